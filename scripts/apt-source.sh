@@ -1,0 +1,38 @@
+# To be sourced: gets source packages of Debian, verified by apt, with a configuration of our own so
+# that the machine's stays as it is. The archive is the one that the machine already uses.
+
+# Prints the address of Debian's main archive, as this machine knows it.
+debian_site() {
+    apt-get indextargets --format '$(LABEL)|$(RELEASE)|$(SITE)' 'Created-By: Packages' |
+        awk -F '|' '$1 == "Debian" && $2 !~ /-/ && !site { site = $3 } END { print site }'
+}
+
+# apt_source DIR SUITE ARGUMENT...: `apt-get source ARGUMENT...` from SUITE, into the directory DIR.
+apt_source() {
+    local dir=$1 suite=$2 site list
+    shift 2
+    site=$(debian_site)
+    if [[ -z $site ]] && ((EUID == 0)); then
+        apt-get update
+        site=$(debian_site)
+    fi
+    [[ -n $site ]] || die "apt knows no Debian archive on this machine (is it Debian, and was 'apt-get update' run?)"
+
+    list=$dir/.apt/sources.list
+    mkdir -p "$dir"/.apt/{lists,cache/archives}/partial
+    local apt=(
+        apt-get -q -oDir::Etc::SourceList="$list" -oDir::Etc::SourceParts=-
+        -oDir::Etc::Preferences=- -oDir::Etc::PreferencesParts=- -oAPT::Default-Release=
+        -oDir::State::Lists="$dir/.apt/lists" -oDir::Cache="$dir/.apt/cache"
+        -oAPT::Sandbox::User=root -oAPT::Update::Error-Mode=any
+    )
+    local options=signed-by=/usr/share/keyrings/debian-archive-keyring.gpg
+    echo "deb-src [$options] $site $suite main" >"$list"
+    "${apt[@]}" update || {
+        echo "once more, with an index that may be past its time (its signature is still checked)"
+        echo "deb-src [$options check-valid-until=no] $site $suite main" >"$list"
+        "${apt[@]}" update
+    }
+    (cd "$dir" && "${apt[@]}" source "$@")
+    rm -rf "$dir/.apt"
+}

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Installs those Debian packages that are needed and not there yet.
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+PACKAGES=(
+    # to build SPDK, DPDK, isa-l and libvfio-user
+    build-essential autoconf automake libtool nasm meson ninja-build pkgconf
+    python3 python3-pyelftools xz-utils procps
+    libaio-dev libcmocka-dev libibverbs-dev libjson-c-dev libkeyutils-dev libnuma-dev librdmacm-dev
+    libssl-dev liburing-dev uuid-dev
+    # for the Rust bindings
+    clang libclang-dev
+    # to load the target
+    fio
+)
+
+install_packages() {
+    apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=600 "$@"
+}
+
+# The index is brought up to date only if it proves to be missing or old.
+install_or_update() {
+    export DEBIAN_FRONTEND=noninteractive
+    install_packages "$@" || {
+        apt-get update
+        install_packages "$@"
+    }
+}
+
+if ! command -v apt-get >/dev/null; then
+    [[ -n ${SPDK_PREFIX:-} ]] || die "this set-up needs Debian 12; elsewhere set SPDK_PREFIX to an installed SPDK, and have the counterparts of: ${PACKAGES[*]}"
+    say "not a Debian machine: the counterparts of these packages are taken for granted: ${PACKAGES[*]}"
+    exit 0
+fi
+
+missing=()
+for package in "${PACKAGES[@]}"; do
+    [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
+done
+((${#missing[@]})) || exit 0
+((EUID == 0)) || die "these Debian packages are missing, and only root may install them: apt-get install ${missing[*]}"
+
+lock
+step "installing ${#missing[@]} Debian packages" install_or_update "${missing[@]}"

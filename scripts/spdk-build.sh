@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# spdk-build.sh SOURCE FIO OUT: builds SPDK in the tree SOURCE (which it changes), and makes OUT:
+#
+#   prefix/   headers and static libraries of SPDK and DPDK, with those that `make install` leaves out
+#   bin/      SPDK's own target and its test tools, and the plugins for the fio whose source is in FIO
+#   scripts/rpc.py, python/    SPDK's JSON-RPC client
+#
+# What is not a comment in this file is part of the cache's key: a change of it means a new build.
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+SOURCE=$1 FIO=$2 OUT=$3
+
+OPTIONS=(
+    --disable-unit-tests --disable-tests --disable-examples --disable-apps
+    --without-fsdev --without-nvme-cuse
+    --with-uring --with-vfio-user --with-rdma
+    --target-arch="${SPDK_ARCH:-native}"
+)
+TOOLS=(app/spdk_tgt app/spdk_nvme_perf app/spdk_nvme_identify app/spdk_dd examples/bdev/bdevperf)
+PLUGINS=(app/fio/nvme app/fio/bdev)
+
+# drop FILE WORD...: takes directories or modules off the lists in a makefile.
+drop() {
+    local file=$1 word
+    shift
+    for word; do
+        sed -i -E "s/(^|[[:space:]])$word([[:space:]]|\$)/\1\2/g" "$file"
+    done
+}
+
+# Leaves out what we have no use for, above all the blobstore with lvol and ftl on it. bdev_crypto is
+# taken without --with-crypto, which would bring DPDK's cryptodev drivers: the software accel module
+# does AES-XTS by isa-l-crypto. Python's part is copied, as installing it needs a tool Debian lacks.
+trim() {
+    drop lib/Makefile blob ftl lvol trace_parser ut_mock
+    drop module/Makefile blob
+    drop module/bdev/Makefile ftl gpt lvol passthru raid split zone_block
+    drop mk/spdk.modules.mk blob blob_bdev bdev_lvol lvol bdev_ftl ftl bdev_gpt bdev_passthru bdev_raid \
+        bdev_split bdev_zone_block
+    drop Makefile python
+    sed -i 's/^DIRS-$(CONFIG_CRYPTO) += crypto/DIRS-y += crypto/' module/bdev/Makefile
+    sed -i '0,/^BLOCKDEV_MODULES_LIST = /s//&bdev_crypto /' mk/spdk.modules.mk
+}
+
+# This file of Debian's tree logs under a name that nothing registers, so no target would link.
+mend() {
+    local file=lib/nvmf/subsystem_rbd_resrv.c line='SPDK_LOG_REGISTER_COMPONENT(reservation)'
+    [[ ! -f $file ]] || grep -rqF "$line" lib/nvmf || echo "$line" >>"$file"
+}
+
+configure_spdk() {
+    trim
+    mend
+    ./configure --prefix="$OUT/prefix" "${OPTIONS[@]}"
+}
+
+make_spdk() { make -j"$(nproc)"; }
+
+install_spdk() {
+    make -j"$(nproc)" install
+    local prefix=$OUT/prefix module
+    cp build/libvfio-user/usr/local/lib/libvfio-user.a "$prefix/lib/"
+    cp -r include/spdk_internal "$prefix/include/"
+    for module in aio crypto delay error malloc null nvme uring virtio; do
+        mkdir -p "$prefix/include/spdk_module/bdev/$module"
+        cp module/bdev/"$module"/*.h "$prefix/include/spdk_module/bdev/$module/"
+    done
+
+    # Static libraries only, and pkg-config files that hold wherever the prefix is moved to.
+    rm -f "$prefix"/lib/*.so* "$prefix"/lib/*.la
+    rm -rf "$prefix"/{bin,share,lib/dpdk}
+    sed -i -E 's|\S+/lib(isal\|isal_crypto)\.a|-l\1|g' "$prefix/lib/pkgconfig/spdk_syslibs.pc"
+    sed -i "s|$prefix|\${pcfiledir}/../..|g" "$prefix"/lib/pkgconfig/*.pc
+    ! grep -F "$SOURCE" "$prefix"/lib/pkgconfig/*.pc
+}
+
+make_tools() {
+    local dir
+    (cd "$FIO" && ./configure)
+    for dir in "${TOOLS[@]}"; do make -C "$dir"; done
+    for dir in "${PLUGINS[@]}"; do make -C "$dir" CONFIG_FIO_PLUGIN=y CONFIG_FIO_SOURCE_DIR="$FIO"; done
+    mkdir -p "$OUT"/{bin,scripts,python}
+    cp build/bin/spdk_* build/examples/bdevperf build/fio/spdk_* "$OUT/bin/"
+    cp scripts/rpc.py "$OUT/scripts/"
+    make -C python spdk/version.py
+    cp -r python/spdk "$OUT/python/"
+}
+
+# DPDK's meson needs the python that Debian's python3-pyelftools belongs to.
+export PATH=/usr/bin:$PATH
+unset AR CC CFLAGS CXX CXXFLAGS DESTDIR LD LDFLAGS MAKEFLAGS
+
+cd "$SOURCE"
+step "configuring SPDK" configure_spdk
+step "building SPDK's and DPDK's libraries" make_spdk
+step "installing the libraries into the cache" install_spdk
+step "building SPDK's target, test tools and fio plugins" make_tools

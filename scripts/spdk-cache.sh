@@ -1,0 +1,27 @@
+# To be sourced: which build of SPDK this checkout uses, and where that is or will be.
+
+source "$SCRIPTS/spdk-source.sh"
+
+# What env.sh printed before is no choice of the user's: the build that fits may be another one by now.
+[[ ${SPDK_PREFIX:-} != "$CACHE"/* ]] || unset SPDK_PREFIX SPDK_TOOLS SPDK_RPC
+
+# The processor that the build is for: code for one would not run on a lesser one.
+spdk_arch() {
+    [[ -z ${SPDK_ARCH:-} ]] || { echo "$SPDK_ARCH" && return; }
+    gcc -march=native -Q --help=target | awk '$1 == "-march=" && !n++ { print $2 }'
+}
+
+# The fio that is installed: its plugins fit no other.
+fio_version() { dpkg-query -W -f '${source:Version}' fio; }
+
+# Prints the directory of the build: version, processor, and a hash of all that the build depends on.
+spdk_build_dir() {
+    local version=$SPDK_VERSION hash
+    [[ -z ${SPDK_SRC:-} ]] || version=$(<"$SPDK_SRC/VERSION")
+    hash=$({
+        sed 's/^ *#.*//' "$SCRIPTS/spdk-build.sh"
+        fio_version
+        spdk_source_id
+    } | sha256sum)
+    echo "$CACHE/spdk-$version-$(spdk_arch)-${hash:0:12}"
+}

@@ -1,0 +1,60 @@
+# To be sourced: where SPDK's source comes from. Debian has no SPDK package of this version, but its
+# source package `ceph` carries the whole tree with all submodules.
+
+source "$SCRIPTS/apt-source.sh"
+
+SPDK_VERSION=26.01
+SPDK_IN_CEPH=src/nvmeof/gateway/spdk
+[[ -z ${SPDK_SRC:-} ]] || SPDK_SRC=$(realpath -m -- "$SPDK_SRC")
+
+# check_spdk_version DIR ORIGIN: is the source tree DIR of the version that this is written for?
+check_spdk_version() {
+    local version=none
+    [[ ! -r $1/VERSION ]] || version=$(<"$1/VERSION")
+    [[ $version == "$SPDK_VERSION"* ]] ||
+        die "SPDK $SPDK_VERSION is needed, but $2 holds version '$version'; set SPDK_SRC to a source tree of it, or SPDK_PREFIX to where it is installed"
+}
+
+# spdk_source_id: what tells the source from another one. Debian's is known by its version alone.
+spdk_source_id() {
+    [[ -n ${SPDK_SRC:-} ]] || return 0
+    (
+        cd -- "$SPDK_SRC"
+        find . \( -name .git -o -path './build' -o -path './dpdk/build*' \) -prune -o \
+            -type f \( -name '*.[chS]' -o -name '*.asm' -o -path './*/Makefile' -o -path './mk/spdk*' \) \
+            ! -path ./include/spdk/config.h ! -path ./include/spdk/version.h ! -path './isa-l*/Makefile' -print0 |
+            sort -z | xargs -0 sha256sum
+    )
+}
+
+extract_ceph() {
+    local depth=${SPDK_IN_CEPH//[^\/]/}
+    mkdir "$1/spdk"
+    tar -x -I 'xz -d -T0' -f "$1"/ceph_*.orig.tar.xz -C "$1/spdk" --wildcards --no-wildcards-match-slash \
+        --strip-components=$((${#depth} + 2)) "*/$SPDK_IN_CEPH"
+}
+
+# fetch_spdk_source: makes $CACHE/source/spdk-VERSION, whole or not at all. Called with the lock held.
+fetch_spdk_source() {
+    local dir=$CACHE/source/spdk-$SPDK_VERSION work
+    [[ ! -d $dir ]] || return 0
+    work=$(mktemp -d "$CACHE/building-XXXXXX")
+    SCRATCH+=("$work")
+    step "getting SPDK's source (Debian's source package 'ceph', about 250 MB)" \
+        apt_source "$work" sid --download-only --tar-only ceph
+    step "extracting SPDK's source" extract_ceph "$work"
+    check_spdk_version "$work/spdk" "the source package $(cd "$work" && echo ceph_*.orig.tar.xz)"
+    mkdir -p "$CACHE/source"
+    mv -T "$work/spdk" "$dir"
+    rm -rf "$work"
+}
+
+# copy_spdk_source DIR: a tree to build in, from SPDK_SRC or from Debian, without what an earlier
+# build in SPDK_SRC may have left in it.
+copy_spdk_source() {
+    local from=${SPDK_SRC:-$CACHE/source/spdk-$SPDK_VERSION}
+    mkdir "$1"
+    tar -c -C "$from" --exclude=.git --exclude=./build --exclude='./dpdk/build' --exclude='./dpdk/build-tmp' \
+        --exclude='*.o' --exclude='*.lo' --exclude='*.a' --exclude='*.d' . | tar -x -C "$1"
+    rm -f "$1"/mk/{config,cc}.mk "$1"/include/spdk/config.h
+}

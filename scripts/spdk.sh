@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# spdk.sh [--tools]: makes sure that SPDK is there, and builds it into the cache if not.
+#
+#   SPDK_PREFIX   where an SPDK is installed: it is used, and nothing is built; only with --tools, and
+#                 without test tools in its bin/ or in SPDK_TOOLS, a build is made for the tools alone
+#   SPDK_SRC      a source tree to build instead of Debian's (it is copied, not changed)
+#   SPDK_ARCH     the processor to build for, in gcc's words (default: this machine's)
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$SCRIPTS/spdk-cache.sh"
+
+check_prefix() {
+    local header=$SPDK_PREFIX/include/spdk/version.h pc=$SPDK_PREFIX/lib/pkgconfig/spdk_event.pc number
+    [[ -r $header && -r $pc ]] || die "SPDK_PREFIX=$SPDK_PREFIX is not an installed SPDK: $header and $pc must exist"
+    number=$(awk '$1 == "#define" && $2 ~ /^SPDK_VERSION_M(AJ|IN)OR$/ { v[$2] = $3 }
+        END { printf "%d.%02d", v["SPDK_VERSION_MAJOR"], v["SPDK_VERSION_MINOR"] }' "$header")
+    [[ $number == "$SPDK_VERSION" ]] || die "SPDK_PREFIX=$SPDK_PREFIX holds SPDK $number; $SPDK_VERSION is needed"
+}
+
+build() {
+    local dir=$1 work
+    work=$(mktemp -d "$CACHE/building-XXXXXX")
+    SCRATCH+=("$work")
+    step "copying SPDK's source" copy_spdk_source "$work/spdk"
+    step "getting the source of the fio that is installed" \
+        apt_source "$work/fio" "$(. /etc/os-release && echo "$VERSION_CODENAME")" "fio=$(fio_version)"
+    bash "$SCRIPTS/spdk-build.sh" "$work/spdk" "$(echo "$work"/fio/fio-*/)" "$work/out"
+    mv -T "$work/out" "$dir"
+    say "SPDK is ready in $dir"
+}
+
+if [[ -n ${SPDK_PREFIX:-} ]]; then
+    check_prefix
+    [[ ${1:-} == --tools && -z ${SPDK_TOOLS:-} && ! -x $SPDK_PREFIX/bin/spdk_nvme_perf ]] || exit 0
+fi
+[[ -z ${SPDK_SRC:-} ]] || check_spdk_version "$SPDK_SRC" "SPDK_SRC=$SPDK_SRC"
+
+dir=$(spdk_build_dir)
+[[ ! -d $dir ]] || exit 0
+lock
+[[ ! -d $dir ]] || exit 0
+rm -rf "$CACHE"/building-* # left by a run that was killed: whoever has the lock is alone
+[[ -n ${SPDK_SRC:-} ]] || fetch_spdk_source
+build "$dir"

@@ -1,0 +1,66 @@
+//! RAM disks, in SPDK's own memory.
+
+use spdk_sys as sys;
+
+use super::{check_new, uuid};
+use crate::cstr::cstr;
+use crate::error::{Error, check};
+use crate::runtime::Spdk;
+
+/// A RAM disk to make.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Unique among bdevs.
+    pub name: String,
+    /// SPDK makes one where none is given.
+    pub uuid: Option<[u8; 16]>,
+    /// Logical blocks, at least one.
+    pub num_blocks: u64,
+    /// Bytes of data in a logical block: a power of two, 512 or more.
+    pub block_size: u32,
+    /// Bytes of metadata behind each block's data: 0 or one of [`METADATA_SIZES`].
+    pub metadata_size: u32,
+}
+
+/// The sizes of metadata that SPDK's malloc module takes.
+pub const METADATA_SIZES: [u32; 5] = [8, 16, 32, 64, 128];
+
+/// Makes a RAM disk, zeroed: this holds the reactor for about as long as writing
+/// that much memory takes.
+///
+/// EINVAL for a size that cannot be, EEXIST for a name or UUID in use, ENOMEM if
+/// SPDK's memory has no such piece left.
+pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
+    const OPERATION: &str = "create malloc bdev";
+    let Options {
+        name,
+        num_blocks,
+        block_size,
+        metadata_size,
+        ..
+    } = options;
+    check_new(spdk, OPERATION, name, *num_blocks, *block_size)?;
+    if *metadata_size != 0 && !METADATA_SIZES.contains(metadata_size) {
+        return Err(Error::new(OPERATION, libc::EINVAL).with_detail(format!(
+            "{metadata_size} bytes of metadata: it must be 0 or one of {METADATA_SIZES:?}"
+        )));
+    }
+    let c_name = cstr("bdev name", name)?;
+    // SAFETY: on the app thread; name and UUID outlive the call.
+    let rc = unsafe {
+        sys::opi_bdev_malloc_create(
+            c_name.as_ptr(),
+            &uuid(options.uuid),
+            *num_blocks,
+            *block_size,
+            *metadata_size,
+        )
+    };
+    check(OPERATION, rc).map_err(|error| match error.errno.0 {
+        libc::ENOMEM => error.with_detail(format!(
+            "SPDK's memory has no {} bytes free in one piece for {name:?}",
+            u128::from(*num_blocks) * u128::from(*block_size + *metadata_size)
+        )),
+        _ => error.with_detail(format!("{name:?}")),
+    })
+}

@@ -1,0 +1,113 @@
+//! A bdev's I/O counters, summed over its channels on all reactors.
+
+use std::ffi::{c_int, c_void};
+
+use spdk_sys as sys;
+
+use crate::completion::{Promise, completion};
+use crate::cstr::cstr;
+use crate::error::{Error, check};
+use crate::runtime::Spdk;
+
+/// I/O since the bdev was made. Latencies are sums over all operations, in ticks
+/// of which `ticks_per_second` make a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field says it")]
+pub struct Stats {
+    pub read_bytes: u64,
+    pub read_ops: u64,
+    pub write_bytes: u64,
+    pub write_ops: u64,
+    pub unmap_bytes: u64,
+    pub unmap_ops: u64,
+    pub read_latency_ticks: u64,
+    pub write_latency_ticks: u64,
+    pub unmap_latency_ticks: u64,
+    pub ticks_per_second: u64,
+}
+
+/// What C holds while the reactors are asked, one after the other. The open
+/// descriptor keeps the bdev meanwhile.
+struct Query {
+    counters: sys::spdk_bdev_io_stat,
+    descriptor: *mut sys::spdk_bdev_desc,
+    promise: Promise<(Stats, c_int)>,
+}
+
+/// The counters of the bdev; ENODEV if there is none of that name.
+pub async fn stats(_: Spdk, name: &str) -> Result<Stats, Error> {
+    const OPERATION: &str = "read bdev statistics";
+    let c_name = cstr("bdev name", name)?;
+    let mut descriptor = std::ptr::null_mut();
+    // SAFETY: on the app thread; the name and the output outlive the call; the
+    // event callback needs no context.
+    let rc = unsafe {
+        sys::spdk_bdev_open_ext(
+            c_name.as_ptr(),
+            false,
+            Some(ignore_event),
+            std::ptr::null_mut(),
+            &mut descriptor,
+        )
+    };
+    check(OPERATION, rc).map_err(|error| error.with_detail(format!("bdev {name:?}")))?;
+    let (promise, pending) = completion();
+    let query = Box::into_raw(Box::new(Query {
+        // SAFETY: a C struct of integers and a pointer, for which zero is valid.
+        counters: unsafe { std::mem::zeroed() },
+        descriptor,
+        promise,
+    }));
+    // SAFETY: on the app thread; the descriptor is open until `on_counters` closes
+    // it; `query` stays allocated until `on_counters`, which always comes.
+    unsafe {
+        sys::spdk_bdev_get_device_stat(
+            sys::spdk_bdev_desc_get_bdev(descriptor),
+            &raw mut (*query).counters,
+            sys::spdk_bdev_reset_stat_mode_SPDK_BDEV_RESET_STAT_NONE,
+            Some(on_counters),
+            query.cast(),
+        );
+    }
+    let (stats, status) = pending.await;
+    check(OPERATION, status)?;
+    Ok(stats)
+}
+
+unsafe extern "C" fn on_counters(
+    _: *mut sys::spdk_bdev,
+    _: *mut sys::spdk_bdev_io_stat,
+    argument: *mut c_void,
+    status: c_int,
+) {
+    // SAFETY: what `stats` passed; SPDK calls once, on the app thread.
+    let query = unsafe { Box::from_raw(argument.cast::<Query>()) };
+    // SAFETY: opened by `stats`, on this thread, and not closed before.
+    unsafe { sys::spdk_bdev_close(query.descriptor) };
+    let Query {
+        counters, promise, ..
+    } = *query;
+    let stats = Stats {
+        read_bytes: counters.bytes_read,
+        read_ops: counters.num_read_ops,
+        write_bytes: counters.bytes_written,
+        write_ops: counters.num_write_ops,
+        unmap_bytes: counters.bytes_unmapped,
+        unmap_ops: counters.num_unmap_ops,
+        read_latency_ticks: counters.read_latency_ticks,
+        write_latency_ticks: counters.write_latency_ticks,
+        unmap_latency_ticks: counters.unmap_latency_ticks,
+        // SAFETY: reads a value that is fixed once SPDK runs.
+        ticks_per_second: unsafe { sys::spdk_get_ticks_hz() },
+    };
+    promise.complete((stats, status));
+}
+
+/// A bdev that is being removed waits for the descriptor, which `on_counters`
+/// closes soon anyway.
+unsafe extern "C" fn ignore_event(
+    _: sys::spdk_bdev_event_type,
+    _: *mut sys::spdk_bdev,
+    _: *mut c_void,
+) {
+}

@@ -1,0 +1,78 @@
+//! Strings for C, both ways.
+
+use std::ffi::{CStr, CString, c_char};
+
+use crate::error::Error;
+
+/// `value` for C. A NUL byte in it is EINVAL, and `field` says where it was.
+pub(crate) fn cstr(field: &'static str, value: &str) -> Result<CString, Error> {
+    CString::new(value).map_err(|error| {
+        Error::new("pass a string to SPDK", libc::EINVAL).with_detail(format!(
+            "{field} {value:?} has a NUL byte at {}",
+            error.nul_position()
+        ))
+    })
+}
+
+/// Copies a string of C; a null pointer is the empty string.
+///
+/// # Safety
+/// `text` is null or points to a terminated string that stays during the call.
+pub(crate) unsafe fn string(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller's contract.
+    unsafe { CStr::from_ptr(text) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Copies `value` into a C array, terminated; the rest is zero. EINVAL if it is
+/// too long or has a NUL byte.
+pub(crate) fn fill(field: &'static str, array: &mut [c_char], value: &str) -> Result<(), Error> {
+    let bytes = value.as_bytes();
+    if bytes.len() >= array.len() || bytes.contains(&0) {
+        return Err(
+            Error::new("pass a string to SPDK", libc::EINVAL).with_detail(format!(
+                "{field} {value:?} must have at most {} bytes and no NUL byte",
+                array.len().saturating_sub(1)
+            )),
+        );
+    }
+    array.fill(0);
+    for (to, from) in array.iter_mut().zip(bytes) {
+        *to = from.cast_signed();
+    }
+    Ok(())
+}
+
+/// Reads a C array up to its terminator.
+pub(crate) fn read(array: &[c_char]) -> String {
+    let bytes: Vec<u8> = array
+        .iter()
+        .take_while(|byte| **byte != 0)
+        .map(|byte| byte.cast_unsigned())
+        .collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nul_byte_is_refused_with_its_place() {
+        let error = cstr("name", "a\0b").expect_err("a NUL byte");
+        assert_eq!(error.errno.0, libc::EINVAL);
+        assert!(error.to_string().contains("name \"a\\0b\" has a NUL byte at 1"));
+    }
+
+    #[test]
+    fn an_array_comes_back_as_it_was_filled() {
+        let mut array: [c_char; 6] = [1; 6];
+        fill("field", &mut array, "früh").expect("it fits, with its terminator");
+        assert_eq!(read(&array), "früh");
+        assert!(fill("field", &mut array, "früher").is_err());
+    }
+}

@@ -1,0 +1,23 @@
+//! Waiting no longer than one is willing to.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::runtime::Spdk;
+use crate::timer::sleep;
+
+/// What `future` gives, or `None` once `limit` has passed. A future that is ready
+/// at that moment wins; one that is not is dropped.
+pub(crate) async fn within<F: Future>(spdk: Spdk, limit: Duration, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut alarm = pin!(sleep(spdk, limit));
+    poll_fn(|context| {
+        if let Poll::Ready(value) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(value));
+        }
+        alarm.as_mut().poll(context).map(|()| None)
+    })
+    .await
+}

@@ -1,0 +1,95 @@
+//! SPDK's return codes as errors: which operation failed, with which errno, and
+//! what SPDK or we know beyond that.
+
+use std::ffi::c_int;
+use std::fmt;
+
+/// A positive `errno` value, as in errno(3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// What the number means, in the words of the system's C library.
+    pub fn meaning(self) -> String {
+        let text = std::io::Error::from_raw_os_error(self.0).to_string();
+        match text.find(" (os error") {
+            Some(end) => text[..end].to_owned(),
+            None => text,
+        }
+    }
+}
+
+impl fmt::Debug for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Errno({}: {})", self.0, self.meaning())
+    }
+}
+
+/// An operation that SPDK refused or could not finish.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{operation}: {}{}", errno.meaning(), detail.as_ref().map(|d| format!(": {d}")).unwrap_or_default())]
+pub struct Error {
+    /// What was being done, in a few words: "create null bdev".
+    pub operation: &'static str,
+    /// Why it failed.
+    pub errno: Errno,
+    /// More about it, where more is known: the value that was wrong, the step.
+    pub detail: Option<String>,
+}
+
+impl Error {
+    /// An error of `operation` with an errno of either sign (SPDK returns
+    /// negative ones, its callbacks both).
+    pub fn new(operation: &'static str, errno: i32) -> Self {
+        let errno = match errno {
+            0 => libc::EIO,
+            other => other.saturating_abs(),
+        };
+        Self {
+            operation,
+            errno: Errno(errno),
+            detail: None,
+        }
+    }
+
+    /// The same error with more said about it.
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+}
+
+/// SPDK's convention: negative is an errno, the rest is success.
+pub(crate) fn check(operation: &'static str, rc: c_int) -> Result<(), Error> {
+    if rc < 0 {
+        Err(Error::new(operation, rc))
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn either_sign_of_an_errno_is_the_same_error() {
+        assert_eq!(Error::new("x", -libc::EBUSY), Error::new("x", libc::EBUSY));
+    }
+
+    #[test]
+    fn an_error_says_operation_meaning_and_detail() {
+        let error = Error::new("create null bdev", -libc::EEXIST).with_detail("bdev \"a\" exists");
+        assert_eq!(
+            error.to_string(),
+            "create null bdev: File exists: bdev \"a\" exists"
+        );
+    }
+
+    #[test]
+    fn success_is_not_an_error() {
+        assert_eq!(check("x", 0), Ok(()));
+        assert_eq!(check("x", 1), Ok(()));
+        assert!(check("x", -1).is_err());
+    }
+}

@@ -1,0 +1,223 @@
+//! Futures on SPDK's app thread.
+//!
+//! A task is polled at once when it is spawned and then each time it is woken.
+//! A wake on the app thread (a C callback, nearly always) puts the task into the
+//! thread's own queue; a wake from elsewhere goes through the mailbox.
+//!
+//! ```text
+//! spawn ─► polled ─┬─ ready ─► gone
+//!            ▲     └─ pending ── wake ─► queued ─┐
+//!            └───────────── run_one ◄────────────┘
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+type TaskId = u64;
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Brings a wake from another thread to the app thread.
+pub(crate) trait RemoteWake: Send + Sync {
+    /// Has [`wake`] called with `task` on the app thread, sooner or later.
+    fn wake_remotely(&self, task: TaskId);
+}
+
+#[derive(Default)]
+struct Executor {
+    next: Cell<TaskId>,
+    tasks: RefCell<HashMap<TaskId, (Task, Waker)>>,
+    woken: RefCell<VecDeque<TaskId>>,
+    remote: RefCell<Option<Arc<dyn RemoteWake>>>,
+}
+
+thread_local! {
+    static EXECUTOR: Executor = Executor::default();
+}
+
+/// Makes this thread the one that runs tasks.
+pub(crate) fn start(remote: Arc<dyn RemoteWake>) {
+    EXECUTOR.with(|executor| *executor.remote.borrow_mut() = Some(remote));
+}
+
+/// Drops what has not finished; the thread runs no tasks any more.
+pub(crate) fn stop() {
+    EXECUTOR.with(|executor| {
+        let tasks = std::mem::take(&mut *executor.tasks.borrow_mut());
+        drop(tasks);
+        executor.woken.borrow_mut().clear();
+        *executor.remote.borrow_mut() = None;
+    });
+}
+
+struct TaskWaker {
+    task: TaskId,
+    remote: Arc<dyn RemoteWake>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let here = EXECUTOR
+            .try_with(|executor| executor.remote.borrow().is_some())
+            .unwrap_or(false);
+        if here {
+            wake(self.task);
+        } else {
+            self.remote.wake_remotely(self.task);
+        }
+    }
+}
+
+/// Queues a task of this thread to be polled. Waking one that is gone is harmless.
+pub(crate) fn wake(task: TaskId) {
+    EXECUTOR.with(|executor| executor.woken.borrow_mut().push_back(task));
+}
+
+/// Queues every task, for when it is not known which one was woken.
+pub(crate) fn wake_all() {
+    EXECUTOR.with(|executor| {
+        let tasks = executor.tasks.borrow();
+        executor.woken.borrow_mut().extend(tasks.keys());
+    });
+}
+
+/// Starts a task on this thread and polls it at once. On a thread that runs no
+/// tasks (the runtime is stopping) the future is dropped.
+pub(crate) fn spawn_local(future: impl Future<Output = ()> + 'static) {
+    let Some(remote) = EXECUTOR.with(|executor| executor.remote.borrow().clone()) else {
+        return;
+    };
+    let task = EXECUTOR.with(|executor| executor.next.replace(executor.next.get() + 1));
+    let waker = Waker::from(Arc::new(TaskWaker { task, remote }));
+    poll(task, Box::pin(future), waker);
+}
+
+/// Whether some task waits to be polled.
+pub(crate) fn has_woken() -> bool {
+    EXECUTOR.with(|executor| !executor.woken.borrow().is_empty())
+}
+
+/// Polls the task that was woken first. `false` if none was.
+pub(crate) fn run_one() -> bool {
+    let Some(task) = EXECUTOR.with(|executor| executor.woken.borrow_mut().pop_front()) else {
+        return false;
+    };
+    let found = EXECUTOR.with(|executor| executor.tasks.borrow_mut().remove(&task));
+    if let Some((future, waker)) = found {
+        poll(task, future, waker);
+    }
+    true
+}
+
+/// One step of a task. It is out of the table meanwhile, so that it may spawn
+/// and wake others. A panic ends the task alone: nothing unwinds into C.
+fn poll(task: TaskId, mut future: Task, waker: Waker) {
+    let step = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        future.as_mut().poll(&mut Context::from_waker(&waker))
+    }));
+    match step {
+        Ok(Poll::Pending) => EXECUTOR.with(|executor| {
+            executor.tasks.borrow_mut().insert(task, (future, waker));
+        }),
+        Ok(Poll::Ready(())) => {}
+        Err(_) => {
+            tracing::error!("a task on SPDK's app thread panicked and was dropped");
+            // What the future holds may panic again when dropped.
+            let _ = std::panic::catch_unwind(AssertUnwindSafe(move || drop(future)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<TaskId>>);
+    impl RemoteWake for Recorder {
+        fn wake_remotely(&self, task: TaskId) {
+            self.0.lock().expect("not poisoned").push(task);
+        }
+    }
+
+    fn started() -> Arc<Recorder> {
+        let recorder = Arc::new(Recorder::default());
+        start(recorder.clone());
+        recorder
+    }
+
+    #[test]
+    fn a_task_runs_until_its_first_wait_when_spawned() {
+        started();
+        let (promise, pending) = crate::completion::completion::<u32>();
+        let seen = Rc::new(Cell::new(0));
+        let result = seen.clone();
+        spawn_local(async move {
+            result.set(1);
+            result.set(pending.await);
+        });
+        assert_eq!(seen.get(), 1);
+        assert!(!run_one());
+        promise.complete(2);
+        assert_eq!(seen.get(), 1, "a wake queues, it does not poll");
+        assert!(run_one());
+        assert_eq!(seen.get(), 2);
+        stop();
+    }
+
+    #[test]
+    fn a_panicking_task_takes_nothing_else_down() {
+        started();
+        let seen = Rc::new(Cell::new(false));
+        let result = seen.clone();
+        spawn_local(async { panic!("expected by this test") });
+        spawn_local(async move { result.set(true) });
+        assert!(seen.get());
+        stop();
+    }
+
+    #[test]
+    fn a_wake_from_another_thread_goes_through_the_mailbox() {
+        let recorder = started();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let seen = Rc::new(Cell::new(0));
+        let result = seen.clone();
+        spawn_local(async move { result.set(receiver.await.unwrap_or(0)) });
+        std::thread::spawn(move || sender.send(5))
+            .join()
+            .expect("sent")
+            .expect("received");
+        let woken = std::mem::take(&mut *recorder.0.lock().expect("not poisoned"));
+        assert_eq!(woken.len(), 1);
+        assert!(!run_one());
+        wake(woken[0]);
+        assert!(run_one());
+        assert_eq!(seen.get(), 5);
+        stop();
+    }
+
+    #[test]
+    fn waking_all_polls_a_task_whose_own_wake_was_lost() {
+        started();
+        let turns = Rc::new(Cell::new(0));
+        let count = turns.clone();
+        spawn_local(std::future::poll_fn(move |_| {
+            count.set(count.get() + 1);
+            if count.get() == 2 { Poll::Ready(()) } else { Poll::Pending }
+        }));
+        wake_all();
+        assert!(run_one());
+        assert_eq!(turns.get(), 2);
+        stop();
+    }
+}

@@ -1,0 +1,73 @@
+//! A safe API over SPDK v26.01: the runtime that hosts its reactors, the
+//! mailbox through which other threads ask for work on SPDK's app thread, and
+//! the bdev, NVMe-oF and vhost objects that this work concerns.
+//!
+//! ```text
+//!  control threads                      │  SPDK app thread (a pinned reactor)
+//!                                       │
+//!  Handle::call(recipe) ── request ring ──► mailbox poller ─► executor ─► C
+//!        ▲                              │                                 │
+//!        └── reply task ◄── reply ring ◄──────────────── completion ◄─────┘
+//!             (eventfd)                 │
+//! ```
+//!
+//! [`Spdk`] proves that code runs on the app thread. Every function that
+//! touches SPDK takes one, and it is neither `Send` nor `Sync`, so what belongs
+//! to that thread cannot leave it. It cannot be sent back as an answer:
+//!
+//! ```compile_fail
+//! # async fn f(handle: spdk::Handle) {
+//! let stolen: spdk::Spdk = handle.call(|spdk| async move { spdk }).await.unwrap();
+//! # }
+//! ```
+//!
+//! nor captured by an ordinary thread:
+//!
+//! ```compile_fail
+//! # async fn f(handle: spdk::Handle) {
+//! handle.call(|spdk| async move { std::thread::spawn(move || drop(spdk)); }).await.unwrap();
+//! # }
+//! ```
+//!
+//! and a recipe may not carry in what must not cross threads:
+//!
+//! ```compile_fail
+//! # async fn f(handle: spdk::Handle) {
+//! let local = std::rc::Rc::new(1);
+//! handle.call(move |_| async move { *local }).await.unwrap();
+//! # }
+//! ```
+//!
+//! while a `Send` recipe whose future is not `Send` is what the mailbox is for:
+//!
+//! ```no_run
+//! # async fn f(handle: spdk::Handle) {
+//! let one = handle
+//!     .call(|spdk| async move {
+//!         let local = std::rc::Rc::new(1);
+//!         std::future::ready(()).await;
+//!         let _here = spdk;
+//!         *local
+//!     })
+//!     .await;
+//! # }
+//! ```
+
+pub mod bdev;
+mod completion;
+pub mod cores;
+mod cstr;
+mod deadline;
+mod error;
+mod executor;
+mod gate;
+mod log;
+mod mailbox;
+pub mod nvmf;
+mod ring;
+mod runtime;
+mod timer;
+
+pub use error::{Errno, Error};
+pub use mailbox::{CallError, ControlStats, Handle};
+pub use runtime::{Options, Runtime, StartError, Spdk, hugepages_free_mib, version};

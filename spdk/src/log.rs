@@ -1,0 +1,155 @@
+//! SPDK's log lines, brought into `tracing`.
+//!
+//! A reactor only formats a line and drops it into a bounded channel; a thread
+//! of its own empties the channel every few milliseconds. It polls rather than
+//! sleeps in `recv`, because waking a sleeper takes a lock on the sender's side.
+//! When the channel is full the line is counted and dropped.
+
+use std::collections::VecDeque;
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use spdk_sys as sys;
+
+/// Lines that wait for the logging thread at most.
+const CAPACITY: usize = 4096;
+/// How often the logging thread looks.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// How many of the last errors are kept, to explain a start that fails.
+const ERRORS_KEPT: usize = 4;
+
+struct Line {
+    level: c_int,
+    file: &'static str,
+    line: c_int,
+    text: String,
+}
+
+struct Channel {
+    sender: Sender<Line>,
+    receiver: Receiver<Line>,
+    dropped: AtomicU64,
+    errors: Mutex<VecDeque<String>>,
+}
+
+static CHANNEL: OnceLock<Channel> = OnceLock::new();
+
+fn channel() -> &'static Channel {
+    CHANNEL.get_or_init(|| {
+        let (sender, receiver) = crossbeam_channel::bounded(CAPACITY);
+        Channel {
+            sender,
+            receiver,
+            dropped: AtomicU64::new(0),
+            errors: Mutex::new(VecDeque::new()),
+        }
+    })
+}
+
+/// Routes SPDK's log here, at the level that `tracing` lets through, and starts
+/// the logging thread. Before SPDK starts.
+pub(crate) fn install() -> std::io::Result<()> {
+    if CHANNEL.get().is_some() {
+        return Ok(());
+    }
+    channel();
+    std::thread::Builder::new()
+        .name("spdk-log".to_owned())
+        .spawn(|| {
+            loop {
+                drain();
+                std::thread::sleep(INTERVAL);
+            }
+        })?;
+    // SAFETY: `on_line` has the C signature and lives as long as the program;
+    // SPDK has not started, so no other thread logs yet.
+    unsafe {
+        sys::opi_log_configure(Some(on_line), threshold());
+        sys::spdk_log_open(Some(sys::opi_log_sink));
+    }
+    Ok(())
+}
+
+/// SPDK's level that corresponds to what `tracing` lets through.
+fn threshold() -> c_int {
+    if tracing::enabled!(target: "spdk", tracing::Level::TRACE) {
+        sys::spdk_log_level_SPDK_LOG_DEBUG
+    } else if tracing::enabled!(target: "spdk", tracing::Level::DEBUG) {
+        sys::spdk_log_level_SPDK_LOG_INFO
+    } else if tracing::enabled!(target: "spdk", tracing::Level::INFO) {
+        sys::spdk_log_level_SPDK_LOG_NOTICE
+    } else if tracing::enabled!(target: "spdk", tracing::Level::WARN) {
+        sys::spdk_log_level_SPDK_LOG_WARN
+    } else {
+        sys::spdk_log_level_SPDK_LOG_ERROR
+    }
+}
+
+/// Writes out what has come so far.
+pub(crate) fn drain() {
+    let channel = channel();
+    while let Ok(line) = channel.receiver.try_recv() {
+        write(&line);
+        if line.level == sys::spdk_log_level_SPDK_LOG_ERROR {
+            let mut errors = channel.errors.lock().unwrap_or_else(PoisonError::into_inner);
+            if errors.len() == ERRORS_KEPT {
+                errors.pop_front();
+            }
+            errors.push_back(line.text);
+        }
+    }
+    let dropped = channel.dropped.swap(0, Ordering::Relaxed);
+    if dropped > 0 {
+        tracing::warn!(target: "spdk", dropped, "log lines were dropped: too many at once");
+    }
+}
+
+/// The last errors that SPDK logged, oldest first.
+pub(crate) fn last_errors() -> Vec<String> {
+    drain();
+    let errors = channel().errors.lock();
+    errors.unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+}
+
+fn write(line: &Line) {
+    let Line { file, line: number, text, level } = line;
+    match *level {
+        sys::spdk_log_level_SPDK_LOG_ERROR => tracing::error!(target: "spdk", file, number, "{text}"),
+        sys::spdk_log_level_SPDK_LOG_WARN => tracing::warn!(target: "spdk", file, number, "{text}"),
+        sys::spdk_log_level_SPDK_LOG_NOTICE => tracing::info!(target: "spdk", file, number, "{text}"),
+        sys::spdk_log_level_SPDK_LOG_INFO => tracing::debug!(target: "spdk", file, number, "{text}"),
+        _ => tracing::trace!(target: "spdk", file, number, "{text}"),
+    }
+}
+
+/// Takes a line from C, on any thread, without waiting.
+unsafe extern "C" fn on_line(
+    level: c_int,
+    file: *const c_char,
+    line: c_int,
+    text: *const c_char,
+    length: usize,
+) {
+    let file = if file.is_null() {
+        ""
+    } else {
+        // SAFETY: SPDK passes `__FILE__`, a terminated literal of static life.
+        unsafe { CStr::from_ptr::<'static>(file) }.to_str().unwrap_or("")
+    };
+    // SAFETY: opi_log_sink passes `length` initialised bytes at `text`, which
+    // stay until this function returns.
+    let text = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), length) };
+    let channel = channel();
+    let line = Line {
+        level,
+        file,
+        line,
+        text: String::from_utf8_lossy(text).into_owned(),
+    };
+    if channel.sender.try_send(line).is_err() {
+        channel.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}

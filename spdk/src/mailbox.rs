@@ -1,0 +1,378 @@
+//! How other threads ask for work on SPDK's app thread, and get the answer.
+//!
+//! ```text
+//! call: admitted ─► request ring ─► executor ─► reply ring ─► bell ─► delivered
+//!          └ full: CallError::Full         (app thread)        (tokio task)
+//! ```
+//!
+//! A recipe (a `Send` closure) crosses; the future that it makes lives and dies
+//! on the app thread. The app thread never waits for a control thread: both
+//! rings are lock-free, no more calls are admitted than the reply ring holds,
+//! and the ring of the bell is one write to an eventfd. Waking a tokio task
+//! directly would take locks that control threads hold.
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+use std::future::Future;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use spdk_sys as sys;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+use crate::executor::{self, RemoteWake};
+use crate::gate::Gate;
+use crate::ring::Ring;
+use crate::runtime::Spdk;
+
+/// Why a call brought no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// As many calls as the mailbox holds are under way; nothing was started.
+    #[error("the data path has as many configuration calls under way as it takes; try again later")]
+    Full,
+    /// SPDK is stopping or has stopped.
+    #[error("the data path is stopping")]
+    Stopped,
+}
+
+/// What the mailbox has cost the app thread's reactor since start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControlStats {
+    /// Steps taken: a recipe begun, or a task continued.
+    pub steps: u64,
+    /// Time that these steps took in all.
+    pub busy: Duration,
+    /// The longest one.
+    pub longest: Duration,
+}
+
+pub(crate) enum Message {
+    Call(Box<dyn FnOnce(Spdk) + Send>),
+    Wake(u64),
+    Stop,
+}
+
+/// Finishes a call on the control side.
+pub(crate) struct Reply(Box<dyn FnOnce() + Send>);
+
+pub(crate) struct Rings {
+    requests: Ring<Message>,
+    replies: Ring<Reply>,
+}
+
+/// What both sides share.
+pub(crate) struct Shared {
+    gate: Gate<Arc<Rings>>,
+    capacity: usize,
+    in_flight: AtomicUsize,
+    closing: AtomicBool,
+    /// A wake did not fit into the ring: every task has to be looked at.
+    wakes_lost: AtomicBool,
+    bell: OwnedFd,
+    rung: AtomicBool,
+    steps: AtomicU64,
+    busy_ticks: AtomicU64,
+    longest_ticks: AtomicU64,
+    ticks_per_second: u64,
+}
+
+/// One admitted call.
+struct Permit(Arc<Shared>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Shared {
+    /// Both rings, for `capacity` calls at a time (a power of two, less one).
+    /// On the app thread.
+    fn new(capacity: usize) -> Result<Self, Error> {
+        let rings = Rings {
+            requests: Ring::many_producers(capacity)?,
+            replies: Ring::many_producers(capacity)?,
+        };
+        // SAFETY: plain values; the result is checked.
+        let bell = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        if bell < 0 {
+            let errno = std::io::Error::last_os_error().raw_os_error();
+            return Err(Error::new("create eventfd", errno.unwrap_or(libc::EIO)));
+        }
+        Ok(Self {
+            gate: Gate::new(Arc::new(rings)),
+            capacity: capacity - 1,
+            in_flight: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
+            wakes_lost: AtomicBool::new(false),
+            // SAFETY: a descriptor that was just made and that nobody else has.
+            bell: unsafe { OwnedFd::from_raw_fd(bell) },
+            rung: AtomicBool::new(false),
+            steps: AtomicU64::new(0),
+            busy_ticks: AtomicU64::new(0),
+            longest_ticks: AtomicU64::new(0),
+            // SAFETY: SPDK's environment is up on its app thread.
+            ticks_per_second: unsafe { sys::spdk_get_ticks_hz() },
+        })
+    }
+
+    fn admit(self: &Arc<Self>) -> Result<Permit, CallError> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(CallError::Stopped);
+        }
+        let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
+        let permit = Permit(self.clone());
+        if before < self.capacity {
+            Ok(permit)
+        } else {
+            Err(CallError::Full)
+        }
+    }
+
+    fn send(&self, message: Message) -> Result<(), CallError> {
+        let rings = self.gate.enter().ok_or(CallError::Stopped)?;
+        let sent = rings.requests.push(Box::new(message));
+        sent.map_err(|_| CallError::Full)
+    }
+
+    /// Sends a reply on its way. On the app thread.
+    fn reply(&self, rings: &Rings, reply: Reply) {
+        match rings.replies.push(Box::new(reply)) {
+            Ok(()) => self.ring_bell(),
+            // Admission leaves room for every reply; were it ever wrong, the
+            // answer must not be lost.
+            Err(reply) => (reply.0)(),
+        }
+    }
+
+    fn ring_bell(&self) {
+        if self.rung.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: an open eventfd, and eight readable bytes. It does not block,
+        // and cannot fail: the counter is reset before `rung` is.
+        unsafe { libc::write(self.bell.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    fn silence_bell(&self) {
+        let mut count = [0_u8; 8];
+        // SAFETY: an open eventfd, and eight writable bytes. Empty is no error.
+        unsafe { libc::read(self.bell.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        self.rung.store(false, Ordering::SeqCst);
+    }
+
+    fn record(&self, ticks: u64) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        self.busy_ticks.fetch_add(ticks, Ordering::Relaxed);
+        self.longest_ticks.fetch_max(ticks, Ordering::Relaxed);
+    }
+
+    fn duration(&self, ticks: &AtomicU64) -> Duration {
+        let ticks = u128::from(ticks.load(Ordering::Relaxed));
+        let nanos = ticks * 1_000_000_000 / u128::from(self.ticks_per_second.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// Refuses calls from now on; those under way go on.
+    pub(crate) fn refuse_calls(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Asks the app thread to stop SPDK. `Full`: ask again.
+    pub(crate) fn request_stop(&self) -> Result<(), CallError> {
+        self.send(Message::Stop)
+    }
+
+    /// Frees the rings, delivering what was answered and dropping what was not.
+    /// On SPDK's own thread, after its reactors have ended and before its memory
+    /// goes.
+    pub(crate) fn close(&self) {
+        self.refuse_calls();
+        if let Some(rings) = self.gate.close().and_then(Arc::into_inner) {
+            // SAFETY: the gate is closed and the poller is gone: no one else
+            // consumes.
+            while let Some(reply) = unsafe { rings.replies.pop() } {
+                (reply.0)();
+            }
+        }
+        self.rung.store(false, Ordering::SeqCst);
+        self.ring_bell();
+    }
+}
+
+impl RemoteWake for Shared {
+    fn wake_remotely(&self, task: u64) {
+        if self.send(Message::Wake(task)).is_err() {
+            self.wakes_lost.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// The way to SPDK's app thread, for any thread. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle(pub(crate) Arc<Shared>);
+
+impl Handle {
+    /// Runs `recipe` on SPDK's app thread and awaits what its future gives.
+    ///
+    /// Once the call is admitted, it runs to its end even if this future is
+    /// dropped. [`CallError::Full`] comes at once and means that nothing ran.
+    pub async fn call<F, Fut, T>(&self, recipe: F) -> Result<T, CallError>
+    where
+        F: FnOnce(Spdk) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        let permit = self.0.admit()?;
+        let (sender, receiver) = oneshot::channel();
+        let shared = self.0.clone();
+        let begin = move |spdk: Spdk| {
+            executor::spawn_local(async move {
+                let value = recipe(spdk).await;
+                let finish = Box::new(move || {
+                    drop(permit);
+                    // A caller that has gone away is normal.
+                    let _ = sender.send(value);
+                });
+                if let Some(rings) = shared.gate.enter() {
+                    shared.reply(&rings, Reply(finish));
+                }
+            });
+        };
+        self.0.send(Message::Call(Box::new(begin)))?;
+        receiver.await.map_err(|_| CallError::Stopped)
+    }
+
+    /// What configuration has cost the app thread's reactor since start.
+    pub fn control_stats(&self) -> ControlStats {
+        ControlStats {
+            steps: self.0.steps.load(Ordering::Relaxed),
+            busy: self.0.duration(&self.0.busy_ticks),
+            longest: self.0.duration(&self.0.longest_ticks),
+        }
+    }
+}
+
+/// Brings replies to those who wait for them, until the mailbox closes.
+pub(crate) async fn deliver(shared: Arc<Shared>) -> std::io::Result<()> {
+    // SAFETY: an OwnedFd is open until it is dropped and always names the same
+    // descriptor, and it is moved in, so nobody closes or exchanges it.
+    let bell = unsafe { AsyncFd::register(shared.bell.try_clone()?) }?;
+    loop {
+        let mut ready = bell.readable().await?;
+        // Before the read: a ring after it makes a new edge, which is seen.
+        ready.clear_ready();
+        shared.silence_bell();
+        let Some(rings) = shared.gate.enter() else {
+            return Ok(());
+        };
+        // SAFETY: this task is the only one that pops replies while the gate is
+        // open.
+        while let Some(reply) = unsafe { rings.replies.pop() } {
+            (reply.0)();
+        }
+    }
+}
+
+/// The app thread's end of the mailbox, owned by its poller.
+struct Consumer {
+    shared: Arc<Shared>,
+    rings: Arc<Rings>,
+    spdk: Spdk,
+    poller: Cell<*mut sys::spdk_poller>,
+}
+
+/// Opens the mailbox on this thread, which is SPDK's app thread.
+pub(crate) fn open(spdk: Spdk, capacity: usize) -> Result<Arc<Shared>, Error> {
+    let shared = Arc::new(Shared::new(capacity)?);
+    let Some(rings) = shared.gate.enter().map(|rings| Arc::clone(&rings)) else {
+        return Err(Error::new("open mailbox", libc::ESHUTDOWN));
+    };
+    let consumer = Box::into_raw(Box::new(Consumer {
+        shared: shared.clone(),
+        rings,
+        spdk,
+        poller: Cell::new(std::ptr::null_mut()),
+    }));
+    // SAFETY: on an SPDK thread; `consumer` stays until `end` frees it; the name
+    // is a C string literal.
+    let poller = unsafe {
+        sys::spdk_poller_register_named(Some(turn), consumer.cast(), 0, c"opi_mailbox".as_ptr())
+    };
+    if poller.is_null() {
+        // SAFETY: SPDK did not take it.
+        drop(unsafe { Box::from_raw(consumer) });
+        return Err(Error::new("register mailbox poller", libc::ENOMEM));
+    }
+    // SAFETY: the poller cannot run before this thread returns to its reactor.
+    unsafe { (*consumer).poller.set(poller) };
+    executor::start(shared.clone());
+    Ok(shared)
+}
+
+/// One turn of the reactor: at most one message and one woken task, so that I/O
+/// waits for one control step at a time.
+unsafe extern "C" fn turn(argument: *mut c_void) -> c_int {
+    // SAFETY: what `open` registered; freed only by `end`, below.
+    let consumer = unsafe { &*argument.cast::<Consumer>() };
+    // SAFETY: this poller is the only consumer of requests.
+    let message = unsafe { consumer.rings.requests.pop() };
+    let mut busy = message.is_some();
+    match message.map(|message| *message) {
+        None => {}
+        Some(Message::Call(begin)) => consumer.timed(|| {
+            begin(consumer.spdk);
+            true
+        }),
+        Some(Message::Wake(task)) => executor::wake(task),
+        Some(Message::Stop) => {
+            // SAFETY: registered by `open` with a Box, and ended once: its poller
+            // is unregistered there.
+            unsafe { end(argument.cast()) };
+            return 1;
+        }
+    }
+    if consumer.shared.wakes_lost.load(Ordering::Relaxed) {
+        consumer.shared.wakes_lost.store(false, Ordering::Release);
+        executor::wake_all();
+    }
+    if executor::has_woken() {
+        busy = true;
+        consumer.timed(executor::run_one);
+    }
+    c_int::from(busy)
+}
+
+impl Consumer {
+    fn timed(&self, step: impl FnOnce() -> bool) {
+        // SAFETY: SPDK's environment is up while its pollers run.
+        let begun = unsafe { sys::spdk_get_ticks() };
+        step();
+        // SAFETY: as above.
+        let ended = unsafe { sys::spdk_get_ticks() };
+        self.shared.record(ended.saturating_sub(begun));
+    }
+}
+
+/// Closes the app thread's end and stops SPDK.
+///
+/// # Safety
+/// `consumer` is the registered poller's own, and not used afterwards.
+unsafe fn end(consumer: *mut Consumer) {
+    // SAFETY: the caller's contract.
+    let consumer = unsafe { Box::from_raw(consumer) };
+    let mut poller = consumer.poller.get();
+    // SAFETY: our own poller, on its thread; unregistering from within is allowed
+    // (spdk/thread.h).
+    unsafe { sys::spdk_poller_unregister(&mut poller) };
+    executor::stop();
+    drop(consumer);
+    // SAFETY: on the app thread, with the reactors running.
+    unsafe { sys::spdk_app_stop(0) };
+}

@@ -1,0 +1,335 @@
+//! Listeners: the addresses at which hosts reach a subsystem.
+//!
+//! An address belongs to the target; a subsystem listens at it by being bound to
+//! it. SPDK counts the bindings and stops listening with the last. It takes the
+//! first binding's word on TLS for all of them, so that is kept here too.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::c_int;
+use std::fmt;
+use std::net::IpAddr;
+
+use spdk_sys as sys;
+
+use super::pause::paused;
+use super::{Subsystem, Transport, check_status, find, target};
+use crate::completion::{call, completion, on_status};
+use crate::cstr::{fill, read};
+use crate::error::Error;
+use crate::runtime::Spdk;
+
+/// Where hosts reach a subsystem.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// NVMe/TCP. An unspecified IP is every address of the machine.
+    Tcp {
+        /// A local address.
+        ip: IpAddr,
+        /// From 1.
+        port: u16,
+    },
+    /// A vfio-user controller: the socket `cntrl` in an existing directory, which
+    /// one subsystem has for itself.
+    VfioUser {
+        /// The directory.
+        dir: String,
+    },
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { ip, port } => write!(f, "{}", std::net::SocketAddr::new(*ip, *port)),
+            Self::VfioUser { dir } => write!(f, "{dir}/cntrl"),
+        }
+    }
+}
+
+/// Linux's limit to a UNIX socket's path, without the terminator.
+const SOCKET_PATH_MAX: usize = 107;
+
+impl Address {
+    fn transport(&self) -> Transport {
+        match self {
+            Self::Tcp { .. } => Transport::Tcp,
+            Self::VfioUser { .. } => Transport::VfioUser,
+        }
+    }
+
+    fn to_id(&self) -> Result<sys::spdk_nvme_transport_id, Error> {
+        // SAFETY: a C struct of integers and characters, for which zero is valid.
+        let mut id: sys::spdk_nvme_transport_id = unsafe { std::mem::zeroed() };
+        let invalid = |detail: String| Error::new("listen", libc::EINVAL).with_detail(detail);
+        let name = self.transport().name().to_string_lossy();
+        fill("transport", &mut id.trstring, &name)?;
+        id.trtype = self.transport().kind();
+        match self {
+            Self::Tcp { port: 0, .. } => return Err(invalid("port 0".to_owned())),
+            Self::Tcp { ip, port } => {
+                id.adrfam = match ip {
+                    IpAddr::V4(_) => sys::spdk_nvmf_adrfam_SPDK_NVMF_ADRFAM_IPV4,
+                    IpAddr::V6(_) => sys::spdk_nvmf_adrfam_SPDK_NVMF_ADRFAM_IPV6,
+                };
+                fill("address", &mut id.traddr, &ip.to_string())?;
+                fill("port", &mut id.trsvcid, &port.to_string())?;
+            }
+            Self::VfioUser { dir } => {
+                let length = self.to_string().len();
+                if length > SOCKET_PATH_MAX {
+                    return Err(invalid(format!(
+                        "socket path {self} has {length} bytes, and may have {SOCKET_PATH_MAX}"
+                    )));
+                }
+                id.adrfam = sys::spdk_nvmf_adrfam_SPDK_NVMF_ADRFAM_IPV4;
+                fill("directory", &mut id.traddr, dir)?;
+            }
+        }
+        Ok(id)
+    }
+
+    fn from_id(id: &sys::spdk_nvme_transport_id) -> Option<Self> {
+        let address = read(&id.traddr);
+        if id.trtype == Transport::Tcp.kind() {
+            Some(Self::Tcp {
+                ip: address.parse().ok()?,
+                port: read(&id.trsvcid).parse().ok()?,
+            })
+        } else if id.trtype == Transport::VfioUser.kind() {
+            Some(Self::VfioUser { dir: address })
+        } else {
+            None
+        }
+    }
+}
+
+/// An address at which the target listens.
+struct Bindings {
+    count: usize,
+    secure: bool,
+}
+
+thread_local! {
+    static BOUND: RefCell<HashMap<Address, Bindings>> = RefCell::default();
+}
+
+fn bind(address: &Address, secure: bool) {
+    BOUND.with_borrow_mut(|bound| {
+        let bindings = bound.entry(address.clone()).or_insert(Bindings { count: 0, secure });
+        bindings.count += 1;
+    });
+}
+
+fn unbind(address: &Address) {
+    BOUND.with_borrow_mut(|bound| {
+        if let Some(bindings) = bound.get_mut(address) {
+            bindings.count -= 1;
+            if bindings.count == 0 {
+                bound.remove(address);
+            }
+        }
+    });
+}
+
+/// Has hosts reach a subsystem at `address`; `secure` demands TLS of them, which
+/// needs a subsystem that lets hosts in by name.
+///
+/// ENODEV for an unknown subsystem, EEXIST if it listens there already,
+/// EADDRINUSE if another program has the address, or another subsystem with other
+/// TLS settings (vfio-user: at all), EADDRNOTAVAIL for an address that is not
+/// local, EINVAL for one that cannot be.
+pub async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Result<(), Error> {
+    const OPERATION: &str = "add listener";
+    let id = address.to_id()?;
+    let target = target(spdk, OPERATION)?;
+    let address = address.clone();
+    paused(spdk, OPERATION, nqn, 0, move |subsystem| {
+        let listening = check_free(subsystem, OPERATION, &address, secure).and_then(|()| {
+            // SAFETY: on the app thread; the target lives until SPDK stops; SPDK
+            // copies the id.
+            let rc = unsafe { sys::opi_nvmf_listen(target.as_ptr(), &id, secure) };
+            check_status(OPERATION, rc).map_err(|error| error.with_detail(refused(&address)))
+        });
+        let bound = listening.map(|()| {
+            let (promise, pending) = completion::<c_int>();
+            // SAFETY: on the app thread, the subsystem paused; SPDK copies the id;
+            // `on_status` takes the argument back, once.
+            unsafe {
+                sys::opi_nvmf_add_listener(
+                    subsystem.as_ptr(),
+                    &id,
+                    secure,
+                    Some(on_status),
+                    promise.into_raw(),
+                );
+            }
+            pending
+        });
+        async move {
+            let status = bound?.await;
+            let Err(error) = check_status(OPERATION, status) else {
+                bind(&address, secure);
+                return Ok(());
+            };
+            // SAFETY: on the app thread; undoes the listen above.
+            unsafe { sys::spdk_nvmf_tgt_stop_listen(target.as_ptr(), &id) };
+            Err(error.with_detail(format!("{address}")))
+        }
+    })
+    .await
+}
+
+fn refused(address: &Address) -> String {
+    match address {
+        Address::Tcp { .. } => address.to_string(),
+        Address::VfioUser { .. } => {
+            format!("{address}: the directory must exist and be writable, and the name be free")
+        }
+    }
+}
+
+fn check_free(
+    subsystem: Subsystem,
+    operation: &'static str,
+    address: &Address,
+    secure: bool,
+) -> Result<(), Error> {
+    // SAFETY: on the app thread, with a subsystem that the caller has just found.
+    let (own, any_host) = unsafe {
+        (
+            addresses(subsystem),
+            sys::spdk_nvmf_subsystem_get_allow_any_host(subsystem.as_ptr()),
+        )
+    };
+    if own.contains(address) {
+        return Err(Error::new(operation, libc::EEXIST)
+            .with_detail(format!("the subsystem listens at {address} already")));
+    }
+    if secure && any_host {
+        return Err(Error::new(operation, libc::EINVAL)
+            .with_detail("TLS needs a subsystem that lets hosts in by name, not any host"));
+    }
+    BOUND.with_borrow(|bound| match bound.get(address) {
+        Some(_) if matches!(address, Address::VfioUser { .. }) => {
+            Err(Error::new(operation, libc::EADDRINUSE)
+                .with_detail(format!("another subsystem has {address}")))
+        }
+        Some(bindings) if bindings.secure != secure => {
+            let how = if bindings.secure { "with" } else { "without" };
+            Err(Error::new(operation, libc::EADDRINUSE)
+                .with_detail(format!("other subsystems listen at {address} {how} TLS")))
+        }
+        _ => Ok(()),
+    })
+}
+
+/// Stops a subsystem from listening at `address` and disconnects the hosts that
+/// came by it. With the last subsystem there the target stops listening.
+///
+/// ENODEV for an unknown subsystem, ENOENT if it does not listen there.
+pub async fn remove(spdk: Spdk, nqn: &str, address: &Address) -> Result<(), Error> {
+    const OPERATION: &str = "remove listener";
+    let id = address.to_id()?;
+    let target = target(spdk, OPERATION)?;
+    let address = address.clone();
+    paused(spdk, OPERATION, nqn, 0, move |subsystem| {
+        // SAFETY: on the app thread, the subsystem paused.
+        let rc = unsafe { sys::spdk_nvmf_subsystem_remove_listener(subsystem.as_ptr(), &id) };
+        async move {
+            check_status(OPERATION, rc).map_err(|error| {
+                error.with_detail(format!("the subsystem does not listen at {address}"))
+            })?;
+            unbind(&address);
+            let stopped = call::<c_int>(OPERATION, |argument| {
+                // SAFETY: on the app thread; the subsystem is paused and its lock
+                // held, so it is still there; SPDK copies the id; `on_status`
+                // takes the argument back, once, unless the call is refused.
+                unsafe {
+                    let transport = sys::spdk_nvmf_tgt_get_transport(
+                        target.as_ptr(),
+                        address.transport().name().as_ptr(),
+                    );
+                    if transport.is_null() {
+                        return -libc::ENODEV;
+                    }
+                    sys::spdk_nvmf_transport_stop_listen_async(
+                        transport,
+                        &id,
+                        subsystem.as_ptr(),
+                        Some(on_status),
+                        argument,
+                    )
+                }
+            });
+            check_status(OPERATION, stopped.await?)
+                .map_err(|error| error.with_detail(address.to_string()))
+        }
+    })
+    .await
+}
+
+/// Unbinds a stopped subsystem, whose hosts are gone, from all its addresses.
+pub(super) fn stop_all(
+    spdk: Spdk,
+    operation: &'static str,
+    subsystem: Subsystem,
+) -> Result<(), Error> {
+    let target = target(spdk, operation)?;
+    // SAFETY: on the app thread, with a subsystem that the caller has just found.
+    for address in unsafe { addresses(subsystem) } {
+        let id = address.to_id()?;
+        // SAFETY: on the app thread; gives back the reference that `add` took.
+        unsafe { sys::spdk_nvmf_tgt_stop_listen(target.as_ptr(), &id) };
+        unbind(&address);
+    }
+    Ok(())
+}
+
+/// Where the subsystem listens.
+pub fn list(spdk: Spdk, nqn: &str) -> Result<Vec<Address>, Error> {
+    let subsystem = find(spdk, "list listeners", nqn)?;
+    // SAFETY: on the app thread, the subsystem just found.
+    Ok(unsafe { addresses(subsystem) })
+}
+
+/// # Safety
+/// On the app thread, with a subsystem that was found without an await since.
+unsafe fn addresses(subsystem: Subsystem) -> Vec<Address> {
+    let mut addresses = Vec::new();
+    // SAFETY: the caller's contract; listeners come and go on this thread alone.
+    // A listener that has been stopped has no id.
+    unsafe {
+        let mut listener = sys::spdk_nvmf_subsystem_get_first_listener(subsystem.as_ptr());
+        while !listener.is_null() {
+            let id = sys::spdk_nvmf_subsystem_listener_get_trid(listener);
+            addresses.extend(id.as_ref().and_then(Address::from_id));
+            listener = sys::spdk_nvmf_subsystem_get_next_listener(subsystem.as_ptr(), listener);
+        }
+    }
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_survives_the_way_through_c() {
+        for address in [
+            Address::Tcp { ip: "127.0.0.1".parse().expect("an address"), port: 4420 },
+            Address::Tcp { ip: "::1".parse().expect("an address"), port: 65535 },
+            Address::VfioUser { dir: "/var/run/opi/sub0".to_owned() },
+        ] {
+            let id = address.to_id().expect("a valid address");
+            assert_eq!(Address::from_id(&id), Some(address));
+        }
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_are_refused() {
+        let port_0 = Address::Tcp { ip: "127.0.0.1".parse().expect("an address"), port: 0 };
+        assert!(port_0.to_id().is_err());
+        let long = Address::VfioUser { dir: format!("/{}", "x".repeat(101)) };
+        assert!(long.to_id().is_err());
+    }
+}

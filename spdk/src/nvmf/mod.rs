@@ -1,0 +1,89 @@
+//! The NVMe-oF target: transports, subsystems, and what a subsystem has.
+//!
+//! SPDK makes one target at start, with the discovery subsystem in it. Only NQNs
+//! cross this API; a pointer to a subsystem is looked up for each step, since
+//! whatever runs between two steps may have removed it.
+
+pub mod host;
+pub mod listener;
+pub mod namespace;
+pub mod nqn;
+mod pause;
+pub mod subsystem;
+pub mod transport;
+
+use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
+
+use spdk_sys as sys;
+
+use crate::completion::{Promise, call};
+use crate::cstr::cstr;
+use crate::error::{Error, check};
+use crate::runtime::Spdk;
+
+pub use listener::Address;
+pub use transport::Transport;
+
+type Subsystem = NonNull<sys::spdk_nvmf_subsystem>;
+
+/// The target that SPDK made when it started.
+fn target(_: Spdk, operation: &'static str) -> Result<NonNull<sys::spdk_nvmf_tgt>, Error> {
+    // SAFETY: on the app thread.
+    NonNull::new(unsafe { sys::spdk_nvmf_get_first_tgt() })
+        .ok_or_else(|| Error::new(operation, libc::ENODEV).with_detail("there is no NVMe-oF target"))
+}
+
+/// The subsystem, or ENODEV of `operation`. Not to be kept across an await.
+fn find(spdk: Spdk, operation: &'static str, nqn: &str) -> Result<Subsystem, Error> {
+    lookup(spdk, operation, nqn)?.ok_or_else(|| {
+        Error::new(operation, libc::ENODEV).with_detail(format!("there is no subsystem {nqn:?}"))
+    })
+}
+
+fn lookup(spdk: Spdk, operation: &'static str, nqn: &str) -> Result<Option<Subsystem>, Error> {
+    let target = target(spdk, operation)?;
+    let nqn = cstr("NQN", nqn)?;
+    // SAFETY: on the app thread; the target lives until SPDK stops.
+    Ok(NonNull::new(unsafe {
+        sys::spdk_nvmf_tgt_find_subsystem(target.as_ptr(), nqn.as_ptr())
+    }))
+}
+
+type StateChange = unsafe extern "C" fn(
+    *mut sys::spdk_nvmf_subsystem,
+    sys::spdk_nvmf_subsystem_state_change_done,
+    *mut c_void,
+) -> c_int;
+
+/// Takes a subsystem to another state, and awaits that it is there.
+async fn change_state(
+    operation: &'static str,
+    subsystem: Subsystem,
+    change: StateChange,
+) -> Result<(), Error> {
+    let status = call::<c_int>(operation, |argument| {
+        // SAFETY: on the app thread, with a subsystem that the caller has just
+        // found; `on_state` takes the argument back, once.
+        unsafe { change(subsystem.as_ptr(), Some(on_state), argument) }
+    })
+    .await?;
+    check_status(operation, status)
+}
+
+/// SPDK's target reports many failures as -1, which is no errno.
+fn check_status(operation: &'static str, status: c_int) -> Result<(), Error> {
+    match status {
+        -1 => Err(Error::new(operation, libc::EIO).with_detail("SPDK's log says why")),
+        other => check(operation, other),
+    }
+}
+
+unsafe extern "C" fn on_state(
+    _: *mut sys::spdk_nvmf_subsystem,
+    argument: *mut c_void,
+    status: c_int,
+) {
+    // SAFETY: what `change_state` handed out; SPDK calls once, on this thread.
+    unsafe { Promise::<c_int>::from_raw(argument) }.complete(status);
+}

@@ -1,0 +1,157 @@
+//! Namespaces: bdevs that hosts see through a subsystem.
+
+use std::cell::Cell;
+use std::future::ready;
+use std::rc::Rc;
+
+use spdk_sys as sys;
+
+use super::pause::paused;
+use super::{Subsystem, find};
+use crate::bdev;
+use crate::cstr::{cstr, string};
+use crate::error::Error;
+use crate::runtime::Spdk;
+
+/// A namespace to add.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The bdev's name. The subsystem takes it for itself.
+    pub bdev: String,
+    /// Its id in the subsystem; 0 takes the lowest that is free.
+    pub nsid: u32,
+    /// None takes the bdev's.
+    pub uuid: Option<[u8; 16]>,
+    /// None takes the bdev's UUID.
+    pub nguid: Option<[u8; 16]>,
+    /// None has none.
+    pub eui64: Option<[u8; 8]>,
+}
+
+/// A namespace of a subsystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its id, from 1.
+    pub nsid: u32,
+    /// The bdev's name.
+    pub bdev: String,
+}
+
+/// Adds a namespace and answers its id. Connected hosts are told.
+///
+/// ENODEV for an unknown subsystem or bdev, EBUSY for a bdev in use, EEXIST for an
+/// id in use, ERANGE for one above the subsystem's highest, ENOSPC if none is free.
+pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<u32, Error> {
+    const OPERATION: &str = "add namespace";
+    let options = options.clone();
+    let c_bdev = cstr("bdev name", &options.bdev)?;
+    let added = Rc::new(Cell::new(0));
+    let result = paused(spdk, OPERATION, nqn, 0, {
+        let added = added.clone();
+        move |subsystem| {
+            let add = || {
+                check_bdev(spdk, OPERATION, &options.bdev)?;
+                check_nsid(subsystem, OPERATION, options.nsid)?;
+                // SAFETY: on the app thread, the subsystem paused; the arrays and
+                // the name outlive the call.
+                let nsid = unsafe {
+                    sys::opi_nvmf_add_ns(
+                        subsystem.as_ptr(),
+                        c_bdev.as_ptr(),
+                        options.nsid,
+                        options.uuid.unwrap_or_default().as_ptr(),
+                        options.nguid.unwrap_or_default().as_ptr(),
+                        options.eui64.unwrap_or_default().as_ptr(),
+                    )
+                };
+                if nsid == 0 {
+                    return Err(Error::new(OPERATION, libc::EIO).with_detail(format!(
+                        "SPDK refuses bdev {:?}; its log says why",
+                        options.bdev
+                    )));
+                }
+                added.set(nsid);
+                Ok(nsid)
+            };
+            ready(add())
+        }
+    })
+    .await;
+    if result.is_err() && added.get() != 0 {
+        // The reactors could not take the namespace up: without it they can resume.
+        remove(spdk, nqn, added.get()).await?;
+    }
+    result
+}
+
+fn check_bdev(spdk: Spdk, operation: &'static str, name: &str) -> Result<(), Error> {
+    let bdev = bdev::existing(spdk, operation, name)?;
+    // SAFETY: on the app thread, the bdev just found.
+    match unsafe { bdev::claimed_by(bdev.as_ptr()) } {
+        Some(owner) => Err(bdev::claimed(operation, name, &owner)),
+        None => Ok(()),
+    }
+}
+
+fn check_nsid(subsystem: Subsystem, operation: &'static str, nsid: u32) -> Result<(), Error> {
+    // SAFETY: on the app thread, with a subsystem that the caller has just found.
+    let (max, taken) = unsafe {
+        let subsystem = subsystem.as_ptr();
+        let max = sys::spdk_nvmf_subsystem_get_max_nsid(subsystem);
+        let taken = |nsid| !sys::spdk_nvmf_subsystem_get_ns(subsystem, nsid).is_null();
+        let taken = if nsid == 0 { (1..=max).all(taken) } else { taken(nsid) };
+        (max, taken)
+    };
+    if nsid > max {
+        return Err(Error::new(operation, libc::ERANGE)
+            .with_detail(format!("namespace id {nsid}: the subsystem's highest is {max}")));
+    }
+    match (taken, nsid) {
+        (false, _) => Ok(()),
+        (true, 0) => Err(Error::new(operation, libc::ENOSPC)
+            .with_detail(format!("all {max} namespace ids are in use"))),
+        (true, _) => Err(Error::new(operation, libc::EEXIST)
+            .with_detail(format!("namespace id {nsid} is in use"))),
+    }
+}
+
+/// Removes a namespace, once its I/O in flight is done. ENODEV for an unknown
+/// subsystem, ENOENT for an unknown id.
+pub async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), Error> {
+    const OPERATION: &str = "remove namespace";
+    // Also keeps nsid 0 and the wildcard, which pause other things, from SPDK.
+    if !list(spdk, nqn)?.iter().any(|namespace| namespace.nsid == nsid) {
+        return Err(absent(OPERATION, nqn, nsid));
+    }
+    let name = nqn.to_owned();
+    paused(spdk, OPERATION, nqn, nsid, move |subsystem| {
+        // SAFETY: on the app thread, the subsystem paused.
+        let rc = unsafe { sys::spdk_nvmf_subsystem_remove_ns(subsystem.as_ptr(), nsid) };
+        ready(if rc == 0 { Ok(()) } else { Err(absent(OPERATION, &name, nsid)) })
+    })
+    .await
+}
+
+fn absent(operation: &'static str, nqn: &str, nsid: u32) -> Error {
+    Error::new(operation, libc::ENOENT)
+        .with_detail(format!("subsystem {nqn:?} has no namespace {nsid}"))
+}
+
+/// The subsystem's namespaces, in the order of their ids.
+pub fn list(spdk: Spdk, nqn: &str) -> Result<Vec<Namespace>, Error> {
+    let subsystem = find(spdk, "list namespaces", nqn)?.as_ptr();
+    let mut namespaces = Vec::new();
+    // SAFETY: on the app thread, where alone namespaces come and go, and without
+    // an await in between. A namespace keeps its bdev open.
+    unsafe {
+        let mut namespace = sys::spdk_nvmf_subsystem_get_first_ns(subsystem);
+        while !namespace.is_null() {
+            namespaces.push(Namespace {
+                nsid: sys::spdk_nvmf_ns_get_id(namespace),
+                bdev: string(sys::spdk_bdev_get_name(sys::spdk_nvmf_ns_get_bdev(namespace))),
+            });
+            namespace = sys::spdk_nvmf_subsystem_get_next_ns(subsystem, namespace);
+        }
+    }
+    Ok(namespaces)
+}

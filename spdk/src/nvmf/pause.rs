@@ -1,0 +1,165 @@
+//! Changes to a subsystem that SPDK allows only while it is paused.
+//!
+//! ```text
+//! waiting for the lock ─► pausing ─► paused: change runs ─► resuming ─► done
+//!          └──────┬─────────┘ PAUSE_LIMIT passed: ETIMEDOUT, the change never runs,
+//!                 └─ and the subsystem is resumed once SPDK has paused it
+//! ```
+//!
+//! A pause waits for I/O in flight, so a backend that does not answer can hold it;
+//! the change is then given up and that is said. Two changes of one subsystem
+//! follow each other: SPDK would let the second see the first's pause and lose it
+//! to the first's resume. The change itself runs inside SPDK's callback, where
+//! nothing else (the removal of a namespace whose bdev has gone) can have resumed
+//! the subsystem yet. All of it is a task of its own: whoever asked may go away,
+//! and the subsystem does not stay paused.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use spdk_sys as sys;
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
+
+use super::{Subsystem, change_state, check_status, find};
+use crate::completion::{Promise, completion};
+use crate::deadline::within;
+use crate::error::Error;
+use crate::executor::spawn_local;
+use crate::runtime::Spdk;
+
+/// How long a change waits for the subsystem to be paused.
+const PAUSE_LIMIT: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static LOCKS: RefCell<HashMap<String, Arc<Mutex<()>>>> = RefCell::default();
+}
+
+/// The right to change a subsystem. Entries that nobody holds or awaits go.
+pub(super) async fn lock(nqn: &str) -> OwnedMutexGuard<()> {
+    let lock = LOCKS.with_borrow_mut(|locks| {
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        locks.entry(nqn.to_owned()).or_default().clone()
+    });
+    lock.lock_owned().await
+}
+
+/// Pauses the subsystem, runs `change`, awaits what it returns, and resumes.
+///
+/// I/O of namespace `nsid` is held too, unless that is 0. The error of `change` is
+/// the result, else one of pausing or resuming.
+pub(super) async fn paused<T, F>(
+    spdk: Spdk,
+    operation: &'static str,
+    nqn: &str,
+    nsid: u32,
+    change: impl FnOnce(Subsystem) -> F + 'static,
+) -> Result<T, Error>
+where
+    T: 'static,
+    F: Future<Output = Result<T, Error>> + 'static,
+{
+    let given_up = Rc::new(Cell::new(false));
+    let (begun, has_begun) = oneshot::channel::<()>();
+    let (done, is_done) = completion::<Result<T, Error>>();
+    spawn_local({
+        let (given_up, nqn) = (given_up.clone(), nqn.to_owned());
+        async move {
+            let _alone = lock(&nqn).await;
+            let change = move |subsystem| {
+                (!given_up.get()).then(|| {
+                    let _ = begun.send(());
+                    change(subsystem)
+                })
+            };
+            let result = match pause(spdk, operation, &nqn, nsid, change).await {
+                Ok(Some(change)) => change.await,
+                Ok(None) => Err(Error::new(operation, libc::ECANCELED)),
+                Err(error) => return done.complete(Err(error)),
+            };
+            let resumed = resume(spdk, operation, &nqn).await;
+            done.complete(result.and_then(|value| resumed.map(|()| value)));
+        }
+    });
+    // A pause that fails drops the change and with it `begun`.
+    if within(spdk, PAUSE_LIMIT, has_begun).await.is_some() {
+        return is_done.await;
+    }
+    given_up.set(true);
+    Err(Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
+        "subsystem {nqn:?} could not be paused within {} s: I/O to it does not complete",
+        PAUSE_LIMIT.as_secs()
+    )))
+}
+
+/// What C holds until the subsystem is paused.
+struct Pausing<R, C> {
+    change: C,
+    promise: Promise<Result<R, c_int>>,
+}
+
+async fn pause<R: 'static, C: FnOnce(Subsystem) -> R + 'static>(
+    spdk: Spdk,
+    operation: &'static str,
+    nqn: &str,
+    nsid: u32,
+    change: C,
+) -> Result<R, Error> {
+    let subsystem = find(spdk, operation, nqn)?;
+    let (promise, pending) = completion();
+    let pausing = Box::into_raw(Box::new(Pausing { change, promise }));
+    // SAFETY: on the app thread, the subsystem just found; `on_paused` takes the
+    // box, unless SPDK refuses.
+    let rc = unsafe {
+        sys::spdk_nvmf_subsystem_pause(
+            subsystem.as_ptr(),
+            nsid,
+            Some(on_paused::<R, C>),
+            pausing.cast(),
+        )
+    };
+    if rc != 0 {
+        // SAFETY: SPDK did not take it.
+        drop(unsafe { Box::from_raw(pausing) });
+        return Err(Error::new(operation, rc));
+    }
+    match pending.await {
+        Ok(result) => Ok(result),
+        Err(status) => {
+            check_status(operation, status)?;
+            Err(Error::new(operation, libc::EIO))
+        }
+    }
+}
+
+unsafe extern "C" fn on_paused<R, C: FnOnce(Subsystem) -> R>(
+    subsystem: *mut sys::spdk_nvmf_subsystem,
+    argument: *mut c_void,
+    status: c_int,
+) {
+    // SAFETY: what `pause` passed; SPDK calls once, on this thread.
+    let Pausing { change, promise } = *unsafe { Box::from_raw(argument.cast::<Pausing<R, C>>()) };
+    let result = match Subsystem::new(subsystem) {
+        Some(subsystem) if status == 0 => {
+            // A panic must not unwind into C.
+            catch_unwind(AssertUnwindSafe(|| change(subsystem))).map_err(|_| -libc::EIO)
+        }
+        _ => Err(status),
+    };
+    promise.complete(result);
+}
+
+async fn resume(spdk: Spdk, operation: &'static str, nqn: &str) -> Result<(), Error> {
+    let subsystem = find(spdk, operation, nqn)?;
+    change_state(operation, subsystem, sys::spdk_nvmf_subsystem_resume)
+        .await
+        .map_err(|error| {
+            tracing::error!("subsystem {nqn:?} stays paused: {error}");
+            error.with_detail(format!("subsystem {nqn:?} could not be resumed"))
+        })
+}

@@ -1,0 +1,236 @@
+//! Subsystems: made and started in one step, stopped and destroyed in one step.
+//!
+//! ```text
+//! create ─► inactive ─► start ─► active ─► stop ─► inactive ─► destroy
+//!               └── a step fails: destroyed ──┘
+//! ```
+
+use std::ffi::{c_int, c_void};
+use std::time::Duration;
+
+use spdk_sys as sys;
+
+use super::pause::lock;
+use super::{Subsystem, change_state, find, listener, lookup, nqn, target};
+use crate::completion::{Promise, completion};
+use crate::cstr::{cstr, string};
+use crate::deadline::within;
+use crate::error::Error;
+use crate::executor::spawn_local;
+use crate::runtime::Spdk;
+
+/// How long [`destroy`] waits for hosts to be disconnected.
+const DESTROY_LIMIT: Duration = Duration::from_secs(10);
+
+/// SPDK keeps state for each possible namespace on each reactor and controller.
+pub const MAX_NAMESPACES: u32 = 8192;
+
+/// A subsystem to make.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its NQN, as [`nqn::check`] wants it.
+    pub nqn: String,
+    /// Up to 20 printable ASCII characters; empty for SPDK's default.
+    pub serial: String,
+    /// Up to 40 printable ASCII characters; empty for SPDK's default.
+    pub model: String,
+    /// The highest namespace id, at most [`MAX_NAMESPACES`]; 0 for SPDK's default.
+    pub max_namespaces: u32,
+    /// Any host may connect; else those of [`super::host`].
+    pub allow_any_host: bool,
+}
+
+/// What a subsystem is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as in Options")]
+pub struct Info {
+    pub nqn: String,
+    pub serial: String,
+    pub model: String,
+    pub max_namespaces: u32,
+    pub allow_any_host: bool,
+}
+
+/// Makes a subsystem and starts it. EEXIST for an NQN in use, EINVAL for a value
+/// that breaks the specification, ENOSPC if the target takes no more.
+pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
+    const OPERATION: &str = "create subsystem";
+    let invalid = |detail: String| Error::new(OPERATION, libc::EINVAL).with_detail(detail);
+    nqn::check(&options.nqn).map_err(invalid)?;
+    if options.max_namespaces > MAX_NAMESPACES {
+        return Err(invalid(format!(
+            "{} namespaces: at most {MAX_NAMESPACES}",
+            options.max_namespaces
+        )));
+    }
+    let _alone = lock(&options.nqn).await;
+    if lookup(spdk, OPERATION, &options.nqn)?.is_some() {
+        return Err(Error::new(OPERATION, libc::EEXIST)
+            .with_detail(format!("there is a subsystem {:?} already", options.nqn)));
+    }
+    let c_nqn = cstr("NQN", &options.nqn)?;
+    // SAFETY: on the app thread; the target lives until SPDK stops.
+    let subsystem = Subsystem::new(unsafe {
+        sys::spdk_nvmf_subsystem_create(
+            target(spdk, OPERATION)?.as_ptr(),
+            c_nqn.as_ptr(),
+            sys::spdk_nvmf_subtype_SPDK_NVMF_SUBTYPE_NVME,
+            options.max_namespaces,
+        )
+    })
+    .ok_or_else(|| {
+        Error::new(OPERATION, libc::ENOSPC).with_detail("SPDK has no room for another subsystem")
+    })?;
+    let set_up = async {
+        set_texts(subsystem, OPERATION, &options.serial, &options.model)?;
+        // SAFETY: on the app thread; made above and not destroyed since.
+        unsafe {
+            sys::spdk_nvmf_subsystem_set_allow_any_host(
+                subsystem.as_ptr(),
+                options.allow_any_host,
+            );
+        }
+        change_state(OPERATION, subsystem, sys::spdk_nvmf_subsystem_start).await
+    };
+    if let Err(error) = set_up.await {
+        destroy_inactive(OPERATION, subsystem).await?;
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Stops a subsystem, which disconnects its hosts, and removes it with all that it
+/// has. ENODEV if there is none of that name. ETIMEDOUT if hosts' I/O does not
+/// complete in time; the removal then goes on by itself.
+pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
+    const OPERATION: &str = "delete subsystem";
+    if nqn == nqn::DISCOVERY {
+        return Err(Error::new(OPERATION, libc::EINVAL)
+            .with_detail("the discovery subsystem belongs to the target"));
+    }
+    find(spdk, OPERATION, nqn)?;
+    let (done, is_done) = completion();
+    let name = nqn.to_owned();
+    spawn_local(async move {
+        let _alone = lock(&name).await;
+        let result = async {
+            let subsystem = find(spdk, OPERATION, &name)?;
+            change_state(OPERATION, subsystem, sys::spdk_nvmf_subsystem_stop).await?;
+            listener::stop_all(spdk, OPERATION, find(spdk, OPERATION, &name)?)?;
+            destroy_inactive(OPERATION, subsystem).await
+        };
+        done.complete(result.await);
+    });
+    within(spdk, DESTROY_LIMIT, is_done)
+        .await
+        .unwrap_or_else(|| {
+            Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
+                "subsystem {nqn:?} has not stopped within {} s: I/O to it does not complete",
+                DESTROY_LIMIT.as_secs()
+            )))
+        })
+}
+
+async fn destroy_inactive(operation: &'static str, subsystem: Subsystem) -> Result<(), Error> {
+    let (promise, pending) = completion::<()>();
+    let argument = promise.into_raw();
+    // SAFETY: on the app thread; the subsystem is inactive, and nobody else
+    // destroys it, since the caller holds its lock.
+    let rc = unsafe {
+        sys::spdk_nvmf_subsystem_destroy(subsystem.as_ptr(), Some(on_destroyed), argument)
+    };
+    if rc == -libc::EINPROGRESS {
+        pending.await;
+        return Ok(());
+    }
+    // SAFETY: SPDK calls back only what it has put off.
+    drop(unsafe { Promise::<()>::from_raw(argument) });
+    if rc == 0 { Ok(()) } else { Err(Error::new(operation, rc)) }
+}
+
+unsafe extern "C" fn on_destroyed(argument: *mut c_void) {
+    // SAFETY: what `destroy_inactive` handed out; SPDK calls once, on this thread.
+    unsafe { Promise::<()>::from_raw(argument) }.complete(());
+}
+
+/// Gives a subsystem another serial and model number, which hosts see when they
+/// next identify the controller. An empty one stays as it is.
+pub async fn set_identity(
+    spdk: Spdk,
+    nqn: &str,
+    serial: &str,
+    model: &str,
+) -> Result<(), Error> {
+    const OPERATION: &str = "change subsystem";
+    set_texts(find(spdk, OPERATION, nqn)?, OPERATION, serial, model)
+}
+
+fn set_texts(
+    subsystem: Subsystem,
+    operation: &'static str,
+    serial: &str,
+    model: &str,
+) -> Result<(), Error> {
+    type Set = unsafe extern "C" fn(*mut sys::spdk_nvmf_subsystem, *const std::ffi::c_char) -> c_int;
+    let texts: [(_, &str, _, Set); 2] = [
+        ("serial number", serial, 20, sys::spdk_nvmf_subsystem_set_sn),
+        ("model number", model, 40, sys::spdk_nvmf_subsystem_set_mn),
+    ];
+    // Both are looked at before either is set.
+    for (field, text, max, _) in texts {
+        if text.len() > max || !text.bytes().all(|byte| matches!(byte, 0x20..=0x7e)) {
+            return Err(Error::new(operation, libc::EINVAL).with_detail(format!(
+                "{field} {text:?} must be at most {max} printable ASCII characters"
+            )));
+        }
+    }
+    for (field, text, _, set) in texts {
+        if text.is_empty() {
+            continue;
+        }
+        let c_text = cstr(field, text)?;
+        // SAFETY: on the app thread, the subsystem just found or made; SPDK
+        // copies the text.
+        if unsafe { set(subsystem.as_ptr(), c_text.as_ptr()) } != 0 {
+            return Err(Error::new(operation, libc::EINVAL)
+                .with_detail(format!("SPDK refuses {field} {text:?}")));
+        }
+    }
+    Ok(())
+}
+
+/// What the subsystem is, if there is one of that name.
+pub fn info(spdk: Spdk, nqn: &str) -> Result<Option<Info>, Error> {
+    let Some(subsystem) = lookup(spdk, "look up subsystem", nqn)? else {
+        return Ok(None);
+    };
+    let subsystem = subsystem.as_ptr();
+    // SAFETY: on the app thread, the subsystem just found; the texts are copied.
+    Ok(Some(unsafe {
+        Info {
+            nqn: string(sys::spdk_nvmf_subsystem_get_nqn(subsystem)),
+            serial: string(sys::spdk_nvmf_subsystem_get_sn(subsystem)),
+            model: string(sys::spdk_nvmf_subsystem_get_mn(subsystem)),
+            max_namespaces: sys::spdk_nvmf_subsystem_get_max_nsid(subsystem),
+            allow_any_host: sys::spdk_nvmf_subsystem_get_allow_any_host(subsystem),
+        }
+    }))
+}
+
+/// The NQNs of all subsystems but the discovery one.
+pub fn nqns(spdk: Spdk) -> Result<Vec<String>, Error> {
+    let target = target(spdk, "list subsystems")?;
+    let mut nqns = Vec::new();
+    // SAFETY: on the app thread, where alone subsystems come and go, and without
+    // an await in between.
+    unsafe {
+        let mut subsystem = sys::spdk_nvmf_subsystem_get_first(target.as_ptr());
+        while !subsystem.is_null() {
+            if !sys::spdk_nvmf_subsystem_is_discovery(subsystem) {
+                nqns.push(string(sys::spdk_nvmf_subsystem_get_nqn(subsystem)));
+            }
+            subsystem = sys::spdk_nvmf_subsystem_get_next(subsystem);
+        }
+    }
+    Ok(nqns)
+}

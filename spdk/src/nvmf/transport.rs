@@ -1,0 +1,104 @@
+//! Transports of the target: what hosts can reach it over.
+
+use std::ffi::{CStr, c_int, c_void};
+
+use spdk_sys as sys;
+
+use super::{check_status, target};
+use crate::completion::{Promise, call, on_status};
+use crate::error::Error;
+use crate::runtime::Spdk;
+
+/// A transport of the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// NVMe/TCP, with TLS where a listener asks for it.
+    Tcp,
+    /// An emulated PCIe controller behind a UNIX socket. Not without hugepages.
+    VfioUser,
+}
+
+impl Transport {
+    pub(super) fn name(self) -> &'static CStr {
+        match self {
+            Self::Tcp => c"TCP",
+            Self::VfioUser => c"VFIOUSER",
+        }
+    }
+
+    pub(super) fn kind(self) -> sys::spdk_nvme_transport_type {
+        match self {
+            Self::Tcp => sys::spdk_nvme_transport_type_SPDK_NVME_TRANSPORT_TCP,
+            Self::VfioUser => sys::spdk_nvme_transport_type_SPDK_NVME_TRANSPORT_VFIOUSER,
+        }
+    }
+}
+
+/// Whether the target has the transport.
+pub fn exists(spdk: Spdk, transport: Transport) -> Result<bool, Error> {
+    let target = target(spdk, "look up transport")?;
+    // SAFETY: on the app thread; the target lives until SPDK stops.
+    let found =
+        unsafe { sys::spdk_nvmf_tgt_get_transport(target.as_ptr(), transport.name().as_ptr()) };
+    Ok(!found.is_null())
+}
+
+/// Gives the target a transport, with SPDK's default options. EEXIST if it has it.
+pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
+    const OPERATION: &str = "create transport";
+    if exists(spdk, transport)? {
+        return Err(Error::new(OPERATION, libc::EEXIST).with_detail(format!("{transport:?}")));
+    }
+    if transport == Transport::Tcp {
+        // SAFETY: on the app thread; no arguments.
+        let rc = unsafe { sys::opi_sock_disable_ssl_tickets() };
+        if rc != 0 {
+            tracing::warn!("TLS session tickets stay on, which Linux hosts refuse: errno {}", -rc);
+        }
+    }
+    let made = call::<Made>(OPERATION, |argument| {
+        // SAFETY: on the app thread; the name is static; `on_made` takes the
+        // argument back, once, unless the call is refused.
+        let rc = unsafe {
+            sys::opi_nvmf_transport_create(transport.name().as_ptr(), Some(on_made), argument)
+        };
+        if rc == -1 { -libc::EIO } else { rc }
+    })
+    .await
+    .map_err(|error| error.with_detail(format!("{transport:?}")))?;
+    if made.0.is_null() {
+        return Err(Error::new(OPERATION, libc::EIO)
+            .with_detail(format!("{transport:?}: SPDK's log says why")));
+    }
+    let target = target(spdk, OPERATION)?;
+    let status = call::<c_int>(OPERATION, |argument| {
+        // SAFETY: as above; the transport is new and nobody else has it.
+        unsafe {
+            sys::spdk_nvmf_tgt_add_transport(target.as_ptr(), made.0, Some(on_status), argument);
+        }
+        0
+    })
+    .await?;
+    let Err(error) = check_status(OPERATION, status) else {
+        return Ok(());
+    };
+    call::<c_int>(OPERATION, |argument| {
+        // SAFETY: the target did not take the transport, so it is ours to destroy.
+        unsafe { sys::spdk_nvmf_transport_destroy(made.0, Some(on_destroyed), argument) }
+    })
+    .await?;
+    Err(error.with_detail(format!("{transport:?}")))
+}
+
+/// A transport that no target has yet.
+struct Made(*mut sys::spdk_nvmf_transport);
+
+unsafe extern "C" fn on_made(argument: *mut c_void, transport: *mut sys::spdk_nvmf_transport) {
+    // SAFETY: what `create` handed out; SPDK calls once, on this thread.
+    unsafe { Promise::<Made>::from_raw(argument) }.complete(Made(transport));
+}
+
+unsafe extern "C" fn on_destroyed(argument: *mut c_void) {
+    // SAFETY: as for `on_made`.
+    unsafe { Promise::<c_int>::from_raw(argument) }.complete(0);
+}

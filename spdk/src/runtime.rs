@@ -1,0 +1,206 @@
+//! Start and stop of SPDK in this process.
+//!
+//! ```text
+//! start ─► own OS thread ─► spdk_app_start ─┬─ fails ─► StartError
+//!                                           └─ app thread up, mailbox open ─► Runtime
+//! stop ─► calls refused ─► message ─► spdk_app_stop ─► subsystems end ─► thread ends
+//! ```
+
+use std::ffi::{CString, c_int, c_void};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use spdk_sys as sys;
+use tokio::sync::oneshot;
+
+use crate::cores::CoreSet;
+use crate::error::Error;
+use crate::log;
+use crate::mailbox::{self, Handle, Shared};
+
+/// Proof that the code runs on SPDK's app thread, where bdevs are registered and
+/// NVMe-oF and vhost are configured. Neither `Send` nor `Sync`.
+#[derive(Clone, Copy)]
+pub struct Spdk {
+    stays: PhantomData<*const ()>,
+}
+
+/// How SPDK is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Reactors run on these cores, one each, pinned.
+    pub cores: CoreSet,
+    /// Memory to reserve at start, MiB.
+    pub mem_mib: u32,
+    /// Ordinary memory in place of hugepages: no vhost-user, no vfio-user, no
+    /// PCIe devices.
+    pub no_huge: bool,
+    /// Calls that may be under way at once, plus one; a power of two.
+    pub mailbox_capacity: usize,
+}
+
+/// Why SPDK did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("SPDK did not start: {reason}{}", if log.is_empty() { String::new() } else { format!(" ({})", log.join("; ")) })]
+pub struct StartError {
+    /// What failed.
+    pub reason: String,
+    /// The last errors that SPDK logged, oldest first.
+    pub log: Vec<String>,
+}
+
+impl StartError {
+    fn new(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            log: log::last_errors(),
+        }
+    }
+}
+
+/// SPDK, running. One to a process: SPDK's state is global.
+pub struct Runtime {
+    handle: Handle,
+    ended: oneshot::Receiver<c_int>,
+}
+
+type Opened = Result<Arc<Shared>, Error>;
+
+/// What the start function gets through C.
+struct Start {
+    mailbox_capacity: usize,
+    opened: oneshot::Sender<Opened>,
+    shared: oneshot::Sender<Arc<Shared>>,
+}
+
+impl Runtime {
+    /// Starts SPDK and returns when its app thread takes calls. In a tokio
+    /// runtime: the replies are delivered by a task that is spawned here.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let fail = |error: std::io::Error| StartError::new(error.to_string());
+        log::install().map_err(fail)?;
+        let (opened_tx, opened) = oneshot::channel();
+        let (ended_tx, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("spdk".to_owned());
+        thread
+            .spawn(move || {
+                let _ = ended_tx.send(host(&options, opened_tx));
+            })
+            .map_err(fail)?;
+        let shared = match opened.await {
+            Ok(Ok(shared)) => shared,
+            Ok(Err(error)) => return Err(StartError::new(error.to_string())),
+            // The start function never ran.
+            Err(_) => {
+                let code = ended.await.unwrap_or(1);
+                return Err(StartError::new(format!("spdk_app_start returned {code}")));
+            }
+        };
+        tokio::spawn({
+            let shared = shared.clone();
+            async move {
+                if let Err(error) = mailbox::deliver(shared).await {
+                    tracing::error!(%error, "replies of the data path cannot be delivered");
+                }
+            }
+        });
+        Ok(Self {
+            handle: Handle(shared),
+            ended,
+        })
+    }
+
+    /// The way to the app thread.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Stops SPDK: calls are refused, hosts disconnected, subsystems ended in
+    /// SPDK's order. Returns when its threads are done, with its exit code.
+    pub async fn stop(self) -> c_int {
+        let shared = self.handle.0;
+        shared.refuse_calls();
+        while let Err(mailbox::CallError::Full) = shared.request_stop() {
+            // The ring empties as fast as the reactor turns.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let code = self.ended.await.unwrap_or(1);
+        log::drain();
+        code
+    }
+}
+
+/// The life of SPDK's own thread; returns its exit code.
+fn host(options: &Options, opened: oneshot::Sender<Opened>) -> c_int {
+    let mask = CString::new(options.cores.to_spdk()).unwrap_or_default();
+    let (shared_tx, mut shared) = oneshot::channel();
+    let start = Box::into_raw(Box::new(Start {
+        mailbox_capacity: options.mailbox_capacity,
+        opened,
+        shared: shared_tx,
+    }));
+    // SAFETY: a C struct for which all zero is a valid value, and which
+    // spdk_app_opts_init fills in.
+    let mut app: sys::spdk_app_opts = unsafe { std::mem::zeroed() };
+    // SAFETY: the size is that of the struct given.
+    unsafe { sys::spdk_app_opts_init(&mut app, size_of::<sys::spdk_app_opts>()) };
+    app.name = c"opi-spdk".as_ptr();
+    app.reactor_mask = mask.as_ptr();
+    // Not the default, which would open SPDK's JSON-RPC socket.
+    app.rpc_addr = std::ptr::null();
+    app.mem_size = c_int::try_from(options.mem_mib).unwrap_or(c_int::MAX);
+    app.no_huge = options.no_huge;
+    app.disable_signal_handlers = true;
+    app.enable_coredump = false;
+    app.log = Some(sys::opi_log_sink);
+    // No SPDK trace buffer in shared memory: nobody is told of it, and a killed
+    // process would leave it behind.
+    app.num_entries = 0;
+
+    // SAFETY: `app` and the strings it points to outlive the call; `begin` takes
+    // `start` over, if it is called.
+    let code = unsafe { sys::spdk_app_start(&mut app, Some(begin), start.cast()) };
+
+    match shared.try_recv() {
+        Ok(shared) => shared.close(),
+        // SAFETY: `begin` takes the box before anything else and sends or drops
+        // `shared`; so it did not run if the sender is still alive, and then the
+        // box is ours.
+        Err(oneshot::error::TryRecvError::Empty) => drop(unsafe { Box::from_raw(start) }),
+        Err(oneshot::error::TryRecvError::Closed) => {}
+    }
+    // SAFETY: spdk_app_start has returned; the rings are freed.
+    unsafe { sys::spdk_app_fini() };
+    code
+}
+
+/// SPDK's start function: on the app thread, once all subsystems are up.
+unsafe extern "C" fn begin(argument: *mut c_void) {
+    // SAFETY: what `host` passed, and SPDK calls once.
+    let start = unsafe { Box::from_raw(argument.cast::<Start>()) };
+    let spdk = Spdk { stays: PhantomData };
+    let opened = mailbox::open(spdk, start.mailbox_capacity);
+    match &opened {
+        Ok(shared) => {
+            let _ = start.shared.send(shared.clone());
+        }
+        // SAFETY: on the app thread, with the reactors running.
+        Err(_) => unsafe { sys::spdk_app_stop(1) },
+    }
+    // Nobody waits any more: then the process is on its way out.
+    let _ = start.opened.send(opened);
+}
+
+/// SPDK's version, as it calls itself: "SPDK v26.01".
+pub fn version() -> &'static str {
+    sys::SPDK_VERSION_STRING.to_str().unwrap_or("SPDK")
+}
+
+/// MiB of 2 MiB hugepages that are free on this machine; 0 where there are none.
+pub fn hugepages_free_mib() -> u64 {
+    std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok())
+        .map_or(0, |pages| pages * 2)
+}

@@ -1,0 +1,99 @@
+/* Making, inspecting and changing bdevs. */
+
+#include <spdk/stdinc.h>
+#include <spdk/bdev.h>
+#include <spdk/bdev_module.h>
+#include <spdk/env.h>
+
+#include <bdev_aio.h>
+#include <bdev_malloc.h>
+#include <bdev_null.h>
+
+#include "shim.h"
+
+int
+opi_bdev_malloc_create(const char *name, const struct spdk_uuid *uuid, uint64_t num_blocks,
+		       uint32_t block_size, uint32_t metadata_size)
+{
+	struct malloc_bdev_opts opts = {
+		.name = (char *)name,
+		.num_blocks = num_blocks,
+		.block_size = block_size,
+		.md_size = metadata_size,
+		/* NVMe-oF exports no other kind. */
+		.md_interleave = metadata_size != 0,
+		.numa_id = SPDK_ENV_NUMA_ID_ANY,
+	};
+	struct spdk_bdev *bdev;
+
+	spdk_uuid_copy(&opts.uuid, uuid);
+	return create_malloc_disk(&bdev, &opts);
+}
+
+int
+opi_bdev_null_create(const char *name, const struct spdk_uuid *uuid, uint64_t num_blocks,
+		     uint32_t block_size)
+{
+	struct null_bdev_opts opts = {
+		.name = (char *)name,
+		.num_blocks = num_blocks,
+		.block_size = block_size,
+	};
+	struct spdk_bdev *bdev;
+
+	spdk_uuid_copy(&opts.uuid, uuid);
+	return bdev_null_create(&bdev, &opts);
+}
+
+int
+opi_bdev_aio_create(const char *name, const struct spdk_uuid *uuid, const char *filename,
+		    uint32_t block_size, bool readonly)
+{
+	return create_aio_bdev(name, filename, block_size, readonly, false, uuid, false);
+}
+
+int
+opi_bdev_aio_rescan(const char *name)
+{
+	return bdev_aio_rescan(name);
+}
+
+const char *
+opi_bdev_claimed_by(const struct spdk_bdev *bdev)
+{
+	const struct spdk_bdev_module_claim *claim;
+
+	switch (bdev->internal.claim_type) {
+	case SPDK_BDEV_CLAIM_NONE:
+		return NULL;
+	case SPDK_BDEV_CLAIM_EXCL_WRITE:
+		return bdev->internal.claim.v1.module->name;
+	default:
+		claim = TAILQ_FIRST(&bdev->internal.claim.v2.claims);
+		return claim != NULL && claim->module != NULL ? claim->module->name : "unknown";
+	}
+}
+
+int
+opi_bdev_set_num_blocks(struct spdk_bdev *bdev, uint64_t num_blocks)
+{
+	return spdk_bdev_notify_blockcnt_change(bdev, num_blocks);
+}
+
+void
+opi_bdev_unregister(struct spdk_bdev *bdev, void (*done)(void *arg, int status), void *arg)
+{
+	spdk_bdev_unregister(bdev, done, arg);
+}
+
+void
+opi_bdev_set_qos_limits(struct spdk_bdev *bdev, uint64_t *limits,
+			void (*done)(void *arg, int status), void *arg)
+{
+#ifdef OPI_QOS_TAKES_TIME_SLICE
+	/* 0 keeps the time slice that the other builds have fixed. */
+	spdk_bdev_set_qos_rate_limits(bdev, limits, 0, done, arg);
+#else
+	spdk_bdev_set_qos_rate_limits(bdev, limits, done, arg);
+#endif
+}

@@ -1,0 +1,44 @@
+/* SPDK's log lines, formatted here because va_list does not cross to Rust. */
+
+#include <spdk/stdinc.h>
+#include <spdk/log.h>
+
+#include "shim.h"
+
+enum { OPI_LOG_LINE = 1024 };
+
+static opi_log_line g_sink;
+static int g_threshold = SPDK_LOG_NOTICE;
+
+void
+opi_log_configure(opi_log_line sink, int threshold)
+{
+	g_sink = sink;
+	g_threshold = threshold;
+}
+
+void
+opi_log_sink(int level, const char *file, const int line, const char *func, const char *format,
+	     va_list args)
+{
+	char text[OPI_LOG_LINE];
+	/* SPDK logs between a failed call and its look at errno. */
+	int saved_errno = errno;
+	int length;
+
+	if (g_sink == NULL || level > g_threshold) {
+		return;
+	}
+	length = vsnprintf(text, sizeof(text), format, args);
+	if (length < 0) {
+		return;
+	}
+	if ((size_t)length >= sizeof(text)) {
+		length = sizeof(text) - 1;
+	}
+	while (length > 0 && text[length - 1] == '\n') {
+		length--;
+	}
+	g_sink(level, file, line, text, (size_t)length);
+	errno = saved_errno;
+}

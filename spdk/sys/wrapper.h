@@ -1,0 +1,13 @@
+/* What bindgen reads. What it keeps of it is in build/allowlist.rs. */
+#include <spdk/stdinc.h>
+#include <spdk/bdev.h>
+#include <spdk/env.h>
+#include <spdk/event.h>
+#include <spdk/init.h>
+#include <spdk/log.h>
+#include <spdk/nvme.h>
+#include <spdk/nvmf.h>
+#include <spdk/thread.h>
+#include <spdk/uuid.h>
+
+#include "shim.h"

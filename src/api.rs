@@ -1,0 +1,165 @@
+//! The OPI storage and inventory API: Rust types, service traits and clients compiled from
+//! `proto/`, and the descriptors that they were compiled from.
+//!
+//! Nothing is written by hand here but the `Debug` of messages that hold a key.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use prost_reflect::DescriptorPool;
+
+/// Package `opi_api.storage.v1`: volumes and how they are exported.
+#[allow(missing_docs, clippy::all)]
+pub mod storage {
+    tonic::include_proto!("opi_api.storage.v1");
+}
+
+/// Package `opi_api.inventory.v1`: what machine the server runs on.
+#[allow(missing_docs, clippy::all)]
+pub mod inventory {
+    tonic::include_proto!("opi_api.inventory.v1");
+}
+
+/// All files of the API and what they import, encoded, with options and comments. Reflection serves
+/// this.
+pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("opi_api");
+
+/// The descriptors of the API, decoded once. May be called on any thread.
+pub fn pool() -> &'static DescriptorPool {
+    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+        DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the build made a valid descriptor set")
+    });
+    &POOL
+}
+
+/// Stands in a `Debug` for a key: tells that there is one, and nothing about it.
+struct Redacted<'a>(&'a [u8]);
+
+impl fmt::Debug for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() {
+            "none"
+        } else {
+            "redacted"
+        })
+    }
+}
+
+impl fmt::Debug for storage::EncryptedVolume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncryptedVolume")
+            .field("name", &self.name)
+            .field("volume_name_ref", &self.volume_name_ref)
+            .field("key", &Redacted(&self.key))
+            .field("cipher", &self.cipher())
+            .finish()
+    }
+}
+
+impl fmt::Debug for storage::NvmeSubsystemSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NvmeSubsystemSpec")
+            .field("nqn", &self.nqn)
+            .field("serial_number", &self.serial_number)
+            .field("model_number", &self.model_number)
+            .field("max_namespaces", &self.max_namespaces)
+            .field("hostnqn", &self.hostnqn)
+            .field("psk", &Redacted(&self.psk))
+            .finish()
+    }
+}
+
+impl fmt::Debug for storage::TcpController {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpController")
+            .field("hdgst", &self.hdgst)
+            .field("ddgst", &self.ddgst)
+            .field("psk", &Redacted(&self.psk))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost_reflect::{Kind, ReflectMessage};
+
+    #[test]
+    fn messages_know_their_descriptors() {
+        let volume = storage::NullVolume::default();
+        assert_eq!(
+            volume.descriptor().full_name(),
+            "opi_api.storage.v1.NullVolume"
+        );
+        let endpoint = storage::PciEndpoint {
+            port_id: Some(0),
+            ..Default::default()
+        };
+        let dynamic = endpoint.transcode_to_dynamic();
+        assert!(dynamic.has_field_by_name("port_id"));
+        assert!(!dynamic.has_field_by_name("virtual_function"));
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let secret = b"NVMeTLSkey-1:01:secret".to_vec();
+        let subsystem = storage::NvmeSubsystem {
+            spec: Some(storage::NvmeSubsystemSpec {
+                psk: secret.clone(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let remote = storage::NvmeRemoteController {
+            tcp: Some(storage::TcpController {
+                psk: secret.clone(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let volume = storage::CreateEncryptedVolumeRequest {
+            encrypted_volume: Some(storage::EncryptedVolume {
+                key: secret.clone(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let bytes = format!("{secret:?}");
+        let inner = bytes.trim_matches(['[', ']']);
+        for text in [
+            format!("{subsystem:?}"),
+            format!("{remote:?}"),
+            format!("{volume:?}"),
+        ] {
+            assert!(text.contains("redacted"), "{text}");
+            assert!(
+                !text.contains(inner) && !text.contains("NVMeTLSkey"),
+                "{text}"
+            );
+        }
+    }
+
+    /// Whoever adds a field of bytes that is a key must also hide it.
+    #[test]
+    fn every_bytes_field_is_known() {
+        let mut found: Vec<String> = pool()
+            .all_messages()
+            .filter(|m| m.full_name().starts_with("opi_api."))
+            .flat_map(|m| m.fields().collect::<Vec<_>>())
+            .filter(|f| f.kind() == Kind::Bytes)
+            .map(|f| {
+                f.full_name()
+                    .trim_start_matches("opi_api.storage.v1.")
+                    .to_owned()
+            })
+            .collect();
+        found.sort();
+        let known = [
+            "EncryptedVolume.key",
+            "NvmeSubsystemSpec.psk",
+            "NvmeSubsystemStatus.fru_guid", // no secret
+            "TcpController.psk",
+        ];
+        assert_eq!(found, known);
+    }
+}

@@ -1,0 +1,159 @@
+//! AioVolume: a file or a kernel block device. The volume spans all of it; `blocks_count` is how
+//! much of it must be there.
+
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use spdk::bdev::aio;
+use spdk::{Handle, Spdk, bdev};
+
+use super::{Recipe, Volume, check_size, check_uuid, info, parse_uuid, uuid_text};
+use crate::api::storage::AioVolume;
+use crate::error::{Error, Violations};
+use crate::resource::{Change, Name};
+
+/// The block size of a file where none is asked for. A block device has its own.
+const FILE_BLOCK_SIZE: u32 = 512;
+
+impl Volume for AioVolume {
+    type Recipe = aio::Options;
+
+    fn check(&self, violations: &mut Violations) {
+        check_size(self.block_size, self.blocks_count, violations);
+        check_uuid("uuid", &self.uuid, violations);
+        if !Path::new(&self.filename).is_absolute() {
+            violations.add("filename", format!("{:?} is not an absolute path", self.filename));
+        }
+    }
+
+    async fn recipe(&self, name: String) -> Result<aio::Options, Error> {
+        let volume = self.clone();
+        let looked = tokio::task::spawn_blocking(move || look(&volume)).await;
+        let block_size = looked.map_err(|error| Error::internal("looking at a file", error))??;
+        Ok(aio::Options {
+            name,
+            uuid: parse_uuid(&self.uuid),
+            filename: self.filename.clone(),
+            block_size,
+            readonly: false,
+        })
+    }
+
+    fn complete(&mut self, bdev: &bdev::Info) {
+        if self.uuid.is_empty() {
+            self.uuid = uuid_text(bdev.uuid);
+        }
+        if self.block_size == 0 {
+            self.block_size = bdev.block_size.into();
+        }
+        if self.blocks_count == 0 {
+            self.blocks_count = i64::try_from(bdev.num_blocks).unwrap_or(i64::MAX);
+        }
+    }
+
+    /// What the file has gained is taken over at any time. So is a block size that is left to the
+    /// server, if it would choose the one that the volume has.
+    async fn adjust(
+        spdk: &Handle,
+        name: &Name,
+        change: &Change<Self>,
+    ) -> Result<Option<bdev::Info>, Error> {
+        let wanted = change.wanted.recipe(name.id().to_owned()).await?;
+        let same_blocks = i64::from(wanted.block_size) == change.old.block_size;
+        if !same_blocks || !change.fields.only(&["block_size", "blocks_count"]) {
+            return Ok(None);
+        }
+        let rescanned = spdk.call(move |spdk| async move {
+            aio::rescan(spdk, &wanted.name).await?;
+            info(spdk, &wanted.name)
+        });
+        Ok(Some(rescanned.await??))
+    }
+}
+
+impl Recipe for aio::Options {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn make(&self, spdk: Spdk) -> Result<(), spdk::Error> {
+        aio::create(spdk, self).await
+    }
+}
+
+/// Looks at the file as SPDK will, but where waiting is allowed, and answers its block size (0: the
+/// block device's own). What it finds wrong is told of the field that is to blame.
+fn look(volume: &AioVolume) -> Result<u32, Error> {
+    let path = &volume.filename;
+    let bad_file = |what: String| Error::invalid("filename", format!("{path:?}: {what}"));
+    let metadata = std::fs::metadata(path).map_err(|error| bad_file(error.to_string()))?;
+    let kind = metadata.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        let what = if kind.is_dir() { "a directory" } else { "no file" };
+        return Err(bad_file(format!("{what}: a regular file or a block device is needed")));
+    }
+    let mut options = std::fs::OpenOptions::new();
+    let size = options
+        .read(true)
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.seek(SeekFrom::End(0)))
+        .map_err(|error| bad_file(error.to_string()))?;
+    if size == 0 {
+        return Err(bad_file("it is empty".into()));
+    }
+    let block_size = match volume.block_size {
+        0 if kind.is_block_device() => return Ok(0),
+        0 => FILE_BLOCK_SIZE,
+        asked => asked as u32,
+    };
+    if size % u64::from(block_size) != 0 {
+        return Err(bad_file(format!("its {size} bytes are no multiple of blocks of {block_size}")));
+    }
+    let blocks = size / u64::from(block_size);
+    if volume.blocks_count.cast_unsigned() > blocks {
+        let what = format!(
+            "{} blocks of {block_size} bytes: {path:?} has {blocks}",
+            volume.blocks_count
+        );
+        return Err(Error::invalid("blocks_count", what));
+    }
+    Ok(block_size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(filename: &str, block_size: i64, blocks_count: i64) -> AioVolume {
+        AioVolume {
+            filename: filename.into(),
+            block_size,
+            blocks_count,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_file_must_be_one_that_spdk_can_use() {
+        let dir = std::env::temp_dir().join(format!("opi-spdk-aio-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&dir).unwrap();
+        let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+        std::fs::write(path("good"), [0; 64 * 512]).unwrap();
+        std::fs::write(path("empty"), []).unwrap();
+        std::fs::write(path("odd"), [0; 1000]).unwrap();
+        let why = |volume| look(&volume).unwrap_err().to_string();
+
+        assert_eq!(look(&volume(&path("good"), 512, 12)), Ok(512));
+        assert_eq!(look(&volume(&path("good"), 4096, 8)), Ok(4096));
+        assert_eq!(look(&volume(&path("good"), 0, 0)), Ok(512));
+        assert!(why(volume(&path("good"), 512, 65)).contains("has 64"));
+        assert!(why(volume(&path("empty"), 512, 0)).contains("is empty"));
+        assert!(why(volume(&path("odd"), 512, 0)).contains("no multiple of blocks of 512"));
+        assert!(why(volume(&path("none"), 512, 0)).contains("No such file"));
+        assert!(why(volume(dir.to_str().unwrap(), 512, 0)).contains("a directory"));
+        assert!(why(volume("/dev/null", 512, 0)).contains("no file"));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

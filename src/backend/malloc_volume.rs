@@ -1,0 +1,81 @@
+//! MallocVolume: memory of this process, lost when it ends.
+
+use spdk::bdev::malloc;
+use spdk::{Spdk, bdev};
+
+use super::{Recipe, Volume, check_size, check_uuid, parse_uuid, uuid_text};
+use crate::api::storage::MallocVolume;
+use crate::error::{Error, Violations};
+
+impl Volume for MallocVolume {
+    type Recipe = malloc::Options;
+
+    fn check(&self, violations: &mut Violations) {
+        check_size(self.block_size, self.blocks_count, violations);
+        check_uuid("uuid", &self.uuid, violations);
+        let size = u32::try_from(self.metadata_size);
+        if !size.is_ok_and(|size| size == 0 || malloc::METADATA_SIZES.contains(&size)) {
+            violations.add(
+                "metadata_size",
+                format!("{} bytes: 0 or one of {:?}", self.metadata_size, malloc::METADATA_SIZES),
+            );
+        }
+    }
+
+    async fn recipe(&self, name: String) -> Result<malloc::Options, Error> {
+        Ok(malloc::Options {
+            name,
+            uuid: parse_uuid(&self.uuid),
+            num_blocks: self.blocks_count.cast_unsigned(),
+            block_size: self.block_size as u32,
+            metadata_size: self.metadata_size as u32,
+        })
+    }
+
+    fn complete(&mut self, bdev: &bdev::Info) {
+        if self.uuid.is_empty() {
+            self.uuid = uuid_text(bdev.uuid);
+        }
+    }
+}
+
+impl Recipe for malloc::Options {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn make(&self, spdk: Spdk) -> Result<(), spdk::Error> {
+        malloc::create(spdk, self).await
+    }
+
+    /// Whether there is memory for it is only known when it is there. No ID has a dot in it.
+    fn trial(&self) -> Option<Self> {
+        Some(Self {
+            name: format!("{}.trial", self.name),
+            uuid: None,
+            ..self.clone()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_has_the_sizes_that_spdk_takes() {
+        let broken = |metadata_size| {
+            let mut violations = Violations::default();
+            let volume = MallocVolume {
+                block_size: 512,
+                blocks_count: 1,
+                metadata_size,
+                ..Default::default()
+            };
+            volume.check(&mut violations);
+            violations.into_result().is_err()
+        };
+        assert!([0, 8, 64].iter().all(|size| !broken(*size)));
+        assert!([-8, 1, 1 << 32, i64::MAX].iter().all(|size| broken(*size)));
+    }
+}

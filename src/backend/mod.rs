@@ -1,0 +1,294 @@
+//! Volumes that are made here: memory, nothing, files. Each becomes a bdev that is called by the
+//! volume's ID; what they have in common is written once, and a kind says in its own file how its
+//! bdev is made.
+
+mod aio_volume;
+mod malloc_volume;
+mod null_volume;
+
+use std::future::Future;
+use std::marker::PhantomData;
+
+use spdk::{Handle, Spdk, bdev};
+use uuid::Uuid;
+
+use crate::api::storage::VolumeStats;
+use crate::error::{Error, Violations};
+use crate::resource::stats::saturate;
+use crate::resource::{CallContext, Change, Key, Kind, Name, Object, Uses};
+
+/// The largest block: beyond it NVMe/TCP could not move one in one piece.
+const MAX_BLOCK_SIZE: i64 = 64 * 1024;
+
+/// A message that describes a bdev.
+pub trait Volume: Object {
+    /// How its bdev is made.
+    type Recipe: Recipe;
+
+    /// Rules beyond those of the proto files.
+    fn check(&self, violations: &mut Violations);
+
+    /// How the bdev of this volume is made. May look at the system, not at SPDK.
+    fn recipe(
+        &self,
+        name: String,
+    ) -> impl Future<Output = Result<Self::Recipe, Error>> + Send;
+
+    /// Fills in what was left to the server.
+    fn complete(&mut self, bdev: &bdev::Info);
+
+    /// Changes the bdev as it is, under those who use it; `None` when it has to be rebuilt for this
+    /// change.
+    fn adjust(
+        _spdk: &Handle,
+        _name: &Name,
+        _change: &Change<Self>,
+    ) -> impl Future<Output = Result<Option<bdev::Info>, Error>> + Send {
+        std::future::ready(Ok(None))
+    }
+}
+
+/// All that it takes to make one bdev.
+pub trait Recipe: Clone + Send + 'static {
+    /// The bdev's name.
+    fn name(&self) -> &str;
+
+    /// Makes it.
+    fn make(&self, spdk: Spdk) -> impl Future<Output = Result<(), spdk::Error>>;
+
+    /// A like bdev of another name, to try with whether the making can succeed while the old one is
+    /// still there; `None` where nothing but the arguments decides that.
+    fn trial(&self) -> Option<Self> {
+        None
+    }
+}
+
+/// A kind of volumes.
+pub struct Volumes<V> {
+    spdk: Handle,
+    volume: PhantomData<fn() -> V>,
+}
+
+impl<V> Volumes<V> {
+    /// A kind whose volumes live in this SPDK.
+    pub fn new(spdk: Handle) -> Self {
+        Self {
+            spdk,
+            volume: PhantomData,
+        }
+    }
+}
+
+impl<V: Volume> Kind for Volumes<V> {
+    type Object = V;
+
+    fn check(&self, object: &V, violations: &mut Violations) {
+        object.check(violations);
+    }
+
+    fn uses(&self, name: &Name, _: &V) -> Uses {
+        Uses::new().owns(Key::bdev(name.id()))
+    }
+
+    async fn create(&self, _: &CallContext, name: &Name, mut wanted: V) -> Result<V, Error> {
+        let recipe = wanted.recipe(name.id().to_owned()).await?;
+        let info = self.spdk.call(move |spdk| async move { make(spdk, &recipe).await });
+        wanted.complete(&info.await??);
+        Ok(wanted)
+    }
+
+    async fn update(&self, _: &CallContext, name: &Name, change: Change<V>) -> Result<V, Error> {
+        if let Some(info) = V::adjust(&self.spdk, name, &change).await? {
+            let mut object = change.wanted;
+            object.complete(&info);
+            return Ok(object);
+        }
+        change.unused(name)?;
+        let old = change.old.recipe(name.id().to_owned()).await;
+        let mut object = change.wanted;
+        let new = object.recipe(name.id().to_owned()).await?;
+        let info = self.spdk.call(move |spdk| async move {
+            rebuild(spdk, old.ok().as_ref(), &new).await
+        });
+        object.complete(&info.await??);
+        Ok(object)
+    }
+
+    async fn delete(&self, _: &CallContext, name: &Name, _: &V) -> Result<(), Error> {
+        let name = name.id().to_owned();
+        let deleted = self.spdk.call(move |spdk| async move { remove(spdk, &name).await });
+        Ok(deleted.await??)
+    }
+
+    async fn stats(&self, name: &Name, _: &V) -> Result<VolumeStats, Error> {
+        let name = name.id().to_owned();
+        let stats = self.spdk.call(move |spdk| async move { bdev::stats(spdk, &name).await });
+        Ok(volume_stats([stats.await??]))
+    }
+}
+
+async fn make(spdk: Spdk, recipe: &impl Recipe) -> Result<bdev::Info, spdk::Error> {
+    recipe.make(spdk).await?;
+    info(spdk, recipe.name())
+}
+
+fn info(spdk: Spdk, name: &str) -> Result<bdev::Info, spdk::Error> {
+    bdev::lookup(spdk, name)?.ok_or_else(|| {
+        spdk::Error::new("look up bdev", ENODEV).with_detail(format!("bdev {name:?} has gone"))
+    })
+}
+
+/// A bdev that went by itself (its file did) is as gone as one that is removed.
+async fn remove(spdk: Spdk, name: &str) -> Result<(), spdk::Error> {
+    match bdev::delete(spdk, name).await {
+        Err(error) if error.errno.0 == ENODEV => Ok(()),
+        result => result,
+    }
+}
+
+/// Puts another bdev in the place of one that nobody uses; if that fails, the old one is there again.
+async fn rebuild<R: Recipe>(spdk: Spdk, old: Option<&R>, new: &R) -> Result<bdev::Info, spdk::Error> {
+    if let Some(trial) = new.trial() {
+        trial.make(spdk).await?;
+        remove(spdk, trial.name()).await?;
+    }
+    remove(spdk, new.name()).await?;
+    let made = make(spdk, new).await;
+    if let (Err(_), Some(old)) = (&made, old) {
+        old.make(spdk).await?;
+    }
+    made
+}
+
+/// errno(3): no such device.
+const ENODEV: i32 = 19;
+
+/// The counters of these bdevs together, as the API has them.
+pub(crate) fn volume_stats(all: impl IntoIterator<Item = bdev::Stats>) -> VolumeStats {
+    let mut sum = bdev::Stats::default();
+    for stats in all {
+        for (total, part) in [
+            (&mut sum.read_bytes, stats.read_bytes),
+            (&mut sum.read_ops, stats.read_ops),
+            (&mut sum.write_bytes, stats.write_bytes),
+            (&mut sum.write_ops, stats.write_ops),
+            (&mut sum.unmap_bytes, stats.unmap_bytes),
+            (&mut sum.unmap_ops, stats.unmap_ops),
+            (&mut sum.read_latency_ticks, stats.read_latency_ticks),
+            (&mut sum.write_latency_ticks, stats.write_latency_ticks),
+            (&mut sum.unmap_latency_ticks, stats.unmap_latency_ticks),
+        ] {
+            *total = total.saturating_add(part);
+        }
+    }
+    VolumeStats {
+        read_bytes_count: saturate(sum.read_bytes),
+        read_ops_count: saturate(sum.read_ops),
+        write_bytes_count: saturate(sum.write_bytes),
+        write_ops_count: saturate(sum.write_ops),
+        unmap_bytes_count: saturate(sum.unmap_bytes),
+        unmap_ops_count: saturate(sum.unmap_ops),
+        read_latency_ticks: saturate(sum.read_latency_ticks),
+        write_latency_ticks: saturate(sum.write_latency_ticks),
+        unmap_latency_ticks: saturate(sum.unmap_latency_ticks),
+    }
+}
+
+/// A size that a bdev can have. A block size of 0 is the server's to choose where `block_size` is
+/// not required.
+fn check_size(block_size: i64, blocks_count: i64, violations: &mut Violations) {
+    let block_is_good = block_size == 0
+        || (512..=MAX_BLOCK_SIZE).contains(&block_size) && block_size.count_ones() == 1;
+    if !block_is_good {
+        violations.add(
+            "block_size",
+            format!("{block_size} bytes: a power of two from 512 to {MAX_BLOCK_SIZE}"),
+        );
+    }
+    if blocks_count < 0 {
+        violations.add("blocks_count", format!("{blocks_count} is negative"));
+    } else if block_is_good && block_size.checked_mul(blocks_count).is_none() {
+        violations.add(
+            "blocks_count",
+            format!("{blocks_count} blocks of {block_size} bytes are more than 2^63 - 1 bytes"),
+        );
+    }
+}
+
+/// A UUID in one of its two forms, or none.
+pub(crate) fn check_uuid(field: &str, text: &str, violations: &mut Violations) {
+    if !text.is_empty() && parse_uuid(text).is_none() {
+        violations.add(
+            field,
+            format!("{text:?} is not a UUID: 32 hexadecimal digits, with hyphens (8-4-4-4-12) or without, not all 0"),
+        );
+    }
+}
+
+/// The UUID that the text is; `None` for none.
+pub(crate) fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    // The crate knows more forms (URN, braces) than the API means.
+    let uuid = matches!(text.len(), 32 | 36).then(|| Uuid::try_parse(text).ok())??;
+    (!uuid.is_nil()).then(|| uuid.into_bytes())
+}
+
+/// The text of a UUID as it is answered where the server chose it.
+fn uuid_text(uuid: [u8; 16]) -> String {
+    Uuid::from_bytes(uuid).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(block_size: i64, blocks_count: i64) -> String {
+        let mut violations = Violations::default();
+        check_size(block_size, blocks_count, &mut violations);
+        violations.to_string()
+    }
+
+    #[test]
+    fn a_size_is_what_a_bdev_can_have() {
+        for (block_size, blocks_count) in [(512, 64), (4096, 1), (65536, 1 << 40), (0, 0)] {
+            assert_eq!(size(block_size, blocks_count), "");
+        }
+        for block_size in [-512, 1, 511, 513, 520, 1536, 131_072, i64::MIN, i64::MAX] {
+            assert!(size(block_size, 1).contains(&format!("block_size: {block_size} bytes")));
+        }
+        assert_eq!(size(512, -1), "blocks_count: -1 is negative");
+        assert!(size(512, i64::MAX).contains("more than 2^63 - 1 bytes"));
+        assert!(size(512, 1 << 54).contains("more than 2^63 - 1 bytes"));
+        assert_eq!(size(512, (1 << 54) - 1), "");
+    }
+
+    #[test]
+    fn a_uuid_has_two_forms() {
+        let bytes = parse_uuid("1b4e28ba-2fa1-11d2-883f-b9a761bde3fb");
+        assert!(bytes.is_some());
+        assert_eq!(parse_uuid("1B4E28BA2FA111D2883FB9A761BDE3FB"), bytes);
+        for bad in [
+            "",
+            "1b4e28ba",
+            "1b4e28ba-2fa1-11d2-883f-b9a761bde3f",
+            "1b4e28ba-2fa1-11d2-883f-b9a761bde3fg",
+            "{1b4e28ba-2fa1-11d2-883f-b9a761bde3fb}",
+            "00000000-0000-0000-0000-000000000000",
+        ] {
+            assert_eq!(parse_uuid(bad), None, "{bad}");
+            let mut violations = Violations::default();
+            check_uuid("uuid", bad, &mut violations);
+            assert_eq!(violations.into_result().is_ok(), bad.is_empty());
+        }
+    }
+
+    #[test]
+    fn counters_add_up_and_stop_at_the_most_that_fits() {
+        let stats = |read_bytes, read_ops| bdev::Stats {
+            read_bytes,
+            read_ops,
+            ..Default::default()
+        };
+        let sum = volume_stats([stats(1 << 31, 3), stats(u64::MAX, 4)]);
+        assert_eq!((sum.read_bytes_count, sum.read_ops_count), (i32::MAX, 7));
+    }
+}

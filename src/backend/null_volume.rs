@@ -1,0 +1,64 @@
+//! NullVolume: takes what is written and forgets it, answers reads at once.
+
+use spdk::bdev::null;
+use spdk::{Handle, Spdk, bdev};
+
+use super::{Recipe, Volume, check_size, check_uuid, info, parse_uuid, uuid_text};
+use crate::api::storage::NullVolume;
+use crate::error::{Error, Violations};
+use crate::resource::{Change, Name};
+
+impl Volume for NullVolume {
+    type Recipe = null::Options;
+
+    fn check(&self, violations: &mut Violations) {
+        check_size(self.block_size, self.blocks_count, violations);
+        check_uuid("uuid", &self.uuid, violations);
+    }
+
+    async fn recipe(&self, name: String) -> Result<null::Options, Error> {
+        Ok(null::Options {
+            name,
+            uuid: parse_uuid(&self.uuid),
+            num_blocks: self.blocks_count.cast_unsigned(),
+            block_size: self.block_size as u32,
+        })
+    }
+
+    fn complete(&mut self, bdev: &bdev::Info) {
+        if self.uuid.is_empty() {
+            self.uuid = uuid_text(bdev.uuid);
+        }
+    }
+
+    /// Grows at any time; hosts are told. Shrinks while nobody uses it.
+    async fn adjust(
+        spdk: &Handle,
+        name: &Name,
+        change: &Change<Self>,
+    ) -> Result<Option<bdev::Info>, Error> {
+        if !change.fields.only(&["blocks_count"]) {
+            return Ok(None);
+        }
+        let (from, to) = (change.old.blocks_count, change.wanted.blocks_count);
+        if to < from {
+            change.unused(name)?;
+        }
+        let name = name.id().to_owned();
+        let resized = spdk.call(move |spdk| async move {
+            null::resize(spdk, &name, to.cast_unsigned()).await?;
+            info(spdk, &name)
+        });
+        Ok(Some(resized.await??))
+    }
+}
+
+impl Recipe for null::Options {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn make(&self, spdk: Spdk) -> Result<(), spdk::Error> {
+        null::create(spdk, self).await
+    }
+}

@@ -1,0 +1,364 @@
+//! What the operator set: flags, a TOML file, and the defaults of the rest.
+//!
+//! [`Settings`] is the one list of what can be set; it is read from both the
+//! command line and the file, with the same names, and flags win.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use spdk::cores::CoreSet;
+
+/// The command line.
+#[derive(Debug, clap::Parser)]
+#[command(name = "opi-spdk", version, about)]
+pub struct CommandLine {
+    /// TOML file with any of the settings below, and [[volume]] sections; flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Everything that can be set in both places; what is absent has a default.
+#[derive(Debug, Default, clap::Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Settings {
+    /// Address and port of the gRPC server [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDR:PORT")]
+    grpc_addr: Option<SocketAddr>,
+    /// Address and port of the HTTP/JSON gateway [default: 127.0.0.1:8082]
+    #[arg(long, value_name = "ADDR:PORT")]
+    http_addr: Option<SocketAddr>,
+    /// Serve TLS with this certificate and key, and ask clients for a certificate that the CA signed
+    #[arg(long, value_name = "CERT:KEY:CA")]
+    tls: Option<String>,
+    /// Cores for SPDK's reactors, one pinned thread each: a list (0-3,5) or a mask (0x2f) [default: 0]
+    #[arg(long, value_name = "LIST")]
+    cores: Option<String>,
+    /// Memory that SPDK reserves at start, MiB; malloc volumes live in it [default: 1024]
+    #[arg(long, value_name = "MIB")]
+    mem_mib: Option<u32>,
+    /// Use ordinary memory in place of hugepages; without them there is no vfio-user, vhost-user or PCIe
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    no_huge: Option<bool>,
+    /// Directory for what must outlive the process; one instance to a directory [default: /var/lib/opi-spdk]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Directory for the sockets of vfio-user and vhost-user controllers [default: /run/opi-spdk]
+    #[arg(long, value_name = "DIR")]
+    ctrlr_dir: Option<PathBuf>,
+    /// What is logged: error, warn, info, debug, trace, or per target (info,spdk=debug) [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Configuration calls that may be under way in the data path at once, plus one; a power of two [default: 4096]
+    #[arg(long, value_name = "N")]
+    max_calls: Option<usize>,
+    /// Volumes to make at start, for clients to refer to by these names.
+    #[arg(skip)]
+    #[serde(default, rename = "volume")]
+    volumes: Vec<Volume>,
+}
+
+/// A bdev that is made at start. It is not an object of the API: clients refer to
+/// it by its raw name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Volume {
+    /// Memory of this process.
+    Malloc {
+        /// The bdev's name.
+        name: String,
+        /// Size, MiB.
+        #[serde(rename = "size-mib")]
+        size_mib: u64,
+        /// Bytes to a block.
+        #[serde(rename = "block-size", default = "default_block_size")]
+        block_size: u32,
+    },
+    /// Takes writes, forgets them, reads zeroes.
+    Null {
+        /// The bdev's name.
+        name: String,
+        /// Size, MiB.
+        #[serde(rename = "size-mib")]
+        size_mib: u64,
+        /// Bytes to a block.
+        #[serde(rename = "block-size", default = "default_block_size")]
+        block_size: u32,
+    },
+    /// A file or a kernel block device.
+    Aio {
+        /// The bdev's name.
+        name: String,
+        /// The file.
+        filename: String,
+        /// Bytes to a block.
+        #[serde(rename = "block-size", default = "default_block_size")]
+        block_size: u32,
+    },
+}
+
+fn default_block_size() -> u32 {
+    512
+}
+
+impl Volume {
+    /// The bdev's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Malloc { name, .. } | Self::Null { name, .. } | Self::Aio { name, .. } => name,
+        }
+    }
+}
+
+/// Where the files of a TLS server are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// Certificates of those who sign clients' certificates, PEM.
+    pub client_ca: PathBuf,
+}
+
+/// The settings with defaults applied, each checked as far as it can be alone.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where gRPC is served.
+    pub grpc_addr: SocketAddr,
+    /// Where HTTP/JSON is served.
+    pub http_addr: SocketAddr,
+    /// TLS for both, if set.
+    pub tls: Option<TlsFiles>,
+    /// The reactors' cores.
+    pub cores: CoreSet,
+    /// SPDK's memory, MiB.
+    pub mem_mib: u32,
+    /// Whether SPDK runs without hugepages.
+    pub no_huge: bool,
+    /// What outlives the process.
+    pub state_dir: PathBuf,
+    /// Sockets of vfio-user and vhost-user controllers.
+    pub ctrlr_dir: PathBuf,
+    /// Filter for `tracing`.
+    pub log_level: String,
+    /// Capacity of the mailbox.
+    pub max_calls: usize,
+    /// Volumes to make at start.
+    pub volumes: Vec<Volume>,
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration file {}: {source}", file.display())]
+    Read {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML of the known settings.
+    #[error("configuration file {}: {reason}", file.display())]
+    Parse {
+        /// Which file.
+        file: PathBuf,
+        /// Where and why, on one line.
+        reason: String,
+    },
+    /// A value cannot be used.
+    #[error("{setting}: {reason}")]
+    Value {
+        /// Which setting.
+        setting: &'static str,
+        /// What is wrong with its value, and what would be right.
+        reason: String,
+    },
+}
+
+impl CommandLine {
+    /// Reads the file, if one was given, and applies flags and defaults.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let file = match &self.config {
+            Some(path) => read(path)?,
+            None => Settings::default(),
+        };
+        self.settings.over(file).check()
+    }
+}
+
+fn read(path: &Path) -> Result<Settings, ConfigError> {
+    let file = || path.to_owned();
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        file: file(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|error| ConfigError::Parse {
+        file: file(),
+        reason: one_line(&text, &error),
+    })
+}
+
+/// The parser's error with its line number, without its drawing of the place.
+fn one_line(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', ", ");
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
+        None => message,
+    }
+}
+
+impl Settings {
+    /// These settings, and `below` where they are silent.
+    fn over(self, below: Self) -> Self {
+        Self {
+            grpc_addr: self.grpc_addr.or(below.grpc_addr),
+            http_addr: self.http_addr.or(below.http_addr),
+            tls: self.tls.or(below.tls),
+            cores: self.cores.or(below.cores),
+            mem_mib: self.mem_mib.or(below.mem_mib),
+            no_huge: self.no_huge.or(below.no_huge),
+            state_dir: self.state_dir.or(below.state_dir),
+            ctrlr_dir: self.ctrlr_dir.or(below.ctrlr_dir),
+            log_level: self.log_level.or(below.log_level),
+            max_calls: self.max_calls.or(below.max_calls),
+            volumes: below.volumes,
+        }
+    }
+
+    fn check(self) -> Result<Config, ConfigError> {
+        let value = |setting, reason: String| ConfigError::Value { setting, reason };
+        let cores = self.cores.as_deref().unwrap_or("0");
+        let max_calls = self.max_calls.unwrap_or(4096);
+        if !max_calls.is_power_of_two() || !(2..=65536).contains(&max_calls) {
+            let reason = format!("{max_calls} is not a power of two from 2 to 65536");
+            return Err(value("max-calls", reason));
+        }
+        let mem_mib = self.mem_mib.unwrap_or(1024);
+        if !(64..=1 << 20).contains(&mem_mib) {
+            let reason = format!("{mem_mib} is outside of 64 to 1048576 MiB");
+            return Err(value("mem-mib", reason));
+        }
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Ok(Config {
+            grpc_addr: self.grpc_addr.unwrap_or(loopback(50051)),
+            http_addr: self.http_addr.unwrap_or(loopback(8082)),
+            tls: self.tls.as_deref().map(tls_files).transpose()?,
+            cores: cores.parse().map_err(|e| value("cores", format!("{e}")))?,
+            mem_mib,
+            no_huge: self.no_huge.unwrap_or(false),
+            state_dir: self.state_dir.unwrap_or("/var/lib/opi-spdk".into()),
+            ctrlr_dir: self.ctrlr_dir.unwrap_or("/run/opi-spdk".into()),
+            log_level: self.log_level.unwrap_or("info".to_owned()),
+            max_calls,
+            volumes: check_volumes(self.volumes)?,
+        })
+    }
+}
+
+fn tls_files(text: &str) -> Result<TlsFiles, ConfigError> {
+    match text.split(':').collect::<Vec<_>>()[..] {
+        [certificate, key, client_ca] if ![certificate, key, client_ca].contains(&"") => {
+            Ok(TlsFiles {
+                certificate: certificate.into(),
+                key: key.into(),
+                client_ca: client_ca.into(),
+            })
+        }
+        _ => Err(ConfigError::Value {
+            setting: "tls",
+            reason: format!("{text:?} is not three files, certificate:key:ca"),
+        }),
+    }
+}
+
+fn check_volumes(volumes: Vec<Volume>) -> Result<Vec<Volume>, ConfigError> {
+    let mut names = std::collections::BTreeSet::new();
+    for volume in &volumes {
+        let name = volume.name();
+        let problem = if name.is_empty() {
+            Some("a volume's name is empty".to_owned())
+        } else if name.contains('/') {
+            Some(format!("name {name:?} has a slash, which separates the parts of API names"))
+        } else if !names.insert(name) {
+            Some(format!("name {name:?} is given twice"))
+        } else {
+            None
+        };
+        if let Some(reason) = problem {
+            return Err(ConfigError::Value {
+                setting: "volume",
+                reason,
+            });
+        }
+    }
+    Ok(volumes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn parse(args: &[&str], file: &str) -> Result<Config, ConfigError> {
+        let line = CommandLine::try_parse_from(std::iter::once("opi-spdk").chain(args.iter().copied()))
+            .expect("valid flags");
+        let file = toml::from_str(file).map_err(|error| ConfigError::Parse {
+            file: PathBuf::from("test"),
+            reason: one_line(file, &error),
+        })?;
+        line.settings.over(file).check()
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let config = parse(
+            &["--cores", "2", "--no-huge"],
+            "cores = \"1\"\nno-huge = false\nmem-mib = 256\n",
+        )
+        .expect("valid");
+        assert_eq!(config.cores.to_string(), "2");
+        assert!(config.no_huge);
+        assert_eq!(config.mem_mib, 256);
+        assert_eq!(config.grpc_addr.to_string(), "127.0.0.1:50051");
+    }
+
+    #[test]
+    fn volumes_are_read_with_their_kinds() {
+        let text = "[[volume]]\nkind = \"malloc\"\nname = \"Malloc0\"\nsize-mib = 64\n";
+        assert_eq!(
+            parse(&[], text).expect("valid").volumes,
+            [Volume::Malloc {
+                name: "Malloc0".to_owned(),
+                size_mib: 64,
+                block_size: 512
+            }]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_in_the_file_is_named_with_its_line() {
+        for (text, what) in [
+            ("mem-mib = 256\ncolour = 1\n", "line 2: unknown field `colour`"),
+            ("mem-mib = \"x\"", "line 1: invalid type"),
+            ("cores = ", "line 1"),
+            ("cores = \"a\"", "\"a\" is not a core number"),
+            ("mem-mib = 1", "mem-mib: 1 is outside"),
+            ("max-calls = 100", "max-calls: 100 is not a power of two"),
+            ("tls = \"a:b\"", "tls: \"a:b\" is not three files"),
+            ("[[volume]]\nkind = \"malloc\"\nname = \"\"\nsize-mib = 1", "name is empty"),
+            (
+                "[[volume]]\nkind=\"null\"\nname=\"a\"\nsize-mib=1\n[[volume]]\nkind=\"null\"\nname=\"a\"\nsize-mib=1",
+                "\"a\" is given twice",
+            ),
+            ("[[volume]]\nkind = \"floppy\"\nname = \"a\"", "floppy"),
+        ] {
+            let error = parse(&[], text).expect_err(text).to_string();
+            assert!(error.contains(what), "{text:?} gave: {error}");
+            assert!(!error.contains('\n'), "more than one line: {error}");
+        }
+    }
+}

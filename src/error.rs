@@ -1,0 +1,319 @@
+//! What can go wrong, in the terms of the resources, and the only translation of it into a gRPC
+//! status.
+//!
+//! Everything below a tonic handler returns [`Error`]; `Status::from` is called once, at the edge.
+//! A message says what was wrong, with the value, and what would be right. Each status carries a
+//! google.rpc `ErrorInfo` (a reason in capitals, the domain `opi-spdk`), and where it helps a client
+//! to find the culprit also `BadRequest`, `ResourceInfo` or `PreconditionFailure`.
+
+mod spdk;
+
+use std::collections::HashMap;
+use std::fmt;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// The `domain` of every `ErrorInfo`.
+pub const DOMAIN: &str = "opi-spdk";
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The resource, or one that it needs, is not there.
+    #[error("{message}")]
+    NotFound {
+        /// The name as the API answers it.
+        name: String,
+        /// What was looked for.
+        message: String,
+    },
+    /// The name, or something that must be unique, belongs to another resource.
+    #[error("{message}")]
+    AlreadyExists {
+        /// Who has it.
+        name: String,
+        /// What collides.
+        message: String,
+    },
+    /// The request breaks a rule; says each field and its rule.
+    #[error("{0}")]
+    Invalid(Violations),
+    /// The resource cannot be changed so or deleted while another uses it.
+    #[error("{name} is in use by {user}: {remedy}")]
+    InUse {
+        /// What is in use.
+        name: String,
+        /// Who uses it.
+        user: String,
+        /// What would make it free.
+        remedy: String,
+    },
+    /// The system is not in the state that the call needs.
+    #[error("{message}")]
+    FailedPrecondition {
+        /// What is in the wrong state.
+        subject: String,
+        /// What state that is, and which one would be right.
+        message: String,
+    },
+    /// The server does not do this.
+    #[error("{0}")]
+    Unimplemented(String),
+    /// Memory, a table or the request ring is full.
+    #[error("{0}")]
+    ResourceExhausted(String),
+    /// A peer or the engine does not answer; the same call may succeed later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The call's time was up first.
+    #[error("{0}")]
+    DeadlineExceeded(String),
+    /// A fault of the server.
+    #[error("{operation} failed: {message}")]
+    Internal {
+        /// What was being done.
+        operation: String,
+        /// What came back.
+        message: String,
+    },
+}
+
+/// One field and the rule that it breaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Path from the request, `nvme_subsystem.spec.nqn`.
+    pub field: String,
+    /// What is wrong with the value, and what would be right.
+    pub description: String,
+}
+
+/// The broken rules of one request; empty means that it is good.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Violations(Vec<Violation>);
+
+impl Violations {
+    /// Notes that `field` breaks a rule.
+    pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        self.0.push(Violation {
+            field: field.into(),
+            description: description.into(),
+        });
+    }
+
+    /// Takes over `other`, whose fields lie under `prefix`.
+    pub fn extend_under(&mut self, prefix: &str, other: Violations) {
+        self.0.extend(other.0.into_iter().map(|violation| Violation {
+            field: format!("{prefix}.{}", violation.field),
+            ..violation
+        }));
+    }
+
+    /// Takes over what `other` says of fields that have not been found at fault yet.
+    pub fn extend_new(&mut self, other: Violations) {
+        let known = self.0.len();
+        for violation in other.0 {
+            if !self.0[..known].iter().any(|v| v.field == violation.field) {
+                self.0.push(violation);
+            }
+        }
+    }
+
+    /// The violations in the order in which they were found.
+    pub fn iter(&self) -> impl Iterator<Item = &Violation> {
+        self.0.iter()
+    }
+
+    /// `Ok` when no rule is broken.
+    pub fn into_result(self) -> Result<(), Error> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Invalid(self))
+        }
+    }
+}
+
+impl fmt::Display for Violations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, violation) in self.0.iter().enumerate() {
+            let separator = if i == 0 { "" } else { "; " };
+            write!(f, "{separator}{}: {}", violation.field, violation.description)?;
+        }
+        Ok(())
+    }
+}
+
+impl Error {
+    /// One field is at fault.
+    pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
+        let mut violations = Violations::default();
+        violations.add(field, description);
+        Error::Invalid(violations)
+    }
+
+    /// A field that cannot change once the object is made.
+    pub fn immutable(field: impl Into<String>) -> Self {
+        Error::invalid(
+            field,
+            "cannot change once it is made: delete the resource and create it with the other value",
+        )
+    }
+
+    /// A resource is not there.
+    pub fn not_found(name: impl fmt::Display) -> Self {
+        Error::NotFound {
+            name: name.to_string(),
+            message: format!("{name} was not found"),
+        }
+    }
+
+    /// The state of `subject` does not allow the call.
+    pub fn failed_precondition(subject: impl fmt::Display, message: impl Into<String>) -> Self {
+        Error::FailedPrecondition {
+            subject: subject.to_string(),
+            message: message.into(),
+        }
+    }
+
+    /// A fault of the server.
+    pub fn internal(operation: impl Into<String>, message: impl fmt::Display) -> Self {
+        Error::Internal {
+            operation: operation.into(),
+            message: message.to_string(),
+        }
+    }
+
+    /// The same error with its fields lying under `prefix`: what a kind says of its object becomes
+    /// what the request's sender sees.
+    #[must_use]
+    pub fn under(self, prefix: &str) -> Self {
+        match self {
+            Error::Invalid(inner) => {
+                let mut violations = Violations::default();
+                violations.extend_under(prefix, inner);
+                Error::Invalid(violations)
+            }
+            other => other,
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Error::NotFound { .. } => Code::NotFound,
+            Error::AlreadyExists { .. } => Code::AlreadyExists,
+            Error::Invalid(_) => Code::InvalidArgument,
+            Error::InUse { .. } | Error::FailedPrecondition { .. } => Code::FailedPrecondition,
+            Error::Unimplemented(_) => Code::Unimplemented,
+            Error::ResourceExhausted(_) => Code::ResourceExhausted,
+            Error::Unavailable(_) => Code::Unavailable,
+            Error::DeadlineExceeded(_) => Code::DeadlineExceeded,
+            Error::Internal { .. } => Code::Internal,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Error::NotFound { .. } => "RESOURCE_NOT_FOUND",
+            Error::AlreadyExists { .. } => "RESOURCE_ALREADY_EXISTS",
+            Error::Invalid(_) => "FIELD_INVALID",
+            Error::InUse { .. } => "RESOURCE_IN_USE",
+            Error::FailedPrecondition { .. } => "WRONG_STATE",
+            Error::Unimplemented(_) => "NOT_IMPLEMENTED",
+            Error::ResourceExhausted(_) => "RESOURCE_EXHAUSTED",
+            Error::Unavailable(_) => "UNAVAILABLE",
+            Error::DeadlineExceeded(_) => "DEADLINE_EXCEEDED",
+            Error::Internal { .. } => "INTERNAL",
+        }
+    }
+
+    fn details(&self) -> ErrorDetails {
+        let mut details = ErrorDetails::new();
+        let mut metadata = HashMap::new();
+        let mut note = |key: &str, value: &str| {
+            metadata.insert(key.to_owned(), value.to_owned());
+        };
+        match self {
+            Error::NotFound { name, message } | Error::AlreadyExists { name, message } => {
+                note("name", name);
+                details.set_resource_info("", name, "", message);
+            }
+            Error::Invalid(violations) => {
+                for violation in violations.iter() {
+                    details.add_bad_request_violation(&violation.field, &violation.description);
+                }
+            }
+            Error::InUse { name, user, .. } => {
+                note("name", name);
+                note("user", user);
+                details.add_precondition_failure_violation("IN_USE", name, self.to_string());
+            }
+            Error::FailedPrecondition { subject, message } => {
+                note("subject", subject);
+                details.add_precondition_failure_violation("STATE", subject, message);
+            }
+            Error::Internal { operation, .. } => note("operation", operation),
+            Error::Unimplemented(_)
+            | Error::ResourceExhausted(_)
+            | Error::Unavailable(_)
+            | Error::DeadlineExceeded(_) => {}
+        }
+        details.set_error_info(self.reason(), DOMAIN, metadata);
+        details
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Status::with_error_details(error.code(), error.to_string(), error.details())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_broken_field_is_named_in_the_message_and_the_details() {
+        let mut violations = Violations::default();
+        violations.add("spec.nqn", "is empty");
+        violations.add("spec.psk", "is too short");
+        let status = Status::from(Error::Invalid(violations).under("nvme_subsystem"));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(
+            status.message(),
+            "nvme_subsystem.spec.nqn: is empty; nvme_subsystem.spec.psk: is too short"
+        );
+        let details = status.get_error_details();
+        let fields: Vec<_> = details.bad_request().unwrap().field_violations.iter().collect();
+        assert_eq!(fields[0].field, "nvme_subsystem.spec.nqn");
+        assert_eq!(fields[1].description, "is too short");
+        assert_eq!(details.error_info().unwrap().reason, "FIELD_INVALID");
+        assert_eq!(details.error_info().unwrap().domain, DOMAIN);
+    }
+
+    #[test]
+    fn what_is_in_use_is_answered_with_its_user() {
+        let status = Status::from(Error::InUse {
+            name: "volumes/a".into(),
+            user: "nvmeSubsystems/s/nvmeNamespaces/n".into(),
+            remedy: "delete that first".into(),
+        });
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert_eq!(
+            status.message(),
+            "volumes/a is in use by nvmeSubsystems/s/nvmeNamespaces/n: delete that first"
+        );
+        let details = status.get_error_details();
+        assert_eq!(
+            details.error_info().unwrap().metadata["user"],
+            "nvmeSubsystems/s/nvmeNamespaces/n"
+        );
+        assert_eq!(details.precondition_failure().unwrap().violations[0].subject, "volumes/a");
+    }
+
+    #[test]
+    fn no_broken_rule_is_no_error() {
+        assert_eq!(Violations::default().into_result(), Ok(()));
+    }
+}

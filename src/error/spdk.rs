@@ -1,0 +1,79 @@
+//! What SPDK answers, as a domain error: errno gets its meaning here, once.
+//!
+//! A kind that knows more about a failure (which field holds the address that is taken) says so
+//! itself; this is what holds for all of them.
+
+use std::io::ErrorKind;
+
+use super::Error;
+
+/// errno(3): no such device. The standard library has no kind for it.
+const ENODEV: i32 = 19;
+
+impl From<spdk::Error> for Error {
+    fn from(error: spdk::Error) -> Self {
+        let message = error.to_string();
+        let subject = error.detail.unwrap_or_else(|| error.operation.to_owned());
+        let not_found = |name| Error::NotFound {
+            name,
+            message: message.clone(),
+        };
+        if error.errno.0 == ENODEV {
+            return not_found(subject);
+        }
+        match std::io::Error::from_raw_os_error(error.errno.0).kind() {
+            ErrorKind::NotFound => not_found(subject),
+            ErrorKind::AlreadyExists => Error::AlreadyExists {
+                name: subject,
+                message,
+            },
+            ErrorKind::ResourceBusy
+            | ErrorKind::PermissionDenied
+            | ErrorKind::AddrInUse
+            | ErrorKind::AddrNotAvailable
+            | ErrorKind::ReadOnlyFilesystem => Error::FailedPrecondition { subject, message },
+            ErrorKind::OutOfMemory | ErrorKind::StorageFull | ErrorKind::WouldBlock => {
+                Error::ResourceExhausted(message)
+            }
+            ErrorKind::Unsupported => Error::Unimplemented(message),
+            ErrorKind::TimedOut => Error::DeadlineExceeded(message),
+            ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::NotConnected
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable => Error::Unavailable(message),
+            _ => Error::internal(error.operation, message),
+        }
+    }
+}
+
+impl From<spdk::CallError> for Error {
+    fn from(error: spdk::CallError) -> Self {
+        match error {
+            spdk::CallError::Full => Error::ResourceExhausted(
+                "SPDK's request ring is full: try again when the calls under way are done".into(),
+            ),
+            spdk::CallError::Stopped => {
+                Error::Unavailable("SPDK is stopping and takes no more requests".into())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errno_becomes_the_status_that_a_client_can_act_on() {
+        let of = |errno| Error::from(spdk::Error::new("create bdev", -errno)).code();
+        assert_eq!(of(17), tonic::Code::AlreadyExists);
+        assert_eq!(of(19), tonic::Code::NotFound);
+        assert_eq!(of(16), tonic::Code::FailedPrecondition);
+        assert_eq!(of(12), tonic::Code::ResourceExhausted);
+        assert_eq!(of(98), tonic::Code::FailedPrecondition);
+        assert_eq!(of(111), tonic::Code::Unavailable);
+        assert_eq!(of(5), tonic::Code::Internal);
+    }
+}

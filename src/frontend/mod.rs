@@ -1,0 +1,41 @@
+//! What hosts and virtual machines see: NVMe subsystems with their namespaces and controllers.
+
+mod nvme_controller;
+mod nvme_namespace;
+mod nvme_subsystem;
+
+use spdk::{Handle, bdev, nvmf};
+
+use crate::api::storage::VolumeStats;
+use crate::backend::volume_stats;
+use crate::error::Error;
+
+pub use nvme_controller::NvmeControllers;
+pub use nvme_namespace::NvmeNamespaces;
+pub use nvme_subsystem::NvmeSubsystems;
+
+/// errno(3), as SPDK's errors carry it.
+mod errno {
+    pub const EPERM: i32 = 1;
+    pub const ENOENT: i32 = 2;
+    pub const ENODEV: i32 = 19;
+    pub const EINVAL: i32 = 22;
+    pub const ERANGE: i32 = 34;
+}
+
+/// What hosts moved through all namespaces of a subsystem. Each has its bdev for itself, so the
+/// bdevs' counters are it; SPDK counts no finer.
+async fn subsystem_stats(spdk: &Handle, nqn: String) -> Result<VolumeStats, Error> {
+    let all = spdk.call(move |spdk| async move {
+        let mut all = Vec::new();
+        for namespace in nvmf::namespace::list(spdk, &nqn)? {
+            match bdev::stats(spdk, &namespace.bdev).await {
+                // It went while the others were asked.
+                Err(error) if error.errno.0 == errno::ENODEV => {}
+                stats => all.push(stats?),
+            }
+        }
+        Ok::<_, spdk::Error>(all)
+    });
+    Ok(volume_stats(all.await??))
+}

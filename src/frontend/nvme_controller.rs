@@ -1,0 +1,445 @@
+//! NvmeController: a way into a subsystem. Over TCP it is an address that the target listens at;
+//! over PCIe it is the socket of a vfio-user controller, for a virtual machine or another process.
+//!
+//! SPDK has no queue sizes and counts of its own for one controller: they are kept and answered, and
+//! what a host negotiates stays within the transport's.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use spdk::nvmf::{Address, Transport, listener, transport};
+use spdk::{Handle, Spdk};
+
+use super::nvme_subsystem::{NvmeSubsystems, nqn_of};
+use super::{errno, subsystem_stats};
+use crate::api::storage::nvme_controller_spec::Endpoint;
+use crate::api::storage::{
+    FabricsEndpoint, NvmeAddressFamily, NvmeController, NvmeControllerSpec, NvmeControllerStatus,
+    NvmeTransportType, PciEndpoint, QosLimit, VolumeStats,
+};
+use crate::error::{Error, Violations};
+use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Uses};
+
+/// NVMe base specification: controller IDs from FFF0h on are reserved.
+const MAX_CONTROLLER_ID: i32 = 0xffef;
+
+/// NVMe base specification, Controller Configuration: queue entry sizes are exponents of 4 bits.
+const MAX_ENTRY_SIZE: i32 = 15;
+
+/// What a vfio-user controller leaves in its directory if the process dies.
+const SOCKET_FILES: [&str; 2] = ["cntrl", "bar0"];
+
+/// The kind.
+pub struct NvmeControllers {
+    spdk: Handle,
+    subsystems: Arc<Collection<NvmeSubsystems>>,
+    shared: Arc<Shared>,
+    ctrlr_dir: PathBuf,
+}
+
+impl NvmeControllers {
+    /// Controllers of these subsystems; those over PCIe have their sockets under `ctrlr_dir`.
+    pub fn new(
+        spdk: Handle,
+        subsystems: Arc<Collection<NvmeSubsystems>>,
+        shared: Arc<Shared>,
+        ctrlr_dir: PathBuf,
+    ) -> Self {
+        Self {
+            spdk,
+            subsystems,
+            shared,
+            ctrlr_dir,
+        }
+    }
+
+    fn nqn(&self, name: &Name) -> Result<String, Error> {
+        let parent = name.parent().and_then(|key| self.subsystems.object(&key));
+        parent.as_ref().map(nqn_of).ok_or_else(|| Error::not_found(name))
+    }
+
+    /// Where hosts reach a controller that has passed the checks.
+    fn address(&self, name: &Name, spec: &NvmeControllerSpec) -> Result<Address, Error> {
+        match &spec.endpoint {
+            Some(Endpoint::FabricsId(endpoint)) => tcp_address(endpoint)
+                .map_err(|(field, what)| Error::invalid(format!("spec.fabrics_id.{field}"), what)),
+            Some(Endpoint::PcieId(_)) => {
+                let dir = self.ctrlr_dir.join(name.parent_id().unwrap_or_default());
+                match dir.to_str() {
+                    Some(dir) => Ok(Address::VfioUser { dir: dir.to_owned() }),
+                    None => Err(Error::internal("naming a socket", "its path is not UTF-8")),
+                }
+            }
+            None => Err(Error::invalid("spec.endpoint", "is required")),
+        }
+    }
+
+    /// Keeps the asked-for controller ID, or takes one that no other controller of the subsystem has.
+    fn choose_id(&self, name: &Name, spec: &mut NvmeControllerSpec) -> Result<(), Error> {
+        if spec.nvme_controller_id.is_some() {
+            return Ok(());
+        }
+        for id in 1..=MAX_CONTROLLER_ID {
+            let uses = Uses::new().owns(id_key(name, id));
+            if let Ok(reserved) = self.shared.registry.reserve(name, &uses) {
+                reserved.keep();
+                spec.nvme_controller_id = Some(id);
+                return Ok(());
+            }
+        }
+        Err(Error::ResourceExhausted("all controller IDs of the subsystem are in use".into()))
+    }
+
+    async fn listen(&self, nqn: String, address: Address) -> Result<(), Error> {
+        if let Address::VfioUser { dir } = &address {
+            make_directory(dir).await?;
+        }
+        let at = address.clone();
+        let added = self.spdk.call(move |spdk| async move { add(spdk, &nqn, &at).await });
+        let result = added.await?.map_err(at_fault);
+        if let (Err(_), Address::VfioUser { dir }) = (&result, &address) {
+            remove_directory(dir).await;
+        }
+        result
+    }
+
+    async fn stop(&self, nqn: String, address: Address) -> Result<(), Error> {
+        let at = address.clone();
+        let removed = self.spdk.call(move |spdk| async move {
+            match listener::remove(spdk, &nqn, &at).await {
+                Err(error) if error.errno.0 == errno::ENOENT => Ok(()),
+                result => result,
+            }
+        });
+        removed.await??;
+        if let Address::VfioUser { dir } = &address {
+            remove_directory(dir).await;
+        }
+        Ok(())
+    }
+}
+
+impl Kind for NvmeControllers {
+    type Object = NvmeController;
+
+    fn check(&self, object: &NvmeController, violations: &mut Violations) {
+        if let Some(spec) = &object.spec {
+            check_numbers(spec, violations);
+            check_endpoint(spec, violations);
+        }
+    }
+
+    fn uses(&self, name: &Name, object: &NvmeController) -> Uses {
+        let spec = spec_of(object);
+        let mut uses = Uses::new();
+        if let Ok(address) = self.address(name, &spec) {
+            let subsystem = name.parent_id().unwrap_or_default();
+            uses = uses.owns(format!("address/{subsystem} at {address}"));
+        }
+        match spec.nvme_controller_id {
+            Some(id) => uses.owns(id_key(name, id)),
+            None => uses,
+        }
+    }
+
+    async fn create(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        wanted: NvmeController,
+    ) -> Result<NvmeController, Error> {
+        let mut spec = spec_of(&wanted);
+        refuse_limits(&spec)?;
+        let nqn = self.nqn(name)?;
+        let address = self.address(name, &spec)?;
+        self.choose_id(name, &mut spec)?;
+        self.listen(nqn, address).await?;
+        Ok(there(wanted, spec))
+    }
+
+    async fn update(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        change: Change<NvmeController>,
+    ) -> Result<NvmeController, Error> {
+        let mut spec = spec_of(&change.wanted);
+        refuse_limits(&spec)?;
+        let nqn = self.nqn(name)?;
+        let before = self.address(name, &spec_of(&change.old))?;
+        let after = self.address(name, &spec)?;
+        self.choose_id(name, &mut spec)?;
+        if before != after {
+            self.listen(nqn.clone(), after.clone()).await?;
+            if let Err(error) = self.stop(nqn.clone(), before).await {
+                self.stop(nqn, after).await?;
+                return Err(error);
+            }
+        }
+        Ok(there(change.wanted, spec))
+    }
+
+    async fn delete(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        object: &NvmeController,
+    ) -> Result<(), Error> {
+        let address = self.address(name, &spec_of(object))?;
+        self.stop(self.nqn(name)?, address).await
+    }
+
+    /// SPDK does not count by controller: what came through any controller of the subsystem.
+    async fn stats(&self, name: &Name, _: &NvmeController) -> Result<VolumeStats, Error> {
+        subsystem_stats(&self.spdk, self.nqn(name)?).await
+    }
+}
+
+fn spec_of(object: &NvmeController) -> NvmeControllerSpec {
+    object.spec.clone().unwrap_or_default()
+}
+
+fn id_key(name: &Name, id: i32) -> Key {
+    Key::from(format!("cntlid/{}/{id}", name.parent_id().unwrap_or_default()))
+}
+
+/// The object of a controller that hosts can reach.
+fn there(mut object: NvmeController, spec: NvmeControllerSpec) -> NvmeController {
+    object.spec = Some(spec);
+    object.status = Some(NvmeControllerStatus { active: true });
+    object
+}
+
+fn refuse_limits(spec: &NvmeControllerSpec) -> Result<(), Error> {
+    for (field, limit) in [("min_limit", &spec.min_limit), ("max_limit", &spec.max_limit)] {
+        if limit.as_ref().is_some_and(|limit| *limit != QosLimit::default()) {
+            return Err(Error::Unimplemented(format!(
+                "spec.{field}: limits of controllers are not implemented by this server yet; leave them out"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_numbers(spec: &NvmeControllerSpec, violations: &mut Violations) {
+    let mut within = |field: &str, value: i32, max: i32| {
+        if !(0..=max).contains(&value) {
+            violations.add(format!("spec.{field}"), format!("{value}: 0 to {max}"));
+        }
+    };
+    within("max_nsq", spec.max_nsq, u16::MAX.into());
+    within("max_ncq", spec.max_ncq, u16::MAX.into());
+    within("sqes", spec.sqes, MAX_ENTRY_SIZE);
+    within("cqes", spec.cqes, MAX_ENTRY_SIZE);
+    within("max_namespaces", spec.max_namespaces, i32::MAX);
+    within(
+        "nvme_controller_id",
+        spec.nvme_controller_id.unwrap_or_default(),
+        MAX_CONTROLLER_ID,
+    );
+}
+
+fn check_endpoint(spec: &NvmeControllerSpec, violations: &mut Violations) {
+    match (spec.trtype(), &spec.endpoint) {
+        (NvmeTransportType::Unspecified, _) => {}
+        (NvmeTransportType::Tcp, Some(Endpoint::FabricsId(endpoint))) => {
+            if let Err((field, what)) = tcp_address(endpoint) {
+                violations.add(format!("spec.fabrics_id.{field}"), what);
+            }
+        }
+        (NvmeTransportType::Pcie, Some(Endpoint::PcieId(endpoint))) => {
+            check_pcie(endpoint, violations);
+        }
+        (NvmeTransportType::Tcp, _) => {
+            violations.add("spec.fabrics_id", "is required for NVME_TRANSPORT_TYPE_TCP");
+        }
+        (NvmeTransportType::Pcie, _) => {
+            violations.add("spec.pcie_id", "is required for NVME_TRANSPORT_TYPE_PCIE");
+        }
+        (other, _) => violations.add(
+            "spec.trtype",
+            format!(
+                "{} is not served: NVME_TRANSPORT_TYPE_TCP or NVME_TRANSPORT_TYPE_PCIE",
+                other.as_str_name()
+            ),
+        ),
+    }
+}
+
+/// A vfio-user controller has one port and no virtual functions.
+fn check_pcie(endpoint: &PciEndpoint, violations: &mut Violations) {
+    for (field, value) in [
+        ("port_id", endpoint.port_id),
+        ("virtual_function", endpoint.virtual_function),
+    ] {
+        if let Some(value) = value.filter(|value| *value != 0) {
+            violations.add(format!("spec.pcie_id.{field}"), format!("{value}: only 0 is there"));
+        }
+    }
+    if let Some(value) = endpoint.physical_function.filter(|value| *value < 0) {
+        violations.add("spec.pcie_id.physical_function", format!("{value} is negative"));
+    }
+}
+
+/// The address, or the field that is at fault and why.
+fn tcp_address(endpoint: &FabricsEndpoint) -> Result<Address, (&'static str, String)> {
+    let FabricsEndpoint { traddr, trsvcid, .. } = endpoint;
+    let ip: IpAddr = traddr
+        .parse()
+        .map_err(|_| ("traddr", format!("{traddr:?} is not an IP address")))?;
+    let family = if ip.is_ipv4() { NvmeAddressFamily::Ipv4 } else { NvmeAddressFamily::Ipv6 };
+    if endpoint.adrfam() != family {
+        let (given, right) = (endpoint.adrfam().as_str_name(), family.as_str_name());
+        return Err(("adrfam", format!("{given} does not go with {traddr}: {right}")));
+    }
+    if ip.is_multicast() {
+        return Err(("traddr", format!("{traddr} is a multicast address")));
+    }
+    let digits = trsvcid.bytes().all(|byte| byte.is_ascii_digit());
+    match trsvcid.parse() {
+        Ok(port @ 1..) if digits => Ok(Address::Tcp { ip, port }),
+        _ => Err(("trsvcid", format!("{trsvcid:?} is not a port: 1 to 65535"))),
+    }
+}
+
+async fn add(spdk: Spdk, nqn: &str, address: &Address) -> Result<(), spdk::Error> {
+    if matches!(address, Address::VfioUser { .. }) && !transport::exists(spdk, Transport::VfioUser)? {
+        return Err(spdk::Error::new("add listener", errno::EPERM).with_detail(
+            "PCIE controllers share memory with their hosts, and need the server to run with hugepages",
+        ));
+    }
+    listener::add(spdk, nqn, address, false).await
+}
+
+/// What SPDK found wrong, told of the field that is to blame.
+fn at_fault(error: spdk::Error) -> Error {
+    match error.errno.0 {
+        errno::EINVAL => Error::invalid("spec", error.detail.unwrap_or_default()),
+        _ => error.into(),
+    }
+}
+
+/// Makes the directory of a socket and clears what a process that died has left in it.
+async fn make_directory(dir: &str) -> Result<(), Error> {
+    tokio::fs::create_dir_all(dir)
+        .await
+        .map_err(|error| Error::failed_precondition(dir, format!("directory {dir}: {error}")))?;
+    clear(dir).await;
+    Ok(())
+}
+
+async fn remove_directory(dir: &str) {
+    clear(dir).await;
+    if let Err(error) = tokio::fs::remove_dir(dir).await {
+        tracing::warn!(dir, %error, "the directory of a controller that is gone stays");
+    }
+}
+
+async fn clear(dir: &str) {
+    for file in SOCKET_FILES {
+        // Most often SPDK has removed it.
+        let _ = tokio::fs::remove_file(PathBuf::from(dir).join(file)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broken(spec: &NvmeControllerSpec) -> String {
+        let mut violations = Violations::default();
+        check_numbers(spec, &mut violations);
+        check_endpoint(spec, &mut violations);
+        violations.to_string()
+    }
+
+    fn tcp(traddr: &str, trsvcid: &str, adrfam: NvmeAddressFamily) -> NvmeControllerSpec {
+        NvmeControllerSpec {
+            trtype: NvmeTransportType::Tcp.into(),
+            endpoint: Some(Endpoint::FabricsId(FabricsEndpoint {
+                traddr: traddr.into(),
+                trsvcid: trsvcid.into(),
+                adrfam: adrfam.into(),
+            })),
+            ..Default::default()
+        }
+    }
+
+    fn pcie(port_id: i32, physical_function: i32, virtual_function: i32) -> NvmeControllerSpec {
+        NvmeControllerSpec {
+            trtype: NvmeTransportType::Pcie.into(),
+            endpoint: Some(Endpoint::PcieId(PciEndpoint {
+                port_id: Some(port_id),
+                physical_function: Some(physical_function),
+                virtual_function: Some(virtual_function),
+            })),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_the_reference_client_sends_is_good() {
+        let spec = NvmeControllerSpec {
+            max_nsq: 5,
+            max_ncq: 6,
+            sqes: 7,
+            cqes: 8,
+            nvme_controller_id: Some(1),
+            ..tcp("127.0.0.1", "4421", NvmeAddressFamily::Ipv4)
+        };
+        assert_eq!(broken(&spec), "");
+        assert_eq!(broken(&tcp("::1", "65535", NvmeAddressFamily::Ipv6)), "");
+        assert_eq!(broken(&pcie(0, 1, 0)), "");
+    }
+
+    #[test]
+    fn an_address_is_an_ip_of_its_family_and_a_port() {
+        use NvmeAddressFamily::{Ib, Ipv4, Ipv6};
+        for (traddr, trsvcid, adrfam, field) in [
+            ("localhost", "4420", Ipv4, "traddr"),
+            ("127.0.0.256", "4420", Ipv4, "traddr"),
+            ("224.0.0.1", "4420", Ipv4, "traddr"),
+            ("127.0.0.1", "4420", Ipv6, "adrfam"),
+            ("::1", "4420", Ipv4, "adrfam"),
+            ("127.0.0.1", "4420", Ib, "adrfam"),
+            ("127.0.0.1", "0", Ipv4, "trsvcid"),
+            ("127.0.0.1", "65536", Ipv4, "trsvcid"),
+            ("127.0.0.1", "+80", Ipv4, "trsvcid"),
+            ("127.0.0.1", "nvme", Ipv4, "trsvcid"),
+        ] {
+            let what = broken(&tcp(traddr, trsvcid, adrfam));
+            assert!(what.starts_with(&format!("spec.fabrics_id.{field}: ")), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_pcie_controller_has_port_0_and_virtual_function_0() {
+        assert!(broken(&pcie(1, 0, 0)).starts_with("spec.pcie_id.port_id: 1"));
+        assert!(broken(&pcie(0, 0, 2)).starts_with("spec.pcie_id.virtual_function: 2"));
+        assert!(broken(&pcie(0, -1, 0)).starts_with("spec.pcie_id.physical_function: -1"));
+    }
+
+    #[test]
+    fn the_endpoint_goes_with_the_transport() {
+        let mut spec = pcie(0, 0, 0);
+        spec.trtype = NvmeTransportType::Tcp.into();
+        assert!(broken(&spec).starts_with("spec.fabrics_id: is required"));
+        spec.trtype = NvmeTransportType::Fc.into();
+        assert!(broken(&spec).starts_with("spec.trtype: NVME_TRANSPORT_TYPE_FC is not served"));
+    }
+
+    #[test]
+    fn numbers_stay_within_the_specification() {
+        let spec = NvmeControllerSpec {
+            max_nsq: -1,
+            sqes: 16,
+            nvme_controller_id: Some(0xfff0),
+            ..pcie(0, 0, 0)
+        };
+        let what = broken(&spec);
+        for part in ["spec.max_nsq: -1", "spec.sqes: 16", "spec.nvme_controller_id: 65520"] {
+            assert!(what.contains(part), "{what}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! NvmeNamespace: a volume as hosts of a subsystem see it.
+
+use std::sync::Arc;
+
+use spdk::nvmf::namespace;
+use spdk::{Handle, Spdk, bdev};
+
+use super::errno;
+use super::nvme_subsystem::{NvmeSubsystems, nqn_of};
+use crate::api::storage::nvme_namespace_status::{OperState, State};
+use crate::api::storage::{NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus, VolumeStats};
+use crate::backend::{check_uuid, parse_uuid, volume_stats};
+use crate::error::{Error, Violations};
+use crate::resource::volume_ref::VolumeRef;
+use crate::resource::{CallContext, Change, Collection, Kind, Name, Uses};
+
+/// The kind.
+pub struct NvmeNamespaces {
+    spdk: Handle,
+    subsystems: Arc<Collection<NvmeSubsystems>>,
+}
+
+impl NvmeNamespaces {
+    /// Namespaces of these subsystems.
+    pub fn new(spdk: Handle, subsystems: Arc<Collection<NvmeSubsystems>>) -> Self {
+        Self { spdk, subsystems }
+    }
+
+    fn nqn(&self, name: &Name) -> Result<String, Error> {
+        let parent = name.parent().and_then(|key| self.subsystems.object(&key));
+        parent.as_ref().map(nqn_of).ok_or_else(|| Error::not_found(name))
+    }
+}
+
+impl Kind for NvmeNamespaces {
+    type Object = NvmeNamespace;
+
+    fn check(&self, object: &NvmeNamespace, violations: &mut Violations) {
+        let Some(spec) = &object.spec else { return };
+        if spec.host_nsid < 0 {
+            violations.add(
+                "spec.host_nsid",
+                format!("{} is negative: 1 or more, or 0 for a free one", spec.host_nsid),
+            );
+        }
+        check_uuid("spec.uuid", &spec.uuid, violations);
+        check_uuid("spec.nguid", &spec.nguid, violations);
+        if let Err(reason) = VolumeRef::parse(&spec.volume_name_ref) {
+            violations.add("spec.volume_name_ref", reason);
+        }
+    }
+
+    fn uses(&self, name: &Name, object: &NvmeNamespace) -> Uses {
+        let spec = spec_of(object);
+        let uses = match VolumeRef::parse(&spec.volume_name_ref) {
+            Ok(volume) => volume.taken_in(Uses::new()),
+            Err(_) => Uses::new(),
+        };
+        match (spec.host_nsid, name.parent_id()) {
+            (1.., Some(subsystem)) => uses.owns(format!("nsid/{subsystem}/{}", spec.host_nsid)),
+            _ => uses,
+        }
+    }
+
+    async fn create(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        wanted: NvmeNamespace,
+    ) -> Result<NvmeNamespace, Error> {
+        let nqn = self.nqn(name)?;
+        let spec = spec_of(&wanted);
+        let options = options(&spec);
+        let added = self.spdk.call(move |spdk| async move {
+            namespace::add(spdk, &nqn, &options).await
+        });
+        let nsid = added.await?.map_err(|error| at_fault(&spec, error))?;
+        Ok(there(wanted, nsid))
+    }
+
+    async fn update(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        change: Change<NvmeNamespace>,
+    ) -> Result<NvmeNamespace, Error> {
+        let nqn = self.nqn(name)?;
+        let (old, new) = (spec_of(&change.old), spec_of(&change.wanted));
+        let (before, after) = (options(&old), options(&new));
+        if same(&before, &after) {
+            return Ok(there(change.wanted, before.nsid));
+        }
+        let replaced = self.spdk.call(move |spdk| async move {
+            replace(spdk, &nqn, &before, &after).await
+        });
+        let nsid = replaced.await?.map_err(|error| at_fault(&new, error))?;
+        Ok(there(change.wanted, nsid))
+    }
+
+    async fn delete(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        object: &NvmeNamespace,
+    ) -> Result<(), Error> {
+        let nqn = self.nqn(name)?;
+        let nsid = options(&spec_of(object)).nsid;
+        let removed = self.spdk.call(move |spdk| async move { remove(spdk, &nqn, nsid).await });
+        Ok(removed.await??)
+    }
+
+    async fn stats(&self, _: &Name, object: &NvmeNamespace) -> Result<VolumeStats, Error> {
+        let name = options(&spec_of(object)).bdev;
+        let stats = self.spdk.call(move |spdk| async move { bdev::stats(spdk, &name).await });
+        Ok(volume_stats([stats.await??]))
+    }
+}
+
+fn spec_of(object: &NvmeNamespace) -> NvmeNamespaceSpec {
+    object.spec.clone().unwrap_or_default()
+}
+
+/// A spec that has passed the checks, as SPDK wants it.
+fn options(spec: &NvmeNamespaceSpec) -> namespace::Options {
+    let volume = VolumeRef::parse(&spec.volume_name_ref);
+    namespace::Options {
+        bdev: volume.map(|volume| volume.bdev().to_owned()).unwrap_or_default(),
+        nsid: u32::try_from(spec.host_nsid).unwrap_or_default(),
+        uuid: parse_uuid(&spec.uuid),
+        nguid: parse_uuid(&spec.nguid),
+        eui64: (spec.eui64 != 0).then(|| spec.eui64.to_be_bytes()),
+    }
+}
+
+/// Whether a host would see no difference: two forms of one name, or any id where there is one.
+fn same(old: &namespace::Options, new: &namespace::Options) -> bool {
+    (new.nsid == 0 || new.nsid == old.nsid)
+        && (&new.bdev, new.uuid, new.nguid, new.eui64)
+            == (&old.bdev, old.uuid, old.nguid, old.eui64)
+}
+
+/// The object of a namespace that is exported.
+fn there(mut object: NvmeNamespace, nsid: u32) -> NvmeNamespace {
+    if let Some(spec) = &mut object.spec {
+        spec.host_nsid = i32::try_from(nsid).unwrap_or(i32::MAX);
+    }
+    object.status = Some(NvmeNamespaceStatus {
+        state: State::Enabled.into(),
+        oper_state: OperState::Online.into(),
+    });
+    object
+}
+
+/// One that went by itself (its volume did) is as gone as one that is removed.
+async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), spdk::Error> {
+    match namespace::remove(spdk, nqn, nsid).await {
+        Err(error) if error.errno.0 == errno::ENOENT => Ok(()),
+        result => result,
+    }
+}
+
+/// A namespace has no part that can be changed: hosts see it go and another come. If the other
+/// cannot come, the old one does again.
+async fn replace(
+    spdk: Spdk,
+    nqn: &str,
+    old: &namespace::Options,
+    new: &namespace::Options,
+) -> Result<u32, spdk::Error> {
+    remove(spdk, nqn, old.nsid).await?;
+    let added = namespace::add(spdk, nqn, new).await;
+    if added.is_err() {
+        namespace::add(spdk, nqn, old).await?;
+    }
+    added
+}
+
+/// What SPDK found wrong, told of the field that is to blame.
+fn at_fault(spec: &NvmeNamespaceSpec, error: spdk::Error) -> Error {
+    match error.errno.0 {
+        errno::ENODEV => Error::NotFound {
+            name: spec.volume_name_ref.clone(),
+            message: format!("spec.volume_name_ref: there is no volume {:?}", spec.volume_name_ref),
+        },
+        errno::ERANGE => Error::invalid("spec.host_nsid", error.detail.unwrap_or_default()),
+        _ => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_reach_spdk_as_bytes() {
+        let spec = NvmeNamespaceSpec {
+            volume_name_ref: "volumes/a".into(),
+            host_nsid: 1,
+            uuid: "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb".into(),
+            nguid: "1b4e28ba2fa111d2883fb9a761bde3fb".into(),
+            eui64: 1_967_554_867_335_598_546,
+        };
+        let options = options(&spec);
+        assert_eq!((options.bdev.as_str(), options.nsid), ("a", 1));
+        assert_eq!(options.uuid, options.nguid);
+        assert_eq!(options.uuid.unwrap()[..4], [0x1b, 0x4e, 0x28, 0xba]);
+        assert_eq!(options.eui64, Some(0x1b4e_28ba_2fa1_11d2_u64.to_be_bytes()));
+    }
+
+    #[test]
+    fn another_form_of_the_same_name_is_no_change_to_hosts() {
+        let of = |volume: &str, host_nsid| {
+            options(&NvmeNamespaceSpec {
+                volume_name_ref: volume.into(),
+                host_nsid,
+                ..Default::default()
+            })
+        };
+        assert!(same(&of("volumes/a", 1), &of("nullVolumes/a", 1)));
+        assert!(!same(&of("a", 1), &of("b", 1)));
+        assert!(!same(&of("a", 1), &of("a", 2)));
+        assert!(same(&of("a", 1), &of("a", 0)));
+    }
+}

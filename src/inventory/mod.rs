@@ -1,0 +1,212 @@
+//! What machine this is: firmware, boards, processors, memory and PCI devices, read from sysfs and
+//! procfs for each call.
+//!
+//! A machine tells what it tells: a file that is missing, unreadable or malformed leaves its field
+//! empty and is never an error. A virtual machine often has no firmware tables at all.
+
+mod dmi;
+mod host;
+mod pci;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tonic::{Request, Response, Status};
+
+use crate::api::inventory::inventory_service_server;
+use crate::api::inventory::{GetInventoryRequest, Inventory};
+
+/// Where a machine tells of itself.
+#[derive(Debug, Clone)]
+pub struct Roots {
+    /// Mount point of sysfs.
+    pub sys: PathBuf,
+    /// Mount point of procfs.
+    pub proc: PathBuf,
+    /// List of PCI vendors, devices and classes. Without it numbers stand for names.
+    pub pci_ids: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Roots {
+            sys: "/sys".into(),
+            proc: "/proc".into(),
+            pci_ids: "/usr/share/misc/pci.ids".into(),
+        }
+    }
+}
+
+/// Reads the inventory. It reads files, so it belongs on a thread that may block.
+pub fn read(roots: &Roots) -> Inventory {
+    let id = roots.sys.join("class/dmi/id");
+    Inventory {
+        bios: Some(dmi::bios(&id)),
+        system: Some(dmi::system(&id)),
+        baseboard: Some(dmi::baseboard(&id)),
+        chassis: Some(dmi::chassis(&id)),
+        processor: Some(host::processor(roots)),
+        memory: Some(host::memory(roots)),
+        pci: pci::devices(roots),
+    }
+}
+
+/// The service `InventoryService`. The name in a request says nothing: there is one machine, and
+/// clients leave the name out.
+#[derive(Debug, Clone, Default)]
+pub struct InventoryService {
+    roots: Roots,
+}
+
+impl InventoryService {
+    /// A service that tells what is found under `roots`.
+    pub fn new(roots: Roots) -> Self {
+        InventoryService { roots }
+    }
+}
+
+#[tonic::async_trait]
+impl inventory_service_server::InventoryService for InventoryService {
+    async fn get_inventory(
+        &self,
+        _: Request<GetInventoryRequest>,
+    ) -> Result<Response<Inventory>, Status> {
+        let roots = self.roots.clone();
+        let inventory = tokio::task::spawn_blocking(move || read(&roots))
+            .await
+            .map_err(|error| Status::internal(format!("reading the inventory failed: {error}")))?;
+        Ok(Response::new(inventory))
+    }
+}
+
+/// Content of a file of one line, without the spaces around it; empty if it cannot be read.
+fn text(path: &Path) -> String {
+    match fs::read(path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
+        Err(_) => String::new(),
+    }
+}
+
+/// Hexadecimal number in a file, with or without `0x`.
+fn hex(path: &Path) -> Option<u32> {
+    let text = text(path);
+    u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()
+}
+
+/// Names of the entries of a directory, ordered; none if it cannot be read.
+fn entries(path: &Path) -> Vec<String> {
+    let Ok(found) = fs::read_dir(path) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = found
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::inventory as api;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A machine made of files in a directory of its own, which goes when it is dropped.
+    pub(super) struct Machine {
+        pub roots: Roots,
+        dir: PathBuf,
+    }
+
+    impl Machine {
+        pub fn new() -> Self {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let (pid, n) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let dir = std::env::temp_dir().join(format!("opi-inventory-{pid}-{n}"));
+            let roots = Roots {
+                sys: dir.join("sys"),
+                proc: dir.join("proc"),
+                pci_ids: dir.join("pci.ids"),
+            };
+            fs::create_dir_all(&dir).unwrap();
+            Machine { roots, dir }
+        }
+
+        pub fn file(&self, path: &str, content: impl AsRef<[u8]>) -> &Self {
+            let path = self.dir.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+            self
+        }
+
+        pub fn link(&self, path: &str, to: &str) -> &Self {
+            let path = self.dir.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(to, path).unwrap();
+            self
+        }
+    }
+
+    impl Drop for Machine {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+
+    #[test]
+    fn a_machine_that_tells_nothing_is_no_error() {
+        let machine = Machine::new();
+        let inventory = read(&machine.roots);
+        assert_eq!(
+            inventory,
+            Inventory {
+                bios: Some(api::BiosInfo::default()),
+                system: Some(api::SystemInfo::default()),
+                baseboard: Some(api::BaseboardInfo::default()),
+                chassis: Some(api::ChassisInfo::default()),
+                processor: Some(api::CpuInfo::default()),
+                memory: Some(api::MemoryInfo::default()),
+                pci: Vec::new(),
+            }
+        );
+    }
+
+    #[test]
+    fn firmware_strings_come_from_sysfs() {
+        let machine = Machine::new();
+        for (name, value) in [
+            ("bios_vendor", "Maker\n"),
+            ("bios_date", "01/31/2026\n"),
+            ("product_uuid", "4c4c4544-0042-3510-8052-b4c04f4a3132\n"),
+            ("product_name", "  Server 1 \n"),
+            ("board_asset_tag", "A7\n"),
+            ("chassis_type", "23\n"),
+        ] {
+            machine.file(&format!("sys/class/dmi/id/{name}"), value);
+        }
+        let inventory = read(&machine.roots);
+        let bios = inventory.bios.unwrap();
+        assert_eq!((bios.vendor.as_str(), bios.version.as_str()), ("Maker", ""));
+        assert_eq!(bios.date, "01/31/2026");
+        let system = inventory.system.unwrap();
+        assert_eq!(system.uuid, "4c4c4544-0042-3510-8052-b4c04f4a3132");
+        assert_eq!(system.name, "Server 1");
+        assert_eq!(inventory.baseboard.unwrap().asset_tag, "A7");
+        let chassis = inventory.chassis.unwrap();
+        assert_eq!(chassis.r#type, "23");
+        assert_eq!(chassis.type_description, "Rack Mount Chassis");
+    }
+
+    #[tokio::test]
+    async fn the_service_needs_no_name() {
+        use inventory_service_server::InventoryService as _;
+        let machine = Machine::new();
+        machine.file("proc/meminfo", "MemTotal:       2048 kB\n");
+        let service = InventoryService::new(machine.roots.clone());
+        let answer = service
+            .get_inventory(Request::new(GetInventoryRequest::default()))
+            .await
+            .unwrap();
+        let memory = answer.into_inner().memory.unwrap();
+        assert_eq!(memory.total_usable_bytes, 2 << 20);
+    }
+}

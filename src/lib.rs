@@ -1,0 +1,17 @@
+//! What the program `opi-spdk` is made of, as a library for its tests and benches.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod api;
+pub mod backend;
+pub mod config;
+pub mod error;
+pub mod frontend;
+pub mod inventory;
+pub mod preflight;
+pub mod program;
+pub mod resource;
+pub mod server;
+pub mod services;
+pub mod shutdown;

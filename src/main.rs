@@ -1,0 +1,64 @@
+//! The `opi-spdk` program: reads its configuration, takes what it needs of the
+//! machine, starts SPDK and the servers, and stops them in order.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use opi_spdk::config::{CommandLine, Config};
+use opi_spdk::preflight::{self, Ready};
+use opi_spdk::program;
+
+/// Frees of memory that another thread allocated take no lock in this allocator:
+/// a reactor frees what control threads allocate, and must never wait for them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Most worker threads that the servers get, however many cores there are.
+const WORKERS_MAX: usize = 8;
+
+fn main() -> ExitCode {
+    match start(CommandLine::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("opi-spdk: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the program to its end. An error is one line for the operator.
+fn start(line: CommandLine) -> Result<(), String> {
+    let config = line.resolve().map_err(|error| error.to_string())?;
+    init_log(&config)?;
+    let ready = preflight::prepare(&config)?;
+    // Before any thread is started: they inherit it. SPDK pins its own.
+    let pinned = ready.control_cores.pin_current_thread();
+    pinned.map_err(|error| format!("cannot run on cores {}: {error}", ready.control_cores))?;
+    run(config, ready)
+}
+
+fn run(config: Config, ready: Ready) -> Result<(), String> {
+    let workers = ready.control_cores.iter().count().clamp(1, WORKERS_MAX);
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start threads: {error}"))?;
+    let result = tokio.block_on(program::run(config, ready));
+    // Whatever still runs has had its time.
+    tokio.shutdown_background();
+    result
+}
+
+fn init_log(config: &Config) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log_level)
+        .map_err(|error| format!("log-level {:?}: {error}", config.log_level))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! What can be found wrong before SPDK starts, and what has to be in place then:
+//! so that a mistake is one clear line within a moment, not a log of SPDK's.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use spdk::cores::CoreSet;
+
+use crate::config::Config;
+
+/// What the process holds from before SPDK's start until its end.
+pub struct Ready {
+    /// Locked while the process lives: one instance to a state directory.
+    pub instance: File,
+    /// Bound, not yet served.
+    pub grpc: TcpListener,
+    /// Bound, not yet served.
+    pub http: TcpListener,
+    /// Where ordinary threads may run.
+    pub control_cores: CoreSet,
+}
+
+/// Checks the configuration against the machine and takes what it needs.
+/// An error is one line for the operator.
+pub fn prepare(config: &Config) -> Result<Ready, String> {
+    let control_cores = check_cores(&config.cores)?;
+    let instance = lock_state_dir(&config.state_dir)?;
+    private_dir("ctrlr-dir", &config.ctrlr_dir)?;
+    let grpc = bind("grpc-addr", config.grpc_addr)?;
+    let http = bind("http-addr", config.http_addr)?;
+    if let Some((core, pid)) = config.cores.claimed() {
+        return Err(format!(
+            "core {core} is in use by the SPDK process {pid}; choose others with --cores"
+        ));
+    }
+    check_memory(config)?;
+    Ok(Ready {
+        instance,
+        grpc,
+        http,
+        control_cores,
+    })
+}
+
+/// The cores for ordinary threads: those that the reactors leave, or all.
+fn check_cores(reactors: &CoreSet) -> Result<CoreSet, String> {
+    let allowed = CoreSet::allowed().map_err(|error| format!("cores: {error}"))?;
+    if let Some(missing) = reactors.without(&allowed) {
+        return Err(format!(
+            "cores: {missing} cannot be used by this process; it may use {allowed}"
+        ));
+    }
+    Ok(allowed.without(reactors).unwrap_or_else(|| {
+        tracing::warn!(
+            cores = %allowed,
+            "no core is left beside the reactors: configuration and I/O share them"
+        );
+        allowed
+    }))
+}
+
+fn check_memory(config: &Config) -> Result<(), String> {
+    if config.no_huge {
+        return Ok(());
+    }
+    let free = spdk::hugepages_free_mib();
+    if free < u64::from(config.mem_mib) {
+        return Err(format!(
+            "{free} MiB of 2 MiB hugepages are free and {} MiB are asked for: reserve more \
+             (echo {} > /proc/sys/vm/nr_hugepages), or lower --mem-mib, or use --no-huge",
+            config.mem_mib,
+            config.mem_mib.div_ceil(2),
+        ));
+    }
+    Ok(())
+}
+
+fn private_dir(setting: &str, dir: &Path) -> Result<(), String> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder
+        .create(dir)
+        .map_err(|error| format!("{setting} {}: {error}", dir.display()))
+}
+
+fn lock_state_dir(dir: &Path) -> Result<File, String> {
+    private_dir("state-dir", dir)?;
+    let path = dir.join("lock");
+    let fail = |error: std::io::Error| format!("state-dir {}: {error}", path.display());
+    let mut options = File::options();
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            return Err(format!(
+                "another opi-spdk (process {}) runs with state-dir {}",
+                holder.trim(),
+                dir.display()
+            ));
+        }
+        Err(TryLockError::Error(error)) => return Err(fail(error)),
+    }
+    file.set_len(0).map_err(fail)?;
+    writeln!(file, "{}", std::process::id()).map_err(fail)?;
+    Ok(file)
+}
+
+fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, String> {
+    let listener = TcpListener::bind(address).map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "; another program listens there",
+            std::io::ErrorKind::AddrNotAvailable => "; no interface has that address",
+            _ => "",
+        };
+        format!("{setting} {address}: {error}{hint}")
+    })?;
+    listener
+        .set_nonblocking(true)
+        .map_err(|error| format!("{setting} {address}: {error}"))?;
+    Ok(listener)
+}

@@ -1,0 +1,154 @@
+//! The life of the process between preflight and exit.
+//!
+//! ```text
+//! SPDK starts ─► data path set up ─► servers serve ── signal ─► drain ─► SPDK stops
+//!      └─ fails ─────────┴─ fails ─────────┴─ fails ─► SPDK stops, one line, status 1
+//! ```
+
+use std::future::Future;
+
+use spdk::Runtime;
+use tokio::time::timeout;
+
+use crate::config::{Config, Volume};
+use crate::preflight::Ready;
+use crate::server;
+use crate::services::Services;
+use crate::shutdown::{self, Signals};
+
+/// Runs until a signal or a failure. An error is one line for the operator.
+pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
+    let mut signals = Signals::install().map_err(|error| format!("signals: {error}"))?;
+    warn_of_exposure(&config);
+    let runtime = Runtime::start(spdk::Options {
+        cores: config.cores.clone(),
+        mem_mib: config.mem_mib,
+        no_huge: config.no_huge,
+        mailbox_capacity: config.max_calls,
+    })
+    .await
+    .map_err(|error| error.to_string())?;
+    tracing::info!(cores = %config.cores, version = spdk::version(), "data path is up");
+
+    let served = serve(&config, ready, runtime.handle(), &mut signals).await;
+
+    let cost = runtime.handle().control_stats();
+    tracing::info!(
+        steps = cost.steps,
+        busy_us = cost.busy.as_micros(),
+        longest_us = cost.longest.as_micros(),
+        "what configuration cost the reactor"
+    );
+    match timeout(shutdown::SPDK_STOP, runtime.stop()).await {
+        Ok(0) => {
+            tracing::info!("stopped");
+            served
+        }
+        Ok(code) => served.and(Err(format!("SPDK stopped with status {code}"))),
+        Err(_) => served.and(Err(format!(
+            "SPDK did not stop within {:?}: I/O of a backend does not end",
+            shutdown::SPDK_STOP
+        ))),
+    }
+}
+
+async fn serve(
+    config: &Config,
+    ready: Ready,
+    handle: spdk::Handle,
+    signals: &mut Signals,
+) -> Result<(), String> {
+    set_up(config, &handle).await?;
+    let services = Services::new(config, handle);
+    let (trigger, stopping) = shutdown::trigger();
+    let serving = server::serve(config.clone(), ready, services.clone(), stopping);
+    let mut servers = tokio::spawn(serving);
+    let signal = tokio::select! {
+        signal = signals.wait() => signal,
+        ended = &mut servers => return flatten(ended),
+    };
+    tracing::info!(signal, "stopping: calls in flight may finish");
+    trigger.fire();
+    let drained = async {
+        let ended = servers.await;
+        // Changes whose clients have gone are still under way.
+        services.stop().await;
+        ended
+    };
+    match timeout(shutdown::DRAIN, drained).await {
+        Ok(ended) => flatten(ended),
+        Err(_) => {
+            tracing::warn!(waited = ?shutdown::DRAIN, "calls in flight did not finish; leaving them");
+            Ok(())
+        }
+    }
+}
+
+fn flatten(ended: Result<Result<(), String>, tokio::task::JoinError>) -> Result<(), String> {
+    ended.unwrap_or_else(|error| Err(format!("servers: {error}")))
+}
+
+/// Makes what the API takes for granted: transports, and the named volumes of the
+/// configuration.
+async fn set_up(config: &Config, handle: &spdk::Handle) -> Result<(), String> {
+    use spdk::nvmf::{Transport, transport};
+    let create = |kind| move |spdk| transport::create(spdk, kind);
+    in_spdk(handle, "NVMe/TCP transport", create(Transport::Tcp)).await?;
+    if config.no_huge {
+        tracing::warn!("running without hugepages: no PCIE controllers (vfio-user) and no vhost-user");
+    } else {
+        in_spdk(handle, "vfio-user transport", create(Transport::VfioUser)).await?;
+    }
+    for volume in config.volumes.clone() {
+        let what = format!("volume {:?}", volume.name());
+        in_spdk(handle, &what, move |spdk| make(spdk, volume)).await?;
+    }
+    Ok(())
+}
+
+async fn in_spdk<F, Fut>(handle: &spdk::Handle, what: &str, recipe: F) -> Result<(), String>
+where
+    F: FnOnce(spdk::Spdk) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<(), spdk::Error>> + 'static,
+{
+    match handle.call(recipe).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("{what}: {error}")),
+        Err(error) => Err(format!("{what}: {error}")),
+    }
+}
+
+async fn make(spdk: spdk::Spdk, volume: Volume) -> Result<(), spdk::Error> {
+    use spdk::bdev::{aio, malloc, null};
+    match volume {
+        Volume::Malloc { name, size_mib, block_size } => {
+            let num_blocks = blocks(size_mib, block_size);
+            malloc::create(spdk, &malloc::Options { name, uuid: None, num_blocks, block_size, metadata_size: 0 }).await
+        }
+        Volume::Null { name, size_mib, block_size } => {
+            let num_blocks = blocks(size_mib, block_size);
+            null::create(spdk, &null::Options { name, uuid: None, num_blocks, block_size }).await
+        }
+        Volume::Aio { name, filename, block_size } => {
+            let options = aio::Options { name, uuid: None, filename, block_size, readonly: false };
+            aio::create(spdk, &options).await
+        }
+    }
+}
+
+/// How many blocks make up the size; a block size of 0 is refused when it is made.
+fn blocks(size_mib: u64, block_size: u32) -> u64 {
+    size_mib.saturating_mul(1 << 20) / u64::from(block_size.max(1))
+}
+
+/// An open port is a decision; say what it means.
+fn warn_of_exposure(config: &Config) {
+    if config.tls.is_some() {
+        return;
+    }
+    for (what, address) in [("grpc-addr", config.grpc_addr), ("http-addr", config.http_addr)] {
+        if !address.ip().is_loopback() {
+            tracing::warn!(%address, "{what} is served without TLS: whoever reaches it controls the storage");
+        }
+    }
+}

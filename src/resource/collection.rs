@@ -1,0 +1,346 @@
+//! All resources of one kind, and what every call does to them whatever the kind.
+//!
+//! ```text
+//!   absent --create--> present --update--> present --delete--> absent
+//!                         |                                      ^
+//!                         +-- (a failed change alters nothing) --+
+//! ```
+//!
+//! Get and List read the records and touch nothing else. A change runs in a task of its own, under
+//! the locks of its name and of what it refers to, so a client that goes away cuts nothing off, and
+//! changes of different names run side by side. Updates are in [`update`](super::update).
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use prost_reflect::{DynamicMessage, ReflectMessage};
+
+use super::request::{CallContext, Create, Delete, List, Page};
+use super::{Changes, Key, Kind, Meta, Name, Object, Shared, Uses, id, paging};
+use crate::api::storage::VolumeStats;
+use crate::error::{Error, Violations};
+
+/// The resources of one kind.
+pub struct Collection<K: Kind> {
+    pub(super) kind: K,
+    pub(super) meta: Meta,
+    pub(super) shared: Arc<Shared>,
+    records: RwLock<BTreeMap<Key, Arc<Record<K::Object>>>>,
+}
+
+/// One resource.
+#[derive(Debug)]
+pub(super) struct Record<T> {
+    /// As it was asked for: what a repeated create is compared with, and an update starts from.
+    pub wanted: T,
+    /// As it is.
+    pub object: T,
+}
+
+/// What an attempt to make an object came to.
+pub(super) enum Made<T> {
+    New(T),
+    Existing(Arc<Record<T>>),
+}
+
+impl<K: Kind> Collection<K> {
+    /// An empty collection.
+    pub fn new(kind: K, shared: &Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self {
+            kind,
+            meta: Meta::of(&K::Object::default().descriptor()),
+            shared: Arc::clone(shared),
+            records: RwLock::default(),
+        })
+    }
+
+    /// What its kind and its names are called.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Makes an object. The same request again answers the object that it made.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, ALREADY_EXISTS for an ID that has another content, NOT_FOUND for a parent
+    /// that is not there, and what the kind says.
+    pub async fn create(
+        self: &Arc<Self>,
+        call: CallContext,
+        request: Create<K::Object>,
+    ) -> Result<K::Object, Error> {
+        let parent = self.meta.parse_parent(&request.parent)?;
+        let id = match request.id {
+            given if given.is_empty() => id::generate(),
+            given => {
+                let field = || format!("{}_id", self.meta.field());
+                id::check(&given).map_err(|what| Error::invalid(field(), what))?;
+                given
+            }
+        };
+        let name = self.meta.name(parent.as_ref(), &id);
+        let wanted = self.accept(self.given(request.object)?)?;
+        let this = Arc::clone(self);
+        self.run(async move {
+            match this.make(&call, &name, wanted.clone()).await? {
+                Made::New(object) => Ok(object),
+                Made::Existing(record) => this.same(&name, &record, &wanted),
+            }
+        })
+        .await
+    }
+
+    /// The object of this name.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for what is no name, NOT_FOUND.
+    pub fn get(&self, name: &str) -> Result<K::Object, Error> {
+        let name = self.meta.parse("name", name)?;
+        let record = self.record(&name).ok_or_else(|| Error::not_found(&name))?;
+        Ok(self.answer(&name, record.object.clone()))
+    }
+
+    /// One page of the objects, in the order of their names.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a bad size, token or parent, NOT_FOUND for a parent that is not there.
+    pub fn list(&self, request: &List) -> Result<Page<K::Object>, Error> {
+        let parent = request.parent.as_deref().unwrap_or_default();
+        if parent.is_empty() && self.meta.list_needs_parent() {
+            return Err(Error::invalid("parent", "is required"));
+        }
+        let parent = self.meta.parse_parent(parent)?;
+        if let Some(parent) = &parent
+            && self.shared.registry.owner(parent).is_none()
+        {
+            return Err(Error::not_found(parent));
+        }
+        let size = paging::size(request.page_size)?;
+        let prefix = self.meta.prefix(parent.as_ref());
+        let after = paging::resume(&request.page_token, &prefix)?;
+        let from = match &after {
+            Some(last) => Bound::Excluded(last.as_str()),
+            None => Bound::Included(prefix.as_str()),
+        };
+        let records = self.records.read();
+        let mut page: Vec<(&Key, &Arc<Record<K::Object>>)> = records
+            .range::<str, _>((from, Bound::Unbounded))
+            .take_while(|(key, _)| key.as_str().starts_with(&prefix))
+            .take(size.saturating_add(1))
+            .collect();
+        let more = page.len() > size;
+        page.truncate(size);
+        let next_page_token = match page.last() {
+            Some((last, _)) if more => paging::token(last.as_str()),
+            _ => String::new(),
+        };
+        let items = page.into_iter().map(|(key, record)| {
+            let name = self.meta.name(parent.as_ref(), &key.as_str()[prefix.len()..]);
+            self.answer(&name, record.object.clone())
+        });
+        Ok(Page {
+            items: items.collect(),
+            next_page_token,
+        })
+    }
+
+    /// Removes an object.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, NOT_FOUND unless `allow_missing`, FAILED_PRECONDITION while it is in use.
+    pub async fn delete(
+        self: &Arc<Self>,
+        call: CallContext,
+        request: &Delete,
+    ) -> Result<(), Error> {
+        let name = self.meta.parse("name", &request.name)?;
+        let allow_missing = request.allow_missing;
+        let this = Arc::clone(self);
+        self.run(async move {
+            match this.remove(&call, &name).await {
+                Err(Error::NotFound { name: missing, .. })
+                    if allow_missing && missing == name.to_string() =>
+                {
+                    Ok(())
+                }
+                result => result,
+            }
+        })
+        .await
+    }
+
+    /// SPDK's counters of an object.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, NOT_FOUND, and what the kind says.
+    pub async fn stats(&self, name: &str) -> Result<VolumeStats, Error> {
+        let name = self.meta.parse("name", name)?;
+        let record = self.record(&name).ok_or_else(|| Error::not_found(&name))?;
+        self.kind.stats(&name, &record.object).await
+    }
+
+    /// The object under this typed name with all that is in it, keys too: for other kinds, not for
+    /// answers.
+    pub fn object(&self, key: &Key) -> Option<K::Object> {
+        let records = self.records.read();
+        records.get(key).map(|record| record.object.clone())
+    }
+
+    /// Makes the object unless there is one of that name, which is answered then. Takes the locks.
+    pub(super) async fn make(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        wanted: K::Object,
+    ) -> Result<Made<K::Object>, Error> {
+        let uses = self.uses(name, &wanted);
+        let _held = self.shared.locks.acquire(uses.owned(), uses.used()).await;
+        if let Some(record) = self.record(name) {
+            return Ok(Made::Existing(record));
+        }
+        let reserved = self.shared.registry.reserve(name, &uses)?;
+        let created = self.kind.create(call, name, wanted.clone()).await;
+        let mut object = created.map_err(|error| error.under(self.meta.field()))?;
+        object.set_name(name.to_string());
+        reserved.settle(self.uses(name, &object));
+        self.put(name, wanted, object.clone());
+        Ok(Made::New(self.answer(name, object)))
+    }
+
+    async fn remove(&self, call: &CallContext, name: &Name) -> Result<(), Error> {
+        loop {
+            let record = self.record(name).ok_or_else(|| Error::not_found(name))?;
+            let uses = self.uses(name, &record.object);
+            let _held = self.shared.locks.acquire(uses.owned(), uses.used()).await;
+            if !self.is_current(name, &record) {
+                continue;
+            }
+            if let Some(user) = self.shared.registry.users_of(name).first() {
+                return Err(Error::InUse {
+                    name: name.to_string(),
+                    user: user.to_string(),
+                    remedy: "delete that first".into(),
+                });
+            }
+            self.kind.delete(call, name, &record.object).await?;
+            self.take(name);
+            self.shared.registry.release(name);
+            return Ok(());
+        }
+    }
+
+    /// Runs a change to its end, whether or not somebody still waits for it. A panic is this
+    /// change's failure and nobody else's: its locks and reservations are freed on the way out.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let running = self.shared.begin().await?;
+        let task = tokio::spawn(async move {
+            let _running = running;
+            change.await
+        });
+        task.await.unwrap_or_else(|error| {
+            tracing::error!(kind = self.meta.kind(), %error, "a change did not come to its end");
+            let operation = format!("change of a {}", self.meta.kind());
+            Err(Error::internal(operation, "it was cut off by a fault of the server"))
+        })
+    }
+
+    /// Puts an object that SPDK has into the records: it exists from here on. The one place where a
+    /// store makes it durable, before the reply goes out.
+    pub(super) fn put(&self, name: &Name, wanted: K::Object, object: K::Object) {
+        let record = Arc::new(Record { wanted, object });
+        self.records.write().insert(name.key().clone(), record);
+    }
+
+    /// Takes an object out of the records, as [`put`](Self::put) puts it in.
+    fn take(&self, name: &Name) {
+        self.records.write().remove(name.key());
+    }
+
+    pub(super) fn record(&self, name: &Name) -> Option<Arc<Record<K::Object>>> {
+        self.records.read().get(name.key()).cloned()
+    }
+
+    /// Whether `record` is still what is known of `name`, now that it is locked.
+    pub(super) fn is_current(&self, name: &Name, record: &Arc<Record<K::Object>>) -> bool {
+        let records = self.records.read();
+        records.get(name.key()).is_some_and(|current| Arc::ptr_eq(current, record))
+    }
+
+    /// All that an object owns and uses: its name, its parent, and what the kind says.
+    pub(super) fn uses(&self, name: &Name, object: &K::Object) -> Uses {
+        let uses = self.kind.uses(name, object).owns(name.key().clone());
+        match name.parent() {
+            Some(parent) => uses.shares(parent.clone()).needs(parent),
+            None => uses,
+        }
+    }
+
+    /// What goes out to a client.
+    pub(super) fn answer(&self, name: &Name, mut object: K::Object) -> K::Object {
+        self.kind.refresh(name, &mut object);
+        K::hide_secrets(&mut object);
+        object
+    }
+
+    /// The object of a request.
+    pub(super) fn given(&self, object: Option<K::Object>) -> Result<K::Object, Error> {
+        object.ok_or_else(|| Error::invalid(self.meta.field(), "is required"))
+    }
+
+    /// An object as a client sent it, without what only the server fills in, if it is good.
+    fn accept(&self, object: K::Object) -> Result<K::Object, Error> {
+        let mut dynamic = object.transcode_to_dynamic();
+        let object = if self.meta.rules().scrub(&mut dynamic) {
+            typed(&dynamic)?
+        } else {
+            object
+        };
+        self.check(&dynamic, &object)?;
+        Ok(object)
+    }
+
+    /// The rules of the proto files, then the kind's own for the fields that pass.
+    pub(super) fn check(&self, dynamic: &DynamicMessage, object: &K::Object) -> Result<(), Error> {
+        let mut violations = Violations::default();
+        self.meta.rules().check(dynamic, &mut violations);
+        let mut of_kind = Violations::default();
+        self.kind.check(object, &mut of_kind);
+        violations.extend_new(of_kind);
+        let result = violations.into_result();
+        result.map_err(|error| error.under(self.meta.field()))
+    }
+
+    fn same(
+        &self,
+        name: &Name,
+        record: &Record<K::Object>,
+        wanted: &K::Object,
+    ) -> Result<K::Object, Error> {
+        if record.wanted == *wanted {
+            return Ok(self.answer(name, record.object.clone()));
+        }
+        let (old, new) = (&record.wanted, wanted);
+        let (old, new) = (old.transcode_to_dynamic(), new.transcode_to_dynamic());
+        let differing = Changes::between(self.meta.rules(), &old, &new);
+        Err(Error::AlreadyExists {
+            name: name.to_string(),
+            message: format!(
+                "{name} exists with other values of {}: update it, or choose another ID",
+                differing.paths().join(", ")
+            ),
+        })
+    }
+}
+
+/// A message of the API, back from its dynamic form.
+pub(super) fn typed<T: Object>(dynamic: &DynamicMessage) -> Result<T, Error> {
+    dynamic
+        .transcode_to()
+        .map_err(|error| Error::internal("reading a message back", error))
+}

@@ -1,0 +1,63 @@
+//! The last part of a name: given by the client or made here.
+
+use uuid::Uuid;
+
+/// The longest ID that a client may give.
+pub const MAX_LEN: usize = 63;
+
+const RULE: &str = "lower-case letters, digits and hyphens, beginning with a letter and not ending \
+                    with a hyphen, at most 63 characters, and not a UUID";
+
+/// An ID of the server's choice.
+pub fn generate() -> String {
+    Uuid::new_v4().to_string()
+}
+
+/// Whether a client may give this ID (AIP-122, AIP-133); says what is wrong when it may not.
+pub fn check(id: &str) -> Result<(), String> {
+    let first_is_letter = id.starts_with(|c: char| c.is_ascii_lowercase());
+    let all_allowed = id
+        .bytes()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-');
+    let is_uuid = Uuid::try_parse(id).is_ok();
+    if first_is_letter && all_allowed && !id.ends_with('-') && id.len() <= MAX_LEN && !is_uuid {
+        Ok(())
+    } else {
+        Err(format!("{id:?} is not an ID that can be given: {RULE}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_ids_are_lower_case_letters_digits_and_hyphens() {
+        for good in ["a", "opi-null9", "namespace-test-ss", &"x".repeat(63)] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        let too_long = "x".repeat(64);
+        for bad in [
+            "",
+            "A",
+            "9a",
+            "-a",
+            "a-",
+            "a_b",
+            "a/b",
+            "ä",
+            "a\0",
+            "a b",
+            "feb98abe-d51f-40c8-b348-2753f3571d3c",
+            too_long.as_str(),
+        ] {
+            assert!(check(bad).unwrap_err().contains(bad) || bad.contains('\0'), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_servers_ids_are_uuids_of_version_4() {
+        let id = Uuid::parse_str(&generate()).unwrap();
+        assert_eq!(id.get_version_num(), 4);
+    }
+}

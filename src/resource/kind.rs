@@ -1,0 +1,120 @@
+//! What a kind says of itself. Every verb is written once, in [`Collection`](super::Collection);
+//! a kind adds its own rules and what happens in SPDK.
+
+use std::future::Future;
+
+use prost_reflect::ReflectMessage;
+
+use super::{CallContext, Changes, Name, Uses};
+use crate::api::storage::VolumeStats;
+use crate::error::{Error, Violations};
+
+/// A message that is a resource: it has a name. Implemented by the list of services.
+pub trait Object: ReflectMessage + Default + Clone + PartialEq + Send + Sync + 'static {
+    /// What the resource is called; empty in most requests.
+    fn name(&self) -> &str;
+    /// Calls it so.
+    fn set_name(&mut self, name: String);
+}
+
+/// One kind of resource.
+///
+/// Before a kind is asked to do anything the object has passed the rules of the proto files and
+/// [`check`](Kind::check), what it [`uses`](Kind::uses) is reserved, and its name and all that it
+/// uses are locked. A change that fails must leave SPDK as it was. Field paths in errors start at
+/// the object: `spec.nqn`.
+pub trait Kind: Send + Sync + 'static {
+    /// The message.
+    type Object: Object;
+
+    /// Rules beyond those of the proto files: ranges, forms, what SPDK cannot do. Pure. Also called
+    /// when a required field is missing; what is said of such a field is left out then.
+    fn check(&self, object: &Self::Object, violations: &mut Violations);
+
+    /// What the object has for itself (beside its name) and needs of others (beside its parent).
+    /// Called with an object as it is asked for and as it has become: what the server chose may add
+    /// to it.
+    fn uses(&self, name: &Name, object: &Self::Object) -> Uses;
+
+    /// Makes it in SPDK. Answers the object as it is now, with what the server chose and its status;
+    /// all that was set stays as it was set.
+    fn create(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        wanted: Self::Object,
+    ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
+
+    /// Changes it in SPDK, never for nothing: some field of `change.wanted` differs.
+    ///
+    /// # Errors
+    /// [`Error::immutable`] for a field that cannot change; [`Change::unused`] gives the one for an
+    /// object that has to be rebuilt while it is in use.
+    fn update(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        change: Change<Self::Object>,
+    ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
+
+    /// Removes it from SPDK. Nobody uses it.
+    fn delete(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        object: &Self::Object,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// SPDK's counters of it. Runs beside changes.
+    fn stats(
+        &self,
+        name: &Name,
+        object: &Self::Object,
+    ) -> impl Future<Output = Result<VolumeStats, Error>> + Send;
+
+    /// Brings what may change by itself (a state) up to date in an answer. Must not cross into SPDK.
+    fn refresh(&self, _name: &Name, _object: &mut Self::Object) {}
+
+    /// Clears keys: they come in and never go out.
+    fn hide_secrets(_object: &mut Self::Object) {}
+}
+
+/// What an update asks of a kind.
+#[derive(Debug)]
+pub struct Change<T> {
+    /// The object as it is.
+    pub old: T,
+    /// The object as it shall be: the old one with the changed fields in it, so what the server
+    /// chose once is kept unless the client changes it. A changed field that is not set is the
+    /// server's to choose again.
+    pub wanted: T,
+    /// Which fields differ.
+    pub fields: Changes,
+    pub(super) users: Vec<Name>,
+}
+
+impl<T> Change<T> {
+    /// Whether anybody uses the object.
+    pub fn in_use(&self) -> bool {
+        !self.users.is_empty()
+    }
+
+    /// Fails when somebody uses the object: what has to be rebuilt for the change would go away
+    /// under its user.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION that names the user.
+    pub fn unused(&self, name: &Name) -> Result<(), Error> {
+        match self.users.first() {
+            None => Ok(()),
+            Some(user) => Err(Error::InUse {
+                name: name.to_string(),
+                user: user.to_string(),
+                remedy: format!(
+                    "a change of {} needs it rebuilt, which is done only while nobody uses it",
+                    self.fields.paths().join(", ")
+                ),
+            }),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What all kinds of resources share: names, collections and their verbs, field masks, paging,
+//! locks, references. A kind implements [`Kind`] in one file and is listed in `services.rs`.
+
+mod collection;
+mod id;
+mod kind;
+mod locks;
+mod mask;
+mod meta;
+mod name;
+mod paging;
+mod registry;
+mod request;
+mod rules;
+pub mod service;
+pub mod stats;
+mod update;
+pub mod volume_ref;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+pub use collection::Collection;
+pub use kind::{Change, Kind, Object};
+pub use locks::Locks;
+pub use mask::Changes;
+pub use meta::Meta;
+pub use name::{Key, Name};
+pub use registry::{Registry, Uses};
+pub use request::{CallContext, Create, DEFAULT_TIMEOUT, Delete, List, Page, Update};
+
+use crate::error::Error;
+
+/// How many changes may be under way at once. SPDK's request ring is shorter; this only has to be
+/// finite, so that all permits can be waited for.
+const MAX_CHANGES: u32 = 1 << 16;
+
+/// What the collections of all kinds share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Who has what and who uses whom.
+    pub registry: Arc<Registry>,
+    /// The locks of all names.
+    pub locks: Arc<Locks>,
+    changes: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// Nothing exists yet.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            registry: Arc::default(),
+            locks: Arc::default(),
+            changes: Arc::new(Semaphore::new(MAX_CHANGES as usize)),
+        })
+    }
+
+    /// Waits for the changes that are under way, also those whose clients have gone, and refuses
+    /// further ones. For the end of the program, before SPDK stops.
+    pub async fn stop(&self) {
+        if let Ok(all) = self.changes.acquire_many(MAX_CHANGES).await {
+            self.changes.close();
+            drop(all);
+        }
+    }
+
+    async fn begin(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let permit = Arc::clone(&self.changes).acquire_owned().await;
+        permit.map_err(|_| Error::Unavailable("the server is stopping and takes no changes".into()))
+    }
+}

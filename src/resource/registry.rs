@@ -1,0 +1,323 @@
+//! Who has what, and who uses whom.
+//!
+//! A resource *owns* keys that nobody else may own (its name, its bdev's name, its NQN) and *uses*
+//! keys of others. The registry is asked before SPDK is touched, and what a change has reserved is
+//! given back when the change fails:
+//!
+//! ```text
+//!            reserve            settle
+//!   nothing ---------> reserved --------> held        (create, update)
+//!      ^                  | drop
+//!      +------------------+ back to what was held before
+//! ```
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Key, Name};
+use crate::error::Error;
+
+/// What an object has for itself and what it needs of others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Uses {
+    owned: BTreeSet<Key>,
+    exclusive: BTreeSet<Key>,
+    shared: BTreeSet<Key>,
+    needed: BTreeSet<Key>,
+}
+
+impl Uses {
+    /// Nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Has this key: a second owner is refused.
+    #[must_use]
+    pub fn owns(mut self, key: impl Into<Key>) -> Self {
+        self.owned.insert(key.into());
+        self
+    }
+
+    /// Moves data through this key: a second such user is refused.
+    #[must_use]
+    pub fn takes(mut self, key: impl Into<Key>) -> Self {
+        self.exclusive.insert(key.into());
+        self
+    }
+
+    /// Refers to this key, beside others.
+    #[must_use]
+    pub fn shares(mut self, key: impl Into<Key>) -> Self {
+        self.shared.insert(key.into());
+        self
+    }
+
+    /// Fails with NOT_FOUND unless somebody owns this key (a resource owns its typed name).
+    #[must_use]
+    pub fn needs(mut self, key: impl Into<Key>) -> Self {
+        self.needed.insert(key.into());
+        self
+    }
+
+    /// What a change of the object locks exclusively.
+    pub(super) fn owned(&self) -> impl Iterator<Item = Key> {
+        self.owned.iter().cloned()
+    }
+
+    /// What a change of the object locks shared.
+    pub(super) fn used(&self) -> impl Iterator<Item = Key> {
+        (self.exclusive.iter())
+            .chain(&self.shared)
+            .chain(&self.needed)
+            .cloned()
+    }
+
+    fn union(&self, other: &Uses) -> Uses {
+        Uses {
+            owned: &self.owned | &other.owned,
+            exclusive: &self.exclusive | &other.exclusive,
+            shared: &self.shared | &other.shared,
+            needed: &self.needed | &other.needed,
+        }
+    }
+}
+
+/// The registry. Never locked across an await or a call into SPDK.
+#[derive(Debug, Default)]
+pub struct Registry {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    held: HashMap<Name, Uses>,
+    owners: HashMap<Key, Name>,
+    users: HashMap<Key, BTreeSet<Name>>,
+}
+
+impl Registry {
+    /// Reserves `uses` for `name`, on top of what it holds already.
+    ///
+    /// # Errors
+    /// ALREADY_EXISTS when another owns one of its keys, FAILED_PRECONDITION when another takes what
+    /// it wants to take, NOT_FOUND when nobody owns what it needs. Nothing is reserved then.
+    pub fn reserve(self: &Arc<Self>, name: &Name, uses: &Uses) -> Result<Reserved, Error> {
+        let mut inner = self.inner.lock();
+        inner.admit(name, uses)?;
+        let before = inner.held.get(name).cloned();
+        let both = before.as_ref().map_or_else(|| uses.clone(), |b| b.union(uses));
+        inner.set(name, Some(both));
+        Ok(Reserved {
+            registry: Arc::clone(self),
+            name: name.clone(),
+            before,
+            settled: false,
+        })
+    }
+
+    /// Forgets all that `name` holds.
+    pub fn release(&self, name: &Name) {
+        self.inner.lock().set(name, None);
+    }
+
+    /// Who owns the key.
+    pub fn owner(&self, key: &Key) -> Option<Name> {
+        self.inner.lock().owners.get(key).cloned()
+    }
+
+    /// Others that use what `name` owns, in the order of their names.
+    pub fn users_of(&self, name: &Name) -> Vec<Name> {
+        let inner = self.inner.lock();
+        let Some(uses) = inner.held.get(name) else {
+            return Vec::new();
+        };
+        let users: BTreeSet<&Name> = (uses.owned.iter())
+            .filter_map(|key| inner.users.get(key))
+            .flatten()
+            .filter(|user| *user != name)
+            .collect();
+        users.into_iter().cloned().collect()
+    }
+}
+
+impl Inner {
+    fn admit(&self, name: &Name, uses: &Uses) -> Result<(), Error> {
+        for key in &uses.needed {
+            if !self.owners.contains_key(key) {
+                return Err(Error::not_found(key));
+            }
+        }
+        for key in &uses.owned {
+            if let Some(owner) = self.owners.get(key).filter(|owner| *owner != name) {
+                let (space, value) = key.as_str().split_once('/').unwrap_or(("name", key.as_str()));
+                return Err(Error::AlreadyExists {
+                    name: owner.to_string(),
+                    message: format!("{space} {value:?} already belongs to {owner}"),
+                });
+            }
+        }
+        for key in &uses.exclusive {
+            let takes = |user: &&Name| {
+                *user != name && self.held.get(*user).is_some_and(|u| u.exclusive.contains(key))
+            };
+            if let Some(user) = self.users.get(key).and_then(|users| users.iter().find(takes)) {
+                let shown = self.owners.get(key).map_or_else(
+                    || key.as_str().to_owned(),
+                    |owner| owner.to_string(),
+                );
+                return Err(Error::InUse {
+                    name: shown,
+                    user: user.to_string(),
+                    remedy: "one at a time may move data through it; delete that user first".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, name: &Name, uses: Option<Uses>) {
+        if let Some(old) = self.held.remove(name) {
+            for key in &old.owned {
+                if self.owners.get(key) == Some(name) {
+                    self.owners.remove(key);
+                }
+            }
+            for key in old.used() {
+                if let Some(users) = self.users.get_mut(&key) {
+                    users.remove(name);
+                    if users.is_empty() {
+                        self.users.remove(&key);
+                    }
+                }
+            }
+        }
+        let Some(uses) = uses else { return };
+        for key in uses.owned() {
+            // A key that SPDK chose may meet a reservation that is about to fail: the first keeps it.
+            self.owners.entry(key).or_insert_with(|| name.clone());
+        }
+        for key in uses.used() {
+            self.users.entry(key).or_default().insert(name.clone());
+        }
+        self.held.insert(name.clone(), uses);
+    }
+}
+
+/// What a change has reserved. Dropped unsettled, it goes back to what was held before.
+#[derive(Debug)]
+pub struct Reserved {
+    registry: Arc<Registry>,
+    name: Name,
+    before: Option<Uses>,
+    settled: bool,
+}
+
+impl Reserved {
+    /// Leaves it reserved, for a settlement around this one to settle or to give back.
+    pub fn keep(mut self) {
+        self.settled = true;
+    }
+
+    /// The change is done, and the object now holds exactly this.
+    pub fn settle(mut self, uses: Uses) {
+        self.settled = true;
+        self.registry.inner.lock().set(&self.name, Some(uses));
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.settled {
+            let before = self.before.take();
+            self.registry.inner.lock().set(&self.name, before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text.into(), None)
+    }
+
+    fn hold(registry: &Arc<Registry>, who: &str, uses: Uses) -> Result<(), Error> {
+        registry
+            .reserve(&name(who), &uses)
+            .map(|reserved| reserved.settle(uses))
+    }
+
+    #[test]
+    fn two_subsystems_cannot_have_one_nqn() {
+        let registry = Arc::new(Registry::default());
+        hold(&registry, "nvmeSubsystems/a", Uses::new().owns("nqn/n")).unwrap();
+        let error = hold(&registry, "nvmeSubsystems/b", Uses::new().owns("nqn/n")).unwrap_err();
+        assert_eq!(error.to_string(), "nqn \"n\" already belongs to nvmeSubsystems/a");
+        registry.release(&name("nvmeSubsystems/a"));
+        hold(&registry, "nvmeSubsystems/b", Uses::new().owns("nqn/n")).unwrap();
+    }
+
+    #[test]
+    fn one_moves_data_through_a_bdev_and_others_may_refer_to_it() {
+        let registry = Arc::new(Registry::default());
+        let bdev = || Key::bdev("Malloc0");
+        hold(&registry, "ns/1", Uses::new().takes(bdev())).unwrap();
+        hold(&registry, "qos/1", Uses::new().shares(bdev())).unwrap();
+        let error = hold(&registry, "ns/2", Uses::new().takes(bdev())).unwrap_err();
+        assert!(error.to_string().starts_with("bdev/Malloc0 is in use by ns/1"), "{error}");
+        registry.release(&name("ns/1"));
+        hold(&registry, "ns/2", Uses::new().takes(bdev())).unwrap();
+    }
+
+    #[test]
+    fn a_failed_change_gives_back_what_it_reserved_and_keeps_what_was_held() {
+        let registry = Arc::new(Registry::default());
+        hold(&registry, "a", Uses::new().owns("nqn/1")).unwrap();
+        drop(registry.reserve(&name("a"), &Uses::new().owns("nqn/2")).unwrap());
+        assert_eq!(registry.owner(&Key::from("nqn/1")), Some(name("a")));
+        assert_eq!(registry.owner(&Key::from("nqn/2")), None);
+        drop(registry.reserve(&name("b"), &Uses::new().owns("nqn/2")).unwrap());
+        let inner = registry.inner.lock();
+        assert_eq!((inner.held.len(), inner.owners.len(), inner.users.len()), (1, 1, 0));
+    }
+
+    #[test]
+    fn what_a_kind_adds_to_a_reservation_goes_with_it() {
+        let registry = Arc::new(Registry::default());
+        let outer = registry.reserve(&name("a"), &Uses::new().owns("nqn/1")).unwrap();
+        registry.reserve(&name("a"), &Uses::new().owns("cntlid/1")).unwrap().keep();
+        assert!(hold(&registry, "b", Uses::new().owns("cntlid/1")).is_err());
+        drop(outer);
+        hold(&registry, "b", Uses::new().owns("cntlid/1").owns("nqn/1")).unwrap();
+    }
+
+    #[test]
+    fn an_update_frees_what_the_object_no_longer_uses() {
+        let registry = Arc::new(Registry::default());
+        hold(&registry, "ns", Uses::new().takes(Key::bdev("a"))).unwrap();
+        hold(&registry, "ns", Uses::new().takes(Key::bdev("b"))).unwrap();
+        hold(&registry, "other", Uses::new().takes(Key::bdev("a"))).unwrap();
+        assert!(hold(&registry, "third", Uses::new().takes(Key::bdev("b"))).is_err());
+    }
+
+    #[test]
+    fn the_users_of_a_resource_are_those_of_all_that_it_owns() {
+        let registry = Arc::new(Registry::default());
+        let volume = name("nullVolumes/a");
+        hold(&registry, "nullVolumes/a", Uses::new().owns("nullVolumes/a").owns("bdev/a")).unwrap();
+        hold(&registry, "z", Uses::new().takes("bdev/a")).unwrap();
+        hold(&registry, "b", Uses::new().shares("nullVolumes/a")).unwrap();
+        assert_eq!(registry.users_of(&volume), [name("b"), name("z")]);
+    }
+
+    #[test]
+    fn what_is_needed_must_be_there() {
+        let registry = Arc::new(Registry::default());
+        let error = hold(&registry, "ns", Uses::new().needs("nullVolumes/a")).unwrap_err();
+        assert_eq!(error, Error::not_found("nullVolumes/a"));
+    }
+}

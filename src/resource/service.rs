@@ -1,0 +1,245 @@
+//! From the generated gRPC services to the collections: each method is one line, and all of them
+//! are written here once.
+//!
+//! ```text
+//! service! {
+//!     /// What it is.
+//!     NullVolumeService {
+//!         serves { null_volumes: NullVolume[flat] as NullVolumes }
+//!         refuses {}
+//!         beside {}
+//!     }
+//! }
+//! ```
+//!
+//! `serves` lists the kinds that work, each with the [`Kind`](super::Kind) that implements it and
+//! the shape of its requests: `flat` (no `parent` anywhere), `listed` (only List has one) or
+//! `nested` (Create and List have one). `refuses` lists the kinds that answer UNIMPLEMENTED.
+//! `beside` holds methods that are none of the six verbs, as they stand in the generated trait.
+
+use tonic::Status;
+
+use crate::error::Error;
+
+/// The answer of a method that is not there yet.
+pub fn unimplemented(kind: &str) -> Status {
+    Error::Unimplemented(format!("{kind} is not implemented by this server yet")).into()
+}
+
+/// The part of a Create request that depends on its shape.
+macro_rules! create_request {
+    (nested, $request:ident, $id:ident, $object:ident) => {
+        $crate::resource::Create {
+            parent: $request.parent,
+            id: $request.$id,
+            object: $request.$object,
+        }
+    };
+    ($flat:ident, $request:ident, $id:ident, $object:ident) => {
+        $crate::resource::Create {
+            parent: String::new(),
+            id: $request.$id,
+            object: $request.$object,
+        }
+    };
+}
+
+/// The part of a List request that depends on its shape.
+macro_rules! list_request {
+    (flat, $request:ident) => {
+        $crate::resource::List {
+            parent: None,
+            page_size: $request.page_size,
+            page_token: $request.page_token,
+        }
+    };
+    ($parent:ident, $request:ident) => {
+        $crate::resource::List {
+            parent: Some($request.parent),
+            page_size: $request.page_size,
+            page_token: $request.page_token,
+        }
+    };
+}
+
+/// Implements one generated service; see the head of this file.
+macro_rules! service {
+    (
+        $(#[$doc:meta])*
+        $Service:ident {
+            serves { $($field:ident: $Kind:ident[$shape:ident] as $Implementation:ty),* $(,)? }
+            refuses { $($Refused:ident),* $(,)? }
+            beside { $($beside:tt)* }
+        }
+    ) => {
+        pastey::paste! {
+            $(#[$doc])*
+            #[derive(Clone)]
+            pub struct $Service {
+                $(
+                    #[doc = concat!("Its ", stringify!($Kind), " resources.")]
+                    pub $field: std::sync::Arc<$crate::resource::Collection<$Implementation>>,
+                )*
+            }
+
+            impl $Service {
+                /// The tower service that serves it.
+                pub fn server(
+                    self,
+                ) -> $crate::api::storage::[<$Service:snake _server>]::[<$Service Server>]<Self> {
+                    $crate::api::storage::[<$Service:snake _server>]::[<$Service Server>]::new(self)
+                }
+            }
+
+            $($crate::resource::service::object!($Kind);)*
+            $($crate::resource::service::object!($Refused);)*
+
+            #[tonic::async_trait]
+            impl $crate::api::storage::[<$Service:snake _server>]::$Service for $Service {
+                $(
+                    async fn [<create_ $Kind:snake>](
+                        &self,
+                        request: tonic::Request<$crate::api::storage::[<Create $Kind Request>]>,
+                    ) -> Result<tonic::Response<$crate::api::storage::$Kind>, tonic::Status> {
+                        let call = $crate::resource::CallContext::of(request.metadata());
+                        let request = request.into_inner();
+                        let request = $crate::resource::service::create_request!(
+                            $shape, request, [<$Kind:snake _id>], [<$Kind:snake>]
+                        );
+                        Ok(tonic::Response::new(self.$field.create(call, request).await?))
+                    }
+
+                    async fn [<update_ $Kind:snake>](
+                        &self,
+                        request: tonic::Request<$crate::api::storage::[<Update $Kind Request>]>,
+                    ) -> Result<tonic::Response<$crate::api::storage::$Kind>, tonic::Status> {
+                        let call = $crate::resource::CallContext::of(request.metadata());
+                        let request = request.into_inner();
+                        let request = $crate::resource::Update {
+                            object: request.[<$Kind:snake>],
+                            mask: request.update_mask.map(|mask| mask.paths),
+                            allow_missing: request.allow_missing,
+                        };
+                        Ok(tonic::Response::new(self.$field.update(call, request).await?))
+                    }
+
+                    async fn [<delete_ $Kind:snake>](
+                        &self,
+                        request: tonic::Request<$crate::api::storage::[<Delete $Kind Request>]>,
+                    ) -> Result<tonic::Response<()>, tonic::Status> {
+                        let call = $crate::resource::CallContext::of(request.metadata());
+                        let request = request.into_inner();
+                        let request = $crate::resource::Delete {
+                            name: request.name,
+                            allow_missing: request.allow_missing,
+                        };
+                        Ok(tonic::Response::new(self.$field.delete(call, &request).await?))
+                    }
+
+                    async fn [<get_ $Kind:snake>](
+                        &self,
+                        request: tonic::Request<$crate::api::storage::[<Get $Kind Request>]>,
+                    ) -> Result<tonic::Response<$crate::api::storage::$Kind>, tonic::Status> {
+                        Ok(tonic::Response::new(self.$field.get(&request.get_ref().name)?))
+                    }
+
+                    async fn [<list_ $Kind:snake s>](
+                        &self,
+                        request: tonic::Request<$crate::api::storage::[<List $Kind sRequest>]>,
+                    ) -> Result<
+                        tonic::Response<$crate::api::storage::[<List $Kind sResponse>]>,
+                        tonic::Status,
+                    > {
+                        let request = request.into_inner();
+                        let request = $crate::resource::service::list_request!($shape, request);
+                        let page = self.$field.list(&request)?;
+                        Ok(tonic::Response::new($crate::api::storage::[<List $Kind sResponse>] {
+                            [<$Kind:snake s>]: page.items,
+                            next_page_token: page.next_page_token,
+                        }))
+                    }
+
+                    async fn [<stats_ $Kind:snake>](
+                        &self,
+                        request: tonic::Request<$crate::api::storage::[<Stats $Kind Request>]>,
+                    ) -> Result<
+                        tonic::Response<$crate::api::storage::[<Stats $Kind Response>]>,
+                        tonic::Status,
+                    > {
+                        let stats = self.$field.stats(&request.get_ref().name).await?;
+                        Ok(tonic::Response::new($crate::api::storage::[<Stats $Kind Response>] {
+                            stats: Some(stats),
+                        }))
+                    }
+                )*
+                $(
+                    async fn [<create_ $Refused:snake>](
+                        &self,
+                        _: tonic::Request<$crate::api::storage::[<Create $Refused Request>]>,
+                    ) -> Result<tonic::Response<$crate::api::storage::$Refused>, tonic::Status> {
+                        Err($crate::resource::service::unimplemented(stringify!($Refused)))
+                    }
+
+                    async fn [<update_ $Refused:snake>](
+                        &self,
+                        _: tonic::Request<$crate::api::storage::[<Update $Refused Request>]>,
+                    ) -> Result<tonic::Response<$crate::api::storage::$Refused>, tonic::Status> {
+                        Err($crate::resource::service::unimplemented(stringify!($Refused)))
+                    }
+
+                    async fn [<delete_ $Refused:snake>](
+                        &self,
+                        _: tonic::Request<$crate::api::storage::[<Delete $Refused Request>]>,
+                    ) -> Result<tonic::Response<()>, tonic::Status> {
+                        Err($crate::resource::service::unimplemented(stringify!($Refused)))
+                    }
+
+                    async fn [<get_ $Refused:snake>](
+                        &self,
+                        _: tonic::Request<$crate::api::storage::[<Get $Refused Request>]>,
+                    ) -> Result<tonic::Response<$crate::api::storage::$Refused>, tonic::Status> {
+                        Err($crate::resource::service::unimplemented(stringify!($Refused)))
+                    }
+
+                    async fn [<list_ $Refused:snake s>](
+                        &self,
+                        _: tonic::Request<$crate::api::storage::[<List $Refused sRequest>]>,
+                    ) -> Result<
+                        tonic::Response<$crate::api::storage::[<List $Refused sResponse>]>,
+                        tonic::Status,
+                    > {
+                        Err($crate::resource::service::unimplemented(stringify!($Refused)))
+                    }
+
+                    async fn [<stats_ $Refused:snake>](
+                        &self,
+                        _: tonic::Request<$crate::api::storage::[<Stats $Refused Request>]>,
+                    ) -> Result<
+                        tonic::Response<$crate::api::storage::[<Stats $Refused Response>]>,
+                        tonic::Status,
+                    > {
+                        Err($crate::resource::service::unimplemented(stringify!($Refused)))
+                    }
+                )*
+                $($beside)*
+            }
+        }
+    };
+}
+
+/// Makes a message of the API a resource.
+macro_rules! object {
+    ($Kind:ident) => {
+        impl $crate::resource::Object for $crate::api::storage::$Kind {
+            fn name(&self) -> &str {
+                &self.name
+            }
+
+            fn set_name(&mut self, name: String) {
+                self.name = name;
+            }
+        }
+    };
+}
+
+pub(crate) use {create_request, list_request, object, service};

@@ -1,0 +1,124 @@
+//! The update of an object (AIP-134): the mask says which fields count, the kind is asked only for
+//! what differs, and `allow_missing` makes what is not there.
+
+use std::sync::Arc;
+
+use prost_reflect::{DynamicMessage, ReflectMessage};
+
+use super::collection::{Collection, Made, typed};
+use super::request::{CallContext, Update};
+use super::{Change, Changes, Kind, Name, Object, id};
+use crate::error::Error;
+use crate::resource::mask::Mask;
+
+/// What the client sent, read.
+struct Wish {
+    /// The values, without what only the server fills in.
+    values: DynamicMessage,
+    mask: Mask,
+    allow_missing: bool,
+}
+
+impl<K: Kind> Collection<K> {
+    /// Changes an object. Where nothing differs it is answered as it is.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, NOT_FOUND unless `allow_missing`, FAILED_PRECONDITION for a change that
+    /// cannot be made while the object is in use, and what the kind says.
+    pub async fn update(
+        self: &Arc<Self>,
+        call: CallContext,
+        request: Update<K::Object>,
+    ) -> Result<K::Object, Error> {
+        let object = self.given(request.object)?;
+        let name_field = format!("{}.name", self.meta.field());
+        let name = self.meta.parse(&name_field, object.name())?;
+        let mask = Mask::parse(request.mask.as_deref(), self.meta.rules())?;
+        let mut values = object.transcode_to_dynamic();
+        self.meta.rules().scrub(&mut values);
+        let wish = Wish {
+            values,
+            mask,
+            allow_missing: request.allow_missing,
+        };
+        let this = Arc::clone(self);
+        self.run(async move { this.change(&call, &name, &wish).await }).await
+    }
+
+    /// Works out the change from what is known, takes the locks that it needs, and begins again if
+    /// the object is no longer the same by then.
+    async fn change(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        wish: &Wish,
+    ) -> Result<K::Object, Error> {
+        let rules = self.meta.rules();
+        loop {
+            let Some(record) = self.record(name) else {
+                match self.make_missing(call, name, wish).await? {
+                    Made::New(object) => return Ok(object),
+                    Made::Existing(_) => continue,
+                }
+            };
+            let asked_before = record.wanted.transcode_to_dynamic();
+            let mut asked = asked_before.clone();
+            wish.mask.apply(rules, &mut asked, &wish.values);
+            let wanted: K::Object = typed(&asked)?;
+            self.check(&asked, &wanted)?;
+
+            // What is asked for anew and is not so already.
+            let mut target = record.object.transcode_to_dynamic();
+            let fields = Changes::between(rules, &asked_before, &asked)
+                .and(&Changes::between(rules, &target, &asked));
+            fields.apply(rules, &mut target, &asked);
+            let target: K::Object = typed(&target)?;
+
+            let before = self.uses(name, &record.object);
+            let after = self.uses(name, &target);
+            let owned = before.owned().chain(after.owned());
+            let used = before.used().chain(after.used());
+            let _held = self.shared.locks.acquire(owned, used).await;
+            if !self.is_current(name, &record) {
+                continue;
+            }
+            if fields.is_empty() {
+                let object = record.object.clone();
+                if record.wanted != wanted {
+                    self.put(name, wanted, object.clone());
+                }
+                return Ok(self.answer(name, object));
+            }
+            let reserved = self.shared.registry.reserve(name, &after)?;
+            let change = Change {
+                old: record.object.clone(),
+                wanted: target,
+                fields,
+                users: self.shared.registry.users_of(name),
+            };
+            let updated = self.kind.update(call, name, change).await;
+            let mut object = updated.map_err(|error| error.under(self.meta.field()))?;
+            object.set_name(name.to_string());
+            reserved.settle(self.uses(name, &object));
+            self.put(name, wanted, object.clone());
+            return Ok(self.answer(name, object));
+        }
+    }
+
+    /// `allow_missing`: the mask does not count, the object is made with all that was sent.
+    async fn make_missing(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        wish: &Wish,
+    ) -> Result<Made<K::Object>, Error> {
+        if !wish.allow_missing {
+            return Err(Error::not_found(name));
+        }
+        let field = || format!("{}.name", self.meta.field());
+        id::check(name.id()).map_err(|what| Error::invalid(field(), what))?;
+        let wanted: K::Object = typed(&wish.values)?;
+        self.check(&wish.values, &wanted)?;
+        self.make(call, name, wanted).await
+    }
+}

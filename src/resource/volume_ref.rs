@@ -1,0 +1,83 @@
+//! `volume_name_ref`: how one resource names the volume that it stands on.
+
+use super::{Key, Uses};
+
+/// A volume that somebody refers to. Whether its bdev exists is for SPDK to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeRef<'a> {
+    bdev: &'a str,
+    /// The resource that must exist, where its kind was named.
+    resource: Option<&'a str>,
+}
+
+impl<'a> VolumeRef<'a> {
+    /// Reads `volumes/ID`, a name in its typed form (`nullVolumes/ID`, a remote namespace's name),
+    /// or the raw name of a bdev.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn parse(text: &'a str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let resource = match parts.as_slice() {
+            [_] | ["volumes", _] => None,
+            [_, _] | ["nvmeRemoteControllers", _, "nvmeRemoteNamespaces", _] => Some(text),
+            _ => return Err(wrong(text)),
+        };
+        match parts.last() {
+            Some(bdev) if parts.iter().all(|part| !part.is_empty()) => Ok(Self { bdev, resource }),
+            _ => Err(wrong(text)),
+        }
+    }
+
+    /// The bdev's name.
+    pub fn bdev(&self) -> &'a str {
+        self.bdev
+    }
+
+    /// Adds that the volume is taken for data.
+    pub fn taken_in(&self, uses: Uses) -> Uses {
+        self.needed_in(uses.takes(Key::bdev(self.bdev)))
+    }
+
+    /// Adds that the volume is referred to, beside others.
+    pub fn shared_in(&self, uses: Uses) -> Uses {
+        self.needed_in(uses.shares(Key::bdev(self.bdev)))
+    }
+
+    fn needed_in(&self, uses: Uses) -> Uses {
+        match self.resource {
+            Some(resource) => uses.needs(resource),
+            None => uses,
+        }
+    }
+}
+
+fn wrong(text: &str) -> String {
+    format!(
+        "{text:?} is not the name of a volume: volumes/ID, its typed form such as nullVolumes/ID, a \
+         remote namespace's name, or the name of a bdev"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_forms_of_a_volumes_name_mean_its_bdev() {
+        for text in ["volumes/a", "nullVolumes/a", "a"] {
+            assert_eq!(VolumeRef::parse(text).unwrap().bdev(), "a", "{text}");
+        }
+        for text in ["", "/", "volumes/", "/a", "volumes/a/b", "a/b/c/d"] {
+            assert!(VolumeRef::parse(text).unwrap_err().contains(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_typed_name_needs_the_resource() {
+        let uses = VolumeRef::parse("nullVolumes/a").unwrap().taken_in(Uses::new());
+        assert_eq!(uses, Uses::new().takes(Key::bdev("a")).needs("nullVolumes/a"));
+        let uses = VolumeRef::parse("volumes/a").unwrap().shared_in(Uses::new());
+        assert_eq!(uses, Uses::new().shares(Key::bdev("a")));
+    }
+}

@@ -1,0 +1,206 @@
+//! The list of services and of the kinds that they serve. A new kind is one line here, in its
+//! service's `serves`, and its construction in [`Services::new`].
+
+use std::sync::Arc;
+
+use spdk::Handle;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
+
+use crate::api::inventory::inventory_service_server::InventoryServiceServer;
+use crate::api::storage::*;
+use crate::backend::Volumes;
+use crate::config::Config;
+use crate::frontend::{NvmeControllers, NvmeNamespaces, NvmeSubsystems};
+use crate::inventory::{InventoryService, Roots};
+use crate::resource::service::{service, unimplemented};
+use crate::resource::{Collection, Shared};
+
+service! {
+    /// Volumes that forget what is written.
+    NullVolumeService {
+        serves { null_volumes: NullVolume[flat] as Volumes<NullVolume> }
+        refuses {}
+        beside {}
+    }
+}
+
+service! {
+    /// Volumes in memory.
+    MallocVolumeService {
+        serves { malloc_volumes: MallocVolume[flat] as Volumes<MallocVolume> }
+        refuses {}
+        beside {}
+    }
+}
+
+service! {
+    /// Volumes in files and kernel block devices.
+    AioVolumeService {
+        serves { aio_volumes: AioVolume[flat] as Volumes<AioVolume> }
+        refuses {}
+        beside {}
+    }
+}
+
+service! {
+    /// NVMe subsystems, and what hosts reach through them.
+    FrontendNvmeService {
+        serves {
+            nvme_subsystems: NvmeSubsystem[flat] as NvmeSubsystems,
+            nvme_controllers: NvmeController[nested] as NvmeControllers,
+            nvme_namespaces: NvmeNamespace[nested] as NvmeNamespaces,
+        }
+        refuses {}
+        beside {}
+    }
+}
+
+service! {
+    /// NVMe devices of others.
+    NvmeRemoteControllerService {
+        serves {}
+        refuses { NvmeRemoteController, NvmePath }
+        beside {
+            async fn reset_nvme_remote_controller(
+                &self,
+                _: tonic::Request<ResetNvmeRemoteControllerRequest>,
+            ) -> Result<tonic::Response<()>, tonic::Status> {
+                Err(unimplemented("NvmeRemoteController"))
+            }
+
+            async fn get_nvme_remote_namespace(
+                &self,
+                _: tonic::Request<GetNvmeRemoteNamespaceRequest>,
+            ) -> Result<tonic::Response<NvmeRemoteNamespace>, tonic::Status> {
+                Err(unimplemented("NvmeRemoteNamespace"))
+            }
+
+            async fn list_nvme_remote_namespaces(
+                &self,
+                _: tonic::Request<ListNvmeRemoteNamespacesRequest>,
+            ) -> Result<tonic::Response<ListNvmeRemoteNamespacesResponse>, tonic::Status> {
+                Err(unimplemented("NvmeRemoteNamespace"))
+            }
+        }
+    }
+}
+
+service! {
+    /// Volumes that encrypt what another one stores.
+    MiddleendEncryptionService {
+        serves {}
+        refuses { EncryptedVolume }
+        beside {}
+    }
+}
+
+service! {
+    /// Limits of volumes.
+    MiddleendQosVolumeService {
+        serves {}
+        refuses { QosVolume }
+        beside {}
+    }
+}
+
+service! {
+    /// virtio-blk devices.
+    FrontendVirtioBlkService {
+        serves {}
+        refuses { VirtioBlk }
+        beside {}
+    }
+}
+
+service! {
+    /// virtio-scsi devices.
+    FrontendVirtioScsiService {
+        serves {}
+        refuses { VirtioScsiTarget, VirtioScsiController, VirtioScsiLun }
+        beside {}
+    }
+}
+
+/// All services of the API.
+#[derive(Clone)]
+pub struct Services {
+    shared: Arc<Shared>,
+    /// See [`NullVolumeService`].
+    pub null: NullVolumeService,
+    /// See [`MallocVolumeService`].
+    pub malloc: MallocVolumeService,
+    /// See [`AioVolumeService`].
+    pub aio: AioVolumeService,
+    /// See [`FrontendNvmeService`].
+    pub nvme: FrontendNvmeService,
+}
+
+impl Services {
+    /// The services over an SPDK that runs. Nothing exists yet.
+    pub fn new(config: &Config, spdk: Handle) -> Self {
+        let shared = Shared::new();
+        let nvme_subsystems = Collection::new(NvmeSubsystems::new(spdk.clone()), &shared);
+        let nvme_controllers = NvmeControllers::new(
+            spdk.clone(),
+            Arc::clone(&nvme_subsystems),
+            Arc::clone(&shared),
+            config.ctrlr_dir.clone(),
+        );
+        let nvme_namespaces = NvmeNamespaces::new(spdk.clone(), Arc::clone(&nvme_subsystems));
+        Self {
+            null: NullVolumeService {
+                null_volumes: Collection::new(Volumes::new(spdk.clone()), &shared),
+            },
+            malloc: MallocVolumeService {
+                malloc_volumes: Collection::new(Volumes::new(spdk.clone()), &shared),
+            },
+            aio: AioVolumeService {
+                aio_volumes: Collection::new(Volumes::new(spdk), &shared),
+            },
+            nvme: FrontendNvmeService {
+                nvme_subsystems,
+                nvme_controllers: Collection::new(nvme_controllers, &shared),
+                nvme_namespaces: Collection::new(nvme_namespaces, &shared),
+            },
+            shared,
+        }
+    }
+
+    /// Waits for the changes that are under way and refuses further ones. Before SPDK stops.
+    pub async fn stop(&self) {
+        self.shared.stop().await;
+    }
+
+    /// All of them, and grpc.health.v1 that knows each by its name.
+    pub async fn routes(self) -> Routes {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let mut routes = Routes::new(health_service);
+        macro_rules! serve {
+            ($($service:expr),* $(,)?) => {$(
+                let service = $service;
+                serving(&health, &service).await;
+                routes = routes.add_service(service);
+            )*};
+        }
+        serve![
+            self.null.server(),
+            self.malloc.server(),
+            self.aio.server(),
+            self.nvme.server(),
+            NvmeRemoteControllerService {}.server(),
+            MiddleendEncryptionService {}.server(),
+            MiddleendQosVolumeService {}.server(),
+            FrontendVirtioBlkService {}.server(),
+            FrontendVirtioScsiService {}.server(),
+            InventoryServiceServer::new(InventoryService::new(Roots::default())),
+        ];
+        routes
+    }
+}
+
+/// Tells that a service is there.
+async fn serving<S: NamedService>(health: &HealthReporter, _: &S) {
+    health.set_serving::<S>().await;
+}
