@@ -2,7 +2,7 @@
 #
 # The image holds the program alone. SPDK needs hugepages, and vhost-user and vfio-user sockets must be
 # where QEMU finds them:
-#   docker run --privileged --network host -v /dev/hugepages:/dev/hugepages -v /var/tmp:/var/tmp opi-spdk
+#   docker run --privileged --network host -v /dev/hugepages:/dev/hugepages -v /run/opi-spdk:/run/opi-spdk opi-spdk
 
 FROM rust:1-bookworm AS build
 # The processors that the image is for, in gcc's words; the default has AVX2. "native" would mean only

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use spdk::cores::CoreSet;
 
+use crate::kvm;
+
 /// The command line.
 #[derive(Debug, clap::Parser)]
 #[command(name = "opi-spdk", version, about)]
@@ -48,6 +50,15 @@ struct Settings {
     /// Directory for the sockets of vfio-user and vhost-user controllers [default: /run/opi-spdk]
     #[arg(long, value_name = "DIR")]
     ctrlr_dir: Option<PathBuf>,
+    /// Plug PCIe controllers (vfio-user NVMe, virtio-blk, virtio-scsi) into a running QEMU, and unplug them from it
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    kvm: Option<bool>,
+    /// QEMU's QMP monitor for --kvm: the path of a unix socket, or host:port
+    #[arg(long, value_name = "ADDR")]
+    qmp_addr: Option<String>,
+    /// Names of QEMU's PCI buses for --kvm: functions 0 to 31 go to the first, 32 to 63 to the second, and so on
+    #[arg(long, value_name = "BUS,...")]
+    buses: Option<String>,
     /// What is logged: error, warn, info, debug, trace, or per target (info,spdk=debug) [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -123,6 +134,15 @@ pub struct TlsFiles {
     pub client_ca: PathBuf,
 }
 
+/// The QEMU that controllers are plugged into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kvm {
+    /// Its monitor.
+    pub qmp_addr: kvm::Address,
+    /// Its buses, in the order in which physical functions are counted on them.
+    pub buses: Vec<String>,
+}
+
 /// The settings with defaults applied, each checked as far as it can be alone.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -142,6 +162,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Sockets of vfio-user and vhost-user controllers.
     pub ctrlr_dir: PathBuf,
+    /// KVM mode, if it is on.
+    pub kvm: Option<Kvm>,
     /// Filter for `tracing`.
     pub log_level: String,
     /// Capacity of the mailbox.
@@ -223,6 +245,9 @@ impl Settings {
             no_huge: self.no_huge.or(below.no_huge),
             state_dir: self.state_dir.or(below.state_dir),
             ctrlr_dir: self.ctrlr_dir.or(below.ctrlr_dir),
+            kvm: self.kvm.or(below.kvm),
+            qmp_addr: self.qmp_addr.or(below.qmp_addr),
+            buses: self.buses.or(below.buses),
             log_level: self.log_level.or(below.log_level),
             max_calls: self.max_calls.or(below.max_calls),
             volumes: below.volumes,
@@ -252,6 +277,7 @@ impl Settings {
             no_huge: self.no_huge.unwrap_or(false),
             state_dir: self.state_dir.unwrap_or("/var/lib/opi-spdk".into()),
             ctrlr_dir: self.ctrlr_dir.unwrap_or("/run/opi-spdk".into()),
+            kvm: kvm(self.kvm, self.qmp_addr, self.buses)?,
             log_level: self.log_level.unwrap_or("info".to_owned()),
             max_calls,
             volumes: check_volumes(self.volumes)?,
@@ -273,6 +299,47 @@ fn tls_files(text: &str) -> Result<TlsFiles, ConfigError> {
             reason: format!("{text:?} is not three files, certificate:key:ca"),
         }),
     }
+}
+
+/// An address or buses without `--kvm` would do nothing; with `kvm = false` they wait to be used.
+fn kvm(
+    on: Option<bool>,
+    address: Option<String>,
+    buses: Option<String>,
+) -> Result<Option<Kvm>, ConfigError> {
+    let value = |setting, reason: String| ConfigError::Value { setting, reason };
+    if on.is_none() && (address.is_some() || buses.is_some()) {
+        return Err(value("kvm", "must be given for qmp-addr and buses to have a use".to_owned()));
+    }
+    if on != Some(true) {
+        return Ok(None);
+    }
+    let missing = |setting, example: &str| value(setting, format!("is needed with kvm, such as {example}"));
+    let address = address.ok_or_else(|| missing("qmp-addr", "/run/vm/qmp.sock"))?;
+    let buses = buses.ok_or_else(|| missing("buses", "pci.1,pci.2"))?;
+    Ok(Some(Kvm {
+        qmp_addr: address.parse().map_err(|reason| value("qmp-addr", reason))?,
+        buses: check_buses(&buses).map_err(|reason| value("buses", reason))?,
+    }))
+}
+
+/// Commas separate them, or colons, as the OPI bridge has it.
+fn check_buses(text: &str) -> Result<Vec<String>, String> {
+    let mut buses = Vec::new();
+    for bus in text.split([',', ':']).map(str::to_owned) {
+        let begins = bus.starts_with(|c: char| c.is_ascii_alphabetic());
+        let known = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        if !begins || !bus.chars().all(known) {
+            return Err(format!(
+                "{bus:?} in {text:?} is not a name of QEMU's: a letter, then letters, digits, hyphens, dots, underscores"
+            ));
+        }
+        if buses.contains(&bus) {
+            return Err(format!("{bus:?} is given twice in {text:?}"));
+        }
+        buses.push(bus);
+    }
+    Ok(buses)
 }
 
 fn check_volumes(volumes: Vec<Volume>) -> Result<Vec<Volume>, ConfigError> {
@@ -340,6 +407,18 @@ mod tests {
     }
 
     #[test]
+    fn kvm_mode_has_an_address_and_buses_in_their_order() {
+        let file = "kvm = false\nqmp-addr = \"/run/vm/qmp\"\nbuses = \"pci.opi.1,pci.opi.0\"";
+        assert_eq!(parse(&[], file).expect("valid").kvm, None);
+        let kvm = parse(&["--kvm", "--qmp-addr", "localhost:4444"], file).expect("valid").kvm;
+        let kvm = kvm.expect("a flag wins over the file");
+        assert_eq!(kvm.qmp_addr.to_string(), "localhost:4444");
+        assert_eq!(kvm.buses, ["pci.opi.1", "pci.opi.0"]);
+        let colons = parse(&["--kvm", "--buses", "a:b"], file).expect("valid").kvm;
+        assert_eq!(colons.expect("on").buses, ["a", "b"]);
+    }
+
+    #[test]
     fn what_is_wrong_in_the_file_is_named_with_its_line() {
         for (text, what) in [
             ("mem-mib = 256\ncolour = 1\n", "line 2: unknown field `colour`"),
@@ -354,6 +433,13 @@ mod tests {
                 "[[volume]]\nkind=\"null\"\nname=\"a\"\nsize-mib=1\n[[volume]]\nkind=\"null\"\nname=\"a\"\nsize-mib=1",
                 "\"a\" is given twice",
             ),
+            ("qmp-addr = \"/q\"", "kvm: must be given"),
+            ("kvm = true\nbuses = \"a\"", "qmp-addr: is needed with kvm"),
+            ("kvm = true\nqmp-addr = \"/q\"", "buses: is needed with kvm"),
+            ("kvm = true\nqmp-addr = \"q\"\nbuses = \"a\"", "qmp-addr: \"q\" is neither"),
+            ("kvm = true\nqmp-addr = \"/q\"\nbuses = \"\"", "buses: \"\" in \"\" is not a name"),
+            ("kvm = true\nqmp-addr = \"/q\"\nbuses = \"a,,b\"", "buses: \"\" in"),
+            ("kvm = true\nqmp-addr = \"/q\"\nbuses = \"a,b,a\"", "buses: \"a\" is given twice"),
             ("[[volume]]\nkind = \"floppy\"\nname = \"a\"", "floppy"),
         ] {
             let error = parse(&[], text).expect_err(text).to_string();

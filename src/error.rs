@@ -231,26 +231,37 @@ impl Error {
         let mut details = ErrorDetails::new();
         let mut metadata = HashMap::new();
         let mut note = |key: &str, value: &str| {
-            metadata.insert(key.to_owned(), value.to_owned());
+            metadata.insert(key.to_owned(), short(value));
         };
         match self {
             Error::NotFound { name, message } | Error::AlreadyExists { name, message } => {
                 note("name", name);
-                details.set_resource_info("", name, "", message);
+                details.set_resource_info("", short(name), "", short(message));
             }
             Error::Invalid(violations) => {
-                for violation in violations.iter() {
-                    details.add_bad_request_violation(&violation.field, &violation.description);
+                for violation in violations.iter().take(MAX_VIOLATIONS) {
+                    details.add_bad_request_violation(
+                        short(&violation.field),
+                        short(&violation.description),
+                    );
                 }
             }
             Error::InUse { name, user, .. } => {
                 note("name", name);
                 note("user", user);
-                details.add_precondition_failure_violation("IN_USE", name, self.to_string());
+                details.add_precondition_failure_violation(
+                    "IN_USE",
+                    short(name),
+                    short(&self.to_string()),
+                );
             }
             Error::FailedPrecondition { subject, message } => {
                 note("subject", subject);
-                details.add_precondition_failure_violation("STATE", subject, message);
+                details.add_precondition_failure_violation(
+                    "STATE",
+                    short(subject),
+                    short(message),
+                );
             }
             Error::Internal { operation, .. } => note("operation", operation),
             Error::Unimplemented(_)
@@ -265,8 +276,27 @@ impl Error {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        Status::with_error_details(error.code(), error.to_string(), error.details())
+        let message = cut(&error.to_string(), MAX_MESSAGE);
+        Status::with_error_details(error.code(), message, error.details())
     }
+}
+
+/// Bytes of a status's message, of each text in its details, and how many of these it lists: a
+/// status travels in HTTP/2 headers, of which clients take some 16 KiB, partly in triplicate.
+const MAX_MESSAGE: usize = 1024;
+const MAX_DETAIL: usize = 320;
+const MAX_VIOLATIONS: usize = 8;
+
+fn short(text: &str) -> String {
+    cut(text, MAX_DETAIL)
+}
+
+fn cut(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(max - "...".len());
+    format!("{}...", &text[..end])
 }
 
 #[cfg(test)]
@@ -310,6 +340,17 @@ mod tests {
             "nvmeSubsystems/s/nvmeNamespaces/n"
         );
         assert_eq!(details.precondition_failure().unwrap().violations[0].subject, "volumes/a");
+    }
+
+    #[test]
+    fn a_status_fits_into_the_headers_that_clients_take() {
+        let mut violations = Violations::default();
+        for _ in 0..100 {
+            violations.add("field", "\u{fc}".repeat(1 << 20));
+        }
+        let status = Status::from(Error::Invalid(violations));
+        assert!(status.message().len() <= MAX_MESSAGE && status.message().ends_with("..."));
+        assert!(status.message().len() * 3 + status.details().len() * 4 / 3 < 12 << 10);
     }
 
     #[test]

@@ -69,16 +69,14 @@ async fn serve(
     };
     tracing::info!(signal, "stopping: calls in flight may finish");
     trigger.fire();
-    let drained = async {
-        let ended = servers.await;
-        // Changes whose clients have gone are still under way.
-        services.stop().await;
-        ended
-    };
-    match timeout(shutdown::DRAIN, drained).await {
+    // Changes may take their time, also those whose clients have gone; reads take none.
+    if timeout(shutdown::DRAIN, services.stop()).await.is_err() {
+        tracing::warn!(waited = ?shutdown::DRAIN, "changes in flight did not finish; leaving them");
+    }
+    match timeout(shutdown::GRACE, servers).await {
         Ok(ended) => flatten(ended),
         Err(_) => {
-            tracing::warn!(waited = ?shutdown::DRAIN, "calls in flight did not finish; leaving them");
+            tracing::info!("clients kept their connections open; leaving them");
             Ok(())
         }
     }
@@ -98,6 +96,11 @@ async fn set_up(config: &Config, handle: &spdk::Handle) -> Result<(), String> {
         tracing::warn!("running without hugepages: no PCIE controllers (vfio-user) and no vhost-user");
     } else {
         in_spdk(handle, "vfio-user transport", create(Transport::VfioUser)).await?;
+        let sockets = config.ctrlr_dir.display().to_string();
+        in_spdk(handle, "ctrlr-dir", move |spdk| async move {
+            spdk::vhost::set_directory(spdk, &sockets)
+        })
+        .await?;
     }
     for volume in config.volumes.clone() {
         let what = format!("volume {:?}", volume.name());

@@ -1,15 +1,18 @@
-//! The gRPC server: the API's services, reflection and health, on one port.
+//! The two servers: gRPC with the API's services, reflection and health, and the
+//! HTTP/JSON gateway to the same services.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
+use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::api;
 use crate::config::{Config, TlsFiles};
+use crate::gateway;
 use crate::preflight::Ready;
 use crate::services::Services;
 use crate::shutdown::Stopping;
@@ -29,27 +32,28 @@ pub async fn serve(
     stopping: Stopping,
 ) -> Result<(), String> {
     let Ready { grpc, http, instance: _instance, .. } = ready;
-    drop(http);
-    let tls = config.tls.as_ref().map(tls_config).transpose()?;
-    let routes = with_reflection(services.routes().await)?;
-    serve_grpc(grpc, tls, routes, stopping).await
+    let tls = config.tls.as_ref().map(Tls::read).transpose()?;
+    let routes = with_reflection(services.routes().await)?.prepare();
+    let http = serve_http(http, tls.as_ref(), routes.clone(), stopping.clone());
+    let grpc = serve_grpc(grpc, tls.as_ref(), routes, stopping);
+    let (grpc, http) = tokio::join!(grpc, http);
+    grpc.and(http)
 }
 
 async fn serve_grpc(
     listener: TcpListener,
-    tls: Option<ServerTlsConfig>,
+    tls: Option<&Tls>,
     routes: Routes,
     stopping: Stopping,
 ) -> Result<(), String> {
     let fail = |error: &dyn std::fmt::Display| format!("gRPC server: {error}");
-    let address = listener.local_addr().map_err(|error| fail(&error))?;
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| fail(&error))?;
+    let (listener, address) = listen(listener).map_err(|error| fail(&error))?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
     if let Some(tls) = tls {
-        server = server.tls_config(tls).map_err(|error| fail(&error))?;
+        server = server.tls_config(tls.for_grpc()).map_err(|error| fail(&error))?;
     }
     tracing::info!(%address, "gRPC is served");
     server
@@ -57,6 +61,27 @@ async fn serve_grpc(
         .serve_with_incoming_shutdown(incoming, stopping.wait())
         .await
         .map_err(|error| fail(&error))
+}
+
+async fn serve_http(
+    listener: TcpListener,
+    tls: Option<&Tls>,
+    routes: Routes,
+    stopping: Stopping,
+) -> Result<(), String> {
+    let fail = |error: &dyn std::fmt::Display| format!("HTTP server: {error}");
+    let (listener, address) = listen(listener).map_err(|error| fail(&error))?;
+    let limits = gateway::Limits::default();
+    let router = gateway::router(api::pool(), routes, limits.clone()).map_err(|e| fail(&e))?;
+    let tls = tls.map(Tls::for_http).transpose().map_err(|error| fail(&error))?;
+    tracing::info!(%address, "HTTP is served");
+    gateway::serve(listener, router, tls, limits, stopping.wait()).await;
+    Ok(())
+}
+
+fn listen(listener: TcpListener) -> std::io::Result<(tokio::net::TcpListener, SocketAddr)> {
+    let address = listener.local_addr()?;
+    Ok((tokio::net::TcpListener::from_std(listener)?, address))
 }
 
 /// Reflection in both of its versions: clients in use speak either.
@@ -72,13 +97,32 @@ fn with_reflection(routes: Routes) -> Result<Routes, String> {
         .add_service(builder().build_v1alpha().map_err(fail)?))
 }
 
-fn tls_config(files: &TlsFiles) -> Result<ServerTlsConfig, String> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|error| format!("tls file {}: {error}", path.display()))
-    };
-    let identity = Identity::from_pem(read(&files.certificate)?, read(&files.key)?);
-    let client_ca = Certificate::from_pem(read(&files.client_ca)?);
-    Ok(ServerTlsConfig::new()
-        .identity(identity)
-        .client_ca_root(client_ca))
+/// The contents of the TLS files: both servers use the same.
+struct Tls {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Vec<u8>,
+}
+
+impl Tls {
+    fn read(files: &TlsFiles) -> Result<Self, String> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|error| format!("tls file {}: {error}", path.display()))
+        };
+        Ok(Self {
+            certificate: read(&files.certificate)?,
+            key: read(&files.key)?,
+            client_ca: read(&files.client_ca)?,
+        })
+    }
+
+    fn for_grpc(&self) -> ServerTlsConfig {
+        ServerTlsConfig::new()
+            .identity(Identity::from_pem(&self.certificate, &self.key))
+            .client_ca_root(Certificate::from_pem(&self.client_ca))
+    }
+
+    fn for_http(&self) -> Result<TlsAcceptor, String> {
+        gateway::tls(&self.certificate, &self.key, &self.client_ca)
+    }
 }

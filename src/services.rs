@@ -12,7 +12,10 @@ use crate::api::inventory::inventory_service_server::InventoryServiceServer;
 use crate::api::storage::*;
 use crate::backend::Volumes;
 use crate::config::Config;
-use crate::frontend::{NvmeControllers, NvmeNamespaces, NvmeSubsystems};
+use crate::frontend::{
+    Luns, NvmeControllers, NvmeNamespaces, NvmeSubsystems, VirtioBlks, VirtioScsiControllers,
+    VirtioScsiLuns, VirtioScsiTargets,
+};
 use crate::inventory::{InventoryService, Roots};
 use crate::resource::service::{service, unimplemented};
 use crate::resource::{Collection, Shared};
@@ -108,8 +111,8 @@ service! {
 service! {
     /// virtio-blk devices.
     FrontendVirtioBlkService {
-        serves {}
-        refuses { VirtioBlk }
+        serves { virtio_blks: VirtioBlk[flat] as VirtioBlks }
+        refuses {}
         beside {}
     }
 }
@@ -117,8 +120,12 @@ service! {
 service! {
     /// virtio-scsi devices.
     FrontendVirtioScsiService {
-        serves {}
-        refuses { VirtioScsiTarget, VirtioScsiController, VirtioScsiLun }
+        serves {
+            virtio_scsi_targets: VirtioScsiTarget[listed] as VirtioScsiTargets,
+            virtio_scsi_controllers: VirtioScsiController[listed] as VirtioScsiControllers,
+            virtio_scsi_luns: VirtioScsiLun[listed] as VirtioScsiLuns,
+        }
+        refuses {}
         beside {}
     }
 }
@@ -135,6 +142,10 @@ pub struct Services {
     pub aio: AioVolumeService,
     /// See [`FrontendNvmeService`].
     pub nvme: FrontendNvmeService,
+    /// See [`FrontendVirtioBlkService`].
+    pub virtio_blk: FrontendVirtioBlkService,
+    /// See [`FrontendVirtioScsiService`].
+    pub virtio_scsi: FrontendVirtioScsiService,
 }
 
 impl Services {
@@ -149,6 +160,8 @@ impl Services {
             config.ctrlr_dir.clone(),
         );
         let nvme_namespaces = NvmeNamespaces::new(spdk.clone(), Arc::clone(&nvme_subsystems));
+        let virtio_blks = VirtioBlks::new(spdk.clone());
+        let virtio_scsi = virtio_scsi(&spdk, &shared);
         Self {
             null: NullVolumeService {
                 null_volumes: Collection::new(Volumes::new(spdk.clone()), &shared),
@@ -164,6 +177,10 @@ impl Services {
                 nvme_controllers: Collection::new(nvme_controllers, &shared),
                 nvme_namespaces: Collection::new(nvme_namespaces, &shared),
             },
+            virtio_blk: FrontendVirtioBlkService {
+                virtio_blks: Collection::new(virtio_blks, &shared),
+            },
+            virtio_scsi,
             shared,
         }
     }
@@ -192,11 +209,25 @@ impl Services {
             NvmeRemoteControllerService {}.server(),
             MiddleendEncryptionService {}.server(),
             MiddleendQosVolumeService {}.server(),
-            FrontendVirtioBlkService {}.server(),
-            FrontendVirtioScsiService {}.server(),
+            self.virtio_blk.server(),
+            self.virtio_scsi.server(),
             InventoryServiceServer::new(InventoryService::new(Roots::default())),
         ];
         routes
+    }
+}
+
+/// The three kinds of virtio-scsi, over one table of LUNs.
+fn virtio_scsi(spdk: &Handle, shared: &Arc<Shared>) -> FrontendVirtioScsiService {
+    let luns = Arc::new(Luns::new(spdk.clone()));
+    let targets = VirtioScsiTargets::new(spdk.clone(), Arc::clone(&luns));
+    let targets = Collection::new(targets, shared);
+    let controllers = VirtioScsiControllers::new(spdk.clone(), Arc::clone(&luns));
+    let of_targets = VirtioScsiLuns::new(spdk.clone(), luns, Arc::clone(&targets));
+    FrontendVirtioScsiService {
+        virtio_scsi_targets: targets,
+        virtio_scsi_controllers: Collection::new(controllers, shared),
+        virtio_scsi_luns: Collection::new(of_targets, shared),
     }
 }
 

@@ -8,9 +8,12 @@ use tokio::sync::watch;
 /// How long calls in flight may take to finish once the process is to stop.
 pub const DRAIN: Duration = Duration::from_secs(2);
 
+/// How long clients may then take to close their connections.
+pub const GRACE: Duration = Duration::from_millis(300);
+
 /// How long SPDK may take to disconnect hosts and end its subsystems. Together
-/// with [`DRAIN`] it keeps a stop below the five seconds that are promised.
-pub const SPDK_STOP: Duration = Duration::from_millis(2500);
+/// with [`DRAIN`] and [`GRACE`] it keeps a stop below the five seconds that are promised.
+pub const SPDK_STOP: Duration = Duration::from_millis(2200);
 
 /// The signals that stop the process cleanly.
 pub struct Signals {

@@ -61,13 +61,17 @@ mod deadline;
 mod error;
 mod executor;
 mod gate;
+pub mod keyring;
+mod locks;
 mod log;
 mod mailbox;
 pub mod nvmf;
 mod ring;
 mod runtime;
 mod timer;
+mod transport_id;
+pub mod vhost;
 
 pub use error::{Errno, Error};
 pub use mailbox::{CallError, ControlStats, Handle};
-pub use runtime::{Options, Runtime, StartError, Spdk, hugepages_free_mib, version};
+pub use runtime::{Options, Runtime, Spdk, StartError, exit_at_once, hugepages_free_mib, version};

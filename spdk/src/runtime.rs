@@ -172,7 +172,33 @@ fn host(options: &Options, opened: oneshot::Sender<Opened>) -> c_int {
     }
     // SAFETY: spdk_app_start has returned; the rings are freed.
     unsafe { sys::spdk_app_fini() };
+    remove_dpdk_dirs();
     code
+}
+
+/// DPDK makes a directory for each process and leaves it behind: removes ours, and
+/// those of processes that are gone. Where they cannot be removed they do no harm.
+fn remove_dpdk_dirs() {
+    let Ok(entries) = std::fs::read_dir("/var/run/dpdk") else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix("spdk_pid")?.parse::<u32>().ok());
+        let ended = |pid: u32| {
+            pid == std::process::id() || !std::path::Path::new(&format!("/proc/{pid}")).exists()
+        };
+        if pid.is_some_and(ended) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Ends the process at once, without the exit handlers of C libraries: they would
+/// take down what reactors still use, if SPDK has not stopped.
+pub fn exit_at_once(code: u8) -> ! {
+    // SAFETY: ends the process; nothing runs afterwards.
+    unsafe { libc::_exit(c_int::from(code)) }
 }
 
 /// SPDK's start function: on the app thread, once all subsystems are up.

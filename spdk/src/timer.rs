@@ -1,58 +1,82 @@
-//! Waiting on the app thread, by a one-shot SPDK poller.
+//! Waiting on the app thread, by an SPDK poller that lives no longer than the
+//! wait: SPDK does not end a thread that has pollers.
 
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use spdk_sys as sys;
 
-use crate::completion::{Pending, Promise, completion};
 use crate::runtime::Spdk;
 
-/// What the poller needs to end itself: C holds it from registration to firing.
+/// What the poller sees: on the heap, kept by [`Sleep`] while it is registered.
 struct Alarm {
-    poller: std::cell::Cell<*mut sys::spdk_poller>,
-    promise: std::cell::Cell<Option<Promise<()>>>,
+    /// Null once it has been unregistered.
+    poller: Cell<*mut sys::spdk_poller>,
+    waker: RefCell<Option<Waker>>,
 }
 
-/// Waits for `delay` (microsecond resolution) without holding the reactor.
-pub(crate) async fn sleep(_: Spdk, delay: Duration) {
-    if let Some(pending) = arm(delay) {
-        pending.await;
-    }
-}
+/// Ready once its time has come. Dropping it earlier ends the poller.
+pub(crate) struct Sleep(Rc<Alarm>);
 
-/// `None` when SPDK has no memory for a poller; waiting is then given up.
-fn arm(delay: Duration) -> Option<Pending<()>> {
-    let (promise, pending) = completion();
-    let alarm = Box::into_raw(Box::new(Alarm {
-        poller: std::cell::Cell::new(std::ptr::null_mut()),
-        promise: std::cell::Cell::new(Some(promise)),
-    }));
+/// Waits for `delay` (microsecond resolution) without holding the reactor. Where
+/// SPDK has no memory for a poller there is no wait.
+pub(crate) fn sleep(_: Spdk, delay: Duration) -> Sleep {
+    let alarm = Rc::new(Alarm {
+        poller: Cell::new(std::ptr::null_mut()),
+        waker: RefCell::new(None),
+    });
     let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX).max(1);
-    // SAFETY: on an SPDK thread (callers hold a `Spdk`); `alarm` stays allocated
-    // until `fire` frees it; the name is a C string literal.
+    let argument = Rc::as_ptr(&alarm).cast_mut().cast();
+    // SAFETY: on an SPDK thread (the caller holds a `Spdk`); `alarm` stays until
+    // `Sleep` is dropped, which unregisters first; the name is a C literal.
     let poller = unsafe {
-        sys::spdk_poller_register_named(Some(fire), alarm.cast(), micros, c"opi_sleep".as_ptr())
+        sys::spdk_poller_register_named(Some(fire), argument, micros, c"opi_sleep".as_ptr())
     };
-    if poller.is_null() {
-        // SAFETY: SPDK did not take it, so it is still ours alone.
-        drop(unsafe { Box::from_raw(alarm) });
-        return None;
+    alarm.poller.set(poller);
+    Sleep(alarm)
+}
+
+impl Alarm {
+    fn end(&self) {
+        let mut poller = self.poller.replace(std::ptr::null_mut());
+        if !poller.is_null() {
+            // SAFETY: our own poller, registered and not unregistered before, on
+            // its own thread: an `Rc` does not leave it.
+            unsafe { sys::spdk_poller_unregister(&mut poller) };
+        }
     }
-    // SAFETY: the poller cannot fire before this thread returns to its reactor.
-    unsafe { (*alarm).poller.set(poller) };
-    Some(pending)
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.0.poller.get().is_null() {
+            return Poll::Ready(());
+        }
+        *self.0.waker.borrow_mut() = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 unsafe extern "C" fn fire(argument: *mut c_void) -> c_int {
-    // SAFETY: SPDK calls with what `arm` registered, and once: the poller is
-    // unregistered below.
-    let alarm = unsafe { Box::from_raw(argument.cast::<Alarm>()) };
-    let mut poller = alarm.poller.get();
-    // SAFETY: our own poller, on the thread that registered it.
-    unsafe { sys::spdk_poller_unregister(&mut poller) };
-    if let Some(promise) = alarm.promise.take() {
-        promise.complete(());
+    // SAFETY: what `sleep` registered; a registered poller's alarm is alive.
+    let alarm = unsafe { &*argument.cast::<Alarm>() };
+    alarm.end();
+    let waker = alarm.waker.borrow_mut().take();
+    if let Some(waker) = waker {
+        waker.wake();
     }
     1
 }

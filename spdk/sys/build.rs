@@ -24,7 +24,7 @@ const MODULE_HEADERS: [&str; 5] = [
     "nvme/bdev_nvme.h",
 ];
 
-const SHIMS: [&str; 3] = ["bdev.c", "log.c", "nvmf.c"];
+const SHIMS: [&str; 6] = ["bdev.c", "keyring.c", "log.c", "nvme.c", "nvmf.c", "vhost.c"];
 
 type Failure = String;
 

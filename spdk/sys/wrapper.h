@@ -1,6 +1,8 @@
 /* What bindgen reads. What it keeps of it is in build/allowlist.rs. */
+#include <rte_vhost.h>
 #include <spdk/stdinc.h>
 #include <spdk/bdev.h>
+#include <spdk/bdev_module.h>
 #include <spdk/env.h>
 #include <spdk/event.h>
 #include <spdk/init.h>
@@ -9,5 +11,6 @@
 #include <spdk/nvmf.h>
 #include <spdk/thread.h>
 #include <spdk/uuid.h>
+#include <spdk/vhost.h>
 
 #include "shim.h"

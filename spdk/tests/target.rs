@@ -7,6 +7,8 @@ use std::net::{TcpListener, TcpStream};
 use spdk::nvmf::{Address, Transport, host, listener, namespace, subsystem, transport};
 use spdk::{Error, Handle, Options, Runtime, bdev};
 
+mod common;
+
 const NQN: &str = "nqn.2022-09.io.spdk:opi-test1";
 const OTHER: &str = "nqn.2022-09.io.spdk:opi-test2";
 const MIB: u64 = 1 << 20;
@@ -30,7 +32,7 @@ fn errno<T: std::fmt::Debug>(result: Result<T, Error>) -> i32 {
 async fn what_is_made_is_there_and_what_is_wrong_is_refused_whole() {
     let huge = spdk::hugepages_free_mib() >= 600;
     let runtime = Runtime::start(Options {
-        cores: "0".parse().expect("a core list"),
+        cores: common::free_core(),
         mem_mib: 512,
         no_huge: !huge,
         mailbox_capacity: 64,

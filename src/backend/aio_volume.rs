@@ -52,6 +52,10 @@ impl Volume for AioVolume {
         }
     }
 
+    fn reconsider(&mut self, asked: &Self) {
+        self.blocks_count = asked.blocks_count;
+    }
+
     /// What the file has gained is taken over at any time. So is a block size that is left to the
     /// server, if it would choose the one that the volume has.
     async fn adjust(

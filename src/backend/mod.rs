@@ -37,6 +37,10 @@ pub trait Volume: Object {
     /// Fills in what was left to the server.
     fn complete(&mut self, bdev: &bdev::Info);
 
+    /// Takes out what the server worked out from other fields and has to work out again, given what
+    /// the client asks for.
+    fn reconsider(&mut self, _asked: &Self) {}
+
     /// Changes the bdev as it is, under those who use it; `None` when it has to be rebuilt for this
     /// change.
     fn adjust(
@@ -97,7 +101,8 @@ impl<V: Volume> Kind for Volumes<V> {
         Ok(wanted)
     }
 
-    async fn update(&self, _: &CallContext, name: &Name, change: Change<V>) -> Result<V, Error> {
+    async fn update(&self, _: &CallContext, name: &Name, mut change: Change<V>) -> Result<V, Error> {
+        change.wanted.reconsider(&change.asked);
         if let Some(info) = V::adjust(&self.spdk, name, &change).await? {
             let mut object = change.wanted;
             object.complete(&info);

@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn an_errno_becomes_the_status_that_a_client_can_act_on() {
-        let of = |errno| Error::from(spdk::Error::new("create bdev", -errno)).code();
+        let of = |errno: i32| Error::from(spdk::Error::new("create bdev", -errno)).code();
         assert_eq!(of(17), tonic::Code::AlreadyExists);
         assert_eq!(of(19), tonic::Code::NotFound);
         assert_eq!(of(16), tonic::Code::FailedPrecondition);

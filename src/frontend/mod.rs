@@ -1,18 +1,31 @@
-//! What hosts and virtual machines see: NVMe subsystems with their namespaces and controllers.
+//! What hosts and virtual machines see: NVMe subsystems with their namespaces and controllers,
+//! virtio-blk devices, and virtio-scsi controllers with their LUNs.
 
 mod nvme_controller;
 mod nvme_namespace;
 mod nvme_subsystem;
+mod pcie;
+mod virtio_blk;
+mod virtio_scsi;
+mod virtio_scsi_controller;
+mod virtio_scsi_lun;
+mod virtio_scsi_target;
 
 use spdk::{Handle, bdev, nvmf};
 
 use crate::api::storage::VolumeStats;
 use crate::backend::volume_stats;
 use crate::error::Error;
+use crate::resource::Key;
 
 pub use nvme_controller::NvmeControllers;
 pub use nvme_namespace::NvmeNamespaces;
 pub use nvme_subsystem::NvmeSubsystems;
+pub use virtio_blk::VirtioBlks;
+pub use virtio_scsi::Luns;
+pub use virtio_scsi_controller::VirtioScsiControllers;
+pub use virtio_scsi_lun::VirtioScsiLuns;
+pub use virtio_scsi_target::VirtioScsiTargets;
 
 /// errno(3), as SPDK's errors carry it.
 mod errno {
@@ -38,4 +51,17 @@ async fn subsystem_stats(spdk: &Handle, nqn: String) -> Result<VolumeStats, Erro
         Ok::<_, spdk::Error>(all)
     });
     Ok(volume_stats(all.await??))
+}
+
+/// Who has this name in the directory of sockets owns this.
+fn socket_key(name: &str) -> Key {
+    Key::from(format!("socket/{name}"))
+}
+
+/// `volume_name_ref` names a volume that SPDK does not have.
+fn no_volume(volume_name_ref: &str) -> Error {
+    Error::NotFound {
+        name: volume_name_ref.to_owned(),
+        message: format!("volume_name_ref: there is no volume {volume_name_ref:?}"),
+    }
 }

@@ -12,11 +12,11 @@ use spdk::nvmf::{Address, Transport, listener, transport};
 use spdk::{Handle, Spdk};
 
 use super::nvme_subsystem::{NvmeSubsystems, nqn_of};
-use super::{errno, subsystem_stats};
+use super::{errno, pcie, socket_key, subsystem_stats};
 use crate::api::storage::nvme_controller_spec::Endpoint;
 use crate::api::storage::{
     FabricsEndpoint, NvmeAddressFamily, NvmeController, NvmeControllerSpec, NvmeControllerStatus,
-    NvmeTransportType, PciEndpoint, QosLimit, VolumeStats,
+    NvmeTransportType, QosLimit, VolumeStats,
 };
 use crate::error::{Error, Violations};
 use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Uses};
@@ -136,6 +136,9 @@ impl Kind for NvmeControllers {
         if let Ok(address) = self.address(name, &spec) {
             let subsystem = name.parent_id().unwrap_or_default();
             uses = uses.owns(format!("address/{subsystem} at {address}"));
+            if matches!(address, Address::VfioUser { .. }) {
+                uses = uses.owns(socket_key(subsystem));
+            }
         }
         match spec.nvme_controller_id {
             Some(id) => uses.owns(id_key(name, id)),
@@ -249,7 +252,7 @@ fn check_endpoint(spec: &NvmeControllerSpec, violations: &mut Violations) {
             }
         }
         (NvmeTransportType::Pcie, Some(Endpoint::PcieId(endpoint))) => {
-            check_pcie(endpoint, violations);
+            pcie::check_emulated("spec.pcie_id", endpoint, violations);
         }
         (NvmeTransportType::Tcp, _) => {
             violations.add("spec.fabrics_id", "is required for NVME_TRANSPORT_TYPE_TCP");
@@ -264,21 +267,6 @@ fn check_endpoint(spec: &NvmeControllerSpec, violations: &mut Violations) {
                 other.as_str_name()
             ),
         ),
-    }
-}
-
-/// A vfio-user controller has one port and no virtual functions.
-fn check_pcie(endpoint: &PciEndpoint, violations: &mut Violations) {
-    for (field, value) in [
-        ("port_id", endpoint.port_id),
-        ("virtual_function", endpoint.virtual_function),
-    ] {
-        if let Some(value) = value.filter(|value| *value != 0) {
-            violations.add(format!("spec.pcie_id.{field}"), format!("{value}: only 0 is there"));
-        }
-    }
-    if let Some(value) = endpoint.physical_function.filter(|value| *value < 0) {
-        violations.add("spec.pcie_id.physical_function", format!("{value} is negative"));
     }
 }
 
@@ -346,6 +334,7 @@ async fn clear(dir: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::storage::PciEndpoint;
 
     fn broken(spec: &NvmeControllerSpec) -> String {
         let mut violations = Violations::default();

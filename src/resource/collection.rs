@@ -182,6 +182,31 @@ impl<K: Kind> Collection<K> {
         self.kind.stats(&name, &record.object).await
     }
 
+    /// Does something to an object that leaves its record as it is, while it is not changed itself.
+    /// Runs to its end, whether or not the client still waits for it.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, NOT_FOUND, and what `action` says.
+    pub async fn with<T: Send + 'static, F: Future<Output = Result<T, Error>> + Send>(
+        self: &Arc<Self>,
+        name: &str,
+        action: impl FnOnce(Arc<Self>, Name) -> F + Send + 'static,
+    ) -> Result<T, Error> {
+        let name = self.meta.parse("name", name)?;
+        let this = Arc::clone(self);
+        self.run(async move {
+            let _held = this.shared.locks.acquire([], [name.key().clone()]).await;
+            this.record(&name).ok_or_else(|| Error::not_found(&name))?;
+            action(Arc::clone(&this), name).await
+        })
+        .await
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> &K {
+        &self.kind
+    }
+
     /// The object under this typed name with all that is in it, keys too: for other kinds, not for
     /// answers.
     pub fn object(&self, key: &Key) -> Option<K::Object> {
@@ -197,7 +222,7 @@ impl<K: Kind> Collection<K> {
         wanted: K::Object,
     ) -> Result<Made<K::Object>, Error> {
         let uses = self.uses(name, &wanted);
-        let _held = self.shared.locks.acquire(uses.owned(), uses.used()).await;
+        let _held = self.shared.locks.acquire(uses.changed(), uses.used()).await;
         if let Some(record) = self.record(name) {
             return Ok(Made::Existing(record));
         }
@@ -214,7 +239,7 @@ impl<K: Kind> Collection<K> {
         loop {
             let record = self.record(name).ok_or_else(|| Error::not_found(name))?;
             let uses = self.uses(name, &record.object);
-            let _held = self.shared.locks.acquire(uses.owned(), uses.used()).await;
+            let _held = self.shared.locks.acquire(uses.changed(), uses.used()).await;
             if !self.is_current(name, &record) {
                 continue;
             }

@@ -88,6 +88,9 @@ pub struct Change<T> {
     /// chose once is kept unless the client changes it. A changed field that is not set is the
     /// server's to choose again.
     pub wanted: T,
+    /// The object as the client asks for it now: what is not set is the server's to choose, where
+    /// `wanted` has what it chose for the object as it was.
+    pub asked: T,
     /// Which fields differ.
     pub fields: Changes,
     pub(super) users: Vec<Name>,

@@ -8,7 +8,7 @@ mod locks;
 mod mask;
 mod meta;
 mod name;
-mod paging;
+pub(crate) mod paging;
 mod registry;
 mod request;
 mod rules;

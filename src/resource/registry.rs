@@ -11,7 +11,7 @@
 //!      +------------------+ back to what was held before
 //! ```
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -26,6 +26,9 @@ pub struct Uses {
     exclusive: BTreeSet<Key>,
     shared: BTreeSet<Key>,
     needed: BTreeSet<Key>,
+    altered: BTreeSet<Key>,
+    /// Keys of its own that mean another's: whoever takes the one takes the other.
+    aliases: BTreeMap<Key, Key>,
 }
 
 impl Uses {
@@ -62,9 +65,25 @@ impl Uses {
         self
     }
 
+    /// Changes what another's key stands for: nobody who uses that key changes meanwhile.
+    #[must_use]
+    pub fn alters(mut self, key: impl Into<Key>) -> Self {
+        self.altered.insert(key.into());
+        self
+    }
+
+    /// Has this key, which means `other`: one at a time may take either of them.
+    #[must_use]
+    pub fn owns_alias(self, key: impl Into<Key>, other: impl Into<Key>) -> Self {
+        let key = key.into();
+        let mut uses = self.owns(key.clone());
+        uses.aliases.insert(key, other.into());
+        uses
+    }
+
     /// What a change of the object locks exclusively.
-    pub(super) fn owned(&self) -> impl Iterator<Item = Key> {
-        self.owned.iter().cloned()
+    pub(super) fn changed(&self) -> impl Iterator<Item = Key> {
+        self.owned.iter().chain(&self.altered).cloned()
     }
 
     /// What a change of the object locks shared.
@@ -81,6 +100,8 @@ impl Uses {
             exclusive: &self.exclusive | &other.exclusive,
             shared: &self.shared | &other.shared,
             needed: &self.needed | &other.needed,
+            altered: &self.altered | &other.altered,
+            aliases: self.aliases.clone().into_iter().chain(other.aliases.clone()).collect(),
         }
     }
 }
@@ -96,6 +117,7 @@ struct Inner {
     held: HashMap<Name, Uses>,
     owners: HashMap<Key, Name>,
     users: HashMap<Key, BTreeSet<Name>>,
+    aliases: HashMap<Key, Key>,
 }
 
 impl Registry {
@@ -160,10 +182,7 @@ impl Inner {
             }
         }
         for key in &uses.exclusive {
-            let takes = |user: &&Name| {
-                *user != name && self.held.get(*user).is_some_and(|u| u.exclusive.contains(key))
-            };
-            if let Some(user) = self.users.get(key).and_then(|users| users.iter().find(takes)) {
+            if let Some(user) = self.other_taker(name, key) {
                 let shown = self.owners.get(key).map_or_else(
                     || key.as_str().to_owned(),
                     |owner| owner.to_string(),
@@ -178,8 +197,25 @@ impl Inner {
         Ok(())
     }
 
+    /// Who beside `name` takes the key, under whichever of its names.
+    fn other_taker(&self, name: &Name, key: &Key) -> Option<&Name> {
+        let meant = self.aliases.get(key).unwrap_or(key);
+        let names = (self.aliases.iter())
+            .filter_map(|(alias, other)| (other == meant).then_some(alias))
+            .chain([meant]);
+        names
+            .flat_map(|key| self.users.get(key).into_iter().flatten().map(move |user| (key, user)))
+            .find(|(key, user)| {
+                *user != name && self.held.get(*user).is_some_and(|u| u.exclusive.contains(*key))
+            })
+            .map(|(_, user)| user)
+    }
+
     fn set(&mut self, name: &Name, uses: Option<Uses>) {
         if let Some(old) = self.held.remove(name) {
+            for alias in old.aliases.keys() {
+                self.aliases.remove(alias);
+            }
             for key in &old.owned {
                 if self.owners.get(key) == Some(name) {
                     self.owners.remove(key);
@@ -195,7 +231,8 @@ impl Inner {
             }
         }
         let Some(uses) = uses else { return };
-        for key in uses.owned() {
+        self.aliases.extend(uses.aliases.clone());
+        for key in uses.owned.iter().cloned() {
             // A key that SPDK chose may meet a reservation that is about to fail: the first keeps it.
             self.owners.entry(key).or_insert_with(|| name.clone());
         }
@@ -271,6 +308,24 @@ mod tests {
         assert!(error.to_string().starts_with("bdev/Malloc0 is in use by ns/1"), "{error}");
         registry.release(&name("ns/1"));
         hold(&registry, "ns/2", Uses::new().takes(bdev())).unwrap();
+    }
+
+    #[test]
+    fn one_moves_data_through_a_bdev_whichever_of_its_names_is_used() {
+        let registry = Arc::new(Registry::default());
+        let alias = Uses::new().owns_alias(Key::bdev("limited"), Key::bdev("base"));
+        hold(&registry, "qos/1", alias).unwrap();
+        hold(&registry, "ns/1", Uses::new().takes(Key::bdev("base"))).unwrap();
+        for other in ["limited", "base"] {
+            let error = hold(&registry, "ns/2", Uses::new().takes(Key::bdev(other))).unwrap_err();
+            assert!(error.to_string().contains("in use by ns/1"), "{error}");
+        }
+        registry.release(&name("ns/1"));
+        hold(&registry, "ns/2", Uses::new().takes(Key::bdev("limited"))).unwrap();
+        assert!(hold(&registry, "ns/1", Uses::new().takes(Key::bdev("base"))).is_err());
+        assert_eq!(registry.users_of(&name("qos/1")), [name("ns/2")]);
+        registry.release(&name("qos/1"));
+        assert!(registry.inner.lock().aliases.is_empty());
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl<K: Kind> Collection<K> {
 
             let before = self.uses(name, &record.object);
             let after = self.uses(name, &target);
-            let owned = before.owned().chain(after.owned());
+            let owned = before.changed().chain(after.changed());
             let used = before.used().chain(after.used());
             let _held = self.shared.locks.acquire(owned, used).await;
             if !self.is_current(name, &record) {
@@ -93,6 +93,7 @@ impl<K: Kind> Collection<K> {
             let change = Change {
                 old: record.object.clone(),
                 wanted: target,
+                asked: wanted.clone(),
                 fields,
                 users: self.shared.registry.users_of(name),
             };

@@ -7,7 +7,7 @@ use super::{Key, Uses};
 pub struct VolumeRef<'a> {
     bdev: &'a str,
     /// The resource that must exist, where its kind was named.
-    resource: Option<&'a str>,
+    resource: Option<String>,
 }
 
 impl<'a> VolumeRef<'a> {
@@ -20,7 +20,12 @@ impl<'a> VolumeRef<'a> {
         let parts: Vec<&str> = text.split('/').collect();
         let resource = match parts.as_slice() {
             [_] | ["volumes", _] => None,
-            [_, _] | ["nvmeRemoteControllers", _, "nvmeRemoteNamespaces", _] => Some(text),
+            [_, _] => Some(text.to_owned()),
+            ["nvmeRemoteControllers", controller, "nvmeRemoteNamespaces", bdev]
+                if remote_controller(bdev) == Some(controller) =>
+            {
+                Some(format!("nvmeRemoteControllers/{controller}"))
+            }
             _ => return Err(wrong(text)),
         };
         match parts.last() {
@@ -45,11 +50,28 @@ impl<'a> VolumeRef<'a> {
     }
 
     fn needed_in(&self, uses: Uses) -> Uses {
-        match self.resource {
-            Some(resource) => uses.needs(resource),
+        let uses = match &self.resource {
+            Some(resource) => uses.needs(resource.as_str()),
+            None => uses,
+        };
+        match remote_controller(self.bdev) {
+            Some(controller) => uses.shares(remote_bdevs(controller)),
             None => uses,
         }
     }
+}
+
+/// What stands for all bdevs that a remote controller brings: it owns this, and who uses one of
+/// them uses this.
+pub fn remote_bdevs(controller: &str) -> Key {
+    Key::from(format!("remote bdevs/{controller}"))
+}
+
+/// The remote controller that a bdev of this name would be of: namespace 1 of `x` is `xn1`.
+fn remote_controller(bdev: &str) -> Option<&str> {
+    let controller = bdev.trim_end_matches(|c: char| c.is_ascii_digit());
+    let controller = controller.strip_suffix('n').filter(|id| !id.is_empty())?;
+    bdev.ends_with(|c: char| c.is_ascii_digit()).then_some(controller)
 }
 
 fn wrong(text: &str) -> String {
@@ -70,6 +92,21 @@ mod tests {
         }
         for text in ["", "/", "volumes/", "/a", "volumes/a/b", "a/b/c/d"] {
             assert!(VolumeRef::parse(text).unwrap_err().contains(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_remote_namespace_is_used_together_with_its_controller() {
+        let plain = VolumeRef::parse("nvme-12n1").unwrap().taken_in(Uses::new());
+        let uses = Uses::new().takes(Key::bdev("nvme-12n1")).shares(remote_bdevs("nvme-12"));
+        assert_eq!(plain, uses);
+        let name = "nvmeRemoteControllers/nvme-12/nvmeRemoteNamespaces/nvme-12n1";
+        let named = VolumeRef::parse(name).unwrap().taken_in(Uses::new());
+        assert_eq!(named, uses.needs("nvmeRemoteControllers/nvme-12"));
+        let other = "nvmeRemoteControllers/other/nvmeRemoteNamespaces/nvme-12n1";
+        assert!(VolumeRef::parse(other).is_err());
+        for none in ["Malloc0", "n1", "nvme12n", "volume"] {
+            assert_eq!(remote_controller(none), None, "{none}");
         }
     }
 

@@ -4,8 +4,12 @@
 //! next returns to its reactor, so none is kept across an await.
 
 pub mod aio;
+pub mod alias;
+pub mod crypto;
 pub mod malloc;
 pub mod null;
+pub mod nvme;
+pub mod qos;
 mod stats;
 
 use std::ffi::c_int;

@@ -26,6 +26,37 @@ pub struct Stats {
     pub ticks_per_second: u64,
 }
 
+impl Stats {
+    pub(super) fn of(counters: &sys::spdk_bdev_io_stat) -> Self {
+        Self {
+            read_bytes: counters.bytes_read,
+            read_ops: counters.num_read_ops,
+            write_bytes: counters.bytes_written,
+            write_ops: counters.num_write_ops,
+            unmap_bytes: counters.bytes_unmapped,
+            unmap_ops: counters.num_unmap_ops,
+            read_latency_ticks: counters.read_latency_ticks,
+            write_latency_ticks: counters.write_latency_ticks,
+            unmap_latency_ticks: counters.unmap_latency_ticks,
+            // SAFETY: reads a value that is fixed once SPDK runs.
+            ticks_per_second: unsafe { sys::spdk_get_ticks_hz() },
+        }
+    }
+
+    /// Adds the counters of another.
+    pub fn add(&mut self, other: &Self) {
+        self.read_bytes += other.read_bytes;
+        self.read_ops += other.read_ops;
+        self.write_bytes += other.write_bytes;
+        self.write_ops += other.write_ops;
+        self.unmap_bytes += other.unmap_bytes;
+        self.unmap_ops += other.unmap_ops;
+        self.read_latency_ticks += other.read_latency_ticks;
+        self.write_latency_ticks += other.write_latency_ticks;
+        self.unmap_latency_ticks += other.unmap_latency_ticks;
+    }
+}
+
 /// What C holds while the reactors are asked, one after the other. The open
 /// descriptor keeps the bdev meanwhile.
 struct Query {
@@ -87,20 +118,7 @@ unsafe extern "C" fn on_counters(
     let Query {
         counters, promise, ..
     } = *query;
-    let stats = Stats {
-        read_bytes: counters.bytes_read,
-        read_ops: counters.num_read_ops,
-        write_bytes: counters.bytes_written,
-        write_ops: counters.num_write_ops,
-        unmap_bytes: counters.bytes_unmapped,
-        unmap_ops: counters.num_unmap_ops,
-        read_latency_ticks: counters.read_latency_ticks,
-        write_latency_ticks: counters.write_latency_ticks,
-        unmap_latency_ticks: counters.unmap_latency_ticks,
-        // SAFETY: reads a value that is fixed once SPDK runs.
-        ticks_per_second: unsafe { sys::spdk_get_ticks_hz() },
-    };
-    promise.complete((stats, status));
+    promise.complete((Stats::of(&counters), status));
 }
 
 /// A bdev that is being removed waits for the descriptor, which `on_counters`

@@ -15,9 +15,10 @@ use spdk_sys as sys;
 use super::pause::paused;
 use super::{Subsystem, Transport, check_status, find, target};
 use crate::completion::{call, completion, on_status};
-use crate::cstr::{fill, read};
+use crate::cstr::read;
 use crate::error::Error;
 use crate::runtime::Spdk;
+use crate::transport_id::{self, Kind};
 
 /// Where hosts reach a subsystem.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -58,47 +59,25 @@ impl Address {
     }
 
     fn to_id(&self) -> Result<sys::spdk_nvme_transport_id, Error> {
-        // SAFETY: a C struct of integers and characters, for which zero is valid.
-        let mut id: sys::spdk_nvme_transport_id = unsafe { std::mem::zeroed() };
-        let invalid = |detail: String| Error::new("listen", libc::EINVAL).with_detail(detail);
-        let name = self.transport().name().to_string_lossy();
-        fill("transport", &mut id.trstring, &name)?;
-        id.trtype = self.transport().kind();
         match self {
-            Self::Tcp { port: 0, .. } => return Err(invalid("port 0".to_owned())),
-            Self::Tcp { ip, port } => {
-                id.adrfam = match ip {
-                    IpAddr::V4(_) => sys::spdk_nvmf_adrfam_SPDK_NVMF_ADRFAM_IPV4,
-                    IpAddr::V6(_) => sys::spdk_nvmf_adrfam_SPDK_NVMF_ADRFAM_IPV6,
-                };
-                fill("address", &mut id.traddr, &ip.to_string())?;
-                fill("port", &mut id.trsvcid, &port.to_string())?;
-            }
+            Self::Tcp { ip, port } => transport_id::ip(Kind::Tcp, *ip, *port),
             Self::VfioUser { dir } => {
                 let length = self.to_string().len();
                 if length > SOCKET_PATH_MAX {
-                    return Err(invalid(format!(
+                    return Err(Error::new("listen", libc::EINVAL).with_detail(format!(
                         "socket path {self} has {length} bytes, and may have {SOCKET_PATH_MAX}"
                     )));
                 }
-                id.adrfam = sys::spdk_nvmf_adrfam_SPDK_NVMF_ADRFAM_IPV4;
-                fill("directory", &mut id.traddr, dir)?;
+                transport_id::path(Kind::VfioUser, dir)
             }
         }
-        Ok(id)
     }
 
     fn from_id(id: &sys::spdk_nvme_transport_id) -> Option<Self> {
-        let address = read(&id.traddr);
-        if id.trtype == Transport::Tcp.kind() {
-            Some(Self::Tcp {
-                ip: address.parse().ok()?,
-                port: read(&id.trsvcid).parse().ok()?,
-            })
-        } else if id.trtype == Transport::VfioUser.kind() {
-            Some(Self::VfioUser { dir: address })
-        } else {
-            None
+        match Kind::of(id)? {
+            Kind::Tcp => transport_id::ip_and_port(id).map(|(ip, port)| Self::Tcp { ip, port }),
+            Kind::VfioUser => Some(Self::VfioUser { dir: read(&id.traddr) }),
+            Kind::Pcie | Kind::Rdma => None,
         }
     }
 }

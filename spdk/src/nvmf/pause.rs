@@ -14,39 +14,30 @@
 //! the subsystem yet. All of it is a task of its own: whoever asked may go away,
 //! and the subsystem does not stay paused.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use spdk_sys as sys;
-use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::{Subsystem, change_state, check_status, find};
 use crate::completion::{Promise, completion};
 use crate::deadline::within;
 use crate::error::Error;
 use crate::executor::spawn_local;
+use crate::locks;
 use crate::runtime::Spdk;
 
 /// How long a change waits for the subsystem to be paused.
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 
-thread_local! {
-    static LOCKS: RefCell<HashMap<String, Arc<Mutex<()>>>> = RefCell::default();
-}
-
-/// The right to change a subsystem. Entries that nobody holds or awaits go.
+/// The right to change a subsystem.
 pub(super) async fn lock(nqn: &str) -> OwnedMutexGuard<()> {
-    let lock = LOCKS.with_borrow_mut(|locks| {
-        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-        locks.entry(nqn.to_owned()).or_default().clone()
-    });
-    lock.lock_owned().await
+    locks::lock("subsystem", nqn).await
 }
 
 /// Pauses the subsystem, runs `change`, awaits what it returns, and resumes.

@@ -8,6 +8,7 @@ use super::{check_status, target};
 use crate::completion::{Promise, call, on_status};
 use crate::error::Error;
 use crate::runtime::Spdk;
+use crate::transport_id::Kind;
 
 /// A transport of the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,15 +22,8 @@ pub enum Transport {
 impl Transport {
     pub(super) fn name(self) -> &'static CStr {
         match self {
-            Self::Tcp => c"TCP",
-            Self::VfioUser => c"VFIOUSER",
-        }
-    }
-
-    pub(super) fn kind(self) -> sys::spdk_nvme_transport_type {
-        match self {
-            Self::Tcp => sys::spdk_nvme_transport_type_SPDK_NVME_TRANSPORT_TCP,
-            Self::VfioUser => sys::spdk_nvme_transport_type_SPDK_NVME_TRANSPORT_VFIOUSER,
+            Self::Tcp => Kind::Tcp.name(),
+            Self::VfioUser => Kind::VfioUser.name(),
         }
     }
 }

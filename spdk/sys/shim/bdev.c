@@ -1,6 +1,7 @@
 /* Making, inspecting and changing bdevs. */
 
 #include <spdk/stdinc.h>
+#include <spdk/accel.h>
 #include <spdk/bdev.h>
 #include <spdk/bdev_module.h>
 #include <spdk/env.h>
@@ -8,6 +9,7 @@
 #include <bdev_aio.h>
 #include <bdev_malloc.h>
 #include <bdev_null.h>
+#include <vbdev_crypto.h>
 
 #include "shim.h"
 
@@ -96,4 +98,39 @@ opi_bdev_set_qos_limits(struct spdk_bdev *bdev, uint64_t *limits,
 #else
 	spdk_bdev_set_qos_rate_limits(bdev, limits, done, arg);
 #endif
+}
+
+int
+opi_bdev_crypto_create(const char *name, const char *base, const char *hex_key, const char *hex_key2)
+{
+	struct spdk_accel_crypto_key_create_param param = {
+		.cipher = "AES_XTS",
+		.hex_key = (char *)hex_key,
+		.hex_key2 = (char *)hex_key2,
+		.key_name = (char *)name,
+	};
+	struct spdk_accel_crypto_key *key;
+	struct vbdev_crypto_opts *opts;
+	int rc;
+
+	rc = spdk_accel_crypto_key_create(&param);
+	if (rc != 0) {
+		return rc;
+	}
+	key = spdk_accel_crypto_key_get(name);
+	opts = create_crypto_opts_by_name((char *)name, (char *)base, key, true);
+	rc = opts != NULL ? create_crypto_disk(opts) : -ENOMEM;
+	if (rc != 0) {
+		if (opts != NULL) {
+			free_crypto_opts(opts);
+		}
+		spdk_accel_crypto_key_destroy(key);
+	}
+	return rc;
+}
+
+void
+opi_bdev_crypto_delete(const char *name, void (*done)(void *arg, int status), void *arg)
+{
+	delete_crypto_disk(name, done, arg);
 }

@@ -9,6 +9,7 @@
 
 #include <spdk/stdinc.h>
 #include <spdk/bdev.h>
+#include <spdk/module/bdev/nvme.h>
 #include <spdk/nvmf.h>
 #include <spdk/uuid.h>
 
@@ -46,6 +47,12 @@ void opi_bdev_unregister(struct spdk_bdev *bdev, void (*done)(void *arg, int sta
 void opi_bdev_set_qos_limits(struct spdk_bdev *bdev, uint64_t *limits,
 			     void (*done)(void *arg, int status), void *arg);
 
+/* Keys are hexadecimal. The bdev owns what is made of them. */
+int opi_bdev_crypto_create(const char *name, const char *base, const char *hex_key,
+			   const char *hex_key2);
+/* Always calls back, with 0 or a negative errno. */
+void opi_bdev_crypto_delete(const char *name, void (*done)(void *arg, int status), void *arg);
+
 /* nvmf.c */
 
 /* Transports are made with the options that SPDK gives them by default. */
@@ -65,5 +72,91 @@ uint32_t opi_nvmf_add_ns(struct spdk_nvmf_subsystem *subsystem, const char *bdev
 /* `psk_name` is the name of a key in SPDK's keyring, or NULL. */
 int opi_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 		      const char *psk_name);
+
+/* keyring.c */
+
+/* Copies the key. Fails with -EEXIST for a name in use. */
+int opi_keyring_add(const char *name, const void *data, size_t length);
+int opi_keyring_remove(const char *name);
+
+/* nvme.c */
+
+/* Options of all controllers, before the first is attached. */
+int opi_nvme_configure(uint32_t tcp_connect_timeout_ms);
+
+/* Strings may be NULL and numbers 0 for SPDK's default. */
+struct opi_nvme_attach {
+	const char				*name;
+	const struct spdk_nvme_transport_id	*id;
+	const char				*hostnqn;
+	const char				*source_address;
+	const char				*source_port;
+	const char				*psk_name;
+	uint32_t				num_io_queues;
+	uint32_t				io_queue_size;
+	/* Of each step of connecting. */
+	uint32_t				timeout_ms;
+	int32_t					ctrlr_loss_timeout_sec;
+	uint32_t				reconnect_delay_sec;
+	uint32_t				fast_io_fail_timeout_sec;
+	bool					header_digest;
+	bool					data_digest;
+	bool					multipath;
+};
+
+/* `names` stays until `done`; the rest is copied. */
+int opi_nvme_attach(const struct opi_nvme_attach *attach, const char **names, uint32_t max_names,
+		    spdk_bdev_nvme_create_cb done, void *arg);
+/* NULL matches every path. */
+int opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id,
+		    const char *source_address, const char *source_port,
+		    spdk_bdev_nvme_delete_cb done, void *arg);
+int opi_nvme_reset(const char *name, void (*done)(void *arg, int status), void *arg);
+
+typedef void (*opi_nvme_name_fn)(void *arg, const char *name);
+void opi_nvme_for_each_controller(opi_nvme_name_fn fn, void *arg);
+
+enum opi_nvme_path_state {
+	OPI_NVME_PATH_CONNECTED,
+	OPI_NVME_PATH_STANDBY,
+	OPI_NVME_PATH_RESETTING,
+	OPI_NVME_PATH_RECONNECTING,
+	OPI_NVME_PATH_FAILED,
+	OPI_NVME_PATH_DISABLED,
+	OPI_NVME_PATH_DELETING,
+};
+
+struct opi_nvme_path {
+	const struct spdk_nvme_transport_id	*id;
+	const char				*source_address;
+	const char				*source_port;
+	const char				*hostnqn;
+	uint16_t				cntlid;
+	enum opi_nvme_path_state		state;
+};
+
+typedef void (*opi_nvme_path_fn)(void *arg, const struct opi_nvme_path *path);
+int opi_nvme_for_each_path(const char *name, opi_nvme_path_fn fn, void *arg);
+
+struct opi_nvme_namespace {
+	const char	*bdev;
+	uint32_t	nsid;
+	/* All zero where the device tells none. */
+	uint8_t		uuid[16];
+	uint8_t		nguid[16];
+	uint8_t		eui64[8];
+};
+
+typedef void (*opi_nvme_namespace_fn)(void *arg, const struct opi_nvme_namespace *ns);
+int opi_nvme_for_each_namespace(const char *name, opi_nvme_namespace_fn fn, void *arg);
+
+/* Adds the bdev's I/O over the path that is active at `id` to `stat`, which stays
+ * until `done`. -ENOENT if no such path is. */
+int opi_nvme_path_stat(const char *bdev_name, const struct spdk_nvme_transport_id *id,
+		       struct spdk_bdev_io_stat *stat, void (*done)(void *arg, int status), void *arg);
+
+/* vhost.c */
+
+int opi_vhost_blk_create(const char *name, const char *bdev_name);
 
 #endif

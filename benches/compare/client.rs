@@ -1,0 +1,122 @@
+//! The four calls that are measured, over each of the ways to make them.
+//!
+//! A row more (HTTP, say) is a variant of [`Subject`] and of [`Client`].
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use opi_spdk::api::storage::{
+    CreateNullVolumeRequest, DeleteNullVolumeRequest, GetNullVolumeRequest, NullVolume,
+    StatsNullVolumeRequest, null_volume_service_client::NullVolumeServiceClient,
+};
+use serde::Serialize;
+use serde_json::json;
+use tonic::transport::Channel;
+
+use crate::jsonrpc::JsonRpc;
+use crate::scenario::BLOCK_SIZE;
+
+/// Size of each volume: 64 MiB of blocks.
+const BLOCKS: u64 = 131_072;
+
+/// A call on a null volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Verb {
+    Create,
+    Get,
+    Stats,
+    Delete,
+}
+
+impl Verb {
+    /// In the order that a volume lives through them.
+    pub const ALL: [Self; 4] = [Self::Create, Self::Get, Self::Stats, Self::Delete];
+}
+
+/// Who answers the calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Subject {
+    #[serde(rename = "opi-spdk")]
+    Opi,
+    #[serde(rename = "floor")]
+    Floor,
+    #[serde(rename = "spdk_tgt")]
+    SpdkTgt,
+}
+
+/// How to reach who answers.
+#[derive(Debug, Clone)]
+pub enum Address {
+    Grpc(u16),
+    JsonRpc(PathBuf),
+}
+
+/// One connection, with one call under way at a time.
+pub enum Client {
+    Grpc(NullVolumeServiceClient<Channel>),
+    JsonRpc(JsonRpc),
+}
+
+impl Client {
+    pub async fn connect(address: &Address) -> Result<Self> {
+        Ok(match address {
+            Address::Grpc(port) => {
+                Self::Grpc(NullVolumeServiceClient::new(crate::opi::connect(*port).await?))
+            }
+            Address::JsonRpc(socket) => Self::JsonRpc(JsonRpc::connect(socket).await?),
+        })
+    }
+
+    /// Makes one call about the volume `id`, and waits for its answer.
+    pub async fn call(&mut self, verb: Verb, id: &str) -> Result<()> {
+        match self {
+            Self::Grpc(client) => grpc(client, verb, id).await,
+            Self::JsonRpc(client) => {
+                let (method, parameters) = match verb {
+                    Verb::Create => (
+                        "bdev_null_create",
+                        json!({"name": id, "num_blocks": BLOCKS, "block_size": BLOCK_SIZE}),
+                    ),
+                    Verb::Get => ("bdev_get_bdevs", json!({"name": id})),
+                    Verb::Stats => ("bdev_get_iostat", json!({"name": id})),
+                    Verb::Delete => ("bdev_null_delete", json!({"name": id})),
+                };
+                client.call(method, parameters).await.map(drop)
+            }
+        }
+    }
+}
+
+async fn grpc(client: &mut NullVolumeServiceClient<Channel>, verb: Verb, id: &str) -> Result<()> {
+    let name = || format!("volumes/{id}");
+    match verb {
+        Verb::Create => {
+            let volume = NullVolume {
+                block_size: BLOCK_SIZE.cast_signed(),
+                blocks_count: BLOCKS.cast_signed(),
+                ..Default::default()
+            };
+            let request = CreateNullVolumeRequest {
+                null_volume: Some(volume),
+                null_volume_id: id.to_owned(),
+            };
+            client.create_null_volume(request).await?;
+        }
+        Verb::Get => {
+            let request = GetNullVolumeRequest { name: name() };
+            client.get_null_volume(request).await?;
+        }
+        Verb::Stats => {
+            let request = StatsNullVolumeRequest { name: name() };
+            client.stats_null_volume(request).await?;
+        }
+        Verb::Delete => {
+            let request = DeleteNullVolumeRequest {
+                name: name(),
+                allow_missing: false,
+            };
+            client.delete_null_volume(request).await?;
+        }
+    }
+    Ok(())
+}

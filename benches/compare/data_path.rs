@@ -1,0 +1,173 @@
+//! I/O through an exported volume, on both targets in turn.
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::initiator::{Initiator, Load, Measured};
+use crate::scenario::{SCENARIOS, Scenario, Workload};
+use crate::settings::Settings;
+use crate::stats::{Ratio, Rounds};
+use crate::target::{Side, Target, Turn};
+
+/// What touches the volume and warms caches and connections before anything is measured.
+const WARM_UP: Load = Load {
+    workload: Workload::RandWrite,
+    queue_depth: 32,
+    seconds: 1,
+};
+
+/// One point of the comparison.
+#[derive(Debug, Clone, Serialize)]
+pub struct Point {
+    pub scenario: &'static str,
+    pub initiator: Initiator,
+    pub workload: Workload,
+    pub queue_depth: u32,
+    pub opi_spdk: Runs,
+    pub spdk_tgt: Runs,
+    /// I/O per second of opi-spdk, to that of spdk_tgt.
+    pub ratio: Option<Ratio>,
+}
+
+/// One side of a point, a run each round.
+#[derive(Debug, Clone, Serialize)]
+pub struct Runs {
+    pub iops: Option<Rounds>,
+    pub mean_us: Option<Rounds>,
+    pub runs: Vec<Measured>,
+}
+
+/// A scenario that was left out or failed, and why.
+#[derive(Debug, Clone, Serialize)]
+pub struct Missing {
+    pub scenario: String,
+    pub reason: String,
+    /// Whether it should have worked.
+    pub failed: bool,
+}
+
+/// All that this part measured.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct DataPath {
+    pub points: Vec<Point>,
+    pub missing: Vec<Missing>,
+}
+
+/// One run: the column of the comparison that it belongs to, its I/O, and what came of it.
+type Run = (usize, Initiator, Workload, u32, Measured);
+
+pub async fn run(settings: &Settings) -> DataPath {
+    let mut all = DataPath::default();
+    for scenario in SCENARIOS.iter().filter(|scenario| settings.wants(scenario.name)) {
+        if settings.no_huge() && scenario.export.needs_hugepages() {
+            all.leave_out(scenario.name, "it needs hugepages".to_owned(), false);
+            continue;
+        }
+        if settings.no_huge() && scenario.initiators.iter().any(|initiator| initiator.needs_hugepages()) {
+            all.leave_out(&format!("{} by fio", scenario.name), "SPDK's plugin for fio needs hugepages".to_owned(), false);
+        }
+        match compare(settings, scenario).await {
+            Ok(points) => all.points.extend(points),
+            Err(error) => {
+                eprintln!("{}: {error:#}", scenario.name);
+                all.leave_out(scenario.name, format!("{error:#}"), true);
+            }
+        }
+    }
+    all
+}
+
+impl DataPath {
+    fn leave_out(&mut self, scenario: &str, reason: String, failed: bool) {
+        self.missing.push(Missing {
+            scenario: scenario.to_owned(),
+            reason,
+            failed,
+        });
+    }
+}
+
+/// All rounds of one scenario.
+async fn compare(settings: &Settings, scenario: &Scenario) -> Result<Vec<Point>> {
+    let mut runs = Vec::new();
+    for round in 0..settings.line.rounds {
+        for Turn { column, side } in settings.turns(round) {
+            eprintln!("{}: round {} of {}, {side}", scenario.name, round + 1, settings.line.rounds);
+            let measured = measure(settings, scenario, side).await;
+            let measured = measured.with_context(|| side.to_string())?;
+            runs.extend(measured.into_iter().map(|(initiator, workload, depth, measured)| {
+                (column, initiator, workload, depth, measured)
+            }));
+        }
+    }
+    Ok(points(settings, scenario, &runs))
+}
+
+/// All points of one scenario on one side: the target is started for it, and stopped.
+async fn measure(settings: &Settings, scenario: &Scenario, side: Side) -> Result<Vec<(Initiator, Workload, u32, Measured)>> {
+    let mut target = Target::start(settings, side).await?;
+    let attach = target.export(settings, scenario.volume, scenario.export).await?;
+    Initiator::Perf.run(settings, &attach, WARM_UP).await.context("warm-up")?;
+    let mut measured = Vec::new();
+    for &initiator in scenario.initiators {
+        if settings.no_huge() && initiator.needs_hugepages() {
+            continue;
+        }
+        for (workload, queue_depth) in loads(settings) {
+            let load = Load {
+                workload,
+                queue_depth,
+                seconds: settings.line.seconds,
+            };
+            let context = || format!("{} {} at queue depth {queue_depth}", initiator.name(), workload.word());
+            let result = initiator.run(settings, &attach, load).await.with_context(context)?;
+            measured.push((initiator, workload, queue_depth, result));
+        }
+    }
+    target.stop().await?;
+    Ok(measured)
+}
+
+fn loads(settings: &Settings) -> impl Iterator<Item = (Workload, u32)> {
+    let depths: &[u32] = if settings.line.quick { &[32] } else { &[1, 32, 128] };
+    [Workload::RandRead, Workload::RandWrite]
+        .into_iter()
+        .flat_map(move |workload| depths.iter().map(move |depth| (workload, *depth)))
+}
+
+fn points(settings: &Settings, scenario: &Scenario, runs: &[Run]) -> Vec<Point> {
+    let mut points = Vec::new();
+    for &initiator in scenario.initiators {
+        for (workload, queue_depth) in loads(settings) {
+            let of = |column: usize| {
+                let mine = runs.iter().filter(|(c, i, w, d, _)| (*c, *i, *w, *d) == (column, initiator, workload, queue_depth));
+                Runs::of(mine.map(|run| run.4.clone()).collect())
+            };
+            let (opi_spdk, spdk_tgt) = (of(0), of(1));
+            if opi_spdk.runs.is_empty() {
+                continue;
+            }
+            let ratio = opi_spdk.iops.as_ref().zip(spdk_tgt.iops.as_ref());
+            points.push(Point {
+                scenario: scenario.name,
+                initiator,
+                workload,
+                queue_depth,
+                ratio: ratio.and_then(|(ours, theirs)| Ratio::of(ours, theirs)),
+                opi_spdk,
+                spdk_tgt,
+            });
+        }
+    }
+    points
+}
+
+impl Runs {
+    fn of(runs: Vec<Measured>) -> Self {
+        Self {
+            iops: Rounds::of(runs.iter().map(|run| run.iops).collect()),
+            mean_us: Rounds::of(runs.iter().map(|run| run.mean_us).collect()),
+            runs,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The programs that do I/O, and what is read off their output.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::process::Process;
+use crate::scenario::{Attach, IO_SIZE, Workload};
+use crate::settings::Settings;
+
+/// Who does the I/O.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Initiator {
+    /// spdk_nvme_perf.
+    Perf,
+    /// fio with SPDK's NVMe plugin.
+    Fio,
+}
+
+/// Memory that an initiator gets where the amount must be said, MiB.
+const MEMORY_MIB: u32 = 256;
+
+/// How long an initiator may take beyond its run, to connect and to end.
+const OVERHEAD: Duration = Duration::from_secs(30);
+
+/// One run's I/O.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    pub workload: Workload,
+    pub queue_depth: u32,
+    pub seconds: u32,
+}
+
+/// What came of one run. Latencies in microseconds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measured {
+    pub iops: f64,
+    pub mean_us: f64,
+    pub p50_us: Option<f64>,
+    pub p99_us: Option<f64>,
+}
+
+impl Initiator {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Perf => "spdk_nvme_perf",
+            Self::Fio => "fio",
+        }
+    }
+
+    /// SPDK's plugin for fio has no option to do without hugepages.
+    pub fn needs_hugepages(self) -> bool {
+        match self {
+            Self::Perf => false,
+            Self::Fio => true,
+        }
+    }
+
+    /// Runs to the end of `load`.
+    pub async fn run(self, settings: &Settings, attach: &Attach, load: Load) -> Result<Measured> {
+        let patience = Duration::from_secs(load.seconds.into()) + OVERHEAD;
+        match self {
+            Self::Perf => {
+                let output = perf(settings, "perf", attach, load)?.finish(patience).await?;
+                perf_total(&output)
+            }
+            Self::Fio => fio(settings, attach, load, patience).await,
+        }
+    }
+}
+
+/// I/O that goes on until it is stopped.
+pub struct Background(Process);
+
+impl Background {
+    /// Starts it, and returns once it does I/O.
+    pub async fn start(settings: &Settings, attach: &Attach) -> Result<Self> {
+        let load = Load {
+            workload: Workload::RandRead,
+            queue_depth: 32,
+            seconds: 600,
+        };
+        let mut process = perf(settings, "perf-background", attach, load)?;
+        let log = settings.log_dir().join("perf-background.log");
+        process
+            .until("start of its I/O", OVERHEAD, async || {
+                let begun = fs::read_to_string(&log)?.contains("Launching workers");
+                if begun { Ok(()) } else { bail!("it has not begun") }
+            })
+            .await?;
+        Ok(Self(process))
+    }
+
+    /// Stops it, and gives what it did.
+    pub async fn stop(self) -> Result<Measured> {
+        perf_total(&self.0.stop(Signal::INT).await?)
+    }
+}
+
+fn perf(settings: &Settings, name: &str, attach: &Attach, load: Load) -> Result<Process> {
+    let program = settings.tool("spdk_nvme_perf");
+    // Line by line, so that its log tells at once when it begins.
+    let mut arguments = vec![
+        "-oL".to_owned(),
+        program.display().to_string(),
+        "-q".to_owned(),
+        load.queue_depth.to_string(),
+        "-o".to_owned(),
+        IO_SIZE.to_string(),
+        "-w".to_owned(),
+        load.workload.word().to_owned(),
+        "-t".to_owned(),
+        load.seconds.to_string(),
+        "-c".to_owned(),
+        format!("[{}]", settings.cores.load),
+        "-r".to_owned(),
+        attach.transport_id(),
+        "-s".to_owned(),
+        MEMORY_MIB.to_string(),
+    ];
+    if attach.single_segment {
+        arguments.push("-g".to_owned());
+    }
+    if settings.no_huge() {
+        arguments.push("--no-huge".to_owned());
+    }
+    Process::start(
+        name,
+        &settings.log_dir(),
+        &settings.cores.load,
+        "stdbuf".as_ref(),
+        &arguments,
+    )
+}
+
+/// The line that sums up: IOPS, MiB/s, then average, least and greatest latency in microseconds.
+fn perf_total(output: &str) -> Result<Measured> {
+    let line = output.lines().find(|line| line.starts_with("Total"));
+    let numbers: Vec<f64> = line
+        .and_then(|line| line.split_once(':'))
+        .map(|(_, numbers)| numbers.split_whitespace().flat_map(str::parse).collect())
+        .unwrap_or_default();
+    match numbers[..] {
+        [iops, _, mean_us, ..] => Ok(Measured {
+            iops,
+            mean_us,
+            p50_us: None,
+            p99_us: None,
+        }),
+        _ => bail!("spdk_nvme_perf printed no total:\n{output}"),
+    }
+}
+
+/// I/O is submitted and reaped in batches: one by one, fio itself is what is measured.
+async fn fio(settings: &Settings, attach: &Attach, load: Load, patience: Duration) -> Result<Measured> {
+    let job = settings.scratch().join("job.fio");
+    let result = settings.scratch().join("fio.json");
+    let engine: PathBuf = settings.tool("spdk_nvme");
+    let text = format!(
+        "[bench]\n\
+         ioengine={engine}\n\
+         thread=1\n\
+         mem_size_mb={MEMORY_MIB}\n\
+         filename={filename}\n\
+         rw={workload}\n\
+         bs={IO_SIZE}\n\
+         iodepth={depth}\n\
+         iodepth_batch={batch}\n\
+         iodepth_batch_complete_max={depth}\n\
+         time_based=1\n\
+         runtime={seconds}\n\
+         norandommap=1\n\
+         cpus_allowed={core}\n",
+        engine = engine.display(),
+        filename = attach.fio_filename(),
+        workload = load.workload.word(),
+        depth = load.queue_depth,
+        batch = (load.queue_depth / 2).max(1),
+        seconds = load.seconds,
+        core = settings.cores.load,
+    );
+    fs::write(&job, text).with_context(|| job.display().to_string())?;
+    let output = format!("--output={}", result.display());
+    let arguments = ["--output-format=json", &output, &job.display().to_string()];
+    Process::start(
+        "fio",
+        &settings.log_dir(),
+        &settings.cores.load,
+        "fio".as_ref(),
+        &arguments,
+    )?
+    .finish(patience)
+    .await?;
+    fio_result(&fs::read_to_string(&result)?, load.workload)
+}
+
+#[derive(Deserialize)]
+struct FioOutput {
+    jobs: Vec<FioJob>,
+}
+
+#[derive(Deserialize)]
+struct FioJob {
+    error: i32,
+    read: FioDirection,
+    write: FioDirection,
+}
+
+#[derive(Deserialize)]
+struct FioDirection {
+    iops: f64,
+    clat_ns: FioLatency,
+}
+
+#[derive(Deserialize)]
+struct FioLatency {
+    mean: f64,
+    #[serde(default)]
+    percentile: std::collections::BTreeMap<String, f64>,
+}
+
+fn fio_result(text: &str, workload: Workload) -> Result<Measured> {
+    let output: FioOutput = serde_json::from_str(text).context("fio's output")?;
+    let [job] = &output.jobs[..] else {
+        bail!("fio reports {} jobs, not 1", output.jobs.len());
+    };
+    if job.error != 0 {
+        bail!("fio reports error {}", job.error);
+    }
+    let direction = match workload {
+        Workload::RandRead => &job.read,
+        Workload::RandWrite => &job.write,
+    };
+    let percentile = |key: &str| direction.clat_ns.percentile.get(key).map(|ns| ns / 1000.0);
+    Ok(Measured {
+        iops: direction.iops,
+        mean_us: direction.clat_ns.mean / 1000.0,
+        p50_us: percentile("50.000000"),
+        p99_us: percentile("99.000000"),
+    })
+}

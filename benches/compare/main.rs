@@ -1,0 +1,142 @@
+//! What the figures in README come from: opi-spdk beside SPDK's own target, and beside a gRPC server
+//! that does nothing. `scripts/bench.sh --help` tells how to run it.
+//!
+//! ```text
+//! scenario ─ the table of data-path rows     client ─ the calls of the control rows
+//!     │                                          │
+//! data_path    control    cost ──► verdict ──► report (bench.md, bench.json)
+//!     └───────────┼────────┘
+//!          target: opi | spdk_tgt     initiator: spdk_nvme_perf | fio     floor
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod control;
+mod cost;
+mod data_path;
+mod floor;
+mod initiator;
+mod jsonrpc;
+mod machine;
+mod opi;
+mod process;
+mod report;
+mod scenario;
+mod settings;
+mod spdk_tgt;
+mod stats;
+mod target;
+mod verdict;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::{CommandFactory, Parser};
+
+use crate::control::Control;
+use crate::data_path::DataPath;
+use crate::machine::Machine;
+use crate::report::{Conditions, Report};
+use crate::settings::{CommandLine, Part, Settings};
+
+/// The floor has the allocator of opi-spdk.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match start(CommandLine::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(line: CommandLine) -> Result<ExitCode> {
+    if let Some(port) = line.floor {
+        floor::serve(port)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !line.bench {
+        // `cargo test --all-targets` runs benches too, and means no ten minutes.
+        println!("{}", CommandLine::command().render_help());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let settings = Settings::new(line)?;
+    // Before any thread is started: they inherit it.
+    settings.cores.control.pin_current_thread().context("pinning the clients")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(settings.cores.control.iter().count())
+        .enable_all()
+        .build()?;
+    let report = runtime.block_on(measure(&settings))?;
+    write(&settings, &report)
+}
+
+async fn measure(settings: &Settings) -> Result<Report> {
+    let machine = Machine::read(&settings.tool("spdk_tgt"))?;
+    let begun = Instant::now();
+    let stolen = machine::stolen_ticks()?;
+    let mut failures = Vec::new();
+    let data_path = match settings.runs(Part::Data) {
+        true => data_path::run(settings).await,
+        false => DataPath::default(),
+    };
+    let failed = data_path.missing.iter().filter(|missing| missing.failed);
+    failures.extend(failed.map(|missing| format!("{}: {}", missing.scenario, missing.reason)));
+    let control = match settings.runs(Part::Control) {
+        true => or_failed(control::run(settings).await, "control path", &mut failures),
+        false => Control::default(),
+    };
+    let cost = match settings.runs(Part::Cost) {
+        true => or_failed(cost::run(settings).await, "reactor cost", &mut failures),
+        false => Vec::new(),
+    };
+    let conditions = Conditions {
+        rounds: settings.line.rounds,
+        seconds: settings.line.seconds,
+        noise: settings.line.noise,
+        volume_mib: settings.line.volume_mib,
+        target_core: settings.cores.target.to_string(),
+        load_core: settings.cores.load.to_string(),
+        control_cores: settings.cores.control.to_string(),
+        without_hugepages: settings.without_hugepages().map(str::to_owned),
+        stolen_seconds: (machine::stolen_ticks()? - stolen) as f64 / 100.0,
+        took_seconds: begun.elapsed().as_secs_f64(),
+    };
+    Ok(Report {
+        verdicts: verdict::all(&data_path, &control, &cost),
+        machine,
+        conditions,
+        data_path,
+        control,
+        cost,
+        failures,
+    })
+}
+
+/// What a part measured; or nothing, with the reason noted.
+fn or_failed<T: Default>(result: Result<T>, part: &str, failures: &mut Vec<String>) -> T {
+    result.unwrap_or_else(|error| {
+        eprintln!("{part}: {error:#}");
+        failures.push(format!("{part}: {error:#}"));
+        T::default()
+    })
+}
+
+fn write(settings: &Settings, report: &Report) -> Result<ExitCode> {
+    let (table, raw) = (settings.line.output.join("bench.md"), settings.line.output.join("bench.json"));
+    let markdown = report.markdown();
+    std::fs::write(&table, &markdown).with_context(|| table.display().to_string())?;
+    let json = serde_json::to_string_pretty(report)?;
+    std::fs::write(&raw, json).with_context(|| raw.display().to_string())?;
+    println!("{markdown}");
+    eprintln!("written to {} and {}", table.display(), raw.display());
+    if report.failures.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    bail!("not all was measured: {}", report.failures.join("; "))
+}

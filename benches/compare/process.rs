@@ -1,0 +1,135 @@
+//! A program that the bench starts, pinned to its cores, and ends by its process id: when told, when
+//! dropped, and (by the kernel) when the bench itself dies.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use spdk::cores::CoreSet;
+
+/// How long a program may take to end when asked.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// How often a condition is looked at again.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// A running program with its output in a file.
+pub struct Process {
+    child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program` on `cores`. Only for the main thread: the kernel ends the program with the
+    /// thread that started it.
+    pub fn start<A: AsRef<std::ffi::OsStr>>(
+        name: &str,
+        log_dir: &Path,
+        cores: &CoreSet,
+        program: &Path,
+        arguments: &[A],
+    ) -> Result<Self> {
+        let log = log_dir.join(format!("{name}.log"));
+        let output = File::create(&log).with_context(|| format!("log {}", log.display()))?;
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "taskset", "-c"])
+            .arg(cores.to_string())
+            .arg(program)
+            .args(arguments)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("starting {} (through setpriv and taskset)", program.display()))?;
+        Ok(Self {
+            child,
+            name: name.to_owned(),
+            log,
+        })
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> Result<String> {
+        let bytes = std::fs::read(&self.log).with_context(|| self.log.display().to_string())?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Tries `attempt` until it gives a value, the program ends, or `patience` does.
+    pub async fn until<T>(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        mut attempt: impl AsyncFnMut() -> Result<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let error = match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended ({status}) before {what}:\n{}", self.name, self.last_words());
+            }
+            if Instant::now() > deadline {
+                let words = self.last_words();
+                return Err(error.context(format!("{}: no {what} within {patience:?}:\n{words}", self.name)));
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// Waits for it to end by itself, successfully, and gives what it printed.
+    pub async fn finish(mut self, patience: Duration) -> Result<String> {
+        match self.ended(patience).await? {
+            Some(status) if status.success() => self.output(),
+            Some(status) => bail!("{} failed ({status}):\n{}", self.name, self.last_words()),
+            None => bail!("{} did not end within {patience:?}:\n{}", self.name, self.last_words()),
+        }
+    }
+
+    /// Asks it to end, waits until it has, and gives what it printed.
+    pub async fn stop(mut self, signal: Signal) -> Result<String> {
+        kill_process(self.pid(), signal).with_context(|| format!("stopping {}", self.name))?;
+        match self.ended(PATIENCE).await? {
+            Some(_) => self.output(),
+            None => bail!("{} did not stop within {PATIENCE:?}:\n{}", self.name, self.last_words()),
+        }
+    }
+
+    async fn ended(&mut self, patience: Duration) -> Result<Option<ExitStatus>> {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(Some(status));
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+        Ok(None)
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    fn last_words(&self) -> String {
+        let output = self.output().unwrap_or_default();
+        let lines: Vec<_> = output.lines().collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        // It is still our child and unreaped, so the id is its own.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,228 @@
+//! The results: raw as JSON, and as Markdown tables for the README.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::client::{Subject, Verb};
+use crate::control::{self, Control, Load};
+use crate::cost::{Cost, Longest, RATE};
+use crate::data_path::{self, DataPath};
+use crate::machine::Machine;
+use crate::stats::Rounds;
+use crate::verdict::Verdict;
+
+/// Everything that a run found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub machine: Machine,
+    pub conditions: Conditions,
+    pub data_path: DataPath,
+    pub control: Control,
+    pub cost: Vec<Cost>,
+    pub verdicts: Vec<Verdict>,
+    /// What went wrong, part by part.
+    pub failures: Vec<String>,
+}
+
+/// How the run was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct Conditions {
+    pub rounds: u32,
+    pub seconds: u32,
+    pub noise: bool,
+    pub volume_mib: u64,
+    pub target_core: String,
+    pub load_core: String,
+    pub control_cores: String,
+    /// Why there were no hugepages, if so.
+    pub without_hugepages: Option<String>,
+    /// Time that the hypervisor took away meanwhile, seconds summed over the cores.
+    pub stolen_seconds: f64,
+    pub took_seconds: f64,
+}
+
+impl Report {
+    /// The tables.
+    pub fn markdown(&self) -> String {
+        let mut out = String::new();
+        self.heading(&mut out);
+        if !self.data_path.points.is_empty() || !self.data_path.missing.is_empty() {
+            self.data_table(&mut out);
+        }
+        if !self.control.points.is_empty() {
+            self.control_table(&mut out);
+        }
+        if !self.cost.is_empty() {
+            self.cost_table(&mut out);
+        }
+        self.verdict_table(&mut out);
+        out
+    }
+
+    fn heading(&self, out: &mut String) {
+        let Machine { date, cpu, cores, kernel, memory_gib, hypervisor, spdk, fio, .. } = &self.machine;
+        let kind = if *hypervisor { "virtual machine" } else { "machine" };
+        let Conditions { rounds, seconds, target_core, load_core, control_cores, .. } = &self.conditions;
+        line(out, format_args!(
+            "Taken on {date} on a {kind} with {cores} cores ({cpu}), {memory_gib:.0} GiB, Linux {kernel}; {spdk}, {fio}. \
+             Reactor on core {target_core}, initiator on core {load_core}, control threads and clients on {control_cores}; \
+             {rounds} rounds in alternating order, {seconds} s a data-path run, {} MiB volume.",
+            self.conditions.volume_mib,
+        ));
+        if let Some(reason) = &self.conditions.without_hugepages {
+            line(out, format_args!("All sides ran without hugepages ({reason})."));
+        }
+        let stolen = self.conditions.stolen_seconds / self.conditions.took_seconds;
+        if stolen > 0.01 {
+            line(out, format_args!("The hypervisor took {:.0} % of a core away meanwhile.", stolen * 100.0));
+        }
+        for failure in &self.failures {
+            line(out, format_args!("**Not measured:** {failure}"));
+        }
+        out.push('\n');
+    }
+
+    fn data_table(&self, out: &mut String) {
+        let ours = if self.conditions.noise { "spdk_tgt (again)" } else { "opi-spdk" };
+        line(out, format_args!("### Data path: 4 KiB random I/O, thousand IOPS\n"));
+        line(out, format_args!("| export | initiator | I/O | depth | {ours} | spdk_tgt | ratio | ratio by round |"));
+        line(out, format_args!("|---|---|---|---:|---:|---:|---:|---:|"));
+        for point in &self.data_path.points {
+            let data_path::Point { scenario, initiator, workload, queue_depth, .. } = point;
+            let (ratio, each) = match &point.ratio {
+                Some(ratio) => (format!("{:.3}", ratio.of_medians), format!("{:.3} to {:.3}", ratio.min, ratio.max)),
+                None => Default::default(),
+            };
+            line(out, format_args!(
+                "| {scenario} | {} | {} | {queue_depth} | {} | {} | {ratio} | {each} |",
+                initiator.name(),
+                workload.word(),
+                kiops(point.opi_spdk.iops.as_ref()),
+                kiops(point.spdk_tgt.iops.as_ref()),
+            ));
+        }
+        out.push('\n');
+        line(out, format_args!("Median of the rounds ± half of their spread; the ratio is of the medians.\n"));
+        for missing in &self.data_path.missing {
+            line(out, format_args!("Not measured: {}: {}\n", missing.scenario, missing.reason));
+        }
+    }
+
+    fn control_table(&self, out: &mut String) {
+        line(out, format_args!("### Configuration calls on a null volume\n"));
+        line(out, format_args!("Latency p50 / p99 in µs, and calls per second. \"Floor\" is a gRPC server that does nothing.\n"));
+        line(out, format_args!(
+            "| data path | clients | call | opi-spdk gRPC | floor gRPC | spdk_tgt JSON-RPC | p50 to floor | faster than JSON-RPC, p50 / p99 |"
+        ));
+        line(out, format_args!("|---|---:|---|---:|---:|---:|---:|---:|"));
+        for ours in self.control.points.iter().filter(|point| point.subject == Subject::Opi) {
+            let other = |subject| self.control.find(subject, ours.verb, ours.clients, ours.load);
+            let (floor, json) = (other(Subject::Floor), other(Subject::SpdkTgt));
+            let to_floor = floor.map(|floor| format!("{:.2}", ours.latency.p50_us / floor.latency.p50_us));
+            let faster = json.map(|json| {
+                let p50 = json.latency.p50_us / ours.latency.p50_us;
+                let p99 = json.latency.p99_us / ours.latency.p99_us;
+                format!("{p50:.1} / {p99:.1}")
+            });
+            line(out, format_args!(
+                "| {} | {} | {:?} | {} | {} | {} | {} | {} |",
+                load(ours.load),
+                ours.clients,
+                ours.verb,
+                control_cell(Some(ours)),
+                control_cell(floor),
+                control_cell(json),
+                to_floor.unwrap_or_default(),
+                faster.unwrap_or_default(),
+            ));
+        }
+        out.push('\n');
+        for (side, measured) in &self.control.data_path {
+            line(out, format_args!("Saturated data path of {side} meanwhile: {:.0} thousand IOPS.", measured.iops / 1000.0));
+        }
+        out.push('\n');
+    }
+
+    fn cost_table(&self, out: &mut String) {
+        line(out, format_args!("### What configuration costs the reactor\n"));
+        line(out, format_args!("Create, Get, Stats and Delete of null volumes in equal parts, {RATE} calls per second.\n"));
+        line(out, format_args!("| target | data path | calls per second | reactor time per call, µs | share of the reactor | longest hold, µs |"));
+        line(out, format_args!("|---|---|---:|---:|---:|---:|"));
+        for cost in &self.cost {
+            let longest = match cost.longest {
+                Longest::Counted(us) => format!("{us:.0}"),
+                Longest::AtLeast(us) => format!("at least {us:.0}"),
+            };
+            line(out, format_args!(
+                "| {} | {} | {:.0} | {:.2} | {:.2} % | {longest} |",
+                cost.side,
+                load(cost.load),
+                cost.calls_per_second,
+                cost.call_us,
+                cost.share * 100.0,
+            ));
+        }
+        out.push('\n');
+        line(out, format_args!(
+            "opi-spdk times each control step on its reactor. spdk_tgt counts the time in which any poller had work; \
+             what it counts without calls is subtracted. It does not count its longest hold; \
+             the bound is the mean time of a poll of its JSON-RPC socket. The share is for {RATE} calls per second, \
+             whatever rate was reached.\n"
+        ));
+    }
+
+    fn verdict_table(&self, out: &mut String) {
+        if self.verdicts.is_empty() {
+            return;
+        }
+        line(out, format_args!("### Targets\n"));
+        line(out, format_args!("| target | reached | |"));
+        line(out, format_args!("|---|---|---|"));
+        for Verdict { target, reached, met } in &self.verdicts {
+            let met = if *met { "met" } else { "**not met**" };
+            line(out, format_args!("| {target} | {reached} | {met} |"));
+        }
+    }
+}
+
+impl Control {
+    pub fn find(&self, subject: Subject, verb: Verb, clients: usize, load: Load) -> Option<&control::Point> {
+        let wanted = (subject, verb, clients, load);
+        self.points.iter().find(|p| (p.subject, p.verb, p.clients, p.load) == wanted)
+    }
+}
+
+impl Cost {
+    pub fn longest_us(&self) -> f64 {
+        match self.longest {
+            Longest::Counted(us) | Longest::AtLeast(us) => us,
+        }
+    }
+}
+
+fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a String does not fail.
+    let _ = writeln!(out, "{text}");
+}
+
+fn load(load: Load) -> &'static str {
+    match load {
+        Load::Idle => "idle",
+        Load::Saturated => "saturated",
+    }
+}
+
+fn kiops(iops: Option<&Rounds>) -> String {
+    iops.map_or_else(String::new, |iops| {
+        format!("{:.1} ±{:.1} %", iops.median / 1000.0, iops.spread() * 50.0)
+    })
+}
+
+fn control_cell(point: Option<&control::Point>) -> String {
+    point.map_or_else(String::new, |point| {
+        let latency = &point.latency;
+        let rate = point.calls_per_second.median;
+        format!("{:.0} / {:.0}, {rate:.0}/s", latency.p50_us, latency.p99_us)
+    })
+}

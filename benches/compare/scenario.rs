@@ -1,0 +1,147 @@
+//! The table of data-path measurements. A row more is an entry in [`SCENARIOS`], and where it brings
+//! a new way out or a new volume, a variant here and its arm in both targets.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::initiator::Initiator;
+
+/// What is measured side by side on both targets.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// How it is called in tables and on the command line.
+    pub name: &'static str,
+    /// What lies behind the export.
+    pub volume: Volume,
+    /// How initiators reach it.
+    pub export: Export,
+    /// Who does the I/O, one after the other.
+    pub initiators: &'static [Initiator],
+}
+
+/// What lies behind the export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Volume {
+    /// Memory of the target.
+    Malloc,
+    /// Nothing: for measurements of configuration.
+    Null,
+}
+
+/// How initiators reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Export {
+    /// NVMe/TCP on loopback.
+    NvmeTcp,
+    /// An emulated PCIe controller, by vfio-user.
+    VfioUser,
+}
+
+impl Export {
+    /// Shared memory with the initiator needs hugepages.
+    pub fn needs_hugepages(self) -> bool {
+        match self {
+            Self::NvmeTcp => false,
+            Self::VfioUser => true,
+        }
+    }
+}
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "nvme-tcp",
+        volume: Volume::Malloc,
+        export: Export::NvmeTcp,
+        initiators: &[Initiator::Perf, Initiator::Fio],
+    },
+    Scenario {
+        name: "vfio-user",
+        volume: Volume::Malloc,
+        export: Export::VfioUser,
+        initiators: &[Initiator::Perf],
+    },
+];
+
+/// Blocks of both targets' volumes, bytes.
+pub const BLOCK_SIZE: u64 = 512;
+
+/// The subsystem of both targets.
+pub const NQN: &str = "nqn.2016-06.io.spdk:bench";
+
+/// The ID of the subsystem, and by it the directory of a vfio-user socket.
+pub const SUBSYSTEM_ID: &str = "bench";
+
+/// The kind of I/O: 4 KiB each, random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Workload {
+    RandRead,
+    RandWrite,
+}
+
+impl Workload {
+    /// fio's and spdk_nvme_perf's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::RandRead => "randread",
+            Self::RandWrite => "randwrite",
+        }
+    }
+}
+
+/// Bytes to an I/O.
+pub const IO_SIZE: u32 = 4096;
+
+/// Where an initiator finds an export.
+#[derive(Debug, Clone)]
+pub struct Attach {
+    /// SPDK's transport identifier as its keys and values.
+    keys: Vec<(&'static str, String)>,
+    /// Whether the initiator's memory must be a single segment, to be shared with the target.
+    pub single_segment: bool,
+}
+
+impl Attach {
+    pub fn tcp(port: u16) -> Self {
+        let keys = [
+            ("trtype", "TCP".to_owned()),
+            ("adrfam", "IPv4".to_owned()),
+            ("traddr", "127.0.0.1".to_owned()),
+            ("trsvcid", port.to_string()),
+            ("subnqn", NQN.to_owned()),
+        ];
+        Self {
+            keys: keys.into(),
+            single_segment: false,
+        }
+    }
+
+    pub fn vfio_user(directory: &Path) -> Self {
+        let keys = [
+            ("trtype", "VFIOUSER".to_owned()),
+            ("traddr", directory.display().to_string()),
+            ("subnqn", NQN.to_owned()),
+        ];
+        Self {
+            keys: keys.into(),
+            single_segment: true,
+        }
+    }
+
+    /// As spdk_nvme_perf takes it.
+    pub fn transport_id(&self) -> String {
+        let pairs: Vec<_> = self.keys.iter().map(|(key, value)| format!("{key}:{value}")).collect();
+        pairs.join(" ")
+    }
+
+    /// As fio takes it for a file name, in which a colon would separate files.
+    pub fn fio_filename(&self) -> String {
+        let pairs: Vec<_> = self
+            .keys
+            .iter()
+            .map(|(key, value)| format!("{key}={}", value.replace(':', "\\:")))
+            .collect();
+        format!("{} ns=1", pairs.join(" "))
+    }
+}

@@ -1,0 +1,182 @@
+//! What was asked for on the command line, and what follows from it and the machine.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use spdk::cores::CoreSet;
+use tempfile::TempDir;
+
+use crate::machine::Cores;
+use crate::target::{Side, Turn};
+
+/// Compares opi-spdk with SPDK's own target and with a gRPC server that does nothing.
+///
+/// Both targets get the same core and the same volume, one at a time, in alternating order; clients
+/// and initiators get the other cores. Run it by scripts/bench.sh, on a machine that does nothing
+/// else. It writes bench.md (tables), bench.json (all rounds) and the programs' logs.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "scripts/bench.sh")]
+pub struct CommandLine {
+    /// Rounds: in each, every point is measured on every side; the order alternates
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// Length of one data-path measurement, seconds
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub seconds: u32,
+    /// One round, one queue depth, one second a run: to see that all works, not for figures
+    #[arg(long)]
+    pub quick: bool,
+    /// Which parts to run
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::value_variants().to_vec())]
+    pub parts: Vec<Part>,
+    /// Which data-path scenarios to run, by name [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub scenarios: Vec<String>,
+    /// Measure spdk_tgt against itself in the data path: how far apart equal targets come out here
+    #[arg(long)]
+    pub noise: bool,
+    /// Size of the volume under the data path, MiB
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(16..=65536))]
+    pub volume_mib: u64,
+    /// Core of the target's reactor [default: the first that this process may use]
+    #[arg(long, value_name = "CORE")]
+    pub target_core: Option<CoreSet>,
+    /// Core of the initiator [default: the next]
+    #[arg(long, value_name = "CORE")]
+    pub load_core: Option<CoreSet>,
+    /// Cores of control threads and clients [default: the others, or the initiator's if there are none]
+    #[arg(long, value_name = "LIST")]
+    pub control_cores: Option<CoreSet>,
+    /// Do without hugepages, on all sides: no vfio-user and no fio
+    #[arg(long)]
+    pub no_huge: bool,
+    /// Where results and logs go
+    #[arg(long, default_value = "target/bench", value_name = "DIR")]
+    pub output: PathBuf,
+    /// The opi-spdk to measure
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_opi-spdk"), value_name = "FILE")]
+    pub program: PathBuf,
+    /// Where spdk_tgt, spdk_nvme_perf and the fio plugin are [default: $SPDK_TOOLS]
+    #[arg(long, value_name = "DIR")]
+    pub tools: Option<PathBuf>,
+    /// Be the gRPC server that does nothing, on this port
+    #[arg(long, hide = true, value_name = "PORT")]
+    pub floor: Option<u16>,
+    /// What cargo says to a bench.
+    #[arg(long, hide = true)]
+    pub bench: bool,
+}
+
+/// A part of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// I/O through an exported volume
+    Data,
+    /// Latency and rate of configuration calls
+    Control,
+    /// What configuration calls cost the reactor
+    Cost,
+}
+
+/// The command line, with what follows from it.
+pub struct Settings {
+    pub line: CommandLine,
+    pub cores: Cores,
+    tools: PathBuf,
+    scratch: TempDir,
+    without_hugepages: Option<String>,
+}
+
+/// Hugepages that spdk_tgt and an initiator take beside the volume: spdk_tgt's iSCSI pools are large.
+const HUGEPAGES_MIB: u64 = 1700;
+
+impl Settings {
+    pub fn new(mut line: CommandLine) -> Result<Self> {
+        if line.quick {
+            line.rounds = 1;
+            line.seconds = 1;
+        }
+        let tools = line.tools.clone().or_else(|| std::env::var_os("SPDK_TOOLS").map(PathBuf::from));
+        let tools = tools.context("SPDK_TOOLS is not set: run scripts/bench.sh, or give --tools")?;
+        let cores = Cores::divide(
+            line.target_core.clone(),
+            line.load_core.clone(),
+            line.control_cores.clone(),
+        )?;
+        let (free, wanted) = (spdk::hugepages_free_mib(), HUGEPAGES_MIB + line.volume_mib);
+        let without_hugepages = if line.no_huge {
+            Some("as asked".to_owned())
+        } else if free < wanted {
+            Some(format!("{free} MiB of hugepages are free, {wanted} are needed"))
+        } else {
+            None
+        };
+        let settings = Self {
+            cores,
+            tools,
+            scratch: tempfile::Builder::new().prefix("opi-spdk-bench-").tempdir()?,
+            without_hugepages,
+            line,
+        };
+        let logs = settings.log_dir();
+        std::fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
+        Ok(settings)
+    }
+
+    /// Whether all sides run without hugepages.
+    pub fn no_huge(&self) -> bool {
+        self.without_hugepages.is_some()
+    }
+
+    /// Why they do.
+    pub fn without_hugepages(&self) -> Option<&str> {
+        self.without_hugepages.as_deref()
+    }
+
+    pub fn tool(&self, name: &str) -> PathBuf {
+        self.tools.join(name)
+    }
+
+    /// For sockets and state; its path is short, as sockets need, and it goes with the bench.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    pub fn log_dir(&self) -> PathBuf {
+        self.line.output.join("log")
+    }
+
+    pub fn runs(&self, part: Part) -> bool {
+        self.line.parts.contains(&part)
+    }
+
+    /// Whether the data path's scenario of this name is to run.
+    pub fn wants(&self, scenario: &str) -> bool {
+        let names = &self.line.scenarios;
+        names.is_empty() || names.iter().any(|name| name == scenario)
+    }
+
+    /// Both sides, in the order of this round: A B, then B A.
+    pub fn turns(&self, round: u32) -> [Turn; 2] {
+        let ours = if self.line.noise { Side::SpdkTgt } else { Side::Opi };
+        let mut turns = [
+            Turn {
+                column: 0,
+                side: ours,
+            },
+            Turn {
+                column: 1,
+                side: Side::SpdkTgt,
+            },
+        ];
+        if round % 2 == 1 {
+            turns.reverse();
+        }
+        turns
+    }
+
+    pub fn volume_blocks(&self) -> u64 {
+        self.line.volume_mib * 1024 * 1024 / crate::scenario::BLOCK_SIZE
+    }
+}

@@ -1,0 +1,73 @@
+//! The two sides of the comparison, started, configured and stopped alike.
+
+use std::fmt;
+use std::net::TcpListener;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::opi::Opi;
+use crate::scenario::{Attach, Export, Volume};
+use crate::settings::Settings;
+use crate::spdk_tgt::SpdkTgt;
+
+/// Who is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Side {
+    #[serde(rename = "opi-spdk")]
+    Opi,
+    #[serde(rename = "spdk_tgt")]
+    SpdkTgt,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Opi => "opi-spdk",
+            Self::SpdkTgt => "spdk_tgt",
+        })
+    }
+}
+
+/// A side's turn in a round.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn {
+    /// Which column of the comparison it fills: 0 is ours, 1 is theirs.
+    pub column: usize,
+    pub side: Side,
+}
+
+/// A running target. Only one runs at a time: its reactor takes its whole core.
+pub enum Target {
+    Opi(Opi),
+    SpdkTgt(SpdkTgt),
+}
+
+impl Target {
+    pub async fn start(settings: &Settings, side: Side) -> Result<Self> {
+        Ok(match side {
+            Side::Opi => Self::Opi(Opi::start(settings).await?),
+            Side::SpdkTgt => Self::SpdkTgt(SpdkTgt::start(settings).await?),
+        })
+    }
+
+    /// Makes a volume and shows it to initiators.
+    pub async fn export(&mut self, settings: &Settings, volume: Volume, export: Export) -> Result<Attach> {
+        match self {
+            Self::Opi(opi) => opi.export(settings, volume, export).await,
+            Self::SpdkTgt(tgt) => tgt.export(settings, volume, export).await,
+        }
+    }
+
+    pub async fn stop(self) -> Result<()> {
+        match self {
+            Self::Opi(opi) => opi.stop().await.map(drop),
+            Self::SpdkTgt(tgt) => tgt.stop().await,
+        }
+    }
+}
+
+/// A port that nobody listens on now.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}

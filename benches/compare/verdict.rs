@@ -1,0 +1,129 @@
+//! The targets that the project set itself, and whether this run met them.
+
+use serde::Serialize;
+
+use crate::client::{Subject, Verb};
+use crate::control::{Control, Load};
+use crate::cost::Cost;
+use crate::data_path::DataPath;
+use crate::target::Side;
+
+/// Least ratio of IOPS to those of spdk_tgt, at every point.
+const DATA_RATIO: f64 = 0.98;
+
+/// Most that Get may take at p50, in floors.
+const GET_FLOORS: f64 = 1.2;
+
+/// Most that Create may take at p50: floors, and microseconds beside them.
+const CREATE_FLOORS: f64 = 1.5;
+const CREATE_EXTRA_US: f64 = 100.0;
+
+/// How many times faster than JSON-RPC a call has to be, at p50 and at p99.
+const FASTER: f64 = 20.0;
+
+/// Most of a reactor's time for 1,000 calls a second.
+const SHARE: f64 = 0.02;
+
+/// Most that one control step may hold a reactor, microseconds.
+const HOLD_US: f64 = 100.0;
+
+/// One target.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verdict {
+    pub target: String,
+    pub reached: String,
+    pub met: bool,
+}
+
+/// All targets that this run can tell about.
+pub fn all(data: &DataPath, control: &Control, cost: &[Cost]) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    verdicts.extend(data_path(data));
+    verdicts.extend(get(control));
+    verdicts.extend(create(control));
+    for load in [Load::Idle, Load::Saturated] {
+        for clients in [1, 16] {
+            verdicts.extend(faster(control, clients, load));
+        }
+    }
+    verdicts.extend(reactor(cost));
+    verdicts
+}
+
+fn data_path(data: &DataPath) -> Option<Verdict> {
+    let ratio = |point: &crate::data_path::Point| point.ratio.as_ref().map(|ratio| ratio.of_medians);
+    let ratios: Vec<_> = data.points.iter().filter_map(ratio).collect();
+    let least = ratios.iter().copied().min_by(f64::total_cmp)?;
+    let good = ratios.iter().filter(|ratio| **ratio >= DATA_RATIO).count();
+    Some(Verdict {
+        target: format!("data path: at least {DATA_RATIO} of spdk_tgt at every point"),
+        reached: format!("{good} of {} points, least {least:.3}", ratios.len()),
+        met: good == ratios.len(),
+    })
+}
+
+/// The p50 of opi-spdk and of the floor, with one client on an idle machine.
+fn beside_floor(control: &Control, verb: Verb) -> Option<(f64, f64)> {
+    let p50 = |subject| Some(control.find(subject, verb, 1, Load::Idle)?.latency.p50_us);
+    Some((p50(Subject::Opi)?, p50(Subject::Floor)?))
+}
+
+fn get(control: &Control) -> Option<Verdict> {
+    let (ours, floor) = beside_floor(control, Verb::Get)?;
+    Some(Verdict {
+        target: format!("Get: p50 within {GET_FLOORS} times the floor, idle"),
+        reached: format!("{:.2} ({ours:.0} µs to {floor:.0} µs)", ours / floor),
+        met: ours <= GET_FLOORS * floor,
+    })
+}
+
+fn create(control: &Control) -> Option<Verdict> {
+    let (ours, floor) = beside_floor(control, Verb::Create)?;
+    let bound = CREATE_FLOORS * floor + CREATE_EXTRA_US;
+    Some(Verdict {
+        target: format!("Create: p50 within {CREATE_FLOORS} times the floor plus {CREATE_EXTRA_US} µs, idle"),
+        reached: format!("{ours:.0} µs, bound {bound:.0} µs"),
+        met: ours <= bound,
+    })
+}
+
+fn faster(control: &Control, clients: usize, load: Load) -> Option<Verdict> {
+    let mut least = (f64::INFINITY, String::new());
+    for verb in Verb::ALL {
+        let ours = &control.find(Subject::Opi, verb, clients, load)?.latency;
+        let json = &control.find(Subject::SpdkTgt, verb, clients, load)?.latency;
+        for (name, factor) in [("p50", json.p50_us / ours.p50_us), ("p99", json.p99_us / ours.p99_us)] {
+            if factor < least.0 {
+                least = (factor, format!("{verb:?} at {name}"));
+            }
+        }
+    }
+    let (factor, which) = least;
+    Some(Verdict {
+        target: format!("{FASTER} times faster than JSON-RPC at p50 and p99, {clients} client(s), {load:?} data path")
+            .replace("Idle", "idle")
+            .replace("Saturated", "saturated"),
+        reached: format!("least {factor:.1}, {which}"),
+        met: factor >= FASTER,
+    })
+}
+
+fn reactor(cost: &[Cost]) -> Vec<Verdict> {
+    let ours = || cost.iter().filter(|cost| cost.side == Side::Opi);
+    let most = |value: fn(&Cost) -> f64| ours().map(value).max_by(f64::total_cmp);
+    let (Some(share), Some(longest)) = (most(|cost| cost.share), most(Cost::longest_us)) else {
+        return Vec::new();
+    };
+    vec![
+        Verdict {
+            target: format!("1,000 calls a second: less than {} % of a reactor", SHARE * 100.0),
+            reached: format!("{:.2} %", share * 100.0),
+            met: share < SHARE,
+        },
+        Verdict {
+            target: format!("no control step holds a reactor for more than {HOLD_US} µs"),
+            reached: format!("longest {longest:.0} µs"),
+            met: longest <= HOLD_US,
+        },
+    ]
+}

@@ -1,0 +1,160 @@
+//! Encrypted bdevs: AES-XTS over another bdev, block by block.
+
+use std::ffi::{CString, c_int};
+use std::fmt;
+
+use spdk_sys as sys;
+
+use super::{check_name, claimed, claimed_by, existing};
+use crate::completion::{call, on_status};
+use crate::cstr::cstr;
+use crate::error::{Error, check};
+use crate::runtime::Spdk;
+
+/// An AES-XTS key: both halves, 32 bytes for AES_XTS_128, 64 for AES_XTS_256.
+/// Wiped when dropped; never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(Vec<u8>);
+
+impl Key {
+    /// EINVAL for another length, or two halves that are the same: such a key
+    /// would make the tweak predictable, and SPDK refuses it.
+    pub fn new(key: Vec<u8>) -> Result<Self, Error> {
+        let key = Self(key);
+        let reason = match key.0.len() {
+            32 | 64 if key.halves().0 == key.halves().1 => "its halves are the same".to_owned(),
+            32 | 64 => return Ok(key),
+            length => format!("it has {length} bytes, and must have 32 or 64"),
+        };
+        Err(Error::new("take encryption key", libc::EINVAL).with_detail(reason))
+    }
+
+    fn halves(&self) -> (&[u8], &[u8]) {
+        self.0.split_at(self.0.len() / 2)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({} bytes)", self.0.len())
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
+}
+
+/// An encrypted bdev to make.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Unique among bdevs.
+    pub name: String,
+    /// The bdev that holds the ciphertext. The new one takes it for itself.
+    pub base: String,
+    /// Key of all blocks.
+    pub key: Key,
+}
+
+/// Makes an encrypted bdev. ENODEV for an unknown base, EBUSY for one in use,
+/// EEXIST for a name in use.
+pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
+    const OPERATION: &str = "create encrypted bdev";
+    let Options { name, base, key } = options;
+    check_name(spdk, OPERATION, name)?;
+    // SPDK would wait for a base that is not there yet.
+    let found = existing(spdk, OPERATION, base)?;
+    // SAFETY: on the app thread, the bdev just found.
+    if let Some(owner) = unsafe { claimed_by(found.as_ptr()) } {
+        return Err(claimed(OPERATION, base, &owner));
+    }
+    let (c_name, c_base) = (cstr("bdev name", name)?, cstr("base bdev", base)?);
+    let (first, second) = key.halves();
+    let (first, second) = (Hex::new(first), Hex::new(second));
+    // SAFETY: on the app thread; the strings outlive the call, which copies them.
+    let rc = unsafe {
+        sys::opi_bdev_crypto_create(
+            c_name.as_ptr(),
+            c_base.as_ptr(),
+            first.0.as_ptr(),
+            second.0.as_ptr(),
+        )
+    };
+    check(OPERATION, rc).map_err(|error| error.with_detail(format!("{name:?} on {base:?}")))
+}
+
+/// Removes an encrypted bdev and its key; the base stays as it is. ENODEV if there
+/// is none of that name, EBUSY if a module claims it.
+pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
+    const OPERATION: &str = "delete encrypted bdev";
+    let bdev = existing(spdk, OPERATION, name)?;
+    // SAFETY: on the app thread, the bdev just found.
+    if let Some(owner) = unsafe { claimed_by(bdev.as_ptr()) } {
+        return Err(claimed(OPERATION, name, &owner));
+    }
+    let c_name = cstr("bdev name", name)?;
+    let status = call::<c_int>(OPERATION, |argument| {
+        // SAFETY: on the app thread; SPDK copies the name; `on_status` takes the
+        // argument back, once.
+        unsafe { sys::opi_bdev_crypto_delete(c_name.as_ptr(), Some(on_status), argument) };
+        0
+    })
+    .await?;
+    check(OPERATION, status).map_err(|error| error.with_detail(format!("{name:?}")))
+}
+
+/// Half a key in hexadecimal, as SPDK takes it. Wiped when dropped.
+struct Hex(CString);
+
+impl Hex {
+    fn new(bytes: &[u8]) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = Vec::with_capacity(bytes.len() * 2 + 1);
+        for byte in bytes {
+            text.push(DIGITS[usize::from(byte >> 4)]);
+            text.push(DIGITS[usize::from(byte & 15)]);
+        }
+        // Room for the terminator was reserved, so no copy is left behind.
+        Self(CString::new(text).unwrap_or_default())
+    }
+}
+
+impl Drop for Hex {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.0).into_bytes();
+        wipe(&mut bytes);
+    }
+}
+
+/// Overwrites a secret, which the compiler must not leave out.
+fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    std::hint::black_box(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_two_different_halves_of_16_or_32_bytes() {
+        let key = |length: u8| Key::new((0..length).collect());
+        assert!(key(32).is_ok() && key(64).is_ok());
+        for length in [0, 16, 31, 48, 65] {
+            assert!(key(length).is_err(), "{length}");
+        }
+        assert!(Key::new(vec![1; 32]).is_err());
+    }
+
+    #[test]
+    fn a_key_does_not_show() {
+        let key = Key::new((0..32).collect()).expect("a valid key");
+        assert_eq!(format!("{key:?}"), "Key(32 bytes)");
+    }
+
+    #[test]
+    fn hexadecimal_is_lower_case_and_whole() {
+        assert_eq!(Hex::new(&[0x00, 0x0f, 0xa5]).0.to_bytes(), b"000fa5");
+    }
+}

@@ -1,0 +1,413 @@
+//! NVMe controllers, remote and PCIe, and the bdevs of their namespaces.
+//!
+//! A controller has a name and one or more paths; namespace `n` of controller `x`
+//! is the bdev `xn<n>`. A path that drops is tried again for as long as it is not
+//! detached.
+//!
+//! ```text
+//! attach ─► waiting for the controller's lock ─► connecting ─► a path, bdevs
+//!                        deadline passed: ETIMEDOUT └─► detached again, if it connects after all
+//! ```
+
+mod state;
+
+use std::cell::Cell;
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use spdk_sys as sys;
+
+use crate::completion::{Promise, call, completion, on_status};
+use crate::cstr::{cstr, fill};
+use crate::deadline::within;
+use crate::error::{Error, check};
+use crate::executor::spawn_local;
+use crate::locks::lock;
+use crate::runtime::Spdk;
+use crate::transport_id::{self, Kind};
+
+pub use state::{Namespace, Path, PathState, controllers, namespaces, path_stats, paths};
+
+/// Where a controller is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each name says it")]
+pub enum Address {
+    Tcp { ip: IpAddr, port: u16 },
+    Rdma { ip: IpAddr, port: u16 },
+    /// `dddd:bb:dd.f`; the device is bound to a driver that SPDK can use.
+    Pcie { address: String },
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { ip, port } => write!(f, "tcp {}", SocketAddr::new(*ip, *port)),
+            Self::Rdma { ip, port } => write!(f, "rdma {}", SocketAddr::new(*ip, *port)),
+            Self::Pcie { address } => write!(f, "pcie {address}"),
+        }
+    }
+}
+
+impl Address {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Tcp { .. } => Kind::Tcp,
+            Self::Rdma { .. } => Kind::Rdma,
+            Self::Pcie { .. } => Kind::Pcie,
+        }
+    }
+
+    fn to_id(&self, subsystem: &str) -> Result<sys::spdk_nvme_transport_id, Error> {
+        let mut id = match self {
+            Self::Tcp { ip, port } | Self::Rdma { ip, port } => {
+                transport_id::ip(self.kind(), *ip, *port)?
+            }
+            Self::Pcie { address } => transport_id::path(self.kind(), address)?,
+        };
+        fill("subsystem NQN", &mut id.subnqn, subsystem)?;
+        Ok(id)
+    }
+}
+
+/// How further paths join a controller. The same for all paths of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Multipath {
+    /// They do not.
+    Disabled,
+    /// They stand by until the one in use fails.
+    Failover,
+    /// They are connected side by side.
+    Multipath,
+}
+
+/// A path to attach.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The controller's name, at most 49 bytes.
+    pub name: String,
+    /// Where it is.
+    pub address: Address,
+    /// The NQN of its subsystem; empty for PCIe.
+    pub subsystem: String,
+    /// The host's NQN; None takes one that SPDK made for this process.
+    pub hostnqn: Option<String>,
+    /// The address and port to connect from; port 0 is any.
+    pub source: Option<SocketAddr>,
+    /// How further paths join.
+    pub multipath: Multipath,
+    /// Checksums over headers (TCP).
+    pub header_digest: bool,
+    /// Checksums over data (TCP).
+    pub data_digest: bool,
+    /// 0 takes SPDK's default.
+    pub num_io_queues: u32,
+    /// 0 takes SPDK's default.
+    pub io_queue_size: u32,
+    /// TLS with this key of SPDK's keyring (TCP).
+    pub psk: Option<String>,
+    /// How long to wait for the controller.
+    pub deadline: Duration,
+}
+
+/// What a path that has dropped does: it is tried again every so often, for ever,
+/// and I/O that it held fails after a while, so that nothing hangs for good.
+const RECONNECT_DELAY_SEC: u32 = 2;
+const FAST_IO_FAIL_SEC: u32 = 10;
+
+/// How long SPDK itself waits for a TCP connection: no deadline is much longer.
+const TCP_CONNECT_TIMEOUT_MS: u32 = 10_000;
+
+/// SPDK names at most so many new bdevs; [`namespaces`] lists them all.
+const MAX_NAMES: usize = 1024;
+
+/// The longest name of a controller that SPDK takes, in bytes.
+pub const MAX_NAME_LEN: usize = 49;
+
+/// Attaches a controller by its first path, or a further path to one that is
+/// attached, and returns when its namespaces are bdevs.
+///
+/// ETIMEDOUT if it has not answered within the deadline, EHOSTUNREACH if connecting
+/// failed, EEXIST if the path is there already or the controller takes no second,
+/// EINVAL for values that cannot be or another multipath mode or subsystem than the
+/// controller's, ENOTSUP for a transport that this build lacks, ENOKEY for an
+/// unknown key.
+pub async fn attach(spdk: Spdk, options: &Options) -> Result<(), Error> {
+    const OPERATION: &str = "attach NVMe controller";
+    check_options(OPERATION, options)?;
+    configure()?;
+    let deadline = options.deadline;
+    let given_up = Rc::new(Cell::new(false));
+    let (done, is_done) = completion();
+    spawn_local({
+        let (options, given_up) = (options.clone(), given_up.clone());
+        async move {
+            let _alone = lock("NVMe controller", &options.name).await;
+            if given_up.get() {
+                return;
+            }
+            let result = connect(spdk, OPERATION, &options).await;
+            if given_up.get() && result.is_ok() {
+                let Options { name, address, .. } = &options;
+                let path = Some((address, options.source));
+                let late = remove(OPERATION, name, path, &options.subsystem).await;
+                tracing::info!("{address} of {name:?} connected after its deadline: {late:?}");
+            }
+            done.complete(result);
+        }
+    });
+    within(spdk, deadline, is_done).await.unwrap_or_else(|| {
+        given_up.set(true);
+        Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
+            "{} has not answered within {} ms",
+            options.address,
+            deadline.as_millis()
+        )))
+    })
+}
+
+fn check_options(operation: &'static str, options: &Options) -> Result<(), Error> {
+    let invalid = |detail: String| Err(Error::new(operation, libc::EINVAL).with_detail(detail));
+    let Options { name, address, .. } = options;
+    if name.is_empty() || name.len() > MAX_NAME_LEN {
+        return invalid(format!("name {name:?} must have 1 to {MAX_NAME_LEN} bytes"));
+    }
+    if options.num_io_queues > 1 << 16 || options.io_queue_size > 1 << 16 {
+        return invalid(format!(
+            "{} queues of {}: both can be 65536 at most",
+            options.num_io_queues, options.io_queue_size
+        ));
+    }
+    let tcp = matches!(address, Address::Tcp { .. });
+    if !tcp && (options.psk.is_some() || options.header_digest || options.data_digest) {
+        return invalid(format!("TLS and digests are for TCP, not for {address}"));
+    }
+    // SAFETY: a look into a list that is fixed once SPDK runs; the name is static.
+    if !unsafe { sys::spdk_nvme_transport_available_by_name(address.kind().name().as_ptr()) } {
+        return Err(Error::new(operation, libc::ENOTSUP)
+            .with_detail(format!("this SPDK is built without the transport of {address}")));
+    }
+    Ok(())
+}
+
+/// Sets what SPDK sets for all controllers, which it allows before the first.
+fn configure() -> Result<(), Error> {
+    thread_local! {
+        static CONFIGURED: Cell<bool> = const { Cell::new(false) };
+    }
+    if !CONFIGURED.get() {
+        // SAFETY: on the app thread (the caller has proof), plain values.
+        check("configure NVMe", unsafe {
+            sys::opi_nvme_configure(TCP_CONNECT_TIMEOUT_MS)
+        })?;
+        CONFIGURED.set(true);
+    }
+    Ok(())
+}
+
+/// What C holds while it connects.
+struct Connecting {
+    names: Vec<*const c_char>,
+    promise: Promise<c_int>,
+}
+
+async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Result<(), Error> {
+    check_joins(spdk, operation, options)?;
+    let id = options.address.to_id(&options.subsystem)?;
+    let name = cstr("controller name", &options.name)?;
+    let optional = |field, text: Option<&str>| text.map(|text| cstr(field, text)).transpose();
+    let hostnqn = optional("host NQN", options.hostnqn.as_deref())?;
+    let psk = optional("key name", options.psk.as_deref())?;
+    let (source_address, source_port) = source(options.source)?;
+    let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |t| t.as_ptr());
+    let remote = !matches!(options.address, Address::Pcie { .. });
+    let attach = sys::opi_nvme_attach {
+        name: name.as_ptr(),
+        id: &id,
+        hostnqn: pointer(&hostnqn),
+        source_address: pointer(&source_address),
+        source_port: pointer(&source_port),
+        psk_name: pointer(&psk),
+        num_io_queues: options.num_io_queues,
+        io_queue_size: options.io_queue_size,
+        timeout_ms: if remote {
+            u32::try_from(options.deadline.as_millis()).unwrap_or(u32::MAX).max(1)
+        } else {
+            0
+        },
+        ctrlr_loss_timeout_sec: if remote { -1 } else { 0 },
+        reconnect_delay_sec: if remote { RECONNECT_DELAY_SEC } else { 0 },
+        fast_io_fail_timeout_sec: if remote { FAST_IO_FAIL_SEC } else { 0 },
+        header_digest: options.header_digest,
+        data_digest: options.data_digest,
+        multipath: options.multipath == Multipath::Multipath,
+    };
+    let (promise, pending) = completion();
+    let connecting = Box::into_raw(Box::new(Connecting {
+        names: vec![std::ptr::null(); MAX_NAMES],
+        promise,
+    }));
+    // SAFETY: on the app thread; what `attach` points to outlives the call, which
+    // copies it; the names live in the box, which `on_attached` takes, unless the
+    // call is refused.
+    let rc = unsafe {
+        sys::opi_nvme_attach(
+            &attach,
+            (*connecting).names.as_mut_ptr(),
+            MAX_NAMES as u32,
+            Some(on_attached),
+            connecting.cast(),
+        )
+    };
+    let at = || format!("{} of {:?}", options.address, options.name);
+    if rc != 0 {
+        // SAFETY: SPDK did not take it.
+        drop(unsafe { Box::from_raw(connecting) });
+        return Err(Error::new(operation, rc).with_detail(at()));
+    }
+    match pending.await {
+        0 => Ok(()),
+        status if status == -libc::EIO => Err(Error::new(operation, libc::EHOSTUNREACH)
+            .with_detail(format!("{} could not be connected; SPDK's log says why", at()))),
+        status => Err(Error::new(operation, status).with_detail(at())),
+    }
+}
+
+/// Whether the path may join what has the controller's name.
+fn check_joins(spdk: Spdk, operation: &'static str, options: &Options) -> Result<(), Error> {
+    let Ok(paths) = paths(spdk, &options.name) else {
+        return Ok(());
+    };
+    let refuse = |errno, detail| Err(Error::new(operation, errno).with_detail(detail));
+    let name = &options.name;
+    let same = |path: &&Path| {
+        path.address.as_ref() == Some(&options.address)
+            && options.source.is_none_or(|source| path.source == source.ip().to_string())
+    };
+    if paths.iter().any(|path| same(&path)) {
+        return refuse(libc::EEXIST, format!("{name:?} has the path {}", options.address));
+    }
+    if options.multipath == Multipath::Disabled {
+        return refuse(libc::EEXIST, format!("{name:?} is attached and takes no second path"));
+    }
+    match paths.iter().find(|path| path.subsystem != options.subsystem) {
+        Some(path) => refuse(
+            libc::EINVAL,
+            format!("{name:?} is of subsystem {:?}, not {:?}", path.subsystem, options.subsystem),
+        ),
+        None => Ok(()),
+    }
+}
+
+fn source(source: Option<SocketAddr>) -> Result<(Option<CString>, Option<CString>), Error> {
+    let Some(source) = source else {
+        return Ok((None, None));
+    };
+    let port = match source.port() {
+        0 => None,
+        port => Some(cstr("source port", &port.to_string())?),
+    };
+    Ok((Some(cstr("source address", &source.ip().to_string())?), port))
+}
+
+unsafe extern "C" fn on_attached(argument: *mut c_void, _count: usize, status: c_int) {
+    // SAFETY: what `connect` passed; SPDK calls once, on this thread.
+    let connecting = unsafe { Box::from_raw(argument.cast::<Connecting>()) };
+    connecting.promise.complete(status);
+}
+
+/// How long [`detach`] and [`reset`] are waited for. SPDK's own limit is 10 s.
+const CHANGE_LIMIT: Duration = Duration::from_secs(12);
+
+/// Detaches one path of a controller, by address and the source that it was
+/// attached with, or with None all of them. With the last path go the bdevs.
+///
+/// ENODEV for an unknown controller, ENXIO for an unknown path, ETIMEDOUT if it has
+/// not gone in time; that goes on by itself.
+pub async fn detach(
+    spdk: Spdk,
+    name: &str,
+    path: Option<(&Address, Option<SocketAddr>)>,
+) -> Result<(), Error> {
+    const OPERATION: &str = "detach NVMe controller";
+    let owned = path.map(|(address, source)| (address.clone(), source));
+    change(spdk, OPERATION, name, move |name| async move {
+        let path = owned.as_ref().map(|(address, source)| (address, *source));
+        remove(OPERATION, &name, path, "").await
+    })
+    .await
+}
+
+/// Disconnects a controller's paths and connects them again, one after the other;
+/// I/O waits meanwhile. ENODEV for an unknown controller, ETIMEDOUT if a path does
+/// not come back in time; that goes on by itself.
+pub async fn reset(spdk: Spdk, name: &str) -> Result<(), Error> {
+    const OPERATION: &str = "reset NVMe controller";
+    change(spdk, OPERATION, name, |name| async move {
+        let c_name = cstr("controller name", &name)?;
+        let status = call::<c_int>(OPERATION, |argument| {
+            // SAFETY: on the app thread; the name outlives the call; `on_status`
+            // takes the argument back, once, unless the call is refused.
+            unsafe { sys::opi_nvme_reset(c_name.as_ptr(), Some(on_status), argument) }
+        })
+        .await?;
+        check(OPERATION, status)
+    })
+    .await
+    .map_err(|error| match error.detail {
+        None => error.with_detail(format!("{name:?}")),
+        Some(_) => error,
+    })
+}
+
+/// Runs a change alone, in a task of its own, and waits for it no longer than
+/// [`CHANGE_LIMIT`].
+async fn change<F: Future<Output = Result<(), Error>> + 'static>(
+    spdk: Spdk,
+    operation: &'static str,
+    name: &str,
+    change: impl FnOnce(String) -> F + 'static,
+) -> Result<(), Error> {
+    let (done, is_done) = completion();
+    let owned = name.to_owned();
+    spawn_local(async move {
+        let _alone = lock("NVMe controller", &owned).await;
+        done.complete(change(owned).await);
+    });
+    within(spdk, CHANGE_LIMIT, is_done).await.unwrap_or_else(|| {
+        Err(Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
+            "{name:?} has not finished within {} s",
+            CHANGE_LIMIT.as_secs()
+        )))
+    })
+}
+
+async fn remove(
+    operation: &'static str,
+    name: &str,
+    path: Option<(&Address, Option<SocketAddr>)>,
+    subsystem: &str,
+) -> Result<(), Error> {
+    let c_name = cstr("controller name", name)?;
+    let id = path.map(|(address, _)| address.to_id(subsystem)).transpose()?;
+    let (address, port) = source(path.and_then(|(_, source)| source))?;
+    let status = call::<c_int>(operation, |argument| {
+        // SAFETY: on the app thread; id and strings outlive the call, which copies
+        // them; `on_status` takes the argument back, once, unless it is refused.
+        unsafe {
+            sys::opi_nvme_detach(
+                c_name.as_ptr(),
+                id.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
+                address.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
+                port.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
+                Some(on_status),
+                argument,
+            )
+        }
+    })
+    .await
+    .map_err(|error| error.with_detail(format!("{name:?}")))?;
+    check(operation, status).map_err(|error| error.with_detail(format!("{name:?}")))
+}

@@ -1,0 +1,235 @@
+//! What NVMe controllers are and do: paths, namespaces, I/O of each path.
+
+use std::ffi::{c_char, c_int, c_void};
+
+use spdk_sys as sys;
+
+use super::super::Stats;
+use super::Address;
+use crate::completion::{Promise, completion};
+use crate::cstr::{cstr, read, string};
+use crate::error::{Error, check};
+use crate::runtime::Spdk;
+use crate::transport_id::{self, Kind};
+
+/// A path to a controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Path {
+    /// Where it leads; None for a kind of transport that is not attached here.
+    pub address: Option<Address>,
+    /// The subsystem's NQN.
+    pub subsystem: String,
+    /// The address that it was told to connect from; empty if none was.
+    pub source: String,
+    /// The host's NQN.
+    pub hostnqn: String,
+    /// The controller's id in the subsystem.
+    pub cntlid: u16,
+    /// Whether it works.
+    pub state: PathState,
+}
+
+/// Whether a path works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathState {
+    /// It takes I/O.
+    Connected,
+    /// It waits for the one in use to fail.
+    Standby,
+    /// It is being connected anew.
+    Resetting,
+    /// It has dropped and is tried again soon.
+    Reconnecting,
+    /// It has dropped.
+    Failed,
+    /// It is switched off.
+    Disabled,
+    /// It is being detached.
+    Deleting,
+}
+
+impl PathState {
+    fn of(state: sys::opi_nvme_path_state) -> Self {
+        match state {
+            sys::opi_nvme_path_state_OPI_NVME_PATH_CONNECTED => Self::Connected,
+            sys::opi_nvme_path_state_OPI_NVME_PATH_STANDBY => Self::Standby,
+            sys::opi_nvme_path_state_OPI_NVME_PATH_RESETTING => Self::Resetting,
+            sys::opi_nvme_path_state_OPI_NVME_PATH_RECONNECTING => Self::Reconnecting,
+            sys::opi_nvme_path_state_OPI_NVME_PATH_DISABLED => Self::Disabled,
+            sys::opi_nvme_path_state_OPI_NVME_PATH_DELETING => Self::Deleting,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// A namespace of a controller, which is a bdev.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// The bdev's name.
+    pub bdev: String,
+    /// The namespace's id.
+    pub nsid: u32,
+    /// None where the device tells none; so for the next two.
+    pub uuid: Option<[u8; 16]>,
+    #[expect(missing_docs, reason = "as above")]
+    pub nguid: Option<[u8; 16]>,
+    #[expect(missing_docs, reason = "as above")]
+    pub eui64: Option<[u8; 8]>,
+}
+
+/// The names of the controllers that are attached.
+pub fn controllers(_: Spdk) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    // SAFETY: on the app thread; `collect_name` gets what it expects, during the
+    // call only.
+    unsafe { sys::opi_nvme_for_each_controller(Some(collect_name), (&raw mut names).cast()) };
+    names
+}
+
+unsafe extern "C" fn collect_name(argument: *mut c_void, name: *const c_char) {
+    // SAFETY: the vector and name that the walk passes on, valid during the call.
+    unsafe { (*argument.cast::<Vec<String>>()).push(string(name)) };
+}
+
+/// The paths of a controller. ENODEV if none of that name is attached.
+pub fn paths(_: Spdk, name: &str) -> Result<Vec<Path>, Error> {
+    let mut paths: Vec<Path> = Vec::new();
+    let c_name = cstr("controller name", name)?;
+    // SAFETY: on the app thread; `collect_path` gets what it expects, during the
+    // call only.
+    let rc = unsafe {
+        sys::opi_nvme_for_each_path(c_name.as_ptr(), Some(collect_path), (&raw mut paths).cast())
+    };
+    check("list NVMe paths", rc).map_err(|error| error.with_detail(format!("{name:?}")))?;
+    Ok(paths)
+}
+
+unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_nvme_path) {
+    // SAFETY: the vector and path that the walk passes on, valid during the call.
+    unsafe {
+        let (paths, path) = (&mut *argument.cast::<Vec<Path>>(), &*path);
+        paths.push(Path {
+            address: address(&*path.id),
+            subsystem: read(&(*path.id).subnqn),
+            source: string(path.source_address),
+            hostnqn: string(path.hostnqn),
+            cntlid: path.cntlid,
+            state: PathState::of(path.state),
+        });
+    }
+}
+
+fn address(id: &sys::spdk_nvme_transport_id) -> Option<Address> {
+    match Kind::of(id)? {
+        Kind::Tcp => transport_id::ip_and_port(id).map(|(ip, port)| Address::Tcp { ip, port }),
+        Kind::Rdma => transport_id::ip_and_port(id).map(|(ip, port)| Address::Rdma { ip, port }),
+        Kind::Pcie => Some(Address::Pcie { address: read(&id.traddr) }),
+        Kind::VfioUser => None,
+    }
+}
+
+/// The namespaces of a controller. ENODEV if none of that name is attached.
+pub fn namespaces(_: Spdk, name: &str) -> Result<Vec<Namespace>, Error> {
+    let mut namespaces: Vec<Namespace> = Vec::new();
+    let c_name = cstr("controller name", name)?;
+    // SAFETY: on the app thread; `collect_namespace` gets what it expects, during
+    // the call only.
+    let rc = unsafe {
+        sys::opi_nvme_for_each_namespace(
+            c_name.as_ptr(),
+            Some(collect_namespace),
+            (&raw mut namespaces).cast(),
+        )
+    };
+    check("list NVMe namespaces", rc).map_err(|error| error.with_detail(format!("{name:?}")))?;
+    namespaces.sort_by_key(|namespace| namespace.nsid);
+    Ok(namespaces)
+}
+
+unsafe extern "C" fn collect_namespace(
+    argument: *mut c_void,
+    namespace: *const sys::opi_nvme_namespace,
+) {
+    fn told<const N: usize>(id: [u8; N]) -> Option<[u8; N]> {
+        (id != [0; N]).then_some(id)
+    }
+    // SAFETY: the vector and namespace that the walk passes on, valid during the
+    // call.
+    unsafe {
+        let namespaces = &mut *argument.cast::<Vec<Namespace>>();
+        let namespace = &*namespace;
+        namespaces.push(Namespace {
+            bdev: string(namespace.bdev),
+            nsid: namespace.nsid,
+            uuid: told(namespace.uuid),
+            nguid: told(namespace.nguid),
+            eui64: told(namespace.eui64),
+        });
+    }
+}
+
+/// What C holds while it asks the reactors.
+struct Query {
+    counters: sys::spdk_bdev_io_stat,
+    promise: Promise<(Stats, c_int)>,
+}
+
+/// I/O over one path, summed over the controller's namespaces. All zero for a path
+/// that stands by. ENODEV if no controller of that name is attached.
+pub async fn path_stats(
+    spdk: Spdk,
+    name: &str,
+    path: &Address,
+    subsystem: &str,
+) -> Result<Stats, Error> {
+    let id = path.to_id(subsystem)?;
+    let mut total = Stats {
+        // SAFETY: reads a value that is fixed once SPDK runs.
+        ticks_per_second: unsafe { sys::spdk_get_ticks_hz() },
+        ..Stats::default()
+    };
+    for namespace in namespaces(spdk, name)? {
+        total.add(&of_bdev(&namespace.bdev, &id).await?);
+    }
+    Ok(total)
+}
+
+async fn of_bdev(bdev: &str, id: &sys::spdk_nvme_transport_id) -> Result<Stats, Error> {
+    const OPERATION: &str = "read NVMe path statistics";
+    let c_bdev = cstr("bdev name", bdev)?;
+    let (promise, pending) = completion();
+    let query = Box::into_raw(Box::new(Query {
+        // SAFETY: a C struct of integers and a pointer, for which zero is valid.
+        counters: unsafe { std::mem::zeroed() },
+        promise,
+    }));
+    // SAFETY: on the app thread; name and id outlive the call; the box lives until
+    // `on_counters` takes it, unless the call is refused.
+    let rc = unsafe {
+        sys::opi_nvme_path_stat(
+            c_bdev.as_ptr(),
+            id,
+            &raw mut (*query).counters,
+            Some(on_counters),
+            query.cast(),
+        )
+    };
+    if rc != 0 {
+        // SAFETY: the shim did not take it.
+        drop(unsafe { Box::from_raw(query) });
+        // The path stands by, or the bdev has gone since it was listed.
+        return match -rc {
+            libc::ENOENT | libc::ENODEV => Ok(Stats::default()),
+            errno => Err(Error::new(OPERATION, errno).with_detail(format!("bdev {bdev:?}"))),
+        };
+    }
+    let (stats, status) = pending.await;
+    check(OPERATION, status)?;
+    Ok(stats)
+}
+
+unsafe extern "C" fn on_counters(argument: *mut c_void, status: c_int) {
+    // SAFETY: what `of_bdev` passed; the shim calls once, on this thread.
+    let Query { counters, promise } = *unsafe { Box::from_raw(argument.cast::<Query>()) };
+    promise.complete((Stats::of(&counters), status));
+}

@@ -1,0 +1,77 @@
+//! Rate limits of a bdev, which may change while I/O runs.
+
+use std::ffi::c_int;
+
+use spdk_sys as sys;
+
+use super::existing;
+use crate::completion::{call, on_status};
+use crate::error::{Error, check};
+use crate::runtime::Spdk;
+
+/// What a bdev may do at most; 0 is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Reads and writes together, I/Os a second, in steps of 1000.
+    pub rw_iops: u64,
+    /// Reads and writes together, MiB a second.
+    pub rw_mib: u64,
+    /// Reads, MiB a second.
+    pub read_mib: u64,
+    /// Writes, MiB a second.
+    pub write_mib: u64,
+}
+
+/// SPDK enforces I/O rates in such steps.
+pub const IOPS_STEP: u64 = 1000;
+
+/// Gives a bdev these limits in place of those that it has.
+///
+/// ENODEV if there is none of that name, EINVAL for an I/O rate off [`IOPS_STEP`]
+/// or a bandwidth that does not fit 64 bits of bytes, EAGAIN if another change is
+/// under way.
+pub async fn set(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
+    const OPERATION: &str = "set rate limits";
+    let Limits {
+        rw_iops,
+        rw_mib,
+        read_mib,
+        write_mib,
+    } = limits;
+    if rw_iops % IOPS_STEP != 0 {
+        return Err(Error::new(OPERATION, libc::EINVAL)
+            .with_detail(format!("{rw_iops} I/Os a second: only multiples of {IOPS_STEP} can be")));
+    }
+    if [rw_mib, read_mib, write_mib].iter().any(|mib| *mib > u64::MAX >> 20) {
+        return Err(Error::new(OPERATION, libc::EINVAL).with_detail("a bandwidth of over 2^44 MiB/s"));
+    }
+    let bdev = existing(spdk, OPERATION, name)?;
+    let mut by_type = [0; TYPES];
+    for (index, limit) in [
+        (sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_RW_IOPS_RATE_LIMIT, rw_iops),
+        (sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_RW_BPS_RATE_LIMIT, rw_mib),
+        (sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_R_BPS_RATE_LIMIT, read_mib),
+        (sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_W_BPS_RATE_LIMIT, write_mib),
+    ] {
+        by_type[index as usize] = limit;
+    }
+    let status = call::<c_int>(OPERATION, |argument| {
+        // SAFETY: on the app thread, the bdev just found; the array has an entry
+        // for each type and is read before the call returns; `on_status` takes
+        // the argument back, once.
+        unsafe {
+            sys::opi_bdev_set_qos_limits(
+                bdev.as_ptr(),
+                by_type.as_mut_ptr(),
+                Some(on_status),
+                argument,
+            );
+        }
+        0
+    })
+    .await?;
+    check(OPERATION, status).map_err(|error| error.with_detail(format!("{name:?}")))
+}
+
+const TYPES: usize =
+    sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_NUM_RATE_LIMIT_TYPES as usize;

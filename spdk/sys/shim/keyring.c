@@ -1,0 +1,90 @@
+/* A module of SPDK's keyring that holds keys in memory, and nowhere else. */
+
+#include <spdk/stdinc.h>
+#include <spdk/keyring_module.h>
+
+#include "shim.h"
+
+struct opi_secret {
+	const void	*data;
+	size_t		length;
+};
+
+struct opi_key {
+	void	*data;
+	size_t	length;
+};
+
+static int
+opi_keyring_add_key(struct spdk_key *key, void *ctx)
+{
+	const struct opi_secret *secret = ctx;
+	struct opi_key *held = spdk_key_get_ctx(key);
+
+	held->data = malloc(secret->length);
+	if (held->data == NULL) {
+		return -ENOMEM;
+	}
+	memcpy(held->data, secret->data, secret->length);
+	held->length = secret->length;
+	return 0;
+}
+
+static void
+opi_keyring_remove_key(struct spdk_key *key)
+{
+	struct opi_key *held = spdk_key_get_ctx(key);
+
+	explicit_bzero(held->data, held->length);
+	free(held->data);
+	held->data = NULL;
+	held->length = 0;
+}
+
+static int
+opi_keyring_get_key(struct spdk_key *key, void *buf, int len)
+{
+	struct opi_key *held = spdk_key_get_ctx(key);
+
+	if (len < 0 || (size_t)len < held->length) {
+		return -ENOBUFS;
+	}
+	memcpy(buf, held->data, held->length);
+	return (int)held->length;
+}
+
+static size_t
+opi_keyring_get_ctx_size(void)
+{
+	return sizeof(struct opi_key);
+}
+
+static struct spdk_keyring_module g_opi_keyring = {
+	.name = "opi_memory",
+	.add_key = opi_keyring_add_key,
+	.remove_key = opi_keyring_remove_key,
+	.get_key = opi_keyring_get_key,
+	.get_ctx_size = opi_keyring_get_ctx_size,
+};
+
+SPDK_KEYRING_REGISTER_MODULE(opi_memory, &g_opi_keyring);
+
+int
+opi_keyring_add(const char *name, const void *data, size_t length)
+{
+	struct opi_secret secret = { .data = data, .length = length };
+	struct spdk_key_opts opts = {
+		.size = sizeof(opts),
+		.name = name,
+		.module = &g_opi_keyring,
+		.ctx = &secret,
+	};
+
+	return spdk_keyring_add_key(&opts);
+}
+
+int
+opi_keyring_remove(const char *name)
+{
+	return spdk_keyring_remove_key(name, &g_opi_keyring);
+}

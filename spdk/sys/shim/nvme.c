@@ -1,0 +1,266 @@
+/* Remote and PCIe NVMe controllers, whose structs are private to SPDK's module. */
+
+#include <spdk/stdinc.h>
+#include <spdk/nvme.h>
+#include <spdk/string.h>
+#include <spdk/util.h>
+
+#include <bdev_nvme.h>
+
+#include "shim.h"
+
+int
+opi_nvme_configure(uint32_t tcp_connect_timeout_ms)
+{
+	struct spdk_bdev_nvme_opts opts;
+
+	spdk_bdev_nvme_get_opts(&opts, sizeof(opts));
+	opts.io_path_stat = true;
+	opts.tcp_connect_timeout_ms = tcp_connect_timeout_ms;
+	return spdk_bdev_nvme_set_opts(&opts);
+}
+
+int
+opi_nvme_attach(const struct opi_nvme_attach *attach, const char **names, uint32_t max_names,
+		spdk_bdev_nvme_create_cb done, void *arg)
+{
+	struct spdk_nvme_transport_id id = *attach->id;
+	struct spdk_nvme_ctrlr_opts driver;
+	struct spdk_bdev_nvme_ctrlr_opts bdev = {};
+
+	spdk_nvme_ctrlr_get_default_ctrlr_opts(&driver, sizeof(driver));
+	if (attach->hostnqn != NULL) {
+		snprintf(driver.hostnqn, sizeof(driver.hostnqn), "%s", attach->hostnqn);
+	}
+	if (attach->source_address != NULL) {
+		snprintf(driver.src_addr, sizeof(driver.src_addr), "%s", attach->source_address);
+	}
+	if (attach->source_port != NULL) {
+		snprintf(driver.src_svcid, sizeof(driver.src_svcid), "%s", attach->source_port);
+	}
+	if (attach->num_io_queues != 0) {
+		driver.num_io_queues = attach->num_io_queues;
+	}
+	if (attach->io_queue_size != 0) {
+		driver.io_queue_size = attach->io_queue_size;
+	}
+	driver.header_digest = attach->header_digest;
+	driver.data_digest = attach->data_digest;
+	if (attach->timeout_ms != 0) {
+		driver.fabrics_connect_timeout_us = attach->timeout_ms * UINT64_C(1000);
+		driver.admin_timeout_ms = attach->timeout_ms;
+	}
+
+	spdk_bdev_nvme_get_default_ctrlr_opts(&bdev);
+	bdev.ctrlr_loss_timeout_sec = attach->ctrlr_loss_timeout_sec;
+	bdev.reconnect_delay_sec = attach->reconnect_delay_sec;
+	bdev.fast_io_fail_timeout_sec = attach->fast_io_fail_timeout_sec;
+	bdev.psk = attach->psk_name;
+	bdev.multipath = attach->multipath;
+	return spdk_bdev_nvme_create(&id, attach->name, names, max_names, done, arg, &driver, &bdev);
+}
+
+int
+opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id, const char *source_address,
+		const char *source_port, spdk_bdev_nvme_delete_cb done, void *arg)
+{
+	struct spdk_nvme_path_id path = {};
+
+	if (id != NULL) {
+		path.trid = *id;
+	}
+	if (source_address != NULL) {
+		snprintf(path.hostid.hostaddr, sizeof(path.hostid.hostaddr), "%s", source_address);
+	}
+	if (source_port != NULL) {
+		snprintf(path.hostid.hostsvcid, sizeof(path.hostid.hostsvcid), "%s", source_port);
+	}
+	return spdk_bdev_nvme_delete(name, &path, done, arg);
+}
+
+int
+opi_nvme_reset(const char *name, void (*done)(void *arg, int status), void *arg)
+{
+	struct nvme_bdev_ctrlr *controller = nvme_bdev_ctrlr_get_by_name(name);
+
+	if (controller == NULL || TAILQ_EMPTY(&controller->ctrlrs)) {
+		return -ENODEV;
+	}
+	nvme_bdev_ctrlr_op_rpc(controller, NVME_CTRLR_OP_RESET, done, arg);
+	return 0;
+}
+
+struct opi_nvme_name_walk {
+	opi_nvme_name_fn	fn;
+	void			*arg;
+};
+
+static void
+opi_nvme_on_controller(struct nvme_bdev_ctrlr *controller, void *ctx)
+{
+	struct opi_nvme_name_walk *walk = ctx;
+
+	walk->fn(walk->arg, controller->name);
+}
+
+void
+opi_nvme_for_each_controller(opi_nvme_name_fn fn, void *arg)
+{
+	struct opi_nvme_name_walk walk = { .fn = fn, .arg = arg };
+
+	nvme_bdev_ctrlr_for_each(opi_nvme_on_controller, &walk);
+}
+
+static enum opi_nvme_path_state
+opi_nvme_state(struct nvme_ctrlr *path)
+{
+	if (path->destruct) {
+		return OPI_NVME_PATH_DELETING;
+	} else if (path->resetting) {
+		return OPI_NVME_PATH_RESETTING;
+	} else if (path->reconnect_is_delayed) {
+		return OPI_NVME_PATH_RECONNECTING;
+	} else if (spdk_nvme_ctrlr_is_failed(path->ctrlr)) {
+		return OPI_NVME_PATH_FAILED;
+	} else if (path->disabled) {
+		return OPI_NVME_PATH_DISABLED;
+	}
+	return OPI_NVME_PATH_CONNECTED;
+}
+
+int
+opi_nvme_for_each_path(const char *name, opi_nvme_path_fn fn, void *arg)
+{
+	struct nvme_bdev_ctrlr *controller = nvme_bdev_ctrlr_get_by_name(name);
+	struct spdk_nvme_path_id *id;
+	struct nvme_ctrlr *ctrlr;
+
+	if (controller == NULL) {
+		return -ENODEV;
+	}
+	TAILQ_FOREACH(ctrlr, &controller->ctrlrs, tailq) {
+		/* A failover on another thread reorders the list. */
+		pthread_mutex_lock(&ctrlr->mutex);
+		TAILQ_FOREACH(id, &ctrlr->trids, link) {
+			struct opi_nvme_path path = {
+				.id = &id->trid,
+				.source_address = id->hostid.hostaddr,
+				.source_port = id->hostid.hostsvcid,
+				.hostnqn = spdk_nvme_ctrlr_get_opts(ctrlr->ctrlr)->hostnqn,
+				.cntlid = spdk_nvme_ctrlr_get_data(ctrlr->ctrlr)->cntlid,
+				.state = id == ctrlr->active_path_id ? opi_nvme_state(ctrlr) :
+					 OPI_NVME_PATH_STANDBY,
+			};
+
+			fn(arg, &path);
+		}
+		pthread_mutex_unlock(&ctrlr->mutex);
+	}
+	return 0;
+}
+
+int
+opi_nvme_for_each_namespace(const char *name, opi_nvme_namespace_fn fn, void *arg)
+{
+	struct nvme_bdev_ctrlr *controller = nvme_bdev_ctrlr_get_by_name(name);
+	struct nvme_bdev *bdev;
+
+	if (controller == NULL) {
+		return -ENODEV;
+	}
+	TAILQ_FOREACH(bdev, &controller->bdevs, tailq) {
+		struct nvme_ns *path = TAILQ_FIRST(&bdev->nvme_ns_list);
+		struct opi_nvme_namespace found = { .bdev = bdev->disk.name, .nsid = bdev->nsid };
+		const struct spdk_nvme_ns_data *data = NULL;
+		const struct spdk_uuid *uuid = NULL;
+
+		if (path != NULL && path->ns != NULL) {
+			data = spdk_nvme_ns_get_data(path->ns);
+			uuid = spdk_nvme_ns_get_uuid(path->ns);
+		}
+		if (uuid != NULL) {
+			memcpy(found.uuid, uuid, sizeof(found.uuid));
+		}
+		if (data != NULL) {
+			memcpy(found.nguid, data->nguid, sizeof(found.nguid));
+			memcpy(found.eui64, &data->eui64, sizeof(found.eui64));
+		}
+		fn(arg, &found);
+	}
+	return 0;
+}
+
+/* What the walk over a bdev's channels, each on its own thread, carries along. */
+struct opi_nvme_path_stat {
+	struct spdk_bdev_io_stat	*stat;
+	/* Compared only: it may be gone by the time that a channel is reached. */
+	const struct nvme_ns		*path;
+	struct spdk_bdev_desc		*desc;
+	void				(*done)(void *arg, int status);
+	void				*arg;
+};
+
+static void
+opi_nvme_add_channel(struct nvme_bdev_channel_iter *i, struct nvme_bdev *bdev,
+		     struct nvme_bdev_channel *channel, void *ctx)
+{
+	struct opi_nvme_path_stat *walk = ctx;
+	struct nvme_io_path *io_path;
+
+	STAILQ_FOREACH(io_path, &channel->io_path_list, stailq) {
+		if (io_path->nvme_ns == walk->path && io_path->stat != NULL) {
+			spdk_bdev_add_io_stat(walk->stat, io_path->stat);
+		}
+	}
+	nvme_bdev_for_each_channel_continue(i, 0);
+}
+
+static void
+opi_nvme_path_stat_done(struct nvme_bdev *bdev, void *ctx, int status)
+{
+	struct opi_nvme_path_stat *walk = ctx;
+
+	spdk_bdev_close(walk->desc);
+	walk->done(walk->arg, status);
+	free(walk);
+}
+
+static void
+opi_nvme_ignore_event(enum spdk_bdev_event_type type, struct spdk_bdev *bdev, void *ctx)
+{
+}
+
+int
+opi_nvme_path_stat(const char *bdev_name, const struct spdk_nvme_transport_id *id,
+		   struct spdk_bdev_io_stat *stat, void (*done)(void *arg, int status), void *arg)
+{
+	struct opi_nvme_path_stat *walk;
+	struct spdk_bdev_desc *desc;
+	struct nvme_bdev *bdev;
+	struct nvme_ns *path = NULL;
+	int rc;
+
+	rc = spdk_bdev_open_ext(bdev_name, false, opi_nvme_ignore_event, NULL, &desc);
+	if (rc != 0) {
+		return rc;
+	}
+	bdev = spdk_bdev_desc_get_bdev(desc)->ctxt;
+	if (strcmp(spdk_bdev_get_module_name(spdk_bdev_desc_get_bdev(desc)), "nvme") == 0) {
+		TAILQ_FOREACH(path, &bdev->nvme_ns_list, tailq) {
+			if (spdk_nvme_transport_id_compare(&path->ctrlr->active_path_id->trid,
+							   id) == 0) {
+				break;
+			}
+		}
+	}
+	walk = path != NULL ? calloc(1, sizeof(*walk)) : NULL;
+	if (walk == NULL) {
+		spdk_bdev_close(desc);
+		return path != NULL ? -ENOMEM : -ENOENT;
+	}
+	*walk = (struct opi_nvme_path_stat) {
+		.stat = stat, .path = path, .desc = desc, .done = done, .arg = arg,
+	};
+	nvme_bdev_for_each_channel(bdev, opi_nvme_add_channel, walk, opi_nvme_path_stat_done);
+	return 0;
+}

@@ -1,0 +1,224 @@
+//! What the three kinds of virtio-scsi share: which volume is which LUN of whom.
+//!
+//! ```text
+//!   target_name_ref ID ─┬─ virtioScsiTargets/ID      how many LUNs there may be
+//!                       └─ virtioScsiControllers/ID  the socket through which they are seen
+//!                            ├─ SCSI target 0: LUN 0 = a volume
+//!                            └─ SCSI target 1: LUN 0 = a volume ...
+//! ```
+//!
+//! The API says of no target which controller shows it, and clients name a controller where a target
+//! is asked for: the two go together by their ID, and each may come first. SPDK serves one LUN to a
+//! SCSI target number, so each LUN gets the next free number of the controller.
+//!
+//! Changes of one ID's LUNs hold its locks shared: they run side by side, and each has a number of
+//! its own. Its target and its controller change alone.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+use spdk::vhost::scsi;
+use spdk::{Handle, Spdk, bdev};
+
+use super::errno;
+use crate::api::storage::VolumeStats;
+use crate::backend::volume_stats;
+use crate::error::Error;
+
+/// The most LUNs under one ID.
+pub(super) const MAX_LUNS: usize = scsi::MAX_TARGETS as usize;
+
+/// All LUNs.
+pub struct Luns {
+    spdk: Handle,
+    groups: Mutex<BTreeMap<String, Group>>,
+}
+
+/// What is under one ID.
+#[derive(Debug, Default)]
+struct Group {
+    /// Whether there is a controller.
+    shown: bool,
+    /// By their IDs.
+    luns: BTreeMap<String, Lun>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lun {
+    bdev: String,
+    /// The SCSI target that it is LUN 0 of.
+    number: u8,
+}
+
+impl Group {
+    /// Takes the lowest free number.
+    fn take(&mut self, id: &str, bdev: &str, most: usize) -> Option<Lun> {
+        let free = |number: &u8| self.luns.values().all(|lun| lun.number != *number);
+        let number = (0..scsi::MAX_TARGETS).find(free)?;
+        if self.luns.len() >= most {
+            return None;
+        }
+        let lun = Lun { bdev: bdev.to_owned(), number };
+        self.luns.insert(id.to_owned(), lun.clone());
+        Some(lun)
+    }
+}
+
+impl Luns {
+    /// None yet.
+    pub fn new(spdk: Handle) -> Self {
+        Self {
+            spdk,
+            groups: Mutex::default(),
+        }
+    }
+
+    /// How many there are under an ID.
+    pub(super) fn count(&self, group: &str) -> usize {
+        self.groups.lock().get(group).map_or(0, |group| group.luns.len())
+    }
+
+    /// Puts a volume under an ID that takes `most`, and shows it if there is a controller.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED where there are as many already, and SPDK's: ENODEV for an unknown volume.
+    pub(super) async fn add(&self, group: &str, id: &str, bdev: &str, most: usize) -> Result<(), Error> {
+        let (lun, shown) = {
+            let mut groups = self.groups.lock();
+            let entry = groups.entry(group.to_owned()).or_default();
+            (entry.take(id, bdev, most), entry.shown)
+        };
+        let lun = lun.ok_or_else(|| {
+            Error::ResourceExhausted(format!(
+                "target_name_ref: {group:?} has {most} LUNs, which is the most that it takes"
+            ))
+        })?;
+        let controller = shown.then(|| group.to_owned());
+        let shown = self.spdk.call(move |spdk| async move { show(spdk, controller.as_deref(), &lun).await });
+        let result = shown.await.map_err(Error::from).and_then(|shown| Ok(shown?));
+        if result.is_err() {
+            self.forget(group, id);
+        }
+        result
+    }
+
+    /// Takes a volume away; machines see it go. One that has gone by itself is a success.
+    pub(super) async fn remove(&self, group: &str, id: &str) -> Result<(), Error> {
+        let lun = {
+            let groups = self.groups.lock();
+            let shown = groups.get(group).filter(|group| group.shown);
+            shown.and_then(|group| group.luns.get(id).cloned())
+        };
+        if let Some(lun) = lun {
+            let controller = group.to_owned();
+            let removed = self.spdk.call(move |spdk| async move { hide(spdk, &controller, &lun).await });
+            removed.await??;
+        }
+        self.forget(group, id);
+        Ok(())
+    }
+
+    fn forget(&self, group: &str, id: &str) {
+        if let Some(group) = self.groups.lock().get_mut(group) {
+            group.luns.remove(id);
+        }
+    }
+
+    /// A controller is there: shows the LUNs that are under its ID through it, or none of them.
+    pub(super) async fn attach(&self, controller: &str) -> Result<(), Error> {
+        let luns: Vec<Lun> = {
+            let mut groups = self.groups.lock();
+            let group = groups.entry(controller.to_owned()).or_default();
+            group.luns.values().cloned().collect()
+        };
+        let name = controller.to_owned();
+        let shown = self.spdk.call(move |spdk| async move { show_all(spdk, &name, &luns).await });
+        shown.await??;
+        self.set_shown(controller, true);
+        Ok(())
+    }
+
+    /// A controller is no longer there, and had no LUNs.
+    pub(super) fn detach(&self, controller: &str) {
+        self.set_shown(controller, false);
+    }
+
+    fn set_shown(&self, controller: &str, shown: bool) {
+        self.groups.lock().entry(controller.to_owned()).or_default().shown = shown;
+    }
+
+    /// What machines moved through all LUNs under an ID.
+    pub(super) async fn stats(&self, group: &str) -> Result<VolumeStats, Error> {
+        let bdevs: Vec<String> = {
+            let groups = self.groups.lock();
+            let luns = groups.get(group).into_iter().flat_map(|group| group.luns.values());
+            luns.map(|lun| lun.bdev.clone()).collect()
+        };
+        let all = self.spdk.call(move |spdk| async move {
+            let mut all = Vec::new();
+            for bdev in &bdevs {
+                match bdev::stats(spdk, bdev).await {
+                    // It went by itself.
+                    Err(error) if error.errno.0 == errno::ENODEV => {}
+                    stats => all.push(stats?),
+                }
+            }
+            Ok::<_, spdk::Error>(all)
+        });
+        Ok(volume_stats(all.await??))
+    }
+}
+
+/// Shows a LUN through a controller; where there is none, only looks whether it could.
+async fn show(spdk: Spdk, controller: Option<&str>, lun: &Lun) -> Result<(), spdk::Error> {
+    match controller {
+        Some(name) => scsi::add_target(spdk, name, Some(lun.number), &lun.bdev).await.map(drop),
+        None => scsi::check_bdev(spdk, &lun.bdev),
+    }
+}
+
+async fn hide(spdk: Spdk, controller: &str, lun: &Lun) -> Result<(), spdk::Error> {
+    match scsi::remove_target(spdk, controller, lun.number).await {
+        Err(error) if error.errno.0 == errno::ENOENT => Ok(()),
+        result => result,
+    }
+}
+
+async fn show_all(spdk: Spdk, controller: &str, luns: &[Lun]) -> Result<(), spdk::Error> {
+    for (shown, lun) in luns.iter().enumerate() {
+        if let Err(error) = show(spdk, Some(controller), lun).await {
+            for lun in &luns[..shown] {
+                hide(spdk, controller, lun).await?;
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_lun_has_the_lowest_number_that_is_free() {
+        let mut group = Group::default();
+        let mut take = |id: &str| group.take(id, "volume", MAX_LUNS).map(|lun| lun.number);
+        assert_eq!([take("a"), take("b"), take("c")], [Some(0), Some(1), Some(2)]);
+        group.luns.remove("b");
+        let mut take = |id: &str| group.take(id, "volume", MAX_LUNS).map(|lun| lun.number);
+        assert_eq!([take("d"), take("e")], [Some(1), Some(3)]);
+    }
+
+    #[test]
+    fn no_more_luns_are_taken_than_there_may_be() {
+        let mut group = Group::default();
+        assert!(group.take("a", "volume", 1).is_some());
+        assert_eq!(group.take("b", "volume", 1), None);
+        for n in 1..MAX_LUNS {
+            assert!(group.take(&n.to_string(), "volume", MAX_LUNS).is_some());
+        }
+        assert_eq!(group.take("z", "volume", MAX_LUNS), None);
+        assert_eq!(group.luns.len(), MAX_LUNS);
+    }
+}

@@ -1,0 +1,100 @@
+//! VirtioScsiController: the vhost-user socket at which a virtual machine finds a virtio-scsi device,
+//! and on it the LUNs that are put under the controller's ID; see [`virtio_scsi`](super::virtio_scsi).
+
+use std::sync::Arc;
+
+use spdk::vhost::scsi;
+use spdk::{Handle, Spdk};
+
+use super::virtio_scsi::Luns;
+use super::{errno, pcie, socket_key};
+use crate::api::storage::{VirtioScsiController, VolumeStats};
+use crate::error::{Error, Violations};
+use crate::middleend::limits;
+use crate::resource::{CallContext, Change, Kind, Name, Uses};
+
+/// Why a controller has no limits.
+const NO_LIMITS: &str = "SPDK limits volumes, not controllers: make a QosVolume of each volume instead";
+
+/// The kind.
+pub struct VirtioScsiControllers {
+    spdk: Handle,
+    luns: Arc<Luns>,
+}
+
+impl VirtioScsiControllers {
+    /// Controllers of this SPDK, which show these LUNs.
+    pub fn new(spdk: Handle, luns: Arc<Luns>) -> Self {
+        Self { spdk, luns }
+    }
+}
+
+impl Kind for VirtioScsiControllers {
+    type Object = VirtioScsiController;
+
+    fn check(&self, object: &VirtioScsiController, violations: &mut Violations) {
+        if let Some(endpoint) = &object.pcie_id {
+            pcie::check_numbers("pcie_id", endpoint, violations);
+        }
+        if let Some(limit) = &object.min_limit {
+            limits::check_no_minimum(limit, "min_limit", violations);
+        }
+        if object.max_limit.as_ref().is_some_and(|limit| !limits::is_none(limit)) {
+            violations.add("max_limit", NO_LIMITS);
+        }
+    }
+
+    fn uses(&self, name: &Name, _: &VirtioScsiController) -> Uses {
+        Uses::new().owns(socket_key(name.id()))
+    }
+
+    async fn create(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        wanted: VirtioScsiController,
+    ) -> Result<VirtioScsiController, Error> {
+        let id = name.id().to_owned();
+        self.spdk.call(move |spdk| async move { scsi::create(spdk, &id).await }).await??;
+        if let Err(error) = self.luns.attach(name.id()).await {
+            self.remove(name).await?;
+            return Err(error);
+        }
+        Ok(wanted)
+    }
+
+    /// The numbers are for clients to read: the machine puts the device where it wants it.
+    async fn update(
+        &self,
+        _: &CallContext,
+        _: &Name,
+        change: Change<VirtioScsiController>,
+    ) -> Result<VirtioScsiController, Error> {
+        Ok(change.wanted)
+    }
+
+    async fn delete(&self, _: &CallContext, name: &Name, _: &VirtioScsiController) -> Result<(), Error> {
+        self.remove(name).await?;
+        self.luns.detach(name.id());
+        Ok(())
+    }
+
+    async fn stats(&self, name: &Name, _: &VirtioScsiController) -> Result<VolumeStats, Error> {
+        self.luns.stats(name.id()).await
+    }
+}
+
+impl VirtioScsiControllers {
+    async fn remove(&self, name: &Name) -> Result<(), Error> {
+        let id = name.id().to_owned();
+        Ok(self.spdk.call(move |spdk| async move { remove(spdk, &id).await }).await??)
+    }
+}
+
+/// One that is not there is as gone as one that is removed.
+async fn remove(spdk: Spdk, id: &str) -> Result<(), spdk::Error> {
+    match scsi::delete(spdk, id).await {
+        Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,90 @@
+//! VirtioScsiTarget: what LUNs are put on. The controller of the same ID shows them; see
+//! [`virtio_scsi`](super::virtio_scsi).
+
+use std::sync::Arc;
+
+use spdk::{Handle, vhost};
+
+use super::virtio_scsi::{Luns, MAX_LUNS};
+use crate::api::storage::{VirtioScsiTarget, VolumeStats};
+use crate::error::{Error, Violations};
+use crate::resource::{CallContext, Change, Kind, Name, Uses};
+
+/// The kind.
+pub struct VirtioScsiTargets {
+    spdk: Handle,
+    luns: Arc<Luns>,
+}
+
+impl VirtioScsiTargets {
+    /// Targets of these LUNs.
+    pub fn new(spdk: Handle, luns: Arc<Luns>) -> Self {
+        Self { spdk, luns }
+    }
+
+    /// The LUNs that are there may not be more than the target takes.
+    fn check_room(&self, name: &Name, target: &VirtioScsiTarget) -> Result<(), Error> {
+        let (there, most) = (self.luns.count(name.id()), most(target));
+        if there <= most {
+            return Ok(());
+        }
+        Err(Error::failed_precondition(
+            name,
+            format!("max_luns: {most} is less than the {there} LUNs that {name} has"),
+        ))
+    }
+}
+
+impl Kind for VirtioScsiTargets {
+    type Object = VirtioScsiTarget;
+
+    fn check(&self, object: &VirtioScsiTarget, violations: &mut Violations) {
+        if usize::try_from(object.max_luns).is_ok_and(|luns| luns <= MAX_LUNS) {
+            return;
+        }
+        violations.add(
+            "max_luns",
+            format!("{}: 1 to {MAX_LUNS}, or 0 for {MAX_LUNS}", object.max_luns),
+        );
+    }
+
+    fn uses(&self, _: &Name, _: &VirtioScsiTarget) -> Uses {
+        Uses::new()
+    }
+
+    async fn create(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        wanted: VirtioScsiTarget,
+    ) -> Result<VirtioScsiTarget, Error> {
+        self.check_room(name, &wanted)?;
+        // Nobody could ever see what is put on it.
+        self.spdk.call(|spdk| async move { vhost::check_available(spdk) }).await??;
+        Ok(wanted)
+    }
+
+    async fn update(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        change: Change<VirtioScsiTarget>,
+    ) -> Result<VirtioScsiTarget, Error> {
+        self.check_room(name, &change.wanted)?;
+        Ok(change.wanted)
+    }
+
+    async fn delete(&self, _: &CallContext, _: &Name, _: &VirtioScsiTarget) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn stats(&self, name: &Name, _: &VirtioScsiTarget) -> Result<VolumeStats, Error> {
+        self.luns.stats(name.id()).await
+    }
+}
+
+/// The most LUNs that a target takes.
+pub(super) fn most(target: &VirtioScsiTarget) -> usize {
+    let asked = usize::try_from(target.max_luns).ok().filter(|luns| *luns > 0);
+    asked.unwrap_or(MAX_LUNS)
+}

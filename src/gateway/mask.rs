@@ -1,0 +1,107 @@
+//! Field masks: the fields that an update changes.
+
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value,
+};
+use serde_json::{Map, Value as Json};
+
+use super::route::resolve;
+use super::template::Captures;
+use crate::error::Error;
+
+/// Full name of a mask's message.
+pub const KIND: &str = "google.protobuf.FieldMask";
+
+/// The mask that a text means: paths between commas, snake_case or lowerCamelCase.
+pub fn parse(kind: &MessageDescriptor, text: &str) -> DynamicMessage {
+    let paths = text.split(',').map(|path| snake_case(path.trim()));
+    of(kind, paths.filter(|path| !path.is_empty()))
+}
+
+fn of(kind: &MessageDescriptor, paths: impl Iterator<Item = String>) -> DynamicMessage {
+    let mut mask = DynamicMessage::new(kind.clone());
+    mask.set_field_by_name("paths", Value::List(paths.map(Value::String).collect()));
+    mask
+}
+
+/// `spec.modelNumber` as `spec.model_number`; what is snake_case already stays.
+fn snake_case(path: &str) -> String {
+    let mut snake = String::with_capacity(path.len());
+    for letter in path.chars() {
+        if letter.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+    }
+    snake
+}
+
+/// Gives a PATCH without a mask the fields that its body names. What the path says, the name, is not
+/// among them.
+pub fn complete(
+    message: &mut DynamicMessage,
+    body_field: &FieldDescriptor,
+    captures: &Captures,
+    body: &[u8],
+) -> Result<(), Error> {
+    let fields = message
+        .descriptor()
+        .fields()
+        .find_map(|field| match field.kind() {
+            Kind::Message(kind) if kind.full_name() == KIND && !field.is_list() => {
+                Some((field, kind))
+            }
+            _ => None,
+        });
+    let Some((field, kind)) = fields else {
+        return Ok(());
+    };
+    let given = message.get_field(&field);
+    let given = given
+        .as_message()
+        .is_some_and(|mask| mask.has_field_by_name("paths"));
+    if given || body.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    let json: Json = serde_json::from_slice(body)
+        .map_err(|error| Error::invalid(body_field.name(), error.to_string()))?;
+    let (Kind::Message(inside), Json::Object(object)) = (body_field.kind(), &json) else {
+        return Ok(());
+    };
+    let mut paths = Vec::new();
+    named(&inside, object, "", &mut paths);
+    let by_path = |path: &String| {
+        let full = format!("{}.{path}", body_field.name());
+        captures.iter().any(|(captured, _)| *captured == full)
+    };
+    paths.retain(|path| !by_path(path));
+    message.set_field(&field, Value::Message(of(&kind, paths.into_iter())));
+    Ok(())
+}
+
+/// Paths of the fields that a JSON object names. A message is gone into, unless it is one of
+/// protobuf's own.
+fn named(
+    message: &MessageDescriptor,
+    object: &Map<String, Json>,
+    prefix: &str,
+    paths: &mut Vec<String>,
+) {
+    for (name, value) in object {
+        let Ok(fields) = resolve(message, name) else {
+            continue;
+        };
+        let Some(field) = fields.first() else {
+            continue;
+        };
+        let path = format!("{prefix}{}", field.name());
+        match (field.kind(), value) {
+            (Kind::Message(inside), Json::Object(object))
+                if !field.is_map() && inside.package_name() != "google.protobuf" =>
+            {
+                named(&inside, object, &format!("{path}."), paths);
+            }
+            _ => paths.push(path),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! HTTP/JSON over the gRPC services, after the google.api.http options of their descriptors: there is
+//! no route written by hand, and a service that gets one in `proto/` has it here.
+//!
+//! ```text
+//! HTTP request ─ route ─► request message ─ call ─► answer ─► JSON
+//!                 │            │              │
+//!                404, 405     400        HTTP status of the gRPC code
+//! ```
+//!
+//! Calls stay in the process, and pass the same layers as those of gRPC clients. Conventions are
+//! those of grpc-gateway; `GET /openapi.json` describes the whole.
+
+mod call;
+mod mask;
+mod openapi;
+mod query;
+mod request;
+mod response;
+mod route;
+mod schema;
+mod server;
+mod shared;
+mod template;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::request::Parts;
+use axum::http::{Request, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use prost_reflect::DescriptorPool;
+use serde_json::Value as Json;
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, Service, ServiceExt};
+
+use crate::error::Error;
+use call::Services;
+use response::Failure;
+use route::{Body as InBody, Found, Table};
+
+pub use server::{serve, tls};
+
+/// What the gateway takes at most.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of a request's body.
+    pub body: usize,
+    /// Bytes of a request's headers; at least 8192.
+    pub headers: usize,
+    /// From a request's headers to its answer.
+    pub request: Duration,
+    /// Connections at a time; further ones wait to be accepted.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            body: 4 << 20,
+            headers: 64 << 10,
+            request: Duration::from_secs(60),
+            connections: 1024,
+        }
+    }
+}
+
+/// What every request needs.
+struct Gateway {
+    table: Table,
+    services: Services,
+    limits: Limits,
+}
+
+/// A router that serves every RPC of `pool` with an HTTP option by calling `services`, tonic's
+/// `Routes` with or without layers.
+///
+/// # Errors
+/// Says which RPC has an option that the gateway cannot serve.
+pub fn router<S>(pool: &DescriptorPool, services: S, limits: Limits) -> Result<Router, String>
+where
+    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>>,
+    S: Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+{
+    let table = Table::new(pool)?;
+    let description = Bytes::from(openapi::describe(pool, &table).to_string());
+    let gateway = Arc::new(Gateway {
+        table,
+        services: BoxCloneSyncService::new(services.map_err(Into::into)),
+        limits,
+    });
+    let describe = || async { ([("content-type", "application/json")], description) };
+    Ok(Router::new()
+        .route("/openapi.json", get(describe))
+        .fallback(handle)
+        .with_state(gateway))
+}
+
+async fn handle(State(gateway): State<Arc<Gateway>>, request: Request<Body>) -> Response<Body> {
+    let limit = gateway.limits.request;
+    let answer = match tokio::time::timeout(limit, gateway.answer(request)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Error::DeadlineExceeded(format!("no answer within {limit:?}")).into()),
+    };
+    response::respond(answer)
+}
+
+impl Gateway {
+    async fn answer(&self, request: Request<Body>) -> Result<Json, Failure> {
+        let (head, body) = request.into_parts();
+        let rules = match self.table.find(&head.method, head.uri.path()) {
+            Found::Route(rules) => rules,
+            Found::OtherMethods(methods) => {
+                return Err(Failure::method_not_allowed(&head.method, methods));
+            }
+            Found::Nothing => return Err(Error::not_found(head.uri.path()).into()),
+        };
+        let query = query(&head);
+        let [(rule, captures)] = rules.as_slice() else {
+            return shared::list(&self.services, &rules, &head, &query).await;
+        };
+        let body = match rule.body {
+            InBody::None => Bytes::new(),
+            _ => self.read(body).await?,
+        };
+        let message = request::build(rule, captures, &query, &body)?;
+        let answer = call::unary(self.services.clone(), rule, &head, &message).await?;
+        Ok(response::json(&answer)?)
+    }
+
+    async fn read(&self, body: Body) -> Result<Bytes, Failure> {
+        let limit = self.limits.body;
+        match Limited::new(body, limit).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(Failure::body_too_large(limit)),
+            Err(error) => Err(Error::invalid("body", format!("it cannot be read: {error}")).into()),
+        }
+    }
+}
+
+/// The query parameters, decoded, in their order.
+fn query(head: &Parts) -> Vec<(String, String)> {
+    let text = head.uri.query().unwrap_or_default();
+    form_urlencoded::parse(text.as_bytes())
+        .into_owned()
+        .collect()
+}

@@ -1,0 +1,301 @@
+//! The OpenAPI 3.0 description of the gateway, from the descriptors: paths from the routes, schemas
+//! from the messages, words from the comments in `proto/`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
+use serde_json::{Map, Value as Json, json};
+
+use super::route::{Body, Route, Rule, Table};
+use super::schema::{Schemas, reference};
+use super::template::{Segment, Template};
+
+/// Describes a table of routes.
+pub fn describe(pool: &DescriptorPool, table: &Table) -> Json {
+    let mut writer = Writer {
+        variables: variables(pool),
+        schemas: Schemas::new(pool),
+    };
+    let mut paths: BTreeMap<String, Map<String, Json>> = BTreeMap::new();
+    let mut tags = BTreeMap::new();
+    for route in table.routes() {
+        let (path, operation) = writer.operation(route);
+        let method = route.method.as_str().to_lowercase();
+        paths.entry(path).or_default().insert(method, operation);
+        let service = route.rules[0].rpc.parent_service();
+        let words = writer
+            .schemas
+            .words_of(&service.parent_file(), service.path());
+        tags.insert(service.name().to_owned(), words);
+    }
+    let tags: Vec<Json> = tags
+        .iter()
+        .map(|(name, words)| json!({"name": name, "description": words}))
+        .collect();
+    json!({
+        "openapi": "3.0.3",
+        "info": {
+            "title": "OPI storage and inventory",
+            "description": "HTTP/JSON over the gRPC services. Field names are taken in \
+                lowerCamelCase and snake_case, 64-bit numbers as strings and numbers.",
+            "version": env!("CARGO_PKG_VERSION"),
+        },
+        "tags": tags,
+        "paths": paths,
+        "components": {"schemas": writer.schemas.into_json()},
+    })
+}
+
+struct Writer {
+    /// Names of the variables of a path, by its shape.
+    variables: HashMap<String, Vec<String>>,
+    schemas: Schemas,
+}
+
+impl Writer {
+    fn operation(&mut self, route: &Route) -> (String, Json) {
+        let rule = &route.rules[0];
+        let (path, names) = self.path(&rule.template);
+        let mut parameters: Vec<Json> = names
+            .iter()
+            .map(|name| {
+                json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
+            })
+            .collect();
+        let mut known = Vec::new();
+        for rule in &route.rules {
+            for parameter in self.query(rule) {
+                if !known.contains(&parameter["name"]) {
+                    known.push(parameter["name"].clone());
+                    parameters.push(parameter);
+                }
+            }
+        }
+        let each = |text: &dyn Fn(&Rule) -> String, with: &str| {
+            let texts: Vec<String> = route.rules.iter().map(text).collect();
+            texts.join(with)
+        };
+        let id = |r: &Rule| format!("{}_{}", r.rpc.parent_service().name(), r.rpc.name());
+        let description = each(
+            &|r| self.schemas.words_of(&r.rpc.parent_file(), r.rpc.path()),
+            "\n\n",
+        );
+        let mut operation = json!({
+            "operationId": each(&id, "_and_"),
+            "summary": each(&|r| r.rpc.name().to_owned(), " and "),
+            "description": description,
+            "tags": [rule.rpc.parent_service().name()],
+            "parameters": parameters,
+        });
+        let body = match &rule.body {
+            Body::None => None,
+            Body::All => Some(rule.rpc.input()),
+            Body::Field(field) => field.kind().as_message().cloned(),
+        };
+        if let Some(message) = body {
+            let schema = self.schemas.message(&message);
+            operation["requestBody"] =
+                json!({"required": true, "content": {"application/json": {"schema": schema}}});
+        }
+        let mut answers: Vec<Json> = Vec::new();
+        for rule in &route.rules {
+            answers.push(self.schemas.message(&rule.rpc.output()));
+        }
+        let answer = match answers.as_slice() {
+            [one] => one.clone(),
+            several => json!({"allOf": several}),
+        };
+        operation["responses"] = json!({
+            "200": {"description": "Done.", "content": {"application/json": {"schema": answer}}},
+            "default": {
+                "description": "Why it failed.",
+                "content": {"application/json": {"schema": reference("Error")}},
+            },
+        });
+        (path, operation)
+    }
+
+    /// The path in OpenAPI's form, and the names of its variables.
+    fn path(&self, template: &Template) -> (String, Vec<String>) {
+        let shape = template.shape();
+        let named = self.variables.iter().find_map(|(collection, names)| {
+            let rest = shape.strip_prefix("/v1/")?.strip_prefix(collection)?;
+            (!rest.contains('*') && (rest.is_empty() || rest.starts_with(['/', ':'])))
+                .then(|| names.clone())
+        });
+        let mut names = Vec::new();
+        let mut path = String::new();
+        for segment in template.segments() {
+            path.push('/');
+            match segment {
+                Segment::Literal(text) => path.push_str(text),
+                Segment::Any => {
+                    let position = names.len();
+                    let name = named.as_ref().and_then(|all| all.get(position)).cloned();
+                    let name = name.unwrap_or_else(|| format!("id{}", position + 1));
+                    path.push_str(&format!("{{{name}}}"));
+                    names.push(name);
+                }
+            }
+        }
+        if let Some(verb) = template.verb() {
+            path.push_str(&format!(":{verb}"));
+        }
+        (path, names)
+    }
+
+    /// What a rule takes as query parameters: fields that neither path nor body hold.
+    fn query(&mut self, rule: &Rule) -> Vec<Json> {
+        let mut parameters = Vec::new();
+        for field in rule.rpc.input().fields() {
+            let elsewhere = match &rule.body {
+                Body::None => false,
+                Body::All => true,
+                Body::Field(body) => *body == field,
+            };
+            let own = |m: &MessageDescriptor| m.package_name() != "google.protobuf";
+            let nested = field.kind().as_message().is_some_and(own);
+            if elsewhere || nested || rule.template.fields().any(|name| name == field.name()) {
+                continue;
+            }
+            let schema = self.schemas.of_kind(&field);
+            parameters.push(json!({
+                "name": field.json_name(),
+                "in": "query",
+                "description": self.schemas.words_of(&field.parent_message().parent_file(), field.path()),
+                "required": self.schemas.requires(&field),
+                "schema": schema,
+            }));
+        }
+        parameters
+    }
+}
+
+/// Names of the variables in resource names, by the shape of those: `nvmeSubsystems/*` has
+/// `subsystem`.
+fn variables(pool: &DescriptorPool) -> HashMap<String, Vec<String>> {
+    let mut found = HashMap::new();
+    let Some(extension) = pool.get_extension_by_name("google.api.resource") else {
+        return found;
+    };
+    for message in pool.all_messages() {
+        let options = message.options();
+        let resource = options.get_extension(&extension);
+        let patterns = resource
+            .as_message()
+            .and_then(|resource: &DynamicMessage| resource.get_field_by_name("pattern"));
+        for pattern in patterns
+            .as_deref()
+            .and_then(Value::as_list)
+            .unwrap_or_default()
+        {
+            let mut shape = Vec::new();
+            let mut names = Vec::new();
+            for segment in pattern.as_str().unwrap_or_default().split('/') {
+                match segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
+                    Some(name) => {
+                        names.push(name.to_owned());
+                        shape.push("*");
+                    }
+                    None => shape.push(segment),
+                }
+            }
+            found.insert(shape.join("/"), names);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api;
+
+    fn description() -> Json {
+        let table = Table::new(api::pool()).unwrap();
+        describe(api::pool(), &table)
+    }
+
+    #[test]
+    fn every_rpc_is_described() {
+        let description = description();
+        let paths = description["paths"].as_object().unwrap();
+        let ids: Vec<&str> = paths
+            .values()
+            .flat_map(|path| path.as_object().unwrap().values())
+            .map(|operation| operation["operationId"].as_str().unwrap())
+            .collect();
+        for service in api::pool().services() {
+            for rpc in service.methods() {
+                let id = format!("{}_{}", service.name(), rpc.name());
+                assert!(ids.contains(&id.as_str()), "{id}");
+            }
+        }
+        let mut unique = ids.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), ids.len(), "an operationId is used twice");
+    }
+
+    #[test]
+    fn paths_name_their_variables() {
+        let description = description();
+        for path in [
+            "/v1/nullVolumes/{volume}:stats",
+            "/v1/nvmeSubsystems/{subsystem}/nvmeControllers/{controller}",
+            "/v1/nvmeSubsystems/{subsystem}/nvmeControllers",
+            "/v1/inventory/{id1}/inventory/{id2}",
+            "/v1/volumes",
+        ] {
+            assert!(description["paths"].get(path).is_some(), "{path}");
+        }
+        let get = &description["paths"]["/v1/nullVolumes/{volume}"]["get"];
+        assert_eq!(get["parameters"][0]["name"], "volume");
+        assert_eq!(get["parameters"][0]["in"], "path");
+        let list = &description["paths"]["/v1/nullVolumes"]["get"]["parameters"];
+        assert_eq!(list[0]["name"], "pageSize");
+        assert_eq!(list[0]["schema"]["type"], "integer");
+    }
+
+    #[test]
+    fn comments_are_the_words() {
+        let schema = &description()["components"]["schemas"]["NullVolume"];
+        assert!(
+            schema["description"]
+                .as_str()
+                .unwrap()
+                .starts_with("A volume")
+        );
+        let size = &schema["properties"]["blockSize"];
+        assert_eq!(size["type"], "string");
+        assert!(size["description"].as_str().unwrap().ends_with("Required."));
+        assert_eq!(schema["properties"]["name"]["readOnly"], true);
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn references(json: &Json, found: &mut Vec<String>) {
+            match json {
+                Json::Object(object) => {
+                    if let Some(Json::String(to)) = object.get("$ref") {
+                        found.push(to.clone());
+                    }
+                    object.values().for_each(|json| references(json, found));
+                }
+                Json::Array(array) => array.iter().for_each(|json| references(json, found)),
+                _ => {}
+            }
+        }
+        let description = description();
+        let mut found = Vec::new();
+        references(&description, &mut found);
+        assert!(found.len() > 200);
+        for to in found {
+            let pointer = to.strip_prefix('#').unwrap();
+            assert!(
+                description.pointer(pointer).is_some_and(Json::is_object),
+                "{to}"
+            );
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Query parameters: fields of the request that neither the path nor the body holds.
+
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, ReflectMessage, Value};
+use serde_json::{Map, Value as Json};
+
+use super::mask;
+use super::request::set;
+use super::route::{Body, Rule, resolve};
+use crate::error::Error;
+
+/// Adds one query parameter: `page_size=3`, `spec.nqn=...`, snake_case or camelCase.
+pub fn add(message: &mut DynamicMessage, rule: &Rule, name: &str, text: &str) -> Result<(), Error> {
+    let refuse = |why: String| Error::invalid(name, format!("query parameter: {why}"));
+    let path = resolve(&message.descriptor(), name).map_err(|(part, inside)| {
+        let known: Vec<String> = inside
+            .iter()
+            .flat_map(|message| {
+                message
+                    .fields()
+                    .map(|f| f.name().to_owned())
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let known = if known.is_empty() {
+            "nothing".to_owned()
+        } else {
+            known.join(", ")
+        };
+        refuse(format!("there is no field {part:?}, only {known}"))
+    })?;
+    let full = dotted(&path);
+    if rule.template.fields().any(|field| field == full) {
+        return Err(refuse("the path says it already".to_owned()));
+    }
+    let in_body = match &rule.body {
+        Body::None => false,
+        Body::All => true,
+        Body::Field(field) => path.first() == Some(field),
+    };
+    if in_body {
+        return Err(refuse("it belongs in the body".to_owned()));
+    }
+    let Some((field, parents)) = path.split_last() else {
+        return Err(refuse("it has no name".to_owned()));
+    };
+    if is_set(message, parents, field) && !field.is_list() {
+        return Err(refuse("it is given twice".to_owned()));
+    }
+    let mut value = parameter(field, text).map_err(refuse)?;
+    if let (Value::List(new), Some(Value::List(mut all))) =
+        (&mut value, current(message, parents, field))
+    {
+        all.append(new);
+        *new = all;
+    }
+    set(message, &path, value);
+    Ok(())
+}
+
+fn dotted(path: &[FieldDescriptor]) -> String {
+    let names: Vec<&str> = path.iter().map(FieldDescriptor::name).collect();
+    names.join(".")
+}
+
+fn is_set(message: &DynamicMessage, parents: &[FieldDescriptor], field: &FieldDescriptor) -> bool {
+    match parents {
+        [] => message.has_field(field),
+        [first, rest @ ..] => {
+            let inside = message.get_field(first);
+            message.has_field(first)
+                && inside
+                    .as_message()
+                    .is_some_and(|inside| is_set(inside, rest, field))
+        }
+    }
+}
+
+fn current(
+    message: &DynamicMessage,
+    parents: &[FieldDescriptor],
+    field: &FieldDescriptor,
+) -> Option<Value> {
+    match parents {
+        [] => Some(message.get_field(field).into_owned()),
+        [first, rest @ ..] => current(message.get_field(first).as_message()?, rest, field),
+    }
+}
+
+/// The value that a query parameter's text means: what the field's JSON form would be, without
+/// quotes.
+fn parameter(field: &FieldDescriptor, text: &str) -> Result<Value, String> {
+    let json = match field.kind() {
+        Kind::Message(message) if message.full_name() == mask::KIND => {
+            return Ok(Value::Message(mask::parse(&message, text)));
+        }
+        Kind::Bool => boolean(text),
+        Kind::Message(message) if message.full_name() == "google.protobuf.BoolValue" => {
+            boolean(text)
+        }
+        Kind::Enum(_) => text
+            .parse::<i32>()
+            .map_or_else(|_| Json::from(text), Json::from),
+        _ => Json::from(text),
+    };
+    let json = if field.is_list() {
+        Json::Array(vec![json])
+    } else {
+        json
+    };
+    let json = Json::Object(Map::from_iter([(field.json_name().to_owned(), json)]));
+    DynamicMessage::deserialize(field.parent_message().clone(), json)
+        .map(|message| message.get_field(field).into_owned())
+        .map_err(|error| format!("{text:?}: {error}"))
+}
+
+fn boolean(text: &str) -> Json {
+    match text {
+        "true" | "1" => Json::Bool(true),
+        "false" | "0" => Json::Bool(false),
+        other => Json::from(other),
+    }
+}

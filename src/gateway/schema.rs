@@ -1,0 +1,210 @@
+//! OpenAPI schemas of messages, with the comments in `proto/` as their words.
+
+use std::collections::{BTreeMap, HashMap};
+
+use prost_reflect::{
+    DescriptorPool, EnumDescriptor, ExtensionDescriptor, FieldDescriptor, FileDescriptor, Kind,
+    MessageDescriptor, Value,
+};
+use serde_json::{Map, Value as Json, json};
+
+/// google.api.FieldBehavior, the numbers that matter to a reader.
+const REQUIRED: i32 = 2;
+const OUTPUT_ONLY: i32 = 3;
+const IDENTIFIER: i32 = 8;
+
+/// The schemas that were asked for, and those that they need.
+pub struct Schemas {
+    /// Comments, by file and path in it.
+    words: HashMap<(String, Vec<i32>), String>,
+    behaviour: Option<ExtensionDescriptor>,
+    written: BTreeMap<String, Json>,
+}
+
+impl Schemas {
+    /// No schema yet but `Error`, what every failed call answers.
+    pub fn new(pool: &DescriptorPool) -> Schemas {
+        Schemas {
+            words: words(pool),
+            behaviour: pool.get_extension_by_name("google.api.field_behavior"),
+            written: BTreeMap::from([("Error".to_owned(), error())]),
+        }
+    }
+
+    /// All schemas, by name.
+    pub fn into_json(self) -> Json {
+        self.written.into_iter().collect::<Map<_, _>>().into()
+    }
+
+    /// Whether a caller must set a field.
+    pub fn requires(&self, field: &FieldDescriptor) -> bool {
+        self.behaves(field, REQUIRED)
+    }
+
+    /// Whether a field has a google.api.field_behavior.
+    fn behaves(&self, field: &FieldDescriptor, behaviour: i32) -> bool {
+        let options = field.options();
+        self.behaviour.as_ref().is_some_and(|extension| {
+            let behaviours = options.get_extension(extension);
+            let behaviours = behaviours.as_list().unwrap_or_default();
+            behaviours.contains(&Value::EnumNumber(behaviour))
+        })
+    }
+
+    /// A reference to the schema of a message, which is written the first time.
+    pub fn message(&mut self, message: &MessageDescriptor) -> Json {
+        if message.package_name() == "google.protobuf" {
+            return of_protobuf(message);
+        }
+        let name = schema_name(message.full_name(), message.package_name());
+        if !self.written.contains_key(&name) {
+            // Holds the place, or a message that contains itself would be written for ever.
+            self.written.insert(name.clone(), Json::Null);
+            let mut properties = Map::new();
+            for field in message.fields() {
+                properties.insert(field.json_name().to_owned(), self.property(&field));
+            }
+            let words = self.words_of(&message.parent_file(), message.path());
+            let schema = json!({
+                "type": "object", "description": words, "properties": properties,
+                "additionalProperties": false,
+            });
+            self.written.insert(name.clone(), schema);
+        }
+        reference(&name)
+    }
+
+    fn property(&mut self, field: &FieldDescriptor) -> Json {
+        let mut words = self.words_of(&field.parent_message().parent_file(), field.path());
+        if self.requires(field) {
+            words.push_str("\n\nRequired.");
+        }
+        let mut schema = self.of_kind(field);
+        if schema.get("$ref").is_some() {
+            schema = json!({"allOf": [schema]});
+        }
+        schema["description"] = Json::from(words);
+        if self.behaves(field, OUTPUT_ONLY) || self.behaves(field, IDENTIFIER) {
+            schema["readOnly"] = Json::from(true);
+        }
+        if field.kind().as_message().is_some() && !field.is_list() {
+            schema["nullable"] = Json::from(true);
+        }
+        schema
+    }
+
+    /// The schema of a field, without its words.
+    pub fn of_kind(&mut self, field: &FieldDescriptor) -> Json {
+        let one = match field.kind() {
+            Kind::Message(message) => self.message(&message),
+            Kind::Enum(values) => self.values(&values),
+            Kind::Bool => json!({"type": "boolean"}),
+            Kind::String => json!({"type": "string"}),
+            Kind::Bytes => json!({"type": "string", "format": "byte"}),
+            Kind::Double => json!({"type": "number", "format": "double"}),
+            Kind::Float => json!({"type": "number", "format": "float"}),
+            Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
+                json!({"type": "integer", "format": "int32"})
+            }
+            Kind::Uint32 | Kind::Fixed32 => {
+                json!({"type": "integer", "format": "int64", "minimum": 0})
+            }
+            Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => {
+                json!({"type": "string", "format": "int64"})
+            }
+            Kind::Uint64 | Kind::Fixed64 => json!({"type": "string", "format": "uint64"}),
+        };
+        if field.is_list() {
+            json!({"type": "array", "items": one})
+        } else {
+            one
+        }
+    }
+
+    fn values(&mut self, values: &EnumDescriptor) -> Json {
+        let name = schema_name(values.full_name(), values.package_name());
+        if !self.written.contains_key(&name) {
+            let file = values.parent_file();
+            let names: Vec<String> = values.values().map(|v| v.name().to_owned()).collect();
+            let mut words = self.words_of(&file, values.path());
+            for value in values.values() {
+                let about = self.words_of(&file, value.path());
+                words.push_str(&format!("\n- `{}`: {about}", value.name()));
+            }
+            let schema = json!({"type": "string", "enum": names, "description": words});
+            self.written.insert(name.clone(), schema);
+        }
+        reference(&name)
+    }
+
+    /// The comment at a path of a file; empty if there is none.
+    pub fn words_of(&self, file: &FileDescriptor, path: &[i32]) -> String {
+        let key = (file.name().to_owned(), path.to_vec());
+        self.words.get(&key).cloned().unwrap_or_default()
+    }
+}
+
+/// A reference to a schema by its name.
+pub fn reference(name: &str) -> Json {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+fn schema_name(full: &str, package: &str) -> String {
+    let short = full.strip_prefix(package).unwrap_or(full);
+    short.trim_start_matches('.').to_owned()
+}
+
+/// JSON forms of protobuf's own messages.
+fn of_protobuf(message: &MessageDescriptor) -> Json {
+    match message.name() {
+        "Int32Value" => json!({"type": "integer", "format": "int32"}),
+        "UInt32Value" => json!({"type": "integer", "format": "int64", "minimum": 0}),
+        "BoolValue" => json!({"type": "boolean"}),
+        "Timestamp" => json!({"type": "string", "format": "date-time"}),
+        "Empty" | "Struct" | "Any" => json!({"type": "object"}),
+        "FloatValue" | "DoubleValue" => json!({"type": "number"}),
+        _ => json!({"type": "string"}),
+    }
+}
+
+fn error() -> Json {
+    json!({
+        "type": "object",
+        "description": "What every failed call answers.",
+        "required": ["code", "message", "details"],
+        "properties": {
+            "code": {"type": "integer", "format": "int32", "description": "The gRPC status code."},
+            "message": {"type": "string", "description": "What was wrong, and what would be right."},
+            "details": {
+                "type": "array",
+                "description": "google.rpc messages: fields at fault, the reason, the resource.",
+                "items": {
+                    "type": "object",
+                    "required": ["@type"],
+                    "properties": {"@type": {"type": "string"}},
+                    "additionalProperties": true,
+                },
+            },
+        },
+    })
+}
+
+/// Comments of all files.
+fn words(pool: &DescriptorPool) -> HashMap<(String, Vec<i32>), String> {
+    let mut words = HashMap::new();
+    for file in pool.files() {
+        let proto = file.file_descriptor_proto();
+        for location in proto
+            .source_code_info
+            .iter()
+            .flat_map(|info| &info.location)
+        {
+            let lines: Vec<&str> = location.leading_comments().lines().map(str::trim).collect();
+            let text = lines.join(" ").trim().to_owned();
+            if !text.is_empty() {
+                words.insert((file.name().to_owned(), location.path.clone()), text);
+            }
+        }
+    }
+    words
+}

@@ -1,0 +1,297 @@
+//! Path templates of the google.api.http option: `/v1/{name=nvmeSubsystems/*}:stats`.
+//!
+//! ```text
+//! template = "/" segments [ ":" verb ]        segment  = literal | "*" | variable
+//! segments = segment { "/" segment }          variable = "{" field.path [ "=" segments ] "}"
+//! ```
+//!
+//! `**` is in the public grammar too; no route of the API uses it, and it is refused.
+
+use percent_encoding::percent_decode_str;
+
+/// One parsed template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    segments: Vec<Segment>,
+    variables: Vec<Variable>,
+    verb: Option<String>,
+}
+
+/// What one segment of a path must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Segment {
+    /// This text.
+    Literal(String),
+    /// Any text but none.
+    Any,
+}
+
+/// A request field that holds a part of the path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Variable {
+    field: String,
+    /// Its segments: from the first to before the second.
+    span: (usize, usize),
+}
+
+/// What a path gave to a template's variables: path of the request field, and its value.
+pub type Captures = Vec<(String, String)>;
+
+impl Template {
+    /// Parses a template; an error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Template, String> {
+        let fail = |why: &str| Err(format!("path template {text:?}: {why}"));
+        let Some(rest) = text.strip_prefix('/') else {
+            return fail("it must begin with a slash");
+        };
+        let after_variables = rest.rfind('}').map_or(0, |at| at + 1);
+        let (path, verb) = match rest[after_variables..].find(':') {
+            Some(at) => {
+                let at = after_variables + at;
+                (&rest[..at], Some(rest[at + 1..].to_owned()))
+            }
+            None => (rest, None),
+        };
+        let mut template = Template {
+            segments: Vec::new(),
+            variables: Vec::new(),
+            verb,
+        };
+        let mut rest = path;
+        loop {
+            rest = match rest.strip_prefix('{') {
+                Some(inner) => {
+                    let Some((variable, after)) = inner.split_once('}') else {
+                        return fail("a brace is not closed");
+                    };
+                    let (field, segments) = variable.split_once('=').unwrap_or((variable, "*"));
+                    let start = template.segments.len();
+                    template.segments.extend(segments.split('/').map(segment));
+                    template.variables.push(Variable {
+                        field: field.to_owned(),
+                        span: (start, template.segments.len()),
+                    });
+                    after
+                }
+                None => {
+                    let end = rest.find('/').unwrap_or(rest.len());
+                    template.segments.push(segment(&rest[..end]));
+                    &rest[end..]
+                }
+            };
+            match rest.strip_prefix('/') {
+                Some(after) => rest = after,
+                None if rest.is_empty() => break,
+                None => return fail("a slash must follow a variable"),
+            }
+        }
+        for segment in &template.segments {
+            if let Segment::Literal(text) = segment
+                && (text.is_empty() || text.contains(['*', '{', '}']))
+            {
+                return fail("a segment must be a text, * or a variable");
+            }
+        }
+        Ok(template)
+    }
+
+    /// Matches the segments of a path, as [`split`] makes them.
+    pub fn captures(&self, path: &[String]) -> Option<Captures> {
+        if path.len() != self.segments.len() {
+            return None;
+        }
+        let (last, firsts) = path.split_last()?;
+        let last = match &self.verb {
+            Some(verb) => last.strip_suffix(verb.as_str())?.strip_suffix(':')?,
+            None => last,
+        };
+        let part = |i: usize| firsts.get(i).map_or(last, String::as_str);
+        for (i, segment) in self.segments.iter().enumerate() {
+            let fits = match segment {
+                Segment::Literal(text) => text == part(i),
+                Segment::Any => !part(i).is_empty(),
+            };
+            if !fits {
+                return None;
+            }
+        }
+        let value = |(from, to): (usize, usize)| {
+            let parts: Vec<&str> = (from..to).map(part).collect();
+            parts.join("/")
+        };
+        let capture = |v: &Variable| (v.field.clone(), value(v.span));
+        Some(self.variables.iter().map(capture).collect())
+    }
+
+    /// The segments, variables taken apart.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// What follows the last segment after a colon.
+    pub fn verb(&self) -> Option<&str> {
+        self.verb.as_deref()
+    }
+
+    /// Paths of the request fields that the variables fill.
+    pub fn fields(&self) -> impl Iterator<Item = &str> {
+        self.variables.iter().map(|v| v.field.as_str())
+    }
+
+    /// The same template for the same paths: variables have no names in it.
+    pub fn shape(&self) -> String {
+        let segments = self.segments.iter().map(|segment| match segment {
+            Segment::Literal(text) => text.as_str(),
+            Segment::Any => "*",
+        });
+        let path: Vec<&str> = segments.collect();
+        let verb = self.verb.as_ref().map(|v| format!(":{v}"));
+        format!("/{}{}", path.join("/"), verb.unwrap_or_default())
+    }
+
+    /// How closely it says what it matches: of two templates that match a path, the higher is meant.
+    pub fn precision(&self) -> (bool, usize) {
+        let literal = |s: &&Segment| matches!(s, Segment::Literal(_));
+        (
+            self.verb.is_some(),
+            self.segments.iter().filter(literal).count(),
+        )
+    }
+}
+
+fn segment(text: &str) -> Segment {
+    match text {
+        "*" => Segment::Any,
+        literal => Segment::Literal(literal.to_owned()),
+    }
+}
+
+/// The segments of a request's path, percent-decoded. `%2F` stays: it is no border of segments.
+/// `None` if it does not begin with a slash or is not UTF-8.
+pub fn split(path: &str) -> Option<Vec<String>> {
+    path.strip_prefix('/')?.split('/').map(decode).collect()
+}
+
+fn decode(segment: &str) -> Option<String> {
+    let mut decoded = String::with_capacity(segment.len());
+    let mut from = 0;
+    for (at, slash) in segment.to_ascii_lowercase().match_indices("%2f") {
+        decoded += &percent_decode_str(&segment[from..at]).decode_utf8().ok()?;
+        from = at + slash.len();
+        decoded += &segment[at..from];
+    }
+    decoded += &percent_decode_str(&segment[from..]).decode_utf8().ok()?;
+    Some(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn captures(template: &str, path: &str) -> Option<Captures> {
+        Template::parse(template)
+            .unwrap()
+            .captures(&split(path).unwrap())
+    }
+
+    fn one(field: &str, value: &str) -> Option<Captures> {
+        Some(vec![(field.to_owned(), value.to_owned())])
+    }
+
+    #[test]
+    fn variables_hold_their_segments() {
+        let path = "/v1/nvmeSubsystems/s/nvmeControllers/c";
+        assert_eq!(
+            captures("/v1/{name=nvmeSubsystems/*/nvmeControllers/*}", path),
+            one("name", "nvmeSubsystems/s/nvmeControllers/c")
+        );
+        assert_eq!(
+            captures(
+                "/v1/{nvme_subsystem.name=nvmeSubsystems/*}",
+                "/v1/nvmeSubsystems/s"
+            ),
+            one("nvme_subsystem.name", "nvmeSubsystems/s")
+        );
+        assert_eq!(
+            captures(
+                "/v1/{parent=nvmeSubsystems/*}/nvmeControllers",
+                "/v1/nvmeSubsystems/s/nvmeControllers"
+            ),
+            one("parent", "nvmeSubsystems/s")
+        );
+        assert_eq!(
+            captures("/v1/{parent=volumes}", "/v1/volumes"),
+            one("parent", "volumes")
+        );
+        assert_eq!(captures("/v1/{name}", "/v1/x"), one("name", "x"));
+        assert_eq!(captures("/v1/nullVolumes", "/v1/nullVolumes"), Some(vec![]));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_matched() {
+        let template = "/v1/{name=nullVolumes/*}";
+        for path in [
+            "/v1/nullVolumes",
+            "/v1/nullVolumes/",
+            "/v1/nullVolumes/a/b",
+            "/v1/mallocVolumes/a",
+            "/v2/nullVolumes/a",
+            "/",
+        ] {
+            assert_eq!(captures(template, path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_verb_is_cut_off_the_last_segment() {
+        let template = "/v1/{name=nullVolumes/*}:stats";
+        assert_eq!(
+            captures(template, "/v1/nullVolumes/a:stats"),
+            one("name", "nullVolumes/a")
+        );
+        for path in [
+            "/v1/nullVolumes/a",
+            "/v1/nullVolumes/:stats",
+            "/v1/nullVolumes/a:reset",
+            "/v1/nullVolumes/astats",
+        ] {
+            assert_eq!(captures(template, path), None, "{path}");
+        }
+        let (plain, verb) = ("/v1/{name=nullVolumes/*}", template);
+        let precision = |t| Template::parse(t).unwrap().precision();
+        assert!(precision(verb) > precision(plain));
+    }
+
+    #[test]
+    fn paths_are_decoded_and_an_encoded_slash_stays() {
+        assert_eq!(split("/v1/a%20b%C3%A9").unwrap(), ["v1", "a bé"]);
+        assert_eq!(split("/v1/a%2Fb%2fc").unwrap(), ["v1", "a%2Fb%2fc"]);
+        assert_eq!(split("/v1/%41%2F%42").unwrap(), ["v1", "A%2FB"]);
+        assert_eq!(split("/%ff"), None);
+        assert_eq!(split("*"), None);
+        assert_eq!(split("/é%2").unwrap(), ["é%2"]);
+    }
+
+    #[test]
+    fn a_bad_template_is_refused() {
+        for bad in [
+            "",
+            "v1",
+            "/",
+            "/v1//x",
+            "/v1/{name",
+            "/v1/{a}b",
+            "/v1/**",
+            "/v1/{a=**}",
+        ] {
+            assert!(Template::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_shape_has_no_names() {
+        let shape = |t| Template::parse(t).unwrap().shape();
+        assert_eq!(shape("/v1/{name=a/*}:stats"), "/v1/a/*:stats");
+        assert_eq!(shape("/v1/{parent=volumes}"), "/v1/volumes");
+    }
+}

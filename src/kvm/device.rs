@@ -1,0 +1,125 @@
+//! What is plugged: a PCI device whose other end is a socket of this process.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::fault::Fault;
+use super::protocol::Version;
+use crate::resource::Name;
+
+/// Slots of a PCI bus, and so physical functions to a bus.
+const SLOTS: u32 = 32;
+
+/// Where on the machine's buses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    bus: String,
+    slot: u32,
+}
+
+impl Place {
+    /// Physical function N goes to slot N % 32 of bus N / 32 in the order in which the buses were
+    /// given.
+    ///
+    /// # Errors
+    /// Says what a function may be when there are not enough buses.
+    pub(super) fn of(physical_function: i32, buses: &[String]) -> Result<Self, String> {
+        let function = u32::try_from(physical_function).ok();
+        let bus = function.and_then(|function| buses.get((function / SLOTS) as usize));
+        match (function, bus) {
+            (Some(function), Some(bus)) => Ok(Self { bus: bus.clone(), slot: function % SLOTS }),
+            _ => Err(format!(
+                "{physical_function} has no place in the machine: its buses ({}) take 0 to {}",
+                buses.join(", "),
+                (buses.len() * SLOTS as usize).saturating_sub(1)
+            )),
+        }
+    }
+}
+
+/// Which device the guest sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    /// An NVMe controller, over vfio-user. Needs QEMU 10.1 or later.
+    Nvme,
+    /// A virtio-blk disk, over vhost-user.
+    VirtioBlk,
+    /// A virtio-scsi host adapter, over vhost-user.
+    VirtioScsi,
+}
+
+impl Model {
+    /// QEMU's name of the device.
+    fn driver(self) -> &'static str {
+        match self {
+            Self::Nvme => "vfio-user-pci",
+            Self::VirtioBlk => "vhost-user-blk-pci",
+            Self::VirtioScsi => "vhost-user-scsi-pci",
+        }
+    }
+
+    /// Whether QEMU reaches the socket through a character device, which it connects again by
+    /// itself when this process is restarted. vfio-user has its own connection, once.
+    pub(super) fn has_chardev(self) -> bool {
+        self != Self::Nvme
+    }
+}
+
+/// A device to plug.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// What QEMU calls it.
+    pub id: String,
+    /// What it is.
+    pub model: Model,
+    /// Where it goes.
+    pub place: Place,
+    /// The socket that this process serves it on.
+    pub socket: PathBuf,
+}
+
+impl Device {
+    /// What QEMU calls the device of this resource, and its character device if it has one: the
+    /// typed name, with dots, as QEMU's ids have no slashes.
+    pub fn id_of(name: &Name) -> String {
+        name.key().as_str().replace('/', ".")
+    }
+
+    /// The arguments of `device_add`.
+    pub(super) fn add(&self) -> Result<Value, Fault> {
+        let mut arguments = json!({
+            "driver": self.model.driver(),
+            "id": self.id,
+            "bus": self.place.bus,
+            "addr": format!("{:#x}", self.place.slot),
+        });
+        if self.model.has_chardev() {
+            arguments["chardev"] = json!(self.id);
+        } else {
+            arguments["socket"] = json!({ "type": "unix", "path": utf8(&self.socket)? });
+        }
+        Ok(arguments)
+    }
+
+    /// The arguments of `chardev-add`.
+    pub(super) fn add_chardev(&self, qemu: Version) -> Result<Value, Fault> {
+        // Milliseconds came with 9.2, and seconds are going.
+        let (reconnect, time) = match qemu >= (Version { major: 9, minor: 2 }) {
+            true => ("reconnect-ms", 1000),
+            false => ("reconnect", 1),
+        };
+        Ok(json!({
+            "id": self.id,
+            "backend": { "type": "socket", "data": {
+                "addr": { "type": "unix", "data": { "path": utf8(&self.socket)? } },
+                "server": false,
+                reconnect: time,
+            } },
+        }))
+    }
+}
+
+fn utf8(path: &Path) -> Result<&str, Fault> {
+    path.to_str().ok_or_else(|| Fault::Path(path.to_owned()))
+}

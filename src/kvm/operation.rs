@@ -1,0 +1,115 @@
+//! The steps of plugging and unplugging one device, over one connection.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::device::Device;
+use super::fault::Fault;
+use super::session::{Session, by};
+use super::state::{self, Chardev, Presence};
+
+/// How long a plugged device waits for a driver of the guest, at most. QEMU tells nothing of a guest
+/// that does not take it yet: it boots, or loads a driver later.
+const DRIVER: Duration = Duration::from_secs(3);
+
+/// Between two looks at what QEMU sends no event for.
+const STEP: Duration = Duration::from_millis(50);
+
+/// An operation under way on the device of an id.
+pub(super) struct Operation<'a> {
+    pub(super) qemu: Arc<Session>,
+    pub(super) id: &'a str,
+    pub(super) deadline: Instant,
+}
+
+impl Operation<'_> {
+    /// Plugs a device that is not there, and waits for a driver of the guest.
+    pub(super) async fn plug(&self, device: &Device) -> Result<(), Fault> {
+        if device.model.has_chardev() {
+            self.execute("chardev-add", device.add_chardev(self.qemu.version())?).await?;
+            // With a chardev that is not connected `device_add` would stop the machine until it is.
+            self.connected().await?;
+        }
+        self.execute("device_add", device.add()?).await?;
+        self.taken().await
+    }
+
+    /// Waits until QEMU has connected to the socket of a vhost-user device.
+    pub(super) async fn connected(&self) -> Result<(), Fault> {
+        let connected = async {
+            while !self.chardev().await?.is_some_and(|chardev| chardev.is_connected()) {
+                sleep(STEP).await;
+            }
+            Ok(())
+        };
+        by(self.deadline, "QEMU did not connect to the controller's socket", connected).await?
+    }
+
+    /// Waits until a driver of the guest has taken the device.
+    async fn taken(&self) -> Result<(), Fault> {
+        let begin = Instant::now();
+        // Half of what is left at most: the reply shall be in time as well.
+        let patience = DRIVER.min(self.deadline.saturating_duration_since(begin) / 2);
+        loop {
+            match self.presence().await? {
+                Presence::Taken => return Ok(()),
+                Presence::Absent => return Err(Fault::Vanished),
+                Presence::Plugged if !self.is_running().await? => return Ok(()),
+                Presence::Plugged if begin.elapsed() < patience => sleep(STEP).await,
+                Presence::Plugged => {
+                    let waited = begin.elapsed().as_secs_f32();
+                    tracing::warn!(device = self.id, waited, "plugged, but no driver of the guest has taken it yet");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Unplugs the device, if it is there, and removes its character device, if it has one.
+    pub(super) async fn unplug(&self) -> Result<(), Fault> {
+        // Before the command, or the event may come first.
+        let mut events = self.qemu.watch();
+        let deleted = async {
+            loop {
+                let event = events.next().await?;
+                match event.name.as_str() {
+                    _ if event.device() != Some(self.id) => {}
+                    "DEVICE_DELETED" => return Ok(()),
+                    "DEVICE_UNPLUG_GUEST_ERROR" => return Err(Fault::Kept),
+                    _ => {}
+                }
+            }
+        };
+        match self.execute("device_del", json!({ "id": self.id })).await {
+            Err(Fault::Refused { class, .. }) if class == "DeviceNotFound" => {}
+            Err(fault) if !fault.is_unplug_under_way() => return Err(fault),
+            _ => by(self.deadline, "the guest did not give the device up", deleted).await??,
+        }
+        if self.chardev().await?.is_some() {
+            self.execute("chardev-remove", json!({ "id": self.id })).await?;
+        }
+        Ok(())
+    }
+
+    /// How far the device has come.
+    pub(super) async fn presence(&self) -> Result<Presence, Fault> {
+        state::presence(self.execute("query-pci", Value::Null).await?, self.id)
+    }
+
+    /// The device's character device.
+    pub(super) async fn chardev(&self) -> Result<Option<Chardev>, Fault> {
+        state::chardev(self.execute("query-chardev", Value::Null).await?, self.id)
+    }
+
+    /// Whether the guest's processors run: only then can it answer.
+    async fn is_running(&self) -> Result<bool, Fault> {
+        state::is_running(&self.execute("query-status", Value::Null).await?)
+    }
+
+    async fn execute(&self, command: &'static str, arguments: Value) -> Result<Value, Fault> {
+        self.qemu.execute(command, arguments, self.deadline).await
+    }
+}

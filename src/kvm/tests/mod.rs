@@ -1,0 +1,6 @@
+//! The client against a monitor that the test plays, command by command.
+
+mod connection;
+mod peer;
+mod plug;
+mod unplug;

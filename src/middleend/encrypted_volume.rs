@@ -1,0 +1,180 @@
+//! EncryptedVolume: AES-XTS between a volume and who uses it. What lies on the volume beneath is
+//! ciphertext. The key is in this process's memory only.
+
+use spdk::bdev::{self, crypto};
+use spdk::{Handle, Spdk};
+
+use super::{at_fault, errno};
+use crate::api::storage::{EncryptedVolume, EncryptionType, VolumeStats};
+use crate::backend::volume_stats;
+use crate::error::{Error, Violations};
+use crate::resource::volume_ref::VolumeRef;
+use crate::resource::{CallContext, Change, Key, Kind, Name, Uses};
+
+/// The kind.
+pub struct EncryptedVolumes {
+    spdk: Handle,
+}
+
+impl EncryptedVolumes {
+    /// Encryption of this SPDK's volumes.
+    pub fn new(spdk: Handle) -> Self {
+        Self { spdk }
+    }
+}
+
+impl Kind for EncryptedVolumes {
+    type Object = EncryptedVolume;
+
+    fn check(&self, object: &EncryptedVolume, violations: &mut Violations) {
+        check(object, violations);
+    }
+
+    fn uses(&self, name: &Name, object: &EncryptedVolume) -> Uses {
+        let uses = Uses::new().owns(Key::bdev(name.id()));
+        match VolumeRef::parse(&object.volume_name_ref) {
+            Ok(volume) => volume.taken_in(uses),
+            Err(_) => uses,
+        }
+    }
+
+    async fn create(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        wanted: EncryptedVolume,
+    ) -> Result<EncryptedVolume, Error> {
+        let recipe = recipe(name, &wanted)?;
+        let made = self.spdk.call(move |spdk| async move { make(spdk, recipe).await });
+        made.await?.map_err(|error| at_fault(&wanted.volume_name_ref, error))?;
+        Ok(wanted)
+    }
+
+    /// Another key or cipher means another content: never under somebody who uses it.
+    async fn update(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        change: Change<EncryptedVolume>,
+    ) -> Result<EncryptedVolume, Error> {
+        change.unused(name)?;
+        let (old, new) = (recipe(name, &change.old)?, recipe(name, &change.wanted)?);
+        let rebuilt = self.spdk.call(move |spdk| async move {
+            remove(spdk, &old.name).await?;
+            let made = make(spdk, new).await;
+            if made.is_err() {
+                make(spdk, old).await?;
+            }
+            made
+        });
+        rebuilt.await?.map_err(|error| at_fault(&change.wanted.volume_name_ref, error))?;
+        Ok(change.wanted)
+    }
+
+    async fn delete(&self, _: &CallContext, name: &Name, _: &EncryptedVolume) -> Result<(), Error> {
+        let name = name.id().to_owned();
+        let removed = self.spdk.call(move |spdk| async move { remove(spdk, &name).await });
+        Ok(removed.await??)
+    }
+
+    async fn stats(&self, name: &Name, _: &EncryptedVolume) -> Result<VolumeStats, Error> {
+        let name = name.id().to_owned();
+        let stats = self.spdk.call(move |spdk| async move { bdev::stats(spdk, &name).await });
+        Ok(volume_stats([stats.await??]))
+    }
+
+    fn hide_secrets(object: &mut EncryptedVolume) {
+        object.key.clear();
+    }
+}
+
+fn check(object: &EncryptedVolume, violations: &mut Violations) {
+    if let Err(reason) = VolumeRef::parse(&object.volume_name_ref) {
+        violations.add("volume_name_ref", reason);
+    }
+    let length = match object.cipher() {
+        EncryptionType::AesXts128 => 32,
+        EncryptionType::AesXts256 => 64,
+        other => {
+            violations.add(
+                "cipher",
+                format!(
+                    "{} is not served: ENCRYPTION_TYPE_AES_XTS_128 or ENCRYPTION_TYPE_AES_XTS_256",
+                    other.as_str_name()
+                ),
+            );
+            return;
+        }
+    };
+    let (first, second) = object.key.split_at(object.key.len() / 2);
+    if object.key.len() != length {
+        let (given, cipher) = (object.key.len(), object.cipher().as_str_name());
+        violations.add("key", format!("it has {given} bytes: {cipher} needs {length}"));
+    } else if first == second {
+        violations.add("key", "its two halves are the same: XTS needs two different keys");
+    }
+}
+
+/// How the bdev of a volume that has passed the checks is made.
+fn recipe(name: &Name, object: &EncryptedVolume) -> Result<crypto::Options, Error> {
+    let volume = VolumeRef::parse(&object.volume_name_ref)
+        .map_err(|reason| Error::invalid("volume_name_ref", reason))?;
+    Ok(crypto::Options {
+        name: name.id().to_owned(),
+        base: volume.bdev().to_owned(),
+        key: crypto::Key::new(object.key.clone())?,
+    })
+}
+
+/// SPDK goes by the bdev's own name when the bdev goes away, so that is what it is told.
+async fn make(spdk: Spdk, mut recipe: crypto::Options) -> Result<(), spdk::Error> {
+    if let Some(base) = bdev::lookup(spdk, &recipe.base)? {
+        recipe.base = base.name;
+    }
+    crypto::create(spdk, &recipe).await
+}
+
+/// One that went by itself (the volume beneath did) is as gone as one that is removed.
+async fn remove(spdk: Spdk, name: &str) -> Result<(), spdk::Error> {
+    match crypto::delete(spdk, name).await {
+        Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broken(cipher: EncryptionType, key: &[u8]) -> String {
+        let mut violations = Violations::default();
+        let object = EncryptedVolume {
+            volume_name_ref: "volumes/a".into(),
+            key: key.to_vec(),
+            cipher: cipher.into(),
+            ..Default::default()
+        };
+        check(&object, &mut violations);
+        violations.to_string()
+    }
+
+    #[test]
+    fn a_key_has_the_length_of_its_cipher_and_two_halves() {
+        let key: Vec<u8> = (0..64).collect();
+        assert_eq!(broken(EncryptionType::AesXts128, &key[..32]), "");
+        assert_eq!(broken(EncryptionType::AesXts256, &key), "");
+        assert_eq!(
+            broken(EncryptionType::AesXts256, &key[..32]),
+            "key: it has 32 bytes: ENCRYPTION_TYPE_AES_XTS_256 needs 64"
+        );
+        assert!(broken(EncryptionType::AesXts128, &[7; 32]).contains("halves"));
+    }
+
+    #[test]
+    fn other_ciphers_are_refused_by_name() {
+        let key: Vec<u8> = (0..48).collect();
+        for cipher in [EncryptionType::AesXts192, EncryptionType::AesCbc128] {
+            assert!(broken(cipher, &key).starts_with(&format!("cipher: {}", cipher.as_str_name())));
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! QosVolume: limits of another volume. It holds no data; its name is a further name of the volume
+//! beneath, and the limits hold whichever of the names is used.
+
+use spdk::bdev::{self, alias, qos};
+use spdk::{Handle, Spdk};
+
+use super::{at_fault, errno, limits};
+use crate::api::storage::{Limits, QosLimit, QosVolume, VolumeStats};
+use crate::backend::volume_stats;
+use crate::error::{Error, Violations};
+use crate::resource::volume_ref::VolumeRef;
+use crate::resource::{CallContext, Change, Key, Kind, Name, Uses};
+
+/// The kind.
+pub struct QosVolumes {
+    spdk: Handle,
+}
+
+impl QosVolumes {
+    /// Limits of this SPDK's volumes.
+    pub fn new(spdk: Handle) -> Self {
+        Self { spdk }
+    }
+}
+
+impl Kind for QosVolumes {
+    type Object = QosVolume;
+
+    fn check(&self, object: &QosVolume, violations: &mut Violations) {
+        check(object, violations);
+    }
+
+    fn uses(&self, name: &Name, object: &QosVolume) -> Uses {
+        let own = Key::bdev(name.id());
+        match VolumeRef::parse(&object.volume_name_ref) {
+            Ok(volume) => volume
+                .shared_in(Uses::new())
+                .owns(limits::key(volume.bdev()))
+                .owns_alias(own, Key::bdev(volume.bdev())),
+            Err(_) => Uses::new().owns(own),
+        }
+    }
+
+    async fn create(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        wanted: QosVolume,
+    ) -> Result<QosVolume, Error> {
+        let (base, limits, alias) = (base(&wanted), max(&wanted), name.id().to_owned());
+        let made = self.spdk.call(move |spdk| async move { limit(spdk, &base, &alias, limits).await });
+        made.await?.map_err(|error| at_fault(&wanted.volume_name_ref, error))?;
+        Ok(wanted)
+    }
+
+    async fn update(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        change: Change<QosVolume>,
+    ) -> Result<QosVolume, Error> {
+        let (from, to) = (base(&change.old), base(&change.wanted));
+        let (before, after) = (max(&change.old), max(&change.wanted));
+        if from != to {
+            change.unused(name)?;
+        }
+        let alias = name.id().to_owned();
+        let changed = self.spdk.call(move |spdk| async move {
+            if from == to {
+                return qos::set(spdk, &to, after).await;
+            }
+            lift(spdk, &from, &alias).await?;
+            let moved = limit(spdk, &to, &alias, after).await;
+            if moved.is_err() {
+                limit(spdk, &from, &alias, before).await?;
+            }
+            moved
+        });
+        changed.await?.map_err(|error| at_fault(&change.wanted.volume_name_ref, error))?;
+        Ok(change.wanted)
+    }
+
+    async fn delete(&self, _: &CallContext, name: &Name, object: &QosVolume) -> Result<(), Error> {
+        let (base, alias) = (base(object), name.id().to_owned());
+        let lifted = self.spdk.call(move |spdk| async move { lift(spdk, &base, &alias).await });
+        Ok(lifted.await??)
+    }
+
+    /// What the volume beneath does, by whichever of its names.
+    async fn stats(&self, _: &Name, object: &QosVolume) -> Result<VolumeStats, Error> {
+        let base = base(object);
+        let stats = self.spdk.call(move |spdk| async move { bdev::stats(spdk, &base).await });
+        Ok(volume_stats([stats.await??]))
+    }
+}
+
+fn check(object: &QosVolume, violations: &mut Violations) {
+    if let Err(reason) = VolumeRef::parse(&object.volume_name_ref) {
+        violations.add("volume_name_ref", reason);
+    }
+    let Some(Limits { min, max }) = &object.limits else { return };
+    if let Some(min) = min {
+        limits::check_no_minimum(min, "limits.min", violations);
+    }
+    match max {
+        Some(max) if !limits::is_none(max) => limits::check(max, "limits.max", violations),
+        _ => violations.add("limits.max", "limits nothing: set one of its fields"),
+    }
+}
+
+/// The bdev beneath an object that has passed the checks.
+fn base(object: &QosVolume) -> String {
+    let volume = VolumeRef::parse(&object.volume_name_ref);
+    volume.map(|volume| volume.bdev().to_owned()).unwrap_or_default()
+}
+
+fn max(object: &QosVolume) -> qos::Limits {
+    let max = object.limits.as_ref().and_then(|limits| limits.max);
+    limits::of(&max.unwrap_or_default())
+}
+
+/// Limits a bdev and gives it the further name.
+async fn limit(spdk: Spdk, base: &str, alias: &str, limits: qos::Limits) -> Result<(), spdk::Error> {
+    const OPERATION: &str = "limit volume";
+    if let Some(info) = bdev::lookup(spdk, base)?
+        && info.name != base
+    {
+        let what = format!("{base:?} is another name of the volume {:?}: refer to that", info.name);
+        return Err(spdk::Error::new(OPERATION, errno::EBUSY).with_detail(what));
+    }
+    alias::add(spdk, base, alias)?;
+    let limited = qos::set(spdk, base, limits).await;
+    if limited.is_err() {
+        alias::remove(spdk, alias)?;
+    }
+    limited
+}
+
+/// Takes limits and name away. A volume that went by itself has neither any more.
+async fn lift(spdk: Spdk, base: &str, alias: &str) -> Result<(), spdk::Error> {
+    let gone = |error: &spdk::Error| [errno::ENODEV, errno::ENOENT].contains(&error.errno.0);
+    match qos::set(spdk, base, qos::Limits::default()).await {
+        Err(error) if gone(&error) => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => match alias::remove(spdk, alias) {
+            Err(error) if gone(&error) => Ok(()),
+            result => result,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_needed_and_must_be_one_that_spdk_has() {
+        let broken = |min: Option<QosLimit>, max: Option<QosLimit>| {
+            let mut violations = Violations::default();
+            let object = QosVolume {
+                volume_name_ref: "volumes/a".into(),
+                limits: Some(Limits { min, max }),
+                ..Default::default()
+            };
+            check(&object, &mut violations);
+            violations.to_string()
+        };
+        let two = QosLimit {
+            rw_bandwidth_mbs: 2,
+            ..Default::default()
+        };
+        assert_eq!(broken(None, Some(two)), "");
+        assert_eq!(broken(Some(QosLimit::default()), Some(two)), "");
+        assert!(broken(None, None).starts_with("limits.max: limits nothing"));
+        assert!(broken(Some(two), Some(two)).starts_with("limits.min.rw_bandwidth_mbs: 2: SPDK"));
+    }
+}

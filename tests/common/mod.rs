@@ -1,0 +1,49 @@
+//! What the end-to-end tests share: the program under test, its client, SPDK's own tools as
+//! initiators, and waiting for a condition with a bound.
+
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this")]
+
+mod client;
+mod fixture;
+mod json;
+mod resource;
+mod target;
+mod tools;
+
+use std::time::{Duration, Instant};
+
+pub use client::{Client, encode, expect_invalid, find_method, path_of, violations};
+pub use fixture::*;
+pub use json::*;
+pub use resource::{Resource, name_of};
+pub use target::{Options, Target, free_port};
+pub use tools::{Initiator, Running, Tool, hugepages_or_fail};
+
+/// Between two looks at a condition.
+const STEP: Duration = Duration::from_millis(10);
+
+/// Waits until `check` gives something, and panics with `what` when it has not within the bound.
+pub async fn eventually<T>(what: &str, within: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = Instant::now() + within;
+    loop {
+        if let Some(found) = check().await {
+            return found;
+        }
+        assert!(Instant::now() < end, "{what}: not within {within:?}");
+        tokio::time::sleep(STEP).await;
+    }
+}
+
+/// The same for a thread that may block; `None` when the bound has passed.
+pub fn poll_blocking<T>(within: Duration, mut check: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + within;
+    loop {
+        if let Some(found) = check() {
+            return Some(found);
+        }
+        if Instant::now() >= end {
+            return None;
+        }
+        std::thread::sleep(STEP);
+    }
+}

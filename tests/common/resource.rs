@@ -1,0 +1,207 @@
+//! The six verbs of one resource kind, whichever it is: all that differs is read off the
+//! descriptors.
+
+use opi_spdk::api;
+use prost_reflect::{Kind, MethodDescriptor};
+use serde_json::{Map, Value, json};
+use tonic::{Code, Status};
+
+use super::client::{Client, find_method};
+
+/// One kind, through one connection.
+#[derive(Clone)]
+pub struct Resource {
+    /// The connection.
+    pub client: Client,
+    /// `NullVolume`
+    pub message: &'static str,
+    /// `null_volume`
+    pub field: String,
+    /// `null_volumes`
+    items: String,
+    list: MethodDescriptor,
+    /// Whether it is a part of another resource.
+    pub nested: bool,
+}
+
+impl Resource {
+    /// The kind whose message has this name.
+    pub fn new(client: &Client, message: &'static str) -> Self {
+        let full_name = format!("opi_api.storage.v1.{message}");
+        let create = find_method(&format!("Create{message}"));
+        let holds = |kind: Kind| matches!(kind, Kind::Message(held) if held.full_name() == full_name);
+        let field = create.input().fields().find(|f| holds(f.kind()));
+        let lists = api::pool().services().flat_map(|s| s.methods().collect::<Vec<_>>());
+        let (list, items) = lists
+            .filter(|method| method.name().starts_with("List"))
+            .find_map(|method| {
+                let items = method.output().fields().find(|f| holds(f.kind()))?;
+                Some((method, items.name().to_owned()))
+            })
+            .unwrap_or_else(|| panic!("nothing lists {message}"));
+        Self {
+            client: client.clone(),
+            message,
+            field: field.expect("create takes the object").name().to_owned(),
+            items,
+            list,
+            nested: create.input().get_field_by_name("parent").is_some(),
+        }
+    }
+
+    /// The methods of its verbs.
+    pub fn methods(&self) -> Vec<MethodDescriptor> {
+        let verbs = ["Create", "Get", "Update", "Delete", "Stats"];
+        let mut methods: Vec<_> = verbs
+            .iter()
+            .map(|verb| find_method(&format!("{verb}{}", self.message)))
+            .collect();
+        methods.push(self.list.clone());
+        methods
+    }
+
+    /// The name of the method of a verb.
+    pub fn method(&self, verb: &str) -> String {
+        match verb {
+            "List" => self.list.name().to_owned(),
+            _ => format!("{verb}{}", self.message),
+        }
+    }
+
+    /// The request of a create; `parent` counts for nested kinds only.
+    pub fn create_request(&self, parent: &str, id: &str, object: Value) -> Value {
+        let mut request = Map::new();
+        if self.nested {
+            request.insert("parent".into(), parent.into());
+        }
+        request.insert(format!("{}_id", self.field), id.into());
+        request.insert(self.field.clone(), object);
+        request.into()
+    }
+
+    /// The request of an update.
+    pub fn update_request(&self, name: &str, mut object: Value, mask: Option<&[&str]>) -> Value {
+        object["name"] = name.into();
+        let mut request = json!({ self.field.clone(): object });
+        if let Some(paths) = mask {
+            // The JSON form has camelCase and commas.
+            request["update_mask"] = paths.iter().map(|path| camel(path)).collect::<Vec<_>>().join(",").into();
+        }
+        request
+    }
+
+    /// The request of a list.
+    pub fn list_request(&self, parent: &str, page_size: i64, page_token: &str) -> Value {
+        let mut request = json!({ "page_size": page_size, "page_token": page_token });
+        if self.list.input().get_field_by_name("parent").is_some() {
+            request["parent"] = if self.nested { parent } else { "todo" }.into();
+        }
+        request
+    }
+
+    /// Makes one.
+    pub async fn create(&self, parent: &str, id: &str, object: Value) -> Result<Value, Status> {
+        let request = self.create_request(parent, id, object);
+        self.client.call(&self.method("Create"), request).await
+    }
+
+    /// Makes one that must come to be.
+    pub async fn created(&self, parent: &str, id: &str, object: Value) -> Value {
+        let request = self.create_request(parent, id, object);
+        self.client.ok(&self.method("Create"), request).await
+    }
+
+    /// Tries to make one that must be refused with this code.
+    pub async fn refused(&self, parent: &str, id: &str, object: Value, code: Code) -> Status {
+        let request = self.create_request(parent, id, object);
+        self.client.fails(&self.method("Create"), request, code).await
+    }
+
+    /// Reads one.
+    pub async fn get(&self, name: &str) -> Result<Value, Status> {
+        self.client.call(&self.method("Get"), json!({ "name": name })).await
+    }
+
+    /// Changes one.
+    pub async fn update(&self, name: &str, object: Value, mask: Option<&[&str]>) -> Result<Value, Status> {
+        let request = self.update_request(name, object, mask);
+        self.client.call(&self.method("Update"), request).await
+    }
+
+    /// Changes one, which must succeed.
+    pub async fn updated(&self, name: &str, object: Value, mask: Option<&[&str]>) -> Value {
+        let request = self.update_request(name, object, mask);
+        self.client.ok(&self.method("Update"), request).await
+    }
+
+    /// Tries a change that must be refused with this code.
+    pub async fn update_refused(&self, name: &str, object: Value, mask: Option<&[&str]>, code: Code) -> Status {
+        let request = self.update_request(name, object, mask);
+        self.client.fails(&self.method("Update"), request, code).await
+    }
+
+    /// Removes one.
+    pub async fn delete(&self, name: &str) -> Result<(), Status> {
+        let request = json!({ "name": name });
+        self.client.call(&self.method("Delete"), request).await.map(drop)
+    }
+
+    /// Removes one that is there and free.
+    pub async fn deleted(&self, name: &str) {
+        self.client.ok(&self.method("Delete"), json!({ "name": name })).await;
+    }
+
+    /// The counters of one.
+    pub async fn stats(&self, name: &str) -> Value {
+        let request = json!({ "name": name });
+        self.client.ok(&self.method("Stats"), request).await["stats"].take()
+    }
+
+    /// One page and the token of the next.
+    pub async fn page(&self, parent: &str, size: i64, token: &str) -> (Vec<Value>, String) {
+        let request = self.list_request(parent, size, token);
+        let mut answer = self.client.ok(&self.method("List"), request).await;
+        let items = answer[&self.items].take();
+        let token = answer["next_page_token"].as_str().expect("a token").to_owned();
+        (items.as_array().expect("a list").clone(), token)
+    }
+
+    /// All pages.
+    pub async fn list(&self, parent: &str) -> Vec<Value> {
+        let (mut all, mut token) = self.page(parent, 0, "").await;
+        while !token.is_empty() {
+            let (items, next) = self.page(parent, 0, &token).await;
+            all.extend(items);
+            token = next;
+        }
+        all
+    }
+
+    /// The names of all.
+    pub async fn names(&self, parent: &str) -> Vec<String> {
+        let all = self.list(parent).await;
+        all.iter().map(name_of).collect()
+    }
+}
+
+/// An object's name.
+pub fn name_of(object: &Value) -> String {
+    object["name"].as_str().expect("objects have names").to_owned()
+}
+
+/// `spec.host_nsid` as `spec.hostNsid`.
+fn camel(path: &str) -> String {
+    let mut out = String::new();
+    let mut upper = false;
+    for c in path.chars() {
+        match c {
+            '_' => upper = true,
+            c if upper => {
+                out.push(c.to_ascii_uppercase());
+                upper = false;
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}

@@ -1,0 +1,303 @@
+//! The program under test as a child process.
+//!
+//! ```text
+//! start ─► answers SERVING ─► stop (SIGTERM, at most 5 s, status 0, nothing left behind)
+//!   └ dies: its log            └ late: SIGKILL, and the test fails
+//! ```
+//!
+//! A reactor polls a whole core, so only one target runs on a machine at a time: it holds a file
+//! lock. A second one beside it (a host of the first) shares the lock and takes another core.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{Client, eventually, hugepages_or_fail, poll_blocking};
+
+/// The built program.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_opi-spdk");
+
+/// How long a start may take: with hugepages the kernel zeroes them first.
+const START: Duration = Duration::from_secs(30);
+
+/// What is promised of a stop.
+const STOP: Duration = Duration::from_secs(5);
+
+/// How a target is started.
+#[derive(Clone)]
+pub struct Options {
+    /// Hugepages in place of ordinary memory.
+    pub hugepages: bool,
+    /// SPDK's memory.
+    pub mem_mib: u32,
+    /// The reactor's core.
+    pub core: u32,
+    /// Further flags.
+    pub args: Vec<String>,
+    /// State, sockets and log go here: a new directory unless it follows another target.
+    dir: Option<Arc<TempDir>>,
+    machine: Option<Arc<File>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            hugepages: false,
+            mem_mib: 512,
+            core: 0,
+            args: Vec::new(),
+            dir: None,
+            machine: None,
+        }
+    }
+}
+
+impl Options {
+    /// With hugepages; fails when there are not enough.
+    pub fn hugepages() -> Self {
+        Self {
+            hugepages: true,
+            ..Self::default()
+        }
+    }
+
+    /// With these flags too.
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// In the directories of a target that has ended, `Target::keep`.
+    pub fn in_dir(mut self, dir: Arc<TempDir>) -> Self {
+        self.dir = Some(dir);
+        self
+    }
+
+    /// On core 1, while `first` runs on core 0.
+    pub fn beside(mut self, first: &Target) -> Self {
+        self.core = 1;
+        self.machine = Some(Arc::clone(&first.machine));
+        self
+    }
+}
+
+/// A running target; stopped on drop.
+pub struct Target {
+    child: Option<Child>,
+    dir: Arc<TempDir>,
+    /// Where it serves gRPC.
+    pub grpc: SocketAddr,
+    /// Where it serves HTTP.
+    pub http: SocketAddr,
+    machine: Arc<File>,
+    hugepages_before: Option<u64>,
+}
+
+impl Target {
+    /// Starts one without hugepages and waits until it serves.
+    pub async fn start() -> Self {
+        Self::start_with(Options::default()).await
+    }
+
+    /// Starts one and waits until it serves.
+    pub async fn start_with(options: Options) -> Self {
+        let mut target = Self::spawn(&options);
+        let address = target.grpc;
+        eventually("the target serves", START, async || {
+            if let Some(status) = target.exited() {
+                panic!("the target ended with {status} at its start:\n{}", target.log());
+            }
+            Client::connect(address).await?.is_serving().await.then_some(())
+        })
+        .await;
+        target
+    }
+
+    /// Starts one without waiting.
+    pub fn spawn(options: &Options) -> Self {
+        let machine = options.machine.clone().unwrap_or_else(lock_machine);
+        let hugepages_before = options.hugepages.then(|| {
+            hugepages_or_fail(options.mem_mib);
+            hugepages_free()
+        });
+        let dir = options.dir.clone().unwrap_or_else(|| {
+            let dir = tempfile::Builder::new().prefix("opi-").tempdir();
+            Arc::new(dir.expect("a temporary directory"))
+        });
+        let [grpc, http] = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(dir.path().join("log"))
+            .expect("a log file");
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["--grpc-addr", &grpc.to_string()])
+            .args(["--http-addr", &http.to_string()])
+            .args(["--cores", &options.core.to_string()])
+            .args(["--mem-mib", &options.mem_mib.to_string()])
+            .arg("--state-dir")
+            .arg(dir.path().join("state"))
+            .arg("--ctrlr-dir")
+            .arg(dir.path().join("ctrlr"))
+            .args(&options.args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("one file for both"))
+            .stderr(log);
+        if !options.hugepages {
+            command.arg("--no-huge");
+        }
+        Self {
+            child: Some(command.spawn().expect("the program starts")),
+            dir,
+            grpc,
+            http,
+            machine,
+            hugepages_before,
+        }
+    }
+
+    /// A new connection to it.
+    pub async fn client(&self) -> Client {
+        Client::connect(self.grpc).await.expect("the target takes connections")
+    }
+
+    /// Where its sockets are.
+    pub fn ctrlr_dir(&self) -> PathBuf {
+        self.dir.path().join("ctrlr")
+    }
+
+    /// A place for files of the test, gone with the target.
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Its directories, for the next one to start in: [`Options::in_dir`].
+    pub fn keep(&self) -> Arc<TempDir> {
+        Arc::clone(&self.dir)
+    }
+
+    /// What it wrote to stderr and stdout.
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(self.dir.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("it has not been stopped"))
+    }
+
+    /// Its exit status, once it has ended by itself.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().expect("a child can be waited for")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the target runs");
+    }
+
+    /// Waits for the end that a signal brings; SIGKILL and a panic when it does not come in time.
+    pub fn wait(&mut self, within: Duration) -> ExitStatus {
+        let ended = poll_blocking(within, || self.exited());
+        let mut child = self.child.take().expect("it has not been stopped");
+        ended.unwrap_or_else(|| {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the target did not stop within {within:?}:\n{}", self.log())
+        })
+    }
+
+    /// Stops it with SIGTERM as promised, and checks that nothing stays behind.
+    pub fn stop(mut self) -> Duration {
+        self.stop_with(Signal::TERM)
+    }
+
+    /// The same with another signal, on a target that can still be asked for its log.
+    pub fn stop_with(&mut self, signal: Signal) -> Duration {
+        let begin = Instant::now();
+        let pid = self.pid();
+        self.signal(signal);
+        let status = self.wait(STOP);
+        let took = begin.elapsed();
+        assert!(status.success(), "the target ended with {status}:\n{}", self.log());
+        self.check_nothing_left(pid);
+        took
+    }
+
+    /// Ends it without a chance to clean up.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait(STOP);
+    }
+
+    fn check_nothing_left(&self, pid: Pid) {
+        let sockets = files_under(&self.ctrlr_dir());
+        assert!(sockets.is_empty(), "left in ctrlr-dir: {sockets:?}");
+        let mark = format!("pid{}", pid.as_raw_nonzero());
+        for dir in ["/dev/shm", "/dev/hugepages", "/var/tmp"] {
+            let left: Vec<_> = entries(Path::new(dir))
+                .filter(|path| path.to_string_lossy().contains(&mark))
+                .collect();
+            assert!(left.is_empty(), "left behind: {left:?}");
+        }
+        if let Some(before) = self.hugepages_before {
+            let back = poll_blocking(Duration::from_secs(5), || (hugepages_free() >= before).then_some(()));
+            assert!(back.is_some(), "{} hugepages are free, {before} were", hugepages_free());
+        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        if !std::thread::panicking() {
+            self.stop_with(Signal::TERM);
+            return;
+        }
+        let _ = kill_process(Pid::from_child(child), Signal::TERM);
+        if poll_blocking(STOP, || child.try_wait().ok().flatten()).is_none() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        eprintln!("--- log of the target ---\n{}", self.log());
+    }
+}
+
+/// A TCP port that nobody listens on.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("a bound port").port()
+}
+
+/// Waits for the machine: one target at a time, over all test processes.
+fn lock_machine() -> Arc<File> {
+    let path = std::env::temp_dir().join("opi-spdk-tests.lock");
+    let file = File::create(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    file.lock().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    Arc::new(file)
+}
+
+fn hugepages_free() -> u64 {
+    let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+    let text = std::fs::read_to_string(pool).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+fn files_under(dir: &Path) -> Vec<PathBuf> {
+    let (dirs, mut files): (Vec<_>, Vec<_>) = entries(dir).partition(|path| path.is_dir());
+    files.extend(dirs.iter().flat_map(|dir| files_under(dir)));
+    files
+}

@@ -1,0 +1,215 @@
+//! Create (AIP-133), and the rules that the descriptors state of every field.
+
+use opi_spdk::api;
+use prost_reflect::{Cardinality, FieldDescriptor, Kind, MessageDescriptor, Value as FieldValue};
+use serde_json::{Value, json};
+use tonic::Code;
+use uuid::Uuid;
+
+use crate::common::{assert_holds, at, expect_invalid, name_of, with, without};
+use crate::kinds::Place;
+
+pub async fn create_answers_what_was_set_and_the_name(place: &Place) {
+    let (name, made) = place.make(0).await;
+    assert_eq!(name, place.name(&place.id(0)));
+    assert_holds(&made, &place.sample(0).await);
+}
+
+pub async fn get_and_list_agree_with_create(place: &Place) {
+    let (name, made) = place.make(0).await;
+    assert_eq!(place.resource.get(&name).await.expect("it was made"), made);
+    let all = place.resource.list(&place.parent).await;
+    let listed: Vec<_> = all.iter().filter(|object| name_of(object) == name).collect();
+    assert_eq!(listed, [&made]);
+}
+
+pub async fn without_an_id_the_server_chooses_a_uuid(place: &Place) {
+    let made = place.resource.created(&place.parent, "", place.sample(0).await).await;
+    let name = name_of(&made);
+    let id = name.rsplit('/').next().expect("a name has parts");
+    assert_eq!(name, place.name(id));
+    let uuid = Uuid::parse_str(id).unwrap_or_else(|e| panic!("{id}: {e}"));
+    assert_eq!((uuid.get_version_num(), uuid.to_string().as_str()), (4, id));
+    assert_eq!(place.resource.get(&name).await.expect("it was made"), made);
+    // Not among the names that `clean` knows.
+    place.resource.deleted(&name).await;
+}
+
+pub async fn the_same_create_again_answers_the_same_object(place: &Place) {
+    let (_, first) = place.make(0).await;
+    let (_, second) = place.make(0).await;
+    assert_eq!(first, second);
+    let names = place.resource.names(&place.parent).await;
+    assert_eq!(names.iter().filter(|name| place.is_mine(name)).count(), 1);
+}
+
+pub async fn another_content_under_the_same_id_already_exists(place: &Place) {
+    let (name, made) = place.make(0).await;
+    let other = place.sample(1).await;
+    let status = place.resource.refused(&place.parent, &place.id(0), other, Code::AlreadyExists).await;
+    assert!(status.message().contains(&name), "{status}");
+    assert_eq!(place.resource.get(&name).await.expect("it stays"), made);
+}
+
+pub async fn ids_of_the_wrong_form_are_refused(place: &Place) {
+    let too_long = format!("a{}", "b".repeat(63));
+    let uuid = Uuid::new_v4().to_string();
+    let bad = [
+        "A", "aB", "9a", "-a", "a_b", "a.b", "a b", " a", "a/b", "ä", "a\n", "a\0b", "volumes/a",
+        &too_long, &uuid,
+    ];
+    for id in bad {
+        let sample = place.sample(0).await;
+        let status = place.resource.refused(&place.parent, id, sample, Code::InvalidArgument).await;
+        expect_invalid(&status, &format!("{}_id", place.resource.field));
+    }
+    let names = place.resource.names(&place.parent).await;
+    assert!(!names.iter().any(|name| place.is_mine(name) && *name != place.parent), "{names:?}");
+}
+
+pub async fn ids_of_the_right_forms_are_taken(place: &Place) {
+    let longest = format!("{}-{}", place.id(0), "z".repeat(62 - place.id(0).len()));
+    assert_eq!(longest.len(), 63);
+    for id in [longest.as_str(), &format!("{}-9", place.id(0))] {
+        let made = place.resource.created(&place.parent, id, place.sample(0).await).await;
+        assert_eq!(name_of(&made), place.name(id));
+        place.resource.deleted(&name_of(&made)).await;
+    }
+}
+
+pub async fn the_object_is_required(place: &Place) {
+    let request = place.resource.create_request(&place.parent, &place.id(0), json!({}));
+    let request = without(request, &place.resource.field);
+    let method = place.resource.method("Create");
+    let status = place.resource.client.fails(&method, request, Code::InvalidArgument).await;
+    expect_invalid(&status, &place.resource.field);
+}
+
+pub async fn each_required_field_is_required(place: &Place) {
+    let sample = place.sample(0).await;
+    let required = required_in(&message_of(place), &sample, "");
+    assert!(!required.is_empty(), "every kind has something that is required");
+    for path in required {
+        let object = without(sample.clone(), &path);
+        let status = place
+            .resource
+            .refused(&place.parent, &place.id(0), object, Code::InvalidArgument)
+            .await;
+        expect_invalid(&status, &format!("{}.{path}", place.resource.field));
+        let missing = place.resource.get(&place.name(&place.id(0))).await;
+        assert_eq!(missing.expect_err("nothing was made").code(), Code::NotFound);
+    }
+}
+
+pub async fn what_only_the_server_fills_in_is_ignored(place: &Place) {
+    let (name, made) = place.make(0).await;
+    place.resource.deleted(&name).await;
+    let mut object = place.sample(0).await;
+    object["name"] = "somebody/else".into();
+    for path in output_only_in(&message_of(place), "") {
+        object = with(object, &path.0, path.1);
+    }
+    let again = place.resource.created(&place.parent, &place.id(0), object).await;
+    assert_eq!(again, made);
+}
+
+pub async fn an_enum_number_without_a_name_is_refused(place: &Place) {
+    let sample = place.sample(0).await;
+    for path in enums_in(&message_of(place), &sample, "") {
+        let object = with(sample.clone(), &path, json!(99));
+        let status = place
+            .resource
+            .refused(&place.parent, &place.id(0), object, Code::InvalidArgument)
+            .await;
+        expect_invalid(&status, &format!("{}.{path}", place.resource.field));
+    }
+}
+
+pub async fn the_parent_must_be_given_and_there(place: &Place) {
+    if !place.resource.nested {
+        return;
+    }
+    let unknown = format!("{}-unknown", place.parent);
+    let sample = place.sample(0).await;
+    let status = place.resource.refused(&unknown, "", sample.clone(), Code::NotFound).await;
+    assert!(status.message().contains(&unknown), "{status}");
+    for bad in ["", "nvmeSubsystems", "nvmeSubsystems/", "volumes/a", "a/b/c"] {
+        let status = place.resource.refused(bad, "", sample.clone(), Code::InvalidArgument).await;
+        expect_invalid(&status, "parent");
+    }
+}
+
+fn message_of(place: &Place) -> MessageDescriptor {
+    let name = format!("opi_api.storage.v1.{}", place.kind.message);
+    api::pool().get_message_by_name(&name).expect("a message of the API")
+}
+
+/// The paths of all REQUIRED fields of what the object has.
+fn required_in(message: &MessageDescriptor, object: &Value, prefix: &str) -> Vec<String> {
+    paths(message, object, prefix, &|field| has_behaviour(field, "REQUIRED"))
+}
+
+/// The paths of all enums that the object has.
+fn enums_in(message: &MessageDescriptor, object: &Value, prefix: &str) -> Vec<String> {
+    paths(message, object, prefix, &|field| matches!(field.kind(), Kind::Enum(_)))
+}
+
+fn paths(
+    message: &MessageDescriptor,
+    object: &Value,
+    prefix: &str,
+    wanted: &dyn Fn(&FieldDescriptor) -> bool,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    for field in message.fields() {
+        let path = format!("{prefix}{}", field.name());
+        if at(object, &path).is_null() {
+            continue;
+        }
+        if wanted(&field) {
+            found.push(path.clone());
+        }
+        if let Kind::Message(inner) = field.kind()
+            && at(object, &path).is_object()
+        {
+            found.extend(paths(&inner, object, &format!("{path}."), wanted));
+        }
+    }
+    found
+}
+
+/// All OUTPUT_ONLY leaves, each with a value that the server would not choose.
+fn output_only_in(message: &MessageDescriptor, prefix: &str) -> Vec<(String, Value)> {
+    let mut found = Vec::new();
+    for field in message.fields().filter(|field| field.cardinality() != Cardinality::Repeated) {
+        let path = format!("{prefix}{}", field.name());
+        match field.kind() {
+            Kind::Message(inner) if inner.package_name() == "opi_api.storage.v1" => {
+                // A oneof holds one of them; those have nothing that the server fills in.
+                if field.containing_oneof().is_none() {
+                    found.extend(output_only_in(&inner, &format!("{path}.")));
+                }
+            }
+            _ if !has_behaviour(&field, "OUTPUT_ONLY") => {}
+            Kind::Bool => found.push((path, json!(true))),
+            Kind::String => found.push((path, json!("of the client"))),
+            Kind::Bytes => found.push((path, json!("AAAA"))),
+            Kind::Enum(values) => {
+                let last = values.values().map(|value| value.number()).max();
+                found.push((path, json!(last)));
+            }
+            _ => found.push((path, json!(4711))),
+        }
+    }
+    found
+}
+
+fn has_behaviour(field: &FieldDescriptor, name: &str) -> bool {
+    let pool = api::pool();
+    let extension = pool.get_extension_by_name("google.api.field_behavior").expect("it is imported");
+    let values = pool.get_enum_by_name("google.api.FieldBehavior").expect("it is imported");
+    let number = values.get_value_by_name(name).expect("a behaviour").number();
+    let options = field.options();
+    let behaviours = options.get_extension(&extension);
+    behaviours.as_list().unwrap_or_default().contains(&FieldValue::EnumNumber(number))
+}

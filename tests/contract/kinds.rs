@@ -1,0 +1,237 @@
+//! The kinds that the contract holds for, each with what a valid object of it looks like. A kind
+//! that is implemented moves from [`UNIMPLEMENTED`] to [`IMPLEMENTED`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::common::{Client, Resource, free_port, name_of, nqn_of, tcp_spec};
+
+/// What the suite has to know of a kind.
+pub struct Kind {
+    /// The name of its message.
+    pub message: &'static str,
+    /// The n-th of many valid objects that differ from each other.
+    pub sample: fn(&Place, u16) -> Value,
+    /// Changes of an object that nobody uses, each a path and its new value.
+    pub changes: fn(&Place) -> Vec<(&'static str, Value)>,
+    /// Changes that are refused with INVALID_ARGUMENT, whoever uses the object.
+    pub fixed: fn(&Place) -> Vec<(&'static str, Value)>,
+}
+
+/// Answer all six verbs.
+pub const IMPLEMENTED: &[Kind] = &[
+    Kind {
+        message: "NullVolume",
+        sample: |place, n| json!({ "block_size": 512, "blocks_count": 64 + i64::from(n), "uuid": place.uuid(n) }),
+        changes: |_| vec![("blocks_count", json!(128)), ("block_size", json!(4096))],
+        fixed: |_| vec![],
+    },
+    Kind {
+        message: "MallocVolume",
+        sample: |place, n| json!({ "block_size": 512, "blocks_count": 64 + i64::from(n), "uuid": place.uuid(n) }),
+        changes: |_| vec![("blocks_count", json!(128)), ("block_size", json!(4096))],
+        fixed: |_| vec![],
+    },
+    Kind {
+        message: "AioVolume",
+        sample: |place, n| json!({ "block_size": 512, "filename": place.file(n), "uuid": place.uuid(n) }),
+        changes: |place| vec![("filename", json!(place.file(1000))), ("block_size", json!(4096))],
+        fixed: |_| vec![],
+    },
+    Kind {
+        message: "NvmeSubsystem",
+        sample: |place, n| {
+            json!({ "spec": {
+                "nqn": nqn_of(&place.id(n)),
+                "serial_number": format!("serial{n}"),
+                "model_number": "a model",
+                "max_namespaces": 11,
+            }})
+        },
+        changes: |_| {
+            vec![
+                ("spec.hostnqn", json!("nqn.2022-09.io.spdk:the-host")),
+                ("spec.serial_number", json!("another")),
+                ("spec.model_number", json!("another model")),
+            ]
+        },
+        fixed: |place| vec![("spec.nqn", json!(nqn_of(&place.id(1000))))],
+    },
+    Kind {
+        message: "NvmeNamespace",
+        sample: |place, n| {
+            json!({ "spec": {
+                "volume_name_ref": place.volume(n),
+                "host_nsid": n + 1,
+                "uuid": place.uuid(n),
+                "nguid": format!("1b4e28ba2fa111d2883f0016d3cd{n:04x}"),
+                "eui64": 1_967_554_867_335_598_546_i64 + i64::from(n),
+            }})
+        },
+        changes: |place| vec![("spec.volume_name_ref", json!(place.volume(1000)))],
+        fixed: |_| vec![],
+    },
+    Kind {
+        message: "NvmeController",
+        sample: |place, n| tcp_spec(place.port(n)),
+        changes: |place| vec![("spec.fabrics_id.trsvcid", json!(place.port(1000).to_string()))],
+        fixed: |_| vec![("spec.nvme_controller_id", json!(77))],
+    },
+];
+
+/// Answer UNIMPLEMENTED to everything.
+pub const UNIMPLEMENTED: &[&str] = &[
+    "NvmeRemoteController",
+    "NvmePath",
+    "NvmeRemoteNamespace",
+    "QosVolume",
+    "EncryptedVolume",
+    "VirtioBlk",
+    "VirtioScsiTarget",
+    "VirtioScsiController",
+    "VirtioScsiLun",
+];
+
+/// Where one test of the contract works: names of its own, and what its objects refer to.
+pub struct Place {
+    /// The kind under test.
+    pub kind: &'static Kind,
+    /// Its verbs.
+    pub resource: Resource,
+    /// What its objects are a part of; empty for flat kinds.
+    pub parent: String,
+    tag: String,
+    dir: PathBuf,
+    ports: Mutex<BTreeMap<u16, u16>>,
+}
+
+impl Place {
+    /// A place with the name `tag`; files go to `dir`.
+    pub async fn new(client: &Client, kind: &'static Kind, tag: &str, dir: PathBuf) -> Self {
+        let resource = Resource::new(client, kind.message);
+        let parent = if resource.nested {
+            let object = json!({ "spec": { "nqn": nqn_of(tag) } });
+            name_of(&Resource::new(client, "NvmeSubsystem").created("", tag, object).await)
+        } else {
+            String::new()
+        };
+        Self {
+            kind,
+            resource,
+            parent,
+            tag: tag.to_owned(),
+            dir,
+            ports: Mutex::default(),
+        }
+    }
+
+    /// The ID of the n-th object.
+    pub fn id(&self, n: u16) -> String {
+        format!("{}-{n}", self.tag)
+    }
+
+    /// The name that the object with this ID is answered with.
+    pub fn name(&self, id: &str) -> String {
+        let collection = self.collection();
+        match &*self.parent {
+            "" if collection.ends_with("Volumes") => format!("volumes/{id}"),
+            "" => format!("{collection}/{id}"),
+            parent => format!("{parent}/{collection}/{id}"),
+        }
+    }
+
+    /// All forms in which the object with this ID may be named.
+    pub fn forms(&self, id: &str) -> Vec<String> {
+        let mut forms = vec![self.name(id)];
+        if self.parent.is_empty() {
+            forms.extend([id.to_owned(), format!("{}/{id}", self.collection())]);
+        }
+        forms
+    }
+
+    /// `nullVolumes`
+    fn collection(&self) -> String {
+        let mut letters = self.kind.message.chars();
+        let first = letters.next().expect("a kind has a name").to_ascii_lowercase();
+        format!("{first}{}s", letters.as_str())
+    }
+
+    /// The n-th valid object, with all that it refers to in place.
+    pub async fn sample(&self, n: u16) -> Value {
+        self.prepare(n).await;
+        (self.kind.sample)(self, n)
+    }
+
+    /// The changes that the kind takes, with all that they refer to in place.
+    pub async fn changes(&self) -> Vec<(&'static str, Value)> {
+        self.prepare(1000).await;
+        (self.kind.changes)(self)
+    }
+
+    async fn prepare(&self, n: u16) {
+        if self.kind.message == "NvmeNamespace" {
+            let object = json!({ "block_size": 512, "blocks_count": 64 });
+            self.volumes().created("", &self.volume_id(n), object).await;
+        }
+    }
+
+    /// Makes the n-th object; its name, and what the answer was.
+    pub async fn make(&self, n: u16) -> (String, Value) {
+        let made = self.resource.created(&self.parent, &self.id(n), self.sample(n).await).await;
+        (name_of(&made), made)
+    }
+
+    fn volumes(&self) -> Resource {
+        Resource::new(&self.resource.client, "NullVolume")
+    }
+
+    fn volume_id(&self, n: u16) -> String {
+        format!("{}-v{n}", self.tag)
+    }
+
+    fn volume(&self, n: u16) -> String {
+        format!("volumes/{}", self.volume_id(n))
+    }
+
+    fn file(&self, n: u16) -> String {
+        let path = self.dir.join(self.id(n));
+        let file = std::fs::File::create(&path).expect("the directory is writable");
+        file.set_len(64 * 4096).expect("there is room");
+        path.display().to_string()
+    }
+
+    /// Of no other object, and the same each time: given, so that a rebuilt object equals the first.
+    fn uuid(&self, n: u16) -> String {
+        Uuid::new_v5(&Uuid::NAMESPACE_URL, self.id(n).as_bytes()).to_string()
+    }
+
+    fn port(&self, n: u16) -> u16 {
+        let mut ports = self.ports.lock().expect("no test panics here");
+        *ports.entry(n).or_insert_with(free_port)
+    }
+
+    /// Takes away all that the test made.
+    pub async fn clean(self) {
+        for object in self.resource.names(&self.parent).await {
+            if self.is_mine(&object) {
+                self.resource.deleted(&object).await;
+            }
+        }
+        if !self.parent.is_empty() {
+            Resource::new(&self.resource.client, "NvmeSubsystem").deleted(&self.parent).await;
+            for volume in self.volumes().names("").await.iter().filter(|name| self.is_mine(name)) {
+                self.volumes().deleted(volume).await;
+            }
+        }
+    }
+
+    /// Whether the name is of this test; tests run side by side on one target.
+    pub fn is_mine(&self, name: &str) -> bool {
+        let parts = || name.split('/');
+        parts().any(|part| part == self.tag || part.starts_with(&format!("{}-", self.tag)))
+    }
+}

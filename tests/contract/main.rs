@@ -1,0 +1,156 @@
+//! The contract of the API: what holds for every kind of resource, tried on each of them.
+//!
+//! One target serves all tests; each test works under names of its own, beside the others. A test is
+//! named `Kind::what it proves`.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod create;
+mod delete;
+mod kinds;
+mod read;
+mod unimplemented;
+mod update;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use common::{Client, Resource, Target};
+use kinds::{IMPLEMENTED, Kind, Place};
+use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
+
+/// One test of the contract.
+pub struct Rule {
+    /// The sentence that it proves.
+    pub name: &'static str,
+    run: fn(&Place) -> Pin<Box<dyn Future<Output = ()> + '_>>,
+}
+
+/// A rule of the name of its function, `_` as spaces.
+macro_rules! rules {
+    ($($module:ident::$name:ident),* $(,)?) => {
+        &[$(Rule { name: stringify!($name), run: |place| Box::pin($module::$name(place)) }),*]
+    };
+}
+
+/// Hold for every kind.
+const RULES: &[Rule] = rules![
+    create::create_answers_what_was_set_and_the_name,
+    create::get_and_list_agree_with_create,
+    create::without_an_id_the_server_chooses_a_uuid,
+    create::the_same_create_again_answers_the_same_object,
+    create::another_content_under_the_same_id_already_exists,
+    create::ids_of_the_wrong_form_are_refused,
+    create::ids_of_the_right_forms_are_taken,
+    create::the_object_is_required,
+    create::each_required_field_is_required,
+    create::what_only_the_server_fills_in_is_ignored,
+    create::an_enum_number_without_a_name_is_refused,
+    create::the_parent_must_be_given_and_there,
+    read::what_is_not_there_is_not_found,
+    read::what_is_no_name_is_refused,
+    read::an_object_is_found_by_every_form_of_its_name,
+    read::pages_hold_every_object_once_and_in_order,
+    read::pages_survive_inserts_and_deletes,
+    read::a_bad_page_token_is_refused,
+    read::a_negative_page_size_is_refused,
+    read::list_needs_its_parent_and_only_a_nested_kind_has_one,
+    read::stats_are_counters,
+    update::a_mask_of_one_field_changes_that_field_only,
+    update::without_a_mask_what_is_set_changes,
+    update::a_star_replaces_all_fields,
+    update::a_star_with_a_required_field_missing_is_refused,
+    update::a_path_that_does_not_exist_is_refused,
+    update::nothing_changes_when_nothing_differs,
+    update::what_cannot_change_is_refused_and_stays,
+    update::an_update_of_what_is_missing_is_not_found,
+    update::allow_missing_creates,
+    update::the_object_and_its_name_are_required,
+    update::what_only_the_server_fills_in_may_be_named_and_is_ignored,
+    delete::what_was_deleted_is_gone_and_its_name_free,
+    delete::deleting_what_is_missing_is_not_found_unless_allowed,
+];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    if arguments.list {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        return libtest_mimic::run(&arguments, trials(nowhere, &PathBuf::new())).exit_code();
+    }
+    let target = block_on(Target::start());
+    let conclusion = libtest_mimic::run(&arguments, trials(target.grpc, &target.scratch().to_owned()));
+    if conclusion.has_failed() {
+        eprintln!("--- log of the target ---\n{}", target.log());
+    } else {
+        block_on(check_nothing_left(&target));
+    }
+    target.stop();
+    exit_code(&conclusion)
+}
+
+fn trials(target: SocketAddr, dir: &PathBuf) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for kind in IMPLEMENTED {
+        for (number, rule) in RULES.iter().enumerate() {
+            let (dir, tag) = (dir.clone(), format!("{}{number}", kind.message.to_lowercase()));
+            let name = format!("{}::{}", kind.message, rule.name);
+            trials.push(trial(name, move || block_on(hold(target, kind, rule, tag, dir))));
+        }
+    }
+    for message in kinds::UNIMPLEMENTED {
+        let name = format!("{message}::every_verb_answers_unimplemented");
+        let run = async move || unimplemented::every_verb_answers_unimplemented(&connect(target).await, message).await;
+        trials.push(trial(name, move || block_on(run())));
+    }
+    trials.push(trial(
+        "every_kind_of_the_api_is_in_one_of_the_two_tables".into(),
+        unimplemented::every_kind_of_the_api_is_in_one_of_the_two_tables,
+    ));
+    trials.push(trial(
+        "NullVolume::a_page_has_50_by_default_and_250_at_most".into(),
+        move || block_on(async { read::a_page_has_50_by_default_and_250_at_most(&connect(target).await).await }),
+    ));
+    trials.push(trial(
+        "NvmeSubsystem::what_is_in_use_is_not_deleted_and_its_user_named".into(),
+        move || block_on(async { delete::what_is_in_use_is_not_deleted_and_its_user_named(&connect(target).await).await }),
+    ));
+    trials
+}
+
+async fn hold(target: SocketAddr, kind: &'static Kind, rule: &Rule, tag: String, dir: PathBuf) {
+    let place = Place::new(&connect(target).await, kind, &tag, dir).await;
+    (rule.run)(&place).await;
+    place.clean().await;
+}
+
+async fn connect(target: SocketAddr) -> Client {
+    Client::connect(target).await.expect("the target takes connections")
+}
+
+/// All tests passed and cleaned up after themselves: so must the target have.
+async fn check_nothing_left(target: &Target) {
+    let client = target.client().await;
+    for message in ["NullVolume", "MallocVolume", "AioVolume", "NvmeSubsystem"] {
+        let left = Resource::new(&client, message).names("").await;
+        assert!(left.is_empty(), "{message} that nobody made or all deleted: {left:?}");
+    }
+}
+
+fn trial(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        run();
+        Ok::<(), Failed>(())
+    })
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(future)
+}
+
+fn exit_code(conclusion: &Conclusion) -> ExitCode {
+    if conclusion.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
