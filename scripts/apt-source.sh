@@ -7,17 +7,23 @@ debian_site() {
         awk -F '|' '$1 == "Debian" && $2 !~ /-/ && !site { site = $3 } END { print site }'
 }
 
+# The same for those who cannot go on without it.
+need_debian_site() {
+    local site
+    site=$(debian_site)
+    if [[ -z $site ]] && ((EUID == 0)); then
+        apt-get update >&2
+        site=$(debian_site)
+    fi
+    [[ -n $site ]] || die "apt knows no Debian archive on this machine (is it Debian, and was 'apt-get update' run?)"
+    echo "$site"
+}
+
 # apt_source DIR SUITE ARGUMENT...: `apt-get source ARGUMENT...` from SUITE, into the directory DIR.
 apt_source() {
     local dir=$1 suite=$2 site list
     shift 2
-    site=$(debian_site)
-    if [[ -z $site ]] && ((EUID == 0)); then
-        apt-get update
-        site=$(debian_site)
-    fi
-    [[ -n $site ]] || die "apt knows no Debian archive on this machine (is it Debian, and was 'apt-get update' run?)"
-
+    site=$(need_debian_site)
     list=$dir/.apt/sources.list
     mkdir -p "$dir"/.apt/{lists,cache/archives}/partial
     local apt=(

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs those Debian packages that are needed and not there yet.
+# packages.sh [PACKAGE...]: installs those Debian packages that are needed (or named) and not there yet.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -11,9 +11,12 @@ PACKAGES=(
     libssl-dev liburing-dev uuid-dev
     # for the Rust bindings
     clang libclang-dev
-    # to load the target
-    fio
+    # to load the target, and to call it
+    fio curl
+    # names of PCI devices, for the inventory
+    pci.ids
 )
+((!$#)) || PACKAGES=("$@")
 
 install_packages() {
     apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=600 "$@"

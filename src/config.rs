@@ -3,6 +3,8 @@
 //! [`Settings`] is the one list of what can be set; it is read from both the
 //! command line and the file, with the same names, and flags win.
 
+mod spdk_rpc;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +12,7 @@ use serde::Deserialize;
 use spdk::cores::CoreSet;
 
 use crate::kvm;
+pub use spdk_rpc::{RpcHttp, SpdkRpc};
 
 /// The command line.
 #[derive(Debug, clap::Parser)]
@@ -65,6 +68,15 @@ struct Settings {
     /// Configuration calls that may be under way in the data path at once, plus one; a power of two [default: 4096]
     #[arg(long, value_name = "N")]
     max_calls: Option<usize>,
+    /// Open SPDK's own JSON-RPC socket there, for rpc.py and other tools of diagnosis
+    #[arg(long, value_name = "PATH")]
+    spdk_rpc_socket: Option<PathBuf>,
+    /// Forward POST / with basic authentication to the JSON-RPC socket
+    #[arg(long, value_name = "ADDR:PORT")]
+    spdk_rpc_http: Option<SocketAddr>,
+    /// Who may use --spdk-rpc-http, and the file with the password
+    #[arg(long, value_name = "USER:PASS_FILE")]
+    spdk_rpc_user: Option<String>,
     /// Volumes to make at start, for clients to refer to by these names.
     #[arg(skip)]
     #[serde(default, rename = "volume")]
@@ -168,6 +180,8 @@ pub struct Config {
     pub log_level: String,
     /// Capacity of the mailbox.
     pub max_calls: usize,
+    /// SPDK's JSON-RPC, if it is on.
+    pub spdk_rpc: Option<SpdkRpc>,
     /// Volumes to make at start.
     pub volumes: Vec<Volume>,
 }
@@ -250,6 +264,9 @@ impl Settings {
             buses: self.buses.or(below.buses),
             log_level: self.log_level.or(below.log_level),
             max_calls: self.max_calls.or(below.max_calls),
+            spdk_rpc_socket: self.spdk_rpc_socket.or(below.spdk_rpc_socket),
+            spdk_rpc_http: self.spdk_rpc_http.or(below.spdk_rpc_http),
+            spdk_rpc_user: self.spdk_rpc_user.or(below.spdk_rpc_user),
             volumes: below.volumes,
         }
     }
@@ -280,6 +297,7 @@ impl Settings {
             kvm: kvm(self.kvm, self.qmp_addr, self.buses)?,
             log_level: self.log_level.unwrap_or("info".to_owned()),
             max_calls,
+            spdk_rpc: spdk_rpc::check(self.spdk_rpc_socket, self.spdk_rpc_http, self.spdk_rpc_user)?,
             volumes: check_volumes(self.volumes)?,
         })
     }
@@ -440,6 +458,17 @@ mod tests {
             ("kvm = true\nqmp-addr = \"/q\"\nbuses = \"\"", "buses: \"\" in \"\" is not a name"),
             ("kvm = true\nqmp-addr = \"/q\"\nbuses = \"a,,b\"", "buses: \"\" in"),
             ("kvm = true\nqmp-addr = \"/q\"\nbuses = \"a,b,a\"", "buses: \"a\" is given twice"),
+            ("spdk-rpc-http = \"127.0.0.1:0\"", "spdk-rpc-socket: is needed with spdk-rpc-http"),
+            ("spdk-rpc-user = \"a:/b\"", "spdk-rpc-http: is needed with spdk-rpc-user"),
+            (
+                "spdk-rpc-socket = \"/s\"\nspdk-rpc-http = \"127.0.0.1:0\"",
+                "spdk-rpc-user: is needed with spdk-rpc-http",
+            ),
+            (
+                "spdk-rpc-socket = \"/s\"\nspdk-rpc-http = \"127.0.0.1:0\"\nspdk-rpc-user = \"a\"",
+                "spdk-rpc-user: \"a\" is not a user and a file",
+            ),
+            ("spdk-rpc-socket = \"\"", "spdk-rpc-socket: \"\" has 0 bytes"),
             ("[[volume]]\nkind = \"floppy\"\nname = \"a\"", "floppy"),
         ] {
             let error = parse(&[], text).expect_err(text).to_string();

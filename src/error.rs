@@ -103,10 +103,11 @@ impl Violations {
 
     /// Takes over `other`, whose fields lie under `prefix`.
     pub fn extend_under(&mut self, prefix: &str, other: Violations) {
-        self.0.extend(other.0.into_iter().map(|violation| Violation {
-            field: format!("{prefix}.{}", violation.field),
-            ..violation
-        }));
+        self.0
+            .extend(other.0.into_iter().map(|violation| Violation {
+                field: format!("{prefix}.{}", violation.field),
+                ..violation
+            }));
     }
 
     /// Takes over what `other` says of fields that have not been found at fault yet.
@@ -138,7 +139,11 @@ impl fmt::Display for Violations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, violation) in self.0.iter().enumerate() {
             let separator = if i == 0 { "" } else { "; " };
-            write!(f, "{separator}{}: {}", violation.field, violation.description)?;
+            write!(
+                f,
+                "{separator}{}: {}",
+                violation.field, violation.description
+            )?;
         }
         Ok(())
     }
@@ -257,11 +262,7 @@ impl Error {
             }
             Error::FailedPrecondition { subject, message } => {
                 note("subject", subject);
-                details.add_precondition_failure_violation(
-                    "STATE",
-                    short(subject),
-                    short(message),
-                );
+                details.add_precondition_failure_violation("STATE", short(subject), short(message));
             }
             Error::Internal { operation, .. } => note("operation", operation),
             Error::Unimplemented(_)
@@ -315,7 +316,12 @@ mod tests {
             "nvme_subsystem.spec.nqn: is empty; nvme_subsystem.spec.psk: is too short"
         );
         let details = status.get_error_details();
-        let fields: Vec<_> = details.bad_request().unwrap().field_violations.iter().collect();
+        let fields: Vec<_> = details
+            .bad_request()
+            .unwrap()
+            .field_violations
+            .iter()
+            .collect();
         assert_eq!(fields[0].field, "nvme_subsystem.spec.nqn");
         assert_eq!(fields[1].description, "is too short");
         assert_eq!(details.error_info().unwrap().reason, "FIELD_INVALID");
@@ -339,7 +345,10 @@ mod tests {
             details.error_info().unwrap().metadata["user"],
             "nvmeSubsystems/s/nvmeNamespaces/n"
         );
-        assert_eq!(details.precondition_failure().unwrap().violations[0].subject, "volumes/a");
+        assert_eq!(
+            details.precondition_failure().unwrap().violations[0].subject,
+            "volumes/a"
+        );
     }
 
     #[test]

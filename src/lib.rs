@@ -19,3 +19,4 @@ pub mod resource;
 pub mod server;
 pub mod services;
 pub mod shutdown;
+pub mod spdk_rpc;

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use spdk::cores::CoreSet;
 
-use crate::config::Config;
+use crate::config::{Config, RpcHttp, SpdkRpc};
+use crate::spdk_rpc::{self, Credentials, Proxy};
 
 /// What the process holds from before SPDK's start until its end.
 pub struct Ready {
@@ -19,6 +20,8 @@ pub struct Ready {
     pub grpc: TcpListener,
     /// Bound, not yet served.
     pub http: TcpListener,
+    /// The proxy to SPDK's JSON-RPC, if it is on.
+    pub spdk_rpc: Option<Proxy>,
     /// Where ordinary threads may run.
     pub control_cores: CoreSet,
 }
@@ -31,6 +34,7 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
     private_dir("ctrlr-dir", &config.ctrlr_dir)?;
     let grpc = bind("grpc-addr", config.grpc_addr)?;
     let http = bind("http-addr", config.http_addr)?;
+    let spdk_rpc = config.spdk_rpc.as_ref().map(prepare_rpc).transpose()?.flatten();
     if let Some((core, pid)) = config.cores.claimed() {
         return Err(format!(
             "core {core} is in use by the SPDK process {pid}; choose others with --cores"
@@ -41,6 +45,7 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
         instance,
         grpc,
         http,
+        spdk_rpc,
         control_cores,
     })
 }
@@ -76,6 +81,20 @@ fn check_memory(config: &Config) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Makes way for SPDK's socket, and takes what the proxy needs.
+fn prepare_rpc(rpc: &SpdkRpc) -> Result<Option<Proxy>, String> {
+    spdk_rpc::clear(&rpc.socket).map_err(|reason| format!("spdk-rpc-socket {reason}"))?;
+    let proxy = |http: &RpcHttp| {
+        let credentials = Credentials::read(&http.user, &http.password_file);
+        Ok(Proxy {
+            listener: bind("spdk-rpc-http", http.address)?,
+            credentials: credentials.map_err(|reason| format!("spdk-rpc-user {reason}"))?,
+            socket: rpc.socket.clone(),
+        })
+    };
+    rpc.http.as_ref().map(proxy).transpose()
 }
 
 fn private_dir(setting: &str, dir: &Path) -> Result<(), String> {

@@ -25,6 +25,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         mem_mib: config.mem_mib,
         no_huge: config.no_huge,
         mailbox_capacity: config.max_calls,
+        rpc_socket: config.spdk_rpc.as_ref().map(|rpc| rpc.socket.clone()),
     })
     .await
     .map_err(|error| error.to_string())?;
@@ -146,8 +147,16 @@ fn blocks(size_mib: u64, block_size: u32) -> u64 {
 
 /// An open port is a decision; say what it means.
 fn warn_of_exposure(config: &Config) {
+    if config.spdk_rpc.is_some() {
+        tracing::warn!("spdk-rpc-socket: SPDK takes commands that the API knows nothing of");
+    }
     if config.tls.is_some() {
         return;
+    }
+    if let Some(address) = config.spdk_rpc.as_ref().and_then(|rpc| Some(rpc.http.as_ref()?.address))
+        && !address.ip().is_loopback()
+    {
+        tracing::warn!(%address, "spdk-rpc-http is served without TLS: its password can be read on the way");
     }
     for (what, address) in [("grpc-addr", config.grpc_addr), ("http-addr", config.http_addr)] {
         if !address.ip().is_loopback() {

@@ -1,5 +1,5 @@
-//! The two servers: gRPC with the API's services, reflection and health, and the
-//! HTTP/JSON gateway to the same services.
+//! The servers: gRPC with the API's services, reflection and health, the HTTP/JSON
+//! gateway to the same services, and the proxy to SPDK's JSON-RPC where it is on.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -16,6 +16,7 @@ use crate::gateway;
 use crate::preflight::Ready;
 use crate::services::Services;
 use crate::shutdown::Stopping;
+use crate::spdk_rpc::{self, Proxy};
 
 /// How long a connection may be silent before it is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -31,13 +32,14 @@ pub async fn serve(
     services: Services,
     stopping: Stopping,
 ) -> Result<(), String> {
-    let Ready { grpc, http, instance: _instance, .. } = ready;
+    let Ready { grpc, http, spdk_rpc, instance: _instance, .. } = ready;
     let tls = config.tls.as_ref().map(Tls::read).transpose()?;
     let routes = with_reflection(services.routes().await)?.prepare();
     let http = serve_http(http, tls.as_ref(), routes.clone(), stopping.clone());
-    let grpc = serve_grpc(grpc, tls.as_ref(), routes, stopping);
-    let (grpc, http) = tokio::join!(grpc, http);
-    grpc.and(http)
+    let grpc = serve_grpc(grpc, tls.as_ref(), routes, stopping.clone());
+    let spdk_rpc = serve_spdk_rpc(spdk_rpc, tls.as_ref(), stopping);
+    let (grpc, http, spdk_rpc) = tokio::join!(grpc, http, spdk_rpc);
+    grpc.and(http).and(spdk_rpc)
 }
 
 async fn serve_grpc(
@@ -75,6 +77,24 @@ async fn serve_http(
     let router = gateway::router(api::pool(), routes, limits.clone()).map_err(|e| fail(&e))?;
     let tls = tls.map(Tls::for_http).transpose().map_err(|error| fail(&error))?;
     tracing::info!(%address, "HTTP is served");
+    gateway::serve(listener, router, tls, limits, stopping.wait()).await;
+    Ok(())
+}
+
+async fn serve_spdk_rpc(
+    proxy: Option<Proxy>,
+    tls: Option<&Tls>,
+    stopping: Stopping,
+) -> Result<(), String> {
+    let Some(Proxy { listener, credentials, socket }) = proxy else {
+        return Ok(());
+    };
+    let fail = |error: &dyn std::fmt::Display| format!("spdk-rpc-http server: {error}");
+    let (listener, address) = listen(listener).map_err(|error| fail(&error))?;
+    let limits = spdk_rpc::limits();
+    let router = spdk_rpc::router(credentials, socket, limits.clone());
+    let tls = tls.map(Tls::for_http).transpose().map_err(|error| fail(&error))?;
+    tracing::info!(%address, "SPDK's JSON-RPC is served over HTTP");
     gateway::serve(listener, router, tls, limits, stopping.wait()).await;
     Ok(())
 }

@@ -10,15 +10,16 @@ use tonic_health::server::HealthReporter;
 
 use crate::api::inventory::inventory_service_server::InventoryServiceServer;
 use crate::api::storage::*;
-use crate::backend::Volumes;
+use crate::backend::{NvmePaths, NvmeRemoteControllers, NvmeRemoteNamespaces, Volumes};
 use crate::config::Config;
 use crate::frontend::{
     Luns, NvmeControllers, NvmeNamespaces, NvmeSubsystems, VirtioBlks, VirtioScsiControllers,
     VirtioScsiLuns, VirtioScsiTargets,
 };
 use crate::inventory::{InventoryService, Roots};
-use crate::resource::service::{service, unimplemented};
-use crate::resource::{Collection, Shared};
+use crate::middleend::{EncryptedVolumes, QosVolumes};
+use crate::resource::service::service;
+use crate::resource::{CallContext, Collection, List, Shared};
 
 service! {
     /// Volumes that forget what is written.
@@ -63,28 +64,46 @@ service! {
 service! {
     /// NVMe devices of others.
     NvmeRemoteControllerService {
-        serves {}
-        refuses { NvmeRemoteController, NvmePath }
+        serves {
+            nvme_remote_controllers: NvmeRemoteController[flat] as NvmeRemoteControllers,
+            nvme_paths: NvmePath[nested] as NvmePaths,
+        }
+        refuses {}
+        holds { nvme_remote_namespaces: Arc<NvmeRemoteNamespaces> }
         beside {
             async fn reset_nvme_remote_controller(
                 &self,
-                _: tonic::Request<ResetNvmeRemoteControllerRequest>,
+                request: tonic::Request<ResetNvmeRemoteControllerRequest>,
             ) -> Result<tonic::Response<()>, tonic::Status> {
-                Err(unimplemented("NvmeRemoteController"))
+                let call = CallContext::of(request.metadata());
+                let controllers = &self.nvme_remote_controllers;
+                NvmeRemoteControllers::reset(controllers, call, &request.get_ref().name).await?;
+                Ok(tonic::Response::new(()))
             }
 
             async fn get_nvme_remote_namespace(
                 &self,
-                _: tonic::Request<GetNvmeRemoteNamespaceRequest>,
+                request: tonic::Request<GetNvmeRemoteNamespaceRequest>,
             ) -> Result<tonic::Response<NvmeRemoteNamespace>, tonic::Status> {
-                Err(unimplemented("NvmeRemoteNamespace"))
+                let found = self.nvme_remote_namespaces.get(&request.get_ref().name).await?;
+                Ok(tonic::Response::new(found))
             }
 
             async fn list_nvme_remote_namespaces(
                 &self,
-                _: tonic::Request<ListNvmeRemoteNamespacesRequest>,
+                request: tonic::Request<ListNvmeRemoteNamespacesRequest>,
             ) -> Result<tonic::Response<ListNvmeRemoteNamespacesResponse>, tonic::Status> {
-                Err(unimplemented("NvmeRemoteNamespace"))
+                let request = request.into_inner();
+                let request = List {
+                    parent: Some(request.parent),
+                    page_size: request.page_size,
+                    page_token: request.page_token,
+                };
+                let page = self.nvme_remote_namespaces.list(&request).await?;
+                Ok(tonic::Response::new(ListNvmeRemoteNamespacesResponse {
+                    nvme_remote_namespaces: page.items,
+                    next_page_token: page.next_page_token,
+                }))
             }
         }
     }
@@ -93,8 +112,8 @@ service! {
 service! {
     /// Volumes that encrypt what another one stores.
     MiddleendEncryptionService {
-        serves {}
-        refuses { EncryptedVolume }
+        serves { encrypted_volumes: EncryptedVolume[listed] as EncryptedVolumes }
+        refuses {}
         beside {}
     }
 }
@@ -102,8 +121,8 @@ service! {
 service! {
     /// Limits of volumes.
     MiddleendQosVolumeService {
-        serves {}
-        refuses { QosVolume }
+        serves { qos_volumes: QosVolume[listed] as QosVolumes }
+        refuses {}
         beside {}
     }
 }
@@ -142,6 +161,12 @@ pub struct Services {
     pub aio: AioVolumeService,
     /// See [`FrontendNvmeService`].
     pub nvme: FrontendNvmeService,
+    /// See [`NvmeRemoteControllerService`].
+    pub nvme_remote: NvmeRemoteControllerService,
+    /// See [`MiddleendEncryptionService`].
+    pub encryption: MiddleendEncryptionService,
+    /// See [`MiddleendQosVolumeService`].
+    pub qos: MiddleendQosVolumeService,
     /// See [`FrontendVirtioBlkService`].
     pub virtio_blk: FrontendVirtioBlkService,
     /// See [`FrontendVirtioScsiService`].
@@ -162,12 +187,20 @@ impl Services {
         let nvme_namespaces = NvmeNamespaces::new(spdk.clone(), Arc::clone(&nvme_subsystems));
         let virtio_blks = VirtioBlks::new(spdk.clone());
         let virtio_scsi = virtio_scsi(&spdk, &shared);
+        let nvme_remote = nvme_remote(&spdk, &shared);
         Self {
             null: NullVolumeService {
                 null_volumes: Collection::new(Volumes::new(spdk.clone()), &shared),
             },
             malloc: MallocVolumeService {
                 malloc_volumes: Collection::new(Volumes::new(spdk.clone()), &shared),
+            },
+            nvme_remote,
+            encryption: MiddleendEncryptionService {
+                encrypted_volumes: Collection::new(EncryptedVolumes::new(spdk.clone()), &shared),
+            },
+            qos: MiddleendQosVolumeService {
+                qos_volumes: Collection::new(QosVolumes::new(spdk.clone()), &shared),
             },
             aio: AioVolumeService {
                 aio_volumes: Collection::new(Volumes::new(spdk), &shared),
@@ -206,14 +239,25 @@ impl Services {
             self.malloc.server(),
             self.aio.server(),
             self.nvme.server(),
-            NvmeRemoteControllerService {}.server(),
-            MiddleendEncryptionService {}.server(),
-            MiddleendQosVolumeService {}.server(),
+            self.nvme_remote.server(),
+            self.encryption.server(),
+            self.qos.server(),
             self.virtio_blk.server(),
             self.virtio_scsi.server(),
             InventoryServiceServer::new(InventoryService::new(Roots::default())),
         ];
         routes
+    }
+}
+
+/// Remote controllers with their paths and namespaces.
+fn nvme_remote(spdk: &Handle, shared: &Arc<Shared>) -> NvmeRemoteControllerService {
+    let controllers = Collection::new(NvmeRemoteControllers::new(spdk.clone()), shared);
+    let paths = NvmePaths::new(spdk.clone(), Arc::clone(&controllers), Arc::clone(shared));
+    NvmeRemoteControllerService {
+        nvme_remote_namespaces: NvmeRemoteNamespaces::new(spdk.clone(), Arc::clone(&controllers)),
+        nvme_remote_controllers: controllers,
+        nvme_paths: Collection::new(paths, shared),
     }
 }
 

@@ -237,8 +237,8 @@ async fn endpoints_that_cannot_be_are_refused() {
         ("nvme_controller_id", 0xfff0),
         ("max_nsq", -1),
         ("max_ncq", -1),
-        ("sqes", 7),
-        ("cqes", 5),
+        ("sqes", 16),
+        ("cqes", -1),
         ("max_namespaces", -1),
     ] {
         let path = format!("spec.{path}");

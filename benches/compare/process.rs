@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -83,33 +83,23 @@ impl Process {
         }
     }
 
-    /// Waits for it to end by itself, successfully, and gives what it printed.
-    pub async fn finish(mut self, patience: Duration) -> Result<String> {
-        match self.ended(patience).await? {
-            Some(status) if status.success() => self.output(),
-            Some(status) => bail!("{} failed ({status}):\n{}", self.name, self.last_words()),
-            None => bail!("{} did not end within {patience:?}:\n{}", self.name, self.last_words()),
-        }
-    }
-
-    /// Asks it to end, waits until it has, and gives what it printed.
-    pub async fn stop(mut self, signal: Signal) -> Result<String> {
+    /// Asks it to end, and goes on as [`Self::finish`].
+    pub async fn stop(self, signal: Signal) -> Result<String> {
         kill_process(self.pid(), signal).with_context(|| format!("stopping {}", self.name))?;
-        match self.ended(PATIENCE).await? {
-            Some(_) => self.output(),
-            None => bail!("{} did not stop within {PATIENCE:?}:\n{}", self.name, self.last_words()),
-        }
+        self.finish(PATIENCE).await
     }
 
-    async fn ended(&mut self, patience: Duration) -> Result<Option<ExitStatus>> {
+    /// Waits for it to end, successfully, and gives what it printed.
+    pub async fn finish(mut self, patience: Duration) -> Result<String> {
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(Some(status));
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return self.output(),
+                Some(status) => bail!("{} failed ({status}):\n{}", self.name, self.last_words()),
+                None => tokio::time::sleep(INTERVAL).await,
             }
-            tokio::time::sleep(INTERVAL).await;
         }
-        Ok(None)
+        bail!("{} did not end within {patience:?}:\n{}", self.name, self.last_words())
     }
 
     fn pid(&self) -> Pid {

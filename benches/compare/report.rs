@@ -138,8 +138,11 @@ impl Report {
             ));
         }
         out.push('\n');
-        for (side, measured) in &self.control.data_path {
-            line(out, format_args!("Saturated data path of {side} meanwhile: {:.0} thousand IOPS.", measured.iops / 1000.0));
+        let shares = self.conditions.load_core == self.conditions.control_cores;
+        if shares && !self.control.data_path.is_empty() {
+            line(out, format_args!(
+                "The initiator that saturates the data path shares its core with the clients and the control threads."
+            ));
         }
         out.push('\n');
     }

@@ -129,13 +129,19 @@ fn parse_mask(digits: &str) -> Result<BTreeSet<usize>, String> {
         let bits = digit
             .to_digit(16)
             .ok_or_else(|| format!("{digit:?} is not a hexadecimal digit"))?;
-        cores.extend((0..4).filter(|bit| bits & (1 << bit) != 0).map(|bit| place * 4 + bit));
+        cores.extend(
+            (0..4)
+                .filter(|bit| bits & (1 << bit) != 0)
+                .map(|bit| place * 4 + bit),
+        );
     }
     Ok(cores)
 }
 
 fn parse_list(text: &str) -> Result<BTreeSet<usize>, String> {
-    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let inner = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
     let mut cores = BTreeSet::new();
     for part in inner.unwrap_or(text).split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -154,7 +160,10 @@ fn parse_core(text: &str) -> Result<usize, String> {
         .parse()
         .map_err(|_| format!("{text:?} is not a core number"))?;
     if core >= CORES_MAX {
-        return Err(format!("core {core} is above the highest possible, {}", CORES_MAX - 1));
+        return Err(format!(
+            "core {core} is above the highest possible, {}",
+            CORES_MAX - 1
+        ));
     }
     Ok(core)
 }
@@ -178,7 +187,20 @@ mod tests {
 
     #[test]
     fn what_is_not_a_core_list_is_refused_with_the_reason() {
-        for text in ["", "x", "0x", "0x0", "0xg", "3-1", "1-", "-1", "1,,2", "[1", "1024", "99999999999999999999"] {
+        for text in [
+            "",
+            "x",
+            "0x",
+            "0x0",
+            "0xg",
+            "3-1",
+            "1-",
+            "-1",
+            "1,,2",
+            "[1",
+            "1024",
+            "99999999999999999999",
+        ] {
             let error = text.parse::<CoreSet>().expect_err(text);
             assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
         }

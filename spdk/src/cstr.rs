@@ -65,7 +65,11 @@ mod tests {
     fn a_nul_byte_is_refused_with_its_place() {
         let error = cstr("name", "a\0b").expect_err("a NUL byte");
         assert_eq!(error.errno.0, libc::EINVAL);
-        assert!(error.to_string().contains("name \"a\\0b\" has a NUL byte at 1"));
+        assert!(
+            error
+                .to_string()
+                .contains("name \"a\\0b\" has a NUL byte at 1")
+        );
     }
 
     #[test]

@@ -213,7 +213,11 @@ mod tests {
         let count = turns.clone();
         spawn_local(std::future::poll_fn(move |_| {
             count.set(count.get() + 1);
-            if count.get() == 2 { Poll::Ready(()) } else { Poll::Pending }
+            if count.get() == 2 {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         }));
         wake_all();
         assert!(run_one());

@@ -67,6 +67,7 @@ mod log;
 mod mailbox;
 pub mod nvmf;
 mod ring;
+mod rpc;
 mod runtime;
 mod timer;
 mod transport_id;

@@ -94,7 +94,10 @@ pub(crate) fn drain() {
     while let Ok(line) = channel.receiver.try_recv() {
         write(&line);
         if line.level == sys::spdk_log_level_SPDK_LOG_ERROR {
-            let mut errors = channel.errors.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut errors = channel
+                .errors
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if errors.len() == ERRORS_KEPT {
                 errors.pop_front();
             }
@@ -111,16 +114,31 @@ pub(crate) fn drain() {
 pub(crate) fn last_errors() -> Vec<String> {
     drain();
     let errors = channel().errors.lock();
-    errors.unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    errors
+        .unwrap_or_else(PoisonError::into_inner)
+        .iter()
+        .cloned()
+        .collect()
 }
 
 fn write(line: &Line) {
-    let Line { file, line: number, text, level } = line;
+    let Line {
+        file,
+        line: number,
+        text,
+        level,
+    } = line;
     match *level {
-        sys::spdk_log_level_SPDK_LOG_ERROR => tracing::error!(target: "spdk", file, number, "{text}"),
+        sys::spdk_log_level_SPDK_LOG_ERROR => {
+            tracing::error!(target: "spdk", file, number, "{text}")
+        }
         sys::spdk_log_level_SPDK_LOG_WARN => tracing::warn!(target: "spdk", file, number, "{text}"),
-        sys::spdk_log_level_SPDK_LOG_NOTICE => tracing::info!(target: "spdk", file, number, "{text}"),
-        sys::spdk_log_level_SPDK_LOG_INFO => tracing::debug!(target: "spdk", file, number, "{text}"),
+        sys::spdk_log_level_SPDK_LOG_NOTICE => {
+            tracing::info!(target: "spdk", file, number, "{text}")
+        }
+        sys::spdk_log_level_SPDK_LOG_INFO => {
+            tracing::debug!(target: "spdk", file, number, "{text}")
+        }
         _ => tracing::trace!(target: "spdk", file, number, "{text}"),
     }
 }
@@ -137,7 +155,9 @@ unsafe extern "C" fn on_line(
         ""
     } else {
         // SAFETY: SPDK passes `__FILE__`, a terminated literal of static life.
-        unsafe { CStr::from_ptr::<'static>(file) }.to_str().unwrap_or("")
+        unsafe { CStr::from_ptr::<'static>(file) }
+            .to_str()
+            .unwrap_or("")
     };
     // SAFETY: opi_log_sink passes `length` initialised bytes at `text`, which
     // stay until this function returns.

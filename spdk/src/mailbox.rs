@@ -163,7 +163,13 @@ impl Shared {
     fn silence_bell(&self) {
         let mut count = [0_u8; 8];
         // SAFETY: an open eventfd, and eight writable bytes. Empty is no error.
-        unsafe { libc::read(self.bell.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        unsafe {
+            libc::read(
+                self.bell.as_raw_fd(),
+                count.as_mut_ptr().cast(),
+                count.len(),
+            )
+        };
         self.rung.store(false, Ordering::SeqCst);
     }
 

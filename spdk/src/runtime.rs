@@ -8,6 +8,7 @@
 
 use std::ffi::{CString, c_int, c_void};
 use std::marker::PhantomData;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::cores::CoreSet;
 use crate::error::Error;
 use crate::log;
 use crate::mailbox::{self, Handle, Shared};
+use crate::rpc;
 
 /// Proof that the code runs on SPDK's app thread, where bdevs are registered and
 /// NVMe-oF and vhost are configured. Neither `Send` nor `Sync`.
@@ -38,6 +40,8 @@ pub struct Options {
     pub no_huge: bool,
     /// Calls that may be under way at once, plus one; a power of two.
     pub mailbox_capacity: usize,
+    /// Where SPDK's own JSON-RPC server listens, for diagnosis; 107 bytes at most.
+    pub rpc_socket: Option<PathBuf>,
 }
 
 /// Why SPDK did not start.
@@ -70,6 +74,7 @@ type Opened = Result<Arc<Shared>, Error>;
 /// What the start function gets through C.
 struct Start {
     mailbox_capacity: usize,
+    rpc_socket: Option<PathBuf>,
     opened: oneshot::Sender<Opened>,
     shared: oneshot::Sender<Arc<Shared>>,
 }
@@ -137,6 +142,7 @@ fn host(options: &Options, opened: oneshot::Sender<Opened>) -> c_int {
     let (shared_tx, mut shared) = oneshot::channel();
     let start = Box::into_raw(Box::new(Start {
         mailbox_capacity: options.mailbox_capacity,
+        rpc_socket: options.rpc_socket.clone(),
         opened,
         shared: shared_tx,
     }));
@@ -147,16 +153,18 @@ fn host(options: &Options, opened: oneshot::Sender<Opened>) -> c_int {
     unsafe { sys::spdk_app_opts_init(&mut app, size_of::<sys::spdk_app_opts>()) };
     app.name = c"opi-spdk".as_ptr();
     app.reactor_mask = mask.as_ptr();
-    // Not the default, which would open SPDK's JSON-RPC socket.
+    // Not the default: `begin` opens SPDK's JSON-RPC socket, if at all, for its owner alone.
     app.rpc_addr = std::ptr::null();
     app.mem_size = c_int::try_from(options.mem_mib).unwrap_or(c_int::MAX);
     app.no_huge = options.no_huge;
     app.disable_signal_handlers = true;
     app.enable_coredump = false;
     app.log = Some(sys::opi_log_sink);
-    // No SPDK trace buffer in shared memory: nobody is told of it, and a killed
-    // process would leave it behind.
-    app.num_entries = 0;
+    if options.rpc_socket.is_none() {
+        // No SPDK trace buffer in shared memory: nobody is told of it, and a killed
+        // process would leave it behind.
+        app.num_entries = 0;
+    }
 
     // SAFETY: `app` and the strings it points to outlive the call; `begin` takes
     // `start` over, if it is called.
@@ -184,7 +192,9 @@ fn remove_dpdk_dirs() {
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix("spdk_pid")?.parse::<u32>().ok());
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("spdk_pid")?.parse::<u32>().ok());
         let ended = |pid: u32| {
             pid == std::process::id() || !std::path::Path::new(&format!("/proc/{pid}")).exists()
         };
@@ -206,7 +216,10 @@ unsafe extern "C" fn begin(argument: *mut c_void) {
     // SAFETY: what `host` passed, and SPDK calls once.
     let start = unsafe { Box::from_raw(argument.cast::<Start>()) };
     let spdk = Spdk { stays: PhantomData };
-    let opened = mailbox::open(spdk, start.mailbox_capacity);
+    let rpc = start.rpc_socket.as_deref().map(|path| rpc::open(spdk, path));
+    let opened = rpc
+        .unwrap_or(Ok(()))
+        .and_then(|()| mailbox::open(spdk, start.mailbox_capacity));
     match &opened {
         Ok(shared) => {
             let _ = start.shared.send(shared.clone());

@@ -44,11 +44,7 @@ impl Kind {
 }
 
 /// The id of an IP address and port, which is from 1.
-pub(crate) fn ip(
-    kind: Kind,
-    ip: IpAddr,
-    port: u16,
-) -> Result<sys::spdk_nvme_transport_id, Error> {
+pub(crate) fn ip(kind: Kind, ip: IpAddr, port: u16) -> Result<sys::spdk_nvme_transport_id, Error> {
     if port == 0 {
         return Err(Error::new("address a controller", libc::EINVAL).with_detail("port 0"));
     }
@@ -65,7 +61,11 @@ pub(crate) fn ip(
 pub(crate) fn path(kind: Kind, path: &str) -> Result<sys::spdk_nvme_transport_id, Error> {
     // SAFETY: a C struct of integers and characters, for which zero is valid.
     let mut id: sys::spdk_nvme_transport_id = unsafe { std::mem::zeroed() };
-    fill("transport", &mut id.trstring, &kind.name().to_string_lossy())?;
+    fill(
+        "transport",
+        &mut id.trstring,
+        &kind.name().to_string_lossy(),
+    )?;
     fill("address", &mut id.traddr, path)?;
     id.trtype = kind.number();
     Ok(id)
@@ -73,5 +73,8 @@ pub(crate) fn path(kind: Kind, path: &str) -> Result<sys::spdk_nvme_transport_id
 
 /// The address and port that are in an id made by [`ip`].
 pub(crate) fn ip_and_port(id: &sys::spdk_nvme_transport_id) -> Option<(IpAddr, u16)> {
-    Some((read(&id.traddr).parse().ok()?, read(&id.trsvcid).parse().ok()?))
+    Some((
+        read(&id.traddr).parse().ok()?,
+        read(&id.trsvcid).parse().ok()?,
+    ))
 }

@@ -24,7 +24,14 @@ const MODULE_HEADERS: [&str; 5] = [
     "nvme/bdev_nvme.h",
 ];
 
-const SHIMS: [&str; 6] = ["bdev.c", "keyring.c", "log.c", "nvme.c", "nvmf.c", "vhost.c"];
+const SHIMS: [&str; 6] = [
+    "bdev.c",
+    "keyring.c",
+    "log.c",
+    "nvme.c",
+    "nvmf.c",
+    "vhost.c",
+];
 
 type Failure = String;
 
@@ -75,10 +82,9 @@ impl PkgConfig {
             ));
         }
         let inherited = std::env::var_os("PKG_CONFIG_PATH").unwrap_or_default();
-        let path = std::env::join_paths(
-            std::iter::once(own).chain(std::env::split_paths(&inherited)),
-        )
-        .map_err(|error| format!("SPDK_PREFIX cannot be in a search path: {error}"))?;
+        let path =
+            std::env::join_paths(std::iter::once(own).chain(std::env::split_paths(&inherited)))
+                .map_err(|error| format!("SPDK_PREFIX cannot be in a search path: {error}"))?;
         Ok(Self { path: Some(path) })
     }
 
@@ -137,13 +143,17 @@ fn version(includes: &[PathBuf]) -> Result<String, Failure> {
         .map_err(|error| format!("the C compiler cannot be run: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let Some((_, literals)) = text.split_once("opi_version") else {
-        return Err(format!("spdk/version.h is in none of {includes:?}.\n{HINT}"));
+        return Err(format!(
+            "spdk/version.h is in none of {includes:?}.\n{HINT}"
+        ));
     };
     let version: String = literals.split('"').skip(1).step_by(2).collect();
     if version.starts_with(VERSION) {
         Ok(version)
     } else {
-        Err(format!("the headers in {includes:?} are of {version}.\n{HINT}"))
+        Err(format!(
+            "the headers in {includes:?} are of {version}.\n{HINT}"
+        ))
     }
 }
 

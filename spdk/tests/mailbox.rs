@@ -140,5 +140,8 @@ async fn thousands_of_calls_from_many_tasks_are_all_answered(handle: &Handle) {
         task.await.expect("every call was answered");
     }
     let stats = handle.control_stats();
-    assert!(stats.steps >= 6400 && stats.busy >= stats.longest, "{stats:?}");
+    assert!(
+        stats.steps >= 6400 && stats.busy >= stats.longest,
+        "{stats:?}"
+    );
 }

@@ -7,30 +7,17 @@ use std::time::{Duration, Instant};
 use spdk::bdev::nvme::{self, Multipath, PathState};
 use spdk::bdev::{crypto, malloc, qos};
 use spdk::nvmf::{Address, Transport, host, listener, namespace, subsystem, transport};
-use spdk::{Error, Handle, bdev, keyring};
+use spdk::{Handle, bdev, keyring};
 
 mod common;
+
+use common::{errno, run};
 
 const NQN: &str = "nqn.2022-09.io.spdk:opi-remote1";
 const SECURE: &str = "nqn.2022-09.io.spdk:opi-remote2";
 const HOST: &str = "nqn.2022-09.io.spdk:opi-host1";
 /// 32 bytes of key and their CRC-32, in base64, as TLS PSKs are exchanged.
 const PSK: &str = "NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:";
-
-/// `run!(handle, spdk => expression)`: what an async expression gives on the app
-/// thread.
-macro_rules! run {
-    ($handle:expr, $spdk:ident => $body:expr) => {
-        $handle
-            .call(move |$spdk| async move { $body })
-            .await
-            .expect("the engine runs")
-    };
-}
-
-fn errno<T: std::fmt::Debug>(result: Result<T, Error>) -> i32 {
-    result.expect_err("this must fail").errno.0
-}
 
 fn free_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -40,7 +27,10 @@ fn free_port() -> SocketAddr {
 fn path(name: &str, at: SocketAddr) -> nvme::Options {
     nvme::Options {
         name: name.to_owned(),
-        address: nvme::Address::Tcp { ip: at.ip(), port: at.port() },
+        address: nvme::Address::Tcp {
+            ip: at.ip(),
+            port: at.port(),
+        },
         subsystem: NQN.to_owned(),
         hostnqn: Some(HOST.to_owned()),
         source: None,
@@ -78,13 +68,15 @@ async fn export(handle: &Handle, nqn: &'static str, bdev: &'static str) {
         uuid: Some(if nqn == NQN { [8; 16] } else { [6; 16] }),
         nguid: Some(if nqn == NQN { [7; 16] } else { [5; 16] }),
         eui64: Some([1, 2, 3, 4, 5, 6, 7, 8]),
-        ..namespace::Options::default()
     }).await)
     .expect("a namespace");
 }
 
 async fn listen(handle: &Handle, nqn: &'static str, at: SocketAddr, secure: bool) {
-    let address = Address::Tcp { ip: at.ip(), port: at.port() };
+    let address = Address::Tcp {
+        ip: at.ip(),
+        port: at.port(),
+    };
     run!(handle, s => listener::add(s, nqn, &address, secure).await).expect("a listener");
 }
 
@@ -105,8 +97,14 @@ async fn a_remote_controller_is_attached_used_and_detached_whole() {
     tls(&handle, secure).await;
 
     run!(handle, s => nvme::detach(s, "r1", None).await).expect("detached");
-    assert_eq!(run!(handle, s => nvme::controllers(s)), Vec::<String>::new());
-    assert_eq!(errno(run!(handle, s => nvme::detach(s, "r1", None).await)), libc::ENODEV);
+    assert_eq!(
+        run!(handle, s => nvme::controllers(s)),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        errno(run!(handle, s => nvme::detach(s, "r1", None).await)),
+        libc::ENODEV
+    );
     assert_eq!(run!(handle, s => bdev::names(s)), ["disk1", "disk2"]);
     assert_eq!(runtime.stop().await, 0);
 }
@@ -115,17 +113,35 @@ async fn paths(handle: &Handle, one: SocketAddr, two: SocketAddr) {
     let first = path("r1", one);
     run!(handle, s => nvme::attach(s, &first).await).expect("attached");
     let first = path("r1", one);
-    assert_eq!(errno(run!(handle, s => nvme::attach(s, &first).await)), libc::EEXIST);
-    let alone = nvme::Options { multipath: Multipath::Disabled, ..path("r1", two) };
-    assert_eq!(errno(run!(handle, s => nvme::attach(s, &alone).await)), libc::EEXIST);
-    let other = nvme::Options { subsystem: SECURE.to_owned(), ..path("r1", two) };
-    assert_eq!(errno(run!(handle, s => nvme::attach(s, &other).await)), libc::EINVAL);
+    assert_eq!(
+        errno(run!(handle, s => nvme::attach(s, &first).await)),
+        libc::EEXIST
+    );
+    let alone = nvme::Options {
+        multipath: Multipath::Disabled,
+        ..path("r1", two)
+    };
+    assert_eq!(
+        errno(run!(handle, s => nvme::attach(s, &alone).await)),
+        libc::EEXIST
+    );
+    let other = nvme::Options {
+        subsystem: SECURE.to_owned(),
+        ..path("r1", two)
+    };
+    assert_eq!(
+        errno(run!(handle, s => nvme::attach(s, &other).await)),
+        libc::EINVAL
+    );
     let second = path("r1", two);
     run!(handle, s => nvme::attach(s, &second).await).expect("a second path");
 
     let namespaces = run!(handle, s => nvme::namespaces(s, "r1")).expect("attached");
     assert_eq!(namespaces.len(), 1);
-    assert_eq!((namespaces[0].bdev.as_str(), namespaces[0].nsid), ("r1n2", 2));
+    assert_eq!(
+        (namespaces[0].bdev.as_str(), namespaces[0].nsid),
+        ("r1n2", 2)
+    );
     assert_eq!(namespaces[0].uuid, Some([8; 16]));
     assert_eq!(namespaces[0].nguid, Some([7; 16]));
     assert_eq!(namespaces[0].eui64, Some([1, 2, 3, 4, 5, 6, 7, 8]));
@@ -133,14 +149,23 @@ async fn paths(handle: &Handle, one: SocketAddr, two: SocketAddr) {
     assert_eq!(paths.len(), 2);
     for path in &paths {
         assert_eq!(path.state, PathState::Connected);
-        assert_eq!((path.subsystem.as_str(), path.hostnqn.as_str()), (NQN, HOST));
+        assert_eq!(
+            (path.subsystem.as_str(), path.hostnqn.as_str()),
+            (NQN, HOST)
+        );
     }
     for at in [one, two] {
-        let address = nvme::Address::Tcp { ip: at.ip(), port: at.port() };
+        let address = nvme::Address::Tcp {
+            ip: at.ip(),
+            port: at.port(),
+        };
         run!(handle, s => nvme::path_stats(s, "r1", &address, NQN).await).expect("counters");
     }
     run!(handle, s => nvme::reset(s, "r1").await).expect("reset");
-    assert_eq!(errno(run!(handle, s => nvme::reset(s, "absent").await)), libc::ENODEV);
+    assert_eq!(
+        errno(run!(handle, s => nvme::reset(s, "absent").await)),
+        libc::ENODEV
+    );
 
     let address = path("r1", two).address;
     run!(handle, s => nvme::detach(s, "r1", Some((&address, None))).await).expect("one path");
@@ -153,7 +178,10 @@ async fn paths(handle: &Handle, one: SocketAddr, two: SocketAddr) {
 
 async fn absent_peers(handle: &Handle) {
     let refusing = path("r2", free_port());
-    assert_eq!(errno(run!(handle, s => nvme::attach(s, &refusing).await)), libc::EHOSTUNREACH);
+    assert_eq!(
+        errno(run!(handle, s => nvme::attach(s, &refusing).await)),
+        libc::EHOSTUNREACH
+    );
 
     // A peer that takes the connection and says nothing: others do not wait for it.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -168,54 +196,118 @@ async fn absent_peers(handle: &Handle) {
     });
     let mut meanwhile = 0;
     while !attach.is_finished() {
-        run!(handle, s => bdev::lookup(s, "disk1")).expect("no NUL").expect("it is there");
+        run!(handle, s => bdev::lookup(s, "disk1"))
+            .expect("no NUL")
+            .expect("it is there");
         meanwhile += 1;
     }
     assert_eq!(errno(attach.await.expect("no panic")), libc::ETIMEDOUT);
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
     assert!(meanwhile > 100, "{meanwhile} other calls");
     assert_eq!(run!(handle, s => nvme::controllers(s)), ["r1"]);
 
     for wrong in [
-        nvme::Options { name: "x".repeat(50), ..path("", free_port()) },
+        nvme::Options {
+            name: "x".repeat(50),
+            ..path("", free_port())
+        },
         path("", free_port()),
-        nvme::Options { psk: Some("k".to_owned()), address: nvme::Address::Pcie {
-            address: "0000:00:00.0".to_owned(),
-        }, ..path("r3", free_port()) },
-        nvme::Options { num_io_queues: u32::MAX, ..path("r3", free_port()) },
+        nvme::Options {
+            psk: Some("k".to_owned()),
+            address: nvme::Address::Pcie {
+                address: "0000:00:00.0".to_owned(),
+            },
+            ..path("r3", free_port())
+        },
+        nvme::Options {
+            num_io_queues: u32::MAX,
+            ..path("r3", free_port())
+        },
     ] {
-        assert_eq!(errno(run!(handle, s => nvme::attach(s, &wrong).await)), libc::EINVAL);
+        assert_eq!(
+            errno(run!(handle, s => nvme::attach(s, &wrong).await)),
+            libc::EINVAL
+        );
     }
 }
 
 async fn on_top(handle: &Handle) {
     let key = || crypto::Key::new((0..64).collect()).expect("a valid key");
-    let options = crypto::Options { name: "e1".to_owned(), base: "r1n2".to_owned(), key: key() };
-    let again = crypto::Options { name: "e2".to_owned(), ..options.clone() };
-    let absent = crypto::Options { base: "absent".to_owned(), ..again.clone() };
+    let options = crypto::Options {
+        name: "e1".to_owned(),
+        base: "r1n2".to_owned(),
+        key: key(),
+    };
+    let again = crypto::Options {
+        name: "e2".to_owned(),
+        ..options.clone()
+    };
+    let absent = crypto::Options {
+        base: "absent".to_owned(),
+        ..again.clone()
+    };
     run!(handle, s => crypto::create(s, &options).await).expect("encrypted");
-    assert_eq!(errno(run!(handle, s => crypto::create(s, &again).await)), libc::EBUSY);
-    assert_eq!(errno(run!(handle, s => crypto::create(s, &absent).await)), libc::ENODEV);
-    assert_eq!(errno(run!(handle, s => crypto::delete(s, "absent").await)), libc::ENODEV);
-    let info = run!(handle, s => bdev::lookup(s, "e1")).expect("no NUL").expect("it is there");
+    assert_eq!(
+        errno(run!(handle, s => crypto::create(s, &again).await)),
+        libc::EBUSY
+    );
+    assert_eq!(
+        errno(run!(handle, s => crypto::create(s, &absent).await)),
+        libc::ENODEV
+    );
+    assert_eq!(
+        errno(run!(handle, s => crypto::delete(s, "absent").await)),
+        libc::ENODEV
+    );
+    let info = run!(handle, s => bdev::lookup(s, "e1"))
+        .expect("no NUL")
+        .expect("it is there");
     assert_eq!((info.num_blocks, info.product.as_str()), (16384, "crypto"));
 
     for limits in [
-        qos::Limits { rw_iops: 2000, rw_mib: 10, ..qos::Limits::default() },
-        qos::Limits { read_mib: 1, write_mib: 2, ..qos::Limits::default() },
+        qos::Limits {
+            rw_iops: 2000,
+            rw_mib: 10,
+            ..qos::Limits::default()
+        },
+        qos::Limits {
+            read_mib: 1,
+            write_mib: 2,
+            ..qos::Limits::default()
+        },
         qos::Limits::default(),
     ] {
         run!(handle, s => qos::set(s, "e1", limits).await).expect("limited");
     }
-    let uneven = qos::Limits { rw_iops: 1, ..qos::Limits::default() };
-    assert_eq!(errno(run!(handle, s => qos::set(s, "e1", uneven).await)), libc::EINVAL);
+    let uneven = qos::Limits {
+        rw_iops: 1,
+        ..qos::Limits::default()
+    };
+    assert_eq!(
+        errno(run!(handle, s => qos::set(s, "e1", uneven).await)),
+        libc::EINVAL
+    );
     let none = qos::Limits::default();
-    assert_eq!(errno(run!(handle, s => qos::set(s, "absent", none).await)), libc::ENODEV);
+    assert_eq!(
+        errno(run!(handle, s => qos::set(s, "absent", none).await)),
+        libc::ENODEV
+    );
 
     run!(handle, s => crypto::delete(s, "e1").await).expect("deleted");
     // The same key and another on the same base: nothing of the first is left.
-    for key in [key(), crypto::Key::new((1..33).collect()).expect("a valid key")] {
-        let options = crypto::Options { name: "e1".to_owned(), base: "r1n2".to_owned(), key };
+    for key in [
+        key(),
+        crypto::Key::new((1..33).collect()).expect("a valid key"),
+    ] {
+        let options = crypto::Options {
+            name: "e1".to_owned(),
+            base: "r1n2".to_owned(),
+            key,
+        };
         run!(handle, s => crypto::create(s, &options).await).expect("encrypted anew");
         run!(handle, s => crypto::delete(s, "e1").await).expect("deleted");
     }
@@ -224,20 +316,41 @@ async fn on_top(handle: &Handle) {
 async fn tls(handle: &Handle, at: SocketAddr) {
     export(handle, SECURE, "disk2").await;
     run!(handle, s => keyring::add(s, "psk1", PSK.as_bytes())).expect("a key");
-    assert_eq!(errno(run!(handle, s => keyring::add(s, "psk1", b"x"))), libc::EEXIST);
-    assert_eq!(errno(run!(handle, s => keyring::add(s, "a:b", b"x"))), libc::EINVAL);
+    assert_eq!(
+        errno(run!(handle, s => keyring::add(s, "psk1", b"x"))),
+        libc::EEXIST
+    );
+    assert_eq!(
+        errno(run!(handle, s => keyring::add(s, "a:b", b"x"))),
+        libc::EINVAL
+    );
     run!(handle, s => host::allow(s, SECURE, HOST, Some("psk1")).await).expect("allowed");
     listen(handle, SECURE, at, true).await;
-    let address = Address::Tcp { ip: at.ip(), port: at.port() };
+    let address = Address::Tcp {
+        ip: at.ip(),
+        port: at.port(),
+    };
     assert_eq!(
         errno(run!(handle, s => listener::add(s, NQN, &address, false).await)),
         libc::EADDRINUSE
     );
 
-    let plain = nvme::Options { subsystem: SECURE.to_owned(), ..path("t1", at) };
-    let with_key = nvme::Options { psk: Some("psk1".to_owned()), ..plain.clone() };
-    let unknown = nvme::Options { psk: Some("psk2".to_owned()), ..plain.clone() };
-    assert_eq!(errno(run!(handle, s => nvme::attach(s, &unknown).await)), libc::ENOKEY);
+    let plain = nvme::Options {
+        subsystem: SECURE.to_owned(),
+        ..path("t1", at)
+    };
+    let with_key = nvme::Options {
+        psk: Some("psk1".to_owned()),
+        ..plain.clone()
+    };
+    let unknown = nvme::Options {
+        psk: Some("psk2".to_owned()),
+        ..plain.clone()
+    };
+    assert_eq!(
+        errno(run!(handle, s => nvme::attach(s, &unknown).await)),
+        libc::ENOKEY
+    );
     assert!(run!(handle, s => nvme::attach(s, &plain).await).is_err());
     run!(handle, s => nvme::attach(s, &with_key).await).expect("attached over TLS");
     let namespaces = run!(handle, s => nvme::namespaces(s, "t1")).expect("attached");
@@ -245,5 +358,8 @@ async fn tls(handle: &Handle, at: SocketAddr) {
     run!(handle, s => nvme::detach(s, "t1", None).await).expect("detached");
     run!(handle, s => host::disallow(s, SECURE, HOST).await).expect("disallowed");
     run!(handle, s => keyring::remove(s, "psk1")).expect("removed");
-    assert_eq!(errno(run!(handle, s => keyring::remove(s, "psk1"))), libc::ENOKEY);
+    assert_eq!(
+        errno(run!(handle, s => keyring::remove(s, "psk1"))),
+        libc::ENOKEY
+    );
 }

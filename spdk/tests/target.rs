@@ -5,28 +5,15 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 
 use spdk::nvmf::{Address, Transport, host, listener, namespace, subsystem, transport};
-use spdk::{Error, Handle, Options, Runtime, bdev};
+use spdk::{Handle, Options, Runtime, bdev};
 
 mod common;
+
+use common::{errno, run};
 
 const NQN: &str = "nqn.2022-09.io.spdk:opi-test1";
 const OTHER: &str = "nqn.2022-09.io.spdk:opi-test2";
 const MIB: u64 = 1 << 20;
-
-/// `run!(handle, spdk => expression)`: what an async expression gives on the app
-/// thread.
-macro_rules! run {
-    ($handle:expr, $spdk:ident => $body:expr) => {
-        $handle
-            .call(move |$spdk| async move { $body })
-            .await
-            .expect("the engine runs")
-    };
-}
-
-fn errno<T: std::fmt::Debug>(result: Result<T, Error>) -> i32 {
-    result.expect_err("this must fail").errno.0
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_made_is_there_and_what_is_wrong_is_refused_whole() {
@@ -36,6 +23,7 @@ async fn what_is_made_is_there_and_what_is_wrong_is_refused_whole() {
         mem_mib: 512,
         no_huge: !huge,
         mailbox_capacity: 64,
+        rpc_socket: None,
     })
     .await
     .expect("SPDK starts");
@@ -85,16 +73,36 @@ fn malloc(name: &str, num_blocks: u64, block_size: u32) -> bdev::malloc::Options
 
 async fn bdevs(handle: &Handle) {
     let uuid = Some([7; 16]);
-    let options = bdev::malloc::Options { uuid, ..malloc("m0", 2048, 512) };
+    let options = bdev::malloc::Options {
+        uuid,
+        ..malloc("m0", 2048, 512)
+    };
     let again = options.clone();
     run!(handle, s => bdev::malloc::create(s, &options).await).expect("a malloc bdev");
-    let info = run!(handle, s => bdev::lookup(s, "m0")).expect("no NUL").expect("it is there");
-    assert_eq!((info.block_size, info.num_blocks, info.uuid), (512, 2048, [7; 16]));
-    assert_eq!((info.product.as_str(), info.claimed_by), ("Malloc disk", None));
+    let info = run!(handle, s => bdev::lookup(s, "m0"))
+        .expect("no NUL")
+        .expect("it is there");
+    assert_eq!(
+        (info.block_size, info.num_blocks, info.uuid),
+        (512, 2048, [7; 16])
+    );
+    assert_eq!(
+        (info.product.as_str(), info.claimed_by),
+        ("Malloc disk", None)
+    );
     assert!(info.io.write && info.io.unmap && !info.io.compare);
-    assert_eq!(errno(run!(handle, s => bdev::malloc::create(s, &again).await)), libc::EEXIST);
-    let same_uuid = bdev::malloc::Options { uuid, ..malloc("m1", 8, 512) };
-    assert_eq!(errno(run!(handle, s => bdev::malloc::create(s, &same_uuid).await)), libc::EEXIST);
+    assert_eq!(
+        errno(run!(handle, s => bdev::malloc::create(s, &again).await)),
+        libc::EEXIST
+    );
+    let same_uuid = bdev::malloc::Options {
+        uuid,
+        ..malloc("m1", 8, 512)
+    };
+    assert_eq!(
+        errno(run!(handle, s => bdev::malloc::create(s, &same_uuid).await)),
+        libc::EEXIST
+    );
 
     for (num_blocks, block_size, expected) in [
         (0, 512, libc::EINVAL),
@@ -109,7 +117,10 @@ async fn bdevs(handle: &Handle) {
         assert_eq!(errno(result), expected, "{num_blocks} x {block_size}");
     }
     assert_eq!(run!(handle, s => bdev::lookup(s, "bad")), Ok(None));
-    assert_eq!(errno(run!(handle, s => bdev::lookup(s, "a\0b"))), libc::EINVAL);
+    assert_eq!(
+        errno(run!(handle, s => bdev::lookup(s, "a\0b"))),
+        libc::EINVAL
+    );
 
     let options = bdev::null::Options {
         name: "n0".to_owned(),
@@ -120,7 +131,9 @@ async fn bdevs(handle: &Handle) {
     run!(handle, s => bdev::null::create(s, &options).await).expect("a null bdev");
     for num_blocks in [128, 64] {
         run!(handle, s => bdev::null::resize(s, "n0", num_blocks).await).expect("resized");
-        let info = run!(handle, s => bdev::lookup(s, "n0")).expect("no NUL").expect("there");
+        let info = run!(handle, s => bdev::lookup(s, "n0"))
+            .expect("no NUL")
+            .expect("there");
         assert_eq!(info.num_blocks, num_blocks);
     }
     for (name, num_blocks, expected) in [
@@ -136,8 +149,14 @@ async fn bdevs(handle: &Handle) {
     let stats = run!(handle, s => bdev::stats(s, "m0").await).expect("statistics");
     assert_eq!((stats.read_ops, stats.write_bytes), (0, 0));
     assert!(stats.ticks_per_second > 0);
-    assert_eq!(errno(run!(handle, s => bdev::stats(s, "absent").await)), libc::ENODEV);
-    assert_eq!(errno(run!(handle, s => bdev::delete(s, "absent").await)), libc::ENODEV);
+    assert_eq!(
+        errno(run!(handle, s => bdev::stats(s, "absent").await)),
+        libc::ENODEV
+    );
+    assert_eq!(
+        errno(run!(handle, s => bdev::delete(s, "absent").await)),
+        libc::ENODEV
+    );
 }
 
 async fn aio(handle: &Handle) {
@@ -158,11 +177,20 @@ async fn aio(handle: &Handle) {
     let options = aio("a0", &path, 512);
     run!(handle, s => bdev::aio::create(s, &options).await).expect("an aio bdev");
     let blocks = |info: Option<bdev::Info>| info.expect("it is there").num_blocks;
-    assert_eq!(blocks(run!(handle, s => bdev::lookup(s, "a0")).expect("no NUL")), 64);
-    let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("the file");
+    assert_eq!(
+        blocks(run!(handle, s => bdev::lookup(s, "a0")).expect("no NUL")),
+        64
+    );
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .expect("the file");
     file.write_all(&[1; 64 * 512]).expect("it grows");
     run!(handle, s => bdev::aio::rescan(s, "a0").await).expect("rescanned");
-    assert_eq!(blocks(run!(handle, s => bdev::lookup(s, "a0")).expect("no NUL")), 128);
+    assert_eq!(
+        blocks(run!(handle, s => bdev::lookup(s, "a0")).expect("no NUL")),
+        128
+    );
 
     for (path, block_size, expected) in [
         (&dir, 512, libc::EISDIR),
@@ -173,7 +201,12 @@ async fn aio(handle: &Handle) {
     ] {
         let options = aio("bad", path, block_size);
         let result = run!(handle, s => bdev::aio::create(s, &options).await);
-        assert_eq!(errno(result), expected, "{} in {block_size}", path.display());
+        assert_eq!(
+            errno(result),
+            expected,
+            "{} in {block_size}",
+            path.display()
+        );
     }
     assert_eq!(run!(handle, s => bdev::lookup(s, "bad")), Ok(None));
     std::fs::remove_dir_all(&dir).expect("removed");
@@ -193,8 +226,13 @@ async fn subsystems(handle: &Handle) {
     for nqn in [NQN, OTHER] {
         run!(handle, s => subsystem::create(s, &options(nqn)).await).expect("a subsystem");
     }
-    let info = run!(handle, s => subsystem::info(s, NQN)).expect("a target").expect("there");
-    assert_eq!((info.serial.as_str(), info.model.as_str()), ("SN1", "a model"));
+    let info = run!(handle, s => subsystem::info(s, NQN))
+        .expect("a target")
+        .expect("there");
+    assert_eq!(
+        (info.serial.as_str(), info.model.as_str()),
+        ("SN1", "a model")
+    );
     assert_eq!((info.max_namespaces, info.allow_any_host), (8, true));
     assert_eq!(
         errno(run!(handle, s => subsystem::create(s, &options(NQN)).await)),
@@ -203,17 +241,34 @@ async fn subsystems(handle: &Handle) {
     for wrong in [
         options("nqn.2022-09.io.spdk"),
         options(spdk::nvmf::nqn::DISCOVERY),
-        subsystem::Options { serial: "x".repeat(21), ..options("nqn.2022-09.io.spdk:x") },
-        subsystem::Options { model: "ü".to_owned(), ..options("nqn.2022-09.io.spdk:x") },
-        subsystem::Options { max_namespaces: u32::MAX, ..options("nqn.2022-09.io.spdk:x") },
+        subsystem::Options {
+            serial: "x".repeat(21),
+            ..options("nqn.2022-09.io.spdk:x")
+        },
+        subsystem::Options {
+            model: "ü".to_owned(),
+            ..options("nqn.2022-09.io.spdk:x")
+        },
+        subsystem::Options {
+            max_namespaces: u32::MAX,
+            ..options("nqn.2022-09.io.spdk:x")
+        },
     ] {
         let result = run!(handle, s => subsystem::create(s, &wrong).await);
         assert!([libc::EINVAL, libc::EEXIST].contains(&errno(result)));
     }
     run!(handle, s => subsystem::set_identity(s, NQN, "SN2", "").await).expect("changed");
-    let info = run!(handle, s => subsystem::info(s, NQN)).expect("a target").expect("there");
-    assert_eq!((info.serial.as_str(), info.model.as_str()), ("SN2", "a model"));
-    assert_eq!(run!(handle, s => subsystem::nqns(s)).map(|nqns| nqns.len()), Ok(2));
+    let info = run!(handle, s => subsystem::info(s, NQN))
+        .expect("a target")
+        .expect("there");
+    assert_eq!(
+        (info.serial.as_str(), info.model.as_str()),
+        ("SN2", "a model")
+    );
+    assert_eq!(
+        run!(handle, s => subsystem::nqns(s)).map(|nqns| nqns.len()),
+        Ok(2)
+    );
 }
 
 async fn listeners(handle: &Handle) {
@@ -223,15 +278,24 @@ async fn listeners(handle: &Handle) {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         free.local_addr().expect("an address")
     };
-    let tcp = |at: std::net::SocketAddr| Address::Tcp { ip: at.ip(), port: at.port() };
+    let tcp = |at: std::net::SocketAddr| Address::Tcp {
+        ip: at.ip(),
+        port: at.port(),
+    };
     let (here, there) = (tcp(free_at), tcp(taken_at));
-    let far = Address::Tcp { ip: "192.0.2.1".parse().expect("an address"), port: 4420 };
+    let far = Address::Tcp {
+        ip: "192.0.2.1".parse().expect("an address"),
+        port: 4420,
+    };
 
     let at = here.clone();
     run!(handle, s => listener::add(s, NQN, &at, false).await).expect("a listener");
     TcpStream::connect(free_at).expect("someone listens");
     let at = here.clone();
-    assert_eq!(errno(run!(handle, s => listener::add(s, NQN, &at, false).await)), libc::EEXIST);
+    assert_eq!(
+        errno(run!(handle, s => listener::add(s, NQN, &at, false).await)),
+        libc::EEXIST
+    );
     assert_eq!(
         errno(run!(handle, s => listener::add(s, NQN, &there, false).await)),
         libc::EADDRINUSE
@@ -245,7 +309,10 @@ async fn listeners(handle: &Handle) {
         errno(run!(handle, s => listener::add(s, "nqn.2022-09.io.spdk:no", &at, false).await)),
         libc::ENODEV
     );
-    assert_eq!(run!(handle, s => listener::list(s, NQN)), Ok(vec![here.clone()]));
+    assert_eq!(
+        run!(handle, s => listener::list(s, NQN)),
+        Ok(vec![here.clone()])
+    );
 
     // A second subsystem at the same address keeps it alive.
     let at = here.clone();
@@ -254,7 +321,10 @@ async fn listeners(handle: &Handle) {
     run!(handle, s => listener::remove(s, NQN, &at).await).expect("removed");
     TcpStream::connect(free_at).expect("someone still listens");
     let at = here.clone();
-    assert_eq!(errno(run!(handle, s => listener::remove(s, NQN, &at).await)), libc::ENOENT);
+    assert_eq!(
+        errno(run!(handle, s => listener::remove(s, NQN, &at).await)),
+        libc::ENOENT
+    );
     let at = here.clone();
     run!(handle, s => listener::remove(s, OTHER, &at).await).expect("removed");
     TcpStream::connect(free_at).expect_err("nobody listens any more");
@@ -267,7 +337,10 @@ async fn namespaces(handle: &Handle) {
         nsid,
         ..namespace::Options::default()
     };
-    assert_eq!(run!(handle, s => namespace::add(s, NQN, &on("m0", 3)).await), Ok(3));
+    assert_eq!(
+        run!(handle, s => namespace::add(s, NQN, &on("m0", 3)).await),
+        Ok(3)
+    );
     for (nqn, bdev, nsid, expected) in [
         (NQN, "m0", 0, libc::EBUSY),
         (OTHER, "m0", 0, libc::EBUSY),
@@ -280,9 +353,14 @@ async fn namespaces(handle: &Handle) {
         let result = run!(handle, s => namespace::add(s, nqn, &on(bdev, nsid)).await);
         assert_eq!(errno(result), expected, "{bdev} as {nsid} of {nqn}");
     }
-    let info = run!(handle, s => bdev::lookup(s, "m0")).expect("no NUL").expect("there");
+    let info = run!(handle, s => bdev::lookup(s, "m0"))
+        .expect("no NUL")
+        .expect("there");
     assert_eq!(info.claimed_by.as_deref(), Some("NVMe-oF Target"));
-    assert_eq!(errno(run!(handle, s => bdev::delete(s, "m0").await)), libc::EBUSY);
+    assert_eq!(
+        errno(run!(handle, s => bdev::delete(s, "m0").await)),
+        libc::EBUSY
+    );
 
     // Changes of one subsystem at once: the free ids are given out once each.
     let mut tasks = Vec::new();
@@ -308,7 +386,10 @@ async fn namespaces(handle: &Handle) {
     given.sort_unstable();
     assert_eq!(given, [1, 2, 4, 5, 6, 7, 8]);
     let listed = run!(handle, s => namespace::list(s, NQN)).expect("a subsystem");
-    assert_eq!(listed.iter().map(|n| n.nsid).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(
+        listed.iter().map(|n| n.nsid).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5, 6, 7, 8]
+    );
     assert_eq!(listed[2].bdev, "m0");
 
     for nsid in [0, 9, u32::MAX] {
@@ -316,20 +397,40 @@ async fn namespaces(handle: &Handle) {
         assert_eq!(errno(result), libc::ENOENT);
     }
     run!(handle, s => namespace::remove(s, NQN, 3).await).expect("removed");
-    assert_eq!(errno(run!(handle, s => namespace::remove(s, NQN, 3).await)), libc::ENOENT);
-    assert_eq!(run!(handle, s => namespace::add(s, OTHER, &on("m0", 0)).await), Ok(1));
+    assert_eq!(
+        errno(run!(handle, s => namespace::remove(s, NQN, 3).await)),
+        libc::ENOENT
+    );
+    assert_eq!(
+        run!(handle, s => namespace::add(s, OTHER, &on("m0", 0)).await),
+        Ok(1)
+    );
 }
 
 async fn hosts(handle: &Handle) {
     const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c";
     run!(handle, s => host::allow(s, NQN, HOST, None).await).expect("allowed");
-    assert_eq!(errno(run!(handle, s => host::allow(s, NQN, HOST, None).await)), libc::EEXIST);
-    assert_eq!(errno(run!(handle, s => host::allow(s, NQN, "me", None).await)), libc::EINVAL);
-    assert_eq!(run!(handle, s => host::list(s, NQN)), Ok(vec![HOST.to_owned()]));
+    assert_eq!(
+        errno(run!(handle, s => host::allow(s, NQN, HOST, None).await)),
+        libc::EEXIST
+    );
+    assert_eq!(
+        errno(run!(handle, s => host::allow(s, NQN, "me", None).await)),
+        libc::EINVAL
+    );
+    assert_eq!(
+        run!(handle, s => host::list(s, NQN)),
+        Ok(vec![HOST.to_owned()])
+    );
     run!(handle, s => host::disallow(s, NQN, HOST).await).expect("disallowed");
-    assert_eq!(errno(run!(handle, s => host::disallow(s, NQN, HOST).await)), libc::ENOENT);
+    assert_eq!(
+        errno(run!(handle, s => host::disallow(s, NQN, HOST).await)),
+        libc::ENOENT
+    );
     run!(handle, s => host::allow_any(s, NQN, false).await).expect("changed");
-    let info = run!(handle, s => subsystem::info(s, NQN)).expect("a target").expect("there");
+    let info = run!(handle, s => subsystem::info(s, NQN))
+        .expect("a target")
+        .expect("there");
     assert!(!info.allow_any_host);
 }
 
@@ -337,8 +438,12 @@ async fn vfio_user(handle: &Handle) {
     run!(handle, s => transport::create(s, Transport::VfioUser).await).expect("a transport");
     let dir = std::env::temp_dir().join(format!("opi-spdk-vfio-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a directory");
-    let here = Address::VfioUser { dir: dir.to_string_lossy().into_owned() };
-    let absent = Address::VfioUser { dir: dir.join("absent").to_string_lossy().into_owned() };
+    let here = Address::VfioUser {
+        dir: dir.to_string_lossy().into_owned(),
+    };
+    let absent = Address::VfioUser {
+        dir: dir.join("absent").to_string_lossy().into_owned(),
+    };
 
     let at = here.clone();
     run!(handle, s => listener::add(s, NQN, &at, false).await).expect("a controller");
@@ -348,7 +453,10 @@ async fn vfio_user(handle: &Handle) {
         errno(run!(handle, s => listener::add(s, OTHER, &at, false).await)),
         libc::EADDRINUSE
     );
-    assert_eq!(errno(run!(handle, s => listener::add(s, OTHER, &absent, false).await)), libc::EIO);
+    assert_eq!(
+        errno(run!(handle, s => listener::add(s, OTHER, &absent, false).await)),
+        libc::EIO
+    );
     let at = here.clone();
     run!(handle, s => listener::remove(s, NQN, &at).await).expect("removed");
     assert!(!dir.join("cntrl").exists());

@@ -27,6 +27,10 @@ impl Volume for AioVolume {
         }
     }
 
+    fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
     async fn recipe(&self, name: String) -> Result<aio::Options, Error> {
         let volume = self.clone();
         let looked = tokio::task::spawn_blocking(move || look(&volume)).await;

@@ -22,6 +22,10 @@ impl Volume for MallocVolume {
         }
     }
 
+    fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
     async fn recipe(&self, name: String) -> Result<malloc::Options, Error> {
         Ok(malloc::Options {
             name,

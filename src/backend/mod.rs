@@ -1,10 +1,15 @@
-//! Volumes that are made here: memory, nothing, files. Each becomes a bdev that is called by the
+//! Where data is: devices of others, and volumes that are made here: memory, nothing, files. Each of
+//! those becomes a bdev that is called by the
 //! volume's ID; what they have in common is written once, and a kind says in its own file how its
 //! bdev is made.
 
 mod aio_volume;
 mod malloc_volume;
 mod null_volume;
+mod nvme_path;
+mod nvme_remote_controller;
+mod nvme_remote_namespace;
+mod pcie;
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -17,6 +22,10 @@ use crate::error::{Error, Violations};
 use crate::resource::stats::saturate;
 use crate::resource::{CallContext, Change, Key, Kind, Name, Object, Uses};
 
+pub use nvme_path::NvmePaths;
+pub use nvme_remote_controller::NvmeRemoteControllers;
+pub use nvme_remote_namespace::NvmeRemoteNamespaces;
+
 /// The largest block: beyond it NVMe/TCP could not move one in one piece.
 const MAX_BLOCK_SIZE: i64 = 64 * 1024;
 
@@ -27,6 +36,9 @@ pub trait Volume: Object {
 
     /// Rules beyond those of the proto files.
     fn check(&self, violations: &mut Violations);
+
+    /// Its UUID in the form that the client or the server wrote; empty while there is none.
+    fn uuid(&self) -> &str;
 
     /// How the bdev of this volume is made. May look at the system, not at SPDK.
     fn recipe(
@@ -90,8 +102,12 @@ impl<V: Volume> Kind for Volumes<V> {
         object.check(violations);
     }
 
-    fn uses(&self, name: &Name, _: &V) -> Uses {
-        Uses::new().owns(Key::bdev(name.id()))
+    fn uses(&self, name: &Name, object: &V) -> Uses {
+        let uses = Uses::new().owns(Key::bdev(name.id()));
+        match parse_uuid(object.uuid()) {
+            Some(uuid) => uses.owns(format!("uuid/{}", uuid_text(uuid))),
+            None => uses,
+        }
     }
 
     async fn create(&self, _: &CallContext, name: &Name, mut wanted: V) -> Result<V, Error> {
@@ -154,7 +170,11 @@ async fn remove(spdk: Spdk, name: &str) -> Result<(), spdk::Error> {
 /// Puts another bdev in the place of one that nobody uses; if that fails, the old one is there again.
 async fn rebuild<R: Recipe>(spdk: Spdk, old: Option<&R>, new: &R) -> Result<bdev::Info, spdk::Error> {
     if let Some(trial) = new.trial() {
-        trial.make(spdk).await?;
+        trial.make(spdk).await.map_err(|mut error| {
+            let named = |detail: String| detail.replace(trial.name(), new.name());
+            error.detail = error.detail.map(named);
+            error
+        })?;
         remove(spdk, trial.name()).await?;
     }
     remove(spdk, new.name()).await?;

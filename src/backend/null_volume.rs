@@ -16,6 +16,10 @@ impl Volume for NullVolume {
         check_uuid("uuid", &self.uuid, violations);
     }
 
+    fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
     async fn recipe(&self, name: String) -> Result<null::Options, Error> {
         Ok(null::Options {
             name,

@@ -34,6 +34,7 @@ mod errno {
     pub const ENODEV: i32 = 19;
     pub const EINVAL: i32 = 22;
     pub const ERANGE: i32 = 34;
+    pub const ENOKEY: i32 = 126;
 }
 
 /// What hosts moved through all namespaces of a subsystem. Each has its bdev for itself, so the

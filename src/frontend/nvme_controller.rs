@@ -11,14 +11,15 @@ use std::sync::Arc;
 use spdk::nvmf::{Address, Transport, listener, transport};
 use spdk::{Handle, Spdk};
 
-use super::nvme_subsystem::{NvmeSubsystems, nqn_of};
+use super::nvme_subsystem::{NvmeSubsystems, has_psk, nqn_of};
 use super::{errno, pcie, socket_key, subsystem_stats};
 use crate::api::storage::nvme_controller_spec::Endpoint;
 use crate::api::storage::{
     FabricsEndpoint, NvmeAddressFamily, NvmeController, NvmeControllerSpec, NvmeControllerStatus,
-    NvmeTransportType, QosLimit, VolumeStats,
+    NvmeSubsystem, NvmeTransportType, VolumeStats,
 };
 use crate::error::{Error, Violations};
+use crate::middleend::limits;
 use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Uses};
 
 /// NVMe base specification: controller IDs from FFF0h on are reserved.
@@ -54,9 +55,9 @@ impl NvmeControllers {
         }
     }
 
-    fn nqn(&self, name: &Name) -> Result<String, Error> {
+    fn subsystem(&self, name: &Name) -> Result<NvmeSubsystem, Error> {
         let parent = name.parent().and_then(|key| self.subsystems.object(&key));
-        parent.as_ref().map(nqn_of).ok_or_else(|| Error::not_found(name))
+        parent.ok_or_else(|| Error::not_found(name))
     }
 
     /// Where hosts reach a controller that has passed the checks.
@@ -91,12 +92,15 @@ impl NvmeControllers {
         Err(Error::ResourceExhausted("all controller IDs of the subsystem are in use".into()))
     }
 
-    async fn listen(&self, nqn: String, address: Address) -> Result<(), Error> {
+    async fn listen(&self, name: &Name, address: Address) -> Result<(), Error> {
+        let subsystem = self.subsystem(name)?;
+        let nqn = nqn_of(&subsystem);
+        let secure = has_psk(&subsystem) && matches!(address, Address::Tcp { .. });
         if let Address::VfioUser { dir } = &address {
             make_directory(dir).await?;
         }
         let at = address.clone();
-        let added = self.spdk.call(move |spdk| async move { add(spdk, &nqn, &at).await });
+        let added = self.spdk.call(move |spdk| async move { add(spdk, &nqn, &at, secure).await });
         let result = added.await?.map_err(at_fault);
         if let (Err(_), Address::VfioUser { dir }) = (&result, &address) {
             remove_directory(dir).await;
@@ -104,7 +108,8 @@ impl NvmeControllers {
         result
     }
 
-    async fn stop(&self, nqn: String, address: Address) -> Result<(), Error> {
+    async fn stop(&self, name: &Name, address: Address) -> Result<(), Error> {
+        let nqn = nqn_of(&self.subsystem(name)?);
         let at = address.clone();
         let removed = self.spdk.call(move |spdk| async move {
             match listener::remove(spdk, &nqn, &at).await {
@@ -126,6 +131,7 @@ impl Kind for NvmeControllers {
     fn check(&self, object: &NvmeController, violations: &mut Violations) {
         if let Some(spec) = &object.spec {
             check_numbers(spec, violations);
+            refuse_limits(spec, violations);
             check_endpoint(spec, violations);
         }
     }
@@ -153,11 +159,9 @@ impl Kind for NvmeControllers {
         wanted: NvmeController,
     ) -> Result<NvmeController, Error> {
         let mut spec = spec_of(&wanted);
-        refuse_limits(&spec)?;
-        let nqn = self.nqn(name)?;
         let address = self.address(name, &spec)?;
         self.choose_id(name, &mut spec)?;
-        self.listen(nqn, address).await?;
+        self.listen(name, address).await?;
         Ok(there(wanted, spec))
     }
 
@@ -167,16 +171,19 @@ impl Kind for NvmeControllers {
         name: &Name,
         change: Change<NvmeController>,
     ) -> Result<NvmeController, Error> {
-        let mut spec = spec_of(&change.wanted);
-        refuse_limits(&spec)?;
-        let nqn = self.nqn(name)?;
-        let before = self.address(name, &spec_of(&change.old))?;
+        let (old, mut spec) = (spec_of(&change.old), spec_of(&change.wanted));
+        if spec.nvme_controller_id.is_none() {
+            spec.nvme_controller_id = old.nvme_controller_id;
+        }
+        if spec.nvme_controller_id != old.nvme_controller_id {
+            return Err(Error::immutable("spec.nvme_controller_id"));
+        }
+        let before = self.address(name, &old)?;
         let after = self.address(name, &spec)?;
-        self.choose_id(name, &mut spec)?;
         if before != after {
-            self.listen(nqn.clone(), after.clone()).await?;
-            if let Err(error) = self.stop(nqn.clone(), before).await {
-                self.stop(nqn, after).await?;
+            self.listen(name, after.clone()).await?;
+            if let Err(error) = self.stop(name, before).await {
+                self.stop(name, after).await?;
                 return Err(error);
             }
         }
@@ -190,12 +197,12 @@ impl Kind for NvmeControllers {
         object: &NvmeController,
     ) -> Result<(), Error> {
         let address = self.address(name, &spec_of(object))?;
-        self.stop(self.nqn(name)?, address).await
+        self.stop(name, address).await
     }
 
     /// SPDK does not count by controller: what came through any controller of the subsystem.
     async fn stats(&self, name: &Name, _: &NvmeController) -> Result<VolumeStats, Error> {
-        subsystem_stats(&self.spdk, self.nqn(name)?).await
+        subsystem_stats(&self.spdk, nqn_of(&self.subsystem(name)?)).await
     }
 }
 
@@ -214,15 +221,14 @@ fn there(mut object: NvmeController, spec: NvmeControllerSpec) -> NvmeController
     object
 }
 
-fn refuse_limits(spec: &NvmeControllerSpec) -> Result<(), Error> {
-    for (field, limit) in [("min_limit", &spec.min_limit), ("max_limit", &spec.max_limit)] {
-        if limit.as_ref().is_some_and(|limit| *limit != QosLimit::default()) {
-            return Err(Error::Unimplemented(format!(
-                "spec.{field}: limits of controllers are not implemented by this server yet; leave them out"
-            )));
+/// Namespaces are reached through every controller of the subsystem: SPDK has no limits of one.
+fn refuse_limits(spec: &NvmeControllerSpec, violations: &mut Violations) {
+    const WHY: &str = "SPDK limits volumes, not controllers: put a QosVolume on the namespace's volume";
+    for (field, limit) in [("spec.min_limit", &spec.min_limit), ("spec.max_limit", &spec.max_limit)] {
+        if let Some(limit) = limit {
+            limits::refuse(limit, field, WHY, violations);
         }
     }
-    Ok(())
 }
 
 fn check_numbers(spec: &NvmeControllerSpec, violations: &mut Violations) {
@@ -291,13 +297,13 @@ fn tcp_address(endpoint: &FabricsEndpoint) -> Result<Address, (&'static str, Str
     }
 }
 
-async fn add(spdk: Spdk, nqn: &str, address: &Address) -> Result<(), spdk::Error> {
+async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Result<(), spdk::Error> {
     if matches!(address, Address::VfioUser { .. }) && !transport::exists(spdk, Transport::VfioUser)? {
         return Err(spdk::Error::new("add listener", errno::EPERM).with_detail(
             "PCIE controllers share memory with their hosts, and need the server to run with hugepages",
         ));
     }
-    listener::add(spdk, nqn, address, false).await
+    listener::add(spdk, nqn, address, secure).await
 }
 
 /// What SPDK found wrong, told of the field that is to blame.

@@ -1,11 +1,12 @@
 //! NvmeSubsystem: what a host connects to, with the namespaces and controllers that are its parts.
 
 use spdk::nvmf::{host, nqn, subsystem};
-use spdk::{Handle, Spdk};
+use spdk::{Handle, Spdk, keyring};
 
 use super::{errno, subsystem_stats};
 use crate::api::storage::{NvmeSubsystem, NvmeSubsystemSpec, NvmeSubsystemStatus, VolumeStats};
 use crate::error::{Error, Violations};
+use crate::psk;
 use crate::resource::{CallContext, Change, Kind, Name, Uses};
 
 /// NVMe base specification, Identify Controller: bytes of the two texts.
@@ -37,6 +38,7 @@ impl Kind for NvmeSubsystems {
         if !spec.hostnqn.is_empty() {
             check_nqn("spec.hostnqn", &spec.hostnqn, violations);
         }
+        check_psk(spec, violations);
         check_text("spec.serial_number", &spec.serial_number, SERIAL_LEN, violations);
         check_text("spec.model_number", &spec.model_number, MODEL_LEN, violations);
         if !(0..=i64::from(subsystem::MAX_NAMESPACES)).contains(&spec.max_namespaces) {
@@ -58,12 +60,11 @@ impl Kind for NvmeSubsystems {
     async fn create(
         &self,
         _: &CallContext,
-        _: &Name,
+        name: &Name,
         mut wanted: NvmeSubsystem,
     ) -> Result<NvmeSubsystem, Error> {
-        let spec = spec_of(&wanted);
-        refuse_psk(&spec)?;
-        let made = self.spdk.call(move |spdk| async move { make(spdk, &spec).await });
+        let recipe = Recipe::new(name, &wanted);
+        let made = self.spdk.call(move |spdk| async move { make(spdk, &recipe).await });
         made.await??;
         wanted.status = Some(NvmeSubsystemStatus {
             firmware_revision: spdk::version().to_owned(),
@@ -81,9 +82,10 @@ impl Kind for NvmeSubsystems {
         if change.fields.has("spec.nqn") {
             return Err(Error::immutable("spec.nqn"));
         }
-        let (old, new) = (spec_of(&change.old), spec_of(&change.wanted));
-        refuse_psk(&new)?;
-        let rebuild = change.fields.has("spec.max_namespaces");
+        let (old, new) = (Recipe::new(name, &change.old), Recipe::new(name, &change.wanted));
+        // Whether it speaks TLS is settled when an address is bound.
+        let rebuild =
+            change.fields.has("spec.max_namespaces") || old.psk.is_some() != new.psk.is_some();
         if rebuild {
             change.unused(name)?;
         }
@@ -98,9 +100,14 @@ impl Kind for NvmeSubsystems {
         Ok(change.wanted)
     }
 
-    async fn delete(&self, _: &CallContext, _: &Name, object: &NvmeSubsystem) -> Result<(), Error> {
-        let nqn = nqn_of(object);
-        let deleted = self.spdk.call(move |spdk| async move { subsystem::destroy(spdk, &nqn).await });
+    async fn delete(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        object: &NvmeSubsystem,
+    ) -> Result<(), Error> {
+        let recipe = Recipe::new(name, object);
+        let deleted = self.spdk.call(move |spdk| async move { unmake(spdk, &recipe).await });
         Ok(deleted.await??)
     }
 
@@ -124,13 +131,37 @@ pub(super) fn nqn_of(object: &NvmeSubsystem) -> String {
     object.spec.as_ref().map(|spec| spec.nqn.clone()).unwrap_or_default()
 }
 
-fn refuse_psk(spec: &NvmeSubsystemSpec) -> Result<(), Error> {
-    if spec.psk.is_empty() {
-        return Ok(());
+/// Whether its TCP controllers speak TLS.
+pub(super) fn has_psk(object: &NvmeSubsystem) -> bool {
+    object.spec.as_ref().is_some_and(|spec| !spec.psk.is_empty())
+}
+
+/// All that it takes to make one in SPDK.
+#[derive(Clone)]
+struct Recipe {
+    options: subsystem::Options,
+    /// The only host that may connect; empty for any.
+    hostnqn: String,
+    /// The key that it connects with, where it is to use TLS, and what SPDK's keyring calls it.
+    psk: Option<(String, Vec<u8>)>,
+}
+
+impl Recipe {
+    /// Of a subsystem that has passed the checks.
+    fn new(name: &Name, object: &NvmeSubsystem) -> Self {
+        let spec = spec_of(object);
+        let psk = psk::trimmed(&spec.psk).to_vec();
+        Self {
+            options: options(&spec),
+            psk: has_psk(object).then(|| (name.key().as_str().to_owned(), psk)),
+            hostnqn: spec.hostnqn,
+        }
     }
-    Err(Error::Unimplemented(
-        "spec.psk: TLS to subsystems is not implemented by this server yet; leave it empty".into(),
-    ))
+
+    /// The key's name.
+    fn key(&self) -> Option<&str> {
+        self.psk.as_ref().map(|(name, _)| name.as_str())
+    }
 }
 
 fn options(spec: &NvmeSubsystemSpec) -> subsystem::Options {
@@ -147,26 +178,24 @@ fn or(text: &str, default: &str) -> String {
     if text.is_empty() { default } else { text }.to_owned()
 }
 
-async fn make(spdk: Spdk, spec: &NvmeSubsystemSpec) -> Result<(), spdk::Error> {
-    subsystem::create(spdk, &options(spec)).await?;
-    if spec.hostnqn.is_empty() {
-        return Ok(());
+async fn make(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
+    subsystem::create(spdk, &recipe.options).await?;
+    let open = open(spdk, recipe).await;
+    if open.is_err() {
+        subsystem::destroy(spdk, &recipe.options.nqn).await?;
     }
-    let allowed = host::allow(spdk, &spec.nqn, &spec.hostnqn, None).await;
-    if allowed.is_err() {
-        subsystem::destroy(spdk, &spec.nqn).await?;
-    }
-    allowed
+    open
+}
+
+async fn unmake(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
+    subsystem::destroy(spdk, &recipe.options.nqn).await?;
+    forget_key(spdk, recipe)
 }
 
 /// Puts another subsystem in the place of one that has no parts; if that fails, the old one is there
 /// again.
-async fn rebuild(
-    spdk: Spdk,
-    old: &NvmeSubsystemSpec,
-    new: &NvmeSubsystemSpec,
-) -> Result<(), spdk::Error> {
-    subsystem::destroy(spdk, &old.nqn).await?;
+async fn rebuild(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
+    unmake(spdk, old).await?;
     let made = make(spdk, new).await;
     if made.is_err() {
         make(spdk, old).await?;
@@ -175,48 +204,86 @@ async fn rebuild(
 }
 
 /// Changes who may connect and what hosts read of the subsystem, while they are connected.
-async fn adjust(
-    spdk: Spdk,
-    old: &NvmeSubsystemSpec,
-    new: &NvmeSubsystemSpec,
-) -> Result<(), spdk::Error> {
-    let (before, after) = (options(old), options(new));
-    let identity = (&after.serial, &after.model);
-    if identity != (&before.serial, &before.model) {
-        subsystem::set_identity(spdk, &new.nqn, identity.0, identity.1).await?;
+async fn adjust(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
+    let (before, after) = (&old.options, &new.options);
+    if (&after.serial, &after.model) != (&before.serial, &before.model) {
+        subsystem::set_identity(spdk, &after.nqn, &after.serial, &after.model).await?;
     }
-    let admitted = admit(spdk, &new.nqn, &old.hostnqn, &new.hostnqn).await;
+    let admitted = admit(spdk, old, new).await;
     if admitted.is_err() {
-        subsystem::set_identity(spdk, &old.nqn, &before.serial, &before.model).await?;
+        subsystem::set_identity(spdk, &before.nqn, &before.serial, &before.model).await?;
     }
     admitted
 }
 
-/// Lets `new` in before `old` is kept out; an empty one is any host.
-async fn admit(spdk: Spdk, nqn: &str, old: &str, new: &str) -> Result<(), spdk::Error> {
-    if old == new {
+async fn admit(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
+    if (&old.hostnqn, &old.psk) == (&new.hostnqn, &new.psk) {
         return Ok(());
     }
-    if !new.is_empty() {
-        host::allow(spdk, nqn, new, None).await?;
+    // SPDK holds one key of a name, and one key of a host.
+    if old.psk.is_some() {
+        close(spdk, old, new).await?;
+        let opened = open(spdk, new).await;
+        if opened.is_err() {
+            open(spdk, old).await?;
+        }
+        return opened;
     }
-    let closed = close(spdk, nqn, old, new).await;
-    if closed.is_err() && !new.is_empty() {
-        host::disallow(spdk, nqn, new).await?;
+    open(spdk, new).await?;
+    let closed = close(spdk, old, new).await;
+    if closed.is_err() && !new.hostnqn.is_empty() {
+        host::disallow(spdk, &new.options.nqn, &new.hostnqn).await?;
     }
     closed
 }
 
-async fn close(spdk: Spdk, nqn: &str, old: &str, new: &str) -> Result<(), spdk::Error> {
-    if old.is_empty() || new.is_empty() {
-        host::allow_any(spdk, nqn, new.is_empty()).await?;
-    }
-    if old.is_empty() {
+/// Lets the host in that may connect. Any host is let in when the other one is kept out.
+async fn open(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
+    if recipe.hostnqn.is_empty() {
         return Ok(());
     }
-    match host::disallow(spdk, nqn, old).await {
-        Err(error) if error.errno.0 == errno::ENOENT => Ok(()),
-        result => result,
+    if let Some((name, key)) = &recipe.psk {
+        keyring::add(spdk, name, key)?;
+    }
+    let allowed = host::allow(spdk, &recipe.options.nqn, &recipe.hostnqn, recipe.key()).await;
+    if allowed.is_err() {
+        forget_key(spdk, recipe)?;
+    }
+    allowed
+}
+
+/// Keeps out whom `old` lets in and `new` does not.
+async fn close(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
+    let (before, after) = (&old.options, &new.options);
+    if before.allow_any_host != after.allow_any_host {
+        host::allow_any(spdk, &after.nqn, after.allow_any_host).await?;
+    }
+    if old.hostnqn.is_empty() {
+        return Ok(());
+    }
+    match host::disallow(spdk, &before.nqn, &old.hostnqn).await {
+        Err(error) if error.errno.0 != errno::ENOENT => Err(error),
+        _ => forget_key(spdk, old),
+    }
+}
+
+fn forget_key(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
+    match recipe.key().map(|name| keyring::remove(spdk, name)) {
+        Some(Err(error)) if error.errno.0 != errno::ENOKEY => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// TLS is between hosts that are known by name.
+fn check_psk(spec: &NvmeSubsystemSpec, violations: &mut Violations) {
+    if spec.psk.is_empty() {
+        return;
+    }
+    if let Err(reason) = psk::check(&spec.psk) {
+        violations.add("spec.psk", reason);
+    }
+    if spec.hostnqn.is_empty() {
+        violations.add("spec.hostnqn", "is required where psk is set: a key is one host's");
     }
 }
 

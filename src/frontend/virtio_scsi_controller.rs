@@ -39,8 +39,8 @@ impl Kind for VirtioScsiControllers {
         if let Some(limit) = &object.min_limit {
             limits::check_no_minimum(limit, "min_limit", violations);
         }
-        if object.max_limit.as_ref().is_some_and(|limit| !limits::is_none(limit)) {
-            violations.add("max_limit", NO_LIMITS);
+        if let Some(limit) = &object.max_limit {
+            limits::refuse(limit, "max_limit", NO_LIMITS, violations);
         }
     }
 

@@ -34,11 +34,13 @@ pub fn check(limit: &QosLimit, path: &str, violations: &mut Violations) {
 
 /// Refuses guarantees, which SPDK cannot give.
 pub fn check_no_minimum(limit: &QosLimit, path: &str, violations: &mut Violations) {
+    refuse(limit, path, "SPDK limits rates and guarantees none; leave it 0", violations);
+}
+
+/// Refuses each limit that is set, for this reason.
+pub fn refuse(limit: &QosLimit, path: &str, reason: &str, violations: &mut Violations) {
     for (field, value) in fields(limit).into_iter().filter(|(_, value)| *value != 0) {
-        violations.add(
-            format!("{path}.{field}"),
-            format!("{value}: SPDK limits rates and guarantees none; leave it 0"),
-        );
+        violations.add(format!("{path}.{field}"), format!("{value}: {reason}"));
     }
 }
 

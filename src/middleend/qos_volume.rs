@@ -5,7 +5,7 @@ use spdk::bdev::{self, alias, qos};
 use spdk::{Handle, Spdk};
 
 use super::{at_fault, errno, limits};
-use crate::api::storage::{Limits, QosLimit, QosVolume, VolumeStats};
+use crate::api::storage::{Limits, QosVolume, VolumeStats};
 use crate::backend::volume_stats;
 use crate::error::{Error, Violations};
 use crate::resource::volume_ref::VolumeRef;
@@ -152,6 +152,7 @@ async fn lift(spdk: Spdk, base: &str, alias: &str) -> Result<(), spdk::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::storage::QosLimit;
 
     #[test]
     fn a_limit_is_needed_and_must_be_one_that_spdk_has() {

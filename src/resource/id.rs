@@ -51,7 +51,10 @@ mod tests {
             "feb98abe-d51f-40c8-b348-2753f3571d3c",
             too_long.as_str(),
         ] {
-            assert!(check(bad).unwrap_err().contains(bad) || bad.contains('\0'), "{bad}");
+            assert!(
+                check(bad).unwrap_err().contains(bad) || bad.contains('\0'),
+                "{bad}"
+            );
         }
     }
 

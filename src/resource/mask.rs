@@ -35,7 +35,10 @@ impl Mask {
         if paths.iter().any(|path| path == "*") {
             return match paths {
                 [_] => Ok(Mask::All),
-                _ => Err(Error::invalid(FIELD, "\"*\" means all fields and stands alone")),
+                _ => Err(Error::invalid(
+                    FIELD,
+                    "\"*\" means all fields and stands alone",
+                )),
             };
         }
         let mut found = Vec::new();
@@ -76,7 +79,9 @@ fn resolve(path: &str, rules: &Rules) -> Result<Option<Path>, String> {
     let mut server_side = false;
     for part in path.split('.') {
         let Some(rules) = inside else {
-            return Err(format!("{path:?} does not exist: {part:?} is asked of a field that has no parts"));
+            return Err(format!(
+                "{path:?} does not exist: {part:?} is asked of a field that has no parts"
+            ));
         };
         let Some(field) = rules.field(part) else {
             let fields: Vec<&str> = rules.fields().iter().map(|f| f.descriptor.name()).collect();
@@ -190,7 +195,11 @@ impl Changes {
 
     /// Makes the changed fields of `target` what they are in `source`.
     pub fn apply(&self, rules: &Rules, target: &mut DynamicMessage, source: &DynamicMessage) {
-        for path in self.0.iter().filter_map(|path| resolve(path, rules).ok().flatten()) {
+        for path in self
+            .0
+            .iter()
+            .filter_map(|path| resolve(path, rules).ok().flatten())
+        {
             replace(target, source, &path);
         }
     }
@@ -232,7 +241,13 @@ fn differ(
         let inner = |value: &'_ Option<prost_reflect::Value>| {
             value.as_ref().and_then(|value| value.as_message().cloned())
         };
-        differ(nested, &below, inner(&before).as_ref(), inner(&after).as_ref(), paths);
+        differ(
+            nested,
+            &below,
+            inner(&before).as_ref(),
+            inner(&after).as_ref(),
+            paths,
+        );
     }
 }
 
@@ -266,14 +281,20 @@ mod tests {
     #[test]
     fn without_a_mask_the_fields_that_are_set_count_down_to_the_leaves() {
         let old = subsystem("n", "sn", "h");
-        assert_eq!(updated(&old, &subsystem("", "sn2", ""), &[]), Ok(subsystem("n", "sn2", "h")));
+        assert_eq!(
+            updated(&old, &subsystem("", "sn2", ""), &[]),
+            Ok(subsystem("n", "sn2", "h"))
+        );
         assert_eq!(updated(&old, &NvmeSubsystem::default(), &[]), Ok(old));
     }
 
     #[test]
     fn a_star_replaces_everything() {
         let old = subsystem("n", "sn", "h");
-        assert_eq!(updated(&old, &subsystem("m", "", ""), &["*"]), Ok(subsystem("m", "", "")));
+        assert_eq!(
+            updated(&old, &subsystem("m", "", ""), &["*"]),
+            Ok(subsystem("m", "", ""))
+        );
         assert!(updated(&old, &old, &["*", "spec"]).is_err());
     }
 
@@ -281,20 +302,40 @@ mod tests {
     fn a_path_replaces_its_field_and_clears_it_when_it_is_not_set() {
         let old = subsystem("n", "sn", "h");
         let new = subsystem("m", "", "i");
-        assert_eq!(updated(&old, &new, &["spec.serial_number"]), Ok(subsystem("n", "", "h")));
-        assert_eq!(updated(&old, &new, &["spec.hostnqn"]), Ok(subsystem("n", "sn", "i")));
+        assert_eq!(
+            updated(&old, &new, &["spec.serial_number"]),
+            Ok(subsystem("n", "", "h"))
+        );
+        assert_eq!(
+            updated(&old, &new, &["spec.hostnqn"]),
+            Ok(subsystem("n", "sn", "i"))
+        );
         assert_eq!(updated(&old, &new, &["spec"]), Ok(new));
         let nothing = NvmeSubsystem::default();
-        assert_eq!(updated(&old, &nothing, &["spec.hostnqn"]), Ok(subsystem("n", "sn", "")));
+        assert_eq!(
+            updated(&old, &nothing, &["spec.hostnqn"]),
+            Ok(subsystem("n", "sn", ""))
+        );
         assert_eq!(updated(&nothing, &nothing, &["spec.hostnqn"]), Ok(nothing));
     }
 
     #[test]
     fn a_path_that_does_not_exist_is_named() {
         let old = subsystem("n", "sn", "h");
-        for bad in ["spec.nope", "nope", "spec.nqn.x", "", "spec.", ".spec", "Spec"] {
+        for bad in [
+            "spec.nope",
+            "nope",
+            "spec.nqn.x",
+            "",
+            "spec.",
+            ".spec",
+            "Spec",
+        ] {
             let error = updated(&old, &old, &[bad]).unwrap_err().to_string();
-            assert!(error.contains(&format!("{bad:?} does not exist")), "{error}");
+            assert!(
+                error.contains(&format!("{bad:?} does not exist")),
+                "{error}"
+            );
         }
     }
 
@@ -331,7 +372,12 @@ mod tests {
     #[test]
     fn another_member_of_a_oneof_takes_the_place_of_the_first() {
         let (old, new) = (endpoint(true), endpoint(false));
-        for mask in [&[][..], &["*"], &["spec.fabrics_id"], &["spec.fabrics_id.traddr"]] {
+        for mask in [
+            &[][..],
+            &["*"],
+            &["spec.fabrics_id"],
+            &["spec.fabrics_id.traddr"],
+        ] {
             assert_eq!(updated(&old, &new, mask), Ok(new.clone()), "{mask:?}");
         }
         let rules = rules_of::<NvmeController>();

@@ -36,11 +36,17 @@ impl Meta {
         let parts: Vec<&str> = pattern.split('/').collect();
         let (parent, collection, variable) = match parts.as_slice() {
             [collection, variable] => (None, *collection, *variable),
-            [parent, _, collection, variable] => (Some((*parent).to_owned()), *collection, *variable),
+            [parent, _, collection, variable] => {
+                (Some((*parent).to_owned()), *collection, *variable)
+            }
             _ => panic!("{kind} has the pattern {pattern:?}, which is neither flat nor nested"),
         };
         // A pattern that calls its ID a volume is answered as one.
-        let shown = if variable == "{volume}" { VOLUMES } else { collection };
+        let shown = if variable == "{volume}" {
+            VOLUMES
+        } else {
+            collection
+        };
         Self {
             field: request_field(message).unwrap_or_else(|| kind.to_lowercase()),
             list_needs_parent: list_needs_parent(message),
@@ -105,14 +111,24 @@ impl Meta {
     /// INVALID_ARGUMENT when it is empty or no name of this kind.
     pub fn parse(&self, field: &str, text: &str) -> Result<Name, Error> {
         if text.is_empty() {
-            return Err(Error::invalid(field, format!("is required: {}", self.forms())));
+            return Err(Error::invalid(
+                field,
+                format!("is required: {}", self.forms()),
+            ));
         }
         let mut parts = text.split('/');
-        let parts = [parts.next(), parts.next(), parts.next(), parts.next(), parts.next()];
+        let parts = [
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+        ];
         match (parts, &self.parent) {
             ([Some(id), None, ..], None) => Ok(self.name(None, id)),
             ([Some(collection), Some(id), None, ..], None)
-                if !id.is_empty() && (collection == self.collection || collection == self.shown) =>
+                if !id.is_empty()
+                    && (collection == self.collection || collection == self.shown) =>
             {
                 Ok(self.name(None, id))
             }
@@ -126,7 +142,11 @@ impl Meta {
             }
             _ => Err(Error::invalid(
                 field,
-                format!("{text:?} is not the name of a {}: {}", self.kind, self.forms()),
+                format!(
+                    "{text:?} is not the name of a {}: {}",
+                    self.kind,
+                    self.forms()
+                ),
             )),
         }
     }
@@ -142,12 +162,16 @@ impl Meta {
         let id = (text.strip_prefix(parent.as_str())).and_then(|rest| rest.strip_prefix('/'));
         match id {
             Some(id) if !id.is_empty() && !id.contains('/') => Ok(Some(Key::from(text))),
-            _ if text.is_empty() => {
-                Err(Error::invalid("parent", format!("is required: {parent}/ID")))
-            }
+            _ if text.is_empty() => Err(Error::invalid(
+                "parent",
+                format!("is required: {parent}/ID"),
+            )),
             _ => Err(Error::invalid(
                 "parent",
-                format!("{text:?} is not the name of a parent of a {}: {parent}/ID", self.kind),
+                format!(
+                    "{text:?} is not the name of a parent of a {}: {parent}/ID",
+                    self.kind
+                ),
             )),
         }
     }
@@ -213,9 +237,19 @@ mod tests {
         let meta = meta::<NullVolume>();
         for form in ["volumes/a", "nullVolumes/a", "a"] {
             let name = meta.parse("name", form).unwrap();
-            assert_eq!((name.to_string().as_str(), name.key().as_str()), ("volumes/a", "nullVolumes/a"));
+            assert_eq!(
+                (name.to_string().as_str(), name.key().as_str()),
+                ("volumes/a", "nullVolumes/a")
+            );
         }
-        for other in ["", "aioVolumes/a", "volumes/", "volumes/a/b", "/a", "volumes"] {
+        for other in [
+            "",
+            "aioVolumes/a",
+            "volumes/",
+            "volumes/a/b",
+            "/a",
+            "volumes",
+        ] {
             let result = meta.parse("name", other);
             // A bare word is an ID, whatever the word.
             assert_eq!(result.is_ok(), other == "volumes", "{other}");
@@ -234,7 +268,10 @@ mod tests {
         assert_eq!(shown(meta::<VirtioScsiController>()), "volumes/x");
         assert_eq!(shown(meta::<VirtioScsiLun>()), "volumes/x");
         assert_eq!(shown(meta::<NvmeSubsystem>()), "nvmeSubsystems/x");
-        assert_eq!(shown(meta::<NvmeRemoteController>()), "nvmeRemoteControllers/x");
+        assert_eq!(
+            shown(meta::<NvmeRemoteController>()),
+            "nvmeRemoteControllers/x"
+        );
     }
 
     #[test]
@@ -242,12 +279,29 @@ mod tests {
         let meta = meta::<NvmeNamespace>();
         let full = "nvmeSubsystems/s/nvmeNamespaces/n";
         assert_eq!(meta.parse("name", full).unwrap().to_string(), full);
-        assert_eq!(meta.parse("name", full).unwrap(), meta.name(Some(&"nvmeSubsystems/s".into()), "n"));
-        for other in ["n", "nvmeNamespaces/n", "nvmeSubsystems//nvmeNamespaces/n", "nvmeSubsystems/s/nvmeControllers/n"] {
+        assert_eq!(
+            meta.parse("name", full).unwrap(),
+            meta.name(Some(&"nvmeSubsystems/s".into()), "n")
+        );
+        for other in [
+            "n",
+            "nvmeNamespaces/n",
+            "nvmeSubsystems//nvmeNamespaces/n",
+            "nvmeSubsystems/s/nvmeControllers/n",
+        ] {
             assert!(meta.parse("name", other).is_err(), "{other}");
         }
-        assert_eq!(meta.parse_parent("nvmeSubsystems/s").unwrap(), Some("nvmeSubsystems/s".into()));
-        for other in ["", "s", "nvmeSubsystems/", "nvmeSubsystems/s/t", "nvmeSubsystemss/s"] {
+        assert_eq!(
+            meta.parse_parent("nvmeSubsystems/s").unwrap(),
+            Some("nvmeSubsystems/s".into())
+        );
+        for other in [
+            "",
+            "s",
+            "nvmeSubsystems/",
+            "nvmeSubsystems/s/t",
+            "nvmeSubsystemss/s",
+        ] {
             assert!(meta.parse_parent(other).is_err(), "{other}");
         }
     }

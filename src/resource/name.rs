@@ -109,6 +109,9 @@ mod tests {
         let name = Name::new("nullVolumes/a".into(), Some("volumes/a".into()));
         assert_eq!(name.to_string(), "volumes/a");
         assert_eq!(name.key().as_str(), "nullVolumes/a");
-        assert_eq!((name.id(), name.parent(), name.parent_id()), ("a", None, None));
+        assert_eq!(
+            (name.id(), name.parent(), name.parent_id()),
+            ("a", None, None)
+        );
     }
 }

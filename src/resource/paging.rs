@@ -81,7 +81,10 @@ mod tests {
     fn a_token_brings_back_the_name_that_it_was_made_of() {
         let token = token("nullVolumes/a");
         assert!(!token.contains("nullVolumes"), "opaque");
-        assert_eq!(resume(&token, "nullVolumes/"), Ok(Some("nullVolumes/a".into())));
+        assert_eq!(
+            resume(&token, "nullVolumes/"),
+            Ok(Some("nullVolumes/a".into()))
+        );
         assert_eq!(resume("", "nullVolumes/"), Ok(None));
     }
 
@@ -93,9 +96,19 @@ mod tests {
             let mut bad = good.clone().into_bytes();
             bad[at] = if bad[at] == b'A' { b'B' } else { b'A' };
             let bad = String::from_utf8(bad).unwrap();
-            assert!(resume(&bad, "nullVolumes/").is_err() || bad == good, "{bad}");
+            assert!(
+                resume(&bad, "nullVolumes/").is_err() || bad == good,
+                "{bad}"
+            );
         }
-        for bad in ["x", "todo", "ä", "AAAAAAAAAAA", &good[..good.len() - 1], "%%%"] {
+        for bad in [
+            "x",
+            "todo",
+            "ä",
+            "AAAAAAAAAAA",
+            &good[..good.len() - 1],
+            "%%%",
+        ] {
             assert!(resume(bad, "nullVolumes/").is_err(), "{bad}");
         }
     }

@@ -1,9 +1,7 @@
 //! The rules that the proto files state with their options: what is REQUIRED, OUTPUT_ONLY and the
 //! IDENTIFIER. Read once for each kind; a kind's own code never repeats them.
 
-use prost_reflect::{
-    DynamicMessage, FieldDescriptor, Kind as FieldKind, MessageDescriptor, Value,
-};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind as FieldKind, MessageDescriptor, Value};
 
 use crate::error::Violations;
 
@@ -45,7 +43,9 @@ impl Rules {
     }
 
     pub(super) fn field(&self, name: &str) -> Option<&Field> {
-        self.fields.iter().find(|field| field.descriptor.name() == name)
+        self.fields
+            .iter()
+            .find(|field| field.descriptor.name() == name)
     }
 
     /// The message's name without its package.
@@ -162,7 +162,10 @@ mod tests {
     fn broken<M: ReflectMessage + Default>(message: &M) -> Vec<String> {
         let mut violations = Violations::default();
         rules_of::<M>().check(&message.transcode_to_dynamic(), &mut violations);
-        violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect()
+        violations
+            .iter()
+            .map(|v| format!("{}: {}", v.field, v.description))
+            .collect()
     }
 
     #[test]
@@ -176,12 +179,11 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(broken(&controller), [""; 0]);
-        controller.spec.as_mut().unwrap().endpoint = Some(nvme_controller_spec::Endpoint::FabricsId(
-            FabricsEndpoint {
+        controller.spec.as_mut().unwrap().endpoint =
+            Some(nvme_controller_spec::Endpoint::FabricsId(FabricsEndpoint {
                 traddr: "127.0.0.1".into(),
                 ..Default::default()
-            },
-        ));
+            }));
         assert_eq!(
             broken(&controller),
             [

@@ -15,7 +15,8 @@
 //! `serves` lists the kinds that work, each with the [`Kind`](super::Kind) that implements it and
 //! the shape of its requests: `flat` (no `parent` anywhere), `listed` (only List has one) or
 //! `nested` (Create and List have one). `refuses` lists the kinds that answer UNIMPLEMENTED.
-//! `beside` holds methods that are none of the six verbs, as they stand in the generated trait.
+//! `holds` (where there is any) lists what else the service has, and `beside` methods that are none of
+//! the six verbs, as they stand in the generated trait.
 
 use tonic::Status;
 
@@ -69,6 +70,7 @@ macro_rules! service {
         $Service:ident {
             serves { $($field:ident: $Kind:ident[$shape:ident] as $Implementation:ty),* $(,)? }
             refuses { $($Refused:ident),* $(,)? }
+            $(holds { $($held:ident: $Held:ty),* $(,)? })?
             beside { $($beside:tt)* }
         }
     ) => {
@@ -80,6 +82,10 @@ macro_rules! service {
                     #[doc = concat!("Its ", stringify!($Kind), " resources.")]
                     pub $field: std::sync::Arc<$crate::resource::Collection<$Implementation>>,
                 )*
+                $($(
+                    #[doc = concat!("What its other methods need: ", stringify!($held), ".")]
+                    pub $held: $Held,
+                )*)?
             }
 
             impl $Service {

@@ -5,19 +5,23 @@
 
 mod client;
 mod fixture;
+mod http;
 mod json;
 mod resource;
 mod target;
 mod tools;
+mod virtio;
 
 use std::time::{Duration, Instant};
 
 pub use client::{Client, encode, expect_invalid, find_method, path_of, violations};
 pub use fixture::*;
+pub use http::{Answer, Http};
 pub use json::*;
 pub use resource::{Resource, name_of};
 pub use target::{Options, Target, free_port};
 pub use tools::{Initiator, Running, Tool, hugepages_or_fail};
+pub use virtio::Virtio;
 
 /// Between two looks at a condition.
 const STEP: Duration = Duration::from_millis(10);

@@ -2,13 +2,14 @@
 //! that is implemented moves from [`UNIMPLEMENTED`] to [`IMPLEMENTED`].
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::common::{Client, Resource, free_port, name_of, nqn_of, tcp_spec};
+use crate::common::{Client, Resource, free_port, name_of, nqn_of, tcp_spec, without};
 
 /// What the suite has to know of a kind.
 pub struct Kind {
@@ -81,20 +82,121 @@ pub const IMPLEMENTED: &[Kind] = &[
         changes: |place| vec![("spec.fabrics_id.trsvcid", json!(place.port(1000).to_string()))],
         fixed: |_| vec![("spec.nvme_controller_id", json!(77))],
     },
+    Kind {
+        message: "VirtioBlk",
+        sample: |place, n| {
+            json!({
+                "pcie_id": { "port_id": 0, "physical_function": n, "virtual_function": 0 },
+                "volume_name_ref": place.volume(n),
+                "max_io_qps": 4,
+                "max_limit": { "rw_iops_kiops": n + 1 },
+            })
+        },
+        changes: |place| {
+            vec![
+                ("pcie_id.physical_function", json!(31)),
+                ("volume_name_ref", json!(place.volume(1000))),
+                ("max_io_qps", json!(8)),
+                ("max_limit.rw_bandwidth_mbs", json!(64)),
+            ]
+        },
+        fixed: |_| vec![("pcie_id.port_id", json!(1)), ("max_limit.rd_iops_kiops", json!(5))],
+    },
+    Kind {
+        message: "VirtioScsiTarget",
+        sample: |_, n| json!({ "max_luns": n % 8 + 1 }),
+        changes: |_| vec![("max_luns", json!(8))],
+        fixed: |_| vec![("max_luns", json!(9))],
+    },
+    Kind {
+        message: "VirtioScsiController",
+        sample: |_, n| json!({ "pcie_id": { "port_id": 3, "physical_function": n, "virtual_function": 2 } }),
+        changes: |_| vec![("pcie_id.virtual_function", json!(5))],
+        fixed: |_| vec![("max_limit.rw_iops_kiops", json!(5)), ("min_limit.rd_bandwidth_mbs", json!(5))],
+    },
+    Kind {
+        message: "VirtioScsiLun",
+        sample: |place, n| json!({ "target_name_ref": place.target(n), "volume_name_ref": place.volume(n) }),
+        changes: |place| {
+            vec![
+                ("target_name_ref", json!(place.target(1000))),
+                ("volume_name_ref", json!(place.volume(1000))),
+            ]
+        },
+        fixed: |_| vec![("target_name_ref", json!("virtioBlks/a"))],
+    },
+    Kind {
+        message: "NvmeRemoteController",
+        sample: |_, n| {
+            json!({
+                "multipath": "NVME_MULTIPATH_MULTIPATH",
+                "io_queues_count": n + 1,
+                "queue_size": 128,
+                "tcp": { "hdgst": true, "ddgst": false },
+            })
+        },
+        changes: |_| {
+            vec![
+                ("multipath", json!("NVME_MULTIPATH_FAILOVER")),
+                ("queue_size", json!(64)),
+                ("tcp.ddgst", json!(true)),
+            ]
+        },
+        fixed: |_| vec![("io_queues_count", json!(-1)), ("queue_size", json!(1))],
+    },
+    Kind {
+        message: "NvmePath",
+        sample: |place, n| {
+            json!({
+                "trtype": "NVME_TRANSPORT_TYPE_TCP",
+                "traddr": "127.0.0.1",
+                "fabrics": {
+                    "adrfam": "NVME_ADDRESS_FAMILY_IPV4",
+                    "trsvcid": place.port(n),
+                    "subnqn": nqn_of(&place.tag),
+                    "hostnqn": "nqn.2022-09.io.spdk:the-host",
+                },
+            })
+        },
+        changes: |place| vec![("fabrics.trsvcid", json!(place.port(1000)))],
+        fixed: |_| vec![("traddr", json!("a.host")), ("fabrics.adrfam", json!("NVME_ADDRESS_FAMILY_IPV6"))],
+    },
+    Kind {
+        message: "QosVolume",
+        sample: |place, n| {
+            json!({
+                "volume_name_ref": place.volume(n),
+                "limits": { "max": { "rw_bandwidth_mbs": n + 2 } },
+            })
+        },
+        changes: |place| {
+            vec![
+                ("limits.max.rd_bandwidth_mbs", json!(1)),
+                ("limits.max.rw_iops_kiops", json!(3)),
+                ("volume_name_ref", json!(place.volume(1000))),
+            ]
+        },
+        fixed: |_| vec![("limits.max.wr_iops_kiops", json!(5)), ("limits.min.rw_iops_kiops", json!(5))],
+    },
+    Kind {
+        message: "EncryptedVolume",
+        sample: |place, n| {
+            json!({
+                "volume_name_ref": place.volume(n),
+                "key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWU=",
+                "cipher": "ENCRYPTION_TYPE_AES_XTS_128",
+            })
+        },
+        changes: |place| vec![("volume_name_ref", json!(place.volume(1000)))],
+        fixed: |_| vec![("cipher", json!("ENCRYPTION_TYPE_AES_CBC_128"))],
+    },
 ];
 
+/// Are found by the peer of a remote controller, and only read.
+pub const OBSERVED: &[&str] = &["NvmeRemoteNamespace"];
+
 /// Answer UNIMPLEMENTED to everything.
-pub const UNIMPLEMENTED: &[&str] = &[
-    "NvmeRemoteController",
-    "NvmePath",
-    "NvmeRemoteNamespace",
-    "QosVolume",
-    "EncryptedVolume",
-    "VirtioBlk",
-    "VirtioScsiTarget",
-    "VirtioScsiController",
-    "VirtioScsiLun",
-];
+pub const UNIMPLEMENTED: &[&str] = &[];
 
 /// Where one test of the contract works: names of its own, and what its objects refer to.
 pub struct Place {
@@ -105,17 +207,35 @@ pub struct Place {
     /// What its objects are a part of; empty for flat kinds.
     pub parent: String,
     tag: String,
+    peer: Client,
     dir: PathBuf,
     ports: Mutex<BTreeMap<u16, u16>>,
 }
 
+/// What one run of the suite works with.
+#[derive(Clone)]
+pub struct Lab {
+    /// Where the target under test serves.
+    pub target: SocketAddr,
+    /// Where a second target serves, whose exports the first one attaches.
+    pub peer: SocketAddr,
+    /// Where files go.
+    pub dir: PathBuf,
+}
+
 impl Place {
-    /// A place with the name `tag`; files go to `dir`.
-    pub async fn new(client: &Client, kind: &'static Kind, tag: &str, dir: PathBuf) -> Self {
-        let resource = Resource::new(client, kind.message);
-        let parent = if resource.nested {
-            let object = json!({ "spec": { "nqn": nqn_of(tag) } });
-            name_of(&Resource::new(client, "NvmeSubsystem").created("", tag, object).await)
+    /// A place with the name `tag`.
+    pub async fn new(lab: Lab, kind: &'static Kind, tag: &str) -> Self {
+        let client = Client::connect(lab.target).await.expect("the target takes connections");
+        let peer = Client::connect(lab.peer).await.expect("the peer takes connections");
+        let resource = Resource::new(&client, kind.message);
+        let subsystem = json!({ "spec": { "nqn": nqn_of(tag) } });
+        let parent = if kind.message == "NvmePath" {
+            Resource::new(&peer, "NvmeSubsystem").created("", tag, subsystem).await;
+            let object = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
+            name_of(&Resource::new(&client, "NvmeRemoteController").created("", tag, object).await)
+        } else if resource.nested {
+            name_of(&Resource::new(&client, "NvmeSubsystem").created("", tag, subsystem).await)
         } else {
             String::new()
         };
@@ -124,7 +244,8 @@ impl Place {
             resource,
             parent,
             tag: tag.to_owned(),
-            dir,
+            peer,
+            dir: lab.dir,
             ports: Mutex::default(),
         }
     }
@@ -138,7 +259,7 @@ impl Place {
     pub fn name(&self, id: &str) -> String {
         let collection = self.collection();
         match &*self.parent {
-            "" if collection.ends_with("Volumes") => format!("volumes/{id}"),
+            "" if collection.ends_with("Volumes") || collection.starts_with("virtio") => format!("volumes/{id}"),
             "" => format!("{collection}/{id}"),
             parent => format!("{parent}/{collection}/{id}"),
         }
@@ -166,6 +287,11 @@ impl Place {
         (self.kind.sample)(self, n)
     }
 
+    /// What of an object is answered: all but its key.
+    pub fn shown(&self, object: Value) -> Value {
+        if self.kind.message == "EncryptedVolume" { without(object, "key") } else { object }
+    }
+
     /// The changes that the kind takes, with all that they refer to in place.
     pub async fn changes(&self) -> Vec<(&'static str, Value)> {
         self.prepare(1000).await;
@@ -173,9 +299,19 @@ impl Place {
     }
 
     async fn prepare(&self, n: u16) {
-        if self.kind.message == "NvmeNamespace" {
+        const ON_VOLUMES: [&str; 5] =
+            ["NvmeNamespace", "VirtioBlk", "VirtioScsiLun", "QosVolume", "EncryptedVolume"];
+        if self.kind.message == "NvmePath" {
+            let listener = Resource::new(&self.peer, "NvmeController");
+            let subsystem = format!("nvmeSubsystems/{}", self.tag);
+            listener.created(&subsystem, &self.id(n), tcp_spec(self.port(n))).await;
+        }
+        if ON_VOLUMES.contains(&self.kind.message) {
             let object = json!({ "block_size": 512, "blocks_count": 64 });
             self.volumes().created("", &self.volume_id(n), object).await;
+        }
+        if self.kind.message == "VirtioScsiLun" {
+            self.targets().created("", &self.target_id(n), json!({})).await;
         }
     }
 
@@ -195,6 +331,18 @@ impl Place {
 
     fn volume(&self, n: u16) -> String {
         format!("volumes/{}", self.volume_id(n))
+    }
+
+    fn targets(&self) -> Resource {
+        Resource::new(&self.resource.client, "VirtioScsiTarget")
+    }
+
+    fn target_id(&self, n: u16) -> String {
+        format!("{}-t{n}", self.tag)
+    }
+
+    fn target(&self, n: u16) -> String {
+        format!("virtioScsiTargets/{}", self.target_id(n))
     }
 
     fn file(&self, n: u16) -> String {
@@ -222,9 +370,13 @@ impl Place {
             }
         }
         if !self.parent.is_empty() {
-            Resource::new(&self.resource.client, "NvmeSubsystem").deleted(&self.parent).await;
-            for volume in self.volumes().names("").await.iter().filter(|name| self.is_mine(name)) {
-                self.volumes().deleted(volume).await;
+            let remote = self.parent.starts_with("nvmeRemoteControllers/");
+            let kind = if remote { "NvmeRemoteController" } else { "NvmeSubsystem" };
+            Resource::new(&self.resource.client, kind).deleted(&self.parent).await;
+        }
+        for others in [self.volumes(), self.targets()] {
+            for name in others.names("").await.iter().filter(|name| self.is_mine(name)) {
+                others.deleted(name).await;
             }
         }
     }

@@ -18,8 +18,8 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
 
-use common::{Client, Resource, Target};
-use kinds::{IMPLEMENTED, Kind, Place};
+use common::{Client, Options, Resource, Target};
+use kinds::{IMPLEMENTED, Kind, Lab, Place};
 use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 
 /// One test of the contract.
@@ -78,26 +78,40 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if arguments.list {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        return libtest_mimic::run(&arguments, trials(nowhere, &PathBuf::new())).exit_code();
+        let lab = Lab {
+            target: nowhere,
+            peer: nowhere,
+            dir: PathBuf::new(),
+        };
+        return libtest_mimic::run(&arguments, trials(&lab)).exit_code();
     }
-    let target = block_on(Target::start());
-    let conclusion = libtest_mimic::run(&arguments, trials(target.grpc, &target.scratch().to_owned()));
+    let target = block_on(Target::start_with(Options::hugepages()));
+    let peer = block_on(Target::start_with(Options::default().beside(&target)));
+    let lab = Lab {
+        target: target.grpc,
+        peer: peer.grpc,
+        dir: target.scratch().to_owned(),
+    };
+    let conclusion = libtest_mimic::run(&arguments, trials(&lab));
     if conclusion.has_failed() {
         eprintln!("--- log of the target ---\n{}", target.log());
+        eprintln!("--- log of the peer ---\n{}", peer.log());
     } else {
         block_on(check_nothing_left(&target));
     }
     target.stop();
+    peer.stop();
     exit_code(&conclusion)
 }
 
-fn trials(target: SocketAddr, dir: &PathBuf) -> Vec<Trial> {
+fn trials(lab: &Lab) -> Vec<Trial> {
+    let target = lab.target;
     let mut trials = Vec::new();
     for kind in IMPLEMENTED {
         for (number, rule) in RULES.iter().enumerate() {
-            let (dir, tag) = (dir.clone(), format!("{}{number}", kind.message.to_lowercase()));
+            let (lab, tag) = (lab.clone(), format!("{}{number}", kind.message.to_lowercase()));
             let name = format!("{}::{}", kind.message, rule.name);
-            trials.push(trial(name, move || block_on(hold(target, kind, rule, tag, dir))));
+            trials.push(trial(name, move || block_on(hold(lab, kind, rule, tag))));
         }
     }
     for message in kinds::UNIMPLEMENTED {
@@ -106,8 +120,8 @@ fn trials(target: SocketAddr, dir: &PathBuf) -> Vec<Trial> {
         trials.push(trial(name, move || block_on(run())));
     }
     trials.push(trial(
-        "every_kind_of_the_api_is_in_one_of_the_two_tables".into(),
-        unimplemented::every_kind_of_the_api_is_in_one_of_the_two_tables,
+        "every_kind_of_the_api_is_in_one_of_the_tables".into(),
+        unimplemented::every_kind_of_the_api_is_in_one_of_the_tables,
     ));
     trials.push(trial(
         "NullVolume::a_page_has_50_by_default_and_250_at_most".into(),
@@ -120,8 +134,8 @@ fn trials(target: SocketAddr, dir: &PathBuf) -> Vec<Trial> {
     trials
 }
 
-async fn hold(target: SocketAddr, kind: &'static Kind, rule: &Rule, tag: String, dir: PathBuf) {
-    let place = Place::new(&connect(target).await, kind, &tag, dir).await;
+async fn hold(lab: Lab, kind: &'static Kind, rule: &Rule, tag: String) {
+    let place = Place::new(lab, kind, &tag).await;
     (rule.run)(&place).await;
     place.clean().await;
 }
@@ -133,7 +147,11 @@ async fn connect(target: SocketAddr) -> Client {
 /// All tests passed and cleaned up after themselves: so must the target have.
 async fn check_nothing_left(target: &Target) {
     let client = target.client().await;
-    for message in ["NullVolume", "MallocVolume", "AioVolume", "NvmeSubsystem"] {
+    for kind in IMPLEMENTED {
+        let message = kind.message;
+        if Resource::new(&client, message).nested {
+            continue;
+        }
         let left = Resource::new(&client, message).names("").await;
         assert!(left.is_empty(), "{message} that nobody made or all deleted: {left:?}");
     }

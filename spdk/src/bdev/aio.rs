@@ -53,8 +53,9 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     // SPDK takes an empty file, and nothing can be done with the result.
     if lookup(spdk, name)?.is_none_or(|info| info.num_blocks == 0) {
         delete(spdk, name).await?;
-        return Err(Error::new(OPERATION, libc::EINVAL)
-            .with_detail(format!("{filename:?} is empty")));
+        return Err(
+            Error::new(OPERATION, libc::EINVAL).with_detail(format!("{filename:?} is empty"))
+        );
     }
     Ok(())
 }

@@ -142,7 +142,9 @@ fn set_num_blocks(
     // SAFETY: on the app thread, `bdev` just found.
     let rc = unsafe { sys::opi_bdev_set_num_blocks(bdev.as_ptr(), num_blocks) };
     check(operation, rc).map_err(|error| {
-        error.with_detail(format!("{name:?} is in use and cannot shrink to {num_blocks} blocks"))
+        error.with_detail(format!(
+            "{name:?} is in use and cannot shrink to {num_blocks} blocks"
+        ))
     })
 }
 

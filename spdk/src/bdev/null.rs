@@ -34,7 +34,12 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     let c_name = cstr("bdev name", name)?;
     // SAFETY: on the app thread; name and UUID outlive the call.
     let rc = unsafe {
-        sys::opi_bdev_null_create(c_name.as_ptr(), &uuid(options.uuid), *num_blocks, *block_size)
+        sys::opi_bdev_null_create(
+            c_name.as_ptr(),
+            &uuid(options.uuid),
+            *num_blocks,
+            *block_size,
+        )
     };
     check(OPERATION, rc).map_err(|error| error.with_detail(format!("{name:?}")))
 }

@@ -39,19 +39,37 @@ pub async fn set(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
         write_mib,
     } = limits;
     if rw_iops % IOPS_STEP != 0 {
-        return Err(Error::new(OPERATION, libc::EINVAL)
-            .with_detail(format!("{rw_iops} I/Os a second: only multiples of {IOPS_STEP} can be")));
+        return Err(Error::new(OPERATION, libc::EINVAL).with_detail(format!(
+            "{rw_iops} I/Os a second: only multiples of {IOPS_STEP} can be"
+        )));
     }
-    if [rw_mib, read_mib, write_mib].iter().any(|mib| *mib > u64::MAX >> 20) {
-        return Err(Error::new(OPERATION, libc::EINVAL).with_detail("a bandwidth of over 2^44 MiB/s"));
+    if [rw_mib, read_mib, write_mib]
+        .iter()
+        .any(|mib| *mib > u64::MAX >> 20)
+    {
+        return Err(
+            Error::new(OPERATION, libc::EINVAL).with_detail("a bandwidth of over 2^44 MiB/s")
+        );
     }
     let bdev = existing(spdk, OPERATION, name)?;
     let mut by_type = [0; TYPES];
     for (index, limit) in [
-        (sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_RW_IOPS_RATE_LIMIT, rw_iops),
-        (sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_RW_BPS_RATE_LIMIT, rw_mib),
-        (sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_R_BPS_RATE_LIMIT, read_mib),
-        (sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_W_BPS_RATE_LIMIT, write_mib),
+        (
+            sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_RW_IOPS_RATE_LIMIT,
+            rw_iops,
+        ),
+        (
+            sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_RW_BPS_RATE_LIMIT,
+            rw_mib,
+        ),
+        (
+            sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_R_BPS_RATE_LIMIT,
+            read_mib,
+        ),
+        (
+            sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_W_BPS_RATE_LIMIT,
+            write_mib,
+        ),
     ] {
         by_type[index as usize] = limit;
     }
@@ -73,5 +91,4 @@ pub async fn set(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
     check(OPERATION, status).map_err(|error| error.with_detail(format!("{name:?}")))
 }
 
-const TYPES: usize =
-    sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_NUM_RATE_LIMIT_TYPES as usize;
+const TYPES: usize = sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_NUM_RATE_LIMIT_TYPES as usize;

@@ -15,12 +15,7 @@ use crate::runtime::Spdk;
 ///
 /// ENODEV for an unknown subsystem, EINVAL for a bad NQN or key, EEXIST for a host
 /// that is let in already.
-pub async fn allow(
-    spdk: Spdk,
-    nqn: &str,
-    host: &str,
-    psk: Option<&str>,
-) -> Result<(), Error> {
+pub async fn allow(spdk: Spdk, nqn: &str, host: &str, psk: Option<&str>) -> Result<(), Error> {
     const OPERATION: &str = "allow host";
     nqn::check(host).map_err(|reason| Error::new(OPERATION, libc::EINVAL).with_detail(reason))?;
     let subsystem = find(spdk, OPERATION, nqn)?;
@@ -36,7 +31,9 @@ pub async fn allow(
         sys::opi_nvmf_add_host(
             subsystem.as_ptr(),
             c_host.as_ptr(),
-            c_psk.as_ref().map_or(std::ptr::null(), |name| name.as_ptr()),
+            c_psk
+                .as_ref()
+                .map_or(std::ptr::null(), |name| name.as_ptr()),
         )
     };
     check(OPERATION, rc).map_err(|error| error.with_detail(format!("host {host:?}")))

@@ -76,7 +76,9 @@ impl Address {
     fn from_id(id: &sys::spdk_nvme_transport_id) -> Option<Self> {
         match Kind::of(id)? {
             Kind::Tcp => transport_id::ip_and_port(id).map(|(ip, port)| Self::Tcp { ip, port }),
-            Kind::VfioUser => Some(Self::VfioUser { dir: read(&id.traddr) }),
+            Kind::VfioUser => Some(Self::VfioUser {
+                dir: read(&id.traddr),
+            }),
             Kind::Pcie | Kind::Rdma => None,
         }
     }
@@ -94,7 +96,9 @@ thread_local! {
 
 fn bind(address: &Address, secure: bool) {
     BOUND.with_borrow_mut(|bound| {
-        let bindings = bound.entry(address.clone()).or_insert(Bindings { count: 0, secure });
+        let bindings = bound
+            .entry(address.clone())
+            .or_insert(Bindings { count: 0, secure });
         bindings.count += 1;
     });
 }
@@ -295,9 +299,17 @@ mod tests {
     #[test]
     fn an_address_survives_the_way_through_c() {
         for address in [
-            Address::Tcp { ip: "127.0.0.1".parse().expect("an address"), port: 4420 },
-            Address::Tcp { ip: "::1".parse().expect("an address"), port: 65535 },
-            Address::VfioUser { dir: "/var/run/opi/sub0".to_owned() },
+            Address::Tcp {
+                ip: "127.0.0.1".parse().expect("an address"),
+                port: 4420,
+            },
+            Address::Tcp {
+                ip: "::1".parse().expect("an address"),
+                port: 65535,
+            },
+            Address::VfioUser {
+                dir: "/var/run/opi/sub0".to_owned(),
+            },
         ] {
             let id = address.to_id().expect("a valid address");
             assert_eq!(Address::from_id(&id), Some(address));
@@ -306,9 +318,14 @@ mod tests {
 
     #[test]
     fn addresses_that_cannot_be_are_refused() {
-        let port_0 = Address::Tcp { ip: "127.0.0.1".parse().expect("an address"), port: 0 };
+        let port_0 = Address::Tcp {
+            ip: "127.0.0.1".parse().expect("an address"),
+            port: 0,
+        };
         assert!(port_0.to_id().is_err());
-        let long = Address::VfioUser { dir: format!("/{}", "x".repeat(101)) };
+        let long = Address::VfioUser {
+            dir: format!("/{}", "x".repeat(101)),
+        };
         assert!(long.to_id().is_err());
     }
 }

@@ -30,8 +30,9 @@ type Subsystem = NonNull<sys::spdk_nvmf_subsystem>;
 /// The target that SPDK made when it started.
 fn target(_: Spdk, operation: &'static str) -> Result<NonNull<sys::spdk_nvmf_tgt>, Error> {
     // SAFETY: on the app thread.
-    NonNull::new(unsafe { sys::spdk_nvmf_get_first_tgt() })
-        .ok_or_else(|| Error::new(operation, libc::ENODEV).with_detail("there is no NVMe-oF target"))
+    NonNull::new(unsafe { sys::spdk_nvmf_get_first_tgt() }).ok_or_else(|| {
+        Error::new(operation, libc::ENODEV).with_detail("there is no NVMe-oF target")
+    })
 }
 
 /// The subsystem, or ENODEV of `operation`. Not to be kept across an await.

@@ -99,12 +99,17 @@ fn check_nsid(subsystem: Subsystem, operation: &'static str, nsid: u32) -> Resul
         let subsystem = subsystem.as_ptr();
         let max = sys::spdk_nvmf_subsystem_get_max_nsid(subsystem);
         let taken = |nsid| !sys::spdk_nvmf_subsystem_get_ns(subsystem, nsid).is_null();
-        let taken = if nsid == 0 { (1..=max).all(taken) } else { taken(nsid) };
+        let taken = if nsid == 0 {
+            (1..=max).all(taken)
+        } else {
+            taken(nsid)
+        };
         (max, taken)
     };
     if nsid > max {
-        return Err(Error::new(operation, libc::ERANGE)
-            .with_detail(format!("namespace id {nsid}: the subsystem's highest is {max}")));
+        return Err(Error::new(operation, libc::ERANGE).with_detail(format!(
+            "namespace id {nsid}: the subsystem's highest is {max}"
+        )));
     }
     match (taken, nsid) {
         (false, _) => Ok(()),
@@ -120,14 +125,21 @@ fn check_nsid(subsystem: Subsystem, operation: &'static str, nsid: u32) -> Resul
 pub async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), Error> {
     const OPERATION: &str = "remove namespace";
     // Also keeps nsid 0 and the wildcard, which pause other things, from SPDK.
-    if !list(spdk, nqn)?.iter().any(|namespace| namespace.nsid == nsid) {
+    if !list(spdk, nqn)?
+        .iter()
+        .any(|namespace| namespace.nsid == nsid)
+    {
         return Err(absent(OPERATION, nqn, nsid));
     }
     let name = nqn.to_owned();
     paused(spdk, OPERATION, nqn, nsid, move |subsystem| {
         // SAFETY: on the app thread, the subsystem paused.
         let rc = unsafe { sys::spdk_nvmf_subsystem_remove_ns(subsystem.as_ptr(), nsid) };
-        ready(if rc == 0 { Ok(()) } else { Err(absent(OPERATION, &name, nsid)) })
+        ready(if rc == 0 {
+            Ok(())
+        } else {
+            Err(absent(OPERATION, &name, nsid))
+        })
     })
     .await
 }
@@ -148,7 +160,9 @@ pub fn list(spdk: Spdk, nqn: &str) -> Result<Vec<Namespace>, Error> {
         while !namespace.is_null() {
             namespaces.push(Namespace {
                 nsid: sys::spdk_nvmf_ns_get_id(namespace),
-                bdev: string(sys::spdk_bdev_get_name(sys::spdk_nvmf_ns_get_bdev(namespace))),
+                bdev: string(sys::spdk_bdev_get_name(sys::spdk_nvmf_ns_get_bdev(
+                    namespace,
+                ))),
             });
             namespace = sys::spdk_nvmf_subsystem_get_next_ns(subsystem, namespace);
         }

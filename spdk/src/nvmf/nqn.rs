@@ -68,7 +68,9 @@ fn is_label(label: &str) -> bool {
     bytes.len() <= MAX_LABEL_LEN
         && bytes.first().is_some_and(u8::is_ascii_alphabetic)
         && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || *b == b'-')
 }
 
 fn is_uuid(text: &str) -> bool {

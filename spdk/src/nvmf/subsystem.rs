@@ -85,10 +85,7 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
         set_texts(subsystem, OPERATION, &options.serial, &options.model)?;
         // SAFETY: on the app thread; made above and not destroyed since.
         unsafe {
-            sys::spdk_nvmf_subsystem_set_allow_any_host(
-                subsystem.as_ptr(),
-                options.allow_any_host,
-            );
+            sys::spdk_nvmf_subsystem_set_allow_any_host(subsystem.as_ptr(), options.allow_any_host);
         }
         change_state(OPERATION, subsystem, sys::spdk_nvmf_subsystem_start).await
     };
@@ -145,7 +142,11 @@ async fn destroy_inactive(operation: &'static str, subsystem: Subsystem) -> Resu
     }
     // SAFETY: SPDK calls back only what it has put off.
     drop(unsafe { Promise::<()>::from_raw(argument) });
-    if rc == 0 { Ok(()) } else { Err(Error::new(operation, rc)) }
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(Error::new(operation, rc))
+    }
 }
 
 unsafe extern "C" fn on_destroyed(argument: *mut c_void) {
@@ -155,12 +156,7 @@ unsafe extern "C" fn on_destroyed(argument: *mut c_void) {
 
 /// Gives a subsystem another serial and model number, which hosts see when they
 /// next identify the controller. An empty one stays as it is.
-pub async fn set_identity(
-    spdk: Spdk,
-    nqn: &str,
-    serial: &str,
-    model: &str,
-) -> Result<(), Error> {
+pub async fn set_identity(spdk: Spdk, nqn: &str, serial: &str, model: &str) -> Result<(), Error> {
     const OPERATION: &str = "change subsystem";
     set_texts(find(spdk, OPERATION, nqn)?, OPERATION, serial, model)
 }
@@ -171,7 +167,8 @@ fn set_texts(
     serial: &str,
     model: &str,
 ) -> Result<(), Error> {
-    type Set = unsafe extern "C" fn(*mut sys::spdk_nvmf_subsystem, *const std::ffi::c_char) -> c_int;
+    type Set =
+        unsafe extern "C" fn(*mut sys::spdk_nvmf_subsystem, *const std::ffi::c_char) -> c_int;
     let texts: [(_, &str, _, Set); 2] = [
         ("serial number", serial, 20, sys::spdk_nvmf_subsystem_set_sn),
         ("model number", model, 40, sys::spdk_nvmf_subsystem_set_mn),

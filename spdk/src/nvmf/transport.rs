@@ -47,7 +47,10 @@ pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
         // SAFETY: on the app thread; no arguments.
         let rc = unsafe { sys::opi_sock_disable_ssl_tickets() };
         if rc != 0 {
-            tracing::warn!("TLS session tickets stay on, which Linux hosts refuse: errno {}", -rc);
+            tracing::warn!(
+                "TLS session tickets stay on, which Linux hosts refuse: errno {}",
+                -rc
+            );
         }
     }
     let made = call::<Made>(OPERATION, |argument| {

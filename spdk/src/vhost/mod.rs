@@ -49,7 +49,12 @@ pub fn set_directory(_: Spdk, directory: &str) -> Result<(), Error> {
     }
     let c_directory = cstr("directory", directory)?;
     // SAFETY: on the app thread; SPDK copies the text.
-    check(OPERATION, unsafe { sys::spdk_vhost_set_socket_path(c_directory.as_ptr()) })?;
+    check(OPERATION, unsafe {
+        sys::spdk_vhost_set_socket_path(c_directory.as_ptr())
+    })?;
+    // It would write each message of each machine to stderr.
+    // SAFETY: sets a level by a pattern that outlives the call.
+    unsafe { sys::rte_log_set_level_pattern(c"lib.vhost*".as_ptr(), sys::RTE_LOG_WARNING) };
     DIRECTORY.set(Some(directory.to_owned()));
     Ok(())
 }
@@ -75,7 +80,9 @@ fn find(_: Spdk, name: &str) -> Result<Option<Device>, Error> {
     let name = cstr("controller name", name)?;
     // SAFETY: on the app thread, where alone controllers come and go, so that the
     // result stays valid until the next await.
-    Ok(NonNull::new(unsafe { sys::spdk_vhost_dev_find(name.as_ptr()) }))
+    Ok(NonNull::new(unsafe {
+        sys::spdk_vhost_dev_find(name.as_ptr())
+    }))
 }
 
 /// The controller, or ENODEV of `operation`. Not to be kept across an await.
@@ -120,16 +127,19 @@ fn check_name(spdk: Spdk, operation: &'static str, name: &str) -> Result<String,
 
 /// Where the socket of a controller is.
 fn socket_path(name: &str) -> String {
-    DIRECTORY.with_borrow(|directory| format!("{}/{name}", directory.as_deref().unwrap_or_default()))
+    DIRECTORY
+        .with_borrow(|directory| format!("{}/{name}", directory.as_deref().unwrap_or_default()))
 }
 
 /// SPDK's word on the making of a controller.
 fn check_made(operation: &'static str, socket: &str, rc: c_int) -> Result<(), Error> {
     if rc == -libc::EIO {
-        return Err(Error::new(operation, libc::EADDRNOTAVAIL).with_detail(format!(
-            "no socket can be made at {socket:?}: something else is there, or the directory \
+        return Err(
+            Error::new(operation, libc::EADDRNOTAVAIL).with_detail(format!(
+                "no socket can be made at {socket:?}: something else is there, or the directory \
              takes no files"
-        )));
+            )),
+        );
     }
     check(operation, rc).map_err(|error| error.with_detail(format!("{socket:?}")))
 }

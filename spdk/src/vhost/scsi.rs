@@ -1,11 +1,13 @@
 //! virtio-scsi controllers with up to eight targets of one LUN each, which come and
 //! go while virtual machines are connected.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::ffi::{c_int, c_void};
 
 use spdk_sys as sys;
 
-use super::{CHANGE_LIMIT, check_made, check_name, existing, remove, unlocked, until};
+use super::{CHANGE_LIMIT, Device, check_made, check_name, remove, unlocked, until};
 use crate::completion::{Promise, call};
 use crate::cstr::cstr;
 use crate::deadline::within;
@@ -14,6 +16,21 @@ use crate::runtime::Spdk;
 
 /// Targets that a controller can have.
 pub const MAX_TARGETS: u8 = 8;
+
+thread_local! {
+    /// The controllers that are of this kind: SPDK does not tell, and looks for targets
+    /// in one of the other kind through a null pointer.
+    static NAMES: RefCell<HashSet<String>> = RefCell::default();
+}
+
+/// The controller, or ENODEV of `operation`. Not to be kept across an await.
+fn existing(spdk: Spdk, operation: &'static str, name: &str) -> Result<Device, Error> {
+    if NAMES.with_borrow(|names| names.contains(name)) {
+        return super::existing(spdk, operation, name);
+    }
+    Err(Error::new(operation, libc::ENODEV)
+        .with_detail(format!("there is no SCSI controller {name:?}")))
+}
 
 /// Makes a controller without targets, and its socket. EEXIST for a name in use,
 /// EINVAL for one that cannot be, EPERM without hugepages or for a path that is too
@@ -25,13 +42,19 @@ pub async fn create(spdk: Spdk, name: &str) -> Result<(), Error> {
     let c_name = cstr("controller name", name)?;
     // SAFETY: on the app thread; SPDK copies the name; no mask is all cores.
     let rc = unsafe { sys::spdk_vhost_scsi_dev_construct(c_name.as_ptr(), std::ptr::null()) };
-    check_made(OPERATION, &socket, rc)
+    check_made(OPERATION, &socket, rc)?;
+    NAMES.with_borrow_mut(|names| names.insert(name.to_owned()));
+    Ok(())
 }
 
 /// Removes a controller with its targets, and its socket. ENODEV if there is none of
 /// that name, EBUSY while a virtual machine is connected.
 pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
-    remove(spdk, "delete vhost-user-scsi controller", name).await
+    const OPERATION: &str = "delete vhost-user-scsi controller";
+    existing(spdk, OPERATION, name)?;
+    remove(spdk, OPERATION, name).await?;
+    NAMES.with_borrow_mut(|names| names.remove(name));
+    Ok(())
 }
 
 /// Gives a controller a target whose LUN 0 is the bdev, and answers its number: the
@@ -59,12 +82,17 @@ pub async fn add_target(
         )
     };
     let detail = |error: Error| {
-        error.with_detail(format!("target {number:?} of {name:?}, which has {MAX_TARGETS}"))
+        error.with_detail(format!(
+            "target {number:?} of {name:?}, which has {MAX_TARGETS}"
+        ))
     };
     check(OPERATION, rc).map_err(detail)?;
     let number = u8::try_from(rc).map_err(|_| detail(Error::new(OPERATION, libc::EIO)))?;
     // Until then SPDK would refuse to remove it.
-    until(spdk, OPERATION, name, || has_target(spdk, OPERATION, name, number)).await?;
+    until(spdk, OPERATION, name, || {
+        has_target(spdk, OPERATION, name, number)
+    })
+    .await?;
     Ok(number)
 }
 
@@ -102,12 +130,7 @@ pub async fn remove_target(spdk: Spdk, name: &str, number: u8) -> Result<(), Err
         .map_err(|error| error.with_detail(format!("target {number} of {name:?}")))
 }
 
-fn has_target(
-    spdk: Spdk,
-    operation: &'static str,
-    name: &str,
-    number: u8,
-) -> Result<bool, Error> {
+fn has_target(spdk: Spdk, operation: &'static str, name: &str, number: u8) -> Result<bool, Error> {
     let device = existing(spdk, operation, name)?;
     // SAFETY: on the app thread, the controller just found, the number in range.
     Ok(number < MAX_TARGETS

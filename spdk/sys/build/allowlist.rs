@@ -31,6 +31,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_nvmf_transport_create",
     "opi_sock_disable_ssl_tickets",
     "opi_vhost_blk_create",
+    "rte_log_set_level_pattern",
     "rte_vhost_driver_set_max_queue_num",
     "spdk_app_fini",
     "spdk_app_opts_init",
@@ -102,6 +103,7 @@ pub const FUNCTIONS: &[&str] = &[
     "spdk_ring_dequeue",
     "spdk_ring_enqueue",
     "spdk_ring_free",
+    "spdk_rpc_initialize",
     "spdk_vhost_dev_find",
     "spdk_vhost_dev_get_name",
     "spdk_vhost_dev_next",
@@ -131,6 +133,7 @@ pub const TYPES: &[&str] = &[
 
 #[rustfmt::skip]
 pub const CONSTANTS: &[&str] = &[
+    "RTE_LOG_WARNING",
     "SPDK_ENV_NUMA_ID_ANY",
     "SPDK_NVMF_NQN_MAX_LEN",
     "SPDK_NVMF_TRADDR_MAX_LEN",
@@ -142,18 +145,26 @@ pub fn check(bindings: &str) -> Result<(), String> {
     let found = |keyword: &str, name: &str| {
         bindings.match_indices(name).any(|(at, _)| {
             bindings[..at].ends_with(keyword)
-                && !bindings[at + name.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
+                && !bindings[at + name.len()..]
+                    .starts_with(|c: char| c.is_alphanumeric() || c == '_')
         })
     };
     let absent: Vec<&str> = FUNCTIONS
         .iter()
         .filter(|name| !found("fn ", name))
-        .chain(TYPES.iter().filter(|name| !found("struct ", name) && !found("type ", name)))
+        .chain(
+            TYPES
+                .iter()
+                .filter(|name| !found("struct ", name) && !found("type ", name)),
+        )
         .chain(CONSTANTS.iter().filter(|name| !found("const ", name)))
         .copied()
         .collect();
     if absent.is_empty() {
         return Ok(());
     }
-    Err(format!("SPDK's headers do not declare {}", absent.join(", ")))
+    Err(format!(
+        "SPDK's headers do not declare {}",
+        absent.join(", ")
+    ))
 }

@@ -91,7 +91,8 @@ pub fn emit(flags: &[String]) -> Result<(), String> {
     // that they call, the system's libraries.
     let (archived, system): (Vec<String>, Vec<String>) = called.into_iter().partition(|name| {
         let file = format!("lib{name}.a");
-        dirs.iter().any(|dir| dir.join(&file).is_file() && !is_system(dir))
+        dirs.iter()
+            .any(|dir| dir.join(&file).is_file() && !is_system(dir))
     });
     for name in whole {
         println!("cargo:rustc-link-lib=static:+whole-archive,-bundle={name}");

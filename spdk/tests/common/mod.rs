@@ -1,7 +1,14 @@
 //! SPDK in the test's own process: one to a process, without hugepages.
 
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "each test uses its part"
+)]
+
 use spdk::cores::CoreSet;
-use spdk::{Options, Runtime};
+use spdk::{Error, Options, Runtime};
 
 /// Starts SPDK on a core that this process may use and no other SPDK has.
 pub async fn start(mailbox_capacity: usize) -> Runtime {
@@ -10,6 +17,7 @@ pub async fn start(mailbox_capacity: usize) -> Runtime {
         mem_mib: 512,
         no_huge: true,
         mailbox_capacity,
+        rpc_socket: None,
     })
     .await
     .expect("SPDK starts")
@@ -23,4 +31,21 @@ pub fn free_core() -> CoreSet {
         .map(|core| core.to_string().parse::<CoreSet>().expect("a core list"))
         .find(|core| core.claimed().is_none())
         .expect("a core that no other SPDK has")
+}
+
+/// `run!(handle, spdk => expression)`: what an async expression gives on the app
+/// thread.
+macro_rules! run {
+    ($handle:expr, $spdk:ident => $body:expr) => {
+        $handle
+            .call(move |$spdk| async move { $body })
+            .await
+            .expect("the engine runs")
+    };
+}
+pub(crate) use run;
+
+/// The errno of a failure.
+pub fn errno<T: std::fmt::Debug>(result: Result<T, Error>) -> i32 {
+    result.expect_err("this must fail").errno.0
 }

@@ -35,10 +35,18 @@ pub use state::{Namespace, Path, PathState, controllers, namespaces, path_stats,
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each name says it")]
 pub enum Address {
-    Tcp { ip: IpAddr, port: u16 },
-    Rdma { ip: IpAddr, port: u16 },
+    Tcp {
+        ip: IpAddr,
+        port: u16,
+    },
+    Rdma {
+        ip: IpAddr,
+        port: u16,
+    },
     /// `dddd:bb:dd.f`; the device is bound to a driver that SPDK can use.
-    Pcie { address: String },
+    Pcie {
+        address: String,
+    },
 }
 
 impl fmt::Display for Address {
@@ -186,8 +194,9 @@ fn check_options(operation: &'static str, options: &Options) -> Result<(), Error
     }
     // SAFETY: a look into a list that is fixed once SPDK runs; the name is static.
     if !unsafe { sys::spdk_nvme_transport_available_by_name(address.kind().name().as_ptr()) } {
-        return Err(Error::new(operation, libc::ENOTSUP)
-            .with_detail(format!("this SPDK is built without the transport of {address}")));
+        return Err(Error::new(operation, libc::ENOTSUP).with_detail(format!(
+            "this SPDK is built without the transport of {address}"
+        )));
     }
     Ok(())
 }
@@ -233,7 +242,9 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
         num_io_queues: options.num_io_queues,
         io_queue_size: options.io_queue_size,
         timeout_ms: if remote {
-            u32::try_from(options.deadline.as_millis()).unwrap_or(u32::MAX).max(1)
+            u32::try_from(options.deadline.as_millis())
+                .unwrap_or(u32::MAX)
+                .max(1)
         } else {
             0
         },
@@ -270,7 +281,10 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
     match pending.await {
         0 => Ok(()),
         status if status == -libc::EIO => Err(Error::new(operation, libc::EHOSTUNREACH)
-            .with_detail(format!("{} could not be connected; SPDK's log says why", at()))),
+            .with_detail(format!(
+                "{} could not be connected; SPDK's log says why",
+                at()
+            ))),
         status => Err(Error::new(operation, status).with_detail(at())),
     }
 }
@@ -284,18 +298,32 @@ fn check_joins(spdk: Spdk, operation: &'static str, options: &Options) -> Result
     let name = &options.name;
     let same = |path: &&Path| {
         path.address.as_ref() == Some(&options.address)
-            && options.source.is_none_or(|source| path.source == source.ip().to_string())
+            && options
+                .source
+                .is_none_or(|source| path.source == source.ip().to_string())
     };
     if paths.iter().any(|path| same(&path)) {
-        return refuse(libc::EEXIST, format!("{name:?} has the path {}", options.address));
+        return refuse(
+            libc::EEXIST,
+            format!("{name:?} has the path {}", options.address),
+        );
     }
     if options.multipath == Multipath::Disabled {
-        return refuse(libc::EEXIST, format!("{name:?} is attached and takes no second path"));
+        return refuse(
+            libc::EEXIST,
+            format!("{name:?} is attached and takes no second path"),
+        );
     }
-    match paths.iter().find(|path| path.subsystem != options.subsystem) {
+    match paths
+        .iter()
+        .find(|path| path.subsystem != options.subsystem)
+    {
         Some(path) => refuse(
             libc::EINVAL,
-            format!("{name:?} is of subsystem {:?}, not {:?}", path.subsystem, options.subsystem),
+            format!(
+                "{name:?} is of subsystem {:?}, not {:?}",
+                path.subsystem, options.subsystem
+            ),
         ),
         None => Ok(()),
     }
@@ -309,7 +337,10 @@ fn source(source: Option<SocketAddr>) -> Result<(Option<CString>, Option<CString
         0 => None,
         port => Some(cstr("source port", &port.to_string())?),
     };
-    Ok((Some(cstr("source address", &source.ip().to_string())?), port))
+    Ok((
+        Some(cstr("source address", &source.ip().to_string())?),
+        port,
+    ))
 }
 
 unsafe extern "C" fn on_attached(argument: *mut c_void, _count: usize, status: c_int) {
@@ -376,12 +407,14 @@ async fn change<F: Future<Output = Result<(), Error>> + 'static>(
         let _alone = lock("NVMe controller", &owned).await;
         done.complete(change(owned).await);
     });
-    within(spdk, CHANGE_LIMIT, is_done).await.unwrap_or_else(|| {
-        Err(Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
-            "{name:?} has not finished within {} s",
-            CHANGE_LIMIT.as_secs()
-        )))
-    })
+    within(spdk, CHANGE_LIMIT, is_done)
+        .await
+        .unwrap_or_else(|| {
+            Err(Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
+                "{name:?} has not finished within {} s",
+                CHANGE_LIMIT.as_secs()
+            )))
+        })
 }
 
 async fn remove(
@@ -391,7 +424,9 @@ async fn remove(
     subsystem: &str,
 ) -> Result<(), Error> {
     let c_name = cstr("controller name", name)?;
-    let id = path.map(|(address, _)| address.to_id(subsystem)).transpose()?;
+    let id = path
+        .map(|(address, _)| address.to_id(subsystem))
+        .transpose()?;
     let (address, port) = source(path.and_then(|(_, source)| source))?;
     let status = call::<c_int>(operation, |argument| {
         // SAFETY: on the app thread; id and strings outlive the call, which copies
@@ -400,7 +435,9 @@ async fn remove(
             sys::opi_nvme_detach(
                 c_name.as_ptr(),
                 id.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
-                address.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
+                address
+                    .as_ref()
+                    .map_or(std::ptr::null(), |text| text.as_ptr()),
                 port.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
                 Some(on_status),
                 argument,

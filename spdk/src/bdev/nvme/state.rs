@@ -123,7 +123,9 @@ fn address(id: &sys::spdk_nvme_transport_id) -> Option<Address> {
     match Kind::of(id)? {
         Kind::Tcp => transport_id::ip_and_port(id).map(|(ip, port)| Address::Tcp { ip, port }),
         Kind::Rdma => transport_id::ip_and_port(id).map(|(ip, port)| Address::Rdma { ip, port }),
-        Kind::Pcie => Some(Address::Pcie { address: read(&id.traddr) }),
+        Kind::Pcie => Some(Address::Pcie {
+            address: read(&id.traddr),
+        }),
         Kind::VfioUser => None,
     }
 }

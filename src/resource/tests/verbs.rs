@@ -1,298 +1,22 @@
-//! The verbs, on kinds whose objects live in the test: what every kind gets from its collection.
+//! The verbs, on kinds whose objects live in the test.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
-use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::volume_ref::VolumeRef;
-use super::*;
-use crate::api::storage::{
-    NullVolume, NvmeNamespace, NvmeNamespaceSpec, NvmeSubsystem, NvmeSubsystemSpec, VolumeStats,
-};
-use crate::error::Violations;
-
-/// Volumes that grow at any time, are rebuilt for another block size, and keep their uuid.
-#[derive(Default)]
-struct Volumes {
-    made: Mutex<BTreeSet<String>>,
-    updates: AtomicUsize,
-    fails: AtomicBool,
-    panics: AtomicBool,
-    /// When set, a create waits for a permit after it has begun.
-    gate: Option<Arc<Gate>>,
-}
-
-struct Gate {
-    entered: Semaphore,
-    may_go_on: Semaphore,
-}
-
-impl Volumes {
-    fn fault(&self) -> Result<(), Error> {
-        assert!(!self.panics.load(Ordering::Relaxed), "asked to panic");
-        if self.fails.load(Ordering::Relaxed) {
-            return Err(Error::invalid("blocks_count", "does not fit"));
-        }
-        Ok(())
-    }
-}
-
-impl Kind for Arc<Volumes> {
-    type Object = NullVolume;
-
-    fn check(&self, object: &NullVolume, violations: &mut Violations) {
-        if object.block_size % 512 != 0 || object.block_size == 0 {
-            violations.add("block_size", format!("{} is no multiple of 512", object.block_size));
-        }
-    }
-
-    fn uses(&self, name: &Name, _: &NullVolume) -> Uses {
-        Uses::new().owns(Key::bdev(name.id()))
-    }
-
-    async fn create(
-        &self,
-        _: &CallContext,
-        name: &Name,
-        mut wanted: NullVolume,
-    ) -> Result<NullVolume, Error> {
-        if let Some(gate) = &self.gate {
-            gate.entered.add_permits(1);
-            gate.may_go_on.acquire().await.unwrap().forget();
-        }
-        self.fault()?;
-        assert!(self.made.lock().insert(name.id().into()), "made twice");
-        if wanted.uuid.is_empty() {
-            wanted.uuid = "chosen".into();
-        }
-        Ok(wanted)
-    }
-
-    async fn update(
-        &self,
-        _: &CallContext,
-        name: &Name,
-        change: Change<NullVolume>,
-    ) -> Result<NullVolume, Error> {
-        assert!(!change.fields.is_empty());
-        self.fault()?;
-        if change.fields.has("uuid") {
-            return Err(Error::immutable("uuid"));
-        }
-        if !change.fields.only(&["blocks_count"]) {
-            change.unused(name)?;
-        }
-        self.updates.fetch_add(1, Ordering::Relaxed);
-        Ok(change.wanted)
-    }
-
-    async fn delete(&self, _: &CallContext, name: &Name, _: &NullVolume) -> Result<(), Error> {
-        self.fault()?;
-        assert!(self.made.lock().remove(name.id()), "removed twice");
-        Ok(())
-    }
-
-    async fn stats(&self, _: &Name, _: &NullVolume) -> Result<VolumeStats, Error> {
-        Ok(VolumeStats::default())
-    }
-}
-
-struct Subsystems;
-
-impl Kind for Subsystems {
-    type Object = NvmeSubsystem;
-
-    fn check(&self, _: &NvmeSubsystem, _: &mut Violations) {}
-
-    fn uses(&self, _: &Name, object: &NvmeSubsystem) -> Uses {
-        let spec = object.spec.clone().unwrap_or_default();
-        Uses::new().owns(format!("nqn/{}", spec.nqn))
-    }
-
-    async fn create(
-        &self,
-        _: &CallContext,
-        _: &Name,
-        wanted: NvmeSubsystem,
-    ) -> Result<NvmeSubsystem, Error> {
-        Ok(wanted)
-    }
-
-    async fn update(
-        &self,
-        _: &CallContext,
-        _: &Name,
-        change: Change<NvmeSubsystem>,
-    ) -> Result<NvmeSubsystem, Error> {
-        Ok(change.wanted)
-    }
-
-    async fn delete(&self, _: &CallContext, _: &Name, _: &NvmeSubsystem) -> Result<(), Error> {
-        Ok(())
-    }
-
-    async fn stats(&self, _: &Name, _: &NvmeSubsystem) -> Result<VolumeStats, Error> {
-        Ok(VolumeStats::default())
-    }
-
-    fn hide_secrets(object: &mut NvmeSubsystem) {
-        if let Some(spec) = &mut object.spec {
-            spec.psk.clear();
-        }
-    }
-}
-
-struct Namespaces;
-
-impl Kind for Namespaces {
-    type Object = NvmeNamespace;
-
-    fn check(&self, _: &NvmeNamespace, _: &mut Violations) {}
-
-    fn uses(&self, _: &Name, object: &NvmeNamespace) -> Uses {
-        let spec = object.spec.clone().unwrap_or_default();
-        VolumeRef::parse(&spec.volume_name_ref).unwrap().taken_in(Uses::new())
-    }
-
-    async fn create(
-        &self,
-        _: &CallContext,
-        _: &Name,
-        wanted: NvmeNamespace,
-    ) -> Result<NvmeNamespace, Error> {
-        Ok(wanted)
-    }
-
-    async fn update(
-        &self,
-        _: &CallContext,
-        _: &Name,
-        change: Change<NvmeNamespace>,
-    ) -> Result<NvmeNamespace, Error> {
-        Ok(change.wanted)
-    }
-
-    async fn delete(&self, _: &CallContext, _: &Name, _: &NvmeNamespace) -> Result<(), Error> {
-        Ok(())
-    }
-
-    async fn stats(&self, _: &Name, _: &NvmeNamespace) -> Result<VolumeStats, Error> {
-        Ok(VolumeStats::default())
-    }
-}
-
-struct World {
-    shared: Arc<Shared>,
-    engine: Arc<Volumes>,
-    volumes: Arc<Collection<Arc<Volumes>>>,
-    subsystems: Arc<Collection<Subsystems>>,
-    namespaces: Arc<Collection<Namespaces>>,
-}
-
-impl World {
-    fn new() -> Self {
-        Self::with(Volumes::default())
-    }
-
-    fn with(engine: Volumes) -> Self {
-        let (shared, engine) = (Shared::new(), Arc::new(engine));
-        Self {
-            volumes: Collection::new(Arc::clone(&engine), &shared),
-            subsystems: Collection::new(Subsystems, &shared),
-            namespaces: Collection::new(Namespaces, &shared),
-            shared,
-            engine,
-        }
-    }
-
-    async fn volume(&self, id: &str, object: NullVolume) -> Result<NullVolume, Error> {
-        self.volumes
-            .create(CallContext::default(), create("", id, object))
-            .await
-    }
-
-    async fn change(&self, object: NullVolume, mask: &[&str]) -> Result<NullVolume, Error> {
-        let request = Update {
-            object: Some(object),
-            mask: Some(mask.iter().map(|path| (*path).into()).collect()),
-            allow_missing: false,
-        };
-        self.volumes.update(CallContext::default(), request).await
-    }
-
-    async fn delete(&self, name: &str) -> Result<(), Error> {
-        self.volumes.delete(CallContext::default(), &named(name)).await
-    }
-
-    async fn subsystem(&self, id: &str, nqn: &str) -> Result<NvmeSubsystem, Error> {
-        let object = NvmeSubsystem {
-            spec: Some(NvmeSubsystemSpec {
-                nqn: nqn.into(),
-                psk: b"secret".to_vec(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        self.subsystems
-            .create(CallContext::default(), create("", id, object))
-            .await
-    }
-
-    async fn namespace(&self, parent: &str, id: &str, volume: &str) -> Result<NvmeNamespace, Error> {
-        let object = NvmeNamespace {
-            spec: Some(NvmeNamespaceSpec {
-                volume_name_ref: volume.into(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        self.namespaces
-            .create(CallContext::default(), create(parent, id, object))
-            .await
-    }
-}
-
-fn create<T>(parent: &str, id: &str, object: T) -> Create<T> {
-    Create {
-        parent: parent.into(),
-        id: id.into(),
-        object: Some(object),
-    }
-}
-
-fn named(name: &str) -> Delete {
-    Delete {
-        name: name.into(),
-        allow_missing: false,
-    }
-}
-
-fn of(block_size: i64, blocks_count: i64) -> NullVolume {
-    NullVolume {
-        block_size,
-        blocks_count,
-        ..Default::default()
-    }
-}
-
-fn called(name: &str, object: NullVolume) -> NullVolume {
-    NullVolume {
-        name: name.into(),
-        ..object
-    }
-}
-
-fn text<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
-    result.unwrap_err().to_string()
-}
+use super::super::*;
+use super::{Gate, Volumes, World, called, create, named, of, text};
+use crate::api::storage::NvmeSubsystem;
+use crate::error::Error;
 
 #[tokio::test]
 async fn an_object_is_named_by_the_client_or_by_the_server() {
     let world = World::new();
-    assert_eq!(world.volume("a", of(512, 64)).await.unwrap().name, "volumes/a");
+    assert_eq!(
+        world.volume("a", of(512, 64)).await.unwrap().name,
+        "volumes/a"
+    );
     let name = world.volume("", of(512, 64)).await.unwrap().name;
     assert!(uuid::Uuid::parse_str(name.strip_prefix("volumes/").unwrap()).is_ok());
     assert!(text(world.volume("A", of(512, 64)).await).starts_with("null_volume_id: \"A\""));
@@ -305,7 +29,10 @@ async fn a_create_that_is_repeated_answers_the_object_and_another_is_refused() {
     assert_eq!(first.uuid, "chosen");
     assert_eq!(world.volume("a", of(512, 64)).await, Ok(first));
     let error = text(world.volume("a", of(4096, 64)).await);
-    assert!(error.contains("volumes/a exists with other values of block_size"), "{error}");
+    assert!(
+        error.contains("volumes/a exists with other values of block_size"),
+        "{error}"
+    );
     assert_eq!(world.engine.made.lock().len(), 1);
 }
 
@@ -320,7 +47,11 @@ async fn broken_rules_are_told_once_for_each_field() {
         text(world.volume("a", of(513, 0)).await),
         "null_volume.blocks_count: is required; null_volume.block_size: 513 is no multiple of 512"
     );
-    let nothing = Create { parent: String::new(), id: String::new(), object: None };
+    let nothing = Create {
+        parent: String::new(),
+        id: String::new(),
+        object: None,
+    };
     let result = world.volumes.create(CallContext::default(), nothing).await;
     assert_eq!(text(result), "null_volume: is required");
 }
@@ -331,7 +62,10 @@ async fn a_failed_create_leaves_nothing() {
     world.engine.fails.store(true, Ordering::Relaxed);
     let error = text(world.volume("a", of(512, 64)).await);
     assert_eq!(error, "null_volume.blocks_count: does not fit");
-    assert_eq!(text(world.volumes.get("a").map(drop)), "volumes/a was not found");
+    assert_eq!(
+        text(world.volumes.get("a").map(drop)),
+        "volumes/a was not found"
+    );
     assert_eq!(world.shared.registry.owner(&Key::bdev("a")), None);
     world.engine.fails.store(false, Ordering::Relaxed);
     world.volume("a", of(512, 64)).await.unwrap();
@@ -361,7 +95,9 @@ async fn a_client_that_goes_away_cuts_nothing_off() {
     let call = {
         let volumes = Arc::clone(&world.volumes);
         tokio::spawn(async move {
-            volumes.create(CallContext::default(), create("", "a", of(512, 64))).await
+            volumes
+                .create(CallContext::default(), create("", "a", of(512, 64)))
+                .await
         })
     };
     gate.entered.acquire().await.unwrap().forget();
@@ -380,7 +116,10 @@ async fn an_update_asks_the_kind_for_what_differs_only() {
     let world = World::new();
     world.volume("a", of(512, 64)).await.unwrap();
     for mask in [&[][..], &["*"], &["blocks_count"]] {
-        let same = world.change(called("volumes/a", of(512, 64)), mask).await.unwrap();
+        let same = world
+            .change(called("volumes/a", of(512, 64)), mask)
+            .await
+            .unwrap();
         assert_eq!((same.blocks_count, same.uuid.as_str()), (64, "chosen"));
     }
     // What the server chose, sent back as it was answered, is no change either.
@@ -403,15 +142,27 @@ async fn an_update_that_cannot_be_made_changes_nothing() {
     assert!(text(world.change(other, &[]).await).starts_with("null_volume.uuid: cannot change"));
     assert!(text(world.change(called("a", of(513, 64)), &[]).await).contains("513 is no multiple"));
     let error = text(world.change(called("a", of(512, 64)), &["nope"]).await);
-    assert!(error.starts_with("update_mask: \"nope\" does not exist"), "{error}");
+    assert!(
+        error.starts_with("update_mask: \"nope\" does not exist"),
+        "{error}"
+    );
     assert_eq!(
         text(world.change(called("a", of(512, 64)), &["*", "name"]).await),
         "update_mask: \"*\" means all fields and stands alone"
     );
-    let cleared = text(world.change(called("a", of(512, 0)), &["blocks_count"]).await);
+    let cleared = text(
+        world
+            .change(called("a", of(512, 0)), &["blocks_count"])
+            .await,
+    );
     assert_eq!(cleared, "null_volume.blocks_count: is required");
-    assert!(text(world.change(of(512, 64), &[]).await).starts_with("null_volume.name: is required"));
-    assert_eq!(text(world.change(called("b", of(512, 64)), &[]).await), "volumes/b was not found");
+    assert!(
+        text(world.change(of(512, 64), &[]).await).starts_with("null_volume.name: is required")
+    );
+    assert_eq!(
+        text(world.change(called("b", of(512, 64)), &[]).await),
+        "volumes/b was not found"
+    );
     assert_eq!(world.volumes.get("a"), Ok(before));
 }
 
@@ -424,11 +175,18 @@ async fn allow_missing_makes_on_update_and_forgives_on_delete() {
         allow_missing: true,
     };
     let call = CallContext::default;
-    let made = world.volumes.update(call(), upsert("volumes/a", 64)).await.unwrap();
+    let made = world
+        .volumes
+        .update(call(), upsert("volumes/a", 64))
+        .await
+        .unwrap();
     assert_eq!((made.name.as_str(), made.blocks_count), ("volumes/a", 64));
     let error = text(world.volumes.update(call(), upsert("volumes/A", 64)).await);
     assert!(error.starts_with("null_volume.name: \"A\""), "{error}");
-    let forgiving = Delete { name: "a".into(), allow_missing: true };
+    let forgiving = Delete {
+        name: "a".into(),
+        allow_missing: true,
+    };
     world.volumes.delete(call(), &forgiving).await.unwrap();
     world.volumes.delete(call(), &forgiving).await.unwrap();
     assert_eq!(text(world.delete("a").await), "volumes/a was not found");
@@ -439,20 +197,34 @@ async fn what_is_in_use_is_neither_deleted_nor_rebuilt() {
     let world = World::new();
     world.volume("a", of(512, 64)).await.unwrap();
     world.subsystem("s", "n").await.unwrap();
-    world.namespace("nvmeSubsystems/s", "n", "nullVolumes/a").await.unwrap();
+    world
+        .namespace("nvmeSubsystems/s", "n", "nullVolumes/a")
+        .await
+        .unwrap();
     let user = "is in use by nvmeSubsystems/s/nvmeNamespaces/n";
     assert!(text(world.delete("a").await).contains(&format!("volumes/a {user}")));
     assert!(text(world.change(called("a", of(4096, 64)), &[]).await).contains(user));
     world.change(called("a", of(512, 128)), &[]).await.unwrap();
-    let result = world.subsystems.delete(CallContext::default(), &named("s")).await;
+    let result = world
+        .subsystems
+        .delete(CallContext::default(), &named("s"))
+        .await;
     assert!(text(result).contains(&format!("nvmeSubsystems/s {user}")));
     let second = world.namespace("nvmeSubsystems/s", "m", "volumes/a").await;
     assert!(text(second).contains(&format!("volumes/a {user}")));
 
     let namespace = named("nvmeSubsystems/s/nvmeNamespaces/n");
-    world.namespaces.delete(CallContext::default(), &namespace).await.unwrap();
+    world
+        .namespaces
+        .delete(CallContext::default(), &namespace)
+        .await
+        .unwrap();
     world.delete("a").await.unwrap();
-    world.subsystems.delete(CallContext::default(), &named("s")).await.unwrap();
+    world
+        .subsystems
+        .delete(CallContext::default(), &named("s"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -461,7 +233,9 @@ async fn what_is_referred_to_must_be_there() {
     let orphan = world.namespace("nvmeSubsystems/s", "n", "a").await;
     assert_eq!(text(orphan), "nvmeSubsystems/s was not found");
     world.subsystem("s", "n").await.unwrap();
-    let result = world.namespace("nvmeSubsystems/s", "n", "nullVolumes/a").await;
+    let result = world
+        .namespace("nvmeSubsystems/s", "n", "nullVolumes/a")
+        .await;
     assert_eq!(text(result), "nullVolumes/a was not found");
     assert!(text(world.namespace("", "n", "a").await).starts_with("parent: is required"));
 }
@@ -472,7 +246,10 @@ async fn two_objects_cannot_have_the_same_thing() {
     world.subsystem("s", "n").await.unwrap();
     let error = world.subsystem("t", "n").await.unwrap_err();
     assert!(matches!(error, Error::AlreadyExists { .. }));
-    assert_eq!(error.to_string(), "nqn \"n\" already belongs to nvmeSubsystems/s");
+    assert_eq!(
+        error.to_string(),
+        "nqn \"n\" already belongs to nvmeSubsystems/s"
+    );
 }
 
 #[tokio::test]
@@ -480,7 +257,10 @@ async fn keys_come_in_and_never_go_out() {
     let world = World::new();
     let psk = |object: NvmeSubsystem| object.spec.unwrap().psk;
     assert!(psk(world.subsystem("s", "n").await.unwrap()).is_empty());
-    assert!(psk(world.subsystem("s", "n").await.unwrap()).is_empty(), "the same again");
+    assert!(
+        psk(world.subsystem("s", "n").await.unwrap()).is_empty(),
+        "the same again"
+    );
     assert!(psk(world.subsystems.get("s").unwrap()).is_empty());
     let page = world.subsystems.list(&List::default()).unwrap();
     assert!(page.items.into_iter().all(|object| psk(object).is_empty()));
@@ -511,7 +291,10 @@ async fn pages_go_on_after_inserts_and_deletes() {
     let (names, token) = page(&token);
     assert_eq!(names, "volumes/c volumes/d");
     let (names, token) = page(&token);
-    assert_eq!((names.as_str(), token.as_str()), ("volumes/e volumes/f", ""));
+    assert_eq!(
+        (names.as_str(), token.as_str()),
+        ("volumes/e volumes/f", "")
+    );
 }
 
 #[tokio::test]
@@ -520,7 +303,10 @@ async fn a_list_of_parts_is_of_one_parent() {
     world.subsystem("s", "n").await.unwrap();
     world.subsystem("s-2", "m").await.unwrap();
     world.namespace("nvmeSubsystems/s", "a", "a").await.unwrap();
-    world.namespace("nvmeSubsystems/s-2", "b", "b").await.unwrap();
+    world
+        .namespace("nvmeSubsystems/s-2", "b", "b")
+        .await
+        .unwrap();
     let list = |parent: &str| {
         world.namespaces.list(&List {
             parent: Some(parent.into()),
@@ -530,7 +316,10 @@ async fn a_list_of_parts_is_of_one_parent() {
     let page = list("nvmeSubsystems/s").unwrap();
     assert_eq!(page.items.len(), 1);
     assert_eq!(page.items[0].name, "nvmeSubsystems/s/nvmeNamespaces/a");
-    assert_eq!(text(list("nvmeSubsystems/t")), "nvmeSubsystems/t was not found");
+    assert_eq!(
+        text(list("nvmeSubsystems/t")),
+        "nvmeSubsystems/t was not found"
+    );
     assert_eq!(text(list("")), "parent: is required");
 }
 
@@ -552,7 +341,11 @@ async fn clients_that_fight_over_names_lose_nothing_and_leave_nothing() {
                 for round in 0..20 {
                     let id = format!("v{}", (client + round) % 5);
                     may_lose(world.volume(&id, of(512, 64)).await);
-                    may_lose(world.change(called(&id, of(512, 64 + client as i64)), &[]).await);
+                    may_lose(
+                        world
+                            .change(called(&id, of(512, 64 + client as i64)), &[])
+                            .await,
+                    );
                     may_lose(world.delete(&id).await);
                 }
             })
@@ -566,6 +359,9 @@ async fn clients_that_fight_over_names_lose_nothing_and_leave_nothing() {
     for id in 0..5 {
         let id = format!("v{id}");
         let exists = world.volumes.get(&id).is_ok();
-        assert_eq!(world.shared.registry.owner(&Key::bdev(&id)).is_some(), exists);
+        assert_eq!(
+            world.shared.registry.owner(&Key::bdev(&id)).is_some(),
+            exists
+        );
     }
 }

@@ -1,0 +1,470 @@
+//! NvmePath: one way to a remote controller. The first brings the controller's namespaces as bdevs,
+//! further ones join as its multipath mode says.
+//!
+//! ```text
+//!   no path --create--> bdevs --create--> bdevs, two paths
+//!      ^                 |  ^                  |
+//!      +--delete (unused)+  +------delete------+
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use spdk::bdev::nvme::{self, Address, Multipath};
+use spdk::nvmf::nqn;
+use spdk::{Handle, Spdk};
+
+use super::nvme_remote_controller::{
+    NvmeRemoteControllers, answer_by, key_name, key_of, unreachable,
+};
+use super::{ENODEV, pcie, volume_stats};
+use crate::api::storage::{
+    FabricsPath, NvmeAddressFamily, NvmeMultipath, NvmePath, NvmeRemoteController,
+    NvmeTransportType, VolumeStats,
+};
+use crate::error::{Error, Violations};
+use crate::resource::volume_ref::remote_bdevs;
+use crate::resource::{
+    CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Shared, Uses,
+};
+
+/// errno(3), as SPDK's errors carry it.
+const ENXIO: i32 = 6;
+const EEXIST: i32 = 17;
+const EINVAL: i32 = 22;
+
+/// Where the kernel shows its RDMA devices.
+const RDMA_DEVICES: &str = "/sys/class/infiniband";
+
+/// The kind.
+pub struct NvmePaths {
+    spdk: Handle,
+    controllers: Arc<Collection<NvmeRemoteControllers>>,
+    shared: Arc<Shared>,
+}
+
+/// What a change that may take bdevs away came to.
+enum Left {
+    Done,
+    /// It would have taken away what somebody uses.
+    Needed,
+}
+
+impl NvmePaths {
+    /// Paths to these controllers.
+    pub fn new(
+        spdk: Handle,
+        controllers: Arc<Collection<NvmeRemoteControllers>>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self {
+            spdk,
+            controllers,
+            shared,
+        }
+    }
+
+    fn controller(&self, name: &Name) -> Result<NvmeRemoteController, Error> {
+        let parent = name.parent().and_then(|key| self.controllers.object(&key));
+        parent.ok_or_else(|| Error::not_found(name))
+    }
+
+    /// How SPDK attaches a path that has passed the checks.
+    fn options(
+        &self,
+        name: &Name,
+        path: &NvmePath,
+        deadline: Duration,
+    ) -> Result<nvme::Options, Error> {
+        let controller = self.controller(name)?;
+        let tcp = controller.tcp.clone().unwrap_or_default();
+        let over_tcp = path.trtype() == NvmeTransportType::Tcp;
+        if !over_tcp && (tcp.hdgst || tcp.ddgst || !tcp.psk.is_empty()) {
+            let what = "the controller has digests or TLS, which are for NVME_TRANSPORT_TYPE_TCP";
+            return Err(Error::invalid("trtype", what));
+        }
+        let id = name.parent_id().unwrap_or_default();
+        if id.len() > nvme::MAX_NAME_LEN {
+            let what = format!(
+                "SPDK names controllers with {} characters at most, and {id} has {}",
+                nvme::MAX_NAME_LEN,
+                id.len()
+            );
+            return Err(Error::failed_precondition(id, what));
+        }
+        let fabrics = path.fabrics.clone().unwrap_or_default();
+        Ok(nvme::Options {
+            name: id.to_owned(),
+            address: address(path).map_err(|(field, what)| Error::invalid(field, what))?,
+            subsystem: fabrics.subnqn.clone(),
+            hostnqn: Some(fabrics.hostnqn.clone()).filter(|nqn| !nqn.is_empty()),
+            source: source(&fabrics).map_err(|(field, what)| Error::invalid(field, what))?,
+            multipath: match controller.multipath() {
+                NvmeMultipath::Multipath => Multipath::Multipath,
+                NvmeMultipath::Failover => Multipath::Failover,
+                NvmeMultipath::Disable | NvmeMultipath::Unspecified => Multipath::Disabled,
+            },
+            header_digest: tcp.hdgst,
+            data_digest: tcp.ddgst,
+            num_io_queues: u32::try_from(controller.io_queues_count).unwrap_or_default(),
+            io_queue_size: u32::try_from(controller.queue_size).unwrap_or_default(),
+            psk: (!key_of(&controller).is_empty()).then(|| key_name(id)),
+            deadline,
+        })
+    }
+
+    /// Who uses a bdev of the controller that the path is of.
+    fn user_of_bdevs(&self, name: &Name) -> Option<Name> {
+        let controller = self.controllers.meta().name(None, name.parent_id()?);
+        let paths = format!("{}/nvmePaths/", controller.key());
+        let users = self.shared.registry.users_of(&controller);
+        users.into_iter().find(|user| !user.key().as_str().starts_with(&paths))
+    }
+
+    fn in_use(name: &Name, user: Option<Name>) -> Error {
+        Error::InUse {
+            name: name.to_string(),
+            user: user.map(|user| user.to_string()).unwrap_or_default(),
+            remedy: "it is the last path to what that uses; delete that first".into(),
+        }
+    }
+}
+
+impl Kind for NvmePaths {
+    type Object = NvmePath;
+
+    fn check(&self, object: &NvmePath, violations: &mut Violations) {
+        check(object, violations);
+    }
+
+    fn uses(&self, name: &Name, object: &NvmePath) -> Uses {
+        let mut uses = Uses::new();
+        if let Ok(address) = address(object) {
+            let fabrics = object.fabrics.clone().unwrap_or_default();
+            let (subnqn, hostnqn) = (fabrics.subnqn, fabrics.hostnqn);
+            uses = uses.owns(format!("path/{address} {subnqn} as {hostnqn}"));
+        }
+        let alone = self
+            .controller(name)
+            .is_ok_and(|controller| controller.multipath() == NvmeMultipath::Disable);
+        if let Some(parent) = name.parent().filter(|_| alone) {
+            uses = uses.takes(parent);
+        }
+        // One that is there (it has a name) is about to change or go, and bdevs may go with it.
+        match name.parent_id() {
+            Some(id) if !object.name.is_empty() => uses.alters(remote_bdevs(id)),
+            _ => uses,
+        }
+    }
+
+    async fn create(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        wanted: NvmePath,
+    ) -> Result<NvmePath, Error> {
+        check_device(&wanted).await?;
+        let options = self.options(name, &wanted, left(call))?;
+        let attached = self.spdk.call(async move |spdk| nvme::attach(spdk, &options).await);
+        attached.await?.map_err(at_fault)?;
+        Ok(wanted)
+    }
+
+    async fn update(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        change: Change<NvmePath>,
+    ) -> Result<NvmePath, Error> {
+        check_device(&change.wanted).await?;
+        let old = self.options(name, &change.old, DEFAULT_TIMEOUT)?;
+        let new = self.options(name, &change.wanted, left(call))?;
+        let user = self.user_of_bdevs(name);
+        let free = user.is_none();
+        let replaced = self.spdk.call(async move |spdk| replace(spdk, &old, &new, free).await);
+        match replaced.await?.map_err(at_fault)? {
+            Left::Done => Ok(change.wanted),
+            Left::Needed => Err(Self::in_use(name, user)),
+        }
+    }
+
+    async fn delete(&self, _: &CallContext, name: &Name, object: &NvmePath) -> Result<(), Error> {
+        let options = self.options(name, object, DEFAULT_TIMEOUT)?;
+        let user = self.user_of_bdevs(name);
+        let free = user.is_none();
+        let left = self.spdk.call(async move |spdk| leave(spdk, &options, free).await);
+        match left.await?.map_err(at_fault)? {
+            Left::Done => Ok(()),
+            Left::Needed => Err(Self::in_use(name, user)),
+        }
+    }
+
+    async fn stats(&self, name: &Name, object: &NvmePath) -> Result<VolumeStats, Error> {
+        let options = self.options(name, object, DEFAULT_TIMEOUT)?;
+        let stats = self.spdk.call(async move |spdk| {
+            nvme::path_stats(spdk, &options.name, &options.address, &options.subsystem).await
+        });
+        Ok(volume_stats([stats.await?.map_err(unreachable)?]))
+    }
+}
+
+/// How long the peer may take.
+fn left(call: &CallContext) -> Duration {
+    answer_by(call.deadline).saturating_duration_since(Instant::now())
+}
+
+/// Takes the path away; one that is gone already is. Where somebody needs the bdevs it stays if it is
+/// the last.
+async fn leave(spdk: Spdk, path: &nvme::Options, free: bool) -> Result<Left, spdk::Error> {
+    let there = nvme::paths(spdk, &path.name).map(|paths| paths.len()).unwrap_or_default();
+    if !free && there == 1 {
+        return Ok(Left::Needed);
+    }
+    match nvme::detach(spdk, &path.name, Some((&path.address, path.source))).await {
+        Err(error) if ![ENODEV, ENXIO].contains(&error.errno.0) => Err(error),
+        _ => Ok(Left::Done),
+    }
+}
+
+/// Puts one path in the place of another. Where both can be there at once the new one comes first, so
+/// that I/O goes on; else the old one goes first, and comes back if the new one cannot.
+async fn replace(
+    spdk: Spdk,
+    old: &nvme::Options,
+    new: &nvme::Options,
+    free: bool,
+) -> Result<Left, spdk::Error> {
+    let both = new.multipath != Multipath::Disabled
+        && new.address != old.address
+        && new.subsystem == old.subsystem;
+    if both {
+        nvme::attach(spdk, new).await?;
+        return match leave(spdk, old, true).await {
+            Ok(left) => Ok(left),
+            Err(error) => {
+                leave(spdk, new, true).await?;
+                Err(error)
+            }
+        };
+    }
+    if let Left::Needed = leave(spdk, old, free).await? {
+        return Ok(Left::Needed);
+    }
+    if let Err(error) = nvme::attach(spdk, new).await {
+        nvme::attach(spdk, old).await?;
+        return Err(error);
+    }
+    Ok(Left::Done)
+}
+
+/// What SPDK found wrong, in the client's terms.
+fn at_fault(error: spdk::Error) -> Error {
+    let subject = error.operation;
+    match error.errno.0 {
+        EINVAL | EEXIST => Error::failed_precondition(subject, error.to_string()),
+        _ => unreachable(error),
+    }
+}
+
+/// Whether this machine has what the transport needs.
+async fn check_device(path: &NvmePath) -> Result<(), Error> {
+    match address(path) {
+        Ok(Address::Pcie { address }) => {
+            let looked = tokio::task::spawn_blocking(move || {
+                pcie::check_usable(Path::new(pcie::DEVICES), &address)
+            });
+            looked.await.map_err(|error| Error::internal("looking at a PCI device", error))?
+        }
+        Ok(Address::Rdma { .. }) => {
+            let devices = tokio::fs::read_dir(RDMA_DEVICES).await;
+            let any = match devices {
+                Ok(mut devices) => devices.next_entry().await.ok().flatten().is_some(),
+                Err(_) => false,
+            };
+            let none = || {
+                let what = format!("this machine has no RDMA device: {RDMA_DEVICES} is empty");
+                Error::failed_precondition(RDMA_DEVICES, what)
+            };
+            if any { Ok(()) } else { Err(none()) }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check(path: &NvmePath, violations: &mut Violations) {
+    if let Err((field, what)) = address(path) {
+        violations.add(field, what);
+    }
+    let Some(fabrics) = &path.fabrics else { return };
+    if path.trtype() == NvmeTransportType::Pcie {
+        violations.add("fabrics", "is for paths over a network, not for NVME_TRANSPORT_TYPE_PCIE");
+        return;
+    }
+    if let Err(reason) = nqn::check(&fabrics.subnqn) {
+        violations.add("fabrics.subnqn", reason);
+    } else if fabrics.subnqn == nqn::DISCOVERY {
+        violations.add("fabrics.subnqn", "is the discovery service's, which has no namespaces");
+    }
+    if !fabrics.hostnqn.is_empty()
+        && let Err(reason) = nqn::check(&fabrics.hostnqn)
+    {
+        violations.add("fabrics.hostnqn", reason);
+    }
+    if let Err((field, what)) = source(fabrics) {
+        violations.add(field, what);
+    }
+}
+
+/// Where the path leads, or the field that is at fault and why.
+fn address(path: &NvmePath) -> Result<Address, (&'static str, String)> {
+    let trtype = path.trtype();
+    match (trtype, &path.fabrics) {
+        (NvmeTransportType::Pcie, _) => {
+            let address = pcie::address(&path.traddr).map_err(|what| ("traddr", what))?;
+            Ok(Address::Pcie { address })
+        }
+        (NvmeTransportType::Tcp | NvmeTransportType::Rdma, None) => {
+            Err(("fabrics", format!("is required for {}", trtype.as_str_name())))
+        }
+        (NvmeTransportType::Tcp | NvmeTransportType::Rdma, Some(fabrics)) => {
+            let (ip, port) = ip_and_port(&path.traddr, fabrics)?;
+            Ok(match trtype {
+                NvmeTransportType::Rdma => Address::Rdma { ip, port },
+                _ => Address::Tcp { ip, port },
+            })
+        }
+        _ => Err((
+            "trtype",
+            format!(
+                "{} is not served: NVME_TRANSPORT_TYPE_TCP, NVME_TRANSPORT_TYPE_RDMA or \
+                 NVME_TRANSPORT_TYPE_PCIE",
+                trtype.as_str_name()
+            ),
+        )),
+    }
+}
+
+fn ip_and_port(traddr: &str, fabrics: &FabricsPath) -> Result<(IpAddr, u16), (&'static str, String)> {
+    let ip = ip("traddr", traddr)?;
+    let family = family_of(ip);
+    if fabrics.adrfam() != family {
+        let (given, right) = (fabrics.adrfam().as_str_name(), family.as_str_name());
+        let what = format!("{given} does not go with {traddr}: {right}");
+        return Err(("fabrics.adrfam", what));
+    }
+    match u16::try_from(fabrics.trsvcid) {
+        Ok(port @ 1..) => Ok((ip, port)),
+        _ => Err(("fabrics.trsvcid", format!("{} is not a port: 1 to 65535", fabrics.trsvcid))),
+    }
+}
+
+/// The address to connect from, if one is asked for, or the field that is at fault and why.
+fn source(fabrics: &FabricsPath) -> Result<Option<SocketAddr>, (&'static str, String)> {
+    let port = u16::try_from(fabrics.source_trsvcid).map_err(|_| {
+        let what = format!("{} is not a port: 1 to 65535, or 0 for any", fabrics.source_trsvcid);
+        ("fabrics.source_trsvcid", what)
+    })?;
+    if fabrics.source_traddr.is_empty() {
+        let any: IpAddr = match fabrics.adrfam() {
+            NvmeAddressFamily::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
+            _ => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        return Ok((port != 0).then_some(SocketAddr::new(any, port)));
+    }
+    let from = ip("fabrics.source_traddr", &fabrics.source_traddr)?;
+    if family_of(from) != fabrics.adrfam() {
+        let what = format!("{from} is not of the family of the address that it connects to");
+        return Err(("fabrics.source_traddr", what));
+    }
+    Ok(Some(SocketAddr::new(from, port)))
+}
+
+fn ip(field: &'static str, text: &str) -> Result<IpAddr, (&'static str, String)> {
+    match text.parse::<IpAddr>() {
+        Ok(ip) if ip.is_multicast() => Err((field, format!("{text} is a multicast address"))),
+        Ok(ip) => Ok(ip),
+        Err(_) => Err((field, format!("{text:?} is not an IP address"))),
+    }
+}
+
+fn family_of(ip: IpAddr) -> NvmeAddressFamily {
+    if ip.is_ipv4() { NvmeAddressFamily::Ipv4 } else { NvmeAddressFamily::Ipv6 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(change: impl FnOnce(&mut NvmePath, &mut FabricsPath)) -> NvmePath {
+        let mut fabrics = FabricsPath {
+            trsvcid: 4420,
+            subnqn: "nqn.2016-06.io.spdk:cnode1".into(),
+            adrfam: NvmeAddressFamily::Ipv4.into(),
+            ..Default::default()
+        };
+        let mut path = NvmePath {
+            trtype: NvmeTransportType::Tcp.into(),
+            traddr: "127.0.0.1".into(),
+            ..Default::default()
+        };
+        change(&mut path, &mut fabrics);
+        NvmePath {
+            fabrics: path.fabrics.or(Some(fabrics)),
+            ..path
+        }
+    }
+
+    fn broken(path: &NvmePath) -> String {
+        let mut violations = Violations::default();
+        check(path, &mut violations);
+        violations.to_string()
+    }
+
+    #[test]
+    fn a_path_over_a_network_needs_an_address_and_a_name() {
+        assert_eq!(broken(&tcp(|_, _| {})), "");
+        assert!(broken(&tcp(|path, _| path.traddr = "spdk".into())).starts_with("traddr: \"spdk\""));
+        assert!(broken(&tcp(|path, _| path.traddr = "::1".into())).starts_with("fabrics.adrfam"));
+        assert!(broken(&tcp(|_, f| f.trsvcid = 65_536)).starts_with("fabrics.trsvcid: 65536"));
+        assert!(broken(&tcp(|_, f| f.subnqn = "x".into())).starts_with("fabrics.subnqn"));
+        assert!(broken(&tcp(|_, f| f.subnqn = nqn::DISCOVERY.into())).contains("discovery"));
+        assert!(broken(&tcp(|_, f| f.hostnqn = "x".into())).starts_with("fabrics.hostnqn"));
+        assert!(broken(&tcp(|_, f| f.source_traddr = "x".into())).starts_with("fabrics.source_traddr"));
+        assert!(broken(&tcp(|_, f| f.source_trsvcid = -1)).starts_with("fabrics.source_trsvcid: -1"));
+        let nowhere = NvmePath {
+            trtype: NvmeTransportType::Rdma.into(),
+            traddr: "127.0.0.1".into(),
+            ..Default::default()
+        };
+        assert_eq!(broken(&nowhere), "fabrics: is required for NVME_TRANSPORT_TYPE_RDMA");
+    }
+
+    #[test]
+    fn a_pcie_path_is_an_address_and_nothing_else() {
+        let pcie = |traddr: &str| NvmePath {
+            trtype: NvmeTransportType::Pcie.into(),
+            traddr: traddr.into(),
+            ..Default::default()
+        };
+        assert_eq!(broken(&pcie("0000:01:00.0")), "");
+        assert!(broken(&pcie("127.0.0.1")).starts_with("traddr"));
+        let both = NvmePath {
+            fabrics: Some(FabricsPath::default()),
+            ..pcie("0000:01:00.0")
+        };
+        assert!(broken(&both).starts_with("fabrics: is for paths over a network"));
+    }
+
+    #[test]
+    fn a_source_port_alone_is_on_any_address() {
+        let fabrics = FabricsPath {
+            source_trsvcid: 5000,
+            adrfam: NvmeAddressFamily::Ipv4.into(),
+            ..Default::default()
+        };
+        assert_eq!(source(&fabrics), Ok(Some("0.0.0.0:5000".parse().unwrap())));
+        assert_eq!(source(&FabricsPath::default()), Ok(None));
+    }
+}

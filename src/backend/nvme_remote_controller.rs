@@ -1,0 +1,226 @@
+//! NvmeRemoteController: an NVMe controller of another machine, or of this one's PCI bus. It says how
+//! to connect; its paths connect, and bring its namespaces as bdevs `<id>n<nsid>`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use spdk::bdev::nvme;
+use spdk::{Handle, bdev, keyring};
+
+use super::{ENODEV, volume_stats};
+use crate::api::storage::{NvmeRemoteController, TcpController, VolumeStats};
+use crate::error::{Error, Violations};
+use crate::psk;
+use crate::resource::volume_ref::remote_bdevs;
+use crate::resource::{CallContext, Change, Collection, Kind, Name, Uses};
+
+/// NVMe base specification: queue counts and sizes are 16 bits, and a queue has two entries at least.
+const MAX_QUEUES: i64 = 65_535;
+const QUEUE_SIZES: std::ops::RangeInclusive<i64> = 2..=65_535;
+
+/// errno(3).
+const ETIMEDOUT: i32 = 110;
+const EHOSTUNREACH: i32 = 113;
+const EIO: i32 = 5;
+
+/// The kind.
+pub struct NvmeRemoteControllers {
+    pub(super) spdk: Handle,
+}
+
+impl NvmeRemoteControllers {
+    /// Controllers that this SPDK attaches.
+    pub fn new(spdk: Handle) -> Self {
+        Self { spdk }
+    }
+
+    /// Disconnects and reconnects a controller on all its paths; done at once where it has none.
+    ///
+    /// # Errors
+    /// NOT_FOUND, UNAVAILABLE when a path does not come back in time.
+    pub async fn reset(
+        all: &Arc<Collection<Self>>,
+        call: CallContext,
+        name: &str,
+    ) -> Result<(), Error> {
+        let done = all.with(name, async move |all, name| {
+            let id = name.id().to_owned();
+            let reset = all.kind().spdk.call(async move |spdk| {
+                match nvme::reset(spdk, &id).await {
+                    Err(error) if error.errno.0 == ENODEV => Ok(()),
+                    result => result,
+                }
+            });
+            reset.await?.map_err(unreachable)
+        });
+        let deadline = tokio::time::Instant::from_std(answer_by(call.deadline));
+        tokio::time::timeout_at(deadline, done).await.unwrap_or_else(|_| {
+            Err(Error::Unavailable(format!("{name}: not all paths came back in time; they are tried on")))
+        })
+    }
+}
+
+impl Kind for NvmeRemoteControllers {
+    type Object = NvmeRemoteController;
+
+    fn check(&self, object: &NvmeRemoteController, violations: &mut Violations) {
+        check(object, violations);
+    }
+
+    fn uses(&self, name: &Name, _: &NvmeRemoteController) -> Uses {
+        Uses::new().owns(remote_bdevs(name.id()))
+    }
+
+    async fn create(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        wanted: NvmeRemoteController,
+    ) -> Result<NvmeRemoteController, Error> {
+        self.exchange_key(name, Vec::new(), key_of(&wanted)).await?;
+        Ok(wanted)
+    }
+
+    /// All of it is about how to connect: only while there is no path.
+    async fn update(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        change: Change<NvmeRemoteController>,
+    ) -> Result<NvmeRemoteController, Error> {
+        change.unused(name)?;
+        self.exchange_key(name, key_of(&change.old), key_of(&change.wanted)).await?;
+        Ok(change.wanted)
+    }
+
+    async fn delete(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        object: &NvmeRemoteController,
+    ) -> Result<(), Error> {
+        self.exchange_key(name, key_of(object), Vec::new()).await
+    }
+
+    async fn stats(&self, name: &Name, _: &NvmeRemoteController) -> Result<VolumeStats, Error> {
+        let id = name.id().to_owned();
+        let all = self.spdk.call(async move |spdk| {
+            let mut all = Vec::new();
+            for namespace in namespaces(spdk, &id)? {
+                match bdev::stats(spdk, &namespace.bdev).await {
+                    // It went while the others were asked.
+                    Err(error) if error.errno.0 == ENODEV => {}
+                    stats => all.push(stats?),
+                }
+            }
+            Ok::<_, spdk::Error>(all)
+        });
+        Ok(volume_stats(all.await??))
+    }
+
+    fn hide_secrets(object: &mut NvmeRemoteController) {
+        if let Some(tcp) = &mut object.tcp {
+            tcp.psk.clear();
+        }
+    }
+}
+
+impl NvmeRemoteControllers {
+    /// Puts another key in the place of the one that SPDK holds for a controller; an empty one is none.
+    async fn exchange_key(&self, name: &Name, old: Vec<u8>, new: Vec<u8>) -> Result<(), Error> {
+        if old == new {
+            return Ok(());
+        }
+        let name = key_name(name.id());
+        let exchanged = self.spdk.call(async move |spdk| {
+            if !old.is_empty() {
+                keyring::remove(spdk, &name)?;
+            }
+            if new.is_empty() { Ok(()) } else { keyring::add(spdk, &name, &new) }
+        });
+        Ok(exchanged.await??)
+    }
+}
+
+fn check(object: &NvmeRemoteController, violations: &mut Violations) {
+    let (queues, size) = (object.io_queues_count, object.queue_size);
+    if !(0..=MAX_QUEUES).contains(&queues) {
+        let what = format!("{queues}: 1 to {MAX_QUEUES}, or 0 for SPDK's choice");
+        violations.add("io_queues_count", what);
+    }
+    if size != 0 && !QUEUE_SIZES.contains(&size) {
+        let (least, most) = (QUEUE_SIZES.start(), QUEUE_SIZES.end());
+        violations.add("queue_size", format!("{size}: {least} to {most}, or 0 for SPDK's choice"));
+    }
+    if let Some(TcpController { psk, .. }) = &object.tcp
+        && !psk.is_empty()
+        && let Err(reason) = psk::check(psk)
+    {
+        violations.add("tcp.psk", reason);
+    }
+}
+
+/// What SPDK's keyring calls the key of the controller with this ID.
+pub(super) fn key_name(id: &str) -> String {
+    format!("nvmeRemoteControllers/{id}")
+}
+
+/// The key to connect with; empty for none.
+pub(super) fn key_of(object: &NvmeRemoteController) -> Vec<u8> {
+    let psk = object.tcp.as_ref().map(|tcp| psk::trimmed(&tcp.psk));
+    psk.unwrap_or_default().to_vec()
+}
+
+/// The namespaces of the controller with this ID: none where it has no path.
+pub(super) fn namespaces(spdk: spdk::Spdk, id: &str) -> Result<Vec<nvme::Namespace>, spdk::Error> {
+    match nvme::namespaces(spdk, id) {
+        Err(error) if error.errno.0 == ENODEV => Ok(Vec::new()),
+        result => result,
+    }
+}
+
+/// When to give up, so that the client hears why before it stops listening.
+pub(super) fn answer_by(deadline: Instant) -> Instant {
+    let left = deadline.saturating_duration_since(Instant::now());
+    Instant::now() + left.mul_f64(0.9)
+}
+
+/// A peer that does not answer, as the client sees it.
+pub(super) fn unreachable(error: spdk::Error) -> Error {
+    match error.errno.0 {
+        ETIMEDOUT | EHOSTUNREACH | EIO | ENODEV => Error::Unavailable(error.to_string()),
+        _ => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn queues_are_counts_that_nvme_has() {
+        let broken = |io_queues_count, queue_size| {
+            let mut violations = Violations::default();
+            let object = NvmeRemoteController {
+                io_queues_count,
+                queue_size,
+                ..Default::default()
+            };
+            check(&object, &mut violations);
+            violations.to_string()
+        };
+        assert_eq!(broken(0, 0), "");
+        assert_eq!(broken(4, 128), "");
+        assert!(broken(-1, 0).starts_with("io_queues_count: -1"));
+        assert!(broken(65_536, 0).starts_with("io_queues_count: 65536"));
+        assert!(broken(0, 1).starts_with("queue_size: 1: 2 to 65535"));
+    }
+
+    #[test]
+    fn the_answer_comes_before_the_deadline() {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        assert!(answer_by(deadline) < deadline - Duration::from_millis(900));
+        assert!(answer_by(Instant::now() - Duration::from_secs(1)) <= Instant::now());
+    }
+}

@@ -1,0 +1,305 @@
+//! Kinds whose objects live in the test, and a world of them: what every kind gets from its
+//! collection is tried on these in [`verbs`].
+
+mod verbs;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::volume_ref::VolumeRef;
+use super::*;
+use crate::api::storage::{
+    NullVolume, NvmeNamespace, NvmeNamespaceSpec, NvmeSubsystem, NvmeSubsystemSpec, VolumeStats,
+};
+use crate::error::Violations;
+
+/// Volumes that grow at any time, are rebuilt for another block size, and keep their uuid.
+#[derive(Default)]
+struct Volumes {
+    made: Mutex<BTreeSet<String>>,
+    updates: AtomicUsize,
+    fails: AtomicBool,
+    panics: AtomicBool,
+    /// When set, a create waits for a permit after it has begun.
+    gate: Option<Arc<Gate>>,
+}
+
+struct Gate {
+    entered: Semaphore,
+    may_go_on: Semaphore,
+}
+
+impl Volumes {
+    fn fault(&self) -> Result<(), Error> {
+        assert!(!self.panics.load(Ordering::Relaxed), "asked to panic");
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(Error::invalid("blocks_count", "does not fit"));
+        }
+        Ok(())
+    }
+}
+
+impl Kind for Arc<Volumes> {
+    type Object = NullVolume;
+
+    fn check(&self, object: &NullVolume, violations: &mut Violations) {
+        if object.block_size % 512 != 0 || object.block_size == 0 {
+            violations.add(
+                "block_size",
+                format!("{} is no multiple of 512", object.block_size),
+            );
+        }
+    }
+
+    fn uses(&self, name: &Name, _: &NullVolume) -> Uses {
+        Uses::new().owns(Key::bdev(name.id()))
+    }
+
+    async fn create(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        mut wanted: NullVolume,
+    ) -> Result<NullVolume, Error> {
+        if let Some(gate) = &self.gate {
+            gate.entered.add_permits(1);
+            gate.may_go_on.acquire().await.unwrap().forget();
+        }
+        self.fault()?;
+        assert!(self.made.lock().insert(name.id().into()), "made twice");
+        if wanted.uuid.is_empty() {
+            wanted.uuid = "chosen".into();
+        }
+        Ok(wanted)
+    }
+
+    async fn update(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        change: Change<NullVolume>,
+    ) -> Result<NullVolume, Error> {
+        assert!(!change.fields.is_empty());
+        self.fault()?;
+        if change.fields.has("uuid") {
+            return Err(Error::immutable("uuid"));
+        }
+        if !change.fields.only(&["blocks_count"]) {
+            change.unused(name)?;
+        }
+        self.updates.fetch_add(1, Ordering::Relaxed);
+        Ok(change.wanted)
+    }
+
+    async fn delete(&self, _: &CallContext, name: &Name, _: &NullVolume) -> Result<(), Error> {
+        self.fault()?;
+        assert!(self.made.lock().remove(name.id()), "removed twice");
+        Ok(())
+    }
+
+    async fn stats(&self, _: &Name, _: &NullVolume) -> Result<VolumeStats, Error> {
+        Ok(VolumeStats::default())
+    }
+}
+
+struct Subsystems;
+
+impl Kind for Subsystems {
+    type Object = NvmeSubsystem;
+
+    fn check(&self, _: &NvmeSubsystem, _: &mut Violations) {}
+
+    fn uses(&self, _: &Name, object: &NvmeSubsystem) -> Uses {
+        let spec = object.spec.clone().unwrap_or_default();
+        Uses::new().owns(format!("nqn/{}", spec.nqn))
+    }
+
+    async fn create(
+        &self,
+        _: &CallContext,
+        _: &Name,
+        wanted: NvmeSubsystem,
+    ) -> Result<NvmeSubsystem, Error> {
+        Ok(wanted)
+    }
+
+    async fn update(
+        &self,
+        _: &CallContext,
+        _: &Name,
+        change: Change<NvmeSubsystem>,
+    ) -> Result<NvmeSubsystem, Error> {
+        Ok(change.wanted)
+    }
+
+    async fn delete(&self, _: &CallContext, _: &Name, _: &NvmeSubsystem) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn stats(&self, _: &Name, _: &NvmeSubsystem) -> Result<VolumeStats, Error> {
+        Ok(VolumeStats::default())
+    }
+
+    fn hide_secrets(object: &mut NvmeSubsystem) {
+        if let Some(spec) = &mut object.spec {
+            spec.psk.clear();
+        }
+    }
+}
+
+struct Namespaces;
+
+impl Kind for Namespaces {
+    type Object = NvmeNamespace;
+
+    fn check(&self, _: &NvmeNamespace, _: &mut Violations) {}
+
+    fn uses(&self, _: &Name, object: &NvmeNamespace) -> Uses {
+        let spec = object.spec.clone().unwrap_or_default();
+        VolumeRef::parse(&spec.volume_name_ref)
+            .unwrap()
+            .taken_in(Uses::new())
+    }
+
+    async fn create(
+        &self,
+        _: &CallContext,
+        _: &Name,
+        wanted: NvmeNamespace,
+    ) -> Result<NvmeNamespace, Error> {
+        Ok(wanted)
+    }
+
+    async fn update(
+        &self,
+        _: &CallContext,
+        _: &Name,
+        change: Change<NvmeNamespace>,
+    ) -> Result<NvmeNamespace, Error> {
+        Ok(change.wanted)
+    }
+
+    async fn delete(&self, _: &CallContext, _: &Name, _: &NvmeNamespace) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn stats(&self, _: &Name, _: &NvmeNamespace) -> Result<VolumeStats, Error> {
+        Ok(VolumeStats::default())
+    }
+}
+
+struct World {
+    shared: Arc<Shared>,
+    engine: Arc<Volumes>,
+    volumes: Arc<Collection<Arc<Volumes>>>,
+    subsystems: Arc<Collection<Subsystems>>,
+    namespaces: Arc<Collection<Namespaces>>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(Volumes::default())
+    }
+
+    fn with(engine: Volumes) -> Self {
+        let (shared, engine) = (Shared::new(), Arc::new(engine));
+        Self {
+            volumes: Collection::new(Arc::clone(&engine), &shared),
+            subsystems: Collection::new(Subsystems, &shared),
+            namespaces: Collection::new(Namespaces, &shared),
+            shared,
+            engine,
+        }
+    }
+
+    async fn volume(&self, id: &str, object: NullVolume) -> Result<NullVolume, Error> {
+        self.volumes
+            .create(CallContext::default(), create("", id, object))
+            .await
+    }
+
+    async fn change(&self, object: NullVolume, mask: &[&str]) -> Result<NullVolume, Error> {
+        let request = Update {
+            object: Some(object),
+            mask: Some(mask.iter().map(|path| (*path).into()).collect()),
+            allow_missing: false,
+        };
+        self.volumes.update(CallContext::default(), request).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), Error> {
+        self.volumes
+            .delete(CallContext::default(), &named(name))
+            .await
+    }
+
+    async fn subsystem(&self, id: &str, nqn: &str) -> Result<NvmeSubsystem, Error> {
+        let object = NvmeSubsystem {
+            spec: Some(NvmeSubsystemSpec {
+                nqn: nqn.into(),
+                psk: b"secret".to_vec(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        self.subsystems
+            .create(CallContext::default(), create("", id, object))
+            .await
+    }
+
+    async fn namespace(
+        &self,
+        parent: &str,
+        id: &str,
+        volume: &str,
+    ) -> Result<NvmeNamespace, Error> {
+        let object = NvmeNamespace {
+            spec: Some(NvmeNamespaceSpec {
+                volume_name_ref: volume.into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        self.namespaces
+            .create(CallContext::default(), create(parent, id, object))
+            .await
+    }
+}
+
+fn create<T>(parent: &str, id: &str, object: T) -> Create<T> {
+    Create {
+        parent: parent.into(),
+        id: id.into(),
+        object: Some(object),
+    }
+}
+
+fn named(name: &str) -> Delete {
+    Delete {
+        name: name.into(),
+        allow_missing: false,
+    }
+}
+
+fn of(block_size: i64, blocks_count: i64) -> NullVolume {
+    NullVolume {
+        block_size,
+        blocks_count,
+        ..Default::default()
+    }
+}
+
+fn called(name: &str, object: NullVolume) -> NullVolume {
+    NullVolume {
+        name: name.into(),
+        ..object
+    }
+}
+
+fn text<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+    result.unwrap_err().to_string()
+}

@@ -1,0 +1,60 @@
+//! An HTTP client: one connection a request, answers as JSON.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::handshake;
+use hyper_util::rt::TokioIo;
+use prost::bytes::Bytes;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+/// No request takes longer: a hang is an error of the program under test.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body; null if it is empty.
+    pub body: Value,
+}
+
+/// Where requests go.
+#[derive(Clone, Copy)]
+pub struct Http(pub SocketAddr);
+
+impl Http {
+    /// Sends a request; a body that is no JSON fails the test.
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).header("host", "target");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::from(body)));
+        let request = request.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        let answer = tokio::time::timeout(BOUND, self.exchange(request)).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{method} {path} was not answered within {BOUND:?}"));
+        answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
+        let stream = TcpStream::connect(self.0).await?;
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+        let connection = tokio::spawn(connection);
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        connection.abort();
+        let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body)? };
+        Ok(Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+        })
+    }
+}
