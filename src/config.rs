@@ -4,6 +4,7 @@
 //! command line and the file, with the same names, and flags win.
 
 mod spdk_rpc;
+mod volume;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use spdk::cores::CoreSet;
 
 use crate::kvm;
 pub use spdk_rpc::{RpcHttp, SpdkRpc};
+pub use volume::Volume;
 
 /// The command line.
 #[derive(Debug, clap::Parser)]
@@ -81,58 +83,6 @@ struct Settings {
     #[arg(skip)]
     #[serde(default, rename = "volume")]
     volumes: Vec<Volume>,
-}
-
-/// A bdev that is made at start. It is not an object of the API: clients refer to
-/// it by its raw name.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Volume {
-    /// Memory of this process.
-    Malloc {
-        /// The bdev's name.
-        name: String,
-        /// Size, MiB.
-        #[serde(rename = "size-mib")]
-        size_mib: u64,
-        /// Bytes to a block.
-        #[serde(rename = "block-size", default = "default_block_size")]
-        block_size: u32,
-    },
-    /// Takes writes, forgets them, reads zeroes.
-    Null {
-        /// The bdev's name.
-        name: String,
-        /// Size, MiB.
-        #[serde(rename = "size-mib")]
-        size_mib: u64,
-        /// Bytes to a block.
-        #[serde(rename = "block-size", default = "default_block_size")]
-        block_size: u32,
-    },
-    /// A file or a kernel block device.
-    Aio {
-        /// The bdev's name.
-        name: String,
-        /// The file.
-        filename: String,
-        /// Bytes to a block.
-        #[serde(rename = "block-size", default = "default_block_size")]
-        block_size: u32,
-    },
-}
-
-fn default_block_size() -> u32 {
-    512
-}
-
-impl Volume {
-    /// The bdev's name.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Malloc { name, .. } | Self::Null { name, .. } | Self::Aio { name, .. } => name,
-        }
-    }
 }
 
 /// Where the files of a TLS server are.
@@ -295,10 +245,10 @@ impl Settings {
             state_dir: self.state_dir.unwrap_or("/var/lib/opi-spdk".into()),
             ctrlr_dir: self.ctrlr_dir.unwrap_or("/run/opi-spdk".into()),
             kvm: kvm(self.kvm, self.qmp_addr, self.buses)?,
-            log_level: self.log_level.unwrap_or("info".to_owned()),
+            log_level: check_log_level(self.log_level.unwrap_or("info".to_owned()))?,
             max_calls,
             spdk_rpc: spdk_rpc::check(self.spdk_rpc_socket, self.spdk_rpc_http, self.spdk_rpc_user)?,
-            volumes: check_volumes(self.volumes)?,
+            volumes: volume::check(self.volumes)?,
         })
     }
 }
@@ -360,27 +310,19 @@ fn check_buses(text: &str) -> Result<Vec<String>, String> {
     Ok(buses)
 }
 
-fn check_volumes(volumes: Vec<Volume>) -> Result<Vec<Volume>, ConfigError> {
-    let mut names = std::collections::BTreeSet::new();
-    for volume in &volumes {
-        let name = volume.name();
-        let problem = if name.is_empty() {
-            Some("a volume's name is empty".to_owned())
-        } else if name.contains('/') {
-            Some(format!("name {name:?} has a slash, which separates the parts of API names"))
-        } else if !names.insert(name) {
-            Some(format!("name {name:?} is given twice"))
-        } else {
-            None
-        };
-        if let Some(reason) = problem {
-            return Err(ConfigError::Value {
-                setting: "volume",
-                reason,
-            });
-        }
+/// A word alone is a level; taken for a target, as `tracing` would, it would silence the rest.
+fn check_log_level(text: String) -> Result<String, ConfigError> {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let good = |part: &str| {
+        part.contains('=') || levels.iter().any(|level| part.trim().eq_ignore_ascii_case(level))
+    };
+    match text.split(',').find(|part| !good(part)) {
+        None => Ok(text),
+        Some(part) => Err(ConfigError::Value {
+            setting: "log-level",
+            reason: format!("{part:?} is not one of {}, nor target=level", levels.join(", ")),
+        }),
     }
-    Ok(volumes)
 }
 
 #[cfg(test)]
@@ -470,6 +412,16 @@ mod tests {
             ),
             ("spdk-rpc-socket = \"\"", "spdk-rpc-socket: \"\" has 0 bytes"),
             ("[[volume]]\nkind = \"floppy\"\nname = \"a\"", "floppy"),
+            (
+                "[[volume]]\nkind=\"null\"\nname=\"odd\"\nsize-mib=1\nblock-size=513",
+                "volume: \"odd\": block-size 513 is not",
+            ),
+            ("[[volume]]\nkind=\"null\"\nname=\"a\"\nsize-mib=0", "size-mib 0 is no size"),
+            (
+                "[[volume]]\nkind=\"null\"\nname=\"a\"\nsize-mib=8796093022208",
+                "size-mib 8796093022208 is above",
+            ),
+            ("log-level = \"verbose\"", "log-level: \"verbose\" is not one of"),
         ] {
             let error = parse(&[], text).expect_err(text).to_string();
             assert!(error.contains(what), "{text:?} gave: {error}");

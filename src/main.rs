@@ -20,7 +20,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const WORKERS_MAX: usize = 8;
 
 fn main() -> ExitCode {
-    match start(CommandLine::parse()) {
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) if error.use_stderr() => {
+            eprintln!("opi-spdk: {}", one_line(&error.to_string()));
+            return ExitCode::from(2);
+        }
+        // Help and version are errors to the parser alone.
+        Err(answer) => answer.exit(),
+    };
+    match start(line) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             eprintln!("opi-spdk: {reason}");
@@ -28,6 +37,13 @@ fn main() -> ExitCode {
             spdk::exit_at_once(1)
         }
     }
+}
+
+/// The parser's error without its advice, which follows an empty line.
+fn one_line(text: &str) -> String {
+    let error = text.strip_prefix("error: ").unwrap_or(text);
+    let lines = error.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+    format!("{}; --help tells what there is", lines.collect::<Vec<_>>().join(" "))
 }
 
 /// Runs the program to its end. An error is one line for the operator.

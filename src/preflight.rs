@@ -10,26 +10,36 @@ use std::path::Path;
 use spdk::cores::CoreSet;
 
 use crate::config::{Config, RpcHttp, SpdkRpc};
+use crate::server::Tls;
 use crate::spdk_rpc::{self, Credentials, Proxy};
 
 /// What the process holds from before SPDK's start until its end.
 pub struct Ready {
     /// Locked while the process lives: one instance to a state directory.
     pub instance: File,
+    /// Where ordinary threads may run.
+    pub control_cores: CoreSet,
+    /// What the servers need.
+    pub listeners: Listeners,
+}
+
+/// What the servers need of the machine.
+pub struct Listeners {
     /// Bound, not yet served.
     pub grpc: TcpListener,
     /// Bound, not yet served.
     pub http: TcpListener,
     /// The proxy to SPDK's JSON-RPC, if it is on.
     pub spdk_rpc: Option<Proxy>,
-    /// Where ordinary threads may run.
-    pub control_cores: CoreSet,
+    /// TLS for all of them, if it is on.
+    pub tls: Option<Tls>,
 }
 
 /// Checks the configuration against the machine and takes what it needs.
 /// An error is one line for the operator.
 pub fn prepare(config: &Config) -> Result<Ready, String> {
     let control_cores = check_cores(&config.cores)?;
+    let tls = config.tls.as_ref().map(Tls::read).transpose()?;
     let instance = lock_state_dir(&config.state_dir)?;
     private_dir("ctrlr-dir", &config.ctrlr_dir)?;
     let grpc = bind("grpc-addr", config.grpc_addr)?;
@@ -43,10 +53,13 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
     check_memory(config)?;
     Ok(Ready {
         instance,
-        grpc,
-        http,
-        spdk_rpc,
         control_cores,
+        listeners: Listeners {
+            grpc,
+            http,
+            spdk_rpc,
+            tls,
+        },
     })
 }
 

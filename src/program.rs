@@ -11,7 +11,7 @@ use spdk::Runtime;
 use tokio::time::timeout;
 
 use crate::config::{Config, Volume};
-use crate::preflight::Ready;
+use crate::preflight::{Listeners, Ready};
 use crate::server;
 use crate::services::Services;
 use crate::shutdown::{self, Signals};
@@ -20,18 +20,25 @@ use crate::shutdown::{self, Signals};
 pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     let mut signals = Signals::install().map_err(|error| format!("signals: {error}"))?;
     warn_of_exposure(&config);
-    let runtime = Runtime::start(spdk::Options {
+    // Until SPDK has stopped, and longer than the servers.
+    let Ready { instance: _instance, listeners, .. } = ready;
+    let starting = Runtime::start(spdk::Options {
         cores: config.cores.clone(),
         mem_mib: config.mem_mib,
         no_huge: config.no_huge,
         mailbox_capacity: config.max_calls,
         rpc_socket: config.spdk_rpc.as_ref().map(|rpc| rpc.socket.clone()),
-    })
-    .await
-    .map_err(|error| error.to_string())?;
+    });
+    let runtime = tokio::select! {
+        started = starting => started.map_err(|error| error.to_string())?,
+        signal = signals.wait() => {
+            tracing::info!(signal, "ending before SPDK has started, which cannot be stopped yet");
+            spdk::exit_at_once(0)
+        }
+    };
     tracing::info!(cores = %config.cores, version = spdk::version(), "data path is up");
 
-    let served = serve(&config, ready, runtime.handle(), &mut signals).await;
+    let served = serve(&config, listeners, runtime.handle(), &mut signals).await;
 
     let cost = runtime.handle().control_stats();
     tracing::info!(
@@ -55,14 +62,20 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
 
 async fn serve(
     config: &Config,
-    ready: Ready,
+    listeners: Listeners,
     handle: spdk::Handle,
     signals: &mut Signals,
 ) -> Result<(), String> {
-    set_up(config, &handle).await?;
+    tokio::select! {
+        made = set_up(config, &handle) => made?,
+        signal = signals.wait() => {
+            tracing::info!(signal, "stopping before anything is served");
+            return Ok(());
+        }
+    }
     let services = Services::new(config, handle);
     let (trigger, stopping) = shutdown::trigger();
-    let serving = server::serve(config.clone(), ready, services.clone(), stopping);
+    let serving = server::serve(listeners, services.clone(), stopping);
     let mut servers = tokio::spawn(serving);
     let signal = tokio::select! {
         signal = signals.wait() => signal,

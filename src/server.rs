@@ -11,9 +11,9 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::api;
-use crate::config::{Config, TlsFiles};
+use crate::config::TlsFiles;
 use crate::gateway;
-use crate::preflight::Ready;
+use crate::preflight::Listeners;
 use crate::services::Services;
 use crate::shutdown::Stopping;
 use crate::spdk_rpc::{self, Proxy};
@@ -24,22 +24,19 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Calls that one connection may have under way.
 const STREAMS_PER_CONNECTION: u32 = 1024;
 
-/// Serves until `stopping`, then lets calls in flight finish. An error is one
-/// line for the operator.
+/// Serves until `stopping`, then lets calls in flight finish. A server that fails
+/// ends the others. An error is one line for the operator.
 pub async fn serve(
-    config: Config,
-    ready: Ready,
+    listeners: Listeners,
     services: Services,
     stopping: Stopping,
 ) -> Result<(), String> {
-    let Ready { grpc, http, spdk_rpc, instance: _instance, .. } = ready;
-    let tls = config.tls.as_ref().map(Tls::read).transpose()?;
+    let Listeners { grpc, http, spdk_rpc, tls } = listeners;
     let routes = with_reflection(services.routes().await)?.prepare();
     let http = serve_http(http, tls.as_ref(), routes.clone(), stopping.clone());
     let grpc = serve_grpc(grpc, tls.as_ref(), routes, stopping.clone());
     let spdk_rpc = serve_spdk_rpc(spdk_rpc, tls.as_ref(), stopping);
-    let (grpc, http, spdk_rpc) = tokio::join!(grpc, http, spdk_rpc);
-    grpc.and(http).and(spdk_rpc)
+    tokio::try_join!(grpc, http, spdk_rpc).map(|_| ())
 }
 
 async fn serve_grpc(
@@ -117,23 +114,31 @@ fn with_reflection(routes: Routes) -> Result<Routes, String> {
         .add_service(builder().build_v1alpha().map_err(fail)?))
 }
 
-/// The contents of the TLS files: both servers use the same.
-struct Tls {
+/// The contents of the TLS files: all servers use the same.
+pub struct Tls {
     certificate: Vec<u8>,
     key: Vec<u8>,
     client_ca: Vec<u8>,
 }
 
 impl Tls {
-    fn read(files: &TlsFiles) -> Result<Self, String> {
+    /// Reads the files and sees that they can be used.
+    ///
+    /// # Errors
+    /// One line for the operator.
+    pub fn read(files: &TlsFiles) -> Result<Self, String> {
         let read = |path: &Path| {
             std::fs::read(path).map_err(|error| format!("tls file {}: {error}", path.display()))
         };
-        Ok(Self {
+        let tls = Self {
             certificate: read(&files.certificate)?,
             key: read(&files.key)?,
             client_ca: read(&files.client_ca)?,
-        })
+        };
+        tls.for_http().map_err(|reason| format!("tls: {reason}"))?;
+        let grpc = Server::builder().tls_config(tls.for_grpc());
+        grpc.map_err(|error| format!("tls: {error}"))?;
+        Ok(tls)
     }
 
     fn for_grpc(&self) -> ServerTlsConfig {

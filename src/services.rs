@@ -16,6 +16,7 @@ use crate::frontend::{
     Luns, NvmeControllers, NvmeNamespaces, NvmeSubsystems, VirtioBlks, VirtioScsiControllers,
     VirtioScsiLuns, VirtioScsiTargets,
 };
+use crate::kvm::{Plugged, Slots};
 use crate::inventory::{InventoryService, Roots};
 use crate::middleend::{EncryptedVolumes, QosVolumes};
 use crate::resource::service::service;
@@ -53,7 +54,7 @@ service! {
     FrontendNvmeService {
         serves {
             nvme_subsystems: NvmeSubsystem[flat] as NvmeSubsystems,
-            nvme_controllers: NvmeController[nested] as NvmeControllers,
+            nvme_controllers: NvmeController[nested] as Plugged<NvmeControllers>,
             nvme_namespaces: NvmeNamespace[nested] as NvmeNamespaces,
         }
         refuses {}
@@ -130,7 +131,7 @@ service! {
 service! {
     /// virtio-blk devices.
     FrontendVirtioBlkService {
-        serves { virtio_blks: VirtioBlk[flat] as VirtioBlks }
+        serves { virtio_blks: VirtioBlk[flat] as Plugged<VirtioBlks> }
         refuses {}
         beside {}
     }
@@ -141,7 +142,7 @@ service! {
     FrontendVirtioScsiService {
         serves {
             virtio_scsi_targets: VirtioScsiTarget[listed] as VirtioScsiTargets,
-            virtio_scsi_controllers: VirtioScsiController[listed] as VirtioScsiControllers,
+            virtio_scsi_controllers: VirtioScsiController[listed] as Plugged<VirtioScsiControllers>,
             virtio_scsi_luns: VirtioScsiLun[listed] as VirtioScsiLuns,
         }
         refuses {}
@@ -177,6 +178,7 @@ impl Services {
     /// The services over an SPDK that runs. Nothing exists yet.
     pub fn new(config: &Config, spdk: Handle) -> Self {
         let shared = Shared::new();
+        let slots = Slots::new(config);
         let nvme_subsystems = Collection::new(NvmeSubsystems::new(spdk.clone()), &shared);
         let nvme_controllers = NvmeControllers::new(
             spdk.clone(),
@@ -186,7 +188,7 @@ impl Services {
         );
         let nvme_namespaces = NvmeNamespaces::new(spdk.clone(), Arc::clone(&nvme_subsystems));
         let virtio_blks = VirtioBlks::new(spdk.clone());
-        let virtio_scsi = virtio_scsi(&spdk, &shared);
+        let virtio_scsi = virtio_scsi(&spdk, &shared, &slots);
         let nvme_remote = nvme_remote(&spdk, &shared);
         Self {
             null: NullVolumeService {
@@ -207,11 +209,11 @@ impl Services {
             },
             nvme: FrontendNvmeService {
                 nvme_subsystems,
-                nvme_controllers: Collection::new(nvme_controllers, &shared),
+                nvme_controllers: Collection::new(Plugged::new(nvme_controllers, &slots), &shared),
                 nvme_namespaces: Collection::new(nvme_namespaces, &shared),
             },
             virtio_blk: FrontendVirtioBlkService {
-                virtio_blks: Collection::new(virtio_blks, &shared),
+                virtio_blks: Collection::new(Plugged::new(virtio_blks, &slots), &shared),
             },
             virtio_scsi,
             shared,
@@ -262,7 +264,7 @@ fn nvme_remote(spdk: &Handle, shared: &Arc<Shared>) -> NvmeRemoteControllerServi
 }
 
 /// The three kinds of virtio-scsi, over one table of LUNs.
-fn virtio_scsi(spdk: &Handle, shared: &Arc<Shared>) -> FrontendVirtioScsiService {
+fn virtio_scsi(spdk: &Handle, shared: &Arc<Shared>, slots: &Arc<Slots>) -> FrontendVirtioScsiService {
     let luns = Arc::new(Luns::new(spdk.clone()));
     let targets = VirtioScsiTargets::new(spdk.clone(), Arc::clone(&luns));
     let targets = Collection::new(targets, shared);
@@ -270,7 +272,7 @@ fn virtio_scsi(spdk: &Handle, shared: &Arc<Shared>) -> FrontendVirtioScsiService
     let of_targets = VirtioScsiLuns::new(spdk.clone(), luns, Arc::clone(&targets));
     FrontendVirtioScsiService {
         virtio_scsi_targets: targets,
-        virtio_scsi_controllers: Collection::new(controllers, shared),
+        virtio_scsi_controllers: Collection::new(Plugged::new(controllers, slots), shared),
         virtio_scsi_luns: Collection::new(of_targets, shared),
     }
 }

@@ -65,9 +65,7 @@ impl Place {
 
     /// Runs a command of SPDK's own client.
     async fn rpc(&self, args: &[&str]) -> Result<Value, String> {
-        let program = std::env::var_os("SPDK_RPC").expect("SPDK_RPC is not set: run scripts/test.sh");
-        let tool = Tool::at(program.into()).arg("-s").arg(self.socket());
-        let text = tool.args(args.iter().copied()).run().await?;
+        let text = Tool::rpc(&self.socket()).args(args.iter().copied()).run().await?;
         Ok(serde_json::from_str(&text).unwrap_or_else(|_| text.trim().into()))
     }
 

@@ -60,9 +60,9 @@ pub enum Client {
 impl Client {
     pub async fn connect(address: &Address) -> Result<Self> {
         Ok(match address {
-            Address::Grpc(port) => {
-                Self::Grpc(NullVolumeServiceClient::new(crate::opi::connect(*port).await?))
-            }
+            Address::Grpc(port) => Self::Grpc(NullVolumeServiceClient::new(
+                crate::opi::connect(*port).await?,
+            )),
             Address::JsonRpc(socket) => Self::JsonRpc(JsonRpc::connect(socket).await?),
         })
     }

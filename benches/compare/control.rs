@@ -86,7 +86,11 @@ pub async fn run(settings: &Settings) -> Result<Control> {
     let mut collected = Collected::default();
     for round in 0..settings.line.rounds {
         for Turn { side, .. } in settings.turns(round) {
-            eprintln!("control path: round {} of {}, {side}", round + 1, settings.line.rounds);
+            eprintln!(
+                "control path: round {} of {}, {side}",
+                round + 1,
+                settings.line.rounds
+            );
             measure(settings, side, round, &mut collected)
                 .await
                 .with_context(|| format!("control path on {side}"))?;
@@ -96,18 +100,30 @@ pub async fn run(settings: &Settings) -> Result<Control> {
 }
 
 /// All conditions on one side.
-async fn measure(settings: &Settings, side: Side, round: u32, collected: &mut Collected) -> Result<()> {
+async fn measure(
+    settings: &Settings,
+    side: Side,
+    round: u32,
+    collected: &mut Collected,
+) -> Result<()> {
     let mut target = Target::start(settings, side).await?;
-    let attach = target.export(settings, Volume::Malloc, Export::NvmeTcp).await?;
+    let attach = target
+        .export(settings, Volume::Malloc, Export::NvmeTcp)
+        .await?;
     let floor = match side {
         Side::Opi => Some(floor::start(settings).await?),
         Side::SpdkTgt => None,
     };
-    let mut subjects = match &target {
-        Target::Opi(opi) => vec![(Subject::Opi, Address::Grpc(opi.port))],
-        Target::SpdkTgt(tgt) => vec![(Subject::SpdkTgt, Address::JsonRpc(tgt.socket.clone()))],
+    let subject = match side {
+        Side::Opi => Subject::Opi,
+        Side::SpdkTgt => Subject::SpdkTgt,
     };
-    subjects.extend(floor.iter().map(|(_, port)| (Subject::Floor, Address::Grpc(*port))));
+    let mut subjects = vec![(subject, target.address())];
+    subjects.extend(
+        floor
+            .iter()
+            .map(|(_, port)| (Subject::Floor, Address::Grpc(*port))),
+    );
     if round % 2 == 1 {
         subjects.reverse();
     }
@@ -120,7 +136,9 @@ async fn measure(settings: &Settings, side: Side, round: u32, collected: &mut Co
             for (subject, address) in &subjects {
                 let context = || format!("{subject:?}, {clients} clients, {load:?} data path");
                 for (verb, window) in cycle(address, clients).await.with_context(context)? {
-                    collected.windows.push((Key(*subject, verb, clients, load), window));
+                    collected
+                        .windows
+                        .push((Key(*subject, verb, clients, load), window));
                 }
             }
         }
@@ -163,7 +181,11 @@ struct Worker {
 }
 
 /// Runs all workers through one verb at once. At most `population` volumes are created.
-async fn window(workers: Vec<Worker>, verb: Verb, population: usize) -> Result<(Vec<Worker>, Window)> {
+async fn window(
+    workers: Vec<Worker>,
+    verb: Verb,
+    population: usize,
+) -> Result<(Vec<Worker>, Window)> {
     let share = population / workers.len();
     let mut running = JoinSet::new();
     let begun = Instant::now();
@@ -184,7 +206,12 @@ async fn window(workers: Vec<Worker>, verb: Verb, population: usize) -> Result<(
 
 impl Worker {
     /// Calls until the time is over; creates no more than `share`, and deletes whatever was created.
-    async fn run(mut self, verb: Verb, share: usize, until: Instant) -> Result<(Self, Vec<Duration>, Instant)> {
+    async fn run(
+        mut self,
+        verb: Verb,
+        share: usize,
+        until: Instant,
+    ) -> Result<(Self, Vec<Duration>, Instant)> {
         let mut samples = Vec::with_capacity(4 * share);
         let mut now = Instant::now();
         for turn in 0.. {
@@ -202,7 +229,10 @@ impl Worker {
             };
             let id = format!("{}-{number}", self.prefix);
             let begun = Instant::now();
-            self.client.call(verb, &id).await.with_context(|| format!("{verb:?} {id}"))?;
+            self.client
+                .call(verb, &id)
+                .await
+                .with_context(|| format!("{verb:?} {id}"))?;
             now = Instant::now();
             samples.push(now - begun);
             if verb == Verb::Create {
@@ -221,9 +251,19 @@ fn summarise(collected: Collected) -> Control {
         }
     }
     let points = keys.into_iter().filter_map(|key| {
-        let windows = || collected.windows.iter().filter(|(k, _)| *k == key).map(|(_, window)| window);
-        let rounds: Vec<_> = windows().filter_map(|window| Latency::of(window.samples.clone())).collect();
-        let all = windows().flat_map(|window| window.samples.iter().copied()).collect();
+        let windows = || {
+            collected
+                .windows
+                .iter()
+                .filter(|(k, _)| *k == key)
+                .map(|(_, window)| window)
+        };
+        let rounds: Vec<_> = windows()
+            .filter_map(|window| Latency::of(window.samples.clone()))
+            .collect();
+        let all = windows()
+            .flat_map(|window| window.samples.iter().copied())
+            .collect();
         let rates = windows().map(|window| window.samples.len() as f64 / window.took.as_secs_f64());
         let Key(subject, verb, clients, load) = key;
         Some(Point {

@@ -45,6 +45,8 @@ pub struct Cost {
     pub share: f64,
     /// The longest that the reactor was held at once, microseconds.
     pub longest: Longest,
+    /// How often the reactor lost its core meanwhile: the time away counts into a step.
+    pub preemptions: u64,
     /// opi-spdk's own account.
     pub account: Option<ControlCost>,
 }
@@ -61,11 +63,23 @@ pub async fn run(settings: &Settings) -> Result<Vec<Cost>> {
     let mut costs = Vec::new();
     for round in 0..settings.line.rounds {
         for Turn { side, .. } in settings.turns(round) {
-            eprintln!("reactor cost: round {} of {}, {side}", round + 1, settings.line.rounds);
+            eprintln!(
+                "reactor cost: round {} of {}, {side}",
+                round + 1,
+                settings.line.rounds
+            );
             match side {
                 Side::Opi => {
-                    costs.push(of_opi(settings, Load::Idle).await.context("opi-spdk, idle")?);
-                    costs.push(of_opi(settings, Load::Saturated).await.context("opi-spdk, saturated")?);
+                    costs.push(
+                        of_opi(settings, Load::Idle)
+                            .await
+                            .context("opi-spdk, idle")?,
+                    );
+                    costs.push(
+                        of_opi(settings, Load::Saturated)
+                            .await
+                            .context("opi-spdk, saturated")?,
+                    );
                 }
                 Side::SpdkTgt => costs.push(of_spdk_tgt(settings).await.context("spdk_tgt")?),
             }
@@ -81,17 +95,22 @@ async fn of_opi(settings: &Settings, load: Load) -> Result<Cost> {
     let background = match load {
         Load::Idle => None,
         Load::Saturated => {
-            let attach = target.export(settings, Volume::Null, Export::NvmeTcp).await?;
+            let attach = target
+                .export(settings, Volume::Null, Export::NvmeTcp)
+                .await?;
             Some(Background::start(settings, &attach).await?)
         }
     };
-    let Target::Opi(opi) = target else {
-        unreachable!("this side was started");
-    };
-    let (calls, took) = calls(&Address::Grpc(opi.port), window(settings)).await?;
+    let address = target.address();
+    let before = target.preemptions(settings)?;
+    let (calls, took) = calls(&address, window(settings)).await?;
+    let preemptions = target.preemptions(settings)? - before;
     if let Some(background) = background {
         background.stop().await?;
     }
+    let Target::Opi(opi) = target else {
+        unreachable!("this side was started");
+    };
     let account = opi.stop().await?;
     let account = account.context("opi-spdk did not log what configuration cost the reactor")?;
     let call_us = account.busy_us as f64 / calls as f64;
@@ -103,21 +122,26 @@ async fn of_opi(settings: &Settings, load: Load) -> Result<Cost> {
         call_us,
         share: share(call_us),
         longest: Longest::Counted(account.longest_us as f64),
+        preemptions,
         account: Some(account),
     })
 }
 
 async fn of_spdk_tgt(settings: &Settings) -> Result<Cost> {
-    let Target::SpdkTgt(mut tgt) = Target::start(settings, Side::SpdkTgt).await? else {
+    let mut target = Target::start(settings, Side::SpdkTgt).await?;
+    let address = target.address();
+    let before = target.preemptions(settings)?;
+    let Target::SpdkTgt(tgt) = &mut target else {
         unreachable!("this side was started");
     };
-    let before = tgt.reactor_time().await?;
+    let begun = tgt.reactor_time().await?;
     tokio::time::sleep(window(settings)).await;
     let idle = tgt.reactor_time().await?;
-    let (calls, took) = calls(&Address::JsonRpc(tgt.socket.clone()), window(settings)).await?;
+    let (calls, took) = calls(&address, window(settings)).await?;
     let loaded = tgt.reactor_time().await?.since(idle);
-    let idle = idle.since(before);
-    tgt.stop().await?;
+    let idle = idle.since(begun);
+    let preemptions = target.preemptions(settings)? - before;
+    target.stop().await?;
     let busy = loaded.busy_share() - idle.busy_share();
     let calls_per_second = calls as f64 / took.as_secs_f64();
     let call_us = busy / calls_per_second * 1e6;
@@ -130,6 +154,7 @@ async fn of_spdk_tgt(settings: &Settings) -> Result<Cost> {
         call_us,
         share: share(call_us),
         longest: Longest::AtLeast(call_us * calls_per_poll.max(1.0)),
+        preemptions,
         account: None,
     })
 }
@@ -171,7 +196,10 @@ async fn at_rate(mut client: Client, prefix: String, until: Instant) -> Result<u
         let id = format!("{prefix}-{calls}");
         for verb in Verb::ALL {
             ticks.tick().await;
-            client.call(verb, &id).await.with_context(|| format!("{verb:?} {id}"))?;
+            client
+                .call(verb, &id)
+                .await
+                .with_context(|| format!("{verb:?} {id}"))?;
             calls += 1;
         }
     }

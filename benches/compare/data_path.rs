@@ -34,7 +34,7 @@ pub struct Point {
 pub struct Runs {
     pub iops: Option<Rounds>,
     pub mean_us: Option<Rounds>,
-    pub runs: Vec<Measured>,
+    pub runs: Vec<Run>,
 }
 
 /// A scenario that was left out or failed, and why.
@@ -53,18 +53,39 @@ pub struct DataPath {
     pub missing: Vec<Missing>,
 }
 
-/// One run: the column of the comparison that it belongs to, its I/O, and what came of it.
-type Run = (usize, Initiator, Workload, u32, Measured);
+/// What came of one run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Run {
+    #[serde(flatten)]
+    pub measured: Measured,
+    /// How often the reactor lost its core meanwhile.
+    pub preemptions: u64,
+}
+
+/// What a run did: who, what and how deep.
+type Io = (Initiator, Workload, u32);
 
 pub async fn run(settings: &Settings) -> DataPath {
     let mut all = DataPath::default();
-    for scenario in SCENARIOS.iter().filter(|scenario| settings.wants(scenario.name)) {
+    for scenario in SCENARIOS
+        .iter()
+        .filter(|scenario| settings.wants(scenario.name))
+    {
         if settings.no_huge() && scenario.export.needs_hugepages() {
             all.leave_out(scenario.name, "it needs hugepages".to_owned(), false);
             continue;
         }
-        if settings.no_huge() && scenario.initiators.iter().any(|initiator| initiator.needs_hugepages()) {
-            all.leave_out(&format!("{} by fio", scenario.name), "SPDK's plugin for fio needs hugepages".to_owned(), false);
+        if settings.no_huge()
+            && scenario
+                .initiators
+                .iter()
+                .any(|initiator| initiator.needs_hugepages())
+        {
+            all.leave_out(
+                &format!("{} by fio", scenario.name),
+                "SPDK's plugin for fio needs hugepages".to_owned(),
+                false,
+            );
         }
         match compare(settings, scenario).await {
             Ok(points) => all.points.extend(points),
@@ -92,22 +113,30 @@ async fn compare(settings: &Settings, scenario: &Scenario) -> Result<Vec<Point>>
     let mut runs = Vec::new();
     for round in 0..settings.line.rounds {
         for Turn { column, side } in settings.turns(round) {
-            eprintln!("{}: round {} of {}, {side}", scenario.name, round + 1, settings.line.rounds);
+            eprintln!(
+                "{}: round {} of {}, {side}",
+                scenario.name,
+                round + 1,
+                settings.line.rounds
+            );
             let measured = measure(settings, scenario, side).await;
             let measured = measured.with_context(|| side.to_string())?;
-            runs.extend(measured.into_iter().map(|(initiator, workload, depth, measured)| {
-                (column, initiator, workload, depth, measured)
-            }));
+            runs.extend(measured.into_iter().map(|(io, run)| (column, io, run)));
         }
     }
     Ok(points(settings, scenario, &runs))
 }
 
 /// All points of one scenario on one side: the target is started for it, and stopped.
-async fn measure(settings: &Settings, scenario: &Scenario, side: Side) -> Result<Vec<(Initiator, Workload, u32, Measured)>> {
+async fn measure(settings: &Settings, scenario: &Scenario, side: Side) -> Result<Vec<(Io, Run)>> {
     let mut target = Target::start(settings, side).await?;
-    let attach = target.export(settings, scenario.volume, scenario.export).await?;
-    Initiator::Perf.run(settings, &attach, WARM_UP).await.context("warm-up")?;
+    let attach = target
+        .export(settings, scenario.volume, scenario.export)
+        .await?;
+    Initiator::Perf
+        .run(settings, &attach, WARM_UP)
+        .await
+        .context("warm-up")?;
     let mut measured = Vec::new();
     for &initiator in scenario.initiators {
         if settings.no_huge() && initiator.needs_hugepages() {
@@ -119,9 +148,22 @@ async fn measure(settings: &Settings, scenario: &Scenario, side: Side) -> Result
                 queue_depth,
                 seconds: settings.line.seconds,
             };
-            let context = || format!("{} {} at queue depth {queue_depth}", initiator.name(), workload.word());
-            let result = initiator.run(settings, &attach, load).await.with_context(context)?;
-            measured.push((initiator, workload, queue_depth, result));
+            let context = || {
+                format!(
+                    "{} {} at queue depth {queue_depth}",
+                    initiator.name(),
+                    workload.word()
+                )
+            };
+            let before = target.preemptions(settings)?;
+            let run = Run {
+                measured: initiator
+                    .run(settings, &attach, load)
+                    .await
+                    .with_context(context)?,
+                preemptions: target.preemptions(settings)? - before,
+            };
+            measured.push(((initiator, workload, queue_depth), run));
         }
     }
     target.stop().await?;
@@ -129,19 +171,26 @@ async fn measure(settings: &Settings, scenario: &Scenario, side: Side) -> Result
 }
 
 fn loads(settings: &Settings) -> impl Iterator<Item = (Workload, u32)> {
-    let depths: &[u32] = if settings.line.quick { &[32] } else { &[1, 32, 128] };
+    let depths: &[u32] = if settings.line.quick {
+        &[32]
+    } else {
+        &[1, 32, 128]
+    };
     [Workload::RandRead, Workload::RandWrite]
         .into_iter()
         .flat_map(move |workload| depths.iter().map(move |depth| (workload, *depth)))
 }
 
-fn points(settings: &Settings, scenario: &Scenario, runs: &[Run]) -> Vec<Point> {
+fn points(settings: &Settings, scenario: &Scenario, runs: &[(usize, Io, Run)]) -> Vec<Point> {
     let mut points = Vec::new();
     for &initiator in scenario.initiators {
         for (workload, queue_depth) in loads(settings) {
-            let of = |column: usize| {
-                let mine = runs.iter().filter(|(c, i, w, d, _)| (*c, *i, *w, *d) == (column, initiator, workload, queue_depth));
-                Runs::of(mine.map(|run| run.4.clone()).collect())
+            let of = |column| {
+                let wanted = (column, (initiator, workload, queue_depth));
+                let mine = runs
+                    .iter()
+                    .filter(|(column, io, _)| (*column, *io) == wanted);
+                Runs::of(mine.map(|(_, _, run)| run.clone()).collect())
             };
             let (opi_spdk, spdk_tgt) = (of(0), of(1));
             if opi_spdk.runs.is_empty() {
@@ -163,10 +212,10 @@ fn points(settings: &Settings, scenario: &Scenario, runs: &[Run]) -> Vec<Point> 
 }
 
 impl Runs {
-    fn of(runs: Vec<Measured>) -> Self {
+    fn of(runs: Vec<Run>) -> Self {
         Self {
-            iops: Rounds::of(runs.iter().map(|run| run.iops).collect()),
-            mean_us: Rounds::of(runs.iter().map(|run| run.mean_us).collect()),
+            iops: Rounds::of(runs.iter().map(|run| run.measured.iops).collect()),
+            mean_us: Rounds::of(runs.iter().map(|run| run.measured.mean_us).collect()),
             runs,
         }
     }

@@ -125,6 +125,6 @@ impl NullVolumeService for Floor {
         &self,
         _: Request<StatsNullVolumeRequest>,
     ) -> Result<Response<StatsNullVolumeResponse>, Status> {
-        Ok(Response::new(self.stats.clone()))
+        Ok(Response::new(self.stats))
     }
 }

@@ -66,7 +66,9 @@ impl Initiator {
         let patience = Duration::from_secs(load.seconds.into()) + OVERHEAD;
         match self {
             Self::Perf => {
-                let output = perf(settings, "perf", attach, load)?.finish(patience).await?;
+                let output = perf(settings, "perf", attach, load)?
+                    .finish(patience)
+                    .await?;
                 perf_total(&output)
             }
             Self::Fio => fio(settings, attach, load, patience).await,
@@ -90,7 +92,11 @@ impl Background {
         process
             .until("start of its I/O", OVERHEAD, async || {
                 let begun = fs::read_to_string(&log)?.contains("Launching workers");
-                if begun { Ok(()) } else { bail!("it has not begun") }
+                if begun {
+                    Ok(())
+                } else {
+                    bail!("it has not begun")
+                }
             })
             .await?;
         Ok(Self(process))
@@ -157,7 +163,12 @@ fn perf_total(output: &str) -> Result<Measured> {
 }
 
 /// I/O is submitted and reaped in batches: one by one, fio itself is what is measured.
-async fn fio(settings: &Settings, attach: &Attach, load: Load, patience: Duration) -> Result<Measured> {
+async fn fio(
+    settings: &Settings,
+    attach: &Attach,
+    load: Load,
+    patience: Duration,
+) -> Result<Measured> {
     let job = settings.scratch().join("job.fio");
     let result = settings.scratch().join("fio.json");
     let engine: PathBuf = settings.tool("spdk_nvme");

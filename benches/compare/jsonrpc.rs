@@ -39,7 +39,9 @@ impl JsonRpc {
         if !parameters.is_null() {
             request["params"] = parameters;
         }
-        self.stream.write_all(request.to_string().as_bytes()).await?;
+        self.stream
+            .write_all(request.to_string().as_bytes())
+            .await?;
         let response = self.response().await.with_context(|| method.to_owned())?;
         if response.id != id {
             bail!("{method}: answer {} to request {id}", response.id);

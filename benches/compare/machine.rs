@@ -40,7 +40,9 @@ impl Cores {
         let load = match (load, one(beside.clone())) {
             (Some(set), _) => set,
             (None, Some(core)) => single(core)?,
-            (None, None) => bail!("two cores are needed, one for the target and one for the load; this process may use {allowed}"),
+            (None, None) => bail!(
+                "two cores are needed, one for the target and one for the load; this process may use {allowed}"
+            ),
         };
         let rest = beside.and_then(|set| set.without(&load));
         let control = control.or(rest).unwrap_or_else(|| load.clone());
@@ -74,7 +76,9 @@ impl Machine {
         let cpuinfo = read("/proc/cpuinfo")?;
         let line = |key: &str| {
             let line = cpuinfo.lines().find(|line| line.starts_with(key));
-            let value = line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim());
+            let value = line
+                .and_then(|line| line.split_once(':'))
+                .map(|(_, value)| value.trim());
             value.unwrap_or_default().to_owned()
         };
         let meminfo = read("/proc/meminfo")?;
@@ -87,7 +91,10 @@ impl Machine {
         Ok(Self {
             date: said("date", &["-u", "+%Y-%m-%d"])?,
             cpu: line("model name"),
-            cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
+            cores: cpuinfo
+                .lines()
+                .filter(|line| line.starts_with("processor"))
+                .count(),
             kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             memory_gib: kib / 1024.0 / 1024.0,
             hypervisor: line("flags").split(' ').any(|flag| flag == "hypervisor"),
@@ -113,6 +120,9 @@ fn said(program: impl AsRef<Path>, arguments: &[&str]) -> Result<String> {
 /// Time that the hypervisor gave to others, summed over all cores, in ticks of 10 ms.
 pub fn stolen_ticks() -> Result<u64> {
     let stat = fs::read_to_string("/proc/stat").context("/proc/stat")?;
-    let steal = stat.lines().next().and_then(|line| line.split_whitespace().nth(8));
+    let steal = stat
+        .lines()
+        .next()
+        .and_then(|line| line.split_whitespace().nth(8));
     Ok(steal.context("steal time in /proc/stat")?.parse()?)
 }

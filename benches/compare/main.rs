@@ -67,7 +67,11 @@ fn start(line: CommandLine) -> Result<ExitCode> {
     }
     let settings = Settings::new(line)?;
     // Before any thread is started: they inherit it.
-    settings.cores.control.pin_current_thread().context("pinning the clients")?;
+    settings
+        .cores
+        .control
+        .pin_current_thread()
+        .context("pinning the clients")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.cores.control.iter().count())
         .enable_all()
@@ -128,7 +132,10 @@ fn or_failed<T: Default>(result: Result<T>, part: &str, failures: &mut Vec<Strin
 }
 
 fn write(settings: &Settings, report: &Report) -> Result<ExitCode> {
-    let (table, raw) = (settings.line.output.join("bench.md"), settings.line.output.join("bench.json"));
+    let (table, raw) = (
+        settings.line.output.join("bench.md"),
+        settings.line.output.join("bench.json"),
+    );
     let markdown = report.markdown();
     std::fs::write(&table, &markdown).with_context(|| table.display().to_string())?;
     let json = serde_json::to_string_pretty(report)?;

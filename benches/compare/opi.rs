@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use opi_spdk::api::storage::{
     CreateMallocVolumeRequest, CreateNullVolumeRequest, CreateNvmeControllerRequest,
-    CreateNvmeNamespaceRequest, CreateNvmeSubsystemRequest, FabricsEndpoint, ListNullVolumesRequest,
-    MallocVolume,    NullVolume, NvmeAddressFamily, NvmeController, NvmeControllerSpec, NvmeNamespace,
-    NvmeNamespaceSpec, NvmeSubsystem, NvmeSubsystemSpec, NvmeTransportType, PciEndpoint,
-    frontend_nvme_service_client::FrontendNvmeServiceClient,
+    CreateNvmeNamespaceRequest, CreateNvmeSubsystemRequest, FabricsEndpoint,
+    ListNullVolumesRequest, MallocVolume, NullVolume, NvmeAddressFamily, NvmeController,
+    NvmeControllerSpec, NvmeNamespace, NvmeNamespaceSpec, NvmeSubsystem, NvmeSubsystemSpec,
+    NvmeTransportType, PciEndpoint, frontend_nvme_service_client::FrontendNvmeServiceClient,
     malloc_volume_service_client::MallocVolumeServiceClient,
     null_volume_service_client::NullVolumeServiceClient, nvme_controller_spec::Endpoint,
 };
@@ -31,7 +31,7 @@ const MEMORY_MIB: u64 = 768;
 const COST_LINE: &str = "what configuration cost the reactor";
 
 pub struct Opi {
-    process: Process,
+    pub process: Process,
     pub port: u16,
 }
 
@@ -64,7 +64,9 @@ impl Opi {
         // A state of its own each time: nothing to replay.
         for name in ["state", "ctrlr"] {
             match std::fs::remove_dir_all(directory(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error.into());
+                }
                 _ => {}
             }
         }
@@ -82,7 +84,12 @@ impl Opi {
     }
 
     /// Makes a volume and shows it to initiators.
-    pub async fn export(&mut self, settings: &Settings, volume: Volume, export: Export) -> Result<Attach> {
+    pub async fn export(
+        &mut self,
+        settings: &Settings,
+        volume: Volume,
+        export: Export,
+    ) -> Result<Attach> {
         let channel = connect(self.port).await?;
         let volume_name_ref = create_volume(&channel, settings, volume).await?;
         let mut frontend = FrontendNvmeServiceClient::new(channel);
@@ -141,7 +148,15 @@ impl Opi {
             return Ok(None);
         };
         // A line before the last one tells what was spent on the start.
-        let start = if costs.len() > 1 { costs[0] } else { ControlCost { steps: 0, busy_us: 0, longest_us: 0 } };
+        let start = if costs.len() > 1 {
+            costs[0]
+        } else {
+            ControlCost {
+                steps: 0,
+                busy_us: 0,
+                longest_us: 0,
+            }
+        };
         Ok(Some(ControlCost {
             steps: end.steps - start.steps,
             busy_us: end.busy_us - start.busy_us,
@@ -159,7 +174,9 @@ pub async fn connect(port: u16) -> Result<Channel> {
 /// Whether the server on `port` answers calls: the port may be open before anybody serves it.
 pub async fn answers(port: u16) -> Result<()> {
     let mut client = NullVolumeServiceClient::new(connect(port).await?);
-    client.list_null_volumes(ListNullVolumesRequest::default()).await?;
+    client
+        .list_null_volumes(ListNullVolumesRequest::default())
+        .await?;
     Ok(())
 }
 
@@ -167,32 +184,36 @@ async fn create_volume(channel: &Channel, settings: &Settings, volume: Volume) -
     let block_size = i64::try_from(BLOCK_SIZE)?;
     let blocks_count = i64::try_from(settings.volume_blocks())?;
     Ok(match volume {
-        Volume::Malloc => MallocVolumeServiceClient::new(channel.clone())
-            .create_malloc_volume(CreateMallocVolumeRequest {
-                malloc_volume: Some(MallocVolume {
-                    block_size,
-                    blocks_count,
-                    ..Default::default()
-                }),
-                malloc_volume_id: "bench".to_owned(),
-            })
-            .await
-            .context("CreateMallocVolume")?
-            .into_inner()
-            .name,
-        Volume::Null => NullVolumeServiceClient::new(channel.clone())
-            .create_null_volume(CreateNullVolumeRequest {
-                null_volume: Some(NullVolume {
-                    block_size,
-                    blocks_count,
-                    ..Default::default()
-                }),
-                null_volume_id: "bench".to_owned(),
-            })
-            .await
-            .context("CreateNullVolume")?
-            .into_inner()
-            .name,
+        Volume::Malloc => {
+            MallocVolumeServiceClient::new(channel.clone())
+                .create_malloc_volume(CreateMallocVolumeRequest {
+                    malloc_volume: Some(MallocVolume {
+                        block_size,
+                        blocks_count,
+                        ..Default::default()
+                    }),
+                    malloc_volume_id: "bench".to_owned(),
+                })
+                .await
+                .context("CreateMallocVolume")?
+                .into_inner()
+                .name
+        }
+        Volume::Null => {
+            NullVolumeServiceClient::new(channel.clone())
+                .create_null_volume(CreateNullVolumeRequest {
+                    null_volume: Some(NullVolume {
+                        block_size,
+                        blocks_count,
+                        ..Default::default()
+                    }),
+                    null_volume_id: "bench".to_owned(),
+                })
+                .await
+                .context("CreateNullVolume")?
+                .into_inner()
+                .name
+        }
     })
 }
 
@@ -214,7 +235,11 @@ fn controller(settings: &Settings, export: Export) -> Result<(NvmeControllerSpec
                 virtual_function: Some(0),
             });
             let directory = settings.scratch().join("ctrlr").join(SUBSYSTEM_ID);
-            (NvmeTransportType::Pcie, endpoint, Attach::vfio_user(&directory))
+            (
+                NvmeTransportType::Pcie,
+                endpoint,
+                Attach::vfio_user(&directory),
+            )
         }
     };
     let spec = NvmeControllerSpec {

@@ -1,7 +1,7 @@
 //! A program that the bench starts, pinned to its cores, and ends by its process id: when told, when
 //! dropped, and (by the kernel) when the bench itself dies.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -45,7 +45,12 @@ impl Process {
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
-            .with_context(|| format!("starting {} (through setpriv and taskset)", program.display()))?;
+            .with_context(|| {
+                format!(
+                    "starting {} (through setpriv and taskset)",
+                    program.display()
+                )
+            })?;
         Ok(Self {
             child,
             name: name.to_owned(),
@@ -55,7 +60,7 @@ impl Process {
 
     /// What it has printed so far.
     pub fn output(&self) -> Result<String> {
-        let bytes = std::fs::read(&self.log).with_context(|| self.log.display().to_string())?;
+        let bytes = fs::read(&self.log).with_context(|| self.log.display().to_string())?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -73,11 +78,18 @@ impl Process {
                 Err(error) => error,
             };
             if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended ({status}) before {what}:\n{}", self.name, self.last_words());
+                bail!(
+                    "{} ended ({status}) before {what}:\n{}",
+                    self.name,
+                    self.last_words()
+                );
             }
             if Instant::now() > deadline {
                 let words = self.last_words();
-                return Err(error.context(format!("{}: no {what} within {patience:?}:\n{words}", self.name)));
+                return Err(error.context(format!(
+                    "{}: no {what} within {patience:?}:\n{words}",
+                    self.name
+                )));
             }
             tokio::time::sleep(INTERVAL).await;
         }
@@ -99,7 +111,31 @@ impl Process {
                 None => tokio::time::sleep(INTERVAL).await,
             }
         }
-        bail!("{} did not end within {patience:?}:\n{}", self.name, self.last_words())
+        bail!(
+            "{} did not end within {patience:?}:\n{}",
+            self.name,
+            self.last_words()
+        )
+    }
+
+    /// How often the kernel has taken the core away from its thread `name`.
+    pub fn preemptions(&self, name: &str) -> Result<u64> {
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
+        for task in fs::read_dir(&tasks).with_context(|| tasks.display().to_string())? {
+            let task = task?.path();
+            if fs::read_to_string(task.join("comm"))?.trim() != name {
+                continue;
+            }
+            let status = fs::read_to_string(task.join("status"))?;
+            let count = status
+                .lines()
+                .find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));
+            return Ok(count
+                .context("no count of context switches")?
+                .trim()
+                .parse()?);
+        }
+        bail!("{} has no thread {name}", self.name)
     }
 
     fn pid(&self) -> Pid {

@@ -12,6 +12,9 @@ use crate::machine::Machine;
 use crate::stats::Rounds;
 use crate::verdict::Verdict;
 
+/// Preemptions of a reactor in a second from which on other work on its core shows in the figures.
+const BUSY_PREEMPTIONS: f64 = 20.0;
+
 /// Everything that a run found.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -61,21 +64,54 @@ impl Report {
     }
 
     fn heading(&self, out: &mut String) {
-        let Machine { date, cpu, cores, kernel, memory_gib, hypervisor, spdk, fio, .. } = &self.machine;
-        let kind = if *hypervisor { "virtual machine" } else { "machine" };
-        let Conditions { rounds, seconds, target_core, load_core, control_cores, .. } = &self.conditions;
-        line(out, format_args!(
-            "Taken on {date} on a {kind} with {cores} cores ({cpu}), {memory_gib:.0} GiB, Linux {kernel}; {spdk}, {fio}. \
+        let Machine {
+            date,
+            cpu,
+            cores,
+            kernel,
+            memory_gib,
+            hypervisor,
+            spdk,
+            fio,
+            ..
+        } = &self.machine;
+        let kind = if *hypervisor {
+            "virtual machine"
+        } else {
+            "machine"
+        };
+        let Conditions {
+            rounds,
+            seconds,
+            target_core,
+            load_core,
+            control_cores,
+            ..
+        } = &self.conditions;
+        line(
+            out,
+            format_args!(
+                "Taken on {date} on a {kind} with {cores} cores ({cpu}), {memory_gib:.0} GiB, Linux {kernel}; {spdk}, {fio}. \
              Reactor on core {target_core}, initiator on core {load_core}, control threads and clients on {control_cores}; \
              {rounds} rounds in alternating order, {seconds} s a data-path run, {} MiB volume.",
-            self.conditions.volume_mib,
-        ));
+                self.conditions.volume_mib,
+            ),
+        );
         if let Some(reason) = &self.conditions.without_hugepages {
-            line(out, format_args!("All sides ran without hugepages ({reason})."));
+            line(
+                out,
+                format_args!("All sides ran without hugepages ({reason})."),
+            );
         }
         let stolen = self.conditions.stolen_seconds / self.conditions.took_seconds;
         if stolen > 0.01 {
-            line(out, format_args!("The hypervisor took {:.0} % of a core away meanwhile.", stolen * 100.0));
+            line(
+                out,
+                format_args!(
+                    "The hypervisor took {:.0} % of a core away meanwhile.",
+                    stolen * 100.0
+                ),
+            );
         }
         for failure in &self.failures {
             line(out, format_args!("**Not measured:** {failure}"));
@@ -84,95 +120,190 @@ impl Report {
     }
 
     fn data_table(&self, out: &mut String) {
-        let ours = if self.conditions.noise { "spdk_tgt (again)" } else { "opi-spdk" };
-        line(out, format_args!("### Data path: 4 KiB random I/O, thousand IOPS\n"));
-        line(out, format_args!("| export | initiator | I/O | depth | {ours} | spdk_tgt | ratio | ratio by round |"));
+        let ours = if self.conditions.noise {
+            "spdk_tgt (again)"
+        } else {
+            "opi-spdk"
+        };
+        line(
+            out,
+            format_args!("### Data path: 4 KiB random I/O, thousand IOPS\n"),
+        );
+        line(
+            out,
+            format_args!(
+                "| export | initiator | I/O | depth | {ours} | spdk_tgt | ratio | ratio by round |"
+            ),
+        );
         line(out, format_args!("|---|---|---|---:|---:|---:|---:|---:|"));
         for point in &self.data_path.points {
-            let data_path::Point { scenario, initiator, workload, queue_depth, .. } = point;
+            let data_path::Point {
+                scenario,
+                initiator,
+                workload,
+                queue_depth,
+                ..
+            } = point;
             let (ratio, each) = match &point.ratio {
-                Some(ratio) => (format!("{:.3}", ratio.of_medians), format!("{:.3} to {:.3}", ratio.min, ratio.max)),
+                Some(ratio) => (
+                    format!("{:.3}", ratio.of_medians),
+                    format!("{:.3} to {:.3}", ratio.min, ratio.max),
+                ),
                 None => Default::default(),
             };
-            line(out, format_args!(
-                "| {scenario} | {} | {} | {queue_depth} | {} | {} | {ratio} | {each} |",
-                initiator.name(),
-                workload.word(),
-                kiops(point.opi_spdk.iops.as_ref()),
-                kiops(point.spdk_tgt.iops.as_ref()),
-            ));
+            line(
+                out,
+                format_args!(
+                    "| {scenario} | {} | {} | {queue_depth} | {} | {} | {ratio} | {each} |",
+                    initiator.name(),
+                    workload.word(),
+                    kiops(point.opi_spdk.iops.as_ref()),
+                    kiops(point.spdk_tgt.iops.as_ref()),
+                ),
+            );
         }
         out.push('\n');
-        line(out, format_args!("Median of the rounds ± half of their spread; the ratio is of the medians.\n"));
+        line(
+            out,
+            format_args!(
+                "Median of the rounds ± half of their spread; the ratio is of the medians.\n"
+            ),
+        );
+        let runs = self
+            .data_path
+            .points
+            .iter()
+            .flat_map(|point| point.opi_spdk.runs.iter().chain(&point.spdk_tgt.runs));
+        let (count, preemptions) = runs.fold((0, 0), |(count, sum), run| {
+            (count + 1, sum + run.preemptions)
+        });
+        let a_second = preemptions as f64 / f64::from(self.conditions.seconds * count.max(1));
+        if a_second > BUSY_PREEMPTIONS {
+            line(
+                out,
+                format_args!(
+                    "The machine was not idle: the reactors lost their core {a_second:.0} times a second.\n"
+                ),
+            );
+        }
         for missing in &self.data_path.missing {
-            line(out, format_args!("Not measured: {}: {}\n", missing.scenario, missing.reason));
+            line(
+                out,
+                format_args!("Not measured: {}: {}\n", missing.scenario, missing.reason),
+            );
         }
     }
 
     fn control_table(&self, out: &mut String) {
-        line(out, format_args!("### Configuration calls on a null volume\n"));
-        line(out, format_args!("Latency p50 / p99 in µs, and calls per second. \"Floor\" is a gRPC server that does nothing.\n"));
-        line(out, format_args!(
-            "| data path | clients | call | opi-spdk gRPC | floor gRPC | spdk_tgt JSON-RPC | p50 to floor | faster than JSON-RPC, p50 / p99 |"
-        ));
+        line(
+            out,
+            format_args!("### Configuration calls on a null volume\n"),
+        );
+        line(
+            out,
+            format_args!(
+                "Latency p50 / p99 in µs, and calls per second. \"Floor\" is a gRPC server that does nothing.\n"
+            ),
+        );
+        line(
+            out,
+            format_args!(
+                "| data path | clients | call | opi-spdk gRPC | floor gRPC | spdk_tgt JSON-RPC | p50 to floor | faster than JSON-RPC, p50 / p99 |"
+            ),
+        );
         line(out, format_args!("|---|---:|---|---:|---:|---:|---:|---:|"));
-        for ours in self.control.points.iter().filter(|point| point.subject == Subject::Opi) {
-            let other = |subject| self.control.find(subject, ours.verb, ours.clients, ours.load);
+        for ours in self
+            .control
+            .points
+            .iter()
+            .filter(|point| point.subject == Subject::Opi)
+        {
+            let other = |subject| {
+                self.control
+                    .find(subject, ours.verb, ours.clients, ours.load)
+            };
             let (floor, json) = (other(Subject::Floor), other(Subject::SpdkTgt));
-            let to_floor = floor.map(|floor| format!("{:.2}", ours.latency.p50_us / floor.latency.p50_us));
+            let to_floor =
+                floor.map(|floor| format!("{:.2}", ours.latency.p50_us / floor.latency.p50_us));
             let faster = json.map(|json| {
                 let p50 = json.latency.p50_us / ours.latency.p50_us;
                 let p99 = json.latency.p99_us / ours.latency.p99_us;
                 format!("{p50:.1} / {p99:.1}")
             });
-            line(out, format_args!(
-                "| {} | {} | {:?} | {} | {} | {} | {} | {} |",
-                load(ours.load),
-                ours.clients,
-                ours.verb,
-                control_cell(Some(ours)),
-                control_cell(floor),
-                control_cell(json),
-                to_floor.unwrap_or_default(),
-                faster.unwrap_or_default(),
-            ));
+            line(
+                out,
+                format_args!(
+                    "| {} | {} | {:?} | {} | {} | {} | {} | {} |",
+                    load(ours.load),
+                    ours.clients,
+                    ours.verb,
+                    control_cell(Some(ours)),
+                    control_cell(floor),
+                    control_cell(json),
+                    to_floor.unwrap_or_default(),
+                    faster.unwrap_or_default(),
+                ),
+            );
         }
         out.push('\n');
         let shares = self.conditions.load_core == self.conditions.control_cores;
         if shares && !self.control.data_path.is_empty() {
-            line(out, format_args!(
-                "The initiator that saturates the data path shares its core with the clients and the control threads."
-            ));
+            line(
+                out,
+                format_args!(
+                    "The initiator that saturates the data path shares its core with the clients and the control threads."
+                ),
+            );
         }
         out.push('\n');
     }
 
     fn cost_table(&self, out: &mut String) {
-        line(out, format_args!("### What configuration costs the reactor\n"));
-        line(out, format_args!("Create, Get, Stats and Delete of null volumes in equal parts, {RATE} calls per second.\n"));
-        line(out, format_args!("| target | data path | calls per second | reactor time per call, µs | share of the reactor | longest hold, µs |"));
-        line(out, format_args!("|---|---|---:|---:|---:|---:|"));
+        line(
+            out,
+            format_args!("### What configuration costs the reactor\n"),
+        );
+        line(
+            out,
+            format_args!(
+                "Create, Get, Stats and Delete of null volumes in equal parts, {RATE} calls per second.\n"
+            ),
+        );
+        line(
+            out,
+            format_args!(
+                "| target | data path | calls per second | reactor time per call, µs | share of the reactor | longest hold, µs | reactor preempted |"
+            ),
+        );
+        line(out, format_args!("|---|---|---:|---:|---:|---:|---:|"));
         for cost in &self.cost {
             let longest = match cost.longest {
                 Longest::Counted(us) => format!("{us:.0}"),
                 Longest::AtLeast(us) => format!("at least {us:.0}"),
             };
-            line(out, format_args!(
-                "| {} | {} | {:.0} | {:.2} | {:.2} % | {longest} |",
-                cost.side,
-                load(cost.load),
-                cost.calls_per_second,
-                cost.call_us,
-                cost.share * 100.0,
-            ));
+            line(
+                out,
+                format_args!(
+                    "| {} | {} | {:.0} | {:.2} | {:.2} % | {longest} | {} times |",
+                    cost.side,
+                    load(cost.load),
+                    cost.calls_per_second,
+                    cost.call_us,
+                    cost.share * 100.0,
+                    cost.preemptions,
+                ),
+            );
         }
         out.push('\n');
-        line(out, format_args!(
-            "opi-spdk times each control step on its reactor. spdk_tgt counts the time in which any poller had work; \
+        line(
+            out,
+            format_args!(
+                "opi-spdk times each control step on its reactor. spdk_tgt counts the time in which any poller had work; \
              what it counts without calls is subtracted. It does not count its longest hold; \
              the bound is the mean time of a poll of its JSON-RPC socket. The share is for {RATE} calls per second, \
-             whatever rate was reached.\n"
-        ));
+             whatever rate was reached. A hold includes the time in which the kernel ran something else on the reactor's core.\n"
+            ),
+        );
     }
 
     fn verdict_table(&self, out: &mut String) {
@@ -182,7 +313,12 @@ impl Report {
         line(out, format_args!("### Targets\n"));
         line(out, format_args!("| target | reached | |"));
         line(out, format_args!("|---|---|---|"));
-        for Verdict { target, reached, met } in &self.verdicts {
+        for Verdict {
+            target,
+            reached,
+            met,
+        } in &self.verdicts
+        {
             let met = if *met { "met" } else { "**not met**" };
             line(out, format_args!("| {target} | {reached} | {met} |"));
         }
@@ -190,9 +326,17 @@ impl Report {
 }
 
 impl Control {
-    pub fn find(&self, subject: Subject, verb: Verb, clients: usize, load: Load) -> Option<&control::Point> {
+    pub fn find(
+        &self,
+        subject: Subject,
+        verb: Verb,
+        clients: usize,
+        load: Load,
+    ) -> Option<&control::Point> {
         let wanted = (subject, verb, clients, load);
-        self.points.iter().find(|p| (p.subject, p.verb, p.clients, p.load) == wanted)
+        self.points
+            .iter()
+            .find(|p| (p.subject, p.verb, p.clients, p.load) == wanted)
     }
 }
 

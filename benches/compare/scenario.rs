@@ -131,7 +131,11 @@ impl Attach {
 
     /// As spdk_nvme_perf takes it.
     pub fn transport_id(&self) -> String {
-        let pairs: Vec<_> = self.keys.iter().map(|(key, value)| format!("{key}:{value}")).collect();
+        let pairs: Vec<_> = self
+            .keys
+            .iter()
+            .map(|(key, value)| format!("{key}:{value}"))
+            .collect();
         pairs.join(" ")
     }
 

@@ -97,8 +97,12 @@ impl Settings {
             line.rounds = 1;
             line.seconds = 1;
         }
-        let tools = line.tools.clone().or_else(|| std::env::var_os("SPDK_TOOLS").map(PathBuf::from));
-        let tools = tools.context("SPDK_TOOLS is not set: run scripts/bench.sh, or give --tools")?;
+        let tools = line
+            .tools
+            .clone()
+            .or_else(|| std::env::var_os("SPDK_TOOLS").map(PathBuf::from));
+        let tools =
+            tools.context("SPDK_TOOLS is not set: run scripts/bench.sh, or give --tools")?;
         let cores = Cores::divide(
             line.target_core.clone(),
             line.load_core.clone(),
@@ -108,14 +112,18 @@ impl Settings {
         let without_hugepages = if line.no_huge {
             Some("as asked".to_owned())
         } else if free < wanted {
-            Some(format!("{free} MiB of hugepages are free, {wanted} are needed"))
+            Some(format!(
+                "{free} MiB of hugepages are free, {wanted} are needed"
+            ))
         } else {
             None
         };
         let settings = Self {
             cores,
             tools,
-            scratch: tempfile::Builder::new().prefix("opi-spdk-bench-").tempdir()?,
+            scratch: tempfile::Builder::new()
+                .prefix("opi-spdk-bench-")
+                .tempdir()?,
             without_hugepages,
             line,
         };
@@ -159,7 +167,11 @@ impl Settings {
 
     /// Both sides, in the order of this round: A B, then B A.
     pub fn turns(&self, round: u32) -> [Turn; 2] {
-        let ours = if self.line.noise { Side::SpdkTgt } else { Side::Opi };
+        let ours = if self.line.noise {
+            Side::SpdkTgt
+        } else {
+            Side::Opi
+        };
         let mut turns = [
             Turn {
                 column: 0,

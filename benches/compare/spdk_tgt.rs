@@ -19,7 +19,7 @@ const START: Duration = Duration::from_secs(30);
 const NO_HUGE_MIB: u32 = 2048;
 
 pub struct SpdkTgt {
-    process: Process,
+    pub process: Process,
     rpc: JsonRpc,
     pub socket: PathBuf,
 }
@@ -42,7 +42,11 @@ impl SpdkTgt {
             "--no-pci".to_owned(),
         ];
         if settings.no_huge() {
-            arguments.extend(["--no-huge".to_owned(), "-s".to_owned(), NO_HUGE_MIB.to_string()]);
+            arguments.extend([
+                "--no-huge".to_owned(),
+                "-s".to_owned(),
+                NO_HUGE_MIB.to_string(),
+            ]);
         }
         let mut process = Process::start(
             "spdk_tgt",
@@ -63,7 +67,12 @@ impl SpdkTgt {
     }
 
     /// Makes a volume and shows it to initiators.
-    pub async fn export(&mut self, settings: &Settings, volume: Volume, export: Export) -> Result<Attach> {
+    pub async fn export(
+        &mut self,
+        settings: &Settings,
+        volume: Volume,
+        export: Export,
+    ) -> Result<Attach> {
         let create = match volume {
             Volume::Malloc => "bdev_malloc_create",
             Volume::Null => "bdev_null_create",
@@ -76,7 +85,9 @@ impl SpdkTgt {
             Export::NvmeTcp => "TCP",
             Export::VfioUser => "VFIOUSER",
         };
-        self.rpc.call("nvmf_create_transport", json!({"trtype": transport})).await?;
+        self.rpc
+            .call("nvmf_create_transport", json!({"trtype": transport}))
+            .await?;
         let parameters = json!({"nqn": NQN, "allow_any_host": true, "serial_number": "BENCH"});
         self.rpc.call("nvmf_create_subsystem", parameters).await?;
         let parameters = json!({"nqn": NQN, "namespace": {"bdev_name": "bench"}});
@@ -97,14 +108,20 @@ impl SpdkTgt {
             }
         };
         let parameters = json!({"nqn": NQN, "listen_address": address});
-        self.rpc.call("nvmf_subsystem_add_listener", parameters).await?;
+        self.rpc
+            .call("nvmf_subsystem_add_listener", parameters)
+            .await?;
         Ok(attach)
     }
 
     /// What its one reactor has done so far.
     pub async fn reactor_time(&mut self) -> Result<ReactorTime> {
         let answer = self.rpc.call("framework_get_reactors", Value::Null).await?;
-        let number = |value: &Value| value.as_u64().with_context(|| format!("framework_get_reactors: {answer}"));
+        let number = |value: &Value| {
+            value
+                .as_u64()
+                .with_context(|| format!("framework_get_reactors: {answer}"))
+        };
         Ok(ReactorTime {
             busy: number(&answer["reactors"][0]["busy"])?,
             idle: number(&answer["reactors"][0]["idle"])?,

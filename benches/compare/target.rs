@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::client::Address;
 use crate::opi::Opi;
 use crate::scenario::{Attach, Export, Volume};
 use crate::settings::Settings;
@@ -52,10 +53,32 @@ impl Target {
     }
 
     /// Makes a volume and shows it to initiators.
-    pub async fn export(&mut self, settings: &Settings, volume: Volume, export: Export) -> Result<Attach> {
+    pub async fn export(
+        &mut self,
+        settings: &Settings,
+        volume: Volume,
+        export: Export,
+    ) -> Result<Attach> {
         match self {
             Self::Opi(opi) => opi.export(settings, volume, export).await,
             Self::SpdkTgt(tgt) => tgt.export(settings, volume, export).await,
+        }
+    }
+
+    /// Where it takes configuration calls.
+    pub fn address(&self) -> Address {
+        match self {
+            Self::Opi(opi) => Address::Grpc(opi.port),
+            Self::SpdkTgt(tgt) => Address::JsonRpc(tgt.socket.clone()),
+        }
+    }
+
+    /// How often its reactor has lost its core to another thread: on an idle machine, hardly ever.
+    pub fn preemptions(&self, settings: &Settings) -> Result<u64> {
+        let reactor = format!("reactor_{}", settings.cores.target);
+        match self {
+            Self::Opi(opi) => opi.process.preemptions(&reactor),
+            Self::SpdkTgt(tgt) => tgt.process.preemptions(&reactor),
         }
     }
 

@@ -51,7 +51,8 @@ pub fn all(data: &DataPath, control: &Control, cost: &[Cost]) -> Vec<Verdict> {
 }
 
 fn data_path(data: &DataPath) -> Option<Verdict> {
-    let ratio = |point: &crate::data_path::Point| point.ratio.as_ref().map(|ratio| ratio.of_medians);
+    let ratio =
+        |point: &crate::data_path::Point| point.ratio.as_ref().map(|ratio| ratio.of_medians);
     let ratios: Vec<_> = data.points.iter().filter_map(ratio).collect();
     let least = ratios.iter().copied().min_by(f64::total_cmp)?;
     let good = ratios.iter().filter(|ratio| **ratio >= DATA_RATIO).count();
@@ -81,7 +82,9 @@ fn create(control: &Control) -> Option<Verdict> {
     let (ours, floor) = beside_floor(control, Verb::Create)?;
     let bound = CREATE_FLOORS * floor + CREATE_EXTRA_US;
     Some(Verdict {
-        target: format!("Create: p50 within {CREATE_FLOORS} times the floor plus {CREATE_EXTRA_US} µs, idle"),
+        target: format!(
+            "Create: p50 within {CREATE_FLOORS} times the floor plus {CREATE_EXTRA_US} µs, idle"
+        ),
         reached: format!("{ours:.0} µs, bound {bound:.0} µs"),
         met: ours <= bound,
     })
@@ -95,19 +98,29 @@ fn faster(control: &Control, clients: usize, load: Load) -> Option<Verdict> {
         Load::Saturated => "saturated",
     };
     Some(Verdict {
-        target: format!("{FASTER} times faster than JSON-RPC at p50 and p99: {clients} client(s), {state} data path"),
+        target: format!(
+            "{FASTER} times faster than JSON-RPC at p50 and p99: {clients} client(s), {state} data path"
+        ),
         reached: format!("least {factor:.1} ({which}); the floor reaches {floor:.1}"),
         met: factor >= FASTER,
     })
 }
 
 /// How many times faster than JSON-RPC the worst of all calls is, and which one that is.
-fn least_factor(control: &Control, subject: Subject, clients: usize, load: Load) -> Option<(f64, String)> {
+fn least_factor(
+    control: &Control,
+    subject: Subject,
+    clients: usize,
+    load: Load,
+) -> Option<(f64, String)> {
     let mut least = (f64::INFINITY, String::new());
     for verb in Verb::ALL {
         let one = &control.find(subject, verb, clients, load)?.latency;
         let json = &control.find(Subject::SpdkTgt, verb, clients, load)?.latency;
-        for (name, factor) in [("p50", json.p50_us / one.p50_us), ("p99", json.p99_us / one.p99_us)] {
+        for (name, factor) in [
+            ("p50", json.p50_us / one.p50_us),
+            ("p99", json.p99_us / one.p99_us),
+        ] {
             if factor < least.0 {
                 least = (factor, format!("{verb:?} at {name}"));
             }
@@ -124,7 +137,10 @@ fn reactor(cost: &[Cost]) -> Vec<Verdict> {
     };
     vec![
         Verdict {
-            target: format!("1,000 calls a second: less than {} % of a reactor", SHARE * 100.0),
+            target: format!(
+                "1,000 calls a second: less than {} % of a reactor",
+                SHARE * 100.0
+            ),
             reached: format!("{:.2} %", share * 100.0),
             met: share < SHARE,
         },

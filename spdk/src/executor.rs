@@ -18,6 +18,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
+use spdk_sys as sys;
+
+use crate::log;
+
 type TaskId = u64;
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -129,7 +133,10 @@ fn poll(task: TaskId, mut future: Task, waker: Waker) {
         }),
         Ok(Poll::Ready(())) => {}
         Err(_) => {
-            tracing::error!("a task on SPDK's app thread panicked and was dropped");
+            log::note(
+                sys::spdk_log_level_SPDK_LOG_ERROR,
+                "a task on SPDK's app thread panicked and was dropped".to_owned(),
+            );
             // What the future holds may panic again when dropped.
             let _ = std::panic::catch_unwind(AssertUnwindSafe(move || drop(future)));
         }

@@ -3,7 +3,11 @@
 //! A reactor only formats a line and drops it into a bounded channel; a thread
 //! of its own empties the channel every few milliseconds. It polls rather than
 //! sleeps in `recv`, because waking a sleeper takes a lock on the sender's side.
-//! When the channel is full the line is counted and dropped.
+//! When the channel is nearly full the line is counted and dropped: in a full one a
+//! sender can meet a slot that the logging thread is just emptying, and would spin
+//! until that thread is scheduled again.
+//!
+//! What this crate itself has to say on a reactor goes the same way, by [`note`].
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_int};
@@ -16,6 +20,8 @@ use spdk_sys as sys;
 
 /// Lines that wait for the logging thread at most.
 const CAPACITY: usize = 4096;
+/// Slots that stay free: more than there are senders that can look at once.
+const SPARE: usize = 1024;
 /// How often the logging thread looks.
 const INTERVAL: Duration = Duration::from_millis(10);
 /// How many of the last errors are kept, to explain a start that fails.
@@ -162,14 +168,30 @@ unsafe extern "C" fn on_line(
     // SAFETY: opi_log_sink passes `length` initialised bytes at `text`, which
     // stay until this function returns.
     let text = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), length) };
-    let channel = channel();
-    let line = Line {
+    send(Line {
         level,
         file,
         line,
         text: String::from_utf8_lossy(text).into_owned(),
-    };
-    if channel.sender.try_send(line).is_err() {
+    });
+}
+
+/// Logs a line of this crate from a reactor, without waiting.
+#[track_caller]
+pub(crate) fn note(level: c_int, text: String) {
+    let caller = std::panic::Location::caller();
+    send(Line {
+        level,
+        file: caller.file(),
+        line: c_int::try_from(caller.line()).unwrap_or_default(),
+        text,
+    });
+}
+
+fn send(line: Line) {
+    let channel = channel();
+    let fits = channel.sender.len() < CAPACITY - SPARE;
+    if !fits || channel.sender.try_send(line).is_err() {
         channel.dropped.fetch_add(1, Ordering::Relaxed);
     }
 }

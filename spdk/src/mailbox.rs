@@ -170,7 +170,9 @@ impl Shared {
                 count.len(),
             )
         };
-        self.rung.store(false, Ordering::SeqCst);
+        // A swap, so that it reads what the last to find `rung` set has written: the
+        // reply that was pushed without ringing is seen by the pops that follow.
+        self.rung.swap(false, Ordering::AcqRel);
     }
 
     fn record(&self, ticks: u64) {
@@ -344,8 +346,10 @@ unsafe extern "C" fn turn(argument: *mut c_void) -> c_int {
             return 1;
         }
     }
-    if consumer.shared.wakes_lost.load(Ordering::Relaxed) {
-        consumer.shared.wakes_lost.store(false, Ordering::Release);
+    let lost = &consumer.shared.wakes_lost;
+    // A swap, so that what was done before a wake that is lost right now is seen, or
+    // the flag stays set.
+    if lost.load(Ordering::Relaxed) && lost.swap(false, Ordering::AcqRel) {
         executor::wake_all();
     }
     if executor::has_woken() {

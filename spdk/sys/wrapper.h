@@ -1,6 +1,5 @@
 /* What bindgen reads. What it keeps of it is in build/allowlist.rs. */
 #include <rte_log.h>
-#include <rte_vhost.h>
 #include <spdk/stdinc.h>
 #include <spdk/bdev.h>
 #include <spdk/bdev_module.h>

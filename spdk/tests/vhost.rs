@@ -35,30 +35,19 @@ async fn controllers_and_targets_come_and_go_whole() {
     let directory = dir.to_string_lossy().into_owned();
     run!(handle, s => vhost::set_directory(s, &directory)).expect("a directory");
 
-    let blk = |name: &str, bdev: &str, queues| vhost::blk::Options {
-        name: name.to_owned(),
-        bdev: bdev.to_owned(),
-        queues,
-    };
-    let options = blk("b0", "n0", 1);
-    run!(handle, s => vhost::blk::create(s, &options).await).expect("a controller");
+    run!(handle, s => vhost::blk::create(s, "b0", "n0").await).expect("a controller");
     assert!(dir.join("b0").exists());
-    for (name, bdev, queues, expected) in [
-        ("b0", "n0", 1, libc::EEXIST),
-        ("b1", "absent", 1, libc::ENODEV),
-        ("b1", "m0", 1, libc::EBUSY),
-        ("b1", "n0", 0, libc::EINVAL),
-        ("a/b", "n0", 1, libc::EINVAL),
-        ("", "n0", 1, libc::EINVAL),
-        ("x".repeat(108).as_str(), "n0", 1, libc::EPERM),
+    for (name, bdev, expected) in [
+        ("b0", "n0", libc::EEXIST),
+        ("b1", "absent", libc::ENODEV),
+        ("b1", "m0", libc::EBUSY),
+        ("a/b", "n0", libc::EINVAL),
+        ("", "n0", libc::EINVAL),
+        ("x".repeat(108).as_str(), "n0", libc::EPERM),
     ] {
-        let options = blk(name, bdev, queues);
-        let result = run!(handle, s => vhost::blk::create(s, &options).await);
-        assert_eq!(
-            errno(result),
-            expected,
-            "{name:?} on {bdev} with {queues} queues"
-        );
+        let name = name.to_owned();
+        let result = run!(handle, s => vhost::blk::create(s, &name, bdev).await);
+        assert_eq!(errno(result), expected, "on {bdev}");
     }
 
     run!(handle, s => vhost::scsi::create(s, "s0").await).expect("a controller");

@@ -167,7 +167,7 @@ impl Kind for NvmePaths {
     ) -> Result<NvmePath, Error> {
         check_device(&wanted).await?;
         let options = self.options(name, &wanted, left(call))?;
-        let attached = self.spdk.call(async move |spdk| nvme::attach(spdk, &options).await);
+        let attached = self.spdk.call(async move |spdk| join(spdk, &options).await);
         attached.await?.map_err(at_fault)?;
         Ok(wanted)
     }
@@ -215,6 +215,19 @@ fn left(call: &CallContext) -> Duration {
     answer_by(call.deadline).saturating_duration_since(Instant::now())
 }
 
+/// Connects a path. I/O goes over all that are there at once where the controller says so.
+async fn join(spdk: Spdk, path: &nvme::Options) -> Result<(), spdk::Error> {
+    nvme::attach(spdk, path).await?;
+    if path.multipath != Multipath::Multipath {
+        return Ok(());
+    }
+    let spread = nvme::use_all_paths(spdk, &path.name).await;
+    if spread.is_err() {
+        leave(spdk, path, true).await?;
+    }
+    spread
+}
+
 /// Takes the path away; one that is gone already is. Where somebody needs the bdevs it stays if it is
 /// the last.
 async fn leave(spdk: Spdk, path: &nvme::Options, free: bool) -> Result<Left, spdk::Error> {
@@ -240,7 +253,7 @@ async fn replace(
         && new.address != old.address
         && new.subsystem == old.subsystem;
     if both {
-        nvme::attach(spdk, new).await?;
+        join(spdk, new).await?;
         return match leave(spdk, old, true).await {
             Ok(left) => Ok(left),
             Err(error) => {
@@ -252,8 +265,8 @@ async fn replace(
     if let Left::Needed = leave(spdk, old, free).await? {
         return Ok(Left::Needed);
     }
-    if let Err(error) = nvme::attach(spdk, new).await {
-        nvme::attach(spdk, old).await?;
+    if let Err(error) = join(spdk, new).await {
+        join(spdk, old).await?;
         return Err(error);
     }
     Ok(Left::Done)

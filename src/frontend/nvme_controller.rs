@@ -16,9 +16,10 @@ use super::{errno, pcie, socket_key, subsystem_stats};
 use crate::api::storage::nvme_controller_spec::Endpoint;
 use crate::api::storage::{
     FabricsEndpoint, NvmeAddressFamily, NvmeController, NvmeControllerSpec, NvmeControllerStatus,
-    NvmeSubsystem, NvmeTransportType, VolumeStats,
+    NvmeSubsystem, NvmeTransportType, PciEndpoint, VolumeStats,
 };
 use crate::error::{Error, Violations};
+use crate::kvm::{Model, Pluggable};
 use crate::middleend::limits;
 use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Uses};
 
@@ -203,6 +204,22 @@ impl Kind for NvmeControllers {
     /// SPDK does not count by controller: what came through any controller of the subsystem.
     async fn stats(&self, name: &Name, _: &NvmeController) -> Result<VolumeStats, Error> {
         subsystem_stats(&self.spdk, nqn_of(&self.subsystem(name)?)).await
+    }
+}
+
+impl Pluggable for NvmeControllers {
+    const MODEL: Model = Model::Nvme;
+    const FIELD: &'static str = "spec.pcie_id";
+
+    fn endpoint(object: &NvmeController) -> Option<&PciEndpoint> {
+        match object.spec.as_ref()?.endpoint.as_ref()? {
+            Endpoint::PcieId(endpoint) => Some(endpoint),
+            Endpoint::FabricsId(_) => None,
+        }
+    }
+
+    fn socket(name: &Name) -> PathBuf {
+        PathBuf::from(name.parent_id().unwrap_or_default()).join("cntrl")
     }
 }
 

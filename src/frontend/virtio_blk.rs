@@ -1,14 +1,20 @@
 //! VirtioBlk: a volume as a virtio-blk device of a virtual machine, which finds it at a vhost-user
 //! socket. Its limits are those of the volume, which nobody else moves data through.
+//!
+//! With vhost-user it is the machine that decides how many queues there are: `max_io_qps` is kept
+//! and answered, for whoever makes the machine's device.
+
+use std::path::PathBuf;
 
 use spdk::bdev::qos;
 use spdk::vhost::blk;
 use spdk::{Handle, Spdk, bdev};
 
 use super::{errno, no_volume, pcie, socket_key};
-use crate::api::storage::{VirtioBlk, VolumeStats};
+use crate::api::storage::{PciEndpoint, VirtioBlk, VolumeStats};
 use crate::backend::volume_stats;
 use crate::error::{Error, Violations};
+use crate::kvm::{Model, Pluggable};
 use crate::middleend::limits;
 use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{CallContext, Change, Kind, Name, Uses};
@@ -38,7 +44,7 @@ impl Kind for VirtioBlks {
         if !(0..=i64::from(blk::MAX_QUEUES)).contains(&object.max_io_qps) {
             violations.add(
                 "max_io_qps",
-                format!("{}: 1 to {max}, or 0 for {max}", object.max_io_qps, max = blk::MAX_QUEUES),
+                format!("{}: 1 to {}, or 0 for what the machine asks for", object.max_io_qps, blk::MAX_QUEUES),
             );
         }
         if let Some(limit) = &object.min_limit {
@@ -75,13 +81,7 @@ impl Kind for VirtioBlks {
         change: Change<VirtioBlk>,
     ) -> Result<VirtioBlk, Error> {
         let (old, new) = (Device::of(name, &change.old), Device::of(name, &change.wanted));
-        let changed = self.spdk.call(move |spdk| async move {
-            if old.options.bdev == new.options.bdev {
-                adjust(spdk, &old, &new).await
-            } else {
-                rebuild(spdk, &old, &new).await
-            }
-        });
+        let changed = self.spdk.call(move |spdk| async move { self::change(spdk, &old, &new).await });
         changed.await?.map_err(|error| at_fault(&change.wanted, error))?;
         Ok(change.wanted)
     }
@@ -93,15 +93,29 @@ impl Kind for VirtioBlks {
     }
 
     async fn stats(&self, name: &Name, object: &VirtioBlk) -> Result<VolumeStats, Error> {
-        let volume = Device::of(name, object).options.bdev;
+        let volume = Device::of(name, object).bdev;
         let stats = self.spdk.call(move |spdk| async move { bdev::stats(spdk, &volume).await });
         Ok(volume_stats([stats.await??]))
     }
 }
 
+impl Pluggable for VirtioBlks {
+    const MODEL: Model = Model::VirtioBlk;
+    const FIELD: &'static str = "pcie_id";
+
+    fn endpoint(object: &VirtioBlk) -> Option<&PciEndpoint> {
+        object.pcie_id.as_ref()
+    }
+
+    fn socket(name: &Name) -> PathBuf {
+        name.id().into()
+    }
+}
+
 /// All that it takes to make one device.
 struct Device {
-    options: blk::Options,
+    name: String,
+    bdev: String,
     limits: qos::Limits,
 }
 
@@ -109,13 +123,9 @@ impl Device {
     /// The device of an object that has passed the checks.
     fn of(name: &Name, object: &VirtioBlk) -> Self {
         let volume = VolumeRef::parse(&object.volume_name_ref);
-        let queues = u32::try_from(object.max_io_qps).ok().filter(|queues| *queues > 0);
         Self {
-            options: blk::Options {
-                name: name.id().to_owned(),
-                bdev: volume.map(|volume| volume.bdev().to_owned()).unwrap_or_default(),
-                queues: queues.unwrap_or(blk::MAX_QUEUES),
-            },
+            name: name.id().to_owned(),
+            bdev: volume.map(|volume| volume.bdev().to_owned()).unwrap_or_default(),
             limits: object.max_limit.as_ref().map(limits::of).unwrap_or_default(),
         }
     }
@@ -123,43 +133,33 @@ impl Device {
 
 /// Limits the volume, and then shows it.
 async fn make(spdk: Spdk, device: &Device) -> Result<(), spdk::Error> {
-    limit(spdk, device, qos::Limits::default(), device.limits).await?;
-    let made = blk::create(spdk, &device.options).await;
+    limit(spdk, &device.bdev, qos::Limits::default(), device.limits).await?;
+    let made = blk::create(spdk, &device.name, &device.bdev).await;
     if made.is_err() {
-        limit(spdk, device, device.limits, qos::Limits::default()).await?;
+        limit(spdk, &device.bdev, device.limits, qos::Limits::default()).await?;
     }
     made
 }
 
 /// A device that is not there is as gone as one that is removed.
 async fn remove(spdk: Spdk, device: &Device) -> Result<(), spdk::Error> {
-    match blk::delete(spdk, &device.options.name).await {
+    match blk::delete(spdk, &device.name).await {
         Err(error) if error.errno.0 != errno::ENODEV => return Err(error),
         _ => {}
     }
-    match limit(spdk, device, device.limits, qos::Limits::default()).await {
+    match limit(spdk, &device.bdev, device.limits, qos::Limits::default()).await {
         // The volume has gone, and its limits with it.
         Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
         result => result,
     }
 }
 
-/// Changes what a machine that is connected need not notice.
-async fn adjust(spdk: Spdk, old: &Device, new: &Device) -> Result<(), spdk::Error> {
-    let queues = new.options.queues;
-    if old.options.queues != queues {
-        blk::limit_queues(spdk, &new.options.name, queues)?;
+/// Limits the same volume otherwise, under a machine that is connected; or puts another one in its
+/// place, where none is. If that fails, the old one is there again.
+async fn change(spdk: Spdk, old: &Device, new: &Device) -> Result<(), spdk::Error> {
+    if old.bdev == new.bdev {
+        return limit(spdk, &new.bdev, old.limits, new.limits).await;
     }
-    let limited = limit(spdk, new, old.limits, new.limits).await;
-    if limited.is_err() && old.options.queues != queues {
-        blk::limit_queues(spdk, &old.options.name, old.options.queues)?;
-    }
-    limited
-}
-
-/// Puts another volume in the place of one that no machine is connected to; if that fails, the old
-/// one is there again.
-async fn rebuild(spdk: Spdk, old: &Device, new: &Device) -> Result<(), spdk::Error> {
     remove(spdk, old).await?;
     let made = make(spdk, new).await;
     if made.is_err() {
@@ -170,14 +170,14 @@ async fn rebuild(spdk: Spdk, old: &Device, new: &Device) -> Result<(), spdk::Err
 
 async fn limit(
     spdk: Spdk,
-    device: &Device,
+    bdev: &str,
     before: qos::Limits,
     after: qos::Limits,
 ) -> Result<(), spdk::Error> {
     if before == after {
         return Ok(());
     }
-    qos::set(spdk, &device.options.bdev, after).await
+    qos::set(spdk, bdev, after).await
 }
 
 /// What SPDK found wrong, told of the field that is to blame.

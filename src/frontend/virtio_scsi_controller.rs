@@ -1,6 +1,7 @@
 //! VirtioScsiController: the vhost-user socket at which a virtual machine finds a virtio-scsi device,
 //! and on it the LUNs that are put under the controller's ID; see [`virtio_scsi`](super::virtio_scsi).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use spdk::vhost::scsi;
@@ -8,8 +9,9 @@ use spdk::{Handle, Spdk};
 
 use super::virtio_scsi::Luns;
 use super::{errno, pcie, socket_key};
-use crate::api::storage::{VirtioScsiController, VolumeStats};
+use crate::api::storage::{PciEndpoint, VirtioScsiController, VolumeStats};
 use crate::error::{Error, Violations};
+use crate::kvm::{Model, Pluggable};
 use crate::middleend::limits;
 use crate::resource::{CallContext, Change, Kind, Name, Uses};
 
@@ -63,7 +65,8 @@ impl Kind for VirtioScsiControllers {
         Ok(wanted)
     }
 
-    /// The numbers are for clients to read: the machine puts the device where it wants it.
+    /// Without KVM mode the numbers are for clients to read: the machine puts the device where it wants
+    /// it. With it they do not change.
     async fn update(
         &self,
         _: &CallContext,
@@ -81,6 +84,19 @@ impl Kind for VirtioScsiControllers {
 
     async fn stats(&self, name: &Name, _: &VirtioScsiController) -> Result<VolumeStats, Error> {
         self.luns.stats(name.id()).await
+    }
+}
+
+impl Pluggable for VirtioScsiControllers {
+    const MODEL: Model = Model::VirtioScsi;
+    const FIELD: &'static str = "pcie_id";
+
+    fn endpoint(object: &VirtioScsiController) -> Option<&PciEndpoint> {
+        object.pcie_id.as_ref()
+    }
+
+    fn socket(name: &Name) -> PathBuf {
+        name.id().into()
     }
 }
 

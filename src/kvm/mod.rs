@@ -16,8 +16,8 @@
 mod address;
 mod device;
 mod fault;
-mod guest;
 mod operation;
+mod plugged;
 mod protocol;
 mod session;
 mod state;
@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 pub use address::Address;
 pub use device::{Device, Model, Place};
-pub use guest::Guest;
+pub use plugged::{Plugged, Pluggable, Slots};
 
 use crate::error::Error;
 use fault::Fault;

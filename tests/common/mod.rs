@@ -7,6 +7,7 @@ mod client;
 mod fixture;
 mod http;
 mod json;
+mod random;
 mod resource;
 mod target;
 mod tools;
@@ -18,6 +19,7 @@ pub use client::{Client, encode, expect_invalid, find_method, path_of, violation
 pub use fixture::*;
 pub use http::{Answer, Http};
 pub use json::*;
+pub use random::Random;
 pub use resource::{Resource, name_of};
 pub use target::{Options, Target, free_port};
 pub use tools::{Initiator, Running, Tool, hugepages_or_fail};

@@ -67,6 +67,12 @@ impl Options {
         }
     }
 
+    /// With this much memory, MiB.
+    pub fn memory(mut self, mib: u32) -> Self {
+        self.mem_mib = mib;
+        self
+    }
+
     /// With these flags too.
     pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));

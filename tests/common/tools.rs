@@ -200,6 +200,12 @@ impl Tool {
         }
     }
 
+    /// SPDK's client of the JSON-RPC socket.
+    pub fn rpc(socket: &Path) -> Self {
+        let program = std::env::var_os("SPDK_RPC").expect("SPDK_RPC is not set: run scripts/test.sh");
+        Self::at(program.into()).arg("-s").arg(socket)
+    }
+
     /// With one more argument.
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());

@@ -45,6 +45,15 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
             "{metadata_size} bytes of metadata: it must be 0 or one of {METADATA_SIZES:?}"
         )));
     }
+    let size = u128::from(*num_blocks) * u128::from(*block_size + *metadata_size);
+    let no_memory = |error: Error| {
+        error.with_detail(format!("SPDK's memory has no {size} bytes free in one piece for {name:?}"))
+    };
+    // DPDK would first lay out a table of all pages that this takes, on the reactor:
+    // GiBs of it for sizes that no machine has.
+    if size > u128::from(memory_of_the_machine()) {
+        return Err(no_memory(Error::new(OPERATION, libc::ENOMEM)));
+    }
     let c_name = cstr("bdev name", name)?;
     // SAFETY: on the app thread; name and UUID outlive the call.
     let rc = unsafe {
@@ -57,10 +66,15 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
         )
     };
     check(OPERATION, rc).map_err(|error| match error.errno.0 {
-        libc::ENOMEM => error.with_detail(format!(
-            "SPDK's memory has no {} bytes free in one piece for {name:?}",
-            u128::from(*num_blocks) * u128::from(*block_size + *metadata_size)
-        )),
+        libc::ENOMEM => no_memory(error),
         _ => error.with_detail(format!("{name:?}")),
     })
+}
+
+/// Bytes of memory that the machine has.
+fn memory_of_the_machine() -> u64 {
+    // SAFETY: asks for values; needs nothing, and changes nothing.
+    let (pages, bytes) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let positive = |value: libc::c_long| u64::try_from(value).unwrap_or(0);
+    positive(pages).saturating_mul(positive(bytes))
 }

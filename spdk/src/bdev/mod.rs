@@ -57,7 +57,8 @@ pub struct IoTypes {
     pub abort: bool,
 }
 
-/// The bdev of that name or alias (a UUID is one), if there is one.
+/// The bdev of that name or alias, if there is one. SPDK's own alias, the UUID, does
+/// not count: who keeps users of a bdev apart by its name would not know it again.
 pub fn lookup(spdk: Spdk, name: &str) -> Result<Option<Info>, Error> {
     let Some(bdev) = find(spdk, name)? else {
         return Ok(None);
@@ -149,11 +150,26 @@ fn set_num_blocks(
 }
 
 pub(crate) fn find(_: Spdk, name: &str) -> Result<Option<NonNull<sys::spdk_bdev>>, Error> {
-    let name = cstr("bdev name", name)?;
-    // SAFETY: on the app thread; `name` outlives the call.
-    Ok(NonNull::new(unsafe {
-        sys::spdk_bdev_get_by_name(name.as_ptr())
+    let c_name = cstr("bdev name", name)?;
+    // SAFETY: on the app thread; `c_name` outlives the call.
+    let found = NonNull::new(unsafe { sys::spdk_bdev_get_by_name(c_name.as_ptr()) });
+    Ok(found.filter(|bdev| {
+        // SAFETY: just found; name and UUID are the bdev's own.
+        let (own_name, uuid) = unsafe {
+            let bdev = bdev.as_ptr();
+            (
+                string(sys::spdk_bdev_get_name(bdev)),
+                (*sys::spdk_bdev_get_uuid(bdev)).u.raw,
+            )
+        };
+        own_name == name || !is_text_of(name, uuid)
     }))
+}
+
+/// Whether the text is the UUID, as SPDK writes it.
+fn is_text_of(text: &str, uuid: [u8; 16]) -> bool {
+    let digits: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    text.len() == 36 && text.replace('-', "") == digits
 }
 
 /// The bdev, or ENODEV of `operation`. Not to be kept across an await.

@@ -131,7 +131,10 @@ pub async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Resu
             // SAFETY: on the app thread; the target lives until SPDK stops; SPDK
             // copies the id.
             let rc = unsafe { sys::opi_nvmf_listen(target.as_ptr(), &id, secure) };
-            check_status(OPERATION, rc).map_err(|error| error.with_detail(refused(&address)))
+            check_status(OPERATION, rc).map_err(|error| error.with_detail(refused(&address)))?;
+            // Before another task's look at who is bound here.
+            bind(&address, secure);
+            Ok(())
         });
         let bound = listening.map(|()| {
             let (promise, pending) = completion::<c_int>();
@@ -151,9 +154,9 @@ pub async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Resu
         async move {
             let status = bound?.await;
             let Err(error) = check_status(OPERATION, status) else {
-                bind(&address, secure);
                 return Ok(());
             };
+            unbind(&address);
             // SAFETY: on the app thread; undoes the listen above.
             unsafe { sys::spdk_nvmf_tgt_stop_listen(target.as_ptr(), &id) };
             Err(error.with_detail(format!("{address}")))

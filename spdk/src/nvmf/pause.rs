@@ -30,6 +30,7 @@ use crate::deadline::within;
 use crate::error::Error;
 use crate::executor::spawn_local;
 use crate::locks;
+use crate::log;
 use crate::runtime::Spdk;
 
 /// How long a change waits for the subsystem to be paused.
@@ -150,7 +151,10 @@ async fn resume(spdk: Spdk, operation: &'static str, nqn: &str) -> Result<(), Er
     change_state(operation, subsystem, sys::spdk_nvmf_subsystem_resume)
         .await
         .map_err(|error| {
-            tracing::error!("subsystem {nqn:?} stays paused: {error}");
+            log::note(
+                sys::spdk_log_level_SPDK_LOG_ERROR,
+                format!("subsystem {nqn:?} stays paused: {error}"),
+            );
             error.with_detail(format!("subsystem {nqn:?} could not be resumed"))
         })
 }

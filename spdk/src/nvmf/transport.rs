@@ -7,6 +7,7 @@ use spdk_sys as sys;
 use super::{check_status, target};
 use crate::completion::{Promise, call, on_status};
 use crate::error::Error;
+use crate::log;
 use crate::runtime::Spdk;
 use crate::transport_id::Kind;
 
@@ -47,9 +48,9 @@ pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
         // SAFETY: on the app thread; no arguments.
         let rc = unsafe { sys::opi_sock_disable_ssl_tickets() };
         if rc != 0 {
-            tracing::warn!(
-                "TLS session tickets stay on, which Linux hosts refuse: errno {}",
-                -rc
+            log::note(
+                sys::spdk_log_level_SPDK_LOG_WARN,
+                format!("TLS session tickets stay on, which Linux hosts refuse: errno {}", -rc),
             );
         }
     }

@@ -9,6 +9,7 @@
 //!                        deadline passed: ETIMEDOUT └─► detached again, if it connects after all
 //! ```
 
+mod policy;
 mod state;
 
 use std::cell::Cell;
@@ -26,9 +27,11 @@ use crate::deadline::within;
 use crate::error::{Error, check};
 use crate::executor::spawn_local;
 use crate::locks::lock;
+use crate::log;
 use crate::runtime::Spdk;
 use crate::transport_id::{self, Kind};
 
+pub use policy::use_all_paths;
 pub use state::{Namespace, Path, PathState, controllers, namespaces, path_stats, paths};
 
 /// Where a controller is.
@@ -161,7 +164,10 @@ pub async fn attach(spdk: Spdk, options: &Options) -> Result<(), Error> {
                 let Options { name, address, .. } = &options;
                 let path = Some((address, options.source));
                 let late = remove(OPERATION, name, path, &options.subsystem).await;
-                tracing::info!("{address} of {name:?} connected after its deadline: {late:?}");
+                log::note(
+                    sys::spdk_log_level_SPDK_LOG_NOTICE,
+                    format!("{address} of {name:?} connected after its deadline: {late:?}"),
+                );
             }
             done.complete(result);
         }

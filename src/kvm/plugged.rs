@@ -1,0 +1,158 @@
+//! A kind of controller that is also a device of the machine: made and then plugged, unplugged and then
+//! removed. The kind itself knows nothing of it but what its device is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Device, Machine, Model};
+use crate::api::storage::{PciEndpoint, VolumeStats};
+use crate::config::Config;
+use crate::error::{Error, Violations};
+use crate::resource::{CallContext, Change, Key, Kind, Name, Uses};
+
+/// How long undoing may take when the call's own time is up.
+const UNDO: Duration = Duration::from_secs(5);
+
+/// A kind whose controllers can be plugged.
+pub trait Pluggable: Kind {
+    /// What the guest sees.
+    const MODEL: Model;
+    /// Where the object has its endpoint.
+    const FIELD: &'static str;
+
+    /// Where the guest sees it; `None` for a controller that is no PCI device.
+    fn endpoint(object: &Self::Object) -> Option<&PciEndpoint>;
+
+    /// The socket of the controller, under the directory of sockets.
+    fn socket(name: &Name) -> PathBuf;
+}
+
+/// The machine that controllers are plugged into, if KVM mode is on, and where their sockets are.
+pub struct Slots {
+    machine: Option<Machine>,
+    sockets: PathBuf,
+}
+
+impl Slots {
+    /// Those of the configuration.
+    pub fn new(config: &Config) -> Arc<Self> {
+        let machine = |kvm: &crate::config::Kvm| Machine::new(kvm.qmp_addr.clone(), kvm.buses.clone());
+        // QEMU may run in another directory.
+        let sockets = std::path::absolute(&config.ctrlr_dir);
+        Arc::new(Self {
+            machine: config.kvm.as_ref().map(machine),
+            sockets: sockets.unwrap_or_else(|_| config.ctrlr_dir.clone()),
+        })
+    }
+}
+
+/// The kind `K` with its controllers in the machine. Without KVM mode it is just `K`, and whoever
+/// wants a controller attaches to its socket.
+pub struct Plugged<K> {
+    kind: K,
+    slots: Arc<Slots>,
+}
+
+impl<K: Pluggable> Plugged<K> {
+    /// `kind` and its place.
+    pub fn new(kind: K, slots: &Arc<Slots>) -> Self {
+        Self { kind, slots: Arc::clone(slots) }
+    }
+
+    /// The machine and the physical function in it, for a controller that is plugged.
+    fn slot<'a>(&'a self, object: &K::Object) -> Option<(&'a Machine, i32)> {
+        let machine = self.slots.machine.as_ref()?;
+        // A function that is not given is function 0.
+        let function = K::endpoint(object)?.physical_function.unwrap_or_default();
+        Some((machine, function))
+    }
+
+    async fn plug(&self, call: &CallContext, name: &Name, object: &K::Object) -> Result<(), Error> {
+        let Some((machine, function)) = self.slot(object) else { return Ok(()) };
+        let place = machine.place(function);
+        let device = Device {
+            id: Device::id_of(name),
+            model: K::MODEL,
+            place: place.map_err(|reason| Error::failed_precondition(name, reason))?,
+            socket: self.slots.sockets.join(K::socket(name)),
+        };
+        machine.plug(&device, call.deadline).await
+    }
+
+    async fn unplug(&self, call: &CallContext, name: &Name, object: &K::Object) -> Result<(), Error> {
+        match self.slot(object) {
+            Some((machine, _)) => machine.unplug(&Device::id_of(name), call.deadline).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl<K: Pluggable> Kind for Plugged<K> {
+    type Object = K::Object;
+
+    fn check(&self, object: &K::Object, violations: &mut Violations) {
+        self.kind.check(object, violations);
+        if let Some((machine, function)) = self.slot(object)
+            && let Err(reason) = machine.place(function)
+        {
+            violations.add(format!("{}.physical_function", K::FIELD), reason);
+        }
+    }
+
+    fn uses(&self, name: &Name, object: &K::Object) -> Uses {
+        let uses = self.kind.uses(name, object);
+        match self.slot(object) {
+            Some((_, function)) => uses.owns(Key::from(format!("physical function/{function}"))),
+            None => uses,
+        }
+    }
+
+    async fn create(&self, call: &CallContext, name: &Name, wanted: K::Object) -> Result<K::Object, Error> {
+        let object = self.kind.create(call, name, wanted).await?;
+        let Err(error) = self.plug(call, name, &object).await else {
+            return Ok(object);
+        };
+        if let Err(left) = self.kind.delete(&CallContext::within(UNDO), name, &object).await {
+            tracing::error!(%name, %left, "could not remove what could not be plugged");
+        }
+        Err(error)
+    }
+
+    /// A device stays in its slot.
+    async fn update(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        change: Change<K::Object>,
+    ) -> Result<K::Object, Error> {
+        let slot = |object| self.slot(object).map(|(_, function)| function);
+        if slot(&change.old) != slot(&change.wanted) {
+            return Err(Error::immutable(K::FIELD));
+        }
+        self.kind.update(call, name, change).await
+    }
+
+    async fn delete(&self, call: &CallContext, name: &Name, object: &K::Object) -> Result<(), Error> {
+        self.unplug(call, name, object).await?;
+        let deleted = self.kind.delete(call, name, object).await;
+        if deleted.is_err()
+            && let Err(left) = self.plug(&CallContext::within(UNDO), name, object).await
+        {
+            tracing::error!(%name, %left, "could not plug again what could not be removed");
+        }
+        deleted
+    }
+
+    async fn stats(&self, name: &Name, object: &K::Object) -> Result<VolumeStats, Error> {
+        self.kind.stats(name, object).await
+    }
+
+    fn refresh(&self, name: &Name, object: &mut K::Object) {
+        self.kind.refresh(name, object);
+    }
+
+    fn hide_secrets(object: &mut K::Object) {
+        K::hide_secrets(object);
+    }
+}

@@ -1,0 +1,362 @@
+//! Many clients at once, clients that go away, a full ring, and what is no request at all: nothing is
+//! lost, leaked, stuck or brought down.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use common::{
+    Client, Fixture, Options, Resource, Target, encode, eventually, find_method, malloc, name_of, namespace, nqn_of,
+    path_of, subsystem, tcp_controller, tcp_spec,
+};
+use futures_util::future::join_all;
+use opi_spdk::api;
+use prost::bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::Code;
+
+const CLIENTS: usize = 64;
+
+fn volume(blocks: usize) -> Value {
+    json!({ "block_size": 512, "blocks_count": blocks })
+}
+
+/// Runs `client` of each number on a connection of its own, all at once.
+async fn all<T: Send + 'static, F>(target: &Target, run: impl Fn(usize, Client) -> F) -> Vec<T>
+where
+    F: Future<Output = T> + Send + 'static,
+{
+    let mut tasks = Vec::new();
+    for number in 0..CLIENTS {
+        tasks.push(tokio::spawn(run(number, target.client().await)));
+    }
+    join_all(tasks).await.into_iter().map(|result| result.expect("no client panics")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_of_their_own_end_as_their_clients_left_them() {
+    const ROUNDS: usize = 12;
+    let target = Target::start().await;
+    let left = all(&target, |number, client| async move {
+        let volumes = Resource::new(&client, "NullVolume");
+        let mut mine = BTreeSet::new();
+        for round in 0..ROUNDS {
+            let name = name_of(&volumes.created("", &format!("own-{number}-{round}"), volume(64)).await);
+            let grown = volumes.updated(&name, volume(128), Some(&["blocks_count"])).await;
+            assert_eq!(grown["blocks_count"], 128);
+            assert_eq!(volumes.get(&name).await.expect("it was made"), grown);
+            if (number + round) % 3 == 0 {
+                volumes.deleted(&name).await;
+            } else {
+                mine.insert(name);
+            }
+        }
+        mine
+    })
+    .await;
+    let expected: BTreeSet<String> = left.into_iter().flatten().collect();
+    let volumes = Resource::new(&target.client().await, "NullVolume");
+    let found = volumes.names("").await;
+    assert!(found.iter().eq(&expected), "the list is not what was acknowledged");
+    for name in &found {
+        volumes.stats(name).await;
+        volumes.deleted(name).await;
+    }
+    assert!(volumes.names("").await.is_empty());
+    // SPDK has forgotten them too: the names of their bdevs are free for another kind.
+    let mallocs = Resource::new(&target.client().await, "MallocVolume");
+    for name in found.iter().step_by(50) {
+        mallocs.created("", name.trim_start_matches("volumes/"), volume(8)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_the_same_names_every_answer_is_one_that_some_order_gives() {
+    const NAMES: usize = 4;
+    let target = Target::start().await;
+    let balances = all(&target, |number, client| async move {
+        let volumes = Resource::new(&client, "NullVolume");
+        let mut made_less_deleted = 0_i64;
+        for round in 0..40 {
+            let id = format!("shared-{}", (number + round) % NAMES);
+            match round % 4 {
+                // Everybody asks for the same: it is made, or was there.
+                0 | 2 => {
+                    let object = volumes.created("", &id, volume(64)).await;
+                    assert_eq!(name_of(&object), format!("volumes/{id}"));
+                }
+                1 => match volumes.get(&id).await {
+                    Ok(object) => assert_eq!(object["blocks_count"], 64),
+                    Err(status) => assert_eq!(status.code(), Code::NotFound, "{status}"),
+                },
+                _ => match volumes.delete(&id).await {
+                    Ok(()) => made_less_deleted -= 1,
+                    Err(status) => assert_eq!(status.code(), Code::NotFound, "{status}"),
+                },
+            }
+        }
+        made_less_deleted
+    })
+    .await;
+    assert!(balances.iter().sum::<i64>() < 0, "nobody ever deleted anything");
+    let volumes = Resource::new(&target.client().await, "NullVolume");
+    for name in volumes.names("").await {
+        let listed = volumes.get(&name).await.expect("what is listed is there");
+        assert_eq!(listed["blocks_count"], 64);
+        volumes.stats(&name).await;
+        volumes.deleted(&name).await;
+    }
+    for n in 0..NAMES {
+        let mallocs = Resource::new(&volumes.client, "MallocVolume");
+        mallocs.created("", &format!("shared-{n}"), volume(8)).await;
+    }
+}
+
+/// Each namespace pauses the one subsystem that all have, and each controller too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_one_subsystem_come_and_go_at_once() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let parent = subsystem(&client, "crowded", json!({ "max_namespaces": 128 })).await;
+    let shared = parent.clone();
+    let ids = all(&target, move |number, client| {
+        let parent = shared.clone();
+        async move {
+            let namespaces = Resource::new(&client, "NvmeNamespace");
+            let volume = malloc(&client, &format!("of-{number}"), 1).await;
+            let (controller, _) = tcp_controller(&client, &parent).await;
+            for _ in 0..4 {
+                let name = namespace(&client, &parent, &volume, json!({})).await;
+                namespaces.stats(&name).await;
+                namespaces.deleted(&name).await;
+            }
+            Resource::new(&client, "NvmeController").deleted(&controller).await;
+            let name = namespace(&client, &parent, &volume, json!({})).await;
+            namespaces.get(&name).await.expect("it was made")["spec"]["host_nsid"].as_i64()
+        }
+    })
+    .await;
+    let distinct: BTreeSet<_> = ids.iter().map(|id| id.expect("an id was chosen")).collect();
+    assert_eq!(distinct.len(), CLIENTS, "two namespaces have one id: {ids:?}");
+    let namespaces = Resource::new(&client, "NvmeNamespace");
+    assert_eq!(namespaces.list(&parent).await.len(), CLIENTS);
+    assert!(Resource::new(&client, "NvmeController").list(&parent).await.is_empty());
+    for name in namespaces.names(&parent).await {
+        namespaces.deleted(&name).await;
+    }
+    Resource::new(&client, "NvmeSubsystem").deleted(&parent).await;
+    let volumes = Resource::new(&client, "MallocVolume");
+    for name in volumes.names("").await {
+        volumes.deleted(&name).await;
+    }
+}
+
+/// Of all who want one thing, one gets it; the others are told who has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_one_can_have_goes_to_one() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    malloc(&client, "wanted", 1).await;
+    let won = all(&target, |number, client| async move {
+        let parent = subsystem(&client, &format!("sub-{number}"), json!({})).await;
+        let object = json!({ "spec": { "volume_name_ref": "volumes/wanted" } });
+        let namespaces = Resource::new(&client, "NvmeNamespace");
+        let claimed = namespaces.create(&parent, "ns", object).await;
+        let object = json!({ "spec": { "nqn": nqn_of("wanted") } });
+        let named = Resource::new(&client, "NvmeSubsystem").create("", &format!("twin-{number}"), object).await;
+        for (result, code) in [(&claimed, Code::FailedPrecondition), (&named, Code::AlreadyExists)] {
+            if let Err(status) = result {
+                assert_eq!(status.code(), code, "{status}");
+            }
+        }
+        (claimed.is_ok(), named.is_ok())
+    })
+    .await;
+    assert_eq!(won.iter().filter(|(claimed, _)| *claimed).count(), 1, "{won:?}");
+    assert_eq!(won.iter().filter(|(_, named)| *named).count(), 1, "{won:?}");
+}
+
+/// The request is on its way, has arrived, or is being carried out when its client goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_client_that_goes_away_leaves_a_change_whole_or_undone() {
+    let target = Target::start().await;
+    let export = Fixture::tcp(&target, 4).await;
+    let namespaces = export.resource("NvmeNamespace");
+    let spare = malloc(&export.client, "spare", 1).await;
+    let object = json!({ "spec": { "volume_name_ref": spare, "host_nsid": 2 } });
+    for delay in 0..60_u64 {
+        let (parent, object, address) = (export.subsystem.clone(), object.clone(), target.grpc);
+        let started = tokio::spawn(async move {
+            let client = Client::connect(address).await.expect("it takes connections");
+            Resource::new(&client, "NvmeNamespace").create(&parent, "gone", object).await.ok();
+        });
+        // Everywhere from the connection's first byte to the reply.
+        tokio::time::sleep(Duration::from_micros(delay * 40)).await;
+        started.abort();
+        // It takes its turn after the change, if there is one.
+        let name = format!("{}/nvmeNamespaces/gone", export.subsystem);
+        let request = json!({ "name": name, "allow_missing": true });
+        export.client.ok("DeleteNvmeNamespace", request).await;
+    }
+    eventually("changes of clients that have gone are over", Duration::from_secs(5), async || {
+        let names = namespaces.names(&export.subsystem).await;
+        for name in names.iter().filter(|name| **name != export.namespace) {
+            namespaces.delete(name).await.ok();
+        }
+        (names.len() == 1).then_some(())
+    })
+    .await;
+    // Nothing of them is left, and the subsystem takes changes and I/O.
+    let made = namespaces.created(&export.subsystem, "gone", object).await;
+    namespaces.deleted(&name_of(&made)).await;
+    export.initiator().verify(target.scratch(), 1).await.expect("it is not paused");
+    export.resource("MallocVolume").deleted(&spare).await;
+    export.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_ring_refuses_at_once_and_recovers() {
+    let target = Target::start_with(Options::default().memory(1024).args(["--max-calls", "2"])).await;
+    let slow = target.client().await;
+    // Zeroing this much memory holds the reactor, so what comes meanwhile has to wait in the ring.
+    let zeroing = tokio::spawn(async move {
+        Resource::new(&slow, "MallocVolume").created("", "large", volume(512 * 2048)).await;
+    });
+    let client = target.client().await;
+    let mallocs = Resource::new(&client, "MallocVolume");
+    let nulls = Resource::new(&client, "NullVolume");
+    let mut exhausted = 0;
+    let mut made = Vec::new();
+    while !zeroing.is_finished() {
+        let begin = Instant::now();
+        let calls = (0..CLIENTS).map(|n| {
+            let nulls = &nulls;
+            async move { nulls.create("", &format!("n{n}"), volume(8)).await }
+        });
+        for answer in join_all(calls).await {
+            match answer {
+                Ok(object) => made.push(name_of(&object)),
+                Err(status) => {
+                    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                    exhausted += 1;
+                }
+            }
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    }
+    zeroing.await.expect("the large volume is made");
+    assert!(exhausted > 0, "the ring was never full");
+    // What was refused is not half there, and what was acknowledged is.
+    let listed: BTreeSet<_> = nulls.names("").await.into_iter().collect();
+    assert_eq!(listed, made.into_iter().collect());
+    for n in 0..CLIENTS {
+        nulls.created("", &format!("n{n}"), volume(8)).await;
+        nulls.deleted(&format!("n{n}")).await;
+    }
+    mallocs.deleted("large").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn malformed_messages_are_errors_of_the_call_alone() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let nested: Vec<u8> = (0..200).flat_map(|n| [0x0a, 200 - n]).collect();
+    let malformed: [&[u8]; 7] = [
+        &[0xff; 16],
+        // A length beyond the end, a field number of 0, groups that never end, no UTF-8 in a name.
+        &[0x0a, 0x7f, 0x00],
+        &[0x00, 0x01],
+        &[0x0b, 0x13, 0x1b],
+        &[0x0a, 0x02, 0xc3, 0x28],
+        &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
+        &nested,
+    ];
+    for method in api::pool().services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
+        for bytes in malformed {
+            let answer = client.call_raw(&path_of(&method), Bytes::copy_from_slice(bytes)).await;
+            let status = answer.expect_err(method.full_name());
+            let code = status.code();
+            let known = [Code::Internal, Code::InvalidArgument, Code::Unimplemented];
+            assert!(known.contains(&code), "{}: {bytes:02x?}: {status}", method.full_name());
+        }
+    }
+    let path = "/opi_api.storage.v1.NullVolumeService/NoSuchMethod";
+    let status = client.call_raw(path, Bytes::new()).await.expect_err("nobody serves it");
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(client.is_serving().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn oversized_messages_are_refused_and_the_connection_lives_on() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let method = find_method("CreateNullVolume");
+    for mib in [5, 64] {
+        let object = json!({ "name": "x".repeat(mib << 20), "block_size": 512, "blocks_count": 8 });
+        let bytes = encode(&method, json!({ "null_volume": object }));
+        let status = client.call_raw(&path_of(&method), bytes).await.expect_err("too large");
+        let known = [Code::OutOfRange, Code::ResourceExhausted];
+        assert!(known.contains(&status.code()), "{mib} MiB: {status}");
+    }
+    let nulls = Resource::new(&client, "NullVolume");
+    assert!(nulls.names("").await.is_empty());
+    nulls.created("", "small", volume(8)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_is_no_http2_harms_nobody() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    // A frame of 16 MiB that is announced, and one of a length that its type cannot have.
+    let huge_frame = [preface.as_slice(), &[0xff, 0xff, 0xff, 0x00, 0x00, 0, 0, 0, 1]].concat();
+    let bad_settings = [preface.as_slice(), &[0, 0, 5, 0x04, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5]].concat();
+    let noise: Vec<u8> = (0..65_536_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let garbage: [&[u8]; 7] = [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        &preface[..10],
+        preface,
+        &huge_frame,
+        &bad_settings,
+        &noise,
+    ];
+    let mut open = Vec::new();
+    for address in [target.grpc, target.http] {
+        for bytes in garbage {
+            let mut stream = TcpStream::connect(address).await.expect("it takes connections");
+            // The other side may have closed before all was sent.
+            stream.write_all(bytes).await.ok();
+            stream.flush().await.ok();
+            open.push(stream);
+        }
+    }
+    // Open connections that say nothing.
+    for _ in 0..200 {
+        open.push(TcpStream::connect(target.grpc).await.expect("it takes connections"));
+    }
+    assert!(client.is_serving().await, "those who behave are served beside them");
+    Resource::new(&client, "NullVolume").created("", "one", volume(8)).await;
+    // What is certainly wrong is closed by the target.
+    let mut bytes = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(5), open[5].read_to_end(&mut bytes)).await;
+    assert!(closed.is_ok(), "a connection with a broken frame stays open");
+}
+
+/// Retries after a lost reply: the same request from everybody makes one object.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_create_from_all_is_one_object() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let parent = subsystem(&client, "one", json!({})).await;
+    let spec = tcp_spec(common::free_port());
+    let answers = all(&target, move |_, client| {
+        let (parent, spec) = (parent.clone(), spec.clone());
+        async move { Resource::new(&client, "NvmeController").created(&parent, "the-one", spec).await }
+    })
+    .await;
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+}

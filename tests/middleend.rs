@@ -1,0 +1,171 @@
+//! What stands between a volume and its hosts: encryption, seen from beneath, and limits, measured.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::{
+    Client, Fixture, Initiator, Resource, Target, malloc, name_of, namespace, nqn_of, subsystem,
+    tcp_controller, unique,
+};
+use serde_json::{Value, json};
+use tonic::Code;
+
+const KIB: u32 = 1024;
+
+/// 32 bytes that end in this letter, as bytes have them in JSON.
+fn key_128(last: char) -> String {
+    let last = match last {
+        'e' => "ZWU=",
+        _ => "ZmY=",
+    };
+    format!("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNk{last}")
+}
+
+/// 64 bytes, two different halves.
+fn key_256() -> String {
+    "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQg==".into()
+}
+
+fn encrypted(volume: &str, cipher: &str, key: &str) -> Value {
+    json!({ "volume_name_ref": volume, "cipher": format!("ENCRYPTION_TYPE_{cipher}"), "key": key })
+}
+
+/// Blocks of text that any leak of it would show.
+fn plaintext(dir: &Path) -> (PathBuf, Vec<u8>) {
+    let bytes = b"plaintext that must not be seen ".repeat(KIB as usize * 32);
+    let path = dir.join("plain");
+    std::fs::write(&path, &bytes).expect("there is room");
+    (path, bytes)
+}
+
+/// A volume seen by a host, for as long as `look` takes.
+async fn seen<T>(client: &Client, volume: &str, look: impl AsyncFnOnce(Initiator) -> T) -> T {
+    let id = unique("seen");
+    let over = subsystem(client, &id, json!({})).await;
+    let namespace = namespace(client, &over, volume, json!({})).await;
+    let (controller, port) = tcp_controller(client, &over).await;
+    let seen = look(Initiator::tcp(port, &nqn_of(&id))).await;
+    Resource::new(client, "NvmeController").deleted(&controller).await;
+    Resource::new(client, "NvmeNamespace").deleted(&namespace).await;
+    Resource::new(client, "NvmeSubsystem").deleted(&over).await;
+    seen
+}
+
+async fn read(client: &Client, volume: &str, dir: &Path) -> Vec<u8> {
+    let to = dir.join("read");
+    seen(client, volume, async |host: Initiator| host.copy_out(dir, 1, KIB, &to).await.expect("read")).await;
+    std::fs::read(&to).expect("the copy is there")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_lies_beneath_an_encrypted_volume_is_ciphertext() {
+    let target = Target::start().await;
+    let (client, dir) = (target.client().await, target.scratch());
+    let (file, plain) = plaintext(dir);
+    let volumes = Resource::new(&client, "EncryptedVolume");
+    for (cipher, key) in [("AES_XTS_128", key_128('e')), ("AES_XTS_256", key_256())] {
+        let base = malloc(&client, &unique("base"), 16).await;
+        let object = encrypted(&base, cipher, &key);
+        let volume = name_of(&volumes.created("", "secret", object.clone()).await);
+
+        let status = Resource::new(&client, "MallocVolume").delete(&base).await.expect_err("it is in use");
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        assert!(status.message().contains(&volume), "{status}");
+
+        seen(&client, &volume, async |host: Initiator| {
+            host.copy_in(dir, &file, 1).await.expect("written");
+            let change = json!({ "key": key_128('f') });
+            let refused = volumes.update(&volume, change, Some(&["key"])).await;
+            assert_eq!(refused.expect_err("it is in use").code(), Code::FailedPrecondition);
+        })
+        .await;
+        assert!(read(&client, &volume, dir).await == plain, "what was written does not come back");
+        assert!(volumes.stats(&volume).await["read_ops_count"].as_i64() > Some(0));
+        volumes.deleted(&volume).await;
+
+        let beneath = read(&client, &base, dir).await;
+        assert_eq!(beneath.len(), plain.len());
+        let leak = beneath.windows(16).any(|bytes| bytes == &plain[..16]);
+        assert!(!leak, "{cipher}: plaintext lies on the volume beneath");
+
+        volumes.created("", "secret", encrypted(&base, "AES_XTS_128", &key_128('f'))).await;
+        assert!(read(&client, &volume, dir).await != plain, "{cipher}: another key reads it too");
+        volumes.updated(&volume, object, Some(&["*"])).await;
+        assert!(read(&client, &volume, dir).await == plain, "{cipher}: its own key does not read it");
+        volumes.deleted(&volume).await;
+    }
+    target.stop();
+}
+
+/// Bytes a second that a host moves.
+async fn rate(export: &Fixture) -> f64 {
+    let bytes = async || {
+        let stats = export.resource("NvmeNamespace").stats(&export.namespace).await;
+        let count = |name: &str| stats[name].as_f64().expect("a counter");
+        count("read_bytes_count") + count("write_bytes_count")
+    };
+    let load = export.initiator().load(3).await;
+    let (before, begin) = (bytes().await, Instant::now());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let rate = (bytes().await - before) / begin.elapsed().as_secs_f64();
+    load.ended().await.expect("the load is served");
+    rate
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn limits_hold_while_io_runs_change_live_and_go_with_the_qos_volume() {
+    const MIB: f64 = 1024.0 * 1024.0;
+    let target = Target::start().await;
+    let export = Fixture::tcp(&target, 16).await;
+    let volumes = export.resource("QosVolume");
+    let limit = |max: Value| json!({ "volume_name_ref": export.volume, "limits": { "max": max } });
+
+    let name = name_of(&volumes.created("", "slow", limit(json!({ "rw_bandwidth_mbs": 2 }))).await);
+    let slow = rate(&export).await;
+    assert!((0.2 * MIB..3.0 * MIB).contains(&slow), "2 MiB/s are {} MiB/s", slow / MIB);
+
+    let status = volumes.refused("", "twice", limit(json!({ "rw_bandwidth_mbs": 1 })), Code::AlreadyExists).await;
+    assert!(status.message().contains(&name), "{status}");
+
+    volumes.updated(&name, limit(json!({ "rw_iops_kiops": 1 })), Some(&["*"])).await;
+    let thousand = rate(&export).await;
+    assert!((0.4 * MIB..6.0 * MIB).contains(&thousand), "1000 of 4 KiB are {} MiB/s", thousand / MIB);
+
+    volumes.deleted(&name).await;
+    let free = rate(&export).await;
+    assert!(free > 8.0 * MIB, "without a limit it is {} MiB/s", free / MIB);
+    export.remove().await;
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_qos_volume_named_as_a_volume_means_the_one_beneath() {
+    let target = Target::start().await;
+    let (client, dir) = (target.client().await, target.scratch());
+    let base = malloc(&client, "base", 16).await;
+    let object = json!({
+        "volume_name_ref": base, "limits": { "max": { "rw_bandwidth_mbs": 500 } },
+    });
+    let volumes = Resource::new(&client, "QosVolume");
+    let qos = name_of(&volumes.created("", "limited", object).await);
+    for reference in ["qosVolumes/limited", "volumes/limited", "limited"] {
+        seen(&client, reference, async |host: Initiator| {
+            host.verify(dir, 1).await.expect("data is as it was written");
+            let status = volumes.delete(&qos).await.expect_err("it is in use");
+            assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+            // Under whichever name: one at a time.
+            let over = subsystem(&client, "second", json!({})).await;
+            let second = json!({ "spec": { "volume_name_ref": base } });
+            let namespaces = Resource::new(&client, "NvmeNamespace");
+            namespaces.refused(&over, "n", second, Code::FailedPrecondition).await;
+            Resource::new(&client, "NvmeSubsystem").deleted(&over).await;
+        })
+        .await;
+    }
+    assert!(volumes.stats(&qos).await["write_ops_count"].as_i64() > Some(0));
+    volumes.deleted(&qos).await;
+    Resource::new(&client, "MallocVolume").deleted(&base).await;
+    target.stop();
+}

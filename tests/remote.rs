@@ -1,0 +1,316 @@
+//! Remote NVMe controllers: a second target exports, the first one attaches that, exports it again, and
+//! hosts do verified I/O through both.
+
+mod common;
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use common::{
+    Client, Fixture, Initiator, Options, Resource, Target, eventually, name_of, namespace, nqn_of,
+    subsystem, tcp_controller, unique,
+};
+use opi_spdk::api::storage::nvme_remote_controller_service_client::NvmeRemoteControllerServiceClient;
+use opi_spdk::api::storage::{
+    CreateNvmePathRequest, FabricsPath, NvmeAddressFamily, NvmePath, NvmeTransportType,
+};
+use serde_json::{Value, json};
+use tonic::Code;
+
+const HOST: &str = "nqn.2022-09.io.spdk:the-host";
+const PSK: &str = "TlZNZVRMU2tleS0xOjAxOk1EQXhNVEl5TXpNME5EVTFOalkzTnpnNE9UbGhZV0ppWTJOa1pHVmxabVp3SkVpUTo=";
+/// Another key of the same form.
+const OTHER_PSK: &str = "TlZNZVRMU2tleS0xOjAxOlFrSkNRa0pDUWtKQ1FrSkNRa0pDUWtKQ1FrSkNRa0pDUWtKQ1FrSkNRa0s5TVgwZzo=";
+
+/// The target under test, and the one that it attaches.
+struct Lab {
+    target: Target,
+    peer: Target,
+    client: Client,
+}
+
+impl Lab {
+    async fn new() -> Self {
+        let target = Target::start().await;
+        let peer = Target::start_with(Options::default().beside(&target)).await;
+        let client = target.client().await;
+        Self {
+            target,
+            peer,
+            client,
+        }
+    }
+
+    fn resource(&self, message: &'static str) -> Resource {
+        Resource::new(&self.client, message)
+    }
+
+    async fn controller(&self, id: &str, multipath: &str) -> String {
+        let object = json!({ "multipath": format!("NVME_MULTIPATH_{multipath}") });
+        name_of(&self.resource("NvmeRemoteController").created("", id, object).await)
+    }
+
+    async fn path(&self, controller: &str, id: &str, port: u16, nqn: &str) -> String {
+        let made = self.resource("NvmePath").created(controller, id, tcp_path(port, nqn)).await;
+        name_of(&made)
+    }
+
+    async fn remote_namespaces(&self, controller: &str) -> Vec<Value> {
+        let request = json!({ "parent": controller });
+        let mut answer = self.client.ok("ListNvmeRemoteNamespaces", request).await;
+        answer["nvme_remote_namespaces"].as_array_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Exports a volume of the target under test; how a host reaches it, and its namespace.
+    async fn export(&self, volume: &str) -> (Initiator, String) {
+        let id = unique("again");
+        let over = subsystem(&self.client, &id, json!({})).await;
+        let namespace = namespace(&self.client, &over, volume, json!({})).await;
+        let (_, port) = tcp_controller(&self.client, &over).await;
+        (Initiator::tcp(port, &nqn_of(&id)), namespace)
+    }
+
+    fn stop(self) {
+        self.target.stop();
+        self.peer.stop();
+    }
+}
+
+fn tcp_path(port: u16, nqn: &str) -> Value {
+    json!({
+        "trtype": "NVME_TRANSPORT_TYPE_TCP",
+        "traddr": "127.0.0.1",
+        "fabrics": {
+            "adrfam": "NVME_ADDRESS_FAMILY_IPV4",
+            "trsvcid": port,
+            "subnqn": nqn,
+            "hostnqn": HOST,
+        },
+    })
+}
+
+fn ops(stats: &Value) -> i64 {
+    let count = |name: &str| stats[name].as_i64().expect("a counter");
+    count("read_ops_count") + count("write_ops_count")
+}
+
+#[tokio::test]
+async fn a_remote_namespace_is_a_volume_and_its_last_path_is_protected_while_it_is_used() {
+    let lab = Lab::new().await;
+    let export = Fixture::tcp(&lab.peer, 16).await;
+    let controller = lab.controller("nvmetcp12", "DISABLE").await;
+    assert!(lab.remote_namespaces(&controller).await.is_empty());
+    let path = lab.path(&controller, "p", export.port, &export.nqn).await;
+
+    let found = lab.remote_namespaces(&controller).await;
+    let volume = "nvmeRemoteControllers/nvmetcp12/nvmeRemoteNamespaces/nvmetcp12n1";
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((name_of(&found[0]).as_str(), &found[0]["nsid"]), (volume, &json!(1)));
+    let uuid = export.resource("MallocVolume").get(&export.volume).await.expect("it is there");
+    assert_eq!(found[0]["uuid"], uuid["uuid"]);
+    let got = lab.client.ok("GetNvmeRemoteNamespace", json!({ "name": volume })).await;
+    assert_eq!(got, found[0]);
+    let missing = json!({ "name": volume.replace("n1", "n2") });
+    lab.client.fails("GetNvmeRemoteNamespace", missing, Code::NotFound).await;
+
+    for reference in [volume, "nvmetcp12n1", "volumes/nvmetcp12n1"] {
+        let (host, namespace) = lab.export(reference).await;
+        for (kind, name) in [("NvmePath", &path), ("NvmeRemoteController", &controller)] {
+            let status = lab.resource(kind).delete(name).await.expect_err("it is in use");
+            assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+            let user = if kind == "NvmePath" { &namespace } else { &path };
+            assert!(status.message().contains(user.as_str()), "{status}");
+        }
+        host.verify(lab.target.scratch(), 1).await.expect("data is as it was written");
+        lab.resource("NvmeNamespace").deleted(&namespace).await;
+    }
+    assert!(ops(&lab.resource("NvmePath").stats(&path).await) > 0);
+    assert!(ops(&lab.resource("NvmeRemoteController").stats(&controller).await) > 0);
+
+    lab.resource("NvmePath").deleted(&path).await;
+    assert!(lab.remote_namespaces(&controller).await.is_empty());
+    lab.resource("NvmeRemoteController").deleted(&controller).await;
+    lab.stop();
+}
+
+#[tokio::test]
+async fn further_paths_join_as_the_multipath_mode_says_and_io_goes_on_when_one_goes() {
+    let lab = Lab::new().await;
+    let export = Fixture::tcp(&lab.peer, 16).await;
+    let (_, second_port) = tcp_controller(&export.client, &export.subsystem).await;
+    for mode in ["DISABLE", "FAILOVER", "MULTIPATH"] {
+        let id = mode.to_lowercase();
+        let controller = lab.controller(&id, mode).await;
+        let first = lab.path(&controller, "first", export.port, &export.nqn).await;
+        let paths = lab.resource("NvmePath");
+        let other = tcp_path(second_port, &export.nqn);
+        if mode == "DISABLE" {
+            let status = paths.refused(&controller, "second", other, Code::FailedPrecondition).await;
+            assert!(status.message().contains(&first), "{status}");
+            paths.deleted(&first).await;
+            continue;
+        }
+        let second = name_of(&paths.created(&controller, "second", other).await);
+        let (host, namespace) = lab.export(&format!("{id}n1")).await;
+        host.verify(lab.target.scratch(), 1).await.expect("data is as it was written");
+        let used = [ops(&paths.stats(&first).await), ops(&paths.stats(&second).await)];
+        assert!(used[0] > 0, "{mode}: {used:?}");
+        assert_eq!(used[1] > 0, mode == "MULTIPATH", "{mode}: {used:?}");
+
+        let load = host.load(4).await;
+        paths.deleted(&first).await;
+        lab.client.ok("ResetNvmeRemoteController", json!({ "name": controller })).await;
+        load.ended().await.expect("I/O goes on over the other path");
+        let status = paths.delete(&second).await.expect_err("it is the last");
+        assert!(status.message().contains(&namespace), "{status}");
+        assert!(ops(&paths.stats(&second).await) > 0);
+        lab.resource("NvmeNamespace").deleted(&namespace).await;
+        paths.deleted(&second).await;
+    }
+    lab.stop();
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_answer_fails_its_own_call_in_time_and_delays_no_other() {
+    let lab = Lab::new().await;
+    let controller = lab.controller("silent", "MULTIPATH").await;
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = mute.local_addr().expect("an address").port();
+    let mut remote = NvmeRemoteControllerServiceClient::new(lab.client.channel());
+    let mut request = tonic::Request::new(CreateNvmePathRequest {
+        parent: controller.clone(),
+        nvme_path_id: "p".into(),
+        nvme_path: Some(NvmePath {
+            trtype: NvmeTransportType::Tcp.into(),
+            traddr: "127.0.0.1".into(),
+            fabrics: Some(FabricsPath {
+                adrfam: NvmeAddressFamily::Ipv4.into(),
+                trsvcid: port.into(),
+                subnqn: nqn_of("nobody"),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+    });
+    request.set_timeout(Duration::from_secs(3));
+    let begin = Instant::now();
+    let waiting = tokio::spawn(async move { remote.create_nvme_path(request).await });
+
+    let volume = json!({ "block_size": 512, "blocks_count": 64 });
+    let mut others = 0;
+    while !waiting.is_finished() {
+        let one = Instant::now();
+        lab.resource("NullVolume").created("", "other", volume.clone()).await;
+        lab.resource("NullVolume").deleted("other").await;
+        lab.resource("NvmeRemoteController").get(&controller).await.expect("it is there");
+        assert!(one.elapsed() < Duration::from_secs(1), "other calls took {:?}", one.elapsed());
+        others += 1;
+    }
+    assert!(others > 1, "the peer was not waited for");
+    let status = waiting.await.expect("it ended").expect_err("nobody answers");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+
+    drop(mute);
+    let refused = lab.resource("NvmePath");
+    let begin = Instant::now();
+    refused.refused(&controller, "p", tcp_path(port, &nqn_of("nobody")), Code::Unavailable).await;
+    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+
+    let export = Fixture::tcp(&lab.peer, 16).await;
+    let path = lab.path(&controller, "p", export.port, &export.nqn).await;
+    lab.resource("NvmePath").deleted(&path).await;
+    lab.resource("NvmeRemoteController").deleted(&controller).await;
+    lab.stop();
+}
+
+#[tokio::test]
+async fn a_key_makes_a_subsystem_speak_tls_and_only_its_host_with_the_key_gets_in() {
+    let lab = Lab::new().await;
+    let elsewhere = lab.peer.client().await;
+    let spec = json!({ "hostnqn": HOST, "psk": PSK });
+    let secure = subsystem(&elsewhere, "secure", spec).await;
+    let volume = common::malloc(&elsewhere, "secured", 16).await;
+    namespace(&elsewhere, &secure, &volume, json!({})).await;
+    let (_, port) = tcp_controller(&elsewhere, &secure).await;
+    let path = tcp_path(port, &nqn_of("secure"));
+
+    let attach = async |id: &str, psk: &str, path: Value| {
+        let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE", "tcp": { "psk": psk } });
+        let made = lab.resource("NvmeRemoteController").created("", id, object).await;
+        assert_eq!(made["tcp"]["psk"], "", "keys do not come back");
+        lab.resource("NvmePath").create(&name_of(&made), "p", path).await
+    };
+    let mut stranger = path.clone();
+    stranger["fabrics"]["hostnqn"] = "nqn.2022-09.io.spdk:a-stranger".into();
+    for (id, psk, path) in [
+        ("plain", "", path.clone()),
+        ("wrong", OTHER_PSK, path.clone()),
+        ("stranger", PSK, stranger),
+    ] {
+        let status = attach(id, psk, path).await.expect_err("it must not get in");
+        assert_eq!(status.code(), Code::Unavailable, "{id}: {status}");
+    }
+    attach("tls", PSK, path.clone()).await.expect("the host with the key gets in");
+    let (host, _) = lab.export("tlsn1").await;
+    host.verify(lab.target.scratch(), 1).await.expect("data is as it was written");
+
+    // Another key lets those in who have it, and nobody else from then on.
+    let change = json!({ "spec": { "psk": OTHER_PSK } });
+    let subsystems = Resource::new(&elsewhere, "NvmeSubsystem");
+    subsystems.updated(&secure, change, Some(&["spec.psk"])).await;
+    let again = lab.resource("NvmePath").create("nvmeRemoteControllers/wrong", "p", path).await;
+    again.expect("its key is the right one now");
+    lab.stop();
+}
+
+#[tokio::test]
+async fn a_path_that_dropped_comes_back_by_itself() {
+    let mut lab = Lab::new().await;
+    let uuid = "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb";
+    let port = common::free_port();
+    let serve = async |peer: &Target| {
+        let elsewhere = peer.client().await;
+        let volume = json!({ "block_size": 512, "blocks_count": 32768, "uuid": uuid });
+        Resource::new(&elsewhere, "MallocVolume").created("", "v", volume).await;
+        let over = subsystem(&elsewhere, "s", json!({})).await;
+        namespace(&elsewhere, &over, "volumes/v", json!({ "uuid": uuid, "host_nsid": 1 })).await;
+        Resource::new(&elsewhere, "NvmeController").created(&over, "c", common::tcp_spec(port)).await;
+    };
+    serve(&lab.peer).await;
+    let controller = lab.controller("steady", "DISABLE").await;
+    lab.path(&controller, "p", port, &nqn_of("s")).await;
+    let (host, _) = lab.export("steadyn1").await;
+    host.verify(lab.target.scratch(), 1).await.expect("data is as it was written");
+
+    lab.peer.kill();
+    let volumes = lab.resource("NullVolume");
+    volumes.created("", "meanwhile", json!({ "block_size": 512, "blocks_count": 64 })).await;
+    lab.peer = Target::start_with(Options::default().beside(&lab.target)).await;
+    serve(&lab.peer).await;
+    eventually("the path is back", Duration::from_secs(30), async || {
+        host.verify(lab.target.scratch(), 1).await.ok()
+    })
+    .await;
+    lab.stop();
+}
+
+#[tokio::test]
+async fn what_this_machine_has_not_is_said() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
+    Resource::new(&client, "NvmeRemoteController").created("", "here", object).await;
+    let paths = Resource::new(&client, "NvmePath");
+    let pcie = json!({ "trtype": "NVME_TRANSPORT_TYPE_PCIE", "traddr": "ffff:ff:1f.7" });
+    let parent = "nvmeRemoteControllers/here";
+    let status = paths.refused(parent, "p", pcie, Code::InvalidArgument).await;
+    common::expect_invalid(&status, "nvme_path.traddr");
+    if std::fs::read_dir("/sys/class/infiniband").map_or(0, Iterator::count) == 0 {
+        let mut rdma = tcp_path(4420, &nqn_of("x"));
+        rdma["trtype"] = "NVME_TRANSPORT_TYPE_RDMA".into();
+        let status = paths.refused(parent, "p", rdma, Code::FailedPrecondition).await;
+        assert!(status.message().contains("no RDMA device"), "{status}");
+    }
+    target.stop();
+}
