@@ -6,10 +6,9 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 bash "$SCRIPTS/setup.sh" --tools
-eval "$("$SCRIPTS/env.sh")"
+load_env
 cd "$ROOT"
-say "building opi-spdk and the bench"
-cargo bench --locked --bench compare --no-run
+stage "building opi-spdk and the bench" cargo bench --locked --bench compare --no-run
 
 # Without hugepages the bench runs too, with less, and says so in its tables.
 [[ " $* " == *" --no-huge "* ]] || bash "$SCRIPTS/hugepages.sh" || true

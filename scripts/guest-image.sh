@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # guest-image.sh: makes what the guest tests boot, and prints the directory that it is in:
 #
-#   vmlinuz, initrd   Linux 6.12 and a system in memory: busybox, nvme-cli, fio, scripts/guest/init
+#   vmlinuz, initrd   Linux 6.12 and a system in memory: busybox, nvme-cli, fio (guest-initrd.sh completes it)
 #   root/             a small Debian with QEMU 11.1, as vfio-user-pci came with 10.1 (guest-qemu.sh runs it)
 #
-# All of it is Debian's. What is not a comment in this file and in guest/ is part of the cache's key.
+# All of it is Debian's. What is not a comment in this file is part of the cache's key.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 source "$SCRIPTS/apt-source.sh"
@@ -18,7 +18,7 @@ MODULE_DIRS=(arch/x86/crypto crypto lib/crypto)
 
 image_dir() {
     local hash
-    hash=$(sed 's/^ *#.*//' "$SCRIPTS/guest-image.sh" "$SCRIPTS"/guest/* | sha256sum)
+    hash=$(sed 's/^ *#.*//' "$SCRIPTS/guest-image.sh" | sha256sum)
     echo "$CACHE/guest-${hash:0:12}"
 }
 
@@ -86,7 +86,6 @@ make_initrd() {
     ln -s usr/{bin,sbin,lib,lib64} "$INITRD/"
     copy_modules "$(cd "$KERNEL/usr/lib/modules" && echo *)"
     copy_programs
-    install -m 755 "$SCRIPTS/guest/init" "$INITRD/init"
     cp -r "$ROOTFS/etc/tlshd" "$INITRD/etc/"
     (cd "$INITRD" && find . | cpio -o -H newc --quiet) >"$OUT/initrd"
 }

@@ -44,7 +44,7 @@ struct Settings {
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
     /// Memory that SPDK reserves at start, MiB; malloc volumes live in it [default: 1024]
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
     mem_mib: Option<u32>,
     /// Use ordinary memory in place of hugepages; without them there is no vfio-user, vhost-user or PCIe
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
@@ -247,7 +247,11 @@ impl Settings {
             kvm: kvm(self.kvm, self.qmp_addr, self.buses)?,
             log_level: check_log_level(self.log_level.unwrap_or("info".to_owned()))?,
             max_calls,
-            spdk_rpc: spdk_rpc::check(self.spdk_rpc_socket, self.spdk_rpc_http, self.spdk_rpc_user)?,
+            spdk_rpc: spdk_rpc::check(
+                self.spdk_rpc_socket,
+                self.spdk_rpc_http,
+                self.spdk_rpc_user,
+            )?,
             volumes: volume::check(self.volumes)?,
         })
     }
@@ -277,16 +281,22 @@ fn kvm(
 ) -> Result<Option<Kvm>, ConfigError> {
     let value = |setting, reason: String| ConfigError::Value { setting, reason };
     if on.is_none() && (address.is_some() || buses.is_some()) {
-        return Err(value("kvm", "must be given for qmp-addr and buses to have a use".to_owned()));
+        return Err(value(
+            "kvm",
+            "must be given for qmp-addr and buses to have a use".to_owned(),
+        ));
     }
     if on != Some(true) {
         return Ok(None);
     }
-    let missing = |setting, example: &str| value(setting, format!("is needed with kvm, such as {example}"));
+    let missing =
+        |setting, example: &str| value(setting, format!("is needed with kvm, such as {example}"));
     let address = address.ok_or_else(|| missing("qmp-addr", "/run/vm/qmp.sock"))?;
     let buses = buses.ok_or_else(|| missing("buses", "pci.1,pci.2"))?;
     Ok(Some(Kvm {
-        qmp_addr: address.parse().map_err(|reason| value("qmp-addr", reason))?,
+        qmp_addr: address
+            .parse()
+            .map_err(|reason| value("qmp-addr", reason))?,
         buses: check_buses(&buses).map_err(|reason| value("buses", reason))?,
     }))
 }
@@ -314,13 +324,19 @@ fn check_buses(text: &str) -> Result<Vec<String>, String> {
 fn check_log_level(text: String) -> Result<String, ConfigError> {
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     let good = |part: &str| {
-        part.contains('=') || levels.iter().any(|level| part.trim().eq_ignore_ascii_case(level))
+        part.contains('=')
+            || levels
+                .iter()
+                .any(|level| part.trim().eq_ignore_ascii_case(level))
     };
     match text.split(',').find(|part| !good(part)) {
         None => Ok(text),
         Some(part) => Err(ConfigError::Value {
             setting: "log-level",
-            reason: format!("{part:?} is not one of {}, nor target=level", levels.join(", ")),
+            reason: format!(
+                "{part:?} is not one of {}, nor target=level",
+                levels.join(", ")
+            ),
         }),
     }
 }
@@ -331,8 +347,9 @@ mod tests {
     use clap::Parser;
 
     fn parse(args: &[&str], file: &str) -> Result<Config, ConfigError> {
-        let line = CommandLine::try_parse_from(std::iter::once("opi-spdk").chain(args.iter().copied()))
-            .expect("valid flags");
+        let line =
+            CommandLine::try_parse_from(std::iter::once("opi-spdk").chain(args.iter().copied()))
+                .expect("valid flags");
         let file = toml::from_str(file).map_err(|error| ConfigError::Parse {
             file: PathBuf::from("test"),
             reason: one_line(file, &error),
@@ -370,25 +387,35 @@ mod tests {
     fn kvm_mode_has_an_address_and_buses_in_their_order() {
         let file = "kvm = false\nqmp-addr = \"/run/vm/qmp\"\nbuses = \"pci.opi.1,pci.opi.0\"";
         assert_eq!(parse(&[], file).expect("valid").kvm, None);
-        let kvm = parse(&["--kvm", "--qmp-addr", "localhost:4444"], file).expect("valid").kvm;
+        let kvm = parse(&["--kvm", "--qmp-addr", "localhost:4444"], file)
+            .expect("valid")
+            .kvm;
         let kvm = kvm.expect("a flag wins over the file");
         assert_eq!(kvm.qmp_addr.to_string(), "localhost:4444");
         assert_eq!(kvm.buses, ["pci.opi.1", "pci.opi.0"]);
-        let colons = parse(&["--kvm", "--buses", "a:b"], file).expect("valid").kvm;
+        let colons = parse(&["--kvm", "--buses", "a:b"], file)
+            .expect("valid")
+            .kvm;
         assert_eq!(colons.expect("on").buses, ["a", "b"]);
     }
 
     #[test]
     fn what_is_wrong_in_the_file_is_named_with_its_line() {
         for (text, what) in [
-            ("mem-mib = 256\ncolour = 1\n", "line 2: unknown field `colour`"),
+            (
+                "mem-mib = 256\ncolour = 1\n",
+                "line 2: unknown field `colour`",
+            ),
             ("mem-mib = \"x\"", "line 1: invalid type"),
             ("cores = ", "line 1"),
             ("cores = \"a\"", "\"a\" is not a core number"),
             ("mem-mib = 1", "mem-mib: 1 is outside"),
             ("max-calls = 100", "max-calls: 100 is not a power of two"),
             ("tls = \"a:b\"", "tls: \"a:b\" is not three files"),
-            ("[[volume]]\nkind = \"malloc\"\nname = \"\"\nsize-mib = 1", "name is empty"),
+            (
+                "[[volume]]\nkind = \"malloc\"\nname = \"\"\nsize-mib = 1",
+                "name is empty",
+            ),
             (
                 "[[volume]]\nkind=\"null\"\nname=\"a\"\nsize-mib=1\n[[volume]]\nkind=\"null\"\nname=\"a\"\nsize-mib=1",
                 "\"a\" is given twice",
@@ -396,12 +423,30 @@ mod tests {
             ("qmp-addr = \"/q\"", "kvm: must be given"),
             ("kvm = true\nbuses = \"a\"", "qmp-addr: is needed with kvm"),
             ("kvm = true\nqmp-addr = \"/q\"", "buses: is needed with kvm"),
-            ("kvm = true\nqmp-addr = \"q\"\nbuses = \"a\"", "qmp-addr: \"q\" is neither"),
-            ("kvm = true\nqmp-addr = \"/q\"\nbuses = \"\"", "buses: \"\" in \"\" is not a name"),
-            ("kvm = true\nqmp-addr = \"/q\"\nbuses = \"a,,b\"", "buses: \"\" in"),
-            ("kvm = true\nqmp-addr = \"/q\"\nbuses = \"a,b,a\"", "buses: \"a\" is given twice"),
-            ("spdk-rpc-http = \"127.0.0.1:0\"", "spdk-rpc-socket: is needed with spdk-rpc-http"),
-            ("spdk-rpc-user = \"a:/b\"", "spdk-rpc-http: is needed with spdk-rpc-user"),
+            (
+                "kvm = true\nqmp-addr = \"q\"\nbuses = \"a\"",
+                "qmp-addr: \"q\" is neither",
+            ),
+            (
+                "kvm = true\nqmp-addr = \"/q\"\nbuses = \"\"",
+                "buses: \"\" in \"\" is not a name",
+            ),
+            (
+                "kvm = true\nqmp-addr = \"/q\"\nbuses = \"a,,b\"",
+                "buses: \"\" in",
+            ),
+            (
+                "kvm = true\nqmp-addr = \"/q\"\nbuses = \"a,b,a\"",
+                "buses: \"a\" is given twice",
+            ),
+            (
+                "spdk-rpc-http = \"127.0.0.1:0\"",
+                "spdk-rpc-socket: is needed with spdk-rpc-http",
+            ),
+            (
+                "spdk-rpc-user = \"a:/b\"",
+                "spdk-rpc-http: is needed with spdk-rpc-user",
+            ),
             (
                 "spdk-rpc-socket = \"/s\"\nspdk-rpc-http = \"127.0.0.1:0\"",
                 "spdk-rpc-user: is needed with spdk-rpc-http",
@@ -410,18 +455,27 @@ mod tests {
                 "spdk-rpc-socket = \"/s\"\nspdk-rpc-http = \"127.0.0.1:0\"\nspdk-rpc-user = \"a\"",
                 "spdk-rpc-user: \"a\" is not a user and a file",
             ),
-            ("spdk-rpc-socket = \"\"", "spdk-rpc-socket: \"\" has 0 bytes"),
+            (
+                "spdk-rpc-socket = \"\"",
+                "spdk-rpc-socket: \"\" has 0 bytes",
+            ),
             ("[[volume]]\nkind = \"floppy\"\nname = \"a\"", "floppy"),
             (
                 "[[volume]]\nkind=\"null\"\nname=\"odd\"\nsize-mib=1\nblock-size=513",
                 "volume: \"odd\": block-size 513 is not",
             ),
-            ("[[volume]]\nkind=\"null\"\nname=\"a\"\nsize-mib=0", "size-mib 0 is no size"),
+            (
+                "[[volume]]\nkind=\"null\"\nname=\"a\"\nsize-mib=0",
+                "size-mib 0 is no size",
+            ),
             (
                 "[[volume]]\nkind=\"null\"\nname=\"a\"\nsize-mib=8796093022208",
                 "size-mib 8796093022208 is above",
             ),
-            ("log-level = \"verbose\"", "log-level: \"verbose\" is not one of"),
+            (
+                "log-level = \"verbose\"",
+                "log-level: \"verbose\" is not one of",
+            ),
         ] {
             let error = parse(&[], text).expect_err(text).to_string();
             assert!(error.contains(what), "{text:?} gave: {error}");

@@ -42,8 +42,14 @@ fn main() -> ExitCode {
 /// The parser's error without its advice, which follows an empty line.
 fn one_line(text: &str) -> String {
     let error = text.strip_prefix("error: ").unwrap_or(text);
-    let lines = error.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
-    format!("{}; --help tells what there is", lines.collect::<Vec<_>>().join(" "))
+    let lines = error
+        .lines()
+        .take_while(|line| !line.trim().is_empty())
+        .map(str::trim);
+    format!(
+        "{}; --help tells what there is",
+        lines.collect::<Vec<_>>().join(" ")
+    )
 }
 
 /// Runs the program to its end. An error is one line for the operator.

@@ -44,7 +44,12 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
     private_dir("ctrlr-dir", &config.ctrlr_dir)?;
     let grpc = bind("grpc-addr", config.grpc_addr)?;
     let http = bind("http-addr", config.http_addr)?;
-    let spdk_rpc = config.spdk_rpc.as_ref().map(prepare_rpc).transpose()?.flatten();
+    let spdk_rpc = config
+        .spdk_rpc
+        .as_ref()
+        .map(prepare_rpc)
+        .transpose()?
+        .flatten();
     if let Some((core, pid)) = config.cores.claimed() {
         return Err(format!(
             "core {core} is in use by the SPDK process {pid}; choose others with --cores"

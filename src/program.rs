@@ -21,7 +21,11 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     let mut signals = Signals::install().map_err(|error| format!("signals: {error}"))?;
     warn_of_exposure(&config);
     // Until SPDK has stopped, and longer than the servers.
-    let Ready { instance: _instance, listeners, .. } = ready;
+    let Ready {
+        instance: _instance,
+        listeners,
+        ..
+    } = ready;
     let starting = Runtime::start(spdk::Options {
         cores: config.cores.clone(),
         mem_mib: config.mem_mib,
@@ -107,7 +111,9 @@ async fn set_up(config: &Config, handle: &spdk::Handle) -> Result<(), String> {
     let create = |kind| move |spdk| transport::create(spdk, kind);
     in_spdk(handle, "NVMe/TCP transport", create(Transport::Tcp)).await?;
     if config.no_huge {
-        tracing::warn!("running without hugepages: no PCIE controllers (vfio-user) and no vhost-user");
+        tracing::warn!(
+            "running without hugepages: no PCIE controllers (vfio-user) and no vhost-user"
+        );
     } else {
         in_spdk(handle, "vfio-user transport", create(Transport::VfioUser)).await?;
         let sockets = config.ctrlr_dir.display().to_string();
@@ -138,16 +144,53 @@ where
 async fn make(spdk: spdk::Spdk, volume: Volume) -> Result<(), spdk::Error> {
     use spdk::bdev::{aio, malloc, null};
     match volume {
-        Volume::Malloc { name, size_mib, block_size } => {
+        Volume::Malloc {
+            name,
+            size_mib,
+            block_size,
+        } => {
             let num_blocks = blocks(size_mib, block_size);
-            malloc::create(spdk, &malloc::Options { name, uuid: None, num_blocks, block_size, metadata_size: 0 }).await
+            malloc::create(
+                spdk,
+                &malloc::Options {
+                    name,
+                    uuid: None,
+                    num_blocks,
+                    block_size,
+                    metadata_size: 0,
+                },
+            )
+            .await
         }
-        Volume::Null { name, size_mib, block_size } => {
+        Volume::Null {
+            name,
+            size_mib,
+            block_size,
+        } => {
             let num_blocks = blocks(size_mib, block_size);
-            null::create(spdk, &null::Options { name, uuid: None, num_blocks, block_size }).await
+            null::create(
+                spdk,
+                &null::Options {
+                    name,
+                    uuid: None,
+                    num_blocks,
+                    block_size,
+                },
+            )
+            .await
         }
-        Volume::Aio { name, filename, block_size } => {
-            let options = aio::Options { name, uuid: None, filename, block_size, readonly: false };
+        Volume::Aio {
+            name,
+            filename,
+            block_size,
+        } => {
+            let options = aio::Options {
+                name,
+                uuid: None,
+                filename,
+                block_size,
+                readonly: false,
+            };
             aio::create(spdk, &options).await
         }
     }
@@ -166,12 +209,18 @@ fn warn_of_exposure(config: &Config) {
     if config.tls.is_some() {
         return;
     }
-    if let Some(address) = config.spdk_rpc.as_ref().and_then(|rpc| Some(rpc.http.as_ref()?.address))
+    if let Some(address) = config
+        .spdk_rpc
+        .as_ref()
+        .and_then(|rpc| Some(rpc.http.as_ref()?.address))
         && !address.ip().is_loopback()
     {
         tracing::warn!(%address, "spdk-rpc-http is served without TLS: its password can be read on the way");
     }
-    for (what, address) in [("grpc-addr", config.grpc_addr), ("http-addr", config.http_addr)] {
+    for (what, address) in [
+        ("grpc-addr", config.grpc_addr),
+        ("http-addr", config.http_addr),
+    ] {
         if !address.ip().is_loopback() {
             tracing::warn!(%address, "{what} is served without TLS: whoever reaches it controls the storage");
         }

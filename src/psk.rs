@@ -24,10 +24,18 @@ pub fn check(key: &[u8]) -> Result<(), String> {
     let ["NVMeTLSkey-1", hash, encoded, ""] = parts.as_slice() else {
         return Err(wrong("it has another form"));
     };
-    let lengths = LENGTHS.iter().find_map(|(name, lengths)| (name == hash).then_some(*lengths));
+    let lengths = LENGTHS
+        .iter()
+        .find_map(|(name, lengths)| (name == hash).then_some(*lengths));
     let lengths = lengths.ok_or_else(|| wrong("its hash is not 00, 01 or 02"))?;
-    let bytes = STANDARD.decode(encoded).map_err(|_| wrong("its third part is not base64"))?;
-    let Some((key, crc)) = bytes.len().checked_sub(CRC_LEN).map(|at| bytes.split_at(at)) else {
+    let bytes = STANDARD
+        .decode(encoded)
+        .map_err(|_| wrong("its third part is not base64"))?;
+    let Some((key, crc)) = bytes
+        .len()
+        .checked_sub(CRC_LEN)
+        .map(|at| bytes.split_at(at))
+    else {
         return Err(wrong("it is too short"));
     };
     if !lengths.contains(&key.len()) {
@@ -68,7 +76,10 @@ mod tests {
             (String::new(), "another form"),
         ] {
             let error = check(bad.as_bytes()).unwrap_err();
-            assert!(error.starts_with("it") && error.contains(why), "{bad}: {error}");
+            assert!(
+                error.starts_with("it") && error.contains(why),
+                "{bad}: {error}"
+            );
         }
         assert!(check(&[0xff, 0xfe]).is_err());
     }

@@ -31,7 +31,12 @@ pub async fn serve(
     services: Services,
     stopping: Stopping,
 ) -> Result<(), String> {
-    let Listeners { grpc, http, spdk_rpc, tls } = listeners;
+    let Listeners {
+        grpc,
+        http,
+        spdk_rpc,
+        tls,
+    } = listeners;
     let routes = with_reflection(services.routes().await)?.prepare();
     let http = serve_http(http, tls.as_ref(), routes.clone(), stopping.clone());
     let grpc = serve_grpc(grpc, tls.as_ref(), routes, stopping.clone());
@@ -52,7 +57,9 @@ async fn serve_grpc(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
     if let Some(tls) = tls {
-        server = server.tls_config(tls.for_grpc()).map_err(|error| fail(&error))?;
+        server = server
+            .tls_config(tls.for_grpc())
+            .map_err(|error| fail(&error))?;
     }
     tracing::info!(%address, "gRPC is served");
     server
@@ -72,7 +79,10 @@ async fn serve_http(
     let (listener, address) = listen(listener).map_err(|error| fail(&error))?;
     let limits = gateway::Limits::default();
     let router = gateway::router(api::pool(), routes, limits.clone()).map_err(|e| fail(&e))?;
-    let tls = tls.map(Tls::for_http).transpose().map_err(|error| fail(&error))?;
+    let tls = tls
+        .map(Tls::for_http)
+        .transpose()
+        .map_err(|error| fail(&error))?;
     tracing::info!(%address, "HTTP is served");
     gateway::serve(listener, router, tls, limits, stopping.wait()).await;
     Ok(())
@@ -83,14 +93,22 @@ async fn serve_spdk_rpc(
     tls: Option<&Tls>,
     stopping: Stopping,
 ) -> Result<(), String> {
-    let Some(Proxy { listener, credentials, socket }) = proxy else {
+    let Some(Proxy {
+        listener,
+        credentials,
+        socket,
+    }) = proxy
+    else {
         return Ok(());
     };
     let fail = |error: &dyn std::fmt::Display| format!("spdk-rpc-http server: {error}");
     let (listener, address) = listen(listener).map_err(|error| fail(&error))?;
     let limits = spdk_rpc::limits();
     let router = spdk_rpc::router(credentials, socket, limits.clone());
-    let tls = tls.map(Tls::for_http).transpose().map_err(|error| fail(&error))?;
+    let tls = tls
+        .map(Tls::for_http)
+        .transpose()
+        .map_err(|error| fail(&error))?;
     tracing::info!(%address, "SPDK's JSON-RPC is served over HTTP");
     gateway::serve(listener, router, tls, limits, stopping.wait()).await;
     Ok(())

@@ -16,8 +16,8 @@ use crate::frontend::{
     Luns, NvmeControllers, NvmeNamespaces, NvmeSubsystems, VirtioBlks, VirtioScsiControllers,
     VirtioScsiLuns, VirtioScsiTargets,
 };
-use crate::kvm::{Plugged, Slots};
 use crate::inventory::{InventoryService, Roots};
+use crate::kvm::{Plugged, Slots};
 use crate::middleend::{EncryptedVolumes, QosVolumes};
 use crate::resource::service::service;
 use crate::resource::{CallContext, Collection, List, Shared};
@@ -264,7 +264,11 @@ fn nvme_remote(spdk: &Handle, shared: &Arc<Shared>) -> NvmeRemoteControllerServi
 }
 
 /// The three kinds of virtio-scsi, over one table of LUNs.
-fn virtio_scsi(spdk: &Handle, shared: &Arc<Shared>, slots: &Arc<Slots>) -> FrontendVirtioScsiService {
+fn virtio_scsi(
+    spdk: &Handle,
+    shared: &Arc<Shared>,
+    slots: &Arc<Slots>,
+) -> FrontendVirtioScsiService {
     let luns = Arc::new(Luns::new(spdk.clone()));
     let targets = VirtioScsiTargets::new(spdk.clone(), Arc::clone(&luns));
     let targets = Collection::new(targets, shared);

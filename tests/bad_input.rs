@@ -5,8 +5,8 @@ mod common;
 use std::path::Path;
 
 use common::{
-    Client, Options, Resource, Target, eventually, expect_invalid, free_port, malloc, name_of, namespace, nqn_of,
-    only, pcie_spec, subsystem, tcp_controller, tcp_spec, with,
+    Client, Options, Resource, Target, eventually, expect_invalid, free_port, malloc, name_of,
+    namespace, nqn_of, only, pcie_spec, subsystem, tcp_controller, tcp_spec, with,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -34,14 +34,24 @@ impl Attempt<'_> {
 
     async fn refused(&self, object: Value, code: Code) -> tonic::Status {
         let before = self.resource.list(self.parent).await;
-        let status = self.resource.refused(self.parent, Self::ID, object, code).await;
-        assert_eq!(self.resource.list(self.parent).await, before, "something came of it");
+        let status = self
+            .resource
+            .refused(self.parent, Self::ID, object, code)
+            .await;
+        assert_eq!(
+            self.resource.list(self.parent).await,
+            before,
+            "something came of it"
+        );
         status
     }
 
     /// The ID, and all that the good object claims in SPDK, are still free.
     async fn nothing_remains(&self) {
-        let made = self.resource.created(self.parent, Self::ID, self.good.clone()).await;
+        let made = self
+            .resource
+            .created(self.parent, Self::ID, self.good.clone())
+            .await;
         self.resource.deleted(&name_of(&made)).await;
     }
 }
@@ -56,21 +66,44 @@ async fn sizes_that_no_volume_can_have_are_refused() {
     let client = target.client().await;
     for message in ["NullVolume", "MallocVolume"] {
         let resource = Resource::new(&client, message);
-        let attempt = Attempt { resource: &resource, parent: "", good: volume() };
+        let attempt = Attempt {
+            resource: &resource,
+            parent: "",
+            good: volume(),
+        };
         for count in [-1, i64::MIN, i64::MAX, i64::MAX / 512 + 1] {
             attempt.is_invalid("blocks_count", json!(count)).await;
         }
         let beyond_32_bits = (1_i64 << 32) + 512;
-        for size in [-512, 1, 511, 513, 768, 1 << 31, 1 << 32, beyond_32_bits, i64::MAX, i64::MIN] {
+        for size in [
+            -512,
+            1,
+            511,
+            513,
+            768,
+            1 << 31,
+            1 << 32,
+            beyond_32_bits,
+            i64::MAX,
+            i64::MIN,
+        ] {
             attempt.is_invalid("block_size", json!(size)).await;
         }
-        for uuid in ["x", "1b4e28ba-2fa1-11d2-883f", "1b4e28ba-2fa1-11d2-883f-0016d3cca4zz"] {
+        for uuid in [
+            "x",
+            "1b4e28ba-2fa1-11d2-883f",
+            "1b4e28ba-2fa1-11d2-883f-0016d3cca4zz",
+        ] {
             attempt.is_invalid("uuid", json!(uuid)).await;
         }
         attempt.nothing_remains().await;
     }
     let resource = Resource::new(&client, "MallocVolume");
-    let attempt = Attempt { resource: &resource, parent: "", good: volume() };
+    let attempt = Attempt {
+        resource: &resource,
+        parent: "",
+        good: volume(),
+    };
     for size in [-1, 7, i64::MAX] {
         attempt.is_invalid("metadata_size", json!(size)).await;
     }
@@ -80,7 +113,11 @@ async fn sizes_that_no_volume_can_have_are_refused() {
 async fn a_volume_beyond_the_memory_is_exhaustion_and_leaves_room_for_others() {
     let target = Target::start().await;
     let resource = Resource::new(&target.client().await, "MallocVolume");
-    let attempt = Attempt { resource: &resource, parent: "", good: volume() };
+    let attempt = Attempt {
+        resource: &resource,
+        parent: "",
+        good: volume(),
+    };
     for gib in [64, 1 << 20] {
         let object = with(volume(), "blocks_count", json!(gib * 2048 * 1024_i64));
         attempt.refused(object, Code::ResourceExhausted).await;
@@ -95,7 +132,11 @@ async fn files_that_cannot_be_a_volume_are_refused() {
     let client = target.client().await;
     let resource = Resource::new(&client, "AioVolume");
     let good = write(&dir, "good", 64 * 512);
-    let attempt = Attempt { resource: &resource, parent: "", good: json!({ "block_size": 512, "filename": good }) };
+    let attempt = Attempt {
+        resource: &resource,
+        parent: "",
+        good: json!({ "block_size": 512, "filename": good }),
+    };
     let _socket = std::os::unix::net::UnixListener::bind(dir.join("socket")).expect("a socket");
     let path = |name: &str| dir.join(name).display().to_string();
     for filename in [
@@ -131,7 +172,11 @@ async fn names_that_break_the_rules_of_nqns_are_refused() {
     let client = target.client().await;
     let resource = Resource::new(&client, "NvmeSubsystem");
     let good = json!({ "spec": { "nqn": nqn_of("good") } });
-    let attempt = Attempt { resource: &resource, parent: "", good };
+    let attempt = Attempt {
+        resource: &resource,
+        parent: "",
+        good,
+    };
     let uuid = "nqn.2014-08.org.nvmexpress:uuid:";
     for nqn in [
         "nqn".into(),
@@ -177,17 +222,29 @@ async fn other_fields_of_a_subsystem_have_their_rules_too() {
     let client = target.client().await;
     let resource = Resource::new(&client, "NvmeSubsystem");
     let good = json!({ "spec": { "nqn": nqn_of("good") } });
-    let attempt = Attempt { resource: &resource, parent: "", good };
+    let attempt = Attempt {
+        resource: &resource,
+        parent: "",
+        good,
+    };
     for serial in ["x".repeat(21), "ä".into(), "a\tb".into()] {
-        attempt.is_invalid("spec.serial_number", json!(serial)).await;
+        attempt
+            .is_invalid("spec.serial_number", json!(serial))
+            .await;
     }
     for model in ["x".repeat(41), "ä".into(), "a\u{7f}".into()] {
         attempt.is_invalid("spec.model_number", json!(model)).await;
     }
     for count in [-1, i64::from(i32::MIN), 1 << 32, i64::MAX] {
-        attempt.is_invalid("spec.max_namespaces", json!(count)).await;
+        attempt
+            .is_invalid("spec.max_namespaces", json!(count))
+            .await;
     }
-    let limits = with(attempt.good.clone(), "spec.serial_number", json!("x".repeat(20)));
+    let limits = with(
+        attempt.good.clone(),
+        "spec.serial_number",
+        json!("x".repeat(20)),
+    );
     let limits = with(limits, "spec.model_number", json!("x".repeat(40)));
     let made = resource.created("", "at-the-limit", limits).await;
     assert_eq!(made["spec"]["serial_number"], "x".repeat(20));
@@ -196,7 +253,10 @@ async fn other_fields_of_a_subsystem_have_their_rules_too() {
     subsystem(&client, "first", json!({})).await;
     let twin = json!({ "spec": { "nqn": nqn_of("first") } });
     let status = attempt.refused(twin, Code::AlreadyExists).await;
-    assert!(status.message().contains("nvmeSubsystems/first"), "{status}");
+    assert!(
+        status.message().contains("nvmeSubsystems/first"),
+        "{status}"
+    );
     attempt.nothing_remains().await;
 }
 
@@ -206,31 +266,92 @@ async fn endpoints_that_cannot_be_are_refused() {
     let client = target.client().await;
     let parent = subsystem(&client, "sub", json!({})).await;
     let resource = Resource::new(&client, "NvmeController");
-    let attempt = Attempt { resource: &resource, parent: &parent, good: tcp_spec(free_port()) };
-    for traddr in ["localhost", "300.0.0.1", "127.0.0.1.1", "127.0.0.1/8", "[::1]", " 127.0.0.1", "0x7f000001"] {
-        attempt.is_invalid("spec.fabrics_id.traddr", json!(traddr)).await;
+    let attempt = Attempt {
+        resource: &resource,
+        parent: &parent,
+        good: tcp_spec(free_port()),
+    };
+    for traddr in [
+        "localhost",
+        "300.0.0.1",
+        "127.0.0.1.1",
+        "127.0.0.1/8",
+        "[::1]",
+        " 127.0.0.1",
+        "0x7f000001",
+    ] {
+        attempt
+            .is_invalid("spec.fabrics_id.traddr", json!(traddr))
+            .await;
     }
-    for trsvcid in ["0", "-1", "65536", "4420x", " 4420", "+4420", "0x1144", "nvme", "99999999999999999999"] {
-        attempt.is_invalid("spec.fabrics_id.trsvcid", json!(trsvcid)).await;
+    for trsvcid in [
+        "0",
+        "-1",
+        "65536",
+        "4420x",
+        " 4420",
+        "+4420",
+        "0x1144",
+        "nvme",
+        "99999999999999999999",
+    ] {
+        attempt
+            .is_invalid("spec.fabrics_id.trsvcid", json!(trsvcid))
+            .await;
     }
-    let ipv6_family = with(attempt.good.clone(), "spec.fabrics_id.adrfam", json!("NVME_ADDRESS_FAMILY_IPV6"));
-    attempt.object_is_invalid("spec.fabrics_id.adrfam", ipv6_family).await;
-    for family in ["NVME_ADDRESS_FAMILY_IB", "NVME_ADDRESS_FAMILY_FC", "NVME_ADDRESS_FAMILY_INTRA_HOST"] {
-        attempt.is_invalid("spec.fabrics_id.adrfam", json!(family)).await;
+    let ipv6_family = with(
+        attempt.good.clone(),
+        "spec.fabrics_id.adrfam",
+        json!("NVME_ADDRESS_FAMILY_IPV6"),
+    );
+    attempt
+        .object_is_invalid("spec.fabrics_id.adrfam", ipv6_family)
+        .await;
+    for family in [
+        "NVME_ADDRESS_FAMILY_IB",
+        "NVME_ADDRESS_FAMILY_FC",
+        "NVME_ADDRESS_FAMILY_INTRA_HOST",
+    ] {
+        attempt
+            .is_invalid("spec.fabrics_id.adrfam", json!(family))
+            .await;
     }
-    for transport in ["NVME_TRANSPORT_TYPE_FC", "NVME_TRANSPORT_TYPE_RDMA", "NVME_TRANSPORT_TYPE_CUSTOM"] {
+    for transport in [
+        "NVME_TRANSPORT_TYPE_FC",
+        "NVME_TRANSPORT_TYPE_RDMA",
+        "NVME_TRANSPORT_TYPE_CUSTOM",
+    ] {
         attempt.is_invalid("spec.trtype", json!(transport)).await;
     }
     // The endpoint has to be that of the transport.
     let none = json!({ "spec": { "trtype": "NVME_TRANSPORT_TYPE_TCP" } });
     attempt.object_is_invalid("spec.fabrics_id", none).await;
-    let pcie_endpoint = with(pcie_spec(1), "spec.trtype", json!("NVME_TRANSPORT_TYPE_TCP"));
-    attempt.object_is_invalid("spec.fabrics_id", pcie_endpoint).await;
-    let tcp_endpoint = with(attempt.good.clone(), "spec.trtype", json!("NVME_TRANSPORT_TYPE_PCIE"));
-    attempt.object_is_invalid("spec.pcie_id", tcp_endpoint).await;
-    for (path, value) in [("port_id", 1), ("port_id", -1), ("virtual_function", 1), ("physical_function", -1)] {
+    let pcie_endpoint = with(
+        pcie_spec(1),
+        "spec.trtype",
+        json!("NVME_TRANSPORT_TYPE_TCP"),
+    );
+    attempt
+        .object_is_invalid("spec.fabrics_id", pcie_endpoint)
+        .await;
+    let tcp_endpoint = with(
+        attempt.good.clone(),
+        "spec.trtype",
+        json!("NVME_TRANSPORT_TYPE_PCIE"),
+    );
+    attempt
+        .object_is_invalid("spec.pcie_id", tcp_endpoint)
+        .await;
+    for (path, value) in [
+        ("port_id", 1),
+        ("port_id", -1),
+        ("virtual_function", 1),
+        ("physical_function", -1),
+    ] {
         let path = format!("spec.pcie_id.{path}");
-        attempt.object_is_invalid(&path, with(pcie_spec(1), &path, json!(value))).await;
+        attempt
+            .object_is_invalid(&path, with(pcie_spec(1), &path, json!(value)))
+            .await;
     }
     for (path, value) in [
         ("nvme_controller_id", -1),
@@ -254,18 +375,28 @@ async fn an_address_that_is_taken_or_not_ours_is_a_wrong_state() {
     let client = target.client().await;
     let parent = subsystem(&client, "sub", json!({})).await;
     let resource = Resource::new(&client, "NvmeController");
-    let attempt = Attempt { resource: &resource, parent: &parent, good: tcp_spec(free_port()) };
+    let attempt = Attempt {
+        resource: &resource,
+        parent: &parent,
+        good: tcp_spec(free_port()),
+    };
 
     let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = other.local_addr().expect("it is bound").port();
-    let status = attempt.refused(tcp_spec(port), Code::FailedPrecondition).await;
+    let status = attempt
+        .refused(tcp_spec(port), Code::FailedPrecondition)
+        .await;
     assert!(status.message().contains(&port.to_string()), "{status}");
     drop(other);
     let made = resource.created(&parent, "", tcp_spec(port)).await;
     resource.deleted(&name_of(&made)).await;
 
     // TEST-NET-1: no interface of this machine.
-    let foreign = with(attempt.good.clone(), "spec.fabrics_id.traddr", json!("192.0.2.1"));
+    let foreign = with(
+        attempt.good.clone(),
+        "spec.fabrics_id.traddr",
+        json!("192.0.2.1"),
+    );
     let status = attempt.refused(foreign, Code::FailedPrecondition).await;
     assert!(status.message().contains("192.0.2.1"), "{status}");
 
@@ -274,7 +405,9 @@ async fn an_address_that_is_taken_or_not_ours_is_a_wrong_state() {
     assert!(status.message().contains(&port.to_string()), "{status}");
 
     // Without hugepages nobody could share memory with it.
-    let status = attempt.refused(pcie_spec(1), Code::FailedPrecondition).await;
+    let status = attempt
+        .refused(pcie_spec(1), Code::FailedPrecondition)
+        .await;
     assert!(status.message().contains("hugepages"), "{status}");
     attempt.nothing_remains().await;
 }
@@ -287,27 +420,54 @@ async fn namespaces_that_cannot_be_are_refused() {
     let mine = malloc(&client, "mine", 1).await;
     let resource = Resource::new(&client, "NvmeNamespace");
     let good = only("spec.volume_name_ref", json!(mine));
-    let attempt = Attempt { resource: &resource, parent: &parent, good };
+    let attempt = Attempt {
+        resource: &resource,
+        parent: &parent,
+        good,
+    };
     for nsid in [-1, 5, i32::MAX, i32::MIN] {
         attempt.is_invalid("spec.host_nsid", json!(nsid)).await;
     }
     let digits = "0123456789abcdef0123456789abcde";
-    for nguid in ["x", digits, &format!("{digits}g"), &format!("{digits}00"), "0123456789abcdef-0123456789abcdef-"] {
+    for nguid in [
+        "x",
+        digits,
+        &format!("{digits}g"),
+        &format!("{digits}00"),
+        "0123456789abcdef-0123456789abcdef-",
+    ] {
         attempt.is_invalid("spec.nguid", json!(nguid)).await;
     }
-    for uuid in ["x", "1b4e28ba-2fa1-11d2-883f", "1b4e28ba-2fa1-11d2-883f-0016d3cca4zz"] {
+    for uuid in [
+        "x",
+        "1b4e28ba-2fa1-11d2-883f",
+        "1b4e28ba-2fa1-11d2-883f-0016d3cca4zz",
+    ] {
         attempt.is_invalid("spec.uuid", json!(uuid)).await;
     }
     for name in ["/", "volumes/", "a/b/c/d/e", "volumes/a/b", "a\0"] {
-        attempt.is_invalid("spec.volume_name_ref", json!(name)).await;
+        attempt
+            .is_invalid("spec.volume_name_ref", json!(name))
+            .await;
     }
     for name in ["volumes/nobody", "nobody", "nullVolumes/mine"] {
         let object = only("spec.volume_name_ref", json!(name));
         let status = attempt.refused(object, Code::NotFound).await;
-        assert!(status.message().contains(name.trim_start_matches("volumes/")), "{status}");
+        assert!(
+            status
+                .message()
+                .contains(name.trim_start_matches("volumes/")),
+            "{status}"
+        );
     }
 
-    let user = namespace(&client, &parent, &malloc(&client, "theirs", 1).await, json!({ "host_nsid": 2 })).await;
+    let user = namespace(
+        &client,
+        &parent,
+        &malloc(&client, "theirs", 1).await,
+        json!({ "host_nsid": 2 }),
+    )
+    .await;
     let twin = with(attempt.good.clone(), "spec.host_nsid", json!(2));
     let status = attempt.refused(twin, Code::AlreadyExists).await;
     assert!(status.message().contains(&user), "{status}");
@@ -337,7 +497,9 @@ async fn a_subsystem_that_is_full_says_so() {
     }
     let resource = Resource::new(&client, "NvmeNamespace");
     let object = only("spec.volume_name_ref", json!(malloc(&client, "c", 1).await));
-    resource.refused(&parent, "", object.clone(), Code::ResourceExhausted).await;
+    resource
+        .refused(&parent, "", object.clone(), Code::ResourceExhausted)
+        .await;
     let first = resource.names(&parent).await.swap_remove(0);
     resource.deleted(&first).await;
     resource.created(&parent, "", object).await;
@@ -349,12 +511,23 @@ async fn two_volumes_cannot_have_one_uuid() {
     let client = target.client().await;
     let uuid = "1b4e28ba-2fa1-11d2-883f-0016d3cca427";
     let nulls = Resource::new(&client, "NullVolume");
-    let first = nulls.created("", "first", with(volume(), "uuid", json!(uuid))).await;
+    let first = nulls
+        .created("", "first", with(volume(), "uuid", json!(uuid)))
+        .await;
     let mallocs = Resource::new(&client, "MallocVolume");
-    let attempt = Attempt { resource: &mallocs, parent: "", good: volume() };
+    let attempt = Attempt {
+        resource: &mallocs,
+        parent: "",
+        good: volume(),
+    };
     for same in [uuid.to_owned(), uuid.to_uppercase()] {
-        let status = attempt.refused(with(volume(), "uuid", json!(same)), Code::AlreadyExists).await;
-        assert!(status.message().contains(&name_of(&first)), "the owner is not named: {status}");
+        let status = attempt
+            .refused(with(volume(), "uuid", json!(same)), Code::AlreadyExists)
+            .await;
+        assert!(
+            status.message().contains(&name_of(&first)),
+            "the owner is not named: {status}"
+        );
     }
     attempt.nothing_remains().await;
 }
@@ -365,10 +538,14 @@ async fn volumes_of_all_kinds_share_one_space_of_names() {
     let client = target.client().await;
     malloc(&client, "one", 1).await;
     let nulls = Resource::new(&client, "NullVolume");
-    let status = nulls.refused("", "one", volume(), Code::AlreadyExists).await;
+    let status = nulls
+        .refused("", "one", volume(), Code::AlreadyExists)
+        .await;
     assert!(status.message().contains("volumes/one"), "{status}");
     assert!(nulls.list("").await.is_empty());
-    Resource::new(&client, "MallocVolume").deleted("volumes/one").await;
+    Resource::new(&client, "MallocVolume")
+        .deleted("volumes/one")
+        .await;
     nulls.created("", "one", volume()).await;
 }
 
@@ -379,13 +556,28 @@ async fn text_that_is_hostile_is_data() {
     let client: Client = target.client().await;
     let nulls = Resource::new(&client, "NullVolume");
     let long = "x".repeat(1 << 20);
-    for text in ["%s%n%s%n", "'; DROP TABLE", "../../etc/passwd", "\u{202e}", "💾", long.as_str()] {
-        nulls.refused("", text, volume(), Code::InvalidArgument).await;
+    for text in [
+        "%s%n%s%n",
+        "'; DROP TABLE",
+        "../../etc/passwd",
+        "\u{202e}",
+        "💾",
+        long.as_str(),
+    ] {
+        nulls
+            .refused("", text, volume(), Code::InvalidArgument)
+            .await;
         let status = nulls.get(text).await.expect_err("nobody has that name");
-        assert!(matches!(status.code(), Code::NotFound | Code::InvalidArgument), "{}", status.code());
+        assert!(
+            matches!(status.code(), Code::NotFound | Code::InvalidArgument),
+            "{}",
+            status.code()
+        );
     }
-    eventually("the target serves", std::time::Duration::from_secs(1), async || {
-        client.is_serving().await.then_some(())
-    })
+    eventually(
+        "the target serves",
+        std::time::Duration::from_secs(1),
+        async || client.is_serving().await.then_some(()),
+    )
     .await;
 }

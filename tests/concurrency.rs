@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use common::{
-    Client, Fixture, Options, Resource, Target, encode, eventually, find_method, malloc, name_of, namespace, nqn_of,
-    path_of, subsystem, tcp_controller, tcp_spec,
+    Client, Fixture, Options, Resource, Target, encode, eventually, find_method, malloc, name_of,
+    namespace, nqn_of, path_of, subsystem, tcp_controller, tcp_spec,
 };
 use futures_util::future::join_all;
 use opi_spdk::api;
@@ -33,7 +33,11 @@ where
     for number in 0..CLIENTS {
         tasks.push(tokio::spawn(run(number, target.client().await)));
     }
-    join_all(tasks).await.into_iter().map(|result| result.expect("no client panics")).collect()
+    join_all(tasks)
+        .await
+        .into_iter()
+        .map(|result| result.expect("no client panics"))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,8 +48,14 @@ async fn names_of_their_own_end_as_their_clients_left_them() {
         let volumes = Resource::new(&client, "NullVolume");
         let mut mine = BTreeSet::new();
         for round in 0..ROUNDS {
-            let name = name_of(&volumes.created("", &format!("own-{number}-{round}"), volume(64)).await);
-            let grown = volumes.updated(&name, volume(128), Some(&["blocks_count"])).await;
+            let name = name_of(
+                &volumes
+                    .created("", &format!("own-{number}-{round}"), volume(64))
+                    .await,
+            );
+            let grown = volumes
+                .updated(&name, volume(128), Some(&["blocks_count"]))
+                .await;
             assert_eq!(grown["blocks_count"], 128);
             assert_eq!(volumes.get(&name).await.expect("it was made"), grown);
             if (number + round) % 3 == 0 {
@@ -60,7 +70,10 @@ async fn names_of_their_own_end_as_their_clients_left_them() {
     let expected: BTreeSet<String> = left.into_iter().flatten().collect();
     let volumes = Resource::new(&target.client().await, "NullVolume");
     let found = volumes.names("").await;
-    assert!(found.iter().eq(&expected), "the list is not what was acknowledged");
+    assert!(
+        found.iter().eq(&expected),
+        "the list is not what was acknowledged"
+    );
     for name in &found {
         volumes.stats(name).await;
         volumes.deleted(name).await;
@@ -69,7 +82,9 @@ async fn names_of_their_own_end_as_their_clients_left_them() {
     // SPDK has forgotten them too: the names of their bdevs are free for another kind.
     let mallocs = Resource::new(&target.client().await, "MallocVolume");
     for name in found.iter().step_by(50) {
-        mallocs.created("", name.trim_start_matches("volumes/"), volume(8)).await;
+        mallocs
+            .created("", name.trim_start_matches("volumes/"), volume(8))
+            .await;
     }
 }
 
@@ -101,7 +116,10 @@ async fn over_the_same_names_every_answer_is_one_that_some_order_gives() {
         made_less_deleted
     })
     .await;
-    assert!(balances.iter().sum::<i64>() < 0, "nobody ever deleted anything");
+    assert!(
+        balances.iter().sum::<i64>() < 0,
+        "nobody ever deleted anything"
+    );
     let volumes = Resource::new(&target.client().await, "NullVolume");
     for name in volumes.names("").await {
         let listed = volumes.get(&name).await.expect("what is listed is there");
@@ -133,21 +151,34 @@ async fn parts_of_one_subsystem_come_and_go_at_once() {
                 namespaces.stats(&name).await;
                 namespaces.deleted(&name).await;
             }
-            Resource::new(&client, "NvmeController").deleted(&controller).await;
+            Resource::new(&client, "NvmeController")
+                .deleted(&controller)
+                .await;
             let name = namespace(&client, &parent, &volume, json!({})).await;
             namespaces.get(&name).await.expect("it was made")["spec"]["host_nsid"].as_i64()
         }
     })
     .await;
     let distinct: BTreeSet<_> = ids.iter().map(|id| id.expect("an id was chosen")).collect();
-    assert_eq!(distinct.len(), CLIENTS, "two namespaces have one id: {ids:?}");
+    assert_eq!(
+        distinct.len(),
+        CLIENTS,
+        "two namespaces have one id: {ids:?}"
+    );
     let namespaces = Resource::new(&client, "NvmeNamespace");
     assert_eq!(namespaces.list(&parent).await.len(), CLIENTS);
-    assert!(Resource::new(&client, "NvmeController").list(&parent).await.is_empty());
+    assert!(
+        Resource::new(&client, "NvmeController")
+            .list(&parent)
+            .await
+            .is_empty()
+    );
     for name in namespaces.names(&parent).await {
         namespaces.deleted(&name).await;
     }
-    Resource::new(&client, "NvmeSubsystem").deleted(&parent).await;
+    Resource::new(&client, "NvmeSubsystem")
+        .deleted(&parent)
+        .await;
     let volumes = Resource::new(&client, "MallocVolume");
     for name in volumes.names("").await {
         volumes.deleted(&name).await;
@@ -166,8 +197,13 @@ async fn what_only_one_can_have_goes_to_one() {
         let namespaces = Resource::new(&client, "NvmeNamespace");
         let claimed = namespaces.create(&parent, "ns", object).await;
         let object = json!({ "spec": { "nqn": nqn_of("wanted") } });
-        let named = Resource::new(&client, "NvmeSubsystem").create("", &format!("twin-{number}"), object).await;
-        for (result, code) in [(&claimed, Code::FailedPrecondition), (&named, Code::AlreadyExists)] {
+        let named = Resource::new(&client, "NvmeSubsystem")
+            .create("", &format!("twin-{number}"), object)
+            .await;
+        for (result, code) in [
+            (&claimed, Code::FailedPrecondition),
+            (&named, Code::AlreadyExists),
+        ] {
             if let Err(status) = result {
                 assert_eq!(status.code(), code, "{status}");
             }
@@ -175,7 +211,11 @@ async fn what_only_one_can_have_goes_to_one() {
         (claimed.is_ok(), named.is_ok())
     })
     .await;
-    assert_eq!(won.iter().filter(|(claimed, _)| *claimed).count(), 1, "{won:?}");
+    assert_eq!(
+        won.iter().filter(|(claimed, _)| *claimed).count(),
+        1,
+        "{won:?}"
+    );
     assert_eq!(won.iter().filter(|(_, named)| *named).count(), 1, "{won:?}");
 }
 
@@ -190,8 +230,13 @@ async fn a_client_that_goes_away_leaves_a_change_whole_or_undone() {
     for delay in 0..60_u64 {
         let (parent, object, address) = (export.subsystem.clone(), object.clone(), target.grpc);
         let started = tokio::spawn(async move {
-            let client = Client::connect(address).await.expect("it takes connections");
-            Resource::new(&client, "NvmeNamespace").create(&parent, "gone", object).await.ok();
+            let client = Client::connect(address)
+                .await
+                .expect("it takes connections");
+            Resource::new(&client, "NvmeNamespace")
+                .create(&parent, "gone", object)
+                .await
+                .ok();
         });
         // Everywhere from the connection's first byte to the reply.
         tokio::time::sleep(Duration::from_micros(delay * 40)).await;
@@ -201,29 +246,40 @@ async fn a_client_that_goes_away_leaves_a_change_whole_or_undone() {
         let request = json!({ "name": name, "allow_missing": true });
         export.client.ok("DeleteNvmeNamespace", request).await;
     }
-    eventually("changes of clients that have gone are over", Duration::from_secs(5), async || {
-        let names = namespaces.names(&export.subsystem).await;
-        for name in names.iter().filter(|name| **name != export.namespace) {
-            namespaces.delete(name).await.ok();
-        }
-        (names.len() == 1).then_some(())
-    })
+    eventually(
+        "changes of clients that have gone are over",
+        Duration::from_secs(5),
+        async || {
+            let names = namespaces.names(&export.subsystem).await;
+            for name in names.iter().filter(|name| **name != export.namespace) {
+                namespaces.delete(name).await.ok();
+            }
+            (names.len() == 1).then_some(())
+        },
+    )
     .await;
     // Nothing of them is left, and the subsystem takes changes and I/O.
     let made = namespaces.created(&export.subsystem, "gone", object).await;
     namespaces.deleted(&name_of(&made)).await;
-    export.initiator().verify(target.scratch(), 1).await.expect("it is not paused");
+    export
+        .initiator()
+        .verify(target.scratch(), 1)
+        .await
+        .expect("it is not paused");
     export.resource("MallocVolume").deleted(&spare).await;
     export.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_ring_refuses_at_once_and_recovers() {
-    let target = Target::start_with(Options::default().memory(1024).args(["--max-calls", "2"])).await;
+    let target =
+        Target::start_with(Options::default().memory(1024).args(["--max-calls", "2"])).await;
     let slow = target.client().await;
     // Zeroing this much memory holds the reactor, so what comes meanwhile has to wait in the ring.
     let zeroing = tokio::spawn(async move {
-        Resource::new(&slow, "MallocVolume").created("", "large", volume(512 * 2048)).await;
+        Resource::new(&slow, "MallocVolume")
+            .created("", "large", volume(512 * 2048))
+            .await;
     });
     let client = target.client().await;
     let mallocs = Resource::new(&client, "MallocVolume");
@@ -245,7 +301,11 @@ async fn a_full_ring_refuses_at_once_and_recovers() {
                 }
             }
         }
-        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        assert!(
+            begin.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begin.elapsed()
+        );
     }
     zeroing.await.expect("the large volume is made");
     assert!(exhausted > 0, "the ring was never full");
@@ -271,20 +331,34 @@ async fn malformed_messages_are_errors_of_the_call_alone() {
         &[0x00, 0x01],
         &[0x0b, 0x13, 0x1b],
         &[0x0a, 0x02, 0xc3, 0x28],
-        &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
+        &[
+            0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
+        ],
         &nested,
     ];
-    for method in api::pool().services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
+    for method in api::pool()
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+    {
         for bytes in malformed {
-            let answer = client.call_raw(&path_of(&method), Bytes::copy_from_slice(bytes)).await;
+            let answer = client
+                .call_raw(&path_of(&method), Bytes::copy_from_slice(bytes))
+                .await;
             let status = answer.expect_err(method.full_name());
             let code = status.code();
             let known = [Code::Internal, Code::InvalidArgument, Code::Unimplemented];
-            assert!(known.contains(&code), "{}: {bytes:02x?}: {status}", method.full_name());
+            assert!(
+                known.contains(&code),
+                "{}: {bytes:02x?}: {status}",
+                method.full_name()
+            );
         }
     }
     let path = "/opi_api.storage.v1.NullVolumeService/NoSuchMethod";
-    let status = client.call_raw(path, Bytes::new()).await.expect_err("nobody serves it");
+    let status = client
+        .call_raw(path, Bytes::new())
+        .await
+        .expect_err("nobody serves it");
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(client.is_serving().await);
 }
@@ -297,7 +371,10 @@ async fn oversized_messages_are_refused_and_the_connection_lives_on() {
     for mib in [5, 64] {
         let object = json!({ "name": "x".repeat(mib << 20), "block_size": 512, "blocks_count": 8 });
         let bytes = encode(&method, json!({ "null_volume": object }));
-        let status = client.call_raw(&path_of(&method), bytes).await.expect_err("too large");
+        let status = client
+            .call_raw(&path_of(&method), bytes)
+            .await
+            .expect_err("too large");
         let known = [Code::OutOfRange, Code::ResourceExhausted];
         assert!(known.contains(&status.code()), "{mib} MiB: {status}");
     }
@@ -312,9 +389,19 @@ async fn what_is_no_http2_harms_nobody() {
     let client = target.client().await;
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     // A frame of 16 MiB that is announced, and one of a length that its type cannot have.
-    let huge_frame = [preface.as_slice(), &[0xff, 0xff, 0xff, 0x00, 0x00, 0, 0, 0, 1]].concat();
-    let bad_settings = [preface.as_slice(), &[0, 0, 5, 0x04, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5]].concat();
-    let noise: Vec<u8> = (0..65_536_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let huge_frame = [
+        preface.as_slice(),
+        &[0xff, 0xff, 0xff, 0x00, 0x00, 0, 0, 0, 1],
+    ]
+    .concat();
+    let bad_settings = [
+        preface.as_slice(),
+        &[0, 0, 5, 0x04, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5],
+    ]
+    .concat();
+    let noise: Vec<u8> = (0..65_536_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     let garbage: [&[u8]; 7] = [
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -327,7 +414,9 @@ async fn what_is_no_http2_harms_nobody() {
     let mut open = Vec::new();
     for address in [target.grpc, target.http] {
         for bytes in garbage {
-            let mut stream = TcpStream::connect(address).await.expect("it takes connections");
+            let mut stream = TcpStream::connect(address)
+                .await
+                .expect("it takes connections");
             // The other side may have closed before all was sent.
             stream.write_all(bytes).await.ok();
             stream.flush().await.ok();
@@ -336,14 +425,27 @@ async fn what_is_no_http2_harms_nobody() {
     }
     // Open connections that say nothing.
     for _ in 0..200 {
-        open.push(TcpStream::connect(target.grpc).await.expect("it takes connections"));
+        open.push(
+            TcpStream::connect(target.grpc)
+                .await
+                .expect("it takes connections"),
+        );
     }
-    assert!(client.is_serving().await, "those who behave are served beside them");
-    Resource::new(&client, "NullVolume").created("", "one", volume(8)).await;
+    assert!(
+        client.is_serving().await,
+        "those who behave are served beside them"
+    );
+    Resource::new(&client, "NullVolume")
+        .created("", "one", volume(8))
+        .await;
     // What is certainly wrong is closed by the target.
     let mut bytes = Vec::new();
-    let closed = tokio::time::timeout(Duration::from_secs(5), open[5].read_to_end(&mut bytes)).await;
-    assert!(closed.is_ok(), "a connection with a broken frame stays open");
+    let closed =
+        tokio::time::timeout(Duration::from_secs(5), open[5].read_to_end(&mut bytes)).await;
+    assert!(
+        closed.is_ok(),
+        "a connection with a broken frame stays open"
+    );
 }
 
 /// Retries after a lost reply: the same request from everybody makes one object.
@@ -355,8 +457,15 @@ async fn the_same_create_from_all_is_one_object() {
     let spec = tcp_spec(common::free_port());
     let answers = all(&target, move |_, client| {
         let (parent, spec) = (parent.clone(), spec.clone());
-        async move { Resource::new(&client, "NvmeController").created(&parent, "the-one", spec).await }
+        async move {
+            Resource::new(&client, "NvmeController")
+                .created(&parent, "the-one", spec)
+                .await
+        }
     })
     .await;
-    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    assert!(
+        answers.iter().all(|answer| *answer == answers[0]),
+        "{answers:?}"
+    );
 }

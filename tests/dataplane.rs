@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{
-    Client, Fixture, Initiator, Options, Resource, Target, eventually, malloc, name_of, namespace, nqn_of, pcie_spec,
-    subsystem, tcp_controller, unique,
+    Client, Fixture, Initiator, Options, Resource, Target, eventually, malloc, name_of, namespace,
+    nqn_of, pcie_spec, subsystem, tcp_controller, unique,
 };
 use serde_json::{Value, json};
 use tonic::Code;
 
 /// Bytes that no two blocks have in common.
 fn pattern(dir: &Path, kib: usize) -> (PathBuf, Vec<u8>) {
-    let words = (0..kib as u64 * 128).flat_map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_le_bytes());
+    let words =
+        (0..kib as u64 * 128).flat_map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_le_bytes());
     let bytes: Vec<u8> = words.collect();
     let path = dir.join("pattern");
     std::fs::write(&path, &bytes).expect("there is room");
@@ -28,14 +29,19 @@ async fn copies_there_and_back(initiator: &Initiator, dir: &Path, nsid: u32) -> 
     let (file, bytes) = pattern(dir, KIB);
     initiator.copy_in(dir, &file, nsid).await.expect("written");
     let back = dir.join("back");
-    initiator.copy_out(dir, nsid, KIB as u32, &back).await.expect("read");
+    initiator
+        .copy_out(dir, nsid, KIB as u32, &back)
+        .await
+        .expect("read");
     let read = std::fs::read(&back).expect("the copy is there");
     assert!(read == bytes, "what was read differs from what was written");
     bytes
 }
 
 fn count(stats: &Value, counter: &str) -> i64 {
-    stats[counter].as_i64().unwrap_or_else(|| panic!("{counter} of {stats}"))
+    stats[counter]
+        .as_i64()
+        .unwrap_or_else(|| panic!("{counter} of {stats}"))
 }
 
 /// The counters of all that an I/O passes through.
@@ -58,15 +64,30 @@ async fn data_over_nvme_tcp_is_verified_and_counted() {
     let export = Fixture::tcp(&target, 16).await;
     let dir = target.scratch();
     let before = all_stats(&export).await;
-    export.initiator().verify(dir, 1).await.expect("patterns match");
+    export
+        .initiator()
+        .verify(dir, 1)
+        .await
+        .expect("patterns match");
     let after = all_stats(&export).await;
     for (before, after) in before.iter().zip(&after) {
-        for counter in ["read_ops_count", "read_bytes_count", "write_ops_count", "write_bytes_count"] {
-            assert!(count(after, counter) > count(before, counter), "{counter}: {before} {after}");
+        for counter in [
+            "read_ops_count",
+            "read_bytes_count",
+            "write_ops_count",
+            "write_bytes_count",
+        ] {
+            assert!(
+                count(after, counter) > count(before, counter),
+                "{counter}: {before} {after}"
+            );
         }
         // 4 KiB an operation, unless the counter has stopped at its maximum.
         let bytes = count(after, "write_bytes_count");
-        assert!(bytes >= count(after, "write_ops_count") || bytes == i64::from(i32::MAX), "{after}");
+        assert!(
+            bytes >= count(after, "write_ops_count") || bytes == i64::from(i32::MAX),
+            "{after}"
+        );
     }
     copies_there_and_back(&export.initiator(), dir, 1).await;
     export.remove().await;
@@ -78,7 +99,10 @@ async fn fio_verifies_its_checksums_over_nvme_tcp() {
     let export = Fixture::tcp(&target, 16).await;
     let report = export.initiator().fio_verify(target.scratch(), "8m").await;
     report.expect("checksums match");
-    let stats = export.resource("NvmeNamespace").stats(&export.namespace).await;
+    let stats = export
+        .resource("NvmeNamespace")
+        .stats(&export.namespace)
+        .await;
     assert!(count(&stats, "write_bytes_count") >= 8 << 20, "{stats}");
     assert!(count(&stats, "read_bytes_count") >= 8 << 20, "{stats}");
 }
@@ -88,18 +112,33 @@ async fn what_a_host_writes_is_in_the_file_of_an_aio_volume() {
     let target = Target::start().await;
     let client = target.client().await;
     let file = target.scratch().join("backing");
-    std::fs::File::create(&file).and_then(|file| file.set_len(8 << 20)).expect("there is room");
+    std::fs::File::create(&file)
+        .and_then(|file| file.set_len(8 << 20))
+        .expect("there is room");
     let object = json!({ "block_size": 512, "filename": file });
-    let volume = name_of(&Resource::new(&client, "AioVolume").created("", "file", object).await);
+    let volume = name_of(
+        &Resource::new(&client, "AioVolume")
+            .created("", "file", object)
+            .await,
+    );
     let parent = subsystem(&client, "sub", json!({})).await;
     namespace(&client, &parent, &volume, json!({})).await;
     let (_, port) = tcp_controller(&client, &parent).await;
     let initiator = Initiator::tcp(port, &nqn_of("sub"));
     let bytes = copies_there_and_back(&initiator, target.scratch(), 1).await;
-    initiator.workload(target.scratch(), "flush").await.expect("flushed");
+    initiator
+        .workload(target.scratch(), "flush")
+        .await
+        .expect("flushed");
     let stored = std::fs::read(&file).expect("the file is there");
-    assert!(stored[..bytes.len()] == bytes, "the file has not what the host wrote");
-    assert!(stored[bytes.len()..].iter().all(|byte| *byte == 0), "and more than that");
+    assert!(
+        stored[..bytes.len()] == bytes,
+        "the file has not what the host wrote"
+    );
+    assert!(
+        stored[bytes.len()..].iter().all(|byte| *byte == 0),
+        "and more than that"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -108,16 +147,37 @@ async fn blocks_can_be_unmapped_and_zeroed_over_nvme_tcp() {
     let export = Fixture::tcp(&target, 8).await;
     let dir = target.scratch();
     copies_there_and_back(&export.initiator(), dir, 1).await;
-    export.initiator().workload(dir, "write_zeroes").await.expect("zeroed");
+    export
+        .initiator()
+        .workload(dir, "write_zeroes")
+        .await
+        .expect("zeroed");
     // Sequential, and long enough to pass over all of it.
     let back = dir.join("zeroes");
-    export.initiator().copy_out(dir, 1, 4096, &back).await.expect("read");
-    assert!(std::fs::read(&back).expect("it is there").iter().all(|byte| *byte == 0), "not zeroed");
+    export
+        .initiator()
+        .copy_out(dir, 1, 4096, &back)
+        .await
+        .expect("read");
+    assert!(
+        std::fs::read(&back)
+            .expect("it is there")
+            .iter()
+            .all(|byte| *byte == 0),
+        "not zeroed"
+    );
     let before = export.resource("MallocVolume").stats(&export.volume).await;
-    export.initiator().workload(dir, "unmap").await.expect("unmapped");
+    export
+        .initiator()
+        .workload(dir, "unmap")
+        .await
+        .expect("unmapped");
     let after = export.resource("MallocVolume").stats(&export.volume).await;
     for counter in ["unmap_ops_count", "unmap_bytes_count"] {
-        assert!(count(&after, counter) > count(&before, counter), "{counter}: {before} {after}");
+        assert!(
+            count(&after, counter) > count(&before, counter),
+            "{counter}: {before} {after}"
+        );
     }
 }
 
@@ -132,23 +192,41 @@ async fn data_over_vfio_user_is_verified_and_counted() {
     let made = controllers.created(&parent, "pcie", pcie_spec(1)).await;
     assert_eq!(made["status"]["active"], true, "{made}");
     let dir = target.ctrlr_dir().join("sub");
-    assert!(dir.join("cntrl").exists(), "the socket is where VMs look for it");
+    assert!(
+        dir.join("cntrl").exists(),
+        "the socket is where VMs look for it"
+    );
     // It is the subsystem's only one.
-    let second = controllers.refused(&parent, "second", pcie_spec(2), Code::AlreadyExists).await;
+    let second = controllers
+        .refused(&parent, "second", pcie_spec(2), Code::AlreadyExists)
+        .await;
     assert!(second.message().contains(&name_of(&made)), "{second}");
 
     let initiator = Initiator::vfio_user(&dir, &nqn_of("sub"));
-    initiator.verify(target.scratch(), 1).await.expect("patterns match");
+    initiator
+        .verify(target.scratch(), 1)
+        .await
+        .expect("patterns match");
     copies_there_and_back(&initiator, target.scratch(), 1).await;
-    let stats = Resource::new(&client, "NvmeNamespace").stats(&exported).await;
-    for counter in ["read_ops_count", "read_bytes_count", "write_ops_count", "write_bytes_count"] {
+    let stats = Resource::new(&client, "NvmeNamespace")
+        .stats(&exported)
+        .await;
+    for counter in [
+        "read_ops_count",
+        "read_bytes_count",
+        "write_ops_count",
+        "write_bytes_count",
+    ] {
         assert!(count(&stats, counter) > 0, "{counter} of {stats}");
     }
 
     controllers.deleted(&name_of(&made)).await;
     assert!(!dir.exists(), "{} stays", dir.display());
     let made = controllers.created(&parent, "pcie", pcie_spec(1)).await;
-    initiator.verify(target.scratch(), 1).await.expect("it works again");
+    initiator
+        .verify(target.scratch(), 1)
+        .await
+        .expect("it works again");
     controllers.deleted(&name_of(&made)).await;
 }
 
@@ -157,17 +235,36 @@ async fn one_volume_reaches_hosts_over_tcp_and_vfio_user_at_once() {
     let target = Target::start_with(Options::hugepages()).await;
     let export = Fixture::tcp(&target, 16).await;
     let controllers = export.resource("NvmeController");
-    let pcie = controllers.created(&export.subsystem, "", pcie_spec(1)).await;
-    let id = export.subsystem.rsplit('/').next().expect("a name has parts");
+    let pcie = controllers
+        .created(&export.subsystem, "", pcie_spec(1))
+        .await;
+    let id = export
+        .subsystem
+        .rsplit('/')
+        .next()
+        .expect("a name has parts");
     let vfio = Initiator::vfio_user(&target.ctrlr_dir().join(id), &export.nqn);
     let dir = target.scratch();
     let (file, bytes) = pattern(dir, 1024);
-    vfio.copy_in(dir, &file, 1).await.expect("written over vfio-user");
+    vfio.copy_in(dir, &file, 1)
+        .await
+        .expect("written over vfio-user");
     let back = dir.join("back");
-    export.initiator().copy_out(dir, 1, 1024, &back).await.expect("read over TCP");
-    assert!(std::fs::read(&back).expect("it is there") == bytes, "another content");
+    export
+        .initiator()
+        .copy_out(dir, 1, 1024, &back)
+        .await
+        .expect("read over TCP");
+    assert!(
+        std::fs::read(&back).expect("it is there") == bytes,
+        "another content"
+    );
     controllers.deleted(&name_of(&pcie)).await;
-    export.initiator().verify(dir, 1).await.expect("the other way still works");
+    export
+        .initiator()
+        .verify(dir, 1)
+        .await
+        .expect("the other way still works");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -185,7 +282,10 @@ async fn identifiers_reach_the_host() {
     });
     namespace(&client, &parent, &volume, spec).await;
     let (_, port) = tcp_controller(&client, &parent).await;
-    let text = Initiator::tcp(port, &nqn_of("sub")).identify().await.expect("identified");
+    let text = Initiator::tcp(port, &nqn_of("sub"))
+        .identify()
+        .await
+        .expect("identified");
     let plain = text.replace('-', "").to_lowercase();
     for what in [
         "sn4711",
@@ -195,12 +295,27 @@ async fn identifiers_reach_the_host() {
         "11111111222233334444555566667777",
         "0102030405060708",
     ] {
-        assert!(plain.contains(what), "{what} did not reach the host:\n{text}");
+        assert!(
+            plain.contains(what),
+            "{what} did not reach the host:\n{text}"
+        );
     }
-    let made = Resource::new(&client, "NvmeSubsystem").get(&parent).await.expect("it is there");
-    let firmware = made["status"]["firmware_revision"].as_str().expect("SPDK has a version");
-    let read = text.lines().find_map(|line| line.strip_prefix("Firmware Version:")).expect("hosts read one").trim();
-    assert!(firmware.contains(read) && !read.is_empty(), "{firmware:?}, but hosts read {read:?}");
+    let made = Resource::new(&client, "NvmeSubsystem")
+        .get(&parent)
+        .await
+        .expect("it is there");
+    let firmware = made["status"]["firmware_revision"]
+        .as_str()
+        .expect("SPDK has a version");
+    let read = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Firmware Version:"))
+        .expect("hosts read one")
+        .trim();
+    assert!(
+        firmware.contains(read) && !read.is_empty(),
+        "{firmware:?}, but hosts read {read:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -212,18 +327,24 @@ async fn only_the_host_that_is_allowed_connects_and_that_changes_live() {
     let subsystems = export.resource("NvmeSubsystem");
     let dir = target.scratch();
     let connect = async |hostnqn: &str| {
-        let initiator = export.initiator().as_host(hostnqn);
+        let initiator = export.initiator().with_host(hostnqn);
         initiator.copy_out(dir, 1, 64, &dir.join("read")).await
     };
     let allow = async |hostnqn: &str| {
         let object = json!({ "spec": { "hostnqn": hostnqn } });
-        subsystems.updated(&export.subsystem, object, Some(&["spec.hostnqn"])).await;
+        subsystems
+            .updated(&export.subsystem, object, Some(&["spec.hostnqn"]))
+            .await;
     };
     connect(SECOND).await.expect("any host may connect");
     allow(FIRST).await;
     connect(FIRST).await.expect("the allowed host may connect");
     connect(SECOND).await.expect_err("another may not");
-    export.initiator().identify().await.expect_err("nor may one of a generated name");
+    export
+        .initiator()
+        .identify()
+        .await
+        .expect_err("nor may one of a generated name");
     allow(SECOND).await;
     connect(SECOND).await.expect("the other is allowed now");
     connect(FIRST).await.expect_err("and the first no longer");
@@ -239,12 +360,24 @@ async fn namespaces_come_and_go_while_a_host_does_io() {
     let load = export.initiator().load(4).await;
     for _ in 0..3 {
         let volume = malloc(&export.client, &unique("extra"), 1).await;
-        let second = namespace(&export.client, &export.subsystem, &volume, json!({ "host_nsid": 2 })).await;
+        let second = namespace(
+            &export.client,
+            &export.subsystem,
+            &volume,
+            json!({ "host_nsid": 2 }),
+        )
+        .await;
         let seen = export.initiator().identify().await.expect("identified");
-        assert!(seen.contains("Namespace ID:2"), "a new namespace is not seen:\n{seen}");
+        assert!(
+            seen.contains("Namespace ID:2"),
+            "a new namespace is not seen:\n{seen}"
+        );
         namespaces.deleted(&second).await;
         let seen = export.initiator().identify().await.expect("identified");
-        assert!(!seen.contains("Namespace ID:2"), "a namespace that has gone is seen:\n{seen}");
+        assert!(
+            !seen.contains("Namespace ID:2"),
+            "a namespace that has gone is seen:\n{seen}"
+        );
     }
     let report = load.ended().await.expect("the load is not disturbed");
     assert!(!report.contains("completed with error"), "{report}");
@@ -255,13 +388,25 @@ async fn deleting_a_controller_disconnects_its_hosts() {
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
     let load = export.initiator().load(30).await;
-    export.resource("NvmeController").deleted(&export.controller).await;
+    export
+        .resource("NvmeController")
+        .deleted(&export.controller)
+        .await;
     let ended = tokio::time::timeout(Duration::from_secs(10), load.ended()).await;
-    ended.expect("the host loses its connection, 20 s before its load would end").ok();
-    export.initiator().identify().await.expect_err("nobody listens there any more");
+    ended
+        .expect("the host loses its connection, 20 s before its load would end")
+        .ok();
+    export
+        .initiator()
+        .identify()
+        .await
+        .expect_err("nobody listens there any more");
     let (_, port) = tcp_controller(&export.client, &export.subsystem).await;
     let again = Initiator::tcp(port, &export.nqn);
-    again.verify(target.scratch(), 1).await.expect("another way in works");
+    again
+        .verify(target.scratch(), 1)
+        .await
+        .expect("another way in works");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -269,9 +414,16 @@ async fn a_namespace_can_be_deleted_under_load_and_nothing_stays_paused() {
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
     let _load = export.initiator().load(30).await;
-    export.resource("NvmeNamespace").deleted(&export.namespace).await;
+    export
+        .resource("NvmeNamespace")
+        .deleted(&export.namespace)
+        .await;
     let again = namespace(&export.client, &export.subsystem, &export.volume, json!({})).await;
-    export.initiator().verify(target.scratch(), 1).await.expect("the volume is there again");
+    export
+        .initiator()
+        .verify(target.scratch(), 1)
+        .await
+        .expect("the volume is there again");
     export.resource("NvmeNamespace").deleted(&again).await;
 }
 
@@ -281,23 +433,39 @@ async fn the_size_of_a_volume_reaches_the_host() {
     let target = Target::start().await;
     let client: Client = target.client().await;
     let nulls = Resource::new(&client, "NullVolume");
-    let volume = name_of(&nulls.created("", "null", json!({ "block_size": 512, "blocks_count": 64 })).await);
+    let volume = name_of(
+        &nulls
+            .created("", "null", json!({ "block_size": 512, "blocks_count": 64 }))
+            .await,
+    );
     let parent = subsystem(&client, "sub", json!({})).await;
     namespace(&client, &parent, &volume, json!({})).await;
     let (_, port) = tcp_controller(&client, &parent).await;
     let initiator = Initiator::tcp(port, &nqn_of("sub"));
     let blocks = async || {
         let text = initiator.identify().await.expect("identified");
-        let line = text.lines().find(|line| line.starts_with("Size (in LBAs):")).map(str::to_owned);
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("Size (in LBAs):"))
+            .map(str::to_owned);
         line.unwrap_or_else(|| panic!("no size in:\n{text}"))
     };
     assert!(blocks().await.contains(" 64 "), "{}", blocks().await);
-    nulls.updated(&volume, json!({ "blocks_count": 128 }), None).await;
-    eventually("the host sees the new size", Duration::from_secs(3), async || {
-        blocks().await.contains(" 128 ").then_some(())
-    })
+    nulls
+        .updated(&volume, json!({ "blocks_count": 128 }), None)
+        .await;
+    eventually(
+        "the host sees the new size",
+        Duration::from_secs(3),
+        async || blocks().await.contains(" 128 ").then_some(()),
+    )
     .await;
     let smaller = json!({ "blocks_count": 64 });
-    nulls.update_refused(&volume, smaller, None, Code::FailedPrecondition).await;
-    assert!(blocks().await.contains(" 128 "), "a refused change changed it");
+    nulls
+        .update_refused(&volume, smaller, None, Code::FailedPrecondition)
+        .await;
+    assert!(
+        blocks().await.contains(" 128 "),
+        "a refused change changed it"
+    );
 }

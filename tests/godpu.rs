@@ -17,13 +17,15 @@ const ALL_CALLS: Duration = Duration::from_secs(10);
 const HOSTNQN: &str = "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c";
 const SUBNQN: &str = "nqn.2016-06.io.spdk:cnode1";
 /// `NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:` as bytes have it in JSON.
-const PSK: &str = "TlZNZVRMU2tleS0xOjAxOk1EQXhNVEl5TXpNME5EVTFOalkzTnpnNE9UbGhZV0ppWTJOa1pHVmxabVp3SkVpUTo=";
+const PSK: &str =
+    "TlZNZVRMU2tleS0xOjAxOk1EQXhNVEl5TXpNME5EVTFOalkzTnpnNE9UbGhZV0ppWTJOa1pHVmxabVp3SkVpUTo=";
 const AIO_FILE: &str = "/tmp/aio_bdev_file";
 
 #[tokio::test]
 async fn every_call_of_the_reference_clients_suite_succeeds() {
     let config = tempfile::NamedTempFile::with_suffix(".toml").expect("a temporary file");
-    let volume = |name| format!("[[volume]]\nkind = \"malloc\"\nname = \"{name}\"\nsize-mib = 16\n");
+    let volume =
+        |name| format!("[[volume]]\nkind = \"malloc\"\nname = \"{name}\"\nsize-mib = 16\n");
     std::fs::write(config.path(), volume("Malloc0") + &volume("Malloc1")).expect("it is writable");
     let file = std::fs::File::create(AIO_FILE).expect("/tmp is writable");
     file.set_len(64 * 512).expect("there is room");
@@ -62,19 +64,33 @@ async fn timed(calls: impl Future<Output = ()>) -> Duration {
 /// The target that the lab calls `spdk`; its port.
 async fn export(peer: &Client, psk: &str) -> u16 {
     let volume = json!({ "block_size": 512, "blocks_count": 2048 });
-    Resource::new(peer, "NullVolume").created("", "export", volume).await;
+    Resource::new(peer, "NullVolume")
+        .created("", "export", volume)
+        .await;
     let spec = json!({ "spec": { "nqn": SUBNQN, "hostnqn": HOSTNQN, "psk": psk } });
-    let subsystem = name_of(&Resource::new(peer, "NvmeSubsystem").created("", "cnode1", spec).await);
+    let subsystem = name_of(
+        &Resource::new(peer, "NvmeSubsystem")
+            .created("", "cnode1", spec)
+            .await,
+    );
     let namespace = json!({ "spec": { "volume_name_ref": "volumes/export" } });
-    Resource::new(peer, "NvmeNamespace").created(&subsystem, "ns", namespace).await;
+    Resource::new(peer, "NvmeNamespace")
+        .created(&subsystem, "ns", namespace)
+        .await;
     let port = free_port();
-    Resource::new(peer, "NvmeController").created(&subsystem, "tcp", tcp_spec(port)).await;
+    Resource::new(peer, "NvmeController")
+        .created(&subsystem, "tcp", tcp_spec(port))
+        .await;
     port
 }
 
 async fn withdraw(peer: &Client) {
-    Resource::new(peer, "NvmeController").deleted("nvmeSubsystems/cnode1/nvmeControllers/tcp").await;
-    Resource::new(peer, "NvmeNamespace").deleted("nvmeSubsystems/cnode1/nvmeNamespaces/ns").await;
+    Resource::new(peer, "NvmeController")
+        .deleted("nvmeSubsystems/cnode1/nvmeControllers/tcp")
+        .await;
+    Resource::new(peer, "NvmeNamespace")
+        .deleted("nvmeSubsystems/cnode1/nvmeNamespaces/ns")
+        .await;
     Resource::new(peer, "NvmeSubsystem").deleted("cnode1").await;
     Resource::new(peer, "NullVolume").deleted("export").await;
 }
@@ -94,13 +110,18 @@ impl Round<'_> {
     async fn with_and_without(&self, id: &str) {
         for id in [id, ""] {
             let name = self.create(id).await;
-            self.kind.updated(&name, self.update.clone(), Some(&["*"])).await;
+            self.kind
+                .updated(&name, self.update.clone(), Some(&["*"]))
+                .await;
             self.look_and_delete(&name).await;
         }
     }
 
     async fn create(&self, id: &str) -> String {
-        let made = self.kind.created(self.parent, id, self.object.clone()).await;
+        let made = self
+            .kind
+            .created(self.parent, id, self.object.clone())
+            .await;
         let name = name_of(&made);
         let last = name.rsplit('/').next().expect("a name has parts");
         if id.is_empty() {
@@ -114,7 +135,10 @@ impl Round<'_> {
 
     async fn look_and_delete(&self, name: &str) {
         let listed = self.kind.names(self.parent).await;
-        assert!(listed.iter().any(|listed| listed == name), "{name} is not in {listed:?}");
+        assert!(
+            listed.iter().any(|listed| listed == name),
+            "{name} is not in {listed:?}"
+        );
         self.kind.get(name).await.expect("it is there");
         self.kind.stats(name).await;
         self.kind.deleted(name).await;
@@ -142,7 +166,13 @@ async fn frontend(client: &Client) {
     .await;
 
     let subsystems = Resource::new(client, "NvmeSubsystem");
-    let parent = subsystems.created("", "controller-test-ss", subsystem("nqn.2022-09.io.spdk:opi2")).await;
+    let parent = subsystems
+        .created(
+            "",
+            "controller-test-ss",
+            subsystem("nqn.2022-09.io.spdk:opi2"),
+        )
+        .await;
     let parent = name_of(&parent);
     assert_eq!(parent, "nvmeSubsystems/controller-test-ss");
     Round {
@@ -156,12 +186,23 @@ async fn frontend(client: &Client) {
     .await;
     subsystems.deleted(&parent).await;
 
-    let parent = subsystems.created("", "namespace-test-ss", subsystem("nqn.2022-09.io.spdk:opi1")).await;
+    let parent = subsystems
+        .created(
+            "",
+            "namespace-test-ss",
+            subsystem("nqn.2022-09.io.spdk:opi1"),
+        )
+        .await;
     let parent = name_of(&parent);
     let controllers = Resource::new(client, "NvmeController");
-    let made = controllers.created(&parent, "namespace-test-ctrler", controller(5, 6, 7, 8)).await;
+    let made = controllers
+        .created(&parent, "namespace-test-ctrler", controller(5, 6, 7, 8))
+        .await;
     let controller = name_of(&made);
-    assert_eq!(controller, "nvmeSubsystems/namespace-test-ss/nvmeControllers/namespace-test-ctrler");
+    assert_eq!(
+        controller,
+        "nvmeSubsystems/namespace-test-ss/nvmeControllers/namespace-test-ctrler"
+    );
     let namespace = json!({ "spec": {
         "volume_name_ref": "Malloc1",
         "uuid": "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb",
@@ -210,14 +251,21 @@ async fn virtio_blks(client: &Client) {
     for id in ["opi-virtio-blk8", ""] {
         let name = round.create(id).await;
         // Without what is required it cannot succeed, and the client lets that pass.
-        let update = round.kind.update(&name, round.update.clone(), Some(&["*"])).await;
-        assert_eq!(update.expect_err("it has nothing").code(), tonic::Code::InvalidArgument);
+        let update = round
+            .kind
+            .update(&name, round.update.clone(), Some(&["*"]))
+            .await;
+        assert_eq!(
+            update.expect_err("it has nothing").code(),
+            tonic::Code::InvalidArgument
+        );
         round.look_and_delete(&name).await;
     }
 }
 
 async fn virtio_scsi(client: &Client) {
-    let object = json!({ "pcie_id": { "physical_function": 1, "virtual_function": 2, "port_id": 3 } });
+    let object =
+        json!({ "pcie_id": { "physical_function": 1, "virtual_function": 2, "port_id": 3 } });
     Round {
         kind: Resource::new(client, "VirtioScsiController"),
         parent: "",
@@ -237,7 +285,9 @@ async fn virtio_scsi(client: &Client) {
     let name = name_of(&luns.created("", ID, object.clone()).await);
     assert_eq!(name, format!("volumes/{ID}"));
     luns.updated(&name, object, Some(&["*"])).await;
-    client.ok("ListVirtioScsiLuns", json!({ "parent": name })).await;
+    client
+        .ok("ListVirtioScsiLuns", json!({ "parent": name }))
+        .await;
     luns.get(&name).await.expect("it is there");
     luns.stats(&name).await;
     luns.deleted(&name).await;
@@ -255,7 +305,9 @@ async fn remote_controllers(client: &Client) {
     };
     for id in ["opi-nvme8", ""] {
         let name = round.create(id).await;
-        client.ok("ResetNvmeRemoteController", json!({ "name": name })).await;
+        client
+            .ok("ResetNvmeRemoteController", json!({ "name": name }))
+            .await;
         round.look_and_delete(&name).await;
     }
 }
@@ -269,7 +321,11 @@ fn remote_controller(psk: &str) -> Value {
 
 async fn paths(client: &Client, port: u16, psk: &str) {
     let controllers = Resource::new(client, "NvmeRemoteController");
-    let controller = name_of(&controllers.created("", "opi-nvme8", remote_controller(psk)).await);
+    let controller = name_of(
+        &controllers
+            .created("", "opi-nvme8", remote_controller(psk))
+            .await,
+    );
     let path = json!({
         "trtype": "NVME_TRANSPORT_TYPE_TCP",
         "traddr": "127.0.0.1",
@@ -335,9 +391,8 @@ async fn middleend(client: &Client) {
     .with_and_without("opi-encrypted-volume3")
     .await;
 
-    let limited = |limit: &str| {
-        json!({ "volume_name_ref": "Malloc1", "limits": { "max": { limit: 2 } } })
-    };
+    let limited =
+        |limit: &str| json!({ "volume_name_ref": "Malloc1", "limits": { "max": { limit: 2 } } });
     Round {
         kind: Resource::new(client, "QosVolume"),
         parent: "",

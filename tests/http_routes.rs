@@ -7,7 +7,9 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
-use common::{Answer, Http, Options, Target, Tool, at, free_port, nqn_of, only, pcie_spec, tcp_spec, with};
+use common::{
+    Answer, Http, Options, Target, Tool, at, free_port, nqn_of, only, pcie_spec, tcp_spec, with,
+};
 use opi_spdk::api;
 use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde_json::{Value, json};
@@ -31,7 +33,9 @@ impl Routes {
     fn new(target: &Target) -> Self {
         let rpcs = TABLE.lines().filter_map(|line| {
             let columns: Vec<&str> = line.split('\t').collect();
-            let ("rpc", name) = (columns[0], columns[1].rsplit('.').next()?) else { return None };
+            let ("rpc", name) = (columns[0], columns[1].rsplit('.').next()?) else {
+                return None;
+            };
             let (method, template) = columns[4].split_once(' ')?;
             Some((name, Rpc { method, template }))
         });
@@ -44,7 +48,10 @@ impl Routes {
 
     /// Takes the route of an RPC; `name` is what its path names.
     async fn call(&self, rpc: &str, name: &str, query: &str, body: Option<&Value>) -> Answer {
-        let (rpc, Rpc { method, template }) = self.rpcs.get_key_value(rpc).unwrap_or_else(|| panic!("no {rpc}"));
+        let (rpc, Rpc { method, template }) = self
+            .rpcs
+            .get_key_value(rpc)
+            .unwrap_or_else(|| panic!("no {rpc}"));
         let path = match (template.find('{'), template.find('}')) {
             (Some(from), Some(to)) => {
                 let (_, pattern) = template[from + 1..to].split_once('=').expect("a pattern");
@@ -53,22 +60,41 @@ impl Routes {
             }
             _ => (*template).to_owned(),
         };
-        let query = if query.is_empty() { String::new() } else { format!("?{query}") };
-        let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+        let query = if query.is_empty() {
+            String::new()
+        } else {
+            format!("?{query}")
+        };
+        let body = body
+            .map(|body| body.to_string().into_bytes())
+            .unwrap_or_default();
         self.taken.lock().expect("no panic").insert(rpc);
-        self.http.send(method, &format!("{path}{query}"), &[], body).await
+        self.http
+            .send(method, &format!("{path}{query}"), &[], body)
+            .await
     }
 
     /// The same for a call that must succeed.
     async fn ok(&self, rpc: &str, name: &str, query: &str, body: Option<&Value>) -> Value {
         let answer = self.call(rpc, name, query, body).await;
-        assert_eq!(answer.status, 200, "{rpc} {name}?{query} {body:?}: {}", answer.body);
+        assert_eq!(
+            answer.status, 200,
+            "{rpc} {name}?{query} {body:?}: {}",
+            answer.body
+        );
         assert_eq!(answer.headers["content-type"], "application/json");
         answer.body
     }
 
     /// The same for a call that must fail, with this HTTP status and this code of gRPC.
-    async fn fails(&self, rpc: &str, name: &str, query: &str, body: Option<&Value>, wanted: (u16, i32)) {
+    async fn fails(
+        &self,
+        rpc: &str,
+        name: &str,
+        query: &str,
+        body: Option<&Value>,
+        wanted: (u16, i32),
+    ) {
         let answer = self.call(rpc, name, query, body).await;
         expect_error(&answer, wanted, &format!("{rpc} {name}?{query} {body:?}"));
     }
@@ -79,7 +105,10 @@ fn expect_error(answer: &Answer, (status, code): (u16, i32), call: &str) {
     let fields: Vec<&String> = answer.body.as_object().expect("an object").keys().collect();
     assert_eq!(fields, ["code", "details", "message"], "{call}");
     assert_eq!(answer.body["code"], code, "{call}: {}", answer.body);
-    assert!(!answer.body["message"].as_str().expect("a text").is_empty(), "{call}");
+    assert!(
+        !answer.body["message"].as_str().expect("a text").is_empty(),
+        "{call}"
+    );
     let details = answer.body["details"].as_array().expect("a list");
     let reason = |detail: &Value| detail["@type"] == "type.googleapis.com/google.rpc.ErrorInfo";
     assert!(details.iter().any(reason), "{call}: {}", answer.body);
@@ -99,7 +128,12 @@ struct Case {
 }
 
 impl Case {
-    fn new(message: &'static str, parent: &'static str, object: Value, change: (&'static str, Value)) -> Self {
+    fn new(
+        message: &'static str,
+        parent: &'static str,
+        object: Value,
+        change: (&'static str, Value),
+    ) -> Self {
         Self {
             message,
             parent,
@@ -129,7 +163,11 @@ impl Case {
     /// The name in the typed form, which is that of the routes.
     fn name(&self, id: &str) -> String {
         let name = format!("{}s/{id}", self.camel());
-        if self.parent.is_empty() { name } else { format!("{}/{name}", self.parent) }
+        if self.parent.is_empty() {
+            name
+        } else {
+            format!("{}/{name}", self.parent)
+        }
     }
 
     /// The canonical JSON of an object: camelCase, 64-bit numbers as strings.
@@ -138,7 +176,9 @@ impl Case {
         let message = api::pool().get_message_by_name(&name).expect("a kind");
         let message = DynamicMessage::deserialize(message, object).expect("of its type");
         let options = SerializeOptions::new().stringify_64_bit_integers(true);
-        message.serialize_with_options(serde_json::value::Serializer, &options).expect("JSON")
+        message
+            .serialize_with_options(serde_json::value::Serializer, &options)
+            .expect("JSON")
     }
 
     /// What an answer says of what was set: a key is never told.
@@ -150,36 +190,57 @@ impl Case {
 
     /// All routes of the kind, up to and including its deletion.
     async fn run(&self, routes: &Routes) {
-        let [create, get, update, delete, stats] =
-            ["Create", "Get", "Update", "Delete", "Stats"].map(|verb| format!("{verb}{}", self.message));
+        let [create, get, update, delete, stats] = ["Create", "Get", "Update", "Delete", "Stats"]
+            .map(|verb| format!("{verb}{}", self.message));
         let (field, camel, name) = (self.field(), self.camel(), self.name("an-id"));
         let id = format!("{field}_id=an-id");
 
         routes.fails(&get, &name, "", None, NOT_FOUND).await;
-        let made = routes.ok(&create, self.parent, &id, Some(&self.object)).await;
+        let made = routes
+            .ok(&create, self.parent, &id, Some(&self.object))
+            .await;
         common::assert_holds(&made, &self.expected(&self.object));
         // The other spellings mean the same object: so this is a retry, and no conflict.
         let canonical = self.canonical(&self.object);
-        let again = routes.ok(&create, self.parent, &format!("{camel}Id=an-id"), Some(&canonical)).await;
+        let again = routes
+            .ok(
+                &create,
+                self.parent,
+                &format!("{camel}Id=an-id"),
+                Some(&canonical),
+            )
+            .await;
         assert_eq!(again, made);
         assert_eq!(routes.ok(&get, &name, "", None).await, made);
 
         let list = format!("List{}s", self.message);
         let plural = format!("{camel}s");
         let all = routes.ok(&list, self.parent, "page_size=250", None).await;
-        assert!(all[&plural].as_array().expect("a list").contains(&made), "{all}");
+        assert!(
+            all[&plural].as_array().expect("a list").contains(&made),
+            "{all}"
+        );
         for size in ["page_size=1", "pageSize=1"] {
             let page = routes.ok(&list, self.parent, size, None).await;
             assert_eq!(page[&plural].as_array().map(Vec::len), Some(1), "{page}");
         }
-        routes.fails(&list, self.parent, "page_size=-1", None, INVALID).await;
-        routes.fails(&list, self.parent, "page_token=x", None, INVALID).await;
+        routes
+            .fails(&list, self.parent, "page_size=-1", None, INVALID)
+            .await;
+        routes
+            .fails(&list, self.parent, "page_token=x", None, INVALID)
+            .await;
 
         let counters = routes.ok(&stats, &name, "", None).await;
-        assert_eq!(counters["stats"].as_object().map(|stats| stats.len()), Some(9), "{counters}");
+        assert_eq!(
+            counters["stats"].as_object().map(|stats| stats.len()),
+            Some(9),
+            "{counters}"
+        );
 
         self.change(routes, &update, &name, &made).await;
-        self.refusals(routes, &name, [&create, &get, &update, &delete]).await;
+        self.refusals(routes, &name, [&create, &get, &update, &delete])
+            .await;
         assert_eq!(routes.ok(&delete, &name, "", None).await, json!({}));
         routes.fails(&delete, &name, "", None, NOT_FOUND).await;
         for allowed in ["allow_missing=true", "allowMissing=true"] {
@@ -197,9 +258,13 @@ impl Case {
         common::assert_holds(&answer, &self.expected(&there));
         // Back again, with a mask that names the field alone.
         let back = only(path, at(&self.object, path).clone());
-        let masked = routes.ok(update, name, &format!("update_mask={path}"), Some(&back)).await;
+        let masked = routes
+            .ok(update, name, &format!("update_mask={path}"), Some(&back))
+            .await;
         common::assert_holds(&masked, &self.expected(&self.object));
-        let answer = routes.ok(update, name, &format!("updateMask={path}"), Some(&changed)).await;
+        let answer = routes
+            .ok(update, name, &format!("updateMask={path}"), Some(&changed))
+            .await;
         common::assert_holds(&answer, &self.expected(&there));
         let whole = self.canonical(&self.object);
         let whole = routes.ok(update, name, "update_mask=*", Some(&whole)).await;
@@ -207,23 +272,70 @@ impl Case {
         assert_eq!(whole["name"], made["name"]);
     }
 
-    async fn refusals(&self, routes: &Routes, name: &str, [create, get, update, delete]: [&str; 4]) {
+    async fn refusals(
+        &self,
+        routes: &Routes,
+        name: &str,
+        [create, get, update, delete]: [&str; 4],
+    ) {
         let id = format!("{}_id=an-id", self.field());
         let (path, value) = &self.change;
         // Changes of a key are no other content that an answer could show.
         let other = with(self.object.clone(), path, value.clone());
-        routes.fails(create, self.parent, &id, Some(&other), ALREADY_EXISTS).await;
+        routes
+            .fails(create, self.parent, &id, Some(&other), ALREADY_EXISTS)
+            .await;
         let wrong = format!("{}_id=Not%20an%20ID", self.field());
-        routes.fails(create, self.parent, &wrong, Some(&self.object), INVALID).await;
-        routes.fails(create, self.parent, "no_such_parameter=1", Some(&self.object), INVALID).await;
-        routes.fails(create, self.parent, "", Some(&json!({ "noSuchField": 1 })), INVALID).await;
-        routes.fails(create, self.parent, "", Some(&json!([1])), INVALID).await;
-        routes.fails(update, name, "update_mask=no_such_field", Some(&self.object), INVALID).await;
-        routes.fails(update, name, "", Some(&json!({ "noSuchField": 1 })), INVALID).await;
+        routes
+            .fails(create, self.parent, &wrong, Some(&self.object), INVALID)
+            .await;
+        routes
+            .fails(
+                create,
+                self.parent,
+                "no_such_parameter=1",
+                Some(&self.object),
+                INVALID,
+            )
+            .await;
+        routes
+            .fails(
+                create,
+                self.parent,
+                "",
+                Some(&json!({ "noSuchField": 1 })),
+                INVALID,
+            )
+            .await;
+        routes
+            .fails(create, self.parent, "", Some(&json!([1])), INVALID)
+            .await;
+        routes
+            .fails(
+                update,
+                name,
+                "update_mask=no_such_field",
+                Some(&self.object),
+                INVALID,
+            )
+            .await;
+        routes
+            .fails(
+                update,
+                name,
+                "",
+                Some(&json!({ "noSuchField": 1 })),
+                INVALID,
+            )
+            .await;
         let missing = self.name("missing");
-        routes.fails(update, &missing, "", Some(&self.object), NOT_FOUND).await;
+        routes
+            .fails(update, &missing, "", Some(&self.object), NOT_FOUND)
+            .await;
         routes.fails(get, &missing, "", None, NOT_FOUND).await;
-        routes.fails(delete, &missing, "allow_missing=maybe", None, INVALID).await;
+        routes
+            .fails(delete, &missing, "allow_missing=maybe", None, INVALID)
+            .await;
     }
 }
 
@@ -231,22 +343,66 @@ impl Case {
 async fn base(routes: &Routes) -> u16 {
     let volume = json!({ "block_size": 512, "blocks_count": 2048 });
     for id in ["one", "two", "shown"] {
-        routes.ok("CreateMallocVolume", "", &format!("malloc_volume_id={id}"), Some(&volume)).await;
+        routes
+            .ok(
+                "CreateMallocVolume",
+                "",
+                &format!("malloc_volume_id={id}"),
+                Some(&volume),
+            )
+            .await;
     }
     let subsystem = json!({ "spec": { "nqn": nqn_of("base") } });
-    routes.ok("CreateNvmeSubsystem", "", "nvme_subsystem_id=base", Some(&subsystem)).await;
+    routes
+        .ok(
+            "CreateNvmeSubsystem",
+            "",
+            "nvme_subsystem_id=base",
+            Some(&subsystem),
+        )
+        .await;
     let parent = "nvmeSubsystems/base";
-    // A UUID of its own: in one process the volume and what the path brings are both there.
+    // An identity of its own: in one process the volume and what the path brings are both there.
     let uuid = "2f0ac35e-9f3c-4f4b-8f0e-0a6c5d7ed1a1";
-    let shown = json!({ "spec": { "volume_name_ref": "volumes/shown", "uuid": uuid } });
-    routes.ok("CreateNvmeNamespace", parent, "nvme_namespace_id=shown", Some(&shown)).await;
+    let shown = json!({ "spec": { "volume_name_ref": "volumes/shown", "uuid": uuid, "nguid": uuid } });
+    routes
+        .ok(
+            "CreateNvmeNamespace",
+            parent,
+            "nvme_namespace_id=shown",
+            Some(&shown),
+        )
+        .await;
     let port = free_port();
-    routes.ok("CreateNvmeController", parent, "nvme_controller_id=tcp", Some(&tcp_spec(port))).await;
+    routes
+        .ok(
+            "CreateNvmeController",
+            parent,
+            "nvme_controller_id=tcp",
+            Some(&tcp_spec(port)),
+        )
+        .await;
     let remote = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
     let id = "nvme_remote_controller_id=remote";
-    routes.ok("CreateNvmeRemoteController", "", id, Some(&remote)).await;
-    routes.ok("CreateVirtioScsiTarget", "", "virtio_scsi_target_id=one", Some(&json!({}))).await;
-    routes.ok("CreateVirtioScsiTarget", "", "virtio_scsi_target_id=two", Some(&json!({}))).await;
+    routes
+        .ok("CreateNvmeRemoteController", "", id, Some(&remote))
+        .await;
+    routes
+        .ok(
+            "CreateVirtioScsiTarget",
+            "",
+            "virtio_scsi_target_id=one",
+            Some(&json!({})),
+        )
+        .await;
+    routes
+        .ok(
+            "CreateVirtioScsiTarget",
+            "",
+            "virtio_scsi_target_id=two",
+            Some(&json!({})),
+        )
+        .await;
     port
 }
 
@@ -254,7 +410,9 @@ async fn base(routes: &Routes) -> u16 {
 fn cases(dir: &std::path::Path, port: u16) -> Vec<Case> {
     let file = |name: &str| {
         let path = dir.join(name);
-        std::fs::File::create(&path).and_then(|file| file.set_len(64 * 512)).expect("there is room");
+        std::fs::File::create(&path)
+            .and_then(|file| file.set_len(64 * 512))
+            .expect("there is room");
         path.display().to_string()
     };
     let volume = || json!({ "block_size": 512, "blocks_count": 64 });
@@ -265,7 +423,8 @@ fn cases(dir: &std::path::Path, port: u16) -> Vec<Case> {
         "volume_name_ref": "volumes/one", "host_nsid": 5, "eui64": 1_967_554_867_335_598_546_i64,
         "uuid": "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb", "nguid": "1b4e28ba2fa111d2883fb9a761bde3fb",
     }});
-    let subsystem = json!({ "spec": { "nqn": nqn_of("a-case"), "serial_number": "s1", "max_namespaces": 9 } });
+    let subsystem =
+        json!({ "spec": { "nqn": nqn_of("a-case"), "serial_number": "s1", "max_namespaces": 9 } });
     let remote = json!({ "multipath": "NVME_MULTIPATH_FAILOVER", "queue_size": 128, "tcp": { "hdgst": true } });
     let path = json!({
         "trtype": "NVME_TRANSPORT_TYPE_TCP", "traddr": "127.0.0.1", "fabrics": {
@@ -281,18 +440,73 @@ fn cases(dir: &std::path::Path, port: u16) -> Vec<Case> {
     vec![
         case("NullVolume", "", volume(), ("blocks_count", json!(128))),
         case("MallocVolume", "", volume(), ("blocks_count", json!(128))),
-        case("AioVolume", "", json!({ "block_size": 512, "filename": file("a") }), ("filename", json!(file("b")))),
-        case("NvmeSubsystem", "", subsystem, ("spec.serial_number", json!("s2"))),
-        case("NvmeNamespace", sub, namespace, ("spec.volume_name_ref", json!("volumes/two"))),
-        case("NvmeController", sub, tcp_spec(free_port()), ("spec.fabrics_id.trsvcid", json!(free_port().to_string()))),
-        case("NvmeController", sub, pcie_spec(1), ("spec.pcie_id.physical_function", json!(2))),
-        case("NvmeRemoteController", "", remote, ("queue_size", json!(64))),
-        case("NvmePath", remotes, path, ("fabrics.hostnqn", json!(nqn_of("other")))),
-        case("QosVolume", "", on_volume(json!({ "limits": { "max": { "rw_bandwidth_mbs": 8 } } })), other_volume()),
+        case(
+            "AioVolume",
+            "",
+            json!({ "block_size": 512, "filename": file("a") }),
+            ("filename", json!(file("b"))),
+        ),
+        case(
+            "NvmeSubsystem",
+            "",
+            subsystem,
+            ("spec.serial_number", json!("s2")),
+        ),
+        case(
+            "NvmeNamespace",
+            sub,
+            namespace,
+            ("spec.volume_name_ref", json!("volumes/two")),
+        ),
+        case(
+            "NvmeController",
+            sub,
+            tcp_spec(free_port()),
+            ("spec.fabrics_id.trsvcid", json!(free_port().to_string())),
+        ),
+        case(
+            "NvmeController",
+            sub,
+            pcie_spec(1),
+            ("spec.pcie_id.physical_function", json!(2)),
+        ),
+        case(
+            "NvmeRemoteController",
+            "",
+            remote,
+            ("queue_size", json!(64)),
+        ),
+        case(
+            "NvmePath",
+            remotes,
+            path,
+            ("fabrics.hostnqn", json!(nqn_of("other"))),
+        ),
+        case(
+            "QosVolume",
+            "",
+            on_volume(json!({ "limits": { "max": { "rw_bandwidth_mbs": 8 } } })),
+            other_volume(),
+        ),
         case("EncryptedVolume", "", on_volume(encrypted), other_volume()),
-        case("VirtioBlk", "", on_volume(json!({ "pcie_id": pcie.clone() })), other_volume()),
-        case("VirtioScsiTarget", "", json!({ "max_luns": 3 }), ("max_luns", json!(4))),
-        case("VirtioScsiController", "", json!({ "pcie_id": pcie }), ("pcie_id.virtual_function", json!(3))),
+        case(
+            "VirtioBlk",
+            "",
+            on_volume(json!({ "pcie_id": pcie.clone() })),
+            other_volume(),
+        ),
+        case(
+            "VirtioScsiTarget",
+            "",
+            json!({ "max_luns": 3 }),
+            ("max_luns", json!(4)),
+        ),
+        case(
+            "VirtioScsiController",
+            "",
+            json!({ "pcie_id": pcie }),
+            ("pcie_id.virtual_function", json!(3)),
+        ),
         case(
             "VirtioScsiLun",
             "",
@@ -306,19 +520,55 @@ fn cases(dir: &std::path::Path, port: u16) -> Vec<Case> {
 async fn remote_namespaces(routes: &Routes, path: &Case) {
     let remote = "nvmeRemoteControllers/remote";
     let reset = "ResetNvmeRemoteController";
-    routes.fails(reset, "nvmeRemoteControllers/missing", "", Some(&json!({})), NOT_FOUND).await;
-    routes.ok("CreateNvmePath", remote, "nvmePathId=way", Some(&path.object)).await;
-    let list = routes.ok("ListNvmeRemoteNamespaces", remote, "", None).await;
+    routes
+        .fails(
+            reset,
+            "nvmeRemoteControllers/missing",
+            "",
+            Some(&json!({})),
+            NOT_FOUND,
+        )
+        .await;
+    routes
+        .ok(
+            "CreateNvmePath",
+            remote,
+            "nvmePathId=way",
+            Some(&path.object),
+        )
+        .await;
+    let list = routes
+        .ok("ListNvmeRemoteNamespaces", remote, "", None)
+        .await;
     let found = &list["nvmeRemoteNamespaces"][0];
     let name = format!("{remote}/nvmeRemoteNamespaces/remoten1");
-    assert_eq!((&found["name"], &found["nsid"]), (&json!(name), &json!(1)), "{list}");
-    assert_eq!(routes.ok("GetNvmeRemoteNamespace", &name, "", None).await, *found);
+    assert_eq!(
+        (&found["name"], &found["nsid"]),
+        (&json!(name), &json!(1)),
+        "{list}"
+    );
+    assert_eq!(
+        routes.ok("GetNvmeRemoteNamespace", &name, "", None).await,
+        *found
+    );
     let other = name.replace("remoten1", "remoten2");
-    routes.fails("GetNvmeRemoteNamespace", &other, "", None, NOT_FOUND).await;
-    assert_eq!(routes.ok(reset, remote, "", Some(&json!({}))).await, json!({}));
+    routes
+        .fails("GetNvmeRemoteNamespace", &other, "", None, NOT_FOUND)
+        .await;
+    assert_eq!(
+        routes.ok(reset, remote, "", Some(&json!({}))).await,
+        json!({})
+    );
     let used = ("DeleteNvmeRemoteController", remote);
     routes.fails(used.0, used.1, "", None, WRONG_STATE).await;
-    routes.ok("DeleteNvmePath", &format!("{remote}/nvmePaths/way"), "", None).await;
+    routes
+        .ok(
+            "DeleteNvmePath",
+            &format!("{remote}/nvmePaths/way"),
+            "",
+            None,
+        )
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -332,14 +582,27 @@ async fn every_route_answers_in_every_spelling() {
         eprintln!("{}", case.message);
         case.run(&routes).await;
     }
-    let path = cases.iter().find(|case| case.message == "NvmePath").expect("in the table");
+    let path = cases
+        .iter()
+        .find(|case| case.message == "NvmePath")
+        .expect("in the table");
     remote_namespaces(&routes, path).await;
-    let inventory = routes.ok("GetInventory", "inventory/1/inventory/2", "", None).await;
-    assert!(inventory["processor"]["totalThreads"].as_u64().is_some_and(|threads| threads > 0));
+    let inventory = routes
+        .ok("GetInventory", "inventory/1/inventory/2", "", None)
+        .await;
+    assert!(
+        inventory["processor"]["totalThreads"]
+            .as_u64()
+            .is_some_and(|threads| threads > 0)
+    );
 
     let taken = routes.taken.lock().expect("no panic").clone();
     let all: BTreeSet<&str> = routes.rpcs.keys().copied().collect();
-    assert_eq!(all.difference(&taken).collect::<Vec<_>>(), [&""; 0], "routes that nobody took");
+    assert_eq!(
+        all.difference(&taken).collect::<Vec<_>>(),
+        [&""; 0],
+        "routes that nobody took"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -347,36 +610,100 @@ async fn numbers_lists_and_errors_of_the_gateway_itself() {
     let target = Target::start().await;
     let routes = Routes::new(&target);
     let http = routes.http;
-    for (id, size) in [("a", json!(512)), ("b", json!("512")), ("c", json!(512.0)), ("d", json!(5.12e2))] {
+    for (id, size) in [
+        ("a", json!(512)),
+        ("b", json!("512")),
+        ("c", json!(512.0)),
+        ("d", json!(5.12e2)),
+    ] {
         let body = json!({ "blockSize": size, "blocks_count": "64" });
-        let made = routes.ok("CreateNullVolume", "", &format!("null_volume_id={id}"), Some(&body)).await;
-        assert_eq!((&made["blockSize"], &made["blocksCount"]), (&json!("512"), &json!("64")));
+        let made = routes
+            .ok(
+                "CreateNullVolume",
+                "",
+                &format!("null_volume_id={id}"),
+                Some(&body),
+            )
+            .await;
+        assert_eq!(
+            (&made["blockSize"], &made["blocksCount"]),
+            (&json!("512"), &json!("64"))
+        );
         let limits = json!({ "volumeNameRef": id, "limits": { "max": { "rwBandwidthMbs": 4 } } });
-        routes.ok("CreateQosVolume", "", &format!("qosVolumeId=limit-{id}"), Some(&limits)).await;
+        routes
+            .ok(
+                "CreateQosVolume",
+                "",
+                &format!("qosVolumeId=limit-{id}"),
+                Some(&limits),
+            )
+            .await;
     }
-    for size in [json!(512.5), json!("x"), json!(true), json!([512]), json!("9223372036854775808")] {
+    for size in [
+        json!(512.5),
+        json!("x"),
+        json!(true),
+        json!([512]),
+        json!("9223372036854775808"),
+    ] {
         let body = json!({ "block_size": size, "blocks_count": 64 });
-        routes.fails("CreateNullVolume", "", "", Some(&body), INVALID).await;
+        routes
+            .fails("CreateNullVolume", "", "", Some(&body), INVALID)
+            .await;
     }
     // Two lists have one route: it answers both, page by page; each has one of its own besides.
     let mut names = Vec::new();
     let mut token = String::new();
     loop {
-        let page = http.send("GET", &format!("/v1/volumes?page_size=3&page_token={token}"), &[], vec![]).await;
-        assert_eq!((page.status, &page.body["encryptedVolumes"]), (200, &json!([])), "{page:?}");
+        let page = http
+            .send(
+                "GET",
+                &format!("/v1/volumes?page_size=3&page_token={token}"),
+                &[],
+                vec![],
+            )
+            .await;
+        assert_eq!(
+            (page.status, &page.body["encryptedVolumes"]),
+            (200, &json!([])),
+            "{page:?}"
+        );
         let items = page.body["qosVolumes"].as_array().expect("a list");
-        names.extend(items.iter().map(|item| item["name"].as_str().expect("a name").to_owned()));
-        let next = page.body["nextPageToken"].as_str().expect("a token").as_bytes();
-        token = percent_encoding::percent_encode(next, percent_encoding::NON_ALPHANUMERIC).to_string();
+        names.extend(
+            items
+                .iter()
+                .map(|item| item["name"].as_str().expect("a name").to_owned()),
+        );
+        let next = page.body["nextPageToken"]
+            .as_str()
+            .expect("a token")
+            .as_bytes();
+        token =
+            percent_encoding::percent_encode(next, percent_encoding::NON_ALPHANUMERIC).to_string();
         if token.is_empty() {
             break;
         }
     }
-    assert_eq!(names, ["volumes/limit-a", "volumes/limit-b", "volumes/limit-c", "volumes/limit-d"]);
+    assert_eq!(
+        names,
+        [
+            "volumes/limit-a",
+            "volumes/limit-b",
+            "volumes/limit-c",
+            "volumes/limit-d"
+        ]
+    );
     let own = http.send("GET", "/v1/qosVolumes", &[], vec![]).await;
-    assert_eq!(own.body["qosVolumes"].as_array().map(Vec::len), Some(4), "{own:?}");
+    assert_eq!(
+        own.body["qosVolumes"].as_array().map(Vec::len),
+        Some(4),
+        "{own:?}"
+    );
     let own = http.send("GET", "/v1/encryptedVolumes", &[], vec![]).await;
-    assert_eq!((own.status, &own.body["encryptedVolumes"]), (200, &json!([])));
+    assert_eq!(
+        (own.status, &own.body["encryptedVolumes"]),
+        (200, &json!([]))
+    );
 
     for (method, path, body, wanted) in [
         ("GET", "/v1/nothing", "", NOT_FOUND),
@@ -391,9 +718,19 @@ async fn numbers_lists_and_errors_of_the_gateway_itself() {
         let answer = http.send(method, path, &[], body.into()).await;
         expect_error(&answer, wanted, &format!("{method} {path} {body}"));
     }
-    let broken = http.send("POST", "/v1/nullVolumes", &[], "{\n  \"block_size\": ?}".into()).await;
+    let broken = http
+        .send(
+            "POST",
+            "/v1/nullVolumes",
+            &[],
+            "{\n  \"block_size\": ?}".into(),
+        )
+        .await;
     let message = broken.body["message"].as_str().expect("a text");
-    assert!(message.contains("line 2 column 17"), "the position is not told: {message}");
+    assert!(
+        message.contains("line 2 column 17"),
+        "the position is not told: {message}"
+    );
 }
 
 /// As operators of OPI's bridges type them.
@@ -402,20 +739,38 @@ async fn curl_takes_a_disk_out_to_hosts_and_back() {
     let target = Target::start_with(Options::hugepages()).await;
     let v1 = format!("http://{}/v1", target.http);
     let curl = async |method: &str, path: &str, body: Option<Value>| {
-        let tool = Tool::at("curl".into()).args(["--silent", "--show-error", "--fail-with-body", "-X", method]);
+        let tool = Tool::at("curl".into()).args([
+            "--silent",
+            "--show-error",
+            "--fail-with-body",
+            "-X",
+            method,
+        ]);
         let tool = match body {
-            Some(body) => tool.args(["-H", "Content-Type: application/json", "-d", &body.to_string()]),
+            Some(body) => tool.args([
+                "-H",
+                "Content-Type: application/json",
+                "-d",
+                &body.to_string(),
+            ]),
             None => tool,
         };
         let text = tool.arg(format!("{v1}/{path}")).run().await;
         let text = text.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
-        serde_json::from_str::<Value>(&text).unwrap_or_else(|error| panic!("{method} {path}: {error}: {text}"))
+        serde_json::from_str::<Value>(&text)
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}: {text}"))
     };
     let port = free_port();
     let volume = json!({ "block_size": 512, "blocks_count": 2048 });
     curl("POST", "mallocVolumes?malloc_volume_id=disk", Some(volume)).await;
-    let subsystem = json!({ "spec": { "nqn": "nqn.2022-09.io.spdk:opitest1", "serial_number": "OPI" } });
-    curl("POST", "nvmeSubsystems?nvme_subsystem_id=subsys0", Some(subsystem)).await;
+    let subsystem =
+        json!({ "spec": { "nqn": "nqn.2022-09.io.spdk:opitest1", "serial_number": "OPI" } });
+    curl(
+        "POST",
+        "nvmeSubsystems?nvme_subsystem_id=subsys0",
+        Some(subsystem),
+    )
+    .await;
     let sub = "nvmeSubsystems/subsys0";
     let namespace = json!({ "spec": {
         "volume_name_ref": "disk", "host_nsid": 10, "uuid": "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb",
@@ -424,23 +779,55 @@ async fn curl_takes_a_disk_out_to_hosts_and_back() {
     let path = format!("{sub}/nvmeNamespaces?nvme_namespace_id=namespace0");
     let namespace = curl("POST", &path, Some(namespace)).await;
     assert_eq!(namespace["spec"]["eui64"], "1967554867335598546");
-    curl("POST", &format!("{sub}/nvmeControllers?nvme_controller_id=tcp0"), Some(tcp_spec(port))).await;
-    curl("POST", &format!("{sub}/nvmeControllers?nvme_controller_id=pcie0"), Some(pcie_spec(0))).await;
-    assert!(target.ctrlr_dir().join("subsys0/cntrl").exists(), "no socket for a virtual machine");
+    curl(
+        "POST",
+        &format!("{sub}/nvmeControllers?nvme_controller_id=tcp0"),
+        Some(tcp_spec(port)),
+    )
+    .await;
+    curl(
+        "POST",
+        &format!("{sub}/nvmeControllers?nvme_controller_id=pcie0"),
+        Some(pcie_spec(0)),
+    )
+    .await;
+    assert!(
+        target.ctrlr_dir().join("subsys0/cntrl").exists(),
+        "no socket for a virtual machine"
+    );
 
     let remote = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
-    curl("POST", "nvmeRemoteControllers?nvme_remote_controller_id=nvmetcp12", Some(remote)).await;
+    curl(
+        "POST",
+        "nvmeRemoteControllers?nvme_remote_controller_id=nvmetcp12",
+        Some(remote),
+    )
+    .await;
     let over = "nvmeRemoteControllers/nvmetcp12";
     let way = json!({ "trtype": "NVME_TRANSPORT_TYPE_TCP", "traddr": "127.0.0.1", "fabrics": {
         "subnqn": "nqn.2022-09.io.spdk:opitest1", "trsvcid": port.to_string(), "adrfam": "NVME_ADDRESS_FAMILY_IPV4",
         "hostnqn": "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c",
     }});
-    curl("POST", &format!("{over}/nvmePaths?nvme_path_id=nvmetcp12path0"), Some(way)).await;
+    curl(
+        "POST",
+        &format!("{over}/nvmePaths?nvme_path_id=nvmetcp12path0"),
+        Some(way),
+    )
+    .await;
     let seen = curl("GET", &format!("{over}/nvmeRemoteNamespaces"), None).await;
     let seen = &seen["nvmeRemoteNamespaces"][0];
-    assert_eq!((&seen["nsid"], &seen["uuid"]), (&json!(10), &namespace["spec"]["uuid"]), "{seen}");
+    assert_eq!(
+        (&seen["nsid"], &seen["uuid"]),
+        (&json!(10), &namespace["spec"]["uuid"]),
+        "{seen}"
+    );
     assert_eq!(seen["eui64"], namespace["spec"]["eui64"]);
-    curl("GET", &format!("{over}/nvmePaths/nvmetcp12path0:stats"), None).await;
+    curl(
+        "GET",
+        &format!("{over}/nvmePaths/nvmetcp12path0:stats"),
+        None,
+    )
+    .await;
     curl("POST", &format!("{over}:reset"), Some(json!({}))).await;
 
     for path in [

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{
-    Client, Fixture, Initiator, Options, Resource, Target, eventually, malloc, namespace, nqn_of, pcie_spec,
-    poll_blocking, subsystem, tcp_controller,
+    Client, Fixture, Initiator, Options, Resource, Target, eventually, malloc, namespace, nqn_of,
+    pcie_spec, poll_blocking, subsystem, tcp_controller,
 };
 use rustix::process::Signal;
 use serde_json::json;
@@ -26,16 +26,31 @@ fn refusal(args: &[&str]) -> String {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program starts");
-    let ended = poll_blocking(REFUSAL, || child.try_wait().expect("a child can be waited for"));
+    let ended = poll_blocking(REFUSAL, || {
+        child.try_wait().expect("a child can be waited for")
+    });
     if ended.is_none() {
         child.kill().expect("it runs");
     }
     let output = child.wait_with_output().expect("its output can be read");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(ended.is_some(), "{args:?}: still runs after {:?}:\n{text}", begin.elapsed());
+    assert!(
+        ended.is_some(),
+        "{args:?}: still runs after {:?}:\n{text}",
+        begin.elapsed()
+    );
     assert!(!output.status.success(), "{args:?} is taken:\n{text}");
-    assert_eq!(output.status.code().map(|code| code > 0), Some(true), "{args:?}: {}", output.status);
-    assert_eq!(text.trim_end().lines().count(), 1, "{args:?}: not one line:\n{text}");
+    assert_eq!(
+        output.status.code().map(|code| code > 0),
+        Some(true),
+        "{args:?}: {}",
+        output.status
+    );
+    assert_eq!(
+        text.trim_end().lines().count(),
+        1,
+        "{args:?}: not one line:\n{text}"
+    );
     text
 }
 
@@ -106,14 +121,36 @@ async fn a_second_instance_is_refused_and_the_first_lives_on() {
     let state = first.scratch().join("state").display().to_string();
     let pid = first.pid().as_raw_nonzero().to_string();
     refused_naming(
-        &["--no-huge", "--state-dir", &state, "--cores", "1", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"],
+        &[
+            "--no-huge",
+            "--state-dir",
+            &state,
+            "--cores",
+            "1",
+            "--grpc-addr",
+            "127.0.0.1:0",
+            "--http-addr",
+            "127.0.0.1:0",
+        ],
         &[&pid, &state],
     );
     // Another directory, but the core is taken.
     let dir = tempfile::tempdir().expect("a directory");
     let other = dir.path().display().to_string();
     refused_naming(
-        &["--no-huge", "--state-dir", &other, "--ctrlr-dir", &other, "--cores", "0", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"],
+        &[
+            "--no-huge",
+            "--state-dir",
+            &other,
+            "--ctrlr-dir",
+            &other,
+            "--cores",
+            "0",
+            "--grpc-addr",
+            "127.0.0.1:0",
+            "--http-addr",
+            "127.0.0.1:0",
+        ],
         &["core 0", &pid],
     );
     assert!(first.client().await.is_serving().await);
@@ -125,9 +162,22 @@ fn a_port_in_use_is_refused() {
     let address = other.local_addr().expect("it is bound").to_string();
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().display().to_string();
-    for (flag, others) in [("--grpc-addr", "--http-addr"), ("--http-addr", "--grpc-addr")] {
+    for (flag, others) in [
+        ("--grpc-addr", "--http-addr"),
+        ("--http-addr", "--grpc-addr"),
+    ] {
         refused_naming(
-            &["--no-huge", "--state-dir", &path, "--ctrlr-dir", &path, flag, &address, others, "127.0.0.1:0"],
+            &[
+                "--no-huge",
+                "--state-dir",
+                &path,
+                "--ctrlr-dir",
+                &path,
+                flag,
+                &address,
+                others,
+                "127.0.0.1:0",
+            ],
             &[&address, &flag[2..]],
         );
     }
@@ -152,14 +202,26 @@ fn settings_that_cannot_be_are_refused_by_name() {
     refused(&["--grpc-addr", "nowhere"], &["grpc-addr", "nowhere"]);
     refused(&["--http-addr", "127.0.0.1"], &["http-addr", "127.0.0.1"]);
     // TEST-NET-1: no interface of this machine.
-    refused(&["--grpc-addr", "192.0.2.1:50051"], &["grpc-addr", "192.0.2.1"]);
+    refused(
+        &["--grpc-addr", "192.0.2.1:50051"],
+        &["grpc-addr", "192.0.2.1"],
+    );
     refused(&["--log-level", "=loud="], &["log-level"]);
     refused(&["--tls", "a:b"], &["tls", "a:b"]);
-    refused(&["--tls", "/nowhere/c:/nowhere/k:/nowhere/a"], &["tls", "/nowhere/c"]);
+    refused(
+        &["--tls", "/nowhere/c:/nowhere/k:/nowhere/a"],
+        &["tls", "/nowhere/c"],
+    );
     refused(&["--colour"], &["--colour"]);
     refused(&["surplus"], &["surplus"]);
-    refused(&["--state-dir", "/dev/null/x"], &["state-dir", "/dev/null/x"]);
-    refused(&["--ctrlr-dir", "/dev/null/x"], &["ctrlr-dir", "/dev/null/x"]);
+    refused(
+        &["--state-dir", "/dev/null/x"],
+        &["state-dir", "/dev/null/x"],
+    );
+    refused(
+        &["--ctrlr-dir", "/dev/null/x"],
+        &["ctrlr-dir", "/dev/null/x"],
+    );
 }
 
 #[test]
@@ -170,15 +232,39 @@ fn a_configuration_that_cannot_be_is_refused_with_its_line() {
     let shown = file.display().to_string();
     let refused = |text: &[u8], parts: &[&str]| {
         std::fs::write(&file, text).expect("the directory is writable");
-        let base = ["--no-huge", "--state-dir", &path, "--ctrlr-dir", &path, "--grpc-addr", "127.0.0.1:0"];
-        refused_naming(&[&base[..], &["--http-addr", "127.0.0.1:0", "--config", &shown]].concat(), parts);
+        let base = [
+            "--no-huge",
+            "--state-dir",
+            &path,
+            "--ctrlr-dir",
+            &path,
+            "--grpc-addr",
+            "127.0.0.1:0",
+        ];
+        refused_naming(
+            &[
+                &base[..],
+                &["--http-addr", "127.0.0.1:0", "--config", &shown],
+            ]
+            .concat(),
+            parts,
+        );
     };
     refused(b"cores = ", &[&shown, "line 1"]);
-    refused(b"mem-mib = 256\ncolour = \"red\"", &[&shown, "line 2", "colour"]);
+    refused(
+        b"mem-mib = 256\ncolour = \"red\"",
+        &[&shown, "line 2", "colour"],
+    );
     refused(b"mem-mib = \"much\"", &[&shown, "line 1"]);
     refused(b"\xff\xfe", &[&shown]);
-    refused(b"[[volume]]\nkind = \"floppy\"\nname = \"a\"", &[&shown, "floppy"]);
-    refused(b"[[volume]]\nkind = \"malloc\"\nname = \"a\"", &[&shown, "size-mib"]);
+    refused(
+        b"[[volume]]\nkind = \"floppy\"\nname = \"a\"",
+        &[&shown, "floppy"],
+    );
+    refused(
+        b"[[volume]]\nkind = \"malloc\"\nname = \"a\"",
+        &[&shown, "size-mib"],
+    );
     let twice = "[[volume]]\nkind = \"null\"\nname = \"twin\"\nsize-mib = 1\n".repeat(2);
     refused(twice.as_bytes(), &["twin"]);
     let missing = dir.path().join("missing").display().to_string();
@@ -190,9 +276,18 @@ fn a_configuration_that_cannot_be_is_refused_with_its_line() {
 async fn a_volume_of_the_configuration_that_cannot_be_made_is_named() {
     let dir = tempfile::tempdir().expect("a directory");
     for (text, part) in [
-        ("kind = \"malloc\"\nname = \"odd\"\nsize-mib = 1\nblock-size = 513", "odd"),
-        ("kind = \"malloc\"\nname = \"vast\"\nsize-mib = 1048576", "vast"),
-        ("kind = \"aio\"\nname = \"file\"\nfilename = \"/nowhere\"", "file"),
+        (
+            "kind = \"malloc\"\nname = \"odd\"\nsize-mib = 1\nblock-size = 513",
+            "odd",
+        ),
+        (
+            "kind = \"malloc\"\nname = \"vast\"\nsize-mib = 1048576",
+            "vast",
+        ),
+        (
+            "kind = \"aio\"\nname = \"file\"\nfilename = \"/nowhere\"",
+            "file",
+        ),
     ] {
         let file = dir.path().join("config.toml");
         std::fs::write(&file, format!("[[volume]]\n{text}\n")).expect("the directory is writable");
@@ -203,7 +298,10 @@ async fn a_volume_of_the_configuration_that_cannot_be_made_is_named() {
         assert!(!status.success(), "{text} is taken");
         let log = target.log();
         let last = log.lines().last().unwrap_or_default();
-        assert!(last.contains(part), "{part} is not in the last line of:\n{log}");
+        assert!(
+            last.contains(part),
+            "{part} is not in the last line of:\n{log}"
+        );
     }
 }
 
@@ -213,8 +311,18 @@ fn more_hugepages_than_there_are_is_refused_with_the_way_out() {
     let path = dir.path().display().to_string();
     refused_naming(
         &[
-            "--mem-mib", "1048576", "--state-dir", &path, "--ctrlr-dir", &path, "--grpc-addr", "127.0.0.1:0",
-            "--http-addr", "127.0.0.1:0", "--cores", "1",
+            "--mem-mib",
+            "1048576",
+            "--state-dir",
+            &path,
+            "--ctrlr-dir",
+            &path,
+            "--grpc-addr",
+            "127.0.0.1:0",
+            "--http-addr",
+            "127.0.0.1:0",
+            "--cores",
+            "1",
         ],
         &["hugepages", "1048576", "nr_hugepages", "--no-huge"],
     );
@@ -222,22 +330,42 @@ fn more_hugepages_than_there_are_is_refused_with_the_way_out() {
 
 #[test]
 fn help_explains_every_flag() {
-    let output = Command::new(env!("CARGO_BIN_EXE_opi-spdk")).arg("--help").output().expect("it runs");
+    let output = Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
+        .arg("--help")
+        .output()
+        .expect("it runs");
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).expect("help is text");
     for flag in [
-        "config", "grpc-addr", "http-addr", "cores", "mem-mib", "no-huge", "state-dir", "ctrlr-dir", "log-level", "tls",
+        "config",
+        "grpc-addr",
+        "http-addr",
+        "cores",
+        "mem-mib",
+        "no-huge",
+        "state-dir",
+        "ctrlr-dir",
+        "log-level",
+        "tls",
     ] {
-        let at = text.find(&format!("--{flag}")).unwrap_or_else(|| panic!("no --{flag} in:\n{text}"));
+        let at = text
+            .find(&format!("--{flag}"))
+            .unwrap_or_else(|| panic!("no --{flag} in:\n{text}"));
         let section: String = text[at..].lines().take(2).collect();
-        let words = section.split_whitespace().filter(|word| !word.starts_with(['-', '<', '['])).count();
+        let words = section
+            .split_whitespace()
+            .filter(|word| !word.starts_with(['-', '<', '[']))
+            .count();
         assert!(words >= 3, "--{flag} is not explained: {section}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_lab_has_volumes_that_clients_use_by_raw_name() {
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/lab.toml").display().to_string();
+    let config = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("examples/lab.toml")
+        .display()
+        .to_string();
     let target = Target::start_with(Options::default().args(["--config", &config])).await;
     let client = target.client().await;
     let parent = subsystem(&client, "sub", json!({})).await;
@@ -246,10 +374,17 @@ async fn the_lab_has_volumes_that_clients_use_by_raw_name() {
     }
     let (_, port) = tcp_controller(&client, &parent).await;
     let initiator = Initiator::tcp(port, &nqn_of("sub"));
-    initiator.verify(target.scratch(), 1).await.expect("patterns match");
+    initiator
+        .verify(target.scratch(), 1)
+        .await
+        .expect("patterns match");
     let text = initiator.identify().await.expect("identified");
     // 64 MiB of 512-byte blocks.
-    assert_eq!(text.matches("131072").count() / 3, text.matches("Namespace ID:").count(), "{text}");
+    assert_eq!(
+        text.matches("131072").count() / 3,
+        text.matches("Namespace ID:").count(),
+        "{text}"
+    );
     assert_eq!(text.matches("Namespace ID:").count(), 3, "{text}");
 }
 
@@ -261,22 +396,38 @@ async fn after_a_kill_it_starts_again_with_nothing_in_its_way() {
         let volume = malloc(client, "memory", 16).await;
         let parent = subsystem(client, "sub", json!({})).await;
         let object = json!({ "spec": { "volume_name_ref": volume } });
-        Resource::new(client, "NvmeNamespace").created(&parent, "ns", object).await;
-        Resource::new(client, "NvmeController").created(&parent, "pcie", pcie_spec(1)).await;
+        Resource::new(client, "NvmeNamespace")
+            .created(&parent, "ns", object)
+            .await;
+        Resource::new(client, "NvmeController")
+            .created(&parent, "pcie", pcie_spec(1))
+            .await;
     };
     set_up(&first.client().await).await;
     first.kill();
-    assert!(first.ctrlr_dir().join("sub/cntrl").exists(), "a killed process cannot remove its socket");
+    assert!(
+        first.ctrlr_dir().join("sub/cntrl").exists(),
+        "a killed process cannot remove its socket"
+    );
 
     let second = Target::start_with(Options::hugepages().in_dir(first.keep())).await;
     set_up(&second.client().await).await;
     let initiator = Initiator::vfio_user(&second.ctrlr_dir().join("sub"), &nqn_of("sub"));
-    initiator.verify(second.scratch(), 1).await.expect("patterns match");
+    initiator
+        .verify(second.scratch(), 1)
+        .await
+        .expect("patterns match");
     let mark = format!("pid_{}", pid.as_raw_nonzero());
-    eventually("what the first had of the hugepages is free", Duration::from_secs(2), async || {
-        let maps = std::fs::read_dir("/dev/hugepages").expect("hugetlbfs is there");
-        let left = maps.filter_map(Result::ok).any(|file| file.file_name().to_string_lossy().contains(&mark));
-        (!left).then_some(())
-    })
+    eventually(
+        "what the first had of the hugepages is free",
+        Duration::from_secs(2),
+        async || {
+            let maps = std::fs::read_dir("/dev/hugepages").expect("hugetlbfs is there");
+            let left = maps
+                .filter_map(Result::ok)
+                .any(|file| file.file_name().to_string_lossy().contains(&mark));
+            (!left).then_some(())
+        },
+    )
     .await;
 }

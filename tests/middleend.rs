@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{
-    Client, Fixture, Initiator, Resource, Target, malloc, name_of, namespace, nqn_of, subsystem,
-    tcp_controller, unique,
+    Client, Fixture, Initiator, Resource, Target, eventually, malloc, name_of, namespace, nqn_of,
+    subsystem, tcp_controller, unique,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -25,7 +25,8 @@ fn key_128(last: char) -> String {
 
 /// 64 bytes, two different halves.
 fn key_256() -> String {
-    "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQg==".into()
+    "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQg=="
+        .into()
 }
 
 fn encrypted(volume: &str, cipher: &str, key: &str) -> Value {
@@ -47,15 +48,22 @@ async fn seen<T>(client: &Client, volume: &str, look: impl AsyncFnOnce(Initiator
     let namespace = namespace(client, &over, volume, json!({})).await;
     let (controller, port) = tcp_controller(client, &over).await;
     let seen = look(Initiator::tcp(port, &nqn_of(&id))).await;
-    Resource::new(client, "NvmeController").deleted(&controller).await;
-    Resource::new(client, "NvmeNamespace").deleted(&namespace).await;
+    Resource::new(client, "NvmeController")
+        .deleted(&controller)
+        .await;
+    Resource::new(client, "NvmeNamespace")
+        .deleted(&namespace)
+        .await;
     Resource::new(client, "NvmeSubsystem").deleted(&over).await;
     seen
 }
 
 async fn read(client: &Client, volume: &str, dir: &Path) -> Vec<u8> {
     let to = dir.join("read");
-    seen(client, volume, async |host: Initiator| host.copy_out(dir, 1, KIB, &to).await.expect("read")).await;
+    seen(client, volume, async |host: Initiator| {
+        host.copy_out(dir, 1, KIB, &to).await.expect("read")
+    })
+    .await;
     std::fs::read(&to).expect("the copy is there")
 }
 
@@ -70,18 +78,27 @@ async fn what_lies_beneath_an_encrypted_volume_is_ciphertext() {
         let object = encrypted(&base, cipher, &key);
         let volume = name_of(&volumes.created("", "secret", object.clone()).await);
 
-        let status = Resource::new(&client, "MallocVolume").delete(&base).await.expect_err("it is in use");
+        let status = Resource::new(&client, "MallocVolume")
+            .delete(&base)
+            .await
+            .expect_err("it is in use");
         assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
         assert!(status.message().contains(&volume), "{status}");
 
         seen(&client, &volume, async |host: Initiator| {
             host.copy_in(dir, &file, 1).await.expect("written");
-            let change = json!({ "key": key_128('f') });
-            let refused = volumes.update(&volume, change, Some(&["key"])).await;
-            assert_eq!(refused.expect_err("it is in use").code(), Code::FailedPrecondition);
+            let change = encrypted(&base, "AES_XTS_128", &key_128('f'));
+            let refused = volumes.update(&volume, change, Some(&["*"])).await;
+            assert_eq!(
+                refused.expect_err("it is in use").code(),
+                Code::FailedPrecondition
+            );
         })
         .await;
-        assert!(read(&client, &volume, dir).await == plain, "what was written does not come back");
+        assert!(
+            read(&client, &volume, dir).await == plain,
+            "what was written does not come back"
+        );
         assert!(volumes.stats(&volume).await["read_ops_count"].as_i64() > Some(0));
         volumes.deleted(&volume).await;
 
@@ -90,10 +107,18 @@ async fn what_lies_beneath_an_encrypted_volume_is_ciphertext() {
         let leak = beneath.windows(16).any(|bytes| bytes == &plain[..16]);
         assert!(!leak, "{cipher}: plaintext lies on the volume beneath");
 
-        volumes.created("", "secret", encrypted(&base, "AES_XTS_128", &key_128('f'))).await;
-        assert!(read(&client, &volume, dir).await != plain, "{cipher}: another key reads it too");
+        volumes
+            .created("", "secret", encrypted(&base, "AES_XTS_128", &key_128('f')))
+            .await;
+        assert!(
+            read(&client, &volume, dir).await != plain,
+            "{cipher}: another key reads it too"
+        );
         volumes.updated(&volume, object, Some(&["*"])).await;
-        assert!(read(&client, &volume, dir).await == plain, "{cipher}: its own key does not read it");
+        assert!(
+            read(&client, &volume, dir).await == plain,
+            "{cipher}: its own key does not read it"
+        );
         volumes.deleted(&volume).await;
     }
     target.stop();
@@ -102,12 +127,20 @@ async fn what_lies_beneath_an_encrypted_volume_is_ciphertext() {
 /// Bytes a second that a host moves.
 async fn rate(export: &Fixture) -> f64 {
     let bytes = async || {
-        let stats = export.resource("NvmeNamespace").stats(&export.namespace).await;
+        let stats = export
+            .resource("NvmeNamespace")
+            .stats(&export.namespace)
+            .await;
         let count = |name: &str| stats[name].as_f64().expect("a counter");
         count("read_bytes_count") + count("write_bytes_count")
     };
-    let load = export.initiator().load(3).await;
-    let (before, begin) = (bytes().await, Instant::now());
+    let at_first = bytes().await;
+    let load = export.initiator().load(5).await;
+    let (before, begin) = eventually("I/O has begun", Duration::from_secs(10), async || {
+        let now = bytes().await;
+        (now > at_first).then(|| (now, Instant::now()))
+    })
+    .await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let rate = (bytes().await - before) / begin.elapsed().as_secs_f64();
     load.ended().await.expect("the load is served");
@@ -122,20 +155,45 @@ async fn limits_hold_while_io_runs_change_live_and_go_with_the_qos_volume() {
     let volumes = export.resource("QosVolume");
     let limit = |max: Value| json!({ "volume_name_ref": export.volume, "limits": { "max": max } });
 
-    let name = name_of(&volumes.created("", "slow", limit(json!({ "rw_bandwidth_mbs": 2 }))).await);
+    let name = name_of(
+        &volumes
+            .created("", "slow", limit(json!({ "rw_bandwidth_mbs": 2 })))
+            .await,
+    );
     let slow = rate(&export).await;
-    assert!((0.2 * MIB..3.0 * MIB).contains(&slow), "2 MiB/s are {} MiB/s", slow / MIB);
+    assert!(
+        (0.2 * MIB..3.0 * MIB).contains(&slow),
+        "2 MiB/s are {} MiB/s",
+        slow / MIB
+    );
 
-    let status = volumes.refused("", "twice", limit(json!({ "rw_bandwidth_mbs": 1 })), Code::AlreadyExists).await;
+    let status = volumes
+        .refused(
+            "",
+            "twice",
+            limit(json!({ "rw_bandwidth_mbs": 1 })),
+            Code::AlreadyExists,
+        )
+        .await;
     assert!(status.message().contains(&name), "{status}");
 
-    volumes.updated(&name, limit(json!({ "rw_iops_kiops": 1 })), Some(&["*"])).await;
+    volumes
+        .updated(&name, limit(json!({ "rw_iops_kiops": 1 })), Some(&["*"]))
+        .await;
     let thousand = rate(&export).await;
-    assert!((0.4 * MIB..6.0 * MIB).contains(&thousand), "1000 of 4 KiB are {} MiB/s", thousand / MIB);
+    assert!(
+        (0.4 * MIB..6.0 * MIB).contains(&thousand),
+        "1000 of 4 KiB are {} MiB/s",
+        thousand / MIB
+    );
 
     volumes.deleted(&name).await;
     let free = rate(&export).await;
-    assert!(free > 8.0 * MIB, "without a limit it is {} MiB/s", free / MIB);
+    assert!(
+        free > 8.0 * MIB,
+        "without a limit it is {} MiB/s",
+        free / MIB
+    );
     export.remove().await;
     target.stop();
 }
@@ -152,14 +210,18 @@ async fn a_qos_volume_named_as_a_volume_means_the_one_beneath() {
     let qos = name_of(&volumes.created("", "limited", object).await);
     for reference in ["qosVolumes/limited", "volumes/limited", "limited"] {
         seen(&client, reference, async |host: Initiator| {
-            host.verify(dir, 1).await.expect("data is as it was written");
+            host.verify(dir, 1)
+                .await
+                .expect("data is as it was written");
             let status = volumes.delete(&qos).await.expect_err("it is in use");
             assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
             // Under whichever name: one at a time.
             let over = subsystem(&client, "second", json!({})).await;
             let second = json!({ "spec": { "volume_name_ref": base } });
             let namespaces = Resource::new(&client, "NvmeNamespace");
-            namespaces.refused(&over, "n", second, Code::FailedPrecondition).await;
+            namespaces
+                .refused(&over, "n", second, Code::FailedPrecondition)
+                .await;
             Resource::new(&client, "NvmeSubsystem").deleted(&over).await;
         })
         .await;

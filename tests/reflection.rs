@@ -15,7 +15,10 @@ use tonic_health::pb::health_client::HealthClient;
 
 /// The services of the API, by their full names.
 fn services() -> Vec<String> {
-    api::pool().services().map(|service| service.full_name().to_owned()).collect()
+    api::pool()
+        .services()
+        .map(|service| service.full_name().to_owned())
+        .collect()
 }
 
 /// The two versions of reflection have the same messages in two packages.
@@ -33,11 +36,19 @@ macro_rules! reflection {
                 try_ask(client, what).await.expect("an answer")
             }
 
-            async fn try_ask(client: &Client, what: MessageRequest) -> Result<MessageResponse, Status> {
-                let request = ServerReflectionRequest { message_request: Some(what), ..Default::default() };
+            async fn try_ask(
+                client: &Client,
+                what: MessageRequest,
+            ) -> Result<MessageResponse, Status> {
+                let request = ServerReflectionRequest {
+                    message_request: Some(what),
+                    ..Default::default()
+                };
                 let requests = futures_util::stream::iter([request]);
                 let mut reflection = ServerReflectionClient::new(client.channel());
-                let answers = reflection.server_reflection_info(Request::new(requests)).await;
+                let answers = reflection
+                    .server_reflection_info(Request::new(requests))
+                    .await;
                 let mut answers = answers.expect("reflection is served").into_inner();
                 let answer = answers.message().await?.expect("not an empty stream");
                 Ok(answer.message_response.expect("a response"))
@@ -47,7 +58,11 @@ macro_rules! reflection {
                 match ask(client, what).await {
                     MessageResponse::FileDescriptorResponse(answer) => {
                         let files = answer.file_descriptor_proto.iter();
-                        files.map(|bytes| FileDescriptorProto::decode(&bytes[..]).expect("a descriptor")).collect()
+                        files
+                            .map(|bytes| {
+                                FileDescriptorProto::decode(&bytes[..]).expect("a descriptor")
+                            })
+                            .collect()
                     }
                     other => panic!("no files: {other:?}"),
                 }
@@ -61,9 +76,16 @@ macro_rules! reflection {
                 let MessageResponse::ListServicesResponse(list) = answer else {
                     panic!("no list: {answer:?}")
                 };
-                let listed: BTreeSet<_> = list.service.into_iter().map(|service| service.name).collect();
+                let listed: BTreeSet<_> = list
+                    .service
+                    .into_iter()
+                    .map(|service| service.name)
+                    .collect();
                 for service in services() {
-                    assert!(listed.contains(&service), "{service} is not among {listed:?}");
+                    assert!(
+                        listed.contains(&service),
+                        "{service} is not among {listed:?}"
+                    );
                 }
                 assert!(listed.contains("grpc.health.v1.Health"), "{listed:?}");
             }
@@ -85,13 +107,27 @@ macro_rules! reflection {
             async fn gives_the_descriptors_that_the_server_was_built_from() {
                 let target = Target::start().await;
                 let client = target.client().await;
-                let known = FileDescriptorSet::decode(api::FILE_DESCRIPTOR_SET).expect("a set").file;
-                let known: BTreeMap<_, _> = known.into_iter().map(|file| (file.name().to_owned(), file)).collect();
+                let known = FileDescriptorSet::decode(api::FILE_DESCRIPTOR_SET)
+                    .expect("a set")
+                    .file;
+                let known: BTreeMap<_, _> = known
+                    .into_iter()
+                    .map(|file| (file.name().to_owned(), file))
+                    .collect();
                 for service in services() {
-                    let found = files(&client, MessageRequest::FileContainingSymbol(service.clone())).await;
+                    let found = files(
+                        &client,
+                        MessageRequest::FileContainingSymbol(service.clone()),
+                    )
+                    .await;
                     assert!(!found.is_empty(), "no file has {service}");
                     for file in found {
-                        assert_eq!(Some(&file), known.get(file.name()), "{} differs", file.name());
+                        assert_eq!(
+                            Some(&file),
+                            known.get(file.name()),
+                            "{} differs",
+                            file.name()
+                        );
                     }
                 }
                 // A client fetches what is imported by its name.
@@ -113,11 +149,22 @@ async fn health_is_known_of_the_server_and_of_each_service() {
     let client = target.client().await;
     let mut health = HealthClient::new(client.channel());
     for service in [vec![String::new()], services()].concat() {
-        let answer = health.check(HealthCheckRequest { service: service.clone() }).await;
+        let answer = health
+            .check(HealthCheckRequest {
+                service: service.clone(),
+            })
+            .await;
         let answer = answer.unwrap_or_else(|status| panic!("{service:?}: {status}"));
-        assert_eq!(answer.into_inner().status(), ServingStatus::Serving, "{service:?}");
+        assert_eq!(
+            answer.into_inner().status(),
+            ServingStatus::Serving,
+            "{service:?}"
+        );
     }
     let service = "no.such.Service".into();
-    let unknown = health.check(HealthCheckRequest { service }).await.expect_err("nobody serves it");
+    let unknown = health
+        .check(HealthCheckRequest { service })
+        .await
+        .expect_err("nobody serves it");
     assert_eq!(unknown.code(), Code::NotFound);
 }

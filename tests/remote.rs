@@ -18,9 +18,11 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 const HOST: &str = "nqn.2022-09.io.spdk:the-host";
-const PSK: &str = "TlZNZVRMU2tleS0xOjAxOk1EQXhNVEl5TXpNME5EVTFOalkzTnpnNE9UbGhZV0ppWTJOa1pHVmxabVp3SkVpUTo=";
+const PSK: &str =
+    "TlZNZVRMU2tleS0xOjAxOk1EQXhNVEl5TXpNME5EVTFOalkzTnpnNE9UbGhZV0ppWTJOa1pHVmxabVp3SkVpUTo=";
 /// Another key of the same form.
-const OTHER_PSK: &str = "TlZNZVRMU2tleS0xOjAxOlFrSkNRa0pDUWtKQ1FrSkNRa0pDUWtKQ1FrSkNRa0pDUWtKQ1FrSkNRa0s5TVgwZzo=";
+const OTHER_PSK: &str =
+    "TlZNZVRMU2tleS0xOjAxOlFrSkNRa0pDUWtKQ1FrSkNRa0pDUWtKQ1FrSkNRa0pDUWtKQ1FrSkNRa0s5TVgwZzo=";
 
 /// The target under test, and the one that it attaches.
 struct Lab {
@@ -47,18 +49,29 @@ impl Lab {
 
     async fn controller(&self, id: &str, multipath: &str) -> String {
         let object = json!({ "multipath": format!("NVME_MULTIPATH_{multipath}") });
-        name_of(&self.resource("NvmeRemoteController").created("", id, object).await)
+        name_of(
+            &self
+                .resource("NvmeRemoteController")
+                .created("", id, object)
+                .await,
+        )
     }
 
     async fn path(&self, controller: &str, id: &str, port: u16, nqn: &str) -> String {
-        let made = self.resource("NvmePath").created(controller, id, tcp_path(port, nqn)).await;
+        let made = self
+            .resource("NvmePath")
+            .created(controller, id, tcp_path(port, nqn))
+            .await;
         name_of(&made)
     }
 
     async fn remote_namespaces(&self, controller: &str) -> Vec<Value> {
         let request = json!({ "parent": controller });
         let mut answer = self.client.ok("ListNvmeRemoteNamespaces", request).await;
-        answer["nvme_remote_namespaces"].as_array_mut().map(std::mem::take).unwrap_or_default()
+        answer["nvme_remote_namespaces"]
+            .as_array_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
     }
 
     /// Exports a volume of the target under test; how a host reaches it, and its namespace.
@@ -105,31 +118,61 @@ async fn a_remote_namespace_is_a_volume_and_its_last_path_is_protected_while_it_
     let found = lab.remote_namespaces(&controller).await;
     let volume = "nvmeRemoteControllers/nvmetcp12/nvmeRemoteNamespaces/nvmetcp12n1";
     assert_eq!(found.len(), 1, "{found:?}");
-    assert_eq!((name_of(&found[0]).as_str(), &found[0]["nsid"]), (volume, &json!(1)));
-    let uuid = export.resource("MallocVolume").get(&export.volume).await.expect("it is there");
+    assert_eq!(
+        (name_of(&found[0]).as_str(), &found[0]["nsid"]),
+        (volume, &json!(1))
+    );
+    let uuid = export
+        .resource("MallocVolume")
+        .get(&export.volume)
+        .await
+        .expect("it is there");
     assert_eq!(found[0]["uuid"], uuid["uuid"]);
-    let got = lab.client.ok("GetNvmeRemoteNamespace", json!({ "name": volume })).await;
+    let got = lab
+        .client
+        .ok("GetNvmeRemoteNamespace", json!({ "name": volume }))
+        .await;
     assert_eq!(got, found[0]);
     let missing = json!({ "name": volume.replace("n1", "n2") });
-    lab.client.fails("GetNvmeRemoteNamespace", missing, Code::NotFound).await;
+    lab.client
+        .fails("GetNvmeRemoteNamespace", missing, Code::NotFound)
+        .await;
 
     for reference in [volume, "nvmetcp12n1", "volumes/nvmetcp12n1"] {
         let (host, namespace) = lab.export(reference).await;
         for (kind, name) in [("NvmePath", &path), ("NvmeRemoteController", &controller)] {
-            let status = lab.resource(kind).delete(name).await.expect_err("it is in use");
+            let status = lab
+                .resource(kind)
+                .delete(name)
+                .await
+                .expect_err("it is in use");
             assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
-            let user = if kind == "NvmePath" { &namespace } else { &path };
+            let user = if kind == "NvmePath" {
+                &namespace
+            } else {
+                &path
+            };
             assert!(status.message().contains(user.as_str()), "{status}");
         }
-        host.verify(lab.target.scratch(), 1).await.expect("data is as it was written");
+        host.verify(lab.target.scratch(), 1)
+            .await
+            .expect("data is as it was written");
         lab.resource("NvmeNamespace").deleted(&namespace).await;
     }
     assert!(ops(&lab.resource("NvmePath").stats(&path).await) > 0);
-    assert!(ops(&lab.resource("NvmeRemoteController").stats(&controller).await) > 0);
+    assert!(
+        ops(&lab
+            .resource("NvmeRemoteController")
+            .stats(&controller)
+            .await)
+            > 0
+    );
 
     lab.resource("NvmePath").deleted(&path).await;
     assert!(lab.remote_namespaces(&controller).await.is_empty());
-    lab.resource("NvmeRemoteController").deleted(&controller).await;
+    lab.resource("NvmeRemoteController")
+        .deleted(&controller)
+        .await;
     lab.stop();
 }
 
@@ -141,25 +184,36 @@ async fn further_paths_join_as_the_multipath_mode_says_and_io_goes_on_when_one_g
     for mode in ["DISABLE", "FAILOVER", "MULTIPATH"] {
         let id = mode.to_lowercase();
         let controller = lab.controller(&id, mode).await;
-        let first = lab.path(&controller, "first", export.port, &export.nqn).await;
+        let first = lab
+            .path(&controller, "first", export.port, &export.nqn)
+            .await;
         let paths = lab.resource("NvmePath");
         let other = tcp_path(second_port, &export.nqn);
         if mode == "DISABLE" {
-            let status = paths.refused(&controller, "second", other, Code::FailedPrecondition).await;
+            let status = paths
+                .refused(&controller, "second", other, Code::FailedPrecondition)
+                .await;
             assert!(status.message().contains(&first), "{status}");
             paths.deleted(&first).await;
             continue;
         }
         let second = name_of(&paths.created(&controller, "second", other).await);
         let (host, namespace) = lab.export(&format!("{id}n1")).await;
-        host.verify(lab.target.scratch(), 1).await.expect("data is as it was written");
-        let used = [ops(&paths.stats(&first).await), ops(&paths.stats(&second).await)];
+        host.verify(lab.target.scratch(), 1)
+            .await
+            .expect("data is as it was written");
+        let used = [
+            ops(&paths.stats(&first).await),
+            ops(&paths.stats(&second).await),
+        ];
         assert!(used[0] > 0, "{mode}: {used:?}");
         assert_eq!(used[1] > 0, mode == "MULTIPATH", "{mode}: {used:?}");
 
         let load = host.load(4).await;
         paths.deleted(&first).await;
-        lab.client.ok("ResetNvmeRemoteController", json!({ "name": controller })).await;
+        lab.client
+            .ok("ResetNvmeRemoteController", json!({ "name": controller }))
+            .await;
         load.ended().await.expect("I/O goes on over the other path");
         let status = paths.delete(&second).await.expect_err("it is the last");
         assert!(status.message().contains(&namespace), "{status}");
@@ -200,27 +254,56 @@ async fn a_peer_that_does_not_answer_fails_its_own_call_in_time_and_delays_no_ot
     let mut others = 0;
     while !waiting.is_finished() {
         let one = Instant::now();
-        lab.resource("NullVolume").created("", "other", volume.clone()).await;
+        lab.resource("NullVolume")
+            .created("", "other", volume.clone())
+            .await;
         lab.resource("NullVolume").deleted("other").await;
-        lab.resource("NvmeRemoteController").get(&controller).await.expect("it is there");
-        assert!(one.elapsed() < Duration::from_secs(1), "other calls took {:?}", one.elapsed());
+        lab.resource("NvmeRemoteController")
+            .get(&controller)
+            .await
+            .expect("it is there");
+        assert!(
+            one.elapsed() < Duration::from_secs(1),
+            "other calls took {:?}",
+            one.elapsed()
+        );
         others += 1;
     }
     assert!(others > 1, "the peer was not waited for");
-    let status = waiting.await.expect("it ended").expect_err("nobody answers");
+    let status = waiting
+        .await
+        .expect("it ended")
+        .expect_err("nobody answers");
     assert_eq!(status.code(), Code::Unavailable, "{status}");
-    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        begin.elapsed()
+    );
 
     drop(mute);
     let refused = lab.resource("NvmePath");
     let begin = Instant::now();
-    refused.refused(&controller, "p", tcp_path(port, &nqn_of("nobody")), Code::Unavailable).await;
-    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+    refused
+        .refused(
+            &controller,
+            "p",
+            tcp_path(port, &nqn_of("nobody")),
+            Code::Unavailable,
+        )
+        .await;
+    assert!(
+        begin.elapsed() < Duration::from_secs(9),
+        "{:?}",
+        begin.elapsed()
+    );
 
     let export = Fixture::tcp(&lab.peer, 16).await;
     let path = lab.path(&controller, "p", export.port, &export.nqn).await;
     lab.resource("NvmePath").deleted(&path).await;
-    lab.resource("NvmeRemoteController").deleted(&controller).await;
+    lab.resource("NvmeRemoteController")
+        .deleted(&controller)
+        .await;
     lab.stop();
 }
 
@@ -237,9 +320,14 @@ async fn a_key_makes_a_subsystem_speak_tls_and_only_its_host_with_the_key_gets_i
 
     let attach = async |id: &str, psk: &str, path: Value| {
         let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE", "tcp": { "psk": psk } });
-        let made = lab.resource("NvmeRemoteController").created("", id, object).await;
+        let made = lab
+            .resource("NvmeRemoteController")
+            .created("", id, object)
+            .await;
         assert_eq!(made["tcp"]["psk"], "", "keys do not come back");
-        lab.resource("NvmePath").create(&name_of(&made), "p", path).await
+        lab.resource("NvmePath")
+            .create(&name_of(&made), "p", path)
+            .await
     };
     let mut stranger = path.clone();
     stranger["fabrics"]["hostnqn"] = "nqn.2022-09.io.spdk:a-stranger".into();
@@ -251,15 +339,24 @@ async fn a_key_makes_a_subsystem_speak_tls_and_only_its_host_with_the_key_gets_i
         let status = attach(id, psk, path).await.expect_err("it must not get in");
         assert_eq!(status.code(), Code::Unavailable, "{id}: {status}");
     }
-    attach("tls", PSK, path.clone()).await.expect("the host with the key gets in");
+    attach("tls", PSK, path.clone())
+        .await
+        .expect("the host with the key gets in");
     let (host, _) = lab.export("tlsn1").await;
-    host.verify(lab.target.scratch(), 1).await.expect("data is as it was written");
+    host.verify(lab.target.scratch(), 1)
+        .await
+        .expect("data is as it was written");
 
     // Another key lets those in who have it, and nobody else from then on.
     let change = json!({ "spec": { "psk": OTHER_PSK } });
     let subsystems = Resource::new(&elsewhere, "NvmeSubsystem");
-    subsystems.updated(&secure, change, Some(&["spec.psk"])).await;
-    let again = lab.resource("NvmePath").create("nvmeRemoteControllers/wrong", "p", path).await;
+    subsystems
+        .updated(&secure, change, Some(&["spec.psk"]))
+        .await;
+    let again = lab
+        .resource("NvmePath")
+        .create("nvmeRemoteControllers/wrong", "p", path)
+        .await;
     again.expect("its key is the right one now");
     lab.stop();
 }
@@ -272,20 +369,38 @@ async fn a_path_that_dropped_comes_back_by_itself() {
     let serve = async |peer: &Target| {
         let elsewhere = peer.client().await;
         let volume = json!({ "block_size": 512, "blocks_count": 32768, "uuid": uuid });
-        Resource::new(&elsewhere, "MallocVolume").created("", "v", volume).await;
+        Resource::new(&elsewhere, "MallocVolume")
+            .created("", "v", volume)
+            .await;
         let over = subsystem(&elsewhere, "s", json!({})).await;
-        namespace(&elsewhere, &over, "volumes/v", json!({ "uuid": uuid, "host_nsid": 1 })).await;
-        Resource::new(&elsewhere, "NvmeController").created(&over, "c", common::tcp_spec(port)).await;
+        namespace(
+            &elsewhere,
+            &over,
+            "volumes/v",
+            json!({ "uuid": uuid, "host_nsid": 1 }),
+        )
+        .await;
+        Resource::new(&elsewhere, "NvmeController")
+            .created(&over, "c", common::tcp_spec(port))
+            .await;
     };
     serve(&lab.peer).await;
     let controller = lab.controller("steady", "DISABLE").await;
     lab.path(&controller, "p", port, &nqn_of("s")).await;
     let (host, _) = lab.export("steadyn1").await;
-    host.verify(lab.target.scratch(), 1).await.expect("data is as it was written");
+    host.verify(lab.target.scratch(), 1)
+        .await
+        .expect("data is as it was written");
 
     lab.peer.kill();
     let volumes = lab.resource("NullVolume");
-    volumes.created("", "meanwhile", json!({ "block_size": 512, "blocks_count": 64 })).await;
+    volumes
+        .created(
+            "",
+            "meanwhile",
+            json!({ "block_size": 512, "blocks_count": 64 }),
+        )
+        .await;
     lab.peer = Target::start_with(Options::default().beside(&lab.target)).await;
     serve(&lab.peer).await;
     eventually("the path is back", Duration::from_secs(30), async || {
@@ -300,16 +415,22 @@ async fn what_this_machine_has_not_is_said() {
     let target = Target::start().await;
     let client = target.client().await;
     let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
-    Resource::new(&client, "NvmeRemoteController").created("", "here", object).await;
+    Resource::new(&client, "NvmeRemoteController")
+        .created("", "here", object)
+        .await;
     let paths = Resource::new(&client, "NvmePath");
     let pcie = json!({ "trtype": "NVME_TRANSPORT_TYPE_PCIE", "traddr": "ffff:ff:1f.7" });
     let parent = "nvmeRemoteControllers/here";
-    let status = paths.refused(parent, "p", pcie, Code::InvalidArgument).await;
+    let status = paths
+        .refused(parent, "p", pcie, Code::InvalidArgument)
+        .await;
     common::expect_invalid(&status, "nvme_path.traddr");
     if std::fs::read_dir("/sys/class/infiniband").map_or(0, Iterator::count) == 0 {
         let mut rdma = tcp_path(4420, &nqn_of("x"));
         rdma["trtype"] = "NVME_TRANSPORT_TYPE_RDMA".into();
-        let status = paths.refused(parent, "p", rdma, Code::FailedPrecondition).await;
+        let status = paths
+            .refused(parent, "p", rdma, Code::FailedPrecondition)
+            .await;
         assert!(status.message().contains("no RDMA device"), "{status}");
     }
     target.stop();

@@ -25,7 +25,10 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("opi-").tempdir().expect("a directory");
+        let dir = tempfile::Builder::new()
+            .prefix("opi-")
+            .tempdir()
+            .expect("a directory");
         std::fs::write(dir.path().join("password"), format!("{PASSWORD}\n")).expect("a file");
         let place = Self {
             dir: Arc::new(dir),
@@ -54,30 +57,44 @@ impl Place {
 
     fn options(&self) -> Options {
         let options = Options::default().in_dir(Arc::clone(&self.dir));
-        options.args(["--spdk-rpc-socket".to_owned(), self.socket().display().to_string()])
+        options.args([
+            "--spdk-rpc-socket".to_owned(),
+            self.socket().display().to_string(),
+        ])
     }
 
     fn with_proxy(&self) -> Options {
         let user = format!("admin:{}", self.password().display());
         let address = self.http.0.to_string();
-        self.options().args(["--spdk-rpc-http", &address, "--spdk-rpc-user", &user])
+        self.options()
+            .args(["--spdk-rpc-http", &address, "--spdk-rpc-user", &user])
     }
 
     /// Runs a command of SPDK's own client.
     async fn rpc(&self, args: &[&str]) -> Result<Value, String> {
-        let text = Tool::rpc(&self.socket()).args(args.iter().copied()).run().await?;
+        let text = Tool::rpc(&self.socket())
+            .args(args.iter().copied())
+            .run()
+            .await?;
         Ok(serde_json::from_str(&text).unwrap_or_else(|_| text.trim().into()))
     }
 
     async fn bdevs(&self) -> Vec<String> {
         let all = self.rpc(&["bdev_get_bdevs"]).await.expect("a list");
         let all = all.as_array().expect("a list");
-        all.iter().map(|bdev| bdev["name"].as_str().expect("a name").to_owned()).collect()
+        all.iter()
+            .map(|bdev| bdev["name"].as_str().expect("a name").to_owned())
+            .collect()
     }
 
     async fn post(&self, pair: &str, body: impl Into<Vec<u8>>) -> Answer {
-        let basic = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
-        self.http.send("POST", "/", &[("authorization", &basic)], body.into()).await
+        let basic = format!(
+            "Basic {}",
+            base64::engine::general_purpose::STANDARD.encode(pair)
+        );
+        self.http
+            .send("POST", "/", &[("authorization", &basic)], body.into())
+            .await
     }
 
     /// The last line of a start that must fail.
@@ -103,28 +120,57 @@ async fn what_is_made_by_rpc_is_a_raw_bdev_and_no_object_of_the_api() {
     let target = Target::start_with(place.options()).await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "NullVolume");
-    place.rpc(&["bdev_null_create", "raw", "4", "512"]).await.expect("made");
+    place
+        .rpc(&["bdev_null_create", "raw", "4", "512"])
+        .await
+        .expect("made");
 
-    assert!(volumes.names("").await.is_empty(), "a raw bdev is in a list");
-    assert_eq!(volumes.get("volumes/raw").await.expect_err("no object").code(), Code::NotFound);
-    assert_eq!(volumes.delete("raw").await.expect_err("no object").code(), Code::NotFound);
+    assert!(
+        volumes.names("").await.is_empty(),
+        "a raw bdev is in a list"
+    );
+    assert_eq!(
+        volumes
+            .get("volumes/raw")
+            .await
+            .expect_err("no object")
+            .code(),
+        Code::NotFound
+    );
+    assert_eq!(
+        volumes.delete("raw").await.expect_err("no object").code(),
+        Code::NotFound
+    );
     let object = json!({ "block_size": 512, "blocks_count": 8192 });
-    let status = volumes.refused("", "raw", object.clone(), Code::AlreadyExists).await;
+    let status = volumes
+        .refused("", "raw", object.clone(), Code::AlreadyExists)
+        .await;
     assert!(status.message().contains("\"raw\""), "{status}");
 
     let parent = subsystem(&client, "sub", json!({})).await;
     let shown = namespace(&client, &parent, "raw", json!({})).await;
-    let status = volumes.refused("", "raw", object.clone(), Code::AlreadyExists).await;
+    let status = volumes
+        .refused("", "raw", object.clone(), Code::AlreadyExists)
+        .await;
     assert!(status.message().contains("\"raw\""), "{status}");
     let other = Resource::new(&client, "NvmeNamespace");
     let twin = json!({ "spec": { "volume_name_ref": "raw" } });
-    other.refused(&parent, "twin", twin, Code::FailedPrecondition).await;
+    other
+        .refused(&parent, "twin", twin, Code::FailedPrecondition)
+        .await;
     let subsystems = place.rpc(&["nvmf_get_subsystems"]).await.expect("a list");
-    let exported = subsystems.as_array().expect("a list").iter().any(|s| s["namespaces"][0]["name"] == "raw");
+    let exported = subsystems
+        .as_array()
+        .expect("a list")
+        .iter()
+        .any(|s| s["namespaces"][0]["name"] == "raw");
     assert!(exported, "{subsystems}");
 
     other.deleted(&shown).await;
-    place.rpc(&["bdev_null_delete", "raw"]).await.expect("free again");
+    place
+        .rpc(&["bdev_null_delete", "raw"])
+        .await
+        .expect("free again");
     volumes.created("", "raw", object).await;
     assert_eq!(place.bdevs().await, ["raw"]);
     volumes.deleted("volumes/raw").await;
@@ -139,12 +185,30 @@ async fn the_socket_is_its_owners_and_goes_with_the_target() {
     let target = Target::start_with(place.options()).await;
     let metadata = std::fs::metadata(place.socket()).expect("it is there");
     assert!(metadata.file_type().is_socket());
-    assert_eq!(metadata.permissions().mode() & 0o077, 0, "others may use it");
+    assert_eq!(
+        metadata.permissions().mode() & 0o077,
+        0,
+        "others may use it"
+    );
     // For the tools that watch: threads and pollers, and SPDK's trace buffer.
     let threads = place.rpc(&["thread_get_stats"]).await.expect("an answer");
-    assert!(threads["threads"].as_array().is_some_and(|threads| !threads.is_empty()), "{threads}");
-    let trace = place.rpc(&["trace_get_info"]).await.expect("a trace buffer");
-    let file = format!("/dev/shm{}", trace["tpoint_shm_path"].as_str().expect("a path").replace("/dev/shm", ""));
+    assert!(
+        threads["threads"]
+            .as_array()
+            .is_some_and(|threads| !threads.is_empty()),
+        "{threads}"
+    );
+    let trace = place
+        .rpc(&["trace_get_info"])
+        .await
+        .expect("a trace buffer");
+    let file = format!(
+        "/dev/shm{}",
+        trace["tpoint_shm_path"]
+            .as_str()
+            .expect("a path")
+            .replace("/dev/shm", "")
+    );
     assert!(Path::new(&file).exists(), "{trace}");
     target.stop();
     for left in [place.socket(), place.lock(), file.into()] {
@@ -156,7 +220,8 @@ async fn the_socket_is_its_owners_and_goes_with_the_target() {
 async fn without_the_setting_there_is_no_socket() {
     let place = Place::new();
     let target = Target::start_with(Options::default().in_dir(Arc::clone(&place.dir))).await;
-    let fds = std::fs::read_dir(format!("/proc/{}/fd", target.pid().as_raw_nonzero())).expect("its files");
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", target.pid().as_raw_nonzero()))
+        .expect("its files");
     assert!(fds.count() > 0 && !place.socket().exists() && !place.lock().exists());
     let log = target.log();
     assert!(!log.to_lowercase().contains("json-rpc"), "{log}");
@@ -167,29 +232,44 @@ async fn the_proxy_forwards_for_its_user_only() {
     let place = Place::new();
     let target = Target::start_with(place.with_proxy()).await;
     let version = place.post(&admin(), call("spdk_get_version")).await;
-    assert_eq!((version.status, &version.body["id"]), (200, &json!(7)), "{version:?}");
+    assert_eq!(
+        (version.status, &version.body["id"]),
+        (200, &json!(7)),
+        "{version:?}"
+    );
     assert_eq!(version.headers["content-type"], "application/json");
-    let version = version.body["result"]["version"].as_str().expect("a version").to_owned();
+    let version = version.body["result"]["version"]
+        .as_str()
+        .expect("a version")
+        .to_owned();
     assert!(version.starts_with("SPDK v26.01"), "{version}");
 
     let made = json!({
         "jsonrpc": "2.0", "id": 1, "method": "bdev_null_create",
         "params": { "name": "raw", "num_blocks": 8, "block_size": 512 },
     });
-    assert_eq!(place.post(&admin(), made.to_string()).await.body["result"], "raw");
+    assert_eq!(
+        place.post(&admin(), made.to_string()).await.body["result"],
+        "raw"
+    );
     // An error of SPDK is an answer, as it is at the socket.
     let twice = place.post(&admin(), made.to_string()).await;
     assert_eq!(twice.status, 200);
     assert!(twice.body["error"]["code"].is_i64(), "{twice:?}");
     // What has no id gets no answer, and is done all the same.
-    let silent = json!({ "jsonrpc": "2.0", "method": "bdev_null_delete", "params": { "name": "raw" } });
+    let silent =
+        json!({ "jsonrpc": "2.0", "method": "bdev_null_delete", "params": { "name": "raw" } });
     let answer = place.post(&admin(), silent.to_string()).await;
     assert_eq!((answer.status, answer.body), (204, Value::Null));
     let gone = async || place.bdevs().await.is_empty().then_some(());
     common::eventually("the bdev is gone", Duration::from_secs(5), gone).await;
     // A list of all methods is more than one packet.
     let methods = place.post(&admin(), call("rpc_get_methods")).await;
-    assert!(methods.body["result"].as_array().is_some_and(|all| all.len() > 100));
+    assert!(
+        methods.body["result"]
+            .as_array()
+            .is_some_and(|all| all.len() > 100)
+    );
 
     for pair in ["admin:wrong", "root:correct horse", "admin:", ""] {
         let refused = place.post(pair, call("spdk_get_version")).await;
@@ -197,10 +277,16 @@ async fn the_proxy_forwards_for_its_user_only() {
         assert!(refused.headers.contains_key("www-authenticate"));
         assert!(refused.body["result"].is_null());
     }
-    let without = place.http.send("POST", "/", &[], call("spdk_get_version").into()).await;
+    let without = place
+        .http
+        .send("POST", "/", &[], call("spdk_get_version").into())
+        .await;
     assert_eq!(without.status, 401);
     let log = target.log();
-    assert!(!log.contains(PASSWORD) && log.contains("bdev_null_create"), "{log}");
+    assert!(
+        !log.contains(PASSWORD) && log.contains("bdev_null_create"),
+        "{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -216,19 +302,31 @@ async fn the_proxy_refuses_what_is_no_request_and_says_when_spdk_is_gone() {
         (" ".repeat(32 * 1024 + 1), 413, -32600),
     ] {
         let answer = place.post(&admin(), body.clone()).await;
-        assert_eq!((answer.status, &answer.body["error"]["code"]), (status, &json!(code)), "{body:.40}");
+        assert_eq!(
+            (answer.status, &answer.body["error"]["code"]),
+            (status, &json!(code)),
+            "{body:.40}"
+        );
     }
     // As long as one may be; SPDK takes it.
     let long = call("spdk_get_version");
     let long = format!("{}{long}", " ".repeat(32 * 1024 - long.len()));
     assert_eq!(place.post(&admin(), long).await.status, 200);
-    for (method, path, status) in [("GET", "/", 405), ("PUT", "/", 405), ("POST", "/v1/nullVolumes", 404)] {
+    for (method, path, status) in [
+        ("GET", "/", 405),
+        ("PUT", "/", 405),
+        ("POST", "/v1/nullVolumes", 404),
+    ] {
         let answer = place.http.send(method, path, &[], Vec::new()).await;
         assert_eq!(answer.status, status, "{method} {path}");
     }
     std::fs::remove_file(place.socket()).expect("it is there");
     let answer = place.post(&admin(), call("spdk_get_version")).await;
-    assert_eq!((answer.status, &answer.body["error"]["code"]), (502, &json!(-32603)), "{answer:?}");
+    assert_eq!(
+        (answer.status, &answer.body["error"]["code"]),
+        (502, &json!(-32603)),
+        "{answer:?}"
+    );
     drop(target);
 }
 
@@ -236,11 +334,18 @@ async fn the_proxy_refuses_what_is_no_request_and_says_when_spdk_is_gone() {
 async fn a_start_that_would_be_unsafe_or_without_use_is_refused() {
     let place = Place::new();
     let alone = Options::default().args(["--spdk-rpc-http", "127.0.0.1:0"]);
-    assert!(place.refused(&alone).contains("spdk-rpc-socket: is needed with spdk-rpc-http"));
+    assert!(
+        place
+            .refused(&alone)
+            .contains("spdk-rpc-socket: is needed with spdk-rpc-http")
+    );
 
     place.set_mode(0o644);
     let line = place.refused(&place.with_proxy());
-    assert!(line.contains("spdk-rpc-user") && line.contains("(mode 0644)"), "{line}");
+    assert!(
+        line.contains("spdk-rpc-user") && line.contains("(mode 0644)"),
+        "{line}"
+    );
     place.set_mode(0o600);
 
     let listener = UnixListener::bind(place.socket()).expect("a socket");

@@ -23,7 +23,9 @@ pub(crate) fn open(_: Spdk, path: &Path) -> Result<(), Error> {
     const OPERATION: &str = "open the JSON-RPC socket";
     let shown = path.display().to_string();
     let Some(text) = path.to_str() else {
-        return Err(Error::new(OPERATION, libc::EINVAL).with_detail(format!("{shown} is not UTF-8")));
+        return Err(
+            Error::new(OPERATION, libc::EINVAL).with_detail(format!("{shown} is not UTF-8"))
+        );
     };
     let c_path = cstr("socket path", text)?;
     // Whoever can write to the socket controls the process: so from the first moment it

@@ -66,7 +66,24 @@ impl StartError {
 /// SPDK, running. One to a process: SPDK's state is global.
 pub struct Runtime {
     handle: Handle,
+    host: Host,
+}
+
+/// The thread that SPDK runs on.
+struct Host {
     ended: oneshot::Receiver<c_int>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Host {
+    /// SPDK's exit code, once the thread is gone too: what C libraries keep for a
+    /// thread goes with it, and with the process, which must not happen at once.
+    async fn end(self) -> c_int {
+        let code = self.ended.await.unwrap_or(1);
+        // It has said its last word: this waits for the system to end it.
+        let _ = self.thread.join();
+        code
+    }
 }
 
 type Opened = Result<Arc<Shared>, Error>;
@@ -87,18 +104,22 @@ impl Runtime {
         log::install().map_err(fail)?;
         let (opened_tx, opened) = oneshot::channel();
         let (ended_tx, ended) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("spdk".to_owned());
-        thread
+        let thread = std::thread::Builder::new()
+            .name("spdk".to_owned())
             .spawn(move || {
                 let _ = ended_tx.send(host(&options, opened_tx));
             })
             .map_err(fail)?;
+        let host = Host { ended, thread };
         let shared = match opened.await {
             Ok(Ok(shared)) => shared,
-            Ok(Err(error)) => return Err(StartError::new(error.to_string())),
+            Ok(Err(error)) => {
+                host.end().await;
+                return Err(StartError::new(error.to_string()));
+            }
             // The start function never ran.
             Err(_) => {
-                let code = ended.await.unwrap_or(1);
+                let code = host.end().await;
                 return Err(StartError::new(format!("spdk_app_start returned {code}")));
             }
         };
@@ -112,7 +133,7 @@ impl Runtime {
         });
         Ok(Self {
             handle: Handle(shared),
-            ended,
+            host,
         })
     }
 
@@ -130,7 +151,7 @@ impl Runtime {
             // The ring empties as fast as the reactor turns.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let code = self.ended.await.unwrap_or(1);
+        let code = self.host.end().await;
         log::drain();
         code
     }
@@ -216,7 +237,10 @@ unsafe extern "C" fn begin(argument: *mut c_void) {
     // SAFETY: what `host` passed, and SPDK calls once.
     let start = unsafe { Box::from_raw(argument.cast::<Start>()) };
     let spdk = Spdk { stays: PhantomData };
-    let rpc = start.rpc_socket.as_deref().map(|path| rpc::open(spdk, path));
+    let rpc = start
+        .rpc_socket
+        .as_deref()
+        .map(|path| rpc::open(spdk, path));
     let opened = rpc
         .unwrap_or(Ok(()))
         .and_then(|()| mailbox::open(spdk, start.mailbox_capacity));

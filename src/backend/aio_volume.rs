@@ -23,7 +23,10 @@ impl Volume for AioVolume {
         check_size(self.block_size, self.blocks_count, violations);
         check_uuid("uuid", &self.uuid, violations);
         if !Path::new(&self.filename).is_absolute() {
-            violations.add("filename", format!("{:?} is not an absolute path", self.filename));
+            violations.add(
+                "filename",
+                format!("{:?} is not an absolute path", self.filename),
+            );
         }
     }
 
@@ -98,8 +101,14 @@ fn look(volume: &AioVolume) -> Result<u32, Error> {
     let metadata = std::fs::metadata(path).map_err(|error| bad_file(error.to_string()))?;
     let kind = metadata.file_type();
     if !kind.is_file() && !kind.is_block_device() {
-        let what = if kind.is_dir() { "a directory" } else { "no file" };
-        return Err(bad_file(format!("{what}: a regular file or a block device is needed")));
+        let what = if kind.is_dir() {
+            "a directory"
+        } else {
+            "no file"
+        };
+        return Err(bad_file(format!(
+            "{what}: a regular file or a block device is needed"
+        )));
     }
     let mut options = std::fs::OpenOptions::new();
     let size = options
@@ -117,7 +126,9 @@ fn look(volume: &AioVolume) -> Result<u32, Error> {
         asked => asked as u32,
     };
     if size % u64::from(block_size) != 0 {
-        return Err(bad_file(format!("its {size} bytes are no multiple of blocks of {block_size}")));
+        return Err(bad_file(format!(
+            "its {size} bytes are no multiple of blocks of {block_size}"
+        )));
     }
     let blocks = size / u64::from(block_size);
     if volume.blocks_count.cast_unsigned() > blocks {

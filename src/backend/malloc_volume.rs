@@ -17,7 +17,11 @@ impl Volume for MallocVolume {
         if !size.is_ok_and(|size| size == 0 || malloc::METADATA_SIZES.contains(&size)) {
             violations.add(
                 "metadata_size",
-                format!("{} bytes: 0 or one of {:?}", self.metadata_size, malloc::METADATA_SIZES),
+                format!(
+                    "{} bytes: 0 or one of {:?}",
+                    self.metadata_size,
+                    malloc::METADATA_SIZES
+                ),
             );
         }
     }

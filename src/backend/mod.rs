@@ -41,10 +41,7 @@ pub trait Volume: Object {
     fn uuid(&self) -> &str;
 
     /// How the bdev of this volume is made. May look at the system, not at SPDK.
-    fn recipe(
-        &self,
-        name: String,
-    ) -> impl Future<Output = Result<Self::Recipe, Error>> + Send;
+    fn recipe(&self, name: String) -> impl Future<Output = Result<Self::Recipe, Error>> + Send;
 
     /// Fills in what was left to the server.
     fn complete(&mut self, bdev: &bdev::Info);
@@ -112,12 +109,19 @@ impl<V: Volume> Kind for Volumes<V> {
 
     async fn create(&self, _: &CallContext, name: &Name, mut wanted: V) -> Result<V, Error> {
         let recipe = wanted.recipe(name.id().to_owned()).await?;
-        let info = self.spdk.call(move |spdk| async move { make(spdk, &recipe).await });
+        let info = self
+            .spdk
+            .call(move |spdk| async move { make(spdk, &recipe).await });
         wanted.complete(&info.await??);
         Ok(wanted)
     }
 
-    async fn update(&self, _: &CallContext, name: &Name, mut change: Change<V>) -> Result<V, Error> {
+    async fn update(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        mut change: Change<V>,
+    ) -> Result<V, Error> {
         change.wanted.reconsider(&change.asked);
         if let Some(info) = V::adjust(&self.spdk, name, &change).await? {
             let mut object = change.wanted;
@@ -128,22 +132,26 @@ impl<V: Volume> Kind for Volumes<V> {
         let old = change.old.recipe(name.id().to_owned()).await;
         let mut object = change.wanted;
         let new = object.recipe(name.id().to_owned()).await?;
-        let info = self.spdk.call(move |spdk| async move {
-            rebuild(spdk, old.ok().as_ref(), &new).await
-        });
+        let info = self
+            .spdk
+            .call(move |spdk| async move { rebuild(spdk, old.ok().as_ref(), &new).await });
         object.complete(&info.await??);
         Ok(object)
     }
 
     async fn delete(&self, _: &CallContext, name: &Name, _: &V) -> Result<(), Error> {
         let name = name.id().to_owned();
-        let deleted = self.spdk.call(move |spdk| async move { remove(spdk, &name).await });
+        let deleted = self
+            .spdk
+            .call(move |spdk| async move { remove(spdk, &name).await });
         Ok(deleted.await??)
     }
 
     async fn stats(&self, name: &Name, _: &V) -> Result<VolumeStats, Error> {
         let name = name.id().to_owned();
-        let stats = self.spdk.call(move |spdk| async move { bdev::stats(spdk, &name).await });
+        let stats = self
+            .spdk
+            .call(move |spdk| async move { bdev::stats(spdk, &name).await });
         Ok(volume_stats([stats.await??]))
     }
 }
@@ -168,7 +176,11 @@ async fn remove(spdk: Spdk, name: &str) -> Result<(), spdk::Error> {
 }
 
 /// Puts another bdev in the place of one that nobody uses; if that fails, the old one is there again.
-async fn rebuild<R: Recipe>(spdk: Spdk, old: Option<&R>, new: &R) -> Result<bdev::Info, spdk::Error> {
+async fn rebuild<R: Recipe>(
+    spdk: Spdk,
+    old: Option<&R>,
+    new: &R,
+) -> Result<bdev::Info, spdk::Error> {
     if let Some(trial) = new.trial() {
         trial.make(spdk).await.map_err(|mut error| {
             let named = |detail: String| detail.replace(trial.name(), new.name());

@@ -26,9 +26,7 @@ use crate::api::storage::{
 };
 use crate::error::{Error, Violations};
 use crate::resource::volume_ref::remote_bdevs;
-use crate::resource::{
-    CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Shared, Uses,
-};
+use crate::resource::{CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Shared, Uses};
 
 /// errno(3), as SPDK's errors carry it.
 const ENXIO: i32 = 6;
@@ -120,7 +118,9 @@ impl NvmePaths {
         let controller = self.controllers.meta().name(None, name.parent_id()?);
         let paths = format!("{}/nvmePaths/", controller.key());
         let users = self.shared.registry.users_of(&controller);
-        users.into_iter().find(|user| !user.key().as_str().starts_with(&paths))
+        users
+            .into_iter()
+            .find(|user| !user.key().as_str().starts_with(&paths))
     }
 
     fn in_use(name: &Name, user: Option<Name>) -> Error {
@@ -183,7 +183,9 @@ impl Kind for NvmePaths {
         let new = self.options(name, &change.wanted, left(call))?;
         let user = self.user_of_bdevs(name);
         let free = user.is_none();
-        let replaced = self.spdk.call(async move |spdk| replace(spdk, &old, &new, free).await);
+        let replaced = self
+            .spdk
+            .call(async move |spdk| replace(spdk, &old, &new, free).await);
         match replaced.await?.map_err(at_fault)? {
             Left::Done => Ok(change.wanted),
             Left::Needed => Err(Self::in_use(name, user)),
@@ -194,7 +196,9 @@ impl Kind for NvmePaths {
         let options = self.options(name, object, DEFAULT_TIMEOUT)?;
         let user = self.user_of_bdevs(name);
         let free = user.is_none();
-        let left = self.spdk.call(async move |spdk| leave(spdk, &options, free).await);
+        let left = self
+            .spdk
+            .call(async move |spdk| leave(spdk, &options, free).await);
         match left.await?.map_err(at_fault)? {
             Left::Done => Ok(()),
             Left::Needed => Err(Self::in_use(name, user)),
@@ -231,7 +235,9 @@ async fn join(spdk: Spdk, path: &nvme::Options) -> Result<(), spdk::Error> {
 /// Takes the path away; one that is gone already is. Where somebody needs the bdevs it stays if it is
 /// the last.
 async fn leave(spdk: Spdk, path: &nvme::Options, free: bool) -> Result<Left, spdk::Error> {
-    let there = nvme::paths(spdk, &path.name).map(|paths| paths.len()).unwrap_or_default();
+    let there = nvme::paths(spdk, &path.name)
+        .map(|paths| paths.len())
+        .unwrap_or_default();
     if !free && there == 1 {
         return Ok(Left::Needed);
     }
@@ -288,7 +294,9 @@ async fn check_device(path: &NvmePath) -> Result<(), Error> {
             let looked = tokio::task::spawn_blocking(move || {
                 pcie::check_usable(Path::new(pcie::DEVICES), &address)
             });
-            looked.await.map_err(|error| Error::internal("looking at a PCI device", error))?
+            looked
+                .await
+                .map_err(|error| Error::internal("looking at a PCI device", error))?
         }
         Ok(Address::Rdma { .. }) => {
             let devices = tokio::fs::read_dir(RDMA_DEVICES).await;
@@ -312,13 +320,19 @@ fn check(path: &NvmePath, violations: &mut Violations) {
     }
     let Some(fabrics) = &path.fabrics else { return };
     if path.trtype() == NvmeTransportType::Pcie {
-        violations.add("fabrics", "is for paths over a network, not for NVME_TRANSPORT_TYPE_PCIE");
+        violations.add(
+            "fabrics",
+            "is for paths over a network, not for NVME_TRANSPORT_TYPE_PCIE",
+        );
         return;
     }
     if let Err(reason) = nqn::check(&fabrics.subnqn) {
         violations.add("fabrics.subnqn", reason);
     } else if fabrics.subnqn == nqn::DISCOVERY {
-        violations.add("fabrics.subnqn", "is the discovery service's, which has no namespaces");
+        violations.add(
+            "fabrics.subnqn",
+            "is the discovery service's, which has no namespaces",
+        );
     }
     if !fabrics.hostnqn.is_empty()
         && let Err(reason) = nqn::check(&fabrics.hostnqn)
@@ -338,9 +352,10 @@ fn address(path: &NvmePath) -> Result<Address, (&'static str, String)> {
             let address = pcie::address(&path.traddr).map_err(|what| ("traddr", what))?;
             Ok(Address::Pcie { address })
         }
-        (NvmeTransportType::Tcp | NvmeTransportType::Rdma, None) => {
-            Err(("fabrics", format!("is required for {}", trtype.as_str_name())))
-        }
+        (NvmeTransportType::Tcp | NvmeTransportType::Rdma, None) => Err((
+            "fabrics",
+            format!("is required for {}", trtype.as_str_name()),
+        )),
         (NvmeTransportType::Tcp | NvmeTransportType::Rdma, Some(fabrics)) => {
             let (ip, port) = ip_and_port(&path.traddr, fabrics)?;
             Ok(match trtype {
@@ -359,7 +374,10 @@ fn address(path: &NvmePath) -> Result<Address, (&'static str, String)> {
     }
 }
 
-fn ip_and_port(traddr: &str, fabrics: &FabricsPath) -> Result<(IpAddr, u16), (&'static str, String)> {
+fn ip_and_port(
+    traddr: &str,
+    fabrics: &FabricsPath,
+) -> Result<(IpAddr, u16), (&'static str, String)> {
     let ip = ip("traddr", traddr)?;
     let family = family_of(ip);
     if fabrics.adrfam() != family {
@@ -369,14 +387,20 @@ fn ip_and_port(traddr: &str, fabrics: &FabricsPath) -> Result<(IpAddr, u16), (&'
     }
     match u16::try_from(fabrics.trsvcid) {
         Ok(port @ 1..) => Ok((ip, port)),
-        _ => Err(("fabrics.trsvcid", format!("{} is not a port: 1 to 65535", fabrics.trsvcid))),
+        _ => Err((
+            "fabrics.trsvcid",
+            format!("{} is not a port: 1 to 65535", fabrics.trsvcid),
+        )),
     }
 }
 
 /// The address to connect from, if one is asked for, or the field that is at fault and why.
 fn source(fabrics: &FabricsPath) -> Result<Option<SocketAddr>, (&'static str, String)> {
     let port = u16::try_from(fabrics.source_trsvcid).map_err(|_| {
-        let what = format!("{} is not a port: 1 to 65535, or 0 for any", fabrics.source_trsvcid);
+        let what = format!(
+            "{} is not a port: 1 to 65535, or 0 for any",
+            fabrics.source_trsvcid
+        );
         ("fabrics.source_trsvcid", what)
     })?;
     if fabrics.source_traddr.is_empty() {
@@ -403,7 +427,11 @@ fn ip(field: &'static str, text: &str) -> Result<IpAddr, (&'static str, String)>
 }
 
 fn family_of(ip: IpAddr) -> NvmeAddressFamily {
-    if ip.is_ipv4() { NvmeAddressFamily::Ipv4 } else { NvmeAddressFamily::Ipv6 }
+    if ip.is_ipv4() {
+        NvmeAddressFamily::Ipv4
+    } else {
+        NvmeAddressFamily::Ipv6
+    }
 }
 
 #[cfg(test)]
@@ -438,20 +466,29 @@ mod tests {
     #[test]
     fn a_path_over_a_network_needs_an_address_and_a_name() {
         assert_eq!(broken(&tcp(|_, _| {})), "");
-        assert!(broken(&tcp(|path, _| path.traddr = "spdk".into())).starts_with("traddr: \"spdk\""));
+        assert!(
+            broken(&tcp(|path, _| path.traddr = "spdk".into())).starts_with("traddr: \"spdk\"")
+        );
         assert!(broken(&tcp(|path, _| path.traddr = "::1".into())).starts_with("fabrics.adrfam"));
         assert!(broken(&tcp(|_, f| f.trsvcid = 65_536)).starts_with("fabrics.trsvcid: 65536"));
         assert!(broken(&tcp(|_, f| f.subnqn = "x".into())).starts_with("fabrics.subnqn"));
         assert!(broken(&tcp(|_, f| f.subnqn = nqn::DISCOVERY.into())).contains("discovery"));
         assert!(broken(&tcp(|_, f| f.hostnqn = "x".into())).starts_with("fabrics.hostnqn"));
-        assert!(broken(&tcp(|_, f| f.source_traddr = "x".into())).starts_with("fabrics.source_traddr"));
-        assert!(broken(&tcp(|_, f| f.source_trsvcid = -1)).starts_with("fabrics.source_trsvcid: -1"));
+        assert!(
+            broken(&tcp(|_, f| f.source_traddr = "x".into())).starts_with("fabrics.source_traddr")
+        );
+        assert!(
+            broken(&tcp(|_, f| f.source_trsvcid = -1)).starts_with("fabrics.source_trsvcid: -1")
+        );
         let nowhere = NvmePath {
             trtype: NvmeTransportType::Rdma.into(),
             traddr: "127.0.0.1".into(),
             ..Default::default()
         };
-        assert_eq!(broken(&nowhere), "fabrics: is required for NVME_TRANSPORT_TYPE_RDMA");
+        assert_eq!(
+            broken(&nowhere),
+            "fabrics: is required for NVME_TRANSPORT_TYPE_RDMA"
+        );
     }
 
     #[test]

@@ -45,18 +45,23 @@ impl NvmeRemoteControllers {
     ) -> Result<(), Error> {
         let done = all.with(name, async move |all, name| {
             let id = name.id().to_owned();
-            let reset = all.kind().spdk.call(async move |spdk| {
-                match nvme::reset(spdk, &id).await {
-                    Err(error) if error.errno.0 == ENODEV => Ok(()),
-                    result => result,
-                }
-            });
+            let reset =
+                all.kind()
+                    .spdk
+                    .call(async move |spdk| match nvme::reset(spdk, &id).await {
+                        Err(error) if error.errno.0 == ENODEV => Ok(()),
+                        result => result,
+                    });
             reset.await?.map_err(unreachable)
         });
         let deadline = tokio::time::Instant::from_std(answer_by(call.deadline));
-        tokio::time::timeout_at(deadline, done).await.unwrap_or_else(|_| {
-            Err(Error::Unavailable(format!("{name}: not all paths came back in time; they are tried on")))
-        })
+        tokio::time::timeout_at(deadline, done)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::Unavailable(format!(
+                    "{name}: not all paths came back in time; they are tried on"
+                )))
+            })
     }
 }
 
@@ -89,7 +94,8 @@ impl Kind for NvmeRemoteControllers {
         change: Change<NvmeRemoteController>,
     ) -> Result<NvmeRemoteController, Error> {
         change.unused(name)?;
-        self.exchange_key(name, key_of(&change.old), key_of(&change.wanted)).await?;
+        self.exchange_key(name, key_of(&change.old), key_of(&change.wanted))
+            .await?;
         Ok(change.wanted)
     }
 
@@ -136,7 +142,11 @@ impl NvmeRemoteControllers {
             if !old.is_empty() {
                 keyring::remove(spdk, &name)?;
             }
-            if new.is_empty() { Ok(()) } else { keyring::add(spdk, &name, &new) }
+            if new.is_empty() {
+                Ok(())
+            } else {
+                keyring::add(spdk, &name, &new)
+            }
         });
         Ok(exchanged.await??)
     }
@@ -150,7 +160,10 @@ fn check(object: &NvmeRemoteController, violations: &mut Violations) {
     }
     if size != 0 && !QUEUE_SIZES.contains(&size) {
         let (least, most) = (QUEUE_SIZES.start(), QUEUE_SIZES.end());
-        violations.add("queue_size", format!("{size}: {least} to {most}, or 0 for SPDK's choice"));
+        violations.add(
+            "queue_size",
+            format!("{size}: {least} to {most}, or 0 for SPDK's choice"),
+        );
     }
     if let Some(TcpController { psk, .. }) = &object.tcp
         && !psk.is_empty()

@@ -38,7 +38,9 @@ impl NvmeRemoteNamespaces {
         let name = self.meta.parse("name", name)?;
         let parent = name.parent().ok_or_else(|| Error::not_found(&name))?;
         let all = self.of(&parent).await?;
-        let found = all.into_iter().find(|namespace| namespace.name == name.key().as_str());
+        let found = all
+            .into_iter()
+            .find(|namespace| namespace.name == name.key().as_str());
         found.ok_or_else(|| Error::not_found(&name))
     }
 
@@ -47,7 +49,9 @@ impl NvmeRemoteNamespaces {
     /// # Errors
     /// INVALID_ARGUMENT for a bad size, token or parent, NOT_FOUND for a parent that is not there.
     pub async fn list(&self, request: &List) -> Result<Page<NvmeRemoteNamespace>, Error> {
-        let parent = self.meta.parse_parent(request.parent.as_deref().unwrap_or_default())?;
+        let parent = self
+            .meta
+            .parse_parent(request.parent.as_deref().unwrap_or_default())?;
         let parent = parent.ok_or_else(|| Error::invalid("parent", "is required"))?;
         let size = paging::size(request.page_size)?;
         let after = paging::resume(&request.page_token, &self.meta.prefix(Some(&parent)))?;
@@ -70,7 +74,12 @@ impl NvmeRemoteNamespaces {
         if self.controllers.object(parent).is_none() {
             return Err(Error::not_found(parent));
         }
-        let id = parent.as_str().rsplit('/').next().unwrap_or_default().to_owned();
+        let id = parent
+            .as_str()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         let found = self.spdk.call(async move |spdk| namespaces(spdk, &id));
         let mut all: Vec<_> = (found.await??.into_iter())
             .map(|namespace| described(&self.meta, parent, &namespace))
@@ -85,9 +94,13 @@ fn described(meta: &Meta, parent: &Key, namespace: &nvme::Namespace) -> NvmeRemo
     NvmeRemoteNamespace {
         name: meta.name(Some(parent), &namespace.bdev).to_string(),
         nsid: i32::try_from(namespace.nsid).unwrap_or(i32::MAX),
-        nguid: uuid(namespace.nguid).map(|id| id.simple().to_string()).unwrap_or_default(),
+        nguid: uuid(namespace.nguid)
+            .map(|id| id.simple().to_string())
+            .unwrap_or_default(),
         eui64: namespace.eui64.map(i64::from_be_bytes).unwrap_or_default(),
-        uuid: uuid(namespace.uuid).map(|id| id.to_string()).unwrap_or_default(),
+        uuid: uuid(namespace.uuid)
+            .map(|id| id.to_string())
+            .unwrap_or_default(),
     }
 }
 
@@ -106,8 +119,15 @@ mod tests {
             nguid: Some(bytes),
             eui64: Some(1_967_554_867_335_598_546_i64.to_be_bytes()),
         };
-        let seen = described(&meta, &Key::from("nvmeRemoteControllers/nvme12"), &namespace);
-        assert_eq!(seen.name, "nvmeRemoteControllers/nvme12/nvmeRemoteNamespaces/nvme12n1");
+        let seen = described(
+            &meta,
+            &Key::from("nvmeRemoteControllers/nvme12"),
+            &namespace,
+        );
+        assert_eq!(
+            seen.name,
+            "nvmeRemoteControllers/nvme12/nvmeRemoteNamespaces/nvme12n1"
+        );
         assert_eq!(seen.nguid, "1b4e28ba2fa111d2883fb9a761bde3fb");
         assert_eq!(seen.uuid, "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb");
         assert_eq!(seen.eui64, 1_967_554_867_335_598_546);

@@ -36,7 +36,9 @@ pub fn address(text: &str) -> Result<String, String> {
     if good && separators == "::." {
         Ok(text.to_ascii_lowercase())
     } else {
-        Err(format!("{text:?} is not a PCI address: dddd:bb:dd.f in hexadecimal, such as 0000:01:00.0"))
+        Err(format!(
+            "{text:?} is not a PCI address: dddd:bb:dd.f in hexadecimal, such as 0000:01:00.0"
+        ))
     }
 }
 
@@ -48,7 +50,10 @@ pub fn address(text: &str) -> Result<String, String> {
 pub fn check_usable(devices: &Path, address: &str) -> Result<(), Error> {
     let device = devices.join(address);
     let Ok(class) = std::fs::read_to_string(device.join("class")) else {
-        return Err(Error::invalid("traddr", format!("there is no PCI device {address} on this machine")));
+        return Err(Error::invalid(
+            "traddr",
+            format!("there is no PCI device {address} on this machine"),
+        ));
     };
     if class.trim() != NVME_CLASS {
         let what = format!(
@@ -58,7 +63,10 @@ pub fn check_usable(devices: &Path, address: &str) -> Result<(), Error> {
         return Err(Error::invalid("traddr", what));
     }
     let driver = std::fs::read_link(device.join("driver")).ok();
-    let driver = driver.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy());
+    let driver = driver
+        .as_deref()
+        .and_then(Path::file_name)
+        .map(|name| name.to_string_lossy());
     match driver {
         Some(driver) if USABLE.contains(&&*driver) => Ok(()),
         other => {
@@ -89,10 +97,22 @@ mod tests {
         assert_eq!(address("0000:01:00.0"), Ok("0000:01:00.0".into()));
         assert_eq!(address("10AB:Ff:1f.7"), Ok("10ab:ff:1f.7".into()));
         for bad in [
-            "", "01:00.0", "0000:01:00", "0000:01:00.8", "0000:01:20.0", "0000:01:00:0", "0000.01.00.0",
-            "000g:01:00.0", "0000:01:00.0 ", "/0000:01:00.0", "0000:01:00.0/..",
+            "",
+            "01:00.0",
+            "0000:01:00",
+            "0000:01:00.8",
+            "0000:01:20.0",
+            "0000:01:00:0",
+            "0000.01.00.0",
+            "000g:01:00.0",
+            "0000:01:00.0 ",
+            "/0000:01:00.0",
+            "0000:01:00.0/..",
         ] {
-            assert!(address(bad).unwrap_err().contains("not a PCI address"), "{bad}");
+            assert!(
+                address(bad).unwrap_err().contains("not a PCI address"),
+                "{bad}"
+            );
         }
     }
 
@@ -104,18 +124,36 @@ mod tests {
             std::fs::create_dir_all(&dir).unwrap();
             std::fs::write(dir.join("class"), format!("{class}\n")).unwrap();
             if let Some(driver) = driver {
-                std::os::unix::fs::symlink(format!("../drivers/{driver}"), dir.join("driver")).unwrap();
+                std::os::unix::fs::symlink(format!("../drivers/{driver}"), dir.join("driver"))
+                    .unwrap();
             }
             check_usable(&root, address).map_err(|error| error.to_string())
         };
         assert_eq!(device("0000:01:00.0", NVME_CLASS, Some("vfio-pci")), Ok(()));
-        assert_eq!(device("0000:01:00.1", NVME_CLASS, Some("uio_pci_generic")), Ok(()));
+        assert_eq!(
+            device("0000:01:00.1", NVME_CLASS, Some("uio_pci_generic")),
+            Ok(())
+        );
         let bound = device("0000:01:00.2", NVME_CLASS, Some("nvme")).unwrap_err();
-        assert!(bound.contains("is bound to nvme; SPDK needs vfio-pci"), "{bound}");
-        assert!(device("0000:01:00.3", NVME_CLASS, None).unwrap_err().contains("no driver"));
-        assert!(device("0000:01:00.4", "0x020000", None).unwrap_err().contains("class 0x020000"));
+        assert!(
+            bound.contains("is bound to nvme; SPDK needs vfio-pci"),
+            "{bound}"
+        );
+        assert!(
+            device("0000:01:00.3", NVME_CLASS, None)
+                .unwrap_err()
+                .contains("no driver")
+        );
+        assert!(
+            device("0000:01:00.4", "0x020000", None)
+                .unwrap_err()
+                .contains("class 0x020000")
+        );
         let missing = check_usable(&root, "0000:02:00.0").unwrap_err();
-        assert!(missing.to_string().contains("no PCI device 0000:02:00.0"), "{missing}");
+        assert!(
+            missing.to_string().contains("no PCI device 0000:02:00.0"),
+            "{missing}"
+        );
         std::fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -44,22 +44,34 @@ pub(super) fn check(
             return Err(missing("spdk-rpc-http", "spdk-rpc-user", "127.0.0.1:9009"));
         }
         (Some(_), None) if socket.is_some() => {
-            return Err(missing("spdk-rpc-user", "spdk-rpc-http", "admin:/etc/opi-spdk/password"));
+            return Err(missing(
+                "spdk-rpc-user",
+                "spdk-rpc-http",
+                "admin:/etc/opi-spdk/password",
+            ));
         }
         (Some(address), user) => Some((address, user.unwrap_or_default())),
     };
     let Some(socket) = socket else {
         return match http {
             None => Ok(None),
-            Some(_) => Err(missing("spdk-rpc-socket", "spdk-rpc-http", "/run/opi-spdk/rpc.sock")),
+            Some(_) => Err(missing(
+                "spdk-rpc-socket",
+                "spdk-rpc-http",
+                "/run/opi-spdk/rpc.sock",
+            )),
         };
     };
     let length = socket.as_os_str().len();
     if !(1..=SOCKET_PATH_MAX).contains(&length) {
-        let reason = format!("{socket:?} has {length} bytes; the path of a socket has 1 to {SOCKET_PATH_MAX}");
+        let reason = format!(
+            "{socket:?} has {length} bytes; the path of a socket has 1 to {SOCKET_PATH_MAX}"
+        );
         return Err(value("spdk-rpc-socket", reason));
     }
-    let http = http.map(|(address, user)| proxy(address, &user)).transpose()?;
+    let http = http
+        .map(|(address, user)| proxy(address, &user))
+        .transpose()?;
     Ok(Some(SpdkRpc { socket, http }))
 }
 
@@ -88,7 +100,9 @@ mod tests {
     #[test]
     fn the_socket_may_be_alone_and_the_proxy_may_not() {
         assert_eq!(check(None, None, None).expect("off"), None);
-        let alone = check(Some("/s".into()), None, None).expect("valid").expect("on");
+        let alone = check(Some("/s".into()), None, None)
+            .expect("valid")
+            .expect("on");
         assert_eq!((alone.socket, alone.http), (PathBuf::from("/s"), None));
         let user = "admin:/a:b".to_owned();
         let both = check(Some("/s".into()), Some(address()), Some(user)).expect("valid");

@@ -69,7 +69,9 @@ impl NvmeControllers {
             Some(Endpoint::PcieId(_)) => {
                 let dir = self.ctrlr_dir.join(name.parent_id().unwrap_or_default());
                 match dir.to_str() {
-                    Some(dir) => Ok(Address::VfioUser { dir: dir.to_owned() }),
+                    Some(dir) => Ok(Address::VfioUser {
+                        dir: dir.to_owned(),
+                    }),
                     None => Err(Error::internal("naming a socket", "its path is not UTF-8")),
                 }
             }
@@ -90,7 +92,9 @@ impl NvmeControllers {
                 return Ok(());
             }
         }
-        Err(Error::ResourceExhausted("all controller IDs of the subsystem are in use".into()))
+        Err(Error::ResourceExhausted(
+            "all controller IDs of the subsystem are in use".into(),
+        ))
     }
 
     async fn listen(&self, name: &Name, address: Address) -> Result<(), Error> {
@@ -101,7 +105,9 @@ impl NvmeControllers {
             make_directory(dir).await?;
         }
         let at = address.clone();
-        let added = self.spdk.call(move |spdk| async move { add(spdk, &nqn, &at, secure).await });
+        let added = self
+            .spdk
+            .call(move |spdk| async move { add(spdk, &nqn, &at, secure).await });
         let result = added.await?.map_err(at_fault);
         if let (Err(_), Address::VfioUser { dir }) = (&result, &address) {
             remove_directory(dir).await;
@@ -228,7 +234,10 @@ fn spec_of(object: &NvmeController) -> NvmeControllerSpec {
 }
 
 fn id_key(name: &Name, id: i32) -> Key {
-    Key::from(format!("cntlid/{}/{id}", name.parent_id().unwrap_or_default()))
+    Key::from(format!(
+        "cntlid/{}/{id}",
+        name.parent_id().unwrap_or_default()
+    ))
 }
 
 /// The object of a controller that hosts can reach.
@@ -240,8 +249,12 @@ fn there(mut object: NvmeController, spec: NvmeControllerSpec) -> NvmeController
 
 /// Namespaces are reached through every controller of the subsystem: SPDK has no limits of one.
 fn refuse_limits(spec: &NvmeControllerSpec, violations: &mut Violations) {
-    const WHY: &str = "SPDK limits volumes, not controllers: put a QosVolume on the namespace's volume";
-    for (field, limit) in [("spec.min_limit", &spec.min_limit), ("spec.max_limit", &spec.max_limit)] {
+    const WHY: &str =
+        "SPDK limits volumes, not controllers: put a QosVolume on the namespace's volume";
+    for (field, limit) in [
+        ("spec.min_limit", &spec.min_limit),
+        ("spec.max_limit", &spec.max_limit),
+    ] {
         if let Some(limit) = limit {
             limits::refuse(limit, field, WHY, violations);
         }
@@ -295,14 +308,23 @@ fn check_endpoint(spec: &NvmeControllerSpec, violations: &mut Violations) {
 
 /// The address, or the field that is at fault and why.
 fn tcp_address(endpoint: &FabricsEndpoint) -> Result<Address, (&'static str, String)> {
-    let FabricsEndpoint { traddr, trsvcid, .. } = endpoint;
+    let FabricsEndpoint {
+        traddr, trsvcid, ..
+    } = endpoint;
     let ip: IpAddr = traddr
         .parse()
         .map_err(|_| ("traddr", format!("{traddr:?} is not an IP address")))?;
-    let family = if ip.is_ipv4() { NvmeAddressFamily::Ipv4 } else { NvmeAddressFamily::Ipv6 };
+    let family = if ip.is_ipv4() {
+        NvmeAddressFamily::Ipv4
+    } else {
+        NvmeAddressFamily::Ipv6
+    };
     if endpoint.adrfam() != family {
         let (given, right) = (endpoint.adrfam().as_str_name(), family.as_str_name());
-        return Err(("adrfam", format!("{given} does not go with {traddr}: {right}")));
+        return Err((
+            "adrfam",
+            format!("{given} does not go with {traddr}: {right}"),
+        ));
     }
     if ip.is_multicast() {
         return Err(("traddr", format!("{traddr} is a multicast address")));
@@ -315,7 +337,8 @@ fn tcp_address(endpoint: &FabricsEndpoint) -> Result<Address, (&'static str, Str
 }
 
 async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Result<(), spdk::Error> {
-    if matches!(address, Address::VfioUser { .. }) && !transport::exists(spdk, Transport::VfioUser)? {
+    if matches!(address, Address::VfioUser { .. }) && !transport::exists(spdk, Transport::VfioUser)?
+    {
         return Err(spdk::Error::new("add listener", errno::EPERM).with_detail(
             "PCIE controllers share memory with their hosts, and need the server to run with hugepages",
         ));
@@ -421,7 +444,10 @@ mod tests {
             ("127.0.0.1", "nvme", Ipv4, "trsvcid"),
         ] {
             let what = broken(&tcp(traddr, trsvcid, adrfam));
-            assert!(what.starts_with(&format!("spec.fabrics_id.{field}: ")), "{what}");
+            assert!(
+                what.starts_with(&format!("spec.fabrics_id.{field}: ")),
+                "{what}"
+            );
         }
     }
 
@@ -450,7 +476,11 @@ mod tests {
             ..pcie(0, 0, 0)
         };
         let what = broken(&spec);
-        for part in ["spec.max_nsq: -1", "spec.sqes: 16", "spec.nvme_controller_id: 65520"] {
+        for part in [
+            "spec.max_nsq: -1",
+            "spec.sqes: 16",
+            "spec.nvme_controller_id: 65520",
+        ] {
             assert!(what.contains(part), "{what}");
         }
     }

@@ -28,7 +28,10 @@ impl NvmeNamespaces {
 
     fn nqn(&self, name: &Name) -> Result<String, Error> {
         let parent = name.parent().and_then(|key| self.subsystems.object(&key));
-        parent.as_ref().map(nqn_of).ok_or_else(|| Error::not_found(name))
+        parent
+            .as_ref()
+            .map(nqn_of)
+            .ok_or_else(|| Error::not_found(name))
     }
 }
 
@@ -40,7 +43,10 @@ impl Kind for NvmeNamespaces {
         if spec.host_nsid < 0 {
             violations.add(
                 "spec.host_nsid",
-                format!("{} is negative: 1 or more, or 0 for a free one", spec.host_nsid),
+                format!(
+                    "{} is negative: 1 or more, or 0 for a free one",
+                    spec.host_nsid
+                ),
             );
         }
         check_uuid("spec.uuid", &spec.uuid, violations);
@@ -71,9 +77,9 @@ impl Kind for NvmeNamespaces {
         let nqn = self.nqn(name)?;
         let spec = spec_of(&wanted);
         let options = options(&spec);
-        let added = self.spdk.call(move |spdk| async move {
-            namespace::add(spdk, &nqn, &options).await
-        });
+        let added = self
+            .spdk
+            .call(move |spdk| async move { namespace::add(spdk, &nqn, &options).await });
         let nsid = added.await?.map_err(|error| at_fault(&spec, error))?;
         Ok(there(wanted, nsid))
     }
@@ -90,9 +96,9 @@ impl Kind for NvmeNamespaces {
         if same(&before, &after) {
             return Ok(there(change.wanted, before.nsid));
         }
-        let replaced = self.spdk.call(move |spdk| async move {
-            replace(spdk, &nqn, &before, &after).await
-        });
+        let replaced = self
+            .spdk
+            .call(move |spdk| async move { replace(spdk, &nqn, &before, &after).await });
         let nsid = replaced.await?.map_err(|error| at_fault(&new, error))?;
         Ok(there(change.wanted, nsid))
     }
@@ -105,13 +111,17 @@ impl Kind for NvmeNamespaces {
     ) -> Result<(), Error> {
         let nqn = self.nqn(name)?;
         let nsid = options(&spec_of(object)).nsid;
-        let removed = self.spdk.call(move |spdk| async move { remove(spdk, &nqn, nsid).await });
+        let removed = self
+            .spdk
+            .call(move |spdk| async move { remove(spdk, &nqn, nsid).await });
         Ok(removed.await??)
     }
 
     async fn stats(&self, _: &Name, object: &NvmeNamespace) -> Result<VolumeStats, Error> {
         let name = options(&spec_of(object)).bdev;
-        let stats = self.spdk.call(move |spdk| async move { bdev::stats(spdk, &name).await });
+        let stats = self
+            .spdk
+            .call(move |spdk| async move { bdev::stats(spdk, &name).await });
         Ok(volume_stats([stats.await??]))
     }
 }
@@ -124,7 +134,9 @@ fn spec_of(object: &NvmeNamespace) -> NvmeNamespaceSpec {
 fn options(spec: &NvmeNamespaceSpec) -> namespace::Options {
     let volume = VolumeRef::parse(&spec.volume_name_ref);
     namespace::Options {
-        bdev: volume.map(|volume| volume.bdev().to_owned()).unwrap_or_default(),
+        bdev: volume
+            .map(|volume| volume.bdev().to_owned())
+            .unwrap_or_default(),
         nsid: u32::try_from(spec.host_nsid).unwrap_or_default(),
         uuid: parse_uuid(&spec.uuid),
         nguid: parse_uuid(&spec.nguid),
@@ -180,7 +192,10 @@ fn at_fault(spec: &NvmeNamespaceSpec, error: spdk::Error) -> Error {
     match error.errno.0 {
         errno::ENODEV => Error::NotFound {
             name: spec.volume_name_ref.clone(),
-            message: format!("spec.volume_name_ref: there is no volume {:?}", spec.volume_name_ref),
+            message: format!(
+                "spec.volume_name_ref: there is no volume {:?}",
+                spec.volume_name_ref
+            ),
         },
         errno::ERANGE => Error::invalid("spec.host_nsid", error.detail.unwrap_or_default()),
         _ => error.into(),

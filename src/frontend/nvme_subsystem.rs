@@ -39,8 +39,18 @@ impl Kind for NvmeSubsystems {
             check_nqn("spec.hostnqn", &spec.hostnqn, violations);
         }
         check_psk(spec, violations);
-        check_text("spec.serial_number", &spec.serial_number, SERIAL_LEN, violations);
-        check_text("spec.model_number", &spec.model_number, MODEL_LEN, violations);
+        check_text(
+            "spec.serial_number",
+            &spec.serial_number,
+            SERIAL_LEN,
+            violations,
+        );
+        check_text(
+            "spec.model_number",
+            &spec.model_number,
+            MODEL_LEN,
+            violations,
+        );
         if !(0..=i64::from(subsystem::MAX_NAMESPACES)).contains(&spec.max_namespaces) {
             violations.add(
                 "spec.max_namespaces",
@@ -64,7 +74,9 @@ impl Kind for NvmeSubsystems {
         mut wanted: NvmeSubsystem,
     ) -> Result<NvmeSubsystem, Error> {
         let recipe = Recipe::new(name, &wanted);
-        let made = self.spdk.call(move |spdk| async move { make(spdk, &recipe).await });
+        let made = self
+            .spdk
+            .call(move |spdk| async move { make(spdk, &recipe).await });
         made.await??;
         wanted.status = Some(NvmeSubsystemStatus {
             firmware_revision: spdk::version().to_owned(),
@@ -82,7 +94,10 @@ impl Kind for NvmeSubsystems {
         if change.fields.has("spec.nqn") {
             return Err(Error::immutable("spec.nqn"));
         }
-        let (old, new) = (Recipe::new(name, &change.old), Recipe::new(name, &change.wanted));
+        let (old, new) = (
+            Recipe::new(name, &change.old),
+            Recipe::new(name, &change.wanted),
+        );
         // Whether it speaks TLS is settled when an address is bound.
         let rebuild =
             change.fields.has("spec.max_namespaces") || old.psk.is_some() != new.psk.is_some();
@@ -107,7 +122,9 @@ impl Kind for NvmeSubsystems {
         object: &NvmeSubsystem,
     ) -> Result<(), Error> {
         let recipe = Recipe::new(name, object);
-        let deleted = self.spdk.call(move |spdk| async move { unmake(spdk, &recipe).await });
+        let deleted = self
+            .spdk
+            .call(move |spdk| async move { unmake(spdk, &recipe).await });
         Ok(deleted.await??)
     }
 
@@ -128,12 +145,19 @@ fn spec_of(object: &NvmeSubsystem) -> NvmeSubsystemSpec {
 
 /// The NQN of a subsystem.
 pub(super) fn nqn_of(object: &NvmeSubsystem) -> String {
-    object.spec.as_ref().map(|spec| spec.nqn.clone()).unwrap_or_default()
+    object
+        .spec
+        .as_ref()
+        .map(|spec| spec.nqn.clone())
+        .unwrap_or_default()
 }
 
 /// Whether its TCP controllers speak TLS.
 pub(super) fn has_psk(object: &NvmeSubsystem) -> bool {
-    object.spec.as_ref().is_some_and(|spec| !spec.psk.is_empty())
+    object
+        .spec
+        .as_ref()
+        .is_some_and(|spec| !spec.psk.is_empty())
 }
 
 /// All that it takes to make one in SPDK.
@@ -188,7 +212,11 @@ async fn make(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
 }
 
 async fn unmake(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
-    subsystem::destroy(spdk, &recipe.options.nqn).await?;
+    match subsystem::destroy(spdk, &recipe.options.nqn).await {
+        // An earlier delete that was given up has gone on by itself.
+        Err(error) if error.errno.0 == errno::ENODEV => {}
+        destroyed => destroyed?,
+    }
     forget_key(spdk, recipe)
 }
 
@@ -283,7 +311,10 @@ fn check_psk(spec: &NvmeSubsystemSpec, violations: &mut Violations) {
         violations.add("spec.psk", reason);
     }
     if spec.hostnqn.is_empty() {
-        violations.add("spec.hostnqn", "is required where psk is set: a key is one host's");
+        violations.add(
+            "spec.hostnqn",
+            "is required where psk is set: a key is one host's",
+        );
     }
 }
 
@@ -292,7 +323,10 @@ fn check_nqn(field: &str, text: &str, violations: &mut Violations) {
     if let Err(reason) = nqn::check(text) {
         violations.add(field, reason);
     } else if text == nqn::DISCOVERY {
-        violations.add(field, format!("{text:?} is the discovery service's own name"));
+        violations.add(
+            field,
+            format!("{text:?} is the discovery service's own name"),
+        );
     }
 }
 
@@ -302,7 +336,10 @@ fn check_text(field: &str, text: &str, max: usize, violations: &mut Violations) 
     if text.len() > max || !printable {
         violations.add(
             field,
-            format!("{text:?} has {} bytes: at most {max} printable ASCII characters", text.len()),
+            format!(
+                "{text:?} has {} bytes: at most {max} printable ASCII characters",
+                text.len()
+            ),
         );
     }
 }
@@ -320,15 +357,23 @@ mod tests {
     #[test]
     fn the_discovery_service_keeps_its_name() {
         assert!(broken(|v| check_nqn("f", nqn::DISCOVERY, v)).contains("discovery"));
-        assert_eq!(broken(|v| check_nqn("f", "nqn.2022-09.io.spdk:opi1", v)), "");
+        assert_eq!(
+            broken(|v| check_nqn("f", "nqn.2022-09.io.spdk:opi1", v)),
+            ""
+        );
         assert!(broken(|v| check_nqn("f", "nqn.2022-09", v)).starts_with("f: NQN \"nqn.2022-09\""));
     }
 
     #[test]
     fn texts_are_printable_ascii_that_fits() {
         assert_eq!(broken(|v| check_text("f", "OPI SN", SERIAL_LEN, v)), "");
-        assert_eq!(broken(|v| check_text("f", &"x".repeat(20), SERIAL_LEN, v)), "");
-        assert!(broken(|v| check_text("f", &"x".repeat(21), SERIAL_LEN, v)).contains("has 21 bytes"));
+        assert_eq!(
+            broken(|v| check_text("f", &"x".repeat(20), SERIAL_LEN, v)),
+            ""
+        );
+        assert!(
+            broken(|v| check_text("f", &"x".repeat(21), SERIAL_LEN, v)).contains("has 21 bytes")
+        );
         assert!(broken(|v| check_text("f", "ü", SERIAL_LEN, v)).contains("printable ASCII"));
     }
 

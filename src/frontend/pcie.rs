@@ -5,9 +5,15 @@ use crate::error::Violations;
 
 /// A device that another process emulates has one port and no virtual functions.
 pub fn check_emulated(field: &str, endpoint: &PciEndpoint, violations: &mut Violations) {
-    for (part, value) in [("port_id", endpoint.port_id), ("virtual_function", endpoint.virtual_function)] {
+    for (part, value) in [
+        ("port_id", endpoint.port_id),
+        ("virtual_function", endpoint.virtual_function),
+    ] {
         if let Some(value) = value.filter(|value| *value != 0) {
-            violations.add(format!("{field}.{part}"), format!("{value}: only 0 is there"));
+            violations.add(
+                format!("{field}.{part}"),
+                format!("{value}: only 0 is there"),
+            );
         }
     }
     check_numbers(field, endpoint, violations);
@@ -33,7 +39,15 @@ mod tests {
     fn broken(check: fn(&str, &PciEndpoint, &mut Violations), numbers: [i32; 3]) -> String {
         let [port_id, physical_function, virtual_function] = numbers.map(Some);
         let mut violations = Violations::default();
-        check("pcie_id", &PciEndpoint { port_id, physical_function, virtual_function }, &mut violations);
+        check(
+            "pcie_id",
+            &PciEndpoint {
+                port_id,
+                physical_function,
+                virtual_function,
+            },
+            &mut violations,
+        );
         violations.to_string()
     }
 

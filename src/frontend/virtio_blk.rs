@@ -44,7 +44,11 @@ impl Kind for VirtioBlks {
         if !(0..=i64::from(blk::MAX_QUEUES)).contains(&object.max_io_qps) {
             violations.add(
                 "max_io_qps",
-                format!("{}: 1 to {}, or 0 for what the machine asks for", object.max_io_qps, blk::MAX_QUEUES),
+                format!(
+                    "{}: 1 to {}, or 0 for what the machine asks for",
+                    object.max_io_qps,
+                    blk::MAX_QUEUES
+                ),
             );
         }
         if let Some(limit) = &object.min_limit {
@@ -67,9 +71,16 @@ impl Kind for VirtioBlks {
         }
     }
 
-    async fn create(&self, _: &CallContext, name: &Name, wanted: VirtioBlk) -> Result<VirtioBlk, Error> {
+    async fn create(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        wanted: VirtioBlk,
+    ) -> Result<VirtioBlk, Error> {
         let device = Device::of(name, &wanted);
-        let made = self.spdk.call(move |spdk| async move { make(spdk, &device).await });
+        let made = self
+            .spdk
+            .call(move |spdk| async move { make(spdk, &device).await });
         made.await?.map_err(|error| at_fault(&wanted, error))?;
         Ok(wanted)
     }
@@ -80,21 +91,32 @@ impl Kind for VirtioBlks {
         name: &Name,
         change: Change<VirtioBlk>,
     ) -> Result<VirtioBlk, Error> {
-        let (old, new) = (Device::of(name, &change.old), Device::of(name, &change.wanted));
-        let changed = self.spdk.call(move |spdk| async move { self::change(spdk, &old, &new).await });
-        changed.await?.map_err(|error| at_fault(&change.wanted, error))?;
+        let (old, new) = (
+            Device::of(name, &change.old),
+            Device::of(name, &change.wanted),
+        );
+        let changed = self
+            .spdk
+            .call(move |spdk| async move { self::change(spdk, &old, &new).await });
+        changed
+            .await?
+            .map_err(|error| at_fault(&change.wanted, error))?;
         Ok(change.wanted)
     }
 
     async fn delete(&self, _: &CallContext, name: &Name, object: &VirtioBlk) -> Result<(), Error> {
         let device = Device::of(name, object);
-        let removed = self.spdk.call(move |spdk| async move { remove(spdk, &device).await });
+        let removed = self
+            .spdk
+            .call(move |spdk| async move { remove(spdk, &device).await });
         Ok(removed.await??)
     }
 
     async fn stats(&self, name: &Name, object: &VirtioBlk) -> Result<VolumeStats, Error> {
         let volume = Device::of(name, object).bdev;
-        let stats = self.spdk.call(move |spdk| async move { bdev::stats(spdk, &volume).await });
+        let stats = self
+            .spdk
+            .call(move |spdk| async move { bdev::stats(spdk, &volume).await });
         Ok(volume_stats([stats.await??]))
     }
 }
@@ -125,8 +147,14 @@ impl Device {
         let volume = VolumeRef::parse(&object.volume_name_ref);
         Self {
             name: name.id().to_owned(),
-            bdev: volume.map(|volume| volume.bdev().to_owned()).unwrap_or_default(),
-            limits: object.max_limit.as_ref().map(limits::of).unwrap_or_default(),
+            bdev: volume
+                .map(|volume| volume.bdev().to_owned())
+                .unwrap_or_default(),
+            limits: object
+                .max_limit
+                .as_ref()
+                .map(limits::of)
+                .unwrap_or_default(),
         }
     }
 }

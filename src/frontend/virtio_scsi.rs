@@ -58,7 +58,10 @@ impl Group {
         if self.luns.len() >= most {
             return None;
         }
-        let lun = Lun { bdev: bdev.to_owned(), number };
+        let lun = Lun {
+            bdev: bdev.to_owned(),
+            number,
+        };
         self.luns.insert(id.to_owned(), lun.clone());
         Some(lun)
     }
@@ -75,14 +78,23 @@ impl Luns {
 
     /// How many there are under an ID.
     pub(super) fn count(&self, group: &str) -> usize {
-        self.groups.lock().get(group).map_or(0, |group| group.luns.len())
+        self.groups
+            .lock()
+            .get(group)
+            .map_or(0, |group| group.luns.len())
     }
 
     /// Puts a volume under an ID that takes `most`, and shows it if there is a controller.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED where there are as many already, and SPDK's: ENODEV for an unknown volume.
-    pub(super) async fn add(&self, group: &str, id: &str, bdev: &str, most: usize) -> Result<(), Error> {
+    pub(super) async fn add(
+        &self,
+        group: &str,
+        id: &str,
+        bdev: &str,
+        most: usize,
+    ) -> Result<(), Error> {
         let (lun, shown) = {
             let mut groups = self.groups.lock();
             let entry = groups.entry(group.to_owned()).or_default();
@@ -94,8 +106,13 @@ impl Luns {
             ))
         })?;
         let controller = shown.then(|| group.to_owned());
-        let shown = self.spdk.call(move |spdk| async move { show(spdk, controller.as_deref(), &lun).await });
-        let result = shown.await.map_err(Error::from).and_then(|shown| Ok(shown?));
+        let shown = self
+            .spdk
+            .call(move |spdk| async move { show(spdk, controller.as_deref(), &lun).await });
+        let result = shown
+            .await
+            .map_err(Error::from)
+            .and_then(|shown| Ok(shown?));
         if result.is_err() {
             self.forget(group, id);
         }
@@ -111,7 +128,9 @@ impl Luns {
         };
         if let Some(lun) = lun {
             let controller = group.to_owned();
-            let removed = self.spdk.call(move |spdk| async move { hide(spdk, &controller, &lun).await });
+            let removed = self
+                .spdk
+                .call(move |spdk| async move { hide(spdk, &controller, &lun).await });
             removed.await??;
         }
         self.forget(group, id);
@@ -132,7 +151,9 @@ impl Luns {
             group.luns.values().cloned().collect()
         };
         let name = controller.to_owned();
-        let shown = self.spdk.call(move |spdk| async move { show_all(spdk, &name, &luns).await });
+        let shown = self
+            .spdk
+            .call(move |spdk| async move { show_all(spdk, &name, &luns).await });
         shown.await??;
         self.set_shown(controller, true);
         Ok(())
@@ -144,14 +165,21 @@ impl Luns {
     }
 
     fn set_shown(&self, controller: &str, shown: bool) {
-        self.groups.lock().entry(controller.to_owned()).or_default().shown = shown;
+        self.groups
+            .lock()
+            .entry(controller.to_owned())
+            .or_default()
+            .shown = shown;
     }
 
     /// What machines moved through all LUNs under an ID.
     pub(super) async fn stats(&self, group: &str) -> Result<VolumeStats, Error> {
         let bdevs: Vec<String> = {
             let groups = self.groups.lock();
-            let luns = groups.get(group).into_iter().flat_map(|group| group.luns.values());
+            let luns = groups
+                .get(group)
+                .into_iter()
+                .flat_map(|group| group.luns.values());
             luns.map(|lun| lun.bdev.clone()).collect()
         };
         let all = self.spdk.call(move |spdk| async move {
@@ -172,7 +200,9 @@ impl Luns {
 /// Shows a LUN through a controller; where there is none, only looks whether it could.
 async fn show(spdk: Spdk, controller: Option<&str>, lun: &Lun) -> Result<(), spdk::Error> {
     match controller {
-        Some(name) => scsi::add_target(spdk, name, Some(lun.number), &lun.bdev).await.map(drop),
+        Some(name) => scsi::add_target(spdk, name, Some(lun.number), &lun.bdev)
+            .await
+            .map(drop),
         None => scsi::check_bdev(spdk, &lun.bdev),
     }
 }
@@ -204,7 +234,10 @@ mod tests {
     fn each_lun_has_the_lowest_number_that_is_free() {
         let mut group = Group::default();
         let mut take = |id: &str| group.take(id, "volume", MAX_LUNS).map(|lun| lun.number);
-        assert_eq!([take("a"), take("b"), take("c")], [Some(0), Some(1), Some(2)]);
+        assert_eq!(
+            [take("a"), take("b"), take("c")],
+            [Some(0), Some(1), Some(2)]
+        );
         group.luns.remove("b");
         let mut take = |id: &str| group.take(id, "volume", MAX_LUNS).map(|lun| lun.number);
         assert_eq!([take("d"), take("e")], [Some(1), Some(3)]);

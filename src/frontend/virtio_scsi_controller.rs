@@ -16,7 +16,8 @@ use crate::middleend::limits;
 use crate::resource::{CallContext, Change, Kind, Name, Uses};
 
 /// Why a controller has no limits.
-const NO_LIMITS: &str = "SPDK limits volumes, not controllers: make a QosVolume of each volume instead";
+const NO_LIMITS: &str =
+    "SPDK limits volumes, not controllers: make a QosVolume of each volume instead";
 
 /// The kind.
 pub struct VirtioScsiControllers {
@@ -57,7 +58,9 @@ impl Kind for VirtioScsiControllers {
         wanted: VirtioScsiController,
     ) -> Result<VirtioScsiController, Error> {
         let id = name.id().to_owned();
-        self.spdk.call(move |spdk| async move { scsi::create(spdk, &id).await }).await??;
+        self.spdk
+            .call(move |spdk| async move { scsi::create(spdk, &id).await })
+            .await??;
         if let Err(error) = self.luns.attach(name.id()).await {
             self.remove(name).await?;
             return Err(error);
@@ -76,7 +79,12 @@ impl Kind for VirtioScsiControllers {
         Ok(change.wanted)
     }
 
-    async fn delete(&self, _: &CallContext, name: &Name, _: &VirtioScsiController) -> Result<(), Error> {
+    async fn delete(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        _: &VirtioScsiController,
+    ) -> Result<(), Error> {
         self.remove(name).await?;
         self.luns.detach(name.id());
         Ok(())
@@ -103,7 +111,10 @@ impl Pluggable for VirtioScsiControllers {
 impl VirtioScsiControllers {
     async fn remove(&self, name: &Name) -> Result<(), Error> {
         let id = name.id().to_owned();
-        Ok(self.spdk.call(move |spdk| async move { remove(spdk, &id).await }).await??)
+        Ok(self
+            .spdk
+            .call(move |spdk| async move { remove(spdk, &id).await })
+            .await??)
     }
 }
 

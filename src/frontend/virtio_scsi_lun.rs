@@ -29,7 +29,11 @@ impl VirtioScsiLuns {
         luns: Arc<Luns>,
         targets: Arc<Collection<VirtioScsiTargets>>,
     ) -> Self {
-        Self { spdk, luns, targets }
+        Self {
+            spdk,
+            luns,
+            targets,
+        }
     }
 
     async fn add(&self, name: &Name, lun: &Lun<'_>, object: &VirtioScsiLun) -> Result<(), Error> {
@@ -111,13 +115,20 @@ impl Kind for VirtioScsiLuns {
         Ok(change.wanted)
     }
 
-    async fn delete(&self, _: &CallContext, name: &Name, object: &VirtioScsiLun) -> Result<(), Error> {
+    async fn delete(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        object: &VirtioScsiLun,
+    ) -> Result<(), Error> {
         self.luns.remove(Lun::of(object).group, name.id()).await
     }
 
     async fn stats(&self, _: &Name, object: &VirtioScsiLun) -> Result<VolumeStats, Error> {
         let bdev = Lun::of(object).bdev.to_owned();
-        let stats = self.spdk.call(move |spdk| async move { spdk::bdev::stats(spdk, &bdev).await });
+        let stats = self
+            .spdk
+            .call(move |spdk| async move { spdk::bdev::stats(spdk, &bdev).await });
         Ok(volume_stats([stats.await??]))
     }
 }
@@ -159,10 +170,23 @@ mod tests {
 
     #[test]
     fn a_target_and_a_controller_are_named_in_every_form() {
-        for text in ["a", "volumes/a", "virtioScsiTargets/a", "virtioScsiControllers/a"] {
+        for text in [
+            "a",
+            "volumes/a",
+            "virtioScsiTargets/a",
+            "virtioScsiControllers/a",
+        ] {
             assert_eq!(group_of(text), Some("a"), "{text}");
         }
-        for text in ["", "/", "a/", "/a", "volumes/", "virtioBlks/a", "virtioScsiTargets/a/b"] {
+        for text in [
+            "",
+            "/",
+            "a/",
+            "/a",
+            "volumes/",
+            "virtioBlks/a",
+            "virtioScsiTargets/a/b",
+        ] {
             assert_eq!(group_of(text), None, "{text}");
         }
     }

@@ -60,7 +60,9 @@ impl Kind for VirtioScsiTargets {
     ) -> Result<VirtioScsiTarget, Error> {
         self.check_room(name, &wanted)?;
         // Nobody could ever see what is put on it.
-        self.spdk.call(|spdk| async move { vhost::check_available(spdk) }).await??;
+        self.spdk
+            .call(|spdk| async move { vhost::check_available(spdk) })
+            .await??;
         Ok(wanted)
     }
 
@@ -85,6 +87,8 @@ impl Kind for VirtioScsiTargets {
 
 /// The most LUNs that a target takes.
 pub(super) fn most(target: &VirtioScsiTarget) -> usize {
-    let asked = usize::try_from(target.max_luns).ok().filter(|luns| *luns > 0);
+    let asked = usize::try_from(target.max_luns)
+        .ok()
+        .filter(|luns| *luns > 0);
     asked.unwrap_or(MAX_LUNS)
 }

@@ -25,10 +25,14 @@ impl FromStr for Address {
             return Ok(Self::Unix(text.into()));
         }
         match text.rsplit_once(':') {
-            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => {
+            Some((host, port))
+                if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) =>
+            {
                 Ok(Self::Tcp(text.to_owned()))
             }
-            _ => Err(format!("{text:?} is neither the path of a unix socket (/run/vm/qmp, ./qmp) nor host:port")),
+            _ => Err(format!(
+                "{text:?} is neither the path of a unix socket (/run/vm/qmp, ./qmp) nor host:port"
+            )),
         }
     }
 }
@@ -61,12 +65,23 @@ mod tests {
 
     #[test]
     fn an_address_is_a_path_or_a_host_and_a_port() {
-        assert_eq!("/run/vm/qmp".parse(), Ok(Address::Unix("/run/vm/qmp".into())));
+        assert_eq!(
+            "/run/vm/qmp".parse(),
+            Ok(Address::Unix("/run/vm/qmp".into()))
+        );
         assert_eq!("./qmp".parse(), Ok(Address::Unix("./qmp".into())));
         for tcp in ["127.0.0.1:4444", "[::1]:4444", "vm:5555"] {
             assert_eq!(tcp.parse(), Ok(Address::Tcp(tcp.to_owned())));
         }
-        for bad in ["", "qmp", "host:", ":4444", "host:0", "host:65536", "host:http"] {
+        for bad in [
+            "",
+            "qmp",
+            "host:",
+            ":4444",
+            "host:0",
+            "host:65536",
+            "host:http",
+        ] {
             let error = bad.parse::<Address>().expect_err(bad);
             assert!(error.contains(&format!("{bad:?}")), "{error}");
         }

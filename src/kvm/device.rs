@@ -28,7 +28,10 @@ impl Place {
         let function = u32::try_from(physical_function).ok();
         let bus = function.and_then(|function| buses.get((function / SLOTS) as usize));
         match (function, bus) {
-            (Some(function), Some(bus)) => Ok(Self { bus: bus.clone(), slot: function % SLOTS }),
+            (Some(function), Some(bus)) => Ok(Self {
+                bus: bus.clone(),
+                slot: function % SLOTS,
+            }),
             _ => Err(format!(
                 "{physical_function} has no place in the machine: its buses ({}) take 0 to {}",
                 buses.join(", "),

@@ -34,7 +34,9 @@ pub(super) enum Fault {
         description: String,
     },
     /// The guest will not give the device up.
-    #[error("the guest refuses to give the device up: see its log, and stop what uses the device there")]
+    #[error(
+        "the guest refuses to give the device up: see its log, and stop what uses the device there"
+    )]
     Kept,
     /// QEMU has taken the device and does not list it.
     #[error("the device is gone right after it was plugged: see QEMU's log")]
@@ -65,7 +67,9 @@ impl Fault {
         match self {
             Self::Absent { .. } | Self::Broken(_) => Error::Unavailable(message),
             Self::Late(_) => Error::DeadlineExceeded(message),
-            Self::Refused { .. } | Self::Kept | Self::Vanished | Self::Path(_) => Error::failed_precondition(device, message),
+            Self::Refused { .. } | Self::Kept | Self::Vanished | Self::Path(_) => {
+                Error::failed_precondition(device, message)
+            }
             Self::Answer { .. } => Error::internal(action, self),
         }
     }

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 pub use address::Address;
 pub use device::{Device, Model, Place};
-pub use plugged::{Plugged, Pluggable, Slots};
+pub use plugged::{Pluggable, Plugged, Slots};
 
 use crate::error::Error;
 use fault::Fault;
@@ -114,7 +114,11 @@ impl Machine {
             _ => self.remove(&device.id, deadline).await?,
         }
         // QEMU may have ended of the removal.
-        let plugged = self.operation(&device.id, deadline).await?.plug(device).await;
+        let plugged = self
+            .operation(&device.id, deadline)
+            .await?
+            .plug(device)
+            .await;
         if plugged.is_err()
             && let Err(left) = self.remove(&device.id, Instant::now() + UNDO).await
         {
@@ -147,7 +151,12 @@ impl Machine {
 
     /// Takes the connection that others use, or makes one.
     async fn operation<'a>(&self, id: &'a str, deadline: Instant) -> Result<Operation<'a>, Fault> {
-        let mut session = by(deadline, "QEMU's monitor did not answer", self.0.session.lock()).await?;
+        let mut session = by(
+            deadline,
+            "QEMU's monitor did not answer",
+            self.0.session.lock(),
+        )
+        .await?;
         let qemu = match session.upgrade() {
             Some(open) if open.is_open() => open,
             _ => {

@@ -29,7 +29,8 @@ impl Operation<'_> {
     /// Plugs a device that is not there, and waits for a driver of the guest.
     pub(super) async fn plug(&self, device: &Device) -> Result<(), Fault> {
         if device.model.has_chardev() {
-            self.execute("chardev-add", device.add_chardev(self.qemu.version())?).await?;
+            self.execute("chardev-add", device.add_chardev(self.qemu.version())?)
+                .await?;
             // With a chardev that is not connected `device_add` would stop the machine until it is.
             self.connected().await?;
         }
@@ -40,12 +41,21 @@ impl Operation<'_> {
     /// Waits until QEMU has connected to the socket of a vhost-user device.
     pub(super) async fn connected(&self) -> Result<(), Fault> {
         let connected = async {
-            while !self.chardev().await?.is_some_and(|chardev| chardev.is_connected()) {
+            while !self
+                .chardev()
+                .await?
+                .is_some_and(|chardev| chardev.is_connected())
+            {
                 sleep(STEP).await;
             }
             Ok(())
         };
-        by(self.deadline, "QEMU did not connect to the controller's socket", connected).await?
+        by(
+            self.deadline,
+            "QEMU did not connect to the controller's socket",
+            connected,
+        )
+        .await?
     }
 
     /// Waits until a driver of the guest has taken the device.
@@ -61,7 +71,11 @@ impl Operation<'_> {
                 Presence::Plugged if begin.elapsed() < patience => sleep(STEP).await,
                 Presence::Plugged => {
                     let waited = begin.elapsed().as_secs_f32();
-                    tracing::warn!(device = self.id, waited, "plugged, but no driver of the guest has taken it yet");
+                    tracing::warn!(
+                        device = self.id,
+                        waited,
+                        "plugged, but no driver of the guest has taken it yet"
+                    );
                     return Ok(());
                 }
             }
@@ -86,10 +100,18 @@ impl Operation<'_> {
         match self.execute("device_del", json!({ "id": self.id })).await {
             Err(Fault::Refused { class, .. }) if class == "DeviceNotFound" => {}
             Err(fault) if !fault.is_unplug_under_way() => return Err(fault),
-            _ => by(self.deadline, "the guest did not give the device up", deleted).await??,
+            _ => {
+                by(
+                    self.deadline,
+                    "the guest did not give the device up",
+                    deleted,
+                )
+                .await??
+            }
         }
         if self.chardev().await?.is_some() {
-            self.execute("chardev-remove", json!({ "id": self.id })).await?;
+            self.execute("chardev-remove", json!({ "id": self.id }))
+                .await?;
         }
         Ok(())
     }

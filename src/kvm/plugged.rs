@@ -37,7 +37,8 @@ pub struct Slots {
 impl Slots {
     /// Those of the configuration.
     pub fn new(config: &Config) -> Arc<Self> {
-        let machine = |kvm: &crate::config::Kvm| Machine::new(kvm.qmp_addr.clone(), kvm.buses.clone());
+        let machine =
+            |kvm: &crate::config::Kvm| Machine::new(kvm.qmp_addr.clone(), kvm.buses.clone());
         // QEMU may run in another directory.
         let sockets = std::path::absolute(&config.ctrlr_dir);
         Arc::new(Self {
@@ -57,7 +58,10 @@ pub struct Plugged<K> {
 impl<K: Pluggable> Plugged<K> {
     /// `kind` and its place.
     pub fn new(kind: K, slots: &Arc<Slots>) -> Self {
-        Self { kind, slots: Arc::clone(slots) }
+        Self {
+            kind,
+            slots: Arc::clone(slots),
+        }
     }
 
     /// The machine and the physical function in it, for a controller that is plugged.
@@ -69,7 +73,9 @@ impl<K: Pluggable> Plugged<K> {
     }
 
     async fn plug(&self, call: &CallContext, name: &Name, object: &K::Object) -> Result<(), Error> {
-        let Some((machine, function)) = self.slot(object) else { return Ok(()) };
+        let Some((machine, function)) = self.slot(object) else {
+            return Ok(());
+        };
         let place = machine.place(function);
         let device = Device {
             id: Device::id_of(name),
@@ -80,7 +86,12 @@ impl<K: Pluggable> Plugged<K> {
         machine.plug(&device, call.deadline).await
     }
 
-    async fn unplug(&self, call: &CallContext, name: &Name, object: &K::Object) -> Result<(), Error> {
+    async fn unplug(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        object: &K::Object,
+    ) -> Result<(), Error> {
         match self.slot(object) {
             Some((machine, _)) => machine.unplug(&Device::id_of(name), call.deadline).await,
             None => Ok(()),
@@ -108,12 +119,21 @@ impl<K: Pluggable> Kind for Plugged<K> {
         }
     }
 
-    async fn create(&self, call: &CallContext, name: &Name, wanted: K::Object) -> Result<K::Object, Error> {
+    async fn create(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        wanted: K::Object,
+    ) -> Result<K::Object, Error> {
         let object = self.kind.create(call, name, wanted).await?;
         let Err(error) = self.plug(call, name, &object).await else {
             return Ok(object);
         };
-        if let Err(left) = self.kind.delete(&CallContext::within(UNDO), name, &object).await {
+        if let Err(left) = self
+            .kind
+            .delete(&CallContext::within(UNDO), name, &object)
+            .await
+        {
             tracing::error!(%name, %left, "could not remove what could not be plugged");
         }
         Err(error)
@@ -133,7 +153,12 @@ impl<K: Pluggable> Kind for Plugged<K> {
         self.kind.update(call, name, change).await
     }
 
-    async fn delete(&self, call: &CallContext, name: &Name, object: &K::Object) -> Result<(), Error> {
+    async fn delete(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        object: &K::Object,
+    ) -> Result<(), Error> {
         self.unplug(call, name, object).await?;
         let deleted = self.kind.delete(call, name, object).await;
         if deleted.is_err()

@@ -94,10 +94,25 @@ impl Message {
     pub(super) fn parse(line: &str) -> Result<Self, String> {
         let line: Line = serde_json::from_str(line).map_err(|error| not_qmp(line, &error))?;
         match line {
-            Line { event: Some(name), data, .. } => Ok(Self::Event(Event { name, data })),
-            Line { id: Some(id), error: Some(refusal), .. } => Ok(Self::Answer(id, Err(refusal))),
-            Line { id: Some(id), returned: Some(value), .. } => Ok(Self::Answer(id, Ok(value))),
-            Line { error: Some(refusal), .. } => Err(format!("an error without an id: {}", refusal.description)),
+            Line {
+                event: Some(name),
+                data,
+                ..
+            } => Ok(Self::Event(Event { name, data })),
+            Line {
+                id: Some(id),
+                error: Some(refusal),
+                ..
+            } => Ok(Self::Answer(id, Err(refusal))),
+            Line {
+                id: Some(id),
+                returned: Some(value),
+                ..
+            } => Ok(Self::Answer(id, Ok(value))),
+            Line {
+                error: Some(refusal),
+                ..
+            } => Err(format!("an error without an id: {}", refusal.description)),
             _ => Err("neither an answer with an id nor an event".to_owned()),
         }
     }
@@ -125,16 +140,30 @@ mod tests {
     #[test]
     fn a_line_is_an_answer_an_error_or_an_event() {
         let parse = Message::parse;
-        assert_eq!(parse(r#"{"return": {"a": 1}, "id": 7}"#), Ok(Message::Answer(7, Ok(json!({ "a": 1 })))));
-        assert_eq!(parse(r#"{"return": null, "id": 7}"#), Ok(Message::Answer(7, Ok(Value::Null))));
-        let refusal = Refusal { class: "GenericError".into(), description: "no".into() };
+        assert_eq!(
+            parse(r#"{"return": {"a": 1}, "id": 7}"#),
+            Ok(Message::Answer(7, Ok(json!({ "a": 1 }))))
+        );
+        assert_eq!(
+            parse(r#"{"return": null, "id": 7}"#),
+            Ok(Message::Answer(7, Ok(Value::Null)))
+        );
+        let refusal = Refusal {
+            class: "GenericError".into(),
+            description: "no".into(),
+        };
         assert_eq!(
             parse(r#"{"id": 8, "error": {"class": "GenericError", "desc": "no"}}"#),
             Ok(Message::Answer(8, Err(refusal)))
         );
         let line = r#"{"timestamp": {"seconds": 1}, "event": "DEVICE_DELETED", "data": {"device": "x", "path": "/p"}}"#;
-        let Ok(Message::Event(event)) = parse(line) else { panic!("not an event") };
-        assert_eq!((event.name.as_str(), event.device()), ("DEVICE_DELETED", Some("x")));
+        let Ok(Message::Event(event)) = parse(line) else {
+            panic!("not an event")
+        };
+        assert_eq!(
+            (event.name.as_str(), event.device()),
+            ("DEVICE_DELETED", Some("x"))
+        );
     }
 
     #[test]
@@ -145,7 +174,10 @@ mod tests {
             ("{}", "neither"),
             (r#"{"return": {}}"#, "neither"),
             (r#"{"return": {}, "id": "x"}"#, "invalid type"),
-            (r#"{"error": {"class": "GenericError", "desc": "JSON parse error"}}"#, "JSON parse error"),
+            (
+                r#"{"error": {"class": "GenericError", "desc": "JSON parse error"}}"#,
+                "JSON parse error",
+            ),
         ] {
             let error = Message::parse(line).expect_err(line);
             assert!(error.contains(problem), "{line}: {error}");
@@ -162,6 +194,9 @@ mod tests {
 
     #[test]
     fn a_command_without_arguments_has_none() {
-        assert_eq!(command(1, "query-pci", &Value::Null), r#"{"execute":"query-pci","id":1}"#);
+        assert_eq!(
+            command(1, "query-pci", &Value::Null),
+            r#"{"execute":"query-pci","id":1}"#
+        );
     }
 }

@@ -50,7 +50,11 @@ struct Command {
 }
 
 /// Waits for `future`, and fails with what is late when the deadline passes first.
-pub(super) async fn by<T>(deadline: Instant, late: &str, future: impl Future<Output = T>) -> Result<T, Fault> {
+pub(super) async fn by<T>(
+    deadline: Instant,
+    late: &str,
+    future: impl Future<Output = T>,
+) -> Result<T, Fault> {
     let result = tokio::time::timeout_at(deadline.into(), future).await;
     result.map_err(|_| Fault::Late(late.to_owned()))
 }
@@ -65,29 +69,48 @@ impl Session {
                 address: address.to_string(),
                 source,
             },
-            _ => Fault::Broken(format!("QEMU's monitor at {address} cannot be reached: {source}")),
+            _ => Fault::Broken(format!(
+                "QEMU's monitor at {address} cannot be reached: {source}"
+            )),
         })?;
         let mut connection = Framed::new(stream, LinesCodec::new_with_max_length(LINE_MAX));
 
-        let late = format!("the monitor at {address} did not greet (has it another client? It serves one at a time)");
+        let late = format!(
+            "the monitor at {address} did not greet (has it another client? It serves one at a time)"
+        );
         let line = by(deadline, &late, next_line(&mut connection)).await?;
         let greeting = line.and_then(|line| Greeting::parse(&line));
-        let greeting = greeting.map_err(|why| Fault::Broken(format!("no QMP at {address}: {why}")))?;
+        let greeting =
+            greeting.map_err(|why| Fault::Broken(format!("no QMP at {address}: {why}")))?;
 
         let (commands, queue) = mpsc::channel(16);
         let (sender, events) = broadcast::channel(EVENTS_MAX);
         let broken = Arc::<OnceLock<String>>::default();
         let note = Arc::clone(&broken);
         let address = address.to_string();
-        let mut carrier = Carrier { connection, queue, waiting: HashMap::new(), events: sender };
+        let mut carrier = Carrier {
+            connection,
+            queue,
+            waiting: HashMap::new(),
+            events: sender,
+        };
         tokio::spawn(async move {
             // Whoever waits finds the note, as what they wait for goes with the carrier.
             if let Err(reason) = carrier.run().await {
-                let _ = note.set(format!("lost the connection to QEMU's monitor at {address}: {reason}"));
+                let _ = note.set(format!(
+                    "lost the connection to QEMU's monitor at {address}: {reason}"
+                ));
             }
         });
-        let session = Self { version: greeting.version(), commands, events, broken };
-        session.execute("qmp_capabilities", Value::Null, deadline).await?;
+        let session = Self {
+            version: greeting.version(),
+            commands,
+            events,
+            broken,
+        };
+        session
+            .execute("qmp_capabilities", Value::Null, deadline)
+            .await?;
         Ok(session)
     }
 
@@ -109,7 +132,11 @@ impl Session {
         deadline: Instant,
     ) -> Result<Value, Fault> {
         let (answer, answered) = oneshot::channel();
-        let command = Command { execute, arguments, answer };
+        let command = Command {
+            execute,
+            arguments,
+            answer,
+        };
         let late = format!("QEMU did not answer {execute}");
         let result = by(deadline, &late, async {
             self.commands.send(command).await.ok()?;
@@ -117,20 +144,28 @@ impl Session {
         });
         match result.await? {
             Some(Ok(value)) => Ok(value),
-            Some(Err(Refusal { class, description })) => {
-                Err(Fault::Refused { command: execute, class, description })
-            }
+            Some(Err(Refusal { class, description })) => Err(Fault::Refused {
+                command: execute,
+                class,
+                description,
+            }),
             None => Err(self.broken()),
         }
     }
 
     /// Every event from now on.
     pub(super) fn watch(&self) -> Watch<'_> {
-        Watch { session: self, events: self.events.resubscribe() }
+        Watch {
+            session: self,
+            events: self.events.resubscribe(),
+        }
     }
 
     fn broken(&self) -> Fault {
-        let reason = self.broken.get().map_or("QEMU's monitor is closed", String::as_str);
+        let reason = self
+            .broken
+            .get()
+            .map_or("QEMU's monitor is closed", String::as_str);
         Fault::Broken(reason.to_owned())
     }
 }
@@ -146,7 +181,9 @@ impl Watch<'_> {
     pub(super) async fn next(&mut self) -> Result<Event, Fault> {
         self.events.recv().await.map_err(|error| match error {
             broadcast::error::RecvError::Closed => self.session.broken(),
-            broadcast::error::RecvError::Lagged(n) => Fault::Broken(format!("{n} events of QEMU came too fast")),
+            broadcast::error::RecvError::Lagged(n) => {
+                Fault::Broken(format!("{n} events of QEMU came too fast"))
+            }
         })
     }
 }
@@ -182,7 +219,8 @@ impl Carrier {
         match Message::parse(line)? {
             Message::Answer(id, answer) => {
                 let waiting = self.waiting.remove(&id);
-                let waiting = waiting.ok_or_else(|| format!("it answered command {id}, which was not sent"))?;
+                let waiting = waiting
+                    .ok_or_else(|| format!("it answered command {id}, which was not sent"))?;
                 // Nobody receives it when the command's time was up.
                 let _ = waiting.send(answer);
             }

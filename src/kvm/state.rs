@@ -53,12 +53,16 @@ impl Pci {
 }
 
 fn unreadable(command: &'static str, problem: &dyn std::fmt::Display) -> Fault {
-    Fault::Answer { command, problem: problem.to_string() }
+    Fault::Answer {
+        command,
+        problem: problem.to_string(),
+    }
 }
 
 /// Reads the answer to `query-pci`.
 pub(super) fn presence(answer: Value, id: &str) -> Result<Presence, Fault> {
-    let buses: Vec<Bus> = serde_json::from_value(answer).map_err(|error| unreadable("query-pci", &error))?;
+    let buses: Vec<Bus> =
+        serde_json::from_value(answer).map_err(|error| unreadable("query-pci", &error))?;
     let found = buses.iter().find_map(|bus| Pci::find(&bus.devices, id));
     Ok(match found {
         None => Presence::Absent,

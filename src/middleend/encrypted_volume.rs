@@ -45,8 +45,11 @@ impl Kind for EncryptedVolumes {
         wanted: EncryptedVolume,
     ) -> Result<EncryptedVolume, Error> {
         let recipe = recipe(name, &wanted)?;
-        let made = self.spdk.call(move |spdk| async move { make(spdk, recipe).await });
-        made.await?.map_err(|error| at_fault(&wanted.volume_name_ref, error))?;
+        let made = self
+            .spdk
+            .call(move |spdk| async move { make(spdk, recipe).await });
+        made.await?
+            .map_err(|error| at_fault(&wanted.volume_name_ref, error))?;
         Ok(wanted)
     }
 
@@ -67,19 +70,25 @@ impl Kind for EncryptedVolumes {
             }
             made
         });
-        rebuilt.await?.map_err(|error| at_fault(&change.wanted.volume_name_ref, error))?;
+        rebuilt
+            .await?
+            .map_err(|error| at_fault(&change.wanted.volume_name_ref, error))?;
         Ok(change.wanted)
     }
 
     async fn delete(&self, _: &CallContext, name: &Name, _: &EncryptedVolume) -> Result<(), Error> {
         let name = name.id().to_owned();
-        let removed = self.spdk.call(move |spdk| async move { remove(spdk, &name).await });
+        let removed = self
+            .spdk
+            .call(move |spdk| async move { remove(spdk, &name).await });
         Ok(removed.await??)
     }
 
     async fn stats(&self, name: &Name, _: &EncryptedVolume) -> Result<VolumeStats, Error> {
         let name = name.id().to_owned();
-        let stats = self.spdk.call(move |spdk| async move { bdev::stats(spdk, &name).await });
+        let stats = self
+            .spdk
+            .call(move |spdk| async move { bdev::stats(spdk, &name).await });
         Ok(volume_stats([stats.await??]))
     }
 
@@ -109,9 +118,15 @@ fn check(object: &EncryptedVolume, violations: &mut Violations) {
     let (first, second) = object.key.split_at(object.key.len() / 2);
     if object.key.len() != length {
         let (given, cipher) = (object.key.len(), object.cipher().as_str_name());
-        violations.add("key", format!("it has {given} bytes: {cipher} needs {length}"));
+        violations.add(
+            "key",
+            format!("it has {given} bytes: {cipher} needs {length}"),
+        );
     } else if first == second {
-        violations.add("key", "its two halves are the same: XTS needs two different keys");
+        violations.add(
+            "key",
+            "its two halves are the same: XTS needs two different keys",
+        );
     }
 }
 

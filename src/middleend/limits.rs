@@ -23,10 +23,14 @@ pub fn check(limit: &QosLimit, path: &str, violations: &mut Violations) {
         let field = format!("{path}.{field}");
         if !(0..=MAX).contains(&value) {
             violations.add(field, format!("{value}: 1 to {MAX}, or 0 for no limit"));
-        } else if value != 0 && (field.ends_with("rd_iops_kiops") || field.ends_with("wr_iops_kiops")) {
+        } else if value != 0
+            && (field.ends_with("rd_iops_kiops") || field.ends_with("wr_iops_kiops"))
+        {
             violations.add(
                 field,
-                format!("{value}: SPDK limits the I/Os of reads and writes together only, rw_iops_kiops"),
+                format!(
+                    "{value}: SPDK limits the I/Os of reads and writes together only, rw_iops_kiops"
+                ),
             );
         }
     }
@@ -34,7 +38,12 @@ pub fn check(limit: &QosLimit, path: &str, violations: &mut Violations) {
 
 /// Refuses guarantees, which SPDK cannot give.
 pub fn check_no_minimum(limit: &QosLimit, path: &str, violations: &mut Violations) {
-    refuse(limit, path, "SPDK limits rates and guarantees none; leave it 0", violations);
+    refuse(
+        limit,
+        path,
+        "SPDK limits rates and guarantees none; leave it 0",
+        violations,
+    );
 }
 
 /// Refuses each limit that is set, for this reason.
@@ -78,7 +87,10 @@ mod tests {
     fn broken(check: impl FnOnce(&mut Violations)) -> Vec<String> {
         let mut violations = Violations::default();
         check(&mut violations);
-        violations.iter().map(|violation| violation.field.clone()).collect()
+        violations
+            .iter()
+            .map(|violation| violation.field.clone())
+            .collect()
     }
 
     #[test]
@@ -91,7 +103,12 @@ mod tests {
             wr_bandwidth_mbs: -5,
             rw_bandwidth_mbs: i64::MAX,
         };
-        let refused = ["m.rd_iops_kiops", "m.wr_iops_kiops", "m.wr_bandwidth_mbs", "m.rw_bandwidth_mbs"];
+        let refused = [
+            "m.rd_iops_kiops",
+            "m.wr_iops_kiops",
+            "m.wr_bandwidth_mbs",
+            "m.rw_bandwidth_mbs",
+        ];
         assert_eq!(broken(|v| check(&all, "m", v)), refused);
         assert_eq!(broken(|v| check_no_minimum(&all, "m", v)).len(), 6);
         assert!(broken(|v| check_no_minimum(&QosLimit::default(), "m", v)).is_empty());

@@ -48,8 +48,11 @@ impl Kind for QosVolumes {
         wanted: QosVolume,
     ) -> Result<QosVolume, Error> {
         let (base, limits, alias) = (base(&wanted), max(&wanted), name.id().to_owned());
-        let made = self.spdk.call(move |spdk| async move { limit(spdk, &base, &alias, limits).await });
-        made.await?.map_err(|error| at_fault(&wanted.volume_name_ref, error))?;
+        let made = self
+            .spdk
+            .call(move |spdk| async move { limit(spdk, &base, &alias, limits).await });
+        made.await?
+            .map_err(|error| at_fault(&wanted.volume_name_ref, error))?;
         Ok(wanted)
     }
 
@@ -76,20 +79,26 @@ impl Kind for QosVolumes {
             }
             moved
         });
-        changed.await?.map_err(|error| at_fault(&change.wanted.volume_name_ref, error))?;
+        changed
+            .await?
+            .map_err(|error| at_fault(&change.wanted.volume_name_ref, error))?;
         Ok(change.wanted)
     }
 
     async fn delete(&self, _: &CallContext, name: &Name, object: &QosVolume) -> Result<(), Error> {
         let (base, alias) = (base(object), name.id().to_owned());
-        let lifted = self.spdk.call(move |spdk| async move { lift(spdk, &base, &alias).await });
+        let lifted = self
+            .spdk
+            .call(move |spdk| async move { lift(spdk, &base, &alias).await });
         Ok(lifted.await??)
     }
 
     /// What the volume beneath does, by whichever of its names.
     async fn stats(&self, _: &Name, object: &QosVolume) -> Result<VolumeStats, Error> {
         let base = base(object);
-        let stats = self.spdk.call(move |spdk| async move { bdev::stats(spdk, &base).await });
+        let stats = self
+            .spdk
+            .call(move |spdk| async move { bdev::stats(spdk, &base).await });
         Ok(volume_stats([stats.await??]))
     }
 }
@@ -98,7 +107,9 @@ fn check(object: &QosVolume, violations: &mut Violations) {
     if let Err(reason) = VolumeRef::parse(&object.volume_name_ref) {
         violations.add("volume_name_ref", reason);
     }
-    let Some(Limits { min, max }) = &object.limits else { return };
+    let Some(Limits { min, max }) = &object.limits else {
+        return;
+    };
     if let Some(min) = min {
         limits::check_no_minimum(min, "limits.min", violations);
     }
@@ -111,7 +122,9 @@ fn check(object: &QosVolume, violations: &mut Violations) {
 /// The bdev beneath an object that has passed the checks.
 fn base(object: &QosVolume) -> String {
     let volume = VolumeRef::parse(&object.volume_name_ref);
-    volume.map(|volume| volume.bdev().to_owned()).unwrap_or_default()
+    volume
+        .map(|volume| volume.bdev().to_owned())
+        .unwrap_or_default()
 }
 
 fn max(object: &QosVolume) -> qos::Limits {
@@ -120,12 +133,20 @@ fn max(object: &QosVolume) -> qos::Limits {
 }
 
 /// Limits a bdev and gives it the further name.
-async fn limit(spdk: Spdk, base: &str, alias: &str, limits: qos::Limits) -> Result<(), spdk::Error> {
+async fn limit(
+    spdk: Spdk,
+    base: &str,
+    alias: &str,
+    limits: qos::Limits,
+) -> Result<(), spdk::Error> {
     const OPERATION: &str = "limit volume";
     if let Some(info) = bdev::lookup(spdk, base)?
         && info.name != base
     {
-        let what = format!("{base:?} is another name of the volume {:?}: refer to that", info.name);
+        let what = format!(
+            "{base:?} is another name of the volume {:?}: refer to that",
+            info.name
+        );
         return Err(spdk::Error::new(OPERATION, errno::EBUSY).with_detail(what));
     }
     alias::add(spdk, base, alias)?;

@@ -138,7 +138,9 @@ impl<K: Kind> Collection<K> {
             _ => String::new(),
         };
         let items = page.into_iter().map(|(key, record)| {
-            let name = self.meta.name(parent.as_ref(), &key.as_str()[prefix.len()..]);
+            let name = self
+                .meta
+                .name(parent.as_ref(), &key.as_str()[prefix.len()..]);
             self.answer(&name, record.object.clone())
         });
         Ok(Page {
@@ -271,7 +273,10 @@ impl<K: Kind> Collection<K> {
         task.await.unwrap_or_else(|error| {
             tracing::error!(kind = self.meta.kind(), %error, "a change did not come to its end");
             let operation = format!("change of a {}", self.meta.kind());
-            Err(Error::internal(operation, "it was cut off by a fault of the server"))
+            Err(Error::internal(
+                operation,
+                "it was cut off by a fault of the server",
+            ))
         })
     }
 
@@ -294,7 +299,9 @@ impl<K: Kind> Collection<K> {
     /// Whether `record` is still what is known of `name`, now that it is locked.
     pub(super) fn is_current(&self, name: &Name, record: &Arc<Record<K::Object>>) -> bool {
         let records = self.records.read();
-        records.get(name.key()).is_some_and(|current| Arc::ptr_eq(current, record))
+        records
+            .get(name.key())
+            .is_some_and(|current| Arc::ptr_eq(current, record))
     }
 
     /// All that an object owns and uses: its name, its parent, and what the kind says.

@@ -21,6 +21,7 @@ pub mod volume_ref;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -47,6 +48,7 @@ pub struct Shared {
     /// The locks of all names.
     pub locks: Arc<Locks>,
     changes: Arc<Semaphore>,
+    stopping: AtomicBool,
 }
 
 impl Shared {
@@ -56,12 +58,15 @@ impl Shared {
             registry: Arc::default(),
             locks: Arc::default(),
             changes: Arc::new(Semaphore::new(MAX_CHANGES as usize)),
+            stopping: AtomicBool::new(false),
         })
     }
 
     /// Waits for the changes that are under way, also those whose clients have gone, and refuses
     /// further ones. For the end of the program, before SPDK stops.
     pub async fn stop(&self) {
+        // Also where this wait is given up: what queues behind it must not begin then.
+        self.stopping.store(true, Ordering::Release);
         if let Ok(all) = self.changes.acquire_many(MAX_CHANGES).await {
             self.changes.close();
             drop(all);
@@ -69,7 +74,9 @@ impl Shared {
     }
 
     async fn begin(&self) -> Result<OwnedSemaphorePermit, Error> {
-        let permit = Arc::clone(&self.changes).acquire_owned().await;
-        permit.map_err(|_| Error::Unavailable("the server is stopping and takes no changes".into()))
+        let permit = Arc::clone(&self.changes).acquire_owned().await.ok();
+        permit
+            .filter(|_| !self.stopping.load(Ordering::Acquire))
+            .ok_or_else(|| Error::Unavailable("the server is stopping and takes no changes".into()))
     }
 }

@@ -101,7 +101,12 @@ impl Uses {
             shared: &self.shared | &other.shared,
             needed: &self.needed | &other.needed,
             altered: &self.altered | &other.altered,
-            aliases: self.aliases.clone().into_iter().chain(other.aliases.clone()).collect(),
+            aliases: self
+                .aliases
+                .clone()
+                .into_iter()
+                .chain(other.aliases.clone())
+                .collect(),
         }
     }
 }
@@ -130,7 +135,9 @@ impl Registry {
         let mut inner = self.inner.lock();
         inner.admit(name, uses)?;
         let before = inner.held.get(name).cloned();
-        let both = before.as_ref().map_or_else(|| uses.clone(), |b| b.union(uses));
+        let both = before
+            .as_ref()
+            .map_or_else(|| uses.clone(), |b| b.union(uses));
         inner.set(name, Some(both));
         Ok(Reserved {
             registry: Arc::clone(self),
@@ -174,7 +181,10 @@ impl Inner {
         }
         for key in &uses.owned {
             if let Some(owner) = self.owners.get(key).filter(|owner| *owner != name) {
-                let (space, value) = key.as_str().split_once('/').unwrap_or(("name", key.as_str()));
+                let (space, value) = key
+                    .as_str()
+                    .split_once('/')
+                    .unwrap_or(("name", key.as_str()));
                 return Err(Error::AlreadyExists {
                     name: owner.to_string(),
                     message: format!("{space} {value:?} already belongs to {owner}"),
@@ -183,10 +193,10 @@ impl Inner {
         }
         for key in &uses.exclusive {
             if let Some(user) = self.other_taker(name, key) {
-                let shown = self.owners.get(key).map_or_else(
-                    || key.as_str().to_owned(),
-                    |owner| owner.to_string(),
-                );
+                let shown = self
+                    .owners
+                    .get(key)
+                    .map_or_else(|| key.as_str().to_owned(), |owner| owner.to_string());
                 return Err(Error::InUse {
                     name: shown,
                     user: user.to_string(),
@@ -204,9 +214,19 @@ impl Inner {
             .filter_map(|(alias, other)| (other == meant).then_some(alias))
             .chain([meant]);
         names
-            .flat_map(|key| self.users.get(key).into_iter().flatten().map(move |user| (key, user)))
+            .flat_map(|key| {
+                self.users
+                    .get(key)
+                    .into_iter()
+                    .flatten()
+                    .map(move |user| (key, user))
+            })
             .find(|(key, user)| {
-                *user != name && self.held.get(*user).is_some_and(|u| u.exclusive.contains(*key))
+                *user != name
+                    && self
+                        .held
+                        .get(*user)
+                        .is_some_and(|u| u.exclusive.contains(*key))
             })
             .map(|(_, user)| user)
     }
@@ -293,7 +313,10 @@ mod tests {
         let registry = Arc::new(Registry::default());
         hold(&registry, "nvmeSubsystems/a", Uses::new().owns("nqn/n")).unwrap();
         let error = hold(&registry, "nvmeSubsystems/b", Uses::new().owns("nqn/n")).unwrap_err();
-        assert_eq!(error.to_string(), "nqn \"n\" already belongs to nvmeSubsystems/a");
+        assert_eq!(
+            error.to_string(),
+            "nqn \"n\" already belongs to nvmeSubsystems/a"
+        );
         registry.release(&name("nvmeSubsystems/a"));
         hold(&registry, "nvmeSubsystems/b", Uses::new().owns("nqn/n")).unwrap();
     }
@@ -305,7 +328,12 @@ mod tests {
         hold(&registry, "ns/1", Uses::new().takes(bdev())).unwrap();
         hold(&registry, "qos/1", Uses::new().shares(bdev())).unwrap();
         let error = hold(&registry, "ns/2", Uses::new().takes(bdev())).unwrap_err();
-        assert!(error.to_string().starts_with("bdev/Malloc0 is in use by ns/1"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("bdev/Malloc0 is in use by ns/1"),
+            "{error}"
+        );
         registry.release(&name("ns/1"));
         hold(&registry, "ns/2", Uses::new().takes(bdev())).unwrap();
     }
@@ -332,19 +360,35 @@ mod tests {
     fn a_failed_change_gives_back_what_it_reserved_and_keeps_what_was_held() {
         let registry = Arc::new(Registry::default());
         hold(&registry, "a", Uses::new().owns("nqn/1")).unwrap();
-        drop(registry.reserve(&name("a"), &Uses::new().owns("nqn/2")).unwrap());
+        drop(
+            registry
+                .reserve(&name("a"), &Uses::new().owns("nqn/2"))
+                .unwrap(),
+        );
         assert_eq!(registry.owner(&Key::from("nqn/1")), Some(name("a")));
         assert_eq!(registry.owner(&Key::from("nqn/2")), None);
-        drop(registry.reserve(&name("b"), &Uses::new().owns("nqn/2")).unwrap());
+        drop(
+            registry
+                .reserve(&name("b"), &Uses::new().owns("nqn/2"))
+                .unwrap(),
+        );
         let inner = registry.inner.lock();
-        assert_eq!((inner.held.len(), inner.owners.len(), inner.users.len()), (1, 1, 0));
+        assert_eq!(
+            (inner.held.len(), inner.owners.len(), inner.users.len()),
+            (1, 1, 0)
+        );
     }
 
     #[test]
     fn what_a_kind_adds_to_a_reservation_goes_with_it() {
         let registry = Arc::new(Registry::default());
-        let outer = registry.reserve(&name("a"), &Uses::new().owns("nqn/1")).unwrap();
-        registry.reserve(&name("a"), &Uses::new().owns("cntlid/1")).unwrap().keep();
+        let outer = registry
+            .reserve(&name("a"), &Uses::new().owns("nqn/1"))
+            .unwrap();
+        registry
+            .reserve(&name("a"), &Uses::new().owns("cntlid/1"))
+            .unwrap()
+            .keep();
         assert!(hold(&registry, "b", Uses::new().owns("cntlid/1")).is_err());
         drop(outer);
         hold(&registry, "b", Uses::new().owns("cntlid/1").owns("nqn/1")).unwrap();
@@ -363,7 +407,12 @@ mod tests {
     fn the_users_of_a_resource_are_those_of_all_that_it_owns() {
         let registry = Arc::new(Registry::default());
         let volume = name("nullVolumes/a");
-        hold(&registry, "nullVolumes/a", Uses::new().owns("nullVolumes/a").owns("bdev/a")).unwrap();
+        hold(
+            &registry,
+            "nullVolumes/a",
+            Uses::new().owns("nullVolumes/a").owns("bdev/a"),
+        )
+        .unwrap();
         hold(&registry, "z", Uses::new().takes("bdev/a")).unwrap();
         hold(&registry, "b", Uses::new().shares("nullVolumes/a")).unwrap();
         assert_eq!(registry.users_of(&volume), [name("b"), name("z")]);

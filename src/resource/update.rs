@@ -42,7 +42,8 @@ impl<K: Kind> Collection<K> {
             allow_missing: request.allow_missing,
         };
         let this = Arc::clone(self);
-        self.run(async move { this.change(&call, &name, &wish).await }).await
+        self.run(async move { this.change(&call, &name, &wish).await })
+            .await
     }
 
     /// Works out the change from what is known, takes the locks that it needs, and begins again if

@@ -21,9 +21,12 @@ impl<'a> VolumeRef<'a> {
         let resource = match parts.as_slice() {
             [_] | ["volumes", _] => None,
             [_, _] => Some(text.to_owned()),
-            ["nvmeRemoteControllers", controller, "nvmeRemoteNamespaces", bdev]
-                if remote_controller(bdev) == Some(controller) =>
-            {
+            [
+                "nvmeRemoteControllers",
+                controller,
+                "nvmeRemoteNamespaces",
+                bdev,
+            ] if remote_controller(bdev) == Some(controller) => {
                 Some(format!("nvmeRemoteControllers/{controller}"))
             }
             _ => return Err(wrong(text)),
@@ -71,7 +74,8 @@ pub fn remote_bdevs(controller: &str) -> Key {
 fn remote_controller(bdev: &str) -> Option<&str> {
     let controller = bdev.trim_end_matches(|c: char| c.is_ascii_digit());
     let controller = controller.strip_suffix('n').filter(|id| !id.is_empty())?;
-    bdev.ends_with(|c: char| c.is_ascii_digit()).then_some(controller)
+    bdev.ends_with(|c: char| c.is_ascii_digit())
+        .then_some(controller)
 }
 
 fn wrong(text: &str) -> String {
@@ -98,7 +102,9 @@ mod tests {
     #[test]
     fn a_remote_namespace_is_used_together_with_its_controller() {
         let plain = VolumeRef::parse("nvme-12n1").unwrap().taken_in(Uses::new());
-        let uses = Uses::new().takes(Key::bdev("nvme-12n1")).shares(remote_bdevs("nvme-12"));
+        let uses = Uses::new()
+            .takes(Key::bdev("nvme-12n1"))
+            .shares(remote_bdevs("nvme-12"));
         assert_eq!(plain, uses);
         let name = "nvmeRemoteControllers/nvme-12/nvmeRemoteNamespaces/nvme-12n1";
         let named = VolumeRef::parse(name).unwrap().taken_in(Uses::new());
@@ -112,9 +118,16 @@ mod tests {
 
     #[test]
     fn a_typed_name_needs_the_resource() {
-        let uses = VolumeRef::parse("nullVolumes/a").unwrap().taken_in(Uses::new());
-        assert_eq!(uses, Uses::new().takes(Key::bdev("a")).needs("nullVolumes/a"));
-        let uses = VolumeRef::parse("volumes/a").unwrap().shared_in(Uses::new());
+        let uses = VolumeRef::parse("nullVolumes/a")
+            .unwrap()
+            .taken_in(Uses::new());
+        assert_eq!(
+            uses,
+            Uses::new().takes(Key::bdev("a")).needs("nullVolumes/a")
+        );
+        let uses = VolumeRef::parse("volumes/a")
+            .unwrap()
+            .shared_in(Uses::new());
         assert_eq!(uses, Uses::new().shares(Key::bdev("a")));
     }
 }

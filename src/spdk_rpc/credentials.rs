@@ -42,12 +42,18 @@ impl Credentials {
             )));
         }
         let mut password = Vec::new();
-        let read = opened.by_ref().take(PASSWORD_MAX + 1).read_to_end(&mut password);
+        let read = opened
+            .by_ref()
+            .take(PASSWORD_MAX + 1)
+            .read_to_end(&mut password);
         read.map_err(|error| fail(error.to_string()))?;
         let password = password.strip_suffix(b"\n").unwrap_or(&password);
         let password = password.strip_suffix(b"\r").unwrap_or(password);
-        if password.is_empty() || password.len() as u64 > PASSWORD_MAX || password.contains(&b'\n') {
-            return Err(fail(format!("the password is one line of 1 to {PASSWORD_MAX} bytes")));
+        if password.is_empty() || password.len() as u64 > PASSWORD_MAX || password.contains(&b'\n')
+        {
+            return Err(fail(format!(
+                "the password is one line of 1 to {PASSWORD_MAX} bytes"
+            )));
         }
         Ok(Self {
             pair: [user.as_bytes(), b":", password].concat(),
@@ -56,7 +62,10 @@ impl Credentials {
 
     /// Whether a request carries them. How long that takes tells nothing of their bytes.
     pub fn are_in(&self, headers: &HeaderMap) -> bool {
-        let Some(sent) = headers.get(AUTHORIZATION).and_then(|value| sent(value.as_bytes())) else {
+        let Some(sent) = headers
+            .get(AUTHORIZATION)
+            .and_then(|value| sent(value.as_bytes()))
+        else {
             return false;
         };
         sent.ct_eq(&self.pair).into()
@@ -66,7 +75,9 @@ impl Credentials {
 fn sent(header: &[u8]) -> Option<Vec<u8>> {
     const SCHEME: &[u8] = b"basic ";
     let (scheme, rest) = header.split_at_checked(SCHEME.len())?;
-    scheme.eq_ignore_ascii_case(SCHEME).then(|| STANDARD.decode(rest.trim_ascii()).ok())?
+    scheme
+        .eq_ignore_ascii_case(SCHEME)
+        .then(|| STANDARD.decode(rest.trim_ascii()).ok())?
 }
 
 #[cfg(test)]
@@ -98,10 +109,23 @@ mod tests {
         let lower = basic("admin:s3:cret").replace("Basic", "basic");
         assert!(credentials.are_in(&headers(&lower)));
         assert!(!credentials.are_in(&HeaderMap::new()));
-        for wrong in ["admin:s3:cre", "admin:s3:cret\n", "admin:", "Admin:s3:cret", ""] {
+        for wrong in [
+            "admin:s3:cre",
+            "admin:s3:cret\n",
+            "admin:",
+            "Admin:s3:cret",
+            "",
+        ] {
             assert!(!credentials.are_in(&headers(&basic(wrong))), "{wrong:?}");
         }
-        for wrong in ["", "Basic", "Basic ", "Basic %", "Bearer YWRtaW46czM6Y3JldA==", "admin:s3:cret"] {
+        for wrong in [
+            "",
+            "Basic",
+            "Basic ",
+            "Basic %",
+            "Bearer YWRtaW46czM6Y3JldA==",
+            "admin:s3:cret",
+        ] {
             assert!(!credentials.are_in(&headers(wrong)), "{wrong:?}");
         }
     }
@@ -118,7 +142,9 @@ mod tests {
             let error = read(b"x", mode).err().expect("too open");
             assert!(error.contains(&format!("(mode {mode:04o})")), "{error}");
         }
-        let error = Credentials::read("admin", Path::new("/")).err().expect("a directory");
+        let error = Credentials::read("admin", Path::new("/"))
+            .err()
+            .expect("a directory");
         assert!(error.contains("not a regular file"), "{error}");
     }
 }

@@ -58,7 +58,11 @@ struct Refusal {
 impl Refusal {
     fn new(http: StatusCode, code: i32, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { http, code, message }
+        Self {
+            http,
+            code,
+            message,
+        }
     }
 }
 
@@ -70,7 +74,9 @@ pub fn router(credentials: Credentials, socket: PathBuf, limits: Limits) -> Rout
         limits,
         places: Semaphore::new(CALLS),
     };
-    Router::new().route("/", post(handle)).with_state(Arc::new(proxy))
+    Router::new()
+        .route("/", post(handle))
+        .with_state(Arc::new(proxy))
 }
 
 async fn handle(State(proxy): State<Arc<Proxy>>, request: Request<Body>) -> Response<Body> {
@@ -78,7 +84,11 @@ async fn handle(State(proxy): State<Arc<Proxy>>, request: Request<Body>) -> Resp
     let answer = tokio::time::timeout(limit, proxy.answer(request)).await;
     let answer = answer.unwrap_or_else(|_| {
         let message = format!("no answer within {limit:?}");
-        Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, INTERNAL_ERROR, message))
+        Err(Refusal::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            INTERNAL_ERROR,
+            message,
+        ))
     });
     respond(answer)
 }
@@ -88,14 +98,23 @@ impl Proxy {
         let (head, body) = request.into_parts();
         if !self.credentials.are_in(&head.headers) {
             let message = "the user and the password are needed";
-            return Err(Refusal::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message));
+            return Err(Refusal::new(
+                StatusCode::UNAUTHORIZED,
+                INVALID_REQUEST,
+                message,
+            ));
         }
         let body = self.read(body).await?;
-        let request: Value = serde_json::from_slice(&body)
-            .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, PARSE_ERROR, error.to_string()))?;
+        let request: Value = serde_json::from_slice(&body).map_err(|error| {
+            Refusal::new(StatusCode::BAD_REQUEST, PARSE_ERROR, error.to_string())
+        })?;
         let Value::Object(request) = request else {
             let message = "a request is one JSON object";
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message));
+            return Err(Refusal::new(
+                StatusCode::BAD_REQUEST,
+                INVALID_REQUEST,
+                message,
+            ));
         };
         self.forward(&request, &body).await
     }
@@ -106,11 +125,19 @@ impl Proxy {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => {
                 let message = format!("a request has {limit} bytes at most");
-                Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, message))
+                Err(Refusal::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    INVALID_REQUEST,
+                    message,
+                ))
             }
             Err(error) => {
                 let message = format!("the body cannot be read: {error}");
-                Err(Refusal::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message))
+                Err(Refusal::new(
+                    StatusCode::BAD_REQUEST,
+                    INVALID_REQUEST,
+                    message,
+                ))
             }
         }
     }
@@ -119,12 +146,17 @@ impl Proxy {
         // Never closed, so a place always comes.
         let _place = self.places.acquire().await;
         let answered = request.contains_key("id");
-        let method = request.get("method").and_then(Value::as_str).unwrap_or_default();
+        let method = request
+            .get("method")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         tracing::info!(method, "SPDK command over HTTP");
-        socket::call(&self.socket, body, answered).await.map_err(|error| {
-            let message = format!("SPDK's JSON-RPC server: {error}");
-            Refusal::new(StatusCode::BAD_GATEWAY, INTERNAL_ERROR, message)
-        })
+        socket::call(&self.socket, body, answered)
+            .await
+            .map_err(|error| {
+                let message = format!("SPDK's JSON-RPC server: {error}");
+                Refusal::new(StatusCode::BAD_GATEWAY, INTERNAL_ERROR, message)
+            })
     }
 }
 

@@ -56,7 +56,9 @@ pub async fn call(path: &Path, request: &[u8], answered: bool) -> std::io::Resul
             return Err(ErrorKind::UnexpectedEof.into());
         }
         if answer.len() > ANSWER_MAX {
-            return Err(std::io::Error::other(format!("it has more than {ANSWER_MAX} bytes")));
+            return Err(std::io::Error::other(format!(
+                "it has more than {ANSWER_MAX} bytes"
+            )));
         }
     }
     Ok(answer)
@@ -73,7 +75,11 @@ mod tests {
         let path = dir.path().join("rpc.sock");
         assert_eq!(clear(&path), Ok(()));
         let listener = UnixListener::bind(&path).expect("a socket");
-        assert!(clear(&path).expect_err("in use").contains("another program listens there"));
+        assert!(
+            clear(&path)
+                .expect_err("in use")
+                .contains("another program listens there")
+        );
         assert!(path.exists());
         drop(listener);
         assert_eq!(clear(&path), Ok(()));
@@ -83,6 +89,10 @@ mod tests {
         assert!(clear(&path).expect_err("a file").contains("not a socket"));
         assert_eq!(std::fs::read(&path).expect("it stays"), b"data");
         let nowhere = dir.path().join("missing/rpc.sock");
-        assert!(clear(&nowhere).expect_err("nowhere").contains("no directory"));
+        assert!(
+            clear(&nowhere)
+                .expect_err("nowhere")
+                .contains("no directory")
+        );
     }
 }

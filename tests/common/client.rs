@@ -51,7 +51,8 @@ impl Client {
         let method = find_method(method);
         let bytes = encode(&method, request);
         let answer = self.call_raw(&path_of(&method), bytes).await?;
-        let answer = DynamicMessage::decode(method.output(), answer).expect("an answer of its type");
+        let answer =
+            DynamicMessage::decode(method.output(), answer).expect("an answer of its type");
         Ok(to_json(&answer))
     }
 
@@ -93,7 +94,9 @@ impl Client {
 
 /// The method of this name, whatever its service.
 pub fn find_method(name: &str) -> MethodDescriptor {
-    let mut methods = api::pool().services().flat_map(|s| s.methods().collect::<Vec<_>>());
+    let mut methods = api::pool()
+        .services()
+        .flat_map(|s| s.methods().collect::<Vec<_>>());
     let found = methods.find(|method| method.name() == name);
     found.unwrap_or_else(|| panic!("the API has no method {name}"))
 }
@@ -125,31 +128,55 @@ fn to_json(message: &DynamicMessage) -> Value {
 pub fn violations(status: &Status) -> Vec<String> {
     let details = status.get_error_details();
     let request = details.bad_request();
-    let violations = request.map(|r| r.field_violations.clone()).unwrap_or_default();
-    violations.into_iter().map(|violation| violation.field).collect()
+    let violations = request
+        .map(|r| r.field_violations.clone())
+        .unwrap_or_default();
+    violations
+        .into_iter()
+        .map(|violation| violation.field)
+        .collect()
 }
 
 /// An INVALID_ARGUMENT that names `field`, in its message and its details.
 pub fn expect_invalid(status: &Status, field: &str) {
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     let fields = violations(status);
-    assert!(fields.iter().any(|found| found == field), "{field} is not among {fields:?}: {status}");
-    assert!(status.message().contains(field), "{field} is not named: {status}");
+    assert!(
+        fields.iter().any(|found| found == field),
+        "{field} is not among {fields:?}: {status}"
+    );
+    assert!(
+        status.message().contains(field),
+        "{field} is not named: {status}"
+    );
 }
 
 /// Every error of the API says why, for programs too.
 fn check_details(status: &Status) {
     let details = status.get_error_details();
-    let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status}"));
-    assert!(!info.reason.is_empty() && !info.domain.is_empty(), "{info:?}");
+    let info = details
+        .error_info()
+        .unwrap_or_else(|| panic!("no ErrorInfo: {status}"));
+    assert!(
+        !info.reason.is_empty() && !info.domain.is_empty(),
+        "{info:?}"
+    );
     assert!(!status.message().is_empty(), "no message: {status:?}");
     match status.code() {
-        Code::InvalidArgument => assert!(details.bad_request().is_some(), "no BadRequest: {status}"),
+        Code::InvalidArgument => {
+            assert!(details.bad_request().is_some(), "no BadRequest: {status}")
+        }
         Code::FailedPrecondition => {
-            assert!(details.precondition_failure().is_some(), "no PreconditionFailure: {status}");
+            assert!(
+                details.precondition_failure().is_some(),
+                "no PreconditionFailure: {status}"
+            );
         }
         Code::NotFound | Code::AlreadyExists => {
-            assert!(details.resource_info().is_some(), "no ResourceInfo: {status}");
+            assert!(
+                details.resource_info().is_some(),
+                "no ResourceInfo: {status}"
+            );
         }
         _ => {}
     }

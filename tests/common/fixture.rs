@@ -63,9 +63,15 @@ impl Fixture {
 
     /// Takes it down again, users first.
     pub async fn remove(self) {
-        self.resource("NvmeController").deleted(&self.controller).await;
-        self.resource("NvmeNamespace").deleted(&self.namespace).await;
-        self.resource("NvmeSubsystem").deleted(&self.subsystem).await;
+        self.resource("NvmeController")
+            .deleted(&self.controller)
+            .await;
+        self.resource("NvmeNamespace")
+            .deleted(&self.namespace)
+            .await;
+        self.resource("NvmeSubsystem")
+            .deleted(&self.subsystem)
+            .await;
         self.resource("MallocVolume").deleted(&self.volume).await;
     }
 }
@@ -78,27 +84,41 @@ pub fn nqn_of(id: &str) -> String {
 /// Makes a malloc volume; its name.
 pub async fn malloc(client: &Client, id: &str, mib: u64) -> String {
     let object = json!({ "block_size": 512, "blocks_count": mib * 2048 });
-    name(Resource::new(client, "MallocVolume").created("", id, object).await)
+    name(
+        Resource::new(client, "MallocVolume")
+            .created("", id, object)
+            .await,
+    )
 }
 
 /// Makes a subsystem that also has what is in `spec`; its name.
 pub async fn subsystem(client: &Client, id: &str, mut spec: Value) -> String {
     spec["nqn"] = nqn_of(id).into();
-    name(Resource::new(client, "NvmeSubsystem").created("", id, json!({ "spec": spec })).await)
+    name(
+        Resource::new(client, "NvmeSubsystem")
+            .created("", id, json!({ "spec": spec }))
+            .await,
+    )
 }
 
 /// Shows a volume in a subsystem; its name.
 pub async fn namespace(client: &Client, subsystem: &str, volume: &str, mut spec: Value) -> String {
     spec["volume_name_ref"] = volume.into();
     let object = json!({ "spec": spec });
-    name(Resource::new(client, "NvmeNamespace").created(subsystem, "", object).await)
+    name(
+        Resource::new(client, "NvmeNamespace")
+            .created(subsystem, "", object)
+            .await,
+    )
 }
 
 /// Makes a subsystem listen on a free port; its name, and the port.
 pub async fn tcp_controller(client: &Client, subsystem: &str) -> (String, u16) {
     let port = free_port();
     let object = tcp_spec(port);
-    let made = Resource::new(client, "NvmeController").created(subsystem, "", object).await;
+    let made = Resource::new(client, "NvmeController")
+        .created(subsystem, "", object)
+        .await;
     (name(made), port)
 }
 

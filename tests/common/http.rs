@@ -31,15 +31,25 @@ pub struct Http(pub SocketAddr);
 
 impl Http {
     /// Sends a request; a body that is no JSON fails the test.
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
-        let mut request = Request::builder().method(method).uri(path).header("host", "target");
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Answer {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "target");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(Bytes::from(body)));
         let request = request.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
         let answer = tokio::time::timeout(BOUND, self.exchange(request)).await;
-        let answer = answer.unwrap_or_else(|_| panic!("{method} {path} was not answered within {BOUND:?}"));
+        let answer =
+            answer.unwrap_or_else(|_| panic!("{method} {path} was not answered within {BOUND:?}"));
         answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
@@ -50,7 +60,11 @@ impl Http {
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
         connection.abort();
-        let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body)? };
+        let body = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&body)?
+        };
         Ok(Answer {
             status: head.status.as_u16(),
             headers: head.headers,

@@ -1,7 +1,11 @@
 //! What the end-to-end tests share: the program under test, its client, SPDK's own tools as
 //! initiators, and waiting for a condition with a bound.
 
-#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test binary uses its own part of this"
+)]
 
 mod client;
 mod fixture;
@@ -29,7 +33,11 @@ pub use virtio::Virtio;
 const STEP: Duration = Duration::from_millis(10);
 
 /// Waits until `check` gives something, and panics with `what` when it has not within the bound.
-pub async fn eventually<T>(what: &str, within: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut check: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let end = Instant::now() + within;
     loop {
         if let Some(found) = check().await {

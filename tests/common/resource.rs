@@ -29,9 +29,12 @@ impl Resource {
     pub fn new(client: &Client, message: &'static str) -> Self {
         let full_name = format!("opi_api.storage.v1.{message}");
         let create = find_method(&format!("Create{message}"));
-        let holds = |kind: Kind| matches!(kind, Kind::Message(held) if held.full_name() == full_name);
+        let holds =
+            |kind: Kind| matches!(kind, Kind::Message(held) if held.full_name() == full_name);
         let field = create.input().fields().find(|f| holds(f.kind()));
-        let lists = api::pool().services().flat_map(|s| s.methods().collect::<Vec<_>>());
+        let lists = api::pool()
+            .services()
+            .flat_map(|s| s.methods().collect::<Vec<_>>());
         let (list, items) = lists
             .filter(|method| method.name().starts_with("List"))
             .find_map(|method| {
@@ -85,7 +88,12 @@ impl Resource {
         let mut request = json!({ self.field.clone(): object });
         if let Some(paths) = mask {
             // The JSON form has camelCase and commas.
-            request["update_mask"] = paths.iter().map(|path| camel(path)).collect::<Vec<_>>().join(",").into();
+            request["update_mask"] = paths
+                .iter()
+                .map(|path| camel(path))
+                .collect::<Vec<_>>()
+                .join(",")
+                .into();
         }
         request
     }
@@ -114,16 +122,25 @@ impl Resource {
     /// Tries to make one that must be refused with this code.
     pub async fn refused(&self, parent: &str, id: &str, object: Value, code: Code) -> Status {
         let request = self.create_request(parent, id, object);
-        self.client.fails(&self.method("Create"), request, code).await
+        self.client
+            .fails(&self.method("Create"), request, code)
+            .await
     }
 
     /// Reads one.
     pub async fn get(&self, name: &str) -> Result<Value, Status> {
-        self.client.call(&self.method("Get"), json!({ "name": name })).await
+        self.client
+            .call(&self.method("Get"), json!({ "name": name }))
+            .await
     }
 
     /// Changes one.
-    pub async fn update(&self, name: &str, object: Value, mask: Option<&[&str]>) -> Result<Value, Status> {
+    pub async fn update(
+        &self,
+        name: &str,
+        object: Value,
+        mask: Option<&[&str]>,
+    ) -> Result<Value, Status> {
         let request = self.update_request(name, object, mask);
         self.client.call(&self.method("Update"), request).await
     }
@@ -135,20 +152,33 @@ impl Resource {
     }
 
     /// Tries a change that must be refused with this code.
-    pub async fn update_refused(&self, name: &str, object: Value, mask: Option<&[&str]>, code: Code) -> Status {
+    pub async fn update_refused(
+        &self,
+        name: &str,
+        object: Value,
+        mask: Option<&[&str]>,
+        code: Code,
+    ) -> Status {
         let request = self.update_request(name, object, mask);
-        self.client.fails(&self.method("Update"), request, code).await
+        self.client
+            .fails(&self.method("Update"), request, code)
+            .await
     }
 
     /// Removes one.
     pub async fn delete(&self, name: &str) -> Result<(), Status> {
         let request = json!({ "name": name });
-        self.client.call(&self.method("Delete"), request).await.map(drop)
+        self.client
+            .call(&self.method("Delete"), request)
+            .await
+            .map(drop)
     }
 
     /// Removes one that is there and free.
     pub async fn deleted(&self, name: &str) {
-        self.client.ok(&self.method("Delete"), json!({ "name": name })).await;
+        self.client
+            .ok(&self.method("Delete"), json!({ "name": name }))
+            .await;
     }
 
     /// The counters of one.
@@ -162,7 +192,10 @@ impl Resource {
         let request = self.list_request(parent, size, token);
         let mut answer = self.client.ok(&self.method("List"), request).await;
         let items = answer[&self.items].take();
-        let token = answer["next_page_token"].as_str().expect("a token").to_owned();
+        let token = answer["next_page_token"]
+            .as_str()
+            .expect("a token")
+            .to_owned();
         (items.as_array().expect("a list").clone(), token)
     }
 
@@ -186,7 +219,10 @@ impl Resource {
 
 /// An object's name.
 pub fn name_of(object: &Value) -> String {
-    object["name"].as_str().expect("objects have names").to_owned()
+    object["name"]
+        .as_str()
+        .expect("objects have names")
+        .to_owned()
 }
 
 /// `spec.host_nsid` as `spec.hostNsid`.

@@ -117,9 +117,16 @@ impl Target {
         let address = target.grpc;
         eventually("the target serves", START, async || {
             if let Some(status) = target.exited() {
-                panic!("the target ended with {status} at its start:\n{}", target.log());
+                panic!(
+                    "the target ended with {status} at its start:\n{}",
+                    target.log()
+                );
             }
-            Client::connect(address).await?.is_serving().await.then_some(())
+            Client::connect(address)
+                .await?
+                .is_serving()
+                .await
+                .then_some(())
         })
         .await;
         target
@@ -136,7 +143,8 @@ impl Target {
             let dir = tempfile::Builder::new().prefix("opi-").tempdir();
             Arc::new(dir.expect("a temporary directory"))
         });
-        let [grpc, http] = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let [grpc, http] =
+            [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let log = File::options()
             .create(true)
             .append(true)
@@ -171,7 +179,9 @@ impl Target {
 
     /// A new connection to it.
     pub async fn client(&self) -> Client {
-        Client::connect(self.grpc).await.expect("the target takes connections")
+        Client::connect(self.grpc)
+            .await
+            .expect("the target takes connections")
     }
 
     /// Where its sockets are.
@@ -202,7 +212,10 @@ impl Target {
 
     /// Its exit status, once it has ended by itself.
     pub fn exited(&mut self) -> Option<ExitStatus> {
-        self.child.as_mut()?.try_wait().expect("a child can be waited for")
+        self.child
+            .as_mut()?
+            .try_wait()
+            .expect("a child can be waited for")
     }
 
     /// Sends it a signal.
@@ -233,7 +246,11 @@ impl Target {
         self.signal(signal);
         let status = self.wait(STOP);
         let took = begin.elapsed();
-        assert!(status.success(), "the target ended with {status}:\n{}", self.log());
+        assert!(
+            status.success(),
+            "the target ended with {status}:\n{}",
+            self.log()
+        );
         self.check_nothing_left(pid);
         took
     }
@@ -255,8 +272,14 @@ impl Target {
             assert!(left.is_empty(), "left behind: {left:?}");
         }
         if let Some(before) = self.hugepages_before {
-            let back = poll_blocking(Duration::from_secs(5), || (hugepages_free() >= before).then_some(()));
-            assert!(back.is_some(), "{} hugepages are free, {before} were", hugepages_free());
+            let back = poll_blocking(Duration::from_secs(5), || {
+                (hugepages_free() >= before).then_some(())
+            });
+            assert!(
+                back.is_some(),
+                "{} hugepages are free, {before} were",
+                hugepages_free()
+            );
         }
     }
 }
@@ -287,7 +310,8 @@ pub fn free_port() -> u16 {
 fn lock_machine() -> Arc<File> {
     let path = std::env::temp_dir().join("opi-spdk-tests.lock");
     let file = File::create(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    file.lock().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    file.lock()
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     Arc::new(file)
 }
 

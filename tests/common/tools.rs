@@ -49,14 +49,17 @@ impl Initiator {
     }
 
     /// As the host of this name.
-    pub fn as_host(mut self, hostnqn: &str) -> Self {
+    pub fn with_host(mut self, hostnqn: &str) -> Self {
         self.hostnqn = Some(hostnqn.into());
         self
     }
 
     /// In the form of SPDK's command lines.
     fn transport_id(&self) -> String {
-        let mut id = format!("trtype:{} traddr:{} subnqn:{}", self.trtype, self.traddr, self.nqn);
+        let mut id = format!(
+            "trtype:{} traddr:{} subnqn:{}",
+            self.trtype, self.traddr, self.nqn
+        );
         if let Some(port) = self.port {
             id += &format!(" adrfam:IPv4 trsvcid:{port}");
         }
@@ -98,7 +101,8 @@ impl Initiator {
 
     fn app(&self, program: &str, dir: &Path) -> Tool {
         Tool::new(program)
-            .args(["-m", "0x2", "--json"])
+            // A peer of the target may have that core too.
+            .args(["-m", "0x2", "--disable-cpumask-locks", "--json"])
             .arg(self.config(dir))
             .args(self.memory())
     }
@@ -113,7 +117,9 @@ impl Initiator {
     /// Runs one workload (`unmap`, `write_zeroes`, `flush`...) over every namespace.
     pub async fn workload(&self, dir: &Path, kind: &str) -> Result<String, String> {
         let tool = self.app("bdevperf", dir);
-        tool.args(["-q", "4", "-o", "4096", "-t", "1", "-w", kind]).run().await
+        tool.args(["-q", "4", "-o", "4096", "-t", "1", "-w", kind])
+            .run()
+            .await
     }
 
     /// Copies a file onto a namespace.
@@ -124,25 +130,45 @@ impl Initiator {
     }
 
     /// Copies the first `kib` of a namespace to a file.
-    pub async fn copy_out(&self, dir: &Path, nsid: u32, kib: u32, file: &Path) -> Result<String, String> {
+    pub async fn copy_out(
+        &self,
+        dir: &Path,
+        nsid: u32,
+        kib: u32,
+        file: &Path,
+    ) -> Result<String, String> {
         let tool = self.app("spdk_dd", dir).arg("--of").arg(file);
         let count = (kib / 64).to_string();
         let bdev = format!("Remoten{nsid}");
-        tool.args(["--ib", &bdev, "--bs", "65536", "--count", &count]).run().await
+        tool.args(["--ib", &bdev, "--bs", "65536", "--count", &count])
+            .run()
+            .await
     }
 
     /// What a host reads of the controller and its namespaces.
     pub async fn identify(&self) -> Result<String, String> {
         let tool = Tool::new("spdk_nvme_identify").args(["-p", "1"]);
-        let text = tool.args(self.memory()).args(["-r", &self.transport_id()]).run().await?;
+        let text = tool
+            .args(self.memory())
+            .args(["-r", &self.transport_id()])
+            .run()
+            .await?;
         // It reports a failed connection in words only.
-        if text.contains("Serial Number:") { Ok(text) } else { Err(text) }
+        if text.contains("Serial Number:") {
+            Ok(text)
+        } else {
+            Err(text)
+        }
     }
 
     /// Load, mixed reads and writes, for `seconds`.
     pub async fn perf(&self, seconds: u32) -> Result<String, String> {
         let text = self.perf_tool(seconds).run().await?;
-        if text.contains("Total") { Ok(text) } else { Err(text) }
+        if text.contains("Total") {
+            Ok(text)
+        } else {
+            Err(text)
+        }
     }
 
     /// The same in the background, once I/O has begun.
@@ -154,18 +180,25 @@ impl Initiator {
 
     fn perf_tool(&self, seconds: u32) -> Tool {
         let tool = Tool::new("spdk_nvme_perf").args(self.memory());
-        tool.args(["-c", "0x2", "-q", "8", "-o", "4096", "-w", "randrw", "-M", "50", "-t"])
-            .arg(seconds.to_string())
-            .args(["-r", &self.transport_id()])
+        tool.args([
+            "-c", "0x2", "-q", "8", "-o", "4096", "-w", "randrw", "-M", "50", "-t",
+        ])
+        .arg(seconds.to_string())
+        .args(["-r", &self.transport_id()])
     }
 
     /// fio with SPDK's plugin: writes `size` of namespace 1, then reads it and checks each block's sum.
     pub async fn fio_verify(&self, dir: &Path, size: &str) -> Result<String, String> {
         let plugin = tools_dir().join("spdk_nvme");
-        let filename = self.transport_id().replace("subnqn:", "subnqn=").replace("nqn:", "nqn=");
+        let filename = self
+            .transport_id()
+            .replace("subnqn:", "subnqn=")
+            .replace("nqn:", "nqn=");
         let filename = ["trtype", "traddr", "adrfam", "trsvcid"]
             .iter()
-            .fold(filename, |name, key| name.replace(&format!("{key}:"), &format!("{key}=")))
+            .fold(filename, |name, key| {
+                name.replace(&format!("{key}:"), &format!("{key}="))
+            })
             .replace(':', "\\:");
         let job = format!(
             "[global]\nioengine={}\nthread=1\ngroup_reporting=1\ndirect=1\nmem_size_mb={MEMORY}\n\
@@ -176,7 +209,11 @@ impl Initiator {
         let path = dir.join("verify.fio");
         std::fs::write(&path, job).expect("the directory is writable");
         let text = Tool::at(PathBuf::from("fio")).arg(path).run().await?;
-        if text.contains("err= 0") { Ok(text) } else { Err(text) }
+        if text.contains("err= 0") {
+            Ok(text)
+        } else {
+            Err(text)
+        }
     }
 }
 
@@ -202,7 +239,8 @@ impl Tool {
 
     /// SPDK's client of the JSON-RPC socket.
     pub fn rpc(socket: &Path) -> Self {
-        let program = std::env::var_os("SPDK_RPC").expect("SPDK_RPC is not set: run scripts/test.sh");
+        let program =
+            std::env::var_os("SPDK_RPC").expect("SPDK_RPC is not set: run scripts/test.sh");
         Self::at(program.into()).arg("-s").arg(socket)
     }
 
@@ -235,7 +273,8 @@ impl Tool {
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", self.program.display()));
-        let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader.into()).expect("a pipe");
+        let reader =
+            tokio::net::unix::pipe::Receiver::from_owned_fd(reader.into()).expect("a pipe");
         Running {
             name: self.program.display().to_string(),
             child,
@@ -266,7 +305,9 @@ impl Running {
     pub async fn ended(mut self) -> Result<String, String> {
         while self.line().await {}
         let status = tokio::time::timeout(BOUND, self.child.wait()).await;
-        let status = status.expect("it ends with its output").expect("a child can be waited for");
+        let status = status
+            .expect("it ends with its output")
+            .expect("a child can be waited for");
         if status.success() {
             Ok(self.text)
         } else {
@@ -277,7 +318,8 @@ impl Running {
     async fn line(&mut self) -> bool {
         let mut line = Vec::new();
         let read = tokio::time::timeout(BOUND, self.lines.read_until(b'\n', &mut line)).await;
-        let read = read.unwrap_or_else(|_| panic!("{} is silent for {BOUND:?}:\n{}", self.name, self.text));
+        let read = read
+            .unwrap_or_else(|_| panic!("{} is silent for {BOUND:?}:\n{}", self.name, self.text));
         self.text += &String::from_utf8_lossy(&line);
         read.expect("a pipe can be read") > 0
     }
@@ -285,7 +327,8 @@ impl Running {
 
 fn tools_dir() -> PathBuf {
     let dir = std::env::var_os("SPDK_TOOLS");
-    dir.expect("SPDK_TOOLS is not set: run the tests through scripts/test.sh, which builds them").into()
+    dir.expect("SPDK_TOOLS is not set: run the tests through scripts/test.sh, which builds them")
+        .into()
 }
 
 /// Fails the test, in words, when there are not enough free hugepages for SPDK.

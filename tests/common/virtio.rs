@@ -23,12 +23,18 @@ pub struct Virtio {
 impl Virtio {
     /// A virtio-blk device; its disk is the bdev `Disk`.
     pub fn blk(socket: PathBuf) -> Self {
-        Self { socket, kind: "blk" }
+        Self {
+            socket,
+            kind: "blk",
+        }
     }
 
     /// A virtio-scsi device; the disk at SCSI target N is the bdev `DisktN`.
     pub fn scsi(socket: PathBuf) -> Self {
-        Self { socket, kind: "scsi" }
+        Self {
+            socket,
+            kind: "scsi",
+        }
     }
 
     fn app(&self, program: &str, dir: &Path) -> Tool {
@@ -47,7 +53,9 @@ impl Virtio {
     }
 
     fn load_tool(&self, dir: &Path, kind: &str, seconds: u32) -> Tool {
-        let tool = self.app("bdevperf", dir).args(["-q", "16", "-o", "4096", "-w", kind, "-t"]);
+        let tool = self
+            .app("bdevperf", dir)
+            .args(["-q", "16", "-o", "4096", "-w", kind, "-t"]);
         tool.arg(seconds.to_string())
     }
 
@@ -75,9 +83,17 @@ impl Virtio {
     }
 
     /// Copies the first `kib` of a disk to a file.
-    pub async fn copy_out(&self, dir: &Path, disk: &str, kib: u32, file: &Path) -> Result<String, String> {
+    pub async fn copy_out(
+        &self,
+        dir: &Path,
+        disk: &str,
+        kib: u32,
+        file: &Path,
+    ) -> Result<String, String> {
         let tool = self.app("spdk_dd", dir).arg("--of").arg(file);
         let count = (kib / 64).to_string();
-        tool.args(["--ib", disk, "--bs", "65536", "--count", &count]).run().await
+        tool.args(["--ib", disk, "--bs", "65536", "--count", &count])
+            .run()
+            .await
     }
 }

@@ -19,12 +19,18 @@ pub async fn get_and_list_agree_with_create(place: &Place) {
     let (name, made) = place.make(0).await;
     assert_eq!(place.resource.get(&name).await.expect("it was made"), made);
     let all = place.resource.list(&place.parent).await;
-    let listed: Vec<_> = all.iter().filter(|object| name_of(object) == name).collect();
+    let listed: Vec<_> = all
+        .iter()
+        .filter(|object| name_of(object) == name)
+        .collect();
     assert_eq!(listed, [&made]);
 }
 
 pub async fn without_an_id_the_server_chooses_a_uuid(place: &Place) {
-    let made = place.resource.created(&place.parent, "", place.sample(0).await).await;
+    let made = place
+        .resource
+        .created(&place.parent, "", place.sample(0).await)
+        .await;
     let name = name_of(&made);
     let id = name.rsplit('/').next().expect("a name has parts");
     assert_eq!(name, place.name(id));
@@ -46,7 +52,10 @@ pub async fn the_same_create_again_answers_the_same_object(place: &Place) {
 pub async fn another_content_under_the_same_id_already_exists(place: &Place) {
     let (name, made) = place.make(0).await;
     let other = place.sample(1).await;
-    let status = place.resource.refused(&place.parent, &place.id(0), other, Code::AlreadyExists).await;
+    let status = place
+        .resource
+        .refused(&place.parent, &place.id(0), other, Code::AlreadyExists)
+        .await;
     assert!(status.message().contains(&name), "{status}");
     assert_eq!(place.resource.get(&name).await.expect("it stays"), made);
 }
@@ -55,33 +64,63 @@ pub async fn ids_of_the_wrong_form_are_refused(place: &Place) {
     let too_long = format!("a{}", "b".repeat(63));
     let uuid = Uuid::new_v4().to_string();
     let bad = [
-        "A", "aB", "9a", "-a", "a_b", "a.b", "a b", " a", "a/b", "ä", "a\n", "a\0b", "volumes/a",
-        &too_long, &uuid,
+        "A",
+        "aB",
+        "9a",
+        "-a",
+        "a_b",
+        "a.b",
+        "a b",
+        " a",
+        "a/b",
+        "ä",
+        "a\n",
+        "a\0b",
+        "volumes/a",
+        &too_long,
+        &uuid,
     ];
     for id in bad {
         let sample = place.sample(0).await;
-        let status = place.resource.refused(&place.parent, id, sample, Code::InvalidArgument).await;
+        let status = place
+            .resource
+            .refused(&place.parent, id, sample, Code::InvalidArgument)
+            .await;
         expect_invalid(&status, &format!("{}_id", place.resource.field));
     }
     let names = place.resource.names(&place.parent).await;
-    assert!(!names.iter().any(|name| place.is_mine(name) && *name != place.parent), "{names:?}");
+    assert!(
+        !names
+            .iter()
+            .any(|name| place.is_mine(name) && *name != place.parent),
+        "{names:?}"
+    );
 }
 
 pub async fn ids_of_the_right_forms_are_taken(place: &Place) {
     let longest = format!("{}-{}", place.id(0), "z".repeat(62 - place.id(0).len()));
     assert_eq!(longest.len(), 63);
     for id in [longest.as_str(), &format!("{}-9", place.id(0))] {
-        let made = place.resource.created(&place.parent, id, place.sample(0).await).await;
+        let made = place
+            .resource
+            .created(&place.parent, id, place.sample(0).await)
+            .await;
         assert_eq!(name_of(&made), place.name(id));
         place.resource.deleted(&name_of(&made)).await;
     }
 }
 
 pub async fn the_object_is_required(place: &Place) {
-    let request = place.resource.create_request(&place.parent, &place.id(0), json!({}));
+    let request = place
+        .resource
+        .create_request(&place.parent, &place.id(0), json!({}));
     let request = without(request, &place.resource.field);
     let method = place.resource.method("Create");
-    let status = place.resource.client.fails(&method, request, Code::InvalidArgument).await;
+    let status = place
+        .resource
+        .client
+        .fails(&method, request, Code::InvalidArgument)
+        .await;
     expect_invalid(&status, &place.resource.field);
 }
 
@@ -95,7 +134,10 @@ pub async fn each_required_field_is_required(place: &Place) {
             .await;
         expect_invalid(&status, &format!("{}.{path}", place.resource.field));
         let missing = place.resource.get(&place.name(&place.id(0))).await;
-        assert_eq!(missing.expect_err("nothing was made").code(), Code::NotFound);
+        assert_eq!(
+            missing.expect_err("nothing was made").code(),
+            Code::NotFound
+        );
     }
 }
 
@@ -107,7 +149,10 @@ pub async fn what_only_the_server_fills_in_is_ignored(place: &Place) {
     for path in output_only_in(&message_of(place), "") {
         object = with(object, &path.0, path.1);
     }
-    let again = place.resource.created(&place.parent, &place.id(0), object).await;
+    let again = place
+        .resource
+        .created(&place.parent, &place.id(0), object)
+        .await;
     assert_eq!(again, made);
 }
 
@@ -129,30 +174,52 @@ pub async fn the_parent_must_be_given_and_there(place: &Place) {
     }
     let unknown = format!("{}-unknown", place.parent);
     let sample = place.sample(0).await;
-    let status = place.resource.refused(&unknown, "", sample.clone(), Code::NotFound).await;
+    let status = place
+        .resource
+        .refused(&unknown, "", sample.clone(), Code::NotFound)
+        .await;
     assert!(status.message().contains(&unknown), "{status}");
-    for bad in ["", "nvmeSubsystems", "nvmeSubsystems/", "volumes/a", "a/b/c"] {
-        let status = place.resource.refused(bad, "", sample.clone(), Code::InvalidArgument).await;
+    for bad in [
+        "",
+        "nvmeSubsystems",
+        "nvmeSubsystems/",
+        "volumes/a",
+        "a/b/c",
+    ] {
+        let status = place
+            .resource
+            .refused(bad, "", sample.clone(), Code::InvalidArgument)
+            .await;
         expect_invalid(&status, "parent");
     }
 }
 
 fn message_of(place: &Place) -> MessageDescriptor {
     let name = format!("opi_api.storage.v1.{}", place.kind.message);
-    api::pool().get_message_by_name(&name).expect("a message of the API")
+    api::pool()
+        .get_message_by_name(&name)
+        .expect("a message of the API")
 }
 
 /// The paths of all REQUIRED fields of what the object has.
 pub fn required(place: &Place, object: &Value) -> Vec<String> {
-    let required = paths(&message_of(place), object, "", &|field| has_behaviour(field, "REQUIRED"));
+    let required = paths(&message_of(place), object, "", &|field| {
+        has_behaviour(field, "REQUIRED")
+    });
     let nothing = place.kind.message == "VirtioScsiTarget";
-    assert_eq!(required.is_empty(), nothing, "all kinds but one have something that is required");
+    assert_eq!(
+        required.is_empty(),
+        nothing,
+        "all kinds but one have something that is required"
+    );
     required
 }
 
 /// The paths of all enums that the object has.
 fn enums_in(message: &MessageDescriptor, object: &Value, prefix: &str) -> Vec<String> {
-    paths(message, object, prefix, &|field| matches!(field.kind(), Kind::Enum(_)))
+    paths(message, object, prefix, &|field| {
+        matches!(field.kind(), Kind::Enum(_))
+    })
 }
 
 fn paths(
@@ -182,7 +249,10 @@ fn paths(
 /// All OUTPUT_ONLY leaves, each with a value that the server would not choose.
 fn output_only_in(message: &MessageDescriptor, prefix: &str) -> Vec<(String, Value)> {
     let mut found = Vec::new();
-    for field in message.fields().filter(|field| field.cardinality() != Cardinality::Repeated) {
+    for field in message
+        .fields()
+        .filter(|field| field.cardinality() != Cardinality::Repeated)
+    {
         let path = format!("{prefix}{}", field.name());
         match field.kind() {
             Kind::Message(inner) if inner.package_name() == "opi_api.storage.v1" => {
@@ -207,10 +277,20 @@ fn output_only_in(message: &MessageDescriptor, prefix: &str) -> Vec<(String, Val
 
 fn has_behaviour(field: &FieldDescriptor, name: &str) -> bool {
     let pool = api::pool();
-    let extension = pool.get_extension_by_name("google.api.field_behavior").expect("it is imported");
-    let values = pool.get_enum_by_name("google.api.FieldBehavior").expect("it is imported");
-    let number = values.get_value_by_name(name).expect("a behaviour").number();
+    let extension = pool
+        .get_extension_by_name("google.api.field_behavior")
+        .expect("it is imported");
+    let values = pool
+        .get_enum_by_name("google.api.FieldBehavior")
+        .expect("it is imported");
+    let number = values
+        .get_value_by_name(name)
+        .expect("a behaviour")
+        .number();
     let options = field.options();
     let behaviours = options.get_extension(&extension);
-    behaviours.as_list().unwrap_or_default().contains(&FieldValue::EnumNumber(number))
+    behaviours
+        .as_list()
+        .unwrap_or_default()
+        .contains(&FieldValue::EnumNumber(number))
 }

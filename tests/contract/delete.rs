@@ -4,7 +4,9 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::common::{Client, Resource, malloc, namespace, nqn_of, subsystem, tcp_controller, unique};
+use crate::common::{
+    Client, Resource, malloc, namespace, nqn_of, subsystem, tcp_controller, unique,
+};
 use crate::kinds::Place;
 
 pub async fn what_was_deleted_is_gone_and_its_name_free(place: &Place) {
@@ -15,19 +17,29 @@ pub async fn what_was_deleted_is_gone_and_its_name_free(place: &Place) {
     assert!(!place.resource.names(&place.parent).await.contains(&name));
     // Another content: nothing of the first is left under its name, in SPDK neither.
     let other = place.sample(1).await;
-    place.resource.created(&place.parent, &place.id(0), other).await;
+    place
+        .resource
+        .created(&place.parent, &place.id(0), other)
+        .await;
 }
 
 pub async fn deleting_what_is_missing_is_not_found_unless_allowed(place: &Place) {
     let name = place.name(&place.id(0));
     let method = place.resource.method("Delete");
     let request = json!({ "name": name });
-    place.resource.client.fails(&method, request, Code::NotFound).await;
+    place
+        .resource
+        .client
+        .fails(&method, request, Code::NotFound)
+        .await;
     let request = json!({ "name": name, "allow_missing": true });
     place.resource.client.ok(&method, request.clone()).await;
     place.make(0).await;
     place.resource.client.ok(&method, request).await;
-    assert!(place.resource.get(&name).await.is_err(), "it was there, and is deleted");
+    assert!(
+        place.resource.get(&name).await.is_err(),
+        "it was there, and is deleted"
+    );
 }
 
 pub async fn what_is_in_use_is_not_deleted_and_its_user_named(client: &Client) {
@@ -36,8 +48,13 @@ pub async fn what_is_in_use_is_not_deleted_and_its_user_named(client: &Client) {
     let subsystem = subsystem(client, &id, json!({})).await;
     let namespace = namespace(client, &subsystem, &volume, json!({})).await;
     let (controller, _) = tcp_controller(client, &subsystem).await;
-    let [subsystems, namespaces, controllers, volumes] =
-        ["NvmeSubsystem", "NvmeNamespace", "NvmeController", "MallocVolume"].map(|kind| Resource::new(client, kind));
+    let [subsystems, namespaces, controllers, volumes] = [
+        "NvmeSubsystem",
+        "NvmeNamespace",
+        "NvmeController",
+        "MallocVolume",
+    ]
+    .map(|kind| Resource::new(client, kind));
 
     names_user(volumes.delete(&volume).await, &namespace);
     names_user(subsystems.delete(&subsystem).await, &controller);
@@ -45,15 +62,26 @@ pub async fn what_is_in_use_is_not_deleted_and_its_user_named(client: &Client) {
     names_user(subsystems.delete(&subsystem).await, &namespace);
     // What only a rebuild would change is not changed under a user either.
     let object = json!({ "blocks_count": 4096 });
-    names_user(volumes.update(&volume, object, None).await.map(drop), &namespace);
+    names_user(
+        volumes.update(&volume, object, None).await.map(drop),
+        &namespace,
+    );
     namespaces.deleted(&namespace).await;
     subsystems.deleted(&subsystem).await;
     volumes.deleted(&volume).await;
     assert!(volumes.get(&volume).await.is_err());
     // The NQN and the bdev's name are free again, for other kinds too.
-    let other = subsystems.created("", &format!("{id}-x"), json!({ "spec": { "nqn": nqn_of(&id) } })).await;
+    let other = subsystems
+        .created(
+            "",
+            &format!("{id}-x"),
+            json!({ "spec": { "nqn": nqn_of(&id) } }),
+        )
+        .await;
     let nulls = Resource::new(client, "NullVolume");
-    let null = nulls.created("", &id, json!({ "block_size": 512, "blocks_count": 8 })).await;
+    let null = nulls
+        .created("", &id, json!({ "block_size": 512, "blocks_count": 8 }))
+        .await;
     subsystems.deleted(&crate::common::name_of(&other)).await;
     nulls.deleted(&crate::common::name_of(&null)).await;
 }
@@ -61,7 +89,13 @@ pub async fn what_is_in_use_is_not_deleted_and_its_user_named(client: &Client) {
 fn names_user(result: Result<(), Status>, user: &str) {
     let status = result.expect_err("it is in use");
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
-    assert!(status.message().contains(user), "{user} is not named: {status}");
+    assert!(
+        status.message().contains(user),
+        "{user} is not named: {status}"
+    );
     let details = status.get_error_details();
-    assert_eq!(details.error_info().expect("ErrorInfo").metadata["user"], user);
+    assert_eq!(
+        details.error_info().expect("ErrorInfo").metadata["user"],
+        user
+    );
 }

@@ -40,7 +40,12 @@ pub const IMPLEMENTED: &[Kind] = &[
     Kind {
         message: "AioVolume",
         sample: |place, n| json!({ "block_size": 512, "filename": place.file(n), "uuid": place.uuid(n) }),
-        changes: |place| vec![("filename", json!(place.file(1000))), ("block_size", json!(4096))],
+        changes: |place| {
+            vec![
+                ("filename", json!(place.file(1000))),
+                ("block_size", json!(4096)),
+            ]
+        },
         fixed: |_| vec![],
     },
     Kind {
@@ -79,7 +84,12 @@ pub const IMPLEMENTED: &[Kind] = &[
     Kind {
         message: "NvmeController",
         sample: |place, n| tcp_spec(place.port(n)),
-        changes: |place| vec![("spec.fabrics_id.trsvcid", json!(place.port(1000).to_string()))],
+        changes: |place| {
+            vec![(
+                "spec.fabrics_id.trsvcid",
+                json!(place.port(1000).to_string()),
+            )]
+        },
         fixed: |_| vec![("spec.nvme_controller_id", json!(77))],
     },
     Kind {
@@ -100,7 +110,12 @@ pub const IMPLEMENTED: &[Kind] = &[
                 ("max_limit.rw_bandwidth_mbs", json!(64)),
             ]
         },
-        fixed: |_| vec![("pcie_id.port_id", json!(1)), ("max_limit.rd_iops_kiops", json!(5))],
+        fixed: |_| {
+            vec![
+                ("pcie_id.port_id", json!(1)),
+                ("max_limit.rd_iops_kiops", json!(5)),
+            ]
+        },
     },
     Kind {
         message: "VirtioScsiTarget",
@@ -112,7 +127,12 @@ pub const IMPLEMENTED: &[Kind] = &[
         message: "VirtioScsiController",
         sample: |_, n| json!({ "pcie_id": { "port_id": 3, "physical_function": n, "virtual_function": 2 } }),
         changes: |_| vec![("pcie_id.virtual_function", json!(5))],
-        fixed: |_| vec![("max_limit.rw_iops_kiops", json!(5)), ("min_limit.rd_bandwidth_mbs", json!(5))],
+        fixed: |_| {
+            vec![
+                ("max_limit.rw_iops_kiops", json!(5)),
+                ("min_limit.rd_bandwidth_mbs", json!(5)),
+            ]
+        },
     },
     Kind {
         message: "VirtioScsiLun",
@@ -159,7 +179,12 @@ pub const IMPLEMENTED: &[Kind] = &[
             })
         },
         changes: |place| vec![("fabrics.trsvcid", json!(place.port(1000)))],
-        fixed: |_| vec![("traddr", json!("a.host")), ("fabrics.adrfam", json!("NVME_ADDRESS_FAMILY_IPV6"))],
+        fixed: |_| {
+            vec![
+                ("traddr", json!("a.host")),
+                ("fabrics.adrfam", json!("NVME_ADDRESS_FAMILY_IPV6")),
+            ]
+        },
     },
     Kind {
         message: "QosVolume",
@@ -176,7 +201,12 @@ pub const IMPLEMENTED: &[Kind] = &[
                 ("volume_name_ref", json!(place.volume(1000))),
             ]
         },
-        fixed: |_| vec![("limits.max.wr_iops_kiops", json!(5)), ("limits.min.rw_iops_kiops", json!(5))],
+        fixed: |_| {
+            vec![
+                ("limits.max.wr_iops_kiops", json!(5)),
+                ("limits.min.rw_iops_kiops", json!(5)),
+            ]
+        },
     },
     Kind {
         message: "EncryptedVolume",
@@ -226,16 +256,30 @@ pub struct Lab {
 impl Place {
     /// A place with the name `tag`.
     pub async fn new(lab: Lab, kind: &'static Kind, tag: &str) -> Self {
-        let client = Client::connect(lab.target).await.expect("the target takes connections");
-        let peer = Client::connect(lab.peer).await.expect("the peer takes connections");
+        let client = Client::connect(lab.target)
+            .await
+            .expect("the target takes connections");
+        let peer = Client::connect(lab.peer)
+            .await
+            .expect("the peer takes connections");
         let resource = Resource::new(&client, kind.message);
         let subsystem = json!({ "spec": { "nqn": nqn_of(tag) } });
         let parent = if kind.message == "NvmePath" {
-            Resource::new(&peer, "NvmeSubsystem").created("", tag, subsystem).await;
+            Resource::new(&peer, "NvmeSubsystem")
+                .created("", tag, subsystem)
+                .await;
             let object = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
-            name_of(&Resource::new(&client, "NvmeRemoteController").created("", tag, object).await)
+            name_of(
+                &Resource::new(&client, "NvmeRemoteController")
+                    .created("", tag, object)
+                    .await,
+            )
         } else if resource.nested {
-            name_of(&Resource::new(&client, "NvmeSubsystem").created("", tag, subsystem).await)
+            name_of(
+                &Resource::new(&client, "NvmeSubsystem")
+                    .created("", tag, subsystem)
+                    .await,
+            )
         } else {
             String::new()
         };
@@ -259,7 +303,9 @@ impl Place {
     pub fn name(&self, id: &str) -> String {
         let collection = self.collection();
         match &*self.parent {
-            "" if collection.ends_with("Volumes") || collection.starts_with("virtio") => format!("volumes/{id}"),
+            "" if collection.ends_with("Volumes") || collection.starts_with("virtio") => {
+                format!("volumes/{id}")
+            }
             "" => format!("{collection}/{id}"),
             parent => format!("{parent}/{collection}/{id}"),
         }
@@ -277,7 +323,10 @@ impl Place {
     /// `nullVolumes`
     fn collection(&self) -> String {
         let mut letters = self.kind.message.chars();
-        let first = letters.next().expect("a kind has a name").to_ascii_lowercase();
+        let first = letters
+            .next()
+            .expect("a kind has a name")
+            .to_ascii_lowercase();
         format!("{first}{}s", letters.as_str())
     }
 
@@ -289,7 +338,11 @@ impl Place {
 
     /// What of an object is answered: all but its key.
     pub fn shown(&self, object: Value) -> Value {
-        if self.kind.message == "EncryptedVolume" { without(object, "key") } else { object }
+        if self.kind.message == "EncryptedVolume" {
+            without(object, "key")
+        } else {
+            object
+        }
     }
 
     /// The changes that the kind takes, with all that they refer to in place.
@@ -299,25 +352,37 @@ impl Place {
     }
 
     async fn prepare(&self, n: u16) {
-        const ON_VOLUMES: [&str; 5] =
-            ["NvmeNamespace", "VirtioBlk", "VirtioScsiLun", "QosVolume", "EncryptedVolume"];
+        const ON_VOLUMES: [&str; 5] = [
+            "NvmeNamespace",
+            "VirtioBlk",
+            "VirtioScsiLun",
+            "QosVolume",
+            "EncryptedVolume",
+        ];
         if self.kind.message == "NvmePath" {
             let listener = Resource::new(&self.peer, "NvmeController");
             let subsystem = format!("nvmeSubsystems/{}", self.tag);
-            listener.created(&subsystem, &self.id(n), tcp_spec(self.port(n))).await;
+            listener
+                .created(&subsystem, &self.id(n), tcp_spec(self.port(n)))
+                .await;
         }
         if ON_VOLUMES.contains(&self.kind.message) {
             let object = json!({ "block_size": 512, "blocks_count": 64 });
             self.volumes().created("", &self.volume_id(n), object).await;
         }
         if self.kind.message == "VirtioScsiLun" {
-            self.targets().created("", &self.target_id(n), json!({})).await;
+            self.targets()
+                .created("", &self.target_id(n), json!({}))
+                .await;
         }
     }
 
     /// Makes the n-th object; its name, and what the answer was.
     pub async fn make(&self, n: u16) -> (String, Value) {
-        let made = self.resource.created(&self.parent, &self.id(n), self.sample(n).await).await;
+        let made = self
+            .resource
+            .created(&self.parent, &self.id(n), self.sample(n).await)
+            .await;
         (name_of(&made), made)
     }
 
@@ -371,11 +436,22 @@ impl Place {
         }
         if !self.parent.is_empty() {
             let remote = self.parent.starts_with("nvmeRemoteControllers/");
-            let kind = if remote { "NvmeRemoteController" } else { "NvmeSubsystem" };
-            Resource::new(&self.resource.client, kind).deleted(&self.parent).await;
+            let kind = if remote {
+                "NvmeRemoteController"
+            } else {
+                "NvmeSubsystem"
+            };
+            Resource::new(&self.resource.client, kind)
+                .deleted(&self.parent)
+                .await;
         }
         for others in [self.volumes(), self.targets()] {
-            for name in others.names("").await.iter().filter(|name| self.is_mine(name)) {
+            for name in others
+                .names("")
+                .await
+                .iter()
+                .filter(|name| self.is_mine(name))
+            {
                 others.deleted(name).await;
             }
         }

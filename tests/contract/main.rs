@@ -109,14 +109,19 @@ fn trials(lab: &Lab) -> Vec<Trial> {
     let mut trials = Vec::new();
     for kind in IMPLEMENTED {
         for (number, rule) in RULES.iter().enumerate() {
-            let (lab, tag) = (lab.clone(), format!("{}{number}", kind.message.to_lowercase()));
+            let (lab, tag) = (
+                lab.clone(),
+                format!("{}{number}", kind.message.to_lowercase()),
+            );
             let name = format!("{}::{}", kind.message, rule.name);
             trials.push(trial(name, move || block_on(hold(lab, kind, rule, tag))));
         }
     }
     for message in kinds::UNIMPLEMENTED {
         let name = format!("{message}::every_verb_answers_unimplemented");
-        let run = async move || unimplemented::every_verb_answers_unimplemented(&connect(target).await, message).await;
+        let run = async move || {
+            unimplemented::every_verb_answers_unimplemented(&connect(target).await, message).await
+        };
         trials.push(trial(name, move || block_on(run())));
     }
     trials.push(trial(
@@ -125,11 +130,20 @@ fn trials(lab: &Lab) -> Vec<Trial> {
     ));
     trials.push(trial(
         "NullVolume::a_page_has_50_by_default_and_250_at_most".into(),
-        move || block_on(async { read::a_page_has_50_by_default_and_250_at_most(&connect(target).await).await }),
+        move || {
+            block_on(async {
+                read::a_page_has_50_by_default_and_250_at_most(&connect(target).await).await
+            })
+        },
     ));
     trials.push(trial(
         "NvmeSubsystem::what_is_in_use_is_not_deleted_and_its_user_named".into(),
-        move || block_on(async { delete::what_is_in_use_is_not_deleted_and_its_user_named(&connect(target).await).await }),
+        move || {
+            block_on(async {
+                delete::what_is_in_use_is_not_deleted_and_its_user_named(&connect(target).await)
+                    .await
+            })
+        },
     ));
     trials
 }
@@ -141,7 +155,9 @@ async fn hold(lab: Lab, kind: &'static Kind, rule: &Rule, tag: String) {
 }
 
 async fn connect(target: SocketAddr) -> Client {
-    Client::connect(target).await.expect("the target takes connections")
+    Client::connect(target)
+        .await
+        .expect("the target takes connections")
 }
 
 /// All tests passed and cleaned up after themselves: so must the target have.
@@ -153,7 +169,10 @@ async fn check_nothing_left(target: &Target) {
             continue;
         }
         let left = Resource::new(&client, message).names("").await;
-        assert!(left.is_empty(), "{message} that nobody made or all deleted: {left:?}");
+        assert!(
+            left.is_empty(),
+            "{message} that nobody made or all deleted: {left:?}"
+        );
     }
 }
 
@@ -165,10 +184,16 @@ fn trial(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     runtime.expect("a runtime").block_on(future)
 }
 
 fn exit_code(conclusion: &Conclusion) -> ExitCode {
-    if conclusion.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if conclusion.has_failed() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }

@@ -16,17 +16,33 @@ pub async fn what_is_not_there_is_not_found(place: &Place) {
     for verb in BY_NAME {
         let method = place.resource.method(verb);
         let request = json!({ "name": name });
-        let status = place.resource.client.fails(&method, request, Code::NotFound).await;
+        let status = place
+            .resource
+            .client
+            .fails(&method, request, Code::NotFound)
+            .await;
         assert!(status.message().contains(&name), "{status}");
     }
 }
 
 pub async fn what_is_no_name_is_refused(place: &Place) {
     for verb in BY_NAME {
-        for name in ["", "/", "a/b/c", "somethingElse/a", "a/b/c/d/e", "volumes/", "nvmeSubsystems//x"] {
+        for name in [
+            "",
+            "/",
+            "a/b/c",
+            "somethingElse/a",
+            "a/b/c/d/e",
+            "volumes/",
+            "nvmeSubsystems//x",
+        ] {
             let method = place.resource.method(verb);
             let request = json!({ "name": name });
-            let status = place.resource.client.fails(&method, request, Code::InvalidArgument).await;
+            let status = place
+                .resource
+                .client
+                .fails(&method, request, Code::InvalidArgument)
+                .await;
             expect_invalid(&status, "name");
         }
     }
@@ -39,7 +55,11 @@ pub async fn an_object_is_found_by_every_form_of_its_name(place: &Place) {
         assert_eq!(resource.get(&form).await.expect(&form), made, "{form}");
         resource.stats(&form).await;
         let sample = place.sample(0).await;
-        assert_eq!(resource.updated(&form, sample, Some(&["*"])).await, made, "{form}");
+        assert_eq!(
+            resource.updated(&form, sample, Some(&["*"])).await,
+            made,
+            "{form}"
+        );
         resource.deleted(&form).await;
         let gone = resource.get(&name).await.expect_err("it was deleted");
         assert_eq!(gone.code(), Code::NotFound);
@@ -74,7 +94,10 @@ pub async fn pages_survive_inserts_and_deletes(place: &Place) {
         }
     })
     .await;
-    let mine: Vec<_> = all.into_iter().filter(|name| place.is_mine(name) && *name != place.parent).collect();
+    let mine: Vec<_> = all
+        .into_iter()
+        .filter(|name| place.is_mine(name) && *name != place.parent)
+        .collect();
     assert_eq!(mine, [0, 1, 2, 3, 5, 8].map(name));
 }
 
@@ -84,8 +107,15 @@ async fn walk(place: &Place, size: i64, mut between: impl AsyncFnMut(&str)) -> V
     let mut token = String::new();
     loop {
         let (items, next) = place.resource.page(&place.parent, size, &token).await;
-        assert!(items.len() <= usize::try_from(size).expect("a size"), "{} items", items.len());
-        assert!(next.is_empty() || !items.is_empty(), "an empty page leads on");
+        assert!(
+            items.len() <= usize::try_from(size).expect("a size"),
+            "{} items",
+            items.len()
+        );
+        assert!(
+            next.is_empty() || !items.is_empty(),
+            "an empty page leads on"
+        );
         names.extend(items.iter().map(name_of));
         assert!(names.is_sorted(), "{names:?}");
         if next.is_empty() {
@@ -108,7 +138,11 @@ pub async fn a_bad_page_token_is_refused(place: &Place) {
     for token in ["x", "todo", "AAAA", "%%%", "ä", cut] {
         let request = place.resource.list_request(&place.parent, 1, token);
         let method = place.resource.method("List");
-        let status = place.resource.client.fails(&method, request, Code::InvalidArgument).await;
+        let status = place
+            .resource
+            .client
+            .fails(&method, request, Code::InvalidArgument)
+            .await;
         expect_invalid(&status, "page_token");
     }
 }
@@ -117,7 +151,11 @@ pub async fn a_negative_page_size_is_refused(place: &Place) {
     for size in [-1, i64::from(i32::MIN)] {
         let request = place.resource.list_request(&place.parent, size, "");
         let method = place.resource.method("List");
-        let status = place.resource.client.fails(&method, request, Code::InvalidArgument).await;
+        let status = place
+            .resource
+            .client
+            .fails(&method, request, Code::InvalidArgument)
+            .await;
         expect_invalid(&status, "page_size");
     }
 }
@@ -147,7 +185,10 @@ pub async fn stats_are_counters(place: &Place) {
     let counters = stats.as_object().expect("stats are a message");
     assert_eq!(counters.len(), 9, "{stats}");
     for (counter, value) in counters {
-        assert!(value.as_i64().is_some_and(|value| value >= 0), "{counter} is {value}");
+        assert!(
+            value.as_i64().is_some_and(|value| value >= 0),
+            "{counter} is {value}"
+        );
     }
 }
 
@@ -156,9 +197,17 @@ pub async fn a_page_has_50_by_default_and_250_at_most(client: &Client) {
     let tag = unique("page");
     let object = json!({ "block_size": 512, "blocks_count": 8 });
     for n in 0..260 {
-        volumes.created("", &format!("{tag}-{n}"), object.clone()).await;
+        volumes
+            .created("", &format!("{tag}-{n}"), object.clone())
+            .await;
     }
-    for (asked, answered) in [(0, 50), (249, 249), (250, 250), (251, 250), (i64::from(i32::MAX), 250)] {
+    for (asked, answered) in [
+        (0, 50),
+        (249, 249),
+        (250, 250),
+        (251, 250),
+        (i64::from(i32::MAX), 250),
+    ] {
         let (items, token) = volumes.page("", asked, "").await;
         assert_eq!(items.len(), answered, "page_size {asked}");
         assert!(!token.is_empty());

@@ -12,11 +12,16 @@ use crate::kinds::{IMPLEMENTED, OBSERVED, UNIMPLEMENTED};
 /// Calls every method that has to do with the kind.
 pub async fn every_verb_answers_unimplemented(client: &Client, message: &str) {
     let mut called = 0;
-    for method in api::pool().services().flat_map(|s| s.methods().collect::<Vec<_>>()) {
+    for method in api::pool()
+        .services()
+        .flat_map(|s| s.methods().collect::<Vec<_>>())
+    {
         let name = method.name();
-        let object = ["Create", "Get", "Update", "Delete", "Stats", "Reset", "List"]
-            .iter()
-            .find_map(|verb| name.strip_prefix(verb));
+        let object = [
+            "Create", "Get", "Update", "Delete", "Stats", "Reset", "List",
+        ]
+        .iter()
+        .find_map(|verb| name.strip_prefix(verb));
         if object == Some(message) || object == Some(&format!("{message}s")) {
             client.fails(name, json!({}), Code::Unimplemented).await;
             called += 1;
@@ -27,7 +32,9 @@ pub async fn every_verb_answers_unimplemented(client: &Client, message: &str) {
 
 pub fn every_kind_of_the_api_is_in_one_of_the_tables() {
     let pool = api::pool();
-    let resource = pool.get_extension_by_name("google.api.resource").expect("it is imported");
+    let resource = pool
+        .get_extension_by_name("google.api.resource")
+        .expect("it is imported");
     let kinds: BTreeSet<String> = pool
         .all_messages()
         .filter(|message| message.options().has_extension(&resource))
@@ -38,6 +45,10 @@ pub fn every_kind_of_the_api_is_in_one_of_the_tables() {
         .chain(UNIMPLEMENTED.iter().chain(OBSERVED).copied())
         .map(str::to_owned)
         .collect();
-    assert_eq!(listed.len(), kinds.len(), "a kind is in two tables, or twice in one");
+    assert_eq!(
+        listed.len(),
+        kinds.len(),
+        "a kind is in two tables, or twice in one"
+    );
     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), kinds);
 }

@@ -16,7 +16,10 @@ pub async fn a_mask_of_one_field_changes_that_field_only(place: &Place) {
         assert_eq!(at(&updated, path), &value, "{updated}");
         let rest = |object| without(without_status(object), path);
         assert_eq!(rest(derived(&updated)), rest(derived(&made)));
-        assert_eq!(place.resource.get(&name).await.expect("it is there"), updated);
+        assert_eq!(
+            place.resource.get(&name).await.expect("it is there"),
+            updated
+        );
         place.resource.deleted(&name).await;
     }
 }
@@ -24,11 +27,17 @@ pub async fn a_mask_of_one_field_changes_that_field_only(place: &Place) {
 pub async fn without_a_mask_what_is_set_changes(place: &Place) {
     for (path, value) in place.changes().await {
         let (name, made) = place.make(0).await;
-        let updated = place.resource.updated(&name, only(path, value.clone()), None).await;
+        let updated = place
+            .resource
+            .updated(&name, only(path, value.clone()), None)
+            .await;
         assert_eq!(at(&updated, path), &value, "{updated}");
         let rest = |object| without(without_status(object), path);
         assert_eq!(rest(derived(&updated)), rest(derived(&made)));
-        assert_eq!(place.resource.get(&name).await.expect("it is there"), updated);
+        assert_eq!(
+            place.resource.get(&name).await.expect("it is there"),
+            updated
+        );
         place.resource.deleted(&name).await;
     }
 }
@@ -38,9 +47,15 @@ pub async fn a_star_replaces_all_fields(place: &Place) {
     let sample = place.sample(0).await;
     for (path, value) in place.changes().await {
         let object = with(sample.clone(), path, value);
-        let updated = place.resource.updated(&name, object.clone(), Some(&["*"])).await;
+        let updated = place
+            .resource
+            .updated(&name, object.clone(), Some(&["*"]))
+            .await;
         assert_holds(&updated, &place.shown(object));
-        assert_eq!(place.resource.get(&name).await.expect("it is there"), updated);
+        assert_eq!(
+            place.resource.get(&name).await.expect("it is there"),
+            updated
+        );
     }
     let back = place.resource.updated(&name, sample, Some(&["*"])).await;
     assert_eq!(back, made, "what is not set is as if it had never been");
@@ -76,7 +91,11 @@ pub async fn a_path_that_does_not_exist_is_refused(place: &Place) {
             .update_refused(&name, sample.clone(), Some(mask), Code::InvalidArgument)
             .await;
         expect_invalid(&status, "update_mask");
-        assert_eq!(place.resource.get(&name).await.expect("it is there"), made, "{mask:?}");
+        assert_eq!(
+            place.resource.get(&name).await.expect("it is there"),
+            made,
+            "{mask:?}"
+        );
     }
 }
 
@@ -84,11 +103,21 @@ pub async fn nothing_changes_when_nothing_differs(place: &Place) {
     let (name, made) = place.make(0).await;
     let sample = place.sample(0).await;
     for mask in [None, Some(["*"].as_slice())] {
-        assert_eq!(place.resource.updated(&name, sample.clone(), mask).await, made);
-        assert_eq!(place.make(0).await.1, made, "a retry of the create still finds it");
+        assert_eq!(
+            place.resource.updated(&name, sample.clone(), mask).await,
+            made
+        );
+        assert_eq!(
+            place.make(0).await.1,
+            made,
+            "a retry of the create still finds it"
+        );
     }
     // What the server chose may be sent back to it.
-    assert_eq!(place.resource.updated(&name, made.clone(), None).await, made);
+    assert_eq!(
+        place.resource.updated(&name, made.clone(), None).await,
+        made
+    );
 }
 
 pub async fn what_cannot_change_is_refused_and_stays(place: &Place) {
@@ -96,7 +125,10 @@ pub async fn what_cannot_change_is_refused_and_stays(place: &Place) {
         let (name, made) = place.make(0).await;
         for mask in [None, Some([path].as_slice())] {
             let object = only(path, value.clone());
-            let status = place.resource.update_refused(&name, object, mask, Code::InvalidArgument).await;
+            let status = place
+                .resource
+                .update_refused(&name, object, mask, Code::InvalidArgument)
+                .await;
             expect_invalid(&status, &format!("{}.{path}", place.resource.field));
             assert_eq!(place.resource.get(&name).await.expect("it is there"), made);
         }
@@ -106,20 +138,29 @@ pub async fn what_cannot_change_is_refused_and_stays(place: &Place) {
 pub async fn an_update_of_what_is_missing_is_not_found(place: &Place) {
     let name = place.name(&place.id(0));
     let sample = place.sample(0).await;
-    let status = place.resource.update_refused(&name, sample, Some(&["*"]), Code::NotFound).await;
+    let status = place
+        .resource
+        .update_refused(&name, sample, Some(&["*"]), Code::NotFound)
+        .await;
     assert!(status.message().contains(&name), "{status}");
 }
 
 pub async fn allow_missing_creates(place: &Place) {
     let name = place.name(&place.id(0));
     let method = place.resource.method("Update");
-    let mut request = place.resource.update_request(&name, place.sample(0).await, Some(&["*"]));
+    let mut request = place
+        .resource
+        .update_request(&name, place.sample(0).await, Some(&["*"]));
     request["allow_missing"] = true.into();
     let made = place.resource.client.ok(&method, request.clone()).await;
     assert_holds(&made, &place.shown(place.sample(0).await));
     assert_eq!(made["name"], name.as_str());
     assert_eq!(place.resource.get(&name).await.expect("it was made"), made);
-    assert_eq!(place.resource.client.ok(&method, request).await, made, "again");
+    assert_eq!(
+        place.resource.client.ok(&method, request).await,
+        made,
+        "again"
+    );
     assert_eq!(place.make(0).await.1, made, "a create finds it");
 }
 
@@ -127,7 +168,9 @@ pub async fn the_object_and_its_name_are_required(place: &Place) {
     let method = place.resource.method("Update");
     let field = &place.resource.field;
     let client = &place.resource.client;
-    let status = client.fails(&method, json!({}), Code::InvalidArgument).await;
+    let status = client
+        .fails(&method, json!({}), Code::InvalidArgument)
+        .await;
     expect_invalid(&status, field);
     let sample = place.sample(0).await;
     for name in ["", "somethingElse/a", "a/b/c/d/e"] {
@@ -139,17 +182,27 @@ pub async fn the_object_and_its_name_are_required(place: &Place) {
 
 pub async fn what_only_the_server_fills_in_may_be_named_and_is_ignored(place: &Place) {
     let (name, made) = place.make(0).await;
-    let updated = place.resource.updated(&name, place.sample(0).await, Some(&["name"])).await;
+    let updated = place
+        .resource
+        .updated(&name, place.sample(0).await, Some(&["name"]))
+        .await;
     assert_eq!(updated, made);
     if !made["status"].is_null() {
-        let updated = place.resource.updated(&name, place.sample(0).await, Some(&["status"])).await;
+        let updated = place
+            .resource
+            .updated(&name, place.sample(0).await, Some(&["status"]))
+            .await;
         assert_eq!(updated, made);
     }
 }
 
 /// The object without what follows from its other fields: the number of blocks of a file.
 fn derived(object: &serde_json::Value) -> serde_json::Value {
-    if object["filename"].is_null() { object.clone() } else { without(object.clone(), "blocks_count") }
+    if object["filename"].is_null() {
+        object.clone()
+    } else {
+        without(object.clone(), "blocks_count")
+    }
 }
 
 fn without_status(object: serde_json::Value) -> serde_json::Value {

@@ -47,7 +47,9 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     }
     let size = u128::from(*num_blocks) * u128::from(*block_size + *metadata_size);
     let no_memory = |error: Error| {
-        error.with_detail(format!("SPDK's memory has no {size} bytes free in one piece for {name:?}"))
+        error.with_detail(format!(
+            "SPDK's memory has no {size} bytes free in one piece for {name:?}"
+        ))
     };
     // DPDK would first lay out a table of all pages that this takes, on the reactor:
     // GiBs of it for sizes that no machine has.
@@ -74,7 +76,12 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
 /// Bytes of memory that the machine has.
 fn memory_of_the_machine() -> u64 {
     // SAFETY: asks for values; needs nothing, and changes nothing.
-    let (pages, bytes) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let (pages, bytes) = unsafe {
+        (
+            libc::sysconf(libc::_SC_PHYS_PAGES),
+            libc::sysconf(libc::_SC_PAGESIZE),
+        )
+    };
     let positive = |value: libc::c_long| u64::try_from(value).unwrap_or(0);
     positive(pages).saturating_mul(positive(bytes))
 }

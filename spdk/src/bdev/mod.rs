@@ -245,3 +245,16 @@ fn uuid(uuid: Option<[u8; 16]>) -> sys::spdk_uuid {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_is_known_by_its_text() {
+        let uuid = *b"\x1b\x4e\x28\xba\x2f\xa1\x11\xd2\x88\x3f\xb9\xa7\x61\xbd\xe3\xfb";
+        assert!(is_text_of("1b4e28ba-2fa1-11d2-883f-b9a761bde3fb", uuid));
+        assert!(!is_text_of("1b4e28ba-2fa1-11d2-883f-b9a761bde3fc", uuid));
+        assert!(!is_text_of("volume", uuid));
+    }
+}

@@ -50,7 +50,10 @@ pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
         if rc != 0 {
             log::note(
                 sys::spdk_log_level_SPDK_LOG_WARN,
-                format!("TLS session tickets stay on, which Linux hosts refuse: errno {}", -rc),
+                format!(
+                    "TLS session tickets stay on, which Linux hosts refuse: errno {}",
+                    -rc
+                ),
             );
         }
     }

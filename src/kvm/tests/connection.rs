@@ -14,19 +14,28 @@ async fn operations_side_by_side_share_a_connection_and_each_gets_its_own_answer
     let machine = peer.machine();
     let qemu = async {
         let mut qemu = peer.accept().await;
-        let commands = [qemu.next().await, qemu.next().await].map(|command| command.expect("two commands"));
+        let commands =
+            [qemu.next().await, qemu.next().await].map(|command| command.expect("two commands"));
         // The second first.
         for command in commands.iter().rev() {
             let id = command["id"].as_u64();
             match &command["arguments"]["id"] {
-                device if device == "a" => qemu.refuses_id(id, "DeviceNotFound", "Device 'a' not found").await,
+                device if device == "a" => {
+                    qemu.refuses_id(id, "DeviceNotFound", "Device 'a' not found")
+                        .await
+                }
                 _ => qemu.refuses_id(id, "GenericError", "no hotplug").await,
             }
         }
-        qemu.answers("query-chardev", Value::Null, chardevs(&[])).await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[]))
+            .await;
         qemu.sees_the_end().await;
     };
-    let (a, b, ()) = tokio::join!(machine.unplug("a", in_time()), machine.unplug("b", in_time()), qemu);
+    let (a, b, ()) = tokio::join!(
+        machine.unplug("a", in_time()),
+        machine.unplug("b", in_time()),
+        qemu
+    );
     assert_eq!(a, Ok(()));
     assert!(matches!(b, Err(Error::FailedPrecondition { .. })), "{b:?}");
 }
@@ -52,8 +61,10 @@ async fn an_answer_that_comes_too_late_is_not_taken_for_another() {
         let (mut qemu, late) = tokio::join!(qemu, late);
         assert!(matches!(late, Err(Error::DeadlineExceeded(_))), "{late:?}");
         qemu.refuses_id(Some(2), "GenericError", "too late").await;
-        qemu.refuses_id(Some(3), "DeviceNotFound", "Device 'patient' not found").await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[])).await;
+        qemu.refuses_id(Some(3), "DeviceNotFound", "Device 'patient' not found")
+            .await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[]))
+            .await;
         qemu.sees_the_end().await;
     };
     let (patient, ()) = tokio::join!(patient, answering);
@@ -65,9 +76,16 @@ async fn a_monitor_that_serves_another_client_is_waited_for_until_the_deadline()
     let peer = Peer::new();
     let machine = peer.machine();
     let nvme = device(&machine, Model::Nvme, "n");
-    let plugged = machine.plug(&nvme, Instant::now() + Duration::from_millis(100)).await;
-    let Err(Error::DeadlineExceeded(message)) = plugged else { panic!("{plugged:?}") };
-    assert!(message.contains("did not greet (has it another client?"), "{message}");
+    let plugged = machine
+        .plug(&nvme, Instant::now() + Duration::from_millis(100))
+        .await;
+    let Err(Error::DeadlineExceeded(message)) = plugged else {
+        panic!("{plugged:?}")
+    };
+    assert!(
+        message.contains("did not greet (has it another client?"),
+        "{message}"
+    );
 }
 
 /// Plugs into a machine whose monitor says `greeting` and then, to the first query, `line`.
@@ -101,13 +119,29 @@ async fn plug_into(greeting: Option<&str>, line: &str) -> String {
 
 #[tokio::test]
 async fn what_is_not_qmp_ends_the_connection_and_is_shown() {
-    for greeting in ["SSH-2.0-OpenSSH_9.2", "{}", r#"{"QMP": {"version": {}}}"#, ""] {
+    for greeting in [
+        "SSH-2.0-OpenSSH_9.2",
+        "{}",
+        r#"{"QMP": {"version": {}}}"#,
+        "",
+    ] {
         let message = plug_into(Some(greeting), "").await;
-        assert!(message.contains(&format!("it sent {greeting:?}, which is not QMP")), "{message}");
+        assert!(
+            message.contains(&format!("it sent {greeting:?}, which is not QMP")),
+            "{message}"
+        );
     }
-    for line in ["?", r#"{"return": {}}"#, r#"{"return": [], "id": 99}"#, r#"{"error": {"class": "E", "desc": "d"}}"#] {
+    for line in [
+        "?",
+        r#"{"return": {}}"#,
+        r#"{"return": [], "id": 99}"#,
+        r#"{"error": {"class": "E", "desc": "d"}}"#,
+    ] {
         let message = plug_into(None, line).await;
-        assert!(message.contains("lost the connection to QEMU's monitor"), "{line}: {message}");
+        assert!(
+            message.contains("lost the connection to QEMU's monitor"),
+            "{line}: {message}"
+        );
     }
     let message = plug_into(None, &"x".repeat(17 << 20)).await;
     assert!(message.contains("max line length"), "{message}");
@@ -120,25 +154,40 @@ async fn an_answer_of_another_form_is_a_fault_that_names_the_command() {
     let nvme = device(&machine, Model::Nvme, "n");
     let qemu = async {
         let mut qemu = peer.accept().await;
-        qemu.answers("query-pci", Value::Null, json!({ "devices": 1 })).await;
+        qemu.answers("query-pci", Value::Null, json!({ "devices": 1 }))
+            .await;
         qemu.sees_the_end().await;
     };
     let (plugged, ()) = tokio::join!(machine.plug(&nvme, in_time()), qemu);
-    let Err(Error::Internal { message, .. }) = plugged else { panic!("{plugged:?}") };
-    assert!(message.starts_with("QEMU's answer to query-pci"), "{message}");
+    let Err(Error::Internal { message, .. }) = plugged else {
+        panic!("{plugged:?}")
+    };
+    assert!(
+        message.starts_with("QEMU's answer to query-pci"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
 async fn a_monitor_on_tcp_is_the_same() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
     let address = listener.local_addr().expect("a port").to_string();
-    let machine = Machine::new(address.parse().expect("an address"), vec!["pci.a".to_owned()]);
+    let machine = Machine::new(
+        address.parse().expect("an address"),
+        vec!["pci.a".to_owned()],
+    );
     let qemu = async {
-        let (stream, _) = bounded("a connection", listener.accept()).await.expect("a connection");
+        let (stream, _) = bounded("a connection", listener.accept())
+            .await
+            .expect("a connection");
         let mut qemu = super::peer::Monitor::on(stream);
         qemu.greets(7, 2).await;
-        qemu.refuses("device_del", json!({ "id": "d" }), "DeviceNotFound", "no").await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[])).await;
+        qemu.refuses("device_del", json!({ "id": "d" }), "DeviceNotFound", "no")
+            .await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[]))
+            .await;
         qemu.sees_the_end().await;
     };
     let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
@@ -156,10 +205,12 @@ async fn each_time_has_a_connection_of_its_own() {
         let qemu = async {
             let mut qemu = peer.accept().await;
             qemu.answers("query-pci", Value::Null, pci(&[])).await;
-            qemu.answers("query-chardev", Value::Null, chardevs(&[])).await;
+            qemu.answers("query-chardev", Value::Null, chardevs(&[]))
+                .await;
             assert_eq!(qemu.reads_next().await.as_deref(), Some("device_add"));
             qemu.answers_last(json!({})).await;
-            qemu.answers("query-pci", Value::Null, pci(&[("n", true)])).await;
+            qemu.answers("query-pci", Value::Null, pci(&[("n", true)]))
+                .await;
             qemu.sees_the_end().await;
         };
         let (plugged, ()) = tokio::join!(machine.plug(&nvme, in_time()), qemu);

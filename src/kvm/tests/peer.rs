@@ -24,7 +24,10 @@ pub(super) struct Peer {
 impl Peer {
     pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut peer = Self { dir, listener: None };
+        let mut peer = Self {
+            dir,
+            listener: None,
+        };
         peer.start();
         peer
     }
@@ -60,7 +63,9 @@ impl Peer {
     /// A connection, before the greeting.
     pub(super) async fn accept_silently(&self) -> Monitor {
         let accepted = self.listener.as_ref().expect("QEMU runs").accept();
-        let (stream, _) = bounded("a connection", accepted).await.expect("a connection");
+        let (stream, _) = bounded("a connection", accepted)
+            .await
+            .expect("a connection");
         Monitor::on(stream)
     }
 
@@ -93,10 +98,12 @@ impl Monitor {
 
     /// Greets, and gets the capabilities asked for.
     pub(super) async fn greets(&mut self, major: u32, minor: u32) {
-        let version = json!({ "qemu": { "major": major, "minor": minor, "micro": 1 }, "package": "test" });
+        let version =
+            json!({ "qemu": { "major": major, "minor": minor, "micro": 1 }, "package": "test" });
         let greeting = json!({ "QMP": { "version": version, "capabilities": ["oob"] } });
         self.says(&greeting.to_string()).await;
-        self.answers("qmp_capabilities", Value::Null, json!({})).await;
+        self.answers("qmp_capabilities", Value::Null, json!({}))
+            .await;
     }
 
     /// Sends a line.
@@ -127,7 +134,10 @@ impl Monitor {
 
     /// Reads a command and checks all of it; null means no arguments.
     pub(super) async fn expects(&mut self, execute: &str, arguments: Value) {
-        let command = self.next().await.unwrap_or_else(|| panic!("no {execute}: the client left"));
+        let command = self
+            .next()
+            .await
+            .unwrap_or_else(|| panic!("no {execute}: the client left"));
         let mut expected = json!({ "execute": execute, "id": self.last_id });
         if !arguments.is_null() {
             expected["arguments"] = arguments;
@@ -137,13 +147,15 @@ impl Monitor {
 
     /// Answers the command that was read last.
     pub(super) async fn answers_last(&mut self, value: Value) {
-        self.says(&json!({ "return": value, "id": self.last_id }).to_string()).await;
+        self.says(&json!({ "return": value, "id": self.last_id }).to_string())
+            .await;
     }
 
     /// Refuses the command of this id.
     pub(super) async fn refuses_id(&mut self, id: Option<u64>, class: &str, description: &str) {
         let error = json!({ "class": class, "desc": description });
-        self.says(&json!({ "id": id, "error": error }).to_string()).await;
+        self.says(&json!({ "id": id, "error": error }).to_string())
+            .await;
     }
 
     /// Refuses the command that was read last.
@@ -158,7 +170,13 @@ impl Monitor {
     }
 
     /// Reads exactly this command and refuses it.
-    pub(super) async fn refuses(&mut self, execute: &str, arguments: Value, class: &str, description: &str) {
+    pub(super) async fn refuses(
+        &mut self,
+        execute: &str,
+        arguments: Value,
+        class: &str,
+        description: &str,
+    ) {
         self.expects(execute, arguments).await;
         self.refuses_last(class, description).await;
     }
@@ -166,13 +184,15 @@ impl Monitor {
     /// Tells of something that happened.
     pub(super) async fn tells(&mut self, event: &str, data: Value) {
         let timestamp = json!({ "seconds": 1_700_000_000, "microseconds": 1 });
-        self.says(&json!({ "timestamp": timestamp, "event": event, "data": data }).to_string()).await;
+        self.says(&json!({ "timestamp": timestamp, "event": event, "data": data }).to_string())
+            .await;
     }
 
     /// What a plug begins with, in a machine that has nothing of the device.
     pub(super) async fn has_nothing(&mut self) {
         self.answers("query-pci", Value::Null, pci(&[])).await;
-        self.answers("query-chardev", Value::Null, chardevs(&[])).await;
+        self.answers("query-chardev", Value::Null, chardevs(&[]))
+            .await;
     }
 
     /// The client has no more commands.
@@ -204,8 +224,10 @@ pub(super) fn pci(devices: &[(&str, bool)]) -> Value {
 pub(super) fn chardevs(devices: &[(&str, &str)]) -> Value {
     let own = [("compat_monitor0", "unix:/run/qmp,server=on")];
     let all = own.iter().chain(devices);
-    all.map(|(label, filename)| json!({ "label": label, "filename": filename, "frontend-open": true }))
-        .collect()
+    all.map(
+        |(label, filename)| json!({ "label": label, "filename": filename, "frontend-open": true }),
+    )
+    .collect()
 }
 
 /// A device on the second bus, in slot 2.

@@ -10,7 +10,10 @@ use crate::kvm::Model;
 
 #[test]
 fn functions_fill_one_bus_after_the_other() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .expect("a runtime");
     let _guard = runtime.enter();
     let machine = Peer::new().machine();
     let shown = |function| format!("{:?}", machine.place(function).expect("a place"));
@@ -19,7 +22,10 @@ fn functions_fill_one_bus_after_the_other() {
     assert_eq!(shown(32), "Place { bus: \"pci.b\", slot: 0 }");
     assert_eq!(shown(63), "Place { bus: \"pci.b\", slot: 31 }");
     let error = machine.place(64).expect_err("two buses");
-    assert_eq!(error, "64 has no place in the machine: its buses (pci.a, pci.b) take 0 to 63");
+    assert_eq!(
+        error,
+        "64 has no place in the machine: its buses (pci.a, pci.b) take 0 to 63"
+    );
     assert!(machine.place(-1).is_err() && machine.place(i32::MAX).is_err());
 }
 
@@ -49,9 +55,19 @@ async fn an_nvme_controller_is_one_command_and_the_guests_driver() {
         qemu.has_nothing().await;
         qemu.answers("device_add", add_nvme("n1"), json!({})).await;
         for taken in [false, true] {
-            qemu.answers("query-pci", Value::Null, pci(&[("n0", true), ("n1", taken)])).await;
+            qemu.answers(
+                "query-pci",
+                Value::Null,
+                pci(&[("n0", true), ("n1", taken)]),
+            )
+            .await;
             if !taken {
-                qemu.answers("query-status", Value::Null, json!({ "running": true, "status": "running" })).await;
+                qemu.answers(
+                    "query-status",
+                    Value::Null,
+                    json!({ "running": true, "status": "running" }),
+                )
+                .await;
             }
         }
         qemu.sees_the_end().await;
@@ -63,8 +79,18 @@ async fn an_nvme_controller_is_one_command_and_the_guests_driver() {
 #[tokio::test]
 async fn a_vhost_user_device_is_plugged_when_its_chardev_is_connected() {
     for (model, driver, version, reconnect) in [
-        (Model::VirtioBlk, "vhost-user-blk-pci", (7, 2), ("reconnect", 1)),
-        (Model::VirtioScsi, "vhost-user-scsi-pci", (11, 1), ("reconnect-ms", 1000)),
+        (
+            Model::VirtioBlk,
+            "vhost-user-blk-pci",
+            (7, 2),
+            ("reconnect", 1),
+        ),
+        (
+            Model::VirtioScsi,
+            "vhost-user-scsi-pci",
+            (11, 1),
+            ("reconnect-ms", 1000),
+        ),
     ] {
         let peer = Peer::new();
         let machine = peer.machine();
@@ -72,12 +98,16 @@ async fn a_vhost_user_device_is_plugged_when_its_chardev_is_connected() {
         let qemu = async {
             let mut qemu = peer.accept_as(version.0, version.1).await;
             qemu.has_nothing().await;
-            qemu.answers("chardev-add", add_chardev("v", reconnect), json!({})).await;
+            qemu.answers("chardev-add", add_chardev("v", reconnect), json!({}))
+                .await;
             for filename in ["disconnected:unix:/run/opi/s", "unix:"] {
-                qemu.answers("query-chardev", Value::Null, chardevs(&[("v", filename)])).await;
+                qemu.answers("query-chardev", Value::Null, chardevs(&[("v", filename)]))
+                    .await;
             }
-            qemu.answers("device_add", add_virtio(driver, "v"), json!({})).await;
-            qemu.answers("query-pci", Value::Null, pci(&[("v", true)])).await;
+            qemu.answers("device_add", add_virtio(driver, "v"), json!({}))
+                .await;
+            qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
+                .await;
             qemu.sees_the_end().await;
         };
         let (plugged, ()) = tokio::join!(machine.plug(&vhost, in_time()), qemu);
@@ -93,13 +123,24 @@ async fn what_qemu_refuses_is_undone_and_told_in_its_words() {
     let qemu = async {
         let mut qemu = peer.accept().await;
         qemu.has_nothing().await;
-        qemu.answers("chardev-add", add_chardev("v", ("reconnect", 1)), json!({})).await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[("v", "unix:")])).await;
+        qemu.answers("chardev-add", add_chardev("v", ("reconnect", 1)), json!({}))
+            .await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[("v", "unix:")]))
+            .await;
         let add = add_virtio("vhost-user-blk-pci", "v");
-        qemu.refuses("device_add", add, "GenericError", "Bus 'pci.b' not found").await;
-        qemu.refuses("device_del", json!({ "id": "v" }), "DeviceNotFound", "Device 'v' not found").await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[("v", "unix:")])).await;
-        qemu.answers("chardev-remove", json!({ "id": "v" }), json!({})).await;
+        qemu.refuses("device_add", add, "GenericError", "Bus 'pci.b' not found")
+            .await;
+        qemu.refuses(
+            "device_del",
+            json!({ "id": "v" }),
+            "DeviceNotFound",
+            "Device 'v' not found",
+        )
+        .await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[("v", "unix:")]))
+            .await;
+        qemu.answers("chardev-remove", json!({ "id": "v" }), json!({}))
+            .await;
         qemu.sees_the_end().await;
     };
     let (plugged, ()) = tokio::join!(machine.plug(&blk, in_time()), qemu);
@@ -119,20 +160,28 @@ async fn a_chardev_that_does_not_connect_is_removed_at_the_deadline() {
     let qemu = async {
         let mut qemu = peer.accept().await;
         qemu.has_nothing().await;
-        qemu.answers("chardev-add", add_chardev("v", ("reconnect", 1)), json!({})).await;
+        qemu.answers("chardev-add", add_chardev("v", ("reconnect", 1)), json!({}))
+            .await;
         let trying = chardevs(&[("v", "disconnected:unix:/run/opi/s,reconnect=1")]);
         while qemu.reads_next().await.as_deref() == Some("query-chardev") {
             qemu.answers_last(trying.clone()).await;
         }
         // That was device_del.
-        qemu.refuses_last("DeviceNotFound", "Device 'v' not found").await;
+        qemu.refuses_last("DeviceNotFound", "Device 'v' not found")
+            .await;
         qemu.answers("query-chardev", Value::Null, trying).await;
-        qemu.answers("chardev-remove", json!({ "id": "v" }), json!({})).await;
+        qemu.answers("chardev-remove", json!({ "id": "v" }), json!({}))
+            .await;
         qemu.sees_the_end().await;
     };
     let (plugged, ()) = tokio::join!(late, qemu);
-    let Err(Error::DeadlineExceeded(message)) = plugged else { panic!("{plugged:?}") };
-    assert!(message.contains("did not connect to the controller's socket"), "{message}");
+    let Err(Error::DeadlineExceeded(message)) = plugged else {
+        panic!("{plugged:?}")
+    };
+    assert!(
+        message.contains("did not connect to the controller's socket"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -142,7 +191,9 @@ async fn a_guest_that_takes_its_time_keeps_the_device_and_the_caller_gets_an_ans
     let nvme = device(&machine, Model::Nvme, "n");
     let plug = async {
         let begin = Instant::now();
-        let plugged = machine.plug(&nvme, begin + Duration::from_millis(400)).await;
+        let plugged = machine
+            .plug(&nvme, begin + Duration::from_millis(400))
+            .await;
         (plugged, begin.elapsed())
     };
     let qemu = async {
@@ -151,7 +202,8 @@ async fn a_guest_that_takes_its_time_keeps_the_device_and_the_caller_gets_an_ans
         qemu.answers("device_add", add_nvme("n"), json!({})).await;
         while qemu.reads_next().await.as_deref() == Some("query-pci") {
             qemu.answers_last(pci(&[("n", false)])).await;
-            qemu.answers("query-status", Value::Null, json!({ "running": true })).await;
+            qemu.answers("query-status", Value::Null, json!({ "running": true }))
+                .await;
         }
     };
     let ((plugged, took), ()) = tokio::join!(plug, qemu);
@@ -168,8 +220,14 @@ async fn a_machine_that_does_not_run_is_not_waited_for() {
         let mut qemu = peer.accept().await;
         qemu.has_nothing().await;
         qemu.answers("device_add", add_nvme("n"), json!({})).await;
-        qemu.answers("query-pci", Value::Null, pci(&[("n", false)])).await;
-        qemu.answers("query-status", Value::Null, json!({ "running": false, "status": "prelaunch" })).await;
+        qemu.answers("query-pci", Value::Null, pci(&[("n", false)]))
+            .await;
+        qemu.answers(
+            "query-status",
+            Value::Null,
+            json!({ "running": false, "status": "prelaunch" }),
+        )
+        .await;
         qemu.sees_the_end().await;
     };
     let (plugged, ()) = tokio::join!(machine.plug(&nvme, in_time()), qemu);
@@ -187,13 +245,21 @@ async fn a_lost_answer_is_undone_over_a_new_connection() {
         qemu.expects("device_add", add_nvme("n")).await;
         drop(qemu);
         let mut qemu = peer.accept().await;
-        qemu.answers("device_del", json!({ "id": "n" }), json!({})).await;
-        qemu.tells("DEVICE_DELETED", json!({ "device": "n", "path": "/machine/peripheral/n" })).await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[])).await;
+        qemu.answers("device_del", json!({ "id": "n" }), json!({}))
+            .await;
+        qemu.tells(
+            "DEVICE_DELETED",
+            json!({ "device": "n", "path": "/machine/peripheral/n" }),
+        )
+        .await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[]))
+            .await;
         qemu.sees_the_end().await;
     };
     let (plugged, ()) = tokio::join!(machine.plug(&nvme, in_time()), qemu);
-    let Err(Error::Unavailable(message)) = plugged else { panic!("{plugged:?}") };
+    let Err(Error::Unavailable(message)) = plugged else {
+        panic!("{plugged:?}")
+    };
     assert!(message.contains("closed the connection"), "{message}");
 }
 
@@ -211,7 +277,9 @@ async fn a_qemu_that_dies_of_a_plug_leaves_nothing_to_undo() {
     let (plugged, ()) = tokio::join!(machine.plug(&nvme, in_time()), qemu);
     assert!(matches!(plugged, Err(Error::Unavailable(_))), "{plugged:?}");
     let again = machine.plug(&nvme, in_time()).await;
-    let Err(Error::Unavailable(message)) = again else { panic!("{again:?}") };
+    let Err(Error::Unavailable(message)) = again else {
+        panic!("{again:?}")
+    };
     assert!(message.contains("QEMU does not run"), "{message}");
 }
 
@@ -223,10 +291,13 @@ async fn what_an_earlier_life_left_is_kept_if_qemu_connects_it_again_and_else_re
     let nvme = device(&machine, Model::Nvme, "v");
     let keeping = async {
         let mut qemu = peer.accept().await;
-        qemu.answers("query-pci", Value::Null, pci(&[("v", true)])).await;
+        qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
+            .await;
         let trying = "disconnected:unix:/run/opi/s,reconnect=1";
-        qemu.answers("query-chardev", Value::Null, chardevs(&[("v", trying)])).await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[("v", "unix:")])).await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[("v", trying)]))
+            .await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[("v", "unix:")]))
+            .await;
         qemu.sees_the_end().await;
     };
     let (plugged, ()) = tokio::join!(machine.plug(&blk, in_time()), keeping);
@@ -234,13 +305,18 @@ async fn what_an_earlier_life_left_is_kept_if_qemu_connects_it_again_and_else_re
 
     let replacing = async {
         let mut qemu = peer.accept().await;
-        qemu.answers("query-pci", Value::Null, pci(&[("v", true)])).await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[])).await;
-        qemu.answers("device_del", json!({ "id": "v" }), json!({})).await;
+        qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
+            .await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[]))
+            .await;
+        qemu.answers("device_del", json!({ "id": "v" }), json!({}))
+            .await;
         qemu.tells("DEVICE_DELETED", json!({ "device": "v" })).await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[])).await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[]))
+            .await;
         qemu.answers("device_add", add_nvme("v"), json!({})).await;
-        qemu.answers("query-pci", Value::Null, pci(&[("v", true)])).await;
+        qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
+            .await;
         qemu.sees_the_end().await;
     };
     let (plugged, ()) = tokio::join!(machine.plug(&nvme, in_time()), replacing);

@@ -9,7 +9,8 @@ use crate::error::Error;
 
 /// Reads the removal and agrees to it; the guest has its say later.
 async fn agrees(qemu: &mut Monitor) {
-    qemu.answers("device_del", json!({ "id": "d" }), json!({})).await;
+    qemu.answers("device_del", json!({ "id": "d" }), json!({}))
+        .await;
 }
 
 #[tokio::test]
@@ -20,12 +21,27 @@ async fn the_chardev_goes_after_the_guest_has_given_up_the_very_device() {
         let mut qemu = peer.accept().await;
         agrees(&mut qemu).await;
         qemu.tells("RESUME", Value::Null).await;
-        qemu.tells("DEVICE_DELETED", json!({ "device": "other" })).await;
-        qemu.tells("DEVICE_UNPLUG_GUEST_ERROR", json!({ "device": "other", "path": "/x" })).await;
-        qemu.tells("DEVICE_DELETED", json!({ "path": "/machine/peripheral/d/virtio-backend" })).await;
-        qemu.tells("DEVICE_DELETED", json!({ "device": "d", "path": "/machine/peripheral/d" })).await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[("d", "unix:")])).await;
-        qemu.answers("chardev-remove", json!({ "id": "d" }), json!({})).await;
+        qemu.tells("DEVICE_DELETED", json!({ "device": "other" }))
+            .await;
+        qemu.tells(
+            "DEVICE_UNPLUG_GUEST_ERROR",
+            json!({ "device": "other", "path": "/x" }),
+        )
+        .await;
+        qemu.tells(
+            "DEVICE_DELETED",
+            json!({ "path": "/machine/peripheral/d/virtio-backend" }),
+        )
+        .await;
+        qemu.tells(
+            "DEVICE_DELETED",
+            json!({ "device": "d", "path": "/machine/peripheral/d" }),
+        )
+        .await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[("d", "unix:")]))
+            .await;
+        qemu.answers("chardev-remove", json!({ "id": "d" }), json!({}))
+            .await;
         qemu.sees_the_end().await;
     };
     let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
@@ -41,7 +57,8 @@ async fn an_event_that_overtakes_the_answer_counts() {
         qemu.expects("device_del", json!({ "id": "d" })).await;
         qemu.tells("DEVICE_DELETED", json!({ "device": "d" })).await;
         qemu.answers_last(json!({})).await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[])).await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[]))
+            .await;
         qemu.sees_the_end().await;
     };
     let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
@@ -55,11 +72,17 @@ async fn a_guest_that_refuses_keeps_the_device_and_its_chardev() {
     let qemu = async {
         let mut qemu = peer.accept().await;
         agrees(&mut qemu).await;
-        qemu.tells("DEVICE_UNPLUG_GUEST_ERROR", json!({ "device": "d", "path": "/p" })).await;
+        qemu.tells(
+            "DEVICE_UNPLUG_GUEST_ERROR",
+            json!({ "device": "d", "path": "/p" }),
+        )
+        .await;
         qemu.sees_the_end().await;
     };
     let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
-    let Err(Error::FailedPrecondition { subject, message }) = unplugged else { panic!("{unplugged:?}") };
+    let Err(Error::FailedPrecondition { subject, message }) = unplugged else {
+        panic!("{unplugged:?}")
+    };
     assert_eq!(subject, "d");
     assert!(message.contains("the guest refuses"), "{message}");
 }
@@ -75,15 +98,27 @@ async fn a_guest_that_is_silent_is_waited_for_again_by_the_next_call() {
     };
     let deadline = Instant::now() + Duration::from_millis(200);
     let (unplugged, ()) = tokio::join!(machine.unplug("d", deadline), qemu);
-    let Err(Error::DeadlineExceeded(message)) = unplugged else { panic!("{unplugged:?}") };
-    assert_eq!(message, "cannot unplug the device d: the guest did not give the device up in time");
+    let Err(Error::DeadlineExceeded(message)) = unplugged else {
+        panic!("{unplugged:?}")
+    };
+    assert_eq!(
+        message,
+        "cannot unplug the device d: the guest did not give the device up in time"
+    );
 
     let qemu = async {
         let mut qemu = peer.accept().await;
         let under_way = "Device d is already in the process of unplug";
-        qemu.refuses("device_del", json!({ "id": "d" }), "GenericError", under_way).await;
+        qemu.refuses(
+            "device_del",
+            json!({ "id": "d" }),
+            "GenericError",
+            under_way,
+        )
+        .await;
         qemu.tells("DEVICE_DELETED", json!({ "device": "d" })).await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[])).await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[]))
+            .await;
         qemu.sees_the_end().await;
     };
     let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
@@ -96,9 +131,17 @@ async fn a_device_that_is_not_there_leaves_its_chardev_to_remove() {
     let machine = peer.machine();
     let qemu = async {
         let mut qemu = peer.accept().await;
-        qemu.refuses("device_del", json!({ "id": "d" }), "DeviceNotFound", "Device 'd' not found").await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[("d", "unix:")])).await;
-        qemu.answers("chardev-remove", json!({ "id": "d" }), json!({})).await;
+        qemu.refuses(
+            "device_del",
+            json!({ "id": "d" }),
+            "DeviceNotFound",
+            "Device 'd' not found",
+        )
+        .await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[("d", "unix:")]))
+            .await;
+        qemu.answers("chardev-remove", json!({ "id": "d" }), json!({}))
+            .await;
         qemu.sees_the_end().await;
     };
     let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
@@ -112,11 +155,14 @@ async fn a_bus_that_cannot_be_unplugged_from_is_told_in_qemus_words() {
     let words = "Bus 'pcie.0' does not support hotplugging";
     let qemu = async {
         let mut qemu = peer.accept().await;
-        qemu.refuses("device_del", json!({ "id": "d" }), "GenericError", words).await;
+        qemu.refuses("device_del", json!({ "id": "d" }), "GenericError", words)
+            .await;
         qemu.sees_the_end().await;
     };
     let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
-    let Err(Error::FailedPrecondition { message, .. }) = unplugged else { panic!("{unplugged:?}") };
+    let Err(Error::FailedPrecondition { message, .. }) = unplugged else {
+        panic!("{unplugged:?}")
+    };
     assert!(message.ends_with(words), "{message}");
 }
 
@@ -145,8 +191,15 @@ async fn a_qemu_that_is_started_anew_meanwhile_is_asked_again() {
         drop(peer.accept_silently().await);
         peer.restart();
         let mut qemu = peer.accept().await;
-        qemu.refuses("device_del", json!({ "id": "d" }), "DeviceNotFound", "Device 'd' not found").await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[])).await;
+        qemu.refuses(
+            "device_del",
+            json!({ "id": "d" }),
+            "DeviceNotFound",
+            "Device 'd' not found",
+        )
+        .await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[]))
+            .await;
         qemu.sees_the_end().await;
     };
     let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
@@ -176,5 +229,8 @@ async fn a_monitor_that_always_hangs_up_is_given_up() {
         unplugged = machine.unplug("d", in_time()) => unplugged,
         () = qemu => unreachable!(),
     };
-    assert!(matches!(unplugged, Err(Error::Unavailable(_))), "{unplugged:?}");
+    assert!(
+        matches!(unplugged, Err(Error::Unavailable(_))),
+        "{unplugged:?}"
+    );
 }

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# guest-initrd.sh IMAGE OUT [PROGRAM]: makes the initrd OUT from that of a guest image (guest-image.sh), with
+# guest-init as its first process and, as /opi/run, the program with the libraries that it uses here.
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+IMAGE=$1 OUT=$2 PROGRAM=${3:-}
+
+# The guest's own libraries are of another release, so the program brings its loader as well.
+add_program() {
+    local to=$1/opi library
+    mkdir "$to"
+    strip -o "$to/program" "$PROGRAM"
+    ldd "$PROGRAM" | grep -o '/[^ ]*' | while read -r library; do cp "$library" "$to/"; done
+    printf '#!/bin/sh\nexec /opi/ld-linux-x86-64.so.2 --library-path /opi /opi/program "$@"\n' >"$to/run"
+    chmod 755 "$to/run"
+}
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/opi-spdk-initrd.XXXXXX")
+SCRATCH+=("$work")
+install -m 755 "$SCRIPTS/guest-init" "$work/init"
+[[ -z $PROGRAM ]] || add_program "$work"
+# The kernel unpacks one archive after the other.
+{ cat "$IMAGE/initrd" && cd "$work" && find . | cpio -o -H newc --quiet; } >"$OUT"
