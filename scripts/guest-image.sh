@@ -10,7 +10,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 source "$SCRIPTS/apt-source.sh"
 
 RELEASE=trixie   # of the kernel and the tools; QEMU is from its backports
-NEWER=forky      # of libnvme: before 1.15 it derives other TLS keys from a PSK than the standard says
+NEWER=forky      # of nvme-cli, for libnvme 1.16: TLS keys of older ones were not accepted
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 PROGRAMS=(usr/bin/fio usr/bin/keyctl usr/bin/kmod usr/sbin/nvme usr/sbin/tlshd)
 MODULES=(nvme nvme-tcp sd_mod tls uio_pci_generic vfio_iommu_type1 vfio-pci virtio_blk virtio_net virtio_scsi)
@@ -28,7 +28,7 @@ in_root() { DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 chroot "$ROOTFS" "$@";
 make_root() {
     local site option
     site=$(need_debian_site)
-    debootstrap --variant=minbase --keyring=$KEYRING --include=busybox-static,fio,kmod $RELEASE "$ROOTFS" "$site"
+    debootstrap --variant=minbase --keyring=$KEYRING --include=busybox-static,fio,keyutils,kmod,ktls-utils $RELEASE "$ROOTFS" "$site"
     rm -rf "$ROOTFS"/etc/apt/sources.list*
     printf 'Package: *\nPin: release n=%s\nPin-Priority: 100\n' $NEWER >"$ROOTFS/etc/apt/preferences.d/newer"
     # Once more, with indices that may be past their time (their signatures are still checked).
@@ -39,7 +39,7 @@ make_root() {
         ! in_root apt-get -q -oAPT::Update::Error-Mode=any update || break
     done
     in_root apt-get -q -y --no-install-recommends install -t $RELEASE-backports qemu-system-x86
-    in_root apt-get -q -y --no-install-recommends install -t $NEWER keyutils ktls-utils nvme-cli
+    in_root apt-get -q -y --no-install-recommends install -t $NEWER nvme-cli
     in_root qemu-system-x86_64 --version
 }
 
@@ -86,7 +86,7 @@ make_initrd() {
     ln -s usr/{bin,sbin,lib,lib64} "$INITRD/"
     copy_modules "$(cd "$KERNEL/usr/lib/modules" && echo *)"
     copy_programs
-    cp -r "$ROOTFS/etc/tlshd" "$INITRD/etc/"
+    cp "$ROOTFS/etc/tlshd.conf" "$INITRD/etc/"
     (cd "$INITRD" && find . | cpio -o -H newc --quiet) >"$OUT/initrd"
 }
 

@@ -364,7 +364,8 @@ async fn base(routes: &Routes) -> u16 {
     let parent = "nvmeSubsystems/base";
     // An identity of its own: in one process the volume and what the path brings are both there.
     let uuid = "2f0ac35e-9f3c-4f4b-8f0e-0a6c5d7ed1a1";
-    let shown = json!({ "spec": { "volume_name_ref": "volumes/shown", "uuid": uuid, "nguid": uuid } });
+    let shown =
+        json!({ "spec": { "volume_name_ref": "volumes/shown", "uuid": uuid, "nguid": uuid } });
     routes
         .ok(
             "CreateNvmeNamespace",

@@ -66,7 +66,7 @@ async fn it_starts_and_stops_twenty_times() {
     let mut options = Options::default();
     for _ in 0..20 {
         let target = Target::start_with(options.clone()).await;
-        options = options.in_dir(target.keep());
+        options = options.after(&target);
         let client = target.client().await;
         Resource::new(&client, "NullVolume").list("").await;
         target.stop();
@@ -410,7 +410,7 @@ async fn after_a_kill_it_starts_again_with_nothing_in_its_way() {
         "a killed process cannot remove its socket"
     );
 
-    let second = Target::start_with(Options::hugepages().in_dir(first.keep())).await;
+    let second = Target::start_with(Options::hugepages().after(&first)).await;
     set_up(&second.client().await).await;
     let initiator = Initiator::vfio_user(&second.ctrlr_dir().join("sub"), &nqn_of("sub"));
     initiator

@@ -1,13 +1,15 @@
-//! What configuration costs the reactor: the calls of [`crate::client`] at a fixed rate, and the
-//! reactor's own account of its time.
+//! What configuration costs the reactor: the calls of [`crate::client`] at a fixed rate, and two
+//! accounts of the reactor's time, both taken on the reactor itself, because on a small machine the
+//! initiator shares its core with clients and control threads, and I/O rates would show that instead.
 //!
-//! Both programs count on the reactor itself, because on a small machine the initiator shares its
-//! core with clients and control threads, and I/O rates would show that instead. opi-spdk times each
-//! control step that its reactor takes. spdk_tgt counts the time in which any poller had work; what
-//! it counts without calls (its JSON-RPC poller always reports work) is measured first and
-//! subtracted. Its longest hold is not counted anywhere; but whatever has come in since the last
-//! poll is answered in one, so the mean time of a poll is a lower bound of it.
+//! SPDK's account is the same for both targets: the time in which any poller or message had work,
+//! read over JSON-RPC (which opi-spdk opens for this alone), on an idle data path. What it counts
+//! without calls is measured first and subtracted. opi-spdk's own account times each control step,
+//! also while I/O runs, and knows the longest. That of spdk_tgt is not counted anywhere; but its
+//! JSON-RPC poller answers all that has come in since its last turn in one, so the mean time of a
+//! turn is a lower bound of it.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -18,32 +20,35 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::client::{Address, Client, Verb};
 use crate::control::Load;
 use crate::initiator::Background;
-use crate::opi::ControlCost;
+use crate::jsonrpc::JsonRpc;
+use crate::opi::{ControlCost, Opi};
+use crate::reactor::ReactorTime;
 use crate::scenario::{Export, Volume};
 use crate::settings::Settings;
+use crate::spdk_tgt::SpdkTgt;
 use crate::target::{Side, Target, Turn};
 
 /// Calls per second, of all clients together.
 pub const RATE: u32 = 1000;
 
-/// Connections: on one, spdk_tgt answers some 200 calls a second.
+/// Connections: on one, spdk_tgt answers some 125 calls a second.
 const CLIENTS: u32 = 16;
 
 /// How often spdk_tgt's JSON-RPC poller runs.
 const RPC_POLL: Duration = Duration::from_millis(4);
 
-/// One run of calls at the fixed rate.
+/// One run of calls at the fixed rate. Times are in microseconds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Cost {
     pub side: Side,
     pub load: Load,
     pub calls: u64,
     pub calls_per_second: f64,
-    /// Reactor time for a call, microseconds.
-    pub call_us: f64,
-    /// Fraction of a reactor that 1,000 calls a second take.
-    pub share: f64,
-    /// The longest that the reactor was held at once, microseconds.
+    /// Reactor time for a call by SPDK's account, where the data path is idle.
+    pub call_us: Option<f64>,
+    /// The same by opi-spdk's own account.
+    pub steps_us: Option<f64>,
+    /// The longest that the reactor was held at once.
     pub longest: Longest,
     /// How often the reactor lost its core meanwhile: the time away counts into a step.
     pub preemptions: u64,
@@ -59,6 +64,23 @@ pub enum Longest {
     AtLeast(f64),
 }
 
+impl Cost {
+    /// Fraction of a reactor that 1,000 calls a second take, by the account that counts more.
+    pub fn share(&self) -> f64 {
+        let call_us = self
+            .call_us
+            .unwrap_or_default()
+            .max(self.steps_us.unwrap_or_default());
+        call_us * f64::from(RATE) / 1e6
+    }
+
+    pub fn longest_us(&self) -> f64 {
+        match self.longest {
+            Longest::Counted(us) | Longest::AtLeast(us) => us,
+        }
+    }
+}
+
 pub async fn run(settings: &Settings) -> Result<Vec<Cost>> {
     let mut costs = Vec::new();
     for round in 0..settings.line.rounds {
@@ -68,99 +90,94 @@ pub async fn run(settings: &Settings) -> Result<Vec<Cost>> {
                 round + 1,
                 settings.line.rounds
             );
-            match side {
-                Side::Opi => {
-                    costs.push(
-                        of_opi(settings, Load::Idle)
-                            .await
-                            .context("opi-spdk, idle")?,
-                    );
-                    costs.push(
-                        of_opi(settings, Load::Saturated)
-                            .await
-                            .context("opi-spdk, saturated")?,
-                    );
-                }
-                Side::SpdkTgt => costs.push(of_spdk_tgt(settings).await.context("spdk_tgt")?),
+            let idle = idle(settings, side).await;
+            costs.push(idle.with_context(|| format!("{side}, idle data path"))?);
+            if side == Side::Opi {
+                let saturated = saturated(settings).await;
+                costs.push(saturated.context("opi-spdk, saturated data path")?);
             }
         }
     }
     Ok(costs)
 }
 
-/// The program counts from its start to its end, so it runs for this alone. The export is of a null
-/// volume: making a malloc volume zeroes memory, and is no measure of a control step.
-async fn of_opi(settings: &Settings, load: Load) -> Result<Cost> {
-    let mut target = Target::start(settings, Side::Opi).await?;
-    let background = match load {
-        Load::Idle => None,
-        Load::Saturated => {
-            let attach = target
-                .export(settings, Volume::Null, Export::NvmeTcp)
-                .await?;
-            Some(Background::start(settings, &attach).await?)
+/// Both accounts, without I/O. The targets run for this alone: their counts begin with them.
+async fn idle(settings: &Settings, side: Side) -> Result<Cost> {
+    let (target, socket) = observable(settings, side).await?;
+    let mut rpc = JsonRpc::connect(&socket).await?;
+    let preemptions = target.preemptions(settings)?;
+    let begun = ReactorTime::read(&mut rpc).await?;
+    tokio::time::sleep(window(settings)).await;
+    let idle = ReactorTime::read(&mut rpc).await?;
+    let (calls, took) = calls(&target.address(), window(settings)).await?;
+    let loaded = ReactorTime::read(&mut rpc).await?;
+    let preemptions = target.preemptions(settings)? - preemptions;
+    let account = match target {
+        Target::Opi(opi) => Some(opi.stop().await?),
+        Target::SpdkTgt(tgt) => {
+            tgt.stop().await?;
+            None
         }
     };
-    let address = target.address();
-    let before = target.preemptions(settings)?;
-    let (calls, took) = calls(&address, window(settings)).await?;
-    let preemptions = target.preemptions(settings)? - before;
-    if let Some(background) = background {
-        background.stop().await?;
-    }
-    let Target::Opi(opi) = target else {
-        unreachable!("this side was started");
-    };
+    let calls_per_second = calls as f64 / took.as_secs_f64();
+    let busy = loaded.busy_since(idle) - idle.busy_since(begun);
+    let call_us = busy / calls_per_second * 1e6;
+    let calls_per_poll = (calls_per_second * RPC_POLL.as_secs_f64()).max(1.0);
+    Ok(Cost {
+        side,
+        load: Load::Idle,
+        calls,
+        calls_per_second,
+        call_us: Some(call_us),
+        steps_us: account.map(|account| account.busy_us as f64 / calls as f64),
+        longest: match account {
+            Some(account) => Longest::Counted(account.longest_us as f64),
+            None => Longest::AtLeast(call_us * calls_per_poll),
+        },
+        preemptions,
+        account,
+    })
+}
+
+/// A target whose SPDK answers JSON-RPC on the socket.
+async fn observable(settings: &Settings, side: Side) -> Result<(Target, PathBuf)> {
+    Ok(match side {
+        Side::Opi => {
+            let socket = settings.scratch().join("opi-rpc.sock");
+            let opi = Opi::start(settings, Some(&socket)).await?;
+            (Target::Opi(opi), socket)
+        }
+        Side::SpdkTgt => {
+            let tgt = SpdkTgt::start(settings).await?;
+            let socket = tgt.socket.clone();
+            (Target::SpdkTgt(tgt), socket)
+        }
+    })
+}
+
+/// opi-spdk's own account while I/O runs. The export is of a null volume: making a malloc volume
+/// zeroes memory, and is no measure of a control step.
+async fn saturated(settings: &Settings) -> Result<Cost> {
+    let mut opi = Opi::start(settings, None).await?;
+    let attach = opi.export(settings, Volume::Null, Export::NvmeTcp).await?;
+    let background = Background::start(settings, &attach).await?;
+    let reactor = settings.reactor();
+    let preemptions = opi.process.preemptions(&reactor)?;
+    let (calls, took) = calls(&Address::Grpc(opi.port), window(settings)).await?;
+    let preemptions = opi.process.preemptions(&reactor)? - preemptions;
+    background.stop().await?;
     let account = opi.stop().await?;
-    let account = account.context("opi-spdk did not log what configuration cost the reactor")?;
-    let call_us = account.busy_us as f64 / calls as f64;
     Ok(Cost {
         side: Side::Opi,
-        load,
+        load: Load::Saturated,
         calls,
         calls_per_second: calls as f64 / took.as_secs_f64(),
-        call_us,
-        share: share(call_us),
+        call_us: None,
+        steps_us: Some(account.busy_us as f64 / calls as f64),
         longest: Longest::Counted(account.longest_us as f64),
         preemptions,
         account: Some(account),
     })
-}
-
-async fn of_spdk_tgt(settings: &Settings) -> Result<Cost> {
-    let mut target = Target::start(settings, Side::SpdkTgt).await?;
-    let address = target.address();
-    let before = target.preemptions(settings)?;
-    let Target::SpdkTgt(tgt) = &mut target else {
-        unreachable!("this side was started");
-    };
-    let begun = tgt.reactor_time().await?;
-    tokio::time::sleep(window(settings)).await;
-    let idle = tgt.reactor_time().await?;
-    let (calls, took) = calls(&address, window(settings)).await?;
-    let loaded = tgt.reactor_time().await?.since(idle);
-    let idle = idle.since(begun);
-    let preemptions = target.preemptions(settings)? - before;
-    target.stop().await?;
-    let busy = loaded.busy_share() - idle.busy_share();
-    let calls_per_second = calls as f64 / took.as_secs_f64();
-    let call_us = busy / calls_per_second * 1e6;
-    let calls_per_poll = calls_per_second * RPC_POLL.as_secs_f64();
-    Ok(Cost {
-        side: Side::SpdkTgt,
-        load: Load::Idle,
-        calls,
-        calls_per_second,
-        call_us,
-        share: share(call_us),
-        longest: Longest::AtLeast(call_us * calls_per_poll.max(1.0)),
-        preemptions,
-        account: None,
-    })
-}
-
-fn share(call_us: f64) -> f64 {
-    call_us * f64::from(RATE) / 1e6
 }
 
 fn window(settings: &Settings) -> Duration {

@@ -133,7 +133,11 @@ async fn measure(settings: &Settings, scenario: &Scenario, side: Side) -> Result
     let attach = target
         .export(settings, scenario.volume, scenario.export)
         .await?;
-    Initiator::Perf
+    let first = scenario
+        .initiators
+        .first()
+        .context("a scenario needs an initiator")?;
+    first
         .run(settings, &attach, WARM_UP)
         .await
         .context("warm-up")?;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::process::Process;
-use crate::scenario::{Attach, IO_SIZE, Workload};
+use crate::scenario::{Attach, IO_SIZE, Workload, fio_filename, transport_id};
 use crate::settings::Settings;
 
 /// Who does the I/O.
@@ -20,10 +21,15 @@ pub enum Initiator {
     Perf,
     /// fio with SPDK's NVMe plugin.
     Fio,
+    /// bdevperf with a virtio bdev.
+    Bdevperf,
 }
 
 /// Memory that an initiator gets where the amount must be said, MiB.
 const MEMORY_MIB: u32 = 256;
+
+/// Memory of bdevperf, whose I/O buffer pools take half, MiB.
+const BDEVPERF_MIB: u32 = 512;
 
 /// How long an initiator may take beyond its run, to connect and to end.
 const OVERHEAD: Duration = Duration::from_secs(30);
@@ -50,6 +56,7 @@ impl Initiator {
         match self {
             Self::Perf => "spdk_nvme_perf",
             Self::Fio => "fio",
+            Self::Bdevperf => "bdevperf",
         }
     }
 
@@ -57,7 +64,7 @@ impl Initiator {
     pub fn needs_hugepages(self) -> bool {
         match self {
             Self::Perf => false,
-            Self::Fio => true,
+            Self::Fio | Self::Bdevperf => true,
         }
     }
 
@@ -72,6 +79,10 @@ impl Initiator {
                 perf_total(&output)
             }
             Self::Fio => fio(settings, attach, load, patience).await,
+            Self::Bdevperf => {
+                let output = bdevperf(settings, attach, load)?.finish(patience).await?;
+                bdevperf_total(&output)
+            }
         }
     }
 }
@@ -109,6 +120,14 @@ impl Background {
 }
 
 fn perf(settings: &Settings, name: &str, attach: &Attach, load: Load) -> Result<Process> {
+    let Attach::Nvme {
+        keys,
+        single_segment,
+        psk,
+    } = attach
+    else {
+        bail!("spdk_nvme_perf speaks NVMe only");
+    };
     let program = settings.tool("spdk_nvme_perf");
     // Line by line, so that its log tells at once when it begins.
     let mut arguments = vec![
@@ -125,12 +144,16 @@ fn perf(settings: &Settings, name: &str, attach: &Attach, load: Load) -> Result<
         "-c".to_owned(),
         format!("[{}]", settings.cores.load),
         "-r".to_owned(),
-        attach.transport_id(),
+        transport_id(keys),
         "-s".to_owned(),
         MEMORY_MIB.to_string(),
     ];
-    if attach.single_segment {
+    if *single_segment {
         arguments.push("-g".to_owned());
+    }
+    if let Some(psk) = psk {
+        arguments.extend(["-S", "ssl", "--psk-path"].map(str::to_owned));
+        arguments.push(psk.display().to_string());
     }
     if settings.no_huge() {
         arguments.push("--no-huge".to_owned());
@@ -146,12 +169,7 @@ fn perf(settings: &Settings, name: &str, attach: &Attach, load: Load) -> Result<
 
 /// The line that sums up: IOPS, MiB/s, then average, least and greatest latency in microseconds.
 fn perf_total(output: &str) -> Result<Measured> {
-    let line = output.lines().find(|line| line.starts_with("Total"));
-    let numbers: Vec<f64> = line
-        .and_then(|line| line.split_once(':'))
-        .map(|(_, numbers)| numbers.split_whitespace().flat_map(str::parse).collect())
-        .unwrap_or_default();
-    match numbers[..] {
+    match total(output)[..] {
         [iops, _, mean_us, ..] => Ok(Measured {
             iops,
             mean_us,
@@ -162,6 +180,78 @@ fn perf_total(output: &str) -> Result<Measured> {
     }
 }
 
+/// The numbers of the line that sums up.
+fn total(output: &str) -> Vec<f64> {
+    let line = output.lines().find(|line| line.trim().starts_with("Total"));
+    line.and_then(|line| line.split_once(':'))
+        .map(|(_, numbers)| numbers.split_whitespace().flat_map(str::parse).collect())
+        .unwrap_or_default()
+}
+
+/// Queues of a virtio-blk device, and descriptors of each: room for the deepest load.
+const VIRTIO_QUEUES: (u32, u32) = (1, 512);
+
+fn bdevperf(settings: &Settings, attach: &Attach, load: Load) -> Result<Process> {
+    let Attach::VhostUserBlk(socket) = attach else {
+        bail!("bdevperf is for vhost-user-blk only");
+    };
+    let (vq_count, vq_size) = VIRTIO_QUEUES;
+    let attach = json!({"subsystems": [{"subsystem": "bdev", "config": [{
+        "method": "bdev_virtio_attach_controller",
+        "params": {
+            "name": "Virtio0", "dev_type": "blk", "trtype": "user", "traddr": socket,
+            "vq_count": vq_count, "vq_size": vq_size,
+        },
+    }]}]});
+    let config = settings.scratch().join("bdevperf.json");
+    fs::write(&config, attach.to_string()).with_context(|| config.display().to_string())?;
+    let arguments = [
+        "-m",
+        &format!("[{}]", settings.cores.load),
+        "-r",
+        &settings
+            .scratch()
+            .join("bdevperf.sock")
+            .display()
+            .to_string(),
+        "-c",
+        &config.display().to_string(),
+        "-q",
+        &load.queue_depth.to_string(),
+        "-o",
+        &IO_SIZE.to_string(),
+        "-w",
+        load.workload.word(),
+        "-t",
+        &load.seconds.to_string(),
+        "-s",
+        &BDEVPERF_MIB.to_string(),
+        "-g",
+        "--no-pci",
+    ];
+    Process::start(
+        "bdevperf",
+        &settings.log_dir(),
+        &settings.cores.load,
+        &settings.tool("bdevperf"),
+        &arguments,
+    )
+}
+
+/// The line that sums up: IOPS, MiB/s, failures and timeouts per second, then average, least and
+/// greatest latency in microseconds.
+fn bdevperf_total(output: &str) -> Result<Measured> {
+    match total(output)[..] {
+        [iops, _, 0.0, _, mean_us, ..] => Ok(Measured {
+            iops,
+            mean_us,
+            p50_us: None,
+            p99_us: None,
+        }),
+        _ => bail!("bdevperf printed no total without failures:\n{output}"),
+    }
+}
+
 /// I/O is submitted and reaped in batches: one by one, fio itself is what is measured.
 async fn fio(
     settings: &Settings,
@@ -169,6 +259,9 @@ async fn fio(
     load: Load,
     patience: Duration,
 ) -> Result<Measured> {
+    let Attach::Nvme { keys, .. } = attach else {
+        bail!("fio with SPDK's NVMe plugin speaks NVMe only");
+    };
     let job = settings.scratch().join("job.fio");
     let result = settings.scratch().join("fio.json");
     let engine: PathBuf = settings.tool("spdk_nvme");
@@ -188,7 +281,7 @@ async fn fio(
          norandommap=1\n\
          cpus_allowed={core}\n",
         engine = engine.display(),
-        filename = attach.fio_filename(),
+        filename = fio_filename(keys),
         workload = load.workload.word(),
         depth = load.queue_depth,
         batch = (load.queue_depth / 2).max(1),

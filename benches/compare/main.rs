@@ -6,7 +6,7 @@
 //!     │                                          │
 //! data_path    control    cost ──► verdict ──► report (bench.md, bench.json)
 //!     └───────────┼────────┘
-//!          target: opi | spdk_tgt     initiator: spdk_nvme_perf | fio     floor
+//!    target: opi | spdk_tgt     initiator: spdk_nvme_perf | fio | bdevperf     floor
 //! ```
 
 #![forbid(unsafe_code)]
@@ -21,6 +21,7 @@ mod jsonrpc;
 mod machine;
 mod opi;
 mod process;
+mod reactor;
 mod report;
 mod scenario;
 mod settings;

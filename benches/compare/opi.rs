@@ -1,15 +1,20 @@
 //! opi-spdk as a subprocess, configured over gRPC.
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use opi_spdk::api::storage::{
-    CreateMallocVolumeRequest, CreateNullVolumeRequest, CreateNvmeControllerRequest,
-    CreateNvmeNamespaceRequest, CreateNvmeSubsystemRequest, FabricsEndpoint,
+    CreateEncryptedVolumeRequest, CreateMallocVolumeRequest, CreateNullVolumeRequest,
+    CreateNvmeControllerRequest, CreateNvmeNamespaceRequest, CreateNvmeSubsystemRequest,
+    CreateVirtioBlkRequest, EncryptedVolume, EncryptionType, FabricsEndpoint,
     ListNullVolumesRequest, MallocVolume, NullVolume, NvmeAddressFamily, NvmeController,
     NvmeControllerSpec, NvmeNamespace, NvmeNamespaceSpec, NvmeSubsystem, NvmeSubsystemSpec,
-    NvmeTransportType, PciEndpoint, frontend_nvme_service_client::FrontendNvmeServiceClient,
+    NvmeTransportType, PciEndpoint, VirtioBlk,
+    frontend_nvme_service_client::FrontendNvmeServiceClient,
+    frontend_virtio_blk_service_client::FrontendVirtioBlkServiceClient,
     malloc_volume_service_client::MallocVolumeServiceClient,
+    middleend_encryption_service_client::MiddleendEncryptionServiceClient as EncryptedVolumeServiceClient,
     null_volume_service_client::NullVolumeServiceClient, nvme_controller_spec::Endpoint,
 };
 use rustix::process::Signal;
@@ -17,7 +22,9 @@ use serde::Serialize;
 use tonic::transport::Channel;
 
 use crate::process::Process;
-use crate::scenario::{Attach, BLOCK_SIZE, Export, NQN, SUBSYSTEM_ID, Volume};
+use crate::scenario::{
+    Attach, BLOCK_SIZE, Export, HOST_NQN, NQN, PSK, SUBSYSTEM_ID, VOLUME_KEY, Volume,
+};
 use crate::settings::Settings;
 use crate::target::free_port;
 
@@ -47,7 +54,8 @@ pub struct ControlCost {
 }
 
 impl Opi {
-    pub async fn start(settings: &Settings) -> Result<Self> {
+    /// Starts it; with SPDK's JSON-RPC on `rpc_socket`, if its counters are wanted.
+    pub async fn start(settings: &Settings, rpc_socket: Option<&Path>) -> Result<Self> {
         let (port, http) = (free_port()?, free_port()?);
         let directory = |name: &str| settings.scratch().join(name).display().to_string();
         let mut arguments = vec![
@@ -60,6 +68,9 @@ impl Opi {
         ];
         if settings.no_huge() {
             arguments.push("--no-huge".to_owned());
+        }
+        if let Some(socket) = rpc_socket {
+            arguments.push(format!("--spdk-rpc-socket={}", socket.display()));
         }
         // A state of its own each time: nothing to replay.
         for name in ["state", "ctrlr"] {
@@ -92,18 +103,26 @@ impl Opi {
     ) -> Result<Attach> {
         let channel = connect(self.port).await?;
         let volume_name_ref = create_volume(&channel, settings, volume).await?;
-        let mut frontend = FrontendNvmeServiceClient::new(channel);
-        let subsystem = NvmeSubsystem {
-            spec: Some(NvmeSubsystemSpec {
-                nqn: NQN.to_owned(),
-                serial_number: "BENCH".to_owned(),
-                ..Default::default()
-            }),
+        if export == Export::VhostUserBlk {
+            return virtio_blk(channel, settings, volume_name_ref).await;
+        }
+        let (controller, attach) = controller(settings, export)?;
+        let mut spec = NvmeSubsystemSpec {
+            nqn: NQN.to_owned(),
+            serial_number: "BENCH".to_owned(),
             ..Default::default()
         };
+        if export == Export::NvmeTcpTls {
+            spec.hostnqn = HOST_NQN.to_owned();
+            spec.psk = PSK.into();
+        }
+        let mut frontend = FrontendNvmeServiceClient::new(channel);
         let parent = frontend
             .create_nvme_subsystem(CreateNvmeSubsystemRequest {
-                nvme_subsystem: Some(subsystem),
+                nvme_subsystem: Some(NvmeSubsystem {
+                    spec: Some(spec),
+                    ..Default::default()
+                }),
                 nvme_subsystem_id: SUBSYSTEM_ID.to_owned(),
             })
             .await
@@ -125,12 +144,11 @@ impl Opi {
             })
             .await
             .context("CreateNvmeNamespace")?;
-        let (spec, attach) = controller(settings, export)?;
         frontend
             .create_nvme_controller(CreateNvmeControllerRequest {
                 parent,
                 nvme_controller: Some(NvmeController {
-                    spec: Some(spec),
+                    spec: Some(controller),
                     ..Default::default()
                 }),
                 nvme_controller_id: String::new(),
@@ -140,28 +158,11 @@ impl Opi {
         Ok(attach)
     }
 
-    /// Stops it, and gives what its configuration cost since it was set up.
-    pub async fn stop(self) -> Result<Option<ControlCost>> {
+    /// Stops it, and gives what configuration cost it since its start.
+    pub async fn stop(self) -> Result<ControlCost> {
         let output = self.process.stop(Signal::TERM).await?;
-        let costs: Vec<_> = output.lines().filter_map(cost).collect();
-        let Some(end) = costs.last().copied() else {
-            return Ok(None);
-        };
-        // A line before the last one tells what was spent on the start.
-        let start = if costs.len() > 1 {
-            costs[0]
-        } else {
-            ControlCost {
-                steps: 0,
-                busy_us: 0,
-                longest_us: 0,
-            }
-        };
-        Ok(Some(ControlCost {
-            steps: end.steps - start.steps,
-            busy_us: end.busy_us - start.busy_us,
-            longest_us: end.longest_us,
-        }))
+        let cost = output.lines().find_map(cost);
+        cost.context("opi-spdk did not log what configuration cost the reactor")
     }
 }
 
@@ -183,64 +184,105 @@ pub async fn answers(port: u16) -> Result<()> {
 async fn create_volume(channel: &Channel, settings: &Settings, volume: Volume) -> Result<String> {
     let block_size = i64::try_from(BLOCK_SIZE)?;
     let blocks_count = i64::try_from(settings.volume_blocks())?;
-    Ok(match volume {
-        Volume::Malloc => {
-            MallocVolumeServiceClient::new(channel.clone())
-                .create_malloc_volume(CreateMallocVolumeRequest {
-                    malloc_volume: Some(MallocVolume {
-                        block_size,
-                        blocks_count,
-                        ..Default::default()
-                    }),
-                    malloc_volume_id: "bench".to_owned(),
-                })
-                .await
-                .context("CreateMallocVolume")?
-                .into_inner()
-                .name
+    let malloc = async |id: &str| -> Result<String> {
+        let request = CreateMallocVolumeRequest {
+            malloc_volume: Some(MallocVolume {
+                block_size,
+                blocks_count,
+                ..Default::default()
+            }),
+            malloc_volume_id: id.to_owned(),
+        };
+        let mut client = MallocVolumeServiceClient::new(channel.clone());
+        let made = client.create_malloc_volume(request).await;
+        Ok(made.context("CreateMallocVolume")?.into_inner().name)
+    };
+    match volume {
+        Volume::Malloc => malloc("bench").await,
+        Volume::Encrypted => {
+            let request = CreateEncryptedVolumeRequest {
+                encrypted_volume: Some(EncryptedVolume {
+                    volume_name_ref: malloc("base").await?,
+                    key: VOLUME_KEY.concat(),
+                    cipher: EncryptionType::AesXts128.into(),
+                    ..Default::default()
+                }),
+                encrypted_volume_id: "bench".to_owned(),
+            };
+            let mut client = EncryptedVolumeServiceClient::new(channel.clone());
+            let made = client.create_encrypted_volume(request).await;
+            Ok(made.context("CreateEncryptedVolume")?.into_inner().name)
         }
         Volume::Null => {
-            NullVolumeServiceClient::new(channel.clone())
-                .create_null_volume(CreateNullVolumeRequest {
-                    null_volume: Some(NullVolume {
-                        block_size,
-                        blocks_count,
-                        ..Default::default()
-                    }),
-                    null_volume_id: "bench".to_owned(),
-                })
-                .await
-                .context("CreateNullVolume")?
-                .into_inner()
-                .name
+            let request = CreateNullVolumeRequest {
+                null_volume: Some(NullVolume {
+                    block_size,
+                    blocks_count,
+                    ..Default::default()
+                }),
+                null_volume_id: "bench".to_owned(),
+            };
+            let mut client = NullVolumeServiceClient::new(channel.clone());
+            let made = client.create_null_volume(request).await;
+            Ok(made.context("CreateNullVolume")?.into_inner().name)
         }
-    })
+    }
+}
+
+/// An emulated function: the first one.
+fn function() -> PciEndpoint {
+    PciEndpoint {
+        port_id: Some(0),
+        physical_function: Some(0),
+        virtual_function: Some(0),
+    }
+}
+
+async fn virtio_blk(
+    channel: Channel,
+    settings: &Settings,
+    volume_name_ref: String,
+) -> Result<Attach> {
+    let request = CreateVirtioBlkRequest {
+        virtio_blk: Some(VirtioBlk {
+            pcie_id: Some(function()),
+            volume_name_ref,
+            ..Default::default()
+        }),
+        virtio_blk_id: "bench-blk".to_owned(),
+    };
+    let mut client = FrontendVirtioBlkServiceClient::new(channel);
+    client
+        .create_virtio_blk(request)
+        .await
+        .context("CreateVirtioBlk")?;
+    let socket = settings.scratch().join("ctrlr").join("bench-blk");
+    Ok(Attach::VhostUserBlk(socket))
 }
 
 fn controller(settings: &Settings, export: Export) -> Result<(NvmeControllerSpec, Attach)> {
     let (trtype, endpoint, attach) = match export {
-        Export::NvmeTcp => {
+        Export::NvmeTcp | Export::NvmeTcpTls => {
             let port = free_port()?;
             let endpoint = Endpoint::FabricsId(FabricsEndpoint {
                 traddr: "127.0.0.1".to_owned(),
                 trsvcid: port.to_string(),
                 adrfam: NvmeAddressFamily::Ipv4.into(),
             });
-            (NvmeTransportType::Tcp, endpoint, Attach::tcp(port))
+            let tls = export == Export::NvmeTcpTls;
+            let psk = tls.then(|| settings.psk_file()).transpose()?;
+            (NvmeTransportType::Tcp, endpoint, Attach::tcp(port, psk))
         }
         Export::VfioUser => {
-            let endpoint = Endpoint::PcieId(PciEndpoint {
-                port_id: Some(0),
-                physical_function: Some(0),
-                virtual_function: Some(0),
-            });
             let directory = settings.scratch().join("ctrlr").join(SUBSYSTEM_ID);
+            let endpoint = Endpoint::PcieId(function());
             (
                 NvmeTransportType::Pcie,
                 endpoint,
                 Attach::vfio_user(&directory),
             )
         }
+        Export::VhostUserBlk => bail!("vhost-user-blk is no NVMe controller"),
     };
     let spec = NvmeControllerSpec {
         trtype: trtype.into(),

@@ -272,24 +272,26 @@ impl Report {
         line(
             out,
             format_args!(
-                "| target | data path | calls per second | reactor time per call, µs | share of the reactor | longest hold, µs | reactor preempted |"
+                "| target | data path | calls per second | per call, µs | in control steps, µs | share of the reactor | longest hold, µs | preempted |"
             ),
         );
-        line(out, format_args!("|---|---|---:|---:|---:|---:|---:|"));
+        line(out, format_args!("|---|---|---:|---:|---:|---:|---:|---:|"));
         for cost in &self.cost {
             let longest = match cost.longest {
                 Longest::Counted(us) => format!("{us:.0}"),
                 Longest::AtLeast(us) => format!("at least {us:.0}"),
             };
+            let us = |us: Option<f64>| us.map(|us| format!("{us:.1}")).unwrap_or_default();
             line(
                 out,
                 format_args!(
-                    "| {} | {} | {:.0} | {:.2} | {:.2} % | {longest} | {} times |",
+                    "| {} | {} | {:.0} | {} | {} | {:.2} % | {longest} | {} times |",
                     cost.side,
                     load(cost.load),
                     cost.calls_per_second,
-                    cost.call_us,
-                    cost.share * 100.0,
+                    us(cost.call_us),
+                    us(cost.steps_us),
+                    cost.share() * 100.0,
                     cost.preemptions,
                 ),
             );
@@ -298,10 +300,11 @@ impl Report {
         line(
             out,
             format_args!(
-                "opi-spdk times each control step on its reactor. spdk_tgt counts the time in which any poller had work; \
-             what it counts without calls is subtracted. It does not count its longest hold; \
-             the bound is the mean time of a poll of its JSON-RPC socket. The share is for {RATE} calls per second, \
-             whatever rate was reached. A hold includes the time in which the kernel ran something else on the reactor's core.\n"
+                "Per call: SPDK's own count of the reactor's busy time, less what it counts without calls; the same on \
+                 both sides. In control steps: what opi-spdk times itself, also while I/O runs. Longest: of opi-spdk, \
+                 its longest control step; spdk_tgt does not count it, and the bound is the mean time of a turn of its \
+                 JSON-RPC poller. A hold includes what the kernel ran on that core meanwhile (preempted). The share is \
+                 for {RATE} calls per second, by whichever count is larger.\n"
             ),
         );
     }
@@ -337,14 +340,6 @@ impl Control {
         self.points
             .iter()
             .find(|p| (p.subject, p.verb, p.clients, p.load) == wanted)
-    }
-}
-
-impl Cost {
-    pub fn longest_us(&self) -> f64 {
-        match self.longest {
-            Longest::Counted(us) | Longest::AtLeast(us) => us,
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The table of data-path measurements. A row more is an entry in [`SCENARIOS`], and where it brings
 //! a new way out or a new volume, a variant here and its arm in both targets.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -25,6 +25,8 @@ pub struct Scenario {
 pub enum Volume {
     /// Memory of the target.
     Malloc,
+    /// The same under AES-XTS with 128-bit keys.
+    Encrypted,
     /// Nothing: for measurements of configuration.
     Null,
 }
@@ -34,16 +36,20 @@ pub enum Volume {
 pub enum Export {
     /// NVMe/TCP on loopback.
     NvmeTcp,
+    /// The same under TLS 1.3 with a pre-shared key.
+    NvmeTcpTls,
     /// An emulated PCIe controller, by vfio-user.
     VfioUser,
+    /// A virtio-blk device, by vhost-user.
+    VhostUserBlk,
 }
 
 impl Export {
     /// Shared memory with the initiator needs hugepages.
     pub fn needs_hugepages(self) -> bool {
         match self {
-            Self::NvmeTcp => false,
-            Self::VfioUser => true,
+            Self::NvmeTcp | Self::NvmeTcpTls => false,
+            Self::VfioUser | Self::VhostUserBlk => true,
         }
     }
 }
@@ -61,6 +67,24 @@ pub const SCENARIOS: &[Scenario] = &[
         export: Export::VfioUser,
         initiators: &[Initiator::Perf],
     },
+    Scenario {
+        name: "vhost-user-blk",
+        volume: Volume::Malloc,
+        export: Export::VhostUserBlk,
+        initiators: &[Initiator::Bdevperf],
+    },
+    Scenario {
+        name: "nvme-tcp-tls",
+        volume: Volume::Malloc,
+        export: Export::NvmeTcpTls,
+        initiators: &[Initiator::Perf],
+    },
+    Scenario {
+        name: "nvme-tcp-encrypted",
+        volume: Volume::Encrypted,
+        export: Export::NvmeTcp,
+        initiators: &[Initiator::Perf],
+    },
 ];
 
 /// Blocks of both targets' volumes, bytes.
@@ -71,6 +95,15 @@ pub const NQN: &str = "nqn.2016-06.io.spdk:bench";
 
 /// The ID of the subsystem, and by it the directory of a vfio-user socket.
 pub const SUBSYSTEM_ID: &str = "bench";
+
+/// The host that may connect under TLS: a pre-shared key belongs to a pair of names.
+pub const HOST_NQN: &str = "nqn.2016-06.io.spdk:bench-host";
+
+/// The key of both targets and the initiator under TLS, in its interchange form.
+pub const PSK: &str = "NVMeTLSkey-1:01:QEFCQ0RFRkdISUpLTE1OT1BRUlNUVVZXWFlaW1xdXl9YjiZe:";
+
+/// The key of both targets' encrypted volume: the two halves of AES-XTS, 128 bits each.
+pub const VOLUME_KEY: [[u8; 16]; 2] = [[0x5a; 16], [0xc3; 16]];
 
 /// The kind of I/O: 4 KiB each, random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -95,57 +128,68 @@ pub const IO_SIZE: u32 = 4096;
 
 /// Where an initiator finds an export.
 #[derive(Debug, Clone)]
-pub struct Attach {
-    /// SPDK's transport identifier as its keys and values.
-    keys: Vec<(&'static str, String)>,
-    /// Whether the initiator's memory must be a single segment, to be shared with the target.
-    pub single_segment: bool,
+pub enum Attach {
+    /// SPDK's transport identifier, as its keys and values.
+    Nvme {
+        keys: Vec<(&'static str, String)>,
+        /// Whether the initiator's memory must be a single segment, to be shared with the target.
+        single_segment: bool,
+        /// The file with the pre-shared key for TLS.
+        psk: Option<PathBuf>,
+    },
+    /// The socket of a vhost-user-blk device.
+    VhostUserBlk(PathBuf),
 }
 
 impl Attach {
-    pub fn tcp(port: u16) -> Self {
-        let keys = [
+    /// NVMe/TCP on `port` of the loopback; under TLS with the key in the file `psk`.
+    pub fn tcp(port: u16, psk: Option<PathBuf>) -> Self {
+        let mut keys = vec![
             ("trtype", "TCP".to_owned()),
             ("adrfam", "IPv4".to_owned()),
             ("traddr", "127.0.0.1".to_owned()),
             ("trsvcid", port.to_string()),
             ("subnqn", NQN.to_owned()),
         ];
-        Self {
-            keys: keys.into(),
+        if psk.is_some() {
+            keys.push(("hostnqn", HOST_NQN.to_owned()));
+        }
+        Self::Nvme {
+            keys,
             single_segment: false,
+            psk,
         }
     }
 
+    /// A vfio-user controller whose socket is in `directory`.
     pub fn vfio_user(directory: &Path) -> Self {
         let keys = [
             ("trtype", "VFIOUSER".to_owned()),
             ("traddr", directory.display().to_string()),
             ("subnqn", NQN.to_owned()),
         ];
-        Self {
+        Self::Nvme {
             keys: keys.into(),
             single_segment: true,
+            psk: None,
         }
     }
+}
 
-    /// As spdk_nvme_perf takes it.
-    pub fn transport_id(&self) -> String {
-        let pairs: Vec<_> = self
-            .keys
-            .iter()
-            .map(|(key, value)| format!("{key}:{value}"))
-            .collect();
-        pairs.join(" ")
-    }
+/// As spdk_nvme_perf takes it.
+pub fn transport_id(keys: &[(&str, String)]) -> String {
+    let pairs: Vec<_> = keys
+        .iter()
+        .map(|(key, value)| format!("{key}:{value}"))
+        .collect();
+    pairs.join(" ")
+}
 
-    /// As fio takes it for a file name, in which a colon would separate files.
-    pub fn fio_filename(&self) -> String {
-        let pairs: Vec<_> = self
-            .keys
-            .iter()
-            .map(|(key, value)| format!("{key}={}", value.replace(':', "\\:")))
-            .collect();
-        format!("{} ns=1", pairs.join(" "))
-    }
+/// As fio takes it for a file name, in which a colon would separate files.
+pub fn fio_filename(keys: &[(&str, String)]) -> String {
+    let pairs: Vec<_> = keys
+        .iter()
+        .map(|(key, value)| format!("{key}={}", value.replace(':', "\\:")))
+        .collect();
+    format!("{} ns=1", pairs.join(" "))
 }

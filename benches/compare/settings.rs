@@ -1,5 +1,7 @@
 //! What was asked for on the command line, and what follows from it and the machine.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -149,6 +151,25 @@ impl Settings {
     /// For sockets and state; its path is short, as sockets need, and it goes with the bench.
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
+    }
+
+    /// The file with the pre-shared key, readable by its owner alone: SPDK refuses others.
+    pub fn psk_file(&self) -> Result<PathBuf> {
+        let path = self.scratch().join("psk");
+        let mut options = std::fs::File::options();
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)?;
+        file.write_all(crate::scenario::PSK.as_bytes())?;
+        Ok(path)
+    }
+
+    /// The name that SPDK gives to the reactor's thread.
+    pub fn reactor(&self) -> String {
+        format!("reactor_{}", self.cores.target)
     }
 
     pub fn log_dir(&self) -> PathBuf {

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::jsonrpc::JsonRpc;
 use crate::process::Process;
-use crate::scenario::{Attach, BLOCK_SIZE, Export, NQN, SUBSYSTEM_ID, Volume};
+use crate::scenario::{
+    Attach, BLOCK_SIZE, Export, HOST_NQN, NQN, SUBSYSTEM_ID, VOLUME_KEY, Volume,
+};
 use crate::settings::Settings;
 
 /// How long it may take to start: the kernel zeroes its hugepages.
@@ -24,13 +26,6 @@ pub struct SpdkTgt {
     pub socket: PathBuf,
 }
 
-/// What its reactors have done since start, in ticks.
-#[derive(Debug, Clone, Copy)]
-pub struct ReactorTime {
-    pub busy: u64,
-    pub idle: u64,
-}
-
 impl SpdkTgt {
     pub async fn start(settings: &Settings) -> Result<Self> {
         let socket = settings.scratch().join("rpc.sock");
@@ -40,7 +35,10 @@ impl SpdkTgt {
             "-r".to_owned(),
             socket.display().to_string(),
             "--no-pci".to_owned(),
+            "-S".to_owned(),
+            vhost_dir(settings).display().to_string(),
         ];
+        std::fs::create_dir_all(vhost_dir(settings))?;
         if settings.no_huge() {
             arguments.extend([
                 "--no-huge".to_owned(),
@@ -73,59 +71,71 @@ impl SpdkTgt {
         volume: Volume,
         export: Export,
     ) -> Result<Attach> {
-        let create = match volume {
-            Volume::Malloc => "bdev_malloc_create",
-            Volume::Null => "bdev_null_create",
-        };
-        let parameters = json!({
-            "name": "bench", "num_blocks": settings.volume_blocks(), "block_size": BLOCK_SIZE,
-        });
-        self.rpc.call(create, parameters).await?;
-        let transport = match export {
-            Export::NvmeTcp => "TCP",
-            Export::VfioUser => "VFIOUSER",
-        };
-        self.rpc
-            .call("nvmf_create_transport", json!({"trtype": transport}))
-            .await?;
-        let parameters = json!({"nqn": NQN, "allow_any_host": true, "serial_number": "BENCH"});
-        self.rpc.call("nvmf_create_subsystem", parameters).await?;
-        let parameters = json!({"nqn": NQN, "namespace": {"bdev_name": "bench"}});
-        self.rpc.call("nvmf_subsystem_add_ns", parameters).await?;
-        let (address, attach) = match export {
-            Export::NvmeTcp => {
+        self.create_volume(settings, volume).await?;
+        let (transport, address, attach) = match export {
+            Export::VhostUserBlk => {
+                let parameters = json!({"ctrlr": "bench", "dev_name": "bench"});
+                self.rpc
+                    .call("vhost_create_blk_controller", parameters)
+                    .await?;
+                return Ok(Attach::VhostUserBlk(vhost_dir(settings).join("bench")));
+            }
+            Export::NvmeTcp | Export::NvmeTcpTls => {
                 let port = crate::target::free_port()?;
                 let address = json!({
                     "trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": port.to_string(),
                 });
-                (address, Attach::tcp(port))
+                let tls = export == Export::NvmeTcpTls;
+                let psk = tls.then(|| settings.psk_file()).transpose()?;
+                ("TCP", address, Attach::tcp(port, psk))
             }
             Export::VfioUser => {
                 let directory = settings.scratch().join("spdk_tgt").join(SUBSYSTEM_ID);
                 std::fs::create_dir_all(&directory)?;
                 let address = json!({"trtype": "VFIOUSER", "traddr": directory});
-                (address, Attach::vfio_user(&directory))
+                ("VFIOUSER", address, Attach::vfio_user(&directory))
             }
         };
-        let parameters = json!({"nqn": NQN, "listen_address": address});
+        let transport = json!({"trtype": transport});
+        self.rpc.call("nvmf_create_transport", transport).await?;
+        let tls = export == Export::NvmeTcpTls;
+        let parameters = json!({"nqn": NQN, "allow_any_host": !tls, "serial_number": "BENCH"});
+        self.rpc.call("nvmf_create_subsystem", parameters).await?;
+        let parameters = json!({"nqn": NQN, "namespace": {"bdev_name": "bench"}});
+        self.rpc.call("nvmf_subsystem_add_ns", parameters).await?;
+        let parameters = json!({"nqn": NQN, "listen_address": address, "secure_channel": tls});
         self.rpc
             .call("nvmf_subsystem_add_listener", parameters)
             .await?;
+        if let Attach::Nvme { psk: Some(psk), .. } = &attach {
+            let parameters = json!({"name": "bench", "path": psk});
+            self.rpc.call("keyring_file_add_key", parameters).await?;
+            let parameters = json!({"nqn": NQN, "host": HOST_NQN, "psk": "bench"});
+            self.rpc.call("nvmf_subsystem_add_host", parameters).await?;
+        }
         Ok(attach)
     }
 
-    /// What its one reactor has done so far.
-    pub async fn reactor_time(&mut self) -> Result<ReactorTime> {
-        let answer = self.rpc.call("framework_get_reactors", Value::Null).await?;
-        let number = |value: &Value| {
-            value
-                .as_u64()
-                .with_context(|| format!("framework_get_reactors: {answer}"))
+    async fn create_volume(&mut self, settings: &Settings, volume: Volume) -> Result<()> {
+        let (method, name) = match volume {
+            Volume::Malloc => ("bdev_malloc_create", "bench"),
+            Volume::Encrypted => ("bdev_malloc_create", "base"),
+            Volume::Null => ("bdev_null_create", "bench"),
         };
-        Ok(ReactorTime {
-            busy: number(&answer["reactors"][0]["busy"])?,
-            idle: number(&answer["reactors"][0]["idle"])?,
-        })
+        let parameters = json!({
+            "name": name, "num_blocks": settings.volume_blocks(), "block_size": BLOCK_SIZE,
+        });
+        self.rpc.call(method, parameters).await?;
+        if volume == Volume::Encrypted {
+            let [key, key2] = VOLUME_KEY.map(hex);
+            let parameters =
+                json!({"name": "bench", "cipher": "AES_XTS", "key": key, "key2": key2});
+            self.rpc.call("accel_crypto_key_create", parameters).await?;
+            let parameters =
+                json!({"name": "bench", "base_bdev_name": "base", "key_name": "bench"});
+            self.rpc.call("bdev_crypto_create", parameters).await?;
+        }
+        Ok(())
     }
 
     pub async fn stop(self) -> Result<()> {
@@ -135,17 +145,11 @@ impl SpdkTgt {
     }
 }
 
-impl ReactorTime {
-    /// What it did from `earlier` until now.
-    pub fn since(self, earlier: Self) -> Self {
-        Self {
-            busy: self.busy - earlier.busy,
-            idle: self.idle - earlier.idle,
-        }
-    }
+/// Where it makes its vhost-user sockets.
+fn vhost_dir(settings: &Settings) -> PathBuf {
+    settings.scratch().join("vhost")
+}
 
-    /// Busy seconds to a second.
-    pub fn busy_share(self) -> f64 {
-        self.busy as f64 / (self.busy + self.idle) as f64
-    }
+fn hex(bytes: [u8; 16]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -47,7 +47,7 @@ pub enum Target {
 impl Target {
     pub async fn start(settings: &Settings, side: Side) -> Result<Self> {
         Ok(match side {
-            Side::Opi => Self::Opi(Opi::start(settings).await?),
+            Side::Opi => Self::Opi(Opi::start(settings, None).await?),
             Side::SpdkTgt => Self::SpdkTgt(SpdkTgt::start(settings).await?),
         })
     }
@@ -75,7 +75,7 @@ impl Target {
 
     /// How often its reactor has lost its core to another thread: on an idle machine, hardly ever.
     pub fn preemptions(&self, settings: &Settings) -> Result<u64> {
-        let reactor = format!("reactor_{}", settings.cores.target);
+        let reactor = settings.reactor();
         match self {
             Self::Opi(opi) => opi.process.preemptions(&reactor),
             Self::SpdkTgt(tgt) => tgt.process.preemptions(&reactor),

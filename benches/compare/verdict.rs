@@ -132,7 +132,7 @@ fn least_factor(
 fn reactor(cost: &[Cost]) -> Vec<Verdict> {
     let ours = || cost.iter().filter(|cost| cost.side == Side::Opi);
     let most = |value: fn(&Cost) -> f64| ours().map(value).max_by(f64::total_cmp);
-    let (Some(share), Some(longest)) = (most(|cost| cost.share), most(Cost::longest_us)) else {
+    let (Some(share), Some(longest)) = (most(Cost::share), most(Cost::longest_us)) else {
         return Vec::new();
     };
     vec![

@@ -9,6 +9,7 @@ mod null_volume;
 mod nvme_path;
 mod nvme_remote_controller;
 mod nvme_remote_namespace;
+mod path_address;
 mod pcie;
 
 use std::future::Future;

@@ -2,7 +2,7 @@
 //! to connect; its paths connect, and bring its namespaces as bdevs `<id>n<nsid>`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use spdk::bdev::nvme;
 use spdk::{Handle, bdev, keyring};
@@ -22,6 +22,10 @@ const QUEUE_SIZES: std::ops::RangeInclusive<i64> = 2..=65_535;
 const ETIMEDOUT: i32 = 110;
 const EHOSTUNREACH: i32 = 113;
 const EIO: i32 = 5;
+const EBUSY: i32 = 16;
+
+/// Between two attempts at a reset that finds another one under way.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// The kind.
 pub struct NvmeRemoteControllers {
@@ -43,18 +47,23 @@ impl NvmeRemoteControllers {
         call: CallContext,
         name: &str,
     ) -> Result<(), Error> {
+        let give_up = answer_by(call.deadline);
         let done = all.with(name, async move |all, name| {
-            let id = name.id().to_owned();
-            let reset =
-                all.kind()
-                    .spdk
-                    .call(async move |spdk| match nvme::reset(spdk, &id).await {
-                        Err(error) if error.errno.0 == ENODEV => Ok(()),
-                        result => result,
-                    });
-            reset.await?.map_err(unreachable)
+            loop {
+                let id = name.id().to_owned();
+                let spdk = &all.kind().spdk;
+                let reset = spdk.call(async move |spdk| nvme::reset(spdk, &id).await);
+                match reset.await? {
+                    Err(error) if error.errno.0 == ENODEV => return Ok(()),
+                    // A path is just being connected again, after a failure or another reset.
+                    Err(error) if error.errno.0 == EBUSY && Instant::now() < give_up => {
+                        tokio::time::sleep(RETRY).await;
+                    }
+                    result => return result.map_err(unreachable),
+                }
+            }
         });
-        let deadline = tokio::time::Instant::from_std(answer_by(call.deadline));
+        let deadline = tokio::time::Instant::from_std(give_up);
         tokio::time::timeout_at(deadline, done)
             .await
             .unwrap_or_else(|_| {
@@ -209,7 +218,6 @@ pub(super) fn unreachable(error: spdk::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn queues_are_counts_that_nvme_has() {

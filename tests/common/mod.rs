@@ -7,6 +7,7 @@
     reason = "each test binary uses its own part of this"
 )]
 
+mod attempt;
 mod client;
 mod fixture;
 mod http;
@@ -19,6 +20,7 @@ mod virtio;
 
 use std::time::{Duration, Instant};
 
+pub use attempt::Attempt;
 pub use client::{Client, encode, expect_invalid, find_method, path_of, violations};
 pub use fixture::*;
 pub use http::{Answer, Http};

@@ -79,9 +79,16 @@ impl Options {
         self
     }
 
-    /// In the directories of a target that has ended, `Target::keep`.
+    /// In this directory.
     pub fn in_dir(mut self, dir: Arc<TempDir>) -> Self {
         self.dir = Some(dir);
+        self
+    }
+
+    /// In the directories of a target that has ended, without letting others in between.
+    pub fn after(mut self, ended: &Target) -> Self {
+        self.dir = Some(Arc::clone(&ended.dir));
+        self.machine = Some(Arc::clone(&ended.machine));
         self
     }
 
@@ -192,11 +199,6 @@ impl Target {
     /// A place for files of the test, gone with the target.
     pub fn scratch(&self) -> &Path {
         self.dir.path()
-    }
-
-    /// Its directories, for the next one to start in: [`Options::in_dir`].
-    pub fn keep(&self) -> Arc<TempDir> {
-        Arc::clone(&self.dir)
     }
 
     /// What it wrote to stderr and stdout.

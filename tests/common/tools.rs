@@ -179,7 +179,11 @@ impl Initiator {
     }
 
     fn perf_tool(&self, seconds: u32) -> Tool {
-        let tool = Tool::new("spdk_nvme_perf").args(self.memory());
+        // Into a pipe it would write when it ends.
+        let tool = Tool::at("stdbuf".into())
+            .arg("-oL")
+            .arg(tools_dir().join("spdk_nvme_perf"));
+        let tool = tool.args(self.memory());
         tool.args([
             "-c", "0x2", "-q", "8", "-o", "4096", "-w", "randrw", "-M", "50", "-t",
         ])

@@ -47,6 +47,9 @@ impl fmt::Display for Address {
     }
 }
 
+/// SPDK's limit, NVMF_MAX_LISTENERS_PER_SUBSYSTEM (lib/nvmf/nvmf_internal.h).
+const MAX_LISTENERS: usize = 16;
+
 /// Linux's limit to a UNIX socket's path, without the terminator.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -190,6 +193,11 @@ fn check_free(
     if own.contains(address) {
         return Err(Error::new(operation, libc::EEXIST)
             .with_detail(format!("the subsystem listens at {address} already")));
+    }
+    if own.len() >= MAX_LISTENERS {
+        return Err(Error::new(operation, libc::ENOSPC).with_detail(format!(
+            "the subsystem listens at {MAX_LISTENERS} addresses, the most that it can"
+        )));
     }
     if secure && any_host {
         return Err(Error::new(operation, libc::EINVAL)

@@ -378,7 +378,7 @@ pub async fn detach(
 }
 
 /// Disconnects a controller's paths and connects them again, one after the other;
-/// I/O waits meanwhile. ENODEV for an unknown controller, ETIMEDOUT if a path does
+/// I/O in flight is aborted, and further I/O waits meanwhile. ENODEV for an unknown controller, ETIMEDOUT if a path does
 /// not come back in time; that goes on by itself.
 pub async fn reset(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "reset NVMe controller";

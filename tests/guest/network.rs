@@ -1,0 +1,123 @@
+//! Linux's own NVMe/TCP host, in a guest, at the target on the machine's loopback.
+
+use serde_json::json;
+
+use crate::common::{
+    Client, Fixture, Resource, Target, malloc, namespace, subsystem, tcp_controller, unique,
+};
+use crate::target;
+use crate::vm::{self, Hardware, Qemu, Vm};
+
+const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c";
+
+/// A key of the NVMe interchange form, and how JSON has its bytes.
+const PSK: &str = "NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:";
+const PSK_BYTES: &str =
+    "TlZNZVRMU2tleS0xOjAxOk1EQXhNVEl5TXpNME5EVTFOalkzTnpnNE9UbGhZV0ppWTJOa1pHVmxabVp3SkVpUTo=";
+/// Another one.
+const OTHER_PSK: &str = "NVMeTLSkey-1:01:QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkK9MX0g:";
+
+/// How the guest reaches a port of the target.
+fn connect(port: u16, nqn: &str) -> String {
+    format!("nvme connect -t tcp -a 10.0.2.2 -s {port} -n {nqn} -q {HOST} -i 2")
+}
+
+async fn guest() -> (Target, Client, tempfile::TempDir, Vm) {
+    let target = target().await;
+    let client = target.client().await;
+    let dir = vm::directory();
+    let vm = Vm::boot(dir.path(), &Hardware::pluggable(Qemu::Installed)).await;
+    (target, client, dir, vm)
+}
+
+#[tokio::test]
+#[ignore = "needs QEMU: scripts/test.sh --guest"]
+async fn linux_discovers_connects_and_does_verified_io_over_tcp() {
+    let (target, client, _dir, mut vm) = guest().await;
+    let export = Fixture::tcp(&target, 16).await;
+    let found = vm
+        .ok(&format!(
+            "nvme discover -t tcp -a 10.0.2.2 -s {}",
+            export.port
+        ))
+        .await;
+    assert!(found.contains(&export.nqn), "{found}");
+
+    for digests in ["", "--hdr-digest --data-digest"] {
+        vm.ok(&format!("{} {digests}", connect(export.port, &export.nqn)))
+            .await;
+        vm.verify("/dev/nvme0n1").await;
+        // A namespace that comes while it is connected is announced to it.
+        let volume = malloc(&client, &unique("second"), 16).await;
+        let spec = json!({ "host_nsid": 7, "uuid": "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb",
+            "nguid": "41a2ac9b71d84bca8b47a7b3b0ed5ab1" });
+        let second = namespace(&client, &export.subsystem, &volume, spec).await;
+        vm.verify("/dev/nvme0n7").await;
+        let ids = vm
+            .ok("cat /sys/block/nvme0n7/nsid /sys/block/nvme0n7/uuid /sys/block/nvme0n7/nguid")
+            .await;
+        assert_eq!(
+            ids.split_whitespace().collect::<Vec<_>>(),
+            [
+                "7",
+                "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb",
+                "41a2ac9b-71d8-4bca-8b47-a7b3b0ed5ab1"
+            ]
+        );
+        export.resource("NvmeNamespace").deleted(&second).await;
+        vm.until("test ! -e /dev/nvme0n7").await;
+        vm.ok("nvme disconnect-all").await;
+        vm.until("test ! -e /dev/nvme0").await;
+    }
+    drop(vm);
+    export.remove().await;
+    target.stop();
+}
+
+#[tokio::test]
+#[ignore = "needs QEMU: scripts/test.sh --guest"]
+async fn linux_does_verified_io_over_tls_with_the_right_key_and_none_without() {
+    let (target, client, _dir, mut vm) = guest().await;
+    let id = unique("tls");
+    let subsystem = subsystem(&client, &id, json!({ "hostnqn": HOST, "psk": PSK_BYTES })).await;
+    let nqn = crate::common::nqn_of(&id);
+    let volume = malloc(&client, &id, 16).await;
+    namespace(&client, &subsystem, &volume, json!({})).await;
+    let (controller, port) = tcp_controller(&client, &subsystem).await;
+    vm.ok("(tlshd -s >/tmp/tlshd 2>&1 &)").await;
+
+    vm.run(&connect(port, &nqn))
+        .await
+        .expect_err("it takes no host without TLS");
+    insert_key(&mut vm, OTHER_PSK, &nqn).await;
+    vm.run(&format!("{} --tls", connect(port, &nqn)))
+        .await
+        .expect_err("it takes no other key");
+
+    insert_key(&mut vm, PSK, &nqn).await;
+    vm.ok(&format!("{} --tls", connect(port, &nqn))).await;
+    vm.verify("/dev/nvme0n1").await;
+    let encrypted = vm.ok("grep -E 'TlsCurr[TR]xSw' /proc/net/tls_stat").await;
+    assert!(
+        !encrypted
+            .lines()
+            .any(|line| line.trim_end().ends_with("\t0")),
+        "{encrypted}"
+    );
+    vm.ok("nvme disconnect-all").await;
+    drop(vm);
+    Resource::new(&client, "NvmeController")
+        .deleted(&controller)
+        .await;
+    target.stop();
+}
+
+/// Gives the guest's kernel the key of this host for the subsystem, in place of one that it has.
+async fn insert_key(vm: &mut Vm, key: &str, nqn: &str) {
+    let insert = format!(
+        "nvme check-tls-key --insert --keyring .nvme --keydata {key} --hostnqn {HOST} --subsysnqn {nqn}"
+    );
+    let inserted = vm.ok(&insert);
+    let inserted = inserted.await;
+    assert!(inserted.contains("Inserted TLS key"), "{inserted}");
+}
