@@ -1,10 +1,11 @@
 //! The four calls that are measured, over each of the ways to make them.
 //!
-//! A row more (HTTP, say) is a variant of [`Subject`] and of [`Client`].
+//! A way more is a variant of [`Subject`], of [`Address`] and of [`Client`].
 
 use std::path::PathBuf;
 
 use anyhow::Result;
+use hyper::Method;
 use opi_spdk::api::storage::{
     CreateNullVolumeRequest, DeleteNullVolumeRequest, GetNullVolumeRequest, NullVolume,
     StatsNullVolumeRequest, null_volume_service_client::NullVolumeServiceClient,
@@ -13,6 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use tonic::transport::Channel;
 
+use crate::http::Http;
 use crate::jsonrpc::JsonRpc;
 use crate::scenario::BLOCK_SIZE;
 
@@ -38,6 +40,8 @@ impl Verb {
 pub enum Subject {
     #[serde(rename = "opi-spdk")]
     Opi,
+    #[serde(rename = "opi-spdk over HTTP")]
+    OpiHttp,
     #[serde(rename = "floor")]
     Floor,
     #[serde(rename = "spdk_tgt")]
@@ -48,12 +52,14 @@ pub enum Subject {
 #[derive(Debug, Clone)]
 pub enum Address {
     Grpc(u16),
+    Http(u16),
     JsonRpc(PathBuf),
 }
 
 /// One connection, with one call under way at a time.
 pub enum Client {
     Grpc(NullVolumeServiceClient<Channel>),
+    Http(Http),
     JsonRpc(JsonRpc),
 }
 
@@ -63,6 +69,7 @@ impl Client {
             Address::Grpc(port) => Self::Grpc(NullVolumeServiceClient::new(
                 crate::opi::connect(*port).await?,
             )),
+            Address::Http(port) => Self::Http(Http::connect(*port).await?),
             Address::JsonRpc(socket) => Self::JsonRpc(JsonRpc::connect(socket).await?),
         })
     }
@@ -71,6 +78,7 @@ impl Client {
     pub async fn call(&mut self, verb: Verb, id: &str) -> Result<()> {
         match self {
             Self::Grpc(client) => grpc(client, verb, id).await,
+            Self::Http(client) => http(client, verb, id).await,
             Self::JsonRpc(client) => {
                 let (method, parameters) = match verb {
                     Verb::Create => (
@@ -119,4 +127,18 @@ async fn grpc(client: &mut NullVolumeServiceClient<Channel>, verb: Verb, id: &st
         }
     }
     Ok(())
+}
+
+async fn http(client: &mut Http, verb: Verb, id: &str) -> Result<()> {
+    let (method, path, body) = match verb {
+        Verb::Create => (
+            Method::POST,
+            format!("/v1/nullVolumes?null_volume_id={id}"),
+            Some(json!({"block_size": BLOCK_SIZE, "blocks_count": BLOCKS})),
+        ),
+        Verb::Get => (Method::GET, format!("/v1/nullVolumes/{id}"), None),
+        Verb::Stats => (Method::GET, format!("/v1/nullVolumes/{id}:stats"), None),
+        Verb::Delete => (Method::DELETE, format!("/v1/nullVolumes/{id}"), None),
+    };
+    client.call(method, &path, body).await.map(drop)
 }

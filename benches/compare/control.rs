@@ -119,6 +119,9 @@ async fn measure(
         Side::SpdkTgt => Subject::SpdkTgt,
     };
     let mut subjects = vec![(subject, target.address())];
+    if let Target::Opi(opi) = &target {
+        subjects.push((Subject::OpiHttp, Address::Http(opi.http_port)));
+    }
     subjects.extend(
         floor
             .iter()

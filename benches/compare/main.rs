@@ -16,6 +16,7 @@ mod control;
 mod cost;
 mod data_path;
 mod floor;
+mod http;
 mod initiator;
 mod jsonrpc;
 mod machine;

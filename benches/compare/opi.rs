@@ -39,7 +39,10 @@ const COST_LINE: &str = "what configuration cost the reactor";
 
 pub struct Opi {
     pub process: Process,
+    /// Of gRPC.
     pub port: u16,
+    /// Of HTTP/JSON.
+    pub http_port: u16,
 }
 
 /// What configuration has cost the app thread's reactor, as the program itself counted.
@@ -91,7 +94,11 @@ impl Opi {
         process
             .until("gRPC", START, async || answers(port).await)
             .await?;
-        Ok(Self { process, port })
+        Ok(Self {
+            process,
+            port,
+            http_port: http,
+        })
     }
 
     /// Makes a volume and shows it to initiators.

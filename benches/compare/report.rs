@@ -208,10 +208,13 @@ impl Report {
         line(
             out,
             format_args!(
-                "| data path | clients | call | opi-spdk gRPC | floor gRPC | spdk_tgt JSON-RPC | p50 to floor | faster than JSON-RPC, p50 / p99 |"
+                "| data path | clients | call | opi-spdk gRPC | opi-spdk HTTP | floor gRPC | spdk_tgt JSON-RPC | p50 to floor | faster than JSON-RPC, p50 / p99 |"
             ),
         );
-        line(out, format_args!("|---|---:|---|---:|---:|---:|---:|---:|"));
+        line(
+            out,
+            format_args!("|---|---:|---|---:|---:|---:|---:|---:|---:|"),
+        );
         for ours in self
             .control
             .points
@@ -222,6 +225,7 @@ impl Report {
                 self.control
                     .find(subject, ours.verb, ours.clients, ours.load)
             };
+            let http = other(Subject::OpiHttp);
             let (floor, json) = (other(Subject::Floor), other(Subject::SpdkTgt));
             let to_floor =
                 floor.map(|floor| format!("{:.2}", ours.latency.p50_us / floor.latency.p50_us));
@@ -233,11 +237,12 @@ impl Report {
             line(
                 out,
                 format_args!(
-                    "| {} | {} | {:?} | {} | {} | {} | {} | {} |",
+                    "| {} | {} | {:?} | {} | {} | {} | {} | {} | {} |",
                     load(ours.load),
                     ours.clients,
                     ours.verb,
                     control_cell(Some(ours)),
+                    control_cell(http),
                     control_cell(floor),
                     control_cell(json),
                     to_floor.unwrap_or_default(),

@@ -21,7 +21,7 @@ use crate::target::{Side, Turn};
 #[command(name = "scripts/bench.sh")]
 pub struct CommandLine {
     /// Rounds: in each, every point is measured on every side; the order alternates
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
     /// Length of one data-path measurement, seconds
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=600))]

@@ -18,6 +18,9 @@ const GET_FLOORS: f64 = 1.2;
 const CREATE_FLOORS: f64 = 1.5;
 const CREATE_EXTRA_US: f64 = 100.0;
 
+/// Most that a call over HTTP may take at p50, in calls over gRPC.
+const HTTP_TO_GRPC: f64 = 1.5;
+
 /// How many times faster than JSON-RPC a call has to be, at p50 and at p99.
 const FASTER: f64 = 20.0;
 
@@ -41,6 +44,11 @@ pub fn all(data: &DataPath, control: &Control, cost: &[Cost]) -> Vec<Verdict> {
     verdicts.extend(data_path(data));
     verdicts.extend(get(control));
     verdicts.extend(create(control));
+    verdicts.extend(
+        [Verb::Get, Verb::Create]
+            .into_iter()
+            .filter_map(|verb| over_http(control, verb)),
+    );
     for load in [Load::Idle, Load::Saturated] {
         for clients in [1, 16] {
             verdicts.extend(faster(control, clients, load));
@@ -63,10 +71,28 @@ fn data_path(data: &DataPath) -> Option<Verdict> {
     })
 }
 
-/// The p50 of opi-spdk and of the floor, with one client on an idle machine.
+/// The p50 with one client on an idle machine.
+fn p50_us(control: &Control, subject: Subject, verb: Verb) -> Option<f64> {
+    Some(control.find(subject, verb, 1, Load::Idle)?.latency.p50_us)
+}
+
 fn beside_floor(control: &Control, verb: Verb) -> Option<(f64, f64)> {
-    let p50 = |subject| Some(control.find(subject, verb, 1, Load::Idle)?.latency.p50_us);
-    Some((p50(Subject::Opi)?, p50(Subject::Floor)?))
+    Some((
+        p50_us(control, Subject::Opi, verb)?,
+        p50_us(control, Subject::Floor, verb)?,
+    ))
+}
+
+fn over_http(control: &Control, verb: Verb) -> Option<Verdict> {
+    let (grpc, http) = (
+        p50_us(control, Subject::Opi, verb)?,
+        p50_us(control, Subject::OpiHttp, verb)?,
+    );
+    Some(Verdict {
+        target: format!("{verb:?} over HTTP: p50 within {HTTP_TO_GRPC} times gRPC, idle"),
+        reached: format!("{:.2} ({http:.0} µs to {grpc:.0} µs)", http / grpc),
+        met: http <= HTTP_TO_GRPC * grpc,
+    })
 }
 
 fn get(control: &Control) -> Option<Verdict> {

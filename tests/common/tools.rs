@@ -281,6 +281,7 @@ impl Tool {
             tokio::net::unix::pipe::Receiver::from_owned_fd(reader.into()).expect("a pipe");
         Running {
             name: self.program.display().to_string(),
+            pid: child.id(),
             child,
             lines: BufReader::new(reader),
             text: String::new(),
@@ -291,6 +292,7 @@ impl Tool {
 /// A tool that runs.
 pub struct Running {
     name: String,
+    pid: Option<u32>,
     child: Child,
     lines: BufReader<tokio::net::unix::pipe::Receiver>,
     text: String,
@@ -313,7 +315,7 @@ impl Running {
             .expect("it ends with its output")
             .expect("a child can be waited for");
         if status.success() {
-            Ok(self.text)
+            Ok(std::mem::take(&mut self.text))
         } else {
             Err(format!("{}: {status}\n{}", self.name, self.text))
         }
@@ -326,6 +328,14 @@ impl Running {
             .unwrap_or_else(|_| panic!("{} is silent for {BOUND:?}:\n{}", self.name, self.text));
         self.text += &String::from_utf8_lossy(&line);
         read.expect("a pipe can be read") > 0
+    }
+}
+
+/// With `-g` SPDK leaves its hugepages' file to the next that starts.
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(pid) = self.pid else { return };
+        let _ = std::fs::remove_file(format!("/dev/hugepages/spdk_pid{pid}map_0"));
     }
 }
 
