@@ -207,7 +207,7 @@ impl Initiator {
         let job = format!(
             "[global]\nioengine={}\nthread=1\ngroup_reporting=1\ndirect=1\nmem_size_mb={MEMORY}\n\
              cpus_allowed=1\nfilename={filename} ns=1\nsize={size}\nbs=4k\niodepth=16\n\
-             verify=crc32c\nverify_fatal=1\n[write-and-verify]\nrw=randwrite\ndo_verify=1\n",
+             verify=crc32c\nverify_fatal=1\nverify_state_save=0\n[write-and-verify]\nrw=randwrite\ndo_verify=1\n",
             plugin.display(),
         );
         let path = dir.join("verify.fio");
