@@ -269,7 +269,7 @@ impl Target {
         let mark = format!("pid{}", pid.as_raw_nonzero());
         for dir in ["/dev/shm", "/dev/hugepages", "/var/tmp"] {
             let left: Vec<_> = entries(Path::new(dir))
-                .filter(|path| path.to_string_lossy().contains(&mark))
+                .filter(|path| is_of(&path.to_string_lossy(), &mark))
                 .collect();
             assert!(left.is_empty(), "left behind: {left:?}");
         }
@@ -284,6 +284,12 @@ impl Target {
             );
         }
     }
+}
+
+/// Whether the name has the mark in it, and not that of a process whose number is longer.
+fn is_of(name: &str, mark: &str) -> bool {
+    name.match_indices(mark)
+        .any(|(at, _)| !name[at + mark.len()..].starts_with(|next: char| next.is_ascii_digit()))
 }
 
 impl Drop for Target {
@@ -309,7 +315,7 @@ pub fn free_port() -> u16 {
 }
 
 /// Waits for the machine: one target at a time, over all test processes.
-fn lock_machine() -> Arc<File> {
+pub fn lock_machine() -> Arc<File> {
     let path = std::env::temp_dir().join("opi-spdk-tests.lock");
     let file = File::create(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     file.lock()
