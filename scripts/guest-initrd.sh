@@ -11,7 +11,8 @@ add_program() {
     mkdir "$to"
     strip -o "$to/program" "$PROGRAM"
     ldd "$PROGRAM" | grep -o '/[^ ]*' | while read -r library; do cp "$library" "$to/"; done
-    printf '#!/bin/sh\nexec /opi/ld-linux-x86-64.so.2 --library-path /opi /opi/program "$@"\n' >"$to/run"
+    # OpenSSL insists on a configuration.
+    printf '#!/bin/sh\nOPENSSL_CONF=/dev/null exec /opi/ld-linux-x86-64.so.2 --library-path /opi /opi/program "$@"\n' >"$to/run"
     chmod 755 "$to/run"
 }
 

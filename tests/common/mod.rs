@@ -27,7 +27,7 @@ pub use http::{Answer, Http};
 pub use json::*;
 pub use random::Random;
 pub use resource::{Resource, name_of};
-pub use target::{Options, Target, free_port};
+pub use target::{Options, Target, free_port, lock_machine};
 pub use tools::{Initiator, Running, Tool, hugepages_or_fail};
 pub use virtio::Virtio;
 

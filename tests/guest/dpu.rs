@@ -8,7 +8,7 @@ use serde_json::json;
 use tonic::Code;
 
 use crate::common::{
-    Client, Initiator, Resource, eventually, free_port, namespace, nqn_of, subsystem,
+    Client, Initiator, Resource, eventually, free_port, lock_machine, namespace, nqn_of, subsystem,
 };
 use crate::vm::{self, Hardware, Qemu, Vm};
 
@@ -28,6 +28,7 @@ fn pattern(kib: u32) -> Vec<u8> {
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
 async fn an_nvme_device_is_taken_over_through_vfio_and_exported() {
+    let _machine = lock_machine();
     let dir = vm::directory();
     let disk = |name: &str| {
         let path = dir.path().join(name);
@@ -47,15 +48,15 @@ async fn an_nvme_device_is_taken_over_through_vfio_and_exported() {
     let hardware = Hardware {
         qemu: Qemu::Installed,
         mem_mib: 2560,
+        cores: "0,1",
         with_program: true,
         kernel: "intel_iommu=on",
         args: vm::words(&format!(
-            "-machine q35,kernel-irqchip=split -device intel-iommu {drives} {network}"
+            "-machine q35,kernel-irqchip=split -smp 2 -device intel-iommu,aw-bits=48 {drives} {network}"
         )),
     };
     let mut vm = Vm::boot(dir.path(), &hardware).await;
-    vm.ok("echo 320 >/proc/sys/vm/nr_hugepages; mkdir -p /dev/hugepages; mount -t hugetlbfs nodev /dev/hugepages")
-        .await;
+    vm.ok("echo 320 >/proc/sys/vm/nr_hugepages; mount -t hugetlbfs nodev /dev/hugepages").await;
     let program = "/opi/run --cores 0 --mem-mib 512 --grpc-addr 0.0.0.0:50051 --state-dir /tmp/s --ctrlr-dir /tmp/c";
     vm.ok("modprobe -a vfio-pci vfio_iommu_type1").await;
     vm.ok(&format!("({program} >/tmp/log 2>&1 & echo $! >/tmp/pid)"))

@@ -1,4 +1,4 @@
-//! A Linux guest in QEMU, without acceleration, on core 1 (a target has core 0).
+//! A Linux guest in QEMU, without acceleration.
 //!
 //! ```text
 //! boot ─► ready: takes commands over a serial line ─► killed on drop
@@ -37,6 +37,8 @@ pub enum Qemu {
 pub struct Hardware {
     /// Who emulates it.
     pub qemu: Qemu,
+    /// The cores that it may run on: a target has 0.
+    pub cores: &'static str,
     /// Its memory.
     pub mem_mib: u32,
     /// The program under test goes into the guest as `/opi/run`.
@@ -55,6 +57,7 @@ impl Hardware {
         let bus = format!("-device pci-bridge,id={BUS},chassis_nr=1");
         Self {
             qemu,
+            cores: "1",
             mem_mib: 768,
             with_program: false,
             kernel: "",
@@ -105,16 +108,18 @@ impl Vm {
             // Left by a machine before.
             let _ = std::fs::remove_file(socket);
         }
+        // QEMU may run in a root directory of its own, with this machine's /tmp.
+        std::fs::copy(image.join("vmlinuz"), dir.join("vmlinuz")).expect("the image has a kernel");
         let log = std::fs::File::create(dir.join("qemu")).expect("a log file");
         let mut qemu = Command::new("taskset")
-            .args(["-c", "1"])
+            .args(["-c", hardware.cores])
             .args(program(hardware.qemu, &image))
             .args(words(
                 "-accel tcg -cpu max -nodefaults -display none -no-reboot",
             ))
             .args(["-m", &format!("{}M", hardware.mem_mib)])
             .arg("-kernel")
-            .arg(image.join("vmlinuz"))
+            .arg(dir.join("vmlinuz"))
             .arg("-initrd")
             .arg(initrd)
             .args([
@@ -245,6 +250,9 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         self.end();
+        if std::thread::panicking() {
+            eprintln!("--- QEMU and the guest's console ---\n{}", self.console());
+        }
     }
 }
 
