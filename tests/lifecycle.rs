@@ -8,9 +8,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{
-    Client, Fixture, Initiator, Options, Resource, Target, eventually, malloc, namespace, nqn_of,
-    pcie_spec, poll_blocking, subsystem, tcp_controller,
+    Client, Fixture, Initiator, Options, Resource, Target, eventually, find_method, malloc,
+    namespace, nqn_of, path_of, pcie_spec, poll_blocking, subsystem, tcp_controller,
 };
+use futures_util::FutureExt;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -102,6 +103,27 @@ async fn signals_stop_it_in_time_with_hosts_connected_and_calls_in_flight() {
         }
         // The host saw its connection end; what it makes of that is its own.
         load.ended().await.ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn requests_that_never_end_hold_up_neither_others_nor_the_stop() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let path = path_of(&find_method("CreateNullVolume"));
+    let mut open: Vec<_> = (0..64)
+        .map(|_| Box::pin(client.call_without_end(&path)))
+        .collect();
+    for call in &mut open {
+        assert!(call.as_mut().now_or_never().is_none());
+    }
+    let nulls = Resource::new(&client, "NullVolume");
+    let object = json!({ "block_size": 512, "blocks_count": 8 });
+    nulls.created("", "beside-them", object).await;
+    let took = target.stop();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    for call in open {
+        call.await.expect_err("its connection has ended");
     }
 }
 

@@ -92,6 +92,19 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Begins a call whose request never comes; it ends with the connection.
+    pub async fn call_without_end(&self, path: &str) -> Result<Bytes, Status> {
+        let mut grpc = tonic::client::Grpc::new(self.channel());
+        let ready = grpc.ready().await;
+        ready.map_err(|e| Status::unavailable(format!("connection: {e}")))?;
+        let request = Request::new(futures_util::stream::pending());
+        let path = path.parse().expect("a path");
+        let answer = grpc.client_streaming(request, path, RawCodec).await?;
+        Ok(answer.into_inner())
+    }
+}
+
 /// The method of this name, whatever its service.
 pub fn find_method(name: &str) -> MethodDescriptor {
     let mut methods = api::pool()
