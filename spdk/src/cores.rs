@@ -72,6 +72,11 @@ impl CoreSet {
         (!rest.is_empty()).then_some(Self(rest))
     }
 
+    /// Whether a core is in both.
+    pub fn intersects(&self, other: &Self) -> bool {
+        !self.0.is_disjoint(&other.0)
+    }
+
     /// The core numbers, lowest first.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.0.iter().copied()

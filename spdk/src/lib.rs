@@ -54,6 +54,7 @@
 //! ```
 
 pub mod bdev;
+mod bell;
 mod completion;
 pub mod cores;
 mod cstr;

@@ -1,28 +1,28 @@
 //! How other threads ask for work on SPDK's app thread, and get the answer.
 //!
 //! ```text
-//! call: admitted ─► request ring ─► executor ─► reply ring ─► bell ─► delivered
-//!          └ full: CallError::Full         (app thread)        (tokio task)
+//! call: admitted ─► request ring ─► executor ─► reply ring ─┬─► seen by a caller that watches
+//!          └ full: CallError::Full         (app thread)      └─► bell ─► delivered (tokio task)
 //! ```
 //!
 //! A recipe (a `Send` closure) crosses; the future that it makes lives and dies
 //! on the app thread. The app thread never waits for a control thread: both
 //! rings are lock-free, no more calls are admitted than the reply ring holds,
-//! and the ring of the bell is one write to an eventfd. Waking a tokio task
-//! directly would take locks that control threads hold.
+//! and the ring of the [`Bell`] is one write to an eventfd, if any. Waking a tokio
+//! task directly would take locks that control threads hold.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::future::Future;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use spdk_sys as sys;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
+use crate::bell::{Bell, Taking};
 use crate::error::Error;
 use crate::executor::{self, RemoteWake};
 use crate::gate::Gate;
@@ -65,6 +65,17 @@ pub(crate) struct Rings {
     replies: Ring<Reply>,
 }
 
+impl Rings {
+    /// Brings all replies that are there to those who wait for them.
+    fn deliver(&self, _: &Taking<'_>) {
+        // SAFETY: who has the right to take is the only one that pops replies while
+        // the gate is open.
+        while let Some(reply) = unsafe { self.replies.pop() } {
+            (reply.0)();
+        }
+    }
+}
+
 /// What both sides share.
 pub(crate) struct Shared {
     gate: Gate<Arc<Rings>>,
@@ -73,8 +84,7 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     /// A wake did not fit into the ring: every task has to be looked at.
     wakes_lost: AtomicBool,
-    bell: OwnedFd,
-    rung: AtomicBool,
+    bell: Bell,
     steps: AtomicU64,
     busy_ticks: AtomicU64,
     longest_ticks: AtomicU64,
@@ -93,26 +103,18 @@ impl Drop for Permit {
 impl Shared {
     /// Both rings, for `capacity` calls at a time (a power of two, less one).
     /// On the app thread.
-    fn new(capacity: usize) -> Result<Self, Error> {
+    fn new(capacity: usize, may_watch: bool) -> Result<Self, Error> {
         let rings = Rings {
             requests: Ring::many_producers(capacity)?,
             replies: Ring::many_producers(capacity)?,
         };
-        // SAFETY: plain values; the result is checked.
-        let bell = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
-        if bell < 0 {
-            let errno = std::io::Error::last_os_error().raw_os_error();
-            return Err(Error::new("create eventfd", errno.unwrap_or(libc::EIO)));
-        }
         Ok(Self {
             gate: Gate::new(Arc::new(rings)),
             capacity: capacity - 1,
             in_flight: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             wakes_lost: AtomicBool::new(false),
-            // SAFETY: a descriptor that was just made and that nobody else has.
-            bell: unsafe { OwnedFd::from_raw_fd(bell) },
-            rung: AtomicBool::new(false),
+            bell: Bell::new(may_watch)?,
             steps: AtomicU64::new(0),
             busy_ticks: AtomicU64::new(0),
             longest_ticks: AtomicU64::new(0),
@@ -143,36 +145,19 @@ impl Shared {
     /// Sends a reply on its way. On the app thread.
     fn reply(&self, rings: &Rings, reply: Reply) {
         match rings.replies.push(Box::new(reply)) {
-            Ok(()) => self.ring_bell(),
+            Ok(()) => self.bell.ring(),
             // Admission leaves room for every reply; were it ever wrong, the
             // answer must not be lost.
             Err(reply) => (reply.0)(),
         }
     }
 
-    fn ring_bell(&self) {
-        if self.rung.swap(true, Ordering::AcqRel) {
-            return;
+    /// Watches for an answer, which is nearly always there in a moment.
+    fn watch(&self, done: impl FnMut() -> bool) {
+        if let Some(rings) = self.gate.enter() {
+            let take = |taking: &Taking<'_>| rings.deliver(taking);
+            self.bell.watch(take, done, || !rings.replies.is_empty());
         }
-        let one = 1_u64.to_ne_bytes();
-        // SAFETY: an open eventfd, and eight readable bytes. It does not block,
-        // and cannot fail: the counter is reset before `rung` is.
-        unsafe { libc::write(self.bell.as_raw_fd(), one.as_ptr().cast(), one.len()) };
-    }
-
-    fn silence_bell(&self) {
-        let mut count = [0_u8; 8];
-        // SAFETY: an open eventfd, and eight writable bytes. Empty is no error.
-        unsafe {
-            libc::read(
-                self.bell.as_raw_fd(),
-                count.as_mut_ptr().cast(),
-                count.len(),
-            )
-        };
-        // A swap, so that it reads what the last to find `rung` set has written: the
-        // reply that was pushed without ringing is seen by the pops that follow.
-        self.rung.swap(false, Ordering::AcqRel);
     }
 
     fn record(&self, ticks: u64) {
@@ -209,8 +194,8 @@ impl Shared {
                 (reply.0)();
             }
         }
-        self.rung.store(false, Ordering::SeqCst);
-        self.ring_bell();
+        self.bell.hush();
+        self.bell.ring();
     }
 }
 
@@ -238,7 +223,7 @@ impl Handle {
         T: Send + 'static,
     {
         let permit = self.0.admit()?;
-        let (sender, receiver) = oneshot::channel();
+        let (sender, mut receiver) = oneshot::channel();
         let shared = self.0.clone();
         let begin = move |spdk: Spdk| {
             executor::spawn_local(async move {
@@ -254,7 +239,15 @@ impl Handle {
             });
         };
         self.0.send(Message::Call(Box::new(begin)))?;
-        receiver.await.map_err(|_| CallError::Stopped)
+        let mut answer = Err(TryRecvError::Empty);
+        self.0.watch(|| {
+            answer = receiver.try_recv();
+            !matches!(answer, Err(TryRecvError::Empty))
+        });
+        match answer {
+            Err(TryRecvError::Empty) => receiver.await.map_err(|_| CallError::Stopped),
+            answer => answer.map_err(|_| CallError::Stopped),
+        }
     }
 
     /// What configuration has cost the app thread's reactor since start.
@@ -271,19 +264,17 @@ impl Handle {
 pub(crate) async fn deliver(shared: Arc<Shared>) -> std::io::Result<()> {
     // SAFETY: an OwnedFd is open until it is dropped and always names the same
     // descriptor, and it is moved in, so nobody closes or exchanges it.
-    let bell = unsafe { AsyncFd::register(shared.bell.try_clone()?) }?;
+    let bell = unsafe { AsyncFd::register(shared.bell.descriptor()?) }?;
     loop {
         let mut ready = bell.readable().await?;
-        // Before the read: a ring after it makes a new edge, which is seen.
+        // Before the hush: a ring after it makes a new edge, which is seen.
         ready.clear_ready();
-        shared.silence_bell();
+        shared.bell.hush();
         let Some(rings) = shared.gate.enter() else {
             return Ok(());
         };
-        // SAFETY: this task is the only one that pops replies while the gate is
-        // open.
-        while let Some(reply) = unsafe { rings.replies.pop() } {
-            (reply.0)();
+        if let Some(taking) = shared.bell.try_take() {
+            rings.deliver(&taking);
         }
     }
 }
@@ -296,9 +287,10 @@ struct Consumer {
     poller: Cell<*mut sys::spdk_poller>,
 }
 
-/// Opens the mailbox on this thread, which is SPDK's app thread.
-pub(crate) fn open(spdk: Spdk, capacity: usize) -> Result<Arc<Shared>, Error> {
-    let shared = Arc::new(Shared::new(capacity)?);
+/// Opens the mailbox on this thread, which is SPDK's app thread. `may_watch`: callers
+/// run on other cores than reactors, and may look for their answers before they sleep.
+pub(crate) fn open(spdk: Spdk, capacity: usize, may_watch: bool) -> Result<Arc<Shared>, Error> {
+    let shared = Arc::new(Shared::new(capacity, may_watch)?);
     let Some(rings) = shared.gate.enter().map(|rings| Arc::clone(&rings)) else {
         return Err(Error::new("open mailbox", libc::ESHUTDOWN));
     };

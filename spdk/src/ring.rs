@@ -56,6 +56,12 @@ impl<T: Send> Ring<T> {
         Err(unsafe { Box::from_raw(raw) })
     }
 
+    /// Whether nothing is in it, at this moment.
+    pub(crate) fn is_empty(&self) -> bool {
+        // SAFETY: the ring lives as long as `self`; any thread may count.
+        unsafe { sys::spdk_ring_count(self.raw.as_ptr()) == 0 }
+    }
+
     /// Takes the oldest box out.
     ///
     /// # Safety

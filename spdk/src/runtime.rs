@@ -91,6 +91,7 @@ type Opened = Result<Arc<Shared>, Error>;
 /// What the start function gets through C.
 struct Start {
     mailbox_capacity: usize,
+    may_watch: bool,
     rpc_socket: Option<PathBuf>,
     opened: oneshot::Sender<Opened>,
     shared: oneshot::Sender<Arc<Shared>>,
@@ -104,10 +105,11 @@ impl Runtime {
         log::install().map_err(fail)?;
         let (opened_tx, opened) = oneshot::channel();
         let (ended_tx, ended) = oneshot::channel();
+        let control = CoreSet::allowed().map_err(fail)?;
         let thread = std::thread::Builder::new()
             .name("spdk".to_owned())
             .spawn(move || {
-                let _ = ended_tx.send(host(&options, opened_tx));
+                let _ = ended_tx.send(host(&options, &control, opened_tx));
             })
             .map_err(fail)?;
         let host = Host { ended, thread };
@@ -157,12 +159,13 @@ impl Runtime {
     }
 }
 
-/// The life of SPDK's own thread; returns its exit code.
-fn host(options: &Options, opened: oneshot::Sender<Opened>) -> c_int {
+/// The life of SPDK's own thread; returns its exit code. Callers run on the cores `control`.
+fn host(options: &Options, control: &CoreSet, opened: oneshot::Sender<Opened>) -> c_int {
     let mask = CString::new(options.cores.to_spdk()).unwrap_or_default();
     let (shared_tx, mut shared) = oneshot::channel();
     let start = Box::into_raw(Box::new(Start {
         mailbox_capacity: options.mailbox_capacity,
+        may_watch: !options.cores.intersects(control),
         rpc_socket: options.rpc_socket.clone(),
         opened,
         shared: shared_tx,
@@ -243,7 +246,7 @@ unsafe extern "C" fn begin(argument: *mut c_void) {
         .map(|path| rpc::open(spdk, path));
     let opened = rpc
         .unwrap_or(Ok(()))
-        .and_then(|()| mailbox::open(spdk, start.mailbox_capacity));
+        .and_then(|()| mailbox::open(spdk, start.mailbox_capacity, start.may_watch));
     match &opened {
         Ok(shared) => {
             let _ = start.shared.send(shared.clone());

@@ -56,7 +56,8 @@ async fn an_nvme_device_is_taken_over_through_vfio_and_exported() {
         )),
     };
     let mut vm = Vm::boot(dir.path(), &hardware).await;
-    vm.ok("echo 320 >/proc/sys/vm/nr_hugepages; mount -t hugetlbfs nodev /dev/hugepages").await;
+    vm.ok("echo 320 >/proc/sys/vm/nr_hugepages; mount -t hugetlbfs nodev /dev/hugepages")
+        .await;
     let program = "/opi/run --cores 0 --mem-mib 512 --grpc-addr 0.0.0.0:50051 --state-dir /tmp/s --ctrlr-dir /tmp/c";
     vm.ok("modprobe -a vfio-pci vfio_iommu_type1").await;
     vm.ok(&format!("({program} >/tmp/log 2>&1 & echo $! >/tmp/pid)"))

@@ -99,6 +99,7 @@ pub const FUNCTIONS: &[&str] = &[
     "spdk_nvmf_transport_stop_listen_async",
     "spdk_poller_register_named",
     "spdk_poller_unregister",
+    "spdk_ring_count",
     "spdk_ring_create",
     "spdk_ring_dequeue",
     "spdk_ring_enqueue",
