@@ -14,6 +14,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceExt};
 
 use super::route::Rule;
+use crate::resource::GRPC_TIMEOUT;
 
 /// The gRPC services, with whatever layers lie over them.
 pub type Services = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
@@ -24,7 +25,7 @@ const METADATA_PREFIX: &str = "grpc-metadata-";
 /// HTTP headers that become metadata as they are.
 const PASSED: [HeaderName; 4] = [
     AUTHORIZATION,
-    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static(GRPC_TIMEOUT),
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
 ];

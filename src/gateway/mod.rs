@@ -20,7 +20,9 @@ mod route;
 mod schema;
 mod server;
 mod shared;
+mod silence;
 mod template;
+mod twice;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +31,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::request::Parts;
-use axum::http::{Request, Response};
+use axum::http::{HeaderMap, Method, Request, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -39,6 +41,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt};
 
 use crate::error::Error;
+use crate::resource::{GRPC_TIMEOUT, grpc_timeout};
 use call::Services;
 use response::Failure;
 use route::{Body as InBody, Found, Table};
@@ -96,14 +99,20 @@ where
         limits,
     });
     let describe = || async { ([("content-type", "application/json")], description) };
+    let refuse = async |method: Method| {
+        response::respond(Err(Failure::method_not_allowed(&method, &[Method::GET])))
+    };
     Ok(Router::new()
-        .route("/openapi.json", get(describe))
+        .route("/openapi.json", get(describe).fallback(refuse))
         .fallback(handle)
         .with_state(gateway))
 }
 
 async fn handle(State(gateway): State<Arc<Gateway>>, request: Request<Body>) -> Response<Body> {
-    let limit = gateway.limits.request;
+    let limit = match deadline(request.headers()) {
+        Ok(limit) => limit.map_or(gateway.limits.request, |l| l.min(gateway.limits.request)),
+        Err(error) => return response::respond(Err(error.into())),
+    };
     let answer = match tokio::time::timeout(limit, gateway.answer(request)).await {
         Ok(answer) => answer,
         Err(_) => Err(Error::DeadlineExceeded(format!("no answer within {limit:?}")).into()),
@@ -111,13 +120,32 @@ async fn handle(State(gateway): State<Arc<Gateway>>, request: Request<Body>) -> 
     response::respond(answer)
 }
 
+/// How long the client waits, if it says so: what tonic's server does for clients of gRPC.
+fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
+    let Some(value) = headers.get(GRPC_TIMEOUT) else {
+        return Ok(None);
+    };
+    match value.to_str().ok().and_then(grpc_timeout) {
+        Some(timeout) => Ok(Some(timeout)),
+        None => Err(Error::invalid(
+            GRPC_TIMEOUT,
+            format!("{value:?} is none: 1 to 8 digits and a unit, one of H M S m u n"),
+        )),
+    }
+}
+
 impl Gateway {
     async fn answer(&self, request: Request<Body>) -> Result<Json, Failure> {
         let (head, body) = request.into_parts();
-        let rules = match self.table.find(&head.method, head.uri.path()) {
+        // The answer to a HEAD is that to a GET; the server leaves its body out.
+        let method = match head.method {
+            Method::HEAD => &Method::GET,
+            ref other => other,
+        };
+        let rules = match self.table.find(method, head.uri.path()) {
             Found::Route(rules) => rules,
             Found::OtherMethods(methods) => {
-                return Err(Failure::method_not_allowed(&head.method, methods));
+                return Err(Failure::method_not_allowed(&head.method, &methods));
             }
             Found::Nothing => return Err(Error::not_found(head.uri.path()).into()),
         };

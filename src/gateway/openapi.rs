@@ -97,13 +97,10 @@ impl Writer {
             operation["requestBody"] =
                 json!({"required": true, "content": {"application/json": {"schema": schema}}});
         }
-        let mut answers: Vec<Json> = Vec::new();
-        for rule in &route.rules {
-            answers.push(self.schemas.message(&rule.rpc.output()));
-        }
-        let answer = match answers.as_slice() {
-            [one] => one.clone(),
-            several => json!({"allOf": several}),
+        let outputs: Vec<_> = route.rules.iter().map(|rule| rule.rpc.output()).collect();
+        let answer = match outputs.as_slice() {
+            [one] => self.schemas.message(one),
+            several => self.schemas.together(several),
         };
         operation["responses"] = json!({
             "200": {"description": "Done.", "content": {"application/json": {"schema": answer}}},

@@ -93,6 +93,11 @@ fn parameter(field: &FieldDescriptor, text: &str) -> Result<Value, String> {
         Kind::Message(message) if message.full_name() == mask::KIND => {
             return Ok(Value::Message(mask::parse(&message, text)));
         }
+        // Also of a message that has a JSON form of its own, such as the paths of a field mask.
+        Kind::String if field.is_list() => {
+            return Ok(Value::List(vec![Value::String(text.to_owned())]));
+        }
+        Kind::String => return Ok(Value::String(text.to_owned())),
         Kind::Bool => boolean(text),
         Kind::Message(message) if message.full_name() == "google.protobuf.BoolValue" => {
             boolean(text)
@@ -113,10 +118,11 @@ fn parameter(field: &FieldDescriptor, text: &str) -> Result<Value, String> {
         .map_err(|error| format!("{text:?}: {error}"))
 }
 
+/// As grpc-gateway takes it: Python's clients write `True`.
 fn boolean(text: &str) -> Json {
     match text {
-        "true" | "1" => Json::Bool(true),
-        "false" | "0" => Json::Bool(false),
+        "true" | "True" | "TRUE" | "t" | "T" | "1" => Json::Bool(true),
+        "false" | "False" | "FALSE" | "f" | "F" | "0" => Json::Bool(false),
         other => Json::from(other),
     }
 }

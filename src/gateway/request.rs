@@ -10,6 +10,7 @@ use prost_reflect::{
 
 use super::route::{Body, Rule, resolve};
 use super::template::Captures;
+use super::twice::Once;
 use super::{mask, query};
 use crate::error::Error;
 
@@ -56,7 +57,8 @@ fn parse(message: &MessageDescriptor, field: &str, json: &[u8]) -> Result<Dynami
     let tracked = serde_path_to_error::Deserializer::new(&mut input, &mut track);
     let options = DeserializeOptions::new().deny_unknown_fields(true);
     let found = DynamicMessage::deserialize_with_options(message.clone(), tracked, &options)
-        .and_then(|value| input.end().map(|()| value));
+        .and_then(|value| input.end().map(|()| value))
+        .and_then(|value| serde_json::from_slice::<Once>(json).map(|Once| value));
     found.map_err(|error| {
         let inside = track.path().to_string();
         let place = match (field, inside.as_str()) {
@@ -130,12 +132,16 @@ mod tests {
         );
         let found: storage::ListNullVolumesRequest = found.unwrap().transcode_to().unwrap();
         assert_eq!((found.page_size, found.page_token.as_str()), (3, "t u"));
-        let found = request(Method::DELETE, "/v1/nullVolumes/x?allow_missing=true", "").unwrap();
-        let found: storage::DeleteNullVolumeRequest = found.transcode_to().unwrap();
-        assert_eq!(
-            (found.name.as_str(), found.allow_missing),
-            ("nullVolumes/x", true)
-        );
+        for (text, want) in [("true", true), ("True", true), ("1", true), ("F", false)] {
+            let path = format!("/v1/nullVolumes/x?allow_missing={text}");
+            let found = request(Method::DELETE, &path, "").unwrap();
+            let found: storage::DeleteNullVolumeRequest = found.transcode_to().unwrap();
+            assert_eq!(
+                (found.name.as_str(), found.allow_missing),
+                ("nullVolumes/x", want),
+                "{text}"
+            );
+        }
     }
 
     #[test]
@@ -175,6 +181,10 @@ mod tests {
             with("updateMask=spec.modelNumber,spec.max_namespaces"),
             ["spec.model_number", "spec.max_namespaces"]
         );
+        assert_eq!(
+            with("update_mask.paths=spec.psk&updateMask.paths=spec.hostnqn"),
+            ["spec.psk", "spec.hostnqn"]
+        );
         assert_eq!(with("update_mask=").len(), 2);
     }
 
@@ -209,6 +219,11 @@ mod tests {
                 "{broken}: {text}"
             );
         }
+        let twice = create(r#"{"spec":{"model_number":"a","modelNumber":"b"}}"#);
+        assert!(
+            twice.contains("\"modelNumber\" is given twice at line 1 column 41"),
+            "{twice}"
+        );
         let deep = "[".repeat(100_000);
         create(&format!("{{\"spec\":{deep}"));
     }

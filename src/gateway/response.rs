@@ -21,17 +21,21 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub struct Failure {
     http: StatusCode,
     status: Status,
-    allowed: Vec<Method>,
+    /// What the header Allow says: the methods that the path has; empty for no such header.
+    allowed: String,
 }
 
 impl Failure {
     /// The path has routes for these methods only.
-    pub fn method_not_allowed(method: &Method, allowed: Vec<Method>) -> Failure {
-        let names: Vec<&str> = allowed.iter().map(Method::as_str).collect();
-        let names = names.join(", ");
+    pub fn method_not_allowed(method: &Method, routes: &[Method]) -> Failure {
+        let mut names: Vec<&str> = routes.iter().map(Method::as_str).collect();
+        if routes.contains(&Method::GET) {
+            names.push(Method::HEAD.as_str());
+        }
+        let allowed = names.join(", ");
         Failure {
             http: StatusCode::METHOD_NOT_ALLOWED,
-            status: Error::Unimplemented(format!("this path takes {names}, not {method}")).into(),
+            status: Error::Unimplemented(format!("this path takes {allowed}, not {method}")).into(),
             allowed,
         }
     }
@@ -41,7 +45,7 @@ impl Failure {
         Failure {
             http: StatusCode::PAYLOAD_TOO_LARGE,
             status: Error::invalid("body", format!("it may have {limit} bytes at most")).into(),
-            allowed: Vec::new(),
+            allowed: String::new(),
         }
     }
 }
@@ -51,7 +55,7 @@ impl From<Status> for Failure {
         Failure {
             http: http_status(status.code()),
             status,
-            allowed: Vec::new(),
+            allowed: String::new(),
         }
     }
 }
@@ -84,16 +88,14 @@ fn http_status(code: Code) -> StatusCode {
 /// The response to a call.
 pub fn respond(answer: Result<Json, Failure>) -> Response<Body> {
     let (status, body, allowed) = match answer {
-        Ok(body) => (StatusCode::OK, body, Vec::new()),
+        Ok(body) => (StatusCode::OK, body, String::new()),
         Err(failure) => (failure.http, error_body(&failure.status), failure.allowed),
     };
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
-    for method in allowed {
-        if let Ok(method) = HeaderValue::from_str(method.as_str()) {
-            response.headers_mut().append(ALLOW, method);
-        }
+    if let (false, Ok(allowed)) = (allowed.is_empty(), HeaderValue::try_from(allowed)) {
+        response.headers_mut().insert(ALLOW, allowed);
     }
     response
 }

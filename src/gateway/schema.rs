@@ -60,18 +60,22 @@ impl Schemas {
         if !self.written.contains_key(&name) {
             // Holds the place, or a message that contains itself would be written for ever.
             self.written.insert(name.clone(), Json::Null);
-            let mut properties = Map::new();
-            for field in message.fields() {
-                properties.insert(field.json_name().to_owned(), self.property(&field));
-            }
+            let mut schema = self.together(std::slice::from_ref(message));
             let words = self.words_of(&message.parent_file(), message.path());
-            let schema = json!({
-                "type": "object", "description": words, "properties": properties,
-                "additionalProperties": false,
-            });
+            schema["description"] = Json::from(words);
             self.written.insert(name.clone(), schema);
         }
         reference(&name)
+    }
+
+    /// The schema of an object with the fields of several messages: not all of their schemas at
+    /// once, since each of them excludes what it does not know.
+    pub fn together(&mut self, messages: &[MessageDescriptor]) -> Json {
+        let mut properties = Map::new();
+        for field in messages.iter().flat_map(MessageDescriptor::fields) {
+            properties.insert(field.json_name().to_owned(), self.property(&field));
+        }
+        json!({"type": "object", "properties": properties, "additionalProperties": false})
     }
 
     fn property(&mut self, field: &FieldDescriptor) -> Json {

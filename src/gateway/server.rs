@@ -27,8 +27,10 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 use tower::ServiceExt;
 
 use super::Limits;
+use super::silence::Bounded;
 
-/// How long a client may take for a TLS handshake, and for the headers of a request.
+/// How long a client may take for its first byte, for a TLS handshake, and for the headers of a
+/// request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Calls that one HTTP/2 connection may have under way.
@@ -50,6 +52,8 @@ pub async fn serve(
     let mut stopping = pin!(stopping);
     let places = Arc::new(Semaphore::new(limits.connections));
     let builder = builder(&limits);
+    // A call that takes as long as it may moves nothing in the meantime.
+    let silence = limits.request + PATIENCE;
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = async {
@@ -70,7 +74,7 @@ pub async fn serve(
         let (builder, router, tls) = (builder.clone(), router.clone(), tls.clone());
         let watcher = graceful.watcher();
         tokio::spawn(async move {
-            connection(stream, &builder, router, tls, watcher).await;
+            connection(stream, silence, &builder, router, tls, watcher).await;
             drop(place);
         });
     }
@@ -96,6 +100,7 @@ fn builder(limits: &Limits) -> Builder<TokioExecutor> {
 
 async fn connection(
     stream: TcpStream,
+    silence: Duration,
     builder: &Builder<TokioExecutor>,
     router: Router,
     tls: Option<TlsAcceptor>,
@@ -106,6 +111,7 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
+    let stream = Bounded::new(stream, PATIENCE, silence);
     let Some(tls) = tls else {
         return requests(stream, builder, router, info, watcher).await;
     };

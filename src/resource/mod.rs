@@ -33,6 +33,7 @@ pub use meta::Meta;
 pub use name::{Key, Name};
 pub use registry::{Registry, Uses};
 pub use request::{CallContext, Create, DEFAULT_TIMEOUT, Delete, List, Page, Update};
+pub use request::{GRPC_TIMEOUT, grpc_timeout};
 
 use crate::error::Error;
 

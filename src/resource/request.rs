@@ -8,6 +8,9 @@ use tonic::metadata::MetadataMap;
 /// How long a change that waits for others (a peer, a guest) may take when the client does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The header in which a client says how long it waits.
+pub const GRPC_TIMEOUT: &str = "grpc-timeout";
+
 /// Make an object.
 #[derive(Debug, Clone, Default)]
 pub struct Create<T> {
@@ -75,10 +78,10 @@ impl CallContext {
         }
     }
 
-    /// Reads the client's deadline off the `grpc-timeout` header.
+    /// Reads the client's deadline off its header.
     pub fn of(metadata: &MetadataMap) -> Self {
         let timeout = metadata
-            .get("grpc-timeout")
+            .get(GRPC_TIMEOUT)
             .and_then(|value| value.to_str().ok())
             .and_then(grpc_timeout);
         Self::within(timeout.unwrap_or(DEFAULT_TIMEOUT))
@@ -92,7 +95,7 @@ impl Default for CallContext {
 }
 
 /// gRPC over HTTP/2: at most eight digits and a unit. A day is as good as for ever.
-fn grpc_timeout(value: &str) -> Option<Duration> {
+pub fn grpc_timeout(value: &str) -> Option<Duration> {
     let (unit_at, unit) = value.char_indices().next_back()?;
     let digits = &value[..unit_at];
     if digits.is_empty() || digits.len() > 8 {

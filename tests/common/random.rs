@@ -1,7 +1,5 @@
 //! Random requests: the descriptors say what a message might be.
 
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
-
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Value as Json, json};
 

@@ -1,0 +1,103 @@
+//! JSON objects that say one thing twice: which of the two is meant, nobody knows.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+/// Any JSON in which no object has a member twice; `block_size` and `blockSize` are the same one.
+pub struct Once;
+
+impl<'de> Deserialize<'de> for Once {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Once;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Once, E> {
+        Ok(Once)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Once, E> {
+        Ok(Once)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Once, E> {
+        Ok(Once)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Once, E> {
+        Ok(Once)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Once, E> {
+        Ok(Once)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Once, E> {
+        Ok(Once)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Once, A::Error> {
+        while let Some(Once) = items.next_element()? {}
+        Ok(Once)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Once, A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(name) = members.next_key::<String>()? {
+            if !seen.insert(plain(&name)) {
+                return Err(A::Error::custom(format!("{name:?} is given twice")));
+            }
+            members.next_value::<Once>()?;
+        }
+        Ok(Once)
+    }
+}
+
+/// What the two spellings of a name have in common.
+fn plain(name: &str) -> String {
+    let letters = name.chars().filter(|letter| *letter != '_');
+    letters.map(|letter| letter.to_ascii_lowercase()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<(), String> {
+        let found = serde_json::from_str::<Once>(json);
+        found.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_member_that_is_given_twice_is_found_with_its_place() {
+        for (json, place) in [
+            (
+                r#"{"a": 1, "a": 1}"#,
+                "\"a\" is given twice at line 1 column 12",
+            ),
+            ("{\"block_size\": 1,\n\"blockSize\": 1}", "line 2 column 11"),
+            (
+                r#"[{"a": {"b": null, "b": [true]}}]"#,
+                "\"b\" is given twice",
+            ),
+        ] {
+            let error = read(json).unwrap_err();
+            assert!(error.contains(place), "{error}");
+        }
+        assert_eq!(
+            read(r#"{"a": {"a": [1.5, -1, {"a": "a"}]}, "b": {}}"#),
+            Ok(())
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! What the server takes at most: bytes, time, connections; and its end.
+
+use std::time::{Duration, Instant};
+
+use opi_spdk::gateway::Limits;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::served::{INVENTORY, Served, get, post};
+
+#[tokio::test]
+async fn sizes_are_limited() {
+    let limits = Limits {
+        body: 1000,
+        headers: 8192,
+        ..Limits::default()
+    };
+    let served = Served::start(limits, None).await;
+    let body = |length: usize| post("/v1/nullVolumes", &" ".repeat(length));
+    assert_eq!(served.exchange(&body(1000)).await.0, 501);
+    assert_eq!(served.exchange(&body(1001)).await.0, 413);
+    let header = |length: usize| {
+        let long = "y".repeat(length);
+        get(INVENTORY).replace("host: x", &format!("host: x\r\nlong: {long}"))
+    };
+    assert_eq!(served.exchange(&header(4000)).await.0, 200);
+    assert_eq!(served.exchange(&header(9000)).await.0, 431);
+}
+
+#[tokio::test]
+async fn a_request_that_is_never_finished_is_given_up() {
+    let limits = Limits {
+        request: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let served = Served::start(limits, None).await;
+    let begun = Instant::now();
+    let unfinished = post("/v1/nullVolumes", "{}").replace("length: 2", "length: 100");
+    let (status, body) = served.exchange(&unfinished).await;
+    assert_eq!(status, 504, "{body}");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_a_place() {
+    let limits = Limits {
+        connections: 1,
+        ..Limits::default()
+    };
+    let served = Served::start(limits, None).await;
+    let mut first = TcpStream::connect(served.address).await.unwrap();
+    first
+        .write_all(format!("GET {INVENTORY} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    first.read_u8().await.unwrap();
+    let second = get(INVENTORY);
+    let mut second = std::pin::pin!(served.exchange(&second));
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut second).await;
+    assert!(early.is_err(), "two connections at a time");
+    drop(first);
+    assert_eq!(second.await.0, 200);
+}
+
+#[tokio::test]
+async fn the_end_lets_idle_connections_go() {
+    let served = Served::start(Limits::default(), None).await;
+    let mut idle = TcpStream::connect(served.address).await.unwrap();
+    idle.write_all(format!("GET {INVENTORY} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    idle.read_u8().await.unwrap();
+    served.stop.send(()).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(5), served.server).await;
+    ended.expect("the server waits for an idle client").unwrap();
+    assert!(TcpStream::connect(served.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_given_up() {
+    let limits = Limits {
+        connections: 1,
+        ..Limits::default()
+    };
+    let served = Served::start(limits, None).await;
+    let mut silent = TcpStream::connect(served.address).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(90), silent.read(&mut [0])).await;
+    let ended = ended.expect("it may be silent for ever");
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    assert_eq!(served.exchange(&get(INVENTORY)).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_given_up() {
+    let limits = Limits {
+        request: Duration::from_secs(2),
+        connections: 1,
+        ..Limits::default()
+    };
+    let served = Served::start(limits, None).await;
+    let deaf = TcpStream::connect(served.address).await.unwrap();
+    // The answers are more than the sockets between the two can hold.
+    let many = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(2000);
+    let (_reader, mut writer) = deaf.into_split();
+    let sent =
+        tokio::time::timeout(Duration::from_secs(2), writer.write_all(many.as_bytes())).await;
+    assert!(!matches!(sent, Ok(Err(_))), "{sent:?}");
+    let other =
+        tokio::time::timeout(Duration::from_secs(90), served.exchange(&get(INVENTORY))).await;
+    assert_eq!(other.expect("the deaf one keeps its place").0, 200);
+}

@@ -1,0 +1,159 @@
+//! The description of the gateway.
+
+use std::collections::BTreeSet;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use opi_spdk::gateway::Limits;
+use serde_json::{Value as Json, json};
+use tower::ServiceExt;
+
+use crate::served::router;
+
+async fn description() -> Json {
+    let request = Request::get("/openapi.json").body(Body::empty()).unwrap();
+    let answer = router(Limits::default()).oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.headers()["content-type"], "application/json");
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    serde_json::from_slice(&body).unwrap()
+}
+
+#[tokio::test]
+async fn the_description_is_openapi() {
+    let original = description().await;
+    let described: openapiv3::OpenAPI = serde_json::from_value(original.clone()).unwrap();
+    // What OpenAPI does not know would be lost on the way through its types.
+    let again = serde_json::to_value(&described).unwrap();
+    assert_kept(&original, &again, "");
+    // 88 RPCs; two of them are lists that are served together, and each on a path of its own.
+    assert_eq!(described.operations().count(), 89);
+}
+
+/// Everything in `original` is in `again`; empty lists may be left out.
+fn assert_kept(original: &Json, again: &Json, place: &str) {
+    match original {
+        Json::Object(object) => {
+            for (name, value) in object {
+                let place = format!("{place}/{name}");
+                match again.get(name) {
+                    Some(again) => assert_kept(value, again, &place),
+                    None => assert!(
+                        *value == json!([]) || *value == json!(false),
+                        "{place} is no OpenAPI"
+                    ),
+                }
+            }
+        }
+        Json::Array(array) => {
+            for (i, value) in array.iter().enumerate() {
+                assert_kept(value, &again[i], &format!("{place}/{i}"));
+            }
+        }
+        Json::Number(number) => assert_eq!(number.as_f64(), again.as_f64(), "{place}"),
+        other => assert_eq!(other, again, "{place}"),
+    }
+}
+
+/// What the specification asks for beyond the form: the types of `openapiv3` do not see it.
+#[tokio::test]
+async fn the_description_agrees_with_itself() {
+    let description = description().await;
+    let mut ids = BTreeSet::new();
+    let mut shapes = BTreeSet::new();
+    let tags: Vec<&Json> = list(&description["tags"]).map(|tag| &tag["name"]).collect();
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        let in_path: Vec<&str> = path
+            .split('{')
+            .skip(1)
+            .map(|rest| rest.split('}').next().unwrap())
+            .collect();
+        let shape = in_path.iter().fold(path.clone(), |shape, name| {
+            shape.replacen(&format!("{{{name}}}"), "{}", 1)
+        });
+        assert!(shapes.insert(shape), "{path} is there under another name");
+        for (method, operation) in methods.as_object().unwrap() {
+            let place = format!("{method} {path}");
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(ids.insert(id.to_owned()), "{place}: {id} is used twice");
+            let mut names = BTreeSet::new();
+            for parameter in list(&operation["parameters"]) {
+                let (name, at) = (
+                    parameter["name"].as_str().unwrap(),
+                    parameter["in"].as_str().unwrap(),
+                );
+                assert!(
+                    names.insert((at, name)),
+                    "{place}: {name} is declared twice"
+                );
+                assert!(
+                    at != "path" || parameter["required"] == true,
+                    "{place}: {name}"
+                );
+                assert!(parameter["schema"].is_object(), "{place}: {name}");
+            }
+            let declared = names
+                .iter()
+                .filter(|(at, _)| *at == "path")
+                .map(|(_, name)| *name);
+            assert_eq!(
+                declared.collect::<BTreeSet<_>>(),
+                in_path.iter().copied().collect(),
+                "{place}"
+            );
+            assert!(
+                list(&operation["tags"]).all(|tag| tags.contains(&tag)),
+                "{place}"
+            );
+            assert!(
+                !operation["responses"].as_object().unwrap().is_empty(),
+                "{place}"
+            );
+            assert!(
+                method != "get" || operation["requestBody"].is_null(),
+                "{place}"
+            );
+        }
+    }
+    let mut schemas = 0;
+    check_schemas(&description, &description, &mut schemas);
+    assert!(schemas > 500, "{schemas}");
+}
+
+fn list(json: &Json) -> impl Iterator<Item = &Json> {
+    json.as_array().into_iter().flatten()
+}
+
+/// References lead somewhere, arrays say of what, required properties exist, and what holds all of
+/// several schemas has none that excludes the others.
+fn check_schemas(root: &Json, json: &Json, seen: &mut usize) {
+    match json {
+        Json::Object(object) => {
+            *seen += 1;
+            if let Some(to) = object.get("$ref").and_then(Json::as_str) {
+                let found = to.strip_prefix('#').and_then(|to| root.pointer(to));
+                assert!(found.is_some_and(Json::is_object), "{to} leads nowhere");
+            }
+            if object.get("type") == Some(&json!("array")) {
+                assert!(object["items"].is_object(), "{json}");
+            }
+            if let (Some(Json::Array(required)), Some(properties)) =
+                (object.get("required"), object.get("properties"))
+            {
+                let known = |name: &Json| properties.get(name.as_str().unwrap()).is_some();
+                assert!(required.iter().all(known), "{json}");
+            }
+            if let Some(Json::Array(all)) = object.get("allOf") {
+                assert_eq!(all.len(), 1, "closed objects exclude each other: {json}");
+            }
+            object
+                .values()
+                .for_each(|json| check_schemas(root, json, seen));
+        }
+        Json::Array(array) => array
+            .iter()
+            .for_each(|json| check_schemas(root, json, seen)),
+        _ => {}
+    }
+}

@@ -1,0 +1,80 @@
+//! A gateway on a port of its own, and requests to it as bytes.
+
+use std::net::SocketAddr;
+
+use opi_spdk::api;
+use opi_spdk::api::inventory::inventory_service_server::InventoryServiceServer;
+use opi_spdk::gateway::{self, Limits};
+use opi_spdk::inventory::InventoryService;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tonic::service::Routes;
+
+pub const INVENTORY: &str = "/v1/inventory/1/inventory/2";
+
+pub fn routes() -> Routes {
+    Routes::new(InventoryServiceServer::new(InventoryService::default()))
+}
+
+pub fn router(limits: Limits) -> axum::Router {
+    gateway::router(api::pool(), routes(), limits).unwrap()
+}
+
+/// A gateway on a free port, until it is stopped.
+pub struct Served {
+    pub address: SocketAddr,
+    pub stop: oneshot::Sender<()>,
+    pub server: JoinHandle<()>,
+}
+
+impl Served {
+    pub async fn start(limits: Limits, tls: Option<TlsAcceptor>) -> Served {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let stopping = async {
+            let _ = stopped.await;
+        };
+        let router = router(limits.clone());
+        let server = tokio::spawn(gateway::serve(listener, router, tls, limits, stopping));
+        Served {
+            address,
+            stop,
+            server,
+        }
+    }
+
+    pub async fn exchange(&self, request: &str) -> (u16, String) {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        exchange(stream, request).await
+    }
+}
+
+/// Sends a request that asks to close, and reads status and body.
+pub async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+) -> (u16, String) {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // A server that refuses a request may close before it has read all of it.
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).unwrap();
+    let status = answer.get(9..12).and_then(|s| s.parse().ok()).unwrap_or(0);
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (status, body.to_owned())
+}
+
+pub fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+}
+
+pub fn post(path: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}

@@ -1,0 +1,95 @@
+//! TLS with certificates of clients.
+
+use std::sync::Arc;
+
+use opi_spdk::gateway::{self, Limits};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::served::{INVENTORY, Served, exchange, get};
+
+struct Authority {
+    certificate: rcgen::Certificate,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        let issuer = Issuer::new(params, key);
+        Authority {
+            certificate,
+            issuer,
+        }
+    }
+
+    fn sign(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+}
+
+/// Asks for the inventory as a client with a certificate of this authority, or without one.
+async fn ask(served: &Served, server: &Authority, client: Option<&Authority>) -> u16 {
+    let mut roots = RootCertStore::empty();
+    roots.add(server.certificate.der().clone()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = match client.map(|authority| authority.sign("client")) {
+        Some((certificate, key)) => {
+            let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+            let chain = vec![certificate.der().clone()];
+            config.with_client_auth_cert(chain, key).unwrap()
+        }
+        None => config.with_no_client_auth(),
+    };
+    let stream = TcpStream::connect(served.address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    match TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+    {
+        Ok(mut stream) => {
+            if stream.write_all(get(INVENTORY).as_bytes()).await.is_err() {
+                return 0;
+            }
+            exchange(stream, "").await.0
+        }
+        Err(_) => 0,
+    }
+}
+
+#[tokio::test]
+async fn clients_need_a_certificate_of_the_authority() {
+    let (ours, other) = (Authority::new(), Authority::new());
+    let (certificate, key) = ours.sign("localhost");
+    let (certificate, key) = (certificate.pem(), key.serialize_pem());
+    let ca = ours.certificate.pem();
+    let tls = |c: &str, k: &str, a: &str| gateway::tls(c.as_bytes(), k.as_bytes(), a.as_bytes());
+    let acceptor = tls(&certificate, &key, &ca).unwrap();
+    let served = Served::start(Limits::default(), Some(acceptor)).await;
+    assert_eq!(ask(&served, &ours, Some(&ours)).await, 200);
+    assert_eq!(ask(&served, &ours, None).await, 0);
+    assert_eq!(ask(&served, &ours, Some(&other)).await, 0);
+    assert_eq!(served.exchange(&get(INVENTORY)).await.0, 0, "no TLS");
+
+    assert!(tls("", &key, &ca).err().unwrap().starts_with("certificate"));
+    assert!(tls(&certificate, "", &ca).err().unwrap().starts_with("key"));
+    assert!(
+        tls(&certificate, &key, "x")
+            .err()
+            .unwrap()
+            .starts_with("client CA")
+    );
+}

@@ -1,0 +1,179 @@
+//! Random requests to the running program, made after the descriptors and nearly right: none is a
+//! fault of the server, none hangs, and afterwards the API lists what there is in SPDK.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod request;
+mod spdk;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{Client, Http, Options, Random, Resource, Target, free_port};
+use opi_spdk::api;
+use prost_reflect::MethodDescriptor;
+use request::Fuzz;
+use spdk::{Spdk, all_names, check_against_spdk};
+
+/// Clients at a time, and how much each of them asks.
+const CLIENTS: u64 = 4;
+const REQUESTS: usize = 700;
+const TIME: Duration = Duration::from_secs(40);
+
+/// What a request may be answered with, whatever is in it.
+const STATUSES: [u16; 9] = [200, 400, 404, 405, 409, 429, 501, 503, 504];
+
+/// All kinds that can be made, users before what they use.
+const KINDS: [&str; 14] = [
+    "VirtioScsiLun",
+    "VirtioScsiController",
+    "VirtioScsiTarget",
+    "VirtioBlk",
+    "NvmeNamespace",
+    "QosVolume",
+    "EncryptedVolume",
+    "NvmePath",
+    "NvmeRemoteController",
+    "NvmeController",
+    "NvmeSubsystem",
+    "AioVolume",
+    "MallocVolume",
+    "NullVolume",
+];
+
+/// Asks at random; how often each RPC was answered with each status.
+async fn ask(http: Http, mut fuzz: Fuzz, end: Instant) -> BTreeMap<(String, u16), usize> {
+    let all: Vec<MethodDescriptor> = api::pool()
+        .services()
+        .flat_map(|s| s.methods().collect::<Vec<_>>())
+        .collect();
+    let creates: Vec<_> = all
+        .iter()
+        .filter(|rpc| rpc.name().starts_with("Create"))
+        .cloned()
+        .collect();
+    let mut answers = BTreeMap::new();
+    for _ in 0..REQUESTS {
+        if Instant::now() > end {
+            break;
+        }
+        let rpc = if fuzz.random.one_in(2) {
+            fuzz.pick(&creates)
+        } else {
+            fuzz.pick(&all)
+        };
+        let (method, path, body) = fuzz.request(&rpc);
+        let shown = String::from_utf8_lossy(&body).into_owned();
+        let answer = http.send(&method, &path, &[], body).await;
+        assert!(
+            STATUSES.contains(&answer.status),
+            "{method} {path} {shown}: {} {}",
+            answer.status,
+            answer.body
+        );
+        assert!(
+            answer.body.is_object(),
+            "{method} {path} {shown}: {}",
+            answer.body
+        );
+        *answers
+            .entry((rpc.name().to_owned(), answer.status))
+            .or_default() += 1;
+    }
+    answers
+}
+
+/// Deletes all there is: what is in use becomes free in a later round.
+async fn delete_all(client: &Client) {
+    let mut left = Vec::new();
+    for _ in 0..4 {
+        left.clear();
+        for kind in KINDS {
+            for name in all_names(client, kind).await {
+                if let Err(status) = Resource::new(client, kind).delete(&name).await {
+                    left.push(format!("{kind} {name}: {status}"));
+                }
+            }
+        }
+        if left.is_empty() {
+            return;
+        }
+    }
+    panic!("cannot be deleted: {left:#?}");
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let file = |name: &str, length: u64| {
+        let path = dir.join(name);
+        std::fs::File::create(&path)
+            .and_then(|file| file.set_len(length))
+            .expect("there is room");
+        path.display().to_string()
+    };
+    vec![
+        file("first", 1 << 20),
+        file("second", 1 << 20),
+        file("empty", 0),
+        dir.display().to_string(),
+        "relative".into(),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_request_is_a_fault_of_the_server_and_lists_are_what_exists() {
+    let dir = Arc::new(
+        tempfile::Builder::new()
+            .prefix("opi-")
+            .tempdir()
+            .expect("a directory"),
+    );
+    let spdk = Spdk {
+        socket: dir.path().join("rpc.sock"),
+    };
+    let options = Options::hugepages().in_dir(Arc::clone(&dir));
+    let options = options.args([
+        "--spdk-rpc-socket".to_owned(),
+        spdk.socket.display().to_string(),
+    ]);
+    let target = Target::start_with(options).await;
+    let (files, ports) = (files(dir.path()), [free_port(), free_port()].to_vec());
+    let end = Instant::now() + TIME;
+    let clients: Vec<_> = (1..=CLIENTS)
+        .map(|client| {
+            let random = Random(client.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let fuzz = Fuzz {
+                random,
+                files: files.clone(),
+                ports: ports.clone(),
+            };
+            tokio::spawn(ask(Http(target.http), fuzz, end))
+        })
+        .collect();
+    let mut answers: BTreeMap<(String, u16), usize> = BTreeMap::new();
+    for client in clients {
+        for (answer, count) in client.await.expect("no answer was a fault") {
+            *answers.entry(answer).or_default() += count;
+        }
+    }
+    eprintln!("{answers:?}");
+    let made = KINDS
+        .iter()
+        .filter(|kind| answers.contains_key(&(format!("Create{kind}"), 200)));
+    let made: Vec<_> = made.collect();
+    assert!(made.len() >= 10, "only {made:?} came to be");
+
+    let client = target.client().await;
+    assert!(client.is_serving().await);
+    for kind in KINDS {
+        all_names(&client, kind).await;
+    }
+    check_against_spdk(&client, &spdk).await;
+    delete_all(&client).await;
+    assert!(spdk.list("bdev_get_bdevs").await.is_empty());
+    check_against_spdk(&client, &spdk).await;
+    let log = target.log();
+    assert!(!log.contains("panicked"), "{log}");
+    target.stop();
+}

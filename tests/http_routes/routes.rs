@@ -1,0 +1,113 @@
+//! The routes of the API's table, and what they must answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+use serde_json::Value;
+
+use crate::common::{Answer, Http, Target};
+
+const TABLE: &str = include_str!("../data/opi-api.tsv");
+
+/// An RPC as the table has it.
+pub struct Rpc {
+    method: &'static str,
+    template: &'static str,
+}
+
+/// The routes, and which of them have been taken.
+pub struct Routes {
+    pub http: Http,
+    pub rpcs: BTreeMap<&'static str, Rpc>,
+    pub taken: Mutex<BTreeSet<&'static str>>,
+}
+
+impl Routes {
+    pub fn new(target: &Target) -> Self {
+        let rpcs = TABLE.lines().filter_map(|line| {
+            let columns: Vec<&str> = line.split('\t').collect();
+            let ("rpc", name) = (columns[0], columns[1].rsplit('.').next()?) else {
+                return None;
+            };
+            let (method, template) = columns[4].split_once(' ')?;
+            Some((name, Rpc { method, template }))
+        });
+        Self {
+            http: Http(target.http),
+            rpcs: rpcs.collect(),
+            taken: Mutex::default(),
+        }
+    }
+
+    /// Takes the route of an RPC; `name` is what its path names.
+    pub async fn call(&self, rpc: &str, name: &str, query: &str, body: Option<&Value>) -> Answer {
+        let (rpc, Rpc { method, template }) = self
+            .rpcs
+            .get_key_value(rpc)
+            .unwrap_or_else(|| panic!("no {rpc}"));
+        let path = match (template.find('{'), template.find('}')) {
+            (Some(from), Some(to)) => {
+                let (_, pattern) = template[from + 1..to].split_once('=').expect("a pattern");
+                let name = if pattern.contains('*') { name } else { pattern };
+                format!("{}{name}{}", &template[..from], &template[to + 1..])
+            }
+            _ => (*template).to_owned(),
+        };
+        let query = if query.is_empty() {
+            String::new()
+        } else {
+            format!("?{query}")
+        };
+        let body = body
+            .map(|body| body.to_string().into_bytes())
+            .unwrap_or_default();
+        self.taken.lock().expect("no panic").insert(rpc);
+        self.http
+            .send(method, &format!("{path}{query}"), &[], body)
+            .await
+    }
+
+    /// The same for a call that must succeed.
+    pub async fn ok(&self, rpc: &str, name: &str, query: &str, body: Option<&Value>) -> Value {
+        let answer = self.call(rpc, name, query, body).await;
+        assert_eq!(
+            answer.status, 200,
+            "{rpc} {name}?{query} {body:?}: {}",
+            answer.body
+        );
+        assert_eq!(answer.headers["content-type"], "application/json");
+        answer.body
+    }
+
+    /// The same for a call that must fail, with this HTTP status and this code of gRPC.
+    pub async fn fails(
+        &self,
+        rpc: &str,
+        name: &str,
+        query: &str,
+        body: Option<&Value>,
+        wanted: (u16, i32),
+    ) {
+        let answer = self.call(rpc, name, query, body).await;
+        expect_error(&answer, wanted, &format!("{rpc} {name}?{query} {body:?}"));
+    }
+}
+
+pub fn expect_error(answer: &Answer, (status, code): (u16, i32), call: &str) {
+    assert_eq!(answer.status, status, "{call}: {}", answer.body);
+    let fields: Vec<&String> = answer.body.as_object().expect("an object").keys().collect();
+    assert_eq!(fields, ["code", "details", "message"], "{call}");
+    assert_eq!(answer.body["code"], code, "{call}: {}", answer.body);
+    assert!(
+        !answer.body["message"].as_str().expect("a text").is_empty(),
+        "{call}"
+    );
+    let details = answer.body["details"].as_array().expect("a list");
+    let reason = |detail: &Value| detail["@type"] == "type.googleapis.com/google.rpc.ErrorInfo";
+    assert!(details.iter().any(reason), "{call}: {}", answer.body);
+}
+
+pub const NOT_FOUND: (u16, i32) = (404, 5);
+pub const ALREADY_EXISTS: (u16, i32) = (409, 6);
+pub const INVALID: (u16, i32) = (400, 3);
+pub const WRONG_STATE: (u16, i32) = (400, 9);
