@@ -177,6 +177,39 @@ mod tests {
         );
     }
 
+    /// As a server's firmware lays it out: structures of other kinds and lengths around the memory,
+    /// with strings that look like structures, and none.
+    #[test]
+    fn memory_is_found_among_all_that_a_table_has() {
+        let structure = |kind: u8, length: u8, strings: &[&[u8]]| {
+            let mut bytes = vec![0x11; usize::from(length)];
+            (bytes[0], bytes[1]) = (kind, length);
+            for string in strings {
+                bytes.extend([string, &b"\0"[..]].concat());
+            }
+            bytes.extend(if strings.is_empty() {
+                &b"\0\0"[..]
+            } else {
+                b"\0"
+            });
+            bytes
+        };
+        let mut table = structure(0, 0x1a, &[b"Maker", b"1.2.3", b"01/31/2026"]);
+        table.extend(structure(1, 0x1b, &[b"Maker", b"Server"]));
+        table.extend(structure(4, 0x30, &[b"\x11\x28\x01", b"CPU 0"]));
+        table.extend(structure(16, 0x17, &[]));
+        table.extend(device(0x7fff, 32768)); // 32 GiB
+        table.extend(structure(20, 0x23, &[]));
+        table.extend(device(32767 - 1, 0)); // MiB, the most that fit
+        table.extend(structure(32, 0x0b, &[]));
+        table.extend(END);
+        assert_eq!(
+            installed_memory(&table),
+            Some((32 << 30) + (32766 << 20)),
+            "{table:?}"
+        );
+    }
+
     #[test]
     fn a_damaged_table_is_read_as_far_as_it_is_whole() {
         let whole = [device(1024, 0), device(2048, 0)].concat();

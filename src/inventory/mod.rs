@@ -196,6 +196,63 @@ mod tests {
         assert_eq!(chassis.type_description, "Rack Mount Chassis");
     }
 
+    #[test]
+    fn every_string_of_the_firmware_has_its_field() {
+        let machine = Machine::new();
+        let file = |name: &str, value: &str| {
+            machine.file(&format!("sys/class/dmi/id/{name}"), format!("{value}\n"));
+        };
+        for name in ["vendor", "version", "date"] {
+            file(&format!("bios_{name}"), name);
+        }
+        for name in ["family", "name", "serial", "uuid", "sku", "version"] {
+            file(&format!("product_{name}"), name);
+        }
+        file("sys_vendor", "vendor");
+        for place in ["board", "chassis"] {
+            for name in ["asset_tag", "serial", "vendor", "version"] {
+                file(&format!("{place}_{name}"), name);
+            }
+        }
+        file("board_name", "product");
+        file("chassis_type", "17");
+
+        let found = read(&machine.roots);
+        let bios = api::BiosInfo {
+            vendor: "vendor".into(),
+            version: "version".into(),
+            date: "date".into(),
+        };
+        assert_eq!(found.bios, Some(bios));
+        let system = api::SystemInfo {
+            family: "family".into(),
+            name: "name".into(),
+            vendor: "vendor".into(),
+            serial_number: "serial".into(),
+            uuid: "uuid".into(),
+            sku: "sku".into(),
+            version: "version".into(),
+        };
+        assert_eq!(found.system, Some(system));
+        let baseboard = api::BaseboardInfo {
+            asset_tag: "asset_tag".into(),
+            serial_number: "serial".into(),
+            vendor: "vendor".into(),
+            version: "version".into(),
+            product: "product".into(),
+        };
+        assert_eq!(found.baseboard, Some(baseboard));
+        let chassis = api::ChassisInfo {
+            asset_tag: "asset_tag".into(),
+            serial_number: "serial".into(),
+            r#type: "17".into(),
+            type_description: "Main Server Chassis".into(),
+            vendor: "vendor".into(),
+            version: "version".into(),
+        };
+        assert_eq!(found.chassis, Some(chassis));
+    }
+
     #[tokio::test]
     async fn the_service_needs_no_name() {
         use inventory_service_server::InventoryService as _;
