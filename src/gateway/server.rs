@@ -88,6 +88,8 @@ fn builder(limits: &Limits) -> Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
+        // A client that has said all that it will say still waits for its answer.
+        .half_close(true)
         .max_buf_size(limits.headers);
     builder
         .http2()

@@ -11,10 +11,11 @@ use opi_spdk::api::inventory::GetInventoryRequest;
 use opi_spdk::api::inventory::inventory_service_client::InventoryServiceClient;
 use opi_spdk::gateway::Limits;
 use serde_json::{Value as Json, json};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 
-use crate::served::{INVENTORY, Served, get, post, router, routes};
+use crate::served::{INVENTORY, Served, exchange, get, post, router, routes};
 
 #[tokio::test]
 async fn http_answers_what_grpc_answers() {
@@ -96,6 +97,17 @@ async fn head_is_get_without_its_body() {
         let head = served.exchange(&get(path).replace("GET", "HEAD")).await;
         assert_eq!(head, (status, String::new()), "{path}");
         assert!(!body.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_side_gets_its_answer() {
+    let served = Served::start(Limits::default(), None).await;
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        stream.write_all(get(INVENTORY).as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(exchange(stream, "").await.0, 200);
     }
 }
 
