@@ -3,34 +3,25 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use common::{
     Client, Fixture, Initiator, Options, Resource, Target, eventually, malloc, name_of, namespace,
-    nqn_of, pcie_spec, subsystem, tcp_controller, unique,
+    nqn_of, pattern, pcie_spec, subsystem, tcp_controller, unique,
 };
 use serde_json::{Value, json};
 use tonic::Code;
 
-/// Bytes that no two blocks have in common.
-fn pattern(dir: &Path, kib: usize) -> (PathBuf, Vec<u8>) {
-    let words =
-        (0..kib as u64 * 128).flat_map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_le_bytes());
-    let bytes: Vec<u8> = words.collect();
-    let path = dir.join("pattern");
-    std::fs::write(&path, &bytes).expect("there is room");
-    (path, bytes)
-}
-
 /// Writes a file through the initiator, reads it back through a second connection, and compares.
 async fn copies_there_and_back(initiator: &Initiator, dir: &Path, nsid: u32) -> Vec<u8> {
-    const KIB: usize = 4096;
-    let (file, bytes) = pattern(dir, KIB);
+    const KIB: u32 = 4096;
+    let (file, bytes) = (dir.join("pattern"), pattern(KIB));
+    std::fs::write(&file, &bytes).expect("there is room");
     initiator.copy_in(dir, &file, nsid).await.expect("written");
     let back = dir.join("back");
     initiator
-        .copy_out(dir, nsid, KIB as u32, &back)
+        .copy_out(dir, nsid, KIB, &back)
         .await
         .expect("read");
     let read = std::fs::read(&back).expect("the copy is there");
@@ -245,7 +236,8 @@ async fn one_volume_reaches_hosts_over_tcp_and_vfio_user_at_once() {
         .expect("a name has parts");
     let vfio = Initiator::vfio_user(&target.ctrlr_dir().join(id), &export.nqn);
     let dir = target.scratch();
-    let (file, bytes) = pattern(dir, 1024);
+    let (file, bytes) = (dir.join("pattern"), pattern(1024));
+    std::fs::write(&file, &bytes).expect("there is room");
     vfio.copy_in(dir, &file, 1)
         .await
         .expect("written over vfio-user");

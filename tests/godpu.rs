@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Client, Options, Resource, Target, free_port, name_of, tcp_spec};
+use common::{Client, Options, PSK, Resource, Target, base64, free_port, name_of, tcp_spec};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -16,9 +16,6 @@ const ALL_CALLS: Duration = Duration::from_secs(10);
 
 const HOSTNQN: &str = "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c";
 const SUBNQN: &str = "nqn.2016-06.io.spdk:cnode1";
-/// `NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:` as bytes have it in JSON.
-const PSK: &str =
-    "TlZNZVRMU2tleS0xOjAxOk1EQXhNVEl5TXpNME5EVTFOalkzTnpnNE9UbGhZV0ppWTJOa1pHVmxabVp3SkVpUTo=";
 const AIO_FILE: &str = "/tmp/aio_bdev_file";
 
 #[tokio::test]
@@ -67,7 +64,7 @@ async fn export(peer: &Client, psk: &str) -> u16 {
     Resource::new(peer, "NullVolume")
         .created("", "export", volume)
         .await;
-    let spec = json!({ "spec": { "nqn": SUBNQN, "hostnqn": HOSTNQN, "psk": psk } });
+    let spec = json!({ "spec": { "nqn": SUBNQN, "hostnqn": HOSTNQN, "psk": base64(psk) } });
     let subsystem = name_of(
         &Resource::new(peer, "NvmeSubsystem")
             .created("", "cnode1", spec)
@@ -315,7 +312,7 @@ async fn remote_controllers(client: &Client) {
 fn remote_controller(psk: &str) -> Value {
     json!({
         "multipath": "NVME_MULTIPATH_MULTIPATH",
-        "tcp": { "hdgst": false, "ddgst": false, "psk": psk },
+        "tcp": { "hdgst": false, "ddgst": false, "psk": base64(psk) },
     })
 }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{
-    Client, Fixture, Initiator, Resource, Target, eventually, malloc, name_of, namespace, nqn_of,
-    subsystem, tcp_controller, unique,
+    Client, Fixture, Initiator, Resource, Target, encrypted_spec, eventually, malloc, name_of,
+    namespace, nqn_of, subsystem, tcp_controller, unique,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -27,10 +27,6 @@ fn key_128(last: char) -> String {
 fn key_256() -> String {
     "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQg=="
         .into()
-}
-
-fn encrypted(volume: &str, cipher: &str, key: &str) -> Value {
-    json!({ "volume_name_ref": volume, "cipher": format!("ENCRYPTION_TYPE_{cipher}"), "key": key })
 }
 
 /// Blocks of text that any leak of it would show.
@@ -75,7 +71,7 @@ async fn what_lies_beneath_an_encrypted_volume_is_ciphertext() {
     let volumes = Resource::new(&client, "EncryptedVolume");
     for (cipher, key) in [("AES_XTS_128", key_128('e')), ("AES_XTS_256", key_256())] {
         let base = malloc(&client, &unique("base"), 16).await;
-        let object = encrypted(&base, cipher, &key);
+        let object = encrypted_spec(&base, cipher, &key);
         let volume = name_of(&volumes.created("", "secret", object.clone()).await);
 
         let status = Resource::new(&client, "MallocVolume")
@@ -87,7 +83,7 @@ async fn what_lies_beneath_an_encrypted_volume_is_ciphertext() {
 
         seen(&client, &volume, async |host: Initiator| {
             host.copy_in(dir, &file, 1).await.expect("written");
-            let change = encrypted(&base, "AES_XTS_128", &key_128('f'));
+            let change = encrypted_spec(&base, "AES_XTS_128", &key_128('f'));
             let refused = volumes.update(&volume, change, Some(&["*"])).await;
             assert_eq!(
                 refused.expect_err("it is in use").code(),
@@ -108,7 +104,11 @@ async fn what_lies_beneath_an_encrypted_volume_is_ciphertext() {
         assert!(!leak, "{cipher}: plaintext lies on the volume beneath");
 
         volumes
-            .created("", "secret", encrypted(&base, "AES_XTS_128", &key_128('f')))
+            .created(
+                "",
+                "secret",
+                encrypted_spec(&base, "AES_XTS_128", &key_128('f')),
+            )
             .await;
         assert!(
             read(&client, &volume, dir).await != plain,

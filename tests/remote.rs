@@ -7,8 +7,8 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use common::{
-    Client, Fixture, Initiator, Options, Resource, Target, eventually, name_of, namespace, nqn_of,
-    subsystem, tcp_controller, unique,
+    Client, Fixture, HOST, Initiator, Options, PSK, Resource, Target, base64, eventually, name_of,
+    namespace, nqn_of, subsystem, tcp_controller, tcp_path, unique,
 };
 use opi_spdk::api::storage::nvme_remote_controller_service_client::NvmeRemoteControllerServiceClient;
 use opi_spdk::api::storage::{
@@ -17,12 +17,8 @@ use opi_spdk::api::storage::{
 use serde_json::{Value, json};
 use tonic::Code;
 
-const HOST: &str = "nqn.2022-09.io.spdk:the-host";
-const PSK: &str =
-    "TlZNZVRMU2tleS0xOjAxOk1EQXhNVEl5TXpNME5EVTFOalkzTnpnNE9UbGhZV0ppWTJOa1pHVmxabVp3SkVpUTo=";
 /// Another key of the same form.
-const OTHER_PSK: &str =
-    "TlZNZVRMU2tleS0xOjAxOlFrSkNRa0pDUWtKQ1FrSkNRa0pDUWtKQ1FrSkNRa0pDUWtKQ1FrSkNRa0s5TVgwZzo=";
+const OTHER_PSK: &str = "NVMeTLSkey-1:01:QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkK9MX0g:";
 
 /// The target under test, and the one that it attaches.
 struct Lab {
@@ -87,19 +83,6 @@ impl Lab {
         self.target.stop();
         self.peer.stop();
     }
-}
-
-fn tcp_path(port: u16, nqn: &str) -> Value {
-    json!({
-        "trtype": "NVME_TRANSPORT_TYPE_TCP",
-        "traddr": "127.0.0.1",
-        "fabrics": {
-            "adrfam": "NVME_ADDRESS_FAMILY_IPV4",
-            "trsvcid": port,
-            "subnqn": nqn,
-            "hostnqn": HOST,
-        },
-    })
 }
 
 fn ops(stats: &Value) -> i64 {
@@ -318,7 +301,7 @@ async fn a_peer_that_does_not_answer_fails_its_own_call_in_time_and_delays_no_ot
 async fn a_key_makes_a_subsystem_speak_tls_and_only_its_host_with_the_key_gets_in() {
     let lab = Lab::new().await;
     let elsewhere = lab.peer.client().await;
-    let spec = json!({ "hostnqn": HOST, "psk": PSK });
+    let spec = json!({ "hostnqn": HOST, "psk": base64(PSK) });
     let secure = subsystem(&elsewhere, "secure", spec).await;
     let volume = common::malloc(&elsewhere, "secured", 16).await;
     namespace(&elsewhere, &secure, &volume, json!({})).await;
@@ -326,7 +309,8 @@ async fn a_key_makes_a_subsystem_speak_tls_and_only_its_host_with_the_key_gets_i
     let path = tcp_path(port, &nqn_of("secure"));
 
     let attach = async |id: &str, psk: &str, path: Value| {
-        let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE", "tcp": { "psk": psk } });
+        let object =
+            json!({ "multipath": "NVME_MULTIPATH_DISABLE", "tcp": { "psk": base64(psk) } });
         let made = lab
             .resource("NvmeRemoteController")
             .created("", id, object)
@@ -358,7 +342,7 @@ async fn a_key_makes_a_subsystem_speak_tls_and_only_its_host_with_the_key_gets_i
     lab.resource("NvmePath").deleted(path_of_tls).await;
 
     // Another key lets those in who have it, and nobody else from then on.
-    let change = json!({ "spec": { "psk": OTHER_PSK } });
+    let change = json!({ "spec": { "psk": base64(OTHER_PSK) } });
     let subsystems = Resource::new(&elsewhere, "NvmeSubsystem");
     subsystems
         .updated(&secure, change, Some(&["spec.psk"]))

@@ -3,31 +3,18 @@
 
 mod common;
 
-use std::path::Path;
 use std::time::Duration;
 
-use common::{Client, Options, Resource, Target, Virtio, eventually, malloc, name_of, unique};
+use common::{
+    Client, Options, Resource, Target, Virtio, blk_spec, eventually, lun_spec, malloc, name_of,
+    pattern, scsi_spec, unique,
+};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tonic::{Code, Status};
 
 /// Of a volume of these tests, MiB.
 const SIZE: u64 = 16;
-
-fn blk_spec(volume: &str) -> Value {
-    json!({
-        "pcie_id": { "port_id": 0, "physical_function": 1, "virtual_function": 0 },
-        "volume_name_ref": volume,
-    })
-}
-
-fn scsi_spec() -> Value {
-    json!({ "pcie_id": { "port_id": 3, "physical_function": 1, "virtual_function": 2 } })
-}
-
-fn lun_spec(target: &str, volume: &str) -> Value {
-    json!({ "target_name_ref": target, "volume_name_ref": volume })
-}
 
 /// A target with hugepages, and a connection to it.
 async fn start() -> (Target, Client) {
@@ -38,19 +25,6 @@ async fn start() -> (Target, Client) {
 
 fn resources<const N: usize>(client: &Client, kinds: [&'static str; N]) -> [Resource; N] {
     kinds.map(|kind| Resource::new(client, kind))
-}
-
-/// Bytes that no two places of the file share, as a file of `kib`.
-fn pattern(path: &Path, kib: u32) -> Vec<u8> {
-    let bytes: Vec<u8> = (0..kib * 128)
-        .flat_map(|n| {
-            u64::from(n)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                .to_le_bytes()
-        })
-        .collect();
-    std::fs::write(path, &bytes).expect("the directory is writable");
-    bytes
 }
 
 fn expect_state(result: Result<(), Status>, what: &str) {
@@ -100,7 +74,8 @@ async fn what_a_machine_writes_to_a_virtio_blk_disk_is_on_the_volume() {
     }
 
     // Another way out shows the same bytes.
-    let written = pattern(&dir.join("in"), 1024);
+    let written = pattern(1024);
+    std::fs::write(dir.join("in"), &written).expect("the directory is writable");
     driver
         .copy_in(dir, &dir.join("in"), "Disk")
         .await

@@ -18,6 +18,7 @@ mod data_path;
 mod floor;
 mod http;
 mod initiator;
+#[path = "../../tests/common/jsonrpc.rs"]
 mod jsonrpc;
 mod machine;
 mod opi;

@@ -2,9 +2,21 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use base64::Engine;
 use serde_json::{Value, json};
 
 use super::{Client, Initiator, Resource, Target, free_port};
+
+/// Who a host says that it is.
+pub const HOST: &str = "nqn.2022-09.io.spdk:the-host";
+
+/// A key for TLS in its interchange form.
+pub const PSK: &str = "NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:";
+
+/// Bytes as JSON has them.
+pub fn base64(bytes: impl AsRef<[u8]>) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
 
 /// An ID that no other test of this process has.
 pub fn unique(prefix: &str) -> String {
@@ -140,6 +152,49 @@ pub fn pcie_spec(function: i32) -> Value {
         "trtype": "NVME_TRANSPORT_TYPE_PCIE",
         "pcie_id": { "port_id": 0, "physical_function": function, "virtual_function": 0 },
     }})
+}
+
+/// A path to a subsystem that another target shows on a port of loopback.
+pub fn tcp_path(port: u16, nqn: &str) -> Value {
+    json!({
+        "trtype": "NVME_TRANSPORT_TYPE_TCP",
+        "traddr": "127.0.0.1",
+        "fabrics": {
+            "adrfam": "NVME_ADDRESS_FAMILY_IPV4",
+            "trsvcid": port,
+            "subnqn": nqn,
+            "hostnqn": HOST,
+        },
+    })
+}
+
+/// A virtio-blk device that has this volume.
+pub fn blk_spec(volume: &str) -> Value {
+    json!({
+        "pcie_id": { "port_id": 0, "physical_function": 1, "virtual_function": 0 },
+        "volume_name_ref": volume,
+    })
+}
+
+/// A virtio-scsi controller.
+pub fn scsi_spec() -> Value {
+    json!({ "pcie_id": { "port_id": 3, "physical_function": 1, "virtual_function": 2 } })
+}
+
+/// A LUN of a virtio-scsi target.
+pub fn lun_spec(target: &str, volume: &str) -> Value {
+    json!({ "target_name_ref": target, "volume_name_ref": volume })
+}
+
+/// A volume's ciphertext; the cipher is `AES_XTS_128` or `AES_XTS_256`.
+pub fn encrypted_spec(volume: &str, cipher: &str, key: &str) -> Value {
+    json!({ "volume_name_ref": volume, "cipher": format!("ENCRYPTION_TYPE_{cipher}"), "key": key })
+}
+
+/// `kib` of bytes: no eight of them are at another place, too.
+pub fn pattern(kib: u32) -> Vec<u8> {
+    let words = (0..kib * 128).map(|n| u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    words.flat_map(u64::to_le_bytes).collect()
 }
 
 fn name(object: Value) -> String {

@@ -8,10 +8,14 @@
 )]
 
 mod attempt;
+mod bdevperf;
 mod client;
+mod driver;
 mod fixture;
 mod http;
+mod initiator;
 mod json;
+mod jsonrpc;
 mod random;
 mod resource;
 mod route;
@@ -22,15 +26,19 @@ mod virtio;
 use std::time::{Duration, Instant};
 
 pub use attempt::Attempt;
+pub use bdevperf::{Bdevperf, Done, Job};
 pub use client::{Client, encode, expect_invalid, find_method, path_of, violations};
+pub use driver::Driver;
 pub use fixture::*;
 pub use http::{Answer, Http};
+pub use initiator::Initiator;
 pub use json::*;
+pub use jsonrpc::JsonRpc;
 pub use random::Random;
 pub use resource::{Resource, name_of};
 pub use route::route;
 pub use target::{Options, Target, free_port, lock_machine};
-pub use tools::{Initiator, Running, Tool, hugepages_or_fail};
+pub use tools::{Running, Tool, hugepages_or_fail};
 pub use virtio::Virtio;
 
 /// Between two looks at a condition.

@@ -1,225 +1,16 @@
-//! Real initiators: SPDK's own tools and fio with SPDK's plugin, on core 1 (the target has core 0).
+//! Programs that tests run: SPDK's own tools, and others.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::json;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 /// No tool runs longer; a hang is an error.
 const BOUND: Duration = Duration::from_secs(40);
-
-/// Memory of an initiator, MiB: its bdev layer alone takes more than 256.
-const MEMORY: u32 = 512;
-
-/// How a host reaches one subsystem.
-#[derive(Clone, Debug)]
-pub struct Initiator {
-    trtype: &'static str,
-    traddr: String,
-    port: Option<u16>,
-    nqn: String,
-    hostnqn: Option<String>,
-}
-
-impl Initiator {
-    /// Over NVMe/TCP on loopback.
-    pub fn tcp(port: u16, nqn: &str) -> Self {
-        Self {
-            trtype: "TCP",
-            traddr: "127.0.0.1".into(),
-            port: Some(port),
-            nqn: nqn.into(),
-            hostnqn: None,
-        }
-    }
-
-    /// Over the vfio-user socket `dir/cntrl`; both ends need hugepages.
-    pub fn vfio_user(dir: &Path, nqn: &str) -> Self {
-        Self {
-            trtype: "VFIOUSER",
-            traddr: dir.display().to_string(),
-            port: None,
-            nqn: nqn.into(),
-            hostnqn: None,
-        }
-    }
-
-    /// As the host of this name.
-    pub fn with_host(mut self, hostnqn: &str) -> Self {
-        self.hostnqn = Some(hostnqn.into());
-        self
-    }
-
-    /// In the form of SPDK's command lines.
-    fn transport_id(&self) -> String {
-        let mut id = format!(
-            "trtype:{} traddr:{} subnqn:{}",
-            self.trtype, self.traddr, self.nqn
-        );
-        if let Some(port) = self.port {
-            id += &format!(" adrfam:IPv4 trsvcid:{port}");
-        }
-        if let Some(hostnqn) = &self.hostnqn {
-            id += &format!(" hostnqn:{hostnqn}");
-        }
-        id
-    }
-
-    /// A configuration in which namespace N is the bdev `RemotenN`.
-    fn config(&self, dir: &Path) -> PathBuf {
-        let mut params = json!({
-            "name": "Remote", "trtype": self.trtype, "traddr": self.traddr, "subnqn": self.nqn,
-        });
-        if let Some(port) = self.port {
-            params["adrfam"] = "ipv4".into();
-            params["trsvcid"] = port.to_string().into();
-        }
-        if let Some(hostnqn) = &self.hostnqn {
-            params["hostnqn"] = hostnqn.as_str().into();
-        }
-        let config = json!({ "subsystems": [{ "subsystem": "bdev", "config": [
-            { "method": "bdev_nvme_attach_controller", "params": params },
-            { "method": "bdev_wait_for_examine" },
-        ]}]});
-        let path = dir.join("initiator.json");
-        std::fs::write(&path, config.to_string()).expect("the directory is writable");
-        path
-    }
-
-    /// Memory flags: what vfio-user shares has to be one file of hugepages.
-    fn memory(&self) -> Vec<String> {
-        let size = ["-s".to_owned(), MEMORY.to_string()];
-        match self.port {
-            Some(_) => [size.as_slice(), &["--no-huge".to_owned()]].concat(),
-            None => [size.as_slice(), &["-g".to_owned()]].concat(),
-        }
-    }
-
-    fn app(&self, program: &str, dir: &Path) -> Tool {
-        Tool::new(program)
-            // A peer of the target may have that core too.
-            .args(["-m", "0x2", "--disable-cpumask-locks", "--json"])
-            .arg(self.config(dir))
-            .args(self.memory())
-    }
-
-    /// Writes patterns to every namespace, reads them back and compares, for `seconds`.
-    pub async fn verify(&self, dir: &Path, seconds: u32) -> Result<String, String> {
-        let tool = self.app("bdevperf", dir);
-        let tool = tool.args(["-q", "16", "-o", "4096", "-w", "verify", "-t"]);
-        tool.arg(seconds.to_string()).run().await
-    }
-
-    /// Runs one workload (`unmap`, `write_zeroes`, `flush`...) over every namespace.
-    pub async fn workload(&self, dir: &Path, kind: &str) -> Result<String, String> {
-        let tool = self.app("bdevperf", dir);
-        tool.args(["-q", "4", "-o", "4096", "-t", "1", "-w", kind])
-            .run()
-            .await
-    }
-
-    /// Copies a file onto a namespace.
-    pub async fn copy_in(&self, dir: &Path, file: &Path, nsid: u32) -> Result<String, String> {
-        let tool = self.app("spdk_dd", dir).arg("--if").arg(file);
-        let tool = tool.args(["--ob", &format!("Remoten{nsid}"), "--bs", "65536"]);
-        tool.run().await
-    }
-
-    /// Copies the first `kib` of a namespace to a file.
-    pub async fn copy_out(
-        &self,
-        dir: &Path,
-        nsid: u32,
-        kib: u32,
-        file: &Path,
-    ) -> Result<String, String> {
-        let tool = self.app("spdk_dd", dir).arg("--of").arg(file);
-        let count = (kib / 64).to_string();
-        let bdev = format!("Remoten{nsid}");
-        tool.args(["--ib", &bdev, "--bs", "65536", "--count", &count])
-            .run()
-            .await
-    }
-
-    /// What a host reads of the controller and its namespaces.
-    pub async fn identify(&self) -> Result<String, String> {
-        let tool = Tool::new("spdk_nvme_identify").args(["-p", "1"]);
-        let text = tool
-            .args(self.memory())
-            .args(["-r", &self.transport_id()])
-            .run()
-            .await?;
-        // It reports a failed connection in words only.
-        if text.contains("Serial Number:") {
-            Ok(text)
-        } else {
-            Err(text)
-        }
-    }
-
-    /// Load, mixed reads and writes, for `seconds`.
-    pub async fn perf(&self, seconds: u32) -> Result<String, String> {
-        let text = self.perf_tool(seconds).run().await?;
-        if text.contains("Total") {
-            Ok(text)
-        } else {
-            Err(text)
-        }
-    }
-
-    /// The same in the background, once I/O has begun.
-    pub async fn load(&self, seconds: u32) -> Running {
-        let mut running = self.perf_tool(seconds).spawn();
-        running.says("Launching workers").await;
-        running
-    }
-
-    fn perf_tool(&self, seconds: u32) -> Tool {
-        // Into a pipe it would write when it ends.
-        let tool = Tool::at("stdbuf".into())
-            .arg("-oL")
-            .arg(tools_dir().join("spdk_nvme_perf"));
-        let tool = tool.args(self.memory());
-        tool.args([
-            "-c", "0x2", "-q", "8", "-o", "4096", "-w", "randrw", "-M", "50", "-t",
-        ])
-        .arg(seconds.to_string())
-        .args(["-r", &self.transport_id()])
-    }
-
-    /// fio with SPDK's plugin: writes `size` of namespace 1, then reads it and checks each block's sum.
-    pub async fn fio_verify(&self, dir: &Path, size: &str) -> Result<String, String> {
-        let plugin = tools_dir().join("spdk_nvme");
-        let filename = self
-            .transport_id()
-            .replace("subnqn:", "subnqn=")
-            .replace("nqn:", "nqn=");
-        let filename = ["trtype", "traddr", "adrfam", "trsvcid"]
-            .iter()
-            .fold(filename, |name, key| {
-                name.replace(&format!("{key}:"), &format!("{key}="))
-            })
-            .replace(':', "\\:");
-        let job = format!(
-            "[global]\nioengine={}\nthread=1\ngroup_reporting=1\ndirect=1\nmem_size_mb={MEMORY}\n\
-             cpus_allowed=1\nfilename={filename} ns=1\nsize={size}\nbs=4k\niodepth=16\n\
-             verify=crc32c\nverify_fatal=1\nverify_state_save=0\n[write-and-verify]\nrw=randwrite\ndo_verify=1\n",
-            plugin.display(),
-        );
-        let path = dir.join("verify.fio");
-        std::fs::write(&path, job).expect("the directory is writable");
-        let text = Tool::at(PathBuf::from("fio")).arg(path).run().await?;
-        if text.contains("err= 0") {
-            Ok(text)
-        } else {
-            Err(text)
-        }
-    }
-}
 
 /// One command line.
 pub struct Tool {
@@ -307,6 +98,14 @@ impl Running {
         }
     }
 
+    /// Ends it with SIGTERM.
+    pub async fn stop(self) -> Result<String, String> {
+        let pid = self.pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        // It may have ended by itself: its status tells.
+        let _ = kill_process(pid.expect("it was not waited for"), Signal::TERM);
+        self.ended().await
+    }
+
     /// Waits for its end.
     pub async fn ended(mut self) -> Result<String, String> {
         while self.line().await {}
@@ -339,7 +138,8 @@ impl Drop for Running {
     }
 }
 
-fn tools_dir() -> PathBuf {
+/// Where SPDK's tools are.
+pub fn tools_dir() -> PathBuf {
     let dir = std::env::var_os("SPDK_TOOLS");
     dir.expect("SPDK_TOOLS is not set: run the tests through scripts/test.sh, which builds them")
         .into()

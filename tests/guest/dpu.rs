@@ -8,7 +8,8 @@ use serde_json::json;
 use tonic::Code;
 
 use crate::common::{
-    Client, Initiator, Resource, eventually, free_port, lock_machine, namespace, nqn_of, subsystem,
+    Client, Initiator, Resource, eventually, free_port, lock_machine, namespace, nqn_of, pattern,
+    subsystem,
 };
 use crate::vm::{self, Hardware, Qemu, Vm};
 
@@ -18,12 +19,6 @@ const OTHER: &str = "0000:00:06.0";
 
 /// The program starts in less, but here it is emulated.
 const START: Duration = Duration::from_secs(60);
-
-/// Bytes that no two places share.
-fn pattern(kib: u32) -> Vec<u8> {
-    let words = (0..kib * 128).map(|n| u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    words.flat_map(u64::to_le_bytes).collect()
-}
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]

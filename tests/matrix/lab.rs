@@ -1,0 +1,115 @@
+//! The target that all pairs use one after another, and what they make on it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::common::{Client, JsonRpc, Options, Resource, Target, name_of};
+
+/// The kinds that stand for themselves; the nested ones go with them.
+const KINDS: &[&str] = &[
+    "MallocVolume",
+    "AioVolume",
+    "EncryptedVolume",
+    "QosVolume",
+    "NvmeRemoteController",
+    "NvmeSubsystem",
+    "VirtioBlk",
+    "VirtioScsiController",
+    "VirtioScsiLun",
+];
+
+/// What SPDK itself says that it has.
+const LISTS: &[&str] = &[
+    "bdev_get_bdevs",
+    "bdev_nvme_get_controllers",
+    "keyring_get_keys",
+    "nvmf_get_subsystems",
+    "vhost_get_controllers",
+];
+
+/// The target, and one pair's connection to it.
+pub struct Lab {
+    /// The target.
+    pub target: Arc<Target>,
+    /// The connection.
+    pub client: Client,
+}
+
+/// Starts the target.
+pub async fn start() -> Target {
+    let dir = tempfile::Builder::new().prefix("opi-").tempdir();
+    let dir = Arc::new(dir.expect("a temporary directory"));
+    let socket = socket(dir.path()).display().to_string();
+    let options = Options::hugepages().in_dir(dir);
+    Target::start_with(options.args(["--spdk-rpc-socket", &socket])).await
+}
+
+fn socket(dir: &Path) -> std::path::PathBuf {
+    dir.join("spdk.sock")
+}
+
+impl Lab {
+    /// A connection of one's own.
+    pub async fn connect(target: Arc<Target>) -> Self {
+        let client = target.client().await;
+        Self { target, client }
+    }
+
+    /// A place for files.
+    pub fn dir(&self) -> &Path {
+        self.target.scratch()
+    }
+
+    /// All that is there, as the API has it and as SPDK has it.
+    pub async fn inventory(&self) -> Vec<(&'static str, Value)> {
+        let mut all = Vec::new();
+        for kind in KINDS {
+            let names = Resource::new(&self.client, kind).names("").await;
+            all.push((*kind, json!(names)));
+        }
+        let rpc = JsonRpc::connect(&socket(self.dir())).await;
+        let mut rpc = rpc.expect("SPDK's socket is there");
+        for list in LISTS {
+            let answer = rpc.call(list, Value::Null).await;
+            all.push((list, answer.unwrap_or_else(|error| panic!("{error:#}"))));
+        }
+        all
+    }
+}
+
+/// What was made over the API.
+#[derive(Default)]
+pub struct Made(Vec<(Resource, String)>);
+
+impl Made {
+    /// Makes one more; its name. Only nested kinds have a parent.
+    pub async fn add(
+        &mut self,
+        client: &Client,
+        kind: &'static str,
+        parent: &str,
+        id: &str,
+        object: Value,
+    ) -> String {
+        let resource = Resource::new(client, kind);
+        let name = name_of(&resource.created(parent, id, object).await);
+        self.0.push((resource, name.clone()));
+        name
+    }
+
+    /// Deletes the one that was made last.
+    pub async fn delete_last(&mut self) {
+        if let Some((resource, name)) = self.0.pop() {
+            resource.deleted(&name).await;
+        }
+    }
+
+    /// Deletes all of it, users first.
+    pub async fn delete(mut self) {
+        while !self.0.is_empty() {
+            self.delete_last().await;
+        }
+    }
+}

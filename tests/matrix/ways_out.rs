@@ -1,0 +1,155 @@
+//! The ways out: how a volume reaches a host or a machine.
+
+use std::os::unix::fs::PermissionsExt;
+use std::pin::Pin;
+
+use serde_json::{Value, json};
+
+use crate::common::{
+    Driver, HOST, Initiator, PSK, Virtio, base64, blk_spec, free_port, lun_spec, nqn_of, pcie_spec,
+    scsi_spec, tcp_spec,
+};
+use crate::lab::{Lab, Made};
+
+/// One way out.
+pub struct WayOut {
+    /// What the other side speaks.
+    pub name: &'static str,
+    /// Whether its driver has a command that zeroes; else it writes zeroes.
+    pub zeroes_by_command: bool,
+    /// Whether its driver flushes; else it fails every flush.
+    pub flushes: bool,
+    /// Exports the volume that this refers to, under this ID.
+    pub make: for<'a> fn(&'a Lab, &'a str, &'a str) -> Making<'a>,
+}
+
+/// An export in the making.
+pub type Making<'a> = Pin<Box<dyn Future<Output = Export> + 'a>>;
+
+/// A volume that is exported.
+pub struct Export {
+    /// Who has it then.
+    pub driver: Driver,
+    /// Its bdev there.
+    pub disk: &'static str,
+    /// What shows it.
+    pub made: Made,
+}
+
+/// All of them.
+pub const WAYS_OUT: &[WayOut] = &[
+    TCP,
+    WayOut {
+        name: "NVMe/TCP with TLS",
+        zeroes_by_command: true,
+        flushes: true,
+        make: |lab, volume, id| Box::pin(tls(lab, volume, id)),
+    },
+    WayOut {
+        name: "vfio-user",
+        zeroes_by_command: true,
+        flushes: true,
+        make: |lab, volume, id| Box::pin(vfio_user(lab, volume, id)),
+    },
+    WayOut {
+        name: "vhost-user-blk",
+        zeroes_by_command: false,
+        flushes: true,
+        make: |lab, volume, id| Box::pin(vhost_user_blk(lab, volume, id)),
+    },
+    WayOut {
+        name: "vhost-user-scsi",
+        zeroes_by_command: false,
+        // SPDK's driver says that it can, and has no command for it.
+        flushes: false,
+        make: |lab, volume, id| Box::pin(vhost_user_scsi(lab, volume, id)),
+    },
+];
+
+/// The one that shows volumes as they are.
+pub const TCP: WayOut = WayOut {
+    name: "NVMe/TCP",
+    zeroes_by_command: true,
+    flushes: true,
+    make: |lab, volume, id| Box::pin(tcp(lab, volume, id)),
+};
+
+/// The first namespace of an NVMe controller.
+const NAMESPACE: &str = "Remoten1";
+
+async fn nvme(lab: &Lab, volume: &str, id: &str, mut subsystem: Value, controller: Value) -> Made {
+    let mut made = Made::default();
+    subsystem["nqn"] = nqn_of(id).into();
+    let subsystem = json!({ "spec": subsystem });
+    let over = made
+        .add(&lab.client, "NvmeSubsystem", "", id, subsystem)
+        .await;
+    let namespace = json!({ "spec": { "volume_name_ref": volume } });
+    made.add(&lab.client, "NvmeNamespace", &over, "n", namespace)
+        .await;
+    made.add(&lab.client, "NvmeController", &over, "c", controller)
+        .await;
+    made
+}
+
+async fn over_tcp(
+    lab: &Lab,
+    volume: &str,
+    id: &str,
+    subsystem: Value,
+    host: impl FnOnce(Initiator) -> Initiator,
+) -> Export {
+    let port = free_port();
+    Export {
+        made: nvme(lab, volume, id, subsystem, tcp_spec(port)).await,
+        driver: host(Initiator::tcp(port, &nqn_of(id))).driver(),
+        disk: NAMESPACE,
+    }
+}
+
+async fn tcp(lab: &Lab, volume: &str, id: &str) -> Export {
+    over_tcp(lab, volume, id, json!({}), |host| host).await
+}
+
+async fn tls(lab: &Lab, volume: &str, id: &str) -> Export {
+    let key = lab.dir().join("psk");
+    std::fs::write(&key, PSK).expect("there is room");
+    // SPDK reads no key that others could.
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&key, mode).expect("it is ours");
+    let subsystem = json!({ "hostnqn": HOST, "psk": base64(PSK) });
+    let host = |host: Initiator| host.with_host(HOST).with_psk(&key);
+    over_tcp(lab, volume, id, subsystem, host).await
+}
+
+async fn vfio_user(lab: &Lab, volume: &str, id: &str) -> Export {
+    Export {
+        made: nvme(lab, volume, id, json!({}), pcie_spec(1)).await,
+        driver: Initiator::vfio_user(&lab.target.ctrlr_dir().join(id), &nqn_of(id)).driver(),
+        disk: NAMESPACE,
+    }
+}
+
+async fn vhost_user_blk(lab: &Lab, volume: &str, id: &str) -> Export {
+    let mut made = Made::default();
+    made.add(&lab.client, "VirtioBlk", "", id, blk_spec(volume))
+        .await;
+    Export {
+        made,
+        driver: Virtio::blk(lab.target.ctrlr_dir().join(id)),
+        disk: "Disk",
+    }
+}
+
+async fn vhost_user_scsi(lab: &Lab, volume: &str, id: &str) -> Export {
+    let mut made = Made::default();
+    made.add(&lab.client, "VirtioScsiController", "", id, scsi_spec())
+        .await;
+    made.add(&lab.client, "VirtioScsiLun", "", id, lun_spec(id, volume))
+        .await;
+    Export {
+        made,
+        driver: Virtio::scsi(lab.target.ctrlr_dir().join(id)),
+        disk: "Diskt0",
+    }
+}
