@@ -6,7 +6,8 @@
 //! ```
 //!
 //! What C can see is the heap cell alone, never part of a future: a future that
-//! is dropped while C still holds the cell leaves the cell to the callback.
+//! is dropped while C still holds the cell leaves the cell to the callback. A
+//! promise that is dropped (its task panicked) ends the wait with an error.
 //! All of it stays on SPDK's app thread (`Rc`, so the compiler sees to it).
 
 use std::cell::{Cell, RefCell};
@@ -20,6 +21,8 @@ use crate::error::Error;
 
 struct Slot<T> {
     value: Cell<Option<T>>,
+    /// No value will come any more.
+    ended: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -29,10 +32,22 @@ pub(crate) struct Promise<T>(Rc<Slot<T>>);
 /// The receiving half.
 pub(crate) struct Pending<T>(Rc<Slot<T>>);
 
+/// Nobody will bring the value any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Abandoned;
+
+impl From<Abandoned> for Error {
+    fn from(_: Abandoned) -> Self {
+        Self::new("wait for SPDK", libc::ECANCELED)
+            .with_detail("what was waited for was cut off by a fault of the program")
+    }
+}
+
 /// A value that a C callback will bring.
 pub(crate) fn completion<T: 'static>() -> (Promise<T>, Pending<T>) {
     let slot = Rc::new(Slot {
         value: Cell::new(None),
+        ended: Cell::new(false),
         waker: RefCell::new(None),
     });
     (Promise(slot.clone()), Pending(slot))
@@ -42,7 +57,10 @@ impl<T> Promise<T> {
     /// The callback argument to hand to C. Whoever does not get a callback
     /// takes it back with [`Promise::from_raw`].
     pub(crate) fn into_raw(self) -> *mut c_void {
-        Rc::into_raw(self.0).cast_mut().cast()
+        let raw = Rc::as_ptr(&self.0);
+        // Its share of the cell goes along.
+        std::mem::forget(self);
+        raw.cast_mut().cast()
     }
 
     /// Takes the promise back from C.
@@ -58,6 +76,12 @@ impl<T> Promise<T> {
     /// Gives the value to whoever waits; a receiver that has gone is normal.
     pub(crate) fn complete(self, value: T) {
         self.0.value.set(Some(value));
+    }
+}
+
+impl<T> Drop for Promise<T> {
+    fn drop(&mut self) {
+        self.0.ended.set(true);
         let waker = self.0.waker.borrow_mut().take();
         if let Some(waker) = waker {
             waker.wake();
@@ -66,11 +90,12 @@ impl<T> Promise<T> {
 }
 
 impl<T> Future for Pending<T> {
-    type Output = T;
+    type Output = Result<T, Abandoned>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.0.value.take() {
-            Some(value) => Poll::Ready(value),
+            Some(value) => Poll::Ready(Ok(value)),
+            None if self.0.ended.get() => Poll::Ready(Err(Abandoned)),
             None => {
                 *self.0.waker.borrow_mut() = Some(context.waker().clone());
                 Poll::Pending
@@ -95,7 +120,7 @@ pub(crate) async fn call<T: 'static>(
         drop(unsafe { Promise::<T>::from_raw(raw) });
         return Err(Error::new(operation, rc));
     }
-    Ok(pending.await)
+    Ok(pending.await?)
 }
 
 /// The C callback of operations that report a bare status.
@@ -144,6 +169,26 @@ mod tests {
         }
         // SAFETY: the argument that `call` handed out, used for the first time.
         unsafe { on_status(kept.get(), 0) };
+    }
+
+    #[test]
+    fn a_promise_that_is_dropped_wakes_who_waits_and_is_an_error() {
+        struct Woken(std::sync::atomic::AtomicBool);
+        impl Wake for Woken {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let woken = std::sync::Arc::new(Woken(false.into()));
+        let waker = Waker::from(woken.clone());
+        let mut context = Context::from_waker(&waker);
+        let (promise, pending) = completion::<c_int>();
+        let mut pending = std::pin::pin!(pending);
+        assert!(pending.as_mut().poll(&mut context).is_pending());
+        drop(promise);
+        assert!(woken.0.load(std::sync::atomic::Ordering::Relaxed));
+        let ended = pending.as_mut().poll(&mut context);
+        assert_eq!(ended, Poll::Ready(Err(Abandoned)));
     }
 
     #[test]

@@ -121,6 +121,19 @@ pub(crate) fn run_one() -> bool {
     true
 }
 
+/// What a future gives, or `None` once it has panicked.
+pub(crate) async fn caught<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| {
+        let step = AssertUnwindSafe(|| future.as_mut().poll(context));
+        match std::panic::catch_unwind(step) {
+            Ok(step) => step.map(Some),
+            Err(_) => Poll::Ready(None),
+        }
+    })
+    .await
+}
+
 /// One step of a task. It is out of the table meanwhile, so that it may spawn
 /// and wake others. A panic ends the task alone: nothing unwinds into C.
 fn poll(task: TaskId, mut future: Task, waker: Waker) {
@@ -171,7 +184,7 @@ mod tests {
         let result = seen.clone();
         spawn_local(async move {
             result.set(1);
-            result.set(pending.await);
+            result.set(pending.await.unwrap_or(0));
         });
         assert_eq!(seen.get(), 1);
         assert!(!run_one());
@@ -190,6 +203,19 @@ mod tests {
         spawn_local(async { panic!("expected by this test") });
         spawn_local(async move { result.set(true) });
         assert!(seen.get());
+        stop();
+    }
+
+    #[test]
+    fn a_panic_that_is_caught_leaves_its_task_to_go_on() {
+        started();
+        let seen = Rc::new(Cell::new((None, None)));
+        let result = seen.clone();
+        spawn_local(async move {
+            let panics = caught(async { panic!("expected by this test") }).await;
+            result.set((panics, caught(async { 1 }).await));
+        });
+        assert_eq!(seen.get(), (None::<()>, Some(1)));
         stop();
     }
 

@@ -100,7 +100,7 @@ pub async fn stats(_: Spdk, name: &str) -> Result<Stats, Error> {
             query.cast(),
         );
     }
-    let (stats, status) = pending.await;
+    let (stats, status) = pending.await?;
     check(OPERATION, status)?;
     Ok(stats)
 }

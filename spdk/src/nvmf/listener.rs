@@ -155,7 +155,7 @@ pub async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Resu
             pending
         });
         async move {
-            let status = bound?.await;
+            let status = bound?.await?;
             let Err(error) = check_status(OPERATION, status) else {
                 return Ok(());
             };

@@ -28,7 +28,7 @@ use super::{Subsystem, change_state, check_status, find};
 use crate::completion::{Promise, completion};
 use crate::deadline::within;
 use crate::error::Error;
-use crate::executor::spawn_local;
+use crate::executor::{caught, spawn_local};
 use crate::locks;
 use crate::log;
 use crate::runtime::Spdk;
@@ -44,7 +44,7 @@ pub(super) async fn lock(nqn: &str) -> OwnedMutexGuard<()> {
 /// Pauses the subsystem, runs `change`, awaits what it returns, and resumes.
 ///
 /// I/O of namespace `nsid` is held too, unless that is 0. The error of `change` is
-/// the result, else one of pausing or resuming.
+/// the result, else one of pausing or resuming. A panic of `change` is an error.
 pub(super) async fn paused<T, F>(
     spdk: Spdk,
     operation: &'static str,
@@ -70,17 +70,22 @@ where
                 })
             };
             let result = match pause(spdk, operation, &nqn, nsid, change).await {
-                Ok(Some(change)) => change.await,
-                Ok(None) => Err(Error::new(operation, libc::ECANCELED)),
+                Ok(Some(Some(change))) => caught(change).await,
+                Ok(Some(None)) => Some(Err(Error::new(operation, libc::ECANCELED))),
+                Ok(None) => None,
                 Err(error) => return done.complete(Err(error)),
             };
+            let result = result.unwrap_or_else(|| {
+                let detail = "it was cut off by a fault of the program";
+                Err(Error::new(operation, libc::EIO).with_detail(detail))
+            });
             let resumed = resume(spdk, operation, &nqn).await;
             done.complete(result.and_then(|value| resumed.map(|()| value)));
         }
     });
     // A pause that fails drops the change and with it `begun`.
     if within(spdk, PAUSE_LIMIT, has_begun).await.is_some() {
-        return is_done.await;
+        return is_done.await?;
     }
     given_up.set(true);
     Err(Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
@@ -92,8 +97,10 @@ where
 /// What C holds until the subsystem is paused.
 struct Pausing<R, C> {
     change: C,
-    promise: Promise<Result<R, c_int>>,
+    promise: Promise<Result<Option<R>, c_int>>,
 }
+
+/// Pauses the subsystem and begins `change`; `None` if that panicked.
 
 async fn pause<R: 'static, C: FnOnce(Subsystem) -> R + 'static>(
     spdk: Spdk,
@@ -101,7 +108,7 @@ async fn pause<R: 'static, C: FnOnce(Subsystem) -> R + 'static>(
     nqn: &str,
     nsid: u32,
     change: C,
-) -> Result<R, Error> {
+) -> Result<Option<R>, Error> {
     let subsystem = find(spdk, operation, nqn)?;
     let (promise, pending) = completion();
     let pausing = Box::into_raw(Box::new(Pausing { change, promise }));
@@ -120,7 +127,7 @@ async fn pause<R: 'static, C: FnOnce(Subsystem) -> R + 'static>(
         drop(unsafe { Box::from_raw(pausing) });
         return Err(Error::new(operation, rc));
     }
-    match pending.await {
+    match pending.await? {
         Ok(result) => Ok(result),
         Err(status) => {
             check_status(operation, status)?;
@@ -138,8 +145,8 @@ unsafe extern "C" fn on_paused<R, C: FnOnce(Subsystem) -> R>(
     let Pausing { change, promise } = *unsafe { Box::from_raw(argument.cast::<Pausing<R, C>>()) };
     let result = match Subsystem::new(subsystem) {
         Some(subsystem) if status == 0 => {
-            // A panic must not unwind into C.
-            catch_unwind(AssertUnwindSafe(|| change(subsystem))).map_err(|_| -libc::EIO)
+            // A panic must not unwind into C; and the subsystem is paused.
+            Ok(catch_unwind(AssertUnwindSafe(|| change(subsystem))).ok())
         }
         _ => Err(status),
     };
@@ -157,4 +164,29 @@ async fn resume(spdk: Spdk, operation: &'static str, nqn: &str) -> Result<(), Er
             );
             error.with_detail(format!("subsystem {nqn:?} could not be resumed"))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::{Context, Poll, Waker};
+
+    #[test]
+    fn a_change_that_panics_in_the_callback_leaves_a_subsystem_that_is_to_be_resumed() {
+        fn panics(_: Subsystem) {
+            panic!("expected by this test")
+        }
+        let (promise, pending) = completion::<Result<Option<()>, c_int>>();
+        let change: fn(Subsystem) = panics;
+        let pausing = Box::into_raw(Box::new(Pausing { change, promise }));
+        // SAFETY: as SPDK calls it, once; the change does not look at the subsystem.
+        unsafe {
+            on_paused::<(), fn(Subsystem)>(Subsystem::dangling().as_ptr(), pausing.cast(), 0);
+        }
+        let mut pending = std::pin::pin!(pending);
+        let paused = pending
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(paused, Poll::Ready(Ok(Ok(None))));
+    }
 }

@@ -106,7 +106,7 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
             .with_detail("the discovery subsystem belongs to the target"));
     }
     find(spdk, OPERATION, nqn)?;
-    let (done, is_done) = completion();
+    let (done, is_done) = completion::<Result<(), Error>>();
     let name = nqn.to_owned();
     spawn_local(async move {
         let _alone = lock(&name).await;
@@ -118,14 +118,13 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
         };
         done.complete(result.await);
     });
-    within(spdk, DESTROY_LIMIT, is_done)
-        .await
-        .unwrap_or_else(|| {
-            Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
-                "subsystem {nqn:?} has not stopped within {} s: I/O to it does not complete",
-                DESTROY_LIMIT.as_secs()
-            )))
-        })
+    match within(spdk, DESTROY_LIMIT, is_done).await {
+        Some(result) => result?,
+        None => Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
+            "subsystem {nqn:?} has not stopped within {} s: I/O to it does not complete",
+            DESTROY_LIMIT.as_secs()
+        ))),
+    }
 }
 
 async fn destroy_inactive(operation: &'static str, subsystem: Subsystem) -> Result<(), Error> {
@@ -137,8 +136,7 @@ async fn destroy_inactive(operation: &'static str, subsystem: Subsystem) -> Resu
         sys::spdk_nvmf_subsystem_destroy(subsystem.as_ptr(), Some(on_destroyed), argument)
     };
     if rc == -libc::EINPROGRESS {
-        pending.await;
-        return Ok(());
+        return Ok(pending.await?);
     }
     // SAFETY: SPDK calls back only what it has put off.
     drop(unsafe { Promise::<()>::from_raw(argument) });

@@ -151,7 +151,7 @@ pub async fn attach(spdk: Spdk, options: &Options) -> Result<(), Error> {
     configure()?;
     let deadline = options.deadline;
     let given_up = Rc::new(Cell::new(false));
-    let (done, is_done) = completion();
+    let (done, is_done) = completion::<Result<(), Error>>();
     spawn_local({
         let (options, given_up) = (options.clone(), given_up.clone());
         async move {
@@ -172,14 +172,15 @@ pub async fn attach(spdk: Spdk, options: &Options) -> Result<(), Error> {
             done.complete(result);
         }
     });
-    within(spdk, deadline, is_done).await.unwrap_or_else(|| {
-        given_up.set(true);
-        Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
-            "{} has not answered within {} ms",
-            options.address,
-            deadline.as_millis()
-        )))
-    })
+    if let Some(result) = within(spdk, deadline, is_done).await {
+        return result?;
+    }
+    given_up.set(true);
+    Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
+        "{} has not answered within {} ms",
+        options.address,
+        deadline.as_millis()
+    )))
 }
 
 fn check_options(operation: &'static str, options: &Options) -> Result<(), Error> {
@@ -284,7 +285,7 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
         drop(unsafe { Box::from_raw(connecting) });
         return Err(Error::new(operation, rc).with_detail(at()));
     }
-    match pending.await {
+    match pending.await? {
         0 => Ok(()),
         status if status == -libc::EIO => Err(Error::new(operation, libc::EHOSTUNREACH)
             .with_detail(format!(
@@ -407,20 +408,19 @@ async fn change<F: Future<Output = Result<(), Error>> + 'static>(
     name: &str,
     change: impl FnOnce(String) -> F + 'static,
 ) -> Result<(), Error> {
-    let (done, is_done) = completion();
+    let (done, is_done) = completion::<Result<(), Error>>();
     let owned = name.to_owned();
     spawn_local(async move {
         let _alone = lock("NVMe controller", &owned).await;
         done.complete(change(owned).await);
     });
-    within(spdk, CHANGE_LIMIT, is_done)
-        .await
-        .unwrap_or_else(|| {
-            Err(Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
-                "{name:?} has not finished within {} s",
-                CHANGE_LIMIT.as_secs()
-            )))
-        })
+    match within(spdk, CHANGE_LIMIT, is_done).await {
+        Some(result) => result?,
+        None => Err(Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
+            "{name:?} has not finished within {} s",
+            CHANGE_LIMIT.as_secs()
+        ))),
+    }
 }
 
 async fn remove(

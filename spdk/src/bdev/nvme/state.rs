@@ -225,7 +225,7 @@ async fn of_bdev(bdev: &str, id: &sys::spdk_nvme_transport_id) -> Result<Stats, 
             errno => Err(Error::new(OPERATION, errno).with_detail(format!("bdev {bdev:?}"))),
         };
     }
-    let (stats, status) = pending.await;
+    let (stats, status) = pending.await?;
     check(OPERATION, status)?;
     Ok(stats)
 }
