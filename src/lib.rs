@@ -9,6 +9,7 @@ pub mod config;
 pub mod error;
 pub mod frontend;
 pub mod gateway;
+pub mod health;
 pub mod inventory;
 pub mod kvm;
 pub mod middleend;

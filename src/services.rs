@@ -16,6 +16,7 @@ use crate::frontend::{
     Luns, NvmeControllers, NvmeNamespaces, NvmeSubsystems, VirtioBlks, VirtioScsiControllers,
     VirtioScsiLuns, VirtioScsiTargets,
 };
+use crate::health::{Exports, Files, Health, Paths, look_after};
 use crate::inventory::{InventoryService, Roots};
 use crate::kvm::{Plugged, Slots};
 use crate::middleend::{EncryptedVolumes, QosVolumes};
@@ -179,6 +180,7 @@ impl Services {
     pub fn new(config: &Config, spdk: Handle) -> Self {
         let shared = Shared::new();
         let slots = Slots::new(config);
+        let health = Health::new(Arc::clone(&shared.registry));
         let nvme_subsystems = Collection::new(NvmeSubsystems::new(spdk.clone()), &shared);
         let nvme_controllers = NvmeControllers::new(
             spdk.clone(),
@@ -186,11 +188,12 @@ impl Services {
             Arc::clone(&shared),
             config.ctrlr_dir.clone(),
         );
-        let nvme_namespaces = NvmeNamespaces::new(spdk.clone(), Arc::clone(&nvme_subsystems));
+        let subsystems = Arc::clone(&nvme_subsystems);
+        let nvme_namespaces = NvmeNamespaces::new(spdk.clone(), subsystems, Arc::clone(&health));
         let virtio_blks = VirtioBlks::new(spdk.clone());
         let virtio_scsi = virtio_scsi(&spdk, &shared, &slots);
-        let nvme_remote = nvme_remote(&spdk, &shared);
-        Self {
+        let nvme_remote = nvme_remote(&spdk, &shared, &health);
+        let services = Self {
             null: NullVolumeService {
                 null_volumes: Collection::new(Volumes::new(spdk.clone()), &shared),
             },
@@ -205,7 +208,7 @@ impl Services {
                 qos_volumes: Collection::new(QosVolumes::new(spdk.clone()), &shared),
             },
             aio: AioVolumeService {
-                aio_volumes: Collection::new(Volumes::new(spdk), &shared),
+                aio_volumes: Collection::new(Volumes::new(spdk.clone()), &shared),
             },
             nvme: FrontendNvmeService {
                 nvme_subsystems,
@@ -217,7 +220,21 @@ impl Services {
             },
             virtio_scsi,
             shared,
-        }
+        };
+        services.watch(&spdk, &health);
+        services
+    }
+
+    /// Has looked after what changes by itself, for as long as SPDK runs.
+    fn watch(&self, spdk: &Handle, health: &Arc<Health>) {
+        let controllers = Arc::clone(&self.nvme_remote.nvme_remote_controllers);
+        let volumes = Arc::clone(&self.aio.aio_volumes);
+        let namespaces = Arc::clone(&self.nvme.nvme_namespaces);
+        let paths = Paths::new(spdk.clone(), controllers, Arc::clone(health));
+        let files = Files::new(spdk.clone(), volumes, Arc::clone(health));
+        tokio::spawn(look_after(paths));
+        tokio::spawn(look_after(files));
+        tokio::spawn(look_after(Exports::new(namespaces)));
     }
 
     /// Waits for the changes that are under way and refuses further ones. Before SPDK stops.
@@ -253,9 +270,18 @@ impl Services {
 }
 
 /// Remote controllers with their paths and namespaces.
-fn nvme_remote(spdk: &Handle, shared: &Arc<Shared>) -> NvmeRemoteControllerService {
+fn nvme_remote(
+    spdk: &Handle,
+    shared: &Arc<Shared>,
+    health: &Arc<Health>,
+) -> NvmeRemoteControllerService {
     let controllers = Collection::new(NvmeRemoteControllers::new(spdk.clone()), shared);
-    let paths = NvmePaths::new(spdk.clone(), Arc::clone(&controllers), Arc::clone(shared));
+    let paths = NvmePaths::new(
+        spdk.clone(),
+        Arc::clone(&controllers),
+        Arc::clone(shared),
+        Arc::clone(health),
+    );
     NvmeRemoteControllerService {
         nvme_remote_namespaces: NvmeRemoteNamespaces::new(spdk.clone(), Arc::clone(&controllers)),
         nvme_remote_controllers: controllers,

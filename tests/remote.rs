@@ -381,7 +381,7 @@ async fn a_path_that_dropped_comes_back_by_itself() {
     serve(&lab.peer).await;
     let controller = lab.controller("steady", "DISABLE").await;
     lab.path(&controller, "p", port, &nqn_of("s")).await;
-    let (host, _) = lab.export("steadyn1").await;
+    let (host, again) = lab.export("steadyn1").await;
     host.verify(lab.target.scratch(), 1)
         .await
         .expect("data is as it was written");
@@ -401,6 +401,15 @@ async fn a_path_that_dropped_comes_back_by_itself() {
         host.verify(lab.target.scratch(), 1).await.ok()
     })
     .await;
+    let online = async || {
+        let namespace = lab.resource("NvmeNamespace").get(&again).await.ok()?;
+        (namespace["status"]["oper_state"] == "OPER_STATE_ONLINE").then_some(())
+    };
+    eventually("the state tells", Duration::from_secs(5), online).await;
+    let log = lab.target.log();
+    for line in ["has dropped; it is tried again", "is back"] {
+        assert!(log.contains(line), "{line}:\n{log}");
+    }
     lab.stop();
 }
 

@@ -337,10 +337,8 @@ async fn namespaces(handle: &Handle) {
         nsid,
         ..namespace::Options::default()
     };
-    assert_eq!(
-        run!(handle, s => namespace::add(s, NQN, &on("m0", 3)).await),
-        Ok(3)
-    );
+    let added = run!(handle, s => namespace::add(s, NQN, &on("m0", 3)).await).expect("added");
+    assert_eq!((added.nsid, added.bdev.is_there()), (3, true));
     for (nqn, bdev, nsid, expected) in [
         (NQN, "m0", 0, libc::EBUSY),
         (OTHER, "m0", 0, libc::EBUSY),
@@ -379,7 +377,7 @@ async fn namespaces(handle: &Handle) {
     let mut given = Vec::new();
     for task in tasks {
         match task.await.expect("no panic") {
-            Ok(nsid) => given.push(nsid),
+            Ok(added) => given.push(added.nsid),
             Err(error) => assert_eq!(error.errno.0, libc::ENOSPC, "{error}"),
         }
     }
@@ -401,10 +399,8 @@ async fn namespaces(handle: &Handle) {
         errno(run!(handle, s => namespace::remove(s, NQN, 3).await)),
         libc::ENOENT
     );
-    assert_eq!(
-        run!(handle, s => namespace::add(s, OTHER, &on("m0", 0)).await),
-        Ok(1)
-    );
+    let added = run!(handle, s => namespace::add(s, OTHER, &on("m0", 0)).await).expect("added");
+    assert_eq!(added.nsid, 1);
 }
 
 async fn hosts(handle: &Handle) {

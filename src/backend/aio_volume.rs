@@ -1,6 +1,7 @@
 //! AioVolume: a file or a kernel block device. The volume spans all of it; `blocks_count` is how
 //! much of it must be there.
 
+use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -101,6 +102,27 @@ fn look(volume: &AioVolume) -> Result<u32, Error> {
     let metadata = std::fs::metadata(path).map_err(|error| bad_file(error.to_string()))?;
     let kind = metadata.file_type();
     if !kind.is_file() && !kind.is_block_device() {
+/// Bytes of a regular file or a block device. May wait for it.
+pub(crate) fn file_size(path: &str) -> std::io::Result<u64> {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.file_type().is_block_device() {
+        return File::open(path)?.seek(SeekFrom::End(0));
+    }
+    Ok(metadata.len())
+}
+
+/// The smallest piece in which a block device, or a file past the page cache, is read and written;
+/// none where the system does not tell.
+fn least_block(file: &File) -> Option<u32> {
+    if let Ok(logical) = ioctl_blksszget(file) {
+        return Some(logical);
+    }
+    let known = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
+    let tells = known.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
+    // 0 is for files that are only read through the page cache.
+    (tells && known.stx_dio_offset_align != 0).then_some(known.stx_dio_offset_align)
+}
+
         let what = if kind.is_dir() {
             "a directory"
         } else {

@@ -11,6 +11,7 @@ mod nvme_remote_controller;
 mod nvme_remote_namespace;
 mod path_address;
 mod pcie;
+mod stats;
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -20,12 +21,13 @@ use uuid::Uuid;
 
 use crate::api::storage::VolumeStats;
 use crate::error::{Error, Violations};
-use crate::resource::stats::saturate;
 use crate::resource::{CallContext, Change, Key, Kind, Name, Object, Uses};
 
+pub(crate) use aio_volume::file_size;
 pub use nvme_path::NvmePaths;
 pub use nvme_remote_controller::NvmeRemoteControllers;
 pub use nvme_remote_namespace::NvmeRemoteNamespaces;
+pub(crate) use stats::{stats_of, volume_stats};
 
 /// The largest block: beyond it NVMe/TCP could not move one in one piece.
 const MAX_BLOCK_SIZE: i64 = 64 * 1024;
@@ -149,11 +151,24 @@ impl<V: Volume> Kind for Volumes<V> {
     }
 
     async fn stats(&self, name: &Name, _: &V) -> Result<VolumeStats, Error> {
-        let name = name.id().to_owned();
-        let stats = self
-            .spdk
-            .call(move |spdk| async move { bdev::stats(spdk, &name).await });
-        Ok(volume_stats([stats.await??]))
+        stats_of(&self.spdk, name.id().to_owned()).await
+    }
+}
+
+impl<V: Volume> Volumes<V> {
+    /// Makes the bdev of a volume again that has gone by itself.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub(crate) async fn make_again(&self, name: &Name, volume: &V) -> Result<(), Error> {
+        let recipe = volume.recipe(name.id().to_owned()).await?;
+        let made = self.spdk.call(move |spdk| async move {
+            match bdev::lookup(spdk, recipe.name())? {
+                Some(_) => Ok(()),
+                None => recipe.make(spdk).await,
+            }
+        });
+        Ok(made.await??)
     }
 }
 
@@ -200,37 +215,6 @@ async fn rebuild<R: Recipe>(
 
 /// errno(3): no such device.
 const ENODEV: i32 = 19;
-
-/// The counters of these bdevs together, as the API has them.
-pub(crate) fn volume_stats(all: impl IntoIterator<Item = bdev::Stats>) -> VolumeStats {
-    let mut sum = bdev::Stats::default();
-    for stats in all {
-        for (total, part) in [
-            (&mut sum.read_bytes, stats.read_bytes),
-            (&mut sum.read_ops, stats.read_ops),
-            (&mut sum.write_bytes, stats.write_bytes),
-            (&mut sum.write_ops, stats.write_ops),
-            (&mut sum.unmap_bytes, stats.unmap_bytes),
-            (&mut sum.unmap_ops, stats.unmap_ops),
-            (&mut sum.read_latency_ticks, stats.read_latency_ticks),
-            (&mut sum.write_latency_ticks, stats.write_latency_ticks),
-            (&mut sum.unmap_latency_ticks, stats.unmap_latency_ticks),
-        ] {
-            *total = total.saturating_add(part);
-        }
-    }
-    VolumeStats {
-        read_bytes_count: saturate(sum.read_bytes),
-        read_ops_count: saturate(sum.read_ops),
-        write_bytes_count: saturate(sum.write_bytes),
-        write_ops_count: saturate(sum.write_ops),
-        unmap_bytes_count: saturate(sum.unmap_bytes),
-        unmap_ops_count: saturate(sum.unmap_ops),
-        read_latency_ticks: saturate(sum.read_latency_ticks),
-        write_latency_ticks: saturate(sum.write_latency_ticks),
-        unmap_latency_ticks: saturate(sum.unmap_latency_ticks),
-    }
-}
 
 /// A size that a bdev can have. A block size of 0 is the server's to choose where `block_size` is
 /// not required.
@@ -317,16 +301,5 @@ mod tests {
             check_uuid("uuid", bad, &mut violations);
             assert_eq!(violations.into_result().is_ok(), bad.is_empty());
         }
-    }
-
-    #[test]
-    fn counters_add_up_and_stop_at_the_most_that_fits() {
-        let stats = |read_bytes, read_ops| bdev::Stats {
-            read_bytes,
-            read_ops,
-            ..Default::default()
-        };
-        let sum = volume_stats([stats(1 << 31, 3), stats(u64::MAX, 4)]);
-        assert_eq!((sum.read_bytes_count, sum.read_ops_count), (i32::MAX, 7));
     }
 }

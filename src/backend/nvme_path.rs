@@ -23,6 +23,7 @@ use crate::api::storage::{
     NvmeMultipath, NvmePath, NvmeRemoteController, NvmeTransportType, VolumeStats,
 };
 use crate::error::{Error, Violations};
+use crate::health::{Health, path_key};
 use crate::resource::volume_ref::remote_bdevs;
 use crate::resource::{CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Shared, Uses};
 
@@ -39,6 +40,7 @@ pub struct NvmePaths {
     spdk: Handle,
     controllers: Arc<Collection<NvmeRemoteControllers>>,
     shared: Arc<Shared>,
+    health: Arc<Health>,
 }
 
 /// What a change that may take bdevs away came to.
@@ -54,11 +56,13 @@ impl NvmePaths {
         spdk: Handle,
         controllers: Arc<Collection<NvmeRemoteControllers>>,
         shared: Arc<Shared>,
+        health: Arc<Health>,
     ) -> Self {
         Self {
             spdk,
             controllers,
             shared,
+            health,
         }
     }
 
@@ -203,8 +207,14 @@ impl Kind for NvmePaths {
         }
     }
 
+    /// What went over it. The API has no field that says whether a path works, so one that has dropped
+    /// answers that.
     async fn stats(&self, name: &Name, object: &NvmePath) -> Result<VolumeStats, Error> {
         let options = self.options(name, object, DEFAULT_TIMEOUT)?;
+        let key = path_key(&options.name, &options.address, &options.subsystem);
+        if let Some(trouble) = self.health.trouble(&key) {
+            return Err(Error::Unavailable(trouble));
+        }
         let stats = self.spdk.call(async move |spdk| {
             nvme::path_stats(spdk, &options.name, &options.address, &options.subsystem).await
         });

@@ -1,29 +1,82 @@
-//! NvmeNamespace: a volume as hosts of a subsystem see it.
+//! NvmeNamespace: a volume as hosts of a subsystem see it. It is online while they can do I/O to it:
+//! when its volume goes, SPDK takes it away from them, and it is there again when the volume is back.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use spdk::nvmf::namespace;
+use parking_lot::RwLock;
+use spdk::nvmf::namespace::{self, Added};
 use spdk::{Handle, Spdk, bdev};
 
 use super::errno;
 use super::nvme_subsystem::{NvmeSubsystems, nqn_of};
 use crate::api::storage::nvme_namespace_status::{OperState, State};
 use crate::api::storage::{NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus, VolumeStats};
-use crate::backend::{check_uuid, parse_uuid, volume_stats};
+use crate::backend::{check_uuid, parse_uuid, stats_of};
 use crate::error::{Error, Violations};
+use crate::health::Health;
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Collection, Kind, Name, Uses};
+use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Uses};
 
 /// The kind.
 pub struct NvmeNamespaces {
     spdk: Handle,
     subsystems: Arc<Collection<NvmeSubsystems>>,
+    health: Arc<Health>,
+    /// Whether the volume of each is still the one that was shown.
+    volumes: RwLock<HashMap<Key, bdev::Presence>>,
 }
 
 impl NvmeNamespaces {
     /// Namespaces of these subsystems.
-    pub fn new(spdk: Handle, subsystems: Arc<Collection<NvmeSubsystems>>) -> Self {
-        Self { spdk, subsystems }
+    pub fn new(
+        spdk: Handle,
+        subsystems: Arc<Collection<NvmeSubsystems>>,
+        health: Arc<Health>,
+    ) -> Self {
+        Self {
+            spdk,
+            subsystems,
+            health,
+            volumes: RwLock::default(),
+        }
+    }
+
+    /// Whether hosts see it: its volume has not gone.
+    pub(crate) fn is_there(&self, name: &Name) -> bool {
+        let volumes = self.volumes.read();
+        volumes
+            .get(name.key())
+            .is_some_and(bdev::Presence::is_there)
+    }
+
+    /// Shows hosts a namespace again whose volume had gone; `false` while that is not back.
+    pub(crate) async fn show_again(
+        &self,
+        name: &Name,
+        object: &NvmeNamespace,
+    ) -> Result<bool, Error> {
+        if self.is_there(name) {
+            return Ok(true);
+        }
+        let nqn = self.nqn(name)?;
+        let options = options(&spec_of(object));
+        let added = self.spdk.call(move |spdk| async move {
+            // Adding holds up the I/O of the whole subsystem.
+            match bdev::lookup(spdk, &options.bdev)? {
+                Some(_) => namespace::add(spdk, &nqn, &options).await.map(Some),
+                None => Ok(None),
+            }
+        });
+        let added = added.await??;
+        Ok(added.map(|added| self.shown(name, added)).is_some())
+    }
+
+    /// Takes note of a namespace that hosts see now; its ID.
+    fn shown(&self, name: &Name, added: Added) -> u32 {
+        let mut volumes = self.volumes.write();
+        volumes.insert(name.key().clone(), added.bdev);
+        added.nsid
     }
 
     fn nqn(&self, name: &Name) -> Result<String, Error> {
@@ -80,8 +133,8 @@ impl Kind for NvmeNamespaces {
         let added = self
             .spdk
             .call(move |spdk| async move { namespace::add(spdk, &nqn, &options).await });
-        let nsid = added.await?.map_err(|error| at_fault(&spec, error))?;
-        Ok(there(wanted, nsid))
+        let added = added.await?.map_err(|error| at_fault(&spec, error))?;
+        Ok(with_nsid(wanted, self.shown(name, added)))
     }
 
     async fn update(
@@ -94,13 +147,23 @@ impl Kind for NvmeNamespaces {
         let (old, new) = (spec_of(&change.old), spec_of(&change.wanted));
         let (before, after) = (options(&old), options(&new));
         if same(&before, &after) {
-            return Ok(there(change.wanted, before.nsid));
+            return Ok(with_nsid(change.wanted, before.nsid));
         }
         let replaced = self
             .spdk
             .call(move |spdk| async move { replace(spdk, &nqn, &before, &after).await });
-        let nsid = replaced.await?.map_err(|error| at_fault(&new, error))?;
-        Ok(there(change.wanted, nsid))
+        let Replaced { shown, failed } = replaced.await??;
+        let nsid = match shown {
+            Some(added) => self.shown(name, added),
+            None => {
+                self.volumes.write().remove(name.key());
+                old.host_nsid.unsigned_abs()
+            }
+        };
+        match failed {
+            None => Ok(with_nsid(change.wanted, nsid)),
+            Some(error) => Err(at_fault(&new, error)),
+        }
     }
 
     async fn delete(
@@ -114,15 +177,25 @@ impl Kind for NvmeNamespaces {
         let removed = self
             .spdk
             .call(move |spdk| async move { remove(spdk, &nqn, nsid).await });
-        Ok(removed.await??)
+        removed.await??;
+        self.volumes.write().remove(name.key());
+        Ok(())
     }
 
     async fn stats(&self, _: &Name, object: &NvmeNamespace) -> Result<VolumeStats, Error> {
-        let name = options(&spec_of(object)).bdev;
-        let stats = self
-            .spdk
-            .call(move |spdk| async move { bdev::stats(spdk, &name).await });
-        Ok(volume_stats([stats.await??]))
+        stats_of(&self.spdk, options(&spec_of(object)).bdev).await
+    }
+
+    fn refresh(&self, name: &Name, object: &mut NvmeNamespace) {
+        let works = self.is_there(name) && self.health.trouble_beneath(name).is_none();
+        object.status = Some(NvmeNamespaceStatus {
+            state: State::Enabled.into(),
+            oper_state: if works {
+                OperState::Online.into()
+            } else {
+                OperState::Offline.into()
+            },
+        });
     }
 }
 
@@ -151,15 +224,11 @@ fn same(old: &namespace::Options, new: &namespace::Options) -> bool {
             == (&old.bdev, old.uuid, old.nguid, old.eui64)
 }
 
-/// The object of a namespace that is exported.
-fn there(mut object: NvmeNamespace, nsid: u32) -> NvmeNamespace {
+/// The object of a namespace that has this ID.
+fn with_nsid(mut object: NvmeNamespace, nsid: u32) -> NvmeNamespace {
     if let Some(spec) = &mut object.spec {
         spec.host_nsid = i32::try_from(nsid).unwrap_or(i32::MAX);
     }
-    object.status = Some(NvmeNamespaceStatus {
-        state: State::Enabled.into(),
-        oper_state: OperState::Online.into(),
-    });
     object
 }
 
@@ -171,20 +240,33 @@ async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), spdk::Error> {
     }
 }
 
+/// What a change of a namespace came to.
+struct Replaced {
+    /// The namespace that hosts see now, if any.
+    shown: Option<Added>,
+    /// Why that is not the new one.
+    failed: Option<spdk::Error>,
+}
+
 /// A namespace has no part that can be changed: hosts see it go and another come. If the other
-/// cannot come, the old one does again.
+/// cannot come, the old one does again; where it cannot either, it is like one whose volume has gone.
 async fn replace(
     spdk: Spdk,
     nqn: &str,
     old: &namespace::Options,
     new: &namespace::Options,
-) -> Result<u32, spdk::Error> {
+) -> Result<Replaced, spdk::Error> {
     remove(spdk, nqn, old.nsid).await?;
-    let added = namespace::add(spdk, nqn, new).await;
-    if added.is_err() {
-        namespace::add(spdk, nqn, old).await?;
-    }
-    added
+    Ok(match namespace::add(spdk, nqn, new).await {
+        Ok(added) => Replaced {
+            shown: Some(added),
+            failed: None,
+        },
+        Err(error) => Replaced {
+            shown: namespace::add(spdk, nqn, old).await.ok(),
+            failed: Some(error),
+        },
+    })
 }
 
 /// What SPDK found wrong, told of the field that is to blame.

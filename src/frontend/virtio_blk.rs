@@ -8,11 +8,11 @@ use std::path::PathBuf;
 
 use spdk::bdev::qos;
 use spdk::vhost::blk;
-use spdk::{Handle, Spdk, bdev};
+use spdk::{Handle, Spdk};
 
 use super::{errno, no_volume, pcie, socket_key};
 use crate::api::storage::{PciEndpoint, VirtioBlk, VolumeStats};
-use crate::backend::volume_stats;
+use crate::backend::stats_of;
 use crate::error::{Error, Violations};
 use crate::kvm::{Model, Pluggable};
 use crate::middleend::limits;
@@ -113,11 +113,7 @@ impl Kind for VirtioBlks {
     }
 
     async fn stats(&self, name: &Name, object: &VirtioBlk) -> Result<VolumeStats, Error> {
-        let volume = Device::of(name, object).bdev;
-        let stats = self
-            .spdk
-            .call(move |spdk| async move { bdev::stats(spdk, &volume).await });
-        Ok(volume_stats([stats.await??]))
+        stats_of(&self.spdk, Device::of(name, object).bdev).await
     }
 }
 

@@ -7,7 +7,7 @@ use super::no_volume;
 use super::virtio_scsi::{Luns, MAX_LUNS};
 use super::virtio_scsi_target::{VirtioScsiTargets, most};
 use crate::api::storage::{VirtioScsiLun, VolumeStats};
-use crate::backend::volume_stats;
+use crate::backend::stats_of;
 use crate::error::{Error, Violations};
 use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Uses};
@@ -125,11 +125,7 @@ impl Kind for VirtioScsiLuns {
     }
 
     async fn stats(&self, _: &Name, object: &VirtioScsiLun) -> Result<VolumeStats, Error> {
-        let bdev = Lun::of(object).bdev.to_owned();
-        let stats = self
-            .spdk
-            .call(move |spdk| async move { spdk::bdev::stats(spdk, &bdev).await });
-        Ok(volume_stats([stats.await??]))
+        stats_of(&self.spdk, Lun::of(object).bdev.to_owned()).await
     }
 }
 

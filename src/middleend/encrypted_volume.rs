@@ -6,7 +6,7 @@ use spdk::{Handle, Spdk};
 
 use super::{at_fault, errno};
 use crate::api::storage::{EncryptedVolume, EncryptionType, VolumeStats};
-use crate::backend::volume_stats;
+use crate::backend::stats_of;
 use crate::error::{Error, Violations};
 use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{CallContext, Change, Key, Kind, Name, Uses};
@@ -85,11 +85,7 @@ impl Kind for EncryptedVolumes {
     }
 
     async fn stats(&self, name: &Name, _: &EncryptedVolume) -> Result<VolumeStats, Error> {
-        let name = name.id().to_owned();
-        let stats = self
-            .spdk
-            .call(move |spdk| async move { bdev::stats(spdk, &name).await });
-        Ok(volume_stats([stats.await??]))
+        stats_of(&self.spdk, name.id().to_owned()).await
     }
 
     fn hide_secrets(object: &mut EncryptedVolume) {

@@ -6,7 +6,7 @@ use spdk::{Handle, Spdk};
 
 use super::{at_fault, errno, limits};
 use crate::api::storage::{Limits, QosVolume, VolumeStats};
-use crate::backend::volume_stats;
+use crate::backend::stats_of;
 use crate::error::{Error, Violations};
 use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{CallContext, Change, Key, Kind, Name, Uses};
@@ -95,11 +95,7 @@ impl Kind for QosVolumes {
 
     /// What the volume beneath does, by whichever of its names.
     async fn stats(&self, _: &Name, object: &QosVolume) -> Result<VolumeStats, Error> {
-        let base = base(object);
-        let stats = self
-            .spdk
-            .call(move |spdk| async move { bdev::stats(spdk, &base).await });
-        Ok(volume_stats([stats.await??]))
+        stats_of(&self.spdk, base(object)).await
     }
 }
 

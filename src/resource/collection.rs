@@ -216,6 +216,16 @@ impl<K: Kind> Collection<K> {
         records.get(key).map(|record| record.object.clone())
     }
 
+    /// All objects with all that is in them, as [`object`](Self::object) gives one.
+    pub fn objects(&self) -> Vec<(Name, K::Object)> {
+        let records = self.records.read();
+        let named = |(key, record): (&Key, &Arc<Record<K::Object>>)| {
+            let name = self.meta.parse("name", key.as_str()).ok()?;
+            Some((name, record.object.clone()))
+        };
+        records.iter().filter_map(named).collect()
+    }
+
     /// Makes the object unless there is one of that name, which is answered then. Takes the locks.
     pub(super) async fn make(
         &self,

@@ -53,7 +53,7 @@ pub struct Name {
 
 impl Name {
     /// `key` is the typed form, unique among all kinds; `shown` is the form that is answered.
-    pub(super) fn new(key: String, shown: Option<String>) -> Self {
+    pub(crate) fn new(key: String, shown: Option<String>) -> Self {
         let key = Key::from(key);
         let shown = shown.map_or_else(|| Arc::clone(&key.0), Arc::from);
         Self { key, shown }

@@ -157,6 +157,21 @@ impl Registry {
         self.inner.lock().owners.get(key).cloned()
     }
 
+    /// What `name` uses, and what the owners of that use, down to the devices.
+    pub fn beneath(&self, name: &Name) -> BTreeSet<Key> {
+        let inner = self.inner.lock();
+        let mut found = BTreeSet::new();
+        let mut users = vec![name];
+        while let Some(name) = users.pop() {
+            for key in inner.held.get(name).into_iter().flat_map(Uses::used) {
+                if found.insert(key.clone()) {
+                    users.extend(inner.owners.get(&key));
+                }
+            }
+        }
+        found
+    }
+
     /// Others that use what `name` owns, in the order of their names.
     pub fn users_of(&self, name: &Name) -> Vec<Name> {
         let inner = self.inner.lock();

@@ -151,7 +151,7 @@ impl Initiator {
 
     /// Load, mixed reads and writes, for `seconds`.
     pub async fn perf(&self, seconds: u32) -> Result<String, String> {
-        let text = self.perf_tool(seconds).run().await?;
+        let text = self.perf_tool("randrw", seconds).run().await?;
         if text.contains("Total") {
             Ok(text)
         } else {
@@ -161,19 +161,24 @@ impl Initiator {
 
     /// The same in the background, once I/O has begun.
     pub async fn load(&self, seconds: u32) -> Running {
-        let mut running = self.perf_tool(seconds).spawn();
+        self.load_of("randrw", seconds).await
+    }
+
+    /// Load of one kind (`randread`...) in the background, once I/O has begun.
+    pub async fn load_of(&self, kind: &str, seconds: u32) -> Running {
+        let mut running = self.perf_tool(kind, seconds).spawn();
         running.says("Launching workers").await;
         running
     }
 
-    fn perf_tool(&self, seconds: u32) -> Tool {
+    fn perf_tool(&self, kind: &str, seconds: u32) -> Tool {
         // Into a pipe it would write when it ends.
         let tool = Tool::at("stdbuf".into())
             .arg("-oL")
             .arg(tools_dir().join("spdk_nvme_perf"));
         let tool = tool.args(self.memory());
         tool.args([
-            "-c", "0x2", "-q", "8", "-o", "4096", "-w", "randrw", "-M", "50", "-t",
+            "-c", "0x2", "-q", "8", "-o", "4096", "-M", "50", "-w", kind, "-t",
         ])
         .arg(seconds.to_string())
         .args(["-r", &self.transport_id()])

@@ -9,6 +9,7 @@ pub mod crypto;
 pub mod malloc;
 pub mod null;
 pub mod nvme;
+mod presence;
 pub mod qos;
 mod stats;
 
@@ -22,6 +23,8 @@ use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
+pub use presence::Presence;
+pub(crate) use presence::{Watch, watch};
 pub use stats::{Stats, stats};
 
 /// What a bdev is.

@@ -1,6 +1,8 @@
-//! Namespaces: bdevs that hosts see through a subsystem.
+//! Namespaces: bdevs that hosts see through a subsystem. When the bdev goes, SPDK
+//! takes the namespace away.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::future::ready;
 use std::rc::Rc;
 
@@ -8,7 +10,7 @@ use spdk_sys as sys;
 
 use super::pause::paused;
 use super::{Subsystem, find};
-use crate::bdev;
+use crate::bdev::{self, Presence, Watch};
 use crate::cstr::{cstr, string};
 use crate::error::Error;
 use crate::runtime::Spdk;
@@ -28,6 +30,20 @@ pub struct Options {
     pub eui64: Option<[u8; 8]>,
 }
 
+/// A namespace that was added.
+#[derive(Debug, Clone)]
+pub struct Added {
+    /// Its id, from 1.
+    pub nsid: u32,
+    /// Whether its bdev is still there, and so the namespace.
+    pub bdev: Presence,
+}
+
+thread_local! {
+    /// The bdevs of the namespaces that were added here, by NQN and id.
+    static WATCHES: RefCell<HashMap<(String, u32), Watch>> = RefCell::default();
+}
+
 /// A namespace of a subsystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
@@ -37,17 +53,17 @@ pub struct Namespace {
     pub bdev: String,
 }
 
-/// Adds a namespace and answers its id. Connected hosts are told.
+/// Adds a namespace. Connected hosts are told.
 ///
 /// ENODEV for an unknown subsystem or bdev, EBUSY for a bdev in use, EEXIST for an
 /// id in use, ERANGE for one above the subsystem's highest, ENOSPC if none is free.
-pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<u32, Error> {
+pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Error> {
     const OPERATION: &str = "add namespace";
     let options = options.clone();
     let c_bdev = cstr("bdev name", &options.bdev)?;
     let added = Rc::new(Cell::new(0));
     let result = paused(spdk, OPERATION, nqn, 0, {
-        let added = added.clone();
+        let (added, nqn) = (added.clone(), nqn.to_owned());
         move |subsystem| {
             let add = || {
                 check_bdev(spdk, OPERATION, &options.bdev)?;
@@ -71,7 +87,10 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<u32, Error>
                     )));
                 }
                 added.set(nsid);
-                Ok(nsid)
+                let watch = bdev::watch(spdk, OPERATION, &options.bdev)?;
+                let bdev = watch.presence();
+                WATCHES.with_borrow_mut(|watches| watches.insert((nqn, nsid), watch));
+                Ok(Added { nsid, bdev })
             };
             ready(add())
         }
@@ -129,12 +148,14 @@ pub async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), Error> {
         .iter()
         .any(|namespace| namespace.nsid == nsid)
     {
+        forget(nqn, |id| id == nsid);
         return Err(absent(OPERATION, nqn, nsid));
     }
     let name = nqn.to_owned();
     paused(spdk, OPERATION, nqn, nsid, move |subsystem| {
         // SAFETY: on the app thread, the subsystem paused.
         let rc = unsafe { sys::spdk_nvmf_subsystem_remove_ns(subsystem.as_ptr(), nsid) };
+        forget(&name, |id| id == nsid);
         ready(if rc == 0 {
             Ok(())
         } else {
@@ -142,6 +163,11 @@ pub async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), Error> {
         })
     })
     .await
+}
+
+/// Looks no longer after the bdevs of these namespaces, which have gone.
+pub(super) fn forget(nqn: &str, which: impl Fn(u32) -> bool) {
+    WATCHES.with_borrow_mut(|watches| watches.retain(|(of, id), _| of != nqn || !which(*id)));
 }
 
 fn absent(operation: &'static str, nqn: &str, nsid: u32) -> Error {

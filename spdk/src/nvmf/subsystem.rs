@@ -11,7 +11,7 @@ use std::time::Duration;
 use spdk_sys as sys;
 
 use super::pause::lock;
-use super::{Subsystem, change_state, find, listener, lookup, nqn, target};
+use super::{Subsystem, change_state, find, listener, lookup, namespace, nqn, target};
 use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, string};
 use crate::deadline::within;
@@ -114,6 +114,7 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
             let subsystem = find(spdk, OPERATION, &name)?;
             change_state(OPERATION, subsystem, sys::spdk_nvmf_subsystem_stop).await?;
             listener::stop_all(spdk, OPERATION, find(spdk, OPERATION, &name)?)?;
+            namespace::forget(&name, |_| true);
             destroy_inactive(OPERATION, subsystem).await
         };
         done.complete(result.await);

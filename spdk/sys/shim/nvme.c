@@ -149,6 +149,7 @@ opi_nvme_for_each_path(const char *name, opi_nvme_path_fn fn, void *arg)
 				.hostnqn = spdk_nvme_ctrlr_get_opts(ctrlr->ctrlr)->hostnqn,
 				.cntlid = spdk_nvme_ctrlr_get_data(ctrlr->ctrlr)->cntlid,
 				.state = id == ctrlr->active_path_id ? opi_nvme_state(ctrlr) :
+					 id->last_failed_tsc != 0 ? OPI_NVME_PATH_FAILED :
 					 OPI_NVME_PATH_STANDBY,
 			};
 

@@ -1,0 +1,105 @@
+//! Files under volumes: they are cut off, and grow again, behind SPDK's back. A volume whose file was
+//! emptied is taken away by SPDK as soon as there is I/O to it; it is made again once its file is whole.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use spdk::{CallError, Handle, bdev};
+
+use super::{Health, Look};
+use crate::api::storage::AioVolume;
+use crate::backend::{Volumes, file_size};
+use crate::error::Error;
+use crate::resource::{Collection, Key, Name};
+
+/// Looks after the files of all aio volumes.
+pub(crate) struct Files {
+    spdk: Handle,
+    volumes: Arc<Collection<Volumes<AioVolume>>>,
+    health: Arc<Health>,
+    /// The volumes that there were at the last look.
+    known: HashSet<Name>,
+}
+
+impl Files {
+    /// Files of these volumes.
+    pub(crate) fn new(
+        spdk: Handle,
+        volumes: Arc<Collection<Volumes<AioVolume>>>,
+        health: Arc<Health>,
+    ) -> Self {
+        Self {
+            spdk,
+            volumes,
+            health,
+            known: HashSet::new(),
+        }
+    }
+
+    /// Compares a file with its volume.
+    async fn compare(
+        &self,
+        name: &Name,
+        volume: &AioVolume,
+        size: Option<u64>,
+    ) -> Result<(), CallError> {
+        let id = name.id().to_owned();
+        let found = self.spdk.call(async move |spdk| bdev::lookup(spdk, &id));
+        let file = &volume.filename;
+        let trouble = match (found.await?.ok().flatten(), size) {
+            (Some(bdev), Some(size)) => {
+                let bytes = bdev.num_blocks.saturating_mul(bdev.block_size.into());
+                (size < bytes).then(|| format!("{file:?} has {size} of its {bytes} bytes"))
+            }
+            // A file that is not found any more is there still for who has it open.
+            (Some(_), None) => None,
+            (None, _) => self.make_again(name).await,
+        };
+        let what = trouble.clone();
+        match (self.health.note(&Key::bdev(name.id()), trouble), what) {
+            (true, Some(what)) => tracing::warn!(volume = %name, "{what}"),
+            (true, None) => tracing::info!(volume = %name, "{file:?} is whole again"),
+            (false, _) => {}
+        }
+        Ok(())
+    }
+
+    /// Makes the bdev again, or says why that cannot be done.
+    async fn make_again(&self, name: &Name) -> Option<String> {
+        let made = self.volumes.with(name.key().as_str(), async |all, name| {
+            match all.object(name.key()) {
+                Some(volume) => all.kind().make_again(&name, &volume).await,
+                None => Ok(()),
+            }
+        });
+        match made.await {
+            // It was deleted meanwhile.
+            Ok(()) | Err(Error::NotFound { .. }) => None,
+            Err(error) => Some(error.to_string()),
+        }
+    }
+}
+
+impl Look for Files {
+    async fn look(&mut self) -> Result<(), CallError> {
+        let volumes = self.volumes.objects();
+        let files: Vec<String> = volumes.iter().map(|(_, v)| v.filename.clone()).collect();
+        // Asking a file system may take its time.
+        let sizes = tokio::task::spawn_blocking(move || {
+            let sizes = files.iter().map(|file| file_size(file).ok());
+            sizes.collect::<Vec<_>>()
+        });
+        let Ok(sizes) = sizes.await else {
+            return Ok(());
+        };
+        let now: HashSet<Name> = volumes.iter().map(|(name, _)| name.clone()).collect();
+        for deleted in self.known.difference(&now) {
+            self.health.note(&Key::bdev(deleted.id()), None);
+        }
+        self.known = now;
+        for ((name, volume), size) in volumes.iter().zip(sizes) {
+            self.compare(name, volume, size).await?;
+        }
+        Ok(())
+    }
+}

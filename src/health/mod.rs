@@ -1,0 +1,118 @@
+//! What has befallen the devices under volumes. A device fails without anybody having asked for
+//! anything: paths, files and exported volumes are looked after, and what cannot be used for now is
+//! noted here. Whoever answers a state reads it from here, without crossing into SPDK.
+//!
+//! ```text
+//!   fine --a look finds a trouble--> noted, a warning --a look finds none--> fine again, a line
+//! ```
+
+mod exports;
+mod files;
+mod paths;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use spdk::CallError;
+use tokio::time::MissedTickBehavior;
+
+use crate::resource::{Key, Name, Registry};
+
+pub(crate) use exports::Exports;
+pub(crate) use files::Files;
+pub(crate) use paths::{Paths, path_key};
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// The troubles that are known.
+#[derive(Debug)]
+pub struct Health {
+    registry: Arc<Registry>,
+    troubles: RwLock<HashMap<Key, String>>,
+}
+
+impl Health {
+    /// None yet. `registry` knows what stands on what.
+    pub fn new(registry: Arc<Registry>) -> Arc<Self> {
+        Arc::new(Self {
+            registry,
+            troubles: RwLock::default(),
+        })
+    }
+
+    /// What is wrong with what this key stands for.
+    pub fn trouble(&self, key: &Key) -> Option<String> {
+        self.troubles.read().get(key).cloned()
+    }
+
+    /// What is wrong with something that `name` stands on, down to the device.
+    pub fn trouble_beneath(&self, name: &Name) -> Option<String> {
+        if self.troubles.read().is_empty() {
+            return None;
+        }
+        let beneath = self.registry.beneath(name);
+        beneath.iter().find_map(|key| self.trouble(key))
+    }
+
+    /// Notes what a look has found; whether that is news.
+    fn note(&self, key: &Key, trouble: Option<String>) -> bool {
+        let mut troubles = self.troubles.write();
+        match trouble {
+            Some(trouble) => troubles.insert(key.clone(), trouble).is_none(),
+            None => troubles.remove(key).is_some(),
+        }
+    }
+}
+
+/// Something that is looked after.
+pub(crate) trait Look: Send + 'static {
+    /// Looks once. Holds no reactor for longer than a step of configuration.
+    fn look(&mut self) -> impl Future<Output = Result<(), CallError>> + Send;
+}
+
+/// Looks again and again, until SPDK takes no more calls.
+pub(crate) async fn look_after(mut what: impl Look) {
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if what.look().await == Err(CallError::Stopped) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::Uses;
+
+    #[test]
+    fn a_trouble_is_one_of_all_that_stands_on_it() {
+        let registry = Arc::new(Registry::default());
+        let health = Health::new(Arc::clone(&registry));
+        let hold = |key: &str, uses: Uses| {
+            let name = Name::new(key.into(), None);
+            let uses = uses.owns(key);
+            registry.reserve(&name, &uses).unwrap().settle(uses);
+            name
+        };
+        let base = Key::bdev("base");
+        hold("aioVolumes/base", Uses::new().owns(base.clone()));
+        let upper = Uses::new().owns(Key::bdev("upper")).takes(base.clone());
+        hold("encryptedVolumes/upper", upper);
+        let taken = hold("namespaces/n", Uses::new().takes(Key::bdev("upper")));
+        let other = hold("namespaces/o", Uses::new().takes(Key::bdev("other")));
+
+        assert!(health.note(&base, Some("cut off".into())));
+        assert!(!health.note(&base, Some("cut off".into())), "no news");
+        assert_eq!(health.trouble_beneath(&taken), Some("cut off".into()));
+        assert_eq!(health.trouble_beneath(&other), None);
+        assert!(health.note(&base, None));
+        assert_eq!(health.trouble_beneath(&taken), None);
+    }
+}

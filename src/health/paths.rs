@@ -1,0 +1,148 @@
+//! Paths to remote controllers: SPDK connects one that has dropped again by itself, and says nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use spdk::bdev::nvme::{self, Address, PathState};
+use spdk::{CallError, Handle};
+
+use super::{Health, Look};
+use crate::backend::NvmeRemoteControllers;
+use crate::resource::volume_ref::remote_bdevs;
+use crate::resource::{Collection, Key};
+
+/// Looks after the paths of all remote controllers.
+pub(crate) struct Paths {
+    spdk: Handle,
+    controllers: Arc<Collection<NvmeRemoteControllers>>,
+    health: Arc<Health>,
+    /// Of each controller by its ID.
+    seen: BTreeMap<String, Seen>,
+}
+
+/// Which paths a controller has, and whether each works.
+type Seen = BTreeMap<Key, bool>;
+
+impl Paths {
+    /// Paths of these controllers.
+    pub(crate) fn new(
+        spdk: Handle,
+        controllers: Arc<Collection<NvmeRemoteControllers>>,
+        health: Arc<Health>,
+    ) -> Self {
+        Self {
+            spdk,
+            controllers,
+            health,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Takes note of how the paths of a controller are now. One without any has nothing to lose.
+    fn take(&mut self, id: &str, paths: &[nvme::Path]) {
+        let before = self.seen.remove(id).unwrap_or_default();
+        let now = seen(id, &before, paths);
+        for (key, works) in &now {
+            let what = || format!("{key} has dropped; it is tried again until it is back");
+            let news = self.health.note(key, (!works).then(what));
+            match (news, works) {
+                (true, false) => tracing::warn!("{}", what()),
+                (true, true) => tracing::info!("{key} is back"),
+                (false, _) => {}
+            }
+        }
+        for gone in before.keys().filter(|key| !now.contains_key(*key)) {
+            self.health.note(gone, None);
+        }
+        let lost = !now.is_empty() && now.values().all(|works| !works);
+        let what = || format!("no path to nvmeRemoteControllers/{id} works");
+        if self.health.note(&remote_bdevs(id), lost.then(what)) && lost {
+            tracing::warn!("{}: I/O to it fails", what());
+        }
+        if !now.is_empty() {
+            self.seen.insert(id.to_owned(), now);
+        }
+    }
+}
+
+impl Look for Paths {
+    async fn look(&mut self) -> Result<(), CallError> {
+        let controllers = self.controllers.objects();
+        for (name, _) in &controllers {
+            let id = name.id().to_owned();
+            let paths = self
+                .spdk
+                .call(async move |spdk| nvme::paths(spdk, &id).unwrap_or_default());
+            self.take(name.id(), &paths.await?);
+        }
+        let known = |id: &String| controllers.iter().any(|(name, _)| name.id() == id);
+        let deleted: Vec<String> = (self.seen.keys())
+            .filter(|id| !known(id))
+            .cloned()
+            .collect();
+        for id in deleted {
+            self.take(&id, &[]);
+        }
+        Ok(())
+    }
+}
+
+/// What the state of one path is noted under.
+pub(crate) fn path_key(id: &str, address: &Address, subsystem: &str) -> Key {
+    Key::from(format!(
+        "the path of nvmeRemoteControllers/{id} to {subsystem} at {address}"
+    ))
+}
+
+/// How the paths are, given how they were. One that was not known worked when it was made, and one
+/// that is being connected is as it was: it does not work again before that has succeeded.
+fn seen(id: &str, before: &Seen, paths: &[nvme::Path]) -> Seen {
+    let kept = paths
+        .iter()
+        .filter(|path| path.state != PathState::Deleting);
+    kept.filter_map(|path| {
+        let key = path_key(id, path.address.as_ref()?, &path.subsystem);
+        let works = match path.state {
+            PathState::Connected | PathState::Standby => true,
+            PathState::Resetting => before.get(&key).copied().unwrap_or(true),
+            _ => false,
+        };
+        Some((key, works))
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_tried_again_has_not_come_back_before_it_is_connected() {
+        let address = Address::Tcp {
+            ip: [127, 0, 0, 1].into(),
+            port: 4420,
+        };
+        let key = path_key("r", &address, "nqn.2022-09.io.spdk:s");
+        let mut known = Seen::new();
+        for (state, works) in [
+            (PathState::Resetting, Some(true)),
+            (PathState::Connected, Some(true)),
+            (PathState::Reconnecting, Some(false)),
+            (PathState::Resetting, Some(false)),
+            (PathState::Failed, Some(false)),
+            (PathState::Connected, Some(true)),
+            (PathState::Deleting, None),
+        ] {
+            let path = nvme::Path {
+                address: Some(address.clone()),
+                subsystem: "nqn.2022-09.io.spdk:s".into(),
+                source: String::new(),
+                hostnqn: String::new(),
+                cntlid: 1,
+                state,
+            };
+            known = seen("r", &known, &[path]);
+            assert_eq!(known.get(&key).copied(), works, "{state:?}");
+        }
+    }
+}

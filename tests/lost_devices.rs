@@ -1,0 +1,240 @@
+//! Devices that go without anybody having asked for it: hosts get errors, states say what is true, what
+//! refers to them can be deleted, and what comes back is used again.
+
+mod common;
+
+use std::fs::File;
+use std::time::Duration;
+
+use common::{
+    Fixture, Initiator, Options, Resource, Target, Tool, eventually, free_port, malloc, name_of,
+    namespace, nqn_of, subsystem, tcp_controller,
+};
+use serde_json::{Value, json};
+use tonic::Code;
+
+/// How long a state may lag behind.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Of a file under a volume.
+const MIB: u64 = 1 << 20;
+
+async fn becomes(namespaces: &Resource, namespace: &str, state: &str) {
+    let state = format!("OPER_STATE_{state}");
+    eventually(&state, SOON, async || {
+        let now = namespaces.get(namespace).await.expect("it is there");
+        assert_eq!(now["status"]["state"], "STATE_ENABLED");
+        (now["status"]["oper_state"] == state).then_some(())
+    })
+    .await;
+}
+
+async fn fails_clearly(call: impl Future<Output = Result<Value, tonic::Status>>, what: &str) {
+    let status = call.await.expect_err("the volume has gone");
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    assert!(status.message().contains(what), "{status}");
+}
+
+async fn stats(of: &Resource, name: &str) -> Result<Value, tonic::Status> {
+    let method = of.method("Stats");
+    of.client.call(&method, json!({ "name": name })).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_that_is_cut_off_under_io_fails_the_io_and_is_used_again_once_it_is_whole() {
+    let target = Target::start().await;
+    let (client, dir) = (target.client().await, target.scratch());
+    let path = dir.join("disk");
+    let file = File::create(&path).expect("a file");
+    file.set_len(16 * MIB).expect("there is room");
+    let object = json!({ "filename": path, "block_size": 512, "blocks_count": 32768 });
+    let volumes = Resource::new(&client, "AioVolume");
+    let volume = name_of(&volumes.created("", "file", object).await);
+    let over = subsystem(&client, "cut", json!({})).await;
+    let shown = namespace(&client, &over, &volume, json!({})).await;
+    let (controller, port) = tcp_controller(&client, &over).await;
+    let host = Initiator::tcp(port, &nqn_of("cut"));
+    let namespaces = Resource::new(&client, "NvmeNamespace");
+    becomes(&namespaces, &shown, "ONLINE").await;
+
+    for left in [8 * MIB, 0] {
+        // Writes would make the file longer again.
+        let load = host.load_of("randread", 5).await;
+        file.set_len(left).expect("it can be cut off");
+        becomes(&namespaces, &shown, "OFFLINE").await;
+        let report = load.ended().await;
+        let report = report.unwrap_or_else(|failed| failed);
+        assert!(report.contains("completed with error"), "{report}");
+        if left == 0 {
+            fails_clearly(stats(&volumes, &volume), "\"file\" has gone").await;
+            fails_clearly(stats(&namespaces, &shown), "\"file\" has gone").await;
+        }
+        file.set_len(16 * MIB).expect("there is room");
+        becomes(&namespaces, &shown, "ONLINE").await;
+        host.verify(dir, 1).await.expect("it is as good as before");
+    }
+    let log = target.log();
+    for line in ["has 8388608 of its 16777216 bytes", "is whole again"] {
+        assert!(log.contains(line), "{line}:\n{log}");
+    }
+
+    let load = host.load_of("randread", 3).await;
+    file.set_len(0).expect("it can be cut off");
+    becomes(&namespaces, &shown, "OFFLINE").await;
+    let _ = load.ended().await;
+    namespaces.deleted(&shown).await;
+    volumes.deleted(&volume).await;
+    Resource::new(&client, "NvmeController")
+        .deleted(&controller)
+        .await;
+    Resource::new(&client, "NvmeSubsystem").deleted(&over).await;
+    target.stop();
+}
+
+#[tokio::test]
+async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
+    let socket = std::env::temp_dir().join(format!("opi-lost-{}.sock", free_port()));
+    let options = Options::hugepages().args(["--spdk-rpc-socket", socket.to_str().expect("UTF-8")]);
+    let target = Target::start_with(options).await;
+    let client = target.client().await;
+    let of = |message| Resource::new(&client, message);
+    for id in ["plain", "beneath", "limited", "blk", "lun"] {
+        malloc(&client, id, 4).await;
+    }
+    let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWU=";
+    let crypto = json!({
+        "volume_name_ref": "volumes/beneath", "key": key, "cipher": "ENCRYPTION_TYPE_AES_XTS_128",
+    });
+    let limits = |volume: &str| {
+        let max = json!({ "rw_iops_kiops": 1 });
+        json!({ "volume_name_ref": volume, "limits": { "max": max } })
+    };
+    of("EncryptedVolume").created("", "secret", crypto).await;
+    of("QosVolume")
+        .created("", "slow", limits("volumes/limited"))
+        .await;
+    let over = subsystem(&client, "lost", json!({})).await;
+    let mut shown = Vec::new();
+    for volume in ["volumes/plain", "volumes/secret", "volumes/slow"] {
+        shown.push(namespace(&client, &over, volume, json!({})).await);
+    }
+    let pcie =
+        |port_id| json!({ "port_id": port_id, "physical_function": 1, "virtual_function": 0 });
+    let blk = json!({ "pcie_id": pcie(0), "volume_name_ref": "volumes/blk" });
+    of("VirtioBlk").created("", "disk", blk).await;
+    let scsi = json!({ "pcie_id": pcie(3) });
+    of("VirtioScsiController").created("", "scsi", scsi).await;
+    let lun = json!({ "target_name_ref": "scsi", "volume_name_ref": "volumes/lun" });
+    of("VirtioScsiLun").created("", "disk", lun).await;
+
+    for id in ["plain", "beneath", "limited", "blk", "lun"] {
+        let delete = Tool::rpc(&socket).args(["bdev_malloc_delete", id]);
+        delete.run().await.expect("it obeys");
+    }
+    let namespaces = of("NvmeNamespace");
+    for name in &shown {
+        becomes(&namespaces, name, "OFFLINE").await;
+        fails_clearly(stats(&namespaces, name), "has gone").await;
+    }
+    for (kind, name) in [
+        ("MallocVolume", "volumes/plain"),
+        ("EncryptedVolume", "volumes/secret"),
+        ("QosVolume", "volumes/slow"),
+        ("VirtioBlk", "volumes/disk"),
+        ("VirtioScsiLun", "volumes/disk"),
+    ] {
+        fails_clearly(stats(&of(kind), name), "has gone").await;
+    }
+    let mut faster = limits("volumes/limited");
+    faster["limits"]["max"]["rw_iops_kiops"] = 2.into();
+    let refused = of("QosVolume").update("volumes/slow", faster, None).await;
+    let status = refused.expect_err("there is nothing to limit");
+    assert!(status.message().contains("volumes/limited"), "{status}");
+
+    // One that gets another volume is online with that.
+    malloc(&client, "fresh", 4).await;
+    let other = json!({ "spec": { "volume_name_ref": "volumes/fresh" } });
+    let mask: &[&str] = &["spec.volume_name_ref"];
+    namespaces.updated(&shown[0], other, Some(mask)).await;
+    becomes(&namespaces, &shown[0], "ONLINE").await;
+    let gone = json!({ "spec": { "volume_name_ref": "volumes/plain" } });
+    namespaces
+        .update_refused(&shown[0], gone, Some(mask), Code::NotFound)
+        .await;
+    becomes(&namespaces, &shown[0], "ONLINE").await;
+
+    // A volume that is there again is shown again, and what is between the two too.
+    let again = ["bdev_malloc_create", "-b", "beneath", "4", "512"];
+    Tool::rpc(&socket).args(again).run().await.expect("made");
+    becomes(&namespaces, &shown[1], "ONLINE").await;
+
+    for name in &shown {
+        namespaces.deleted(name).await;
+    }
+    for (kind, name) in [
+        ("VirtioBlk", "volumes/disk"),
+        ("VirtioScsiLun", "volumes/disk"),
+        ("VirtioScsiController", "volumes/scsi"),
+        ("EncryptedVolume", "volumes/secret"),
+        ("QosVolume", "volumes/slow"),
+        ("NvmeSubsystem", over.as_str()),
+        ("MallocVolume", "volumes/plain"),
+        ("MallocVolume", "volumes/beneath"),
+        ("MallocVolume", "volumes/limited"),
+        ("MallocVolume", "volumes/blk"),
+        ("MallocVolume", "volumes/lun"),
+        ("MallocVolume", "volumes/fresh"),
+    ] {
+        of(kind).deleted(name).await;
+    }
+    target.stop();
+}
+
+#[tokio::test]
+async fn a_remote_target_that_is_lost_for_good_fails_the_io_and_what_stood_on_it_can_be_deleted() {
+    let target = Target::start().await;
+    let mut peer = Target::start_with(Options::default().beside(&target)).await;
+    let export = Fixture::tcp(&peer, 16).await;
+    let client = target.client().await;
+    let of = |message| Resource::new(&client, message);
+    let object = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
+    let remote = name_of(&of("NvmeRemoteController").created("", "far", object).await);
+    let path = json!({
+        "trtype": "NVME_TRANSPORT_TYPE_TCP",
+        "traddr": "127.0.0.1",
+        "fabrics": {
+            "adrfam": "NVME_ADDRESS_FAMILY_IPV4", "trsvcid": export.port, "subnqn": export.nqn,
+        },
+    });
+    let path = name_of(&of("NvmePath").created(&remote, "p", path).await);
+    let over = subsystem(&client, "near", json!({})).await;
+    let shown = namespace(&client, &over, "farn1", json!({})).await;
+    let (_, port) = tcp_controller(&client, &over).await;
+    let host = Initiator::tcp(port, &nqn_of("near"));
+    let namespaces = of("NvmeNamespace");
+    becomes(&namespaces, &shown, "ONLINE").await;
+    stats(&of("NvmePath"), &path).await.expect("it works");
+
+    // What SPDK holds back fails after 10 s.
+    let load = host.load(14).await;
+    peer.kill();
+    becomes(&namespaces, &shown, "OFFLINE").await;
+    let status = stats(&of("NvmePath"), &path).await.expect_err("it dropped");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    let where_to = format!("tcp 127.0.0.1:{} has dropped", export.port);
+    assert!(status.message().contains(&where_to), "{status}");
+    let report = load.ended().await.unwrap_or_else(|failed| failed);
+    assert!(report.contains("completed with error"), "{report}");
+    let log = target.log();
+    for line in [
+        where_to.as_str(),
+        "no path to nvmeRemoteControllers/far works",
+    ] {
+        assert!(log.contains(line), "{line}:\n{log}");
+    }
+
+    namespaces.deleted(&shown).await;
+    of("NvmePath").deleted(&path).await;
+    of("NvmeRemoteController").deleted(&remote).await;
+    target.stop();
+}
