@@ -338,8 +338,6 @@ async fn a_key_makes_a_subsystem_speak_tls_and_only_its_host_with_the_key_gets_i
         .await
         .expect("data is as it was written");
     lab.resource("NvmeNamespace").deleted(&namespace).await;
-    let path_of_tls = "nvmeRemoteControllers/tls/nvmePaths/p";
-    lab.resource("NvmePath").deleted(path_of_tls).await;
 
     // Another key lets those in who have it, and nobody else from then on.
     let change = json!({ "spec": { "psk": base64(OTHER_PSK) } });
@@ -347,6 +345,13 @@ async fn a_key_makes_a_subsystem_speak_tls_and_only_its_host_with_the_key_gets_i
     subsystems
         .updated(&secure, change, Some(&["spec.psk"]))
         .await;
+    let of_tls = json!({ "name": "nvmeRemoteControllers/tls/nvmePaths/p" });
+    eventually("the old key is out", Duration::from_secs(10), async || {
+        let stats = lab.client.call("StatsNvmePath", of_tls.clone()).await;
+        (stats.err()?.code() == Code::Unavailable).then_some(())
+    })
+    .await;
+    lab.client.ok("DeleteNvmePath", of_tls).await;
     let again = lab
         .resource("NvmePath")
         .create("nvmeRemoteControllers/wrong", "p", path)

@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use spdk_sys as sys;
 
-use super::{find, nqn};
+use super::{find, nqn, target};
 use crate::completion::{call, on_status};
 use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
@@ -65,14 +65,30 @@ pub async fn disallow(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
     check(OPERATION, status)
 }
 
-/// Lets any host in, or only those allowed by name. Who is connected stays so.
+/// Lets any host in, or from now on only those allowed by name. Then those that are
+/// connected over a network are disconnected: SPDK does not say who they are, and who
+/// may still connects again by itself.
 pub async fn allow_any(spdk: Spdk, nqn: &str, any: bool) -> Result<(), Error> {
     const OPERATION: &str = "allow any host";
-    let subsystem = find(spdk, OPERATION, nqn)?;
+    let subsystem = find(spdk, OPERATION, nqn)?.as_ptr();
     // SAFETY: on the app thread, the subsystem just found.
     check(OPERATION, unsafe {
-        sys::spdk_nvmf_subsystem_set_allow_any_host(subsystem.as_ptr(), any)
+        sys::spdk_nvmf_subsystem_set_allow_any_host(subsystem, any)
+    })?;
+    if any {
+        return Ok(());
+    }
+    let target = target(spdk, OPERATION)?.as_ptr();
+    let status = call::<c_int>(OPERATION, |argument| {
+        // SAFETY: as above, still without an await; the subsystem is only compared
+        // with later; `on_status` takes the argument back, once.
+        unsafe {
+            sys::opi_nvmf_disconnect_hosts(target, subsystem, Some(on_status), argument);
+        }
+        0
     })
+    .await?;
+    check(OPERATION, status)
 }
 
 /// The hosts that are let in by name.

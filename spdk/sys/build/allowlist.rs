@@ -27,6 +27,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_nvmf_add_host",
     "opi_nvmf_add_listener",
     "opi_nvmf_add_ns",
+    "opi_nvmf_disconnect_hosts",
     "opi_nvmf_listen",
     "opi_nvmf_transport_create",
     "opi_sock_disable_ssl_tickets",

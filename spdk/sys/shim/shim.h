@@ -73,6 +73,10 @@ uint32_t opi_nvmf_add_ns(struct spdk_nvmf_subsystem *subsystem, const char *bdev
 int opi_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 		      const char *psk_name);
 
+/* Disconnects all that came to the subsystem over a network. */
+void opi_nvmf_disconnect_hosts(struct spdk_nvmf_tgt *tgt, struct spdk_nvmf_subsystem *subsystem,
+			       void (*done)(void *arg, int status), void *arg);
+
 /* keyring.c */
 
 /* Copies the key. Fails with -EEXIST for a name in use. */
