@@ -6,13 +6,17 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use rustix::fs::{AtFlags, StatxFlags, ioctl_blksszget, statx};
 use spdk::bdev::aio;
 use spdk::{Handle, Spdk, bdev};
 
-use super::{Recipe, Volume, check_size, check_uuid, info, parse_uuid, uuid_text};
+use super::{ENODEV, Recipe, Volume, check_size, check_uuid, info, parse_uuid, uuid_text};
 use crate::api::storage::AioVolume;
 use crate::error::{Error, Violations};
 use crate::resource::{Change, Name};
+
+/// errno(3): the volume is open.
+const EBUSY: i32 = 16;
 
 /// The block size of a file where none is asked for. A block device has its own.
 const FILE_BLOCK_SIZE: u32 = 512;
@@ -65,7 +69,8 @@ impl Volume for AioVolume {
     }
 
     /// What the file has gained is taken over at any time. So is a block size that is left to the
-    /// server, if it would choose the one that the volume has.
+    /// server, if it would choose the one that the volume has. A volume whose file has become shorter,
+    /// or that has gone, is rebuilt: SPDK does not shrink it.
     async fn adjust(
         spdk: &Handle,
         name: &Name,
@@ -77,10 +82,13 @@ impl Volume for AioVolume {
             return Ok(None);
         }
         let rescanned = spdk.call(move |spdk| async move {
-            aio::rescan(spdk, &wanted.name).await?;
-            info(spdk, &wanted.name)
+            match aio::rescan(spdk, &wanted.name).await {
+                Err(error) if [EBUSY, ENODEV].contains(&error.errno.0) => Ok(None),
+                Err(error) => Err(error),
+                Ok(()) => info(spdk, &wanted.name).map(Some),
+            }
         });
-        Ok(Some(rescanned.await??))
+        Ok(rescanned.await??)
     }
 }
 
@@ -94,14 +102,6 @@ impl Recipe for aio::Options {
     }
 }
 
-/// Looks at the file as SPDK will, but where waiting is allowed, and answers its block size (0: the
-/// block device's own). What it finds wrong is told of the field that is to blame.
-fn look(volume: &AioVolume) -> Result<u32, Error> {
-    let path = &volume.filename;
-    let bad_file = |what: String| Error::invalid("filename", format!("{path:?}: {what}"));
-    let metadata = std::fs::metadata(path).map_err(|error| bad_file(error.to_string()))?;
-    let kind = metadata.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
 /// Bytes of a regular file or a block device. May wait for it.
 pub(crate) fn file_size(path: &str) -> std::io::Result<u64> {
     let metadata = std::fs::metadata(path)?;
@@ -123,6 +123,14 @@ fn least_block(file: &File) -> Option<u32> {
     (tells && known.stx_dio_offset_align != 0).then_some(known.stx_dio_offset_align)
 }
 
+/// Looks at the file as SPDK will, but where waiting is allowed, and answers its block size (0: the
+/// block device's own). What it finds wrong is told of the field that is to blame.
+fn look(volume: &AioVolume) -> Result<u32, Error> {
+    let path = &volume.filename;
+    let bad_file = |what: String| Error::invalid("filename", format!("{path:?}: {what}"));
+    let metadata = std::fs::metadata(path).map_err(|error| bad_file(error.to_string()))?;
+    let kind = metadata.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
         let what = if kind.is_dir() {
             "a directory"
         } else {
@@ -132,13 +140,9 @@ fn least_block(file: &File) -> Option<u32> {
             "{what}: a regular file or a block device is needed"
         )));
     }
-    let mut options = std::fs::OpenOptions::new();
-    let size = options
-        .read(true)
-        .write(true)
-        .open(path)
-        .and_then(|mut file| file.seek(SeekFrom::End(0)))
-        .map_err(|error| bad_file(error.to_string()))?;
+    let opened = File::options().read(true).write(true).open(path);
+    let file = opened.map_err(|error| bad_file(error.to_string()))?;
+    let size = file_size(path).map_err(|error| bad_file(error.to_string()))?;
     if size == 0 {
         return Err(bad_file("it is empty".into()));
     }
@@ -147,6 +151,11 @@ fn least_block(file: &File) -> Option<u32> {
         0 => FILE_BLOCK_SIZE,
         asked => asked as u32,
     };
+    if let Some(least) = least_block(&file).filter(|least| block_size < *least) {
+        let what =
+            format!("{block_size} bytes: {path:?} can be read and written in {least} or more");
+        return Err(Error::invalid("block_size", what));
+    }
     if size % u64::from(block_size) != 0 {
         return Err(bad_file(format!(
             "its {size} bytes are no multiple of blocks of {block_size}"
