@@ -57,6 +57,17 @@ impl Error {
         self.detail = Some(detail.into());
         self
     }
+
+    /// The error of a change that had to be undone: where that failed too, it says so.
+    pub fn after_undo<T>(self, undo: Result<T, Error>) -> Self {
+        let Err(left) = undo else { return self };
+        let detail = self.detail.as_deref().unwrap_or("it was to be undone");
+        let detail = format!(
+            "{detail}; what was there before could not be put back either, and is not there any \
+             more: change it once more, or delete it ({left})"
+        );
+        self.with_detail(detail)
+    }
 }
 
 /// SPDK's convention: negative is an errno, the rest is success.
@@ -83,6 +94,20 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "create null bdev: File exists: bdev \"a\" exists"
+        );
+    }
+
+    #[test]
+    fn a_change_that_could_not_be_undone_says_so() {
+        let error = Error::new("create null bdev", libc::EEXIST).with_detail("bdev \"a\" exists");
+        assert_eq!(error.clone().after_undo(Ok(())), error);
+        let lost = error.after_undo(Err::<(), _>(Error::new("create null bdev", libc::ENOMEM)));
+        assert_eq!(lost.errno, Errno(libc::EEXIST));
+        let text = lost.to_string();
+        assert!(text.contains("\"a\" exists; what was there before could not be put back"));
+        assert!(
+            text.ends_with("(create null bdev: Cannot allocate memory)"),
+            "{text}"
         );
     }
 

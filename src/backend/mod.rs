@@ -178,9 +178,7 @@ async fn make(spdk: Spdk, recipe: &impl Recipe) -> Result<bdev::Info, spdk::Erro
 }
 
 fn info(spdk: Spdk, name: &str) -> Result<bdev::Info, spdk::Error> {
-    bdev::lookup(spdk, name)?.ok_or_else(|| {
-        spdk::Error::new("look up bdev", ENODEV).with_detail(format!("bdev {name:?} has gone"))
-    })
+    bdev::lookup(spdk, name)?.ok_or_else(|| gone(name))
 }
 
 /// A bdev that went by itself (its file did) is as gone as one that is removed.
@@ -191,7 +189,8 @@ async fn remove(spdk: Spdk, name: &str) -> Result<(), spdk::Error> {
     }
 }
 
-/// Puts another bdev in the place of one that nobody uses; if that fails, the old one is there again.
+/// Puts another bdev in the place of one that nobody uses; if that fails, the old one is there again,
+/// unless it cannot be made any more: the record then stays, for another change or a delete.
 async fn rebuild<R: Recipe>(
     spdk: Spdk,
     old: Option<&R>,
@@ -206,11 +205,17 @@ async fn rebuild<R: Recipe>(
         remove(spdk, trial.name()).await?;
     }
     remove(spdk, new.name()).await?;
-    let made = make(spdk, new).await;
-    if let (Err(_), Some(old)) = (&made, old) {
-        old.make(spdk).await?;
+    match make(spdk, new).await {
+        Ok(made) => Ok(made),
+        Err(error) => Err(error.after_undo(match old {
+            Some(old) => old.make(spdk).await,
+            None => Err(gone(new.name())),
+        })),
     }
-    made
+}
+
+fn gone(name: &str) -> spdk::Error {
+    spdk::Error::new("look up bdev", ENODEV).with_detail(format!("bdev {name:?} has gone"))
 }
 
 /// errno(3): no such device.

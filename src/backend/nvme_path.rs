@@ -270,20 +270,16 @@ async fn replace(
         join(spdk, new).await?;
         return match leave(spdk, old, true).await {
             Ok(left) => Ok(left),
-            Err(error) => {
-                leave(spdk, new, true).await?;
-                Err(error)
-            }
+            Err(error) => Err(error.after_undo(leave(spdk, new, true).await)),
         };
     }
     if let Left::Needed = leave(spdk, old, free).await? {
         return Ok(Left::Needed);
     }
-    if let Err(error) = join(spdk, new).await {
-        join(spdk, old).await?;
-        return Err(error);
+    match join(spdk, new).await {
+        Err(error) => Err(error.after_undo(join(spdk, old).await)),
+        Ok(()) => Ok(Left::Done),
     }
-    Ok(Left::Done)
 }
 
 /// What SPDK found wrong, in the client's terms.

@@ -105,7 +105,9 @@ impl Kind for NvmeSubsystems {
             change.unused(name)?;
         }
         let changed = self.spdk.call(move |spdk| async move {
-            if rebuild {
+            // One that an earlier change has lost.
+            let lost = subsystem::info(spdk, &old.options.nqn)?.is_none();
+            if rebuild || lost {
                 self::rebuild(spdk, &old, &new).await
             } else {
                 adjust(spdk, &old, &new).await
@@ -224,11 +226,10 @@ async fn unmake(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
 /// again.
 async fn rebuild(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
     unmake(spdk, old).await?;
-    let made = make(spdk, new).await;
-    if made.is_err() {
-        make(spdk, old).await?;
+    match make(spdk, new).await {
+        Err(error) => Err(error.after_undo(make(spdk, old).await)),
+        made => made,
     }
-    made
 }
 
 /// Changes who may connect and what hosts read of the subsystem, while they are connected.
@@ -251,11 +252,10 @@ async fn admit(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error
     // SPDK holds one key of a name, and one key of a host.
     if old.psk.is_some() {
         close(spdk, old, new).await?;
-        let opened = open(spdk, new).await;
-        if opened.is_err() {
-            open(spdk, old).await?;
-        }
-        return opened;
+        return match open(spdk, new).await {
+            Err(error) => Err(error.after_undo(open(spdk, old).await)),
+            opened => opened,
+        };
     }
     open(spdk, new).await?;
     let closed = close(spdk, old, new).await;

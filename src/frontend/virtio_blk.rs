@@ -160,7 +160,8 @@ async fn make(spdk: Spdk, device: &Device) -> Result<(), spdk::Error> {
     limit(spdk, &device.bdev, qos::Limits::default(), device.limits).await?;
     let made = blk::create(spdk, &device.name, &device.bdev).await;
     if made.is_err() {
-        limit(spdk, &device.bdev, device.limits, qos::Limits::default()).await?;
+        // Where that fails too the volume has gone, and its limits with it.
+        let _ = limit(spdk, &device.bdev, device.limits, qos::Limits::default()).await;
     }
     made
 }
@@ -185,11 +186,10 @@ async fn change(spdk: Spdk, old: &Device, new: &Device) -> Result<(), spdk::Erro
         return limit(spdk, &new.bdev, old.limits, new.limits).await;
     }
     remove(spdk, old).await?;
-    let made = make(spdk, new).await;
-    if made.is_err() {
-        make(spdk, old).await?;
+    match make(spdk, new).await {
+        Err(error) => Err(error.after_undo(make(spdk, old).await)),
+        made => made,
     }
-    made
 }
 
 async fn limit(

@@ -64,11 +64,10 @@ impl Kind for EncryptedVolumes {
         let (old, new) = (recipe(name, &change.old)?, recipe(name, &change.wanted)?);
         let rebuilt = self.spdk.call(move |spdk| async move {
             remove(spdk, &old.name).await?;
-            let made = make(spdk, new).await;
-            if made.is_err() {
-                make(spdk, old).await?;
+            match make(spdk, new).await {
+                Err(error) => Err(error.after_undo(make(spdk, old).await)),
+                made => made,
             }
-            made
         });
         rebuilt
             .await?

@@ -73,11 +73,10 @@ impl Kind for QosVolumes {
                 return qos::set(spdk, &to, after).await;
             }
             lift(spdk, &from, &alias).await?;
-            let moved = limit(spdk, &to, &alias, after).await;
-            if moved.is_err() {
-                limit(spdk, &from, &alias, before).await?;
+            match limit(spdk, &to, &alias, after).await {
+                Err(error) => Err(error.after_undo(limit(spdk, &from, &alias, before).await)),
+                moved => moved,
             }
-            moved
         });
         changed
             .await?
