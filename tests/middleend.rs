@@ -198,6 +198,29 @@ async fn limits_hold_while_io_runs_change_live_and_go_with_the_qos_volume() {
     target.stop();
 }
 
+#[tokio::test]
+async fn the_limits_of_a_volume_belong_to_one_whichever_name_it_is_called_by() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let base = malloc(&client, "base", 4).await;
+    let max = json!({ "rw_iops_kiops": 1 });
+    let object = json!({ "volume_name_ref": base, "limits": { "max": max } });
+    let qos = Resource::new(&client, "QosVolume");
+    let limited = name_of(&qos.created("", "limited", object).await);
+    for reference in [&base, &limited, "qosVolumes/limited", "base"] {
+        let disk = json!({
+            "pcie_id": { "port_id": 0, "physical_function": 1, "virtual_function": 0 },
+            "volume_name_ref": reference,
+            "max_limit": max,
+        });
+        let blks = Resource::new(&client, "VirtioBlk");
+        let status = blks.refused("", "disk", disk, Code::AlreadyExists).await;
+        assert!(status.message().contains(&limited), "{status}");
+    }
+    qos.deleted(&limited).await;
+    target.stop();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_qos_volume_named_as_a_volume_means_the_one_beneath() {
     let target = Target::start().await;

@@ -1,7 +1,8 @@
 //! Rate limits as the API has them, and what of them SPDK can enforce: I/Os a second of reads and
 //! writes together, in thousands, and bandwidth of both, of reads, and of writes, in MiB a second.
 //!
-//! One resource at a time may limit a bdev; it owns the [`key`] of its limits.
+//! One resource at a time may limit a bdev; it owns the [`key`] of its limits, under each name that the
+//! bdev has.
 
 use spdk::bdev::qos::{IOPS_STEP, Limits};
 

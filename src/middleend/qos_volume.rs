@@ -36,6 +36,7 @@ impl Kind for QosVolumes {
             Ok(volume) => volume
                 .shared_in(Uses::new())
                 .owns(limits::key(volume.bdev()))
+                .owns(limits::key(name.id()))
                 .owns_alias(own, Key::bdev(volume.bdev())),
             Err(_) => Uses::new().owns(own),
         }
