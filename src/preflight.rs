@@ -15,8 +15,8 @@ use crate::spdk_rpc::{self, Credentials, Proxy};
 
 /// What the process holds from before SPDK's start until its end.
 pub struct Ready {
-    /// Locked while the process lives: one instance to a state directory.
-    pub instance: File,
+    /// Locked while the process lives: one instance to a state directory, and to a directory of sockets.
+    pub instance: [File; 2],
     /// Where ordinary threads may run.
     pub control_cores: CoreSet,
     /// What the servers need.
@@ -40,8 +40,10 @@ pub struct Listeners {
 pub fn prepare(config: &Config) -> Result<Ready, String> {
     let control_cores = check_cores(&config.cores)?;
     let tls = config.tls.as_ref().map(Tls::read).transpose()?;
-    let instance = lock_state_dir(&config.state_dir)?;
-    private_dir("ctrlr-dir", &config.ctrlr_dir)?;
+    let instance = [
+        lock_state_dir(&config.state_dir)?,
+        lock_ctrlr_dir(&config.ctrlr_dir)?,
+    ];
     let grpc = bind("grpc-addr", config.grpc_addr)?;
     let http = bind("http-addr", config.http_addr)?;
     let spdk_rpc = config
@@ -92,8 +94,9 @@ fn check_memory(config: &Config) -> Result<(), String> {
     let free = spdk::hugepages_free_mib();
     if free < u64::from(config.mem_mib) {
         return Err(format!(
-            "{free} MiB of 2 MiB hugepages are free and {} MiB are asked for: reserve more \
-             (echo {} > /proc/sys/vm/nr_hugepages), or lower --mem-mib, or use --no-huge",
+            "{free} MiB of hugepages are free in the sizes that are mounted, and {} MiB are asked for: \
+             reserve more (of 2 MiB: echo {} > /proc/sys/vm/nr_hugepages), or lower --mem-mib, or use \
+             --no-huge",
             config.mem_mib,
             config.mem_mib.div_ceil(2),
         ));
@@ -151,6 +154,21 @@ fn lock_state_dir(dir: &Path) -> Result<File, String> {
     file.set_len(0).map_err(fail)?;
     writeln!(file, "{}", std::process::id()).map_err(fail)?;
     Ok(file)
+}
+
+/// What is in it belongs to controllers, which have any name: the directory itself is locked.
+fn lock_ctrlr_dir(dir: &Path) -> Result<File, String> {
+    private_dir("ctrlr-dir", dir)?;
+    let fail = |error: std::io::Error| format!("ctrlr-dir {}: {error}", dir.display());
+    let directory = File::open(dir).map_err(fail)?;
+    match directory.try_lock() {
+        Ok(()) => Ok(directory),
+        Err(TryLockError::WouldBlock) => Err(format!(
+            "another opi-spdk has its sockets in ctrlr-dir {}: choose another directory",
+            dir.display()
+        )),
+        Err(TryLockError::Error(error)) => Err(fail(error)),
+    }
 }
 
 fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, String> {

@@ -175,6 +175,24 @@ async fn a_second_instance_is_refused_and_the_first_lives_on() {
         ],
         &["core 0", &pid],
     );
+    // A directory of its own for state, but not for sockets.
+    let sockets = first.ctrlr_dir().display().to_string();
+    refused_naming(
+        &[
+            "--no-huge",
+            "--state-dir",
+            &other,
+            "--ctrlr-dir",
+            &sockets,
+            "--cores",
+            "1",
+            "--grpc-addr",
+            "127.0.0.1:0",
+            "--http-addr",
+            "127.0.0.1:0",
+        ],
+        &["ctrlr-dir", &sockets],
+    );
     assert!(first.client().await.is_serving().await);
 }
 

@@ -62,6 +62,7 @@ mod deadline;
 mod error;
 mod executor;
 mod gate;
+mod hugepages;
 pub mod keyring;
 mod locks;
 mod log;
@@ -75,5 +76,6 @@ mod transport_id;
 pub mod vhost;
 
 pub use error::{Errno, Error};
+pub use hugepages::hugepages_free_mib;
 pub use mailbox::{CallError, ControlStats, Handle};
-pub use runtime::{Options, Runtime, Spdk, StartError, exit_at_once, hugepages_free_mib, version};
+pub use runtime::{Options, Runtime, Spdk, StartError, exit_at_once, version};

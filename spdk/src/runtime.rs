@@ -262,11 +262,3 @@ unsafe extern "C" fn begin(argument: *mut c_void) {
 pub fn version() -> &'static str {
     sys::SPDK_VERSION_STRING.to_str().unwrap_or("SPDK")
 }
-
-/// MiB of 2 MiB hugepages that are free on this machine; 0 where there are none.
-pub fn hugepages_free_mib() -> u64 {
-    std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
-        .ok()
-        .and_then(|text| text.trim().parse::<u64>().ok())
-        .map_or(0, |pages| pages * 2)
-}
