@@ -7,7 +7,9 @@ use std::time::Duration;
 use opi_spdk::api;
 use prost::Message;
 use prost::bytes::{Buf, BufMut, Bytes};
-use prost_reflect::{DynamicMessage, MethodDescriptor, SerializeOptions};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, MethodDescriptor, SerializeOptions, Value as FieldValue,
+};
 use serde_json::Value;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
@@ -49,11 +51,19 @@ impl Client {
     /// Calls a method of the API. A request that is not of the method's type is a fault of the test.
     pub async fn call(&self, method: &str, request: Value) -> Result<Value, Status> {
         let method = find_method(method);
-        let bytes = encode(&method, request);
-        let answer = self.call_raw(&path_of(&method), bytes).await?;
-        let answer =
-            DynamicMessage::decode(method.output(), answer).expect("an answer of its type");
-        Ok(to_json(&answer))
+        let request = message_of(&method, request);
+        Ok(to_json(&self.call_method(&method, &request).await?))
+    }
+
+    /// The same with messages.
+    pub async fn call_method(
+        &self,
+        method: &MethodDescriptor,
+        request: &DynamicMessage,
+    ) -> Result<DynamicMessage, Status> {
+        let bytes = request.encode_to_vec().into();
+        let answer = self.call_raw(&path_of(method), bytes).await?;
+        Ok(DynamicMessage::decode(method.output(), answer).expect("an answer of its type"))
     }
 
     /// The same, for a call that must succeed.
@@ -114,20 +124,46 @@ pub fn find_method(name: &str) -> MethodDescriptor {
     found.unwrap_or_else(|| panic!("the API has no method {name}"))
 }
 
+/// Whether the options of the field say so: REQUIRED, OUTPUT_ONLY...
+pub fn has_behaviour(field: &FieldDescriptor, name: &str) -> bool {
+    let pool = api::pool();
+    let extension = pool
+        .get_extension_by_name("google.api.field_behavior")
+        .expect("it is imported");
+    let values = pool
+        .get_enum_by_name("google.api.FieldBehavior")
+        .expect("it is imported");
+    let number = values
+        .get_value_by_name(name)
+        .expect("a behaviour")
+        .number();
+    let options = field.options();
+    let behaviours = options.get_extension(&extension);
+    behaviours
+        .as_list()
+        .unwrap_or_default()
+        .contains(&FieldValue::EnumNumber(number))
+}
+
 /// Where gRPC has the method.
 pub fn path_of(method: &MethodDescriptor) -> String {
     format!("/{}/{}", method.parent_service().full_name(), method.name())
 }
 
-/// A request in its wire form.
-pub fn encode(method: &MethodDescriptor, request: Value) -> Bytes {
+/// A request.
+pub fn message_of(method: &MethodDescriptor, request: Value) -> DynamicMessage {
     let shown = request.to_string();
     let message = DynamicMessage::deserialize(method.input(), request);
-    let message = message.unwrap_or_else(|e| panic!("{}({shown}): {e}", method.name()));
-    message.encode_to_vec().into()
+    message.unwrap_or_else(|e| panic!("{}({shown}): {e}", method.name()))
 }
 
-fn to_json(message: &DynamicMessage) -> Value {
+/// A request in its wire form.
+pub fn encode(method: &MethodDescriptor, request: Value) -> Bytes {
+    message_of(method, request).encode_to_vec().into()
+}
+
+/// A message in its JSON form, with all its fields.
+pub fn to_json(message: &DynamicMessage) -> Value {
     let options = SerializeOptions::new()
         .use_proto_field_name(true)
         .skip_default_fields(false)
@@ -165,7 +201,7 @@ pub fn expect_invalid(status: &Status, field: &str) {
 }
 
 /// Every error of the API says why, for programs too.
-fn check_details(status: &Status) {
+pub fn check_details(status: &Status) {
     let details = status.get_error_details();
     let info = details
         .error_info()

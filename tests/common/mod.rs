@@ -16,6 +16,7 @@ mod http;
 mod initiator;
 mod json;
 mod jsonrpc;
+pub mod kinds;
 mod random;
 mod resource;
 mod route;
@@ -27,7 +28,10 @@ use std::time::{Duration, Instant};
 
 pub use attempt::Attempt;
 pub use bdevperf::{Bdevperf, Done, Job};
-pub use client::{Client, encode, expect_invalid, find_method, path_of, violations};
+pub use client::{
+    Client, check_details, encode, expect_invalid, find_method, has_behaviour, message_of, path_of,
+    to_json, violations,
+};
 pub use driver::Driver;
 pub use fixture::*;
 pub use http::{Answer, Http};

@@ -1,12 +1,12 @@
 //! Create (AIP-133), and the rules that the descriptors state of every field.
 
 use opi_spdk::api;
-use prost_reflect::{Cardinality, FieldDescriptor, Kind, MessageDescriptor, Value as FieldValue};
+use prost_reflect::{Cardinality, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Value, json};
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::common::{assert_holds, at, expect_invalid, name_of, with, without};
+use crate::common::{assert_holds, at, expect_invalid, has_behaviour, name_of, with, without};
 use crate::kinds::Place;
 
 pub async fn create_answers_what_was_set_and_the_name(place: &Place) {
@@ -273,24 +273,4 @@ fn output_only_in(message: &MessageDescriptor, prefix: &str) -> Vec<(String, Val
         }
     }
     found
-}
-
-fn has_behaviour(field: &FieldDescriptor, name: &str) -> bool {
-    let pool = api::pool();
-    let extension = pool
-        .get_extension_by_name("google.api.field_behavior")
-        .expect("it is imported");
-    let values = pool
-        .get_enum_by_name("google.api.FieldBehavior")
-        .expect("it is imported");
-    let number = values
-        .get_value_by_name(name)
-        .expect("a behaviour")
-        .number();
-    let options = field.options();
-    let behaviours = options.get_extension(&extension);
-    behaviours
-        .as_list()
-        .unwrap_or_default()
-        .contains(&FieldValue::EnumNumber(number))
 }

@@ -7,7 +7,6 @@
 mod common;
 mod create;
 mod delete;
-mod kinds;
 mod read;
 mod unimplemented;
 mod update;
@@ -18,8 +17,8 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
 
+use common::kinds::{self, IMPLEMENTED, Kind, Lab, Place};
 use common::{Client, Options, Resource, Target};
-use kinds::{IMPLEMENTED, Kind, Lab, Place};
 use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 
 /// One test of the contract.

@@ -1,4 +1,4 @@
-//! The kinds that the contract holds for, each with what a valid object of it looks like. A kind
+//! The kinds that the tests of every kind run over, each with what a valid object of it looks like. A kind
 //! that is implemented moves from [`UNIMPLEMENTED`] to [`IMPLEMENTED`].
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::common::{Client, Resource, free_port, name_of, nqn_of, tcp_spec, without};
+use super::{Client, Resource, free_port, name_of, nqn_of, tcp_spec, without};
 
 /// What the suite has to know of a kind.
 pub struct Kind {

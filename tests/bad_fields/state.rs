@@ -1,0 +1,197 @@
+//! All that a target has: as SPDK tells it over its own JSON-RPC, and as the API lists it, in one
+//! form, to be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::common::{Client, JsonRpc, Resource, at, name_of};
+
+/// Of both sides the same, or something was left behind.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Their names.
+    bdevs: BTreeSet<String>,
+    /// Further names of bdevs, beside their UUIDs.
+    aliases: BTreeSet<String>,
+    /// Bdevs with rate limits.
+    limited: BTreeSet<String>,
+    /// By NQN.
+    subsystems: BTreeMap<String, Subsystem>,
+    /// LUNs of vhost-user devices; a virtio-blk device counts as one.
+    devices: BTreeMap<String, usize>,
+    /// Paths of remote controllers that have some.
+    paths: BTreeMap<String, usize>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Subsystem {
+    hosts: BTreeSet<String>,
+    /// `TCP 127.0.0.1:4420`, `VFIOUSER`
+    listeners: BTreeSet<String>,
+    /// The bdev of each namespace.
+    namespaces: BTreeMap<u64, String>,
+}
+
+impl State {
+    /// What SPDK has.
+    pub async fn of_spdk(socket: &Path) -> Self {
+        let mut rpc = JsonRpc::connect(socket).await.expect("SPDK's socket");
+        let mut state = Self::default();
+        for bdev in list(&mut rpc, "bdev_get_bdevs").await {
+            let name = text(&bdev, "name");
+            let aliases = items(&bdev, "aliases").filter(|alias| **alias != bdev["uuid"]);
+            state.aliases.extend(aliases.map(|alias| text(alias, "")));
+            let limits = bdev["assigned_rate_limits"].as_object().expect("limits");
+            if limits.values().any(|limit| *limit != json!(0)) {
+                state.limited.insert(name.clone());
+            }
+            state.bdevs.insert(name);
+        }
+        for subsystem in list(&mut rpc, "nvmf_get_subsystems").await {
+            if subsystem["subtype"] == "NVMe" {
+                let has = Subsystem::of_spdk(&subsystem);
+                state.subsystems.insert(text(&subsystem, "nqn"), has);
+            }
+        }
+        for device in list(&mut rpc, "vhost_get_controllers").await {
+            let luns = match &device["backend_specific"]["scsi"] {
+                Value::Null => 1,
+                targets => targets.as_array().expect("targets").len(),
+            };
+            state.devices.insert(text(&device, "ctrlr"), luns);
+        }
+        for controller in list(&mut rpc, "bdev_nvme_get_controllers").await {
+            let paths = items(&controller, "ctrlrs").count();
+            state.paths.insert(text(&controller, "name"), paths);
+        }
+        state
+    }
+
+    /// What the API lists.
+    pub async fn of_api(client: &Client) -> Self {
+        let list = async |kind, parent: &str| Resource::new(client, kind).list(parent).await;
+        let mut state = Self::default();
+        for kind in ["NullVolume", "MallocVolume", "AioVolume", "EncryptedVolume"] {
+            state.bdevs.extend(list(kind, "").await.iter().map(id));
+        }
+        for limits in list("QosVolume", "").await {
+            state.aliases.insert(id(&limits));
+            state.limited.insert(last(&limits["volume_name_ref"]));
+        }
+        for subsystem in list("NvmeSubsystem", "").await {
+            let has = Subsystem::of_api(client, &subsystem).await;
+            let nqn = text(&subsystem["spec"], "nqn");
+            state.subsystems.insert(nqn, has);
+        }
+        for device in list("VirtioBlk", "").await {
+            let limits = device["max_limit"].as_object();
+            if limits.is_some_and(|limits| limits.values().any(|limit| *limit != json!(0))) {
+                state.limited.insert(last(&device["volume_name_ref"]));
+            }
+            state.devices.insert(id(&device), 1);
+        }
+        let luns = list("VirtioScsiLun", "").await;
+        for device in list("VirtioScsiController", "").await {
+            let own = |lun: &&Value| last(&lun["target_name_ref"]) == id(&device);
+            let count = luns.iter().filter(own).count();
+            state.devices.insert(id(&device), count);
+        }
+        for controller in list("NvmeRemoteController", "").await {
+            let parent = name_of(&controller);
+            let paths = list("NvmePath", &parent).await.len();
+            if paths > 0 {
+                state.paths.insert(id(&controller), paths);
+            }
+            let request = json!({ "parent": parent });
+            let namespaces = client.ok("ListNvmeRemoteNamespaces", request).await;
+            let bdevs = items(&namespaces, "nvme_remote_namespaces").map(id);
+            state.bdevs.extend(bdevs);
+        }
+        state
+    }
+}
+
+impl Subsystem {
+    fn of_spdk(subsystem: &Value) -> Self {
+        let address = |listener: &Value| match text(listener, "trtype").as_str() {
+            "TCP" => tcp(listener),
+            other => other.to_owned(),
+        };
+        let namespace = |namespace: &Value| {
+            let nsid = namespace["nsid"].as_u64().expect("a number");
+            (nsid, text(namespace, "bdev_name"))
+        };
+        Self {
+            hosts: items(subsystem, "hosts")
+                .map(|host| text(host, "nqn"))
+                .collect(),
+            listeners: items(subsystem, "listen_addresses").map(address).collect(),
+            namespaces: items(subsystem, "namespaces").map(namespace).collect(),
+        }
+    }
+
+    async fn of_api(client: &Client, subsystem: &Value) -> Self {
+        let name = name_of(subsystem);
+        let address = |controller: Value| match at(&controller, "spec.fabrics_id") {
+            Value::Null => "VFIOUSER".to_owned(),
+            fabrics => tcp(fabrics),
+        };
+        let namespace = |namespace: Value| {
+            let spec = &namespace["spec"];
+            let nsid = spec["host_nsid"].as_u64().expect("a number");
+            (nsid, last(&spec["volume_name_ref"]))
+        };
+        let host = text(&subsystem["spec"], "hostnqn");
+        let controllers = Resource::new(client, "NvmeController").list(&name).await;
+        let namespaces = Resource::new(client, "NvmeNamespace").list(&name).await;
+        Self {
+            hosts: Some(host)
+                .filter(|host| !host.is_empty())
+                .into_iter()
+                .collect(),
+            listeners: controllers.into_iter().map(address).collect(),
+            namespaces: namespaces.into_iter().map(namespace).collect(),
+        }
+    }
+}
+
+async fn list(rpc: &mut JsonRpc, method: &str) -> Vec<Value> {
+    let all = rpc.call(method, Value::Null).await.expect("an answer");
+    all.as_array().expect("a list").clone()
+}
+
+fn items<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+    object[field].as_array().into_iter().flatten()
+}
+
+/// The text of a field, or of the value itself.
+fn text(object: &Value, field: &str) -> String {
+    let value = if field.is_empty() {
+        object
+    } else {
+        &object[field]
+    };
+    let text = value.as_str();
+    text.unwrap_or_else(|| panic!("no {field} in {object}"))
+        .to_owned()
+}
+
+fn tcp(address: &Value) -> String {
+    format!(
+        "TCP {}:{}",
+        text(address, "traddr"),
+        text(address, "trsvcid")
+    )
+}
+
+fn id(object: &Value) -> String {
+    last(&object["name"])
+}
+
+/// The last part of a name.
+fn last(name: &Value) -> String {
+    let name = text(name, "");
+    name.rsplit('/').next().unwrap_or_default().to_owned()
+}
