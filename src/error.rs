@@ -125,6 +125,11 @@ impl Violations {
         self.0.iter()
     }
 
+    /// Whether there are as many as a client is told of: to look for more is in vain.
+    pub fn is_full(&self) -> bool {
+        self.0.len() >= MAX_VIOLATIONS
+    }
+
     /// `Ok` when no rule is broken.
     pub fn into_result(self) -> Result<(), Error> {
         if self.0.is_empty() {

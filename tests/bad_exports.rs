@@ -289,7 +289,17 @@ async fn namespaces_that_cannot_be_are_refused() {
     ] {
         attempt.is_invalid("spec.uuid", json!(uuid)).await;
     }
-    for name in ["/", "volumes/", "a/b/c/d/e", "volumes/a/b", "a\0"] {
+    malloc(&client, "sub", 1).await;
+    for name in [
+        "/",
+        "volumes/",
+        "a/b/c/d/e",
+        "volumes/a/b",
+        "a\0",
+        // They are there, and no volumes.
+        "bdev/mine",
+        "nvmeSubsystems/sub",
+    ] {
         attempt
             .is_invalid("spec.volume_name_ref", json!(name))
             .await;

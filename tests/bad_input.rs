@@ -4,8 +4,15 @@
 mod common;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use common::{Attempt, Client, Options, Resource, Target, eventually, malloc, name_of, with};
+use common::{
+    Attempt, Client, Options, Resource, Target, eventually, expect_invalid, find_method, malloc,
+    name_of, path_of, with,
+};
+use opi_spdk::api::storage::{NullVolume, UpdateNullVolumeRequest};
+use prost::Message;
+use prost_types::FieldMask;
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -188,10 +195,40 @@ async fn text_that_is_hostile_is_data() {
             status.code()
         );
     }
-    eventually(
-        "the target serves",
-        std::time::Duration::from_secs(1),
-        async || client.is_serving().await.then_some(()),
-    )
+    eventually("the target serves", Duration::from_secs(1), async || {
+        client.is_serving().await.then_some(())
+    })
     .await;
+}
+
+/// What is wrong with a mask is said as soon as enough is: the rest would take memory and time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_mask_of_a_million_bad_paths_is_refused_at_once() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let made = Resource::new(&client, "NullVolume")
+        .created("", "a", volume())
+        .await;
+    let mut request = UpdateNullVolumeRequest {
+        null_volume: Some(NullVolume {
+            name: name_of(&made),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mut refused = async |path: &str, count: usize| {
+        let paths = vec![path.to_owned(); count];
+        request.update_mask = Some(FieldMask { paths });
+        let bytes = request.encode_to_vec().into();
+        let begin = Instant::now();
+        let answer = client
+            .call_raw(&path_of(&find_method("UpdateNullVolume")), bytes)
+            .await;
+        expect_invalid(&answer.expect_err("no such path"), "update_mask");
+        begin.elapsed()
+    };
+    let one = refused("nope", 1).await;
+    let many = refused("", 1_000_000).await;
+    assert!(many < one + Duration::from_secs(2), "{many:?}");
+    target.stop();
 }

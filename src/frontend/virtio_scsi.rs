@@ -138,17 +138,29 @@ impl Luns {
     }
 
     fn forget(&self, group: &str, id: &str) {
-        if let Some(group) = self.groups.lock().get_mut(group) {
+        self.change(group, |group| {
             group.luns.remove(id);
+        });
+    }
+
+    /// Changes what is under an ID. Where nothing is any more, nothing is kept.
+    fn change(&self, id: &str, change: impl FnOnce(&mut Group)) {
+        let mut groups = self.groups.lock();
+        let group = groups.entry(id.to_owned()).or_default();
+        change(group);
+        if !group.shown && group.luns.is_empty() {
+            groups.remove(id);
         }
     }
 
     /// A controller is there: shows the LUNs that are under its ID through it, or none of them.
     pub(super) async fn attach(&self, controller: &str) -> Result<(), Error> {
         let luns: Vec<Lun> = {
-            let mut groups = self.groups.lock();
-            let group = groups.entry(controller.to_owned()).or_default();
-            group.luns.values().cloned().collect()
+            let groups = self.groups.lock();
+            let group = groups.get(controller).into_iter();
+            group
+                .flat_map(|group| group.luns.values().cloned())
+                .collect()
         };
         let name = controller.to_owned();
         let shown = self
@@ -165,11 +177,7 @@ impl Luns {
     }
 
     fn set_shown(&self, controller: &str, shown: bool) {
-        self.groups
-            .lock()
-            .entry(controller.to_owned())
-            .or_default()
-            .shown = shown;
+        self.change(controller, |group| group.shown = shown);
     }
 
     /// What machines moved through all LUNs under an ID.

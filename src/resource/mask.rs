@@ -49,6 +49,9 @@ impl Mask {
                 Ok(None) => {}
                 Err(description) => violations.add(FIELD, description),
             }
+            if violations.is_full() {
+                break;
+            }
         }
         violations.into_result()?;
         Ok(Mask::Paths(found))

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Key, Name};
+use super::{Key, Name, volume_ref};
 use crate::error::Error;
 
 /// What an object has for itself and what it needs of others.
@@ -195,7 +195,7 @@ impl Inner {
             }
         }
         for key in &uses.owned {
-            if let Some(owner) = self.owners.get(key).filter(|owner| *owner != name) {
+            if let Some(owner) = self.owner_of(key).filter(|owner| *owner != name) {
                 let (space, value) = key
                     .as_str()
                     .split_once('/')
@@ -220,6 +220,19 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Who has the key, or the remote bdevs of which it would be one, or one of those that it means.
+    fn owner_of(&self, key: &Key) -> Option<&Name> {
+        if let Some(owner) = self.owners.get(key) {
+            return Some(owner);
+        }
+        if let Some(space) = volume_ref::remote_space(key) {
+            return self.owners.get(&space);
+        }
+        let is_in = |other: &Key| volume_ref::remote_space(other).as_ref() == Some(key);
+        let mut others = self.owners.iter().filter(|_| volume_ref::is_space(key));
+        others.find_map(|(other, owner)| is_in(other).then_some(owner))
     }
 
     /// Who beside `name` takes the key, under whichever of its names.
@@ -334,6 +347,21 @@ mod tests {
         );
         registry.release(&name("nvmeSubsystems/a"));
         hold(&registry, "nvmeSubsystems/b", Uses::new().owns("nqn/n")).unwrap();
+    }
+
+    #[test]
+    fn a_volume_cannot_have_the_name_of_a_bdev_that_a_remote_controller_may_bring() {
+        let controller = || Uses::new().owns(volume_ref::remote_bdevs("x"));
+        let volume = |name: &str| Uses::new().owns(Key::bdev(name));
+        for (first, second) in [(controller(), volume("xn1")), (volume("xn1"), controller())] {
+            let registry = Arc::new(Registry::default());
+            hold(&registry, "first", first).unwrap();
+            let error = hold(&registry, "second", second).unwrap_err().to_string();
+            assert!(error.ends_with("already belongs to first"), "{error}");
+            hold(&registry, "third", volume("x")).unwrap();
+            hold(&registry, "fourth", volume("yn1")).unwrap();
+            hold(&registry, "fifth", volume("yn2")).unwrap();
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub struct VolumeRef<'a> {
 
 impl<'a> VolumeRef<'a> {
     /// Reads `volumes/ID`, a name in its typed form (`nullVolumes/ID`, a remote namespace's name),
-    /// or the raw name of a bdev.
+    /// or the raw name of a bdev. What is no volume is none, although its ID may be one's.
     ///
     /// # Errors
     /// What is wrong with the text.
@@ -20,7 +20,7 @@ impl<'a> VolumeRef<'a> {
         let parts: Vec<&str> = text.split('/').collect();
         let resource = match parts.as_slice() {
             [_] | ["volumes", _] => None,
-            [_, _] => Some(text.to_owned()),
+            [collection, _] if collection.ends_with("Volumes") => Some(text.to_owned()),
             [
                 "nvmeRemoteControllers",
                 controller,
@@ -64,10 +64,25 @@ impl<'a> VolumeRef<'a> {
     }
 }
 
+/// What the keys of remote bdevs begin with.
+const SPACE: &str = "remote bdevs/";
+
 /// What stands for all bdevs that a remote controller brings: it owns this, and who uses one of
-/// them uses this.
+/// them uses this. Nobody else can own a bdev with such a name: SPDK would leave the controller's out,
+/// and who refers to it would get another's data.
 pub fn remote_bdevs(controller: &str) -> Key {
-    Key::from(format!("remote bdevs/{controller}"))
+    Key::from(format!("{SPACE}{controller}"))
+}
+
+/// Whether the key stands for remote bdevs.
+pub(super) fn is_space(key: &Key) -> bool {
+    key.as_str().starts_with(SPACE)
+}
+
+/// The remote bdevs that the bdev of this key would be one of.
+pub(super) fn remote_space(key: &Key) -> Option<Key> {
+    let bdev = key.as_str().strip_prefix("bdev/")?;
+    remote_controller(bdev).map(remote_bdevs)
 }
 
 /// The remote controller that a bdev of this name would be of: namespace 1 of `x` is `xn1`.
@@ -95,6 +110,9 @@ mod tests {
             assert_eq!(VolumeRef::parse(text).unwrap().bdev(), "a", "{text}");
         }
         for text in ["", "/", "volumes/", "/a", "volumes/a/b", "a/b/c/d"] {
+            assert!(VolumeRef::parse(text).unwrap_err().contains(text), "{text}");
+        }
+        for text in ["nvmeSubsystems/a", "virtioBlks/a", "bdev/a", "uuid/a"] {
             assert!(VolumeRef::parse(text).unwrap_err().contains(text), "{text}");
         }
     }
