@@ -14,9 +14,7 @@ use std::time::{Duration, Instant};
 use spdk::bdev::nvme::{self, Address, Multipath};
 use spdk::{Handle, Spdk};
 
-use super::nvme_remote_controller::{
-    NvmeRemoteControllers, answer_by, key_name, key_of, unreachable,
-};
+use super::nvme_remote_controller::{NvmeRemoteControllers, key_name, key_of, unreachable};
 use super::path_address::{address, check, source};
 use super::{ENODEV, pcie, volume_stats};
 use crate::api::storage::{
@@ -224,7 +222,7 @@ impl Kind for NvmePaths {
 
 /// How long the peer may take.
 fn left(call: &CallContext) -> Duration {
-    answer_by(call.deadline).saturating_duration_since(Instant::now())
+    call.answer_by().saturating_duration_since(Instant::now())
 }
 
 /// Connects a path. I/O goes over all that are there at once where the controller says so.

@@ -83,7 +83,7 @@ impl<K: Pluggable> Plugged<K> {
             place: place.map_err(|reason| Error::failed_precondition(name, reason))?,
             socket: self.slots.sockets.join(K::socket(name)),
         };
-        machine.plug(&device, call.deadline).await
+        machine.plug(&device, call.answer_by()).await
     }
 
     async fn unplug(
@@ -93,7 +93,7 @@ impl<K: Pluggable> Plugged<K> {
         object: &K::Object,
     ) -> Result<(), Error> {
         match self.slot(object) {
-            Some((machine, _)) => machine.unplug(&Device::id_of(name), call.deadline).await,
+            Some((machine, _)) => machine.unplug(&Device::id_of(name), call.answer_by()).await,
             None => Ok(()),
         }
     }

@@ -86,6 +86,12 @@ impl CallContext {
             .and_then(grpc_timeout);
         Self::within(timeout.unwrap_or(DEFAULT_TIMEOUT))
     }
+
+    /// When to give up on a peer, so that the client hears why before it stops listening.
+    pub fn answer_by(&self) -> Instant {
+        let now = Instant::now();
+        now + self.deadline.saturating_duration_since(now).mul_f64(0.9)
+    }
 }
 
 impl Default for CallContext {
@@ -117,6 +123,16 @@ pub fn grpc_timeout(value: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_answer_comes_before_the_deadline() {
+        let call = CallContext::within(Duration::from_secs(10));
+        assert!(call.answer_by() < call.deadline - Duration::from_millis(900));
+        let late = CallContext {
+            deadline: Instant::now() - Duration::from_secs(1),
+        };
+        assert!(late.answer_by() <= Instant::now());
+    }
 
     #[test]
     fn a_grpc_timeout_is_digits_and_a_unit() {

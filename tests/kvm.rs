@@ -1,0 +1,172 @@
+//! KVM mode at a monitor that answers nothing, or that nobody is behind. With a QEMU that runs:
+//! `scripts/test.sh --guest`.
+
+mod common;
+
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use common::{
+    Client, Options, Resource, Target, eventually, malloc, namespace, pcie_spec, subsystem, unique,
+};
+use opi_spdk::api::storage::frontend_virtio_blk_service_client::FrontendVirtioBlkServiceClient;
+use opi_spdk::api::storage::{CreateVirtioBlkRequest, PciEndpoint, VirtioBlk};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tonic::{Code, Status};
+
+/// How long the client of a call that must fail waits.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A target in KVM mode, and where it looks for QEMU's monitor.
+struct Lab {
+    target: Target,
+    client: Client,
+    monitor: PathBuf,
+    _dir: TempDir,
+}
+
+impl Lab {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let monitor = dir.path().join("qmp");
+        let qmp = monitor.display().to_string();
+        let args = ["--kvm", "--qmp-addr", &qmp, "--buses", "pci.a"];
+        let target = Target::start_with(Options::hugepages().args(args)).await;
+        Self {
+            client: target.client().await,
+            target,
+            monitor,
+            _dir: dir,
+        }
+    }
+
+    /// What is in the directory of sockets.
+    fn sockets(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.target.ctrlr_dir()).expect("the target has made it");
+        let names = entries.map(|entry| entry.expect("it can be read").file_name());
+        names
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    /// Begins to make a disk, as a client that waits for a while.
+    fn make(&self, id: &str, volume: &str, function: i32) -> JoinHandle<Result<(), Status>> {
+        let mut disks = FrontendVirtioBlkServiceClient::new(self.client.channel());
+        let mut request = tonic::Request::new(CreateVirtioBlkRequest {
+            virtio_blk_id: id.into(),
+            virtio_blk: Some(VirtioBlk {
+                pcie_id: Some(PciEndpoint {
+                    port_id: Some(0),
+                    physical_function: Some(function),
+                    virtual_function: Some(0),
+                }),
+                volume_name_ref: volume.into(),
+                ..Default::default()
+            }),
+        });
+        request.set_timeout(PATIENCE);
+        tokio::spawn(async move { disks.create_virtio_blk(request).await.map(drop) })
+    }
+}
+
+fn disk(volume: &str, function: i32) -> Value {
+    let endpoint = json!({ "port_id": 0, "physical_function": function, "virtual_function": 0 });
+    json!({ "pcie_id": endpoint, "volume_name_ref": volume })
+}
+
+#[tokio::test]
+async fn a_monitor_that_says_nothing_fails_its_calls_in_time_and_nothing_is_left_of_them() {
+    let lab = Lab::new().await;
+    // It takes connections, as a process that is stopped does.
+    let silent = UnixListener::bind(&lab.monitor).expect("a socket");
+    let disks = Resource::new(&lab.client, "VirtioBlk");
+    let [first, second] = [
+        malloc(&lab.client, &unique("volume"), 16).await,
+        malloc(&lab.client, &unique("volume"), 16).await,
+    ];
+    let begin = Instant::now();
+    let waiting = [lab.make("one", &first, 3), lab.make("two", &second, 4)];
+    eventually("both are made", PATIENCE, async || {
+        (lab.sockets().len() == 2).then_some(())
+    })
+    .await;
+
+    // Another one for the same slot waits for the end of the first and has no time left then. Other
+    // calls go on.
+    let spare = malloc(&lab.client, &unique("volume"), 16).await;
+    let rival = lab.make("rival", &spare, 3);
+    assert!(waiting.iter().all(|call| !call.is_finished()));
+    let mut unanswered = false;
+    for call in waiting {
+        let status = call.await.expect("it ended").expect_err("nobody answers");
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+        assert!(status.message().contains("cannot plug"), "{status}");
+        // Which of the two connected?
+        unanswered |= status.message().contains("did not greet");
+    }
+    assert!(unanswered, "neither says what is wrong with the monitor");
+    assert!(begin.elapsed() < PATIENCE, "{:?}", begin.elapsed());
+    rival
+        .await
+        .expect("it ended")
+        .expect_err("nobody answers it either");
+    eventually("nothing is left", PATIENCE, async || {
+        lab.sockets().is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(disks.names("").await, Vec::<String>::new());
+
+    // Nor are the slot and the volumes taken any more.
+    drop(silent);
+    disks
+        .refused("", "one", disk(&first, 3), Code::Unavailable)
+        .await;
+    let volumes = Resource::new(&lab.client, "MallocVolume");
+    for volume in [first, second, spare] {
+        volumes.deleted(&volume).await;
+    }
+    lab.target.stop();
+}
+
+#[tokio::test]
+async fn without_qemu_no_kind_of_controller_is_made_and_the_error_says_why() {
+    let lab = Lab::new().await;
+    let volume = malloc(&lab.client, &unique("volume"), 16).await;
+    let exported = subsystem(&lab.client, &unique("sub"), json!({})).await;
+    let shown = namespace(&lab.client, &exported, &volume, json!({})).await;
+    let spare = malloc(&lab.client, &unique("volume"), 16).await;
+    let adapter =
+        json!({ "pcie_id": { "port_id": 0, "physical_function": 2, "virtual_function": 0 } });
+    let requests = [
+        ("NvmeController", exported.as_str(), pcie_spec(0)),
+        ("VirtioBlk", "", disk(&spare, 1)),
+        ("VirtioScsiController", "", adapter),
+    ];
+    for (kind, parent, object) in requests {
+        let kind = Resource::new(&lab.client, kind);
+        for leftover in [false, true] {
+            if leftover {
+                // The socket of a QEMU that has died.
+                drop(UnixListener::bind(&lab.monitor).expect("a socket"));
+            }
+            let status = kind
+                .refused(parent, "device", object.clone(), Code::Unavailable)
+                .await;
+            assert!(status.message().contains("QEMU does not run"), "{status}");
+            assert_eq!(kind.names(parent).await, Vec::<String>::new());
+            assert_eq!(lab.sockets(), Vec::<String>::new());
+        }
+        std::fs::remove_file(&lab.monitor).expect("a socket");
+    }
+    // A controller of the network needs no machine.
+    let (controller, _) = common::tcp_controller(&lab.client, &exported).await;
+    let controllers = Resource::new(&lab.client, "NvmeController");
+    controllers.deleted(&controller).await;
+    Resource::new(&lab.client, "NvmeNamespace")
+        .deleted(&shown)
+        .await;
+    lab.target.stop();
+}
