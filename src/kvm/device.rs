@@ -39,6 +39,13 @@ impl Place {
             )),
         }
     }
+
+    /// Whether a device is here, of which QEMU tells the path of its bus and, in one number, slot
+    /// and function.
+    pub(super) fn is(&self, bus: &Value, address: &Value) -> bool {
+        let bus = bus.as_str().and_then(|path| path.rsplit('/').next());
+        bus == Some(self.bus.as_str()) && address.as_u64() == Some(u64::from(self.slot) << 3)
+    }
 }
 
 /// Which device the guest sees.

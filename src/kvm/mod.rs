@@ -36,7 +36,7 @@ use crate::error::Error;
 use fault::Fault;
 use operation::Operation;
 use session::{Session, by};
-use state::Presence;
+use state::{Chardev, Presence};
 
 /// How long undoing a failed plug may take, also past the deadline.
 const UNDO: Duration = Duration::from_secs(3);
@@ -80,7 +80,7 @@ impl Machine {
     /// A failure leaves nothing plugged.
     ///
     /// A device of the same id that was left by an earlier life of this process is kept if it is
-    /// vhost-user (QEMU connects it again by itself) and replaced if it is not.
+    /// vhost-user (QEMU connects it again by itself) and in its place, and else replaced.
     ///
     /// # Errors
     /// UNAVAILABLE when QEMU does not run or ends meanwhile, DEADLINE_EXCEEDED, and
@@ -106,12 +106,13 @@ impl Machine {
         let operation = self.operation(&device.id, deadline).await?;
         let presence = operation.presence().await?;
         let chardev = operation.chardev().await?;
-        match &chardev {
-            Some(chardev) if presence != Presence::Absent && chardev.leads_to(&device.socket) => {
-                return operation.connected().await;
-            }
-            None if presence == Presence::Absent => {}
-            _ => self.remove(&device.id, deadline).await?,
+        let is_there = presence != Presence::Absent;
+        let leads_here = |chardev: &Chardev| is_there && chardev.leads_to(&device.socket);
+        if chardev.as_ref().is_some_and(leads_here) && operation.is_at(&device.place).await? {
+            return operation.connected().await;
+        }
+        if is_there || chardev.is_some() {
+            self.remove(&device.id, deadline).await?;
         }
         // QEMU may have ended of the removal.
         let plugged = self

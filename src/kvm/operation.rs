@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::device::Device;
+use super::device::{Device, Place};
 use super::fault::Fault;
 use super::session::{Session, by};
 use super::state::{self, Chardev, Presence};
@@ -119,6 +119,16 @@ impl Operation<'_> {
     /// How far the device has come.
     pub(super) async fn presence(&self) -> Result<Presence, Fault> {
         state::presence(self.execute("query-pci", Value::Null).await?, self.id)
+    }
+
+    /// Whether the device, which QEMU has, is in its place.
+    pub(super) async fn is_at(&self, place: &Place) -> Result<bool, Fault> {
+        let path = format!("/machine/peripheral/{}", self.id);
+        let property = |property| {
+            let arguments = json!({ "path": path, "property": property });
+            self.execute("qom-get", arguments)
+        };
+        Ok(place.is(&property("parent_bus").await?, &property("addr").await?))
     }
 
     /// The device's character device.

@@ -19,10 +19,9 @@ async fn target() -> Target {
     Target::start_with(Options::hugepages()).await
 }
 
-/// The same in KVM mode: the machine's monitor is in `dir`. Its second bus does not exist.
-async fn target_in_kvm_mode(dir: &Path) -> Target {
+/// How one is started in KVM mode: the machine's monitor is in `dir`. Its second bus does not exist.
+fn kvm_mode(dir: &Path) -> Options {
     let monitor = vm::monitor(dir).display().to_string();
     let buses = format!("{},no.such.bus", vm::BUS);
-    let options = Options::hugepages();
-    Target::start_with(options.args(["--kvm", "--qmp-addr", &monitor, "--buses", &buses])).await
+    Options::hugepages().args(["--kvm", "--qmp-addr", &monitor, "--buses", &buses])
 }

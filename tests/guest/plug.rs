@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::common::{Client, Resource, Target, malloc, namespace, pcie_spec, subsystem, unique};
-use crate::target_in_kvm_mode;
+use crate::kvm_mode;
 use crate::vm::{self, Hardware, Qemu, Vm};
 
 /// A function of the bus that does not exist.
@@ -32,8 +32,21 @@ fn sockets(target: &Target) -> Vec<String> {
     names.collect()
 }
 
+/// The slot that the guest sees its virtio disk in.
+async fn slot(vm: &mut Vm) -> i32 {
+    let address = vm
+        .ok("basename $(readlink -f /sys/block/vda/device/..)")
+        .await;
+    let slot = address
+        .trim_end()
+        .strip_prefix("0000:01:")
+        .and_then(|rest| rest.strip_suffix(".0"));
+    let slot = slot.and_then(|slot| i32::from_str_radix(slot, 16).ok());
+    slot.unwrap_or_else(|| panic!("no slot of the bus: {address}"))
+}
+
 async fn machine(qemu: Qemu, dir: &Path) -> (Target, Client, Vm) {
-    let target = target_in_kvm_mode(dir).await;
+    let target = Target::start_with(kvm_mode(dir)).await;
     let client = target.client().await;
     let vm = Vm::boot(dir, &Hardware::pluggable(qemu)).await;
     (target, client, vm)
@@ -50,13 +63,7 @@ async fn a_virtio_blk_disk_comes_to_a_running_guest_and_goes() {
     for function in [0, 31, 5] {
         disks.created("", "disk", blk(&volume, function)).await;
         vm.verify("/dev/vda").await;
-        let slot = vm
-            .ok("basename $(readlink -f /sys/block/vda/device/..)")
-            .await;
-        assert!(
-            slot.trim_end().ends_with(&format!(":{function:02x}.0")),
-            "{slot}"
-        );
+        assert_eq!(slot(&mut vm).await, function);
         disks.deleted("volumes/disk").await;
         vm.ok("test ! -e /dev/vda").await;
     }
@@ -96,17 +103,31 @@ async fn what_cannot_be_plugged_is_undone_and_said() {
         "{status}"
     );
 
-    // Nothing of it is left in QEMU: the same ID works, in a slot that is free.
-    disks.created("", "disk", blk(&volume, 2)).await;
+    // Nothing of it is left in QEMU: the same ID works, in a slot that is free. Of two that want one
+    // slot at once only one gets it.
+    let mut two = [("disk", &volume), ("other", &other)];
+    let both = tokio::join!(
+        disks.create("", two[0].0, blk(two[0].1, 2)),
+        disks.create("", two[1].0, blk(two[1].1, 2)),
+    );
+    let lost = match both {
+        (Ok(_), Err(lost)) => lost,
+        (Err(lost), Ok(_)) => {
+            two.reverse();
+            lost
+        }
+        _ => panic!("one slot for two, or for none"),
+    };
+    assert_eq!(lost.code(), Code::AlreadyExists, "{lost}");
     vm.verify("/dev/vda").await;
-    disks
-        .refused("", "other", blk(&other, 2), Code::AlreadyExists)
-        .await;
+    let [(plugged, of_plugged), (other, of_other)] = two;
+    let name = format!("volumes/{plugged}");
+    let moved = blk(of_plugged, 3);
     let moved = disks
-        .update_refused("volumes/disk", blk(&volume, 3), None, Code::InvalidArgument)
+        .update_refused(&name, moved, None, Code::InvalidArgument)
         .await;
     assert!(moved.message().contains("pcie_id"), "{moved}");
-    disks.created("", "other", blk(&other, 3)).await;
+    disks.created("", other, blk(of_other, 3)).await;
     vm.verify("/dev/vdb").await;
     drop(vm);
     target.stop();
@@ -206,5 +227,31 @@ async fn an_nvme_controller_works_in_a_guest_and_the_target_outlives_a_qemu_that
     vm.verify("/dev/nvme0n1").await;
     drop(vm);
     controllers.deleted(&name).await;
+    target.stop();
+}
+
+#[tokio::test]
+#[ignore = "needs QEMU: scripts/test.sh --guest"]
+async fn a_disk_of_a_process_that_died_is_connected_again_by_its_successor_or_moved() {
+    let dir = vm::directory();
+    let (mut target, client, mut vm) = machine(Qemu::Installed, dir.path()).await;
+    let volume = unique("disk");
+    let made = malloc(&client, &volume, 16).await;
+    let disks = Resource::new(&client, "VirtioBlk");
+    disks.created("", "disk", blk(&made, 8)).await;
+    vm.verify("/dev/vda").await;
+
+    for function in [8, 9] {
+        target.kill();
+        let options = kvm_mode(dir.path()).after(&target);
+        target = Target::start_with(options).await;
+        let client = target.client().await;
+        let disks = Resource::new(&client, "VirtioBlk");
+        let made = malloc(&client, &volume, 16).await;
+        disks.created("", "disk", blk(&made, function)).await;
+        vm.verify("/dev/vda").await;
+        assert_eq!(slot(&mut vm).await, function);
+    }
+    drop(vm);
     target.stop();
 }

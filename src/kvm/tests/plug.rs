@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::peer::{Peer, chardevs, device, in_time, pci};
+use super::peer::{Monitor, Peer, chardevs, device, in_time, pci};
 use crate::error::Error;
 use crate::kvm::Model;
 
@@ -283,42 +283,101 @@ async fn a_qemu_that_dies_of_a_plug_leaves_nothing_to_undo() {
     assert!(message.contains("QEMU does not run"), "{message}");
 }
 
+/// What QEMU tells of the place of the device `v`.
+async fn is_at(qemu: &mut Monitor, bus: &str, slot: u32) {
+    for (property, value) in [
+        (
+            "parent_bus",
+            json!(format!("/machine/peripheral/{bus}/{bus}")),
+        ),
+        ("addr", json!(slot * 8)),
+    ] {
+        let arguments = json!({ "path": "/machine/peripheral/v", "property": property });
+        qemu.answers("qom-get", arguments, value).await;
+    }
+}
+
 #[tokio::test]
-async fn what_an_earlier_life_left_is_kept_if_qemu_connects_it_again_and_else_replaced() {
+async fn a_vhost_user_device_of_an_earlier_life_is_kept_since_qemu_connects_it_again() {
     let peer = Peer::new();
     let machine = peer.machine();
     let blk = device(&machine, Model::VirtioBlk, "v");
-    let nvme = device(&machine, Model::Nvme, "v");
-    let keeping = async {
+    let qemu = async {
         let mut qemu = peer.accept().await;
         qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
             .await;
         let trying = "disconnected:unix:/run/opi/s,reconnect=1";
         qemu.answers("query-chardev", Value::Null, chardevs(&[("v", trying)]))
             .await;
+        is_at(&mut qemu, "pci.b", 2).await;
         qemu.answers("query-chardev", Value::Null, chardevs(&[("v", "unix:")]))
             .await;
         qemu.sees_the_end().await;
     };
-    let (plugged, ()) = tokio::join!(machine.plug(&blk, in_time()), keeping);
+    let (plugged, ()) = tokio::join!(machine.plug(&blk, in_time()), qemu);
     assert_eq!(plugged, Ok(()));
+}
 
-    let replacing = async {
+/// A machine with the device `v` of an earlier life, until that is unplugged.
+async fn gives_up_the_old(qemu: &mut Monitor, chardev: &[(&str, &str)]) {
+    qemu.answers("device_del", json!({ "id": "v" }), json!({}))
+        .await;
+    qemu.tells("DEVICE_DELETED", json!({ "device": "v" })).await;
+    qemu.answers("query-chardev", Value::Null, chardevs(chardev))
+        .await;
+    if !chardev.is_empty() {
+        qemu.answers("chardev-remove", json!({ "id": "v" }), json!({}))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_vhost_user_device_of_an_earlier_life_that_was_elsewhere_is_moved() {
+    for (bus, slot) in [("pci.a", 2), ("pci.b", 3)] {
+        let peer = Peer::new();
+        let machine = peer.machine();
+        let blk = device(&machine, Model::VirtioBlk, "v");
+        let qemu = async {
+            let mut qemu = peer.accept().await;
+            qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
+                .await;
+            qemu.answers("query-chardev", Value::Null, chardevs(&[("v", "unix:")]))
+                .await;
+            is_at(&mut qemu, bus, slot).await;
+            gives_up_the_old(&mut qemu, &[("v", "unix:")]).await;
+            qemu.answers("chardev-add", add_chardev("v", ("reconnect", 1)), json!({}))
+                .await;
+            qemu.answers("query-chardev", Value::Null, chardevs(&[("v", "unix:")]))
+                .await;
+            let driver = "vhost-user-blk-pci";
+            qemu.answers("device_add", add_virtio(driver, "v"), json!({}))
+                .await;
+            qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
+                .await;
+            qemu.sees_the_end().await;
+        };
+        let (plugged, ()) = tokio::join!(machine.plug(&blk, in_time()), qemu);
+        assert_eq!(plugged, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn an_nvme_controller_of_an_earlier_life_is_replaced_since_qemu_does_not_connect_it_again() {
+    let peer = Peer::new();
+    let machine = peer.machine();
+    let nvme = device(&machine, Model::Nvme, "v");
+    let qemu = async {
         let mut qemu = peer.accept().await;
         qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
             .await;
         qemu.answers("query-chardev", Value::Null, chardevs(&[]))
             .await;
-        qemu.answers("device_del", json!({ "id": "v" }), json!({}))
-            .await;
-        qemu.tells("DEVICE_DELETED", json!({ "device": "v" })).await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[]))
-            .await;
+        gives_up_the_old(&mut qemu, &[]).await;
         qemu.answers("device_add", add_nvme("v"), json!({})).await;
         qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
             .await;
         qemu.sees_the_end().await;
     };
-    let (plugged, ()) = tokio::join!(machine.plug(&nvme, in_time()), replacing);
+    let (plugged, ()) = tokio::join!(machine.plug(&nvme, in_time()), qemu);
     assert_eq!(plugged, Ok(()));
 }
