@@ -19,7 +19,7 @@ use crate::common::eventually;
 const BOOT: Duration = Duration::from_secs(120);
 
 /// No command takes longer.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_secs(120);
 
 /// The PCI bus that devices are plugged into.
 pub const BUS: &str = "pci.opi.0";
