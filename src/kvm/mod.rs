@@ -90,6 +90,15 @@ impl Machine {
         plugged.map_err(|fault| fault.during(&format!("plug the device {}", device.id), &device.id))
     }
 
+    /// Plugs a device again that the machine has lost, as a QEMU that was started anew has.
+    ///
+    /// # Errors
+    /// Those of [`plug`](Self::plug).
+    pub async fn renew(&self, device: &Device, deadline: Instant) -> Result<(), Error> {
+        let renewed = self.plug_if_absent(device, deadline).await;
+        renewed.map_err(|fault| fault.during(&format!("plug the device {}", device.id), &device.id))
+    }
+
     /// Unplugs the device of this id and waits until the guest has given it up. A device that is not
     /// there, or whose QEMU has ended, is a success.
     ///
@@ -126,6 +135,14 @@ impl Machine {
             tracing::error!(device = device.id, %left, "could not undo a plug that failed: QEMU may still have the device");
         }
         plugged
+    }
+
+    async fn plug_if_absent(&self, device: &Device, deadline: Instant) -> Result<(), Fault> {
+        let operation = self.operation(&device.id, deadline).await?;
+        match operation.presence().await? {
+            Presence::Absent => self.keep_or_plug(device, deadline).await,
+            Presence::Plugged | Presence::Taken => Ok(()),
+        }
     }
 
     async fn remove(&self, id: &str, deadline: Instant) -> Result<(), Fault> {

@@ -72,9 +72,10 @@ impl<K: Pluggable> Plugged<K> {
         Some((machine, function))
     }
 
-    async fn plug(&self, call: &CallContext, name: &Name, object: &K::Object) -> Result<(), Error> {
+    /// The machine and the device in it, for a controller that is plugged.
+    fn device(&self, name: &Name, object: &K::Object) -> Result<Option<(&Machine, Device)>, Error> {
         let Some((machine, function)) = self.slot(object) else {
-            return Ok(());
+            return Ok(None);
         };
         let place = machine.place(function);
         let device = Device {
@@ -83,7 +84,14 @@ impl<K: Pluggable> Plugged<K> {
             place: place.map_err(|reason| Error::failed_precondition(name, reason))?,
             socket: self.slots.sockets.join(K::socket(name)),
         };
-        machine.plug(&device, call.answer_by()).await
+        Ok(Some((machine, device)))
+    }
+
+    async fn plug(&self, call: &CallContext, name: &Name, object: &K::Object) -> Result<(), Error> {
+        match self.device(name, object)? {
+            Some((machine, device)) => machine.plug(&device, call.answer_by()).await,
+            None => Ok(()),
+        }
     }
 
     async fn unplug(
@@ -137,6 +145,19 @@ impl<K: Pluggable> Kind for Plugged<K> {
             tracing::error!(%name, %left, "could not remove what could not be plugged");
         }
         Err(error)
+    }
+
+    /// A machine that was started anew does not have the device of the one before.
+    async fn renew(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        object: &K::Object,
+    ) -> Result<(), Error> {
+        match self.device(name, object)? {
+            Some((machine, device)) => machine.renew(&device, call.answer_by()).await,
+            None => Ok(()),
+        }
     }
 
     /// A device stays in its slot.

@@ -236,6 +236,9 @@ impl<K: Kind> Collection<K> {
         let uses = self.uses(name, &wanted);
         let _held = self.shared.locks.acquire(uses.changed(), uses.used()).await;
         if let Some(record) = self.record(name) {
+            if record.wanted == wanted {
+                self.kind.renew(call, name, &record.object).await?;
+            }
             return Ok(Made::Existing(record));
         }
         let reserved = self.shared.registry.reserve(name, &uses)?;

@@ -45,6 +45,17 @@ pub trait Kind: Send + Sync + 'static {
         wanted: Self::Object,
     ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
 
+    /// Brings back what others may have lost of it: called when it is asked for once more, with the
+    /// same content.
+    fn renew(
+        &self,
+        _call: &CallContext,
+        _name: &Name,
+        _object: &Self::Object,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Changes it in SPDK, never for nothing: some field of `change.wanted` differs.
     ///
     /// # Errors

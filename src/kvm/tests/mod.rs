@@ -1,5 +1,6 @@
 //! The client against a monitor that the test plays, command by command.
 
+mod again;
 mod connection;
 mod peer;
 mod plug;

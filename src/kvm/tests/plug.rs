@@ -29,7 +29,7 @@ fn functions_fill_one_bus_after_the_other() {
     assert!(machine.place(-1).is_err() && machine.place(i32::MAX).is_err());
 }
 
-fn add_nvme(id: &str) -> Value {
+pub(super) fn add_nvme(id: &str) -> Value {
     let socket = json!({ "type": "unix", "path": "/run/opi/s" });
     json!({ "driver": "vfio-user-pci", "id": id, "bus": "pci.b", "addr": "0x2", "socket": socket })
 }
@@ -43,6 +43,26 @@ fn add_chardev(id: &str, (reconnect, time): (&str, u32)) -> Value {
     let address = json!({ "type": "unix", "data": { "path": "/run/opi/s" } });
     let data = json!({ "addr": address, "server": false, reconnect: time });
     json!({ "id": id, "backend": { "type": "socket", "data": data } })
+}
+
+/// Takes a vhost-user device `v` whose chardev goes through these states, and a driver of the guest
+/// takes it at once.
+pub(super) async fn takes_vhost(
+    qemu: &mut Monitor,
+    driver: &str,
+    reconnect: (&str, u32),
+    states: &[&str],
+) {
+    qemu.answers("chardev-add", add_chardev("v", reconnect), json!({}))
+        .await;
+    for filename in states {
+        qemu.answers("query-chardev", Value::Null, chardevs(&[("v", filename)]))
+            .await;
+    }
+    qemu.answers("device_add", add_virtio(driver, "v"), json!({}))
+        .await;
+    qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
+        .await;
 }
 
 #[tokio::test]
@@ -98,16 +118,8 @@ async fn a_vhost_user_device_is_plugged_when_its_chardev_is_connected() {
         let qemu = async {
             let mut qemu = peer.accept_as(version.0, version.1).await;
             qemu.has_nothing().await;
-            qemu.answers("chardev-add", add_chardev("v", reconnect), json!({}))
-                .await;
-            for filename in ["disconnected:unix:/run/opi/s", "unix:"] {
-                qemu.answers("query-chardev", Value::Null, chardevs(&[("v", filename)]))
-                    .await;
-            }
-            qemu.answers("device_add", add_virtio(driver, "v"), json!({}))
-                .await;
-            qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
-                .await;
+            let states = ["disconnected:unix:/run/opi/s", "unix:"];
+            takes_vhost(&mut qemu, driver, reconnect, &states).await;
             qemu.sees_the_end().await;
         };
         let (plugged, ()) = tokio::join!(machine.plug(&vhost, in_time()), qemu);
@@ -281,103 +293,4 @@ async fn a_qemu_that_dies_of_a_plug_leaves_nothing_to_undo() {
         panic!("{again:?}")
     };
     assert!(message.contains("QEMU does not run"), "{message}");
-}
-
-/// What QEMU tells of the place of the device `v`.
-async fn is_at(qemu: &mut Monitor, bus: &str, slot: u32) {
-    for (property, value) in [
-        (
-            "parent_bus",
-            json!(format!("/machine/peripheral/{bus}/{bus}")),
-        ),
-        ("addr", json!(slot * 8)),
-    ] {
-        let arguments = json!({ "path": "/machine/peripheral/v", "property": property });
-        qemu.answers("qom-get", arguments, value).await;
-    }
-}
-
-#[tokio::test]
-async fn a_vhost_user_device_of_an_earlier_life_is_kept_since_qemu_connects_it_again() {
-    let peer = Peer::new();
-    let machine = peer.machine();
-    let blk = device(&machine, Model::VirtioBlk, "v");
-    let qemu = async {
-        let mut qemu = peer.accept().await;
-        qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
-            .await;
-        let trying = "disconnected:unix:/run/opi/s,reconnect=1";
-        qemu.answers("query-chardev", Value::Null, chardevs(&[("v", trying)]))
-            .await;
-        is_at(&mut qemu, "pci.b", 2).await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[("v", "unix:")]))
-            .await;
-        qemu.sees_the_end().await;
-    };
-    let (plugged, ()) = tokio::join!(machine.plug(&blk, in_time()), qemu);
-    assert_eq!(plugged, Ok(()));
-}
-
-/// A machine with the device `v` of an earlier life, until that is unplugged.
-async fn gives_up_the_old(qemu: &mut Monitor, chardev: &[(&str, &str)]) {
-    qemu.answers("device_del", json!({ "id": "v" }), json!({}))
-        .await;
-    qemu.tells("DEVICE_DELETED", json!({ "device": "v" })).await;
-    qemu.answers("query-chardev", Value::Null, chardevs(chardev))
-        .await;
-    if !chardev.is_empty() {
-        qemu.answers("chardev-remove", json!({ "id": "v" }), json!({}))
-            .await;
-    }
-}
-
-#[tokio::test]
-async fn a_vhost_user_device_of_an_earlier_life_that_was_elsewhere_is_moved() {
-    for (bus, slot) in [("pci.a", 2), ("pci.b", 3)] {
-        let peer = Peer::new();
-        let machine = peer.machine();
-        let blk = device(&machine, Model::VirtioBlk, "v");
-        let qemu = async {
-            let mut qemu = peer.accept().await;
-            qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
-                .await;
-            qemu.answers("query-chardev", Value::Null, chardevs(&[("v", "unix:")]))
-                .await;
-            is_at(&mut qemu, bus, slot).await;
-            gives_up_the_old(&mut qemu, &[("v", "unix:")]).await;
-            qemu.answers("chardev-add", add_chardev("v", ("reconnect", 1)), json!({}))
-                .await;
-            qemu.answers("query-chardev", Value::Null, chardevs(&[("v", "unix:")]))
-                .await;
-            let driver = "vhost-user-blk-pci";
-            qemu.answers("device_add", add_virtio(driver, "v"), json!({}))
-                .await;
-            qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
-                .await;
-            qemu.sees_the_end().await;
-        };
-        let (plugged, ()) = tokio::join!(machine.plug(&blk, in_time()), qemu);
-        assert_eq!(plugged, Ok(()));
-    }
-}
-
-#[tokio::test]
-async fn an_nvme_controller_of_an_earlier_life_is_replaced_since_qemu_does_not_connect_it_again() {
-    let peer = Peer::new();
-    let machine = peer.machine();
-    let nvme = device(&machine, Model::Nvme, "v");
-    let qemu = async {
-        let mut qemu = peer.accept().await;
-        qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
-            .await;
-        qemu.answers("query-chardev", Value::Null, chardevs(&[]))
-            .await;
-        gives_up_the_old(&mut qemu, &[]).await;
-        qemu.answers("device_add", add_nvme("v"), json!({})).await;
-        qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
-            .await;
-        qemu.sees_the_end().await;
-    };
-    let (plugged, ()) = tokio::join!(machine.plug(&nvme, in_time()), qemu);
-    assert_eq!(plugged, Ok(()));
 }
