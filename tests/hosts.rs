@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{Fixture, Target};
+use common::{Fixture, HOST, Options, Resource, Target, pcie_spec, subsystem};
 use serde_json::json;
+use tonic::Code;
 
-const HOST: &str = "nqn.2022-09.io.spdk:the-host";
 const STRANGER: &str = "nqn.2022-09.io.spdk:a-stranger";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -26,5 +26,30 @@ async fn a_host_that_may_no_longer_connect_is_disconnected_and_one_that_may_come
     let host = export.initiator().with_host(HOST);
     host.verify(target.scratch(), 1).await.expect("it may");
     export.remove().await;
+    target.stop();
+}
+
+/// SPDK would keep every machine out, and say nothing to who made the controller.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_subsystem_for_one_host_has_no_pcie_controller_since_machines_have_no_nqn() {
+    let target = Target::start_with(Options::hugepages()).await;
+    let client = target.client().await;
+    let subsystems = Resource::new(&client, "NvmeSubsystem");
+    let controllers = Resource::new(&client, "NvmeController");
+    let pcie = pcie_spec(0);
+
+    let one_host = subsystem(&client, "one-host", json!({ "hostnqn": HOST })).await;
+    let status = controllers
+        .refused(&one_host, "pcie", pcie.clone(), Code::FailedPrecondition)
+        .await;
+    assert!(status.message().contains("hostnqn"), "{status}");
+
+    let any = subsystem(&client, "any-host", json!({})).await;
+    controllers.created(&any, "pcie", pcie).await;
+    let object = json!({ "spec": { "hostnqn": HOST } });
+    let mask = Some(["spec.hostnqn"].as_slice());
+    subsystems
+        .update_refused(&any, object, mask, Code::FailedPrecondition)
+        .await;
     target.stop();
 }

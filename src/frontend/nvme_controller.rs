@@ -11,7 +11,7 @@ use std::sync::Arc;
 use spdk::nvmf::{Address, Transport, listener, transport};
 use spdk::{Handle, Spdk};
 
-use super::nvme_subsystem::{NvmeSubsystems, has_psk, nqn_of};
+use super::nvme_subsystem::{NvmeSubsystems, has_host, has_psk, nqn_of};
 use super::{errno, pcie, socket_key, subsystem_stats};
 use crate::api::storage::nvme_controller_spec::Endpoint;
 use crate::api::storage::{
@@ -102,6 +102,7 @@ impl NvmeControllers {
         let nqn = nqn_of(&subsystem);
         let secure = has_psk(&subsystem) && matches!(address, Address::Tcp { .. });
         if let Address::VfioUser { dir } = &address {
+            check_admitted(name, &subsystem)?;
             make_directory(dir).await?;
         }
         let at = address.clone();
@@ -227,6 +228,19 @@ impl Pluggable for NvmeControllers {
     fn socket(name: &Name) -> PathBuf {
         PathBuf::from(name.parent_id().unwrap_or_default()).join("cntrl")
     }
+}
+
+/// A host over PCIe tells no NQN, and SPDK keeps it out where hosts are admitted by theirs.
+fn check_admitted(name: &Name, subsystem: &NvmeSubsystem) -> Result<(), Error> {
+    if !has_host(subsystem) {
+        return Ok(());
+    }
+    let what = format!(
+        "{} admits one host by its NQN (spec.hostnqn), and hosts over PCIe have none: use a \
+         subsystem with an empty hostnqn",
+        subsystem.name
+    );
+    Err(Error::failed_precondition(name, what))
 }
 
 fn spec_of(object: &NvmeController) -> NvmeControllerSpec {

@@ -1,6 +1,6 @@
 //! NvmeSubsystem: what a host connects to, with the namespaces and controllers that are its parts.
 
-use spdk::nvmf::{host, nqn, subsystem};
+use spdk::nvmf::{Address, host, listener, nqn, subsystem};
 use spdk::{Handle, Spdk, keyring};
 
 use super::{errno, subsystem_stats};
@@ -26,6 +26,22 @@ impl NvmeSubsystems {
     /// Subsystems of this SPDK's target.
     pub fn new(spdk: Handle) -> Self {
         Self { spdk }
+    }
+}
+
+impl NvmeSubsystems {
+    /// A subsystem that admits one host keeps out all that come over PCIe.
+    async fn check_no_pcie(&self, name: &Name, nqn: String) -> Result<(), Error> {
+        let listening = self
+            .spdk
+            .call(move |spdk| async move { listener::list(spdk, &nqn) });
+        let over_pcie = |at: &Address| matches!(at, Address::VfioUser { .. });
+        if listening.await?.unwrap_or_default().iter().any(over_pcie) {
+            let what = "spec.hostnqn: it has a PCIe controller, and hosts over PCIe have no NQN: \
+                        delete that first, or leave hostnqn empty";
+            return Err(Error::failed_precondition(name, what));
+        }
+        Ok(())
     }
 }
 
@@ -94,6 +110,9 @@ impl Kind for NvmeSubsystems {
         if change.fields.has("spec.nqn") {
             return Err(Error::immutable("spec.nqn"));
         }
+        if has_host(&change.wanted) && !has_host(&change.old) {
+            self.check_no_pcie(name, nqn_of(&change.old)).await?;
+        }
         let (old, new) = (
             Recipe::new(name, &change.old),
             Recipe::new(name, &change.wanted),
@@ -152,6 +171,14 @@ pub(super) fn nqn_of(object: &NvmeSubsystem) -> String {
         .as_ref()
         .map(|spec| spec.nqn.clone())
         .unwrap_or_default()
+}
+
+/// Whether it admits one host only, by its NQN.
+pub(super) fn has_host(object: &NvmeSubsystem) -> bool {
+    object
+        .spec
+        .as_ref()
+        .is_some_and(|spec| !spec.hostnqn.is_empty())
 }
 
 /// Whether its TCP controllers speak TLS.
