@@ -5,7 +5,7 @@
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-bash "$SCRIPTS/setup.sh" --tools
+call bash "$SCRIPTS/setup.sh" --tools
 load_env
 cd "$ROOT"
 stage "building opi-spdk and the bench" cargo bench --locked --bench compare --no-run

@@ -21,9 +21,18 @@ die() {
     exit 1
 }
 
-# step NAME COMMAND...: runs the command with its output in a log, and reports what comes of it.
-# The command may be a function. It runs in strict mode and in a process group of its own, so that
-# a signal to this script ends it at once, with all that it started.
+# call COMMAND...: runs it in a process group of its own and waits, so that a signal to this script is not
+# put off until the command ends, but ends it too, with all that it started. It may be a function.
+call() {
+    set -m
+    "$@" &
+    CHILD=$!
+    set +m
+    wait "$CHILD"
+    CHILD=
+}
+
+# step NAME COMMAND...: calls the command with its output in a log, and reports what comes of it.
 step() {
     local began=$SECONDS
     STEP=$1
@@ -33,24 +42,21 @@ step() {
     heartbeat "$began" &
     HEARTBEAT=$!
     disown
-    set -m
-    "$@" >"$LOG" 2>&1 </dev/null &
-    CHILD=$!
-    set +m
-    wait "$CHILD"
-    CHILD=
+    call into_log "$@"
     stop_heartbeat
     rm -f "$LOG"
     say "$STEP: done in $((SECONDS - began)) s"
     STEP=
 }
 
+into_log() { "$@" >"$LOG" 2>&1 </dev/null; }
+
 # stage NAME COMMAND...: the same for what speaks for itself, as cargo does: its output is shown.
 stage() {
     STEP=$1 LOG=
     shift
     say "$STEP"
-    "$@"
+    call "$@"
     STEP=
 }
 
@@ -71,7 +77,10 @@ on_exit() {
     local status=$?
     trap - EXIT
     stop_heartbeat
-    [[ -z $CHILD ]] || kill -- "-$CHILD" 2>/dev/null || true
+    if [[ -n $CHILD ]]; then
+        kill -- "-$CHILD" 2>/dev/null || true
+        wait "$CHILD" || true # it may still write to what is removed below
+    fi
     if ((status)) && [[ -n $STEP ]]; then
         [[ -z $LOG ]] || tail -n 25 "$LOG" | sed 's/^/    | /' >&2
         say "FAILED: $STEP (exit status $status)${LOG:+; the whole output is in $LOG}"
@@ -80,6 +89,7 @@ on_exit() {
     exit "$status"
 }
 trap on_exit EXIT
+trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 

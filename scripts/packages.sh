@@ -22,10 +22,12 @@ install_packages() {
     apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=600 "$@"
 }
 
-# The index is brought up to date only if it proves to be missing or old.
+# The index is brought up to date only if it proves to be missing or old, and what an installation that
+# was killed has left half-done is completed first.
 install_or_update() {
     export DEBIAN_FRONTEND=noninteractive
     install_packages "$@" || {
+        dpkg --configure -a || true
         apt-get update
         install_packages "$@"
     }

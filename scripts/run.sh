@@ -12,7 +12,7 @@ given() {
     return 1
 }
 
-bash "$SCRIPTS/setup.sh"
+call bash "$SCRIPTS/setup.sh"
 load_env
 cd "$ROOT"
 stage "building opi-spdk" cargo build --release --locked

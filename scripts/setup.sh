@@ -6,5 +6,5 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 [[ -x ${HOME:-}/.cargo/bin/cargo ]] || command -v cargo >/dev/null ||
     die "cargo was not found: install a Rust toolchain (the version in Cargo.toml's rust-version, or later), for instance by rustup"
 
-bash "$SCRIPTS/packages.sh"
-bash "$SCRIPTS/spdk.sh" "$@"
+call bash "$SCRIPTS/packages.sh"
+call bash "$SCRIPTS/spdk.sh" "$@"

@@ -24,7 +24,7 @@ build() {
     step "copying SPDK's source" copy_spdk_source "$work/spdk"
     step "getting the source of the fio that is installed" \
         apt_source "$work/fio" "$(. /etc/os-release && echo "$VERSION_CODENAME")" "fio=$(fio_version)"
-    bash "$SCRIPTS/spdk-build.sh" "$work/spdk" "$(echo "$work"/fio/fio-*/)" "$work/out"
+    call bash "$SCRIPTS/spdk-build.sh" "$work/spdk" "$(echo "$work"/fio/fio-*/)" "$work/out"
     mv -T "$work/out" "$dir"
     say "SPDK is ready in $dir"
 }
