@@ -19,7 +19,7 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
         ibverbs-providers libaio1 libibverbs1 libjson-c5 libkeyutils1 libnuma1 librdmacm1 libssl3 \
-        liburing2 libuuid1 pci.ids \
+        liburing2 libuuid1 openssl pci.ids \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /src/target/release/opi-spdk /usr/local/bin/
 EXPOSE 50051 8082

@@ -13,8 +13,8 @@ PACKAGES=(
     clang libclang-dev
     # to load the target, and to call it
     fio curl
-    # names of PCI devices, for the inventory
-    pci.ids
+    # the configuration without which SPDK's OpenSSL does not start; names of PCI devices, for the inventory
+    openssl pci.ids
 )
 ((!$#)) || PACKAGES=("$@")
 
