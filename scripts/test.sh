@@ -32,8 +32,7 @@ use_asan() {
     # With a target named, build scripts and procedural macros, which run in the compiler, are left alone.
     CARGO_BUILD_TARGET=$(rustc -vV | awk '$1 == "host:" { print $2 }')
     export CARGO_BUILD_TARGET CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$ROOT/target}/asan
-    # A report needs lines; the rest of the debug information only takes time and space.
-    export CARGO_PROFILE_DEV_DEBUG=line-tables-only CARGO_INCREMENTAL=0
+    export CARGO_INCREMENTAL=0
 }
 
 call bash "$SCRIPTS/setup.sh" --tools

@@ -114,8 +114,10 @@ impl Vm {
         let mut qemu = Command::new("taskset")
             .args(["-c", hardware.cores])
             .args(program(hardware.qemu, &image))
+            // One thread for all processors: with one each, a kernel that patched its own code while it
+            // booted was seen to trap.
             .args(words(
-                "-accel tcg -cpu max -nodefaults -display none -no-reboot",
+                "-accel tcg,thread=single -cpu max -nodefaults -display none -no-reboot",
             ))
             .args(["-m", &format!("{}M", hardware.mem_mib)])
             .arg("-kernel")
