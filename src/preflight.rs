@@ -89,7 +89,13 @@ fn check_cores(reactors: &CoreSet) -> Result<CoreSet, String> {
 
 fn check_memory(config: &Config) -> Result<(), String> {
     if config.no_huge {
-        return Ok(());
+        return match available_mib() {
+            Some(free) if free < u64::from(config.mem_mib) => Err(format!(
+                "{free} MiB of memory are available, and {} MiB are asked for: lower --mem-mib",
+                config.mem_mib
+            )),
+            _ => Ok(()),
+        };
     }
     let free = spdk::hugepages_free_mib();
     if free < u64::from(config.mem_mib) {
@@ -102,6 +108,16 @@ fn check_memory(config: &Config) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Memory that can be had without swapping, MiB, by the kernel's own estimate.
+fn available_mib() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib / 1024)
 }
 
 /// Makes way for SPDK's socket, and takes what the proxy needs.

@@ -189,7 +189,12 @@ impl Services {
             config.ctrlr_dir.clone(),
         );
         let subsystems = Arc::clone(&nvme_subsystems);
-        let nvme_namespaces = NvmeNamespaces::new(spdk.clone(), subsystems, Arc::clone(&health));
+        let nvme_namespaces = NvmeNamespaces::new(
+            spdk.clone(),
+            subsystems,
+            Arc::clone(&shared),
+            Arc::clone(&health),
+        );
         let virtio_blks = VirtioBlks::new(spdk.clone());
         let virtio_scsi = virtio_scsi(&spdk, &shared, &slots);
         let nvme_remote = nvme_remote(&spdk, &shared, &health);

@@ -151,6 +151,21 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
     let status = refused.expect_err("there is nothing to limit");
     assert!(status.message().contains("volumes/limited"), "{status}");
 
+    // Their IDs stay theirs: whoever comes meanwhile gets another, and keeps it when they go.
+    malloc(&client, "late", 4).await;
+    let late = namespace(&client, &over, "volumes/late", json!({})).await;
+    let given = namespaces.get(&late).await.expect("it is there");
+    assert_eq!(given["spec"]["host_nsid"], 4, "{given}");
+    let first = shown.remove(0);
+    namespaces.deleted(&first).await;
+    becomes(&namespaces, &late, "ONLINE").await;
+    stats(&namespaces, &late).await.expect("it is there");
+    let object = json!({ "spec": { "volume_name_ref": "volumes/late" } });
+    namespaces.deleted(&late).await;
+    let again = namespaces.created(&over, "first", object).await;
+    assert_eq!(again["spec"]["host_nsid"], 1, "{again}");
+    shown.insert(0, name_of(&again));
+
     // One that gets another volume is online with that.
     malloc(&client, "fresh", 4).await;
     let other = json!({ "spec": { "volume_name_ref": "volumes/fresh" } });
@@ -184,6 +199,7 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
         ("MallocVolume", "volumes/blk"),
         ("MallocVolume", "volumes/lun"),
         ("MallocVolume", "volumes/fresh"),
+        ("MallocVolume", "volumes/late"),
     ] {
         of(kind).deleted(name).await;
     }

@@ -14,6 +14,7 @@
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -71,7 +72,8 @@ impl Rings {
         // SAFETY: who has the right to take is the only one that pops replies while
         // the gate is open.
         while let Some(reply) = unsafe { self.replies.pop() } {
-            (reply.0)();
+            // An answer that panics when nobody wants it is no other caller's fault.
+            let _ = catch_unwind(AssertUnwindSafe(move || (reply.0)()));
         }
     }
 }

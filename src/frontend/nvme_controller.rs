@@ -84,17 +84,12 @@ impl NvmeControllers {
         if spec.nvme_controller_id.is_some() {
             return Ok(());
         }
-        for id in 1..=MAX_CONTROLLER_ID {
-            let uses = Uses::new().owns(id_key(name, id));
-            if let Ok(reserved) = self.shared.registry.reserve(name, &uses) {
-                reserved.keep();
-                spec.nvme_controller_id = Some(id);
-                return Ok(());
-            }
-        }
-        Err(Error::ResourceExhausted(
-            "all controller IDs of the subsystem are in use".into(),
-        ))
+        let registry = &self.shared.registry;
+        let chosen = registry.choose(name, 1..=MAX_CONTROLLER_ID, |id| id_key(name, id));
+        spec.nvme_controller_id = Some(chosen.ok_or_else(|| {
+            Error::ResourceExhausted("all controller IDs of the subsystem are in use".into())
+        })?);
+        Ok(())
     }
 
     async fn listen(&self, name: &Name, address: Address) -> Result<(), Error> {
@@ -363,7 +358,7 @@ async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Result<(
 /// What SPDK found wrong, told of the field that is to blame.
 fn at_fault(error: spdk::Error) -> Error {
     match error.errno.0 {
-        errno::EINVAL => Error::invalid("spec", error.detail.unwrap_or_default()),
+        errno::EINVAL => Error::invalid("spec", error.to_string()),
         _ => error.into(),
     }
 }

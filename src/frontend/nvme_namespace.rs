@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use spdk::nvmf::namespace::{self, Added};
+use spdk::nvmf::subsystem::MAX_NAMESPACES;
 use spdk::{Handle, Spdk, bdev};
 
 use super::errno;
@@ -16,12 +17,13 @@ use crate::backend::{check_uuid, parse_uuid, stats_of};
 use crate::error::{Error, Violations};
 use crate::health::Health;
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Uses};
+use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Uses};
 
 /// The kind.
 pub struct NvmeNamespaces {
     spdk: Handle,
     subsystems: Arc<Collection<NvmeSubsystems>>,
+    shared: Arc<Shared>,
     health: Arc<Health>,
     /// Whether the volume of each is still the one that was shown.
     volumes: RwLock<HashMap<Key, bdev::Presence>>,
@@ -32,11 +34,13 @@ impl NvmeNamespaces {
     pub fn new(
         spdk: Handle,
         subsystems: Arc<Collection<NvmeSubsystems>>,
+        shared: Arc<Shared>,
         health: Arc<Health>,
     ) -> Self {
         Self {
             spdk,
             subsystems,
+            shared,
             health,
             volumes: RwLock::default(),
         }
@@ -64,8 +68,10 @@ impl NvmeNamespaces {
         let added = self.spdk.call(move |spdk| async move {
             // Adding holds up the I/O of the whole subsystem.
             match bdev::lookup(spdk, &options.bdev)? {
-                Some(_) => namespace::add(spdk, &nqn, &options).await.map(Some),
-                None => Ok(None),
+                Some(bdev) if bdev.claimed_by.is_none() => {
+                    namespace::add(spdk, &nqn, &options).await.map(Some)
+                }
+                _ => Ok(None),
             }
         });
         let added = added.await??;
@@ -77,6 +83,17 @@ impl NvmeNamespaces {
         let mut volumes = self.volumes.write();
         volumes.insert(name.key().clone(), added.bdev);
         added.nsid
+    }
+
+    /// An ID that no other namespace of the subsystem has. SPDK would also give that of one whose
+    /// volume has gone for now.
+    fn choose_nsid(&self, name: &Name) -> Result<u32, Error> {
+        let numbers = 1..=MAX_NAMESPACES.cast_signed();
+        let registry = &self.shared.registry;
+        let chosen = registry.choose(name, numbers, |nsid| nsid_key(name, nsid));
+        chosen.map(i32::unsigned_abs).ok_or_else(|| {
+            Error::ResourceExhausted("all namespace IDs of the subsystem are in use".into())
+        })
     }
 
     fn nqn(&self, name: &Name) -> Result<String, Error> {
@@ -116,7 +133,7 @@ impl Kind for NvmeNamespaces {
             Err(_) => Uses::new(),
         };
         match (spec.host_nsid, name.parent_id()) {
-            (1.., Some(subsystem)) => uses.owns(format!("nsid/{subsystem}/{}", spec.host_nsid)),
+            (1.., Some(_)) => uses.owns(nsid_key(name, spec.host_nsid)),
             _ => uses,
         }
     }
@@ -129,7 +146,10 @@ impl Kind for NvmeNamespaces {
     ) -> Result<NvmeNamespace, Error> {
         let nqn = self.nqn(name)?;
         let spec = spec_of(&wanted);
-        let options = options(&spec);
+        let mut options = options(&spec);
+        if options.nsid == 0 {
+            options.nsid = self.choose_nsid(name)?;
+        }
         let added = self
             .spdk
             .call(move |spdk| async move { namespace::add(spdk, &nqn, &options).await });
@@ -145,9 +165,12 @@ impl Kind for NvmeNamespaces {
     ) -> Result<NvmeNamespace, Error> {
         let nqn = self.nqn(name)?;
         let (old, new) = (spec_of(&change.old), spec_of(&change.wanted));
-        let (before, after) = (options(&old), options(&new));
+        let (before, mut after) = (options(&old), options(&new));
         if same(&before, &after) {
             return Ok(with_nsid(change.wanted, before.nsid));
+        }
+        if after.nsid == 0 {
+            after.nsid = before.nsid;
         }
         let replaced = self
             .spdk
@@ -197,6 +220,13 @@ impl Kind for NvmeNamespaces {
             },
         });
     }
+}
+
+fn nsid_key(name: &Name, nsid: i32) -> Key {
+    Key::from(format!(
+        "nsid/{}/{nsid}",
+        name.parent_id().unwrap_or_default()
+    ))
 }
 
 fn spec_of(object: &NvmeNamespace) -> NvmeNamespaceSpec {
@@ -279,6 +309,10 @@ fn at_fault(spec: &NvmeNamespaceSpec, error: spdk::Error) -> Error {
                 spec.volume_name_ref
             ),
         },
+        // The first that was free.
+        errno::ERANGE if spec.host_nsid == 0 => Error::ResourceExhausted(
+            "the subsystem has as many namespaces as it can: spec.max_namespaces".into(),
+        ),
         errno::ERANGE => Error::invalid("spec.host_nsid", error.detail.unwrap_or_default()),
         _ => error.into(),
     }

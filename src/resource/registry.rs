@@ -147,6 +147,20 @@ impl Registry {
         })
     }
 
+    /// The first of these numbers whose key nobody has: `name` has reserved it, inside a reservation
+    /// that is settled or given back.
+    pub fn choose(
+        self: &Arc<Self>,
+        name: &Name,
+        numbers: impl IntoIterator<Item = i32>,
+        key: impl Fn(i32) -> Key,
+    ) -> Option<i32> {
+        numbers.into_iter().find(|number| {
+            let reserved = self.reserve(name, &Uses::new().owns(key(*number)));
+            reserved.map(Reserved::keep).is_ok()
+        })
+    }
+
     /// Forgets all that `name` holds.
     pub fn release(&self, name: &Name) {
         self.inner.lock().set(name, None);
@@ -230,8 +244,11 @@ impl Inner {
         if let Some(space) = volume_ref::remote_space(key) {
             return self.owners.get(&space);
         }
+        if !volume_ref::is_space(key) {
+            return None;
+        }
         let is_in = |other: &Key| volume_ref::remote_space(other).as_ref() == Some(key);
-        let mut others = self.owners.iter().filter(|_| volume_ref::is_space(key));
+        let mut others = self.owners.iter();
         others.find_map(|(other, owner)| is_in(other).then_some(owner))
     }
 

@@ -101,7 +101,6 @@ struct Pausing<R, C> {
 }
 
 /// Pauses the subsystem and begins `change`; `None` if that panicked.
-
 async fn pause<R: 'static, C: FnOnce(Subsystem) -> R + 'static>(
     spdk: Spdk,
     operation: &'static str,
