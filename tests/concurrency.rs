@@ -4,13 +4,14 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{
     Client, Fixture, Options, Resource, Target, encode, eventually, find_method, malloc, name_of,
     namespace, nqn_of, path_of, subsystem, tcp_controller, tcp_spec,
 };
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use opi_spdk::api;
 use prost::bytes::Bytes;
 use prost_reflect::DynamicMessage;
@@ -285,49 +286,57 @@ async fn a_client_that_goes_away_leaves_a_change_whole_or_undone() {
 async fn a_full_ring_refuses_at_once_and_recovers() {
     let target =
         Target::start_with(Options::default().memory(1024).args(["--max-calls", "2"])).await;
-    let slow = target.client().await;
-    // Zeroing this much memory holds the reactor, so what comes meanwhile has to wait in the ring.
-    let zeroing = tokio::spawn(async move {
-        let mallocs = Resource::new(&slow, "MallocVolume");
-        // It may itself meet a full ring.
-        while let Err(status) = mallocs.create("", "large", volume(512 * 2048)).await {
-            assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-        }
-    });
-    let client = target.client().await;
-    let mallocs = Resource::new(&client, "MallocVolume");
+    let (slow, client) = (target.client().await, target.client().await);
+    let mallocs = Resource::new(&slow, "MallocVolume");
     let nulls = Resource::new(&client, "NullVolume");
+    let mut made = BTreeSet::new();
+    let began = Instant::now();
     let mut exhausted = 0;
-    let mut made = Vec::new();
-    while !zeroing.is_finished() {
-        let calls = (0..CLIENTS).map(|n| {
-            let (nulls, begin) = (&nulls, Instant::now());
-            async move {
-                let answer = nulls.create("", &format!("n{n}"), volume(8)).await;
-                (answer, begin.elapsed())
+    while exhausted == 0 {
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "the ring was never full"
+        );
+        mallocs.created("", "large", volume(512 * 2048)).await;
+        let freed = AtomicBool::new(false);
+        // Memory is zeroed as it is freed, which holds the reactor: what comes meanwhile has to
+        // wait in the ring. (It may itself meet a full one.)
+        let freeing = async {
+            while let Err(status) = mallocs.delete("large").await {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
             }
-        });
-        for (answer, took) in join_all(calls).await {
-            match answer {
-                Ok(object) => made.push(name_of(&object)),
-                Err(status) => {
-                    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-                    assert!(took < Duration::from_secs(1), "refused after {took:?}");
-                    exhausted += 1;
+            freed.store(true, Ordering::Relaxed);
+        };
+        let meanwhile = async {
+            while !freed.load(Ordering::Relaxed) {
+                let calls = (0..CLIENTS).map(|_| {
+                    let (nulls, begin) = (&nulls, Instant::now());
+                    async move {
+                        let answer = nulls.create("", "", volume(8)).await;
+                        (answer, begin.elapsed())
+                    }
+                });
+                for (answer, took) in join_all(calls).await {
+                    match answer {
+                        Ok(object) => drop(made.insert(name_of(&object))),
+                        Err(status) => {
+                            assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                            assert!(took < Duration::from_secs(1), "refused after {took:?}");
+                            exhausted += 1;
+                        }
+                    }
                 }
             }
-        }
+        };
+        join(freeing, meanwhile).await;
     }
-    zeroing.await.expect("the large volume is made");
-    assert!(exhausted > 0, "the ring was never full");
     // What was refused is not half there, and what was acknowledged is.
     let listed: BTreeSet<_> = nulls.names("").await.into_iter().collect();
-    assert_eq!(listed, made.into_iter().collect());
+    assert_eq!(listed, made);
     for n in 0..CLIENTS {
         nulls.created("", &format!("n{n}"), volume(8)).await;
         nulls.deleted(&format!("n{n}")).await;
     }
-    mallocs.deleted("large").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
