@@ -11,5 +11,6 @@ cd "$ROOT"
 stage "building opi-spdk and the bench" cargo bench --locked --bench compare --no-run
 
 # Without hugepages the bench runs too, with less, and says so in its tables.
-[[ " $* " == *" --no-huge "* ]] || bash "$SCRIPTS/hugepages.sh" || true
+# Two targets stand side by side.
+[[ " $* " == *" --no-huge "* ]] || HUGEPAGES=${HUGEPAGES:-1280} bash "$SCRIPTS/hugepages.sh" || true
 exec cargo bench --locked --quiet --bench compare -- "$@"

@@ -85,13 +85,14 @@ struct Key(Subject, Verb, usize, Load);
 pub async fn run(settings: &Settings) -> Result<Control> {
     let mut collected = Collected::default();
     for round in 0..settings.line.rounds {
-        for Turn { side, .. } in settings.turns(round) {
+        for turn in settings.turns(round) {
+            let side = turn.side;
             eprintln!(
                 "control path: round {} of {}, {side}",
                 round + 1,
                 settings.line.rounds
             );
-            measure(settings, side, round, &mut collected)
+            measure(settings, turn, round, &mut collected)
                 .await
                 .with_context(|| format!("control path on {side}"))?;
         }
@@ -102,11 +103,12 @@ pub async fn run(settings: &Settings) -> Result<Control> {
 /// All conditions on one side.
 async fn measure(
     settings: &Settings,
-    side: Side,
+    turn: Turn,
     round: u32,
     collected: &mut Collected,
 ) -> Result<()> {
-    let mut target = Target::start(settings, side).await?;
+    let side = turn.side;
+    let mut target = Target::start(settings, turn).await?;
     let attach = target
         .export(settings, Volume::Malloc, Export::NvmeTcp)
         .await?;

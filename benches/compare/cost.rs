@@ -24,7 +24,7 @@ use crate::jsonrpc::JsonRpc;
 use crate::opi::{ControlCost, Opi};
 use crate::reactor::ReactorTime;
 use crate::scenario::{Export, Volume};
-use crate::settings::Settings;
+use crate::settings::{SPDK_TGT, Settings};
 use crate::spdk_tgt::SpdkTgt;
 use crate::target::{Side, Target, Turn};
 
@@ -148,7 +148,7 @@ async fn observable(settings: &Settings, side: Side) -> Result<(Target, PathBuf)
             (Target::Opi(opi), socket)
         }
         Side::SpdkTgt => {
-            let tgt = SpdkTgt::start(settings).await?;
+            let tgt = SpdkTgt::start(settings, SPDK_TGT).await?;
             let socket = tgt.socket.clone();
             (Target::SpdkTgt(tgt), socket)
         }

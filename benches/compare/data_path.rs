@@ -4,10 +4,10 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::initiator::{Initiator, Load, Measured};
-use crate::scenario::{SCENARIOS, Scenario, Workload};
+use crate::scenario::{Attach, SCENARIOS, Scenario, Workload};
 use crate::settings::Settings;
-use crate::stats::{Ratio, Rounds};
-use crate::target::{Side, Target, Turn};
+use crate::stats::Rounds;
+use crate::target::{Target, Turn};
 
 /// What touches the volume and warms caches and connections before anything is measured.
 const WARM_UP: Load = Load {
@@ -25,8 +25,8 @@ pub struct Point {
     pub queue_depth: u32,
     pub opi_spdk: Runs,
     pub spdk_tgt: Runs,
-    /// I/O per second of opi-spdk, to that of spdk_tgt.
-    pub ratio: Option<Ratio>,
+    /// I/O per second of opi-spdk, to that of spdk_tgt, round by round.
+    pub ratio: Option<Rounds>,
 }
 
 /// One side of a point, a run each round.
@@ -108,70 +108,85 @@ impl DataPath {
     }
 }
 
-/// All rounds of one scenario.
+/// All points of one scenario. Both targets are up all the while, and each run of one is next to one of
+/// the other: a machine that others share is faster and slower by turns, in spells of many seconds.
 async fn compare(settings: &Settings, scenario: &Scenario) -> Result<Vec<Point>> {
-    let mut runs = Vec::new();
-    for round in 0..settings.line.rounds {
-        for Turn { column, side } in settings.turns(round) {
-            eprintln!(
-                "{}: round {} of {}, {side}",
-                scenario.name,
-                round + 1,
-                settings.line.rounds
-            );
-            let measured = measure(settings, scenario, side).await;
-            let measured = measured.with_context(|| side.to_string())?;
-            runs.extend(measured.into_iter().map(|(io, run)| (column, io, run)));
-        }
+    let mut sides = Vec::new();
+    for turn in settings.turns(0) {
+        eprintln!("{}: starting {}", scenario.name, turn.side);
+        let exported = Exported::start(settings, scenario, turn).await;
+        sides.push(exported.with_context(|| turn.side.to_string())?);
     }
-    Ok(points(settings, scenario, &runs))
-}
-
-/// All points of one scenario on one side: the target is started for it, and stopped.
-async fn measure(settings: &Settings, scenario: &Scenario, side: Side) -> Result<Vec<(Io, Run)>> {
-    let mut target = Target::start(settings, side).await?;
-    let attach = target
-        .export(settings, scenario.volume, scenario.export)
-        .await?;
-    let first = scenario
-        .initiators
-        .first()
-        .context("a scenario needs an initiator")?;
-    first
-        .run(settings, &attach, WARM_UP)
-        .await
-        .context("warm-up")?;
-    let mut measured = Vec::new();
+    let mut runs = Vec::new();
     for &initiator in scenario.initiators {
         if settings.no_huge() && initiator.needs_hugepages() {
             continue;
         }
         for (workload, queue_depth) in loads(settings) {
-            let load = Load {
-                workload,
-                queue_depth,
-                seconds: settings.line.seconds,
-            };
-            let context = || {
-                format!(
-                    "{} {} at queue depth {queue_depth}",
-                    initiator.name(),
-                    workload.word()
-                )
-            };
-            let before = target.preemptions(settings)?;
-            let run = Run {
-                measured: initiator
-                    .run(settings, &attach, load)
-                    .await
-                    .with_context(context)?,
-                preemptions: target.preemptions(settings)? - before,
-            };
-            measured.push(((initiator, workload, queue_depth), run));
+            let io = (initiator, workload, queue_depth);
+            eprintln!(
+                "{}: {} {} at queue depth {queue_depth}",
+                scenario.name,
+                initiator.name(),
+                workload.word()
+            );
+            for round in 0..settings.line.rounds {
+                for Turn { column, side, .. } in settings.turns(round) {
+                    let run = sides[column].measure(settings, io).await;
+                    runs.push((column, io, run.with_context(|| side.to_string())?));
+                }
+            }
         }
     }
-    target.stop().await?;
-    Ok(measured)
+    for side in sides {
+        side.target.wake()?;
+        side.target.stop().await?;
+    }
+    Ok(points(settings, scenario, &runs))
+}
+
+/// A target that exports a volume, and does not run: the other one gets the core.
+struct Exported {
+    target: Target,
+    attach: Attach,
+}
+
+impl Exported {
+    async fn start(settings: &Settings, scenario: &Scenario, turn: Turn) -> Result<Self> {
+        let mut target = Target::start(settings, turn).await?;
+        let attach = target
+            .export(settings, scenario.volume, scenario.export)
+            .await?;
+        let first = scenario
+            .initiators
+            .first()
+            .context("a scenario needs an initiator")?;
+        first
+            .run(settings, &attach, WARM_UP)
+            .await
+            .context("warm-up")?;
+        target.halt()?;
+        Ok(Self { target, attach })
+    }
+
+    /// One run of one point.
+    async fn measure(&self, settings: &Settings, io: Io) -> Result<Run> {
+        let (initiator, workload, queue_depth) = io;
+        let load = Load {
+            workload,
+            queue_depth,
+            seconds: settings.line.seconds,
+        };
+        self.target.wake()?;
+        let before = self.target.preemptions(settings)?;
+        let measured = initiator.run(settings, &self.attach, load).await?;
+        let preemptions = self.target.preemptions(settings)? - before;
+        self.target.halt()?;
+        Ok(Run {
+            measured,
+            preemptions,
+        })
+    }
 }
 
 fn loads(settings: &Settings) -> impl Iterator<Item = (Workload, u32)> {
@@ -206,7 +221,7 @@ fn points(settings: &Settings, scenario: &Scenario, runs: &[(usize, Io, Run)]) -
                 initiator,
                 workload,
                 queue_depth,
-                ratio: ratio.and_then(|(ours, theirs)| Ratio::of(ours, theirs)),
+                ratio: ratio.and_then(|(ours, theirs)| Rounds::ratio(ours, theirs)),
                 opi_spdk,
                 spdk_tgt,
             });

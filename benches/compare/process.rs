@@ -97,8 +97,13 @@ impl Process {
 
     /// Asks it to end, and goes on as [`Self::finish`].
     pub async fn stop(self, signal: Signal) -> Result<String> {
-        kill_process(self.pid(), signal).with_context(|| format!("stopping {}", self.name))?;
+        self.signal(signal)?;
         self.finish(PATIENCE).await
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), signal)
+            .with_context(|| format!("signal {signal:?} to {}", self.name))
     }
 
     /// Waits for it to end, successfully, and gives what it printed.
@@ -136,10 +141,6 @@ impl Process {
                 .parse()?);
         }
         bail!("{} has no thread {name}", self.name)
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
     }
 
     fn last_words(&self) -> String {

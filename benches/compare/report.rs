@@ -146,7 +146,7 @@ impl Report {
             } = point;
             let (ratio, each) = match &point.ratio {
                 Some(ratio) => (
-                    format!("{:.3}", ratio.of_medians),
+                    format!("{:.3}", ratio.median),
                     format!("{:.3} to {:.3}", ratio.min, ratio.max),
                 ),
                 None => Default::default(),
@@ -166,7 +166,8 @@ impl Report {
         line(
             out,
             format_args!(
-                "Median of the rounds ± half of their spread; the ratio is of the medians.\n"
+                "IOPS: median of the rounds ± half of their spread. Ratio: median of those of the rounds, in each of \
+                 which both sides had their run right after one another.\n"
             ),
         );
         let runs = self

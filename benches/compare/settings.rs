@@ -14,8 +14,8 @@ use crate::target::{Side, Turn};
 
 /// Compares opi-spdk with SPDK's own target and with a gRPC server that does nothing.
 ///
-/// Both targets get the same core and the same volume, one at a time, in alternating order; clients
-/// and initiators get the other cores. Run it by scripts/bench.sh, on a machine that does nothing
+/// Both targets get the same core and the same volume, and run by turns, in alternating order, the other
+/// one halted meanwhile; clients and initiators get the other cores. Run it by scripts/bench.sh, on a machine that does nothing
 /// else. It writes bench.md (tables), bench.json (all rounds) and the programs' logs.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "scripts/bench.sh")]
@@ -90,8 +90,11 @@ pub struct Settings {
     without_hugepages: Option<String>,
 }
 
-/// Hugepages that spdk_tgt and an initiator take beside the volume: spdk_tgt's iSCSI pools are large.
-const HUGEPAGES_MIB: u64 = 1700;
+/// What spdk_tgt's files are called by, if it is there once.
+pub const SPDK_TGT: &str = "spdk_tgt";
+
+/// Hugepages of both targets and an initiator beside the two volumes: spdk_tgt's iSCSI pools are large.
+const HUGEPAGES_MIB: u64 = 2100;
 
 impl Settings {
     pub fn new(mut line: CommandLine) -> Result<Self> {
@@ -110,7 +113,10 @@ impl Settings {
             line.load_core.clone(),
             line.control_cores.clone(),
         )?;
-        let (free, wanted) = (spdk::hugepages_free_mib(), HUGEPAGES_MIB + line.volume_mib);
+        let (free, wanted) = (
+            spdk::hugepages_free_mib(),
+            HUGEPAGES_MIB + 2 * line.volume_mib,
+        );
         let without_hugepages = if line.no_huge {
             Some("as asked".to_owned())
         } else if free < wanted {
@@ -188,21 +194,12 @@ impl Settings {
 
     /// Both sides, in the order of this round: A B, then B A.
     pub fn turns(&self, round: u32) -> [Turn; 2] {
-        let ours = if self.line.noise {
-            Side::SpdkTgt
-        } else {
-            Side::Opi
+        let (ours, name) = match self.line.noise {
+            true => (Side::SpdkTgt, "spdk_tgt-again"),
+            false => (Side::Opi, "opi-spdk"),
         };
-        let mut turns = [
-            Turn {
-                column: 0,
-                side: ours,
-            },
-            Turn {
-                column: 1,
-                side: Side::SpdkTgt,
-            },
-        ];
+        let turn = |column, side, name| Turn { column, side, name };
+        let mut turns = [turn(0, ours, name), turn(1, Side::SpdkTgt, SPDK_TGT)];
         if round % 2 == 1 {
             turns.reverse();
         }

@@ -24,21 +24,27 @@ pub struct SpdkTgt {
     pub process: Process,
     rpc: JsonRpc,
     pub socket: PathBuf,
+    /// Where it makes sockets for initiators.
+    exports: PathBuf,
 }
 
 impl SpdkTgt {
-    pub async fn start(settings: &Settings) -> Result<Self> {
-        let socket = settings.scratch().join("rpc.sock");
+    /// Starts it; its sockets and its log are called by `name`.
+    pub async fn start(settings: &Settings, name: &str) -> Result<Self> {
+        let exports = settings.scratch().join(name);
+        let socket = exports.with_extension("sock");
         let mut arguments = vec![
             "-m".to_owned(),
             format!("[{}]", settings.cores.target),
             "-r".to_owned(),
             socket.display().to_string(),
             "--no-pci".to_owned(),
+            // The other side has this core too, and halts while this one runs.
+            "--disable-cpumask-locks".to_owned(),
             "-S".to_owned(),
-            vhost_dir(settings).display().to_string(),
+            exports.display().to_string(),
         ];
-        std::fs::create_dir_all(vhost_dir(settings))?;
+        std::fs::create_dir_all(&exports)?;
         if settings.no_huge() {
             arguments.extend([
                 "--no-huge".to_owned(),
@@ -47,7 +53,7 @@ impl SpdkTgt {
             ]);
         }
         let mut process = Process::start(
-            "spdk_tgt",
+            name,
             &settings.log_dir(),
             &settings.cores.process,
             &settings.tool("spdk_tgt"),
@@ -61,6 +67,7 @@ impl SpdkTgt {
             process,
             rpc,
             socket,
+            exports,
         })
     }
 
@@ -78,7 +85,7 @@ impl SpdkTgt {
                 self.rpc
                     .call("vhost_create_blk_controller", parameters)
                     .await?;
-                return Ok(Attach::VhostUserBlk(vhost_dir(settings).join("bench")));
+                return Ok(Attach::VhostUserBlk(self.exports.join("bench")));
             }
             Export::NvmeTcp | Export::NvmeTcpTls => {
                 let port = crate::target::free_port()?;
@@ -90,7 +97,7 @@ impl SpdkTgt {
                 ("TCP", address, Attach::tcp(port, psk))
             }
             Export::VfioUser => {
-                let directory = settings.scratch().join("spdk_tgt").join(SUBSYSTEM_ID);
+                let directory = self.exports.join(SUBSYSTEM_ID);
                 std::fs::create_dir_all(&directory)?;
                 let address = json!({"trtype": "VFIOUSER", "traddr": directory});
                 ("VFIOUSER", address, Attach::vfio_user(&directory))
@@ -143,11 +150,6 @@ impl SpdkTgt {
         self.process.stop(Signal::TERM).await?;
         Ok(())
     }
-}
-
-/// Where it makes its vhost-user sockets.
-fn vhost_dir(settings: &Settings) -> PathBuf {
-    settings.scratch().join("vhost")
 }
 
 fn hex(bytes: [u8; 16]) -> String {

@@ -73,24 +73,10 @@ impl Rounds {
     pub fn spread(&self) -> f64 {
         (self.max - self.min) / self.median
     }
-}
 
-/// Two sides measured in the same rounds: the ratio of their medians, and the ratios of each round.
-#[derive(Debug, Clone, Serialize)]
-pub struct Ratio {
-    pub of_medians: f64,
-    pub min: f64,
-    pub max: f64,
-}
-
-impl Ratio {
-    pub fn of(ours: &Rounds, theirs: &Rounds) -> Option<Self> {
+    /// The ratio of two sides that were measured in the same rounds, round by round.
+    pub fn ratio(ours: &Self, theirs: &Self) -> Option<Self> {
         let pairs = ours.rounds.iter().zip(&theirs.rounds);
-        let each = Rounds::of(pairs.map(|(a, b)| a / b).collect())?;
-        Some(Self {
-            of_medians: ours.median / theirs.median,
-            min: each.min,
-            max: each.max,
-        })
+        Self::of(pairs.map(|(a, b)| a / b).collect())
     }
 }

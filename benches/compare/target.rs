@@ -4,10 +4,12 @@ use std::fmt;
 use std::net::TcpListener;
 
 use anyhow::Result;
+use rustix::process::Signal;
 use serde::Serialize;
 
 use crate::client::Address;
 use crate::opi::Opi;
+use crate::process::Process;
 use crate::scenario::{Attach, Export, Volume};
 use crate::settings::Settings;
 use crate::spdk_tgt::SpdkTgt;
@@ -36,20 +38,33 @@ pub struct Turn {
     /// Which column of the comparison it fills: 0 is ours, 1 is theirs.
     pub column: usize,
     pub side: Side,
+    /// What spdk_tgt's files are called by.
+    pub name: &'static str,
 }
 
-/// A running target. Only one runs at a time: its reactor takes its whole core.
+/// A target. Only one runs at a time, as its reactor takes its whole core: others have not been
+/// started, or halt.
 pub enum Target {
     Opi(Opi),
     SpdkTgt(SpdkTgt),
 }
 
 impl Target {
-    pub async fn start(settings: &Settings, side: Side) -> Result<Self> {
-        Ok(match side {
+    pub async fn start(settings: &Settings, turn: Turn) -> Result<Self> {
+        Ok(match turn.side {
             Side::Opi => Self::Opi(Opi::start(settings, None).await?),
-            Side::SpdkTgt => Self::SpdkTgt(SpdkTgt::start(settings).await?),
+            Side::SpdkTgt => Self::SpdkTgt(SpdkTgt::start(settings, turn.name).await?),
         })
+    }
+
+    /// Takes it off its core, where it stands.
+    pub fn halt(&self) -> Result<()> {
+        self.process().signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub fn wake(&self) -> Result<()> {
+        self.process().signal(Signal::CONT)
     }
 
     /// Makes a volume and shows it to initiators.
@@ -75,17 +90,20 @@ impl Target {
 
     /// How often its reactor has lost its core to another thread: on an idle machine, hardly ever.
     pub fn preemptions(&self, settings: &Settings) -> Result<u64> {
-        let reactor = settings.reactor();
-        match self {
-            Self::Opi(opi) => opi.process.preemptions(&reactor),
-            Self::SpdkTgt(tgt) => tgt.process.preemptions(&reactor),
-        }
+        self.process().preemptions(&settings.reactor())
     }
 
     pub async fn stop(self) -> Result<()> {
         match self {
             Self::Opi(opi) => opi.stop().await.map(drop),
             Self::SpdkTgt(tgt) => tgt.stop().await,
+        }
+    }
+
+    fn process(&self) -> &Process {
+        match self {
+            Self::Opi(opi) => &opi.process,
+            Self::SpdkTgt(tgt) => &tgt.process,
         }
     }
 }

@@ -59,8 +59,7 @@ pub fn all(data: &DataPath, control: &Control, cost: &[Cost]) -> Vec<Verdict> {
 }
 
 fn data_path(data: &DataPath) -> Option<Verdict> {
-    let ratio =
-        |point: &crate::data_path::Point| point.ratio.as_ref().map(|ratio| ratio.of_medians);
+    let ratio = |point: &crate::data_path::Point| point.ratio.as_ref().map(|ratio| ratio.median);
     let ratios: Vec<_> = data.points.iter().filter_map(ratio).collect();
     let least = ratios.iter().copied().min_by(f64::total_cmp)?;
     let good = ratios.iter().filter(|ratio| **ratio >= DATA_RATIO).count();
