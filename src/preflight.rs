@@ -10,6 +10,7 @@ use std::path::Path;
 use spdk::cores::CoreSet;
 
 use crate::config::{Config, RpcHttp, SpdkRpc};
+use crate::ctrlr_dir;
 use crate::server::Tls;
 use crate::spdk_rpc::{self, Credentials, Proxy};
 
@@ -42,7 +43,7 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
     let tls = config.tls.as_ref().map(Tls::read).transpose()?;
     let instance = [
         lock_state_dir(&config.state_dir)?,
-        lock_ctrlr_dir(&config.ctrlr_dir)?,
+        ctrlr_dir::take(&config.ctrlr_dir)?,
     ];
     let grpc = bind("grpc-addr", config.grpc_addr)?;
     let http = bind("http-addr", config.http_addr)?;
@@ -134,7 +135,8 @@ fn prepare_rpc(rpc: &SpdkRpc) -> Result<Option<Proxy>, String> {
     rpc.http.as_ref().map(proxy).transpose()
 }
 
-fn private_dir(setting: &str, dir: &Path) -> Result<(), String> {
+/// Makes a directory that is its owner's alone, unless it is there. `setting` names it in the error.
+pub(crate) fn private_dir(setting: &str, dir: &Path) -> Result<(), String> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
     builder
@@ -170,21 +172,6 @@ fn lock_state_dir(dir: &Path) -> Result<File, String> {
     file.set_len(0).map_err(fail)?;
     writeln!(file, "{}", std::process::id()).map_err(fail)?;
     Ok(file)
-}
-
-/// What is in it belongs to controllers, which have any name: the directory itself is locked.
-fn lock_ctrlr_dir(dir: &Path) -> Result<File, String> {
-    private_dir("ctrlr-dir", dir)?;
-    let fail = |error: std::io::Error| format!("ctrlr-dir {}: {error}", dir.display());
-    let directory = File::open(dir).map_err(fail)?;
-    match directory.try_lock() {
-        Ok(()) => Ok(directory),
-        Err(TryLockError::WouldBlock) => Err(format!(
-            "another opi-spdk has its sockets in ctrlr-dir {}: choose another directory",
-            dir.display()
-        )),
-        Err(TryLockError::Error(error)) => Err(fail(error)),
-    }
 }
 
 fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, String> {

@@ -62,6 +62,19 @@ fn refused_naming(args: &[&str], parts: &[&str]) {
     }
 }
 
+/// The same of a program that could start, with its directories in `dir`, but for these arguments.
+fn refused_in(dir: &str, args: &[&str], parts: &[&str]) {
+    let usual = [
+        ["--state-dir", dir],
+        ["--ctrlr-dir", dir],
+        ["--grpc-addr", "127.0.0.1:0"],
+        ["--http-addr", "127.0.0.1:0"],
+    ];
+    let others = usual.iter().filter(|[flag, _]| !args.contains(flag));
+    let all: Vec<_> = others.flatten().chain(args).copied().collect();
+    refused_naming(&[&["--no-huge"], &all[..]].concat(), parts);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn it_starts_and_stops_twenty_times() {
     let mut options = Options::default();
@@ -142,57 +155,16 @@ async fn a_second_instance_is_refused_and_the_first_lives_on() {
     let first = Target::start().await;
     let state = first.scratch().join("state").display().to_string();
     let pid = first.pid().as_raw_nonzero().to_string();
-    refused_naming(
-        &[
-            "--no-huge",
-            "--state-dir",
-            &state,
-            "--cores",
-            "1",
-            "--grpc-addr",
-            "127.0.0.1:0",
-            "--http-addr",
-            "127.0.0.1:0",
-        ],
-        &[&pid, &state],
-    );
-    // Another directory, but the core is taken.
     let dir = tempfile::tempdir().expect("a directory");
     let other = dir.path().display().to_string();
-    refused_naming(
-        &[
-            "--no-huge",
-            "--state-dir",
-            &other,
-            "--ctrlr-dir",
-            &other,
-            "--cores",
-            "0",
-            "--grpc-addr",
-            "127.0.0.1:0",
-            "--http-addr",
-            "127.0.0.1:0",
-        ],
-        &["core 0", &pid],
-    );
+    let taken = ["--state-dir", &state, "--cores", "1"];
+    refused_in(&other, &taken, &[&pid, &state]);
+    // Another directory, but the core is taken.
+    refused_in(&other, &["--cores", "0"], &["core 0", &pid]);
     // A directory of its own for state, but not for sockets.
     let sockets = first.ctrlr_dir().display().to_string();
-    refused_naming(
-        &[
-            "--no-huge",
-            "--state-dir",
-            &other,
-            "--ctrlr-dir",
-            &sockets,
-            "--cores",
-            "1",
-            "--grpc-addr",
-            "127.0.0.1:0",
-            "--http-addr",
-            "127.0.0.1:0",
-        ],
-        &["ctrlr-dir", &sockets],
-    );
+    let taken = ["--ctrlr-dir", &sockets, "--cores", "1"];
+    refused_in(&other, &taken, &["ctrlr-dir", &sockets]);
     assert!(first.client().await.is_serving().await);
 }
 
@@ -202,24 +174,8 @@ fn a_port_in_use_is_refused() {
     let address = other.local_addr().expect("it is bound").to_string();
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().display().to_string();
-    for (flag, others) in [
-        ("--grpc-addr", "--http-addr"),
-        ("--http-addr", "--grpc-addr"),
-    ] {
-        refused_naming(
-            &[
-                "--no-huge",
-                "--state-dir",
-                &path,
-                "--ctrlr-dir",
-                &path,
-                flag,
-                &address,
-                others,
-                "127.0.0.1:0",
-            ],
-            &[&address, &flag[2..]],
-        );
+    for flag in ["--grpc-addr", "--http-addr"] {
+        refused_in(&path, &[flag, &address], &[&address, &flag[2..]]);
     }
 }
 
@@ -227,8 +183,7 @@ fn a_port_in_use_is_refused() {
 fn settings_that_cannot_be_are_refused_by_name() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().display().to_string();
-    let base = ["--no-huge", "--state-dir", &path, "--ctrlr-dir", &path];
-    let refused = |args: &[&str], parts: &[&str]| refused_naming(&[&base, args].concat(), parts);
+    let refused = |args: &[&str], parts: &[&str]| refused_in(&path, args, parts);
     refused(&["--cores", "x"], &["cores", "x"]);
     refused(&["--cores", ""], &["cores"]);
     refused(&["--cores", "3-1"], &["cores", "3-1"]);
@@ -255,14 +210,8 @@ fn settings_that_cannot_be_are_refused_by_name() {
     refused(&["--colour"], &["--colour"]);
     refused(&["surplus"], &["surplus"]);
     let nowhere = "/dev/null/x";
-    for (flag, other) in [
-        ("--state-dir", "--ctrlr-dir"),
-        ("--ctrlr-dir", "--state-dir"),
-    ] {
-        refused_naming(
-            &["--no-huge", flag, nowhere, other, &path],
-            &[&flag[2..], nowhere],
-        );
+    for flag in ["--state-dir", "--ctrlr-dir"] {
+        refused(&[flag, nowhere], &[&flag[2..], nowhere]);
     }
 }
 
@@ -274,23 +223,7 @@ fn a_configuration_that_cannot_be_is_refused_with_its_line() {
     let shown = file.display().to_string();
     let refused = |text: &[u8], parts: &[&str]| {
         std::fs::write(&file, text).expect("the directory is writable");
-        let base = [
-            "--no-huge",
-            "--state-dir",
-            &path,
-            "--ctrlr-dir",
-            &path,
-            "--grpc-addr",
-            "127.0.0.1:0",
-        ];
-        refused_naming(
-            &[
-                &base[..],
-                &["--http-addr", "127.0.0.1:0", "--config", &shown],
-            ]
-            .concat(),
-            parts,
-        );
+        refused_in(&path, &["--config", &shown], parts);
     };
     refused(b"cores = ", &[&shown, "line 1"]);
     refused(
@@ -434,9 +367,9 @@ async fn the_lab_has_volumes_that_clients_use_by_raw_name() {
 async fn after_a_kill_it_starts_again_with_nothing_in_its_way() {
     let mut first = Target::start_with(Options::hugepages()).await;
     let pid = first.pid();
-    let set_up = async |client: &Client| {
+    let set_up = async |client: &Client, nvme: &str, virtio: &str| {
         let volume = malloc(client, "memory", 16).await;
-        let parent = subsystem(client, "sub", json!({})).await;
+        let parent = subsystem(client, nvme, json!({})).await;
         let object = json!({ "spec": { "volume_name_ref": volume } });
         Resource::new(client, "NvmeNamespace")
             .created(&parent, "ns", object)
@@ -444,17 +377,25 @@ async fn after_a_kill_it_starts_again_with_nothing_in_its_way() {
         Resource::new(client, "NvmeController")
             .created(&parent, "pcie", pcie_spec(1))
             .await;
+        let function = json!({ "port_id": 0, "physical_function": 2, "virtual_function": 0 });
+        let spare = malloc(client, "spare", 16).await;
+        let object = json!({ "pcie_id": function, "volume_name_ref": spare });
+        Resource::new(client, "VirtioBlk")
+            .created("", virtio, object)
+            .await;
     };
-    set_up(&first.client().await).await;
+    set_up(&first.client().await, "one", "other").await;
     first.kill();
+    let sockets = ["one/cntrl", "other"].map(|socket| first.ctrlr_dir().join(socket));
     assert!(
-        first.ctrlr_dir().join("sub/cntrl").exists(),
-        "a killed process cannot remove its socket"
+        sockets.iter().all(|socket| socket.exists()),
+        "a killed process cannot remove its sockets"
     );
 
+    // Each name is the other kind's now.
     let second = Target::start_with(Options::hugepages().after(&first)).await;
-    set_up(&second.client().await).await;
-    let initiator = Initiator::vfio_user(&second.ctrlr_dir().join("sub"), &nqn_of("sub"));
+    set_up(&second.client().await, "other", "one").await;
+    let initiator = Initiator::vfio_user(&second.ctrlr_dir().join("other"), &nqn_of("other"));
     initiator
         .verify(second.scratch(), 1)
         .await

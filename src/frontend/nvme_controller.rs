@@ -18,6 +18,7 @@ use crate::api::storage::{
     FabricsEndpoint, NvmeAddressFamily, NvmeController, NvmeControllerSpec, NvmeControllerStatus,
     NvmeSubsystem, NvmeTransportType, PciEndpoint, VolumeStats,
 };
+use crate::ctrlr_dir;
 use crate::error::{Error, Violations};
 use crate::kvm::{Model, Pluggable};
 use crate::middleend::limits;
@@ -28,9 +29,6 @@ const MAX_CONTROLLER_ID: i32 = 0xffef;
 
 /// NVMe base specification, Controller Configuration: queue entry sizes are exponents of 4 bits.
 const MAX_ENTRY_SIZE: i32 = 15;
-
-/// What a vfio-user controller leaves in its directory if the process dies.
-const SOCKET_FILES: [&str; 2] = ["cntrl", "bar0"];
 
 /// The kind.
 pub struct NvmeControllers {
@@ -98,7 +96,7 @@ impl NvmeControllers {
         let secure = has_psk(&subsystem) && matches!(address, Address::Tcp { .. });
         if let Address::VfioUser { dir } = &address {
             check_admitted(name, &subsystem)?;
-            make_directory(dir).await?;
+            ctrlr_dir::make(dir).await?;
         }
         let at = address.clone();
         let added = self
@@ -106,7 +104,7 @@ impl NvmeControllers {
             .call(move |spdk| async move { add(spdk, &nqn, &at, secure).await });
         let result = added.await?.map_err(at_fault);
         if let (Err(_), Address::VfioUser { dir }) = (&result, &address) {
-            remove_directory(dir).await;
+            ctrlr_dir::remove(dir);
         }
         result
     }
@@ -122,7 +120,7 @@ impl NvmeControllers {
         });
         removed.await??;
         if let Address::VfioUser { dir } = &address {
-            remove_directory(dir).await;
+            ctrlr_dir::remove(dir);
         }
         Ok(())
     }
@@ -360,29 +358,6 @@ fn at_fault(error: spdk::Error) -> Error {
     match error.errno.0 {
         errno::EINVAL => Error::invalid("spec", error.to_string()),
         _ => error.into(),
-    }
-}
-
-/// Makes the directory of a socket and clears what a process that died has left in it.
-async fn make_directory(dir: &str) -> Result<(), Error> {
-    tokio::fs::create_dir_all(dir)
-        .await
-        .map_err(|error| Error::failed_precondition(dir, format!("directory {dir}: {error}")))?;
-    clear(dir).await;
-    Ok(())
-}
-
-async fn remove_directory(dir: &str) {
-    clear(dir).await;
-    if let Err(error) = tokio::fs::remove_dir(dir).await {
-        tracing::warn!(dir, %error, "the directory of a controller that is gone stays");
-    }
-}
-
-async fn clear(dir: &str) {
-    for file in SOCKET_FILES {
-        // Most often SPDK has removed it.
-        let _ = tokio::fs::remove_file(PathBuf::from(dir).join(file)).await;
     }
 }
 
