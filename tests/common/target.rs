@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -109,6 +109,7 @@ pub struct Target {
     /// Where it serves HTTP.
     pub http: SocketAddr,
     machine: Arc<File>,
+    begun: SystemTime,
     hugepages_before: Option<u64>,
 }
 
@@ -157,6 +158,7 @@ impl Target {
             .append(true)
             .open(dir.path().join("log"))
             .expect("a log file");
+        let begun = SystemTime::now();
         let mut command = Command::new(PROGRAM);
         command
             .args(["--grpc-addr", &grpc.to_string()])
@@ -180,6 +182,7 @@ impl Target {
             grpc,
             http,
             machine,
+            begun,
             hugepages_before,
         }
     }
@@ -267,9 +270,15 @@ impl Target {
         let sockets = files_under(&self.ctrlr_dir());
         assert!(sockets.is_empty(), "left in ctrlr-dir: {sockets:?}");
         let mark = format!("pid{}", pid.as_raw_nonzero());
+        // What is older is of another process that had the number, and was killed.
+        let is_younger = |path: &PathBuf| {
+            let modified = path.metadata().and_then(|about| about.modified());
+            modified.is_ok_and(|modified| modified >= self.begun)
+        };
         for dir in ["/dev/shm", "/dev/hugepages", "/var/tmp"] {
             let left: Vec<_> = entries(Path::new(dir))
                 .filter(|path| is_of(&path.to_string_lossy(), &mark))
+                .filter(is_younger)
                 .collect();
             assert!(left.is_empty(), "left behind: {left:?}");
         }
