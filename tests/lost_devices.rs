@@ -92,6 +92,48 @@ async fn a_file_that_is_cut_off_under_io_fails_the_io_and_is_used_again_once_it_
 }
 
 #[tokio::test]
+async fn an_encrypted_volume_that_is_deleted_without_its_base_does_not_come_back_with_it() {
+    let socket = std::env::temp_dir().join(format!("opi-lost-{}.sock", free_port()));
+    let options = Options::default().args(["--spdk-rpc-socket", socket.to_str().expect("UTF-8")]);
+    let target = Target::start_with(options).await;
+    let client = target.client().await;
+    let volumes = Resource::new(&client, "EncryptedVolume");
+    let rpc = async |args: &[&str]| Tool::rpc(&socket).args(args).run().await.expect("it obeys");
+    malloc(&client, "base", 4).await;
+    let object = |key: &str| {
+        json!({
+            "volume_name_ref": "volumes/base", "key": key, "cipher": "ENCRYPTION_TYPE_AES_XTS_128",
+        })
+    };
+    let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWU=";
+    let other = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTE=";
+    volumes.created("", "secret", object(key)).await;
+    rpc(&["bdev_malloc_delete", "base"]).await;
+    fails_clearly(stats(&volumes, "volumes/secret"), "has gone").await;
+    assert!(rpc(&["accel_crypto_keys_get"]).await.contains("secret"));
+
+    volumes.deleted("volumes/secret").await;
+    assert_eq!(rpc(&["accel_crypto_keys_get"]).await.trim(), "[]");
+    rpc(&["bdev_malloc_create", "-b", "base", "4", "512"]).await;
+    let there = rpc(&["bdev_get_bdevs"]).await;
+    assert!(
+        there.contains("base") && !there.contains("secret"),
+        "{there}"
+    );
+
+    // Its name and its base are free, and with another key too.
+    volumes.created("", "secret", object(other)).await;
+    stats(&volumes, "volumes/secret")
+        .await
+        .expect("it is there");
+    volumes.deleted("volumes/secret").await;
+    Resource::new(&client, "MallocVolume")
+        .deleted("volumes/base")
+        .await;
+    target.stop();
+}
+
+#[tokio::test]
 async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
     let socket = std::env::temp_dir().join(format!("opi-lost-{}.sock", free_port()));
     let options = Options::hugepages().args(["--spdk-rpc-socket", socket.to_str().expect("UTF-8")]);

@@ -144,10 +144,10 @@ async fn make(spdk: Spdk, mut recipe: crypto::Options) -> Result<(), spdk::Error
     crypto::create(spdk, &recipe).await
 }
 
-/// One that went by itself (the volume beneath did) is as gone as one that is removed.
+/// One that went by itself (the volume beneath did) must not come back with that.
 async fn remove(spdk: Spdk, name: &str) -> Result<(), spdk::Error> {
     match crypto::delete(spdk, name).await {
-        Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
+        Err(error) if error.errno.0 == errno::ENODEV => crypto::forget(spdk, name).await,
         result => result,
     }
 }

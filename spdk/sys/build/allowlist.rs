@@ -7,6 +7,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_bdev_claimed_by",
     "opi_bdev_crypto_create",
     "opi_bdev_crypto_delete",
+    "opi_bdev_crypto_stand_in",
     "opi_bdev_malloc_create",
     "opi_bdev_null_create",
     "opi_bdev_set_num_blocks",

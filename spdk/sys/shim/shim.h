@@ -52,6 +52,9 @@ int opi_bdev_crypto_create(const char *name, const char *base, const char *hex_k
 			   const char *hex_key2);
 /* Always calls back, with 0 or a negative errno. */
 void opi_bdev_crypto_delete(const char *name, void (*done)(void *arg, int status), void *arg);
+/* Registers a bdev of that name which takes no I/O, and which the crypto module takes for one of its
+ * own: it gives up a name, and the key, only together with a bdev. */
+int opi_bdev_crypto_stand_in(const char *name);
 
 /* nvmf.c */
 
