@@ -235,11 +235,15 @@ impl Services {
         let controllers = Arc::clone(&self.nvme_remote.nvme_remote_controllers);
         let volumes = Arc::clone(&self.aio.aio_volumes);
         let namespaces = Arc::clone(&self.nvme.nvme_namespaces);
+        let limits = Arc::clone(&self.qos.qos_volumes);
+        let luns = Arc::clone(&self.virtio_scsi.virtio_scsi_luns);
         let paths = Paths::new(spdk.clone(), controllers, Arc::clone(health));
         let files = Files::new(spdk.clone(), volumes, Arc::clone(health));
         tokio::spawn(look_after(paths));
         tokio::spawn(look_after(files));
+        tokio::spawn(look_after(Exports::new(limits)));
         tokio::spawn(look_after(Exports::new(namespaces)));
+        tokio::spawn(look_after(Exports::new(luns)));
     }
 
     /// Waits for the changes that are under way and refuses further ones. Before SPDK stops.

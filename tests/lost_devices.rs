@@ -7,8 +7,8 @@ use std::fs::File;
 use std::time::Duration;
 
 use common::{
-    Fixture, Initiator, Options, Resource, Target, Tool, eventually, free_port, malloc, name_of,
-    namespace, nqn_of, subsystem, tcp_controller,
+    Fixture, Initiator, Options, Resource, Target, Tool, Virtio, eventually, free_port, malloc,
+    name_of, namespace, nqn_of, subsystem, tcp_controller,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -163,7 +163,7 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
     let pcie =
         |port_id| json!({ "port_id": port_id, "physical_function": 1, "virtual_function": 0 });
     let blk = json!({ "pcie_id": pcie(0), "volume_name_ref": "volumes/blk" });
-    of("VirtioBlk").created("", "disk", blk).await;
+    of("VirtioBlk").created("", "disk", blk.clone()).await;
     let scsi = json!({ "pcie_id": pcie(3) });
     of("VirtioScsiController").created("", "scsi", scsi).await;
     let lun = json!({ "target_name_ref": "scsi", "volume_name_ref": "volumes/lun" });
@@ -221,9 +221,36 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
     becomes(&namespaces, &shown[0], "ONLINE").await;
 
     // A volume that is there again is shown again, and what is between the two too.
-    let again = ["bdev_malloc_create", "-b", "beneath", "4", "512"];
-    Tool::rpc(&socket).args(again).run().await.expect("made");
+    for id in ["beneath", "limited", "blk", "lun"] {
+        let again = ["bdev_malloc_create", "-b", id, "16", "512"];
+        Tool::rpc(&socket).args(again).run().await.expect("made");
+    }
     becomes(&namespaces, &shown[1], "ONLINE").await;
+    becomes(&namespaces, &shown[2], "ONLINE").await;
+    let bdevs = Tool::rpc(&socket).args(["bdev_get_bdevs", "-b", "limited"]);
+    let bdevs = bdevs.run().await.expect("it is there");
+    assert!(bdevs.contains("\"rw_ios_per_sec\": 1000"), "{bdevs}");
+    let luns = of("VirtioScsiLun");
+    eventually("the LUN is back", SOON, async || {
+        stats(&luns, "volumes/disk").await.ok()
+    })
+    .await;
+    let machine = Virtio::scsi(target.ctrlr_dir().join("scsi"));
+    machine
+        .verify(target.scratch(), 1)
+        .await
+        .expect("it is a disk");
+
+    // A virtio-blk device needs to be asked for again.
+    let blks = of("VirtioBlk");
+    fails_clearly(stats(&blks, "volumes/disk"), "has gone").await;
+    blks.created("", "disk", blk).await;
+    stats(&blks, "volumes/disk").await.expect("it is there");
+    let machine = Virtio::blk(target.ctrlr_dir().join("disk"));
+    machine
+        .verify(target.scratch(), 1)
+        .await
+        .expect("it is a disk");
 
     for name in &shown {
         namespaces.deleted(name).await;

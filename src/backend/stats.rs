@@ -15,13 +15,15 @@ pub(crate) async fn stats_of(spdk: &Handle, bdev: String) -> Result<VolumeStats,
     let name = bdev.clone();
     let stats = spdk.call(move |spdk| async move { bdev::stats(spdk, &name).await });
     match stats.await? {
-        Err(error) if error.errno.0 == ENODEV => {
-            let what =
-                format!("the volume {bdev:?} has gone: what it was made of is not there any more");
-            Err(Error::failed_precondition(bdev, what))
-        }
+        Err(error) if error.errno.0 == ENODEV => Err(volume_gone(&bdev)),
         stats => Ok(volume_stats([stats?])),
     }
+}
+
+/// A bdev has gone by itself.
+pub(crate) fn volume_gone(bdev: &str) -> Error {
+    let what = format!("the volume {bdev:?} has gone: what it was made of is not there any more");
+    Error::failed_precondition(bdev, what)
 }
 
 /// The counters of these bdevs together, as the API has them.

@@ -184,7 +184,9 @@ impl Kind for NvmeControllers {
         if before != after {
             self.listen(name, after.clone()).await?;
             if let Err(error) = self.stop(name, before).await {
-                self.stop(name, after).await?;
+                if let Err(left) = self.stop(name, after).await {
+                    tracing::error!(%name, %left, "hosts reach the subsystem at the new address too");
+                }
                 return Err(error);
             }
         }

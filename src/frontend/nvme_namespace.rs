@@ -1,10 +1,8 @@
 //! NvmeNamespace: a volume as hosts of a subsystem see it. It is online while they can do I/O to it:
 //! when its volume goes, SPDK takes it away from them, and it is there again when the volume is back.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use spdk::nvmf::namespace::{self, Added};
 use spdk::nvmf::subsystem::MAX_NAMESPACES;
 use spdk::{Handle, Spdk, bdev};
@@ -13,9 +11,9 @@ use super::errno;
 use super::nvme_subsystem::{NvmeSubsystems, nqn_of};
 use crate::api::storage::nvme_namespace_status::{OperState, State};
 use crate::api::storage::{NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus, VolumeStats};
-use crate::backend::{check_uuid, parse_uuid, stats_of};
+use crate::backend::{check_uuid, parse_uuid, stats_of, volume_gone};
 use crate::error::{Error, Violations};
-use crate::health::Health;
+use crate::health::{Exported, Health, Presences, Replaced};
 use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Uses};
 
@@ -25,8 +23,8 @@ pub struct NvmeNamespaces {
     subsystems: Arc<Collection<NvmeSubsystems>>,
     shared: Arc<Shared>,
     health: Arc<Health>,
-    /// Whether the volume of each is still the one that was shown.
-    volumes: RwLock<HashMap<Key, bdev::Presence>>,
+    /// The volume of each, as it was shown.
+    volumes: Presences,
 }
 
 impl NvmeNamespaces {
@@ -42,46 +40,13 @@ impl NvmeNamespaces {
             subsystems,
             shared,
             health,
-            volumes: RwLock::default(),
+            volumes: Presences::default(),
         }
-    }
-
-    /// Whether hosts see it: its volume has not gone.
-    pub(crate) fn is_there(&self, name: &Name) -> bool {
-        let volumes = self.volumes.read();
-        volumes
-            .get(name.key())
-            .is_some_and(bdev::Presence::is_there)
-    }
-
-    /// Shows hosts a namespace again whose volume had gone; `false` while that is not back.
-    pub(crate) async fn show_again(
-        &self,
-        name: &Name,
-        object: &NvmeNamespace,
-    ) -> Result<bool, Error> {
-        if self.is_there(name) {
-            return Ok(true);
-        }
-        let nqn = self.nqn(name)?;
-        let options = options(&spec_of(object));
-        let added = self.spdk.call(move |spdk| async move {
-            // Adding holds up the I/O of the whole subsystem.
-            match bdev::lookup(spdk, &options.bdev)? {
-                Some(bdev) if bdev.claimed_by.is_none() => {
-                    namespace::add(spdk, &nqn, &options).await.map(Some)
-                }
-                _ => Ok(None),
-            }
-        });
-        let added = added.await??;
-        Ok(added.map(|added| self.shown(name, added)).is_some())
     }
 
     /// Takes note of a namespace that hosts see now; its ID.
     fn shown(&self, name: &Name, added: Added) -> u32 {
-        let mut volumes = self.volumes.write();
-        volumes.insert(name.key().clone(), added.bdev);
+        self.volumes.note(name, added.bdev);
         added.nsid
     }
 
@@ -175,11 +140,11 @@ impl Kind for NvmeNamespaces {
         let replaced = self
             .spdk
             .call(move |spdk| async move { replace(spdk, &nqn, &before, &after).await });
-        let Replaced { shown, failed } = replaced.await??;
-        let nsid = match shown {
+        let Replaced { now, failed } = replaced.await??;
+        let nsid = match now {
             Some(added) => self.shown(name, added),
             None => {
-                self.volumes.write().remove(name.key());
+                self.volumes.forget(name);
                 old.host_nsid.unsigned_abs()
             }
         };
@@ -201,16 +166,20 @@ impl Kind for NvmeNamespaces {
             .spdk
             .call(move |spdk| async move { remove(spdk, &nqn, nsid).await });
         removed.await??;
-        self.volumes.write().remove(name.key());
+        self.volumes.forget(name);
         Ok(())
     }
 
-    async fn stats(&self, _: &Name, object: &NvmeNamespace) -> Result<VolumeStats, Error> {
-        stats_of(&self.spdk, options(&spec_of(object)).bdev).await
+    async fn stats(&self, name: &Name, object: &NvmeNamespace) -> Result<VolumeStats, Error> {
+        let bdev = options(&spec_of(object)).bdev;
+        match self.volumes.is_there(name) {
+            true => stats_of(&self.spdk, bdev).await,
+            false => Err(volume_gone(&bdev)),
+        }
     }
 
     fn refresh(&self, name: &Name, object: &mut NvmeNamespace) {
-        let works = self.is_there(name) && self.health.trouble_beneath(name).is_none();
+        let works = self.volumes.is_there(name) && self.health.trouble_beneath(name).is_none();
         object.status = Some(NvmeNamespaceStatus {
             state: State::Enabled.into(),
             oper_state: if works {
@@ -219,6 +188,29 @@ impl Kind for NvmeNamespaces {
                 OperState::Offline.into()
             },
         });
+    }
+}
+
+/// Hosts do not see one whose volume has gone.
+impl Exported for NvmeNamespaces {
+    fn is_there(&self, name: &Name, _: &NvmeNamespace) -> bool {
+        self.volumes.is_there(name)
+    }
+
+    async fn make_again(&self, name: &Name, object: &NvmeNamespace) -> Result<bool, Error> {
+        let nqn = self.nqn(name)?;
+        let options = options(&spec_of(object));
+        let added = self.spdk.call(move |spdk| async move {
+            // Adding holds up the I/O of the whole subsystem.
+            match bdev::lookup(spdk, &options.bdev)? {
+                Some(bdev) if bdev.claimed_by.is_none() => {
+                    namespace::add(spdk, &nqn, &options).await.map(Some)
+                }
+                _ => Ok(None),
+            }
+        });
+        let added = added.await??;
+        Ok(added.map(|added| self.shown(name, added)).is_some())
     }
 }
 
@@ -270,14 +262,6 @@ async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), spdk::Error> {
     }
 }
 
-/// What a change of a namespace came to.
-struct Replaced {
-    /// The namespace that hosts see now, if any.
-    shown: Option<Added>,
-    /// Why that is not the new one.
-    failed: Option<spdk::Error>,
-}
-
 /// A namespace has no part that can be changed: hosts see it go and another come. If the other
 /// cannot come, the old one does again; where it cannot either, it is like one whose volume has gone.
 async fn replace(
@@ -285,18 +269,10 @@ async fn replace(
     nqn: &str,
     old: &namespace::Options,
     new: &namespace::Options,
-) -> Result<Replaced, spdk::Error> {
+) -> Result<Replaced<Added>, spdk::Error> {
     remove(spdk, nqn, old.nsid).await?;
-    Ok(match namespace::add(spdk, nqn, new).await {
-        Ok(added) => Replaced {
-            shown: Some(added),
-            failed: None,
-        },
-        Err(error) => Replaced {
-            shown: namespace::add(spdk, nqn, old).await.ok(),
-            failed: Some(error),
-        },
-    })
+    let added = namespace::add(spdk, nqn, new).await;
+    Ok(Replaced::by(added, namespace::add(spdk, nqn, old)).await)
 }
 
 /// What SPDK found wrong, told of the field that is to blame.

@@ -6,14 +6,15 @@
 
 use std::path::PathBuf;
 
-use spdk::bdev::qos;
+use spdk::bdev::{self, Presence, qos};
 use spdk::vhost::blk;
 use spdk::{Handle, Spdk};
 
 use super::{errno, no_volume, pcie, socket_key};
 use crate::api::storage::{PciEndpoint, VirtioBlk, VolumeStats};
-use crate::backend::stats_of;
+use crate::backend::{stats_of, volume_gone};
 use crate::error::{Error, Violations};
+use crate::health::{Presences, Replaced};
 use crate::kvm::{Model, Pluggable};
 use crate::middleend::limits;
 use crate::resource::volume_ref::VolumeRef;
@@ -22,12 +23,17 @@ use crate::resource::{CallContext, Change, Kind, Name, Uses};
 /// The kind.
 pub struct VirtioBlks {
     spdk: Handle,
+    /// The volume of each, as it was shown.
+    volumes: Presences,
 }
 
 impl VirtioBlks {
     /// Devices of this SPDK.
     pub fn new(spdk: Handle) -> Self {
-        Self { spdk }
+        Self {
+            spdk,
+            volumes: Presences::default(),
+        }
     }
 }
 
@@ -81,8 +87,30 @@ impl Kind for VirtioBlks {
         let made = self
             .spdk
             .call(move |spdk| async move { make(spdk, &device).await });
-        made.await?.map_err(|error| at_fault(&wanted, error))?;
+        let volume = made.await?.map_err(|error| at_fault(&wanted, error))?;
+        self.volumes.note(name, volume);
         Ok(wanted)
+    }
+
+    /// A device whose volume went has none, also when that is back: SPDK gives another one only to a
+    /// new device, and a machine that is connected keeps the old one.
+    async fn renew(&self, _: &CallContext, name: &Name, object: &VirtioBlk) -> Result<(), Error> {
+        if self.volumes.is_there(name) {
+            return Ok(());
+        }
+        let device = Device::of(name, object);
+        let bdev = device.bdev.clone();
+        let renewed = self.spdk.call(move |spdk| async move {
+            if bdev::lookup(spdk, &device.bdev)?.is_none() {
+                return Ok(None);
+            }
+            remove(spdk, &device).await?;
+            make(spdk, &device).await.map(Some)
+        });
+        let renewed = renewed.await?.map_err(|error| at_fault(object, error))?;
+        self.volumes
+            .note(name, renewed.ok_or_else(|| volume_gone(&bdev))?);
+        Ok(())
     }
 
     async fn update(
@@ -98,9 +126,12 @@ impl Kind for VirtioBlks {
         let changed = self
             .spdk
             .call(move |spdk| async move { self::change(spdk, &old, &new).await });
-        changed
-            .await?
-            .map_err(|error| at_fault(&change.wanted, error))?;
+        let changed = match changed.await? {
+            Ok(Some(replaced)) => self.volumes.replace(name, replaced),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        changed.map_err(|error| at_fault(&change.wanted, error))?;
         Ok(change.wanted)
     }
 
@@ -109,11 +140,17 @@ impl Kind for VirtioBlks {
         let removed = self
             .spdk
             .call(move |spdk| async move { remove(spdk, &device).await });
-        Ok(removed.await??)
+        removed.await??;
+        self.volumes.forget(name);
+        Ok(())
     }
 
     async fn stats(&self, name: &Name, object: &VirtioBlk) -> Result<VolumeStats, Error> {
-        stats_of(&self.spdk, Device::of(name, object).bdev).await
+        let bdev = Device::of(name, object).bdev;
+        match self.volumes.is_there(name) {
+            true => stats_of(&self.spdk, bdev).await,
+            false => Err(volume_gone(&bdev)),
+        }
     }
 }
 
@@ -156,12 +193,16 @@ impl Device {
 }
 
 /// Limits the volume, and then shows it.
-async fn make(spdk: Spdk, device: &Device) -> Result<(), spdk::Error> {
-    limit(spdk, &device.bdev, qos::Limits::default(), device.limits).await?;
-    let made = blk::create(spdk, &device.name, &device.bdev).await;
+async fn make(spdk: Spdk, device: &Device) -> Result<Presence, spdk::Error> {
+    let Device { name, bdev, limits } = device;
+    limit(spdk, bdev, qos::Limits::default(), *limits).await?;
+    let made = match blk::create(spdk, name, bdev).await {
+        Ok(()) => bdev::look_after(spdk, &watcher(name), bdev),
+        Err(error) => Err(error),
+    };
     if made.is_err() {
         // Where that fails too the volume has gone, and its limits with it.
-        let _ = limit(spdk, &device.bdev, device.limits, qos::Limits::default()).await;
+        let _ = limit(spdk, bdev, *limits, qos::Limits::default()).await;
     }
     made
 }
@@ -172,6 +213,7 @@ async fn remove(spdk: Spdk, device: &Device) -> Result<(), spdk::Error> {
         Err(error) if error.errno.0 != errno::ENODEV => return Err(error),
         _ => {}
     }
+    bdev::leave(spdk, &watcher(&device.name));
     match limit(spdk, &device.bdev, device.limits, qos::Limits::default()).await {
         // The volume has gone, and its limits with it.
         Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
@@ -179,17 +221,24 @@ async fn remove(spdk: Spdk, device: &Device) -> Result<(), spdk::Error> {
     }
 }
 
+fn watcher(name: &str) -> String {
+    format!("vhost-user-blk/{name}")
+}
+
 /// Limits the same volume otherwise, under a machine that is connected; or puts another one in its
-/// place, where none is. If that fails, the old one is there again.
-async fn change(spdk: Spdk, old: &Device, new: &Device) -> Result<(), spdk::Error> {
+/// place, where none is.
+async fn change(
+    spdk: Spdk,
+    old: &Device,
+    new: &Device,
+) -> Result<Option<Replaced<Presence>>, spdk::Error> {
     if old.bdev == new.bdev {
-        return limit(spdk, &new.bdev, old.limits, new.limits).await;
+        let limited = limit(spdk, &new.bdev, old.limits, new.limits).await;
+        return limited.map(|()| None);
     }
     remove(spdk, old).await?;
-    match make(spdk, new).await {
-        Err(error) => Err(error.after_undo(make(spdk, old).await)),
-        made => made,
-    }
+    let made = make(spdk, new).await;
+    Ok(Some(Replaced::by(made, make(spdk, old)).await))
 }
 
 async fn limit(

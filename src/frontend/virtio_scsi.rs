@@ -17,8 +17,9 @@
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
+use spdk::bdev::{self, Presence};
 use spdk::vhost::scsi;
-use spdk::{Handle, Spdk, bdev};
+use spdk::{Handle, Spdk};
 
 use super::errno;
 use crate::api::storage::VolumeStats;
@@ -43,11 +44,13 @@ struct Group {
     luns: BTreeMap<String, Lun>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 struct Lun {
     bdev: String,
     /// The SCSI target that it is LUN 0 of.
     number: u8,
+    /// The volume as it was shown, if there is a controller.
+    volume: Option<Presence>,
 }
 
 impl Group {
@@ -61,6 +64,7 @@ impl Group {
         let lun = Lun {
             bdev: bdev.to_owned(),
             number,
+            volume: None,
         };
         self.luns.insert(id.to_owned(), lun.clone());
         Some(lun)
@@ -113,20 +117,68 @@ impl Luns {
             .await
             .map_err(Error::from)
             .and_then(|shown| Ok(shown?));
-        if result.is_err() {
-            self.forget(group, id);
+        match result {
+            Ok(volume) => self.set_volume(group, id, volume),
+            Err(error) => {
+                self.forget(group, id);
+                return Err(error);
+            }
         }
-        result
+        Ok(())
+    }
+
+    /// Whether it is as it should be: where there is a controller its volume has not gone.
+    pub(super) fn is_there(&self, group: &str, id: &str) -> bool {
+        let groups = self.groups.lock();
+        let Some(group) = groups.get(group) else {
+            return false;
+        };
+        let lun = group.luns.get(id);
+        lun.is_some_and(|lun| {
+            let volume = lun.volume.as_ref();
+            !group.shown || volume.is_some_and(Presence::is_there)
+        })
+    }
+
+    /// Shows a volume again that had gone; `false` while it is not back. `None` for an ID that has
+    /// no volume.
+    pub(super) async fn show_again(&self, group: &str, id: &str) -> Result<Option<bool>, Error> {
+        let Some(lun) = self.lun(group, id) else {
+            return Ok(None);
+        };
+        let controller = group.to_owned();
+        let shown = self.spdk.call(move |spdk| async move {
+            match bdev::lookup(spdk, &lun.bdev)? {
+                Some(_) => show(spdk, Some(&controller), &lun).await,
+                None => Ok(None),
+            }
+        });
+        let volume = shown.await??;
+        let is_back = volume.is_some();
+        if is_back {
+            self.set_volume(group, id, volume);
+        }
+        Ok(Some(is_back))
+    }
+
+    /// One that is shown.
+    fn lun(&self, group: &str, id: &str) -> Option<Lun> {
+        let groups = self.groups.lock();
+        let shown = groups.get(group).filter(|group| group.shown);
+        shown.and_then(|group| group.luns.get(id).cloned())
+    }
+
+    fn set_volume(&self, group: &str, id: &str, volume: Option<Presence>) {
+        self.change(group, |group| {
+            if let Some(lun) = group.luns.get_mut(id) {
+                lun.volume = volume;
+            }
+        });
     }
 
     /// Takes a volume away; machines see it go. One that has gone by itself is a success.
     pub(super) async fn remove(&self, group: &str, id: &str) -> Result<(), Error> {
-        let lun = {
-            let groups = self.groups.lock();
-            let shown = groups.get(group).filter(|group| group.shown);
-            shown.and_then(|group| group.luns.get(id).cloned())
-        };
-        if let Some(lun) = lun {
+        if let Some(lun) = self.lun(group, id) {
             let controller = group.to_owned();
             let removed = self
                 .spdk
@@ -155,19 +207,21 @@ impl Luns {
 
     /// A controller is there: shows the LUNs that are under its ID through it, or none of them.
     pub(super) async fn attach(&self, controller: &str) -> Result<(), Error> {
-        let luns: Vec<Lun> = {
+        let luns: Vec<(String, Lun)> = {
             let groups = self.groups.lock();
             let group = groups.get(controller).into_iter();
-            group
-                .flat_map(|group| group.luns.values().cloned())
-                .collect()
+            let luns = group.flat_map(|group| group.luns.iter());
+            luns.map(|(id, lun)| (id.clone(), lun.clone())).collect()
         };
         let name = controller.to_owned();
         let shown = self
             .spdk
             .call(move |spdk| async move { show_all(spdk, &name, &luns).await });
-        shown.await??;
+        let volumes = shown.await??;
         self.set_shown(controller, true);
+        for (id, volume) in volumes {
+            self.set_volume(controller, &id, volume);
+        }
         Ok(())
     }
 
@@ -205,33 +259,51 @@ impl Luns {
     }
 }
 
-/// Shows a LUN through a controller; where there is none, only looks whether it could.
-async fn show(spdk: Spdk, controller: Option<&str>, lun: &Lun) -> Result<(), spdk::Error> {
-    match controller {
-        Some(name) => scsi::add_target(spdk, name, Some(lun.number), &lun.bdev)
-            .await
-            .map(drop),
-        None => scsi::check_bdev(spdk, &lun.bdev),
-    }
+/// Shows a LUN through a controller, and looks after its volume; where there is none, only looks
+/// whether it could.
+async fn show(
+    spdk: Spdk,
+    controller: Option<&str>,
+    lun: &Lun,
+) -> Result<Option<Presence>, spdk::Error> {
+    let Some(name) = controller else {
+        return scsi::check_bdev(spdk, &lun.bdev).map(|()| None);
+    };
+    scsi::add_target(spdk, name, Some(lun.number), &lun.bdev).await?;
+    bdev::look_after(spdk, &watcher(name, lun), &lun.bdev).map(Some)
 }
 
 async fn hide(spdk: Spdk, controller: &str, lun: &Lun) -> Result<(), spdk::Error> {
+    bdev::leave(spdk, &watcher(controller, lun));
     match scsi::remove_target(spdk, controller, lun.number).await {
         Err(error) if error.errno.0 == errno::ENOENT => Ok(()),
         result => result,
     }
 }
 
-async fn show_all(spdk: Spdk, controller: &str, luns: &[Lun]) -> Result<(), spdk::Error> {
-    for (shown, lun) in luns.iter().enumerate() {
-        if let Err(error) = show(spdk, Some(controller), lun).await {
-            for lun in &luns[..shown] {
-                hide(spdk, controller, lun).await?;
+/// All or none of them.
+async fn show_all(
+    spdk: Spdk,
+    controller: &str,
+    luns: &[(String, Lun)],
+) -> Result<Vec<(String, Option<Presence>)>, spdk::Error> {
+    let mut volumes = Vec::new();
+    for (shown, (id, lun)) in luns.iter().enumerate() {
+        match show(spdk, Some(controller), lun).await {
+            Ok(volume) => volumes.push((id.clone(), volume)),
+            Err(error) => {
+                for (_, lun) in &luns[..shown] {
+                    hide(spdk, controller, lun).await?;
+                }
+                return Err(error);
             }
-            return Err(error);
         }
     }
-    Ok(())
+    Ok(volumes)
+}
+
+fn watcher(controller: &str, lun: &Lun) -> String {
+    format!("vhost-user-scsi/{controller}/{}", lun.number)
 }
 
 #[cfg(test)]
@@ -255,11 +327,11 @@ mod tests {
     fn no_more_luns_are_taken_than_there_may_be() {
         let mut group = Group::default();
         assert!(group.take("a", "volume", 1).is_some());
-        assert_eq!(group.take("b", "volume", 1), None);
+        assert!(group.take("b", "volume", 1).is_none());
         for n in 1..MAX_LUNS {
             assert!(group.take(&n.to_string(), "volume", MAX_LUNS).is_some());
         }
-        assert_eq!(group.take("z", "volume", MAX_LUNS), None);
+        assert!(group.take("z", "volume", MAX_LUNS).is_none());
         assert_eq!(group.luns.len(), MAX_LUNS);
     }
 }

@@ -7,8 +7,9 @@ use super::no_volume;
 use super::virtio_scsi::{Luns, MAX_LUNS};
 use super::virtio_scsi_target::{VirtioScsiTargets, most};
 use crate::api::storage::{VirtioScsiLun, VolumeStats};
-use crate::backend::stats_of;
+use crate::backend::{stats_of, volume_gone};
 use crate::error::{Error, Violations};
+use crate::health::Exported;
 use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Uses};
 
@@ -109,7 +110,9 @@ impl Kind for VirtioScsiLuns {
         }
         self.luns.remove(old.group, name.id()).await?;
         if let Err(error) = self.add(name, &new, &change.wanted).await {
-            self.add(name, &old, &change.old).await?;
+            if let Err(left) = self.add(name, &old, &change.old).await {
+                tracing::error!(%name, %left, "could not show the old volume again; it is tried again");
+            }
             return Err(error);
         }
         Ok(change.wanted)
@@ -124,8 +127,27 @@ impl Kind for VirtioScsiLuns {
         self.luns.remove(Lun::of(object).group, name.id()).await
     }
 
-    async fn stats(&self, _: &Name, object: &VirtioScsiLun) -> Result<VolumeStats, Error> {
-        stats_of(&self.spdk, Lun::of(object).bdev.to_owned()).await
+    async fn stats(&self, name: &Name, object: &VirtioScsiLun) -> Result<VolumeStats, Error> {
+        let Lun { group, bdev } = Lun::of(object);
+        match self.luns.is_there(group, name.id()) {
+            true => stats_of(&self.spdk, bdev.to_owned()).await,
+            false => Err(volume_gone(bdev)),
+        }
+    }
+}
+
+/// Machines see a disk go with its volume.
+impl Exported for VirtioScsiLuns {
+    fn is_there(&self, name: &Name, object: &VirtioScsiLun) -> bool {
+        self.luns.is_there(Lun::of(object).group, name.id())
+    }
+
+    async fn make_again(&self, name: &Name, object: &VirtioScsiLun) -> Result<bool, Error> {
+        let lun = Lun::of(object);
+        match self.luns.show_again(lun.group, name.id()).await? {
+            Some(is_back) => Ok(is_back),
+            None => self.add(name, &lun, object).await.map(|()| true),
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 mod exports;
 mod files;
 mod paths;
+mod presences;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,9 +22,10 @@ use tokio::time::MissedTickBehavior;
 
 use crate::resource::{Key, Name, Registry};
 
-pub(crate) use exports::Exports;
+pub(crate) use exports::{Exported, Exports};
 pub(crate) use files::Files;
 pub(crate) use paths::{Paths, path_key};
+pub(crate) use presences::{Presences, Replaced};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(500);

@@ -154,6 +154,7 @@ impl<K: Pluggable> Kind for Plugged<K> {
         name: &Name,
         object: &K::Object,
     ) -> Result<(), Error> {
+        self.kind.renew(call, name, object).await?;
         match self.device(name, object)? {
             Some((machine, device)) => machine.renew(&device, call.answer_by()).await,
             None => Ok(()),

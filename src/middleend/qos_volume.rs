@@ -8,18 +8,36 @@ use super::{at_fault, errno, limits};
 use crate::api::storage::{Limits, QosVolume, VolumeStats};
 use crate::backend::stats_of;
 use crate::error::{Error, Violations};
+use crate::health::{Exported, Presences, Replaced};
 use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{CallContext, Change, Key, Kind, Name, Uses};
 
 /// The kind.
 pub struct QosVolumes {
     spdk: Handle,
+    /// The volume of each, as it was limited.
+    volumes: Presences,
 }
 
 impl QosVolumes {
     /// Limits of this SPDK's volumes.
     pub fn new(spdk: Handle) -> Self {
-        Self { spdk }
+        Self {
+            spdk,
+            volumes: Presences::default(),
+        }
+    }
+
+    /// Limits a volume that is not limited.
+    async fn apply(&self, name: &Name, object: &QosVolume) -> Result<(), Error> {
+        let (base, limits, alias) = (base(object), max(object), name.id().to_owned());
+        let limited = self
+            .spdk
+            .call(move |spdk| async move { limit(spdk, &base, &alias, limits).await });
+        let limited = limited.await?;
+        let volume = limited.map_err(|error| at_fault(&object.volume_name_ref, error))?;
+        self.volumes.note(name, volume);
+        Ok(())
     }
 }
 
@@ -48,12 +66,7 @@ impl Kind for QosVolumes {
         name: &Name,
         wanted: QosVolume,
     ) -> Result<QosVolume, Error> {
-        let (base, limits, alias) = (base(&wanted), max(&wanted), name.id().to_owned());
-        let made = self
-            .spdk
-            .call(move |spdk| async move { limit(spdk, &base, &alias, limits).await });
-        made.await?
-            .map_err(|error| at_fault(&wanted.volume_name_ref, error))?;
+        self.apply(name, &wanted).await?;
         Ok(wanted)
     }
 
@@ -69,19 +82,26 @@ impl Kind for QosVolumes {
             change.unused(name)?;
         }
         let alias = name.id().to_owned();
+        if from == to && !self.volumes.is_there(name) {
+            // It is back, without its limits.
+            self.apply(name, &change.wanted).await?;
+            return Ok(change.wanted);
+        }
         let changed = self.spdk.call(move |spdk| async move {
             if from == to {
-                return qos::set(spdk, &to, after).await;
+                return qos::set(spdk, &to, after).await.map(|()| None);
             }
             lift(spdk, &from, &alias).await?;
-            match limit(spdk, &to, &alias, after).await {
-                Err(error) => Err(error.after_undo(limit(spdk, &from, &alias, before).await)),
-                moved => moved,
-            }
+            let limited = limit(spdk, &to, &alias, after).await;
+            let undo = limit(spdk, &from, &alias, before);
+            Ok(Some(Replaced::by(limited, undo).await))
         });
-        changed
-            .await?
-            .map_err(|error| at_fault(&change.wanted.volume_name_ref, error))?;
+        let changed = match changed.await? {
+            Ok(Some(replaced)) => self.volumes.replace(name, replaced),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        changed.map_err(|error| at_fault(&change.wanted.volume_name_ref, error))?;
         Ok(change.wanted)
     }
 
@@ -90,12 +110,30 @@ impl Kind for QosVolumes {
         let lifted = self
             .spdk
             .call(move |spdk| async move { lift(spdk, &base, &alias).await });
-        Ok(lifted.await??)
+        lifted.await??;
+        self.volumes.forget(name);
+        Ok(())
     }
 
     /// What the volume beneath does, by whichever of its names.
     async fn stats(&self, _: &Name, object: &QosVolume) -> Result<VolumeStats, Error> {
         stats_of(&self.spdk, base(object)).await
+    }
+}
+
+/// Limits and the further name go with the volume beneath.
+impl Exported for QosVolumes {
+    fn is_there(&self, name: &Name, _: &QosVolume) -> bool {
+        self.volumes.is_there(name)
+    }
+
+    async fn make_again(&self, name: &Name, object: &QosVolume) -> Result<bool, Error> {
+        let base = base(object);
+        let found = self.spdk.call(async move |spdk| bdev::lookup(spdk, &base));
+        if found.await??.is_none() {
+            return Ok(false);
+        }
+        self.apply(name, object).await.map(|()| true)
     }
 }
 
@@ -134,7 +172,7 @@ async fn limit(
     base: &str,
     alias: &str,
     limits: qos::Limits,
-) -> Result<(), spdk::Error> {
+) -> Result<bdev::Presence, spdk::Error> {
     const OPERATION: &str = "limit volume";
     if let Some(info) = bdev::lookup(spdk, base)?
         && info.name != base
@@ -146,24 +184,28 @@ async fn limit(
         return Err(spdk::Error::new(OPERATION, errno::EBUSY).with_detail(what));
     }
     alias::add(spdk, base, alias)?;
-    let limited = qos::set(spdk, base, limits).await;
-    if limited.is_err() {
-        alias::remove(spdk, alias)?;
+    match qos::set(spdk, base, limits).await {
+        Err(error) => Err(error.after_undo(alias::remove(spdk, alias))),
+        Ok(()) => bdev::look_after(spdk, &watcher(alias), base),
     }
-    limited
 }
 
 /// Takes limits and name away. A volume that went by itself has neither any more.
 async fn lift(spdk: Spdk, base: &str, alias: &str) -> Result<(), spdk::Error> {
     let gone = |error: &spdk::Error| [errno::ENODEV, errno::ENOENT].contains(&error.errno.0);
     match qos::set(spdk, base, qos::Limits::default()).await {
-        Err(error) if gone(&error) => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => match alias::remove(spdk, alias) {
-            Err(error) if gone(&error) => Ok(()),
-            result => result,
-        },
+        Err(error) if !gone(&error) => return Err(error),
+        _ => {}
     }
+    bdev::leave(spdk, &watcher(alias));
+    match alias::remove(spdk, alias) {
+        Err(error) if gone(&error) => Ok(()),
+        result => result,
+    }
+}
+
+fn watcher(alias: &str) -> String {
+    format!("limits/{alias}")
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-pub use presence::Presence;
+pub use presence::{Presence, leave, look_after};
 pub(crate) use presence::{Watch, watch};
 pub use stats::{Stats, stats};
 

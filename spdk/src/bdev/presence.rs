@@ -4,8 +4,11 @@
 //! watch ─► open, there ─┬─ SPDK says that it goes ─► closed, gone
 //!                       └─ dropped ─────────────────► closed
 //! ```
+//!
+//! Who watches from another thread does it under a name of its own: see [`look_after`].
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -63,6 +66,25 @@ pub(crate) fn watch(_: Spdk, operation: &'static str, name: &str) -> Result<Watc
     check(operation, rc).map_err(|error| error.with_detail(format!("bdev {name:?}")))?;
     watched.descriptor.set(descriptor);
     Ok(Watch(watched))
+}
+
+thread_local! {
+    /// What is looked after for others, by their names.
+    static WATCHES: RefCell<HashMap<String, Watch>> = RefCell::default();
+}
+
+/// Looks after a bdev for `watcher`, in place of one that it has been looked after for it until now.
+/// ENODEV if there is none of that name.
+pub fn look_after(spdk: Spdk, watcher: &str, name: &str) -> Result<Presence, Error> {
+    let watch = watch(spdk, "look after bdev", name)?;
+    let presence = watch.presence();
+    WATCHES.with_borrow_mut(|watches| watches.insert(watcher.to_owned(), watch));
+    Ok(presence)
+}
+
+/// Looks after nothing for `watcher` any more.
+pub fn leave(_: Spdk, watcher: &str) {
+    WATCHES.with_borrow_mut(|watches| watches.remove(watcher));
 }
 
 impl Watch {
