@@ -108,41 +108,49 @@ impl DataPath {
     }
 }
 
-/// All points of one scenario. Both targets are up all the while, and each run of one is next to one of
-/// the other: a machine that others share is faster and slower by turns, in spells of many seconds.
+/// All rounds of one scenario. Both targets are up all the while, and each run of one is next to one
+/// of the other: a machine that others share is faster and slower by turns, in spells of many seconds.
+/// Each round has new ones: which pages of memory a process gets makes it faster or slower for life.
 async fn compare(settings: &Settings, scenario: &Scenario) -> Result<Vec<Point>> {
-    let mut sides = Vec::new();
-    for turn in settings.turns(0) {
-        eprintln!("{}: starting {}", scenario.name, turn.side);
-        let exported = Exported::start(settings, scenario, turn).await;
-        sides.push(exported.with_context(|| turn.side.to_string())?);
-    }
     let mut runs = Vec::new();
-    for &initiator in scenario.initiators {
-        if settings.no_huge() && initiator.needs_hugepages() {
-            continue;
+    for round in 0..settings.line.rounds {
+        eprintln!(
+            "{}: round {} of {}",
+            scenario.name,
+            round + 1,
+            settings.line.rounds
+        );
+        let mut sides = Vec::new();
+        for turn in settings.turns(0) {
+            let exported = Exported::start(settings, scenario, turn).await;
+            sides.push(exported.with_context(|| turn.side.to_string())?);
         }
-        for (workload, queue_depth) in loads(settings) {
-            let io = (initiator, workload, queue_depth);
-            eprintln!(
-                "{}: {} {} at queue depth {queue_depth}",
-                scenario.name,
-                initiator.name(),
-                workload.word()
-            );
-            for round in 0..settings.line.rounds {
-                for Turn { column, side, .. } in settings.turns(round) {
-                    let run = sides[column].measure(settings, io).await;
-                    runs.push((column, io, run.with_context(|| side.to_string())?));
-                }
+        for (number, io) in (round..).zip(ios(settings, scenario)) {
+            for Turn { column, side, .. } in settings.turns(number) {
+                let run = sides[column].measure(settings, io).await;
+                let (initiator, workload, queue_depth) = io;
+                let run = run.with_context(|| {
+                    let (initiator, workload) = (initiator.name(), workload.word());
+                    format!("{side}: {initiator} {workload} at queue depth {queue_depth}")
+                })?;
+                runs.push((column, io, run));
             }
         }
-    }
-    for side in sides {
-        side.target.wake()?;
-        side.target.stop().await?;
+        for side in sides {
+            side.target.wake()?;
+            side.target.stop().await?;
+        }
     }
     Ok(points(settings, scenario, &runs))
+}
+
+/// What is measured in a round of a scenario.
+fn ios(settings: &Settings, scenario: &Scenario) -> impl Iterator<Item = Io> {
+    let can = |initiator: &&Initiator| !(settings.no_huge() && initiator.needs_hugepages());
+    let initiators = scenario.initiators.iter().filter(can);
+    initiators.flat_map(|initiator| {
+        loads(settings).map(|(workload, queue_depth)| (*initiator, workload, queue_depth))
+    })
 }
 
 /// A target that exports a volume, and does not run: the other one gets the core.

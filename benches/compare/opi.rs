@@ -25,7 +25,7 @@ use crate::process::Process;
 use crate::scenario::{
     Attach, BLOCK_SIZE, Export, HOST_NQN, NQN, PSK, SUBSYSTEM_ID, VOLUME_KEY, Volume,
 };
-use crate::settings::Settings;
+use crate::settings::{Settings, fresh_directory};
 use crate::target::free_port;
 
 /// How long it may take to start: the kernel zeroes its hugepages.
@@ -77,12 +77,7 @@ impl Opi {
         }
         // A state of its own each time: nothing to replay.
         for name in ["state", "ctrlr"] {
-            match std::fs::remove_dir_all(directory(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error.into());
-                }
-                _ => {}
-            }
+            fresh_directory(&settings.scratch().join(name))?;
         }
         let mut process = Process::start(
             "opi-spdk",

@@ -210,3 +210,12 @@ impl Settings {
         self.line.volume_mib * 1024 * 1024 / crate::scenario::BLOCK_SIZE
     }
 }
+
+/// Makes an empty directory, in place of one that is there.
+pub fn fresh_directory(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    std::fs::create_dir_all(path).with_context(|| path.display().to_string())
+}

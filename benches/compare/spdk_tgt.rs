@@ -12,7 +12,7 @@ use crate::process::Process;
 use crate::scenario::{
     Attach, BLOCK_SIZE, Export, HOST_NQN, NQN, SUBSYSTEM_ID, VOLUME_KEY, Volume,
 };
-use crate::settings::Settings;
+use crate::settings::{Settings, fresh_directory};
 
 /// How long it may take to start: the kernel zeroes its hugepages.
 const START: Duration = Duration::from_secs(30);
@@ -44,7 +44,7 @@ impl SpdkTgt {
             "-S".to_owned(),
             exports.display().to_string(),
         ];
-        std::fs::create_dir_all(&exports)?;
+        fresh_directory(&exports)?;
         if settings.no_huge() {
             arguments.extend([
                 "--no-huge".to_owned(),

@@ -109,6 +109,11 @@ pub(crate) fn has_woken() -> bool {
     EXECUTOR.with(|executor| !executor.woken.borrow().is_empty())
 }
 
+/// Whether there is no task, not even one that waits.
+pub(crate) fn is_empty() -> bool {
+    EXECUTOR.with(|executor| executor.tasks.borrow().is_empty())
+}
+
 /// Polls the task that was woken first. `false` if none was.
 pub(crate) fn run_one() -> bool {
     let Some(task) = EXECUTOR.with(|executor| executor.woken.borrow_mut().pop_front()) else {
