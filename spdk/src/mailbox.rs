@@ -23,6 +23,7 @@ use spdk_sys as sys;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
+use crate::bdev::nvme;
 use crate::bell::{Bell, Taking};
 use crate::error::Error;
 use crate::executor::{self, RemoteWake};
@@ -459,6 +460,7 @@ unsafe fn end(consumer: *mut Consumer) {
     // (spdk/thread.h).
     unsafe { sys::spdk_poller_unregister(&mut poller) };
     executor::stop();
+    nvme::give_up_late(consumer.spdk);
     drop(consumer);
     // SAFETY: on the app thread, with the reactors running.
     unsafe { sys::spdk_app_stop(0) };

@@ -161,9 +161,9 @@ async fn paths(handle: &Handle, one: SocketAddr, two: SocketAddr) {
         };
         run!(handle, s => nvme::path_stats(s, "r1", &address, NQN).await).expect("counters");
     }
-    run!(handle, s => nvme::reset(s, "r1").await).expect("reset");
+    run!(handle, s => nvme::reset(s, "r1", Duration::from_secs(5)).await).expect("reset");
     assert_eq!(
-        errno(run!(handle, s => nvme::reset(s, "absent").await)),
+        errno(run!(handle, s => nvme::reset(s, "absent", Duration::from_secs(5)).await)),
         libc::ENODEV
     );
 

@@ -241,10 +241,12 @@ async fn join(spdk: Spdk, path: &nvme::Options) -> Result<(), spdk::Error> {
 /// Takes the path away; one that is gone already is. Where somebody needs the bdevs it stays if it is
 /// the last.
 async fn leave(spdk: Spdk, path: &nvme::Options, free: bool) -> Result<Left, spdk::Error> {
-    let there = nvme::paths(spdk, &path.name)
-        .map(|paths| paths.len())
-        .unwrap_or_default();
-    if !free && there == 1 {
+    let is_mine = |there: &nvme::Path| {
+        there.address.as_ref() == Some(&path.address) && there.subsystem == path.subsystem
+    };
+    let there = nvme::paths(spdk, &path.name).unwrap_or_default();
+    let (mine, others): (Vec<_>, Vec<_>) = there.into_iter().partition(is_mine);
+    if !free && !mine.is_empty() && others.is_empty() {
         return Ok(Left::Needed);
     }
     match nvme::detach(spdk, &path.name, Some((&path.address, path.source))).await {

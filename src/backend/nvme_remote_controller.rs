@@ -22,10 +22,9 @@ const QUEUE_SIZES: std::ops::RangeInclusive<i64> = 2..=65_535;
 const ETIMEDOUT: i32 = 110;
 const EHOSTUNREACH: i32 = 113;
 const EIO: i32 = 5;
-const EBUSY: i32 = 16;
 
-/// Between two attempts at a reset that finds another one under way.
-const RETRY: Duration = Duration::from_millis(20);
+/// How much longer than a path the answer about it may take.
+const LAST_WORD: Duration = Duration::from_millis(20);
 
 /// The kind.
 pub struct NvmeRemoteControllers {
@@ -38,37 +37,45 @@ impl NvmeRemoteControllers {
         Self { spdk }
     }
 
-    /// Disconnects and reconnects a controller on all its paths; done at once where it has none.
+    /// Disconnects and reconnects a controller, path by path; done at once where it has none.
     ///
     /// # Errors
-    /// NOT_FOUND, UNAVAILABLE when a path does not come back in time.
+    /// NOT_FOUND, UNAVAILABLE when a path does not come back in time, with the names of those.
     pub async fn reset(
         all: &Arc<Collection<Self>>,
         call: CallContext,
         name: &str,
     ) -> Result<(), Error> {
+        let controller = all.meta().parse("name", name)?;
+        if all.object(controller.key()).is_none() {
+            return Err(Error::not_found(&controller));
+        }
+        let id = controller.id().to_owned();
+        let spdk = &all.kind().spdk;
+        // Where there is nothing to do there is nothing to wait for.
+        if spdk
+            .call(async move |spdk| nvme::paths(spdk, &id).is_err())
+            .await?
+        {
+            return Ok(());
+        }
         let give_up = call.answer_by();
         let done = all.with(name, async move |all, name| {
-            loop {
-                let id = name.id().to_owned();
-                let spdk = &all.kind().spdk;
-                let reset = spdk.call(async move |spdk| nvme::reset(spdk, &id).await);
-                match reset.await? {
-                    Err(error) if error.errno.0 == ENODEV => return Ok(()),
-                    // A path is just being connected again, after a failure or another reset.
-                    Err(error) if error.errno.0 == EBUSY && Instant::now() < give_up => {
-                        tokio::time::sleep(RETRY).await;
-                    }
-                    result => return result.map_err(unreachable),
-                }
+            let id = name.id().to_owned();
+            let left = give_up.saturating_duration_since(Instant::now());
+            let reset = async move |spdk| nvme::reset(spdk, &id, left).await;
+            match all.kind().spdk.call(reset).await? {
+                Err(error) if error.errno.0 == ENODEV => Ok(()),
+                result => result.map_err(unreachable),
             }
         });
-        let deadline = tokio::time::Instant::from_std(give_up);
+        // The paths' own outcome, which names those that failed, comes first.
+        let deadline = tokio::time::Instant::from_std(give_up) + LAST_WORD;
         tokio::time::timeout_at(deadline, done)
             .await
             .unwrap_or_else(|_| {
                 Err(Error::Unavailable(format!(
-                    "{name}: not all paths came back in time; they are tried on"
+                    "{controller}: another change of it has not ended in time"
                 )))
             })
     }

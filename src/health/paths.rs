@@ -140,6 +140,7 @@ mod tests {
                 hostnqn: String::new(),
                 cntlid: 1,
                 state,
+                active: true,
             };
             known = seen("r", &known, &[path]);
             assert_eq!(known.get(&key).copied(), works, "{state:?}");

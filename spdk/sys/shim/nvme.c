@@ -78,15 +78,47 @@ opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id, const
 	return spdk_bdev_nvme_delete(name, &path, done, arg);
 }
 
-int
-opi_nvme_reset(const char *name, void (*done)(void *arg, int status), void *arg)
+/* The connection of controller `name` that has a path to `id`. */
+static struct nvme_ctrlr *
+opi_nvme_connection(const char *name, const struct spdk_nvme_transport_id *id)
 {
 	struct nvme_bdev_ctrlr *controller = nvme_bdev_ctrlr_get_by_name(name);
+	struct spdk_nvme_path_id *path;
+	struct nvme_ctrlr *ctrlr;
 
-	if (controller == NULL || TAILQ_EMPTY(&controller->ctrlrs)) {
-		return -ENODEV;
+	if (controller == NULL) {
+		return NULL;
 	}
-	nvme_bdev_ctrlr_op_rpc(controller, NVME_CTRLR_OP_RESET, done, arg);
+	TAILQ_FOREACH(ctrlr, &controller->ctrlrs, tailq) {
+		/* A failover on another thread reorders the list. */
+		pthread_mutex_lock(&ctrlr->mutex);
+		TAILQ_FOREACH(path, &ctrlr->trids, link) {
+			if (spdk_nvme_transport_id_compare(&path->trid, id) == 0) {
+				break;
+			}
+		}
+		pthread_mutex_unlock(&ctrlr->mutex);
+		if (path != NULL) {
+			return ctrlr;
+		}
+	}
+	return NULL;
+}
+
+int
+opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id,
+	       void (*done)(void *arg, int status), void *arg)
+{
+	struct nvme_ctrlr *ctrlr = opi_nvme_connection(name, id);
+
+	if (ctrlr == NULL || ctrlr->destruct) {
+		return -ENXIO;
+	}
+	/* SPDK says the same, with a line in its log each time. */
+	if (ctrlr->resetting) {
+		return -EBUSY;
+	}
+	nvme_ctrlr_op_rpc(ctrlr, NVME_CTRLR_OP_RESET, done, arg);
 	return 0;
 }
 
@@ -128,6 +160,45 @@ opi_nvme_state(struct nvme_ctrlr *path)
 	return OPI_NVME_PATH_CONNECTED;
 }
 
+/* SPDK keeps when it failed last, and tries it again after a while. */
+static enum opi_nvme_path_state
+opi_nvme_standby_state(const struct nvme_ctrlr *ctrlr, const struct spdk_nvme_path_id *id)
+{
+	uint64_t delay = ctrlr->opts.reconnect_delay_sec * spdk_get_ticks_hz();
+
+	if (id->last_failed_tsc != 0 && spdk_get_ticks() < id->last_failed_tsc + delay) {
+		return OPI_NVME_PATH_FAILED;
+	}
+	return OPI_NVME_PATH_STANDBY;
+}
+
+uint32_t
+opi_nvme_count(void)
+{
+	struct nvme_bdev_ctrlr *controller;
+	uint32_t count = 0;
+
+	TAILQ_FOREACH(controller, &g_nvme_bdev_ctrlrs, tailq) {
+		count++;
+	}
+	return count;
+}
+
+void
+opi_nvme_give_up(void)
+{
+	struct nvme_bdev_ctrlr *controller;
+	struct nvme_ctrlr *ctrlr;
+
+	TAILQ_FOREACH(controller, &g_nvme_bdev_ctrlrs, tailq) {
+		TAILQ_FOREACH(ctrlr, &controller->ctrlrs, tailq) {
+			if (spdk_nvme_ctrlr_is_fabrics(ctrlr->ctrlr)) {
+				spdk_nvme_ctrlr_fail(ctrlr->ctrlr);
+			}
+		}
+	}
+}
+
 int
 opi_nvme_for_each_path(const char *name, opi_nvme_path_fn fn, void *arg)
 {
@@ -149,8 +220,8 @@ opi_nvme_for_each_path(const char *name, opi_nvme_path_fn fn, void *arg)
 				.hostnqn = spdk_nvme_ctrlr_get_opts(ctrlr->ctrlr)->hostnqn,
 				.cntlid = spdk_nvme_ctrlr_get_data(ctrlr->ctrlr)->cntlid,
 				.state = id == ctrlr->active_path_id ? opi_nvme_state(ctrlr) :
-					 id->last_failed_tsc != 0 ? OPI_NVME_PATH_FAILED :
-					 OPI_NVME_PATH_STANDBY,
+					 opi_nvme_standby_state(ctrlr, id),
+				.active = id == ctrlr->active_path_id,
 			};
 
 			fn(arg, &path);

@@ -101,7 +101,7 @@ struct opi_nvme_attach {
 	const char				*psk_name;
 	uint32_t				num_io_queues;
 	uint32_t				io_queue_size;
-	/* Of each step of connecting. */
+	/* Of each step of connecting, now and whenever the path is connected anew. */
 	uint32_t				timeout_ms;
 	int32_t					ctrlr_loss_timeout_sec;
 	uint32_t				reconnect_delay_sec;
@@ -118,7 +118,14 @@ int opi_nvme_attach(const struct opi_nvme_attach *attach, const char **names, ui
 int opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id,
 		    const char *source_address, const char *source_port,
 		    spdk_bdev_nvme_delete_cb done, void *arg);
-int opi_nvme_reset(const char *name, void (*done)(void *arg, int status), void *arg);
+/* Connects the path to `id` anew. -ENXIO if there is none, -EBUSY while it is being connected anyway. */
+int opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id,
+		   void (*done)(void *arg, int status), void *arg);
+
+/* Controllers, those that are going too. */
+uint32_t opi_nvme_count(void);
+/* Waits for the peers of no controller any more. */
+void opi_nvme_give_up(void);
 
 typedef void (*opi_nvme_name_fn)(void *arg, const char *name);
 void opi_nvme_for_each_controller(opi_nvme_name_fn fn, void *arg);
@@ -140,6 +147,8 @@ struct opi_nvme_path {
 	const char				*hostnqn;
 	uint16_t				cntlid;
 	enum opi_nvme_path_state		state;
+	/* Others of the same connection stand by. */
+	bool					active;
 };
 
 typedef void (*opi_nvme_path_fn)(void *arg, const struct opi_nvme_path *path);

@@ -10,7 +10,9 @@
 //! ```
 
 mod policy;
+mod reset;
 mod state;
+mod stop;
 
 use std::cell::Cell;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -32,7 +34,9 @@ use crate::runtime::Spdk;
 use crate::transport_id::{self, Kind};
 
 pub use policy::use_all_paths;
+pub use reset::reset;
 pub use state::{Namespace, Path, PathState, controllers, namespaces, path_stats, paths};
+pub(crate) use stop::give_up_late;
 
 /// Where a controller is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -128,8 +132,9 @@ pub struct Options {
 const RECONNECT_DELAY_SEC: u32 = 2;
 const FAST_IO_FAIL_SEC: u32 = 10;
 
-/// How long SPDK itself waits for a TCP connection: no deadline is much longer.
-const TCP_CONNECT_TIMEOUT_MS: u32 = 10_000;
+/// How long SPDK itself waits in each step of connecting, also long after the call that made the path:
+/// no deadline is much longer.
+const CONNECT_TIMEOUT_MS: u32 = 10_000;
 
 /// SPDK names at most so many new bdevs; [`namespaces`] lists them all.
 const MAX_NAMES: usize = 1024;
@@ -216,7 +221,7 @@ fn configure() -> Result<(), Error> {
     if !CONFIGURED.get() {
         // SAFETY: on the app thread (the caller has proof), plain values.
         check("configure NVMe", unsafe {
-            sys::opi_nvme_configure(TCP_CONNECT_TIMEOUT_MS)
+            sys::opi_nvme_configure(CONNECT_TIMEOUT_MS)
         })?;
         CONFIGURED.set(true);
     }
@@ -248,13 +253,7 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
         psk_name: pointer(&psk),
         num_io_queues: options.num_io_queues,
         io_queue_size: options.io_queue_size,
-        timeout_ms: if remote {
-            u32::try_from(options.deadline.as_millis())
-                .unwrap_or(u32::MAX)
-                .max(1)
-        } else {
-            0
-        },
+        timeout_ms: if remote { CONNECT_TIMEOUT_MS } else { 0 },
         ctrlr_loss_timeout_sec: if remote { -1 } else { 0 },
         reconnect_delay_sec: if remote { RECONNECT_DELAY_SEC } else { 0 },
         fast_io_fail_timeout_sec: if remote { FAST_IO_FAIL_SEC } else { 0 },
@@ -356,7 +355,7 @@ unsafe extern "C" fn on_attached(argument: *mut c_void, _count: usize, status: c
     connecting.promise.complete(status);
 }
 
-/// How long [`detach`] and [`reset`] are waited for. SPDK's own limit is 10 s.
+/// How long [`detach`] is waited for. SPDK's own limit is 10 s.
 const CHANGE_LIMIT: Duration = Duration::from_secs(12);
 
 /// Detaches one path of a controller, by address and the source that it was
@@ -376,28 +375,6 @@ pub async fn detach(
         remove(OPERATION, &name, path, "").await
     })
     .await
-}
-
-/// Disconnects a controller's paths and connects them again, one after the other;
-/// I/O in flight is aborted, and further I/O waits meanwhile. ENODEV for an unknown controller, ETIMEDOUT if a path does
-/// not come back in time; that goes on by itself.
-pub async fn reset(spdk: Spdk, name: &str) -> Result<(), Error> {
-    const OPERATION: &str = "reset NVMe controller";
-    change(spdk, OPERATION, name, |name| async move {
-        let c_name = cstr("controller name", &name)?;
-        let status = call::<c_int>(OPERATION, |argument| {
-            // SAFETY: on the app thread; the name outlives the call; `on_status`
-            // takes the argument back, once, unless the call is refused.
-            unsafe { sys::opi_nvme_reset(c_name.as_ptr(), Some(on_status), argument) }
-        })
-        .await?;
-        check(OPERATION, status)
-    })
-    .await
-    .map_err(|error| match error.detail {
-        None => error.with_detail(format!("{name:?}")),
-        Some(_) => error,
-    })
 }
 
 /// Runs a change alone, in a task of its own, and waits for it no longer than

@@ -27,6 +27,8 @@ pub struct Path {
     pub cntlid: u16,
     /// Whether it works.
     pub state: PathState,
+    /// Whether its connection uses it: others of a failover controller stand by.
+    pub active: bool,
 }
 
 /// Whether a path works.
@@ -115,6 +117,7 @@ unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_n
             hostnqn: string(path.hostnqn),
             cntlid: path.cntlid,
             state: PathState::of(path.state),
+            active: path.active,
         });
     }
 }

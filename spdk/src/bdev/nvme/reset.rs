@@ -1,0 +1,129 @@
+//! Connecting the paths of a controller anew.
+//!
+//! ```text
+//! path 1 ─► reset ─► back          a path that does not come back within its share of the time is
+//!             └─ late ─► path 2 ─► reset ─► back ─► path 1, until the time is up   left to itself
+//! ```
+
+use std::ffi::c_int;
+use std::time::{Duration, Instant};
+
+use spdk_sys as sys;
+
+use super::{Path, paths};
+use crate::completion::{Promise, call, completion, on_status};
+use crate::cstr::cstr;
+use crate::deadline::within;
+use crate::error::{Error, check};
+use crate::executor::spawn_local;
+use crate::runtime::Spdk;
+use crate::timer::sleep;
+
+const OPERATION: &str = "reset NVMe controller";
+
+/// Between two looks at a path that is being connected anyway.
+const RETRY: Duration = Duration::from_millis(20);
+
+type Outcome = Result<(), Error>;
+
+/// Disconnects a controller's paths and connects them again, one after the other, so that I/O goes on
+/// over those that work; I/O in flight on a path is aborted. One that does not come back soon keeps
+/// none of the others waiting for longer than its share of the time.
+///
+/// ENODEV for an unknown controller. EIO where a path could not be connected, ETIMEDOUT where one has
+/// not come back within `limit`; the detail names them all, and they are tried on.
+pub async fn reset(spdk: Spdk, name: &str, limit: Duration) -> Result<(), Error> {
+    let give_up = Instant::now() + limit;
+    let mut connections = paths(spdk, name)?;
+    connections.retain(|path| path.active);
+    let share = limit / u32::try_from(connections.len()).unwrap_or(u32::MAX).max(1);
+    let mut failed = Vec::new();
+    let mut late = Vec::new();
+    for path in connections {
+        let (done, mut is_done) = completion();
+        spawn_local(connect_anew(
+            spdk,
+            name.to_owned(),
+            path.clone(),
+            give_up,
+            done,
+        ));
+        match within(spdk, share, &mut is_done).await {
+            Some(outcome) => failed.extend(outcome?.err().map(|error| (path, error))),
+            None => late.push((path, is_done)),
+        }
+    }
+    for (path, is_done) in late {
+        let left = give_up.saturating_duration_since(Instant::now());
+        let outcome = match within(spdk, left, is_done).await {
+            Some(outcome) => outcome?,
+            None => Err(not_back(limit)),
+        };
+        failed.extend(outcome.err().map(|error| (path, error)));
+    }
+    let Some((_, Error { errno, .. })) = failed.first() else {
+        return Ok(());
+    };
+    let all: Vec<String> = failed
+        .iter()
+        .map(|(path, error)| said(path, error))
+        .collect();
+    Err(Error::new(OPERATION, errno.0).with_detail(all.join("; ")))
+}
+
+fn not_back(limit: Duration) -> Error {
+    let detail = format!("has not come back within {} ms", limit.as_millis());
+    Error::new(OPERATION, libc::ETIMEDOUT).with_detail(detail)
+}
+
+fn said(path: &Path, error: &Error) -> String {
+    let address = path.address.as_ref().map(ToString::to_string);
+    let what = error.detail.clone().unwrap_or_else(|| error.to_string());
+    format!(
+        "{} {what}",
+        address.unwrap_or_else(|| path.subsystem.clone())
+    )
+}
+
+/// Connects one path anew, after waiting for the end of an attempt that is under way.
+async fn connect_anew(
+    spdk: Spdk,
+    name: String,
+    path: Path,
+    give_up: Instant,
+    done: Promise<Outcome>,
+) {
+    let begun = Instant::now();
+    let outcome = loop {
+        match connect_once(&name, &path).await {
+            Err(error) if error.errno.0 == libc::EBUSY => {
+                if Instant::now() >= give_up {
+                    break Err(not_back(begun.elapsed()));
+                }
+                sleep(spdk, RETRY).await;
+            }
+            // It was detached meanwhile.
+            Err(error) if error.errno.0 == libc::ENXIO => break Ok(()),
+            outcome => break outcome,
+        }
+    };
+    done.complete(outcome);
+}
+
+async fn connect_once(name: &str, path: &Path) -> Outcome {
+    let Some(address) = &path.address else {
+        return Ok(());
+    };
+    let name = cstr("controller name", name)?;
+    let id = address.to_id(&path.subsystem)?;
+    let status = call::<c_int>(OPERATION, |argument| {
+        // SAFETY: on the app thread; name and id outlive the call; `on_status` takes the argument
+        // back, once, unless the call is refused.
+        unsafe { sys::opi_nvme_reset(name.as_ptr(), &id, Some(on_status), argument) }
+    })
+    .await?;
+    // SPDK's module tells no more of a failure than that.
+    check(OPERATION, status).map_err(|_| {
+        Error::new(OPERATION, libc::EIO).with_detail("could not be connected; SPDK's log says why")
+    })
+}
