@@ -1,12 +1,13 @@
-//! Paths to remote controllers when one of them falls silent: the others are not to notice.
+//! Paths to remote controllers: how they connect, which volumes come of them, and that none notices when
+//! another falls silent.
 
 mod common;
 
 use std::time::{Duration, Instant};
 
 use common::{
-    Fixture, Initiator, Options, Relay, Resource, Target, eventually, name_of, namespace, nqn_of,
-    subsystem, tcp_controller, tcp_path,
+    Fixture, Initiator, Options, Relay, Resource, Target, Tool, eventually, free_port, malloc,
+    name_of, namespace, nqn_of, subsystem, tcp_controller, tcp_path,
 };
 use opi_spdk::api::storage::ResetNvmeRemoteControllerRequest;
 use opi_spdk::api::storage::nvme_remote_controller_service_client::NvmeRemoteControllerServiceClient;
@@ -68,6 +69,118 @@ async fn a_reset_connects_the_working_path_once_and_names_the_one_that_is_silent
     }
     verified().await.expect("I/O goes over the path that works");
     // It is silent still, and holds up no stop.
+    target.stop();
+    peer.stop();
+}
+
+#[tokio::test]
+async fn a_path_comes_from_its_source_address_with_the_digests_of_its_controller() {
+    let target = Target::start().await;
+    let peer = Target::start_with(Options::default().beside(&target)).await;
+    let export = Fixture::tcp(&peer, 16).await;
+    let client = target.client().await;
+    let of = |message| Resource::new(&client, message);
+    for (id, header, data) in [
+        ("none", false, false),
+        ("header", true, false),
+        ("data", false, true),
+        ("both", true, true),
+    ] {
+        let relay = Relay::to(export.port).await;
+        let object = json!({
+            "multipath": "NVME_MULTIPATH_DISABLE",
+            "tcp": { "hdgst": header, "ddgst": data },
+        });
+        let remote = name_of(&of("NvmeRemoteController").created("", id, object).await);
+        let mut path = tcp_path(relay.port, &export.nqn);
+        path["fabrics"]["source_traddr"] = "127.0.0.9".into();
+        let path = name_of(&of("NvmePath").created(&remote, "path", path).await);
+        let over = subsystem(&client, id, json!({})).await;
+        let shown = namespace(&client, &over, &format!("{id}n1"), json!({})).await;
+        let (controller, port) = tcp_controller(&client, &over).await;
+        let host = Initiator::tcp(port, &nqn_of(id));
+        host.verify(target.scratch(), 1)
+            .await
+            .expect("data is as it was written");
+
+        let arrivals = relay.arrivals();
+        assert!(
+            arrivals.len() >= 2,
+            "an admin and an I/O queue: {arrivals:?}"
+        );
+        for arrival in arrivals {
+            assert_eq!(arrival.from.ip().to_string(), "127.0.0.9");
+            // NVMe/TCP, ICReq: its type is 0, and DGST is byte 11.
+            let [kind, digests] = [0, 11].map(|at| arrival.greeting[at]);
+            let wanted = u8::from(header) | u8::from(data) << 1;
+            assert_eq!((kind, digests), (0, wanted), "{id}");
+        }
+        of("NvmeController").deleted(&controller).await;
+        of("NvmeNamespace").deleted(&shown).await;
+        of("NvmePath").deleted(&path).await;
+    }
+    target.stop();
+    peer.stop();
+}
+
+#[tokio::test]
+async fn a_namespace_that_cannot_be_a_volume_is_said_and_nothing_is_attached() {
+    let target = Target::start().await;
+    let peer = Target::start_with(Options::default().beside(&target)).await;
+    let export = Fixture::tcp(&peer, 16).await;
+    let far = export.resource("MallocVolume").get(&export.volume).await;
+    let uuid = far.expect("it is there")["uuid"].clone();
+    let client = target.client().await;
+    let of = |message| Resource::new(&client, message);
+    let object = json!({ "block_size": 512, "blocks_count": 64, "uuid": uuid });
+    let twin = name_of(&of("MallocVolume").created("", "twin", object).await);
+    let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
+    let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+    let path = || tcp_path(export.port, &export.nqn);
+    let paths = of("NvmePath");
+    let refused = paths
+        .refused(&remote, "path", path(), Code::FailedPrecondition)
+        .await;
+    for part in ["namespace 1", "\"twin\""] {
+        assert!(refused.message().contains(part), "{part}: {refused}");
+    }
+    assert!(paths.names(&remote).await.is_empty());
+
+    of("MallocVolume").deleted(&twin).await;
+    paths.created(&remote, "path", path()).await;
+    let list = json!({ "parent": remote });
+    let found = client.ok("ListNvmeRemoteNamespaces", list).await;
+    let found = found["nvme_remote_namespaces"].as_array();
+    assert_eq!(found.map(Vec::len), Some(1));
+    target.stop();
+    peer.stop();
+}
+
+#[tokio::test]
+async fn namespaces_that_come_later_use_all_paths_too() {
+    let socket = std::env::temp_dir().join(format!("opi-paths-{}.sock", free_port()));
+    let options = Options::default().args(["--spdk-rpc-socket", socket.to_str().expect("UTF-8")]);
+    let target = Target::start_with(options).await;
+    let peer = Target::start_with(Options::default().beside(&target)).await;
+    let export = Fixture::tcp(&peer, 16).await;
+    let (_, second) = tcp_controller(&export.client, &export.subsystem).await;
+    let client = target.client().await;
+    let of = |message| Resource::new(&client, message);
+    let object = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
+    let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+    for (id, port) in [("a", export.port), ("b", second)] {
+        let path = tcp_path(port, &export.nqn);
+        of("NvmePath").created(&remote, id, path).await;
+    }
+    let late = malloc(&export.client, "late", 16).await;
+    namespace(&export.client, &export.subsystem, &late, json!({})).await;
+    let soon = Duration::from_secs(10);
+    eventually("the new namespace is used over both", soon, async || {
+        let bdev = Tool::rpc(&socket).args(["bdev_get_bdevs", "-b", "rn2"]);
+        let bdev = bdev.run().await.ok()?;
+        bdev.contains("\"active_active\"").then_some(())
+    })
+    .await;
     target.stop();
     peer.stop();
 }

@@ -118,6 +118,7 @@ mod tests {
             uuid: Some(bytes),
             nguid: Some(bytes),
             eui64: Some(1_967_554_867_335_598_546_i64.to_be_bytes()),
+            over_all_paths: false,
         };
         let seen = described(
             &meta,

@@ -7,6 +7,7 @@ use spdk::bdev::nvme::{self, Address, PathState};
 use spdk::{CallError, Handle};
 
 use super::{Health, Look};
+use crate::api::storage::NvmeMultipath;
 use crate::backend::NvmeRemoteControllers;
 use crate::resource::volume_ref::remote_bdevs;
 use crate::resource::{Collection, Key};
@@ -20,8 +21,19 @@ pub(crate) struct Paths {
     seen: BTreeMap<String, Seen>,
 }
 
-/// Which paths a controller has, and whether each works.
-type Seen = BTreeMap<Key, bool>;
+/// Which paths a controller has, and how each is.
+type Seen = BTreeMap<Key, Seeing>;
+
+/// How a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seeing {
+    works: bool,
+    /// For how many looks it has been being connected.
+    connecting: u32,
+}
+
+/// So many looks a path that worked may take to be connected again, as at a reset; then it has dropped.
+const PATIENCE: u32 = 2;
 
 impl Paths {
     /// Paths of these controllers.
@@ -42,7 +54,7 @@ impl Paths {
     fn take(&mut self, id: &str, paths: &[nvme::Path]) {
         let before = self.seen.remove(id).unwrap_or_default();
         let now = seen(id, &before, paths);
-        for (key, works) in &now {
+        for (key, Seeing { works, .. }) in &now {
             let what = || format!("{key} has dropped; it is tried again until it is back");
             let news = self.health.note(key, (!works).then(what));
             match (news, works) {
@@ -54,7 +66,7 @@ impl Paths {
         for gone in before.keys().filter(|key| !now.contains_key(*key)) {
             self.health.note(gone, None);
         }
-        let lost = !now.is_empty() && now.values().all(|works| !works);
+        let lost = !now.is_empty() && now.values().all(|path| !path.works);
         let what = || format!("no path to nvmeRemoteControllers/{id} works");
         if self.health.note(&remote_bdevs(id), lost.then(what)) && lost {
             tracing::warn!("{}: I/O to it fails", what());
@@ -68,11 +80,20 @@ impl Paths {
 impl Look for Paths {
     async fn look(&mut self) -> Result<(), CallError> {
         let controllers = self.controllers.objects();
-        for (name, _) in &controllers {
+        for (name, controller) in &controllers {
             let id = name.id().to_owned();
-            let paths = self
-                .spdk
-                .call(async move |spdk| nvme::paths(spdk, &id).unwrap_or_default());
+            let over_all = controller.multipath() == NvmeMultipath::Multipath;
+            let paths = self.spdk.call(async move |spdk| {
+                let paths = nvme::paths(spdk, &id).unwrap_or_default();
+                // Namespaces that have come since use one path until they are told.
+                if over_all
+                    && !paths.is_empty()
+                    && let Err(error) = nvme::use_all_paths(spdk, &id).await
+                {
+                    tracing::debug!(controller = id, %error, "I/O is not over all paths");
+                }
+                paths
+            });
             self.take(name.id(), &paths.await?);
         }
         let known = |id: &String| controllers.iter().any(|(name, _)| name.id() == id);
@@ -95,19 +116,24 @@ pub(crate) fn path_key(id: &str, address: &Address, subsystem: &str) -> Key {
 }
 
 /// How the paths are, given how they were. One that was not known worked when it was made, and one
-/// that is being connected is as it was: it does not work again before that has succeeded.
+/// that is being connected is as it was for a moment: it does not work again before that has succeeded.
 fn seen(id: &str, before: &Seen, paths: &[nvme::Path]) -> Seen {
     let kept = paths
         .iter()
         .filter(|path| path.state != PathState::Deleting);
     kept.filter_map(|path| {
         let key = path_key(id, path.address.as_ref()?, &path.subsystem);
+        let was = before.get(&key);
+        let connecting = match path.state {
+            PathState::Resetting => was.map_or(0, |was| was.connecting) + 1,
+            _ => 0,
+        };
         let works = match path.state {
             PathState::Connected | PathState::Standby => true,
-            PathState::Resetting => before.get(&key).copied().unwrap_or(true),
+            PathState::Resetting => connecting <= PATIENCE && was.is_none_or(|was| was.works),
             _ => false,
         };
-        Some((key, works))
+        Some((key, Seeing { works, connecting }))
     })
     .collect()
 }
@@ -127,6 +153,10 @@ mod tests {
         for (state, works) in [
             (PathState::Resetting, Some(true)),
             (PathState::Connected, Some(true)),
+            (PathState::Resetting, Some(true)),
+            (PathState::Resetting, Some(true)),
+            (PathState::Resetting, Some(false)),
+            (PathState::Connected, Some(true)),
             (PathState::Reconnecting, Some(false)),
             (PathState::Resetting, Some(false)),
             (PathState::Failed, Some(false)),
@@ -143,7 +173,7 @@ mod tests {
                 active: true,
             };
             known = seen("r", &known, &[path]);
-            assert_eq!(known.get(&key).copied(), works, "{state:?}");
+            assert_eq!(known.get(&key).map(|path| path.works), works, "{state:?}");
         }
     }
 }

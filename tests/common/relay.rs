@@ -11,12 +11,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+/// Who connected, and what it said first.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// Its address.
+    pub from: SocketAddr,
+    /// What came with the first read.
+    pub greeting: Vec<u8>,
+}
+
 /// It relays for as long as it is kept.
 pub struct Relay {
     /// Where it listens.
     pub port: u16,
     silent: watch::Sender<bool>,
-    from: Arc<Mutex<Vec<SocketAddr>>>,
+    seen: Arc<Mutex<Vec<Arrival>>>,
     accepting: AbortHandle,
 }
 
@@ -25,20 +34,26 @@ impl Relay {
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let (silent, is_silent) = watch::channel(false);
-        let from = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&from);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let arrivals = Arc::clone(&seen);
         let here = listener.local_addr().expect("an address").port();
         let accepting = tokio::spawn(async move {
             let mut relayed = JoinSet::new();
-            while let Ok((stream, peer)) = listener.accept().await {
-                seen.lock().push(peer);
-                relayed.spawn(relay(stream, port, is_silent.clone()));
+            while let Ok((stream, from)) = listener.accept().await {
+                let (arrivals, is_silent) = (Arc::clone(&arrivals), is_silent.clone());
+                relayed.spawn(async move {
+                    let mut greeting = vec![0; 1 << 12];
+                    let read = stream.peek(&mut greeting).await.unwrap_or(0);
+                    greeting.truncate(read);
+                    arrivals.lock().push(Arrival { from, greeting });
+                    relay(stream, port, is_silent).await;
+                });
             }
         });
         Self {
             port: here,
             silent,
-            from,
+            seen,
             accepting: accepting.abort_handle(),
         }
     }
@@ -48,9 +63,9 @@ impl Relay {
         self.silent.send_replace(silent);
     }
 
-    /// Who has connected, in order.
-    pub fn from(&self) -> Vec<SocketAddr> {
-        self.from.lock().clone()
+    /// Who has connected and said something.
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        self.seen.lock().clone()
     }
 }
 

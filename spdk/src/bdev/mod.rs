@@ -153,10 +153,7 @@ fn set_num_blocks(
 }
 
 pub(crate) fn find(_: Spdk, name: &str) -> Result<Option<NonNull<sys::spdk_bdev>>, Error> {
-    let c_name = cstr("bdev name", name)?;
-    // SAFETY: on the app thread; `c_name` outlives the call.
-    let found = NonNull::new(unsafe { sys::spdk_bdev_get_by_name(c_name.as_ptr()) });
-    Ok(found.filter(|bdev| {
+    Ok(by_any_name(name)?.filter(|bdev| {
         // SAFETY: just found; name and UUID are the bdev's own.
         let (own_name, uuid) = unsafe {
             let bdev = bdev.as_ptr();
@@ -165,14 +162,37 @@ pub(crate) fn find(_: Spdk, name: &str) -> Result<Option<NonNull<sys::spdk_bdev>
                 (*sys::spdk_bdev_get_uuid(bdev)).u.raw,
             )
         };
-        own_name == name || !is_text_of(name, uuid)
+        own_name == name || uuid_text(&uuid) != name
     }))
 }
 
-/// Whether the text is the UUID, as SPDK writes it.
-fn is_text_of(text: &str, uuid: [u8; 16]) -> bool {
-    let digits: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
-    text.len() == 36 && text.replace('-', "") == digits
+/// Who has this name, be it by its UUID: on the app thread.
+fn by_any_name(name: &str) -> Result<Option<NonNull<sys::spdk_bdev>>, Error> {
+    let c_name = cstr("bdev name", name)?;
+    // SAFETY: on the app thread; `c_name` outlives the call.
+    Ok(NonNull::new(unsafe {
+        sys::spdk_bdev_get_by_name(c_name.as_ptr())
+    }))
+}
+
+/// The bdev that has this UUID.
+pub(crate) fn of_uuid(_: Spdk, uuid: &[u8; 16]) -> Result<Option<String>, Error> {
+    let found = by_any_name(&uuid_text(uuid))?;
+    // SAFETY: just found; the name is the bdev's own.
+    Ok(found.map(|bdev| unsafe { string(sys::spdk_bdev_get_name(bdev.as_ptr())) }))
+}
+
+/// A UUID as SPDK writes it, for a further name of the bdev.
+fn uuid_text(uuid: &[u8; 16]) -> String {
+    let hex = uuid.map(|byte| format!("{byte:02x}")).concat();
+    let parts = [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ];
+    parts.join("-")
 }
 
 /// The bdev, or ENODEV of `operation`. Not to be kept across an await.
@@ -254,10 +274,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uuid_is_known_by_its_text() {
+    fn a_uuid_is_written_as_spdk_does() {
         let uuid = *b"\x1b\x4e\x28\xba\x2f\xa1\x11\xd2\x88\x3f\xb9\xa7\x61\xbd\xe3\xfb";
-        assert!(is_text_of("1b4e28ba-2fa1-11d2-883f-b9a761bde3fb", uuid));
-        assert!(!is_text_of("1b4e28ba-2fa1-11d2-883f-b9a761bde3fc", uuid));
-        assert!(!is_text_of("volume", uuid));
+        assert_eq!(uuid_text(&uuid), "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb");
     }
 }

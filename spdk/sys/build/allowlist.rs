@@ -22,6 +22,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_nvme_count",
     "opi_nvme_detach",
     "opi_nvme_for_each_controller",
+    "opi_nvme_for_each_missing",
     "opi_nvme_for_each_namespace",
     "opi_nvme_for_each_path",
     "opi_nvme_give_up",

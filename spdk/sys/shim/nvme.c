@@ -231,6 +231,27 @@ opi_nvme_for_each_path(const char *name, opi_nvme_path_fn fn, void *arg)
 	return 0;
 }
 
+/* What a namespace is told by. `ns` may be NULL. */
+static void
+opi_nvme_identify(struct spdk_nvme_ns *ns, struct opi_nvme_namespace *found)
+{
+	const struct spdk_nvme_ns_data *data;
+	const struct spdk_uuid *uuid;
+
+	if (ns == NULL) {
+		return;
+	}
+	data = spdk_nvme_ns_get_data(ns);
+	uuid = spdk_nvme_ns_get_uuid(ns);
+	if (uuid != NULL) {
+		memcpy(found->uuid, uuid, sizeof(found->uuid));
+	}
+	if (data != NULL) {
+		memcpy(found->nguid, data->nguid, sizeof(found->nguid));
+		memcpy(found->eui64, &data->eui64, sizeof(found->eui64));
+	}
+}
+
 int
 opi_nvme_for_each_namespace(const char *name, opi_nvme_namespace_fn fn, void *arg)
 {
@@ -242,22 +263,42 @@ opi_nvme_for_each_namespace(const char *name, opi_nvme_namespace_fn fn, void *ar
 	}
 	TAILQ_FOREACH(bdev, &controller->bdevs, tailq) {
 		struct nvme_ns *path = TAILQ_FIRST(&bdev->nvme_ns_list);
-		struct opi_nvme_namespace found = { .bdev = bdev->disk.name, .nsid = bdev->nsid };
-		const struct spdk_nvme_ns_data *data = NULL;
-		const struct spdk_uuid *uuid = NULL;
+		struct opi_nvme_namespace found = {
+			.bdev = bdev->disk.name,
+			.nsid = bdev->nsid,
+			.over_all_paths = bdev->mp_policy == BDEV_NVME_MP_POLICY_ACTIVE_ACTIVE,
+		};
 
-		if (path != NULL && path->ns != NULL) {
-			data = spdk_nvme_ns_get_data(path->ns);
-			uuid = spdk_nvme_ns_get_uuid(path->ns);
-		}
-		if (uuid != NULL) {
-			memcpy(found.uuid, uuid, sizeof(found.uuid));
-		}
-		if (data != NULL) {
-			memcpy(found.nguid, data->nguid, sizeof(found.nguid));
-			memcpy(found.eui64, &data->eui64, sizeof(found.eui64));
-		}
+		opi_nvme_identify(path != NULL ? path->ns : NULL, &found);
 		fn(arg, &found);
+	}
+	return 0;
+}
+
+int
+opi_nvme_for_each_missing(const char *name, opi_nvme_namespace_fn fn, void *arg)
+{
+	struct nvme_bdev_ctrlr *controller = nvme_bdev_ctrlr_get_by_name(name);
+	struct nvme_ctrlr *ctrlr;
+	uint32_t nsid;
+
+	if (controller == NULL) {
+		return -ENODEV;
+	}
+	TAILQ_FOREACH(ctrlr, &controller->ctrlrs, tailq) {
+		for (nsid = spdk_nvme_ctrlr_get_first_active_ns(ctrlr->ctrlr); nsid != 0;
+		     nsid = spdk_nvme_ctrlr_get_next_active_ns(ctrlr->ctrlr, nsid)) {
+			struct opi_nvme_namespace found = { .nsid = nsid };
+			char bdev[128];
+
+			if (nvme_ctrlr_get_ns(ctrlr, nsid) != NULL) {
+				continue;
+			}
+			snprintf(bdev, sizeof(bdev), "%sn%" PRIu32, name, nsid);
+			found.bdev = bdev;
+			opi_nvme_identify(spdk_nvme_ctrlr_get_ns(ctrlr->ctrlr, nsid), &found);
+			fn(arg, &found);
+		}
 	}
 	return 0;
 }

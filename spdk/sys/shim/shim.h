@@ -161,10 +161,13 @@ struct opi_nvme_namespace {
 	uint8_t		uuid[16];
 	uint8_t		nguid[16];
 	uint8_t		eui64[8];
+	bool		over_all_paths;
 };
 
 typedef void (*opi_nvme_namespace_fn)(void *arg, const struct opi_nvme_namespace *ns);
 int opi_nvme_for_each_namespace(const char *name, opi_nvme_namespace_fn fn, void *arg);
+/* Namespaces that SPDK made no bdev of; `bdev` is what it would have been called. */
+int opi_nvme_for_each_missing(const char *name, opi_nvme_namespace_fn fn, void *arg);
 
 /* Adds the bdev's I/O over the path that is active at `id` to `stat`, which stays
  * until `done`. -ENOENT if no such path is. */

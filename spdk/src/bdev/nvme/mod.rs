@@ -9,6 +9,7 @@
 //!                        deadline passed: ETIMEDOUT └─► detached again, if it connects after all
 //! ```
 
+mod clash;
 mod policy;
 mod reset;
 mod state;
@@ -285,7 +286,14 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
         return Err(Error::new(operation, rc).with_detail(at()));
     }
     match pending.await? {
-        0 => Ok(()),
+        0 => match clash::check_no_clash(spdk, operation, &options.name) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let path = Some((&options.address, options.source));
+                let undone = remove(operation, &options.name, path, &options.subsystem).await;
+                Err(error.after_undo(undone))
+            }
+        },
         status if status == -libc::EIO => Err(Error::new(operation, libc::EHOSTUNREACH)
             .with_detail(format!(
                 "{} could not be connected; SPDK's log says why",

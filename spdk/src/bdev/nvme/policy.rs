@@ -12,12 +12,13 @@ use crate::runtime::Spdk;
 
 /// Has I/O to a controller's namespaces go over all of its paths at once, to the one with the fewest
 /// commands outstanding; else it goes over one for as long as that works. For controllers with
-/// [`Multipath::Multipath`](super::Multipath); namespaces that come later are asked for anew.
+/// [`Multipath::Multipath`](super::Multipath); to be called again for namespaces that come later.
 ///
 /// ENODEV for an unknown controller.
 pub async fn use_all_paths(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "use all NVMe paths";
-    for namespace in namespaces(spdk, name)? {
+    let namespaces = namespaces(spdk, name)?.into_iter();
+    for namespace in namespaces.filter(|namespace| !namespace.over_all_paths) {
         let bdev = cstr("bdev name", &namespace.bdev)?;
         let status = call::<c_int>(OPERATION, |argument| {
             // SAFETY: on the app thread; the name outlives the call; `on_status` takes the argument

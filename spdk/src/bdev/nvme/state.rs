@@ -77,6 +77,8 @@ pub struct Namespace {
     pub nguid: Option<[u8; 16]>,
     #[expect(missing_docs, reason = "as above")]
     pub eui64: Option<[u8; 8]>,
+    /// Whether I/O goes over all paths at once.
+    pub over_all_paths: bool,
 }
 
 /// The names of the controllers that are attached.
@@ -135,12 +137,24 @@ fn address(id: &sys::spdk_nvme_transport_id) -> Option<Address> {
 
 /// The namespaces of a controller. ENODEV if none of that name is attached.
 pub fn namespaces(_: Spdk, name: &str) -> Result<Vec<Namespace>, Error> {
+    walk(name, sys::opi_nvme_for_each_namespace)
+}
+
+/// The namespaces that a controller has and SPDK made no bdevs of, with what these would have been
+/// called. ENODEV if none of that name is attached.
+pub(super) fn missing(_: Spdk, name: &str) -> Result<Vec<Namespace>, Error> {
+    walk(name, sys::opi_nvme_for_each_missing)
+}
+
+type Walk = unsafe extern "C" fn(*const c_char, sys::opi_nvme_namespace_fn, *mut c_void) -> c_int;
+
+fn walk(name: &str, each: Walk) -> Result<Vec<Namespace>, Error> {
     let mut namespaces: Vec<Namespace> = Vec::new();
     let c_name = cstr("controller name", name)?;
-    // SAFETY: on the app thread; `collect_namespace` gets what it expects, during
-    // the call only.
+    // SAFETY: one of the shim's two walks, on the app thread (the callers have proof);
+    // `collect_namespace` gets what it expects, during the call only.
     let rc = unsafe {
-        sys::opi_nvme_for_each_namespace(
+        each(
             c_name.as_ptr(),
             Some(collect_namespace),
             (&raw mut namespaces).cast(),
@@ -169,6 +183,7 @@ unsafe extern "C" fn collect_namespace(
             uuid: told(namespace.uuid),
             nguid: told(namespace.nguid),
             eui64: told(namespace.eui64),
+            over_all_paths: namespace.over_all_paths,
         });
     }
 }
