@@ -58,7 +58,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         }
         Ok(code) => served.and(Err(format!("SPDK stopped with status {code}"))),
         Err(_) => served.and(Err(format!(
-            "SPDK did not stop within {:?}: I/O of a backend does not end",
+            "SPDK did not stop within {:?}: a backend does not answer",
             shutdown::SPDK_STOP
         ))),
     }

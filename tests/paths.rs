@@ -68,7 +68,6 @@ async fn a_reset_connects_the_working_path_once_and_names_the_one_that_is_silent
         resets(2 + attempt).await;
     }
     verified().await.expect("I/O goes over the path that works");
-    // It is silent still, and holds up no stop.
     target.stop();
     peer.stop();
 }
@@ -183,4 +182,32 @@ async fn namespaces_that_come_later_use_all_paths_too() {
     .await;
     target.stop();
     peer.stop();
+}
+
+#[tokio::test]
+async fn a_peer_that_has_fallen_silent_holds_up_no_stop() {
+    for under_io in [false, true] {
+        let target = Target::start().await;
+        let peer = Target::start_with(Options::default().beside(&target)).await;
+        let export = Fixture::tcp(&peer, 16).await;
+        let relay = Relay::to(export.port).await;
+        let client = target.client().await;
+        let of = |message| Resource::new(&client, message);
+        let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
+        let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+        let path = tcp_path(relay.port, &export.nqn);
+        of("NvmePath").created(&remote, "path", path).await;
+        let over = subsystem(&client, "stop", json!({})).await;
+        namespace(&client, &over, "rn1", json!({})).await;
+        let (_, port) = tcp_controller(&client, &over).await;
+        let host = Initiator::tcp(port, &nqn_of("stop"));
+        let load = match under_io {
+            true => Some(host.load(30).await),
+            false => None,
+        };
+        relay.fall_silent(true);
+        target.stop();
+        drop(load);
+        peer.stop();
+    }
 }

@@ -121,13 +121,17 @@ async fn compare(settings: &Settings, scenario: &Scenario) -> Result<Vec<Point>>
             settings.line.rounds
         );
         let mut sides = Vec::new();
-        for turn in settings.turns(0) {
+        for turn in settings.turns(round) {
             let exported = Exported::start(settings, scenario, turn).await;
-            sides.push(exported.with_context(|| turn.side.to_string())?);
+            sides.push((
+                turn.column,
+                exported.with_context(|| turn.side.to_string())?,
+            ));
         }
+        sides.sort_by_key(|(column, _)| *column);
         for (number, io) in (round..).zip(ios(settings, scenario)) {
             for Turn { column, side, .. } in settings.turns(number) {
-                let run = sides[column].measure(settings, io).await;
+                let run = sides[column].1.measure(settings, io).await;
                 let (initiator, workload, queue_depth) = io;
                 let run = run.with_context(|| {
                     let (initiator, workload) = (initiator.name(), workload.word());
@@ -136,7 +140,7 @@ async fn compare(settings: &Settings, scenario: &Scenario) -> Result<Vec<Point>>
                 runs.push((column, io, run));
             }
         }
-        for side in sides {
+        for (_, side) in sides {
             side.target.wake()?;
             side.target.stop().await?;
         }

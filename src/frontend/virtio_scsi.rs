@@ -274,11 +274,12 @@ async fn show(
 }
 
 async fn hide(spdk: Spdk, controller: &str, lun: &Lun) -> Result<(), spdk::Error> {
-    bdev::leave(spdk, &watcher(controller, lun));
     match scsi::remove_target(spdk, controller, lun.number).await {
-        Err(error) if error.errno.0 == errno::ENOENT => Ok(()),
-        result => result,
+        Err(error) if error.errno.0 != errno::ENOENT => return Err(error),
+        _ => {}
     }
+    bdev::leave(spdk, &watcher(controller, lun));
+    Ok(())
 }
 
 /// All or none of them.

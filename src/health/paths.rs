@@ -117,10 +117,13 @@ pub(crate) fn path_key(id: &str, address: &Address, subsystem: &str) -> Key {
 
 /// How the paths are, given how they were. One that was not known worked when it was made, and one
 /// that is being connected is as it was for a moment: it does not work again before that has succeeded.
+/// One that stands by is as it was too: it is not tried again before the one in use drops.
 fn seen(id: &str, before: &Seen, paths: &[nvme::Path]) -> Seen {
     let kept = paths
         .iter()
         .filter(|path| path.state != PathState::Deleting);
+    // SPDK would have gone on to another if it did not.
+    let in_use_works = paths.iter().any(|path| path.state == PathState::Connected);
     kept.filter_map(|path| {
         let key = path_key(id, path.address.as_ref()?, &path.subsystem);
         let was = before.get(&key);
@@ -129,7 +132,8 @@ fn seen(id: &str, before: &Seen, paths: &[nvme::Path]) -> Seen {
             _ => 0,
         };
         let works = match path.state {
-            PathState::Connected | PathState::Standby => true,
+            PathState::Connected => true,
+            PathState::Standby => in_use_works || was.is_none_or(|was| was.works),
             PathState::Resetting => connecting <= PATIENCE && was.is_none_or(|was| was.works),
             _ => false,
         };
@@ -160,7 +164,9 @@ mod tests {
             (PathState::Reconnecting, Some(false)),
             (PathState::Resetting, Some(false)),
             (PathState::Failed, Some(false)),
+            (PathState::Standby, Some(false)),
             (PathState::Connected, Some(true)),
+            (PathState::Standby, Some(true)),
             (PathState::Deleting, None),
         ] {
             let path = nvme::Path {

@@ -63,6 +63,11 @@ impl Kind for EncryptedVolumes {
         change.unused(name)?;
         let (old, new) = (recipe(name, &change.old)?, recipe(name, &change.wanted)?);
         let rebuilt = self.spdk.call(move |spdk| async move {
+            // What is removed does not come back with its base.
+            if bdev::lookup(spdk, &new.base)?.is_none() {
+                let error = spdk::Error::new("encrypt volume", errno::ENODEV);
+                return Err(error.with_detail(format!("there is no bdev {:?}", new.base)));
+            }
             remove(spdk, &old.name).await?;
             match make(spdk, new).await {
                 Err(error) => Err(error.after_undo(make(spdk, old).await)),

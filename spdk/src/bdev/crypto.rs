@@ -16,7 +16,7 @@ use crate::timer::sleep;
 
 /// How long a bdev that is going may keep its name, and between two looks.
 const GOING_LIMIT: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// An AES-XTS key: both halves, 32 bytes for AES_XTS_128, 64 for AES_XTS_256.
 /// Wiped when dropped; never shown.

@@ -181,16 +181,19 @@ opi_bdev_crypto_stand_in(const char *name)
 		return rc;
 	}
 	bdev->name = strdup(name);
-	if (bdev->name != NULL) {
-		bdev->product_name = "stand-in";
-		bdev->module = spdk_bdev_module_list_find("crypto");
-		bdev->fn_table = &g_stand_in_fns;
-		bdev->ctxt = bdev;
-		bdev->blocklen = 512;
-		bdev->blockcnt = 1;
-		rc = bdev->module != NULL ? spdk_bdev_register(bdev) : -ENOENT;
+	if (bdev->name == NULL) {
+		free(bdev);
+		return rc;
 	}
-	if (rc != 0) {
+	bdev->product_name = "stand-in";
+	bdev->module = spdk_bdev_module_list_find("crypto");
+	bdev->fn_table = &g_stand_in_fns;
+	bdev->ctxt = bdev;
+	bdev->blocklen = 512;
+	bdev->blockcnt = 1;
+	rc = bdev->module != NULL ? spdk_bdev_register(bdev) : -ENOENT;
+	/* Out of memory, SPDK may have registered and destructed it. */
+	if (rc != 0 && rc != -ENOMEM) {
 		stand_in_destruct(bdev);
 	}
 	return rc;

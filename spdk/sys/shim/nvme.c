@@ -192,7 +192,14 @@ opi_nvme_give_up(void)
 
 	TAILQ_FOREACH(controller, &g_nvme_bdev_ctrlrs, tailq) {
 		TAILQ_FOREACH(ctrlr, &controller->ctrlrs, tailq) {
-			if (spdk_nvme_ctrlr_is_fabrics(ctrlr->ctrlr)) {
+			if (!spdk_nvme_ctrlr_is_fabrics(ctrlr->ctrlr)) {
+				continue;
+			}
+			/* Else the module would queue the I/O that is cut off, for when the path is back. */
+			pthread_mutex_lock(&ctrlr->mutex);
+			ctrlr->fast_io_fail_timedout = true;
+			pthread_mutex_unlock(&ctrlr->mutex);
+			if (!spdk_nvme_ctrlr_is_failed(ctrlr->ctrlr)) {
 				spdk_nvme_ctrlr_fail(ctrlr->ctrlr);
 			}
 		}
@@ -286,6 +293,10 @@ opi_nvme_for_each_missing(const char *name, opi_nvme_namespace_fn fn, void *arg)
 		return -ENODEV;
 	}
 	TAILQ_FOREACH(ctrlr, &controller->ctrlrs, tailq) {
+		/* One that is going has given up its namespaces already. */
+		if (ctrlr->destruct) {
+			continue;
+		}
 		for (nsid = spdk_nvme_ctrlr_get_first_active_ns(ctrlr->ctrlr); nsid != 0;
 		     nsid = spdk_nvme_ctrlr_get_next_active_ns(ctrlr->ctrlr, nsid)) {
 			struct opi_nvme_namespace found = { .nsid = nsid };

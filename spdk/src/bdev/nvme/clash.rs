@@ -14,10 +14,9 @@ pub(super) fn check_no_clash(
 ) -> Result<(), Error> {
     for namespace in missing(spdk, controller)? {
         let name = &namespace.bdev;
-        let by_uuid = namespace
-            .uuid
-            .map(|uuid| of_uuid(spdk, &uuid))
-            .transpose()?;
+        // SPDK's module takes the one where there is one, else the other.
+        let uuid = namespace.nguid.or(namespace.uuid);
+        let by_uuid = uuid.map(|uuid| of_uuid(spdk, &uuid)).transpose()?;
         let clash = match (by_uuid.flatten(), lookup(spdk, name)?) {
             (Some(other), _) => format!("has the UUID of the volume {other:?}"),
             (None, Some(other)) => format!("would be {name:?}, which {:?} is", other.name),

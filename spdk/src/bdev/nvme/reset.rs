@@ -16,6 +16,7 @@ use crate::cstr::cstr;
 use crate::deadline::within;
 use crate::error::{Error, check};
 use crate::executor::spawn_local;
+use crate::locks::lock;
 use crate::runtime::Spdk;
 use crate::timer::sleep;
 
@@ -31,9 +32,19 @@ type Outcome = Result<(), Error>;
 /// none of the others waiting for longer than its share of the time.
 ///
 /// ENODEV for an unknown controller. EIO where a path could not be connected, ETIMEDOUT where one has
-/// not come back within `limit`; the detail names them all, and they are tried on.
+/// not come back within `limit`; the detail names them all, and they are tried on. ETIMEDOUT also if
+/// another reset of the controller has not ended by then.
 pub async fn reset(spdk: Spdk, name: &str, limit: Duration) -> Result<(), Error> {
     let give_up = Instant::now() + limit;
+    let alone = match limit {
+        Duration::ZERO => None,
+        _ => within(spdk, limit, lock("NVMe reset", name)).await,
+    };
+    let Some(_alone) = alone else {
+        let detail = format!("another reset of {name:?} has not ended in time");
+        return Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(detail));
+    };
+    let limit = give_up.saturating_duration_since(Instant::now());
     let mut connections = paths(spdk, name)?;
     connections.retain(|path| path.active);
     let share = limit / u32::try_from(connections.len()).unwrap_or(u32::MAX).max(1);
@@ -122,8 +133,13 @@ async fn connect_once(name: &str, path: &Path) -> Outcome {
         unsafe { sys::opi_nvme_reset(name.as_ptr(), &id, Some(on_status), argument) }
     })
     .await?;
-    // SPDK's module tells no more of a failure than that.
-    check(OPERATION, status).map_err(|_| {
-        Error::new(OPERATION, libc::EIO).with_detail("could not be connected; SPDK's log says why")
-    })
+    match -status {
+        // It has begun to be connected anyway, or to be detached, since that was looked at.
+        libc::EBUSY | libc::ENXIO => check(OPERATION, status),
+        // SPDK's module tells no more of a failure than that.
+        _ => check(OPERATION, status).map_err(|_| {
+            let what = "could not be connected; SPDK's log says why";
+            Error::new(OPERATION, libc::EIO).with_detail(what)
+        }),
+    }
 }
