@@ -30,7 +30,7 @@ pub use nvme_remote_namespace::NvmeRemoteNamespaces;
 pub(crate) use stats::{stats_of, volume_gone, volume_stats};
 
 /// The largest block: beyond it NVMe/TCP could not move one in one piece.
-const MAX_BLOCK_SIZE: i64 = 64 * 1024;
+pub(crate) const MAX_BLOCK_SIZE: i64 = 64 * 1024;
 
 /// A message that describes a bdev.
 pub trait Volume: Object {
@@ -221,11 +221,15 @@ fn gone(name: &str) -> spdk::Error {
 /// errno(3): no such device.
 const ENODEV: i32 = 19;
 
+/// Whether blocks of a bdev can have so many bytes.
+pub(crate) fn is_block_size(bytes: i64) -> bool {
+    (512..=MAX_BLOCK_SIZE).contains(&bytes) && bytes.count_ones() == 1
+}
+
 /// A size that a bdev can have. A block size of 0 is the server's to choose where `block_size` is
 /// not required.
 fn check_size(block_size: i64, blocks_count: i64, violations: &mut Violations) {
-    let block_is_good = block_size == 0
-        || (512..=MAX_BLOCK_SIZE).contains(&block_size) && block_size.count_ones() == 1;
+    let block_is_good = block_size == 0 || is_block_size(block_size);
     if !block_is_good {
         violations.add(
             "block_size",

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use super::ConfigError;
+use crate::backend::{MAX_BLOCK_SIZE, is_block_size};
 
 /// A bdev that is made at start. It is not an object of the API: clients refer to
 /// it by its raw name.
@@ -73,9 +74,9 @@ impl Volume {
             Self::Aio { block_size: 0, .. } => return Ok(()),
             Self::Aio { block_size, .. } => (None, block_size),
         };
-        if !block_size.is_power_of_two() || block_size < 512 {
+        if !is_block_size(block_size.into()) {
             return Err(format!(
-                "block-size {block_size} is not a power of two from 512"
+                "block-size {block_size} is not a power of two from 512 to {MAX_BLOCK_SIZE}"
             ));
         }
         match size_mib {

@@ -12,6 +12,9 @@ use crate::backend::{Volumes, file_size};
 use crate::error::Error;
 use crate::resource::{Collection, Key, Name};
 
+/// How many volumes one step of the reactor looks up.
+const AT_ONCE: usize = 64;
+
 /// Looks after the files of all aio volumes.
 pub(crate) struct Files {
     spdk: Handle,
@@ -36,17 +39,16 @@ impl Files {
         }
     }
 
-    /// Compares a file with its volume.
+    /// Compares a file with its volume, as these are now.
     async fn compare(
         &self,
         name: &Name,
         volume: &AioVolume,
+        found: Option<bdev::Info>,
         size: Option<u64>,
-    ) -> Result<(), CallError> {
-        let id = name.id().to_owned();
-        let found = self.spdk.call(async move |spdk| bdev::lookup(spdk, &id));
+    ) {
         let file = &volume.filename;
-        let trouble = match (found.await?.ok().flatten(), size) {
+        let trouble = match (found, size) {
             (Some(bdev), Some(size)) => {
                 let bytes = bdev.num_blocks.saturating_mul(bdev.block_size.into());
                 (size < bytes).then(|| format!("{file:?} has {size} of its {bytes} bytes"))
@@ -61,7 +63,6 @@ impl Files {
             (true, None) => tracing::info!(volume = %name, "{file:?} is whole again"),
             (false, _) => {}
         }
-        Ok(())
     }
 
     /// Makes the bdev again, or says why that cannot be done.
@@ -97,8 +98,15 @@ impl Look for Files {
             self.health.note(&Key::bdev(deleted.id()), None);
         }
         self.known = now;
-        for ((name, volume), size) in volumes.iter().zip(sizes) {
-            self.compare(name, volume, size).await?;
+        for (some, sizes) in volumes.chunks(AT_ONCE).zip(sizes.chunks(AT_ONCE)) {
+            let ids: Vec<String> = some.iter().map(|(name, _)| name.id().to_owned()).collect();
+            let found = self.spdk.call(async move |spdk| {
+                let found = ids.iter().map(|id| bdev::lookup(spdk, id).ok().flatten());
+                found.collect::<Vec<_>>()
+            });
+            for (((name, volume), found), size) in some.iter().zip(found.await?).zip(sizes) {
+                self.compare(name, volume, found, *size).await;
+            }
         }
         Ok(())
     }
