@@ -226,19 +226,19 @@ impl Services {
             virtio_scsi,
             shared,
         };
-        services.watch(&spdk, &health);
+        services.watch(config, &spdk, &health);
         services
     }
 
     /// Has looked after what changes by itself, for as long as SPDK runs.
-    fn watch(&self, spdk: &Handle, health: &Arc<Health>) {
+    fn watch(&self, config: &Config, spdk: &Handle, health: &Arc<Health>) {
         let controllers = Arc::clone(&self.nvme_remote.nvme_remote_controllers);
         let volumes = Arc::clone(&self.aio.aio_volumes);
         let namespaces = Arc::clone(&self.nvme.nvme_namespaces);
         let limits = Arc::clone(&self.qos.qos_volumes);
         let luns = Arc::clone(&self.virtio_scsi.virtio_scsi_luns);
         let paths = Paths::new(spdk.clone(), controllers, Arc::clone(health));
-        let files = Files::new(spdk.clone(), volumes, Arc::clone(health));
+        let files = Files::new(spdk.clone(), volumes, &config.volumes, Arc::clone(health));
         tokio::spawn(look_after(paths));
         tokio::spawn(look_after(files));
         tokio::spawn(look_after(Exports::new(limits)));

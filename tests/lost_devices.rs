@@ -91,6 +91,56 @@ async fn a_file_that_is_cut_off_under_io_fails_the_io_and_is_used_again_once_it_
     target.stop();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_that_the_configuration_names_is_looked_after_like_any_other() {
+    let made = tempfile::tempdir().expect("a directory");
+    let [path, config, socket] = ["disk", "config.toml", "rpc.sock"].map(|n| made.path().join(n));
+    let file = File::create(&path).expect("a file");
+    file.set_len(16 * MIB).expect("there is room");
+    let volume = format!(
+        "[[volume]]\nkind = \"aio\"\nname = \"raw\"\nfilename = {path:?}\nblock-size = 4096\n"
+    );
+    std::fs::write(&config, volume).expect("there is room");
+    let [config, socket] = [config, socket].map(|path| path.display().to_string());
+    let args = ["--config", &config, "--spdk-rpc-socket", &socket];
+    let target = Target::start_with(Options::default().args(args)).await;
+    let client = target.client().await;
+    let identity = async || {
+        let bdevs = Tool::rpc(socket.as_ref()).args(["bdev_get_bdevs", "-b", "raw"]);
+        let bdevs = bdevs.run().await.expect("it is there");
+        let bdevs: Value = serde_json::from_str(&bdevs).expect("JSON");
+        ["uuid", "block_size", "num_blocks"].map(|field| bdevs[0][field].clone())
+    };
+    let before = identity().await;
+    let over = subsystem(&client, "named", json!({})).await;
+    let shown = namespace(&client, &over, "volumes/raw", json!({})).await;
+    let (_, port) = tcp_controller(&client, &over).await;
+    let host = Initiator::tcp(port, &nqn_of("named"));
+    let namespaces = Resource::new(&client, "NvmeNamespace");
+
+    // Cut off, and then taken away by SPDK.
+    for left in [8 * MIB, 0] {
+        let load = host.load_of("randread", 5).await;
+        file.set_len(left).expect("it can be cut off");
+        becomes(&namespaces, &shown, "OFFLINE").await;
+        let _ = load.ended().await;
+        if left == 0 {
+            fails_clearly(stats(&namespaces, &shown), "\"raw\" has gone").await;
+        }
+        file.set_len(16 * MIB).expect("there is room");
+        becomes(&namespaces, &shown, "ONLINE").await;
+        host.verify(target.scratch(), 1)
+            .await
+            .expect("it is as good as before");
+    }
+    assert_eq!(identity().await, before, "hosts must see the same disk");
+    let log = target.log();
+    for line in ["has 8388608 of its 16777216 bytes", "is whole again"] {
+        assert!(log.contains(line), "{line}:\n{log}");
+    }
+    target.stop();
+}
+
 #[tokio::test]
 async fn an_encrypted_volume_that_is_deleted_without_its_base_does_not_come_back_with_it() {
     let socket = std::env::temp_dir().join(format!("opi-lost-{}.sock", free_port()));

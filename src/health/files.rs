@@ -1,14 +1,15 @@
 //! Files under volumes: they are cut off, and grow again, behind SPDK's back. A volume whose file was
 //! emptied is taken away by SPDK as soon as there is I/O to it; it is made again once its file is whole.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use spdk::{CallError, Handle, bdev};
 
 use super::{Health, Look};
 use crate::api::storage::AioVolume;
-use crate::backend::{Volumes, file_size};
+use crate::backend::{Volume, Volumes, file_size};
+use crate::config;
 use crate::error::Error;
 use crate::resource::{Collection, Key, Name};
 
@@ -19,21 +20,25 @@ const AT_ONCE: usize = 64;
 pub(crate) struct Files {
     spdk: Handle,
     volumes: Arc<Collection<Volumes<AioVolume>>>,
+    /// Those that the configuration names, which are no objects of the API.
+    named: BTreeMap<Name, AioVolume>,
     health: Arc<Health>,
     /// The volumes that there were at the last look.
     known: HashSet<Name>,
 }
 
 impl Files {
-    /// Files of these volumes.
+    /// Files of these volumes, and of those of the configuration.
     pub(crate) fn new(
         spdk: Handle,
         volumes: Arc<Collection<Volumes<AioVolume>>>,
+        configured: &[config::Volume],
         health: Arc<Health>,
     ) -> Self {
         Self {
             spdk,
             volumes,
+            named: configured.iter().filter_map(named).collect(),
             health,
             known: HashSet::new(),
         }
@@ -67,12 +72,18 @@ impl Files {
 
     /// Makes the bdev again, or says why that cannot be done.
     async fn make_again(&self, name: &Name) -> Option<String> {
-        let made = self.volumes.with(name.key().as_str(), async |all, name| {
-            match all.object(name.key()) {
-                Some(volume) => all.kind().make_again(&name, &volume).await,
-                None => Ok(()),
+        let made = async {
+            if let Some(volume) = self.named.get(name) {
+                return self.volumes.kind().make_again(name, volume).await;
             }
-        });
+            let made = self.volumes.with(name.key().as_str(), async |all, name| {
+                match all.object(name.key()) {
+                    Some(volume) => all.kind().make_again(&name, &volume).await,
+                    None => Ok(()),
+                }
+            });
+            made.await
+        };
         match made.await {
             // It was deleted meanwhile.
             Ok(()) | Err(Error::NotFound { .. }) => None,
@@ -83,7 +94,8 @@ impl Files {
 
 impl Look for Files {
     async fn look(&mut self) -> Result<(), CallError> {
-        let volumes = self.volumes.objects();
+        let mut volumes = self.volumes.objects();
+        volumes.extend(self.named.clone());
         let files: Vec<String> = volumes.iter().map(|(_, v)| v.filename.clone()).collect();
         // Asking a file system may take its time.
         let sizes = tokio::task::spawn_blocking(move || {
@@ -105,9 +117,31 @@ impl Look for Files {
                 found.collect::<Vec<_>>()
             });
             for (((name, volume), found), size) in some.iter().zip(found.await?).zip(sizes) {
+                if let (Some(volume), Some(bdev)) = (self.named.get_mut(name), &found) {
+                    // The one that is made again must be the same to hosts.
+                    volume.complete(bdev);
+                }
                 self.compare(name, volume, found, *size).await;
             }
         }
         Ok(())
     }
+}
+
+/// A volume of the configuration as the API would have it, if there is a file under it.
+fn named(volume: &config::Volume) -> Option<(Name, AioVolume)> {
+    let config::Volume::Aio {
+        name,
+        filename,
+        block_size,
+    } = volume
+    else {
+        return None;
+    };
+    let volume = AioVolume {
+        filename: filename.clone(),
+        block_size: (*block_size).into(),
+        ..Default::default()
+    };
+    Some((Name::new(format!("volumes/{name}"), None), volume))
 }
