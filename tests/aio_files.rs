@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{
-    Initiator, Options, Resource, Target, Tool, expect_invalid, free_port, name_of, namespace,
-    nqn_of, subsystem, tcp_controller,
+    Initiator, Options, Resource, Target, Tool, expect_invalid, name_of, namespace, nqn_of,
+    subsystem, tcp_controller,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -99,8 +99,7 @@ async fn a_volume_whose_file_has_become_shorter_is_rebuilt_while_nobody_uses_it(
 
 #[tokio::test]
 async fn a_volume_that_a_failed_change_has_lost_says_so_and_is_made_by_the_next() {
-    let socket = std::env::temp_dir().join(format!("opi-aio-{}.sock", free_port()));
-    let options = Options::default().args(["--spdk-rpc-socket", socket.to_str().expect("UTF-8")]);
+    let (options, socket) = Options::default().with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "AioVolume");

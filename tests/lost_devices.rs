@@ -7,8 +7,8 @@ use std::fs::File;
 use std::time::Duration;
 
 use common::{
-    Fixture, Initiator, Options, Resource, Target, Tool, Virtio, eventually, free_port, malloc,
-    name_of, namespace, nqn_of, subsystem, tcp_controller,
+    Fixture, Initiator, Options, Resource, Target, Tool, Virtio, eventually, malloc, name_of,
+    namespace, nqn_of, subsystem, tcp_controller,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -94,19 +94,19 @@ async fn a_file_that_is_cut_off_under_io_fails_the_io_and_is_used_again_once_it_
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_file_that_the_configuration_names_is_looked_after_like_any_other() {
     let made = tempfile::tempdir().expect("a directory");
-    let [path, config, socket] = ["disk", "config.toml", "rpc.sock"].map(|n| made.path().join(n));
+    let [path, config] = ["disk", "config.toml"].map(|name| made.path().join(name));
     let file = File::create(&path).expect("a file");
     file.set_len(16 * MIB).expect("there is room");
     let volume = format!(
         "[[volume]]\nkind = \"aio\"\nname = \"raw\"\nfilename = {path:?}\nblock-size = 4096\n"
     );
     std::fs::write(&config, volume).expect("there is room");
-    let [config, socket] = [config, socket].map(|path| path.display().to_string());
-    let args = ["--config", &config, "--spdk-rpc-socket", &socket];
-    let target = Target::start_with(Options::default().args(args)).await;
+    let args = ["--config".to_owned(), config.display().to_string()];
+    let (options, socket) = Options::default().args(args).with_rpc();
+    let target = Target::start_with(options).await;
     let client = target.client().await;
     let identity = async || {
-        let bdevs = Tool::rpc(socket.as_ref()).args(["bdev_get_bdevs", "-b", "raw"]);
+        let bdevs = Tool::rpc(&socket).args(["bdev_get_bdevs", "-b", "raw"]);
         let bdevs = bdevs.run().await.expect("it is there");
         let bdevs: Value = serde_json::from_str(&bdevs).expect("JSON");
         ["uuid", "block_size", "num_blocks"].map(|field| bdevs[0][field].clone())
@@ -143,8 +143,7 @@ async fn a_file_that_the_configuration_names_is_looked_after_like_any_other() {
 
 #[tokio::test]
 async fn an_encrypted_volume_that_is_deleted_without_its_base_does_not_come_back_with_it() {
-    let socket = std::env::temp_dir().join(format!("opi-lost-{}.sock", free_port()));
-    let options = Options::default().args(["--spdk-rpc-socket", socket.to_str().expect("UTF-8")]);
+    let (options, socket) = Options::default().with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "EncryptedVolume");
@@ -185,8 +184,7 @@ async fn an_encrypted_volume_that_is_deleted_without_its_base_does_not_come_back
 
 #[tokio::test]
 async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
-    let socket = std::env::temp_dir().join(format!("opi-lost-{}.sock", free_port()));
-    let options = Options::hugepages().args(["--spdk-rpc-socket", socket.to_str().expect("UTF-8")]);
+    let (options, socket) = Options::hugepages().with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);

@@ -6,19 +6,25 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{
-    Fixture, Initiator, Options, Relay, Resource, Target, Tool, eventually, free_port, malloc,
-    name_of, namespace, nqn_of, subsystem, tcp_controller, tcp_path,
+    Fixture, Initiator, Options, Relay, Resource, Target, Tool, eventually, malloc, name_of,
+    namespace, nqn_of, subsystem, tcp_controller, tcp_path,
 };
 use opi_spdk::api::storage::ResetNvmeRemoteControllerRequest;
 use opi_spdk::api::storage::nvme_remote_controller_service_client::NvmeRemoteControllerServiceClient;
 use serde_json::json;
 use tonic::Code;
 
-#[tokio::test]
-async fn a_reset_connects_the_working_path_once_and_names_the_one_that_is_silent() {
-    let target = Target::start().await;
+/// A target, and another one with what it exports to the first.
+async fn start(options: Options) -> (Target, Target, Fixture) {
+    let target = Target::start_with(options).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
     let export = Fixture::tcp(&peer, 16).await;
+    (target, peer, export)
+}
+
+#[tokio::test]
+async fn a_reset_connects_the_working_path_once_and_names_the_one_that_is_silent() {
+    let (target, peer, export) = start(Options::default()).await;
     let relay = Relay::to(export.port).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
@@ -74,9 +80,7 @@ async fn a_reset_connects_the_working_path_once_and_names_the_one_that_is_silent
 
 #[tokio::test]
 async fn a_path_comes_from_its_source_address_with_the_digests_of_its_controller() {
-    let target = Target::start().await;
-    let peer = Target::start_with(Options::default().beside(&target)).await;
-    let export = Fixture::tcp(&peer, 16).await;
+    let (target, peer, export) = start(Options::default()).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
     for (id, header, data) in [
@@ -124,9 +128,7 @@ async fn a_path_comes_from_its_source_address_with_the_digests_of_its_controller
 
 #[tokio::test]
 async fn a_namespace_that_cannot_be_a_volume_is_said_and_nothing_is_attached() {
-    let target = Target::start().await;
-    let peer = Target::start_with(Options::default().beside(&target)).await;
-    let export = Fixture::tcp(&peer, 16).await;
+    let (target, peer, export) = start(Options::default()).await;
     let far = export.resource("MallocVolume").get(&export.volume).await;
     let uuid = far.expect("it is there")["uuid"].clone();
     let client = target.client().await;
@@ -157,11 +159,8 @@ async fn a_namespace_that_cannot_be_a_volume_is_said_and_nothing_is_attached() {
 
 #[tokio::test]
 async fn namespaces_that_come_later_use_all_paths_too() {
-    let socket = std::env::temp_dir().join(format!("opi-paths-{}.sock", free_port()));
-    let options = Options::default().args(["--spdk-rpc-socket", socket.to_str().expect("UTF-8")]);
-    let target = Target::start_with(options).await;
-    let peer = Target::start_with(Options::default().beside(&target)).await;
-    let export = Fixture::tcp(&peer, 16).await;
+    let (options, socket) = Options::default().with_rpc();
+    let (target, peer, export) = start(options).await;
     let (_, second) = tcp_controller(&export.client, &export.subsystem).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
@@ -187,9 +186,7 @@ async fn namespaces_that_come_later_use_all_paths_too() {
 #[tokio::test]
 async fn a_peer_that_has_fallen_silent_holds_up_no_stop() {
     for under_io in [false, true] {
-        let target = Target::start().await;
-        let peer = Target::start_with(Options::default().beside(&target)).await;
-        let export = Fixture::tcp(&peer, 16).await;
+        let (target, peer, export) = start(Options::default()).await;
         let relay = Relay::to(export.port).await;
         let client = target.client().await;
         let of = |message| Resource::new(&client, message);

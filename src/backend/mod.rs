@@ -27,7 +27,7 @@ pub(crate) use aio_volume::file_size;
 pub use nvme_path::NvmePaths;
 pub use nvme_remote_controller::NvmeRemoteControllers;
 pub use nvme_remote_namespace::NvmeRemoteNamespaces;
-pub(crate) use stats::{stats_of, volume_gone, volume_stats};
+pub(crate) use stats::{stats_if, stats_of, volume_gone, volume_stats};
 
 /// The largest block: beyond it NVMe/TCP could not move one in one piece.
 pub(crate) const MAX_BLOCK_SIZE: i64 = 64 * 1024;

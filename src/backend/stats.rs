@@ -20,6 +20,18 @@ pub(crate) async fn stats_of(spdk: &Handle, bdev: String) -> Result<VolumeStats,
     }
 }
 
+/// The same of what stands on a bdev, and may have lost it although one of that name is there again.
+pub(crate) async fn stats_if(
+    is_there: bool,
+    spdk: &Handle,
+    bdev: String,
+) -> Result<VolumeStats, Error> {
+    match is_there {
+        true => stats_of(spdk, bdev).await,
+        false => Err(volume_gone(&bdev)),
+    }
+}
+
 /// A bdev has gone by itself.
 pub(crate) fn volume_gone(bdev: &str) -> Error {
     let what = format!("the volume {bdev:?} has gone: what it was made of is not there any more");

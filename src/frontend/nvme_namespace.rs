@@ -11,7 +11,7 @@ use super::errno;
 use super::nvme_subsystem::{NvmeSubsystems, nqn_of};
 use crate::api::storage::nvme_namespace_status::{OperState, State};
 use crate::api::storage::{NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus, VolumeStats};
-use crate::backend::{check_uuid, parse_uuid, stats_of, volume_gone};
+use crate::backend::{check_uuid, parse_uuid, stats_if};
 use crate::error::{Error, Violations};
 use crate::health::{Exported, Health, Presences, Replaced};
 use crate::resource::volume_ref::VolumeRef;
@@ -172,10 +172,7 @@ impl Kind for NvmeNamespaces {
 
     async fn stats(&self, name: &Name, object: &NvmeNamespace) -> Result<VolumeStats, Error> {
         let bdev = options(&spec_of(object)).bdev;
-        match self.volumes.is_there(name) {
-            true => stats_of(&self.spdk, bdev).await,
-            false => Err(volume_gone(&bdev)),
-        }
+        stats_if(self.volumes.is_there(name), &self.spdk, bdev).await
     }
 
     fn refresh(&self, name: &Name, object: &mut NvmeNamespace) {

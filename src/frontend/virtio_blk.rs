@@ -12,7 +12,7 @@ use spdk::{Handle, Spdk};
 
 use super::{errno, no_volume, pcie, socket_key};
 use crate::api::storage::{PciEndpoint, VirtioBlk, VolumeStats};
-use crate::backend::{stats_of, volume_gone};
+use crate::backend::{stats_if, volume_gone};
 use crate::error::{Error, Violations};
 use crate::health::{Presences, Replaced};
 use crate::kvm::{Model, Pluggable};
@@ -126,11 +126,7 @@ impl Kind for VirtioBlks {
         let changed = self
             .spdk
             .call(move |spdk| async move { self::change(spdk, &old, &new).await });
-        let changed = match changed.await? {
-            Ok(Some(replaced)) => self.volumes.replace(name, replaced),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
+        let changed = self.volumes.settle(name, changed.await?);
         changed.map_err(|error| at_fault(&change.wanted, error))?;
         Ok(change.wanted)
     }
@@ -147,10 +143,7 @@ impl Kind for VirtioBlks {
 
     async fn stats(&self, name: &Name, object: &VirtioBlk) -> Result<VolumeStats, Error> {
         let bdev = Device::of(name, object).bdev;
-        match self.volumes.is_there(name) {
-            true => stats_of(&self.spdk, bdev).await,
-            false => Err(volume_gone(&bdev)),
-        }
+        stats_if(self.volumes.is_there(name), &self.spdk, bdev).await
     }
 }
 

@@ -7,7 +7,7 @@ use super::no_volume;
 use super::virtio_scsi::{Luns, MAX_LUNS};
 use super::virtio_scsi_target::{VirtioScsiTargets, most};
 use crate::api::storage::{VirtioScsiLun, VolumeStats};
-use crate::backend::{stats_of, volume_gone};
+use crate::backend::stats_if;
 use crate::error::{Error, Violations};
 use crate::health::Exported;
 use crate::resource::volume_ref::VolumeRef;
@@ -129,10 +129,8 @@ impl Kind for VirtioScsiLuns {
 
     async fn stats(&self, name: &Name, object: &VirtioScsiLun) -> Result<VolumeStats, Error> {
         let Lun { group, bdev } = Lun::of(object);
-        match self.luns.is_there(group, name.id()) {
-            true => stats_of(&self.spdk, bdev.to_owned()).await,
-            false => Err(volume_gone(bdev)),
-        }
+        let is_there = self.luns.is_there(group, name.id());
+        stats_if(is_there, &self.spdk, bdev.to_owned()).await
     }
 }
 

@@ -23,17 +23,20 @@ impl Presences {
         self.0.write().insert(name.key().clone(), volume);
     }
 
-    /// Notes what came of putting it on another volume; fails if it could not be.
-    pub(crate) fn replace(
+    /// Notes what came of a change, which may have put it on another volume; fails if the change did.
+    pub(crate) fn settle(
         &self,
         name: &Name,
-        replaced: Replaced<Presence>,
+        changed: Result<Option<Replaced<Presence>>, spdk::Error>,
     ) -> Result<(), spdk::Error> {
-        match replaced.now {
+        let Some(Replaced { now, failed }) = changed? else {
+            return Ok(());
+        };
+        match now {
             Some(volume) => self.note(name, volume),
             None => self.forget(name),
         }
-        replaced.failed.map_or(Ok(()), Err)
+        failed.map_or(Ok(()), Err)
     }
 
     /// It stands on nothing any more.

@@ -96,11 +96,7 @@ impl Kind for QosVolumes {
             let undo = limit(spdk, &from, &alias, before);
             Ok(Some(Replaced::by(limited, undo).await))
         });
-        let changed = match changed.await? {
-            Ok(Some(replaced)) => self.volumes.replace(name, replaced),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
+        let changed = self.volumes.settle(name, changed.await?);
         changed.map_err(|error| at_fault(&change.wanted.volume_name_ref, error))?;
         Ok(change.wanted)
     }

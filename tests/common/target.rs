@@ -79,6 +79,13 @@ impl Options {
         self
     }
 
+    /// With SPDK's JSON-RPC on a socket of its own, which comes along.
+    pub fn with_rpc(self) -> (Self, PathBuf) {
+        let socket = std::env::temp_dir().join(format!("opi-rpc-{}.sock", free_port()));
+        let args = ["--spdk-rpc-socket", socket.to_str().expect("UTF-8")];
+        (self.args(args), socket)
+    }
+
     /// In this directory.
     pub fn in_dir(mut self, dir: Arc<TempDir>) -> Self {
         self.dir = Some(dir);
