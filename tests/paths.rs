@@ -208,3 +208,83 @@ async fn a_peer_that_has_fallen_silent_holds_up_no_stop() {
         peer.stop();
     }
 }
+
+#[tokio::test]
+async fn paths_of_a_failover_controller_come_from_one_place_and_go_whole() {
+    let (target, peer, export) = start(Options::default()).await;
+    let (_, second) = tcp_controller(&export.client, &export.subsystem).await;
+    let client = target.client().await;
+    let of = |message| Resource::new(&client, message);
+    let object = json!({ "multipath": "NVME_MULTIPATH_FAILOVER" });
+    let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+    let paths = of("NvmePath");
+    let from = |port: u16, source: &str| {
+        let mut path = tcp_path(port, &export.nqn);
+        path["fabrics"]["source_traddr"] = source.into();
+        path
+    };
+    paths
+        .created(&remote, "a", from(export.port, "127.0.0.9"))
+        .await;
+    for (source, hostnqn) in [
+        ("127.0.0.8", None),
+        ("", None),
+        ("127.0.0.9", Some("other")),
+    ] {
+        let mut path = from(second, source);
+        if let Some(other) = hostnqn {
+            path["fabrics"]["hostnqn"] = nqn_of(other).into();
+        }
+        let status = paths
+            .refused(&remote, "b", path, Code::FailedPrecondition)
+            .await;
+        let what = "all paths of the failover controller";
+        assert!(status.message().contains(what), "{status}");
+    }
+    // What is deleted is not there any more, so it can be made anew.
+    for _ in 0..2 {
+        let path = paths.created(&remote, "b", from(second, "127.0.0.9")).await;
+        paths.deleted(&name_of(&path)).await;
+    }
+    target.stop();
+    peer.stop();
+}
+
+#[tokio::test]
+async fn two_paths_to_one_address_from_two_are_two() {
+    let (target, peer, export) = start(Options::default()).await;
+    let client = target.client().await;
+    let of = |message| Resource::new(&client, message);
+    let object = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
+    let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+    let paths = of("NvmePath");
+    for (id, source) in [("a", "127.0.0.8"), ("b", "127.0.0.9")] {
+        let mut path = tcp_path(export.port, &export.nqn);
+        path["fabrics"]["source_traddr"] = source.into();
+        path["fabrics"]["hostnqn"] = nqn_of(id).into();
+        paths.created(&remote, id, path).await;
+    }
+    let over = subsystem(&client, "again", json!({})).await;
+    namespace(&client, &over, "rn1", json!({})).await;
+    let (_, port) = tcp_controller(&client, &over).await;
+    let host = Initiator::tcp(port, &nqn_of("again"));
+    let verified = async || host.verify(target.scratch(), 1).await;
+    verified().await.expect("data is as it was written");
+    let object = json!({ "name": remote });
+    client.ok("ResetNvmeRemoteController", object).await;
+
+    let ops = async |id: &str| {
+        let stats = paths.stats(&format!("{remote}/nvmePaths/{id}")).await;
+        stats["read_ops_count"].as_i64().expect("a count")
+    };
+    let (a, b) = (ops("a").await, ops("b").await);
+    assert!(a > 0 && b > 0, "{a} and {b}");
+    paths.deleted(&format!("{remote}/nvmePaths/a")).await;
+    let before = ops("b").await;
+    verified()
+        .await
+        .expect("I/O goes over the one that is left");
+    assert!(ops("b").await > before);
+    target.stop();
+    peer.stop();
+}

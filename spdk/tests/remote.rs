@@ -155,11 +155,8 @@ async fn paths(handle: &Handle, one: SocketAddr, two: SocketAddr) {
         );
     }
     for at in [one, two] {
-        let address = nvme::Address::Tcp {
-            ip: at.ip(),
-            port: at.port(),
-        };
-        run!(handle, s => nvme::path_stats(s, "r1", &address, NQN).await).expect("counters");
+        let id = path("r1", at).path();
+        run!(handle, s => nvme::path_stats(s, "r1", &id).await).expect("counters");
     }
     run!(handle, s => nvme::reset(s, "r1", Duration::from_secs(5)).await).expect("reset");
     assert_eq!(
@@ -167,12 +164,12 @@ async fn paths(handle: &Handle, one: SocketAddr, two: SocketAddr) {
         libc::ENODEV
     );
 
-    let address = path("r1", two).address;
-    run!(handle, s => nvme::detach(s, "r1", Some((&address, None))).await).expect("one path");
+    let id = path("r1", two).path();
+    run!(handle, s => nvme::detach(s, "r1", Some(&id)).await).expect("one path");
     let paths = run!(handle, s => nvme::paths(s, "r1")).expect("attached");
     assert_eq!(paths.len(), 1);
-    let address = path("r1", two).address;
-    let gone = run!(handle, s => nvme::detach(s, "r1", Some((&address, None))).await);
+    let id = path("r1", two).path();
+    let gone = run!(handle, s => nvme::detach(s, "r1", Some(&id)).await);
     assert_eq!(errno(gone), libc::ENXIO);
 }
 

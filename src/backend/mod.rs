@@ -4,6 +4,7 @@
 //! bdev is made.
 
 mod aio_volume;
+mod greeting;
 mod malloc_volume;
 mod null_volume;
 mod nvme_path;

@@ -16,7 +16,7 @@ use spdk::{Handle, Spdk};
 
 use super::nvme_remote_controller::{NvmeRemoteControllers, key_name, key_of, unreachable};
 use super::path_address::{address, check, source};
-use super::{ENODEV, pcie, volume_stats};
+use super::{ENODEV, greeting, pcie, volume_stats};
 use crate::api::storage::{
     NvmeMultipath, NvmePath, NvmeRemoteController, NvmeTransportType, VolumeStats,
 };
@@ -113,6 +113,20 @@ impl NvmePaths {
         })
     }
 
+    /// How SPDK attaches a path, once its peer has been heard; what is left of the call's time is for
+    /// SPDK.
+    async fn heard(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        path: &NvmePath,
+    ) -> Result<nvme::Options, Error> {
+        let mut options = self.options(name, path, Duration::ZERO)?;
+        greeting::heard(&options, call.answer_by()).await?;
+        options.deadline = call.answer_by().saturating_duration_since(Instant::now());
+        Ok(options)
+    }
+
     /// Who uses a bdev of the controller that the path is of.
     fn user_of_bdevs(&self, name: &Name) -> Option<Name> {
         let controller = self.controllers.meta().name(None, name.parent_id()?);
@@ -166,7 +180,7 @@ impl Kind for NvmePaths {
         wanted: NvmePath,
     ) -> Result<NvmePath, Error> {
         check_device(&wanted).await?;
-        let options = self.options(name, &wanted, left(call))?;
+        let options = self.heard(call, name, &wanted).await?;
         let attached = self.spdk.call(async move |spdk| join(spdk, &options).await);
         attached.await?.map_err(at_fault)?;
         Ok(wanted)
@@ -180,7 +194,7 @@ impl Kind for NvmePaths {
     ) -> Result<NvmePath, Error> {
         check_device(&change.wanted).await?;
         let old = self.options(name, &change.old, DEFAULT_TIMEOUT)?;
-        let new = self.options(name, &change.wanted, left(call))?;
+        let new = self.heard(call, name, &change.wanted).await?;
         let user = self.user_of_bdevs(name);
         let free = user.is_none();
         let replaced = self
@@ -209,20 +223,15 @@ impl Kind for NvmePaths {
     /// answers that.
     async fn stats(&self, name: &Name, object: &NvmePath) -> Result<VolumeStats, Error> {
         let options = self.options(name, object, DEFAULT_TIMEOUT)?;
-        let key = path_key(&options.name, &options.address, &options.subsystem);
+        let key = path_key(&options.name, &options.path());
         if let Some(trouble) = self.health.trouble(&key) {
             return Err(Error::Unavailable(trouble));
         }
-        let stats = self.spdk.call(async move |spdk| {
-            nvme::path_stats(spdk, &options.name, &options.address, &options.subsystem).await
-        });
+        let stats = self
+            .spdk
+            .call(async move |spdk| nvme::path_stats(spdk, &options.name, &options.path()).await);
         Ok(volume_stats([stats.await?.map_err(unreachable)?]))
     }
-}
-
-/// How long the peer may take.
-fn left(call: &CallContext) -> Duration {
-    call.answer_by().saturating_duration_since(Instant::now())
 }
 
 /// Connects a path. I/O goes over all that are there at once where the controller says so.
@@ -241,15 +250,14 @@ async fn join(spdk: Spdk, path: &nvme::Options) -> Result<(), spdk::Error> {
 /// Takes the path away; one that is gone already is. Where somebody needs the bdevs it stays if it is
 /// the last.
 async fn leave(spdk: Spdk, path: &nvme::Options, free: bool) -> Result<Left, spdk::Error> {
-    let is_mine = |there: &nvme::Path| {
-        there.address.as_ref() == Some(&path.address) && there.subsystem == path.subsystem
-    };
+    let mine = path.path();
+    let is_mine = |there: &nvme::Path| there.id().as_ref() == Some(&mine);
     let there = nvme::paths(spdk, &path.name).unwrap_or_default();
-    let (mine, others): (Vec<_>, Vec<_>) = there.into_iter().partition(is_mine);
-    if !free && !mine.is_empty() && others.is_empty() {
+    let (me, others): (Vec<_>, Vec<_>) = there.into_iter().partition(is_mine);
+    if !free && !me.is_empty() && others.is_empty() {
         return Ok(Left::Needed);
     }
-    match nvme::detach(spdk, &path.name, Some((&path.address, path.source))).await {
+    match nvme::detach(spdk, &path.name, Some(&mine)).await {
         Err(error) if ![ENODEV, ENXIO].contains(&error.errno.0) => Err(error),
         _ => Ok(Left::Done),
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use spdk::bdev::nvme::{self, Address, PathState};
+use spdk::bdev::nvme::{self, PathId, PathState};
 use spdk::{CallError, Handle};
 
 use super::{Health, Look};
@@ -109,9 +109,10 @@ impl Look for Paths {
 }
 
 /// What the state of one path is noted under.
-pub(crate) fn path_key(id: &str, address: &Address, subsystem: &str) -> Key {
+pub(crate) fn path_key(id: &str, path: &PathId) -> Key {
+    let subsystem = &path.subsystem;
     Key::from(format!(
-        "the path of nvmeRemoteControllers/{id} to {subsystem} at {address}"
+        "the path of nvmeRemoteControllers/{id} to {subsystem} at {path}"
     ))
 }
 
@@ -125,7 +126,7 @@ fn seen(id: &str, before: &Seen, paths: &[nvme::Path]) -> Seen {
     // SPDK would have gone on to another if it did not.
     let in_use_works = paths.iter().any(|path| path.state == PathState::Connected);
     kept.filter_map(|path| {
-        let key = path_key(id, path.address.as_ref()?, &path.subsystem);
+        let key = path_key(id, &path.id()?);
         let was = before.get(&key);
         let connecting = match path.state {
             PathState::Resetting => was.map_or(0, |was| was.connecting) + 1,
@@ -148,11 +149,15 @@ mod tests {
 
     #[test]
     fn a_path_that_is_tried_again_has_not_come_back_before_it_is_connected() {
-        let address = Address::Tcp {
-            ip: [127, 0, 0, 1].into(),
-            port: 4420,
+        let id = PathId {
+            address: nvme::Address::Tcp {
+                ip: [127, 0, 0, 1].into(),
+                port: 4420,
+            },
+            subsystem: "nqn.2022-09.io.spdk:s".into(),
+            source: None,
         };
-        let key = path_key("r", &address, "nqn.2022-09.io.spdk:s");
+        let key = path_key("r", &id);
         let mut known = Seen::new();
         for (state, works) in [
             (PathState::Resetting, Some(true)),
@@ -170,9 +175,9 @@ mod tests {
             (PathState::Deleting, None),
         ] {
             let path = nvme::Path {
-                address: Some(address.clone()),
-                subsystem: "nqn.2022-09.io.spdk:s".into(),
-                source: String::new(),
+                address: Some(id.address.clone()),
+                subsystem: id.subsystem.clone(),
+                source: id.source,
                 hostnqn: String::new(),
                 cntlid: 1,
                 state,

@@ -4,6 +4,7 @@
 #include <spdk/nvme.h>
 #include <spdk/string.h>
 #include <spdk/util.h>
+#include <spdk_internal/thread.h>
 
 #include <bdev_nvme.h>
 
@@ -60,27 +61,17 @@ opi_nvme_attach(const struct opi_nvme_attach *attach, const char **names, uint32
 	return spdk_bdev_nvme_create(&id, attach->name, names, max_names, done, arg, &driver, &bdev);
 }
 
-int
-opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id, const char *source_address,
-		const char *source_port, spdk_bdev_nvme_delete_cb done, void *arg)
+/* SPDK keeps the source of a connection's first path only; all of them come from there. */
+static bool
+opi_nvme_comes_from(const struct nvme_ctrlr *ctrlr, const char *source)
 {
-	struct spdk_nvme_path_id path = {};
-
-	if (id != NULL) {
-		path.trid = *id;
-	}
-	if (source_address != NULL) {
-		snprintf(path.hostid.hostaddr, sizeof(path.hostid.hostaddr), "%s", source_address);
-	}
-	if (source_port != NULL) {
-		snprintf(path.hostid.hostsvcid, sizeof(path.hostid.hostsvcid), "%s", source_port);
-	}
-	return spdk_bdev_nvme_delete(name, &path, done, arg);
+	return strcmp(spdk_nvme_ctrlr_get_opts(ctrlr->ctrlr)->src_addr, source) == 0;
 }
 
-/* The connection of controller `name` that has a path to `id`. */
+/* The connection of controller `name` that has the path, which is copied to `found`. */
 static struct nvme_ctrlr *
-opi_nvme_connection(const char *name, const struct spdk_nvme_transport_id *id)
+opi_nvme_connection(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
+		    struct spdk_nvme_path_id *found)
 {
 	struct nvme_bdev_ctrlr *controller = nvme_bdev_ctrlr_get_by_name(name);
 	struct spdk_nvme_path_id *path;
@@ -90,10 +81,14 @@ opi_nvme_connection(const char *name, const struct spdk_nvme_transport_id *id)
 		return NULL;
 	}
 	TAILQ_FOREACH(ctrlr, &controller->ctrlrs, tailq) {
+		if (!opi_nvme_comes_from(ctrlr, source)) {
+			continue;
+		}
 		/* A failover on another thread reorders the list. */
 		pthread_mutex_lock(&ctrlr->mutex);
 		TAILQ_FOREACH(path, &ctrlr->trids, link) {
 			if (spdk_nvme_transport_id_compare(&path->trid, id) == 0) {
+				*found = *path;
 				break;
 			}
 		}
@@ -106,10 +101,24 @@ opi_nvme_connection(const char *name, const struct spdk_nvme_transport_id *id)
 }
 
 int
-opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id,
+opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
+		spdk_bdev_nvme_delete_cb done, void *arg)
+{
+	struct spdk_nvme_path_id path = {};
+
+	if (id != NULL && nvme_bdev_ctrlr_get_by_name(name) != NULL &&
+	    opi_nvme_connection(name, id, source, &path) == NULL) {
+		return -ENXIO;
+	}
+	return spdk_bdev_nvme_delete(name, &path, done, arg);
+}
+
+int
+opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 	       void (*done)(void *arg, int status), void *arg)
 {
-	struct nvme_ctrlr *ctrlr = opi_nvme_connection(name, id);
+	struct spdk_nvme_path_id path;
+	struct nvme_ctrlr *ctrlr = opi_nvme_connection(name, id, source, &path);
 
 	if (ctrlr == NULL || ctrlr->destruct) {
 		return -ENXIO;
@@ -172,13 +181,31 @@ opi_nvme_standby_state(const struct nvme_ctrlr *ctrlr, const struct spdk_nvme_pa
 	return OPI_NVME_PATH_STANDBY;
 }
 
+/* The poller behind `previous`, or the first, by which the module goes on with an attempt to attach a
+ * controller; on the app thread. */
+static struct spdk_poller *
+opi_nvme_attempt(struct spdk_poller *previous)
+{
+	struct spdk_poller *poller = previous != NULL ? spdk_thread_get_next_timed_poller(previous) :
+				     spdk_thread_get_first_timed_poller(spdk_get_thread());
+
+	while (poller != NULL && strcmp(spdk_poller_get_name(poller), "bdev_nvme_async_poll") != 0) {
+		poller = spdk_thread_get_next_timed_poller(poller);
+	}
+	return poller;
+}
+
 uint32_t
 opi_nvme_count(void)
 {
 	struct nvme_bdev_ctrlr *controller;
+	struct spdk_poller *attempt = NULL;
 	uint32_t count = 0;
 
 	TAILQ_FOREACH(controller, &g_nvme_bdev_ctrlrs, tailq) {
+		count++;
+	}
+	while ((attempt = opi_nvme_attempt(attempt)) != NULL) {
 		count++;
 	}
 	return count;
@@ -188,8 +215,15 @@ void
 opi_nvme_give_up(void)
 {
 	struct nvme_bdev_ctrlr *controller;
+	struct spdk_poller *attempt = NULL;
 	struct nvme_ctrlr *ctrlr;
 
+	/* SPDK has no call for that; what an attempt holds goes with the process. */
+	while ((attempt = opi_nvme_attempt(attempt)) != NULL) {
+		struct spdk_poller *given_up = attempt;
+
+		spdk_poller_unregister(&given_up);
+	}
 	TAILQ_FOREACH(controller, &g_nvme_bdev_ctrlrs, tailq) {
 		TAILQ_FOREACH(ctrlr, &controller->ctrlrs, tailq) {
 			if (!spdk_nvme_ctrlr_is_fabrics(ctrlr->ctrlr)) {
@@ -222,8 +256,7 @@ opi_nvme_for_each_path(const char *name, opi_nvme_path_fn fn, void *arg)
 		TAILQ_FOREACH(id, &ctrlr->trids, link) {
 			struct opi_nvme_path path = {
 				.id = &id->trid,
-				.source_address = id->hostid.hostaddr,
-				.source_port = id->hostid.hostsvcid,
+				.source_address = spdk_nvme_ctrlr_get_opts(ctrlr->ctrlr)->src_addr,
 				.hostnqn = spdk_nvme_ctrlr_get_opts(ctrlr->ctrlr)->hostnqn,
 				.cntlid = spdk_nvme_ctrlr_get_data(ctrlr->ctrlr)->cntlid,
 				.state = id == ctrlr->active_path_id ? opi_nvme_state(ctrlr) :
@@ -355,7 +388,7 @@ opi_nvme_ignore_event(enum spdk_bdev_event_type type, struct spdk_bdev *bdev, vo
 }
 
 int
-opi_nvme_path_stat(const char *bdev_name, const struct spdk_nvme_transport_id *id,
+opi_nvme_path_stat(const char *bdev_name, const struct spdk_nvme_transport_id *id, const char *source,
 		   struct spdk_bdev_io_stat *stat, void (*done)(void *arg, int status), void *arg)
 {
 	struct opi_nvme_path_stat *walk;
@@ -371,8 +404,8 @@ opi_nvme_path_stat(const char *bdev_name, const struct spdk_nvme_transport_id *i
 	bdev = spdk_bdev_desc_get_bdev(desc)->ctxt;
 	if (strcmp(spdk_bdev_get_module_name(spdk_bdev_desc_get_bdev(desc)), "nvme") == 0) {
 		TAILQ_FOREACH(path, &bdev->nvme_ns_list, tailq) {
-			if (spdk_nvme_transport_id_compare(&path->ctrlr->active_path_id->trid,
-							   id) == 0) {
+			if (opi_nvme_comes_from(path->ctrlr, source) &&
+			    spdk_nvme_transport_id_compare(&path->ctrlr->active_path_id->trid, id) == 0) {
 				break;
 			}
 		}
@@ -380,7 +413,7 @@ opi_nvme_path_stat(const char *bdev_name, const struct spdk_nvme_transport_id *i
 	walk = path != NULL ? calloc(1, sizeof(*walk)) : NULL;
 	if (walk == NULL) {
 		spdk_bdev_close(desc);
-		return path != NULL ? -ENOMEM : -ENOENT;
+		return path != NULL ? -ENOMEM : -ENXIO;
 	}
 	*walk = (struct opi_nvme_path_stat) {
 		.stat = stat, .path = path, .desc = desc, .done = done, .arg = arg,

@@ -114,17 +114,20 @@ struct opi_nvme_attach {
 /* `names` stays until `done`; the rest is copied. */
 int opi_nvme_attach(const struct opi_nvme_attach *attach, const char **names, uint32_t max_names,
 		    spdk_bdev_nvme_create_cb done, void *arg);
-/* NULL matches every path. */
-int opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id,
-		    const char *source_address, const char *source_port,
+/* A path is known by where it leads and the address that it comes from, which is empty if it was told
+ * none. The next three answer -ENXIO if there is none. */
+
+/* NULL for `id` is every path. */
+int opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 		    spdk_bdev_nvme_delete_cb done, void *arg);
-/* Connects the path to `id` anew. -ENXIO if there is none, -EBUSY while it is being connected anyway. */
-int opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id,
+/* Connects the path anew. -EBUSY while it is being connected anyway. */
+int opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 		   void (*done)(void *arg, int status), void *arg);
 
-/* Controllers, those that are going too. */
+/* Controllers, those that are going too, and attempts to attach one. */
 uint32_t opi_nvme_count(void);
-/* Waits for the peers of no controller any more. */
+/* Waits for the peers of no controller any more. Attempts to attach one end without a word to who asked:
+ * only before the process ends. */
 void opi_nvme_give_up(void);
 
 typedef void (*opi_nvme_name_fn)(void *arg, const char *name);
@@ -143,7 +146,6 @@ enum opi_nvme_path_state {
 struct opi_nvme_path {
 	const struct spdk_nvme_transport_id	*id;
 	const char				*source_address;
-	const char				*source_port;
 	const char				*hostnqn;
 	uint16_t				cntlid;
 	enum opi_nvme_path_state		state;
@@ -169,9 +171,8 @@ int opi_nvme_for_each_namespace(const char *name, opi_nvme_namespace_fn fn, void
 /* Namespaces that SPDK made no bdev of; `bdev` is what it would have been called. */
 int opi_nvme_for_each_missing(const char *name, opi_nvme_namespace_fn fn, void *arg);
 
-/* Adds the bdev's I/O over the path that is active at `id` to `stat`, which stays
- * until `done`. -ENOENT if no such path is. */
-int opi_nvme_path_stat(const char *bdev_name, const struct spdk_nvme_transport_id *id,
+/* Adds the bdev's I/O over a path that is active to `stat`, which stays until `done`. */
+int opi_nvme_path_stat(const char *bdev_name, const struct spdk_nvme_transport_id *id, const char *source,
 		       struct spdk_bdev_io_stat *stat, void (*done)(void *arg, int status), void *arg);
 
 /* vhost.c */

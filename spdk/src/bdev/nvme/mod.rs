@@ -10,6 +10,7 @@
 //! ```
 
 mod clash;
+mod path_id;
 mod policy;
 mod reset;
 mod state;
@@ -34,6 +35,7 @@ use crate::log;
 use crate::runtime::Spdk;
 use crate::transport_id::{self, Kind};
 
+pub use path_id::PathId;
 pub use policy::use_all_paths;
 pub use reset::reset;
 pub use state::{Namespace, Path, PathState, controllers, namespaces, path_stats, paths};
@@ -128,6 +130,17 @@ pub struct Options {
     pub deadline: Duration,
 }
 
+impl Options {
+    /// Which path this becomes.
+    pub fn path(&self) -> PathId {
+        PathId {
+            address: self.address.clone(),
+            subsystem: self.subsystem.clone(),
+            source: self.source.map(|source| source.ip()),
+        }
+    }
+}
+
 /// What a path that has dropped does: it is tried again every so often, for ever,
 /// and I/O that it held fails after a while, so that nothing hangs for good.
 const RECONNECT_DELAY_SEC: u32 = 2;
@@ -167,12 +180,11 @@ pub async fn attach(spdk: Spdk, options: &Options) -> Result<(), Error> {
             }
             let result = connect(spdk, OPERATION, &options).await;
             if given_up.get() && result.is_ok() {
-                let Options { name, address, .. } = &options;
-                let path = Some((address, options.source));
-                let late = remove(OPERATION, name, path, &options.subsystem).await;
+                let (name, path) = (&options.name, options.path());
+                let late = remove(OPERATION, name, Some(&path)).await;
                 log::note(
                     sys::spdk_log_level_SPDK_LOG_NOTICE,
-                    format!("{address} of {name:?} connected after its deadline: {late:?}"),
+                    format!("{path} of {name:?} connected after its deadline: {late:?}"),
                 );
             }
             done.complete(result);
@@ -289,8 +301,7 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
         0 => match clash::check_no_clash(spdk, operation, &options.name) {
             Ok(()) => Ok(()),
             Err(error) => {
-                let path = Some((&options.address, options.source));
-                let undone = remove(operation, &options.name, path, &options.subsystem).await;
+                let undone = remove(operation, &options.name, Some(&options.path())).await;
                 Err(error.after_undo(undone))
             }
         },
@@ -310,17 +321,9 @@ fn check_joins(spdk: Spdk, operation: &'static str, options: &Options) -> Result
     };
     let refuse = |errno, detail| Err(Error::new(operation, errno).with_detail(detail));
     let name = &options.name;
-    let same = |path: &&Path| {
-        path.address.as_ref() == Some(&options.address)
-            && options
-                .source
-                .is_none_or(|source| path.source == source.ip().to_string())
-    };
-    if paths.iter().any(|path| same(&path)) {
-        return refuse(
-            libc::EEXIST,
-            format!("{name:?} has the path {}", options.address),
-        );
+    let new = options.path();
+    if paths.iter().any(|path| path.id().as_ref() == Some(&new)) {
+        return refuse(libc::EEXIST, format!("{name:?} has the path {new}"));
     }
     if options.multipath == Multipath::Disabled {
         return refuse(
@@ -328,19 +331,48 @@ fn check_joins(spdk: Spdk, operation: &'static str, options: &Options) -> Result
             format!("{name:?} is attached and takes no second path"),
         );
     }
-    match paths
-        .iter()
-        .find(|path| path.subsystem != options.subsystem)
-    {
-        Some(path) => refuse(
-            libc::EINVAL,
-            format!(
-                "{name:?} is of subsystem {:?}, not {:?}",
-                path.subsystem, options.subsystem
-            ),
-        ),
-        None => Ok(()),
+    let other = |path: &&Path| path.subsystem != options.subsystem;
+    if let Some(Path { subsystem, .. }) = paths.iter().find(other) {
+        let new = &options.subsystem;
+        let what = format!("{name:?} is of subsystem {subsystem:?}, not {new:?}");
+        return refuse(libc::EINVAL, what);
     }
+    match (options.multipath, paths.first()) {
+        (Multipath::Failover, Some(first)) => match differs(first, options) {
+            Some(what) => refuse(libc::EINVAL, what),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// What SPDK would not do for a path that stands by: it connects all of a failover controller's as the
+/// host, and from the address, of the first.
+fn differs(first: &Path, options: &Options) -> Option<String> {
+    let name = &options.name;
+    let told = |source: Option<IpAddr>| match source {
+        Some(source) => format!("from {source}"),
+        None => "from no address in particular".to_owned(),
+    };
+    match &options.hostnqn {
+        Some(nqn) if *nqn != first.hostnqn => {
+            return Some(format!(
+                "all paths of the failover controller {name:?} are connected as the host of the \
+                 first, {:?}, not {nqn:?}",
+                first.hostnqn
+            ));
+        }
+        _ => {}
+    }
+    let (there, new) = (first.source, options.path().source);
+    (there != new).then(|| {
+        format!(
+            "all paths of the failover controller {name:?} are connected from where the first is: \
+             {}, not {}",
+            told(there),
+            told(new)
+        )
+    })
 }
 
 fn source(source: Option<SocketAddr>) -> Result<(Option<CString>, Option<CString>), Error> {
@@ -366,21 +398,15 @@ unsafe extern "C" fn on_attached(argument: *mut c_void, _count: usize, status: c
 /// How long [`detach`] is waited for. SPDK's own limit is 10 s.
 const CHANGE_LIMIT: Duration = Duration::from_secs(12);
 
-/// Detaches one path of a controller, by address and the source that it was
-/// attached with, or with None all of them. With the last path go the bdevs.
+/// Detaches one path of a controller, or with None all of them. With the last path go the bdevs.
 ///
 /// ENODEV for an unknown controller, ENXIO for an unknown path, ETIMEDOUT if it has
 /// not gone in time; that goes on by itself.
-pub async fn detach(
-    spdk: Spdk,
-    name: &str,
-    path: Option<(&Address, Option<SocketAddr>)>,
-) -> Result<(), Error> {
+pub async fn detach(spdk: Spdk, name: &str, path: Option<&PathId>) -> Result<(), Error> {
     const OPERATION: &str = "detach NVMe controller";
-    let owned = path.map(|(address, source)| (address.clone(), source));
+    let path = path.cloned();
     change(spdk, OPERATION, name, move |name| async move {
-        let path = owned.as_ref().map(|(address, source)| (address, *source));
-        remove(OPERATION, &name, path, "").await
+        remove(OPERATION, &name, path.as_ref()).await
     })
     .await
 }
@@ -408,32 +434,17 @@ async fn change<F: Future<Output = Result<(), Error>> + 'static>(
     }
 }
 
-async fn remove(
-    operation: &'static str,
-    name: &str,
-    path: Option<(&Address, Option<SocketAddr>)>,
-    subsystem: &str,
-) -> Result<(), Error> {
+async fn remove(operation: &'static str, name: &str, path: Option<&PathId>) -> Result<(), Error> {
     let c_name = cstr("controller name", name)?;
-    let id = path
-        .map(|(address, _)| address.to_id(subsystem))
-        .transpose()?;
-    let (address, port) = source(path.and_then(|(_, source)| source))?;
+    let id = path.map(PathId::to_c).transpose()?;
+    let (id, source) = match &id {
+        Some((id, source)) => (std::ptr::from_ref(id), source.as_ptr()),
+        None => (std::ptr::null(), std::ptr::null()),
+    };
     let status = call::<c_int>(operation, |argument| {
         // SAFETY: on the app thread; id and strings outlive the call, which copies
         // them; `on_status` takes the argument back, once, unless it is refused.
-        unsafe {
-            sys::opi_nvme_detach(
-                c_name.as_ptr(),
-                id.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
-                address
-                    .as_ref()
-                    .map_or(std::ptr::null(), |text| text.as_ptr()),
-                port.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
-                Some(on_status),
-                argument,
-            )
-        }
+        unsafe { sys::opi_nvme_detach(c_name.as_ptr(), id, source, Some(on_status), argument) }
     })
     .await
     .map_err(|error| error.with_detail(format!("{name:?}")))?;

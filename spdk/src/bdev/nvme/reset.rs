@@ -88,12 +88,9 @@ fn not_back(limit: Duration) -> Error {
 }
 
 fn said(path: &Path, error: &Error) -> String {
-    let address = path.address.as_ref().map(ToString::to_string);
+    let id = path.id().map(|id| id.to_string());
     let what = error.detail.clone().unwrap_or_else(|| error.to_string());
-    format!(
-        "{} {what}",
-        address.unwrap_or_else(|| path.subsystem.clone())
-    )
+    format!("{} {what}", id.unwrap_or_else(|| path.subsystem.clone()))
 }
 
 /// Connects one path anew, after waiting for the end of an attempt that is under way.
@@ -122,15 +119,18 @@ async fn connect_anew(
 }
 
 async fn connect_once(name: &str, path: &Path) -> Outcome {
-    let Some(address) = &path.address else {
+    let Some(path) = path.id() else {
         return Ok(());
     };
     let name = cstr("controller name", name)?;
-    let id = address.to_id(&path.subsystem)?;
+    let (id, source) = path.to_c()?;
     let status = call::<c_int>(OPERATION, |argument| {
-        // SAFETY: on the app thread; name and id outlive the call; `on_status` takes the argument
+        // SAFETY: on the app thread; id and strings outlive the call; `on_status` takes the argument
         // back, once, unless the call is refused.
-        unsafe { sys::opi_nvme_reset(name.as_ptr(), &id, Some(on_status), argument) }
+        unsafe {
+            let (name, source) = (name.as_ptr(), source.as_ptr());
+            sys::opi_nvme_reset(name, &id, source, Some(on_status), argument)
+        }
     })
     .await?;
     match -status {

@@ -1,11 +1,12 @@
 //! What NVMe controllers are and do: paths, namespaces, I/O of each path.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::net::IpAddr;
 
 use spdk_sys as sys;
 
 use super::super::Stats;
-use super::Address;
+use super::{Address, PathId};
 use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, read, string};
 use crate::error::{Error, check};
@@ -19,8 +20,8 @@ pub struct Path {
     pub address: Option<Address>,
     /// The subsystem's NQN.
     pub subsystem: String,
-    /// The address that it was told to connect from; empty if none was.
-    pub source: String,
+    /// The address that it was told to connect from, if it was.
+    pub source: Option<IpAddr>,
     /// The host's NQN.
     pub hostnqn: String,
     /// The controller's id in the subsystem.
@@ -29,6 +30,17 @@ pub struct Path {
     pub state: PathState,
     /// Whether its connection uses it: others of a failover controller stand by.
     pub active: bool,
+}
+
+impl Path {
+    /// Which path it is; None for a kind of transport that is not attached here.
+    pub fn id(&self) -> Option<PathId> {
+        Some(PathId {
+            address: self.address.clone()?,
+            subsystem: self.subsystem.clone(),
+            source: self.source,
+        })
+    }
 }
 
 /// Whether a path works.
@@ -115,7 +127,7 @@ unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_n
         paths.push(Path {
             address: address(&*path.id),
             subsystem: read(&(*path.id).subnqn),
-            source: string(path.source_address),
+            source: string(path.source_address).parse().ok(),
             hostnqn: string(path.hostnqn),
             cntlid: path.cntlid,
             state: PathState::of(path.state),
@@ -196,39 +208,35 @@ struct Query {
 
 /// I/O over one path, summed over the controller's namespaces. All zero for a path
 /// that stands by. ENODEV if no controller of that name is attached.
-pub async fn path_stats(
-    spdk: Spdk,
-    name: &str,
-    path: &Address,
-    subsystem: &str,
-) -> Result<Stats, Error> {
-    let id = path.to_id(subsystem)?;
+pub async fn path_stats(spdk: Spdk, name: &str, path: &PathId) -> Result<Stats, Error> {
     let mut total = Stats {
         // SAFETY: reads a value that is fixed once SPDK runs.
         ticks_per_second: unsafe { sys::spdk_get_ticks_hz() },
         ..Stats::default()
     };
     for namespace in namespaces(spdk, name)? {
-        total.add(&of_bdev(&namespace.bdev, &id).await?);
+        total.add(&of_bdev(&namespace.bdev, path).await?);
     }
     Ok(total)
 }
 
-async fn of_bdev(bdev: &str, id: &sys::spdk_nvme_transport_id) -> Result<Stats, Error> {
+async fn of_bdev(bdev: &str, path: &PathId) -> Result<Stats, Error> {
     const OPERATION: &str = "read NVMe path statistics";
     let c_bdev = cstr("bdev name", bdev)?;
+    let (id, source) = path.to_c()?;
     let (promise, pending) = completion();
     let query = Box::into_raw(Box::new(Query {
         // SAFETY: a C struct of integers and a pointer, for which zero is valid.
         counters: unsafe { std::mem::zeroed() },
         promise,
     }));
-    // SAFETY: on the app thread; name and id outlive the call; the box lives until
+    // SAFETY: on the app thread; id and strings outlive the call; the box lives until
     // `on_counters` takes it, unless the call is refused.
     let rc = unsafe {
         sys::opi_nvme_path_stat(
             c_bdev.as_ptr(),
-            id,
+            &id,
+            source.as_ptr(),
             &raw mut (*query).counters,
             Some(on_counters),
             query.cast(),
@@ -239,7 +247,7 @@ async fn of_bdev(bdev: &str, id: &sys::spdk_nvme_transport_id) -> Result<Stats, 
         drop(unsafe { Box::from_raw(query) });
         // The path stands by, or the bdev has gone since it was listed.
         return match -rc {
-            libc::ENOENT | libc::ENODEV => Ok(Stats::default()),
+            libc::ENXIO | libc::ENODEV => Ok(Stats::default()),
             errno => Err(Error::new(OPERATION, errno).with_detail(format!("bdev {bdev:?}"))),
         };
     }

@@ -1,0 +1,179 @@
+//! Whether a peer of a path answers at all, found out on a control thread before SPDK connects.
+//!
+//! SPDK changes one path of a controller at a time and ends no attempt before its time is up. So a
+//! peer that is silent would keep the controller's other paths waiting, and the end of the process; a
+//! connection of our own can be dropped at any time.
+//!
+//! ```text
+//! connect ─► ICReq ─► first bytes of any answer ─► closed; SPDK connects
+//!    └─ refused ─┴─ closed ─┴─ deadline ─► UNAVAILABLE
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use spdk::bdev::nvme::{Address, Options};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout_at;
+
+use crate::error::Error;
+
+/// Length of the PDUs that open an NVMe/TCP connection (NVMe/TCP transport specification, ICReq).
+const IC_LEN: u8 = 128;
+
+/// Bits of ICReq's DGST.
+const HEADER_DIGEST: u8 = 1;
+const DATA_DIGEST: u8 = 1 << 1;
+
+/// Waits until the peer of a path over TCP answers. Of one that takes TLS only the connection is
+/// waited for: it has nothing to say to who does not speak that. Other transports are for SPDK alone.
+///
+/// # Errors
+/// [`Error::Unavailable`] if it cannot be connected, or has not answered `by` then.
+pub(super) async fn heard(path: &Options, by: Instant) -> Result<(), Error> {
+    let Address::Tcp { ip, port } = path.address else {
+        return Ok(());
+    };
+    let fail = |what: String| Err(Error::Unavailable(format!("{}: {what}", path.address)));
+    let begun = Instant::now();
+    match timeout_at(by.into(), greet(SocketAddr::new(ip, port), path)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => fail(format!("the peer cannot be connected: {error}")),
+        Err(_) => fail(format!(
+            "the peer has not answered within {} ms",
+            begun.elapsed().as_millis()
+        )),
+    }
+}
+
+async fn greet(peer: SocketAddr, path: &Options) -> io::Result<()> {
+    let mut stream = connect(peer, path.source).await?;
+    if path.psk.is_some() {
+        return Ok(());
+    }
+    stream.write_all(&icreq(path)).await?;
+    match stream.read(&mut [0; IC_LEN as usize]).await? {
+        0 => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "it has closed the connection",
+        )),
+        // Whether it is an answer that SPDK can do with is for SPDK to find out.
+        _ => Ok(()),
+    }
+}
+
+/// Connects, from the address that the path comes from. Its port is left to SPDK's own connection.
+async fn connect(peer: SocketAddr, source: Option<SocketAddr>) -> io::Result<TcpStream> {
+    let socket = match peer {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    if let Some(source) = source {
+        let bound = socket.bind(SocketAddr::new(source.ip(), 0));
+        bound.map_err(|error| io::Error::new(error.kind(), format!("from {source}: {error}")))?;
+    }
+    socket.connect(peer).await
+}
+
+/// A request to open a connection, with the digests that SPDK will ask for.
+fn icreq(path: &Options) -> [u8; IC_LEN as usize] {
+    let mut pdu = [0; IC_LEN as usize];
+    // Common header: type 0, flags, header length, data offset, and the whole length in four bytes.
+    (pdu[2], pdu[4]) = (IC_LEN, IC_LEN);
+    if path.header_digest {
+        pdu[11] |= HEADER_DIGEST;
+    }
+    if path.data_digest {
+        pdu[11] |= DATA_DIGEST;
+    }
+    pdu
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spdk::bdev::nvme::Multipath;
+    use std::time::Duration;
+    use tokio::net::TcpListener;
+
+    fn path(peer: SocketAddr) -> Options {
+        Options {
+            name: "r".into(),
+            address: Address::Tcp {
+                ip: peer.ip(),
+                port: peer.port(),
+            },
+            subsystem: "nqn.2016-06.io.spdk:x".into(),
+            hostnqn: None,
+            source: None,
+            multipath: Multipath::Disabled,
+            header_digest: false,
+            data_digest: true,
+            num_io_queues: 0,
+            io_queue_size: 0,
+            psk: None,
+            deadline: Duration::ZERO,
+        }
+    }
+
+    async fn peer() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_answers_is_heard() {
+        let (listener, address) = peer().await;
+        let answering = tokio::spawn(async move {
+            let (mut stream, from) = listener.accept().await.unwrap();
+            let mut pdu = [0xff; IC_LEN as usize];
+            stream.read_exact(&mut pdu).await.unwrap();
+            stream.write_all(&[1]).await.unwrap();
+            (pdu, from)
+        });
+        let mut path = path(address);
+        path.source = Some("127.0.0.7:9".parse().unwrap());
+        heard(&path, soon()).await.expect("it answers");
+        let (pdu, from) = answering.await.unwrap();
+        assert_eq!(from.ip().to_string(), "127.0.0.7");
+        assert_ne!(from.port(), 9);
+        assert_eq!(pdu[..12], [0, 0, 128, 0, 128, 0, 0, 0, 0, 0, 0, 2]);
+        assert!(pdu[12..].iter().all(|byte| *byte == 0));
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_unavailable_if_it_is_silent_or_closes_or_is_not_there() {
+        let (listener, address) = peer().await;
+        let told = async |path: &Options, by| match heard(path, by).await {
+            Err(Error::Unavailable(what)) => what,
+            other => panic!("{other:?}"),
+        };
+        let silent = told(&path(address), Instant::now() + Duration::from_millis(50)).await;
+        assert!(silent.contains("has not answered within"), "{silent}");
+        let mut over_tls = path(address);
+        over_tls.psk = Some("key".into());
+        heard(&over_tls, soon()).await.expect("it is connected");
+
+        let closing = tokio::spawn(async move {
+            for _ in 0..3 {
+                drop(listener.accept().await.unwrap());
+            }
+        });
+        let closed = told(&path(address), soon()).await;
+        assert!(closed.contains("cannot be connected"), "{closed}");
+        closing.await.unwrap();
+        let refused = told(&path(address), soon()).await;
+        assert!(refused.contains("refused"), "{refused}");
+        let mut elsewhere = path(address);
+        elsewhere.source = Some("192.0.2.1:0".parse().unwrap());
+        let elsewhere = told(&elsewhere, soon()).await;
+        assert!(elsewhere.contains("from 192.0.2.1"), "{elsewhere}");
+    }
+}
