@@ -6,6 +6,7 @@
 pub mod api;
 pub mod backend;
 pub mod config;
+mod configured;
 mod ctrlr_dir;
 pub mod error;
 pub mod frontend;

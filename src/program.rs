@@ -10,7 +10,8 @@ use std::future::Future;
 use spdk::Runtime;
 use tokio::time::timeout;
 
-use crate::config::{Config, Volume};
+use crate::config::Config;
+use crate::configured;
 use crate::preflight::{Listeners, Ready};
 use crate::server;
 use crate::services::Services;
@@ -122,9 +123,9 @@ async fn set_up(config: &Config, handle: &spdk::Handle) -> Result<(), String> {
         })
         .await?;
     }
-    for volume in config.volumes.clone() {
-        let what = format!("volume {:?}", volume.name());
-        in_spdk(handle, &what, move |spdk| make(spdk, volume)).await?;
+    for volume in &config.volumes {
+        let made = configured::make(handle, volume).await;
+        made.map_err(|error| format!("volume {:?}: {error}", volume.name()))?;
     }
     Ok(())
 }
@@ -139,66 +140,6 @@ where
         Ok(Err(error)) => Err(format!("{what}: {error}")),
         Err(error) => Err(format!("{what}: {error}")),
     }
-}
-
-async fn make(spdk: spdk::Spdk, volume: Volume) -> Result<(), spdk::Error> {
-    use spdk::bdev::{aio, malloc, null};
-    match volume {
-        Volume::Malloc {
-            name,
-            size_mib,
-            block_size,
-        } => {
-            let num_blocks = blocks(size_mib, block_size);
-            malloc::create(
-                spdk,
-                &malloc::Options {
-                    name,
-                    uuid: None,
-                    num_blocks,
-                    block_size,
-                    metadata_size: 0,
-                },
-            )
-            .await
-        }
-        Volume::Null {
-            name,
-            size_mib,
-            block_size,
-        } => {
-            let num_blocks = blocks(size_mib, block_size);
-            null::create(
-                spdk,
-                &null::Options {
-                    name,
-                    uuid: None,
-                    num_blocks,
-                    block_size,
-                },
-            )
-            .await
-        }
-        Volume::Aio {
-            name,
-            filename,
-            block_size,
-        } => {
-            let options = aio::Options {
-                name,
-                uuid: None,
-                filename,
-                block_size,
-                readonly: false,
-            };
-            aio::create(spdk, &options).await
-        }
-    }
-}
-
-/// How many blocks make up the size; a block size of 0 is refused when it is made.
-fn blocks(size_mib: u64, block_size: u32) -> u64 {
-    size_mib.saturating_mul(1 << 20) / u64::from(block_size.max(1))
 }
 
 /// An open port is a decision; say what it means.

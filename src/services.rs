@@ -12,6 +12,7 @@ use crate::api::inventory::inventory_service_server::InventoryServiceServer;
 use crate::api::storage::*;
 use crate::backend::{NvmePaths, NvmeRemoteControllers, NvmeRemoteNamespaces, Volumes};
 use crate::config::Config;
+use crate::configured;
 use crate::frontend::{
     Luns, NvmeControllers, NvmeNamespaces, NvmeSubsystems, VirtioBlks, VirtioScsiControllers,
     VirtioScsiLuns, VirtioScsiTargets,
@@ -179,6 +180,7 @@ impl Services {
     /// The services over an SPDK that runs. Nothing exists yet.
     pub fn new(config: &Config, spdk: Handle) -> Self {
         let shared = Shared::new();
+        configured::keep_names(&config.volumes, &shared);
         let slots = Slots::new(config);
         let health = Health::new(Arc::clone(&shared.registry));
         let nvme_subsystems = Collection::new(NvmeSubsystems::new(spdk.clone()), &shared);

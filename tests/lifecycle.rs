@@ -250,7 +250,11 @@ fn a_configuration_that_cannot_be_is_refused_with_its_line() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_volume_of_the_configuration_that_cannot_be_made_is_named() {
     let dir = tempfile::tempdir().expect("a directory");
+    let uneven = dir.path().join("uneven");
+    std::fs::write(&uneven, [0; 1000]).expect("the directory is writable");
+    let uneven = format!("kind = \"aio\"\nname = \"u\"\nfilename = {uneven:?}\nblock-size = 0");
     for (text, part) in [
+        (uneven.as_str(), "no multiple of blocks of 512"),
         (
             "kind = \"malloc\"\nname = \"odd\"\nsize-mib = 1\nblock-size = 513",
             "odd",
@@ -261,7 +265,7 @@ async fn a_volume_of_the_configuration_that_cannot_be_made_is_named() {
         ),
         (
             "kind = \"aio\"\nname = \"file\"\nfilename = \"/nowhere\"",
-            "file",
+            "\"file\": filename: \"/nowhere\": No such file",
         ),
     ] {
         let file = dir.path().join("config.toml");

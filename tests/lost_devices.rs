@@ -126,6 +126,10 @@ async fn a_file_that_the_configuration_names_is_looked_after_like_any_other() {
         let _ = load.ended().await;
         if left == 0 {
             fails_clearly(stats(&namespaces, &shown), "\"raw\" has gone").await;
+            let object = json!({ "block_size": 512, "blocks_count": 64 });
+            let nulls = Resource::new(&client, "NullVolume");
+            let status = nulls.refused("", "raw", object, Code::AlreadyExists).await;
+            assert!(status.message().contains("configuration/raw"), "{status}");
         }
         file.set_len(16 * MIB).expect("there is room");
         becomes(&namespaces, &shown, "ONLINE").await;

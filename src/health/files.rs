@@ -10,6 +10,7 @@ use super::{Health, Look};
 use crate::api::storage::AioVolume;
 use crate::backend::{Volume, Volumes, file_size};
 use crate::config;
+use crate::configured::aio_volume;
 use crate::error::Error;
 use crate::resource::{Collection, Key, Name};
 
@@ -38,7 +39,7 @@ impl Files {
         Self {
             spdk,
             volumes,
-            named: configured.iter().filter_map(named).collect(),
+            named: configured.iter().filter_map(aio_volume).collect(),
             health,
             known: HashSet::new(),
         }
@@ -126,22 +127,4 @@ impl Look for Files {
         }
         Ok(())
     }
-}
-
-/// A volume of the configuration as the API would have it, if there is a file under it.
-fn named(volume: &config::Volume) -> Option<(Name, AioVolume)> {
-    let config::Volume::Aio {
-        name,
-        filename,
-        block_size,
-    } = volume
-    else {
-        return None;
-    };
-    let volume = AioVolume {
-        filename: filename.clone(),
-        block_size: (*block_size).into(),
-        ..Default::default()
-    };
-    Some((Name::new(format!("volumes/{name}"), None), volume))
 }
