@@ -99,16 +99,39 @@ fn check_memory(config: &Config) -> Result<(), String> {
         };
     }
     let free = spdk::hugepages_free_mib();
-    if free < u64::from(config.mem_mib) {
+    let needed = u64::from(config.mem_mib);
+    if free >= needed {
+        return Ok(());
+    }
+    let reserved = reserved_mib(Path::new("/sys/kernel/mm/hugepages"));
+    if reserved >= needed {
         return Err(format!(
-            "{free} MiB of hugepages are free in the sizes that are mounted, and {} MiB are asked for: \
-             reserve more (of 2 MiB: echo {} > /proc/sys/vm/nr_hugepages), or lower --mem-mib, or use \
-             --no-huge",
-            config.mem_mib,
-            config.mem_mib.div_ceil(2),
+            "{reserved} MiB of hugepages are free, but only {free} MiB in sizes that are mounted: mount -t \
+             hugetlbfs nodev /dev/hugepages"
         ));
     }
-    Ok(())
+    Err(format!(
+        "{free} MiB of hugepages are free in the sizes that are mounted, and {needed} MiB are asked for: \
+         reserve more (of 2 MiB: echo {} > /proc/sys/vm/nr_hugepages), or lower --mem-mib, or use \
+         --no-huge",
+        needed.div_ceil(2),
+    ))
+}
+
+/// Hugepages of all sizes that are free, mounted or not, MiB; `folder` has a directory for each size.
+fn reserved_mib(folder: &Path) -> u64 {
+    let sizes = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let free = sizes.filter_map(|size| {
+        let name = size.file_name().into_string().ok()?;
+        let kib: u64 = name
+            .strip_prefix("hugepages-")?
+            .strip_suffix("kB")?
+            .parse()
+            .ok()?;
+        let free = std::fs::read_to_string(size.path().join("free_hugepages")).ok()?;
+        Some(free.trim().parse::<u64>().ok()?.saturating_mul(kib) / 1024)
+    });
+    free.fold(0, u64::saturating_add)
 }
 
 /// Memory that can be had without swapping, MiB, by the kernel's own estimate.
@@ -187,4 +210,25 @@ fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, String> {
         .set_nonblocking(true)
         .map_err(|error| format!("{setting} {address}: {error}"))?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hugepages_of_all_sizes_count() {
+        let dir = tempfile::tempdir().unwrap();
+        for (size, free) in [
+            ("hugepages-2048kB", "12\n"),
+            ("hugepages-1048576kB", "3\n"),
+            ("other", "9"),
+        ] {
+            let size = dir.path().join(size);
+            std::fs::create_dir(&size).unwrap();
+            std::fs::write(size.join("free_hugepages"), free).unwrap();
+        }
+        assert_eq!(reserved_mib(dir.path()), 24 + 3072);
+        assert_eq!(reserved_mib(&dir.path().join("none")), 0);
+    }
 }

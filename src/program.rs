@@ -35,7 +35,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         rpc_socket: config.spdk_rpc.as_ref().map(|rpc| rpc.socket.clone()),
     });
     let runtime = tokio::select! {
-        started = starting => started.map_err(|error| error.to_string())?,
+        started = starting => started.map_err(|error| error.to_string() + hint(config.mem_mib))?,
         signal = signals.wait() => {
             tracing::info!(signal, "ending before SPDK has started, which cannot be stopped yet");
             spdk::exit_at_once(0)
@@ -72,7 +72,7 @@ async fn serve(
     signals: &mut Signals,
 ) -> Result<(), String> {
     tokio::select! {
-        made = set_up(config, &handle) => made?,
+        made = set_up(config, &handle) => made.map_err(|error| error + hint(config.mem_mib))?,
         signal = signals.wait() => {
             tracing::info!(signal, "stopping before anything is served");
             return Ok(());
@@ -139,6 +139,14 @@ where
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(format!("{what}: {error}")),
         Err(error) => Err(format!("{what}: {error}")),
+    }
+}
+
+/// What may have been too little where SPDK could not start: it says so in words that few will know.
+fn hint(mem_mib: u32) -> &'static str {
+    match mem_mib {
+        0..512 => " (mem-mib may be too little: 512 is enough to start)",
+        _ => "",
     }
 }
 

@@ -241,11 +241,12 @@ impl Services {
         let luns = Arc::clone(&self.virtio_scsi.virtio_scsi_luns);
         let paths = Paths::new(spdk.clone(), controllers, Arc::clone(health));
         let files = Files::new(spdk.clone(), volumes, &config.volumes, Arc::clone(health));
-        tokio::spawn(look_after(paths));
-        tokio::spawn(look_after(files));
-        tokio::spawn(look_after(Exports::new(limits)));
-        tokio::spawn(look_after(Exports::new(namespaces)));
-        tokio::spawn(look_after(Exports::new(luns)));
+        let shared = || Arc::clone(&self.shared);
+        tokio::spawn(look_after(paths, shared()));
+        tokio::spawn(look_after(files, shared()));
+        tokio::spawn(look_after(Exports::new(limits), shared()));
+        tokio::spawn(look_after(Exports::new(namespaces), shared()));
+        tokio::spawn(look_after(Exports::new(luns), shared()));
     }
 
     /// Waits for the changes that are under way and refuses further ones. Before SPDK stops.
@@ -286,13 +287,9 @@ fn nvme_remote(
     shared: &Arc<Shared>,
     health: &Arc<Health>,
 ) -> NvmeRemoteControllerService {
-    let controllers = Collection::new(NvmeRemoteControllers::new(spdk.clone()), shared);
-    let paths = NvmePaths::new(
-        spdk.clone(),
-        Arc::clone(&controllers),
-        Arc::clone(shared),
-        Arc::clone(health),
-    );
+    let controllers = NvmeRemoteControllers::new(spdk.clone(), Arc::clone(shared));
+    let controllers = Collection::new(controllers, shared);
+    let paths = NvmePaths::new(spdk.clone(), Arc::clone(&controllers), Arc::clone(health));
     NvmeRemoteControllerService {
         nvme_remote_namespaces: NvmeRemoteNamespaces::new(spdk.clone(), Arc::clone(&controllers)),
         nvme_remote_controllers: controllers,

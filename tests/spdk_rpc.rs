@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
-use common::{Answer, Http, Options, Resource, Target, Tool, free_port, namespace, subsystem};
+use common::{
+    Answer, Fixture, Http, Options, Resource, Target, Tool, free_port, name_of, namespace,
+    subsystem, tcp_path,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::Code;
@@ -108,6 +111,12 @@ impl Place {
 
 fn admin() -> String {
     format!("admin:{PASSWORD}")
+}
+
+/// More levels than SPDK takes: it closes the connection.
+fn too_deep() -> String {
+    let [open, close] = ["[", "]"].map(|bracket| bracket.repeat(70));
+    format!(r#"{{"jsonrpc":"2.0","id":1,"method":"spdk_get_version","params":{open}{close}}}"#)
 }
 
 fn call(method: &str) -> String {
@@ -216,15 +225,142 @@ async fn the_socket_is_its_owners_and_goes_with_the_target() {
     }
 }
 
+/// The unix sockets that a process listens on, by /proc: those of its files whose inodes the kernel lists
+/// with a path.
+fn listening(target: &Target) -> Vec<String> {
+    let folder = format!("/proc/{}/fd", target.pid().as_raw_nonzero());
+    let files = std::fs::read_dir(folder).expect("its files");
+    let inodes: Vec<String> = files
+        .filter_map(|file| std::fs::read_link(file.ok()?.path()).ok())
+        .filter_map(|to| {
+            let inode = to.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+            Some(inode.to_owned())
+        })
+        .collect();
+    let all = std::fs::read_to_string("/proc/net/unix").expect("the kernel's list");
+    let named = all.lines().filter_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let (inode, path) = (columns.get(6)?, columns.get(7)?);
+        inodes
+            .iter()
+            .any(|own| own == inode)
+            .then(|| (*path).to_owned())
+    });
+    named.collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn without_the_setting_there_is_no_socket() {
     let place = Place::new();
-    let target = Target::start_with(Options::default().in_dir(Arc::clone(&place.dir))).await;
-    let fds = std::fs::read_dir(format!("/proc/{}/fd", target.pid().as_raw_nonzero()))
-        .expect("its files");
-    assert!(fds.count() > 0 && !place.socket().exists() && !place.lock().exists());
-    let log = target.log();
-    assert!(!log.to_lowercase().contains("json-rpc"), "{log}");
+    let target = Target::start_with(place.options()).await;
+    assert_eq!(listening(&target), [place.socket().display().to_string()]);
+    let target = {
+        let next = Options::default().after(&target);
+        target.stop();
+        Target::start_with(next).await
+    };
+    assert!(listening(&target).is_empty(), "{:?}", listening(&target));
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_controller_that_is_attached_by_rpc_is_beside_those_of_the_api() {
+    let place = Place::new();
+    let target = Target::start_with(place.options()).await;
+    let peer = Target::start_with(Options::default().beside(&target)).await;
+    let (export, other) = (Fixture::tcp(&peer, 16).await, Fixture::tcp(&peer, 16).await);
+    let client = target.client().await;
+    let [remotes, paths] = ["NvmeRemoteController", "NvmePath"].map(|k| Resource::new(&client, k));
+    let attach = async |name: &str| {
+        let (nqn, port) = (other.nqn.as_str(), other.port.to_string());
+        let to = [
+            "-a",
+            "127.0.0.1",
+            "-s",
+            &port,
+            "-n",
+            nqn,
+            "-t",
+            "tcp",
+            "-f",
+            "ipv4",
+        ];
+        let attach = ["bdev_nvme_attach_controller", "-b", name];
+        let attached = place.rpc(&[&attach[..], &to].concat()).await;
+        attached.expect("attached")
+    };
+    let detach = async |name: &str| {
+        let detached = place.rpc(&["bdev_nvme_detach_controller", name]).await;
+        detached.expect("it is still there")
+    };
+    attach("raw").await;
+    let object = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
+    let status = remotes
+        .refused("", "raw", object.clone(), Code::AlreadyExists)
+        .await;
+    assert!(status.message().contains("\"raw\""), "{status}");
+
+    // One that takes the name of the API's while that has no path.
+    let own = name_of(&remotes.created("", "own", object.clone()).await);
+    detach("raw").await;
+    attach("own").await;
+    let list = json!({ "parent": own });
+    let found = client.ok("ListNvmeRemoteNamespaces", list.clone()).await;
+    assert_eq!(found["nvme_remote_namespaces"], json!([]), "{found}");
+    let path = tcp_path(export.port, &export.nqn);
+    let status = paths
+        .refused(&own, "p", path.clone(), Code::FailedPrecondition)
+        .await;
+    assert!(status.message().contains("somebody else"), "{status}");
+    detach("own").await;
+
+    // A raw one first does not keep the API from its own.
+    attach("raw").await;
+    let path = name_of(&paths.created(&own, "p", path).await);
+    let found = client.ok("ListNvmeRemoteNamespaces", list).await;
+    assert_eq!(
+        found["nvme_remote_namespaces"].as_array().map(Vec::len),
+        Some(1)
+    );
+    paths.deleted(&path).await;
+    detach("raw").await;
+    target.stop();
+    peer.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_takes_the_place_of_a_volume_is_not_touched() {
+    let place = Place::new();
+    let target = Target::start_with(place.options()).await;
+    let client = target.client().await;
+    let object = json!({ "block_size": 512, "blocks_count": 64 });
+    for (kind, delete) in [
+        ("NullVolume", "bdev_null_delete"),
+        ("MallocVolume", "bdev_malloc_delete"),
+    ] {
+        let volumes = Resource::new(&client, kind);
+        let name = name_of(&volumes.created("", "api", object.clone()).await);
+        place.rpc(&[delete, "api"]).await.expect("deleted");
+        let made = place.rpc(&["bdev_null_create", "api", "4", "4096"]).await;
+        made.expect("a raw one of that name");
+        let before = place.rpc(&["bdev_get_bdevs"]).await;
+
+        let state = Code::FailedPrecondition;
+        client
+            .fails(&format!("Stats{kind}"), json!({ "name": name }), state)
+            .await;
+        for change in [
+            json!({ "blocks_count": 128 }),
+            json!({ "block_size": 4096 }),
+        ] {
+            volumes.update_refused(&name, change, None, state).await;
+        }
+        volumes.deleted(&name).await;
+        assert_eq!(place.rpc(&["bdev_get_bdevs"]).await, before, "{kind}");
+        let made = place.rpc(&["bdev_null_delete", "api"]).await;
+        made.expect("it is still there");
+    }
+    target.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -261,6 +397,11 @@ async fn the_proxy_forwards_for_its_user_only() {
         json!({ "jsonrpc": "2.0", "method": "bdev_null_delete", "params": { "name": "raw" } });
     let answer = place.post(&admin(), silent.to_string()).await;
     assert_eq!((answer.status, answer.body), (204, Value::Null));
+    // An id of null is none to SPDK: many of them keep no place either.
+    for _ in 0..20 {
+        let null = json!({ "jsonrpc": "2.0", "id": null, "method": "spdk_get_version" });
+        assert_eq!(place.post(&admin(), null.to_string()).await.status, 204);
+    }
     let gone = async || place.bdevs().await.is_empty().then_some(());
     common::eventually("the bdev is gone", Duration::from_secs(5), gone).await;
     // A list of all methods is more than one packet.
@@ -300,6 +441,7 @@ async fn the_proxy_refuses_what_is_no_request_and_says_when_spdk_is_gone() {
         ("[]".to_owned(), 400, -32600),
         (format!("[{}]", call("spdk_get_version")), 400, -32600),
         (" ".repeat(32 * 1024 + 1), 413, -32600),
+        (too_deep(), 400, -32600),
     ] {
         let answer = place.post(&admin(), body.clone()).await;
         assert_eq!(

@@ -15,6 +15,7 @@ use std::time::Duration;
 use spdk_sys as sys;
 use tokio::sync::oneshot;
 
+use crate::bdev::nvme;
 use crate::cores::CoreSet;
 use crate::error::Error;
 use crate::log;
@@ -240,12 +241,14 @@ unsafe extern "C" fn begin(argument: *mut c_void) {
     // SAFETY: what `host` passed, and SPDK calls once.
     let start = unsafe { Box::from_raw(argument.cast::<Start>()) };
     let spdk = Spdk { stays: PhantomData };
-    let rpc = start
-        .rpc_socket
-        .as_deref()
-        .map(|path| rpc::open(spdk, path));
-    let opened = rpc
-        .unwrap_or(Ok(()))
+    // Before anybody can attach a controller, by SPDK's socket or the mailbox.
+    let configured = nvme::configure(spdk);
+    let rpc = || match start.rpc_socket.as_deref() {
+        Some(path) => rpc::open(spdk, path),
+        None => Ok(()),
+    };
+    let opened = configured
+        .and_then(|()| rpc())
         .and_then(|()| mailbox::open(spdk, start.mailbox_capacity, start.may_watch));
     match &opened {
         Ok(shared) => {

@@ -35,6 +35,7 @@ fn path(name: &str, at: SocketAddr) -> nvme::Options {
         hostnqn: Some(HOST.to_owned()),
         source: None,
         multipath: Multipath::Multipath,
+        first: false,
         header_digest: true,
         data_digest: true,
         num_io_queues: 1,

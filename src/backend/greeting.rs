@@ -109,6 +109,7 @@ mod tests {
             hostnqn: None,
             source: None,
             multipath: Multipath::Disabled,
+            first: false,
             header_digest: false,
             data_digest: true,
             num_io_queues: 0,

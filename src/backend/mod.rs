@@ -127,6 +127,7 @@ impl<V: Volume> Kind for Volumes<V> {
         mut change: Change<V>,
     ) -> Result<V, Error> {
         change.wanted.reconsider(&change.asked);
+        self.check_own(name, &change.old).await?;
         if let Some(info) = V::adjust(&self.spdk, name, &change).await? {
             let mut object = change.wanted;
             object.complete(&info);
@@ -143,20 +144,51 @@ impl<V: Volume> Kind for Volumes<V> {
         Ok(object)
     }
 
-    async fn delete(&self, _: &CallContext, name: &Name, _: &V) -> Result<(), Error> {
-        let name = name.id().to_owned();
+    async fn delete(&self, _: &CallContext, name: &Name, object: &V) -> Result<(), Error> {
+        let (name, uuid) = (name.id().to_owned(), parse_uuid(object.uuid()));
         let deleted = self
             .spdk
-            .call(move |spdk| async move { remove(spdk, &name).await });
+            .call(async move |spdk| match own(spdk, &name, uuid)? {
+                Own::Replaced => Ok(()),
+                _ => remove(spdk, &name).await,
+            });
         Ok(deleted.await??)
     }
 
-    async fn stats(&self, name: &Name, _: &V) -> Result<VolumeStats, Error> {
-        stats_of(&self.spdk, name.id().to_owned()).await
+    async fn stats(&self, name: &Name, object: &V) -> Result<VolumeStats, Error> {
+        let (id, uuid) = (name.id().to_owned(), parse_uuid(object.uuid()));
+        let stats = self
+            .spdk
+            .call(async move |spdk| match own(spdk, &id, uuid)? {
+                Own::There => bdev::stats(spdk, &id).await.map(Some),
+                _ => Ok(None),
+            });
+        match stats.await?? {
+            Some(stats) => Ok(volume_stats([stats])),
+            None => Err(volume_gone(name.id())),
+        }
     }
 }
 
 impl<V: Volume> Volumes<V> {
+    /// FAILED_PRECONDITION where somebody else's bdev has the volume's name: that is not ours to change.
+    async fn check_own(&self, name: &Name, object: &V) -> Result<(), Error> {
+        let (id, uuid) = (name.id().to_owned(), parse_uuid(object.uuid()));
+        let own = self
+            .spdk
+            .call(move |spdk| async move { own(spdk, &id, uuid) });
+        match own.await?? {
+            Own::Replaced => Err(Error::failed_precondition(
+                name.id(),
+                format!(
+                    "{name} has gone, and another bdev that was not made here has its name: delete \
+                     one of them"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the bdev of a volume again that has gone by itself.
     ///
     /// # Errors
@@ -171,6 +203,25 @@ impl<V: Volume> Volumes<V> {
         });
         Ok(made.await??)
     }
+}
+
+/// What has a volume's name.
+enum Own {
+    /// Its bdev.
+    There,
+    /// Nothing: it went by itself.
+    Gone,
+    /// Another bdev, that somebody has made by SPDK's own commands.
+    Replaced,
+}
+
+/// A volume is known by its UUID, which no other bdev has.
+fn own(spdk: Spdk, name: &str, uuid: Option<[u8; 16]>) -> Result<Own, spdk::Error> {
+    Ok(match bdev::lookup(spdk, name)? {
+        None => Own::Gone,
+        Some(found) if uuid.is_none_or(|uuid| uuid == found.uuid) => Own::There,
+        Some(_) => Own::Replaced,
+    })
 }
 
 async fn make(spdk: Spdk, recipe: &impl Recipe) -> Result<bdev::Info, spdk::Error> {

@@ -23,7 +23,7 @@ use crate::api::storage::{
 use crate::error::{Error, Violations};
 use crate::health::{Health, path_key};
 use crate::resource::volume_ref::remote_bdevs;
-use crate::resource::{CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Shared, Uses};
+use crate::resource::{CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Uses};
 
 /// errno(3), as SPDK's errors carry it.
 const ENXIO: i32 = 6;
@@ -37,7 +37,6 @@ const RDMA_DEVICES: &str = "/sys/class/infiniband";
 pub struct NvmePaths {
     spdk: Handle,
     controllers: Arc<Collection<NvmeRemoteControllers>>,
-    shared: Arc<Shared>,
     health: Arc<Health>,
 }
 
@@ -53,13 +52,11 @@ impl NvmePaths {
     pub fn new(
         spdk: Handle,
         controllers: Arc<Collection<NvmeRemoteControllers>>,
-        shared: Arc<Shared>,
         health: Arc<Health>,
     ) -> Self {
         Self {
             spdk,
             controllers,
-            shared,
             health,
         }
     }
@@ -104,6 +101,7 @@ impl NvmePaths {
                 NvmeMultipath::Failover => Multipath::Failover,
                 NvmeMultipath::Disable | NvmeMultipath::Unspecified => Multipath::Disabled,
             },
+            first: false,
             header_digest: tcp.hdgst,
             data_digest: tcp.ddgst,
             num_io_queues: u32::try_from(controller.io_queues_count).unwrap_or_default(),
@@ -127,14 +125,15 @@ impl NvmePaths {
         Ok(options)
     }
 
+    /// The controller that the path is of.
+    fn parent(&self, name: &Name) -> Name {
+        let id = name.parent_id().unwrap_or_default();
+        self.controllers.meta().name(None, id)
+    }
+
     /// Who uses a bdev of the controller that the path is of.
     fn user_of_bdevs(&self, name: &Name) -> Option<Name> {
-        let controller = self.controllers.meta().name(None, name.parent_id()?);
-        let paths = format!("{}/nvmePaths/", controller.key());
-        let users = self.shared.registry.users_of(&controller);
-        users
-            .into_iter()
-            .find(|user| !user.key().as_str().starts_with(&paths))
+        self.controllers.kind().user_of_bdevs(&self.parent(name))
     }
 
     fn in_use(name: &Name, user: Option<Name>) -> Error {
@@ -180,7 +179,9 @@ impl Kind for NvmePaths {
         wanted: NvmePath,
     ) -> Result<NvmePath, Error> {
         check_device(&wanted).await?;
-        let options = self.heard(call, name, &wanted).await?;
+        let mut options = self.heard(call, name, &wanted).await?;
+        let mut paths = self.controllers.kind().paths(&self.parent(name));
+        options.first = paths.all(|path| path == *name);
         let attached = self.spdk.call(async move |spdk| join(spdk, &options).await);
         attached.await?.map_err(at_fault)?;
         Ok(wanted)

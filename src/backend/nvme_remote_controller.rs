@@ -12,7 +12,7 @@ use crate::api::storage::{NvmeRemoteController, TcpController, VolumeStats};
 use crate::error::{Error, Violations};
 use crate::psk;
 use crate::resource::volume_ref::remote_bdevs;
-use crate::resource::{CallContext, Change, Collection, Kind, Name, Uses};
+use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Uses};
 
 /// NVMe base specification: queue counts and sizes are 16 bits, and a queue has two entries at least.
 const MAX_QUEUES: i64 = 65_535;
@@ -28,13 +28,33 @@ const LAST_WORD: Duration = Duration::from_millis(20);
 
 /// The kind.
 pub struct NvmeRemoteControllers {
-    pub(super) spdk: Handle,
+    spdk: Handle,
+    shared: Arc<Shared>,
 }
 
 impl NvmeRemoteControllers {
     /// Controllers that this SPDK attaches.
-    pub fn new(spdk: Handle) -> Self {
-        Self { spdk }
+    pub fn new(spdk: Handle, shared: Arc<Shared>) -> Self {
+        Self { spdk, shared }
+    }
+
+    /// Whether a controller has paths that were made here. One that SPDK has without them is another's.
+    pub(super) fn is_attached(&self, controller: &Name) -> bool {
+        self.paths(controller).next().is_some()
+    }
+
+    /// The paths of a controller, those that are being made too.
+    pub(super) fn paths(&self, controller: &Name) -> impl Iterator<Item = Name> + use<> {
+        let users = self.shared.registry.users_of(controller).into_iter();
+        let name = controller.key().clone();
+        users.filter(move |user| is_path(&name, user))
+    }
+
+    /// Who uses one of a controller's bdevs.
+    pub(super) fn user_of_bdevs(&self, controller: &Name) -> Option<Name> {
+        let users = self.shared.registry.users_of(controller).into_iter();
+        let mut others = users.filter(|user| !is_path(controller.key(), user));
+        others.next()
     }
 
     /// Disconnects and reconnects a controller, path by path; done at once where it has none.
@@ -50,13 +70,8 @@ impl NvmeRemoteControllers {
         if all.object(controller.key()).is_none() {
             return Err(Error::not_found(&controller));
         }
-        let id = controller.id().to_owned();
-        let spdk = &all.kind().spdk;
         // Where there is nothing to do there is nothing to wait for.
-        if spdk
-            .call(async move |spdk| nvme::paths(spdk, &id).is_err())
-            .await?
-        {
+        if !all.kind().is_attached(&controller) {
             return Ok(());
         }
         let give_up = call.answer_by();
@@ -98,6 +113,17 @@ impl Kind for NvmeRemoteControllers {
         name: &Name,
         wanted: NvmeRemoteController,
     ) -> Result<NvmeRemoteController, Error> {
+        let id = name.id().to_owned();
+        let is_there = async move |spdk| nvme::paths(spdk, &id).is_ok();
+        if self.spdk.call(is_there).await? {
+            return Err(Error::AlreadyExists {
+                name: name.id().to_owned(),
+                message: format!(
+                    "SPDK has a controller {:?} that was not made here: choose another ID",
+                    name.id()
+                ),
+            });
+        }
         self.exchange_key(name, Vec::new(), key_of(&wanted)).await?;
         Ok(wanted)
     }
@@ -125,6 +151,9 @@ impl Kind for NvmeRemoteControllers {
     }
 
     async fn stats(&self, name: &Name, _: &NvmeRemoteController) -> Result<VolumeStats, Error> {
+        if !self.is_attached(name) {
+            return Ok(VolumeStats::default());
+        }
         let id = name.id().to_owned();
         let all = self.spdk.call(async move |spdk| {
             let mut all = Vec::new();
@@ -166,6 +195,11 @@ impl NvmeRemoteControllers {
         });
         Ok(exchanged.await??)
     }
+}
+
+fn is_path(controller: &Key, user: &Name) -> bool {
+    let inside = user.key().as_str().strip_prefix(controller.as_str());
+    inside.is_some_and(|rest| rest.starts_with("/nvmePaths/"))
 }
 
 fn check(object: &NvmeRemoteController, violations: &mut Violations) {

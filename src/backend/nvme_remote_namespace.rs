@@ -74,12 +74,11 @@ impl NvmeRemoteNamespaces {
         if self.controllers.object(parent).is_none() {
             return Err(Error::not_found(parent));
         }
-        let id = parent
-            .as_str()
-            .rsplit('/')
-            .next()
-            .unwrap_or_default()
-            .to_owned();
+        let controller = self.controllers.meta().parse("parent", parent.as_str())?;
+        if !self.controllers.kind().is_attached(&controller) {
+            return Ok(Vec::new());
+        }
+        let id = controller.id().to_owned();
         let found = self.spdk.call(async move |spdk| namespaces(spdk, &id));
         let mut all: Vec<_> = (found.await??.into_iter())
             .map(|namespace| described(&self.meta, parent, &namespace))

@@ -7,7 +7,6 @@ use serde_json::{Map, Value as Json};
 
 use super::route::resolve;
 use super::template::Captures;
-use crate::error::Error;
 
 /// Full name of a mask's message.
 pub const KIND: &str = "google.protobuf.FieldMask";
@@ -42,8 +41,8 @@ pub fn complete(
     message: &mut DynamicMessage,
     body_field: &FieldDescriptor,
     captures: &Captures,
-    body: &[u8],
-) -> Result<(), Error> {
+    body: &Json,
+) {
     let fields = message
         .descriptor()
         .fields()
@@ -54,20 +53,18 @@ pub fn complete(
             _ => None,
         });
     let Some((field, kind)) = fields else {
-        return Ok(());
+        return;
     };
     let given = message.get_field(&field);
     let given = given
         .as_message()
         .is_some_and(|mask| mask.has_field_by_name("paths"));
-    if given || body.trim_ascii().is_empty() {
-        return Ok(());
-    }
-    let json: Json = serde_json::from_slice(body)
-        .map_err(|error| Error::invalid(body_field.name(), error.to_string()))?;
-    let (Kind::Message(inside), Json::Object(object)) = (body_field.kind(), &json) else {
-        return Ok(());
+    let (Kind::Message(inside), Json::Object(object)) = (body_field.kind(), body) else {
+        return;
     };
+    if given {
+        return;
+    }
     let mut paths = Vec::new();
     named(&inside, object, "", &mut paths);
     let by_path = |path: &String| {
@@ -76,11 +73,10 @@ pub fn complete(
     };
     paths.retain(|path| !by_path(path));
     message.set_field(&field, Value::Message(of(&kind, paths.into_iter())));
-    Ok(())
 }
 
-/// Paths of the fields that a JSON object names. A message is gone into, unless it is one of
-/// protobuf's own.
+/// Paths of the fields that a JSON object names. A message is gone into, unless it is empty, which
+/// means all of it, or one of protobuf's own.
 fn named(
     message: &MessageDescriptor,
     object: &Map<String, Json>,
@@ -97,7 +93,9 @@ fn named(
         let path = format!("{prefix}{}", field.name());
         match (field.kind(), value) {
             (Kind::Message(inside), Json::Object(object))
-                if !field.is_map() && inside.package_name() != "google.protobuf" =>
+                if !object.is_empty()
+                    && !field.is_map()
+                    && inside.package_name() != "google.protobuf" =>
             {
                 named(&inside, object, &format!("{path}."), paths);
             }

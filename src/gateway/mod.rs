@@ -11,6 +11,7 @@
 //! those of grpc-gateway; `GET /openapi.json` describes the whole.
 
 mod call;
+mod drain;
 mod mask;
 mod openapi;
 mod query;
@@ -46,6 +47,7 @@ use call::Services;
 use response::Failure;
 use route::{Body as InBody, Found, Table};
 
+pub use drain::drain;
 pub use server::{serve, tls};
 
 /// What the gateway takes at most.
@@ -109,14 +111,12 @@ where
 }
 
 async fn handle(State(gateway): State<Arc<Gateway>>, request: Request<Body>) -> Response<Body> {
-    let limit = match deadline(request.headers()) {
-        Ok(limit) => limit.map_or(gateway.limits.request, |l| l.min(gateway.limits.request)),
-        Err(error) => return response::respond(Err(error.into())),
+    let (head, mut body) = request.into_parts();
+    let answer = match deadline(&head.headers) {
+        Ok(asked) => gateway.answer_within(asked, &head, &mut body).await,
+        Err(error) => Err(error.into()),
     };
-    let answer = match tokio::time::timeout(limit, gateway.answer(request)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(Error::DeadlineExceeded(format!("no answer within {limit:?}")).into()),
-    };
+    drain(head.version, body).await;
     response::respond(answer)
 }
 
@@ -135,8 +135,21 @@ fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
 }
 
 impl Gateway {
-    async fn answer(&self, request: Request<Body>) -> Result<Json, Failure> {
-        let (head, body) = request.into_parts();
+    async fn answer_within(
+        &self,
+        asked: Option<Duration>,
+        head: &Parts,
+        body: &mut Body,
+    ) -> Result<Json, Failure> {
+        let limit = self.limits.request;
+        let limit = asked.map_or(limit, |asked| asked.min(limit));
+        match tokio::time::timeout(limit, self.answer(head, body)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::DeadlineExceeded(format!("no answer within {limit:?}")).into()),
+        }
+    }
+
+    async fn answer(&self, head: &Parts, body: &mut Body) -> Result<Json, Failure> {
         // The answer to a HEAD is that to a GET; the server leaves its body out.
         let method = match head.method {
             Method::HEAD => &Method::GET,
@@ -149,20 +162,20 @@ impl Gateway {
             }
             Found::Nothing => return Err(Error::not_found(head.uri.path()).into()),
         };
-        let query = query(&head);
+        let query = query(head);
         let [(rule, captures)] = rules.as_slice() else {
-            return shared::list(&self.services, &rules, &head, &query).await;
+            return shared::list(&self.services, &rules, head, &query).await;
         };
         let body = match rule.body {
             InBody::None => Bytes::new(),
             _ => self.read(body).await?,
         };
         let message = request::build(rule, captures, &query, &body)?;
-        let answer = call::unary(self.services.clone(), rule, &head, &message).await?;
+        let answer = call::unary(self.services.clone(), rule, head, &message).await?;
         Ok(response::json(&answer)?)
     }
 
-    async fn read(&self, body: Body) -> Result<Bytes, Failure> {
+    async fn read(&self, body: &mut Body) -> Result<Bytes, Failure> {
         let limit = self.limits.body;
         match Limited::new(body, limit).collect().await {
             Ok(body) => Ok(body.to_bytes()),

@@ -6,9 +6,26 @@ use std::collections::{BTreeMap, HashMap};
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
 use serde_json::{Map, Value as Json, json};
 
+use super::mask;
 use super::route::{Body, Route, Rule, Table};
 use super::schema::{Schemas, reference};
 use super::template::{Segment, Template};
+
+/// What holds for all calls.
+const GENERAL: &str = "HTTP/JSON over the gRPC services, as grpc-gateway has it. Names of fields and \
+    parameters are taken in lowerCamelCase and snake_case, 64-bit numbers as strings and numbers; \
+    answers have the first of each. A message that is not set is `null`. Fields and parameters that \
+    are not known are refused, and so are bodies over 4 MiB (413).\n\n\
+    The header `Grpc-Timeout` says how long the client waits, such as `500m` for 500 ms; 60 s at \
+    most. Where the server has TLS, it asks for a client's certificate.\n\n\
+    An error has the HTTP status of its gRPC code: 400 for INVALID_ARGUMENT, FAILED_PRECONDITION and \
+    OUT_OF_RANGE, 404 NOT_FOUND, 409 ALREADY_EXISTS and ABORTED, 429 RESOURCE_EXHAUSTED, 500 INTERNAL, \
+    501 UNIMPLEMENTED, 503 UNAVAILABLE, 504 DEADLINE_EXCEEDED; 405 for another method than those in \
+    the header Allow.";
+
+/// How a field mask is written.
+const MASK: &str = "\n\nPaths of fields between commas, such as `spec.hostnqn,spec.psk`, or `*` for \
+    all of them. Without it the fields that the body names are meant.";
 
 /// Describes a table of routes.
 pub fn describe(pool: &DescriptorPool, table: &Table) -> Json {
@@ -36,10 +53,10 @@ pub fn describe(pool: &DescriptorPool, table: &Table) -> Json {
         "openapi": "3.0.3",
         "info": {
             "title": "OPI storage and inventory",
-            "description": "HTTP/JSON over the gRPC services. Field names are taken in \
-                lowerCamelCase and snake_case, 64-bit numbers as strings and numbers.",
+            "description": GENERAL,
             "version": env!("CARGO_PKG_VERSION"),
         },
+        "servers": [{"url": "/"}],
         "tags": tags,
         "paths": paths,
         "components": {"schemas": writer.schemas.into_json()},
@@ -59,7 +76,13 @@ impl Writer {
         let mut parameters: Vec<Json> = names
             .iter()
             .map(|name| {
-                json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
+                json!({
+                    "name": name,
+                    "in": "path",
+                    "description": "An ID in the resource's name.",
+                    "required": true,
+                    "schema": {"type": "string"},
+                })
             })
             .collect();
         let mut known = Vec::new();
@@ -87,20 +110,17 @@ impl Writer {
             "tags": [rule.rpc.parent_service().name()],
             "parameters": parameters,
         });
-        let body = match &rule.body {
-            Body::None => None,
-            Body::All => Some(rule.rpc.input()),
-            Body::Field(field) => field.kind().as_message().cloned(),
-        };
-        if let Some(message) = body {
-            let schema = self.schemas.message(&message);
+        if let Some(schema) = self.body(rule) {
             operation["requestBody"] =
                 json!({"required": true, "content": {"application/json": {"schema": schema}}});
         }
         let outputs: Vec<_> = route.rules.iter().map(|rule| rule.rpc.output()).collect();
         let answer = match outputs.as_slice() {
             [one] => self.schemas.message(one),
-            several => self.schemas.together(several),
+            several => {
+                let fields = several.iter().flat_map(MessageDescriptor::fields);
+                self.schemas.object(fields)
+            }
         };
         operation["responses"] = json!({
             "200": {"description": "Done.", "content": {"application/json": {"schema": answer}}},
@@ -110,6 +130,26 @@ impl Writer {
             },
         });
         (path, operation)
+    }
+
+    /// The schema of what a rule takes as the body, unless the path says all.
+    fn body(&mut self, rule: &Rule) -> Option<Json> {
+        match &rule.body {
+            Body::None => None,
+            Body::All => {
+                let in_path: Vec<&str> = rule.template.fields().collect();
+                let all = rule.rpc.input();
+                let rest = all
+                    .fields()
+                    .filter(|field| !in_path.contains(&field.name()));
+                let rest: Vec<_> = rest.collect();
+                (!rest.is_empty()).then(|| self.schemas.object(rest))
+            }
+            Body::Field(field) => {
+                let message = field.kind().as_message()?.clone();
+                Some(self.schemas.message(&message))
+            }
+        }
     }
 
     /// The path in OpenAPI's form, and the names of its variables.
@@ -156,10 +196,19 @@ impl Writer {
                 continue;
             }
             let schema = self.schemas.of_kind(&field);
+            let file = field.parent_message().parent_file();
+            let mut words = self.schemas.words_of(&file, field.path());
+            if field
+                .kind()
+                .as_message()
+                .is_some_and(|m| m.full_name() == mask::KIND)
+            {
+                words.push_str(MASK);
+            }
             parameters.push(json!({
                 "name": field.json_name(),
                 "in": "query",
-                "description": self.schemas.words_of(&field.parent_message().parent_file(), field.path()),
+                "description": words,
                 "required": self.schemas.requires(&field),
                 "schema": schema,
             }));
@@ -265,7 +314,12 @@ mod tests {
         );
         let size = &schema["properties"]["blockSize"];
         assert_eq!(size["type"], "string");
-        assert!(size["description"].as_str().unwrap().ends_with("Required."));
+        assert!(
+            size["description"]
+                .as_str()
+                .unwrap()
+                .ends_with("Required, but not in updates.")
+        );
         assert_eq!(schema["properties"]["name"]["readOnly"], true);
     }
 

@@ -8,6 +8,8 @@ use prost_reflect::{
     Value,
 };
 
+use serde_json::Value as Json;
+
 use super::route::{Body, Rule, resolve};
 use super::template::Captures;
 use super::twice::Once;
@@ -28,16 +30,18 @@ pub fn build(
     for (name, text) in query {
         query::add(&mut message, rule, name, text)?;
     }
+    let mut json = Json::Null;
     // A body of nothing but white space is none.
-    let blank = body.trim_ascii().is_empty();
-    match &rule.body {
-        Body::None => {}
-        Body::All if blank => {}
-        Body::All => message = parse(&rule.rpc.input(), "", body)?,
-        Body::Field(field) => {
-            if let (false, Kind::Message(inside)) = (blank, field.kind()) {
-                let value = parse(&inside, field.name(), body)?;
-                message.set_field(field, Value::Message(value));
+    if !body.trim_ascii().is_empty() {
+        match &rule.body {
+            Body::None => {}
+            Body::All => (message, json) = parse(&rule.rpc.input(), "", body)?,
+            Body::Field(field) => {
+                if let Kind::Message(inside) = field.kind() {
+                    let value;
+                    (value, json) = parse(&inside, field.name(), body)?;
+                    message.set_field(field, Value::Message(value));
+                }
             }
         }
     }
@@ -45,23 +49,32 @@ pub fn build(
         set_string(&mut message, field, value)?;
     }
     if let Body::Field(field) = &rule.body {
-        mask::complete(&mut message, field, captures, body)?;
+        mask::complete(&mut message, field, captures, &json);
     }
     Ok(message)
 }
 
-/// Reads a message from JSON. Unknown fields are refused.
-fn parse(message: &MessageDescriptor, field: &str, json: &[u8]) -> Result<DynamicMessage, Error> {
+/// Reads a message from JSON, and the JSON as it is. Unknown fields are refused.
+fn parse(
+    message: &MessageDescriptor,
+    field: &str,
+    json: &[u8],
+) -> Result<(DynamicMessage, Json), Error> {
     let mut track = serde_path_to_error::Track::new();
     let mut input = serde_json::Deserializer::from_slice(json);
     let tracked = serde_path_to_error::Deserializer::new(&mut input, &mut track);
     let options = DeserializeOptions::new().deny_unknown_fields(true);
     let found = DynamicMessage::deserialize_with_options(message.clone(), tracked, &options)
         .and_then(|value| input.end().map(|()| value))
-        .and_then(|value| serde_json::from_slice::<Once>(json).map(|Once| value));
+        .and_then(|value| serde_json::from_slice(json).map(|Once(json)| (value, json)));
     found.map_err(|error| {
         let inside = track.path().to_string();
-        let place = match (field, inside.as_str()) {
+        // Where JSON breaks off there is no name for what would have come.
+        let inside = match inside.trim_end_matches(['.', '?']) {
+            "" => ".",
+            inside => inside,
+        };
+        let place = match (field, inside) {
             ("", ".") => "body",
             ("", inside) => inside,
             (field, ".") => field,
@@ -175,6 +188,9 @@ mod tests {
         paths.sort();
         assert_eq!(paths, ["spec.hostnqn", "spec.model_number"]);
         assert!(update_mask(path, "").is_empty());
+        assert!(update_mask(path, "{}").is_empty());
+        // An empty message means all of it, as in grpc-gateway.
+        assert_eq!(update_mask(path, r#"{"spec":{}}"#), ["spec"]);
         let with = |query: &str| update_mask(&format!("{path}?{query}"), body);
         assert_eq!(with("update_mask=*"), ["*"]);
         assert_eq!(
@@ -218,6 +234,7 @@ mod tests {
                 text.contains("line 1 column") || text.contains("expected"),
                 "{broken}: {text}"
             );
+            assert!(!text.contains(".?"), "{broken}: {text}");
         }
         let twice = create(r#"{"spec":{"model_number":"a","modelNumber":"b"}}"#);
         assert!(
@@ -237,8 +254,9 @@ mod tests {
         assert!(list("page_size=3000000000").contains("page_size"));
         assert!(list("page_size.x=1").contains("\"x\""));
         assert!(list("=1").contains("no field"));
-        let get = refused(Method::GET, "/v1/nullVolumes/a?name=b", "");
-        assert!(get.contains("path"), "{get}");
+        let get = request(Method::GET, "/v1/nullVolumes/a?name=b", "").unwrap();
+        let get: storage::GetNullVolumeRequest = get.transcode_to().unwrap();
+        assert_eq!(get.name, "nullVolumes/a", "the path has the last word");
         let create = refused(Method::POST, "/v1/nullVolumes?null_volume.uuid=b", "{}");
         assert!(create.contains("body"), "{create}");
         let delete = refused(Method::DELETE, "/v1/nullVolumes/a?allow_missing=yes", "");

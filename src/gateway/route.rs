@@ -99,16 +99,21 @@ impl Table {
             return Found::Nothing;
         };
         let mut others = Vec::new();
+        let mut shape = None;
         for route in &self.routes {
             let captures = |rule: &Rule| rule.template.captures(&path);
-            if captures(&route.rules[0]).is_none() {
+            let template = &route.rules[0].template;
+            if template.captures(&path).is_none() {
                 continue;
             }
             if route.method == *method {
                 let rules = route.rules.iter();
                 return Found::Route(rules.filter_map(|r| Some((r, captures(r)?))).collect());
             }
-            others.push(route.method.clone());
+            // A custom verb, which comes first, would do as the end of an ID too.
+            if *shape.get_or_insert_with(|| template.shape()) == template.shape() {
+                others.push(route.method.clone());
+            }
         }
         if others.is_empty() {
             Found::Nothing
@@ -355,6 +360,7 @@ mod tests {
             rpcs(Method::PUT, "/v1/nullVolumes"),
             ["not POST", "not GET"]
         );
+        assert_eq!(rpcs(Method::POST, "/v1/nullVolumes/a:stats"), ["not GET"]);
         assert!(rpcs(Method::GET, "/v1/nothing").is_empty());
         assert!(rpcs(Method::GET, "/v1/nullVolumes/").is_empty());
     }

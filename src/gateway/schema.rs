@@ -1,6 +1,6 @@
 //! OpenAPI schemas of messages, with the comments in `proto/` as their words.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use prost_reflect::{
     DescriptorPool, EnumDescriptor, ExtensionDescriptor, FieldDescriptor, FileDescriptor, Kind,
@@ -19,6 +19,8 @@ pub struct Schemas {
     words: HashMap<(String, Vec<i32>), String>,
     behaviour: Option<ExtensionDescriptor>,
     written: BTreeMap<String, Json>,
+    /// The schemas of what may be unset, and is `null` then: messages that are fields.
+    unset: BTreeSet<String>,
 }
 
 impl Schemas {
@@ -28,11 +30,18 @@ impl Schemas {
             words: words(pool),
             behaviour: pool.get_extension_by_name("google.api.field_behavior"),
             written: BTreeMap::from([("Error".to_owned(), error())]),
+            unset: BTreeSet::new(),
         }
     }
 
     /// All schemas, by name.
-    pub fn into_json(self) -> Json {
+    pub fn into_json(mut self) -> Json {
+        // OpenAPI 3.0 admits `null` only where a schema says so itself, beside its type.
+        for name in self.unset {
+            if let Some(schema) = self.written.get_mut(&name) {
+                schema["nullable"] = Json::from(true);
+            }
+        }
         self.written.into_iter().collect::<Map<_, _>>().into()
     }
 
@@ -60,7 +69,7 @@ impl Schemas {
         if !self.written.contains_key(&name) {
             // Holds the place, or a message that contains itself would be written for ever.
             self.written.insert(name.clone(), Json::Null);
-            let mut schema = self.together(std::slice::from_ref(message));
+            let mut schema = self.object(message.fields());
             let words = self.words_of(&message.parent_file(), message.path());
             schema["description"] = Json::from(words);
             self.written.insert(name.clone(), schema);
@@ -68,11 +77,11 @@ impl Schemas {
         reference(&name)
     }
 
-    /// The schema of an object with the fields of several messages: not all of their schemas at
-    /// once, since each of them excludes what it does not know.
-    pub fn together(&mut self, messages: &[MessageDescriptor]) -> Json {
+    /// The schema of an object with these fields, also of several messages: not all of their schemas
+    /// at once, since each of them excludes what it does not know.
+    pub fn object(&mut self, fields: impl IntoIterator<Item = FieldDescriptor>) -> Json {
         let mut properties = Map::new();
-        for field in messages.iter().flat_map(MessageDescriptor::fields) {
+        for field in fields {
             properties.insert(field.json_name().to_owned(), self.property(&field));
         }
         json!({"type": "object", "properties": properties, "additionalProperties": false})
@@ -81,18 +90,21 @@ impl Schemas {
     fn property(&mut self, field: &FieldDescriptor) -> Json {
         let mut words = self.words_of(&field.parent_message().parent_file(), field.path());
         if self.requires(field) {
-            words.push_str("\n\nRequired.");
+            words.push_str("\n\nRequired, but not in updates.");
         }
         let mut schema = self.of_kind(field);
-        if schema.get("$ref").is_some() {
+        let may_be_unset = field.kind().as_message().is_some() && !field.is_list();
+        if let Some(to) = schema.get("$ref").and_then(Json::as_str) {
+            let name = to.strip_prefix(SCHEMAS).map(str::to_owned);
+            self.unset.extend(name.filter(|_| may_be_unset));
+            // What stands beside a reference counts for nothing.
             schema = json!({"allOf": [schema]});
+        } else if may_be_unset {
+            schema["nullable"] = Json::from(true);
         }
         schema["description"] = Json::from(words);
         if self.behaves(field, OUTPUT_ONLY) || self.behaves(field, IDENTIFIER) {
             schema["readOnly"] = Json::from(true);
-        }
-        if field.kind().as_message().is_some() && !field.is_list() {
-            schema["nullable"] = Json::from(true);
         }
         schema
     }
@@ -148,9 +160,12 @@ impl Schemas {
     }
 }
 
+/// Where the schemas are.
+const SCHEMAS: &str = "#/components/schemas/";
+
 /// A reference to a schema by its name.
 pub fn reference(name: &str) -> Json {
-    json!({"$ref": format!("#/components/schemas/{name}")})
+    json!({"$ref": format!("{SCHEMAS}{name}")})
 }
 
 fn schema_name(full: &str, package: &str) -> String {

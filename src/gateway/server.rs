@@ -113,12 +113,21 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
-    let stream = Bounded::new(stream, PATIENCE, silence);
     let Some(tls) = tls else {
+        let stream = Bounded::new(stream, PATIENCE, silence);
         return requests(stream, builder, router, info, watcher).await;
     };
     match timeout(PATIENCE, tls.accept(stream)).await {
-        Ok(Ok(stream)) => requests(stream, builder, router, info, watcher).await,
+        Ok(Ok(stream)) => {
+            requests(
+                Bounded::new(stream, PATIENCE, silence),
+                builder,
+                router,
+                info,
+                watcher,
+            )
+            .await
+        }
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => tracing::debug!("TLS handshake took too long"),
     }

@@ -166,22 +166,12 @@ fn segment(text: &str) -> Segment {
     }
 }
 
-/// The segments of a request's path, percent-decoded. `%2F` stays: it is no border of segments.
-/// `None` if it does not begin with a slash or is not UTF-8.
+/// The segments of a request's path, percent-decoded before it is cut: `nullVolumes%2Fa` is two of them,
+/// so a client may encode a whole name. `None` if it does not begin with a slash or is not UTF-8.
 pub fn split(path: &str) -> Option<Vec<String>> {
-    path.strip_prefix('/')?.split('/').map(decode).collect()
-}
-
-fn decode(segment: &str) -> Option<String> {
-    let mut decoded = String::with_capacity(segment.len());
-    let mut from = 0;
-    for (at, slash) in segment.to_ascii_lowercase().match_indices("%2f") {
-        decoded += &percent_decode_str(&segment[from..at]).decode_utf8().ok()?;
-        from = at + slash.len();
-        decoded += &segment[at..from];
-    }
-    decoded += &percent_decode_str(&segment[from..]).decode_utf8().ok()?;
-    Some(decoded)
+    let path = path.strip_prefix('/')?;
+    let path = percent_decode_str(path).decode_utf8().ok()?;
+    Some(path.split('/').map(str::to_owned).collect())
 }
 
 #[cfg(test)]
@@ -263,10 +253,10 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_decoded_and_an_encoded_slash_stays() {
+    fn paths_are_decoded_and_an_encoded_slash_is_one() {
         assert_eq!(split("/v1/a%20b%C3%A9").unwrap(), ["v1", "a bé"]);
-        assert_eq!(split("/v1/a%2Fb%2fc").unwrap(), ["v1", "a%2Fb%2fc"]);
-        assert_eq!(split("/v1/%41%2F%42").unwrap(), ["v1", "A%2FB"]);
+        assert_eq!(split("/v1/a%2Fb%2fc").unwrap(), ["v1", "a", "b", "c"]);
+        assert_eq!(split("/v1/%41%2F%42").unwrap(), ["v1", "A", "B"]);
         assert_eq!(split("/%ff"), None);
         assert_eq!(split("*"), None);
         assert_eq!(split("/é%2").unwrap(), ["é%2"]);

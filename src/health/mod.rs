@@ -20,7 +20,7 @@ use parking_lot::RwLock;
 use spdk::CallError;
 use tokio::time::MissedTickBehavior;
 
-use crate::resource::{Key, Name, Registry};
+use crate::resource::{Key, Name, Registry, Shared};
 
 pub(crate) use exports::{Exported, Exports};
 pub(crate) use files::Files;
@@ -76,13 +76,13 @@ pub(crate) trait Look: Send + 'static {
     fn look(&mut self) -> impl Future<Output = Result<(), CallError>> + Send;
 }
 
-/// Looks again and again, until SPDK takes no more calls.
-pub(crate) async fn look_after(mut what: impl Look) {
+/// Looks again and again, until the server stops: what goes then is no news.
+pub(crate) async fn look_after(mut what: impl Look, shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if what.look().await == Err(CallError::Stopped) {
+        if shared.is_stopping() || what.look().await == Err(CallError::Stopped) {
             return;
         }
     }

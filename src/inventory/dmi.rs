@@ -106,11 +106,22 @@ pub fn installed_memory(table: &[u8]) -> Option<u64> {
         .reduce(u64::saturating_add)
 }
 
+/// Memory types (DSP0134, 7.18.2) of devices that are no memory of the system: video memory, ROM and flash,
+/// and views of persistent memory whose modules have devices of their own.
+const OTHER_MEMORY: [u8; 7] = [0x05, 0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x1f];
+
 const MEMORY_DEVICE: u8 = 17;
 const END_OF_TABLE: u8 = 127;
 
-/// Size of a memory device, in bytes (DSP0134, 7.18). `None` for an empty slot or an unknown size.
+/// Size of a memory device, in bytes (DSP0134, 7.18). `None` for an empty slot, an unknown size, and what
+/// is no memory of the system.
 fn memory_device(structure: &[u8]) -> Option<u64> {
+    if structure
+        .get(0x12)
+        .is_some_and(|kind| OTHER_MEMORY.contains(kind))
+    {
+        return None;
+    }
     let size = u16::from_le_bytes(structure.get(0x0c..0x0e)?.try_into().ok()?);
     match size {
         0 | 0xffff => None,
@@ -169,6 +180,11 @@ mod tests {
         table.extend(device(0x8000 | 512, 0)); // 512 KiB
         table.extend(device(0, 0)); // empty slot
         table.extend(device(0xffff, 0)); // unknown
+        for other in OTHER_MEMORY {
+            let mut device = device(4096, 0);
+            device[0x12] = other;
+            table.extend(device);
+        }
         table.extend(END);
         table.extend(device(1024, 0)); // behind the end
         assert_eq!(

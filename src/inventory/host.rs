@@ -58,7 +58,7 @@ pub fn memory(roots: &Roots) -> MemoryInfo {
 
 /// Bytes of the memory blocks that sysfs lists.
 fn memory_blocks(folder: &Path) -> Option<u64> {
-    let size = u64::from(hex(&folder.join("block_size_bytes"))?);
+    let size = hex(&folder.join("block_size_bytes"))?;
     let number = |name: &str| name.strip_prefix("memory")?.parse::<u32>().ok();
     let count = entries(folder)
         .iter()
@@ -110,6 +110,9 @@ mod tests {
         let found = memory(&machine.roots);
         assert_eq!(found.total_physical_bytes, 256 << 20);
         assert_eq!(found.total_usable_bytes, 262_000 * 1024);
+        // As machines with much memory have them: 4 GiB.
+        machine.file("sys/devices/system/memory/block_size_bytes", "100000000\n");
+        assert_eq!(memory(&machine.roots).total_physical_bytes, 8 << 30);
     }
 
     #[test]

@@ -7,14 +7,18 @@
 mod dmi;
 mod host;
 mod pci;
+mod pci_ids;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
 use crate::api::inventory::inventory_service_server;
 use crate::api::inventory::{GetInventoryRequest, Inventory};
+use pci_ids::Names;
 
 /// Where a machine tells of itself.
 #[derive(Debug, Clone)]
@@ -23,8 +27,9 @@ pub struct Roots {
     pub sys: PathBuf,
     /// Mount point of procfs.
     pub proc: PathBuf,
-    /// List of PCI vendors, devices and classes. Without it numbers stand for names.
-    pub pci_ids: PathBuf,
+    /// Where the list of PCI vendors, devices and classes may be; the first that is there counts.
+    /// Without it numbers stand for names.
+    pub pci_ids: Vec<PathBuf>,
 }
 
 impl Default for Roots {
@@ -32,13 +37,15 @@ impl Default for Roots {
         Roots {
             sys: "/sys".into(),
             proc: "/proc".into(),
-            pci_ids: "/usr/share/misc/pci.ids".into(),
+            pci_ids: ["hwdata", "misc"]
+                .map(|place| format!("/usr/share/{place}/pci.ids").into())
+                .into(),
         }
     }
 }
 
 /// Reads the inventory. It reads files, so it belongs on a thread that may block.
-pub fn read(roots: &Roots) -> Inventory {
+fn read(roots: &Roots, names: &mut Names) -> Inventory {
     let id = roots.sys.join("class/dmi/id");
     Inventory {
         bios: Some(dmi::bios(&id)),
@@ -47,7 +54,7 @@ pub fn read(roots: &Roots) -> Inventory {
         chassis: Some(dmi::chassis(&id)),
         processor: Some(host::processor(roots)),
         memory: Some(host::memory(roots)),
-        pci: pci::devices(roots),
+        pci: pci::devices(roots, names),
     }
 }
 
@@ -56,12 +63,17 @@ pub fn read(roots: &Roots) -> Inventory {
 #[derive(Debug, Clone, Default)]
 pub struct InventoryService {
     roots: Roots,
+    /// Held by the one call that reads: many at once would take the threads that others wait for.
+    names: Arc<Mutex<Names>>,
 }
 
 impl InventoryService {
     /// A service that tells what is found under `roots`.
     pub fn new(roots: Roots) -> Self {
-        InventoryService { roots }
+        InventoryService {
+            roots,
+            names: Arc::default(),
+        }
     }
 }
 
@@ -72,7 +84,9 @@ impl inventory_service_server::InventoryService for InventoryService {
         _: Request<GetInventoryRequest>,
     ) -> Result<Response<Inventory>, Status> {
         let roots = self.roots.clone();
-        let inventory = tokio::task::spawn_blocking(move || read(&roots))
+        // A call that is given up while it waits is not read for; one that reads keeps its turn.
+        let mut names = Arc::clone(&self.names).lock_owned().await;
+        let inventory = tokio::task::spawn_blocking(move || read(&roots, &mut names))
             .await
             .map_err(|error| Status::internal(format!("reading the inventory failed: {error}")))?;
         Ok(Response::new(inventory))
@@ -88,9 +102,9 @@ fn text(path: &Path) -> String {
 }
 
 /// Hexadecimal number in a file, with or without `0x`.
-fn hex(path: &Path) -> Option<u32> {
+fn hex(path: &Path) -> Option<u64> {
     let text = text(path);
-    u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()
+    u64::from_str_radix(text.trim_start_matches("0x"), 16).ok()
 }
 
 /// Names of the entries of a directory, ordered; none if it cannot be read.
@@ -109,47 +123,45 @@ fn entries(path: &Path) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::api::inventory as api;
-    use std::sync::atomic::{AtomicU32, Ordering};
 
     /// A machine made of files in a directory of its own, which goes when it is dropped.
     pub(super) struct Machine {
         pub roots: Roots,
-        dir: PathBuf,
+        dir: tempfile::TempDir,
     }
 
     impl Machine {
         pub fn new() -> Self {
-            static NEXT: AtomicU32 = AtomicU32::new(0);
-            let (pid, n) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-            let dir = std::env::temp_dir().join(format!("opi-inventory-{pid}-{n}"));
+            let dir = tempfile::tempdir().unwrap();
             let roots = Roots {
-                sys: dir.join("sys"),
-                proc: dir.join("proc"),
-                pci_ids: dir.join("pci.ids"),
+                sys: dir.path().join("sys"),
+                proc: dir.path().join("proc"),
+                pci_ids: vec![dir.path().join("pci.ids")],
             };
-            fs::create_dir_all(&dir).unwrap();
             Machine { roots, dir }
         }
 
+        pub fn path(&self, path: &str) -> PathBuf {
+            self.dir.path().join(path)
+        }
+
         pub fn file(&self, path: &str, content: impl AsRef<[u8]>) -> &Self {
-            let path = self.dir.join(path);
+            let path = self.path(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
             self
         }
 
         pub fn link(&self, path: &str, to: &str) -> &Self {
-            let path = self.dir.join(path);
+            let path = self.path(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::os::unix::fs::symlink(to, path).unwrap();
             self
         }
     }
 
-    impl Drop for Machine {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.dir);
-        }
+    fn read(roots: &Roots) -> Inventory {
+        super::read(roots, &mut Names::default())
     }
 
     #[test]

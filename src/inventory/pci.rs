@@ -1,38 +1,21 @@
 //! PCI devices from sysfs, with names from the list `pci.ids`.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use super::pci_ids::{Key, Names};
 use super::{Roots, entries, hex, text};
 use crate::api::inventory::PcIeDeviceInfo;
 
 /// The machine's PCI devices, ordered by address.
-pub fn devices(roots: &Roots) -> Vec<PcIeDeviceInfo> {
+pub fn devices(roots: &Roots, names: &mut Names) -> Vec<PcIeDeviceInfo> {
     let folder = roots.sys.join("bus/pci/devices");
     let found: Vec<Device> = entries(&folder)
         .into_iter()
         .map(|address| Device::read(&folder.join(&address), address))
         .collect();
-    if found.is_empty() {
-        return Vec::new();
-    }
-    let list = fs::read(&roots.pci_ids).unwrap_or_default();
-    let names = Names::find(&String::from_utf8_lossy(&list), &found);
-    found.iter().map(|device| device.info(&names)).collect()
-}
-
-/// What `pci.ids` has a name for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Key {
-    Vendor(u32),
-    /// Vendor and device.
-    Device(u32, u32),
-    /// Vendor and device, then vendor and device of the subsystem.
-    Subsystem(u32, u32, u32, u32),
-    Class(u32),
-    /// Class and subclass.
-    Subclass(u32, u32),
+    names.learn(&roots.pci_ids, found.iter().flat_map(Device::keys));
+    found.iter().map(|device| device.info(names)).collect()
 }
 
 /// One device as sysfs shows it. A number that cannot be read is absent.
@@ -49,7 +32,7 @@ struct Device {
 impl Device {
     fn read(folder: &Path, address: String) -> Device {
         let driver = fs::read_link(folder.join("driver")).unwrap_or_default();
-        let number = |name: &str| hex(&folder.join(name));
+        let number = |name: &str| u32::try_from(hex(&folder.join(name))?).ok();
         Device {
             address,
             driver: driver
@@ -93,11 +76,27 @@ impl Device {
             self.vendor_key(),
             self.device_key(),
             self.subsystem_key(),
+            self.subsystem.map(|(vendor, _)| Key::Vendor(vendor)),
             self.class_key(),
             self.subclass_key(),
         ]
         .into_iter()
         .flatten()
+    }
+
+    /// The list's name for the subsystem; else the device's, if it has the same numbers (as lspci does
+    /// it), or its vendor's with its number.
+    fn subsystem_name(&self, names: &Names) -> String {
+        let Some((vendor, device)) = self.subsystem else {
+            return String::new();
+        };
+        if let Some(name) = self.subsystem_key().and_then(|key| names.known(key)) {
+            return name.to_owned();
+        }
+        if (self.vendor, self.device) == (Some(vendor), Some(device)) {
+            return names.of(self.device_key());
+        }
+        format!("{} 0x{device:04x}", names.of(Some(Key::Vendor(vendor))))
     }
 
     fn info(&self, names: &Names) -> PcIeDeviceInfo {
@@ -107,93 +106,11 @@ impl Device {
             vendor: names.of(self.vendor_key()),
             product: names.of(self.device_key()),
             revision: self.revision.clone(),
-            subsystem: names.of(self.subsystem_key()),
+            subsystem: self.subsystem_name(names),
             class: names.of(self.class_key()),
             subclass: names.of(self.subclass_key()),
         }
     }
-}
-
-/// The names of what a machine has.
-struct Names(HashMap<Key, Option<String>>);
-
-impl Names {
-    /// Reads the list once and keeps what the devices need.
-    ///
-    /// A line is a vendor, indented by a tab a device of it, by two a subsystem of that; or `C` and
-    /// a class, indented by a tab a subclass of it.
-    fn find(list: &str, devices: &[Device]) -> Names {
-        let mut names: HashMap<Key, Option<String>> = devices
-            .iter()
-            .flat_map(Device::keys)
-            .map(|key| (key, None))
-            .collect();
-        let mut outer = None;
-        let mut device = None;
-        for line in list.lines() {
-            let rest = line.trim_start_matches('\t');
-            let depth = line.len() - rest.len();
-            let parsed = match (depth, outer, device) {
-                (0, ..) => {
-                    device = None;
-                    let parsed = top(rest);
-                    outer = parsed.map(|(key, _)| key);
-                    parsed
-                }
-                (1, Some(Key::Vendor(vendor)), _) => {
-                    let parsed = number(rest);
-                    device = parsed.map(|(device, _)| device);
-                    parsed.map(|(device, name)| (Key::Device(vendor, device), name))
-                }
-                (1, Some(Key::Class(class)), _) => {
-                    number(rest).map(|(subclass, name)| (Key::Subclass(class, subclass), name))
-                }
-                (2, Some(Key::Vendor(vendor)), Some(device)) => {
-                    number(rest).and_then(|(a, rest)| {
-                        let (b, name) = number(rest)?;
-                        Some((Key::Subsystem(vendor, device, a, b), name))
-                    })
-                }
-                _ => None,
-            };
-            if let Some((key, name)) = parsed
-                && let Some(slot) = names.get_mut(&key)
-            {
-                *slot = Some(name.to_owned());
-            }
-        }
-        Names(names)
-    }
-
-    /// The name; where the list has none, the number.
-    fn of(&self, key: Option<Key>) -> String {
-        let Some(key) = key else {
-            return String::new();
-        };
-        if let Some(Some(name)) = self.0.get(&key) {
-            return name.clone();
-        }
-        match key {
-            Key::Vendor(id) | Key::Device(_, id) => format!("0x{id:04x}"),
-            Key::Subsystem(_, _, vendor, device) => format!("0x{vendor:04x}:0x{device:04x}"),
-            Key::Class(id) | Key::Subclass(_, id) => format!("0x{id:02x}"),
-        }
-    }
-}
-
-/// A line without indent: a vendor or a class.
-fn top(line: &str) -> Option<(Key, &str)> {
-    match line.strip_prefix("C ") {
-        Some(class) => number(class).map(|(id, name)| (Key::Class(id), name)),
-        None => number(line).map(|(id, name)| (Key::Vendor(id), name)),
-    }
-}
-
-/// A hexadecimal number and what follows it.
-fn number(line: &str) -> Option<(u32, &str)> {
-    let (digits, rest) = line.split_once(' ')?;
-    let id = u32::from_str_radix(digits, 16).ok()?;
-    Some((id, rest.trim()))
 }
 
 #[cfg(test)]
@@ -247,7 +164,7 @@ mod tests {
     fn names_come_from_the_list_and_numbers_stand_where_it_has_none() {
         let machine = machine();
         machine.file("pci.ids", LIST);
-        let found = devices(&machine.roots);
+        let found = devices(&machine.roots, &mut Names::default());
         assert_eq!(
             found,
             [
@@ -275,10 +192,26 @@ mod tests {
     }
 
     #[test]
+    fn a_subsystem_without_a_name_has_its_devices_or_its_vendors() {
+        let machine = machine();
+        machine.file("pci.ids", LIST);
+        let folder = "sys/bus/pci/devices/0000:01:00.0";
+        let named = |vendor: &str, device: &str| {
+            machine.file(&format!("{folder}/subsystem_vendor"), vendor);
+            machine.file(&format!("{folder}/subsystem_device"), device);
+            let found = devices(&machine.roots, &mut Names::default());
+            found[1].subsystem.clone()
+        };
+        assert_eq!(named("0x1af4", "0x1042"), "Disk One");
+        assert_eq!(named("0x1b36", "0x1042"), "Second Maker 0x1042");
+        assert_eq!(named("0x1b37", "0x0001"), "0x1b37 0x0001");
+    }
+
+    #[test]
     fn without_the_list_numbers_stand() {
-        let found = devices(&machine().roots);
+        let found = devices(&machine().roots, &mut Names::default());
         assert_eq!(found[1].vendor, "0x1af4");
-        assert_eq!(found[1].subsystem, "0x1af4:0x1100");
+        assert_eq!(found[1].subsystem, "0x1af4 0x1100");
         assert_eq!(found[1].class, "0x01");
     }
 
@@ -286,7 +219,7 @@ mod tests {
     fn a_device_that_tells_nothing_has_its_address() {
         let machine = Machine::new();
         machine.file("sys/bus/pci/devices/0000:00:00.0/vendor", "what");
-        let found = devices(&machine.roots);
+        let found = devices(&machine.roots, &mut Names::default());
         let want = PcIeDeviceInfo {
             address: "0000:00:00.0".into(),
             ..Default::default()

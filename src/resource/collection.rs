@@ -236,7 +236,7 @@ impl<K: Kind> Collection<K> {
         let uses = self.uses(name, &wanted);
         let _held = self.shared.locks.acquire(uses.changed(), uses.used()).await;
         if let Some(record) = self.record(name) {
-            if record.wanted == wanted {
+            if self.same(name, &record, &wanted).is_ok() {
                 self.kind.renew(call, name, &record.object).await?;
             }
             return Ok(Made::Existing(record));
@@ -361,18 +361,25 @@ impl<K: Kind> Collection<K> {
         result.map_err(|error| error.under(self.meta.field()))
     }
 
+    /// What a repeated create is answered: the object, if each field is as it was asked for, or as it is.
     fn same(
         &self,
         name: &Name,
         record: &Record<K::Object>,
         wanted: &K::Object,
     ) -> Result<K::Object, Error> {
+        let is = || self.answer(name, record.object.clone());
         if record.wanted == *wanted {
-            return Ok(self.answer(name, record.object.clone()));
+            return Ok(is());
         }
-        let (old, new) = (&record.wanted, wanted);
-        let (old, new) = (old.transcode_to_dynamic(), new.transcode_to_dynamic());
-        let differing = Changes::between(self.meta.rules(), &old, &new);
+        let (asked, new) = (
+            record.wanted.transcode_to_dynamic(),
+            wanted.transcode_to_dynamic(),
+        );
+        let differing = self.differing(record, &asked, &new);
+        if differing.is_empty() {
+            return Ok(is());
+        }
         Err(Error::AlreadyExists {
             name: name.to_string(),
             message: format!(
@@ -380,6 +387,18 @@ impl<K: Kind> Collection<K> {
                 differing.paths().join(", ")
             ),
         })
+    }
+
+    /// What is asked for anew of an object, given what was asked for before, and is not so already.
+    pub(super) fn differing(
+        &self,
+        record: &Record<K::Object>,
+        before: &DynamicMessage,
+        asked: &DynamicMessage,
+    ) -> Changes {
+        let rules = self.meta.rules();
+        let is = record.object.transcode_to_dynamic();
+        Changes::between(rules, before, asked).and(&Changes::between(rules, &is, asked))
     }
 }
 

@@ -74,10 +74,15 @@ impl Shared {
         }
     }
 
+    /// Whether changes are refused by now.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
     async fn begin(&self) -> Result<OwnedSemaphorePermit, Error> {
         let permit = Arc::clone(&self.changes).acquire_owned().await.ok();
         permit
-            .filter(|_| !self.stopping.load(Ordering::Acquire))
+            .filter(|_| !self.is_stopping())
             .ok_or_else(|| Error::Unavailable("the server is stopping and takes no changes".into()))
     }
 }

@@ -7,7 +7,7 @@ use prost_reflect::{DynamicMessage, ReflectMessage};
 
 use super::collection::{Collection, Made, typed};
 use super::request::{CallContext, Update};
-use super::{Change, Changes, Kind, Name, Object, id};
+use super::{Change, Kind, Name, Object, id};
 use crate::error::Error;
 use crate::resource::mask::Mask;
 
@@ -68,12 +68,14 @@ impl<K: Kind> Collection<K> {
             let wanted: K::Object = typed(&asked)?;
             self.check(&asked, &wanted)?;
 
-            // What is asked for anew and is not so already.
+            let fields = self.differing(&record, &asked_before, &asked);
             let mut target = record.object.transcode_to_dynamic();
-            let fields = Changes::between(rules, &asked_before, &asked)
-                .and(&Changes::between(rules, &target, &asked));
             fields.apply(rules, &mut target, &asked);
             let target: K::Object = typed(&target)?;
+            // What the server chose, and the client only repeats, stays the server's choice.
+            let mut recorded = asked_before;
+            fields.apply(rules, &mut recorded, &asked);
+            let recorded: K::Object = typed(&recorded)?;
 
             let before = self.uses(name, &record.object);
             let after = self.uses(name, &target);
@@ -84,17 +86,13 @@ impl<K: Kind> Collection<K> {
                 continue;
             }
             if fields.is_empty() {
-                let object = record.object.clone();
-                if record.wanted != wanted {
-                    self.put(name, wanted, object.clone());
-                }
-                return Ok(self.answer(name, object));
+                return Ok(self.answer(name, record.object.clone()));
             }
             let reserved = self.shared.registry.reserve(name, &after)?;
             let change = Change {
                 old: record.object.clone(),
                 wanted: target,
-                asked: wanted.clone(),
+                asked: wanted,
                 fields,
                 users: self.shared.registry.users_of(name),
             };
@@ -102,7 +100,7 @@ impl<K: Kind> Collection<K> {
             let mut object = updated.map_err(|error| error.under(self.meta.field()))?;
             object.set_name(name.to_string());
             reserved.settle(self.uses(name, &object));
-            self.put(name, wanted, object.clone());
+            self.put(name, recorded, object.clone());
             return Ok(self.answer(name, object));
         }
     }

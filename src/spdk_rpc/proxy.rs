@@ -2,6 +2,7 @@
 //! does it: one request object in, SPDK's answer out (200, also when it is an error), 204 for a
 //! notification.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, Request, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use axum::routing::post;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -18,10 +19,13 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use super::{Credentials, socket};
-use crate::gateway::Limits;
+use crate::gateway::{Limits, drain};
 
 /// Connections to SPDK at a time. It takes 64; the rest is for those who connect to the socket.
 const CALLS: usize = 16;
+
+/// How long a call waits for another to end.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes of a request: what SPDK's server can hold.
 const REQUEST_MAX: usize = 32 << 10;
@@ -64,6 +68,10 @@ impl Refusal {
             message,
         }
     }
+
+    fn bad_request(code: i32, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
 }
 
 /// A router that forwards requests with these credentials to SPDK's `socket`.
@@ -81,71 +89,61 @@ pub fn router(credentials: Credentials, socket: PathBuf, limits: Limits) -> Rout
 
 async fn handle(State(proxy): State<Arc<Proxy>>, request: Request<Body>) -> Response<Body> {
     let limit = proxy.limits.request;
-    let answer = tokio::time::timeout(limit, proxy.answer(request)).await;
+    let (head, mut body) = request.into_parts();
+    let answer = tokio::time::timeout(limit, proxy.answer(&head.headers, &mut body)).await;
     let answer = answer.unwrap_or_else(|_| {
         let message = format!("no answer within {limit:?}");
-        Err(Refusal::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            INTERNAL_ERROR,
-            message,
-        ))
+        let http = StatusCode::GATEWAY_TIMEOUT;
+        Err(Refusal::new(http, INTERNAL_ERROR, message))
     });
+    drain(head.version, body).await;
     respond(answer)
 }
 
 impl Proxy {
-    async fn answer(&self, request: Request<Body>) -> Result<Vec<u8>, Refusal> {
-        let (head, body) = request.into_parts();
-        if !self.credentials.are_in(&head.headers) {
+    async fn answer(&self, headers: &HeaderMap, body: &mut Body) -> Result<Vec<u8>, Refusal> {
+        if !self.credentials.are_in(headers) {
             let message = "the user and the password are needed";
-            return Err(Refusal::new(
-                StatusCode::UNAUTHORIZED,
-                INVALID_REQUEST,
-                message,
-            ));
+            let http = StatusCode::UNAUTHORIZED;
+            return Err(Refusal::new(http, INVALID_REQUEST, message));
         }
         let body = self.read(body).await?;
-        let request: Value = serde_json::from_slice(&body).map_err(|error| {
-            Refusal::new(StatusCode::BAD_REQUEST, PARSE_ERROR, error.to_string())
-        })?;
+        let request: Value = serde_json::from_slice(&body)
+            .map_err(|error| Refusal::bad_request(PARSE_ERROR, error.to_string()))?;
         let Value::Object(request) = request else {
             let message = "a request is one JSON object";
-            return Err(Refusal::new(
-                StatusCode::BAD_REQUEST,
-                INVALID_REQUEST,
-                message,
-            ));
+            return Err(Refusal::bad_request(INVALID_REQUEST, message));
         };
         self.forward(&request, &body).await
     }
 
-    async fn read(&self, body: Body) -> Result<Bytes, Refusal> {
+    async fn read(&self, body: &mut Body) -> Result<Bytes, Refusal> {
         let limit = self.limits.body;
         match Limited::new(body, limit).collect().await {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => {
                 let message = format!("a request has {limit} bytes at most");
-                Err(Refusal::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    INVALID_REQUEST,
-                    message,
-                ))
+                let http = StatusCode::PAYLOAD_TOO_LARGE;
+                Err(Refusal::new(http, INVALID_REQUEST, message))
             }
             Err(error) => {
                 let message = format!("the body cannot be read: {error}");
-                Err(Refusal::new(
-                    StatusCode::BAD_REQUEST,
-                    INVALID_REQUEST,
-                    message,
-                ))
+                Err(Refusal::bad_request(INVALID_REQUEST, message))
             }
         }
     }
 
     async fn forward(&self, request: &Map<String, Value>, body: &[u8]) -> Result<Vec<u8>, Refusal> {
-        // Never closed, so a place always comes.
-        let _place = self.places.acquire().await;
-        let answered = request.contains_key("id");
+        // Never closed: no place is free in time, if it fails.
+        let place = tokio::time::timeout(PATIENCE, self.places.acquire()).await;
+        let Ok(_place) = place else {
+            let message =
+                format!("{CALLS} calls are under way, and none has ended in {PATIENCE:?}");
+            let http = StatusCode::SERVICE_UNAVAILABLE;
+            return Err(Refusal::new(http, INTERNAL_ERROR, message));
+        };
+        // SPDK takes an id of null for none, as the first JSON-RPC had it.
+        let answered = request.get("id").is_some_and(|id| !id.is_null());
         let method = request
             .get("method")
             .and_then(Value::as_str)
@@ -153,9 +151,17 @@ impl Proxy {
         tracing::info!(method, "SPDK command over HTTP");
         socket::call(&self.socket, body, answered)
             .await
-            .map_err(|error| {
-                let message = format!("SPDK's JSON-RPC server: {error}");
-                Refusal::new(StatusCode::BAD_GATEWAY, INTERNAL_ERROR, message)
+            .map_err(|error| match error.kind() {
+                ErrorKind::UnexpectedEof => Refusal::bad_request(
+                    INVALID_REQUEST,
+                    "SPDK has closed the connection without an answer, as it does with more than \
+                     1024 values or 64 levels in a request",
+                ),
+                _ => Refusal::new(
+                    StatusCode::BAD_GATEWAY,
+                    INTERNAL_ERROR,
+                    format!("SPDK's JSON-RPC server: {error}"),
+                ),
             })
     }
 }

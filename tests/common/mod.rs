@@ -8,6 +8,7 @@
 )]
 
 mod attempt;
+mod authority;
 mod bdevperf;
 mod client;
 mod driver;
@@ -28,6 +29,7 @@ mod virtio;
 use std::time::{Duration, Instant};
 
 pub use attempt::Attempt;
+pub use authority::Authority;
 pub use bdevperf::{Bdevperf, Done, Job};
 pub use client::{
     Client, check_details, encode, expect_invalid, find_method, has_behaviour, message_of, path_of,

@@ -113,11 +113,12 @@ pub async fn nothing_changes_when_nothing_differs(place: &Place) {
             "a retry of the create still finds it"
         );
     }
-    // What the server chose may be sent back to it.
+    // What the server chose may be sent back to it, and stays its choice.
     assert_eq!(
         place.resource.updated(&name, made.clone(), None).await,
         made
     );
+    assert_eq!(place.make(0).await.1, made, "a retry of the create");
 }
 
 pub async fn what_cannot_change_is_refused_and_stays(place: &Place) {

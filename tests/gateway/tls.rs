@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use opi_spdk::gateway::{self, Limits};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -11,37 +10,13 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use crate::common::Authority;
 use crate::served::{INVENTORY, Served, exchange, get};
-
-struct Authority {
-    certificate: rcgen::Certificate,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap();
-        let issuer = Issuer::new(params, key);
-        Authority {
-            certificate,
-            issuer,
-        }
-    }
-
-    fn sign(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([name.to_owned()]).unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap(), key)
-    }
-}
 
 /// Asks for the inventory as a client with a certificate of this authority, or without one.
 async fn ask(served: &Served, server: &Authority, client: Option<&Authority>) -> u16 {
     let mut roots = RootCertStore::empty();
-    roots.add(server.certificate.der().clone()).unwrap();
+    roots.add(server.der()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -75,7 +50,7 @@ async fn clients_need_a_certificate_of_the_authority() {
     let (ours, other) = (Authority::new(), Authority::new());
     let (certificate, key) = ours.sign("localhost");
     let (certificate, key) = (certificate.pem(), key.serialize_pem());
-    let ca = ours.certificate.pem();
+    let ca = ours.pem();
     let tls = |c: &str, k: &str, a: &str| gateway::tls(c.as_bytes(), k.as_bytes(), a.as_bytes());
     let acceptor = tls(&certificate, &key, &ca).unwrap();
     let served = Served::start(Limits::default(), Some(acceptor)).await;

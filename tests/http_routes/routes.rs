@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use crate::common::{Answer, Http, Target};
+use crate::described::Described;
 
 const TABLE: &str = include_str!("../data/opi-api.tsv");
 
@@ -20,10 +21,11 @@ pub struct Routes {
     pub http: Http,
     pub rpcs: BTreeMap<&'static str, Rpc>,
     pub taken: Mutex<BTreeSet<&'static str>>,
+    described: Described,
 }
 
 impl Routes {
-    pub fn new(target: &Target) -> Self {
+    pub async fn new(target: &Target) -> Self {
         let rpcs = TABLE.lines().filter_map(|line| {
             let columns: Vec<&str> = line.split('\t').collect();
             let ("rpc", name) = (columns[0], columns[1].rsplit('.').next()?) else {
@@ -32,10 +34,12 @@ impl Routes {
             let (method, template) = columns[4].split_once(' ')?;
             Some((name, Rpc { method, template }))
         });
+        let http = Http(target.http);
         Self {
-            http: Http(target.http),
+            http,
             rpcs: rpcs.collect(),
             taken: Mutex::default(),
+            described: Described::by(&http).await,
         }
     }
 
@@ -62,9 +66,12 @@ impl Routes {
             .map(|body| body.to_string().into_bytes())
             .unwrap_or_default();
         self.taken.lock().expect("no panic").insert(rpc);
-        self.http
+        let answer = self
+            .http
             .send(method, &format!("{path}{query}"), &[], body)
-            .await
+            .await;
+        self.described.check(rpc, &answer);
+        answer
     }
 
     /// The same for a call that must succeed.

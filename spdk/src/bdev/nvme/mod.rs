@@ -116,6 +116,8 @@ pub struct Options {
     pub source: Option<SocketAddr>,
     /// How further paths join.
     pub multipath: Multipath,
+    /// There is no path yet, as far as the caller knows: it joins none that others have made.
+    pub first: bool,
     /// Checksums over headers (TCP).
     pub header_digest: bool,
     /// Checksums over data (TCP).
@@ -160,14 +162,14 @@ pub const MAX_NAME_LEN: usize = 49;
 /// attached, and returns when its namespaces are bdevs.
 ///
 /// ETIMEDOUT if it has not answered within the deadline, EHOSTUNREACH if connecting
-/// failed, EEXIST if the path is there already or the controller takes no second,
+/// failed, EEXIST if the path is there already, or a controller that takes no second or of which the
+/// caller does not know,
 /// EINVAL for values that cannot be or another multipath mode or subsystem than the
 /// controller's, ENOTSUP for a transport that this build lacks, ENOKEY for an
 /// unknown key.
 pub async fn attach(spdk: Spdk, options: &Options) -> Result<(), Error> {
     const OPERATION: &str = "attach NVMe controller";
     check_options(OPERATION, options)?;
-    configure()?;
     let deadline = options.deadline;
     let given_up = Rc::new(Cell::new(false));
     let (done, is_done) = completion::<Result<(), Error>>();
@@ -227,18 +229,11 @@ fn check_options(operation: &'static str, options: &Options) -> Result<(), Error
 }
 
 /// Sets what SPDK sets for all controllers, which it allows before the first.
-fn configure() -> Result<(), Error> {
-    thread_local! {
-        static CONFIGURED: Cell<bool> = const { Cell::new(false) };
-    }
-    if !CONFIGURED.get() {
-        // SAFETY: on the app thread (the caller has proof), plain values.
-        check("configure NVMe", unsafe {
-            sys::opi_nvme_configure(CONNECT_TIMEOUT_MS)
-        })?;
-        CONFIGURED.set(true);
-    }
-    Ok(())
+pub(crate) fn configure(_: Spdk) -> Result<(), Error> {
+    // SAFETY: on the app thread, plain values.
+    check("configure NVMe", unsafe {
+        sys::opi_nvme_configure(CONNECT_TIMEOUT_MS)
+    })
 }
 
 /// What C holds while it connects.
@@ -321,6 +316,10 @@ fn check_joins(spdk: Spdk, operation: &'static str, options: &Options) -> Result
     };
     let refuse = |errno, detail| Err(Error::new(operation, errno).with_detail(detail));
     let name = &options.name;
+    if options.first && !paths.is_empty() {
+        let what = format!("SPDK has a controller {name:?} that somebody else has attached");
+        return refuse(libc::EEXIST, what);
+    }
     let new = options.path();
     if paths.iter().any(|path| path.id().as_ref() == Some(&new)) {
         return refuse(libc::EEXIST, format!("{name:?} has the path {new}"));

@@ -1,0 +1,131 @@
+//! `--tls`: whoever calls, over gRPC, HTTP or the proxy to SPDK's commands, has a certificate that the
+//! authority signed.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::{Authority, Options, Target, Tool, eventually, free_port};
+use opi_spdk::api::inventory::GetInventoryRequest;
+use opi_spdk::api::inventory::inventory_service_client::InventoryServiceClient;
+use serde_json::{Value, json};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+/// A certificate and its key, in files.
+struct Pair {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Pair {
+    fn new(dir: &Path, authority: &Authority, of: &str, name: &str) -> Self {
+        let (certificate, key) = authority.sign(name);
+        let write = |what: &str, text: String| {
+            let path = dir.join(format!("{of}.{what}"));
+            std::fs::write(&path, text).expect("there is room");
+            path
+        };
+        Self {
+            certificate: write("crt", certificate.pem()),
+            key: write("key", key.serialize_pem()),
+        }
+    }
+}
+
+/// Who calls.
+struct Caller<'a> {
+    ca: &'a Path,
+    pair: Option<&'a Pair>,
+}
+
+impl Caller<'_> {
+    /// Over gRPC: the number of the machine's threads.
+    async fn grpc(&self, target: &Target) -> Option<u32> {
+        let read = |path: &Path| std::fs::read(path).expect("it is there");
+        let mut tls = ClientTlsConfig::new()
+            .domain_name("localhost")
+            .ca_certificate(Certificate::from_pem(read(self.ca)));
+        if let Some(Pair { certificate, key }) = self.pair {
+            tls = tls.identity(Identity::from_pem(read(certificate), read(key)));
+        }
+        let endpoint = Endpoint::from_shared(format!("https://{}", target.grpc));
+        let endpoint = endpoint.expect("an address").tls_config(tls).expect("TLS");
+        let channel = endpoint.connect().await.ok()?;
+        let asked = InventoryServiceClient::new(channel)
+            .get_inventory(GetInventoryRequest::default())
+            .await;
+        Some(asked.ok()?.into_inner().processor?.total_threads)
+    }
+
+    /// Over HTTPS, with more arguments for curl.
+    async fn https(&self, port: u16, path: &str, args: &[&str]) -> Result<Value, String> {
+        let mut curl = Tool::at("curl".into())
+            .args(["--silent", "--show-error", "--fail", "--cacert"])
+            .arg(self.ca)
+            .args(args.iter().copied());
+        if let Some(Pair { certificate, key }) = self.pair {
+            curl = curl.arg("--cert").arg(certificate).arg("--key").arg(key);
+        }
+        let text = curl.arg(format!("https://localhost:{port}{path}")).run();
+        serde_json::from_str(&text.await?).map_err(|error| error.to_string())
+    }
+}
+
+#[tokio::test]
+async fn whoever_calls_has_a_certificate_of_the_authority() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ours, other) = (Authority::new(), Authority::new());
+    let ca = dir.path().join("ca.crt");
+    std::fs::write(&ca, ours.pem()).expect("there is room");
+    let pair = |authority, of, name| Pair::new(dir.path(), authority, of, name);
+    let server = pair(&ours, "server", "localhost");
+    let (client, stranger) = (pair(&ours, "client", "c"), pair(&other, "stranger", "c"));
+    let password = dir.path().join("password");
+    std::fs::write(&password, "secret\n").expect("there is room");
+    let owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&password, owner).expect("it is ours");
+
+    let show = |path: &Path| path.display().to_string();
+    let tls = [&server.certificate, &server.key, &ca].map(|path| show(path));
+    let rpc = free_port();
+    let (options, _) = Options::default().with_rpc();
+    let target = Target::spawn(&options.args([
+        "--tls".to_owned(),
+        tls.join(":"),
+        "--spdk-rpc-http".to_owned(),
+        format!("127.0.0.1:{rpc}"),
+        "--spdk-rpc-user".to_owned(),
+        format!("admin:{}", show(&password)),
+    ]));
+    let caller = |pair| Caller { ca: &ca, pair };
+    let friend = caller(Some(&client));
+    let soon = Duration::from_secs(30);
+    let served = async || friend.grpc(&target).await;
+    let threads = eventually("a client with a certificate is served", soon, served).await;
+
+    let inventory = "/v1/inventory/1/inventory/2";
+    let version = json!({ "jsonrpc": "2.0", "id": 1, "method": "spdk_get_version" }).to_string();
+    let command = ["--user", "admin:secret", "--data", &version];
+    let http = target.http.port();
+    let told = friend.https(http, inventory, &[]).await;
+    let told = told.expect("over HTTP too");
+    assert_eq!(told["processor"]["totalThreads"], threads);
+    let told = friend.https(rpc, "/", &command).await.expect("and here");
+    assert!(told["result"]["version"].is_string(), "{told}");
+
+    for (who, pair) in [("nobody", None), ("a stranger", Some(&stranger))] {
+        let caller = caller(pair);
+        assert_eq!(caller.grpc(&target).await, None, "{who}");
+        let refused = caller.https(http, inventory, &[]).await;
+        refused.expect_err("a certificate is needed");
+        let refused = caller.https(rpc, "/", &command).await;
+        refused.expect_err("a certificate is needed");
+    }
+    for port in [target.grpc.port(), http, rpc] {
+        let plain = Tool::at("curl".into()).args(["--silent", "--show-error", "--http1.1"]);
+        let plain = plain.arg(format!("http://localhost:{port}{inventory}"));
+        plain.run().await.expect_err("without TLS nobody is served");
+    }
+    target.stop();
+}
