@@ -340,6 +340,15 @@ async fn what_takes_the_place_of_a_volume_is_not_touched() {
     ] {
         let volumes = Resource::new(&client, kind);
         let name = name_of(&volumes.created("", "api", object.clone()).await);
+        let first = place.rpc(&["bdev_get_bdevs"]).await;
+        place.rpc(&[delete, "api"]).await.expect("deleted");
+        // One that has only gone is made again, the same, by its repeated creation or a change.
+        volumes.created("", "api", object.clone()).await;
+        assert_eq!(place.rpc(&["bdev_get_bdevs"]).await, first, "{kind}");
+        place.rpc(&[delete, "api"]).await.expect("deleted");
+        let wider = json!({ "blocks_count": 128 });
+        volumes.updated(&name, wider, None).await;
+        volumes.stats(&name).await;
         place.rpc(&[delete, "api"]).await.expect("deleted");
         let made = place.rpc(&["bdev_null_create", "api", "4", "4096"]).await;
         made.expect("a raw one of that name");
@@ -350,7 +359,7 @@ async fn what_takes_the_place_of_a_volume_is_not_touched() {
             .fails(&format!("Stats{kind}"), json!({ "name": name }), state)
             .await;
         for change in [
-            json!({ "blocks_count": 128 }),
+            json!({ "blocks_count": 256 }),
             json!({ "block_size": 4096 }),
         ] {
             volumes.update_refused(&name, change, None, state).await;

@@ -127,8 +127,8 @@ impl<V: Volume> Kind for Volumes<V> {
         mut change: Change<V>,
     ) -> Result<V, Error> {
         change.wanted.reconsider(&change.asked);
-        self.check_own(name, &change.old).await?;
-        if let Some(info) = V::adjust(&self.spdk, name, &change).await? {
+        let is_there = self.is_there(name, &change.old).await?;
+        if is_there && let Some(info) = V::adjust(&self.spdk, name, &change).await? {
             let mut object = change.wanted;
             object.complete(&info);
             return Ok(object);
@@ -142,6 +142,14 @@ impl<V: Volume> Kind for Volumes<V> {
             .call(move |spdk| async move { rebuild(spdk, old.ok().as_ref(), &new).await });
         object.complete(&info.await??);
         Ok(object)
+    }
+
+    /// One that has gone by itself is there again, if what it is made of is.
+    async fn renew(&self, _: &CallContext, name: &Name, object: &V) -> Result<(), Error> {
+        match self.is_there(name, object).await? {
+            true => Ok(()),
+            false => self.make_again(name, object).await,
+        }
     }
 
     async fn delete(&self, _: &CallContext, name: &Name, object: &V) -> Result<(), Error> {
@@ -171,13 +179,18 @@ impl<V: Volume> Kind for Volumes<V> {
 }
 
 impl<V: Volume> Volumes<V> {
-    /// FAILED_PRECONDITION where somebody else's bdev has the volume's name: that is not ours to change.
-    async fn check_own(&self, name: &Name, object: &V) -> Result<(), Error> {
+    /// Whether a volume has not gone by itself.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION where somebody else's bdev has its name: that is not ours to change.
+    async fn is_there(&self, name: &Name, object: &V) -> Result<bool, Error> {
         let (id, uuid) = (name.id().to_owned(), parse_uuid(object.uuid()));
         let own = self
             .spdk
             .call(move |spdk| async move { own(spdk, &id, uuid) });
         match own.await?? {
+            Own::There => Ok(true),
+            Own::Gone => Ok(false),
             Own::Replaced => Err(Error::failed_precondition(
                 name.id(),
                 format!(
@@ -185,7 +198,6 @@ impl<V: Volume> Volumes<V> {
                      one of them"
                 ),
             )),
-            _ => Ok(()),
         }
     }
 
