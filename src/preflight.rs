@@ -103,11 +103,11 @@ fn check_memory(config: &Config) -> Result<(), String> {
     if free >= needed {
         return Ok(());
     }
-    let reserved = reserved_mib(Path::new("/sys/kernel/mm/hugepages"));
-    if reserved >= needed {
+    let most = reserved(Path::new("/sys/kernel/mm/hugepages")).max_by_key(|(_, mib)| *mib);
+    if let Some((kib, mib)) = most.filter(|(_, mib)| *mib >= needed) {
         return Err(format!(
-            "{reserved} MiB of hugepages are free, but only {free} MiB in sizes that are mounted: mount -t \
-             hugetlbfs nodev /dev/hugepages"
+            "{mib} MiB of hugepages of {kib} KiB are free, but only {free} MiB in sizes that are mounted: \
+             mount -t hugetlbfs -o pagesize={kib}K nodev /dev/hugepages"
         ));
     }
     Err(format!(
@@ -118,10 +118,11 @@ fn check_memory(config: &Config) -> Result<(), String> {
     ))
 }
 
-/// Hugepages of all sizes that are free, mounted or not, MiB; `folder` has a directory for each size.
-fn reserved_mib(folder: &Path) -> u64 {
+/// The sizes of hugepages, KiB, and what is free of each, mounted or not, MiB; `folder` has a directory for
+/// each size.
+fn reserved(folder: &Path) -> impl Iterator<Item = (u64, u64)> {
     let sizes = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let free = sizes.filter_map(|size| {
+    sizes.filter_map(|size| {
         let name = size.file_name().into_string().ok()?;
         let kib: u64 = name
             .strip_prefix("hugepages-")?
@@ -129,9 +130,11 @@ fn reserved_mib(folder: &Path) -> u64 {
             .parse()
             .ok()?;
         let free = std::fs::read_to_string(size.path().join("free_hugepages")).ok()?;
-        Some(free.trim().parse::<u64>().ok()?.saturating_mul(kib) / 1024)
-    });
-    free.fold(0, u64::saturating_add)
+        Some((
+            kib,
+            free.trim().parse::<u64>().ok()?.saturating_mul(kib) / 1024,
+        ))
+    })
 }
 
 /// Memory that can be had without swapping, MiB, by the kernel's own estimate.
@@ -217,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hugepages_of_all_sizes_count() {
+    fn hugepages_of_each_size_are_found() {
         let dir = tempfile::tempdir().unwrap();
         for (size, free) in [
             ("hugepages-2048kB", "12\n"),
@@ -228,7 +231,9 @@ mod tests {
             std::fs::create_dir(&size).unwrap();
             std::fs::write(size.join("free_hugepages"), free).unwrap();
         }
-        assert_eq!(reserved_mib(dir.path()), 24 + 3072);
-        assert_eq!(reserved_mib(&dir.path().join("none")), 0);
+        let mut found: Vec<_> = reserved(dir.path()).collect();
+        found.sort();
+        assert_eq!(found, [(2048, 24), (1 << 20, 3072)]);
+        assert_eq!(reserved(&dir.path().join("none")).count(), 0);
     }
 }

@@ -35,7 +35,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         rpc_socket: config.spdk_rpc.as_ref().map(|rpc| rpc.socket.clone()),
     });
     let runtime = tokio::select! {
-        started = starting => started.map_err(|error| error.to_string() + hint(config.mem_mib))?,
+        started = starting => started.map_err(|error| error.to_string() + hint(&config))?,
         signal = signals.wait() => {
             tracing::info!(signal, "ending before SPDK has started, which cannot be stopped yet");
             spdk::exit_at_once(0)
@@ -72,7 +72,7 @@ async fn serve(
     signals: &mut Signals,
 ) -> Result<(), String> {
     tokio::select! {
-        made = set_up(config, &handle) => made.map_err(|error| error + hint(config.mem_mib))?,
+        made = set_up(config, &handle) => made?,
         signal = signals.wait() => {
             tracing::info!(signal, "stopping before anything is served");
             return Ok(());
@@ -110,7 +110,8 @@ fn flatten(ended: Result<Result<(), String>, tokio::task::JoinError>) -> Result<
 async fn set_up(config: &Config, handle: &spdk::Handle) -> Result<(), String> {
     use spdk::nvmf::{Transport, transport};
     let create = |kind| move |spdk| transport::create(spdk, kind);
-    in_spdk(handle, "NVMe/TCP transport", create(Transport::Tcp)).await?;
+    let tcp = in_spdk(handle, "NVMe/TCP transport", create(Transport::Tcp)).await;
+    tcp.map_err(|error| error + hint(config))?;
     if config.no_huge {
         tracing::warn!(
             "running without hugepages: no PCIE controllers (vfio-user) and no vhost-user"
@@ -142,9 +143,10 @@ where
     }
 }
 
-/// What may have been too little where SPDK could not start: it says so in words that few will know.
-fn hint(mem_mib: u32) -> &'static str {
-    match mem_mib {
+/// What may have been too little where SPDK, or its first transport, could not start: SPDK says so in
+/// words that few will know.
+fn hint(config: &Config) -> &'static str {
+    match config.mem_mib {
         0..512 => " (mem-mib may be too little: 512 is enough to start)",
         _ => "",
     }

@@ -6,8 +6,8 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{
-    Fixture, Initiator, Options, Relay, Resource, Target, Tool, eventually, malloc, name_of,
-    namespace, nqn_of, subsystem, tcp_controller, tcp_path,
+    Fixture, Initiator, Options, Relay, Resource, Target, Tool, eventually, free_port, malloc,
+    name_of, namespace, nqn_of, subsystem, tcp_controller, tcp_path,
 };
 use opi_spdk::api::storage::ResetNvmeRemoteControllerRequest;
 use opi_spdk::api::storage::nvme_remote_controller_service_client::NvmeRemoteControllerServiceClient;
@@ -226,6 +226,11 @@ async fn paths_of_a_failover_controller_come_from_one_place_and_go_whole() {
     paths
         .created(&remote, "a", from(export.port, "127.0.0.9"))
         .await;
+    let mut port = from(second, "127.0.0.9");
+    port["fabrics"]["source_trsvcid"] = free_port().into();
+    paths
+        .refused(&remote, "b", port, Code::FailedPrecondition)
+        .await;
     for (source, hostnqn) in [
         ("127.0.0.8", None),
         ("", None),
@@ -241,6 +246,13 @@ async fn paths_of_a_failover_controller_come_from_one_place_and_go_whole() {
         let what = "all paths of the failover controller";
         assert!(status.message().contains(what), "{status}");
     }
+    // The only one may be changed all the same, also in both at once.
+    let other = from(second, "127.0.0.8");
+    let a = format!("{remote}/nvmePaths/a");
+    let fields = ["traddr", "fabrics"];
+    paths.updated(&a, other, Some(&fields)).await;
+    let back = from(export.port, "127.0.0.9");
+    paths.updated(&a, back, Some(&fields)).await;
     // What is deleted is not there any more, so it can be made anew.
     for _ in 0..2 {
         let path = paths.created(&remote, "b", from(second, "127.0.0.9")).await;
@@ -277,6 +289,14 @@ async fn two_paths_to_one_address_from_two_are_two() {
         let stats = paths.stats(&format!("{remote}/nvmePaths/{id}")).await;
         stats["read_ops_count"].as_i64().expect("a count")
     };
+    // SPDK could not take one without a source away alone.
+    let mut path = tcp_path(export.port, &export.nqn);
+    path["fabrics"]["hostnqn"] = nqn_of("c").into();
+    let status = paths
+        .refused(&remote, "c", path, Code::FailedPrecondition)
+        .await;
+    assert!(status.message().contains("source address"), "{status}");
+
     let (a, b) = (ops("a").await, ops("b").await);
     assert!(a > 0 && b > 0, "{a} and {b}");
     paths.deleted(&format!("{remote}/nvmePaths/a")).await;

@@ -8,25 +8,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Fixture, Options, Resource, Target, eventually, name_of, nqn_of, tcp_path};
+use common::{
+    Fixture, Options, Resource, Target, eventually, name_of, namespace, nqn_of, subsystem,
+    tcp_controller, tcp_path,
+};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// How many words a peer says before it falls silent.
+/// What a peer says before it falls silent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Peer {
     /// None.
     Mute,
     /// That it takes the connection (NVMe/TCP, ICResp), to each that asks.
     Greets,
+    /// The same to the first that asks; to others all that the target at this port says, once it is let.
+    GoesOn(u16),
 }
 
 /// It listens for as long as it is kept.
 struct Listening {
     port: u16,
     connected: Arc<AtomicUsize>,
+    let_go_on: watch::Sender<bool>,
     accepting: AbortHandle,
 }
 
@@ -37,16 +44,21 @@ impl Listening {
         let port = listener.local_addr().expect("an address").port();
         let connected = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connected);
+        let (let_go_on, may_go_on) = watch::channel(false);
         let accepting = tokio::spawn(async move {
             let mut open = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                count.fetch_add(1, Ordering::Relaxed);
-                open.spawn(speak(peer, stream));
+                let peer = match (peer, count.fetch_add(1, Ordering::Relaxed)) {
+                    (Peer::GoesOn(_), 0) => Peer::Greets,
+                    _ => peer,
+                };
+                open.spawn(speak(peer, stream, may_go_on.clone()));
             }
         });
         Self {
             port,
             connected,
+            let_go_on,
             accepting: accepting.abort_handle(),
         }
     }
@@ -67,7 +79,14 @@ impl Drop for Listening {
 }
 
 /// Says what the peer says, and keeps the connection for as long as the other side does.
-async fn speak(peer: Peer, mut stream: TcpStream) {
+async fn speak(peer: Peer, mut stream: TcpStream, mut may_go_on: watch::Receiver<bool>) {
+    if let Peer::GoesOn(port) = peer {
+        let let_go = may_go_on.wait_for(|may| *may).await.is_ok();
+        if let (true, Ok(mut to)) = (let_go, TcpStream::connect(("127.0.0.1", port)).await) {
+            let _ = tokio::io::copy_bidirectional(&mut stream, &mut to).await;
+        }
+        return;
+    }
     let mut pdu = [0; 128];
     if stream.read_exact(&mut pdu).await.is_err() {
         return;
@@ -129,4 +148,61 @@ async fn a_silent_peer_that_is_being_connected_holds_up_no_stop() {
         }
         target.stop();
     }
+}
+
+/// SPDK's module for NVMe has ended by then: what it attached after that, it would not detach.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_answers_when_spdk_stops_already_holds_up_no_stop() {
+    let target = Target::start_with(Options::default()).await;
+    let peer = Target::start_with(Options::default().beside(&target)).await;
+    let export = Fixture::tcp(&peer, 16).await;
+    let late = Listening::new(Peer::GoesOn(export.port)).await;
+    let client = target.client().await;
+    let of = |message| Resource::new(&client, message);
+    let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
+    let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+    let paths = of("NvmePath");
+    tokio::select! {
+        made = paths.create(&remote, "path", tcp_path(late.port, &export.nqn)) => panic!("{made:?}"),
+        () = late.connected(2) => {}
+    }
+    // Calls in flight have two seconds to end, then SPDK stops.
+    let stopped = tokio::task::spawn_blocking(move || target.stop());
+    tokio::time::sleep(Duration::from_millis(2600)).await;
+    late.let_go_on.send_replace(true);
+    stopped.await.expect("it stops");
+    peer.stop();
+}
+
+#[tokio::test]
+async fn a_path_that_is_changed_to_a_silent_peer_holds_up_no_other_of_its_controller() {
+    let target = Target::start_with(Options::default()).await;
+    let peer = Target::start_with(Options::default().beside(&target)).await;
+    let export = Fixture::tcp(&peer, 16).await;
+    let (_, second) = tcp_controller(&export.client, &export.subsystem).await;
+    let silent = Listening::new(Peer::Mute).await;
+    let client = target.client().await;
+    let of = |message| Resource::new(&client, message);
+    let object = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
+    let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+    let paths = of("NvmePath");
+    for (id, port) in [("a", export.port), ("b", second)] {
+        paths
+            .created(&remote, id, tcp_path(port, &export.nqn))
+            .await;
+    }
+    let over = subsystem(&client, "s", json!({})).await;
+    let [a, b] = ["a", "b"].map(|id| format!("{remote}/nvmePaths/{id}"));
+    let others = async {
+        silent.connected(1).await;
+        namespace(&client, &over, "rn1", json!({})).await;
+        paths.deleted(&a).await;
+    };
+    let elsewhere = tcp_path(silent.port, &export.nqn);
+    tokio::select! {
+        changed = paths.update(&b, elsewhere, None) => panic!("{changed:?} came first"),
+        () = others => {}
+    }
+    target.stop();
+    peer.stop();
 }

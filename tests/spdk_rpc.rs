@@ -119,6 +119,13 @@ fn too_deep() -> String {
     format!(r#"{{"jsonrpc":"2.0","id":1,"method":"spdk_get_version","params":{open}{close}}}"#)
 }
 
+fn encrypted(base: &str) -> Value {
+    json!({
+        "volume_name_ref": base, "cipher": "ENCRYPTION_TYPE_AES_XTS_128",
+        "key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWU=",
+    })
+}
+
 fn call(method: &str) -> String {
     json!({ "jsonrpc": "2.0", "id": 7, "method": method }).to_string()
 }
@@ -311,7 +318,7 @@ async fn a_controller_that_is_attached_by_rpc_is_beside_those_of_the_api() {
     let status = paths
         .refused(&own, "p", path.clone(), Code::FailedPrecondition)
         .await;
-    assert!(status.message().contains("somebody else"), "{status}");
+    assert!(status.message().contains("not known here"), "{status}");
     detach("own").await;
 
     // A raw one first does not keep the API from its own.
@@ -369,6 +376,22 @@ async fn what_takes_the_place_of_a_volume_is_not_touched() {
         let made = place.rpc(&["bdev_null_delete", "api"]).await;
         made.expect("it is still there");
     }
+
+    let volumes = Resource::new(&client, "EncryptedVolume");
+    common::malloc(&client, "base", 4).await;
+    let secret = volumes.created("", "secret", encrypted("base")).await;
+    let made = place.rpc(&["bdev_crypto_delete", "secret"]).await;
+    made.expect("deleted");
+    let made = place.rpc(&["bdev_null_create", "secret", "4", "512"]).await;
+    made.expect("a raw one of that name");
+    let name = json!({ "name": name_of(&secret) });
+    for call in ["StatsEncryptedVolume", "DeleteEncryptedVolume"] {
+        let state = Code::FailedPrecondition;
+        client.fails(call, name.clone(), state).await;
+    }
+    let made = place.rpc(&["bdev_null_delete", "secret"]).await;
+    made.expect("it is still there");
+    volumes.deleted(&name_of(&secret)).await;
     target.stop();
 }
 

@@ -71,7 +71,8 @@ async fn connect(peer: SocketAddr, source: Option<SocketAddr>) -> io::Result<Tcp
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
     if let Some(source) = source {
-        let bound = socket.bind(SocketAddr::new(source.ip(), 0));
+        let source = source.ip();
+        let bound = socket.bind(SocketAddr::new(source, 0));
         bound.map_err(|error| io::Error::new(error.kind(), format!("from {source}: {error}")))?;
     }
     socket.connect(peer).await

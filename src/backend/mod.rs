@@ -148,7 +148,11 @@ impl<V: Volume> Kind for Volumes<V> {
     async fn renew(&self, _: &CallContext, name: &Name, object: &V) -> Result<(), Error> {
         match self.is_there(name, object).await? {
             true => Ok(()),
-            false => self.make_again(name, object).await,
+            false => {
+                self.make_again(name, object).await?;
+                tracing::warn!(volume = %name, "it had gone, and is made again; what was in memory is lost");
+                Ok(())
+            }
         }
     }
 

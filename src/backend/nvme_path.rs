@@ -62,8 +62,9 @@ impl NvmePaths {
     }
 
     fn controller(&self, name: &Name) -> Result<NvmeRemoteController, Error> {
-        let parent = name.parent().and_then(|key| self.controllers.object(&key));
-        parent.ok_or_else(|| Error::not_found(name))
+        let parent = name.parent().ok_or_else(|| Error::not_found(name))?;
+        let controller = self.controllers.object(&parent);
+        controller.ok_or_else(|| Error::not_found(&parent))
     }
 
     /// How SPDK attaches a path that has passed the checks.
@@ -109,20 +110,6 @@ impl NvmePaths {
             psk: (!key_of(&controller).is_empty()).then(|| key_name(id)),
             deadline,
         })
-    }
-
-    /// How SPDK attaches a path, once its peer has been heard; what is left of the call's time is for
-    /// SPDK.
-    async fn heard(
-        &self,
-        call: &CallContext,
-        name: &Name,
-        path: &NvmePath,
-    ) -> Result<nvme::Options, Error> {
-        let mut options = self.options(name, path, Duration::ZERO)?;
-        greeting::heard(&options, call.answer_by()).await?;
-        options.deadline = call.answer_by().saturating_duration_since(Instant::now());
-        Ok(options)
     }
 
     /// The controller that the path is of.
@@ -172,14 +159,24 @@ impl Kind for NvmePaths {
         }
     }
 
+    async fn prepare(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        wanted: &NvmePath,
+    ) -> Result<(), Error> {
+        check_device(wanted).await?;
+        let options = self.options(name, wanted, Duration::ZERO)?;
+        greeting::heard(&options, call.answer_by()).await
+    }
+
     async fn create(
         &self,
         call: &CallContext,
         name: &Name,
         wanted: NvmePath,
     ) -> Result<NvmePath, Error> {
-        check_device(&wanted).await?;
-        let mut options = self.heard(call, name, &wanted).await?;
+        let mut options = self.options(name, &wanted, left(call))?;
         let mut paths = self.controllers.kind().paths(&self.parent(name));
         options.first = paths.all(|path| path == *name);
         let attached = self.spdk.call(async move |spdk| join(spdk, &options).await);
@@ -193,9 +190,8 @@ impl Kind for NvmePaths {
         name: &Name,
         change: Change<NvmePath>,
     ) -> Result<NvmePath, Error> {
-        check_device(&change.wanted).await?;
         let old = self.options(name, &change.old, DEFAULT_TIMEOUT)?;
-        let new = self.heard(call, name, &change.wanted).await?;
+        let new = self.options(name, &change.wanted, left(call))?;
         let user = self.user_of_bdevs(name);
         let free = user.is_none();
         let replaced = self
@@ -235,6 +231,11 @@ impl Kind for NvmePaths {
     }
 }
 
+/// How long the peer may take.
+fn left(call: &CallContext) -> Duration {
+    call.answer_by().saturating_duration_since(Instant::now())
+}
+
 /// Connects a path. I/O goes over all that are there at once where the controller says so.
 async fn join(spdk: Spdk, path: &nvme::Options) -> Result<(), spdk::Error> {
     nvme::attach(spdk, path).await?;
@@ -272,9 +273,13 @@ async fn replace(
     new: &nvme::Options,
     free: bool,
 ) -> Result<Left, spdk::Error> {
-    let both = new.multipath != Multipath::Disabled
-        && new.address != old.address
-        && new.subsystem == old.subsystem;
+    // All paths of a failover controller are connected alike.
+    let joins = match new.multipath {
+        Multipath::Disabled => false,
+        Multipath::Failover => (new.source, &new.hostnqn) == (old.source, &old.hostnqn),
+        Multipath::Multipath => true,
+    };
+    let both = joins && new.address != old.address && new.subsystem == old.subsystem;
     if both {
         join(spdk, new).await?;
         return match leave(spdk, old, true).await {

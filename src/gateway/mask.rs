@@ -36,7 +36,7 @@ fn snake_case(path: &str) -> String {
 }
 
 /// Gives a PATCH without a mask the fields that its body names. What the path says, the name, is not
-/// among them.
+/// among them; nor is a key that is empty, which is what answers have in the place of any.
 pub fn complete(
     message: &mut DynamicMessage,
     body_field: &FieldDescriptor,
@@ -99,6 +99,7 @@ fn named(
             {
                 named(&inside, object, &format!("{path}."), paths);
             }
+            (Kind::Bytes, Json::String(empty)) if empty.is_empty() => {}
             _ => paths.push(path),
         }
     }

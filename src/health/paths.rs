@@ -178,6 +178,7 @@ mod tests {
                 address: Some(id.address.clone()),
                 subsystem: id.subsystem.clone(),
                 source: id.source,
+                source_port: 0,
                 hostnqn: String::new(),
                 cntlid: 1,
                 state,

@@ -14,10 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
+use tokio::time::timeout_at;
 use tonic::{Request, Response, Status};
 
 use crate::api::inventory::inventory_service_server;
 use crate::api::inventory::{GetInventoryRequest, Inventory};
+use crate::error::Error;
+use crate::resource::CallContext;
 use pci_ids::Names;
 
 /// Where a machine tells of itself.
@@ -81,11 +84,15 @@ impl InventoryService {
 impl inventory_service_server::InventoryService for InventoryService {
     async fn get_inventory(
         &self,
-        _: Request<GetInventoryRequest>,
+        request: Request<GetInventoryRequest>,
     ) -> Result<Response<Inventory>, Status> {
         let roots = self.roots.clone();
+        let by = CallContext::of(request.metadata()).answer_by();
         // A call that is given up while it waits is not read for; one that reads keeps its turn.
-        let mut names = Arc::clone(&self.names).lock_owned().await;
+        let turn = timeout_at(by.into(), Arc::clone(&self.names).lock_owned()).await;
+        let mut names = turn.map_err(|_| {
+            Error::Unavailable("another call still reads the inventory: a file of it hangs".into())
+        })?;
         let inventory = tokio::task::spawn_blocking(move || read(&roots, &mut names))
             .await
             .map_err(|error| Status::internal(format!("reading the inventory failed: {error}")))?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 /// What `pci.ids` has a name for.
@@ -64,13 +64,13 @@ impl Names {
         for key in keys {
             self.known.entry(key).or_default();
         }
-        if let Some(list) = &self.list
-            && self.known.len() > asked
-        {
-            let path: &Path = &list.path;
-            self.read(&String::from_utf8_lossy(
-                &fs::read(path).unwrap_or_default(),
-            ));
+        let Some(list) = self.list.as_ref().filter(|_| self.known.len() > asked) else {
+            return;
+        };
+        match fs::read(&list.path) {
+            Ok(bytes) => self.read(&String::from_utf8_lossy(&bytes)),
+            // For the next time to try it again.
+            Err(_) => self.list = None,
         }
     }
 

@@ -6,7 +6,7 @@ use spdk::{Handle, Spdk};
 
 use super::{at_fault, errno};
 use crate::api::storage::{EncryptedVolume, EncryptionType, VolumeStats};
-use crate::backend::stats_of;
+use crate::backend::stats_if;
 use crate::error::{Error, Violations};
 use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{CallContext, Change, Key, Kind, Name, Uses};
@@ -89,7 +89,9 @@ impl Kind for EncryptedVolumes {
     }
 
     async fn stats(&self, name: &Name, _: &EncryptedVolume) -> Result<VolumeStats, Error> {
-        stats_of(&self.spdk, name.id().to_owned()).await
+        let id = name.id().to_owned();
+        let replaced = self.spdk.call(async move |spdk| is_replaced(spdk, &id));
+        stats_if(!replaced.await??, &self.spdk, name.id().to_owned()).await
     }
 
     fn hide_secrets(object: &mut EncryptedVolume) {
@@ -149,8 +151,19 @@ async fn make(spdk: Spdk, mut recipe: crypto::Options) -> Result<(), spdk::Error
     crypto::create(spdk, &recipe).await
 }
 
+/// Whether a bdev that somebody has made by SPDK's own commands has the name by now.
+fn is_replaced(spdk: Spdk, name: &str) -> Result<bool, spdk::Error> {
+    let there = bdev::lookup(spdk, name)?;
+    Ok(there.is_some_and(|bdev| bdev.product != crypto::PRODUCT))
+}
+
 /// One that went by itself (the volume beneath did) must not come back with that.
 async fn remove(spdk: Spdk, name: &str) -> Result<(), spdk::Error> {
+    if is_replaced(spdk, name)? {
+        let what =
+            format!("another bdev that was not made here has the name {name:?}: delete it first");
+        return Err(spdk::Error::new("delete encrypted volume", errno::EBUSY).with_detail(what));
+    }
     match crypto::delete(spdk, name).await {
         Err(error) if error.errno.0 == errno::ENODEV => crypto::forget(spdk, name).await,
         result => result,

@@ -234,6 +234,10 @@ impl<K: Kind> Collection<K> {
         wanted: K::Object,
     ) -> Result<Made<K::Object>, Error> {
         let uses = self.uses(name, &wanted);
+        if self.record(name).is_none() {
+            let ready = self.kind.prepare(call, name, &wanted).await;
+            ready.map_err(|error| error.under(self.meta.field()))?;
+        }
         let _held = self.shared.locks.acquire(uses.changed(), uses.used()).await;
         if let Some(record) = self.record(name) {
             if self.same(name, &record, &wanted).is_ok() {

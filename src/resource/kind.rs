@@ -45,6 +45,20 @@ pub trait Kind: Send + Sync + 'static {
         wanted: Self::Object,
     ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
 
+    /// Waits for what a new or changed object needs of the world outside, such as a peer that answers.
+    /// Before any lock is taken, so that nobody else waits for it too.
+    ///
+    /// # Errors
+    /// What is in the way.
+    fn prepare(
+        &self,
+        _call: &CallContext,
+        _name: &Name,
+        _wanted: &Self::Object,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Brings back what others may have lost of it: called when it is asked for once more, with the
     /// same content.
     fn renew(

@@ -77,6 +77,10 @@ impl<K: Kind> Collection<K> {
             fields.apply(rules, &mut recorded, &asked);
             let recorded: K::Object = typed(&recorded)?;
 
+            if !fields.is_empty() {
+                let ready = self.kind.prepare(call, name, &target).await;
+                ready.map_err(|error| error.under(self.meta.field()))?;
+            }
             let before = self.uses(name, &record.object);
             let after = self.uses(name, &target);
             let owned = before.changed().chain(after.changed());

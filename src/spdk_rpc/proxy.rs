@@ -30,6 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a request: what SPDK's server can hold.
 const REQUEST_MAX: usize = 32 << 10;
 
+/// What its server takes in one request (lib/jsonrpc, lib/json): values, and levels of nesting.
+const VALUES: usize = 1024;
+const LEVELS: usize = 64;
+
 /// Error codes of JSON-RPC 2.0.
 const PARSE_ERROR: i32 = -32700;
 const INVALID_REQUEST: i32 = -32600;
@@ -151,19 +155,36 @@ impl Proxy {
         tracing::info!(method, "SPDK command over HTTP");
         socket::call(&self.socket, body, answered)
             .await
-            .map_err(|error| match error.kind() {
-                ErrorKind::UnexpectedEof => Refusal::bad_request(
-                    INVALID_REQUEST,
-                    "SPDK has closed the connection without an answer, as it does with more than \
-                     1024 values or 64 levels in a request",
-                ),
-                _ => Refusal::new(
-                    StatusCode::BAD_GATEWAY,
-                    INTERNAL_ERROR,
-                    format!("SPDK's JSON-RPC server: {error}"),
-                ),
+            .map_err(|error| {
+                let (values, levels) = size_of(request.values());
+                // SPDK closes the connection then, without a word.
+                if error.kind() == ErrorKind::UnexpectedEof && (values > VALUES || levels > LEVELS) {
+                    let message = format!(
+                        "SPDK takes requests of {VALUES} values and {LEVELS} levels at most, as it counts \
+                         them; this one has {values} and {levels}"
+                    );
+                    return Refusal::bad_request(INVALID_REQUEST, message);
+                }
+                let message = format!("SPDK's JSON-RPC server: {error}");
+                Refusal::new(StatusCode::BAD_GATEWAY, INTERNAL_ERROR, message)
             })
     }
+}
+
+/// Values and levels in a JSON object with these members, as SPDK counts them (spdk/json.h): names are
+/// values, and so are the begin and the end of an object or array.
+fn size_of<'a>(members: impl Iterator<Item = &'a Value>) -> (usize, usize) {
+    let inside = members.map(|value| match value {
+        Value::Object(object) => size_of(object.values()),
+        Value::Array(array) => {
+            let (values, levels) = size_of(array.iter());
+            (values - array.len(), levels)
+        }
+        _ => (1, 0),
+    });
+    inside.fold((2, 1), |(values, levels), (more, deeper)| {
+        (values + 1 + more, levels.max(deeper + 1))
+    })
 }
 
 fn respond(answer: Result<Vec<u8>, Refusal>) -> Response<Body> {
@@ -185,4 +206,22 @@ fn respond(answer: Result<Vec<u8>, Refusal>) -> Response<Body> {
         headers.insert(WWW_AUTHENTICATE, realm);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_as_spdk_does() {
+        let size = |json: &str| {
+            let object: Map<String, Value> = serde_json::from_str(json).expect("an object");
+            size_of(object.values())
+        };
+        assert_eq!(size("{}"), (2, 1));
+        assert_eq!(size(r#"{"a": 1, "b": "x"}"#), (6, 1));
+        // Two of each pair of brackets, three names, four others.
+        assert_eq!(size(r#"{"a": [1, 2, 3], "b": {"c": null}}"#), (13, 2));
+        assert_eq!(size(r#"{"a": [[[]]]}"#), (9, 4));
+    }
 }

@@ -61,23 +61,26 @@ async fn http_answers_what_grpc_answers() {
 #[tokio::test]
 async fn curl_gets_answers_to_what_is_not_read_over_http2() {
     let served = Served::start(Limits::default(), None).await;
-    let body = "x".repeat(9 << 10);
-    for attempt in 0..40 {
-        for (method, path) in [("POST", "/v1/nothing"), ("DELETE", "/v1/nullVolumes/a")] {
-            let curl = Tool::at("curl".into()).args([
-                "--silent",
-                "--show-error",
-                "--http2-prior-knowledge",
-                "--data",
-                &body,
-                "--request",
-                method,
-                &format!("http://{}{path}", served.address),
-            ]);
-            let answer = curl.run().await;
-            let answer = answer.unwrap_or_else(|error| panic!("{method} {attempt}: {error}"));
-            let answer: Json = serde_json::from_str(&answer).unwrap();
-            assert!(answer["code"].is_i64(), "{answer}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for (kib, times) in [(9, 40), (1 << 10, 5), (6 << 10, 5)] {
+        file.as_file().set_len(kib << 10).unwrap();
+        let data = format!("@{}", file.path().display());
+        for (method, path, code) in [
+            ("POST", "/v1/nothing", 5),
+            ("DELETE", "/v1/nullVolumes/a", 12),
+            ("POST", "/v1/nullVolumes", 3),
+        ] {
+            for attempt in 0..times {
+                let url = format!("http://{}{path}", served.address);
+                let curl = Tool::at("curl".into())
+                    .args(["--silent", "--show-error", "--http2-prior-knowledge"])
+                    .args(["--data-binary", &data, "--request", method, &url]);
+                let what = || format!("{method} {kib} KiB, {attempt}");
+                let answer = curl.run().await;
+                let answer = answer.unwrap_or_else(|error| panic!("{}: {error}", what()));
+                let answer: Json = serde_json::from_str(&answer).unwrap();
+                assert_eq!(answer["code"], code, "{}: {answer}", what());
+            }
         }
     }
 }

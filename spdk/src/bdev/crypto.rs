@@ -64,6 +64,9 @@ pub struct Options {
     pub key: Key,
 }
 
+/// What SPDK calls the kind (see [`Info::product`](super::Info)).
+pub const PRODUCT: &str = "crypto";
+
 /// Makes an encrypted bdev. ENODEV for an unknown base, EBUSY for one in use,
 /// EEXIST for a name in use.
 pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {

@@ -181,31 +181,29 @@ opi_nvme_standby_state(const struct nvme_ctrlr *ctrlr, const struct spdk_nvme_pa
 	return OPI_NVME_PATH_STANDBY;
 }
 
-/* The poller behind `previous`, or the first, by which the module goes on with an attempt to attach a
- * controller; on the app thread. */
-static struct spdk_poller *
-opi_nvme_attempt(struct spdk_poller *previous)
+/* SPDK has no call for that: each attempt has a poller of this name on the app thread. What it holds goes
+ * with the process. */
+void
+opi_nvme_end_attempts(void)
 {
-	struct spdk_poller *poller = previous != NULL ? spdk_thread_get_next_timed_poller(previous) :
-				     spdk_thread_get_first_timed_poller(spdk_get_thread());
+	struct spdk_poller *poller = spdk_thread_get_first_timed_poller(spdk_get_thread());
 
-	while (poller != NULL && strcmp(spdk_poller_get_name(poller), "bdev_nvme_async_poll") != 0) {
-		poller = spdk_thread_get_next_timed_poller(poller);
+	for (; poller != NULL; poller = spdk_thread_get_next_timed_poller(poller)) {
+		struct spdk_poller *attempt = poller;
+
+		if (strcmp(spdk_poller_get_name(poller), "bdev_nvme_async_poll") == 0) {
+			spdk_poller_unregister(&attempt);
+		}
 	}
-	return poller;
 }
 
 uint32_t
 opi_nvme_count(void)
 {
 	struct nvme_bdev_ctrlr *controller;
-	struct spdk_poller *attempt = NULL;
 	uint32_t count = 0;
 
 	TAILQ_FOREACH(controller, &g_nvme_bdev_ctrlrs, tailq) {
-		count++;
-	}
-	while ((attempt = opi_nvme_attempt(attempt)) != NULL) {
 		count++;
 	}
 	return count;
@@ -215,15 +213,8 @@ void
 opi_nvme_give_up(void)
 {
 	struct nvme_bdev_ctrlr *controller;
-	struct spdk_poller *attempt = NULL;
 	struct nvme_ctrlr *ctrlr;
 
-	/* SPDK has no call for that; what an attempt holds goes with the process. */
-	while ((attempt = opi_nvme_attempt(attempt)) != NULL) {
-		struct spdk_poller *given_up = attempt;
-
-		spdk_poller_unregister(&given_up);
-	}
 	TAILQ_FOREACH(controller, &g_nvme_bdev_ctrlrs, tailq) {
 		TAILQ_FOREACH(ctrlr, &controller->ctrlrs, tailq) {
 			if (!spdk_nvme_ctrlr_is_fabrics(ctrlr->ctrlr)) {
@@ -257,6 +248,7 @@ opi_nvme_for_each_path(const char *name, opi_nvme_path_fn fn, void *arg)
 			struct opi_nvme_path path = {
 				.id = &id->trid,
 				.source_address = spdk_nvme_ctrlr_get_opts(ctrlr->ctrlr)->src_addr,
+				.source_port = spdk_nvme_ctrlr_get_opts(ctrlr->ctrlr)->src_svcid,
 				.hostnqn = spdk_nvme_ctrlr_get_opts(ctrlr->ctrlr)->hostnqn,
 				.cntlid = spdk_nvme_ctrlr_get_data(ctrlr->ctrlr)->cntlid,
 				.state = id == ctrlr->active_path_id ? opi_nvme_state(ctrlr) :
@@ -404,8 +396,13 @@ opi_nvme_path_stat(const char *bdev_name, const struct spdk_nvme_transport_id *i
 	bdev = spdk_bdev_desc_get_bdev(desc)->ctxt;
 	if (strcmp(spdk_bdev_get_module_name(spdk_bdev_desc_get_bdev(desc)), "nvme") == 0) {
 		TAILQ_FOREACH(path, &bdev->nvme_ns_list, tailq) {
-			if (opi_nvme_comes_from(path->ctrlr, source) &&
-			    spdk_nvme_transport_id_compare(&path->ctrlr->active_path_id->trid, id) == 0) {
+			int differs;
+
+			/* A failover on another thread changes which path is active. */
+			pthread_mutex_lock(&path->ctrlr->mutex);
+			differs = spdk_nvme_transport_id_compare(&path->ctrlr->active_path_id->trid, id);
+			pthread_mutex_unlock(&path->ctrlr->mutex);
+			if (differs == 0 && opi_nvme_comes_from(path->ctrlr, source)) {
 				break;
 			}
 		}

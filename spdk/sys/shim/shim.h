@@ -124,11 +124,13 @@ int opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id, c
 int opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 		   void (*done)(void *arg, int status), void *arg);
 
-/* Controllers, those that are going too, and attempts to attach one. */
+/* Controllers, those that are going too. */
 uint32_t opi_nvme_count(void);
-/* Waits for the peers of no controller any more. Attempts to attach one end without a word to who asked:
- * only before the process ends. */
+/* Waits for the peers of no controller any more. */
 void opi_nvme_give_up(void);
+/* Ends all attempts to attach a controller, without a word to who asked: only before SPDK stops. None may
+ * be under way over PCIe, where a device would go on using its queues. */
+void opi_nvme_end_attempts(void);
 
 typedef void (*opi_nvme_name_fn)(void *arg, const char *name);
 void opi_nvme_for_each_controller(opi_nvme_name_fn fn, void *arg);
@@ -146,6 +148,7 @@ enum opi_nvme_path_state {
 struct opi_nvme_path {
 	const struct spdk_nvme_transport_id	*id;
 	const char				*source_address;
+	const char				*source_port;
 	const char				*hostnqn;
 	uint16_t				cntlid;
 	enum opi_nvme_path_state		state;

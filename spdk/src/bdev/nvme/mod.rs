@@ -9,6 +9,7 @@
 //!                        deadline passed: ETIMEDOUT └─► detached again, if it connects after all
 //! ```
 
+mod attempts;
 mod clash;
 mod path_id;
 mod policy;
@@ -292,7 +293,10 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
         drop(unsafe { Box::from_raw(connecting) });
         return Err(Error::new(operation, rc).with_detail(at()));
     }
-    match pending.await? {
+    let under_way = attempts::Attempt::to(&options.address);
+    let status = pending.await?;
+    drop(under_way);
+    match status {
         0 => match clash::check_no_clash(spdk, operation, &options.name) {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -317,12 +321,27 @@ fn check_joins(spdk: Spdk, operation: &'static str, options: &Options) -> Result
     let refuse = |errno, detail| Err(Error::new(operation, errno).with_detail(detail));
     let name = &options.name;
     if options.first && !paths.is_empty() {
-        let what = format!("SPDK has a controller {name:?} that somebody else has attached");
+        let what = format!("SPDK has a controller {name:?} with paths that are not known here");
         return refuse(libc::EEXIST, what);
     }
     let new = options.path();
     if paths.iter().any(|path| path.id().as_ref() == Some(&new)) {
         return refuse(libc::EEXIST, format!("{name:?} has the path {new}"));
+    }
+    let same = |path: &&Path| {
+        path.address.as_ref() == Some(&new.address) && path.subsystem == new.subsystem
+    };
+    if paths
+        .iter()
+        .filter(same)
+        .any(|path| path.source.is_none() || new.source.is_none())
+    {
+        let what = format!(
+            "{name:?} has a path to {}: for a second one both need a source address, or SPDK \
+             cannot tell them apart",
+            options.address
+        );
+        return refuse(libc::EINVAL, what);
     }
     if options.multipath == Multipath::Disabled {
         return refuse(
@@ -346,28 +365,31 @@ fn check_joins(spdk: Spdk, operation: &'static str, options: &Options) -> Result
 }
 
 /// What SPDK would not do for a path that stands by: it connects all of a failover controller's as the
-/// host, and from the address, of the first.
+/// host, and from the address and port, of the first.
 fn differs(first: &Path, options: &Options) -> Option<String> {
     let name = &options.name;
-    let told = |source: Option<IpAddr>| match source {
-        Some(source) => format!("from {source}"),
-        None => "from no address in particular".to_owned(),
-    };
+    let all = format!("all paths of the failover controller {name:?} are connected");
     match &options.hostnqn {
         Some(nqn) if *nqn != first.hostnqn => {
+            let host = &first.hostnqn;
             return Some(format!(
-                "all paths of the failover controller {name:?} are connected as the host of the \
-                 first, {:?}, not {nqn:?}",
-                first.hostnqn
+                "{all} as the host of the first, {host:?}, not {nqn:?}"
             ));
         }
         _ => {}
     }
-    let (there, new) = (first.source, options.path().source);
+    let there = (first.source, first.source_port);
+    let new = (
+        options.path().source,
+        options.source.map_or(0, |source| source.port()),
+    );
+    let told = |(source, port): (Option<IpAddr>, u16)| match source {
+        Some(source) => SocketAddr::new(source, port).to_string(),
+        None => "no address in particular".to_owned(),
+    };
     (there != new).then(|| {
         format!(
-            "all paths of the failover controller {name:?} are connected from where the first is: \
-             {}, not {}",
+            "{all} from where the first is, {}, not {}",
             told(there),
             told(new)
         )

@@ -22,6 +22,8 @@ pub struct Path {
     pub subsystem: String,
     /// The address that it was told to connect from, if it was.
     pub source: Option<IpAddr>,
+    /// The port that it was told to connect from; 0 for any.
+    pub source_port: u16,
     /// The host's NQN.
     pub hostnqn: String,
     /// The controller's id in the subsystem.
@@ -128,6 +130,7 @@ unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_n
             address: address(&*path.id),
             subsystem: read(&(*path.id).subnqn),
             source: string(path.source_address).parse().ok(),
+            source_port: string(path.source_port).parse().unwrap_or(0),
             hostnqn: string(path.hostnqn),
             cntlid: path.cntlid,
             state: PathState::of(path.state),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use spdk_sys as sys;
 
+use super::attempts;
 use crate::runtime::Spdk;
 
 /// How long controllers may take to say goodbye to their peers. One that is silent never answers.
@@ -18,10 +19,16 @@ struct Farewell {
     poller: *mut sys::spdk_poller,
 }
 
-/// Has the connections of remote controllers that are still there in a second be given up, so that
-/// SPDK, which is about to stop, does not wait for their peers. SPDK ends no thread that has
-/// pollers: this one goes with the last controller.
+/// Ends the attempts to attach a controller: nobody can be answered any more, and one that succeeded
+/// after SPDK's module has ended would never be detached. Then has the connections of remote controllers
+/// that are still there in a second be given up, so that SPDK, which is about to stop, does not wait for
+/// their peers. SPDK ends no thread that has pollers: this one goes with the last controller.
 pub(crate) fn give_up_late(_: Spdk) {
+    // One over PCIe ends soon by itself.
+    if attempts::over_pcie() == 0 {
+        // SAFETY: on the app thread, on which alone attempts are made.
+        unsafe { sys::opi_nvme_end_attempts() };
+    }
     // SAFETY: on the app thread, which alone makes and frees controllers.
     if unsafe { sys::opi_nvme_count() } == 0 {
         return;
