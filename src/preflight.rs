@@ -107,7 +107,8 @@ fn check_memory(config: &Config) -> Result<(), String> {
     if let Some((kib, mib)) = most.filter(|(_, mib)| *mib >= needed) {
         return Err(format!(
             "{mib} MiB of hugepages of {kib} KiB are free, but only {free} MiB in sizes that are mounted: \
-             mount -t hugetlbfs -o pagesize={kib}K nodev /dev/hugepages"
+             mkdir -p /dev/hugepages-{kib}K && mount -t hugetlbfs -o pagesize={kib}K nodev \
+             /dev/hugepages-{kib}K"
         ));
     }
     Err(format!(

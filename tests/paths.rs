@@ -211,7 +211,8 @@ async fn a_peer_that_has_fallen_silent_holds_up_no_stop() {
 
 #[tokio::test]
 async fn paths_of_a_failover_controller_come_from_one_place_and_go_whole() {
-    let (target, peer, export) = start(Options::default()).await;
+    let (options, socket) = Options::default().with_rpc();
+    let (target, peer, export) = start(options).await;
     let (_, second) = tcp_controller(&export.client, &export.subsystem).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
@@ -246,10 +247,26 @@ async fn paths_of_a_failover_controller_come_from_one_place_and_go_whole() {
         let what = "all paths of the failover controller";
         assert!(status.message().contains(what), "{status}");
     }
-    // The only one may be changed all the same, also in both at once.
-    let other = from(second, "127.0.0.8");
+    // A change that cannot be takes nothing away first.
     let a = format!("{remote}/nvmePaths/a");
     let fields = ["traddr", "fabrics"];
+    let b = paths.created(&remote, "b", from(second, "127.0.0.9")).await;
+    let (_, third) = tcp_controller(&export.client, &export.subsystem).await;
+    let seen = async || {
+        Tool::rpc(&socket)
+            .arg("bdev_nvme_get_controllers")
+            .run()
+            .await
+    };
+    let before = seen().await;
+    let elsewhere = from(third, "127.0.0.8");
+    paths
+        .update_refused(&a, elsewhere, Some(&fields), Code::FailedPrecondition)
+        .await;
+    assert_eq!(seen().await, before);
+    paths.deleted(&name_of(&b)).await;
+    // The only one may be changed all the same, also in both at once.
+    let other = from(second, "127.0.0.8");
     paths.updated(&a, other, Some(&fields)).await;
     let back = from(export.port, "127.0.0.9");
     paths.updated(&a, back, Some(&fields)).await;

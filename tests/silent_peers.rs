@@ -6,10 +6,10 @@ mod common;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{
-    Fixture, Options, Resource, Target, eventually, name_of, namespace, nqn_of, subsystem,
+    Fixture, Options, Relay, Resource, Target, eventually, name_of, namespace, nqn_of, subsystem,
     tcp_controller, tcp_path,
 };
 use serde_json::json;
@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tonic::Code;
 
 /// What a peer says before it falls silent.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -166,9 +167,15 @@ async fn a_peer_that_answers_when_spdk_stops_already_holds_up_no_stop() {
         made = paths.create(&remote, "path", tcp_path(late.port, &export.nqn)) => panic!("{made:?}"),
         () = late.connected(2) => {}
     }
-    // Calls in flight have two seconds to end, then SPDK stops.
+    // It lets calls in flight end, tells what they cost, and stops SPDK.
+    let log = target.scratch().join("log");
     let stopped = tokio::task::spawn_blocking(move || target.stop());
-    tokio::time::sleep(Duration::from_millis(2600)).await;
+    let soon = Duration::from_secs(4);
+    eventually("SPDK is told to stop", soon, async || {
+        let log = std::fs::read_to_string(&log).ok()?;
+        log.contains("what configuration cost").then_some(())
+    })
+    .await;
     late.let_go_on.send_replace(true);
     stopped.await.expect("it stops");
     peer.stop();
@@ -203,6 +210,39 @@ async fn a_path_that_is_changed_to_a_silent_peer_holds_up_no_other_of_its_contro
         changed = paths.update(&b, elsewhere, None) => panic!("{changed:?} came first"),
         () = others => {}
     }
+    target.stop();
+    peer.stop();
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_before_a_silent_peer_is_waited_for() {
+    let target = Target::start_with(Options::default()).await;
+    let peer = Target::start_with(Options::default().beside(&target)).await;
+    let export = Fixture::tcp(&peer, 16).await;
+    let relay = Relay::to(export.port).await;
+    let client = target.client().await;
+    let of = |message| Resource::new(&client, message);
+    let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
+    let paths = of("NvmePath");
+    let path = || tcp_path(relay.port, &export.nqn);
+    let one = name_of(
+        &of("NvmeRemoteController")
+            .created("", "one", object.clone())
+            .await,
+    );
+    let two = name_of(&of("NvmeRemoteController").created("", "two", object).await);
+    paths.created(&one, "path", path()).await;
+    relay.fall_silent(true);
+    let begun = Instant::now();
+    paths
+        .refused(&two, "path", path(), Code::AlreadyExists)
+        .await;
+    let second = tcp_path(export.port, &export.nqn);
+    paths
+        .refused(&one, "second", second, Code::FailedPrecondition)
+        .await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
     target.stop();
     peer.stop();
 }

@@ -150,7 +150,7 @@ impl<V: Volume> Kind for Volumes<V> {
             true => Ok(()),
             false => {
                 self.make_again(name, object).await?;
-                tracing::warn!(volume = %name, "it had gone, and is made again; what was in memory is lost");
+                tracing::warn!(volume = %name, "it had gone, and is made again");
                 Ok(())
             }
         }
@@ -211,12 +211,14 @@ impl<V: Volume> Volumes<V> {
     /// What stands against it.
     pub(crate) async fn make_again(&self, name: &Name, volume: &V) -> Result<(), Error> {
         let recipe = volume.recipe(name.id().to_owned()).await?;
-        let made = self.spdk.call(move |spdk| async move {
-            match bdev::lookup(spdk, recipe.name())? {
-                Some(_) => Ok(()),
-                None => recipe.make(spdk).await,
-            }
-        });
+        let uuid = parse_uuid(volume.uuid());
+        let made = self
+            .spdk
+            .call(async move |spdk| match own(spdk, recipe.name(), uuid)? {
+                Own::There => Ok(()),
+                // Where another bdev has the name, SPDK says so.
+                Own::Gone | Own::Replaced => recipe.make(spdk).await,
+            });
         Ok(made.await??)
     }
 }

@@ -287,6 +287,7 @@ async fn replace(
             Err(error) => Err(error.after_undo(leave(spdk, new, true).await)),
         };
     }
+    nvme::may_replace(spdk, new, &old.path())?;
     if let Left::Needed = leave(spdk, old, free).await? {
         return Ok(Left::Needed);
     }

@@ -36,7 +36,7 @@ fn snake_case(path: &str) -> String {
 }
 
 /// Gives a PATCH without a mask the fields that its body names. What the path says, the name, is not
-/// among them; nor is a key that is empty, which is what answers have in the place of any.
+/// among them; nor are keys that are empty, which is what answers have in the place of any, beside others.
 pub fn complete(
     message: &mut DynamicMessage,
     body_field: &FieldDescriptor,
@@ -65,42 +65,52 @@ pub fn complete(
     if given {
         return;
     }
-    let mut paths = Vec::new();
-    named(&inside, object, "", &mut paths);
+    let mut found = Named::default();
+    found.all_in(&inside, object, "");
     let by_path = |path: &String| {
         let full = format!("{}.{path}", body_field.name());
         captures.iter().any(|(captured, _)| *captured == full)
     };
+    let mut paths = found.fields;
     paths.retain(|path| !by_path(path));
+    if paths.is_empty() {
+        paths = found.empty_keys;
+    }
     message.set_field(&field, Value::Message(of(&kind, paths.into_iter())));
 }
 
-/// Paths of the fields that a JSON object names. A message is gone into, unless it is empty, which
-/// means all of it, or one of protobuf's own.
-fn named(
-    message: &MessageDescriptor,
-    object: &Map<String, Json>,
-    prefix: &str,
-    paths: &mut Vec<String>,
-) {
-    for (name, value) in object {
-        let Ok(fields) = resolve(message, name) else {
-            continue;
-        };
-        let Some(field) = fields.first() else {
-            continue;
-        };
-        let path = format!("{prefix}{}", field.name());
-        match (field.kind(), value) {
-            (Kind::Message(inside), Json::Object(object))
-                if !object.is_empty()
-                    && !field.is_map()
-                    && inside.package_name() != "google.protobuf" =>
-            {
-                named(&inside, object, &format!("{path}."), paths);
+/// Paths of the fields that a JSON object names.
+#[derive(Default)]
+struct Named {
+    fields: Vec<String>,
+    empty_keys: Vec<String>,
+}
+
+impl Named {
+    /// A message is gone into, unless it is empty, which means all of it, or one of protobuf's own.
+    fn all_in(&mut self, message: &MessageDescriptor, object: &Map<String, Json>, prefix: &str) {
+        for (name, value) in object {
+            let Ok(fields) = resolve(message, name) else {
+                continue;
+            };
+            let Some(field) = fields.first() else {
+                continue;
+            };
+            let path = format!("{prefix}{}", field.name());
+            match (field.kind(), value) {
+                (Kind::Message(inside), Json::Object(object))
+                    if !object.is_empty()
+                        && !field.is_map()
+                        && inside.package_name() != "google.protobuf" =>
+                {
+                    self.all_in(&inside, object, &format!("{path}."));
+                }
+                // Bytes are keys in this API.
+                (Kind::Bytes, Json::String(empty)) if empty.is_empty() => {
+                    self.empty_keys.push(path);
+                }
+                _ => self.fields.push(path),
             }
-            (Kind::Bytes, Json::String(empty)) if empty.is_empty() => {}
-            _ => paths.push(path),
         }
     }
 }

@@ -26,7 +26,7 @@ const GENERAL: &str = "HTTP/JSON over the gRPC services, as grpc-gateway has it.
 /// How a field mask is written.
 const MASK: &str = "\n\nPaths of fields between commas, such as `spec.hostnqn,spec.psk`, or `*` for \
     all of them. Without it the fields that the body names are meant, but for keys that are \
-    empty, as in answers: to take a key away, name it here.";
+    empty beside others, as in answers: to take a key away, name it here.";
 
 /// Describes a table of routes.
 pub fn describe(pool: &DescriptorPool, table: &Table) -> Json {

@@ -191,7 +191,9 @@ mod tests {
         assert!(update_mask(path, "{}").is_empty());
         let round_trip = r#"{"spec":{"modelNumber":"m","psk":""}}"#;
         assert_eq!(update_mask(path, round_trip), ["spec.model_number"]);
-        assert_eq!(update_mask(path, r#"{"spec":{"psk":null}}"#), ["spec.psk"]);
+        for alone in [r#"{"spec":{"psk":""}}"#, r#"{"spec":{"psk":null}}"#] {
+            assert_eq!(update_mask(path, alone), ["spec.psk"]);
+        }
         // An empty message means all of it, as in grpc-gateway.
         assert_eq!(update_mask(path, r#"{"spec":{}}"#), ["spec"]);
         let with = |query: &str| update_mask(&format!("{path}?{query}"), body);

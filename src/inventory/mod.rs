@@ -91,7 +91,7 @@ impl inventory_service_server::InventoryService for InventoryService {
         // A call that is given up while it waits is not read for; one that reads keeps its turn.
         let turn = timeout_at(by.into(), Arc::clone(&self.names).lock_owned()).await;
         let mut names = turn.map_err(|_| {
-            Error::Unavailable("another call still reads the inventory: a file of it hangs".into())
+            Error::Unavailable("another call reads the inventory, and has not ended in time".into())
         })?;
         let inventory = tokio::task::spawn_blocking(move || read(&roots, &mut names))
             .await

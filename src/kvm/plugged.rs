@@ -147,6 +147,15 @@ impl<K: Pluggable> Kind for Plugged<K> {
         Err(error)
     }
 
+    async fn prepare(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        wanted: &K::Object,
+    ) -> Result<(), Error> {
+        self.kind.prepare(call, name, wanted).await
+    }
+
     /// A machine that was started anew does not have the device of the one before.
     async fn renew(
         &self,

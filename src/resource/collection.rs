@@ -233,15 +233,15 @@ impl<K: Kind> Collection<K> {
         name: &Name,
         wanted: K::Object,
     ) -> Result<Made<K::Object>, Error> {
-        let uses = self.uses(name, &wanted);
         if self.record(name).is_none() {
-            let ready = self.kind.prepare(call, name, &wanted).await;
-            ready.map_err(|error| error.under(self.meta.field()))?;
+            self.prepare(call, name, &wanted).await?;
         }
+        let uses = self.uses(name, &wanted);
         let _held = self.shared.locks.acquire(uses.changed(), uses.used()).await;
         if let Some(record) = self.record(name) {
             if self.same(name, &record, &wanted).is_ok() {
-                self.kind.renew(call, name, &record.object).await?;
+                let renewed = self.kind.renew(call, name, &record.object).await;
+                renewed.map_err(|error| error.under(self.meta.field()))?;
             }
             return Ok(Made::Existing(record));
         }
@@ -252,6 +252,18 @@ impl<K: Kind> Collection<K> {
         reserved.settle(self.uses(name, &object));
         self.put(name, wanted, object.clone());
         Ok(Made::New(self.answer(name, object)))
+    }
+
+    /// Has the kind wait for what an object needs, unless it is known already that it cannot be.
+    pub(super) async fn prepare(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        wanted: &K::Object,
+    ) -> Result<(), Error> {
+        self.shared.registry.check(name, &self.uses(name, wanted))?;
+        let ready = self.kind.prepare(call, name, wanted).await;
+        ready.map_err(|error| error.under(self.meta.field()))
     }
 
     async fn remove(&self, call: &CallContext, name: &Name) -> Result<(), Error> {

@@ -46,7 +46,7 @@ pub trait Kind: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
 
     /// Waits for what a new or changed object needs of the world outside, such as a peer that answers.
-    /// Before any lock is taken, so that nobody else waits for it too.
+    /// Before anything is reserved or locked for it, so that nobody else waits too.
     ///
     /// # Errors
     /// What is in the way.

@@ -147,6 +147,14 @@ impl Registry {
         })
     }
 
+    /// Whether `uses` could be reserved for `name` now.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub fn check(&self, name: &Name, uses: &Uses) -> Result<(), Error> {
+        self.inner.lock().admit(name, uses)
+    }
+
     /// The first of these numbers whose key nobody has: `name` has reserved it, inside a reservation
     /// that is settled or given back.
     pub fn choose(

@@ -78,8 +78,7 @@ impl<K: Kind> Collection<K> {
             let recorded: K::Object = typed(&recorded)?;
 
             if !fields.is_empty() {
-                let ready = self.kind.prepare(call, name, &target).await;
-                ready.map_err(|error| error.under(self.meta.field()))?;
+                self.prepare(call, name, &target).await?;
             }
             let before = self.uses(name, &record.object);
             let after = self.uses(name, &target);

@@ -2,7 +2,6 @@
 //! does it: one request object in, SPDK's answer out (200, also when it is an error), 204 for a
 //! notification.
 
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,6 +117,15 @@ impl Proxy {
             let message = "a request is one JSON object";
             return Err(Refusal::bad_request(INVALID_REQUEST, message));
         };
+        let (values, levels) = size_of(request.values());
+        // SPDK would close the connection, without a word.
+        if values > VALUES || levels > LEVELS {
+            let message = format!(
+                "SPDK takes requests of {VALUES} values and {LEVELS} levels at most, as it counts them; \
+                 this one has {values} and {levels}"
+            );
+            return Err(Refusal::bad_request(INVALID_REQUEST, message));
+        }
         self.forward(&request, &body).await
     }
 
@@ -156,15 +164,6 @@ impl Proxy {
         socket::call(&self.socket, body, answered)
             .await
             .map_err(|error| {
-                let (values, levels) = size_of(request.values());
-                // SPDK closes the connection then, without a word.
-                if error.kind() == ErrorKind::UnexpectedEof && (values > VALUES || levels > LEVELS) {
-                    let message = format!(
-                        "SPDK takes requests of {VALUES} values and {LEVELS} levels at most, as it counts \
-                         them; this one has {values} and {levels}"
-                    );
-                    return Refusal::bad_request(INVALID_REQUEST, message);
-                }
                 let message = format!("SPDK's JSON-RPC server: {error}");
                 Refusal::new(StatusCode::BAD_GATEWAY, INTERNAL_ERROR, message)
             })

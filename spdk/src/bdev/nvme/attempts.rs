@@ -13,7 +13,7 @@ pub(super) fn over_pcie() -> usize {
     OVER_PCIE.get()
 }
 
-/// One attempt, for as long as it is kept.
+/// One attempt, for as long as it is kept: by what SPDK holds of it.
 pub(super) struct Attempt {
     counts: usize,
 }

@@ -36,6 +36,7 @@ use crate::log;
 use crate::runtime::Spdk;
 use crate::transport_id::{self, Kind};
 
+use attempts::Attempt;
 pub use path_id::PathId;
 pub use policy::use_all_paths;
 pub use reset::reset;
@@ -241,10 +242,16 @@ pub(crate) fn configure(_: Spdk) -> Result<(), Error> {
 struct Connecting {
     names: Vec<*const c_char>,
     promise: Promise<c_int>,
+    /// Until SPDK has ended it, whoever waits.
+    _under_way: Attempt,
 }
 
 async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Result<(), Error> {
-    check_joins(spdk, operation, options)?;
+    check_joins(
+        operation,
+        options,
+        &paths(spdk, &options.name).unwrap_or_default(),
+    )?;
     let id = options.address.to_id(&options.subsystem)?;
     let name = cstr("controller name", &options.name)?;
     let optional = |field, text: Option<&str>| text.map(|text| cstr(field, text)).transpose();
@@ -274,6 +281,7 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
     let connecting = Box::into_raw(Box::new(Connecting {
         names: vec![std::ptr::null(); MAX_NAMES],
         promise,
+        _under_way: Attempt::to(&options.address),
     }));
     // SAFETY: on the app thread; what `attach` points to outlives the call, which
     // copies it; the names live in the box, which `on_attached` takes, unless the
@@ -293,10 +301,7 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
         drop(unsafe { Box::from_raw(connecting) });
         return Err(Error::new(operation, rc).with_detail(at()));
     }
-    let under_way = attempts::Attempt::to(&options.address);
-    let status = pending.await?;
-    drop(under_way);
-    match status {
+    match pending.await? {
         0 => match clash::check_no_clash(spdk, operation, &options.name) {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -313,20 +318,33 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
     }
 }
 
-/// Whether the path may join what has the controller's name.
-fn check_joins(spdk: Spdk, operation: &'static str, options: &Options) -> Result<(), Error> {
-    let Ok(paths) = paths(spdk, &options.name) else {
+/// Whether a path may be attached once `gone` is detached: says beforehand what [`attach`] would.
+pub fn may_replace(spdk: Spdk, options: &Options, gone: &PathId) -> Result<(), Error> {
+    let mut others = paths(spdk, &options.name).unwrap_or_default();
+    others.retain(|path| path.id().as_ref() != Some(gone));
+    check_joins("replace NVMe path", options, &others)
+}
+
+/// Whether the path may join these, the controller's.
+fn check_joins(operation: &'static str, options: &Options, paths: &[Path]) -> Result<(), Error> {
+    if paths.is_empty() {
         return Ok(());
-    };
+    }
     let refuse = |errno, detail| Err(Error::new(operation, errno).with_detail(detail));
     let name = &options.name;
-    if options.first && !paths.is_empty() {
+    if options.first {
         let what = format!("SPDK has a controller {name:?} with paths that are not known here");
         return refuse(libc::EEXIST, what);
     }
     let new = options.path();
     if paths.iter().any(|path| path.id().as_ref() == Some(&new)) {
         return refuse(libc::EEXIST, format!("{name:?} has the path {new}"));
+    }
+    if options.multipath == Multipath::Disabled {
+        return refuse(
+            libc::EEXIST,
+            format!("{name:?} is attached and takes no second path"),
+        );
     }
     let same = |path: &&Path| {
         path.address.as_ref() == Some(&new.address) && path.subsystem == new.subsystem
@@ -342,12 +360,6 @@ fn check_joins(spdk: Spdk, operation: &'static str, options: &Options) -> Result
             options.address
         );
         return refuse(libc::EINVAL, what);
-    }
-    if options.multipath == Multipath::Disabled {
-        return refuse(
-            libc::EEXIST,
-            format!("{name:?} is attached and takes no second path"),
-        );
     }
     let other = |path: &&Path| path.subsystem != options.subsystem;
     if let Some(Path { subsystem, .. }) = paths.iter().find(other) {

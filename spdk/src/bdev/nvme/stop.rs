@@ -24,13 +24,7 @@ struct Farewell {
 /// that are still there in a second be given up, so that SPDK, which is about to stop, does not wait for
 /// their peers. SPDK ends no thread that has pollers: this one goes with the last controller.
 pub(crate) fn give_up_late(_: Spdk) {
-    // One over PCIe ends soon by itself.
-    if attempts::over_pcie() == 0 {
-        // SAFETY: on the app thread, on which alone attempts are made.
-        unsafe { sys::opi_nvme_end_attempts() };
-    }
-    // SAFETY: on the app thread, which alone makes and frees controllers.
-    if unsafe { sys::opi_nvme_count() } == 0 {
+    if all_ended() {
         return;
     }
     let farewell = Box::into_raw(Box::new(Farewell {
@@ -56,10 +50,22 @@ pub(crate) fn give_up_late(_: Spdk) {
     unsafe { (*farewell).poller = poller };
 }
 
+/// Ends attempts, and tells whether no controller is left. While there is an attempt over PCIe, which ends
+/// soon by itself, all go on: they cannot be told apart, and its device would go on using its queues.
+fn all_ended() -> bool {
+    if attempts::over_pcie() > 0 {
+        return false;
+    }
+    // SAFETY: on the app thread (both callers are), on which alone attempts and controllers are made.
+    unsafe {
+        sys::opi_nvme_end_attempts();
+        sys::opi_nvme_count() == 0
+    }
+}
+
 unsafe extern "C" fn on_look(argument: *mut c_void) -> c_int {
     let farewell: *mut Farewell = argument.cast();
-    // SAFETY: as in `give_up_late`.
-    if unsafe { sys::opi_nvme_count() } == 0 {
+    if all_ended() {
         // SAFETY: what was registered, freed once: the poller ends here, and is our own.
         let mut farewell = unsafe { Box::from_raw(farewell) };
         // SAFETY: unregistering from within is allowed (spdk/thread.h).
