@@ -258,12 +258,12 @@ async fn paths_of_a_failover_controller_come_from_one_place_and_go_whole() {
             .run()
             .await
     };
-    let before = seen().await;
+    let before = seen().await.expect("SPDK answers");
     let elsewhere = from(third, "127.0.0.8");
     paths
         .update_refused(&a, elsewhere, Some(&fields), Code::FailedPrecondition)
         .await;
-    assert_eq!(seen().await, before);
+    assert_eq!(seen().await, Ok(before));
     paths.deleted(&name_of(&b)).await;
     // The only one may be changed all the same, also in both at once.
     let other = from(second, "127.0.0.8");

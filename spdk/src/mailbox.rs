@@ -460,8 +460,8 @@ unsafe fn end(consumer: *mut Consumer) {
     // (spdk/thread.h).
     unsafe { sys::spdk_poller_unregister(&mut poller) };
     executor::stop();
-    nvme::give_up_late(consumer.spdk);
+    let spdk = consumer.spdk;
     drop(consumer);
-    // SAFETY: on the app thread, with the reactors running.
-    unsafe { sys::spdk_app_stop(0) };
+    // SAFETY: `nvme::stop` calls it on the app thread, with the reactors running.
+    nvme::stop(spdk, || unsafe { sys::spdk_app_stop(0) });
 }

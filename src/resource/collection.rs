@@ -261,7 +261,13 @@ impl<K: Kind> Collection<K> {
         name: &Name,
         wanted: &K::Object,
     ) -> Result<(), Error> {
-        self.shared.registry.check(name, &self.uses(name, wanted))?;
+        let uses = self.uses(name, wanted);
+        let registry = &self.shared.registry;
+        if registry.check(name, &uses).is_err() {
+            // What is in the way may be a change under way that does not come to its end, or a delete.
+            let _held = self.shared.locks.acquire(uses.changed(), uses.used()).await;
+            registry.check(name, &uses)?;
+        }
         let ready = self.kind.prepare(call, name, wanted).await;
         ready.map_err(|error| error.under(self.meta.field()))
     }

@@ -28,6 +28,9 @@ struct Volumes {
     gate: Option<Arc<Gate>>,
 }
 
+/// What the server makes of no uuid.
+const CHOSEN: &str = "chosen";
+
 struct Gate {
     entered: Semaphore,
     may_go_on: Semaphore,
@@ -55,8 +58,12 @@ impl Kind for Arc<Volumes> {
         }
     }
 
-    fn uses(&self, name: &Name, _: &NullVolume) -> Uses {
-        Uses::new().owns(Key::bdev(name.id()))
+    fn uses(&self, name: &Name, object: &NullVolume) -> Uses {
+        let uses = Uses::new().owns(Key::bdev(name.id()));
+        match object.uuid.as_str() {
+            "" | CHOSEN => uses,
+            uuid => uses.owns(format!("uuid/{uuid}")),
+        }
     }
 
     async fn create(
@@ -72,7 +79,7 @@ impl Kind for Arc<Volumes> {
         self.fault()?;
         assert!(self.made.lock().insert(name.id().into()), "made twice");
         if wanted.uuid.is_empty() {
-            wanted.uuid = "chosen".into();
+            wanted.uuid = CHOSEN.into();
         }
         Ok(wanted)
     }

@@ -112,6 +112,41 @@ async fn a_client_that_goes_away_cuts_nothing_off() {
 }
 
 #[tokio::test]
+async fn what_a_change_under_way_has_is_free_again_when_that_fails() {
+    let gate = Arc::new(Gate {
+        entered: Semaphore::new(0),
+        may_go_on: Semaphore::new(0),
+    });
+    let world = World::with(Volumes {
+        gate: Some(Arc::clone(&gate)),
+        ..Default::default()
+    });
+    let made = |id: &'static str| {
+        let volumes = Arc::clone(&world.volumes);
+        let mut object = of(512, 64);
+        object.uuid = "one".into();
+        tokio::spawn(async move {
+            let request = create("", id, object);
+            volumes.create(CallContext::default(), request).await
+        })
+    };
+    let first = made("a");
+    gate.entered.acquire().await.unwrap().forget();
+    world.engine.fails.store(true, Ordering::Relaxed);
+    let second = made("b");
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!second.is_finished(), "{:?}", second.await);
+    gate.may_go_on.add_permits(1);
+    first.await.unwrap().unwrap_err();
+    gate.entered.acquire().await.unwrap().forget();
+    world.engine.fails.store(false, Ordering::Relaxed);
+    gate.may_go_on.add_permits(1);
+    assert_eq!(second.await.unwrap().unwrap().name, "volumes/b");
+}
+
+#[tokio::test]
 async fn an_update_asks_the_kind_for_what_differs_only() {
     let world = World::new();
     world.volume("a", of(512, 64)).await.unwrap();

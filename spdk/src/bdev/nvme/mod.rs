@@ -41,7 +41,7 @@ pub use path_id::PathId;
 pub use policy::use_all_paths;
 pub use reset::reset;
 pub use state::{Namespace, Path, PathState, controllers, namespaces, path_stats, paths};
-pub(crate) use stop::give_up_late;
+pub(crate) use stop::stop;
 
 /// Where a controller is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
