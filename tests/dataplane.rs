@@ -349,7 +349,7 @@ async fn namespaces_come_and_go_while_a_host_does_io() {
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
     let namespaces = export.resource("NvmeNamespace");
-    let load = export.initiator().load(4).await;
+    let load = export.load(4).await;
     for _ in 0..3 {
         let volume = malloc(&export.client, &unique("extra"), 1).await;
         let second = namespace(
@@ -379,7 +379,7 @@ async fn namespaces_come_and_go_while_a_host_does_io() {
 async fn deleting_a_controller_disconnects_its_hosts() {
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
-    let load = export.initiator().load(30).await;
+    let load = export.load(30).await;
     export
         .resource("NvmeController")
         .deleted(&export.controller)
@@ -405,7 +405,7 @@ async fn deleting_a_controller_disconnects_its_hosts() {
 async fn a_namespace_can_be_deleted_under_load_and_nothing_stays_paused() {
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
-    let load = export.initiator().load(30).await;
+    let load = export.load(30).await;
     export
         .resource("NvmeNamespace")
         .deleted(&export.namespace)

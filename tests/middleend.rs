@@ -135,7 +135,7 @@ async fn rate(export: &Fixture) -> f64 {
         count("read_bytes_count") + count("write_bytes_count")
     };
     let at_first = bytes().await;
-    let load = export.initiator().load(5).await;
+    let load = export.load(5).await;
     let (before, begin) = eventually("I/O has begun", Duration::from_secs(10), async || {
         let now = bytes().await;
         (now > at_first).then(|| (now, Instant::now()))

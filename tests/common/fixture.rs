@@ -1,11 +1,12 @@
 //! What most tests begin with: names of their own, a volume, a subsystem that exports it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use base64::Engine;
 use serde_json::{Value, json};
 
-use super::{Client, Initiator, Resource, Target, free_port};
+use super::{Client, Initiator, Resource, Running, Target, eventually, free_port};
 
 /// Who a host says that it is.
 pub const HOST: &str = "nqn.2022-09.io.spdk:the-host";
@@ -66,6 +67,24 @@ impl Fixture {
     /// How a host reaches it.
     pub fn initiator(&self) -> Initiator {
         Initiator::tcp(self.port, &self.nqn)
+    }
+
+    /// Load on it in the background, once I/O of it is counted: the tool connects its queues for a while
+    /// after it has said that it begins, and waits 10 s for them in vain.
+    pub async fn load(&self, seconds: u32) -> Running {
+        let volumes = self.resource("MallocVolume");
+        let ops = async || {
+            let stats = volumes.stats(&self.volume).await;
+            let count = |field: &str| stats[field].as_i64().unwrap_or(0);
+            count("read_ops_count") + count("write_ops_count")
+        };
+        let before = ops().await;
+        let load = self.initiator().load(seconds).await;
+        eventually("there is I/O", Duration::from_secs(15), async || {
+            (ops().await > before).then_some(())
+        })
+        .await;
+        load
     }
 
     /// One of the kinds, through the connection of this fixture.

@@ -159,12 +159,12 @@ impl Initiator {
         }
     }
 
-    /// The same in the background, once I/O has begun.
+    /// The same in the background, once the tool connects its queues.
     pub async fn load(&self, seconds: u32) -> Running {
         self.load_of("randrw", seconds).await
     }
 
-    /// Load of one kind (`randread`...) in the background, once I/O has begun.
+    /// Load of one kind (`randread`...) in the background, once the tool connects its queues.
     pub async fn load_of(&self, kind: &str, seconds: u32) -> Running {
         let mut running = self.perf_tool(kind, seconds).spawn();
         running.says("Launching workers").await;
