@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     Fixture, Initiator, Options, Relay, Resource, Target, Tool, eventually, free_port, malloc,
-    name_of, namespace, nqn_of, subsystem, tcp_controller, tcp_path,
+    name_of, namespace, nqn_of, remote_controller, subsystem, tcp_controller, tcp_path,
 };
 use opi_spdk::api::storage::ResetNvmeRemoteControllerRequest;
 use opi_spdk::api::storage::nvme_remote_controller_service_client::NvmeRemoteControllerServiceClient;
@@ -28,8 +28,7 @@ async fn a_reset_connects_the_working_path_once_and_names_the_one_that_is_silent
     let relay = Relay::to(export.port).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
-    let object = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
-    let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+    let remote = remote_controller(&client, "r", "MULTIPATH").await;
     let reset = async |limit| {
         let mut service = NvmeRemoteControllerServiceClient::new(client.channel());
         let name = remote.clone();
@@ -135,8 +134,7 @@ async fn a_namespace_that_cannot_be_a_volume_is_said_and_nothing_is_attached() {
     let of = |message| Resource::new(&client, message);
     let object = json!({ "block_size": 512, "blocks_count": 64, "uuid": uuid });
     let twin = name_of(&of("MallocVolume").created("", "twin", object).await);
-    let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
-    let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+    let remote = remote_controller(&client, "r", "DISABLE").await;
     let path = || tcp_path(export.port, &export.nqn);
     let paths = of("NvmePath");
     let refused = paths
@@ -164,8 +162,7 @@ async fn namespaces_that_come_later_use_all_paths_too() {
     let (_, second) = tcp_controller(&export.client, &export.subsystem).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
-    let object = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
-    let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+    let remote = remote_controller(&client, "r", "MULTIPATH").await;
     for (id, port) in [("a", export.port), ("b", second)] {
         let path = tcp_path(port, &export.nqn);
         of("NvmePath").created(&remote, id, path).await;
@@ -190,8 +187,7 @@ async fn a_peer_that_has_fallen_silent_holds_up_no_stop() {
         let relay = Relay::to(export.port).await;
         let client = target.client().await;
         let of = |message| Resource::new(&client, message);
-        let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
-        let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+        let remote = remote_controller(&client, "r", "DISABLE").await;
         let path = tcp_path(relay.port, &export.nqn);
         of("NvmePath").created(&remote, "path", path).await;
         let over = subsystem(&client, "stop", json!({})).await;
@@ -216,8 +212,7 @@ async fn paths_of_a_failover_controller_come_from_one_place_and_go_whole() {
     let (_, second) = tcp_controller(&export.client, &export.subsystem).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
-    let object = json!({ "multipath": "NVME_MULTIPATH_FAILOVER" });
-    let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+    let remote = remote_controller(&client, "r", "FAILOVER").await;
     let paths = of("NvmePath");
     let from = |port: u16, source: &str| {
         let mut path = tcp_path(port, &export.nqn);
@@ -284,8 +279,7 @@ async fn two_paths_to_one_address_from_two_are_two() {
     let (target, peer, export) = start(Options::default()).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
-    let object = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
-    let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+    let remote = remote_controller(&client, "r", "MULTIPATH").await;
     let paths = of("NvmePath");
     for (id, source) in [("a", "127.0.0.8"), ("b", "127.0.0.9")] {
         let mut path = tcp_path(export.port, &export.nqn);

@@ -44,13 +44,7 @@ impl Lab {
     }
 
     async fn controller(&self, id: &str, multipath: &str) -> String {
-        let object = json!({ "multipath": format!("NVME_MULTIPATH_{multipath}") });
-        name_of(
-            &self
-                .resource("NvmeRemoteController")
-                .created("", id, object)
-                .await,
-        )
+        common::remote_controller(&self.client, id, multipath).await
     }
 
     async fn path(&self, controller: &str, id: &str, port: u16, nqn: &str) -> String {

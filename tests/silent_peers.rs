@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{
-    Fixture, Options, Relay, Resource, Target, eventually, name_of, namespace, nqn_of, subsystem,
-    tcp_controller, tcp_path,
+    Fixture, Options, Relay, Resource, Target, eventually, name_of, namespace, nqn_of,
+    remote_controller, subsystem, tcp_controller, tcp_path,
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -111,8 +111,7 @@ async fn a_silent_path_that_is_being_made_holds_up_no_other_of_its_controller() 
     for mode in ["MULTIPATH", "FAILOVER"] {
         let silent = Listening::new(Peer::Mute).await;
         let id = mode.to_lowercase();
-        let object = json!({ "multipath": format!("NVME_MULTIPATH_{mode}") });
-        let remote = name_of(&of("NvmeRemoteController").created("", &id, object).await);
+        let remote = remote_controller(&client, &id, mode).await;
         let paths = of("NvmePath");
         let others = async {
             silent.connected(1).await;
@@ -139,8 +138,7 @@ async fn a_silent_peer_that_is_being_connected_holds_up_no_stop() {
         let target = Target::start_with(Options::default()).await;
         let client = target.client().await;
         let of = |message| Resource::new(&client, message);
-        let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
-        let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+        let remote = remote_controller(&client, "r", "DISABLE").await;
         let path = tcp_path(silent.port, &nqn_of("nobody"));
         let paths = of("NvmePath");
         tokio::select! {
@@ -161,8 +159,7 @@ async fn a_peer_that_answers_when_spdk_stops_already_holds_up_no_stop() {
     let late = Listening::new(Peer::GoesOn(export.port)).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
-    let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
-    let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+    let remote = remote_controller(&client, "r", "DISABLE").await;
     let paths = of("NvmePath");
     tokio::select! {
         made = paths.create(&remote, "path", tcp_path(late.port, &export.nqn)) => panic!("{made:?}"),
@@ -193,8 +190,7 @@ async fn a_path_that_is_changed_to_a_silent_peer_holds_up_no_other_of_its_contro
     let silent = Listening::new(Peer::Mute).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
-    let object = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
-    let remote = name_of(&of("NvmeRemoteController").created("", "r", object).await);
+    let remote = remote_controller(&client, "r", "MULTIPATH").await;
     let paths = of("NvmePath");
     for (id, port) in [("a", export.port), ("b", second)] {
         paths
@@ -225,15 +221,10 @@ async fn what_cannot_be_is_refused_before_a_silent_peer_is_waited_for() {
     let relay = Relay::to(export.port).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
-    let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
     let paths = of("NvmePath");
     let path = || tcp_path(relay.port, &export.nqn);
-    let one = name_of(
-        &of("NvmeRemoteController")
-            .created("", "one", object.clone())
-            .await,
-    );
-    let two = name_of(&of("NvmeRemoteController").created("", "two", object).await);
+    let one = remote_controller(&client, "one", "DISABLE").await;
+    let two = remote_controller(&client, "two", "DISABLE").await;
     paths.created(&one, "path", path()).await;
     relay.fall_silent(true);
     let begun = Instant::now();

@@ -303,12 +303,12 @@ async fn a_controller_that_is_attached_by_rpc_is_beside_those_of_the_api() {
     attach("raw").await;
     let object = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
     let status = remotes
-        .refused("", "raw", object.clone(), Code::AlreadyExists)
+        .refused("", "raw", object, Code::AlreadyExists)
         .await;
     assert!(status.message().contains("\"raw\""), "{status}");
 
     // One that takes the name of the API's while that has no path.
-    let own = name_of(&remotes.created("", "own", object.clone()).await);
+    let own = common::remote_controller(&client, "own", "MULTIPATH").await;
     detach("raw").await;
     attach("own").await;
     let list = json!({ "parent": own });

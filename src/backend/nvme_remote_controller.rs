@@ -52,9 +52,8 @@ impl NvmeRemoteControllers {
 
     /// Who uses one of a controller's bdevs.
     pub(super) fn user_of_bdevs(&self, controller: &Name) -> Option<Name> {
-        let users = self.shared.registry.users_of(controller).into_iter();
-        let mut others = users.filter(|user| !is_path(controller.key(), user));
-        others.next()
+        let mut users = self.shared.registry.users_of(controller).into_iter();
+        users.find(|user| !is_path(controller.key(), user))
     }
 
     /// Disconnects and reconnects a controller, path by path; done at once where it has none.

@@ -187,6 +187,13 @@ pub fn tcp_path(port: u16, nqn: &str) -> Value {
     })
 }
 
+/// Makes a remote controller whose paths join as this mode (`MULTIPATH`...) says; its name.
+pub async fn remote_controller(client: &Client, id: &str, multipath: &str) -> String {
+    let object = json!({ "multipath": format!("NVME_MULTIPATH_{multipath}") });
+    let controllers = Resource::new(client, "NvmeRemoteController");
+    name(controllers.created("", id, object).await)
+}
+
 /// A virtio-blk device that has this volume.
 pub fn blk_spec(volume: &str) -> Value {
     json!({

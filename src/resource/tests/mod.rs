@@ -223,6 +223,19 @@ impl World {
         }
     }
 
+    /// One whose creates wait at a gate.
+    fn gated() -> (Self, Arc<Gate>) {
+        let gate = Arc::new(Gate {
+            entered: Semaphore::new(0),
+            may_go_on: Semaphore::new(0),
+        });
+        let world = Self::with(Volumes {
+            gate: Some(Arc::clone(&gate)),
+            ..Default::default()
+        });
+        (world, gate)
+    }
+
     async fn volume(&self, id: &str, object: NullVolume) -> Result<NullVolume, Error> {
         self.volumes
             .create(CallContext::default(), create("", id, object))

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::Semaphore;
-
 use super::super::*;
-use super::{Gate, Volumes, World, called, create, named, of, text};
+use super::{World, called, create, named, of, text};
 use crate::api::storage::NvmeSubsystem;
 use crate::error::Error;
 
@@ -84,14 +82,7 @@ async fn a_panic_is_one_calls_failure_and_nobody_elses() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_cuts_nothing_off() {
-    let gate = Arc::new(Gate {
-        entered: Semaphore::new(0),
-        may_go_on: Semaphore::new(0),
-    });
-    let world = World::with(Volumes {
-        gate: Some(Arc::clone(&gate)),
-        ..Default::default()
-    });
+    let (world, gate) = World::gated();
     let call = {
         let volumes = Arc::clone(&world.volumes);
         tokio::spawn(async move {
@@ -113,14 +104,7 @@ async fn a_client_that_goes_away_cuts_nothing_off() {
 
 #[tokio::test]
 async fn what_a_change_under_way_has_is_free_again_when_that_fails() {
-    let gate = Arc::new(Gate {
-        entered: Semaphore::new(0),
-        may_go_on: Semaphore::new(0),
-    });
-    let world = World::with(Volumes {
-        gate: Some(Arc::clone(&gate)),
-        ..Default::default()
-    });
+    let (world, gate) = World::gated();
     let made = |id: &'static str| {
         let volumes = Arc::clone(&world.volumes);
         let mut object = of(512, 64);

@@ -1,6 +1,6 @@
 //! What NVMe controllers are and do: paths, namespaces, I/O of each path.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::net::IpAddr;
 
 use spdk_sys as sys;
@@ -212,21 +212,25 @@ struct Query {
 /// I/O over one path, summed over the controller's namespaces. All zero for a path
 /// that stands by. ENODEV if no controller of that name is attached.
 pub async fn path_stats(spdk: Spdk, name: &str, path: &PathId) -> Result<Stats, Error> {
+    let (id, source) = path.to_c()?;
     let mut total = Stats {
         // SAFETY: reads a value that is fixed once SPDK runs.
         ticks_per_second: unsafe { sys::spdk_get_ticks_hz() },
         ..Stats::default()
     };
     for namespace in namespaces(spdk, name)? {
-        total.add(&of_bdev(&namespace.bdev, path).await?);
+        total.add(&of_bdev(&namespace.bdev, &id, &source).await?);
     }
     Ok(total)
 }
 
-async fn of_bdev(bdev: &str, path: &PathId) -> Result<Stats, Error> {
+async fn of_bdev(
+    bdev: &str,
+    id: &sys::spdk_nvme_transport_id,
+    source: &CStr,
+) -> Result<Stats, Error> {
     const OPERATION: &str = "read NVMe path statistics";
     let c_bdev = cstr("bdev name", bdev)?;
-    let (id, source) = path.to_c()?;
     let (promise, pending) = completion();
     let query = Box::into_raw(Box::new(Query {
         // SAFETY: a C struct of integers and a pointer, for which zero is valid.
@@ -238,7 +242,7 @@ async fn of_bdev(bdev: &str, path: &PathId) -> Result<Stats, Error> {
     let rc = unsafe {
         sys::opi_nvme_path_stat(
             c_bdev.as_ptr(),
-            &id,
+            id,
             source.as_ptr(),
             &raw mut (*query).counters,
             Some(on_counters),
