@@ -48,6 +48,10 @@ mend() {
     [[ ! -f $file ]] || grep -rqF "$line" lib/nvmf || echo "$line" >>"$file"
 }
 
+# What opi-spdk links has the changes of spdk/changes/. SPDK's own programs, built before, have not:
+# they are what it is compared with, and peers like those in the field.
+change() { python3 "$SCRIPTS/spdk-changes.py" .; }
+
 configure_spdk() {
     trim
     mend
@@ -60,7 +64,7 @@ install_spdk() {
     make -j"$(nproc)" install
     local prefix=$OUT/prefix module
     cp build/libvfio-user/usr/local/lib/libvfio-user.a "$prefix/lib/"
-    cp -r include/spdk_internal "$prefix/include/"
+    cp -r include/spdk_internal include/opi "$prefix/include/"
     for module in aio crypto delay error malloc null nvme uring virtio; do
         mkdir -p "$prefix/include/spdk_module/bdev/$module"
         cp module/bdev/"$module"/*.h "$prefix/include/spdk_module/bdev/$module/"
@@ -93,5 +97,7 @@ unset AR CC CFLAGS CXX CXXFLAGS DESTDIR LD LDFLAGS MAKEFLAGS
 cd "$SOURCE"
 step "configuring SPDK" configure_spdk
 step "building SPDK's and DPDK's libraries" make_spdk
-step "installing the libraries into the cache" install_spdk
 step "building SPDK's target, test tools and fio plugins" make_tools
+step "applying the changes of spdk/changes/" change
+step "building what they change" make_spdk
+step "installing the libraries into the cache" install_spdk

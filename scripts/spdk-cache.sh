@@ -19,7 +19,8 @@ spdk_build_dir() {
     local version=$SPDK_VERSION hash
     [[ -z ${SPDK_SRC:-} ]] || version=$(<"$SPDK_SRC/VERSION")
     hash=$({
-        sed 's/^ *#.*//' "$SCRIPTS/spdk-build.sh"
+        sed 's/^ *#.*//' "$SCRIPTS/spdk-build.sh" "$SCRIPTS/spdk-changes.py"
+        find "$ROOT/spdk/changes" -name '*.change' -o -name '*.h' | sort | xargs -r cat
         fio_version
         spdk_source_id
     } | sha256sum)

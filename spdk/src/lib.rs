@@ -62,6 +62,7 @@ mod deadline;
 mod error;
 mod executor;
 mod gate;
+pub mod hooks;
 mod hugepages;
 pub mod keyring;
 mod locks;

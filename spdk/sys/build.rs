@@ -257,8 +257,27 @@ fn generate(includes: &[PathBuf], version: &str) -> Result<(), Failure> {
     let mut text = bindings.to_string();
     allowlist::check(&text)?;
     text += &format!("pub const SPDK_VERSION_STRING: &::std::ffi::CStr = c{version:?};\n");
+    text += &format!("pub const SPDK_CHANGES: &[&::std::ffi::CStr] = &[{}];\n", changes(includes)?);
     let file = out_dir()?.join("bindings.rs");
     std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// The names of the changes (`spdk/changes/`) that this SPDK was built with, as Rust literals.
+fn changes(includes: &[PathBuf]) -> Result<String, Failure> {
+    let header = includes
+        .iter()
+        .map(|dir| dir.join("opi/changes.h"))
+        .find(|file| file.is_file());
+    let Some(header) = header else {
+        return Ok(String::new());
+    };
+    println!("cargo:rerun-if-changed={}", header.display());
+    let text = std::fs::read_to_string(&header)
+        .map_err(|error| format!("{}: {error}", header.display()))?;
+    let names = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix('"')?.split('\\').next());
+    Ok(names.map(|name| format!("c{name:?}, ")).collect())
 }
 
 fn out_dir() -> Result<PathBuf, Failure> {

@@ -1,0 +1,1 @@
+//! NVMe/TCP as initiator: the PDUs that a peer may send, and when.

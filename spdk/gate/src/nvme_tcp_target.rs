@@ -1,0 +1,1 @@
+//! NVMe/TCP as target: the PDUs that a host may send, and when.

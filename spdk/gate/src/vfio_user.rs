@@ -1,0 +1,1 @@
+//! vfio-user: DMA ranges, PRPs, SGLs and queues of a virtual machine.

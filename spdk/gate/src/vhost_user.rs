@@ -1,0 +1,1 @@
+//! vhost-user: messages, memory tables, rings and descriptor chains of a virtual machine.
