@@ -257,7 +257,10 @@ fn generate(includes: &[PathBuf], version: &str) -> Result<(), Failure> {
     let mut text = bindings.to_string();
     allowlist::check(&text)?;
     text += &format!("pub const SPDK_VERSION_STRING: &::std::ffi::CStr = c{version:?};\n");
-    text += &format!("pub const SPDK_CHANGES: &[&::std::ffi::CStr] = &[{}];\n", changes(includes)?);
+    text += &format!(
+        "pub const SPDK_CHANGES: &[&::std::ffi::CStr] = &[{}];\n",
+        changes(includes)?
+    );
     let file = out_dir()?.join("bindings.rs");
     std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))
 }

@@ -18,6 +18,7 @@ mod initiator;
 mod json;
 mod jsonrpc;
 pub mod kinds;
+pub mod nvme_tcp;
 mod random;
 mod relay;
 mod resource;

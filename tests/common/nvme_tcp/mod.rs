@@ -1,0 +1,9 @@
+//! A raw NVMe/TCP host: builds each PDU byte by byte, and checks what an attack must not have changed.
+
+mod afterwards;
+mod host;
+mod pdu;
+
+pub use afterwards::{Bystander, connections};
+pub use host::{ANSWER, Answer, CC, CC_ENABLED, CSTS, Host, Identity};
+pub use pdu::{Command, Digests, Pdu, Sgl, connect_data, crc32c, flag, kind};
