@@ -5,6 +5,8 @@
 #   bin/      SPDK's own target and its test tools, and the plugins for the fio whose source is in FIO
 #   scripts/rpc.py, python/    SPDK's JSON-RPC client
 #
+# SPDK_SANITIZE=1 makes the prefix alone, built with AddressSanitizer and UndefinedBehaviorSanitizer (whose
+# findings trap, as its runtime is not linked); SPDK_SANITIZE=assert the same with SPDK's assertions.
 # What is not a comment in this file is part of the cache's key: a change of it means a new build.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -16,6 +18,10 @@ OPTIONS=(
     --with-uring --with-vfio-user --with-rdma
     --target-arch="${SPDK_ARCH:-native}"
 )
+case ${SPDK_SANITIZE:-} in
+    1) OPTIONS+=(--enable-asan --enable-ubsan) ;;
+    assert) OPTIONS+=(--enable-asan --enable-ubsan --enable-debug) ;;
+esac
 TOOLS=(app/spdk_tgt app/spdk_nvme_perf app/spdk_nvme_identify app/spdk_dd examples/bdev/bdevperf)
 PLUGINS=(app/fio/nvme app/fio/bdev)
 
@@ -52,9 +58,16 @@ mend() {
 # they are what it is compared with, and peers like those in the field.
 change() { python3 "$SCRIPTS/spdk-changes.py" .; }
 
+# What SPDK's own options leave out of a build with sanitizers.
+sanitize() {
+    sed -i 's/-fsanitize=undefined$/& -fsanitize-undefined-trap-on-error/' mk/spdk.common.mk
+    sed -i 's/^VFIO_USER_CFG_OPTS = /&-Db_sanitize=address -Db_lundef=false /' vfiouserbuild/Makefile
+}
+
 configure_spdk() {
     trim
     mend
+    [[ -z ${SPDK_SANITIZE:-} ]] || sanitize
     ./configure --prefix="$OUT/prefix" "${OPTIONS[@]}"
 }
 
@@ -96,8 +109,10 @@ unset AR CC CFLAGS CXX CXXFLAGS DESTDIR LD LDFLAGS MAKEFLAGS
 
 cd "$SOURCE"
 step "configuring SPDK" configure_spdk
-step "building SPDK's and DPDK's libraries" make_spdk
-step "building SPDK's target, test tools and fio plugins" make_tools
+if [[ -z ${SPDK_SANITIZE:-} ]]; then
+    step "building SPDK's and DPDK's libraries" make_spdk
+    step "building SPDK's target, test tools and fio plugins" make_tools
+fi
 step "applying the changes of spdk/changes/" change
-step "building what they change" make_spdk
+step "building the libraries with them" make_spdk
 step "installing the libraries into the cache" install_spdk

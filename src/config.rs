@@ -4,6 +4,7 @@
 //! command line and the file, with the same names, and flags win.
 
 mod spdk_rpc;
+mod version;
 mod volume;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,7 +19,7 @@ pub use volume::Volume;
 
 /// The command line.
 #[derive(Debug, clap::Parser)]
-#[command(name = "opi-spdk", version, about)]
+#[command(name = "opi-spdk", version, long_version = version::TEXT.as_str(), about)]
 pub struct CommandLine {
     /// TOML file with any of the settings below, and [[volume]] sections; flags win over it
     #[arg(long, value_name = "FILE")]

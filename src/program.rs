@@ -42,6 +42,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         }
     };
     tracing::info!(cores = %config.cores, version = spdk::version(), "data path is up");
+    warn_of_missing_changes();
 
     let served = serve(&config, listeners, runtime.handle(), &mut signals).await;
 
@@ -98,6 +99,18 @@ async fn serve(
             tracing::info!("clients kept their connections open; leaving them");
             Ok(())
         }
+    }
+}
+
+/// An SPDK that the user brought as it is holds less at its doors.
+fn warn_of_missing_changes() {
+    let missing = spdk::hooks::CHANGES_MISSING.len();
+    if missing > 0 {
+        tracing::warn!(
+            missing,
+            applied = spdk::hooks::CHANGES.len(),
+            "this SPDK was built without changes that keep hosts, peers and virtual machines in bounds; see docs/security.md"
+        );
     }
 }
 

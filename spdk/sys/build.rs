@@ -257,22 +257,25 @@ fn generate(includes: &[PathBuf], version: &str) -> Result<(), Failure> {
     let mut text = bindings.to_string();
     allowlist::check(&text)?;
     text += &format!("pub const SPDK_VERSION_STRING: &::std::ffi::CStr = c{version:?};\n");
-    text += &format!(
-        "pub const SPDK_CHANGES: &[&::std::ffi::CStr] = &[{}];\n",
-        changes(includes)?
-    );
+    let applied = applied_changes(includes)?;
+    let missing: Vec<String> = changes()?
+        .into_iter()
+        .filter(|name| !applied.contains(name))
+        .collect();
+    text += &format!("pub const SPDK_CHANGES: &[&str] = &{applied:?};\n");
+    text += &format!("pub const SPDK_CHANGES_MISSING: &[&str] = &{missing:?};\n");
     let file = out_dir()?.join("bindings.rs");
     std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-/// The names of the changes (`spdk/changes/`) that this SPDK was built with, as Rust literals.
-fn changes(includes: &[PathBuf]) -> Result<String, Failure> {
+/// The names of the changes (`spdk/changes/`) that this SPDK was built with.
+fn applied_changes(includes: &[PathBuf]) -> Result<Vec<String>, Failure> {
     let header = includes
         .iter()
         .map(|dir| dir.join("opi/changes.h"))
         .find(|file| file.is_file());
     let Some(header) = header else {
-        return Ok(String::new());
+        return Ok(Vec::new());
     };
     println!("cargo:rerun-if-changed={}", header.display());
     let text = std::fs::read_to_string(&header)
@@ -280,7 +283,28 @@ fn changes(includes: &[PathBuf]) -> Result<String, Failure> {
     let names = text
         .lines()
         .filter_map(|line| line.trim().strip_prefix('"')?.split('\\').next());
-    Ok(names.map(|name| format!("c{name:?}, ")).collect())
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// The names of the changes that there are.
+fn changes() -> Result<Vec<String>, Failure> {
+    const DIR: &str = "../changes";
+    println!("cargo:rerun-if-changed={DIR}");
+    let entries = std::fs::read_dir(DIR).map_err(|error| format!("{DIR}: {error}"))?;
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| {
+            Some(
+                entry
+                    .file_name()
+                    .to_str()?
+                    .strip_suffix(".change")?
+                    .to_owned(),
+            )
+        })
+        .collect();
+    names.sort();
+    Ok(names)
 }
 
 fn out_dir() -> Result<PathBuf, Failure> {

@@ -4,19 +4,10 @@
 //! own programs link without. A hook takes what C has, makes safe values of it, and asks the gate. It
 //! runs on a reactor: it neither allocates, nor waits, nor logs, and it cannot panic.
 
-use std::ffi::CStr;
-
 use spdk_sys as sys;
 
-/// How many changes of `spdk/changes/` the SPDK that is linked was built with; 0 for one that the user
-/// brought as it is.
-pub fn changes() -> usize {
-    sys::SPDK_CHANGES.len()
-}
+/// The changes of `spdk/changes/` that the SPDK which is linked was built with, by name.
+pub const CHANGES: &[&str] = sys::SPDK_CHANGES;
 
-/// Their names, in the order in which they were applied.
-pub fn change_names() -> impl Iterator<Item = &'static str> {
-    sys::SPDK_CHANGES
-        .iter()
-        .map(|name: &&'static CStr| name.to_str().unwrap_or_default())
-}
+/// Those that it lacks: all of them in an SPDK that the user brought as it is.
+pub const CHANGES_MISSING: &[&str] = sys::SPDK_CHANGES_MISSING;
