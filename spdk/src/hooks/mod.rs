@@ -4,6 +4,8 @@
 //! own programs link without. A hook takes what C has, makes safe values of it, and asks the gate. It
 //! runs on a reactor: it neither allocates, nor waits, nor logs, and it cannot panic.
 
+mod fabrics;
+
 use spdk_sys as sys;
 
 /// The changes of `spdk/changes/` that the SPDK which is linked was built with, by name.

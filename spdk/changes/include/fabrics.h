@@ -1,0 +1,42 @@
+/* Hooks of the door NVMe over Fabrics, behind the transport (spdk/gate/src/fabrics), and what the
+ * changes of that door share. Implemented in spdk/src/hooks/fabrics.rs. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct spdk_nvme_cmd;
+struct spdk_nvmf_qpair;
+
+/* The longest identity of a pre-shared key, without its terminator. */
+#define OPI_PSK_IDENTITY_MAX 521
+
+enum opi_connect_fault {
+	OPI_CONNECT_RIGHT = 0,
+	OPI_CONNECT_LENGTH,
+	OPI_CONNECT_HOSTID,
+	OPI_CONNECT_SUBNQN,
+	OPI_CONNECT_HOSTNQN,
+};
+
+/* Which field of a Connect command's data is at fault. */
+int __attribute__((weak)) opi_gate_connect(const void *data, size_t length);
+
+/* Whether bytes of a TLS hello may be taken for the identity of a pre-shared key. */
+bool __attribute__((weak)) opi_gate_psk_identity(const void *identity, size_t length);
+
+/* Whether an identity is that of this host's key for this subsystem. */
+bool __attribute__((weak)) opi_gate_psk_names(const char *identity, const char *hostnqn,
+		const char *subnqn);
+
+/* Whether a command's data is as long as what the command moves. An admin command has no blocks. */
+bool __attribute__((weak)) opi_gate_data_length(const void *cmd, bool admin, uint32_t block_size,
+		uint32_t length);
+
+/* lib/nvmf/ctrlr.c: completes a first fused command whose second will not come. */
+void nvmf_qpair_abort_first_fused(struct spdk_nvmf_qpair *qpair);
+
+/* lib/nvmf/tcp.c: whether the host at the other end may call itself that to that subsystem. Over TLS it
+ * is whom its key belongs to; without TLS it is nobody who has a key for the subsystem. */
+bool nvmf_tcp_qpair_is_host(struct spdk_nvmf_qpair *qpair, const char *subnqn, const char *hostnqn);

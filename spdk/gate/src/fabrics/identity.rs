@@ -1,0 +1,119 @@
+//! The identity of a pre-shared key: NVMe/TCP transport specification 1.0c, section 3.6.1.3
+//! ("PSK Identity"): `NVMe<version><type><hash> <host NQN> <subsystem NQN>[ <digest>]`.
+
+use super::connect::NQN_MAX;
+
+/// `NVMe`, one digit of version, `R` or `G`, two digits of the hash.
+const PREFIX: usize = 8;
+
+/// Bytes of a digest in base64, at most (48 bytes).
+const DIGEST_MAX: usize = 64;
+
+/// The longest identity, without a terminator.
+pub const PSK_IDENTITY_MAX: usize = PREFIX + 3 + 2 * NQN_MAX + DIGEST_MAX;
+
+/// Whether bytes of a TLS hello may be taken for the identity of a key: printable, without a
+/// terminator inside, and not too long.
+pub fn is_well_formed(identity: &[u8]) -> bool {
+    let graphic = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ' || *byte >= 0x80;
+    (1..=PSK_IDENTITY_MAX).contains(&identity.len())
+        && identity.iter().all(graphic)
+        && core::str::from_utf8(identity).is_ok()
+}
+
+/// Whether the identity is that of this host's key for this subsystem.
+pub fn names(identity: &[u8], hostnqn: &[u8], subnqn: &[u8]) -> bool {
+    let mut parts = identity.split(|byte| *byte == b' ');
+    let (Some(prefix), Some(host), Some(subsystem)) = (parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    // Version 1 has the digest of the key too, which has been used by now.
+    let digest = parts.next();
+    let version = prefix.get(..5);
+    let complete = match version {
+        Some(b"NVMe0") => digest.is_none(),
+        Some(b"NVMe1") => digest.is_some_and(|digest| !digest.is_empty()),
+        _ => false,
+    };
+    let whole = prefix.len() == PREFIX && parts.next().is_none();
+    whole && complete && !host.is_empty() && host == hostnqn && subsystem == subnqn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::format;
+    use std::string::String;
+
+    const HOST: &str = "nqn.2022-09.io.spdk:h";
+    const SUBSYSTEM: &str = "nqn.2022-09.io.spdk:s";
+
+    fn of(identity: &str) -> bool {
+        names(identity.as_bytes(), HOST.as_bytes(), SUBSYSTEM.as_bytes())
+    }
+
+    #[test]
+    fn an_identity_names_its_host_and_subsystem() {
+        assert!(of(&format!("NVMe0R01 {HOST} {SUBSYSTEM}")));
+        assert!(of(&format!("NVMe0R02 {HOST} {SUBSYSTEM}")));
+        assert!(of(&format!("NVMe1R01 {HOST} {SUBSYSTEM} digest=")));
+    }
+
+    #[test]
+    fn another_or_broken_identity_does_not() {
+        for other in [
+            String::new(),
+            format!("NVMe0R01 {SUBSYSTEM} {HOST}"),
+            format!("NVMe0R01 {HOST}x {SUBSYSTEM}"),
+            format!("NVMe0R01 {HOST} {SUBSYSTEM}x"),
+            format!("NVMe0R01 {HOST}"),
+            format!("NVMe0R01 {HOST} {SUBSYSTEM} digest"),
+            format!("NVMe1R01 {HOST} {SUBSYSTEM}"),
+            format!("NVMe1R01 {HOST} {SUBSYSTEM} "),
+            format!("NVMe1R01 {HOST} {SUBSYSTEM} a b"),
+            format!("NVMe2R01 {HOST} {SUBSYSTEM}"),
+            format!("NVMe0R0 {HOST} {SUBSYSTEM}"),
+            format!("NVMe0R01  {HOST} {SUBSYSTEM}"),
+            format!("{HOST} {SUBSYSTEM}"),
+        ] {
+            assert!(!of(&other), "{other:?}");
+        }
+        assert!(!names(b"NVMe0R01  ", b"", b""), "names of nobody");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_no_identity() {
+        assert!(is_well_formed(
+            format!("NVMe0R01 {HOST} {SUBSYSTEM}").as_bytes()
+        ));
+        assert!(is_well_formed(&[b'x'; PSK_IDENTITY_MAX]));
+        for wrong in [
+            b"".as_slice(),
+            b"a\0b",
+            b"a\nb",
+            b"\xff",
+            &[b'x'; PSK_IDENTITY_MAX + 1],
+        ] {
+            assert!(!is_well_formed(wrong), "{wrong:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn only_the_very_names_match(host in "[!-~]{1,30}", sub in "[!-~]{1,30}", other in "[!-~]{1,30}") {
+            let identity = format!("NVMe0R01 {host} {sub}");
+            let matches = |h: &str, s: &str| names(identity.as_bytes(), h.as_bytes(), s.as_bytes());
+            prop_assert!(matches(&host, &sub));
+            prop_assert_eq!(matches(&other, &sub), other == host);
+            prop_assert_eq!(matches(&host, &other), other == sub);
+        }
+
+        #[test]
+        fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let _ = is_well_formed(&bytes);
+            let _ = names(&bytes, HOST.as_bytes(), SUBSYSTEM.as_bytes());
+        }
+    }
+}

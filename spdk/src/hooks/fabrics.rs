@@ -1,0 +1,138 @@
+//! The door NVMe over Fabrics, behind the transport: `spdk/changes/include/fabrics.h`.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use spdk_gate::fabrics::{self, Command, Connect, Fault, Queue};
+
+/// Values of `enum opi_connect_fault`.
+const RIGHT: c_int = 0;
+const LENGTH: c_int = 1;
+const HOSTID: c_int = 2;
+const SUBNQN: c_int = 3;
+const HOSTNQN: c_int = 4;
+
+/// Offset of dword 10 in a submission queue entry, and what is read of it.
+const CDW10: usize = 40;
+const ENTRY: usize = 64;
+
+/// `length` bytes of C, or nothing where there are none.
+///
+/// # Safety
+/// `data` is null or points to `length` bytes that nobody changes for `'a`.
+unsafe fn bytes<'a>(data: *const c_void, length: usize) -> &'a [u8] {
+    if data.is_null() || length > isize::MAX.unsigned_abs() {
+        return &[];
+    }
+    // SAFETY: the caller's contract.
+    unsafe { std::slice::from_raw_parts(data.cast(), length) }
+}
+
+/// # Safety
+/// `data` is null or points to `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_gate_connect(data: *const c_void, length: usize) -> c_int {
+    // SAFETY: the caller's contract; SPDK owns the request's buffer until it answers.
+    match Connect::parse(unsafe { bytes(data, length) }) {
+        Ok(_) => RIGHT,
+        Err(Fault::Length) => LENGTH,
+        Err(Fault::HostId) => HOSTID,
+        Err(Fault::SubNqn) => SUBNQN,
+        Err(Fault::HostNqn) => HOSTNQN,
+    }
+}
+
+/// # Safety
+/// `identity` is null or points to `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_gate_psk_identity(identity: *const c_void, length: usize) -> bool {
+    // SAFETY: the caller's contract; OpenSSL owns the bytes during its callback.
+    fabrics::is_well_formed(unsafe { bytes(identity, length) })
+}
+
+/// # Safety
+/// All three are terminated strings.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_gate_psk_names(
+    identity: *const c_char,
+    hostnqn: *const c_char,
+    subnqn: *const c_char,
+) -> bool {
+    if identity.is_null() || hostnqn.is_null() || subnqn.is_null() {
+        return false;
+    }
+    // SAFETY: the caller's contract.
+    let [identity, hostnqn, subnqn] =
+        [identity, hostnqn, subnqn].map(|text| unsafe { CStr::from_ptr(text) }.to_bytes());
+    fabrics::names(identity, hostnqn, subnqn)
+}
+
+/// # Safety
+/// `cmd` points to a submission queue entry.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_gate_data_length(
+    cmd: *const c_void,
+    admin: bool,
+    block_size: u32,
+    length: u32,
+) -> bool {
+    // SAFETY: the caller's contract; the request's own copy, which its host cannot change.
+    let entry = unsafe { bytes(cmd, ENTRY) };
+    let dword = |n: usize| {
+        let at = CDW10 + n * 4;
+        let bytes = entry.get(at..at + 4)?;
+        Some(u32::from_le_bytes(bytes.try_into().ok()?))
+    };
+    let (Some(opcode), Some(cdw10), Some(cdw11), Some(cdw12)) =
+        (entry.first(), dword(0), dword(1), dword(2))
+    else {
+        return false;
+    };
+    let queue = if admin {
+        Queue::Admin
+    } else {
+        Queue::Io { block_size }
+    };
+    let command = Command {
+        opcode: *opcode,
+        cdw10,
+        cdw11,
+        cdw12,
+    };
+    command.moves(queue, length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_taken_from_a_null_pointer() {
+        // SAFETY: null is allowed.
+        unsafe {
+            assert_eq!(opi_gate_connect(std::ptr::null(), 1024), LENGTH);
+            assert!(!opi_gate_psk_identity(std::ptr::null(), 16));
+            assert!(!opi_gate_data_length(std::ptr::null(), false, 512, 512));
+            let null = std::ptr::null();
+            assert!(!opi_gate_psk_names(null, null, null));
+        }
+    }
+
+    #[test]
+    fn a_command_is_read_as_it_is_on_the_wire() {
+        let mut read = [0_u8; ENTRY];
+        read[0] = 2;
+        read[48..52].copy_from_slice(&7_u32.to_le_bytes());
+        // SAFETY: an entry.
+        let moves =
+            |length| unsafe { opi_gate_data_length(read.as_ptr().cast(), false, 512, length) };
+        assert!(moves(4096));
+        assert!(!moves(8192));
+    }
+
+    #[test]
+    fn the_header_has_the_gate_s_bounds() {
+        let header = include_str!("../../changes/include/fabrics.h");
+        let line = format!("#define OPI_PSK_IDENTITY_MAX {}", fabrics::PSK_IDENTITY_MAX);
+        assert!(header.contains(&line), "{line}");
+    }
+}
