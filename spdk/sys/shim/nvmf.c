@@ -18,6 +18,8 @@ opi_nvmf_transport_create(const char *name, spdk_nvmf_transport_create_done_cb d
 	if (!spdk_nvmf_transport_opts_init(name, &opts, sizeof(opts))) {
 		return -ENODEV;
 	}
+	/* What a vendor's command moves cannot be checked, nor what its answer holds. */
+	opts.disable_command_passthru = true;
 	return spdk_nvmf_transport_create_async(name, &opts, done, arg);
 }
 

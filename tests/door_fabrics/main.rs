@@ -1,0 +1,29 @@
+//! The door NVMe over Fabrics behind the transport: Connect, identities, what a command moves, the order of
+//! commands, discovery.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod data;
+mod order;
+
+use common::nvme_tcp::{Answer, Host, kind};
+
+/// Whether what was sent is refused: by a status, a TermReq, or the end of the connection.
+fn refused(host: &mut Host) -> bool {
+    match host.receive() {
+        Ok(answer) if answer.kind == kind::CAPSULE_RESP => answer.status() != 0,
+        Ok(answer) => answer.kind == kind::C2H_TERM_REQ,
+        Err(error) => error.kind() != std::io::ErrorKind::TimedOut,
+    }
+}
+
+/// The completion of a command among what comes, its data aside.
+fn completion_of(host: &mut Host, cid: u16) -> Answer {
+    loop {
+        let answer = host.receive().expect("a completion");
+        if answer.kind == kind::CAPSULE_RESP && answer.cid() == cid {
+            return answer;
+        }
+    }
+}
