@@ -5,7 +5,9 @@
 mod common;
 
 mod data;
+mod identity;
 mod order;
+mod tls;
 
 use common::nvme_tcp::{Answer, Host, kind};
 

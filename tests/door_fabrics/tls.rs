@@ -1,0 +1,234 @@
+//! A raw host over TLS: a tunnel whose near end is plain TCP on loopback, with any identity and key.
+
+use std::io::{ErrorKind, Read, Result, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use base64::Engine;
+use openssl::md::Md;
+use openssl::pkey::Id;
+use openssl::pkey_ctx::{HkdfMode, PkeyCtx};
+use openssl::ssl::{SslConnector, SslMethod, SslOptions, SslStream, SslVerifyMode, SslVersion};
+
+use crate::common::nvme_tcp::Identity;
+use crate::common::poll_blocking;
+
+/// Between two looks at both ends, of which one thread takes care.
+const STEP: Duration = Duration::from_millis(1);
+
+/// How long the target may take to read what is there for it.
+const READ: Duration = Duration::from_secs(5);
+
+/// The identity of a key with SHA-256, and the key that TLS uses.
+pub struct Psk {
+    /// What the hello says.
+    pub identity: String,
+    key: Vec<u8>,
+}
+
+impl Psk {
+    /// From a key in interchange form, for a host and a subsystem.
+    pub fn new(interchange: &str, hostnqn: &str, subnqn: &str) -> Self {
+        let encoded = interchange.split(':').nth(2).expect("an interchange form");
+        let engine = base64::engine::general_purpose::STANDARD;
+        let mut configured = engine.decode(encoded).expect("base64");
+        configured.truncate(configured.len() - 4);
+        let retained = expand(&configured, "tls13 HostNQN", hostnqn);
+        let identity = format!("NVMe0R01 {hostnqn} {subnqn}");
+        let key = expand(&retained, "tls13 nvme-tls-psk", &identity);
+        Self { identity, key }
+    }
+
+    /// The same key under another identity.
+    pub fn called(mut self, identity: &str) -> Self {
+        self.identity = identity.into();
+        self
+    }
+}
+
+/// HKDF-Expand-Label of TLS 1.3 after an extract without salt, 32 bytes.
+fn expand(key: &[u8], label: &str, context: &str) -> Vec<u8> {
+    let byte = |text: &str| u8::try_from(text.len()).expect("a short text");
+    let mut info = vec![0, 32, byte(label)];
+    info.extend(label.bytes());
+    info.push(byte(context));
+    info.extend(context.bytes());
+    let mut hkdf = PkeyCtx::new_id(Id::HKDF).expect("HKDF");
+    hkdf.derive_init().expect("HKDF");
+    hkdf.set_hkdf_mode(HkdfMode::EXTRACT_THEN_EXPAND)
+        .expect("HKDF");
+    hkdf.set_hkdf_md(Md::sha256()).expect("HKDF");
+    hkdf.set_hkdf_key(key).expect("HKDF");
+    hkdf.add_hkdf_info(&info).expect("HKDF");
+    let mut derived = vec![0; 32];
+    hkdf.derive(Some(&mut derived)).expect("HKDF");
+    derived
+}
+
+/// A handshake that has succeeded.
+pub struct Tunnel {
+    /// Where a plain host comes in.
+    pub near: SocketAddr,
+    pump: Option<JoinHandle<()>>,
+}
+
+impl Tunnel {
+    /// Opens TLS to an address; the error is the handshake's.
+    pub fn open(far: SocketAddr, psk: &Psk) -> std::result::Result<Self, String> {
+        Self::open_over(far, psk, false)
+    }
+
+    /// The same, and each record goes out in two parts, of which the target has read the first before
+    /// the second is sent.
+    pub fn open_in_parts(far: SocketAddr, psk: &Psk) -> std::result::Result<Self, String> {
+        Self::open_over(far, psk, true)
+    }
+
+    fn open_over(far: SocketAddr, psk: &Psk, parts: bool) -> std::result::Result<Self, String> {
+        let fault = |error: openssl::error::ErrorStack| error.to_string();
+        let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(fault)?;
+        builder.set_verify(SslVerifyMode::NONE);
+        builder
+            .set_min_proto_version(Some(SslVersion::TLS1_3))
+            .map_err(fault)?;
+        builder
+            .set_ciphersuites("TLS_AES_128_GCM_SHA256")
+            .map_err(fault)?;
+        builder.set_options(SslOptions::NO_TICKET);
+        let (identity, key) = (psk.identity.clone(), psk.key.clone());
+        builder.set_psk_client_callback(move |_, _, name, secret| {
+            name[..identity.len()].copy_from_slice(identity.as_bytes());
+            name[identity.len()] = 0;
+            secret[..key.len()].copy_from_slice(&key);
+            Ok(key.len())
+        });
+        let connector = builder.build();
+        let stream = TcpStream::connect(far).map_err(|error| error.to_string())?;
+        stream
+            .set_nodelay(true)
+            .map_err(|error| error.to_string())?;
+        let stream = Parts {
+            stream,
+            parts: false,
+        };
+        let setup = connector.configure().map_err(fault)?;
+        let setup = setup.use_server_name_indication(false);
+        let mut tls = setup
+            .verify_hostname(false)
+            .connect("", stream)
+            .map_err(|error| error.to_string())?;
+        tls.get_mut().parts = parts;
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let near = listener.local_addr().expect("a bound port");
+        let pump = std::thread::spawn(move || {
+            let (plain, _) = listener.accept().expect("the host comes");
+            let _ = pump(plain, tls);
+        });
+        Ok(Self {
+            near,
+            pump: Some(pump),
+        })
+    }
+
+    /// This host, by way of the tunnel.
+    pub fn carries(&self, identity: &Identity) -> Identity {
+        Identity {
+            address: self.near,
+            ..identity.clone()
+        }
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        // Nobody may have come: the pump waits for one.
+        drop(TcpStream::connect(self.near));
+        if let Some(pump) = self.pump.take() {
+            let _ = pump.join();
+        }
+    }
+}
+
+/// Carries bytes both ways until one end closes.
+fn pump(mut plain: TcpStream, mut tls: SslStream<Parts>) -> Result<()> {
+    plain.set_nodelay(true)?;
+    plain.set_read_timeout(Some(STEP))?;
+    tls.get_ref().stream.set_read_timeout(Some(STEP))?;
+    let mut bytes = vec![0; 64 << 10];
+    loop {
+        match plain.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(read) => tls.write_all(&bytes[..read])?,
+            Err(error) if is_quiet(&error) => {}
+            Err(error) => return Err(error),
+        }
+        match tls.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(read) => plain.write_all(&bytes[..read])?,
+            Err(error) if is_quiet(&error) => {}
+            Err(error) => {
+                let _ = plain.shutdown(Shutdown::Both);
+                return Err(error);
+            }
+        }
+    }
+    let _ = plain.shutdown(Shutdown::Both);
+    let _ = tls.shutdown();
+    Ok(())
+}
+
+fn is_quiet(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// A TCP connection whose writes may go out in two parts.
+#[derive(Debug)]
+struct Parts {
+    stream: TcpStream,
+    parts: bool,
+}
+
+impl Read for Parts {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
+        self.stream.read(bytes)
+    }
+}
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        if !self.parts {
+            return self.stream.write(bytes);
+        }
+        let (first, second) = bytes.split_at(bytes.len() / 2);
+        self.stream.write_all(first)?;
+        let from = self.stream.local_addr()?.port();
+        let read = poll_blocking(READ, || (unread(from) == 0).then_some(()));
+        read.ok_or(ErrorKind::TimedOut)?;
+        self.stream.write_all(second)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// How many bytes from this port of loopback its peer has not read, or has not received yet.
+fn unread(port: u16) -> u64 {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+    let ends = |end: Option<&&str>| end.is_some_and(|end| end.ends_with(&format!(":{port:04X}")));
+    let waiting = table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let (sent, received) = fields.get(4)?.split_once(':')?;
+        let queue = if ends(fields.get(1)) {
+            sent
+        } else if ends(fields.get(2)) {
+            received
+        } else {
+            return None;
+        };
+        u64::from_str_radix(queue, 16).ok()
+    });
+    waiting.sum()
+}
