@@ -181,7 +181,16 @@ impl Kind for NvmeControllers {
         }
         let before = self.address(name, &old)?;
         let after = self.address(name, &spec)?;
-        if before != after {
+        if before != after && before.overlaps(&after) {
+            // The target cannot have both at once: the controller is away for a moment.
+            self.stop(name, before.clone()).await?;
+            if let Err(error) = self.listen(name, after).await {
+                if let Err(left) = self.listen(name, before).await {
+                    tracing::error!(%name, %left, "hosts reach the subsystem at neither address");
+                }
+                return Err(error);
+            }
+        } else if before != after {
             self.listen(name, after.clone()).await?;
             if let Err(error) = self.stop(name, before).await {
                 if let Err(left) = self.stop(name, after).await {
@@ -333,6 +342,14 @@ fn tcp_address(endpoint: &FabricsEndpoint) -> Result<Address, (&'static str, Str
         return Err((
             "adrfam",
             format!("{given} does not go with {traddr}: {right}"),
+        ));
+    }
+    if let IpAddr::V6(v6) = ip
+        && let Some(v4) = v6.to_ipv4_mapped()
+    {
+        return Err((
+            "traddr",
+            format!("{traddr} is the IPv4 address {v4}: write it so"),
         ));
     }
     if ip.is_multicast() {

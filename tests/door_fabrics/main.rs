@@ -6,6 +6,7 @@ mod common;
 
 mod data;
 mod identity;
+mod listeners;
 mod order;
 mod tls;
 

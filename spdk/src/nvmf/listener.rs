@@ -2,7 +2,9 @@
 //!
 //! An address belongs to the target; a subsystem listens at it by being bound to
 //! it. SPDK counts the bindings and stops listening with the last. It takes the
-//! first binding's word on TLS for all of them, so that is kept here too.
+//! first binding's word on TLS for all of them, so that is kept here too. An address
+//! and one that covers it (a wildcard) are two sockets to Linux and one to parts of
+//! SPDK: a target has one of them.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,7 +17,7 @@ use spdk_sys as sys;
 use super::pause::paused;
 use super::{Subsystem, Transport, check_status, find, target};
 use crate::completion::{call, completion, on_status};
-use crate::cstr::read;
+use crate::cstr::{read, string};
 use crate::error::Error;
 use crate::runtime::Spdk;
 use crate::transport_id::{self, Kind};
@@ -61,9 +63,27 @@ impl Address {
         }
     }
 
+    /// Whether one of two addresses is among those that the other stands for. The
+    /// IPv6 wildcard stands for no IPv4 address: SPDK's sockets are of one family.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (Self::Tcp { ip: a, port: p }, Self::Tcp { ip: b, port: q }) = (self, other) else {
+            return self == other;
+        };
+        let covers = a == b || a.is_unspecified() || b.is_unspecified();
+        p == q && a.is_ipv4() == b.is_ipv4() && covers
+    }
+
     fn to_id(&self) -> Result<sys::spdk_nvme_transport_id, Error> {
         match self {
-            Self::Tcp { ip, port } => transport_id::ip(Kind::Tcp, *ip, *port),
+            Self::Tcp { ip, port } => {
+                if let IpAddr::V6(v6) = ip
+                    && let Some(v4) = v6.to_ipv4_mapped()
+                {
+                    return Err(Error::new("listen", libc::EINVAL)
+                        .with_detail(format!("{ip} is the IPv4 address {v4}: write it so")));
+                }
+                transport_id::ip(Kind::Tcp, *ip, *port)
+            }
             Self::VfioUser { dir } => {
                 let length = self.to_string().len();
                 if length > SOCKET_PATH_MAX {
@@ -87,9 +107,9 @@ impl Address {
     }
 }
 
-/// An address at which the target listens.
+/// An address at which the target listens, and the subsystems that do.
 struct Bindings {
-    count: usize,
+    nqns: Vec<String>,
     secure: bool,
 }
 
@@ -97,20 +117,21 @@ thread_local! {
     static BOUND: RefCell<HashMap<Address, Bindings>> = RefCell::default();
 }
 
-fn bind(address: &Address, secure: bool) {
+fn bind(address: &Address, nqn: &str, secure: bool) {
     BOUND.with_borrow_mut(|bound| {
-        let bindings = bound
-            .entry(address.clone())
-            .or_insert(Bindings { count: 0, secure });
-        bindings.count += 1;
+        let bindings = bound.entry(address.clone()).or_insert(Bindings {
+            nqns: Vec::new(),
+            secure,
+        });
+        bindings.nqns.push(nqn.to_owned());
     });
 }
 
-fn unbind(address: &Address) {
+fn unbind(address: &Address, nqn: &str) {
     BOUND.with_borrow_mut(|bound| {
         if let Some(bindings) = bound.get_mut(address) {
-            bindings.count -= 1;
-            if bindings.count == 0 {
+            bindings.nqns.retain(|bound| bound != nqn);
+            if bindings.nqns.is_empty() {
                 bound.remove(address);
             }
         }
@@ -121,14 +142,14 @@ fn unbind(address: &Address) {
 /// needs a subsystem that lets hosts in by name.
 ///
 /// ENODEV for an unknown subsystem, EEXIST if it listens there already,
-/// EADDRINUSE if another program has the address, or another subsystem with other
-/// TLS settings (vfio-user: at all), EADDRNOTAVAIL for an address that is not
-/// local, EINVAL for one that cannot be.
+/// EADDRINUSE if another program has the address, another subsystem with other TLS
+/// settings (vfio-user: at all), or one listens at an address that overlaps it,
+/// EADDRNOTAVAIL for an address that is not local, EINVAL for one that cannot be.
 pub async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Result<(), Error> {
     const OPERATION: &str = "add listener";
     let id = address.to_id()?;
     let target = target(spdk, OPERATION)?;
-    let address = address.clone();
+    let (address, name) = (address.clone(), nqn.to_owned());
     paused(spdk, OPERATION, nqn, 0, move |subsystem| {
         let listening = check_free(subsystem, OPERATION, &address, secure).and_then(|()| {
             // SAFETY: on the app thread; the target lives until SPDK stops; SPDK
@@ -136,7 +157,7 @@ pub async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Resu
             let rc = unsafe { sys::opi_nvmf_listen(target.as_ptr(), &id, secure) };
             check_status(OPERATION, rc).map_err(|error| error.with_detail(refused(&address)))?;
             // Before another task's look at who is bound here.
-            bind(&address, secure);
+            bind(&address, &name, secure);
             Ok(())
         });
         let bound = listening.map(|()| {
@@ -159,7 +180,7 @@ pub async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Resu
             let Err(error) = check_status(OPERATION, status) else {
                 return Ok(());
             };
-            unbind(&address);
+            unbind(&address, &name);
             // SAFETY: on the app thread; undoes the listen above.
             unsafe { sys::spdk_nvmf_tgt_stop_listen(target.as_ptr(), &id) };
             Err(error.with_detail(format!("{address}")))
@@ -203,6 +224,18 @@ fn check_free(
         return Err(Error::new(operation, libc::EINVAL)
             .with_detail("TLS needs a subsystem that lets hosts in by name, not any host"));
     }
+    let overlapping = BOUND.with_borrow(|bound| {
+        let mut others = bound.iter().filter(|(other, _)| *other != address);
+        let (other, bindings) = others.find(|(other, _)| other.overlaps(address))?;
+        Some((other.clone(), bindings.nqns.first().cloned()))
+    });
+    if let Some((other, nqn)) = overlapping {
+        return Err(Error::new(operation, libc::EADDRINUSE).with_detail(format!(
+            "{address} overlaps {other}, where subsystem {:?} listens: use one of the two, or \
+                 another port",
+            nqn.unwrap_or_default()
+        )));
+    }
     BOUND.with_borrow(|bound| match bound.get(address) {
         Some(_) if matches!(address, Address::VfioUser { .. }) => {
             Err(Error::new(operation, libc::EADDRINUSE)
@@ -225,7 +258,7 @@ pub async fn remove(spdk: Spdk, nqn: &str, address: &Address) -> Result<(), Erro
     const OPERATION: &str = "remove listener";
     let id = address.to_id()?;
     let target = target(spdk, OPERATION)?;
-    let address = address.clone();
+    let (address, name) = (address.clone(), nqn.to_owned());
     paused(spdk, OPERATION, nqn, 0, move |subsystem| {
         // SAFETY: on the app thread, the subsystem paused.
         let rc = unsafe { sys::spdk_nvmf_subsystem_remove_listener(subsystem.as_ptr(), &id) };
@@ -233,7 +266,7 @@ pub async fn remove(spdk: Spdk, nqn: &str, address: &Address) -> Result<(), Erro
             check_status(OPERATION, rc).map_err(|error| {
                 error.with_detail(format!("the subsystem does not listen at {address}"))
             })?;
-            unbind(&address);
+            unbind(&address, &name);
             let stopped = call::<c_int>(OPERATION, |argument| {
                 // SAFETY: on the app thread; the subsystem is paused and its lock
                 // held, so it is still there; SPDK copies the id; `on_status`
@@ -270,11 +303,13 @@ pub(super) fn stop_all(
 ) -> Result<(), Error> {
     let target = target(spdk, operation)?;
     // SAFETY: on the app thread, with a subsystem that the caller has just found.
+    let nqn = unsafe { string(sys::spdk_nvmf_subsystem_get_nqn(subsystem.as_ptr())) };
+    // SAFETY: as above.
     for address in unsafe { addresses(subsystem) } {
         let id = address.to_id()?;
         // SAFETY: on the app thread; gives back the reference that `add` took.
         unsafe { sys::spdk_nvmf_tgt_stop_listen(target.as_ptr(), &id) };
-        unbind(&address);
+        unbind(&address, &nqn);
     }
     Ok(())
 }
@@ -334,9 +369,35 @@ mod tests {
             port: 0,
         };
         assert!(port_0.to_id().is_err());
+        let mapped = Address::Tcp {
+            ip: "::ffff:127.0.0.1".parse().expect("an address"),
+            port: 4420,
+        };
+        assert!(mapped.to_id().is_err());
         let long = Address::VfioUser {
             dir: format!("/{}", "x".repeat(101)),
         };
         assert!(long.to_id().is_err());
+    }
+
+    #[test]
+    fn an_address_overlaps_itself_and_what_a_wildcard_of_its_family_stands_for() {
+        let address = |ip: &str, port| Address::Tcp {
+            ip: ip.parse().expect("an address"),
+            port,
+        };
+        for (a, b, overlap) in [
+            ("0.0.0.0", "127.0.0.1", true),
+            ("::", "::1", true),
+            ("::1", "::1", true),
+            ("::", "127.0.0.1", false),
+            ("0.0.0.0", "::", false),
+            ("127.0.0.1", "127.0.0.2", false),
+        ] {
+            let (a, b) = (address(a, 4420), address(b, 4420));
+            assert_eq!(a.overlaps(&b), overlap, "{a} and {b}");
+            assert_eq!(b.overlaps(&a), overlap, "{b} and {a}");
+        }
+        assert!(!address("0.0.0.0", 4420).overlaps(&address("127.0.0.1", 4421)));
     }
 }

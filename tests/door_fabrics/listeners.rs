@@ -1,0 +1,244 @@
+//! Where hosts come in: addresses that overlap, keys that a listener does not ask for, and what discovery
+//! tells of both.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+use serde_json::{Value, json};
+use tonic::Code;
+
+use crate::common::nvme_tcp::{ANSWER, Command, Digests, Identity, Pdu, Sgl};
+use crate::common::{
+    Client, JsonRpc, Options, PSK, Resource, Target, base64, eventually, free_port, malloc,
+    name_of, namespace, nqn_of, pcie_spec, subsystem, unique,
+};
+
+/// The discovery service.
+const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
+
+/// Bytes of the log's header, and of each record.
+const RECORD: usize = 1024;
+
+fn controller(ip: &str, port: u16) -> Value {
+    let family = if ip.contains(':') { "IPV6" } else { "IPV4" };
+    json!({ "spec": {
+        "trtype": "NVME_TRANSPORT_TYPE_TCP",
+        "fabrics_id": {
+            "traddr": ip,
+            "trsvcid": port.to_string(),
+            "adrfam": format!("NVME_ADDRESS_FAMILY_{family}"),
+        },
+    }})
+}
+
+fn at(ip: &str, port: u16, id: &str) -> Identity {
+    let ip: IpAddr = ip.parse().expect("an address");
+    Identity {
+        address: SocketAddr::new(ip, port),
+        ..Identity::new(port, &nqn_of(id))
+    }
+}
+
+/// Nobody listens there any more.
+async fn is_free(ip: &str, port: u16) {
+    eventually("the port is free", ANSWER, async || {
+        TcpListener::bind((ip, port)).ok()
+    })
+    .await;
+}
+
+async fn two_subsystems(client: &Client) -> [(String, String); 2] {
+    let mut made = Vec::new();
+    for id in [unique("one"), unique("two")] {
+        let name = subsystem(client, &id, json!({})).await;
+        made.push((id, name));
+    }
+    made.try_into().expect("two")
+}
+
+#[tokio::test]
+async fn overlapping_addresses_are_refused_with_both_names() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let [(one, first), (_, second)] = two_subsystems(&client).await;
+    let controllers = Resource::new(&client, "NvmeController");
+    for (a, b) in [
+        ("0.0.0.0", "127.0.0.1"),
+        ("127.0.0.1", "0.0.0.0"),
+        ("::", "::1"),
+        ("::1", "::"),
+    ] {
+        let port = free_port();
+        let made = controllers.created(&first, "", controller(a, port)).await;
+        for subsystem in [&first, &second] {
+            let overlapping = controllers.create(subsystem, "", controller(b, port)).await;
+            let status = overlapping.expect_err("they overlap");
+            let text = status.message();
+            let both = [
+                SocketAddr::new(a.parse().expect("an address"), port),
+                SocketAddr::new(b.parse().expect("an address"), port),
+            ];
+            assert!(
+                both.iter().all(|name| text.contains(&name.to_string())),
+                "{text}"
+            );
+            assert!(text.contains(&nqn_of(&one)), "{text}");
+        }
+        // One may take the other's place.
+        let name = name_of(&made);
+        controllers.updated(&name, controller(b, port), None).await;
+        let to = if b.contains(':') { "::1" } else { "127.0.0.1" };
+        drop(at(to, port, &one).admin(Digests::OFF));
+        controllers.deleted(&name).await;
+        is_free(b, port).await;
+    }
+    // The wildcards of both families are sockets of their own.
+    let port = free_port();
+    let v4 = controllers
+        .created(&first, "", controller("0.0.0.0", port))
+        .await;
+    let v6 = controllers
+        .created(&first, "", controller("::", port))
+        .await;
+    drop(at("127.0.0.1", port, &one).admin(Digests::OFF));
+    drop(at("::1", port, &one).admin(Digests::OFF));
+    for made in [v4, v6] {
+        controllers.deleted(&name_of(&made)).await;
+    }
+    let mapped = controller("::ffff:127.0.0.1", port);
+    let status = controllers
+        .create(&first, "", mapped)
+        .await
+        .expect_err("IPv4");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    target.stop();
+}
+
+/// Listeners through SPDK's own command, without what our program looks at.
+fn listener(nqn: &str, ip: &str, port: u16) -> Value {
+    let address = json!({
+        "trtype": "tcp", "adrfam": "ipv4", "traddr": ip, "trsvcid": port.to_string(),
+    });
+    json!({ "nqn": nqn, "listen_address": address })
+}
+
+#[tokio::test]
+async fn overlapping_listeners_of_other_programs_are_sockets_of_their_own() {
+    let (options, socket) = Options::default().with_rpc();
+    let target = Target::start_with(options).await;
+    let client = target.client().await;
+    let [(one, _), (two, _)] = two_subsystems(&client).await;
+    let mut rpc = JsonRpc::connect(&socket).await.expect("SPDK's socket");
+    let port = free_port();
+    let wide = listener(&nqn_of(&one), "0.0.0.0", port);
+    let narrow = listener(&nqn_of(&two), "127.0.0.1", port);
+    let add = "nvmf_subsystem_add_listener";
+    rpc.call(add, wide.clone()).await.expect("a free port");
+    rpc.call(add, narrow).await.expect_err("the port is taken");
+    let removed = rpc.call("nvmf_subsystem_remove_listener", wide).await;
+    removed.expect("it is there");
+    is_free("0.0.0.0", port).await;
+    target.stop();
+}
+
+#[tokio::test]
+async fn a_host_with_a_key_never_comes_in_the_clear() {
+    let (options, socket) = Options::default().with_rpc();
+    let target = Target::start_with(options).await;
+    let client = target.client().await;
+    let bob = "nqn.2022-09.io.spdk:bob";
+    let volume = malloc(&client, "secret", 4).await;
+    let spec = json!({ "hostnqn": bob, "psk": base64(PSK) });
+    let name = subsystem(&client, "bob", spec).await;
+    namespace(&client, &name, &volume, json!({})).await;
+    let mut rpc = JsonRpc::connect(&socket).await.expect("SPDK's socket");
+    let port = free_port();
+    let plain = listener(&nqn_of("bob"), "127.0.0.1", port);
+    let added = rpc.call("nvmf_subsystem_add_listener", plain).await;
+    added.expect("a listener without TLS");
+    let identity = Identity {
+        hostnqn: bob.into(),
+        ..Identity::new(port, &nqn_of("bob"))
+    };
+    let mut host = identity.negotiated(Digests::OFF);
+    let admitted = host.connect(&identity, 0, 0xffff);
+    admitted.expect_err("it has a key, and comes without");
+    drop(host);
+    target.stop();
+}
+
+/// A record of the discovery log: transport, address, service, subsystem.
+type Record = (u8, String, String, String);
+
+/// What the discovery service tells a host that comes by this address.
+fn discovered(ip: &str, port: u16) -> Vec<Record> {
+    let identity = Identity {
+        subnqn: DISCOVERY.into(),
+        ..at(ip, port, "")
+    };
+    let mut admin = identity.admin(Digests::OFF);
+    let length = 16 * u32::try_from(RECORD).expect("a length");
+    let cid = admin.cid();
+    let command = Command::new(0x02, cid).cdw(10, (length / 4 - 1) << 16 | 0x70);
+    let command = command.sgl(Sgl::Transport(length));
+    admin.send(&Pdu::capsule(command, &[])).expect("it goes");
+    let (answer, log) = admin.completion(cid, &[]).expect("the log");
+    assert_eq!(answer.status(), 0);
+    let count = u64::from_le_bytes(log[8..16].try_into().expect("8 bytes"));
+    let text = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes);
+        text.trim_matches(['\0', ' ']).to_owned()
+    };
+    let records = log[RECORD..].chunks_exact(RECORD);
+    let records = records.take(usize::try_from(count).expect("a count"));
+    let records: Vec<_> = records
+        .map(|r| {
+            (
+                r[0],
+                text(&r[512..768]),
+                text(&r[32..64]),
+                text(&r[256..512]),
+            )
+        })
+        .collect();
+    assert_eq!(records.len() as u64, count);
+    records
+}
+
+#[tokio::test]
+async fn discovery_tells_the_address_by_which_the_host_came() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let [(one, first), (two, second)] = two_subsystems(&client).await;
+    let controllers = Resource::new(&client, "NvmeController");
+    let port = free_port();
+    for (subsystem, ip) in [(&first, "0.0.0.0"), (&second, "0.0.0.0"), (&first, "::")] {
+        controllers
+            .created(subsystem, "", controller(ip, port))
+            .await;
+    }
+    let record = |ip: &str, id| (3, ip.to_owned(), port.to_string(), nqn_of(id));
+    let mut v4 = discovered("127.0.0.1", port);
+    v4.sort();
+    assert_eq!(v4, [record("127.0.0.1", &one), record("127.0.0.1", &two)]);
+    assert_eq!(discovered("127.0.0.2", port)[0].1, "127.0.0.2");
+    assert_eq!(discovered("::1", port), [record("::1", &one)]);
+    let log = target.log();
+    assert!(!log.contains("deprecated"), "{log}");
+    target.stop();
+}
+
+#[tokio::test]
+async fn discovery_over_tcp_tells_tcp_alone() {
+    let target = Target::start_with(Options::hugepages()).await;
+    let client = target.client().await;
+    let [(one, first), _] = two_subsystems(&client).await;
+    let controllers = Resource::new(&client, "NvmeController");
+    let port = free_port();
+    let tcp = controller("127.0.0.1", port);
+    controllers.created(&first, "", tcp).await;
+    let pcie = controllers.created(&first, "", pcie_spec(1)).await;
+    let record = (3, "127.0.0.1".to_owned(), port.to_string(), nqn_of(&one));
+    assert_eq!(discovered("127.0.0.1", port), [record]);
+    controllers.deleted(&name_of(&pcie)).await;
+    target.stop();
+}
