@@ -8,6 +8,7 @@ mod data;
 mod identity;
 mod listeners;
 mod order;
+mod pace;
 mod tls;
 
 use common::nvme_tcp::{Answer, Host, kind};

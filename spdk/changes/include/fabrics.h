@@ -7,7 +7,9 @@
 #include <stdint.h>
 
 struct spdk_nvme_cmd;
+struct spdk_nvmf_poll_group;
 struct spdk_nvmf_qpair;
+struct spdk_nvmf_subsystem;
 
 /* The longest identity of a pre-shared key, without its terminator. */
 #define OPI_PSK_IDENTITY_MAX 521
@@ -36,6 +38,10 @@ bool __attribute__((weak)) opi_gate_data_length(const void *cmd, bool admin, uin
 
 /* lib/nvmf/ctrlr.c: completes a first fused command whose second will not come. */
 void nvmf_qpair_abort_first_fused(struct spdk_nvmf_qpair *qpair);
+
+/* lib/nvmf/nvmf.c: the same for all queues of a subsystem in a poll group. */
+void nvmf_poll_group_abort_first_fused(struct spdk_nvmf_poll_group *group,
+				       struct spdk_nvmf_subsystem *subsystem);
 
 /* lib/nvmf/tcp.c: whether the host at the other end may call itself that to that subsystem. Over TLS it
  * is whom its key belongs to; without TLS it is nobody who has a key for the subsystem. */

@@ -91,4 +91,19 @@ pub async fn set(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
     check(OPERATION, status).map_err(|error| error.with_detail(format!("{name:?}")))
 }
 
+/// The limits that a bdev has. ENODEV if there is none of that name.
+pub fn get(spdk: Spdk, name: &str) -> Result<Limits, Error> {
+    let bdev = existing(spdk, "look up rate limits", name)?;
+    let mut by_type = [0; TYPES];
+    // SAFETY: on the app thread, the bdev just found; the array has an entry for each type.
+    unsafe { sys::spdk_bdev_get_qos_rate_limits(bdev.as_ptr(), by_type.as_mut_ptr()) };
+    let limit = |index: sys::spdk_bdev_qos_rate_limit_type| by_type[index as usize];
+    Ok(Limits {
+        rw_iops: limit(sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_RW_IOPS_RATE_LIMIT),
+        rw_mib: limit(sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_RW_BPS_RATE_LIMIT),
+        read_mib: limit(sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_R_BPS_RATE_LIMIT),
+        write_mib: limit(sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_W_BPS_RATE_LIMIT),
+    })
+}
+
 const TYPES: usize = sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_NUM_RATE_LIMIT_TYPES as usize;

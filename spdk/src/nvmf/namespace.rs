@@ -10,9 +10,10 @@ use spdk_sys as sys;
 
 use super::pause::paused;
 use super::{Subsystem, find};
-use crate::bdev::{self, Presence, Watch};
+use crate::bdev::{self, Presence, Watch, qos};
 use crate::cstr::{cstr, string};
 use crate::error::Error;
+use crate::log;
 use crate::runtime::Spdk;
 
 /// A namespace to add.
@@ -139,30 +140,54 @@ fn check_nsid(subsystem: Subsystem, operation: &'static str, nsid: u32) -> Resul
     }
 }
 
-/// Removes a namespace, once its I/O in flight is done. ENODEV for an unknown
-/// subsystem, ENOENT for an unknown id.
+/// Removes a namespace, once its I/O in flight is done, which a rate limit of its bdev
+/// does not hold up. ENODEV for an unknown subsystem, ENOENT for an unknown id.
 pub async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), Error> {
     const OPERATION: &str = "remove namespace";
     // Also keeps nsid 0 and the wildcard, which pause other things, from SPDK.
-    if !list(spdk, nqn)?
-        .iter()
-        .any(|namespace| namespace.nsid == nsid)
-    {
+    let namespaces = list(spdk, nqn)?;
+    let Some(namespace) = namespaces.into_iter().find(|is| is.nsid == nsid) else {
         forget(nqn, |id| id == nsid);
         return Err(absent(OPERATION, nqn, nsid));
-    }
+    };
     let name = nqn.to_owned();
-    paused(spdk, OPERATION, nqn, nsid, move |subsystem| {
-        // SAFETY: on the app thread, the subsystem paused.
-        let rc = unsafe { sys::spdk_nvmf_subsystem_remove_ns(subsystem.as_ptr(), nsid) };
-        forget(&name, |id| id == nsid);
-        ready(if rc == 0 {
-            Ok(())
-        } else {
-            Err(absent(OPERATION, &name, nsid))
+    unlimited(spdk, &namespace.bdev, || {
+        paused(spdk, OPERATION, nqn, nsid, move |subsystem| {
+            // SAFETY: on the app thread, the subsystem paused.
+            let rc = unsafe { sys::spdk_nvmf_subsystem_remove_ns(subsystem.as_ptr(), nsid) };
+            forget(&name, |id| id == nsid);
+            ready(if rc == 0 {
+                Ok(())
+            } else {
+                Err(absent(OPERATION, &name, nsid))
+            })
         })
     })
     .await
+}
+
+/// Runs `change` while the bdev has no rate limits, and gives it back those that it had, unless it got
+/// others meanwhile or is gone.
+async fn unlimited<F: Future<Output = Result<(), Error>>>(
+    spdk: Spdk,
+    bdev: &str,
+    change: impl FnOnce() -> F,
+) -> Result<(), Error> {
+    let none = qos::Limits::default();
+    let limits = qos::get(spdk, bdev).unwrap_or_default();
+    if limits == none || qos::set(spdk, bdev, none).await.is_err() {
+        return change().await;
+    }
+    let result = change().await;
+    if qos::get(spdk, bdev).is_ok_and(|now| now == none)
+        && let Err(error) = qos::set(spdk, bdev, limits).await
+    {
+        log::note(
+            sys::spdk_log_level_SPDK_LOG_ERROR,
+            format!("bdev {bdev:?} has no rate limits any more: {error}"),
+        );
+    }
+    result
 }
 
 /// Looks no longer after the bdevs of these namespaces, which have gone.

@@ -54,6 +54,7 @@ pub const FUNCTIONS: &[&str] = &[
     "spdk_bdev_get_name",
     "spdk_bdev_get_num_blocks",
     "spdk_bdev_get_product_name",
+    "spdk_bdev_get_qos_rate_limits",
     "spdk_bdev_get_uuid",
     "spdk_bdev_io_type_supported",
     "spdk_bdev_next",
