@@ -1,1 +1,0 @@
-//! vfio-user: DMA ranges, PRPs, SGLs and queues of a virtual machine.
