@@ -25,6 +25,7 @@ mod resource;
 mod route;
 mod target;
 mod tools;
+pub mod vfio_user;
 mod virtio;
 
 use std::time::{Duration, Instant};

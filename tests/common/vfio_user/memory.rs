@@ -1,0 +1,92 @@
+//! Guest memory: a memfd that the device maps and the test writes and reads.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::link::{Link, command};
+
+/// A page.
+pub const PAGE: u64 = 4096;
+
+/// Where it begins for the guest.
+pub const BASE: u64 = 0x4000_0000;
+
+/// Its bytes.
+pub const SIZE: u64 = 4 << 20;
+
+/// May be read.
+pub const READ: u32 = 1;
+
+/// May be written.
+pub const WRITE: u32 = 2;
+
+/// A file at a guest address.
+pub struct Memory {
+    /// The file, for cutting it.
+    pub file: File,
+    /// Where it begins for the guest.
+    pub base: u64,
+}
+
+impl Memory {
+    /// `size` bytes of zeroes.
+    pub fn new(base: u64, size: u64) -> Self {
+        let fd = memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
+        let file = File::from(fd.expect("a memfd"));
+        file.set_len(size).expect("memory");
+        Self { file, base }
+    }
+
+    /// Shares `size` bytes from `offset` of the file; errno of the reply.
+    pub fn map(&self, link: &mut Link, offset: u64, size: u64, flags: u32) -> io::Result<u32> {
+        map_at(link, self.base + offset, size, offset, flags, &self.file)
+    }
+
+    /// Takes them back; errno.
+    pub fn unmap(&self, link: &mut Link, offset: u64, size: u64) -> io::Result<u32> {
+        let mut body = [24_u32, 0]
+            .into_iter()
+            .flat_map(u32::to_le_bytes)
+            .collect::<Vec<u8>>();
+        body.extend((self.base + offset).to_le_bytes());
+        body.extend(size.to_le_bytes());
+        Ok(link.ask(command::DMA_UNMAP, &body, &[])?.errno)
+    }
+
+    /// Writes at a guest address.
+    pub fn write(&self, address: u64, bytes: &[u8]) {
+        let at = address - self.base;
+        self.file.write_all_at(bytes, at).expect("memory");
+    }
+
+    /// Reads at a guest address.
+    pub fn read(&self, address: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        let at = address - self.base;
+        self.file.read_exact_at(&mut bytes, at).expect("memory");
+        bytes
+    }
+}
+
+/// Shares any range of any file; errno of the reply.
+pub fn map_at(
+    link: &mut Link,
+    address: u64,
+    size: u64,
+    offset: u64,
+    flags: u32,
+    file: &impl AsFd,
+) -> io::Result<u32> {
+    let mut body = [32, flags]
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .collect::<Vec<u8>>();
+    for word in [offset, address, size] {
+        body.extend(word.to_le_bytes());
+    }
+    Ok(link.ask(command::DMA_MAP, &body, &[file.as_fd()])?.errno)
+}

@@ -1,0 +1,18 @@
+//! A vfio-user client of our own, which sends each message byte by byte, and an NVMe host on top of it. Guest
+//! memory is a memfd that is written and read, not mapped, so that all of it is safe code.
+//!
+//! ```text
+//! Link    socket: messages, descriptors, replies       client.rs
+//! Memory  a memfd at a guest address                   memory.rs
+//! Guest   a controller with an admin and an I/O queue  guest.rs, nvme.rs
+//! ```
+
+mod guest;
+mod link;
+mod memory;
+mod nvme;
+
+pub use guest::{DATA, Guest, LISTS, Queue, Which};
+pub use link::{Header, Link, Reply, command};
+pub use memory::{BASE, Memory, PAGE, READ, SIZE, WRITE, map_at};
+pub use nvme::{Command, Completion, admin, io};

@@ -1,0 +1,175 @@
+//! What whoever may open the socket can send.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+use crate::common::vfio_user::{Header, Link, command};
+use crate::lab::{Lab, PATIENCE};
+use crate::{Test, client, tests};
+
+pub const TESTS: [Test; 6] = tests! { client:
+    a_client_that_says_nothing_or_half_a_message_stops_nobody
+    replies_that_nobody_reads_end_the_session
+    messages_that_are_no_messages_end_the_session
+    messages_that_are_too_short_are_refused
+    an_interrupt_descriptor_that_blocks_stops_nobody
+    writes_to_the_configuration_space_stay_inside_their_register
+};
+
+fn a_client_that_says_nothing_or_half_a_message_stops_nobody(lab: &mut Lab) {
+    let version = Header::new(command::VERSION, 100).bytes();
+    let read = Header::new(command::REGION_READ, 16).bytes();
+    let halves: [(bool, &[u8]); 4] = [
+        (false, &[]),
+        (false, &version),
+        (true, &read[..1]),
+        (true, &[&read[..], &[0; 15]].concat()),
+    ];
+    for (introduced, half) in halves {
+        let mut link = if introduced {
+            lab.link()
+        } else {
+            Link::open(&lab.socket).expect("the device listens")
+        };
+        link.send_raw(half, &[]).expect("there is room");
+        lab.check_neighbour();
+        // It is cut off after a while, and the device takes the next one.
+        assert!(link.is_closed_within(PATIENCE), "{half:?}");
+    }
+}
+
+fn replies_that_nobody_reads_end_the_session(lab: &mut Lab) {
+    let mut link = lab.link();
+    let mut read = Header::new(command::REGION_READ, 16).bytes();
+    read.extend([0; 8]);
+    read.extend(7_u32.to_le_bytes());
+    read.extend(4096_u32.to_le_bytes());
+    let end = Instant::now() + PATIENCE;
+    // Until the socket is closed: it takes 32 bytes and gives 4 KiB.
+    while link.send_raw(&read, &[]).is_ok() {
+        assert!(Instant::now() < end, "the session goes on");
+    }
+    lab.check_neighbour();
+}
+
+fn messages_that_are_no_messages_end_the_session(lab: &mut Lab) {
+    let sizes = [0, 15, (1 << 20) + 33, u32::MAX];
+    for introduced in [false, true] {
+        for size in sizes {
+            let mut link = if introduced {
+                lab.link()
+            } else {
+                Link::open(&lab.socket).expect("the device listens")
+            };
+            let header = Header {
+                size,
+                ..Header::new(command::VERSION, 0)
+            };
+            link.send_raw(&header.bytes(), &[]).expect("there is room");
+            assert!(link.is_closed_within(PATIENCE), "size {size}");
+        }
+    }
+    // Descriptors are given back with the session, whatever they came with.
+    let before = lab.descriptors();
+    let bell = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
+    let many = vec![bell.as_fd(); 250];
+    let mut link = lab.link();
+    let read = Header::new(command::REGION_READ, 16).bytes();
+    link.send_raw(&read, &many).expect("there is room");
+    assert!(link.is_closed_within(PATIENCE), "half a message");
+    drop(lab.link());
+    let after = lab.descriptors();
+    assert!(
+        after < before + 20,
+        "{after} descriptors are open, {before} were"
+    );
+}
+
+fn messages_that_are_too_short_are_refused(lab: &mut Lab) {
+    let mut link = lab.link();
+    for command in [2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 17, 18] {
+        for length in [1, 4, 7] {
+            let reply = link.ask(command, &vec![2; length], &[]);
+            let reply = reply.expect("it is answered");
+            assert_ne!(reply.errno, 0, "command {command} with {length} bytes");
+        }
+    }
+    // Commands that there are not, and one that is over.
+    for command in [0, 1, 11, 12, 14, 15, 19, u16::MAX] {
+        let reply = link.ask(command, &[0; 64], &[]).expect("it is answered");
+        assert_ne!(reply.errno, 0, "command {command}");
+    }
+    let information: Vec<u8> = [16_u32, 0, 0, 0]
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .collect();
+    link.ok(command::GET_INFO, &information, &[]);
+}
+
+fn an_interrupt_descriptor_that_blocks_stops_nobody(lab: &mut Lab) {
+    let mut guest = lab.guest();
+    // A pipe is no eventfd.
+    let (_reader, writer) = std::io::pipe().expect("a pipe");
+    assert_ne!(guest.link.set_irqs(2, 1, &[writer.as_fd()]), 0, "a pipe");
+
+    let bell = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
+    assert_eq!(guest.link.set_irqs(2, 1, &[bell.as_fd()]), 0, "an eventfd");
+    // MSI-X on, in the capability's control word.
+    let capability = msix_capability(&mut guest.link);
+    let control = [0, 0x80];
+    let reply = guest.link.write_region(7, capability + 2, &control);
+    assert_eq!(reply.expect("it is answered").errno, 0, "MSI-X");
+    guest.verify(1);
+    let mut count = [0; 8];
+    assert_eq!(
+        rustix::io::read(&bell, &mut count),
+        Ok(8),
+        "no interrupt came"
+    );
+
+    // Full, and blocking again: the client shares the open file.
+    rustix::io::write(&bell, &(u64::MAX - 1).to_ne_bytes()).expect("it takes so much");
+    let flags = fcntl_getfl(&bell).expect("an eventfd");
+    fcntl_setfl(&bell, flags.difference(OFlags::NONBLOCK)).expect("an eventfd");
+    for seed in 2..6 {
+        guest.verify(seed);
+    }
+    lab.check_neighbour();
+}
+
+fn writes_to_the_configuration_space_stay_inside_their_register(lab: &mut Lab) {
+    let mut guest = lab.guest();
+    let capability = msix_capability(&mut guest.link);
+    // Behind the end of a capability, from every byte of it; each may be refused.
+    for offset in 2..12 {
+        for count in [4, 12, 64] {
+            let bytes = vec![0xff; count];
+            let reply = guest.link.write_region(7, capability + offset, &bytes);
+            reply.expect("it is answered");
+        }
+    }
+    // Parts of registers.
+    for offset in (0..64).chain([0xff0]) {
+        let reply = guest.link.write_region(7, offset, &[0]);
+        reply.expect("it is answered");
+    }
+    guest.verify(3);
+    assert!(guest.identify().is_ok(), "the admin queue goes on");
+}
+
+/// Where the MSI-X capability is in the configuration space.
+fn msix_capability(link: &mut Link) -> u64 {
+    let space = link.read_region(7, 0, 256).expect("it is answered").body;
+    let byte = |at: u64| space[16 + usize::try_from(at).expect("below 256")];
+    let mut at = u64::from(byte(0x34));
+    while at != 0 {
+        if byte(at) == 0x11 {
+            return at;
+        }
+        at = u64::from(byte(at + 1));
+    }
+    panic!("no MSI-X capability")
+}

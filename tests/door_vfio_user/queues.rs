@@ -1,0 +1,147 @@
+//! Queues made and deleted in any order.
+
+use std::time::Duration;
+
+use crate::common::poll_blocking;
+use crate::common::vfio_user::{
+    BASE, Command, DATA, Guest, Memory, PAGE, Queue, READ, SIZE, WRITE, Which, admin, io,
+};
+use crate::lab::{Lab, PATIENCE};
+use crate::{Test, queues, tests};
+
+pub const TESTS: [Test; 5] = tests! { queues:
+    memory_comes_and_goes_under_io
+    queues_made_and_deleted_in_one_doorbell_stop_nobody
+    a_queue_that_the_controller_refuses_can_be_made_later
+    queues_of_a_controller_that_was_reset_can_be_made_again
+    a_client_may_leave_while_its_queue_connects
+};
+
+const AT: u64 = BASE + 0x4000;
+
+fn queues_made_and_deleted_in_one_doorbell_stop_nobody(lab: &mut Lab) {
+    let create = || Command::create_sq(1, 1, 32, AT);
+    let delete = || Command::delete(admin::DELETE_SQ, 1);
+    let orders: [&[fn() -> Command]; 4] = [
+        &[create, delete],
+        &[create, delete, create, delete],
+        &[create, create, delete, delete],
+        &[create, || Command::delete(admin::DELETE_CQ, 1), delete],
+    ];
+    for order in orders {
+        let mut guest = Guest::boot(&lab.socket);
+        assert!(guest.admin(Command::create_cq(1, 32, AT + PAGE)).is_ok());
+        for command in order {
+            guest.push(Which::Admin, command());
+        }
+        guest.ring(Which::Admin).expect("it is answered");
+        for n in 0..order.len() {
+            let done = guest.completion(Which::Admin, Duration::from_secs(5));
+            assert!(done.is_some(), "{n} of {} commands", order.len());
+        }
+    }
+    // With commands in flight on the queue that goes and comes.
+    let mut guest = lab.guest();
+    for block in 0..16 {
+        guest.push(Which::Io, Command::rw(io::WRITE, block, 8).prps(DATA, 0));
+    }
+    for command in [delete(), create(), delete()] {
+        guest.push(Which::Admin, command);
+    }
+    guest.ring(Which::Io).expect("it is answered");
+    guest.ring(Which::Admin).expect("it is answered");
+    for n in 0..3 {
+        let done = guest.completion(Which::Admin, Duration::from_secs(5));
+        assert!(done.is_some(), "{n} of 3 commands");
+    }
+}
+
+fn memory_comes_and_goes_under_io(lab: &mut Lab) {
+    let mut guest = lab.guest();
+    let other = Memory::new(BASE + SIZE, 16 * PAGE);
+    for round in 0..40 {
+        let mapped = other.map(&mut guest.link, 0, 16 * PAGE, READ | WRITE);
+        assert_eq!(mapped.expect("it is answered"), 0, "map");
+        for block in 0..16 {
+            let data = BASE + SIZE + block * PAGE;
+            guest.push(
+                Which::Io,
+                Command::rw(io::WRITE, block * 8, 8).prps(data, 0),
+            );
+        }
+        guest.ring(Which::Io).expect("it is answered");
+        // Also by a controller that is just being disabled.
+        let disabled = round % 8 == 7;
+        if disabled {
+            guest
+                .write_register(0x14, 0x0046_0000)
+                .expect("it is answered");
+        }
+        let errno = other.unmap(&mut guest.link, 0, 16 * PAGE);
+        assert_eq!(errno.expect("it is answered"), 0, "unmap");
+        if disabled {
+            drop(guest);
+            guest = lab.guest();
+            continue;
+        }
+        for _ in 0..16 {
+            let done = guest.completion(Which::Io, Duration::from_secs(5));
+            assert!(done.is_some(), "a command is lost");
+        }
+    }
+}
+
+fn a_queue_that_the_controller_refuses_can_be_made_later(lab: &mut Lab) {
+    let mut guest = Guest::boot(&lab.socket);
+    // Entries of other sizes than there are: no I/O queue connects.
+    guest
+        .write_register(0x14, 0x0000_0001)
+        .expect("it is answered");
+    let queue = Queue::new(1, AT);
+    let made = guest.create(&queue);
+    assert!(!made.is_ok(), "{made:?}");
+    guest
+        .write_register(0x14, 0x0046_0001)
+        .expect("it is answered");
+    // The queue pair that was refused goes first.
+    let made = poll_blocking(PATIENCE, || {
+        let made = guest.admin(Command::create_sq(1, 1, 32, AT));
+        made.is_ok().then_some(())
+    });
+    assert!(made.is_some(), "it stays refused");
+    guest.verify(1);
+    for (qid, entries) in [(0, 32), (500, 32), (u16::MAX, 32), (2, 1), (2, u16::MAX)] {
+        let made = guest.admin(Command::create_cq(qid, entries, AT + 0x4000));
+        assert!(!made.is_ok(), "queue {qid} of {entries} entries: {made:?}");
+    }
+}
+
+fn queues_of_a_controller_that_was_reset_can_be_made_again(lab: &mut Lab) {
+    let mut guest = lab.guest();
+    for seed in 0..5 {
+        // A completion queue that nobody uses goes too.
+        assert!(guest.admin(Command::create_cq(2, 32, AT + 0x4000)).is_ok());
+        guest.verify(seed);
+        guest.disable().expect("it is answered");
+        guest.enable().expect("it is answered");
+        guest.io = Queue::new(1, AT);
+        guest.memory.write(AT + PAGE, &[0; PAGE as usize]);
+        let queue = guest.io.clone();
+        let made = guest.create(&queue);
+        assert!(made.is_ok(), "{made:?}");
+        guest.verify(seed + 10);
+    }
+}
+
+fn a_client_may_leave_while_its_queue_connects(lab: &mut Lab) {
+    for _ in 0..10 {
+        let mut guest = Guest::boot(&lab.socket);
+        assert!(guest.admin(Command::create_cq(1, 32, AT + PAGE)).is_ok());
+        guest.push(Which::Admin, Command::create_sq(1, 1, 32, AT));
+        guest.ring(Which::Admin).expect("it is answered");
+    }
+    // One who has only just connected, too.
+    for _ in 0..10 {
+        drop(lab.link());
+    }
+}
