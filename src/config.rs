@@ -3,6 +3,7 @@
 //! [`Settings`] is the one list of what can be set; it is read from both the
 //! command line and the file, with the same names, and flags win.
 
+mod kvm;
 mod spdk_rpc;
 mod version;
 mod volume;
@@ -13,7 +14,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use spdk::cores::CoreSet;
 
-use crate::kvm;
+use crate::socket_access::SocketAccess;
+pub use kvm::Kvm;
 pub use spdk_rpc::{RpcHttp, SpdkRpc};
 pub use volume::Volume;
 
@@ -56,6 +58,12 @@ struct Settings {
     /// Directory for the sockets of vfio-user and vhost-user controllers [default: /run/opi-spdk]
     #[arg(long, value_name = "DIR")]
     ctrlr_dir: Option<PathBuf>,
+    /// Group of those sockets, by name or number: for a QEMU that is not root [default: the process's]
+    #[arg(long, value_name = "GROUP")]
+    socket_group: Option<String>,
+    /// Mode of those sockets, octal [default: 0660 with socket-group, else as the umask says]
+    #[arg(long, value_name = "MODE")]
+    socket_mode: Option<String>,
     /// Plug PCIe controllers (vfio-user NVMe, virtio-blk, virtio-scsi) into a running QEMU, and unplug them from it
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     kvm: Option<bool>,
@@ -65,6 +73,9 @@ struct Settings {
     /// Names of QEMU's PCI buses for --kvm: functions 0 to 31 go to the first, 32 to 63 to the second, and so on
     #[arg(long, value_name = "BUS,...")]
     buses: Option<String>,
+    /// Unplug vfio-user devices, with --kvm, from a QEMU that is known to end of it too (11.1)
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    kvm_force_unplug: Option<bool>,
     /// What is logged: error, warn, info, debug, trace, or per target (info,spdk=debug) [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -97,15 +108,6 @@ pub struct TlsFiles {
     pub client_ca: PathBuf,
 }
 
-/// The QEMU that controllers are plugged into.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kvm {
-    /// Its monitor.
-    pub qmp_addr: kvm::Address,
-    /// Its buses, in the order in which physical functions are counted on them.
-    pub buses: Vec<String>,
-}
-
 /// The settings with defaults applied, each checked as far as it can be alone.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -125,6 +127,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Sockets of vfio-user and vhost-user controllers.
     pub ctrlr_dir: PathBuf,
+    /// Who may open them.
+    pub socket_access: SocketAccess,
     /// KVM mode, if it is on.
     pub kvm: Option<Kvm>,
     /// Filter for `tracing`.
@@ -210,9 +214,12 @@ impl Settings {
             no_huge: self.no_huge.or(below.no_huge),
             state_dir: self.state_dir.or(below.state_dir),
             ctrlr_dir: self.ctrlr_dir.or(below.ctrlr_dir),
+            socket_group: self.socket_group.or(below.socket_group),
+            socket_mode: self.socket_mode.or(below.socket_mode),
             kvm: self.kvm.or(below.kvm),
             qmp_addr: self.qmp_addr.or(below.qmp_addr),
             buses: self.buses.or(below.buses),
+            kvm_force_unplug: self.kvm_force_unplug.or(below.kvm_force_unplug),
             log_level: self.log_level.or(below.log_level),
             max_calls: self.max_calls.or(below.max_calls),
             spdk_rpc_socket: self.spdk_rpc_socket.or(below.spdk_rpc_socket),
@@ -245,7 +252,12 @@ impl Settings {
             no_huge: self.no_huge.unwrap_or(false),
             state_dir: self.state_dir.unwrap_or("/var/lib/opi-spdk".into()),
             ctrlr_dir: self.ctrlr_dir.unwrap_or("/run/opi-spdk".into()),
-            kvm: kvm(self.kvm, self.qmp_addr, self.buses)?,
+            socket_access: SocketAccess::parse(
+                self.socket_group.as_deref(),
+                self.socket_mode.as_deref(),
+            )
+            .map_err(|(setting, reason)| value(setting, reason))?,
+            kvm: kvm::check(self.kvm, self.qmp_addr, self.buses, self.kvm_force_unplug)?,
             log_level: check_log_level(self.log_level.unwrap_or("info".to_owned()))?,
             max_calls,
             spdk_rpc: spdk_rpc::check(
@@ -272,53 +284,6 @@ fn tls_files(text: &str) -> Result<TlsFiles, ConfigError> {
             reason: format!("{text:?} is not three files, certificate:key:ca"),
         }),
     }
-}
-
-/// An address or buses without `--kvm` would do nothing; with `kvm = false` they wait to be used.
-fn kvm(
-    on: Option<bool>,
-    address: Option<String>,
-    buses: Option<String>,
-) -> Result<Option<Kvm>, ConfigError> {
-    let value = |setting, reason: String| ConfigError::Value { setting, reason };
-    if on.is_none() && (address.is_some() || buses.is_some()) {
-        return Err(value(
-            "kvm",
-            "must be given for qmp-addr and buses to have a use".to_owned(),
-        ));
-    }
-    if on != Some(true) {
-        return Ok(None);
-    }
-    let missing =
-        |setting, example: &str| value(setting, format!("is needed with kvm, such as {example}"));
-    let address = address.ok_or_else(|| missing("qmp-addr", "/run/vm/qmp.sock"))?;
-    let buses = buses.ok_or_else(|| missing("buses", "pci.1,pci.2"))?;
-    Ok(Some(Kvm {
-        qmp_addr: address
-            .parse()
-            .map_err(|reason| value("qmp-addr", reason))?,
-        buses: check_buses(&buses).map_err(|reason| value("buses", reason))?,
-    }))
-}
-
-/// Commas separate them, or colons, as the OPI bridge has it.
-fn check_buses(text: &str) -> Result<Vec<String>, String> {
-    let mut buses = Vec::new();
-    for bus in text.split([',', ':']).map(str::to_owned) {
-        let begins = bus.starts_with(|c: char| c.is_ascii_alphabetic());
-        let known = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        if !begins || !bus.chars().all(known) {
-            return Err(format!(
-                "{bus:?} in {text:?} is not a name of QEMU's: a letter, then letters, digits, hyphens, dots, underscores"
-            ));
-        }
-        if buses.contains(&bus) {
-            return Err(format!("{bus:?} is given twice in {text:?}"));
-        }
-        buses.push(bus);
-    }
-    Ok(buses)
 }
 
 /// A word alone is a level; taken for a target, as `tracing` would, it would silence the rest.

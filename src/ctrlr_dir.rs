@@ -5,7 +5,7 @@ use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::preflight::private_dir;
@@ -43,6 +43,11 @@ pub(crate) fn take(dir: &Path) -> Result<File, String> {
         };
     }
     Ok(directory)
+}
+
+/// The socket of the vfio-user controller that has this directory.
+pub(crate) fn socket(dir: &str) -> PathBuf {
+    Path::new(dir).join(SOCKET)
 }
 
 /// Makes the directory of a vfio-user controller, without what a process that died has left in it.

@@ -45,6 +45,7 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
         lock_state_dir(&config.state_dir)?,
         ctrlr_dir::take(&config.ctrlr_dir)?,
     ];
+    config.socket_access.admit(&config.ctrlr_dir)?;
     let grpc = bind("grpc-addr", config.grpc_addr)?;
     let http = bind("http-addr", config.http_addr)?;
     let spdk_rpc = config

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use spdk::nvmf::{Address, Transport, listener, transport};
 use spdk::{Handle, Spdk};
@@ -18,6 +19,7 @@ use crate::api::storage::{
     FabricsEndpoint, NvmeAddressFamily, NvmeController, NvmeControllerSpec, NvmeControllerStatus,
     NvmeSubsystem, NvmeTransportType, PciEndpoint, VolumeStats,
 };
+use crate::connected;
 use crate::ctrlr_dir;
 use crate::error::{Error, Violations};
 use crate::kvm::{Model, Pluggable};
@@ -29,6 +31,9 @@ const MAX_CONTROLLER_ID: i32 = 0xffef;
 
 /// NVMe base specification, Controller Configuration: queue entry sizes are exponents of 4 bits.
 const MAX_ENTRY_SIZE: i32 = 15;
+
+/// How long a client that has been told to leave may take.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// The kind.
 pub struct NvmeControllers {
@@ -110,6 +115,9 @@ impl NvmeControllers {
     }
 
     async fn stop(&self, name: &Name, address: Address) -> Result<(), Error> {
+        if let Address::VfioUser { dir } = &address {
+            check_unused(name, dir).await?;
+        }
         let nqn = nqn_of(&self.subsystem(name)?);
         let at = address.clone();
         let removed = self.spdk.call(move |spdk| async move {
@@ -231,6 +239,24 @@ impl Pluggable for NvmeControllers {
 
     fn socket(name: &Name) -> PathBuf {
         PathBuf::from(name.parent_id().unwrap_or_default()).join("cntrl")
+    }
+}
+
+/// A controller that a machine has is not taken away: its disk would be dead for good, since QEMU connects a
+/// vfio-user device once. One that has just been unplugged leaves within a moment.
+async fn check_unused(name: &Name, dir: &str) -> Result<(), Error> {
+    let socket = ctrlr_dir::socket(dir);
+    let end = Instant::now() + LEAVING;
+    loop {
+        match connected::is_connected(&socket).await {
+            Ok(true) if Instant::now() < end => tokio::time::sleep(LEAVING / 50).await,
+            Ok(true) => {
+                let what = "a virtual machine is connected: unplug the device there first";
+                return Err(Error::failed_precondition(name, what.to_owned()));
+            }
+            Ok(false) => return Ok(()),
+            Err(error) => return Err(Error::internal("looking for clients", error)),
+        }
     }
 }
 

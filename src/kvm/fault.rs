@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::protocol::Version;
 use crate::error::Error;
 
 /// Why an operation on the machine failed.
@@ -38,6 +39,12 @@ pub(super) enum Fault {
         "the guest refuses to give the device up: see its log, and stop what uses the device there"
     )]
     Kept,
+    /// The removal of a vfio-user device is known to end this QEMU, and its guest with it.
+    #[error(
+        "QEMU {0} aborts when a vfio-user device is removed, and its guest with it: shut the guest down \
+         first, or set kvm-force-unplug"
+    )]
+    WouldEnd(Version),
     /// QEMU has taken the device and does not list it.
     #[error("the device is gone right after it was plugged: see QEMU's log")]
     Vanished,
@@ -67,9 +74,11 @@ impl Fault {
         match self {
             Self::Absent { .. } | Self::Broken(_) => Error::Unavailable(message),
             Self::Late(_) => Error::DeadlineExceeded(message),
-            Self::Refused { .. } | Self::Kept | Self::Vanished | Self::Path(_) => {
-                Error::failed_precondition(device, message)
-            }
+            Self::Refused { .. }
+            | Self::Kept
+            | Self::WouldEnd(_)
+            | Self::Vanished
+            | Self::Path(_) => Error::failed_precondition(device, message),
             Self::Answer { .. } => Error::internal(action, self),
         }
     }

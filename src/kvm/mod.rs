@@ -53,16 +53,19 @@ pub struct Machine(Arc<Inner>);
 struct Inner {
     address: Address,
     buses: Vec<String>,
+    /// Whether a vfio-user device is unplugged from a QEMU that is known to end of it.
+    force_unplug: bool,
     session: tokio::sync::Mutex<Weak<Session>>,
 }
 
 impl Machine {
     /// The machine whose monitor is at `address`, and the names of its buses that physical functions
     /// are counted on. Nothing is connected yet.
-    pub fn new(address: Address, buses: Vec<String>) -> Self {
+    pub fn new(address: Address, buses: Vec<String>, force_unplug: bool) -> Self {
         Self(Arc::new(Inner {
             address,
             buses,
+            force_unplug,
             session: tokio::sync::Mutex::default(),
         }))
     }
@@ -79,8 +82,9 @@ impl Machine {
     /// the device, or when none has for a while, with a warning in the log: a guest that boots will.
     /// A failure leaves nothing plugged.
     ///
-    /// A device of the same id that was left by an earlier life of this process is kept if it is
-    /// vhost-user (QEMU connects it again by itself) and in its place, and else replaced.
+    /// A device of the same id that QEMU has already is kept if it is in its place and has its
+    /// connection, or will have it: vhost-user (QEMU connects it again by itself). Else it is replaced,
+    /// unless QEMU would end of that.
     ///
     /// # Errors
     /// UNAVAILABLE when QEMU does not run or ends meanwhile, DEADLINE_EXCEEDED, and
@@ -106,8 +110,8 @@ impl Machine {
     /// FAILED_PRECONDITION when the guest or QEMU refuses; DEADLINE_EXCEEDED when the guest does not
     /// answer, which may give the device up later; UNAVAILABLE when it cannot be told whether QEMU
     /// runs.
-    pub async fn unplug(&self, id: &str, deadline: Instant) -> Result<(), Error> {
-        let unplugged = self.remove(id, deadline).await;
+    pub async fn unplug(&self, id: &str, model: Model, deadline: Instant) -> Result<(), Error> {
+        let unplugged = self.remove(id, model, deadline).await;
         unplugged.map_err(|fault| fault.during(&format!("unplug the device {id}"), id))
     }
 
@@ -120,8 +124,13 @@ impl Machine {
         if chardev.as_ref().is_some_and(leads_here) && operation.is_at(&device.place).await? {
             return operation.connected().await;
         }
+        // vfio-user: QEMU connects once, so that a device which is connected is served.
+        let is_served = is_there && !device.model.has_chardev() && is_connected(device).await;
+        if is_served && operation.is_at(&device.place).await? {
+            return Ok(());
+        }
         if is_there || chardev.is_some() {
-            self.remove(&device.id, deadline).await?;
+            self.remove(&device.id, device.model, deadline).await?;
         }
         // QEMU may have ended of the removal.
         let plugged = self
@@ -130,7 +139,9 @@ impl Machine {
             .plug(device)
             .await;
         if plugged.is_err()
-            && let Err(left) = self.remove(&device.id, Instant::now() + UNDO).await
+            && let Err(left) = self
+                .remove(&device.id, device.model, Instant::now() + UNDO)
+                .await
         {
             tracing::error!(device = device.id, %left, "could not undo a plug that failed: QEMU may still have the device");
         }
@@ -145,11 +156,12 @@ impl Machine {
         }
     }
 
-    async fn remove(&self, id: &str, deadline: Instant) -> Result<(), Fault> {
+    async fn remove(&self, id: &str, model: Model, deadline: Instant) -> Result<(), Fault> {
+        let may_end = model.has_chardev() || self.0.force_unplug;
         let mut reconnects = 0;
         loop {
             let removed = match self.operation(id, deadline).await {
-                Ok(operation) => operation.unplug().await,
+                Ok(operation) => operation.unplug(may_end).await,
                 Err(fault) => Err(fault),
             };
             match removed {
@@ -185,4 +197,10 @@ impl Machine {
         };
         Ok(Operation { qemu, id, deadline })
     }
+}
+
+/// Whether the device's socket has a client. One that cannot be told has none.
+async fn is_connected(device: &Device) -> bool {
+    let connected = crate::connected::is_connected(&device.socket).await;
+    connected.unwrap_or(false)
 }

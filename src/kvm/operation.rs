@@ -82,8 +82,12 @@ impl Operation<'_> {
         }
     }
 
-    /// Unplugs the device, if it is there, and removes its character device, if it has one.
-    pub(super) async fn unplug(&self) -> Result<(), Fault> {
+    /// Unplugs the device, if it is there, and removes its character device, if it has one. Not from a QEMU
+    /// that is known to end of it, unless it `may_end`.
+    pub(super) async fn unplug(&self, may_end: bool) -> Result<(), Fault> {
+        if !may_end && self.ends_of_unplug().await? {
+            return Err(Fault::WouldEnd(self.qemu.version()));
+        }
         // Before the command, or the event may come first.
         let mut events = self.qemu.watch();
         let deleted = async {
@@ -114,6 +118,13 @@ impl Operation<'_> {
                 .await?;
         }
         Ok(())
+    }
+
+    /// Whether unplugging the device, a vfio-user one, is known to end this QEMU. A device that it does
+    /// not have ends nothing.
+    async fn ends_of_unplug(&self) -> Result<bool, Fault> {
+        Ok(self.qemu.version().ends_of_vfio_user_unplug()
+            && self.presence().await? != Presence::Absent)
     }
 
     /// How far the device has come.

@@ -1,7 +1,7 @@
 //! A kind of controller that is also a device of the machine: made and then plugged, unplugged and then
 //! removed. The kind itself knows nothing of it but what its device is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crate::api::storage::{PciEndpoint, VolumeStats};
 use crate::config::Config;
 use crate::error::{Error, Violations};
 use crate::resource::{CallContext, Change, Key, Kind, Name, Uses};
+use crate::socket_access::SocketAccess;
 
 /// How long undoing may take when the call's own time is up.
 const UNDO: Duration = Duration::from_secs(5);
@@ -32,19 +33,32 @@ pub trait Pluggable: Kind {
 pub struct Slots {
     machine: Option<Machine>,
     sockets: PathBuf,
+    access: SocketAccess,
 }
 
 impl Slots {
     /// Those of the configuration.
     pub fn new(config: &Config) -> Arc<Self> {
-        let machine =
-            |kvm: &crate::config::Kvm| Machine::new(kvm.qmp_addr.clone(), kvm.buses.clone());
+        let machine = |kvm: &crate::config::Kvm| {
+            Machine::new(kvm.qmp_addr.clone(), kvm.buses.clone(), kvm.force_unplug)
+        };
         // QEMU may run in another directory.
         let sockets = std::path::absolute(&config.ctrlr_dir);
         Arc::new(Self {
             machine: config.kvm.as_ref().map(machine),
             sockets: sockets.unwrap_or_else(|_| config.ctrlr_dir.clone()),
+            access: config.socket_access,
         })
+    }
+
+    /// Gives a controller's socket, and a directory of its own, the group and the mode that are set.
+    fn open(&self, name: &Name, socket: &Path) -> Result<(), Error> {
+        let path = self.sockets.join(socket);
+        let own_dir = path.parent().filter(|dir| *dir != self.sockets);
+        let opened = own_dir.map_or(Ok(()), |dir| self.access.admit(dir));
+        opened
+            .and_then(|()| self.access.apply(&path))
+            .map_err(|reason| Error::failed_precondition(name, reason))
     }
 }
 
@@ -101,9 +115,26 @@ impl<K: Pluggable> Plugged<K> {
         object: &K::Object,
     ) -> Result<(), Error> {
         match self.slot(object) {
-            Some((machine, _)) => machine.unplug(&Device::id_of(name), call.answer_by()).await,
+            Some((machine, _)) => {
+                let id = Device::id_of(name);
+                machine.unplug(&id, K::MODEL, call.answer_by()).await
+            }
             None => Ok(()),
         }
+    }
+
+    /// Lets those in who may open the socket, and plugs the device.
+    async fn offer(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        object: &K::Object,
+    ) -> Result<(), Error> {
+        // A controller without an endpoint on PCI has no socket.
+        if K::endpoint(object).is_some() {
+            self.slots.open(name, &K::socket(name))?;
+        }
+        self.plug(call, name, object).await
     }
 }
 
@@ -134,7 +165,7 @@ impl<K: Pluggable> Kind for Plugged<K> {
         wanted: K::Object,
     ) -> Result<K::Object, Error> {
         let object = self.kind.create(call, name, wanted).await?;
-        let Err(error) = self.plug(call, name, &object).await else {
+        let Err(error) = self.offer(call, name, &object).await else {
             return Ok(object);
         };
         if let Err(left) = self
@@ -164,6 +195,9 @@ impl<K: Pluggable> Kind for Plugged<K> {
         object: &K::Object,
     ) -> Result<(), Error> {
         self.kind.renew(call, name, object).await?;
+        if K::endpoint(object).is_some() {
+            self.slots.open(name, &K::socket(name))?;
+        }
         match self.device(name, object)? {
             Some((machine, device)) => machine.renew(&device, call.answer_by()).await,
             None => Ok(()),
@@ -181,7 +215,11 @@ impl<K: Pluggable> Kind for Plugged<K> {
         if slot(&change.old) != slot(&change.wanted) {
             return Err(Error::immutable(K::FIELD));
         }
-        self.kind.update(call, name, change).await
+        let updated = self.kind.update(call, name, change).await?;
+        if K::endpoint(&updated).is_some() {
+            self.slots.open(name, &K::socket(name))?;
+        }
+        Ok(updated)
     }
 
     async fn delete(

@@ -130,3 +130,44 @@ async fn what_the_machine_has_lost_is_plugged_again_and_what_it_has_is_left_alon
     let renewed = machine.renew(&nvme, in_time()).await;
     assert!(matches!(renewed, Err(Error::Unavailable(_))), "{renewed:?}");
 }
+
+#[tokio::test]
+async fn an_nvme_controller_that_is_connected_and_in_its_place_is_left_alone() {
+    for (major, minor) in [(10, 1), (11, 1)] {
+        let peer = Peer::new();
+        let machine = peer.machine();
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut nvme = device(&machine, Model::Nvme, "v");
+        nvme.socket = dir.path().join("cntrl");
+        let listener = std::os::unix::net::UnixListener::bind(&nvme.socket).expect("a socket");
+        let client = std::os::unix::net::UnixStream::connect(&nvme.socket).expect("a client");
+        let qemu = async {
+            let mut qemu = peer.accept_as(major, minor).await;
+            has_it(&mut qemu, &[]).await;
+            is_at(&mut qemu, "pci.b", 2).await;
+            qemu.sees_the_end().await;
+        };
+        let (plugged, ()) = tokio::join!(machine.plug(&nvme, in_time()), qemu);
+        assert_eq!(plugged, Ok(()));
+        drop((client, listener));
+    }
+}
+
+#[tokio::test]
+async fn an_nvme_controller_of_an_earlier_life_stays_in_a_qemu_that_would_end_of_its_removal() {
+    let peer = Peer::new();
+    let machine = peer.machine();
+    let nvme = device(&machine, Model::Nvme, "v");
+    let qemu = async {
+        let mut qemu = peer.accept_as(11, 1).await;
+        has_it(&mut qemu, &[]).await;
+        qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
+            .await;
+        qemu.sees_the_end().await;
+    };
+    let (plugged, ()) = tokio::join!(machine.plug(&nvme, in_time()), qemu);
+    let Err(Error::FailedPrecondition { message, .. }) = plugged else {
+        panic!("{plugged:?}")
+    };
+    assert!(message.contains("QEMU 11.1 aborts"), "{message}");
+}

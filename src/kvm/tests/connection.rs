@@ -32,8 +32,8 @@ async fn operations_side_by_side_share_a_connection_and_each_gets_its_own_answer
         qemu.sees_the_end().await;
     };
     let (a, b, ()) = tokio::join!(
-        machine.unplug("a", in_time()),
-        machine.unplug("b", in_time()),
+        machine.unplug("a", Model::VirtioBlk, in_time()),
+        machine.unplug("b", Model::VirtioBlk, in_time()),
         qemu
     );
     assert_eq!(a, Ok(()));
@@ -52,10 +52,14 @@ async fn an_answer_that_comes_too_late_is_not_taken_for_another() {
         qemu.expects("device_del", json!({ "id": "patient" })).await;
         qemu
     };
-    let late = machine.unplug("late", Instant::now() + Duration::from_millis(200));
+    let late = machine.unplug(
+        "late",
+        Model::VirtioBlk,
+        Instant::now() + Duration::from_millis(200),
+    );
     let patient = async {
         go.await.expect("the first is sent");
-        machine.unplug("patient", in_time()).await
+        machine.unplug("patient", Model::VirtioBlk, in_time()).await
     };
     let answering = async {
         let (mut qemu, late) = tokio::join!(qemu, late);
@@ -177,6 +181,7 @@ async fn a_monitor_on_tcp_is_the_same() {
     let machine = Machine::new(
         address.parse().expect("an address"),
         vec!["pci.a".to_owned()],
+        false,
     );
     let qemu = async {
         let (stream, _) = bounded("a connection", listener.accept())
@@ -190,10 +195,13 @@ async fn a_monitor_on_tcp_is_the_same() {
             .await;
         qemu.sees_the_end().await;
     };
-    let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
+    let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::VirtioBlk, in_time()), qemu);
     assert_eq!(unplugged, Ok(()));
     drop(listener);
-    assert_eq!(machine.unplug("d", in_time()).await, Ok(()));
+    assert_eq!(
+        machine.unplug("d", Model::VirtioBlk, in_time()).await,
+        Ok(())
+    );
 }
 
 #[tokio::test]

@@ -56,8 +56,14 @@ impl Peer {
 
     /// The machine that is behind it, with two buses.
     pub(super) fn machine(&self) -> Machine {
+        self.machine_that(false)
+    }
+
+    /// The same, which is unplugged from whatever becomes of it.
+    pub(super) fn machine_that(&self, force_unplug: bool) -> Machine {
         let address = Address::Unix(self.dir.path().join("qmp"));
-        Machine::new(address, vec!["pci.a".to_owned(), "pci.b".to_owned()])
+        let buses = vec!["pci.a".to_owned(), "pci.b".to_owned()];
+        Machine::new(address, buses, force_unplug)
     }
 
     /// A connection, before the greeting.

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::peer::{Monitor, Peer, chardevs, in_time};
+use super::peer::{Monitor, Peer, chardevs, in_time, pci};
 use crate::error::Error;
+use crate::kvm::Model;
 
 /// Reads the removal and agrees to it; the guest has its say later.
 async fn agrees(qemu: &mut Monitor) {
@@ -44,7 +45,7 @@ async fn the_chardev_goes_after_the_guest_has_given_up_the_very_device() {
             .await;
         qemu.sees_the_end().await;
     };
-    let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
+    let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::VirtioBlk, in_time()), qemu);
     assert_eq!(unplugged, Ok(()));
 }
 
@@ -61,7 +62,7 @@ async fn an_event_that_overtakes_the_answer_counts() {
             .await;
         qemu.sees_the_end().await;
     };
-    let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
+    let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::VirtioBlk, in_time()), qemu);
     assert_eq!(unplugged, Ok(()));
 }
 
@@ -79,7 +80,7 @@ async fn a_guest_that_refuses_keeps_the_device_and_its_chardev() {
         .await;
         qemu.sees_the_end().await;
     };
-    let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
+    let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::VirtioBlk, in_time()), qemu);
     let Err(Error::FailedPrecondition { subject, message }) = unplugged else {
         panic!("{unplugged:?}")
     };
@@ -97,7 +98,7 @@ async fn a_guest_that_is_silent_is_waited_for_again_by_the_next_call() {
         qemu.sees_the_end().await;
     };
     let deadline = Instant::now() + Duration::from_millis(200);
-    let (unplugged, ()) = tokio::join!(machine.unplug("d", deadline), qemu);
+    let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::VirtioBlk, deadline), qemu);
     let Err(Error::DeadlineExceeded(message)) = unplugged else {
         panic!("{unplugged:?}")
     };
@@ -121,7 +122,7 @@ async fn a_guest_that_is_silent_is_waited_for_again_by_the_next_call() {
             .await;
         qemu.sees_the_end().await;
     };
-    let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
+    let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::VirtioBlk, in_time()), qemu);
     assert_eq!(unplugged, Ok(()));
 }
 
@@ -144,7 +145,7 @@ async fn a_device_that_is_not_there_leaves_its_chardev_to_remove() {
             .await;
         qemu.sees_the_end().await;
     };
-    let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
+    let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::VirtioBlk, in_time()), qemu);
     assert_eq!(unplugged, Ok(()));
 }
 
@@ -159,7 +160,7 @@ async fn a_bus_that_cannot_be_unplugged_from_is_told_in_qemus_words() {
             .await;
         qemu.sees_the_end().await;
     };
-    let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
+    let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::VirtioBlk, in_time()), qemu);
     let Err(Error::FailedPrecondition { message, .. }) = unplugged else {
         panic!("{unplugged:?}")
     };
@@ -175,7 +176,7 @@ async fn a_qemu_that_dies_of_an_unplug_has_the_device_no_more() {
         agrees(qemu).await;
         peer.end();
     };
-    let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
+    let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::VirtioBlk, in_time()), qemu);
     assert_eq!(unplugged, Ok(()));
 }
 
@@ -202,7 +203,7 @@ async fn a_qemu_that_is_started_anew_meanwhile_is_asked_again() {
             .await;
         qemu.sees_the_end().await;
     };
-    let (unplugged, ()) = tokio::join!(machine.unplug("d", in_time()), qemu);
+    let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::VirtioBlk, in_time()), qemu);
     assert_eq!(unplugged, Ok(()));
 }
 
@@ -211,9 +212,15 @@ async fn without_qemu_nothing_is_plugged() {
     let mut peer = Peer::new();
     let machine = peer.machine();
     peer.end();
-    assert_eq!(machine.unplug("d", in_time()).await, Ok(()));
+    assert_eq!(
+        machine.unplug("d", Model::VirtioBlk, in_time()).await,
+        Ok(())
+    );
     peer.remove_socket();
-    assert_eq!(machine.unplug("d", in_time()).await, Ok(()));
+    assert_eq!(
+        machine.unplug("d", Model::VirtioBlk, in_time()).await,
+        Ok(())
+    );
 }
 
 #[tokio::test]
@@ -226,11 +233,66 @@ async fn a_monitor_that_always_hangs_up_is_given_up() {
         }
     };
     let unplugged = tokio::select! {
-        unplugged = machine.unplug("d", in_time()) => unplugged,
+        unplugged = machine.unplug("d", Model::VirtioBlk, in_time()) => unplugged,
         () = qemu => unreachable!(),
     };
     assert!(
         matches!(unplugged, Err(Error::Unavailable(_))),
         "{unplugged:?}"
     );
+}
+
+#[tokio::test]
+async fn a_vfio_user_device_stays_in_a_qemu_that_would_end_of_its_removal() {
+    let peer = Peer::new();
+    let machine = peer.machine();
+    let qemu = async {
+        let mut qemu = peer.accept_as(11, 1).await;
+        qemu.answers("query-pci", Value::Null, pci(&[("d", true)]))
+            .await;
+        // No device_del.
+        qemu.sees_the_end().await;
+    };
+    let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::Nvme, in_time()), qemu);
+    let Err(Error::FailedPrecondition { subject, message }) = unplugged else {
+        panic!("{unplugged:?}")
+    };
+    assert_eq!(subject, "d");
+    assert!(message.contains("QEMU 11.1 aborts"), "{message}");
+    assert!(message.contains("kvm-force-unplug"), "{message}");
+}
+
+#[tokio::test]
+async fn a_vfio_user_device_is_unplugged_from_other_qemus_and_where_that_is_forced() {
+    for (major, minor, force) in [(10, 1, false), (12, 0, false), (11, 1, true)] {
+        let peer = Peer::new();
+        let machine = peer.machine_that(force);
+        let qemu = async {
+            let mut qemu = peer.accept_as(major, minor).await;
+            agrees(&mut qemu).await;
+            qemu.tells("DEVICE_DELETED", json!({ "device": "d" })).await;
+            qemu.answers("query-chardev", Value::Null, chardevs(&[]))
+                .await;
+            qemu.sees_the_end().await;
+        };
+        let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::Nvme, in_time()), qemu);
+        assert_eq!(unplugged, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_vfio_user_device_that_is_not_there_ends_no_qemu() {
+    let peer = Peer::new();
+    let machine = peer.machine();
+    let qemu = async {
+        let mut qemu = peer.accept_as(11, 1).await;
+        qemu.answers("query-pci", Value::Null, pci(&[])).await;
+        qemu.refuses("device_del", json!({ "id": "d" }), "DeviceNotFound", "no")
+            .await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[]))
+            .await;
+        qemu.sees_the_end().await;
+    };
+    let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::Nvme, in_time()), qemu);
+    assert_eq!(unplugged, Ok(()));
 }
