@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::log;
 use crate::mailbox::{self, Handle, Shared};
 use crate::rpc;
+use crate::vhost;
 
 /// Proof that the code runs on SPDK's app thread, where bdevs are registered and
 /// NVMe-oF and vhost are configured. Neither `Send` nor `Sync`.
@@ -107,6 +108,7 @@ impl Runtime {
         let (opened_tx, opened) = oneshot::channel();
         let (ended_tx, ended) = oneshot::channel();
         let control = CoreSet::allowed().map_err(fail)?;
+        vhost::set_control_cores(&control);
         let thread = std::thread::Builder::new()
             .name("spdk".to_owned())
             .spawn(move || {
@@ -148,6 +150,10 @@ impl Runtime {
     /// Stops SPDK: calls are refused, hosts disconnected, subsystems ended in
     /// SPDK's order. Returns when its threads are done, with its exit code.
     pub async fn stop(self) -> c_int {
+        // Virtual machines stay connected until they are disconnected: SPDK would wait for them.
+        while let Err(mailbox::CallError::Full) = self.handle.call(vhost::stop).await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let shared = self.handle.0;
         shared.refuse_calls();
         while let Err(mailbox::CallError::Full) = shared.request_stop() {

@@ -10,6 +10,7 @@
 //! have to wait for it is tried again later, so that the reactor does not.
 
 pub mod blk;
+mod core;
 pub mod scsi;
 
 use std::cell::RefCell;
@@ -25,6 +26,9 @@ use crate::deadline::within;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 use crate::timer::sleep;
+
+pub(crate) use self::core::set_control_cores;
+pub use self::core::{Access, set_access};
 
 /// Linux's limit to a UNIX socket's path, without the terminator.
 const SOCKET_PATH_MAX: usize = 107;
@@ -60,8 +64,8 @@ pub fn set_directory(_: Spdk, directory: &str) -> Result<(), Error> {
 }
 
 /// The names of all controllers, of both kinds, in their order.
-pub fn names(_: Spdk) -> Vec<String> {
-    let mut names = Vec::new();
+pub fn names(spdk: Spdk) -> Vec<String> {
+    let mut names = core::names(spdk);
     // SAFETY: on the app thread, where alone controllers come and go, and without an
     // await in between: every pointer stays valid through the walk.
     unsafe {
@@ -72,6 +76,12 @@ pub fn names(_: Spdk) -> Vec<String> {
         }
     }
     names
+}
+
+/// Ends all devices of ours, with their clients: the process stops.
+pub(crate) async fn stop(spdk: Spdk) {
+    core::stop(spdk).await;
+    blk::close_all(spdk);
 }
 
 type Device = NonNull<sys::spdk_vhost_dev>;
@@ -118,7 +128,7 @@ fn check_name(spdk: Spdk, operation: &'static str, name: &str) -> Result<String,
             socket.len()
         )));
     }
-    if find(spdk, name)?.is_some() {
+    if find(spdk, name)?.is_some() || core::is_there(spdk, name) {
         return Err(Error::new(operation, libc::EEXIST)
             .with_detail(format!("there is a vhost controller {name:?} already")));
     }

@@ -180,6 +180,11 @@ int opi_nvme_path_stat(const char *bdev_name, const struct spdk_nvme_transport_i
 
 /* vhost.c */
 
-int opi_vhost_blk_create(const char *name, const char *bdev_name);
+/* Whether a device (PCIe, RDMA) reads and writes the buffers of this bdev's I/O. A bdev over others may say so of
+ * another one's. */
+bool opi_bdev_needs_dma(struct spdk_bdev *bdev);
+
+/* A thread on the reactor of this core; NULL without memory. */
+struct spdk_thread *opi_thread_create(const char *name, uint32_t core);
 
 #endif

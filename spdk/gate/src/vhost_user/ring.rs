@@ -1,0 +1,103 @@
+//! Split rings: where their parts lie, and the arithmetic of their indices.
+
+use super::memory::{Mapped, by_user};
+use super::{Fault, MAX_RING_SIZE};
+
+/// Where a ring's parts are, in the client's addresses, and how writes to it are logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Bit 0: writes to the used ring are logged.
+    pub flags: u32,
+    /// Descriptors.
+    pub descriptors: u64,
+    /// Used ring.
+    pub used: u64,
+    /// Available ring.
+    pub available: u64,
+    /// Guest-physical address of the used ring, for the log.
+    pub log: u64,
+}
+
+impl Addresses {
+    /// Whether the parts are at the same places; how writes are logged may differ.
+    pub fn same_places(&self, other: &Self) -> bool {
+        (self.descriptors, self.used, self.available)
+            == (other.descriptors, other.used, other.available)
+    }
+}
+
+/// Where a ring's parts are in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Places {
+    /// `size` descriptors of 16 bytes.
+    pub descriptors: usize,
+    /// Flags, index, `size` entries of 2 bytes, used event.
+    pub available: usize,
+    /// Flags, index, `size` entries of 8 bytes, available event.
+    pub used: usize,
+}
+
+/// Whether a ring can have this size: a power of two, up to [`MAX_RING_SIZE`].
+///
+/// # Errors
+/// Any other.
+pub fn check_size(size: u32) -> Result<u16, Fault> {
+    match u16::try_from(size) {
+        Ok(size) if size.is_power_of_two() && size <= MAX_RING_SIZE => Ok(size),
+        _ => Err(Fault::new(
+            "a ring's size must be a power of two, 1024 at most",
+            size.into(),
+        )),
+    }
+}
+
+/// Finds a ring's parts in mapped memory: each whole in one region, and aligned.
+///
+/// # Errors
+/// Names the part that is not.
+pub fn locate(regions: &[Mapped], size: u16, addresses: &Addresses) -> Result<Places, Fault> {
+    let size = u64::from(size);
+    let part = |what, address, entry: u64, fixed: u64, align: usize| {
+        let length = size.saturating_mul(entry).saturating_add(fixed);
+        by_user(regions, address, length)
+            .filter(|host| host.is_multiple_of(align))
+            .ok_or(Fault::new(what, address))
+    };
+    Ok(Places {
+        descriptors: part(
+            "the descriptors must lie in one region, aligned to 16 bytes",
+            addresses.descriptors,
+            16,
+            0,
+            16,
+        )?,
+        available: part(
+            "the available ring must lie in one region, aligned to 2 bytes",
+            addresses.available,
+            2,
+            6,
+            2,
+        )?,
+        used: part(
+            "the used ring must lie in one region, aligned to 4 bytes",
+            addresses.used,
+            8,
+            6,
+            4,
+        )?,
+    })
+}
+
+/// How many requests are available; `None` if the index is more than the ring ahead.
+#[inline]
+pub fn available(index: u16, taken: u16, size: u16) -> Option<u16> {
+    let count = index.wrapping_sub(taken);
+    (count <= size).then_some(count)
+}
+
+/// Whether the other side asked for an event between `old` and `new`, by its event index (virtio 1.2,
+/// 2.7.10).
+#[inline]
+pub const fn wants_event(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}

@@ -1,0 +1,230 @@
+//! vhost-user devices, served by us: the protocol on a thread of each device, the rings on SPDK threads.
+//!
+//! ```text
+//!  app thread          control thread of a device            worker (SPDK thread of a core)
+//!  serve, withdraw ──► socket ─ messages ─ mappings ── jobs ──► session: rings ─► Io ─► bdev
+//!        ▲                 ▲                                       │
+//!        └── made, ended ──┘◄───────── answers, bell ──────────────┘
+//! ```
+//!
+//! Nothing that a client sends reaches the worker but rings and memory that were checked; nothing that a
+//! client leaves undone is waited for on a reactor. What is allowed is said by `spdk_gate::vhost_user`.
+
+mod call;
+mod client;
+mod control;
+mod device;
+mod dirty;
+mod inflight;
+mod journal;
+mod memory;
+mod queue;
+mod request;
+mod session;
+mod shared;
+mod signal;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+pub(crate) use device::{Device, Io};
+pub(crate) use request::Request;
+pub(crate) use session::Queues;
+pub use socket::Access;
+
+use self::control::Control;
+use self::shared::Shared;
+use crate::cores::CoreSet;
+use crate::deadline::within;
+use crate::error::Error;
+use crate::runtime::Spdk;
+use crate::timer::sleep;
+
+/// How long a removal waits for requests that are outstanding, before the rest of it is left to the
+/// device's own thread.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long all devices may take to end when the process stops.
+const STOP_LIMIT: Duration = Duration::from_millis(1500);
+
+/// Between two tries to remove a device while a client is connected: at first, doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+
+/// The last pause before giving up: half a second in all, which a machine that has just been unplugged
+/// needs to disconnect.
+const LAST_PAUSE: Duration = Duration::from_millis(256);
+
+/// Stack of a control thread, which recurses nowhere.
+const STACK: usize = 256 << 10;
+
+/// Cores of control threads.
+static CONTROL: OnceLock<CoreSet> = OnceLock::new();
+
+/// A device on the app thread.
+struct Entry {
+    shared: Arc<Shared>,
+    /// Ready, with an error, when nothing of it is left.
+    ended: oneshot::Receiver<()>,
+}
+
+thread_local! {
+    static DEVICES: RefCell<BTreeMap<String, Entry>> = const { RefCell::new(BTreeMap::new()) };
+    static ACCESS: RefCell<Access> = const { RefCell::new(Access { group: None, mode: None }) };
+}
+
+/// What is left of a device that was removed: ready once its last request is done. Its memory and its bdev
+/// are in use until then.
+pub(crate) type Rest = oneshot::Receiver<()>;
+
+/// Tells the client of a device that the configuration space has changed. For any thread.
+#[derive(Clone)]
+pub(crate) struct Notifier(Arc<Shared>);
+
+impl Notifier {
+    pub(crate) fn config_changed(&self) {
+        self.0.note_config();
+    }
+}
+
+/// Has control threads run on these cores. Before the first device.
+pub(crate) fn set_control_cores(cores: &CoreSet) {
+    // One runtime to a process.
+    let _ = CONTROL.set(cores.clone());
+}
+
+/// Has sockets that are made from now on be for these users.
+pub fn set_access(_: Spdk, access: Access) {
+    ACCESS.set(access);
+}
+
+/// The names of all devices.
+pub(crate) fn names(_: Spdk) -> Vec<String> {
+    DEVICES.with_borrow(|devices| devices.keys().cloned().collect())
+}
+
+/// Whether there is a device of that name.
+pub(crate) fn is_there(_: Spdk, name: &str) -> bool {
+    DEVICES.with_borrow(|devices| devices.contains_key(name))
+}
+
+/// Serves a device at a socket. EEXIST for a name in use, EADDRNOTAVAIL if the socket cannot be made.
+pub(crate) async fn serve<D: Device>(
+    spdk: Spdk,
+    operation: &'static str,
+    kind: &'static str,
+    name: &str,
+    path: &Path,
+    device: Arc<D>,
+) -> Result<Notifier, Error> {
+    if is_there(spdk, name) {
+        return Err(Error::new(operation, libc::EEXIST)
+            .with_detail(format!("there is a vhost controller {name:?} already")));
+    }
+    let booking = worker::book(spdk)?;
+    let shared = Arc::new(Shared::new()?);
+    let (made_sender, made) = oneshot::channel();
+    let (ended_sender, ended) = oneshot::channel();
+    let control = Control {
+        name: name.to_owned(),
+        kind,
+        path: path.to_owned(),
+        access: ACCESS.with_borrow(|access| *access),
+        device,
+        shared: shared.clone(),
+        booking,
+        made: made_sender,
+        ended: ended_sender,
+    };
+    let entry = Entry {
+        shared: shared.clone(),
+        ended,
+    };
+    DEVICES.with_borrow_mut(|devices| devices.insert(name.to_owned(), entry));
+    let made = match start(control) {
+        Ok(()) => made
+            .await
+            .unwrap_or_else(|_| Err(Error::new(operation, libc::ECANCELED))),
+        Err(error) => Err(Error::new(
+            operation,
+            error.raw_os_error().unwrap_or(libc::EAGAIN),
+        )),
+    };
+    if let Err(error) = made {
+        DEVICES.with_borrow_mut(|devices| devices.remove(name));
+        return Err(error);
+    }
+    Ok(Notifier(shared))
+}
+
+/// Starts a control thread, which does not stay on the reactor's core that it is started from.
+fn start<D: Device>(control: Control<D>) -> std::io::Result<()> {
+    let builder = std::thread::Builder::new()
+        .name("vhost-user".to_owned())
+        .stack_size(STACK);
+    let thread = builder.spawn(move || {
+        if let Some(cores) = CONTROL.get() {
+            // Where it cannot be moved it works all the same.
+            let _ = cores.pin_current_thread();
+        }
+        control.run();
+    });
+    thread.map(drop)
+}
+
+/// Removes a device and its socket. ENODEV if there is none of that name, EBUSY while a client is
+/// connected. Ends within 4 s: what is left then is handed back.
+pub(crate) async fn withdraw(
+    spdk: Spdk,
+    operation: &'static str,
+    name: &str,
+) -> Result<Option<Rest>, Error> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let closed = DEVICES.with_borrow(|devices| Some(devices.get(name)?.shared.close()));
+        match closed {
+            None => {
+                return Err(Error::new(operation, libc::ENODEV)
+                    .with_detail(format!("there is no vhost controller {name:?}")));
+            }
+            Some(true) => break,
+            Some(false) if pause > LAST_PAUSE => {
+                return Err(Error::new(operation, libc::EBUSY)
+                    .with_detail(format!("a virtual machine is connected to {name:?}")));
+            }
+            Some(false) => sleep(spdk, pause).await,
+        }
+        pause *= 2;
+    }
+    let Some(mut entry) = DEVICES.with_borrow_mut(|devices| devices.remove(name)) else {
+        return Ok(None);
+    };
+    match within(spdk, DRAIN_LIMIT, &mut entry.ended).await {
+        Some(_) => Ok(None),
+        None => Ok(Some(entry.ended)),
+    }
+}
+
+/// Ends all devices, with their clients, and the workers. Requests under way are aborted.
+pub(crate) async fn stop(spdk: Spdk) {
+    let entries = DEVICES.take();
+    for entry in entries.values() {
+        entry.shared.force();
+    }
+    let all = async {
+        for entry in entries.into_values() {
+            let _ = entry.ended.await;
+        }
+    };
+    if within(spdk, STOP_LIMIT, all).await.is_some() {
+        worker::stop(spdk);
+    }
+}

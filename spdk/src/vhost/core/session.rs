@@ -1,0 +1,266 @@
+//! A client's rings on the worker: one poller for all of them.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use spdk_gate::vhost_user::Fault;
+use spdk_gate::vhost_user::chain::Broken;
+use spdk_gate::vhost_user::ring::Places;
+use spdk_sys as sys;
+
+use super::call::{Bell, Call};
+use super::device::{Device, Io};
+use super::memory::{Memory, View};
+use super::queue::{Logged, Queue};
+use super::request::Request;
+
+/// Requests after which no further ring of a session is looked at in a turn: others wait for it.
+const TURN: u32 = 128;
+
+/// Something that only one thread at a time has, on its way to another one.
+pub(super) struct Handover<T>(pub(super) T);
+
+// SAFETY: whoever makes one gives away all access to what is in it.
+unsafe impl<T> Send for Handover<T> {}
+
+impl<T> Handover<T> {
+    /// A method, so that a closure takes the whole and not the part that is not `Send`.
+    pub(super) fn take(self) -> T {
+        self.0
+    }
+}
+
+/// An answer to a control thread, and the bell that it listens to.
+pub(super) struct Answer<T> {
+    pub(super) sender: Sender<T>,
+    pub(super) bell: Arc<Bell>,
+}
+
+impl<T> Answer<T> {
+    pub(super) fn send(self, value: T) {
+        // There is room for one; who does not wait any more does not need it.
+        let _ = self.sender.try_send(value);
+        self.bell.ring();
+    }
+}
+
+/// A ring that was given back: the index of its next request, and what the driver did wrong.
+pub(super) struct Stopped<I: Io> {
+    pub(super) queue: Handover<NonNull<Queue<I>>>,
+    pub(super) base: u16,
+    pub(super) fault: Option<Fault>,
+}
+
+/// A ring that is asked back, and who waits for it.
+type Stopping<I> = (u16, Answer<Stopped<I>>);
+
+/// The rings of a client.
+pub(crate) struct Session<I: Io> {
+    io: I,
+    queues: RefCell<Vec<NonNull<Queue<I>>>>,
+    stopping: RefCell<Vec<Stopping<I>>>,
+    /// The ring that a turn begins with.
+    first: Cell<usize>,
+    view: RefCell<Rc<View>>,
+    outstanding: Cell<u32>,
+    broken: Cell<u64>,
+    poller: Cell<*mut sys::spdk_poller>,
+}
+
+/// The rings of a session, for [`Io::poll`].
+pub(crate) struct Queues<'a, I: Io>(&'a Session<I>);
+
+impl<I: Io> Queues<'_, I> {
+    /// Requests of all rings that were taken and are not completed.
+    pub(crate) fn outstanding(&self) -> u32 {
+        self.0.outstanding.get()
+    }
+
+    /// Takes the next request of a queue, if there is one.
+    #[allow(dead_code, reason = "for devices with queues that are not polled")]
+    pub(crate) fn pop(&self, queue: u16) -> Option<Request<I>> {
+        let found = self.0.find(queue)?;
+        // SAFETY: a queue of the list stays until it is taken out of it, on this thread.
+        unsafe { found.as_ref() }.next(self.0)
+    }
+}
+
+impl<I: Io> Session<I> {
+    /// Begins a session in some memory. On the worker; ended by [`Session::end`].
+    pub(super) fn begin<D: Device<Io = I>>(device: Arc<D>, memory: Arc<Memory>) -> NonNull<Self> {
+        let session = Box::into_raw(Box::new(Self {
+            io: device.io(),
+            queues: RefCell::default(),
+            stopping: RefCell::default(),
+            first: Cell::new(0),
+            view: RefCell::new(Rc::new(View::new(memory))),
+            outstanding: Cell::new(0),
+            broken: Cell::new(0),
+            poller: Cell::new(std::ptr::null_mut()),
+        }));
+        // SAFETY: on an SPDK thread; `session` is freed by `end` alone, which ends the poller first; the name
+        // is a C string literal.
+        unsafe {
+            let poller = sys::spdk_poller_register_named(
+                Some(poll::<I>),
+                session.cast(),
+                0,
+                c"opi_vhost".as_ptr(),
+            );
+            (*session).poller.set(poller);
+            NonNull::new_unchecked(session)
+        }
+    }
+
+    /// Ends a session: all its rings have been given back.
+    ///
+    /// # Safety
+    /// On the worker; `session` is of [`Session::begin`], and not used afterwards.
+    pub(super) unsafe fn end(session: NonNull<Self>) {
+        // SAFETY: the caller's contract.
+        let session = unsafe { Box::from_raw(session.as_ptr()) };
+        let mut poller = session.poller.get();
+        // SAFETY: our own poller, on its thread.
+        unsafe { sys::spdk_poller_unregister(&mut poller) };
+    }
+
+    #[inline]
+    pub(super) fn io(&self) -> &I {
+        &self.io
+    }
+
+    #[inline]
+    pub(super) fn view(&self) -> std::cell::Ref<'_, Rc<View>> {
+        self.view.borrow()
+    }
+
+    #[inline]
+    pub(super) fn one_more(&self) {
+        self.outstanding.set(self.outstanding.get() + 1);
+    }
+
+    #[inline]
+    pub(super) fn one_less(&self) {
+        self.outstanding.set(self.outstanding.get() - 1);
+    }
+
+    /// Counts a chain that was malformed.
+    #[cold]
+    pub(super) fn note_broken(&self, _: Broken) {
+        self.broken.set(self.broken.get() + 1);
+    }
+
+    fn find(&self, index: u16) -> Option<NonNull<Queue<I>>> {
+        let queues = self.queues.borrow();
+        // SAFETY: queues of the list are there.
+        let found = queues
+            .iter()
+            .find(|queue| unsafe { queue.as_ref() }.index() == index);
+        found.copied()
+    }
+
+    fn with<R>(&self, index: u16, change: impl FnOnce(&Queue<I>) -> R) -> Option<R> {
+        // SAFETY: as in `find`.
+        self.find(index)
+            .map(|queue| change(unsafe { queue.as_ref() }))
+    }
+
+    /// Polls a ring from now on.
+    pub(super) fn add(&self, queue: NonNull<Queue<I>>) {
+        // SAFETY: handed over by the control thread, and kept until it is given back.
+        unsafe { queue.as_ref() }.join(self);
+        self.queues.borrow_mut().push(queue);
+    }
+
+    /// Takes nothing of a ring any more, and gives it back once none of its requests is outstanding.
+    pub(super) fn stop(&self, index: u16, answer: Answer<Stopped<I>>) {
+        self.with(index, Queue::stop);
+        self.stopping.borrow_mut().push((index, answer));
+    }
+
+    /// Takes nothing of a ring for a while, or again.
+    pub(super) fn pause(&self, index: u16, paused: bool) {
+        self.with(index, |queue| queue.pause(paused));
+    }
+
+    /// Calls the driver of a ring by another fd. Gives back the one so far.
+    pub(super) fn set_call(&self, index: u16, call: Option<Call>) -> Option<Call> {
+        self.with(index, |queue| queue.set_call(call)).flatten()
+    }
+
+    /// Logs writes of a ring in another way. Gives back the one so far.
+    pub(super) fn set_logged(&self, index: u16, logged: Option<Logged>) -> Option<Logged> {
+        self.with(index, |queue| queue.set_logged(logged)).flatten()
+    }
+
+    /// Goes on in other memory, where the rings are at other places. Requests under way keep theirs.
+    pub(super) fn remap(&self, memory: Arc<Memory>, places: &[(u16, Places)]) {
+        *self.view.borrow_mut() = Rc::new(View::new(memory));
+        for (index, places) in places {
+            self.with(*index, |queue| queue.move_to(*places));
+        }
+    }
+
+    #[inline]
+    fn turn(&self) -> c_int {
+        let mut found = 0;
+        {
+            let queues = self.queues.borrow();
+            // Where one turn is not enough for all, the next one begins with those that were left.
+            let (after, before) = queues.split_at(self.first.get().min(queues.len()));
+            for (at, queue) in before.iter().chain(after).enumerate() {
+                if found >= TURN {
+                    self.first.set((self.first.get() + at) % queues.len());
+                    break;
+                }
+                // SAFETY: queues of the list are there.
+                let queue = unsafe { queue.as_ref() };
+                if self.io.is_polled(queue.index()) {
+                    found += queue.poll(self);
+                }
+            }
+            found += u32::from(self.io.poll(&Queues(self)));
+            for queue in queues.iter() {
+                // SAFETY: as above.
+                unsafe { queue.as_ref() }.tell();
+            }
+        }
+        if !self.stopping.borrow().is_empty() {
+            self.give_back();
+        }
+        c_int::from(found > 0)
+    }
+
+    #[cold]
+    fn give_back(&self) {
+        let waiting = std::mem::take(&mut *self.stopping.borrow_mut());
+        for (index, answer) in waiting {
+            let Some(queue) = self.find(index) else {
+                // It was not running: whoever waits sees the sender go.
+                answer.bell.ring();
+                continue;
+            };
+            // SAFETY: a queue of the list.
+            let (outstanding, base, fault) = unsafe {
+                let queue = queue.as_ref();
+                (queue.outstanding(), queue.base(), queue.fault())
+            };
+            if outstanding > 0 {
+                self.stopping.borrow_mut().push((index, answer));
+                continue;
+            }
+            self.queues.borrow_mut().retain(|other| *other != queue);
+            let queue = Handover(queue);
+            answer.send(Stopped { queue, base, fault });
+        }
+    }
+}
+
+unsafe extern "C" fn poll<I: Io>(argument: *mut c_void) -> c_int {
+    // SAFETY: what `begin` registered; freed by `end`, which ends this poller, on this thread.
+    unsafe { &*argument.cast::<Session<I>>() }.turn()
+}

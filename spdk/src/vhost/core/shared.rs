@@ -1,0 +1,113 @@
+//! What the app thread and a device's control thread tell each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use super::call::Bell;
+use crate::error::Error;
+
+/// No client is connected.
+const IDLE: u8 = 0;
+/// One is.
+const CONNECTED: u8 = 1;
+/// The device goes.
+const CLOSING: u8 = 2;
+
+/// The state of a device, for both.
+pub(super) struct Shared {
+    state: AtomicU8,
+    /// What is outstanding is to be ended, not waited for.
+    abort: AtomicBool,
+    config_changed: AtomicBool,
+    pub(super) bell: Arc<Bell>,
+}
+
+impl Shared {
+    pub(super) fn new() -> Result<Self, Error> {
+        Ok(Self {
+            state: AtomicU8::new(IDLE),
+            abort: AtomicBool::new(false),
+            config_changed: AtomicBool::new(false),
+            bell: Arc::new(Bell::new()?),
+        })
+    }
+
+    /// A client has come. `false` if the device goes.
+    pub(super) fn connect(&self) -> bool {
+        self.change(IDLE, CONNECTED)
+    }
+
+    /// The client has gone; what it left may still be outstanding.
+    pub(super) fn disconnect(&self) {
+        self.change(CONNECTED, IDLE);
+    }
+
+    /// Has the device go, unless a client is connected. Whether it goes.
+    pub(super) fn close(&self) -> bool {
+        let closing = self.change(IDLE, CLOSING) || self.is_closing();
+        self.bell.ring();
+        closing
+    }
+
+    /// Has the device go, with its client, and what is outstanding end as fast as it can.
+    pub(super) fn force(&self) {
+        self.abort.store(true, Ordering::Release);
+        self.state.store(CLOSING, Ordering::Release);
+        self.bell.ring();
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.state.load(Ordering::Acquire) == CLOSING
+    }
+
+    pub(super) fn is_aborted(&self) -> bool {
+        self.abort.load(Ordering::Acquire)
+    }
+
+    /// The configuration space is another one.
+    pub(super) fn note_config(&self) {
+        self.config_changed.store(true, Ordering::Release);
+        self.bell.ring();
+    }
+
+    /// Whether it was since this was last asked.
+    pub(super) fn take_config(&self) -> bool {
+        self.config_changed.swap(false, Ordering::AcqRel)
+    }
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        self.state
+            .compare_exchange(from, to, success, failure)
+            .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_goes_once_no_client_is_connected() {
+        let shared = Shared::new().expect("an eventfd");
+        assert!(shared.connect());
+        assert!(!shared.connect(), "one at a time");
+        assert!(!shared.close(), "a client is connected");
+        shared.disconnect();
+        assert!(shared.close() && shared.close());
+        assert!(!shared.connect() && shared.is_closing());
+        shared.disconnect();
+        assert!(
+            shared.is_closing(),
+            "a client that leaves late changes nothing"
+        );
+    }
+
+    #[test]
+    fn a_device_that_must_goes_under_its_client() {
+        let shared = Shared::new().expect("an eventfd");
+        assert!(shared.connect() && !shared.is_aborted());
+        shared.force();
+        assert!(shared.is_closing() && shared.is_aborted());
+    }
+}
