@@ -14,7 +14,7 @@ pub const TESTS: [Test; 6] = tests! { client:
     a_client_that_says_nothing_or_half_a_message_stops_nobody
     replies_that_nobody_reads_end_the_session
     messages_that_are_no_messages_end_the_session
-    messages_that_are_too_short_are_refused
+    messages_that_lack_something_or_have_too_much_are_refused
     an_interrupt_descriptor_that_blocks_stops_nobody
     writes_to_the_configuration_space_stay_inside_their_register
 };
@@ -88,7 +88,7 @@ fn messages_that_are_no_messages_end_the_session(lab: &mut Lab) {
     );
 }
 
-fn messages_that_are_too_short_are_refused(lab: &mut Lab) {
+fn messages_that_lack_something_or_have_too_much_are_refused(lab: &mut Lab) {
     let mut link = lab.link();
     for command in [2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 17, 18] {
         for length in [1, 4, 7] {
@@ -107,6 +107,10 @@ fn messages_that_are_too_short_are_refused(lab: &mut Lab) {
         .flat_map(u32::to_le_bytes)
         .collect();
     link.ok(command::GET_INFO, &information, &[]);
+    // Nor with descriptors, which it does not take.
+    let bell = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
+    let reply = link.ask(command::GET_INFO, &information, &[bell.as_fd()]);
+    assert_ne!(reply.expect("it is answered").errno, 0, "a descriptor");
 }
 
 fn an_interrupt_descriptor_that_blocks_stops_nobody(lab: &mut Lab) {
@@ -143,12 +147,17 @@ fn an_interrupt_descriptor_that_blocks_stops_nobody(lab: &mut Lab) {
 fn writes_to_the_configuration_space_stay_inside_their_register(lab: &mut Lab) {
     let mut guest = lab.guest();
     let capability = msix_capability(&mut guest.link);
-    // Behind the end of a capability, from every byte of it; each may be refused.
+    // From each byte of a capability of 12 bytes: behind its end nothing may be written.
     for offset in 2..12 {
-        for count in [4, 12, 64] {
+        for count in [1, 4, 12, 64] {
             let bytes = vec![0xff; count];
             let reply = guest.link.write_region(7, capability + offset, &bytes);
-            reply.expect("it is answered");
+            let errno = reply.expect("it is answered").errno;
+            let is_inside = offset + count as u64 <= 12;
+            assert!(
+                is_inside || errno != 0,
+                "{count} bytes from byte {offset} on"
+            );
         }
     }
     // Parts of registers.

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use crate::common::poll_blocking;
+use serde_json::json;
+
 use crate::common::vfio_user::{
     BASE, Command, DATA, Guest, Memory, PAGE, Queue, READ, SIZE, WRITE, Which, admin, io,
 };
+use crate::common::{Resource, poll_blocking};
 use crate::lab::{Lab, PATIENCE};
 use crate::{Test, queues, tests};
 
@@ -57,9 +59,14 @@ fn queues_made_and_deleted_in_one_doorbell_stop_nobody(lab: &mut Lab) {
 }
 
 fn memory_comes_and_goes_under_io(lab: &mut Lab) {
+    // Slow enough for commands to be under way whenever memory goes.
+    let limits = Resource::new(&lab.client, "QosVolume");
+    let limit = json!({ "max": { "rw_bandwidth_mbs": 1 } });
+    let object = json!({ "volume_name_ref": "attacked-volume", "limits": limit });
+    lab.block_on(limits.created("", "slow", object));
     let mut guest = lab.guest();
     let other = Memory::new(BASE + SIZE, 16 * PAGE);
-    for round in 0..40 {
+    for round in 0..12 {
         let mapped = other.map(&mut guest.link, 0, 16 * PAGE, READ | WRITE);
         assert_eq!(mapped.expect("it is answered"), 0, "map");
         for block in 0..16 {
@@ -71,7 +78,7 @@ fn memory_comes_and_goes_under_io(lab: &mut Lab) {
         }
         guest.ring(Which::Io).expect("it is answered");
         // Also by a controller that is just being disabled.
-        let disabled = round % 8 == 7;
+        let disabled = round % 4 == 3;
         if disabled {
             guest
                 .write_register(0x14, 0x0046_0000)
@@ -89,6 +96,8 @@ fn memory_comes_and_goes_under_io(lab: &mut Lab) {
             assert!(done.is_some(), "a command is lost");
         }
     }
+    drop(guest);
+    lab.block_on(limits.deleted("qosVolumes/slow"));
 }
 
 fn a_queue_that_the_controller_refuses_can_be_made_later(lab: &mut Lab) {
