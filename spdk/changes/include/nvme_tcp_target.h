@@ -1,0 +1,65 @@
+/* The door NVMe/TCP as target: hooks of its gate (spdk/gate/src/nvme_tcp_target), and its bounds. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* From accept to a Connect that has succeeded. */
+#define OPI_NVME_TCP_ADMISSION_SECONDS 10
+
+/* How often that is looked at. */
+#define OPI_NVME_TCP_ADMISSION_PERIOD_US 500000
+
+/* Connections of one poll group (one a reactor) for which no Connect has succeeded: in all, and from one
+ * address. The next takes the place of the oldest. A host of 128 cores opens 128 before its first Connect.
+ */
+#define OPI_NVME_TCP_UNADMITTED_MAX 1024
+#define OPI_NVME_TCP_UNADMITTED_PER_ADDRESS 256
+
+/* How long a command waits for its host: for the data of an R2T or inside its capsule, for the second of a
+ * fused pair, or until its answer is taken off the socket. Then the connection ends. The short limit holds
+ * while commands of others wait for buffers. A look each period.
+ */
+#define OPI_NVME_TCP_STALL_SECONDS 30
+#define OPI_NVME_TCP_STALL_SHORT_SECONDS 5
+#define OPI_NVME_TCP_STALL_PERIOD_US 500000
+
+enum opi_nvme_tcp_phase {
+	OPI_NVME_TCP_NEW = 0,
+	OPI_NVME_TCP_UNADMITTED = 1,
+	OPI_NVME_TCP_CONNECTED = 2,
+	OPI_NVME_TCP_CLOSED = 3,
+};
+
+struct opi_nvme_tcp_connection {
+	uint32_t in_capsule_max;
+	uint32_t transfer_max;
+	uint8_t phase;
+	uint8_t cpda;
+	bool is_admin;
+	bool header_digest;
+	bool data_digest;
+};
+
+struct opi_nvme_tcp_expected {
+	uint32_t next;
+	uint32_t length;
+	uint16_t cid;
+	bool asked;
+};
+
+/* Each gives 0, or a fatal error status in bits 0 to 7 and the field's offset in bits 8 to 15. */
+
+/* The first 8 bytes of a PDU. */
+uint32_t __attribute__((weak))
+opi_gate_nvme_tcp_header(const struct opi_nvme_tcp_connection *connection, const uint8_t *header);
+
+/* The 64 bytes of a command with `inside` bytes of data in its capsule. */
+uint32_t __attribute__((weak))
+opi_gate_nvme_tcp_capsule(const struct opi_nvme_tcp_connection *connection, const uint8_t *command,
+			  uint32_t inside);
+
+/* The 24 bytes of an H2CData's header. */
+uint32_t __attribute__((weak))
+opi_gate_nvme_tcp_h2c_data(const struct opi_nvme_tcp_connection *connection,
+			   const struct opi_nvme_tcp_expected *expected, const uint8_t *header);

@@ -1,1 +1,0 @@
-//! NVMe/TCP as target: the PDUs that a host may send, and when.

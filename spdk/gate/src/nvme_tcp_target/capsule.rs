@@ -1,0 +1,146 @@
+//! A command: its place in the session, and that its data comes the way its SGL says.
+
+use super::{CONNECT_DATA, CONTROL_DATA_MAX, Connection, Fatal, Phase, Refusal, Verdict};
+
+/// Fabrics commands.
+const FABRICS: u8 = 0x7f;
+
+/// Their type that connects a queue.
+const CONNECT: u8 = 0x01;
+
+/// Type and subtype of an SGL descriptor for data inside the capsule, at an offset.
+const IN_CAPSULE: u8 = 0x01;
+
+/// For data that the transport moves: R2T and H2CData, or C2HData.
+const TRANSPORT: u8 = 0x5a;
+
+/// FUSE bits that no command has.
+const FUSE_RESERVED: u8 = 3;
+
+/// Places of fields, counted from the begin of the PDU.
+mod at {
+    pub const OPCODE: u8 = 8;
+    pub const FUSE: u8 = 9;
+    pub const SGL_ADDRESS: u8 = 32;
+    pub const SGL_LENGTH: u8 = 40;
+    pub const SGL_TYPE: u8 = 47;
+    pub const PLEN: u8 = 4;
+}
+
+/// Which way a command's data goes: the lowest two bits of its opcode.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    None,
+    FromHost,
+    ToHost,
+    Both,
+}
+
+/// Checks a command of 64 bytes in whose capsule there are `inside` bytes of data.
+///
+/// # Errors
+/// The command must not come now, or its data is not where its SGL says, or too long.
+pub fn capsule(connection: &Connection, command: &[u8; 64], inside: u32) -> Verdict {
+    let command = Command::of(command);
+    let is_connect = command.opcode == FABRICS && command.fctype == CONNECT;
+    if connection.phase != Phase::Connected
+        && (connection.phase != Phase::Unadmitted || !is_connect)
+    {
+        return Err(Refusal::new(Fatal::Sequence, at::OPCODE));
+    }
+    let is_control = connection.is_admin || command.opcode == FABRICS;
+    if command.fuse == FUSE_RESERVED || (command.fuse != 0 && is_control) {
+        return Err(Refusal::new(Fatal::Unsupported, at::FUSE));
+    }
+    if is_connect && command.length != CONNECT_DATA {
+        return Err(Refusal::new(Fatal::Unsupported, at::SGL_LENGTH));
+    }
+    let direction = command.direction();
+    // Both: refused with a status by the target, which takes no data for that.
+    if matches!(direction, Direction::None | Direction::Both) || command.length == 0 {
+        return nothing_inside(inside);
+    }
+    match command.sgl {
+        IN_CAPSULE => {
+            if direction != Direction::FromHost {
+                return Err(Refusal::new(Fatal::Unsupported, at::SGL_TYPE));
+            }
+            if command.address != 0 {
+                return Err(Refusal::new(Fatal::Unsupported, at::SGL_ADDRESS));
+            }
+            if command.length != inside {
+                return Err(Refusal::new(Fatal::InvalidField, at::PLEN));
+            }
+            let limit = if is_control {
+                connection.in_capsule_max.max(CONTROL_DATA_MAX)
+            } else {
+                connection.in_capsule_max
+            };
+            if inside > limit {
+                return Err(Refusal::new(Fatal::LimitExceeded, at::SGL_LENGTH));
+            }
+            Ok(())
+        }
+        TRANSPORT => {
+            nothing_inside(inside)?;
+            if command.length > connection.transfer_max {
+                return Err(Refusal::new(Fatal::LimitExceeded, at::SGL_LENGTH));
+            }
+            Ok(())
+        }
+        _ => Err(Refusal::new(Fatal::Unsupported, at::SGL_TYPE)),
+    }
+}
+
+fn nothing_inside(inside: u32) -> Verdict {
+    if inside == 0 {
+        Ok(())
+    } else {
+        Err(Refusal::new(Fatal::InvalidField, at::PLEN))
+    }
+}
+
+struct Command {
+    opcode: u8,
+    fuse: u8,
+    fctype: u8,
+    address: u64,
+    length: u32,
+    sgl: u8,
+}
+
+impl Command {
+    #[rustfmt::skip]
+    fn of(bytes: &[u8; 64]) -> Self {
+        let [
+            opcode, flags, _, _, fctype, _, _, _,
+            _, _, _, _, _, _, _, _,
+            _, _, _, _, _, _, _, _,
+            a0, a1, a2, a3, a4, a5, a6, a7,
+            l0, l1, l2, l3, _, _, _, sgl,
+            ..
+        ] = *bytes;
+        Self {
+            opcode,
+            fuse: flags & 3,
+            fctype,
+            address: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+            length: u32::from_le_bytes([l0, l1, l2, l3]),
+            sgl,
+        }
+    }
+
+    fn direction(&self) -> Direction {
+        let bits = if self.opcode == FABRICS {
+            self.fctype
+        } else {
+            self.opcode
+        };
+        match bits & 3 {
+            0 => Direction::None,
+            1 => Direction::FromHost,
+            2 => Direction::ToHost,
+            _ => Direction::Both,
+        }
+    }
+}

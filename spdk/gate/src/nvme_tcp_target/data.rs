@@ -1,0 +1,67 @@
+//! H2CData: the parts of what an R2T asked for, in order, each once.
+
+use super::{Connection, Fatal, Phase, Refusal, Verdict, at, flag};
+
+/// Places of fields, counted from the begin of the PDU.
+mod place {
+    pub const CCCID: u8 = 8;
+    pub const TTAG: u8 = 10;
+    pub const OFFSET: u8 = 12;
+    pub const LENGTH: u8 = 16;
+}
+
+/// What the request that an H2CData names waits for.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected {
+    /// An R2T was sent for it, and it is not complete.
+    pub asked: bool,
+    /// Its command ID.
+    pub cid: u16,
+    /// Where its next data begins: the end of what accepted headers have announced.
+    pub next: u32,
+    /// Bytes that were asked for.
+    pub length: u32,
+}
+
+/// Checks a header of 24 bytes; gives where the next data of the request begins.
+///
+/// # Errors
+/// The request has asked for no data, or not for this part; the length is 0 or not that of the PDU.
+pub fn h2c_data(connection: &Connection, expected: &Expected, header: &[u8; 24]) -> Verdict<u32> {
+    #[rustfmt::skip]
+    let [
+        _, flags, _, pdo, p0, p1, p2, p3,
+        c0, c1, _, _, o0, o1, o2, o3,
+        l0, l1, l2, l3, ..
+    ] = *header;
+    let plen = u32::from_le_bytes([p0, p1, p2, p3]);
+    let cccid = u16::from_le_bytes([c0, c1]);
+    let offset = u32::from_le_bytes([o0, o1, o2, o3]);
+    let length = u32::from_le_bytes([l0, l1, l2, l3]);
+    if !expected.asked || !matches!(connection.phase, Phase::Unadmitted | Phase::Connected) {
+        return Err(Refusal::new(Fatal::Sequence, place::TTAG));
+    }
+    if cccid != expected.cid {
+        return Err(Refusal::new(Fatal::Sequence, place::CCCID));
+    }
+    if length == 0 {
+        return Err(Refusal::new(Fatal::InvalidField, place::LENGTH));
+    }
+    let whole = u64::from(pdo)
+        .saturating_add(u64::from(length))
+        .saturating_add(u64::from(connection.data_digest_length()));
+    if whole != u64::from(plen) {
+        return Err(Refusal::new(Fatal::InvalidField, at::PLEN));
+    }
+    if offset != expected.next {
+        return Err(Refusal::new(Fatal::OutOfRange, place::OFFSET));
+    }
+    let end = match offset.checked_add(length) {
+        Some(end) if end <= expected.length => end,
+        _ => return Err(Refusal::new(Fatal::OutOfRange, place::LENGTH)),
+    };
+    if (flags & flag::LAST != 0) != (end == expected.length) {
+        return Err(Refusal::new(Fatal::InvalidField, at::FLAGS));
+    }
+    Ok(end)
+}

@@ -1,0 +1,149 @@
+//! NVMe/TCP as target: the PDUs that a host may send, and when.
+//!
+//! ```text
+//! accept ─► New ─ICReq─► Unadmitted ─Connect succeeds─► Connected
+//!            └ ICReq alone   └ one Connect of 1 KiB         └ commands, H2CData
+//! ```
+//!
+//! A PDU passes two checks: [`common_header`] when its first 8 bytes are there, which settles every
+//! length that is read next, then [`capsule`] or [`h2c_data`] when its whole header is. Layouts:
+//! NVMe/TCP transport specification 1.0c, section 3.6; commands: NVMe base specification 2.0.
+
+mod capsule;
+mod data;
+mod header;
+#[cfg(test)]
+mod tests;
+
+pub use capsule::capsule;
+pub use data::{Expected, h2c_data};
+pub use header::common_header;
+
+/// Bytes of a common header.
+pub const COMMON_HEADER: usize = 8;
+
+/// Bytes of a CapsuleCmd's header: the common one and a submission queue entry.
+pub const CAPSULE_HEADER: u32 = 72;
+
+/// Bytes of an H2CData's header, and of a TermReq's.
+pub const DATA_HEADER: u32 = 24;
+
+/// Bytes of an ICReq.
+pub const IC_REQ: u32 = 128;
+
+/// Bytes of a digest.
+pub const DIGEST: u32 = 4;
+
+/// Where data may begin at most: 32 dwords, the largest alignment that can be negotiated.
+pub const DATA_OFFSET_MAX: u32 = 128;
+
+/// Bytes of a TermReq with the header that it is about.
+pub const TERM_REQ_MAX: u32 = 152;
+
+/// Bytes of Connect's data, which is all that a connection may send before it is admitted.
+pub const CONNECT_DATA: u32 = 1024;
+
+/// Bytes inside the capsule of an admin or fabrics command that a target has to take.
+pub const CONTROL_DATA_MAX: u32 = 8192;
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing has come yet.
+    New,
+    /// ICResp was sent; no Connect has succeeded.
+    Unadmitted,
+    /// Connect has succeeded.
+    Connected,
+    /// ICResp is on its way, or the connection ends: nothing may come.
+    Closed,
+}
+
+/// What both ends agreed on, and what the target takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Connection {
+    /// How far it has come.
+    pub phase: Phase,
+    /// Whether it is an admin queue.
+    pub is_admin: bool,
+    /// Headers of commands and data carry a digest.
+    pub header_digest: bool,
+    /// Data carries a digest.
+    pub data_digest: bool,
+    /// Alignment of data in a PDU as ICResp has it: dwords, 0's based.
+    pub cpda: u8,
+    /// Bytes of data inside the capsule of an I/O command.
+    pub in_capsule_max: u32,
+    /// Bytes of data of one command.
+    pub transfer_max: u32,
+}
+
+impl Connection {
+    /// Where a header of `length` ends with its digest.
+    fn header_end(&self, length: u32) -> u32 {
+        length.saturating_add(if self.header_digest { DIGEST } else { 0 })
+    }
+
+    /// Bytes of the data's digest.
+    fn data_digest_length(&self) -> u32 {
+        if self.data_digest { DIGEST } else { 0 }
+    }
+}
+
+/// Fatal error status of a C2HTermReq.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fatal {
+    /// A field of the PDU header has a value that it must not have.
+    InvalidField = 1,
+    /// The PDU must not come now.
+    Sequence = 2,
+    /// Data outside what was asked for.
+    OutOfRange = 4,
+    /// More data than the target takes.
+    LimitExceeded = 5,
+    /// A parameter that the target does not support.
+    Unsupported = 6,
+}
+
+/// Why a PDU ends its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// What is told to the host.
+    pub fatal: Fatal,
+    /// Where the field is in the PDU's header.
+    pub offset: u8,
+}
+
+impl Refusal {
+    const fn new(fatal: Fatal, offset: u8) -> Self {
+        Self { fatal, offset }
+    }
+}
+
+/// What a check gives.
+pub type Verdict<T = ()> = Result<T, Refusal>;
+
+/// Places of fields in a common header.
+mod at {
+    pub const KIND: u8 = 0;
+    pub const FLAGS: u8 = 1;
+    pub const HLEN: u8 = 2;
+    pub const PDO: u8 = 3;
+    pub const PLEN: u8 = 4;
+}
+
+/// Types of the PDUs that a host sends.
+mod kind {
+    pub const IC_REQ: u8 = 0x00;
+    pub const H2C_TERM_REQ: u8 = 0x02;
+    pub const CAPSULE_CMD: u8 = 0x04;
+    pub const H2C_DATA: u8 = 0x06;
+}
+
+/// Flags of a common header.
+mod flag {
+    pub const HEADER_DIGEST: u8 = 1;
+    pub const DATA_DIGEST: u8 = 2;
+    pub const LAST: u8 = 4;
+}
