@@ -4,4 +4,16 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod admission;
+mod buffers;
+mod capsules;
+mod cut;
+mod fused;
+mod h2c_data;
+mod headers;
+mod lifetimes;
+mod log;
 mod session;
+mod stalls;
+mod termination;
+mod world;

@@ -1,0 +1,78 @@
+//! Buffers of large control commands (8 KiB inside the capsule): taken and given back once.
+
+use crate::common::nvme_tcp::{CC, Command, Digests, Host, Pdu, Sgl};
+use crate::world::World;
+
+/// A poll group has 32 of these buffers.
+const MORE_THAN_ALL: usize = 36;
+
+/// Firmware Image Download of 8 KiB: an admin command that takes data and is answered at once.
+fn large(cid: u16) -> Pdu {
+    let command = Command::new(0x11, cid)
+        .cdw(10, 2047)
+        .sgl(Sgl::InCapsule(8192));
+    Pdu::capsule(command, &[1; 8192])
+}
+
+/// It is answered: with which status does not matter here.
+fn answered(admin: &mut Host, what: &str) {
+    let cid = admin.cid();
+    admin.send(&large(cid)).expect("a capsule");
+    let answer = admin.completion(cid, &[]);
+    assert!(answer.is_ok(), "{what}: {answer:?}");
+}
+
+#[tokio::test]
+async fn large_control_commands_that_never_end_give_their_buffers_back_at_close() {
+    let mut world = World::new().await;
+    let mut hosts = Vec::new();
+    for n in 0..MORE_THAN_ALL {
+        let mut admin = world
+            .identity
+            .clone()
+            .named(&format!("holder-{n}"))
+            .admin(Digests::OFF);
+        let bytes = large(1).bytes(admin.digests);
+        admin.send_bytes(&bytes[..4000]).expect("a part");
+        hosts.push(admin);
+    }
+    world.bystander.verify();
+    drop(hosts);
+    world.unharmed("halves of large commands").await;
+    let mut admin = world.identity.admin(Digests::OFF);
+    for _ in 0..MORE_THAN_ALL {
+        answered(&mut admin, "after the others have gone");
+    }
+}
+
+/// A controller is reset while a command of its I/O queue waits for such a buffer.
+#[tokio::test]
+async fn a_reset_while_a_command_waits_for_its_buffer_takes_none_away() {
+    let mut world = World::new().await;
+    let mut hosts = Vec::new();
+    for n in 0..MORE_THAN_ALL {
+        let mut admin = world
+            .identity
+            .clone()
+            .named(&format!("holder-{n}"))
+            .admin(Digests::OFF);
+        let bytes = large(1).bytes(admin.digests);
+        admin.send_bytes(&bytes[..4000]).expect("a part");
+        hosts.push(admin);
+    }
+    for _ in 0..4 {
+        let (mut admin, mut io) = world.admitted(Digests::OFF);
+        let waits = Command::fabrics(5, 1).sgl(Sgl::InCapsule(8192));
+        io.send(&Pdu::capsule(waits, &[2; 8192]))
+            .expect("a capsule");
+        let cid = admin.cid();
+        let reset = admin.call(Command::property_set(cid, CC, 0x0046_0000), &[]);
+        assert_eq!(reset.expect("an answer").status(), 0);
+    }
+    drop(hosts);
+    world.unharmed("resets while a command waits").await;
+    let mut admin = world.identity.admin(Digests::OFF);
+    for _ in 0..MORE_THAN_ALL {
+        answered(&mut admin, "after the resets");
+    }
+}

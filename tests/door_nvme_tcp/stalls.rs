@@ -1,0 +1,57 @@
+//! Admitted hosts that take buffers and then do nothing.
+
+use std::time::{Duration, Instant};
+
+use crate::common::nvme_tcp::{Command, Digests, Pdu, Sgl, kind};
+use crate::world::World;
+
+/// Nine queues of 120 commands hold more than the 1,023 large buffers of the process.
+const QUEUES: u16 = 9;
+const COMMANDS: u16 = 120;
+
+/// `OPI_NVME_TCP_STALL_SHORT_SECONDS` and two periods.
+const SHORT_LIMIT: Duration = Duration::from_secs(7);
+
+/// Writes of 128 KiB whose R2Ts are never answered: all hosts' large commands waited for ever.
+#[tokio::test]
+async fn hosts_that_answer_no_r2t_give_way_to_others() {
+    let mut world = World::new().await;
+    let admin = world.identity.admin(Digests::OFF);
+    let mut queues = Vec::new();
+    for qid in 1..=QUEUES {
+        let mut io = world.identity.io(&admin, qid);
+        let write = |cid| {
+            let command = Command::io(1, cid, 1, 0, 256).sgl(Sgl::Transport(131_072));
+            Pdu::capsule(command, &[])
+        };
+        let writes: Vec<_> = (0..COMMANDS).map(write).collect();
+        io.send_all(&writes).expect("writes");
+        assert_eq!(io.receive().expect("an R2T").kind, kind::R2T);
+        queues.push(io);
+    }
+    let begin = Instant::now();
+    let fixture = &world.bystander.fixture;
+    let identity =
+        crate::common::nvme_tcp::Identity::new(fixture.port, &fixture.nqn).named("waiting");
+    let other = identity.admin(Digests::OFF);
+    let mut io = identity.io(&other, 1);
+    let read = Command::io(2, 1, 1, 0, 256).sgl(Sgl::Transport(131_072));
+    io.send(&Pdu::capsule(read, &[])).expect("a capsule");
+    let answer = io.receive_within(SHORT_LIMIT);
+    assert!(
+        answer.is_ok(),
+        "a read of 128 KiB hangs beside hosts that stall: {answer:?}"
+    );
+    println!(
+        "a read of 128 KiB beside stalled hosts took {:?}",
+        begin.elapsed()
+    );
+    for io in &mut queues {
+        assert!(
+            io.closed_within(SHORT_LIMIT).is_ok(),
+            "a stalled queue stays open"
+        );
+    }
+    drop((queues, admin, other, io));
+    world.unharmed("stalled hosts").await;
+}

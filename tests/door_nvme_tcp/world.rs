@@ -1,0 +1,83 @@
+//! What each test begins with: a target, a host that must not be harmed, and one that attacks.
+
+use std::time::Duration;
+
+use crate::common::nvme_tcp::{Answer, Bystander, Digests, Host, Identity, Pdu, kind};
+use crate::common::{Fixture, Target};
+
+/// How soon a connection that broke the rules is ended, TermReq or not.
+const ENDED: Duration = Duration::from_secs(3);
+
+/// A target, its bystander, and a subsystem for the attacker.
+pub struct World {
+    /// The program under test.
+    pub target: Target,
+    /// The host whose I/O goes on.
+    pub bystander: Bystander,
+    /// The attacker's volume.
+    pub fixture: Fixture,
+    /// The attacker, who is admitted to that subsystem.
+    pub identity: Identity,
+}
+
+impl World {
+    /// Starts all of it.
+    pub async fn new() -> Self {
+        let target = Target::start().await;
+        let bystander = Bystander::new(&target).await;
+        let fixture = Fixture::tcp(&target, 4).await;
+        let identity = Identity::new(fixture.port, &fixture.nqn);
+        Self {
+            target,
+            bystander,
+            fixture,
+            identity,
+        }
+    }
+
+    /// A connection past ICReq.
+    pub fn stranger(&self, digests: Digests) -> Host {
+        self.identity.negotiated(digests)
+    }
+
+    /// An admin queue and an I/O queue of one controller.
+    pub fn admitted(&self, digests: Digests) -> (Host, Host) {
+        let admin = self.identity.admin(digests);
+        let io = self.identity.io(&admin, 1);
+        (admin, io)
+    }
+
+    /// Nobody but the attacker has noticed.
+    pub async fn unharmed(&mut self, what: &str) {
+        self.bystander.unharmed(&mut self.target, what).await;
+    }
+}
+
+/// Sends PDUs in one write, and expects the connection to end for them without any other answer.
+pub fn ends(host: &mut Host, pdus: &[Pdu], what: &str) -> Option<Answer> {
+    // The target may have closed before all of it was written.
+    let _ = host.send_all(pdus);
+    terminated(host, what)
+}
+
+/// Expects a C2HTermReq, or a close at once; a connection without answer or end is a failure.
+pub fn terminated(host: &mut Host, what: &str) -> Option<Answer> {
+    match host.receive_within(ENDED) {
+        Ok(answer) => {
+            assert_eq!(
+                answer.kind,
+                kind::C2H_TERM_REQ,
+                "{what}: answered {answer:?}"
+            );
+            Some(answer)
+        }
+        Err(e) => {
+            assert_ne!(
+                e.kind(),
+                std::io::ErrorKind::TimedOut,
+                "{what}: no answer, no end"
+            );
+            None
+        }
+    }
+}
