@@ -11,6 +11,5 @@
 #include <spdk/nvmf.h>
 #include <spdk/thread.h>
 #include <spdk/uuid.h>
-#include <spdk/vhost.h>
 
 #include "shim.h"

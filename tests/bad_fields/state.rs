@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, JsonRpc, Resource, at, name_of};
+use crate::common::{Client, JsonRpc, Resource, at, devices_beside, name_of};
 
 /// Of both sides the same, or something was left behind.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub struct State {
     limited: BTreeSet<String>,
     /// By NQN.
     subsystems: BTreeMap<String, Subsystem>,
-    /// LUNs of vhost-user devices; a virtio-blk device counts as one.
-    devices: BTreeMap<String, usize>,
+    /// vhost-user devices.
+    devices: BTreeSet<String>,
     /// Paths of remote controllers that have some.
     paths: BTreeMap<String, usize>,
 }
@@ -55,13 +55,7 @@ impl State {
                 state.subsystems.insert(text(&subsystem, "nqn"), has);
             }
         }
-        for device in list(&mut rpc, "vhost_get_controllers").await {
-            let luns = match &device["backend_specific"]["scsi"] {
-                Value::Null => 1,
-                targets => targets.as_array().expect("targets").len(),
-            };
-            state.devices.insert(text(&device, "ctrlr"), luns);
-        }
+        state.devices = devices_beside(socket);
         for controller in list(&mut rpc, "bdev_nvme_get_controllers").await {
             let paths = items(&controller, "ctrlrs").count();
             state.paths.insert(text(&controller, "name"), paths);
@@ -90,13 +84,10 @@ impl State {
             if limits.is_some_and(|limits| limits.values().any(|limit| *limit != json!(0))) {
                 state.limited.insert(last(&device["volume_name_ref"]));
             }
-            state.devices.insert(id(&device), 1);
+            state.devices.insert(id(&device));
         }
-        let luns = list("VirtioScsiLun", "").await;
         for device in list("VirtioScsiController", "").await {
-            let own = |lun: &&Value| last(&lun["target_name_ref"]) == id(&device);
-            let count = luns.iter().filter(own).count();
-            state.devices.insert(id(&device), count);
+            state.devices.insert(id(&device));
         }
         for controller in list("NvmeRemoteController", "").await {
             let parent = name_of(&controller);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, Resource, Tool, eventually, name_of};
+use crate::common::{Client, Resource, Tool, devices_beside, eventually, name_of};
 
 /// What SPDK itself says, beside the API.
 pub struct Spdk {
@@ -109,7 +109,7 @@ pub async fn check_against_spdk(client: &Client, spdk: &Spdk) {
     )
     .await;
     let sockets = ids(client, &["VirtioBlk", "VirtioScsiController"]).await;
-    assert_eq!(spdk.names("vhost_get_controllers", "ctrlr").await, sockets);
+    assert_eq!(devices_beside(&spdk.socket), sockets);
 
     let mut subsystems = BTreeMap::new();
     for object in Resource::new(client, "NvmeSubsystem").list("").await {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, JsonRpc, Options, Resource, Target, name_of};
+use crate::common::{Client, JsonRpc, Options, Resource, Target, devices_beside, name_of};
 
 /// The kinds that stand for themselves; the nested ones go with them.
 const KINDS: &[&str] = &[
@@ -26,7 +26,6 @@ const LISTS: &[&str] = &[
     "bdev_nvme_get_controllers",
     "keyring_get_keys",
     "nvmf_get_subsystems",
-    "vhost_get_controllers",
 ];
 
 /// The target, and one pair's connection to it.
@@ -75,6 +74,7 @@ impl Lab {
             let answer = rpc.call(list, Value::Null).await;
             all.push((list, answer.unwrap_or_else(|error| panic!("{error:#}"))));
         }
+        all.push(("sockets", json!(devices_beside(&socket(self.dir())))));
         all
     }
 }

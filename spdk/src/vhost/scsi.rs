@@ -1,35 +1,145 @@
 //! virtio-scsi controllers with up to eight targets of one LUN each, which come and
 //! go while virtual machines are connected.
 
+mod attached;
+mod disk;
+mod io;
+mod parts;
+
 use std::cell::RefCell;
-use std::collections::HashSet;
-use std::ffi::{c_int, c_void};
+use std::collections::HashMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use spdk_sys as sys;
+use parking_lot::Mutex;
+use spdk_gate::vhost_user::message::CONFIG_SPACE;
+use spdk_gate::vhost_user::scsi::{FIXED_QUEUES, TARGETS, configure, feature};
 
-use super::{CHANGE_LIMIT, Device, check_made, check_name, remove, unlocked, until};
-use crate::completion::{Promise, call};
-use crate::cstr::cstr;
+use self::disk::{Disk, Opened};
+use self::io::ScsiIo;
+use super::core::{self, Device};
+use super::{CHANGE_LIMIT, check_name};
 use crate::deadline::within;
-use crate::error::{Error, check};
+use crate::error::Error;
+use crate::executor::spawn_local;
 use crate::runtime::Spdk;
 
 /// Targets that a controller can have.
-pub const MAX_TARGETS: u8 = 8;
+pub const MAX_TARGETS: u8 = TARGETS;
 
-thread_local! {
-    /// The controllers that are of this kind: SPDK does not tell, and looks for targets
-    /// in one of the other kind through a null pointer.
-    static NAMES: RefCell<HashSet<String>> = RefCell::default();
+/// Queues that a machine may use, those for control and events among them.
+const MAX_QUEUES: u16 = 128;
+
+/// Segments of data in a command: a chain's, less header, answer and one region's end.
+const MAX_SEGMENTS: u32 = 126;
+
+/// The disks of a controller, by target.
+type Disks = [Option<Arc<Disk>>; TARGETS as usize];
+
+/// A SCSI controller, for all threads.
+struct Scsi {
+    /// The app thread changes them; a worker copies them when it can have the lock at once.
+    disks: Mutex<Disks>,
+    /// Counts changes of the disks and of their sizes.
+    changes: AtomicU32,
+    /// The client's memory may not be for devices that read and write it by themselves.
+    ordinary_memory: AtomicBool,
 }
 
-/// The controller, or ENODEV of `operation`. Not to be kept across an await.
-fn existing(spdk: Spdk, operation: &'static str, name: &str) -> Result<Device, Error> {
-    if NAMES.with_borrow(|names| names.contains(name)) {
-        return super::existing(spdk, operation, name);
+impl Scsi {
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
     }
-    Err(Error::new(operation, libc::ENODEV)
-        .with_detail(format!("there is no SCSI controller {name:?}")))
+
+    fn set(&self, target: u8, disk: Option<Arc<Disk>>) {
+        if let Some(place) = self.disks.lock().get_mut(usize::from(target)) {
+            *place = disk;
+        }
+        self.changed();
+    }
+}
+
+impl Device for Scsi {
+    type Io = ScsiIo;
+
+    fn features(&self) -> u64 {
+        feature::INOUT | feature::HOTPLUG | feature::CHANGE
+    }
+
+    fn max_queues(&self) -> u16 {
+        MAX_QUEUES
+    }
+
+    fn config(&self, space: &mut [u8; CONFIG_SPACE]) {
+        configure(space, MAX_QUEUES - FIXED_QUEUES, MAX_SEGMENTS);
+    }
+
+    fn needs_dma(&self) -> bool {
+        let disks = self.disks.lock();
+        let needs = disks.iter().flatten().any(|disk| disk.needs_dma);
+        self.ordinary_memory.store(!needs, Ordering::Release);
+        needs
+    }
+
+    fn io(self: Arc<Self>) -> ScsiIo {
+        ScsiIo::new(self)
+    }
+}
+
+/// A controller on the app thread.
+struct Controller {
+    device: Arc<Scsi>,
+    opened: RefCell<[Option<Rc<Opened>>; TARGETS as usize]>,
+}
+
+impl Controller {
+    /// Takes a target's disk out, so that its place is free.
+    fn take(&self, target: u8) -> Option<Rc<Opened>> {
+        let taken = self
+            .opened
+            .borrow_mut()
+            .get_mut(usize::from(target))?
+            .take();
+        if taken.is_some() {
+            self.device.set(target, None);
+        }
+        taken
+    }
+
+    /// The same if it is this one.
+    fn take_if(&self, target: u8, disk: &Rc<Opened>) {
+        let is_it = {
+            let opened = self.opened.borrow();
+            let found = opened.get(usize::from(target)).and_then(Option::as_ref);
+            found.is_some_and(|found| Rc::ptr_eq(found, disk))
+        };
+        if is_it {
+            self.take(target);
+        }
+    }
+
+    fn is_free(&self, target: u8) -> bool {
+        self.opened
+            .borrow()
+            .get(usize::from(target))
+            .is_some_and(Option::is_none)
+    }
+}
+
+thread_local! {
+    /// Of the app thread: by name.
+    static CONTROLLERS: RefCell<HashMap<String, Rc<Controller>>> = RefCell::default();
+}
+
+/// The controller, or ENODEV of `operation`.
+fn existing(operation: &'static str, name: &str) -> Result<Rc<Controller>, Error> {
+    let found = CONTROLLERS.with_borrow(|controllers| controllers.get(name).cloned());
+    found.ok_or_else(|| {
+        Error::new(operation, libc::ENODEV)
+            .with_detail(format!("there is no SCSI controller {name:?}"))
+    })
 }
 
 /// Makes a controller without targets, and its socket. EEXIST for a name in use,
@@ -37,23 +147,60 @@ fn existing(spdk: Spdk, operation: &'static str, name: &str) -> Result<Device, E
 /// long, EADDRNOTAVAIL if the socket cannot be made.
 pub async fn create(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "create vhost-user-scsi controller";
-    unlocked(spdk, OPERATION).await?;
     let socket = check_name(spdk, OPERATION, name)?;
-    let c_name = cstr("controller name", name)?;
-    // SAFETY: on the app thread; SPDK copies the name; no mask is all cores.
-    let rc = unsafe { sys::spdk_vhost_scsi_dev_construct(c_name.as_ptr(), std::ptr::null()) };
-    check_made(OPERATION, &socket, rc)?;
-    NAMES.with_borrow_mut(|names| names.insert(name.to_owned()));
+    let device = Arc::new(Scsi {
+        disks: Mutex::default(),
+        changes: AtomicU32::new(0),
+        ordinary_memory: AtomicBool::new(false),
+    });
+    core::serve(
+        spdk,
+        OPERATION,
+        "scsi",
+        name,
+        Path::new(&socket),
+        Arc::clone(&device),
+    )
+    .await?;
+    let controller = Rc::new(Controller {
+        device,
+        opened: RefCell::default(),
+    });
+    CONTROLLERS.with_borrow_mut(|controllers| controllers.insert(name.to_owned(), controller));
     Ok(())
 }
 
 /// Removes a controller with its targets, and its socket. ENODEV if there is none of
-/// that name, EBUSY while a virtual machine is connected.
+/// that name, EBUSY while a virtual machine is connected. Commands that a machine left
+/// behind keep their bdevs until they are done.
 pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "delete vhost-user-scsi controller";
-    existing(spdk, OPERATION, name)?;
-    remove(spdk, OPERATION, name).await?;
-    NAMES.with_borrow_mut(|names| names.remove(name));
+    existing(OPERATION, name)?;
+    let rest = core::withdraw(spdk, OPERATION, name).await?;
+    let removed = CONTROLLERS.with_borrow_mut(|controllers| controllers.remove(name));
+    let Some(controller) = removed else {
+        return Ok(());
+    };
+    let disks: Vec<_> = (0..MAX_TARGETS)
+        .filter_map(|target| controller.take(target))
+        .collect();
+    if let Some(rest) = rest {
+        tracing::warn!(
+            device = name,
+            "requests of a removed device are still outstanding"
+        );
+        spawn_local(async move {
+            // Ready when its control thread has ended.
+            let _ = rest.await;
+            for disk in disks {
+                disk.close().await;
+            }
+        });
+        return Ok(());
+    }
+    for disk in disks {
+        disk.close().await;
+    }
     Ok(())
 }
 
@@ -70,29 +217,27 @@ pub async fn add_target(
     bdev: &str,
 ) -> Result<u8, Error> {
     const OPERATION: &str = "add SCSI target";
-    let device = existing(spdk, OPERATION, name)?;
+    let controller = existing(OPERATION, name)?;
     super::check_bdev(spdk, OPERATION, bdev)?;
-    let c_bdev = cstr("bdev name", bdev)?;
-    // SAFETY: on the app thread, the controller just found; SPDK copies the name.
-    let rc = unsafe {
-        sys::spdk_vhost_scsi_dev_add_tgt(
-            device.as_ptr(),
-            number.map_or(-1, c_int::from),
-            c_bdev.as_ptr(),
-        )
-    };
-    let detail = |error: Error| {
-        error.with_detail(format!(
+    let detail = |errno| {
+        Error::new(OPERATION, errno).with_detail(format!(
             "target {number:?} of {name:?}, which has {MAX_TARGETS}"
         ))
     };
-    check(OPERATION, rc).map_err(detail)?;
-    let number = u8::try_from(rc).map_err(|_| detail(Error::new(OPERATION, libc::EIO)))?;
-    // Until then SPDK would refuse to remove it.
-    until(spdk, OPERATION, name, || {
-        has_target(spdk, OPERATION, name, number)
-    })
-    .await?;
+    let number = match number {
+        Some(MAX_TARGETS..) => return Err(detail(libc::EINVAL)),
+        Some(number) if controller.is_free(number) => number,
+        Some(_) => return Err(detail(libc::EEXIST)),
+        None => (0..MAX_TARGETS)
+            .find(|number| controller.is_free(*number))
+            .ok_or_else(|| detail(libc::ENOSPC))?,
+    };
+    let owner = (Rc::downgrade(&controller), number);
+    let (opened, disk) = Opened::new(spdk, OPERATION, bdev, owner)?;
+    if let Some(place) = controller.opened.borrow_mut().get_mut(usize::from(number)) {
+        *place = Some(opened);
+    }
+    controller.device.set(number, Some(disk));
     Ok(number)
 }
 
@@ -103,43 +248,35 @@ pub fn check_bdev(spdk: Spdk, bdev: &str) -> Result<(), Error> {
 }
 
 /// Removes a target once its I/O is done. ENODEV for an unknown controller, ENOENT
-/// for an unknown target, ETIMEDOUT if its I/O does not end: SPDK then removes it when
+/// for an unknown target, ETIMEDOUT if its I/O does not end: it is then removed when
 /// it does.
 pub async fn remove_target(spdk: Spdk, name: &str, number: u8) -> Result<(), Error> {
     const OPERATION: &str = "remove SCSI target";
-    let device = existing(spdk, OPERATION, name)?;
-    if !has_target(spdk, OPERATION, name, number)? {
+    let controller = existing(OPERATION, name)?;
+    let Some(disk) = controller.take(number) else {
         return Err(Error::new(OPERATION, libc::ENOENT)
             .with_detail(format!("{name:?} has no target {number}")));
-    }
-    let removed = call::<()>(OPERATION, |argument| {
-        // SAFETY: on the app thread, the controller just found; `on_removed` takes
-        // the argument back, once, unless the call is refused.
-        unsafe {
-            sys::spdk_vhost_scsi_dev_remove_tgt(
-                device.as_ptr(),
-                number.into(),
-                Some(on_removed),
-                argument,
-            )
-        }
+    };
+    let (sender, closed) = tokio::sync::oneshot::channel();
+    spawn_local(async move {
+        disk.close().await;
+        // Who gave up does not need it.
+        let _ = sender.send(());
     });
-    let removed = within(spdk, CHANGE_LIMIT, removed).await;
-    removed
-        .unwrap_or_else(|| Err(Error::new(OPERATION, libc::ETIMEDOUT)))
-        .map_err(|error| error.with_detail(format!("target {number} of {name:?}")))
+    match within(spdk, CHANGE_LIMIT, closed).await {
+        Some(_) => Ok(()),
+        None => Err(Error::new(OPERATION, libc::ETIMEDOUT)
+            .with_detail(format!("target {number} of {name:?}"))),
+    }
 }
 
-fn has_target(spdk: Spdk, operation: &'static str, name: &str, number: u8) -> Result<bool, Error> {
-    let device = existing(spdk, operation, name)?;
-    // SAFETY: on the app thread, the controller just found, the number in range.
-    Ok(number < MAX_TARGETS
-        && unsafe { !sys::spdk_vhost_scsi_dev_get_tgt(device.as_ptr(), number).is_null() })
-}
-
-unsafe extern "C" fn on_removed(_: *mut sys::spdk_vhost_dev, argument: *mut c_void) -> c_int {
-    // SAFETY: what `remove_target` handed out; SPDK calls once, on the thread that
-    // initialised vhost, which is the app thread.
-    unsafe { Promise::<()>::from_raw(argument) }.complete(());
-    0
+/// Closes all bdevs: no device is left. The process stops.
+pub(super) fn close_all(_: Spdk) {
+    for controller in CONTROLLERS.take().into_values() {
+        for target in 0..MAX_TARGETS {
+            if let Some(disk) = controller.take(target) {
+                spawn_local(disk.close());
+            }
+        }
+    }
 }

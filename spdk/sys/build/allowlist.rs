@@ -38,7 +38,6 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_nvmf_transport_create",
     "opi_sock_disable_ssl_tickets",
     "opi_thread_create",
-    "rte_log_set_level_pattern",
     "spdk_app_fini",
     "spdk_app_opts_init",
     "spdk_app_start",
@@ -58,6 +57,7 @@ pub const FUNCTIONS: &[&str] = &[
     "spdk_bdev_get_module_name",
     "spdk_bdev_get_name",
     "spdk_bdev_get_num_blocks",
+    "spdk_bdev_get_physical_block_size",
     "spdk_bdev_get_product_name",
     "spdk_bdev_get_qos_rate_limits",
     "spdk_bdev_get_uuid",
@@ -131,17 +131,6 @@ pub const FUNCTIONS: &[&str] = &[
     "spdk_rpc_initialize",
     "spdk_thread_exit",
     "spdk_thread_send_msg",
-    "spdk_vhost_dev_find",
-    "spdk_vhost_dev_get_name",
-    "spdk_vhost_dev_next",
-    "spdk_vhost_dev_remove",
-    "spdk_vhost_scsi_dev_add_tgt",
-    "spdk_vhost_scsi_dev_construct",
-    "spdk_vhost_scsi_dev_get_tgt",
-    "spdk_vhost_scsi_dev_remove_tgt",
-    "spdk_vhost_set_socket_path",
-    "spdk_vhost_trylock",
-    "spdk_vhost_unlock",
 ];
 
 #[rustfmt::skip]
@@ -160,7 +149,6 @@ pub const TYPES: &[&str] = &[
 
 #[rustfmt::skip]
 pub const CONSTANTS: &[&str] = &[
-    "RTE_LOG_WARNING",
     "SPDK_ENV_NUMA_ID_ANY",
     "SPDK_NVMF_NQN_MAX_LEN",
     "SPDK_NVMF_TRADDR_MAX_LEN",

@@ -8,12 +8,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// The packages whose closure pkg-config computes.
-pub const PACKAGES: [&str; 9] = [
+pub const PACKAGES: [&str; 7] = [
     "spdk_event",
     "spdk_event_bdev",
     "spdk_event_nvmf",
-    "spdk_event_vhost_blk",
-    "spdk_event_vhost_scsi",
     "spdk_event_keyring",
     "spdk_env_dpdk",
     "spdk_dpdklibs",
@@ -24,7 +22,8 @@ pub const PACKAGES: [&str; 9] = [
 /// nothing here uses. Several of them look at every new bdev and would take over
 /// one whose content looks like theirs (a partition table, a logical volume store,
 /// a RAID superblock), which an exported volume's content must never cause.
-const UNUSED: [&str; 30] = [
+const UNUSED: [&str; 31] = [
+    "rte_vhost",
     "spdk_accel_ae4dma",
     "spdk_accel_dpdk_compressdev",
     "spdk_accel_dpdk_cryptodev",

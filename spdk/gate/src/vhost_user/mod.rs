@@ -16,6 +16,7 @@ pub mod inflight;
 pub mod memory;
 pub mod message;
 pub mod ring;
+pub mod scsi;
 #[cfg(test)]
 mod tests;
 

@@ -7,3 +7,4 @@ mod inflight;
 mod memory;
 mod message;
 mod ring;
+mod scsi;

@@ -1,0 +1,477 @@
+//! Requests of a virtio-scsi device, on the worker.
+
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::VecDeque;
+use std::ffi::{c_int, c_void};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use spdk_gate::vhost_user::chain::Segment;
+use spdk_gate::vhost_user::scsi::{
+    CDB, CONTROL_QUEUE, Command, Control, EVENT, EVENT_QUEUE, Event, HEADER, MAX_REPLY,
+    NOTIFICATION, RESPONSE, Ranges, Sense, TARGETS, TASK_MANAGEMENT, answer, command, header,
+    is_about_itself, is_task_management, no_unit_inquiry, reply, response, status, task_management,
+    unreached,
+};
+use spdk_sys as sys;
+
+use super::attached::{Attached, Target};
+use super::parts::{as_iovecs, ranges, trim, zero};
+use super::{Disks, Scsi};
+use crate::vhost::core::{Io, Queues, Request};
+
+/// Events that wait for a driver's buffers; more are forgotten, as it then has to look at all anyway.
+const MAX_EVENTS: usize = 32;
+
+/// The half of a device that has channels to its disks.
+pub(crate) struct ScsiIo {
+    device: Arc<Scsi>,
+    seen: Cell<u32>,
+    targets: RefCell<[Target; TARGETS as usize]>,
+    events: RefCell<VecDeque<Event>>,
+}
+
+/// What SPDK needs of a request while it has it.
+pub(crate) struct Context {
+    attached: RefCell<Option<Rc<Attached>>>,
+    task: Cell<Task>,
+    pub(super) ranges: Cell<Ranges>,
+    /// Segments of a command that has more room or data than it needs.
+    pub(super) trimmed: RefCell<Vec<Segment>>,
+    /// Filled in when SPDK has no memory for another request.
+    wait: UnsafeCell<sys::spdk_bdev_io_wait_entry>,
+}
+
+/// What SPDK is asked for.
+#[derive(Clone, Copy)]
+enum Task {
+    Read {
+        offset: u64,
+        length: u64,
+    },
+    Write {
+        offset: u64,
+        length: u64,
+    },
+    /// This range, and then those of the context.
+    Unmap {
+        offset: u64,
+        length: u64,
+    },
+    Zero {
+        offset: u64,
+        length: u64,
+    },
+    Flush,
+    Reset,
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self {
+            attached: RefCell::default(),
+            task: Cell::new(Task::Flush),
+            ranges: Cell::default(),
+            trimmed: RefCell::default(),
+            // SAFETY: a C struct of pointers, for which all zero is valid.
+            wait: UnsafeCell::new(unsafe { std::mem::zeroed() }),
+        }
+    }
+}
+
+impl ScsiIo {
+    pub(super) fn new(device: Arc<Scsi>) -> Self {
+        let io = Self {
+            seen: Cell::new(device.changes.load(Ordering::Acquire)),
+            device,
+            targets: RefCell::default(),
+            events: RefCell::default(),
+        };
+        // The driver has not looked at anything yet: what is there is no event. Should the app thread
+        // change them this moment, the next turn sees it.
+        let disks = io.device.disks.try_lock().map(|disks| disks.clone());
+        match disks {
+            Some(disks) => io.update(&disks),
+            None => io.seen.set(io.seen.get().wrapping_sub(1)),
+        }
+        io.events.borrow_mut().clear();
+        io
+    }
+
+    /// Sees disks come and go.
+    fn update(&self, disks: &Disks) {
+        let mut targets = self.targets.borrow_mut();
+        for (number, (target, disk)) in (0_u8..).zip(targets.iter_mut().zip(disks)) {
+            let is_same = match (&*target, disk) {
+                (Target::Present(attached), Some(disk)) => Arc::ptr_eq(&attached.disk, disk),
+                (Target::Empty | Target::Gone, None) => true,
+                _ => false,
+            };
+            if is_same {
+                if let Target::Present(attached) = &*target {
+                    let blocks = attached.disk.blocks.load(Ordering::Acquire);
+                    if attached.blocks.replace(blocks) != blocks {
+                        attached.attention.set(true);
+                        self.note(Event::Resized(number));
+                    }
+                }
+                continue;
+            }
+            if let Target::Present(_) = target {
+                *target = Target::Gone;
+                self.note(Event::Removed(number));
+            }
+            let Some(disk) = disk else { continue };
+            if disk.needs_dma && self.device.ordinary_memory.load(Ordering::Acquire) {
+                tracing::warn!(
+                    target = number,
+                    "a disk is not shown: its device needs guest memory on huge pages"
+                );
+                continue;
+            }
+            if let Some(attached) = Attached::new(disk) {
+                *target = Target::Present(attached);
+                self.note(Event::Added(number));
+            }
+        }
+    }
+
+    fn note(&self, event: Event) {
+        let mut events = self.events.borrow_mut();
+        if events.len() < MAX_EVENTS {
+            events.push_back(event);
+        }
+    }
+
+    fn target(&self, number: u8) -> Target {
+        let targets = self.targets.borrow();
+        targets
+            .get(usize::from(number))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn control(&self, mut request: Request<Self>) {
+        let mut kind = [0; 4];
+        if !request.take(&mut kind) {
+            return;
+        }
+        if !is_task_management(kind) {
+            let mut rest = [0; NOTIFICATION - 4];
+            // No notification is known: none is subscribed to, none has happened.
+            if request.take(&mut rest) && request.reserve_front(5) {
+                request.respond(&[0, 0, 0, 0, response::OK]);
+                request.complete(5);
+            }
+            return;
+        }
+        let mut bytes = [0; TASK_MANAGEMENT];
+        let Some(rest) = bytes.get_mut(4..) else {
+            return;
+        };
+        if !request.take(rest) || !request.reserve_front(1) {
+            return;
+        }
+        let result = match task_management(&bytes) {
+            Control::Answer(response) => response,
+            Control::Reset(number) => match self.target(number) {
+                Target::Present(attached) => {
+                    request.context().task.set(Task::Reset);
+                    request.context().attached.replace(Some(attached));
+                    return start(request);
+                }
+                _ => response::BAD_TARGET,
+            },
+        };
+        request.respond(&[result]);
+        request.complete(1);
+    }
+
+    fn command(&self, mut request: Request<Self>) {
+        let mut bytes = [0; HEADER];
+        // Without header or room for an answer there is no way to answer but to give it back.
+        if !request.take(&mut bytes) || !request.reserve_front(RESPONSE) {
+            return;
+        }
+        let (address, cdb) = header(&bytes);
+        let target = address.map(|address| (address.unit, self.target(address.target)));
+        match target {
+            Some((0, Target::Present(attached))) => begin(request, attached, &cdb),
+            Some((1.., Target::Present(_)) | (_, Target::Gone)) => no_unit(request, &cdb),
+            Some((_, Target::Empty)) | None => {
+                request.respond(&unreached(response::BAD_TARGET));
+                request.complete(RESPONSE as u32);
+            }
+        }
+    }
+}
+
+impl Io for ScsiIo {
+    type Context = Context;
+
+    fn is_polled(&self, queue: u16) -> bool {
+        queue != EVENT_QUEUE
+    }
+
+    #[inline]
+    fn submit(&self, request: Request<Self>) {
+        match request.queue() {
+            CONTROL_QUEUE => self.control(request),
+            _ => self.command(request),
+        }
+    }
+
+    #[inline]
+    fn poll(&self, queues: &Queues<'_, Self>) -> bool {
+        let changes = self.device.changes.load(Ordering::Acquire);
+        if changes != self.seen.get()
+            && let Some(disks) = self.device.disks.try_lock()
+        {
+            self.update(&disks);
+            self.seen.set(changes);
+        }
+        if self.events.borrow().is_empty() {
+            return false;
+        }
+        let Some(mut request) = queues.pop(EVENT_QUEUE) else {
+            return false;
+        };
+        if request.reserve_front(EVENT) {
+            let event = self.events.borrow_mut().pop_front();
+            if let Some(event) = event {
+                request.respond(&event.encode());
+                request.complete(EVENT as u32);
+            }
+        }
+        true
+    }
+
+    fn abort(&self) {
+        for target in self.targets.borrow().iter() {
+            if let Target::Present(attached) = target {
+                let (descriptor, channel) = (attached.descriptor, attached.channel);
+                // SAFETY: on the channel's thread; the lease keeps the descriptor open. Where SPDK has no
+                // memory for it requests end by themselves.
+                unsafe {
+                    let argument = std::ptr::null_mut();
+                    sys::spdk_bdev_reset(descriptor, channel, Some(on_abort), argument)
+                };
+            }
+        }
+    }
+}
+
+/// Answers a command to a unit that is not there, or is not there any more.
+fn no_unit(request: Request<ScsiIo>, cdb: &[u8; CDB]) {
+    const INQUIRY: u8 = 0x12;
+    if cdb.first() != Some(&INQUIRY) {
+        return finish(request, Err(Sense::NO_UNIT), 0);
+    }
+    let written = request.write(0, &no_unit_inquiry());
+    finish(request, Ok(status::GOOD), written as u64);
+}
+
+/// Begins a command to a disk.
+#[inline]
+fn begin(mut request: Request<ScsiIo>, attached: Rc<Attached>, cdb: &[u8; CDB]) {
+    if attached.disk.removed.load(Ordering::Relaxed) {
+        return no_unit(request, cdb);
+    }
+    if attached.attention.get() && !is_about_itself(cdb) {
+        attached.attention.set(false);
+        return finish(request, Err(Sense::CAPACITY_CHANGED), 0);
+    }
+    let disk = attached.disk.geometry();
+    let (readable, writable) = (request.readable_len(), request.writable_len());
+    let task = match command(cdb, &disk, readable, writable) {
+        Ok(Command::Read { offset, length }) => {
+            trim(request.context(), request.writable(), writable, length);
+            Task::Read { offset, length }
+        }
+        Ok(Command::Write { offset, length }) => {
+            trim(request.context(), request.readable(), readable, length);
+            Task::Write { offset, length }
+        }
+        Ok(Command::Unmap { offset, length }) => Task::Unmap { offset, length },
+        Ok(Command::Zero {
+            offset,
+            length,
+            pattern,
+        }) => match zero(&mut request, pattern) {
+            true => Task::Zero { offset, length },
+            false => return finish(request, Err(Sense::INVALID_FIELD), 0),
+        },
+        Ok(Command::Flush) if attached.disk.flushes => Task::Flush,
+        Ok(Command::UnmapList(length)) => match ranges(&mut request, length, &disk) {
+            Ok((offset, length)) => Task::Unmap { offset, length },
+            Err(result) => return finish(request, result, 0),
+        },
+        Ok(Command::Reply) => {
+            let mut bytes = [0; MAX_REPLY];
+            return match reply(cdb, &disk, &attached.disk.identity, &mut bytes) {
+                Ok(length) => {
+                    let written = request.write(0, bytes.get(..length).unwrap_or_default());
+                    finish(request, Ok(status::GOOD), written as u64);
+                }
+                Err(sense) => finish(request, Err(sense), 0),
+            };
+        }
+        Ok(Command::Nothing | Command::Flush) => return finish(request, Ok(status::GOOD), 0),
+        Err(sense) => return finish(request, Err(sense), 0),
+    };
+    request.context().task.set(task);
+    request.context().attached.replace(Some(attached));
+    start(request);
+}
+
+/// Hands a request to SPDK, which ends it, now or later.
+#[inline]
+fn start(request: Request<ScsiIo>) {
+    let context = request.context();
+    let task = context.task.get();
+    let found = context
+        .attached
+        .borrow()
+        .as_ref()
+        .map(|attached| (attached.descriptor, attached.channel));
+    let Some((descriptor, channel)) = found else {
+        return finish(request, Err(Sense::NO_UNIT), 0);
+    };
+    let (parts, count) = match task {
+        Task::Read { .. } => as_iovecs(context, request.writable()),
+        Task::Write { .. } => as_iovecs(context, request.readable()),
+        _ => (std::ptr::null_mut(), 0),
+    };
+    let raw = request.into_raw();
+    let done = Some(on_done as unsafe extern "C" fn(_, _, _));
+    // SAFETY: on the channel's thread; the lease keeps the descriptor open. The request's slot keeps the
+    // segments and their memory until it is completed, which `on_done` does, once, if SPDK took it.
+    let rc = unsafe {
+        match task {
+            Task::Read { offset, length } => {
+                sys::spdk_bdev_readv(descriptor, channel, parts, count, offset, length, done, raw)
+            }
+            Task::Write { offset, length } => {
+                sys::spdk_bdev_writev(descriptor, channel, parts, count, offset, length, done, raw)
+            }
+            Task::Unmap { offset, length } => {
+                sys::spdk_bdev_unmap(descriptor, channel, offset, length, done, raw)
+            }
+            Task::Zero { offset, length } => {
+                sys::spdk_bdev_write_zeroes(descriptor, channel, offset, length, done, raw)
+            }
+            Task::Flush => {
+                let bdev = sys::spdk_bdev_desc_get_bdev(descriptor);
+                let blocks = sys::spdk_bdev_get_num_blocks(bdev);
+                let length = blocks.saturating_mul(sys::spdk_bdev_get_block_size(bdev).into());
+                sys::spdk_bdev_flush(descriptor, channel, 0, length, done, raw)
+            }
+            Task::Reset => sys::spdk_bdev_reset(descriptor, channel, done, raw),
+        }
+    };
+    if rc != 0 {
+        // SAFETY: SPDK refused it, so it is still ours.
+        refused(unsafe { Request::from_raw(raw) }, rc, descriptor, channel);
+    }
+}
+
+#[cold]
+fn refused(
+    request: Request<ScsiIo>,
+    rc: c_int,
+    descriptor: *mut sys::spdk_bdev_desc,
+    channel: *mut sys::spdk_io_channel,
+) {
+    if rc != -libc::ENOMEM {
+        return end(request, false);
+    }
+    let entry = request.context().wait.get();
+    let raw = request.into_raw();
+    // SAFETY: on the channel's thread. The entry stays in the slot, which is busy until SPDK calls back; it
+    // is not queued: a request is started again only after that.
+    let rc = unsafe {
+        let bdev = sys::spdk_bdev_desc_get_bdev(descriptor);
+        (*entry).bdev = bdev;
+        (*entry).cb_fn = Some(on_memory);
+        (*entry).cb_arg = raw;
+        sys::spdk_bdev_queue_io_wait(bdev, channel, entry)
+    };
+    if rc != 0 {
+        // SAFETY: it was not queued, so it is still ours.
+        end(unsafe { Request::from_raw(raw) }, false);
+    }
+}
+
+/// Ends what SPDK was asked for.
+#[inline]
+fn end(request: Request<ScsiIo>, success: bool) {
+    let context = request.context();
+    let (result, moved) = match context.task.get() {
+        Task::Reset => {
+            let response = if success {
+                response::OK
+            } else {
+                response::FAILURE
+            };
+            context.attached.take();
+            request.respond(&[response]);
+            return request.complete(1);
+        }
+        Task::Unmap { .. } if success => {
+            let mut ranges = context.ranges.get();
+            let next = ranges.take();
+            context.ranges.set(ranges);
+            if let Some((offset, length)) = next {
+                context.task.set(Task::Unmap { offset, length });
+                return start(request);
+            }
+            (Ok(status::GOOD), 0)
+        }
+        Task::Read { length, .. } if success => (Ok(status::GOOD), length),
+        Task::Read { .. } => (Err(Sense::READ_ERROR), 0),
+        Task::Write { length, .. } if success => (Ok(status::GOOD), length),
+        _ if success => (Ok(status::GOOD), 0),
+        _ => (Err(Sense::WRITE_ERROR), 0),
+    };
+    finish(request, result, moved);
+}
+
+/// Answers a command of which `moved` bytes of data were moved.
+#[inline]
+fn finish(request: Request<ScsiIo>, result: Result<u8, Sense>, moved: u64) {
+    let context = request.context();
+    context.attached.take();
+    // What was not moved of a range list is none of the next request's.
+    context.ranges.set(Ranges::default());
+    let total = request
+        .readable_len()
+        .saturating_add(request.writable_len());
+    let residual = u32::try_from(total.saturating_sub(moved)).unwrap_or(u32::MAX);
+    let written = if request.writable_len() > 0 { moved } else { 0 };
+    request.respond(&answer(result, residual));
+    let written = u32::try_from(written).unwrap_or(u32::MAX);
+    request.complete(written.saturating_add(RESPONSE as u32));
+}
+
+/// SPDK's callback of a request.
+unsafe extern "C" fn on_done(bdev_io: *mut sys::spdk_bdev_io, success: bool, raw: *mut c_void) {
+    // SAFETY: SPDK gives the request that `start` handed out, once, on the same thread, and its own I/O,
+    // which is to be freed.
+    let request = unsafe {
+        sys::spdk_bdev_free_io(bdev_io);
+        Request::<ScsiIo>::from_raw(raw)
+    };
+    end(request, success);
+}
+
+/// SPDK has memory for another request.
+unsafe extern "C" fn on_memory(raw: *mut c_void) {
+    // SAFETY: SPDK gives back what `refused` queued, once, on the same thread.
+    start(unsafe { Request::<ScsiIo>::from_raw(raw) });
+}
+
+unsafe extern "C" fn on_abort(bdev_io: *mut sys::spdk_bdev_io, _: bool, _: *mut c_void) {
+    // SAFETY: SPDK's own I/O, which is to be freed.
+    unsafe { sys::spdk_bdev_free_io(bdev_io) };
+}

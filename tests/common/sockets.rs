@@ -1,0 +1,20 @@
+//! The sockets of vhost-user devices: each has one, of its name.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+/// The names of the sockets of a target whose SPDK's JSON-RPC socket is in its directory.
+pub fn devices_beside(rpc_socket: &Path) -> BTreeSet<String> {
+    let dir = rpc_socket.parent().expect("a directory").join("ctrlr");
+    let entries = std::fs::read_dir(dir).expect("the sockets' directory");
+    let is_socket =
+        |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_socket());
+    let names = entries
+        .flatten()
+        .filter(is_socket)
+        .map(|entry| entry.file_name());
+    names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
+}
