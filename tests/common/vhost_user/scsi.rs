@@ -1,0 +1,71 @@
+//! Requests of virtio-scsi (virtio 1.2, section 5.6).
+
+/// Bytes of the answer to a command, and to a task management request.
+pub const RESPONSE: usize = 108;
+
+/// One SCSI command to LUN 0 of a target.
+#[derive(Clone, Copy, Debug)]
+pub struct Command {
+    /// The address of the logical unit.
+    pub lun: [u8; 8],
+    /// Its tag.
+    pub tag: u64,
+    /// The command descriptor block.
+    pub cdb: [u8; 32],
+}
+
+impl Command {
+    /// A command to LUN 0 of a target.
+    pub fn new(target: u8, cdb: &[u8]) -> Self {
+        let mut block = [0; 32];
+        block[..cdb.len()].copy_from_slice(cdb);
+        Self {
+            lun: lun(target, 0),
+            tag: 1,
+            cdb: block,
+        }
+    }
+
+    /// READ(10) or WRITE(10) of blocks.
+    pub fn transfer(operation: u8, block: u32, count: u16) -> Self {
+        let [a, b, c, d] = block.to_be_bytes();
+        let [high, low] = count.to_be_bytes();
+        Self::new(0, &[operation, 0, a, b, c, d, 0, high, low, 0])
+    }
+
+    /// How memory has it.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.lun.to_vec();
+        bytes.extend(self.tag.to_le_bytes());
+        // Task attribute, priority and command reference number.
+        bytes.extend([0; 3]);
+        bytes.extend(self.cdb);
+        bytes
+    }
+}
+
+/// Task management functions.
+#[derive(Clone, Copy, Debug)]
+pub struct Tmf {
+    /// Its number: 0 to abort a task, 5 to reset a logical unit, 6 to reset the target.
+    pub function: u32,
+    /// The address of the logical unit.
+    pub lun: [u8; 8],
+}
+
+impl Tmf {
+    /// How memory has it.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = 0u32.to_le_bytes().to_vec();
+        bytes.extend(self.function.to_le_bytes());
+        bytes.extend(self.lun);
+        bytes.extend(1u64.to_le_bytes());
+        bytes
+    }
+}
+
+/// The address of a logical unit of a target.
+pub fn lun(target: u8, unit: u16) -> [u8; 8] {
+    let [high, low] = unit.to_be_bytes();
+    [1, target, 0x40 | high, low, 0, 0, 0, 0]
+}

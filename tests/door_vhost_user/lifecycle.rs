@@ -1,0 +1,91 @@
+//! Devices that go while clients come, and the end of the program.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tonic::Code;
+
+use crate::common::{Resource, blk_spec, eventually, malloc};
+use crate::lab::Lab;
+use crate::vhost_user::{Disk, Kind, Pages, Session};
+
+/// It took 2, 7 and 22 of them until the process was dead.
+const ROUNDS: usize = 30;
+
+pub fn a_device_is_deleted_while_its_client_reconnects(lab: &mut Lab, _: Kind) {
+    let socket = lab.socket("fleeting");
+    let stop = AtomicBool::new(false);
+    let client = lab.client.clone();
+    std::thread::scope(|scope| {
+        scope.spawn(|| reconnect(&socket, &stop));
+        lab.wait(async {
+            let blks = Resource::new(&client, "VirtioBlk");
+            let volume = malloc(&client, "fleeting", 1).await;
+            for _ in 0..ROUNDS {
+                blks.created("", "fleeting", blk_spec(&volume)).await;
+                eventually(
+                    "the device is deleted",
+                    Duration::from_secs(5),
+                    async || {
+                        match blks.delete("volumes/fleeting").await {
+                            Ok(()) => Some(()),
+                            // The client is there at this moment.
+                            Err(status) => {
+                                assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+                                None
+                            }
+                        }
+                    },
+                )
+                .await;
+            }
+            Resource::new(&client, "MallocVolume")
+                .deleted(&volume)
+                .await;
+        });
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Comes and goes as a QEMU does that restarts.
+fn reconnect(socket: &PathBuf, stop: &AtomicBool) {
+    let options = Kind::Blk.options();
+    let mut round = 0u32;
+    while !stop.load(Ordering::Relaxed) {
+        round += 1;
+        match round % 3 {
+            0 => drop(std::os::unix::net::UnixStream::connect(socket)),
+            1 => drop(Session::negotiated(socket, &options)),
+            _ => drop(Session::start(socket, &options)),
+        }
+        std::thread::sleep(Duration::from_millis(u64::from(round % 4)));
+    }
+}
+
+pub fn a_stop_does_not_wait_for_slow_io_or_leaving_clients(lab: Lab) {
+    let slow: Vec<_> = Kind::ALL
+        .iter()
+        .map(|kind| {
+            // Huge pages of these clients would count as left behind by the target.
+            let options = kind.options().pages(Pages::Ordinary).memory(16 << 20);
+            let mut disk = lab.slow_disk(*kind, &options);
+            disk.begin_reads(6 << 20);
+            disk
+        })
+        .collect();
+    // One leaves at the very moment, with I/O outstanding.
+    let leaving: Vec<Disk> = Kind::ALL
+        .iter()
+        .map(|kind| {
+            let mut disk = lab.disk(*kind);
+            disk.begin_reads(1 << 20);
+            disk
+        })
+        .collect();
+    let mut target = lab.into_target();
+    drop(leaving);
+    target.stop_with(Signal::TERM);
+    drop(slow);
+}

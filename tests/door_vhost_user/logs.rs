@@ -1,0 +1,149 @@
+//! Attacks by the areas that a front-end shares beside memory: the log of a migration, and the record of
+//! what is in flight.
+
+use std::time::{Duration, Instant};
+
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+
+use crate::lab::Lab;
+use crate::vhost_user::{Kind, Message, Pages, Session, feature, memory_file, request};
+
+pub fn a_log_outside_its_file_is_refused(lab: &mut Lab, kind: Kind) -> Option<Session> {
+    let mut held = None;
+    let log = memory_file(Pages::Ordinary, 4096);
+    for [size, offset] in [
+        [4096, 1 << 40],
+        [4096, 4096],
+        [1 << 30, 0],
+        [u64::MAX, 0],
+        [4096, u64::MAX - 4095],
+        [0, 0],
+        [1, 4095],
+    ] {
+        drop(held.take());
+        let options = kind
+            .options()
+            .features(feature::LOG_ALL)
+            .protocol(crate::vhost_user::protocol::LOG_SHMFD);
+        let mut disk = lab.disk_with(kind, &options);
+        let message = Message::new(request::SET_LOG_BASE)
+            .u64s([size, offset])
+            .fd(&log);
+        // It has an answer of its own: wrong, or right and in its bounds.
+        let _ = disk.session.connection.ask(&message);
+        let _ = disk.read(0, 4096);
+        held = Some(disk.session);
+    }
+    held
+}
+
+/// What a device makes for this many rings, if it does.
+fn area(session: &mut Session, queues: u16, size: u16) -> std::io::Result<Message> {
+    let mut message = Message::new(request::GET_INFLIGHT_FD).u64s([0, 0]);
+    message.body.extend(
+        [queues, size]
+            .iter()
+            .flat_map(|number| number.to_le_bytes()),
+    );
+    session.connection.ask(&message)
+}
+
+/// SET_INFLIGHT_FD with these numbers.
+fn inflight(size: u64, offset: u64, queues: u16, entries: u16) -> Message {
+    let mut message = Message::new(request::SET_INFLIGHT_FD).u64s([size, offset]);
+    message.body.extend(
+        [queues, entries]
+            .iter()
+            .flat_map(|number| number.to_le_bytes()),
+    );
+    message
+}
+
+pub fn an_inflight_area_that_is_too_small_is_refused(lab: &mut Lab, kind: Kind) -> Option<Session> {
+    let mut held = None;
+    let file = memory_file(Pages::Ordinary, 4096);
+    let queues = u16::try_from(kind.queue() + 1).expect("few");
+    for (size, offset, queues, entries) in [
+        (4096, 0, queues, 1024),
+        (1 << 30, 0, queues, 128),
+        (4096, 1 << 40, queues, 128),
+        (64, 0, queues, 128),
+        (4096, 0, u16::MAX, u16::MAX),
+        (4096, 0, 0, 128),
+        (u64::MAX, u64::MAX, queues, 128),
+    ] {
+        drop(held.take());
+        let mut session = lab.negotiated(kind, &kind.options());
+        session.share_memory().expect("the table is right");
+        let _ = session.status(&inflight(size, offset, queues, entries).fd(&file));
+        let _ = session.start_queues();
+        for queue in &session.queues {
+            queue.kick();
+        }
+        held = Some(session);
+    }
+    held
+}
+
+pub fn hostile_counters_in_the_inflight_area_do_no_harm(
+    lab: &mut Lab,
+    kind: Kind,
+) -> Option<Session> {
+    let mut held = None;
+    let queues = u16::try_from(kind.queue() + 1).expect("few");
+    for fill in [0xffu8, 0x01, 0x7f, 0x80] {
+        drop(held.take());
+        let mut session = lab.negotiated(kind, &kind.options());
+        session.share_memory().expect("the table is right");
+        let answer = area(&mut session, queues, 128).expect("an area is made");
+        let size = u64::from_le_bytes(answer.body[..8].try_into().expect("8 bytes"));
+        assert!(
+            (64..1 << 20).contains(&size),
+            "{size} bytes for {queues} rings of 128"
+        );
+        // All of it, versions and counters too.
+        let file = std::fs::File::from(
+            answer.fds[0]
+                .try_clone()
+                .expect("a file descriptor is left"),
+        );
+        let place = (
+            GuestAddress(0),
+            size as usize,
+            Some(FileOffset::new(file, 0)),
+        );
+        let shared =
+            GuestMemoryMmap::<()>::from_ranges_with_files([place]).expect("it can be mapped");
+        shared
+            .write_slice(&vec![fill; size as usize], GuestAddress(0))
+            .expect("it can be written");
+        let message = inflight(size, 0, queues, 128).fd(&answer.fds[0]);
+        let _ = session.status(&message);
+        let _ = session.start_queues();
+        for queue in &session.queues {
+            queue.kick();
+        }
+        held = Some(session);
+    }
+    held
+}
+
+pub fn a_huge_inflight_area_is_refused_at_once(lab: &mut Lab, kind: Kind) -> Session {
+    for (queues, size) in [(1024, 65535), (65535, 65535), (0, 0), (65535, 1)] {
+        let mut session = lab.negotiated(kind, &kind.options());
+        let begun = Instant::now();
+        if let Ok(answer) = area(&mut session, queues, size) {
+            let made = u64::from_le_bytes(answer.body[..8].try_into().expect("8 bytes"));
+            assert!(
+                made <= 16 << 20,
+                "{made} bytes for {queues} rings of {size}"
+            );
+        }
+        assert!(
+            begun.elapsed() < Duration::from_millis(500),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+    lab.negotiated(kind, &kind.options())
+}

@@ -1,0 +1,85 @@
+//! No attack at all: I/O that takes longer than its client.
+
+use std::time::Duration;
+
+use crate::lab::Lab;
+use crate::vhost_user::{Disk, Kind};
+
+/// At 1 MB a second these take longer than any wait for them did.
+const OUTSTANDING: usize = 6 << 20;
+
+/// A disk on the slow volume with reads that it waits for.
+fn busy(lab: &Lab, kind: Kind) -> Disk {
+    let options = kind.options().memory(16 << 20);
+    let mut disk = lab.slow_disk(kind, &options);
+    disk.begin_reads(OUTSTANDING);
+    disk
+}
+
+/// A new client's I/O on the slow volume is right again: what was outstanding has ended.
+fn drained(lab: &mut Lab, kind: Kind) {
+    let end = std::time::Instant::now() + Duration::from_secs(9);
+    loop {
+        let served = Disk::open(kind, &lab.slow(kind)).and_then(|mut disk| disk.verify(0, 4096, 3));
+        if served.is_ok() {
+            break;
+        }
+        assert!(
+            std::time::Instant::now() < end,
+            "the slow device serves nobody: {served:?}"
+        );
+        lab.undisturbed("while I/O is slow");
+    }
+}
+
+pub fn a_client_that_leaves_under_slow_io_takes_its_memory_along_later(lab: &mut Lab, kind: Kind) {
+    let disk = busy(lab, kind);
+    drop(disk);
+    lab.undisturbed("when a client left");
+    drained(lab, kind);
+}
+
+pub fn a_ring_stopped_under_slow_io_delays_nobody(lab: &mut Lab, kind: Kind) {
+    let mut disk = busy(lab, kind);
+    let stop = disk.session.queues[kind.queue()].get_base();
+    disk.session.connection.send(&stop).expect("it can be sent");
+    lab.undisturbed("while a ring stops");
+    lab.serves(kind, &lab.victim(kind));
+    disk.session.connection.set_limit(Duration::from_secs(9));
+    let answer = disk.session.connection.receive();
+    let base = answer
+        .expect("the ring stops when its I/O has ended")
+        .word(4);
+    assert_eq!(
+        base,
+        u32::from(disk.session.queues[kind.queue()].next_available())
+    );
+    // Its memory was the device's until then, and is not any more.
+    let Disk { session, .. } = &mut disk;
+    let mut used = 0;
+    while session.queues[kind.queue()]
+        .take_used(&session.guest)
+        .is_some()
+    {
+        used += 1;
+    }
+    assert_eq!(
+        used,
+        OUTSTANDING / (256 << 10),
+        "all of them are used before the answer"
+    );
+    drop(disk);
+    drained(lab, kind);
+}
+
+pub fn a_new_memory_table_under_slow_io_is_safe(lab: &mut Lab, kind: Kind) {
+    let mut disk = busy(lab, kind);
+    let table = disk.session.guest.table();
+    disk.session
+        .connection
+        .send(&table)
+        .expect("it can be sent");
+    lab.undisturbed("while a memory table waits");
+    drop(disk);
+    drained(lab, kind);
+}
