@@ -7,6 +7,7 @@ mod kvm;
 mod spdk_rpc;
 mod version;
 mod volume;
+mod web;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use crate::socket_access::SocketAccess;
 pub use kvm::Kvm;
 pub use spdk_rpc::{RpcHttp, SpdkRpc};
 pub use volume::Volume;
+pub use web::Web;
 
 /// The command line.
 #[derive(Debug, clap::Parser)]
@@ -40,6 +42,15 @@ struct Settings {
     /// Address and port of the HTTP/JSON gateway [default: 127.0.0.1:8082]
     #[arg(long, value_name = "ADDR:PORT")]
     http_addr: Option<SocketAddr>,
+    /// Host names of this server, for clients that reach --http-addr by a name; addresses and localhost always do
+    #[arg(long, value_name = "NAME,...")]
+    http_hosts: Option<String>,
+    /// Sites whose pages may use --http-addr from a browser, such as https://console.example
+    #[arg(long, value_name = "ORIGIN,...")]
+    http_origins: Option<String>,
+    /// Connections of clients at a time, of all ports together [default: 1024]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
     /// Serve TLS with this certificate and key, and ask clients for a certificate that the CA signed
     #[arg(long, value_name = "CERT:KEY:CA")]
     tls: Option<String>,
@@ -115,6 +126,10 @@ pub struct Config {
     pub grpc_addr: SocketAddr,
     /// Where HTTP/JSON is served.
     pub http_addr: SocketAddr,
+    /// Which names and web pages HTTP/JSON is served to.
+    pub web: Web,
+    /// Connections of clients, of all ports together.
+    pub max_connections: usize,
     /// TLS for both, if set.
     pub tls: Option<TlsFiles>,
     /// The reactors' cores.
@@ -208,6 +223,9 @@ impl Settings {
         Self {
             grpc_addr: self.grpc_addr.or(below.grpc_addr),
             http_addr: self.http_addr.or(below.http_addr),
+            http_hosts: self.http_hosts.or(below.http_hosts),
+            http_origins: self.http_origins.or(below.http_origins),
+            max_connections: self.max_connections.or(below.max_connections),
             tls: self.tls.or(below.tls),
             cores: self.cores.or(below.cores),
             mem_mib: self.mem_mib.or(below.mem_mib),
@@ -246,6 +264,8 @@ impl Settings {
         Ok(Config {
             grpc_addr: self.grpc_addr.unwrap_or(loopback(50051)),
             http_addr: self.http_addr.unwrap_or(loopback(8082)),
+            web: web::check(self.http_hosts, self.http_origins)?,
+            max_connections: check_connections(self.max_connections)?,
             tls: self.tls.as_deref().map(tls_files).transpose()?,
             cores: cores.parse().map_err(|e| value("cores", format!("{e}")))?,
             mem_mib,
@@ -284,6 +304,19 @@ fn tls_files(text: &str) -> Result<TlsFiles, ConfigError> {
             reason: format!("{text:?} is not three files, certificate:key:ca"),
         }),
     }
+}
+
+/// Below 16 the shares of strangers and of one peer would be single connections.
+fn check_connections(number: Option<usize>) -> Result<usize, ConfigError> {
+    const MOST: usize = 65_536;
+    let number = number.unwrap_or(crate::server::limits::CONNECTIONS);
+    if !(16..=MOST).contains(&number) {
+        return Err(ConfigError::Value {
+            setting: "max-connections",
+            reason: format!("{number} is outside of 16 to {MOST}"),
+        });
+    }
+    Ok(number)
 }
 
 /// A word alone is a level; taken for a target, as `tracing` would, it would silence the rest.

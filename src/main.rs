@@ -10,6 +10,10 @@ use clap::Parser;
 use opi_spdk::config::{CommandLine, Config};
 use opi_spdk::preflight::{self, Ready};
 use opi_spdk::program;
+use opi_spdk::server::LibraryLines;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Frees of memory that another thread allocated take no lock in this allocator:
 /// a reactor frees what control threads allocate, and must never wait for them.
@@ -82,10 +86,13 @@ fn run(config: Config, ready: Ready) -> Result<(), String> {
 fn init_log(config: &Config) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log_level)
         .map_err(|error| format!("log-level {:?}: {error}", config.log_level))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        .with_filter(LibraryLines::default());
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
         .init();
     Ok(())
 }

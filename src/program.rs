@@ -81,7 +81,13 @@ async fn serve(
     }
     let services = Services::new(config, handle);
     let (trigger, stopping) = shutdown::trigger();
-    let serving = server::serve(listeners, services.clone(), stopping);
+    let serving = server::serve(
+        listeners,
+        services.clone(),
+        config.web.clone(),
+        config.max_connections,
+        stopping,
+    );
     let mut servers = tokio::spawn(serving);
     let signal = tokio::select! {
         signal = signals.wait() => signal,

@@ -106,7 +106,15 @@ async fn whoever_calls_has_a_certificate_of_the_authority() {
 
     let inventory = "/v1/inventory/1/inventory/2";
     let version = json!({ "jsonrpc": "2.0", "id": 1, "method": "spdk_get_version" }).to_string();
-    let command = ["--user", "admin:secret", "--data", &version];
+    let json = "content-type: application/json";
+    let command = [
+        "--user",
+        "admin:secret",
+        "--header",
+        json,
+        "--data",
+        &version,
+    ];
     let http = target.http.port();
     let told = friend.https(http, inventory, &[]).await;
     let told = told.expect("over HTTP too");

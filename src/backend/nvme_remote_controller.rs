@@ -229,8 +229,8 @@ pub(super) fn key_name(id: &str) -> String {
 
 /// The key to connect with; empty for none.
 pub(super) fn key_of(object: &NvmeRemoteController) -> Vec<u8> {
-    let psk = object.tcp.as_ref().map(|tcp| psk::trimmed(&tcp.psk));
-    psk.unwrap_or_default().to_vec()
+    let tcp = object.tcp.as_ref();
+    tcp.map(|tcp| tcp.psk.clone()).unwrap_or_default()
 }
 
 /// The namespaces of the controller with this ID: none where it has no path.

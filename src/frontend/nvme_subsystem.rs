@@ -203,7 +203,7 @@ impl Recipe {
     /// Of a subsystem that has passed the checks.
     fn new(name: &Name, object: &NvmeSubsystem) -> Self {
         let spec = spec_of(object);
-        let psk = psk::trimmed(&spec.psk).to_vec();
+        let psk = spec.psk.clone();
         Self {
             options: options(&spec),
             psk: has_psk(object).then(|| (name.key().as_str().to_owned(), psk)),

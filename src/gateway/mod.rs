@@ -13,17 +13,15 @@
 mod call;
 mod drain;
 mod mask;
+mod merged_lists;
 mod openapi;
 mod query;
 mod request;
 mod response;
 mod route;
 mod schema;
-mod server;
-mod shared;
-mod silence;
 mod template;
-mod twice;
+mod unique_keys;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,12 +30,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, Request, Response};
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
 use axum::routing::get;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use prost_reflect::DescriptorPool;
 use serde_json::Value as Json;
+use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt};
 
@@ -47,32 +47,8 @@ use call::Services;
 use response::Failure;
 use route::{Body as InBody, Found, Table};
 
+pub use crate::server::Limits;
 pub use drain::drain;
-pub use server::{serve, tls};
-
-/// What the gateway takes at most.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Bytes of a request's body.
-    pub body: usize,
-    /// Bytes of a request's headers; at least 8192.
-    pub headers: usize,
-    /// From a request's headers to its answer.
-    pub request: Duration,
-    /// Connections at a time; further ones wait to be accepted.
-    pub connections: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            body: 4 << 20,
-            headers: 64 << 10,
-            request: Duration::from_secs(60),
-            connections: 1024,
-        }
-    }
-}
 
 /// What every request needs.
 struct Gateway {
@@ -164,7 +140,7 @@ impl Gateway {
         };
         let query = query(head);
         let [(rule, captures)] = rules.as_slice() else {
-            return shared::list(&self.services, &rules, head, &query).await;
+            return merged_lists::list(&self.services, &rules, head, &query).await;
         };
         let body = match rule.body {
             InBody::None => Bytes::new(),
@@ -177,12 +153,42 @@ impl Gateway {
 
     async fn read(&self, body: &mut Body) -> Result<Bytes, Failure> {
         let limit = self.limits.body;
+        // Before anything is read: a client that asks whether to send a body (100-continue) is told no.
+        if is_longer(body, limit) {
+            return Err(Failure::body_too_large(limit));
+        }
         match Limited::new(body, limit).collect().await {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => Err(Failure::body_too_large(limit)),
-            Err(error) => Err(Error::invalid("body", format!("it cannot be read: {error}")).into()),
+            Err(error) => Err(unreadable(error)),
         }
     }
+}
+
+/// Whether a body is longer than `limit` by its own word.
+pub(crate) fn is_longer(body: &Body, limit: usize) -> bool {
+    let least = usize::try_from(body.size_hint().lower());
+    least.map_or(true, |least| least > limit)
+}
+
+/// The server's own reasons (late, too much in all) are statuses; the rest is the client's fault.
+fn unreadable(error: BoxError) -> Failure {
+    let text = error.to_string();
+    let status = Status::from_error(error);
+    match status.code() {
+        Code::DeadlineExceeded | Code::ResourceExhausted => status.into(),
+        _ => Error::invalid("body", format!("it cannot be read: {text}")).into(),
+    }
+}
+
+/// The response to a request that the server does not let through; `http` is its status where that is
+/// not the one of the code.
+pub(crate) fn refuse(status: Status, http: Option<StatusCode>) -> Response<Body> {
+    let mut response = response::respond(Err(status.into()));
+    if let Some(http) = http {
+        *response.status_mut() = http;
+    }
+    response
 }
 
 /// The query parameters, decoded, in their order.

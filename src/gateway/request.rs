@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 
 use super::route::{Body, Rule, resolve};
 use super::template::Captures;
-use super::twice::Once;
+use super::unique_keys::UniqueKeys;
 use super::{mask, query};
 use crate::error::Error;
 
@@ -66,7 +66,7 @@ fn parse(
     let options = DeserializeOptions::new().deny_unknown_fields(true);
     let found = DynamicMessage::deserialize_with_options(message.clone(), tracked, &options)
         .and_then(|value| input.end().map(|()| value))
-        .and_then(|value| serde_json::from_slice(json).map(|Once(json)| (value, json)));
+        .and_then(|value| serde_json::from_slice(json).map(|UniqueKeys(json)| (value, json)));
     found.map_err(|error| {
         let inside = track.path().to_string();
         // Where JSON breaks off there is no name for what would have come.

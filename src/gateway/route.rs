@@ -7,7 +7,7 @@ use prost_reflect::{
     MethodDescriptor, Value,
 };
 
-use super::template::{Captures, Template, split};
+use super::template::{Captures, Path, Template};
 
 /// All routes of an API; where two match a path, the first is meant.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Table {
 
     /// Finds what a request's method and path mean.
     pub fn find(&self, method: &Method, path: &str) -> Found<'_> {
-        let Some(path) = split(path) else {
+        let Some(path) = Path::parse(path) else {
             return Found::Nothing;
         };
         let mut others = Vec::new();

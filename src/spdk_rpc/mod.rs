@@ -8,6 +8,7 @@
 //! What is made through it is in SPDK alone: clients of the API may refer to it by its raw
 //! name, and no list of the API has it.
 
+mod attempts;
 mod credentials;
 mod proxy;
 mod socket;
@@ -15,7 +16,7 @@ mod socket;
 use std::path::PathBuf;
 
 pub use credentials::Credentials;
-pub use proxy::{limits, router};
+pub use proxy::router;
 pub use socket::clear;
 
 /// The HTTP proxy to SPDK's JSON-RPC, before it is served.

@@ -2,6 +2,7 @@
 //! does it: one request object in, SPDK's answer out (200, also when it is an error), 204 for a
 //! notification.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,16 +10,19 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Request, Response, StatusCode};
 use axum::routing::post;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
+use super::attempts::Attempts;
 use super::{Credentials, socket};
-use crate::gateway::{Limits, drain};
+use crate::gateway::{drain, is_longer};
+use crate::server::Caller;
 
 /// Connections to SPDK at a time. It takes 64; the rest is for those who connect to the socket.
 const CALLS: usize = 16;
@@ -38,21 +42,14 @@ const PARSE_ERROR: i32 = -32700;
 const INVALID_REQUEST: i32 = -32600;
 const INTERNAL_ERROR: i32 = -32603;
 
-/// What the proxy takes.
-pub fn limits() -> Limits {
-    Limits {
-        body: REQUEST_MAX,
-        headers: 16 << 10,
-        request: Duration::from_secs(60),
-        connections: 32,
-    }
-}
+/// From a request's headers to its answer. Some of SPDK's commands take long, and some never answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 struct Proxy {
     credentials: Credentials,
     socket: PathBuf,
-    limits: Limits,
     places: Semaphore,
+    attempts: Attempts,
 }
 
 /// Why a request was not answered by SPDK.
@@ -78,12 +75,12 @@ impl Refusal {
 }
 
 /// A router that forwards requests with these credentials to SPDK's `socket`.
-pub fn router(credentials: Credentials, socket: PathBuf, limits: Limits) -> Router {
+pub fn router(credentials: Credentials, socket: PathBuf) -> Router {
     let proxy = Proxy {
         credentials,
         socket,
-        limits,
         places: Semaphore::new(CALLS),
+        attempts: Attempts::default(),
     };
     Router::new()
         .route("/", post(handle))
@@ -91,11 +88,10 @@ pub fn router(credentials: Credentials, socket: PathBuf, limits: Limits) -> Rout
 }
 
 async fn handle(State(proxy): State<Arc<Proxy>>, request: Request<Body>) -> Response<Body> {
-    let limit = proxy.limits.request;
     let (head, mut body) = request.into_parts();
-    let answer = tokio::time::timeout(limit, proxy.answer(&head.headers, &mut body)).await;
+    let answer = tokio::time::timeout(ANSWER_LIMIT, proxy.answer(&head, &mut body)).await;
     let answer = answer.unwrap_or_else(|_| {
-        let message = format!("no answer within {limit:?}");
+        let message = format!("no answer within {ANSWER_LIMIT:?}");
         let http = StatusCode::GATEWAY_TIMEOUT;
         Err(Refusal::new(http, INTERNAL_ERROR, message))
     });
@@ -104,12 +100,8 @@ async fn handle(State(proxy): State<Arc<Proxy>>, request: Request<Body>) -> Resp
 }
 
 impl Proxy {
-    async fn answer(&self, headers: &HeaderMap, body: &mut Body) -> Result<Vec<u8>, Refusal> {
-        if !self.credentials.are_in(headers) {
-            let message = "the user and the password are needed";
-            let http = StatusCode::UNAUTHORIZED;
-            return Err(Refusal::new(http, INVALID_REQUEST, message));
-        }
+    async fn answer(&self, head: &Parts, body: &mut Body) -> Result<Vec<u8>, Refusal> {
+        self.authenticate(head).await?;
         let body = self.read(body).await?;
         let request: Value = serde_json::from_slice(&body)
             .map_err(|error| Refusal::bad_request(PARSE_ERROR, error.to_string()))?;
@@ -129,15 +121,38 @@ impl Proxy {
         self.forward(&request, &body).await
     }
 
+    /// Wrong passwords are slowed down before their refusal, and told of in the log.
+    async fn authenticate(&self, head: &Parts) -> Result<(), Refusal> {
+        let refuse = |http, message: &str| Err(Refusal::new(http, INVALID_REQUEST, message));
+        let needed = "the user and the password are needed";
+        if !head.headers.contains_key(AUTHORIZATION) {
+            return refuse(StatusCode::UNAUTHORIZED, needed);
+        }
+        let caller = head.extensions.get::<Caller>().map(|caller| caller.address);
+        let peer = caller.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+        if self.attempts.are_exhausted(peer) {
+            let message = "too many wrong passwords: this one was not looked at, try again later";
+            return refuse(StatusCode::TOO_MANY_REQUESTS, message);
+        }
+        if self.credentials.are_in(&head.headers) {
+            return Ok(());
+        }
+        self.attempts.fail(peer).await;
+        refuse(StatusCode::UNAUTHORIZED, needed)
+    }
+
     async fn read(&self, body: &mut Body) -> Result<Bytes, Refusal> {
-        let limit = self.limits.body;
-        match Limited::new(body, limit).collect().await {
+        let too_long = || {
+            let message = format!("a request has {REQUEST_MAX} bytes at most");
+            let http = StatusCode::PAYLOAD_TOO_LARGE;
+            Err(Refusal::new(http, INVALID_REQUEST, message))
+        };
+        if is_longer(body, REQUEST_MAX) {
+            return too_long();
+        }
+        match Limited::new(body, REQUEST_MAX).collect().await {
             Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => {
-                let message = format!("a request has {limit} bytes at most");
-                let http = StatusCode::PAYLOAD_TOO_LARGE;
-                Err(Refusal::new(http, INVALID_REQUEST, message))
-            }
+            Err(error) if error.is::<LengthLimitError>() => too_long(),
             Err(error) => {
                 let message = format!("the body cannot be read: {error}");
                 Err(Refusal::bad_request(INVALID_REQUEST, message))

@@ -74,6 +74,7 @@ async fn curl_gets_answers_to_what_is_not_read_over_http2() {
                 let url = format!("http://{}{path}", served.address);
                 let curl = Tool::at("curl".into())
                     .args(["--silent", "--show-error", "--http2-prior-knowledge"])
+                    .args(["--header", "content-type: application/json"])
                     .args(["--data-binary", &data, "--request", method, &url]);
                 let what = || format!("{method} {kib} KiB, {attempt}");
                 let answer = curl.run().await;
@@ -159,7 +160,10 @@ async fn a_client_that_closes_its_side_gets_its_answer() {
 async fn a_client_that_says_how_long_it_waits_waits_no_longer() {
     let served = Served::start(Limits::default(), None).await;
     let with = |request: String, timeout: &str| {
-        request.replace("host: x", &format!("host: x\r\ngrpc-timeout: {timeout}"))
+        request.replace(
+            "host: localhost",
+            &format!("host: localhost\r\ngrpc-timeout: {timeout}"),
+        )
     };
     let unfinished = post("/v1/nullVolumes", "{}").replace("length: 2", "length: 100");
     let (status, body) = served.exchange(&with(unfinished, "200m")).await;

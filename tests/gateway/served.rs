@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 
 use opi_spdk::api;
 use opi_spdk::api::inventory::inventory_service_server::InventoryServiceServer;
+use opi_spdk::config::Web;
 use opi_spdk::gateway::{self, Limits};
 use opi_spdk::inventory::InventoryService;
+use opi_spdk::server::{Guard, Port, Protocol, Service, Shared, Tls};
+use opi_spdk::shutdown::{self, Trigger};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
 
 pub const INVENTORY: &str = "/v1/inventory/1/inventory/2";
@@ -26,20 +27,19 @@ pub fn router(limits: Limits) -> axum::Router {
 /// A gateway on a free port, until it is stopped.
 pub struct Served {
     pub address: SocketAddr,
-    pub stop: oneshot::Sender<()>,
+    pub stop: Trigger,
     pub server: JoinHandle<()>,
 }
 
 impl Served {
-    pub async fn start(limits: Limits, tls: Option<TlsAcceptor>) -> Served {
+    pub async fn start(limits: Limits, tls: Option<Tls>) -> Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let stopping = async {
-            let _ = stopped.await;
-        };
-        let router = router(limits.clone());
-        let server = tokio::spawn(gateway::serve(listener, router, tls, limits, stopping));
+        let (stop, stopping) = shutdown::trigger();
+        let shared = Shared::new(limits.clone(), tls).unwrap();
+        let guard = Guard::new(Web::default(), shared.has_tls());
+        let service = Service::new(Protocol::Http, router(limits), guard);
+        let server = tokio::spawn(Port::new(&shared, service).serve(listener, stopping));
         Served {
             address,
             stop,
@@ -69,12 +69,12 @@ pub async fn exchange(
 }
 
 pub fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
 }
 
 pub fn post(path: &str, body: &str) -> String {
     let length = body.len();
     format!(
-        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     )
 }

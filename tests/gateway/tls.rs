@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use opi_spdk::gateway::{self, Limits};
+use opi_spdk::gateway::Limits;
+use opi_spdk::server::Tls;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -51,7 +52,7 @@ async fn clients_need_a_certificate_of_the_authority() {
     let (certificate, key) = ours.sign("localhost");
     let (certificate, key) = (certificate.pem(), key.serialize_pem());
     let ca = ours.pem();
-    let tls = |c: &str, k: &str, a: &str| gateway::tls(c.as_bytes(), k.as_bytes(), a.as_bytes());
+    let tls = |c: &str, k: &str, a: &str| Tls::from_pem(c.as_bytes(), k.as_bytes(), a.as_bytes());
     let acceptor = tls(&certificate, &key, &ca).unwrap();
     let served = Served::start(Limits::default(), Some(acceptor)).await;
     assert_eq!(ask(&served, &ours, Some(&ours)).await, 200);

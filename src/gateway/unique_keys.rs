@@ -7,9 +7,9 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 use serde_json::{Map, Value as Json};
 
 /// Any JSON in which no object has a member twice; `block_size` and `blockSize` are the same one.
-pub struct Once(pub Json);
+pub struct UniqueKeys(pub Json);
 
-impl<'de> Deserialize<'de> for Once {
+impl<'de> Deserialize<'de> for UniqueKeys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Reader)
     }
@@ -18,55 +18,55 @@ impl<'de> Deserialize<'de> for Once {
 struct Reader;
 
 impl<'de> Visitor<'de> for Reader {
-    type Value = Once;
+    type Value = UniqueKeys;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Once, E> {
-        Ok(Once(Json::Null))
+    fn visit_unit<E>(self) -> Result<UniqueKeys, E> {
+        Ok(UniqueKeys(Json::Null))
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Once, E> {
-        Ok(Once(value.into()))
+    fn visit_bool<E>(self, value: bool) -> Result<UniqueKeys, E> {
+        Ok(UniqueKeys(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Once, E> {
-        Ok(Once(value.into()))
+    fn visit_u64<E>(self, value: u64) -> Result<UniqueKeys, E> {
+        Ok(UniqueKeys(value.into()))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Once, E> {
-        Ok(Once(value.into()))
+    fn visit_i64<E>(self, value: i64) -> Result<UniqueKeys, E> {
+        Ok(UniqueKeys(value.into()))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Once, E> {
-        Ok(Once(value.into()))
+    fn visit_f64<E>(self, value: f64) -> Result<UniqueKeys, E> {
+        Ok(UniqueKeys(value.into()))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Once, E> {
-        Ok(Once(value.into()))
+    fn visit_str<E>(self, value: &str) -> Result<UniqueKeys, E> {
+        Ok(UniqueKeys(value.into()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Once, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<UniqueKeys, A::Error> {
         let mut list = Vec::new();
-        while let Some(Once(item)) = items.next_element()? {
+        while let Some(UniqueKeys(item)) = items.next_element()? {
             list.push(item);
         }
-        Ok(Once(list.into()))
+        Ok(UniqueKeys(list.into()))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Once, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<UniqueKeys, A::Error> {
         let mut seen = HashSet::new();
         let mut object = Map::new();
         while let Some(name) = members.next_key::<String>()? {
             if !seen.insert(plain(&name)) {
                 return Err(A::Error::custom(format!("{name:?} is given twice")));
             }
-            let Once(value) = members.next_value()?;
+            let UniqueKeys(value) = members.next_value()?;
             object.insert(name, value);
         }
-        Ok(Once(object.into()))
+        Ok(UniqueKeys(object.into()))
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<(), String> {
-        let found = serde_json::from_str::<Once>(json);
+        let found = serde_json::from_str::<UniqueKeys>(json);
         found.map(|_| ()).map_err(|error| error.to_string())
     }
 

@@ -1,0 +1,294 @@
+//! The accept loop of one port, and the life of a connection.
+//!
+//! ```text
+//! accept ─► place ─► TLS handshake ─► requests ─┬─► closed by the client
+//!             │            └ late, refused       ├─► displaced, idle, answers unread: closed
+//!             └ none free: closed                └─► stop: GOAWAY, calls in flight finish
+//! ```
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use super::admission::{Admission, Place};
+use super::calls::{Calls, Connection};
+use super::held::{Held, Total};
+use super::idle_timeout::IdleTimeout;
+use super::limits::{
+    ACCEPT_BACKOFF, ANSWER_AGE, CONNECTION_WINDOW, FIRST_REQUEST, HEADER_LIST, IDLE, KEEPALIVE,
+    KEEPALIVE_TIMEOUT, OPENING, SEND_BUFFER, STREAM_WINDOW, STREAMS,
+};
+use super::rate_limit::RateLimit;
+use super::service::{Caller, Protocol, Service};
+use super::tls::{Handshakes, Tls};
+use super::{Limits, limits};
+use crate::shutdown::Stopping;
+
+/// How often the age of a connection's unread answers, and its idle time, are checked.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// A request that takes as long as it may moves nothing in the meantime; then comes the answer.
+const AFTER_REQUEST: Duration = OPENING;
+
+/// What all ports share: the bounds are bounds of the process.
+pub struct Shared {
+    limits: Limits,
+    admission: Arc<Admission>,
+    calls: Arc<Calls>,
+    held: Arc<Total>,
+    handshakes: Option<(Tls, Handshakes)>,
+    refused: RateLimit,
+    failed_handshakes: RateLimit,
+}
+
+impl Shared {
+    /// Nothing is served yet.
+    ///
+    /// # Errors
+    /// One line for the operator.
+    pub fn new(limits: Limits, tls: Option<Tls>) -> Result<Arc<Self>, String> {
+        let start = |tls| match Handshakes::start() {
+            Ok(handshakes) => Ok((tls, handshakes)),
+            Err(error) => Err(format!("cannot start threads for TLS: {error}")),
+        };
+        Ok(Arc::new(Self {
+            admission: Admission::new(limits.connections),
+            limits,
+            calls: Arc::default(),
+            held: Arc::default(),
+            handshakes: tls.map(start).transpose()?,
+            refused: RateLimit::default(),
+            failed_handshakes: RateLimit::default(),
+        }))
+    }
+
+    /// Whether connections are over TLS.
+    pub fn has_tls(&self) -> bool {
+        self.handshakes.is_some()
+    }
+}
+
+/// One port.
+pub struct Port {
+    shared: Arc<Shared>,
+    service: Service,
+    builder: Builder<TokioExecutor>,
+}
+
+impl Port {
+    /// Serves `service`, over HTTP/2 alone if it is gRPC, else over HTTP/1.1 too.
+    pub fn new(shared: &Arc<Shared>, service: Service) -> Arc<Self> {
+        Arc::new(Self {
+            builder: builder(&shared.limits, service.protocol()),
+            shared: Arc::clone(shared),
+            service,
+        })
+    }
+
+    /// Serves until `stopping`; then accepts no more, lets requests in flight finish, and returns.
+    /// How long that may take is for the caller to bound.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, stopping: Stopping) {
+        let mut stop = pin!(stopping.clone().wait());
+        let (open, mut all_closed) = mpsc::channel::<()>(1);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut stop => break,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    if let Some(more) = self.shared.refused.allow() {
+                        tracing::warn!(%error, more, "a connection cannot be accepted");
+                    }
+                    sleep(ACCEPT_BACKOFF).await;
+                    continue;
+                }
+            };
+            // Here, so that places are taken in the order of arrival: tasks run in another one, and the
+            // newest connection would be displaced by those before it.
+            let place = self.shared.admission.try_enter(address.ip().into());
+            let (port, stopping, open) = (Arc::clone(&self), stopping.clone(), open.clone());
+            tokio::spawn(async move {
+                port.connection(stream, address, place, stopping).await;
+                drop(open);
+            });
+        }
+        drop((listener, open));
+        all_closed.recv().await;
+    }
+
+    async fn connection(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: Option<Place>,
+        stopping: Stopping,
+    ) {
+        let shared = &self.shared;
+        let place = match place {
+            Some(place) => Some(place),
+            None => shared.admission.enter(address.ip().into()).await,
+        };
+        let Some(place) = place else {
+            if let Some(more) = shared.refused.allow() {
+                let places = shared.limits.connections;
+                tracing::warn!(peer = %address, more, places, "connection refused: all are busy");
+            }
+            return;
+        };
+        // Answers are small and written whole: waiting to fill a packet only delays them.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+        let Some((tls, handshakes)) = &shared.handshakes else {
+            return self
+                .requests(stream, Caller::new(address, None), place, stopping)
+                .await;
+        };
+        let accepted = tokio::select! {
+            accepted = handshakes.accept(tls, stream) => accepted,
+            () = place.displaced() => return,
+            () = stopping.clone().wait() => return,
+        };
+        match accepted {
+            Ok(stream) => {
+                place.is_known_now();
+                let certificates = stream.get_ref().1.peer_certificates();
+                let certificate = certificates.and_then(<[CertificateDer]>::first);
+                let certificate = certificate.map(|own| own.clone().into_owned());
+                let caller = Caller::new(address, certificate);
+                self.requests(stream, caller, place, stopping).await;
+            }
+            Err(reason) => {
+                if let Some(more) = shared.failed_handshakes.allow() {
+                    tracing::warn!(peer = %address, reason, more, "TLS handshake failed");
+                }
+            }
+        }
+    }
+
+    async fn requests<S>(&self, stream: S, caller: Caller, place: Place, stopping: Stopping)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let connection = Arc::new(Connection {
+            place,
+            held: Held::new(&self.shared.held),
+            peer: caller.address.ip().into(),
+            calls: Arc::clone(&self.shared.calls),
+        });
+        let service = service_fn({
+            let (service, connection) = (self.service.clone(), Arc::clone(&connection));
+            move |mut request: Request<Incoming>| {
+                let (service, connection) = (service.clone(), Arc::clone(&connection));
+                caller.introduce(&mut request);
+                async move { Ok::<_, Infallible>(service.answer(&connection, request).await) }
+            }
+        });
+        let idle = self.shared.limits.request + AFTER_REQUEST;
+        let timed = match self.service.protocol() {
+            Protocol::Grpc => IdleTimeout::http2,
+            Protocol::Http | Protocol::Rpc => IdleTimeout::new,
+        };
+        let stream = TokioIo::new(timed(stream, OPENING, idle));
+        let mut serving = pin!(self.builder.serve_connection(stream, service));
+        let mut stop = pin!(stopping.wait());
+        let mut stopped = false;
+        let mut check = interval(CHECK);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let begun = Instant::now();
+        loop {
+            tokio::select! {
+                ended = &mut serving => {
+                    if let Err(error) = ended {
+                        tracing::debug!(error, "connection ended");
+                    }
+                    return;
+                }
+                () = &mut stop, if !stopped => {
+                    stopped = true;
+                    serving.as_mut().graceful_shutdown();
+                }
+                () = connection.place.displaced() => return,
+                _ = check.tick() => match verdict(&connection, begun) {
+                    Verdict::Good => {}
+                    Verdict::Idle if stopped => {}
+                    Verdict::Idle => {
+                        stopped = true;
+                        serving.as_mut().graceful_shutdown();
+                    }
+                    Verdict::Unread => {
+                        tracing::debug!("connection closed: its answers are not read");
+                        return;
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// What is to become of a connection.
+enum Verdict {
+    Good,
+    /// It has done nothing for too long.
+    Idle,
+    /// Its client does not read.
+    Unread,
+}
+
+fn verdict(connection: &Connection, begun: Instant) -> Verdict {
+    let unread = connection.held.oldest_unread();
+    if unread.is_some_and(|age| age >= ANSWER_AGE) {
+        return Verdict::Unread;
+    }
+    let idle = connection.place.idle();
+    let limit = if connection.place.is_known() {
+        IDLE
+    } else {
+        FIRST_REQUEST
+    };
+    match idle {
+        Some(idle) if idle >= limit && begun.elapsed() >= limit => Verdict::Idle,
+        _ => Verdict::Good,
+    }
+}
+
+fn builder(limits: &Limits, protocol: Protocol) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    if protocol == Protocol::Grpc {
+        builder = builder.http2_only();
+    }
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::OPENING)
+        // A client that has sent all that it will send still waits for its answer. Not where calls
+        // hold few places: those are given back when the client leaves.
+        .half_close(protocol == Protocol::Http)
+        .max_buf_size(limits.headers);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(KEEPALIVE))
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .max_header_list_size(HEADER_LIST)
+        .max_send_buf_size(SEND_BUFFER)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS);
+    builder
+}

@@ -1,0 +1,317 @@
+//! Who gets a place: bounds on connections, in all and by peer address, under which a newcomer is
+//! never kept out by connections that do nothing.
+//!
+//! ```text
+//!                      ┌─ a certificate or an answered request ─► known: idle or busy
+//! accepted ─► stranger ┤
+//!                      └─ displaced by a newer one, from the address with the most strangers
+//! ```
+//!
+//! When a bound is reached, a connection is closed in favor of the newcomer: the oldest stranger, then
+//! the known one that has been idle longest. Only when all are busy does the newcomer wait.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::limits::{
+    PEER_SHARE, RECENTLY_USED, STRANGER_PEER_SHARE, STRANGER_SHARE, WAIT_FOR_PLACE, WAITING,
+};
+
+/// How often a newcomer that waits looks whether a busy connection has become idle.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// A peer as the bounds see it: an IPv4 address, or an IPv6 network of 64 bits, which one
+/// machine may fill with addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Peer(IpAddr);
+
+impl From<IpAddr> for Peer {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V6(v6) => {
+                let network = u128::from(v6) & !u128::from(u64::MAX);
+                Self(IpAddr::V6(Ipv6Addr::from(network)))
+            }
+            v4 => Self(v4),
+        }
+    }
+}
+
+/// The places of all ports.
+pub struct Admission {
+    total: usize,
+    begun: Instant,
+    state: Mutex<State>,
+    freed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    entries: HashMap<u64, Arc<Entry>>,
+    waiting: usize,
+}
+
+struct Entry {
+    peer: Peer,
+    known: AtomicBool,
+    calls: AtomicU32,
+    /// Milliseconds since [`Admission::begun`] of the last call's end, or of the admission.
+    used: AtomicU64,
+    displaced: Notify,
+}
+
+impl Entry {
+    fn is_known(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
+    }
+}
+
+/// One connection's place, given back on drop.
+pub struct Place {
+    admission: Arc<Admission>,
+    id: u64,
+    entry: Arc<Entry>,
+}
+
+impl Admission {
+    /// Places for `total` connections.
+    pub fn new(total: usize) -> Arc<Self> {
+        Arc::new(Self {
+            total: total.max(1),
+            begun: Instant::now(),
+            state: Mutex::default(),
+            freed: Notify::new(),
+        })
+    }
+
+    /// Takes a place, displacing an idle connection if need be; waits while all are busy. `None` if
+    /// none became free in time, or too many wait.
+    pub async fn enter(self: &Arc<Self>, peer: Peer) -> Option<Place> {
+        if let Some(place) = self.try_enter(peer) {
+            return Some(place);
+        }
+        let _waiting = self.wait_in_line()?;
+        let free = async {
+            loop {
+                let freed = self.freed.notified();
+                if let Some(place) = self.try_enter(peer) {
+                    return place;
+                }
+                let _ = timeout(RETRY, freed).await;
+            }
+        };
+        timeout(WAIT_FOR_PLACE, free).await.ok()
+    }
+
+    fn wait_in_line(&self) -> Option<impl Drop + use<'_>> {
+        struct Waiting<'a>(&'a Admission);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.state.lock().waiting -= 1;
+            }
+        }
+        let mut state = self.state.lock();
+        if state.waiting >= WAITING {
+            return None;
+        }
+        state.waiting += 1;
+        Some(Waiting(self))
+    }
+
+    /// Takes a place, displacing an idle connection if need be. `None` while all are busy.
+    pub fn try_enter(self: &Arc<Self>, peer: Peer) -> Option<Place> {
+        let share = |of: usize, part: usize| (of / part).max(1);
+        let strangers = share(self.total, STRANGER_SHARE);
+        let of_peer = |entry: &Entry| entry.peer == peer;
+        let is_stranger = |entry: &Entry| !entry.is_known();
+        let now = self.now();
+        let mut state = self.state.lock();
+        // Each bound, and whom it counts.
+        state.make_room(share(self.total, PEER_SHARE), now, of_peer)?;
+        state.make_room(share(strangers, STRANGER_PEER_SHARE), now, |entry| {
+            of_peer(entry) && is_stranger(entry)
+        })?;
+        state.make_room(strangers, now, is_stranger)?;
+        state.make_room(self.total, now, |_| true)?;
+        let entry = Arc::new(Entry {
+            peer,
+            known: AtomicBool::new(false),
+            calls: AtomicU32::new(0),
+            used: AtomicU64::new(now),
+            displaced: Notify::new(),
+        });
+        let id = state.next;
+        state.next += 1;
+        state.entries.insert(id, Arc::clone(&entry));
+        Some(Place {
+            admission: Arc::clone(self),
+            id,
+            entry,
+        })
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl State {
+    /// Makes the connections that `counts` fewer than `bound`, by displacing one of them. `None` if
+    /// all of them are busy.
+    fn make_room(&mut self, bound: usize, now: u64, counts: impl Fn(&Entry) -> bool) -> Option<()> {
+        let counted = || self.entries.iter().filter(|(_, entry)| counts(entry));
+        if counted().count() < bound {
+            return Some(());
+        }
+        let mut by_peer: HashMap<Peer, usize> = HashMap::new();
+        for (_, entry) in counted() {
+            *by_peer.entry(entry.peer).or_default() += 1;
+        }
+        let recently = u64::try_from(RECENTLY_USED.as_millis()).unwrap_or(0);
+        let is_idle = |entry: &Entry| {
+            entry.calls.load(Ordering::Relaxed) == 0
+                && (!entry.is_known()
+                    || now.saturating_sub(entry.used.load(Ordering::Relaxed)) >= recently)
+        };
+        // Strangers first, then the peer that has most, then whoever has been there longest.
+        let victim = counted()
+            .filter(|(_, entry)| is_idle(entry))
+            .min_by_key(|(id, entry)| {
+                let of_peer = by_peer.get(&entry.peer).copied().unwrap_or_default();
+                let used = entry.used.load(Ordering::Relaxed);
+                (entry.is_known(), std::cmp::Reverse(of_peer), used, **id)
+            });
+        let id = *victim?.0;
+        let entry = self.entries.remove(&id)?;
+        entry.displaced.notify_one();
+        Some(())
+    }
+}
+
+impl Place {
+    /// The connection has proved that it is a client: by its certificate, or by a request that was
+    /// answered.
+    pub fn is_known_now(&self) {
+        self.entry.known.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has.
+    pub fn is_known(&self) -> bool {
+        self.entry.is_known()
+    }
+
+    /// Returns once another connection has been given this place.
+    pub async fn displaced(&self) {
+        self.entry.displaced.notified().await;
+    }
+
+    /// A call begins.
+    pub fn call_begins(&self) {
+        self.entry.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A call has ended.
+    pub fn call_ends(&self) {
+        let now = self.admission.now();
+        self.entry.used.store(now, Ordering::Relaxed);
+        self.entry.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How long no call has been under way; `None` while one is.
+    pub fn idle(&self) -> Option<Duration> {
+        let used = self.entry.used.load(Ordering::Relaxed);
+        let idle = Duration::from_millis(self.admission.now().saturating_sub(used));
+        (self.entry.calls.load(Ordering::Relaxed) == 0).then_some(idle)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.admission.state.lock().entries.remove(&self.id);
+        self.admission.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(last: u8) -> Peer {
+        IpAddr::from([10, 0, 0, last]).into()
+    }
+
+    fn is_displaced(place: &Place) -> bool {
+        !place.admission.state.lock().entries.contains_key(&place.id)
+    }
+
+    #[test]
+    fn a_newcomer_displaces_the_oldest_stranger_of_the_peer_with_the_most() {
+        let admission = Admission::new(64);
+        let own = admission.try_enter(peer(1)).expect("a place");
+        let first: Vec<Place> = (0..4)
+            .map(|_| admission.try_enter(peer(2)).expect("a place"))
+            .collect();
+        // Strangers have 16 of 64 places, one address 4 of those.
+        let next = admission.try_enter(peer(2)).expect("a place");
+        assert!(is_displaced(&first[0]) && !is_displaced(&first[1]));
+        assert!(!is_displaced(&own) && !is_displaced(&next));
+        let others: Vec<Place> = (3..15)
+            .map(|n| admission.try_enter(peer(n)).expect("a place"))
+            .collect();
+        assert!(is_displaced(&first[1]), "of the peer with the most");
+        assert!(!is_displaced(&own) && others.iter().all(|place| !is_displaced(place)));
+    }
+
+    #[test]
+    fn known_clients_keep_their_places_while_strangers_come() {
+        let admission = Admission::new(16);
+        let known: Vec<Place> = (0..4)
+            .map(|_| {
+                let place = admission.try_enter(peer(1)).expect("a place");
+                place.is_known_now();
+                place
+            })
+            .collect();
+        for n in 0..200 {
+            drop(admission.try_enter(peer(n)));
+        }
+        let held: Vec<_> = (2..200).map(|n| admission.try_enter(peer(n))).collect();
+        assert!(held.iter().all(Option::is_some), "a newcomer was kept out");
+        assert!(known.iter().all(|place| !is_displaced(place)));
+        assert!(admission.state.lock().entries.len() <= 4 + 4);
+    }
+
+    #[test]
+    fn a_busy_connection_is_never_displaced() {
+        // Long ago, so that "used at 0" is not just now.
+        let begun = Instant::now() - 2 * RECENTLY_USED;
+        let mut admission = Admission::new(4);
+        Arc::get_mut(&mut admission).expect("not shared").begun = begun;
+        let place = admission.try_enter(peer(1)).expect("a place");
+        place.is_known_now();
+        place.call_begins();
+        assert!(admission.try_enter(peer(1)).is_none(), "1 of 4 a peer");
+        place.call_ends();
+        assert!(admission.try_enter(peer(1)).is_none(), "used just now");
+        place.entry.used.store(0, Ordering::Relaxed);
+        assert!(admission.try_enter(peer(1)).is_some());
+        assert!(is_displaced(&place));
+    }
+
+    #[test]
+    fn addresses_of_one_network_are_one_peer() {
+        let of = |text: &str| Peer::from(text.parse::<IpAddr>().expect("an address"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+    }
+}

@@ -1,0 +1,234 @@
+//! Calls under way: their number in all and by peer, and the bodies of their requests and answers,
+//! which are bounded in time and memory.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::Status;
+
+use super::admission::{Peer, Place};
+use super::held::Held;
+use super::limits::{CALLS, CALLS_PER_PEER};
+use crate::error::Error;
+
+/// The number of calls under way, of all connections.
+#[derive(Default)]
+pub struct Calls(Mutex<Count>);
+
+#[derive(Default)]
+struct Count {
+    total: usize,
+    by_peer: HashMap<Peer, usize>,
+}
+
+impl Calls {
+    fn begin(&self, peer: Peer) -> Result<(), Error> {
+        let refuse = |what: &str, bound: usize| {
+            let message = format!("{bound} calls {what} are under way, the most that may be");
+            Err(Error::ResourceExhausted(message))
+        };
+        let mut count = self.0.lock();
+        if count.total >= CALLS {
+            return refuse("in all", CALLS);
+        }
+        let of_peer = count.by_peer.entry(peer).or_default();
+        if *of_peer >= CALLS_PER_PEER {
+            return refuse("of this peer", CALLS_PER_PEER);
+        }
+        *of_peer += 1;
+        count.total += 1;
+        Ok(())
+    }
+
+    fn end(&self, peer: Peer) {
+        let mut count = self.0.lock();
+        count.total -= 1;
+        if let Some(of_peer) = count.by_peer.get_mut(&peer) {
+            *of_peer -= 1;
+            if *of_peer == 0 {
+                count.by_peer.remove(&peer);
+            }
+        }
+    }
+}
+
+/// A connection, as its calls see it.
+pub struct Connection {
+    /// Its place.
+    pub place: Place,
+    /// What it holds in memory.
+    pub held: Arc<Held>,
+    /// Whose it is.
+    pub peer: Peer,
+    /// Calls of all connections.
+    pub calls: Arc<Calls>,
+}
+
+/// A call under way: until its answer has been written out in full, or given up.
+pub struct Call(Arc<Connection>);
+
+impl Call {
+    /// Begins one.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if there are too many.
+    pub fn begin(connection: &Arc<Connection>) -> Result<Arc<Self>, Error> {
+        connection.calls.begin(connection.peer)?;
+        connection.place.call_begins();
+        Ok(Arc::new(Self(Arc::clone(connection))))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.place.call_ends();
+        self.0.calls.end(self.0.peer);
+    }
+}
+
+/// The body of a request: late or too much is an error, and while the client does not read its
+/// answers nothing is taken from it.
+pub struct RequestBody {
+    body: Incoming,
+    call: Arc<Call>,
+    counted: usize,
+    age: Duration,
+    begun: Instant,
+    late: Option<Pin<Box<Sleep>>>,
+}
+
+impl RequestBody {
+    /// `body`, which has `age` from now to arrive in full.
+    pub fn new(body: Incoming, call: &Arc<Call>, age: Duration) -> Self {
+        Self {
+            body,
+            call: Arc::clone(call),
+            counted: 0,
+            age,
+            begun: Instant::now(),
+            late: None,
+        }
+    }
+
+    fn held(&self) -> &Held {
+        &self.call.0.held
+    }
+
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        let end = self.begun + self.age;
+        let late = self.late.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        ready!(late.as_mut().poll(cx));
+        let message = format!("the request did not arrive in full within {:?}", self.age);
+        Poll::Ready(Error::DeadlineExceeded(message).into())
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        ready!(self.held().poll_room(cx));
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.counted += bytes;
+                if !self.held().receive(bytes) {
+                    let message = "requests that are not complete hold too much memory";
+                    let error = Error::ResourceExhausted(message.to_owned());
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let status = Status::from_error(Box::new(error));
+                Poll::Ready(Some(Err(status)))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => self.poll_late(cx).map(|late| Some(Err(late))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.held().received(self.counted);
+    }
+}
+
+/// The body of an answer. Its parts keep the call under way until they are written out.
+pub struct AnswerBody {
+    body: Body,
+    call: Option<Arc<Call>>,
+}
+
+impl AnswerBody {
+    /// The answer to a call; `None` to one that was refused.
+    pub fn new(body: Body, call: Option<Arc<Call>>) -> Self {
+        Self { body, call }
+    }
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let hold = |bytes| match &self.call {
+            Some(call) => call.0.held.part(bytes, Arc::clone(call)),
+            None => bytes,
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(hold))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    #[test]
+    fn calls_are_bounded_in_all_and_by_peer() {
+        let calls = Calls::default();
+        let peer = |n: u8| Peer::from(IpAddr::from([10, 0, 0, n]));
+        let begun = |n: u8| (0..CALLS).filter(|_| calls.begin(peer(n)).is_ok()).count();
+        assert_eq!(begun(1), CALLS_PER_PEER);
+        assert_eq!(begun(2), CALLS - CALLS_PER_PEER);
+        assert_eq!(begun(3), 0);
+        calls.end(peer(1));
+        assert_eq!(begun(3), 1);
+        assert!(calls.0.lock().by_peer.len() <= 3);
+    }
+}

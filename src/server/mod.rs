@@ -1,0 +1,149 @@
+//! The management server: gRPC with the API's services, reflection and health; the HTTP/JSON gateway to
+//! the same services; and the proxy to SPDK's JSON-RPC where it is on. One server for all ports, so that
+//! their bounds hold for the process.
+
+mod accept;
+mod admission;
+mod calls;
+mod held;
+mod idle_timeout;
+pub mod limits;
+mod origin;
+mod rate_limit;
+mod service;
+mod tls;
+
+use std::net::{SocketAddr, TcpListener};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tonic::service::Routes;
+
+use crate::api;
+use crate::config::Web;
+use crate::gateway;
+use crate::preflight::Listeners;
+use crate::services::Services;
+use crate::shutdown::Stopping;
+use crate::spdk_rpc::{self, Proxy};
+
+pub use accept::{Port, Shared};
+pub use admission::Peer;
+pub use limits::Limits;
+pub use origin::Guard;
+pub use rate_limit::{LibraryLines, RateLimit};
+pub use service::{Caller, Protocol, Service};
+pub use tls::Tls;
+
+/// Serves until `stopping`, then lets calls in flight finish. A server that fails ends the others.
+///
+/// # Errors
+/// One line for the operator.
+pub async fn serve(
+    listeners: Listeners,
+    services: Services,
+    web: Web,
+    connections: usize,
+    stopping: Stopping,
+) -> Result<(), String> {
+    let Listeners {
+        grpc,
+        http,
+        spdk_rpc,
+        tls,
+    } = listeners;
+    let limits = Limits {
+        connections: affordable(connections),
+        ..Limits::default()
+    };
+    let shared = Shared::new(limits.clone(), tls)?;
+    let routes = with_reflection(services.routes().await)?.prepare();
+    let fail = |error: String| format!("HTTP server: {error}");
+    let gateway = gateway::router(api::pool(), routes.clone(), limits).map_err(fail)?;
+    let serve = async |protocol, listener, router| {
+        let (what, listener) = listen(protocol, listener)?;
+        let guard = Guard::new(web.clone(), shared.has_tls());
+        let service = Service::new(protocol, router, guard);
+        let port = Port::new(&shared, service);
+        tracing::info!(address = %what, "{} is served", name(protocol));
+        port.serve(listener, stopping.clone()).await;
+        Ok::<_, String>(())
+    };
+    let grpc = serve(Protocol::Grpc, grpc, routes.into_axum_router());
+    let http = serve(Protocol::Http, http, gateway);
+    let rpc = async {
+        let Some(Proxy {
+            listener,
+            credentials,
+            socket,
+        }) = spdk_rpc
+        else {
+            return Ok(());
+        };
+        let router = spdk_rpc::router(credentials, socket);
+        serve(Protocol::Rpc, listener, router).await
+    };
+    tokio::try_join!(grpc, http, rpc).map(|_| ())
+}
+
+fn name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Grpc => "gRPC",
+        Protocol::Http => "HTTP",
+        Protocol::Rpc => "SPDK's JSON-RPC over HTTP",
+    }
+}
+
+fn listen(
+    protocol: Protocol,
+    listener: TcpListener,
+) -> Result<(SocketAddr, tokio::net::TcpListener), String> {
+    let fail = |error: std::io::Error| format!("{} server: {error}", name(protocol));
+    let address = listener.local_addr().map_err(fail)?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(fail)?;
+    Ok((address, listener))
+}
+
+/// As many connections as asked for, or as the system has file descriptors for: connections of clients
+/// must never take those of the data path.
+fn affordable(wanted: usize) -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let needed = u64::try_from(wanted + limits::OTHER_FILES).unwrap_or(u64::MAX);
+    let current = match current {
+        Some(current) if current < needed => {
+            let raised = maximum.map_or(needed, |maximum| maximum.min(needed));
+            let limit = Rlimit {
+                current: Some(raised),
+                maximum,
+            };
+            match setrlimit(Resource::Nofile, limit) {
+                Ok(()) => raised,
+                Err(_) => current,
+            }
+        }
+        _ => return wanted,
+    };
+    let room = usize::try_from(current).unwrap_or(usize::MAX);
+    let affordable = room.saturating_sub(limits::OTHER_FILES).clamp(1, wanted);
+    if affordable < wanted {
+        tracing::warn!(
+            connections = affordable,
+            wanted,
+            files = current,
+            "fewer connections: the limit of file descriptors (RLIMIT_NOFILE) is low"
+        );
+    }
+    affordable
+}
+
+/// Reflection in both of its versions: clients in use speak either.
+fn with_reflection(routes: Routes) -> Result<Routes, String> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(api::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let fail = |error: tonic_reflection::server::Error| format!("reflection: {error}");
+    Ok(routes
+        .add_service(builder().build_v1().map_err(fail)?)
+        .add_service(builder().build_v1alpha().map_err(fail)?))
+}

@@ -1,0 +1,163 @@
+//! One request: who sent it, whether a page of another site did, whether there is room for it, and its
+//! time limit.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Request, Response};
+use hyper::body::{Body as _, Incoming};
+use tokio::time::timeout;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tonic::Status;
+use tonic::transport::server::TcpConnectInfo;
+use tower::ServiceExt;
+
+use super::calls::{AnswerBody, Call, Connection, RequestBody};
+use super::limits::{REQUEST_AGE, REQUEST_STREAM_AGE};
+use super::origin::{Guard, Refusal};
+use crate::error::Error;
+use crate::gateway;
+use crate::resource::{GRPC_TIMEOUT, grpc_timeout};
+
+/// What a port speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// HTTP/JSON, the API.
+    Http,
+    /// SPDK's JSON-RPC over HTTP.
+    Rpc,
+}
+
+/// Who sent a request, as far as the connection tells: an extension of the request.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The address at the other end.
+    pub address: SocketAddr,
+    /// The client's own certificate, which one of the authorities signed.
+    pub certificate: Option<Arc<CertificateDer<'static>>>,
+}
+
+impl Caller {
+    /// Of a connection from `address`.
+    pub fn new(address: SocketAddr, certificate: Option<CertificateDer<'static>>) -> Self {
+        Self {
+            address,
+            certificate: certificate.map(Arc::new),
+        }
+    }
+
+    /// Makes services see who calls, also by tonic's own means.
+    pub fn introduce<B>(&self, request: &mut Request<B>) {
+        let info = TcpConnectInfo {
+            local_addr: None,
+            remote_addr: Some(self.address),
+        };
+        request.extensions_mut().insert(info);
+        request.extensions_mut().insert(self.clone());
+    }
+}
+
+/// What a port serves.
+#[derive(Clone)]
+pub struct Service {
+    protocol: Protocol,
+    router: Router,
+    guard: Arc<Guard>,
+}
+
+impl Service {
+    /// `router`, to those whom `guard` lets through.
+    pub fn new(protocol: Protocol, router: Router, guard: Guard) -> Self {
+        Self {
+            protocol,
+            router,
+            guard: Arc::new(guard),
+        }
+    }
+
+    /// What it speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Answers one request.
+    pub async fn answer(
+        &self,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Response<AnswerBody> {
+        let (head, body) = request.into_parts();
+        let allowed = match self
+            .guard
+            .check(self.protocol, &head, !body.is_end_stream())
+        {
+            Ok(allowed) => allowed,
+            Err(refusal) => return self.refuse(refusal, &head, body).await,
+        };
+        let call = match Call::begin(connection) {
+            Ok(call) => call,
+            Err(error) => return self.refuse(error.into(), &head, body).await,
+        };
+        poll_fn(|cx| connection.held.poll_room(cx)).await;
+        let body = RequestBody::new(body, &call, age(&head));
+        let limit = self.limit(&head.headers);
+        let request = Request::from_parts(head, Body::new(body));
+        let answer = self.router.clone().oneshot(request);
+        let answer = match limit {
+            None => answer.await,
+            Some(limit) => match timeout(limit, answer).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    let error = Error::DeadlineExceeded(format!("no answer within {limit:?}"));
+                    Ok(Status::from(error).into_http())
+                }
+            },
+        };
+        let mut answer = answer.unwrap_or_else(never);
+        connection.place.is_known_now();
+        if let Some(origin) = allowed {
+            self.guard.admit(&mut answer, origin);
+        }
+        answer.map(|body| AnswerBody::new(body, Some(call)))
+    }
+
+    /// How long a client of gRPC waits, if it says so. The gateway looks for itself.
+    fn limit(&self, headers: &HeaderMap) -> Option<std::time::Duration> {
+        if self.protocol != Protocol::Grpc {
+            return None;
+        }
+        grpc_timeout(headers.get(GRPC_TIMEOUT)?.to_str().ok()?)
+    }
+
+    async fn refuse(&self, refusal: Refusal, head: &Parts, body: Incoming) -> Response<AnswerBody> {
+        let answer = match (self.protocol, refusal) {
+            (_, Refusal::Answer(answer)) => *answer,
+            (Protocol::Grpc, Refusal::Error { status, http: None }) => status.into_http(),
+            (_, Refusal::Error { status, http }) => {
+                gateway::drain(head.version, Body::new(body)).await;
+                gateway::refuse(status, http)
+            }
+        };
+        answer.map(|body| AnswerBody::new(body, None))
+    }
+}
+
+/// How long the request may take to arrive.
+fn age(head: &Parts) -> std::time::Duration {
+    if head.uri.path().starts_with("/grpc.reflection.") {
+        REQUEST_STREAM_AGE
+    } else {
+        REQUEST_AGE
+    }
+}
+
+fn never<T>(error: Infallible) -> T {
+    match error {}
+}

@@ -1,0 +1,101 @@
+//! Connections that say nothing, or half of something.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::common::{Authority, Client, Http, Options, Target};
+use crate::{ANSWER, closed, dial};
+
+/// Connections of a crowd: more than the server has places, and more than one address may have.
+const MORE_THAN_ALL: usize = 1_100;
+const MORE_THAN_A_SHARE: usize = 300;
+
+/// When a connection that has not said what it wants is closed, at the latest; 10 s are promised.
+const OPENING: Duration = Duration::from_secs(15);
+
+/// How long a call takes at most beside a crowd that says nothing.
+async fn answers_beside(target: &Target, crowd: &str) {
+    let begun = Instant::now();
+    let client = Client::connect(target.grpc).await.expect("a connection");
+    let listed = client.call("ListNullVolumes", serde_json::json!({})).await;
+    listed.unwrap_or_else(|status| panic!("{crowd}: {status}"));
+    let answer = Http(target.http)
+        .send("GET", "/v1/nullVolumes", &[], Vec::new())
+        .await;
+    assert_eq!(answer.status, 200, "{crowd}");
+    let took = begun.elapsed();
+    assert!(took < ANSWER, "{crowd}: calls took {took:?}");
+}
+
+fn crowd(count: usize, address: SocketAddr, says: &[u8]) -> Vec<TcpStream> {
+    let connections = (0..count).filter_map(|_| {
+        let mut stream = TcpStream::connect(address).ok()?;
+        // The server may close it at once.
+        let _ = stream.write_all(says);
+        Some(stream)
+    });
+    connections.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn silent_connections_of_one_address_hold_up_nobody() {
+    let target = Target::start().await;
+    for (what, count, address, says) in [
+        ("silent at HTTP", MORE_THAN_ALL, target.http, &b""[..]),
+        ("silent at gRPC", MORE_THAN_A_SHARE, target.grpc, b""),
+        (
+            "half a preface at gRPC",
+            MORE_THAN_A_SHARE,
+            target.grpc,
+            b"PRI * HTTP/2.0\r\n",
+        ),
+        (
+            "half a request at HTTP",
+            MORE_THAN_A_SHARE,
+            target.http,
+            b"GET / HTTP/1.1\r\nhost: lo",
+        ),
+    ] {
+        let crowd = crowd(count, address, says);
+        answers_beside(&target, what).await;
+        drop(crowd);
+    }
+    let begun = Instant::now();
+    let connections =
+        [target.grpc, target.http].map(|address| dial(address, Duration::from_secs(1)));
+    for connection in &connections {
+        closed(connection, begun, OPENING);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_handshake_that_stops_ends_its_connection() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new();
+    let (certificate, key) = authority.sign("localhost");
+    let files = [
+        ("certificate", certificate.pem()),
+        ("key", key.serialize_pem()),
+        ("ca", authority.pem()),
+    ];
+    let paths = files.map(|(name, text)| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    });
+    // The probe of a start is a client without TLS: here the port alone tells.
+    let target = Target::spawn(&Options::default().args(["--tls".to_owned(), paths.join(":")]));
+    let up = async || TcpStream::connect(target.grpc).ok();
+    let first = crate::common::eventually("the port is open", Duration::from_secs(30), up).await;
+    let begun = Instant::now();
+    let mut others = [target.grpc, target.http].map(|a| dial(a, Duration::from_secs(1)));
+    for stream in &mut others {
+        // A record of a handshake, whose ClientHello never comes.
+        stream.write_all(&[22, 3, 1, 2, 0, 1, 0, 1]).expect("sent");
+    }
+    for stream in &others {
+        closed(stream, begun, OPENING);
+    }
+    drop(first);
+}

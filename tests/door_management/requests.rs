@@ -1,0 +1,204 @@
+//! Requests that should do nothing.
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::common::{Fixture, Http, Options, Target, free_port, subsystem};
+use crate::{ANSWER, dial, exchange, status};
+
+const BODY: &str = r#"{"block_size": 512, "blocks_count": 64}"#;
+
+/// A create over HTTP/1.1 with these headers.
+fn create(id: &str, headers: &str) -> Vec<u8> {
+    let length = BODY.len();
+    format!(
+        "POST /v1/nullVolumes?null_volume_id={id} HTTP/1.1\r\n{headers}content-length: {length}\r\n\
+         connection: close\r\n\r\n{BODY}"
+    )
+    .into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_page_of_another_origin_gets_nothing_done() {
+    let target = Target::start().await;
+    let json = "content-type: application/json\r\n";
+    let own = format!("host: {}\r\n", target.http);
+    for (id, headers, refused) in [
+        ("plain", format!("{own}content-type: text/plain\r\n"), 415),
+        (
+            "form",
+            format!("{own}content-type: application/x-www-form-urlencoded\r\n"),
+            415,
+        ),
+        ("untyped", own.clone(), 415),
+        ("rebound", format!("host: evil.example\r\n{json}"), 403),
+        (
+            "origin",
+            format!("{own}{json}origin: http://evil.example\r\n"),
+            403,
+        ),
+        ("no-origin", format!("{own}{json}origin: null\r\n"), 403),
+        (
+            "site",
+            format!("{own}{json}sec-fetch-site: cross-site\r\n"),
+            403,
+        ),
+    ] {
+        let answer = exchange(target.http, &create(id, &headers), ANSWER);
+        assert_eq!(status(&answer), refused, "{id}: {answer}");
+    }
+    let http = Http(target.http);
+    let list = http.send("GET", "/v1/nullVolumes", &[], Vec::new()).await;
+    assert_eq!(
+        list.body["null_volumes"].as_array().map_or(0, Vec::len),
+        0,
+        "{list:?}"
+    );
+    assert_eq!(
+        list.body["nullVolumes"].as_array().map_or(0, Vec::len),
+        0,
+        "{list:?}"
+    );
+    for (id, headers) in [
+        ("program", format!("{own}{json}")),
+        (
+            "page",
+            format!(
+                "{own}{json}origin: http://{}\r\nsec-fetch-site: same-origin\r\n",
+                target.http
+            ),
+        ),
+    ] {
+        let answer = exchange(target.http, &create(id, &headers), ANSWER);
+        assert_eq!(status(&answer), 200, "{id}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_allowed_origin_may_read_answers_and_no_other() {
+    let target = Target::start_with(Options::default().args([
+        "--http-origins",
+        "https://console.example",
+        "--http-hosts",
+        "dpu.example",
+    ]))
+    .await;
+    let get = |origin: &str| {
+        let request = format!(
+            "GET /v1/nullVolumes HTTP/1.1\r\nhost: dpu.example:8082\r\norigin: {origin}\r\n\
+             sec-fetch-site: cross-site\r\nconnection: close\r\n\r\n"
+        );
+        exchange(target.http, request.as_bytes(), ANSWER)
+    };
+    let allowed = get("https://console.example");
+    assert_eq!(status(&allowed), 200, "{allowed}");
+    assert!(
+        allowed
+            .to_ascii_lowercase()
+            .contains("access-control-allow-origin: https://console.example"),
+        "{allowed}"
+    );
+    assert_eq!(status(&get("https://console.example.evil")), 403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_is_encoded_in_a_path_is_no_separator() {
+    let target = Target::start().await;
+    let own = format!(
+        "host: {}\r\ncontent-type: application/json\r\n",
+        target.http
+    );
+    assert_eq!(
+        status(&exchange(target.http, &create("a", &own), ANSWER)),
+        200
+    );
+    let get = |path: &str| {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        status(&exchange(target.http, request.as_bytes(), ANSWER))
+    };
+    assert_eq!(get("/v1/nullVolumes/a"), 200);
+    assert_eq!(get("/v1/nullVolumes/a:stats"), 200);
+    assert_eq!(get("/v1/nullVolumes%2Fa"), 404);
+    // An ID with a colon, which there cannot be.
+    assert_ne!(get("/v1/nullVolumes/a%3Astats"), 200);
+}
+
+/// A client that asks whether it should send 100 MB is told no before it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_body_that_is_too_long_is_not_asked_for() {
+    let target = Target::start().await;
+    let request = "POST /v1/nullVolumes HTTP/1.1\r\nhost: localhost\r\n\
+        content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 104857600\r\n\r\n";
+    let mut stream = dial(target.http, ANSWER);
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).expect("an answer");
+    assert_eq!(&first, b"HTTP/1.1 413");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn guesses_of_a_password_are_slow_few_and_logged() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let password = directory.path().join("password");
+    std::fs::write(&password, "right\n").expect("a file");
+    std::process::Command::new("chmod")
+        .arg("600")
+        .arg(&password)
+        .status()
+        .expect("chmod runs");
+    let (options, _socket) = Options::default().with_rpc();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let target = Target::start_with(options.args([
+        "--spdk-rpc-http".to_owned(),
+        address.to_string(),
+        "--spdk-rpc-user".to_owned(),
+        format!("admin:{}", password.display()),
+    ]))
+    .await;
+    // "admin:wrong"
+    let request =
+        b"POST / HTTP/1.1\r\nhost: localhost\r\nauthorization: Basic YWRtaW46d3Jvbmc=\r\n\
+        content-type: application/json\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+    let begun = Instant::now();
+    let guesses: Vec<_> = (0..12)
+        .map(|_| std::thread::spawn(move || status(&exchange(address, request, ANSWER))))
+        .collect();
+    let answers: Vec<u16> = guesses
+        .into_iter()
+        .map(|guess| guess.join().expect("no panic"))
+        .collect();
+    assert!(begun.elapsed() >= Duration::from_millis(500), "{answers:?}");
+    assert!(
+        answers.iter().all(|answer| matches!(answer, 401 | 429)),
+        "{answers:?}"
+    );
+    assert!(answers.contains(&429), "{answers:?}");
+    let log = target.log();
+    let told = log
+        .lines()
+        .filter(|line| line.contains("wrong user or password"))
+        .count();
+    assert!((1..=3).contains(&told), "{told} lines:\n{log}");
+    assert!(!log.contains("YWRtaW46d3Jvbmc="), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_key_with_a_newline_is_refused() {
+    let target = Target::start().await;
+    let fixture = Fixture::tcp(&target, 4).await;
+    let psk = format!("{}\n", crate::common::PSK);
+    let object = json!({ "spec": {
+        "nqn": "nqn.2022-09.io.spdk:newline", "hostnqn": crate::common::HOST,
+        "psk": crate::common::base64(psk),
+    }});
+    let request = json!({ "nvme_subsystem_id": "newline", "nvme_subsystem": object });
+    let status = fixture
+        .client
+        .fails("CreateNvmeSubsystem", request, tonic::Code::InvalidArgument)
+        .await;
+    assert!(status.message().contains("white space"), "{status}");
+    subsystem(&fixture.client, "without-key", json!({})).await;
+}
