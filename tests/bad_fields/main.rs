@@ -18,8 +18,8 @@ use state::State;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn no_value_of_any_field_of_any_request_does_harm() {
-    let options = Options::hugepages();
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = std::sync::Arc::new(tempfile::tempdir().expect("a directory"));
+    let options = Options::hugepages().in_dir(std::sync::Arc::clone(&dir));
     let socket = dir.path().join("rpc.sock");
     let target = options.args(["--spdk-rpc-socket", &socket.display().to_string()]);
     let target = Target::start_with(target).await;
