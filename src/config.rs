@@ -4,6 +4,7 @@
 //! command line and the file, with the same names, and flags win.
 
 mod kvm;
+mod remote;
 mod spdk_rpc;
 mod version;
 mod volume;
@@ -11,6 +12,7 @@ mod web;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use spdk::cores::CoreSet;
@@ -93,6 +95,9 @@ struct Settings {
     /// Configuration calls that may be under way in the data path at once, plus one; a power of two [default: 4096]
     #[arg(long, value_name = "N")]
     max_calls: Option<usize>,
+    /// Seconds that a peer may leave I/O unanswered before the path to it is given up [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    remote_io_timeout: Option<u64>,
     /// Open SPDK's own JSON-RPC socket there, for rpc.py and other tools of diagnosis
     #[arg(long, value_name = "PATH")]
     spdk_rpc_socket: Option<PathBuf>,
@@ -150,6 +155,8 @@ pub struct Config {
     pub log_level: String,
     /// Capacity of the mailbox.
     pub max_calls: usize,
+    /// How long a peer may leave I/O unanswered.
+    pub remote_io_timeout: Duration,
     /// SPDK's JSON-RPC, if it is on.
     pub spdk_rpc: Option<SpdkRpc>,
     /// Volumes to make at start.
@@ -240,6 +247,7 @@ impl Settings {
             kvm_force_unplug: self.kvm_force_unplug.or(below.kvm_force_unplug),
             log_level: self.log_level.or(below.log_level),
             max_calls: self.max_calls.or(below.max_calls),
+            remote_io_timeout: self.remote_io_timeout.or(below.remote_io_timeout),
             spdk_rpc_socket: self.spdk_rpc_socket.or(below.spdk_rpc_socket),
             spdk_rpc_http: self.spdk_rpc_http.or(below.spdk_rpc_http),
             spdk_rpc_user: self.spdk_rpc_user.or(below.spdk_rpc_user),
@@ -280,6 +288,7 @@ impl Settings {
             kvm: kvm::check(self.kvm, self.qmp_addr, self.buses, self.kvm_force_unplug)?,
             log_level: check_log_level(self.log_level.unwrap_or("info".to_owned()))?,
             max_calls,
+            remote_io_timeout: remote::io_timeout(self.remote_io_timeout)?,
             spdk_rpc: spdk_rpc::check(
                 self.spdk_rpc_socket,
                 self.spdk_rpc_http,
@@ -409,6 +418,7 @@ mod tests {
             ("cores = ", "line 1"),
             ("cores = \"a\"", "\"a\" is not a core number"),
             ("mem-mib = 1", "mem-mib: 1 is outside"),
+            ("remote-io-timeout = 0", "remote-io-timeout: 0 is outside"),
             ("max-calls = 100", "max-calls: 100 is not a power of two"),
             ("tls = \"a:b\"", "tls: \"a:b\" is not three files"),
             (

@@ -33,6 +33,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         no_huge: config.no_huge,
         mailbox_capacity: config.max_calls,
         rpc_socket: config.spdk_rpc.as_ref().map(|rpc| rpc.socket.clone()),
+        remote_io_timeout: config.remote_io_timeout,
     });
     let runtime = tokio::select! {
         started = starting => started.map_err(|error| error.to_string() + hint(&config))?,

@@ -44,6 +44,8 @@ pub struct Options {
     pub mailbox_capacity: usize,
     /// Where SPDK's own JSON-RPC server listens, for diagnosis; 107 bytes at most.
     pub rpc_socket: Option<PathBuf>,
+    /// How long a peer may leave I/O unanswered before the path to it is given up.
+    pub remote_io_timeout: Duration,
 }
 
 /// Why SPDK did not start.
@@ -95,6 +97,7 @@ struct Start {
     mailbox_capacity: usize,
     may_watch: bool,
     rpc_socket: Option<PathBuf>,
+    remote_io_timeout: Duration,
     opened: oneshot::Sender<Opened>,
     shared: oneshot::Sender<Arc<Shared>>,
 }
@@ -174,6 +177,7 @@ fn host(options: &Options, control: &CoreSet, opened: oneshot::Sender<Opened>) -
         mailbox_capacity: options.mailbox_capacity,
         may_watch: !options.cores.intersects(control),
         rpc_socket: options.rpc_socket.clone(),
+        remote_io_timeout: options.remote_io_timeout,
         opened,
         shared: shared_tx,
     }));
@@ -248,7 +252,7 @@ unsafe extern "C" fn begin(argument: *mut c_void) {
     let start = unsafe { Box::from_raw(argument.cast::<Start>()) };
     let spdk = Spdk { stays: PhantomData };
     // Before anybody can attach a controller, by SPDK's socket or the mailbox.
-    let configured = nvme::configure(spdk);
+    let configured = nvme::configure(spdk, start.remote_io_timeout);
     let rpc = || match start.rpc_socket.as_deref() {
         Some(path) => rpc::open(spdk, path),
         None => Ok(()),

@@ -24,6 +24,7 @@ async fn what_is_made_is_there_and_what_is_wrong_is_refused_whole() {
         no_huge: !huge,
         mailbox_capacity: 64,
         rpc_socket: None,
+        remote_io_timeout: std::time::Duration::from_secs(30),
     })
     .await
     .expect("SPDK starts");

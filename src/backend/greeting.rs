@@ -5,7 +5,8 @@
 //! connection of our own can be dropped at any time.
 //!
 //! ```text
-//! connect ─► ICReq ─► first bytes of any answer ─► closed; SPDK connects
+//! connect ─► ICReq ─► header of an ICResp ─► closed; SPDK connects
+//!    │                └─ anything else ─► FAILED_PRECONDITION
 //!    └─ refused ─┴─ closed ─┴─ deadline ─► UNAVAILABLE
 //! ```
 
@@ -23,6 +24,9 @@ use crate::error::Error;
 /// Length of the PDUs that open an NVMe/TCP connection (NVMe/TCP transport specification, ICReq).
 const IC_LEN: u8 = 128;
 
+/// How an ICResp begins: type 1, no flags, both lengths.
+const IC_RESP: [u8; 8] = [1, 0, IC_LEN, 0, IC_LEN, 0, 0, 0];
+
 /// Bits of ICReq's DGST.
 const HEADER_DIGEST: u8 = 1;
 const DATA_DIGEST: u8 = 1 << 1;
@@ -31,7 +35,8 @@ const DATA_DIGEST: u8 = 1 << 1;
 /// waited for: it has nothing to say to who does not speak that. Other transports are for SPDK alone.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if it cannot be connected, or has not answered `by` then.
+/// [`Error::Unavailable`] if it cannot be connected, or has not answered `by` then;
+/// [`Error::FailedPrecondition`] if what it answers is not NVMe/TCP.
 pub(super) async fn heard(path: &Options, by: Instant) -> Result<(), Error> {
     let Address::Tcp { ip, port } = path.address else {
         return Ok(());
@@ -39,7 +44,15 @@ pub(super) async fn heard(path: &Options, by: Instant) -> Result<(), Error> {
     let fail = |what: String| Err(Error::Unavailable(format!("{}: {what}", path.address)));
     let begun = Instant::now();
     match timeout_at(by.into(), greet(SocketAddr::new(ip, port), path)).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(answer)) if answer.is_none_or(|answer| answer == IC_RESP) => Ok(()),
+        Ok(Ok(answer)) => Err(Error::failed_precondition(
+            path.address.to_string(),
+            format!(
+                "{}: the peer does not speak NVMe/TCP: it answers {:?}",
+                path.address,
+                String::from_utf8_lossy(&answer.unwrap_or_default())
+            ),
+        )),
         Ok(Err(error)) => fail(format!("the peer cannot be connected: {error}")),
         Err(_) => fail(format!(
             "the peer has not answered within {} ms",
@@ -48,20 +61,27 @@ pub(super) async fn heard(path: &Options, by: Instant) -> Result<(), Error> {
     }
 }
 
-async fn greet(peer: SocketAddr, path: &Options) -> io::Result<()> {
+/// The first bytes of the answer; `None` where none can be had.
+async fn greet(peer: SocketAddr, path: &Options) -> io::Result<Option<[u8; 8]>> {
     let mut stream = connect(peer, path.source).await?;
     if path.psk.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     stream.write_all(&icreq(path)).await?;
-    match stream.read(&mut [0; IC_LEN as usize]).await? {
-        0 => Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "it has closed the connection",
-        )),
-        // Whether it is an answer that SPDK can do with is for SPDK to find out.
-        _ => Ok(()),
+    let mut answer = [0; IC_RESP.len()];
+    let mut read = 0;
+    while let Some(rest) = answer.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match stream.read(rest).await? {
+            0 if read > 0 => break,
+            0 => {
+                let what = "it has closed the connection";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+            }
+            more => read += more,
+        }
     }
+    // Whether SPDK can do with what follows is for SPDK to find out.
+    Ok(Some(answer))
 }
 
 /// Connects, from the address that the path comes from. Its port is left to SPDK's own connection.
@@ -137,7 +157,7 @@ mod tests {
             let (mut stream, from) = listener.accept().await.unwrap();
             let mut pdu = [0xff; IC_LEN as usize];
             stream.read_exact(&mut pdu).await.unwrap();
-            stream.write_all(&[1]).await.unwrap();
+            stream.write_all(&IC_RESP).await.unwrap();
             (pdu, from)
         });
         let mut path = path(address);
@@ -148,6 +168,28 @@ mod tests {
         assert_ne!(from.port(), 9);
         assert_eq!(pdu[..12], [0, 0, 128, 0, 128, 0, 0, 0, 0, 0, 0, 2]);
         assert!(pdu[12..].iter().all(|byte| *byte == 0));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_speak_nvme_is_told_from_one_that_is_away() {
+        let (listener, address) = peer().await;
+        let answering = tokio::spawn(async move {
+            for banner in [&b"SSH-2.0-OpenSSH_9.2\r\n"[..], b"no"] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(banner).await.unwrap();
+                let _ = stream.read(&mut [0; IC_LEN as usize]).await;
+            }
+        });
+        for begin in ["SSH-2.0-", "no"] {
+            match heard(&path(address), soon()).await {
+                Err(Error::FailedPrecondition { message, .. }) => {
+                    assert!(message.contains("does not speak NVMe/TCP"), "{message}");
+                    assert!(message.contains(begin), "{message}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        answering.await.unwrap();
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ mod json;
 mod jsonrpc;
 pub mod kinds;
 pub mod nvme_tcp;
+pub mod nvme_tcp_peer;
 mod random;
 mod relay;
 mod resource;

@@ -5,6 +5,7 @@
 //! runs on a reactor: it neither allocates, nor waits, nor logs, and it cannot panic.
 
 mod fabrics;
+pub(crate) mod initiator;
 mod nvme_tcp_target;
 mod vfio_user;
 

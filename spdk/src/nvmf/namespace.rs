@@ -5,16 +5,19 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::ready;
 use std::rc::Rc;
+use std::time::Duration;
 
 use spdk_sys as sys;
 
 use super::pause::paused;
 use super::{Subsystem, find};
-use crate::bdev::{self, Presence, Watch, qos};
+use crate::bdev::{self, Presence, Watch, nvme, qos};
 use crate::cstr::{cstr, string};
 use crate::error::Error;
+use crate::executor::spawn_local;
 use crate::log;
 use crate::runtime::Spdk;
+use crate::timer::sleep;
 
 /// A namespace to add.
 #[derive(Debug, Clone, Default)]
@@ -151,6 +154,7 @@ pub async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), Error> {
         return Err(absent(OPERATION, nqn, nsid));
     };
     let name = nqn.to_owned();
+    let _patience = give_up_unanswered(spdk, &namespace.bdev);
     unlimited(spdk, &namespace.bdev, || {
         paused(spdk, OPERATION, nqn, nsid, move |subsystem| {
             // SAFETY: on the app thread, the subsystem paused.
@@ -164,6 +168,32 @@ pub async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), Error> {
         })
     })
     .await
+}
+
+/// How long I/O in flight of a namespace that is removed may stay unanswered by a peer: the pause, which
+/// waits for it, has 5 s.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Unless what it gives is dropped within [`PATIENCE`]: fails the I/O that the peer of a remote bdev has
+/// not answered, by connecting its controller anew.
+fn give_up_unanswered(spdk: Spdk, bdev: &str) -> Rc<()> {
+    let waits = Rc::new(());
+    let (still, bdev) = (Rc::downgrade(&waits), bdev.to_owned());
+    let controllers = nvme::controllers(spdk);
+    let controller = controllers.into_iter().find(|name| {
+        let namespaces = nvme::namespaces(spdk, name).unwrap_or_default();
+        namespaces.iter().any(|namespace| namespace.bdev == bdev)
+    });
+    if let Some(controller) = controller {
+        spawn_local(async move {
+            sleep(spdk, PATIENCE).await;
+            if still.upgrade().is_some() {
+                // What comes of the connection is told elsewhere.
+                let _ = nvme::reset(spdk, &controller, PATIENCE).await;
+            }
+        });
+    }
+    waits
 }
 
 /// Runs `change` while the bdev has no rate limits, and gives it back those that it had, unless it got

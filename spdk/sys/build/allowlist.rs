@@ -26,6 +26,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_nvme_for_each_missing",
     "opi_nvme_for_each_namespace",
     "opi_nvme_for_each_path",
+    "opi_nvme_end_attempt",
     "opi_nvme_end_attempts",
     "opi_nvme_give_up",
     "opi_nvme_path_stat",

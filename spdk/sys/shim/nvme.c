@@ -11,13 +11,20 @@
 #include "shim.h"
 
 int
-opi_nvme_configure(uint32_t tcp_connect_timeout_ms)
+opi_nvme_configure(const struct opi_nvme_limits *limits)
 {
 	struct spdk_bdev_nvme_opts opts;
 
 	spdk_bdev_nvme_get_opts(&opts, sizeof(opts));
 	opts.io_path_stat = true;
-	opts.tcp_connect_timeout_ms = tcp_connect_timeout_ms;
+	opts.tcp_connect_timeout_ms = limits->tcp_connect_ms;
+	opts.keep_alive_timeout_ms = limits->keep_alive_ms;
+	/* SPDK as it is reads a register of the peer that does not answer, and waits for it in place. */
+#if __has_include(<opi/initiator.h>)
+	opts.timeout_us = limits->io_us;
+	opts.timeout_admin_us = limits->admin_us;
+	opts.action_on_timeout = SPDK_BDEV_NVME_TIMEOUT_ACTION_RESET;
+#endif
 	return spdk_bdev_nvme_set_opts(&opts);
 }
 
@@ -129,6 +136,18 @@ opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id, const 
 	}
 	nvme_ctrlr_op_rpc(ctrlr, NVME_CTRLR_OP_RESET, done, arg);
 	return 0;
+}
+
+void
+opi_nvme_end_attempt(const char *name, const struct spdk_nvme_transport_id *id, const char *source)
+{
+	struct spdk_nvme_path_id path;
+	struct nvme_ctrlr *ctrlr = opi_nvme_connection(name, id, source, &path);
+
+	/* The poller of a reset is that of its attempt to connect, unless the controller is going. */
+	if (ctrlr != NULL && !ctrlr->destruct && ctrlr->resetting && ctrlr->reset_detach_poller != NULL) {
+		spdk_nvme_ctrlr_fail(ctrlr->ctrlr);
+	}
 }
 
 struct opi_nvme_name_walk {

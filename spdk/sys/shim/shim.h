@@ -88,8 +88,17 @@ int opi_keyring_remove(const char *name);
 
 /* nvme.c */
 
+/* Time limits of all controllers. */
+struct opi_nvme_limits {
+	uint32_t	tcp_connect_ms;
+	uint32_t	keep_alive_ms;
+	/* Of I/O and of admin commands; not with an SPDK without our changes. */
+	uint64_t	io_us;
+	uint64_t	admin_us;
+};
+
 /* Options of all controllers, before the first is attached. */
-int opi_nvme_configure(uint32_t tcp_connect_timeout_ms);
+int opi_nvme_configure(const struct opi_nvme_limits *limits);
 
 /* Strings may be NULL and numbers 0 for SPDK's default. */
 struct opi_nvme_attach {
@@ -101,7 +110,7 @@ struct opi_nvme_attach {
 	const char				*psk_name;
 	uint32_t				num_io_queues;
 	uint32_t				io_queue_size;
-	/* Of each step of connecting, now and whenever the path is connected anew. */
+	/* Of connecting, now and whenever the path is connected anew. */
 	uint32_t				timeout_ms;
 	int32_t					ctrlr_loss_timeout_sec;
 	uint32_t				reconnect_delay_sec;
@@ -123,6 +132,9 @@ int opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id, c
 /* Connects the path anew. -EBUSY while it is being connected anyway. */
 int opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 		   void (*done)(void *arg, int status), void *arg);
+
+/* Ends the attempt to connect the path anew, if there is one: it fails. */
+void opi_nvme_end_attempt(const char *name, const struct spdk_nvme_transport_id *id, const char *source);
 
 /* Controllers, those that are going too. */
 uint32_t opi_nvme_count(void);

@@ -18,6 +18,7 @@ pub async fn start(mailbox_capacity: usize) -> Runtime {
         no_huge: true,
         mailbox_capacity,
         rpc_socket: None,
+        remote_io_timeout: std::time::Duration::from_secs(30),
     })
     .await
     .expect("SPDK starts")

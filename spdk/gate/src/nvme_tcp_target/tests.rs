@@ -77,14 +77,14 @@ fn each_phase_takes_its_own_pdus() {
             let connection = connection(phase, digests);
             for kind in 0..=u8::MAX {
                 let verdict = common_header(&connection, right(&connection, kind, 512));
-                let expected = match (phase, kind) {
-                    (Phase::New, kind::IC_REQ) => true,
-                    (
-                        Phase::Unadmitted | Phase::Connected,
-                        kind::H2C_TERM_REQ | kind::CAPSULE_CMD | kind::H2C_DATA,
-                    ) => true,
-                    _ => false,
-                };
+                let expected = matches!(
+                    (phase, kind),
+                    (Phase::New, kind::IC_REQ)
+                        | (
+                            Phase::Unadmitted | Phase::Connected,
+                            kind::H2C_TERM_REQ | kind::CAPSULE_CMD | kind::H2C_DATA,
+                        )
+                );
                 assert_eq!(verdict.is_ok(), expected, "{phase:?} {kind} {verdict:?}");
             }
         }

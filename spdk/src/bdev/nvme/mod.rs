@@ -11,8 +11,11 @@
 
 mod attempts;
 mod clash;
+mod detach;
+mod limits;
 mod path_id;
 mod policy;
+mod refusal;
 mod reset;
 mod state;
 mod stop;
@@ -26,10 +29,10 @@ use std::time::Duration;
 
 use spdk_sys as sys;
 
-use crate::completion::{Promise, call, completion, on_status};
+use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, fill};
 use crate::deadline::within;
-use crate::error::{Error, check};
+use crate::error::Error;
 use crate::executor::spawn_local;
 use crate::locks::lock;
 use crate::log;
@@ -37,6 +40,11 @@ use crate::runtime::Spdk;
 use crate::transport_id::{self, Kind};
 
 use attempts::Attempt;
+pub use detach::detach;
+use detach::remove;
+use limits::CONNECT_TIMEOUT_MS;
+pub use limits::DEFAULT_IO_TIMEOUT;
+pub(crate) use limits::configure;
 pub use path_id::PathId;
 pub use policy::use_all_paths;
 pub use reset::reset;
@@ -150,10 +158,6 @@ impl Options {
 const RECONNECT_DELAY_SEC: u32 = 2;
 const FAST_IO_FAIL_SEC: u32 = 10;
 
-/// How long SPDK itself waits in each step of connecting, also long after the call that made the path:
-/// no deadline is much longer.
-const CONNECT_TIMEOUT_MS: u32 = 10_000;
-
 /// SPDK names at most so many new bdevs; [`namespaces`] lists them all.
 const MAX_NAMES: usize = 1024;
 
@@ -164,7 +168,7 @@ pub const MAX_NAME_LEN: usize = 49;
 /// attached, and returns when its namespaces are bdevs.
 ///
 /// ETIMEDOUT if it has not answered within the deadline, EHOSTUNREACH if connecting
-/// failed, EEXIST if the path is there already, or a controller that takes no second or of which the
+/// failed, EPERM with the reason if the peer refuses it or makes no sense, EEXIST if the path is there already, or a controller that takes no second or of which the
 /// caller does not know,
 /// EINVAL for values that cannot be or another multipath mode or subsystem than the
 /// controller's, ENOTSUP for a transport that this build lacks, ENOKEY for an
@@ -230,14 +234,6 @@ fn check_options(operation: &'static str, options: &Options) -> Result<(), Error
     Ok(())
 }
 
-/// Sets what SPDK sets for all controllers, which it allows before the first.
-pub(crate) fn configure(_: Spdk) -> Result<(), Error> {
-    // SAFETY: on the app thread, plain values.
-    check("configure NVMe", unsafe {
-        sys::opi_nvme_configure(CONNECT_TIMEOUT_MS)
-    })
-}
-
 /// What C holds while it connects.
 struct Connecting {
     names: Vec<*const c_char>,
@@ -277,6 +273,8 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
         data_digest: options.data_digest,
         multipath: options.multipath == Multipath::Multipath,
     };
+    // What is left of earlier attempts.
+    refusal::take(&id);
     let (promise, pending) = completion();
     let connecting = Box::into_raw(Box::new(Connecting {
         names: vec![std::ptr::null(); MAX_NAMES],
@@ -309,11 +307,7 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
                 Err(error.after_undo(undone))
             }
         },
-        status if status == -libc::EIO => Err(Error::new(operation, libc::EHOSTUNREACH)
-            .with_detail(format!(
-                "{} could not be connected; SPDK's log says why",
-                at()
-            ))),
+        status if status == -libc::EIO => Err(refusal::error(operation, &id, &at())),
         status => Err(Error::new(operation, status).with_detail(at())),
     }
 }
@@ -426,60 +420,4 @@ unsafe extern "C" fn on_attached(argument: *mut c_void, _count: usize, status: c
     // SAFETY: what `connect` passed; SPDK calls once, on this thread.
     let connecting = unsafe { Box::from_raw(argument.cast::<Connecting>()) };
     connecting.promise.complete(status);
-}
-
-/// How long [`detach`] is waited for. SPDK's own limit is 10 s.
-const CHANGE_LIMIT: Duration = Duration::from_secs(12);
-
-/// Detaches one path of a controller, or with None all of them. With the last path go the bdevs.
-///
-/// ENODEV for an unknown controller, ENXIO for an unknown path, ETIMEDOUT if it has
-/// not gone in time; that goes on by itself.
-pub async fn detach(spdk: Spdk, name: &str, path: Option<&PathId>) -> Result<(), Error> {
-    const OPERATION: &str = "detach NVMe controller";
-    let path = path.cloned();
-    change(spdk, OPERATION, name, move |name| async move {
-        remove(OPERATION, &name, path.as_ref()).await
-    })
-    .await
-}
-
-/// Runs a change alone, in a task of its own, and waits for it no longer than
-/// [`CHANGE_LIMIT`].
-async fn change<F: Future<Output = Result<(), Error>> + 'static>(
-    spdk: Spdk,
-    operation: &'static str,
-    name: &str,
-    change: impl FnOnce(String) -> F + 'static,
-) -> Result<(), Error> {
-    let (done, is_done) = completion::<Result<(), Error>>();
-    let owned = name.to_owned();
-    spawn_local(async move {
-        let _alone = lock("NVMe controller", &owned).await;
-        done.complete(change(owned).await);
-    });
-    match within(spdk, CHANGE_LIMIT, is_done).await {
-        Some(result) => result?,
-        None => Err(Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
-            "{name:?} has not finished within {} s",
-            CHANGE_LIMIT.as_secs()
-        ))),
-    }
-}
-
-async fn remove(operation: &'static str, name: &str, path: Option<&PathId>) -> Result<(), Error> {
-    let c_name = cstr("controller name", name)?;
-    let id = path.map(PathId::to_c).transpose()?;
-    let (id, source) = match &id {
-        Some((id, source)) => (std::ptr::from_ref(id), source.as_ptr()),
-        None => (std::ptr::null(), std::ptr::null()),
-    };
-    let status = call::<c_int>(operation, |argument| {
-        // SAFETY: on the app thread; id and strings outlive the call, which copies
-        // them; `on_status` takes the argument back, once, unless it is refused.
-        unsafe { sys::opi_nvme_detach(c_name.as_ptr(), id, source, Some(on_status), argument) }
-    })
-    .await
-    .map_err(|error| error.with_detail(format!("{name:?}")))?;
-    check(operation, status).map_err(|error| error.with_detail(format!("{name:?}")))
 }

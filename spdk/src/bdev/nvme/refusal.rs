@@ -1,0 +1,71 @@
+//! Why a peer could not be connected, as far as it gave a reason: a status of Connect, or something that
+//! cannot be.
+
+use spdk_sys as sys;
+
+use crate::error::Error;
+use crate::hooks::initiator::{Failure, take_failure};
+
+/// Status code types and codes (NVMe over Fabrics 1.1, figure 19; base specification 2.0, 4.5).
+const GENERIC: u8 = 0;
+const COMMAND_SPECIFIC: u8 = 1;
+const INCOMPATIBLE_FORMAT: u8 = 0x80;
+const CONTROLLER_BUSY: u8 = 0x81;
+const INVALID_PARAMETERS: u8 = 0x82;
+const INVALID_HOST: u8 = 0x84;
+const AUTHENTICATION_REQUIRED: u8 = 0x91;
+
+/// Forgets what earlier attempts to connect the controller came to.
+pub(super) fn take(id: &sys::spdk_nvme_transport_id) {
+    take_failure(id);
+}
+
+/// The error of an attempt that failed: EPERM with the reason where the peer gave one, EHOSTUNREACH else.
+pub(super) fn error(operation: &'static str, id: &sys::spdk_nvme_transport_id, at: &str) -> Error {
+    let (errno, what) = match take_failure(id) {
+        Some(Failure::Refused(COMMAND_SPECIFIC, CONTROLLER_BUSY)) => (
+            libc::EHOSTUNREACH,
+            "the peer is busy (sct 0x1, sc 0x81)".to_owned(),
+        ),
+        Some(Failure::Refused(sct, sc)) => (
+            libc::EPERM,
+            format!(
+                "the peer refuses Connect: {} (sct {sct:#x}, sc {sc:#x})",
+                meaning(sct, sc)
+            ),
+        ),
+        Some(Failure::Nonsense(reason)) => (
+            libc::EPERM,
+            format!("the peer makes no sense: {}", reason.to_string_lossy()),
+        ),
+        None => (
+            libc::EHOSTUNREACH,
+            "it could not be connected; SPDK's log says why".to_owned(),
+        ),
+    };
+    Error::new(operation, errno).with_detail(format!("{at}: {what}"))
+}
+
+fn meaning(sct: u8, sc: u8) -> &'static str {
+    match (sct, sc) {
+        (COMMAND_SPECIFIC, INCOMPATIBLE_FORMAT) => "it speaks another version",
+        (COMMAND_SPECIFIC, INVALID_PARAMETERS) => "it has no subsystem of this NQN",
+        (COMMAND_SPECIFIC, INVALID_HOST) => "it does not admit this host NQN",
+        (COMMAND_SPECIFIC, AUTHENTICATION_REQUIRED) => "it demands authentication",
+        (GENERIC, _) => "a generic error",
+        _ => "a status that has no meaning here",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_of_connect_have_meanings() {
+        assert!(meaning(1, 0x82).contains("no subsystem"));
+        assert!(meaning(1, 0x84).contains("admit"));
+        assert!(meaning(0, 2).contains("generic"));
+        assert!(meaning(3, 0).contains("no meaning"));
+    }
+}

@@ -1,0 +1,13 @@
+//! The door NVMe/TCP as initiator: peers that paths lead to, what they send, and what it must not do to
+//! anybody.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod floods;
+mod identify;
+mod notice;
+mod pdus;
+mod reasons;
+mod session;
+mod silence;

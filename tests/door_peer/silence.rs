@@ -1,0 +1,291 @@
+//! Peers that stop answering: I/O ends, the path is told from a good one, and everything can be deleted.
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::session::{Attached, END, Session, read};
+use crate::common::nvme_tcp_peer::{NQN, Peer, Turn};
+use crate::common::{eventually, name_of, remote_controller, tcp_path, unique};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_whose_peer_swallows_a_read_can_be_deleted() {
+    let mut session = Session::start().await;
+    let peer = Peer::start();
+    // Whoever looks at the new volume first is not answered.
+    let swallowed = std::sync::Arc::new(AtomicBool::new(false));
+    let seen = std::sync::Arc::clone(&swallowed);
+    let (attached, mut export) = session.attach_and_export(&peer).await;
+    peer.script(move |ask| {
+        if ask.is_io(2) {
+            seen.store(true, Ordering::Relaxed);
+            return Turn::Silent;
+        }
+        Turn::Right
+    });
+    let reading = std::thread::spawn(move || {
+        let answer = read(&mut export, 0, 8);
+        (export, answer)
+    });
+    eventually("the read has come", END, async || {
+        swallowed.load(Ordering::Relaxed).then_some(())
+    })
+    .await;
+    let (export, _) = reading.join().expect("it gives up by itself");
+    session.withdraw(export).await;
+    session.detach(attached).await;
+    session.unharmed("P14").await;
+    session.target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn io_that_is_not_answered_ends_and_the_path_is_connected_anew() {
+    let mut session = Session::with(&["--remote-io-timeout", "2"]).await;
+    let peer = Peer::start();
+    let (attached, mut export) = session.attach_and_export(&peer).await;
+    peer.script(|ask| match ask.is_io(2) {
+        true => Turn::Silent,
+        false => Turn::Right,
+    });
+    let before = peer.connections();
+    let begin = Instant::now();
+    let answer = read(&mut export, 0, 8);
+    let took = begin.elapsed();
+    let error = answer.expect_err("nobody has answered").to_string();
+    assert!(
+        error.contains("status"),
+        "{error}: it is answered with an error"
+    );
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    peer.do_right();
+    eventually("the path is connected anew", END, async || {
+        (peer.connections() >= before + 2).then_some(())
+    })
+    .await;
+    let data = eventually("I/O goes on", END, async || read(&mut export, 0, 8).ok()).await;
+    assert!(data.iter().all(|byte| *byte == 0));
+    let log = session.target.log();
+    let told = log.matches("was not answered in time").count();
+    assert_eq!(told, 1, "one line an event:\n{log}");
+    session.withdraw(export).await;
+    session.detach(attached).await;
+    session.unharmed("I/O that is not answered").await;
+    session.target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn io_that_one_path_does_not_answer_goes_to_the_other() {
+    let mut session = Session::with(&["--remote-io-timeout", "2"]).await;
+    let peers = [Peer::start(), Peer::start()];
+    let id = unique("two");
+    let controller = remote_controller(&session.client, &id, "FAILOVER").await;
+    let mut paths = Vec::new();
+    for (at, peer) in peers.iter().enumerate() {
+        let path = tcp_path(peer.port, NQN);
+        let made = session
+            .of("NvmePath")
+            .created(&controller, &format!("p{at}"), path)
+            .await;
+        paths.push(name_of(&made));
+    }
+    let attached = Attached {
+        id,
+        controller,
+        path: paths[1].clone(),
+    };
+    let mut export = session.export(&attached).await;
+    peers[0].script(|ask| match ask.is_io(2) {
+        true => Turn::Silent,
+        false => Turn::Right,
+    });
+    let begin = Instant::now();
+    let first = read(&mut export, 0, 8);
+    let took = begin.elapsed();
+    assert!(took < END, "{took:?}");
+    // With one connection at a time the I/O itself has nowhere to go while that is moved.
+    drop(first);
+    let data = eventually("the other path takes I/O", END, async || {
+        read(&mut export, 0, 8).ok()
+    })
+    .await;
+    assert!(data.iter().all(|byte| *byte == 0));
+    assert!(peers[1].asked(false, 2) > 0);
+    session.withdraw(export).await;
+    session.ends("NvmePath", &paths[0]).await;
+    session.detach(attached).await;
+    session.unharmed("two paths").await;
+    session.target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_is_silent_on_its_admin_queue_is_noticed_and_can_be_deleted() {
+    let mut session = Session::start().await;
+    let peer = Peer::start();
+    let attached = session.attach(&peer).await.expect("the peer does right");
+    peer.mute(true);
+    let before = peer.connections();
+    // The Keep Alive's 5 s, and half of that until one is sent.
+    eventually(
+        "the path is given up",
+        Duration::from_secs(12),
+        async || (peer.connections() > before).then_some(()),
+    )
+    .await;
+    session.detach(attached).await;
+    drop(peer);
+    session.unharmed("P15").await;
+    session.target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_whose_peer_has_just_fallen_silent_can_be_deleted() {
+    let mut session = Session::start().await;
+    let peer = Peer::start();
+    let attached = session.attach(&peer).await.expect("the peer does right");
+    peer.mute(true);
+    session.detach(attached).await;
+    drop(peer);
+    session.unharmed("P15, at once").await;
+    session.target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_is_being_connected_in_vain_can_be_deleted() {
+    let mut session = Session::start().await;
+    for multipath in ["DISABLE", "FAILOVER"] {
+        let peer = Peer::start();
+        let id = unique("vain");
+        let controller = remote_controller(&session.client, &id, multipath).await;
+        let paths = session.of("NvmePath");
+        let path = name_of(
+            &paths
+                .created(&controller, "first", tcp_path(peer.port, NQN))
+                .await,
+        );
+        let other = Peer::start();
+        if multipath == "FAILOVER" {
+            paths
+                .created(&controller, "second", tcp_path(other.port, NQN))
+                .await;
+            other.mute(true);
+        }
+        peer.mute(true);
+        let before = peer.connections();
+        peer.close_all();
+        eventually("it is connected anew", END, async || {
+            (peer.connections() > before || other.connections() > 2).then_some(())
+        })
+        .await;
+        session.ends("NvmePath", &path).await;
+        if multipath == "FAILOVER" {
+            session
+                .ends("NvmePath", &format!("{controller}/nvmePaths/second"))
+                .await;
+        }
+        session.ends("NvmeRemoteController", &controller).await;
+        drop((peer, other));
+        session.unharmed(&format!("P18, {multipath}")).await;
+    }
+    session.target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_goes_nowhere_holds_up_no_end_of_another_path() {
+    let mut session = Session::start().await;
+    let good = Peer::start();
+    let id = unique("slow");
+    let controller = remote_controller(&session.client, &id, "MULTIPATH").await;
+    let paths = session.of("NvmePath");
+    let path = name_of(
+        &paths
+            .created(&controller, "good", tcp_path(good.port, NQN))
+            .await,
+    );
+    // It greets, so that SPDK connects, and answers no Connect.
+    let slow = Peer::start();
+    slow.script(|_| Turn::Silent);
+    let making = paths.create(&controller, "slow", tcp_path(slow.port, NQN));
+    let ending = async {
+        eventually("it is being connected", END, async || {
+            (slow.connections() >= 2).then_some(())
+        })
+        .await;
+        session.ends("NvmePath", &path).await;
+    };
+    tokio::select! {
+        made = making => panic!("{made:?} came first"),
+        () = ending => {}
+    }
+    drop((slow, good));
+    eventually("the attempt ends", Duration::from_secs(15), async || {
+        let gone = session.of("NvmeRemoteController").delete(&controller).await;
+        gone.is_ok().then_some(())
+    })
+    .await;
+    session.unharmed("P18, another path").await;
+    session.target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_path_that_answers_no_goodbye_stops_nobody() {
+    let mut session = Session::start().await;
+    let (first, second) = (Peer::start(), Peer::start());
+    let id = unique("goodbye");
+    let controller = remote_controller(&session.client, &id, "FAILOVER").await;
+    let paths = session.of("NvmePath");
+    let one = name_of(
+        &paths
+            .created(&controller, "one", tcp_path(first.port, NQN))
+            .await,
+    );
+    // A path that stands by is connected once, to look, and let go: CC is read for that.
+    second.script(
+        |ask| match ask.is_fabrics(4) && ask.dword(11) == 0x14 && ask.connection > 0 {
+            true if ask.cid() > 0 => Turn::Right,
+            _ => Turn::Right,
+        },
+    );
+    let begin = Instant::now();
+    let two = name_of(
+        &paths
+            .created(&controller, "two", tcp_path(second.port, NQN))
+            .await,
+    );
+    second.mute(true);
+    session.bystander.verify();
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begin.elapsed()
+    );
+    session.ends("NvmePath", &two).await;
+    session.ends("NvmePath", &one).await;
+    session.ends("NvmeRemoteController", &controller).await;
+    drop((first, second));
+    session.unharmed("a goodbye that is not answered").await;
+    session.target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_accepts_nobody_is_given_up_in_time() {
+    let mut session = Session::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    let controller = remote_controller(&session.client, &unique("nobody"), "DISABLE").await;
+    let request =
+        json!({ "parent": controller, "nvme_path_id": "path", "nvme_path": tcp_path(port, NQN) });
+    let begin = Instant::now();
+    let made = session.client.call("CreateNvmePath", request).await;
+    assert!(made.is_err(), "{made:?}");
+    assert!(
+        begin.elapsed() < Duration::from_secs(12),
+        "{:?}",
+        begin.elapsed()
+    );
+    session.ends("NvmeRemoteController", &controller).await;
+    drop(listener);
+    session.unharmed("a listener that accepts nobody").await;
+    session.target.stop();
+}
