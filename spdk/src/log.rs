@@ -7,15 +7,20 @@
 //! sender can meet a slot that the logging thread is just emptying, and would spin
 //! until that thread is scheduled again.
 //!
+//! Of a flood of one line a few are formatted and sent at all: see [`limit`].
+//!
 //! What this crate itself has to say on a reactor goes the same way, by [`note`].
+
+mod limit;
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use limit::{Counts, Place, Windows, place};
 use spdk_sys as sys;
 
 /// Lines that wait for the logging thread at most.
@@ -27,10 +32,12 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// How many of the last errors are kept, to explain a start that fails.
 const ERRORS_KEPT: usize = 4;
 
+#[derive(Clone)]
 struct Line {
     level: c_int,
     file: &'static str,
     line: c_int,
+    place: Place,
     text: String,
 }
 
@@ -39,7 +46,11 @@ struct Channel {
     receiver: Receiver<Line>,
     dropped: AtomicU64,
     errors: Mutex<VecDeque<String>>,
+    windows: Mutex<Windows<Line>>,
 }
+
+/// The lines of each place.
+static COUNTS: Counts = Counts::new();
 
 static CHANNEL: OnceLock<Channel> = OnceLock::new();
 
@@ -51,6 +62,7 @@ fn channel() -> &'static Channel {
             receiver,
             dropped: AtomicU64::new(0),
             errors: Mutex::new(VecDeque::new()),
+            windows: Mutex::new(Windows::new()),
         }
     })
 }
@@ -73,7 +85,7 @@ pub(crate) fn install() -> std::io::Result<()> {
     // SAFETY: `on_line` has the C signature and lives as long as the program;
     // SPDK has not started, so no other thread logs yet.
     unsafe {
-        sys::opi_log_configure(Some(on_line), threshold());
+        sys::opi_log_configure(Some(on_line), Some(on_place), threshold());
         sys::spdk_log_open(Some(sys::opi_log_sink));
     }
     Ok(())
@@ -96,9 +108,22 @@ fn threshold() -> c_int {
 
 /// Writes out what has come so far.
 pub(crate) fn drain() {
+    drain_to(false);
+}
+
+/// The same, and the counts of floods that have not ended.
+pub(crate) fn finish() {
+    drain_to(true);
+}
+
+fn drain_to(end: bool) {
     let channel = channel();
+    let windows = channel.windows.lock();
+    let mut windows = windows.unwrap_or_else(PoisonError::into_inner);
+    let now = Instant::now();
     while let Ok(line) = channel.receiver.try_recv() {
-        write(&line);
+        write(&line, &line.text);
+        windows.note(line.place, now, || line.clone());
         if line.level == sys::spdk_log_level_SPDK_LOG_ERROR {
             let mut errors = channel
                 .errors
@@ -110,6 +135,14 @@ pub(crate) fn drain() {
             errors.push_back(line.text);
         }
     }
+    windows.end(&COUNTS, now, end, |count, within, line| {
+        let text = format!(
+            "{count} more such lines within {} s: {}",
+            within.as_secs(),
+            line.text
+        );
+        write(line, &text);
+    });
     let dropped = channel.dropped.swap(0, Ordering::Relaxed);
     if dropped > 0 {
         tracing::warn!(target: "spdk", dropped, "log lines were dropped: too many at once");
@@ -127,12 +160,12 @@ pub(crate) fn last_errors() -> Vec<String> {
         .collect()
 }
 
-fn write(line: &Line) {
+fn write(line: &Line, text: &str) {
     let Line {
         file,
         line: number,
-        text,
         level,
+        ..
     } = line;
     match *level {
         sys::spdk_log_level_SPDK_LOG_ERROR => {
@@ -149,6 +182,11 @@ fn write(line: &Line) {
     }
 }
 
+/// Whether a line is to be formatted at all. On any thread, without waiting.
+unsafe extern "C" fn on_place(level: c_int, file: *const c_char, line: c_int) -> bool {
+    COUNTS.admit(level, place(file.cast(), line))
+}
+
 /// Takes a line from C, on any thread, without waiting.
 unsafe extern "C" fn on_line(
     level: c_int,
@@ -157,6 +195,7 @@ unsafe extern "C" fn on_line(
     text: *const c_char,
     length: usize,
 ) {
+    let place = place(file.cast(), line);
     let file = if file.is_null() {
         ""
     } else {
@@ -172,6 +211,7 @@ unsafe extern "C" fn on_line(
         level,
         file,
         line,
+        place,
         text: String::from_utf8_lossy(text).into_owned(),
     });
 }
@@ -180,12 +220,17 @@ unsafe extern "C" fn on_line(
 #[track_caller]
 pub(crate) fn note(level: c_int, text: String) {
     let caller = std::panic::Location::caller();
-    send(Line {
-        level,
-        file: caller.file(),
-        line: c_int::try_from(caller.line()).unwrap_or_default(),
-        text,
-    });
+    let line = c_int::try_from(caller.line()).unwrap_or_default();
+    let place = place(caller.file().as_ptr(), line);
+    if COUNTS.admit(level, place) {
+        send(Line {
+            level,
+            file: caller.file(),
+            line,
+            place,
+            text,
+        });
+    }
 }
 
 fn send(line: Line) {

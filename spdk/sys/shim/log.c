@@ -8,12 +8,14 @@
 enum { OPI_LOG_LINE = 1024 };
 
 static opi_log_line g_sink;
+static opi_log_admit g_admit;
 static int g_threshold = SPDK_LOG_NOTICE;
 
 void
-opi_log_configure(opi_log_line sink, int threshold)
+opi_log_configure(opi_log_line sink, opi_log_admit admit, int threshold)
 {
 	g_sink = sink;
+	g_admit = admit;
 	g_threshold = threshold;
 }
 
@@ -26,7 +28,7 @@ opi_log_sink(int level, const char *file, const int line, const char *func, cons
 	int saved_errno = errno;
 	int length;
 
-	if (g_sink == NULL || level > g_threshold) {
+	if (g_sink == NULL || level > g_threshold || !g_admit(level, file, line)) {
 		return;
 	}
 	length = vsnprintf(text, sizeof(text), format, args);

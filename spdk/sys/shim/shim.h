@@ -18,8 +18,12 @@
 /* `text` is the formatted line without its newline, `length` bytes, not terminated. */
 typedef void (*opi_log_line)(int level, const char *file, int line, const char *text, size_t length);
 
-/* Lines of a level above `threshold` are not formatted. Before SPDK starts. */
-void opi_log_configure(opi_log_line sink, int threshold);
+/* Whether a line from this place is to be formatted. */
+typedef bool (*opi_log_admit)(int level, const char *file, int line);
+
+/* Lines of a level above `threshold`, and those that are not admitted, are not formatted. Before SPDK
+ * starts. */
+void opi_log_configure(opi_log_line sink, opi_log_admit admit, int threshold);
 
 /* An spdk_log_cb that formats and hands on. Any thread. */
 void opi_log_sink(int level, const char *file, const int line, const char *func,
