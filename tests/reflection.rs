@@ -130,6 +130,14 @@ macro_rules! reflection {
                         );
                     }
                 }
+                // The details of errors, which no service names.
+                for detail in ["google.rpc.ErrorInfo", "google.rpc.BadRequest"] {
+                    let symbol = MessageRequest::FileContainingSymbol(detail.into());
+                    assert!(
+                        !files(&client, symbol).await.is_empty(),
+                        "no file has {detail}"
+                    );
+                }
                 // A client fetches what is imported by its name.
                 for (name, file) in &known {
                     let found = files(&client, MessageRequest::FileByFilename(name.clone())).await;

@@ -141,6 +141,8 @@ fn with_reflection(routes: Routes) -> Result<Routes, String> {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(api::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // The details of errors, for clients to print them.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let fail = |error: tonic_reflection::server::Error| format!("reflection: {error}");
     Ok(routes
