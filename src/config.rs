@@ -3,7 +3,9 @@
 //! [`Settings`] is the one list of what can be set; it is read from both the
 //! command line and the file, with the same names, and flags win.
 
+mod iobuf;
 mod kvm;
+mod log_level;
 mod remote;
 mod spdk_rpc;
 mod version;
@@ -15,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use spdk::Iobuf;
 use spdk::cores::CoreSet;
 
 use crate::socket_access::SocketAccess;
@@ -62,6 +65,12 @@ struct Settings {
     /// Memory that SPDK reserves at start, MiB; malloc volumes live in it [default: 1024]
     #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
     mem_mib: Option<u32>,
+    /// Buffers of 8 KiB for I/O, in SPDK's memory [default: 8192, and 512 for each reactor after the first]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    iobuf_small: Option<u64>,
+    /// Buffers of 132 KiB for I/O, in SPDK's memory [default: 1024, and 64 for each reactor after the first]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    iobuf_large: Option<u64>,
     /// Use ordinary memory in place of hugepages; without them there is no vfio-user, vhost-user or PCIe
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     no_huge: Option<bool>,
@@ -141,6 +150,8 @@ pub struct Config {
     pub cores: CoreSet,
     /// SPDK's memory, MiB.
     pub mem_mib: u32,
+    /// The pools of buffers in it.
+    pub iobuf: Iobuf,
     /// Whether SPDK runs without hugepages.
     pub no_huge: bool,
     /// What outlives the process.
@@ -236,6 +247,8 @@ impl Settings {
             tls: self.tls.or(below.tls),
             cores: self.cores.or(below.cores),
             mem_mib: self.mem_mib.or(below.mem_mib),
+            iobuf_small: self.iobuf_small.or(below.iobuf_small),
+            iobuf_large: self.iobuf_large.or(below.iobuf_large),
             no_huge: self.no_huge.or(below.no_huge),
             state_dir: self.state_dir.or(below.state_dir),
             ctrlr_dir: self.ctrlr_dir.or(below.ctrlr_dir),
@@ -268,6 +281,8 @@ impl Settings {
             let reason = format!("{mem_mib} is outside of 64 to 1048576 MiB");
             return Err(value("mem-mib", reason));
         }
+        let cores: CoreSet = cores.parse().map_err(|e| value("cores", format!("{e}")))?;
+        let reactors = cores.iter().count();
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Ok(Config {
             grpc_addr: self.grpc_addr.unwrap_or(loopback(50051)),
@@ -275,8 +290,9 @@ impl Settings {
             web: web::check(self.http_hosts, self.http_origins)?,
             max_connections: check_connections(self.max_connections)?,
             tls: self.tls.as_deref().map(tls_files).transpose()?,
-            cores: cores.parse().map_err(|e| value("cores", format!("{e}")))?,
+            cores,
             mem_mib,
+            iobuf: iobuf::check(self.iobuf_small, self.iobuf_large, reactors, mem_mib)?,
             no_huge: self.no_huge.unwrap_or(false),
             state_dir: self.state_dir.unwrap_or("/var/lib/opi-spdk".into()),
             ctrlr_dir: self.ctrlr_dir.unwrap_or("/run/opi-spdk".into()),
@@ -286,7 +302,7 @@ impl Settings {
             )
             .map_err(|(setting, reason)| value(setting, reason))?,
             kvm: kvm::check(self.kvm, self.qmp_addr, self.buses, self.kvm_force_unplug)?,
-            log_level: check_log_level(self.log_level.unwrap_or("info".to_owned()))?,
+            log_level: log_level::check(self.log_level.unwrap_or("info".to_owned()))?,
             max_calls,
             remote_io_timeout: remote::io_timeout(self.remote_io_timeout)?,
             spdk_rpc: spdk_rpc::check(
@@ -328,27 +344,6 @@ fn check_connections(number: Option<usize>) -> Result<usize, ConfigError> {
     Ok(number)
 }
 
-/// A word alone is a level; taken for a target, as `tracing` would, it would silence the rest.
-fn check_log_level(text: String) -> Result<String, ConfigError> {
-    let levels = ["off", "error", "warn", "info", "debug", "trace"];
-    let good = |part: &str| {
-        part.contains('=')
-            || levels
-                .iter()
-                .any(|level| part.trim().eq_ignore_ascii_case(level))
-    };
-    match text.split(',').find(|part| !good(part)) {
-        None => Ok(text),
-        Some(part) => Err(ConfigError::Value {
-            setting: "log-level",
-            reason: format!(
-                "{part:?} is not one of {}, nor target=level",
-                levels.join(", ")
-            ),
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -386,7 +381,8 @@ mod tests {
             [Volume::Malloc {
                 name: "Malloc0".to_owned(),
                 size_mib: 64,
-                block_size: 512
+                block_size: 512,
+                uuid: None,
             }]
         );
     }

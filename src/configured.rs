@@ -7,55 +7,68 @@ use spdk::Handle;
 use spdk::bdev::{aio, malloc, null};
 
 use crate::api::storage::AioVolume;
-use crate::backend::Volume as _;
+use crate::backend::{Claim, Volume as _, parse_uuid, uuid_key};
 use crate::config::Volume;
 use crate::error::Error;
+use crate::identity::Identity;
 use crate::resource::{Key, Name, Shared, Uses};
 
-/// Makes one.
+/// What a volume has of the system: its file.
+pub type Held = Option<Arc<Claim>>;
+
+/// Makes one. What is answered must live as long as the volume.
 ///
 /// # Errors
 /// What is wrong with it, or with the file under it.
-pub async fn make(spdk: &Handle, volume: &Volume) -> Result<(), Error> {
+pub async fn make(spdk: &Handle, identity: Identity, volume: &Volume) -> Result<Held, Error> {
+    let uuid = uuid(volume, identity);
     match volume.clone() {
         Volume::Malloc {
             name,
             size_mib,
             block_size,
+            ..
         } => {
             let options = malloc::Options {
                 name,
-                uuid: None,
+                uuid: Some(uuid),
                 num_blocks: blocks(size_mib, block_size),
                 block_size,
                 metadata_size: 0,
             };
             let make = async move |spdk| malloc::create(spdk, &options).await;
-            Ok(spdk.call(make).await??)
+            spdk.call(make).await??;
+            Ok(None)
         }
         Volume::Null {
             name,
             size_mib,
             block_size,
+            ..
         } => {
             let options = null::Options {
                 name,
-                uuid: None,
+                uuid: Some(uuid),
                 num_blocks: blocks(size_mib, block_size),
                 block_size,
             };
             let make = async move |spdk| null::create(spdk, &options).await;
-            Ok(spdk.call(make).await??)
+            spdk.call(make).await??;
+            Ok(None)
         }
         Volume::Aio {
             name,
             filename,
             block_size,
+            ..
         } => {
             // The file is looked at here, where waiting for it is allowed.
-            let options = object(&filename, block_size).recipe(name).await?;
+            let object = object(&filename, block_size);
+            let held = object.hold(&name).await?;
+            let options = object.recipe(name, uuid).await?;
             let make = async move |spdk| aio::create(spdk, &options).await;
-            Ok(spdk.call(make).await??)
+            spdk.call(make).await??;
+            Ok(Some(held))
         }
     }
 }
@@ -72,12 +85,25 @@ pub fn aio_volume(volume: &Volume) -> Option<(Name, AioVolume)> {
             name,
             filename,
             block_size,
+            ..
         } => {
             let name = Name::new(format!("volumes/{name}"), None);
             Some((name, object(filename, *block_size)))
         }
         _ => None,
     }
+}
+
+/// Its UUID: that of the configuration, or one that an API volume like it would get.
+fn uuid(volume: &Volume, identity: Identity) -> [u8; 16] {
+    let given = volume.uuid().and_then(parse_uuid);
+    given.unwrap_or_else(|| {
+        identity.derive(&match volume {
+            Volume::Malloc { name, .. } => format!("mallocVolumes/{name}"),
+            Volume::Null { name, .. } => format!("nullVolumes/{name}"),
+            Volume::Aio { filename, .. } => format!("file/{filename}"),
+        })
+    })
 }
 
 fn object(filename: &str, block_size: u32) -> AioVolume {
@@ -89,10 +115,12 @@ fn object(filename: &str, block_size: u32) -> AioVolume {
 }
 
 /// Keeps their names for them: one that SPDK has dropped, as its file was emptied, is made again.
-pub fn keep_names(volumes: &[Volume], shared: &Arc<Shared>) {
+pub fn keep_names(volumes: &[Volume], identity: Identity, shared: &Arc<Shared>) {
     for volume in volumes {
         let holder = Name::new(format!("configuration/{}", volume.name()), None);
-        let uses = Uses::new().owns(Key::bdev(volume.name()));
+        let uses = Uses::new()
+            .owns(Key::bdev(volume.name()))
+            .owns(uuid_key(uuid(volume, identity)));
         // Nobody else has anything yet, and no two of them have one name.
         if let Ok(reserved) = shared.registry.reserve(&holder, &uses) {
             reserved.settle(uses);

@@ -7,6 +7,9 @@
 //! to find the culprit also `BadRequest`, `ResourceInfo` or `PreconditionFailure`.
 
 mod spdk;
+mod subject;
+
+pub use subject::Subject;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,7 +27,7 @@ pub enum Error {
     #[error("{message}")]
     NotFound {
         /// The name as the API answers it.
-        name: String,
+        name: Subject,
         /// What was looked for.
         message: String,
     },
@@ -32,7 +35,7 @@ pub enum Error {
     #[error("{message}")]
     AlreadyExists {
         /// Who has it.
-        name: String,
+        name: Subject,
         /// What collides.
         message: String,
     },
@@ -43,9 +46,9 @@ pub enum Error {
     #[error("{name} is in use by {user}: {remedy}")]
     InUse {
         /// What is in use.
-        name: String,
+        name: Subject,
         /// Who uses it.
-        user: String,
+        user: Subject,
         /// What would make it free.
         remedy: String,
     },
@@ -171,10 +174,11 @@ impl Error {
     }
 
     /// A resource is not there.
-    pub fn not_found(name: impl fmt::Display) -> Self {
+    pub fn not_found(name: impl Into<Subject>) -> Self {
+        let name = name.into();
         Error::NotFound {
-            name: name.to_string(),
             message: format!("{name} was not found"),
+            name,
         }
     }
 
@@ -245,8 +249,9 @@ impl Error {
         };
         match self {
             Error::NotFound { name, message } | Error::AlreadyExists { name, message } => {
-                note("name", name);
-                details.set_resource_info("", short(name), "", short(message));
+                note("name", name.name());
+                let (kind, name) = (name.resource_type(), short(name.name()));
+                details.set_resource_info(kind, name, "", short(message));
             }
             Error::Invalid(violations) => {
                 for violation in violations.iter().take(MAX_VIOLATIONS) {
@@ -257,13 +262,16 @@ impl Error {
                 }
             }
             Error::InUse { name, user, .. } => {
-                note("name", name);
-                note("user", user);
+                note("name", name.name());
+                note("user", user.name());
+                let message = short(&self.to_string());
                 details.add_precondition_failure_violation(
                     "IN_USE",
-                    short(name),
-                    short(&self.to_string()),
+                    short(name.name()),
+                    message.clone(),
                 );
+                let (kind, user) = (name.resource_type(), short(user.name()));
+                details.set_resource_info(kind, short(name.name()), user, message);
             }
             Error::FailedPrecondition { subject, message } => {
                 note("subject", subject);

@@ -13,6 +13,7 @@ pub mod error;
 pub mod frontend;
 pub mod gateway;
 pub mod health;
+pub mod identity;
 pub mod inventory;
 pub mod kvm;
 pub mod middleend;

@@ -11,6 +11,7 @@ use spdk::cores::CoreSet;
 
 use crate::config::{Config, RpcHttp, SpdkRpc};
 use crate::ctrlr_dir;
+use crate::identity::Identity;
 use crate::server::Tls;
 use crate::spdk_rpc::{self, Credentials, Proxy};
 
@@ -18,6 +19,8 @@ use crate::spdk_rpc::{self, Credentials, Proxy};
 pub struct Ready {
     /// Locked while the process lives: one instance to a state directory, and to a directory of sockets.
     pub instance: [File; 2],
+    /// Who this instance is.
+    pub identity: Identity,
     /// Where ordinary threads may run.
     pub control_cores: CoreSet,
     /// What the servers need.
@@ -46,6 +49,7 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
         ctrlr_dir::take(&config.ctrlr_dir)?,
     ];
     config.socket_access.admit(&config.ctrlr_dir)?;
+    let identity = Identity::of_state_dir(&config.state_dir)?;
     let grpc = bind("grpc-addr", config.grpc_addr)?;
     let http = bind("http-addr", config.http_addr)?;
     let spdk_rpc = config
@@ -62,6 +66,7 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
     check_memory(config)?;
     Ok(Ready {
         instance,
+        identity,
         control_cores,
         listeners: Listeners {
             grpc,
@@ -74,12 +79,14 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
 
 /// The cores for ordinary threads: those that the reactors leave, or all.
 fn check_cores(reactors: &CoreSet) -> Result<CoreSet, String> {
-    let allowed = CoreSet::allowed().map_err(|error| format!("cores: {error}"))?;
-    if let Some(missing) = reactors.without(&allowed) {
+    let permitted = CoreSet::permitted().map_err(|error| format!("cores: {error}"))?;
+    if let Some(missing) = reactors.without(&permitted) {
         return Err(format!(
-            "cores: {missing} cannot be used by this process; it may use {allowed}"
+            "cores: {missing} cannot be used by this process; it may use {permitted}"
         ));
     }
+    // Ordinary threads stay where the process was put.
+    let allowed = CoreSet::allowed().map_err(|error| format!("cores: {error}"))?;
     Ok(allowed.without(reactors).unwrap_or_else(|| {
         tracing::warn!(
             cores = %allowed,

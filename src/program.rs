@@ -11,7 +11,8 @@ use spdk::Runtime;
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::configured;
+use crate::configured::{self, Held};
+use crate::identity::Identity;
 use crate::preflight::{Listeners, Ready};
 use crate::server;
 use crate::services::Services;
@@ -24,6 +25,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     // Until SPDK has stopped, and longer than the servers.
     let Ready {
         instance: _instance,
+        identity,
         listeners,
         ..
     } = ready;
@@ -31,6 +33,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         cores: config.cores.clone(),
         mem_mib: config.mem_mib,
         no_huge: config.no_huge,
+        iobuf: config.iobuf,
         mailbox_capacity: config.max_calls,
         rpc_socket: config.spdk_rpc.as_ref().map(|rpc| rpc.socket.clone()),
         remote_io_timeout: config.remote_io_timeout,
@@ -45,7 +48,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     tracing::info!(cores = %config.cores, version = spdk::version(), "data path is up");
     warn_of_missing_changes();
 
-    let served = serve(&config, listeners, runtime.handle(), &mut signals).await;
+    let served = serve(&config, identity, listeners, runtime.handle(), &mut signals).await;
 
     let cost = runtime.handle().control_stats();
     tracing::info!(
@@ -69,18 +72,20 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
 
 async fn serve(
     config: &Config,
+    identity: Identity,
     listeners: Listeners,
     handle: spdk::Handle,
     signals: &mut Signals,
 ) -> Result<(), String> {
-    tokio::select! {
-        made = set_up(config, &handle) => made?,
+    // The files of the configuration's volumes, until the end.
+    let _held = tokio::select! {
+        made = set_up(config, identity, &handle) => made?,
         signal = signals.wait() => {
             tracing::info!(signal, "stopping before anything is served");
             return Ok(());
         }
-    }
-    let services = Services::new(config, handle);
+    };
+    let services = Services::new(config, identity, handle);
     let (trigger, stopping) = shutdown::trigger();
     let serving = server::serve(
         listeners,
@@ -127,7 +132,11 @@ fn flatten(ended: Result<Result<(), String>, tokio::task::JoinError>) -> Result<
 
 /// Makes what the API takes for granted: transports, and the named volumes of the
 /// configuration.
-async fn set_up(config: &Config, handle: &spdk::Handle) -> Result<(), String> {
+async fn set_up(
+    config: &Config,
+    identity: Identity,
+    handle: &spdk::Handle,
+) -> Result<Vec<Held>, String> {
     use spdk::nvmf::{Transport, transport};
     let create = |kind| move |spdk| transport::create(spdk, kind);
     let tcp = in_spdk(handle, "NVMe/TCP transport", create(Transport::Tcp)).await;
@@ -144,11 +153,12 @@ async fn set_up(config: &Config, handle: &spdk::Handle) -> Result<(), String> {
         })
         .await?;
     }
+    let mut held = Vec::new();
     for volume in &config.volumes {
-        let made = configured::make(handle, volume).await;
-        made.map_err(|error| format!("volume {:?}: {error}", volume.name()))?;
+        let made = configured::make(handle, identity, volume).await;
+        held.push(made.map_err(|error| format!("volume {:?}: {error}", volume.name()))?);
     }
-    Ok(())
+    Ok(held)
 }
 
 async fn in_spdk<F, Fut>(handle: &spdk::Handle, what: &str, recipe: F) -> Result<(), String>

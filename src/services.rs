@@ -18,6 +18,7 @@ use crate::frontend::{
     VirtioScsiLuns, VirtioScsiTargets,
 };
 use crate::health::{Exports, Files, Health, Paths, look_after};
+use crate::identity::Identity;
 use crate::inventory::{InventoryService, Roots};
 use crate::kvm::{Plugged, Slots};
 use crate::middleend::{EncryptedVolumes, QosVolumes};
@@ -178,9 +179,9 @@ pub struct Services {
 
 impl Services {
     /// The services over an SPDK that runs. Nothing exists yet.
-    pub fn new(config: &Config, spdk: Handle) -> Self {
-        let shared = Shared::new();
-        configured::keep_names(&config.volumes, &shared);
+    pub fn new(config: &Config, identity: Identity, spdk: Handle) -> Self {
+        let shared = Shared::over(spdk.clone());
+        configured::keep_names(&config.volumes, identity, &shared);
         let slots = Slots::new(config);
         let health = Health::new(Arc::clone(&shared.registry));
         let nvme_subsystems = Collection::new(NvmeSubsystems::new(spdk.clone()), &shared);
@@ -202,10 +203,10 @@ impl Services {
         let nvme_remote = nvme_remote(&spdk, &shared, &health);
         let services = Self {
             null: NullVolumeService {
-                null_volumes: Collection::new(Volumes::new(spdk.clone()), &shared),
+                null_volumes: Collection::new(Volumes::new(spdk.clone(), identity), &shared),
             },
             malloc: MallocVolumeService {
-                malloc_volumes: Collection::new(Volumes::new(spdk.clone()), &shared),
+                malloc_volumes: Collection::new(Volumes::new(spdk.clone(), identity), &shared),
             },
             nvme_remote,
             encryption: MiddleendEncryptionService {
@@ -215,7 +216,7 @@ impl Services {
                 qos_volumes: Collection::new(QosVolumes::new(spdk.clone()), &shared),
             },
             aio: AioVolumeService {
-                aio_volumes: Collection::new(Volumes::new(spdk.clone()), &shared),
+                aio_volumes: Collection::new(Volumes::new(spdk.clone(), identity), &shared),
             },
             nvme: FrontendNvmeService {
                 nvme_subsystems,

@@ -5,10 +5,9 @@ mod common;
 
 use std::fs::File;
 use std::path::Path;
-use std::process::Command;
 
 use common::{
-    Initiator, Options, Resource, Target, Tool, expect_invalid, name_of, namespace, nqn_of,
+    Initiator, Loop, Options, Resource, Target, Tool, expect_invalid, name_of, namespace, nqn_of,
     subsystem, tcp_controller,
 };
 use serde_json::{Value, json};
@@ -26,28 +25,6 @@ fn file(path: &Path, bytes: u64) -> File {
     file
 }
 
-/// A block device of 4 KiB blocks, gone on drop.
-struct Loop(String);
-
-impl Loop {
-    fn over(file: &Path) -> Self {
-        let made = Command::new("losetup")
-            .args(["--find", "--show", "--sector-size", "4096"])
-            .arg(file)
-            .output()
-            .expect("losetup runs");
-        let said = String::from_utf8_lossy(&made.stderr);
-        assert!(made.status.success(), "a loop device is needed: {said}");
-        Self(String::from_utf8_lossy(&made.stdout).trim().to_owned())
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
-    }
-}
-
 #[tokio::test]
 async fn blocks_smaller_than_those_of_the_device_are_refused_by_name() {
     let target = Target::start().await;
@@ -55,7 +32,7 @@ async fn blocks_smaller_than_those_of_the_device_are_refused_by_name() {
     let volumes = Resource::new(&client, "AioVolume");
     let path = target.scratch().join("beneath");
     file(&path, 16 * MIB);
-    let device = Loop::over(&path);
+    let device = Loop::over(&path, 4096);
     let small = volume(&device.0, 512, 64);
     let status = volumes
         .refused("", "dev", small, Code::InvalidArgument)

@@ -33,6 +33,20 @@ impl CoreSet {
         Ok(Self(cores))
     }
 
+    /// The cores that this process may give itself: those of its cpuset, which may be more than the
+    /// affinity mask that it has inherited (from taskset, isolcpus, or a service manager).
+    pub fn permitted() -> std::io::Result<Self> {
+        let inherited = Self::allowed()?;
+        let all = Self((0..CORES_MAX).collect());
+        // The kernel takes what of it the cpuset has.
+        if all.pin_current_thread().is_err() {
+            return Ok(inherited);
+        }
+        let permitted = Self::allowed();
+        inherited.pin_current_thread()?;
+        permitted
+    }
+
     /// Pins the calling thread, and what it spawns from now on, to these cores.
     pub fn pin_current_thread(&self) -> std::io::Result<()> {
         // SAFETY: a cpu_set_t is plain bits; all zero is the empty set.
@@ -209,6 +223,21 @@ mod tests {
             let error = text.parse::<CoreSet>().expect_err(text);
             assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
         }
+    }
+
+    #[test]
+    fn what_may_be_had_is_no_less_than_what_is_inherited_and_asking_changes_nothing() {
+        let inherited = CoreSet::allowed().expect("asked");
+        let permitted = CoreSet::permitted().expect("asked");
+        assert_eq!(inherited.without(&permitted), None);
+        assert_eq!(CoreSet::allowed().expect("asked"), inherited);
+        let one = CoreSet(inherited.iter().take(1).collect());
+        let thread = std::thread::spawn(move || {
+            one.pin_current_thread().expect("it is ours");
+            let found = CoreSet::permitted().expect("asked");
+            (CoreSet::allowed().expect("asked") == one, found)
+        });
+        assert_eq!(thread.join().expect("it ends"), (true, permitted));
     }
 
     #[test]

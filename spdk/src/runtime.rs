@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use crate::bdev::nvme;
 use crate::cores::CoreSet;
 use crate::error::Error;
+use crate::iobuf::Iobuf;
 use crate::log;
 use crate::mailbox::{self, Handle, Shared};
 use crate::rpc;
@@ -25,6 +26,11 @@ use crate::vhost;
 
 /// Proof that the code runs on SPDK's app thread, where bdevs are registered and
 /// NVMe-oF and vhost are configured. Neither `Send` nor `Sync`.
+///
+/// The app thread is bound to the reactor that it starts on (`spdk_thread_bind`), so one
+/// OS thread runs it for as long as SPDK lives. That is an invariant: the executor, the
+/// watches and other state live in thread-locals of that OS thread. Neither a scheduler nor
+/// `thread_set_cpumask` on SPDK's JSON-RPC socket moves a bound thread (`lib/event/reactor.c`).
 #[derive(Clone, Copy)]
 pub struct Spdk {
     stays: PhantomData<*const ()>,
@@ -40,6 +46,8 @@ pub struct Options {
     /// Ordinary memory in place of hugepages: no vhost-user, no vfio-user, no
     /// PCIe devices.
     pub no_huge: bool,
+    /// The pools of buffers.
+    pub iobuf: Iobuf,
     /// Calls that may be under way at once, plus one; a power of two.
     pub mailbox_capacity: usize,
     /// Where SPDK's own JSON-RPC server listens, for diagnosis; 107 bytes at most.
@@ -108,6 +116,8 @@ impl Runtime {
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let fail = |error: std::io::Error| StartError::new(error.to_string());
         log::install().map_err(fail)?;
+        let pools = options.iobuf.set();
+        pools.map_err(|error| StartError::new(error.to_string()))?;
         let (opened_tx, opened) = oneshot::channel();
         let (ended_tx, ended) = oneshot::channel();
         let control = CoreSet::allowed().map_err(fail)?;
@@ -164,7 +174,7 @@ impl Runtime {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let code = self.host.end().await;
-        log::drain();
+        log::finish();
         code
     }
 }
@@ -250,6 +260,9 @@ pub fn exit_at_once(code: u8) -> ! {
 unsafe extern "C" fn begin(argument: *mut c_void) {
     // SAFETY: what `host` passed, and SPDK calls once.
     let start = unsafe { Box::from_raw(argument.cast::<Start>()) };
+    // Before anything is put into a thread-local: see [`Spdk`].
+    // SAFETY: SPDK calls this on the app thread, which lives until SPDK has stopped.
+    unsafe { sys::spdk_thread_bind(sys::spdk_get_thread(), true) };
     let spdk = Spdk { stays: PhantomData };
     // Before anybody can attach a controller, by SPDK's socket or the mailbox.
     let configured = nvme::configure(spdk, start.remote_io_timeout);

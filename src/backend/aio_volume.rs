@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, StatxFlags, ioctl_blksszget, statx};
 use spdk::bdev::aio;
 use spdk::{Handle, Spdk, bdev};
 
-use super::{ENODEV, Recipe, Volume, check_size, check_uuid, info, parse_uuid, uuid_text};
+use super::{Claim, ENODEV, Recipe, Volume, check_size, check_uuid, info, parse_uuid, uuid_text};
 use crate::api::storage::AioVolume;
 use crate::error::{Error, Violations};
 use crate::resource::{Change, Name};
@@ -23,6 +24,7 @@ const FILE_BLOCK_SIZE: u32 = 512;
 
 impl Volume for AioVolume {
     type Recipe = aio::Options;
+    type Held = Arc<Claim>;
 
     fn check(&self, violations: &mut Violations) {
         check_size(self.block_size, self.blocks_count, violations);
@@ -39,13 +41,26 @@ impl Volume for AioVolume {
         &self.uuid
     }
 
-    async fn recipe(&self, name: String) -> Result<aio::Options, Error> {
+    /// The data is the file's, whatever the volume is called.
+    fn origin(&self, _: &Name) -> String {
+        format!("file/{}", self.filename)
+    }
+
+    async fn hold(&self, id: &str) -> Result<Arc<Claim>, Error> {
+        let (volume, id) = (self.clone(), id.to_owned());
+        blocking(move || {
+            look(&volume)?;
+            Claim::take(&id, &volume.filename)
+        })
+        .await
+    }
+
+    async fn recipe(&self, name: String, uuid: [u8; 16]) -> Result<aio::Options, Error> {
         let volume = self.clone();
-        let looked = tokio::task::spawn_blocking(move || look(&volume)).await;
-        let block_size = looked.map_err(|error| Error::internal("looking at a file", error))??;
+        let block_size = blocking(move || look(&volume)).await?;
         Ok(aio::Options {
             name,
-            uuid: parse_uuid(&self.uuid),
+            uuid: Some(uuid),
             filename: self.filename.clone(),
             block_size,
             readonly: false,
@@ -66,6 +81,28 @@ impl Volume for AioVolume {
 
     fn reconsider(&mut self, asked: &Self) {
         self.blocks_count = asked.blocks_count;
+        // Of another file, where it was derived.
+        self.uuid.clone_from(&asked.uuid);
+    }
+
+    async fn confirm(&self) -> Result<(), Error> {
+        let volume = self.clone();
+        let size = blocking(move || {
+            let size = file_size(&volume.filename);
+            size.map_err(|error| Error::failed_precondition(&volume.filename, error.to_string()))
+        });
+        let (size, block_size) = (size.await?, self.block_size.cast_unsigned());
+        let promised = self.blocks_count.cast_unsigned().saturating_mul(block_size);
+        if size >= promised {
+            return Ok(());
+        }
+        let what = format!(
+            "{:?} has {size} of the {promised} bytes that the volume promises: make it as long again, \
+             or update blocks_count to {} at most",
+            self.filename,
+            size / block_size.max(1)
+        );
+        Err(Error::failed_precondition(&self.filename, what))
     }
 
     /// What the file has gained is taken over at any time. So is a block size that is left to the
@@ -76,7 +113,8 @@ impl Volume for AioVolume {
         name: &Name,
         change: &Change<Self>,
     ) -> Result<Option<bdev::Info>, Error> {
-        let wanted = change.wanted.recipe(name.id().to_owned()).await?;
+        let uuid = parse_uuid(&change.old.uuid).unwrap_or_default();
+        let wanted = change.wanted.recipe(name.id().to_owned(), uuid).await?;
         let same_blocks = i64::from(wanted.block_size) == change.old.block_size;
         if !same_blocks || !change.fields.only(&["block_size", "blocks_count"]) {
             return Ok(None);
@@ -90,6 +128,14 @@ impl Volume for AioVolume {
         });
         Ok(rescanned.await??)
     }
+}
+
+/// Asks the file system, where waiting is allowed.
+async fn blocking<T: Send + 'static>(
+    ask: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let asked = tokio::task::spawn_blocking(ask).await;
+    asked.map_err(|error| Error::internal("looking at a file", error))?
 }
 
 impl Recipe for aio::Options {

@@ -3,12 +3,13 @@
 use spdk::bdev::malloc;
 use spdk::{Spdk, bdev};
 
-use super::{Recipe, Volume, check_size, check_uuid, parse_uuid, uuid_text};
+use super::{Recipe, Volume, check_size, check_uuid, uuid_text};
 use crate::api::storage::MallocVolume;
 use crate::error::{Error, Violations};
 
 impl Volume for MallocVolume {
     type Recipe = malloc::Options;
+    type Held = ();
 
     fn check(&self, violations: &mut Violations) {
         check_size(self.block_size, self.blocks_count, violations);
@@ -30,10 +31,14 @@ impl Volume for MallocVolume {
         &self.uuid
     }
 
-    async fn recipe(&self, name: String) -> Result<malloc::Options, Error> {
+    async fn hold(&self, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn recipe(&self, name: String, uuid: [u8; 16]) -> Result<malloc::Options, Error> {
         Ok(malloc::Options {
             name,
-            uuid: parse_uuid(&self.uuid),
+            uuid: Some(uuid),
             num_blocks: self.blocks_count.cast_unsigned(),
             block_size: self.block_size as u32,
             metadata_size: self.metadata_size as u32,

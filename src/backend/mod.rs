@@ -4,6 +4,7 @@
 //! bdev is made.
 
 mod aio_volume;
+mod file_claim;
 mod greeting;
 mod malloc_volume;
 mod null_volume;
@@ -14,17 +15,20 @@ mod path_address;
 mod pcie;
 mod stats;
 
+use std::collections::HashMap;
 use std::future::Future;
-use std::marker::PhantomData;
 
+use parking_lot::Mutex;
 use spdk::{Handle, Spdk, bdev};
 use uuid::Uuid;
 
 use crate::api::storage::VolumeStats;
 use crate::error::{Error, Violations};
+use crate::identity::Identity;
 use crate::resource::{CallContext, Change, Key, Kind, Name, Object, Uses};
 
 pub(crate) use aio_volume::file_size;
+pub(crate) use file_claim::{Claim, FileId};
 pub use nvme_path::NvmePaths;
 pub use nvme_remote_controller::NvmeRemoteControllers;
 pub use nvme_remote_namespace::NvmeRemoteNamespaces;
@@ -38,14 +42,30 @@ pub trait Volume: Object {
     /// How its bdev is made.
     type Recipe: Recipe;
 
+    /// What the volume has for itself of the system while its bdev lives.
+    type Held: Send + Sync + 'static;
+
     /// Rules beyond those of the proto files.
     fn check(&self, violations: &mut Violations);
 
     /// Its UUID in the form that the client or the server wrote; empty while there is none.
     fn uuid(&self) -> &str;
 
+    /// What the UUID is derived from where none is given: what tells the data apart from other data
+    /// of this instance, and is the same when the volume is made once more.
+    fn origin(&self, name: &Name) -> String {
+        name.key().as_str().to_owned()
+    }
+
+    /// Takes what the volume needs for itself, or fails with who has it.
+    fn hold(&self, id: &str) -> impl Future<Output = Result<Self::Held, Error>> + Send;
+
     /// How the bdev of this volume is made. May look at the system, not at SPDK.
-    fn recipe(&self, name: String) -> impl Future<Output = Result<Self::Recipe, Error>> + Send;
+    fn recipe(
+        &self,
+        name: String,
+        uuid: [u8; 16],
+    ) -> impl Future<Output = Result<Self::Recipe, Error>> + Send;
 
     /// Fills in what was left to the server.
     fn complete(&mut self, bdev: &bdev::Info);
@@ -53,6 +73,11 @@ pub trait Volume: Object {
     /// Takes out what the server worked out from other fields and has to work out again, given what
     /// the client asks for.
     fn reconsider(&mut self, _asked: &Self) {}
+
+    /// Whether what the volume is made of still has what the volume promises.
+    fn confirm(&self) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// Changes the bdev as it is, under those who use it; `None` when it has to be rebuilt for this
     /// change.
@@ -81,18 +106,36 @@ pub trait Recipe: Clone + Send + 'static {
 }
 
 /// A kind of volumes.
-pub struct Volumes<V> {
+pub struct Volumes<V: Volume> {
     spdk: Handle,
-    volume: PhantomData<fn() -> V>,
+    identity: Identity,
+    /// What the volumes have of the system.
+    held: Mutex<HashMap<Key, V::Held>>,
 }
 
-impl<V> Volumes<V> {
-    /// A kind whose volumes live in this SPDK.
-    pub fn new(spdk: Handle) -> Self {
+impl<V: Volume> Volumes<V> {
+    /// A kind whose volumes live in this SPDK, of this instance.
+    pub fn new(spdk: Handle, identity: Identity) -> Self {
         Self {
             spdk,
-            volume: PhantomData,
+            identity,
+            held: Mutex::default(),
         }
+    }
+
+    /// The UUID that the volume has or will get.
+    fn uuid_of(&self, name: &Name, object: &V) -> [u8; 16] {
+        parse_uuid(object.uuid()).unwrap_or_else(|| self.identity.derive(&object.origin(name)))
+    }
+
+    async fn recipe(&self, name: &Name, object: &V) -> Result<V::Recipe, Error> {
+        let uuid = self.uuid_of(name, object);
+        object.recipe(name.id().to_owned(), uuid).await
+    }
+
+    fn keep(&self, name: &Name, held: V::Held) {
+        let before = self.held.lock().insert(name.key().clone(), held);
+        drop(before);
     }
 }
 
@@ -105,18 +148,22 @@ impl<V: Volume> Kind for Volumes<V> {
 
     fn uses(&self, name: &Name, object: &V) -> Uses {
         let uses = Uses::new().owns(Key::bdev(name.id()));
-        match parse_uuid(object.uuid()) {
-            Some(uuid) => uses.owns(format!("uuid/{}", uuid_text(uuid))),
-            None => uses,
+        // What is derived from a file meets no other before that is claimed, which says more.
+        let is_known = !object.uuid().is_empty() || object.origin(name) == name.key().as_str();
+        match is_known {
+            true => uses.owns(uuid_key(self.uuid_of(name, object))),
+            false => uses,
         }
     }
 
     async fn create(&self, _: &CallContext, name: &Name, mut wanted: V) -> Result<V, Error> {
-        let recipe = wanted.recipe(name.id().to_owned()).await?;
+        let held = wanted.hold(name.id()).await?;
+        let recipe = self.recipe(name, &wanted).await?;
         let info = self
             .spdk
             .call(move |spdk| async move { make(spdk, &recipe).await });
         wanted.complete(&info.await??);
+        self.keep(name, held);
         Ok(wanted)
     }
 
@@ -134,20 +181,26 @@ impl<V: Volume> Kind for Volumes<V> {
             return Ok(object);
         }
         change.unused(name)?;
-        let old = change.old.recipe(name.id().to_owned()).await;
+        let old = self.recipe(name, &change.old).await;
         let mut object = change.wanted;
-        let new = object.recipe(name.id().to_owned()).await?;
+        let held = object.hold(name.id()).await?;
+        let new = self.recipe(name, &object).await?;
         let info = self
             .spdk
             .call(move |spdk| async move { rebuild(spdk, old.ok().as_ref(), &new).await });
         object.complete(&info.await??);
+        self.keep(name, held);
         Ok(object)
+    }
+
+    async fn confirm(&self, _: &Name, object: &V) -> Result<(), Error> {
+        object.confirm().await
     }
 
     /// One that has gone by itself is there again, if what it is made of is.
     async fn renew(&self, _: &CallContext, name: &Name, object: &V) -> Result<(), Error> {
         match self.is_there(name, object).await? {
-            true => Ok(()),
+            true => object.confirm().await,
             false => {
                 self.make_again(name, object).await?;
                 tracing::warn!(volume = %name, "it had gone, and is made again");
@@ -157,14 +210,17 @@ impl<V: Volume> Kind for Volumes<V> {
     }
 
     async fn delete(&self, _: &CallContext, name: &Name, object: &V) -> Result<(), Error> {
-        let (name, uuid) = (name.id().to_owned(), parse_uuid(object.uuid()));
+        let (id, uuid) = (name.id().to_owned(), parse_uuid(object.uuid()));
         let deleted = self
             .spdk
-            .call(async move |spdk| match own(spdk, &name, uuid)? {
+            .call(async move |spdk| match own(spdk, &id, uuid)? {
                 Own::Replaced => Ok(()),
-                _ => remove(spdk, &name).await,
+                _ => remove(spdk, &id).await,
             });
-        Ok(deleted.await??)
+        deleted.await??;
+        let held = self.held.lock().remove(name.key());
+        drop(held);
+        Ok(())
     }
 
     async fn stats(&self, name: &Name, object: &V) -> Result<VolumeStats, Error> {
@@ -210,7 +266,8 @@ impl<V: Volume> Volumes<V> {
     /// # Errors
     /// What stands against it.
     pub(crate) async fn make_again(&self, name: &Name, volume: &V) -> Result<(), Error> {
-        let recipe = volume.recipe(name.id().to_owned()).await?;
+        let held = volume.hold(name.id()).await?;
+        let recipe = self.recipe(name, volume).await?;
         let uuid = parse_uuid(volume.uuid());
         let made = self
             .spdk
@@ -219,7 +276,9 @@ impl<V: Volume> Volumes<V> {
                 // Where another bdev has the name, SPDK says so.
                 Own::Gone | Own::Replaced => recipe.make(spdk).await,
             });
-        Ok(made.await??)
+        made.await??;
+        self.keep(name, held);
+        Ok(())
     }
 }
 
@@ -331,6 +390,11 @@ pub(crate) fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     // The crate knows more forms (URN, braces) than the API means.
     let uuid = matches!(text.len(), 32 | 36).then(|| Uuid::try_parse(text).ok())??;
     (!uuid.is_nil()).then(|| uuid.into_bytes())
+}
+
+/// Who has this UUID owns this.
+pub(crate) fn uuid_key(uuid: [u8; 16]) -> Key {
+    Key::from(format!("uuid/{}", uuid_text(uuid)))
 }
 
 /// The text of a UUID as it is answered where the server chose it.

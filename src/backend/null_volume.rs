@@ -3,13 +3,14 @@
 use spdk::bdev::null;
 use spdk::{Handle, Spdk, bdev};
 
-use super::{Recipe, Volume, check_size, check_uuid, info, parse_uuid, uuid_text};
+use super::{Recipe, Volume, check_size, check_uuid, info, uuid_text};
 use crate::api::storage::NullVolume;
 use crate::error::{Error, Violations};
 use crate::resource::{Change, Name};
 
 impl Volume for NullVolume {
     type Recipe = null::Options;
+    type Held = ();
 
     fn check(&self, violations: &mut Violations) {
         check_size(self.block_size, self.blocks_count, violations);
@@ -20,10 +21,14 @@ impl Volume for NullVolume {
         &self.uuid
     }
 
-    async fn recipe(&self, name: String) -> Result<null::Options, Error> {
+    async fn hold(&self, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn recipe(&self, name: String, uuid: [u8; 16]) -> Result<null::Options, Error> {
         Ok(null::Options {
             name,
-            uuid: parse_uuid(&self.uuid),
+            uuid: Some(uuid),
             num_blocks: self.blocks_count.cast_unsigned(),
             block_size: self.block_size as u32,
         })

@@ -20,7 +20,7 @@ use super::{ENODEV, greeting, pcie, volume_stats};
 use crate::api::storage::{
     NvmeMultipath, NvmePath, NvmeRemoteController, NvmeTransportType, VolumeStats,
 };
-use crate::error::{Error, Violations};
+use crate::error::{Error, Subject, Violations};
 use crate::health::{Health, path_key};
 use crate::resource::volume_ref::remote_bdevs;
 use crate::resource::{CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Uses};
@@ -125,8 +125,8 @@ impl NvmePaths {
 
     fn in_use(name: &Name, user: Option<Name>) -> Error {
         Error::InUse {
-            name: name.to_string(),
-            user: user.map(|user| user.to_string()).unwrap_or_default(),
+            name: name.into(),
+            user: user.as_ref().map(Subject::from).unwrap_or_default(),
             remedy: "it is the last path to what that uses; delete that first".into(),
         }
     }

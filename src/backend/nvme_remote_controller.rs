@@ -116,7 +116,7 @@ impl Kind for NvmeRemoteControllers {
         let is_there = async move |spdk| nvme::paths(spdk, &id).is_ok();
         if self.spdk.call(is_there).await? {
             return Err(Error::AlreadyExists {
-                name: name.id().to_owned(),
+                name: name.into(),
                 message: format!(
                     "SPDK has a controller {:?} that was not made here: choose another ID",
                     name.id()

@@ -1,11 +1,12 @@
 //! The volumes that the configuration names, to be made at start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
 use super::ConfigError;
-use crate::backend::{MAX_BLOCK_SIZE, is_block_size};
+use crate::backend::{MAX_BLOCK_SIZE, check_uuid, is_block_size, parse_uuid};
+use crate::error::Violations;
 
 /// A bdev that is made at start. It is not an object of the API: clients refer to
 /// it by its raw name.
@@ -22,6 +23,9 @@ pub enum Volume {
         /// Bytes to a block.
         #[serde(rename = "block-size", default = "default_block_size")]
         block_size: u32,
+        /// Who it is to hosts; without one it is derived, the same at each start.
+        #[serde(default)]
+        uuid: Option<String>,
     },
     /// Takes writes, forgets them, reads zeroes.
     Null {
@@ -33,6 +37,9 @@ pub enum Volume {
         /// Bytes to a block.
         #[serde(rename = "block-size", default = "default_block_size")]
         block_size: u32,
+        /// Who it is to hosts; without one it is derived, the same at each start.
+        #[serde(default)]
+        uuid: Option<String>,
     },
     /// A file or a kernel block device.
     Aio {
@@ -43,6 +50,9 @@ pub enum Volume {
         /// Bytes to a block.
         #[serde(rename = "block-size", default = "default_block_size")]
         block_size: u32,
+        /// Who it is to hosts; without one it is derived, the same at each start.
+        #[serde(default)]
+        uuid: Option<String>,
     },
 }
 
@@ -55,6 +65,34 @@ impl Volume {
     pub fn name(&self) -> &str {
         match self {
             Self::Malloc { name, .. } | Self::Null { name, .. } | Self::Aio { name, .. } => name,
+        }
+    }
+
+    /// The UUID that it is given.
+    pub fn uuid(&self) -> Option<&str> {
+        match self {
+            Self::Malloc { uuid, .. } | Self::Null { uuid, .. } | Self::Aio { uuid, .. } => {
+                uuid.as_deref()
+            }
+        }
+    }
+
+    /// What is no UUID, or one that another volume has.
+    fn check_uuid<'a>(&'a self, uuids: &mut BTreeMap<[u8; 16], &'a str>) -> Result<(), String> {
+        let Some(text) = self.uuid() else {
+            return Ok(());
+        };
+        let mut violations = Violations::default();
+        check_uuid("uuid", text, &mut violations);
+        if let Some(uuid) = parse_uuid(text)
+            && let Some(other) = uuids.insert(uuid, self.name())
+        {
+            violations.add("uuid", format!("{text:?} is also that of {other:?}"));
+        }
+        match violations.iter().next() {
+            Some(_) => Err(violations.to_string()),
+            None if text.is_empty() => Err("uuid is empty: leave it out, or give one".to_owned()),
+            None => Ok(()),
         }
     }
 
@@ -95,6 +133,7 @@ const MAX_SIZE_MIB: u64 = (1 << 43) - 1;
 /// What can be seen to be wrong before SPDK runs.
 pub(super) fn check(volumes: Vec<Volume>) -> Result<Vec<Volume>, ConfigError> {
     let mut names = BTreeSet::new();
+    let mut uuids = BTreeMap::new();
     for volume in &volumes {
         let name = volume.name();
         let problem = if name.is_empty() {
@@ -108,6 +147,7 @@ pub(super) fn check(volumes: Vec<Volume>) -> Result<Vec<Volume>, ConfigError> {
         } else {
             volume
                 .check_size()
+                .and_then(|()| volume.check_uuid(&mut uuids))
                 .err()
                 .map(|reason| format!("{name:?}: {reason}"))
         };

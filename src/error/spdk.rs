@@ -14,8 +14,8 @@ impl From<spdk::Error> for Error {
     fn from(error: spdk::Error) -> Self {
         let message = error.to_string();
         let subject = error.detail.unwrap_or_else(|| error.operation.to_owned());
-        let not_found = |name| Error::NotFound {
-            name,
+        let not_found = |name: String| Error::NotFound {
+            name: name.into(),
             message: message.clone(),
         };
         if error.errno.0 == ENODEV {
@@ -24,7 +24,7 @@ impl From<spdk::Error> for Error {
         match std::io::Error::from_raw_os_error(error.errno.0).kind() {
             ErrorKind::NotFound => not_found(subject),
             ErrorKind::AlreadyExists => Error::AlreadyExists {
-                name: subject,
+                name: subject.into(),
                 message,
             },
             ErrorKind::ResourceBusy

@@ -62,7 +62,7 @@ fn socket_key(name: &str) -> Key {
 /// `volume_name_ref` names a volume that SPDK does not have.
 fn no_volume(volume_name_ref: &str) -> Error {
     Error::NotFound {
-        name: volume_name_ref.to_owned(),
+        name: volume_name_ref.into(),
         message: format!("volume_name_ref: there is no volume {volume_name_ref:?}"),
     }
 }

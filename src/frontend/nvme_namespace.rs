@@ -46,6 +46,13 @@ impl NvmeNamespaces {
 
     /// Takes note of a namespace that hosts see now; its ID.
     fn shown(&self, name: &Name, added: Added) -> u32 {
+        if added.metadata_size != 0 {
+            tracing::warn!(
+                namespace = %name,
+                metadata_size = added.metadata_size,
+                "Linux hosts over NVMe/TCP show a volume with metadata as a disk of 0 bytes"
+            );
+        }
         self.volumes.note(name, added.bdev);
         added.nsid
     }
@@ -97,10 +104,15 @@ impl Kind for NvmeNamespaces {
             Ok(volume) => volume.taken_in(Uses::new()),
             Err(_) => Uses::new(),
         };
+        let uses = identifiers(name, &options(&spec)).fold(uses, Uses::owns);
         match (spec.host_nsid, name.parent_id()) {
             (1.., Some(_)) => uses.owns(nsid_key(name, spec.host_nsid)),
             _ => uses,
         }
+    }
+
+    fn volume_ref<'a>(&self, object: &'a NvmeNamespace) -> Option<&'a str> {
+        Some(&object.spec.as_ref()?.volume_name_ref)
     }
 
     async fn create(
@@ -218,6 +230,21 @@ fn nsid_key(name: &Name, nsid: i32) -> Key {
     ))
 }
 
+/// What no other namespace of the subsystem may have, of what the client gave: two disks of one
+/// identifier are one to hosts. What SPDK derives from the volume it compares itself.
+fn identifiers(name: &Name, options: &namespace::Options) -> impl Iterator<Item = Key> + use<> {
+    let subsystem = name.parent_id().unwrap_or_default().to_owned();
+    let uuid = options.uuid.map(|uuid| ("uuid", hex(&uuid)));
+    let nguid = options.nguid.map(|nguid| ("nguid", hex(&nguid)));
+    let eui64 = options.eui64.map(|eui64| ("eui64", hex(&eui64)));
+    let given = [uuid, nguid, eui64].into_iter().flatten();
+    given.map(move |(field, value)| Key::from(format!("{field} in {subsystem}/{value}")))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn spec_of(object: &NvmeNamespace) -> NvmeNamespaceSpec {
     object.spec.clone().unwrap_or_default()
 }
@@ -225,13 +252,15 @@ fn spec_of(object: &NvmeNamespace) -> NvmeNamespaceSpec {
 /// A spec that has passed the checks, as SPDK wants it.
 fn options(spec: &NvmeNamespaceSpec) -> namespace::Options {
     let volume = VolumeRef::parse(&spec.volume_name_ref);
+    let (uuid, nguid) = (parse_uuid(&spec.uuid), parse_uuid(&spec.nguid));
     namespace::Options {
         bdev: volume
             .map(|volume| volume.bdev().to_owned())
             .unwrap_or_default(),
         nsid: u32::try_from(spec.host_nsid).unwrap_or_default(),
-        uuid: parse_uuid(&spec.uuid),
-        nguid: parse_uuid(&spec.nguid),
+        // Hosts go by all of them: one alone would leave the other to the volume.
+        uuid: uuid.or(nguid),
+        nguid: nguid.or(uuid),
         eui64: (spec.eui64 != 0).then(|| spec.eui64.to_be_bytes()),
     }
 }
@@ -276,7 +305,7 @@ async fn replace(
 fn at_fault(spec: &NvmeNamespaceSpec, error: spdk::Error) -> Error {
     match error.errno.0 {
         errno::ENODEV => Error::NotFound {
-            name: spec.volume_name_ref.clone(),
+            name: spec.volume_name_ref.as_str().into(),
             message: format!(
                 "spec.volume_name_ref: there is no volume {:?}",
                 spec.volume_name_ref

@@ -2,6 +2,7 @@
 
 use spdk::nvmf::{Address, host, listener, nqn, subsystem};
 use spdk::{Handle, Spdk, keyring};
+use uuid::Uuid;
 
 use super::{errno, subsystem_stats};
 use crate::api::storage::{NvmeSubsystem, NvmeSubsystemSpec, NvmeSubsystemStatus, VolumeStats};
@@ -14,7 +15,6 @@ const SERIAL_LEN: usize = 20;
 const MODEL_LEN: usize = 40;
 
 /// What hosts see where the client says nothing.
-const DEFAULT_SERIAL: &str = "00000000000000000000";
 const DEFAULT_MODEL: &str = "SPDK bdev Controller";
 
 /// The kind.
@@ -220,11 +220,21 @@ impl Recipe {
 fn options(spec: &NvmeSubsystemSpec) -> subsystem::Options {
     subsystem::Options {
         nqn: spec.nqn.clone(),
-        serial: or(&spec.serial_number, DEFAULT_SERIAL),
+        serial: or(&spec.serial_number, &serial_of(&spec.nqn)),
         model: or(&spec.model_number, DEFAULT_MODEL),
         max_namespaces: u32::try_from(spec.max_namespaces).unwrap_or_default(),
         allow_any_host: spec.hostnqn.is_empty(),
     }
+}
+
+/// The serial number of a subsystem that is given none: the same at each start, and another for each
+/// NQN, since hosts and udev know a controller by it.
+fn serial_of(nqn: &str) -> String {
+    let mut text = Uuid::new_v5(&Uuid::NAMESPACE_OID, nqn.as_bytes())
+        .simple()
+        .to_string();
+    text.truncate(SERIAL_LEN);
+    text
 }
 
 fn or(text: &str, default: &str) -> String {
@@ -405,9 +415,18 @@ mod tests {
     }
 
     #[test]
+    fn a_serial_number_is_derived_from_the_nqn_and_fills_its_field() {
+        let [one, other] = ["a", "b"].map(|id| serial_of(&format!("nqn.2022-09.io.spdk:{id}")));
+        assert_ne!(one, other);
+        assert_eq!(one, serial_of("nqn.2022-09.io.spdk:a"));
+        assert_eq!(one.len(), SERIAL_LEN);
+        assert_eq!(broken(|v| check_text("f", &one, SERIAL_LEN, v)), "");
+    }
+
+    #[test]
     fn what_a_client_leaves_out_has_a_default_that_an_update_can_go_back_to() {
         let options = options(&NvmeSubsystemSpec::default());
-        assert_eq!(options.serial, DEFAULT_SERIAL);
+        assert_eq!(options.serial, serial_of(""));
         assert_eq!(options.model, DEFAULT_MODEL);
         assert!(options.allow_any_host);
     }

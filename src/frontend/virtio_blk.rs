@@ -77,6 +77,10 @@ impl Kind for VirtioBlks {
         }
     }
 
+    fn volume_ref<'a>(&self, object: &'a VirtioBlk) -> Option<&'a str> {
+        Some(&object.volume_name_ref)
+    }
+
     async fn create(
         &self,
         _: &CallContext,

@@ -40,7 +40,7 @@ impl VirtioScsiLuns {
     async fn add(&self, name: &Name, lun: &Lun<'_>, object: &VirtioScsiLun) -> Result<(), Error> {
         let target = self.targets.object(&key(TARGETS, lun.group));
         let most = target.as_ref().map_or(MAX_LUNS, most);
-        match self.luns.add(lun.group, name.id(), lun.bdev, most).await {
+        match self.luns.add(lun.group, name.id(), &lun.bdev, most).await {
             Err(Error::NotFound { .. }) => Err(no_volume(&object.volume_name_ref)),
             result => result,
         }
@@ -84,6 +84,10 @@ impl Kind for VirtioScsiLuns {
             _ => controller.clone(),
         };
         uses.needs(needed).shares(target).shares(controller)
+    }
+
+    fn volume_ref<'a>(&self, object: &'a VirtioScsiLun) -> Option<&'a str> {
+        Some(&object.volume_name_ref)
     }
 
     async fn create(
@@ -130,7 +134,7 @@ impl Kind for VirtioScsiLuns {
     async fn stats(&self, name: &Name, object: &VirtioScsiLun) -> Result<VolumeStats, Error> {
         let Lun { group, bdev } = Lun::of(object);
         let is_there = self.luns.is_there(group, name.id());
-        stats_if(is_there, &self.spdk, bdev.to_owned()).await
+        stats_if(is_there, &self.spdk, bdev).await
     }
 }
 
@@ -154,14 +158,15 @@ impl Exported for VirtioScsiLuns {
 struct Lun<'a> {
     /// The ID of its target or controller.
     group: &'a str,
-    bdev: &'a str,
+    bdev: String,
 }
 
 impl<'a> Lun<'a> {
     fn of(object: &'a VirtioScsiLun) -> Self {
         Self {
             group: group_of(&object.target_name_ref).unwrap_or_default(),
-            bdev: VolumeRef::parse(&object.volume_name_ref).map_or("", |volume| volume.bdev()),
+            bdev: VolumeRef::parse(&object.volume_name_ref)
+                .map_or_else(|_| String::new(), |volume| volume.bdev().to_owned()),
         }
     }
 }

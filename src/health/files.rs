@@ -1,14 +1,15 @@
-//! Files under volumes: they are cut off, and grow again, behind SPDK's back. A volume whose file was
+//! Files under volumes: they are cut off, removed, replaced, and grow again, behind SPDK's back. A volume whose file was
 //! emptied is taken away by SPDK as soon as there is I/O to it; it is made again once its file is whole.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use spdk::{CallError, Handle, bdev};
 
 use super::{Health, Look};
 use crate::api::storage::AioVolume;
-use crate::backend::{Volume, Volumes, file_size};
+use crate::backend::{Claim, FileId, Volume, Volumes, file_size};
 use crate::config;
 use crate::configured::aio_volume;
 use crate::error::Error;
@@ -51,24 +52,40 @@ impl Files {
         name: &Name,
         volume: &AioVolume,
         found: Option<bdev::Info>,
-        size: Option<u64>,
+        seen: &Seen,
     ) {
         let file = &volume.filename;
-        let trouble = match (found, size) {
-            (Some(bdev), Some(size)) => {
+        let trouble = match (found, seen) {
+            (Some(bdev), Seen::Own(size)) => {
                 let bytes = bdev.num_blocks.saturating_mul(bdev.block_size.into());
-                (size < bytes).then(|| format!("{file:?} has {size} of its {bytes} bytes"))
+                (*size < bytes).then(|| format!("{file:?} has {size} of its {bytes} bytes"))
             }
-            // A file that is not found any more is there still for who has it open.
-            (Some(_), None) => None,
+            // The old file is there still, for the volume alone.
+            (Some(_), Seen::Another) => Some(format!(
+                "another file is in the place of {file:?}: writes go to the old one, which nobody else finds"
+            )),
+            (Some(_), Seen::Gone) => Some(format!(
+                "{file:?} was removed: writes go to a file that nobody else finds"
+            )),
+            (Some(_), Seen::Error(error)) => Some(format!("{file:?}: {error}")),
             (None, _) => self.make_again(name).await,
         };
+        if trouble.is_some() && !self.is_current(name, volume) {
+            return;
+        }
         let what = trouble.clone();
         match (self.health.note(&Key::bdev(name.id()), trouble), what) {
             (true, Some(what)) => tracing::warn!(volume = %name, "{what}"),
             (true, None) => tracing::info!(volume = %name, "{file:?} is whole again"),
             (false, _) => {}
         }
+    }
+
+    /// Whether the volume still has this file: it may have been changed or deleted meanwhile.
+    fn is_current(&self, name: &Name, volume: &AioVolume) -> bool {
+        let current = self.volumes.object(name.key());
+        self.named.contains_key(name)
+            || current.is_some_and(|current| current.filename == volume.filename)
     }
 
     /// Makes the bdev again, or says why that cannot be done.
@@ -93,17 +110,45 @@ impl Files {
     }
 }
 
+/// What is found where a volume's file should be.
+enum Seen {
+    /// The volume's file, of this size.
+    Own(u64),
+    /// Another file.
+    Another,
+    /// Nothing.
+    Gone,
+    /// The file system does not tell.
+    Error(std::io::Error),
+}
+
+impl Seen {
+    fn of(id: &str, file: &str) -> Self {
+        match std::fs::metadata(file) {
+            Ok(metadata) if Claim::is_held(id, FileId::of(&metadata)) => match file_size(file) {
+                Ok(size) => Self::Own(size),
+                Err(error) => Self::Error(error),
+            },
+            Ok(_) => Self::Another,
+            Err(error) if error.kind() == ErrorKind::NotFound => Self::Gone,
+            Err(error) => Self::Error(error),
+        }
+    }
+}
+
 impl Look for Files {
     async fn look(&mut self) -> Result<(), CallError> {
         let mut volumes = self.volumes.objects();
         volumes.extend(self.named.clone());
-        let files: Vec<String> = volumes.iter().map(|(_, v)| v.filename.clone()).collect();
+        let files = volumes.iter();
+        let files = files.map(|(name, v)| (name.id().to_owned(), v.filename.clone()));
+        let files: Vec<_> = files.collect();
         // Asking a file system may take its time.
-        let sizes = tokio::task::spawn_blocking(move || {
-            let sizes = files.iter().map(|file| file_size(file).ok());
-            sizes.collect::<Vec<_>>()
+        let seen = tokio::task::spawn_blocking(move || {
+            let seen = files.iter().map(|(id, file)| Seen::of(id, file));
+            seen.collect::<Vec<_>>()
         });
-        let Ok(sizes) = sizes.await else {
+        let Ok(seen) = seen.await else {
             return Ok(());
         };
         let now: HashSet<Name> = volumes.iter().map(|(name, _)| name.clone()).collect();
@@ -111,18 +156,18 @@ impl Look for Files {
             self.health.note(&Key::bdev(deleted.id()), None);
         }
         self.known = now;
-        for (some, sizes) in volumes.chunks(AT_ONCE).zip(sizes.chunks(AT_ONCE)) {
+        for (some, seen) in volumes.chunks(AT_ONCE).zip(seen.chunks(AT_ONCE)) {
             let ids: Vec<String> = some.iter().map(|(name, _)| name.id().to_owned()).collect();
             let found = self.spdk.call(async move |spdk| {
                 let found = ids.iter().map(|id| bdev::lookup(spdk, id).ok().flatten());
                 found.collect::<Vec<_>>()
             });
-            for (((name, volume), found), size) in some.iter().zip(found.await?).zip(sizes) {
+            for (((name, volume), found), seen) in some.iter().zip(found.await?).zip(seen) {
                 if let (Some(volume), Some(bdev)) = (self.named.get_mut(name), &found) {
                     // The one that is made again must be the same to hosts.
                     volume.complete(bdev);
                 }
-                self.compare(name, volume, found, *size).await;
+                self.compare(name, volume, found, seen).await;
             }
         }
         Ok(())

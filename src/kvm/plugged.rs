@@ -158,6 +158,10 @@ impl<K: Pluggable> Kind for Plugged<K> {
         }
     }
 
+    fn volume_ref<'a>(&self, object: &'a K::Object) -> Option<&'a str> {
+        self.kind.volume_ref(object)
+    }
+
     async fn create(
         &self,
         call: &CallContext,
@@ -202,6 +206,10 @@ impl<K: Pluggable> Kind for Plugged<K> {
             Some((machine, device)) => machine.renew(&device, call.answer_by()).await,
             None => Ok(()),
         }
+    }
+
+    async fn confirm(&self, name: &Name, object: &K::Object) -> Result<(), Error> {
+        self.kind.confirm(name, object).await
     }
 
     /// A device stays in its slot.

@@ -38,6 +38,10 @@ impl Kind for EncryptedVolumes {
         }
     }
 
+    fn volume_ref<'a>(&self, object: &'a EncryptedVolume) -> Option<&'a str> {
+        Some(&object.volume_name_ref)
+    }
+
     async fn create(
         &self,
         _: &CallContext,

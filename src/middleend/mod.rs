@@ -20,7 +20,7 @@ mod errno {
 fn at_fault(volume_name_ref: &str, error: spdk::Error) -> Error {
     match error.errno.0 {
         errno::ENODEV => Error::NotFound {
-            name: volume_name_ref.to_owned(),
+            name: volume_name_ref.into(),
             message: format!("volume_name_ref: there is no volume {volume_name_ref:?}"),
         },
         _ => error.into(),

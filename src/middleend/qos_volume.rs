@@ -60,6 +60,10 @@ impl Kind for QosVolumes {
         }
     }
 
+    fn volume_ref<'a>(&self, object: &'a QosVolume) -> Option<&'a str> {
+        Some(&object.volume_name_ref)
+    }
+
     async fn create(
         &self,
         _: &CallContext,

@@ -21,7 +21,7 @@ use prost_reflect::{DynamicMessage, ReflectMessage};
 use super::request::{CallContext, Create, Delete, List, Page};
 use super::{Changes, Key, Kind, Meta, Name, Object, Shared, Uses, id, paging};
 use crate::api::storage::VolumeStats;
-use crate::error::{Error, Violations};
+use crate::error::{Error, Subject, Violations};
 
 /// The resources of one kind.
 pub struct Collection<K: Kind> {
@@ -99,7 +99,7 @@ impl<K: Kind> Collection<K> {
     /// INVALID_ARGUMENT for what is no name, NOT_FOUND.
     pub fn get(&self, name: &str) -> Result<K::Object, Error> {
         let name = self.meta.parse("name", name)?;
-        let record = self.record(&name).ok_or_else(|| Error::not_found(&name))?;
+        let record = self.record(&name).ok_or_else(|| self.missing(&name))?;
         Ok(self.answer(&name, record.object.clone()))
     }
 
@@ -164,7 +164,7 @@ impl<K: Kind> Collection<K> {
         self.run(async move {
             match this.remove(&call, &name).await {
                 Err(Error::NotFound { name: missing, .. })
-                    if allow_missing && missing == name.to_string() =>
+                    if allow_missing && missing.name() == name.to_string() =>
                 {
                     Ok(())
                 }
@@ -180,7 +180,7 @@ impl<K: Kind> Collection<K> {
     /// INVALID_ARGUMENT, NOT_FOUND, and what the kind says.
     pub async fn stats(&self, name: &str) -> Result<VolumeStats, Error> {
         let name = self.meta.parse("name", name)?;
-        let record = self.record(&name).ok_or_else(|| Error::not_found(&name))?;
+        let record = self.record(&name).ok_or_else(|| self.missing(&name))?;
         self.kind.stats(&name, &record.object).await
     }
 
@@ -198,7 +198,7 @@ impl<K: Kind> Collection<K> {
         let this = Arc::clone(self);
         self.run(async move {
             let _held = this.shared.locks.acquire([], [name.key().clone()]).await;
-            this.record(&name).ok_or_else(|| Error::not_found(&name))?;
+            this.record(&name).ok_or_else(|| this.missing(&name))?;
             action(Arc::clone(&this), name).await
         })
         .await
@@ -234,6 +234,7 @@ impl<K: Kind> Collection<K> {
         wanted: K::Object,
     ) -> Result<Made<K::Object>, Error> {
         if self.record(name).is_none() {
+            self.learn(&wanted).await?;
             self.prepare(call, name, &wanted).await?;
         }
         let uses = self.uses(name, &wanted);
@@ -252,6 +253,14 @@ impl<K: Kind> Collection<K> {
         reserved.settle(self.uses(name, &object));
         self.put(name, wanted, object.clone());
         Ok(Made::New(self.answer(name, object)))
+    }
+
+    /// Finds out which volume the object stands on.
+    pub(super) async fn learn(&self, wanted: &K::Object) -> Result<(), Error> {
+        match self.kind.volume_ref(wanted) {
+            Some(volume) => self.shared.learn(volume).await,
+            None => Ok(()),
+        }
     }
 
     /// Has the kind wait for what an object needs, unless it is known already that it cannot be.
@@ -274,7 +283,7 @@ impl<K: Kind> Collection<K> {
 
     async fn remove(&self, call: &CallContext, name: &Name) -> Result<(), Error> {
         loop {
-            let record = self.record(name).ok_or_else(|| Error::not_found(name))?;
+            let record = self.record(name).ok_or_else(|| self.missing(name))?;
             let uses = self.uses(name, &record.object);
             let _held = self.shared.locks.acquire(uses.changed(), uses.used()).await;
             if !self.is_current(name, &record) {
@@ -282,8 +291,8 @@ impl<K: Kind> Collection<K> {
             }
             if let Some(user) = self.shared.registry.users_of(name).first() {
                 return Err(Error::InUse {
-                    name: name.to_string(),
-                    user: user.to_string(),
+                    name: name.into(),
+                    user: user.into(),
                     remedy: "delete that first".into(),
                 });
             }
@@ -348,6 +357,21 @@ impl<K: Kind> Collection<K> {
         }
     }
 
+    /// There is no object of this name; one of another kind may be called so.
+    pub(super) fn missing(&self, name: &Name) -> Error {
+        let Some(other) = self.shared.registry.namesake(name) else {
+            return Error::not_found(name);
+        };
+        Error::NotFound {
+            name: name.into(),
+            message: format!(
+                "{name} was not found among {}: there is {}",
+                self.meta.prefix(None).trim_end_matches('/'),
+                Subject::from(&other)
+            ),
+        }
+    }
+
     /// What goes out to a client.
     pub(super) fn answer(&self, name: &Name, mut object: K::Object) -> K::Object {
         self.kind.refresh(name, &mut object);
@@ -403,7 +427,7 @@ impl<K: Kind> Collection<K> {
             return Ok(is());
         }
         Err(Error::AlreadyExists {
-            name: name.to_string(),
+            name: name.into(),
             message: format!(
                 "{name} exists with other values of {}: update it, or choose another ID",
                 differing.paths().join(", ")

@@ -36,6 +36,11 @@ pub trait Kind: Send + Sync + 'static {
     /// to it.
     fn uses(&self, name: &Name, object: &Self::Object) -> Uses;
 
+    /// The volume that the object stands on, as the client calls it.
+    fn volume_ref<'a>(&self, _object: &'a Self::Object) -> Option<&'a str> {
+        None
+    }
+
     /// Makes it in SPDK. Answers the object as it is now, with what the server chose and its status;
     /// all that was set stays as it was set.
     fn create(
@@ -64,6 +69,18 @@ pub trait Kind: Send + Sync + 'static {
     fn renew(
         &self,
         _call: &CallContext,
+        _name: &Name,
+        _object: &Self::Object,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Whether it is still as its fields say: asked by an update that changes nothing.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION that says what has changed by itself.
+    fn confirm(
+        &self,
         _name: &Name,
         _object: &Self::Object,
     ) -> impl Future<Output = Result<(), Error>> + Send {
@@ -136,8 +153,8 @@ impl<T> Change<T> {
         match self.users.first() {
             None => Ok(()),
             Some(user) => Err(Error::InUse {
-                name: name.to_string(),
-                user: user.to_string(),
+                name: name.into(),
+                user: user.into(),
                 remedy: format!(
                     "a change of {} needs it rebuilt, which is done only while nobody uses it",
                     self.fields.paths().join(", ")

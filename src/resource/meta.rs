@@ -3,7 +3,7 @@
 
 use prost_reflect::{DynamicMessage, Kind as FieldKind, MessageDescriptor, Value};
 
-use super::rules::{self, Rules};
+use super::rules::Rules;
 use super::{Key, Name};
 use crate::error::Error;
 
@@ -49,7 +49,7 @@ impl Meta {
         };
         Self {
             field: request_field(message).unwrap_or_else(|| kind.to_lowercase()),
-            list_needs_parent: list_needs_parent(message),
+            list_needs_parent: parent.is_some(),
             collection: collection.to_owned(),
             shown: shown.to_owned(),
             parent,
@@ -78,7 +78,8 @@ impl Meta {
         self.parent.is_some()
     }
 
-    /// Whether the List request has a `parent` that must be set.
+    /// Whether the List request has a `parent` that must be set. Some flat kinds have one, too, which
+    /// means nothing: HTTP has no place for it.
     pub fn list_needs_parent(&self) -> bool {
         self.list_needs_parent
     }
@@ -215,13 +216,6 @@ fn request_field(message: &MessageDescriptor) -> Option<String> {
     Some(field.name().to_owned())
 }
 
-fn list_needs_parent(message: &MessageDescriptor) -> bool {
-    let request = format!("{}.List{}sRequest", message.package_name(), message.name());
-    (message.parent_pool().get_message_by_name(&request))
-        .and_then(|request| request.get_field_by_name("parent"))
-        .is_some_and(|parent| rules::is_required(&parent))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,10 +301,10 @@ mod tests {
     }
 
     #[test]
-    fn whether_a_list_needs_a_parent_is_read_off_the_options() {
+    fn a_list_needs_a_parent_where_there_are_parents() {
         assert!(!meta::<NullVolume>().list_needs_parent());
         assert!(!meta::<NvmeSubsystem>().list_needs_parent());
-        assert!(meta::<QosVolume>().list_needs_parent());
+        assert!(!meta::<QosVolume>().list_needs_parent());
         assert!(meta::<NvmeNamespace>().list_needs_parent());
         assert!(meta::<NvmeRemoteNamespace>().list_needs_parent());
     }

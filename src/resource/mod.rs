@@ -15,14 +15,17 @@ mod rules;
 pub mod service;
 pub mod stats;
 mod update;
+mod uses;
+mod volume_names;
 pub mod volume_ref;
 
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use spdk::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use collection::Collection;
@@ -31,9 +34,10 @@ pub use locks::Locks;
 pub use mask::Changes;
 pub use meta::Meta;
 pub use name::{Key, Name};
-pub use registry::{Registry, Uses};
+pub use registry::Registry;
 pub use request::{CallContext, Create, DEFAULT_TIMEOUT, Delete, List, Page, Update};
 pub use request::{GRPC_TIMEOUT, grpc_timeout};
+pub use uses::Uses;
 
 use crate::error::Error;
 
@@ -42,12 +46,13 @@ use crate::error::Error;
 const MAX_CHANGES: u32 = 1 << 16;
 
 /// What the collections of all kinds share.
-#[derive(Debug)]
 pub struct Shared {
     /// Who has what and who uses whom.
     pub registry: Arc<Registry>,
     /// The locks of all names.
     pub locks: Arc<Locks>,
+    /// Who knows volumes by other names; not there in tests without SPDK.
+    spdk: OnceLock<Handle>,
     changes: Arc<Semaphore>,
     stopping: AtomicBool,
 }
@@ -58,9 +63,28 @@ impl Shared {
         Arc::new(Self {
             registry: Arc::default(),
             locks: Arc::default(),
+            spdk: OnceLock::new(),
             changes: Arc::new(Semaphore::new(MAX_CHANGES as usize)),
             stopping: AtomicBool::new(false),
         })
+    }
+
+    /// The same over an SPDK that runs.
+    pub fn over(spdk: Handle) -> Arc<Self> {
+        let shared = Self::new();
+        let _ = shared.spdk.set(spdk);
+        shared
+    }
+
+    /// Has [`VolumeRef`](volume_ref::VolumeRef) know what `volume_name_ref` means.
+    async fn learn(&self, volume_name_ref: &str) -> Result<(), Error> {
+        match (
+            self.spdk.get(),
+            volume_ref::VolumeRef::unknown(volume_name_ref),
+        ) {
+            (Some(spdk), Some(name)) => volume_names::learn(spdk, &self.registry, name).await,
+            _ => Ok(()),
+        }
     }
 
     /// Waits for the changes that are under way, also those whose clients have gone, and refuses

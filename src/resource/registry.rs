@@ -11,105 +11,13 @@
 //!      +------------------+ back to what was held before
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Key, Name, volume_ref};
-use crate::error::Error;
-
-/// What an object has for itself and what it needs of others.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Uses {
-    owned: BTreeSet<Key>,
-    exclusive: BTreeSet<Key>,
-    shared: BTreeSet<Key>,
-    needed: BTreeSet<Key>,
-    altered: BTreeSet<Key>,
-    /// Keys of its own that mean another's: whoever takes the one takes the other.
-    aliases: BTreeMap<Key, Key>,
-}
-
-impl Uses {
-    /// Nothing.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Has this key: a second owner is refused.
-    #[must_use]
-    pub fn owns(mut self, key: impl Into<Key>) -> Self {
-        self.owned.insert(key.into());
-        self
-    }
-
-    /// Moves data through this key: a second such user is refused.
-    #[must_use]
-    pub fn takes(mut self, key: impl Into<Key>) -> Self {
-        self.exclusive.insert(key.into());
-        self
-    }
-
-    /// Refers to this key, beside others.
-    #[must_use]
-    pub fn shares(mut self, key: impl Into<Key>) -> Self {
-        self.shared.insert(key.into());
-        self
-    }
-
-    /// Fails with NOT_FOUND unless somebody owns this key (a resource owns its typed name).
-    #[must_use]
-    pub fn needs(mut self, key: impl Into<Key>) -> Self {
-        self.needed.insert(key.into());
-        self
-    }
-
-    /// Changes what another's key stands for: nobody who uses that key changes meanwhile.
-    #[must_use]
-    pub fn alters(mut self, key: impl Into<Key>) -> Self {
-        self.altered.insert(key.into());
-        self
-    }
-
-    /// Has this key, which means `other`: one at a time may take either of them.
-    #[must_use]
-    pub fn owns_alias(self, key: impl Into<Key>, other: impl Into<Key>) -> Self {
-        let key = key.into();
-        let mut uses = self.owns(key.clone());
-        uses.aliases.insert(key, other.into());
-        uses
-    }
-
-    /// What a change of the object locks exclusively.
-    pub(super) fn changed(&self) -> impl Iterator<Item = Key> {
-        self.owned.iter().chain(&self.altered).cloned()
-    }
-
-    /// What a change of the object locks shared.
-    pub(super) fn used(&self) -> impl Iterator<Item = Key> {
-        (self.exclusive.iter())
-            .chain(&self.shared)
-            .chain(&self.needed)
-            .cloned()
-    }
-
-    fn union(&self, other: &Uses) -> Uses {
-        Uses {
-            owned: &self.owned | &other.owned,
-            exclusive: &self.exclusive | &other.exclusive,
-            shared: &self.shared | &other.shared,
-            needed: &self.needed | &other.needed,
-            altered: &self.altered | &other.altered,
-            aliases: self
-                .aliases
-                .clone()
-                .into_iter()
-                .chain(other.aliases.clone())
-                .collect(),
-        }
-    }
-}
+use super::{Key, Name, Uses, volume_ref};
+use crate::error::{Error, Subject};
 
 /// The registry. Never locked across an await or a call into SPDK.
 #[derive(Debug, Default)]
@@ -179,6 +87,14 @@ impl Registry {
         self.inner.lock().owners.get(key).cloned()
     }
 
+    /// Who is shown by the same name, and is of another kind.
+    pub fn namesake(&self, name: &Name) -> Option<Name> {
+        let inner = self.inner.lock();
+        let mut held = inner.held.keys();
+        held.find(|other| other.key() != name.key() && other.to_string() == name.to_string())
+            .cloned()
+    }
+
     /// What `name` uses, and what the owners of that use, down to the devices.
     pub fn beneath(&self, name: &Name) -> BTreeSet<Key> {
         let inner = self.inner.lock();
@@ -222,21 +138,19 @@ impl Inner {
                     .as_str()
                     .split_once('/')
                     .unwrap_or(("name", key.as_str()));
+                let owner = Subject::from(owner);
                 return Err(Error::AlreadyExists {
-                    name: owner.to_string(),
                     message: format!("{space} {value:?} already belongs to {owner}"),
+                    name: owner,
                 });
             }
         }
         for key in &uses.exclusive {
             if let Some(user) = self.other_taker(name, key) {
-                let shown = self
-                    .owners
-                    .get(key)
-                    .map_or_else(|| key.as_str().to_owned(), |owner| owner.to_string());
+                let owner = self.owners.get(key);
                 return Err(Error::InUse {
-                    name: shown,
-                    user: user.to_string(),
+                    name: owner.map_or_else(|| Subject::from(key.as_str()), Subject::from),
+                    user: user.into(),
                     remedy: "one at a time may move data through it; delete that user first".into(),
                 });
             }
@@ -490,6 +404,6 @@ mod tests {
     fn what_is_needed_must_be_there() {
         let registry = Arc::new(Registry::default());
         let error = hold(&registry, "ns", Uses::new().needs("nullVolumes/a")).unwrap_err();
-        assert_eq!(error, Error::not_found("nullVolumes/a"));
+        assert_eq!(error, Error::not_found(&Key::from("nullVolumes/a")));
     }
 }

@@ -131,11 +131,6 @@ impl Field {
     }
 }
 
-/// Whether the field is marked REQUIRED.
-pub(super) fn is_required(field: &FieldDescriptor) -> bool {
-    behaviors(field).contains(&REQUIRED)
-}
-
 fn behaviors(field: &FieldDescriptor) -> Vec<i32> {
     let pool = field.parent_pool();
     let Some(extension) = pool.get_extension_by_name("google.api.field_behavior") else {

@@ -78,6 +78,7 @@ impl<K: Kind> Collection<K> {
             let recorded: K::Object = typed(&recorded)?;
 
             if !fields.is_empty() {
+                self.learn(&target).await?;
                 self.prepare(call, name, &target).await?;
             }
             let before = self.uses(name, &record.object);
@@ -89,6 +90,8 @@ impl<K: Kind> Collection<K> {
                 continue;
             }
             if fields.is_empty() {
+                let confirmed = self.kind.confirm(name, &record.object).await;
+                confirmed.map_err(|error| error.under(self.meta.field()))?;
                 return Ok(self.answer(name, record.object.clone()));
             }
             let reserved = self.shared.registry.reserve(name, &after)?;
@@ -116,7 +119,7 @@ impl<K: Kind> Collection<K> {
         wish: &Wish,
     ) -> Result<Made<K::Object>, Error> {
         if !wish.allow_missing {
-            return Err(Error::not_found(name));
+            return Err(self.missing(name));
         }
         let field = || format!("{}.name", self.meta.field());
         id::check(name.id()).map_err(|what| Error::invalid(field(), what))?;

@@ -1,18 +1,21 @@
 //! `volume_name_ref`: how one resource names the volume that it stands on.
 
-use super::{Key, Uses};
+use std::borrow::Cow;
+
+use super::{Key, Uses, volume_names};
 
 /// A volume that somebody refers to. Whether its bdev exists is for SPDK to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeRef<'a> {
-    bdev: &'a str,
+    bdev: Cow<'a, str>,
     /// The resource that must exist, where its kind was named.
     resource: Option<String>,
 }
 
 impl<'a> VolumeRef<'a> {
     /// Reads `volumes/ID`, a name in its typed form (`nullVolumes/ID`, a remote namespace's name),
-    /// or the raw name of a bdev. What is no volume is none, although its ID may be one's.
+    /// or the raw name of a bdev, its UUID or an alias in place of an ID. What is no volume is none,
+    /// although its ID may be one's.
     ///
     /// # Errors
     /// What is wrong with the text.
@@ -32,24 +35,36 @@ impl<'a> VolumeRef<'a> {
             _ => return Err(wrong(text)),
         };
         match parts.last() {
-            Some(bdev) if parts.iter().all(|part| !part.is_empty()) => Ok(Self { bdev, resource }),
+            Some(bdev) if parts.iter().all(|part| !part.is_empty()) => {
+                // A typed name is one of the API's.
+                let meant = resource.is_none().then(|| volume_names::meant_by(bdev));
+                let meant = meant.flatten().map(Cow::Owned);
+                let bdev = meant.unwrap_or(Cow::Borrowed(*bdev));
+                Ok(Self { bdev, resource })
+            }
             _ => Err(wrong(text)),
         }
     }
 
+    /// The name in `volume_name_ref` of which only SPDK may know what it means.
+    pub(super) fn unknown(text: &str) -> Option<&str> {
+        let name = text.strip_prefix("volumes/").unwrap_or(text);
+        (!name.is_empty() && !name.contains('/')).then_some(name)
+    }
+
     /// The bdev's name.
-    pub fn bdev(&self) -> &'a str {
-        self.bdev
+    pub fn bdev(&self) -> &str {
+        &self.bdev
     }
 
     /// Adds that the volume is taken for data.
     pub fn taken_in(&self, uses: Uses) -> Uses {
-        self.needed_in(uses.takes(Key::bdev(self.bdev)))
+        self.needed_in(uses.takes(Key::bdev(&self.bdev)))
     }
 
     /// Adds that the volume is referred to, beside others.
     pub fn shared_in(&self, uses: Uses) -> Uses {
-        self.needed_in(uses.shares(Key::bdev(self.bdev)))
+        self.needed_in(uses.shares(Key::bdev(&self.bdev)))
     }
 
     fn needed_in(&self, uses: Uses) -> Uses {
@@ -57,7 +72,7 @@ impl<'a> VolumeRef<'a> {
             Some(resource) => uses.needs(resource.as_str()),
             None => uses,
         };
-        match remote_controller(self.bdev) {
+        match remote_controller(&self.bdev) {
             Some(controller) => uses.shares(remote_bdevs(controller)),
             None => uses,
         }
@@ -115,6 +130,18 @@ mod tests {
         for text in ["nvmeSubsystems/a", "virtioBlks/a", "bdev/a", "uuid/a"] {
             assert!(VolumeRef::parse(text).unwrap_err().contains(text), "{text}");
         }
+    }
+
+    #[test]
+    fn a_uuid_means_the_volume_that_has_it_in_either_form() {
+        let uuid = "6b4e28ba-2fa1-11d2-883f-b9a761bde3fb";
+        volume_names::note(uuid, "own");
+        let short = uuid.replace('-', "").to_uppercase();
+        for text in [uuid.to_owned(), format!("volumes/{uuid}"), short] {
+            assert_eq!(VolumeRef::parse(&text).unwrap().bdev(), "own", "{text}");
+        }
+        let typed = format!("nullVolumes/{uuid}");
+        assert_eq!(VolumeRef::parse(&typed).unwrap().bdev(), uuid);
     }
 
     #[test]

@@ -38,6 +38,10 @@ pub struct Options {
     pub mem_mib: u32,
     /// The reactor's core.
     pub core: u32,
+    /// The cores of its reactors, where they are several.
+    pub cores: Option<&'static str>,
+    /// The only core that it is started on (by taskset).
+    pub pinned_to: Option<u32>,
     /// Further flags.
     pub args: Vec<String>,
     /// State, sockets and log go here: a new directory unless it follows another target.
@@ -51,6 +55,8 @@ impl Default for Options {
             hugepages: false,
             mem_mib: 512,
             core: 0,
+            cores: None,
+            pinned_to: None,
             args: Vec::new(),
             dir: None,
             machine: None,
@@ -166,11 +172,21 @@ impl Target {
             .open(dir.path().join("log"))
             .expect("a log file");
         let begun = SystemTime::now();
-        let mut command = Command::new(PROGRAM);
+        let cores = options
+            .cores
+            .map_or_else(|| options.core.to_string(), str::to_owned);
+        let mut command = match options.pinned_to {
+            None => Command::new(PROGRAM),
+            Some(core) => {
+                let mut command = Command::new("taskset");
+                command.args(["--cpu-list", &core.to_string(), PROGRAM]);
+                command
+            }
+        };
         command
             .args(["--grpc-addr", &grpc.to_string()])
             .args(["--http-addr", &http.to_string()])
-            .args(["--cores", &options.core.to_string()])
+            .args(["--cores", &cores])
             .args(["--mem-mib", &options.mem_mib.to_string()])
             .arg("--state-dir")
             .arg(dir.path().join("state"))

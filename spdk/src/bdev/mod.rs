@@ -38,6 +38,8 @@ pub struct Info {
     pub block_size: u32,
     /// Logical blocks.
     pub num_blocks: u64,
+    /// Bytes of metadata with each block.
+    pub metadata_size: u32,
     /// Its UUID; SPDK makes one where none was given.
     pub uuid: [u8; 16],
     /// The module that has it for itself, if one has.
@@ -75,6 +77,7 @@ pub fn lookup(spdk: Spdk, name: &str) -> Result<Option<Info>, Error> {
             product: string(sys::spdk_bdev_get_product_name(bdev)),
             block_size: sys::spdk_bdev_get_block_size(bdev),
             num_blocks: sys::spdk_bdev_get_num_blocks(bdev),
+            metadata_size: sys::spdk_bdev_get_md_size(bdev),
             uuid: (*sys::spdk_bdev_get_uuid(bdev)).u.raw,
             claimed_by: claimed_by(bdev),
             io: IoTypes {
@@ -175,11 +178,16 @@ fn by_any_name(name: &str) -> Result<Option<NonNull<sys::spdk_bdev>>, Error> {
     }))
 }
 
-/// The bdev that has this UUID.
-pub(crate) fn of_uuid(_: Spdk, uuid: &[u8; 16]) -> Result<Option<String>, Error> {
-    let found = by_any_name(&uuid_text(uuid))?;
+/// The own name of the bdev that SPDK finds by this name, alias or UUID.
+pub fn own_name(_: Spdk, name: &str) -> Result<Option<String>, Error> {
+    let found = by_any_name(name)?;
     // SAFETY: just found; the name is the bdev's own.
     Ok(found.map(|bdev| unsafe { string(sys::spdk_bdev_get_name(bdev.as_ptr())) }))
+}
+
+/// The bdev that has this UUID.
+pub(crate) fn of_uuid(spdk: Spdk, uuid: &[u8; 16]) -> Result<Option<String>, Error> {
+    own_name(spdk, &uuid_text(uuid))
 }
 
 /// A UUID as SPDK writes it, for a further name of the bdev.

@@ -41,6 +41,8 @@ pub struct Added {
     pub nsid: u32,
     /// Whether its bdev is still there, and so the namespace.
     pub bdev: Presence,
+    /// Bytes of metadata with each block of the bdev.
+    pub metadata_size: u32,
 }
 
 thread_local! {
@@ -60,7 +62,8 @@ pub struct Namespace {
 /// Adds a namespace. Connected hosts are told.
 ///
 /// ENODEV for an unknown subsystem or bdev, EBUSY for a bdev in use, EEXIST for an
-/// id in use, ERANGE for one above the subsystem's highest, ENOSPC if none is free.
+/// id in use and for an identifier that another namespace of the subsystem has (also
+/// where it is the bdev's), ERANGE for one above the subsystem's highest, ENOSPC if none is free.
 pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Error> {
     const OPERATION: &str = "add namespace";
     let options = options.clone();
@@ -72,6 +75,10 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Erro
             let add = || {
                 check_bdev(spdk, OPERATION, &options.bdev)?;
                 check_nsid(subsystem, OPERATION, options.nsid)?;
+                let about = bdev::lookup(spdk, &options.bdev)?;
+                let (uuid, metadata_size) =
+                    about.map_or_else(Default::default, |info| (info.uuid, info.metadata_size));
+                check_identifiers(subsystem, OPERATION, &options, uuid)?;
                 // SAFETY: on the app thread, the subsystem paused; the arrays and
                 // the name outlive the call.
                 let nsid = unsafe {
@@ -94,7 +101,11 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Erro
                 let watch = bdev::watch(spdk, OPERATION, &options.bdev)?;
                 let bdev = watch.presence();
                 WATCHES.with_borrow_mut(|watches| watches.insert((nqn, nsid), watch));
-                Ok(Added { nsid, bdev })
+                Ok(Added {
+                    nsid,
+                    bdev,
+                    metadata_size,
+                })
             };
             ready(add())
         }
@@ -141,6 +152,50 @@ fn check_nsid(subsystem: Subsystem, operation: &'static str, nsid: u32) -> Resul
         (true, _) => Err(Error::new(operation, libc::EEXIST)
             .with_detail(format!("namespace id {nsid} is in use"))),
     }
+}
+
+/// Hosts take two namespaces of one identifier for one disk, or refuse the second.
+fn check_identifiers(
+    subsystem: Subsystem,
+    operation: &'static str,
+    wanted: &Options,
+    of_bdev: [u8; 16],
+) -> Result<(), Error> {
+    let uuid = wanted.uuid.unwrap_or(of_bdev);
+    let nguid = wanted.nguid.unwrap_or(of_bdev);
+    let subsystem = subsystem.as_ptr();
+    // SAFETY: on the app thread, where alone namespaces come and go, and without an await
+    // in between; the options are copied into a struct of the size given.
+    unsafe {
+        let mut namespace = sys::spdk_nvmf_subsystem_get_first_ns(subsystem);
+        while !namespace.is_null() {
+            let mut other: sys::spdk_nvmf_ns_opts = std::mem::zeroed();
+            let size = size_of::<sys::spdk_nvmf_ns_opts>();
+            sys::spdk_nvmf_ns_get_opts(namespace, &mut other, size);
+            let (its_uuid, its_eui64) = (other.uuid.u.raw, other.eui64);
+            let its_nguid = other.nguid;
+            let same = if uuid == its_uuid {
+                Some(("uuid", hex(&uuid)))
+            } else if nguid == its_nguid {
+                Some(("nguid", hex(&nguid)))
+            } else {
+                let eui64 = wanted.eui64.filter(|eui64| *eui64 == its_eui64);
+                eui64.map(|eui64| ("eui64", hex(&eui64)))
+            };
+            if let Some((field, value)) = same {
+                let nsid = sys::spdk_nvmf_ns_get_id(namespace);
+                return Err(Error::new(operation, libc::EEXIST).with_detail(format!(
+                    "namespace id {nsid} of the subsystem has the {field} {value} already"
+                )));
+            }
+            namespace = sys::spdk_nvmf_subsystem_get_next_ns(subsystem, namespace);
+        }
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Removes a namespace, once its I/O in flight is done, which a rate limit of its bdev

@@ -16,6 +16,7 @@ pub async fn start(mailbox_capacity: usize) -> Runtime {
         cores: free_core(),
         mem_mib: 512,
         no_huge: true,
+        iobuf: spdk::Iobuf::for_reactors(1),
         mailbox_capacity,
         rpc_socket: None,
         remote_io_timeout: std::time::Duration::from_secs(30),

@@ -62,7 +62,7 @@ async fn a_failed_create_leaves_nothing() {
     assert_eq!(error, "null_volume.blocks_count: does not fit");
     assert_eq!(
         text(world.volumes.get("a").map(drop)),
-        "volumes/a was not found"
+        "volumes/a (NullVolume) was not found"
     );
     assert_eq!(world.shared.registry.owner(&Key::bdev("a")), None);
     world.engine.fails.store(false, Ordering::Relaxed);
@@ -180,7 +180,7 @@ async fn an_update_that_cannot_be_made_changes_nothing() {
     );
     assert_eq!(
         text(world.change(called("b", of(512, 64)), &[]).await),
-        "volumes/b was not found"
+        "volumes/b (NullVolume) was not found"
     );
     assert_eq!(world.volumes.get("a"), Ok(before));
 }
@@ -208,7 +208,10 @@ async fn allow_missing_makes_on_update_and_forgives_on_delete() {
     };
     world.volumes.delete(call(), &forgiving).await.unwrap();
     world.volumes.delete(call(), &forgiving).await.unwrap();
-    assert_eq!(text(world.delete("a").await), "volumes/a was not found");
+    assert_eq!(
+        text(world.delete("a").await),
+        "volumes/a (NullVolume) was not found"
+    );
 }
 
 #[tokio::test]
@@ -221,7 +224,7 @@ async fn what_is_in_use_is_neither_deleted_nor_rebuilt() {
         .await
         .unwrap();
     let user = "is in use by nvmeSubsystems/s/nvmeNamespaces/n";
-    assert!(text(world.delete("a").await).contains(&format!("volumes/a {user}")));
+    assert!(text(world.delete("a").await).contains(&format!("volumes/a (NullVolume) {user}")));
     assert!(text(world.change(called("a", of(4096, 64)), &[]).await).contains(user));
     world.change(called("a", of(512, 128)), &[]).await.unwrap();
     let result = world

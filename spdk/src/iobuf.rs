@@ -1,0 +1,62 @@
+//! SPDK's buffers for I/O (iobuf): two pools of pieces of one size, of which every SPDK thread keeps some
+//! for itself for each module that moves data.
+
+use spdk_sys as sys;
+
+use crate::error::{Error, check};
+
+/// How many buffers the pools have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Iobuf {
+    /// Of 8 KiB.
+    pub small: u64,
+    /// Of 132 KiB.
+    pub large: u64,
+}
+
+impl Iobuf {
+    /// What SPDK's own programs have, for one reactor.
+    const DEFAULT: Self = Self {
+        small: 8192,
+        large: 1024,
+    };
+    /// What each further reactor keeps for itself: bdev and accel 128 and 16 each, and NVMe/TCP.
+    const PER_REACTOR: Self = Self {
+        small: 512,
+        large: 64,
+    };
+    /// The least and the most that can be asked for.
+    pub const SMALL: std::ops::RangeInclusive<u64> = 64..=1 << 22;
+    /// The least and the most that can be asked for.
+    pub const LARGE: std::ops::RangeInclusive<u64> = 8..=1 << 18;
+
+    /// Enough for so many reactors.
+    pub fn for_reactors(reactors: usize) -> Self {
+        let further = (reactors as u64).saturating_sub(1);
+        Self {
+            small: Self::DEFAULT.small + further * Self::PER_REACTOR.small,
+            large: Self::DEFAULT.large + further * Self::PER_REACTOR.large,
+        }
+    }
+
+    /// What the pools take of SPDK's memory, MiB.
+    pub fn mib(self) -> u64 {
+        let kib = self.small.saturating_mul(8) + self.large.saturating_mul(132);
+        kib.div_ceil(1024)
+    }
+
+    /// Has SPDK make the pools so; before it starts.
+    pub(crate) fn set(self) -> Result<(), Error> {
+        // SAFETY: a C struct for which all zero is a valid value; SPDK fills in what is of the size given.
+        let mut options: sys::spdk_iobuf_opts = unsafe { std::mem::zeroed() };
+        // SAFETY: the size is that of the struct given.
+        unsafe { sys::spdk_iobuf_get_opts(&mut options, size_of::<sys::spdk_iobuf_opts>()) };
+        options.small_pool_count = self.small;
+        options.large_pool_count = self.large;
+        options.opts_size = size_of::<sys::spdk_iobuf_opts>();
+        // SAFETY: SPDK copies the struct; it has not started.
+        check("size the pools of buffers", unsafe {
+            sys::spdk_iobuf_set_opts(&options)
+        })
+    }
+}

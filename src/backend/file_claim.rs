@@ -1,0 +1,310 @@
+//! A file or block device belongs to one volume: whoever else writes to it destroys data.
+//!
+//! A claim holds the file open while its volume lives. What it keeps out:
+//! - other volumes of this process, by whichever name they know the file (device and inode are
+//!   compared, and the device number of a block device);
+//! - other processes: a regular file is locked by flock(2) and by an open-file-description lock
+//!   (QEMU takes those); a block device is opened exclusively, which mount, LVM, md and swap respect.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, LazyLock, Weak};
+
+use parking_lot::Mutex;
+use rustix::fs::{OFlags, major, minor};
+
+use crate::error::Error;
+
+/// What makes two names one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum FileId {
+    /// A regular file: the device and the inode.
+    Inode(u64, u64),
+    /// A block device, whichever node leads to it.
+    Device(u64),
+}
+
+impl FileId {
+    /// Of what this was asked of.
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        if metadata.file_type().is_block_device() {
+            Self::Device(metadata.rdev())
+        } else {
+            Self::Inode(metadata.dev(), metadata.ino())
+        }
+    }
+}
+
+/// A file that a volume has for itself, until this is dropped.
+#[derive(Debug)]
+pub struct Claim {
+    owner: String,
+    path: String,
+    id: FileId,
+    /// Open, and locked, until the claim goes.
+    file: File,
+}
+
+/// All claims of the process: locks and descriptors are the process's, too.
+static CLAIMS: LazyLock<Mutex<HashMap<FileId, Weak<Claim>>>> = LazyLock::new(Mutex::default);
+
+impl Claim {
+    /// Claims the file for the volume `owner`; once more for the same owner is the same claim. May
+    /// wait for the file system.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for what cannot be opened, FAILED_PRECONDITION that names who has it.
+    pub(crate) fn take(owner: &str, path: &str) -> Result<Arc<Self>, Error> {
+        let bad_file =
+            |error: std::io::Error| Error::invalid("filename", format!("{path:?}: {error}"));
+        let id = FileId::of(&std::fs::metadata(path).map_err(bad_file)?);
+        let mut claims = CLAIMS.lock();
+        if let Some(claim) = claims.get(&id).and_then(Weak::upgrade) {
+            // Dropping the last reference takes the lock.
+            drop(claims);
+            if claim.owner == owner {
+                return Ok(claim);
+            }
+            let same = match claim.path == path {
+                true => String::new(),
+                false => format!(", where it is called {:?}", claim.path),
+            };
+            return Err(in_use(
+                path,
+                &format!("the AioVolume {:?}{same}", claim.owner),
+            ));
+        }
+        let file = open(path, id).map_err(|refused| match refused {
+            Refused::Error(error) => bad_file(error),
+            Refused::Held => in_use(path, &holder(id)),
+        })?;
+        // What was opened may be another one by now.
+        let metadata = file.metadata().map_err(bad_file)?;
+        if FileId::of(&metadata) != id {
+            return Err(in_use(path, "somebody who is replacing it"));
+        }
+        if let Some(device) = loop_device_on(id) {
+            return Err(in_use(path, &format!("the loop device {device}")));
+        }
+        let claim = Arc::new(Self {
+            owner: owner.to_owned(),
+            path: path.to_owned(),
+            id,
+            file,
+        });
+        claims.insert(id, Arc::downgrade(&claim));
+        Ok(claim)
+    }
+
+    /// Whether this volume has claimed this file.
+    pub(crate) fn is_held(owner: &str, id: FileId) -> bool {
+        let claim = CLAIMS.lock().get(&id).and_then(Weak::upgrade);
+        claim.is_some_and(|claim| claim.owner == owner)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // A child that was forked meanwhile may have the file open a moment longer.
+        if let FileId::Inode(..) = self.id {
+            let _ = self.file.unlock();
+            let _ = spdk::file_lock::unlock(&self.file);
+        }
+        let mut claims = CLAIMS.lock();
+        // Another one may have come since the last user of this one went.
+        if claims
+            .get(&self.id)
+            .is_some_and(|claim| claim.strong_count() == 0)
+        {
+            claims.remove(&self.id);
+        }
+    }
+}
+
+fn in_use(path: &str, user: &str) -> Error {
+    let message = format!("filename: {path:?} is in use by {user}: a file belongs to one volume");
+    Error::failed_precondition(path, message)
+}
+
+enum Refused {
+    /// Somebody has it for himself.
+    Held,
+    Error(std::io::Error),
+}
+
+/// Opens the file and locks it against others.
+fn open(path: &str, id: FileId) -> Result<File, Refused> {
+    let mut options = File::options();
+    options.read(true).write(true);
+    if let FileId::Device(_) = id {
+        options.custom_flags(OFlags::EXCL.bits().cast_signed());
+    }
+    let file = options.open(path).map_err(|error| match error.kind() {
+        ErrorKind::ResourceBusy | ErrorKind::ExecutableFileBusy => Refused::Held,
+        _ => Refused::Error(error),
+    })?;
+    if let FileId::Device(_) = id {
+        return Ok(file);
+    }
+    // A file system without locks cannot tell: then nobody is kept out by them.
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => return Err(Refused::Held),
+        Err(TryLockError::Error(error)) => tracing::debug!(path, %error, "no flock"),
+        Ok(()) => {}
+    }
+    match spdk::file_lock::try_lock_whole(&file) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::WouldBlock | ErrorKind::PermissionDenied
+            ) =>
+        {
+            return Err(Refused::Held);
+        }
+        Err(error) => tracing::debug!(path, %error, "no lock of an open file"),
+        Ok(()) => {}
+    }
+    Ok(file)
+}
+
+/// Who has a file or device that could not be had, as far as the system tells.
+fn holder(id: FileId) -> String {
+    let device = match id {
+        FileId::Device(device) => mount_of(device)
+            .map(|place| format!("the file system that is mounted at {place:?}"))
+            .or_else(|| kernel_holder(device)),
+        FileId::Inode(..) => None,
+    };
+    device
+        .or_else(|| swap_on(id).then(|| "swap".to_owned()))
+        .or_else(|| process_with(id))
+        .unwrap_or_else(|| "another process".to_owned())
+}
+
+/// Where a device, or a partition of it, is mounted.
+fn mount_of(device: u64) -> Option<String> {
+    let mut numbers = vec![numbers(device)];
+    let partitions = entries(&Path::new("/sys/dev/block").join(&numbers[0]));
+    numbers.extend(partitions.filter_map(|part| {
+        let text = std::fs::read_to_string(part.join("dev")).ok()?;
+        part.join("partition")
+            .exists()
+            .then(|| text.trim().to_owned())
+    }));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(2);
+        let of = fields.next()?;
+        let place = fields.nth(1)?;
+        numbers.iter().any(|n| n == of).then(|| place.to_owned())
+    })
+}
+
+/// The device that the kernel has put over this one: LVM, RAID, multipath.
+fn kernel_holder(device: u64) -> Option<String> {
+    let holders = Path::new("/sys/dev/block")
+        .join(numbers(device))
+        .join("holders");
+    let holder = entries(&holders).next()?;
+    Some(format!("/dev/{}", holder.file_name()?.to_string_lossy()))
+}
+
+fn numbers(device: u64) -> String {
+    format!("{}:{}", major(device), minor(device))
+}
+
+fn swap_on(id: FileId) -> bool {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let mut paths = swaps
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    paths.any(|path| is(Path::new(path), id))
+}
+
+/// A loop device would write to the file behind the volume's back.
+fn loop_device_on(id: FileId) -> Option<String> {
+    entries(Path::new("/sys/block")).find_map(|device| {
+        let backing = std::fs::read_to_string(device.join("loop/backing_file")).ok()?;
+        let name = device.file_name()?.to_string_lossy().into_owned();
+        is(Path::new(backing.trim_end()), id).then(|| format!("/dev/{name}"))
+    })
+}
+
+/// A process beside this one that has the file open.
+fn process_with(id: FileId) -> Option<String> {
+    let own = std::process::id().to_string();
+    entries(Path::new("/proc")).find_map(|process| {
+        let pid = process.file_name()?.to_str()?.to_owned();
+        if pid == own || !pid.starts_with(|c: char| c.is_ascii_digit()) {
+            return None;
+        }
+        let has_it = entries(&process.join("fd")).any(|fd| is(&fd, id));
+        has_it.then(|| {
+            let command = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+            format!("process {pid} ({})", command.trim())
+        })
+    })
+}
+
+fn is(path: &Path, id: FileId) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| FileId::of(&metadata) == id)
+}
+
+fn entries(dir: &Path) -> impl Iterator<Item = std::path::PathBuf> + use<> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_one_owner_whatever_it_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(path("file"), [0; 512]).unwrap();
+        std::fs::hard_link(path("file"), path("hard")).unwrap();
+        std::os::unix::fs::symlink(path("file"), path("soft")).unwrap();
+
+        let claim = Claim::take("a", &path("file")).unwrap();
+        let again = Claim::take("a", &path("soft")).unwrap();
+        assert!(Arc::ptr_eq(&claim, &again));
+        for name in ["file", "hard", "soft"] {
+            let error = Claim::take("b", &path(name)).unwrap_err().to_string();
+            assert!(error.contains("in use by the AioVolume \"a\""), "{error}");
+            assert_eq!(error.contains("called"), name != "file", "{error}");
+        }
+        drop((claim, again));
+        Claim::take("b", &path("hard")).unwrap();
+    }
+
+    #[test]
+    fn a_lock_of_somebody_else_is_respected_and_its_holder_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let text = path.to_str().unwrap();
+        std::fs::write(&path, [0; 512]).unwrap();
+        let mut child = std::process::Command::new("flock")
+            .args(["--exclusive", text, "-c", "echo locked; read _"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut said).unwrap();
+        let error = Claim::take("a", text).unwrap_err().to_string();
+        assert!(error.contains("in use by process "), "{error}");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        Claim::take("a", text).unwrap();
+
+        let open_file = File::options().read(true).write(true).open(&path).unwrap();
+        spdk::file_lock::try_lock_whole(&open_file).unwrap();
+        assert!(Claim::take("a", text).is_err(), "as QEMU locks");
+    }
+}

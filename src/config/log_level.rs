@@ -1,0 +1,24 @@
+//! The filter of the log.
+
+use super::ConfigError;
+
+/// A word alone is a level; taken for a target, as `tracing` would, it would silence the rest.
+pub(super) fn check(text: String) -> Result<String, ConfigError> {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let good = |part: &str| {
+        part.contains('=')
+            || levels
+                .iter()
+                .any(|level| part.trim().eq_ignore_ascii_case(level))
+    };
+    match text.split(',').find(|part| !good(part)) {
+        None => Ok(text),
+        Some(part) => Err(ConfigError::Value {
+            setting: "log-level",
+            reason: format!(
+                "{part:?} is not one of {}, nor target=level",
+                levels.join(", ")
+            ),
+        }),
+    }
+}

@@ -1,0 +1,97 @@
+//! Resources as errors name them.
+
+use std::fmt;
+
+use crate::resource::{Key, Name};
+
+/// What resource types begin with: the package of the API.
+const PACKAGE: &str = "opi_api.storage.v1";
+
+/// A resource, or something else that has a name. Several kinds are called `volumes/ID`: of those the
+/// kind is told, too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subject {
+    name: String,
+    kind: Option<String>,
+}
+
+impl Subject {
+    /// The name alone.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The type as the proto files call it; empty for what is no resource.
+    pub fn resource_type(&self) -> String {
+        let kind = self.kind.as_ref();
+        kind.map(|kind| format!("{PACKAGE}/{kind}"))
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        match &self.kind {
+            Some(kind) if self.name.starts_with("volumes/") => write!(f, " ({kind})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The kind in a typed name: `QosVolume` of `qosVolumes/a`.
+fn kind_of(key: &Key) -> Option<String> {
+    let collection = key.as_str().rsplit('/').nth(1)?.strip_suffix('s')?;
+    let mut letters = collection.chars();
+    let first = letters.next()?.to_ascii_uppercase();
+    Some(std::iter::once(first).chain(letters).collect())
+}
+
+impl From<&Name> for Subject {
+    fn from(name: &Name) -> Self {
+        Self {
+            name: name.to_string(),
+            kind: kind_of(name.key()),
+        }
+    }
+}
+
+impl From<&Key> for Subject {
+    fn from(key: &Key) -> Self {
+        Self {
+            name: key.to_string(),
+            kind: kind_of(key),
+        }
+    }
+}
+
+impl From<String> for Subject {
+    fn from(name: String) -> Self {
+        Self { name, kind: None }
+    }
+}
+
+impl From<&str> for Subject {
+    fn from(name: &str) -> Self {
+        Self::from(name.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_called_a_volume_is_told_with_its_kind() {
+        let limits = Name::new("qosVolumes/lim".into(), Some("volumes/lim".into()));
+        let subject = Subject::from(&limits);
+        assert_eq!(subject.to_string(), "volumes/lim (QosVolume)");
+        assert_eq!(subject.name(), "volumes/lim");
+        assert_eq!(subject.resource_type(), "opi_api.storage.v1/QosVolume");
+        let nested = Key::from("nvmeSubsystems/s/nvmeNamespaces/n");
+        let subject = Subject::from(&nested);
+        assert_eq!(subject.to_string(), nested.as_str());
+        assert_eq!(subject.resource_type(), "opi_api.storage.v1/NvmeNamespace");
+        assert_eq!(Subject::from("a file").resource_type(), "");
+    }
+}

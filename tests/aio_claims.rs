@@ -1,0 +1,194 @@
+//! A file or block device belongs to one volume and to nobody else, and what becomes of the file is told.
+
+mod common;
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::{Loop, Resource, Target, eventually, name_of, namespace, subsystem};
+use serde_json::{Value, json};
+use tonic::Code;
+
+const MIB: u64 = 1 << 20;
+
+fn file(path: &Path, bytes: u64) -> File {
+    let file = File::create(path).expect("a file");
+    file.set_len(bytes).expect("there is room");
+    file
+}
+
+fn volume(path: impl AsRef<Path>) -> Value {
+    json!({ "filename": path.as_ref(), "block_size": 512, "blocks_count": 64 })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_is_one_volumes_by_whichever_name_and_is_free_once_that_has_gone() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let volumes = Resource::new(&client, "AioVolume");
+    let path = |name: &str| target.scratch().join(name);
+    file(&path("file"), MIB);
+    file(&path("other"), MIB);
+    std::fs::hard_link(path("file"), path("hard")).expect("made");
+    std::os::unix::fs::symlink(path("file"), path("soft")).expect("made");
+
+    let first = name_of(&volumes.created("", "first", volume(path("file"))).await);
+    let second = name_of(&volumes.created("", "second", volume(path("other"))).await);
+    for name in ["file", "hard", "soft"] {
+        let object = volume(path(name));
+        let status = volumes
+            .refused("", "third", object.clone(), Code::FailedPrecondition)
+            .await;
+        assert!(status.message().contains("\"first\""), "{status}");
+        let status = volumes
+            .update_refused(&second, object, None, Code::FailedPrecondition)
+            .await;
+        assert!(status.message().contains("\"first\""), "{status}");
+    }
+    // The same again is no second volume, and neither is another name of its own file.
+    volumes.created("", "first", volume(path("file"))).await;
+    volumes.updated(&first, volume(path("hard")), None).await;
+    volumes.deleted(&first).await;
+    volumes.created("", "third", volume(path("soft"))).await;
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_or_device_that_somebody_else_uses_is_refused_with_his_name() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let volumes = Resource::new(&client, "AioVolume");
+    let path = target.scratch().join("disk");
+    file(&path, 16 * MIB);
+    let refused = async |path: &Path, who: &str| {
+        let status = volumes.refused("", "v", volume(path), Code::FailedPrecondition);
+        let status = status.await;
+        assert!(status.message().contains(who), "{who}: {status}");
+    };
+
+    let mut locker = Command::new("flock")
+        .args(["--exclusive", path.to_str().expect("UTF-8")])
+        .args(["-c", "echo locked; read _"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("flock runs");
+    let mut said = [0; 6];
+    let mut out = locker.stdout.take().expect("piped");
+    std::io::Read::read_exact(&mut out, &mut said).expect("it locks the file");
+    refused(&path, "process ").await;
+    drop(locker.stdin.take());
+    locker.wait().expect("it ends");
+
+    let device = Loop::over(&path, 512);
+    refused(&path, &device.0).await;
+    let node = Path::new(&device.0);
+    let exclusive = File::options()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed())
+        .open(node)
+        .expect("the device is free");
+    refused(node, &format!("process {}", std::process::id())).await;
+    drop(exclusive);
+
+    let run = |program: &str, args: &[&Path]| {
+        let done = Command::new(program).args(args).output().expect(program);
+        assert!(done.status.success(), "{program}: {done:?}");
+    };
+    let place = target.scratch().join("mounted");
+    std::fs::create_dir(&place).expect("made");
+    run("mkfs.ext4", &[Path::new("-q"), node]);
+    run("mount", &[node, &place]);
+    refused(node, place.to_str().expect("UTF-8")).await;
+    run("umount", &[&place]);
+
+    let made = name_of(&volumes.created("", "v", volume(node)).await);
+    let mounted = Command::new("mount").args([node, &place]).output();
+    assert!(!mounted.expect("mount runs").status.success());
+    volumes.deleted(&made).await;
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_that_is_removed_or_replaced_takes_its_volume_offline_with_one_line_in_the_log() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let path = target.scratch().join("disk");
+    let aside = target.scratch().join("aside");
+    file(&path, MIB);
+    let made = Resource::new(&client, "AioVolume")
+        .created("", "v", volume(&path))
+        .await;
+    let over = subsystem(&client, "s", json!({})).await;
+    let shown = namespace(&client, &over, &name_of(&made), json!({})).await;
+    let namespaces = Resource::new(&client, "NvmeNamespace");
+    let becomes = async |state: &str| {
+        eventually(state, Duration::from_secs(10), async || {
+            let now = namespaces.get(&shown).await.expect("it is there");
+            (now["status"]["oper_state"] == format!("OPER_STATE_{state}")).then_some(())
+        })
+        .await;
+    };
+    becomes("ONLINE").await;
+    for (replaced, says) in [
+        (false, "was removed"),
+        (true, "another file is in the place of"),
+    ] {
+        std::fs::rename(&path, &aside).expect("it can be moved");
+        if replaced {
+            file(&path, MIB);
+        }
+        becomes("OFFLINE").await;
+        std::fs::rename(&aside, &path).expect("it can be moved back");
+        becomes("ONLINE").await;
+        let log = target.log();
+        assert_eq!(log.matches(says).count(), 1, "{says}: {log}");
+    }
+    target.stop();
+}
+
+#[tokio::test]
+async fn an_update_that_changes_nothing_says_that_the_file_was_cut() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let volumes = Resource::new(&client, "AioVolume");
+    let path = target.scratch().join("disk");
+    let file = file(&path, MIB);
+    let object = json!({ "filename": path, "block_size": 512 });
+    let name = name_of(&volumes.created("", "v", object.clone()).await);
+    volumes.updated(&name, object.clone(), None).await;
+    file.set_len(MIB / 2).expect("it can be cut off");
+    let status = volumes
+        .update_refused(&name, object.clone(), None, Code::FailedPrecondition)
+        .await;
+    assert!(
+        status.message().contains("524288 of the 1048576"),
+        "{status}"
+    );
+    volumes
+        .refused("", "v", object.clone(), Code::FailedPrecondition)
+        .await;
+    file.set_len(MIB).expect("there is room");
+    volumes.updated(&name, object, None).await;
+    target.stop();
+}
+
+#[tokio::test]
+async fn what_linux_hosts_make_of_metadata_is_told_in_the_log() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let object = json!({ "block_size": 512, "blocks_count": 2048, "metadata_size": 8 });
+    let volumes = Resource::new(&client, "MallocVolume");
+    let made = name_of(&volumes.created("", "m", object).await);
+    let over = subsystem(&client, "s", json!({})).await;
+    namespace(&client, &over, &made, json!({})).await;
+    assert!(
+        target.log().contains("a disk of 0 bytes"),
+        "{}",
+        target.log()
+    );
+    target.stop();
+}

@@ -1,0 +1,52 @@
+//! What the program is started with reaches SPDK.
+
+mod common;
+
+use common::{Fixture, JsonRpc, Options, Target};
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn reactors_may_have_cores_that_the_process_was_not_started_on() {
+    let mut options = Options::default();
+    (options.core, options.pinned_to) = (1, Some(0));
+    let target = Target::start_with(options).await;
+    let export = Fixture::tcp(&target, 8).await;
+    export.remove().await;
+    let threads = format!("/proc/{}/task", target.pid().as_raw_nonzero());
+    let mut allowed = std::collections::BTreeMap::new();
+    for thread in std::fs::read_dir(threads).expect("it runs").flatten() {
+        let read = |file| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        let status = read("status");
+        let list = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        let list = list.unwrap_or_default().trim().to_owned();
+        allowed.insert(read("comm").trim().to_owned(), list);
+    }
+    assert_eq!(
+        allowed.get("control").map(String::as_str),
+        Some("0"),
+        "{allowed:?}"
+    );
+    assert!(allowed.values().any(|list| list == "1"), "{allowed:?}");
+    target.stop();
+}
+
+#[tokio::test]
+async fn pools_of_buffers_are_as_large_as_was_asked_for() {
+    let (options, socket) = Options::default().memory(1024).with_rpc();
+    let options = options.args(["--iobuf-small", "9000", "--iobuf-large", "3000"]);
+    let target = Target::start_with(options).await;
+    let mut rpc = JsonRpc::connect(&socket).await.expect("SPDK listens");
+    let config = rpc
+        .call("framework_get_config", json!({ "name": "iobuf" }))
+        .await;
+    let config = config.expect("it answers");
+    let pools = &config[0]["params"];
+    assert_eq!(
+        (&pools["small_pool_count"], &pools["large_pool_count"]),
+        (&json!(9000), &json!(3000)),
+        "{config}"
+    );
+    target.stop();
+}
