@@ -22,6 +22,7 @@ async fn what_is_made_is_there_and_what_is_wrong_is_refused_whole() {
         cores: common::free_core(),
         mem_mib: 512,
         no_huge: !huge,
+        iobuf: spdk::Iobuf::for_reactors(1),
         mailbox_capacity: 64,
         rpc_socket: None,
         remote_io_timeout: std::time::Duration::from_secs(30),

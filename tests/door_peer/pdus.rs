@@ -6,6 +6,9 @@ use super::session::{Session, read};
 use crate::common::nvme_tcp::{Command, flag};
 use crate::common::nvme_tcp_peer::{Ask, Peer, Resp, Turn, c2h_data, r2t, term_req};
 
+/// What a peer answers in place of the right answer, if anything.
+type Misstep = fn(&Ask) -> Option<Turn>;
+
 /// What a peer sends, once, for a command of an I/O queue with this opcode.
 type Attack = fn(&Ask) -> Turn;
 
@@ -164,7 +167,7 @@ async fn zeroes_stay_zeroes_when_a_peer_answers_a_write_with_data() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attach_is_refused_when_its_commands_are_answered_wrongly() {
-    let attacks: [(&str, fn(&Ask) -> Option<Turn>); 4] = [
+    let attacks: [(&str, Misstep); 4] = [
         ("R2T for Identify", |ask| {
             let pdu = r2t(ask.cid(), 1, 0, 4096);
             ask.is_identify(1).then(|| Turn::First(vec![pdu]))
@@ -174,7 +177,7 @@ async fn an_attach_is_refused_when_its_commands_are_answered_wrongly() {
                 r2t(ask.cid(), 1, 0, 512),
                 r2t(ask.cid(), 2, 512, 0xffff_fe00),
             ];
-            ask.is_fabrics(1).then(|| Turn::First(pdus))
+            ask.is_fabrics(1).then_some(Turn::First(pdus))
         }),
         ("Identify without data", |ask| {
             let pdu = Resp::of(ask.cid()).bytes();
