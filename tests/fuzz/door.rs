@@ -1,0 +1,172 @@
+//! What all fuzzers share: cases by seed, findings made smaller, files that replay.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::draw::Draw;
+use super::world::World;
+
+/// A step of a case, in the door's own form, as it stands in files.
+pub type Step = serde_json::Value;
+
+/// Cases between two looks at all that must be unharmed: a look takes as long as many cases.
+const CASES: u64 = 40;
+
+/// Runs of a case that fails now and then, before a step counts as not needed.
+const TRIES: usize = 2;
+
+/// One door of the program.
+#[async_trait::async_trait]
+pub trait Door: Send + Sync {
+    /// Its name on the command line and of its folder in the corpus.
+    fn name(&self) -> &'static str;
+
+    /// Whether the target needs hugepages for it.
+    fn hugepages(&self) -> bool {
+        false
+    }
+
+    /// The steps of a case.
+    fn draw(&self, draw: &mut Draw) -> Vec<Step>;
+
+    /// Makes in the API what cases stand on.
+    async fn prepare(&self, world: &mut World);
+
+    /// Runs a case. What it does is no fault of the target's; a panic in here is one of the fuzzer's.
+    async fn run(&self, world: &mut World, steps: &[Step]);
+}
+
+/// All that there are.
+pub fn all() -> Vec<Box<dyn Door>> {
+    vec![Box::new(super::host::Host)]
+}
+
+/// Runs cases from `seed` on until `end`; how many, or what was found.
+pub async fn seeds(door: &dyn Door, seed: u64, end: Instant) -> Result<u64, String> {
+    let mut world = World::new(door).await;
+    for (file, steps) in corpus(door) {
+        door.run(&mut world, &steps).await;
+        world
+            .unharmed()
+            .await
+            .map_err(|what| format!("{}: {what}", file.display()))?;
+    }
+    let mut cases = 0;
+    while Instant::now() < end {
+        let first = seed + cases;
+        for n in first..first + CASES {
+            let steps = door.draw(&mut Draw::new(n));
+            door.run(&mut world, &steps).await;
+            cases += 1;
+            if world.ended() || Instant::now() >= end {
+                break;
+            }
+        }
+        if let Err(what) = world.unharmed().await {
+            let log = world.log_tail();
+            world.discard();
+            let last = seed + cases - 1;
+            return Err(reduced(door, first..=last, &what, &log).await);
+        }
+    }
+    world.stop().await?;
+    Ok(cases)
+}
+
+/// Runs the case of a file.
+pub async fn replay(door: &dyn Door, file: &Path) -> Result<u64, String> {
+    let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let steps: Vec<Step> =
+        serde_json::from_str(&text).map_err(|e| format!("{}: {e}", file.display()))?;
+    match harm(door, &steps).await {
+        Some(what) => Err(what),
+        None => Ok(1),
+    }
+}
+
+/// What a case does to a new target.
+async fn harm(door: &dyn Door, steps: &[Step]) -> Option<String> {
+    let mut world = World::new(door).await;
+    door.run(&mut world, steps).await;
+    let outcome = match world.unharmed().await {
+        Ok(()) => world.stop().await,
+        Err(what) => {
+            world.discard();
+            Err(what)
+        }
+    };
+    outcome.err()
+}
+
+/// Finds the case among those of the seeds that does it, drops the steps that it does not need, and
+/// writes it to a file.
+async fn reduced(
+    door: &dyn Door,
+    seeds: std::ops::RangeInclusive<u64>,
+    what: &str,
+    log: &str,
+) -> String {
+    let mut found = None;
+    for seed in seeds.clone().rev() {
+        let steps = door.draw(&mut Draw::new(seed));
+        if harm(door, &steps).await.is_some() {
+            found = Some(steps);
+            break;
+        }
+    }
+    let Some(mut steps) = found else {
+        // It takes more than one case: all of them.
+        let all: Vec<Step> = seeds
+            .clone()
+            .flat_map(|seed| door.draw(&mut Draw::new(seed)))
+            .collect();
+        let file = written(door, &all, *seeds.start());
+        return format!(
+            "{what} (no single case of seeds {seeds:?} does it; all are in {file})\n{log}"
+        );
+    };
+    let mut at = 0;
+    while at < steps.len() {
+        let mut fewer = steps.clone();
+        fewer.remove(at);
+        let mut fails = false;
+        for _ in 0..TRIES {
+            fails = fails || harm(door, &fewer).await.is_some();
+        }
+        if fails {
+            steps = fewer;
+        } else {
+            at += 1;
+        }
+    }
+    let file = written(door, &steps, *seeds.start());
+    format!("{what} ({} steps, in {file})\n{log}", steps.len())
+}
+
+fn written(door: &dyn Door, steps: &[Step], seed: u64) -> String {
+    let file = std::env::temp_dir().join(format!("opi-fuzz-{}-{seed}.json", door.name()));
+    let text = serde_json::to_string_pretty(steps).expect("JSON");
+    std::fs::write(&file, text).expect("the temporary directory is writable");
+    file.display().to_string()
+}
+
+fn corpus(door: &dyn Door) -> Vec<(PathBuf, Vec<Step>)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fuzz/corpus")
+        .join(door.name());
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    files.sort();
+    files
+        .into_iter()
+        .map(|file| {
+            let text = std::fs::read_to_string(&file).expect("a file of the corpus");
+            let steps = serde_json::from_str(&text).expect("a case");
+            (file, steps)
+        })
+        .collect()
+}
