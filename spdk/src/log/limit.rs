@@ -1,6 +1,6 @@
 //! Floods of one log line: a guest or a peer that is away can have SPDK log the same for each I/O.
 //!
-//! The first [`BURST`] lines of a place (file and line of the source) within a window are let through, the
+//! The first [`BURST`] errors or warnings of a place (file and line of the source) within a window are let through, the
 //! others are counted where they arise, before they are formatted; when the window ends one line tells how
 //! many there were. While a place goes on so, its windows become longer.
 //!
@@ -51,8 +51,8 @@ impl<const N: usize> Counts<N> {
 
     /// Whether a line of this level from this place may be logged.
     pub(super) fn admit(&self, level: c_int, place: Place) -> bool {
-        // Whoever asks for more wants all of it.
-        let limited = level <= sys::spdk_log_level_SPDK_LOG_NOTICE;
+        // Notices are events that are told once each; whoever asks for more wants all of it.
+        let limited = level <= sys::spdk_log_level_SPDK_LOG_WARN;
         let count = limited.then(|| self.count(place)).flatten();
         count.is_none_or(|count| count.fetch_add(1, Ordering::Relaxed) < BURST)
     }
@@ -172,8 +172,12 @@ mod tests {
     #[test]
     fn what_was_asked_for_and_what_has_no_slot_is_let_through() {
         let counts = Counts::<4>::new();
-        let debug = sys::spdk_log_level_SPDK_LOG_DEBUG;
-        assert!((0..100).all(|_| counts.admit(debug, some_place(1))));
+        for level in [
+            sys::spdk_log_level_SPDK_LOG_DEBUG,
+            sys::spdk_log_level_SPDK_LOG_NOTICE,
+        ] {
+            assert!((0..100).all(|_| counts.admit(level, some_place(1))));
+        }
         for line in 0..4 {
             assert!((0..3).all(|_| counts.admit(ERROR, some_place(line))));
             assert!(!counts.admit(ERROR, some_place(line)));

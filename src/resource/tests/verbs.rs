@@ -233,7 +233,7 @@ async fn what_is_in_use_is_neither_deleted_nor_rebuilt() {
         .await;
     assert!(text(result).contains(&format!("nvmeSubsystems/s {user}")));
     let second = world.namespace("nvmeSubsystems/s", "m", "volumes/a").await;
-    assert!(text(second).contains(&format!("volumes/a {user}")));
+    assert!(text(second).contains(&format!("volumes/a (NullVolume) {user}")));
 
     let namespace = named("nvmeSubsystems/s/nvmeNamespaces/n");
     world
