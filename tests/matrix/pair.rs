@@ -82,7 +82,7 @@ async fn read(lab: &Lab, Export { driver, disk, .. }: &Export) -> Vec<u8> {
 
 /// Does all kinds of I/O at once, each to its own part, and looks at how the driver does them.
 async fn operate(lab: &Lab, way_in: &WayIn, way_out: &WayOut, export: &Export) {
-    let unmaps = way_in.unmapped != Unmapped::Never;
+    let unmaps = way_out.always_unmaps || way_in.unmapped != Unmapped::Never;
     let mut jobs = vec![
         job("verify", SMALL, VERIFIED),
         job("write_zeroes", LARGE, ZEROED),

@@ -19,6 +19,9 @@ pub struct WayOut {
     pub zeroes_by_command: bool,
     /// Whether its driver flushes; else it fails every flush.
     pub flushes: bool,
+    /// Whether discard is offered whatever the volume can, and succeeds without effect where it cannot:
+    /// hosts learn of it once for a controller, whose namespaces come and go.
+    pub always_unmaps: bool,
     /// Exports the volume that this refers to, under this ID.
     pub make: for<'a> fn(&'a Lab, &'a str, &'a str) -> Making<'a>,
 }
@@ -43,18 +46,21 @@ pub const WAYS_OUT: &[WayOut] = &[
         name: "NVMe/TCP with TLS",
         zeroes_by_command: true,
         flushes: true,
+        always_unmaps: true,
         make: |lab, volume, id| Box::pin(tls(lab, volume, id)),
     },
     WayOut {
         name: "vfio-user",
         zeroes_by_command: true,
         flushes: true,
+        always_unmaps: true,
         make: |lab, volume, id| Box::pin(vfio_user(lab, volume, id)),
     },
     WayOut {
         name: "vhost-user-blk",
         zeroes_by_command: false,
         flushes: true,
+        always_unmaps: false,
         make: |lab, volume, id| Box::pin(vhost_user_blk(lab, volume, id)),
     },
     WayOut {
@@ -62,6 +68,7 @@ pub const WAYS_OUT: &[WayOut] = &[
         zeroes_by_command: false,
         // SPDK's driver says that it can, and has no command for it.
         flushes: false,
+        always_unmaps: false,
         make: |lab, volume, id| Box::pin(vhost_user_scsi(lab, volume, id)),
     },
 ];
@@ -71,6 +78,7 @@ pub const TCP: WayOut = WayOut {
     name: "NVMe/TCP",
     zeroes_by_command: true,
     flushes: true,
+    always_unmaps: true,
     make: |lab, volume, id| Box::pin(tcp(lab, volume, id)),
 };
 
