@@ -17,19 +17,48 @@ const LATE: Duration = Duration::from_secs(2);
 const PER_ADDRESS: usize = 256;
 const IN_ALL: usize = 1024;
 
+/// How long a known host may need to get in: hosts try again when their connection is displaced, as
+/// it may be where strangers of the same address come faster than it connects.
+const GETS_IN: Duration = Duration::from_secs(5);
+
+/// Connects both queues and writes a block.
+fn connect(identity: &Identity) -> std::io::Result<u16> {
+    let mut admin = identity.dial()?;
+    admin.negotiate(Digests::OFF)?;
+    admin.connect(identity, 0, 0xffff)?;
+    admin.enable()?;
+    let mut io = identity.dial()?;
+    io.negotiate(Digests::OFF)?;
+    io.connect(identity, 1, admin.cntlid)?;
+    Ok(io.write(1, 0, &[1; 512])?.status())
+}
+
 /// Known hosts are let in beside these.
 fn known_hosts_get_in(identity: &Identity, what: &str) {
     for n in 0..4 {
         let begin = Instant::now();
         let identity = identity.clone().named(&format!("known-{n}"));
-        let admin = identity.admin(Digests::OFF);
-        let mut io = identity.io(&admin, 1);
-        assert_eq!(io.write(1, 0, &[1; 512]).expect("a write").status(), 0);
-        let took = begin.elapsed();
-        assert!(
-            took < Duration::from_secs(1),
-            "{what}: a known host waited {took:?}"
-        );
+        let status = loop {
+            let attempt = connect(&identity);
+            let took = begin.elapsed();
+            assert!(
+                took < GETS_IN,
+                "{what}: a known host waited {took:?}: {attempt:?}"
+            );
+            if let Ok(status) = attempt {
+                break status;
+            }
+        };
+        assert_eq!(status, 0, "{what}: a write");
+    }
+}
+
+/// Ends a stranger's thread, also when its test fails: it would take the core from those that follow.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -55,6 +84,7 @@ async fn busy_strangers_keep_no_host_out() {
     let identity = world.identity.clone();
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
+    let stop = StopOnDrop(stop);
     let busy = std::thread::spawn(move || {
         let mut held = std::collections::VecDeque::new();
         while !stopped.load(Ordering::Relaxed) {
@@ -72,7 +102,7 @@ async fn busy_strangers_keep_no_host_out() {
         known_hosts_get_in(&world.identity, "a busy stranger");
         world.bystander.verify();
     }
-    stop.store(true, Ordering::Relaxed);
+    drop(stop);
     busy.join().expect("the busy stranger");
     world.unharmed("a busy stranger").await;
 }
