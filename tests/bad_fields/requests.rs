@@ -31,7 +31,15 @@ const FAULTS_OF_THE_CLIENT: [Code; 7] = [
 ];
 
 /// REQUIRED by the proto files, and left out by clients all the same.
-const NOT_NEEDED: [&str; 1] = ["opi_api.inventory.v1.GetInventoryRequest.name"];
+const NOT_NEEDED: [&str; 6] = [
+    "opi_api.inventory.v1.GetInventoryRequest.name",
+    // Kinds without a parent: what is said there is ignored.
+    "opi_api.storage.v1.ListEncryptedVolumesRequest.parent",
+    "opi_api.storage.v1.ListQosVolumesRequest.parent",
+    "opi_api.storage.v1.ListVirtioScsiControllersRequest.parent",
+    "opi_api.storage.v1.ListVirtioScsiLunsRequest.parent",
+    "opi_api.storage.v1.ListVirtioScsiTargetsRequest.parent",
+];
 
 /// A request that is good as it is.
 struct Request {
