@@ -7,7 +7,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 call bash "$SCRIPTS/setup.sh" --tools
 load_env
-bash "$SCRIPTS/hugepages.sh" || true
+HUGEPAGES=${HUGEPAGES:-1536} bash "$SCRIPTS/hugepages.sh" || true
 cd "$ROOT"
 options=(--seconds "${2:-60}" --seed "${3:-1}")
 [[ ${1:-all} == all ]] || options+=(--door "$1")

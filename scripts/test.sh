@@ -37,7 +37,8 @@ use_asan() {
 
 call bash "$SCRIPTS/setup.sh" --tools
 load_env
-[[ -n $fast ]] || bash "$SCRIPTS/hugepages.sh" || true
+# Guests of the tests have some beside the target.
+[[ -n $fast ]] || HUGEPAGES=${HUGEPAGES:-1536} bash "$SCRIPTS/hugepages.sh" || true
 cd "$ROOT"
 [[ -z $asan ]] || use_asan
 
