@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 
-use door::{Door, replay, seeds};
+use door::{replay, seeds};
 
 /// What each door gets where nothing is said, seconds.
 const SECONDS: u64 = 10;
@@ -53,14 +53,11 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let named = |door: &&Box<dyn Door>| {
-        arguments
-            .door
-            .as_deref()
-            .is_none_or(|name| name == door.name())
-    };
-    let doors = door::all();
-    let doors: Vec<_> = doors.iter().filter(named).collect();
+    let named = |name: &str| arguments.door.as_deref().is_none_or(|only| only == name);
+    let doors: Vec<_> = door::all()
+        .into_iter()
+        .filter(|door| named(door.name()))
+        .collect();
     if doors.is_empty() {
         eprintln!("fuzz: there is no door {:?}", arguments.door);
         return ExitCode::from(2);
