@@ -135,7 +135,8 @@ async fn operate(lab: &Lab, way_in: &WayIn, way_out: &WayOut, export: &Export) {
     if let Some(limit) = way_in.limit {
         let bytes = (count("bytes_read") + count("bytes_written")) as f64;
         let rate = bytes / all[0].seconds / (KIB * KIB) as f64;
-        let around = 0.5 * f64::from(limit)..1.25 * f64::from(limit);
+        // A busy machine polls late, and what was not used in its millisecond is lost.
+        let around = 0.2 * f64::from(limit)..1.25 * f64::from(limit);
         assert!(around.contains(&rate), "{limit} MiB/s are {rate} MiB/s");
     }
 }
