@@ -26,3 +26,4 @@ pub mod services;
 pub mod shutdown;
 pub mod socket_access;
 pub mod spdk_rpc;
+pub mod state;
