@@ -3,17 +3,20 @@
 //! [`Settings`] is the one list of what can be set; it is read from both the
 //! command line and the file, with the same names, and flags win.
 
+mod address;
+mod file;
 mod iobuf;
 mod kvm;
 mod log_level;
 mod remote;
 mod spdk_rpc;
+mod tls;
 mod version;
 mod volume;
 mod web;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -23,6 +26,7 @@ use spdk::cores::CoreSet;
 use crate::socket_access::SocketAccess;
 pub use kvm::Kvm;
 pub use spdk_rpc::{RpcHttp, SpdkRpc};
+pub use tls::TlsFiles;
 pub use volume::Volume;
 pub use web::Web;
 
@@ -43,10 +47,10 @@ pub struct CommandLine {
 struct Settings {
     /// Address and port of the gRPC server [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR:PORT")]
-    grpc_addr: Option<SocketAddr>,
+    grpc_addr: Option<String>,
     /// Address and port of the HTTP/JSON gateway [default: 127.0.0.1:8082]
     #[arg(long, value_name = "ADDR:PORT")]
-    http_addr: Option<SocketAddr>,
+    http_addr: Option<String>,
     /// Host names of this server, for clients that reach --http-addr by a name; addresses and localhost always do
     #[arg(long, value_name = "NAME,...")]
     http_hosts: Option<String>,
@@ -112,7 +116,7 @@ struct Settings {
     spdk_rpc_socket: Option<PathBuf>,
     /// Forward POST / with basic authentication to the JSON-RPC socket
     #[arg(long, value_name = "ADDR:PORT")]
-    spdk_rpc_http: Option<SocketAddr>,
+    spdk_rpc_http: Option<String>,
     /// Who may use --spdk-rpc-http, and the file with the password
     #[arg(long, value_name = "USER:PASS_FILE")]
     spdk_rpc_user: Option<String>,
@@ -120,17 +124,6 @@ struct Settings {
     #[arg(skip)]
     #[serde(default, rename = "volume")]
     volumes: Vec<Volume>,
-}
-
-/// Where the files of a TLS server are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The server's certificate chain, PEM.
-    pub certificate: PathBuf,
-    /// Its private key, PEM.
-    pub key: PathBuf,
-    /// Certificates of those who sign clients' certificates, PEM.
-    pub client_ca: PathBuf,
 }
 
 /// The settings with defaults applied, each checked as far as it can be alone.
@@ -207,31 +200,10 @@ impl CommandLine {
     /// Reads the file, if one was given, and applies flags and defaults.
     pub fn resolve(self) -> Result<Config, ConfigError> {
         let file = match &self.config {
-            Some(path) => read(path)?,
+            Some(path) => file::read(path)?,
             None => Settings::default(),
         };
         self.settings.over(file).check()
-    }
-}
-
-fn read(path: &Path) -> Result<Settings, ConfigError> {
-    let file = || path.to_owned();
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        file: file(),
-        source,
-    })?;
-    toml::from_str(&text).map_err(|error| ConfigError::Parse {
-        file: file(),
-        reason: one_line(&text, &error),
-    })
-}
-
-/// The parser's error with its line number, without its drawing of the place.
-fn one_line(text: &str, error: &toml::de::Error) -> String {
-    let message = error.message().replace('\n', ", ");
-    match error.span().and_then(|span| text.get(..span.start)) {
-        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
-        None => message,
     }
 }
 
@@ -284,12 +256,20 @@ impl Settings {
         let cores: CoreSet = cores.parse().map_err(|e| value("cores", format!("{e}")))?;
         let reactors = cores.iter().count();
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let grpc_addr = address::check("grpc-addr", self.grpc_addr)?.unwrap_or(loopback(50051));
+        let http_addr = address::check("http-addr", self.http_addr)?.unwrap_or(loopback(8082));
+        let spdk_rpc_http = address::check("spdk-rpc-http", self.spdk_rpc_http)?;
+        address::distinct(&[
+            ("grpc-addr", Some(grpc_addr)),
+            ("http-addr", Some(http_addr)),
+            ("spdk-rpc-http", spdk_rpc_http),
+        ])?;
         Ok(Config {
-            grpc_addr: self.grpc_addr.unwrap_or(loopback(50051)),
-            http_addr: self.http_addr.unwrap_or(loopback(8082)),
+            grpc_addr,
+            http_addr,
             web: web::check(self.http_hosts, self.http_origins)?,
             max_connections: check_connections(self.max_connections)?,
-            tls: self.tls.as_deref().map(tls_files).transpose()?,
+            tls: self.tls.as_deref().map(tls::check).transpose()?,
             cores,
             mem_mib,
             iobuf: iobuf::check(self.iobuf_small, self.iobuf_large, reactors, mem_mib)?,
@@ -305,29 +285,9 @@ impl Settings {
             log_level: log_level::check(self.log_level.unwrap_or("info".to_owned()))?,
             max_calls,
             remote_io_timeout: remote::io_timeout(self.remote_io_timeout)?,
-            spdk_rpc: spdk_rpc::check(
-                self.spdk_rpc_socket,
-                self.spdk_rpc_http,
-                self.spdk_rpc_user,
-            )?,
+            spdk_rpc: spdk_rpc::check(self.spdk_rpc_socket, spdk_rpc_http, self.spdk_rpc_user)?,
             volumes: volume::check(self.volumes)?,
         })
-    }
-}
-
-fn tls_files(text: &str) -> Result<TlsFiles, ConfigError> {
-    match text.split(':').collect::<Vec<_>>()[..] {
-        [certificate, key, client_ca] if ![certificate, key, client_ca].contains(&"") => {
-            Ok(TlsFiles {
-                certificate: certificate.into(),
-                key: key.into(),
-                client_ca: client_ca.into(),
-            })
-        }
-        _ => Err(ConfigError::Value {
-            setting: "tls",
-            reason: format!("{text:?} is not three files, certificate:key:ca"),
-        }),
     }
 }
 

@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue};
 use opi_spdk::config::{CommandLine, Config};
 use opi_spdk::preflight::{self, Ready};
 use opi_spdk::program;
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
         Err(error) if error.use_stderr() => {
-            eprintln!("opi-spdk: {}", one_line(&error.to_string()));
+            eprintln!("opi-spdk: {}", one_line(&error));
             return ExitCode::from(2);
         }
         // Help and version are errors to the parser alone.
@@ -45,17 +46,21 @@ fn main() -> ExitCode {
     }
 }
 
-/// The parser's error without its advice, which follows an empty line.
-fn one_line(text: &str) -> String {
-    let error = text.strip_prefix("error: ").unwrap_or(text);
-    let lines = error
+/// The parser's error without its advice, which follows an empty line, but for the argument that was
+/// likely meant.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let what = text.strip_prefix("error: ").unwrap_or(&text);
+    let lines: Vec<_> = what
         .lines()
         .take_while(|line| !line.trim().is_empty())
-        .map(str::trim);
-    format!(
-        "{}; --help tells what there is",
-        lines.collect::<Vec<_>>().join(" ")
-    )
+        .map(str::trim)
+        .collect();
+    let advice = match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(meant)) => format!("did you mean {meant}"),
+        _ => "--help tells what there is".to_owned(),
+    };
+    format!("{}; {advice}", lines.join(" "))
 }
 
 /// Runs the program to its end. An error is one line for the operator.

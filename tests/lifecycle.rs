@@ -207,7 +207,26 @@ fn settings_that_cannot_be_are_refused_by_name() {
         &["--tls", "/nowhere/c:/nowhere/k:/nowhere/a"],
         &["tls", "/nowhere/c"],
     );
-    refused(&["--colour"], &["--colour"]);
+    refused(&["--colour"], &["--colour", "--help tells"]);
+    refused(
+        &["--grpc_addr", "127.0.0.1:1"],
+        &["did you mean --grpc-addr"],
+    );
+    refused(
+        &["--grpc-addr", "localhost:50051"],
+        &[
+            "grpc-addr",
+            "localhost:50051",
+            "127.0.0.1:50051 or [::1]:50051",
+        ],
+    );
+    let same = [
+        "--grpc-addr",
+        "0.0.0.0:50051",
+        "--http-addr",
+        "127.0.0.1:50051",
+    ];
+    refused(&same, &["http-addr: 127.0.0.1:50051 is where grpc-addr is"]);
     refused(&["surplus"], &["surplus"]);
     let nowhere = "/dev/null/x";
     for flag in ["--state-dir", "--ctrlr-dir"] {
@@ -231,6 +250,10 @@ fn a_configuration_that_cannot_be_is_refused_with_its_line() {
         &[&shown, "line 2", "colour"],
     );
     refused(b"mem-mib = \"much\"", &[&shown, "line 1"]);
+    refused(
+        b"cores = 0",
+        &["line 1: cores", "write it in quotes, \"0\""],
+    );
     refused(b"\xff\xfe", &[&shown]);
     refused(
         b"[[volume]]\nkind = \"floppy\"\nname = \"a\"",

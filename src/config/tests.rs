@@ -1,13 +1,12 @@
+use std::path::Path;
+
 use super::*;
 use clap::Parser;
 
 fn parse(args: &[&str], file: &str) -> Result<Config, ConfigError> {
     let line = CommandLine::try_parse_from(std::iter::once("opi-spdk").chain(args.iter().copied()))
         .expect("valid flags");
-    let file = toml::from_str(file).map_err(|error| ConfigError::Parse {
-        file: PathBuf::from("test"),
-        reason: one_line(file, &error),
-    })?;
+    let file = file::parse(Path::new("test"), file)?;
     line.settings.over(file).check()
 }
 
@@ -61,7 +60,7 @@ fn what_is_wrong_in_the_file_is_named_with_its_line() {
             "mem-mib = 256\ncolour = 1\n",
             "line 2: unknown field `colour`",
         ),
-        ("mem-mib = \"x\"", "line 1: invalid type"),
+        ("mem-mib = \"x\"", "line 1: mem-mib: invalid type"),
         ("cores = ", "line 1"),
         ("cores = \"a\"", "\"a\" is not a core number"),
         ("mem-mib = 1", "mem-mib: 1 is outside"),

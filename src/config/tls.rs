@@ -1,0 +1,36 @@
+//! The files of TLS.
+
+use std::path::PathBuf;
+
+use super::ConfigError;
+
+/// Where the files of a TLS server are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// Certificates of those who sign clients' certificates, PEM.
+    pub client_ca: PathBuf,
+}
+
+/// Reads the three files' names, which stand between colons.
+pub(super) fn check(text: &str) -> Result<TlsFiles, ConfigError> {
+    match text.split(':').collect::<Vec<_>>()[..] {
+        [certificate, key, client_ca] if ![certificate, key, client_ca].contains(&"") => {
+            Ok(TlsFiles {
+                certificate: certificate.into(),
+                key: key.into(),
+                client_ca: client_ca.into(),
+            })
+        }
+        _ => Err(ConfigError::Value {
+            setting: "tls",
+            reason: format!(
+                "{text:?} is not three files, certificate:key:ca: the server's certificate, its key, \
+                 and the authority of clients' certificates"
+            ),
+        }),
+    }
+}
