@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -35,12 +35,21 @@ impl Tls {
     /// # Errors
     /// One line for the operator.
     pub fn read(files: &TlsFiles) -> Result<Self, String> {
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|error| format!("tls file {}: {error}", path.display()))
+        let read = |what: &str, path: &Path| {
+            std::fs::read(path)
+                .map_err(|error| format!("tls: {what} file {}: {error}", path.display()))
         };
-        let [certificate, key, client_ca] =
-            [&files.certificate, &files.key, &files.client_ca].map(|path| read(path));
-        Self::from_pem(&certificate?, &key?, &client_ca?).map_err(|reason| format!("tls: {reason}"))
+        let certificate = read("certificate", &files.certificate)?;
+        let key = read("key", &files.key)?;
+        let client_ca = read("client CA", &files.client_ca)?;
+        Self::from_pem(&certificate, &key, &client_ca).map_err(|reason| {
+            format!(
+                "tls: {reason} (certificate {}, key {}, client CA {}, in this order)",
+                files.certificate.display(),
+                files.key.display(),
+                files.client_ca.display()
+            )
+        })
     }
 
     /// The same from PEM: the server's certificates and key, and the authorities that clients'
@@ -51,7 +60,7 @@ impl Tls {
     pub fn from_pem(certificates: &[u8], key: &[u8], client_ca: &[u8]) -> Result<Self, String> {
         let provider = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
-        for certificate in pem(client_ca, "client CA")? {
+        for certificate in certificates_in(client_ca, "client CA")? {
             roots
                 .add(certificate)
                 .map_err(|error| format!("client CA: {error}"))?;
@@ -60,12 +69,12 @@ impl Tls {
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
                 .build()
                 .map_err(|error| format!("client CA: {error}"))?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("key: {error}"))?;
+        let key = private_key(key)?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| format!("TLS versions: {error}"))?
             .with_client_cert_verifier(Arc::new(ShortChains(verifier)))
-            .with_single_cert(pem(certificates, "certificate")?, key)
+            .with_single_cert(certificates_in(certificates, "certificate")?, key)
             .map_err(|error| format!("certificate and key: {error}"))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self(Arc::new(config)))
@@ -73,14 +82,29 @@ impl Tls {
 }
 
 /// The certificates in a PEM text; at least one.
-fn pem(text: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates_in(text: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(text)
         .collect::<Result<_, _>>()
         .map_err(|error| format!("{what}: {error}"))?;
     if found.is_empty() {
-        return Err(format!("{what}: there is no certificate in it"));
+        let instead = match PrivateKeyDer::from_pem_slice(text) {
+            Ok(_) => ", but a private key",
+            Err(_) => "",
+        };
+        return Err(format!("{what}: there is no certificate in it{instead}"));
     }
     Ok(found)
+}
+
+/// The private key in a PEM text.
+fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
+        pem::Error::NoItemsFound => match CertificateDer::from_pem_slice(text) {
+            Ok(_) => "key: there is no private key in it, but a certificate".to_owned(),
+            Err(_) => "key: there is no private key in it".to_owned(),
+        },
+        other => format!("key: {other}"),
+    })
 }
 
 /// Refuses long chains before path building, which tries every order of certificates with one name.

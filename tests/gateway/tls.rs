@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use opi_spdk::config::TlsFiles;
 use opi_spdk::gateway::Limits;
 use opi_spdk::server::Tls;
 use tokio::io::AsyncWriteExt;
@@ -60,6 +61,49 @@ async fn clients_need_a_certificate_of_the_authority() {
     assert_eq!(ask(&served, &ours, Some(&other)).await, 0);
     assert_eq!(served.exchange(&get(INVENTORY)).await.0, 0, "no TLS");
 
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (c, k, a) = (
+        file("server.pem", &certificate),
+        file("server.key", &key),
+        file("ca.pem", &ca),
+    );
+    let none = dir.path().join("none");
+    for (certificate, key, client_ca, what) in [
+        (
+            &k,
+            &c,
+            &a,
+            "key: there is no private key in it, but a certificate",
+        ),
+        (
+            &k,
+            &k,
+            &a,
+            "certificate: there is no certificate in it, but a private key",
+        ),
+        (
+            &c,
+            &a,
+            &k,
+            "client CA: there is no certificate in it, but a private key",
+        ),
+        (&c, &none, &a, "key file"),
+    ] {
+        let files = TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_ca: client_ca.clone(),
+        };
+        let error = Tls::read(&files).err().unwrap();
+        assert!(error.starts_with(&format!("tls: {what}")), "{error}");
+        assert!(error.contains(&key.display().to_string()), "{error}");
+        assert!(error.contains("in this order") || *key == none, "{error}");
+    }
     assert!(tls("", &key, &ca).err().unwrap().starts_with("certificate"));
     assert!(tls(&certificate, "", &ca).err().unwrap().starts_with("key"));
     assert!(
