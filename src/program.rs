@@ -48,7 +48,17 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     tracing::info!(cores = %config.cores, version = spdk::version(), "data path is up");
     warn_of_missing_changes();
 
-    let served = serve(&config, identity, listeners, runtime.handle(), &mut signals).await;
+    let mut backends = Vec::new();
+    let spdk = runtime.handle();
+    let served = serve(
+        &config,
+        identity,
+        listeners,
+        spdk,
+        &mut signals,
+        &mut backends,
+    )
+    .await;
 
     let cost = runtime.handle().control_stats();
     tracing::info!(
@@ -64,8 +74,9 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         }
         Ok(code) => served.and(Err(format!("SPDK stopped with status {code}"))),
         Err(_) => served.and(Err(format!(
-            "SPDK did not stop within {:?}: a backend does not answer",
-            shutdown::SPDK_STOP
+            "SPDK did not stop within {:?}: {}",
+            shutdown::SPDK_STOP,
+            held_up_by(&backends)
         ))),
     }
 }
@@ -76,6 +87,7 @@ async fn serve(
     listeners: Listeners,
     handle: spdk::Handle,
     signals: &mut Signals,
+    backends: &mut Vec<String>,
 ) -> Result<(), String> {
     // The files of the configuration's volumes, until the end.
     let _held = tokio::select! {
@@ -105,6 +117,7 @@ async fn serve(
     if timeout(shutdown::DRAIN, services.stop()).await.is_err() {
         tracing::warn!(waited = ?shutdown::DRAIN, "changes in flight did not finish; leaving them");
     }
+    *backends = services.backends(&config.volumes);
     match timeout(shutdown::GRACE, servers).await {
         Ok(ended) => flatten(ended),
         Err(_) => {
@@ -128,6 +141,23 @@ fn warn_of_missing_changes() {
 
 fn flatten(ended: Result<Result<(), String>, tokio::task::JoinError>) -> Result<(), String> {
     ended.unwrap_or_else(|error| Err(format!("servers: {error}")))
+}
+
+/// What SPDK may have waited for in vain.
+fn held_up_by(backends: &[String]) -> String {
+    const SHOWN: usize = 5;
+    match backends {
+        [] => "there is no backend to wait for: SPDK's lines in this log say what it was doing"
+            .to_owned(),
+        _ => {
+            let more = match backends.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let names = backends[..backends.len().min(SHOWN)].join(", ");
+            format!("one of its backends may not answer: {names}{more}")
+        }
+    }
 }
 
 /// Makes what the API takes for granted: transports, and the named volumes of the
@@ -205,5 +235,22 @@ fn warn_of_exposure(config: &Config) {
         if !address.ip().is_loopback() {
             tracing::warn!(%address, "{what} is served without TLS: whoever reaches it controls the storage");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_that_takes_too_long_names_the_backends_that_there_are_and_no_other() {
+        assert!(held_up_by(&[]).starts_with("there is no backend"));
+        let names: Vec<String> = (1..=7).map(|n| format!("volumes/v{n}")).collect();
+        let few = held_up_by(&names[..2]);
+        assert!(
+            few.ends_with("may not answer: volumes/v1, volumes/v2"),
+            "{few}"
+        );
+        assert!(held_up_by(&names).ends_with("volumes/v5 and 2 more"));
     }
 }

@@ -11,7 +11,7 @@ use tonic_health::server::HealthReporter;
 use crate::api::inventory::inventory_service_server::InventoryServiceServer;
 use crate::api::storage::*;
 use crate::backend::{NvmePaths, NvmeRemoteControllers, NvmeRemoteNamespaces, Volumes};
-use crate::config::Config;
+use crate::config::{Config, Volume};
 use crate::configured;
 use crate::frontend::{
     Luns, NvmeControllers, NvmeNamespaces, NvmeSubsystems, VirtioBlks, VirtioScsiControllers,
@@ -253,6 +253,21 @@ impl Services {
     /// Waits for the changes that are under way and refuses further ones. Before SPDK stops.
     pub async fn stop(&self) {
         self.shared.stop().await;
+    }
+
+    /// What SPDK may wait for: the files and the peers that data is on.
+    pub fn backends(&self, configured: &[Volume]) -> Vec<String> {
+        let paths = self.nvme_remote.nvme_paths.objects().into_iter();
+        let files = self.aio.aio_volumes.objects().into_iter();
+        let configured = configured
+            .iter()
+            .filter(|volume| matches!(volume, Volume::Aio { .. }))
+            .map(|volume| volume.name().to_owned());
+        paths
+            .map(|(name, _)| name.to_string())
+            .chain(files.map(|(name, _)| name.to_string()))
+            .chain(configured)
+            .collect()
     }
 
     /// All of them, and grpc.health.v1 that knows each by its name.
