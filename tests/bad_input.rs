@@ -78,9 +78,30 @@ async fn a_volume_beyond_the_memory_is_exhaustion_and_leaves_room_for_others() {
         parent: "",
         good: volume(),
     };
-    for gib in [64, 1 << 20] {
-        let object = with(volume(), "blocks_count", json!(gib * 2048 * 1024_i64));
-        attempt.refused(object, Code::ResourceExhausted).await;
+    for gib in [64_u32, 1 << 20] {
+        let object = with(
+            volume(),
+            "blocks_count",
+            json!(u64::from(gib) * 2048 * 1024),
+        );
+        let status = attempt.refused(object, Code::ResourceExhausted).await;
+        let message = status.message();
+        let wanted = format!("needs {} bytes", u64::from(gib) << 30);
+        assert!(message.contains(&wanted), "{message}");
+        let largest = message
+            .split("SPDK's memory has ")
+            .nth(1)
+            .expect("it is told");
+        let largest: u64 = largest
+            .split(':')
+            .next()
+            .unwrap_or_default()
+            .parse()
+            .expect("bytes");
+        assert!(
+            (1 << 20..u64::from(gib) << 30).contains(&largest),
+            "{message}"
+        );
     }
     attempt.nothing_remains().await;
 }

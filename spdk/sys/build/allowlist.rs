@@ -18,6 +18,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_keyring_remove",
     "opi_log_configure",
     "opi_log_sink",
+    "opi_memory_largest_free",
     "opi_nvme_attach",
     "opi_nvme_configure",
     "opi_nvme_count",

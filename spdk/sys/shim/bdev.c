@@ -6,6 +6,9 @@
 #include <spdk/bdev_module.h>
 #include <spdk/env.h>
 
+#include <rte_malloc.h>
+#include <rte_memory.h>
+
 #include <bdev_aio.h>
 #include <bdev_malloc.h>
 #include <bdev_null.h>
@@ -30,6 +33,22 @@ opi_bdev_malloc_create(const char *name, const struct spdk_uuid *uuid, uint64_t 
 
 	spdk_uuid_copy(&opts.uuid, uuid);
 	return create_malloc_disk(&bdev, &opts);
+}
+
+uint64_t
+opi_memory_largest_free(void)
+{
+	struct rte_malloc_socket_stats stats;
+	uint64_t largest = 0;
+	int socket;
+
+	for (socket = 0; socket < RTE_MAX_NUMA_NODES; socket++) {
+		if (rte_malloc_get_socket_stats(socket, &stats) == 0 &&
+		    stats.greatest_free_size > largest) {
+			largest = stats.greatest_free_size;
+		}
+	}
+	return largest;
 }
 
 int
