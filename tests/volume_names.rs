@@ -84,5 +84,20 @@ async fn a_volume_that_is_referred_to_by_its_uuid_is_protected_counted_and_had_o
 
     let object: Value = json!({ "spec": { "volume_name_ref": uuid } });
     namespaces.refused(&over, "", object, Code::NotFound).await;
+
+    // A name may have slashes in it, as those of logical volumes have.
+    let args = ["bdev_malloc_create", "-b", "lvs/lvol", "4", "512"];
+    Tool::rpc(&socket).args(args).run().await.expect("made");
+    let shown = namespace(&client, &over, "lvs/lvol", json!({})).await;
+    let object = json!({ "spec": { "volume_name_ref": "volumes/lvs/lvol" } });
+    let status = namespaces
+        .refused(&over, "", object, Code::FailedPrecondition)
+        .await;
+    assert!(status.message().contains(&shown), "{status}");
+    let stats = namespaces.stats(&shown).await;
+    assert!(stats["read_ops_count"].is_number(), "{stats}");
+    namespaces.deleted(&shown).await;
+    let object = json!({ "spec": { "volume_name_ref": "lvs/other" } });
+    namespaces.refused(&over, "", object, Code::NotFound).await;
     target.stop();
 }

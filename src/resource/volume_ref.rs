@@ -14,8 +14,8 @@ pub struct VolumeRef<'a> {
 
 impl<'a> VolumeRef<'a> {
     /// Reads `volumes/ID`, a name in its typed form (`nullVolumes/ID`, a remote namespace's name),
-    /// or the raw name of a bdev, its UUID or an alias in place of an ID. What is no volume is none,
-    /// although its ID may be one's.
+    /// or the raw name of a bdev, its UUID or an alias, which may have slashes in it (`lvs/lvol`), in
+    /// place of an ID. What is no volume is none, although its ID may be one's.
     ///
     /// # Errors
     /// What is wrong with the text.
@@ -32,24 +32,33 @@ impl<'a> VolumeRef<'a> {
             ] if remote_controller(bdev) == Some(controller) => {
                 Some(format!("nvmeRemoteControllers/{controller}"))
             }
+            _ if Self::unknown(text).is_some() => None,
             _ => return Err(wrong(text)),
         };
-        match parts.last() {
-            Some(bdev) if parts.iter().all(|part| !part.is_empty()) => {
-                // A typed name is one of the API's.
-                let meant = resource.is_none().then(|| volume_names::meant_by(bdev));
-                let meant = meant.flatten().map(Cow::Owned);
-                let bdev = meant.unwrap_or(Cow::Borrowed(*bdev));
-                Ok(Self { bdev, resource })
-            }
-            _ => Err(wrong(text)),
+        if parts.iter().any(|part| part.is_empty()) {
+            return Err(wrong(text));
         }
+        // A typed name is one of the API's.
+        let bdev = match (&resource, Self::unknown(text)) {
+            (None, Some(name)) => match volume_names::meant_by(name) {
+                Some(own) => Cow::Owned(own),
+                None => Cow::Borrowed(name),
+            },
+            _ => Cow::Borrowed(*parts.last().unwrap_or(&text)),
+        };
+        Ok(Self { bdev, resource })
     }
 
     /// The name in `volume_name_ref` of which only SPDK may know what it means.
     pub(super) fn unknown(text: &str) -> Option<&str> {
         let name = text.strip_prefix("volumes/").unwrap_or(text);
-        (!name.is_empty() && !name.contains('/')).then_some(name)
+        let is_ours = match name.split_once('/') {
+            None => false,
+            Some((collection, _)) => {
+                collection.ends_with("Volumes") || OTHERS.contains(&collection)
+            }
+        };
+        (!is_ours && name.split('/').all(|part| !part.is_empty())).then_some(name)
     }
 
     /// The bdev's name.
@@ -78,6 +87,19 @@ impl<'a> VolumeRef<'a> {
         }
     }
 }
+
+/// What names of resources that are no volumes begin with, and keys of other name spaces.
+const OTHERS: [&str; 9] = [
+    "volumes",
+    "nvmeSubsystems",
+    "nvmeRemoteControllers",
+    "virtioBlks",
+    "virtioScsiTargets",
+    "virtioScsiControllers",
+    "virtioScsiLuns",
+    "bdev",
+    "uuid",
+];
 
 /// What the keys of remote bdevs begin with.
 const SPACE: &str = "remote bdevs/";
@@ -111,7 +133,7 @@ fn remote_controller(bdev: &str) -> Option<&str> {
 fn wrong(text: &str) -> String {
     format!(
         "{text:?} is not the name of a volume: volumes/ID, its typed form such as nullVolumes/ID, a \
-         remote namespace's name, or the name of a bdev"
+         remote namespace's name, or the name, UUID or alias of a bdev"
     )
 }
 
@@ -124,7 +146,18 @@ mod tests {
         for text in ["volumes/a", "nullVolumes/a", "a"] {
             assert_eq!(VolumeRef::parse(text).unwrap().bdev(), "a", "{text}");
         }
-        for text in ["", "/", "volumes/", "/a", "volumes/a/b", "a/b/c/d"] {
+        for text in ["lvs/lvol", "volumes/lvs/lvol"] {
+            assert_eq!(VolumeRef::parse(text).unwrap().bdev(), "lvs/lvol", "{text}");
+        }
+        for text in [
+            "",
+            "/",
+            "volumes/",
+            "/a",
+            "a//b",
+            "nullVolumes/a/b",
+            "volumes/volumes/a",
+        ] {
             assert!(VolumeRef::parse(text).unwrap_err().contains(text), "{text}");
         }
         for text in ["nvmeSubsystems/a", "virtioBlks/a", "bdev/a", "uuid/a"] {
@@ -139,6 +172,10 @@ mod tests {
         let short = uuid.replace('-', "").to_uppercase();
         for text in [uuid.to_owned(), format!("volumes/{uuid}"), short] {
             assert_eq!(VolumeRef::parse(&text).unwrap().bdev(), "own", "{text}");
+        }
+        volume_names::note("lvs/known", "own");
+        for text in ["lvs/known", "volumes/lvs/known"] {
+            assert_eq!(VolumeRef::parse(text).unwrap().bdev(), "own", "{text}");
         }
         let typed = format!("nullVolumes/{uuid}");
         assert_eq!(VolumeRef::parse(&typed).unwrap().bdev(), uuid);
