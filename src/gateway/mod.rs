@@ -12,6 +12,7 @@
 
 mod call;
 mod drain;
+mod explain;
 mod mask;
 mod merged_lists;
 mod openapi;

@@ -3,6 +3,7 @@
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, ReflectMessage, Value};
 use serde_json::{Map, Value as Json};
 
+use super::explain;
 use super::mask;
 use super::request::set;
 use super::route::{Body, Rule, resolve};
@@ -114,9 +115,14 @@ fn parameter(field: &FieldDescriptor, text: &str) -> Result<Value, String> {
         json
     };
     let json = Json::Object(Map::from_iter([(field.json_name().to_owned(), json)]));
-    DynamicMessage::deserialize(field.parent_message().clone(), json)
+    DynamicMessage::deserialize(field.parent_message().clone(), json.clone())
         .map(|message| message.get_field(field).into_owned())
-        .map_err(|error| format!("{text:?}: {error}"))
+        .map_err(
+            |error| match explain::of_message(field.parent_message(), &json) {
+                Some(fault) => fault.what,
+                None => format!("{text:?}: {error}"),
+            },
+        )
 }
 
 /// As grpc-gateway takes it: Python's clients write `True`.

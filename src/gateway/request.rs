@@ -10,6 +10,7 @@ use prost_reflect::{
 
 use serde_json::Value as Json;
 
+use super::explain::{self, Fault};
 use super::route::{Body, Rule, resolve};
 use super::template::Captures;
 use super::unique_keys::UniqueKeys;
@@ -35,11 +36,11 @@ pub fn build(
     if !body.trim_ascii().is_empty() {
         match &rule.body {
             Body::None => {}
-            Body::All => (message, json) = parse(&rule.rpc.input(), "", body)?,
+            Body::All => (message, json) = parse(rule, &rule.rpc.input(), "", body)?,
             Body::Field(field) => {
                 if let Kind::Message(inside) = field.kind() {
                     let value;
-                    (value, json) = parse(&inside, field.name(), body)?;
+                    (value, json) = parse(rule, &inside, field.name(), body)?;
                     message.set_field(field, Value::Message(value));
                 }
             }
@@ -56,6 +57,7 @@ pub fn build(
 
 /// Reads a message from JSON, and the JSON as it is. Unknown fields are refused.
 fn parse(
+    rule: &Rule,
     message: &MessageDescriptor,
     field: &str,
     json: &[u8],
@@ -68,19 +70,71 @@ fn parse(
         .and_then(|value| input.end().map(|()| value))
         .and_then(|value| serde_json::from_slice(json).map(|UniqueKeys(json)| (value, json)));
     found.map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let at = format!("line {line} column {column}");
+        match serde_json::from_slice(json) {
+            Ok(UniqueKeys(json)) => {
+                let fault =
+                    wrapped(rule, message, &json).or_else(|| explain::of_message(message, &json));
+                if let Some(Fault { path, what }) = fault {
+                    return Error::invalid(place(field, &path), format!("{what} ({at})"));
+                }
+            }
+            Err(error) if error.is_syntax() || error.is_eof() => {
+                return Error::invalid(place(field, ""), format!("the body is not JSON: {error}"));
+            }
+            Err(_) => {}
+        }
         let inside = track.path().to_string();
         // Where JSON breaks off there is no name for what would have come.
-        let inside = match inside.trim_end_matches(['.', '?']) {
-            "" => ".",
-            inside => inside,
-        };
-        let place = match (field, inside) {
-            ("", ".") => "body",
-            ("", inside) => inside,
-            (field, ".") => field,
-            (field, inside) => &format!("{field}.{inside}"),
-        };
-        Error::invalid(place, format!("the body is no such JSON: {error}"))
+        let inside = inside.trim_end_matches(['.', '?']);
+        Error::invalid(
+            place(field, inside),
+            format!("the body is no such JSON: {error}"),
+        )
+    })
+}
+
+/// What an error names: the field of the request that the body is, and the way into it.
+fn place(field: &str, inside: &str) -> String {
+    match (field, inside) {
+        ("", "") => "body".to_owned(),
+        ("", inside) => inside.to_owned(),
+        (field, "") => field.to_owned(),
+        (field, inside) => format!("{field}.{inside}"),
+    }
+}
+
+/// A body that has fields of the request which belong elsewhere.
+fn wrapped(rule: &Rule, message: &MessageDescriptor, json: &Json) -> Option<Fault> {
+    let Body::Field(body) = &rule.body else {
+        return None;
+    };
+    let names = json.as_object()?.keys();
+    let mut strays = names.filter(|name| resolve(message, name).is_err());
+    let stray = strays.find(|name| resolve(&rule.rpc.input(), name).is_ok())?;
+    let fields = resolve(&rule.rpc.input(), stray).ok()?;
+    let [field] = fields.as_slice() else {
+        return None;
+    };
+    let what = if field == body {
+        let id = rule
+            .rpc
+            .input()
+            .fields()
+            .find(|field| field.name().ends_with("_id"));
+        let id = id.map(|id| format!(", and its ID goes to the query, ?{}=", id.name()));
+        format!(
+            "the body is the {} alone, without {stray:?} around it{}",
+            message.name(),
+            id.unwrap_or_default()
+        )
+    } else {
+        format!("{stray:?} belongs to the query, ?{}=", field.name())
+    };
+    Some(Fault {
+        path: String::new(),
+        what,
     })
 }
 
@@ -251,10 +305,56 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_in_the_body_and_belongs_elsewhere_is_told_with_its_place() {
+        let create = |body: &str| refused(Method::POST, "/v1/nullVolumes", body);
+        let volume = r#"{"blockSize":"512","blocksCount":"8"}"#;
+        for name in ["nullVolume", "null_volume"] {
+            let body = format!(r#"{{"{name}":{volume}}}"#);
+            let text = create(&body);
+            let what = format!(
+                "null_volume: the body is the NullVolume alone, without {name:?} around it, and its ID \
+                 goes to the query, ?null_volume_id="
+            );
+            assert!(text.starts_with(&what), "{text}");
+        }
+        let text = create(r#"{"nullVolumeId":"a"}"#);
+        assert!(
+            text.starts_with(
+                "null_volume: \"nullVolumeId\" belongs to the query, ?null_volume_id="
+            ),
+            "{text}"
+        );
+        let update = refused(
+            Method::PATCH,
+            "/v1/nullVolumes/a",
+            r#"{"updateMask":"uuid"}"#,
+        );
+        assert!(update.contains("?update_mask="), "{update}");
+    }
+
+    #[test]
+    fn a_body_that_is_not_json_is_told_from_one_of_other_fields() {
+        for (body, is_json) in [
+            ("block_size=512", false),
+            ("{'blockSize':512}", false),
+            ("{\"blockSize\":512", false),
+            ("{\"blockSize\":512,}", false),
+            ("[]", true),
+            ("{\"blockSize\":\"x\"}", true),
+        ] {
+            let text = refused(Method::POST, "/v1/nullVolumes", body);
+            assert_eq!(text.contains("the body is not JSON"), !is_json, "{text}");
+        }
+    }
+
+    #[test]
     fn bad_parameters_are_refused_by_name() {
         let list = |query: &str| refused(Method::GET, &format!("/v1/nullVolumes?{query}"), "");
         assert!(list("page_sice=1").contains("page_size, page_token"));
-        assert!(list("page_size=one").contains("\"one\""));
+        assert!(
+            list("page_size=one")
+                .contains("\"one\" is not a whole number from -2147483648 to 2147483647")
+        );
         assert!(list("page_size=1&pageSize=2").contains("twice"));
         assert!(list("page_size=3000000000").contains("page_size"));
         assert!(list("page_size.x=1").contains("\"x\""));
@@ -265,6 +365,9 @@ mod tests {
         let create = refused(Method::POST, "/v1/nullVolumes?null_volume.uuid=b", "{}");
         assert!(create.contains("body"), "{create}");
         let delete = refused(Method::DELETE, "/v1/nullVolumes/a?allow_missing=yes", "");
-        assert!(delete.contains("allow_missing"), "{delete}");
+        assert!(
+            delete.contains("allow_missing") && delete.contains("neither true nor false"),
+            "{delete}"
+        );
     }
 }

@@ -96,7 +96,15 @@ impl Rules {
                     if let FieldKind::Enum(kind) = field.descriptor.kind()
                         && kind.get_value(*number).is_none()
                     {
-                        let what = format!("{number} is not a value of {}", kind.name());
+                        let values: Vec<String> = kind
+                            .values()
+                            .map(|value| format!("{} ({})", value.name(), value.number()))
+                            .collect();
+                        let what = format!(
+                            "{number} is not a value of {}: {}",
+                            kind.name(),
+                            values.join(", ")
+                        );
                         violations.add(path(), what);
                     } else if field.required && *number == 0 {
                         violations.add(path(), "is required");
@@ -198,7 +206,9 @@ mod tests {
         assert_eq!(
             broken(&path),
             [
-                "trtype: 99 is not a value of NvmeTransportType",
+                "trtype: 99 is not a value of NvmeTransportType: NVME_TRANSPORT_TYPE_UNSPECIFIED (0), \
+                 NVME_TRANSPORT_TYPE_FC (1), NVME_TRANSPORT_TYPE_PCIE (2), NVME_TRANSPORT_TYPE_RDMA \
+                 (3), NVME_TRANSPORT_TYPE_TCP (4), NVME_TRANSPORT_TYPE_CUSTOM (5)",
                 "traddr: \"1\\0\" has a control character in it"
             ]
         );
