@@ -25,6 +25,7 @@ pub use virtio_blk::VirtioBlks;
 pub use virtio_scsi::Luns;
 pub use virtio_scsi_controller::VirtioScsiControllers;
 pub use virtio_scsi_lun::VirtioScsiLuns;
+pub(crate) use virtio_scsi_lun::is_target_name;
 pub use virtio_scsi_target::VirtioScsiTargets;
 
 /// errno(3), as SPDK's errors carry it.

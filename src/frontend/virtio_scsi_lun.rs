@@ -181,6 +181,11 @@ fn group_of(text: &str) -> Option<&str> {
     (!id.is_empty() && !id.contains('/')).then_some(id)
 }
 
+/// Whether a text names a target or a controller.
+pub(crate) fn is_target_name(text: &str) -> bool {
+    group_of(text).is_some()
+}
+
 fn key(collection: &str, id: &str) -> Key {
     Key::from(format!("{collection}/{id}"))
 }

@@ -11,8 +11,11 @@
 //! those of grpc-gateway; `GET /openapi.json` describes the whole.
 
 mod call;
+mod choices;
+mod decimal;
 mod drain;
 mod explain;
+mod given;
 mod mask;
 mod merged_lists;
 mod openapi;

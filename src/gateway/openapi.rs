@@ -3,9 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
+use axum::http::Method;
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value,
+};
 use serde_json::{Map, Value as Json, json};
 
+use super::given::{self, Purpose};
 use super::mask;
 use super::route::{Body, Route, Rule, Table};
 use super::schema::{Schemas, reference};
@@ -14,8 +18,9 @@ use super::template::{Segment, Template};
 /// What holds for all calls.
 const GENERAL: &str = "HTTP/JSON over the gRPC services, as grpc-gateway has it. Names of fields and \
     parameters are taken in lowerCamelCase and snake_case, 64-bit numbers as strings and numbers; \
-    answers have the first of each. A message that is not set is `null`. Fields and parameters that \
-    are not known are refused, and so are bodies over 4 MiB (413).\n\n\
+    answers and the schemas here have the first of each, and `x-also` is the other name. A message \
+    that is not set is `null`. Fields and parameters that are not known are refused, and so are bodies \
+    over 4 MiB (413).\n\n\
     The header `Grpc-Timeout` says how long the client waits, such as `500m` for 500 ms; 60 s at \
     most. Where the server has TLS, it asks for a client's certificate.\n\n\
     An error has the HTTP status of its gRPC code: 400 for INVALID_ARGUMENT, FAILED_PRECONDITION and \
@@ -82,7 +87,10 @@ impl Writer {
                     "in": "path",
                     "description": "An ID in the resource's name.",
                     "required": true,
-                    "schema": {"type": "string"},
+                    "schema": match name.starts_with("id") {
+                        true => given::any_text(),
+                        false => given::id_in_path(),
+                    },
                 })
             })
             .collect();
@@ -111,7 +119,7 @@ impl Writer {
             "tags": [rule.rpc.parent_service().name()],
             "parameters": parameters,
         });
-        if let Some(schema) = self.body(rule) {
+        if let Some(schema) = self.body(&route.method, rule) {
             operation["requestBody"] =
                 json!({"required": true, "content": {"application/json": {"schema": schema}}});
         }
@@ -134,7 +142,7 @@ impl Writer {
     }
 
     /// The schema of what a rule takes as the body, unless the path says all.
-    fn body(&mut self, rule: &Rule) -> Option<Json> {
+    fn body(&mut self, method: &Method, rule: &Rule) -> Option<Json> {
         match &rule.body {
             Body::None => None,
             Body::All => {
@@ -148,7 +156,11 @@ impl Writer {
             }
             Body::Field(field) => {
                 let message = field.kind().as_message()?.clone();
-                Some(self.schemas.message(&message))
+                let purpose = match *method {
+                    Method::PATCH => Purpose::Update,
+                    _ => Purpose::Create,
+                };
+                Some(given::object(&mut self.schemas, &message, purpose))
             }
         }
     }
@@ -196,7 +208,7 @@ impl Writer {
             if elsewhere || nested || rule.template.fields().any(|name| name == field.name()) {
                 continue;
             }
-            let schema = self.schemas.of_kind(&field);
+            let schema = self.parameter(rule, &field);
             let file = field.parent_message().parent_file();
             let mut words = self.schemas.words_of(&file, field.path());
             if field
@@ -206,15 +218,39 @@ impl Writer {
             {
                 words.push_str(MASK);
             }
-            parameters.push(json!({
+            let mut parameter = json!({
                 "name": field.json_name(),
                 "in": "query",
                 "description": words,
-                "required": self.schemas.requires(&field),
+                // A list's parent is in the path where there are parents.
+                "required": self.schemas.requires(&field) && field.name() != "parent",
                 "schema": schema,
-            }));
+            });
+            if field.name() != field.json_name() {
+                parameter["x-also"] = Json::from(field.name());
+            }
+            parameters.push(parameter);
         }
         parameters
+    }
+
+    /// The schema of a query parameter.
+    fn parameter(&mut self, rule: &Rule, field: &FieldDescriptor) -> Json {
+        let object = match &rule.body {
+            Body::Field(body) => body.kind().as_message().cloned(),
+            _ => None,
+        };
+        match (field.kind(), object) {
+            (Kind::Message(kind), Some(object)) if kind.full_name() == mask::KIND => {
+                given::mask(&object)
+            }
+            (Kind::String, Some(_)) if field.name().ends_with("_id") => given::id(),
+            (Kind::String, _) if !field.is_list() => given::any_text(),
+            (Kind::Int32, _) if field.name() == "page_size" => {
+                json!({"type": "integer", "format": "int32", "minimum": 0, "maximum": i32::MAX})
+            }
+            _ => self.schemas.of_kind(field),
+        }
     }
 }
 
@@ -315,12 +351,10 @@ mod tests {
         );
         let size = &schema["properties"]["blockSize"];
         assert_eq!(size["type"], "string");
-        assert!(
-            size["description"]
-                .as_str()
-                .unwrap()
-                .ends_with("Required, but not in updates.")
-        );
+        let description = self::description();
+        let given = &description["components"]["schemas"]["CreateNullVolume"];
+        let size = &given["properties"]["blockSize"];
+        assert!(size["description"].as_str().unwrap().ends_with("Required."));
         assert_eq!(schema["properties"]["name"]["readOnly"], true);
     }
 

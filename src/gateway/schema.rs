@@ -87,11 +87,15 @@ impl Schemas {
         json!({"type": "object", "properties": properties, "additionalProperties": false})
     }
 
-    fn property(&mut self, field: &FieldDescriptor) -> Json {
-        let mut words = self.words_of(&field.parent_message().parent_file(), field.path());
-        if self.requires(field) {
-            words.push_str("\n\nRequired, but not in updates.");
-        }
+    /// Writes a schema; a reference to it.
+    pub fn write(&mut self, name: &str, schema: Json) -> Json {
+        self.written.insert(name.to_owned(), schema);
+        reference(name)
+    }
+
+    /// The schema of a field of an object, with its words.
+    pub fn property(&mut self, field: &FieldDescriptor) -> Json {
+        let words = self.words_of(&field.parent_message().parent_file(), field.path());
         let mut schema = self.of_kind(field);
         let may_be_unset = field.kind().as_message().is_some() && !field.is_list();
         if let Some(to) = schema.get("$ref").and_then(Json::as_str) {

@@ -1,6 +1,7 @@
 //! What all kinds of resources share: names, collections and their verbs, field masks, paging,
 //! locks, references. A kind implements [`Kind`] in one file and is listed in `services.rs`.
 
+pub(crate) mod bounds;
 mod collection;
 mod id;
 mod kind;
@@ -11,7 +12,7 @@ mod name;
 pub(crate) mod paging;
 mod registry;
 mod request;
-mod rules;
+pub(crate) mod rules;
 pub mod service;
 pub mod stats;
 mod update;

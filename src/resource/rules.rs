@@ -3,6 +3,7 @@
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind as FieldKind, MessageDescriptor, Value};
 
+use super::bounds::{self, Bound};
 use crate::error::Violations;
 
 /// google.api.FieldBehavior, by number.
@@ -19,9 +20,13 @@ pub struct Rules {
 
 /// One field of a message.
 #[derive(Debug)]
-pub(super) struct Field {
+pub struct Field {
+    /// What it is.
     pub descriptor: FieldDescriptor,
-    required: bool,
+    /// A client must set it.
+    pub required: bool,
+    /// What it may hold.
+    pub bound: Option<Bound>,
     /// Filled in by the server: what a client sends here is ignored.
     pub server_side: bool,
     /// The rules of the message that it holds; `None` for a scalar, a list, or a wrapper such as
@@ -34,11 +39,20 @@ impl Rules {
     pub fn of(message: &MessageDescriptor) -> Self {
         Self {
             message: message.clone(),
-            fields: message.fields().map(Field::of).collect(),
+            fields: fields_of(message, message.name(), ""),
         }
     }
 
-    pub(super) fn fields(&self) -> &[Field] {
+    /// Those of the fields that exclude each other.
+    pub fn exclusive(&self) -> Vec<FieldDescriptor> {
+        let mut oneofs = self.message.oneofs().filter(|oneof| !oneof.is_synthetic());
+        oneofs
+            .next()
+            .map_or(Vec::new(), |oneof| oneof.fields().collect())
+    }
+
+    /// The fields, in the order of the proto files.
+    pub fn fields(&self) -> &[Field] {
         &self.fields
     }
 
@@ -112,27 +126,44 @@ impl Rules {
                 }
                 (Value::String(text), _) if text.chars().any(char::is_control) => {
                     violations.add(path(), format!("{text:?} has a control character in it"));
+                    continue;
                 }
                 _ => {}
+            }
+            if let Some(bound) = &field.bound
+                && let Err(what) = bound.check(&field.descriptor, &value)
+            {
+                violations.add(path(), what);
             }
         }
     }
 }
 
+/// The fields of a message at a path of a kind's resources: the path ends with a dot, or is empty.
+fn fields_of(message: &MessageDescriptor, kind: &str, prefix: &str) -> Vec<Field> {
+    let field = |descriptor| Field::of(descriptor, kind, prefix);
+    message.fields().map(field).collect()
+}
+
 impl Field {
-    fn of(descriptor: FieldDescriptor) -> Self {
+    fn of(descriptor: FieldDescriptor, kind: &str, prefix: &str) -> Self {
+        let path = format!("{prefix}{}", descriptor.name());
         let behaviors = behaviors(&descriptor);
         let nested = match descriptor.kind() {
             FieldKind::Message(message)
                 if !descriptor.is_list() && message.package_name() != "google.protobuf" =>
             {
-                Some(Rules::of(&message))
+                Some(Rules {
+                    fields: fields_of(&message, kind, &format!("{path}.")),
+                    message,
+                })
             }
             _ => None,
         };
         Self {
             required: behaviors.contains(&REQUIRED),
             server_side: behaviors.contains(&OUTPUT_ONLY) || behaviors.contains(&IDENTIFIER),
+            bound: bounds::of(kind, &path),
             nested,
             descriptor,
         }

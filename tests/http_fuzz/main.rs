@@ -1,6 +1,7 @@
 //! Random requests to the running program, made after the descriptors and nearly right: none is a
 //! fault of the server, none hangs, and afterwards the API lists what there is in SPDK.
 
+mod bounds;
 #[path = "../common/mod.rs"]
 mod common;
 mod request;
