@@ -27,6 +27,14 @@ fn returned(host: &mut Host, command: Command) -> (u16, Vec<u8>) {
     (answer.status() & 0x7ff, data)
 }
 
+/// Another host of the bystander's subsystem: its admin and I/O queue.
+fn owner(bystander: &Bystander) -> (Host, Host) {
+    let owner = Identity::new(bystander.fixture.port, &bystander.fixture.nqn);
+    let admin = owner.admin(Digests::OFF);
+    let io = owner.io(&admin, 1);
+    (admin, io)
+}
+
 /// Fills the buffers that hosts share with marks, as the bystander's writes.
 fn mark(owner: &mut Host) {
     let marks = MARK.repeat(WHOLE as usize / MARK.len());
@@ -40,9 +48,7 @@ fn mark(owner: &mut Host) {
 async fn what_a_host_receives_is_what_its_command_asked_for() {
     let mut target = Target::start().await;
     let mut bystander = Bystander::new(&target).await;
-    let owner = Identity::new(bystander.fixture.port, &bystander.fixture.nqn);
-    let owner_admin = owner.admin(Digests::OFF);
-    let mut owner = owner.io(&owner_admin, 1);
+    let (owner_admin, mut owner) = owner(&bystander);
 
     let own = Fixture::tcp(&target, 4).await;
     let identity = Identity::new(own.port, &own.nqn).named("other");
@@ -120,9 +126,7 @@ async fn what_a_host_receives_is_what_its_command_asked_for() {
 async fn a_null_volume_reads_as_zeroes() {
     let mut target = Target::start().await;
     let mut bystander = Bystander::new(&target).await;
-    let owner = Identity::new(bystander.fixture.port, &bystander.fixture.nqn);
-    let owner_admin = owner.admin(Digests::OFF);
-    let mut owner = owner.io(&owner_admin, 1);
+    let (owner_admin, mut owner) = owner(&bystander);
     let own = Fixture::tcp(&target, 4).await;
     let nulls = Resource::new(&own.client, "NullVolume");
     let object = json!({ "block_size": 512, "blocks_count": 2048 });

@@ -22,20 +22,22 @@ fn answered(admin: &mut Host, what: &str) {
     assert!(answer.is_ok(), "{what}: {answer:?}");
 }
 
+/// Hosts that hold all of the buffers: each has sent the half of such a command.
+fn holders(world: &World) -> Vec<Host> {
+    let hosts = (0..MORE_THAN_ALL).map(|n| {
+        let identity = world.identity.clone().named(&format!("holder-{n}"));
+        let mut admin = identity.admin(Digests::OFF);
+        let bytes = large(1).bytes(admin.digests);
+        admin.send_bytes(&bytes[..4000]).expect("a part");
+        admin
+    });
+    hosts.collect()
+}
+
 #[tokio::test]
 async fn large_control_commands_that_never_end_give_their_buffers_back_at_close() {
     let mut world = World::new().await;
-    let mut hosts = Vec::new();
-    for n in 0..MORE_THAN_ALL {
-        let mut admin = world
-            .identity
-            .clone()
-            .named(&format!("holder-{n}"))
-            .admin(Digests::OFF);
-        let bytes = large(1).bytes(admin.digests);
-        admin.send_bytes(&bytes[..4000]).expect("a part");
-        hosts.push(admin);
-    }
+    let hosts = holders(&world);
     world.bystander.verify();
     drop(hosts);
     world.unharmed("halves of large commands").await;
@@ -49,17 +51,7 @@ async fn large_control_commands_that_never_end_give_their_buffers_back_at_close(
 #[tokio::test]
 async fn a_reset_while_a_command_waits_for_its_buffer_takes_none_away() {
     let mut world = World::new().await;
-    let mut hosts = Vec::new();
-    for n in 0..MORE_THAN_ALL {
-        let mut admin = world
-            .identity
-            .clone()
-            .named(&format!("holder-{n}"))
-            .admin(Digests::OFF);
-        let bytes = large(1).bytes(admin.digests);
-        admin.send_bytes(&bytes[..4000]).expect("a part");
-        hosts.push(admin);
-    }
+    let hosts = holders(&world);
     for _ in 0..4 {
         let (mut admin, mut io) = world.admitted(Digests::OFF);
         let waits = Command::fabrics(5, 1).sgl(Sgl::InCapsule(8192));
