@@ -232,8 +232,8 @@ pub async fn add_target(
             .find(|number| controller.is_free(*number))
             .ok_or_else(|| detail(libc::ENOSPC))?,
     };
-    let owner = (Rc::downgrade(&controller), number);
-    let (opened, disk) = Opened::new(spdk, OPERATION, bdev, owner)?;
+    let owner = Rc::downgrade(&controller);
+    let (opened, disk) = disk::open(spdk, OPERATION, bdev, owner, number)?;
     if let Some(place) = controller.opened.borrow_mut().get_mut(usize::from(number)) {
         *place = Some(opened);
     }

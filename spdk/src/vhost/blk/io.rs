@@ -3,7 +3,6 @@
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use spdk_gate::vhost_user::blk::{Command, HEADER, RANGE, command, range, status};
 use spdk_gate::vhost_user::chain::Segment;
@@ -59,7 +58,7 @@ impl BlkIo {
             channel: Cell::new(std::ptr::null_mut()),
             blk,
         };
-        if let Some(descriptor) = io.blk.lease() {
+        if let Some(descriptor) = io.blk.bdev.lease() {
             io.descriptor.set(descriptor);
             // SAFETY: on an SPDK thread; the lease keeps the descriptor open. Null without memory: then
             // every request fails.
@@ -77,7 +76,7 @@ impl BlkIo {
             unsafe { sys::spdk_put_io_channel(channel) };
         }
         if !self.descriptor.replace(std::ptr::null_mut()).is_null() {
-            self.blk.release();
+            self.blk.bdev.release();
         }
     }
 
@@ -86,7 +85,7 @@ impl BlkIo {
     fn start(&self, request: Request<Self>) {
         let (descriptor, channel) = (self.descriptor.get(), self.channel.get());
         // While the bdev goes nothing more is begun, so that what is outstanding comes to an end.
-        if channel.is_null() || self.blk.removed.load(Ordering::Relaxed) {
+        if channel.is_null() || self.blk.bdev.is_removed() {
             return finish(request, status::ERROR, 0);
         }
         let task = request.context().task.get();
@@ -114,7 +113,7 @@ impl BlkIo {
                     sys::spdk_bdev_write_zeroes(descriptor, channel, offset, length, done, raw)
                 }
                 Task::Flush => {
-                    let blocks = self.blk.blocks.load(Ordering::Relaxed);
+                    let blocks = self.blk.bdev.blocks();
                     let length = blocks.saturating_mul(self.blk.block_size.into());
                     sys::spdk_bdev_flush(descriptor, channel, 0, length, done, raw)
                 }
@@ -193,7 +192,7 @@ impl Io for BlkIo {
 
     #[inline]
     fn poll(&self, queues: &Queues<'_, Self>) -> bool {
-        let goes = self.blk.removed.load(Ordering::Relaxed);
+        let goes = self.blk.bdev.is_removed();
         if goes && !self.descriptor.get().is_null() && queues.outstanding() == 0 {
             self.detach();
         }

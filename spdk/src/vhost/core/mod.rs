@@ -18,6 +18,7 @@ mod dirty;
 mod inflight;
 mod journal;
 mod memory;
+mod opened;
 mod queue;
 mod request;
 mod session;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 pub(crate) use device::{Device, Io};
+pub(crate) use opened::{Bdev, Opened, Owner};
 pub(crate) use request::Request;
 pub(crate) use session::Queues;
 pub use socket::Access;

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use spdk_sys as sys;
 
@@ -22,18 +21,18 @@ pub(super) struct Attached {
 
 impl Attached {
     pub(super) fn new(disk: &Arc<Disk>) -> Option<Rc<Self>> {
-        let descriptor = disk.lease()?;
+        let descriptor = disk.bdev.lease()?;
         // SAFETY: on an SPDK thread; the lease keeps the descriptor open.
         let channel = unsafe { sys::spdk_bdev_get_io_channel(descriptor) };
         if channel.is_null() {
-            disk.release();
+            disk.bdev.release();
             return None;
         }
         Some(Rc::new(Self {
             disk: Arc::clone(disk),
             descriptor,
             channel,
-            blocks: Cell::new(disk.blocks.load(Ordering::Relaxed)),
+            blocks: Cell::new(disk.bdev.blocks()),
             attention: Cell::new(false),
         }))
     }
@@ -43,7 +42,7 @@ impl Drop for Attached {
     fn drop(&mut self) {
         // SAFETY: taken by `new` on this thread, given back once; no request is left, as each has a share.
         unsafe { sys::spdk_put_io_channel(self.channel) };
-        self.disk.release();
+        self.disk.bdev.release();
     }
 }
 

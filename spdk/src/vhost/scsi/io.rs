@@ -46,24 +46,8 @@ pub(crate) struct Context {
 /// What SPDK is asked for.
 #[derive(Clone, Copy)]
 enum Task {
-    Read {
-        offset: u64,
-        length: u64,
-    },
-    Write {
-        offset: u64,
-        length: u64,
-    },
-    /// This range, and then those of the context.
-    Unmap {
-        offset: u64,
-        length: u64,
-    },
-    Zero {
-        offset: u64,
-        length: u64,
-    },
-    Flush,
+    /// What a command of the driver asks for. An unmap is of this range, and then of those of the context.
+    Command(Command),
     Reset,
 }
 
@@ -71,7 +55,7 @@ impl Default for Context {
     fn default() -> Self {
         Self {
             attached: RefCell::default(),
-            task: Cell::new(Task::Flush),
+            task: Cell::new(Task::Command(Command::Nothing)),
             ranges: Cell::default(),
             trimmed: RefCell::default(),
             // SAFETY: a C struct of pointers, for which all zero is valid.
@@ -110,7 +94,7 @@ impl ScsiIo {
             };
             if is_same {
                 if let Target::Present(attached) = &*target {
-                    let blocks = attached.disk.blocks.load(Ordering::Acquire);
+                    let blocks = attached.disk.bdev.blocks();
                     if attached.blocks.replace(blocks) != blocks {
                         attached.attention.set(true);
                         self.note(Event::Resized(number));
@@ -275,7 +259,7 @@ fn no_unit(request: Request<ScsiIo>, cdb: &[u8; CDB]) {
 /// Begins a command to a disk.
 #[inline]
 fn begin(mut request: Request<ScsiIo>, attached: Rc<Attached>, cdb: &[u8; CDB]) {
-    if attached.disk.removed.load(Ordering::Relaxed) {
+    if attached.disk.bdev.is_removed() {
         return no_unit(request, cdb);
     }
     if attached.attention.get() && !is_about_itself(cdb) {
@@ -284,30 +268,29 @@ fn begin(mut request: Request<ScsiIo>, attached: Rc<Attached>, cdb: &[u8; CDB]) 
     }
     let disk = attached.disk.geometry();
     let (readable, writable) = (request.readable_len(), request.writable_len());
-    let task = match command(cdb, &disk, readable, writable) {
-        Ok(Command::Read { offset, length }) => {
+    let asked = match command(cdb, &disk, readable, writable) {
+        Ok(asked) => asked,
+        Err(sense) => return finish(request, Err(sense), 0),
+    };
+    let asked = match asked {
+        Command::Read { length, .. } => {
             trim(request.context(), request.writable(), writable, length);
-            Task::Read { offset, length }
+            asked
         }
-        Ok(Command::Write { offset, length }) => {
+        Command::Write { length, .. } => {
             trim(request.context(), request.readable(), readable, length);
-            Task::Write { offset, length }
+            asked
         }
-        Ok(Command::Unmap { offset, length }) => Task::Unmap { offset, length },
-        Ok(Command::Zero {
-            offset,
-            length,
-            pattern,
-        }) => match zero(&mut request, pattern) {
-            true => Task::Zero { offset, length },
-            false => return finish(request, Err(Sense::INVALID_FIELD), 0),
-        },
-        Ok(Command::Flush) if attached.disk.flushes => Task::Flush,
-        Ok(Command::UnmapList(length)) => match ranges(&mut request, length, &disk) {
-            Ok((offset, length)) => Task::Unmap { offset, length },
+        Command::Zero { pattern, .. } if !zero(&mut request, pattern) => {
+            return finish(request, Err(Sense::INVALID_FIELD), 0);
+        }
+        Command::Unmap { .. } | Command::Zero { .. } => asked,
+        Command::Flush if attached.disk.flushes => asked,
+        Command::UnmapList(length) => match ranges(&mut request, length, &disk) {
+            Ok((offset, length)) => Command::Unmap { offset, length },
             Err(result) => return finish(request, result, 0),
         },
-        Ok(Command::Reply) => {
+        Command::Reply => {
             let mut bytes = [0; MAX_REPLY];
             return match reply(cdb, &disk, &attached.disk.identity, &mut bytes) {
                 Ok(length) => {
@@ -317,10 +300,9 @@ fn begin(mut request: Request<ScsiIo>, attached: Rc<Attached>, cdb: &[u8; CDB]) 
                 Err(sense) => finish(request, Err(sense), 0),
             };
         }
-        Ok(Command::Nothing | Command::Flush) => return finish(request, Ok(status::GOOD), 0),
-        Err(sense) => return finish(request, Err(sense), 0),
+        Command::Nothing | Command::Flush => return finish(request, Ok(status::GOOD), 0),
     };
-    request.context().task.set(task);
+    request.context().task.set(Task::Command(asked));
     request.context().attached.replace(Some(attached));
     start(request);
 }
@@ -339,8 +321,8 @@ fn start(request: Request<ScsiIo>) {
         return finish(request, Err(Sense::NO_UNIT), 0);
     };
     let (parts, count) = match task {
-        Task::Read { .. } => as_iovecs(context, request.writable()),
-        Task::Write { .. } => as_iovecs(context, request.readable()),
+        Task::Command(Command::Read { .. }) => as_iovecs(context, request.writable()),
+        Task::Command(Command::Write { .. }) => as_iovecs(context, request.readable()),
         _ => (std::ptr::null_mut(), 0),
     };
     let raw = request.into_raw();
@@ -349,25 +331,29 @@ fn start(request: Request<ScsiIo>) {
     // segments and their memory until it is completed, which `on_done` does, once, if SPDK took it.
     let rc = unsafe {
         match task {
-            Task::Read { offset, length } => {
+            Task::Command(Command::Read { offset, length }) => {
                 sys::spdk_bdev_readv(descriptor, channel, parts, count, offset, length, done, raw)
             }
-            Task::Write { offset, length } => {
+            Task::Command(Command::Write { offset, length }) => {
                 sys::spdk_bdev_writev(descriptor, channel, parts, count, offset, length, done, raw)
             }
-            Task::Unmap { offset, length } => {
+            Task::Command(Command::Unmap { offset, length }) => {
                 sys::spdk_bdev_unmap(descriptor, channel, offset, length, done, raw)
             }
-            Task::Zero { offset, length } => {
+            Task::Command(Command::Zero { offset, length, .. }) => {
                 sys::spdk_bdev_write_zeroes(descriptor, channel, offset, length, done, raw)
             }
-            Task::Flush => {
+            Task::Command(Command::Flush) => {
                 let bdev = sys::spdk_bdev_desc_get_bdev(descriptor);
                 let blocks = sys::spdk_bdev_get_num_blocks(bdev);
                 let length = blocks.saturating_mul(sys::spdk_bdev_get_block_size(bdev).into());
                 sys::spdk_bdev_flush(descriptor, channel, 0, length, done, raw)
             }
             Task::Reset => sys::spdk_bdev_reset(descriptor, channel, done, raw),
+            // `begin` answers these itself.
+            Task::Command(Command::UnmapList(_) | Command::Reply | Command::Nothing) => {
+                -libc::EINVAL
+            }
         }
     };
     if rc != 0 {
@@ -418,19 +404,20 @@ fn end(request: Request<ScsiIo>, success: bool) {
             request.respond(&[response]);
             return request.complete(1);
         }
-        Task::Unmap { .. } if success => {
+        Task::Command(Command::Unmap { .. }) if success => {
             let mut ranges = context.ranges.get();
             let next = ranges.take();
             context.ranges.set(ranges);
             if let Some((offset, length)) = next {
-                context.task.set(Task::Unmap { offset, length });
+                let next = Command::Unmap { offset, length };
+                context.task.set(Task::Command(next));
                 return start(request);
             }
             (Ok(status::GOOD), 0)
         }
-        Task::Read { length, .. } if success => (Ok(status::GOOD), length),
-        Task::Read { .. } => (Err(Sense::READ_ERROR), 0),
-        Task::Write { length, .. } if success => (Ok(status::GOOD), length),
+        Task::Command(Command::Read { length, .. }) if success => (Ok(status::GOOD), length),
+        Task::Command(Command::Read { .. }) => (Err(Sense::READ_ERROR), 0),
+        Task::Command(Command::Write { length, .. }) if success => (Ok(status::GOOD), length),
         _ if success => (Ok(status::GOOD), 0),
         _ => (Err(Sense::WRITE_ERROR), 0),
     };
