@@ -23,6 +23,7 @@
 extern crate std;
 
 pub mod fabrics;
+pub mod nvme;
 pub mod nvme_identify;
 pub mod nvme_tcp_initiator;
 pub mod nvme_tcp_target;

@@ -8,6 +8,8 @@
 //!
 //! Sources: NVMe/TCP Transport Specification 1.0, 3.3 (flow of data) and 3.6 (PDUs).
 
+use crate::nvme::{admin, io};
+
 /// Fatal error status of a H2CTermReq (NVMe/TCP transport specification, FES).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fatal {
@@ -248,15 +250,10 @@ impl Command {
     /// Commands whose success means that all of the buffer was moved. Others may move less (log pages,
     /// security receive), and get a buffer of zeroes.
     const fn moves_all(&self) -> bool {
-        const IDENTIFY: u8 = 0x06;
-        const WRITE: u8 = 0x01;
-        const READ: u8 = 0x02;
-        const COMPARE: u8 = 0x05;
-        const ZONE_APPEND: u8 = 0x7d;
         match (self.admin, self.opcode) {
-            (true, IDENTIFY) => true,
+            (true, admin::IDENTIFY) => true,
             (true, _) => false,
-            (false, WRITE | READ | COMPARE | ZONE_APPEND) => true,
+            (false, io::WRITE | io::READ | io::COMPARE | io::ZONE_APPEND) => true,
             // Anything else that an I/O queue reads goes to whoever asked, buffer and all.
             (false, _) => matches!(self.transfer, Transfer::FromPeer),
         }

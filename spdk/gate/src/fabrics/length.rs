@@ -1,6 +1,8 @@
 //! How much data a command moves. A transport sends and receives what the command's SGL says: where
 //! that is more than the command moves, the rest is whatever the buffer held before.
 
+use crate::nvme::{admin, io};
+
 /// Bytes that Identify returns.
 pub const IDENTIFY_DATA: u64 = 4096;
 
@@ -33,26 +35,6 @@ const HOST_BEHAVIOR_DATA: u64 = 512;
 
 /// Bytes of an extended host identifier, the only kind over fabrics.
 const HOST_IDENTIFIER: u64 = 16;
-
-/// Opcodes of admin commands that move data.
-mod admin {
-    pub const GET_LOG_PAGE: u8 = 0x02;
-    pub const IDENTIFY: u8 = 0x06;
-    pub const GET_FEATURES: u8 = 0x0a;
-}
-
-/// Opcodes of I/O commands that move data.
-mod io {
-    pub const WRITE: u8 = 0x01;
-    pub const READ: u8 = 0x02;
-    pub const COMPARE: u8 = 0x05;
-    pub const DATASET_MANAGEMENT: u8 = 0x09;
-    pub const RESERVATION_REGISTER: u8 = 0x0d;
-    pub const RESERVATION_REPORT: u8 = 0x0e;
-    pub const RESERVATION_ACQUIRE: u8 = 0x11;
-    pub const RESERVATION_RELEASE: u8 = 0x15;
-    pub const COPY: u8 = 0x19;
-}
 
 /// The kind of queue that a command came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,18 +1,8 @@
 //! A command: its place in the session, and that its data comes the way its SGL says.
 
 use super::{CONNECT_DATA, CONTROL_DATA_MAX, Connection, Fatal, Phase, Refusal, Verdict};
-
-/// Fabrics commands.
-const FABRICS: u8 = 0x7f;
-
-/// Their type that connects a queue.
-const CONNECT: u8 = 0x01;
-
-/// Type and subtype of an SGL descriptor for data inside the capsule, at an offset.
-const IN_CAPSULE: u8 = 0x01;
-
-/// For data that the transport moves: R2T and H2CData, or C2HData.
-const TRANSPORT: u8 = 0x5a;
+use crate::nvme::fabrics::CONNECT;
+use crate::nvme::{FABRICS, sgl};
 
 /// FUSE bits that no command has.
 const FUSE_RESERVED: u8 = 3;
@@ -61,7 +51,7 @@ pub fn capsule(connection: &Connection, command: &[u8; 64], inside: u32) -> Verd
         return nothing_inside(inside);
     }
     match command.sgl {
-        IN_CAPSULE => {
+        sgl::IN_CAPSULE => {
             if direction != Direction::FromHost {
                 return Err(Refusal::new(Fatal::Unsupported, at::SGL_TYPE));
             }
@@ -81,7 +71,7 @@ pub fn capsule(connection: &Connection, command: &[u8; 64], inside: u32) -> Verd
             }
             Ok(())
         }
-        TRANSPORT => {
+        sgl::TRANSPORT => {
             nothing_inside(inside)?;
             if command.length > connection.transfer_max {
                 return Err(Refusal::new(Fatal::LimitExceeded, at::SGL_LENGTH));
