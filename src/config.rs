@@ -10,6 +10,7 @@ mod kvm;
 mod log_level;
 mod remote;
 mod spdk_rpc;
+mod telemetry;
 mod tls;
 mod version;
 mod volume;
@@ -26,6 +27,7 @@ use spdk::cores::CoreSet;
 use crate::socket_access::SocketAccess;
 pub use kvm::Kvm;
 pub use spdk_rpc::{RpcHttp, SpdkRpc};
+pub use telemetry::LogFormat;
 pub use tls::TlsFiles;
 pub use volume::Volume;
 pub use web::Web;
@@ -105,6 +107,12 @@ struct Settings {
     /// What is logged: error, warn, info, debug, trace, or per target (info,spdk=debug) [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// How the log is written: text, or one JSON object a line [default: text]
+    #[arg(long, value_name = "FORMAT", hide_possible_values = true)]
+    log_format: Option<LogFormat>,
+    /// Append a JSON line for each change to this file, which is opened again on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    audit_log: Option<PathBuf>,
     /// Configuration calls that may be under way in the data path at once, plus one; a power of two [default: 4096]
     #[arg(long, value_name = "N")]
     max_calls: Option<usize>,
@@ -157,6 +165,10 @@ pub struct Config {
     pub kvm: Option<Kvm>,
     /// Filter for `tracing`.
     pub log_level: String,
+    /// Its form.
+    pub log_format: LogFormat,
+    /// Where changes are told of, one JSON object a line.
+    pub audit_log: Option<PathBuf>,
     /// Capacity of the mailbox.
     pub max_calls: usize,
     /// How long a peer may leave I/O unanswered.
@@ -231,6 +243,8 @@ impl Settings {
             buses: self.buses.or(below.buses),
             kvm_force_unplug: self.kvm_force_unplug.or(below.kvm_force_unplug),
             log_level: self.log_level.or(below.log_level),
+            log_format: self.log_format.or(below.log_format),
+            audit_log: self.audit_log.or(below.audit_log),
             max_calls: self.max_calls.or(below.max_calls),
             remote_io_timeout: self.remote_io_timeout.or(below.remote_io_timeout),
             spdk_rpc_socket: self.spdk_rpc_socket.or(below.spdk_rpc_socket),
@@ -283,6 +297,8 @@ impl Settings {
             .map_err(|(setting, reason)| value(setting, reason))?,
             kvm: kvm::check(self.kvm, self.qmp_addr, self.buses, self.kvm_force_unplug)?,
             log_level: log_level::check(self.log_level.unwrap_or("info".to_owned()))?,
+            log_format: self.log_format.unwrap_or_default(),
+            audit_log: telemetry::audit_log(self.audit_log)?,
             max_calls,
             remote_io_timeout: remote::io_timeout(self.remote_io_timeout)?,
             spdk_rpc: spdk_rpc::check(self.spdk_rpc_socket, spdk_rpc_http, self.spdk_rpc_user)?,

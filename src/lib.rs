@@ -27,3 +27,4 @@ pub mod shutdown;
 pub mod socket_access;
 pub mod spdk_rpc;
 pub mod state;
+pub mod telemetry;

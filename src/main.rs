@@ -3,7 +3,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -11,10 +10,7 @@ use clap::error::{ContextKind, ContextValue};
 use opi_spdk::config::{CommandLine, Config};
 use opi_spdk::preflight::{self, Ready};
 use opi_spdk::program;
-use opi_spdk::server::LibraryLines;
-use tracing_subscriber::Layer;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
+use opi_spdk::telemetry;
 
 /// Frees of memory that another thread allocated take no lock in this allocator:
 /// a reactor frees what control threads allocate, and must never wait for them.
@@ -66,7 +62,7 @@ fn one_line(error: &clap::Error) -> String {
 /// Runs the program to its end. An error is one line for the operator.
 fn start(line: CommandLine) -> Result<(), String> {
     let config = line.resolve().map_err(|error| error.to_string())?;
-    init_log(&config)?;
+    telemetry::log::init(&config)?;
     let ready = preflight::prepare(&config)?;
     // Before any thread is started: they inherit it. SPDK pins its own.
     let pinned = ready.control_cores.pin_current_thread();
@@ -86,18 +82,4 @@ fn run(config: Config, ready: Ready) -> Result<(), String> {
     // Whatever still runs has had its time.
     tokio.shutdown_background();
     result
-}
-
-fn init_log(config: &Config) -> Result<(), String> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log_level)
-        .map_err(|error| format!("log-level {:?}: {error}", config.log_level))?;
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_filter(LibraryLines::default());
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(lines)
-        .init();
-    Ok(())
 }

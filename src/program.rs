@@ -6,6 +6,7 @@
 //! ```
 
 use std::future::Future;
+use std::sync::Arc;
 
 use spdk::Runtime;
 use tokio::time::timeout;
@@ -17,12 +18,18 @@ use crate::preflight::{Listeners, Ready};
 use crate::server;
 use crate::services::Services;
 use crate::shutdown::{self, Signals};
+use crate::telemetry::{Telemetry, audit::Audit};
 
 /// Runs until a signal or a failure. An error is one line for the operator.
 pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     let mut signals = Signals::install().map_err(|error| format!("signals: {error}"))?;
     warn_of_exposure(&config);
     // Until SPDK has stopped, and longer than the servers.
+    let audit = config.audit_log.as_deref().map(Audit::open).transpose()?;
+    if let Some(audit) = &audit {
+        audit.reopen_on_sighup()?;
+    }
+    let telemetry = Telemetry::new(audit);
     let Ready {
         instance: _instance,
         identity,
@@ -55,10 +62,12 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         identity,
         listeners,
         spdk,
+        &telemetry,
         &mut signals,
         &mut backends,
     )
     .await;
+    telemetry.finish();
 
     let cost = runtime.handle().control_stats();
     tracing::info!(
@@ -86,6 +95,7 @@ async fn serve(
     identity: Identity,
     listeners: Listeners,
     handle: spdk::Handle,
+    telemetry: &Arc<Telemetry>,
     signals: &mut Signals,
     backends: &mut Vec<String>,
 ) -> Result<(), String> {
@@ -104,6 +114,7 @@ async fn serve(
         services.clone(),
         config.web.clone(),
         config.max_connections,
+        Arc::clone(telemetry),
         stopping,
     );
     let mut servers = tokio::spawn(serving);

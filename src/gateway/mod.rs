@@ -47,6 +47,7 @@ use tower::{BoxError, Service, ServiceExt};
 
 use crate::error::Error;
 use crate::resource::{GRPC_TIMEOUT, grpc_timeout};
+use crate::telemetry::Record;
 use call::Services;
 use response::Failure;
 use route::{Body as InBody, Found, Table};
@@ -142,6 +143,11 @@ impl Gateway {
             }
             Found::Nothing => return Err(Error::not_found(head.uri.path()).into()),
         };
+        if let (Some(record), [(rule, _), ..]) =
+            (head.extensions.get::<Arc<Record>>(), rules.as_slice())
+        {
+            record.routed_to(rule.grpc_path.path());
+        }
         let query = query(head);
         let [(rule, captures)] = rules.as_slice() else {
             return merged_lists::list(&self.services, &rules, head, &query).await;

@@ -87,12 +87,19 @@ fn http_status(code: Code) -> StatusCode {
 
 /// The response to a call.
 pub fn respond(answer: Result<Json, Failure>) -> Response<Body> {
-    let (status, body, allowed) = match answer {
-        Ok(body) => (StatusCode::OK, body, String::new()),
-        Err(failure) => (failure.http, error_body(&failure.status), failure.allowed),
+    let (status, body, allowed, failed) = match answer {
+        Ok(body) => (StatusCode::OK, body, String::new(), None),
+        Err(failure) => {
+            let body = error_body(&failure.status);
+            (failure.http, body, failure.allowed, Some(failure.status))
+        }
     };
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
+    // For the report of the call.
+    if let Some(failed) = failed {
+        response.extensions_mut().insert(failed);
+    }
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     if let (false, Ok(allowed)) = (allowed.is_empty(), HeaderValue::try_from(allowed)) {
         response.headers_mut().insert(ALLOW, allowed);

@@ -36,6 +36,7 @@ use super::service::{Caller, Protocol, Service};
 use super::tls::{Handshakes, Tls};
 use super::{Limits, limits};
 use crate::shutdown::Stopping;
+use crate::telemetry::{Telemetry, calls::observed};
 
 /// How often the age of a connection's unread answers, and its idle time, are checked.
 const CHECK: Duration = Duration::from_secs(1);
@@ -52,14 +53,19 @@ pub struct Shared {
     handshakes: Option<(Tls, Handshakes)>,
     refused: RateLimit,
     failed_handshakes: RateLimit,
+    telemetry: Arc<Telemetry>,
 }
 
 impl Shared {
-    /// Nothing is served yet.
+    /// Nothing is served yet; calls are reported to `telemetry`.
     ///
     /// # Errors
     /// One line for the operator.
-    pub fn new(limits: Limits, tls: Option<Tls>) -> Result<Arc<Self>, String> {
+    pub fn new(
+        limits: Limits,
+        tls: Option<Tls>,
+        telemetry: Arc<Telemetry>,
+    ) -> Result<Arc<Self>, String> {
         let start = |tls| match Handshakes::start() {
             Ok(handshakes) => Ok((tls, handshakes)),
             Err(error) => Err(format!("cannot start threads for TLS: {error}")),
@@ -72,6 +78,7 @@ impl Shared {
             handshakes: tls.map(start).transpose()?,
             refused: RateLimit::default(),
             failed_handshakes: RateLimit::default(),
+            telemetry,
         }))
     }
 
@@ -193,10 +200,16 @@ impl Port {
         });
         let service = service_fn({
             let (service, connection) = (self.service.clone(), Arc::clone(&connection));
+            let telemetry = Arc::clone(&self.shared.telemetry);
             move |mut request: Request<Incoming>| {
                 let (service, connection) = (service.clone(), Arc::clone(&connection));
+                let telemetry = Arc::clone(&telemetry);
                 caller.introduce(&mut request);
-                async move { Ok::<_, Infallible>(service.answer(&connection, request).await) }
+                async move {
+                    let answer = |request| service.answer(&connection, request);
+                    let protocol = service.protocol();
+                    Ok::<_, Infallible>(observed(&telemetry, protocol, request, answer).await)
+                }
             }
         });
         let idle = self.shared.limits.request + AFTER_REQUEST;

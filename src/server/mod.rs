@@ -14,9 +14,12 @@ mod service;
 mod tls;
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
+use axum::Router;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tonic::service::Routes;
+use tower::ServiceBuilder;
 
 use crate::api;
 use crate::config::Web;
@@ -25,6 +28,7 @@ use crate::preflight::Listeners;
 use crate::services::Services;
 use crate::shutdown::Stopping;
 use crate::spdk_rpc::{self, Proxy};
+use crate::telemetry::{Observe, Telemetry};
 
 pub use accept::{Port, Shared};
 pub use admission::Peer;
@@ -43,6 +47,7 @@ pub async fn serve(
     services: Services,
     web: Web,
     connections: usize,
+    telemetry: Arc<Telemetry>,
     stopping: Stopping,
 ) -> Result<(), String> {
     let Listeners {
@@ -55,10 +60,11 @@ pub async fn serve(
         connections: affordable(connections),
         ..Limits::default()
     };
-    let shared = Shared::new(limits.clone(), tls)?;
+    let shared = Shared::new(limits.clone(), tls, telemetry)?;
     let routes = with_reflection(services.routes().await)?.prepare();
     let fail = |error: String| format!("HTTP server: {error}");
-    let gateway = gateway::router(api::pool(), routes.clone(), limits).map_err(fail)?;
+    let observed = Observe(routes);
+    let gateway = gateway::router(api::pool(), observed.clone(), limits).map_err(fail)?;
     let serve = async |protocol, listener, router| {
         let (what, listener) = listen(protocol, listener)?;
         let guard = Guard::new(web.clone(), shared.has_tls());
@@ -68,7 +74,7 @@ pub async fn serve(
         port.serve(listener, stopping.clone()).await;
         Ok::<_, String>(())
     };
-    let grpc = serve(Protocol::Grpc, grpc, routes.into_axum_router());
+    let grpc = serve(Protocol::Grpc, grpc, grpc_router(observed));
     let http = serve(Protocol::Http, http, gateway);
     let rpc = async {
         let Some(Proxy {
@@ -83,6 +89,17 @@ pub async fn serve(
         serve(Protocol::Rpc, listener, router).await
     };
     tokio::try_join!(grpc, http, rpc).map(|_| ())
+}
+
+/// The services as a router, which is what the server serves.
+fn grpc_router(services: Observe<Routes>) -> Router {
+    use axum::body::Body;
+    use axum::http::{Request, Response};
+    let services = ServiceBuilder::new()
+        .map_request(|request: Request<Body>| request.map(tonic::body::Body::new))
+        .map_response(|response: Response<tonic::body::Body>| response.map(Body::new))
+        .service(services);
+    Router::new().fallback_service(services)
 }
 
 fn name(protocol: Protocol) -> &'static str {

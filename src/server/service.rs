@@ -42,6 +42,8 @@ pub struct Caller {
     pub address: SocketAddr,
     /// The client's own certificate, which one of the authorities signed.
     pub certificate: Option<Arc<CertificateDer<'static>>>,
+    /// The subject of that certificate.
+    pub subject: Option<Arc<str>>,
 }
 
 impl Caller {
@@ -49,6 +51,7 @@ impl Caller {
     pub fn new(address: SocketAddr, certificate: Option<CertificateDer<'static>>) -> Self {
         Self {
             address,
+            subject: certificate.as_deref().and_then(subject).map(Arc::from),
             certificate: certificate.map(Arc::new),
         }
     }
@@ -156,6 +159,12 @@ fn age(head: &Parts) -> std::time::Duration {
     } else {
         REQUEST_AGE
     }
+}
+
+/// As RFC 4514 writes names, nearly.
+fn subject(certificate: &[u8]) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(certificate.subject().to_string())
 }
 
 fn never<T>(error: Infallible) -> T {

@@ -23,6 +23,7 @@ use super::attempts::Attempts;
 use super::{Credentials, socket};
 use crate::gateway::{drain, is_longer};
 use crate::server::Caller;
+use crate::telemetry::Record;
 
 /// Connections to SPDK at a time. It takes 64; the rest is for those who connect to the socket.
 const CALLS: usize = 16;
@@ -118,7 +119,7 @@ impl Proxy {
             );
             return Err(Refusal::bad_request(INVALID_REQUEST, message));
         }
-        self.forward(&request, &body).await
+        self.forward(&request, &body, head.extensions.get()).await
     }
 
     /// Wrong passwords are slowed down before their refusal, and told of in the log.
@@ -160,7 +161,12 @@ impl Proxy {
         }
     }
 
-    async fn forward(&self, request: &Map<String, Value>, body: &[u8]) -> Result<Vec<u8>, Refusal> {
+    async fn forward(
+        &self,
+        request: &Map<String, Value>,
+        body: &[u8],
+        record: Option<&Arc<Record>>,
+    ) -> Result<Vec<u8>, Refusal> {
         // Never closed: no place is free in time, if it fails.
         let place = tokio::time::timeout(PATIENCE, self.places.acquire()).await;
         let Ok(_place) = place else {
@@ -175,7 +181,9 @@ impl Proxy {
             .get("method")
             .and_then(Value::as_str)
             .unwrap_or_default();
-        tracing::info!(method, "SPDK command over HTTP");
+        if let Some(record) = record {
+            record.set_command(method);
+        }
         socket::call(&self.socket, body, answered)
             .await
             .map_err(|error| {

@@ -1,6 +1,9 @@
 //! Certificates for tests of TLS.
 
-use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, IsCa, Issuer,
+    KeyPair,
+};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 /// One that signs certificates.
@@ -29,6 +32,16 @@ impl Authority {
     pub fn sign(&self, name: &str) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, &self.issuer);
+        (certificate.expect("a certificate"), key)
+    }
+
+    /// A certificate for a client of this name, and its key.
+    pub fn sign_as(&self, common_name: &str) -> (Certificate, KeyPair) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        (params.distinguished_name).push(DnType::CommonName, common_name);
         let certificate = params.signed_by(&key, &self.issuer);
         (certificate.expect("a certificate"), key)
     }

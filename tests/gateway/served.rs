@@ -9,6 +9,7 @@ use opi_spdk::gateway::{self, Limits};
 use opi_spdk::inventory::InventoryService;
 use opi_spdk::server::{Guard, Port, Protocol, Service, Shared, Tls};
 use opi_spdk::shutdown::{self, Trigger};
+use opi_spdk::telemetry::Telemetry;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -36,7 +37,7 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopping) = shutdown::trigger();
-        let shared = Shared::new(limits.clone(), tls).unwrap();
+        let shared = Shared::new(limits.clone(), tls, Telemetry::new(None)).unwrap();
         let guard = Guard::new(Web::default(), shared.has_tls());
         let service = Service::new(Protocol::Http, router(limits), guard);
         let server = tokio::spawn(Port::new(&shared, service).serve(listener, stopping));

@@ -1,0 +1,29 @@
+//! The settings of what is told of calls.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::ConfigError;
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The path is opened at start, and again at each SIGHUP, from whatever directory.
+pub(super) fn audit_log(path: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {
+    match path {
+        Some(path) if !path.is_absolute() => Err(ConfigError::Value {
+            setting: "audit-log",
+            reason: format!("{path:?} is not an absolute path"),
+        }),
+        path => Ok(path),
+    }
+}

@@ -1,0 +1,386 @@
+//! One line for each call, once its answer has left.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use axum::http::{Request, Response};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tonic::{Code, Status};
+
+use super::methods::{self, Method};
+use super::{Telemetry, trace_context};
+use crate::server::{Caller, Protocol};
+
+/// Bytes of an object's name, or of a reason, that are reported.
+const TEXT: usize = 1024;
+
+/// A call under way, as far as it is known: an extension of its request.
+pub struct Record {
+    begun: Instant,
+    protocol: Protocol,
+    caller: Option<Caller>,
+    trace_id: Option<String>,
+    /// How it is asked for, where that is no method of the API.
+    asked: Option<String>,
+    method: OnceLock<&'static Method>,
+    command: OnceLock<String>,
+    object: Mutex<Option<String>>,
+}
+
+impl Record {
+    fn new<B>(protocol: Protocol, request: &Request<B>) -> Self {
+        let path = request.uri().path();
+        let known = match protocol {
+            Protocol::Grpc => methods::find(path),
+            Protocol::Http | Protocol::Rpc => None,
+        };
+        let asked = match (known, protocol) {
+            (Some(_), _) => None,
+            (None, Protocol::Grpc) => Some(cut(path.trim_start_matches('/')).to_owned()),
+            (None, _) => Some(format!("{} {}", request.method(), cut(path))),
+        };
+        Self {
+            begun: Instant::now(),
+            protocol,
+            caller: request.extensions().get::<Caller>().cloned(),
+            trace_id: trace_context::trace_id(request.headers()).map(str::to_owned),
+            asked,
+            method: known.map(OnceLock::from).unwrap_or_default(),
+            command: OnceLock::new(),
+            object: Mutex::new(None),
+        }
+    }
+
+    /// What it calls.
+    pub(super) fn set_method(&self, method: &'static Method) {
+        // A list that several methods answer goes by the first of them.
+        let _ = self.method.set(method);
+    }
+
+    /// It calls the method that gRPC has at this path, even if it fails before it gets there.
+    pub fn routed_to(&self, path: &str) {
+        if let Some(method) = methods::find(path) {
+            self.set_method(method);
+        }
+    }
+
+    /// It is a command of SPDK's JSON-RPC.
+    pub fn set_command(&self, command: &str) {
+        let _ = self.command.set(format!("SPDK {}", cut(command)));
+    }
+
+    /// What it is about. The last one counts: what was created has its name in the answer.
+    pub(super) fn set_object(&self, name: String) {
+        *self.object.lock() = Some(name);
+    }
+
+    fn changes(&self) -> bool {
+        // SPDK's commands do not say whether they change something.
+        self.command.get().is_some() || self.method.get().is_some_and(|method| method.changes)
+    }
+
+    fn method(&self) -> &str {
+        let command = self.command.get().map(String::as_str);
+        let method = self.method.get().map(|method| method.name.as_str());
+        command
+            .or(method)
+            .or(self.asked.as_deref())
+            .unwrap_or_default()
+    }
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Outcome {
+    code: Code,
+    reason: Option<String>,
+}
+
+impl Outcome {
+    fn of<B>(response: &Response<B>) -> Self {
+        let extension = response.extensions().get::<Status>().cloned();
+        if let Some(status) = extension.or_else(|| Status::from_header_map(response.headers())) {
+            let message = status.message();
+            return Self {
+                code: status.code(),
+                reason: (!message.is_empty()).then(|| cut(message).to_owned()),
+            };
+        }
+        let code = match response.status().as_u16() {
+            100..400 => Code::Ok,
+            401 => Code::Unauthenticated,
+            403 => Code::PermissionDenied,
+            404 => Code::NotFound,
+            405 => Code::Unimplemented,
+            429 => Code::ResourceExhausted,
+            400..500 => Code::InvalidArgument,
+            503 => Code::Unavailable,
+            504 => Code::DeadlineExceeded,
+            _ => Code::Internal,
+        };
+        Self { code, reason: None }
+    }
+
+    fn left() -> Self {
+        Self {
+            code: Code::Cancelled,
+            reason: Some("the client left before the answer".to_owned()),
+        }
+    }
+}
+
+/// What is told of a call.
+#[derive(Serialize)]
+pub(super) struct Entry<'a> {
+    pub(super) time: String,
+    method: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+    protocol: &'static str,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    duration_us: u64,
+    trace_id: &'a str,
+}
+
+/// Reports a call when it is dropped.
+struct Report {
+    telemetry: Arc<Telemetry>,
+    record: Arc<Record>,
+    answered: Option<(Outcome, Duration)>,
+}
+
+impl Report {
+    fn write(&self, outcome: &Outcome, took: Duration) {
+        let record = &*self.record;
+        let audit = self.telemetry.audit.as_ref();
+        let audit = audit.filter(|_| record.changes());
+        let level = level(record.changes(), outcome.code);
+        if audit.is_none() && !is_logged(level) {
+            return;
+        }
+        let object = record.object.lock();
+        let trace_id = match &record.trace_id {
+            Some(id) => Cow::Borrowed(id.as_str()),
+            None => Cow::Owned(trace_context::new_trace_id()),
+        };
+        let caller = record.caller.as_ref();
+        let entry = Entry {
+            time: String::new(),
+            method: record.method(),
+            object: object.as_deref().map(cut),
+            peer: caller.map(|caller| caller.address.to_string()),
+            subject: caller.and_then(|caller| caller.subject.as_deref()),
+            protocol: protocol(record.protocol),
+            code: code_name(outcome.code),
+            reason: outcome.reason.as_deref(),
+            duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            trace_id: &trace_id,
+        };
+        entry.log(level);
+        if let Some(audit) = audit {
+            audit.write(entry);
+        }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        match self.answered.take() {
+            Some((outcome, took)) => self.write(&outcome, took),
+            None => self.write(&Outcome::left(), self.record.begun.elapsed()),
+        }
+    }
+}
+
+/// The target of the lines, for `log-level`.
+const TARGET: &str = "opi_spdk::calls";
+
+fn level(changes: bool, code: Code) -> tracing::Level {
+    match code {
+        // The server's fault.
+        Code::Unknown | Code::Internal | Code::DataLoss | Code::Unavailable => tracing::Level::WARN,
+        _ if changes => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    }
+}
+
+fn is_logged(level: tracing::Level) -> bool {
+    use tracing::{Level, enabled};
+    match level {
+        Level::WARN => enabled!(target: TARGET, Level::WARN),
+        Level::INFO => enabled!(target: TARGET, Level::INFO),
+        _ => enabled!(target: TARGET, Level::DEBUG),
+    }
+}
+
+impl Entry<'_> {
+    fn log(&self, level: tracing::Level) {
+        macro_rules! event {
+            ($event:ident) => {
+                tracing::$event!(
+                    target: TARGET,
+                    method = %self.method,
+                    object = self.object.map(tracing::field::display),
+                    peer = self.peer.as_deref().map(tracing::field::display),
+                    subject = self.subject,
+                    protocol = %self.protocol,
+                    code = %self.code,
+                    reason = self.reason,
+                    duration_us = self.duration_us,
+                    trace_id = %self.trace_id,
+                    "call"
+                )
+            };
+        }
+        match level {
+            tracing::Level::WARN => event!(warn),
+            tracing::Level::INFO => event!(info),
+            _ => event!(debug),
+        }
+    }
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Grpc => "grpc",
+        Protocol::Http => "http",
+        Protocol::Rpc => "spdk-rpc",
+    }
+}
+
+/// As gRPC's documents write it.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// The begin of a text that a client chose.
+fn cut(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(TEXT)).unwrap_or(text)
+}
+
+/// Has a request answered by `answer`, and reports it.
+pub async fn observed<B, A, F>(
+    telemetry: &Arc<Telemetry>,
+    protocol: Protocol,
+    mut request: Request<B>,
+    answer: impl FnOnce(Request<B>) -> F,
+) -> Response<Observed<A>>
+where
+    F: Future<Output = Response<A>>,
+{
+    let record = Arc::new(Record::new(protocol, &request));
+    request.extensions_mut().insert(Arc::clone(&record));
+    let mut report = Report {
+        telemetry: Arc::clone(telemetry),
+        record,
+        answered: None,
+    };
+    let response = answer(request).await;
+    report.answered = Some((Outcome::of(&response), report.record.begun.elapsed()));
+    response.map(|body| Observed {
+        body,
+        report: Some(report),
+    })
+}
+
+/// The body of an answer: the call is reported when it has been read out or given up.
+pub struct Observed<A> {
+    body: A,
+    report: Option<Report>,
+}
+
+impl<A: HttpBody + Unpin> HttpBody for Observed<A> {
+    type Data = A::Data;
+    type Error = A::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<A::Data>, A::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() {
+            self.report = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_of_an_answer_is_that_of_grpc_wherever_it_stands() {
+        let of = |response: Response<()>| Outcome::of(&response);
+        let ok = of(Response::new(()));
+        assert_eq!((ok.code, ok.reason), (Code::Ok, None));
+        let mut extension = Response::new(());
+        let status = Status::not_found("no such volume");
+        extension.extensions_mut().insert(status.clone());
+        let header = status.into_http::<()>();
+        for response in [extension, header] {
+            let outcome = of(response);
+            assert_eq!(outcome.code, Code::NotFound);
+            assert_eq!(outcome.reason.as_deref(), Some("no such volume"));
+        }
+        let mut plain = Response::new(());
+        *plain.status_mut() = axum::http::StatusCode::BAD_GATEWAY;
+        assert_eq!(of(plain).code, Code::Internal);
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(cut("short"), "short");
+        let long = "é".repeat(TEXT);
+        assert_eq!(cut(&long).len(), TEXT);
+        let odd = format!("a{long}");
+        assert_eq!(cut(&odd).len(), TEXT - 1);
+    }
+
+    #[test]
+    fn levels_follow_what_was_done_and_whose_fault_it_was() {
+        assert_eq!(level(true, Code::Ok), tracing::Level::INFO);
+        assert_eq!(level(true, Code::InvalidArgument), tracing::Level::INFO);
+        assert_eq!(level(false, Code::NotFound), tracing::Level::DEBUG);
+        assert_eq!(level(false, Code::Internal), tracing::Level::WARN);
+        assert_eq!(level(true, Code::Unavailable), tracing::Level::WARN);
+    }
+}

@@ -1,0 +1,42 @@
+//! The log on stderr.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use super::one_line::{Escape, OneLine};
+use crate::config::{Config, LogFormat};
+use crate::server::LibraryLines;
+
+/// Begins to log, as `config` says.
+///
+/// # Errors
+/// One line for the operator.
+pub fn init(config: &Config) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&config.log_level)
+        .map_err(|error| format!("log-level {:?}: {error}", config.log_level))?;
+    let colours = std::io::stderr().is_terminal();
+    let escape = match config.log_format {
+        LogFormat::Json => Escape::Json,
+        LogFormat::Text if colours => Escape::Coloured,
+        LogFormat::Text => Escape::Text,
+    };
+    let writer = move || OneLine::new(std::io::stderr(), escape);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    let layer = match config.log_format {
+        LogFormat::Text => layer.with_ansi(colours).boxed(),
+        LogFormat::Json => layer
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(layer.with_filter(LibraryLines::default()))
+        .init();
+    Ok(())
+}

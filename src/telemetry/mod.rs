@@ -1,0 +1,46 @@
+//! What an operator sees of the process: a log line for each call, the audit log, metrics.
+//!
+//! ```text
+//! request ─► calls::observed ─► server, gateway ─► Observe ─► service
+//!                  │             (method)           (object, from the messages)
+//!                  └─► the answer has left ─┬─► log line
+//!                                           ├─► audit log (changes alone)
+//!                                           └─► RPC metrics
+//! ```
+
+pub mod audit;
+pub mod calls;
+pub mod log;
+mod methods;
+mod observe;
+mod one_line;
+mod peek;
+mod trace_context;
+mod wire;
+
+use std::sync::Arc;
+
+use audit::Audit;
+
+pub use calls::Record;
+pub use observe::Observe;
+
+/// What calls are reported to. One to a process.
+#[derive(Default)]
+pub struct Telemetry {
+    audit: Option<Audit>,
+}
+
+impl Telemetry {
+    /// Reports to the log, and to `audit` where it is on.
+    pub fn new(audit: Option<Audit>) -> Arc<Self> {
+        Arc::new(Self { audit })
+    }
+
+    /// Writes out what waits for the audit log, as far as that is possible in a short time.
+    pub fn finish(&self) {
+        if let Some(audit) = &self.audit {
+            audit.finish();
+        }
+    }
+}

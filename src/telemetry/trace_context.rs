@@ -1,0 +1,90 @@
+//! The trace that a call belongs to: W3C Trace Context's header `traceparent`.
+
+use axum::http::HeaderMap;
+
+/// The header.
+const TRACEPARENT: &str = "traceparent";
+
+/// The trace id of a request's headers: 32 hexadecimal digits. `None` where there is no valid one: an
+/// invalid header, or more than one, is as if it were not there, as W3C Trace Context 4.2 has it.
+pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    let mut all = headers.get_all(TRACEPARENT).iter();
+    let (Some(value), None) = (all.next(), all.next()) else {
+        return None;
+    };
+    parse(value.to_str().ok()?)
+}
+
+/// A trace id that is new.
+pub(super) fn new_trace_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+fn parse(text: &str) -> Option<&str> {
+    let mut parts = text.split('-');
+    let (version, trace, parent, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, digits: usize| {
+        text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let is_zero = |text: &str| text.bytes().all(|b| b == b'0');
+    // Later versions may append fields to those of version 00.
+    let ends = version != "00" || parts.next().is_none();
+    let good = hex(version, 2)
+        && version != "ff"
+        && hex(trace, 32)
+        && !is_zero(trace)
+        && hex(parent, 16)
+        && !is_zero(parent)
+        && hex(flags, 2)
+        && ends;
+    good.then_some(trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+    #[test]
+    fn a_valid_header_gives_its_trace() {
+        for text in [
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00",
+            "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more-fields",
+        ] {
+            assert_eq!(parse(text), Some(TRACE), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_invalid_header_is_as_none() {
+        for text in [
+            "",
+            "00",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0x",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "00-4bf92f3577b34da6a3ce929d0e0e4\n36-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        let good =
+            HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let mut headers = HeaderMap::new();
+        assert_eq!(trace_id(&headers), None);
+        headers.append(TRACEPARENT, good.clone());
+        assert_eq!(trace_id(&headers), Some(TRACE));
+        headers.append(TRACEPARENT, good);
+        assert_eq!(trace_id(&headers), None, "two of them");
+        let fresh = [new_trace_id(), new_trace_id()];
+        assert!(fresh[0] != fresh[1] && fresh.iter().all(|id| id.len() == 32));
+    }
+}

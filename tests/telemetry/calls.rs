@@ -1,0 +1,130 @@
+//! Each call is a line, each change an entry of the audit log.
+
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::log::{audited, line, lines};
+use crate::common::{Http, Options, Target};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const CREATE: &str = "CreateNullVolume";
+
+fn volume(id: &str) -> Value {
+    json!({ "null_volume_id": id, "null_volume": { "block_size": 512, "blocks_count": 64 } })
+}
+
+fn is_hex(id: &Value) -> bool {
+    let id = id.as_str().unwrap_or_default();
+    id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn each_change_is_told_of_with_who_what_and_how_it_ended() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let audit = dir.path().join("audit.log");
+    let args = ["--log-format", "json", "--audit-log"].map(str::to_owned);
+    let args = args.into_iter().chain([audit.display().to_string()]);
+    let mut target = Target::start_with(Options::default().args(args)).await;
+    let client = target.client().await;
+    let http = Http(target.http);
+
+    // Over gRPC, with an id that the server chooses.
+    let created = client.ok(CREATE, volume("")).await;
+    let name = created["name"].as_str().expect("a name").to_owned();
+    let told = line(&target, &[CREATE, &name]).await;
+    assert_eq!(told["level"], "INFO");
+    assert_eq!(told["code"], "OK");
+    assert_eq!(told["protocol"], "grpc");
+    assert_eq!(told["object"], *name);
+    let method = "opi_api.storage.v1.NullVolumeService/CreateNullVolume";
+    assert_eq!(told["method"], method);
+    let peer = told["peer"].as_str().expect("who");
+    assert!(peer.starts_with("127.0.0.1:"), "{told}");
+    assert!(told["duration_us"].is_u64(), "{told}");
+    assert!(is_hex(&told["trace_id"]), "{told}");
+
+    // Over HTTP, with a trace; and one that is none.
+    let body = || json!({ "block_size": 512, "blocks_count": 64 }).to_string();
+    let traced = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let post = async |id: &str, trace: &str| {
+        let path = format!("/v1/nullVolumes?nullVolumeId={id}");
+        let headers = [("traceparent", trace)];
+        http.send("POST", &path, &headers, body().into()).await
+    };
+    assert_eq!(post("traced", &traced).await.status, 200);
+    let told = line(&target, &["volumes/traced", "\"http\""]).await;
+    assert_eq!(
+        (&told["trace_id"], &told["code"]),
+        (&json!(TRACE), &json!("OK"))
+    );
+    assert_eq!(told["method"], method);
+    assert_eq!(post("untraced", "00-nonsense").await.status, 200);
+    let told = line(&target, &["volumes/untraced"]).await;
+    assert!(is_hex(&told["trace_id"]), "{told}");
+
+    // What fails is told of with its reason, before it gets to a service too.
+    client
+        .fails(CREATE, volume("Bad_Id\n{}"), Code::InvalidArgument)
+        .await;
+    let told = line(&target, &["INVALID_ARGUMENT", "Bad_Id", "grpc"]).await;
+    assert!(
+        told["reason"]
+            .as_str()
+            .is_some_and(|r| r.contains("null_volume_id")),
+        "{told}"
+    );
+    assert_eq!(told["object"], "Bad_Id\n{}");
+    let refused = http
+        .send("POST", "/v1/nullVolumes", &[], b"{".to_vec())
+        .await;
+    assert_eq!(refused.status, 400);
+    let told = line(&target, &["INVALID_ARGUMENT", "\"http\"", CREATE]).await;
+    assert!(told["reason"].is_string(), "{told}");
+
+    // Reads are not told of at info.
+    client.ok("GetNullVolume", json!({ "name": name })).await;
+    client
+        .ok(
+            "UpdateNullVolume",
+            json!({ "null_volume": { "name": name, "block_size": 512, "blocks_count": 128 } }),
+        )
+        .await;
+    line(&target, &["UpdateNullVolume", &name]).await;
+    client.ok("DeleteNullVolume", json!({ "name": name })).await;
+    line(&target, &["DeleteNullVolume", &name]).await;
+    assert!(!target.log().contains("GetNullVolume"), "{}", target.log());
+
+    let entries = audited(&audit, "method", 7).await;
+    assert_eq!(entries.len(), 7, "{entries:?}");
+    assert!(
+        entries
+            .iter()
+            .all(|e| e["time"].is_string() && e["peer"].is_string())
+    );
+    let mode = audit.metadata().expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    // Moved away and opened again.
+    std::fs::rename(&audit, dir.path().join("audit.log.1")).expect("renamed");
+    target.signal(Signal::HUP);
+    line(&target, &["audit log opened again"]).await;
+    client.ok(CREATE, volume("after")).await;
+    assert_eq!(audited(&audit, "volumes/after", 1).await.len(), 1);
+
+    // A full disk holds up nobody, and what it did not take is counted.
+    std::fs::remove_file(&audit).expect("removed");
+    std::os::unix::fs::symlink("/dev/full", &audit).expect("a link");
+    target.signal(Signal::HUP);
+    client.ok(CREATE, volume("full")).await;
+    line(&target, &["audit log cannot be written", "No space left"]).await;
+    std::fs::remove_file(&audit).expect("removed");
+    target.signal(Signal::HUP);
+    let lost = audited(&audit, "lines_lost", 1).await;
+    assert_eq!(lost[0]["lines_lost"], 1, "{lost:?}");
+
+    target.stop_with(Signal::TERM);
+    assert!(lines(&target.log()).len() > 10);
+}
