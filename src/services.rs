@@ -23,7 +23,8 @@ use crate::inventory::{InventoryService, Roots};
 use crate::kvm::{Plugged, Slots};
 use crate::middleend::{EncryptedVolumes, QosVolumes};
 use crate::resource::service::service;
-use crate::resource::{CallContext, Collection, List, Shared};
+use crate::resource::{CallContext, Collection, List, Registry, Shared};
+use crate::telemetry::health;
 
 service! {
     /// Volumes that forget what is written.
@@ -157,6 +158,7 @@ service! {
 #[derive(Clone)]
 pub struct Services {
     shared: Arc<Shared>,
+    spdk: Handle,
     /// See [`NullVolumeService`].
     pub null: NullVolumeService,
     /// See [`MallocVolumeService`].
@@ -228,6 +230,7 @@ impl Services {
             },
             virtio_scsi,
             shared,
+            spdk: spdk.clone(),
         };
         services.watch(config, &spdk, &health);
         services
@@ -250,6 +253,16 @@ impl Services {
         tokio::spawn(look_after(Exports::new(luns), shared()));
     }
 
+    /// The way to SPDK.
+    pub fn spdk(&self) -> &Handle {
+        &self.spdk
+    }
+
+    /// Who has what.
+    pub fn registry(&self) -> &Registry {
+        &self.shared.registry
+    }
+
     /// Waits for the changes that are under way and refuses further ones. Before SPDK stops.
     pub async fn stop(&self) {
         self.shared.stop().await;
@@ -270,14 +283,15 @@ impl Services {
             .collect()
     }
 
-    /// All of them, and grpc.health.v1 that knows each by its name.
-    pub async fn routes(self) -> Routes {
+    /// All of them, and grpc.health.v1 that knows each by its name; what it tells is up to [`health::Health`].
+    pub async fn routes(self) -> (Routes, health::Health) {
+        let mut names = Vec::new();
         let (health, health_service) = tonic_health::server::health_reporter();
         let mut routes = Routes::new(health_service);
         macro_rules! serve {
             ($($service:expr),* $(,)?) => {$(
                 let service = $service;
-                serving(&health, &service).await;
+                names.push(serving(&health, &service).await);
                 routes = routes.add_service(service);
             )*};
         }
@@ -293,7 +307,7 @@ impl Services {
             self.virtio_scsi.server(),
             InventoryServiceServer::new(InventoryService::new(Roots::default())),
         ];
-        routes
+        (routes, health::Health::new(health, names))
     }
 }
 
@@ -331,7 +345,8 @@ fn virtio_scsi(
     }
 }
 
-/// Tells that a service is there.
-async fn serving<S: NamedService>(health: &HealthReporter, _: &S) {
+/// Tells that a service is there; its name.
+async fn serving<S: NamedService>(health: &HealthReporter, _: &S) -> &'static str {
     health.set_serving::<S>().await;
+    S::NAME
 }

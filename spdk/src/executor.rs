@@ -126,6 +126,19 @@ pub(crate) fn run_one() -> bool {
     true
 }
 
+/// Lets the reactor turn once.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// What a future gives, or `None` once it has panicked.
 pub(crate) async fn caught<F: Future>(future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);

@@ -1,9 +1,53 @@
 //! SPDK's buffers for I/O (iobuf): two pools of pieces of one size, of which every SPDK thread keeps some
 //! for itself for each module that moves data.
 
+use std::ffi::c_void;
+
 use spdk_sys as sys;
 
+use crate::completion::{Promise, call};
 use crate::error::{Error, check};
+use crate::runtime::Spdk;
+
+/// How often I/O waited for a buffer since start, because the pool had none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// One of 8 KiB.
+    pub small: u64,
+    /// One of 132 KiB.
+    pub large: u64,
+}
+
+impl Waits {
+    /// Those of all users of the pools together.
+    ///
+    /// # Errors
+    /// SPDK has no memory for it.
+    pub async fn read(_: Spdk) -> Result<Self, Error> {
+        call::<Self>("read the counters of the pools of buffers", |argument| {
+            // SAFETY: on the app thread; `on_stats` takes the argument back, once.
+            unsafe { sys::spdk_iobuf_get_stats(Some(on_stats), argument) }
+        })
+        .await
+    }
+}
+
+unsafe extern "C" fn on_stats(
+    modules: *mut sys::spdk_iobuf_module_stats,
+    number: u32,
+    argument: *mut c_void,
+) {
+    // SAFETY: what `read` handed out; SPDK calls once, on the app thread.
+    let promise = unsafe { Promise::<Waits>::from_raw(argument) };
+    let mut waits = Waits::default();
+    for index in 0..number as usize {
+        // SAFETY: so many are there, for the call.
+        let module = unsafe { &*modules.add(index) };
+        waits.small = waits.small.saturating_add(module.small_pool.retry);
+        waits.large = waits.large.saturating_add(module.large_pool.retry);
+    }
+    promise.complete(waits);
+}
 
 /// How many buffers the pools have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -28,8 +28,10 @@ use crate::bell::{Bell, Taking};
 use crate::error::Error;
 use crate::executor::{self, RemoteWake};
 use crate::gate::Gate;
+use crate::reactors::{self, Reactor};
 use crate::ring::Ring;
 use crate::runtime::Spdk;
+use crate::step::Current;
 
 /// Why a call brought no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +53,17 @@ pub struct ControlStats {
     pub busy: Duration,
     /// The longest one.
     pub longest: Duration,
+}
+
+/// How full the mailbox is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MailboxStats {
+    /// Calls that may be under way at once.
+    pub capacity: usize,
+    /// Calls that are.
+    pub in_flight: usize,
+    /// Calls that were refused since start, because too many were.
+    pub refused: u64,
 }
 
 pub(crate) enum Message {
@@ -84,6 +97,7 @@ pub(crate) struct Shared {
     gate: Gate<Arc<Rings>>,
     capacity: usize,
     in_flight: AtomicUsize,
+    refused: AtomicU64,
     closing: AtomicBool,
     /// A wake did not fit into the ring: every task has to be looked at.
     wakes_lost: AtomicBool,
@@ -91,7 +105,7 @@ pub(crate) struct Shared {
     steps: AtomicU64,
     busy_ticks: AtomicU64,
     longest_ticks: AtomicU64,
-    ticks_per_second: u64,
+    step: Current,
 }
 
 /// One admitted call.
@@ -115,14 +129,14 @@ impl Shared {
             gate: Gate::new(Arc::new(rings)),
             capacity: capacity - 1,
             in_flight: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             wakes_lost: AtomicBool::new(false),
             bell: Bell::new(may_watch)?,
             steps: AtomicU64::new(0),
             busy_ticks: AtomicU64::new(0),
             longest_ticks: AtomicU64::new(0),
-            // SAFETY: SPDK's environment is up on its app thread.
-            ticks_per_second: unsafe { sys::spdk_get_ticks_hz() },
+            step: Current::default(),
         })
     }
 
@@ -135,6 +149,7 @@ impl Shared {
         if before < self.capacity {
             Ok(permit)
         } else {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             Err(CallError::Full)
         }
     }
@@ -149,8 +164,7 @@ impl Shared {
     fn reply(&self, rings: &Rings, reply: Reply) {
         match rings.replies.push(Box::new(reply)) {
             Ok(()) => self.bell.ring(),
-            // Admission leaves room for every reply; were it ever wrong, the
-            // answer must not be lost.
+            // Admission leaves room for every reply: this keeps the answer even so.
             Err(reply) => (reply.0)(),
         }
     }
@@ -170,9 +184,7 @@ impl Shared {
     }
 
     fn duration(&self, ticks: &AtomicU64) -> Duration {
-        let ticks = u128::from(ticks.load(Ordering::Relaxed));
-        let nanos = ticks * 1_000_000_000 / u128::from(self.ticks_per_second.max(1));
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        reactors::duration(ticks.load(Ordering::Relaxed))
     }
 
     /// Refuses calls from now on; those under way go on.
@@ -227,9 +239,9 @@ impl Handle {
     {
         let permit = self.0.admit()?;
         let (sender, mut receiver) = oneshot::channel();
-        let shared = self.0.clone();
+        let (shared, step) = (self.0.clone(), self.0.step.clone());
         let begin = move |spdk: Spdk| {
-            executor::spawn_local(async move {
+            executor::spawn_local(step.named::<F, _>(async move {
                 let value = recipe(spdk).await;
                 let finish = Box::new(move || {
                     drop(permit);
@@ -239,7 +251,7 @@ impl Handle {
                 if let Some(rings) = shared.gate.enter() {
                     shared.reply(&rings, Reply(finish));
                 }
-            });
+            }));
         };
         self.0.send(Message::Call(Box::new(begin)))?;
         let mut answer = Err(TryRecvError::Empty);
@@ -251,6 +263,27 @@ impl Handle {
             Err(TryRecvError::Empty) => receiver.await.map_err(|_| CallError::Stopped),
             answer => answer.map_err(|_| CallError::Stopped),
         }
+    }
+
+    /// How full the mailbox is.
+    pub fn mailbox_stats(&self) -> MailboxStats {
+        MailboxStats {
+            capacity: self.0.capacity,
+            in_flight: self.0.in_flight.load(Ordering::Relaxed),
+            refused: self.0.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The reactors; none once SPDK is stopping for good.
+    pub fn reactors(&self) -> Vec<Reactor> {
+        // The gate keeps SPDK from freeing them.
+        let open = self.0.gate.enter();
+        open.map(|_open| reactors::read()).unwrap_or_default()
+    }
+
+    /// The recipe whose step the app thread's reactor runs right now, as the compiler names it.
+    pub fn current_step(&self) -> Option<&'static str> {
+        self.0.step.name()
     }
 
     /// What configuration has cost the app thread's reactor since start.

@@ -24,12 +24,13 @@ const MODULE_HEADERS: [&str; 5] = [
     "nvme/bdev_nvme.h",
 ];
 
-const SHIMS: [&str; 6] = [
+const SHIMS: [&str; 7] = [
     "bdev.c",
     "keyring.c",
     "log.c",
     "nvme.c",
     "nvmf.c",
+    "observe.c",
     "vhost.c",
 ];
 

@@ -82,9 +82,7 @@ where
         limits,
     });
     let describe = || async { ([("content-type", "application/json")], description) };
-    let refuse = async |method: Method| {
-        response::respond(Err(Failure::method_not_allowed(&method, &[Method::GET])))
-    };
+    let refuse = async |method: Method| only_get(&method);
     Ok(Router::new()
         .route("/openapi.json", get(describe).fallback(refuse))
         .fallback(handle)
@@ -189,6 +187,11 @@ fn unreadable(error: BoxError) -> Failure {
         Code::DeadlineExceeded | Code::ResourceExhausted => status.into(),
         _ => Error::invalid("body", format!("it cannot be read: {text}")).into(),
     }
+}
+
+/// The response of a path that only GET reads.
+pub(crate) fn only_get(method: &Method) -> Response<Body> {
+    response::respond(Err(Failure::method_not_allowed(method, &[Method::GET])))
 }
 
 /// The response to a request that the server does not let through; `http` is its status where that is

@@ -57,6 +57,11 @@ impl<K: Kind> Collection<K> {
         })
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.records.read().len()
+    }
+
     /// What its kind and its names are called.
     pub fn meta(&self) -> &Meta {
         &self.meta

@@ -157,6 +157,7 @@ impl Port {
             }
             return;
         };
+        let _open = shared.telemetry.metrics.connection();
         // Answers are small and written whole: waiting to fill a packet only delays them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");

@@ -28,7 +28,8 @@ use crate::preflight::Listeners;
 use crate::services::Services;
 use crate::shutdown::Stopping;
 use crate::spdk_rpc::{self, Proxy};
-use crate::telemetry::{Observe, Telemetry};
+use crate::telemetry::metrics::Scrapes;
+use crate::telemetry::{self, Observe, Telemetry, watchdog};
 
 pub use accept::{Port, Shared};
 pub use admission::Peer;
@@ -60,11 +61,20 @@ pub async fn serve(
         connections: affordable(connections),
         ..Limits::default()
     };
-    let shared = Shared::new(limits.clone(), tls, telemetry)?;
-    let routes = with_reflection(services.routes().await)?.prepare();
+    let shared = Shared::new(limits.clone(), tls, Arc::clone(&telemetry))?;
+    let (spdk, scrapes) = (
+        services.spdk().clone(),
+        Scrapes::new(services.clone(), &telemetry),
+    );
+    let (routes, health) = services.routes().await;
+    let health = Arc::new(health);
+    let watchdog = watchdog::watch(spdk, telemetry, Arc::clone(&health), stopping.clone());
+    tokio::spawn(watchdog);
+    let routes = with_reflection(routes)?.prepare();
     let fail = |error: String| format!("HTTP server: {error}");
     let observed = Observe(routes);
     let gateway = gateway::router(api::pool(), observed.clone(), limits).map_err(fail)?;
+    let gateway = gateway.merge(telemetry::http::router(scrapes, health));
     let serve = async |protocol, listener, router| {
         let (what, listener) = listen(protocol, listener)?;
         let guard = Guard::new(web.clone(), shared.has_tls());

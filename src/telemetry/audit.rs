@@ -44,8 +44,10 @@ pub struct Audit {
 struct Shared {
     path: PathBuf,
     reopen: AtomicBool,
-    /// Lines that had no place in the channel.
+    /// Lines that had no place in the channel, since they were last told of.
     lost: AtomicU64,
+    /// All lines that were not written, since start.
+    lost_ever: AtomicU64,
 }
 
 impl Audit {
@@ -60,6 +62,7 @@ impl Audit {
             path: path.to_owned(),
             reopen: AtomicBool::new(false),
             lost: AtomicU64::new(0),
+            lost_ever: AtomicU64::new(0),
         });
         let (sender, receiver) = sync_channel(CAPACITY);
         let mut writer = Writer {
@@ -112,6 +115,12 @@ impl Audit {
 
     fn lose(&self) {
         self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        self.shared.lost_ever.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Lines that were not written, since start.
+    pub(super) fn lost(&self) -> u64 {
+        self.shared.lost_ever.load(Ordering::Relaxed)
     }
 
     /// Waits until what has been sent is written, but not for long.
@@ -195,14 +204,22 @@ impl Writer {
     fn line(&mut self, line: String) {
         self.catch_up();
         // What follows a gap would hide it.
-        if self.unwritten == 0
-            && let Err(error) = self.append(line)
-        {
-            self.unwritten += 1;
+        let failed = match self.unwritten {
+            0 => self.append(line).err(),
+            _ => {
+                self.miss();
+                return;
+            }
+        };
+        if let Some(error) = failed {
+            self.miss();
             self.tell(&error);
-        } else if self.unwritten > 0 {
-            self.unwritten += 1;
         }
+    }
+
+    fn miss(&mut self) {
+        self.unwritten += 1;
+        self.shared.lost_ever.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Writes how many lines are missing, if any are.

@@ -164,6 +164,9 @@ struct Report {
 impl Report {
     fn write(&self, outcome: &Outcome, took: Duration) {
         let record = &*self.record;
+        let method = record.method.get().map_or("other", |m| m.name.as_str());
+        let code = code_name(outcome.code);
+        self.telemetry.metrics.rpc(method, code, took);
         let audit = self.telemetry.audit.as_ref();
         let audit = audit.filter(|_| record.changes());
         let level = level(record.changes(), outcome.code);
@@ -183,7 +186,7 @@ impl Report {
             peer: caller.map(|caller| caller.address.to_string()),
             subject: caller.and_then(|caller| caller.subject.as_deref()),
             protocol: protocol(record.protocol),
-            code: code_name(outcome.code),
+            code,
             reason: outcome.reason.as_deref(),
             duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             trace_id: &trace_id,

@@ -10,17 +10,23 @@
 
 pub mod audit;
 pub mod calls;
+pub mod health;
+pub mod http;
 pub mod log;
 mod methods;
+pub mod metrics;
+mod objects;
 mod observe;
 mod one_line;
 mod peek;
 mod trace_context;
+pub mod watchdog;
 mod wire;
 
 use std::sync::Arc;
 
 use audit::Audit;
+use metrics::Metrics;
 
 pub use calls::Record;
 pub use observe::Observe;
@@ -29,12 +35,22 @@ pub use observe::Observe;
 #[derive(Default)]
 pub struct Telemetry {
     audit: Option<Audit>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Telemetry {
     /// Reports to the log, and to `audit` where it is on.
     pub fn new(audit: Option<Audit>) -> Arc<Self> {
-        Arc::new(Self { audit })
+        Arc::new(Self {
+            audit,
+            metrics: Arc::default(),
+        })
+    }
+
+    /// Lines that the audit log did not take since start.
+    fn audit_lost(&self) -> u64 {
+        self.audit.as_ref().map_or(0, Audit::lost)
     }
 
     /// Writes out what waits for the audit log, as far as that is possible in a short time.

@@ -1,9 +1,12 @@
-//! What an operator sees of the calls: the log, the audit log, and that no secret is in them.
+//! What an operator sees: the log, the audit log and that no secret is in them, metrics, and whether it serves.
 
 #[path = "../common/mod.rs"]
 mod common;
 
 mod calls;
 mod log;
+mod metrics;
+mod scrape;
 mod secrets;
+mod stall;
 mod tls;

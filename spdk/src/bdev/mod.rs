@@ -12,6 +12,7 @@ pub mod nvme;
 mod presence;
 pub mod qos;
 mod stats;
+mod survey;
 
 use std::ffi::c_int;
 use std::ptr::NonNull;
@@ -26,6 +27,7 @@ use crate::runtime::Spdk;
 pub use presence::{Presence, leave, look_after};
 pub(crate) use presence::{Watch, watch};
 pub use stats::{Stats, stats};
+pub use survey::{Counters, survey};
 
 /// What a bdev is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! cross this API; a pointer to a subsystem is looked up for each step, since
 //! whatever runs between two steps may have removed it.
 
+mod connected;
 pub mod host;
 pub mod listener;
 pub mod namespace;
@@ -22,6 +23,7 @@ use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
+pub use connected::connected_hosts;
 pub use listener::Address;
 pub use transport::Transport;
 

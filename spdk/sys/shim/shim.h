@@ -205,4 +205,29 @@ bool opi_bdev_needs_dma(struct spdk_bdev *bdev);
 /* A thread on the reactor of this core; NULL without memory. */
 struct spdk_thread *opi_thread_create(const char *name, uint32_t core);
 
+/* observe.c */
+
+struct opi_reactor_time {
+	/* Ticks that it had work, and that it had none. */
+	uint64_t	busy_ticks;
+	uint64_t	idle_ticks;
+	/* When it last ended a turn. */
+	uint64_t	last_turn;
+};
+
+/* Any thread, while SPDK runs. False where the core has no reactor. */
+bool opi_reactor_read(uint32_t core, struct opi_reactor_time *time);
+
+/* `errors` are I/Os that failed. `stat` is NULL if `status` is not 0. */
+typedef void (*opi_bdev_read)(void *arg, const struct spdk_bdev_io_stat *stat, uint64_t errors,
+			      int status);
+/* Always calls back. The bdev is open meanwhile. */
+void opi_bdev_read_counters(struct spdk_bdev *bdev, opi_bdev_read done, void *arg);
+
+/* Calls `host` for each connection of a host to a subsystem, on the thread that polls it, one thread
+ * after the other; then `done` on this thread, always. */
+void opi_nvmf_for_each_host(struct spdk_nvmf_tgt *tgt,
+			    void (*host)(void *arg, const struct spdk_nvmf_subsystem *subsystem),
+			    void (*done)(void *arg, int status), void *arg);
+
 #endif

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# alerts.sh: tests the alert rules with Prometheus' own promtool, which comes with Debian's package of it
+# (100 MB: installed only here).
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+command -v promtool >/dev/null || call bash "$SCRIPTS/packages.sh" prometheus
+cd "$ROOT/deploy/prometheus"
+promtool check rules alerts.yml
+promtool test rules alerts.test.yml

@@ -1,0 +1,170 @@
+//! The counters of all bdevs, read one bdev a step: I/O never waits for more than that.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::time::Duration;
+
+use spdk_sys as sys;
+
+use crate::completion::{Promise, completion};
+use crate::error::{Error, check};
+use crate::runtime::Spdk;
+
+/// I/O of a bdev since it was made. Times are sums over all operations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field says it")]
+pub struct Counters {
+    /// The bdev's name.
+    pub name: String,
+    pub size_bytes: u64,
+    pub read_bytes: u64,
+    pub read_ops: u64,
+    pub read_time: Duration,
+    pub write_bytes: u64,
+    pub write_ops: u64,
+    pub write_time: Duration,
+    pub unmap_bytes: u64,
+    pub unmap_ops: u64,
+    pub unmap_time: Duration,
+    /// Operations that failed.
+    pub errors: u64,
+}
+
+/// A bdev that is open: it stays in SPDK's list, and so does its place there.
+struct Open(*mut sys::spdk_bdev_desc);
+
+impl Open {
+    /// `None` if the bdev is being removed.
+    ///
+    /// # Safety
+    /// On the app thread; `bdev` is in SPDK's list.
+    unsafe fn new(bdev: *mut sys::spdk_bdev) -> Option<Self> {
+        let mut descriptor = std::ptr::null_mut();
+        // SAFETY: the caller's contract; the name is the bdev's own and the output outlives the call; the
+        // event callback needs no context.
+        let rc = unsafe {
+            sys::spdk_bdev_open_ext(
+                sys::spdk_bdev_get_name(bdev),
+                false,
+                Some(ignore_event),
+                std::ptr::null_mut(),
+                &mut descriptor,
+            )
+        };
+        (rc == 0).then_some(Self(descriptor))
+    }
+
+    fn bdev(&self) -> *mut sys::spdk_bdev {
+        // SAFETY: open until it is dropped.
+        unsafe { sys::spdk_bdev_desc_get_bdev(self.0) }
+    }
+
+    /// The first that can be opened after this one, or of all.
+    fn next(_: Spdk, before: Option<Self>) -> Option<Self> {
+        // SAFETY: on the app thread, which alone removes bdevs from the list: one that is open stays in
+        // it, and the others do while nothing is awaited.
+        unsafe {
+            let mut bdev = match &before {
+                None => sys::spdk_bdev_first(),
+                Some(open) => sys::spdk_bdev_next(open.bdev()),
+            };
+            while !bdev.is_null() {
+                if let Some(open) = Self::new(bdev) {
+                    return Some(open);
+                }
+                bdev = sys::spdk_bdev_next(bdev);
+            }
+        }
+        None
+    }
+
+    async fn read(&self) -> Result<Counters, Error> {
+        let bdev = self.bdev();
+        let (promise, pending) = completion();
+        // SAFETY: on the app thread, where `Open` is made and stays; the bdev is open until the callback has
+        // come, which always does and takes the promise back.
+        unsafe { sys::opi_bdev_read_counters(bdev, Some(on_counters), promise.into_raw()) };
+        let (mut counters, status): (Counters, c_int) = pending.await?;
+        check("read bdev counters", status)?;
+        // SAFETY: the bdev is open.
+        unsafe {
+            let name = CStr::from_ptr(sys::spdk_bdev_get_name(bdev));
+            counters.name = name.to_string_lossy().into_owned();
+            let blocks = sys::spdk_bdev_get_num_blocks(bdev);
+            let block_size = u64::from(sys::spdk_bdev_get_block_size(bdev));
+            counters.size_bytes = blocks.saturating_mul(block_size);
+        }
+        Ok(counters)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // SAFETY: opened on this thread and not closed before.
+        unsafe { sys::spdk_bdev_close(self.0) };
+    }
+}
+
+/// The counters of all bdevs, or of as many as `most`; and how many are left out.
+///
+/// # Errors
+/// SPDK has no memory for it.
+pub async fn survey(spdk: Spdk, most: usize) -> Result<(Vec<Counters>, u64), Error> {
+    let (mut all, mut left_out) = (Vec::new(), 0);
+    let mut open = Open::next(spdk, None);
+    while let Some(bdev) = open {
+        if all.len() < most {
+            all.push(bdev.read().await?);
+        } else {
+            left_out += 1;
+            // A step of its own, too.
+            crate::executor::yield_now().await;
+        }
+        open = Open::next(spdk, Some(bdev));
+    }
+    Ok((all, left_out))
+}
+
+unsafe extern "C" fn on_counters(
+    argument: *mut c_void,
+    stat: *const sys::spdk_bdev_io_stat,
+    errors: u64,
+    status: c_int,
+) {
+    // SAFETY: what `read` handed out; SPDK calls once, on the app thread; `stat` is null or valid for the
+    // call.
+    let (promise, stat) = unsafe {
+        (
+            Promise::<(Counters, c_int)>::from_raw(argument),
+            stat.as_ref(),
+        )
+    };
+    let counters = stat.map(|stat| Counters::of(stat, errors));
+    promise.complete((counters.unwrap_or_default(), status));
+}
+
+impl Counters {
+    fn of(stat: &sys::spdk_bdev_io_stat, errors: u64) -> Self {
+        Self {
+            name: String::new(),
+            size_bytes: 0,
+            read_bytes: stat.bytes_read,
+            read_ops: stat.num_read_ops,
+            read_time: crate::reactors::duration(stat.read_latency_ticks),
+            write_bytes: stat.bytes_written,
+            write_ops: stat.num_write_ops,
+            write_time: crate::reactors::duration(stat.write_latency_ticks),
+            unmap_bytes: stat.bytes_unmapped,
+            unmap_ops: stat.num_unmap_ops,
+            unmap_time: crate::reactors::duration(stat.unmap_latency_ticks),
+            errors,
+        }
+    }
+}
+
+/// A bdev that is being removed waits for the descriptor, which is closed within a step or two.
+unsafe extern "C" fn ignore_event(
+    _: sys::spdk_bdev_event_type,
+    _: *mut sys::spdk_bdev,
+    _: *mut c_void,
+) {
+}

@@ -1,0 +1,113 @@
+/* What is read of SPDK for metrics, and to see whether reactors turn. */
+
+#include <spdk/stdinc.h>
+#include <spdk/bdev.h>
+#include <spdk/bdev_module.h>
+#include <spdk/nvmf.h>
+#include <spdk/nvmf_transport.h>
+#include <spdk/thread.h>
+#include <spdk_internal/event.h>
+
+#include "shim.h"
+
+bool
+opi_reactor_read(uint32_t core, struct opi_reactor_time *time)
+{
+	struct spdk_reactor *reactor = spdk_reactor_get(core);
+
+	if (reactor == NULL) {
+		return false;
+	}
+	/* Its own thread writes these; each is read whole. */
+	time->busy_ticks = __atomic_load_n(&reactor->busy_tsc, __ATOMIC_RELAXED);
+	time->idle_ticks = __atomic_load_n(&reactor->idle_tsc, __ATOMIC_RELAXED);
+	time->last_turn = __atomic_load_n(&reactor->tsc_last, __ATOMIC_RELAXED);
+	return true;
+}
+
+struct opi_bdev_reading {
+	struct spdk_bdev_io_stat	stat;
+	/* As in bdev.c, which keeps the type of `stat.io_error` to itself: by status, from -1 on. */
+	uint32_t			errors[-SPDK_MIN_BDEV_IO_STATUS];
+	opi_bdev_read			done;
+	void				*arg;
+};
+
+static void
+opi_bdev_was_read(struct spdk_bdev *bdev, struct spdk_bdev_io_stat *stat, void *arg, int status)
+{
+	struct opi_bdev_reading *reading = arg;
+	uint64_t errors = 0;
+
+	for (size_t i = 0; i < SPDK_COUNTOF(reading->errors); i++) {
+		errors += reading->errors[i];
+	}
+	reading->done(reading->arg, stat, errors, status);
+	free(reading);
+}
+
+void
+opi_bdev_read_counters(struct spdk_bdev *bdev, opi_bdev_read done, void *arg)
+{
+	struct opi_bdev_reading *reading = calloc(1, sizeof(*reading));
+
+	if (reading == NULL) {
+		done(arg, NULL, 0, -ENOMEM);
+		return;
+	}
+	reading->done = done;
+	reading->arg = arg;
+	reading->stat.io_error = (struct spdk_bdev_io_error_stat *)reading->errors;
+	spdk_bdev_get_device_stat(bdev, &reading->stat, SPDK_BDEV_RESET_STAT_NONE,
+				  opi_bdev_was_read, reading);
+}
+
+/* What the walk over a target's poll groups, each on its own thread, carries along. */
+struct opi_nvmf_hosts {
+	void	(*host)(void *arg, const struct spdk_nvmf_subsystem *subsystem);
+	void	(*done)(void *arg, int status);
+	void	*arg;
+};
+
+static void
+opi_nvmf_hosts_of_group(struct spdk_io_channel_iter *i)
+{
+	const struct opi_nvmf_hosts *walk = spdk_io_channel_iter_get_ctx(i);
+	struct spdk_io_channel *channel = spdk_io_channel_iter_get_channel(i);
+	struct spdk_nvmf_poll_group *group = spdk_io_channel_get_ctx(channel);
+	struct spdk_nvmf_qpair *qpair;
+
+	TAILQ_FOREACH(qpair, &group->qpairs, link) {
+		/* A host has one admin queue for each connection to a subsystem. */
+		if (qpair->ctrlr != NULL && qpair->qid == 0) {
+			walk->host(walk->arg, spdk_nvmf_ctrlr_get_subsystem(qpair->ctrlr));
+		}
+	}
+	spdk_for_each_channel_continue(i, 0);
+}
+
+static void
+opi_nvmf_hosts_done(struct spdk_io_channel_iter *i, int status)
+{
+	struct opi_nvmf_hosts *walk = spdk_io_channel_iter_get_ctx(i);
+
+	walk->done(walk->arg, status);
+	free(walk);
+}
+
+void
+opi_nvmf_for_each_host(struct spdk_nvmf_tgt *tgt,
+		       void (*host)(void *arg, const struct spdk_nvmf_subsystem *subsystem),
+		       void (*done)(void *arg, int status), void *arg)
+{
+	struct opi_nvmf_hosts *walk = calloc(1, sizeof(*walk));
+
+	if (walk == NULL) {
+		done(arg, -ENOMEM);
+		return;
+	}
+	*walk = (struct opi_nvmf_hosts) {
+		.host = host, .done = done, .arg = arg,
+	};
+	spdk_for_each_channel(tgt, opi_nvmf_hosts_of_group, walk, opi_nvmf_hosts_done);
+}

@@ -1,0 +1,89 @@
+//! Metrics of OpenMetrics and Prometheus, at `GET /metrics`.
+//!
+//! ```text
+//! scrape ─┬─ one at a time ─► Reading (SPDK in one pass, files of /proc) ─► text ─┬─► OpenMetrics
+//!         └─ others that wait share it                                            └─► Prometheus
+//! ```
+
+mod encode;
+mod hugepages;
+mod process;
+mod reading;
+mod scrape;
+mod text;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+
+pub use scrape::Scrapes;
+
+/// Bounds of the durations of calls, seconds.
+const BUCKETS: [f64; 11] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0,
+];
+
+/// A method and how it ended: as many as the API has, whatever clients send.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Rpc {
+    method: &'static str,
+    code: &'static str,
+}
+
+/// What is counted as it happens. The rest is read at each scrape.
+pub struct Metrics {
+    rpcs: Family<Rpc, Histogram, fn() -> Histogram>,
+    connections: AtomicU64,
+    stalls: Mutex<BTreeMap<u32, u64>>,
+    started: SystemTime,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
+        Self {
+            rpcs: Family::new_with_constructor(histogram),
+            connections: AtomicU64::new(0),
+            stalls: Mutex::default(),
+            started: SystemTime::now(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a call.
+    pub(super) fn rpc(&self, method: &'static str, code: &'static str, took: Duration) {
+        let rpc = Rpc { method, code };
+        self.rpcs.get_or_create(&rpc).observe(took.as_secs_f64());
+    }
+
+    /// Counts a connection of a client for as long as the guard lives.
+    pub fn connection(self: &Arc<Self>) -> Connection {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Connection(Arc::clone(self))
+    }
+
+    /// Counts a reactor that has stopped to turn.
+    pub(super) fn stall(&self, core: u32) {
+        *self.stalls.lock().entry(core).or_default() += 1;
+    }
+
+    fn stalls(&self, core: u32) -> u64 {
+        self.stalls.lock().get(&core).copied().unwrap_or_default()
+    }
+}
+
+/// A connection that is open.
+pub struct Connection(Arc<Metrics>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,120 @@
+//! `GET /metrics`: the values are those of the API, whatever the number of scrapers.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::Value;
+
+use super::scrape::{OPEN_METRICS, Scrape, get, get_from};
+use crate::common::{Fixture, Options, Target, eventually};
+
+const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
+const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
+
+/// Names of metrics in a text.
+fn names_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let is_name = |word: &&str| word.starts_with("opi_spdk_") || word.starts_with("process_");
+    words.filter(is_name).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_show() {
+    let target = Target::start_with(Options::default()).await;
+    let export = Fixture::tcp(&target, 16).await;
+    let subsystem = [("subsystem", export.subsystem.as_str())];
+    let load = export.load(2).await;
+    eventually("the host is counted", Duration::from_secs(5), async || {
+        let scrape = Scrape::of(&target).await;
+        (scrape.value("opi_spdk_subsystem_hosts_connected", &subsystem) >= 1.0).then_some(())
+    })
+    .await;
+    drop(load);
+    let initiator = export.initiator();
+    initiator
+        .verify(target.scratch(), 1)
+        .await
+        .expect("patterns match");
+    eventually("the host has gone", Duration::from_secs(10), async || {
+        let scrape = Scrape::of(&target).await;
+        (scrape.value("opi_spdk_subsystem_hosts_connected", &subsystem) == 0.0).then_some(())
+    })
+    .await;
+
+    let volume = [("volume", export.volume.as_str())];
+    let stats = export.resource("MallocVolume").stats(&export.volume).await;
+    let scrape = Scrape::of(&target).await;
+    for (metric, counter) in [
+        ("read_operations", "read_ops_count"),
+        ("read_bytes", "read_bytes_count"),
+        ("write_operations", "write_ops_count"),
+        ("write_bytes", "write_bytes_count"),
+        ("unmap_operations", "unmap_ops_count"),
+    ] {
+        let told = scrape.value(&format!("opi_spdk_volume_{metric}_total"), &volume);
+        let counted = stats[counter].as_f64().expect("a number");
+        // The API stops at 32 bits.
+        let is_same = told == counted || (counted == f64::from(i32::MAX) && told > counted);
+        assert!(is_same, "{metric}: {told}, {counted}");
+        assert!(told > 0.0 || metric == "unmap_operations", "{metric}");
+    }
+    let value = |name: &str, labels: &[(&str, &str)]| scrape.value(name, labels);
+    assert!(value("opi_spdk_volume_read_seconds_total", &volume) > 0.0);
+    assert_eq!(
+        value("opi_spdk_volume_size_bytes", &volume),
+        f64::from(16 << 20)
+    );
+    assert_eq!(value("opi_spdk_subsystem_namespaces", &subsystem), 1.0);
+    assert_eq!(value("opi_spdk_objects", &[("kind", "MallocVolume")]), 1.0);
+    let core = [("core", "0")];
+    assert!(value("opi_spdk_reactor_busy_seconds_total", &core) > 0.0);
+    assert!(value("opi_spdk_reactor_idle_seconds_total", &core) > 0.0);
+    assert!(value("opi_spdk_reactor_last_turn_seconds", &core) < 1.0);
+    let created = [
+        (
+            "method",
+            "opi_api.storage.v1.MallocVolumeService/CreateMallocVolume",
+        ),
+        ("code", "OK"),
+    ];
+    assert_eq!(value("opi_spdk_rpc_duration_seconds_count", &created), 1.0);
+    assert!(value("opi_spdk_management_connections", &[]) >= 1.0);
+    assert!(value("opi_spdk_control_steps_total", &[]) > 0.0);
+    assert_eq!(value("opi_spdk_scrape_complete", &[]), 1.0);
+
+    // Every name that is shown or alerted on is there.
+    let there = scrape.names();
+    for (what, text) in [("dashboard", DASHBOARD), ("alerts", ALERTS)] {
+        let shown = names_in(text);
+        assert!(shown.len() > 8, "{what}: {shown:?}");
+        let absent: Vec<_> = shown.difference(&there).collect();
+        assert!(
+            absent.is_empty(),
+            "{what} shows what is not there: {absent:?}"
+        );
+    }
+    serde_json::from_str::<Value>(DASHBOARD).expect("JSON");
+
+    // The older form.
+    let (status, text) = get(&target, "/metrics", "text/plain").await;
+    assert_eq!(status, 200);
+    assert!(!text.contains("# EOF") && !text.contains("# UNIT"));
+    Scrape::parse(&text, false);
+
+    // Many at once share a reading, and all are answered.
+    let scrapes = (0..100_u8).map(|n| {
+        let from = Ipv4Addr::new(127, 0, 0, 1 + n % 4);
+        get_from(from, &target, "/metrics", OPEN_METRICS)
+    });
+    let answers = join_all(scrapes).await;
+    assert!(answers.iter().all(|(status, _)| *status == 200));
+    let readings: BTreeSet<&str> = answers.iter().map(|(_, text)| text.as_str()).collect();
+    assert!(readings.len() < 100, "each read for itself");
+
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(get(&target, path, "*/*").await.0, 200, "{path}");
+    }
+    target.stop();
+}

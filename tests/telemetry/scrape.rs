@@ -1,0 +1,156 @@
+//! Scrapes a target, and reads what comes back as strictly as Prometheus does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+
+use crate::common::Target;
+
+/// What a scraper that takes OpenMetrics sends.
+pub const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
+
+/// The status and the text of a GET.
+pub async fn get(target: &Target, path: &str, accept: &str) -> (u16, String) {
+    get_from(Ipv4Addr::LOCALHOST, target, path, accept).await
+}
+
+/// The same from another address of this machine: each may have so many connections.
+pub async fn get_from(from: Ipv4Addr, target: &Target, path: &str, accept: &str) -> (u16, String) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::from((from, 0))).expect("bound");
+    let mut stream = socket.connect(target.http).await.expect("connected");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("UTF-8");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    (status.expect("a status"), body.to_owned())
+}
+
+/// The samples of a scrape.
+pub struct Scrape {
+    /// By name and labels, as they are written.
+    samples: BTreeMap<String, f64>,
+    /// Families that are declared, with their types.
+    pub families: BTreeMap<String, String>,
+}
+
+impl Scrape {
+    /// Reads a target's metrics.
+    pub async fn of(target: &Target) -> Self {
+        let (status, text) = get(target, "/metrics", OPEN_METRICS).await;
+        assert_eq!(status, 200, "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        Self::parse(&text, true)
+    }
+
+    /// Every line must be understood, every sample belong to the family before it, and be there once.
+    pub fn parse(text: &str, open_metrics: bool) -> Self {
+        let (mut samples, mut families) = (BTreeMap::new(), BTreeMap::new());
+        let mut current: Option<(String, String)> = None;
+        for line in text.lines().filter(|line| *line != "# EOF") {
+            if let Some(declared) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = declared.split_once(' ').expect("a name and a type");
+                current = Some((name.to_owned(), kind.to_owned()));
+                let before = families.insert(name.to_owned(), kind.to_owned());
+                assert!(before.is_none(), "declared twice: {line}");
+                continue;
+            }
+            if line.starts_with("# HELP ") {
+                continue;
+            }
+            let (sample, value) = line.rsplit_once(' ').expect("a value");
+            let value: f64 = value
+                .parse()
+                .unwrap_or_else(|_| panic!("no number: {line}"));
+            let name = sample.split('{').next().expect("a name");
+            assert!(
+                name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'),
+                "{line}"
+            );
+            check_labels(&sample[name.len()..]);
+            let (family, kind) = current.as_ref().expect("a type before the sample");
+            let suffixes: &[&str] = match (kind.as_str(), open_metrics) {
+                ("counter", true) => &["_total"],
+                ("histogram", _) => &["_bucket", "_count", "_sum"],
+                _ => &[""],
+            };
+            let suffix = name.strip_prefix(family.as_str());
+            let suffix = suffix.unwrap_or_else(|| panic!("{line} is not of {family}"));
+            assert!(suffixes.contains(&suffix), "{line} of a {kind}");
+            if kind == "counter" {
+                assert!(name.ends_with("_total"), "{line}");
+            }
+            let before = samples.insert(sample.to_owned(), value);
+            assert!(before.is_none(), "there twice: {line}");
+        }
+        Self { samples, families }
+    }
+
+    /// The sample of this name with these labels among its own.
+    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let found: Vec<f64> = self
+            .samples
+            .iter()
+            .filter(|(sample, _)| {
+                let rest = sample.strip_prefix(name);
+                let rest = rest.filter(|rest| rest.is_empty() || rest.starts_with('{'));
+                let has =
+                    |(key, value): &(&str, &str)| sample.contains(&format!("{key}=\"{value}\""));
+                rest.is_some() && labels.iter().all(has)
+            })
+            .map(|(_, value)| *value)
+            .collect();
+        let [value] = found[..] else {
+            panic!("{} samples of {name} {labels:?}", found.len());
+        };
+        value
+    }
+
+    /// Names of samples, and those of families that have none right now.
+    pub fn names(&self) -> BTreeSet<String> {
+        let samples = self
+            .samples
+            .keys()
+            .map(|sample| sample.split('{').next().unwrap_or_default().to_owned());
+        let empty = self
+            .families
+            .iter()
+            .map(|(name, kind)| match kind.as_str() {
+                "counter" => format!("{name}_total"),
+                _ => name.clone(),
+            });
+        samples.chain(empty).collect()
+    }
+}
+
+/// `{name="value",...}` or nothing.
+fn check_labels(text: &str) {
+    if text.is_empty() {
+        return;
+    }
+    let inside = text
+        .strip_prefix('{')
+        .and_then(|text| text.strip_suffix('}'));
+    let mut rest = inside.unwrap_or_else(|| panic!("no labels: {text}"));
+    while !rest.is_empty() {
+        let (name, after) = rest.split_once("=\"").expect("a name and a value");
+        assert!(
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'),
+            "{text}"
+        );
+        let mut escaped = false;
+        let end = after.find(|c| {
+            let is_end = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            is_end
+        });
+        rest = &after[end.expect("the end of a value") + 1..];
+        rest = rest.strip_prefix(',').unwrap_or(rest);
+    }
+}

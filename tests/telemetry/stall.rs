@@ -1,0 +1,97 @@
+//! A reactor that does not turn: the thread is stopped as a debugger does it.
+
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use super::scrape::{Scrape, get};
+use crate::common::{Options, Target, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A thread of another process that stands still until this is ended.
+struct Stopped {
+    go_on: Sender<()>,
+    tracer: JoinHandle<()>,
+}
+
+impl Stopped {
+    /// Stops a thread. One thread must do all that concerns it.
+    fn new(thread: i32) -> Self {
+        let (go_on, wait) = channel::<()>();
+        let (stopped, is_stopped) = channel();
+        let tracer = std::thread::spawn(move || {
+            let thread = Pid::from_raw(thread);
+            ptrace::seize(thread, ptrace::Options::empty()).expect("seized");
+            ptrace::interrupt(thread).expect("interrupted");
+            waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
+            stopped.send(()).expect("somebody waits");
+            // Also when the test fails.
+            let _ = wait.recv();
+            ptrace::detach(thread, None).expect("it goes on");
+        });
+        is_stopped.recv().expect("the thread is stopped");
+        Self { go_on, tracer }
+    }
+
+    fn go_on(self) {
+        drop(self.go_on);
+        self.tracer.join().expect("no panic");
+    }
+}
+
+/// The thread of the target's only reactor.
+fn reactor(target: &Target) -> i32 {
+    let tasks = format!("/proc/{}/task", target.pid().as_raw_nonzero());
+    let tasks = std::fs::read_dir(tasks).expect("the target runs").flatten();
+    let mut threads = tasks.filter_map(|task| {
+        let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+        let id = task.file_name().to_str()?.parse().ok()?;
+        name.starts_with("reactor_").then_some(id)
+    });
+    threads.next().expect("a reactor")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_reactor_that_does_not_turn_is_told_of_until_it_turns_again() {
+    let target = Target::start_with(Options::default()).await;
+    let client = target.client().await;
+    assert!(client.is_serving().await);
+    let stopped = Stopped::new(reactor(&target));
+    eventually("it is not serving", SOON, async || {
+        (!client.is_serving().await).then_some(())
+    })
+    .await;
+    let (status, text) = get(&target, "/readyz", "*/*").await;
+    assert_eq!(
+        (status, text.as_str()),
+        (503, "not ready: the reactor of core 0 does not turn\n")
+    );
+    assert_eq!(get(&target, "/healthz", "*/*").await.0, 200);
+    // Metrics are told without SPDK's part.
+    let scrape = Scrape::of(&target).await;
+    let core = [("core", "0")];
+    assert_eq!(scrape.value("opi_spdk_reactor_stalls_total", &core), 1.0);
+    assert!(scrape.value("opi_spdk_reactor_last_turn_seconds", &core) >= 1.0);
+    assert_eq!(scrape.value("opi_spdk_scrape_complete", &[]), 0.0);
+    stopped.go_on();
+    eventually("it serves again", SOON, async || {
+        client.is_serving().await.then_some(())
+    })
+    .await;
+    assert_eq!(get(&target, "/readyz", "*/*").await.0, 200);
+    eventually("metrics are whole again", SOON, async || {
+        let scrape = Scrape::of(&target).await;
+        (scrape.value("opi_spdk_scrape_complete", &[]) == 1.0).then_some(())
+    })
+    .await;
+    let log = target.log();
+    for line in ["reactor does not turn", "reactor turns again"] {
+        assert_eq!(log.matches(line).count(), 1, "{line}:\n{log}");
+    }
+    target.stop();
+}
