@@ -209,7 +209,9 @@ const METADATA: [i64; METADATA_SIZES.len()] = {
 const FAMILIES: Bound = Bound::Values(&["NVME_ADDRESS_FAMILY_IPV4", "NVME_ADDRESS_FAMILY_IPV6"]);
 
 const NO_GUARANTEES: Bound = Bound::Unserved("SPDK limits rates and guarantees none; leave it 0");
-const NO_LIMITS: Bound = Bound::Unserved("limits are those of volumes; leave it 0");
+const NO_LIMITS: Bound = Bound::Unserved(
+    "SPDK limits volumes, not controllers: make a QosVolume of each volume instead",
+);
 const ONE_DEVICE: Bound = Bound::Unserved("only 0 is there");
 const BOTH_WAYS: Bound =
     Bound::Unserved("SPDK limits the I/Os of reads and writes together only, rw_iops_kiops");
