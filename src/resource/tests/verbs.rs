@@ -24,7 +24,7 @@ async fn an_object_is_named_by_the_client_or_by_the_server() {
 async fn a_create_that_is_repeated_answers_the_object_and_another_is_refused() {
     let world = World::new();
     let first = world.volume("a", of(512, 64)).await.unwrap();
-    assert_eq!(first.uuid, "chosen");
+    assert_eq!(first.uuid, "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb");
     assert_eq!(world.volume("a", of(512, 64)).await, Ok(first));
     let error = text(world.volume("a", of(4096, 64)).await);
     assert!(
@@ -43,7 +43,8 @@ async fn broken_rules_are_told_once_for_each_field() {
     );
     assert_eq!(
         text(world.volume("a", of(513, 0)).await),
-        "null_volume.blocks_count: is required; null_volume.block_size: 513 is no multiple of 512"
+        "null_volume.block_size: 513: one of [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]; \
+         null_volume.blocks_count: is required"
     );
     let nothing = Create {
         parent: String::new(),
@@ -108,7 +109,7 @@ async fn what_a_change_under_way_has_is_free_again_when_that_fails() {
     let made = |id: &'static str| {
         let volumes = Arc::clone(&world.volumes);
         let mut object = of(512, 64);
-        object.uuid = "one".into();
+        object.uuid = "2b4e28ba-2fa1-11d2-883f-b9a761bde3fb".into();
         tokio::spawn(async move {
             let request = create("", id, object);
             volumes.create(CallContext::default(), request).await
@@ -139,7 +140,10 @@ async fn an_update_asks_the_kind_for_what_differs_only() {
             .change(called("volumes/a", of(512, 64)), mask)
             .await
             .unwrap();
-        assert_eq!((same.blocks_count, same.uuid.as_str()), (64, "chosen"));
+        assert_eq!(
+            (same.blocks_count, same.uuid.as_str()),
+            (64, "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb")
+        );
     }
     // What the server chose, sent back as it was answered, is no change either.
     let object = world.volumes.get("a").unwrap();
@@ -157,7 +161,7 @@ async fn an_update_that_cannot_be_made_changes_nothing() {
     let world = World::new();
     let before = world.volume("a", of(512, 64)).await.unwrap();
     let mut other = called("a", of(512, 64));
-    other.uuid = "other".into();
+    other.uuid = "3b4e28ba-2fa1-11d2-883f-b9a761bde3fb".into();
     assert!(text(world.change(other, &[]).await).starts_with("null_volume.uuid: cannot change"));
     assert!(text(world.change(called("a", of(513, 64)), &[]).await).contains("513 is no multiple"));
     let error = text(world.change(called("a", of(512, 64)), &["nope"]).await);
@@ -218,7 +222,7 @@ async fn allow_missing_makes_on_update_and_forgives_on_delete() {
 async fn what_is_in_use_is_neither_deleted_nor_rebuilt() {
     let world = World::new();
     world.volume("a", of(512, 64)).await.unwrap();
-    world.subsystem("s", "n").await.unwrap();
+    world.subsystem("s", "nqn.2022-09.io.spdk:n").await.unwrap();
     world
         .namespace("nvmeSubsystems/s", "n", "nullVolumes/a")
         .await
@@ -254,7 +258,7 @@ async fn what_is_referred_to_must_be_there() {
     let world = World::new();
     let orphan = world.namespace("nvmeSubsystems/s", "n", "a").await;
     assert_eq!(text(orphan), "nvmeSubsystems/s was not found");
-    world.subsystem("s", "n").await.unwrap();
+    world.subsystem("s", "nqn.2022-09.io.spdk:n").await.unwrap();
     let result = world
         .namespace("nvmeSubsystems/s", "n", "nullVolumes/a")
         .await;
@@ -265,12 +269,15 @@ async fn what_is_referred_to_must_be_there() {
 #[tokio::test]
 async fn two_objects_cannot_have_the_same_thing() {
     let world = World::new();
-    world.subsystem("s", "n").await.unwrap();
-    let error = world.subsystem("t", "n").await.unwrap_err();
+    world.subsystem("s", "nqn.2022-09.io.spdk:n").await.unwrap();
+    let error = world
+        .subsystem("t", "nqn.2022-09.io.spdk:n")
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::AlreadyExists { .. }));
     assert_eq!(
         error.to_string(),
-        "nqn \"n\" already belongs to nvmeSubsystems/s"
+        "nqn \"nqn.2022-09.io.spdk:n\" already belongs to nvmeSubsystems/s"
     );
 }
 
@@ -278,9 +285,9 @@ async fn two_objects_cannot_have_the_same_thing() {
 async fn keys_come_in_and_never_go_out() {
     let world = World::new();
     let psk = |object: NvmeSubsystem| object.spec.unwrap().psk;
-    assert!(psk(world.subsystem("s", "n").await.unwrap()).is_empty());
+    assert!(psk(world.subsystem("s", "nqn.2022-09.io.spdk:n").await.unwrap()).is_empty());
     assert!(
-        psk(world.subsystem("s", "n").await.unwrap()).is_empty(),
+        psk(world.subsystem("s", "nqn.2022-09.io.spdk:n").await.unwrap()).is_empty(),
         "the same again"
     );
     assert!(psk(world.subsystems.get("s").unwrap()).is_empty());
@@ -322,8 +329,11 @@ async fn pages_go_on_after_inserts_and_deletes() {
 #[tokio::test]
 async fn a_list_of_parts_is_of_one_parent() {
     let world = World::new();
-    world.subsystem("s", "n").await.unwrap();
-    world.subsystem("s-2", "m").await.unwrap();
+    world.subsystem("s", "nqn.2022-09.io.spdk:n").await.unwrap();
+    world
+        .subsystem("s-2", "nqn.2022-09.io.spdk:m")
+        .await
+        .unwrap();
     world.namespace("nvmeSubsystems/s", "a", "a").await.unwrap();
     world
         .namespace("nvmeSubsystems/s-2", "b", "b")
