@@ -49,7 +49,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let mut set = compiler.file_descriptor_set();
     set.file.retain(|file| file.package() != "google.api");
-    builder.skip_debug(SECRET).compile_fds(set)?;
+    builder
+        .codec_path("crate::codec::ApiCodec")
+        .skip_debug(SECRET)
+        .compile_fds(set)?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod backend;
+pub mod codec;
 pub mod config;
 mod configured;
 mod connected;

@@ -55,6 +55,12 @@ async fn subsystem_stats(spdk: &Handle, nqn: String) -> Result<VolumeStats, Erro
     Ok(volume_stats(all.await??))
 }
 
+/// Whether SPDK no longer has a part of a subsystem, or the subsystem: somebody may have removed it by
+/// SPDK's own commands.
+fn is_gone(error: &spdk::Error) -> bool {
+    matches!(error.errno.0, errno::ENOENT | errno::ENODEV)
+}
+
 /// Who has this name in the directory of sockets owns this.
 fn socket_key(name: &str) -> Key {
     Key::from(format!("socket/{name}"))

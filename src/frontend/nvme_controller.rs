@@ -13,7 +13,7 @@ use spdk::nvmf::{Address, Transport, listener, transport};
 use spdk::{Handle, Spdk};
 
 use super::nvme_subsystem::{NvmeSubsystems, has_host, has_psk, nqn_of};
-use super::{errno, pcie, socket_key, subsystem_stats};
+use super::{errno, is_gone, pcie, socket_key, subsystem_stats};
 use crate::api::storage::nvme_controller_spec::Endpoint;
 use crate::api::storage::{
     FabricsEndpoint, NvmeAddressFamily, NvmeController, NvmeControllerSpec, NvmeControllerStatus,
@@ -122,7 +122,8 @@ impl NvmeControllers {
         let at = address.clone();
         let removed = self.spdk.call(move |spdk| async move {
             match listener::remove(spdk, &nqn, &at).await {
-                Err(error) if error.errno.0 == errno::ENOENT => Ok(()),
+                // What others removed in SPDK is as gone as what is removed here.
+                Err(error) if is_gone(&error) => Ok(()),
                 result => result,
             }
         });

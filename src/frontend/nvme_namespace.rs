@@ -7,8 +7,8 @@ use spdk::nvmf::namespace::{self, Added};
 use spdk::nvmf::subsystem::MAX_NAMESPACES;
 use spdk::{Handle, Spdk, bdev};
 
-use super::errno;
 use super::nvme_subsystem::{NvmeSubsystems, nqn_of};
+use super::{errno, is_gone};
 use crate::api::storage::nvme_namespace_status::{OperState, State};
 use crate::api::storage::{NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus, VolumeStats};
 use crate::backend::{check_uuid, parse_uuid, stats_if};
@@ -280,10 +280,10 @@ fn with_nsid(mut object: NvmeNamespace, nsid: u32) -> NvmeNamespace {
     object
 }
 
-/// One that went by itself (its volume did) is as gone as one that is removed.
+/// One that went by itself (its volume did), or with its subsystem, is as gone as one that is removed.
 async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), spdk::Error> {
     match namespace::remove(spdk, nqn, nsid).await {
-        Err(error) if error.errno.0 == errno::ENOENT => Ok(()),
+        Err(error) if is_gone(&error) => Ok(()),
         result => result,
     }
 }

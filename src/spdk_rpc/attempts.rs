@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -21,7 +22,7 @@ const IN_ALL: usize = 32;
 /// Refusals that are held back.
 #[derive(Default)]
 pub struct Attempts {
-    held: Mutex<Refusals>,
+    held: Arc<Mutex<Refusals>>,
     log: RateLimit,
 }
 
@@ -39,33 +40,36 @@ impl Attempts {
         held.total >= IN_ALL || of_peer.is_some_and(|of_peer| *of_peer >= OF_PEER)
     }
 
-    /// A password was wrong: returns when that may be said. A client that does not wait for it counts
-    /// all the same.
+    /// A password was wrong: returns when that may be said. It counts until then, also if the client
+    /// does not wait: else who leaves early could try the next at once.
     pub async fn fail(&self, address: IpAddr) {
         if let Some(more) = self.log.allow() {
             tracing::warn!(peer = %address, more, "wrong user or password at spdk-rpc-http");
         }
-        let _refusal = self.hold(address.into());
-        sleep(DELAY).await;
+        let (held, peer) = (Arc::clone(&self.held), Peer::from(address));
+        held.lock().begin(peer);
+        let over = tokio::spawn(async move {
+            sleep(DELAY).await;
+            held.lock().end(peer);
+        });
+        // It does not panic.
+        let _ = over.await;
+    }
+}
+
+impl Refusals {
+    fn begin(&mut self, peer: Peer) {
+        self.total += 1;
+        *self.by_peer.entry(peer).or_default() += 1;
     }
 
-    fn hold(&self, peer: Peer) -> impl Drop + use<'_> {
-        struct Held<'a>(&'a Attempts, Peer);
-        impl Drop for Held<'_> {
-            fn drop(&mut self) {
-                let mut held = self.0.held.lock();
-                held.total -= 1;
-                if let Some(of_peer) = held.by_peer.get_mut(&self.1) {
-                    *of_peer -= 1;
-                    if *of_peer == 0 {
-                        held.by_peer.remove(&self.1);
-                    }
-                }
+    fn end(&mut self, peer: Peer) {
+        self.total -= 1;
+        if let Some(of_peer) = self.by_peer.get_mut(&peer) {
+            *of_peer -= 1;
+            if *of_peer == 0 {
+                self.by_peer.remove(&peer);
             }
         }
-        let mut held = self.held.lock();
-        held.total += 1;
-        *held.by_peer.entry(peer).or_default() += 1;
-        Held(self, peer)
     }
 }

@@ -5,6 +5,7 @@
 mod common;
 
 mod connections;
+mod removed;
 mod requests;
 
 use std::io::{ErrorKind, Read, Write};

@@ -3,9 +3,11 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
+use prost::bytes::Bytes;
 use serde_json::json;
+use tonic::Code;
 
-use crate::common::{Fixture, Http, Options, Target, free_port, subsystem};
+use crate::common::{Fixture, Http, Options, Target, check_details, free_port, subsystem};
 use crate::{ANSWER, dial, exchange, status};
 
 const BODY: &str = r#"{"block_size": 512, "blocks_count": 64}"#;
@@ -176,6 +178,15 @@ async fn guesses_of_a_password_are_slow_few_and_logged() {
         "{answers:?}"
     );
     assert!(answers.contains(&429), "{answers:?}");
+    // Who leaves before the refusal is slowed down like the others.
+    let begun = Instant::now();
+    let given_up = (0..60).any(|_| {
+        let mut guess = dial(address, Duration::from_millis(60));
+        guess.write_all(request).expect("sent");
+        let mut begin = [0; 12];
+        guess.read_exact(&mut begin).is_ok() && &begin == b"HTTP/1.1 429"
+    });
+    assert!(given_up, "{:?} of guesses at any speed", begun.elapsed());
     let log = target.log();
     let told = log
         .lines()
@@ -201,4 +212,22 @@ async fn a_key_with_a_newline_is_refused() {
         .await;
     assert!(status.message().contains("white space"), "{status}");
     subsystem(&fixture.client, "without-key", json!({})).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_message_that_cannot_be_decoded_is_an_invalid_argument() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let path = "/opi_api.storage.v1.NullVolumeService/CreateNullVolume";
+    // A field of 127 bytes of which none comes; a wire type that there is not; text that is no UTF-8.
+    for bytes in [&[0x12, 0x7f][..], &[0x0f], &[0x12, 0x02, 0xff, 0xfe]] {
+        let answer = client.call_raw(path, Bytes::copy_from_slice(bytes)).await;
+        let status = answer.expect_err("it is no message");
+        assert_eq!(
+            status.code(),
+            Code::InvalidArgument,
+            "{bytes:02x?}: {status}"
+        );
+        check_details(&status);
+    }
 }

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use spdk_sys as sys;
 
 use super::pause::paused;
-use super::{Subsystem, Transport, check_status, find, target};
+use super::{Subsystem, Transport, check_status, find, lookup, target};
 use crate::completion::{call, completion, on_status};
 use crate::cstr::{read, string};
 use crate::error::Error;
@@ -259,14 +259,19 @@ pub async fn remove(spdk: Spdk, nqn: &str, address: &Address) -> Result<(), Erro
     let id = address.to_id()?;
     let target = target(spdk, OPERATION)?;
     let (address, name) = (address.clone(), nqn.to_owned());
+    if lookup(spdk, OPERATION, nqn)?.is_none() {
+        // Removed by SPDK's own commands, which also stopped listening.
+        unbind(&address, nqn);
+    }
     paused(spdk, OPERATION, nqn, 0, move |subsystem| {
         // SAFETY: on the app thread, the subsystem paused.
         let rc = unsafe { sys::spdk_nvmf_subsystem_remove_listener(subsystem.as_ptr(), &id) };
         async move {
+            // It no longer listens there either way.
+            unbind(&address, &name);
             check_status(OPERATION, rc).map_err(|error| {
                 error.with_detail(format!("the subsystem does not listen at {address}"))
             })?;
-            unbind(&address, &name);
             let stopped = call::<c_int>(OPERATION, |argument| {
                 // SAFETY: on the app thread; the subsystem is paused and its lock
                 // held, so it is still there; SPDK copies the id; `on_status`

@@ -203,7 +203,7 @@ fn hex(bytes: &[u8]) -> String {
 pub async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), Error> {
     const OPERATION: &str = "remove namespace";
     // Also keeps nsid 0 and the wildcard, which pause other things, from SPDK.
-    let namespaces = list(spdk, nqn)?;
+    let namespaces = list(spdk, nqn).inspect_err(|_| forget(nqn, |id| id == nsid))?;
     let Some(namespace) = namespaces.into_iter().find(|is| is.nsid == nsid) else {
         forget(nqn, |id| id == nsid);
         return Err(absent(OPERATION, nqn, nsid));
