@@ -14,10 +14,11 @@ use opi_spdk::telemetry;
 
 /// Frees of memory that another thread allocated take no lock in this allocator:
 /// a reactor frees what control threads allocate, and must never wait for them.
+/// What is given back is wiped: it may have held a key.
 /// Left out where AddressSanitizer watches: it sees only what its own hands out.
 #[cfg(not(asan))]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: spdk::Wiping<mimalloc::MiMalloc> = spdk::Wiping(mimalloc::MiMalloc);
 
 /// Most worker threads that the servers get, however many cores there are.
 const WORKERS_MAX: usize = 8;

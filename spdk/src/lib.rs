@@ -81,6 +81,7 @@ mod step;
 mod timer;
 mod transport_id;
 pub mod vhost;
+mod wiping;
 
 pub use error::{Errno, Error};
 pub use hugepages::hugepages_free_mib;
@@ -89,3 +90,4 @@ pub use iobuf::Waits as IobufWaits;
 pub use mailbox::{CallError, ControlStats, Handle, MailboxStats};
 pub use reactors::Reactor;
 pub use runtime::{Options, Runtime, Spdk, StartError, exit_at_once, version};
+pub use wiping::Wiping;

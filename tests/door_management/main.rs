@@ -7,6 +7,7 @@ mod common;
 mod connections;
 mod removed;
 mod requests;
+mod secrets;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
