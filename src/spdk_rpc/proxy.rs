@@ -233,6 +233,39 @@ fn respond(answer: Result<Vec<u8>, Refusal>) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tower::ServiceExt;
+
+    /// SPDK's server as it is when it takes a command and never answers.
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_is_never_answered_ends_at_the_limit_and_gives_its_place_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (socket, password) = (dir.path().join("rpc.sock"), dir.path().join("password"));
+        let _silent = tokio::net::UnixListener::bind(&socket).expect("a socket");
+        std::fs::write(&password, "right\n").expect("a file");
+        let owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&password, owner).expect("it is ours");
+        let credentials = Credentials::read("admin", &password).expect("a password");
+        let router = router(credentials, socket);
+        let call = || {
+            let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "silent" }).to_string();
+            let request = Request::post("/").header(AUTHORIZATION, "Basic YWRtaW46cmlnaHQ=");
+            let request = request.body(Body::from(body)).expect("a request");
+            tokio::spawn(router.clone().oneshot(request))
+        };
+        for _ in 0..2 {
+            let begun = tokio::time::Instant::now();
+            let calls: Vec<_> = (0..CALLS).map(|_| call()).collect();
+            for call in calls {
+                let answer = call.await.expect("no panic").expect("an answer");
+                assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
+            }
+            let took = begun.elapsed();
+            assert!(
+                took >= ANSWER_LIMIT && took < ANSWER_LIMIT + PATIENCE,
+                "{took:?}"
+            );
+        }
+    }
 
     #[test]
     fn values_are_counted_as_spdk_does() {

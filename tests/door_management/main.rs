@@ -8,6 +8,7 @@ mod connections;
 mod removed;
 mod requests;
 mod secrets;
+mod spdk_commands;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

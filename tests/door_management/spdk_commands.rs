@@ -1,0 +1,107 @@
+//! SPDK's own commands: each is answered, and a client that leaves gives its place back.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::common::{Http, JsonRpc, Options, Target, eventually, free_port};
+
+/// No command that does not wait for another machine takes longer.
+const SOON: Duration = Duration::from_secs(10);
+
+/// The command that waits for a discovery service that nobody runs, until it is stopped.
+fn endless(name: &str) -> Value {
+    json!({
+        "name": name, "trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1",
+        "trsvcid": free_port().to_string(), "wait_for_attach": true,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn each_spdk_command_is_answered() {
+    let (options, socket) = Options::default().with_rpc();
+    let target = Target::start_with(options).await;
+    let connect = async || JsonRpc::connect(&socket).await.expect("the socket");
+    let mut rpc = connect().await;
+    for parameters in [Value::Null, json!({}), json!({ "enable": true })] {
+        let call = rpc.call("nvmf_enable_ctrl_io_stats", parameters.clone());
+        let answer = tokio::time::timeout(SOON, call).await;
+        let error = answer.unwrap_or_else(|_| panic!("{parameters}: no answer"));
+        let error = error.expect_err("a transport is needed").to_string();
+        assert!(error.contains("trtype"), "{error}");
+    }
+    let mut waiting = connect().await;
+    let start = tokio::spawn(async move {
+        let call = waiting.call("bdev_nvme_start_discovery", endless("d"));
+        call.await.expect_err("it is stopped").to_string()
+    });
+    let name = json!({ "name": "d" });
+    // The stop of a service that is not there yet is refused, and tried again.
+    let stopped = async || {
+        rpc.call("bdev_nvme_stop_discovery", name.clone())
+            .await
+            .ok()
+    };
+    eventually("the service is stopped", SOON, stopped).await;
+    let answer = tokio::time::timeout(SOON, start).await;
+    let error = answer.expect("the start is answered").expect("no panic");
+    assert!(error.contains("cancel"), "{error}");
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn clients_of_the_proxy_that_leave_give_their_places_back() {
+    const PLACES: usize = 16;
+    let directory = tempfile::tempdir().expect("a directory");
+    let password = directory.path().join("password");
+    std::fs::write(&password, "right\n").expect("a file");
+    let owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&password, owner).expect("it is ours");
+    let (options, socket) = Options::default().with_rpc();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let target = Target::start_with(options.args([
+        "--spdk-rpc-http".to_owned(),
+        address.to_string(),
+        "--spdk-rpc-user".to_owned(),
+        format!("admin:{}", password.display()),
+    ]))
+    .await;
+    // "admin:right"
+    let basic = "Basic YWRtaW46cmlnaHQ=";
+    let call = |method: &str, parameters: Value| {
+        json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": parameters }).to_string()
+    };
+    let streams: Vec<TcpStream> = (0..PLACES)
+        .map(|n| {
+            let body = call("bdev_nvme_start_discovery", endless(&format!("d{n}")));
+            let mut stream = TcpStream::connect(address).expect("it takes connections");
+            let request = format!(
+                "POST / HTTP/1.1\r\nhost: localhost\r\nauthorization: {basic}\r\n\
+                 content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(request.as_bytes()).expect("sent");
+            stream
+        })
+        .collect();
+    eventually("all places are taken", SOON, async || {
+        let log = target.log();
+        let taken = log.matches("SPDK command over HTTP").count();
+        (taken >= PLACES).then_some(())
+    })
+    .await;
+    drop(streams);
+    let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "spdk_get_version" }).to_string();
+    let headers = [("authorization", basic)];
+    let answer = Http(address).send("POST", "/", &headers, body.into()).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let mut rpc = JsonRpc::connect(&socket).await.expect("the socket");
+    for n in 0..PLACES {
+        let name = json!({ "name": format!("d{n}") });
+        let stopped = rpc.call("bdev_nvme_stop_discovery", name).await;
+        stopped.unwrap_or_else(|error| panic!("{error}"));
+    }
+    target.stop();
+}
