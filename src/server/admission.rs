@@ -56,7 +56,39 @@ pub struct Admission {
 struct State {
     next: u64,
     entries: HashMap<u64, Arc<Entry>>,
+    /// Counters of `entries`: each accept compares them with the bounds.
+    counts: Counts,
+    by_peer: HashMap<Peer, Counts>,
     waiting: usize,
+}
+
+/// Connections, and how many of them are strangers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    all: usize,
+    strangers: usize,
+}
+
+/// What a bound counts.
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    /// Connections of this peer alone.
+    of: Option<Peer>,
+    strangers_only: bool,
+}
+
+impl Counted {
+    fn includes(self, entry: &Entry) -> bool {
+        self.of.is_none_or(|peer| entry.peer == peer) && !(self.strangers_only && entry.is_known())
+    }
+
+    fn number(self, counts: Counts) -> usize {
+        if self.strangers_only {
+            counts.strangers
+        } else {
+            counts.all
+        }
+    }
 }
 
 struct Entry {
@@ -130,17 +162,17 @@ impl Admission {
     pub fn try_enter(self: &Arc<Self>, peer: Peer) -> Option<Place> {
         let share = |of: usize, part: usize| (of / part).max(1);
         let strangers = share(self.total, STRANGER_SHARE);
-        let of_peer = |entry: &Entry| entry.peer == peer;
-        let is_stranger = |entry: &Entry| !entry.is_known();
         let now = self.now();
         let mut state = self.state.lock();
-        // Each bound, and whom it counts.
-        state.make_room(share(self.total, PEER_SHARE), now, of_peer)?;
-        state.make_room(share(strangers, STRANGER_PEER_SHARE), now, |entry| {
-            of_peer(entry) && is_stranger(entry)
-        })?;
-        state.make_room(strangers, now, is_stranger)?;
-        state.make_room(self.total, now, |_| true)?;
+        for (bound, of, strangers_only) in [
+            (share(self.total, PEER_SHARE), Some(peer), false),
+            (share(strangers, STRANGER_PEER_SHARE), Some(peer), true),
+            (strangers, None, true),
+            (self.total, None, false),
+        ] {
+            let counted = Counted { of, strangers_only };
+            state.make_room(bound, now, counted)?;
+        }
         let entry = Arc::new(Entry {
             peer,
             known: AtomicBool::new(false),
@@ -150,7 +182,7 @@ impl Admission {
         });
         let id = state.next;
         state.next += 1;
-        state.entries.insert(id, Arc::clone(&entry));
+        state.insert(id, Arc::clone(&entry));
         Some(Place {
             admission: Arc::clone(self),
             id,
@@ -164,16 +196,50 @@ impl Admission {
 }
 
 impl State {
-    /// Makes the connections that `counts` fewer than `bound`, by displacing one of them. `None` if
-    /// all of them are busy.
-    fn make_room(&mut self, bound: usize, now: u64, counts: impl Fn(&Entry) -> bool) -> Option<()> {
-        let counted = || self.entries.iter().filter(|(_, entry)| counts(entry));
-        if counted().count() < bound {
-            return Some(());
+    fn insert(&mut self, id: u64, entry: Arc<Entry>) {
+        for counts in [
+            &mut self.counts,
+            self.by_peer.entry(entry.peer).or_default(),
+        ] {
+            counts.all += 1;
+            counts.strangers += usize::from(!entry.is_known());
         }
-        let mut by_peer: HashMap<Peer, usize> = HashMap::new();
-        for (_, entry) in counted() {
-            *by_peer.entry(entry.peer).or_default() += 1;
+        self.entries.insert(id, entry);
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Arc<Entry>> {
+        let entry = self.entries.remove(&id)?;
+        let stranger = usize::from(!entry.is_known());
+        self.counts.all -= 1;
+        self.counts.strangers -= stranger;
+        if let Some(counts) = self.by_peer.get_mut(&entry.peer) {
+            counts.all -= 1;
+            counts.strangers -= stranger;
+            if counts.all == 0 {
+                self.by_peer.remove(&entry.peer);
+            }
+        }
+        Some(entry)
+    }
+
+    /// The only place where a stranger becomes known: the counters follow.
+    fn become_known(&mut self, id: u64, entry: &Entry) {
+        if entry.known.swap(true, Ordering::Relaxed) || !self.entries.contains_key(&id) {
+            return;
+        }
+        self.counts.strangers -= 1;
+        if let Some(counts) = self.by_peer.get_mut(&entry.peer) {
+            counts.strangers -= 1;
+        }
+    }
+
+    /// Makes the connections that are `counted` fewer than `bound`, by displacing one of them. `None`
+    /// if all of them are busy.
+    fn make_room(&mut self, bound: usize, now: u64, counted: Counted) -> Option<()> {
+        let of_peer = |peer| self.by_peer.get(&peer).copied().unwrap_or_default();
+        let counts = counted.of.map_or(self.counts, of_peer);
+        if counted.number(counts) < bound {
+            return Some(());
         }
         let recently = u64::try_from(RECENTLY_USED.as_millis()).unwrap_or(0);
         let is_idle = |entry: &Entry| {
@@ -182,15 +248,17 @@ impl State {
                     || now.saturating_sub(entry.used.load(Ordering::Relaxed)) >= recently)
         };
         // Strangers first, then the peer that has most, then whoever has been there longest.
-        let victim = counted()
-            .filter(|(_, entry)| is_idle(entry))
+        let victim = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| counted.includes(entry) && is_idle(entry))
             .min_by_key(|(id, entry)| {
-                let of_peer = by_peer.get(&entry.peer).copied().unwrap_or_default();
+                let of_peer = counted.number(of_peer(entry.peer));
                 let used = entry.used.load(Ordering::Relaxed);
                 (entry.is_known(), std::cmp::Reverse(of_peer), used, **id)
             });
         let id = *victim?.0;
-        let entry = self.entries.remove(&id)?;
+        let entry = self.remove(id)?;
         entry.displaced.notify_one();
         Some(())
     }
@@ -200,7 +268,10 @@ impl Place {
     /// The connection has proved that it is a client: by its certificate, or by a request that was
     /// answered.
     pub fn is_known_now(&self) {
-        self.entry.known.store(true, Ordering::Relaxed);
+        if !self.is_known() {
+            let mut state = self.admission.state.lock();
+            state.become_known(self.id, &self.entry);
+        }
     }
 
     /// Whether it has.
@@ -235,7 +306,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.admission.state.lock().entries.remove(&self.id);
+        self.admission.state.lock().remove(self.id);
         self.admission.freed.notify_one();
     }
 }
@@ -304,6 +375,48 @@ mod tests {
         place.entry.used.store(0, Ordering::Relaxed);
         assert!(admission.try_enter(peer(1)).is_some());
         assert!(is_displaced(&place));
+    }
+
+    #[test]
+    fn the_counters_are_what_counting_gives() {
+        let admission = Admission::new(32);
+        let mut places = Vec::new();
+        let mut random = 7_u32;
+        for _ in 0..2000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let number = usize::try_from(random >> 8).expect("it fits");
+            match number % 4 {
+                0 if !places.is_empty() => drop(places.swap_remove(number % places.len())),
+                1 if !places.is_empty() => {
+                    let place: &Place = &places[number % places.len()];
+                    place.is_known_now();
+                }
+                _ => {
+                    let last = u8::try_from(number % 5).expect("it fits");
+                    places.extend(admission.try_enter(peer(last)));
+                }
+            }
+            let state = admission.state.lock();
+            let count = |of: Option<Peer>| {
+                let of = |only| Counted {
+                    of,
+                    strangers_only: only,
+                };
+                let entries = state.entries.values();
+                let strangers = entries.clone().filter(|e| of(true).includes(e)).count();
+                let all = entries.filter(|e| of(false).includes(e)).count();
+                Counts { all, strangers }
+            };
+            assert_eq!(state.counts, count(None));
+            for (peer, counts) in &state.by_peer {
+                assert_eq!(*counts, count(Some(*peer)));
+                assert!(counts.all > 0);
+            }
+        }
+        drop(places);
+        let state = admission.state.lock();
+        assert_eq!(state.counts, Counts::default());
+        assert!(state.by_peer.is_empty() && state.entries.is_empty());
     }
 
     #[test]
