@@ -112,6 +112,7 @@ impl Kind for NvmeRemoteControllers {
         name: &Name,
         wanted: NvmeRemoteController,
     ) -> Result<NvmeRemoteController, Error> {
+        check_id(name)?;
         let id = name.id().to_owned();
         let is_there = async move |spdk| nvme::paths(spdk, &id).is_ok();
         if self.spdk.call(is_there).await? {
@@ -199,6 +200,20 @@ impl NvmeRemoteControllers {
 fn is_path(controller: &Key, user: &Name) -> bool {
     let inside = user.key().as_str().strip_prefix(controller.as_str());
     inside.is_some_and(|rest| rest.starts_with("/nvmePaths/"))
+}
+
+/// SPDK names the bdevs of a controller after it, and has room for fewer characters than an ID may have.
+fn check_id(name: &Name) -> Result<(), Error> {
+    let id = name.id();
+    if id.len() <= nvme::MAX_NAME_LEN {
+        return Ok(());
+    }
+    let what = format!(
+        "{id:?} has {} characters, and the ID of a remote controller may have {}",
+        id.len(),
+        nvme::MAX_NAME_LEN
+    );
+    Err(Error::invalid("nvme_remote_controller_id", what))
 }
 
 fn check(object: &NvmeRemoteController, violations: &mut Violations) {

@@ -18,7 +18,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use tokio_rustls::rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
 };
 use tokio_rustls::server::TlsStream;
 
@@ -131,6 +132,20 @@ fn check_length(
     Ok(())
 }
 
+/// Verification's own word for this fault is one that only its authors know.
+fn readable(error: Error) -> Error {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(other))
+            if other.to_string().contains("UnsupportedCertVersion") =>
+        {
+            let what =
+                "the client's certificate, or one above it, has X.509 version 1 or 2: 3 is needed";
+            Error::General(what.to_owned())
+        }
+        other => other,
+    }
+}
+
 impl ClientCertVerifier for ShortChains {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.0.root_hint_subjects()
@@ -143,7 +158,8 @@ impl ClientCertVerifier for ShortChains {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         check_length(end_entity, intermediates).map_err(Error::General)?;
-        self.0.verify_client_cert(end_entity, intermediates, now)
+        let verified = self.0.verify_client_cert(end_entity, intermediates, now);
+        verified.map_err(readable)
     }
 
     fn verify_tls12_signature(

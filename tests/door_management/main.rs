@@ -5,10 +5,12 @@
 mod common;
 
 mod connections;
+mod floods;
 mod removed;
 mod requests;
 mod secrets;
 mod spdk_commands;
+mod tls;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

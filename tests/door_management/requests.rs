@@ -7,7 +7,9 @@ use prost::bytes::Bytes;
 use serde_json::json;
 use tonic::Code;
 
-use crate::common::{Fixture, Http, Options, Target, check_details, free_port, subsystem};
+use crate::common::{
+    Fixture, Http, Options, Resource, Target, check_details, free_port, subsystem,
+};
 use crate::{ANSWER, dial, exchange, status};
 
 const BODY: &str = r#"{"block_size": 512, "blocks_count": 64}"#;
@@ -230,4 +232,19 @@ async fn a_message_that_cannot_be_decoded_is_an_invalid_argument() {
         );
         check_details(&status);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_id_of_a_remote_controller_that_none_of_its_paths_could_use_is_refused() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let controllers = Resource::new(&client, "NvmeRemoteController");
+    let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
+    let status = controllers
+        .refused("", &"c".repeat(50), object.clone(), Code::InvalidArgument)
+        .await;
+    assert!(status.message().contains("50 characters"), "{status}");
+    assert!(status.message().contains("may have 49"), "{status}");
+    controllers.created("", &"c".repeat(49), object).await;
+    target.stop();
 }
