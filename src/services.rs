@@ -17,7 +17,7 @@ use crate::frontend::{
     Luns, NvmeControllers, NvmeNamespaces, NvmeSubsystems, VirtioBlks, VirtioScsiControllers,
     VirtioScsiLuns, VirtioScsiTargets,
 };
-use crate::health::{Exports, Files, Health, Paths, look_after};
+use crate::health::{Exports, Files, Health, Parts, Paths, look_after};
 use crate::identity::Identity;
 use crate::inventory::{InventoryService, Roots};
 use crate::kvm::{Plugged, Slots};
@@ -191,6 +191,7 @@ impl Services {
             spdk.clone(),
             Arc::clone(&nvme_subsystems),
             Arc::clone(&shared),
+            Arc::clone(&health),
             config.ctrlr_dir.clone(),
         );
         let subsystems = Arc::clone(&nvme_subsystems);
@@ -251,6 +252,12 @@ impl Services {
         tokio::spawn(look_after(Exports::new(limits), shared()));
         tokio::spawn(look_after(Exports::new(namespaces), shared()));
         tokio::spawn(look_after(Exports::new(luns), shared()));
+        let namespaces = Arc::clone(&self.nvme.nvme_namespaces);
+        let namespaces = Parts::new(spdk.clone(), namespaces, Arc::clone(health));
+        tokio::spawn(look_after(namespaces, shared()));
+        let controllers = Arc::clone(&self.nvme.nvme_controllers);
+        let controllers = Parts::new(spdk.clone(), controllers, Arc::clone(health));
+        tokio::spawn(look_after(controllers, shared()));
     }
 
     /// The way to SPDK.

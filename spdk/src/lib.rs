@@ -89,5 +89,5 @@ pub use iobuf::Iobuf;
 pub use iobuf::Waits as IobufWaits;
 pub use mailbox::{CallError, ControlStats, Handle, MailboxStats};
 pub use reactors::Reactor;
-pub use runtime::{Options, Runtime, Spdk, StartError, exit_at_once, version};
+pub use runtime::{Options, Runtime, Spdk, StartError, exit_at_once, reactor_count, version};
 pub use wiping::Wiping;

@@ -284,6 +284,12 @@ unsafe extern "C" fn begin(argument: *mut c_void) {
     let _ = start.opened.send(opened);
 }
 
+/// How many reactors there are; 0 before SPDK has started.
+pub fn reactor_count() -> u32 {
+    // SAFETY: reads a number that is settled once SPDK has started, and a table of zeros before.
+    unsafe { sys::spdk_env_get_core_count() }
+}
+
 /// SPDK's version, as it calls itself: "SPDK v26.01".
 pub fn version() -> &'static str {
     sys::SPDK_VERSION_STRING.to_str().unwrap_or("SPDK")

@@ -3,6 +3,7 @@
 //! volume's ID; what they have in common is written once, and a kind says in its own file how its
 //! bdev is made.
 
+pub(crate) mod aio_contexts;
 mod aio_volume;
 mod file_claim;
 mod greeting;

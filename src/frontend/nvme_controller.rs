@@ -22,6 +22,7 @@ use crate::api::storage::{
 use crate::connected;
 use crate::ctrlr_dir;
 use crate::error::{Error, Violations};
+use crate::health::{Health, Part, Parted, What};
 use crate::kvm::{Model, Pluggable};
 use crate::middleend::limits;
 use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Uses};
@@ -40,6 +41,7 @@ pub struct NvmeControllers {
     spdk: Handle,
     subsystems: Arc<Collection<NvmeSubsystems>>,
     shared: Arc<Shared>,
+    health: Arc<Health>,
     ctrlr_dir: PathBuf,
 }
 
@@ -49,12 +51,14 @@ impl NvmeControllers {
         spdk: Handle,
         subsystems: Arc<Collection<NvmeSubsystems>>,
         shared: Arc<Shared>,
+        health: Arc<Health>,
         ctrlr_dir: PathBuf,
     ) -> Self {
         Self {
             spdk,
             subsystems,
             shared,
+            health,
             ctrlr_dir,
         }
     }
@@ -108,6 +112,7 @@ impl NvmeControllers {
             .spdk
             .call(move |spdk| async move { add(spdk, &nqn, &at, secure).await });
         let result = added.await?.map_err(at_fault);
+        self.health.note(name.key(), None);
         if let (Err(_), Address::VfioUser { dir }) = (&result, &address) {
             ctrlr_dir::remove(dir);
         }
@@ -224,6 +229,19 @@ impl Kind for NvmeControllers {
     /// SPDK does not count by controller: what came through any controller of the subsystem.
     async fn stats(&self, name: &Name, _: &NvmeController) -> Result<VolumeStats, Error> {
         subsystem_stats(&self.spdk, nqn_of(&self.subsystem(name)?)).await
+    }
+
+    fn refresh(&self, name: &Name, object: &mut NvmeController) {
+        let active = self.health.trouble(name.key()).is_none();
+        object.status = Some(NvmeControllerStatus { active });
+    }
+}
+
+impl Parted for NvmeControllers {
+    fn part(&self, name: &Name, object: &NvmeController) -> Option<Part> {
+        let address = self.address(name, &spec_of(object)).ok()?;
+        let (nqn, what) = (nqn_of(&self.subsystem(name).ok()?), What::Listener(address));
+        Some(Part { nqn, what })
     }
 }
 

@@ -11,9 +11,9 @@ use super::nvme_subsystem::{NvmeSubsystems, nqn_of};
 use super::{errno, is_gone};
 use crate::api::storage::nvme_namespace_status::{OperState, State};
 use crate::api::storage::{NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus, VolumeStats};
-use crate::backend::{check_uuid, parse_uuid, stats_if};
+use crate::backend::{aio_contexts, check_uuid, parse_uuid, stats_if};
 use crate::error::{Error, Violations};
-use crate::health::{Exported, Health, Presences, Replaced};
+use crate::health::{Exported, Health, Part, Parted, Presences, Replaced, What};
 use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Uses};
 
@@ -54,6 +54,7 @@ impl NvmeNamespaces {
             );
         }
         self.volumes.note(name, added.bdev);
+        self.health.note(name.key(), None);
         added.nsid
     }
 
@@ -122,6 +123,7 @@ impl Kind for NvmeNamespaces {
         wanted: NvmeNamespace,
     ) -> Result<NvmeNamespace, Error> {
         let nqn = self.nqn(name)?;
+        aio_contexts::check(&self.shared.registry, name)?;
         let spec = spec_of(&wanted);
         let mut options = options(&spec);
         if options.nsid == 0 {
@@ -130,7 +132,16 @@ impl Kind for NvmeNamespaces {
         let added = self
             .spdk
             .call(move |spdk| async move { namespace::add(spdk, &nqn, &options).await });
-        let added = added.await?.map_err(|error| at_fault(&spec, error))?;
+        let added = added.await?.map_err(|error| {
+            let stays_paused = |what: &str| what.contains("could not be resumed");
+            // Others may have taken the last contexts meanwhile: no reactor can take the namespace up.
+            if error.detail.as_deref().is_some_and(stays_paused)
+                && let Err(exhausted) = aio_contexts::check(&self.shared.registry, name)
+            {
+                return exhausted;
+            }
+            at_fault(&spec, error)
+        })?;
         Ok(with_nsid(wanted, self.shown(name, added)))
     }
 
@@ -188,7 +199,9 @@ impl Kind for NvmeNamespaces {
     }
 
     fn refresh(&self, name: &Name, object: &mut NvmeNamespace) {
-        let works = self.volumes.is_there(name) && self.health.trouble_beneath(name).is_none();
+        let works = self.volumes.is_there(name)
+            && self.health.trouble(name.key()).is_none()
+            && self.health.trouble_beneath(name).is_none();
         object.status = Some(NvmeNamespaceStatus {
             state: State::Enabled.into(),
             oper_state: if works {
@@ -197,6 +210,15 @@ impl Kind for NvmeNamespaces {
                 OperState::Offline.into()
             },
         });
+    }
+}
+
+impl Parted for NvmeNamespaces {
+    fn part(&self, name: &Name, object: &NvmeNamespace) -> Option<Part> {
+        let nsid = options(&spec_of(object)).nsid;
+        self.volumes.is_there(name).then_some(())?;
+        let (nqn, what) = (self.nqn(name).ok()?, What::Namespace(nsid));
+        Some(Part { nqn, what })
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod exports;
 mod files;
+mod parts;
 mod paths;
 mod presences;
 
@@ -24,6 +25,7 @@ use crate::resource::{Key, Name, Registry, Shared};
 
 pub(crate) use exports::{Exported, Exports};
 pub(crate) use files::Files;
+pub(crate) use parts::{Part, Parted, Parts, What};
 pub(crate) use paths::{Paths, path_key};
 pub(crate) use presences::{Presences, Replaced};
 
@@ -61,7 +63,7 @@ impl Health {
     }
 
     /// Notes what a look has found; whether that is news.
-    fn note(&self, key: &Key, trouble: Option<String>) -> bool {
+    pub(crate) fn note(&self, key: &Key, trouble: Option<String>) -> bool {
         let mut troubles = self.troubles.write();
         match trouble {
             Some(trouble) => troubles.insert(key.clone(), trouble).is_none(),

@@ -9,6 +9,7 @@ use super::{Device, Machine, Model};
 use crate::api::storage::{PciEndpoint, VolumeStats};
 use crate::config::Config;
 use crate::error::{Error, Violations};
+use crate::health::{Part, Parted};
 use crate::resource::{CallContext, Change, Key, Kind, Name, Uses};
 use crate::socket_access::SocketAccess;
 
@@ -256,5 +257,11 @@ impl<K: Pluggable> Kind for Plugged<K> {
 
     fn hide_secrets(object: &mut K::Object) {
         K::hide_secrets(object);
+    }
+}
+
+impl<K: Pluggable + Parted> Parted for Plugged<K> {
+    fn part(&self, name: &Name, object: &K::Object) -> Option<Part> {
+        self.kind.part(name, object)
     }
 }

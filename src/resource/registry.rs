@@ -110,6 +110,15 @@ impl Registry {
         found
     }
 
+    /// Whether something that `name` stands on, down to the device, is an object whose typed name
+    /// begins so.
+    pub fn stands_on(&self, name: &Name, prefix: &str) -> bool {
+        let beneath = self.beneath(name);
+        let inner = self.inner.lock();
+        let mut owners = beneath.iter().filter_map(|key| inner.owners.get(key));
+        owners.any(|owner| owner.key().as_str().starts_with(prefix))
+    }
+
     /// Others that use what `name` owns, in the order of their names.
     pub fn users_of(&self, name: &Name) -> Vec<Name> {
         let inner = self.inner.lock();

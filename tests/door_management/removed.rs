@@ -1,8 +1,10 @@
 //! What was removed by SPDK's own commands, behind the API's back.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use crate::common::{Fixture, JsonRpc, Options, Target};
+use crate::common::{Fixture, JsonRpc, Options, Target, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_spdk_no_longer_has_can_be_deleted_and_its_address_used_again() {
@@ -31,6 +33,22 @@ async fn what_spdk_no_longer_has_can_be_deleted_and_its_address_used_again() {
         for (call, parameters) in calls {
             let done = rpc.call(call, parameters).await;
             done.unwrap_or_else(|error| panic!("{error}"));
+        }
+        let soon = Duration::from_secs(15);
+        eventually("both say that they are gone", soon, async || {
+            let namespaces = fixture.resource("NvmeNamespace");
+            let namespace = namespaces.get(&fixture.namespace).await.expect("kept");
+            let controllers = fixture.resource("NvmeController");
+            let controller = controllers.get(&fixture.controller).await.expect("kept");
+            let gone = namespace["status"]["oper_state"] == "OPER_STATE_OFFLINE"
+                && controller["status"]["active"] != true;
+            gone.then_some(())
+        })
+        .await;
+        let log = target.log();
+        for name in [&fixture.namespace, &fixture.controller] {
+            let told = |line: &str| line.contains(name.as_str()) && line.contains("own commands");
+            assert!(log.lines().any(told), "{name}:\n{log}");
         }
         // Controller, namespace, subsystem, volume: each delete succeeds.
         fixture.remove().await;

@@ -285,6 +285,14 @@ fn absent(operation: &'static str, nqn: &str, nsid: u32) -> Error {
         .with_detail(format!("subsystem {nqn:?} has no namespace {nsid}"))
 }
 
+/// Whether the subsystem is there and has a namespace of this id.
+pub fn exists(spdk: Spdk, nqn: &str, nsid: u32) -> bool {
+    find(spdk, "look up namespace", nqn).is_ok_and(|subsystem| {
+        // SAFETY: on the app thread, the subsystem just found.
+        !unsafe { sys::spdk_nvmf_subsystem_get_ns(subsystem.as_ptr(), nsid) }.is_null()
+    })
+}
+
 /// The subsystem's namespaces, in the order of their ids.
 pub fn list(spdk: Spdk, nqn: &str) -> Result<Vec<Namespace>, Error> {
     let subsystem = find(spdk, "list namespaces", nqn)?.as_ptr();

@@ -1,0 +1,139 @@
+//! Parts of subsystems (namespaces, listeners) that somebody has removed by SPDK's own commands, behind the
+//! API's back: hosts no longer have them, and their objects say so.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use spdk::nvmf::{Address, listener, namespace};
+use spdk::{CallError, Handle, Spdk};
+
+use super::{Health, Look};
+use crate::resource::{Collection, Key, Kind, Name};
+
+/// How many parts one step of the reactor looks up.
+const AT_ONCE: usize = 64;
+
+/// So many looks in a row must miss a part: a change takes one out for a moment.
+const PATIENCE: u32 = 2;
+
+/// What SPDK should have for an object.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Part {
+    /// The subsystem.
+    pub nqn: String,
+    /// The part of it.
+    pub what: What,
+}
+
+/// See [`Part`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum What {
+    /// By its ID.
+    Namespace(u32),
+    /// By where it listens.
+    Listener(Address),
+}
+
+impl Part {
+    fn is_there(&self, spdk: Spdk) -> bool {
+        match &self.what {
+            What::Namespace(nsid) => namespace::exists(spdk, &self.nqn, *nsid),
+            What::Listener(address) => {
+                listener::list(spdk, &self.nqn).is_ok_and(|list| list.contains(address))
+            }
+        }
+    }
+}
+
+/// A kind whose objects are parts of subsystems.
+pub(crate) trait Parted: Kind {
+    /// The part that SPDK should have; `None` while it is known to have none.
+    fn part(&self, name: &Name, object: &Self::Object) -> Option<Part>;
+}
+
+/// Looks after the parts of all objects of a kind.
+pub(crate) struct Parts<K: Parted> {
+    spdk: Handle,
+    objects: Arc<Collection<K>>,
+    health: Arc<Health>,
+    /// For how many looks each has been missing.
+    missing: HashMap<Key, u32>,
+}
+
+impl<K: Parted> Parts<K> {
+    /// Parts of these objects.
+    pub(crate) fn new(spdk: Handle, objects: Arc<Collection<K>>, health: Arc<Health>) -> Self {
+        Self {
+            spdk,
+            objects,
+            health,
+            missing: HashMap::new(),
+        }
+    }
+
+    fn parts(&self) -> Vec<(Name, Part)> {
+        let objects = self.objects.objects().into_iter();
+        let part = |(name, object): (Name, K::Object)| {
+            let part = self.objects.kind().part(&name, &object)?;
+            Some((name, part))
+        };
+        objects.filter_map(part).collect()
+    }
+
+    fn found(&mut self, name: &Name, is_there: bool) {
+        let key = name.key();
+        if is_there {
+            self.missing.remove(key);
+            if self.health.note(key, None) {
+                tracing::info!(object = %key, "SPDK has it again");
+            }
+            return;
+        }
+        let looks = self.missing.entry(key.clone()).or_default();
+        *looks = looks.saturating_add(1);
+        let trouble = "SPDK has it no longer: it was removed by SPDK's own commands";
+        if *looks >= PATIENCE && self.health.note(key, Some(trouble.to_owned())) {
+            tracing::warn!(object = %key, "{trouble}; delete it, or make it again");
+        }
+    }
+}
+
+impl<K: Parted> Look for Parts<K> {
+    async fn look(&mut self) -> Result<(), CallError> {
+        let parts = self.parts();
+        let mut absent = Vec::new();
+        for some in parts.chunks(AT_ONCE) {
+            let asked: Vec<Part> = some.iter().map(|(_, part)| part.clone()).collect();
+            let there = self.spdk.call(async move |spdk| {
+                let there = asked.iter().map(|part| part.is_there(spdk));
+                there.collect::<Vec<_>>()
+            });
+            for ((name, part), is_there) in some.iter().zip(there.await?) {
+                if is_there {
+                    self.found(name, true);
+                } else {
+                    absent.push((name, part));
+                }
+            }
+        }
+        // It may have been changed or deleted meanwhile.
+        if !absent.is_empty() {
+            let now: HashMap<Name, Part> = self.parts().into_iter().collect();
+            for (name, part) in absent {
+                if now.get(name) == Some(part) {
+                    self.found(name, false);
+                }
+            }
+        }
+        let names: HashSet<&Key> = parts.iter().map(|(name, _)| name.key()).collect();
+        let gone: Vec<Key> = (self.missing.keys())
+            .filter(|key| !names.contains(key))
+            .cloned()
+            .collect();
+        for key in gone {
+            self.missing.remove(&key);
+            self.health.note(&key, None);
+        }
+        Ok(())
+    }
+}

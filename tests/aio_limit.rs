@@ -1,0 +1,104 @@
+//! What becomes of volumes when the system has no contexts for asynchronous I/O left.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use common::{Initiator, Resource, Target, name_of, namespace, nqn_of, subsystem, tcp_controller};
+use serde_json::json;
+use tonic::Code;
+
+/// Linux counts the I/Os that contexts are made for; SPDK makes each for so many.
+const DEPTH: u64 = 128;
+
+/// Takes what there is of fs.aio-max-nr, but for some contexts of SPDK's; gives it back when it ends.
+struct Hog(Child);
+
+impl Hog {
+    fn leaving(contexts: u64) -> Self {
+        let number = |name: &str| -> u64 {
+            let text =
+                std::fs::read_to_string(format!("/proc/sys/fs/{name}")).expect("it is there");
+            text.trim().parse().expect("a number")
+        };
+        let most = number("aio-max-nr") - number("aio-nr") - contexts * DEPTH;
+        // A context may be for so many at most, and the kernel rounds up.
+        let script = format!(
+            "import ctypes, os, sys\n\
+             libc, left = ctypes.CDLL(None, use_errno=True), {most}\n\
+             while left > {DEPTH}:\n\
+             \x20   some, context = min(left, 8192), ctypes.c_ulong(0)\n\
+             \x20   if libc.syscall({}, some, ctypes.byref(context)) != 0: sys.exit('io_setup')\n\
+             \x20   left -= some\n\
+             print('taken', flush=True)\n\
+             sys.stdin.read()\n",
+            if cfg!(target_arch = "x86_64") { 206 } else { 0 },
+        );
+        let mut child = Command::new("python3")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 runs");
+        let mut said = String::new();
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        out.read_line(&mut said).expect("it tells");
+        assert_eq!(said, "taken\n");
+        Self(child)
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_namespace_for_which_the_system_has_no_context_is_refused_and_leaves_nothing_behind() {
+    const ROOM: u64 = 3;
+    let target = Target::start().await;
+    let client = target.client().await;
+    let volumes = Resource::new(&client, "AioVolume");
+    let namespaces = Resource::new(&client, "NvmeNamespace");
+    let over = subsystem(&client, "s", json!({})).await;
+    let (_, port) = tcp_controller(&client, &over).await;
+    let host = Initiator::tcp(port, &nqn_of("s"));
+    let mut names = Vec::new();
+    for n in 0..ROOM + 2 {
+        let path = target.scratch().join(format!("disk{n}"));
+        std::fs::write(&path, vec![0; 1 << 20]).expect("there is room");
+        let object = json!({ "filename": path, "block_size": 512 });
+        names.push(name_of(
+            &volumes.created("", &format!("v{n}"), object).await,
+        ));
+    }
+    let hog = Hog::leaving(ROOM);
+    let mut shown = Vec::new();
+    let full = loop {
+        let name = &names[shown.len()];
+        let object = json!({ "spec": { "volume_name_ref": name } });
+        match namespaces.create(&over, "", object).await {
+            Ok(made) => shown.push(name_of(&made)),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(full.code(), Code::ResourceExhausted, "{full}");
+    assert!(full.message().contains("fs.aio-max-nr"), "{full}");
+    assert!(!shown.is_empty(), "there was room for some");
+    assert_eq!(namespaces.names(&over).await.len(), shown.len());
+    volumes.deleted(&names[shown.len()]).await;
+    // Another one in its place, once one has gone.
+    namespaces
+        .deleted(&shown.pop().expect("one is there"))
+        .await;
+    shown.push(namespace(&client, &over, &names[shown.len()], json!({})).await);
+    drop(hog);
+    shown.push(namespace(&client, &over, names.last().expect("one"), json!({})).await);
+    let dir = target.scratch().join("host");
+    std::fs::create_dir(&dir).expect("made");
+    host.verify(&dir, 1).await.expect("all of them work");
+    target.stop();
+}
