@@ -4,6 +4,7 @@
 //! command line and the file, with the same names, and flags win.
 
 mod address;
+mod changed;
 mod file;
 mod iobuf;
 mod kvm;
@@ -29,12 +30,12 @@ pub use kvm::Kvm;
 pub use spdk_rpc::{RpcHttp, SpdkRpc};
 pub use telemetry::LogFormat;
 pub use tls::TlsFiles;
+pub use version::TEXT as VERSION;
 pub use volume::Volume;
 pub use web::Web;
 
-/// The command line.
-#[derive(Debug, clap::Parser)]
-#[command(name = "opi-spdk", version, long_version = version::TEXT.as_str(), about)]
+/// The part of the command line that sets something.
+#[derive(Debug, Clone, Default, clap::Parser)]
 pub struct CommandLine {
     /// TOML file with any of the settings below, and [[volume]] sections; flags win over it
     #[arg(long, value_name = "FILE")]
@@ -44,7 +45,7 @@ pub struct CommandLine {
 }
 
 /// Everything that can be set in both places; what is absent has a default.
-#[derive(Debug, Default, clap::Args, Deserialize)]
+#[derive(Debug, Clone, Default, clap::Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Settings {
     /// Address and port of the gRPC server [default: 127.0.0.1:50051]
@@ -209,6 +210,14 @@ pub enum ConfigError {
 }
 
 impl CommandLine {
+    /// A command line that names only a file.
+    pub fn of_file(file: PathBuf) -> Self {
+        Self {
+            config: Some(file),
+            ..Self::default()
+        }
+    }
+
     /// Reads the file, if one was given, and applies flags and defaults.
     pub fn resolve(self) -> Result<Config, ConfigError> {
         let file = match &self.config {

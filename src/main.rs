@@ -5,11 +5,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use opi_spdk::cli::{Cli, Request};
 use opi_spdk::config::{CommandLine, Config};
 use opi_spdk::preflight::{self, Ready};
 use opi_spdk::program;
+use opi_spdk::reload::Reload;
 use opi_spdk::telemetry;
 
 /// Frees of memory that another thread allocated take no lock in this allocator:
@@ -24,17 +25,24 @@ static ALLOCATOR: spdk::Wiping<mimalloc::MiMalloc> = spdk::Wiping(mimalloc::MiMa
 const WORKERS_MAX: usize = 8;
 
 fn main() -> ExitCode {
-    let line = match CommandLine::try_parse() {
-        Ok(line) => line,
-        Err(error) if error.use_stderr() => {
+    let cli = match Cli::read() {
+        Ok(cli) => cli,
+        Err(error)
+            if error.use_stderr()
+                && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
+        {
             eprintln!("opi-spdk: {}", one_line(&error));
             return ExitCode::from(2);
         }
         // Help and version are errors to the parser alone.
         Err(answer) => answer.exit(),
     };
-    match start(line) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = cli.run().and_then(|request| match request {
+        Request::Serve(line) => start(*line).map(|()| ExitCode::SUCCESS),
+        Request::Done(status) => Ok(status),
+    });
+    match done {
+        Ok(status) => status,
         Err(reason) => {
             eprintln!("opi-spdk: {reason}");
             // SPDK may be the reason, and still run.
@@ -62,16 +70,19 @@ fn one_line(error: &clap::Error) -> String {
 
 /// Runs the program to its end. An error is one line for the operator.
 fn start(line: CommandLine) -> Result<(), String> {
-    let config = line.resolve().map_err(|error| error.to_string())?;
-    telemetry::log::init(&config)?;
+    let resolved = line.clone().resolve();
+    let config = resolved.map_err(|error| error.to_string())?;
+    let set_log_level = telemetry::log::init(&config)?;
     let ready = preflight::prepare(&config)?;
     // Before any thread is started: they inherit it. SPDK pins its own.
     let pinned = ready.control_cores.pin_current_thread();
     pinned.map_err(|error| format!("cannot run on cores {}: {error}", ready.control_cores))?;
-    run(config, ready)
+    let tls = ready.listeners.tls.clone();
+    let reload = Reload::new(line, config.clone(), tls, set_log_level);
+    run(config, ready, reload)
 }
 
-fn run(config: Config, ready: Ready) -> Result<(), String> {
+fn run(config: Config, ready: Ready, reload: Reload) -> Result<(), String> {
     let workers = ready.control_cores.iter().count().clamp(1, WORKERS_MAX);
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
@@ -79,7 +90,10 @@ fn run(config: Config, ready: Ready) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start threads: {error}"))?;
-    let result = tokio.block_on(program::run(config, ready));
+    let result = tokio.block_on(async {
+        reload.watch()?;
+        program::run(config, ready).await
+    });
     // Whatever still runs has had its time.
     tokio.shutdown_background();
     result

@@ -12,6 +12,7 @@ use spdk::cores::CoreSet;
 use crate::config::{Config, RpcHttp, SpdkRpc};
 use crate::ctrlr_dir;
 use crate::identity::Identity;
+use crate::machine::{Machine, cgroup, hugepages};
 use crate::server::Tls;
 use crate::spdk_rpc::{self, Credentials, Proxy};
 
@@ -97,6 +98,7 @@ fn check_cores(reactors: &CoreSet) -> Result<CoreSet, String> {
 }
 
 fn check_memory(config: &Config) -> Result<(), String> {
+    check_cgroup(config, &Machine::here())?;
     if config.no_huge {
         return match available_mib() {
             Some(free) if free < u64::from(config.mem_mib) => Err(format!(
@@ -125,6 +127,36 @@ fn check_memory(config: &Config) -> Result<(), String> {
          --no-huge",
         needed.div_ceil(2),
     ))
+}
+
+/// Past a limit of the control group a hugepage is a SIGBUS, and ordinary memory the end of the process:
+/// neither can be answered later.
+fn check_cgroup(config: &Config, machine: &Machine) -> Result<(), String> {
+    let needed = u64::from(config.mem_mib);
+    let sizes = hugepages::mounted(machine);
+    let (what, limits): (_, Vec<_>) = match config.no_huge {
+        true => ("memory", cgroup::memory(machine).into_iter().collect()),
+        false => (
+            "hugepages",
+            sizes
+                .iter()
+                .map_while(|kib| cgroup::hugetlb(machine, *kib))
+                .collect(),
+        ),
+    };
+    // Hugepages of another size, without a limit, may serve.
+    if !config.no_huge && limits.len() < sizes.len() {
+        return Ok(());
+    }
+    let left: u64 = limits.iter().map(cgroup::Limit::left_mib).sum();
+    match limits.first() {
+        Some(limit) if left < needed => Err(format!(
+            "the control group leaves {left} MiB of {what} ({}), and {needed} MiB are asked for: raise the \
+             limit, or lower --mem-mib",
+            limit.file.display()
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The sizes of hugepages, KiB, and what is free of each, mounted or not, MiB; `folder` has a directory for
@@ -227,6 +259,35 @@ fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::tree::Tree;
+    use clap::Parser;
+
+    #[test]
+    fn memory_past_the_control_groups_limit_is_refused_before_the_start() {
+        let tree = Tree::new();
+        tree.write("/proc/self/cgroup", "0::/\n");
+        tree.write("/sys/fs/cgroup/cgroup.controllers", "memory hugetlb");
+        tree.write("/sys/fs/cgroup/memory.max", "1073741824");
+        tree.write("/sys/fs/cgroup/memory.current", "1048576");
+        tree.write("/sys/fs/cgroup/hugetlb.2MB.max", "536870912");
+        let mount = "30 1 0:30 / /dev/hugepages rw - hugetlbfs none rw,pagesize=2M\n";
+        tree.write("/proc/self/mountinfo", mount);
+        let check = |flags: &[&str]| {
+            let flags = std::iter::once("opi-spdk").chain(flags.iter().copied());
+            let line = crate::config::CommandLine::try_parse_from(flags).unwrap();
+            check_cgroup(&line.resolve().unwrap(), &tree.machine())
+        };
+        let refused = check(&["--mem-mib", "513"]).unwrap_err();
+        assert!(refused.contains("leaves 512 MiB of hugepages"), "{refused}");
+        assert!(refused.contains("hugetlb.2MB.max"), "{refused}");
+        assert_eq!(check(&["--mem-mib", "512"]), Ok(()));
+        let refused = check(&["--mem-mib", "1024", "--no-huge"]).unwrap_err();
+        assert!(refused.contains("leaves 1023 MiB of memory"), "{refused}");
+        assert_eq!(check(&["--mem-mib", "1023", "--no-huge"]), Ok(()));
+        let both = mount.to_owned() + "31 1 0:31 / /huge rw - hugetlbfs none rw,pagesize=1024M\n";
+        tree.write("/proc/self/mountinfo", &both);
+        assert_eq!(check(&["--mem-mib", "1024"]), Ok(()));
+    }
 
     #[test]
     fn hugepages_of_each_size_are_found() {

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::configured::{self, Held};
 use crate::identity::Identity;
+use crate::notify::Manager;
 use crate::preflight::{Listeners, Ready};
 use crate::server;
 use crate::services::Services;
@@ -107,7 +108,8 @@ async fn serve(
             return Ok(());
         }
     };
-    let services = Services::new(config, identity, handle);
+    let manager = Manager::of_environment();
+    let services = Services::new(config, identity, handle.clone());
     let (trigger, stopping) = shutdown::trigger();
     let serving = server::serve(
         listeners,
@@ -118,11 +120,13 @@ async fn serve(
         stopping,
     );
     let mut servers = tokio::spawn(serving);
+    let watched = manager.ready(handle);
     let signal = tokio::select! {
         signal = signals.wait() => signal,
         ended = &mut servers => return flatten(ended),
     };
     tracing::info!(signal, "stopping: calls in flight may finish");
+    watched.stopping();
     trigger.fire();
     // Changes may take their time, also those whose clients have gone; reads take none.
     if timeout(shutdown::DRAIN, services.stop()).await.is_err() {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rustix::process::setpriority_process;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -27,8 +28,9 @@ use super::limits::{CHAIN, CHAIN_BYTES, HANDSHAKE, HANDSHAKE_NICE, HANDSHAKE_THR
 use crate::config::TlsFiles;
 
 /// Who the server is, and who signs its clients' certificates. All ports use the same.
+/// Connections that are open keep the identity that they began with.
 #[derive(Clone)]
-pub struct Tls(Arc<ServerConfig>);
+pub struct Tls(Arc<RwLock<Arc<ServerConfig>>>);
 
 impl Tls {
     /// Reads the files and checks that they can be used.
@@ -51,6 +53,20 @@ impl Tls {
                 files.client_ca.display()
             )
         })
+    }
+
+    /// Reads the files for the connections to come. If they cannot be used, all stays as it was.
+    ///
+    /// # Errors
+    /// One line for the operator.
+    pub fn reload(&self, files: &TlsFiles) -> Result<(), String> {
+        let new = Self::read(files)?.current();
+        *self.0.write() = new;
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.read())
     }
 
     /// The same from PEM: the server's certificates and key, and the authorities that clients'
@@ -78,7 +94,7 @@ impl Tls {
             .with_single_cert(certificates_in(certificates, "certificate")?, key)
             .map_err(|error| format!("certificate and key: {error}"))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self(Arc::new(config)))
+        Ok(Self(Arc::new(RwLock::new(Arc::new(config)))))
     }
 }
 
@@ -223,7 +239,7 @@ impl Handshakes {
         let Some(runtime) = &self.0 else {
             return Err("handshakes have ended".to_owned());
         };
-        let accept = TlsAcceptor::from(Arc::clone(&tls.0)).accept(stream);
+        let accept = TlsAcceptor::from(tls.current()).accept(stream);
         let task = runtime.spawn(async move { timeout(HANDSHAKE, accept).await });
         // A connection that is given up takes its handshake with it.
         let mut task = AbortOnDrop(task);

@@ -8,15 +8,17 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use super::one_line::{Escape, OneLine};
 use crate::config::{Config, LogFormat};
+use crate::reload::SetLogLevel;
 use crate::server::LibraryLines;
 
-/// Begins to log, as `config` says.
+/// Begins to log, as `config` says. What is returned sets the level anew.
 ///
 /// # Errors
 /// One line for the operator.
-pub fn init(config: &Config) -> Result<(), String> {
+pub fn init(config: &Config) -> Result<SetLogLevel, String> {
     let filter = EnvFilter::try_new(&config.log_level)
         .map_err(|error| format!("log-level {:?}: {error}", config.log_level))?;
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
     let colours = std::io::stderr().is_terminal();
     let escape = match config.log_format {
         LogFormat::Json => Escape::Json,
@@ -38,5 +40,9 @@ pub fn init(config: &Config) -> Result<(), String> {
         .with(filter)
         .with(layer.with_filter(LibraryLines::default()))
         .init();
-    Ok(())
+    Ok(Box::new(move |level| {
+        let filter = EnvFilter::try_new(level);
+        let filter = filter.map_err(|error| format!("log-level {level:?}: {error}"))?;
+        handle.reload(filter).map_err(|error| error.to_string())
+    }))
 }

@@ -1,0 +1,52 @@
+//! `opi-spdk config check`: whether a configuration would be taken.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::print;
+use crate::config::CommandLine;
+
+/// `opi-spdk config`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Check a file as the program would at its start; nothing is started or changed
+    Check {
+        /// The TOML file
+        file: PathBuf,
+    },
+}
+
+/// Runs it.
+///
+/// # Errors
+/// What is wrong with the configuration, on one line.
+pub fn run(args: Args) -> Result<ExitCode, String> {
+    let Action::Check { file } = args.action;
+    let line = CommandLine::of_file(file.clone());
+    let config = line.resolve().map_err(|error| error.to_string())?;
+    if let Some(files) = &config.tls {
+        crate::server::Tls::read(files)?;
+    }
+    if let Some(http) = config.spdk_rpc.as_ref().and_then(|rpc| rpc.http.as_ref()) {
+        crate::spdk_rpc::Credentials::read(&http.user, &http.password_file)
+            .map_err(|reason| format!("spdk-rpc-user {reason}"))?;
+    }
+    print(&format!(
+        "{}: good; cores {}, {} MiB of {}, {} volumes\n",
+        file.display(),
+        config.cores,
+        config.mem_mib,
+        match config.no_huge {
+            true => "ordinary memory",
+            false => "hugepages",
+        },
+        config.volumes.len()
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,93 @@
+//! Settings in the environment: `OPI_SPDK_CORES` is `--cores`. An empty variable counts as absent, since
+//! compose files and units write `NAME=` for what is not set.
+
+use std::ffi::OsString;
+
+use clap::{Arg, Command};
+
+/// What the name of each variable begins with.
+const PREFIX: &str = "OPI_SPDK_";
+
+/// Variables of the scripts.
+const OTHERS: [&str; 2] = ["OPI_SPDK_CACHE", "OPI_SPDK_GUEST"];
+
+/// The variable of a setting.
+fn variable(setting: &str) -> String {
+    format!("{PREFIX}{}", setting.to_uppercase().replace('-', "_"))
+}
+
+/// Lets each setting of the command, and of its subcommands, be set by a variable.
+pub fn add(command: Command) -> Command {
+    let settings = settings();
+    with_variables(command, &settings)
+}
+
+fn with_variables(command: Command, settings: &[String]) -> Command {
+    let command = command.mut_args(|arg| match arg.get_long().map(str::to_owned) {
+        Some(long) if settings.contains(&long) => set(arg, &variable(&long)),
+        _ => arg,
+    });
+    let names: Vec<String> = command
+        .get_subcommands()
+        .map(|inner| inner.get_name().to_owned())
+        .collect();
+    names.into_iter().fold(command, |command, name| {
+        command.mut_subcommand(name, |inner| with_variables(inner, settings))
+    })
+}
+
+fn set(arg: Arg, name: &str) -> Arg {
+    match std::env::var_os(name) {
+        Some(value) if !value.is_empty() => arg.env(OsString::from(name)).hide_env(true),
+        _ => arg,
+    }
+}
+
+/// The names of all settings.
+fn settings() -> Vec<String> {
+    let command = <crate::config::CommandLine as clap::CommandFactory>::command();
+    let longs = command.get_arguments().filter_map(Arg::get_long);
+    longs.map(str::to_owned).collect()
+}
+
+/// Refuses a variable that sets nothing: it is a slip of the pen, and would be missed in silence.
+///
+/// # Errors
+/// Names the variable.
+pub fn check() -> Result<(), String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    unknown(names).map_or(Ok(()), |name| {
+        Err(format!(
+            "environment variable {name}: there is no such setting; --help lists them"
+        ))
+    })
+}
+
+fn unknown(mut names: impl Iterator<Item = String>) -> Option<String> {
+    let known: Vec<String> = settings().iter().map(|name| variable(name)).collect();
+    // Kubernetes adds variables of its own for a service that is named opi-spdk.
+    let foreign = |name: &str| name.contains("_PORT") || name.contains("_SERVICE_");
+    names.find(|name| {
+        name.starts_with(PREFIX)
+            && !known.contains(name)
+            && !OTHERS.contains(&name.as_str())
+            && !foreign(name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_is_no_setting_is_found() {
+        let of = |name: &str| unknown([name.to_owned()].into_iter());
+        assert_eq!(of("OPI_SPDK_CORES"), None);
+        assert_eq!(of("OPI_SPDK_CONFIG"), None);
+        assert_eq!(of("OPI_SPDK_NO_HUGE"), None);
+        assert_eq!(of("HOME"), None);
+        assert_eq!(of("OPI_SPDK_PORT_50051_TCP_ADDR"), None);
+        assert_eq!(of("OPI_SPDK_SERVICE_HOST"), None);
+        assert_eq!(of("OPI_SPDK_CORE").as_deref(), Some("OPI_SPDK_CORE"));
+    }
+}

@@ -1,0 +1,97 @@
+//! `opi-spdk setup`: makes the machine ready, and as it was.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use spdk::cores::CoreSet;
+
+use super::print;
+use crate::machine::pci::Address;
+use crate::machine::{Machine, hugepages};
+use crate::setup::{self, Pages, Step, Wanted};
+
+/// Room for some 8,000 queues of aio volumes.
+const AIO: u64 = 1 << 20;
+
+/// `opi-spdk setup`.
+#[derive(Debug, clap::Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "What is there already is left as it is: a second run does nothing. All of it lasts until the \
+                  machine restarts; opi-spdk-setup.service runs it at each start. A device that is mounted, held \
+                  or up is never taken."
+)]
+pub struct Args {
+    /// Hugepages to be reserved at least: together on the nodes of --cores (1024), or by node (node0=512,node1=512)
+    #[arg(long, value_name = "PAGES")]
+    hugepages: Option<Pages>,
+    /// Size of these pages
+    #[arg(long, value_name = "SIZE", default_value = "2M", value_parser = page_size)]
+    page_size: u64,
+    /// The reactors' cores, whose NUMA nodes the pages are for
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "0",
+        env = "OPI_SPDK_CORES",
+        hide_env = true
+    )]
+    cores: CoreSet,
+    /// PCI devices to give to a driver for processes
+    #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',')]
+    bind: Vec<Address>,
+    /// That driver
+    #[arg(long, value_name = "DRIVER", default_value = "vfio-pci", value_parser = ["vfio-pci", "uio_pci_generic"])]
+    driver: String,
+    /// PCI devices to give back to the kernel
+    #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',')]
+    release: Vec<Address>,
+    /// Raise the kernel's limits: fs.aio-max-nr
+    #[arg(long)]
+    limits: bool,
+    /// Take back what setup has done since the machine started
+    #[arg(long, conflicts_with_all = ["hugepages", "bind", "release", "limits"])]
+    undo: bool,
+    /// Show the commands, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do it to the machine whose files are there
+    #[arg(long, hide = true, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+}
+
+fn page_size(text: &str) -> Result<u64, String> {
+    hugepages::kib(text).ok_or(format!("{text:?} is no size of a page, such as 2M or 1G"))
+}
+
+/// Runs it.
+///
+/// # Errors
+/// What must not or cannot be done.
+pub fn run(args: Args) -> Result<ExitCode, String> {
+    let machine = Machine::at(args.root);
+    let tell = |step: &Step| {
+        let _ = print(&format!("{step}\n"));
+    };
+    if args.undo {
+        return setup::undo(&machine, args.dry_run, tell).map(|()| ExitCode::SUCCESS);
+    }
+    let wanted = Wanted {
+        pages: args.hugepages,
+        page_kib: args.page_size,
+        cores: args.cores,
+        bind: args.bind,
+        driver: args.driver,
+        release: args.release,
+        aio: args.limits.then_some(AIO),
+    };
+    let steps = setup::plan(&machine, &wanted)?;
+    match args.dry_run {
+        true => steps.iter().for_each(tell),
+        false => setup::apply(&machine, &steps, tell)?,
+    }
+    if steps.is_empty() {
+        print("nothing to do\n")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,174 @@
+//! The reactors' cores: whether they can be had, and who else runs there.
+
+use spdk::cores::CoreSet;
+
+use super::Level::{Error, Warning};
+use super::Report;
+use crate::config::Config;
+use crate::machine::{Machine, cgroup, cpus, pci};
+
+/// Why it matters that nothing else runs on a reactor's core.
+const SHARED: &str = "a reactor that has to share its core answers late: its longest delays are the other's time slice";
+
+pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
+    let reactors = &config.cores;
+    if !can_be_had(machine, reactors, report) {
+        return;
+    }
+    if let Some((core, pid)) = machine.is_here().then(|| reactors.claimed()).flatten() {
+        report.add(
+            Error,
+            "cores",
+            format!("core {core} is in use by the SPDK process {pid}"),
+            "two reactors on one core halve each other",
+            "choose others with --cores, or stop that process",
+        );
+    }
+    alone(machine, reactors, report);
+    threads(machine, reactors, report);
+    speed(machine, reactors, report);
+    let nodes = cpus::nodes_of(machine, reactors);
+    for device in pci::devices(machine) {
+        let driver = device.driver(machine).unwrap_or_default();
+        if let Some(node) = device.node(machine)
+            && pci::USER_DRIVERS.contains(&driver.as_str())
+            && !nodes.contains(&node)
+        {
+            report.add(
+                Warning,
+                "NUMA",
+                format!("device {device} is on node {node}, the reactors are on {nodes:?}"),
+                "each I/O crosses between the nodes",
+                format!("choose cores of /sys/devices/system/node/node{node}/cpulist with --cores"),
+            );
+        }
+    }
+}
+
+fn can_be_had(machine: &Machine, reactors: &CoreSet, report: &mut Report) -> bool {
+    let online = cpus::online(machine);
+    let permitted = match machine.is_here() {
+        true => CoreSet::permitted().ok(),
+        false => cgroup::cpuset(machine),
+    };
+    for (set, what) in [
+        (&online, "is not online"),
+        (&permitted, "is outside of the cpuset"),
+    ] {
+        let Some(set) = set else { continue };
+        if let Some(missing) = reactors.without(set) {
+            report.add(
+                Error,
+                "cores",
+                format!("{missing} {what}; this process may use {set}"),
+                "a reactor is pinned to its core and cannot start elsewhere",
+                format!("choose among {set} with --cores, or change the cpuset of the unit, container or pod"),
+            );
+            return false;
+        }
+    }
+    let inherited = cpus::inherited(machine);
+    match inherited.as_ref().and_then(|inherited| reactors.without(inherited)) {
+        Some(outside) => report.ok(
+            "cores",
+            format!("{reactors}; {outside} outside of the inherited affinity, which is how isolated cores are had"),
+        ),
+        None => report.ok("cores", reactors.to_string()),
+    }
+    let left = online.as_ref().and_then(|online| online.without(reactors));
+    if online.is_some() && left.is_none() {
+        report.add(
+            Warning,
+            "cores",
+            "no core is left beside the reactors",
+            "calls, TLS handshakes and the kernel run on the reactors' cores, and I/O waits for them",
+            "leave a core out of --cores",
+        );
+    }
+    true
+}
+
+fn alone(machine: &Machine, reactors: &CoreSet, report: &mut Report) {
+    let isolated = cpus::isolated(machine);
+    let shared = match &isolated {
+        Some(isolated) => reactors.without(isolated),
+        None => Some(reactors.clone()),
+    };
+    match shared {
+        Some(shared) => report.add(
+            Warning,
+            "isolation",
+            format!("cores {shared} are not isolated: the scheduler runs other programs there"),
+            SHARED,
+            format!("boot with isolcpus={reactors} nohz_full={reactors} rcu_nocbs={reactors}"),
+        ),
+        None => report.ok("isolation", "all reactors have isolated cores"),
+    }
+    let interrupts = cpus::interrupts(machine, reactors);
+    if let Some(first) = interrupts.first() {
+        let others = cpus::online(machine).and_then(|online| online.without(reactors));
+        let to = others.map_or("CORES".to_owned(), |others| others.to_string());
+        report.add(
+            Warning,
+            "interrupts",
+            format!("{} interrupts go to the reactors' cores (first: {first})", interrupts.len()),
+            SHARED,
+            format!("echo {to} > /proc/irq/{first}/smp_affinity_list, for each; keep irqbalance off these cores"),
+        );
+    }
+    if let Some((quota, file)) = cgroup::cpu_quota(machine) {
+        report.add(
+            Warning,
+            "cgroup",
+            format!("{} allows {quota} cores' time", file.display()),
+            "a reactor polls all the time: a quota stops it for milliseconds in each period, with every I/O on it",
+            "give whole cores by cpuset (AllowedCPUs=, --cpuset-cpus, static CPU manager) and lift the quota",
+        );
+    }
+}
+
+fn threads(machine: &Machine, reactors: &CoreSet, report: &mut Report) {
+    for core in reactors.iter() {
+        let Some(siblings) = cpus::siblings(machine, core) else {
+            continue;
+        };
+        let other = siblings.iter().find(|other| *other != core);
+        let Some(other) =
+            other.filter(|other| *other > core || !reactors.iter().any(|one| one == *other))
+        else {
+            continue;
+        };
+        let both = reactors.iter().any(|one| one == other);
+        report.add(
+            Warning,
+            "threads",
+            match both {
+                true => format!("cores {core} and {other} are threads of one core, and both have reactors"),
+                false => format!("core {other} is the other thread of core {core}, which has a reactor"),
+            },
+            "two threads share the execution units of their core, so a reactor gets about half of it",
+            match both {
+                true => format!("leave core {other} out of --cores"),
+                false => format!("echo 0 > /sys/devices/system/cpu/cpu{other}/online, or keep programs off it"),
+            },
+        );
+    }
+}
+
+fn speed(machine: &Machine, reactors: &CoreSet, report: &mut Report) {
+    let slow = reactors.iter().find_map(|core| {
+        let governor = cpus::governor(machine, core)?;
+        (governor != "performance").then_some((core, governor))
+    });
+    if let Some((core, governor)) = slow {
+        report.add(
+            Warning,
+            "frequency",
+            format!("the frequency governor of core {core} is {governor}"),
+            "a reactor would run slower than its core can",
+            format!(
+                "echo performance > /sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor"
+            ),
+        );
+    }
+}

@@ -1,0 +1,314 @@
+use super::*;
+use crate::config::CommandLine;
+use crate::machine::tree::Tree;
+use clap::Parser;
+
+fn config(flags: &[&str]) -> Config {
+    let flags = std::iter::once("opi-spdk").chain(flags.iter().copied());
+    let line = CommandLine::try_parse_from(flags).expect("valid flags");
+    line.resolve().expect("valid settings")
+}
+
+/// A machine with nothing wrong: 4 cores, 2 nodes, isolated reactors on cores 1 and 2 of node 0.
+fn good() -> Tree {
+    let tree = Tree::new();
+    tree.write("/sys/devices/system/cpu/online", "0-3\n");
+    tree.write("/sys/devices/system/cpu/isolated", "1-2\n");
+    for (node, cores, free) in [(0, "0-2", "1024"), (1, "3", "512")] {
+        let dir = format!("/sys/devices/system/node/node{node}");
+        tree.write(&format!("{dir}/cpulist"), cores);
+        let pool = format!("{dir}/hugepages/hugepages-2048kB");
+        tree.write(&format!("{pool}/nr_hugepages"), "1024");
+        tree.write(&format!("{pool}/free_hugepages"), free);
+    }
+    tree.write(
+        "/proc/self/mountinfo",
+        "30 1 0:30 / /dev/hugepages rw - hugetlbfs none rw,pagesize=2M\n",
+    );
+    tree.write(
+        "/proc/self/status",
+        "CapEff:\t000001ffffffffff\nCpus_allowed_list:\t0\n",
+    );
+    tree.write(
+        "/proc/self/limits",
+        "Max open files            65536                65536                files\n\
+         Max locked memory         65536                65536                bytes\n",
+    );
+    tree.write("/proc/sys/fs/aio-max-nr", "1048576");
+    tree.write("/proc/sys/fs/aio-nr", "0");
+    tree.write("/proc/sys/vm/max_map_count", "65530");
+    tree.write("/proc/sys/kernel/osrelease", "6.1.0-28-amd64\n");
+    let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+    tree.write(clock, "tsc\n");
+    tree.dir("/var/lib");
+    tree.dir("/run");
+    tree
+}
+
+fn bad(tree: &Tree, flags: &[&str]) -> Vec<Finding> {
+    let mut findings = examine(&tree.machine(), &config(flags));
+    findings.retain(|finding| finding.level != Level::Ok);
+    findings
+}
+
+const REACTORS: [&str; 2] = ["--cores", "1-2"];
+
+#[test]
+fn a_good_machine_has_nothing_wrong() {
+    assert_eq!(bad(&good(), &REACTORS), []);
+}
+
+/// Each fault alone is found, at its level, with what it is and a command.
+#[test]
+fn each_fault_is_found_alone_with_the_command_that_mends_it() {
+    let node = "/sys/devices/system/node/node";
+    let pool = |n: u32| format!("{node}{n}/hugepages/hugepages-2048kB/free_hugepages");
+    let cgroup = "/sys/fs/cgroup";
+    let device = "/sys/bus/pci/devices/0000:01:00.0";
+    type Break<'a> = &'a dyn Fn(&Tree);
+    let in_cgroup = |tree: &Tree, file: &str, text: &str| {
+        tree.write("/proc/self/cgroup", "0::/\n");
+        tree.write("/sys/fs/cgroup/cgroup.controllers", "memory");
+        tree.write(&format!("{cgroup}/{file}"), text);
+    };
+    let cases: &[(Break, Level, &str, &str, &str)] = &[
+        (
+            &|tree| {
+                tree.write(&pool(0), "10");
+                tree.write(&pool(1), "0");
+            },
+            Level::Error,
+            "hugepages",
+            "20 MiB are free",
+            "setup --hugepages 512",
+        ),
+        (
+            &|tree| tree.write(&pool(0), "0"),
+            Level::Warning,
+            "NUMA",
+            "node 0 has reactors and no free hugepages",
+            "node0=512",
+        ),
+        (
+            &|tree| in_cgroup(tree, "hugetlb.2MB.max", "1048576"),
+            Level::Error,
+            "cgroup",
+            "hugetlb.2MB.max leaves 1 MiB",
+            "hugepages-2Mi",
+        ),
+        (
+            &|tree| in_cgroup(tree, "memory.max", "1048576"),
+            Level::Error,
+            "cgroup",
+            "memory.max leaves 1 MiB",
+            "MemoryMax=",
+        ),
+        (
+            &|tree| in_cgroup(tree, "cpu.max", "50000 100000"),
+            Level::Warning,
+            "cgroup",
+            "allows 0.5 cores' time",
+            "AllowedCPUs=",
+        ),
+        (
+            &|tree| in_cgroup(tree, "cpuset.cpus.effective", "0,3"),
+            Level::Error,
+            "cores",
+            "1,2 is outside of the cpuset",
+            "--cores",
+        ),
+        (
+            &|tree| tree.write("/sys/devices/system/cpu/online", "0-1"),
+            Level::Error,
+            "cores",
+            "2 is not online",
+            "--cores",
+        ),
+        (
+            &|tree| tree.write("/sys/devices/system/cpu/online", "1-2"),
+            Level::Warning,
+            "cores",
+            "no core is left",
+            "leave a core out",
+        ),
+        (
+            &|tree| tree.write("/sys/devices/system/cpu/isolated", "1"),
+            Level::Warning,
+            "isolation",
+            "cores 2 are not isolated",
+            "isolcpus=1,2",
+        ),
+        (
+            &|tree| {
+                tree.dir("/proc/irq/9/driver");
+                tree.write("/proc/irq/9/effective_affinity_list", "2");
+            },
+            Level::Warning,
+            "interrupts",
+            "1 interrupts",
+            "echo 0,3 > /proc/irq/9/smp_affinity_list",
+        ),
+        (
+            &|tree| {
+                tree.write(
+                    "/sys/devices/system/cpu/cpu1/topology/thread_siblings_list",
+                    "1-2",
+                )
+            },
+            Level::Warning,
+            "threads",
+            "both have reactors",
+            "leave core 2 out",
+        ),
+        (
+            &|tree| {
+                tree.write(
+                    "/sys/devices/system/cpu/cpu1/cpufreq/scaling_governor",
+                    "powersave",
+                )
+            },
+            Level::Warning,
+            "frequency",
+            "powersave",
+            "echo performance",
+        ),
+        (
+            &|tree| {
+                tree.write(
+                    "/proc/self/limits",
+                    "Max open files    1024   4096   files\n",
+                )
+            },
+            Level::Warning,
+            "open files",
+            "at most 1024",
+            "LimitNOFILE=",
+        ),
+        (
+            &|tree| tree.write("/proc/self/status", "CapEff:\t0000000000000000\n"),
+            Level::Warning,
+            "memlock",
+            "64 KiB may be locked",
+            "ulimit -l unlimited",
+        ),
+        (
+            &|tree| tree.write("/proc/sys/fs/aio-nr", "1048000"),
+            Level::Warning,
+            "aio",
+            "room for 2 aio volumes",
+            "sysctl -w fs.aio-max-nr=",
+        ),
+        (
+            &|tree| tree.write("/proc/sys/vm/max_map_count", "1000"),
+            Level::Error,
+            "mappings",
+            "1000",
+            "sysctl -w vm.max_map_count=",
+        ),
+        (
+            &|tree| tree.write(&format!("{device}/class"), "0x010802"),
+            Level::Warning,
+            "IOMMU",
+            "off",
+            "intel_iommu=on",
+        ),
+        (
+            &|tree| tree.write(&format!("{device}/driver_override"), "vfio-pci\n"),
+            Level::Warning,
+            "devices",
+            "kept for vfio-pci, and has no driver",
+            "--release 0000:01:00.0",
+        ),
+        (
+            &|tree| tree.write("/proc/sys/kernel/osrelease", "4.19.0-27"),
+            Level::Warning,
+            "kernel",
+            "4.19",
+            "5.10",
+        ),
+        (
+            &|tree| {
+                let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+                tree.write(clock, "hpet");
+            },
+            Level::Warning,
+            "clock",
+            "hpet",
+            "echo tsc",
+        ),
+        (
+            &|tree| {
+                tree.write(
+                    "/proc/net/tcp",
+                    "0: 00000000:C383 00000000:0000 0A 0:0 00:0 0 0 0 4711 1",
+                );
+                tree.write("/proc/77/comm", "bridge\n");
+                tree.dir("/proc/77/fd");
+                let link = tree.path("/proc/77/fd/3");
+                std::os::unix::fs::symlink("socket:[4711]", link).unwrap();
+            },
+            Level::Error,
+            "ports",
+            "grpc-addr 127.0.0.1:50051: bridge (process 77) listens on 0.0.0.0:50051",
+            "--grpc-addr",
+        ),
+        (
+            &|tree| {
+                std::fs::remove_dir(tree.path("/run")).unwrap();
+                tree.write("/run", "");
+            },
+            Level::Error,
+            "ctrlr-dir",
+            "cannot be written to",
+            "--ctrlr-dir",
+        ),
+    ];
+    for (damage, level, check, what, fix) in cases {
+        let tree = good();
+        damage(&tree);
+        let found = bad(&tree, &REACTORS);
+        let [finding] = &found[..] else {
+            panic!("{check} {what}: found {found:#?}");
+        };
+        assert_eq!(
+            (finding.level, finding.check),
+            (*level, *check),
+            "{finding:?}"
+        );
+        assert!(finding.what.contains(what), "{finding:?}");
+        assert!(finding.fix.as_ref().unwrap().contains(fix), "{finding:?}");
+        assert!(finding.why.is_some());
+    }
+}
+
+#[test]
+fn memlock_is_an_error_once_a_device_is_on_vfio() {
+    let tree = good();
+    tree.write("/proc/self/status", "CapEff:\t0\n");
+    tree.dir("/sys/kernel/iommu_groups/1");
+    let device = "/sys/bus/pci/devices/0000:01:00.0";
+    tree.link(&format!("{device}/driver"), "/sys/bus/pci/drivers/vfio-pci");
+    let found = bad(&tree, &REACTORS);
+    assert_eq!((found[0].check, found[0].level), ("memlock", Level::Error));
+}
+
+#[test]
+fn without_hugepages_memory_is_held_against_the_cgroup_and_what_is_available() {
+    let tree = good();
+    tree.write(
+        "/proc/meminfo",
+        "MemTotal: 9 kB\nMemAvailable:    2097152 kB\n",
+    );
+    let flags = ["--cores", "1-2", "--no-huge"];
+    let found = bad(&tree, &flags);
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].check, found[0].level),
+        ("hugepages", Level::Warning)
+    );
+    tree.write("/proc/meminfo", "MemAvailable:    1024 kB\n");
+    assert_eq!(
+        bad(&tree, &flags)[0].what,
+        "1 MiB are available, and 1024 MiB are asked for"
+    );
+}

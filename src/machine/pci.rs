@@ -1,0 +1,343 @@
+//! PCI devices: their drivers, and whether the kernel or a process uses them.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::{Machine, mounts};
+
+const DEVICES: &str = "/sys/bus/pci/devices";
+
+/// Class and subclass of NVMe controllers.
+const NVME: u64 = 0x0108;
+
+/// Drivers that hand a device to a process.
+pub const USER_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
+
+/// A device's address: domain, bus, device and function.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Address(String);
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.0
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no PCI address, such as 0000:01:00.0 or 01:00.0");
+        let lower = text.to_ascii_lowercase();
+        let full = match lower.matches(':').count() {
+            1 => format!("0000:{lower}"),
+            _ => lower,
+        };
+        let lengths_fit = full.len() == 12
+            && full.bytes().enumerate().all(|(at, byte)| match at {
+                4 | 7 => byte == b':',
+                10 => byte == b'.',
+                11 => (b'0'..=b'7').contains(&byte),
+                _ => byte.is_ascii_hexdigit(),
+            });
+        match lengths_fit {
+            true => Ok(Self(full)),
+            false => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Address {
+    /// A file of the device.
+    pub fn file(&self, name: &str) -> String {
+        format!("{DEVICES}/{self}/{name}")
+    }
+
+    /// Whether there is such a device.
+    pub fn exists(&self, machine: &Machine) -> bool {
+        machine.has(format!("{DEVICES}/{self}"))
+    }
+
+    /// The driver that has it.
+    pub fn driver(&self, machine: &Machine) -> Option<String> {
+        machine.link_name(self.file("driver"))
+    }
+
+    /// The only driver that may take it, if one is set.
+    pub fn driver_override(&self, machine: &Machine) -> Option<String> {
+        let text = machine.text(self.file("driver_override"))?;
+        (!text.is_empty() && text != "(null)").then_some(text)
+    }
+
+    /// Its IOMMU group.
+    pub fn group(&self, machine: &Machine) -> Option<String> {
+        machine.link_name(self.file("iommu_group"))
+    }
+
+    /// Its NUMA node, where it has one.
+    pub fn node(&self, machine: &Machine) -> Option<u32> {
+        machine.text(self.file("numa_node"))?.parse().ok()
+    }
+
+    /// Whether it is an NVMe controller.
+    pub fn is_nvme(&self, machine: &Machine) -> bool {
+        class(machine, self).is_some_and(|class| class >> 8 == NVME)
+    }
+
+    /// Whether it is a controller of mass storage.
+    pub fn is_storage(&self, machine: &Machine) -> bool {
+        class(machine, self).is_some_and(|class| class >> 16 == 0x01)
+    }
+
+    /// Other devices of its IOMMU group that a driver of the kernel has: a process can have the group
+    /// only whole. Bridges do not count.
+    pub fn beside(&self, machine: &Machine) -> Vec<(Self, String)> {
+        let names = machine.names(self.file("iommu_group/devices"));
+        let others = names.iter().filter_map(|name| name.parse::<Self>().ok());
+        others
+            .filter(|other| other != self)
+            .filter_map(|other| Some((other.clone(), other.driver(machine)?)))
+            .filter(|(_, driver)| driver != "pcieport" && !USER_DRIVERS.contains(&driver.as_str()))
+            .collect()
+    }
+
+    /// What uses the device, so that it must not be taken from its driver.
+    pub fn in_use(&self, machine: &Machine) -> Option<String> {
+        match class(machine, self).map(|class| class >> 16) {
+            Some(0x06) => return Some("it is a bridge".to_owned()),
+            Some(0x03) => return Some("it is a display".to_owned()),
+            _ => {}
+        }
+        self.interface_in_use(machine)
+            .or_else(|| self.storage_in_use(machine))
+            .or_else(|| self.opened(machine))
+    }
+
+    fn interface_in_use(&self, machine: &Machine) -> Option<String> {
+        let own = machine.names(self.file("net")).into_iter();
+        own.chain(self.below(machine, "net")).find_map(|name| {
+            let flags = machine.text(format!("/sys/class/net/{name}/flags"))?;
+            let flags = u32::from_str_radix(flags.trim_start_matches("0x"), 16).ok()?;
+            // IFF_UP
+            (flags & 1 != 0).then(|| format!("its network interface {name} is up"))
+        })
+    }
+
+    /// Names of the class directory `kind` one level below, as virtio devices have them.
+    fn below(&self, machine: &Machine, kind: &str) -> Vec<String> {
+        let children = machine.names(self.file(""));
+        let virtio = children.iter().filter(|name| name.starts_with("virtio"));
+        virtio
+            .flat_map(|child| machine.names(self.file(&format!("{child}/{kind}"))))
+            .collect()
+    }
+
+    /// Block devices that are on it, also through NVMe multipath, and their partitions.
+    pub fn block_devices(&self, machine: &Machine) -> Vec<String> {
+        let mut roots: Vec<PathBuf> = Vec::new();
+        roots.extend(machine.path(self.file("")).canonicalize());
+        let controllers = machine.names(self.file("nvme"));
+        for subsystem in machine.names("/sys/class/nvme-subsystem") {
+            let dir = format!("/sys/class/nvme-subsystem/{subsystem}");
+            let inside = machine.names(&dir);
+            if inside.iter().any(|name| controllers.contains(name)) {
+                roots.extend(machine.path(&dir).canonicalize());
+            }
+        }
+        let on_it = |name: &String| {
+            let device = machine.path(format!("/sys/class/block/{name}"));
+            device
+                .canonicalize()
+                .is_ok_and(|device| roots.iter().any(|root| device.starts_with(root)))
+        };
+        let names = machine.names("/sys/class/block");
+        names.into_iter().filter(on_it).collect()
+    }
+
+    fn storage_in_use(&self, machine: &Machine) -> Option<String> {
+        let blocks = self.block_devices(machine);
+        let mounts = mounts::mounts(machine);
+        let swaps = mounts::swaps(machine);
+        blocks.iter().find_map(|name| {
+            let number = machine.text(format!("/sys/class/block/{name}/dev"));
+            let mount = mounts.iter().find(|mount| {
+                Some(&mount.device) == number.as_ref()
+                    || mount.source.strip_prefix("/dev/") == Some(name)
+            });
+            if let Some(mount) = mount {
+                return Some(format!("{name} is mounted at {}", mount.directory));
+            }
+            if swaps.contains(name) {
+                return Some(format!("{name} is swap space"));
+            }
+            let holders = machine.names(format!("/sys/class/block/{name}/holders"));
+            if let Some(holder) = holders.first() {
+                return Some(format!("{name} is part of {holder}"));
+            }
+            (machine.is_here() && is_claimed(name))
+                .then(|| format!("{name} is claimed by the kernel or a process"))
+        })
+    }
+
+    /// Whether a process has it through vfio: taking it away would wait for that process.
+    fn opened(&self, machine: &Machine) -> Option<String> {
+        if self.driver(machine)? != "vfio-pci" || !machine.is_here() {
+            return None;
+        }
+        let group = self.group(machine)?;
+        let path = ["", "noiommu-"]
+            .map(|prefix| PathBuf::from(format!("/dev/vfio/{prefix}{group}")))
+            .into_iter()
+            .find(|path| path.exists())?;
+        let opened = rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        (opened.err() == Some(Errno::BUSY))
+            .then(|| format!("a process has {} open", path.display()))
+    }
+}
+
+/// A block device that is opened exclusively (a file system, a volume manager, RAID, a daemon).
+fn is_claimed(name: &str) -> bool {
+    let path = format!("/dev/{name}");
+    if std::fs::metadata(&path).is_err() {
+        return false;
+    }
+    let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
+    rustix::fs::open(&path, flags, Mode::empty()).err() == Some(Errno::BUSY)
+}
+
+fn class(machine: &Machine, address: &Address) -> Option<u64> {
+    let text = machine.text(address.file("class"))?;
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+}
+
+/// All devices.
+pub fn devices(machine: &Machine) -> Vec<Address> {
+    let names = machine.names(DEVICES);
+    names.iter().filter_map(|name| name.parse().ok()).collect()
+}
+
+/// Whether DMA is translated: without it a process cannot be given a device safely.
+pub fn has_iommu(machine: &Machine) -> bool {
+    !machine.names("/sys/kernel/iommu_groups").is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::tree::Tree;
+
+    #[test]
+    fn an_address_is_domain_bus_device_and_function() {
+        let parse = |text: &str| text.parse::<Address>();
+        assert_eq!(parse("01:00.0").unwrap().to_string(), "0000:01:00.0");
+        assert_eq!(parse("0000:AF:1f.7").unwrap().to_string(), "0000:af:1f.7");
+        for bad in [
+            "",
+            "1:0.0",
+            "0000:01:00.8",
+            "0000:01:00",
+            "0000:01:00.0/..",
+            "../../etc.0",
+        ] {
+            assert!(parse(bad).unwrap_err().contains("PCI address"), "{bad}");
+        }
+    }
+
+    /// A machine with one NVMe disk of one partition, on multipath if `subsystem`.
+    fn with_disk(multipath: bool) -> (Tree, Address) {
+        let tree = Tree::new();
+        let device = "/sys/devices/pci0000:00/0000:01:00.0";
+        tree.write(&format!("{device}/class"), "0x010802\n");
+        tree.dir(&format!("{device}/nvme/nvme0"));
+        tree.link("/sys/bus/pci/devices/0000:01:00.0", device);
+        let disk = match multipath {
+            false => format!("{device}/nvme/nvme0/nvme0n1"),
+            true => {
+                let subsystem = "/sys/devices/virtual/nvme-subsystem/nvme-subsys0";
+                tree.link("/sys/class/nvme-subsystem/nvme-subsys0", subsystem);
+                tree.link(
+                    &format!("{subsystem}/nvme0"),
+                    &format!("{device}/nvme/nvme0"),
+                );
+                format!("{subsystem}/nvme0n1")
+            }
+        };
+        tree.write(&format!("{disk}/dev"), "259:0\n");
+        tree.dir(&format!("{disk}/holders"));
+        tree.write(&format!("{disk}/nvme0n1p1/dev"), "259:1\n");
+        tree.dir(&format!("{disk}/nvme0n1p1/holders"));
+        tree.link("/sys/class/block/nvme0n1", &disk);
+        tree.link("/sys/class/block/nvme0n1p1", &format!("{disk}/nvme0n1p1"));
+        tree.link("/sys/class/block/sda", "/sys/devices/other");
+        tree.write("/sys/devices/other/dev", "8:0\n");
+        (tree, "01:00.0".parse().unwrap())
+    }
+
+    #[test]
+    fn a_device_whose_disk_or_partition_is_mounted_held_or_swapped_to_is_in_use() {
+        for multipath in [false, true] {
+            let (tree, address) = with_disk(multipath);
+            let machine = tree.machine();
+            let blocks = address.block_devices(&machine);
+            assert_eq!(blocks, ["nvme0n1", "nvme0n1p1"]);
+            assert_eq!(address.in_use(&machine), None);
+            let line = |device: &str, source: &str| {
+                format!("20 1 {device} / /data rw - ext4 {source} rw\n")
+            };
+            tree.write("/proc/self/mountinfo", &line("8:0", "/dev/sda"));
+            assert_eq!(address.in_use(&machine), None);
+            tree.write("/proc/self/mountinfo", &line("259:1", "/dev/root"));
+            let expected = "nvme0n1p1 is mounted at /data";
+            assert_eq!(address.in_use(&machine).as_deref(), Some(expected));
+            // As btrfs has it: a device number of its own.
+            tree.write("/proc/self/mountinfo", &line("0:40", "/dev/nvme0n1p1"));
+            assert_eq!(address.in_use(&machine).as_deref(), Some(expected));
+            tree.write("/proc/self/mountinfo", "");
+            tree.write(
+                "/proc/swaps",
+                "Filename Type\n/dev/nvme0n1p1 partition 1 0 -2\n",
+            );
+            let swap = address.in_use(&machine).unwrap();
+            assert_eq!(swap, "nvme0n1p1 is swap space");
+            tree.write("/proc/swaps", "");
+            tree.write("/sys/class/block/nvme0n1/holders/dm-0", "");
+            assert_eq!(address.in_use(&machine).unwrap(), "nvme0n1 is part of dm-0");
+        }
+    }
+
+    #[test]
+    fn an_interface_that_is_up_and_a_bridge_are_in_use() {
+        let tree = Tree::new();
+        let address: Address = "02:00.0".parse().unwrap();
+        tree.write(&address.file("class"), "0x020000\n");
+        tree.dir(&address.file("virtio1/net/eth0"));
+        tree.write("/sys/class/net/eth0/flags", "0x1002\n");
+        let machine = tree.machine();
+        assert_eq!(address.in_use(&machine), None);
+        tree.write("/sys/class/net/eth0/flags", "0x1003\n");
+        let up = "its network interface eth0 is up";
+        assert_eq!(address.in_use(&machine).as_deref(), Some(up));
+        tree.write(&address.file("class"), "0x060400\n");
+        assert_eq!(address.in_use(&machine).as_deref(), Some("it is a bridge"));
+    }
+}

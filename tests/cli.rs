@@ -1,0 +1,128 @@
+//! The subcommands of the program itself, run as an operator does.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn program(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_opi-spdk"));
+    command.args(args).envs(variables.iter().copied());
+    command.output().expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
+}
+
+#[test]
+fn the_doctor_looks_at_this_machine_without_spdk() {
+    // Whatever the machine lacks, the answer is whole, and the status goes with it.
+    let out = program(&["doctor", "-o", "json", "--no-huge"], &[]);
+    let answer: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(out.status.success(), answer["ok"] == true, "{answer}");
+    let findings = answer["findings"].as_array().expect("findings");
+    let checks: Vec<_> = findings
+        .iter()
+        .filter_map(|one| one["check"].as_str())
+        .collect();
+    for check in [
+        "hugepages",
+        "cgroup",
+        "open files",
+        "aio",
+        "IOMMU",
+        "state-dir",
+        "ports",
+        "kernel",
+    ] {
+        assert!(checks.contains(&check), "{check}: {checks:?}");
+    }
+    for finding in findings.iter().filter(|one| one["level"] != "ok") {
+        assert!(
+            finding["why"].is_string() && finding["fix"].is_string(),
+            "{finding}"
+        );
+    }
+}
+
+#[test]
+fn the_doctor_names_the_program_on_a_port_and_its_status_tells() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let out = program(&["doctor", "--grpc-addr", &address], &[]);
+    let found = text(&out.stdout);
+    assert_eq!(out.status.code(), Some(1), "{found}");
+    let expected = format!("(process {}) listens on {address}", std::process::id());
+    assert!(found.contains(&expected), "{found}");
+    assert!(found.contains("fix: stop it"), "{found}");
+}
+
+#[test]
+fn a_configuration_is_checked_without_starting_anything() {
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/lab.toml");
+    let out = program(&["config", "check", lab.to_str().expect("text")], &[]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(text(&out.stdout).contains("good; cores 0, 1024 MiB of hugepages, 3 volumes"));
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("bad.toml");
+    for (content, reason) in [
+        (
+            "cores = \"0\"\nmem-mb = 3\n",
+            "line 2: unknown field `mem-mb`",
+        ),
+        ("max-calls = 3", "max-calls: 3 is not a power of two"),
+        (
+            "tls = \"/none/a:/none/b:/none/c\"",
+            "certificate file /none/a: No such file",
+        ),
+    ] {
+        std::fs::write(&file, content).expect("written");
+        let out = program(&["config", "check", file.to_str().expect("text")], &[]);
+        let error = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(1));
+        assert!(
+            error.contains(reason) && error.lines().count() == 1,
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("a.toml");
+    std::fs::write(
+        &file,
+        "grpc-addr = \"127.0.0.1:1\"\nhttp-addr = \"127.0.0.1:2\"\n",
+    )
+    .expect("written");
+    let file = file.to_str().expect("text");
+    let variables = [
+        ("OPI_SPDK_GRPC_ADDR", "127.0.0.1:3"),
+        ("OPI_SPDK_CONFIG", file),
+        // As compose files have it for what is not set.
+        ("OPI_SPDK_TLS", ""),
+    ];
+    let of = |args: &[&str]| {
+        let out = program(args, &variables);
+        text(&out.stdout).to_owned()
+    };
+    let found = of(&["doctor"]);
+    assert!(found.contains("grpc-addr 127.0.0.1:3 "), "{found}");
+    assert!(found.contains("http-addr 127.0.0.1:2 "), "{found}");
+    let found = of(&["doctor", "--grpc-addr", "127.0.0.1:4"]);
+    assert!(found.contains("grpc-addr 127.0.0.1:4 "), "{found}");
+}
+
+#[test]
+fn a_variable_of_a_setting_that_there_is_not_stops_the_start() {
+    let out = program(&[], &[("OPI_SPDK_CORE", "1")]);
+    let error = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        error.contains("OPI_SPDK_CORE: there is no such setting"),
+        "{error}"
+    );
+}
