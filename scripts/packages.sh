@@ -15,6 +15,8 @@ PACKAGES=(
     fio curl
     # the configuration without which SPDK's OpenSSL does not start; names of PCI devices, for the inventory
     openssl pci.ids
+    # to check units
+    systemd
 )
 ((!$#)) || PACKAGES=("$@")
 

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# sbom.sh: prints what is linked into the program, as CycloneDX JSON: SPDK and what is in its tree, and each
+# crate with its version and licence.
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$SCRIPTS/spdk-source.sh"
+
+cd "$ROOT"
+cargo metadata --locked --format-version 1 --filter-platform "$(rustc -vV | awk '$1 == "host:" { print $2 }')" |
+    SPDK_VERSION=$SPDK_VERSION SPDK_PREFIX=${SPDK_PREFIX:-} python3 "$SCRIPTS/sbom.py"
