@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# test.sh [--fast|--asan|--guest] [ARGUMENT...]: sets all up, builds, and runs the tests, the quick ones first.
+# test.sh [--fast|--asan|--guest|--container] [ARGUMENT...]: sets all up, builds, and runs the tests, the quick ones first.
 #
 #   --fast       only unit tests and documentation tests, none on a running target
 #   --asan       a choice of the tests on a build with AddressSanitizer; any others can be named
 #   --guest      instead of all others the long ones, in virtual machines with a real Linux; installs QEMU
 #                and makes a guest image. ARGUMENT... are then those of the test program.
+#   --container  instead of all others those of the package, the image and the compose file, on a container
+#                engine of their own; ARGUMENT is the program that they take (default: a debug build)
 #   ARGUMENT...  instead of all tests: one `cargo test --workspace ARGUMENT...`, such as
 #                `scripts/test.sh --test nvme_tcp -- digest`
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+[[ ${1:-} != --container ]] || exec bash "$SCRIPTS/container-test.sh" "${@:2}"
 
 fast= asan= guest=
 case ${1:-} in
