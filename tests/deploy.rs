@@ -1,0 +1,137 @@
+//! What is shipped beside the program fits it: settings, units, configurations.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_opi-spdk");
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+/// All files under a directory.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries =
+        std::fs::read_dir(directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths
+        .flat_map(|path| match path.is_dir() {
+            true => files(&path),
+            false => vec![path],
+        })
+        .collect()
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// A variable that is no setting would stop the program at its start.
+#[test]
+fn every_variable_in_files_of_deploy_is_a_setting() {
+    let mut all: Vec<PathBuf> = files(&root().join("deploy"));
+    all.push(root().join("Dockerfile"));
+    let mut found = BTreeSet::new();
+    for file in all {
+        let text = read(&file);
+        for part in text.split("OPI_SPDK_").skip(1) {
+            let name: String = part
+                .chars()
+                .take_while(|c| c.is_ascii_uppercase() || *c == '_')
+                .collect();
+            found.insert(name);
+        }
+    }
+    // For scripts, and for dpkg.
+    found.retain(|name| !["CACHE", "PURGE_STATE"].contains(&name.as_str()));
+    assert!(found.len() > 8, "{found:?}");
+    let help = Command::new(PROGRAM)
+        .arg("--help")
+        .output()
+        .expect("it runs");
+    let help = String::from_utf8(help.stdout).expect("text");
+    for name in found {
+        let flag = format!("--{} ", name.to_lowercase().replace('_', "-"));
+        assert!(help.contains(&flag), "OPI_SPDK_{name}: there is no {flag}");
+    }
+}
+
+#[test]
+fn configurations_that_are_shipped_are_good() {
+    for file in [
+        "examples/lab.toml",
+        "deploy/compose/lab.toml",
+        "deploy/systemd/opi-spdk.toml",
+        "deploy/kubernetes/base/opi-spdk.toml",
+    ] {
+        let out = Command::new(PROGRAM)
+            .args(["config", "check"])
+            .arg(root().join(file))
+            .output()
+            .expect("it runs");
+        assert!(
+            out.status.success(),
+            "{file}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
+}
+
+/// By systemd's own check, and its score of how exposed a unit is (10 is a plain unit of root).
+#[test]
+fn units_are_good_and_little_exposed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let units = ["opi-spdk.service", "opi-spdk-setup.service"].map(|name| {
+        let text = read(&root().join("deploy/systemd").join(name));
+        // The program is not installed where tests run.
+        let text = text.replace("/usr/bin/opi-spdk", PROGRAM);
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    });
+    let analyze = |args: &[&str], units: &[PathBuf]| {
+        let mut command = Command::new("systemd-analyze");
+        let out = command.args(args).args(units).output();
+        let out = out.expect("systemd-analyze, of Debian's package systemd, is installed");
+        let said = [out.stdout, out.stderr].concat();
+        (
+            out.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    };
+    let (good, said) = analyze(&["verify", "--man=no"], &units);
+    assert!(good && !said.contains("opi-spdk"), "{said}");
+    let (good, said) = analyze(
+        &["security", "--offline=true", "--threshold=40"],
+        &units[..1],
+    );
+    assert!(good, "{said}");
+}
+
+/// `opi-spdk generate` is what the package's manual pages and completions come from.
+#[test]
+fn manual_pages_and_completions_are_made() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let out = Command::new(PROGRAM)
+        .arg("generate")
+        .arg(dir.path())
+        .output();
+    let out = out.expect("it runs");
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    for (file, content) in [
+        ("opi-spdk.1", "mem\\-mib"),
+        ("opi-spdk-doctor.1", "mends"),
+        ("opi-spdk-setup.1", "hugepages"),
+        ("opi-spdk.bash", "doctor"),
+        ("_opi-spdk", "doctor"),
+        ("opi-spdk.fish", "doctor"),
+    ] {
+        let text = read(&dir.path().join(file));
+        assert!(text.contains(content), "{file} has no {content:?}");
+    }
+}
