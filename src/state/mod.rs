@@ -3,12 +3,21 @@
 //! A commit is all or nothing, and durable when it returns. Every engine keeps the records ordered by
 //! key, compares revisions before it changes anything, and hands its commits on to those who watch.
 
+mod disk;
+mod engine;
+pub mod export;
+mod file;
+mod format;
 mod history;
+mod key;
 mod memory;
+mod seal;
 
 use futures_util::future::BoxFuture;
 
+pub use disk::Disk;
 pub use history::Watch;
+pub use key::{KeySource, StateKey};
 pub use memory::Memory;
 
 /// One record as a store keeps it.
@@ -143,5 +152,11 @@ pub trait Store: Send + Sync + 'static {
     fn revision(&self) -> u64;
 }
 
+#[cfg(test)]
+mod disk_tests;
+#[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
+mod sim;
 #[cfg(test)]
 mod tests;

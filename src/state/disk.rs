@@ -1,0 +1,186 @@
+//! The store that a start with a state directory has: a thread of its own writes, and callers who come
+//! while it waits for the disk share the next write.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::engine::{Batch, Engine, Opener};
+use super::file::StateFile;
+use super::history::History;
+use super::seal::Sealer;
+use super::{Change, Entry, Error, Expected, StateKey, Store, Watch};
+
+/// Most commits that are written together.
+const GROUP_MAX: usize = 1024;
+
+/// Records in the file `state.redb` of a state directory.
+pub struct Disk {
+    requests: Sender<Request>,
+    revision: Arc<AtomicU64>,
+    history: Arc<History>,
+}
+
+enum Request {
+    Commit(Batch, oneshot::Sender<Result<(), Error>>),
+    Scan(String, oneshot::Sender<Result<Vec<Entry>, Error>>),
+    Close(oneshot::Sender<()>),
+}
+
+impl Disk {
+    /// Whether a state directory has a state: if so, its key must not be made anew.
+    ///
+    /// # Errors
+    /// One line for the operator.
+    pub fn exists(dir: &Path) -> Result<bool, String> {
+        StateFile::in_dir(dir).exists()
+    }
+
+    /// Opens the state of a directory, which is locked by the caller; the first start makes it. All of
+    /// it is checked, and a state that is damaged, foreign, newer or sealed with another key is left as it
+    /// is.
+    ///
+    /// # Errors
+    /// One line for the operator: what is wrong, and how to go on.
+    pub fn open(dir: &Path, key: &StateKey) -> Result<Self, String> {
+        let file = StateFile::in_dir(dir);
+        let sealer = Sealer::new(key);
+        if file.exists()? {
+            file.check(&sealer, drop)?;
+        } else {
+            file.create(&sealer)?;
+        }
+        Self::run(file.start(sealer)?)
+    }
+
+    /// Reads all of a state without a change to it, hands each record on, and answers the highest revision.
+    ///
+    /// # Errors
+    /// One line for the operator: what is damaged, place by place, or why it cannot be read.
+    pub fn check(dir: &Path, key: &StateKey, each: impl FnMut(Entry)) -> Result<u64, String> {
+        StateFile::in_dir(dir).check(&Sealer::new(key), each)
+    }
+
+    fn run<O: Opener + Send + 'static>(engine: Engine<O>) -> Result<Self, String> {
+        let (requests, received) = channel();
+        let revision = Arc::new(AtomicU64::new(engine.revision()));
+        let history = Arc::new(History::default());
+        let writer = Writer {
+            engine,
+            revision: Arc::clone(&revision),
+            history: Arc::clone(&history),
+        };
+        std::thread::Builder::new()
+            .name("state".to_owned())
+            .spawn(move || writer.run(&received))
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
+        Ok(Self {
+            requests,
+            revision,
+            history,
+        })
+    }
+
+    /// Ends the store: what was asked for before is done, and the file is closed.
+    pub async fn close(&self) {
+        let (closed, wait) = oneshot::channel();
+        if self.requests.send(Request::Close(closed)).is_ok() {
+            // The other end goes with the thread.
+            let _ = wait.await;
+        }
+    }
+
+    async fn ask<T: Send>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request + Send,
+    ) -> Result<T, Error> {
+        let (answer, wait) = oneshot::channel();
+        let sent = self.requests.send(request(answer));
+        sent.map_err(|_| Error::Closed)?;
+        wait.await.map_err(|_| Error::Closed)?
+    }
+}
+
+impl Store for Disk {
+    fn commit(&self, changes: Vec<Change>, expected: Expected) -> BoxFuture<'_, Result<(), Error>> {
+        let batch = Batch { changes, expected };
+        Box::pin(self.ask(move |answer| Request::Commit(batch, answer)))
+    }
+
+    fn scan<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Entry>, Error>> {
+        Box::pin(self.ask(move |answer| Request::Scan(prefix.to_owned(), answer)))
+    }
+
+    fn watch(&self, after: Option<u64>) -> Result<Watch, Error> {
+        self.history.watch(after)
+    }
+
+    fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+}
+
+struct Writer<O> {
+    engine: Engine<O>,
+    revision: Arc<AtomicU64>,
+    history: Arc<History>,
+}
+
+impl<O: Opener> Writer<O> {
+    fn run(mut self, requests: &Receiver<Request>) {
+        let mut next = requests.recv().ok();
+        while let Some(request) = next.take() {
+            match request {
+                Request::Commit(batch, answer) => {
+                    let mut group = vec![batch];
+                    let mut answers = vec![answer];
+                    while group.len() < GROUP_MAX {
+                        match requests.try_recv() {
+                            Ok(Request::Commit(batch, answer)) => {
+                                group.push(batch);
+                                answers.push(answer);
+                            }
+                            Ok(other) => {
+                                next = Some(other);
+                                break;
+                            }
+                            Err(_) => break,
+                        }
+                    }
+                    self.commit(group, answers);
+                }
+                Request::Scan(prefix, answer) => {
+                    // Nobody may wait any more.
+                    let _ = answer.send(self.engine.scan(&prefix));
+                }
+                Request::Close(closed) => {
+                    drop(self);
+                    let _ = closed.send(());
+                    return;
+                }
+            }
+            if next.is_none() {
+                next = requests.recv().ok();
+            }
+        }
+    }
+
+    fn commit(&mut self, group: Vec<Batch>, answers: Vec<oneshot::Sender<Result<(), Error>>>) {
+        let results = self.engine.apply(&group);
+        let done = group.into_iter().zip(&results);
+        let done = done.filter(|(_, result)| result.is_ok());
+        self.history.add(done.flat_map(|(batch, _)| batch.changes));
+        self.revision
+            .store(self.engine.revision(), Ordering::Release);
+        for (answer, result) in answers.into_iter().zip(results) {
+            if let Err(error @ (Error::Full(_) | Error::Io(_) | Error::Damaged(_))) = &result {
+                tracing::error!(%error, "a change was not stored");
+            }
+            let _ = answer.send(result);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The file of the state: made whole, checked before it is opened, and grown with room that is really
+//! there.
+
+use std::fs::{File, Permissions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use parking_lot::RwLock;
+use redb::backends::FileBackend;
+use redb::{BackendError, Database, StorageBackend};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use super::Entry;
+use super::engine::{self, CURRENT, Engine, Fault, Opener};
+use super::seal::Sealer;
+
+/// The file in the state directory.
+pub(super) const FILE: &str = "state.redb";
+
+/// How every database begins.
+const MAGIC: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";
+
+/// A database file.
+pub(super) struct StateFile {
+    path: PathBuf,
+}
+
+impl StateFile {
+    pub fn in_dir(dir: &Path) -> Self {
+        Self {
+            path: dir.join(FILE),
+        }
+    }
+
+    /// Whether there is one. A start without one makes it.
+    pub fn exists(&self) -> Result<bool, String> {
+        self.path
+            .try_exists()
+            .map_err(|error| self.line(&error.to_string()))
+    }
+
+    /// Makes an empty state: whole or not at all.
+    pub fn create(&self, sealer: &Sealer) -> Result<(), String> {
+        let unfinished = Self {
+            path: self.path.with_extension("new"),
+        };
+        let make = || -> Result<(), redb::Error> {
+            match std::fs::remove_file(&unfinished.path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+            let mut options = File::options();
+            options.read(true).write(true).create_new(true).mode(0o600);
+            let database = database(options.open(&unfinished.path)?)?;
+            engine::initialize(&database, sealer, CURRENT)?;
+            database.close()?;
+            File::open(&unfinished.path)?.sync_all()?;
+            std::fs::rename(&unfinished.path, &self.path)?;
+            let dir = self.path.parent().unwrap_or(Path::new("."));
+            Ok(File::open(dir)?.sync_all()?)
+        };
+        make().map_err(|error| self.line(&engine::storage_error(&error).to_string()))
+    }
+
+    /// Checks all of it without a change to it.
+    pub fn check(&self, sealer: &Sealer, each: impl FnMut(Entry)) -> Result<u64, String> {
+        let copy = self.copy()?;
+        // redb's promise to panic for no file holds for what its checksums cover.
+        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let opened = engine::builder().create_with_backend(copy);
+            let database = opened.map_err(redb::Error::from)?;
+            engine::migrate(&database, sealer, CURRENT)?;
+            engine::load(&database, sealer, each).map(|loaded| loaded.head.revision)
+        }));
+        let panicked = |_| {
+            Err(Fault::Damaged(vec![
+                "its pages contradict each other".into(),
+            ]))
+        };
+        checked
+            .unwrap_or_else(panicked)
+            .map_err(|fault| self.fault(&fault))
+    }
+
+    /// Opens it for changes.
+    pub fn start(self, sealer: Sealer) -> Result<Engine<Self>, String> {
+        let path = self.path.clone();
+        let line = |fault: &Fault| Self { path: path.clone() }.fault(fault);
+        std::fs::set_permissions(&self.path, Permissions::from_mode(0o600))
+            .map_err(|error| self.line(&error.to_string()))?;
+        Engine::start(self, sealer, CURRENT).map_err(|fault| line(&fault))
+    }
+
+    fn copy(&self) -> Result<Copy, String> {
+        let read = || -> std::io::Result<Vec<u8>> {
+            let mut file = File::open(&self.path)?;
+            if !file.metadata()?.is_file() {
+                return Err(std::io::Error::other("is not a file"));
+            }
+            let mut content = Vec::new();
+            file.read_to_end(&mut content)?;
+            Ok(content)
+        };
+        let content = read().map_err(|error| self.line(&error.to_string()))?;
+        if content.is_empty() {
+            return Err(self.damaged("it is empty"));
+        }
+        if !content.starts_with(MAGIC) {
+            return Err(
+                self.line("is no state of opi-spdk: move it away, or choose another --state-dir")
+            );
+        }
+        Ok(Copy(RwLock::new(content)))
+    }
+
+    fn fault(&self, fault: &Fault) -> String {
+        match fault {
+            Fault::WrongKey => self.line(
+                "was sealed with another key: give that one with --state-key-file, or restore the file \
+                 state-key beside it",
+            ),
+            Fault::Format(what) => self.line(what),
+            Fault::Damaged(places) => self.damaged(&places.join(", ")),
+            Fault::Storage(error) => self.line(&error.to_string()),
+        }
+    }
+
+    fn damaged(&self, what: &str) -> String {
+        self.line(&format!(
+            "is damaged ({what}): restore it from a backup, or move it away and import an export with \
+             opi-spdk state import; opi-spdk state check tells all of it"
+        ))
+    }
+
+    fn line(&self, what: &str) -> String {
+        format!("state-dir {}: {what}", self.path.display())
+    }
+}
+
+impl Opener for StateFile {
+    fn open(&self) -> Result<Database, redb::Error> {
+        let file = File::options().read(true).write(true).open(&self.path)?;
+        if file.metadata()?.len() == 0 {
+            return Err(redb::Error::Corrupted("it is empty".to_owned()));
+        }
+        database(file)
+    }
+}
+
+fn database(file: File) -> Result<Database, redb::Error> {
+    let backend = Reserving {
+        file: file.try_clone()?,
+        inner: FileBackend::new(file)?,
+    };
+    Ok(engine::builder().create_with_backend(backend)?)
+}
+
+/// A file that grows by room that it has: a full disk is met where the file grows, not by a later write
+/// into a hole of it.
+#[derive(Debug)]
+struct Reserving {
+    file: File,
+    inner: FileBackend,
+}
+
+type Edge = std::ops::Bound<u64>;
+
+impl StorageBackend for Reserving {
+    fn len(&self) -> std::io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.inner.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        let now = self.inner.len()?;
+        if len > now {
+            match fallocate(&self.file, FallocateFlags::empty(), now, len - now) {
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.inner.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.inner.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.inner.write(offset, data)
+    }
+
+    fn close(&self) -> std::io::Result<()> {
+        self.inner.close()
+    }
+
+    fn try_lock_range(&self, start: Edge, end: Edge) -> Result<bool, BackendError> {
+        self.inner.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Edge, end: Edge) -> Result<bool, BackendError> {
+        self.inner.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Edge, end: Edge) -> Result<(), BackendError> {
+        self.inner.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Edge, end: Edge) -> Result<(), BackendError> {
+        self.inner.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Edge, end: Edge) -> Result<(), BackendError> {
+        self.inner.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Edge, end: Edge) -> Result<bool, BackendError> {
+        self.inner.query_lock_range(start, end)
+    }
+}
+
+/// What a file had: a check of it changes nothing but this.
+struct Copy(RwLock<Vec<u8>>);
+
+impl std::fmt::Debug for Copy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Copy")
+    }
+}
+
+fn ends_too_soon() -> std::io::Error {
+    std::io::Error::new(ErrorKind::InvalidData, "it ends too soon")
+}
+
+fn range(offset: u64, length: usize) -> Option<std::ops::Range<usize>> {
+    let start = usize::try_from(offset).ok()?;
+    Some(start..start.checked_add(length)?)
+}
+
+impl StorageBackend for Copy {
+    fn len(&self) -> std::io::Result<u64> {
+        Ok(self.0.read().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        let content = self.0.read();
+        let part = range(offset, out.len()).and_then(|range| content.get(range));
+        out.copy_from_slice(part.ok_or_else(ends_too_soon)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        let len = usize::try_from(len).map_err(|_| ErrorKind::FileTooLarge)?;
+        self.0.write().resize(len, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        let mut content = self.0.write();
+        let part = range(offset, data.len()).and_then(|range| content.get_mut(range));
+        part.ok_or_else(ends_too_soon)?.copy_from_slice(data);
+        Ok(())
+    }
+}

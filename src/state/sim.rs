@@ -1,0 +1,249 @@
+//! A disk in memory that loses power, fails or is full where a test says so, for the tests of the engine.
+
+use std::io::{Error, ErrorKind};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use redb::{Database, StorageBackend};
+
+use super::engine::{self, CURRENT, Opener};
+use super::seal::Sealer;
+
+/// A disk, and who may use it.
+#[derive(Debug, Clone)]
+pub(super) struct SimDisk {
+    disk: Arc<Mutex<Sim>>,
+    /// Handles of before the last power loss are dead.
+    generation: u64,
+}
+
+#[derive(Default)]
+struct Sim {
+    /// What a power loss leaves for sure.
+    durable: Vec<u8>,
+    /// What is read.
+    view: Vec<u8>,
+    /// What was written since the last sync.
+    pending: Vec<Write>,
+    generation: u64,
+    /// Writes and syncs so far.
+    steps: u64,
+    /// The step at which power is lost.
+    power_ends: Option<u64>,
+    /// The step that fails, and how.
+    fails: Option<(u64, ErrorKind)>,
+    capacity: Option<u64>,
+}
+
+impl std::fmt::Debug for Sim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sim")
+    }
+}
+
+#[derive(Clone)]
+enum Write {
+    Data(u64, Vec<u8>),
+    Length(u64),
+}
+
+impl Write {
+    fn apply(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::Data(offset, data) => {
+                let offset = usize::try_from(*offset).unwrap();
+                let end = offset + data.len();
+                if to.len() < end {
+                    to.resize(end, 0);
+                }
+                to[offset..end].copy_from_slice(data);
+            }
+            Self::Length(len) => to.resize(usize::try_from(*len).unwrap(), 0),
+        }
+    }
+}
+
+/// Numbers that look random, and are the same for the same seed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dice(pub u64);
+
+impl Dice {
+    pub fn below(&mut self, end: u64) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) % end
+    }
+}
+
+impl SimDisk {
+    /// With an empty state on it.
+    pub fn new(sealer: &Sealer) -> Self {
+        let disk = Self {
+            disk: Arc::default(),
+            generation: 0,
+        };
+        let database = disk.open().unwrap();
+        engine::initialize(&database, sealer, CURRENT).unwrap();
+        drop(database);
+        disk
+    }
+
+    /// One with the same content, and nothing pending.
+    pub fn fork(&self) -> Self {
+        let disk = self.disk.lock();
+        let copy = Sim {
+            durable: disk.view.clone(),
+            view: disk.view.clone(),
+            ..Sim::default()
+        };
+        Self {
+            disk: Arc::new(Mutex::new(copy)),
+            generation: 0,
+        }
+    }
+
+    /// Writes and syncs so far.
+    pub fn steps(&self) -> u64 {
+        self.disk.lock().steps
+    }
+
+    /// After this many more steps power is lost.
+    pub fn lose_power_after(&self, steps: u64) {
+        let mut disk = self.disk.lock();
+        disk.power_ends = Some(disk.steps + steps);
+    }
+
+    /// After this many more steps one fails.
+    pub fn fail_after(&self, steps: u64, kind: ErrorKind) {
+        let mut disk = self.disk.lock();
+        disk.fails = Some((disk.steps + steps, kind));
+    }
+
+    /// Nothing fails any more.
+    pub fn heal(&self) {
+        self.disk.lock().fails = None;
+    }
+
+    /// The file may have this many bytes.
+    pub fn limit(&self, capacity: Option<u64>) {
+        self.disk.lock().capacity = capacity;
+    }
+
+    pub fn len(&self) -> u64 {
+        self.disk.lock().view.len() as u64
+    }
+
+    pub fn has_lost_power(&self) -> bool {
+        let disk = self.disk.lock();
+        disk.power_ends.is_some_and(|end| disk.steps >= end)
+    }
+
+    /// The disk after a power loss and a restart: of each write that was not synced the dice say whether it
+    /// was lost, torn or kept.
+    pub fn restart(&self, dice: &mut Dice) -> Self {
+        let mut disk = self.disk.lock();
+        let mut content = std::mem::take(&mut disk.durable);
+        for write in std::mem::take(&mut disk.pending) {
+            match (dice.below(3), write) {
+                (0, _) => {}
+                (1, Write::Data(offset, mut data)) => {
+                    let kept = dice.below(data.len() as u64 + 1);
+                    data.truncate(usize::try_from(kept).unwrap());
+                    Write::Data(offset, data).apply(&mut content);
+                }
+                (_, write) => write.apply(&mut content),
+            }
+        }
+        disk.view = content.clone();
+        disk.durable = content;
+        disk.generation += 1;
+        disk.power_ends = None;
+        disk.fails = None;
+        Self {
+            disk: Arc::clone(&self.disk),
+            generation: disk.generation,
+        }
+    }
+
+    fn step(&self, writes: Option<Write>) -> std::io::Result<()> {
+        let mut disk = self.disk.lock();
+        if disk.generation != self.generation {
+            return Err(Error::other("this handle is of before the restart"));
+        }
+        let step = disk.steps;
+        if disk.power_ends.is_some_and(|end| step >= end) {
+            // What was being written when power went may be there or not.
+            if disk.power_ends == Some(step) {
+                disk.pending.extend(writes);
+                disk.steps += 1;
+            }
+            return Err(Error::other("no power"));
+        }
+        disk.steps += 1;
+        if let Some((at, kind)) = disk.fails
+            && at == step
+        {
+            // A write that failed has come through by half.
+            if let Some(Write::Data(offset, mut data)) = writes {
+                data.truncate(data.len() / 2);
+                let half = Write::Data(offset, data);
+                half.apply(&mut disk.view);
+                disk.pending.push(half);
+            }
+            return Err(kind.into());
+        }
+        match writes {
+            Some(write) => {
+                write.apply(&mut disk.view);
+                disk.pending.push(write);
+            }
+            None => {
+                disk.durable = disk.view.clone();
+                disk.pending.clear();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Opener for SimDisk {
+    fn open(&self) -> Result<Database, redb::Error> {
+        Ok(engine::builder().create_with_backend(self.clone())?)
+    }
+}
+
+impl StorageBackend for SimDisk {
+    fn len(&self) -> std::io::Result<u64> {
+        Ok(SimDisk::len(self))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        let disk = self.disk.lock();
+        if disk.generation != self.generation {
+            return Err(Error::other("this handle is of before the restart"));
+        }
+        let start = usize::try_from(offset).unwrap();
+        let part = disk.view.get(start..start + out.len());
+        out.copy_from_slice(part.ok_or(ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        let capacity = self.disk.lock().capacity;
+        if capacity.is_some_and(|capacity| len > capacity) {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        self.step(Some(Write::Length(len)))
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.step(None)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.step(Some(Write::Data(offset, data.to_vec())))
+    }
+}
