@@ -59,6 +59,7 @@ mod completion;
 pub mod cores;
 mod cstr;
 mod deadline;
+pub mod errno;
 mod error;
 mod executor;
 pub mod file_lock;

@@ -42,6 +42,9 @@ pub enum CallError {
     /// SPDK is stopping or has stopped.
     #[error("the data path is stopping")]
     Stopped,
+    /// The recipe panicked; how far it came is not known.
+    #[error("the call was cut off by a fault of the program")]
+    Panicked,
 }
 
 /// What the mailbox has cost the app thread's reactor since start.
@@ -259,9 +262,18 @@ impl Handle {
             answer = receiver.try_recv();
             !matches!(answer, Err(TryRecvError::Empty))
         });
-        match answer {
-            Err(TryRecvError::Empty) => receiver.await.map_err(|_| CallError::Stopped),
-            answer => answer.map_err(|_| CallError::Stopped),
+        let answer = match answer {
+            Err(TryRecvError::Empty) => receiver.await.ok(),
+            answer => answer.ok(),
+        };
+        answer.ok_or_else(|| self.unanswered())
+    }
+
+    /// Why a call that had begun has no answer. Recipes are dropped at the end, and when they panic.
+    fn unanswered(&self) -> CallError {
+        match self.0.closing.load(Ordering::Acquire) {
+            true => CallError::Stopped,
+            false => CallError::Panicked,
         }
     }
 

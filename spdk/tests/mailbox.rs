@@ -114,7 +114,7 @@ async fn a_caller_that_leaves_does_not_stop_its_recipe(handle: &Handle) {
 async fn a_panic_in_a_recipe_is_an_error_for_its_caller_alone(handle: &Handle) {
     let recipe = |_| async { panic!("expected by this test") };
     let result: Result<(), _> = handle.call(recipe).await;
-    assert_eq!(result, Err(CallError::Stopped));
+    assert_eq!(result, Err(CallError::Panicked));
     assert_eq!(handle.call(|_| async { 1 }).await, Ok(1));
 }
 

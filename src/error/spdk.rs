@@ -7,9 +7,6 @@ use std::io::ErrorKind;
 
 use super::Error;
 
-/// errno(3): no such device. The standard library has no kind for it.
-const ENODEV: i32 = 19;
-
 impl From<spdk::Error> for Error {
     fn from(error: spdk::Error) -> Self {
         let message = error.to_string();
@@ -18,7 +15,8 @@ impl From<spdk::Error> for Error {
             name: name.into(),
             message: message.clone(),
         };
-        if error.errno.0 == ENODEV {
+        // The standard library has no kind for it.
+        if error.errno.0 == spdk::errno::ENODEV {
             return not_found(subject);
         }
         match std::io::Error::from_raw_os_error(error.errno.0).kind() {
@@ -56,6 +54,9 @@ impl From<spdk::CallError> for Error {
             ),
             spdk::CallError::Stopped => {
                 Error::Unavailable("SPDK is stopping and takes no more requests".into())
+            }
+            spdk::CallError::Panicked => {
+                Error::internal("a step in SPDK", "it was cut off by a fault of the server")
             }
         }
     }

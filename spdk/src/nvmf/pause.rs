@@ -63,6 +63,10 @@ where
         let (given_up, nqn) = (given_up.clone(), nqn.to_owned());
         async move {
             let _alone = lock(&nqn).await;
+            // The one who asked has been told that it is not done: the next one begins at once.
+            if given_up.get() {
+                return;
+            }
             let change = move |subsystem| {
                 (!given_up.get()).then(|| {
                     let _ = begun.send(());
