@@ -1,17 +1,19 @@
-//! The volumes that the configuration names: made at start, and their names kept for them as long as the
-//! process runs. They are no objects of the API.
+//! The volumes that the configuration names: made at start, and read-only objects of the API as long as
+//! the process runs.
 
 use std::sync::Arc;
 
 use spdk::Handle;
-use spdk::bdev::{aio, malloc, null};
+use spdk::bdev::{self, aio, malloc, null};
 
-use crate::api::storage::AioVolume;
-use crate::backend::{Claim, Volume as _, parse_uuid, uuid_key};
+use uuid::Uuid;
+
+use crate::api::storage::{AioVolume, MallocVolume, NullVolume};
+use crate::backend::{Claim, Volume as _, Volumes, parse_uuid};
 use crate::config::Volume;
 use crate::error::Error;
 use crate::identity::Identity;
-use crate::resource::{Key, Name, Shared, Uses};
+use crate::resource::Collection;
 
 /// What a volume has of the system: its file.
 pub type Held = Option<Arc<Claim>>;
@@ -78,22 +80,6 @@ fn blocks(size_mib: u64, block_size: u32) -> u64 {
     size_mib.saturating_mul(1 << 20) / u64::from(block_size.max(1))
 }
 
-/// The volume as the API would have it, if there is a file under it, and its name.
-pub fn aio_volume(volume: &Volume) -> Option<(Name, AioVolume)> {
-    match volume {
-        Volume::Aio {
-            name,
-            filename,
-            block_size,
-            ..
-        } => {
-            let name = Name::new(format!("volumes/{name}"), None);
-            Some((name, object(filename, *block_size)))
-        }
-        _ => None,
-    }
-}
-
 /// Its UUID: that of the configuration, or one that an API volume like it would get.
 fn uuid(volume: &Volume, identity: Identity) -> [u8; 16] {
     let given = volume.uuid().and_then(parse_uuid);
@@ -114,16 +100,76 @@ fn object(filename: &str, block_size: u32) -> AioVolume {
     }
 }
 
-/// Keeps their names for them: one that SPDK has dropped, as its file was emptied, is made again.
-pub fn keep_names(volumes: &[Volume], identity: Identity, shared: &Arc<Shared>) {
-    for volume in volumes {
-        let holder = Name::new(format!("configuration/{}", volume.name()), None);
-        let uses = Uses::new()
-            .owns(Key::bdev(volume.name()))
-            .owns(uuid_key(uuid(volume, identity)));
-        // Nobody else has anything yet, and no two of them have one name.
-        if let Ok(reserved) = shared.registry.reserve(&holder, &uses) {
-            reserved.settle(uses);
+/// The collections that volumes of the configuration stand in.
+pub struct Collections<'a> {
+    /// Of volumes in memory.
+    pub malloc: &'a Collection<Volumes<MallocVolume>>,
+    /// Of volumes that forget.
+    pub null: &'a Collection<Volumes<NullVolume>>,
+    /// Of volumes in files.
+    pub aio: &'a Collection<Volumes<AioVolume>>,
+}
+
+/// Places a volume that was made among the objects of its kind.
+///
+/// # Errors
+/// SPDK takes no more calls, or has lost the volume.
+pub async fn place(
+    spdk: &Handle,
+    identity: Identity,
+    volume: &Volume,
+    into: &Collections<'_>,
+) -> Result<(), Error> {
+    let name = volume.name().to_owned();
+    let found = spdk.call(async move |spdk| bdev::lookup(spdk, &name));
+    let Some(info) = found.await?? else {
+        let what = format!("the volume {:?} has gone", volume.name());
+        return Err(Error::failed_precondition(volume.name(), what));
+    };
+    let uuid = Uuid::from_bytes(uuid(volume, identity)).to_string();
+    match volume {
+        Volume::Malloc {
+            name,
+            size_mib,
+            block_size,
+            ..
+        } => {
+            let object = MallocVolume {
+                block_size: (*block_size).into(),
+                blocks_count: blocks(*size_mib, *block_size).cast_signed(),
+                uuid,
+                ..Default::default()
+            };
+            into.malloc.place_configured(name, object);
+        }
+        Volume::Null {
+            name,
+            size_mib,
+            block_size,
+            ..
+        } => {
+            let object = NullVolume {
+                block_size: (*block_size).into(),
+                blocks_count: blocks(*size_mib, *block_size).cast_signed(),
+                uuid,
+                ..Default::default()
+            };
+            into.null.place_configured(name, object);
+        }
+        Volume::Aio {
+            name,
+            filename,
+            block_size,
+            ..
+        } => {
+            let mut object = AioVolume {
+                uuid,
+                ..object(filename, *block_size)
+            };
+            // The one that is made again after a loss must be the same to hosts.
+            object.complete(&info);
+            into.aio.place_configured(name, object);
         }
     }
+    Ok(())
 }

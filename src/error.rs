@@ -190,6 +190,35 @@ impl Error {
         }
     }
 
+    /// A volume of the configuration file is read-only.
+    pub fn configured(name: &crate::resource::Name) -> Self {
+        let what = format!(
+            "{name} is a volume of the configuration file: change it there ([[volume]] name = {:?}) and \
+             restart",
+            name.id()
+        );
+        Error::failed_precondition(name, what)
+    }
+
+    /// The store of records did not take a change, which was undone then.
+    pub fn not_stored(name: &crate::resource::Name, error: &crate::state::Error) -> Self {
+        use crate::state::Error as Store;
+        let what = |remedy: &str| {
+            format!("{name}: the change could not be stored, and was not made: {error}{remedy}")
+        };
+        match error {
+            Store::Full(_) => Error::ResourceExhausted(what(": make room in state-dir")),
+            Store::TooLarge(_) => Error::ResourceExhausted(what("")),
+            Store::Conflict { .. } | Store::TooOld(_) => {
+                Error::internal("storing a record", what(""))
+            }
+            Store::Io(_) | Store::Damaged(_) => {
+                Error::Unavailable(what(": look at the disk of state-dir"))
+            }
+            Store::Closed => Error::Unavailable(what("")),
+        }
+    }
+
     /// A fault of the server.
     pub fn internal(operation: impl Into<String>, message: impl fmt::Display) -> Self {
         Error::Internal {

@@ -25,6 +25,7 @@ pub mod notify;
 pub mod preflight;
 pub mod program;
 mod psk;
+pub mod reconcile;
 pub mod reload;
 pub mod resource;
 pub mod server;

@@ -109,7 +109,10 @@ async fn serve(
         }
     };
     let manager = Manager::of_environment();
-    let services = Services::new(config, identity, handle.clone());
+    let store = Arc::new(crate::state::Memory::default());
+    let services = Services::new(config, identity, handle.clone(), store);
+    // Records are readable when the servers begin, and made while they serve.
+    tokio::spawn(services.restore(config, identity).await?);
     let (trigger, stopping) = shutdown::trigger();
     let serving = server::serve(
         listeners,
@@ -132,7 +135,7 @@ async fn serve(
     if timeout(shutdown::DRAIN, services.stop()).await.is_err() {
         tracing::warn!(waited = ?shutdown::DRAIN, "changes in flight did not finish; leaving them");
     }
-    *backends = services.backends(&config.volumes);
+    *backends = services.backends();
     match timeout(shutdown::GRACE, servers).await {
         Ok(ended) => flatten(ended),
         Err(_) => {

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use spdk::Handle;
 use tonic::server::NamedService;
 use tonic::service::Routes;
-use tonic_health::server::HealthReporter;
 
 use crate::api::inventory::inventory_service_server::InventoryServiceServer;
 use crate::api::storage::*;
 use crate::backend::{NvmePaths, NvmeRemoteControllers, NvmeRemoteNamespaces, Volumes};
-use crate::config::{Config, Volume};
-use crate::configured;
+use crate::config::Config;
+use crate::configured::{self, Collections};
 use crate::frontend::{
     Luns, NvmeControllers, NvmeNamespaces, NvmeSubsystems, VirtioBlks, VirtioScsiControllers,
     VirtioScsiLuns, VirtioScsiTargets,
@@ -22,15 +21,16 @@ use crate::identity::Identity;
 use crate::inventory::{InventoryService, Roots};
 use crate::kvm::{Plugged, Slots};
 use crate::middleend::{EncryptedVolumes, QosVolumes};
+use crate::reconcile::Reconciler;
 use crate::resource::service::service;
-use crate::resource::{CallContext, Collection, List, Registry, Shared};
+use crate::resource::{CallContext, Collection, List, Records, Registry, Shared};
+use crate::state::Store;
 use crate::telemetry::health;
 
 service! {
     /// Volumes that forget what is written.
     NullVolumeService {
         serves { null_volumes: NullVolume[flat] as Volumes<NullVolume> }
-        refuses {}
         beside {}
     }
 }
@@ -39,7 +39,6 @@ service! {
     /// Volumes in memory.
     MallocVolumeService {
         serves { malloc_volumes: MallocVolume[flat] as Volumes<MallocVolume> }
-        refuses {}
         beside {}
     }
 }
@@ -48,7 +47,6 @@ service! {
     /// Volumes in files and kernel block devices.
     AioVolumeService {
         serves { aio_volumes: AioVolume[flat] as Volumes<AioVolume> }
-        refuses {}
         beside {}
     }
 }
@@ -61,7 +59,6 @@ service! {
             nvme_controllers: NvmeController[nested] as Plugged<NvmeControllers>,
             nvme_namespaces: NvmeNamespace[nested] as NvmeNamespaces,
         }
-        refuses {}
         beside {}
     }
 }
@@ -73,7 +70,6 @@ service! {
             nvme_remote_controllers: NvmeRemoteController[flat] as NvmeRemoteControllers,
             nvme_paths: NvmePath[nested] as NvmePaths,
         }
-        refuses {}
         holds { nvme_remote_namespaces: Arc<NvmeRemoteNamespaces> }
         beside {
             async fn reset_nvme_remote_controller(
@@ -118,7 +114,6 @@ service! {
     /// Volumes that encrypt what another one stores.
     MiddleendEncryptionService {
         serves { encrypted_volumes: EncryptedVolume[listed] as EncryptedVolumes }
-        refuses {}
         beside {}
     }
 }
@@ -127,7 +122,6 @@ service! {
     /// Limits of volumes.
     MiddleendQosVolumeService {
         serves { qos_volumes: QosVolume[listed] as QosVolumes }
-        refuses {}
         beside {}
     }
 }
@@ -136,7 +130,6 @@ service! {
     /// virtio-blk devices.
     FrontendVirtioBlkService {
         serves { virtio_blks: VirtioBlk[flat] as Plugged<VirtioBlks> }
-        refuses {}
         beside {}
     }
 }
@@ -149,7 +142,6 @@ service! {
             virtio_scsi_controllers: VirtioScsiController[listed] as Plugged<VirtioScsiControllers>,
             virtio_scsi_luns: VirtioScsiLun[listed] as VirtioScsiLuns,
         }
-        refuses {}
         beside {}
     }
 }
@@ -159,6 +151,7 @@ service! {
 pub struct Services {
     shared: Arc<Shared>,
     spdk: Handle,
+    health: Arc<Health>,
     /// See [`NullVolumeService`].
     pub null: NullVolumeService,
     /// See [`MallocVolumeService`].
@@ -180,10 +173,10 @@ pub struct Services {
 }
 
 impl Services {
-    /// The services over an SPDK that runs. Nothing exists yet.
-    pub fn new(config: &Config, identity: Identity, spdk: Handle) -> Self {
-        let shared = Shared::over(spdk.clone());
-        configured::keep_names(&config.volumes, identity, &shared);
+    /// The services over an SPDK that runs. Nothing exists yet, and no change is taken before
+    /// [`restore`](Self::restore) and what it answers are done.
+    pub fn new(config: &Config, identity: Identity, spdk: Handle, store: Arc<dyn Store>) -> Self {
+        let shared = Shared::over(spdk.clone(), store);
         let slots = Slots::new(config);
         let health = Health::new(Arc::clone(&shared.registry));
         let nvme_subsystems = Collection::new(NvmeSubsystems::new(spdk.clone()), &shared);
@@ -204,7 +197,7 @@ impl Services {
         let virtio_blks = VirtioBlks::new(spdk.clone());
         let virtio_scsi = virtio_scsi(&spdk, &shared, &slots);
         let nvme_remote = nvme_remote(&spdk, &shared, &health);
-        let services = Self {
+        Self {
             null: NullVolumeService {
                 null_volumes: Collection::new(Volumes::new(spdk.clone(), identity), &shared),
             },
@@ -231,27 +224,78 @@ impl Services {
             },
             virtio_scsi,
             shared,
-            spdk: spdk.clone(),
+            spdk,
+            health,
+        }
+    }
+
+    /// Places the volumes of the configuration and all stored records in memory, where they can be
+    /// read from then on. The answered task makes them in SPDK, and then keeps SPDK in line with them
+    /// as long as the server runs.
+    ///
+    /// # Errors
+    /// One line for the operator.
+    pub async fn restore(
+        &self,
+        config: &Config,
+        identity: Identity,
+    ) -> Result<impl Future<Output = ()> + Send + use<>, String> {
+        let collections = Collections {
+            malloc: &self.malloc.malloc_volumes,
+            null: &self.null.null_volumes,
+            aio: &self.aio.aio_volumes,
         };
-        services.watch(config, &spdk, &health);
-        services
+        for volume in &config.volumes {
+            let placed = configured::place(&self.spdk, identity, volume, &collections).await;
+            placed.map_err(|error| format!("volume {:?}: {error}", volume.name()))?;
+        }
+        let reconciler = Reconciler::new(&self.shared, self.records());
+        let names = reconciler.load().await?;
+        let services = self.clone();
+        Ok(async move {
+            reconciler.replay(&names).await;
+            services.shared.set_restored();
+            services.watch();
+            reconciler.run().await;
+        })
+    }
+
+    /// The records of all kinds.
+    fn records(&self) -> Vec<Arc<dyn Records>> {
+        vec![
+            Arc::clone(&self.null.null_volumes) as _,
+            Arc::clone(&self.malloc.malloc_volumes) as _,
+            Arc::clone(&self.aio.aio_volumes) as _,
+            Arc::clone(&self.nvme.nvme_subsystems) as _,
+            Arc::clone(&self.nvme.nvme_controllers) as _,
+            Arc::clone(&self.nvme.nvme_namespaces) as _,
+            Arc::clone(&self.nvme_remote.nvme_remote_controllers) as _,
+            Arc::clone(&self.nvme_remote.nvme_paths) as _,
+            Arc::clone(&self.encryption.encrypted_volumes) as _,
+            Arc::clone(&self.qos.qos_volumes) as _,
+            Arc::clone(&self.virtio_blk.virtio_blks) as _,
+            Arc::clone(&self.virtio_scsi.virtio_scsi_targets) as _,
+            Arc::clone(&self.virtio_scsi.virtio_scsi_controllers) as _,
+            Arc::clone(&self.virtio_scsi.virtio_scsi_luns) as _,
+        ]
     }
 
     /// Has looked after what changes by itself, for as long as SPDK runs.
-    fn watch(&self, config: &Config, spdk: &Handle, health: &Arc<Health>) {
+    fn watch(&self) {
+        let (spdk, health) = (&self.spdk, &self.health);
         let controllers = Arc::clone(&self.nvme_remote.nvme_remote_controllers);
         let volumes = Arc::clone(&self.aio.aio_volumes);
         let namespaces = Arc::clone(&self.nvme.nvme_namespaces);
         let limits = Arc::clone(&self.qos.qos_volumes);
         let luns = Arc::clone(&self.virtio_scsi.virtio_scsi_luns);
         let paths = Paths::new(spdk.clone(), controllers, Arc::clone(health));
-        let files = Files::new(spdk.clone(), volumes, &config.volumes, Arc::clone(health));
         let shared = || Arc::clone(&self.shared);
+        let files = Files::new(spdk.clone(), volumes, shared(), Arc::clone(health));
         tokio::spawn(look_after(paths, shared()));
         tokio::spawn(look_after(files, shared()));
-        tokio::spawn(look_after(Exports::new(limits), shared()));
-        tokio::spawn(look_after(Exports::new(namespaces), shared()));
-        tokio::spawn(look_after(Exports::new(luns), shared()));
+        tokio::spawn(look_after(Exports::new(limits, &self.shared), shared()));
+        tokio::spawn(look_after(Exports::new(namespaces, &self.shared), shared()));
+        tokio::spawn(look_after(Exports::new(luns, &self.shared), shared()));
         let namespaces = Arc::clone(&self.nvme.nvme_namespaces);
         let namespaces = Parts::new(spdk.clone(), namespaces, Arc::clone(health));
         tokio::spawn(look_after(namespaces, shared()));
@@ -276,29 +320,25 @@ impl Services {
     }
 
     /// What SPDK may wait for: the files and the peers that data is on.
-    pub fn backends(&self, configured: &[Volume]) -> Vec<String> {
+    pub fn backends(&self) -> Vec<String> {
         let paths = self.nvme_remote.nvme_paths.objects().into_iter();
         let files = self.aio.aio_volumes.objects().into_iter();
-        let configured = configured
-            .iter()
-            .filter(|volume| matches!(volume, Volume::Aio { .. }))
-            .map(|volume| volume.name().to_owned());
+        let paths = paths.map(|(name, _)| name.to_string());
         paths
-            .map(|(name, _)| name.to_string())
             .chain(files.map(|(name, _)| name.to_string()))
-            .chain(configured)
             .collect()
     }
 
     /// All of them, and grpc.health.v1 that knows each by its name; what it tells is up to [`health::Health`].
-    pub async fn routes(self) -> (Routes, health::Health) {
+    /// They are not serving before what there was at the last run has been tried.
+    pub async fn routes(self) -> (Routes, Arc<health::Health>) {
         let mut names = Vec::new();
         let (health, health_service) = tonic_health::server::health_reporter();
         let mut routes = Routes::new(health_service);
         macro_rules! serve {
             ($($service:expr),* $(,)?) => {$(
                 let service = $service;
-                names.push(serving(&health, &service).await);
+                names.push(name_of(&service));
                 routes = routes.add_service(service);
             )*};
         }
@@ -314,7 +354,13 @@ impl Services {
             self.virtio_scsi.server(),
             InventoryServiceServer::new(InventoryService::new(Roots::default())),
         ];
-        (routes, health::Health::new(health, names))
+        let health = Arc::new(health::Health::new(health, names).await);
+        let (shared, restored) = (self.shared, Arc::clone(&health));
+        tokio::spawn(async move {
+            shared.restored().await;
+            restored.set_restored().await;
+        });
+        (routes, health)
     }
 }
 
@@ -352,8 +398,6 @@ fn virtio_scsi(
     }
 }
 
-/// Tells that a service is there; its name.
-async fn serving<S: NamedService>(health: &HealthReporter, _: &S) -> &'static str {
-    health.set_serving::<S>().await;
+fn name_of<S: NamedService>(_: &S) -> &'static str {
     S::NAME
 }

@@ -129,7 +129,10 @@ async fn a_file_that_the_configuration_names_is_looked_after_like_any_other() {
             let object = json!({ "block_size": 512, "blocks_count": 64 });
             let nulls = Resource::new(&client, "NullVolume");
             let status = nulls.refused("", "raw", object, Code::AlreadyExists).await;
-            assert!(status.message().contains("configuration/raw"), "{status}");
+            assert!(
+                status.message().contains("volumes/raw (AioVolume)"),
+                "{status}"
+            );
         }
         file.set_len(16 * MIB).expect("there is room");
         becomes(&namespaces, &shown, "ONLINE").await;

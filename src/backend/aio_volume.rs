@@ -9,15 +9,12 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, StatxFlags, ioctl_blksszget, statx};
 use spdk::bdev::aio;
-use spdk::{Handle, Spdk, bdev};
+use spdk::{Handle, Spdk, bdev, errno};
 
-use super::{Claim, ENODEV, Recipe, Volume, check_size, check_uuid, info, parse_uuid, uuid_text};
+use super::{Claim, Recipe, Volume, check_size, check_uuid, info, parse_uuid, uuid_text};
 use crate::api::storage::AioVolume;
 use crate::error::{Error, Violations};
 use crate::resource::{Change, Name};
-
-/// errno(3): the volume is open.
-const EBUSY: i32 = 16;
 
 /// The block size of a file where none is asked for. A block device has its own.
 const FILE_BLOCK_SIZE: u32 = 512;
@@ -121,7 +118,7 @@ impl Volume for AioVolume {
         }
         let rescanned = spdk.call(move |spdk| async move {
             match aio::rescan(spdk, &wanted.name).await {
-                Err(error) if [EBUSY, ENODEV].contains(&error.errno.0) => Ok(None),
+                Err(error) if [errno::EBUSY, errno::ENODEV].contains(&error.errno.0) => Ok(None),
                 Err(error) => Err(error),
                 Ok(()) => info(spdk, &wanted.name).map(Some),
             }

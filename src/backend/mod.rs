@@ -20,20 +20,20 @@ use std::collections::HashMap;
 use std::future::Future;
 
 use parking_lot::Mutex;
-use spdk::{Handle, Spdk, bdev};
+use spdk::{Handle, Spdk, bdev, errno};
 use uuid::Uuid;
 
 use crate::api::storage::VolumeStats;
 use crate::error::{Error, Violations};
 use crate::identity::Identity;
-use crate::resource::{CallContext, Change, Key, Kind, Name, Object, Uses};
+use crate::resource::{CallContext, Change, Key, Kind, Name, Object, Stage, Uses};
 
 pub(crate) use aio_volume::file_size;
 pub(crate) use file_claim::{Claim, FileId};
 pub use nvme_path::NvmePaths;
 pub use nvme_remote_controller::NvmeRemoteControllers;
 pub use nvme_remote_namespace::NvmeRemoteNamespaces;
-pub(crate) use stats::{stats_if, stats_of, volume_gone, volume_stats};
+pub(crate) use stats::{stats_if, stats_of, volume_at_fault, volume_gone, volume_stats};
 
 /// The largest block: beyond it NVMe/TCP could not move one in one piece.
 pub(crate) const MAX_BLOCK_SIZE: i64 = 64 * 1024;
@@ -143,6 +143,8 @@ impl<V: Volume> Volumes<V> {
 impl<V: Volume> Kind for Volumes<V> {
     type Object = V;
 
+    const STAGE: Stage = Stage::Base;
+
     fn check(&self, object: &V, violations: &mut Violations) {
         object.check(violations);
     }
@@ -157,15 +159,21 @@ impl<V: Volume> Kind for Volumes<V> {
         }
     }
 
-    async fn create(&self, _: &CallContext, name: &Name, mut wanted: V) -> Result<V, Error> {
-        let held = wanted.hold(name.id()).await?;
-        let recipe = self.recipe(name, &wanted).await?;
+    /// A bdev that is there stays: it holds data of its own.
+    async fn ensure(&self, _: &CallContext, name: &Name, mut object: V) -> Result<V, Error> {
+        let is_known = !object.name().is_empty();
+        if is_known && self.is_there(name, &object).await? {
+            object.confirm().await?;
+            return Ok(object);
+        }
+        let held = object.hold(name.id()).await?;
+        let recipe = self.recipe(name, &object).await?;
         let info = self
             .spdk
             .call(move |spdk| async move { make(spdk, &recipe).await });
-        wanted.complete(&info.await??);
+        object.complete(&info.await??);
         self.keep(name, held);
-        Ok(wanted)
+        Ok(object)
     }
 
     async fn update(
@@ -198,19 +206,7 @@ impl<V: Volume> Kind for Volumes<V> {
         object.confirm().await
     }
 
-    /// One that has gone by itself is there again, if what it is made of is.
-    async fn renew(&self, _: &CallContext, name: &Name, object: &V) -> Result<(), Error> {
-        match self.is_there(name, object).await? {
-            true => object.confirm().await,
-            false => {
-                self.make_again(name, object).await?;
-                tracing::warn!(volume = %name, "it had gone, and is made again");
-                Ok(())
-            }
-        }
-    }
-
-    async fn delete(&self, _: &CallContext, name: &Name, object: &V) -> Result<(), Error> {
+    async fn remove(&self, _: &CallContext, name: &Name, object: &V) -> Result<(), Error> {
         let (id, uuid) = (name.id().to_owned(), parse_uuid(object.uuid()));
         let deleted = self
             .spdk
@@ -261,26 +257,6 @@ impl<V: Volume> Volumes<V> {
             )),
         }
     }
-
-    /// Makes the bdev of a volume again that has gone by itself.
-    ///
-    /// # Errors
-    /// What stands against it.
-    pub(crate) async fn make_again(&self, name: &Name, volume: &V) -> Result<(), Error> {
-        let held = volume.hold(name.id()).await?;
-        let recipe = self.recipe(name, volume).await?;
-        let uuid = parse_uuid(volume.uuid());
-        let made = self
-            .spdk
-            .call(async move |spdk| match own(spdk, recipe.name(), uuid)? {
-                Own::There => Ok(()),
-                // Where another bdev has the name, SPDK says so.
-                Own::Gone | Own::Replaced => recipe.make(spdk).await,
-            });
-        made.await??;
-        self.keep(name, held);
-        Ok(())
-    }
 }
 
 /// What has a volume's name.
@@ -314,7 +290,7 @@ fn info(spdk: Spdk, name: &str) -> Result<bdev::Info, spdk::Error> {
 /// A bdev that went by itself (its file did) is as gone as one that is removed.
 async fn remove(spdk: Spdk, name: &str) -> Result<(), spdk::Error> {
     match bdev::delete(spdk, name).await {
-        Err(error) if error.errno.0 == ENODEV => Ok(()),
+        Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
         result => result,
     }
 }
@@ -345,11 +321,8 @@ async fn rebuild<R: Recipe>(
 }
 
 fn gone(name: &str) -> spdk::Error {
-    spdk::Error::new("look up bdev", ENODEV).with_detail(format!("bdev {name:?} has gone"))
+    spdk::Error::new("look up bdev", errno::ENODEV).with_detail(format!("bdev {name:?} has gone"))
 }
-
-/// errno(3): no such device.
-const ENODEV: i32 = 19;
 
 /// Whether blocks of a bdev can have so many bytes.
 pub(crate) fn is_block_size(bytes: i64) -> bool {

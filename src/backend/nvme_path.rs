@@ -12,23 +12,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spdk::bdev::nvme::{self, Address, Multipath};
-use spdk::{Handle, Spdk};
+use spdk::{Handle, Spdk, errno};
 
 use super::nvme_remote_controller::{NvmeRemoteControllers, key_name, key_of, unreachable};
 use super::path_address::{address, check, source};
-use super::{ENODEV, greeting, pcie, volume_stats};
+use super::{greeting, pcie, volume_stats};
 use crate::api::storage::{
     NvmeMultipath, NvmePath, NvmeRemoteController, NvmeTransportType, VolumeStats,
 };
 use crate::error::{Error, Subject, Violations};
 use crate::health::{Health, path_key};
 use crate::resource::volume_ref::remote_bdevs;
-use crate::resource::{CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Uses};
-
-/// errno(3), as SPDK's errors carry it.
-const ENXIO: i32 = 6;
-const EEXIST: i32 = 17;
-const EINVAL: i32 = 22;
+use crate::resource::{CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Stage, Uses};
 
 /// Where the kernel shows its RDMA devices.
 const RDMA_DEVICES: &str = "/sys/class/infiniband";
@@ -135,6 +130,8 @@ impl NvmePaths {
 impl Kind for NvmePaths {
     type Object = NvmePath;
 
+    const STAGE: Stage = Stage::Path;
+
     fn check(&self, object: &NvmePath, violations: &mut Violations) {
         check(object, violations);
     }
@@ -170,18 +167,24 @@ impl Kind for NvmePaths {
         greeting::heard(&options, call.answer_by()).await
     }
 
-    async fn create(
+    async fn ensure(
         &self,
         call: &CallContext,
         name: &Name,
-        wanted: NvmePath,
+        object: NvmePath,
     ) -> Result<NvmePath, Error> {
-        let mut options = self.options(name, &wanted, left(call))?;
+        let is_known = !object.name.is_empty();
+        let mut options = self.options(name, &object, left(call))?;
         let mut paths = self.controllers.kind().paths(&self.parent(name));
-        options.first = paths.all(|path| path == *name);
-        let attached = self.spdk.call(async move |spdk| join(spdk, &options).await);
+        options.first = !is_known && paths.all(|path| path == *name);
+        let attached = self.spdk.call(async move |spdk| {
+            if is_known && is_there(spdk, &options) {
+                return Ok(());
+            }
+            join(spdk, &options).await
+        });
         attached.await?.map_err(at_fault)?;
-        Ok(wanted)
+        Ok(object)
     }
 
     async fn update(
@@ -203,7 +206,7 @@ impl Kind for NvmePaths {
         }
     }
 
-    async fn delete(&self, _: &CallContext, name: &Name, object: &NvmePath) -> Result<(), Error> {
+    async fn remove(&self, _: &CallContext, name: &Name, object: &NvmePath) -> Result<(), Error> {
         let options = self.options(name, object, DEFAULT_TIMEOUT)?;
         let user = self.user_of_bdevs(name);
         let free = user.is_none();
@@ -229,6 +232,13 @@ impl Kind for NvmePaths {
             .call(async move |spdk| nvme::path_stats(spdk, &options.name, &options.path()).await);
         Ok(volume_stats([stats.await?.map_err(unreachable)?]))
     }
+}
+
+/// Whether SPDK has the path. It connects one that has dropped again by itself.
+fn is_there(spdk: Spdk, path: &nvme::Options) -> bool {
+    let mine = path.path();
+    let there = nvme::paths(spdk, &path.name).unwrap_or_default();
+    there.iter().any(|path| path.id().as_ref() == Some(&mine))
 }
 
 /// How long the peer may take.
@@ -260,7 +270,7 @@ async fn leave(spdk: Spdk, path: &nvme::Options, free: bool) -> Result<Left, spd
         return Ok(Left::Needed);
     }
     match nvme::detach(spdk, &path.name, Some(&mine)).await {
-        Err(error) if ![ENODEV, ENXIO].contains(&error.errno.0) => Err(error),
+        Err(error) if ![errno::ENODEV, errno::ENXIO].contains(&error.errno.0) => Err(error),
         _ => Ok(Left::Done),
     }
 }
@@ -301,7 +311,7 @@ async fn replace(
 fn at_fault(error: spdk::Error) -> Error {
     let subject = error.operation;
     match error.errno.0 {
-        EINVAL | EEXIST => Error::failed_precondition(subject, error.to_string()),
+        errno::EINVAL | errno::EEXIST => Error::failed_precondition(subject, error.to_string()),
         _ => unreachable(error),
     }
 }

@@ -5,23 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spdk::bdev::nvme;
-use spdk::{Handle, bdev, keyring};
+use spdk::{Handle, bdev, errno, keyring};
 
-use super::{ENODEV, volume_stats};
+use super::volume_stats;
 use crate::api::storage::{NvmeRemoteController, TcpController, VolumeStats};
 use crate::error::{Error, Violations};
 use crate::psk;
 use crate::resource::volume_ref::remote_bdevs;
-use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Uses};
+use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Stage, Uses};
 
 /// NVMe base specification: queue counts and sizes are 16 bits, and a queue has two entries at least.
 const MAX_QUEUES: i64 = 65_535;
 const QUEUE_SIZES: std::ops::RangeInclusive<i64> = 2..=65_535;
-
-/// errno(3).
-const ETIMEDOUT: i32 = 110;
-const EHOSTUNREACH: i32 = 113;
-const EIO: i32 = 5;
 
 /// How much longer than a path the answer about it may take.
 const LAST_WORD: Duration = Duration::from_millis(20);
@@ -79,7 +74,7 @@ impl NvmeRemoteControllers {
             let left = give_up.saturating_duration_since(Instant::now());
             let reset = async move |spdk| nvme::reset(spdk, &id, left).await;
             match all.kind().spdk.call(reset).await? {
-                Err(error) if error.errno.0 == ENODEV => Ok(()),
+                Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
                 result => result.map_err(unreachable),
             }
         });
@@ -98,6 +93,8 @@ impl NvmeRemoteControllers {
 impl Kind for NvmeRemoteControllers {
     type Object = NvmeRemoteController;
 
+    const STAGE: Stage = Stage::Base;
+
     fn check(&self, object: &NvmeRemoteController, violations: &mut Violations) {
         check(object, violations);
     }
@@ -106,16 +103,17 @@ impl Kind for NvmeRemoteControllers {
         Uses::new().owns(remote_bdevs(name.id()))
     }
 
-    async fn create(
+    async fn ensure(
         &self,
         _: &CallContext,
         name: &Name,
-        wanted: NvmeRemoteController,
+        object: NvmeRemoteController,
     ) -> Result<NvmeRemoteController, Error> {
         check_id(name)?;
+        let is_known = !object.name.is_empty();
         let id = name.id().to_owned();
         let is_there = async move |spdk| nvme::paths(spdk, &id).is_ok();
-        if self.spdk.call(is_there).await? {
+        if !is_known && self.spdk.call(is_there).await? {
             return Err(Error::AlreadyExists {
                 name: name.into(),
                 message: format!(
@@ -124,8 +122,10 @@ impl Kind for NvmeRemoteControllers {
                 ),
             });
         }
-        self.exchange_key(name, Vec::new(), key_of(&wanted)).await?;
-        Ok(wanted)
+        match self.exchange_key(name, Vec::new(), key_of(&object)).await {
+            Err(Error::AlreadyExists { .. }) if is_known => Ok(object),
+            added => added.map(|()| object),
+        }
     }
 
     /// All of it is about how to connect: only while there is no path.
@@ -141,7 +141,7 @@ impl Kind for NvmeRemoteControllers {
         Ok(change.wanted)
     }
 
-    async fn delete(
+    async fn remove(
         &self,
         _: &CallContext,
         name: &Name,
@@ -160,7 +160,7 @@ impl Kind for NvmeRemoteControllers {
             for namespace in namespaces(spdk, &id)? {
                 match bdev::stats(spdk, &namespace.bdev).await {
                     // It went while the others were asked.
-                    Err(error) if error.errno.0 == ENODEV => {}
+                    Err(error) if error.errno.0 == errno::ENODEV => {}
                     stats => all.push(stats?),
                 }
             }
@@ -185,7 +185,10 @@ impl NvmeRemoteControllers {
         let name = key_name(name.id());
         let exchanged = self.spdk.call(async move |spdk| {
             if !old.is_empty() {
-                keyring::remove(spdk, &name)?;
+                match keyring::remove(spdk, &name) {
+                    Err(error) if error.errno.0 != errno::ENOKEY => return Err(error),
+                    _ => {}
+                }
             }
             if new.is_empty() {
                 Ok(())
@@ -251,7 +254,7 @@ pub(super) fn key_of(object: &NvmeRemoteController) -> Vec<u8> {
 /// The namespaces of the controller with this ID: none where it has no path.
 pub(super) fn namespaces(spdk: spdk::Spdk, id: &str) -> Result<Vec<nvme::Namespace>, spdk::Error> {
     match nvme::namespaces(spdk, id) {
-        Err(error) if error.errno.0 == ENODEV => Ok(Vec::new()),
+        Err(error) if error.errno.0 == errno::ENODEV => Ok(Vec::new()),
         result => result,
     }
 }
@@ -259,7 +262,9 @@ pub(super) fn namespaces(spdk: spdk::Spdk, id: &str) -> Result<Vec<nvme::Namespa
 /// A peer that does not answer, as the client sees it.
 pub(super) fn unreachable(error: spdk::Error) -> Error {
     match error.errno.0 {
-        ETIMEDOUT | EHOSTUNREACH | EIO | ENODEV => Error::Unavailable(error.to_string()),
+        errno::ETIMEDOUT | errno::EHOSTUNREACH | errno::EIO | errno::ENODEV => {
+            Error::Unavailable(error.to_string())
+        }
         _ => error.into(),
     }
 }

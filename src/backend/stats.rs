@@ -1,8 +1,7 @@
 //! SPDK's counters of volumes, as the API has them.
 
-use spdk::{Handle, bdev};
+use spdk::{Handle, bdev, errno};
 
-use super::ENODEV;
 use crate::api::storage::VolumeStats;
 use crate::error::Error;
 use crate::resource::stats::saturate;
@@ -15,7 +14,7 @@ pub(crate) async fn stats_of(spdk: &Handle, bdev: String) -> Result<VolumeStats,
     let name = bdev.clone();
     let stats = spdk.call(move |spdk| async move { bdev::stats(spdk, &name).await });
     match stats.await? {
-        Err(error) if error.errno.0 == ENODEV => Err(volume_gone(&bdev)),
+        Err(error) if error.errno.0 == errno::ENODEV => Err(volume_gone(&bdev)),
         stats => Ok(volume_stats([stats?])),
     }
 }
@@ -29,6 +28,18 @@ pub(crate) async fn stats_if(
     match is_there {
         true => stats_of(spdk, bdev).await,
         false => Err(volume_gone(&bdev)),
+    }
+}
+
+/// What SPDK found wrong with a volume that `field` names: one that it does not have is that field's
+/// fault.
+pub(crate) fn volume_at_fault(field: &str, volume_name_ref: &str, error: spdk::Error) -> Error {
+    match error.errno.0 {
+        errno::ENODEV => Error::NotFound {
+            name: volume_name_ref.into(),
+            message: format!("{field}: there is no volume {volume_name_ref:?}"),
+        },
+        _ => error.into(),
     }
 }
 

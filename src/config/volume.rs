@@ -8,8 +8,7 @@ use super::ConfigError;
 use crate::backend::{MAX_BLOCK_SIZE, check_uuid, is_block_size, parse_uuid};
 use crate::error::Violations;
 
-/// A bdev that is made at start. It is not an object of the API: clients refer to
-/// it by its raw name.
+/// A volume that is made at start, and a read-only object of the API.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Volume {

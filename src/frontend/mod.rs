@@ -1,6 +1,7 @@
 //! What hosts and virtual machines see: NVMe subsystems with their namespaces and controllers,
 //! virtio-blk devices, and virtio-scsi controllers with their LUNs.
 
+mod controller_spec;
 mod nvme_controller;
 mod nvme_namespace;
 mod nvme_subsystem;
@@ -11,7 +12,7 @@ mod virtio_scsi_controller;
 mod virtio_scsi_lun;
 mod virtio_scsi_target;
 
-use spdk::{Handle, bdev, nvmf};
+use spdk::{Handle, bdev, errno, nvmf};
 
 use crate::api::storage::VolumeStats;
 use crate::backend::volume_stats;
@@ -27,16 +28,6 @@ pub use virtio_scsi_controller::VirtioScsiControllers;
 pub use virtio_scsi_lun::VirtioScsiLuns;
 pub(crate) use virtio_scsi_lun::is_target_name;
 pub use virtio_scsi_target::VirtioScsiTargets;
-
-/// errno(3), as SPDK's errors carry it.
-mod errno {
-    pub const EPERM: i32 = 1;
-    pub const ENOENT: i32 = 2;
-    pub const ENODEV: i32 = 19;
-    pub const EINVAL: i32 = 22;
-    pub const ERANGE: i32 = 34;
-    pub const ENOKEY: i32 = 126;
-}
 
 /// What hosts moved through all namespaces of a subsystem. Each has its bdev for itself, so the
 /// bdevs' counters are it; SPDK counts no finer.
@@ -64,12 +55,4 @@ fn is_gone(error: &spdk::Error) -> bool {
 /// Who has this name in the directory of sockets owns this.
 fn socket_key(name: &str) -> Key {
     Key::from(format!("socket/{name}"))
-}
-
-/// `volume_name_ref` names a volume that SPDK does not have.
-fn no_volume(volume_name_ref: &str) -> Error {
-    Error::NotFound {
-        name: volume_name_ref.into(),
-        message: format!("volume_name_ref: there is no volume {volume_name_ref:?}"),
-    }
 }

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use spdk::nvmf::namespace::{self, Added};
 use spdk::nvmf::subsystem::MAX_NAMESPACES;
-use spdk::{Handle, Spdk, bdev};
+use spdk::{Handle, Spdk, bdev, errno};
 
+use super::is_gone;
 use super::nvme_subsystem::{NvmeSubsystems, nqn_of};
-use super::{errno, is_gone};
 use crate::api::storage::nvme_namespace_status::{OperState, State};
 use crate::api::storage::{NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus, VolumeStats};
-use crate::backend::{aio_contexts, check_uuid, parse_uuid, stats_if};
+use crate::backend::{aio_contexts, check_uuid, parse_uuid, stats_if, volume_at_fault};
 use crate::error::{Error, Violations};
-use crate::health::{Exported, Health, Part, Parted, Presences, Replaced, What};
+use crate::health::{Health, Part, Parted, Presences, Replaced, What};
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Uses};
+use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Stage, Uses};
 
 /// The kind.
 pub struct NvmeNamespaces {
@@ -81,6 +81,8 @@ impl NvmeNamespaces {
 impl Kind for NvmeNamespaces {
     type Object = NvmeNamespace;
 
+    const STAGE: Stage = Stage::Part;
+
     fn check(&self, object: &NvmeNamespace, violations: &mut Violations) {
         let Some(spec) = &object.spec else { return };
         if spec.host_nsid < 0 {
@@ -116,22 +118,30 @@ impl Kind for NvmeNamespaces {
         Some(&object.spec.as_ref()?.volume_name_ref)
     }
 
-    async fn create(
+    async fn ensure(
         &self,
         _: &CallContext,
         name: &Name,
-        wanted: NvmeNamespace,
+        object: NvmeNamespace,
     ) -> Result<NvmeNamespace, Error> {
+        let is_known = !object.name.is_empty();
+        if is_known && !self.is_lost(name, &object) {
+            return Ok(object);
+        }
         let nqn = self.nqn(name)?;
         aio_contexts::check(&self.shared.registry, name)?;
-        let spec = spec_of(&wanted);
+        let spec = spec_of(&object);
         let mut options = options(&spec);
         if options.nsid == 0 {
             options.nsid = self.choose_nsid(name)?;
         }
-        let added = self
-            .spdk
-            .call(move |spdk| async move { namespace::add(spdk, &nqn, &options).await });
+        let added = self.spdk.call(move |spdk| async move {
+            if is_known {
+                // Adding holds up the I/O of the whole subsystem.
+                check_free(spdk, &options.bdev)?;
+            }
+            namespace::add(spdk, &nqn, &options).await
+        });
         let added = added.await?.map_err(|error| {
             let stays_paused = |what: &str| what.contains("could not be resumed");
             // Others may have taken the last contexts meanwhile: no reactor can take the namespace up.
@@ -142,7 +152,12 @@ impl Kind for NvmeNamespaces {
             }
             at_fault(&spec, error)
         })?;
-        Ok(with_nsid(wanted, self.shown(name, added)))
+        Ok(with_nsid(object, self.shown(name, added)))
+    }
+
+    /// Hosts do not see one whose volume has gone.
+    fn is_lost(&self, name: &Name, _: &NvmeNamespace) -> bool {
+        !self.volumes.is_there(name)
     }
 
     async fn update(
@@ -177,7 +192,7 @@ impl Kind for NvmeNamespaces {
         }
     }
 
-    async fn delete(
+    async fn remove(
         &self,
         _: &CallContext,
         name: &Name,
@@ -219,29 +234,6 @@ impl Parted for NvmeNamespaces {
         self.volumes.is_there(name).then_some(())?;
         let (nqn, what) = (self.nqn(name).ok()?, What::Namespace(nsid));
         Some(Part { nqn, what })
-    }
-}
-
-/// Hosts do not see one whose volume has gone.
-impl Exported for NvmeNamespaces {
-    fn is_there(&self, name: &Name, _: &NvmeNamespace) -> bool {
-        self.volumes.is_there(name)
-    }
-
-    async fn make_again(&self, name: &Name, object: &NvmeNamespace) -> Result<bool, Error> {
-        let nqn = self.nqn(name)?;
-        let options = options(&spec_of(object));
-        let added = self.spdk.call(move |spdk| async move {
-            // Adding holds up the I/O of the whole subsystem.
-            match bdev::lookup(spdk, &options.bdev)? {
-                Some(bdev) if bdev.claimed_by.is_none() => {
-                    namespace::add(spdk, &nqn, &options).await.map(Some)
-                }
-                _ => Ok(None),
-            }
-        });
-        let added = added.await??;
-        Ok(added.map(|added| self.shown(name, added)).is_some())
     }
 }
 
@@ -302,6 +294,21 @@ fn with_nsid(mut object: NvmeNamespace, nsid: u32) -> NvmeNamespace {
     object
 }
 
+/// Whether the volume is there and nobody has it.
+fn check_free(spdk: Spdk, bdev: &str) -> Result<(), spdk::Error> {
+    const OPERATION: &str = "add namespace";
+    match bdev::lookup(spdk, bdev)? {
+        None => Err(spdk::Error::new(OPERATION, errno::ENODEV)),
+        Some(found) => match found.claimed_by {
+            Some(owner) => {
+                let what = format!("bdev {bdev:?} is in use by {owner}");
+                Err(spdk::Error::new(OPERATION, errno::EBUSY).with_detail(what))
+            }
+            None => Ok(()),
+        },
+    }
+}
+
 /// One that went by itself (its volume did), or with its subsystem, is as gone as one that is removed.
 async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), spdk::Error> {
     match namespace::remove(spdk, nqn, nsid).await {
@@ -326,19 +333,12 @@ async fn replace(
 /// What SPDK found wrong, told of the field that is to blame.
 fn at_fault(spec: &NvmeNamespaceSpec, error: spdk::Error) -> Error {
     match error.errno.0 {
-        errno::ENODEV => Error::NotFound {
-            name: spec.volume_name_ref.as_str().into(),
-            message: format!(
-                "spec.volume_name_ref: there is no volume {:?}",
-                spec.volume_name_ref
-            ),
-        },
         // The first that was free.
         errno::ERANGE if spec.host_nsid == 0 => Error::ResourceExhausted(
             "the subsystem has as many namespaces as it can: spec.max_namespaces".into(),
         ),
         errno::ERANGE => Error::invalid("spec.host_nsid", error.detail.unwrap_or_default()),
-        _ => error.into(),
+        _ => volume_at_fault("spec.volume_name_ref", &spec.volume_name_ref, error),
     }
 }
 

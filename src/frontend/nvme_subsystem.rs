@@ -1,14 +1,14 @@
 //! NvmeSubsystem: what a host connects to, with the namespaces and controllers that are its parts.
 
 use spdk::nvmf::{Address, host, listener, nqn, subsystem};
-use spdk::{Handle, Spdk, keyring};
+use spdk::{Handle, Spdk, errno, keyring};
 use uuid::Uuid;
 
-use super::{errno, subsystem_stats};
+use super::subsystem_stats;
 use crate::api::storage::{NvmeSubsystem, NvmeSubsystemSpec, NvmeSubsystemStatus, VolumeStats};
 use crate::error::{Error, Violations};
 use crate::psk;
-use crate::resource::{CallContext, Change, Kind, Name, Uses};
+use crate::resource::{CallContext, Change, Kind, Name, Stage, Uses};
 
 /// NVMe base specification, Identify Controller: bytes of the two texts.
 const SERIAL_LEN: usize = 20;
@@ -48,6 +48,8 @@ impl NvmeSubsystems {
 impl Kind for NvmeSubsystems {
     type Object = NvmeSubsystem;
 
+    const STAGE: Stage = Stage::Export;
+
     fn check(&self, object: &NvmeSubsystem, violations: &mut Violations) {
         let Some(spec) = &object.spec else { return };
         check_nqn("spec.nqn", &spec.nqn, violations);
@@ -83,22 +85,30 @@ impl Kind for NvmeSubsystems {
         Uses::new().owns(format!("nqn/{}", nqn_of(object)))
     }
 
-    async fn create(
+    async fn ensure(
         &self,
         _: &CallContext,
         name: &Name,
-        mut wanted: NvmeSubsystem,
+        mut object: NvmeSubsystem,
     ) -> Result<NvmeSubsystem, Error> {
-        let recipe = Recipe::new(name, &wanted);
-        let made = self
-            .spdk
-            .call(move |spdk| async move { make(spdk, &recipe).await });
+        let is_known = !object.name.is_empty();
+        let recipe = Recipe::new(name, &object);
+        let made = self.spdk.call(move |spdk| async move {
+            if is_known {
+                if subsystem::info(spdk, &recipe.options.nqn)?.is_some() {
+                    return Ok(());
+                }
+                // One that was lost has left its key.
+                forget_key(spdk, &recipe)?;
+            }
+            make(spdk, &recipe).await
+        });
         made.await??;
-        wanted.status = Some(NvmeSubsystemStatus {
+        object.status = Some(NvmeSubsystemStatus {
             firmware_revision: spdk::version().to_owned(),
             ..Default::default()
         });
-        Ok(wanted)
+        Ok(object)
     }
 
     async fn update(
@@ -136,7 +146,7 @@ impl Kind for NvmeSubsystems {
         Ok(change.wanted)
     }
 
-    async fn delete(
+    async fn remove(
         &self,
         _: &CallContext,
         name: &Name,
@@ -276,10 +286,9 @@ async fn adjust(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Erro
         subsystem::set_identity(spdk, &after.nqn, &after.serial, &after.model).await?;
     }
     let admitted = admit(spdk, old, new).await;
-    if admitted.is_err() {
-        subsystem::set_identity(spdk, &before.nqn, &before.serial, &before.model).await?;
-    }
-    admitted
+    let Err(error) = admitted else { return Ok(()) };
+    let undone = subsystem::set_identity(spdk, &before.nqn, &before.serial, &before.model);
+    Err(error.after_undo(undone.await))
 }
 
 async fn admit(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
@@ -295,11 +304,13 @@ async fn admit(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error
         };
     }
     open(spdk, new).await?;
-    let closed = close(spdk, old, new).await;
-    if closed.is_err() && !new.hostnqn.is_empty() {
-        host::disallow(spdk, &new.options.nqn, &new.hostnqn).await?;
+    match close(spdk, old, new).await {
+        Err(error) if !new.hostnqn.is_empty() => {
+            let shut = host::disallow(spdk, &new.options.nqn, &new.hostnqn).await;
+            Err(error.after_undo(shut.and_then(|()| forget_key(spdk, new))))
+        }
+        closed => closed,
     }
-    closed
 }
 
 /// Lets the host in that may connect. Any host is let in when the other one is kept out.
@@ -327,7 +338,10 @@ async fn close(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error
         return Ok(());
     }
     match host::disallow(spdk, &before.nqn, &old.hostnqn).await {
-        Err(error) if error.errno.0 != errno::ENOENT => Err(error),
+        Err(error) if error.errno.0 != errno::ENOENT => {
+            let any = host::allow_any(spdk, &before.nqn, before.allow_any_host);
+            Err(error.after_undo(any.await))
+        }
         _ => forget_key(spdk, old),
     }
 }

@@ -8,17 +8,17 @@ use std::path::PathBuf;
 
 use spdk::bdev::{self, Presence, qos};
 use spdk::vhost::blk;
-use spdk::{Handle, Spdk};
+use spdk::{Handle, Spdk, errno};
 
-use super::{errno, no_volume, pcie, socket_key};
+use super::{pcie, socket_key};
 use crate::api::storage::{PciEndpoint, VirtioBlk, VolumeStats};
-use crate::backend::{stats_if, volume_gone};
+use crate::backend::{stats_if, volume_at_fault, volume_gone};
 use crate::error::{Error, Violations};
 use crate::health::{Presences, Replaced};
 use crate::kvm::{Model, Pluggable};
 use crate::middleend::limits;
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Kind, Name, Uses};
+use crate::resource::{CallContext, Change, Kind, Name, Stage, Uses};
 
 /// The kind.
 pub struct VirtioBlks {
@@ -39,6 +39,8 @@ impl VirtioBlks {
 
 impl Kind for VirtioBlks {
     type Object = VirtioBlk;
+
+    const STAGE: Stage = Stage::Door;
 
     fn check(&self, object: &VirtioBlk, violations: &mut Violations) {
         if let Some(endpoint) = &object.pcie_id {
@@ -81,40 +83,35 @@ impl Kind for VirtioBlks {
         Some(&object.volume_name_ref)
     }
 
-    async fn create(
+    /// A device whose volume went has none, also when that is back: SPDK gives another one only to a
+    /// new device, and a machine that is connected keeps the old one.
+    async fn ensure(
         &self,
         _: &CallContext,
         name: &Name,
-        wanted: VirtioBlk,
+        object: VirtioBlk,
     ) -> Result<VirtioBlk, Error> {
-        let device = Device::of(name, &wanted);
-        let made = self
-            .spdk
-            .call(move |spdk| async move { make(spdk, &device).await });
-        let volume = made.await?.map_err(|error| at_fault(&wanted, error))?;
-        self.volumes.note(name, volume);
-        Ok(wanted)
-    }
-
-    /// A device whose volume went has none, also when that is back: SPDK gives another one only to a
-    /// new device, and a machine that is connected keeps the old one.
-    async fn renew(&self, _: &CallContext, name: &Name, object: &VirtioBlk) -> Result<(), Error> {
-        if self.volumes.is_there(name) {
-            return Ok(());
+        let is_known = !object.name.is_empty();
+        if is_known && self.volumes.is_there(name) {
+            return Ok(object);
         }
-        let device = Device::of(name, object);
+        let device = Device::of(name, &object);
         let bdev = device.bdev.clone();
-        let renewed = self.spdk.call(move |spdk| async move {
-            if bdev::lookup(spdk, &device.bdev)?.is_none() {
-                return Ok(None);
+        let made = self.spdk.call(move |spdk| async move {
+            if is_known {
+                if bdev::lookup(spdk, &device.bdev)?.is_none() {
+                    return Ok(None);
+                }
+                remove(spdk, &device).await?;
             }
-            remove(spdk, &device).await?;
             make(spdk, &device).await.map(Some)
         });
-        let renewed = renewed.await?.map_err(|error| at_fault(object, error))?;
+        let volume = &object.volume_name_ref;
+        let made = made.await?;
+        let made = made.map_err(|error| volume_at_fault("volume_name_ref", volume, error))?;
         self.volumes
-            .note(name, renewed.ok_or_else(|| volume_gone(&bdev))?);
-        Ok(())
+            .note(name, made.ok_or_else(|| volume_gone(&bdev))?);
+        Ok(object)
     }
 
     async fn update(
@@ -131,11 +128,12 @@ impl Kind for VirtioBlks {
             .spdk
             .call(move |spdk| async move { self::change(spdk, &old, &new).await });
         let changed = self.volumes.settle(name, changed.await?);
-        changed.map_err(|error| at_fault(&change.wanted, error))?;
+        let volume = &change.wanted.volume_name_ref;
+        changed.map_err(|error| volume_at_fault("volume_name_ref", volume, error))?;
         Ok(change.wanted)
     }
 
-    async fn delete(&self, _: &CallContext, name: &Name, object: &VirtioBlk) -> Result<(), Error> {
+    async fn remove(&self, _: &CallContext, name: &Name, object: &VirtioBlk) -> Result<(), Error> {
         let device = Device::of(name, object);
         let removed = self
             .spdk
@@ -206,15 +204,20 @@ async fn make(spdk: Spdk, device: &Device) -> Result<Presence, spdk::Error> {
 
 /// A device that is not there is as gone as one that is removed.
 async fn remove(spdk: Spdk, device: &Device) -> Result<(), spdk::Error> {
-    match blk::delete(spdk, &device.name).await {
+    let (bdev, none) = (&device.bdev, qos::Limits::default());
+    match limit(spdk, bdev, device.limits, none).await {
+        // The volume has gone, and its limits with it.
         Err(error) if error.errno.0 != errno::ENODEV => return Err(error),
         _ => {}
     }
-    bdev::leave(spdk, &watcher(&device.name));
-    match limit(spdk, &device.bdev, device.limits, qos::Limits::default()).await {
-        // The volume has gone, and its limits with it.
-        Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
-        result => result,
+    match blk::delete(spdk, &device.name).await {
+        Err(error) if error.errno.0 != errno::ENODEV => {
+            Err(error.after_undo(limit(spdk, bdev, none, device.limits).await))
+        }
+        _ => {
+            bdev::leave(spdk, &watcher(&device.name));
+            Ok(())
+        }
     }
 }
 
@@ -248,12 +251,4 @@ async fn limit(
         return Ok(());
     }
     qos::set(spdk, bdev, after).await
-}
-
-/// What SPDK found wrong, told of the field that is to blame.
-fn at_fault(object: &VirtioBlk, error: spdk::Error) -> Error {
-    match error.errno.0 {
-        errno::ENODEV => no_volume(&object.volume_name_ref),
-        _ => error.into(),
-    }
 }

@@ -19,9 +19,8 @@ use std::collections::BTreeMap;
 use parking_lot::Mutex;
 use spdk::bdev::{self, Presence};
 use spdk::vhost::scsi;
-use spdk::{Handle, Spdk};
+use spdk::{Handle, Spdk, errno};
 
-use super::errno;
 use crate::api::storage::VolumeStats;
 use crate::backend::volume_stats;
 use crate::error::Error;
@@ -140,25 +139,70 @@ impl Luns {
         })
     }
 
-    /// Shows a volume again that had gone; `false` while it is not back. `None` for an ID that has
-    /// no volume.
-    pub(super) async fn show_again(&self, group: &str, id: &str) -> Result<Option<bool>, Error> {
-        let Some(lun) = self.lun(group, id) else {
-            return Ok(None);
-        };
-        let controller = group.to_owned();
-        let shown = self.spdk.call(move |spdk| async move {
-            match bdev::lookup(spdk, &lun.bdev)? {
-                Some(_) => show(spdk, Some(&controller), &lun).await,
-                None => Ok(None),
+    /// Whether the ID is taken under this one.
+    pub(super) fn has(&self, group: &str, id: &str) -> bool {
+        self.number(group, id).is_some()
+    }
+
+    /// The SCSI target number of a LUN.
+    pub(super) fn number(&self, group: &str, id: &str) -> Option<u8> {
+        let groups = self.groups.lock();
+        groups.get(group)?.luns.get(id).map(|lun| lun.number)
+    }
+
+    /// Whether the ID has a controller.
+    pub(super) fn is_shown(&self, group: &str) -> bool {
+        self.groups
+            .lock()
+            .get(group)
+            .is_some_and(|group| group.shown)
+    }
+
+    /// Keeps a LUN's number for it, or gives it one, before it is made after a start.
+    pub(super) fn restore(&self, group: &str, id: &str, bdev: &str, number: Option<u8>) {
+        let mut groups = self.groups.lock();
+        let group = groups.entry(group.to_owned()).or_default();
+        let is_free = |number: &u8| group.luns.values().all(|lun| lun.number != *number);
+        match number.filter(is_free) {
+            Some(number) => {
+                let volume = None;
+                let bdev = bdev.to_owned();
+                let lun = Lun {
+                    bdev,
+                    number,
+                    volume,
+                };
+                group.luns.insert(id.to_owned(), lun);
             }
-        });
-        let volume = shown.await??;
-        let is_back = volume.is_some();
-        if is_back {
-            self.set_volume(group, id, volume);
+            None => {
+                group.take(id, bdev, MAX_LUNS);
+            }
         }
-        Ok(Some(is_back))
+    }
+
+    /// Shows a volume that is not shown, or whose bdev had gone and is back.
+    ///
+    /// # Errors
+    /// NOT_FOUND while it is not back.
+    pub(super) async fn show_again(&self, group: &str, id: &str) -> Result<(), Error> {
+        if self.is_there(group, id) && self.is_shown(group) {
+            return Ok(());
+        }
+        let (lun, shown) = {
+            let groups = self.groups.lock();
+            let group = groups.get(group);
+            let lun = group.and_then(|group| group.luns.get(id).cloned());
+            (lun, group.is_some_and(|group| group.shown))
+        };
+        let Some(lun) = lun else { return Ok(()) };
+        let controller = shown.then(|| group.to_owned());
+        let shown = self
+            .spdk
+            .call(async move |spdk| show(spdk, controller.as_deref(), &lun).await);
+        if let Some(volume) = shown.await?? {
+            self.set_volume(group, id, Some(volume));
+        }
+        Ok(())
     }
 
     /// One that is shown.
@@ -206,7 +250,8 @@ impl Luns {
     }
 
     /// A controller is there: shows the LUNs that are under its ID through it, or none of them.
-    pub(super) async fn attach(&self, controller: &str) -> Result<(), Error> {
+    /// `tolerant`: those whose volume is missing come later.
+    pub(super) async fn attach(&self, controller: &str, tolerant: bool) -> Result<(), Error> {
         let luns: Vec<(String, Lun)> = {
             let groups = self.groups.lock();
             let group = groups.get(controller).into_iter();
@@ -216,12 +261,17 @@ impl Luns {
         let name = controller.to_owned();
         let shown = self
             .spdk
-            .call(move |spdk| async move { show_all(spdk, &name, &luns).await });
+            .call(move |spdk| async move { show_all(spdk, &name, &luns, tolerant).await });
         let volumes = shown.await??;
-        self.set_shown(controller, true);
-        for (id, volume) in volumes {
-            self.set_volume(controller, &id, volume);
-        }
+        self.change(controller, |group| {
+            // A LUN counts as shown from here on, and has its volume in the same step.
+            group.shown = true;
+            for (id, volume) in volumes {
+                if let Some(lun) = group.luns.get_mut(&id) {
+                    lun.volume = volume;
+                }
+            }
+        });
         Ok(())
     }
 
@@ -282,16 +332,18 @@ async fn hide(spdk: Spdk, controller: &str, lun: &Lun) -> Result<(), spdk::Error
     Ok(())
 }
 
-/// All or none of them.
+/// All or none of them, unless it is `tolerant`.
 async fn show_all(
     spdk: Spdk,
     controller: &str,
     luns: &[(String, Lun)],
+    tolerant: bool,
 ) -> Result<Vec<(String, Option<Presence>)>, spdk::Error> {
     let mut volumes = Vec::new();
     for (shown, (id, lun)) in luns.iter().enumerate() {
         match show(spdk, Some(controller), lun).await {
             Ok(volume) => volumes.push((id.clone(), volume)),
+            Err(_) if tolerant => volumes.push((id.clone(), None)),
             Err(error) => {
                 for (_, lun) in &luns[..shown] {
                     hide(spdk, controller, lun).await?;

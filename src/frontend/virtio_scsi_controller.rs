@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use spdk::vhost::scsi;
-use spdk::{Handle, Spdk};
+use spdk::{Handle, Spdk, errno};
 
 use super::virtio_scsi::Luns;
-use super::{errno, pcie, socket_key};
+use super::{pcie, socket_key};
 use crate::api::storage::{PciEndpoint, VirtioScsiController, VolumeStats};
 use crate::error::{Error, Violations};
 use crate::kvm::{Model, Pluggable};
 use crate::middleend::limits;
-use crate::resource::{CallContext, Change, Kind, Name, Uses};
+use crate::resource::{CallContext, Change, Kind, Name, Stage, Uses};
 
 /// Why a controller has no limits.
 const NO_LIMITS: &str =
@@ -35,6 +35,8 @@ impl VirtioScsiControllers {
 impl Kind for VirtioScsiControllers {
     type Object = VirtioScsiController;
 
+    const STAGE: Stage = Stage::Door;
+
     fn check(&self, object: &VirtioScsiController, violations: &mut Violations) {
         if let Some(endpoint) = &object.pcie_id {
             pcie::check_numbers("pcie_id", endpoint, violations);
@@ -51,21 +53,26 @@ impl Kind for VirtioScsiControllers {
         Uses::new().owns(socket_key(name.id()))
     }
 
-    async fn create(
+    async fn ensure(
         &self,
         _: &CallContext,
         name: &Name,
-        wanted: VirtioScsiController,
+        object: VirtioScsiController,
     ) -> Result<VirtioScsiController, Error> {
+        let is_known = !object.name.is_empty();
+        if is_known && self.luns.is_shown(name.id()) {
+            return Ok(object);
+        }
         let id = name.id().to_owned();
         self.spdk
             .call(move |spdk| async move { scsi::create(spdk, &id).await })
             .await??;
-        if let Err(error) = self.luns.attach(name.id()).await {
-            self.remove(name).await?;
+        // A LUN that a restart brings back without its volume comes when that does.
+        if let Err(error) = self.luns.attach(name.id(), is_known).await {
+            self.remove_from_spdk(name).await?;
             return Err(error);
         }
-        Ok(wanted)
+        Ok(object)
     }
 
     /// Without KVM mode the numbers are for clients to read: the machine puts the device where it wants
@@ -79,13 +86,13 @@ impl Kind for VirtioScsiControllers {
         Ok(change.wanted)
     }
 
-    async fn delete(
+    async fn remove(
         &self,
         _: &CallContext,
         name: &Name,
         _: &VirtioScsiController,
     ) -> Result<(), Error> {
-        self.remove(name).await?;
+        self.remove_from_spdk(name).await?;
         self.luns.detach(name.id());
         Ok(())
     }
@@ -109,7 +116,7 @@ impl Pluggable for VirtioScsiControllers {
 }
 
 impl VirtioScsiControllers {
-    async fn remove(&self, name: &Name) -> Result<(), Error> {
+    async fn remove_from_spdk(&self, name: &Name) -> Result<(), Error> {
         let id = name.id().to_owned();
         Ok(self
             .spdk

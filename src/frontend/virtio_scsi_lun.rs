@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use super::no_volume;
+use prost::Message;
+
 use super::virtio_scsi::{Luns, MAX_LUNS};
 use super::virtio_scsi_target::{VirtioScsiTargets, most};
 use crate::api::storage::{VirtioScsiLun, VolumeStats};
-use crate::backend::stats_if;
+use crate::backend::{stats_if, volume_at_fault};
 use crate::error::{Error, Violations};
-use crate::health::Exported;
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Uses};
+use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Stage, Uses};
 
 const TARGETS: &str = "virtioScsiTargets";
 const CONTROLLERS: &str = "virtioScsiControllers";
@@ -40,15 +40,15 @@ impl VirtioScsiLuns {
     async fn add(&self, name: &Name, lun: &Lun<'_>, object: &VirtioScsiLun) -> Result<(), Error> {
         let target = self.targets.object(&key(TARGETS, lun.group));
         let most = target.as_ref().map_or(MAX_LUNS, most);
-        match self.luns.add(lun.group, name.id(), &lun.bdev, most).await {
-            Err(Error::NotFound { .. }) => Err(no_volume(&object.volume_name_ref)),
-            result => result,
-        }
+        let added = self.luns.add(lun.group, name.id(), &lun.bdev, most).await;
+        added.map_err(|error| no_volume(object, error))
     }
 }
 
 impl Kind for VirtioScsiLuns {
     type Object = VirtioScsiLun;
+
+    const STAGE: Stage = Stage::Part;
 
     fn check(&self, object: &VirtioScsiLun, violations: &mut Violations) {
         if let Err(reason) = VolumeRef::parse(&object.volume_name_ref) {
@@ -90,14 +90,39 @@ impl Kind for VirtioScsiLuns {
         Some(&object.volume_name_ref)
     }
 
-    async fn create(
+    async fn ensure(
         &self,
         _: &CallContext,
         name: &Name,
-        wanted: VirtioScsiLun,
+        object: VirtioScsiLun,
     ) -> Result<VirtioScsiLun, Error> {
-        self.add(name, &Lun::of(&wanted), &wanted).await?;
-        Ok(wanted)
+        let lun = Lun::of(&object);
+        match object.name.is_empty() || !self.luns.has(lun.group, name.id()) {
+            true => self.add(name, &lun, &object).await?,
+            false => {
+                let shown = self.luns.show_again(lun.group, name.id()).await;
+                shown.map_err(|error| no_volume(&object, error))?;
+            }
+        }
+        Ok(object)
+    }
+
+    /// Machines see a disk go with its volume.
+    fn is_lost(&self, name: &Name, object: &VirtioScsiLun) -> bool {
+        !self.luns.is_there(Lun::of(object).group, name.id())
+    }
+
+    fn kept(&self, name: &Name, object: &VirtioScsiLun) -> Vec<u8> {
+        let number = self.luns.number(Lun::of(object).group, name.id());
+        let number = number.map(u32::from);
+        Kept { number }.encode_to_vec()
+    }
+
+    fn restore(&self, name: &Name, object: &VirtioScsiLun, kept: &[u8]) {
+        let number = Kept::decode(kept).ok().and_then(|kept| kept.number);
+        let number = number.and_then(|number| u8::try_from(number).ok());
+        let Lun { group, bdev } = Lun::of(object);
+        self.luns.restore(group, name.id(), &bdev, number);
     }
 
     /// A machine sees the old disk go and the new one come. If the new one cannot, the old one does
@@ -122,7 +147,7 @@ impl Kind for VirtioScsiLuns {
         Ok(change.wanted)
     }
 
-    async fn delete(
+    async fn remove(
         &self,
         _: &CallContext,
         name: &Name,
@@ -138,18 +163,21 @@ impl Kind for VirtioScsiLuns {
     }
 }
 
-/// Machines see a disk go with its volume.
-impl Exported for VirtioScsiLuns {
-    fn is_there(&self, name: &Name, object: &VirtioScsiLun) -> bool {
-        self.luns.is_there(Lun::of(object).group, name.id())
-    }
+/// What a machine knows a LUN by, and the message has no field for.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Kept {
+    /// The SCSI target number.
+    #[prost(uint32, optional, tag = "1000")]
+    number: Option<u32>,
+}
 
-    async fn make_again(&self, name: &Name, object: &VirtioScsiLun) -> Result<bool, Error> {
-        let lun = Lun::of(object);
-        match self.luns.show_again(lun.group, name.id()).await? {
-            Some(is_back) => Ok(is_back),
-            None => self.add(name, &lun, object).await.map(|()| true),
+fn no_volume(object: &VirtioScsiLun, error: Error) -> Error {
+    match error {
+        Error::NotFound { .. } => {
+            let error = spdk::Error::new("show LUN", spdk::errno::ENODEV);
+            volume_at_fault("volume_name_ref", &object.volume_name_ref, error)
         }
+        other => other,
     }
 }
 

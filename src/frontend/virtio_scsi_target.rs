@@ -8,7 +8,7 @@ use spdk::{Handle, vhost};
 use super::virtio_scsi::{Luns, MAX_LUNS};
 use crate::api::storage::{VirtioScsiTarget, VolumeStats};
 use crate::error::{Error, Violations};
-use crate::resource::{CallContext, Change, Kind, Name, Uses};
+use crate::resource::{CallContext, Change, Kind, Name, Stage, Uses};
 
 /// The kind.
 pub struct VirtioScsiTargets {
@@ -38,6 +38,8 @@ impl VirtioScsiTargets {
 impl Kind for VirtioScsiTargets {
     type Object = VirtioScsiTarget;
 
+    const STAGE: Stage = Stage::Export;
+
     fn check(&self, object: &VirtioScsiTarget, violations: &mut Violations) {
         if usize::try_from(object.max_luns).is_ok_and(|luns| luns <= MAX_LUNS) {
             return;
@@ -52,7 +54,7 @@ impl Kind for VirtioScsiTargets {
         Uses::new()
     }
 
-    async fn create(
+    async fn ensure(
         &self,
         _: &CallContext,
         name: &Name,
@@ -76,7 +78,7 @@ impl Kind for VirtioScsiTargets {
         Ok(change.wanted)
     }
 
-    async fn delete(&self, _: &CallContext, _: &Name, _: &VirtioScsiTarget) -> Result<(), Error> {
+    async fn remove(&self, _: &CallContext, _: &Name, _: &VirtioScsiTarget) -> Result<(), Error> {
         Ok(())
     }
 

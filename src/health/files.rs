@@ -1,59 +1,59 @@
 //! Files under volumes: they are cut off, removed, replaced, and grow again, behind SPDK's back. A volume whose file was
 //! emptied is taken away by SPDK as soon as there is I/O to it; it is made again once its file is whole.
 
-use std::collections::{BTreeMap, HashSet};
-use std::io::ErrorKind;
+use std::collections::{HashMap, HashSet};
+use std::io::{Error, ErrorKind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use spdk::{CallError, Handle, bdev};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 
 use super::{Health, Look};
 use crate::api::storage::AioVolume;
-use crate::backend::{Claim, FileId, Volume, Volumes, file_size};
-use crate::config;
-use crate::configured::aio_volume;
-use crate::error::Error;
-use crate::resource::{Collection, Key, Name};
+use crate::backend::{Claim, FileId, Volumes, file_size};
+use crate::resource::{Collection, Key, Name, Shared};
 
 /// How many volumes one step of the reactor looks up.
 const AT_ONCE: usize = 64;
+
+/// How long a file system may take to tell about one file.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Looks after the files of all aio volumes.
 pub(crate) struct Files {
     spdk: Handle,
     volumes: Arc<Collection<Volumes<AioVolume>>>,
-    /// Those that the configuration names, which are no objects of the API.
-    named: BTreeMap<Name, AioVolume>,
+    shared: Arc<Shared>,
     health: Arc<Health>,
     /// The volumes that there were at the last look.
     known: HashSet<Name>,
+    /// The volumes whose file systems have not answered yet, and who waits for them.
+    silent: HashMap<Name, JoinHandle<()>>,
 }
 
 impl Files {
-    /// Files of these volumes, and of those of the configuration.
+    /// Files of these volumes.
     pub(crate) fn new(
         spdk: Handle,
         volumes: Arc<Collection<Volumes<AioVolume>>>,
-        configured: &[config::Volume],
+        shared: Arc<Shared>,
         health: Arc<Health>,
     ) -> Self {
         Self {
             spdk,
             volumes,
-            named: configured.iter().filter_map(aio_volume).collect(),
+            shared,
             health,
             known: HashSet::new(),
+            silent: HashMap::new(),
         }
     }
 
     /// Compares a file with its volume, as these are now.
-    async fn compare(
-        &self,
-        name: &Name,
-        volume: &AioVolume,
-        found: Option<bdev::Info>,
-        seen: &Seen,
-    ) {
+    fn compare(&self, name: &Name, volume: &AioVolume, found: Option<bdev::Info>, seen: &Seen) {
         let file = &volume.filename;
         let trouble = match (found, seen) {
             (Some(bdev), Seen::Own(size)) => {
@@ -68,7 +68,11 @@ impl Files {
                 "{file:?} was removed: writes go to a file that nobody else finds"
             )),
             (Some(_), Seen::Error(error)) => Some(format!("{file:?}: {error}")),
-            (None, _) => self.make_again(name).await,
+            (None, _) => {
+                self.shared.queue.offer(name.key());
+                let reason = self.shared.conditions.reason(name.key());
+                Some(reason.unwrap_or_else(|| format!("the volume of {file:?} has gone")))
+            }
         };
         if trouble.is_some() && !self.is_current(name, volume) {
             return;
@@ -81,32 +85,54 @@ impl Files {
         }
     }
 
+    /// Looks at all files. One whose file system does not answer holds up none of the others, and is
+    /// asked again only once it has answered.
+    async fn see(&mut self, files: &[(Name, String)]) -> Vec<Seen> {
+        self.silent.retain(|_, waiting| !waiting.is_finished());
+        let mut seen = Vec::with_capacity(files.len());
+        while let Some((first, _)) = files.get(seen.len()) {
+            if self.silent.contains_key(first) {
+                seen.push(Seen::silent());
+                continue;
+            }
+            let answers = |(name, _): &&(Name, String)| !self.silent.contains_key(name);
+            let rest = files.iter().skip(seen.len()).take_while(answers).cloned();
+            let rest: Vec<_> = rest.collect();
+            let (sender, mut receiver) = unbounded_channel();
+            let walk = spawn_blocking(move || {
+                for (name, file) in rest {
+                    if sender.send(Seen::of(name.id(), &file)).is_err() {
+                        return;
+                    }
+                }
+            });
+            let before = seen.len();
+            loop {
+                match timeout(SILENCE, receiver.recv()).await {
+                    Ok(Some(found)) => seen.push(found),
+                    Ok(None) if seen.len() > before => break,
+                    // The walk was cut off.
+                    Ok(None) => {
+                        seen.push(Seen::silent());
+                        break;
+                    }
+                    Err(_) => {
+                        if let Some((name, _)) = files.get(seen.len()) {
+                            self.silent.insert(name.clone(), walk);
+                        }
+                        seen.push(Seen::silent());
+                        break;
+                    }
+                }
+            }
+        }
+        seen
+    }
+
     /// Whether the volume still has this file: it may have been changed or deleted meanwhile.
     fn is_current(&self, name: &Name, volume: &AioVolume) -> bool {
         let current = self.volumes.object(name.key());
-        self.named.contains_key(name)
-            || current.is_some_and(|current| current.filename == volume.filename)
-    }
-
-    /// Makes the bdev again, or says why that cannot be done.
-    async fn make_again(&self, name: &Name) -> Option<String> {
-        let made = async {
-            if let Some(volume) = self.named.get(name) {
-                return self.volumes.kind().make_again(name, volume).await;
-            }
-            let made = self.volumes.with(name.key().as_str(), async |all, name| {
-                match all.object(name.key()) {
-                    Some(volume) => all.kind().make_again(&name, &volume).await,
-                    None => Ok(()),
-                }
-            });
-            made.await
-        };
-        match made.await {
-            // It was deleted meanwhile.
-            Ok(()) | Err(Error::NotFound { .. }) => None,
-            Err(error) => Some(error.to_string()),
-        }
+        current.is_some_and(|current| current.filename == volume.filename)
     }
 }
 
@@ -119,10 +145,15 @@ enum Seen {
     /// Nothing.
     Gone,
     /// The file system does not tell.
-    Error(std::io::Error),
+    Error(Error),
 }
 
 impl Seen {
+    fn silent() -> Self {
+        let what = format!("the file system has not answered within {SILENCE:?}");
+        Self::Error(Error::new(ErrorKind::TimedOut, what))
+    }
+
     fn of(id: &str, file: &str) -> Self {
         match std::fs::metadata(file) {
             Ok(metadata) if Claim::is_held(id, FileId::of(&metadata)) => match file_size(file) {
@@ -138,19 +169,10 @@ impl Seen {
 
 impl Look for Files {
     async fn look(&mut self) -> Result<(), CallError> {
-        let mut volumes = self.volumes.objects();
-        volumes.extend(self.named.clone());
+        let volumes = self.volumes.objects();
         let files = volumes.iter();
-        let files = files.map(|(name, v)| (name.id().to_owned(), v.filename.clone()));
-        let files: Vec<_> = files.collect();
-        // Asking a file system may take its time.
-        let seen = tokio::task::spawn_blocking(move || {
-            let seen = files.iter().map(|(id, file)| Seen::of(id, file));
-            seen.collect::<Vec<_>>()
-        });
-        let Ok(seen) = seen.await else {
-            return Ok(());
-        };
+        let files = files.map(|(name, volume)| (name.clone(), volume.filename.clone()));
+        let seen = self.see(&files.collect::<Vec<_>>()).await;
         let now: HashSet<Name> = volumes.iter().map(|(name, _)| name.clone()).collect();
         for deleted in self.known.difference(&now) {
             self.health.note(&Key::bdev(deleted.id()), None);
@@ -163,11 +185,7 @@ impl Look for Files {
                 found.collect::<Vec<_>>()
             });
             for (((name, volume), found), seen) in some.iter().zip(found.await?).zip(seen) {
-                if let (Some(volume), Some(bdev)) = (self.named.get_mut(name), &found) {
-                    // The one that is made again must be the same to hosts.
-                    volume.complete(bdev);
-                }
-                self.compare(name, volume, found, seen).await;
+                self.compare(name, volume, found, seen);
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::resource::{Key, Name, Registry, Shared};
 
-pub(crate) use exports::{Exported, Exports};
+pub(crate) use exports::Exports;
 pub(crate) use files::Files;
 pub(crate) use parts::{Part, Parted, Parts, What};
 pub(crate) use paths::{Paths, path_key};

@@ -10,7 +10,7 @@ use crate::api::storage::{PciEndpoint, VolumeStats};
 use crate::config::Config;
 use crate::error::{Error, Violations};
 use crate::health::{Part, Parted};
-use crate::resource::{CallContext, Change, Key, Kind, Name, Uses};
+use crate::resource::{CallContext, Change, Key, Kind, Name, Object, Stage, Uses};
 use crate::socket_access::SocketAccess;
 
 /// How long undoing may take when the call's own time is up.
@@ -139,8 +139,28 @@ impl<K: Pluggable> Plugged<K> {
     }
 }
 
+impl<K: Pluggable> Plugged<K> {
+    /// The same for a controller that the machine may have already.
+    async fn offer_again(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        object: &K::Object,
+    ) -> Result<(), Error> {
+        if K::endpoint(object).is_some() {
+            self.slots.open(name, &K::socket(name))?;
+        }
+        match self.device(name, object)? {
+            Some((machine, device)) => machine.renew(&device, call.answer_by()).await,
+            None => Ok(()),
+        }
+    }
+}
+
 impl<K: Pluggable> Kind for Plugged<K> {
     type Object = K::Object;
+
+    const STAGE: Stage = K::STAGE;
 
     fn check(&self, object: &K::Object, violations: &mut Violations) {
         self.kind.check(object, violations);
@@ -163,24 +183,39 @@ impl<K: Pluggable> Kind for Plugged<K> {
         self.kind.volume_ref(object)
     }
 
-    async fn create(
+    /// A machine that was started anew does not have the device of the one before.
+    async fn ensure(
         &self,
         call: &CallContext,
         name: &Name,
-        wanted: K::Object,
+        object: K::Object,
     ) -> Result<K::Object, Error> {
-        let object = self.kind.create(call, name, wanted).await?;
+        let is_known = !object.name().is_empty();
+        let object = self.kind.ensure(call, name, object).await?;
+        if is_known {
+            self.offer_again(call, name, &object).await?;
+            return Ok(object);
+        }
         let Err(error) = self.offer(call, name, &object).await else {
             return Ok(object);
         };
-        if let Err(left) = self
-            .kind
-            .delete(&CallContext::within(UNDO), name, &object)
-            .await
-        {
+        let undo = CallContext::within(UNDO);
+        if let Err(left) = self.kind.remove(&undo, name, &object).await {
             tracing::error!(%name, %left, "could not remove what could not be plugged");
         }
         Err(error)
+    }
+
+    fn is_lost(&self, name: &Name, object: &K::Object) -> bool {
+        self.kind.is_lost(name, object)
+    }
+
+    fn kept(&self, name: &Name, object: &K::Object) -> Vec<u8> {
+        self.kind.kept(name, object)
+    }
+
+    fn restore(&self, name: &Name, object: &K::Object, kept: &[u8]) {
+        self.kind.restore(name, object, kept);
     }
 
     async fn prepare(
@@ -190,23 +225,6 @@ impl<K: Pluggable> Kind for Plugged<K> {
         wanted: &K::Object,
     ) -> Result<(), Error> {
         self.kind.prepare(call, name, wanted).await
-    }
-
-    /// A machine that was started anew does not have the device of the one before.
-    async fn renew(
-        &self,
-        call: &CallContext,
-        name: &Name,
-        object: &K::Object,
-    ) -> Result<(), Error> {
-        self.kind.renew(call, name, object).await?;
-        if K::endpoint(object).is_some() {
-            self.slots.open(name, &K::socket(name))?;
-        }
-        match self.device(name, object)? {
-            Some((machine, device)) => machine.renew(&device, call.answer_by()).await,
-            None => Ok(()),
-        }
     }
 
     async fn confirm(&self, name: &Name, object: &K::Object) -> Result<(), Error> {
@@ -231,14 +249,14 @@ impl<K: Pluggable> Kind for Plugged<K> {
         Ok(updated)
     }
 
-    async fn delete(
+    async fn remove(
         &self,
         call: &CallContext,
         name: &Name,
         object: &K::Object,
     ) -> Result<(), Error> {
         self.unplug(call, name, object).await?;
-        let deleted = self.kind.delete(call, name, object).await;
+        let deleted = self.kind.remove(call, name, object).await;
         if deleted.is_err()
             && let Err(left) = self.plug(&CallContext::within(UNDO), name, object).await
         {

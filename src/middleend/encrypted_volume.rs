@@ -2,14 +2,13 @@
 //! ciphertext. The key is in this process's memory only.
 
 use spdk::bdev::{self, crypto};
-use spdk::{Handle, Spdk};
+use spdk::{Handle, Spdk, errno};
 
-use super::{at_fault, errno};
 use crate::api::storage::{EncryptedVolume, EncryptionType, VolumeStats};
-use crate::backend::stats_if;
+use crate::backend::{stats_if, volume_at_fault};
 use crate::error::{Error, Violations};
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Key, Kind, Name, Uses};
+use crate::resource::{CallContext, Change, Key, Kind, Name, Stage, Uses};
 
 /// The kind.
 pub struct EncryptedVolumes {
@@ -25,6 +24,8 @@ impl EncryptedVolumes {
 
 impl Kind for EncryptedVolumes {
     type Object = EncryptedVolume;
+
+    const STAGE: Stage = Stage::Layer;
 
     fn check(&self, object: &EncryptedVolume, violations: &mut Violations) {
         check(object, violations);
@@ -42,19 +43,24 @@ impl Kind for EncryptedVolumes {
         Some(&object.volume_name_ref)
     }
 
-    async fn create(
+    async fn ensure(
         &self,
         _: &CallContext,
         name: &Name,
-        wanted: EncryptedVolume,
+        object: EncryptedVolume,
     ) -> Result<EncryptedVolume, Error> {
-        let recipe = recipe(name, &wanted)?;
-        let made = self
-            .spdk
-            .call(move |spdk| async move { make(spdk, recipe).await });
+        let is_known = !object.name.is_empty();
+        let recipe = recipe(name, &object)?;
+        let made = self.spdk.call(async move |spdk| {
+            // SPDK makes one whose base went and is back by itself.
+            if is_known && bdev::lookup(spdk, &recipe.name)?.is_some() {
+                return Ok(());
+            }
+            make(spdk, recipe).await
+        });
         made.await?
-            .map_err(|error| at_fault(&wanted.volume_name_ref, error))?;
-        Ok(wanted)
+            .map_err(|error| volume_at_fault("volume_name_ref", &object.volume_name_ref, error))?;
+        Ok(object)
     }
 
     /// Another key or cipher means another content: never under somebody who uses it.
@@ -78,13 +84,13 @@ impl Kind for EncryptedVolumes {
                 made => made,
             }
         });
-        rebuilt
-            .await?
-            .map_err(|error| at_fault(&change.wanted.volume_name_ref, error))?;
+        rebuilt.await?.map_err(|error| {
+            volume_at_fault("volume_name_ref", &change.wanted.volume_name_ref, error)
+        })?;
         Ok(change.wanted)
     }
 
-    async fn delete(&self, _: &CallContext, name: &Name, _: &EncryptedVolume) -> Result<(), Error> {
+    async fn remove(&self, _: &CallContext, name: &Name, _: &EncryptedVolume) -> Result<(), Error> {
         let name = name.id().to_owned();
         let removed = self
             .spdk

@@ -2,15 +2,15 @@
 //! beneath, and the limits hold whichever of the names is used.
 
 use spdk::bdev::{self, alias, qos};
-use spdk::{Handle, Spdk};
+use spdk::{Handle, Spdk, errno};
 
-use super::{at_fault, errno, limits};
+use super::limits;
 use crate::api::storage::{Limits, QosVolume, VolumeStats};
-use crate::backend::stats_of;
+use crate::backend::{stats_of, volume_at_fault};
 use crate::error::{Error, Violations};
-use crate::health::{Exported, Presences, Replaced};
+use crate::health::{Presences, Replaced};
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Key, Kind, Name, Uses};
+use crate::resource::{CallContext, Change, Key, Kind, Name, Stage, Uses};
 
 /// The kind.
 pub struct QosVolumes {
@@ -35,7 +35,8 @@ impl QosVolumes {
             .spdk
             .call(move |spdk| async move { limit(spdk, &base, &alias, limits).await });
         let limited = limited.await?;
-        let volume = limited.map_err(|error| at_fault(&object.volume_name_ref, error))?;
+        let volume = limited
+            .map_err(|error| volume_at_fault("volume_name_ref", &object.volume_name_ref, error))?;
         self.volumes.note(name, volume);
         Ok(())
     }
@@ -43,6 +44,8 @@ impl QosVolumes {
 
 impl Kind for QosVolumes {
     type Object = QosVolume;
+
+    const STAGE: Stage = Stage::Layer;
 
     fn check(&self, object: &QosVolume, violations: &mut Violations) {
         check(object, violations);
@@ -64,14 +67,22 @@ impl Kind for QosVolumes {
         Some(&object.volume_name_ref)
     }
 
-    async fn create(
+    async fn ensure(
         &self,
         _: &CallContext,
         name: &Name,
-        wanted: QosVolume,
+        object: QosVolume,
     ) -> Result<QosVolume, Error> {
-        self.apply(name, &wanted).await?;
-        Ok(wanted)
+        let is_known = !object.name.is_empty();
+        if !is_known || self.is_lost(name, &object) {
+            self.apply(name, &object).await?;
+        }
+        Ok(object)
+    }
+
+    /// Limits and the further name go with the volume beneath.
+    fn is_lost(&self, name: &Name, _: &QosVolume) -> bool {
+        !self.volumes.is_there(name)
     }
 
     async fn update(
@@ -101,11 +112,12 @@ impl Kind for QosVolumes {
             Ok(Some(Replaced::by(limited, undo).await))
         });
         let changed = self.volumes.settle(name, changed.await?);
-        changed.map_err(|error| at_fault(&change.wanted.volume_name_ref, error))?;
+        let volume = &change.wanted.volume_name_ref;
+        changed.map_err(|error| volume_at_fault("volume_name_ref", volume, error))?;
         Ok(change.wanted)
     }
 
-    async fn delete(&self, _: &CallContext, name: &Name, object: &QosVolume) -> Result<(), Error> {
+    async fn remove(&self, _: &CallContext, name: &Name, object: &QosVolume) -> Result<(), Error> {
         let (base, alias) = (base(object), name.id().to_owned());
         let lifted = self
             .spdk
@@ -118,22 +130,6 @@ impl Kind for QosVolumes {
     /// What the volume beneath does, by whichever of its names.
     async fn stats(&self, _: &Name, object: &QosVolume) -> Result<VolumeStats, Error> {
         stats_of(&self.spdk, base(object)).await
-    }
-}
-
-/// Limits and the further name go with the volume beneath.
-impl Exported for QosVolumes {
-    fn is_there(&self, name: &Name, _: &QosVolume) -> bool {
-        self.volumes.is_there(name)
-    }
-
-    async fn make_again(&self, name: &Name, object: &QosVolume) -> Result<bool, Error> {
-        let base = base(object);
-        let found = self.spdk.call(async move |spdk| bdev::lookup(spdk, &base));
-        if found.await??.is_none() {
-            return Ok(false);
-        }
-        self.apply(name, object).await.map(|()| true)
     }
 }
 

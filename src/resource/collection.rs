@@ -8,7 +8,9 @@
 //!
 //! Get and List read the records and touch nothing else. A change runs in a task of its own, under
 //! the locks of its name and of what it refers to, so a client that goes away cuts nothing off, and
-//! changes of different names run side by side. Updates are in [`update`](super::update).
+//! changes of different names run side by side. A change is made in SPDK, then in the store, then in
+//! memory, and then answered. Creates and deletes are in [`lifecycle`](super::lifecycle), updates in
+//! [`update`](super::update), what follows a start or a loss in [`recover`](super::recover).
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -18,6 +20,8 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use prost_reflect::{DynamicMessage, ReflectMessage};
 
+use super::lifecycle::Made;
+use super::record::Record;
 use super::request::{CallContext, Create, Delete, List, Page};
 use super::{Changes, Key, Kind, Meta, Name, Object, Shared, Uses, id, paging};
 use crate::api::storage::VolumeStats;
@@ -28,22 +32,7 @@ pub struct Collection<K: Kind> {
     pub(super) kind: K,
     pub(super) meta: Meta,
     pub(super) shared: Arc<Shared>,
-    records: RwLock<BTreeMap<Key, Arc<Record<K::Object>>>>,
-}
-
-/// One resource.
-#[derive(Debug)]
-pub(super) struct Record<T> {
-    /// As it was asked for: what a repeated create is compared with, and an update starts from.
-    pub wanted: T,
-    /// As it is.
-    pub object: T,
-}
-
-/// What an attempt to make an object came to.
-pub(super) enum Made<T> {
-    New(T),
-    Existing(Arc<Record<T>>),
+    pub(super) records: RwLock<BTreeMap<Key, Arc<Record<K::Object>>>>,
 }
 
 impl<K: Kind> Collection<K> {
@@ -89,7 +78,7 @@ impl<K: Kind> Collection<K> {
         let name = self.meta.name(parent.as_ref(), &id);
         let wanted = self.accept(self.given(request.object)?)?;
         let this = Arc::clone(self);
-        self.run(async move {
+        self.run(&call, &name.clone(), async move {
             match this.make(&call, &name, wanted.clone()).await? {
                 Made::New(object) => Ok(object),
                 Made::Existing(record) => this.same(&name, &record, &wanted),
@@ -166,7 +155,7 @@ impl<K: Kind> Collection<K> {
         let name = self.meta.parse("name", &request.name)?;
         let allow_missing = request.allow_missing;
         let this = Arc::clone(self);
-        self.run(async move {
+        self.run(&call, &name.clone(), async move {
             match this.remove(&call, &name).await {
                 Err(Error::NotFound { name: missing, .. })
                     if allow_missing && missing.name() == name.to_string() =>
@@ -186,7 +175,14 @@ impl<K: Kind> Collection<K> {
     pub async fn stats(&self, name: &str) -> Result<VolumeStats, Error> {
         let name = self.meta.parse("name", name)?;
         let record = self.record(&name).ok_or_else(|| self.missing(&name))?;
-        self.kind.stats(&name, &record.object).await
+        let stats = self.kind.stats(&name, &record.object).await;
+        match (stats, self.shared.conditions.reason(name.key())) {
+            (Err(error), Some(reason)) => Err(Error::failed_precondition(
+                &name,
+                format!("{error}; it is retried, and is not there because: {reason}"),
+            )),
+            (stats, _) => stats,
+        }
     }
 
     /// Does something to an object that leaves its record as it is, while it is not changed itself.
@@ -201,7 +197,7 @@ impl<K: Kind> Collection<K> {
     ) -> Result<T, Error> {
         let name = self.meta.parse("name", name)?;
         let this = Arc::clone(self);
-        self.run(async move {
+        self.run(&CallContext::default(), &name.clone(), async move {
             let _held = this.shared.locks.acquire([], [name.key().clone()]).await;
             this.record(&name).ok_or_else(|| this.missing(&name))?;
             action(Arc::clone(&this), name).await
@@ -231,33 +227,14 @@ impl<K: Kind> Collection<K> {
         records.iter().filter_map(named).collect()
     }
 
-    /// Makes the object unless there is one of that name, which is answered then. Takes the locks.
-    pub(super) async fn make(
-        &self,
-        call: &CallContext,
-        name: &Name,
-        wanted: K::Object,
-    ) -> Result<Made<K::Object>, Error> {
-        if self.record(name).is_none() {
-            self.learn(&wanted).await?;
-            self.prepare(call, name, &wanted).await?;
-        }
-        let uses = self.uses(name, &wanted);
-        let _held = self.shared.locks.acquire(uses.changed(), uses.used()).await;
-        if let Some(record) = self.record(name) {
-            if self.same(name, &record, &wanted).is_ok() {
-                let renewed = self.kind.renew(call, name, &record.object).await;
-                renewed.map_err(|error| error.under(self.meta.field()))?;
-            }
-            return Ok(Made::Existing(record));
-        }
-        let reserved = self.shared.registry.reserve(name, &uses)?;
-        let created = self.kind.create(call, name, wanted.clone()).await;
-        let mut object = created.map_err(|error| error.under(self.meta.field()))?;
-        object.set_name(name.to_string());
-        reserved.settle(self.uses(name, &object));
-        self.put(name, wanted, object.clone());
-        Ok(Made::New(self.answer(name, object)))
+    /// The keys of those that SPDK has lost.
+    pub(crate) fn lost(&self) -> Vec<Key> {
+        let records = self.records.read();
+        let lost = records.iter().filter(|(key, record)| {
+            let name = self.meta.parse("name", key.as_str());
+            name.is_ok_and(|name| self.kind.is_lost(&name, &record.object))
+        });
+        lost.map(|(key, _)| key.clone()).collect()
     }
 
     /// Finds out which volume the object stands on.
@@ -286,71 +263,29 @@ impl<K: Kind> Collection<K> {
         ready.map_err(|error| error.under(self.meta.field()))
     }
 
-    async fn remove(&self, call: &CallContext, name: &Name) -> Result<(), Error> {
-        loop {
-            let record = self.record(name).ok_or_else(|| self.missing(name))?;
-            let uses = self.uses(name, &record.object);
-            let _held = self.shared.locks.acquire(uses.changed(), uses.used()).await;
-            if !self.is_current(name, &record) {
-                continue;
-            }
-            if let Some(user) = self.shared.registry.users_of(name).first() {
-                return Err(Error::InUse {
-                    name: name.into(),
-                    user: user.into(),
-                    remedy: "delete that first".into(),
-                });
-            }
-            self.kind.delete(call, name, &record.object).await?;
-            self.take(name);
-            self.shared.registry.release(name);
-            return Ok(());
-        }
-    }
-
     /// Runs a change to its end, whether or not somebody still waits for it. A panic is this
-    /// change's failure and nobody else's: its locks and reservations are freed on the way out.
+    /// change's failure and nobody else's: its locks and reservations are freed on the way out, and
+    /// what it has left in SPDK is brought in line with the record.
     pub(super) async fn run<T: Send + 'static>(
         &self,
+        call: &CallContext,
+        name: &Name,
         change: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        let running = self.shared.begin().await?;
+        let running = self.shared.begin(call).await?;
         let task = tokio::spawn(async move {
             let _running = running;
             change.await
         });
         task.await.unwrap_or_else(|error| {
-            tracing::error!(kind = self.meta.kind(), %error, "a change did not come to its end");
+            tracing::error!(object = %name.key(), %error, "a change did not come to its end");
+            self.shared.queue.put(name.key());
             let operation = format!("change of a {}", self.meta.kind());
             Err(Error::internal(
                 operation,
                 "it was cut off by a fault of the server",
             ))
         })
-    }
-
-    /// Puts an object that SPDK has into the records: it exists from here on. The one place where a
-    /// store makes it durable, before the reply goes out.
-    pub(super) fn put(&self, name: &Name, wanted: K::Object, object: K::Object) {
-        let record = Arc::new(Record { wanted, object });
-        self.records.write().insert(name.key().clone(), record);
-    }
-
-    /// Takes an object out of the records, as [`put`](Self::put) puts it in.
-    fn take(&self, name: &Name) {
-        self.records.write().remove(name.key());
-    }
-
-    pub(super) fn record(&self, name: &Name) -> Option<Arc<Record<K::Object>>> {
-        self.records.read().get(name.key()).cloned()
-    }
-
-    /// Whether `record` is still what is known of `name`, now that it is locked.
-    pub(super) fn is_current(&self, name: &Name, record: &Arc<Record<K::Object>>) -> bool {
-        let records = self.records.read();
-        records
-            .get(name.key())
-            .is_some_and(|current| Arc::ptr_eq(current, record))
     }
 
     /// All that an object owns and uses: its name, its parent, and what the kind says.
@@ -413,7 +348,7 @@ impl<K: Kind> Collection<K> {
     }
 
     /// What a repeated create is answered: the object, if each field is as it was asked for, or as it is.
-    fn same(
+    pub(super) fn same(
         &self,
         name: &Name,
         record: &Record<K::Object>,
@@ -450,6 +385,12 @@ impl<K: Kind> Collection<K> {
         let rules = self.meta.rules();
         let is = record.object.transcode_to_dynamic();
         Changes::between(rules, before, asked).and(&Changes::between(rules, &is, asked))
+    }
+
+    /// Which fields two objects differ in.
+    pub(super) fn between(&self, old: &K::Object, new: &K::Object) -> Changes {
+        let (old, new) = (old.transcode_to_dynamic(), new.transcode_to_dynamic());
+        Changes::between(self.meta.rules(), &old, &new)
     }
 }
 

@@ -17,6 +17,24 @@ pub trait Object: ReflectMessage + Default + Clone + PartialEq + Send + Sync + '
     fn set_name(&mut self, name: String);
 }
 
+/// When the objects of a kind are made at start: each stage is tried as a whole before the next one
+/// begins. Hosts and machines come in by the last, when all that stands behind it has been tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Volumes of their own, and remote controllers.
+    Base,
+    /// Ways to remote controllers, which bring volumes.
+    Path,
+    /// Volumes over other volumes.
+    Layer,
+    /// What holds exported volumes together: subsystems, SCSI targets.
+    Export,
+    /// Exported volumes: namespaces, LUNs.
+    Part,
+    /// Listeners and sockets.
+    Door,
+}
+
 /// One kind of resource.
 ///
 /// Before a kind is asked to do anything the object has passed the rules of the proto files and
@@ -26,6 +44,9 @@ pub trait Object: ReflectMessage + Default + Clone + PartialEq + Send + Sync + '
 pub trait Kind: Send + Sync + 'static {
     /// The message.
     type Object: Object;
+
+    /// When its objects are made at start.
+    const STAGE: Stage;
 
     /// Rules beyond those of the proto files: ranges, forms, what SPDK cannot do. Pure. Also called
     /// when a required field is missing; what is said of such a field is left out then.
@@ -41,13 +62,16 @@ pub trait Kind: Send + Sync + 'static {
         None
     }
 
-    /// Makes it in SPDK. Answers the object as it is now, with what the server chose and its status;
+    /// Makes SPDK agree with the object: makes what is not there, adopts what is there and right,
+    /// repairs what has lost a part. Idempotent. A new object has no name yet and is as it was asked
+    /// for: what SPDK has of that name is another's then. One with a name is as it was answered, with
+    /// every choice of the server in it: hosts must find it the same. Answers the object as it is now;
     /// all that was set stays as it was set.
-    fn create(
+    fn ensure(
         &self,
         call: &CallContext,
         name: &Name,
-        wanted: Self::Object,
+        object: Self::Object,
     ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
 
     /// Waits for what a new or changed object needs of the world outside, such as a peer that answers.
@@ -64,16 +88,19 @@ pub trait Kind: Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
-    /// Brings back what others may have lost of it: called when it is asked for once more, with the
-    /// same content.
-    fn renew(
-        &self,
-        _call: &CallContext,
-        _name: &Name,
-        _object: &Self::Object,
-    ) -> impl Future<Output = Result<(), Error>> + Send {
-        std::future::ready(Ok(()))
+    /// Whether SPDK has lost what it had of the object. Must not cross into SPDK.
+    fn is_lost(&self, _name: &Name, _object: &Self::Object) -> bool {
+        false
     }
+
+    /// Choices of the server that the message has no field for, as they are kept behind it: protobuf
+    /// fields with numbers from 1000.
+    fn kept(&self, _name: &Name, _object: &Self::Object) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Takes back what [`kept`](Kind::kept) gave, before anything is made after a start.
+    fn restore(&self, _name: &Name, _object: &Self::Object, _kept: &[u8]) {}
 
     /// Whether it is still as its fields say: asked by an update that changes nothing.
     ///
@@ -99,8 +126,8 @@ pub trait Kind: Send + Sync + 'static {
         change: Change<Self::Object>,
     ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
 
-    /// Removes it from SPDK. Nobody uses it.
-    fn delete(
+    /// Removes it from SPDK. Nobody uses it. Idempotent: what is not there is removed.
+    fn remove(
         &self,
         call: &CallContext,
         name: &Name,

@@ -154,4 +154,56 @@ mod tests {
         }
         assert!(locks.table.lock().is_empty());
     }
+
+    proptest::proptest! {
+        /// Whatever is asked for in whatever order: nobody who changes a key is beside another who has
+        /// it, all come to their turn, and no lock is left.
+        #[test]
+        fn changes_exclude_each_other_and_all_come_to_their_turn(
+            wishes in proptest::collection::vec(
+                proptest::collection::vec((0..5_usize, proptest::bool::ANY), 1..4),
+                1..12,
+            ),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                let locks = Arc::new(Locks::default());
+                // Of each key: how many have it, and whether one changes it.
+                let held = Arc::new(Mutex::new([(0_u32, false); 5]));
+                let tasks = wishes.into_iter().map(|wish| {
+                    let (locks, held) = (Arc::clone(&locks), Arc::clone(&held));
+                    tokio::spawn(async move {
+                        let key = |n: &usize| Key::from(format!("{n}"));
+                        let mut wanted = BTreeMap::new();
+                        for (n, exclusive) in wish {
+                            *wanted.entry(n).or_insert(false) |= exclusive;
+                        }
+                        let of = |exclusive| {
+                            let some = wanted.iter().filter(move |(_, e)| **e == exclusive);
+                            some.map(|(n, _)| key(n)).collect::<Vec<_>>()
+                        };
+                        let guard = locks.acquire(of(true), of(false)).await;
+                        for (n, exclusive) in &wanted {
+                            let entry = &mut held.lock()[*n];
+                            let is_alone = entry.0 == 0;
+                            assert!(is_alone || !(*exclusive || entry.1), "{n} is not alone");
+                            *entry = (entry.0 + 1, *exclusive);
+                        }
+                        tokio::task::yield_now().await;
+                        for n in wanted.keys() {
+                            let entry = &mut held.lock()[*n];
+                            *entry = (entry.0 - 1, false);
+                        }
+                        drop(guard);
+                    })
+                });
+                for task in tasks.collect::<Vec<_>>() {
+                    task.await.expect("it has its turn");
+                }
+                assert!(locks.table.lock().is_empty());
+            });
+        }
+    }
 }

@@ -68,6 +68,11 @@ impl Meta {
         &self.field
     }
 
+    /// The collection in the typed names of its resources: `nullVolumes`.
+    pub fn collection(&self) -> &str {
+        &self.collection
+    }
+
     /// The rules of its fields.
     pub fn rules(&self) -> &Rules {
         &self.rules

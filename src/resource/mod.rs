@@ -3,13 +3,17 @@
 
 pub(crate) mod bounds;
 mod collection;
+mod condition;
 mod id;
 mod kind;
+mod lifecycle;
 mod locks;
 mod mask;
 mod meta;
 mod name;
 pub(crate) mod paging;
+mod record;
+mod recover;
 mod registry;
 mod request;
 pub(crate) mod rules;
@@ -23,24 +27,28 @@ pub mod volume_ref;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use spdk::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use collection::Collection;
-pub use kind::{Change, Kind, Object};
+pub use condition::{Condition, Conditions, Pending};
+pub use kind::{Change, Kind, Object, Stage};
 pub use locks::Locks;
 pub use mask::Changes;
 pub use meta::Meta;
 pub use name::{Key, Name};
+pub(crate) use recover::Records;
 pub use registry::Registry;
 pub use request::{CallContext, Create, DEFAULT_TIMEOUT, Delete, List, Page, Update};
 pub use request::{GRPC_TIMEOUT, grpc_timeout};
 pub use uses::Uses;
 
 use crate::error::Error;
+use crate::reconcile::Queue;
+use crate::state::{Memory, Store};
 
 /// How many changes may be under way at once. SPDK's request ring is shorter; this only has to be
 /// finite, so that all permits can be waited for.
@@ -52,29 +60,77 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// The locks of all names.
     pub locks: Arc<Locks>,
+    /// How far SPDK agrees with the records.
+    pub conditions: Conditions,
+    /// The records that SPDK is to be made to agree with.
+    pub queue: Arc<Queue>,
+    store: Arc<dyn Store>,
+    /// Of the last change.
+    revision: AtomicU64,
     /// Who knows volumes by other names; not there in tests without SPDK.
     spdk: OnceLock<Handle>,
     changes: Arc<Semaphore>,
     stopping: AtomicBool,
+    /// Whether all records of the last run have been tried.
+    restored: watch::Sender<bool>,
 }
 
 impl Shared {
-    /// Nothing exists yet.
+    /// Nothing exists yet, and nothing outlives the process.
     pub fn new() -> Arc<Self> {
+        let shared = Self::with(Arc::new(Memory::default()));
+        shared.set_restored();
+        shared
+    }
+
+    /// The same over an SPDK that runs and a store of records, which are to be restored first.
+    pub fn over(spdk: Handle, store: Arc<dyn Store>) -> Arc<Self> {
+        let shared = Self::with(store);
+        let _ = shared.spdk.set(spdk);
+        shared
+    }
+
+    /// Over a store of records.
+    pub fn with(store: Arc<dyn Store>) -> Arc<Self> {
         Arc::new(Self {
             registry: Arc::default(),
             locks: Arc::default(),
+            conditions: Conditions::default(),
+            queue: Queue::new(),
+            revision: AtomicU64::new(store.revision()),
+            store,
             spdk: OnceLock::new(),
             changes: Arc::new(Semaphore::new(MAX_CHANGES as usize)),
             stopping: AtomicBool::new(false),
+            restored: watch::Sender::new(false),
         })
     }
 
-    /// The same over an SPDK that runs.
-    pub fn over(spdk: Handle) -> Arc<Self> {
-        let shared = Self::new();
-        let _ = shared.spdk.set(spdk);
-        shared
+    /// The store of the records.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The revision of the last change.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// The revision of the next change: no other change has it.
+    pub(crate) fn next_revision(&self) -> u64 {
+        self.revision.fetch_add(1, Ordering::AcqRel).wrapping_add(1)
+    }
+
+    /// All records have been tried once: changes are taken from now on.
+    pub fn set_restored(&self) {
+        self.restored.send_replace(true);
+    }
+
+    /// Waits until all records have been tried once.
+    pub async fn restored(&self) {
+        let mut restored = self.restored.subscribe();
+        // The sender lives as long as this.
+        let _ = restored.wait_for(|restored| *restored).await;
     }
 
     /// Has [`VolumeRef`](volume_ref::VolumeRef) know what `volume_name_ref` means.
@@ -104,7 +160,16 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
-    async fn begin(&self) -> Result<OwnedSemaphorePermit, Error> {
+    /// Lets a change begin, once all records have been tried.
+    async fn begin(&self, call: &CallContext) -> Result<OwnedSemaphorePermit, Error> {
+        let by = tokio::time::Instant::from_std(call.answer_by());
+        if tokio::time::timeout_at(by, self.restored()).await.is_err() {
+            return Err(Error::Unavailable(format!(
+                "the server has just started and makes what it had before, of which {} objects are \
+                 left: try again, or read meanwhile",
+                self.conditions.all().len()
+            )));
+        }
         let permit = Arc::clone(&self.changes).acquire_owned().await.ok();
         permit
             .filter(|_| !self.is_stopping())

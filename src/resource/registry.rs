@@ -55,6 +55,12 @@ impl Registry {
         })
     }
 
+    /// Takes over what a record held before a restart. Nothing is refused: a key that another has by
+    /// now stays with that one, and the record's own reservation fails when it is made again.
+    pub fn restore(&self, name: &Name, uses: Uses) {
+        self.inner.lock().set(name, Some(uses));
+    }
+
     /// Whether `uses` could be reserved for `name` now.
     ///
     /// # Errors
@@ -117,6 +123,14 @@ impl Registry {
         let inner = self.inner.lock();
         let mut owners = beneath.iter().filter_map(|key| inner.owners.get(key));
         owners.any(|owner| owner.key().as_str().starts_with(prefix))
+    }
+
+    /// Those that own what `name` uses, beside itself.
+    pub fn owners_beneath(&self, name: &Name) -> BTreeSet<Name> {
+        let inner = self.inner.lock();
+        let used = inner.held.get(name).into_iter().flat_map(Uses::used);
+        let owners = used.filter_map(|key| inner.owners.get(&key));
+        owners.filter(|owner| *owner != name).cloned().collect()
     }
 
     /// Others that use what `name` owns, in the order of their names.

@@ -6,7 +6,6 @@
 //!     /// What it is.
 //!     NullVolumeService {
 //!         serves { null_volumes: NullVolume[flat] as NullVolumes }
-//!         refuses {}
 //!         beside {}
 //!     }
 //! }
@@ -14,18 +13,8 @@
 //!
 //! `serves` lists the kinds that work, each with the [`Kind`](super::Kind) that implements it and
 //! the shape of its requests: `flat` (no `parent` anywhere), `listed` (only List has one) or
-//! `nested` (Create and List have one). `refuses` lists the kinds that answer UNIMPLEMENTED.
-//! `holds` (where there is any) lists what else the service has, and `beside` methods that are none of
+//! `nested` (Create and List have one). `holds` (where there is any) lists what else the service has, and `beside` methods that are none of
 //! the six verbs, as they stand in the generated trait.
-
-use tonic::Status;
-
-use crate::error::Error;
-
-/// The answer of a method that is not there yet.
-pub fn unimplemented(kind: &str) -> Status {
-    Error::Unimplemented(format!("{kind} is not implemented by this server yet")).into()
-}
 
 /// The part of a Create request that depends on its shape.
 macro_rules! create_request {
@@ -69,7 +58,6 @@ macro_rules! service {
         $(#[$doc:meta])*
         $Service:ident {
             serves { $($field:ident: $Kind:ident[$shape:ident] as $Implementation:ty),* $(,)? }
-            refuses { $($Refused:ident),* $(,)? }
             $(holds { $($held:ident: $Held:ty),* $(,)? })?
             beside { $($beside:tt)* }
         }
@@ -98,7 +86,6 @@ macro_rules! service {
             }
 
             $($crate::resource::service::object!($Kind);)*
-            $($crate::resource::service::object!($Refused);)*
 
             #[tonic::async_trait]
             impl $crate::api::storage::[<$Service:snake _server>]::$Service for $Service {
@@ -176,55 +163,6 @@ macro_rules! service {
                         Ok(tonic::Response::new($crate::api::storage::[<Stats $Kind Response>] {
                             stats: Some(stats),
                         }))
-                    }
-                )*
-                $(
-                    async fn [<create_ $Refused:snake>](
-                        &self,
-                        _: tonic::Request<$crate::api::storage::[<Create $Refused Request>]>,
-                    ) -> Result<tonic::Response<$crate::api::storage::$Refused>, tonic::Status> {
-                        Err($crate::resource::service::unimplemented(stringify!($Refused)))
-                    }
-
-                    async fn [<update_ $Refused:snake>](
-                        &self,
-                        _: tonic::Request<$crate::api::storage::[<Update $Refused Request>]>,
-                    ) -> Result<tonic::Response<$crate::api::storage::$Refused>, tonic::Status> {
-                        Err($crate::resource::service::unimplemented(stringify!($Refused)))
-                    }
-
-                    async fn [<delete_ $Refused:snake>](
-                        &self,
-                        _: tonic::Request<$crate::api::storage::[<Delete $Refused Request>]>,
-                    ) -> Result<tonic::Response<()>, tonic::Status> {
-                        Err($crate::resource::service::unimplemented(stringify!($Refused)))
-                    }
-
-                    async fn [<get_ $Refused:snake>](
-                        &self,
-                        _: tonic::Request<$crate::api::storage::[<Get $Refused Request>]>,
-                    ) -> Result<tonic::Response<$crate::api::storage::$Refused>, tonic::Status> {
-                        Err($crate::resource::service::unimplemented(stringify!($Refused)))
-                    }
-
-                    async fn [<list_ $Refused:snake s>](
-                        &self,
-                        _: tonic::Request<$crate::api::storage::[<List $Refused sRequest>]>,
-                    ) -> Result<
-                        tonic::Response<$crate::api::storage::[<List $Refused sResponse>]>,
-                        tonic::Status,
-                    > {
-                        Err($crate::resource::service::unimplemented(stringify!($Refused)))
-                    }
-
-                    async fn [<stats_ $Refused:snake>](
-                        &self,
-                        _: tonic::Request<$crate::api::storage::[<Stats $Refused Request>]>,
-                    ) -> Result<
-                        tonic::Response<$crate::api::storage::[<Stats $Refused Response>]>,
-                        tonic::Status,
-                    > {
-                        Err($crate::resource::service::unimplemented(stringify!($Refused)))
                     }
                 )*
                 $($beside)*

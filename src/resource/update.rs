@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use prost_reflect::{DynamicMessage, ReflectMessage};
 
-use super::collection::{Collection, Made, typed};
+use super::collection::{Collection, typed};
+use super::lifecycle::{Made, UNDO, check_stays};
+use super::record::Record;
 use super::request::{CallContext, Update};
-use super::{Change, Kind, Name, Object, id};
+use super::{Change, Changes, Kind, Name, Object, id};
 use crate::error::Error;
 use crate::resource::mask::Mask;
 
@@ -42,8 +44,10 @@ impl<K: Kind> Collection<K> {
             allow_missing: request.allow_missing,
         };
         let this = Arc::clone(self);
-        self.run(async move { this.change(&call, &name, &wish).await })
-            .await
+        self.run(&call, &name.clone(), async move {
+            this.change(&call, &name, &wish).await
+        })
+        .await
     }
 
     /// Works out the change from what is known, takes the locks that it needs, and begins again if
@@ -62,6 +66,10 @@ impl<K: Kind> Collection<K> {
                     Made::Existing(_) => continue,
                 }
             };
+            check_stays(name, &record)?;
+            if record.configured {
+                return Err(Error::configured(name));
+            }
             let asked_before = record.wanted.transcode_to_dynamic();
             let mut asked = asked_before.clone();
             wish.mask.apply(rules, &mut asked, &wish.values);
@@ -89,6 +97,12 @@ impl<K: Kind> Collection<K> {
             if !self.is_current(name, &record) {
                 continue;
             }
+            if fields.is_empty() && self.shared.conditions.is_pending(name.key()) {
+                let mut record = record;
+                self.agree(call, name, &mut record).await?;
+                self.applied(name);
+                return Ok(self.answer(name, record.object.clone()));
+            }
             if fields.is_empty() {
                 let confirmed = self.kind.confirm(name, &record.object).await;
                 confirmed.map_err(|error| error.under(self.meta.field()))?;
@@ -102,12 +116,55 @@ impl<K: Kind> Collection<K> {
                 fields,
                 users: self.shared.registry.users_of(name),
             };
+            let fields = change.fields.clone();
             let updated = self.kind.update(call, name, change).await;
             let mut object = updated.map_err(|error| error.under(self.meta.field()))?;
             object.set_name(name.to_string());
-            reserved.settle(self.uses(name, &object));
-            self.put(name, recorded, object.clone());
-            return Ok(self.answer(name, object));
+            let mut changed = Record::clone(&record);
+            changed.wanted = recorded;
+            changed.object = object;
+            changed.revision = self.shared.next_revision();
+            changed.actual = None;
+            let uses = self.uses(name, &changed.object);
+            return match self.save(name, changed.clone()).await {
+                Ok(changed) => {
+                    reserved.settle(uses);
+                    self.applied(name);
+                    Ok(self.answer(name, changed.object.clone()))
+                }
+                Err(error) => {
+                    self.change_back(name, &record, changed.object, fields)
+                        .await;
+                    Err(error)
+                }
+            };
+        }
+    }
+
+    /// The store did not take a change: SPDK gets the object back as it was, now or later.
+    async fn change_back(
+        &self,
+        name: &Name,
+        record: &Record<K::Object>,
+        actual: K::Object,
+        fields: Changes,
+    ) {
+        let back = Change {
+            old: actual.clone(),
+            wanted: record.object.clone(),
+            asked: record.wanted.clone(),
+            fields,
+            users: self.shared.registry.users_of(name),
+        };
+        let call = CallContext::within(UNDO);
+        if let Err(left) = self.kind.update(&call, name, back).await {
+            tracing::error!(object = %name.key(), %left, "a change that could not be stored could not be undone; it is retried");
+            let mut differs = record.clone();
+            differs.actual = Some(actual);
+            self.insert(name, differs);
+            let reason = format!("a change that could not be stored could not be undone: {left}");
+            self.shared.conditions.set_pending(name.key(), &reason);
+            self.shared.queue.put(name.key());
         }
     }
 

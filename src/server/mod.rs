@@ -67,7 +67,6 @@ pub async fn serve(
         Scrapes::new(services.clone(), &telemetry),
     );
     let (routes, health) = services.routes().await;
-    let health = Arc::new(health);
     let watchdog = watchdog::watch(spdk, telemetry, Arc::clone(&health), stopping.clone());
     tokio::spawn(watchdog);
     let routes = with_reflection(routes)?.prepare();

@@ -8,33 +8,65 @@ use tonic_health::server::HealthReporter;
 pub struct Health {
     reporter: HealthReporter,
     names: Vec<&'static str>,
-    /// Why it is not ready, if it is not.
-    unready: RwLock<Option<String>>,
+    unready: RwLock<Unready>,
+}
+
+/// What keeps it from being ready.
+struct Unready {
+    /// Records of the last run have yet to be tried.
+    restoring: bool,
+    /// A reactor that does not turn.
+    stalled: Option<String>,
+}
+
+impl Unready {
+    fn reason(&self) -> Option<String> {
+        let restoring = || "what there was before is being made again".to_owned();
+        let stalled = self.stalled.clone();
+        stalled.or_else(|| self.restoring.then(restoring))
+    }
 }
 
 impl Health {
-    /// Of the services of these names, which serve.
-    pub fn new(reporter: HealthReporter, names: Vec<&'static str>) -> Self {
-        Self {
+    /// Of the services of these names, which do not serve yet.
+    pub async fn new(reporter: HealthReporter, names: Vec<&'static str>) -> Self {
+        let health = Self {
             reporter,
             names,
-            unready: RwLock::new(None),
+            unready: RwLock::new(Unready {
+                restoring: true,
+                stalled: None,
+            }),
+        };
+        health.report(ServingStatus::NotServing).await;
+        health
+    }
+
+    /// What there was before has been tried.
+    pub async fn set_restored(&self) {
+        self.change(|unready| unready.restoring = false).await;
+    }
+
+    /// A reactor does not turn, for this reason; or all turn.
+    pub(super) async fn set_stalled(&self, reason: Option<String>) {
+        self.change(|unready| unready.stalled = reason).await;
+    }
+
+    async fn change(&self, change: impl FnOnce(&mut Unready)) {
+        let (was_ready, is_ready) = {
+            let mut unready = self.unready.write();
+            let was_ready = unready.reason().is_none();
+            change(&mut unready);
+            (was_ready, unready.reason().is_none())
+        };
+        match (was_ready, is_ready) {
+            (false, true) => self.report(ServingStatus::Serving).await,
+            (true, false) => self.report(ServingStatus::NotServing).await,
+            _ => {}
         }
     }
 
-    /// Ready, or else not for this reason.
-    pub(super) async fn set(&self, unready: Option<String>) {
-        let was_ready = {
-            let mut current = self.unready.write();
-            std::mem::replace(&mut *current, unready.clone()).is_none()
-        };
-        if was_ready == unready.is_none() {
-            return;
-        }
-        let status = match unready {
-            None => ServingStatus::Serving,
-            Some(_) => ServingStatus::NotServing,
-        };
+    async fn report(&self, status: ServingStatus) {
         // The empty name stands for the whole server.
         for name in self.names.iter().chain(&[""]) {
             self.reporter.set_service_status(*name, status).await;
@@ -43,7 +75,7 @@ impl Health {
 
     /// Why it is not ready; `None` if it is.
     pub(super) fn unready(&self) -> Option<String> {
-        self.unready.read().clone()
+        self.unready.read().reason()
     }
 }
 
@@ -67,20 +99,22 @@ mod tests {
     async fn grpc_health_and_readyz_tell_the_same() {
         let reporter = HealthReporter::new();
         let service = HealthService::from_health_reporter(reporter.clone());
-        reporter
-            .set_service_status("a", ServingStatus::Serving)
-            .await;
-        let health = Health::new(reporter, vec!["a"]);
+        let health = Health::new(reporter, vec!["a"]).await;
         let (serving, not) = (1, 2);
+        for name in ["", "a"] {
+            assert_eq!(told(&service, name).await, not);
+        }
+        assert!(health.unready().is_some());
+        health.set_restored().await;
         for name in ["", "a"] {
             assert_eq!(told(&service, name).await, serving);
         }
-        health.set(Some("why".to_owned())).await;
+        health.set_stalled(Some("why".to_owned())).await;
         assert_eq!(health.unready().as_deref(), Some("why"));
         for name in ["", "a"] {
             assert_eq!(told(&service, name).await, not);
         }
-        health.set(None).await;
+        health.set_stalled(None).await;
         assert_eq!(health.unready(), None);
         for name in ["", "a"] {
             assert_eq!(told(&service, name).await, serving);

@@ -49,7 +49,7 @@ pub async fn watch(
                 Change::Turns(core) => tracing::warn!(core, "reactor turns again"),
             }
         }
-        health.set(stalled.reason()).await;
+        health.set_stalled(stalled.reason()).await;
     }
 }
 

@@ -1,6 +1,8 @@
 //! Kinds whose objects live in the test, and a world of them: what every kind gets from its
 //! collection is tried on these in [`verbs`].
 
+mod durable;
+mod ownership;
 mod verbs;
 
 use std::collections::BTreeSet;
@@ -23,6 +25,7 @@ struct Volumes {
     made: Mutex<BTreeSet<String>>,
     updates: AtomicUsize,
     fails: AtomicBool,
+    fails_after_update: AtomicBool,
     panics: AtomicBool,
     /// When set, a create waits for a permit after it has begun.
     gate: Option<Arc<Gate>>,
@@ -37,6 +40,11 @@ struct Gate {
 }
 
 impl Volumes {
+    /// The next update succeeds, and what comes after it fails.
+    fn fails_after_one_update(&self) {
+        self.fails_after_update.store(true, Ordering::Relaxed);
+    }
+
     fn fault(&self) -> Result<(), Error> {
         assert!(!self.panics.load(Ordering::Relaxed), "asked to panic");
         if self.fails.load(Ordering::Relaxed) {
@@ -48,6 +56,8 @@ impl Volumes {
 
 impl Kind for Arc<Volumes> {
     type Object = NullVolume;
+
+    const STAGE: Stage = Stage::Base;
 
     fn check(&self, object: &NullVolume, violations: &mut Violations) {
         if object.block_size % 512 != 0 || object.block_size == 0 {
@@ -66,12 +76,15 @@ impl Kind for Arc<Volumes> {
         }
     }
 
-    async fn create(
+    async fn ensure(
         &self,
         _: &CallContext,
         name: &Name,
         mut wanted: NullVolume,
     ) -> Result<NullVolume, Error> {
+        if !wanted.name.is_empty() && self.made.lock().contains(name.id()) {
+            return Ok(wanted);
+        }
         if let Some(gate) = &self.gate {
             gate.entered.add_permits(1);
             gate.may_go_on.acquire().await.unwrap().forget();
@@ -99,12 +112,15 @@ impl Kind for Arc<Volumes> {
             change.unused(name)?;
         }
         self.updates.fetch_add(1, Ordering::Relaxed);
+        if self.fails_after_update.swap(false, Ordering::Relaxed) {
+            self.fails.store(true, Ordering::Relaxed);
+        }
         Ok(change.wanted)
     }
 
-    async fn delete(&self, _: &CallContext, name: &Name, _: &NullVolume) -> Result<(), Error> {
+    async fn remove(&self, _: &CallContext, name: &Name, _: &NullVolume) -> Result<(), Error> {
         self.fault()?;
-        assert!(self.made.lock().remove(name.id()), "removed twice");
+        self.made.lock().remove(name.id());
         Ok(())
     }
 
@@ -118,6 +134,8 @@ struct Subsystems;
 impl Kind for Subsystems {
     type Object = NvmeSubsystem;
 
+    const STAGE: Stage = Stage::Export;
+
     fn check(&self, _: &NvmeSubsystem, _: &mut Violations) {}
 
     fn uses(&self, _: &Name, object: &NvmeSubsystem) -> Uses {
@@ -125,7 +143,7 @@ impl Kind for Subsystems {
         Uses::new().owns(format!("nqn/{}", spec.nqn))
     }
 
-    async fn create(
+    async fn ensure(
         &self,
         _: &CallContext,
         _: &Name,
@@ -143,7 +161,7 @@ impl Kind for Subsystems {
         Ok(change.wanted)
     }
 
-    async fn delete(&self, _: &CallContext, _: &Name, _: &NvmeSubsystem) -> Result<(), Error> {
+    async fn remove(&self, _: &CallContext, _: &Name, _: &NvmeSubsystem) -> Result<(), Error> {
         Ok(())
     }
 
@@ -163,6 +181,8 @@ struct Namespaces;
 impl Kind for Namespaces {
     type Object = NvmeNamespace;
 
+    const STAGE: Stage = Stage::Part;
+
     fn check(&self, _: &NvmeNamespace, _: &mut Violations) {}
 
     fn uses(&self, _: &Name, object: &NvmeNamespace) -> Uses {
@@ -172,7 +192,7 @@ impl Kind for Namespaces {
             .taken_in(Uses::new())
     }
 
-    async fn create(
+    async fn ensure(
         &self,
         _: &CallContext,
         _: &Name,
@@ -190,7 +210,7 @@ impl Kind for Namespaces {
         Ok(change.wanted)
     }
 
-    async fn delete(&self, _: &CallContext, _: &Name, _: &NvmeNamespace) -> Result<(), Error> {
+    async fn remove(&self, _: &CallContext, _: &Name, _: &NvmeNamespace) -> Result<(), Error> {
         Ok(())
     }
 
@@ -213,7 +233,11 @@ impl World {
     }
 
     fn with(engine: Volumes) -> Self {
-        let (shared, engine) = (Shared::new(), Arc::new(engine));
+        Self::over(Shared::new(), engine)
+    }
+
+    fn over(shared: Arc<Shared>, engine: Volumes) -> Self {
+        let engine = Arc::new(engine);
         Self {
             volumes: Collection::new(Arc::clone(&engine), &shared),
             subsystems: Collection::new(Subsystems, &shared),

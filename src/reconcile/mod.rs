@@ -1,0 +1,219 @@
+//! What makes SPDK agree with the records, again and again until it does.
+//!
+//! ```text
+//! start: stored records ─► memory ─► each tried once, stage by stage ─► changes are taken
+//!                                        │ fails
+//! a watcher sees a loss ──► queue ◄──────┘ ◄─ a change was cut off, or could not be stored
+//!                             └─► one attempt of a key at a time ── fails ─► queue, later
+//! ```
+
+mod queue;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+pub use queue::Queue;
+
+use crate::resource::{Key, Name, Records, Shared, Stage};
+use crate::state::Entry;
+
+/// How many attempts run at once. An attempt that takes longer than [`LIMIT`] is not counted.
+const AT_ONCE: usize = 64;
+
+/// How long one attempt may hold up others.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The kinds of records, and what was found at start.
+pub struct Reconciler {
+    shared: Arc<Shared>,
+    kinds: HashMap<String, Arc<dyn Records>>,
+    panics: AtomicU64,
+}
+
+/// Records of one stage that can be tried at the same time.
+type Level = Vec<Key>;
+
+impl Reconciler {
+    /// Over these kinds.
+    pub(crate) fn new(shared: &Arc<Shared>, kinds: Vec<Arc<dyn Records>>) -> Arc<Self> {
+        let named = kinds.into_iter();
+        let named = named.map(|kind| (kind.collection().to_owned(), kind));
+        Arc::new(Self {
+            shared: Arc::clone(shared),
+            kinds: named.collect(),
+            panics: AtomicU64::new(0),
+        })
+    }
+
+    /// How many attempts have panicked.
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// Places all stored records in memory, where they can be read from now on.
+    ///
+    /// # Errors
+    /// One line for the operator: the store cannot be read, or holds what is no record.
+    pub async fn load(&self) -> Result<Vec<Name>, String> {
+        let entries = self.shared.store().scan("").await;
+        let entries = entries.map_err(|error| format!("state-dir: {error}"))?;
+        let mut staged: Vec<(Stage, Arc<dyn Records>, Entry)> = Vec::new();
+        for entry in entries {
+            let Some(kind) = self.kind(&entry.key) else {
+                tracing::error!(
+                    object = entry.key,
+                    kind = entry.kind,
+                    "a stored record is of an unknown kind; it is kept, and not made"
+                );
+                continue;
+            };
+            staged.push((kind.stage(), Arc::clone(kind), entry));
+        }
+        // What a kind uses may be read off its parents.
+        staged.sort_by_key(|(stage, _, entry)| (*stage, entry.created));
+        let mut names = Vec::with_capacity(staged.len());
+        for (_, kind, entry) in staged {
+            match kind.restore(&entry) {
+                Ok(name) => names.push(name),
+                Err(reason) => {
+                    tracing::error!(
+                        object = entry.key,
+                        reason,
+                        "a stored record cannot be used; it is kept, and not made"
+                    );
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    /// Tries each of these records once: what others stand on first, and side by side where none
+    /// stands on another. What fails is retried by [`run`](Self::run).
+    pub async fn replay(self: &Arc<Self>, names: &[Name]) {
+        let begun = Instant::now();
+        let running = Arc::new(Semaphore::new(AT_ONCE));
+        for level in self.levels(names) {
+            let mut attempts = JoinSet::new();
+            for key in level {
+                let Ok(permit) = Arc::clone(&running).acquire_owned().await else {
+                    return;
+                };
+                if self.shared.queue.begin(&key) {
+                    attempts.spawn(Arc::clone(self).attempt(key, permit));
+                }
+            }
+            attempts.join_all().await;
+        }
+        let pending = self.shared.conditions.all().len();
+        if !names.is_empty() {
+            tracing::info!(records = names.len(), pending, took = ?begun.elapsed(), "what was there before is there again");
+        }
+        self.warn_of_empty_volumes(names);
+    }
+
+    /// Makes SPDK agree with whatever record is put into the queue, until the server stops.
+    pub async fn run(self: Arc<Self>) {
+        let running = Arc::new(Semaphore::new(AT_ONCE));
+        loop {
+            let Ok(permit) = Arc::clone(&running).acquire_owned().await else {
+                return;
+            };
+            let key = self.shared.queue.next().await;
+            if self.shared.is_stopping() {
+                return;
+            }
+            tokio::spawn(Arc::clone(&self).attempt(key, permit));
+        }
+    }
+
+    /// One attempt. Returns when it has ended or its time is up; it then goes on by itself, so that
+    /// no second one of the same record begins, and others may begin.
+    async fn attempt(self: Arc<Self>, key: Key, permit: OwnedSemaphorePermit) {
+        let attempt = tokio::spawn(Arc::clone(&self).attempt_to_its_end(key.clone()));
+        let ended = tokio::time::timeout(LIMIT, attempt).await;
+        if ended.is_err() && self.shared.conditions.is_pending(&key) {
+            let reason = format!("an attempt to make it has not ended within {LIMIT:?}");
+            self.shared.conditions.set_pending(&key, &reason);
+            tracing::warn!(object = %key, reason, "it is waited for no longer");
+        }
+        drop(permit);
+    }
+
+    async fn attempt_to_its_end(self: Arc<Self>, key: Key) {
+        let Some(kind) = self.kind(key.as_str()).map(Arc::clone) else {
+            self.shared.queue.done(&key, true);
+            return;
+        };
+        let attempt = tokio::spawn(kind.reconcile(key.clone()));
+        let succeeded = match attempt.await {
+            Ok(result) => result.is_ok(),
+            Err(error) => {
+                let panics = self
+                    .panics
+                    .fetch_add(1, Ordering::Relaxed)
+                    .saturating_add(1);
+                tracing::error!(object = %key, %error, panics, "an attempt was cut off by a fault of the server; it is retried");
+                let reason = "an attempt was cut off by a fault of the server";
+                self.shared.conditions.set_pending(&key, reason);
+                false
+            }
+        };
+        if let Some(after) = self.shared.queue.done(&key, succeeded) {
+            self.shared.conditions.set_next_attempt(&key, after);
+        }
+    }
+
+    /// The records in the order in which they are tried.
+    fn levels(&self, names: &[Name]) -> Vec<Level> {
+        let mut levels: BTreeMap<(Stage, usize), Level> = BTreeMap::new();
+        let staged = names.iter().filter_map(|name| {
+            let stage = self.kind(name.key().as_str())?.stage();
+            Some((name, stage))
+        });
+        let stages: HashMap<&Name, Stage> = staged.collect();
+        for name in names {
+            if let Some(stage) = stages.get(name) {
+                let depth = self.depth(name, &stages, 0);
+                let level = levels.entry((*stage, depth)).or_default();
+                level.push(name.key().clone());
+            }
+        }
+        levels.into_values().collect()
+    }
+
+    /// How many records of the same stage this one stands on, one on the other.
+    fn depth(&self, name: &Name, stages: &HashMap<&Name, Stage>, above: usize) -> usize {
+        /// More than bdevs stand on each other; and references of bad records may go in a circle.
+        const DEEPEST: usize = 32;
+        if above >= DEEPEST {
+            return 0;
+        }
+        let owners = self.shared.registry.owners_beneath(name);
+        let same_stage = owners
+            .iter()
+            .filter(|owner| stages.get(owner) == stages.get(name));
+        let depths = same_stage.map(|owner| 1 + self.depth(owner, stages, above + 1));
+        depths.max().unwrap_or_default()
+    }
+
+    fn kind(&self, key: &str) -> Option<&Arc<dyn Records>> {
+        self.kinds.get(key.rsplit('/').nth(1)?)
+    }
+
+    /// Memory does not outlive the process.
+    fn warn_of_empty_volumes(&self, names: &[Name]) {
+        let in_memory = |name: &&Name| name.key().as_str().starts_with("mallocVolumes/");
+        let count = names.iter().filter(in_memory).count();
+        if count > 0 {
+            tracing::warn!(
+                volumes = count,
+                "malloc volumes are back, and empty: their data was in memory"
+            );
+        }
+    }
+}

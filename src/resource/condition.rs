@@ -1,0 +1,169 @@
+//! How far SPDK agrees with each record.
+//!
+//! ```text
+//!            ensure ok                    delete begins
+//!   pending ───────────► applied ───────────────────────► deleting ──remove ok──► gone
+//!      ▲ ensure fails,      │                                │
+//!      └─ device lost ◄─────┘ ◄──────────────────────────────┘ remove fails
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::RwLock;
+
+use super::Key;
+
+/// Whether SPDK has what a record says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// SPDK has it, as far as is known.
+    #[default]
+    Applied,
+    /// SPDK does not have it yet, or no longer; it is retried.
+    Pending(Pending),
+    /// A delete has begun and is brought to its end.
+    Deleting,
+}
+
+/// Why, and for how long, a record is pending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// What is in the way.
+    pub reason: String,
+    /// When it became pending.
+    pub since: SystemTime,
+    /// When the next attempt is due; `None` while one is under way or not planned yet.
+    pub next_attempt: Option<Instant>,
+    /// Attempts that failed.
+    pub failures: u32,
+}
+
+/// The conditions of all records; those that are not listed are applied.
+#[derive(Debug, Default)]
+pub struct Conditions(RwLock<BTreeMap<Key, Condition>>);
+
+impl Conditions {
+    /// The condition of the record with this key.
+    pub fn of(&self, key: &Key) -> Condition {
+        self.0.read().get(key).cloned().unwrap_or_default()
+    }
+
+    /// All records that are not applied, in the order of their keys.
+    pub fn all(&self) -> Vec<(Key, Condition)> {
+        let conditions = self.0.read();
+        let listed = conditions.iter();
+        listed.map(|(key, c)| (key.clone(), c.clone())).collect()
+    }
+
+    /// Why the record is pending; `None` if it is not.
+    pub fn reason(&self, key: &Key) -> Option<String> {
+        match self.0.read().get(key) {
+            Some(Condition::Pending(pending)) => Some(pending.reason.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether the record is pending.
+    pub fn is_pending(&self, key: &Key) -> bool {
+        matches!(self.0.read().get(key), Some(Condition::Pending(_)))
+    }
+
+    /// The record is applied, or gone; how many attempts had failed since it was pending.
+    pub(crate) fn clear(&self, key: &Key) -> u32 {
+        // The common case takes no exclusive lock.
+        if !self.0.read().contains_key(key) {
+            return 0;
+        }
+        match self.0.write().remove(key) {
+            Some(Condition::Pending(pending)) => pending.failures,
+            _ => 0,
+        }
+    }
+
+    /// The record is to be applied for the first time since the start.
+    pub(crate) fn set_restored(&self, key: &Key) {
+        let pending = Pending {
+            reason: "it has not been made since the start yet".to_owned(),
+            since: SystemTime::now(),
+            next_attempt: None,
+            failures: 0,
+        };
+        let mut conditions = self.0.write();
+        conditions.insert(key.clone(), Condition::Pending(pending));
+    }
+
+    /// A delete of the record has begun.
+    pub(crate) fn set_deleting(&self, key: &Key) {
+        self.replace_by_deleting(key);
+    }
+
+    /// A delete of the record has begun; its condition before that.
+    pub(crate) fn replace_by_deleting(&self, key: &Key) -> Condition {
+        let before = self.0.write().insert(key.clone(), Condition::Deleting);
+        before.unwrap_or_default()
+    }
+
+    /// The record has this condition again.
+    pub(crate) fn restore(&self, key: &Key, condition: Condition) {
+        let mut conditions = self.0.write();
+        match condition {
+            Condition::Applied => conditions.remove(key),
+            other => conditions.insert(key.clone(), other),
+        };
+    }
+
+    /// The record could not be applied. Whether it was not known to be pending, or for another reason.
+    pub(crate) fn set_pending(&self, key: &Key, reason: &str) -> bool {
+        let mut conditions = self.0.write();
+        if let Some(Condition::Pending(known)) = conditions.get_mut(key) {
+            let is_news = known.reason != reason;
+            reason.clone_into(&mut known.reason);
+            known.failures = known.failures.saturating_add(1);
+            known.next_attempt = None;
+            return is_news;
+        }
+        let pending = Pending {
+            reason: reason.to_owned(),
+            since: SystemTime::now(),
+            next_attempt: None,
+            failures: 1,
+        };
+        conditions.insert(key.clone(), Condition::Pending(pending));
+        true
+    }
+
+    /// The next attempt is due after this time.
+    pub(crate) fn set_next_attempt(&self, key: &Key, after: Duration) {
+        if let Some(Condition::Pending(pending)) = self.0.write().get_mut(key) {
+            pending.next_attempt = Instant::now().checked_add(after);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_pending_since_the_first_failure_and_for_the_last_reason() {
+        let (conditions, key) = (Conditions::default(), Key::from("nullVolumes/a"));
+        assert_eq!(conditions.of(&key), Condition::Applied);
+        assert!(conditions.set_pending(&key, "no file"));
+        let Condition::Pending(first) = conditions.of(&key) else {
+            panic!("it is pending")
+        };
+        assert!(!conditions.set_pending(&key, "no file"));
+        assert!(conditions.set_pending(&key, "no memory"));
+        let Condition::Pending(last) = conditions.of(&key) else {
+            panic!("it is pending")
+        };
+        assert_eq!((last.since, last.failures), (first.since, 3));
+        assert_eq!(conditions.reason(&key).as_deref(), Some("no memory"));
+        assert_eq!([conditions.clear(&key), conditions.clear(&key)], [3, 0]);
+        conditions.set_restored(&key);
+        assert!(conditions.is_pending(&key));
+        assert_eq!(conditions.clear(&key), 0);
+        assert!(conditions.all().is_empty());
+    }
+}

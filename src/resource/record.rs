@@ -1,0 +1,161 @@
+//! A record: what was asked for, what that came to, and which revision of it is durable. All changes
+//! of records are here: each is in the store before it is in memory, and in memory before it is
+//! answered.
+
+use std::sync::Arc;
+
+use prost::Message;
+use prost_reflect::ReflectMessage;
+
+use super::{Collection, Kind, Name};
+use crate::error::Error;
+use crate::state::{Change, Entry};
+
+/// One resource.
+#[derive(Debug, Clone)]
+pub(super) struct Record<T> {
+    /// As it was asked for: what a repeated create is compared with, and an update starts from.
+    pub wanted: T,
+    /// As it is, with every choice of the server.
+    pub object: T,
+    /// The revision at which it was created.
+    pub created: u64,
+    /// The revision of its last change.
+    pub revision: u64,
+    /// The revision that the store has; `None` where it has none.
+    pub stored: Option<u64>,
+    /// A delete has begun, and is brought to its end whatever happens.
+    pub deleting: bool,
+    /// What SPDK has where that is not `object`: a change that could not be stored, nor undone.
+    pub actual: Option<T>,
+    /// The configuration file made it: it is read-only, and not stored.
+    pub configured: bool,
+}
+
+impl<T: Clone> Record<T> {
+    /// A record that is not stored yet.
+    pub fn new(wanted: T, object: T, revision: u64) -> Self {
+        Self {
+            wanted,
+            object,
+            created: revision,
+            revision,
+            stored: None,
+            deleting: false,
+            actual: None,
+            configured: false,
+        }
+    }
+
+    /// Whether the store does not have it as it is here.
+    pub fn is_unsaved(&self) -> bool {
+        !self.configured && self.stored != Some(self.revision)
+    }
+}
+
+impl<K: Kind> Collection<K> {
+    /// Makes a record durable, and then visible.
+    ///
+    /// # Errors
+    /// The store's, with which nothing has changed.
+    pub(super) async fn save(
+        &self,
+        name: &Name,
+        mut record: Record<K::Object>,
+    ) -> Result<Arc<Record<K::Object>>, Error> {
+        if !record.configured {
+            let put = Change::Put(self.entry(name, &record));
+            self.commit(name, put, record.stored).await?;
+            record.stored = Some(record.revision);
+        }
+        Ok(self.insert(name, record))
+    }
+
+    /// Removes a record for good. Its name is free afterwards.
+    ///
+    /// # Errors
+    /// The store's, with which the record stays.
+    pub(super) async fn forget(
+        &self,
+        name: &Name,
+        record: &Record<K::Object>,
+    ) -> Result<(), Error> {
+        if record.stored.is_some() {
+            let key = name.key().as_str().to_owned();
+            let revision = self.shared.next_revision();
+            let remove = Change::Remove { key, revision };
+            self.commit(name, remove, record.stored).await?;
+        }
+        self.records.write().remove(name.key());
+        self.shared.registry.release(name);
+        self.shared.conditions.clear(name.key());
+        Ok(())
+    }
+
+    /// Shows a record as it is, stored or not.
+    pub(super) fn insert(&self, name: &Name, record: Record<K::Object>) -> Arc<Record<K::Object>> {
+        let record = Arc::new(record);
+        let mut records = self.records.write();
+        records.insert(name.key().clone(), Arc::clone(&record));
+        record
+    }
+
+    pub(super) fn record(&self, name: &Name) -> Option<Arc<Record<K::Object>>> {
+        self.records.read().get(name.key()).cloned()
+    }
+
+    /// Whether `record` is still what is known of `name`, now that it is locked.
+    pub(super) fn is_current(&self, name: &Name, record: &Arc<Record<K::Object>>) -> bool {
+        let records = self.records.read();
+        let current = records.get(name.key());
+        current.is_some_and(|current| Arc::ptr_eq(current, record))
+    }
+
+    async fn commit(
+        &self,
+        name: &Name,
+        change: Change,
+        expected: Option<u64>,
+    ) -> Result<(), Error> {
+        let expected = vec![(name.key().as_str().to_owned(), expected)];
+        let committed = self.shared.store.commit(vec![change], expected).await;
+        committed.map_err(|error| Error::not_stored(name, &error))
+    }
+
+    fn entry(&self, name: &Name, record: &Record<K::Object>) -> Entry {
+        let mut object = record.object.encode_to_vec();
+        object.extend(self.kind.kept(name, &record.object));
+        Entry {
+            key: name.key().as_str().to_owned(),
+            kind: record.object.descriptor().full_name().to_owned(),
+            created: record.created,
+            revision: record.revision,
+            deleting: record.deleting,
+            wanted: record.wanted.encode_to_vec(),
+            object,
+        }
+    }
+
+    /// The record that was stored as this.
+    ///
+    /// # Errors
+    /// Why it is none of this kind.
+    pub(super) fn decode(&self, entry: &Entry) -> Result<(Name, Record<K::Object>), String> {
+        let name = self.meta.parse("key", &entry.key);
+        let name = name.map_err(|error| error.to_string())?;
+        let message = |what: &str, bytes: &[u8]| {
+            K::Object::decode(bytes).map_err(|error| format!("{what}: {error}"))
+        };
+        let record = Record {
+            wanted: message("wanted", &entry.wanted)?,
+            object: message("object", &entry.object)?,
+            created: entry.created,
+            revision: entry.revision,
+            stored: Some(entry.revision),
+            deleting: entry.deleting,
+            actual: None,
+            configured: false,
+        };
+        Ok((name, record))
+    }
+}

@@ -1,0 +1,212 @@
+//! What makes SPDK agree with a record that is there already: after a start, after a loss, and after
+//! a change that could not be stored or was cut off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::record::Record;
+use super::{CallContext, Change, Collection, Key, Kind, Name, Object, Stage};
+use crate::error::Error;
+use crate::state::Entry;
+
+/// How long an attempt waits for peers and for others who change the same.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// Records of one kind, whichever that is.
+pub(crate) trait Records: Send + Sync + 'static {
+    /// The last collection in its resources' names: `nvmeNamespaces`.
+    fn collection(&self) -> &str;
+
+    /// When its objects are made at start.
+    fn stage(&self) -> Stage;
+
+    /// Places a stored record in memory; SPDK is not asked.
+    ///
+    /// # Errors
+    /// Why the entry is no record of this kind.
+    fn restore(&self, entry: &Entry) -> Result<Name, String>;
+
+    /// Makes SPDK agree with the record of this key.
+    ///
+    /// # Errors
+    /// What is in the way: it is to be tried again.
+    fn reconcile(self: Arc<Self>, key: Key) -> BoxFuture<'static, Result<(), Error>>;
+}
+
+impl<K: Kind> Records for Collection<K> {
+    fn collection(&self) -> &str {
+        self.meta.collection()
+    }
+
+    fn stage(&self) -> Stage {
+        K::STAGE
+    }
+
+    fn restore(&self, entry: &Entry) -> Result<Name, String> {
+        let (name, record) = self.decode(entry)?;
+        if self.record(&name).is_some() {
+            return Err("the configuration has a volume of this name".to_owned());
+        }
+        self.kind.restore(&name, &record.object, &entry.object);
+        let uses = self.uses(&name, &record.object);
+        self.shared.registry.restore(&name, uses);
+        let conditions = &self.shared.conditions;
+        match record.deleting {
+            true => conditions.set_deleting(name.key()),
+            false => conditions.set_restored(name.key()),
+        }
+        self.insert(&name, record);
+        Ok(name)
+    }
+
+    fn reconcile(self: Arc<Self>, key: Key) -> BoxFuture<'static, Result<(), Error>> {
+        Box::pin(async move {
+            let Ok(name) = self.meta.parse("name", key.as_str()) else {
+                return Ok(());
+            };
+            let reconciled = self.attempt(&name).await;
+            match &reconciled {
+                Ok(Outcome::Nothing) => return Ok(()),
+                Ok(Outcome::Applied) => self.applied(&name),
+                Err(error) => self.failed(&name, error),
+            }
+            reconciled.map(drop)
+        })
+    }
+}
+
+/// What an attempt came to.
+enum Outcome {
+    /// There was nothing to do.
+    Nothing,
+    /// SPDK agrees with the record.
+    Applied,
+}
+
+impl<K: Kind> Collection<K> {
+    /// Places a volume of the configuration among the records: read-only, and not stored.
+    pub(crate) fn place_configured(&self, id: &str, mut object: K::Object) {
+        let name = self.meta.name(None, id);
+        object.set_name(name.to_string());
+        let uses = self.uses(&name, &object);
+        self.shared.registry.restore(&name, uses);
+        let mut record = Record::new(object.clone(), object, self.shared.next_revision());
+        record.configured = true;
+        self.insert(&name, record);
+    }
+
+    async fn attempt(&self, name: &Name) -> Result<Outcome, Error> {
+        let call = CallContext::within(ATTEMPT);
+        loop {
+            let Some(record) = self.record(name) else {
+                return Ok(Outcome::Nothing);
+            };
+            let is_pending = self.shared.conditions.is_pending(name.key());
+            if is_pending {
+                self.learn(&record.object).await?;
+                self.prepare(&call, name, &record.object).await?;
+            }
+            let uses = self.uses(name, &record.object);
+            let locks = self.shared.locks.acquire(uses.changed(), uses.used());
+            let Ok(_held) = tokio::time::timeout(ATTEMPT, locks).await else {
+                return Err(Error::Unavailable(format!(
+                    "another change of {name} has not ended within {ATTEMPT:?}"
+                )));
+            };
+            if !self.is_current(name, &record) {
+                continue;
+            }
+            return self.settle(&call, name, record).await;
+        }
+    }
+
+    /// Brings to its end what is open of a record that is locked.
+    async fn settle(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        mut record: Arc<Record<K::Object>>,
+    ) -> Result<Outcome, Error> {
+        if record.deleting {
+            self.kind.remove(call, name, &record.object).await?;
+            self.forget(name, &record).await?;
+            tracing::info!(object = %name.key(), "a delete that had begun is complete");
+            return Ok(Outcome::Nothing);
+        }
+        if let Some(actual) = &record.actual {
+            let back = Change {
+                old: actual.clone(),
+                wanted: record.object.clone(),
+                asked: record.wanted.clone(),
+                fields: self.between(actual, &record.object),
+                users: self.shared.registry.users_of(name),
+            };
+            self.kind.update(call, name, back).await?;
+            let mut agreed = Record::clone(&record);
+            agreed.actual = None;
+            record = self.insert(name, agreed);
+        } else {
+            self.agree(call, name, &mut record).await?;
+        }
+        if record.is_unsaved() {
+            self.save(name, Record::clone(&record)).await?;
+        }
+        Ok(Outcome::Applied)
+    }
+
+    /// Has SPDK agree with a record that is locked.
+    pub(super) async fn agree(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        record: &mut Arc<Record<K::Object>>,
+    ) -> Result<(), Error> {
+        let uses = self.uses(name, &record.object);
+        let reserved = self.shared.registry.reserve(name, &uses)?;
+        let ensured = self.kind.ensure(call, name, record.object.clone()).await;
+        let mut object = ensured.map_err(|error| error.under(self.meta.field()))?;
+        object.set_name(name.to_string());
+        reserved.settle(self.uses(name, &object));
+        if object != record.object {
+            let mut changed = Record::clone(record);
+            changed.object = object;
+            changed.revision = self.shared.next_revision();
+            *record = self.save(name, changed).await?;
+        }
+        Ok(())
+    }
+
+    /// SPDK has what the record says: what waits for that is tried now.
+    pub(super) fn applied(&self, name: &Name) {
+        let shared = &self.shared;
+        let failures = shared.conditions.clear(name.key());
+        if failures == 0 {
+            return;
+        }
+        tracing::info!(object = %name.key(), failures, "it is as its record says again");
+        let parent = name.parent().and_then(|key| shared.registry.owner(&key));
+        let waiting = shared.registry.users_of(name).into_iter();
+        let beside = parent.map(|parent| shared.registry.users_of(&parent));
+        for other in waiting.chain(beside.into_iter().flatten()) {
+            if other != *name && shared.conditions.is_pending(other.key()) {
+                shared.queue.put(other.key());
+            }
+        }
+    }
+
+    fn failed(&self, name: &Name, error: &Error) {
+        if self.record(name).is_some_and(|record| record.deleting) {
+            tracing::warn!(object = %name.key(), %error, "a delete that has begun is not complete yet; it is retried");
+            return;
+        }
+        let is_news = self
+            .shared
+            .conditions
+            .set_pending(name.key(), &error.to_string());
+        if is_news {
+            tracing::warn!(object = %name.key(), %error, "it is not as its record says; it is retried");
+        }
+    }
+}
