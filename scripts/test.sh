@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# test.sh [--fast|--asan|--guest|--container] [ARGUMENT...]: sets all up, builds, and runs the tests, the quick ones first.
+# test.sh [--fast|--asan|--guest|--container|--crash] [ARGUMENT...]: sets all up, builds, and runs the tests,
+# the quick ones first.
 #
 #   --fast       only unit tests and documentation tests, none on a running target
 #   --asan       a choice of the tests on a build with AddressSanitizer; any others can be named
@@ -7,6 +8,7 @@
 #                and makes a guest image. ARGUMENT... are then those of the test program.
 #   --container  instead of all others those of the package, the image and the compose file, on a container
 #                engine of their own; ARGUMENT is the program that they take (default: a debug build)
+#   --crash      only the test that kills the program under load and compares what is left, in 200 rounds
 #   ARGUMENT...  instead of all tests: one `cargo test --workspace ARGUMENT...`, such as
 #                `scripts/test.sh --test nvme_tcp -- digest`
 
@@ -14,11 +16,12 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 [[ ${1:-} != --container ]] || exec bash "$SCRIPTS/container-test.sh" "${@:2}"
 
-fast= asan= guest=
+fast= asan= guest= crash=
 case ${1:-} in
     --fast) fast=1 && shift ;;
     --asan) asan=1 && shift ;;
     --guest) guest=1 && shift ;;
+    --crash) crash=1 && shift ;;
 esac
 # QEMU emulates no AVX-512, which a build for this machine may use: another SPDK, and another build on it.
 [[ -z $guest ]] || export SPDK_ARCH=${SPDK_ARCH:-haswell} CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$ROOT/target}/guest
@@ -52,6 +55,11 @@ if [[ -n $guest ]]; then
     export OPI_SPDK_GUEST
     stage "tests in virtual machines" \
         cargo test --locked --test guest --no-fail-fast -- --ignored --test-threads=1 "$@"
+    exit
+fi
+if [[ -n $crash ]]; then
+    export OPI_SPDK_CRASH_ROUNDS=${OPI_SPDK_CRASH_ROUNDS:-200}
+    stage "$OPI_SPDK_CRASH_ROUNDS ends by kill -9" cargo test --locked --test crash -- --nocapture "$@"
     exit
 fi
 if (($#)); then

@@ -84,6 +84,10 @@ struct Settings {
     /// Directory for what must outlive the process; one instance to a directory [default: /var/lib/opi-spdk]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// File with the key that the state is sealed with, 32 bytes or 64 hex digits [default: systemd's credential
+    /// state-key, else a file in the state directory]
+    #[arg(long, value_name = "FILE")]
+    state_key_file: Option<PathBuf>,
     /// Directory for the sockets of vfio-user and vhost-user controllers [default: /run/opi-spdk]
     #[arg(long, value_name = "DIR")]
     ctrlr_dir: Option<PathBuf>,
@@ -158,6 +162,8 @@ pub struct Config {
     pub no_huge: bool,
     /// What outlives the process.
     pub state_dir: PathBuf,
+    /// The key that it is sealed with, if it is not found in its place.
+    pub state_key_file: Option<PathBuf>,
     /// Sockets of vfio-user and vhost-user controllers.
     pub ctrlr_dir: PathBuf,
     /// Who may open them.
@@ -244,6 +250,7 @@ impl Settings {
             iobuf_large: self.iobuf_large.or(below.iobuf_large),
             no_huge: self.no_huge.or(below.no_huge),
             state_dir: self.state_dir.or(below.state_dir),
+            state_key_file: self.state_key_file.or(below.state_key_file),
             ctrlr_dir: self.ctrlr_dir.or(below.ctrlr_dir),
             socket_group: self.socket_group.or(below.socket_group),
             socket_mode: self.socket_mode.or(below.socket_mode),
@@ -298,6 +305,7 @@ impl Settings {
             iobuf: iobuf::check(self.iobuf_small, self.iobuf_large, reactors, mem_mib)?,
             no_huge: self.no_huge.unwrap_or(false),
             state_dir: self.state_dir.unwrap_or("/var/lib/opi-spdk".into()),
+            state_key_file: self.state_key_file,
             ctrlr_dir: self.ctrlr_dir.unwrap_or("/run/opi-spdk".into()),
             socket_access: SocketAccess::parse(
                 self.socket_group.as_deref(),

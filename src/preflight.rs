@@ -5,7 +5,8 @@ use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use spdk::cores::CoreSet;
 
@@ -15,6 +16,7 @@ use crate::identity::Identity;
 use crate::machine::{Machine, cgroup, hugepages};
 use crate::server::Tls;
 use crate::spdk_rpc::{self, Credentials, Proxy};
+use crate::state::{Disk, KeySource, StateKey};
 
 /// What the process holds from before SPDK's start until its end.
 pub struct Ready {
@@ -22,6 +24,10 @@ pub struct Ready {
     pub instance: [File; 2],
     /// Who this instance is.
     pub identity: Identity,
+    /// What outlives the process.
+    pub state: Arc<Disk>,
+    /// Where the key that it is sealed with was found.
+    pub state_key: KeySource,
     /// Where ordinary threads may run.
     pub control_cores: CoreSet,
     /// What the servers need.
@@ -65,9 +71,13 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
         ));
     }
     check_memory(config)?;
+    // Last: the first start makes files.
+    let (state, state_key) = open_state(config)?;
     Ok(Ready {
         instance,
         identity,
+        state: Arc::new(state),
+        state_key,
         control_cores,
         listeners: Listeners {
             grpc,
@@ -76,6 +86,15 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
             tls,
         },
     })
+}
+
+fn open_state(config: &Config) -> Result<(Disk, KeySource), String> {
+    let dir = &config.state_dir;
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let setting = config.state_key_file.as_deref();
+    let may_make = !Disk::exists(dir)?;
+    let (key, source) = StateKey::find(dir, setting, credentials.as_deref(), may_make)?;
+    Ok((Disk::open(dir, &key)?, source))
 }
 
 /// The cores for ordinary threads: those that the reactors leave, or all.
@@ -211,7 +230,8 @@ pub(crate) fn private_dir(setting: &str, dir: &Path) -> Result<(), String> {
         .map_err(|error| format!("{setting} {}: {error}", dir.display()))
 }
 
-fn lock_state_dir(dir: &Path) -> Result<File, String> {
+/// Locks a state directory for the life of the file, and makes it if it is not there.
+pub(crate) fn lock_state_dir(dir: &Path) -> Result<File, String> {
     private_dir("state-dir", dir)?;
     let path = dir.join("lock");
     let fail = |error: std::io::Error| format!("state-dir {}: {error}", path.display());

@@ -19,6 +19,7 @@ use crate::preflight::{Listeners, Ready};
 use crate::server;
 use crate::services::Services;
 use crate::shutdown::{self, Signals};
+use crate::state::{KeySource, Store};
 use crate::telemetry::{Telemetry, audit::Audit};
 
 /// Runs until a signal or a failure. An error is one line for the operator.
@@ -34,9 +35,12 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     let Ready {
         instance: _instance,
         identity,
+        state,
+        state_key,
         listeners,
         ..
     } = ready;
+    warn_of_state_key(&state_key);
     let starting = Runtime::start(spdk::Options {
         cores: config.cores.clone(),
         mem_mib: config.mem_mib,
@@ -58,18 +62,17 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
 
     let mut backends = Vec::new();
     let spdk = runtime.handle();
-    let served = serve(
-        &config,
+    let serving = Serving {
+        config: &config,
         identity,
         listeners,
+        store: Arc::clone(&state) as Arc<dyn Store>,
         spdk,
-        &telemetry,
-        &mut signals,
-        &mut backends,
-    )
-    .await;
+    };
+    let served = serve(serving, &telemetry, &mut signals, &mut backends).await;
     telemetry.finish();
 
+    state.close().await;
     let cost = runtime.handle().control_stats();
     tracing::info!(
         steps = cost.steps,
@@ -91,15 +94,28 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     }
 }
 
-async fn serve(
-    config: &Config,
+/// What is served, and from what.
+struct Serving<'a> {
+    config: &'a Config,
     identity: Identity,
     listeners: Listeners,
-    handle: spdk::Handle,
+    store: Arc<dyn Store>,
+    spdk: spdk::Handle,
+}
+
+async fn serve(
+    serving: Serving<'_>,
     telemetry: &Arc<Telemetry>,
     signals: &mut Signals,
     backends: &mut Vec<String>,
 ) -> Result<(), String> {
+    let Serving {
+        config,
+        identity,
+        listeners,
+        store,
+        spdk: handle,
+    } = serving;
     // The files of the configuration's volumes, until the end.
     let _held = tokio::select! {
         made = set_up(config, identity, &handle) => made?,
@@ -109,7 +125,6 @@ async fn serve(
         }
     };
     let manager = Manager::of_environment();
-    let store = Arc::new(crate::state::Memory::default());
     let services = Services::new(config, identity, handle.clone(), store);
     // Records are readable when the servers begin, and made while they serve.
     tokio::spawn(services.restore(config, identity).await?);
@@ -227,6 +242,16 @@ fn hint(config: &Config) -> &'static str {
     match config.mem_mib {
         0..512 => " (mem-mib may be too little: 512 is enough to start)",
         _ => "",
+    }
+}
+
+/// Whoever copies the directory has the key too.
+fn warn_of_state_key(source: &KeySource) {
+    if let KeySource::StateDir(file) = source {
+        tracing::warn!(
+            file = %file.display(),
+            "the state is sealed with a key that lies beside it: give the key with --state-key-file"
+        );
     }
 }
 

@@ -6,6 +6,7 @@ mod environment;
 mod generate;
 mod health;
 mod setup;
+mod state;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,8 @@ enum Command {
     /// Write manual pages and completions
     #[command(hide = true)]
     Generate(generate::Args),
+    /// Export, import and check the state of an opi-spdk that does not run
+    State(state::Args),
     /// Look at configurations
     Config(config::Args),
 }
@@ -82,6 +85,7 @@ impl Cli {
             Some(Command::Health(args)) => health::run(args).map(Request::Done),
             Some(Command::Generate(args)) => generate::run(args).map(Request::Done),
             Some(Command::Config(args)) => config::run(args).map(Request::Done),
+            Some(Command::State(args)) => state::run(args).map(Request::Done),
         }
     }
 }

@@ -1,0 +1,261 @@
+//! A storm of calls, kill -9 at a random moment, a restart: everything that was answered is there, what was
+//! not is there wholly or not at all, and SPDK has what the records say.
+//!
+//! `OPI_SPDK_CRASH_ROUNDS` says how often; `scripts/test.sh --crash` sets it to 200.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Client, JsonRpc, Options, Resource, Target, nqn_of};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tonic::{Code, Status};
+
+const CLIENTS: usize = 8;
+
+/// Objects of each client.
+const OBJECTS: u64 = 6;
+
+/// What a client knows of its objects: of each volume its blocks, of each subsystem 0.
+type Known = BTreeMap<String, i64>;
+
+/// SplitMix64: the same numbers for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) % end
+    }
+}
+
+/// A change of one object: what it is afterwards, `None` for gone.
+#[derive(Debug, Clone)]
+struct Step {
+    id: String,
+    to: Option<i64>,
+}
+
+/// What a client saw until the target was gone.
+struct Seen {
+    known: Known,
+    /// The change that was not answered.
+    open: Option<Step>,
+    answered: usize,
+}
+
+fn volume(blocks: i64) -> Value {
+    json!({ "block_size": 512, "blocks_count": blocks })
+}
+
+async fn change(client: &Client, known: &Known, step: &Step) -> Result<(), Status> {
+    let is_volume = step.id.starts_with('v');
+    let message = if is_volume {
+        "NullVolume"
+    } else {
+        "NvmeSubsystem"
+    };
+    let resource = Resource::new(client, message);
+    let collection = if is_volume {
+        "volumes"
+    } else {
+        "nvmeSubsystems"
+    };
+    let name = format!("{collection}/{}", step.id);
+    match (known.contains_key(&step.id), step.to) {
+        (_, None) => resource.delete(&name).await,
+        (false, Some(blocks)) => {
+            let object = match is_volume {
+                true => volume(blocks),
+                false => json!({ "spec": { "nqn": nqn_of(&step.id) } }),
+            };
+            resource.create("", &step.id, object).await.map(drop)
+        }
+        (true, Some(blocks)) => {
+            let mask = Some(&["blocks_count"][..]);
+            resource.update(&name, volume(blocks), mask).await.map(drop)
+        }
+    }
+}
+
+/// Changes objects of its own, one call after the other, until the target is gone.
+async fn storm(client: Client, number: usize, mut known: Known, seed: u64) -> Seen {
+    let mut dice = Dice(seed);
+    let mut answered = 0;
+    loop {
+        let letter = if dice.below(3) == 0 { 's' } else { 'v' };
+        let id = format!("{letter}{number}-{}", dice.below(OBJECTS));
+        let to = match (known.contains_key(&id), letter) {
+            (false, 's') => Some(0),
+            (false, _) => Some(64 + i64::try_from(dice.below(64)).expect("small")),
+            (true, 'v') if dice.below(2) == 0 => {
+                Some(128 + i64::try_from(dice.below(64)).expect("small"))
+            }
+            (true, _) => None,
+        };
+        let step = Step { id, to };
+        match change(&client, &known, &step).await {
+            Ok(()) => {
+                answered += 1;
+                match step.to {
+                    Some(blocks) => known.insert(step.id, blocks),
+                    None => known.remove(&step.id),
+                };
+            }
+            // The connection has ended, with the call under way or before it.
+            Err(status)
+                if [
+                    Code::Unavailable,
+                    Code::Unknown,
+                    Code::Cancelled,
+                    Code::Internal,
+                ]
+                .contains(&status.code()) =>
+            {
+                return Seen {
+                    known,
+                    open: Some(step),
+                    answered,
+                };
+            }
+            Err(status) => panic!("{step:?}: {status}"),
+        }
+    }
+}
+
+/// What the target says that it has: of each object what the model has of it, and the UUIDs of all volumes.
+async fn listed(client: &Client) -> (Known, Vec<String>) {
+    let mut found = Known::new();
+    let mut uuids = Vec::new();
+    for (message, collection) in [
+        ("NullVolume", "volumes/"),
+        ("NvmeSubsystem", "nvmeSubsystems/"),
+    ] {
+        let (items, rest) = Resource::new(client, message).page("", 1000, "").await;
+        assert_eq!(rest, "", "all on one page");
+        for item in items {
+            let name = item["name"].as_str().expect("a name");
+            let id = name.strip_prefix(collection).expect("its collection");
+            let blocks = match &item["blocks_count"] {
+                Value::String(text) => text.parse().expect("a number"),
+                other => other.as_i64().unwrap_or(0),
+            };
+            found.insert(id.to_owned(), blocks);
+            if let Some(uuid) = item["uuid"].as_str() {
+                uuids.push(uuid.to_owned());
+            }
+        }
+    }
+    uuids.sort();
+    (found, uuids)
+}
+
+fn check(number: usize, seen: &Seen, found: &Known, round: usize) {
+    let own = |id: &&String| id[1..].starts_with(&format!("{number}-"));
+    let ids = found.keys().filter(own).chain(seen.known.keys());
+    for id in ids {
+        let is = found.get(id).copied();
+        let mut possible = vec![seen.known.get(id).copied()];
+        possible.extend(
+            seen.open
+                .iter()
+                .filter(|step| step.id == *id)
+                .map(|step| step.to),
+        );
+        assert!(
+            possible.contains(&is),
+            "round {round}: {id} is {is:?}, and {possible:?} is possible (not answered: {:?})",
+            seen.open
+        );
+    }
+}
+
+/// SPDK's own lists agree with what is listed.
+async fn check_spdk(socket: &std::path::Path, found: &Known, uuids: &[String]) {
+    let mut rpc = JsonRpc::connect(socket).await.expect("SPDK listens");
+    let bdevs = rpc
+        .call("bdev_get_bdevs", Value::Null)
+        .await
+        .expect("it answers");
+    let texts = |list: &Value, field: &str| -> Vec<String> {
+        let list = list.as_array().expect("a list").iter();
+        let mut texts: Vec<_> = list
+            .map(|item| item[field].as_str().expect("a text").to_owned())
+            .collect();
+        texts.sort();
+        texts
+    };
+    assert_eq!(texts(&bdevs, "uuid"), uuids);
+    let subsystems = rpc.call("nvmf_get_subsystems", Value::Null).await;
+    let mut nqns = texts(&subsystems.expect("it answers"), "nqn");
+    nqns.retain(|nqn| !nqn.ends_with("discovery"));
+    let mut wanted: Vec<_> = (found.keys())
+        .filter(|id| id.starts_with('s'))
+        .map(|id| nqn_of(id))
+        .collect();
+    wanted.sort();
+    assert_eq!(nqns, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_is_there_after_kill_9_and_nothing_is_half_there() {
+    let rounds = std::env::var("OPI_SPDK_CRASH_ROUNDS").ok();
+    let rounds: usize = rounds.map_or(3, |text| text.parse().expect("a number"));
+    let dir = tempfile::Builder::new().prefix("opi-").tempdir();
+    let dir: Arc<TempDir> = Arc::new(dir.expect("a directory"));
+    let socket = dir.path().join("rpc.sock");
+    let args = ["--spdk-rpc-socket", socket.to_str().expect("UTF-8")];
+    let options = Options::default().in_dir(Arc::clone(&dir)).args(args);
+    let mut target = Target::start_with(options.clone()).await;
+    let mut dice = Dice(12);
+    let mut known = vec![Known::new(); CLIENTS];
+    let mut answered = 0;
+    for round in 0..rounds {
+        let mut clients = Vec::new();
+        for (number, known) in known.iter().enumerate() {
+            let client = target.client().await;
+            clients.push(tokio::spawn(storm(
+                client,
+                number,
+                known.clone(),
+                dice.below(u64::MAX),
+            )));
+        }
+        // The moment is what is random here; nothing is waited for.
+        tokio::time::sleep(Duration::from_millis(20 + dice.below(400))).await;
+        target.kill();
+        let mut seen = Vec::new();
+        for client in clients {
+            seen.push(
+                client
+                    .await
+                    .expect("every answer was one of a change or of its end"),
+            );
+        }
+        target = Target::start_with(options.clone().after(&target)).await;
+        let client = target.client().await;
+        let (found, uuids) = listed(&client).await;
+        for (number, seen) in seen.iter().enumerate() {
+            check(number, seen, &found, round);
+            answered += seen.answered;
+        }
+        check_spdk(&socket, &found, &uuids).await;
+        for (number, known) in known.iter_mut().enumerate() {
+            let own = |id: &String| id[1..].starts_with(&format!("{number}-"));
+            let all = found.iter().filter(|(id, _)| own(id));
+            *known = all.map(|(id, blocks)| (id.clone(), *blocks)).collect();
+        }
+    }
+    assert!(
+        answered > rounds,
+        "{answered} calls were answered in {rounds} rounds"
+    );
+    println!("{answered} calls were answered in {rounds} rounds");
+    target.stop();
+}
