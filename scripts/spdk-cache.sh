@@ -23,6 +23,7 @@ spdk_build_dir() {
         find "$ROOT/spdk/changes" -name '*.change' -o -name '*.h' | sort | xargs -r cat
         fio_version
         spdk_source_id
+        [[ -z ${SPDK_SANITIZE:-} ]] || echo "sanitize=$SPDK_SANITIZE"
     } | sha256sum)
     echo "$CACHE/spdk-$version-$(spdk_arch)-${hash:0:12}"
 }

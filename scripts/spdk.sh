@@ -5,6 +5,7 @@
 #                 without test tools in its bin/ or in SPDK_TOOLS, a build is made for the tools alone
 #   SPDK_SRC      a source tree to build instead of Debian's (it is copied, not changed)
 #   SPDK_ARCH     the processor to build for, in gcc's words (default: this machine's)
+#   SPDK_SANITIZE 1 or assert: a prefix with sanitizers (scripts/spdk-build.sh), without tools
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 source "$SCRIPTS/spdk-cache.sh"
@@ -22,7 +23,7 @@ build() {
     work=$(mktemp -d "$CACHE/building-XXXXXX")
     SCRATCH+=("$work")
     step "copying SPDK's source" copy_spdk_source "$work/spdk"
-    step "getting the source of the fio that is installed" \
+    [[ -n ${SPDK_SANITIZE:-} ]] || step "getting the source of the fio that is installed" \
         apt_source "$work/fio" "$(. /etc/os-release && echo "$VERSION_CODENAME")" "fio=$(fio_version)"
     call bash "$SCRIPTS/spdk-build.sh" "$work/spdk" "$(echo "$work"/fio/fio-*/)" "$work/out"
     mv -T "$work/out" "$dir"

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# test.sh [--fast|--asan|--guest|--container|--crash] [ARGUMENT...]: sets all up, builds, and runs the tests,
-# the quick ones first.
+# test.sh [--fast|--asan|--sanitize|--guest|--container|--crash] [ARGUMENT...]: sets all up, builds, and
+# runs the tests, the quick ones first.
 #
 #   --fast       only unit tests and documentation tests, none on a running target
 #   --asan       a choice of the tests on a build with AddressSanitizer; any others can be named
+#   --sanitize   all tests, or those named, with SPDK built with sanitizers too: takes long
 #   --guest      instead of all others the long ones, in virtual machines with a real Linux; installs QEMU
 #                and makes a guest image. ARGUMENT... are then those of the test program.
 #   --container  instead of all others those of the package, the image and the compose file, on a container
@@ -13,13 +14,15 @@
 #                `scripts/test.sh --test nvme_tcp -- digest`
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$SCRIPTS/sanitizers.sh"
 
 [[ ${1:-} != --container ]] || exec bash "$SCRIPTS/container-test.sh" "${@:2}"
 
-fast= asan= guest= crash=
+fast= asan= guest= sanitize= crash=
 case ${1:-} in
     --fast) fast=1 && shift ;;
     --asan) asan=1 && shift ;;
+    --sanitize) sanitize=1 && shift ;;
     --guest) guest=1 && shift ;;
     --crash) crash=1 && shift ;;
 esac
@@ -29,25 +32,13 @@ esac
 # What --asan runs: the safe API over SPDK, each verb of each kind, bad input, and data over each way in and out.
 ASAN_TESTS=(mailbox target remote vhost contract bad_input dataplane)
 
-# From here on cargo builds with AddressSanitizer: our Rust code, that of our dependencies, and our C
-# shim. SPDK and Rust's standard library stay as they are, but all of them allocate, free and copy
-# through the sanitizer, which also reports what leaked. A program that it ends fails its test, which
-# then shows the report. (Where ptrace is forbidden, set ASAN_OPTIONS=detect_leaks=0.)
-use_asan() {
-    # It comes with every toolchain, only the option that turns it on is not stable.
-    export RUSTC_BOOTSTRAP=1 RUSTFLAGS='-Zsanitizer=address --cfg asan' CFLAGS='-fsanitize=address -fno-omit-frame-pointer'
-    # With a target named, build scripts and procedural macros, which run in the compiler, are left alone.
-    CARGO_BUILD_TARGET=$(rustc -vV | awk '$1 == "host:" { print $2 }')
-    export CARGO_BUILD_TARGET CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$ROOT/target}/asan
-    export CARGO_INCREMENTAL=0
-}
-
 call bash "$SCRIPTS/setup.sh" --tools
 load_env
 # Guests of the tests have some beside the target.
 [[ -n $fast ]] || HUGEPAGES=${HUGEPAGES:-1536} bash "$SCRIPTS/hugepages.sh" || true
 cd "$ROOT"
 [[ -z $asan ]] || use_asan
+[[ -z $sanitize ]] || use_sanitizers 1
 
 if [[ -n $guest ]]; then
     call bash "$SCRIPTS/packages.sh" qemu-system-x86

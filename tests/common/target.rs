@@ -269,9 +269,14 @@ impl Target {
 
     /// The same with another signal, on a target that can still be asked for its log.
     pub fn stop_with(&mut self, signal: Signal) -> Duration {
+        self.signal(signal);
+        self.stopped()
+    }
+
+    /// The same for one that somebody else has sent the signal.
+    pub fn stopped(&mut self) -> Duration {
         let begin = Instant::now();
         let pid = self.pid();
-        self.signal(signal);
         let status = self.wait(STOP);
         let took = begin.elapsed();
         assert!(

@@ -6,10 +6,10 @@ use std::net::TcpStream;
 use serde_json::json;
 
 use super::refused;
-use super::tls::{Psk, Tunnel};
+use super::tls::Tunnel;
 use crate::common::nvme_tcp::{Bystander, Command, Digests, Host, Identity, Pdu, Sgl};
 use crate::common::{
-    PSK, Target, base64, malloc, namespace, nqn_of, poll_blocking, subsystem, tcp_controller,
+    PSK, Psk, Target, base64, malloc, namespace, nqn_of, poll_blocking, subsystem, tcp_controller,
 };
 
 /// A key of another host.

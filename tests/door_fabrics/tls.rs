@@ -5,66 +5,16 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use base64::Engine;
-use openssl::md::Md;
-use openssl::pkey::Id;
-use openssl::pkey_ctx::{HkdfMode, PkeyCtx};
-use openssl::ssl::{SslConnector, SslMethod, SslOptions, SslStream, SslVerifyMode, SslVersion};
+use openssl::ssl::SslStream;
 
 use crate::common::nvme_tcp::Identity;
-use crate::common::poll_blocking;
+use crate::common::{Psk, poll_blocking};
 
 /// Between two looks at both ends, of which one thread takes care.
 const STEP: Duration = Duration::from_millis(1);
 
 /// How long the target may take to read what is there for it.
 const READ: Duration = Duration::from_secs(5);
-
-/// The identity of a key with SHA-256, and the key that TLS uses.
-pub struct Psk {
-    /// What the hello says.
-    pub identity: String,
-    key: Vec<u8>,
-}
-
-impl Psk {
-    /// From a key in interchange form, for a host and a subsystem.
-    pub fn new(interchange: &str, hostnqn: &str, subnqn: &str) -> Self {
-        let encoded = interchange.split(':').nth(2).expect("an interchange form");
-        let engine = base64::engine::general_purpose::STANDARD;
-        let mut configured = engine.decode(encoded).expect("base64");
-        configured.truncate(configured.len() - 4);
-        let retained = expand(&configured, "tls13 HostNQN", hostnqn);
-        let identity = format!("NVMe0R01 {hostnqn} {subnqn}");
-        let key = expand(&retained, "tls13 nvme-tls-psk", &identity);
-        Self { identity, key }
-    }
-
-    /// The same key under another identity.
-    pub fn called(mut self, identity: &str) -> Self {
-        self.identity = identity.into();
-        self
-    }
-}
-
-/// HKDF-Expand-Label of TLS 1.3 after an extract without salt, 32 bytes.
-fn expand(key: &[u8], label: &str, context: &str) -> Vec<u8> {
-    let byte = |text: &str| u8::try_from(text.len()).expect("a short text");
-    let mut info = vec![0, 32, byte(label)];
-    info.extend(label.bytes());
-    info.push(byte(context));
-    info.extend(context.bytes());
-    let mut hkdf = PkeyCtx::new_id(Id::HKDF).expect("HKDF");
-    hkdf.derive_init().expect("HKDF");
-    hkdf.set_hkdf_mode(HkdfMode::EXTRACT_THEN_EXPAND)
-        .expect("HKDF");
-    hkdf.set_hkdf_md(Md::sha256()).expect("HKDF");
-    hkdf.set_hkdf_key(key).expect("HKDF");
-    hkdf.add_hkdf_info(&info).expect("HKDF");
-    let mut derived = vec![0; 32];
-    hkdf.derive(Some(&mut derived)).expect("HKDF");
-    derived
-}
 
 /// A handshake that has succeeded.
 pub struct Tunnel {
@@ -87,23 +37,7 @@ impl Tunnel {
 
     fn open_over(far: SocketAddr, psk: &Psk, parts: bool) -> std::result::Result<Self, String> {
         let fault = |error: openssl::error::ErrorStack| error.to_string();
-        let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(fault)?;
-        builder.set_verify(SslVerifyMode::NONE);
-        builder
-            .set_min_proto_version(Some(SslVersion::TLS1_3))
-            .map_err(fault)?;
-        builder
-            .set_ciphersuites("TLS_AES_128_GCM_SHA256")
-            .map_err(fault)?;
-        builder.set_options(SslOptions::NO_TICKET);
-        let (identity, key) = (psk.identity.clone(), psk.key.clone());
-        builder.set_psk_client_callback(move |_, _, name, secret| {
-            name[..identity.len()].copy_from_slice(identity.as_bytes());
-            name[identity.len()] = 0;
-            secret[..key.len()].copy_from_slice(&key);
-            Ok(key.len())
-        });
-        let connector = builder.build();
+        let setup = psk.setup().map_err(fault)?;
         let stream = TcpStream::connect(far).map_err(|error| error.to_string())?;
         stream
             .set_nodelay(true)
@@ -112,10 +46,7 @@ impl Tunnel {
             stream,
             parts: false,
         };
-        let setup = connector.configure().map_err(fault)?;
-        let setup = setup.use_server_name_indication(false);
         let mut tls = setup
-            .verify_hostname(false)
             .connect("", stream)
             .map_err(|error| error.to_string())?;
         tls.get_mut().parts = parts;

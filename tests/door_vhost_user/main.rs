@@ -17,7 +17,12 @@ mod requests;
 mod rings;
 mod slow;
 #[path = "../common/vhost_user/mod.rs"]
-#[allow(dead_code, missing_docs, reason = "also for other tests of this door")]
+#[allow(
+    dead_code,
+    missing_docs,
+    unused_imports,
+    reason = "also for other tests of this door"
+)]
 mod vhost_user;
 
 use std::any::Any;

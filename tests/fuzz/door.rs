@@ -1,8 +1,9 @@
 //! What all fuzzers share: cases by seed, findings made smaller, files that replay.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::common::Options;
 use super::draw::Draw;
 use super::world::World;
 
@@ -11,6 +12,12 @@ pub type Step = serde_json::Value;
 
 /// Cases between two looks at all that must be unharmed: a look takes as long as many cases.
 const CASES: u64 = 40;
+
+/// Cases between two stops of the target, each in the middle of a case.
+const LIFE: u64 = 2_000;
+
+/// How long a finding is made smaller.
+const REDUCTION: Duration = Duration::from_secs(180);
 
 /// Runs of a case that fails now and then, before a step counts as not needed.
 const TRIES: usize = 2;
@@ -21,9 +28,9 @@ pub trait Door: Send + Sync {
     /// Its name on the command line and of its folder in the corpus.
     fn name(&self) -> &'static str;
 
-    /// Whether the target needs hugepages for it.
-    fn hugepages(&self) -> bool {
-        false
+    /// How the target is started for it.
+    fn options(&self) -> Options {
+        Options::default()
     }
 
     /// The steps of a case.
@@ -32,45 +39,77 @@ pub trait Door: Send + Sync {
     /// Makes in the API what cases stand on.
     async fn prepare(&self, world: &mut World);
 
-    /// Runs a case. What it does is no fault of the target's; a panic in here is one of the fuzzer's.
-    async fn run(&self, world: &mut World, steps: &[Step]);
+    /// Runs a case, and takes what it made away again. Most of what it is answered is not looked at; the
+    /// error is what the target must not do, a panic a fault of the fuzzer's.
+    async fn run(&self, world: &mut World, steps: &[Step]) -> Result<(), String>;
 }
 
 /// All that there are.
 pub fn all() -> Vec<Box<dyn Door>> {
-    vec![Box::new(super::host::Host)]
+    vec![
+        Box::new(super::host::Host),
+        Box::new(super::peer::PeerDoor),
+        Box::new(super::vhost_user::VhostUser),
+        Box::new(super::vfio_user::VfioUser),
+        Box::new(super::tls::Tls),
+    ]
 }
 
 /// Runs cases from `seed` on until `end`; how many, or what was found.
 pub async fn seeds(door: &dyn Door, seed: u64, end: Instant) -> Result<u64, String> {
     let mut world = World::new(door).await;
     for (file, steps) in corpus(door) {
-        door.run(&mut world, &steps).await;
-        world
-            .unharmed()
-            .await
-            .map_err(|what| format!("{}: {what}", file.display()))?;
+        let done = door.run(&mut world, &steps).await;
+        let looked = match done {
+            Ok(()) => world.unharmed().await,
+            Err(what) => Err(what),
+        };
+        looked.map_err(|what| format!("{}: {what}", file.display()))?;
     }
     let mut cases = 0;
+    let mut stops = LIFE;
     while Instant::now() < end {
         let first = seed + cases;
+        let mut done = Ok(());
         for n in first..first + CASES {
             let steps = door.draw(&mut Draw::new(n));
-            door.run(&mut world, &steps).await;
+            done = door.run(&mut world, &steps).await;
             cases += 1;
-            if world.ended() || Instant::now() >= end {
+            if done.is_err() || world.ended() || Instant::now() >= end {
                 break;
             }
         }
-        if let Err(what) = world.unharmed().await {
+        if done.is_ok() {
+            done = world.unharmed().await;
+        }
+        if let Err(what) = done {
             let log = world.log_tail();
             world.discard();
             let last = seed + cases - 1;
             return Err(reduced(door, first..=last, &what, &log).await);
         }
+        if cases >= stops {
+            stops += LIFE;
+            stop_amid(door, world, seed + cases).await?;
+            world = World::new(door).await;
+        }
     }
-    world.stop().await?;
+    stop_amid(door, world, seed + cases).await?;
     Ok(cases)
+}
+
+/// Stops the target in the middle of a case.
+async fn stop_amid(door: &dyn Door, mut world: World, seed: u64) -> Result<(), String> {
+    let mut draw = Draw::new(seed);
+    let steps = door.draw(&mut draw);
+    let moment = Duration::from_millis(draw.below(60) as u64);
+    let signal = world.signal_in(moment);
+    // Nothing of it can be promised any more.
+    let _ = door.run(&mut world, &steps).await;
+    signal.join().expect("it only waits");
+    world
+        .stopped()
+        .map_err(|what| format!("{what} (in the case of seed {seed}, after {moment:?})"))
 }
 
 /// Runs the case of a file.
@@ -87,8 +126,11 @@ pub async fn replay(door: &dyn Door, file: &Path) -> Result<u64, String> {
 /// What a case does to a new target.
 async fn harm(door: &dyn Door, steps: &[Step]) -> Option<String> {
     let mut world = World::new(door).await;
-    door.run(&mut world, steps).await;
-    let outcome = match world.unharmed().await {
+    let mut done = door.run(&mut world, steps).await;
+    if done.is_ok() {
+        done = world.unharmed().await;
+    }
+    let outcome = match done {
         Ok(()) => world.stop().await,
         Err(what) => {
             world.discard();
@@ -106,8 +148,13 @@ async fn reduced(
     what: &str,
     log: &str,
 ) -> String {
+    eprintln!("{}: {what}; it is being made smaller", door.name());
+    let end = Instant::now() + REDUCTION;
     let mut found = None;
     for seed in seeds.clone().rev() {
+        if Instant::now() > end {
+            break;
+        }
         let steps = door.draw(&mut Draw::new(seed));
         if harm(door, &steps).await.is_some() {
             found = Some(steps);
@@ -126,7 +173,7 @@ async fn reduced(
         );
     };
     let mut at = 0;
-    while at < steps.len() {
+    while at < steps.len() && Instant::now() < end {
         let mut fewer = steps.clone();
         fewer.remove(at);
         let mut fails = false;

@@ -196,7 +196,7 @@ impl Door for Host {
 
     async fn prepare(&self, _: &mut World) {}
 
-    async fn run(&self, world: &mut World, steps: &[Step]) {
+    async fn run(&self, world: &mut World, steps: &[Step]) -> Result<(), String> {
         let identity = Identity::new(world.fixture.port, &world.fixture.nqn);
         let mut session = Session {
             identity,
@@ -209,6 +209,7 @@ impl Door for Host {
                 action => session.act(action),
             }
         }
+        Ok(())
     }
 }
 

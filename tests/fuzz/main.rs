@@ -11,10 +11,22 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/vhost_user/mod.rs"]
+#[allow(
+    dead_code,
+    missing_docs,
+    unused_imports,
+    reason = "also for the tests of its door"
+)]
+mod vhost_user_client;
 
 mod door;
 mod draw;
 mod host;
+mod peer;
+mod tls;
+mod vfio_user;
+mod vhost_user;
 mod world;
 
 use std::path::PathBuf;

@@ -91,6 +91,8 @@ type Script = Box<dyn FnMut(&Ask) -> Turn + Send>;
 struct Shared {
     data: Mutex<Data>,
     disk: Mutex<Vec<u8>>,
+    /// What it answers ICReq.
+    greeting: Mutex<Vec<u8>>,
     script: Mutex<Script>,
     connections: AtomicUsize,
     /// Bytes that came in data PDUs.
@@ -132,6 +134,7 @@ impl Peer {
         let shared = Arc::new(Shared {
             data: Mutex::new(data),
             disk: Mutex::new(vec![0; BLOCKS * 512]),
+            greeting: Mutex::new(ic_resp()),
             script: Mutex::new(Box::new(|_| Turn::Right)),
             connections: AtomicUsize::new(0),
             taken: AtomicU64::new(0),
@@ -160,6 +163,11 @@ impl Peer {
     /// From now on does what is right.
     pub fn do_right(&self) {
         self.script(|_| Turn::Right);
+    }
+
+    /// From now on answers ICReq with these bytes.
+    pub fn greet_with(&self, bytes: Vec<u8>) {
+        *self.shared.greeting.lock() = bytes;
     }
 
     /// Says nothing any more, or again what it should.

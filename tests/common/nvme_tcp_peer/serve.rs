@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::super::nvme_tcp::{flag, kind};
-use super::{Ask, Resp, Shared, Turn, c2h_data, ic_resp, r2t};
+use super::{Ask, Resp, Shared, Turn, c2h_data, r2t};
 
 /// Registers.
 const CAP: u32 = 0x00;
@@ -61,7 +61,10 @@ impl Connection {
             self.stream.read_exact(&mut rest)?;
             let pdu = [&head[..], &rest].concat();
             match head[0] {
-                kind::IC_REQ => self.send(&ic_resp())?,
+                kind::IC_REQ => {
+                    let greeting = self.shared.greeting.lock().clone();
+                    self.send(&greeting)?;
+                }
                 kind::CAPSULE_CMD => {
                     if !self.command(&pdu)? {
                         return Ok(());
@@ -211,7 +214,7 @@ impl Connection {
     }
 
     fn data(&mut self, pdu: &[u8]) -> Result<()> {
-        let data = &pdu[usize::from(pdu[3])..];
+        let data = pdu.get(usize::from(pdu[3])..).unwrap_or(&[]);
         let taken = data.len() as u64;
         self.shared.taken.fetch_add(taken, Ordering::Relaxed);
         let cid = u16::from_le_bytes([pdu[8], pdu[9]]);
@@ -219,7 +222,11 @@ impl Connection {
         let Some(writing) = self.writing.get_mut(&cid) else {
             return Ok(());
         };
-        writing.data[offset..offset + data.len()].copy_from_slice(data);
+        // It may have been asked for more than the command has.
+        let Some(part) = writing.data.get_mut(offset..offset + data.len()) else {
+            return Ok(());
+        };
+        part.copy_from_slice(data);
         writing.come += data.len();
         if writing.come < writing.data.len() {
             return Ok(());

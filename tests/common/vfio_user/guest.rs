@@ -57,17 +57,21 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Connects, shares memory and enables the controller, without an I/O queue.
-    pub fn boot(socket: &Path) -> Self {
-        let link = Link::attach_within(socket, BOUND);
-        let memory = Memory::new(BASE, SIZE);
-        let mut guest = Self {
+    /// A host that has done nothing yet on this connection.
+    pub fn over(link: Link, memory: Memory) -> Self {
+        Self {
             link,
             memory,
             admin: Queue::new(0, BASE),
             io: Queue::new(1, BASE + 0x4000),
             next: 1,
-        };
+        }
+    }
+
+    /// Connects, shares memory and enables the controller, without an I/O queue.
+    pub fn boot(socket: &Path) -> Self {
+        let link = Link::attach_within(socket, BOUND);
+        let mut guest = Self::over(link, Memory::new(BASE, SIZE));
         let mapped = guest.memory.map(&mut guest.link, 0, SIZE, READ | WRITE);
         assert_eq!(mapped.expect("it is answered"), 0, "memory");
         guest.enable().expect("it is answered");

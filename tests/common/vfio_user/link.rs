@@ -122,6 +122,12 @@ impl Link {
         }
     }
 
+    /// No reply is waited for longer, from now on.
+    pub fn set_limit(&self, limit: Duration) {
+        self.stream.set_read_timeout(Some(limit)).expect("a limit");
+        self.stream.set_write_timeout(Some(limit)).expect("a limit");
+    }
+
     /// Sends bytes as they are.
     pub fn send_raw(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];

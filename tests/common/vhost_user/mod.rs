@@ -23,7 +23,7 @@ pub use connection::Connection;
 pub use disk::{Disk, Kind, SECTOR, blk_header};
 pub use guest::{Guest, Pages, Region, USER_BASE, memory_file, table};
 pub use message::{Message, feature, flag, protocol, request};
-pub use queue::{Descriptor, flags};
+pub use queue::{Descriptor, Queue, flags};
 pub use scsi::{Command, RESPONSE, Tmf, lun};
 pub use session::{Options, Session};
 pub use witness::Witness;

@@ -1,0 +1,76 @@
+//! Keys of TLS, as hosts derive them (NVMe/TCP transport specification, TLS).
+
+use base64::Engine;
+use openssl::error::ErrorStack;
+use openssl::md::Md;
+use openssl::pkey::Id;
+use openssl::pkey_ctx::{HkdfMode, PkeyCtx};
+use openssl::ssl::{
+    ConnectConfiguration, SslConnector, SslMethod, SslOptions, SslVerifyMode, SslVersion,
+};
+
+/// The identity of a key with SHA-256, and the key that TLS uses.
+pub struct Psk {
+    /// What the hello says.
+    pub identity: String,
+    /// What TLS uses.
+    pub key: Vec<u8>,
+}
+
+impl Psk {
+    /// From a key in interchange form, for a host and a subsystem.
+    pub fn new(interchange: &str, hostnqn: &str, subnqn: &str) -> Self {
+        let encoded = interchange.split(':').nth(2).expect("an interchange form");
+        let engine = base64::engine::general_purpose::STANDARD;
+        let mut configured = engine.decode(encoded).expect("base64");
+        configured.truncate(configured.len() - 4);
+        let retained = expand(&configured, "tls13 HostNQN", hostnqn);
+        let identity = format!("NVMe0R01 {hostnqn} {subnqn}");
+        let key = expand(&retained, "tls13 nvme-tls-psk", &identity);
+        Self { identity, key }
+    }
+
+    /// The same key under another identity.
+    pub fn called(mut self, identity: &str) -> Self {
+        self.identity = identity.into();
+        self
+    }
+
+    /// What a connection with it begins with: TLS 1.3 as hosts speak it.
+    pub fn setup(&self) -> Result<ConnectConfiguration, ErrorStack> {
+        let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+        builder.set_verify(SslVerifyMode::NONE);
+        builder.set_min_proto_version(Some(SslVersion::TLS1_3))?;
+        builder.set_ciphersuites("TLS_AES_128_GCM_SHA256")?;
+        builder.set_options(SslOptions::NO_TICKET);
+        let (identity, key) = (self.identity.clone(), self.key.clone());
+        builder.set_psk_client_callback(move |_, _, name, secret| {
+            name[..identity.len()].copy_from_slice(identity.as_bytes());
+            name[identity.len()] = 0;
+            secret[..key.len()].copy_from_slice(&key);
+            Ok(key.len())
+        });
+        let setup = builder.build().configure()?;
+        let setup = setup.use_server_name_indication(false);
+        Ok(setup.verify_hostname(false))
+    }
+}
+
+/// HKDF-Expand-Label of TLS 1.3 after an extract without salt, 32 bytes.
+fn expand(key: &[u8], label: &str, context: &str) -> Vec<u8> {
+    let byte = |text: &str| u8::try_from(text.len()).expect("a short text");
+    let mut info = vec![0, 32, byte(label)];
+    info.extend(label.bytes());
+    info.push(byte(context));
+    info.extend(context.bytes());
+    let mut hkdf = PkeyCtx::new_id(Id::HKDF).expect("HKDF");
+    hkdf.derive_init().expect("HKDF");
+    hkdf.set_hkdf_mode(HkdfMode::EXTRACT_THEN_EXPAND)
+        .expect("HKDF");
+    hkdf.set_hkdf_md(Md::sha256()).expect("HKDF");
+    hkdf.set_hkdf_key(key).expect("HKDF");
+    hkdf.add_hkdf_info(&info).expect("HKDF");
+    let mut derived = vec![0; 32];
+    hkdf.derive(Some(&mut derived)).expect("HKDF");
+    derived
+}
