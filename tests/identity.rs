@@ -75,7 +75,7 @@ impl Place {
     }
 }
 
-/// Makes the same volumes as after another start.
+/// Makes the same volumes on every instance.
 async fn make(target: &Target) {
     let client = target.client().await;
     malloc(&client, "m", 1).await;
@@ -85,7 +85,6 @@ async fn make(target: &Target) {
         .await;
     let file = json!({ "filename": target.scratch().join("made"), "block_size": 512 });
     let volumes = Resource::new(&client, "AioVolume");
-    // Its ID is another one each time, and the data is the file's.
     let made = volumes.created("", "", file).await;
     let shown = subsystem(&client, "s", json!({})).await;
     namespace(&client, &shown, "volumes/m", json!({})).await;
@@ -104,9 +103,7 @@ async fn volumes_without_a_uuid_are_the_same_disks_after_a_restart_and_others_el
     target.stop_with(rustix::process::Signal::TERM);
 
     let again = Target::start_with(place.options().after(&target)).await;
-    make(&again).await;
     let after = (place.uuids().await, place.seen(&nqn_of("s")).await);
-    // The aio volume's ID is its bdev's name, and new.
     let ids = |all: &[(String, String)]| {
         let mut ids: Vec<_> = all.iter().map(|(_, uuid)| uuid.clone()).collect();
         ids.sort();

@@ -420,6 +420,7 @@ async fn after_a_kill_it_starts_again_with_nothing_in_its_way() {
     );
 
     // Each name is the other kind's now.
+    first.forget();
     let second = Target::start_with(Options::hugepages().after(&first)).await;
     set_up(&second.client().await, "other", "one").await;
     let initiator = Initiator::vfio_user(&second.ctrlr_dir().join("other"), &nqn_of("other"));

@@ -294,6 +294,11 @@ impl Target {
         self.wait(STOP);
     }
 
+    /// Forgets all that it made, after its end: a successor begins with nothing.
+    pub fn forget(&self) {
+        std::fs::remove_dir_all(self.dir.path().join("state")).expect("it has had a state");
+    }
+
     fn check_nothing_left(&self, pid: Pid) {
         let sockets = files_under(&self.ctrlr_dir());
         assert!(sockets.is_empty(), "left in ctrlr-dir: {sockets:?}");

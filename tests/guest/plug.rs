@@ -252,6 +252,7 @@ async fn a_disk_of_a_process_that_died_is_connected_again_by_its_successor_or_mo
 
     for function in [8, 9] {
         target.kill();
+        target.forget();
         let options = kvm_mode(dir.path()).after(&target);
         target = Target::start_with(options).await;
         let client = target.client().await;

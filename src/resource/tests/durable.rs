@@ -199,7 +199,7 @@ async fn a_delete_that_fails_leaves_the_record_as_it_was() {
 async fn a_start_makes_all_that_was_there_as_it_was_and_finishes_what_was_to_go() {
     let store = Arc::new(Faulty::default());
     let before = world(&store);
-    before.subsystem("s", "n").await.unwrap();
+    before.subsystem("s", "nqn.2014-08.org:n").await.unwrap();
     before.volume("a", of(512, 64)).await.unwrap();
     before
         .namespace("nvmeSubsystems/s", "n", "volumes/a")
