@@ -411,6 +411,8 @@ async fn oversized_messages_are_refused_and_the_connection_lives_on() {
 async fn what_is_no_http2_harms_nobody() {
     let target = Target::start().await;
     let client = target.client().await;
+    // Of those that have said nothing yet the oldest make room for newer ones.
+    assert!(client.is_serving().await);
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     // A frame of 16 MiB that is announced, and one of a length that its type cannot have.
     let huge_frame = [

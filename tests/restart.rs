@@ -330,7 +330,7 @@ async fn volumes_of_the_configuration_are_read_only_objects() {
         ("AioVolume", "Aio0"),
     ] {
         let (resource, name) = (Resource::new(&client, kind), format!("volumes/{id}"));
-        assert_eq!(resource.names("").await, [name.clone()]);
+        assert_eq!(resource.names("").await, std::slice::from_ref(&name));
         let object = resource.get(&name).await.expect("it is there");
         let number = |field: &str| object[field].to_string().replace('"', "");
         assert_eq!(

@@ -1,6 +1,7 @@
-//! The last changes that a store has committed, for those who watch it.
+//! The last changes that a store has committed, for those who watch it. Of each record the last change
+//! alone is kept: an earlier one has secrets of which the record may be rid by now.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -21,9 +22,19 @@ pub(super) struct History {
 
 #[derive(Debug, Default)]
 struct Ring {
-    changes: VecDeque<Change>,
+    changes: VecDeque<Slot>,
     /// How many changes have left it.
     gone: u64,
+    /// The number of the last change of each record.
+    last: HashMap<String, u64>,
+}
+
+/// A place in the order of changes.
+#[derive(Debug)]
+struct Slot {
+    revision: u64,
+    /// `None` once the record has changed again.
+    change: Option<Change>,
 }
 
 impl Ring {
@@ -31,10 +42,31 @@ impl Ring {
         self.gone + self.changes.len() as u64
     }
 
-    /// The change of this number, `None` when it has left.
-    fn at(&self, number: u64) -> Option<&Change> {
+    /// The place of this number, `None` when it has left or is yet to come.
+    fn at(&mut self, number: u64) -> Option<&mut Slot> {
         let index = number.checked_sub(self.gone)?;
-        self.changes.get(usize::try_from(index).ok()?)
+        self.changes.get_mut(usize::try_from(index).ok()?)
+    }
+
+    fn push(&mut self, change: Change) {
+        if self.changes.len() == LENGTH
+            && let Some(first) = self.changes.pop_front()
+        {
+            self.gone += 1;
+            if let Some(change) = first.change {
+                self.last.remove(change.key());
+            }
+        }
+        let number = self.end();
+        if let Some(before) = self.last.insert(change.key().to_owned(), number)
+            && let Some(slot) = self.at(before)
+        {
+            slot.change = None;
+        }
+        self.changes.push_back(Slot {
+            revision: change.revision(),
+            change: Some(change),
+        });
     }
 }
 
@@ -52,11 +84,7 @@ impl History {
     pub fn add(&self, changes: impl IntoIterator<Item = Change>) {
         let mut ring = self.ring.lock();
         for change in changes {
-            if ring.changes.len() == LENGTH {
-                ring.changes.pop_front();
-                ring.gone += 1;
-            }
-            ring.changes.push_back(change);
+            ring.push(change);
         }
         self.count.send_replace(ring.end());
     }
@@ -70,7 +98,7 @@ impl History {
         let next = match after {
             None => ring.end(),
             Some(revision) => {
-                let mut revisions = ring.changes.iter().map(Change::revision);
+                let mut revisions = ring.changes.iter().map(|slot| slot.revision);
                 let found = revisions.position(|known| known == revision);
                 ring.gone + found.ok_or(Error::TooOld(revision))? as u64 + 1
             }
@@ -85,7 +113,7 @@ impl History {
     }
 }
 
-/// The changes of a store, one after the other.
+/// The changes of a store, one after the other; of several changes of one record perhaps only the last.
 #[derive(Debug)]
 pub struct Watch {
     history: Arc<History>,
@@ -104,14 +132,16 @@ impl Watch {
             // Before the look at the ring, so that a change after that is seen.
             self.count.mark_unchanged();
             {
-                let ring = self.history.ring.lock();
+                let mut ring = self.history.ring.lock();
                 if self.next < ring.gone {
                     return Err(Error::TooOld(self.last));
                 }
-                if let Some(change) = ring.at(self.next) {
+                while let Some(slot) = ring.at(self.next) {
                     self.next += 1;
-                    self.last = change.revision();
-                    return Ok(change.clone());
+                    self.last = slot.revision;
+                    if let Some(change) = &slot.change {
+                        return Ok(change.clone());
+                    }
                 }
             }
             // The sender lives as long as the history that is held here.
@@ -124,11 +154,30 @@ impl Watch {
 mod tests {
     use super::*;
 
+    /// Each of another record.
     fn removal(revision: u64) -> Change {
+        removal_of(&format!("nullVolumes/{revision}"), revision)
+    }
+
+    fn removal_of(key: &str, revision: u64) -> Change {
         Change::Remove {
-            key: "nullVolumes/a".to_owned(),
+            key: key.to_owned(),
             revision,
         }
+    }
+
+    #[tokio::test]
+    async fn of_a_record_the_last_change_alone_is_kept() {
+        let history = Arc::new(History::default());
+        history.add([removal(1)]);
+        let mut watch = history.watch(Some(1)).unwrap();
+        history.add([removal_of("a", 2), removal_of("b", 3), removal_of("a", 4)]);
+        assert_eq!(watch.next().await, Ok(removal_of("b", 3)));
+        assert_eq!(watch.next().await, Ok(removal_of("a", 4)));
+        let mut after_what_has_gone = history.watch(Some(2)).unwrap();
+        assert_eq!(after_what_has_gone.next().await, Ok(removal_of("b", 3)));
+        history.add((5..).take(LENGTH).map(removal));
+        assert_eq!(history.ring.lock().last.len(), LENGTH);
     }
 
     #[tokio::test]

@@ -141,8 +141,8 @@ pub trait Store: Send + Sync + 'static {
     /// What keeps the engine from reading them.
     fn scan<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Entry>, Error>>;
 
-    /// Every change that is committed after the change of this revision, in the order of the commits;
-    /// from now on with `None`. Watch first and scan then: a change may be met twice, none is missed.
+    /// What is committed after the change of this revision, in the order of the commits, and from now on
+    /// with `None`: of each record at least the last change. Watch first and scan then: a change may be met twice, none is missed.
     ///
     /// # Errors
     /// [`Error::TooOld`] when that change is not, or no longer, among the last ones.

@@ -86,10 +86,11 @@ async fn clients_of_the_proxy_that_leave_give_their_places_back() {
             stream
         })
         .collect();
+    let mut rpc = JsonRpc::connect(&socket).await.expect("the socket");
     eventually("all places are taken", SOON, async || {
-        let log = target.log();
-        let taken = log.matches("SPDK command over HTTP").count();
-        (taken >= PLACES).then_some(())
+        let begun = rpc.call("bdev_nvme_get_discovery_info", json!({})).await;
+        let begun = begun.expect("SPDK answers");
+        (begun.as_array().map(Vec::len) == Some(PLACES)).then_some(())
     })
     .await;
     drop(streams);
@@ -97,7 +98,6 @@ async fn clients_of_the_proxy_that_leave_give_their_places_back() {
     let headers = [("authorization", basic)];
     let answer = Http(address).send("POST", "/", &headers, body.into()).await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    let mut rpc = JsonRpc::connect(&socket).await.expect("the socket");
     for n in 0..PLACES {
         let name = json!({ "name": format!("d{n}") });
         let stopped = rpc.call("bdev_nvme_stop_discovery", name).await;
