@@ -66,7 +66,6 @@ impl<K: Kind> Collection<K> {
                     Made::Existing(_) => continue,
                 }
             };
-            check_stays(name, &record)?;
             if record.configured {
                 return Err(Error::configured(name));
             }
@@ -97,6 +96,8 @@ impl<K: Kind> Collection<K> {
             if !self.is_current(name, &record) {
                 continue;
             }
+            // Before the lock it could be one whose delete is about to end.
+            check_stays(name, &record)?;
             if fields.is_empty() && self.shared.conditions.is_pending(name.key()) {
                 let mut record = record;
                 self.agree(call, name, &mut record).await?;

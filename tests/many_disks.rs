@@ -1,0 +1,48 @@
+//! As many virtual machines as a host has, connected at once: each finds its disk alive, whatever it is
+//! that all of them share (buffers, descriptors, workers).
+
+mod common;
+#[path = "common/vhost_user/mod.rs"]
+#[allow(
+    dead_code,
+    missing_docs,
+    unused_imports,
+    reason = "also for other tests of this door"
+)]
+mod vhost_user;
+
+use common::{Options, Resource, Target, blk_spec, malloc};
+use vhost_user::{Disk, Kind};
+
+/// More than the buffers of SPDK's default pools were enough for.
+const DISKS: usize = 40;
+
+/// Bytes of one request.
+const LENGTH: usize = 16 << 10;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forty_disks_on_malloc_volumes_serve_forty_machines_at_once() {
+    let target = Target::start_with(Options::hugepages()).await;
+    let client = target.client().await;
+    let blks = Resource::new(&client, "VirtioBlk");
+    let mut sockets = Vec::new();
+    for n in 0..DISKS {
+        let id = format!("disk-{n}");
+        let volume = malloc(&client, &format!("volume-{n}"), 1).await;
+        blks.created("", &id, blk_spec(&volume)).await;
+        sockets.push(target.ctrlr_dir().join(id));
+    }
+    tokio::task::block_in_place(|| {
+        let mut disks: Vec<Disk> = sockets
+            .iter()
+            .map(|socket| Disk::open(Kind::Blk, socket).expect("its driver connects"))
+            .collect();
+        for _ in 0..2 {
+            for (disk, seed) in disks.iter_mut().zip(0..) {
+                let verified = disk.verify(8, LENGTH, seed);
+                verified.unwrap_or_else(|error| panic!("disk {seed}: {error}"));
+            }
+        }
+    });
+    target.stop();
+}
