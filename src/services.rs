@@ -23,7 +23,7 @@ use crate::kvm::{Plugged, Slots};
 use crate::middleend::{EncryptedVolumes, QosVolumes};
 use crate::reconcile::Reconciler;
 use crate::resource::service::service;
-use crate::resource::{CallContext, Collection, List, Records, Registry, Shared};
+use crate::resource::{CallContext, Collection, Conditions, List, Records, Registry, Shared};
 use crate::state::Store;
 use crate::telemetry::health;
 
@@ -307,6 +307,11 @@ impl Services {
     /// The way to SPDK.
     pub fn spdk(&self) -> &Handle {
         &self.spdk
+    }
+
+    /// Which objects are not as their records say.
+    pub fn conditions(&self) -> &Conditions {
+        &self.shared.conditions
     }
 
     /// Who has what.

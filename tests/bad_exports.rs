@@ -293,8 +293,7 @@ async fn namespaces_that_cannot_be_are_refused() {
     for name in [
         "/",
         "volumes/",
-        "a/b/c/d/e",
-        "volumes/a/b",
+        "nullVolumes/a/b",
         "a\0",
         // They are there, and no volumes.
         "bdev/mine",
@@ -304,7 +303,14 @@ async fn namespaces_that_cannot_be_are_refused() {
             .is_invalid("spec.volume_name_ref", json!(name))
             .await;
     }
-    for name in ["volumes/nobody", "nobody", "nullVolumes/mine"] {
+    // With slashes it may be an alias that SPDK knows.
+    for name in [
+        "volumes/nobody",
+        "nobody",
+        "nullVolumes/mine",
+        "a/b/c/d/e",
+        "volumes/a/b",
+    ] {
         let object = only("spec.volume_name_ref", json!(name));
         let status = attempt.refused(object, Code::NotFound).await;
         assert!(

@@ -109,7 +109,6 @@ impl Kind for NvmeRemoteControllers {
         name: &Name,
         object: NvmeRemoteController,
     ) -> Result<NvmeRemoteController, Error> {
-        check_id(name)?;
         let is_known = !object.name.is_empty();
         let id = name.id().to_owned();
         let is_there = async move |spdk| nvme::paths(spdk, &id).is_ok();
@@ -203,20 +202,6 @@ impl NvmeRemoteControllers {
 fn is_path(controller: &Key, user: &Name) -> bool {
     let inside = user.key().as_str().strip_prefix(controller.as_str());
     inside.is_some_and(|rest| rest.starts_with("/nvmePaths/"))
-}
-
-/// SPDK names the bdevs of a controller after it, and has room for fewer characters than an ID may have.
-fn check_id(name: &Name) -> Result<(), Error> {
-    let id = name.id();
-    if id.len() <= nvme::MAX_NAME_LEN {
-        return Ok(());
-    }
-    let what = format!(
-        "{id:?} has {} characters, and the ID of a remote controller may have {}",
-        id.len(),
-        nvme::MAX_NAME_LEN
-    );
-    Err(Error::invalid("nvme_remote_controller_id", what))
 }
 
 fn check(object: &NvmeRemoteController, violations: &mut Violations) {

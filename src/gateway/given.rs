@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json, json};
 use super::schema::Schemas;
 use super::{choices, decimal};
 use crate::resource::bounds::{self, Bound, CONTROL, Form};
+use crate::resource::id;
 use crate::resource::rules::{Field, Rules};
 
 /// What an object is sent for.
@@ -37,9 +38,12 @@ pub fn object(schemas: &mut Schemas, message: &MessageDescriptor, purpose: Purpo
     schemas.write(&name, schema)
 }
 
-/// The schema of an ID that a client gives, or leaves to the server.
-pub fn id() -> Json {
-    text(&bounds::ID, false)
+/// The schema of an ID that a client gives, or leaves to the server, in this field of a request.
+pub fn id(field: &str) -> Json {
+    let mut schema = text(&bounds::ID, false);
+    let resource = field.strip_suffix("_id").unwrap_or(field);
+    schema["maxLength"] = Json::from(id::longest(resource));
+    schema
 }
 
 /// The schema of an ID in a path: a given one, or one of the server's.

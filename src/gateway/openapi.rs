@@ -244,7 +244,7 @@ impl Writer {
             (Kind::Message(kind), Some(object)) if kind.full_name() == mask::KIND => {
                 given::mask(&object)
             }
-            (Kind::String, Some(_)) if field.name().ends_with("_id") => given::id(),
+            (Kind::String, Some(_)) if field.name().ends_with("_id") => given::id(field.name()),
             (Kind::String, _) if !field.is_list() => given::any_text(),
             (Kind::Int32, _) if field.name() == "page_size" => {
                 json!({"type": "integer", "format": "int32", "minimum": 0, "maximum": i32::MAX})

@@ -71,7 +71,8 @@ impl<K: Kind> Collection<K> {
             given if given.is_empty() => id::generate(),
             given => {
                 let field = || format!("{}_id", self.meta.field());
-                id::check(&given).map_err(|what| Error::invalid(field(), what))?;
+                let checked = id::check_for(self.meta.field(), &given);
+                checked.map_err(|what| Error::invalid(field(), what))?;
                 given
             }
         };

@@ -27,6 +27,28 @@ pub fn check(id: &str) -> Result<(), String> {
     }
 }
 
+/// The longest ID of a resource that requests call `field`: SPDK has room for fewer characters in the names
+/// of remote controllers, after which it names bdevs.
+pub fn longest(field: &str) -> usize {
+    match field {
+        "nvme_remote_controller" => spdk::bdev::nvme::MAX_NAME_LEN,
+        _ => MAX_LEN,
+    }
+}
+
+/// Whether a client may give this ID to a resource that requests call `field`.
+pub fn check_for(field: &str, id: &str) -> Result<(), String> {
+    check(id)?;
+    let (most, length) = (longest(field), id.len());
+    if length <= most {
+        return Ok(());
+    }
+    let kind = field.replace('_', " ");
+    Err(format!(
+        "{id:?} has {length} characters, and the ID of an {kind} may have {most}"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +84,17 @@ mod tests {
     fn the_servers_ids_are_uuids_of_version_4() {
         let id = Uuid::parse_str(&generate()).unwrap();
         assert_eq!(id.get_version_num(), 4);
+    }
+
+    #[test]
+    fn an_id_of_a_remote_controller_is_shorter() {
+        let check = |field: &str, length: usize| check_for(field, &"c".repeat(length));
+        assert!(check("nvme_remote_controller", 49).is_ok());
+        let refused = check("nvme_remote_controller", 50).unwrap_err();
+        assert!(
+            refused.ends_with("of an nvme remote controller may have 49"),
+            "{refused}"
+        );
+        assert!(check("null_volume", 63).is_ok() && check("null_volume", 64).is_err());
     }
 }

@@ -4,7 +4,7 @@
 pub(crate) mod bounds;
 mod collection;
 mod condition;
-mod id;
+pub(crate) mod id;
 mod kind;
 mod lifecycle;
 mod locks;

@@ -180,7 +180,8 @@ impl<K: Kind> Collection<K> {
             return Err(self.missing(name));
         }
         let field = || format!("{}.name", self.meta.field());
-        id::check(name.id()).map_err(|what| Error::invalid(field(), what))?;
+        let checked = id::check_for(self.meta.field(), name.id());
+        checked.map_err(|what| Error::invalid(field(), what))?;
         let wanted: K::Object = typed(&wish.values)?;
         self.check(&wish.values, &wanted)?;
         self.make(call, name, wanted).await

@@ -2,17 +2,48 @@
 
 use std::collections::HashMap;
 
-use crate::resource::Key;
+use crate::resource::{Condition, Key, Meta};
 use crate::services::Services;
 
-/// The number of objects of each kind.
-pub(super) fn counts(services: &Services) -> Vec<(String, u64)> {
+/// The objects of a kind in one condition.
+#[derive(Debug)]
+pub(super) struct Count {
+    pub kind: String,
+    pub condition: &'static str,
+    pub number: u64,
+}
+
+/// The number of objects of each kind in each condition.
+pub(super) fn counts(services: &Services) -> Vec<Count> {
+    let mut others: HashMap<String, [u64; 2]> = HashMap::new();
+    for (key, condition) in services.conditions().all() {
+        let of = match condition {
+            Condition::Applied => continue,
+            Condition::Pending(_) => 0,
+            Condition::Deleting => 1,
+        };
+        let collection = key.as_str().rsplit('/').nth(1).unwrap_or_default();
+        others.entry(collection.to_owned()).or_default()[of] += 1;
+    }
+    let of = |meta: &Meta, all: usize| {
+        let all = u64::try_from(all).unwrap_or(u64::MAX);
+        let [pending, deleting] = others.get(meta.collection()).copied().unwrap_or_default();
+        let applied = all.saturating_sub(pending).saturating_sub(deleting);
+        let numbers = [
+            ("applied", applied),
+            ("pending", pending),
+            ("deleting", deleting),
+        ];
+        let kind = meta.kind().to_owned();
+        numbers.map(|(condition, number)| Count {
+            kind: kind.clone(),
+            condition,
+            number,
+        })
+    };
     macro_rules! count {
         ($($collection:expr),* $(,)?) => {
-            vec![$((
-                $collection.meta().kind().to_owned(),
-                u64::try_from($collection.count()).unwrap_or(u64::MAX),
-            )),*]
+            [$(of($collection.meta(), $collection.count())),*].into_iter().flatten().collect()
         };
     }
     count![

@@ -67,7 +67,13 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
         f64::from(16 << 20)
     );
     assert_eq!(value("opi_spdk_subsystem_namespaces", &subsystem), 1.0);
-    assert_eq!(value("opi_spdk_objects", &[("kind", "MallocVolume")]), 1.0);
+    assert_eq!(
+        value(
+            "opi_spdk_objects",
+            &[("kind", "MallocVolume"), ("condition", "applied")]
+        ),
+        1.0
+    );
     let core = [("core", "0")];
     assert!(value("opi_spdk_reactor_busy_seconds_total", &core) > 0.0);
     assert!(value("opi_spdk_reactor_idle_seconds_total", &core) > 0.0);

@@ -119,11 +119,11 @@ impl Reading {
         out.gauges(
             "opi_spdk_objects",
             "Objects of the API, by kind and condition",
-            self.objects.iter().map(|(kind, number)| {
-                let applied = Cow::Borrowed("applied");
+            self.objects.iter().map(|of| {
+                let condition = Cow::Borrowed(of.condition);
                 (
-                    [("kind", escape(kind)), ("condition", applied)],
-                    *number as i64,
+                    [("kind", escape(&of.kind)), ("condition", condition)],
+                    of.number as i64,
                 )
             }),
         )

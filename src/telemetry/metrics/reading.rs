@@ -41,7 +41,7 @@ pub(super) struct Reading {
     pub(super) control: ControlStats,
     pub(super) mailbox: MailboxStats,
     pub(super) waits: IobufWaits,
-    pub(super) objects: Vec<(String, u64)>,
+    pub(super) objects: Vec<objects::Count>,
     pub(super) connections: u64,
     pub(super) audit_lost: u64,
     pub(super) hugepages: Vec<Pool>,
