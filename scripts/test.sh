@@ -49,8 +49,8 @@ if [[ -n $guest ]]; then
     exit
 fi
 if [[ -n $crash ]]; then
-    export OPI_SPDK_CRASH_ROUNDS=${OPI_SPDK_CRASH_ROUNDS:-200}
-    stage "$OPI_SPDK_CRASH_ROUNDS ends by kill -9" cargo test --locked --test crash -- --nocapture "$@"
+    export CRASH_ROUNDS=${CRASH_ROUNDS:-200}
+    stage "$CRASH_ROUNDS ends by kill -9" cargo test --locked --test crash -- --nocapture "$@"
     exit
 fi
 if (($#)); then

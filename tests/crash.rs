@@ -1,7 +1,7 @@
 //! A storm of calls, kill -9 at a random moment, a restart: everything that was answered is there, what was
 //! not is there wholly or not at all, and SPDK has what the records say.
 //!
-//! `OPI_SPDK_CRASH_ROUNDS` says how often; `scripts/test.sh --crash` sets it to 200.
+//! `CRASH_ROUNDS` says how often; `scripts/test.sh --crash` sets it to 200.
 
 mod common;
 
@@ -205,7 +205,7 @@ async fn check_spdk(socket: &std::path::Path, found: &Known, uuids: &[String]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_answered_is_there_after_kill_9_and_nothing_is_half_there() {
-    let rounds = std::env::var("OPI_SPDK_CRASH_ROUNDS").ok();
+    let rounds = std::env::var("CRASH_ROUNDS").ok();
     let rounds: usize = rounds.map_or(3, |text| text.parse().expect("a number"));
     let dir = tempfile::Builder::new().prefix("opi-").tempdir();
     let dir: Arc<TempDir> = Arc::new(dir.expect("a directory"));
