@@ -12,7 +12,6 @@ use spdk::Runtime;
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::configured::{self, Held};
 use crate::identity::Identity;
 use crate::notify::Manager;
 use crate::preflight::{Listeners, Ready};
@@ -116,18 +115,22 @@ async fn serve(
         store,
         spdk: handle,
     } = serving;
-    // The files of the configuration's volumes, until the end.
-    let _held = tokio::select! {
-        made = set_up(config, identity, &handle) => made?,
+    let starting = async {
+        set_up(config, &handle).await?;
+        let services = Services::new(config, identity, handle.clone(), store);
+        let restoring = services.restore(config).await?;
+        Ok::<_, String>((services, restoring))
+    };
+    let (services, restoring) = tokio::select! {
+        started = starting => started?,
         signal = signals.wait() => {
             tracing::info!(signal, "stopping before anything is served");
             return Ok(());
         }
     };
     let manager = Manager::of_environment();
-    let services = Services::new(config, identity, handle.clone(), store);
     // Records are readable when the servers begin, and made while they serve.
-    tokio::spawn(services.restore(config, identity).await?);
+    tokio::spawn(restoring);
     let (trigger, stopping) = shutdown::trigger();
     let serving = server::serve(
         listeners,
@@ -193,13 +196,8 @@ fn held_up_by(backends: &[String]) -> String {
     }
 }
 
-/// Makes what the API takes for granted: transports, and the named volumes of the
-/// configuration.
-async fn set_up(
-    config: &Config,
-    identity: Identity,
-    handle: &spdk::Handle,
-) -> Result<Vec<Held>, String> {
+/// Makes what the API takes for granted: transports, and where sockets are.
+async fn set_up(config: &Config, handle: &spdk::Handle) -> Result<(), String> {
     use spdk::nvmf::{Transport, transport};
     let create = |kind| move |spdk| transport::create(spdk, kind);
     let tcp = in_spdk(handle, "NVMe/TCP transport", create(Transport::Tcp)).await;
@@ -216,12 +214,7 @@ async fn set_up(
         })
         .await?;
     }
-    let mut held = Vec::new();
-    for volume in &config.volumes {
-        let made = configured::make(handle, identity, volume).await;
-        held.push(made.map_err(|error| format!("volume {:?}: {error}", volume.name()))?);
-    }
-    Ok(held)
+    Ok(())
 }
 
 async fn in_spdk<F, Fut>(handle: &spdk::Handle, what: &str, recipe: F) -> Result<(), String>

@@ -229,8 +229,8 @@ impl Services {
         }
     }
 
-    /// Places the volumes of the configuration and all stored records in memory, where they can be
-    /// read from then on. The answered task makes them in SPDK, and then keeps SPDK in line with them
+    /// Makes the volumes of the configuration, and places all stored records in memory, where they can be
+    /// read from then on. The answered task makes these in SPDK, and then keeps SPDK in line with all
     /// as long as the server runs.
     ///
     /// # Errors
@@ -238,7 +238,6 @@ impl Services {
     pub async fn restore(
         &self,
         config: &Config,
-        identity: Identity,
     ) -> Result<impl Future<Output = ()> + Send + use<>, String> {
         let collections = Collections {
             malloc: &self.malloc.malloc_volumes,
@@ -246,8 +245,8 @@ impl Services {
             aio: &self.aio.aio_volumes,
         };
         for volume in &config.volumes {
-            let placed = configured::place(&self.spdk, identity, volume, &collections).await;
-            placed.map_err(|error| format!("volume {:?}: {error}", volume.name()))?;
+            let made = configured::make(volume, &collections).await;
+            made.map_err(|error| format!("volume {:?}: {error}", volume.name()))?;
         }
         let reconciler = Reconciler::new(&self.shared, self.records());
         let names = reconciler.load().await?;

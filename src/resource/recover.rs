@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::record::Record;
-use super::{CallContext, Change, Collection, Key, Kind, Name, Object, Stage};
+use super::{CallContext, Collection, Key, Kind, Name, Object, Stage};
 use crate::error::Error;
 use crate::state::Entry;
 
@@ -86,15 +86,21 @@ enum Outcome {
 }
 
 impl<K: Kind> Collection<K> {
-    /// Places a volume of the configuration among the records: read-only, and not stored.
-    pub(crate) fn place_configured(&self, id: &str, mut object: K::Object) {
+    /// Makes an object of the configuration, and places it among the records: read-only, and not stored.
+    ///
+    /// # Errors
+    /// What the kind says.
+    pub(crate) async fn make_configured(&self, id: &str, object: K::Object) -> Result<(), Error> {
         let name = self.meta.name(None, id);
+        let call = CallContext::default();
+        let mut object = self.kind.ensure(&call, &name, object).await?;
         object.set_name(name.to_string());
         let uses = self.uses(&name, &object);
         self.shared.registry.restore(&name, uses);
         let mut record = Record::new(object.clone(), object, self.shared.next_revision());
         record.configured = true;
         self.insert(&name, record);
+        Ok(())
     }
 
     async fn attempt(&self, name: &Name) -> Result<Outcome, Error> {
@@ -136,13 +142,8 @@ impl<K: Kind> Collection<K> {
             return Ok(Outcome::Nothing);
         }
         if let Some(actual) = &record.actual {
-            let back = Change {
-                old: actual.clone(),
-                wanted: record.object.clone(),
-                asked: record.wanted.clone(),
-                fields: self.between(actual, &record.object),
-                users: self.shared.registry.users_of(name),
-            };
+            let fields = self.between(actual, &record.object);
+            let back = self.change_to(name, &record, actual.clone(), fields);
             self.kind.update(call, name, back).await?;
             let mut agreed = Record::clone(&record);
             agreed.actual = None;

@@ -142,6 +142,23 @@ impl<K: Kind> Collection<K> {
         }
     }
 
+    /// The change that makes of what SPDK has what the record says.
+    pub(super) fn change_to(
+        &self,
+        name: &Name,
+        record: &Record<K::Object>,
+        actual: K::Object,
+        fields: Changes,
+    ) -> Change<K::Object> {
+        Change {
+            old: actual,
+            wanted: record.object.clone(),
+            asked: record.wanted.clone(),
+            fields,
+            users: self.shared.registry.users_of(name),
+        }
+    }
+
     /// The store did not take a change: SPDK gets the object back as it was, now or later.
     async fn change_back(
         &self,
@@ -150,13 +167,7 @@ impl<K: Kind> Collection<K> {
         actual: K::Object,
         fields: Changes,
     ) {
-        let back = Change {
-            old: actual.clone(),
-            wanted: record.object.clone(),
-            asked: record.wanted.clone(),
-            fields,
-            users: self.shared.registry.users_of(name),
-        };
+        let back = self.change_to(name, record, actual.clone(), fields);
         let call = CallContext::within(UNDO);
         if let Err(left) = self.kind.update(&call, name, back).await {
             tracing::error!(object = %name.key(), %left, "a change that could not be stored could not be undone; it is retried");
