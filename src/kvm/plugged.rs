@@ -124,32 +124,37 @@ impl<K: Pluggable> Plugged<K> {
         }
     }
 
-    /// Lets those in who may open the socket, and plugs the device.
+    /// Lets those in who may open the socket. A controller without an endpoint on PCI has none.
+    fn admit(&self, name: &Name, object: &K::Object) -> Result<(), Error> {
+        match K::endpoint(object) {
+            Some(_) => self.slots.open(name, &K::socket(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets those in who may open the socket, and plugs the device; one of a controller that is known only
+    /// where the machine has lost it.
     async fn offer(
         &self,
         call: &CallContext,
         name: &Name,
         object: &K::Object,
+        is_known: bool,
     ) -> Result<(), Error> {
-        // A controller without an endpoint on PCI has no socket.
-        if K::endpoint(object).is_some() {
-            self.slots.open(name, &K::socket(name))?;
+        self.admit(name, object)?;
+        match is_known {
+            true => self.renew(call, name, object).await,
+            false => self.plug(call, name, object).await,
         }
-        self.plug(call, name, object).await
     }
-}
 
-impl<K: Pluggable> Plugged<K> {
-    /// The same for a controller that the machine may have already.
-    async fn offer_again(
+    /// Plugs the device again that the machine has lost, if it has.
+    async fn renew(
         &self,
         call: &CallContext,
         name: &Name,
         object: &K::Object,
     ) -> Result<(), Error> {
-        if K::endpoint(object).is_some() {
-            self.slots.open(name, &K::socket(name))?;
-        }
         match self.device(name, object)? {
             Some((machine, device)) => machine.renew(&device, call.answer_by()).await,
             None => Ok(()),
@@ -192,12 +197,11 @@ impl<K: Pluggable> Kind for Plugged<K> {
     ) -> Result<K::Object, Error> {
         let is_known = !object.name().is_empty();
         let object = self.kind.ensure(call, name, object).await?;
-        if is_known {
-            self.offer_again(call, name, &object).await?;
-            return Ok(object);
-        }
-        let Err(error) = self.offer(call, name, &object).await else {
-            return Ok(object);
+        let offered = self.offer(call, name, &object, is_known).await;
+        let error = match offered {
+            Ok(()) => return Ok(object),
+            Err(error) if is_known => return Err(error),
+            Err(error) => error,
         };
         let undo = CallContext::within(UNDO);
         if let Err(left) = self.kind.remove(&undo, name, &object).await {
@@ -243,9 +247,7 @@ impl<K: Pluggable> Kind for Plugged<K> {
             return Err(Error::immutable(K::FIELD));
         }
         let updated = self.kind.update(call, name, change).await?;
-        if K::endpoint(&updated).is_some() {
-            self.slots.open(name, &K::socket(name))?;
-        }
+        self.admit(name, &updated)?;
         Ok(updated)
     }
 

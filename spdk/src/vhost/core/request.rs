@@ -56,7 +56,6 @@ impl<I: Io> Request<I> {
     }
 
     /// The queue that it came by.
-    #[allow(dead_code, reason = "for devices with queues of several kinds")]
     pub(crate) fn queue(&self) -> u16 {
         // SAFETY: a queue stays until none of its slots is busy.
         unsafe { (*self.slot().queue.get()).index() }
@@ -108,7 +107,6 @@ impl<I: Io> Request<I> {
 
     /// Removes bytes from the front of the room to write, for [`respond`](Self::respond). `false` if there are
     /// not that many, or in too many pieces.
-    #[allow(dead_code, reason = "for devices that answer in front of the data")]
     pub(crate) fn reserve_front(&mut self, bytes: usize) -> bool {
         self.chain_mut().reserve_front(bytes as u64)
     }

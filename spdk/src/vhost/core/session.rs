@@ -81,7 +81,6 @@ impl<I: Io> Queues<'_, I> {
     }
 
     /// Takes the next request of a queue, if there is one.
-    #[allow(dead_code, reason = "for devices with queues that are not polled")]
     pub(crate) fn pop(&self, queue: u16) -> Option<Request<I>> {
         let found = self.0.find(queue)?;
         // SAFETY: a queue of the list stays until it is taken out of it, on this thread.
