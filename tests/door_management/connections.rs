@@ -1,6 +1,6 @@
 //! Connections that say nothing, or half of something.
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,10 @@ use crate::{ANSWER, closed, dial};
 /// Connections of a crowd: more than the server has places, and more than one address may have.
 const MORE_THAN_ALL: usize = 1_100;
 const MORE_THAN_A_SHARE: usize = 300;
+
+/// Places of those that one address may have before they have said anything: of 1,024 a quarter, and of these
+/// a quarter.
+const STRANGERS: usize = 64;
 
 /// When a connection that has not said what it wants is closed, at the latest; 10 s are promised.
 const OPENING: Duration = Duration::from_secs(15);
@@ -38,6 +42,28 @@ fn crowd(count: usize, address: SocketAddr, says: &[u8]) -> Vec<TcpStream> {
     connections.collect()
 }
 
+/// Waits until the server has taken in all of a crowd: those that it has no place for are closed. A newcomer
+/// may have to make room for as many that come after it, and so it does not come in between.
+async fn taken_in(crowd: &[TcpStream]) {
+    let is_open = |stream: &&TcpStream| {
+        let mut stream: &TcpStream = stream;
+        stream.set_nonblocking(true).expect("a socket");
+        loop {
+            // It may say something before it closes.
+            match stream.read(&mut [0; 256]) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+            }
+        }
+    };
+    crate::common::eventually("the crowd is taken in", OPENING, async || {
+        let open = crowd.iter().filter(is_open).count();
+        (open <= STRANGERS).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn silent_connections_of_one_address_hold_up_nobody() {
     let target = Target::start().await;
@@ -58,6 +84,7 @@ async fn silent_connections_of_one_address_hold_up_nobody() {
         ),
     ] {
         let crowd = crowd(count, address, says);
+        taken_in(&crowd).await;
         answers_beside(&target, what).await;
         drop(crowd);
     }
