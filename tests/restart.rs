@@ -59,16 +59,7 @@ async fn all(client: &Client) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     for kind in KINDS {
         let resource = Resource::new(client, kind);
-        let parents = match kind {
-            "NvmePath" => {
-                Resource::new(client, "NvmeRemoteController")
-                    .names("")
-                    .await
-            }
-            _ if resource.nested => Resource::new(client, "NvmeSubsystem").names("").await,
-            _ => vec![String::new()],
-        };
-        for parent in parents {
+        for parent in resource.parents().await {
             for name in resource.names(&parent).await {
                 let object = resource.get(&name).await.expect("what is listed is there");
                 found.push((format!("{kind} {name}"), object));

@@ -52,6 +52,16 @@ impl Resource {
         }
     }
 
+    /// Under which names there may be objects: those of all parents, or the empty one.
+    pub async fn parents(&self) -> Vec<String> {
+        let parent = match self.message {
+            _ if !self.nested => return vec![String::new()],
+            "NvmePath" => "NvmeRemoteController",
+            _ => "NvmeSubsystem",
+        };
+        Self::new(&self.client, parent).names("").await
+    }
+
     /// The methods of its verbs.
     pub fn methods(&self) -> Vec<MethodDescriptor> {
         let verbs = ["Create", "Get", "Update", "Delete", "Stats"];

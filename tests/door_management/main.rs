@@ -12,9 +12,14 @@ mod secrets;
 mod spdk_commands;
 mod tls;
 
+use std::fs::Permissions;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use common::{Options, Target, free_port};
 
 /// No answer of a server that is not held up takes longer, also on a busy machine.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -24,6 +29,25 @@ fn dial(address: SocketAddr, read: Duration) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the port takes connections");
     stream.set_read_timeout(Some(read)).expect("a socket");
     stream
+}
+
+/// A target whose SPDK commands are served over HTTP, at this address, for "admin" with the password "right",
+/// and over this socket.
+async fn with_proxy() -> (Target, SocketAddr, PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let password = directory.path().join("password");
+    std::fs::write(&password, "right\n").expect("a file");
+    std::fs::set_permissions(&password, Permissions::from_mode(0o600)).expect("it is ours");
+    let (options, socket) = Options::default().with_rpc();
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let options = options.args([
+        "--spdk-rpc-http".to_owned(),
+        address.to_string(),
+        "--spdk-rpc-user".to_owned(),
+        format!("admin:{}", password.display()),
+    ]);
+    // The password is read at the start.
+    (Target::start_with(options).await, address, socket)
 }
 
 /// Sends bytes and gives what comes until the server closes or `read` passes without a byte.

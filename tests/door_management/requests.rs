@@ -7,10 +7,8 @@ use prost::bytes::Bytes;
 use serde_json::json;
 use tonic::Code;
 
-use crate::common::{
-    Fixture, Http, Options, Resource, Target, check_details, free_port, subsystem,
-};
-use crate::{ANSWER, dial, exchange, status};
+use crate::common::{Fixture, Http, Options, Resource, Target, check_details, subsystem};
+use crate::{ANSWER, dial, exchange, status, with_proxy};
 
 const BODY: &str = r#"{"block_size": 512, "blocks_count": 64}"#;
 
@@ -145,23 +143,7 @@ async fn a_body_that_is_too_long_is_not_asked_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn guesses_of_a_password_are_slow_few_and_logged() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let password = directory.path().join("password");
-    std::fs::write(&password, "right\n").expect("a file");
-    std::process::Command::new("chmod")
-        .arg("600")
-        .arg(&password)
-        .status()
-        .expect("chmod runs");
-    let (options, _socket) = Options::default().with_rpc();
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let target = Target::start_with(options.args([
-        "--spdk-rpc-http".to_owned(),
-        address.to_string(),
-        "--spdk-rpc-user".to_owned(),
-        format!("admin:{}", password.display()),
-    ]))
-    .await;
+    let (target, address, _socket) = with_proxy().await;
     // "admin:wrong"
     let request =
         b"POST / HTTP/1.1\r\nhost: localhost\r\nauthorization: Basic YWRtaW46d3Jvbmc=\r\n\

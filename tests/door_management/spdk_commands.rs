@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::common::{Http, JsonRpc, Options, Target, eventually, free_port};
+use crate::with_proxy;
 
 /// No command that does not wait for another machine takes longer.
 const SOON: Duration = Duration::from_secs(10);
@@ -54,20 +55,7 @@ async fn each_spdk_command_is_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn clients_of_the_proxy_that_leave_give_their_places_back() {
     const PLACES: usize = 16;
-    let directory = tempfile::tempdir().expect("a directory");
-    let password = directory.path().join("password");
-    std::fs::write(&password, "right\n").expect("a file");
-    let owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(&password, owner).expect("it is ours");
-    let (options, socket) = Options::default().with_rpc();
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let target = Target::start_with(options.args([
-        "--spdk-rpc-http".to_owned(),
-        address.to_string(),
-        "--spdk-rpc-user".to_owned(),
-        format!("admin:{}", password.display()),
-    ]))
-    .await;
+    let (target, address, socket) = with_proxy().await;
     // "admin:right"
     let basic = "Basic YWRtaW46cmlnaHQ=";
     let call = |method: &str, parameters: Value| {

@@ -76,26 +76,30 @@ async fn io_that_is_not_answered_ends_and_the_path_is_connected_anew() {
     session.target.stop();
 }
 
+/// A remote controller with a path to each of two peers; what is attached has the second path, the name of
+/// the first one stands beside it.
+async fn attach_both(session: &Session, multipath: &str, peers: &[Peer; 2]) -> (Attached, String) {
+    let id = unique("two");
+    let controller = remote_controller(&session.client, &id, multipath).await;
+    let made = async |at: usize| {
+        let path = tcp_path(peers[at].port, NQN);
+        let paths = session.of("NvmePath");
+        name_of(&paths.created(&controller, &format!("p{at}"), path).await)
+    };
+    let (first, path) = (made(0).await, made(1).await);
+    let attached = Attached {
+        id,
+        controller,
+        path,
+    };
+    (attached, first)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn io_that_one_path_does_not_answer_goes_to_the_other() {
     let mut session = Session::with(&["--remote-io-timeout", "2"]).await;
     let peers = [Peer::start(), Peer::start()];
-    let id = unique("two");
-    let controller = remote_controller(&session.client, &id, "FAILOVER").await;
-    let mut paths = Vec::new();
-    for (at, peer) in peers.iter().enumerate() {
-        let path = tcp_path(peer.port, NQN);
-        let made = session
-            .of("NvmePath")
-            .created(&controller, &format!("p{at}"), path)
-            .await;
-        paths.push(name_of(&made));
-    }
-    let attached = Attached {
-        id,
-        controller,
-        path: paths[1].clone(),
-    };
+    let (attached, first_path) = attach_both(&session, "FAILOVER", &peers).await;
     let mut export = session.export(&attached).await;
     peers[0].script(|ask| match ask.is_io(2) {
         true => Turn::Silent,
@@ -116,7 +120,7 @@ async fn io_that_one_path_does_not_answer_goes_to_the_other() {
     assert!(data.iter().all(|byte| *byte == 0));
     assert!(peers[1].asked(false, 2) > 0);
     session.withdraw(export).await;
-    session.ends("NvmePath", &paths[0]).await;
+    session.ends("NvmePath", &first_path).await;
     session.detach(attached).await;
     session.unharmed("two paths").await;
     session.target.stop();
@@ -126,24 +130,11 @@ async fn io_that_one_path_does_not_answer_goes_to_the_other() {
 async fn io_that_one_of_two_connected_paths_does_not_answer_succeeds_by_the_other() {
     let mut session = Session::with(&["--remote-io-timeout", "2"]).await;
     let peers = [Peer::start(), Peer::start()];
-    let id = unique("both");
-    let controller = remote_controller(&session.client, &id, "MULTIPATH").await;
-    let mut paths = Vec::new();
-    for (at, peer) in peers.iter().enumerate() {
-        // Two controllers of one subsystem have IDs of their own.
-        peer.change(|data| data.put(78, &[at as u8 + 1, 0]));
-        let path = tcp_path(peer.port, NQN);
-        let made = session
-            .of("NvmePath")
-            .created(&controller, &format!("p{at}"), path)
-            .await;
-        paths.push(name_of(&made));
+    // Two controllers of one subsystem have IDs of their own.
+    for (id, peer) in (1..).zip(&peers) {
+        peer.change(|data| data.put(78, &[id, 0]));
     }
-    let attached = Attached {
-        id,
-        controller,
-        path: paths[1].clone(),
-    };
+    let (attached, first_path) = attach_both(&session, "MULTIPATH", &peers).await;
     let mut export = session.export(&attached).await;
     let swallowed = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&swallowed);
@@ -165,7 +156,7 @@ async fn io_that_one_of_two_connected_paths_does_not_answer_succeeds_by_the_othe
         "nothing was swallowed"
     );
     session.withdraw(export).await;
-    session.ends("NvmePath", &paths[0]).await;
+    session.ends("NvmePath", &first_path).await;
     session.detach(attached).await;
     session.unharmed("two connected paths").await;
     session.target.stop();

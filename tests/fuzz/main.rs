@@ -20,6 +20,7 @@ mod common;
 )]
 mod vhost_user_client;
 
+mod bend;
 mod door;
 mod draw;
 mod host;

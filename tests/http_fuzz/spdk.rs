@@ -53,17 +53,8 @@ async fn ids(client: &Client, kinds: &[&'static str]) -> BTreeSet<String> {
 /// The names of all objects of a kind, in all parents.
 pub async fn all_names(client: &Client, kind: &'static str) -> Vec<String> {
     let resource = Resource::new(client, kind);
-    let parents = match kind {
-        "NvmePath" => {
-            Resource::new(client, "NvmeRemoteController")
-                .names("")
-                .await
-        }
-        _ if resource.nested => Resource::new(client, "NvmeSubsystem").names("").await,
-        _ => vec![String::new()],
-    };
     let mut names = Vec::new();
-    for parent in parents {
+    for parent in resource.parents().await {
         for object in resource.list(&parent).await {
             let name = name_of(&object);
             assert_eq!(

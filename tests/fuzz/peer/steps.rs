@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bend::Bend;
 use crate::common::nvme_tcp_peer::{Ask, Resp, Turn, c2h_data, ic_resp, r2t, term_req};
 use crate::draw::Draw;
 
@@ -43,15 +44,6 @@ pub enum What {
     Ask(u16, u32, u32),
     Term(u16),
     Greeting,
-}
-
-/// Where it is made wrong.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub enum Bend {
-    Nothing,
-    Byte(u8, u8),
-    Plen(u32),
-    Cut(u16),
 }
 
 /// What the peer does in place of the right answer.
@@ -101,8 +93,8 @@ pub enum Action {
 
 fn bend(draw: &mut Draw) -> Bend {
     match draw.below(8) {
-        0 => Bend::Byte(draw.below(32) as u8, draw.next() as u8),
-        1 => Bend::Plen(draw.edge()),
+        0 => Bend::Byte(draw.below(32) as u16, draw.next() as u8),
+        1 => Bend::Size(draw.edge()),
         2 => Bend::Cut(draw.below(64) as u16),
         _ => Bend::Nothing,
     }
@@ -264,15 +256,7 @@ fn formed(form: Form, ask: &Ask) -> Vec<u8> {
 }
 
 /// The PDU, made wrong.
-pub fn bent(mut pdu: Vec<u8>, bend: Bend) -> Vec<u8> {
-    match bend {
-        Bend::Nothing => {}
-        Bend::Byte(at, bits) => {
-            let length = pdu.len();
-            pdu[usize::from(at) % length] ^= bits;
-        }
-        Bend::Plen(plen) => pdu[4..8].copy_from_slice(&plen.to_le_bytes()),
-        Bend::Cut(length) => pdu.truncate(length.into()),
-    }
-    pdu
+pub fn bent(pdu: Vec<u8>, bend: Bend) -> Vec<u8> {
+    // PLEN.
+    bend.bent(pdu, 4)
 }

@@ -22,7 +22,7 @@ use super::common::{
 use super::door::{Door, Step};
 use super::draw::Draw;
 use super::world::{World, text};
-use steps::{Action, Bend, DEVICES, Data, Entry, How, case};
+use steps::{Action, DEVICES, Data, Entry, How, case};
 
 /// The door.
 pub struct VfioUser;
@@ -210,15 +210,7 @@ fn used(guest: &mut Guest, action: &Action) -> io::Result<()> {
             header.flags = *flags;
             let mut bytes = header.bytes();
             bytes.extend(body);
-            match bend {
-                Bend::Nothing => {}
-                Bend::Byte(at, bits) => {
-                    let length = bytes.len();
-                    bytes[usize::from(*at) % length] ^= bits;
-                }
-                Bend::Size(size) => bytes[4..8].copy_from_slice(&size.to_le_bytes()),
-                Bend::Cut(length) => bytes.truncate((*length).into()),
-            }
+            let bytes = bend.bent(bytes, 4);
             if bytes.is_empty() {
                 return Ok(());
             }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bend::Bend;
 use crate::draw::Draw;
 
 /// Devices that are attacked, each with a client of the case.
@@ -18,15 +19,6 @@ pub enum How {
     Booted,
     /// It has an I/O queue.
     Started,
-}
-
-/// Bytes of a message that are turned, or how much of it is sent.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub enum Bend {
-    Nothing,
-    Byte(u16, u8),
-    Size(u32),
-    Cut(u16),
 }
 
 /// Where a command has its data.

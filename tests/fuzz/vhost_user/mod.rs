@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::bend::Bend;
 use super::common::{
     Client, Options as TargetOptions, Resource, blk_spec, lun_spec, malloc, poll_blocking,
     scsi_spec,
@@ -20,7 +21,7 @@ use super::vhost_user_client::{
     Connection, Descriptor, Disk, Kind, Message, Pages, Queue, Session, request,
 };
 use super::world::{World, text};
-use steps::{Action, Bend, DEVICES, How, Part, Place, case};
+use steps::{Action, DEVICES, How, Part, Place, case};
 
 /// The door.
 pub struct VhostUser;
@@ -242,16 +243,7 @@ impl Play {
     }
 
     fn send(&mut self, at: usize, message: &Message, bend: Bend) {
-        let mut bytes = message.encode();
-        match bend {
-            Bend::Nothing => {}
-            Bend::Byte(at, bits) => {
-                let length = bytes.len();
-                bytes[usize::from(at) % length] ^= bits;
-            }
-            Bend::Size(size) => bytes[8..12].copy_from_slice(&size.to_le_bytes()),
-            Bend::Cut(length) => bytes.truncate(length.into()),
-        }
+        let bytes = bend.bent(message.encode(), 8);
         if bytes.is_empty() {
             return;
         }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bend::Bend;
 use crate::draw::Draw;
 use crate::vhost_user_client::{flag, request};
 
@@ -19,15 +20,6 @@ pub enum How {
     Shared,
     /// It does all that a driver does.
     Started,
-}
-
-/// Bytes of a message that are turned, or how much of it is sent.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub enum Bend {
-    Nothing,
-    Byte(u16, u8),
-    Size(u32),
-    Cut(u16),
 }
 
 /// Where a descriptor points.
