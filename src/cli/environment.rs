@@ -11,6 +11,9 @@ const PREFIX: &str = "OPI_SPDK_";
 /// Variables of the scripts.
 const OTHERS: [&str; 2] = ["OPI_SPDK_CACHE", "OPI_SPDK_GUEST"];
 
+/// Flags of the shell's client that can be variables, beside those that are settings of the server too.
+const OF_CLIENT: [&str; 2] = ["addr", "server-name"];
+
 /// The variable of a setting.
 fn variable(setting: &str) -> String {
     format!("{PREFIX}{}", setting.to_uppercase().replace('-', "_"))
@@ -24,7 +27,9 @@ pub fn add(command: Command) -> Command {
 
 fn with_variables(command: Command, settings: &[String]) -> Command {
     let command = command.mut_args(|arg| match arg.get_long().map(str::to_owned) {
-        Some(long) if settings.contains(&long) => set(arg, &variable(&long)),
+        Some(long) if settings.contains(&long) || OF_CLIENT.contains(&long.as_str()) => {
+            set(arg, &variable(&long))
+        }
         _ => arg,
     });
     let names: Vec<String> = command
@@ -64,7 +69,10 @@ pub fn check() -> Result<(), String> {
 }
 
 fn unknown(mut names: impl Iterator<Item = String>) -> Option<String> {
-    let known: Vec<String> = settings().iter().map(|name| variable(name)).collect();
+    let settings = settings();
+    let of_client = OF_CLIENT.iter().copied();
+    let known = settings.iter().map(String::as_str).chain(of_client);
+    let known: Vec<String> = known.map(variable).collect();
     // Kubernetes adds variables of its own for a service that is named opi-spdk.
     let foreign = |name: &str| name.contains("_PORT") || name.contains("_SERVICE_");
     names.find(|name| {
@@ -85,6 +93,8 @@ mod tests {
         assert_eq!(of("OPI_SPDK_CORES"), None);
         assert_eq!(of("OPI_SPDK_CONFIG"), None);
         assert_eq!(of("OPI_SPDK_NO_HUGE"), None);
+        assert_eq!(of("OPI_SPDK_ADDR"), None);
+        assert_eq!(of("OPI_SPDK_SERVER_NAME"), None);
         assert_eq!(of("HOME"), None);
         assert_eq!(of("OPI_SPDK_PORT_50051_TCP_ADDR"), None);
         assert_eq!(of("OPI_SPDK_SERVICE_HOST"), None);

@@ -1,5 +1,6 @@
 //! The command line: the program that serves, and its subcommands, one file each.
 
+mod client;
 mod config;
 mod doctor;
 mod environment;
@@ -35,6 +36,8 @@ pub struct Cli {
 /// What the program does other than serve.
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Client(client::Command),
     /// Look at the machine: what is wrong with it for opi-spdk, why it matters, and the command that mends it
     Doctor(doctor::Args),
     /// Make the machine ready: hugepages, hugetlbfs, PCI devices, limits; and take it back
@@ -80,6 +83,7 @@ impl Cli {
                 environment::check()?;
                 Ok(Request::Serve(Box::new(self.serve)))
             }
+            Some(Command::Client(command)) => Ok(Request::Done(client::run(command))),
             Some(Command::Doctor(args)) => doctor::run(args).map(Request::Done),
             Some(Command::Setup(args)) => setup::run(args).map(Request::Done),
             Some(Command::Health(args)) => health::run(args).map(Request::Done),

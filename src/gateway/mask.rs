@@ -79,6 +79,19 @@ pub fn complete(
     message.set_field(&field, Value::Message(of(&kind, paths.into_iter())));
 }
 
+/// The fields that a JSON object names; keys that are empty only where there is nothing else.
+pub fn named(message: &MessageDescriptor, json: &Json) -> Vec<String> {
+    let Json::Object(object) = json else {
+        return Vec::new();
+    };
+    let mut found = Named::default();
+    found.all_in(message, object, "");
+    match found.fields.iter().any(|path| path != "name") {
+        true => found.fields,
+        false => found.empty_keys,
+    }
+}
+
 /// Paths of the fields that a JSON object names.
 #[derive(Default)]
 struct Named {

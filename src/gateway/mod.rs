@@ -39,7 +39,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
-use prost_reflect::DescriptorPool;
+use prost_reflect::{DescriptorPool, FieldDescriptor, MessageDescriptor};
 use serde_json::Value as Json;
 use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
@@ -54,6 +54,9 @@ use route::{Body as InBody, Found, Table};
 
 pub use crate::server::Limits;
 pub use drain::drain;
+pub(crate) use request::set as set_field;
+pub(crate) use response::json as json_of;
+pub(crate) use route::resolve as field_path;
 
 /// What every request needs.
 struct Gateway {
@@ -202,6 +205,21 @@ pub(crate) fn refuse(status: Status, http: Option<StatusCode>) -> Response<Body>
         *response.status_mut() = http;
     }
     response
+}
+
+/// What is wrong with the value of a field.
+pub(crate) fn fault_of(field: &FieldDescriptor, json: &Json) -> Option<String> {
+    explain::of_field(field, json).map(|fault| fault.what)
+}
+
+/// The first value in `json` that is none of `message`: its path, and what is wrong with it.
+pub(crate) fn fault_in(message: &MessageDescriptor, json: &Json) -> Option<(String, String)> {
+    explain::of_message(message, json).map(|fault| (fault.path, fault.what))
+}
+
+/// The fields of `message` that `json` names, for a mask; as a PATCH without one has them.
+pub(crate) fn paths_in(message: &MessageDescriptor, json: &Json) -> Vec<String> {
+    mask::named(message, json)
 }
 
 /// The query parameters, decoded, in their order.

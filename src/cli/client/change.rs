@@ -1,0 +1,356 @@
+//! `opi-spdk create`, `update`, `delete`.
+
+use std::path::PathBuf;
+
+use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
+use serde_json::Value as Json;
+
+use super::kinds::{Kind, Verb};
+use super::output::{Form, show};
+use super::reference::Reference;
+use super::{Connect, Connection, Failure, KindParser, fields, file};
+use crate::cli::print;
+use crate::gateway::paths_in;
+
+/// Where the fields come from.
+#[derive(Debug, clap::Args)]
+struct Source {
+    /// Fields: block_size=512 spec.nqn=nqn.2016-06.io.spdk:a trtype=tcp; key=@FILE reads a file, @- the standard input
+    #[arg(value_name = "KEY=VALUE")]
+    fields: Vec<String>,
+    /// JSON or YAML: an object, a list of them, or YAML documents; - is the standard input. Each says what it is by
+    /// its name (nullVolumes/ID) or by kind and name, unless KIND and ID do
+    #[arg(short, long, value_name = "FILE", conflicts_with = "fields")]
+    file: Option<PathBuf>,
+    /// The form of the answer; without it the names of the objects
+    #[arg(short, long, value_enum)]
+    output: Option<Form>,
+}
+
+/// `opi-spdk create`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_STATUS)]
+pub struct CreateArgs {
+    /// The kind, such as null-volume or nvmeNamespaces
+    #[arg(value_parser = KindParser, required_unless_present = "file")]
+    kind: Option<String>,
+    /// The object's ID; of one within another ID/ID
+    #[arg(required_unless_present = "file")]
+    id: Option<String>,
+    /// The object that it is within
+    #[arg(long, value_name = "NAME", requires = "kind")]
+    parent: Option<String>,
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// `opi-spdk update`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_STATUS)]
+pub struct UpdateArgs {
+    /// The kind, or a whole name
+    #[arg(value_parser = KindParser, required_unless_present = "file")]
+    kind: Option<String>,
+    /// The ID or the name of the object; of one within another ID/ID
+    #[arg(required_unless_present = "file")]
+    name: Option<String>,
+    /// The object that it is within
+    #[arg(long, value_name = "NAME", requires = "kind")]
+    parent: Option<String>,
+    /// The fields that change, where they are not those that are given
+    #[arg(long, value_name = "FIELD,...")]
+    mask: Option<String>,
+    /// Make what is not there
+    #[arg(long)]
+    allow_missing: bool,
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// `opi-spdk delete`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_STATUS)]
+pub struct DeleteArgs {
+    /// The kind, or a whole name
+    #[arg(value_parser = KindParser)]
+    kind: String,
+    /// The IDs or the names of the objects; of those within another ID/ID
+    names: Vec<String>,
+    /// The object that they are within
+    #[arg(long, value_name = "NAME")]
+    parent: Option<String>,
+    /// What is not there is deleted
+    #[arg(long)]
+    allow_missing: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// An object that is to be sent.
+struct Wanted {
+    kind: &'static Kind,
+    name: String,
+    object: DynamicMessage,
+    /// The fields that are given.
+    paths: Vec<String>,
+}
+
+/// The objects of a command line.
+fn wanted(
+    source: &mut Source,
+    verb: Verb,
+    kind: Option<&str>,
+    name: Option<&str>,
+    parent: Option<&str>,
+) -> Result<Vec<Wanted>, Failure> {
+    // After a whole name comes the first field.
+    let name = match (kind, name) {
+        (Some(kind), Some(field)) if kind.contains('/') && field.contains('=') => {
+            source.fields.insert(0, field.to_owned());
+            None
+        }
+        (_, name) => name,
+    };
+    let said = kind
+        .map(|kind| Reference::parse(kind, name, parent))
+        .transpose()?;
+    let Some(file) = &source.file else {
+        let reference = said.ok_or_else(|| Failure::Usage("there is no kind".to_owned()))?;
+        let (kind, name) = named(reference, verb)?;
+        let mut object = DynamicMessage::new(kind.message.clone());
+        let paths = fields::apply(&mut object, &kind.message, &source.fields)?;
+        return Ok(vec![Wanted {
+            kind,
+            name,
+            object,
+            paths,
+        }]);
+    };
+    let given = file::read(file)?;
+    if said.is_some() && given.len() > 1 {
+        return Err(Failure::Usage(format!(
+            "{} has {} objects, and KIND and ID are one",
+            file.display(),
+            given.len()
+        )));
+    }
+    let mut said = said;
+    let mut all = Vec::with_capacity(given.len());
+    for (at, one) in given.into_iter().enumerate() {
+        let place = || format!("{}: object {}", file.display(), at + 1);
+        let reference = said.take().or(one.reference);
+        let reference = reference.ok_or_else(|| {
+            Failure::Here(format!(
+                "{}: neither kind nor a name such as nullVolumes/ID says what it is",
+                place()
+            ))
+        })?;
+        let (kind, name) = named(reference, verb)?;
+        let object = file::message(&kind.message, &one.json);
+        let object = object.map_err(|reason| Failure::Here(format!("{}: {reason}", place())))?;
+        let paths = paths_in(&kind.message, &one.json);
+        let paths = paths.into_iter().filter(|path| path != "name").collect();
+        all.push(Wanted {
+            kind,
+            name,
+            object,
+            paths,
+        });
+    }
+    Ok(all)
+}
+
+/// A reference to one object. A create may leave the ID to the server where it says the rest.
+fn named(reference: Reference, verb: Verb) -> Result<(&'static Kind, String), Failure> {
+    reference.kind.needed(verb)?;
+    match reference.name {
+        Some(name) => Ok((reference.kind, name)),
+        None => Err(Failure::Usage(format!(
+            "which of {} is it: give its ID",
+            reference.kind.plural()
+        ))),
+    }
+}
+
+/// Runs `create`.
+pub(super) async fn create(mut args: CreateArgs) -> Result<(), Failure> {
+    let (kind, id, parent) = (
+        args.kind.as_deref(),
+        args.id.as_deref(),
+        args.parent.as_deref(),
+    );
+    let wanted = wanted(&mut args.source, Verb::Create, kind, id, parent)?;
+    let connection = args.connect.connect().await?;
+    let is_one = wanted.len() == 1;
+    let mut made = Vec::new();
+    for one in wanted {
+        let Wanted {
+            kind, name, object, ..
+        } = one;
+        let method = kind.needed(Verb::Create)?;
+        let (above, id) = split(kind, &name);
+        let mut request = DynamicMessage::new(method.input());
+        let field = set_object(kind, method, &mut request, object)?;
+        request.set_field_by_name(&format!("{field}_id"), Value::String(id.to_owned()));
+        if kind.collections.len() > 1 {
+            request.set_field_by_name("parent", Value::String(above.to_owned()));
+        }
+        made.push(sent(&connection, method, request, &field, &name, is_one).await?);
+    }
+    told(args.source.output, &made, is_one, "created")
+}
+
+/// Runs `update`.
+pub(super) async fn update(mut args: UpdateArgs) -> Result<(), Failure> {
+    let (kind, name, parent) = (
+        args.kind.as_deref(),
+        args.name.as_deref(),
+        args.parent.as_deref(),
+    );
+    let wanted = wanted(&mut args.source, Verb::Update, kind, name, parent)?;
+    let mask = args
+        .mask
+        .as_deref()
+        .map(|mask| mask.split(',').map(str::to_owned).collect());
+    let connection = args.connect.connect().await?;
+    let is_one = wanted.len() == 1;
+    let mut changed = Vec::new();
+    for one in wanted {
+        let Wanted {
+            kind,
+            name,
+            mut object,
+            paths,
+        } = one;
+        let method = kind.needed(Verb::Update)?;
+        object.set_field_by_name("name", Value::String(name.clone()));
+        let mut request = DynamicMessage::new(method.input());
+        let field = set_object(kind, method, &mut request, object)?;
+        let paths: Vec<String> = mask.clone().unwrap_or(paths);
+        if paths.is_empty() {
+            return Err(Failure::Usage(format!(
+                "{name}: there is no field to change"
+            )));
+        }
+        set_mask(&mut request, &paths);
+        if args.allow_missing {
+            request.set_field_by_name("allow_missing", Value::Bool(true));
+        }
+        changed.push(sent(&connection, method, request, &field, &name, is_one).await?);
+    }
+    told(args.source.output, &changed, is_one, "updated")
+}
+
+/// Runs `delete`. What cannot be deleted keeps nothing else from it; the first reason is the status.
+pub(super) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
+    let parent = args.parent.as_deref();
+    let parse = |name: Option<&str>| {
+        Reference::parse(&args.kind, name, parent).and_then(|found| named(found, Verb::Delete))
+    };
+    let wanted: Vec<(&Kind, String)> = match args.names.as_slice() {
+        [] => vec![parse(None)?],
+        names => names
+            .iter()
+            .map(|name| parse(Some(name)))
+            .collect::<Result<_, _>>()?,
+    };
+    let connection = args.connect.connect().await?;
+    let mut failed = None;
+    for (kind, name) in wanted {
+        let method = kind.needed(Verb::Delete)?;
+        let mut request = DynamicMessage::new(method.input());
+        request.set_field_by_name("name", Value::String(name.clone()));
+        if args.allow_missing {
+            request.set_field_by_name("allow_missing", Value::Bool(true));
+        }
+        match connection.call(method, request).await {
+            Ok(_) => print(&format!("{name} deleted\n")).map_err(Failure::Here)?,
+            Err(status) => {
+                let failure = Failure::refused(status, None);
+                // The first is reported at the end, as the status of all.
+                match failed {
+                    None => failed = Some(failure),
+                    Some(_) => eprintln!("opi-spdk: {failure}"),
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// The parent's name and the ID.
+fn split<'a>(kind: &Kind, name: &'a str) -> (&'a str, &'a str) {
+    let end = format!("/{}/", kind.plural());
+    if let Some((parent, id)) = name.rsplit_once(end.as_str()) {
+        return (parent, id);
+    }
+    ("", name.rsplit_once('/').map_or(name, |(_, id)| id))
+}
+
+/// Puts the object into its field of a request, whose name is answered.
+fn set_object(
+    kind: &Kind,
+    method: &MethodDescriptor,
+    request: &mut DynamicMessage,
+    object: DynamicMessage,
+) -> Result<String, Failure> {
+    let field = kind.object_field(method).ok_or_else(|| {
+        Failure::Usage(format!(
+            "{} takes no {}",
+            method.name(),
+            kind.message.name()
+        ))
+    })?;
+    request.set_field(&field, Value::Message(object));
+    Ok(field.name().to_owned())
+}
+
+fn set_mask(request: &mut DynamicMessage, paths: &[String]) {
+    let json = serde_json::json!(paths);
+    if let Some(value) = request.get_field_by_name_mut("update_mask")
+        && let Value::Message(mask) = value
+        && let Json::Array(paths) = json
+    {
+        let paths = paths
+            .iter()
+            .filter_map(|path| Some(Value::String(path.as_str()?.into())));
+        mask.set_field_by_name("paths", Value::List(paths.collect()));
+    }
+}
+
+/// Sends a change. Of several the failure says which it was.
+async fn sent(
+    connection: &Connection,
+    method: &MethodDescriptor,
+    request: DynamicMessage,
+    field: &str,
+    name: &str,
+    is_one: bool,
+) -> Result<DynamicMessage, Failure> {
+    let answer = connection.call(method, request).await;
+    answer.map_err(|status| {
+        if !is_one {
+            eprintln!("opi-spdk: {name}: it and what follows it were not done");
+        }
+        Failure::refused(status, Some(field))
+    })
+}
+
+fn told(
+    form: Option<Form>,
+    objects: &[DynamicMessage],
+    is_one: bool,
+    done: &str,
+) -> Result<(), Failure> {
+    if let Some(form) = form {
+        return show(form, objects, is_one);
+    }
+    let lines = objects
+        .iter()
+        .map(|object| format!("{} {done}\n", super::get::name_of(object)));
+    print(&lines.collect::<String>()).map_err(Failure::Here)
+}

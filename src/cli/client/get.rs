@@ -1,0 +1,170 @@
+//! `opi-spdk get`.
+
+use prost_reflect::{DynamicMessage, ReflectMessage, Value};
+
+use super::kinds::{self, Kind, Verb, listed};
+use super::output::{Form, show};
+use super::reference::Reference;
+use super::{Connect, Connection, Failure, KindParser};
+
+/// Most objects of a kind that are asked for at once.
+const PAGE: i32 = 100;
+
+/// `opi-spdk get`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_STATUS)]
+pub struct Args {
+    /// The kind, or a name: nullVolumes, null-volume, nvmeSubsystems/ID/nvmeNamespaces; without it all objects
+    #[arg(value_parser = KindParser)]
+    kind: Option<String>,
+    /// The ID or the name of one object; of one within another ID/ID
+    name: Option<String>,
+    /// Only what is within this object
+    #[arg(long, value_name = "NAME", requires = "kind")]
+    parent: Option<String>,
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    output: Form,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Runs it.
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let reference = args
+        .kind
+        .as_deref()
+        .map(|kind| Reference::parse(kind, args.name.as_deref(), args.parent.as_deref()));
+    let reference = reference.transpose()?;
+    let connection = args.connect.connect().await?;
+    let Some(Reference { kind, parent, name }) = reference else {
+        return show(args.output, &everything(&connection).await?, false);
+    };
+    match name {
+        Some(name) => {
+            let object = one(&connection, kind, &name).await?;
+            show(args.output, &[object], true)
+        }
+        None => show(
+            args.output,
+            &all_of(&connection, kind, &parent).await?,
+            false,
+        ),
+    }
+}
+
+/// One object.
+pub(super) async fn one(
+    connection: &Connection,
+    kind: &Kind,
+    name: &str,
+) -> Result<DynamicMessage, Failure> {
+    let method = kind.needed(Verb::Get)?;
+    let mut request = DynamicMessage::new(method.input());
+    request.set_field_by_name("name", Value::String(name.to_owned()));
+    let answer = connection.call(method, request).await;
+    answer.map_err(|status| Failure::refused(status, None))
+}
+
+/// All objects of all kinds.
+async fn everything(connection: &Connection) -> Result<Vec<DynamicMessage>, Failure> {
+    let mut found = Vec::new();
+    for kind in kinds::all()
+        .iter()
+        .filter(|kind| kind.method(Verb::List).is_some())
+    {
+        match all_of(connection, kind, "").await {
+            Ok(objects) => found.extend(objects),
+            // An older server has fewer kinds.
+            Err(Failure::Refused { status, .. }) if status.code() == tonic::Code::Unimplemented => {
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(found)
+}
+
+/// All objects of a kind within one parent; without any, within all parents.
+pub(super) async fn all_of(
+    connection: &Connection,
+    kind: &Kind,
+    parent: &str,
+) -> Result<Vec<DynamicMessage>, Failure> {
+    let above = kind
+        .collections
+        .split_last()
+        .map_or(&[][..], |(_, above)| above);
+    if above.is_empty() || !parent.is_empty() {
+        return list(connection, kind, parent).await;
+    }
+    let collections: Vec<&str> = above.iter().map(String::as_str).collect();
+    let Some(parents) = kinds::of_collections(&collections) else {
+        let what = format!(
+            "{} are within {}: give --parent",
+            kind.plural(),
+            above.join("/")
+        );
+        return Err(Failure::Usage(what));
+    };
+    let mut found = Vec::new();
+    for parent in Box::pin(all_of(connection, parents, "")).await? {
+        match list(connection, kind, &name_of(&parent)).await {
+            Ok(objects) => found.extend(objects),
+            // Deleted meanwhile.
+            Err(Failure::Refused { status, .. }) if status.code() == tonic::Code::NotFound => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(found)
+}
+
+async fn list(
+    connection: &Connection,
+    kind: &Kind,
+    parent: &str,
+) -> Result<Vec<DynamicMessage>, Failure> {
+    let method = kind.needed(Verb::List)?;
+    let Some(field) = listed(method, &kind.message) else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    let mut token = String::new();
+    loop {
+        let mut request = DynamicMessage::new(method.input());
+        let has = |name: &str| request.descriptor().get_field_by_name(name).is_some();
+        let (is_paged, has_parent) = (has("page_token"), has("parent") && !parent.is_empty());
+        if is_paged {
+            request.set_field_by_name("page_size", Value::I32(PAGE));
+            request.set_field_by_name("page_token", Value::String(token));
+        }
+        if has_parent {
+            request.set_field_by_name("parent", Value::String(parent.to_owned()));
+        }
+        let answer = connection.call(method, request).await;
+        let answer = answer.map_err(|status| Failure::refused(status, None))?;
+        let objects = answer.get_field(&field).into_owned();
+        let before = found.len();
+        if let Value::List(objects) = objects {
+            found.extend(
+                objects
+                    .into_iter()
+                    .filter_map(|one| one.as_message().cloned()),
+            );
+        }
+        let next = answer.get_field_by_name("next_page_token");
+        token = next
+            .and_then(|next| Some(next.as_str()?.to_owned()))
+            .unwrap_or_default();
+        // A page without objects that promises more would never end.
+        if token.is_empty() || found.len() == before {
+            return Ok(found);
+        }
+    }
+}
+
+/// What an object is called.
+pub(super) fn name_of(object: &DynamicMessage) -> String {
+    let name = object.get_field_by_name("name");
+    name.and_then(|name| Some(name.as_str()?.to_owned()))
+        .unwrap_or_default()
+}
