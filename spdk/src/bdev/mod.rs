@@ -6,6 +6,7 @@
 pub mod aio;
 pub mod alias;
 pub mod crypto;
+mod histogram;
 pub mod malloc;
 pub mod null;
 pub mod nvme;
@@ -24,10 +25,11 @@ use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
+pub use histogram::Latencies;
 pub use presence::{Presence, leave, look_after};
 pub(crate) use presence::{Watch, watch};
 pub use stats::{Stats, stats};
-pub use survey::{Counters, survey};
+pub use survey::{Counters, Most, survey};
 
 /// What a bdev is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,8 @@ use crate::completion::{Promise, completion};
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
+use super::histogram::{self, Latencies};
+
 /// I/O of a bdev since it was made. Times are sums over all operations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field says it")]
@@ -27,6 +29,8 @@ pub struct Counters {
     pub unmap_time: Duration,
     /// Operations that failed.
     pub errors: u64,
+    /// I/O by its latency; `None` where it was not asked for.
+    pub latencies: Option<Latencies>,
 }
 
 /// A bdev that is open: it stays in SPDK's list, and so does its place there.
@@ -104,16 +108,30 @@ impl Drop for Open {
     }
 }
 
+/// How many bdevs a survey tells of; the others are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Most {
+    /// With counters.
+    pub counters: usize,
+    /// Of these, with latencies too.
+    pub latencies: usize,
+}
+
 /// The counters of all bdevs, or of as many as `most`; and how many are left out.
 ///
 /// # Errors
 /// SPDK has no memory for it.
-pub async fn survey(spdk: Spdk, most: usize) -> Result<(Vec<Counters>, u64), Error> {
+pub async fn survey(spdk: Spdk, most: Most) -> Result<(Vec<Counters>, u64), Error> {
     let (mut all, mut left_out) = (Vec::new(), 0);
     let mut open = Open::next(spdk, None);
     while let Some(bdev) = open {
-        if all.len() < most {
-            all.push(bdev.read().await?);
+        if all.len() < most.counters {
+            let mut counters = bdev.read().await?;
+            if all.len() < most.latencies {
+                // SAFETY: on the app thread; it is open until the next one is.
+                counters.latencies = Some(unsafe { histogram::read(bdev.bdev()) }.await?);
+            }
+            all.push(counters);
         } else {
             left_out += 1;
             // A step of its own, too.
@@ -157,6 +175,7 @@ impl Counters {
             unmap_ops: stat.num_unmap_ops,
             unmap_time: crate::reactors::duration(stat.unmap_latency_ticks),
             errors,
+            latencies: None,
         }
     }
 }

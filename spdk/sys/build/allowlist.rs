@@ -12,6 +12,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_bdev_needs_dma",
     "opi_bdev_null_create",
     "opi_bdev_read_counters",
+    "opi_bdev_read_histogram",
     "opi_bdev_set_num_blocks",
     "opi_bdev_set_qos_limits",
     "opi_bdev_unregister",

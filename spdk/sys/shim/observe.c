@@ -62,6 +62,88 @@ opi_bdev_read_counters(struct spdk_bdev *bdev, opi_bdev_read done, void *arg)
 				  opi_bdev_was_read, reading);
 }
 
+/* From 1 us to 16 s, four buckets to each power of two: 800 bytes a channel. */
+static void
+opi_bdev_histogram_shape(struct spdk_bdev_enable_histogram_opts *opts)
+{
+	spdk_bdev_enable_histogram_opts_init(opts, sizeof(*opts));
+	opts->granularity = 2;
+	opts->min_nsec = 1000;
+	opts->max_nsec = 16 * SPDK_SEC_TO_NSEC;
+}
+
+struct opi_bdev_histogram {
+	struct spdk_histogram_data	*data;
+	opi_bdev_bucket			bucket;
+	void				(*done)(void *arg, int status);
+	void				*arg;
+};
+
+static void
+opi_bdev_histogram_done(struct opi_bdev_histogram *reading, int status)
+{
+	reading->done(reading->arg, status);
+	spdk_histogram_data_free(reading->data);
+	free(reading);
+}
+
+static void
+opi_bdev_histogram_bucket(void *arg, uint64_t start, uint64_t end, uint64_t count, uint64_t total,
+			  uint64_t so_far)
+{
+	const struct opi_bdev_histogram *reading = arg;
+
+	if (count != 0) {
+		reading->bucket(reading->arg, end, count);
+	}
+}
+
+static void
+opi_bdev_histogram_was_read(void *arg, int status, struct spdk_histogram_data *histogram)
+{
+	struct opi_bdev_histogram *reading = arg;
+
+	if (status == 0) {
+		spdk_histogram_data_iterate(histogram, opi_bdev_histogram_bucket, reading);
+	}
+	opi_bdev_histogram_done(reading, status);
+}
+
+static void
+opi_bdev_histogram_begins(void *arg, int status)
+{
+	opi_bdev_histogram_done(arg, status);
+}
+
+void
+opi_bdev_read_histogram(struct spdk_bdev *bdev, opi_bdev_bucket bucket,
+			void (*done)(void *arg, int status), void *arg)
+{
+	struct opi_bdev_histogram *reading = calloc(1, sizeof(*reading));
+	struct spdk_bdev_enable_histogram_opts opts;
+
+	if (reading == NULL) {
+		done(arg, -ENOMEM);
+		return;
+	}
+	*reading = (struct opi_bdev_histogram) {
+		.bucket = bucket, .done = done, .arg = arg,
+	};
+	if (!bdev->internal.histogram_enabled) {
+		opi_bdev_histogram_shape(&opts);
+		spdk_bdev_histogram_enable_ext(bdev, opi_bdev_histogram_begins, reading, true, &opts);
+		return;
+	}
+	/* The shape that the bdev has: an operator may have chosen another one over JSON-RPC. */
+	reading->data = spdk_histogram_data_alloc_sized_ext(bdev->internal.histogram_granularity,
+			bdev->internal.histogram_min_val, bdev->internal.histogram_max_val);
+	if (reading->data == NULL) {
+		opi_bdev_histogram_done(reading, -ENOMEM);
+		return;
+	}
+	spdk_bdev_histogram_get(bdev, reading->data, opi_bdev_histogram_was_read, reading);
+}
+
 /* What the walk over a target's poll groups, each on its own thread, carries along. */
 struct opi_nvmf_hosts {
 	void	(*host)(void *arg, const struct spdk_nvmf_subsystem *subsystem);

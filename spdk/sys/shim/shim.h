@@ -224,6 +224,13 @@ typedef void (*opi_bdev_read)(void *arg, const struct spdk_bdev_io_stat *stat, u
 /* Always calls back. The bdev is open meanwhile. */
 void opi_bdev_read_counters(struct spdk_bdev *bdev, opi_bdev_read done, void *arg);
 
+/* Told of each bucket that has counted something, in their order: latencies in ticks up to `end`. */
+typedef void (*opi_bdev_bucket)(void *arg, uint64_t end, uint64_t count);
+/* The histogram of a bdev's latencies. The first call switches it on and tells no bucket. Always calls `done`. The bdev
+ * is open meanwhile. App thread. */
+void opi_bdev_read_histogram(struct spdk_bdev *bdev, opi_bdev_bucket bucket,
+			     void (*done)(void *arg, int status), void *arg);
+
 /* Calls `host` for each connection of a host to a subsystem, on the thread that polls it, one thread
  * after the other; then `done` on this thread, always. */
 void opi_nvmf_for_each_host(struct spdk_nvmf_tgt *tgt,

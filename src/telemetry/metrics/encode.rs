@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::Metrics;
+use super::latency::Histogram;
 use super::reading::Reading;
 
 /// The text of a reading, with what is counted as it happens.
@@ -85,6 +86,13 @@ impl Reading {
             let values = volumes().map(|(labels, of)| (labels, value(of).as_secs_f64()));
             out.counters(&name, help, values)?;
         }
+        let latencies = volumes()
+            .filter_map(|(labels, of)| Some((labels, Histogram::of(of.latencies.as_ref()?))));
+        out.histograms(
+            "opi_spdk_volume_latency_seconds",
+            "Time that I/O of a volume took",
+            latencies,
+        )?;
         out.gauges(
             "opi_spdk_volume_size_bytes",
             "Size of a volume",
@@ -287,6 +295,21 @@ impl Out<'_> {
             .encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in values {
             ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn histograms<'v, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels<'v, N>, Histogram)>,
+    ) -> Result<(), Error> {
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, value) in values {
+            value.encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

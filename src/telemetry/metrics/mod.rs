@@ -7,6 +7,7 @@
 
 mod encode;
 mod hugepages;
+mod latency;
 mod process;
 mod reading;
 mod scrape;

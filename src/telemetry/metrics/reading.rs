@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use spdk::bdev::Counters;
+use spdk::bdev::{Counters, Most};
 use spdk::{ControlStats, IobufWaits, MailboxStats, Reactor};
 
 use super::hugepages::{self, Pool};
@@ -15,7 +15,10 @@ use crate::services::Services;
 use crate::telemetry::{Telemetry, objects};
 
 /// Volumes that have metrics of their own. More would be too much for those who store them.
-const VOLUMES: usize = 10_240;
+const VOLUMES: Most = Most {
+    counters: 10_240,
+    latencies: 1_024,
+};
 
 /// How long SPDK may take. Beyond that the rest is told without it.
 const LIMIT: Duration = Duration::from_secs(2);

@@ -1,0 +1,60 @@
+//! How long a bdev's I/O took: a histogram that SPDK keeps for each channel, read as a whole.
+
+use std::ffi::{c_int, c_void};
+use std::time::Duration;
+
+use spdk_sys as sys;
+
+use crate::completion::{Promise, completion};
+use crate::error::Error;
+
+/// I/O of a bdev by its latency, since the histogram was first read, which switches it on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Latencies(
+    /// The buckets that are not empty: up to which latency, and how much I/O. In their order.
+    pub Vec<(Duration, u64)>,
+);
+
+/// What goes through C: the buckets told so far.
+struct Reading {
+    buckets: Vec<(u64, u64)>,
+    promise: Promise<(Vec<(u64, u64)>, c_int)>,
+}
+
+/// The latencies of a bdev; none if SPDK has no memory to count them.
+///
+/// # Safety
+/// On the app thread; `bdev` is open until this returns.
+pub(super) async unsafe fn read(bdev: *mut sys::spdk_bdev) -> Result<Latencies, Error> {
+    let (promise, pending) = completion();
+    let reading = Box::into_raw(Box::new(Reading {
+        buckets: Vec::new(),
+        promise,
+    }));
+    // SAFETY: the caller's contract; `reading` stays until `on_done`, which always comes, last.
+    unsafe {
+        sys::opi_bdev_read_histogram(bdev, Some(on_bucket), Some(on_done), reading.cast());
+    }
+    let (buckets, status) = pending.await?;
+    if status != 0 {
+        return Ok(Latencies::default());
+    }
+    let buckets = buckets.into_iter();
+    Ok(Latencies(
+        buckets
+            .map(|(end, count)| (crate::reactors::duration(end), count))
+            .collect(),
+    ))
+}
+
+unsafe extern "C" fn on_bucket(argument: *mut c_void, end: u64, count: u64) {
+    // SAFETY: what `read` passed, which nobody else has until `on_done`.
+    let reading = unsafe { &mut *argument.cast::<Reading>() };
+    reading.buckets.push((end, count));
+}
+
+unsafe extern "C" fn on_done(argument: *mut c_void, status: c_int) {
+    // SAFETY: as above; called once, last, on the app thread.
+    let Reading { buckets, promise } = *unsafe { Box::from_raw(argument.cast::<Reading>()) };
+    promise.complete((buckets, status));
+}
