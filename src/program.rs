@@ -19,7 +19,7 @@ use crate::server;
 use crate::services::Services;
 use crate::shutdown::{self, Signals};
 use crate::state::{KeySource, Store};
-use crate::telemetry::{Telemetry, audit::Audit};
+use crate::telemetry::{Telemetry, audit::Audit, traces};
 
 /// Runs until a signal or a failure. An error is one line for the operator.
 pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
@@ -31,6 +31,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         audit.reopen_on_sighup()?;
     }
     let telemetry = Telemetry::new(audit);
+    let traces = traces::start()?;
     let Ready {
         instance: _instance,
         identity,
@@ -70,6 +71,10 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     };
     let served = serve(serving, &telemetry, &mut signals, &mut backends).await;
     telemetry.finish();
+    if let Some(traces) = traces {
+        // A collector that does not answer takes a thread of its own, and two seconds at most.
+        let _ = tokio::task::spawn_blocking(|| traces.finish()).await;
+    }
 
     state.close().await;
     let cost = runtime.handle().control_stats();

@@ -89,6 +89,7 @@ pub use hugepages::hugepages_free_mib;
 pub use iobuf::Iobuf;
 pub use iobuf::Waits as IobufWaits;
 pub use mailbox::{CallError, ControlStats, Handle, MailboxStats};
+pub use mailbox::{Observer, Timeline, observe_calls};
 pub use reactors::Reactor;
 pub use runtime::{Options, Runtime, Spdk, StartError, exit_at_once, reactor_count, version};
 pub use wiping::Wiping;

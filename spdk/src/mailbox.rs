@@ -12,6 +12,7 @@
 //! task directly would take locks that control threads hold.
 
 mod consumer;
+mod observer;
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,8 +31,10 @@ use crate::reactors::{self, Reactor};
 use crate::ring::Ring;
 use crate::runtime::Spdk;
 use crate::step::Current;
+use observer::Asked;
 
 pub(crate) use consumer::open;
+pub use observer::{Observer, Timeline, observe_calls};
 
 /// Why a call brought no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -241,11 +244,13 @@ impl Handle {
         T: Send + 'static,
     {
         let permit = self.0.admit()?;
+        let asked = Asked::now();
+        let is_timed = asked.is_some();
         let (sender, mut receiver) = oneshot::channel();
         let (shared, step) = (self.0.clone(), self.0.step.clone());
         let begin = move |spdk: Spdk| {
             executor::spawn_local(step.named::<F, _>(async move {
-                let value = recipe(spdk).await;
+                let value = observer::timed(is_timed, recipe(spdk)).await;
                 let finish = Box::new(move || {
                     drop(permit);
                     // A caller that has gone away is normal.
@@ -266,7 +271,11 @@ impl Handle {
             Err(TryRecvError::Empty) => receiver.await.ok(),
             answer => answer.ok(),
         };
-        answer.ok_or_else(|| self.unanswered())
+        let (value, steps) = answer.ok_or_else(|| self.unanswered())?;
+        if let (Some(asked), Some(steps)) = (asked, steps) {
+            asked.tell::<F>(&steps);
+        }
+        Ok(value)
     }
 
     /// Why a call that had begun has no answer. Recipes are dropped at the end, and when they panic.

@@ -26,6 +26,7 @@ use super::request::{CallContext, Create, Delete, List, Page};
 use super::{Changes, Key, Kind, Meta, Name, Object, Shared, Uses, id, paging};
 use crate::api::storage::VolumeStats;
 use crate::error::{Error, Subject, Violations};
+use crate::telemetry::traces::InTrace;
 
 /// The resources of one kind.
 pub struct Collection<K: Kind> {
@@ -274,10 +275,11 @@ impl<K: Kind> Collection<K> {
         change: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         let running = self.shared.begin(call).await?;
-        let task = tokio::spawn(async move {
+        let change = async move {
             let _running = running;
             change.await
-        });
+        };
+        let task = tokio::spawn(change.with_current_context());
         task.await.unwrap_or_else(|error| {
             tracing::error!(object = %name.key(), %error, "a change did not come to its end");
             self.shared.queue.put(name.key());

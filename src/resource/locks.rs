@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use super::Key;
+use crate::telemetry::traces;
 
 type Lock = Arc<RwLock<()>>;
 
@@ -43,23 +44,26 @@ impl Locks {
     ) -> Held {
         let mut wanted: BTreeMap<Key, bool> = shared.into_iter().map(|key| (key, false)).collect();
         wanted.extend(exclusive.into_iter().map(|key| (key, true)));
-        let mut held = Held {
-            locks: Arc::clone(self),
-            entries: Vec::with_capacity(wanted.len()),
-        };
-        for (key, exclusive) in wanted {
-            let lock = Arc::clone(self.table.lock().entry(key.clone()).or_default());
-            held.entries.push((key, Arc::clone(&lock), None));
-            let guard = if exclusive {
-                Guard::Exclusive(lock.write_owned().await)
-            } else {
-                Guard::Shared(lock.read_owned().await)
+        let waiting = async {
+            let mut held = Held {
+                locks: Arc::clone(self),
+                entries: Vec::with_capacity(wanted.len()),
             };
-            if let Some(entry) = held.entries.last_mut() {
-                entry.2 = Some(guard);
+            for (key, exclusive) in wanted {
+                let lock = Arc::clone(self.table.lock().entry(key.clone()).or_default());
+                held.entries.push((key, Arc::clone(&lock), None));
+                let guard = if exclusive {
+                    Guard::Exclusive(lock.write_owned().await)
+                } else {
+                    Guard::Shared(lock.read_owned().await)
+                };
+                if let Some(entry) = held.entries.last_mut() {
+                    entry.2 = Some(guard);
+                }
             }
-        }
-        held
+            held
+        };
+        traces::child("lock wait", waiting).await
     }
 }
 

@@ -10,6 +10,7 @@ use prost_reflect::ReflectMessage;
 use super::{Collection, Kind, Name};
 use crate::error::Error;
 use crate::state::{Change, Entry};
+use crate::telemetry::traces;
 
 /// One resource.
 #[derive(Debug, Clone)]
@@ -118,7 +119,8 @@ impl<K: Kind> Collection<K> {
         expected: Option<u64>,
     ) -> Result<(), Error> {
         let expected = vec![(name.key().as_str().to_owned(), expected)];
-        let committed = self.shared.store.commit(vec![change], expected).await;
+        let commit = self.shared.store.commit(vec![change], expected);
+        let committed = traces::child("store commit", commit).await;
         committed.map_err(|error| Error::not_stored(name, &error))
     }
 

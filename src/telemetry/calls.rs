@@ -14,6 +14,7 @@ use serde::Serialize;
 use tonic::{Code, Status};
 
 use super::methods::{self, Method};
+use super::traces::{CallSpan, Ended, InTrace};
 use super::{Telemetry, trace_context};
 use crate::server::{Caller, Protocol};
 
@@ -26,6 +27,7 @@ pub struct Record {
     protocol: Protocol,
     caller: Option<Caller>,
     trace_id: Option<String>,
+    span: Option<CallSpan>,
     /// How it is asked for, where that is no method of the API.
     asked: Option<String>,
     method: OnceLock<&'static Method>,
@@ -45,11 +47,18 @@ impl Record {
             (None, Protocol::Grpc) => Some(cut(path.trim_start_matches('/')).to_owned()),
             (None, _) => Some(format!("{} {}", request.method(), cut(path))),
         };
+        let parent = trace_context::parent(request.headers());
+        let span = CallSpan::begin(parent.as_ref(), request.headers());
+        let trace_id = match &span {
+            Some(span) => Some(span.trace_id()),
+            None => parent.map(|parent| parent.trace.to_owned()),
+        };
         Self {
             begun: Instant::now(),
             protocol,
             caller: request.extensions().get::<Caller>().cloned(),
-            trace_id: trace_context::trace_id(request.headers()).map(str::to_owned),
+            trace_id,
+            span,
             asked,
             method: known.map(OnceLock::from).unwrap_or_default(),
             command: OnceLock::new(),
@@ -167,6 +176,15 @@ impl Report {
         let method = record.method.get().map_or("other", |m| m.name.as_str());
         let code = code_name(outcome.code);
         self.telemetry.metrics.rpc(method, code, took);
+        if let Some(span) = &record.span {
+            span.end(&Ended {
+                method: record.method(),
+                object: record.object.lock().as_deref().map(cut),
+                protocol: protocol(record.protocol),
+                peer: record.caller.as_ref().map(|caller| caller.address),
+                code: (outcome.code, code),
+            });
+        }
         let audit = self.telemetry.audit.as_ref();
         let audit = audit.filter(|_| record.changes());
         let level = level(record.changes(), outcome.code);
@@ -308,7 +326,11 @@ where
         record,
         answered: None,
     };
-    let response = answer(request).await;
+    let context = report.record.span.as_ref().map(CallSpan::context);
+    let response = match context {
+        None => answer(request).await,
+        Some(context) => answer(request).with_context(context).await,
+    };
     report.answered = Some((Outcome::of(&response), report.record.begun.elapsed()));
     response.map(|body| Observed {
         body,

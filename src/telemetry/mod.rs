@@ -5,7 +5,8 @@
 //!                  │             (method)           (object, from the messages)
 //!                  └─► the answer has left ─┬─► log line
 //!                                           ├─► audit log (changes alone)
-//!                                           └─► RPC metrics
+//!                                           ├─► RPC metrics
+//!                                           └─► span (traces)
 //! ```
 
 pub mod audit;
@@ -20,6 +21,7 @@ mod observe;
 mod one_line;
 mod peek;
 mod trace_context;
+pub mod traces;
 pub mod watchdog;
 mod wire;
 

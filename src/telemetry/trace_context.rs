@@ -5,9 +5,20 @@ use axum::http::HeaderMap;
 /// The header.
 const TRACEPARENT: &str = "traceparent";
 
-/// The trace id of a request's headers: 32 hexadecimal digits. `None` where there is no valid one: an
-/// invalid header, or more than one, is as if it were not there, as W3C Trace Context 4.2 has it.
-pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
+/// What called, as the header has it: hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parent<'a> {
+    /// The trace id, 32 digits.
+    pub trace: &'a str,
+    /// The id of the caller's span, 16 digits.
+    pub span: &'a str,
+    /// Whether the caller records the trace.
+    pub is_sampled: bool,
+}
+
+/// The parent in a request's headers. `None` where there is no valid one: an invalid header, or more than
+/// one, is as if it were not there, as W3C Trace Context 4.2 has it.
+pub(super) fn parent(headers: &HeaderMap) -> Option<Parent<'_>> {
     let mut all = headers.get_all(TRACEPARENT).iter();
     let (Some(value), None) = (all.next(), all.next()) else {
         return None;
@@ -20,9 +31,9 @@ pub(super) fn new_trace_id() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
 
-fn parse(text: &str) -> Option<&str> {
+fn parse(text: &str) -> Option<Parent<'_>> {
     let mut parts = text.split('-');
-    let (version, trace, parent, flags) =
+    let (version, trace, span, flags) =
         (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let hex = |text: &str, digits: usize| {
         text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -34,11 +45,16 @@ fn parse(text: &str) -> Option<&str> {
         && version != "ff"
         && hex(trace, 32)
         && !is_zero(trace)
-        && hex(parent, 16)
-        && !is_zero(parent)
+        && hex(span, 16)
+        && !is_zero(span)
         && hex(flags, 2)
         && ends;
-    good.then_some(trace)
+    let flags = u8::from_str_radix(flags, 16).ok().filter(|_| good)?;
+    Some(Parent {
+        trace,
+        span,
+        is_sampled: flags & 1 == 1,
+    })
 }
 
 #[cfg(test)]
@@ -50,12 +66,26 @@ mod tests {
 
     #[test]
     fn a_valid_header_gives_its_trace() {
-        for text in [
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00",
-            "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more-fields",
+        for (text, is_sampled) in [
+            (
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                true,
+            ),
+            (
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00",
+                false,
+            ),
+            (
+                "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-03-more-fields",
+                true,
+            ),
         ] {
-            assert_eq!(parse(text), Some(TRACE), "{text}");
+            let parent = Parent {
+                trace: TRACE,
+                span: "00f067aa0ba902b7",
+                is_sampled,
+            };
+            assert_eq!(parse(text), Some(parent), "{text}");
         }
     }
 
@@ -79,11 +109,11 @@ mod tests {
         let good =
             HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
         let mut headers = HeaderMap::new();
-        assert_eq!(trace_id(&headers), None);
+        assert_eq!(parent(&headers), None);
         headers.append(TRACEPARENT, good.clone());
-        assert_eq!(trace_id(&headers), Some(TRACE));
+        assert!(parent(&headers).is_some_and(|parent| parent.trace == TRACE));
         headers.append(TRACEPARENT, good);
-        assert_eq!(trace_id(&headers), None, "two of them");
+        assert_eq!(parent(&headers), None, "two of them");
         let fresh = [new_trace_id(), new_trace_id()];
         assert!(fresh[0] != fresh[1] && fresh.iter().all(|id| id.len() == 32));
     }

@@ -44,6 +44,7 @@ pub struct Options {
     pub pinned_to: Option<u32>,
     /// Further flags.
     pub args: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     /// State, sockets and log go here: a new directory unless it follows another target.
     dir: Option<Arc<TempDir>>,
     machine: Option<Arc<File>>,
@@ -58,6 +59,7 @@ impl Default for Options {
             cores: None,
             pinned_to: None,
             args: Vec::new(),
+            environment: Vec::new(),
             dir: None,
             machine: None,
         }
@@ -82,6 +84,12 @@ impl Options {
     /// With these flags too.
     pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// With this variable in its environment.
+    pub fn variable(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.push((name, value.to_owned()));
         self
     }
 
@@ -193,6 +201,7 @@ impl Target {
             .arg("--ctrlr-dir")
             .arg(dir.path().join("ctrlr"))
             .args(&options.args)
+            .envs(options.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("one file for both"))
             .stderr(log);

@@ -1,0 +1,229 @@
+//! Spans of calls, as a collector gets them over OTLP; and that a collector which does not take them costs
+//! nothing.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tonic::{Request, Response, Status};
+
+use common::{Http, Options, Target, eventually};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00f067aa0ba902b7";
+
+/// A collector: keeps the spans that it gets.
+#[derive(Clone, Default)]
+struct Collector {
+    spans: Arc<Mutex<Vec<Span>>>,
+    /// What the resources say that they are.
+    services: Arc<Mutex<BTreeSet<String>>>,
+}
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        for resource in request.into_inner().resource_spans {
+            let attributes = resource.resource.unwrap_or_default().attributes;
+            let services = attributes
+                .into_iter()
+                .filter(|of| of.key == "service.name")
+                .filter_map(|of| text(of.value?.value?));
+            self.services.lock().expect("not poisoned").extend(services);
+            let spans = resource.scope_spans.into_iter().flat_map(|of| of.spans);
+            self.spans.lock().expect("not poisoned").extend(spans);
+        }
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+impl Collector {
+    async fn start() -> (Self, SocketAddr) {
+        let collector = Self::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let incoming = tonic::transport::server::TcpIncoming::from(listener);
+        let server = tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(collector.clone()))
+            .serve_with_incoming(incoming);
+        tokio::spawn(server);
+        (collector, address)
+    }
+
+    /// The span of the call with this object, and its children, once they are here.
+    async fn call(&self, object: &str) -> (Span, Vec<Span>) {
+        eventually("the span of a call", Duration::from_secs(10), async || {
+            let spans = self.spans.lock().expect("not poisoned").clone();
+            let call = spans
+                .iter()
+                .find(|span| attribute(span, "opi_spdk.object").as_deref() == Some(object))?;
+            let children = spans.iter().filter(|of| of.parent_span_id == call.span_id);
+            Some((call.clone(), children.cloned().collect()))
+        })
+        .await
+    }
+}
+
+fn text(value: Any) -> Option<String> {
+    match value {
+        Any::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn attribute(span: &Span, key: &str) -> Option<String> {
+    let found = span.attributes.iter().find(|of| of.key == key)?;
+    text(found.value.clone()?.value?)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn exporting_to(address: SocketAddr) -> Options {
+    let endpoint = format!("http://{address}");
+    Options::default()
+        .variable("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
+        .variable("OTEL_BSP_SCHEDULE_DELAY", "100")
+}
+
+async fn create(target: &Target, id: &str, trace: Option<String>) -> u16 {
+    let path = format!("/v1/nullVolumes?nullVolumeId={id}");
+    let body = json!({ "block_size": 512, "blocks_count": 64 }).to_string();
+    let trace = trace.as_deref().map(|trace| ("traceparent", trace));
+    let headers: Vec<_> = trace.into_iter().collect();
+    let http = Http(target.http);
+    http.send("POST", &path, &headers, body.into()).await.status
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_is_a_span_of_its_clients_trace_with_all_that_it_waited_for() {
+    let (collector, address) = Collector::start().await;
+    let target = Target::start_with(exporting_to(address)).await;
+    let parent = |flags: &str| Some(format!("00-{TRACE}-{PARENT}-{flags}"));
+    assert_eq!(create(&target, "traced", parent("01")).await, 200);
+    let (call, children) = collector.call("volumes/traced").await;
+    assert_eq!(
+        call.name,
+        "opi_api.storage.v1.NullVolumeService/CreateNullVolume"
+    );
+    assert_eq!(
+        (hex(&call.trace_id), hex(&call.parent_span_id)),
+        (TRACE.to_owned(), PARENT.to_owned())
+    );
+    for (key, value) in [
+        ("rpc.system.name", "grpc"),
+        (
+            "rpc.method",
+            "opi_api.storage.v1.NullVolumeService/CreateNullVolume",
+        ),
+        ("rpc.response.status_code", "OK"),
+        ("opi_spdk.protocol", "http"),
+        ("client.address", "127.0.0.1"),
+    ] {
+        assert_eq!(attribute(&call, key).as_deref(), Some(value), "{key}");
+    }
+    for wanted in ["lock wait", "mailbox wait", "step ", "store commit"] {
+        let found = children.iter().find(|of| of.name.starts_with(wanted));
+        let found = found.unwrap_or_else(|| panic!("no {wanted:?} in {children:#?}"));
+        assert_eq!(hex(&found.trace_id), TRACE, "{wanted}");
+        // Clocks of two kinds meet here; they agree to some microseconds.
+        let slack = 200_000;
+        assert!(
+            found.start_time_unix_nano + slack >= call.start_time_unix_nano,
+            "{wanted}"
+        );
+        assert!(
+            found.end_time_unix_nano <= call.end_time_unix_nano + slack,
+            "{wanted}"
+        );
+        assert!(
+            found.start_time_unix_nano <= found.end_time_unix_nano,
+            "{wanted}"
+        );
+    }
+    let services = collector.services.lock().expect("not poisoned").clone();
+    assert_eq!(services, BTreeSet::from(["opi-spdk".to_owned()]));
+
+    // Over gRPC, in a trace of its own, which the log names.
+    let client = target.client().await;
+    let volumes = common::Resource::new(&client, "NullVolume");
+    volumes
+        .created(
+            "",
+            "alone",
+            json!({ "block_size": 512, "blocks_count": 64 }),
+        )
+        .await;
+    let (alone, _) = collector.call("volumes/alone").await;
+    assert!(
+        alone.parent_span_id.is_empty()
+            && attribute(&alone, "opi_spdk.protocol").as_deref() == Some("grpc")
+    );
+    let id = hex(&alone.trace_id);
+    assert!(target.log().contains(&id), "{id}");
+
+    // What the client does not record, and a header that is none.
+    assert_eq!(create(&target, "unsampled", parent("00")).await, 200);
+    assert_eq!(
+        create(&target, "broken", Some("00-zz-00-01".to_owned())).await,
+        200
+    );
+    let (broken, _) = collector.call("volumes/broken").await;
+    assert!(broken.parent_span_id.is_empty() && hex(&broken.trace_id) != TRACE);
+    let spans = collector.spans.lock().expect("not poisoned").clone();
+    let is_unsampled =
+        |span: &&Span| attribute(span, "opi_spdk.object").as_deref() == Some("volumes/unsampled");
+    assert!(!spans.iter().any(|span| is_unsampled(&span)));
+
+    // An error of the client's is none of the server's.
+    assert_eq!(
+        create(&target, "traced", parent("01")).await,
+        200,
+        "the same again"
+    );
+    assert_eq!(
+        Http(target.http)
+            .send("DELETE", "/v1/volumes/absent", &[], vec![])
+            .await
+            .status,
+        404
+    );
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_takes_nothing_holds_up_nobody() {
+    // It accepts, and never says anything.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let mut target = Target::start_with(exporting_to(silent.local_addr().expect("bound"))).await;
+    let begun = Instant::now();
+    for n in 0..200 {
+        assert_eq!(create(&target, &format!("v{n}"), None).await, 200);
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    target.signal(rustix::process::Signal::TERM);
+    let status = target.wait(Duration::from_secs(5));
+    assert!(status.success(), "{status}\n{}", target.log());
+    drop(silent);
+}
