@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let root = Path::new("proto");
     let mut files = Vec::new();
-    for folder in ["storage", "inventory"] {
+    for folder in ["storage", "inventory", "opi_spdk/v1"] {
         files.extend(protos(&root.join(folder))?);
     }
     files.sort();
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut builder = tonic_prost_build::configure();
     for message in compiler.descriptor_pool().all_messages() {
         let name = message.full_name();
-        if name.starts_with("opi_api.") {
+        if name.starts_with("opi_") {
             builder = builder
                 .message_attribute(name, "#[derive(::prost_reflect::ReflectMessage)]")
                 .message_attribute(name, format!("#[prost_reflect(message_name = \"{name}\")]"))

@@ -20,6 +20,12 @@ pub mod inventory {
     tonic::include_proto!("opi_api.inventory.v1");
 }
 
+/// Package `opi_spdk.v1`: kinds and services of our own, beside the published API.
+#[allow(missing_docs, clippy::all)]
+pub mod own {
+    tonic::include_proto!("opi_spdk.v1");
+}
+
 /// All files of the API and what they import, encoded, with options and comments. Reflection serves
 /// this.
 pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("opi_api");

@@ -72,6 +72,9 @@ pub enum Error {
     /// The call's time was up first.
     #[error("{0}")]
     DeadlineExceeded(String),
+    /// What was asked for lies before or after what is known.
+    #[error("{0}")]
+    OutOfRange(String),
     /// A fault of the server.
     #[error("{operation} failed: {message}")]
     Internal {
@@ -251,6 +254,7 @@ impl Error {
             Error::ResourceExhausted(_) => Code::ResourceExhausted,
             Error::Unavailable(_) => Code::Unavailable,
             Error::DeadlineExceeded(_) => Code::DeadlineExceeded,
+            Error::OutOfRange(_) => Code::OutOfRange,
             Error::Internal { .. } => Code::Internal,
         }
     }
@@ -266,6 +270,7 @@ impl Error {
             Error::ResourceExhausted(_) => "RESOURCE_EXHAUSTED",
             Error::Unavailable(_) => "UNAVAILABLE",
             Error::DeadlineExceeded(_) => "DEADLINE_EXCEEDED",
+            Error::OutOfRange(_) => "OUT_OF_RANGE",
             Error::Internal { .. } => "INTERNAL",
         }
     }
@@ -310,7 +315,8 @@ impl Error {
             Error::Unimplemented(_)
             | Error::ResourceExhausted(_)
             | Error::Unavailable(_)
-            | Error::DeadlineExceeded(_) => {}
+            | Error::DeadlineExceeded(_)
+            | Error::OutOfRange(_) => {}
         }
         details.set_error_info(self.reason(), DOMAIN, metadata);
         details

@@ -8,10 +8,12 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 
 use crate::api::inventory::inventory_service_server::InventoryServiceServer;
+use crate::api::own::object_service_server::ObjectServiceServer;
 use crate::api::storage::*;
 use crate::backend::{NvmePaths, NvmeRemoteControllers, NvmeRemoteNamespaces, Volumes};
 use crate::config::Config;
 use crate::configured::{self, Collections};
+use crate::events::Log;
 use crate::frontend::{
     Luns, NvmeControllers, NvmeNamespaces, NvmeSubsystems, VirtioBlks, VirtioScsiControllers,
     VirtioScsiLuns, VirtioScsiTargets,
@@ -21,6 +23,7 @@ use crate::identity::Identity;
 use crate::inventory::{InventoryService, Roots};
 use crate::kvm::{Plugged, Slots};
 use crate::middleend::{EncryptedVolumes, QosVolumes};
+use crate::objects::Objects;
 use crate::reconcile::Reconciler;
 use crate::resource::service::service;
 use crate::resource::{CallContext, Collection, Conditions, List, Records, Registry, Shared};
@@ -152,6 +155,7 @@ pub struct Services {
     shared: Arc<Shared>,
     spdk: Handle,
     health: Arc<Health>,
+    objects: Arc<Objects>,
     /// See [`NullVolumeService`].
     pub null: NullVolumeService,
     /// See [`MallocVolumeService`].
@@ -197,7 +201,8 @@ impl Services {
         let virtio_blks = VirtioBlks::new(spdk.clone());
         let virtio_scsi = virtio_scsi(&spdk, &shared, &slots);
         let nvme_remote = nvme_remote(&spdk, &shared, &health);
-        Self {
+        let mut services = Self {
+            objects: Objects::new(&shared, Vec::new()),
             null: NullVolumeService {
                 null_volumes: Collection::new(Volumes::new(spdk.clone(), identity), &shared),
             },
@@ -226,7 +231,9 @@ impl Services {
             shared,
             spdk,
             health,
-        }
+        };
+        services.objects = Objects::new(&services.shared, services.records());
+        services
     }
 
     /// Makes the volumes of the configuration, and places all stored records in memory, where they can be
@@ -287,7 +294,8 @@ impl Services {
         let namespaces = Arc::clone(&self.nvme.nvme_namespaces);
         let limits = Arc::clone(&self.qos.qos_volumes);
         let luns = Arc::clone(&self.virtio_scsi.virtio_scsi_luns);
-        let paths = Paths::new(spdk.clone(), controllers, Arc::clone(health));
+        let events = Arc::clone(self.events());
+        let paths = Paths::new(spdk.clone(), controllers, Arc::clone(health), events);
         let shared = || Arc::clone(&self.shared);
         let files = Files::new(spdk.clone(), volumes, shared(), Arc::clone(health));
         tokio::spawn(look_after(paths, shared()));
@@ -306,6 +314,16 @@ impl Services {
     /// The way to SPDK.
     pub fn spdk(&self) -> &Handle {
         &self.spdk
+    }
+
+    /// What has happened.
+    pub fn events(&self) -> &Arc<Log> {
+        &self.shared.events
+    }
+
+    /// The service of all objects, whatever their kinds.
+    pub fn objects(&self) -> Arc<Objects> {
+        Arc::clone(&self.objects)
     }
 
     /// Which objects are not as their records say.
@@ -357,6 +375,7 @@ impl Services {
             self.virtio_blk.server(),
             self.virtio_scsi.server(),
             InventoryServiceServer::new(InventoryService::new(Roots::default())),
+            ObjectServiceServer::from_arc(Arc::clone(&self.objects)),
         ];
         let health = Arc::new(health::Health::new(health, names).await);
         let (shared, restored) = (self.shared, Arc::clone(&health));

@@ -10,6 +10,8 @@ use common::{
     Client, Fixture, HOST, Initiator, Options, PSK, Resource, Target, base64, eventually, name_of,
     namespace, nqn_of, subsystem, tcp_controller, tcp_path, unique,
 };
+use opi_spdk::api::own::object_service_client::ObjectServiceClient;
+use opi_spdk::api::own::{EventType, WatchEventsRequest};
 use opi_spdk::api::storage::nvme_remote_controller_service_client::NvmeRemoteControllerServiceClient;
 use opi_spdk::api::storage::{
     CreateNvmePathRequest, FabricsPath, NvmeAddressFamily, NvmePath, NvmeTransportType,
@@ -385,6 +387,11 @@ async fn a_path_that_dropped_comes_back_by_itself() {
         .await
         .expect("data is as it was written");
 
+    let client = lab.target.client().await;
+    let mut watching = ObjectServiceClient::new(client.channel());
+    let request = WatchEventsRequest::default();
+    let events = watching.watch_events(request).await.expect("a watch");
+    let mut events = events.into_inner();
     lab.peer.kill();
     let volumes = lab.resource("NullVolume");
     volumes
@@ -409,6 +416,21 @@ async fn a_path_that_dropped_comes_back_by_itself() {
     for line in ["has dropped; it is tried again", "is back"] {
         assert!(log.contains(line), "{line}:\n{log}");
     }
+    for what in [EventType::PathDown, EventType::PathUp] {
+        let told = async {
+            loop {
+                let event = events.message().await.expect("no error").expect("an event");
+                if event.r#type() == what {
+                    return event;
+                }
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(10), told).await;
+        let event = told.unwrap_or_else(|_| panic!("{what:?} was not told"));
+        assert_eq!(event.object, "nvmeRemoteControllers/steady");
+        assert!(event.reason.contains(&port.to_string()), "{event:?}");
+    }
+    drop(watching);
     lab.stop();
 }
 

@@ -96,12 +96,18 @@ impl Cli {
 
 /// Writes to the standard output; a reader that has gone (`| head`) is no fault.
 fn print(text: &str) -> Result<(), String> {
+    printed(text).map(drop)
+}
+
+/// The same; whether somebody reads it still.
+fn printed(text: &str) -> Result<bool, String> {
     use std::io::Write;
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(format!("standard output: {error}"))
-        }
-        _ => Ok(()),
+    let mut output = std::io::stdout().lock();
+    let written = output.write_all(text.as_bytes());
+    match written.and_then(|()| output.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(format!("standard output: {error}")),
     }
 }
 

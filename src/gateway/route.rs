@@ -314,7 +314,7 @@ mod tests {
             .collect();
         found.sort();
         found.dedup();
-        assert_eq!(found.len(), 88);
+        assert_eq!(found.len(), 89);
     }
 
     #[test]

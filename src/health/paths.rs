@@ -9,6 +9,7 @@ use spdk::{CallError, Handle};
 use super::{Health, Look};
 use crate::api::storage::NvmeMultipath;
 use crate::backend::NvmeRemoteControllers;
+use crate::events::{Event, EventType, Log};
 use crate::resource::volume_ref::remote_bdevs;
 use crate::resource::{Collection, Key};
 
@@ -17,6 +18,7 @@ pub(crate) struct Paths {
     spdk: Handle,
     controllers: Arc<Collection<NvmeRemoteControllers>>,
     health: Arc<Health>,
+    events: Arc<Log>,
     /// Of each controller by its ID.
     seen: BTreeMap<String, Seen>,
 }
@@ -41,11 +43,13 @@ impl Paths {
         spdk: Handle,
         controllers: Arc<Collection<NvmeRemoteControllers>>,
         health: Arc<Health>,
+        events: Arc<Log>,
     ) -> Self {
         Self {
             spdk,
             controllers,
             health,
+            events,
             seen: BTreeMap::new(),
         }
     }
@@ -57,9 +61,19 @@ impl Paths {
         for (key, Seeing { works, .. }) in &now {
             let what = || format!("{key} has dropped; it is tried again until it is back");
             let news = self.health.note(key, (!works).then(what));
+            let tell = |what, reason: &str| {
+                let object = format!("nvmeRemoteControllers/{id}");
+                self.events.tell(Event::now(what, &object).because(reason));
+            };
             match (news, works) {
-                (true, false) => tracing::warn!("{}", what()),
-                (true, true) => tracing::info!("{key} is back"),
+                (true, false) => {
+                    tracing::warn!("{}", what());
+                    tell(EventType::PathDown, &what());
+                }
+                (true, true) => {
+                    tracing::info!("{key} is back");
+                    tell(EventType::PathUp, &format!("{key} is back"));
+                }
                 (false, _) => {}
             }
         }

@@ -8,11 +8,13 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::RwLock;
 
 use super::Key;
+use crate::events::{Event, Log};
 
 /// Whether SPDK has what a record says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,25 +42,41 @@ pub struct Pending {
 }
 
 /// The conditions of all records; those that are not listed are applied.
-#[derive(Debug, Default)]
-pub struct Conditions(RwLock<BTreeMap<Key, Condition>>);
+#[derive(Debug)]
+pub struct Conditions {
+    others: RwLock<BTreeMap<Key, Condition>>,
+    events: Arc<Log>,
+}
 
 impl Conditions {
+    /// All are applied; changes are told to this log.
+    pub(super) fn told_to(events: &Arc<Log>) -> Self {
+        Self {
+            others: RwLock::default(),
+            events: Arc::clone(events),
+        }
+    }
+
+    fn tell(&self, key: &Key, condition: &Condition) {
+        self.events
+            .tell(Event::of_condition(key.as_str(), condition));
+    }
+
     /// The condition of the record with this key.
     pub fn of(&self, key: &Key) -> Condition {
-        self.0.read().get(key).cloned().unwrap_or_default()
+        self.others.read().get(key).cloned().unwrap_or_default()
     }
 
     /// All records that are not applied, in the order of their keys.
     pub fn all(&self) -> Vec<(Key, Condition)> {
-        let conditions = self.0.read();
+        let conditions = self.others.read();
         let listed = conditions.iter();
         listed.map(|(key, c)| (key.clone(), c.clone())).collect()
     }
 
     /// Why the record is pending; `None` if it is not.
     pub fn reason(&self, key: &Key) -> Option<String> {
-        match self.0.read().get(key) {
+        match self.others.read().get(key) {
             Some(Condition::Pending(pending)) => Some(pending.reason.clone()),
             _ => None,
         }
@@ -66,19 +84,31 @@ impl Conditions {
 
     /// Whether the record is pending.
     pub fn is_pending(&self, key: &Key) -> bool {
-        matches!(self.0.read().get(key), Some(Condition::Pending(_)))
+        matches!(self.others.read().get(key), Some(Condition::Pending(_)))
     }
 
     /// The record is applied, or gone; how many attempts had failed since it was pending.
     pub(crate) fn clear(&self, key: &Key) -> u32 {
         // The common case takes no exclusive lock.
-        if !self.0.read().contains_key(key) {
+        if !self.others.read().contains_key(key) {
             return 0;
         }
-        match self.0.write().remove(key) {
+        let mut others = self.others.write();
+        let before = others.remove(key);
+        // Under the lock: what is told last is what is.
+        if before.is_some() {
+            self.tell(key, &Condition::Applied);
+        }
+        drop(others);
+        match before {
             Some(Condition::Pending(pending)) => pending.failures,
             _ => 0,
         }
+    }
+
+    /// The record is gone.
+    pub(crate) fn forget(&self, key: &Key) {
+        self.others.write().remove(key);
     }
 
     /// The record is to be applied for the first time since the start.
@@ -89,8 +119,10 @@ impl Conditions {
             next_attempt: None,
             failures: 0,
         };
-        let mut conditions = self.0.write();
-        conditions.insert(key.clone(), Condition::Pending(pending));
+        let condition = Condition::Pending(pending);
+        let mut others = self.others.write();
+        self.tell(key, &condition);
+        others.insert(key.clone(), condition);
     }
 
     /// A delete of the record has begun.
@@ -100,13 +132,16 @@ impl Conditions {
 
     /// A delete of the record has begun; its condition before that.
     pub(crate) fn replace_by_deleting(&self, key: &Key) -> Condition {
-        let before = self.0.write().insert(key.clone(), Condition::Deleting);
+        let mut others = self.others.write();
+        let before = others.insert(key.clone(), Condition::Deleting);
+        self.tell(key, &Condition::Deleting);
         before.unwrap_or_default()
     }
 
     /// The record has this condition again.
     pub(crate) fn restore(&self, key: &Key, condition: Condition) {
-        let mut conditions = self.0.write();
+        let mut conditions = self.others.write();
+        self.tell(key, &condition);
         match condition {
             Condition::Applied => conditions.remove(key),
             other => conditions.insert(key.clone(), other),
@@ -115,12 +150,16 @@ impl Conditions {
 
     /// The record could not be applied. Whether it was not known to be pending, or for another reason.
     pub(crate) fn set_pending(&self, key: &Key, reason: &str) -> bool {
-        let mut conditions = self.0.write();
+        let mut conditions = self.others.write();
         if let Some(Condition::Pending(known)) = conditions.get_mut(key) {
             let is_news = known.reason != reason;
             reason.clone_into(&mut known.reason);
             known.failures = known.failures.saturating_add(1);
             known.next_attempt = None;
+            if is_news {
+                let condition = Condition::Pending(known.clone());
+                self.tell(key, &condition);
+            }
             return is_news;
         }
         let pending = Pending {
@@ -129,13 +168,15 @@ impl Conditions {
             next_attempt: None,
             failures: 1,
         };
-        conditions.insert(key.clone(), Condition::Pending(pending));
+        let condition = Condition::Pending(pending);
+        self.tell(key, &condition);
+        conditions.insert(key.clone(), condition);
         true
     }
 
     /// The next attempt is due after this time.
     pub(crate) fn set_next_attempt(&self, key: &Key, after: Duration) {
-        if let Some(Condition::Pending(pending)) = self.0.write().get_mut(key) {
+        if let Some(Condition::Pending(pending)) = self.others.write().get_mut(key) {
             pending.next_attempt = Instant::now().checked_add(after);
         }
     }
@@ -147,7 +188,10 @@ mod tests {
 
     #[test]
     fn a_record_is_pending_since_the_first_failure_and_for_the_last_reason() {
-        let (conditions, key) = (Conditions::default(), Key::from("nullVolumes/a"));
+        let (conditions, key) = (
+            Conditions::told_to(&Log::new(0)),
+            Key::from("nullVolumes/a"),
+        );
         assert_eq!(conditions.of(&key), Condition::Applied);
         assert!(conditions.set_pending(&key, "no file"));
         let Condition::Pending(first) = conditions.of(&key) else {

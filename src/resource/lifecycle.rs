@@ -43,7 +43,7 @@ impl<K: Kind> Collection<K> {
         let mut object = created.map_err(|error| error.under(self.meta.field()))?;
         object.set_name(name.to_string());
         let uses = self.uses(name, &object);
-        let record = Record::new(wanted, object, self.shared.next_revision());
+        let record = Record::new(wanted, object);
         match self.save(name, record.clone()).await {
             Ok(record) => {
                 reserved.settle(uses);
@@ -104,7 +104,6 @@ impl<K: Kind> Collection<K> {
         if !marked.deleting {
             let mut next = Record::clone(&marked);
             next.deleting = true;
-            next.revision = self.shared.next_revision();
             let saved = self.save(name, next).await?;
             let condition = self.shared.conditions.replace_by_deleting(name.key());
             before = Some((std::mem::replace(&mut marked, saved), condition));
@@ -126,7 +125,6 @@ impl<K: Kind> Collection<K> {
     /// A delete has failed: the record is as it was before.
     async fn put_back(&self, name: &Name, was: &Record<K::Object>, marked: &Record<K::Object>) {
         let mut back = was.clone();
-        back.revision = self.shared.next_revision();
         back.stored = marked.stored;
         if let Err(error) = self.save(name, back.clone()).await {
             tracing::error!(object = %name.key(), %error, "a delete that failed could not be taken back in the store; it is retried");

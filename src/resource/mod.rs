@@ -27,7 +27,7 @@ pub mod volume_ref;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use spdk::Handle;
@@ -47,6 +47,7 @@ pub use request::{GRPC_TIMEOUT, grpc_timeout};
 pub use uses::Uses;
 
 use crate::error::Error;
+use crate::events::Log;
 use crate::reconcile::Queue;
 use crate::state::{Memory, Store};
 
@@ -64,9 +65,9 @@ pub struct Shared {
     pub conditions: Conditions,
     /// The records that SPDK is to be made to agree with.
     pub queue: Arc<Queue>,
+    /// What has happened, and the revisions of changes.
+    pub events: Arc<Log>,
     store: Arc<dyn Store>,
-    /// Of the last change.
-    revision: AtomicU64,
     /// Who knows volumes by other names; not there in tests without SPDK.
     spdk: OnceLock<Handle>,
     changes: Arc<Semaphore>,
@@ -92,12 +93,13 @@ impl Shared {
 
     /// Over a store of records.
     pub fn with(store: Arc<dyn Store>) -> Arc<Self> {
+        let events = Log::new(store.revision());
         Arc::new(Self {
             registry: Arc::default(),
             locks: Arc::default(),
-            conditions: Conditions::default(),
+            conditions: Conditions::told_to(&events),
             queue: Queue::new(),
-            revision: AtomicU64::new(store.revision()),
+            events,
             store,
             spdk: OnceLock::new(),
             changes: Arc::new(Semaphore::new(MAX_CHANGES as usize)),
@@ -111,14 +113,9 @@ impl Shared {
         &self.store
     }
 
-    /// The revision of the last change.
+    /// The revision of the last change, before which all have come to their ends.
     pub fn revision(&self) -> u64 {
-        self.revision.load(Ordering::Acquire)
-    }
-
-    /// The revision of the next change: no other change has it.
-    pub(crate) fn next_revision(&self) -> u64 {
-        self.revision.fetch_add(1, Ordering::AcqRel).wrapping_add(1)
+        self.events.revision()
     }
 
     /// All records have been tried once: changes are taken from now on.
@@ -149,6 +146,7 @@ impl Shared {
     pub async fn stop(&self) {
         // Also where this wait is given up: what queues behind it must not begin then.
         self.stopping.store(true, Ordering::Release);
+        self.events.close();
         if let Ok(all) = self.changes.acquire_many(MAX_CHANGES).await {
             self.changes.close();
             drop(all);

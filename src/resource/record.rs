@@ -9,6 +9,7 @@ use prost_reflect::ReflectMessage;
 
 use super::{Collection, Kind, Name};
 use crate::error::Error;
+use crate::events::{Event, EventType, Ticket};
 use crate::state::{Change, Entry};
 use crate::telemetry::traces;
 
@@ -34,13 +35,13 @@ pub(super) struct Record<T> {
 }
 
 impl<T: Clone> Record<T> {
-    /// A record that is not stored yet.
-    pub fn new(wanted: T, object: T, revision: u64) -> Self {
+    /// A record that is not stored yet, and so has no revision.
+    pub fn new(wanted: T, object: T) -> Self {
         Self {
             wanted,
             object,
-            created: revision,
-            revision,
+            created: 0,
+            revision: 0,
             stored: None,
             deleting: false,
             actual: None,
@@ -54,8 +55,20 @@ impl<T: Clone> Record<T> {
     }
 }
 
+/// The size of a volume, by the fields that those which have one of their own share.
+fn bytes(object: &impl ReflectMessage) -> Option<i64> {
+    let descriptor = object.descriptor();
+    let (size, count) = (
+        descriptor.get_field_by_name("block_size")?,
+        descriptor.get_field_by_name("blocks_count")?,
+    );
+    let object = object.transcode_to_dynamic();
+    let size = object.get_field(&size).as_i64()?;
+    size.checked_mul(object.get_field(&count).as_i64()?)
+}
+
 impl<K: Kind> Collection<K> {
-    /// Makes a record durable, and then visible.
+    /// Makes a record durable, and then visible, and then told of, at a revision of its own.
     ///
     /// # Errors
     /// The store's, with which nothing has changed.
@@ -64,12 +77,23 @@ impl<K: Kind> Collection<K> {
         name: &Name,
         mut record: Record<K::Object>,
     ) -> Result<Arc<Record<K::Object>>, Error> {
-        if !record.configured {
-            let put = Change::Put(self.entry(name, &record));
-            self.commit(name, put, record.stored).await?;
-            record.stored = Some(record.revision);
+        if record.configured {
+            return Ok(self.insert(name, record));
         }
-        Ok(self.insert(name, record))
+        // Before the commit: what is on disk bears it. It is given last of all, so that the events of
+        // others wait no longer than for a commit.
+        let ticket = self.shared.events.begin();
+        record.revision = ticket.revision();
+        if record.stored.is_none() {
+            record.created = record.revision;
+        }
+        let put = Change::Put(self.entry(name, &record));
+        self.commit(name, put, record.stored).await?;
+        let is_new = record.stored.replace(record.revision).is_none();
+        let before = self.record(name);
+        let record = self.insert(name, record);
+        self.tell(ticket, name, before.as_deref().filter(|_| !is_new), &record);
+        Ok(record)
     }
 
     /// Removes a record for good. Its name is free afterwards.
@@ -81,16 +105,51 @@ impl<K: Kind> Collection<K> {
         name: &Name,
         record: &Record<K::Object>,
     ) -> Result<(), Error> {
+        let mut ticket = None;
         if record.stored.is_some() {
             let key = name.key().as_str().to_owned();
-            let revision = self.shared.next_revision();
+            let begun = self.shared.events.begin();
+            let revision = begun.revision();
             let remove = Change::Remove { key, revision };
             self.commit(name, remove, record.stored).await?;
+            ticket = Some(begun);
         }
         self.records.write().remove(name.key());
         self.shared.registry.release(name);
-        self.shared.conditions.clear(name.key());
+        self.shared.conditions.forget(name.key());
+        if let Some(ticket) = ticket {
+            ticket.committed([Event::now(EventType::Deleted, name.key().as_str())]);
+        }
         Ok(())
+    }
+
+    /// Tells what a change of a record has come to.
+    fn tell(
+        &self,
+        ticket: Ticket,
+        name: &Name,
+        before: Option<&Record<K::Object>>,
+        after: &Record<K::Object>,
+    ) {
+        let key = name.key().as_str();
+        let mut events = Vec::with_capacity(2);
+        // Of a delete that has begun its condition tells.
+        if !after.deleting {
+            let what = match before {
+                None => EventType::Created,
+                Some(_) => EventType::Updated,
+            };
+            events.push(Event::now(what, key));
+        }
+        if let Some(before) = before
+            && let Some(size) = bytes(&after.object)
+            && bytes(&before.object) != Some(size)
+        {
+            let mut resized = Event::now(EventType::VolumeResized, key);
+            resized.size_bytes = size;
+            events.push(resized);
+        }
+        ticket.committed(events);
     }
 
     /// Shows a record as it is, stored or not.

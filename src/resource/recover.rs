@@ -1,6 +1,7 @@
 //! What makes SPDK agree with a record that is there already: after a start, after a loss, and after
 //! a change that could not be stored or was cut off.
 
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ pub(crate) trait Records: Send + Sync + 'static {
     /// The last collection in its resources' names: `nvmeNamespaces`.
     fn collection(&self) -> &str;
 
+    /// What the kind is called.
+    fn kind(&self) -> &str;
+
     /// When its objects are made at start.
     fn stage(&self) -> Stage;
 
@@ -27,6 +31,9 @@ pub(crate) trait Records: Send + Sync + 'static {
     /// # Errors
     /// Why the entry is no record of this kind.
     fn restore(&self, entry: &Entry) -> Result<Name, String>;
+
+    /// Names and revisions of the records whose keys come after this one, in their order.
+    fn after(&self, last: Option<&str>, most: usize) -> Vec<(Name, u64)>;
 
     /// Makes SPDK agree with the record of this key.
     ///
@@ -40,8 +47,23 @@ impl<K: Kind> Records for Collection<K> {
         self.meta.collection()
     }
 
+    fn kind(&self) -> &str {
+        self.meta.kind()
+    }
+
     fn stage(&self) -> Stage {
         K::STAGE
+    }
+
+    fn after(&self, last: Option<&str>, most: usize) -> Vec<(Name, u64)> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let records = self.records.read();
+        let found = records.range::<str, _>((from, Bound::Unbounded)).take(most);
+        let named = found.filter_map(|(key, record)| {
+            let name = self.meta.parse("name", key.as_str()).ok()?;
+            Some((name, record.revision))
+        });
+        named.collect()
     }
 
     fn restore(&self, entry: &Entry) -> Result<Name, String> {
@@ -97,8 +119,9 @@ impl<K: Kind> Collection<K> {
         object.set_name(name.to_string());
         let uses = self.uses(&name, &object);
         self.shared.registry.restore(&name, uses);
-        let mut record = Record::new(object.clone(), object, self.shared.next_revision());
+        let mut record = Record::new(object.clone(), object);
         record.configured = true;
+        record.revision = self.shared.revision();
         self.insert(&name, record);
         Ok(())
     }
@@ -173,7 +196,6 @@ impl<K: Kind> Collection<K> {
         if object != record.object {
             let mut changed = Record::clone(record);
             changed.object = object;
-            changed.revision = self.shared.next_revision();
             *record = self.save(name, changed).await?;
         }
         Ok(())

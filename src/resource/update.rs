@@ -124,7 +124,6 @@ impl<K: Kind> Collection<K> {
             let mut changed = Record::clone(&record);
             changed.wanted = recorded;
             changed.object = object;
-            changed.revision = self.shared.next_revision();
             changed.actual = None;
             let uses = self.uses(name, &changed.object);
             return match self.save(name, changed.clone()).await {

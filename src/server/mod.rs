@@ -24,6 +24,7 @@ use tower::ServiceBuilder;
 use crate::api;
 use crate::config::Web;
 use crate::gateway;
+use crate::objects;
 use crate::preflight::Listeners;
 use crate::services::Services;
 use crate::shutdown::Stopping;
@@ -66,14 +67,17 @@ pub async fn serve(
         services.spdk().clone(),
         Scrapes::new(services.clone(), &telemetry),
     );
+    let (events, objects) = (Arc::clone(services.events()), services.objects());
     let (routes, health) = services.routes().await;
-    let watchdog = watchdog::watch(spdk, telemetry, Arc::clone(&health), stopping.clone());
+    let health_of_all = Arc::clone(&health);
+    let watchdog = watchdog::watch(spdk, telemetry, health_of_all, events, stopping.clone());
     tokio::spawn(watchdog);
     let routes = with_reflection(routes)?.prepare();
     let fail = |error: String| format!("HTTP server: {error}");
     let observed = Observe(routes);
     let gateway = gateway::router(api::pool(), observed.clone(), limits).map_err(fail)?;
     let gateway = gateway.merge(telemetry::http::router(scrapes, health));
+    let gateway = gateway.merge(objects::router(objects));
     let serve = async |protocol, listener, router| {
         let (what, listener) = listen(protocol, listener)?;
         let guard = Guard::new(web.clone(), shared.has_tls());

@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Telemetry;
 use super::health::Health;
+use crate::events::{Event, EventType, Log};
 use crate::shutdown::Stopping;
 
 /// How long a reactor may take for a turn.
@@ -23,6 +24,7 @@ pub async fn watch(
     spdk: Handle,
     telemetry: Arc<Telemetry>,
     health: Arc<Health>,
+    events: Arc<Log>,
     stopping: Stopping,
 ) {
     let mut stalled = Stalled::default();
@@ -45,8 +47,16 @@ pub async fn watch(
                     let step = step.unwrap_or("none of configuration");
                     let for_ms = reactor.last_turn.as_millis();
                     tracing::error!(core = reactor.core, for_ms, step, "reactor does not turn");
+                    let core = reactor.core;
+                    let reason =
+                        format!("the reactor of core {core} does not turn; its step: {step}");
+                    events.tell(Event::now(EventType::ReactorStalled, "").because(&reason));
                 }
-                Change::Turns(core) => tracing::warn!(core, "reactor turns again"),
+                Change::Turns(core) => {
+                    tracing::warn!(core, "reactor turns again");
+                    let reason = format!("the reactor of core {core} turns again");
+                    events.tell(Event::now(EventType::ReactorResumed, "").because(&reason));
+                }
             }
         }
         health.set_stalled(stalled.reason()).await;

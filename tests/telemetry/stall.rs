@@ -7,6 +7,8 @@ use std::time::Duration;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use opi_spdk::api::own::object_service_client::ObjectServiceClient;
+use opi_spdk::api::own::{EventType, WatchEventsRequest};
 
 use super::scrape::{Scrape, get};
 use crate::common::{Options, Target, eventually};
@@ -61,6 +63,10 @@ async fn a_reactor_that_does_not_turn_is_told_of_until_it_turns_again() {
     let target = Target::start_with(Options::default()).await;
     let client = target.client().await;
     assert!(client.is_serving().await);
+    let mut watching = ObjectServiceClient::new(client.channel());
+    let request = WatchEventsRequest::default();
+    let events = watching.watch_events(request).await.expect("a watch");
+    let mut events = events.into_inner();
     let stopped = Stopped::new(reactor(&target));
     eventually("it is not serving", SOON, async || {
         (!client.is_serving().await).then_some(())
@@ -78,7 +84,12 @@ async fn a_reactor_that_does_not_turn_is_told_of_until_it_turns_again() {
     assert_eq!(scrape.value("opi_spdk_reactor_stalls_total", &core), 1.0);
     assert!(scrape.value("opi_spdk_reactor_last_turn_seconds", &core) >= 1.0);
     assert_eq!(scrape.value("opi_spdk_scrape_complete", &[]), 0.0);
+    let told = events.message().await.expect("no error").expect("an event");
+    assert_eq!(told.r#type(), EventType::ReactorStalled, "{told:?}");
+    assert!(told.reason.contains("core 0"), "{told:?}");
     stopped.go_on();
+    let told = events.message().await.expect("no error").expect("an event");
+    assert_eq!(told.r#type(), EventType::ReactorResumed, "{told:?}");
     eventually("it serves again", SOON, async || {
         client.is_serving().await.then_some(())
     })

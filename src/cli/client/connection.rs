@@ -125,6 +125,16 @@ fn local(setting: Option<String>) -> String {
 }
 
 impl Connection {
+    /// For clients of single services.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// The status, in words that tell of a connection that broke.
+    pub fn explained(&self, status: Status) -> Status {
+        explained(status, self.has_tls)
+    }
+
     /// Calls a method.
     ///
     /// # Errors
@@ -149,7 +159,7 @@ impl Connection {
         };
         match tokio::time::timeout(self.timeout, call).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(explained(status, self.has_tls)),
+            Ok(Err(status)) => Err(self.explained(status)),
             Err(_) => Err(Status::deadline_exceeded(format!(
                 "{} did not answer within {:?}; a change may still come to its end",
                 self.address, self.timeout

@@ -1,4 +1,4 @@
-//! `opi-spdk get`, `create`, `update`, `delete`, `stats`: the shell's client of a running opi-spdk. It knows
+//! `opi-spdk get`, `create`, `update`, `delete`, `stats`, `watch`, `events`: the shell's client of a running opi-spdk. It knows
 //! the API by its descriptors: which kinds there are, their methods, fields and values are all read off
 //! these.
 
@@ -12,6 +12,7 @@ mod kinds;
 mod output;
 mod reference;
 mod stats;
+mod watch;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -36,6 +37,10 @@ pub(super) enum Command {
     Delete(change::DeleteArgs),
     /// Show the I/O counters of objects
     Stats(stats::Args),
+    /// Show all objects with their conditions, and then what happens to them
+    Watch(watch::WatchArgs),
+    /// Show what happens to objects, paths and reactors, a line an event
+    Events(watch::EventsArgs),
 }
 
 /// Runs it.
@@ -48,6 +53,8 @@ pub(super) fn run(command: Command) -> ExitCode {
                 Command::Update(args) => change::update(args).await,
                 Command::Delete(args) => change::delete(args).await,
                 Command::Stats(args) => stats::run(args).await,
+                Command::Watch(args) => watch::watch(args).await,
+                Command::Events(args) => watch::events(args).await,
             }
         })
     });

@@ -1,0 +1,199 @@
+//! `opi-spdk events`, `opi-spdk watch`.
+
+use tonic::Code;
+
+use super::output::grid;
+use super::{Connect, Connection, Failure, failure::plain};
+use crate::api::own::object_service_client::ObjectServiceClient;
+use crate::api::own::{
+    Condition, Event, EventType, ListObjectsRequest, Object, WatchEventsRequest,
+};
+use crate::cli::printed;
+use crate::gateway::json_of;
+
+/// Objects of a page.
+const PAGE: i32 = 250;
+
+/// `opi-spdk events`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_STATUS)]
+pub struct EventsArgs {
+    /// Those after the change of this revision; without it those from now on
+    #[arg(long, value_name = "REVISION")]
+    after: Option<i64>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// `opi-spdk watch`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_STATUS)]
+pub struct WatchArgs {
+    /// Only objects whose typed names begin so: nullVolumes, nvmeSubsystems/disks
+    #[arg(default_value = "")]
+    prefix: String,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// How the following of events ended.
+enum Ended {
+    /// Nobody reads what is printed.
+    Unread,
+    /// The server says why.
+    Refused(Failure),
+}
+
+/// Runs `events`.
+pub(super) async fn events(args: EventsArgs) -> Result<(), Failure> {
+    let connection = args.connect.connect().await?;
+    let show = |event: &Event| match args.json {
+        true => json(event),
+        false => Ok(Some(line(event))),
+    };
+    match follow(&connection, args.after, show).await? {
+        Ended::Unread => Ok(()),
+        Ended::Refused(failure) => Err(failure),
+    }
+}
+
+/// Runs `watch`: what there is, then what happens to it, and all again when events were missed.
+pub(super) async fn watch(args: WatchArgs) -> Result<(), Failure> {
+    let connection = args.connect.connect().await?;
+    let concerns = |name: &str| name.starts_with(&args.prefix);
+    loop {
+        let (objects, revision) = all(&connection).await?;
+        let objects: Vec<Object> = objects
+            .into_iter()
+            .filter(|one| concerns(&one.typed_name))
+            .collect();
+        if !printed(&table(&objects)).map_err(Failure::Here)? {
+            return Ok(());
+        }
+        let show = |event: &Event| Ok(concerns(&event.object).then(|| line(event)));
+        match follow(&connection, Some(revision), show).await? {
+            Ended::Unread => return Ok(()),
+            Ended::Refused(Failure::Refused { status, .. })
+                if status.code() == Code::OutOfRange =>
+            {
+                eprintln!("opi-spdk: {}", plain(status.message()));
+            }
+            Ended::Refused(failure) => return Err(failure),
+        }
+    }
+}
+
+/// Prints what `show` makes of each event, until there are no more.
+async fn follow(
+    connection: &Connection,
+    after_revision: Option<i64>,
+    show: impl Fn(&Event) -> Result<Option<String>, Failure>,
+) -> Result<Ended, Failure> {
+    let mut client = ObjectServiceClient::new(connection.channel());
+    let refused = |status| Ended::Refused(Failure::refused(status, None));
+    let mut events = match client
+        .watch_events(WatchEventsRequest { after_revision })
+        .await
+    {
+        Ok(events) => events.into_inner(),
+        Err(status) => return Ok(refused(connection.explained(status))),
+    };
+    loop {
+        match events.message().await {
+            Ok(Some(event)) => {
+                if let Some(text) = show(&event)?
+                    && !printed(&text).map_err(Failure::Here)?
+                {
+                    return Ok(Ended::Unread);
+                }
+            }
+            Ok(None) => {
+                let status = tonic::Status::unavailable("the server ended the stream");
+                return Ok(refused(status));
+            }
+            Err(status) => return Ok(refused(connection.explained(status))),
+        }
+    }
+}
+
+/// All objects, and the revision to watch from.
+async fn all(connection: &Connection) -> Result<(Vec<Object>, i64), Failure> {
+    let mut client = ObjectServiceClient::new(connection.channel());
+    let mut request = ListObjectsRequest {
+        page_size: PAGE,
+        page_token: String::new(),
+    };
+    let mut objects = Vec::new();
+    let mut revision = None;
+    loop {
+        let answer = client.list_objects(request.clone()).await;
+        let page = answer.map_err(|status| Failure::refused(connection.explained(status), None))?;
+        let page = page.into_inner();
+        let from = *revision.get_or_insert(page.revision);
+        let is_empty = page.objects.is_empty();
+        objects.extend(page.objects);
+        if page.next_page_token.is_empty() || is_empty {
+            return Ok((objects, from));
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+fn table(objects: &[Object]) -> String {
+    let column = |header: &str, cell: fn(&Object) -> String| {
+        (header.to_owned(), objects.iter().map(cell).collect())
+    };
+    grid(vec![
+        column("NAME", |one| one.typed_name.clone()),
+        column("REVISION", |one| one.revision.to_string()),
+        column("CONDITION", |one| condition(one.condition())),
+        column("USED BY", |one| one.used_by.join(",")),
+        column("REASON", |one| one.reason.clone()),
+    ])
+}
+
+fn condition(condition: Condition) -> String {
+    short(condition.as_str_name(), "CONDITION_")
+}
+
+fn short(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix)
+        .unwrap_or(name)
+        .to_lowercase()
+        .replace('_', " ")
+}
+
+/// One event on a line.
+fn line(event: &Event) -> String {
+    let time = event.time.map(|time| time.to_string()).unwrap_or_default();
+    let what = short(event.r#type().as_str_name(), "EVENT_TYPE_");
+    let more = match event.r#type() {
+        EventType::ConditionChanged => condition(event.condition()),
+        EventType::VolumeResized => format!("{} bytes", event.size_bytes),
+        _ => String::new(),
+    };
+    let parts = [
+        time.as_str(),
+        &event.revision.to_string(),
+        &what,
+        &event.object,
+        &more,
+        &event.reason,
+    ];
+    let parts: Vec<String> = parts
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .map(plain)
+        .collect();
+    parts.join("  ") + "\n"
+}
+
+fn json(event: &Event) -> Result<Option<String>, Failure> {
+    use prost_reflect::ReflectMessage;
+    let json = json_of(&event.transcode_to_dynamic());
+    let json = json.map_err(|error| Failure::Here(error.to_string()))?;
+    Ok(Some(format!("{json}\n")))
+}

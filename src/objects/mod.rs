@@ -1,0 +1,112 @@
+//! `opi_spdk.v1.ObjectService`: all objects, whatever their kinds, and what happens to them.
+
+mod http;
+mod watch;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+use crate::api::own::object_service_server::ObjectService;
+use crate::api::own::{ListObjectsRequest, ListObjectsResponse, Object, WatchEventsRequest};
+use crate::events::described;
+use crate::resource::{self, Name, Records, Shared, paging};
+
+pub use http::router;
+
+/// Watchers at a time, over gRPC and HTTP together.
+const WATCHERS: usize = 256;
+
+/// The service.
+pub struct Objects {
+    shared: Arc<Shared>,
+    kinds: Vec<Arc<dyn Records>>,
+    watchers: Arc<Semaphore>,
+}
+
+impl Objects {
+    /// Over the records of these kinds.
+    pub(crate) fn new(shared: &Arc<Shared>, kinds: Vec<Arc<dyn Records>>) -> Arc<Self> {
+        Arc::new(Self {
+            shared: Arc::clone(shared),
+            kinds,
+            watchers: Arc::new(Semaphore::new(WATCHERS)),
+        })
+    }
+
+    fn list(
+        &self,
+        request: &ListObjectsRequest,
+    ) -> Result<ListObjectsResponse, crate::error::Error> {
+        let size = paging::size(request.page_size)?;
+        let after = paging::resume(&request.page_token, "")?;
+        // Before the objects: what changes meanwhile is told after it, and perhaps listed too.
+        let revision = self.shared.revision();
+        let most = size.saturating_add(1);
+        let mut found: Vec<(&str, Name, u64)> = Vec::new();
+        for kind in &self.kinds {
+            let named = kind.after(after.as_deref(), most).into_iter();
+            found.extend(named.map(|(name, revision)| (kind.kind(), name, revision)));
+        }
+        found.sort_by(|(_, one, _), (_, other, _)| one.key().cmp(other.key()));
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_page_token = match found.last() {
+            Some((_, last, _)) if more => paging::token(last.key().as_str()),
+            _ => String::new(),
+        };
+        let objects = found.into_iter();
+        Ok(ListObjectsResponse {
+            objects: objects
+                .map(|(kind, name, revision)| self.object(kind, &name, revision))
+                .collect(),
+            next_page_token,
+            revision: i64::try_from(revision).unwrap_or(i64::MAX),
+        })
+    }
+
+    fn object(&self, kind: &str, name: &Name, revision: u64) -> Object {
+        let condition = self.shared.conditions.of(name.key());
+        let since = match &condition {
+            resource::Condition::Pending(pending) => Some(pending.since),
+            _ => None,
+        };
+        let typed = |name: &Name| name.key().to_string();
+        let registry = &self.shared.registry;
+        let (condition, reason) = described(&condition);
+        Object {
+            name: name.to_string(),
+            typed_name: typed(name),
+            kind: kind.to_owned(),
+            revision: i64::try_from(revision).unwrap_or(i64::MAX),
+            condition: condition.into(),
+            reason: reason.to_owned(),
+            since: since.map(|since: SystemTime| since.into()),
+            uses: registry.owners_beneath(name).iter().map(typed).collect(),
+            used_by: registry.users_of(name).iter().map(typed).collect(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl ObjectService for Objects {
+    type WatchEventsStream = watch::Events;
+
+    async fn list_objects(
+        &self,
+        request: Request<ListObjectsRequest>,
+    ) -> Result<Response<ListObjectsResponse>, Status> {
+        Ok(Response::new(self.list(request.get_ref())?))
+    }
+
+    async fn watch_events(
+        &self,
+        request: Request<WatchEventsRequest>,
+    ) -> Result<Response<watch::Events>, Status> {
+        Ok(Response::new(
+            self.events(request.get_ref().after_revision)?,
+        ))
+    }
+}

@@ -1,0 +1,59 @@
+//! One client that watches.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::stream::{Stream, unfold};
+use tonic::Status;
+
+use super::{Objects, WATCHERS};
+use crate::error::Error;
+use crate::events::{Event, Gap};
+
+/// Events as they happen, and at last why there are no more.
+pub(super) type Events = Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
+
+impl Objects {
+    /// The events after the change of this revision, or from now on.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for what is no revision, OUT_OF_RANGE for one that cannot be gone on from,
+    /// RESOURCE_EXHAUSTED when there are as many watchers as may be.
+    pub(super) fn events(&self, after: Option<i64>) -> Result<Events, Error> {
+        let after = after.map(|revision| {
+            u64::try_from(revision).map_err(|_| {
+                let what =
+                    format!("{revision} is no revision: 0 or more, such as that of ListObjects");
+                Error::invalid("after_revision", what)
+            })
+        });
+        let after = after.transpose()?;
+        let permit = Arc::clone(&self.watchers)
+            .try_acquire_owned()
+            .map_err(|_| {
+                let what = format!("{WATCHERS} clients watch, the most that may: try again later");
+                Error::ResourceExhausted(what)
+            })?;
+        let watch = self.shared.events.watch(after).map_err(Error::from)?;
+        // The place is free again as soon as there is nothing more to tell, or the client goes.
+        let state = Some((watch, permit));
+        Ok(Box::pin(unfold(state, |state| async {
+            let (mut watch, permit) = state?;
+            match watch.next().await {
+                Ok(event) => Some((Ok(Event::clone(&event)), Some((watch, permit)))),
+                Err(gap) => Some((Err(Error::from(gap).into()), None)),
+            }
+        })))
+    }
+}
+
+impl From<Gap> for Error {
+    fn from(gap: Gap) -> Self {
+        match gap {
+            Gap::Closed => Self::Unavailable(gap.to_string()),
+            Gap::TooOld { .. } | Gap::Future { .. } | Gap::Slow { .. } => {
+                Self::OutOfRange(gap.to_string())
+            }
+        }
+    }
+}

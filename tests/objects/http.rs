@@ -1,0 +1,99 @@
+//! Events over HTTP, as server-sent events.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use serde_json::{Value, json};
+
+use super::{SOON, Service};
+use crate::common::{Http, Target};
+
+/// What a browser's EventSource does.
+struct Source(BufReader<TcpStream>);
+
+impl Source {
+    /// Connects, and waits until the stream has begun.
+    fn open(address: SocketAddr, query: &str, headers: &str) -> Self {
+        let mut stream = TcpStream::connect(address).expect("it serves");
+        stream.set_read_timeout(Some(SOON)).expect("a limit");
+        let request = format!("GET /v1/events{query} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).expect("it is read");
+        let mut source = Self(BufReader::new(stream));
+        let status = source.line();
+        assert!(status.contains(" 200 "), "{status}");
+        while source.line() != ":" {}
+        source
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        let read = self.0.read_line(&mut line).expect("in time");
+        assert!(read > 0, "the stream has ended");
+        line.trim_end().to_owned()
+    }
+
+    /// The next event: its id, and what it says.
+    fn next(&mut self) -> (String, Value) {
+        let mut id = String::new();
+        loop {
+            let line = self.line();
+            if let Some(text) = line.strip_prefix("id: ") {
+                id = text.to_owned();
+            }
+            if let Some(text) = line.strip_prefix("data: ") {
+                return (id, serde_json::from_str(text).expect("JSON"));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_is_told_events_and_goes_on_where_it_was() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let http = target.http;
+    let mut source = Source::open(http, "", "");
+    let volume = |id: &str| json!({"null_volume_id": id, "null_volume": {"block_size": 512, "blocks_count": 8}});
+    client.ok("CreateNullVolume", volume("a")).await;
+    client.ok("CreateNullVolume", volume("b")).await;
+    let (first, event) = source.next();
+    assert_eq!(event["type"], "EVENT_TYPE_CREATED", "{event}");
+    assert_eq!(
+        (&event["object"], &event["revision"]),
+        (&json!("nullVolumes/a"), &json!(first))
+    );
+    assert_eq!(source.next().1["object"], "nullVolumes/b");
+    drop(source);
+
+    let mut again = Source::open(http, "", &format!("Last-Event-ID: {first}\r\n"));
+    assert_eq!(again.next().1["object"], "nullVolumes/b");
+    let mut again = Source::open(http, &format!("?afterRevision={first}"), "");
+    assert_eq!(again.next().1["object"], "nullVolumes/b");
+
+    for (query, header, told) in [
+        ("?afterRevision=999999999", "", "is not given yet"),
+        ("?after_revision=-3", "", "is no revision"),
+        ("?afterRevision=x", "", "is no revision"),
+        ("?afterRevision=1&after_revision=1", "", "given twice"),
+        ("?since=1", "", "only afterRevision"),
+        ("", "x", "no revision"),
+    ] {
+        let headers = [("last-event-id", header)];
+        let path = format!("/v1/events{query}");
+        let answer = Http(http).send("GET", &path, &headers, Vec::new()).await;
+        assert_eq!(answer.status, 400, "{query}: {answer:?}");
+        let message = answer.body["message"].as_str().expect("a reason");
+        assert!(message.contains(told), "{query}: {message}");
+    }
+    let answer = Http(http).send("POST", "/v1/events", &[], Vec::new()).await;
+    assert_eq!(answer.status, 405, "{answer:?}");
+    let answer = Http(http).send("HEAD", "/v1/events", &[], Vec::new()).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(
+        Service::of(&client).list(0).await.0.len(),
+        2,
+        "it serves on"
+    );
+    // An open stream does not hold up the stop.
+    target.stop();
+}

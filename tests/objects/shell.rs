@@ -1,0 +1,79 @@
+//! `opi-spdk events` and `opi-spdk watch`.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::common::{Client, Target};
+
+/// A command that runs until it is ended.
+struct Running {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(target: &Target, args: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
+            .args(args)
+            .args(["--addr", &target.grpc.to_string()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        Self { child, output }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("text");
+        assert!(!line.is_empty(), "it has ended");
+        line
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn make(client: &Client, id: &str) {
+    let volume = json!({"block_size": 512, "blocks_count": 8});
+    let request = json!({"null_volume_id": id, "null_volume": volume});
+    client.ok("CreateNullVolume", request).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shell_shows_what_there_is_and_what_happens() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    make(&client, "a").await;
+    let mut watch = Running::start(&target, &["watch", "nullVolumes/"]);
+    assert!(watch.line().starts_with("NAME "));
+    let row = watch.line();
+    assert!(
+        row.starts_with("nullVolumes/a ") && row.contains("applied"),
+        "{row}"
+    );
+    make(&client, "b").await;
+    let line = watch.line();
+    assert!(
+        line.contains("created") && line.contains("nullVolumes/b"),
+        "{line}"
+    );
+
+    let mut events = Running::start(&target, &["events", "--json", "--after", "0"]);
+    let event: Value = serde_json::from_str(&events.line()).expect("JSON");
+    assert_eq!(event["object"], "nullVolumes/a");
+    let mut late = Running::start(&target, &["events", "--after", "999999"]);
+    let status = late.child.wait().expect("it ends");
+    assert_eq!(status.code(), Some(21), "OUT_OF_RANGE");
+    // A server that stops ends them, with its reason.
+    target.stop();
+    let status = watch.child.wait().expect("it ends");
+    assert_eq!(status.code(), Some(24), "UNAVAILABLE");
+}

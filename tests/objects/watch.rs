@@ -1,0 +1,232 @@
+//! Events over gRPC, and what clients may do wrong with them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use opi_spdk::api::own::object_service_client::ObjectServiceClient;
+use opi_spdk::api::own::{Condition, EventType};
+use serde_json::json;
+use tokio::task::JoinSet;
+use tonic::Code;
+use tonic::transport::Endpoint;
+
+use super::{Service, next};
+use crate::common::{Client, Options, Target, check_details, eventually, unique};
+
+async fn make(client: &Client, id: &str) {
+    let request = json!({
+        "null_volume_id": id,
+        "null_volume": {"block_size": 512, "blocks_count": 64},
+    });
+    client.ok("CreateNullVolume", request).await;
+}
+
+async fn resize(client: &Client, id: &str, blocks: u32) {
+    let request = json!({
+        "null_volume": {"name": format!("volumes/{id}"), "blocks_count": blocks},
+        "update_mask": "blocksCount",
+    });
+    client.ok("UpdateNullVolume", request).await;
+}
+
+async fn delete(client: &Client, id: &str) {
+    let name = format!("volumes/{id}");
+    client.ok("DeleteNullVolume", json!({ "name": name })).await;
+}
+
+#[tokio::test]
+async fn changes_are_told_in_the_order_of_their_revisions_and_bad_watchers_hold_up_nobody() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let service = Service::of(&client);
+    each_change_is_told_once_it_can_be_seen(&client, &service).await;
+    concurrent_changes_are_told_in_order(&client, &service).await;
+    a_revision_that_cannot_be_gone_on_from_is_told(&service).await;
+    so_many_watch_and_no_more(&target, &client).await;
+    a_watcher_that_does_not_read_is_cut_off(&target, &client).await;
+
+    // A new process knows nothing of what happened before.
+    let (_, before) = service.list(0).await;
+    let mut watching = service.watch(None).await.expect("a watch");
+    let mut target = target;
+    target.stop_with(rustix::process::Signal::TERM);
+    let ended = watching
+        .message()
+        .await
+        .expect_err("the server has stopped");
+    assert_eq!(ended.code(), Code::Unavailable, "{ended}");
+    let target = Target::start_with(Options::default().after(&target)).await;
+    let service = Service::of(&target.client().await);
+    let (_, now) = service.list(0).await;
+    assert!(now >= before, "revisions never go back: {before}, {now}");
+    let error = service
+        .watch(Some(before - 1))
+        .await
+        .expect_err("it is gone");
+    assert_eq!(error.code(), Code::OutOfRange, "{error}");
+    assert!(error.message().contains("list again"), "{error}");
+    check_details(&error);
+    target.stop();
+}
+
+async fn each_change_is_told_once_it_can_be_seen(client: &Client, service: &Service) {
+    let (_, revision) = service.list(0).await;
+    let mut events = service.watch(Some(revision)).await.expect("a watch");
+    let id = unique("told");
+    let key = format!("nullVolumes/{id}");
+    make(client, &id).await;
+    let made = next(&mut events).await;
+    assert_eq!((made.r#type(), &made.object), (EventType::Created, &key));
+    assert!(made.revision > revision && made.time.is_some(), "{made:?}");
+    resize(client, &id, 128).await;
+    let updated = next(&mut events).await;
+    assert_eq!(
+        (updated.r#type(), &updated.object),
+        (EventType::Updated, &key)
+    );
+    let resized = next(&mut events).await;
+    let size = (resized.r#type(), resized.size_bytes);
+    assert_eq!(size, (EventType::VolumeResized, 128 * 512));
+    assert_eq!(resized.revision, updated.revision);
+    delete(client, &id).await;
+    let going = next(&mut events).await;
+    let told = (going.r#type(), going.condition());
+    assert_eq!(told, (EventType::ConditionChanged, Condition::Deleting));
+    let gone = next(&mut events).await;
+    assert_eq!((gone.r#type(), &gone.object), (EventType::Deleted, &key));
+
+    // From a revision in between it is the rest.
+    let mut rest = service
+        .watch(Some(updated.revision))
+        .await
+        .expect("a watch");
+    assert_eq!(next(&mut rest).await, resized);
+    assert_eq!(next(&mut rest).await, going);
+    assert_eq!(next(&mut rest).await, gone);
+}
+
+async fn concurrent_changes_are_told_in_order(client: &Client, service: &Service) {
+    const NUMBER: usize = 60;
+    let (_, revision) = service.list(0).await;
+    let mut events = service.watch(Some(revision)).await.expect("a watch");
+    let ids: Vec<String> = (0..NUMBER).map(|_| unique("many")).collect();
+    let mut making = JoinSet::new();
+    for id in ids.clone() {
+        let client = client.clone();
+        making.spawn(async move { make(&client, &id).await });
+    }
+    let (mut last, mut told) = (revision, BTreeSet::new());
+    while told.len() < NUMBER {
+        let event = next(&mut events).await;
+        assert!(event.revision > last, "{event:?} after {last}");
+        last = event.revision;
+        // It is there by then.
+        let id = event.object.trim_start_matches("nullVolumes/").to_owned();
+        let name = format!("volumes/{id}");
+        client.ok("GetNullVolume", json!({ "name": name })).await;
+        told.insert(id);
+    }
+    making.join_all().await;
+    for id in &ids {
+        assert!(told.contains(id), "{id} was not told of");
+        delete(client, id).await;
+    }
+}
+
+async fn a_revision_that_cannot_be_gone_on_from_is_told(service: &Service) {
+    let (_, revision) = service.list(0).await;
+    for future in [revision + 1, i64::MAX] {
+        let error = service
+            .watch(Some(future))
+            .await
+            .expect_err("it is not given");
+        assert_eq!(error.code(), Code::OutOfRange, "{error}");
+        let what = format!("revision {future} is not given yet");
+        assert!(error.message().contains(&what), "{error}");
+    }
+    for none in [-1, i64::MIN] {
+        let error = service.watch(Some(none)).await.expect_err("it is none");
+        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+        check_details(&error);
+    }
+}
+
+async fn so_many_watch_and_no_more(target: &Target, client: &Client) {
+    const MOST: usize = 256;
+    let mut watching = Vec::new();
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        connections.push(target.client().await);
+    }
+    // A connection has 100 streams.
+    for number in 0..MOST {
+        let service = Service::of(&connections[number % 3]);
+        watching.push(service.watch(None).await.expect("there is room"));
+    }
+    let error = Service::of(client)
+        .watch(None)
+        .await
+        .expect_err("it is full");
+    assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+    let id = unique("seen");
+    make(client, &id).await;
+    for events in &mut watching {
+        assert_eq!(next(events).await.object, format!("nullVolumes/{id}"));
+    }
+    delete(client, &id).await;
+    drop(watching);
+    drop(connections);
+    let service = Service::of(client);
+    eventually("their places are free", super::SOON, async || {
+        service.watch(None).await.ok()
+    })
+    .await;
+}
+
+/// Its window takes a few events, and it reads none: the log goes on without it.
+async fn a_watcher_that_does_not_read_is_cut_off(target: &Target, client: &Client) {
+    const VOLUMES: usize = 32;
+    const ROUNDS: u32 = 90;
+    let endpoint = Endpoint::from_shared(format!("http://{}", target.grpc)).expect("an address");
+    let endpoint = endpoint
+        .initial_stream_window_size(1024)
+        .initial_connection_window_size(65_535);
+    let channel = endpoint.connect().await.expect("it serves");
+    let slow = Service(ObjectServiceClient::new(channel));
+    let mut slow = slow.watch(None).await.expect("a watch");
+    let service = Service::of(client);
+    let (_, revision) = service.list(0).await;
+    let mut good = service.watch(Some(revision)).await.expect("a watch");
+
+    let mut changing = JoinSet::new();
+    for _ in 0..VOLUMES {
+        let client = client.clone();
+        changing.spawn(async move {
+            let id = unique("busy");
+            make(&client, &id).await;
+            for round in 0..ROUNDS {
+                resize(&client, &id, 128 + round).await;
+            }
+            delete(&client, &id).await;
+        });
+    }
+    // One that reads is told all, although another does not.
+    let mut gone = 0;
+    while gone < VOLUMES {
+        let event = next(&mut good).await;
+        gone += usize::from(event.r#type() == EventType::Deleted);
+    }
+    changing.join_all().await;
+    let ended = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            match slow.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it was told all"),
+                Err(status) => return status,
+            }
+        }
+    });
+    let status = ended.await.expect("it is cut off");
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    assert!(status.message().contains("read too slowly"), "{status}");
+}
