@@ -37,6 +37,8 @@ load_env
 # Guests of the tests have some beside the target.
 [[ -n $fast ]] || HUGEPAGES=${HUGEPAGES:-1536} bash "$SCRIPTS/hugepages.sh" || true
 cd "$ROOT"
+# The page is shown by a browser.
+[[ -n $fast$guest$crash ]] || call bash "$SCRIPTS/packages.sh" chromium
 [[ -z $asan ]] || use_asan
 [[ -z $sanitize ]] || use_sanitizers 1
 

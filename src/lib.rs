@@ -24,6 +24,7 @@ pub mod machine;
 pub mod middleend;
 pub mod notify;
 pub mod objects;
+pub mod page;
 pub mod preflight;
 pub mod program;
 mod psk;

@@ -25,6 +25,7 @@ use crate::api;
 use crate::config::Web;
 use crate::gateway;
 use crate::objects;
+use crate::page;
 use crate::preflight::Listeners;
 use crate::services::Services;
 use crate::shutdown::Stopping;
@@ -76,8 +77,10 @@ pub async fn serve(
     let fail = |error: String| format!("HTTP server: {error}");
     let observed = Observe(routes);
     let gateway = gateway::router(api::pool(), observed.clone(), limits).map_err(fail)?;
-    let gateway = gateway.merge(telemetry::http::router(scrapes, health));
-    let gateway = gateway.merge(objects::router(objects));
+    let gateway = gateway
+        .merge(telemetry::http::router(scrapes, health))
+        .merge(objects::router(objects))
+        .merge(page::router());
     let serve = async |protocol, listener, router| {
         let (what, listener) = listen(protocol, listener)?;
         let guard = Guard::new(web.clone(), shared.has_tls());

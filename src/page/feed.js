@@ -1,0 +1,124 @@
+// What the page reads: `/metrics` each second, the objects of the API, and its events. It changes nothing.
+
+async function read(path, kind) {
+  let answer;
+  try {
+    answer = await fetch(path, { cache: 'no-store', signal: AbortSignal.timeout(5000) });
+  } catch (error) {
+    throw new Error(error.name === 'TimeoutError' ? 'no answer within 5 s' : 'no connection');
+  }
+  if (!answer.ok) throw new Error(`${path.split('?')[0]}: ${answer.status}`);
+  return kind === 'text' ? answer.text() : answer.json();
+}
+
+// Each page of a list, up to `limit` items.
+async function list(path, field, limit) {
+  const all = [];
+  let token = '';
+  do {
+    const page = await read(`${path}?pageSize=250${token && `&pageToken=${encodeURIComponent(token)}`}`);
+    all.push(...(page[field] ?? []));
+    token = page.nextPageToken ?? '';
+  } while (token && all.length < limit);
+  return all;
+}
+
+// Prometheus text: metric -> [{labels, value}].
+function parseMetrics(text) {
+  const found = new Map();
+  for (const line of text.split('\n')) {
+    if (!line || line[0] === '#') continue;
+    const space = line.lastIndexOf(' ');
+    const brace = line.indexOf('{');
+    const name = brace < 0 ? line.slice(0, space) : line.slice(0, brace);
+    const sample = { labels: brace < 0 ? {} : parseLabels(line.slice(brace + 1, line.lastIndexOf('}'))), value: Number(line.slice(space + 1)) };
+    if (found.has(name)) found.get(name).push(sample);
+    else found.set(name, [sample]);
+  }
+  return found;
+}
+
+function parseLabels(text) {
+  const labels = {};
+  for (const [, name, value] of text.matchAll(/([a-z_]+)="((?:[^"\\]|\\.)*)"/g)) {
+    labels[name] = value.replace(/\\(.)/g, (_, c) => (c === 'n' ? '\n' : c));
+  }
+  return labels;
+}
+
+// The difference of two scrapes: rates by volume and by reactor.
+class Rates {
+  constructor() { this.before = null; }
+
+  take(metrics, now) {
+    const before = this.before;
+    this.before = { metrics, now };
+    if (!before) return null;
+    const seconds = (now - before.now) / 1000;
+    const of = (metric, label) => this.#differences(before.metrics, metrics, metric, label);
+    const volumes = new Map();
+    for (const kind of ['read', 'write', 'unmap']) {
+      for (const [name, value] of of(`opi_spdk_volume_${kind}_operations_total`, 'volume')) {
+        const volume = volumes.get(name) ?? { iops: 0, bytes: 0, busy: 0, buckets: [] };
+        volume.iops += value / seconds;
+        volumes.set(name, volume);
+      }
+      for (const [name, value] of of(`opi_spdk_volume_${kind}_bytes_total`, 'volume')) if (volumes.has(name)) volumes.get(name).bytes += value / seconds;
+      for (const [name, value] of of(`opi_spdk_volume_${kind}_seconds_total`, 'volume')) if (volumes.has(name)) volumes.get(name).busy += value / seconds;
+    }
+    this.#histograms(before.metrics, metrics, volumes);
+    const reactors = new Map();
+    const idle = of('opi_spdk_reactor_idle_seconds_total', 'core');
+    for (const [core, busy] of of('opi_spdk_reactor_busy_seconds_total', 'core')) {
+      const all = busy + (idle.get(core) ?? 0);
+      reactors.set(core, all > 0 ? busy / all : 0);
+    }
+    return { volumes, reactors };
+  }
+
+  #differences(before, after, metric, label) {
+    const old = new Map((before.get(metric) ?? []).map(of => [of.labels[label], of.value]));
+    const found = new Map();
+    for (const { labels, value } of after.get(metric) ?? []) {
+      const known = old.get(labels[label]);
+      // A counter that is new, or began again, has no rate yet.
+      found.set(labels[label], known === undefined || value < known ? 0 : value - known);
+    }
+    return found;
+  }
+
+  #histograms(before, after, volumes) {
+    const metric = 'opi_spdk_volume_latency_seconds_bucket';
+    const key = ({ labels }) => `${labels.volume}\n${labels.le}`;
+    const old = new Map((before.get(metric) ?? []).map(of => [key(of), of.value]));
+    for (const sample of after.get(metric) ?? []) {
+      const volume = volumes.get(sample.labels.volume);
+      const grown = sample.value - (old.get(key(sample)) ?? sample.value);
+      if (!volume || grown <= 0) continue;
+      const le = sample.labels.le === '+Inf' ? Infinity : Number(sample.labels.le);
+      const bucket = volume.buckets.find(of => of.le === le);
+      if (bucket) bucket.count += grown;
+      else volume.buckets.push({ le, count: grown });
+    }
+    for (const volume of volumes.values()) {
+      volume.buckets.sort((a, b) => a.le - b.le);
+      volume.p50 = quantile(volume.buckets, 0.5);
+      volume.p99 = quantile(volume.buckets, 0.99);
+    }
+  }
+}
+
+// As PromQL's histogram_quantile: linear inside a bucket. Not a number where there was no I/O.
+function quantile(buckets, q) {
+  const all = buckets.at(-1)?.count ?? 0;
+  if (all <= 0) return NaN;
+  let [below, under] = [0, 0];
+  for (const { le, count } of buckets) {
+    if (count >= q * all) {
+      if (!Number.isFinite(le)) return below;
+      return count === under ? le : below + (le - below) * (q * all - under) / (count - under);
+    }
+    [below, under] = [le, count];
+  }
+  return below;
+}

@@ -1,0 +1,37 @@
+// Tables below the plots.
+
+function table(headings, rows, none) {
+  if (!rows.length) return element('p', { className: 'hint' }, none);
+  const head = element('tr', {}, ...headings.map(text => element('th', { scope: 'col' }, text)));
+  const body = rows.map(cells => element('tr', {}, ...cells.map(cell => (cell instanceof Node ? cell : element('td', {}, String(cell ?? ''))))));
+  return element('table', {}, element('thead', {}, head), element('tbody', {}, ...body));
+}
+
+const at = text => element('td', {}, element('time', { dateTime: text ?? '', title: text ?? '' }, clock(text)));
+const state = (text, good) => element('td', { className: good ? 'good' : 'bad' }, text);
+
+// A table shows no more than this; the picture's filter finds the rest.
+const ROWS = 100;
+const cut = rows => rows.slice(0, ROWS);
+
+const lists = {
+  conditions(objects) {
+    const bad = [...objects.values()].filter(of => of.state === 'pending' || of.state === 'deleting');
+    bad.sort((a, b) => ((a.since ?? '') < (b.since ?? '') ? 1 : -1));
+    byId('conditions').replaceChildren(table(['Object', 'State', 'Since', 'Reason'],
+      cut(bad).map(of => [of.name, state(of.state, false), at(of.since), of.reason]), 'All objects are as they shall be.'));
+  },
+  hosts(hosts) {
+    byId('hosts').replaceChildren(table(['Subsystem', 'NQN', 'Connections'],
+      cut(hosts).map(of => [of.subsystem, of.nqn, of.connections]), 'No host is connected.'));
+  },
+  paths(objects) {
+    const paths = [...objects.values()].filter(of => of.kind === 'NvmePath');
+    byId('paths').replaceChildren(table(['Path', 'State', 'Reason'],
+      cut(paths).map(of => [of.name, state(of.state === 'applied' ? 'up' : of.state, of.state === 'applied'), of.reason]), 'No remote controller has a path.'));
+  },
+  events(events) {
+    byId('events').replaceChildren(table(['Time', 'Event', 'Object', ''],
+      events.map(of => [at(of.time), of.what, of.name, of.text]), 'Nothing has happened since this page was opened.'));
+  },
+};

@@ -1,0 +1,155 @@
+// One turn a second: read, show, plot; and say when the server is away. With very many objects turns are rarer, and
+// take a fifth of the time at most. Objects are listed again when an event says that something has changed.
+
+const page = {
+  picture: new Picture(byId('picture'), byId('detail')),
+  plots: new Plots(byId('plots')),
+  rates: new Rates(),
+  objects: new Map(),
+  load: null,
+  events: [],
+  stale: true,
+  listed: 0,
+  away: null,
+};
+
+const EVENTS = 50;
+// Listing takes at most a tenth of the time.
+const REST = 9;
+
+const words = text => text.replace(/^(CONDITION|EVENT_TYPE)_/, '').replaceAll('_', ' ').toLowerCase();
+
+// An object as the picture has it. Its key is its path in the API.
+function node(of) {
+  return {
+    name: of.typedName,
+    metric: of.name,
+    kind: of.kind,
+    state: words(of.condition ?? 'CONDITION_APPLIED'),
+    reason: of.reason ?? '',
+    since: of.since ?? '',
+    revision: of.revision ?? '',
+    uses: of.uses ?? [],
+  };
+}
+
+async function listObjects() {
+  const begun = performance.now();
+  page.stale = false;
+  try {
+    const all = await list('/v1/objects', 'objects', 100000);
+    page.objects = new Map(all.map(node).map(of => [of.name, of]));
+  } catch (error) {
+    page.stale = true;
+    throw error;
+  }
+  page.listed = performance.now() + REST * (performance.now() - begun);
+}
+
+function listen() {
+  const source = new EventSource('/v1/events');
+  source.onopen = () => { page.stale = true; };
+  source.onmessage = message => {
+    const event = JSON.parse(message.data);
+    page.stale = true;
+    page.events.unshift({ time: event.time, what: words(event.type), name: event.object ?? '', text: event.reason ?? '' });
+    page.events.length = Math.min(page.events.length, EVENTS);
+    lists.events(page.events);
+  };
+  // The server ends the stream with a reason: list again, and go on from there.
+  source.addEventListener('end', () => {
+    source.close();
+    page.stale = true;
+    setTimeout(listen, 1000);
+  });
+  source.onerror = () => {
+    // A browser connects again by itself, but not after an answer that is no stream.
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
+  };
+}
+
+// Connected hosts, as a node before the controllers of their subsystem.
+function hostsOf(metrics) {
+  const hosts = [];
+  for (const { labels, value } of metrics.get('opi_spdk_subsystem_hosts_connected') ?? []) {
+    if (value > 0) hosts.push({ subsystem: labels.subsystem, nqn: labels.nqn, connections: value });
+  }
+  return hosts;
+}
+
+function totals(load, metrics) {
+  const sum = field => [...load.volumes.values()].reduce((all, of) => all + (of[field] || 0), 0);
+  const gauge = name => (metrics.get(name) ?? []).reduce((all, of) => all + of.value, 0);
+  const pending = [...page.objects.values()].filter(of => of.state === 'pending').length;
+  const [iops, busy] = [sum('iops'), sum('busy')];
+  const tile = (name, value, bad) => element('div', { className: bad ? 'bad' : '' }, element('dt', {}, name), element('dd', {}, value));
+  byId('totals').replaceChildren(
+    tile('IOPS', units.rate(iops)), tile('Bandwidth', units.bytesRate(sum('bytes'))),
+    tile('Mean latency', units.seconds(iops > 0 ? busy / iops : NaN)),
+    tile('Host connections', units.count(gauge('opi_spdk_subsystem_hosts_connected'))),
+    tile('Objects', units.count(page.objects.size)), tile('Pending', units.count(pending), pending > 0));
+}
+
+function show(metrics, load) {
+  const hosts = hostsOf(metrics);
+  const drawn = new Map(page.objects);
+  for (const { subsystem, connections } of hosts) {
+    const controllers = [...page.objects.keys()].filter(name => parentOf(name) === subsystem && page.objects.get(name).kind === 'NvmeController');
+    const name = `hosts of ${subsystem}`;
+    const title = connections === 1 ? '1 connection' : `${connections} connections`;
+    drawn.set(name, { name, title, kind: 'Host', label: idOf(subsystem), state: 'host', reason: '', uses: controllers });
+  }
+  page.picture.load = new Map([...page.objects.values()].map(of => [of.name, load.volumes.get(of.metric)]).filter(([, of]) => of));
+  page.picture.show(drawn);
+  const chosen = page.picture.chosen ? [...page.picture.way()].map(name => page.objects.get(name)?.metric).filter(name => load.volumes.has(name)) : [];
+  page.plots.add(load, chosen);
+  totals(load, metrics);
+  lists.conditions(page.objects);
+  lists.paths(page.objects);
+  lists.hosts(hosts);
+}
+
+function link(state, text) {
+  const place = byId('link');
+  if (place.dataset.state !== state || place.textContent !== text) {
+    place.dataset.state = state;
+    place.textContent = text;
+  }
+  document.body.toggleAttribute('data-away', state === 'away');
+}
+
+async function turn() {
+  const begun = performance.now();
+  if (!document.hidden) await look();
+  const took = performance.now() - begun;
+  setTimeout(turn, Math.max(1000 - took, 4 * took));
+}
+
+async function look() {
+  try {
+    const metrics = parseMetrics(await read('/metrics', 'text'));
+    if (page.stale && performance.now() >= page.listed) await listObjects();
+    const load = page.rates.take(metrics, performance.now());
+    const [version] = metrics.get('opi_spdk_build_info') ?? [];
+    byId('version').textContent = version ? `${version.labels.version} · ${version.labels.spdk}` : '';
+    page.load = load;
+    if (load) show(metrics, load);
+    const unready = await fetch('/readyz', { cache: 'no-store', signal: AbortSignal.timeout(5000) });
+    if (unready.ok) link('live', 'live');
+    else link('starting', (await unready.text()).trim());
+    page.away = null;
+  } catch (error) {
+    page.away ??= new Date();
+    page.rates = new Rates();
+    const since = page.away.toLocaleTimeString([], { hour12: false });
+    link('away', `the server is away since ${since}: ${error.message}`);
+  }
+}
+
+byId('filter').addEventListener('input', event => {
+  page.picture.filter = event.target.value.trim().toLowerCase();
+  page.picture.draw();
+});
+lists.events(page.events);
+listen();
+turn();
