@@ -52,6 +52,8 @@ async fn ask(http: Http, mut fuzz: Fuzz, end: Instant) -> BTreeMap<(String, u16)
     let all: Vec<MethodDescriptor> = api::pool()
         .services()
         .flat_map(|s| s.methods().collect::<Vec<_>>())
+        // A stream has no route of the gateway.
+        .filter(|rpc| !rpc.is_server_streaming())
         .collect();
     let creates: Vec<_> = all
         .iter()
