@@ -155,7 +155,6 @@ pub struct Services {
     shared: Arc<Shared>,
     spdk: Handle,
     health: Arc<Health>,
-    objects: Arc<Objects>,
     /// See [`NullVolumeService`].
     pub null: NullVolumeService,
     /// See [`MallocVolumeService`].
@@ -201,8 +200,7 @@ impl Services {
         let virtio_blks = VirtioBlks::new(spdk.clone());
         let virtio_scsi = virtio_scsi(&spdk, &shared, &slots);
         let nvme_remote = nvme_remote(&spdk, &shared, &health);
-        let mut services = Self {
-            objects: Objects::new(&shared, Vec::new()),
+        Self {
             null: NullVolumeService {
                 null_volumes: Collection::new(Volumes::new(spdk.clone(), identity), &shared),
             },
@@ -231,9 +229,7 @@ impl Services {
             shared,
             spdk,
             health,
-        };
-        services.objects = Objects::new(&services.shared, services.records());
-        services
+        }
     }
 
     /// Makes the volumes of the configuration, and places all stored records in memory, where they can be
@@ -321,9 +317,9 @@ impl Services {
         &self.shared.events
     }
 
-    /// The service of all objects, whatever their kinds.
+    /// A service of all objects, whatever their kinds.
     pub fn objects(&self) -> Arc<Objects> {
-        Arc::clone(&self.objects)
+        Objects::new(&self.shared, self.records())
     }
 
     /// Which objects are not as their records say.
@@ -353,7 +349,7 @@ impl Services {
 
     /// All of them, and grpc.health.v1 that knows each by its name; what it tells is up to [`health::Health`].
     /// They are not serving before what there was at the last run has been tried.
-    pub async fn routes(self) -> (Routes, Arc<health::Health>) {
+    pub async fn routes(self, objects: Arc<Objects>) -> (Routes, Arc<health::Health>) {
         let mut names = Vec::new();
         let (health, health_service) = tonic_health::server::health_reporter();
         let mut routes = Routes::new(health_service);
@@ -375,7 +371,7 @@ impl Services {
             self.virtio_blk.server(),
             self.virtio_scsi.server(),
             InventoryServiceServer::new(InventoryService::new(Roots::default())),
-            ObjectServiceServer::from_arc(Arc::clone(&self.objects)),
+            ObjectServiceServer::from_arc(objects),
         ];
         let health = Arc::new(health::Health::new(health, names).await);
         let (shared, restored) = (self.shared, Arc::clone(&health));

@@ -58,13 +58,13 @@ class Rates {
     const of = (metric, label) => this.#differences(before.metrics, metrics, metric, label);
     const volumes = new Map();
     for (const kind of ['read', 'write', 'unmap']) {
-      for (const [name, value] of of(`opi_spdk_volume_${kind}_operations_total`, 'volume')) {
-        const volume = volumes.get(name) ?? { iops: 0, bytes: 0, busy: 0, buckets: [] };
-        volume.iops += value / seconds;
-        volumes.set(name, volume);
+      for (const [counter, field] of [['operations', 'iops'], ['bytes', 'bytes'], ['seconds', 'busy']]) {
+        for (const [name, value] of of(`opi_spdk_volume_${kind}_${counter}_total`, 'volume')) {
+          const volume = volumes.get(name) ?? { iops: 0, bytes: 0, busy: 0, buckets: [] };
+          volume[field] += value / seconds;
+          volumes.set(name, volume);
+        }
       }
-      for (const [name, value] of of(`opi_spdk_volume_${kind}_bytes_total`, 'volume')) if (volumes.has(name)) volumes.get(name).bytes += value / seconds;
-      for (const [name, value] of of(`opi_spdk_volume_${kind}_seconds_total`, 'volume')) if (volumes.has(name)) volumes.get(name).busy += value / seconds;
     }
     this.#histograms(before.metrics, metrics, volumes);
     const reactors = new Map();
@@ -96,9 +96,7 @@ class Rates {
       const grown = sample.value - (old.get(key(sample)) ?? sample.value);
       if (!volume || grown <= 0) continue;
       const le = sample.labels.le === '+Inf' ? Infinity : Number(sample.labels.le);
-      const bucket = volume.buckets.find(of => of.le === le);
-      if (bucket) bucket.count += grown;
-      else volume.buckets.push({ le, count: grown });
+      volume.buckets.push({ le, count: grown });
     }
     for (const volume of volumes.values()) {
       volume.buckets.sort((a, b) => a.le - b.le);

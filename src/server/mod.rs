@@ -69,7 +69,7 @@ pub async fn serve(
         Scrapes::new(services.clone(), &telemetry),
     );
     let (events, objects) = (Arc::clone(services.events()), services.objects());
-    let (routes, health) = services.routes().await;
+    let (routes, health) = services.routes(Arc::clone(&objects)).await;
     let health_of_all = Arc::clone(&health);
     let watchdog = watchdog::watch(spdk, telemetry, health_of_all, events, stopping.clone());
     tokio::spawn(watchdog);

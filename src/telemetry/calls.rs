@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 use super::methods::{self, Method};
 use super::traces::{CallSpan, Ended, InTrace};
 use super::{Telemetry, trace_context};
+use crate::error::code_name;
 use crate::server::{Caller, Protocol};
 
 /// Bytes of an object's name, or of a reason, that are reported.
@@ -278,29 +279,6 @@ fn protocol(protocol: Protocol) -> &'static str {
         Protocol::Grpc => "grpc",
         Protocol::Http => "http",
         Protocol::Rpc => "spdk-rpc",
-    }
-}
-
-/// As gRPC's documents write it.
-fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

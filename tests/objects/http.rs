@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use serde_json::{Value, json};
 
-use super::{SOON, Service};
+use super::{SOON, Service, make};
 use crate::common::{Http, Target};
 
 /// What a browser's EventSource does.
@@ -53,9 +53,8 @@ async fn a_browser_is_told_events_and_goes_on_where_it_was() {
     let client = target.client().await;
     let http = target.http;
     let mut source = Source::open(http, "", "");
-    let volume = |id: &str| json!({"null_volume_id": id, "null_volume": {"block_size": 512, "blocks_count": 8}});
-    client.ok("CreateNullVolume", volume("a")).await;
-    client.ok("CreateNullVolume", volume("b")).await;
+    make(&client, "a").await;
+    make(&client, "b").await;
     let (first, event) = source.next();
     assert_eq!(event["type"], "EVENT_TYPE_CREATED", "{event}");
     assert_eq!(

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use opi_spdk::api::own::object_service_client::ObjectServiceClient;
 use opi_spdk::api::own::{Event, ListObjectsRequest, Object, WatchEventsRequest};
+use serde_json::json;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
@@ -54,6 +55,15 @@ impl Service {
         let events = client.watch_events(WatchEventsRequest { after_revision });
         Ok(events.await?.into_inner())
     }
+}
+
+/// Makes a null volume.
+async fn make(client: &Client, id: &str) {
+    let request = json!({
+        "null_volume_id": id,
+        "null_volume": {"block_size": 512, "blocks_count": 64},
+    });
+    client.ok("CreateNullVolume", request).await;
 }
 
 /// The next event.

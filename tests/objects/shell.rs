@@ -3,9 +3,10 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::common::{Client, Target};
+use super::make;
+use crate::common::Target;
 
 /// A command that runs until it is ended.
 struct Running {
@@ -39,12 +40,6 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-async fn make(client: &Client, id: &str) {
-    let volume = json!({"block_size": 512, "blocks_count": 8});
-    let request = json!({"null_volume_id": id, "null_volume": volume});
-    client.ok("CreateNullVolume", request).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

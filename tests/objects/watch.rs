@@ -10,16 +10,8 @@ use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-use super::{Service, next};
+use super::{Service, make, next};
 use crate::common::{Client, Options, Target, check_details, eventually, unique};
-
-async fn make(client: &Client, id: &str) {
-    let request = json!({
-        "null_volume_id": id,
-        "null_volume": {"block_size": 512, "blocks_count": 64},
-    });
-    client.ok("CreateNullVolume", request).await;
-}
 
 async fn resize(client: &Client, id: &str, blocks: u32) {
     let request = json!({

@@ -1,10 +1,8 @@
 //! Tells those who trace a call what the app thread did for it. The times come back with the answer: the
 //! app thread shares nothing with them, and does nothing for a call that nobody traces.
 
-use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
@@ -93,17 +91,16 @@ pub(super) async fn timed<F: Future>(timed: bool, future: F) -> (F::Output, Opti
     if !timed {
         return (future.await, None);
     }
-    let steps = Rc::new(RefCell::new(Steps::default()));
-    let taken = Rc::clone(&steps);
+    let mut steps = Steps::default();
     let mut future = pin!(future);
-    let output = poll_fn(move |context| {
+    let output = poll_fn(|context| {
         let begun = ticks();
         let polled = future.as_mut().poll(context);
-        taken.borrow_mut().push(begun, ticks());
+        steps.push(begun, ticks());
         polled
     });
     let output = output.await;
-    (output, Some(steps.take()))
+    (output, Some(steps))
 }
 
 impl Steps {

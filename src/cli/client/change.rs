@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
-use serde_json::Value as Json;
 
 use super::kinds::{Kind, Verb};
 use super::output::{Form, show};
@@ -310,14 +309,8 @@ fn set_object(
 }
 
 fn set_mask(request: &mut DynamicMessage, paths: &[String]) {
-    let json = serde_json::json!(paths);
-    if let Some(value) = request.get_field_by_name_mut("update_mask")
-        && let Value::Message(mask) = value
-        && let Json::Array(paths) = json
-    {
-        let paths = paths
-            .iter()
-            .filter_map(|path| Some(Value::String(path.as_str()?.into())));
+    if let Some(Value::Message(mask)) = request.get_field_by_name_mut("update_mask") {
+        let paths = paths.iter().cloned().map(Value::String);
         mask.set_field_by_name("paths", Value::List(paths.collect()));
     }
 }

@@ -73,7 +73,7 @@ impl fmt::Display for Failure {
                 write!(f, "no opi-spdk answers at {address}: {reason}")
             }
             Self::Refused { status, object } => {
-                let code = super::connection::code_name(status.code());
+                let code = crate::error::code_name(status.code());
                 let details = status.get_error_details();
                 let violations = details.bad_request().map(|bad| &bad.field_violations);
                 let Some(violations) = violations.filter(|fields| !fields.is_empty()) else {

@@ -206,13 +206,8 @@ pub(super) fn common_prefix(values: &EnumDescriptor) -> String {
 fn read(file: &str) -> Result<Vec<u8>, String> {
     let fail = |error: std::io::Error| format!("file {file:?}: {error}");
     let mut content = Vec::new();
-    let read = if file == "-" {
-        let input = std::io::stdin().lock();
-        input.take(FILE_MAX + 1).read_to_end(&mut content)
-    } else {
-        let input = std::fs::File::open(file).map_err(fail)?;
-        input.take(FILE_MAX + 1).read_to_end(&mut content)
-    };
+    let input = super::file::open(file.as_ref()).map_err(fail)?;
+    let read = input.take(FILE_MAX + 1).read_to_end(&mut content);
     read.map_err(fail)?;
     if content.len() as u64 > FILE_MAX {
         return Err(format!("file {file:?} has more than {FILE_MAX} bytes"));

@@ -23,6 +23,14 @@ pub(super) struct Given {
     pub json: Json,
 }
 
+/// A file, or the standard input for `-`.
+pub(super) fn open(file: &Path) -> std::io::Result<Box<dyn Read>> {
+    Ok(match file == Path::new("-") {
+        true => Box::new(std::io::stdin().lock()),
+        false => Box::new(std::fs::File::open(file)?),
+    })
+}
+
 /// Reads the objects. `-` is the standard input.
 ///
 /// # Errors
@@ -31,19 +39,11 @@ pub(super) fn read(file: &Path) -> Result<Vec<Given>, Failure> {
     let shown = file.display();
     let fail = |error: std::io::Error| Failure::Here(format!("{shown}: {error}"));
     let mut text = String::new();
-    if file == Path::new("-") {
-        let input = std::io::stdin().lock();
-        input
-            .take(FILE_MAX)
-            .read_to_string(&mut text)
-            .map_err(fail)?;
-    } else {
-        let input = std::fs::File::open(file).map_err(fail)?;
-        input
-            .take(FILE_MAX)
-            .read_to_string(&mut text)
-            .map_err(fail)?;
-    }
+    let input = open(file).map_err(fail)?;
+    input
+        .take(FILE_MAX)
+        .read_to_string(&mut text)
+        .map_err(fail)?;
     if text.len() as u64 >= FILE_MAX {
         return Err(Failure::Here(format!(
             "{shown}: it has more than {FILE_MAX} bytes"

@@ -42,7 +42,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     };
     match name {
         Some(name) => {
-            let object = one(&connection, kind, &name).await?;
+            let object = ask(&connection, kind, Verb::Get, &name).await?;
             show(args.output, &[object], true)
         }
         None => show(
@@ -53,13 +53,14 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-/// One object.
-pub(super) async fn one(
+/// The answer to what is asked of one object by its name alone.
+pub(super) async fn ask(
     connection: &Connection,
     kind: &Kind,
+    verb: Verb,
     name: &str,
 ) -> Result<DynamicMessage, Failure> {
-    let method = kind.needed(Verb::Get)?;
+    let method = kind.needed(verb)?;
     let mut request = DynamicMessage::new(method.input());
     request.set_field_by_name("name", Value::String(name.to_owned()));
     let answer = connection.call(method, request).await;

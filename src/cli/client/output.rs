@@ -34,24 +34,27 @@ pub(super) fn show(form: Form, messages: &[DynamicMessage], is_one: bool) -> Res
         Form::Table => tables(messages),
         Form::Json | Form::Yaml => {
             let objects: Result<Vec<Json>, Failure> = messages.iter().map(object).collect();
-            let mut objects = objects?;
-            let json = match objects.pop() {
-                Some(only) if is_one => only,
-                last => {
-                    objects.extend(last);
-                    Json::Array(objects)
-                }
-            };
-            structured(form, &json)?
+            structured(form, objects?, is_one)?
         }
     };
     print(&text).map_err(Failure::Here)
 }
 
-/// JSON or YAML.
-pub(super) fn structured(form: Form, json: &Json) -> Result<String, Failure> {
+/// JSON or YAML: of one object, or of a list.
+pub(super) fn structured(
+    form: Form,
+    mut objects: Vec<Json>,
+    is_one: bool,
+) -> Result<String, Failure> {
+    let json = match objects.pop() {
+        Some(only) if is_one => only,
+        last => {
+            objects.extend(last);
+            Json::Array(objects)
+        }
+    };
     match form {
-        Form::Yaml => serde_saphyr::to_string(json)
+        Form::Yaml => serde_saphyr::to_string(&json)
             .map_err(|error| Failure::Here(format!("no YAML can be made of it: {error}"))),
         _ => Ok(format!("{json:#}\n")),
     }
@@ -275,7 +278,7 @@ mod tests {
         let message = controller(serde_json::json!({"name": "n"}));
         let json = object(&message).unwrap();
         assert_eq!(json["kind"], "NvmeController");
-        let yaml = structured(Form::Yaml, &json).unwrap();
+        let yaml = structured(Form::Yaml, vec![json.clone()], true).unwrap();
         let again: Json = serde_saphyr::from_str(&yaml).unwrap();
         assert_eq!(again, json, "{yaml}");
     }

@@ -1,9 +1,8 @@
 //! `opi-spdk stats`.
 
-use prost_reflect::{DynamicMessage, Value};
 use serde_json::{Value as Json, json};
 
-use super::get::{all_of, name_of};
+use super::get::{all_of, ask, name_of};
 use super::kinds::{Kind, Verb};
 use super::output::{Form, grid, structured};
 use super::reference::Reference;
@@ -52,11 +51,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 async fn of(connection: &Connection, kind: &Kind, name: &str) -> Result<Json, Failure> {
-    let method = kind.needed(Verb::Stats)?;
-    let mut request = DynamicMessage::new(method.input());
-    request.set_field_by_name("name", Value::String(name.to_owned()));
-    let answer = connection.call(method, request).await;
-    let answer = answer.map_err(|status| Failure::refused(status, None))?;
+    let answer = ask(connection, kind, Verb::Stats, name).await?;
     json_of(&answer).map_err(|error| Failure::Here(error.to_string()))
 }
 
@@ -71,15 +66,7 @@ fn shown(form: Form, all: &[(String, Json)], is_one: bool) -> Result<(), Failure
                 }
                 json
             };
-            let mut objects: Vec<Json> = all.iter().map(named).collect();
-            let json = match objects.pop() {
-                Some(only) if is_one => only,
-                last => {
-                    objects.extend(last);
-                    Json::Array(objects)
-                }
-            };
-            structured(form, &json)?
+            structured(form, all.iter().map(named).collect(), is_one)?
         }
     };
     print(&text).map_err(Failure::Here)

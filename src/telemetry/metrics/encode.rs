@@ -88,11 +88,12 @@ impl Reading {
         }
         let latencies = volumes()
             .filter_map(|(labels, of)| Some((labels, Histogram::of(of.latencies.as_ref()?))));
-        out.histograms(
+        let family = (
             "opi_spdk_volume_latency_seconds",
             "Time that I/O of a volume took",
-            latencies,
-        )?;
+            MetricType::Histogram,
+        );
+        out.family(family, latencies)?;
         out.gauges(
             "opi_spdk_volume_size_bytes",
             "Size of a volume",
@@ -284,49 +285,44 @@ type Labels<'a, const N: usize> = [(&'static str, Cow<'a, str>); N];
 struct Out<'a>(DescriptorEncoder<'a>);
 
 impl Out<'_> {
-    fn counters<'v, V: EncodeCounterValue, const N: usize>(
+    fn family<'v, M: EncodeMetric, const N: usize>(
         &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels<'v, N>, V)>,
+        (name, help, metric_type): (&str, &str, MetricType),
+        metrics: impl IntoIterator<Item = (Labels<'v, N>, M)>,
     ) -> Result<(), Error> {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, value) in values {
-            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        let mut family = self.0.encode_descriptor(name, help, None, metric_type)?;
+        for (labels, metric) in metrics {
+            metric.encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }
 
-    fn histograms<'v, const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels<'v, N>, Histogram)>,
-    ) -> Result<(), Error> {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (labels, value) in values {
-            value.encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-
-    fn gauges<'v, V: EncodeGaugeValue, const N: usize>(
+    fn counters<'v, V, const N: usize>(
         &mut self,
         name: &str,
         help: &str,
         values: impl IntoIterator<Item = (Labels<'v, N>, V)>,
-    ) -> Result<(), Error> {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (labels, value) in values {
-            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
+    ) -> Result<(), Error>
+    where
+        ConstCounter<V>: EncodeMetric,
+    {
+        let values = values.into_iter();
+        let counters = values.map(|(labels, value)| (labels, ConstCounter::new(value)));
+        self.family((name, help, MetricType::Counter), counters)
+    }
+
+    fn gauges<'v, V, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels<'v, N>, V)>,
+    ) -> Result<(), Error>
+    where
+        ConstGauge<V>: EncodeMetric,
+    {
+        let values = values.into_iter();
+        let gauges = values.map(|(labels, value)| (labels, ConstGauge::new(value)));
+        self.family((name, help, MetricType::Gauge), gauges)
     }
 
     fn counter<V: EncodeCounterValue>(
