@@ -9,7 +9,7 @@
 //! lock. A second one beside it (a host of the first) shares the lock and takes another core.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::port::free_port;
 use super::{Client, eventually, hugepages_or_fail, poll_blocking};
 
 /// The built program.
@@ -357,12 +358,6 @@ impl Drop for Target {
         }
         eprintln!("--- log of the target ---\n{}", self.log());
     }
-}
-
-/// A TCP port that nobody listens on.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound port").port()
 }
 
 /// Waits for the machine: one target at a time, over all test processes.
