@@ -103,7 +103,7 @@ async fn an_io_queue_of_another_host_is_refused() {
 }
 
 /// A subsystem that admits this host with this key; its NQN and where it listens.
-async fn secure(target: &Target, id: &str, hostnqn: &str, psk: &str) -> Identity {
+pub async fn secure(target: &Target, id: &str, hostnqn: &str, psk: &str) -> Identity {
     let client = target.client().await;
     let volume = malloc(&client, &format!("{id}-volume"), 4).await;
     let spec = json!({ "hostnqn": hostnqn, "psk": base64(psk) });

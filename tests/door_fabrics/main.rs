@@ -9,6 +9,7 @@ mod identity;
 mod listeners;
 mod order;
 mod pace;
+mod records;
 mod tls;
 
 use common::nvme_tcp::{Answer, Host, kind};

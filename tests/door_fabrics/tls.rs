@@ -2,10 +2,13 @@
 
 use std::io::{ErrorKind, Read, Result, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use openssl::ssl::SslStream;
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 
 use crate::common::nvme_tcp::Identity;
 use crate::common::{Psk, poll_blocking};
@@ -20,28 +23,53 @@ const READ: Duration = Duration::from_secs(5);
 pub struct Tunnel {
     /// Where a plain host comes in.
     pub near: SocketAddr,
+    /// Its port towards the target.
+    port: u16,
+    /// Records that came with data of the target.
+    records: Arc<AtomicU64>,
     pump: Option<JoinHandle<()>>,
 }
 
 impl Tunnel {
     /// Opens TLS to an address; the error is the handshake's.
     pub fn open(far: SocketAddr, psk: &Psk) -> std::result::Result<Self, String> {
-        Self::open_over(far, psk, false)
+        Self::open_over(far, psk, false, None)
+    }
+
+    /// The same, and the kernel takes no more than so many bytes that have not been read.
+    pub fn open_narrow(
+        far: SocketAddr,
+        psk: &Psk,
+        bytes: usize,
+    ) -> std::result::Result<Self, String> {
+        Self::open_over(far, psk, false, Some(bytes))
     }
 
     /// The same, and each record goes out in two parts, of which the target has read the first before
     /// the second is sent.
     pub fn open_in_parts(far: SocketAddr, psk: &Psk) -> std::result::Result<Self, String> {
-        Self::open_over(far, psk, true)
+        Self::open_over(far, psk, true, None)
     }
 
-    fn open_over(far: SocketAddr, psk: &Psk, parts: bool) -> std::result::Result<Self, String> {
+    fn open_over(
+        far: SocketAddr,
+        psk: &Psk,
+        parts: bool,
+        narrow: Option<usize>,
+    ) -> std::result::Result<Self, String> {
         let fault = |error: openssl::error::ErrorStack| error.to_string();
         let setup = psk.setup().map_err(fault)?;
         let stream = TcpStream::connect(far).map_err(|error| error.to_string())?;
         stream
             .set_nodelay(true)
             .map_err(|error| error.to_string())?;
+        if let Some(bytes) = narrow {
+            set_socket_recv_buffer_size(&stream, bytes).map_err(|error| error.to_string())?;
+        }
+        let port = stream
+            .local_addr()
+            .map_err(|error| error.to_string())?
+            .port();
         let stream = Parts {
             stream,
             parts: false,
@@ -52,14 +80,33 @@ impl Tunnel {
         tls.get_mut().parts = parts;
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let near = listener.local_addr().expect("a bound port");
-        let pump = std::thread::spawn(move || {
-            let (plain, _) = listener.accept().expect("the host comes");
-            let _ = pump(plain, tls);
+        let records = Arc::<AtomicU64>::default();
+        let pump = std::thread::spawn({
+            let records = Arc::clone(&records);
+            move || {
+                let (plain, _) = listener.accept().expect("the host comes");
+                let _ = pump(plain, tls, &records);
+            }
         });
         Ok(Self {
             near,
+            port,
+            records,
             pump: Some(pump),
         })
+    }
+
+    /// Records in which the target's data came so far.
+    pub fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    /// Bytes for this host that the target's kernel holds.
+    pub fn queued(&self) -> u64 {
+        connections()
+            .filter(|row| row.to == self.port)
+            .map(|row| row.sent)
+            .sum()
     }
 
     /// This host, by way of the tunnel.
@@ -82,7 +129,7 @@ impl Drop for Tunnel {
 }
 
 /// Carries bytes both ways until one end closes.
-fn pump(mut plain: TcpStream, mut tls: SslStream<Parts>) -> Result<()> {
+fn pump(mut plain: TcpStream, mut tls: SslStream<Parts>, records: &AtomicU64) -> Result<()> {
     plain.set_nodelay(true)?;
     plain.set_read_timeout(Some(STEP))?;
     tls.get_ref().stream.set_read_timeout(Some(STEP))?;
@@ -96,7 +143,11 @@ fn pump(mut plain: TcpStream, mut tls: SslStream<Parts>) -> Result<()> {
         }
         match tls.read(&mut bytes) {
             Ok(0) => break,
-            Ok(read) => plain.write_all(&bytes[..read])?,
+            Ok(read) => {
+                // OpenSSL gives one record at a time, and the buffer holds any.
+                records.fetch_add(1, Ordering::Relaxed);
+                plain.write_all(&bytes[..read])?;
+            }
             Err(error) if is_quiet(&error) => {}
             Err(error) => {
                 let _ = plain.shutdown(Shutdown::Both);
@@ -147,19 +198,38 @@ impl Write for Parts {
 
 /// How many bytes from this port of loopback its peer has not read, or has not received yet.
 fn unread(port: u16) -> u64 {
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
-    let ends = |end: Option<&&str>| end.is_some_and(|end| end.ends_with(&format!(":{port:04X}")));
-    let waiting = table.lines().skip(1).filter_map(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let (sent, received) = fields.get(4)?.split_once(':')?;
-        let queue = if ends(fields.get(1)) {
-            sent
-        } else if ends(fields.get(2)) {
-            received
-        } else {
-            return None;
-        };
-        u64::from_str_radix(queue, 16).ok()
+    let waiting = connections().map(|row| match row {
+        Row { from, sent, .. } if from == port => sent,
+        Row { to, received, .. } if to == port => received,
+        _ => 0,
     });
     waiting.sum()
+}
+
+/// One end of a connection: its ports, and what its kernel holds.
+struct Row {
+    from: u16,
+    to: u16,
+    /// Bytes that the peer has not acknowledged.
+    sent: u64,
+    /// Bytes that nobody has read.
+    received: u64,
+}
+
+/// The kernel's table of IPv4 connections.
+fn connections() -> impl Iterator<Item = Row> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+    let port = |end: &str| u16::from_str_radix(end.rsplit(':').next()?, 16).ok();
+    let row = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let (sent, received) = fields.get(4)?.split_once(':')?;
+        Some(Row {
+            from: port(fields.get(1)?)?,
+            to: port(fields.get(2)?)?,
+            sent: u64::from_str_radix(sent, 16).ok()?,
+            received: u64::from_str_radix(received, 16).ok()?,
+        })
+    };
+    let rows: Vec<_> = table.lines().skip(1).filter_map(row).collect();
+    rows.into_iter()
 }
