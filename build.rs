@@ -14,6 +14,9 @@ const SECRET: [&str; 3] = [
     "opi_api.storage.v1.TcpController",
 ];
 
+/// The package of our own kinds, beside the published API.
+const OWN: &str = "opi_spdk.v1";
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let root = Path::new("proto");
@@ -47,12 +50,22 @@ fn main() -> Result<(), Box<dyn Error>> {
                 );
         }
     }
-    let mut set = compiler.file_descriptor_set();
-    set.file.retain(|file| file.package() != "google.api");
-    builder
+    let builder = builder
         .codec_path("crate::codec::ApiCodec")
-        .skip_debug(SECRET)
-        .compile_fds(set)?;
+        .skip_debug(SECRET);
+    let mut published = compiler.file_descriptor_set();
+    published.file.retain(|file| file.package() != "google.api");
+    let mut own = published.clone();
+    published.file.retain(|file| file.package() != OWN);
+    // Messages that several services share belong to the published API. The file of its package is empty
+    // here, and is written again by the second run.
+    own.file
+        .retain(|file| file.package() == OWN || file.service.is_empty());
+    builder
+        .clone()
+        .extern_path(".opi_api.storage.v1", "crate::api::storage")
+        .compile_fds(own)?;
+    builder.compile_fds(published)?;
     Ok(())
 }
 

@@ -22,7 +22,7 @@ use crate::health::{Exports, Files, Health, Parts, Paths, look_after};
 use crate::identity::Identity;
 use crate::inventory::{InventoryService, Roots};
 use crate::kvm::{Plugged, Slots};
-use crate::middleend::{EncryptedVolumes, QosVolumes};
+use crate::middleend::{DelayVolumes, EncryptedVolumes, QosVolumes};
 use crate::objects::Objects;
 use crate::reconcile::Reconciler;
 use crate::resource::service::service;
@@ -32,7 +32,7 @@ use crate::telemetry::health;
 
 service! {
     /// Volumes that forget what is written.
-    NullVolumeService {
+    storage::NullVolumeService {
         serves { null_volumes: NullVolume[flat] as Volumes<NullVolume> }
         beside {}
     }
@@ -40,7 +40,7 @@ service! {
 
 service! {
     /// Volumes in memory.
-    MallocVolumeService {
+    storage::MallocVolumeService {
         serves { malloc_volumes: MallocVolume[flat] as Volumes<MallocVolume> }
         beside {}
     }
@@ -48,7 +48,7 @@ service! {
 
 service! {
     /// Volumes in files and kernel block devices.
-    AioVolumeService {
+    storage::AioVolumeService {
         serves { aio_volumes: AioVolume[flat] as Volumes<AioVolume> }
         beside {}
     }
@@ -56,7 +56,7 @@ service! {
 
 service! {
     /// NVMe subsystems, and what hosts reach through them.
-    FrontendNvmeService {
+    storage::FrontendNvmeService {
         serves {
             nvme_subsystems: NvmeSubsystem[flat] as NvmeSubsystems,
             nvme_controllers: NvmeController[nested] as Plugged<NvmeControllers>,
@@ -68,7 +68,7 @@ service! {
 
 service! {
     /// NVMe devices of others.
-    NvmeRemoteControllerService {
+    storage::NvmeRemoteControllerService {
         serves {
             nvme_remote_controllers: NvmeRemoteController[flat] as NvmeRemoteControllers,
             nvme_paths: NvmePath[nested] as NvmePaths,
@@ -115,7 +115,7 @@ service! {
 
 service! {
     /// Volumes that encrypt what another one stores.
-    MiddleendEncryptionService {
+    storage::MiddleendEncryptionService {
         serves { encrypted_volumes: EncryptedVolume[listed] as EncryptedVolumes }
         beside {}
     }
@@ -123,15 +123,23 @@ service! {
 
 service! {
     /// Limits of volumes.
-    MiddleendQosVolumeService {
+    storage::MiddleendQosVolumeService {
         serves { qos_volumes: QosVolume[listed] as QosVolumes }
         beside {}
     }
 }
 
 service! {
+    /// Volumes that are slower than what they stand on.
+    own::DelayVolumeService {
+        serves { delay_volumes: DelayVolume[flat] as DelayVolumes }
+        beside {}
+    }
+}
+
+service! {
     /// virtio-blk devices.
-    FrontendVirtioBlkService {
+    storage::FrontendVirtioBlkService {
         serves { virtio_blks: VirtioBlk[flat] as Plugged<VirtioBlks> }
         beside {}
     }
@@ -139,7 +147,7 @@ service! {
 
 service! {
     /// virtio-scsi devices.
-    FrontendVirtioScsiService {
+    storage::FrontendVirtioScsiService {
         serves {
             virtio_scsi_targets: VirtioScsiTarget[listed] as VirtioScsiTargets,
             virtio_scsi_controllers: VirtioScsiController[listed] as Plugged<VirtioScsiControllers>,
@@ -169,6 +177,8 @@ pub struct Services {
     pub encryption: MiddleendEncryptionService,
     /// See [`MiddleendQosVolumeService`].
     pub qos: MiddleendQosVolumeService,
+    /// See [`DelayVolumeService`].
+    pub delay: DelayVolumeService,
     /// See [`FrontendVirtioBlkService`].
     pub virtio_blk: FrontendVirtioBlkService,
     /// See [`FrontendVirtioScsiService`].
@@ -213,6 +223,9 @@ impl Services {
             },
             qos: MiddleendQosVolumeService {
                 qos_volumes: Collection::new(QosVolumes::new(spdk.clone()), &shared),
+            },
+            delay: DelayVolumeService {
+                delay_volumes: Collection::new(DelayVolumes::new(spdk.clone()), &shared),
             },
             aio: AioVolumeService {
                 aio_volumes: Collection::new(Volumes::new(spdk.clone(), identity), &shared),
@@ -275,6 +288,7 @@ impl Services {
             Arc::clone(&self.nvme_remote.nvme_paths) as _,
             Arc::clone(&self.encryption.encrypted_volumes) as _,
             Arc::clone(&self.qos.qos_volumes) as _,
+            Arc::clone(&self.delay.delay_volumes) as _,
             Arc::clone(&self.virtio_blk.virtio_blks) as _,
             Arc::clone(&self.virtio_scsi.virtio_scsi_targets) as _,
             Arc::clone(&self.virtio_scsi.virtio_scsi_controllers) as _,
@@ -289,6 +303,7 @@ impl Services {
         let volumes = Arc::clone(&self.aio.aio_volumes);
         let namespaces = Arc::clone(&self.nvme.nvme_namespaces);
         let limits = Arc::clone(&self.qos.qos_volumes);
+        let delays = Arc::clone(&self.delay.delay_volumes);
         let luns = Arc::clone(&self.virtio_scsi.virtio_scsi_luns);
         let events = Arc::clone(self.events());
         let paths = Paths::new(spdk.clone(), controllers, Arc::clone(health), events);
@@ -297,6 +312,7 @@ impl Services {
         tokio::spawn(look_after(paths, shared()));
         tokio::spawn(look_after(files, shared()));
         tokio::spawn(look_after(Exports::new(limits, &self.shared), shared()));
+        tokio::spawn(look_after(Exports::new(delays, &self.shared), shared()));
         tokio::spawn(look_after(Exports::new(namespaces, &self.shared), shared()));
         tokio::spawn(look_after(Exports::new(luns, &self.shared), shared()));
         let namespaces = Arc::clone(&self.nvme.nvme_namespaces);
@@ -368,6 +384,7 @@ impl Services {
             self.nvme_remote.server(),
             self.encryption.server(),
             self.qos.server(),
+            self.delay.server(),
             self.virtio_blk.server(),
             self.virtio_scsi.server(),
             InventoryServiceServer::new(InventoryService::new(Roots::default())),

@@ -27,11 +27,12 @@ use tonic::Code;
 use vhost_user::{Command, Kind, RESPONSE, Session};
 
 /// All kinds that have records.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "NullVolume",
     "MallocVolume",
     "AioVolume",
     "EncryptedVolume",
+    "DelayVolume",
     "QosVolume",
     "NvmeRemoteController",
     "NvmePath",
@@ -140,7 +141,9 @@ async fn make(target: &Target, peer: &Fixture) -> Initiator {
     let aio = json!({ "filename": target.scratch().join("disk"), "block_size": 512 });
     let aio = name_of(&of("AioVolume").created("", "aio", aio).await);
     let null = json!({ "block_size": 512, "blocks_count": 2048 });
-    for id in ["null", "under", "spare", "gone", "lun-a", "lun-b", "disk"] {
+    for id in [
+        "null", "under", "spare", "gone", "lun-a", "lun-b", "disk", "slow",
+    ] {
         of("NullVolume").created("", id, null.clone()).await;
     }
     let memory = malloc(&client, "memory", 4).await;
@@ -151,6 +154,8 @@ async fn make(target: &Target, peer: &Fixture) -> Initiator {
             .created("", "encrypted", encrypted)
             .await,
     );
+    let delay = json!({ "volume_name_ref": "volumes/slow", "avg_read_latency_us": 10 });
+    of("DelayVolume").created("", "delay", delay).await;
     let limits = json!({ "volume_name_ref": "volumes/spare",
         "limits": { "max": { "rw_bandwidth_mbs": 100 } } });
     of("QosVolume").created("", "limits", limits).await;

@@ -16,9 +16,10 @@ mod link;
 const VERSION: &str = "SPDK v26.01";
 
 /// Headers of bdev modules, as `<module>/<file>` under `module/bdev`.
-const MODULE_HEADERS: [&str; 5] = [
+const MODULE_HEADERS: [&str; 6] = [
     "aio/bdev_aio.h",
     "crypto/vbdev_crypto.h",
+    "delay/vbdev_delay.h",
     "malloc/bdev_malloc.h",
     "null/bdev_null.h",
     "nvme/bdev_nvme.h",

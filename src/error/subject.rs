@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use crate::api;
 use crate::resource::{Key, Name};
 
-/// What resource types begin with: the package of the API.
-const PACKAGE: &str = "opi_api.storage.v1";
+/// What resource types begin with: the package of the kind's message.
+const PUBLISHED: &str = "opi_api.storage.v1";
+const OWN: &str = "opi_spdk.v1";
 
 /// A resource, or something else that has a name. Several kinds are called `volumes/ID`: of those the
 /// kind is told, too.
@@ -23,9 +25,11 @@ impl Subject {
 
     /// The type as the proto files call it; empty for what is no resource.
     pub fn resource_type(&self) -> String {
-        let kind = self.kind.as_ref();
-        kind.map(|kind| format!("{PACKAGE}/{kind}"))
-            .unwrap_or_default()
+        let Some(kind) = &self.kind else {
+            return String::new();
+        };
+        let own = api::pool().get_message_by_name(&format!("{OWN}.{kind}"));
+        format!("{}/{kind}", if own.is_some() { OWN } else { PUBLISHED })
     }
 }
 
@@ -92,6 +96,8 @@ mod tests {
         let subject = Subject::from(&nested);
         assert_eq!(subject.to_string(), nested.as_str());
         assert_eq!(subject.resource_type(), "opi_api.storage.v1/NvmeNamespace");
+        let own = Subject::from(&Key::from("delayVolumes/d"));
+        assert_eq!(own.resource_type(), "opi_spdk.v1/DelayVolume");
         assert_eq!(Subject::from("a file").resource_type(), "");
     }
 }

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind as FieldKind, Value};
+use spdk::bdev::delay::MAX_US;
 use spdk::bdev::malloc::METADATA_SIZES;
 use spdk::nvmf::{nqn, subsystem};
 use spdk::vhost::{blk, scsi};
@@ -257,6 +258,7 @@ pub fn of(kind: &str, path: &str) -> Option<Bound> {
         ("EncryptedVolume", "cipher") => {
             Values(&["ENCRYPTION_TYPE_AES_XTS_128", "ENCRYPTION_TYPE_AES_XTS_256"])
         }
+        ("DelayVolume", path) if path.ends_with("_latency_us") => Within(1, MAX_US as i64),
         (_, "uuid" | "spec.uuid" | "spec.nguid") => Text(&A_UUID),
         (_, "volume_name_ref" | "spec.volume_name_ref") => Text(&VOLUME),
         _ => return of_parts(kind, path),

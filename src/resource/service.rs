@@ -4,14 +4,14 @@
 //! ```text
 //! service! {
 //!     /// What it is.
-//!     NullVolumeService {
+//!     storage::NullVolumeService {
 //!         serves { null_volumes: NullVolume[flat] as NullVolumes }
 //!         beside {}
 //!     }
 //! }
 //! ```
 //!
-//! `serves` lists the kinds that work, each with the [`Kind`](super::Kind) that implements it and
+//! `storage` is the module of the package in [`api`](crate::api). `serves` lists the kinds that work, each with the [`Kind`](super::Kind) that implements it and
 //! the shape of its requests: `flat` (no `parent` anywhere), `listed` (only List has one) or
 //! `nested` (Create and List have one). `holds` (where there is any) lists what else the service has, and `beside` methods that are none of
 //! the six verbs, as they stand in the generated trait.
@@ -56,7 +56,7 @@ macro_rules! list_request {
 macro_rules! service {
     (
         $(#[$doc:meta])*
-        $Service:ident {
+        $api:ident::$Service:ident {
             serves { $($field:ident: $Kind:ident[$shape:ident] as $Implementation:ty),* $(,)? }
             $(holds { $($held:ident: $Held:ty),* $(,)? })?
             beside { $($beside:tt)* }
@@ -80,20 +80,20 @@ macro_rules! service {
                 /// The tower service that serves it.
                 pub fn server(
                     self,
-                ) -> $crate::api::storage::[<$Service:snake _server>]::[<$Service Server>]<Self> {
-                    $crate::api::storage::[<$Service:snake _server>]::[<$Service Server>]::new(self)
+                ) -> $crate::api::$api::[<$Service:snake _server>]::[<$Service Server>]<Self> {
+                    $crate::api::$api::[<$Service:snake _server>]::[<$Service Server>]::new(self)
                 }
             }
 
-            $($crate::resource::service::object!($Kind);)*
+            $($crate::resource::service::object!($api, $Kind);)*
 
             #[tonic::async_trait]
-            impl $crate::api::storage::[<$Service:snake _server>]::$Service for $Service {
+            impl $crate::api::$api::[<$Service:snake _server>]::$Service for $Service {
                 $(
                     async fn [<create_ $Kind:snake>](
                         &self,
-                        request: tonic::Request<$crate::api::storage::[<Create $Kind Request>]>,
-                    ) -> Result<tonic::Response<$crate::api::storage::$Kind>, tonic::Status> {
+                        request: tonic::Request<$crate::api::$api::[<Create $Kind Request>]>,
+                    ) -> Result<tonic::Response<$crate::api::$api::$Kind>, tonic::Status> {
                         let call = $crate::resource::CallContext::of(request.metadata());
                         let request = request.into_inner();
                         let request = $crate::resource::service::create_request!(
@@ -104,8 +104,8 @@ macro_rules! service {
 
                     async fn [<update_ $Kind:snake>](
                         &self,
-                        request: tonic::Request<$crate::api::storage::[<Update $Kind Request>]>,
-                    ) -> Result<tonic::Response<$crate::api::storage::$Kind>, tonic::Status> {
+                        request: tonic::Request<$crate::api::$api::[<Update $Kind Request>]>,
+                    ) -> Result<tonic::Response<$crate::api::$api::$Kind>, tonic::Status> {
                         let call = $crate::resource::CallContext::of(request.metadata());
                         let request = request.into_inner();
                         let request = $crate::resource::Update {
@@ -118,7 +118,7 @@ macro_rules! service {
 
                     async fn [<delete_ $Kind:snake>](
                         &self,
-                        request: tonic::Request<$crate::api::storage::[<Delete $Kind Request>]>,
+                        request: tonic::Request<$crate::api::$api::[<Delete $Kind Request>]>,
                     ) -> Result<tonic::Response<()>, tonic::Status> {
                         let call = $crate::resource::CallContext::of(request.metadata());
                         let request = request.into_inner();
@@ -131,22 +131,22 @@ macro_rules! service {
 
                     async fn [<get_ $Kind:snake>](
                         &self,
-                        request: tonic::Request<$crate::api::storage::[<Get $Kind Request>]>,
-                    ) -> Result<tonic::Response<$crate::api::storage::$Kind>, tonic::Status> {
+                        request: tonic::Request<$crate::api::$api::[<Get $Kind Request>]>,
+                    ) -> Result<tonic::Response<$crate::api::$api::$Kind>, tonic::Status> {
                         Ok(tonic::Response::new(self.$field.get(&request.get_ref().name)?))
                     }
 
                     async fn [<list_ $Kind:snake s>](
                         &self,
-                        request: tonic::Request<$crate::api::storage::[<List $Kind sRequest>]>,
+                        request: tonic::Request<$crate::api::$api::[<List $Kind sRequest>]>,
                     ) -> Result<
-                        tonic::Response<$crate::api::storage::[<List $Kind sResponse>]>,
+                        tonic::Response<$crate::api::$api::[<List $Kind sResponse>]>,
                         tonic::Status,
                     > {
                         let request = request.into_inner();
                         let request = $crate::resource::service::list_request!($shape, request);
                         let page = self.$field.list(&request)?;
-                        Ok(tonic::Response::new($crate::api::storage::[<List $Kind sResponse>] {
+                        Ok(tonic::Response::new($crate::api::$api::[<List $Kind sResponse>] {
                             [<$Kind:snake s>]: page.items,
                             next_page_token: page.next_page_token,
                         }))
@@ -154,13 +154,13 @@ macro_rules! service {
 
                     async fn [<stats_ $Kind:snake>](
                         &self,
-                        request: tonic::Request<$crate::api::storage::[<Stats $Kind Request>]>,
+                        request: tonic::Request<$crate::api::$api::[<Stats $Kind Request>]>,
                     ) -> Result<
-                        tonic::Response<$crate::api::storage::[<Stats $Kind Response>]>,
+                        tonic::Response<$crate::api::$api::[<Stats $Kind Response>]>,
                         tonic::Status,
                     > {
                         let stats = self.$field.stats(&request.get_ref().name).await?;
-                        Ok(tonic::Response::new($crate::api::storage::[<Stats $Kind Response>] {
+                        Ok(tonic::Response::new($crate::api::$api::[<Stats $Kind Response>] {
                             stats: Some(stats),
                         }))
                     }
@@ -173,8 +173,8 @@ macro_rules! service {
 
 /// Makes a message of the API a resource.
 macro_rules! object {
-    ($Kind:ident) => {
-        impl $crate::resource::Object for $crate::api::storage::$Kind {
+    ($api:ident, $Kind:ident) => {
+        impl $crate::resource::Object for $crate::api::$api::$Kind {
             fn name(&self) -> &str {
                 &self.name
             }

@@ -57,6 +57,7 @@ pub(super) fn counts(services: &Services) -> Vec<Count> {
         services.nvme_remote.nvme_paths,
         services.encryption.encrypted_volumes,
         services.qos.qos_volumes,
+        services.delay.delay_volumes,
         services.virtio_blk.virtio_blks,
         services.virtio_scsi.virtio_scsi_targets,
         services.virtio_scsi.virtio_scsi_controllers,

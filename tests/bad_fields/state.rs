@@ -67,7 +67,13 @@ impl State {
     pub async fn of_api(client: &Client) -> Self {
         let list = async |kind, parent: &str| Resource::new(client, kind).list(parent).await;
         let mut state = Self::default();
-        for kind in ["NullVolume", "MallocVolume", "AioVolume", "EncryptedVolume"] {
+        for kind in [
+            "NullVolume",
+            "MallocVolume",
+            "AioVolume",
+            "EncryptedVolume",
+            "DelayVolume",
+        ] {
             state.bdevs.extend(list(kind, "").await.iter().map(id));
         }
         for limits in list("QosVolume", "").await {

@@ -209,6 +209,31 @@ pub const IMPLEMENTED: &[Kind] = &[
         },
     },
     Kind {
+        message: "DelayVolume",
+        sample: |place, n| {
+            json!({
+                "volume_name_ref": place.volume(n),
+                "avg_read_latency_us": n + 1,
+                "p99_write_latency_us": 1000,
+            })
+        },
+        changes: |place| {
+            vec![
+                ("avg_read_latency_us", json!(50)),
+                ("p99_read_latency_us", json!(500)),
+                ("avg_write_latency_us", json!(50)),
+                ("p99_write_latency_us", json!(10)),
+                ("volume_name_ref", json!(place.volume(1000))),
+            ]
+        },
+        fixed: |_| {
+            vec![
+                ("avg_read_latency_us", json!(60_000_001)),
+                ("p99_write_latency_us", json!(-1)),
+            ]
+        },
+    },
+    Kind {
         message: "EncryptedVolume",
         sample: |place, n| {
             json!({
@@ -352,7 +377,8 @@ impl Place {
     }
 
     async fn prepare(&self, n: u16) {
-        const ON_VOLUMES: [&str; 5] = [
+        const ON_VOLUMES: [&str; 6] = [
+            "DelayVolume",
             "NvmeNamespace",
             "VirtioBlk",
             "VirtioScsiLun",

@@ -53,7 +53,7 @@ pub use port::free_port;
 pub use psk::Psk;
 pub use random::Random;
 pub use relay::Relay;
-pub use resource::{Resource, name_of};
+pub use resource::{Resource, kind_of, name_of};
 pub use route::route;
 pub use sockets::devices_beside;
 pub use target::{Options, Target, lock_machine};

@@ -2,11 +2,19 @@
 //! descriptors.
 
 use opi_spdk::api;
-use prost_reflect::{Kind, MethodDescriptor};
+use prost_reflect::{Kind, MessageDescriptor, MethodDescriptor};
 use serde_json::{Map, Value, json};
 use tonic::{Code, Status};
 
 use super::client::{Client, find_method};
+
+/// The message of a kind, in whichever package it is.
+pub fn kind_of(message: &str) -> MessageDescriptor {
+    let create = find_method(&format!("Create{message}"));
+    let name = format!("{}.{message}", create.parent_service().package_name());
+    let found = api::pool().get_message_by_name(&name);
+    found.unwrap_or_else(|| panic!("the API has no kind {message}"))
+}
 
 /// One kind, through one connection.
 #[derive(Clone)]
@@ -27,8 +35,8 @@ pub struct Resource {
 impl Resource {
     /// The kind whose message has this name.
     pub fn new(client: &Client, message: &'static str) -> Self {
-        let full_name = format!("opi_api.storage.v1.{message}");
         let create = find_method(&format!("Create{message}"));
+        let full_name = kind_of(message).full_name().to_owned();
         let holds =
             |kind: Kind| matches!(kind, Kind::Message(held) if held.full_name() == full_name);
         let field = create.input().fields().find(|f| holds(f.kind()));

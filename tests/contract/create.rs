@@ -1,12 +1,13 @@
 //! Create (AIP-133), and the rules that the descriptors state of every field.
 
-use opi_spdk::api;
 use prost_reflect::{Cardinality, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Value, json};
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::common::{assert_holds, at, expect_invalid, has_behaviour, name_of, with, without};
+use crate::common::{
+    assert_holds, at, expect_invalid, has_behaviour, kind_of, name_of, with, without,
+};
 use crate::kinds::Place;
 
 pub async fn create_answers_what_was_set_and_the_name(place: &Place) {
@@ -200,10 +201,7 @@ pub async fn the_parent_must_be_given_and_there(place: &Place) {
 }
 
 fn message_of(place: &Place) -> MessageDescriptor {
-    let name = format!("opi_api.storage.v1.{}", place.kind.message);
-    api::pool()
-        .get_message_by_name(&name)
-        .expect("a message of the API")
+    kind_of(place.kind.message)
 }
 
 /// The paths of all REQUIRED fields of what the object has.

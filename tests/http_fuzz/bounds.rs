@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use base64::Engine;
-use opi_spdk::api;
 use prost_reflect::{DynamicMessage, Kind as FieldKind, MessageDescriptor};
 use serde_json::{Value, json};
 
 use crate::common::kinds::{IMPLEMENTED, Lab, Place};
-use crate::common::{Answer, Http, Options, Target, name_of};
+use crate::common::{Answer, Http, Options, Target, kind_of, name_of};
 
 /// The gRPC code INVALID_ARGUMENT.
 const INVALID: i64 = 3;
@@ -266,8 +265,7 @@ impl Trial<'_> {
     }
 
     fn message(&self) -> MessageDescriptor {
-        let name = format!("opi_api.storage.v1.{}", self.place.kind.message);
-        api::pool().get_message_by_name(&name).expect("a kind")
+        kind_of(self.place.kind.message)
     }
 
     async fn unmake(&self, answer: &Answer) {

@@ -30,7 +30,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 const STATUSES: [u16; 9] = [200, 400, 404, 405, 409, 429, 501, 503, 504];
 
 /// All kinds that can be made, users before what they use.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "VirtioScsiLun",
     "VirtioScsiController",
     "VirtioScsiTarget",
@@ -38,6 +38,7 @@ const KINDS: [&str; 14] = [
     "NvmeNamespace",
     "QosVolume",
     "EncryptedVolume",
+    "DelayVolume",
     "NvmePath",
     "NvmeRemoteController",
     "NvmeController",

@@ -75,7 +75,13 @@ pub async fn check_against_spdk(client: &Client, spdk: &Spdk) {
         async || {
             let mut volumes = ids(
                 client,
-                &["NullVolume", "MallocVolume", "AioVolume", "EncryptedVolume"],
+                &[
+                    "NullVolume",
+                    "MallocVolume",
+                    "AioVolume",
+                    "EncryptedVolume",
+                    "DelayVolume",
+                ],
             )
             .await;
             for remote in Resource::new(client, "NvmeRemoteController")

@@ -1,10 +1,9 @@
 //! All routes of one kind, taken with one object of it.
 
-use opi_spdk::api;
 use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde_json::{Value, json};
 
-use crate::common::{Client, Resource, assert_holds, at, only, with};
+use crate::common::{Client, Resource, assert_holds, at, kind_of, only, with};
 use crate::routes::{ALREADY_EXISTS, INVALID, NOT_FOUND, Routes};
 
 /// One object of a kind, and a change of it.
@@ -60,9 +59,8 @@ impl Case {
 
     /// The canonical JSON of an object: camelCase, 64-bit numbers as strings.
     fn canonical(&self, object: &Value) -> Value {
-        let name = format!("opi_api.storage.v1.{}", self.message);
-        let message = api::pool().get_message_by_name(&name).expect("a kind");
-        let message = DynamicMessage::deserialize(message, object).expect("of its type");
+        let message =
+            DynamicMessage::deserialize(kind_of(self.message), object).expect("of its type");
         let options = SerializeOptions::new().stringify_64_bit_integers(true);
         message
             .serialize_with_options(serde_json::value::Serializer, &options)

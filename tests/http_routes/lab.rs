@@ -160,6 +160,12 @@ pub fn cases(dir: &Path, port: u16) -> Vec<Case> {
         ),
         case("EncryptedVolume", "", on_volume(encrypted), other_volume()),
         case(
+            "DelayVolume",
+            "",
+            on_volume(json!({ "avg_read_latency_us": 20 })),
+            ("p99_write_latency_us", json!(40)),
+        ),
+        case(
             "VirtioBlk",
             "",
             on_volume(json!({ "pcie_id": pcie.clone() })),

@@ -1,43 +1,66 @@
-//! The routes of the API's table, and what they must answer.
+//! The routes of the API's table and of kinds of our own, and what they must answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
+use opi_spdk::api;
 use serde_json::Value;
 
-use crate::common::{Answer, Http, Target};
+use crate::common::{Answer, Http, Target, route};
 use crate::described::Described;
 
 const TABLE: &str = include_str!("../data/opi-api.tsv");
 
-/// An RPC as the table has it.
+/// The package of kinds of our own. Its service of all objects is no kind, and has tests of its own.
+const OWN: &str = "opi_spdk.v1";
+const OF_ALL_OBJECTS: &str = "ObjectService";
+
+/// The route of an RPC.
 pub struct Rpc {
-    method: &'static str,
-    template: &'static str,
+    method: String,
+    template: String,
+}
+
+/// Those of the table, by their RPCs.
+fn published() -> impl Iterator<Item = (String, Rpc)> {
+    TABLE.lines().filter_map(|line| {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let ("rpc", name) = (columns[0], columns[1].rsplit('.').next()?) else {
+            return None;
+        };
+        let (method, template) = columns[4].split_once(' ')?;
+        let (method, template) = (method.to_owned(), template.to_owned());
+        Some((name.to_owned(), Rpc { method, template }))
+    })
+}
+
+/// Those of kinds of our own.
+fn own() -> impl Iterator<Item = (String, Rpc)> {
+    let services = api::pool().services();
+    let own = services.filter(|s| s.package_name() == OWN && s.name() != OF_ALL_OBJECTS);
+    own.flat_map(|service| {
+        let rpcs = service.methods().map(|rpc| {
+            let (method, template, _) = route(&rpc);
+            (rpc.name().to_owned(), Rpc { method, template })
+        });
+        rpcs.collect::<Vec<_>>()
+    })
 }
 
 /// The routes, and which of them have been taken.
 pub struct Routes {
     pub http: Http,
-    pub rpcs: BTreeMap<&'static str, Rpc>,
-    pub taken: Mutex<BTreeSet<&'static str>>,
+    pub rpcs: BTreeMap<String, Rpc>,
+    pub taken: Mutex<BTreeSet<String>>,
     described: Described,
 }
 
 impl Routes {
     pub async fn new(target: &Target) -> Self {
-        let rpcs = TABLE.lines().filter_map(|line| {
-            let columns: Vec<&str> = line.split('\t').collect();
-            let ("rpc", name) = (columns[0], columns[1].rsplit('.').next()?) else {
-                return None;
-            };
-            let (method, template) = columns[4].split_once(' ')?;
-            Some((name, Rpc { method, template }))
-        });
         let http = Http(target.http);
         Self {
             http,
-            rpcs: rpcs.collect(),
+            rpcs: published().chain(own()).collect(),
             taken: Mutex::default(),
             described: Described::by(&http).await,
         }
@@ -55,7 +78,7 @@ impl Routes {
                 let name = if pattern.contains('*') { name } else { pattern };
                 format!("{}{name}{}", &template[..from], &template[to + 1..])
             }
-            _ => (*template).to_owned(),
+            _ => template.clone(),
         };
         let query = if query.is_empty() {
             String::new()
@@ -65,7 +88,7 @@ impl Routes {
         let body = body
             .map(|body| body.to_string().into_bytes())
             .unwrap_or_default();
-        self.taken.lock().expect("no panic").insert(rpc);
+        self.taken.lock().expect("no panic").insert(rpc.clone());
         let answer = self
             .http
             .send(method, &format!("{path}{query}"), &[], body)

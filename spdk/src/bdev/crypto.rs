@@ -2,21 +2,15 @@
 
 use std::ffi::{CString, c_int};
 use std::fmt;
-use std::time::Duration;
 
 use spdk_sys as sys;
 
-use super::{check_name, claimed, claimed_by, existing, lookup};
+use super::stand_in::forget as forget_bdev;
+use super::{check_name, claimed, claimed_by, existing};
 use crate::completion::{call, on_status};
 use crate::cstr::cstr;
-use crate::deadline::within;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
-use crate::timer::sleep;
-
-/// How long a bdev that is going may keep its name, and between two looks.
-const GOING_LIMIT: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// An AES-XTS key: both halves, 32 bytes for AES_XTS_128, 64 for AES_XTS_256.
 /// Wiped when dropped; never shown.
@@ -110,25 +104,10 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
 /// make it again once the base is back. EBUSY if another bdev has the name, or a module claims it.
 pub async fn forget(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "forget encrypted bdev";
-    let forgotten = async {
-        while lookup(spdk, name)?.is_some() {
-            // It is just going, and keeps its name until its users have let go of it; or is back.
-            match delete(spdk, name).await {
-                Err(error) if error.errno.0 == libc::ENODEV => sleep(spdk, PAUSE).await,
-                result => return result,
-            }
-        }
-        let c_name = cstr("bdev name", name)?;
-        // SAFETY: on the app thread; SPDK copies the name.
-        let rc = unsafe { sys::opi_bdev_crypto_stand_in(c_name.as_ptr()) };
-        check(OPERATION, rc).map_err(|error| error.with_detail(format!("{name:?}")))?;
-        // In the same step, so nobody uses the stand-in.
-        unregister(OPERATION, name).await
-    };
-    let in_use = || Error::new(OPERATION, libc::EBUSY).with_detail(format!("{name:?} is in use"));
-    within(spdk, GOING_LIMIT, forgotten)
-        .await
-        .unwrap_or_else(|| Err(in_use()))
+    forget_bdev(spdk, OPERATION, c"crypto", name, async || {
+        delete(spdk, name).await
+    })
+    .await
 }
 
 /// Unregisters a bdev of the crypto module, which gives up its name and its key.

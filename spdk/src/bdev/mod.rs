@@ -6,12 +6,14 @@
 pub mod aio;
 pub mod alias;
 pub mod crypto;
+pub mod delay;
 mod histogram;
 pub mod malloc;
 pub mod null;
 pub mod nvme;
 mod presence;
 pub mod qos;
+mod stand_in;
 mod stats;
 mod survey;
 

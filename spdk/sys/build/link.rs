@@ -22,7 +22,7 @@ pub const PACKAGES: [&str; 7] = [
 /// nothing here uses. Several of them look at every new bdev and would take over
 /// one whose content looks like theirs (a partition table, a logical volume store,
 /// a RAID superblock), which an exported volume's content must never cause.
-const UNUSED: [&str; 31] = [
+const UNUSED: [&str; 30] = [
     "rte_vhost",
     "spdk_accel_ae4dma",
     "spdk_accel_dpdk_compressdev",
@@ -32,7 +32,6 @@ const UNUSED: [&str; 31] = [
     "spdk_accel_iaa",
     "spdk_accel_ioat",
     "spdk_ae4dma",
-    "spdk_bdev_delay",
     "spdk_bdev_error",
     "spdk_bdev_ftl",
     "spdk_bdev_gpt",

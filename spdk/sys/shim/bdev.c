@@ -13,6 +13,7 @@
 #include <bdev_malloc.h>
 #include <bdev_null.h>
 #include <vbdev_crypto.h>
+#include <vbdev_delay.h>
 
 #include "shim.h"
 
@@ -154,6 +155,39 @@ opi_bdev_crypto_delete(const char *name, void (*done)(void *arg, int status), vo
 	delete_crypto_disk(name, done, arg);
 }
 
+int
+opi_bdev_delay_create(const char *name, const char *base, const struct opi_bdev_delays *delays)
+{
+	/* All zero has SPDK derive one from the base's. */
+	struct spdk_uuid uuid = {};
+
+	return create_delay_disk(base, name, &uuid, delays->avg_read_us, delays->p99_read_us,
+				 delays->avg_write_us, delays->p99_write_us);
+}
+
+int
+opi_bdev_delay_set(const char *name, const struct opi_bdev_delays *delays)
+{
+	const uint64_t values[] = {
+		[DELAY_AVG_READ] = delays->avg_read_us,
+		[DELAY_P99_READ] = delays->p99_read_us,
+		[DELAY_AVG_WRITE] = delays->avg_write_us,
+		[DELAY_P99_WRITE] = delays->p99_write_us,
+	};
+	int rc = 0;
+
+	for (int type = DELAY_AVG_READ; rc == 0 && type < DELAY_NONE; type++) {
+		rc = vbdev_delay_update_latency_value((char *)name, values[type], type);
+	}
+	return rc;
+}
+
+void
+opi_bdev_delay_delete(const char *name, void (*done)(void *arg, int status), void *arg)
+{
+	delete_delay_disk(name, done, arg);
+}
+
 /* Nothing reads or writes a stand-in. */
 static void
 stand_in_submit(struct spdk_io_channel *ch, struct spdk_bdev_io *io)
@@ -191,7 +225,7 @@ static const struct spdk_bdev_fn_table g_stand_in_fns = {
 };
 
 int
-opi_bdev_crypto_stand_in(const char *name)
+opi_bdev_stand_in(const char *module, const char *name)
 {
 	struct spdk_bdev *bdev = calloc(1, sizeof(*bdev));
 	int rc = -ENOMEM;
@@ -205,7 +239,7 @@ opi_bdev_crypto_stand_in(const char *name)
 		return rc;
 	}
 	bdev->product_name = "stand-in";
-	bdev->module = spdk_bdev_module_list_find("crypto");
+	bdev->module = spdk_bdev_module_list_find(module);
 	bdev->fn_table = &g_stand_in_fns;
 	bdev->ctxt = bdev;
 	bdev->blocklen = 512;

@@ -58,9 +58,24 @@ int opi_bdev_crypto_create(const char *name, const char *base, const char *hex_k
 			   const char *hex_key2);
 /* Always calls back, with 0 or a negative errno. */
 void opi_bdev_crypto_delete(const char *name, void (*done)(void *arg, int status), void *arg);
-/* Registers a bdev of that name which takes no I/O, and which the crypto module takes for one of its
- * own: it gives up a name, and the key, only together with a bdev. */
-int opi_bdev_crypto_stand_in(const char *name);
+
+/* Microseconds that are added to an I/O: to nearly all, and to one in a hundred. */
+struct opi_bdev_delays {
+	uint64_t	avg_read_us;
+	uint64_t	p99_read_us;
+	uint64_t	avg_write_us;
+	uint64_t	p99_write_us;
+};
+
+int opi_bdev_delay_create(const char *name, const char *base, const struct opi_bdev_delays *delays);
+/* Holds for I/O that its base completes from now on. */
+int opi_bdev_delay_set(const char *name, const struct opi_bdev_delays *delays);
+/* Always calls back, with 0 or a negative errno. */
+void opi_bdev_delay_delete(const char *name, void (*done)(void *arg, int status), void *arg);
+
+/* Registers a bdev of that name which takes no I/O, and which the module takes for one of its own: crypto
+ * and delay give up a name, and what belongs to it, only together with a bdev. */
+int opi_bdev_stand_in(const char *module, const char *name);
 
 /* nvmf.c */
 

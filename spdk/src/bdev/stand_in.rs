@@ -1,0 +1,48 @@
+//! Has a module of SPDK forget a bdev that went because its base did: the module would make it again once the
+//! base is back, and takes a name off its list only together with a bdev of that name.
+
+use std::ffi::CStr;
+use std::time::Duration;
+
+use spdk_sys as sys;
+
+use super::lookup;
+use crate::cstr::cstr;
+use crate::deadline::within;
+use crate::error::{Error, check};
+use crate::runtime::Spdk;
+use crate::timer::sleep;
+
+/// How long a bdev that is going may keep its name, and between two lookups.
+const GOING_LIMIT: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Forgets a bdev of `module`; `delete` deletes the bdev of that name, ENODEV if there is none. EBUSY if
+/// another bdev has the name, or a module claims it.
+pub(super) async fn forget(
+    spdk: Spdk,
+    operation: &'static str,
+    module: &CStr,
+    name: &str,
+    delete: impl AsyncFn() -> Result<(), Error>,
+) -> Result<(), Error> {
+    let forgotten = async {
+        while lookup(spdk, name)?.is_some() {
+            // It is just going, and keeps its name until its users have let go of it; or is back.
+            match delete().await {
+                Err(error) if error.errno.0 == libc::ENODEV => sleep(spdk, PAUSE).await,
+                result => return result,
+            }
+        }
+        let c_name = cstr("bdev name", name)?;
+        // SAFETY: on the app thread; SPDK copies the name, and only compares the module's.
+        let rc = unsafe { sys::opi_bdev_stand_in(module.as_ptr(), c_name.as_ptr()) };
+        check(operation, rc).map_err(|error| error.with_detail(format!("{name:?}")))?;
+        // In the same step, so nobody uses the stand-in.
+        delete().await
+    };
+    let in_use = || Error::new(operation, libc::EBUSY).with_detail(format!("{name:?} is in use"));
+    within(spdk, GOING_LIMIT, forgotten)
+        .await
+        .unwrap_or_else(|| Err(in_use()))
+}
