@@ -6,6 +6,7 @@ mod common;
 
 mod floods;
 mod identify;
+mod left_out;
 mod notice;
 mod pdus;
 mod reasons;

@@ -25,7 +25,11 @@ pub struct Session {
 impl Session {
     /// With these flags.
     pub async fn with(args: &[&str]) -> Self {
-        let options = Options::default().args(args.iter().copied());
+        Self::of_target(Options::default().args(args.iter().copied())).await
+    }
+
+    /// A target that is started so.
+    pub async fn of_target(options: Options) -> Self {
         let target = Target::start_with(options).await;
         let client = target.client().await;
         let bystander = Bystander::new(&target).await;
@@ -71,10 +75,14 @@ impl Session {
 
     /// Shows namespace 1 to a host.
     pub async fn export(&self, attached: &Attached) -> Export {
+        self.export_volume(&format!("{}n1", attached.id)).await
+    }
+
+    /// Shows a volume to a host.
+    pub async fn export_volume(&self, volume: &str) -> Export {
         let id = unique("over-peer");
         let over = subsystem(&self.client, &id, json!({})).await;
-        let volume = format!("{}n1", attached.id);
-        let shown = namespace(&self.client, &over, &volume, json!({})).await;
+        let shown = namespace(&self.client, &over, volume, json!({})).await;
         let (listens, port) = tcp_controller(&self.client, &over).await;
         let identity = Identity::new(port, &nqn_of(&id));
         let admin = identity.admin(Digests::OFF);

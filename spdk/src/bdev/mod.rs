@@ -7,6 +7,7 @@ pub mod aio;
 pub mod alias;
 pub mod crypto;
 pub mod delay;
+mod end_io;
 mod histogram;
 pub mod malloc;
 pub mod null;
@@ -27,6 +28,7 @@ use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
+pub(crate) use end_io::end_io;
 pub use histogram::Latencies;
 pub use presence::{Presence, leave, look_after};
 pub(crate) use presence::{Watch, watch};

@@ -11,7 +11,7 @@ use spdk_sys as sys;
 
 use super::pause::paused;
 use super::{Subsystem, find};
-use crate::bdev::{self, Presence, Watch, nvme, qos};
+use crate::bdev::{self, Presence, Watch, qos};
 use crate::cstr::{cstr, string};
 use crate::error::Error;
 use crate::executor::spawn_local;
@@ -225,29 +225,26 @@ pub async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), Error> {
     .await
 }
 
-/// How long I/O in flight of a namespace that is removed may stay unanswered by a peer: the pause, which
-/// waits for it, has 5 s.
+/// How long I/O in flight of a namespace that is removed may stay unanswered: the pause, which waits for it,
+/// has 5 s.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Unless what it gives is dropped within [`PATIENCE`]: fails the I/O that the peer of a remote bdev has
-/// not answered, by connecting its controller anew.
+/// Unless what it gives is dropped within [`PATIENCE`]: fails the I/O of the bdev that its backend has not
+/// answered, and what waits for a path.
 fn give_up_unanswered(spdk: Spdk, bdev: &str) -> Rc<()> {
     let waits = Rc::new(());
     let (still, bdev) = (Rc::downgrade(&waits), bdev.to_owned());
-    let controllers = nvme::controllers(spdk);
-    let controller = controllers.into_iter().find(|name| {
-        let namespaces = nvme::namespaces(spdk, name).unwrap_or_default();
-        namespaces.iter().any(|namespace| namespace.bdev == bdev)
+    spawn_local(async move {
+        sleep(spdk, PATIENCE).await;
+        if still.upgrade().is_some()
+            && let Err(error) = bdev::end_io(spdk, &bdev)
+        {
+            log::note(
+                sys::spdk_log_level_SPDK_LOG_WARN,
+                format!("I/O of bdev {bdev:?} is not ended: {error}"),
+            );
+        }
     });
-    if let Some(controller) = controller {
-        spawn_local(async move {
-            sleep(spdk, PATIENCE).await;
-            if still.upgrade().is_some() {
-                // What comes of the connection is told elsewhere.
-                let _ = nvme::reset(spdk, &controller, PATIENCE).await;
-            }
-        });
-    }
     waits
 }
 
