@@ -29,7 +29,7 @@ use super::held::{Held, Total};
 use super::idle_timeout::IdleTimeout;
 use super::limits::{
     ACCEPT_BACKOFF, ANSWER_AGE, CONNECTION_WINDOW, FIRST_REQUEST, HEADER_LIST, IDLE, KEEPALIVE,
-    KEEPALIVE_TIMEOUT, OPENING, SEND_BUFFER, STREAM_WINDOW, STREAMS,
+    KEEPALIVE_TIMEOUT, LEAVE, OPENING, SEND_BUFFER, STREAM_WINDOW, STREAMS,
 };
 use super::rate_limit::RateLimit;
 use super::service::{Caller, Protocol, Service};
@@ -222,6 +222,7 @@ impl Port {
         let mut serving = pin!(self.builder.serve_connection(stream, service));
         let mut stop = pin!(stopping.wait());
         let mut stopped = false;
+        let mut leaving = None;
         let mut check = interval(CHECK);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let begun = Instant::now();
@@ -237,8 +238,19 @@ impl Port {
                     stopped = true;
                     serving.as_mut().graceful_shutdown();
                 }
-                () = connection.place.displaced() => return,
+                // A call may have begun since the choice fell on this connection: it ends as it would have.
+                () = connection.place.displaced(), if leaving.is_none() => {
+                    if connection.place.idle().is_some() && !connection.place.is_known() {
+                        return;
+                    }
+                    leaving = Some(Instant::now());
+                    if !stopped {
+                        stopped = true;
+                        serving.as_mut().graceful_shutdown();
+                    }
+                }
                 _ = check.tick() => match verdict(&connection, begun) {
+                    Verdict::Good | Verdict::Idle if self.has_left(&connection, leaving) => return,
                     Verdict::Good => {}
                     Verdict::Idle if stopped => {}
                     Verdict::Idle => {
@@ -252,6 +264,15 @@ impl Port {
                 },
             }
         }
+    }
+
+    /// Whether a connection that leaves since then has had the time that calls on their way need.
+    fn has_left(&self, connection: &Connection, leaving: Option<Instant>) -> bool {
+        let Some(left) = leaving.map(|since| since.elapsed()) else {
+            return false;
+        };
+        let is_idle = connection.place.idle().is_some_and(|idle| idle >= LEAVE);
+        left >= self.shared.limits.request || left >= LEAVE && is_idle
     }
 }
 

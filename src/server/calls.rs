@@ -19,6 +19,7 @@ use super::admission::{Peer, Place};
 use super::held::Held;
 use super::limits::{CALLS, CALLS_PER_PEER};
 use crate::error::Error;
+use crate::telemetry::calls::Record;
 
 /// The number of calls under way, of all connections.
 #[derive(Default)]
@@ -104,13 +105,23 @@ pub struct RequestBody {
     age: Duration,
     begun: Instant,
     late: Option<Pin<Box<Sleep>>>,
+    record: Option<Arc<Record>>,
 }
 
 impl RequestBody {
-    /// `body`, which has `age` from now to arrive in full.
-    pub fn new(body: Incoming, call: &Arc<Call>, age: Duration) -> Self {
+    /// `body`, which has `age` from now to arrive in full; whether it has is told to `record`.
+    pub fn new(
+        body: Incoming,
+        call: &Arc<Call>,
+        age: Duration,
+        record: Option<Arc<Record>>,
+    ) -> Self {
+        if let Some(record) = &record {
+            record.set_incomplete(!body.is_end_stream());
+        }
         Self {
             body,
+            record,
             call: Arc::clone(call),
             counted: 0,
             age,
@@ -121,6 +132,12 @@ impl RequestBody {
 
     fn held(&self) -> &Held {
         &self.call.0.held
+    }
+
+    fn is_complete(&self) {
+        if let Some(record) = &self.record {
+            record.set_incomplete(false);
+        }
     }
 
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
@@ -143,6 +160,9 @@ impl HttpBody for RequestBody {
         ready!(self.held().poll_room(cx));
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                if self.body.is_end_stream() || frame.is_trailers() {
+                    self.is_complete();
+                }
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 self.counted += bytes;
                 if !self.held().receive(bytes) {
@@ -156,7 +176,10 @@ impl HttpBody for RequestBody {
                 let status = Status::from_error(Box::new(error));
                 Poll::Ready(Some(Err(status)))
             }
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                self.is_complete();
+                Poll::Ready(None)
+            }
             Poll::Pending => self.poll_late(cx).map(|late| Some(Err(late))),
         }
     }

@@ -21,6 +21,10 @@ pub const WAITING: usize = 64;
 /// See [`WAITING`].
 pub const WAIT_FOR_PLACE: Duration = Duration::from_secs(30);
 
+/// How long a connection that is closed in favor of another may take to end with GOAWAY where no call is under
+/// way: one may be about to come.
+pub const LEAVE: Duration = Duration::from_secs(1);
+
 /// A connection without a call is not closed in favor of another within this time of its last one:
 /// its client may be about to send the next.
 pub const RECENTLY_USED: Duration = Duration::from_secs(1);
@@ -53,6 +57,12 @@ pub const CALLS: usize = 1024;
 /// See [`CALLS`].
 pub const CALLS_PER_PEER: usize = 512;
 
+/// Bytes of a gRPC request: a message of 4 MiB, which is tonic's limit, with its head.
+pub const MESSAGE: usize = (4 << 20) + 5;
+
+/// Bytes of a reflection request. Room for it is made as soon as it is announced.
+pub const REFLECTION_MESSAGE: usize = 8 << 10;
+
 /// How long the body of a request may take to arrive in full.
 pub const REQUEST_AGE: Duration = Duration::from_secs(20);
 
@@ -76,10 +86,11 @@ pub const UNFINISHED_UNDER_PRESSURE: usize = 64 << 10;
 /// gets less.
 pub const HELD: usize = 64 << 20;
 
-/// HTTP/2 flow control: bytes that a client may send ahead, on a stream and on a connection.
+/// HTTP/2 flow control: bytes that a client may send ahead, on a stream and on a connection, where nobody
+/// counts them. HTTP/2 knows no smaller window of a connection.
 pub const STREAM_WINDOW: u32 = 64 << 10;
 /// See [`STREAM_WINDOW`].
-pub const CONNECTION_WINDOW: u32 = 256 << 10;
+pub const CONNECTION_WINDOW: u32 = 64 << 10;
 
 /// Bytes that HTTP/2 buffers for a stream on the way out.
 pub const SEND_BUFFER: usize = 64 << 10;

@@ -5,6 +5,7 @@
 mod accept;
 mod admission;
 mod calls;
+mod gathered;
 mod held;
 mod idle_timeout;
 pub mod limits;
@@ -178,7 +179,9 @@ fn with_reflection(routes: Routes) -> Result<Routes, String> {
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let fail = |error: tonic_reflection::server::Error| format!("reflection: {error}");
+    let v1 = builder().build_v1().map_err(fail)?;
+    let v1alpha = builder().build_v1alpha().map_err(fail)?;
     Ok(routes
-        .add_service(builder().build_v1().map_err(fail)?)
-        .add_service(builder().build_v1alpha().map_err(fail)?))
+        .add_service(v1.max_decoding_message_size(limits::REFLECTION_MESSAGE))
+        .add_service(v1alpha.max_decoding_message_size(limits::REFLECTION_MESSAGE)))
 }

@@ -18,11 +18,13 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt;
 
 use super::calls::{AnswerBody, Call, Connection, RequestBody};
+use super::gathered::gather;
 use super::limits::{REQUEST_AGE, REQUEST_STREAM_AGE};
 use super::origin::{Guard, Refusal};
 use crate::error::Error;
 use crate::gateway;
 use crate::resource::{GRPC_TIMEOUT, grpc_timeout};
+use crate::telemetry::calls::Record;
 
 /// What a port speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,15 +106,29 @@ impl Service {
             Ok(allowed) => allowed,
             Err(refusal) => return self.refuse(refusal, &head, body).await,
         };
+        let record = head.extensions.get::<Arc<Record>>().cloned();
         let call = match Call::begin(connection) {
             Ok(call) => call,
-            Err(error) => return self.refuse(error.into(), &head, body).await,
+            Err(error) => {
+                if let Some(record) = &record {
+                    record.set_incomplete(true);
+                }
+                return self.refuse(error.into(), &head, body).await;
+            }
         };
         poll_fn(|cx| connection.held.poll_room(cx)).await;
-        let body = RequestBody::new(body, &call, age(&head));
+        let body = RequestBody::new(body, &call, age(&head), record);
         let limit = self.limit(&head.headers);
-        let request = Request::from_parts(head, Body::new(body));
-        let answer = self.router.clone().oneshot(request);
+        let whole = self.protocol == Protocol::Grpc && !is_stream(&head);
+        let answer = async {
+            let body = if whole {
+                Body::new(gather(body).await)
+            } else {
+                Body::new(body)
+            };
+            let request = Request::from_parts(head, body);
+            self.router.clone().oneshot(request).await
+        };
         let answer = match limit {
             None => answer.await,
             Some(limit) => match timeout(limit, answer).await {
@@ -152,9 +168,14 @@ impl Service {
     }
 }
 
+/// Whether the call's requests are a stream: reflection's alone.
+fn is_stream(head: &Parts) -> bool {
+    head.uri.path().starts_with("/grpc.reflection.")
+}
+
 /// How long the request may take to arrive.
 fn age(head: &Parts) -> std::time::Duration {
-    if head.uri.path().starts_with("/grpc.reflection.") {
+    if is_stream(head) {
         REQUEST_STREAM_AGE
     } else {
         REQUEST_AGE

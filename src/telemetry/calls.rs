@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ pub struct Record {
     method: OnceLock<&'static Method>,
     command: OnceLock<String>,
     object: Mutex<Option<String>>,
+    /// Whether some of its request is still to come.
+    incomplete: AtomicBool,
 }
 
 impl Record {
@@ -64,6 +67,7 @@ impl Record {
             method: known.map(OnceLock::from).unwrap_or_default(),
             command: OnceLock::new(),
             object: Mutex::new(None),
+            incomplete: AtomicBool::new(false),
         }
     }
 
@@ -88,6 +92,12 @@ impl Record {
     /// What it is about. The last one counts: what was created has its name in the answer.
     pub(super) fn set_object(&self, name: String) {
         *self.object.lock() = Some(name);
+    }
+
+    /// Some of its request is still to come, or nothing is. A call that ends without the whole of it, or is
+    /// one too many, has done nothing: such lines are limited in rate.
+    pub fn set_incomplete(&self, incomplete: bool) {
+        self.incomplete.store(incomplete, Ordering::Relaxed);
     }
 
     fn changes(&self) -> bool {
@@ -186,6 +196,13 @@ impl Report {
                 code: (outcome.code, code),
             });
         }
+        let mut more = None;
+        if outcome.code != Code::Ok && record.incomplete.load(Ordering::Relaxed) {
+            match self.telemetry.incomplete.allow() {
+                None => return,
+                left_out => more = left_out.filter(|left_out| *left_out > 0),
+            }
+        }
         let audit = self.telemetry.audit.as_ref();
         let audit = audit.filter(|_| record.changes());
         let level = level(record.changes(), outcome.code);
@@ -210,7 +227,7 @@ impl Report {
             duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             trace_id: &trace_id,
         };
-        entry.log(level);
+        entry.log(level, more);
         if let Some(audit) = audit {
             audit.write(entry);
         }
@@ -248,7 +265,8 @@ fn is_logged(level: tracing::Level) -> bool {
 }
 
 impl Entry<'_> {
-    fn log(&self, level: tracing::Level) {
+    /// `more` calls like it have no line.
+    fn log(&self, level: tracing::Level, more: Option<u64>) {
         macro_rules! event {
             ($event:ident) => {
                 tracing::$event!(
@@ -262,6 +280,7 @@ impl Entry<'_> {
                     reason = self.reason,
                     duration_us = self.duration_us,
                     trace_id = %self.trace_id,
+                    more,
                     "call"
                 )
             };

@@ -30,6 +30,8 @@ use std::sync::Arc;
 use audit::Audit;
 use metrics::Metrics;
 
+use crate::server::RateLimit;
+
 pub use calls::Record;
 pub use observe::Observe;
 
@@ -37,6 +39,8 @@ pub use observe::Observe;
 #[derive(Default)]
 pub struct Telemetry {
     audit: Option<Audit>,
+    /// Lines of calls whose requests did not come in full.
+    incomplete: RateLimit,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -46,6 +50,7 @@ impl Telemetry {
     pub fn new(audit: Option<Audit>) -> Arc<Self> {
         Arc::new(Self {
             audit,
+            incomplete: RateLimit::default(),
             metrics: Arc::default(),
         })
     }

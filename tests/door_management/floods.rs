@@ -1,11 +1,164 @@
-//! What a client of HTTP/2 may make the server write into its log.
+//! What one client may make the server keep in memory and write into its log.
 
+use std::convert::Infallible;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
 
+use axum::http::Request;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
+use tokio::net::TcpSocket;
+use tokio::task::JoinSet;
 
-use crate::common::Target;
+use crate::common::{Target, eventually};
 use crate::{ANSWER, dial};
+
+const CONNECTIONS: usize = 40;
+/// What a connection may have under way.
+const STREAMS: usize = 100;
+
+/// Memory that the whole of a flood may take, MiB: half-sent requests and unread answers have 64, and each
+/// connection and each call has buffers beside. Without bounds the first of them takes more than 1,000.
+const BOUND: u64 = 160;
+
+/// Lines of calls that are half sent or too many: one in 10 s, and the rest counted.
+const LINES: usize = 12;
+
+/// Resident memory, MiB.
+fn resident(target: &Target) -> u64 {
+    let path = format!("/proc/{}/status", target.pid().as_raw_nonzero());
+    let status = std::fs::read_to_string(path).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.trim().parse::<u64>().ok())
+        .expect("a size")
+        / 1024
+}
+
+/// A request whose first part comes, and no other.
+fn half(path: &str, address: SocketAddr, part: Bytes) -> Request<Body> {
+    let first = futures_util::stream::iter([Ok::<_, Infallible>(Frame::data(part))]);
+    let body = first.chain(futures_util::stream::pending());
+    Request::builder()
+        .method("POST")
+        .uri(format!("http://{address}{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(StreamBody::new(body.boxed()))
+        .expect("a request")
+}
+
+type Body = StreamBody<futures_util::stream::BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
+
+/// Opens connections from another address than other clients have, each with as many requests as it may
+/// have, and calls `during` once they are all sent.
+async fn flood(
+    target: &Target,
+    window: u32,
+    request: impl Fn() -> Request<Body>,
+    during: impl AsyncFnOnce(),
+) {
+    let mut open = JoinSet::new();
+    let mut senders = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, 2], 0).into()).expect("loopback");
+        let stream = socket
+            .connect(target.grpc)
+            .await
+            .expect("it takes connections");
+        let handshake = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(window)
+            .handshake(TokioIo::new(stream));
+        let (mut sender, connection) = handshake.await.expect("HTTP/2");
+        open.spawn(async move {
+            let _ = connection.await;
+        });
+        for _ in 0..STREAMS {
+            if sender.ready().await.is_err() {
+                break;
+            }
+            let answer = sender.send_request(request());
+            open.spawn(async move {
+                // An answer is kept, and not read.
+                if let Ok(answer) = answer.await {
+                    std::future::pending::<()>().await;
+                    drop(answer);
+                }
+            });
+        }
+        senders.push(sender);
+    }
+    during().await;
+    drop(senders);
+    open.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn floods_of_calls_take_bounded_memory_and_give_it_back() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    for n in 0..200 {
+        let request = json!({
+            "null_volume_id": format!("a-volume-with-a-long-name-{n}"),
+            "null_volume": { "block_size": 512, "blocks_count": 64 },
+        });
+        client.ok("CreateNullVolume", request).await;
+    }
+    let before = resident(&target);
+    let service = "/opi_api.storage.v1.NullVolumeService";
+    // A message of 1 MiB of which 48 KiB come.
+    let mut part = vec![0, 0, 0x10, 0, 0];
+    part.resize(48 << 10, b'x');
+    let part = Bytes::from(part);
+    let (create, list) = (
+        format!("{service}/CreateNullVolume"),
+        format!("{service}/ListNullVolumes"),
+    );
+    let reflect = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    let empty = Bytes::from_static(&[0, 0, 0, 0, 0]);
+    let lines = || target.log().matches("CreateNullVolume").count();
+    let lines_before = lines();
+    for (what, window, path, part) in [
+        ("half-sent requests", 1 << 20, create.as_str(), part),
+        ("unread answers", 0, list.as_str(), empty.clone()),
+        ("reflection without an end", 1 << 20, reflect, empty),
+    ] {
+        let mut most = 0;
+        let request = || half(path, target.grpc, part.clone());
+        flood(&target, window, request, async || {
+            for _ in 0..10 {
+                most = most.max(resident(&target));
+                let begun = std::time::Instant::now();
+                client
+                    .ok("ListNullVolumes", json!({ "page_size": 1 }))
+                    .await;
+                assert!(begun.elapsed() < ANSWER, "{what}: {:?}", begun.elapsed());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        assert!(most < before + BOUND, "{what}: {before} to {most} MiB");
+        println!("{what}: {before} to {most} MiB");
+    }
+    let soon = Duration::from_secs(30);
+    eventually("the memory is back", soon, async || {
+        (resident(&target) < before + BOUND / 2).then_some(())
+    })
+    .await;
+    let more = lines() - lines_before;
+    assert!(
+        more <= LINES,
+        "{more} lines of thousands of half-sent calls"
+    );
+    target.stop();
+}
 
 /// HEADERS of a stream that ends with them (RFC 9113, 6.2), and its RST_STREAM (6.4).
 fn opened_and_reset(stream: u32) -> Vec<u8> {
