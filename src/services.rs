@@ -18,7 +18,7 @@ use crate::frontend::{
     Luns, NvmeControllers, NvmeNamespaces, NvmeSubsystems, VirtioBlks, VirtioScsiControllers,
     VirtioScsiLuns, VirtioScsiTargets,
 };
-use crate::health::{Exports, Files, Health, Parts, Paths, look_after};
+use crate::health::{Exports, Files, Health, Hosts, Parts, Paths, look_after};
 use crate::identity::Identity;
 use crate::inventory::{InventoryService, Roots};
 use crate::kvm::{Plugged, Slots};
@@ -308,6 +308,8 @@ impl Services {
         let events = Arc::clone(self.events());
         let paths = Paths::new(spdk.clone(), controllers, Arc::clone(health), events);
         let shared = || Arc::clone(&self.shared);
+        let hosts = Hosts::new(spdk.clone(), shared());
+        tokio::spawn(look_after(hosts, shared()));
         let files = Files::new(spdk.clone(), volumes, shared(), Arc::clone(health));
         tokio::spawn(look_after(paths, shared()));
         tokio::spawn(look_after(files, shared()));
@@ -335,7 +337,12 @@ impl Services {
 
     /// A service of all objects, whatever their kinds.
     pub fn objects(&self) -> Arc<Objects> {
-        Objects::new(&self.shared, self.records())
+        Objects::new(
+            &self.shared,
+            &self.spdk,
+            self.records(),
+            &self.nvme.nvme_subsystems,
+        )
     }
 
     /// Which objects are not as their records say.

@@ -25,8 +25,9 @@ const MODULE_HEADERS: [&str; 6] = [
     "nvme/bdev_nvme.h",
 ];
 
-const SHIMS: [&str; 7] = [
+const SHIMS: [&str; 8] = [
     "bdev.c",
+    "hosts.c",
     "keyring.c",
     "log.c",
     "nvme.c",

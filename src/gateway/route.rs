@@ -314,7 +314,7 @@ mod tests {
             .collect();
         found.sort();
         found.dedup();
-        assert_eq!(found.len(), 89);
+        assert_eq!(found.len(), 97);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod exports;
 mod files;
+mod hosts;
 mod parts;
 mod paths;
 mod presences;
@@ -25,6 +26,7 @@ use crate::resource::{Key, Name, Registry, Shared};
 
 pub(crate) use exports::Exports;
 pub(crate) use files::Files;
+pub(crate) use hosts::Hosts;
 pub(crate) use parts::{Part, Parted, Parts, What};
 pub(crate) use paths::{Paths, path_key};
 pub(crate) use presences::{Presences, Replaced};

@@ -1,18 +1,24 @@
 //! `opi_spdk.v1.ObjectService`: all objects, whatever their kinds, and what happens to them.
 
+pub(crate) mod hosts;
 mod http;
 mod watch;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use spdk::Handle;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use crate::api::own::object_service_server::ObjectService;
-use crate::api::own::{ListObjectsRequest, ListObjectsResponse, Object, WatchEventsRequest};
+use crate::api::own::{
+    DisconnectHostRequest, DisconnectHostResponse, ListHostsRequest, ListHostsResponse,
+    ListObjectsRequest, ListObjectsResponse, Object, WatchEventsRequest,
+};
 use crate::events::described;
-use crate::resource::{self, Name, Records, Shared, paging};
+use crate::frontend::NvmeSubsystems;
+use crate::resource::{self, Collection, Name, Records, Shared, paging};
 
 pub use http::router;
 
@@ -22,15 +28,24 @@ const WATCHERS: usize = 256;
 /// The service.
 pub struct Objects {
     shared: Arc<Shared>,
+    spdk: Handle,
+    subsystems: Arc<Collection<NvmeSubsystems>>,
     kinds: Vec<Arc<dyn Records>>,
     watchers: Arc<Semaphore>,
 }
 
 impl Objects {
-    /// Over the records of these kinds.
-    pub(crate) fn new(shared: &Arc<Shared>, kinds: Vec<Arc<dyn Records>>) -> Arc<Self> {
+    /// Over the records of these kinds, and the hosts of these subsystems.
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        spdk: &Handle,
+        kinds: Vec<Arc<dyn Records>>,
+        subsystems: &Arc<Collection<NvmeSubsystems>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             shared: Arc::clone(shared),
+            spdk: spdk.clone(),
+            subsystems: Arc::clone(subsystems),
             kinds,
             watchers: Arc::new(Semaphore::new(WATCHERS)),
         })
@@ -108,5 +123,19 @@ impl ObjectService for Objects {
         Ok(Response::new(
             self.events(request.get_ref().after_revision)?,
         ))
+    }
+
+    async fn list_hosts(
+        &self,
+        request: Request<ListHostsRequest>,
+    ) -> Result<Response<ListHostsResponse>, Status> {
+        Ok(Response::new(self.list_of_hosts(request.get_ref()).await?))
+    }
+
+    async fn disconnect_host(
+        &self,
+        request: Request<DisconnectHostRequest>,
+    ) -> Result<Response<DisconnectHostResponse>, Status> {
+        Ok(Response::new(self.disconnect(request.get_ref()).await?))
     }
 }

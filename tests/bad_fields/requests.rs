@@ -195,6 +195,11 @@ async fn requests(place: &Place) -> Vec<Request> {
             Request::new("GetNvmeRemoteNamespace", json!({ "name": namespace })),
             Request::new("GetInventory", json!({ "name": "inventory" })),
             Request::new("ListObjects", json!({})),
+            Request::new("ListHosts", json!({})),
+            Request::new(
+                "DisconnectHost",
+                json!({ "name": "nvmeSubsystems/none", "host_nqn": "nqn.2022-09.io.spdk:h" }),
+            ),
         ]);
     }
     all

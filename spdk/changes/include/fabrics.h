@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 struct spdk_nvme_cmd;
+struct spdk_nvmf_ctrlr;
 struct spdk_nvmf_poll_group;
 struct spdk_nvmf_qpair;
 struct spdk_nvmf_subsystem;
@@ -35,6 +36,16 @@ bool __attribute__((weak)) opi_gate_psk_names(const char *identity, const char *
 /* Whether a command's data is as long as what the command moves. An admin command has no blocks. */
 bool __attribute__((weak)) opi_gate_data_length(const void *cmd, bool admin, uint32_t block_size,
 		uint32_t length);
+
+/* A host's admin queue has connected, on its thread. */
+void __attribute__((weak)) opi_host_connected(struct spdk_nvmf_ctrlr *ctrlr,
+		struct spdk_nvmf_qpair *qpair);
+
+/* A controller is about to go with its last queue, on the subsystem's thread. */
+void __attribute__((weak)) opi_host_disconnected(struct spdk_nvmf_ctrlr *ctrlr);
+
+/* lib/nvmf/ctrlr.c: who the host of a controller says that it is. The controller has it until its end. */
+const char *nvmf_ctrlr_get_hostnqn(const struct spdk_nvmf_ctrlr *ctrlr);
 
 /* lib/nvmf/ctrlr.c: completes a first fused command whose second will not come. */
 void nvmf_qpair_abort_first_fused(struct spdk_nvmf_qpair *qpair);

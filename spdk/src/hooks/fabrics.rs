@@ -1,8 +1,12 @@
 //! The door NVMe over Fabrics, behind the transport: `spdk/changes/include/fabrics.h`.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::mem::MaybeUninit;
 
 use spdk_gate::fabrics::{self, Command, Connect, Fault, Queue};
+use spdk_sys as sys;
+
+use crate::nvmf::comings;
 
 /// Values of `enum opi_connect_fault`.
 const RIGHT: c_int = 0;
@@ -99,6 +103,23 @@ pub unsafe extern "C" fn opi_gate_data_length(
         cdw12,
     };
     command.moves(queue, length)
+}
+
+/// # Safety
+/// On the thread of `qpair`, which has a controller.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_host_connected(_: *mut c_void, qpair: *mut sys::spdk_nvmf_qpair) {
+    let mut queue = MaybeUninit::<sys::opi_nvmf_queue>::uninit();
+    // SAFETY: the caller's contract; C fills in all of it, with texts that stay as long as the controller.
+    unsafe {
+        sys::opi_nvmf_describe_queue(qpair, queue.as_mut_ptr());
+        comings::connected(queue.assume_init_ref());
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn opi_host_disconnected(controller: *mut c_void) {
+    comings::gone(controller.addr());
 }
 
 #[cfg(test)]

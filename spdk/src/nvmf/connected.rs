@@ -1,61 +1,192 @@
-//! The hosts that are connected.
+//! The hosts that are connected, and their queues.
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 
 use spdk_sys as sys;
 
-use super::{check_status, target};
-use crate::completion::{Promise, completion};
-use crate::cstr::string;
-use crate::error::Error;
+use super::{check_status, find, target};
+use crate::completion::{Promise, call, completion, on_status};
+use crate::cstr::{cstr, read, string};
+use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-/// What C holds while the poll groups are walked. Subsystems are told apart by their addresses, which
-/// are not followed.
-struct Query {
-    hosts: HashMap<usize, u64>,
-    promise: Promise<(HashMap<usize, u64>, c_int)>,
+/// Queues of which is told: as many as file descriptors can be connections of.
+const MOST: usize = 1 << 16;
+
+/// A host that is connected to a subsystem. One that is connected several times is there once for each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// NQN of the subsystem.
+    pub subsystem: String,
+    /// Who it says that it is; empty where SPDK does not tell.
+    pub host: String,
+    /// Of the controller that was made for it.
+    pub controller_id: u16,
+    /// Its address and port; of a virtual machine the directory of its socket.
+    pub address: String,
+    /// It is a virtual machine, over vfio-user.
+    pub is_guest: bool,
+    /// By their IDs: first the admin queue, 0.
+    pub queues: Vec<Queue>,
+    /// Tells it from others that are connected.
+    pub(crate) controller: usize,
 }
 
-/// How many hosts are connected to each subsystem, by its NQN; one that has none is not there. A host that
-/// is connected to several controllers of a subsystem counts once for each.
-pub async fn connected_hosts(spdk: Spdk) -> Result<HashMap<String, u64>, Error> {
-    const OPERATION: &str = "count hosts";
-    let target = target(spdk, OPERATION)?.as_ptr();
-    let (promise, pending) = completion();
-    let query = Box::into_raw(Box::new(Query {
-        hosts: HashMap::new(),
-        promise,
-    }));
-    // SAFETY: on the app thread; `query` stays until `on_done`, which always comes, last.
-    unsafe {
-        sys::opi_nvmf_for_each_host(target, Some(on_host), Some(on_done), query.cast());
+/// A queue of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Queue {
+    /// Its ID.
+    pub id: u16,
+    /// How many commands it has room for.
+    pub size: u32,
+    /// The core of the reactor that serves it.
+    pub core: u32,
+}
+
+/// What a walk over SPDK's queues has found.
+#[derive(Default)]
+pub struct Connections {
+    hosts: Vec<Connected>,
+    queues: Vec<(usize, Queue)>,
+}
+
+impl Connections {
+    /// The hosts with their queues. Costs time: not on a reactor.
+    pub fn hosts(self) -> Vec<Connected> {
+        let mut of: HashMap<usize, Vec<Queue>> = HashMap::new();
+        for (controller, queue) in self.queues {
+            of.entry(controller).or_default().push(queue);
+        }
+        let mut hosts = self.hosts;
+        for host in &mut hosts {
+            host.queues = of.remove(&host.controller).unwrap_or_default();
+            host.queues.sort_unstable();
+        }
+        hosts
     }
-    let (hosts, status) = pending.await?;
-    check_status(OPERATION, status)?;
-    let mut by_nqn = HashMap::new();
-    // SAFETY: on the app thread, where alone subsystems come and go, and without an await in between.
-    unsafe {
-        let mut subsystem = sys::spdk_nvmf_subsystem_get_first(target);
-        while !subsystem.is_null() {
-            if let Some(hosts) = hosts.get(&subsystem.addr()) {
-                by_nqn.insert(string(sys::spdk_nvmf_subsystem_get_nqn(subsystem)), *hosts);
-            }
-            subsystem = sys::spdk_nvmf_subsystem_get_next(subsystem);
+
+    /// How many hosts are connected to each subsystem, by its NQN; one that has none is not there.
+    pub fn counts(self) -> HashMap<String, u64> {
+        let mut counts = HashMap::new();
+        for host in self.hosts {
+            *counts.entry(host.subsystem).or_default() += 1;
+        }
+        counts
+    }
+
+    fn add(&mut self, queue: &sys::opi_nvmf_queue) {
+        if self.queues.len() == MOST {
+            return;
+        }
+        if queue.qid == 0 {
+            // SAFETY: as C has them for the call.
+            self.hosts.push(unsafe { Connected::of(queue) });
+        }
+        let of = Queue {
+            id: queue.qid,
+            size: queue.size,
+            core: queue.core,
+        };
+        self.queues.push((queue.ctrlr.addr(), of));
+    }
+}
+
+impl Connected {
+    /// Without its queues.
+    ///
+    /// # Safety
+    /// The texts of `queue` are null or terminated strings that stay during the call.
+    unsafe fn of(queue: &sys::opi_nvmf_queue) -> Self {
+        // SAFETY: the caller's contract.
+        let [subsystem, host] = [queue.subnqn, queue.hostnqn].map(|text| unsafe { string(text) });
+        Self {
+            subsystem,
+            host,
+            controller_id: queue.cntlid,
+            address: read(&queue.address),
+            is_guest: queue.is_guest,
+            queues: Vec::new(),
+            controller: queue.ctrlr.addr(),
         }
     }
-    Ok(by_nqn)
 }
 
-unsafe extern "C" fn on_host(argument: *mut c_void, subsystem: *const sys::spdk_nvmf_subsystem) {
-    // SAFETY: what `connected_hosts` passed; SPDK walks one thread at a time, so nobody else has it.
-    let query = unsafe { &mut *argument.cast::<Query>() };
-    *query.hosts.entry(subsystem.addr()).or_default() += 1;
+/// All hosts that are connected, one reactor after the other: each is held up for as long as it takes to
+/// copy what is told of its own queues.
+///
+/// # Errors
+/// SPDK has no memory for it.
+pub async fn connections(spdk: Spdk) -> Result<Connections, Error> {
+    const OPERATION: &str = "list hosts";
+    let target = target(spdk, OPERATION)?.as_ptr();
+    let (promise, pending) = completion();
+    let walk = Box::into_raw(Box::new(Walk {
+        found: Connections::default(),
+        promise,
+    }));
+    // SAFETY: on the app thread; `walk` stays until `on_done`, which always comes, last.
+    unsafe { sys::opi_nvmf_for_each_queue(target, Some(on_queue), Some(on_done), walk.cast()) };
+    let (found, status) = pending.await?;
+    check_status(OPERATION, status)?;
+    Ok(found)
+}
+
+/// What C holds while the poll groups are walked.
+struct Walk {
+    found: Connections,
+    promise: Promise<(Connections, c_int)>,
+}
+
+unsafe extern "C" fn on_queue(argument: *mut c_void, queue: *const sys::opi_nvmf_queue) {
+    // SAFETY: what `connections` passed; SPDK walks one thread at a time, so nobody else has it. `queue` is
+    // valid for the call.
+    let (walk, queue) = unsafe { (&mut *argument.cast::<Walk>(), &*queue) };
+    walk.found.add(queue);
 }
 
 unsafe extern "C" fn on_done(argument: *mut c_void, status: c_int) {
     // SAFETY: as above; called once, after the walk, on the app thread.
-    let Query { hosts, promise } = *unsafe { Box::from_raw(argument.cast::<Query>()) };
-    promise.complete((hosts, status));
+    let Walk { found, promise } = *unsafe { Box::from_raw(argument.cast::<Walk>()) };
+    promise.complete((found, status));
+}
+
+/// Which of a subsystem's hosts. Virtual machines are none of them.
+#[derive(Debug, Clone, Default)]
+pub struct Which {
+    /// Those of this NQN.
+    pub host: Option<String>,
+    /// The one with this controller.
+    pub controller_id: Option<u16>,
+}
+
+/// Disconnects hosts: what they have in flight ends with the connection. Whoever may connects again by itself.
+///
+/// # Errors
+/// ENODEV for an unknown subsystem, ENOENT if no host is meant.
+pub async fn disconnect(spdk: Spdk, nqn: &str, which: &Which) -> Result<(), Error> {
+    const OPERATION: &str = "disconnect host";
+    let target = target(spdk, OPERATION)?.as_ptr();
+    let host = which.host.as_deref();
+    let host = host.map(|host| cstr("host NQN", host)).transpose()?;
+    let controller = which.controller_id.map_or(-1, i32::from);
+    let subsystem = find(spdk, OPERATION, nqn)?.as_ptr();
+    let status = call::<c_int>(OPERATION, |argument| {
+        let host = host.as_ref().map_or(std::ptr::null(), |host| host.as_ptr());
+        // SAFETY: on the app thread, the subsystem found without an await since, and only compared with later;
+        // SPDK's side copies the string; `on_status` takes the argument back, once.
+        unsafe {
+            sys::opi_nvmf_disconnect_hosts(
+                target,
+                subsystem,
+                host,
+                controller,
+                Some(on_status),
+                argument,
+            );
+        }
+        0
+    })
+    .await?;
+    check(OPERATION, status)
 }

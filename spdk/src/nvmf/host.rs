@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use spdk_sys as sys;
 
-use super::{find, nqn, target};
+use super::{Which, disconnect, find, nqn};
 use crate::completion::{call, on_status};
 use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
@@ -78,17 +78,10 @@ pub async fn allow_any(spdk: Spdk, nqn: &str, any: bool) -> Result<(), Error> {
     if any {
         return Ok(());
     }
-    let target = target(spdk, OPERATION)?.as_ptr();
-    let status = call::<c_int>(OPERATION, |argument| {
-        // SAFETY: as above, still without an await; the subsystem is only compared
-        // with later; `on_status` takes the argument back, once.
-        unsafe {
-            sys::opi_nvmf_disconnect_hosts(target, subsystem, Some(on_status), argument);
-        }
-        0
-    })
-    .await?;
-    check(OPERATION, status)
+    match disconnect(spdk, nqn, &Which::default()).await {
+        Err(error) if error.errno.0 == libc::ENOENT => Ok(()),
+        other => other,
+    }
 }
 
 /// The hosts that are let in by name.

@@ -4,6 +4,7 @@
 //! cross this API; a pointer to a subsystem is looked up for each step, since
 //! whatever runs between two steps may have removed it.
 
+pub(crate) mod comings;
 mod connected;
 pub mod host;
 pub mod listener;
@@ -23,7 +24,8 @@ use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-pub use connected::connected_hosts;
+pub use comings::{Coming, Comings, comings};
+pub use connected::{Connected, Connections, Queue, Which, connections, disconnect};
 pub use listener::Address;
 pub use transport::Transport;
 

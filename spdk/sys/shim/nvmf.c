@@ -4,9 +4,7 @@
 #include <spdk/json.h>
 #include <spdk/nvmf.h>
 #include <spdk/nvmf_transport.h>
-#include <spdk/queue.h>
 #include <spdk/sock.h>
-#include <spdk/thread.h>
 
 #include "shim.h"
 
@@ -93,54 +91,4 @@ opi_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn, co
 	}
 	object[2].len = strlen(psk_name);
 	return spdk_nvmf_subsystem_add_host(subsystem, hostnqn, object);
-}
-
-/* What the walk over a target's poll groups, each on its own thread, carries along. */
-struct opi_nvmf_disconnect {
-	const struct spdk_nvmf_subsystem	*subsystem;
-	void					(*done)(void *arg, int status);
-	void					*arg;
-};
-
-static void
-opi_nvmf_disconnect_group(struct spdk_io_channel_iter *i)
-{
-	const struct opi_nvmf_disconnect *walk = spdk_io_channel_iter_get_ctx(i);
-	struct spdk_io_channel *channel = spdk_io_channel_iter_get_channel(i);
-	struct spdk_nvmf_poll_group *group = spdk_io_channel_get_ctx(channel);
-	struct spdk_nvmf_qpair *qpair, *next;
-
-	TAILQ_FOREACH_SAFE(qpair, &group->qpairs, link, next) {
-		if (qpair->ctrlr != NULL &&
-		    spdk_nvmf_ctrlr_get_subsystem(qpair->ctrlr) == walk->subsystem &&
-		    spdk_nvmf_get_transport_type(qpair->transport) != SPDK_NVME_TRANSPORT_VFIOUSER) {
-			spdk_nvmf_qpair_disconnect(qpair);
-		}
-	}
-	spdk_for_each_channel_continue(i, 0);
-}
-
-static void
-opi_nvmf_disconnected(struct spdk_io_channel_iter *i, int status)
-{
-	struct opi_nvmf_disconnect *walk = spdk_io_channel_iter_get_ctx(i);
-
-	walk->done(walk->arg, status);
-	free(walk);
-}
-
-void
-opi_nvmf_disconnect_hosts(struct spdk_nvmf_tgt *tgt, struct spdk_nvmf_subsystem *subsystem,
-			  void (*done)(void *arg, int status), void *arg)
-{
-	struct opi_nvmf_disconnect *walk = calloc(1, sizeof(*walk));
-
-	if (walk == NULL) {
-		done(arg, -ENOMEM);
-		return;
-	}
-	*walk = (struct opi_nvmf_disconnect) {
-		.subsystem = subsystem, .done = done, .arg = arg,
-	};
-	spdk_for_each_channel(tgt, opi_nvmf_disconnect_group, walk, opi_nvmf_disconnected);
 }

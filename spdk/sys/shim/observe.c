@@ -3,9 +3,6 @@
 #include <spdk/stdinc.h>
 #include <spdk/bdev.h>
 #include <spdk/bdev_module.h>
-#include <spdk/nvmf.h>
-#include <spdk/nvmf_transport.h>
-#include <spdk/thread.h>
 #include <spdk_internal/event.h>
 
 #include "shim.h"
@@ -142,54 +139,4 @@ opi_bdev_read_histogram(struct spdk_bdev *bdev, opi_bdev_bucket bucket,
 		return;
 	}
 	spdk_bdev_histogram_get(bdev, reading->data, opi_bdev_histogram_was_read, reading);
-}
-
-/* What the walk over a target's poll groups, each on its own thread, carries along. */
-struct opi_nvmf_hosts {
-	void	(*host)(void *arg, const struct spdk_nvmf_subsystem *subsystem);
-	void	(*done)(void *arg, int status);
-	void	*arg;
-};
-
-static void
-opi_nvmf_hosts_of_group(struct spdk_io_channel_iter *i)
-{
-	const struct opi_nvmf_hosts *walk = spdk_io_channel_iter_get_ctx(i);
-	struct spdk_io_channel *channel = spdk_io_channel_iter_get_channel(i);
-	struct spdk_nvmf_poll_group *group = spdk_io_channel_get_ctx(channel);
-	struct spdk_nvmf_qpair *qpair;
-
-	TAILQ_FOREACH(qpair, &group->qpairs, link) {
-		/* A host has one admin queue for each connection to a subsystem. */
-		if (qpair->ctrlr != NULL && qpair->qid == 0) {
-			walk->host(walk->arg, spdk_nvmf_ctrlr_get_subsystem(qpair->ctrlr));
-		}
-	}
-	spdk_for_each_channel_continue(i, 0);
-}
-
-static void
-opi_nvmf_hosts_done(struct spdk_io_channel_iter *i, int status)
-{
-	struct opi_nvmf_hosts *walk = spdk_io_channel_iter_get_ctx(i);
-
-	walk->done(walk->arg, status);
-	free(walk);
-}
-
-void
-opi_nvmf_for_each_host(struct spdk_nvmf_tgt *tgt,
-		       void (*host)(void *arg, const struct spdk_nvmf_subsystem *subsystem),
-		       void (*done)(void *arg, int status), void *arg)
-{
-	struct opi_nvmf_hosts *walk = calloc(1, sizeof(*walk));
-
-	if (walk == NULL) {
-		done(arg, -ENOMEM);
-		return;
-	}
-	*walk = (struct opi_nvmf_hosts) {
-		.host = host, .done = done, .arg = arg,
-	};
-	spdk_for_each_channel(tgt, opi_nvmf_hosts_of_group, walk, opi_nvmf_hosts_done);
 }

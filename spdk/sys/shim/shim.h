@@ -97,8 +97,38 @@ uint32_t opi_nvmf_add_ns(struct spdk_nvmf_subsystem *subsystem, const char *bdev
 int opi_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 		      const char *psk_name);
 
-/* Disconnects all that came to the subsystem over a network. */
+/* hosts.c */
+
+/* A queue of a host that is connected. */
+struct opi_nvmf_queue {
+	/* Tells controllers apart; not followed. */
+	const void	*ctrlr;
+	const char	*subnqn;
+	/* NULL where SPDK does not tell. */
+	const char	*hostnqn;
+	uint32_t	size;
+	uint32_t	core;
+	uint16_t	cntlid;
+	uint16_t	qid;
+	/* A virtual machine's, over vfio-user. */
+	bool		is_guest;
+	/* Address and port of the host, or the directory of a guest's socket; of the admin queue alone. */
+	char		address[320];
+};
+
+/* On the queue's thread; it has a controller. */
+void opi_nvmf_describe_queue(struct spdk_nvmf_qpair *qpair, struct opi_nvmf_queue *queue);
+
+/* All queues that have a controller. `queue` is called on the threads of the target's poll groups, one after
+ * the other; the texts are valid for the call. `done` is called last, on this thread. */
+void opi_nvmf_for_each_queue(struct spdk_nvmf_tgt *tgt,
+			     void (*queue)(void *arg, const struct opi_nvmf_queue *queue),
+			     void (*done)(void *arg, int status), void *arg);
+
+/* Disconnects those that came to the subsystem over a network: of this host, unless that is NULL, and with
+ * this controller ID, unless that is negative. -ENOENT if there is none. */
 void opi_nvmf_disconnect_hosts(struct spdk_nvmf_tgt *tgt, struct spdk_nvmf_subsystem *subsystem,
+			       const char *hostnqn, int32_t cntlid,
 			       void (*done)(void *arg, int status), void *arg);
 
 /* keyring.c */
@@ -245,11 +275,5 @@ typedef void (*opi_bdev_bucket)(void *arg, uint64_t end, uint64_t count);
  * is open meanwhile. App thread. */
 void opi_bdev_read_histogram(struct spdk_bdev *bdev, opi_bdev_bucket bucket,
 			     void (*done)(void *arg, int status), void *arg);
-
-/* Calls `host` for each connection of a host to a subsystem, on the thread that polls it, one thread
- * after the other; then `done` on this thread, always. */
-void opi_nvmf_for_each_host(struct spdk_nvmf_tgt *tgt,
-			    void (*host)(void *arg, const struct spdk_nvmf_subsystem *subsystem),
-			    void (*done)(void *arg, int status), void *arg);
 
 #endif

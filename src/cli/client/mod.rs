@@ -1,4 +1,5 @@
-//! `opi-spdk get`, `create`, `update`, `delete`, `stats`, `watch`, `events`: the shell's client of a running opi-spdk. It knows
+//! `opi-spdk get`, `create`, `update`, `delete`, `stats`, `watch`, `events`, `hosts`,
+//! `disconnect`: the shell's client of a running opi-spdk. It knows
 //! the API by its descriptors: which kinds there are, their methods, fields and values are all read off
 //! these.
 
@@ -8,6 +9,7 @@ mod failure;
 mod fields;
 mod file;
 mod get;
+mod hosts;
 mod kinds;
 mod output;
 mod reference;
@@ -41,6 +43,10 @@ pub(super) enum Command {
     Watch(watch::WatchArgs),
     /// Show what happens to objects, paths and reactors, a line an event
     Events(watch::EventsArgs),
+    /// Show the hosts that are connected, with their queues
+    Hosts(hosts::HostsArgs),
+    /// End the connections of a host
+    Disconnect(hosts::DisconnectArgs),
 }
 
 /// Runs it.
@@ -55,6 +61,8 @@ pub(super) fn run(command: Command) -> ExitCode {
                 Command::Stats(args) => stats::run(args).await,
                 Command::Watch(args) => watch::watch(args).await,
                 Command::Events(args) => watch::events(args).await,
+                Command::Hosts(args) => hosts::hosts(args).await,
+                Command::Disconnect(args) => hosts::disconnect(args).await,
             }
         })
     });

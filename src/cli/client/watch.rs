@@ -173,6 +173,10 @@ fn line(event: &Event) -> String {
     let more = match event.r#type() {
         EventType::ConditionChanged => condition(event.condition()),
         EventType::VolumeResized => format!("{} bytes", event.size_bytes),
+        EventType::HostConnected | EventType::HostDisconnected => format!(
+            "{}  {}  controller {}",
+            event.host_nqn, event.address, event.controller_id
+        ),
         _ => String::new(),
     };
     let parts = [

@@ -67,7 +67,7 @@ pub(super) struct Reader {
 struct Pass {
     volumes: Vec<Counters>,
     left_out: u64,
-    hosts: HashMap<String, u64>,
+    hosts: spdk::nvmf::Connections,
     waits: IobufWaits,
 }
 
@@ -96,9 +96,10 @@ impl Reader {
         let reactors = spdk.reactors();
         let metrics = &self.telemetry.metrics;
         let stalls = reactors.iter().map(|r| (r.core, metrics.stalls(r.core)));
+        let hosts = pass.hosts.counts();
         let subsystems = objects::subsystems(&self.services).into_iter();
         let subsystems = subsystems.map(|(name, nqn, namespaces)| Subsystem {
-            hosts: pass.hosts.get(&nqn).copied().unwrap_or_default(),
+            hosts: hosts.get(&nqn).copied().unwrap_or_default(),
             name,
             nqn,
             namespaces,
@@ -138,7 +139,7 @@ impl Reader {
             Ok::<_, spdk::Error>(Pass {
                 volumes,
                 left_out,
-                hosts: spdk::nvmf::connected_hosts(spdk).await?,
+                hosts: spdk::nvmf::connections(spdk).await?,
                 waits: IobufWaits::read(spdk).await?,
             })
         });

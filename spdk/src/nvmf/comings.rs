@@ -1,0 +1,206 @@
+//! Hosts that connect and go, told by hooks as it happens.
+//!
+//! ```text
+//! reactor: hook ─► bounded channel (fixed places, no allocation) ─► whoever asks, now and then
+//!                       └ nearly full: counted, and the hosts have to be listed
+//! ```
+
+use std::ffi::{CStr, c_char};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, Sender};
+use spdk_sys as sys;
+
+use super::Connected;
+use crate::cstr::read;
+
+/// Comings and goings that wait to be read.
+const CAPACITY: usize = 1024;
+/// Places that stay free: more than there are reactors that can look at once. In a full channel a sender could
+/// spin until its reader is scheduled.
+const SPARE: usize = 256;
+/// As long as `SPDK_NVMF_NQN_MAX_LEN`, with the terminator.
+const NQN: usize = sys::SPDK_NVMF_NQN_MAX_LEN as usize + 1;
+/// As long as `address` of `struct opi_nvmf_queue`.
+const ADDRESS: usize = 320;
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Coming {
+    /// A host has connected; without its queues.
+    Connected(Connected),
+    /// The host of the controller of this number has gone.
+    Gone(usize),
+}
+
+/// Comings and goings since the last look.
+#[derive(Debug)]
+pub struct Comings {
+    /// In their order.
+    pub all: Vec<Coming>,
+    /// How many did not fit in.
+    pub lost: u64,
+}
+
+impl Connected {
+    /// Tells its controller from others that live at the same time.
+    pub fn number(&self) -> usize {
+        self.controller
+    }
+}
+
+/// A text of C, terminated.
+type Text<const N: usize> = [c_char; N];
+
+/// As it passes the channel.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a hook does not allocate, and the channel's places are made once"
+)]
+enum Notice {
+    Connected {
+        controller: usize,
+        controller_id: u16,
+        is_guest: bool,
+        subsystem: Text<NQN>,
+        host: Text<NQN>,
+        address: Text<ADDRESS>,
+    },
+    Gone(usize),
+}
+
+impl From<Notice> for Coming {
+    fn from(notice: Notice) -> Self {
+        match notice {
+            Notice::Gone(controller) => Self::Gone(controller),
+            Notice::Connected {
+                controller,
+                controller_id,
+                is_guest,
+                subsystem,
+                host,
+                address,
+            } => Self::Connected(Connected {
+                subsystem: read(&subsystem),
+                host: read(&host),
+                controller_id,
+                address: read(&address),
+                is_guest,
+                queues: Vec::new(),
+                controller,
+            }),
+        }
+    }
+}
+
+struct Channel {
+    sender: Sender<Notice>,
+    receiver: Receiver<Notice>,
+    lost: AtomicU64,
+}
+
+static CHANNEL: OnceLock<Channel> = OnceLock::new();
+
+/// Has the hooks tell from now on. Before the first transport.
+pub(crate) fn open() {
+    CHANNEL.get_or_init(|| {
+        let (sender, receiver) = crossbeam_channel::bounded(CAPACITY);
+        Channel {
+            sender,
+            receiver,
+            lost: AtomicU64::new(0),
+        }
+    });
+}
+
+/// What has happened since this was asked last; any thread.
+pub fn comings() -> Comings {
+    let channel = CHANNEL.get();
+    let all = channel.map(|channel| channel.receiver.try_iter().map(Coming::from).collect());
+    Comings {
+        all: all.unwrap_or_default(),
+        lost: channel.map_or(0, |channel| channel.lost.swap(0, Ordering::Relaxed)),
+    }
+}
+
+/// A host's admin queue has connected. On a reactor: copies, and neither allocates nor waits.
+///
+/// # Safety
+/// On the thread of `queue`, whose texts are null or terminated.
+pub(crate) unsafe fn connected(queue: &sys::opi_nvmf_queue) {
+    send(Notice::Connected {
+        controller: queue.ctrlr.addr(),
+        controller_id: queue.cntlid,
+        is_guest: queue.is_guest,
+        // SAFETY: the caller's contract.
+        subsystem: unsafe { copy(queue.subnqn) },
+        // SAFETY: the same.
+        host: unsafe { copy(queue.hostnqn) },
+        address: queue.address,
+    });
+}
+
+/// The host of this controller has gone. On a reactor.
+pub(crate) fn gone(controller: usize) {
+    send(Notice::Gone(controller));
+}
+
+fn send(notice: Notice) {
+    let Some(channel) = CHANNEL.get() else { return };
+    let has_room = channel.sender.len() < CAPACITY - SPARE;
+    if !has_room || channel.sender.try_send(notice).is_err() {
+        channel.lost.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// # Safety
+/// `text` is null or a terminated string that stays during the call.
+unsafe fn copy<const N: usize>(text: *const c_char) -> Text<N> {
+    let mut copied = [0; N];
+    if !text.is_null() {
+        // SAFETY: the caller's contract.
+        let bytes = unsafe { CStr::from_ptr(text) }.to_bytes();
+        // The last place stays zero.
+        for (to, from) in copied.iter_mut().take(N - 1).zip(bytes) {
+            *to = from.cast_signed();
+        }
+    }
+    copied
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_copied_as_far_as_there_is_room() {
+        // SAFETY: a terminated string, and null.
+        let (short, long, none) = unsafe {
+            (
+                copy::<8>(c"nqn".as_ptr()),
+                copy::<4>(c"nqn.long".as_ptr()),
+                copy::<4>(std::ptr::null()),
+            )
+        };
+        let told = [read(&short), read(&long), read(&none)];
+        assert_eq!(told, ["nqn", "nqn", ""]);
+    }
+
+    #[test]
+    fn what_does_not_fit_in_is_counted_and_the_rest_keeps_its_order() {
+        open();
+        let kept = CAPACITY - SPARE;
+        for number in 0..kept + 3 {
+            gone(number);
+        }
+        let Comings { all, lost } = comings();
+        assert_eq!((all.len(), lost), (kept, 3));
+        let numbers = all.iter().map(|one| match one {
+            Coming::Gone(number) => *number,
+            Coming::Connected(_) => usize::MAX,
+        });
+        assert!(numbers.eq(0..kept));
+        assert_eq!(comings().lost, 0, "told once");
+    }
+}

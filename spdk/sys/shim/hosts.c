@@ -1,0 +1,178 @@
+/* Hosts that are connected to the NVMe-oF target: who they are, their queues, and their end. */
+
+#include <spdk/stdinc.h>
+#include <spdk/env.h>
+#include <spdk/nvmf.h>
+#include <spdk/nvmf_transport.h>
+#include <spdk/thread.h>
+
+#include "shim.h"
+
+/* Of spdk/changes: an SPDK without it does not tell. */
+const char *__attribute__((weak)) nvmf_ctrlr_get_hostnqn(const struct spdk_nvmf_ctrlr *ctrlr);
+
+static const char *
+opi_nvmf_hostnqn(const struct spdk_nvmf_ctrlr *ctrlr)
+{
+	return nvmf_ctrlr_get_hostnqn == NULL ? NULL : nvmf_ctrlr_get_hostnqn(ctrlr);
+}
+
+static bool
+opi_nvmf_is_guest(const struct spdk_nvmf_qpair *qpair)
+{
+	return spdk_nvmf_get_transport_type(qpair->transport) == SPDK_NVME_TRANSPORT_VFIOUSER;
+}
+
+void
+opi_nvmf_describe_queue(struct spdk_nvmf_qpair *qpair, struct opi_nvmf_queue *queue)
+{
+	struct spdk_nvmf_ctrlr *ctrlr = qpair->ctrlr;
+	struct spdk_nvme_transport_id id = {};
+
+	*queue = (struct opi_nvmf_queue) {
+		.ctrlr = ctrlr,
+		.subnqn = spdk_nvmf_subsystem_get_nqn(spdk_nvmf_ctrlr_get_subsystem(ctrlr)),
+		.hostnqn = opi_nvmf_hostnqn(ctrlr),
+		.size = qpair->sq_head_max + 1U,
+		.core = spdk_env_get_current_core(),
+		.cntlid = spdk_nvmf_ctrlr_get_id(ctrlr),
+		.qid = qpair->qid,
+		.is_guest = opi_nvmf_is_guest(qpair),
+	};
+	if (qpair->qid != 0) {
+		return;
+	}
+	if (queue->is_guest) {
+		/* It has no address: its socket tells which one it is. */
+		if (spdk_nvmf_qpair_get_listen_trid(qpair, &id) == 0) {
+			snprintf(queue->address, sizeof(queue->address), "%s", id.traddr);
+		}
+	} else if (spdk_nvmf_qpair_get_peer_trid(qpair, &id) == 0) {
+		snprintf(queue->address, sizeof(queue->address),
+			 id.adrfam == SPDK_NVMF_ADRFAM_IPV6 ? "[%s]:%s" : "%s:%s", id.traddr, id.trsvcid);
+	}
+}
+
+/* What the walk over a target's poll groups, each on its own thread, carries along. */
+struct opi_nvmf_queues {
+	void	(*queue)(void *arg, const struct opi_nvmf_queue *queue);
+	void	(*done)(void *arg, int status);
+	void	*arg;
+};
+
+static void
+opi_nvmf_queues_of_group(struct spdk_io_channel_iter *i)
+{
+	const struct opi_nvmf_queues *walk = spdk_io_channel_iter_get_ctx(i);
+	struct spdk_io_channel *channel = spdk_io_channel_iter_get_channel(i);
+	struct spdk_nvmf_poll_group *group = spdk_io_channel_get_ctx(channel);
+	struct opi_nvmf_queue queue;
+	struct spdk_nvmf_qpair *qpair;
+
+	TAILQ_FOREACH(qpair, &group->qpairs, link) {
+		if (qpair->ctrlr != NULL) {
+			opi_nvmf_describe_queue(qpair, &queue);
+			walk->queue(walk->arg, &queue);
+		}
+	}
+	spdk_for_each_channel_continue(i, 0);
+}
+
+static void
+opi_nvmf_queues_done(struct spdk_io_channel_iter *i, int status)
+{
+	struct opi_nvmf_queues *walk = spdk_io_channel_iter_get_ctx(i);
+
+	walk->done(walk->arg, status);
+	free(walk);
+}
+
+void
+opi_nvmf_for_each_queue(struct spdk_nvmf_tgt *tgt,
+			void (*queue)(void *arg, const struct opi_nvmf_queue *queue),
+			void (*done)(void *arg, int status), void *arg)
+{
+	struct opi_nvmf_queues *walk = calloc(1, sizeof(*walk));
+
+	if (walk == NULL) {
+		done(arg, -ENOMEM);
+		return;
+	}
+	*walk = (struct opi_nvmf_queues) {
+		.queue = queue, .done = done, .arg = arg,
+	};
+	spdk_for_each_channel(tgt, opi_nvmf_queues_of_group, walk, opi_nvmf_queues_done);
+}
+
+struct opi_nvmf_disconnect {
+	const struct spdk_nvmf_subsystem	*subsystem;
+	char					*hostnqn;
+	int32_t					cntlid;
+	bool					found;
+	void					(*done)(void *arg, int status);
+	void					*arg;
+};
+
+static bool
+opi_nvmf_is_meant(const struct opi_nvmf_disconnect *walk, struct spdk_nvmf_qpair *qpair)
+{
+	const char *hostnqn;
+
+	if (qpair->ctrlr == NULL || opi_nvmf_is_guest(qpair) ||
+	    spdk_nvmf_ctrlr_get_subsystem(qpair->ctrlr) != walk->subsystem ||
+	    (walk->cntlid >= 0 && spdk_nvmf_ctrlr_get_id(qpair->ctrlr) != walk->cntlid)) {
+		return false;
+	}
+	if (walk->hostnqn == NULL) {
+		return true;
+	}
+	hostnqn = opi_nvmf_hostnqn(qpair->ctrlr);
+	return hostnqn != NULL && strcmp(hostnqn, walk->hostnqn) == 0;
+}
+
+static void
+opi_nvmf_disconnect_group(struct spdk_io_channel_iter *i)
+{
+	struct opi_nvmf_disconnect *walk = spdk_io_channel_iter_get_ctx(i);
+	struct spdk_io_channel *channel = spdk_io_channel_iter_get_channel(i);
+	struct spdk_nvmf_poll_group *group = spdk_io_channel_get_ctx(channel);
+	struct spdk_nvmf_qpair *qpair, *next;
+
+	TAILQ_FOREACH_SAFE(qpair, &group->qpairs, link, next) {
+		if (opi_nvmf_is_meant(walk, qpair)) {
+			walk->found = true;
+			spdk_nvmf_qpair_disconnect(qpair);
+		}
+	}
+	spdk_for_each_channel_continue(i, 0);
+}
+
+static void
+opi_nvmf_disconnected(struct spdk_io_channel_iter *i, int status)
+{
+	struct opi_nvmf_disconnect *walk = spdk_io_channel_iter_get_ctx(i);
+
+	walk->done(walk->arg, status == 0 && !walk->found ? -ENOENT : status);
+	free(walk->hostnqn);
+	free(walk);
+}
+
+void
+opi_nvmf_disconnect_hosts(struct spdk_nvmf_tgt *tgt, struct spdk_nvmf_subsystem *subsystem,
+			  const char *hostnqn, int32_t cntlid,
+			  void (*done)(void *arg, int status), void *arg)
+{
+	struct opi_nvmf_disconnect *walk = calloc(1, sizeof(*walk));
+	char *copy = hostnqn == NULL ? NULL : strdup(hostnqn);
+
+	if (walk == NULL || (hostnqn != NULL && copy == NULL)) {
+		free(walk);
+		free(copy);
+		done(arg, -ENOMEM);
+		return;
+	}
+	*walk = (struct opi_nvmf_disconnect) {
+		.subsystem = subsystem, .hostnqn = copy, .cntlid = cntlid, .done = done, .arg = arg,
+	};
+	spdk_for_each_channel(tgt, opi_nvmf_disconnect_group, walk, opi_nvmf_disconnected);
+}
