@@ -74,6 +74,27 @@ impl Connect {
         })
     }
 
+    /// The files of --tls.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for what is not three files.
+    pub fn tls_files(&self) -> Result<Option<[PathBuf; 3]>, Failure> {
+        let Some(files) = &self.tls else {
+            return Ok(None);
+        };
+        match files.split(':').collect::<Vec<_>>()[..] {
+            [certificate, key, ca] => Ok(Some([certificate, key, ca].map(PathBuf::from))),
+            _ => Err(Failure::Usage(format!(
+                "--tls {files:?} is not three files, certificate:key:ca"
+            ))),
+        }
+    }
+
+    /// The name that the server's certificate is for, if it was given.
+    pub fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
     fn endpoint(&self, address: &str) -> Result<Endpoint, Failure> {
         let bad =
             |why: String| Failure::Usage(format!("--addr {address:?} is no HOST:PORT: {why}"));
@@ -88,16 +109,10 @@ impl Connect {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let endpoint = Channel::from_shared(format!("{scheme}://{address}"));
         let endpoint = endpoint.map_err(|error| bad(error.to_string()))?;
-        let Some(files) = &self.tls else {
+        let Some([certificate, key, ca]) = self.tls_files()? else {
             return Ok(endpoint);
         };
-        let [certificate, key, ca] = files.split(':').collect::<Vec<_>>()[..] else {
-            return Err(Failure::Usage(format!(
-                "--tls {files:?} is not three files, certificate:key:ca"
-            )));
-        };
-        let read = |file: &str| {
-            let file = PathBuf::from(file);
+        let read = |file: PathBuf| {
             let fail = |error| Failure::Here(format!("tls file {}: {error}", file.display()));
             std::fs::read(&file).map_err(fail)
         };
@@ -115,8 +130,13 @@ impl Connect {
 
 /// Where a server with this setting is reached from its own machine.
 fn local(setting: Option<String>) -> String {
+    reachable(setting, DEFAULT)
+}
+
+/// The same, with another default.
+pub(super) fn reachable(setting: Option<String>, default: &str) -> String {
     let address = setting.filter(|text| !text.is_empty());
-    let address = address.unwrap_or_else(|| DEFAULT.to_owned());
+    let address = address.unwrap_or_else(|| default.to_owned());
     match address.rsplit_once(':') {
         Some(("0.0.0.0", port)) => format!("127.0.0.1:{port}"),
         Some(("[::]", port)) => format!("[::1]:{port}"),

@@ -68,7 +68,7 @@ pub(super) async fn ask(
 }
 
 /// All objects of all kinds.
-async fn everything(connection: &Connection) -> Result<Vec<DynamicMessage>, Failure> {
+pub(super) async fn everything(connection: &Connection) -> Result<Vec<DynamicMessage>, Failure> {
     let mut found = Vec::new();
     for kind in kinds::all()
         .iter()

@@ -1,13 +1,10 @@
 //! `opi-spdk hosts`, `opi-spdk disconnect`.
 
-use serde_json::Value as Json;
-
-use super::output::{Form, grid, structured};
+use super::output::{Form, grid, json_object, structured};
 use super::{Connect, Connection, Failure};
 use crate::api::own::object_service_client::ObjectServiceClient;
 use crate::api::own::{DisconnectHostRequest, Host, HostQueue, ListHostsRequest};
 use crate::cli::print;
-use crate::gateway::json_of;
 
 /// Hosts of a page.
 const PAGE: i32 = 250;
@@ -53,7 +50,7 @@ pub(super) async fn hosts(args: HostsArgs) -> Result<(), Failure> {
         Form::Table => table(&hosts),
         form => structured(
             form,
-            hosts.iter().map(json).collect::<Result<_, _>>()?,
+            hosts.iter().map(json_object).collect::<Result<_, _>>()?,
             false,
         )?,
     };
@@ -108,11 +105,6 @@ fn name_of(subsystem: &str) -> String {
         true => subsystem.to_owned(),
         false => format!("{COLLECTION}{subsystem}"),
     }
-}
-
-fn json(host: &Host) -> Result<Json, Failure> {
-    use prost_reflect::ReflectMessage;
-    json_of(&host.transcode_to_dynamic()).map_err(|error| Failure::Here(error.to_string()))
 }
 
 fn table(hosts: &[Host]) -> String {

@@ -1,8 +1,9 @@
 //! `opi-spdk get`, `create`, `update`, `delete`, `stats`, `watch`, `events`, `hosts`,
-//! `disconnect`: the shell's client of a running opi-spdk. It knows
+//! `disconnect`, `top`, `bundle`: the shell's client of a running opi-spdk. It knows
 //! the API by its descriptors: which kinds there are, their methods, fields and values are all read off
 //! these.
 
+mod bundle;
 mod change;
 mod connection;
 mod failure;
@@ -10,10 +11,12 @@ mod fields;
 mod file;
 mod get;
 mod hosts;
+mod http;
 mod kinds;
 mod output;
 mod reference;
 mod stats;
+mod top;
 mod watch;
 
 use std::ffi::OsStr;
@@ -47,6 +50,10 @@ pub(super) enum Command {
     Hosts(hosts::HostsArgs),
     /// End the connections of a host
     Disconnect(hosts::DisconnectArgs),
+    /// Show the load of volumes, hosts, paths and reactors on this terminal, each second
+    Top(top::Args),
+    /// Write what a report of a fault needs to one file, without keys
+    Bundle(bundle::Args),
 }
 
 /// Runs it.
@@ -63,6 +70,8 @@ pub(super) fn run(command: Command) -> ExitCode {
                 Command::Events(args) => watch::events(args).await,
                 Command::Hosts(args) => hosts::hosts(args).await,
                 Command::Disconnect(args) => hosts::disconnect(args).await,
+                Command::Top(args) => top::run(args).await,
+                Command::Bundle(args) => bundle::run(args).await,
             }
         })
     });

@@ -61,7 +61,7 @@ pub(super) fn structured(
 }
 
 /// The JSON of an object, with its kind, by which `create -f` knows it again.
-fn object(message: &DynamicMessage) -> Result<Json, Failure> {
+pub(super) fn object(message: &DynamicMessage) -> Result<Json, Failure> {
     use prost_reflect::ReflectMessage;
     let json = json_of(message).map_err(|error| Failure::Here(error.to_string()))?;
     let kind = Json::from(message.descriptor().name());
@@ -70,6 +70,12 @@ fn object(message: &DynamicMessage) -> Result<Json, Failure> {
         all.extend(object);
     }
     Ok(Json::Object(all))
+}
+
+/// The JSON of a message that is no kind's.
+pub(super) fn json_object(message: &impl prost_reflect::ReflectMessage) -> Result<Json, Failure> {
+    let json = json_of(&message.transcode_to_dynamic());
+    json.map_err(|error| Failure::Here(error.to_string()))
 }
 
 /// A table for each message type.

@@ -1,15 +1,16 @@
 //! `opi-spdk events`, `opi-spdk watch`.
 
+use std::time::Duration;
+
 use tonic::Code;
 
-use super::output::grid;
+use super::output::{grid, json_object};
 use super::{Connect, Connection, Failure, failure::plain};
 use crate::api::own::object_service_client::ObjectServiceClient;
 use crate::api::own::{
     Condition, Event, EventType, ListObjectsRequest, Object, WatchEventsRequest,
 };
 use crate::cli::printed;
-use crate::gateway::json_of;
 
 /// Objects of a page.
 const PAGE: i32 = 250;
@@ -120,7 +121,7 @@ async fn follow(
 }
 
 /// All objects, and the revision to watch from.
-async fn all(connection: &Connection) -> Result<(Vec<Object>, i64), Failure> {
+pub(super) async fn all(connection: &Connection) -> Result<(Vec<Object>, i64), Failure> {
     let mut client = ObjectServiceClient::new(connection.channel());
     let mut request = ListObjectsRequest {
         page_size: PAGE,
@@ -140,6 +141,46 @@ async fn all(connection: &Connection) -> Result<(Vec<Object>, i64), Failure> {
         }
         request.page_token = page.next_page_token;
     }
+}
+
+/// The events that the server remembers, up to a revision and what comes until it is quiet.
+pub(super) async fn last(
+    connection: &Connection,
+    revision: i64,
+    most: usize,
+    quiet: Duration,
+) -> Result<Vec<Event>, Failure> {
+    /// How far back: an event or more a revision, and so many are remembered.
+    const BACK: [i64; 8] = [i64::MAX, 4096, 2048, 1024, 256, 64, 8, 0];
+    let refused = |status| Failure::refused(connection.explained(status), None);
+    let mut client = ObjectServiceClient::new(connection.channel());
+    let mut stream = None;
+    for back in BACK {
+        let after_revision = Some(revision.saturating_sub(back).max(0));
+        match client
+            .watch_events(WatchEventsRequest { after_revision })
+            .await
+        {
+            Ok(events) => {
+                stream = Some(events.into_inner());
+                break;
+            }
+            Err(status) if status.code() == Code::OutOfRange => {}
+            Err(status) => return Err(refused(status)),
+        }
+    }
+    let mut found = Vec::new();
+    let Some(mut stream) = stream else {
+        return Ok(found);
+    };
+    while found.len() < most {
+        match tokio::time::timeout(quiet, stream.message()).await {
+            Ok(Ok(Some(event))) => found.push(event),
+            Ok(Ok(None)) | Err(_) => break,
+            Ok(Err(status)) => return Err(refused(status)),
+        }
+    }
+    Ok(found)
 }
 
 fn table(objects: &[Object]) -> String {
@@ -196,8 +237,5 @@ fn line(event: &Event) -> String {
 }
 
 fn json(event: &Event) -> Result<Option<String>, Failure> {
-    use prost_reflect::ReflectMessage;
-    let json = json_of(&event.transcode_to_dynamic());
-    let json = json.map_err(|error| Failure::Here(error.to_string()))?;
-    Ok(Some(format!("{json}\n")))
+    json_object(event).map(|json| Some(format!("{json}\n")))
 }

@@ -1,0 +1,283 @@
+//! What this machine tells: kernel, memory, hugepages, and the servers that run here with their threads.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Bundle;
+
+/// Bytes of a file that are taken.
+const MOST: usize = 1 << 20;
+
+/// Parts of names whose values are not told.
+const SECRET: [&str; 5] = ["key", "password", "psk", "secret", "token"];
+
+/// Files of the system that say what it is.
+const FILES: [(&str, &str); 8] = [
+    ("kernel.txt", "/proc/version"),
+    ("kernel-command-line.txt", "/proc/cmdline"),
+    ("memory.txt", "/proc/meminfo"),
+    ("mounts.txt", "/proc/mounts"),
+    ("load.txt", "/proc/loadavg"),
+    ("modules.txt", "/proc/modules"),
+    ("system.txt", "/etc/os-release"),
+    ("interrupts.txt", "/proc/interrupts"),
+];
+
+/// Files of a server's process.
+const OF_PROCESS: [&str; 4] = ["status", "limits", "cgroup", "schedstat"];
+
+/// Adds all of it.
+pub(super) fn collect(bundle: &mut Bundle) {
+    for (name, file) in FILES {
+        match read(Path::new(file)) {
+            Ok(content) => bundle.add(&format!("machine/{name}"), &content),
+            Err(error) => bundle.problem(file, &error),
+        }
+    }
+    let pools = pools(Path::new("/sys/kernel/mm/hugepages"));
+    bundle.add("machine/hugepages.txt", pools.as_bytes());
+    for process in servers(Path::new("/proc")) {
+        let number = process.file_name().unwrap_or_default().to_string_lossy();
+        let place = format!("process-{number}");
+        bundle.add(
+            &format!("{place}/settings.txt"),
+            settings(&process).as_bytes(),
+        );
+        bundle.add(
+            &format!("{place}/threads.txt"),
+            threads(&process).as_bytes(),
+        );
+        for file in OF_PROCESS {
+            match read(&process.join(file)) {
+                Ok(content) => bundle.add(&format!("{place}/{file}.txt"), &content),
+                Err(error) => bundle.problem(&format!("{place} {file}"), &error),
+            }
+        }
+    }
+}
+
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut content = fs::read(file)?;
+    content.truncate(MOST);
+    Ok(content)
+}
+
+fn text(file: &Path) -> String {
+    let content = read(file).unwrap_or_default();
+    String::from_utf8_lossy(&content).trim().to_owned()
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    found.sort();
+    found
+}
+
+/// The hugepages of each size.
+fn pools(directory: &Path) -> String {
+    let mut told = String::new();
+    for pool in entries(directory) {
+        let name = pool
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        for file in [
+            "nr_hugepages",
+            "free_hugepages",
+            "resv_hugepages",
+            "surplus_hugepages",
+        ] {
+            // Writing to a String does not fail.
+            let _ = writeln!(told, "{name} {file} {}", text(&pool.join(file)));
+        }
+    }
+    told
+}
+
+/// Processes of this program that serve: without a subcommand, whose arguments could be keys.
+fn servers(processes: &Path) -> Vec<PathBuf> {
+    let serves = |process: &PathBuf| {
+        let is_process = process
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().bytes().all(|b| b.is_ascii_digit()));
+        let name = text(&process.join("comm"));
+        is_process && name == "opi-spdk" && is_server(&arguments(process))
+    };
+    entries(processes).into_iter().filter(serves).collect()
+}
+
+fn arguments(process: &Path) -> Vec<String> {
+    let line = read(&process.join("cmdline")).unwrap_or_default();
+    let parts = line.split(|byte| *byte == 0);
+    let mut parts: Vec<String> = parts
+        .map(|part| String::from_utf8_lossy(part).into_owned())
+        .collect();
+    parts.pop();
+    parts
+}
+
+/// All that a server takes are flags.
+fn is_server(arguments: &[String]) -> bool {
+    match arguments.get(1) {
+        None => !arguments.is_empty(),
+        Some(first) => first.starts_with('-'),
+    }
+}
+
+/// The settings that a process was given: flags and variables, and its configuration file.
+fn settings(process: &Path) -> String {
+    let arguments = arguments(process);
+    let mut told = String::from("# flags\n");
+    let mut name = String::new();
+    let mut file = None;
+    for argument in arguments.iter().skip(1) {
+        let (flag, value) = match (argument.strip_prefix("--"), argument.split_once('=')) {
+            (Some(_), Some((flag, value))) => (flag.to_owned(), Some(value.to_owned())),
+            (Some(_), None) => (argument.clone(), None),
+            (None, _) => (std::mem::take(&mut name), Some(argument.clone())),
+        };
+        if flag == "--config" {
+            file = value.clone();
+        }
+        match value {
+            Some(value) => {
+                let _ = writeln!(told, "{flag} {}", guarded(&flag, &value));
+            }
+            None => {
+                let _ = writeln!(told, "{flag}");
+                name = flag;
+            }
+        }
+    }
+    told.push_str("# variables\n");
+    let environment = read(&process.join("environ")).unwrap_or_default();
+    for variable in environment.split(|byte| *byte == 0) {
+        let variable = String::from_utf8_lossy(variable);
+        if let Some((name, value)) = variable.split_once('=')
+            && name.starts_with("OPI_SPDK_")
+        {
+            if name == "OPI_SPDK_CONFIG" {
+                file = file.or_else(|| Some(value.to_owned()));
+            }
+            let _ = writeln!(told, "{name}={}", guarded(name, value));
+        }
+    }
+    if let Some(file) = file {
+        // As the process sees it, in a container too.
+        let path = process.join("root").join(file.trim_start_matches('/'));
+        let _ = writeln!(told, "# {file}\n{}", without_secrets(&text(&path)));
+    }
+    told
+}
+
+/// The value of a setting, unless it is a secret. Files are named, and not what is in them.
+fn guarded<'a>(name: &str, value: &'a str) -> &'a str {
+    let name = name.to_lowercase();
+    let is_file = name.ends_with("file") || name.ends_with("dir");
+    match SECRET.iter().any(|part| name.contains(part)) && !is_file {
+        true => "(left out)",
+        false => value,
+    }
+}
+
+fn without_secrets(settings: &str) -> String {
+    let lines = settings.lines().map(|line| match line.split_once('=') {
+        Some((name, value)) => format!("{name}={}", guarded(name.trim(), value)),
+        None => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Threads by name, with their state, processor, time and what they wait for in the kernel.
+fn threads(process: &Path) -> String {
+    let mut told = String::new();
+    for task in entries(&process.join("task")) {
+        let id = task
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let stat = text(&task.join("stat"));
+        // The name in brackets may have blanks; then the state is the first field, user and system time the
+        // 12th and 13th, the processor the 37th.
+        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+        let fields: Vec<&str> = after.split_whitespace().collect();
+        let field = |at: usize| fields.get(at).copied().unwrap_or("-");
+        let _ = writeln!(
+            told,
+            "{id} {} state {} user {} system {} processor {} waits in {}",
+            text(&task.join("comm")),
+            field(0),
+            field(11),
+            field(12),
+            field(36),
+            text(&task.join("wchan")),
+        );
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(dir: &Path, id: &str, arguments: &[&str]) -> PathBuf {
+        let process = dir.join(id);
+        fs::create_dir_all(process.join("task/7")).unwrap();
+        fs::write(process.join("comm"), "opi-spdk\n").unwrap();
+        fs::write(process.join("cmdline"), arguments.join("\0") + "\0").unwrap();
+        fs::write(process.join("task/7/comm"), "reactor_0\n").unwrap();
+        fs::write(process.join("task/7/stat"), "7 (a b) R 1 2").unwrap();
+        process
+    }
+
+    #[test]
+    fn servers_alone_are_told_of_since_the_arguments_of_clients_may_be_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        process(dir.path(), "10", &["opi-spdk", "--cores", "0"]);
+        process(dir.path(), "11", &["opi-spdk", "create", "x", "key=HUSH"]);
+        let found = servers(dir.path());
+        assert_eq!(found, [dir.path().join("10")]);
+        let told = threads(&found[0]);
+        assert!(told.starts_with("7 reactor_0 state R"), "{told}");
+    }
+
+    #[test]
+    fn settings_are_told_without_secrets() {
+        let dir = tempfile::tempdir().unwrap();
+        let arguments = [
+            "opi-spdk",
+            "--cores=0",
+            "--state-key-file",
+            "/etc/k",
+            "--api-token",
+            "HUSH",
+            "--no-huge",
+        ];
+        let process = process(dir.path(), "10", &arguments);
+        fs::create_dir_all(process.join("root")).unwrap();
+        fs::write(
+            process.join("root/c.toml"),
+            "cores = \"1\"\npassword = \"HUSH\"\n",
+        )
+        .unwrap();
+        let variables = "OPI_SPDK_CONFIG=/c.toml\0OPI_SPDK_PSK=HUSH\0HOME=HUSH\0";
+        fs::write(process.join("environ"), variables).unwrap();
+        let told = settings(&process);
+        assert!(!told.contains("HUSH"), "{told}");
+        for line in [
+            "--cores 0",
+            "--state-key-file /etc/k",
+            "--no-huge",
+            "cores = \"1\"",
+            "OPI_SPDK_CONFIG=/c.toml",
+        ] {
+            assert!(told.contains(line), "{line}:\n{told}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `opi-spdk bundle`: what is in the file, and what is not.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{Options, Target, base64, malloc};
+use serde_json::{Value, json};
+
+/// Is in each secret.
+const MARK: &str = "HUSH";
+/// "HUSH" again and again, as a PSK has it.
+const PSK: &str = "NVMeTLSkey-1:01:SFVTSEhVU0hIVVNISFVTSEhVU0hIVVNISFVTSEhVU0iVzQw6:";
+const KEY: &str = "HUSH-0123456789abcdef-0123456789";
+
+fn bundle(grpc: &str, http: &str, file: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
+        .args([
+            "bundle",
+            "--addr",
+            grpc,
+            "--http-addr",
+            http,
+            "--timeout",
+            "5",
+        ])
+        .arg(file)
+        .output()
+        .expect("the program starts")
+}
+
+/// The files in the archive, without the directory that all are in.
+fn unpacked(file: &Path) -> BTreeMap<String, String> {
+    let compressed = std::fs::File::open(file).expect("it is there");
+    let decoder = ruzstd::decoding::StreamingDecoder::new(compressed).expect("zstd");
+    let mut archive = tar::Archive::new(decoder);
+    let mut found = BTreeMap::new();
+    for entry in archive.entries().expect("tar") {
+        let mut entry = entry.expect("an entry");
+        let name = entry.path().expect("a path").display().to_string();
+        let name = name.strip_prefix("opi-spdk/").expect("one directory");
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).expect("whole");
+        let content = String::from_utf8_lossy(&content).into_owned();
+        found.insert(name.to_owned(), content);
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bundle_has_what_a_report_needs_and_no_secret() {
+    let target = Target::start_with(Options::default()).await;
+    let client = target.client().await;
+    let volume = malloc(&client, "disk", 8).await;
+    let host = "nqn.2022-09.io.spdk:host";
+    let spec = json!({"nqn": "nqn.2022-09.io.spdk:s", "hostnqn": host, "psk": base64(PSK)});
+    let subsystem = json!({"nvme_subsystem_id": "s", "nvme_subsystem": {"spec": spec}});
+    client.ok("CreateNvmeSubsystem", subsystem).await;
+    let remote = json!({"multipath": "NVME_MULTIPATH_DISABLE", "tcp": {"psk": base64(PSK)}});
+    let remote = json!({"nvme_remote_controller_id": "r", "nvme_remote_controller": remote});
+    client.ok("CreateNvmeRemoteController", remote).await;
+    let encrypted = json!({
+        "volume_name_ref": volume, "key": base64(KEY), "cipher": "ENCRYPTION_TYPE_AES_XTS_128",
+    });
+    let encrypted = json!({"encrypted_volume_id": "e", "encrypted_volume": encrypted});
+    client.ok("CreateEncryptedVolume", encrypted).await;
+
+    let file = target.scratch().join("report.tar.zst");
+    let (grpc, http) = (target.grpc.to_string(), target.http.to_string());
+    let out = bundle(&grpc, &http, &file);
+    let error = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{error}");
+    let mode = file.metadata().expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let found = unpacked(&file);
+    let json = |name: &str| -> Vec<Value> { serde_json::from_str(&found[name]).expect("JSON") };
+    let has = |name: &str, field: &str, value: &str| {
+        let all = json(name);
+        let is = all.iter().any(|one| one[field] == value);
+        assert!(is, "{name} has no {value}: {all:?}");
+    };
+    for kind in [
+        "MallocVolume",
+        "NvmeSubsystem",
+        "NvmeRemoteController",
+        "EncryptedVolume",
+    ] {
+        has("records.json", "kind", kind);
+        has("objects.json", "kind", kind);
+    }
+    has("events.json", "object", "encryptedVolumes/e");
+    assert!(json("hosts.json").is_empty());
+    assert!(found["version.txt"].contains(env!("CARGO_PKG_VERSION")));
+    assert!(found["metrics.txt"].contains("opi_spdk_reactor_busy_seconds_total"));
+    assert!(found["machine/kernel.txt"].contains("Linux"));
+    assert!(found["machine/memory.txt"].contains("HugePages_Total"));
+    let process = format!("process-{}", target.pid().as_raw_nonzero());
+    let settings = &found[&format!("{process}/settings.txt")];
+    assert!(
+        settings.contains(&format!("--grpc-addr {grpc}")),
+        "{settings}"
+    );
+    let threads = &found[&format!("{process}/threads.txt")];
+    assert!(
+        threads.contains("reactor") && threads.contains(" state "),
+        "{threads}"
+    );
+
+    // No secret, in any of its forms.
+    let hex = |text: &str| text.bytes().map(|b| format!("{b:02x}")).collect::<String>();
+    let mut traces = vec![MARK.to_owned(), "SFVTSE".to_owned()];
+    for secret in [PSK, KEY] {
+        traces.extend([
+            base64(secret),
+            hex(secret),
+            format!("{:?}", secret.as_bytes()),
+        ]);
+    }
+    for (name, content) in &found {
+        for trace in &traces {
+            assert!(!content.contains(trace), "{name} has {trace:?}:\n{content}");
+        }
+    }
+
+    // What is there stays.
+    let before = std::fs::read(&file).expect("it is there");
+    let out = bundle(&grpc, &http, &file);
+    let error = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{error}");
+    assert!(error.contains("is not overwritten"), "{error}");
+    assert_eq!(std::fs::read(&file).expect("it is there"), before);
+
+    // A server that is away is told of, with all else.
+    let dir = tempfile::tempdir().expect("a directory");
+    target.stop();
+    let file = dir.path().join("away.tar.zst");
+    let out = bundle(&grpc, &http, &file);
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let found = unpacked(&file);
+    let problems = &found["problems.txt"];
+    assert!(
+        problems.contains(&grpc) && problems.contains("metrics: "),
+        "{problems}"
+    );
+    assert!(found.contains_key("machine/hugepages.txt"));
+}

@@ -1,0 +1,143 @@
+//! `opi-spdk top` on a terminal, with real I/O.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod terminal;
+
+use std::time::Duration;
+
+use common::{Fixture, Target, eventually};
+use terminal::Terminal;
+
+/// How long the screen may take on a busy machine.
+const SOON: Duration = Duration::from_secs(30);
+
+/// How long the load lasts, unless the test ends first.
+const LOAD: u32 = 120;
+
+/// Waits until the screen has all of these.
+async fn shows(terminal: &Terminal, texts: &[&str]) -> String {
+    let what = format!("the screen shows {texts:?}");
+    let mut last = String::new();
+    let found = tokio::time::timeout(SOON, async {
+        loop {
+            last = terminal.screen();
+            if texts.iter().all(|text| last.contains(text)) {
+                return last.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    match found.await {
+        Ok(screen) => screen,
+        Err(_) => panic!("{what}:\n{}", terminal.screen()),
+    }
+}
+
+/// A number as it is shown: `12.3k`, `1.50MiB`.
+fn number(text: &str) -> f64 {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let (digits, unit) = text.split_at(end.unwrap_or(text.len()));
+    let factor = match unit {
+        "" | "B" => 1.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        "KiB" => 1024.0,
+        "MiB" => 1024.0 * 1024.0,
+        "GiB" => 1024.0 * 1024.0 * 1024.0,
+        other => panic!("no unit: {other}"),
+    };
+    digits.parse::<f64>().expect("a number") * factor
+}
+
+/// The cells of the row that begins so, once its second one is a number above zero.
+async fn row(terminal: &Terminal, name: &str) -> Vec<String> {
+    eventually(&format!("a row of {name}"), SOON, async || {
+        let screen = terminal.screen();
+        let row = screen.lines().find(|line| line.starts_with(name))?;
+        let cells: Vec<String> = row.split_whitespace().map(str::to_owned).collect();
+        let is_busy = cells.get(1).is_some_and(|cell| cell != "-" && cell != "0");
+        is_busy.then_some(cells)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn top_shows_what_the_api_tells_on_a_terminal_of_any_size() {
+    let mut target = Target::start().await;
+    let export = Fixture::tcp(&target, 16).await;
+    let load = export.load(LOAD).await;
+    let (grpc, http) = (target.grpc.to_string(), target.http.to_string());
+    let args = ["top", "--addr", &grpc, "--http-addr", &http];
+    let mut terminal = Terminal::start(&args, 24, 80);
+    shows(&terminal, &["VOLUME", "IOPS", "1 volumes", "q end"]).await;
+
+    // As many operations as the API counts meanwhile, and both reads and writes.
+    let volumes = export.resource("MallocVolume");
+    let operations = async || {
+        let stats = volumes.stats(&export.volume).await;
+        let of = |field: &str| stats[field].as_f64().unwrap_or(0.0);
+        of("read_ops_count") + of("write_ops_count")
+    };
+    let (begin, first) = (std::time::Instant::now(), operations().await);
+    let mut shown = Vec::new();
+    for _ in 0..4 {
+        let cells = row(&terminal, &export.volume).await;
+        shown.push(number(&cells[1]));
+        assert!(
+            number(&cells[2]) > 0.0 && number(&cells[3]) > 0.0,
+            "{cells:?}"
+        );
+        assert!(
+            cells[4].ends_with('s') && cells[5].ends_with('s'),
+            "latencies: {cells:?}"
+        );
+        assert_eq!(cells[6], "0", "errors: {cells:?}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let rate = (operations().await - first) / begin.elapsed().as_secs_f64();
+    let mean = shown.iter().sum::<f64>() / shown.len() as f64;
+    let agrees = mean > rate / 3.0 && mean < rate * 3.0;
+    assert!(agrees, "shown {shown:?}, counted {rate}");
+
+    // The other views.
+    terminal.press("2");
+    let screen = shows(&terminal, &["SUBSYSTEM", "127.0.0.1:"]).await;
+    let id = export.subsystem.rsplit('/').next().expect("an ID");
+    assert!(screen.contains(id), "{screen}");
+    terminal.press("4");
+    shows(&terminal, &["LAST TURN", "%", "STALLS"]).await;
+    terminal.press("3");
+    shows(&terminal, &["PATH", "STATE"]).await;
+    terminal.press("\t\t/none\r");
+    terminal.press("1");
+    let screen = shows(&terminal, &["VOLUME", "filter: none"]).await;
+    assert!(!screen.contains(&export.volume), "{screen}");
+    terminal.press("\x1b");
+    shows(&terminal, &["VOLUME", &export.volume]).await;
+
+    terminal.resize(24, 20);
+    shows(&terminal, &["too small"]).await;
+    terminal.resize(10, 50);
+    shows(&terminal, &["VOLUME", &export.volume]).await;
+    terminal.resize(24, 80);
+
+    // The server goes, and top says so and stays.
+    drop(load);
+    target.stop_with(rustix::process::Signal::TERM);
+    shows(&terminal, &["away for", &http]).await;
+    terminal.press("q");
+    let status = terminal.ended(SOON);
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn without_a_terminal_top_says_what_else_there_is() {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
+        .arg("top")
+        .output()
+        .expect("the program starts");
+    assert_eq!(out.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(error.contains("this is none"), "{error}");
+}
