@@ -13,7 +13,7 @@ use crate::world::World;
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 const LATE: Duration = Duration::from_secs(2);
 
-/// Bounds of one poll group (`OPI_NVME_TCP_UNADMITTED_...`).
+/// Bounds of the process (`OPI_NVME_TCP_UNADMITTED_...`).
 const PER_ADDRESS: usize = 256;
 const IN_ALL: usize = 1024;
 
@@ -64,7 +64,7 @@ impl Drop for StopOnDrop {
 
 #[tokio::test]
 async fn silent_strangers_keep_no_host_out() {
-    let mut world = World::new().await;
+    let mut world = World::of_two_reactors().await;
     let silent: Vec<_> = (0..600)
         .map(|_| world.identity.dial().expect("a connection"))
         .collect();
@@ -110,7 +110,7 @@ async fn busy_strangers_keep_no_host_out() {
 /// From many addresses the bound in all holds, and a known host still gets in.
 #[tokio::test]
 async fn strangers_of_many_addresses_keep_no_host_out() {
-    let mut world = World::new().await;
+    let mut world = World::of_two_reactors().await;
     let address = world.identity.address;
     let mut silent = Vec::new();
     for n in 2..8 {

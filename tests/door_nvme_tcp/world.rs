@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::nvme_tcp::{Answer, Bystander, Digests, Host, Identity, Pdu, kind};
-use crate::common::{Fixture, Target};
+use crate::common::{Fixture, Options, Target};
 
 /// How soon a connection that broke the rules is ended, TermReq or not.
 const ENDED: Duration = Duration::from_secs(3);
@@ -23,7 +23,18 @@ pub struct World {
 impl World {
     /// Starts all of it.
     pub async fn new() -> Self {
-        let target = Target::start().await;
+        Self::of(Target::start().await).await
+    }
+
+    /// On two reactors, where the machine has two cores.
+    pub async fn of_two_reactors() -> Self {
+        let several = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+        let mut options = Options::default();
+        options.cores = several.then_some("0-1");
+        Self::of(Target::start_with(options).await).await
+    }
+
+    async fn of(target: Target) -> Self {
         let bystander = Bystander::new(&target).await;
         let fixture = Fixture::tcp(&target, 4).await;
         let identity = Identity::new(fixture.port, &fixture.nqn);

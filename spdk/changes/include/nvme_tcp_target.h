@@ -10,11 +10,13 @@
 /* How often that is looked at. */
 #define OPI_NVME_TCP_ADMISSION_PERIOD_US 500000
 
-/* Connections of one poll group (one a reactor) for which no Connect has succeeded: in all, and from one
- * address. The next takes the place of the oldest. A host of 128 cores opens 128 before its first Connect.
+/* Connections for which no Connect has succeeded, of all poll groups (one a reactor): in all, and from one
+ * address. The next takes the place of the oldest of its group. A host of 128 cores opens 128 before its first
+ * Connect. Addresses are counted by a hash, in so many slots.
  */
 #define OPI_NVME_TCP_UNADMITTED_MAX 1024
 #define OPI_NVME_TCP_UNADMITTED_PER_ADDRESS 256
+#define OPI_NVME_TCP_ADDRESS_SLOTS 4096
 
 /* How long a command waits for its host: for the data of an R2T or inside its capsule, for the second of a
  * fused pair, or until its answer is taken off the socket. Then the connection ends. The short limit holds
