@@ -1,6 +1,6 @@
 //! What whoever may open the socket can send.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -10,12 +10,13 @@ use crate::common::vfio_user::{Header, Link, command};
 use crate::lab::{Lab, PATIENCE};
 use crate::{Test, client, tests};
 
-pub const TESTS: [Test; 6] = tests! { client:
+pub const TESTS: [Test; 7] = tests! { client:
     a_client_that_says_nothing_or_half_a_message_stops_nobody
     replies_that_nobody_reads_end_the_session
     messages_that_are_no_messages_end_the_session
     messages_that_lack_something_or_have_too_much_are_refused
     an_interrupt_descriptor_that_blocks_stops_nobody
+    an_interrupt_descriptor_is_replaced_in_its_place
     writes_to_the_configuration_space_stay_inside_their_register
 };
 
@@ -142,6 +143,41 @@ fn an_interrupt_descriptor_that_blocks_stops_nobody(lab: &mut Lab) {
         guest.verify(seed);
     }
     lab.check_neighbour();
+}
+
+/// Threads of other queues may be about to signal it: its number must not become that of something else.
+fn an_interrupt_descriptor_is_replaced_in_its_place(lab: &mut Lab) {
+    let mut guest = lab.guest();
+    let bell = || eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
+    let rings = |bell: &OwnedFd| {
+        let mut count = [0; 8];
+        rustix::io::read(bell, &mut count) == Ok(8)
+    };
+    let first = bell();
+    assert_eq!(guest.link.set_irqs(2, 1, &[first.as_fd()]), 0);
+    let capability = msix_capability(&mut guest.link);
+    let reply = guest.link.write_region(7, capability + 2, &[0, 0x80]);
+    assert_eq!(reply.expect("it is answered").errno, 0, "MSI-X");
+    guest.verify(1);
+    assert!(rings(&first), "no interrupt came");
+
+    let numbers = lab.eventfds();
+    let second = bell();
+    assert_eq!(guest.link.set_irqs(2, 1, &[second.as_fd()]), 0);
+    assert_eq!(lab.eventfds(), numbers, "after it was replaced");
+    guest.verify(2);
+    assert!(rings(&second), "no interrupt came to the second");
+
+    // No eventfd, no count: all of them are taken away.
+    let none = [20, 0x21, 2, 0, 0].map(u32::to_le_bytes).concat();
+    guest.link.ok(command::SET_IRQS, &none, &[]);
+    assert_eq!(lab.eventfds(), numbers, "after it was taken away");
+    guest.verify(3);
+    for bell in [&first, &second] {
+        let flags = fcntl_getfl(bell).expect("an eventfd");
+        fcntl_setfl(bell, flags | OFlags::NONBLOCK).expect("an eventfd");
+        assert!(!rings(bell), "an interrupt came to one that was taken away");
+    }
 }
 
 fn writes_to_the_configuration_space_stay_inside_their_register(lab: &mut Lab) {

@@ -100,6 +100,19 @@ impl Lab {
         std::fs::read_dir(dir).expect("the program's").count()
     }
 
+    /// The numbers of the program's eventfds, in order.
+    pub fn eventfds(&self) -> Vec<String> {
+        let dir = format!("/proc/{}/fd", self.target.pid().as_raw_nonzero());
+        let all = std::fs::read_dir(dir).expect("the program's").flatten();
+        let is_eventfd = |path: &PathBuf| {
+            std::fs::read_link(path).is_ok_and(|to| to.as_os_str() == "anon_inode:[eventfd]")
+        };
+        let paths = all.map(|entry| entry.path()).filter(is_eventfd);
+        let mut numbers: Vec<String> = paths.map(|path| path.display().to_string()).collect();
+        numbers.sort();
+        numbers
+    }
+
     /// Stops the target as promised.
     pub fn stop(self) {
         self.neighbour.end();
