@@ -18,7 +18,7 @@ use crate::frontend::{
     Luns, NvmeControllers, NvmeNamespaces, NvmeSubsystems, VirtioBlks, VirtioScsiControllers,
     VirtioScsiLuns, VirtioScsiTargets,
 };
-use crate::health::{Exports, Files, Health, Hosts, Parts, Paths, look_after};
+use crate::health::{Exports, Failures, Files, Health, Hosts, Parts, Paths, look_after};
 use crate::identity::Identity;
 use crate::inventory::{InventoryService, Roots};
 use crate::kvm::{Plugged, Slots};
@@ -313,6 +313,8 @@ impl Services {
         let files = Files::new(spdk.clone(), volumes, shared(), Arc::clone(health));
         tokio::spawn(look_after(paths, shared()));
         tokio::spawn(look_after(files, shared()));
+        let failures = Failures::new(spdk.clone(), shared(), Arc::clone(health));
+        tokio::spawn(look_after(failures, shared()));
         tokio::spawn(look_after(Exports::new(limits, &self.shared), shared()));
         tokio::spawn(look_after(Exports::new(delays, &self.shared), shared()));
         tokio::spawn(look_after(Exports::new(namespaces, &self.shared), shared()));
@@ -340,6 +342,7 @@ impl Services {
         Objects::new(
             &self.shared,
             &self.spdk,
+            &self.health,
             self.records(),
             &self.nvme.nvme_subsystems,
         )

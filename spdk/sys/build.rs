@@ -25,8 +25,9 @@ const MODULE_HEADERS: [&str; 6] = [
     "nvme/bdev_nvme.h",
 ];
 
-const SHIMS: [&str; 8] = [
+const SHIMS: [&str; 9] = [
     "bdev.c",
+    "bdev_errors.c",
     "hosts.c",
     "keyring.c",
     "log.c",

@@ -7,6 +7,7 @@
 //! ```
 
 mod exports;
+mod failures;
 mod files;
 mod hosts;
 mod parts;
@@ -25,6 +26,7 @@ use tokio::time::MissedTickBehavior;
 use crate::resource::{Key, Name, Registry, Shared};
 
 pub(crate) use exports::Exports;
+pub(crate) use failures::Failures;
 pub(crate) use files::Files;
 pub(crate) use hosts::Hosts;
 pub(crate) use parts::{Part, Parted, Parts, What};
@@ -39,6 +41,8 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub struct Health {
     registry: Arc<Registry>,
     troubles: RwLock<HashMap<Key, String>>,
+    /// Bdevs whose devices answer I/O with errors.
+    failing: RwLock<HashMap<Key, String>>,
 }
 
 impl Health {
@@ -47,21 +51,49 @@ impl Health {
         Arc::new(Self {
             registry,
             troubles: RwLock::default(),
+            failing: RwLock::default(),
         })
     }
 
     /// What is wrong with what this key stands for.
     pub fn trouble(&self, key: &Key) -> Option<String> {
-        self.troubles.read().get(key).cloned()
+        let trouble = self.troubles.read().get(key).cloned();
+        trouble.or_else(|| self.failing.read().get(key).cloned())
+    }
+
+    /// What is wrong with `name`, with what it has for itself, or with something that it stands on.
+    pub(crate) fn trouble_of(&self, name: &Name) -> Option<String> {
+        if self.is_fine() {
+            return None;
+        }
+        let bdev = Key::bdev(name.id());
+        let own = self.registry.owner(&bdev);
+        let own = own.filter(|owner| owner == name).map(|_| bdev);
+        self.trouble(name.key())
+            .or_else(|| own.and_then(|bdev| self.trouble(&bdev)))
+            .or_else(|| self.trouble_beneath(name))
+    }
+
+    fn is_fine(&self) -> bool {
+        self.troubles.read().is_empty() && self.failing.read().is_empty()
     }
 
     /// What is wrong with something that `name` stands on, down to the device.
     pub fn trouble_beneath(&self, name: &Name) -> Option<String> {
-        if self.troubles.read().is_empty() {
+        if self.is_fine() {
             return None;
         }
         let beneath = self.registry.beneath(name);
         beneath.iter().find_map(|key| self.trouble(key))
+    }
+
+    /// Notes that the device of a bdev fails I/O, or no longer does.
+    pub(crate) fn note_failing(&self, bdev: &Key, trouble: Option<String>) {
+        let mut failing = self.failing.write();
+        match trouble {
+            Some(trouble) => failing.insert(bdev.clone(), trouble),
+            None => failing.remove(bdev),
+        };
     }
 
     /// Notes what a look has found; whether that is news.
@@ -108,7 +140,7 @@ mod tests {
             name
         };
         let base = Key::bdev("base");
-        hold("aioVolumes/base", Uses::new().owns(base.clone()));
+        let volume = hold("aioVolumes/base", Uses::new().owns(base.clone()));
         let upper = Uses::new().owns(Key::bdev("upper")).takes(base.clone());
         hold("encryptedVolumes/upper", upper);
         let taken = hold("namespaces/n", Uses::new().takes(Key::bdev("upper")));
@@ -120,5 +152,14 @@ mod tests {
         assert_eq!(health.trouble_beneath(&other), None);
         assert!(health.note(&base, None));
         assert_eq!(health.trouble_beneath(&taken), None);
+
+        health.note_failing(&base, Some("I/O fails".into()));
+        assert!(!health.note(&base, None), "another look finds nothing");
+        let fails = Some("I/O fails".into());
+        assert_eq!(health.trouble_of(&volume), fails);
+        assert_eq!(health.trouble_of(&taken), fails);
+        assert_eq!(health.trouble_of(&other), None);
+        health.note_failing(&base, None);
+        assert_eq!(health.trouble_of(&volume), None);
     }
 }

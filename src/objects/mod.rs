@@ -13,11 +13,12 @@ use tonic::{Request, Response, Status};
 
 use crate::api::own::object_service_server::ObjectService;
 use crate::api::own::{
-    DisconnectHostRequest, DisconnectHostResponse, ListHostsRequest, ListHostsResponse,
+    Condition, DisconnectHostRequest, DisconnectHostResponse, ListHostsRequest, ListHostsResponse,
     ListObjectsRequest, ListObjectsResponse, Object, WatchEventsRequest,
 };
 use crate::events::described;
 use crate::frontend::NvmeSubsystems;
+use crate::health::Health;
 use crate::resource::{self, Collection, Name, Records, Shared, paging};
 
 pub use http::router;
@@ -30,6 +31,7 @@ pub struct Objects {
     shared: Arc<Shared>,
     spdk: Handle,
     subsystems: Arc<Collection<NvmeSubsystems>>,
+    health: Arc<Health>,
     kinds: Vec<Arc<dyn Records>>,
     watchers: Arc<Semaphore>,
 }
@@ -39,6 +41,7 @@ impl Objects {
     pub(crate) fn new(
         shared: &Arc<Shared>,
         spdk: &Handle,
+        health: &Arc<Health>,
         kinds: Vec<Arc<dyn Records>>,
         subsystems: &Arc<Collection<NvmeSubsystems>>,
     ) -> Arc<Self> {
@@ -46,6 +49,7 @@ impl Objects {
             shared: Arc::clone(shared),
             spdk: spdk.clone(),
             subsystems: Arc::clone(subsystems),
+            health: Arc::clone(health),
             kinds,
             watchers: Arc::new(Semaphore::new(WATCHERS)),
         })
@@ -91,13 +95,17 @@ impl Objects {
         let typed = |name: &Name| name.key().to_string();
         let registry = &self.shared.registry;
         let (condition, reason) = described(&condition);
+        let trouble = match condition {
+            Condition::Applied => self.health.trouble_of(name),
+            _ => None,
+        };
         Object {
             name: name.to_string(),
             typed_name: typed(name),
             kind: kind.to_owned(),
             revision: i64::try_from(revision).unwrap_or(i64::MAX),
             condition: condition.into(),
-            reason: reason.to_owned(),
+            reason: trouble.unwrap_or_else(|| reason.to_owned()),
             since: since.map(|since: SystemTime| since.into()),
             uses: registry.owners_beneath(name).iter().map(typed).collect(),
             used_by: registry.users_of(name).iter().map(typed).collect(),

@@ -4,6 +4,7 @@
 mod common;
 
 mod calls;
+mod failures;
 mod latency;
 mod log;
 mod metrics;

@@ -8,6 +8,7 @@ pub mod alias;
 pub mod crypto;
 pub mod delay;
 mod end_io;
+mod errors;
 mod histogram;
 pub mod malloc;
 pub mod null;
@@ -29,6 +30,7 @@ use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
 pub(crate) use end_io::end_io;
+pub use errors::{IoErrors, device_errors, failed};
 pub use histogram::Latencies;
 pub use presence::{Presence, leave, look_after};
 pub(crate) use presence::{Watch, watch};

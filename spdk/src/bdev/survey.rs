@@ -9,6 +9,7 @@ use crate::completion::{Promise, completion};
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
+use super::errors::IoErrors;
 use super::histogram::{self, Latencies};
 
 /// I/O of a bdev since it was made. Times are sums over all operations.
@@ -27,14 +28,14 @@ pub struct Counters {
     pub unmap_bytes: u64,
     pub unmap_ops: u64,
     pub unmap_time: Duration,
-    /// Operations that failed.
-    pub errors: u64,
+    /// Operations that the device has failed.
+    pub errors: IoErrors,
     /// I/O by its latency; `None` where it was not asked for.
     pub latencies: Option<Latencies>,
 }
 
 /// A bdev that is open: it stays in SPDK's list, and so does its place there.
-struct Open(*mut sys::spdk_bdev_desc);
+pub(super) struct Open(*mut sys::spdk_bdev_desc);
 
 impl Open {
     /// `None` if the bdev is being removed.
@@ -63,7 +64,7 @@ impl Open {
     }
 
     /// The first that can be opened after this one, or of all.
-    fn next(_: Spdk, before: Option<Self>) -> Option<Self> {
+    pub(super) fn next(_: Spdk, before: Option<Self>) -> Option<Self> {
         // SAFETY: on the app thread, which alone removes bdevs from the list: one that is open stays in
         // it, and the others do while nothing is awaited.
         unsafe {
@@ -81,6 +82,26 @@ impl Open {
         None
     }
 
+    /// The bdev's name.
+    pub(super) fn name(&self) -> String {
+        // SAFETY: the bdev is open, and the name its own.
+        let name = unsafe { CStr::from_ptr(sys::spdk_bdev_get_name(self.bdev())) };
+        name.to_string_lossy().into_owned()
+    }
+
+    /// I/O that its device has failed.
+    pub(super) fn errors(&self) -> IoErrors {
+        let mut errors = sys::opi_bdev_errors {
+            read: 0,
+            write: 0,
+            flush: 0,
+            other: 0,
+        };
+        // SAFETY: on the app thread, where `Open` stays; the bdev is open, and the output outlives the call.
+        unsafe { sys::opi_bdev_read_errors(self.bdev(), &mut errors) };
+        IoErrors::of(&errors)
+    }
+
     async fn read(&self) -> Result<Counters, Error> {
         let bdev = self.bdev();
         let (promise, pending) = completion();
@@ -89,10 +110,9 @@ impl Open {
         unsafe { sys::opi_bdev_read_counters(bdev, Some(on_counters), promise.into_raw()) };
         let (mut counters, status): (Counters, c_int) = pending.await?;
         check("read bdev counters", status)?;
+        counters.name = self.name();
         // SAFETY: the bdev is open.
         unsafe {
-            let name = CStr::from_ptr(sys::spdk_bdev_get_name(bdev));
-            counters.name = name.to_string_lossy().into_owned();
             let blocks = sys::spdk_bdev_get_num_blocks(bdev);
             let block_size = u64::from(sys::spdk_bdev_get_block_size(bdev));
             counters.size_bytes = blocks.saturating_mul(block_size);
@@ -145,23 +165,25 @@ pub async fn survey(spdk: Spdk, most: Most) -> Result<(Vec<Counters>, u64), Erro
 unsafe extern "C" fn on_counters(
     argument: *mut c_void,
     stat: *const sys::spdk_bdev_io_stat,
-    errors: u64,
+    errors: *const sys::opi_bdev_errors,
     status: c_int,
 ) {
-    // SAFETY: what `read` handed out; SPDK calls once, on the app thread; `stat` is null or valid for the
-    // call.
-    let (promise, stat) = unsafe {
+    // SAFETY: what `read` handed out; SPDK calls once, on the app thread; `stat` and `errors` are null or
+    // valid for the call.
+    let (promise, stat, errors) = unsafe {
         (
             Promise::<(Counters, c_int)>::from_raw(argument),
             stat.as_ref(),
+            errors.as_ref(),
         )
     };
+    let errors = errors.map(IoErrors::of).unwrap_or_default();
     let counters = stat.map(|stat| Counters::of(stat, errors));
     promise.complete((counters.unwrap_or_default(), status));
 }
 
 impl Counters {
-    fn of(stat: &sys::spdk_bdev_io_stat, errors: u64) -> Self {
+    fn of(stat: &sys::spdk_bdev_io_stat, errors: IoErrors) -> Self {
         Self {
             name: String::new(),
             size_bytes: 0,

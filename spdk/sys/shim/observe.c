@@ -24,8 +24,6 @@ opi_reactor_read(uint32_t core, struct opi_reactor_time *time)
 
 struct opi_bdev_reading {
 	struct spdk_bdev_io_stat	stat;
-	/* As in bdev.c, which keeps the type of `stat.io_error` to itself: by status, from -1 on. */
-	uint32_t			errors[-SPDK_MIN_BDEV_IO_STATUS];
 	opi_bdev_read			done;
 	void				*arg;
 };
@@ -34,12 +32,10 @@ static void
 opi_bdev_was_read(struct spdk_bdev *bdev, struct spdk_bdev_io_stat *stat, void *arg, int status)
 {
 	struct opi_bdev_reading *reading = arg;
-	uint64_t errors = 0;
+	struct opi_bdev_errors errors;
 
-	for (size_t i = 0; i < SPDK_COUNTOF(reading->errors); i++) {
-		errors += reading->errors[i];
-	}
-	reading->done(reading->arg, stat, errors, status);
+	opi_bdev_read_errors(bdev, &errors);
+	reading->done(reading->arg, stat, status == 0 ? &errors : NULL, status);
 	free(reading);
 }
 
@@ -49,12 +45,11 @@ opi_bdev_read_counters(struct spdk_bdev *bdev, opi_bdev_read done, void *arg)
 	struct opi_bdev_reading *reading = calloc(1, sizeof(*reading));
 
 	if (reading == NULL) {
-		done(arg, NULL, 0, -ENOMEM);
+		done(arg, NULL, NULL, -ENOMEM);
 		return;
 	}
 	reading->done = done;
 	reading->arg = arg;
-	reading->stat.io_error = (struct spdk_bdev_io_error_stat *)reading->errors;
 	spdk_bdev_get_device_stat(bdev, &reading->stat, SPDK_BDEV_RESET_STAT_NONE,
 				  opi_bdev_was_read, reading);
 }

@@ -263,9 +263,25 @@ struct opi_reactor_time {
 /* Any thread, while SPDK runs. False where the core has no reactor. */
 bool opi_reactor_read(uint32_t core, struct opi_reactor_time *time);
 
-/* `errors` are I/Os that failed. `stat` is NULL if `status` is not 0. */
-typedef void (*opi_bdev_read)(void *arg, const struct spdk_bdev_io_stat *stat, uint64_t errors,
-			      int status);
+/* bdev_errors.c */
+
+/* I/Os that a device has answered with errors, not those that hosts abort or that compare unequal. */
+struct opi_bdev_errors {
+	uint64_t	read;
+	/* Write-zeroes are writes. */
+	uint64_t	write;
+	uint64_t	flush;
+	uint64_t	other;
+};
+
+/* Of one bdev since it was made. App thread. */
+void opi_bdev_read_errors(const struct spdk_bdev *bdev, struct opi_bdev_errors *errors);
+/* Of all bdevs since the start, those that are gone too. Any thread. */
+uint64_t opi_bdev_device_errors(void);
+
+/* Both are NULL if `status` is not 0. */
+typedef void (*opi_bdev_read)(void *arg, const struct spdk_bdev_io_stat *stat,
+			      const struct opi_bdev_errors *errors, int status);
 /* Always calls back. The bdev is open meanwhile. */
 void opi_bdev_read_counters(struct spdk_bdev *bdev, opi_bdev_read done, void *arg);
 

@@ -12,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use spdk::bdev::IoErrors;
 
 use super::Metrics;
 use super::latency::Histogram;
@@ -52,7 +53,7 @@ impl Reading {
                 .iter()
                 .map(|(name, of)| ([("volume", escape(name)), ("bdev", escape(&of.name))], of))
         };
-        let counts: [(&str, &str, Read<u64>); 7] = [
+        let counts: [(&str, &str, Read<u64>); 6] = [
             ("read_operations", "Reads of a volume", |of| of.read_ops),
             ("read_bytes", "Bytes read of a volume", |of| of.read_bytes),
             ("write_operations", "Writes to a volume", |of| of.write_ops),
@@ -63,13 +64,35 @@ impl Reading {
             ("unmap_bytes", "Bytes unmapped of a volume", |of| {
                 of.unmap_bytes
             }),
-            ("io_errors", "I/O of a volume that failed", |of| of.errors),
         ];
         for (name, help, value) in counts {
             let name = format!("opi_spdk_volume_{name}");
             let values = volumes().map(|(labels, of)| (labels, value(of)));
             out.counters(&name, help, values)?;
         }
+        let errors = volumes().flat_map(|([volume, bdev], of)| {
+            let IoErrors {
+                read,
+                write,
+                flush,
+                other,
+            } = of.errors;
+            let kinds = [
+                ("read", read),
+                ("write", write),
+                ("flush", flush),
+                ("other", other),
+            ];
+            kinds.map(|(io, number)| {
+                let io = ("io", Cow::Borrowed(io));
+                ([volume.clone(), bdev.clone(), io], number)
+            })
+        });
+        out.counters(
+            "opi_spdk_volume_io_errors",
+            "I/O of a volume that its device failed, by what it was",
+            errors,
+        )?;
         let times: [(&str, &str, Read<Duration>); 3] = [
             ("read", "Sum of the times that reads took", |of| {
                 of.read_time

@@ -1,0 +1,235 @@
+//! I/O that devices answer with errors. A counter over all bdevs tells whether a look at each is worth while:
+//! as long as nothing fails, nobody crosses into SPDK.
+//!
+//! ```text
+//!   fine --an I/O fails--> failing: a warning, an event --none fails for a while--> fine: a line, an event
+//! ```
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use spdk::bdev::{self, IoErrors};
+use spdk::{CallError, Handle};
+
+use super::{Health, Look};
+use crate::events::{Event, EventType};
+use crate::resource::{Key, Shared};
+
+/// How long after its last error a device still counts as one that fails.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Looks after the errors of all bdevs.
+pub(crate) struct Failures {
+    spdk: Handle,
+    shared: Arc<Shared>,
+    health: Arc<Health>,
+    /// Errors of all bdevs at the last look.
+    total: u64,
+    /// The bdevs that have had errors.
+    devices: HashMap<String, Device>,
+}
+
+/// What is known of a bdev that has had errors.
+#[derive(Debug, Default)]
+struct Device {
+    /// At the last look.
+    counted: IoErrors,
+    /// Those of now, while it fails.
+    spell: Option<Spell>,
+}
+
+/// A time in which a device fails.
+#[derive(Debug)]
+struct Spell {
+    errors: IoErrors,
+    last: Instant,
+}
+
+/// What a look has found.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    /// The first errors of a spell.
+    Fails,
+    /// More of them.
+    FailsStill,
+    /// Nothing.
+    None,
+}
+
+impl Device {
+    fn take(&mut self, now: IoErrors, at: Instant) -> News {
+        let new = now.since(&self.counted);
+        self.counted = now;
+        if new.all() == 0 {
+            return News::None;
+        }
+        match &mut self.spell {
+            Some(spell) => {
+                spell.errors = sum(&spell.errors, &new);
+                spell.last = at;
+                News::FailsStill
+            }
+            None => {
+                self.spell = Some(Spell {
+                    errors: new,
+                    last: at,
+                });
+                News::Fails
+            }
+        }
+    }
+
+    /// The errors of the spell that has ended by now.
+    fn end(&mut self, at: Instant) -> Option<IoErrors> {
+        let is_over = |spell: &mut Spell| at.saturating_duration_since(spell.last) >= QUIET;
+        self.spell.take_if(is_over).map(|spell| spell.errors)
+    }
+}
+
+fn sum(one: &IoErrors, other: &IoErrors) -> IoErrors {
+    IoErrors {
+        read: one.read.saturating_add(other.read),
+        write: one.write.saturating_add(other.write),
+        flush: one.flush.saturating_add(other.flush),
+        other: one.other.saturating_add(other.other),
+    }
+}
+
+/// Errors in words.
+struct Words<'a>(&'a IoErrors);
+
+impl fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let IoErrors {
+            read,
+            write,
+            flush,
+            other,
+        } = self.0;
+        let kinds = [
+            (read, "reads"),
+            (write, "writes"),
+            (flush, "flushes"),
+            (other, "others"),
+        ];
+        let mut separator = "";
+        for (number, kind) in kinds.into_iter().filter(|(number, _)| **number > 0) {
+            write!(f, "{separator}{number} {kind}")?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+impl Failures {
+    /// Of all bdevs.
+    pub(crate) fn new(spdk: Handle, shared: Arc<Shared>, health: Arc<Health>) -> Self {
+        Self {
+            spdk,
+            shared,
+            health,
+            total: 0,
+            devices: HashMap::new(),
+        }
+    }
+
+    fn take(&mut self, found: Vec<(String, IoErrors)>, at: Instant) {
+        // One that has no errors any more is gone, or another one has its name.
+        self.devices.retain(|name, device| {
+            device.spell.is_some() || found.iter().any(|(it, _)| it == name)
+        });
+        for (name, errors) in found {
+            let device = self.devices.entry(name.clone()).or_default();
+            let news = device.take(errors, at);
+            let Some(spell) = device.spell.as_ref().filter(|_| news != News::None) else {
+                continue;
+            };
+            let what = format!("its device fails I/O: {} so far", Words(&spell.errors));
+            self.health
+                .note_failing(&Key::bdev(&name), Some(what.clone()));
+            if news == News::Fails {
+                let object = self.tell(EventType::VolumeFails, &name, &what);
+                tracing::warn!(volume = object, bdev = name, "{what}; more are counted");
+            }
+        }
+    }
+
+    fn end(&mut self, at: Instant) {
+        let mut ended = Vec::new();
+        for (name, device) in &mut self.devices {
+            if let Some(errors) = device.end(at) {
+                ended.push((name.clone(), errors));
+            }
+        }
+        for (name, errors) in ended {
+            self.health.note_failing(&Key::bdev(&name), None);
+            let errors = Words(&errors);
+            let what = format!("no I/O has failed for {QUIET:?}; before that {errors} did");
+            let object = self.tell(EventType::VolumeRecovered, &name, &what);
+            tracing::info!(volume = object, bdev = name, "{what}");
+        }
+    }
+
+    /// Tells it of the volume whose bdev this is; its typed name, or the bdev's where it is none of the API's.
+    fn tell(&self, what: EventType, bdev: &str, reason: &str) -> String {
+        let owner = self.shared.registry.owner(&Key::bdev(bdev));
+        let object = owner.map_or_else(|| bdev.to_owned(), |name| name.key().to_string());
+        let event = Event::now(what, &object).because(reason);
+        self.shared.events.tell(event);
+        object
+    }
+}
+
+impl Look for Failures {
+    async fn look(&mut self) -> Result<(), CallError> {
+        let total = bdev::device_errors();
+        if total != self.total {
+            let found = self.spdk.call(async move |spdk| bdev::failed(spdk).await);
+            let found = found.await?;
+            self.total = total;
+            self.take(found, Instant::now());
+        }
+        self.end(Instant::now());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reads(read: u64) -> IoErrors {
+        IoErrors {
+            read,
+            ..IoErrors::default()
+        }
+    }
+
+    #[test]
+    fn a_device_fails_from_its_first_error_until_none_has_come_for_a_while() {
+        let begun = Instant::now();
+        let mut device = Device::default();
+        assert_eq!(device.take(reads(3), begun), News::Fails);
+        assert_eq!(device.take(reads(3), begun + QUIET / 2), News::None);
+        assert_eq!(device.take(reads(5), begun + QUIET / 2), News::FailsStill);
+        assert_eq!(device.end(begun + QUIET), None);
+        assert_eq!(device.end(begun + 2 * QUIET), Some(reads(5)));
+        assert_eq!(device.end(begun + 3 * QUIET), None);
+        assert_eq!(device.take(reads(6), begun + 3 * QUIET), News::Fails);
+        assert_eq!(device.end(begun + 4 * QUIET), Some(reads(1)));
+        let anew = device.take(reads(2), begun + 5 * QUIET);
+        assert_eq!(anew, News::Fails, "another bdev has the name");
+    }
+
+    #[test]
+    fn errors_are_told_by_what_failed() {
+        let errors = IoErrors {
+            read: 1,
+            flush: 2,
+            ..IoErrors::default()
+        };
+        assert_eq!(Words(&errors).to_string(), "1 reads, 2 flushes");
+    }
+}
