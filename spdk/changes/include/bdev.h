@@ -41,7 +41,7 @@ opi_bdev_is_device_error(const struct spdk_bdev_io *bdev_io)
 			return true;
 		}
 	default:
-		return bdev_io->type < SPDK_BDEV_NUM_IO_TYPES;
+		return true;
 	}
 }
 
