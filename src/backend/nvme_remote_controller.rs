@@ -69,7 +69,7 @@ impl NvmeRemoteControllers {
             return Ok(());
         }
         let give_up = call.answer_by();
-        let done = all.with(name, async move |all, name| {
+        let done = all.with(call, name, async move |all, name| {
             let id = name.id().to_owned();
             let left = give_up.saturating_duration_since(Instant::now());
             let reset = async move |spdk| nvme::reset(spdk, &id, left).await;

@@ -16,11 +16,13 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::RwLock;
 use prost_reflect::{DynamicMessage, ReflectMessage};
 
 use super::lifecycle::Made;
+use super::locks::{Busy, Held};
 use super::record::Record;
 use super::request::{CallContext, Create, Delete, List, Page};
 use super::{Changes, Key, Kind, Meta, Name, Object, Shared, Uses, id, paging};
@@ -191,16 +193,18 @@ impl<K: Kind> Collection<K> {
     /// Runs to its end, whether or not the client still waits for it.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT, NOT_FOUND, and what `action` says.
+    /// INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE while it is changed, and what `action` says.
     pub async fn with<T: Send + 'static, F: Future<Output = Result<T, Error>> + Send>(
         self: &Arc<Self>,
+        call: CallContext,
         name: &str,
         action: impl FnOnce(Arc<Self>, Name) -> F + Send + 'static,
     ) -> Result<T, Error> {
         let name = self.meta.parse("name", name)?;
         let this = Arc::clone(self);
-        self.run(&CallContext::default(), &name.clone(), async move {
-            let _held = this.shared.locks.acquire([], [name.key().clone()]).await;
+        self.run(&call, &name.clone(), async move {
+            let key = name.key().clone();
+            let _held = this.lock(&call, &name, [], [key]).await?;
             this.record(&name).ok_or_else(|| this.missing(&name))?;
             action(Arc::clone(&this), name).await
         })
@@ -258,11 +262,40 @@ impl<K: Kind> Collection<K> {
         let registry = &self.shared.registry;
         if registry.check(name, &uses).is_err() {
             // What is in the way may be a change under way that does not come to its end, or a delete.
-            let _held = self.shared.locks.acquire(uses.changed(), uses.used()).await;
+            let (changed, used) = (uses.changed(), uses.used());
+            let _held = self.lock(call, name, changed, used).await?;
             registry.check(name, &uses)?;
         }
         let ready = self.kind.prepare(call, name, wanted).await;
         ready.map_err(|error| error.under(self.meta.field()))
+    }
+
+    /// Waits for the locks of a change of `name`, so long that the client still hears what is in the way.
+    ///
+    /// # Errors
+    /// UNAVAILABLE that names what is locked, and whose change has it.
+    pub(super) async fn lock(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        exclusive: impl IntoIterator<Item = Key>,
+        shared: impl IntoIterator<Item = Key>,
+    ) -> Result<Held, Error> {
+        let began = Instant::now();
+        let by = call.answer_by().into();
+        let locks = &self.shared.locks;
+        let held = locks.acquire(name.key(), by, exclusive, shared).await;
+        held.map_err(|Busy { key, holder }| {
+            let holder = match &holder {
+                Some(holder) => format!("a change of {}", Subject::from(holder)),
+                None => "another change".to_owned(),
+            };
+            let waited = began.elapsed().as_millis();
+            Error::Unavailable(format!(
+                "{name}: nothing was changed: {holder} has had the lock of {key} for all of the {waited} ms \
+                 that this call could wait: try again once that change has ended"
+            ))
+        })
     }
 
     /// Runs a change to its end, whether or not somebody still waits for it. A panic is this

@@ -29,7 +29,8 @@ impl<K: Kind> Collection<K> {
             self.prepare(call, name, &wanted).await?;
         }
         let uses = self.uses(name, &wanted);
-        let _held = self.shared.locks.acquire(uses.changed(), uses.used()).await;
+        let (changed, used) = (uses.changed(), uses.used());
+        let _held = self.lock(call, name, changed, used).await?;
         if let Some(mut record) = self.record(name) {
             check_stays(name, &record)?;
             if self.same(name, &record, &wanted).is_ok() {
@@ -76,7 +77,8 @@ impl<K: Kind> Collection<K> {
                 return Err(Error::configured(name));
             }
             let uses = self.uses(name, &record.object);
-            let _held = self.shared.locks.acquire(uses.changed(), uses.used()).await;
+            let (changed, used) = (uses.changed(), uses.used());
+            let _held = self.lock(call, name, changed, used).await?;
             if !self.is_current(name, &record) {
                 continue;
             }

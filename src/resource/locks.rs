@@ -2,13 +2,15 @@
 //!
 //! A change locks what it touches exclusively and what it refers to shared, all at once and in the
 //! order of the keys, so that two changes cannot wait for each other in a circle. Changes of
-//! different names share nothing here but a short look into the table.
+//! different names share nothing here but a short look into the table. A wait has a deadline: a
+//! change that hangs fails those behind it by name instead of piling them up.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::time::{Instant, timeout_at};
 
 use super::Key;
 use crate::telemetry::traces;
@@ -18,7 +20,14 @@ type Lock = Arc<RwLock<()>>;
 /// The table of the locks that are held or waited for.
 #[derive(Debug, Default)]
 pub struct Locks {
-    table: Mutex<HashMap<Key, Lock>>,
+    table: Mutex<HashMap<Key, Slot>>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    lock: Lock,
+    /// Whose change got the lock last, while it has it.
+    holder: Option<Key>,
 }
 
 #[derive(Debug)]
@@ -28,40 +37,69 @@ enum Guard {
     Exclusive(OwnedRwLockWriteGuard<()>),
 }
 
+/// A lock that was not free before the deadline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Busy {
+    /// What is locked.
+    pub key: Key,
+    /// Whose change has it, if known: of several that share a lock only the last is.
+    pub holder: Option<Key>,
+}
+
 /// Locks that are held; dropping it frees them.
 #[derive(Debug)]
 pub struct Held {
     locks: Arc<Locks>,
+    owner: Key,
     entries: Vec<(Key, Lock, Option<Guard>)>,
 }
 
 impl Locks {
-    /// Waits for all of them. A key in both lists is taken exclusively.
+    /// Waits for all of them, until `by`, for a change of `owner`. A key in both lists is taken
+    /// exclusively.
+    ///
+    /// # Errors
+    /// The first lock that was not free in time; none is held then.
     pub async fn acquire(
         self: &Arc<Self>,
+        owner: &Key,
+        by: Instant,
         exclusive: impl IntoIterator<Item = Key>,
         shared: impl IntoIterator<Item = Key>,
-    ) -> Held {
+    ) -> Result<Held, Busy> {
         let mut wanted: BTreeMap<Key, bool> = shared.into_iter().map(|key| (key, false)).collect();
         wanted.extend(exclusive.into_iter().map(|key| (key, true)));
         let waiting = async {
             let mut held = Held {
                 locks: Arc::clone(self),
+                owner: owner.clone(),
                 entries: Vec::with_capacity(wanted.len()),
             };
             for (key, exclusive) in wanted {
-                let lock = Arc::clone(self.table.lock().entry(key.clone()).or_default());
-                held.entries.push((key, Arc::clone(&lock), None));
-                let guard = if exclusive {
-                    Guard::Exclusive(lock.write_owned().await)
-                } else {
-                    Guard::Shared(lock.read_owned().await)
+                let lock = Arc::clone(&self.table.lock().entry(key.clone()).or_default().lock);
+                held.entries.push((key.clone(), Arc::clone(&lock), None));
+                let free = async {
+                    match exclusive {
+                        true => Guard::Exclusive(lock.write_owned().await),
+                        false => Guard::Shared(lock.read_owned().await),
+                    }
                 };
+                let guard = timeout_at(by, free).await;
+                let mut table = self.table.lock();
+                let slot = table.get_mut(&key);
+                let Ok(guard) = guard else {
+                    let holder = slot.and_then(|slot| slot.holder.clone());
+                    drop(table);
+                    return Err(Busy { key, holder });
+                };
+                if let Some(slot) = slot {
+                    slot.holder = Some(owner.clone());
+                }
                 if let Some(entry) = held.entries.last_mut() {
                     entry.2 = Some(guard);
                 }
             }
-            held
+            Ok(held)
         };
         traces::child("lock wait", waiting).await
     }
@@ -71,6 +109,12 @@ impl Drop for Held {
     fn drop(&mut self) {
         let mut table = self.locks.table.lock();
         for (key, lock, guard) in self.entries.drain(..) {
+            if guard.is_some()
+                && let Some(slot) = table.get_mut(&key)
+                && slot.holder.as_ref() == Some(&self.owner)
+            {
+                slot.holder = None;
+            }
             drop(guard);
             // The table's reference and ours: nobody else holds it or waits for it.
             if Arc::strong_count(&lock) == 2 {
@@ -85,9 +129,21 @@ mod tests {
     use super::*;
     use std::pin::{Pin, pin};
     use std::task::{Context, Waker};
+    use std::time::Duration;
 
     fn keys(names: &[&str]) -> Vec<Key> {
         names.iter().map(|name| Key::from(*name)).collect()
+    }
+
+    async fn take(
+        locks: &Arc<Locks>,
+        exclusive: impl IntoIterator<Item = Key>,
+        shared: impl IntoIterator<Item = Key>,
+    ) -> Held {
+        let by = Instant::now() + Duration::from_secs(60);
+        let owner = Key::from("owner");
+        let taken = locks.acquire(&owner, by, exclusive, shared).await;
+        taken.expect("it is free in time")
     }
 
     fn waits(future: Pin<&mut impl Future>) -> bool {
@@ -99,8 +155,8 @@ mod tests {
     #[tokio::test]
     async fn changes_of_different_names_run_side_by_side() {
         let locks = Arc::new(Locks::default());
-        let a = locks.acquire(keys(&["a"]), keys(&["parent"])).await;
-        let b = locks.acquire(keys(&["b"]), keys(&["parent"])).await;
+        let a = take(&locks, keys(&["a"]), keys(&["parent"])).await;
+        let b = take(&locks, keys(&["b"]), keys(&["parent"])).await;
         drop((a, b));
         assert!(locks.table.lock().is_empty());
     }
@@ -108,8 +164,8 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_held_by_one_change_at_a_time() {
         let locks = Arc::new(Locks::default());
-        let first = locks.acquire(keys(&["a"]), []).await;
-        let mut second = pin!(locks.acquire(keys(&["a"]), []));
+        let first = take(&locks, keys(&["a"]), []).await;
+        let mut second = pin!(take(&locks, keys(&["a"]), []));
         assert!(waits(second.as_mut()));
         drop(first);
         drop(second.await);
@@ -119,8 +175,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_referred_to_waits_for_its_users_only_when_it_changes() {
         let locks = Arc::new(Locks::default());
-        let user = locks.acquire(keys(&["a"]), keys(&["volume"])).await;
-        let mut change = pin!(locks.acquire(keys(&["volume"]), []));
+        let user = take(&locks, keys(&["a"]), keys(&["volume"])).await;
+        let mut change = pin!(take(&locks, keys(&["volume"]), []));
         assert!(waits(change.as_mut()));
         drop(user);
         drop(change.await);
@@ -129,12 +185,46 @@ mod tests {
     #[tokio::test]
     async fn a_change_that_is_given_up_leaves_no_lock() {
         let locks = Arc::new(Locks::default());
-        let held = locks.acquire(keys(&["b"]), []).await;
+        let held = take(&locks, keys(&["b"]), []).await;
         {
-            let mut waiting = pin!(locks.acquire(keys(&["a", "b"]), []));
+            let mut waiting = pin!(take(&locks, keys(&["a", "b"]), []));
             assert!(waits(waiting.as_mut()));
         }
         drop(held);
+        assert!(locks.table.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_at_its_deadline_and_tells_whose_change_has_the_lock() {
+        let locks = Arc::new(Locks::default());
+        let [first, second, third] = ["first", "second", "third"].map(Key::from);
+        let soon = || Instant::now() + Duration::from_secs(2);
+        let held = locks.acquire(&first, soon(), keys(&["b"]), []).await;
+        let held = held.expect("it is free");
+        for shared in [false, true] {
+            let before = Instant::now();
+            let wanted = keys(&["a", "b"]);
+            let late = match shared {
+                true => locks.acquire(&second, soon(), [], wanted).await,
+                false => locks.acquire(&second, soon(), wanted, []).await,
+            };
+            let busy = Busy {
+                key: Key::from("b"),
+                holder: Some(first.clone()),
+            };
+            assert_eq!(late.expect_err("it is held"), busy);
+            assert_eq!(before.elapsed(), Duration::from_secs(2));
+        }
+        // What it had got meanwhile is free, and the one that has the lock is still known.
+        let a = locks.acquire(&third, soon(), keys(&["a"]), []).await;
+        drop(a.expect("it is free"));
+        let late = locks.acquire(&third, soon(), keys(&["b"]), []).await;
+        assert_eq!(late.expect_err("it is held").holder, Some(first));
+        drop(held);
+        // Also when the time is up: what is free needs no wait.
+        let past = Instant::now();
+        let free = locks.acquire(&third, past, keys(&["b"]), []).await;
+        drop(free.expect("it is free"));
         assert!(locks.table.lock().is_empty());
     }
 
@@ -147,7 +237,7 @@ mod tests {
                 tokio::spawn(async move {
                     for _ in 0..50 {
                         let (one, other) = if i % 2 == 0 { ("a", "b") } else { ("b", "a") };
-                        let _held = locks.acquire(keys(&[one]), keys(&[other])).await;
+                        let _held = take(&locks, keys(&[one]), keys(&[other])).await;
                         tokio::task::yield_now().await;
                     }
                 })
@@ -170,6 +260,7 @@ mod tests {
             ),
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
                 .build()
                 .expect("a runtime");
             runtime.block_on(async {
@@ -188,7 +279,7 @@ mod tests {
                             let some = wanted.iter().filter(move |(_, e)| **e == exclusive);
                             some.map(|(n, _)| key(n)).collect::<Vec<_>>()
                         };
-                        let guard = locks.acquire(of(true), of(false)).await;
+                        let guard = take(&locks, of(true), of(false)).await;
                         for (n, exclusive) in &wanted {
                             let entry = &mut held.lock()[*n];
                             let is_alone = entry.0 == 0;

@@ -168,8 +168,14 @@ impl Shared {
                 self.conditions.all().len()
             )));
         }
-        let permit = Arc::clone(&self.changes).acquire_owned().await.ok();
+        let permit = Arc::clone(&self.changes).acquire_owned();
+        let Ok(permit) = tokio::time::timeout_at(by, permit).await else {
+            return Err(Error::ResourceExhausted(format!(
+                "{MAX_CHANGES} changes are under way, and none of them has ended in time: try again later"
+            )));
+        };
         permit
+            .ok()
             .filter(|_| !self.is_stopping())
             .ok_or_else(|| Error::Unavailable("the server is stopping and takes no changes".into()))
     }

@@ -138,12 +138,8 @@ impl<K: Kind> Collection<K> {
                 self.prepare(&call, name, &record.object).await?;
             }
             let uses = self.uses(name, &record.object);
-            let locks = self.shared.locks.acquire(uses.changed(), uses.used());
-            let Ok(_held) = tokio::time::timeout(ATTEMPT, locks).await else {
-                return Err(Error::Unavailable(format!(
-                    "another change of {name} has not ended within {ATTEMPT:?}"
-                )));
-            };
+            let (changed, used) = (uses.changed(), uses.used());
+            let _held = self.lock(&call, name, changed, used).await?;
             if !self.is_current(name, &record) {
                 continue;
             }

@@ -92,7 +92,7 @@ impl<K: Kind> Collection<K> {
             let after = self.uses(name, &target);
             let owned = before.changed().chain(after.changed());
             let used = before.used().chain(after.used());
-            let _held = self.shared.locks.acquire(owned, used).await;
+            let _held = self.lock(call, name, owned, used).await?;
             if !self.is_current(name, &record) {
                 continue;
             }

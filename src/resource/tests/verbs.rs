@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::super::*;
 use super::{World, called, create, named, of, text};
@@ -129,6 +130,54 @@ async fn what_a_change_under_way_has_is_free_again_when_that_fails() {
     world.engine.fails.store(false, Ordering::Relaxed);
     gate.may_go_on.add_permits(1);
     assert_eq!(second.await.unwrap().unwrap().name, "volumes/b");
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_a_change_that_hangs_fails_in_its_time_and_names_what_is_in_the_way()
+{
+    let (world, gate) = World::gated();
+    let volumes = || Arc::clone(&world.volumes);
+    let hanging = {
+        let (volumes, request) = (volumes(), create("", "a", of(512, 64)));
+        tokio::spawn(async move { volumes.create(CallContext::default(), request).await })
+    };
+    gate.entered.acquire().await.unwrap().forget();
+    let call = || CallContext::within(Duration::from_millis(100));
+    let limit = Duration::from_secs(20);
+    let in_the_way = "a change of nullVolumes/a has had the lock of bdev/a";
+    let volumes = volumes();
+    let update = Update {
+        object: Some(called("volumes/a", of(512, 65))),
+        mask: None,
+        allow_missing: true,
+    };
+    let create = volumes.create(call(), create("", "a", of(512, 64)));
+    let create = tokio::time::timeout(limit, create).await;
+    let update = tokio::time::timeout(limit, volumes.update(call(), update)).await;
+    for (what, late) in [("create", create), ("update", update)] {
+        let late = late.expect("it does not wait for ever");
+        let error = late.expect_err("the object is locked");
+        assert!(matches!(error, Error::Unavailable(_)), "{what}: {error:?}");
+        assert!(error.to_string().contains(in_the_way), "{what}: {error}");
+    }
+    gate.may_go_on.add_permits(1);
+    hanging.await.unwrap().unwrap();
+
+    // One that is there, held by whoever changes it.
+    let name = volumes.meta().parse("name", "volumes/a").unwrap();
+    let holder = CallContext::default();
+    let held = volumes.lock(&holder, &name, [name.key().clone()], []);
+    let held = held.await.unwrap();
+    let gone = named("a");
+    let delete = tokio::time::timeout(limit, volumes.delete(call(), &gone)).await;
+    let action = volumes.with(call(), "volumes/a", async |_, _| Ok(()));
+    let action = tokio::time::timeout(limit, action).await;
+    for (what, late) in [("delete", delete), ("action", action)] {
+        let error = late.expect("it does not wait for ever").unwrap_err();
+        assert!(matches!(error, Error::Unavailable(_)), "{what}: {error:?}");
+    }
+    drop(held);
+    world.delete("a").await.unwrap();
 }
 
 #[tokio::test]
