@@ -305,6 +305,7 @@ impl Services {
         let limits = Arc::clone(&self.qos.qos_volumes);
         let delays = Arc::clone(&self.delay.delay_volumes);
         let luns = Arc::clone(&self.virtio_scsi.virtio_scsi_luns);
+        let blks = Arc::clone(&self.virtio_blk.virtio_blks);
         let events = Arc::clone(self.events());
         let paths = Paths::new(spdk.clone(), controllers, Arc::clone(health), events);
         let shared = || Arc::clone(&self.shared);
@@ -319,6 +320,7 @@ impl Services {
         tokio::spawn(look_after(Exports::new(delays, &self.shared), shared()));
         tokio::spawn(look_after(Exports::new(namespaces, &self.shared), shared()));
         tokio::spawn(look_after(Exports::new(luns, &self.shared), shared()));
+        tokio::spawn(look_after(Exports::new(blks, &self.shared), shared()));
         let namespaces = Arc::clone(&self.nvme.nvme_namespaces);
         let namespaces = Parts::new(spdk.clone(), namespaces, Arc::clone(health));
         tokio::spawn(look_after(namespaces, shared()));

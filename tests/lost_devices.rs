@@ -7,8 +7,8 @@ use std::fs::File;
 use std::time::Duration;
 
 use common::{
-    Fixture, Initiator, Options, Resource, Target, Tool, Virtio, eventually, malloc, name_of,
-    namespace, nqn_of, subsystem, tcp_controller,
+    Fixture, Initiator, Options, Resource, Target, Tool, Virtio, blk_spec, eventually, malloc,
+    name_of, namespace, nqn_of, subsystem, tcp_controller,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -218,7 +218,7 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
     let pcie =
         |port_id| json!({ "port_id": port_id, "physical_function": 1, "virtual_function": 0 });
     let blk = json!({ "pcie_id": pcie(0), "volume_name_ref": "volumes/blk" });
-    of("VirtioBlk").created("", "disk", blk.clone()).await;
+    of("VirtioBlk").created("", "disk", blk).await;
     let scsi = json!({ "pcie_id": pcie(3) });
     of("VirtioScsiController").created("", "scsi", scsi).await;
     let lun = json!({ "target_name_ref": "scsi", "volume_name_ref": "volumes/lun" });
@@ -296,11 +296,12 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
         .await
         .expect("it is a disk");
 
-    // A virtio-blk device needs to be asked for again.
+    // The device that no machine was connected to is made anew, on its volume.
     let blks = of("VirtioBlk");
-    fails_clearly(stats(&blks, "volumes/disk"), "has gone").await;
-    blks.created("", "disk", blk).await;
-    stats(&blks, "volumes/disk").await.expect("it is there");
+    eventually("the virtio-blk device is back", SOON, async || {
+        stats(&blks, "volumes/disk").await.ok()
+    })
+    .await;
     let machine = Virtio::blk(target.ctrlr_dir().join("disk"));
     machine
         .verify(target.scratch(), 1)
@@ -327,6 +328,47 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
     ] {
         of(kind).deleted(name).await;
     }
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_virtio_blk_device_comes_back_by_itself_with_its_volume_and_its_limits() {
+    let (options, socket) = Options::hugepages().with_rpc();
+    let target = Target::start_with(options).await;
+    let (client, dir) = (target.client().await, target.scratch());
+    let path = dir.join("disk");
+    let file = File::create(&path).expect("a file");
+    file.set_len(16 * MIB).expect("there is room");
+    let object = json!({ "filename": path, "block_size": 512, "blocks_count": 32768 });
+    let volumes = Resource::new(&client, "AioVolume");
+    let volume = name_of(&volumes.created("", "file", object).await);
+    let blks = Resource::new(&client, "VirtioBlk");
+    let mut object = blk_spec(&volume);
+    object["max_limit"] = json!({ "rw_iops_kiops": 50 });
+    let disk = name_of(&blks.created("", "disk", object).await);
+    let machine = Virtio::blk(target.ctrlr_dir().join("disk"));
+    for round in 0..2 {
+        file.set_len(0).expect("it can be cut off");
+        // The first I/O finds it out; writes would make the file longer again.
+        let _ = machine.workload(dir, "randread").await;
+        eventually("the volume has gone", SOON, async || {
+            stats(&blks, &disk).await.is_err().then_some(())
+        })
+        .await;
+        fails_clearly(stats(&blks, &disk), "\"file\" has gone").await;
+        file.set_len(16 * MIB).expect("there is room");
+        eventually("the device is back", SOON, async || {
+            stats(&blks, &disk).await.ok()
+        })
+        .await;
+        machine.verify(dir, 1).await.expect("it is a disk");
+        let bdevs = Tool::rpc(&socket).args(["bdev_get_bdevs", "-b", "file"]);
+        let bdevs = bdevs.run().await.expect("it is there");
+        let limited = bdevs.contains("\"rw_ios_per_sec\": 50000");
+        assert!(limited, "round {round}: {bdevs}");
+    }
+    blks.deleted(&disk).await;
+    volumes.deleted(&volume).await;
     target.stop();
 }
 

@@ -84,7 +84,7 @@ impl Kind for VirtioBlks {
     }
 
     /// A device whose volume went has none, also when that is back: SPDK gives another one only to a
-    /// new device, and a machine that is connected keeps the old one.
+    /// new device, and a machine that is connected keeps the old one until it disconnects.
     async fn ensure(
         &self,
         _: &CallContext,
@@ -92,7 +92,7 @@ impl Kind for VirtioBlks {
         object: VirtioBlk,
     ) -> Result<VirtioBlk, Error> {
         let is_known = !object.name.is_empty();
-        if is_known && self.volumes.is_there(name) {
+        if is_known && !self.is_lost(name, &object) {
             return Ok(object);
         }
         let device = Device::of(name, &object);
@@ -112,6 +112,11 @@ impl Kind for VirtioBlks {
         self.volumes
             .note(name, made.ok_or_else(|| volume_gone(&bdev))?);
         Ok(object)
+    }
+
+    /// A machine sees its disk shrink to nothing with the volume.
+    fn is_lost(&self, name: &Name, _: &VirtioBlk) -> bool {
+        !self.volumes.is_there(name)
     }
 
     async fn update(
