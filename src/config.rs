@@ -88,6 +88,9 @@ struct Settings {
     /// state-key, else a file in the state directory]
     #[arg(long, value_name = "FILE")]
     state_key_file: Option<PathBuf>,
+    /// Let the kernel write a core dump of a crash, with the keys that are in use in it; not by default
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    core_dump: Option<bool>,
     /// Directory for the sockets of vfio-user and vhost-user controllers [default: /run/opi-spdk]
     #[arg(long, value_name = "DIR")]
     ctrlr_dir: Option<PathBuf>,
@@ -164,6 +167,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The key that it is sealed with, if it is not found in its place.
     pub state_key_file: Option<PathBuf>,
+    /// Whether a crash may leave a core dump, which has keys in it.
+    pub core_dump: bool,
     /// Sockets of vfio-user and vhost-user controllers.
     pub ctrlr_dir: PathBuf,
     /// Who may open them.
@@ -251,6 +256,7 @@ impl Settings {
             no_huge: self.no_huge.or(below.no_huge),
             state_dir: self.state_dir.or(below.state_dir),
             state_key_file: self.state_key_file.or(below.state_key_file),
+            core_dump: self.core_dump.or(below.core_dump),
             ctrlr_dir: self.ctrlr_dir.or(below.ctrlr_dir),
             socket_group: self.socket_group.or(below.socket_group),
             socket_mode: self.socket_mode.or(below.socket_mode),
@@ -306,6 +312,7 @@ impl Settings {
             no_huge: self.no_huge.unwrap_or(false),
             state_dir: self.state_dir.unwrap_or("/var/lib/opi-spdk".into()),
             state_key_file: self.state_key_file,
+            core_dump: self.core_dump.unwrap_or(false),
             ctrlr_dir: self.ctrlr_dir.unwrap_or("/run/opi-spdk".into()),
             socket_access: SocketAccess::parse(
                 self.socket_group.as_deref(),

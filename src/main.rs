@@ -12,6 +12,7 @@ use opi_spdk::preflight::{self, Ready};
 use opi_spdk::program;
 use opi_spdk::reload::Reload;
 use opi_spdk::telemetry;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 /// Frees of memory that another thread allocated take no lock in this allocator:
 /// a reactor frees what control threads allocate, and must never wait for them.
@@ -73,6 +74,11 @@ fn start(line: CommandLine) -> Result<(), String> {
     let resolved = line.clone().resolve();
     let config = resolved.map_err(|error| error.to_string())?;
     let set_log_level = telemetry::log::init(&config)?;
+    // Before any key is read.
+    if !config.core_dump {
+        let refused = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+        refused.map_err(|error| format!("cannot keep keys out of core dumps: {error}"))?;
+    }
     let ready = preflight::prepare(&config)?;
     // Before any thread is started: they inherit it. SPDK pins its own.
     let pinned = ready.control_cores.pin_current_thread();

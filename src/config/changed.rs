@@ -28,6 +28,7 @@ impl Config {
             iobuf,
             no_huge,
             state_dir,
+            core_dump,
             ctrlr_dir,
             socket_access,
             kvm,

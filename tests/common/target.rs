@@ -203,6 +203,8 @@ impl Target {
             .arg(dir.path().join("ctrlr"))
             .args(&options.args)
             .envs(options.environment.iter().cloned())
+            // Where a core dump goes.
+            .current_dir(dir.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("one file for both"))
             .stderr(log);
