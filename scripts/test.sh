@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# test.sh [--fast|--asan|--sanitize|--guest|--container|--crash] [ARGUMENT...]: sets all up, builds, and
+# test.sh [--fast|--asan|--sanitize|--two-reactors|--guest|--container|--crash] [ARGUMENT...]: sets all up, builds, and
 # runs the tests, the quick ones first.
 #
 #   --fast       only unit tests and documentation tests, none on a running target
 #   --asan       a choice of the tests on a build with AddressSanitizer; any others can be named
 #   --sanitize   all tests, or those named, with SPDK built with sanitizers too: takes long
+#   --two-reactors  those named, on targets with two reactors where the default is one; not for tests that
+#                start a second target beside the first, which has core 1
 #   --guest      instead of all others the long ones, in virtual machines with a real Linux; installs QEMU
 #                and makes a guest image. ARGUMENT... are then those of the test program.
 #   --container  instead of all others those of the package, the image and the compose file, on a container
@@ -23,6 +25,7 @@ case ${1:-} in
     --fast) fast=1 && shift ;;
     --asan) asan=1 && shift ;;
     --sanitize) sanitize=1 && shift ;;
+    --two-reactors) export TEST_REACTORS=2 && shift ;;
     --guest) guest=1 && shift ;;
     --crash) crash=1 && shift ;;
 esac
@@ -68,3 +71,6 @@ fi
 stage "documentation tests" cargo test --locked --workspace --doc --no-fail-fast
 [[ -z $fast ]] || exit 0
 stage "end-to-end tests on the real engine" cargo test --locked --workspace --test '*' --no-fail-fast
+[[ -z ${TEST_REACTORS:-} ]] || exit 0
+stage "calls side by side, on two reactors" \
+    env TEST_REACTORS=2 cargo test --locked --test concurrency --no-fail-fast

@@ -107,6 +107,16 @@ impl Options {
         self
     }
 
+    /// Its cores: two for all that could have them, where `TEST_REACTORS` is 2.
+    fn reactors(&self) -> String {
+        let two = std::env::var("TEST_REACTORS").is_ok_and(|number| number == "2");
+        match self.cores {
+            Some(cores) => cores.to_owned(),
+            None if two && self.core == 0 && self.pinned_to.is_none() => "0,1".to_owned(),
+            None => self.core.to_string(),
+        }
+    }
+
     /// In the directories of a target that has ended, without letting others in between.
     pub fn after(mut self, ended: &Target) -> Self {
         self.dir = Some(Arc::clone(&ended.dir));
@@ -181,9 +191,7 @@ impl Target {
             .open(dir.path().join("log"))
             .expect("a log file");
         let begun = SystemTime::now();
-        let cores = options
-            .cores
-            .map_or_else(|| options.core.to_string(), str::to_owned);
+        let cores = options.reactors();
         let mut command = match options.pinned_to {
             None => Command::new(PROGRAM),
             Some(core) => {
