@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use crate::client::{Address, Client, Subject, Verb};
 use crate::floor;
 use crate::initiator::{Background, Measured};
+use crate::opi::Counters;
 use crate::scenario::{Export, Volume};
 use crate::settings::Settings;
 use crate::stats::{Latency, Rounds};
@@ -108,7 +109,7 @@ async fn measure(
     collected: &mut Collected,
 ) -> Result<()> {
     let side = turn.side;
-    let mut target = Target::start(settings, turn).await?;
+    let mut target = Target::start(settings, turn, Counters::Unwanted).await?;
     let attach = target
         .export(settings, Volume::Malloc, Export::NvmeTcp)
         .await?;

@@ -9,7 +9,6 @@
 //! JSON-RPC poller answers all that has come in since its last turn in one, so the mean time of a
 //! turn is a lower bound of it.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -21,11 +20,10 @@ use crate::client::{Address, Client, Verb};
 use crate::control::Load;
 use crate::initiator::Background;
 use crate::jsonrpc::JsonRpc;
-use crate::opi::{ControlCost, Opi};
+use crate::opi::{ControlCost, Counters, Opi};
 use crate::reactor::ReactorTime;
 use crate::scenario::{Export, Volume};
-use crate::settings::{SPDK_TGT, Settings};
-use crate::spdk_tgt::SpdkTgt;
+use crate::settings::Settings;
 use crate::target::{Side, Target, Turn};
 
 /// Calls per second, of all clients together.
@@ -84,13 +82,14 @@ impl Cost {
 pub async fn run(settings: &Settings) -> Result<Vec<Cost>> {
     let mut costs = Vec::new();
     for round in 0..settings.line.rounds {
-        for Turn { side, .. } in settings.turns(round) {
+        for turn in settings.turns(round) {
+            let side = turn.side;
             eprintln!(
                 "reactor cost: round {} of {}, {side}",
                 round + 1,
                 settings.line.rounds
             );
-            let idle = idle(settings, side).await;
+            let idle = idle(settings, turn).await;
             costs.push(idle.with_context(|| format!("{side}, idle data path"))?);
             if side == Side::Opi {
                 let saturated = saturated(settings).await;
@@ -102,9 +101,9 @@ pub async fn run(settings: &Settings) -> Result<Vec<Cost>> {
 }
 
 /// Both accounts, without I/O. The targets run for this alone: their counts begin with them.
-async fn idle(settings: &Settings, side: Side) -> Result<Cost> {
-    let (target, socket) = observable(settings, side).await?;
-    let mut rpc = JsonRpc::connect(&socket).await?;
+async fn idle(settings: &Settings, turn: Turn) -> Result<Cost> {
+    let target = Target::start(settings, turn, Counters::Wanted).await?;
+    let mut rpc = JsonRpc::connect(target.rpc_socket()?).await?;
     let preemptions = target.preemptions(settings)?;
     let begun = ReactorTime::read(&mut rpc).await?;
     tokio::time::sleep(window(settings)).await;
@@ -124,7 +123,7 @@ async fn idle(settings: &Settings, side: Side) -> Result<Cost> {
     let call_us = busy / calls_per_second * 1e6;
     let calls_per_poll = (calls_per_second * RPC_POLL.as_secs_f64()).max(1.0);
     Ok(Cost {
-        side,
+        side: turn.side,
         load: Load::Idle,
         calls,
         calls_per_second,
@@ -139,26 +138,10 @@ async fn idle(settings: &Settings, side: Side) -> Result<Cost> {
     })
 }
 
-/// A target whose SPDK answers JSON-RPC on the socket.
-async fn observable(settings: &Settings, side: Side) -> Result<(Target, PathBuf)> {
-    Ok(match side {
-        Side::Opi => {
-            let socket = settings.scratch().join("opi-rpc.sock");
-            let opi = Opi::start(settings, Some(&socket)).await?;
-            (Target::Opi(opi), socket)
-        }
-        Side::SpdkTgt => {
-            let tgt = SpdkTgt::start(settings, SPDK_TGT).await?;
-            let socket = tgt.socket.clone();
-            (Target::SpdkTgt(tgt), socket)
-        }
-    })
-}
-
 /// opi-spdk's own account while I/O runs. The export is of a null volume: making a malloc volume
 /// zeroes memory, and is no measure of a control step.
 async fn saturated(settings: &Settings) -> Result<Cost> {
-    let mut opi = Opi::start(settings, None).await?;
+    let mut opi = Opi::start(settings, Counters::Unwanted).await?;
     let attach = opi.export(settings, Volume::Null, Export::NvmeTcp).await?;
     let background = Background::start(settings, &attach).await?;
     let reactor = settings.reactor();

@@ -3,8 +3,11 @@
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::initiator::{Initiator, Load, Measured};
-use crate::scenario::{Attach, SCENARIOS, Scenario, Workload};
+use crate::initiator::{Initiator, Measured};
+use crate::jsonrpc::JsonRpc;
+use crate::opi::Counters;
+use crate::reactor::ReactorTime;
+use crate::scenario::{Attach, Extent, Load, SCENARIOS, Scenario, Workload};
 use crate::settings::Settings;
 use crate::stats::Rounds;
 use crate::target::{Target, Turn};
@@ -12,8 +15,8 @@ use crate::target::{Target, Turn};
 /// What touches the volume and warms caches and connections before anything is measured.
 const WARM_UP: Load = Load {
     workload: Workload::RandWrite,
+    bytes: 4096,
     queue_depth: 32,
-    seconds: 1,
 };
 
 /// One point of the comparison.
@@ -21,12 +24,14 @@ const WARM_UP: Load = Load {
 pub struct Point {
     pub scenario: &'static str,
     pub initiator: Initiator,
-    pub workload: Workload,
-    pub queue_depth: u32,
+    #[serde(flatten)]
+    pub load: Load,
     pub opi_spdk: Runs,
     pub spdk_tgt: Runs,
     /// I/O per second of opi-spdk, to that of spdk_tgt, round by round.
     pub ratio: Option<Rounds>,
+    /// Reactor time of opi-spdk for an I/O, to that of spdk_tgt, round by round.
+    pub reactor_ratio: Option<Rounds>,
 }
 
 /// One side of a point, a run each round.
@@ -34,6 +39,8 @@ pub struct Point {
 pub struct Runs {
     pub iops: Option<Rounds>,
     pub mean_us: Option<Rounds>,
+    /// Time that the reactor was busy for an I/O, nanoseconds, by SPDK's own count.
+    pub reactor_ns: Option<Rounds>,
     pub runs: Vec<Run>,
 }
 
@@ -60,10 +67,12 @@ pub struct Run {
     pub measured: Measured,
     /// How often the reactor lost its core meanwhile.
     pub preemptions: u64,
+    /// Time that the reactor was busy for an I/O, nanoseconds.
+    pub reactor_ns: f64,
 }
 
-/// What a run did: who, what and how deep.
-type Io = (Initiator, Workload, u32);
+/// What a run did, and who.
+type Io = (Initiator, Load);
 
 pub async fn run(settings: &Settings) -> DataPath {
     let mut all = DataPath::default();
@@ -132,11 +141,8 @@ async fn compare(settings: &Settings, scenario: &Scenario) -> Result<Vec<Point>>
         for (number, io) in (round..).zip(ios(settings, scenario)) {
             for Turn { column, side, .. } in settings.turns(number) {
                 let run = sides[column].1.measure(settings, io).await;
-                let (initiator, workload, queue_depth) = io;
-                let run = run.with_context(|| {
-                    let (initiator, workload) = (initiator.name(), workload.word());
-                    format!("{side}: {initiator} {workload} at queue depth {queue_depth}")
-                })?;
+                let (initiator, load) = io;
+                let run = run.with_context(|| format!("{side}: {} {load:?}", initiator.name()))?;
                 runs.push((column, io, run));
             }
         }
@@ -153,7 +159,8 @@ fn ios(settings: &Settings, scenario: &Scenario) -> impl Iterator<Item = Io> {
     let can = |initiator: &&Initiator| !(settings.no_huge() && initiator.needs_hugepages());
     let initiators = scenario.initiators.iter().filter(can);
     initiators.flat_map(|initiator| {
-        loads(settings).map(|(workload, queue_depth)| (*initiator, workload, queue_depth))
+        let loads = scenario.loads(extent(settings)).into_iter();
+        loads.map(|load| (*initiator, load))
     })
 }
 
@@ -165,7 +172,7 @@ struct Exported {
 
 impl Exported {
     async fn start(settings: &Settings, scenario: &Scenario, turn: Turn) -> Result<Self> {
-        let mut target = Target::start(settings, turn).await?;
+        let mut target = Target::start(settings, turn, Counters::Wanted).await?;
         let attach = target
             .export(settings, scenario.volume, scenario.export)
             .await?;
@@ -174,7 +181,7 @@ impl Exported {
             .first()
             .context("a scenario needs an initiator")?;
         first
-            .run(settings, &attach, WARM_UP)
+            .run(settings, &attach, WARM_UP, 1)
             .await
             .context("warm-up")?;
         target.halt()?;
@@ -183,61 +190,53 @@ impl Exported {
 
     /// One run of one point.
     async fn measure(&self, settings: &Settings, io: Io) -> Result<Run> {
-        let (initiator, workload, queue_depth) = io;
-        let load = Load {
-            workload,
-            queue_depth,
-            seconds: settings.line.seconds,
-        };
+        let (initiator, load) = io;
+        let seconds = settings.line.seconds;
         self.target.wake()?;
+        let mut rpc = JsonRpc::connect(self.target.rpc_socket()?).await?;
+        let busy = ReactorTime::read(&mut rpc).await?;
         let before = self.target.preemptions(settings)?;
-        let measured = initiator.run(settings, &self.attach, load).await?;
+        let measured = initiator.run(settings, &self.attach, load, seconds).await?;
         let preemptions = self.target.preemptions(settings)? - before;
+        let busy = ReactorTime::read(&mut rpc).await?.busy_ns_since(busy);
         self.target.halt()?;
         Ok(Run {
+            reactor_ns: busy / (measured.iops * f64::from(seconds)),
             measured,
             preemptions,
         })
     }
 }
 
-fn loads(settings: &Settings) -> impl Iterator<Item = (Workload, u32)> {
-    let depths: &[u32] = if settings.line.quick {
-        &[32]
-    } else {
-        &[1, 32, 128]
-    };
-    [Workload::RandRead, Workload::RandWrite]
-        .into_iter()
-        .flat_map(move |workload| depths.iter().map(move |depth| (workload, *depth)))
+fn extent(settings: &Settings) -> Extent {
+    match (settings.line.quick, settings.line.all) {
+        (true, _) => Extent::Quick,
+        (_, true) => Extent::All,
+        _ => Extent::Usual,
+    }
 }
 
 fn points(settings: &Settings, scenario: &Scenario, runs: &[(usize, Io, Run)]) -> Vec<Point> {
     let mut points = Vec::new();
-    for &initiator in scenario.initiators {
-        for (workload, queue_depth) in loads(settings) {
-            let of = |column| {
-                let wanted = (column, (initiator, workload, queue_depth));
-                let mine = runs
-                    .iter()
-                    .filter(|(column, io, _)| (*column, *io) == wanted);
-                Runs::of(mine.map(|(_, _, run)| run.clone()).collect())
-            };
-            let (opi_spdk, spdk_tgt) = (of(0), of(1));
-            if opi_spdk.runs.is_empty() {
-                continue;
-            }
-            let ratio = opi_spdk.iops.as_ref().zip(spdk_tgt.iops.as_ref());
-            points.push(Point {
-                scenario: scenario.name,
-                initiator,
-                workload,
-                queue_depth,
-                ratio: ratio.and_then(|(ours, theirs)| Rounds::ratio(ours, theirs)),
-                opi_spdk,
-                spdk_tgt,
-            });
-        }
+    for io in ios(settings, scenario) {
+        let of = |column| {
+            let mine = runs
+                .iter()
+                .filter(|(its, its_io, _)| (*its, *its_io) == (column, io));
+            Runs::of(mine.map(|(_, _, run)| run.clone()).collect())
+        };
+        let (opi_spdk, spdk_tgt) = (of(0), of(1));
+        let ratio =
+            |of: fn(&Runs) -> Option<&Rounds>| Rounds::ratio(of(&opi_spdk)?, of(&spdk_tgt)?);
+        points.push(Point {
+            scenario: scenario.name,
+            initiator: io.0,
+            load: io.1,
+            ratio: ratio(|runs| runs.iops.as_ref()),
+            reactor_ratio: ratio(|runs| runs.reactor_ns.as_ref()),
+            opi_spdk,
+            spdk_tgt,
+        });
     }
     points
 }
@@ -247,6 +246,7 @@ impl Runs {
         Self {
             iops: Rounds::of(runs.iter().map(|run| run.measured.iops).collect()),
             mean_us: Rounds::of(runs.iter().map(|run| run.measured.mean_us).collect()),
+            reactor_ns: Rounds::of(runs.iter().map(|run| run.reactor_ns).collect()),
             runs,
         }
     }

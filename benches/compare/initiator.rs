@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::process::Process;
-use crate::scenario::{Attach, IO_SIZE, Workload, fio_filename, transport_id};
+use crate::scenario::{Attach, Load, READS_OF_MIXED, Workload, fio_filename, transport_id};
 use crate::settings::Settings;
 
 /// Who does the I/O.
@@ -33,14 +33,6 @@ const BDEVPERF_MIB: u32 = 512;
 
 /// How long an initiator may take beyond its run, to connect and to end.
 const OVERHEAD: Duration = Duration::from_secs(30);
-
-/// One run's I/O.
-#[derive(Debug, Clone, Copy)]
-pub struct Load {
-    pub workload: Workload,
-    pub queue_depth: u32,
-    pub seconds: u32,
-}
 
 /// What came of one run. Latencies in microseconds.
 #[derive(Debug, Clone, Serialize)]
@@ -68,24 +60,34 @@ impl Initiator {
         }
     }
 
-    /// Runs to the end of `load`.
-    pub async fn run(self, settings: &Settings, attach: &Attach, load: Load) -> Result<Measured> {
-        let patience = Duration::from_secs(load.seconds.into()) + OVERHEAD;
+    /// Does I/O for so many seconds.
+    pub async fn run(
+        self,
+        settings: &Settings,
+        attach: &Attach,
+        load: Load,
+        seconds: u32,
+    ) -> Result<Measured> {
+        let patience = Duration::from_secs(seconds.into()) + OVERHEAD;
         match self {
             Self::Perf => {
-                let output = perf(settings, "perf", attach, load)?
+                let output = perf(settings, "perf", attach, load, seconds)?
                     .finish(patience)
                     .await?;
                 perf_total(&output)
             }
-            Self::Fio => fio(settings, attach, load, patience).await,
+            Self::Fio => fio(settings, attach, load, seconds, patience).await,
             Self::Bdevperf => {
-                let output = bdevperf(settings, attach, load)?.finish(patience).await?;
+                let process = bdevperf(settings, attach, load, seconds)?;
+                let output = process.finish(patience).await?;
                 bdevperf_total(&output)
             }
         }
     }
 }
+
+/// Seconds that I/O in the background may go on, before it is stopped.
+const LONG: u32 = 600;
 
 /// I/O that goes on until it is stopped.
 pub struct Background(Process);
@@ -95,10 +97,10 @@ impl Background {
     pub async fn start(settings: &Settings, attach: &Attach) -> Result<Self> {
         let load = Load {
             workload: Workload::RandRead,
+            bytes: 4096,
             queue_depth: 32,
-            seconds: 600,
         };
-        let mut process = perf(settings, "perf-background", attach, load)?;
+        let mut process = perf(settings, "perf-background", attach, load, LONG)?;
         let log = settings.log_dir().join("perf-background.log");
         process
             .until("start of its I/O", OVERHEAD, async || {
@@ -119,7 +121,13 @@ impl Background {
     }
 }
 
-fn perf(settings: &Settings, name: &str, attach: &Attach, load: Load) -> Result<Process> {
+fn perf(
+    settings: &Settings,
+    name: &str,
+    attach: &Attach,
+    load: Load,
+    seconds: u32,
+) -> Result<Process> {
     let Attach::Nvme {
         keys,
         single_segment,
@@ -136,11 +144,11 @@ fn perf(settings: &Settings, name: &str, attach: &Attach, load: Load) -> Result<
         "-q".to_owned(),
         load.queue_depth.to_string(),
         "-o".to_owned(),
-        IO_SIZE.to_string(),
+        load.bytes.to_string(),
         "-w".to_owned(),
         load.workload.word().to_owned(),
         "-t".to_owned(),
-        load.seconds.to_string(),
+        seconds.to_string(),
         "-c".to_owned(),
         format!("[{}]", settings.cores.load),
         "-r".to_owned(),
@@ -148,6 +156,9 @@ fn perf(settings: &Settings, name: &str, attach: &Attach, load: Load) -> Result<
         "-s".to_owned(),
         MEMORY_MIB.to_string(),
     ];
+    if load.workload == Workload::RandRw {
+        arguments.extend(["-M".to_owned(), READS_OF_MIXED.to_string()]);
+    }
     if *single_segment {
         arguments.push("-g".to_owned());
     }
@@ -191,7 +202,7 @@ fn total(output: &str) -> Vec<f64> {
 /// Queues of a virtio-blk device, and descriptors of each: room for the deepest load.
 const VIRTIO_QUEUES: (u32, u32) = (1, 512);
 
-fn bdevperf(settings: &Settings, attach: &Attach, load: Load) -> Result<Process> {
+fn bdevperf(settings: &Settings, attach: &Attach, load: Load, seconds: u32) -> Result<Process> {
     let Attach::VhostUserBlk(socket) = attach else {
         bail!("bdevperf is for vhost-user-blk only");
     };
@@ -219,11 +230,13 @@ fn bdevperf(settings: &Settings, attach: &Attach, load: Load) -> Result<Process>
         "-q",
         &load.queue_depth.to_string(),
         "-o",
-        &IO_SIZE.to_string(),
+        &load.bytes.to_string(),
         "-w",
         load.workload.word(),
+        "-M",
+        &READS_OF_MIXED.to_string(),
         "-t",
-        &load.seconds.to_string(),
+        &seconds.to_string(),
         "-s",
         &BDEVPERF_MIB.to_string(),
         "-g",
@@ -257,6 +270,7 @@ async fn fio(
     settings: &Settings,
     attach: &Attach,
     load: Load,
+    seconds: u32,
     patience: Duration,
 ) -> Result<Measured> {
     let Attach::Nvme { keys, .. } = attach else {
@@ -272,7 +286,8 @@ async fn fio(
          mem_size_mb={MEMORY_MIB}\n\
          filename={filename}\n\
          rw={workload}\n\
-         bs={IO_SIZE}\n\
+         rwmixread={READS_OF_MIXED}\n\
+         bs={bytes}\n\
          iodepth={depth}\n\
          iodepth_batch={batch}\n\
          iodepth_batch_complete_max={depth}\n\
@@ -285,7 +300,7 @@ async fn fio(
         workload = load.workload.word(),
         depth = load.queue_depth,
         batch = (load.queue_depth / 2).max(1),
-        seconds = load.seconds,
+        bytes = load.bytes,
         core = settings.cores.load,
     );
     fs::write(&job, text).with_context(|| job.display().to_string())?;
@@ -336,13 +351,14 @@ fn fio_result(text: &str, workload: Workload) -> Result<Measured> {
     if job.error != 0 {
         bail!("fio reports error {}", job.error);
     }
+    // The latencies of mixed I/O are those of its reads.
     let direction = match workload {
-        Workload::RandRead => &job.read,
-        Workload::RandWrite => &job.write,
+        Workload::RandRead | Workload::Read | Workload::RandRw => &job.read,
+        Workload::RandWrite | Workload::Write => &job.write,
     };
     let percentile = |key: &str| direction.clat_ns.percentile.get(key).map(|ns| ns / 1000.0);
     Ok(Measured {
-        iops: direction.iops,
+        iops: job.read.iops + job.write.iops,
         mean_us: direction.clat_ns.mean / 1000.0,
         p50_us: percentile("50.000000"),
         p99_us: percentile("99.000000"),

@@ -1,6 +1,6 @@
 //! opi-spdk as a subprocess, configured over gRPC.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -43,6 +43,8 @@ pub struct Opi {
     pub port: u16,
     /// Of HTTP/JSON.
     pub http_port: u16,
+    /// Of SPDK's JSON-RPC, if it is open.
+    pub rpc_socket: Option<PathBuf>,
 }
 
 /// What configuration has cost the app thread's reactor, as the program itself counted.
@@ -56,9 +58,16 @@ pub struct ControlCost {
     pub longest_us: u64,
 }
 
+/// Whether SPDK's counters of the reactor are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counters {
+    Wanted,
+    Unwanted,
+}
+
 impl Opi {
-    /// Starts it; with SPDK's JSON-RPC on `rpc_socket`, if its counters are wanted.
-    pub async fn start(settings: &Settings, rpc_socket: Option<&Path>) -> Result<Self> {
+    /// Starts it; with SPDK's JSON-RPC if its counters are wanted.
+    pub async fn start(settings: &Settings, counters: Counters) -> Result<Self> {
         let (port, http) = (free_port()?, free_port()?);
         let directory = |name: &str| settings.scratch().join(name).display().to_string();
         let mut arguments = vec![
@@ -72,7 +81,9 @@ impl Opi {
         if settings.no_huge() {
             arguments.push("--no-huge".to_owned());
         }
-        if let Some(socket) = rpc_socket {
+        let wanted = counters == Counters::Wanted;
+        let rpc_socket = wanted.then(|| settings.scratch().join("opi-rpc.sock"));
+        if let Some(socket) = &rpc_socket {
             arguments.push(format!("--spdk-rpc-socket={}", socket.display()));
         }
         // A state of its own each time: nothing to replay.
@@ -93,6 +104,7 @@ impl Opi {
             process,
             port,
             http_port: http,
+            rpc_socket,
         })
     }
 

@@ -11,6 +11,8 @@ use crate::jsonrpc::JsonRpc;
 pub struct ReactorTime {
     busy: u64,
     idle: u64,
+    /// Ticks in a second.
+    rate: u64,
 }
 
 impl ReactorTime {
@@ -21,10 +23,17 @@ impl ReactorTime {
             let value = reactor[key].as_u64();
             value.with_context(|| format!("framework_get_reactors: no {key} in {answer}"))
         };
+        let rate = answer["tick_rate"].as_u64();
         Ok(Self {
             busy: ticks("busy")?,
             idle: ticks("idle")?,
+            rate: rate.context("framework_get_reactors: no tick_rate")?,
         })
+    }
+
+    /// The time since `earlier` in which it was busy, nanoseconds.
+    pub fn busy_ns_since(self, earlier: Self) -> f64 {
+        (self.busy - earlier.busy) as f64 / self.rate as f64 * 1e9
     }
 
     /// The fraction of the time since `earlier` in which it was busy.

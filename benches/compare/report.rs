@@ -127,21 +127,23 @@ impl Report {
         };
         line(
             out,
-            format_args!("### Data path: 4 KiB random I/O, thousand IOPS\n"),
+            format_args!("### Data path: thousand IOPS, and reactor time per I/O\n"),
         );
         line(
             out,
             format_args!(
-                "| export | initiator | I/O | depth | {ours} | spdk_tgt | ratio | ratio by round |"
+                "| export | initiator | I/O | KiB | depth | {ours} | spdk_tgt | ratio | ratio by round | reactor, ns | spdk_tgt's | ratio |"
             ),
         );
-        line(out, format_args!("|---|---|---|---:|---:|---:|---:|---:|"));
+        line(
+            out,
+            format_args!("|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"),
+        );
         for point in &self.data_path.points {
             let data_path::Point {
                 scenario,
                 initiator,
-                workload,
-                queue_depth,
+                load,
                 ..
             } = point;
             let (ratio, each) = match &point.ratio {
@@ -154,11 +156,16 @@ impl Report {
             line(
                 out,
                 format_args!(
-                    "| {scenario} | {} | {} | {queue_depth} | {} | {} | {ratio} | {each} |",
+                    "| {scenario} | {} | {} | {} | {} | {} | {} | {ratio} | {each} | {} | {} | {} |",
                     initiator.name(),
-                    workload.word(),
+                    load.workload.word(),
+                    load.bytes >> 10,
+                    load.queue_depth,
                     kiops(point.opi_spdk.iops.as_ref()),
                     kiops(point.spdk_tgt.iops.as_ref()),
+                    rounded(point.opi_spdk.reactor_ns.as_ref(), 0),
+                    rounded(point.spdk_tgt.reactor_ns.as_ref(), 0),
+                    rounded(point.reactor_ratio.as_ref(), 3),
                 ),
             );
         }
@@ -167,7 +174,8 @@ impl Report {
             out,
             format_args!(
                 "IOPS: median of the rounds ± half of their spread. Ratio: median of those of the rounds, in each of \
-                 which both sides had their run right after one another.\n"
+                 which both sides had their run right after one another. Reactor: the time in which it was busy, by SPDK's \
+                 own count, for an I/O.\n"
             ),
         );
         let runs = self
@@ -365,6 +373,11 @@ fn kiops(iops: Option<&Rounds>) -> String {
     iops.map_or_else(String::new, |iops| {
         format!("{:.1} ±{:.1} %", iops.median / 1000.0, iops.spread() * 50.0)
     })
+}
+
+/// The median, with so many digits behind the point.
+fn rounded(rounds: Option<&Rounds>, digits: usize) -> String {
+    rounds.map_or_else(String::new, |rounds| format!("{:.digits$}", rounds.median))
 }
 
 fn control_cell(point: Option<&control::Point>) -> String {

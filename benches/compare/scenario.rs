@@ -105,13 +105,21 @@ pub const PSK: &str = "NVMeTLSkey-1:01:QEFCQ0RFRkdISUpLTE1OT1BRUlNUVVZXWFlaW1xdX
 /// The key of both targets' encrypted volume: the two halves of AES-XTS, 128 bits each.
 pub const VOLUME_KEY: [[u8; 16]; 2] = [[0x5a; 16], [0xc3; 16]];
 
-/// The kind of I/O: 4 KiB each, random.
+/// Which I/O, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Workload {
     RandRead,
     RandWrite,
+    /// One block after the other.
+    Read,
+    Write,
+    /// Random, [`READS_OF_MIXED`] percent of it reads.
+    RandRw,
 }
+
+/// Reads among mixed I/O, percent.
+pub const READS_OF_MIXED: u32 = 70;
 
 impl Workload {
     /// fio's and spdk_nvme_perf's word for it.
@@ -119,12 +127,65 @@ impl Workload {
         match self {
             Self::RandRead => "randread",
             Self::RandWrite => "randwrite",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::RandRw => "randrw",
         }
     }
 }
 
-/// Bytes to an I/O.
-pub const IO_SIZE: u32 = 4096;
+/// One kind of I/O.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Load {
+    pub workload: Workload,
+    /// Bytes to an I/O.
+    pub bytes: u32,
+    /// How many are under way at once.
+    pub queue_depth: u32,
+}
+
+/// How much of the table is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// A load of each direction: to see that all works.
+    Quick,
+    /// 4 KiB, random, at three depths; under TLS large ones too.
+    Usual,
+    /// All sizes and patterns.
+    All,
+}
+
+impl Scenario {
+    /// What is done to the export.
+    pub fn loads(&self, extent: Extent) -> Vec<Load> {
+        use Workload::{RandRead, RandRw, RandWrite, Read, Write};
+        let depths: &[u32] = match extent {
+            Extent::Quick => &[32],
+            Extent::Usual | Extent::All => &[1, 32, 128],
+        };
+        let mut loads = Vec::new();
+        let mut add = |workloads: &[Workload], kib: u32, depths: &[u32]| {
+            for &workload in workloads {
+                loads.extend(depths.iter().map(|&queue_depth| Load {
+                    workload,
+                    bytes: kib << 10,
+                    queue_depth,
+                }));
+            }
+        };
+        add(&[RandRead, RandWrite], 4, depths);
+        let tls = self.export == Export::NvmeTcpTls;
+        if extent == Extent::All || extent == Extent::Usual && tls {
+            add(&[RandRead, RandWrite], 64, &[1, 32]);
+        }
+        if extent == Extent::All {
+            add(&[RandRead, RandWrite], if tls { 16 } else { 8 }, &[32]);
+            add(&[Read, Write], 128, &[32]);
+            add(&[RandRw], 4, &[32]);
+        }
+        loads
+    }
+}
 
 /// Where an initiator finds an export.
 #[derive(Debug, Clone)]

@@ -29,6 +29,9 @@ pub struct CommandLine {
     /// One round, one queue depth, one second a run: to see that all works, not for figures
     #[arg(long)]
     pub quick: bool,
+    /// All sizes and patterns of I/O, not 4 KiB alone
+    #[arg(long, conflicts_with = "quick")]
+    pub all: bool,
     /// Which parts to run
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::value_variants().to_vec())]
     pub parts: Vec<Part>,

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::net::TcpListener;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rustix::process::Signal;
 use serde::Serialize;
 
 use crate::client::Address;
-use crate::opi::Opi;
+use crate::opi::{Counters, Opi};
 use crate::process::Process;
 use crate::scenario::{Attach, Export, Volume};
 use crate::settings::Settings;
@@ -50,9 +51,9 @@ pub enum Target {
 }
 
 impl Target {
-    pub async fn start(settings: &Settings, turn: Turn) -> Result<Self> {
+    pub async fn start(settings: &Settings, turn: Turn, counters: Counters) -> Result<Self> {
         Ok(match turn.side {
-            Side::Opi => Self::Opi(Opi::start(settings, None).await?),
+            Side::Opi => Self::Opi(Opi::start(settings, counters).await?),
             Side::SpdkTgt => Self::SpdkTgt(SpdkTgt::start(settings, turn.name).await?),
         })
     }
@@ -86,6 +87,15 @@ impl Target {
             Self::Opi(opi) => Address::Grpc(opi.port),
             Self::SpdkTgt(tgt) => Address::JsonRpc(tgt.socket.clone()),
         }
+    }
+
+    /// Where its SPDK answers JSON-RPC.
+    pub fn rpc_socket(&self) -> Result<&Path> {
+        match self {
+            Self::Opi(opi) => opi.rpc_socket.as_deref(),
+            Self::SpdkTgt(tgt) => Some(tgt.socket.as_path()),
+        }
+        .context("its JSON-RPC is not open")
     }
 
     /// How often its reactor has lost its core to another thread: on an idle machine, hardly ever.
