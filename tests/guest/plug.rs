@@ -198,16 +198,21 @@ async fn a_virtio_scsi_controller_comes_with_its_luns() {
     target.stop();
 }
 
+/// A subsystem with a namespace.
+async fn nvme(client: &Client) -> String {
+    let volume = malloc(client, &unique("disk"), 16).await;
+    let subsystem = subsystem(client, &unique("sub"), json!({ "serial_number": "OPI-1" })).await;
+    namespace(client, &subsystem, &volume, json!({})).await;
+    subsystem
+}
+
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn an_nvme_controller_works_in_a_guest_and_the_target_outlives_a_qemu_that_aborts_of_its_unplug()
- {
+async fn an_nvme_controller_works_in_a_guest_and_stays_in_a_qemu_that_would_abort() {
     let dir = vm::directory();
     let (target, client, mut vm) = machine(Qemu::Newest, dir.path()).await;
     let controllers = Resource::new(&client, "NvmeController");
-    let volume = malloc(&client, &unique("disk"), 16).await;
-    let subsystem = subsystem(&client, &unique("sub"), json!({ "serial_number": "OPI-1" })).await;
-    namespace(&client, &subsystem, &volume, json!({})).await;
+    let subsystem = nvme(&client).await;
     let name = format!("{subsystem}/nvmeControllers/nvme");
     controllers.created(&subsystem, "nvme", pcie_spec(6)).await;
     vm.verify("/dev/nvme0n1").await;
@@ -220,13 +225,14 @@ async fn an_nvme_controller_works_in_a_guest_and_the_target_outlives_a_qemu_that
         "0000:01:06.0"
     );
 
-    // QEMU 11.1 aborts here; a later one may not. The device is gone either way.
-    controllers.deleted(&name).await;
-    if vm.ended().is_none() {
-        vm.until("test ! -e /dev/nvme0").await;
-    }
-    drop(vm);
-    assert_eq!(sockets(&target), Vec::<String>::new());
+    let kept = controllers
+        .delete(&name)
+        .await
+        .expect_err("QEMU would abort");
+    assert_eq!(kept.code(), Code::FailedPrecondition, "{kept}");
+    assert!(kept.message().contains("kvm-force-unplug"), "{kept}");
+    vm.verify("/dev/nvme0n1").await;
+    vm.kill();
 
     // The next machine has it, and the one after that, once it is asked for again.
     for _ in 0..2 {
@@ -236,6 +242,30 @@ async fn an_nvme_controller_works_in_a_guest_and_the_target_outlives_a_qemu_that
         vm.kill();
     }
     controllers.deleted(&name).await;
+    assert_eq!(sockets(&target), Vec::<String>::new());
+    target.stop();
+}
+
+#[tokio::test]
+#[ignore = "needs QEMU: scripts/test.sh --guest"]
+async fn the_target_outlives_a_qemu_that_aborts_of_a_forced_unplug() {
+    let dir = vm::directory();
+    let target = Target::start_with(kvm_mode(dir.path()).args(["--kvm-force-unplug"])).await;
+    let client = target.client().await;
+    let mut vm = Vm::boot(dir.path(), &Hardware::pluggable(Qemu::Newest)).await;
+    let controllers = Resource::new(&client, "NvmeController");
+    let subsystem = nvme(&client).await;
+    let name = format!("{subsystem}/nvmeControllers/nvme");
+    controllers.created(&subsystem, "nvme", pcie_spec(6)).await;
+    vm.verify("/dev/nvme0n1").await;
+
+    // QEMU 11.1 aborts here; a later one may not. The device is gone either way.
+    controllers.deleted(&name).await;
+    if vm.ended().is_none() {
+        vm.until("test ! -e /dev/nvme0").await;
+    }
+    drop(vm);
+    assert_eq!(sockets(&target), Vec::<String>::new());
     target.stop();
 }
 

@@ -440,7 +440,8 @@ impl Event {
         };
         let mut bytes = [0; EVENT];
         put(&mut bytes, 0, &event.to_le_bytes());
-        put(&mut bytes, 4, &[1, target, 0x40, 0]);
+        // The unit as REPORT LUNS tells it: Linux takes the flag of flat addressing for a part of its number.
+        put(&mut bytes, 4, &[1, target, 0, 0]);
         put(&mut bytes, 12, &reason.to_le_bytes());
         bytes
     }

@@ -432,7 +432,7 @@ fn answers_events_and_configuration_are_laid_out_as_virtio_says() {
     assert_eq!(unreached(response::BAD_TARGET)[11], 3);
     assert_eq!(
         Event::Added(3).encode(),
-        [1, 0, 0, 0, 1, 3, 0x40, 0, 0, 0, 0, 0, 1, 0, 0, 0]
+        [1, 0, 0, 0, 1, 3, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
     );
     assert_eq!(Event::Removed(3).encode()[12], 2);
     assert_eq!(Event::Resized(3).encode()[..1], [3]);
