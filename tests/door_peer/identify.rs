@@ -1,5 +1,7 @@
 //! What a peer says of itself, out of all bounds.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use tonic::Code;
@@ -130,6 +132,16 @@ async fn namespaces_that_cannot_be_computed_with_are_left_out() {
     session.target.stop();
 }
 
+/// The metrics, as they come.
+fn scrape(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("it goes");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_block_size_that_changes_takes_the_volume_away() {
     let mut session = Session::start().await;
@@ -145,6 +157,8 @@ async fn a_block_size_that_changes_takes_the_volume_away() {
             assert_eq!(peer.tell_of_namespaces(), 1, "{what}");
         }
         eventually("the namespace goes with its volume", END, async || {
+            // Whoever looks at all volumes meanwhile leaves out one that is on its way out.
+            assert!(scrape(session.target.http).starts_with("HTTP/1.1 200"));
             let answer = read(&mut export, 0, 1);
             answer.is_err().then_some(())
         })

@@ -55,7 +55,8 @@ impl Open {
                 &mut descriptor,
             )
         };
-        (rc == 0).then_some(Self(descriptor))
+        // Not made where nothing was opened: it would close that.
+        (rc == 0).then(|| Self(descriptor))
     }
 
     fn bdev(&self) -> *mut sys::spdk_bdev {
