@@ -54,6 +54,9 @@ struct Settings {
     /// Address and port of the HTTP/JSON gateway [default: 127.0.0.1:8082]
     #[arg(long, value_name = "ADDR:PORT")]
     http_addr: Option<String>,
+    /// Serve gRPC on this Unix socket too, to programs of this machine that run as the same user or as root
+    #[arg(long, value_name = "PATH")]
+    listen_uds: Option<PathBuf>,
     /// Host names of this server, for clients that reach --http-addr by a name; addresses and localhost always do
     #[arg(long, value_name = "NAME,...")]
     http_hosts: Option<String>,
@@ -149,6 +152,8 @@ pub struct Config {
     pub grpc_addr: SocketAddr,
     /// Where HTTP/JSON is served.
     pub http_addr: SocketAddr,
+    /// The Unix socket on which gRPC is served too.
+    pub listen_uds: Option<PathBuf>,
     /// Which names and web pages HTTP/JSON is served to.
     pub web: Web,
     /// Connections of clients, of all ports together.
@@ -245,6 +250,7 @@ impl Settings {
         Self {
             grpc_addr: self.grpc_addr.or(below.grpc_addr),
             http_addr: self.http_addr.or(below.http_addr),
+            listen_uds: self.listen_uds.or(below.listen_uds),
             http_hosts: self.http_hosts.or(below.http_hosts),
             http_origins: self.http_origins.or(below.http_origins),
             max_connections: self.max_connections.or(below.max_connections),
@@ -303,6 +309,7 @@ impl Settings {
         Ok(Config {
             grpc_addr,
             http_addr,
+            listen_uds: self.listen_uds,
             web: web::check(self.http_hosts, self.http_origins)?,
             max_connections: check_connections(self.max_connections)?,
             tls: self.tls.as_deref().map(tls::check).transpose()?,

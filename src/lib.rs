@@ -20,6 +20,7 @@ pub mod health;
 pub mod identity;
 pub mod inventory;
 pub mod kvm;
+mod local_socket;
 pub mod machine;
 pub mod middleend;
 pub mod notify;

@@ -13,9 +13,10 @@ use spdk::cores::CoreSet;
 use crate::config::{Config, RpcHttp, SpdkRpc};
 use crate::ctrlr_dir;
 use crate::identity::Identity;
+use crate::local_socket::{self, Bound};
 use crate::machine::{Machine, cgroup, hugepages};
 use crate::server::Tls;
-use crate::spdk_rpc::{self, Credentials, Proxy};
+use crate::spdk_rpc::{Credentials, Proxy};
 use crate::state::{Disk, KeySource, StateKey};
 
 /// What the process holds from before SPDK's start until its end.
@@ -40,6 +41,8 @@ pub struct Listeners {
     pub grpc: TcpListener,
     /// Bound, not yet served.
     pub http: TcpListener,
+    /// gRPC for clients of this machine, if it is on; bound, not yet served.
+    pub local: Option<Bound>,
     /// The proxy to SPDK's JSON-RPC, if it is on.
     pub spdk_rpc: Option<Proxy>,
     /// TLS for all of them, if it is on.
@@ -59,6 +62,8 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
     let identity = Identity::of_state_dir(&config.state_dir)?;
     let grpc = bind("grpc-addr", config.grpc_addr)?;
     let http = bind("http-addr", config.http_addr)?;
+    let local = config.listen_uds.as_deref().map(Bound::new).transpose();
+    let local = local.map_err(|reason| format!("listen-uds {reason}"))?;
     let spdk_rpc = config
         .spdk_rpc
         .as_ref()
@@ -82,6 +87,7 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
         listeners: Listeners {
             grpc,
             http,
+            local,
             spdk_rpc,
             tls,
         },
@@ -209,7 +215,7 @@ fn available_mib() -> Option<u64> {
 
 /// Makes way for SPDK's socket, and takes what the proxy needs.
 fn prepare_rpc(rpc: &SpdkRpc) -> Result<Option<Proxy>, String> {
-    spdk_rpc::clear(&rpc.socket).map_err(|reason| format!("spdk-rpc-socket {reason}"))?;
+    local_socket::clear(&rpc.socket).map_err(|reason| format!("spdk-rpc-socket {reason}"))?;
     let proxy = |http: &RpcHttp| {
         let credentials = Credentials::read(&http.user, &http.password_file);
         Ok(Proxy {

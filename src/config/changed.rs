@@ -21,6 +21,7 @@ impl Config {
             new,
             grpc_addr,
             http_addr,
+            listen_uds,
             web,
             max_connections,
             cores,

@@ -7,7 +7,6 @@
 //! ```
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +17,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -31,6 +29,7 @@ use super::limits::{
     ACCEPT_BACKOFF, ANSWER_AGE, CONNECTION_WINDOW, FIRST_REQUEST, HEADER_LIST, IDLE, KEEPALIVE,
     KEEPALIVE_TIMEOUT, LEAVE, OPENING, SEND_BUFFER, STREAM_WINDOW, STREAMS,
 };
+use super::listener::{Address, Listener, Stream};
 use super::rate_limit::RateLimit;
 use super::service::{Caller, Protocol, Service};
 use super::tls::{Handshakes, Tls};
@@ -107,7 +106,7 @@ impl Port {
 
     /// Serves until `stopping`; then accepts no more, lets requests in flight finish, and returns.
     /// How long that may take is for the caller to bound.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, stopping: Stopping) {
+    pub async fn serve(self: Arc<Self>, listener: Listener, stopping: Stopping) {
         let mut stop = pin!(stopping.clone().wait());
         let (open, mut all_closed) = mpsc::channel::<()>(1);
         loop {
@@ -140,8 +139,8 @@ impl Port {
 
     async fn connection(
         &self,
-        stream: TcpStream,
-        address: SocketAddr,
+        stream: Stream,
+        address: Address,
         place: Option<Place>,
         stopping: Stopping,
     ) {
@@ -158,6 +157,15 @@ impl Port {
             return;
         };
         let _open = shared.telemetry.metrics.connection();
+        let stream = match stream {
+            Stream::Tcp(stream) => stream,
+            // Those whom the socket's mode admits are no strangers.
+            Stream::Local(stream) => {
+                place.is_known_now();
+                let caller = Caller::new(address, None);
+                return self.requests(stream, caller, place, stopping).await;
+            }
+        };
         // Answers are small and written whole: waiting to fill a packet only delays them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");

@@ -9,22 +9,26 @@ mod gathered;
 mod held;
 mod idle_timeout;
 pub mod limits;
+mod listener;
 mod origin;
 mod rate_limit;
 mod service;
 mod tls;
 
+use std::fmt::Display;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use axum::Router;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::UnixListener;
 use tonic::service::Routes;
 use tower::ServiceBuilder;
 
 use crate::api;
 use crate::config::Web;
 use crate::gateway;
+use crate::local_socket::Bound;
 use crate::objects;
 use crate::page;
 use crate::preflight::Listeners;
@@ -37,6 +41,7 @@ use crate::telemetry::{self, Observe, Telemetry, watchdog};
 pub use accept::{Port, Shared};
 pub use admission::Peer;
 pub use limits::Limits;
+pub use listener::{Address, Listener};
 pub use origin::Guard;
 pub use rate_limit::{LibraryLines, RateLimit};
 pub use service::{Caller, Protocol, Service};
@@ -57,6 +62,7 @@ pub async fn serve(
     let Listeners {
         grpc,
         http,
+        local,
         spdk_rpc,
         tls,
     } = listeners;
@@ -82,16 +88,31 @@ pub async fn serve(
         .merge(telemetry::http::router(scrapes, health))
         .merge(objects::router(objects))
         .merge(page::router());
-    let serve = async |protocol, listener, router| {
-        let (what, listener) = listen(protocol, listener)?;
+    let serve_on = async |protocol, what: &(dyn Display + Sync), listener, router| {
         let guard = Guard::new(web.clone(), shared.has_tls());
         let service = Service::new(protocol, router, guard);
         let port = Port::new(&shared, service);
         tracing::info!(address = %what, "{} is served", name(protocol));
         port.serve(listener, stopping.clone()).await;
+    };
+    let serve = async |protocol, listener, router| {
+        let (what, listener) = listen(protocol, listener)?;
+        serve_on(protocol, &what, listener, router).await;
         Ok::<_, String>(())
     };
-    let grpc = serve(Protocol::Grpc, grpc, grpc_router(observed));
+    let local = async |router| {
+        let Some((listener, file)) = local.map(Bound::split) else {
+            return Ok(());
+        };
+        let listener = UnixListener::from_std(listener);
+        let listener = listener.map_err(|error| format!("gRPC server: {error}"))?;
+        let what = file.path().display();
+        serve_on(Protocol::Grpc, &what, Listener::Local(listener), router).await;
+        Ok(())
+    };
+    let grpc_routes = grpc_router(observed);
+    let local = local(grpc_routes.clone());
+    let grpc = serve(Protocol::Grpc, grpc, grpc_routes);
     let http = serve(Protocol::Http, http, gateway);
     let rpc = async {
         let Some(Proxy {
@@ -105,7 +126,7 @@ pub async fn serve(
         let router = spdk_rpc::router(credentials, socket);
         serve(Protocol::Rpc, listener, router).await
     };
-    tokio::try_join!(grpc, http, rpc).map(|_| ())
+    tokio::try_join!(grpc, local, http, rpc).map(|_| ())
 }
 
 /// The services as a router, which is what the server serves.
@@ -127,14 +148,11 @@ fn name(protocol: Protocol) -> &'static str {
     }
 }
 
-fn listen(
-    protocol: Protocol,
-    listener: TcpListener,
-) -> Result<(SocketAddr, tokio::net::TcpListener), String> {
+fn listen(protocol: Protocol, listener: TcpListener) -> Result<(SocketAddr, Listener), String> {
     let fail = |error: std::io::Error| format!("{} server: {error}", name(protocol));
     let address = listener.local_addr().map_err(fail)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(fail)?;
-    Ok((address, listener))
+    Ok((address, Listener::Tcp(listener)))
 }
 
 /// As many connections as asked for, or as the system has file descriptors for: connections of clients

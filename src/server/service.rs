@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -20,6 +19,7 @@ use tower::ServiceExt;
 use super::calls::{AnswerBody, Call, Connection, RequestBody};
 use super::gathered::gather;
 use super::limits::{REQUEST_AGE, REQUEST_STREAM_AGE};
+use super::listener::Address;
 use super::origin::{Guard, Refusal};
 use crate::error::Error;
 use crate::gateway;
@@ -40,8 +40,8 @@ pub enum Protocol {
 /// Who sent a request, as far as the connection tells: an extension of the request.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// The address at the other end.
-    pub address: SocketAddr,
+    /// The other end.
+    pub address: Address,
     /// The client's own certificate, which one of the authorities signed.
     pub certificate: Option<Arc<CertificateDer<'static>>>,
     /// The subject of that certificate.
@@ -50,7 +50,7 @@ pub struct Caller {
 
 impl Caller {
     /// Of a connection from `address`.
-    pub fn new(address: SocketAddr, certificate: Option<CertificateDer<'static>>) -> Self {
+    pub fn new(address: Address, certificate: Option<CertificateDer<'static>>) -> Self {
         Self {
             address,
             subject: certificate.as_deref().and_then(subject).map(Arc::from),
@@ -62,7 +62,7 @@ impl Caller {
     pub fn introduce<B>(&self, request: &mut Request<B>) {
         let info = TcpConnectInfo {
             local_addr: None,
-            remote_addr: Some(self.address),
+            remote_addr: self.address.network(),
         };
         request.extensions_mut().insert(info);
         request.extensions_mut().insert(self.clone());

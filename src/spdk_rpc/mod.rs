@@ -17,7 +17,6 @@ use std::path::PathBuf;
 
 pub use credentials::Credentials;
 pub use proxy::router;
-pub use socket::clear;
 
 /// The HTTP proxy to SPDK's JSON-RPC, before it is served.
 pub struct Proxy {

@@ -192,7 +192,10 @@ impl Report {
                 method: record.method(),
                 object: record.object.lock().as_deref().map(cut),
                 protocol: protocol(record.protocol),
-                peer: record.caller.as_ref().map(|caller| caller.address),
+                peer: record
+                    .caller
+                    .as_ref()
+                    .and_then(|caller| caller.address.network()),
                 code: (outcome.code, code),
             });
         }

@@ -7,7 +7,7 @@ use opi_spdk::api::inventory::inventory_service_server::InventoryServiceServer;
 use opi_spdk::config::Web;
 use opi_spdk::gateway::{self, Limits};
 use opi_spdk::inventory::InventoryService;
-use opi_spdk::server::{Guard, Port, Protocol, Service, Shared, Tls};
+use opi_spdk::server::{Guard, Listener, Port, Protocol, Service, Shared, Tls};
 use opi_spdk::shutdown::{self, Trigger};
 use opi_spdk::telemetry::Telemetry;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -40,7 +40,8 @@ impl Served {
         let shared = Shared::new(limits.clone(), tls, Telemetry::new(None)).unwrap();
         let guard = Guard::new(Web::default(), shared.has_tls());
         let service = Service::new(Protocol::Http, router(limits), guard);
-        let server = tokio::spawn(Port::new(&shared, service).serve(listener, stopping));
+        let server =
+            tokio::spawn(Port::new(&shared, service).serve(Listener::Tcp(listener), stopping));
         Served {
             address,
             stop,

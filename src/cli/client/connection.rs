@@ -21,7 +21,7 @@ const ANSWER_MAX: usize = 64 << 20;
 /// Where the server is, and how to reach it.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Connect {
-    /// Address and port of the server's gRPC [default: 127.0.0.1:50051]
+    /// Address and port of the server's gRPC, or unix:PATH for its socket [default: 127.0.0.1:50051]
     #[arg(long, value_name = "HOST:PORT")]
     addr: Option<String>,
     /// TLS: files of the client's certificate, its key and the authority of the server's certificate
@@ -98,6 +98,9 @@ impl Connect {
     fn endpoint(&self, address: &str) -> Result<Endpoint, Failure> {
         let bad =
             |why: String| Failure::Usage(format!("--addr {address:?} is no HOST:PORT: {why}"));
+        if let Some(path) = address.strip_prefix("unix:") {
+            return local_endpoint(path).map_err(bad);
+        }
         let has_port = address
             .rsplit_once(':')
             .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
@@ -126,6 +129,13 @@ impl Connect {
         let fail = |error| Failure::Here(format!("tls: {error}"));
         endpoint.tls_config(tls).map_err(fail)
     }
+}
+
+/// The server's socket on this machine.
+fn local_endpoint(path: &str) -> Result<Endpoint, String> {
+    let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+    let endpoint = Endpoint::from_shared(format!("unix:{}", path.display()));
+    endpoint.map_err(|error| error.to_string())
 }
 
 /// Where a server with this setting is reached from its own machine.

@@ -1,0 +1,134 @@
+//! Sockets in the file system: their paths made free, and those of our own bound.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use rustix::process::umask;
+
+/// Makes way for a socket: removes one that nobody listens on any more.
+///
+/// # Errors
+/// What is in the way at the path.
+pub fn clear(path: &Path) -> Result<(), String> {
+    let fail = |reason: String| format!("{}: {reason}", path.display());
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    if !dir.is_dir() {
+        return Err(fail(format!("there is no directory {}", dir.display())));
+    }
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fail(error.to_string())),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(fail("it is there already, and is not a socket".to_owned()));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(|error| fail(error.to_string()))
+        }
+        Err(error) => Err(fail(format!("whether it is in use is not known: {error}"))),
+        Ok(_) => Err(fail("another program listens there".to_owned())),
+    }
+}
+
+/// A socket that its owner and root may open; the file goes with it.
+pub struct Bound {
+    /// Bound, and does not block.
+    pub listener: UnixListener,
+    file: File,
+}
+
+/// The file of a socket, removed when it is dropped.
+pub struct File(PathBuf);
+
+impl Bound {
+    /// Binds one, in place of one that nobody listens on. Before any thread is started: for the moment the mode
+    /// of all new files changes.
+    ///
+    /// # Errors
+    /// What is in the way at the path.
+    pub fn new(path: &Path) -> Result<Self, String> {
+        clear(path)?;
+        let before = umask(Mode::from_raw_mode(0o177));
+        let bound = UnixListener::bind(path);
+        umask(before);
+        let fail = |error: std::io::Error| format!("{}: {error}", path.display());
+        let listener = bound.map_err(fail)?;
+        let file = File(path.to_owned());
+        listener.set_nonblocking(true).map_err(fail)?;
+        Ok(Self { listener, file })
+    }
+
+    /// The socket, and what removes its file.
+    pub fn split(self) -> (UnixListener, File) {
+        (self.listener, self.file)
+    }
+}
+
+impl File {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // Nobody listens on it any more: what cannot be removed is replaced at the next start.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn only_a_socket_without_a_listener_is_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("rpc.sock");
+        assert_eq!(clear(&path), Ok(()));
+        let listener = UnixListener::bind(&path).expect("a socket");
+        assert!(
+            clear(&path)
+                .expect_err("in use")
+                .contains("another program listens there")
+        );
+        assert!(path.exists());
+        drop(listener);
+        assert_eq!(clear(&path), Ok(()));
+        assert!(!path.exists());
+
+        std::fs::write(&path, "data").expect("it is writable");
+        assert!(clear(&path).expect_err("a file").contains("not a socket"));
+        assert_eq!(std::fs::read(&path).expect("it stays"), b"data");
+        let nowhere = dir.path().join("missing/rpc.sock");
+        assert!(
+            clear(&nowhere)
+                .expect_err("nowhere")
+                .contains("no directory")
+        );
+    }
+
+    #[test]
+    fn a_socket_is_its_owners_alone_and_goes_with_its_listener() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("api.sock");
+        let bound = Bound::new(&path).expect("a socket");
+        let mode = std::fs::metadata(&path).expect("it is there").permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
+        assert!(Bound::new(&path).is_err(), "it is in use");
+        drop(bound);
+        assert!(!path.exists());
+        let long = dir.path().join("x".repeat(120));
+        assert!(Bound::new(&long).is_err(), "the kernel takes 107 bytes");
+    }
+}

@@ -1,0 +1,90 @@
+//! gRPC on a Unix socket, for programs of this machine.
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{Options, Target};
+
+/// The program as a client, by the socket.
+fn shell(socket: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_opi-spdk"));
+    command.env("OPI_SPDK_ADDR", format!("unix:{}", socket.display()));
+    command.args(args).output().expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What the program says that starts with this socket, and ends at once.
+fn refusal(socket: &Path) -> String {
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| dir.path().join(name).display().to_string();
+    let out = Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
+        .args([
+            "--no-huge",
+            "--grpc-addr=127.0.0.1:0",
+            "--http-addr=127.0.0.1:0",
+        ])
+        .args([
+            "--state-dir",
+            &place("state"),
+            "--ctrlr-dir",
+            &place("ctrlr"),
+        ])
+        .arg("--listen-uds")
+        .arg(socket)
+        .output()
+        .expect("it starts");
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    text(&out.stderr)
+}
+
+#[tokio::test]
+async fn the_api_is_served_on_a_socket_that_its_owner_alone_may_open() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("api.sock");
+    let options = || Options::default().args(["--listen-uds", socket.to_str().expect("UTF-8")]);
+    let mut target = Target::start_with(options()).await;
+    let mode = std::fs::metadata(&socket).expect("a socket").permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
+    let disk = [
+        "create",
+        "null-volume",
+        "disk",
+        "block_size=512",
+        "blocks_count=64",
+    ];
+    let made = shell(&socket, &disk);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let log = target.log();
+    let user = rustix::process::geteuid().as_raw();
+    let line = log.lines().find(|line| line.contains("CreateNullVolume"));
+    let line = line.expect("a line for the call");
+    assert!(line.contains(&format!("peer=uid:{user} ")), "{line}");
+
+    // One socket, one program; what is no socket is left alone.
+    let taken = refusal(&socket);
+    assert!(taken.contains("another program listens there"), "{taken}");
+    let file = dir.path().join("data");
+    std::fs::write(&file, "data").expect("it is writable");
+    let foreign = refusal(&file);
+    assert!(foreign.contains("is not a socket"), "{foreign}");
+    assert_eq!(std::fs::read(&file).expect("it stays"), b"data");
+    let shown = shell(&socket, &["get", "null-volumes", "disk"]);
+    assert!(text(&shown.stdout).contains("volumes/disk"), "{shown:?}");
+
+    // What a process left that was killed is replaced, and a stop takes the socket along.
+    target.kill();
+    assert!(socket.exists());
+    let gone = shell(&socket, &["get"]);
+    assert!(!gone.status.success());
+    let next = Target::start_with(options().after(&target)).await;
+    let shown = shell(&socket, &["get"]);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    next.stop();
+    assert!(!socket.exists());
+}
