@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use common::{
@@ -40,16 +41,22 @@ async fn stats(of: &Resource, name: &str) -> Result<Value, tonic::Status> {
     of.client.call(&method, json!({ "name": name })).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_file_that_is_cut_off_under_io_fails_the_io_and_is_used_again_once_it_is_whole() {
-    let target = Target::start().await;
-    let (client, dir) = (target.client().await, target.scratch());
+/// A file of 16 MiB, and the volume on it.
+async fn file_volume(volumes: &Resource, dir: &Path) -> (File, String) {
     let path = dir.join("disk");
     let file = File::create(&path).expect("a file");
     file.set_len(16 * MIB).expect("there is room");
     let object = json!({ "filename": path, "block_size": 512, "blocks_count": 32768 });
-    let volumes = Resource::new(&client, "AioVolume");
     let volume = name_of(&volumes.created("", "file", object).await);
+    (file, volume)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_that_is_cut_off_under_io_fails_the_io_and_is_used_again_once_it_is_whole() {
+    let target = Target::start().await;
+    let (client, dir) = (target.client().await, target.scratch());
+    let volumes = Resource::new(&client, "AioVolume");
+    let (file, volume) = file_volume(&volumes, dir).await;
     let over = subsystem(&client, "cut", json!({})).await;
     let shown = namespace(&client, &over, &volume, json!({})).await;
     let (controller, port) = tcp_controller(&client, &over).await;
@@ -336,12 +343,8 @@ async fn a_virtio_blk_device_comes_back_by_itself_with_its_volume_and_its_limits
     let (options, socket) = Options::hugepages().with_rpc();
     let target = Target::start_with(options).await;
     let (client, dir) = (target.client().await, target.scratch());
-    let path = dir.join("disk");
-    let file = File::create(&path).expect("a file");
-    file.set_len(16 * MIB).expect("there is room");
-    let object = json!({ "filename": path, "block_size": 512, "blocks_count": 32768 });
     let volumes = Resource::new(&client, "AioVolume");
-    let volume = name_of(&volumes.created("", "file", object).await);
+    let (file, volume) = file_volume(&volumes, dir).await;
     let blks = Resource::new(&client, "VirtioBlk");
     let mut object = blk_spec(&volume);
     object["max_limit"] = json!({ "rw_iops_kiops": 50 });

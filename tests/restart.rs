@@ -12,14 +12,12 @@ mod common;
 mod vhost_user;
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{
     Client, Fixture, Initiator, JsonRpc, Options, Resource, Target, blk_spec, encrypted_spec,
-    eventually, lun_spec, malloc, name_of, namespace, nqn_of, pattern, pcie_spec,
+    eventually, lun_spec, malloc, metrics, name_of, namespace, nqn_of, pattern, pcie_spec,
     remote_controller, scsi_spec, subsystem, tcp_controller, tcp_path,
 };
 use serde_json::{Value, json};
@@ -293,7 +291,7 @@ async fn a_file_that_is_missing_at_the_start_leaves_its_volume_pending_until_it_
     }
     let pending =
         |number| format!("opi_spdk_objects{{kind=\"AioVolume\",condition=\"pending\"}} {number}\n");
-    assert!(metrics(&again).contains(&pending(1)));
+    assert!(metrics(again.http).contains(&pending(1)));
     let object = json!({ "filename": path, "block_size": 512 });
     volumes
         .refused("", "file", object, Code::InvalidArgument)
@@ -305,23 +303,11 @@ async fn a_file_that_is_missing_at_the_start_leaves_its_volume_pending_until_it_
     })
     .await;
     assert_eq!(all(&client).await, before);
-    assert!(metrics(&again).contains(&pending(0)));
+    assert!(metrics(again.http).contains(&pending(0)));
     let host = Initiator::tcp(port, &nqn_of("s"));
     let verified = host.verify(again.scratch(), 1).await;
     verified.expect("it is as good as before");
     again.stop();
-}
-
-/// What a scrape of the target gets.
-fn metrics(target: &Target) -> String {
-    let mut stream = TcpStream::connect(target.http).expect("it takes connections");
-    let limit = stream.set_read_timeout(Some(SOON));
-    limit.expect("a time limit");
-    let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    stream.write_all(request).expect("it is sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it is answered");
-    answer
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

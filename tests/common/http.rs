@@ -1,5 +1,6 @@
 //! An HTTP client: one connection a request, answers as JSON.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use tokio::net::TcpStream;
 
 /// No request takes longer: a hang is an error of the program under test.
 const BOUND: Duration = Duration::from_secs(30);
+
+/// Nor does a scrape.
+const SCRAPE: Duration = Duration::from_secs(20);
 
 /// What came back.
 #[derive(Debug)]
@@ -74,4 +78,16 @@ impl Http {
             body,
         })
     }
+}
+
+/// What a scrape gets, head and all.
+pub fn metrics(address: SocketAddr) -> String {
+    let mut stream = std::net::TcpStream::connect(address).expect("it takes connections");
+    let limit = stream.set_read_timeout(Some(SCRAPE));
+    limit.expect("a time limit");
+    let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).expect("it is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it is answered");
+    answer
 }

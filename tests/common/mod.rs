@@ -44,7 +44,7 @@ pub use client::{
 };
 pub use driver::Driver;
 pub use fixture::*;
-pub use http::{Answer, Http};
+pub use http::{Answer, Http, metrics};
 pub use initiator::Initiator;
 pub use json::*;
 pub use jsonrpc::JsonRpc;

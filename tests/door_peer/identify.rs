@@ -1,14 +1,12 @@
 //! What a peer says of itself, out of all bounds.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use tonic::Code;
 
 use super::session::{END, Session, read};
-use crate::common::eventually;
 use crate::common::nvme_tcp_peer::{Data, Peer, Turn};
+use crate::common::{eventually, metrics};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_out_of_bounds_is_refused_with_the_reason() {
@@ -132,16 +130,6 @@ async fn namespaces_that_cannot_be_computed_with_are_left_out() {
     session.target.stop();
 }
 
-/// The metrics, as they come.
-fn scrape(address: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(address).expect("it listens");
-    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).expect("it goes");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_block_size_that_changes_takes_the_volume_away() {
     let mut session = Session::start().await;
@@ -158,7 +146,8 @@ async fn a_block_size_that_changes_takes_the_volume_away() {
         }
         eventually("the namespace goes with its volume", END, async || {
             // Whoever looks at all volumes meanwhile leaves out one that is on its way out.
-            assert!(scrape(session.target.http).starts_with("HTTP/1.1 200"));
+            let scraped = metrics(session.target.http);
+            assert!(scraped.starts_with("HTTP/1.1 200"), "{scraped}");
             let answer = read(&mut export, 0, 1);
             answer.is_err().then_some(())
         })

@@ -4,6 +4,7 @@ use std::ffi::c_void;
 
 use spdk_sys as sys;
 
+use super::descriptor::Descriptor;
 use super::existing;
 use crate::cstr::cstr;
 use crate::error::{Error, check};
@@ -11,21 +12,15 @@ use crate::runtime::Spdk;
 
 /// What the reset uses until it has ended, however long after its caller.
 struct Resetting {
-    descriptor: *mut sys::spdk_bdev_desc,
     channel: *mut sys::spdk_io_channel,
+    /// Closed after the channel was given back.
+    descriptor: Descriptor,
 }
 
 impl Drop for Resetting {
     fn drop(&mut self) {
-        // SAFETY: on the app thread, where both were taken, and given back once.
-        unsafe {
-            if !self.channel.is_null() {
-                sys::spdk_put_io_channel(self.channel);
-            }
-            if !self.descriptor.is_null() {
-                sys::spdk_bdev_close(self.descriptor);
-            }
-        }
+        // SAFETY: on the app thread, where it was taken, and given back once.
+        unsafe { sys::spdk_put_io_channel(self.channel) };
     }
 }
 
@@ -42,29 +37,18 @@ pub(crate) fn end_io(spdk: Spdk, name: &str) -> Result<(), Error> {
         return Err(Error::new(OPERATION, libc::ENOTSUP)
             .with_detail(format!("bdev {name:?} cannot be reset")));
     }
-    let c_name = cstr("bdev name", name)?;
-    let mut resetting = Box::new(Resetting {
-        descriptor: std::ptr::null_mut(),
-        channel: std::ptr::null_mut(),
-    });
-    // SAFETY: on the app thread; name and output outlive the call. A bdev that goes meanwhile goes once the
-    // reset has ended and its descriptor is closed.
-    check(OPERATION, unsafe {
-        let output = &mut resetting.descriptor;
-        sys::spdk_bdev_open_ext(
-            c_name.as_ptr(),
-            false,
-            Some(on_event),
-            std::ptr::null_mut(),
-            output,
-        )
-    })?;
-    // SAFETY: as above, the descriptor just opened.
-    resetting.channel = unsafe { sys::spdk_bdev_get_io_channel(resetting.descriptor) };
-    if resetting.channel.is_null() {
+    // A bdev that goes meanwhile goes once the reset has ended and its descriptor is closed.
+    let descriptor = Descriptor::open(spdk, OPERATION, &cstr("bdev name", name)?)?;
+    // SAFETY: on the app thread, the descriptor just opened.
+    let channel = unsafe { sys::spdk_bdev_get_io_channel(descriptor.as_ptr()) };
+    if channel.is_null() {
         return Err(Error::new(OPERATION, libc::ENOMEM));
     }
-    let (descriptor, channel) = (resetting.descriptor, resetting.channel);
+    let resetting = Box::new(Resetting {
+        channel,
+        descriptor,
+    });
+    let (descriptor, channel) = (resetting.descriptor.as_ptr(), resetting.channel);
     let raw = Box::into_raw(resetting);
     // SAFETY: on the channel's thread; `on_reset` takes the box, unless the reset is refused.
     let rc = unsafe { sys::spdk_bdev_reset(descriptor, channel, Some(on_reset), raw.cast()) };
@@ -82,11 +66,4 @@ unsafe extern "C" fn on_reset(io: *mut sys::spdk_bdev_io, _success: bool, raw: *
         sys::spdk_bdev_free_io(io);
         drop(Box::from_raw(raw.cast::<Resetting>()));
     }
-}
-
-unsafe extern "C" fn on_event(
-    _: sys::spdk_bdev_event_type,
-    _: *mut sys::spdk_bdev,
-    _: *mut c_void,
-) {
 }

@@ -7,6 +7,7 @@ pub mod aio;
 pub mod alias;
 pub mod crypto;
 pub mod delay;
+mod descriptor;
 mod end_io;
 mod errors;
 mod histogram;

@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_void};
 
 use spdk_sys as sys;
 
+use super::descriptor::Descriptor;
 use crate::completion::{Promise, completion};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
@@ -61,27 +62,16 @@ impl Stats {
 /// descriptor keeps the bdev meanwhile.
 struct Query {
     counters: sys::spdk_bdev_io_stat,
-    descriptor: *mut sys::spdk_bdev_desc,
+    descriptor: Descriptor,
     promise: Promise<(Stats, c_int)>,
 }
 
 /// The counters of the bdev; ENODEV if there is none of that name.
-pub async fn stats(_: Spdk, name: &str) -> Result<Stats, Error> {
+pub async fn stats(spdk: Spdk, name: &str) -> Result<Stats, Error> {
     const OPERATION: &str = "read bdev statistics";
-    let c_name = cstr("bdev name", name)?;
-    let mut descriptor = std::ptr::null_mut();
-    // SAFETY: on the app thread; the name and the output outlive the call; the
-    // event callback needs no context.
-    let rc = unsafe {
-        sys::spdk_bdev_open_ext(
-            c_name.as_ptr(),
-            false,
-            Some(ignore_event),
-            std::ptr::null_mut(),
-            &mut descriptor,
-        )
-    };
-    check(OPERATION, rc).map_err(|error| error.with_detail(format!("bdev {name:?}")))?;
+    let opened = Descriptor::open(spdk, OPERATION, &cstr("bdev name", name)?);
+    let descriptor = opened.map_err(|error| error.with_detail(format!("bdev {name:?}")))?;
+    let bdev = descriptor.bdev();
     let (promise, pending) = completion();
     let query = Box::into_raw(Box::new(Query {
         // SAFETY: a C struct of integers and a pointer, for which zero is valid.
@@ -93,7 +83,7 @@ pub async fn stats(_: Spdk, name: &str) -> Result<Stats, Error> {
     // it; `query` stays allocated until `on_counters`, which always comes.
     unsafe {
         sys::spdk_bdev_get_device_stat(
-            sys::spdk_bdev_desc_get_bdev(descriptor),
+            bdev,
             &raw mut (*query).counters,
             sys::spdk_bdev_reset_stat_mode_SPDK_BDEV_RESET_STAT_NONE,
             Some(on_counters),
@@ -113,19 +103,11 @@ unsafe extern "C" fn on_counters(
 ) {
     // SAFETY: what `stats` passed; SPDK calls once, on the app thread.
     let query = unsafe { Box::from_raw(argument.cast::<Query>()) };
-    // SAFETY: opened by `stats`, on this thread, and not closed before.
-    unsafe { sys::spdk_bdev_close(query.descriptor) };
     let Query {
-        counters, promise, ..
+        counters,
+        descriptor,
+        promise,
     } = *query;
+    drop(descriptor);
     promise.complete((Stats::of(&counters), status));
-}
-
-/// A bdev that is being removed waits for the descriptor, which `on_counters`
-/// closes soon anyway.
-unsafe extern "C" fn ignore_event(
-    _: sys::spdk_bdev_event_type,
-    _: *mut sys::spdk_bdev,
-    _: *mut c_void,
-) {
 }

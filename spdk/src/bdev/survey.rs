@@ -9,6 +9,7 @@ use crate::completion::{Promise, completion};
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
+use super::descriptor::Descriptor;
 use super::errors::IoErrors;
 use super::histogram::{self, Latencies};
 
@@ -35,37 +36,25 @@ pub struct Counters {
 }
 
 /// A bdev that is open: it stays in SPDK's list, and so does its place there.
-pub(super) struct Open(*mut sys::spdk_bdev_desc);
+pub(super) struct Open(Descriptor);
 
 impl Open {
     /// `None` if the bdev is being removed.
     ///
     /// # Safety
     /// On the app thread; `bdev` is in SPDK's list.
-    unsafe fn new(bdev: *mut sys::spdk_bdev) -> Option<Self> {
-        let mut descriptor = std::ptr::null_mut();
-        // SAFETY: the caller's contract; the name is the bdev's own and the output outlives the call; the
-        // event callback needs no context.
-        let rc = unsafe {
-            sys::spdk_bdev_open_ext(
-                sys::spdk_bdev_get_name(bdev),
-                false,
-                Some(ignore_event),
-                std::ptr::null_mut(),
-                &mut descriptor,
-            )
-        };
-        // Not made where nothing was opened: it would close that.
-        (rc == 0).then(|| Self(descriptor))
+    unsafe fn new(spdk: Spdk, bdev: *mut sys::spdk_bdev) -> Option<Self> {
+        // SAFETY: the caller's contract; the name is the bdev's own.
+        let name = unsafe { CStr::from_ptr(sys::spdk_bdev_get_name(bdev)) };
+        Descriptor::open(spdk, "open bdev", name).ok().map(Self)
     }
 
     fn bdev(&self) -> *mut sys::spdk_bdev {
-        // SAFETY: open until it is dropped.
-        unsafe { sys::spdk_bdev_desc_get_bdev(self.0) }
+        self.0.bdev()
     }
 
     /// The first that can be opened after this one, or of all.
-    pub(super) fn next(_: Spdk, before: Option<Self>) -> Option<Self> {
+    pub(super) fn next(spdk: Spdk, before: Option<Self>) -> Option<Self> {
         // SAFETY: on the app thread, which alone removes bdevs from the list: one that is open stays in
         // it, and the others do while nothing is awaited.
         unsafe {
@@ -74,7 +63,7 @@ impl Open {
                 Some(open) => sys::spdk_bdev_next(open.bdev()),
             };
             while !bdev.is_null() {
-                if let Some(open) = Self::new(bdev) {
+                if let Some(open) = Self::new(spdk, bdev) {
                     return Some(open);
                 }
                 bdev = sys::spdk_bdev_next(bdev);
@@ -119,13 +108,6 @@ impl Open {
             counters.size_bytes = blocks.saturating_mul(block_size);
         }
         Ok(counters)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        // SAFETY: opened on this thread and not closed before.
-        unsafe { sys::spdk_bdev_close(self.0) };
     }
 }
 
@@ -201,12 +183,4 @@ impl Counters {
             latencies: None,
         }
     }
-}
-
-/// A bdev that is being removed waits for the descriptor, which is closed within a step or two.
-unsafe extern "C" fn ignore_event(
-    _: sys::spdk_bdev_event_type,
-    _: *mut sys::spdk_bdev,
-    _: *mut c_void,
-) {
 }
