@@ -85,6 +85,18 @@ impl fmt::Debug for storage::TcpController {
     }
 }
 
+impl fmt::Debug for own::NvmeHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NvmeHost")
+            .field("name", &self.name)
+            .field("hostnqn", &self.hostnqn)
+            .field("psk", &Redacted(&self.psk))
+            .field("dhchap_key", &Redacted(&self.dhchap_key))
+            .field("dhchap_ctrlr_key", &Redacted(&self.dhchap_ctrlr_key))
+            .finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,12 +142,19 @@ mod tests {
             }),
             ..Default::default()
         };
+        let host = own::NvmeHost {
+            psk: secret.clone(),
+            dhchap_key: secret.clone(),
+            dhchap_ctrlr_key: secret.clone(),
+            ..Default::default()
+        };
         let bytes = format!("{secret:?}");
         let inner = bytes.trim_matches(['[', ']']);
         for text in [
             format!("{subsystem:?}"),
             format!("{remote:?}"),
             format!("{volume:?}"),
+            format!("{host:?}"),
         ] {
             assert!(text.contains("redacted"), "{text}");
             assert!(
@@ -150,18 +169,20 @@ mod tests {
     fn every_bytes_field_is_known() {
         let mut found: Vec<String> = pool()
             .all_messages()
-            .filter(|m| m.full_name().starts_with("opi_api."))
+            .filter(|m| m.full_name().starts_with("opi_"))
             .flat_map(|m| m.fields().collect::<Vec<_>>())
             .filter(|f| f.kind() == Kind::Bytes)
             .map(|f| {
-                f.full_name()
-                    .trim_start_matches("opi_api.storage.v1.")
-                    .to_owned()
+                let name = f.full_name().trim_start_matches("opi_api.storage.v1.");
+                name.trim_start_matches("opi_spdk.v1.").to_owned()
             })
             .collect();
         found.sort();
         let known = [
             "EncryptedVolume.key",
+            "NvmeHost.dhchap_ctrlr_key",
+            "NvmeHost.dhchap_key",
+            "NvmeHost.psk",
             "NvmeSubsystemSpec.psk",
             "NvmeSubsystemStatus.fru_guid", // no secret
             "TcpController.psk",

@@ -15,8 +15,8 @@ use crate::config::Config;
 use crate::configured::{self, Collections};
 use crate::events::Log;
 use crate::frontend::{
-    Luns, NvmeControllers, NvmeNamespaces, NvmeSubsystems, VirtioBlks, VirtioScsiControllers,
-    VirtioScsiLuns, VirtioScsiTargets,
+    Luns, NvmeControllers, NvmeHosts, NvmeNamespaces, NvmeSubsystems, VirtioBlks,
+    VirtioScsiControllers, VirtioScsiLuns, VirtioScsiTargets,
 };
 use crate::health::{Exports, Failures, Files, Health, Hosts, Parts, Paths, look_after};
 use crate::identity::Identity;
@@ -62,6 +62,14 @@ service! {
             nvme_controllers: NvmeController[nested] as Plugged<NvmeControllers>,
             nvme_namespaces: NvmeNamespace[nested] as NvmeNamespaces,
         }
+        beside {}
+    }
+}
+
+service! {
+    /// Hosts that subsystems admit, with their keys.
+    own::NvmeHostService {
+        serves { nvme_hosts: NvmeHost[nested] as NvmeHosts }
         beside {}
     }
 }
@@ -171,6 +179,8 @@ pub struct Services {
     pub aio: AioVolumeService,
     /// See [`FrontendNvmeService`].
     pub nvme: FrontendNvmeService,
+    /// See [`NvmeHostService`].
+    pub hosts: NvmeHostService,
     /// See [`NvmeRemoteControllerService`].
     pub nvme_remote: NvmeRemoteControllerService,
     /// See [`MiddleendEncryptionService`].
@@ -192,7 +202,8 @@ impl Services {
         let shared = Shared::over(spdk.clone(), store);
         let slots = Slots::new(config);
         let health = Health::new(Arc::clone(&shared.registry));
-        let nvme_subsystems = Collection::new(NvmeSubsystems::new(spdk.clone()), &shared);
+        let nvme_subsystems = NvmeSubsystems::new(spdk.clone(), Arc::clone(&shared.registry));
+        let nvme_subsystems = Collection::new(nvme_subsystems, &shared);
         let nvme_controllers = NvmeControllers::new(
             spdk.clone(),
             Arc::clone(&nvme_subsystems),
@@ -200,6 +211,8 @@ impl Services {
             Arc::clone(&health),
             config.ctrlr_dir.clone(),
         );
+        let subsystems = Arc::clone(&nvme_subsystems);
+        let nvme_hosts = NvmeHosts::new(spdk.clone(), subsystems, Arc::clone(&shared));
         let subsystems = Arc::clone(&nvme_subsystems);
         let nvme_namespaces = NvmeNamespaces::new(
             spdk.clone(),
@@ -229,6 +242,9 @@ impl Services {
             },
             aio: AioVolumeService {
                 aio_volumes: Collection::new(Volumes::new(spdk.clone(), identity), &shared),
+            },
+            hosts: NvmeHostService {
+                nvme_hosts: Collection::new(nvme_hosts, &shared),
             },
             nvme: FrontendNvmeService {
                 nvme_subsystems,
@@ -284,6 +300,7 @@ impl Services {
             Arc::clone(&self.nvme.nvme_subsystems) as _,
             Arc::clone(&self.nvme.nvme_controllers) as _,
             Arc::clone(&self.nvme.nvme_namespaces) as _,
+            Arc::clone(&self.hosts.nvme_hosts) as _,
             Arc::clone(&self.nvme_remote.nvme_remote_controllers) as _,
             Arc::clone(&self.nvme_remote.nvme_paths) as _,
             Arc::clone(&self.encryption.encrypted_volumes) as _,
@@ -327,6 +344,9 @@ impl Services {
         let controllers = Arc::clone(&self.nvme.nvme_controllers);
         let controllers = Parts::new(spdk.clone(), controllers, Arc::clone(health));
         tokio::spawn(look_after(controllers, shared()));
+        let admitted = Arc::clone(&self.hosts.nvme_hosts);
+        let admitted = Parts::new(spdk.clone(), admitted, Arc::clone(health));
+        tokio::spawn(look_after(admitted, shared()));
     }
 
     /// The way to SPDK.
@@ -393,6 +413,7 @@ impl Services {
             self.malloc.server(),
             self.aio.server(),
             self.nvme.server(),
+            self.hosts.server(),
             self.nvme_remote.server(),
             self.encryption.server(),
             self.qos.server(),

@@ -16,16 +16,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{
-    Client, Fixture, Initiator, JsonRpc, Options, Resource, Target, blk_spec, encrypted_spec,
-    eventually, lun_spec, malloc, metrics, name_of, namespace, nqn_of, pattern, pcie_spec,
-    remote_controller, scsi_spec, subsystem, tcp_controller, tcp_path,
+    Client, Fixture, HOST, Initiator, JsonRpc, Options, Resource, Target, blk_spec, dhchap_key,
+    encrypted_spec, eventually, lun_spec, malloc, metrics, name_of, namespace, nqn_of, pattern,
+    pcie_spec, remote_controller, scsi_spec, subsystem, tcp_controller, tcp_path,
 };
 use serde_json::{Value, json};
 use tonic::Code;
 use vhost_user::{Command, Kind, RESPONSE, Session};
 
 /// All kinds that have records.
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 16] = [
     "NullVolume",
     "MallocVolume",
     "AioVolume",
@@ -36,6 +36,7 @@ const KINDS: [&str; 15] = [
     "NvmePath",
     "NvmeSubsystem",
     "NvmeNamespace",
+    "NvmeHost",
     "NvmeController",
     "VirtioBlk",
     "VirtioScsiTarget",
@@ -170,6 +171,8 @@ async fn make(target: &Target, peer: &Fixture) -> Initiator {
     namespace(&client, &shown, &memory, json!({ "eui64": 7 })).await;
     of("NvmeNamespace").deleted(&gone).await;
     let over_remote = subsystem(&client, "far", json!({})).await;
+    let host = json!({ "hostnqn": HOST, "dhchap_key": common::base64(dhchap_key(7)) });
+    of("NvmeHost").created(&over_remote, "host", host).await;
     namespace(&client, &over_remote, "remoten1", json!({})).await;
     namespace(&client, &over_remote, &encrypted, json!({})).await;
     let (_, port) = tcp_controller(&client, &shown).await;

@@ -211,6 +211,8 @@ fn host(options: &Options, control: &CoreSet, opened: oneshot::Sender<Opened>) -
         app.num_entries = 0;
     }
 
+    // SAFETY: SPDK reads it when it makes its target, below.
+    unsafe { sys::opi_nvmf_limit_dhgroups() };
     // SAFETY: `app` and the strings it points to outlive the call; `begin` takes
     // `start` over, if it is called.
     let code = unsafe { sys::spdk_app_start(&mut app, Some(begin), start.cast()) };

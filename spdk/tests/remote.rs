@@ -322,7 +322,11 @@ async fn tls(handle: &Handle, at: SocketAddr) {
         errno(run!(handle, s => keyring::add(s, "a:b", b"x"))),
         libc::EINVAL
     );
-    run!(handle, s => host::allow(s, SECURE, HOST, Some("psk1")).await).expect("allowed");
+    let keys = host::Keys {
+        psk: PSK.as_bytes().to_vec(),
+        ..host::Keys::default()
+    };
+    run!(handle, s => host::allow(s, SECURE, HOST, &keys)).expect("allowed");
     listen(handle, SECURE, at, true).await;
     let address = Address::Tcp {
         ip: at.ip(),

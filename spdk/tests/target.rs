@@ -407,13 +407,13 @@ async fn namespaces(handle: &Handle) {
 
 async fn hosts(handle: &Handle) {
     const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c";
-    run!(handle, s => host::allow(s, NQN, HOST, None).await).expect("allowed");
+    run!(handle, s => host::allow(s, NQN, HOST, &host::Keys::default())).expect("allowed");
     assert_eq!(
-        errno(run!(handle, s => host::allow(s, NQN, HOST, None).await)),
+        errno(run!(handle, s => host::allow(s, NQN, HOST, &host::Keys::default()))),
         libc::EEXIST
     );
     assert_eq!(
-        errno(run!(handle, s => host::allow(s, NQN, "me", None).await)),
+        errno(run!(handle, s => host::allow(s, NQN, "me", &host::Keys::default()))),
         libc::EINVAL
     );
     assert_eq!(

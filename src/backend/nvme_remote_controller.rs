@@ -10,7 +10,7 @@ use spdk::{Handle, bdev, errno, keyring};
 use super::volume_stats;
 use crate::api::storage::{NvmeRemoteController, TcpController, VolumeStats};
 use crate::error::{Error, Violations};
-use crate::psk;
+use crate::interchange;
 use crate::resource::volume_ref::remote_bdevs;
 use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Stage, Uses};
 
@@ -219,7 +219,7 @@ fn check(object: &NvmeRemoteController, violations: &mut Violations) {
     }
     if let Some(TcpController { psk, .. }) = &object.tcp
         && !psk.is_empty()
-        && let Err(reason) = psk::check(psk)
+        && let Err(reason) = interchange::check_psk(psk)
     {
         violations.add("tcp.psk", reason);
     }

@@ -1,8 +1,10 @@
-//! What hosts and virtual machines see: NVMe subsystems with their namespaces and controllers,
+//! What hosts and virtual machines see: NVMe subsystems with their namespaces, controllers and hosts,
 //! virtio-blk devices, and virtio-scsi controllers with their LUNs.
 
+mod admission;
 mod controller_spec;
 mod nvme_controller;
+mod nvme_host;
 mod nvme_namespace;
 mod nvme_subsystem;
 mod pcie;
@@ -20,6 +22,7 @@ use crate::error::Error;
 use crate::resource::Key;
 
 pub use nvme_controller::NvmeControllers;
+pub use nvme_host::NvmeHosts;
 pub use nvme_namespace::NvmeNamespaces;
 pub use nvme_subsystem::NvmeSubsystems;
 pub use virtio_blk::VirtioBlks;

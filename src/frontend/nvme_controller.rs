@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use spdk::nvmf::{Address, Transport, listener, transport};
 use spdk::{Handle, Spdk, errno};
 
+use super::admission::Hosts;
 use super::controller_spec::{
     MAX_CONTROLLER_ID, check_endpoint, check_numbers, refuse_limits, tcp_address,
 };
-use super::nvme_subsystem::{NvmeSubsystems, has_host, has_psk, nqn_of};
+use super::nvme_subsystem::{NvmeSubsystems, nqn_of};
 use super::{is_gone, socket_key, subsystem_stats};
 use crate::api::storage::nvme_controller_spec::Endpoint;
 use crate::api::storage::{
@@ -104,9 +105,10 @@ impl NvmeControllers {
     async fn listen(&self, name: &Name, address: Address) -> Result<(), Error> {
         let subsystem = self.subsystem(name)?;
         let nqn = nqn_of(&subsystem);
-        let secure = has_psk(&subsystem) && matches!(address, Address::Tcp { .. });
+        let hosts = Hosts::of(&self.shared.registry, name.parent_id().unwrap_or_default());
+        let secure = hosts.speak_tls() && matches!(address, Address::Tcp { .. });
         if let Address::VfioUser { dir } = &address {
-            check_admitted(name, &subsystem)?;
+            check_admitted(name, &subsystem, &hosts)?;
             ctrlr_dir::make(dir).await?;
         }
         let at = address.clone();
@@ -289,13 +291,13 @@ async fn check_unused(name: &Name, dir: &str) -> Result<(), Error> {
 }
 
 /// A host over PCIe tells no NQN, and SPDK keeps it out where hosts are admitted by theirs.
-fn check_admitted(name: &Name, subsystem: &NvmeSubsystem) -> Result<(), Error> {
-    if !has_host(subsystem) {
+fn check_admitted(name: &Name, subsystem: &NvmeSubsystem, hosts: &Hosts) -> Result<(), Error> {
+    if hosts.is_empty() {
         return Ok(());
     }
     let what = format!(
-        "{} admits one host by its NQN (spec.hostnqn), and hosts over PCIe have none: use a \
-         subsystem with an empty hostnqn",
+        "{} admits hosts by their NQNs (spec.hostnqn, NvmeHosts), and hosts over PCIe have none: use a \
+         subsystem with an empty hostnqn and without NvmeHosts",
         subsystem.name
     );
     Err(Error::failed_precondition(name, what))

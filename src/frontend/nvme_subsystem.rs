@@ -1,14 +1,18 @@
 //! NvmeSubsystem: what a host connects to, with the namespaces and controllers that are its parts.
 
+use std::sync::Arc;
+
+use spdk::nvmf::host::Keys;
 use spdk::nvmf::{Address, host, listener, nqn, subsystem};
-use spdk::{Handle, Spdk, errno, keyring};
+use spdk::{Handle, Spdk, errno};
 use uuid::Uuid;
 
+use super::admission::{Hosts, admitted};
 use super::subsystem_stats;
 use crate::api::storage::{NvmeSubsystem, NvmeSubsystemSpec, NvmeSubsystemStatus, VolumeStats};
 use crate::error::{Error, Violations};
-use crate::psk;
-use crate::resource::{CallContext, Change, Kind, Name, Stage, Uses};
+use crate::interchange;
+use crate::resource::{CallContext, Change, Collection, Kind, Name, Registry, Stage, Uses};
 
 /// NVMe base specification, Identify Controller: bytes of the two texts.
 const SERIAL_LEN: usize = 20;
@@ -20,16 +24,20 @@ const DEFAULT_MODEL: &str = "SPDK bdev Controller";
 /// The kind.
 pub struct NvmeSubsystems {
     spdk: Handle,
+    registry: Arc<Registry>,
 }
 
 impl NvmeSubsystems {
     /// Subsystems of this SPDK's target.
-    pub fn new(spdk: Handle) -> Self {
-        Self { spdk }
+    pub fn new(spdk: Handle, registry: Arc<Registry>) -> Self {
+        Self { spdk, registry }
     }
-}
 
-impl NvmeSubsystems {
+    /// The NvmeHosts of a subsystem.
+    fn hosts(&self, name: &Name) -> Hosts {
+        Hosts::beside(&self.registry, name.id(), Some(name))
+    }
+
     /// A subsystem that admits one host keeps out all that come over PCIe.
     async fn check_no_pcie(&self, name: &Name, nqn: String) -> Result<(), Error> {
         let listening = self
@@ -81,8 +89,15 @@ impl Kind for NvmeSubsystems {
         }
     }
 
-    fn uses(&self, _: &Name, object: &NvmeSubsystem) -> Uses {
-        Uses::new().owns(format!("nqn/{}", nqn_of(object)))
+    fn uses(&self, name: &Name, object: &NvmeSubsystem) -> Uses {
+        let uses = Uses::new().owns(format!("nqn/{}", nqn_of(object)));
+        let hostnqn = object.spec.as_ref().map(|spec| spec.hostnqn.as_str());
+        match hostnqn {
+            Some(hostnqn) if !hostnqn.is_empty() => {
+                admitted(uses, name.id(), hostnqn, has_psk(object))
+            }
+            _ => uses,
+        }
     }
 
     async fn ensure(
@@ -92,14 +107,10 @@ impl Kind for NvmeSubsystems {
         mut object: NvmeSubsystem,
     ) -> Result<NvmeSubsystem, Error> {
         let is_known = !object.name.is_empty();
-        let recipe = Recipe::new(name, &object);
+        let recipe = Recipe::new(&object, &self.hosts(name));
         let made = self.spdk.call(move |spdk| async move {
-            if is_known {
-                if subsystem::info(spdk, &recipe.options.nqn)?.is_some() {
-                    return Ok(());
-                }
-                // One that was lost has left its key.
-                forget_key(spdk, &recipe)?;
+            if is_known && subsystem::info(spdk, &recipe.options.nqn)?.is_some() {
+                return Ok(());
             }
             make(spdk, &recipe).await
         });
@@ -123,13 +134,17 @@ impl Kind for NvmeSubsystems {
         if has_host(&change.wanted) && !has_host(&change.old) {
             self.check_no_pcie(name, nqn_of(&change.old)).await?;
         }
+        let hosts = self.hosts(name);
+        if has_host(&change.wanted) {
+            hosts.check_psk(name, has_psk(&change.wanted))?;
+        }
         let (old, new) = (
-            Recipe::new(name, &change.old),
-            Recipe::new(name, &change.wanted),
+            Recipe::new(&change.old, &hosts),
+            Recipe::new(&change.wanted, &hosts),
         );
-        // Whether it speaks TLS is settled when an address is bound.
-        let rebuild =
-            change.fields.has("spec.max_namespaces") || old.psk.is_some() != new.psk.is_some();
+        // Whether it speaks TLS is settled when an address is bound, and by its other hosts, if it has any.
+        let rebuild = change.fields.has("spec.max_namespaces")
+            || (hosts.is_empty() && has_psk(&change.old) != has_psk(&change.wanted));
         if rebuild {
             change.unused(name)?;
         }
@@ -146,16 +161,11 @@ impl Kind for NvmeSubsystems {
         Ok(change.wanted)
     }
 
-    async fn remove(
-        &self,
-        _: &CallContext,
-        name: &Name,
-        object: &NvmeSubsystem,
-    ) -> Result<(), Error> {
-        let recipe = Recipe::new(name, object);
+    async fn remove(&self, _: &CallContext, _: &Name, object: &NvmeSubsystem) -> Result<(), Error> {
+        let nqn = nqn_of(object);
         let deleted = self
             .spdk
-            .call(move |spdk| async move { unmake(spdk, &recipe).await });
+            .call(move |spdk| async move { unmake(spdk, &nqn).await });
         Ok(deleted.await??)
     }
 
@@ -183,47 +193,67 @@ pub(super) fn nqn_of(object: &NvmeSubsystem) -> String {
         .unwrap_or_default()
 }
 
-/// Whether it admits one host only, by its NQN.
-pub(super) fn has_host(object: &NvmeSubsystem) -> bool {
+/// Whether it admits a host by its NQN.
+fn has_host(object: &NvmeSubsystem) -> bool {
     object
         .spec
         .as_ref()
         .is_some_and(|spec| !spec.hostnqn.is_empty())
 }
 
-/// Whether its TCP controllers speak TLS.
-pub(super) fn has_psk(object: &NvmeSubsystem) -> bool {
+/// Whether its first host has a pre-shared key.
+fn has_psk(object: &NvmeSubsystem) -> bool {
     object
         .spec
         .as_ref()
         .is_some_and(|spec| !spec.psk.is_empty())
 }
 
+/// The subsystem of one of its parts.
+pub(super) struct Parent {
+    pub(super) name: Name,
+    pub(super) nqn: String,
+}
+
+impl Parent {
+    /// Of the part with this name.
+    pub(super) fn of(
+        subsystems: &Collection<NvmeSubsystems>,
+        registry: &Registry,
+        part: &Name,
+    ) -> Result<Self, Error> {
+        let key = part.parent();
+        let found = key.and_then(|key| Some((registry.owner(&key)?, subsystems.object(&key)?)));
+        let (name, object) = found.ok_or_else(|| Error::not_found(part))?;
+        let nqn = nqn_of(&object);
+        Ok(Self { name, nqn })
+    }
+}
+
 /// All that it takes to make one in SPDK.
 #[derive(Clone)]
 struct Recipe {
     options: subsystem::Options,
-    /// The only host that may connect; empty for any.
+    /// The first host that may connect; empty for none by name.
     hostnqn: String,
-    /// The key that it connects with, where it is to use TLS, and what SPDK's keyring calls it.
-    psk: Option<(String, Vec<u8>)>,
+    /// What it connects with.
+    keys: Keys,
 }
 
 impl Recipe {
-    /// Of a subsystem that has passed the checks.
-    fn new(name: &Name, object: &NvmeSubsystem) -> Self {
+    /// Of a subsystem that has passed the checks, and has these NvmeHosts.
+    fn new(object: &NvmeSubsystem, hosts: &Hosts) -> Self {
         let spec = spec_of(object);
-        let psk = spec.psk.clone();
+        let mut options = options(&spec);
+        options.allow_any_host &= hosts.is_empty();
         Self {
-            options: options(&spec),
-            psk: has_psk(object).then(|| (name.key().as_str().to_owned(), psk)),
+            options,
+            keys: Keys {
+                psk: spec.psk,
+                ..Keys::default()
+            },
             hostnqn: spec.hostnqn,
         }
-    }
-
-    /// The key's name.
-    fn key(&self) -> Option<&str> {
-        self.psk.as_ref().map(|(name, _)| name.as_str())
     }
 }
 
@@ -253,26 +283,25 @@ fn or(text: &str, default: &str) -> String {
 
 async fn make(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
     subsystem::create(spdk, &recipe.options).await?;
-    let open = open(spdk, recipe).await;
+    let open = open(spdk, recipe);
     if open.is_err() {
         subsystem::destroy(spdk, &recipe.options.nqn).await?;
     }
     open
 }
 
-async fn unmake(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
-    match subsystem::destroy(spdk, &recipe.options.nqn).await {
+async fn unmake(spdk: Spdk, nqn: &str) -> Result<(), spdk::Error> {
+    match subsystem::destroy(spdk, nqn).await {
         // An earlier delete that was given up has gone on by itself.
-        Err(error) if error.errno.0 == errno::ENODEV => {}
-        destroyed => destroyed?,
+        Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
+        destroyed => destroyed,
     }
-    forget_key(spdk, recipe)
 }
 
 /// Puts another subsystem in the place of one that has no parts; if that fails, the old one is there
 /// again.
 async fn rebuild(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
-    unmake(spdk, old).await?;
+    unmake(spdk, &old.options.nqn).await?;
     match make(spdk, new).await {
         Err(error) => Err(error.after_undo(make(spdk, old).await)),
         made => made,
@@ -292,40 +321,33 @@ async fn adjust(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Erro
 }
 
 async fn admit(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
-    if (&old.hostnqn, &old.psk) == (&new.hostnqn, &new.psk) {
+    if (&old.hostnqn, &old.keys) == (&new.hostnqn, &new.keys) {
         return Ok(());
     }
-    // SPDK holds one key of a name, and one key of a host.
-    if old.psk.is_some() {
+    // Whoever connected with the key before is out.
+    if old.hostnqn == new.hostnqn {
         close(spdk, old, new).await?;
-        return match open(spdk, new).await {
-            Err(error) => Err(error.after_undo(open(spdk, old).await)),
+        return match open(spdk, new) {
+            Err(error) => Err(error.after_undo(open(spdk, old))),
             opened => opened,
         };
     }
-    open(spdk, new).await?;
+    open(spdk, new)?;
     match close(spdk, old, new).await {
         Err(error) if !new.hostnqn.is_empty() => {
             let shut = host::disallow(spdk, &new.options.nqn, &new.hostnqn).await;
-            Err(error.after_undo(shut.and_then(|()| forget_key(spdk, new))))
+            Err(error.after_undo(shut))
         }
         closed => closed,
     }
 }
 
 /// Lets the host in that may connect. Any host is let in when the other one is kept out.
-async fn open(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
-    if recipe.hostnqn.is_empty() {
-        return Ok(());
+fn open(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
+    match recipe.hostnqn.as_str() {
+        "" => Ok(()),
+        hostnqn => host::allow(spdk, &recipe.options.nqn, hostnqn, &recipe.keys),
     }
-    if let Some((name, key)) = &recipe.psk {
-        keyring::add(spdk, name, key)?;
-    }
-    let allowed = host::allow(spdk, &recipe.options.nqn, &recipe.hostnqn, recipe.key()).await;
-    if allowed.is_err() {
-        forget_key(spdk, recipe)?;
-    }
-    allowed
 }
 
 /// Keeps out whom `old` lets in and `new` does not.
@@ -342,13 +364,6 @@ async fn close(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error
             let any = host::allow_any(spdk, &before.nqn, before.allow_any_host);
             Err(error.after_undo(any.await))
         }
-        _ => forget_key(spdk, old),
-    }
-}
-
-fn forget_key(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
-    match recipe.key().map(|name| keyring::remove(spdk, name)) {
-        Some(Err(error)) if error.errno.0 != errno::ENOKEY => Err(error),
         _ => Ok(()),
     }
 }
@@ -358,7 +373,7 @@ fn check_psk(spec: &NvmeSubsystemSpec, violations: &mut Violations) {
     if spec.psk.is_empty() {
         return;
     }
-    if let Err(reason) = psk::check(&spec.psk) {
+    if let Err(reason) = interchange::check_psk(&spec.psk) {
         violations.add("spec.psk", reason);
     }
     if spec.hostnqn.is_empty() {
@@ -370,7 +385,7 @@ fn check_psk(spec: &NvmeSubsystemSpec, violations: &mut Violations) {
 }
 
 /// An NQN that a host or a subsystem of ours can have.
-fn check_nqn(field: &str, text: &str, violations: &mut Violations) {
+pub(super) fn check_nqn(field: &str, text: &str, violations: &mut Violations) {
     if let Err(reason) = nqn::check(text) {
         violations.add(field, reason);
     } else if text == nqn::DISCOVERY {

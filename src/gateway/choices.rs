@@ -104,6 +104,13 @@ pub fn of(kind: &str, path: &str) -> Option<(&'static str, Json)> {
                 {"properties": {"hostnqn": {"minLength": 1}}, "required": ["hostnqn"]},
             ]),
         ),
+        ("NvmeHost", "") => (
+            "anyOf",
+            json!([
+                {"properties": {"dhchapCtrlrKey": {"maxLength": 0}}},
+                {"properties": {"dhchapKey": {"minLength": 1}}, "required": ["dhchapKey"]},
+            ]),
+        ),
         ("QosVolume", "limits") => ("required", json!(["max"])),
         ("QosVolume", "limits.max") => {
             let limits = [

@@ -1,10 +1,10 @@
-//! Parts of subsystems (namespaces, listeners) that somebody has removed by SPDK's own commands, behind the
+//! Parts of subsystems (namespaces, listeners, hosts) that somebody has removed by SPDK's own commands, behind the
 //! API's back: hosts no longer have them, and their objects say so.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use spdk::nvmf::{Address, listener, namespace};
+use spdk::nvmf::{Address, host, listener, namespace};
 use spdk::{CallError, Handle, Spdk};
 
 use super::{Health, Look};
@@ -32,6 +32,8 @@ pub(crate) enum What {
     Namespace(u32),
     /// By where it listens.
     Listener(Address),
+    /// By its NQN.
+    Host(String),
 }
 
 impl Part {
@@ -41,6 +43,7 @@ impl Part {
             What::Listener(address) => {
                 listener::list(spdk, &self.nqn).is_ok_and(|list| list.contains(address))
             }
+            What::Host(nqn) => host::is_allowed(spdk, &self.nqn, nqn).unwrap_or(false),
         }
     }
 }

@@ -69,7 +69,7 @@ static A_UUID: Form = Form {
 };
 
 static NQN: Form = Form {
-    pattern: "nqn\\.[0-9]{4}-(?:0[1-9]|1[0-2])(?:\\.[A-Za-z](?:[0-9A-Za-z-]{0,61}[0-9A-Za-z])?)+:[ -~]+",
+    pattern: "nqn\\.[0-9]{4}-(?:0[1-9]|1[0-2])(?:\\.[A-Za-z](?:[0-9A-Za-z-]{0,61}[0-9A-Za-z])?)+:[!-~]+",
     never: Some(
         "^nqn\\.2014-08\\.org\\.nvmexpress:uuid:(?![0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}$)",
     ),
@@ -226,7 +226,7 @@ pub fn of(kind: &str, path: &str) -> Option<Bound> {
         ("AioVolume", "blocks_count") => Within(0, BLOCKS),
         ("MallocVolume", "metadata_size") => Among(&METADATA),
         ("AioVolume", "filename") => Text(&PATH),
-        ("NvmeSubsystem", "spec.nqn" | "spec.hostnqn") => Text(&NQN),
+        ("NvmeSubsystem", "spec.nqn" | "spec.hostnqn") | ("NvmeHost", "hostnqn") => Text(&NQN),
         ("NvmeSubsystem", "spec.serial_number") => Text(&SERIAL),
         ("NvmeSubsystem", "spec.model_number") => Text(&MODEL),
         ("NvmeSubsystem", "spec.max_namespaces") => Within(1, MAX_NAMESPACES),
@@ -445,6 +445,7 @@ mod tests {
             "abcdefabcdefabcdefabcdefabcdefab",
             "00000000-0000-0000-0000-000000000000",
             "nqn.2016-06.io.spdk:a",
+            "nqn.2016-06.io.spdk:a b",
             "nqn.2016-13.io.spdk:a",
             "nqn.2014-08.org.nvmexpress.discovery",
             "nqn.2014-08.org.nvmexpress:uuid:1b4e28ba-2fa1-11d2-883f-b9a761bde3fb",

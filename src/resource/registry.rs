@@ -133,6 +133,13 @@ impl Registry {
         owners.filter(|owner| *owner != name).cloned().collect()
     }
 
+    /// Those that use this key, in the order of their names.
+    pub fn users_of_key(&self, key: &Key) -> Vec<Name> {
+        let inner = self.inner.lock();
+        let users = inner.users.get(key).into_iter().flatten();
+        users.cloned().collect()
+    }
+
     /// Others that use what `name` owns, in the order of their names.
     pub fn users_of(&self, name: &Name) -> Vec<Name> {
         let inner = self.inner.lock();

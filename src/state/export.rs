@@ -16,7 +16,7 @@ use crate::api;
 const VERSION: u64 = 1;
 
 /// Bytes fields of this name hold keys, in whichever message.
-const SECRETS: [&str; 2] = ["psk", "key"];
+const SECRETS: [&str; 4] = ["psk", "key", "dhchap_key", "dhchap_ctrlr_key"];
 
 /// What an export holds.
 #[derive(Debug)]

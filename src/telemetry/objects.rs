@@ -53,6 +53,7 @@ pub(super) fn counts(services: &Services) -> Vec<Count> {
         services.nvme.nvme_subsystems,
         services.nvme.nvme_controllers,
         services.nvme.nvme_namespaces,
+        services.hosts.nvme_hosts,
         services.nvme_remote.nvme_remote_controllers,
         services.nvme_remote.nvme_paths,
         services.encryption.encrypted_volumes,

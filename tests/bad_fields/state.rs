@@ -143,10 +143,13 @@ impl Subsystem {
         let host = text(&subsystem["spec"], "hostnqn");
         let controllers = Resource::new(client, "NvmeController").list(&name).await;
         let namespaces = Resource::new(client, "NvmeNamespace").list(&name).await;
+        let hosts = Resource::new(client, "NvmeHost").list(&name).await;
+        let hosts = hosts.iter().map(|host| text(host, "hostnqn"));
         Self {
             hosts: Some(host)
                 .filter(|host| !host.is_empty())
                 .into_iter()
+                .chain(hosts)
                 .collect(),
             listeners: controllers.into_iter().map(address).collect(),
             namespaces: namespaces.into_iter().map(namespace).collect(),

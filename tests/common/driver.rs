@@ -50,6 +50,13 @@ impl Driver {
         self
     }
 
+    /// With options of SPDK's NVMe driver, before its devices are attached.
+    pub fn with_nvme_options(mut self, options: Value) -> Self {
+        let set = json!([{ "method": "bdev_nvme_set_options", "params": options }]);
+        self.steps.insert(0, ("bdev", set));
+        self
+    }
+
     fn config(&self, dir: &Path) -> PathBuf {
         let part = |(name, config): &(_, _)| json!({ "subsystem": name, "config": config });
         let parts: Vec<_> = self.steps.iter().map(part).collect();

@@ -19,6 +19,10 @@ pub struct Initiator {
     nqn: String,
     hostnqn: Option<String>,
     psk: Option<PathBuf>,
+    dhchap: Option<PathBuf>,
+    dhchap_ctrlr: Option<PathBuf>,
+    /// Options of SPDK's NVMe driver.
+    options: Option<serde_json::Value>,
 }
 
 impl Initiator {
@@ -31,6 +35,9 @@ impl Initiator {
             nqn: nqn.into(),
             hostnqn: None,
             psk: None,
+            dhchap: None,
+            dhchap_ctrlr: None,
+            options: None,
         }
     }
 
@@ -43,6 +50,9 @@ impl Initiator {
             nqn: nqn.into(),
             hostnqn: None,
             psk: None,
+            dhchap: None,
+            dhchap_ctrlr: None,
+            options: None,
         }
     }
 
@@ -55,6 +65,24 @@ impl Initiator {
     /// With TLS and the key in this file, for what it does with bdevs.
     pub fn with_psk(mut self, file: &Path) -> Self {
         self.psk = Some(file.to_owned());
+        self
+    }
+
+    /// Authenticates with the DH-HMAC-CHAP key in this file, for what it does with bdevs.
+    pub fn with_dhchap(mut self, file: &Path) -> Self {
+        self.dhchap = Some(file.to_owned());
+        self
+    }
+
+    /// Has the controller authenticate with the key in this file.
+    pub fn with_dhchap_ctrlr(mut self, file: &Path) -> Self {
+        self.dhchap_ctrlr = Some(file.to_owned());
+        self
+    }
+
+    /// Offers this hash and this group alone.
+    pub fn with_dhchap_of(mut self, hash: &str, group: &str) -> Self {
+        self.options = Some(json!({ "dhchap_digests": [hash], "dhchap_dhgroups": [group] }));
         self
     }
 
@@ -85,14 +113,26 @@ impl Initiator {
         if let Some(hostnqn) = &self.hostnqn {
             params["hostnqn"] = hostnqn.as_str().into();
         }
-        let attach =
-            |params| Driver::attaching("bdev_nvme_attach_controller", params, self.port.is_none());
-        match &self.psk {
-            Some(file) => {
-                params["psk"] = "psk".into();
-                attach(params).with_key("psk", file)
+        let keys = [
+            ("psk", &self.psk),
+            ("dhchap_key", &self.dhchap),
+            ("dhchap_ctrlr_key", &self.dhchap_ctrlr),
+        ];
+        for (name, key) in keys {
+            if key.is_some() {
+                params[name] = name.into();
             }
-            None => attach(params),
+        }
+        let method = "bdev_nvme_attach_controller";
+        let mut driver = Driver::attaching(method, params, self.port.is_none());
+        for (name, key) in keys {
+            if let Some(file) = key {
+                driver = driver.with_key(name, file);
+            }
+        }
+        match &self.options {
+            Some(options) => driver.with_nvme_options(options.clone()),
+            None => driver,
         }
     }
 

@@ -93,6 +93,12 @@ pub const IMPLEMENTED: &[Kind] = &[
         fixed: |_| vec![("spec.nvme_controller_id", json!(77))],
     },
     Kind {
+        message: "NvmeHost",
+        sample: |_, n| json!({ "hostnqn": nqn_of(&format!("host-{n}")) }),
+        changes: |_| vec![("hostnqn", json!(nqn_of("another-host")))],
+        fixed: |_| vec![("hostnqn", json!("nqn.2022-09.io.spdk"))],
+    },
+    Kind {
         message: "VirtioBlk",
         sample: |place, n| {
             json!({

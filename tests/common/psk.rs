@@ -1,4 +1,4 @@
-//! Keys of TLS, as hosts derive them (NVMe/TCP transport specification, TLS).
+//! Keys of hosts: how they are given, and those of TLS as hosts derive them (NVMe/TCP transport specification).
 
 use base64::Engine;
 use openssl::error::ErrorStack;
@@ -73,4 +73,21 @@ fn expand(key: &[u8], label: &str, context: &str) -> Vec<u8> {
     let mut derived = vec![0; 32];
     hkdf.derive(Some(&mut derived)).expect("HKDF");
     derived
+}
+
+/// A key of DH-HMAC-CHAP in interchange form: 32 bytes that all are `byte`, and no hash.
+pub fn dhchap_key(byte: u8) -> String {
+    format!("DHHC-1:00:{}:", with_checksum(byte))
+}
+
+/// A pre-shared key of TLS in interchange form: 32 bytes that all are `byte`, with SHA-256.
+pub fn psk_of(byte: u8) -> String {
+    format!("NVMeTLSkey-1:01:{}:", with_checksum(byte))
+}
+
+fn with_checksum(byte: u8) -> String {
+    let mut key = vec![byte; 32];
+    let crc = crc32fast::hash(&key).to_le_bytes();
+    key.extend(crc);
+    base64::engine::general_purpose::STANDARD.encode(key)
 }

@@ -32,6 +32,7 @@ const TEXTS: &[&str] = &[
     "00000000-0000-0000-0000-000000000000",
     "{1b4e28ba-2fa1-11d2-883f-b9a761bde3fb}",
     "nqn.2016-06.io.spdk:edge",
+    "nqn.2016-06.io.spdk:ed ge",
     "nqn.2016-00.io.spdk:edge",
     "nqn.2016-13.io.spdk:edge",
     "nqn.2016-12.io.spdk:e",
@@ -87,7 +88,7 @@ fn is_of_state(kind: &str, path: &str, answer: &Answer) -> bool {
         // What the subsystem takes.
         | ("NvmeNamespace", "spec.hostNsid")
         // Keys have checksums.
-        | (_, "spec.psk" | "tcp.psk")
+        | (_, "spec.psk" | "tcp.psk" | "psk" | "dhchapKey" | "dhchapCtrlrKey")
     ) || message.contains("cannot change")
         || message.contains("more than 2^63")
 }

@@ -30,7 +30,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 const STATUSES: [u16; 9] = [200, 400, 404, 405, 409, 429, 501, 503, 504];
 
 /// All kinds that can be made, users before what they use.
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 16] = [
     "VirtioScsiLun",
     "VirtioScsiController",
     "VirtioScsiTarget",
@@ -42,6 +42,7 @@ const KINDS: [&str; 15] = [
     "NvmePath",
     "NvmeRemoteController",
     "NvmeController",
+    "NvmeHost",
     "NvmeSubsystem",
     "AioVolume",
     "MallocVolume",

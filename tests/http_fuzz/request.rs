@@ -87,7 +87,7 @@ impl Fuzz {
             "nqn" | "subnqn" => json!(nqn_of(self.id())),
             "hostnqn" if self.random.one_in(10) => json!("nqn"),
             "hostnqn" => self.pick(&[json!(""), json!(nqn_of("host"))]),
-            "psk" => json!(""),
+            "psk" | "dhchap_key" | "dhchap_ctrlr_key" => json!(""),
             "traddr" => json!(self.pick(&[
                 "127.0.0.1",
                 "127.0.0.1",

@@ -30,6 +30,12 @@ pub async fn base(routes: &Routes) -> u16 {
             Some(&subsystem),
         )
         .await;
+    // Without a controller, so that its first host may come.
+    let closed = json!({ "spec": { "nqn": nqn_of("closed") } });
+    let id = "nvme_subsystem_id=closed";
+    routes
+        .ok("CreateNvmeSubsystem", "", id, Some(&closed))
+        .await;
     let parent = "nvmeSubsystems/base";
     // An identity of its own: in one process the volume and what the path brings are both there.
     let uuid = "2f0ac35e-9f3c-4f4b-8f0e-0a6c5d7ed1a1";
@@ -139,6 +145,12 @@ pub fn cases(dir: &Path, port: u16) -> Vec<Case> {
             sub,
             pcie_spec(1),
             ("spec.pcie_id.physical_function", json!(2)),
+        ),
+        case(
+            "NvmeHost",
+            "nvmeSubsystems/closed",
+            json!({ "hostnqn": nqn_of("a-host") }),
+            ("hostnqn", json!(nqn_of("another-host"))),
         ),
         case(
             "NvmeRemoteController",

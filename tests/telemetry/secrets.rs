@@ -101,6 +101,12 @@ async fn secrets_are_in_no_log_answer_or_error() {
             object,
         )
         .await;
+        for secret in ["psk", "dhchap_key", "dhchap_ctrlr_key"] {
+            let mut object = json!({ "hostnqn": format!("{nqn}-{}", secret.replace('_', "-")) });
+            object[secret] = base64(psk).into();
+            let hosts = "nvmeSubsystems/good/nvmeHosts";
+            call(&client, &http, "CreateNvmeHost", hosts, id, object).await;
+        }
         let remote =
             json!({ "multipath": "NVME_MULTIPATH_DISABLE", "tcp": { "psk": base64(psk) } });
         let kind = "CreateNvmeRemoteController";

@@ -1,6 +1,10 @@
-//! Which hosts may connect to a subsystem.
+//! Which hosts may connect to a subsystem, and the keys that they have for it.
 
-use std::ffi::c_int;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::{CString, c_int};
+use std::fmt;
+use std::ptr::null;
 
 use spdk_sys as sys;
 
@@ -8,35 +12,189 @@ use super::{Which, disconnect, find, nqn};
 use crate::completion::{call, on_status};
 use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
+use crate::keyring;
 use crate::runtime::Spdk;
 
-/// Lets a host in. With `psk`, the name of a key in SPDK's keyring, it may connect
-/// over TLS with that key.
+/// The keys of a host, as it is given them; an empty one is none.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// Pre-shared key of TLS, in interchange form: it connects over TLS with that key alone.
+    pub psk: Vec<u8>,
+    /// Key of DH-HMAC-CHAP, `DHHC-1:...`: it authenticates with it.
+    pub dhchap: Vec<u8>,
+    /// By which it knows the controller, of the same form; not without the other.
+    pub dhchap_ctrlr: Vec<u8>,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").finish_non_exhaustive()
+    }
+}
+
+/// What the keyring calls the keys of a host.
+#[derive(Default)]
+struct Names {
+    psk: Option<CString>,
+    dhchap: Option<CString>,
+    dhchap_ctrlr: Option<CString>,
+}
+
+impl Names {
+    fn for_c(&self) -> sys::opi_nvmf_host_keys {
+        let name = |name: &Option<CString>| name.as_ref().map_or(null(), |name| name.as_ptr());
+        sys::opi_nvmf_host_keys {
+            psk: name(&self.psk),
+            dhchap: name(&self.dhchap),
+            dhchap_ctrlr: name(&self.dhchap_ctrlr),
+        }
+    }
+
+    /// Puts the keys into the keyring, under names that no key had before: SPDK keeps those of DH-HMAC-CHAP by
+    /// their names, and has old and new ones at once while they are changed.
+    fn put(spdk: Spdk, host: &str, keys: &Keys) -> Result<Self, Error> {
+        let number = PUT.get();
+        PUT.set(number.wrapping_add(1));
+        let mut names = Self::default();
+        let all = [
+            ("psk", &keys.psk, &mut names.psk),
+            ("dhchap", &keys.dhchap, &mut names.dhchap),
+            ("dhchap-ctrlr", &keys.dhchap_ctrlr, &mut names.dhchap_ctrlr),
+        ];
+        let mut added = Ok(());
+        for (role, key, name) in all {
+            if key.is_empty() || added.is_err() {
+                continue;
+            }
+            let text = format!("{host} {role} {number}").replace(':', "/");
+            added = cstr("key name", &text).and_then(|c_name| {
+                keyring::add(spdk, &text, key)?;
+                *name = Some(c_name);
+                Ok(())
+            });
+        }
+        match added {
+            Ok(()) => Ok(names),
+            Err(error) => {
+                names.take(spdk);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes the keys out of the keyring; one that somebody has removed by SPDK's own commands is gone already.
+    fn take(self, spdk: Spdk) {
+        let names = [self.psk, self.dhchap, self.dhchap_ctrlr];
+        for name in names.iter().flatten() {
+            let removed = name.to_str().map(|name| keyring::remove(spdk, name));
+            if let Ok(Err(error)) = removed
+                && error.errno.0 != libc::ENOKEY
+            {
+                tracing::warn!(%error, "a key stays in SPDK's keyring");
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// The keys of the hosts that were let in here, by the NQNs of the subsystem and of the host.
+    static HELD: RefCell<HashMap<(String, String), Names>> = RefCell::default();
+    /// How often keys were put into the keyring.
+    static PUT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Forgets what keys a host of a subsystem has had.
+fn forget(spdk: Spdk, nqn: &str, host: &str) {
+    let key = (nqn.to_owned(), host.to_owned());
+    if let Some(names) = HELD.with_borrow_mut(|held| held.remove(&key)) {
+        names.take(spdk);
+    }
+}
+
+/// Forgets the keys of all hosts of a subsystem that is gone.
+pub(super) fn forget_all(spdk: Spdk, nqn: &str) {
+    let names: Vec<Names> = HELD.with_borrow_mut(|held| {
+        let gone = held.extract_if(|(of, _), _| of == nqn);
+        gone.map(|(_, names)| names).collect()
+    });
+    for names in names {
+        names.take(spdk);
+    }
+}
+
+/// Lets a host in, with these keys.
 ///
 /// ENODEV for an unknown subsystem, EINVAL for a bad NQN or key, EEXIST for a host
 /// that is let in already.
-pub async fn allow(spdk: Spdk, nqn: &str, host: &str, psk: Option<&str>) -> Result<(), Error> {
+pub fn allow(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Error> {
     const OPERATION: &str = "allow host";
     nqn::check(host).map_err(|reason| Error::new(OPERATION, libc::EINVAL).with_detail(reason))?;
     let subsystem = find(spdk, OPERATION, nqn)?;
-    if list(spdk, nqn)?.iter().any(|allowed| allowed == host) {
+    if is_allowed(spdk, nqn, host)? {
         return Err(Error::new(OPERATION, libc::EEXIST)
             .with_detail(format!("host {host:?} is allowed already")));
     }
     let c_host = cstr("host NQN", host)?;
-    let c_psk = psk.map(|name| cstr("key name", name)).transpose()?;
+    // Of one that was kept out by SPDK's own commands.
+    forget(spdk, nqn, host);
+    let names = Names::put(spdk, host, keys)?;
+    let for_c = names.for_c();
     // SAFETY: on the app thread, the subsystem found without an await since; the
     // strings outlive the call.
-    let rc = unsafe {
-        sys::opi_nvmf_add_host(
-            subsystem.as_ptr(),
-            c_host.as_ptr(),
-            c_psk
-                .as_ref()
-                .map_or(std::ptr::null(), |name| name.as_ptr()),
-        )
+    let rc =
+        unsafe { sys::opi_nvmf_add_host(subsystem.as_ptr(), c_host.as_ptr(), &raw const for_c) };
+    let added = check(OPERATION, rc).map_err(|error| error.with_detail(format!("host {host:?}")));
+    settle(spdk, nqn, host, names, added)
+}
+
+/// Gives a host that is let in by name other keys. It stays connected, and connects anew with these alone.
+///
+/// ENODEV for an unknown subsystem, ENOENT for a host that is not let in by name, EINVAL for a bad key. After
+/// an error it has the keys that it had.
+pub fn set_keys(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Error> {
+    const OPERATION: &str = "change keys of host";
+    let subsystem = find(spdk, OPERATION, nqn)?;
+    if !is_allowed(spdk, nqn, host)? {
+        return Err(Error::new(OPERATION, libc::ENOENT)
+            .with_detail(format!("host {host:?} is not allowed")));
+    }
+    let c_host = cstr("host NQN", host)?;
+    let names = Names::put(spdk, host, keys)?;
+    let key = (nqn.to_owned(), host.to_owned());
+    let none = Names::default();
+    let rc = HELD.with_borrow(|held| {
+        let (now, before) = (names.for_c(), held.get(&key).unwrap_or(&none).for_c());
+        // SAFETY: as in `allow`; the names of the keys outlive the call too.
+        unsafe {
+            sys::opi_nvmf_set_host_keys(
+                subsystem.as_ptr(),
+                c_host.as_ptr(),
+                &raw const now,
+                &raw const before,
+            )
+        }
+    });
+    let set = check(OPERATION, rc).map_err(|error| error.with_detail(format!("host {host:?}")));
+    settle(spdk, nqn, host, names, set)
+}
+
+/// The host has these keys in place of those before, unless that failed.
+fn settle(
+    spdk: Spdk,
+    nqn: &str,
+    host: &str,
+    names: Names,
+    result: Result<(), Error>,
+) -> Result<(), Error> {
+    let key = (nqn.to_owned(), host.to_owned());
+    let unused = match result {
+        Ok(()) => HELD.with_borrow_mut(|held| held.insert(key, names)),
+        Err(_) => Some(names),
     };
-    check(OPERATION, rc).map_err(|error| error.with_detail(format!("host {host:?}")))
+    if let Some(unused) = unused {
+        unused.take(spdk);
+    }
+    result
 }
 
 /// Keeps a host out from now on and disconnects it. ENODEV for an unknown
@@ -48,6 +206,7 @@ pub async fn disallow(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
     // SAFETY: on the app thread, the subsystem just found; the string outlives
     // the call.
     let rc = unsafe { sys::spdk_nvmf_subsystem_remove_host(subsystem, c_host.as_ptr()) };
+    forget(spdk, nqn, host);
     check(OPERATION, rc).map_err(|error| error.with_detail(format!("host {host:?}")))?;
     let status = call::<c_int>(OPERATION, |argument| {
         // SAFETY: as above, still without an await; SPDK copies the string, and
@@ -82,6 +241,11 @@ pub async fn allow_any(spdk: Spdk, nqn: &str, any: bool) -> Result<(), Error> {
         Err(error) if error.errno.0 == libc::ENOENT => Ok(()),
         other => other,
     }
+}
+
+/// Whether the host is let in by name.
+pub fn is_allowed(spdk: Spdk, nqn: &str, host: &str) -> Result<bool, Error> {
+    Ok(list(spdk, nqn)?.iter().any(|allowed| allowed == host))
 }
 
 /// The hosts that are let in by name.

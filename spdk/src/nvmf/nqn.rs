@@ -18,6 +18,10 @@ pub fn check(nqn: &str) -> Result<(), String> {
     if nqn.contains('\0') {
         return wrong("it has a NUL byte");
     }
+    // They part the identity of a TLS key and the lines of a log: Connect refuses them.
+    if nqn.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return wrong("it has a space or a control character");
+    }
     if !(MIN_LEN..=MAX_LEN).contains(&nqn.len()) {
         return wrong(&format!(
             "it has {} bytes, and must have {MIN_LEN} to {MAX_LEN}",
@@ -90,6 +94,7 @@ mod tests {
             "nqn.2016-06.io.spdk:cnode1",
             "nqn.2022-09.io.spdk:opi1",
             "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c",
+            "nqn.2014-08.org.nvmexpress:uuid:FEB98ABE-D51F-40C8-B348-2753F3571D3C",
             "nqn.2014-08.com.example-host.a1:grün",
         ] {
             assert_eq!(check(nqn), Ok(()), "{nqn}");
@@ -112,6 +117,12 @@ mod tests {
             ("nqn.2016-06.io.1spdk:a", "no domain label"),
             ("nqn.2014-08.org.nvmexpress:uuid:feb98abe", "not a UUID"),
             ("nqn.2016-06.io.spdk:a\0b", "NUL"),
+            ("nqn.2016-06.io.spdk:a b", "a space"),
+            ("nqn.2016-06.io.spdk:a\nb", "a space or a control"),
+            (
+                "nqn.2014-08.org.nvmexpress:uuid:feb98abed51f40c8b3482753f3571d3c",
+                "not a UUID",
+            ),
         ] {
             let error = check(nqn).expect_err(nqn);
             assert!(error.contains(reason), "{error}");

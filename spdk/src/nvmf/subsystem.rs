@@ -11,7 +11,7 @@ use std::time::Duration;
 use spdk_sys as sys;
 
 use super::pause::lock;
-use super::{Subsystem, change_state, find, listener, lookup, namespace, nqn, target};
+use super::{Subsystem, change_state, find, host, listener, lookup, namespace, nqn, target};
 use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, string};
 use crate::deadline::within;
@@ -105,7 +105,8 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
         return Err(Error::new(OPERATION, libc::EINVAL)
             .with_detail("the discovery subsystem belongs to the target"));
     }
-    find(spdk, OPERATION, nqn)?;
+    // Its hosts went with it if SPDK's own commands removed it.
+    find(spdk, OPERATION, nqn).inspect_err(|_| host::forget_all(spdk, nqn))?;
     let (done, is_done) = completion::<Result<(), Error>>();
     let name = nqn.to_owned();
     spawn_local(async move {
@@ -115,6 +116,7 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
             change_state(OPERATION, subsystem, sys::spdk_nvmf_subsystem_stop).await?;
             listener::stop_all(spdk, OPERATION, find(spdk, OPERATION, &name)?)?;
             namespace::forget(&name, |_| true);
+            host::forget_all(spdk, &name);
             destroy_inactive(OPERATION, subsystem).await
         };
         done.complete(result.await);

@@ -2,9 +2,12 @@
 
 #include <spdk/stdinc.h>
 #include <spdk/json.h>
+#include <spdk/keyring.h>
 #include <spdk/nvmf.h>
+#include <spdk/nvmf_spec.h>
 #include <spdk/nvmf_transport.h>
 #include <spdk/sock.h>
+#include <spdk/util.h>
 
 #include "shim.h"
 
@@ -74,21 +77,133 @@ opi_nvmf_add_ns(struct spdk_nvmf_subsystem *subsystem, const char *bdev_name, ui
 	return spdk_nvmf_subsystem_add_ns_ext(subsystem, bdev_name, &opts, sizeof(opts), NULL);
 }
 
-int
-opi_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn, const char *psk_name)
-{
-	/* The TCP transport takes its part of the options as parsed JSON: {"psk": name}. */
-	static char key[] = "psk";
-	struct spdk_json_val object[] = {
-		{ .type = SPDK_JSON_VAL_OBJECT_BEGIN, .len = 2 },
-		{ .type = SPDK_JSON_VAL_NAME, .start = key, .len = sizeof(key) - 1 },
-		{ .type = SPDK_JSON_VAL_STRING, .start = (void *)psk_name },
-		{ .type = SPDK_JSON_VAL_OBJECT_END },
-	};
+/* nvmf_tgt.c (module/event): what the target is made with. Only its first member is read. */
+struct spdk_nvmf_tgt_conf {
+	struct spdk_nvmf_target_opts opts;
+};
+extern struct spdk_nvmf_tgt_conf g_spdk_nvmf_tgt_conf;
 
-	if (psk_name == NULL) {
-		return spdk_nvmf_subsystem_add_host(subsystem, hostnqn, NULL);
+void
+opi_nvmf_limit_dhgroups(void)
+{
+	g_spdk_nvmf_tgt_conf.opts.dhchap_dhgroups &= ~SPDK_BIT(SPDK_NVMF_DHCHAP_DHGROUP_8192);
+}
+
+/* A transport takes its part of a host's options as parsed JSON: {"psk": name}. */
+#define HOST_PARAMS 4
+
+static void
+host_params(struct spdk_json_val params[HOST_PARAMS], const char *psk_name)
+{
+	static char key[] = "psk";
+
+	params[0] = (struct spdk_json_val) { .type = SPDK_JSON_VAL_OBJECT_BEGIN, .len = 2 };
+	params[1] = (struct spdk_json_val) {
+		.type = SPDK_JSON_VAL_NAME, .start = key, .len = sizeof(key) - 1
+	};
+	params[2] = (struct spdk_json_val) {
+		.type = SPDK_JSON_VAL_STRING, .start = (void *)psk_name, .len = strlen(psk_name)
+	};
+	params[3] = (struct spdk_json_val) { .type = SPDK_JSON_VAL_OBJECT_END };
+}
+
+/* A reference to the key of this name; none for NULL. */
+static int
+get_key(const char *name, struct spdk_key **key)
+{
+	*key = NULL;
+	if (name == NULL) {
+		return 0;
 	}
-	object[2].len = strlen(psk_name);
-	return spdk_nvmf_subsystem_add_host(subsystem, hostnqn, object);
+	*key = spdk_keyring_get_key(name);
+	return *key != NULL ? 0 : -ENOKEY;
+}
+
+int
+opi_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
+		  const struct opi_nvmf_host_keys *keys)
+{
+	struct spdk_json_val params[HOST_PARAMS];
+	struct spdk_nvmf_host_opts opts = {};
+	int rc;
+
+	opts.size = SPDK_SIZEOF(&opts, dhchap_ctrlr_key);
+	if (keys->psk != NULL) {
+		host_params(params, keys->psk);
+		opts.params = params;
+	}
+	rc = get_key(keys->dhchap, &opts.dhchap_key);
+	if (rc == 0) {
+		rc = get_key(keys->dhchap_ctrlr, &opts.dhchap_ctrlr_key);
+	}
+	if (rc == 0) {
+		rc = spdk_nvmf_subsystem_add_host_ext(subsystem, hostnqn, &opts);
+	}
+	spdk_keyring_put_key(opts.dhchap_key);
+	spdk_keyring_put_key(opts.dhchap_ctrlr_key);
+	return rc;
+}
+
+/* Has the transports know a host of a subsystem by another key, or by none. The host stays admitted, and what
+ * it has open goes on: keys are asked for at the handshake. */
+static int
+set_psk(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn, const char *psk_name)
+{
+	struct spdk_json_val params[HOST_PARAMS];
+	struct spdk_nvmf_transport *transport;
+	int rc;
+
+	for (transport = spdk_nvmf_transport_get_first(spdk_nvmf_get_first_tgt()); transport != NULL;
+	     transport = spdk_nvmf_transport_get_next(transport)) {
+		if (transport->ops->subsystem_remove_host != NULL) {
+			transport->ops->subsystem_remove_host(transport, subsystem, hostnqn);
+		}
+		if (psk_name == NULL || transport->ops->subsystem_add_host == NULL) {
+			continue;
+		}
+		host_params(params, psk_name);
+		rc = transport->ops->subsystem_add_host(transport, subsystem, hostnqn, params);
+		if (rc != 0) {
+			return rc;
+		}
+	}
+	return 0;
+}
+
+static int
+set_dhchap(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
+	   const struct opi_nvmf_host_keys *keys)
+{
+	struct spdk_nvmf_subsystem_key_opts opts = {};
+	int rc;
+
+	opts.size = SPDK_SIZEOF(&opts, dhchap_ctrlr_key);
+	rc = get_key(keys->dhchap, &opts.dhchap_key);
+	if (rc == 0) {
+		rc = get_key(keys->dhchap_ctrlr, &opts.dhchap_ctrlr_key);
+	}
+	if (rc == 0) {
+		rc = spdk_nvmf_subsystem_set_keys(subsystem, hostnqn, &opts);
+	}
+	spdk_keyring_put_key(opts.dhchap_key);
+	spdk_keyring_put_key(opts.dhchap_ctrlr_key);
+	return rc;
+}
+
+int
+opi_nvmf_set_host_keys(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
+		       const struct opi_nvmf_host_keys *keys, const struct opi_nvmf_host_keys *before)
+{
+	int rc = 0;
+
+	if (keys->psk != NULL || before->psk != NULL) {
+		rc = set_psk(subsystem, hostnqn, keys->psk);
+	}
+	if (rc == 0 && (keys->dhchap != NULL || before->dhchap != NULL)) {
+		rc = set_dhchap(subsystem, hostnqn, keys);
+	}
+	if (rc != 0 && (keys->psk != NULL || before->psk != NULL)) {
+		set_psk(subsystem, hostnqn, before->psk);
+	}
+	return rc;
 }

@@ -93,9 +93,24 @@ void opi_nvmf_add_listener(struct spdk_nvmf_subsystem *subsystem,
 uint32_t opi_nvmf_add_ns(struct spdk_nvmf_subsystem *subsystem, const char *bdev_name, uint32_t nsid,
 			 const uint8_t uuid[16], const uint8_t nguid[16], const uint8_t eui64[8]);
 
-/* `psk_name` is the name of a key in SPDK's keyring, or NULL. */
+/* Before SPDK makes its target: hosts may not ask for a key exchange of 8,192 bits. */
+void opi_nvmf_limit_dhgroups(void);
+
+/* Names of keys in SPDK's keyring, each NULL for none. */
+struct opi_nvmf_host_keys {
+	/* Of TLS. */
+	const char	*psk;
+	/* Of DH-HMAC-CHAP: the host's, and the one by which it knows the controller. */
+	const char	*dhchap;
+	const char	*dhchap_ctrlr;
+};
+
 int opi_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
-		      const char *psk_name);
+		      const struct opi_nvmf_host_keys *keys);
+/* Of a host that is admitted, whose connections stay. It has those of `before` if that fails. */
+int opi_nvmf_set_host_keys(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
+			   const struct opi_nvmf_host_keys *keys,
+			   const struct opi_nvmf_host_keys *before);
 
 /* hosts.c */
 

@@ -1,0 +1,241 @@
+//! NvmeHost: a host that a subsystem admits, with the keys that it has for it. See [`admission`](super::admission).
+
+use std::sync::Arc;
+
+use spdk::nvmf::host::{self, Keys};
+use spdk::nvmf::subsystem;
+use spdk::{Handle, Spdk, errno};
+
+use super::admission::{Hosts, admitted};
+use super::nvme_subsystem::{NvmeSubsystems, Parent, check_nqn};
+use super::subsystem_stats;
+use crate::api::own::NvmeHost;
+use crate::api::storage::VolumeStats;
+use crate::error::{Error, Violations};
+use crate::health::{Part, Parted, What};
+use crate::interchange;
+use crate::resource::{CallContext, Change, Collection, Kind, Name, Shared, Stage, Uses};
+
+/// The kind.
+pub struct NvmeHosts {
+    spdk: Handle,
+    subsystems: Arc<Collection<NvmeSubsystems>>,
+    shared: Arc<Shared>,
+}
+
+impl NvmeHosts {
+    /// Hosts of these subsystems.
+    pub fn new(
+        spdk: Handle,
+        subsystems: Arc<Collection<NvmeSubsystems>>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self {
+            spdk,
+            subsystems,
+            shared,
+        }
+    }
+
+    fn parent(&self, name: &Name) -> Result<Parent, Error> {
+        Parent::of(&self.subsystems, &self.shared.registry, name)
+    }
+
+    /// The other hosts of its subsystem.
+    fn others(&self, name: &Name) -> Hosts {
+        let subsystem = name.parent_id().unwrap_or_default();
+        Hosts::beside(&self.shared.registry, subsystem, Some(name))
+    }
+}
+
+impl Kind for NvmeHosts {
+    type Object = NvmeHost;
+
+    /// Before the subsystem's controllers listen.
+    const STAGE: Stage = Stage::Part;
+
+    fn check(&self, object: &NvmeHost, violations: &mut Violations) {
+        check_nqn("hostnqn", &object.hostnqn, violations);
+        let [psk, dhchap] = [interchange::check_psk, interchange::check_dhchap];
+        for (field, key, check) in [
+            ("psk", &object.psk, psk as fn(&[u8]) -> Result<(), String>),
+            ("dhchap_key", &object.dhchap_key, dhchap),
+            ("dhchap_ctrlr_key", &object.dhchap_ctrlr_key, dhchap),
+        ] {
+            if !key.is_empty()
+                && let Err(reason) = check(key)
+            {
+                violations.add(field, reason);
+            }
+        }
+        if object.dhchap_key.is_empty() && !object.dhchap_ctrlr_key.is_empty() {
+            violations.add(
+                "dhchap_key",
+                "is required where dhchap_ctrlr_key is set: the host authenticates first",
+            );
+        }
+    }
+
+    fn uses(&self, name: &Name, object: &NvmeHost) -> Uses {
+        let has_psk = !object.psk.is_empty();
+        let subsystem = name.parent_id().unwrap_or_default();
+        let uses = admitted(Uses::new(), subsystem, &object.hostnqn, has_psk);
+        // Who may connect decides how its controllers listen: none comes or goes meanwhile.
+        match name.parent() {
+            Some(parent) => uses.alters(parent),
+            None => uses,
+        }
+    }
+
+    async fn ensure(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        object: NvmeHost,
+    ) -> Result<NvmeHost, Error> {
+        let is_known = !object.name.is_empty();
+        let parent = self.parent(name)?;
+        if !is_known {
+            let others = self.others(name);
+            others.check_psk(name, !object.psk.is_empty())?;
+            if others.is_empty() {
+                let what = format!("{} admits any host until it has its first", parent.name);
+                parent.check_no_controllers(&self.shared.registry, name, &what)?;
+            }
+        }
+        let (nqn, recipe) = (parent.nqn, Recipe::of(&object));
+        let made = self
+            .spdk
+            .call(move |spdk| async move { recipe.ensure(spdk, &nqn, is_known).await });
+        made.await??;
+        Ok(object)
+    }
+
+    /// Other keys leave the host connected. Another NQN is another host.
+    async fn update(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        change: Change<NvmeHost>,
+    ) -> Result<NvmeHost, Error> {
+        let parent = self.parent(name)?;
+        let has_psk = !change.wanted.psk.is_empty();
+        if has_psk == change.old.psk.is_empty() {
+            let others = self.others(name);
+            others.check_psk(name, has_psk)?;
+            let what = "psk: it decides whether the controllers of the subsystem speak TLS";
+            parent.check_no_controllers(&self.shared.registry, name, what)?;
+        }
+        let (nqn, old, new) = (
+            parent.nqn,
+            Recipe::of(&change.old),
+            Recipe::of(&change.wanted),
+        );
+        let changed = self
+            .spdk
+            .call(move |spdk| async move { new.replace(spdk, &nqn, &old).await });
+        changed.await??;
+        Ok(change.wanted)
+    }
+
+    async fn remove(&self, _: &CallContext, name: &Name, object: &NvmeHost) -> Result<(), Error> {
+        let parent = self.parent(name)?;
+        let is_last = self.others(name).is_empty();
+        if is_last {
+            let what = format!("{} admits any host once it has none", parent.name);
+            parent.check_no_controllers(&self.shared.registry, name, &what)?;
+        }
+        let (nqn, recipe) = (parent.nqn, Recipe::of(object));
+        let removed = self
+            .spdk
+            .call(move |spdk| async move { recipe.remove(spdk, &nqn, is_last).await });
+        Ok(removed.await??)
+    }
+
+    /// SPDK counts by volume, not by host: what came through the subsystem.
+    async fn stats(&self, name: &Name, _: &NvmeHost) -> Result<VolumeStats, Error> {
+        subsystem_stats(&self.spdk, self.parent(name)?.nqn).await
+    }
+
+    fn hide_secrets(object: &mut NvmeHost) {
+        object.psk.clear();
+        object.dhchap_key.clear();
+        object.dhchap_ctrlr_key.clear();
+    }
+}
+
+impl Parted for NvmeHosts {
+    fn part(&self, name: &Name, object: &NvmeHost) -> Option<Part> {
+        let nqn = self.parent(name).ok()?.nqn;
+        let what = What::Host(object.hostnqn.clone());
+        Some(Part { nqn, what })
+    }
+}
+
+/// What SPDK is told of a host that has passed the checks.
+struct Recipe {
+    host: String,
+    keys: Keys,
+}
+
+impl Recipe {
+    fn of(object: &NvmeHost) -> Self {
+        Self {
+            host: object.hostnqn.clone(),
+            keys: Keys {
+                psk: object.psk.clone(),
+                dhchap: object.dhchap_key.clone(),
+                dhchap_ctrlr: object.dhchap_ctrlr_key.clone(),
+            },
+        }
+    }
+
+    async fn ensure(&self, spdk: Spdk, nqn: &str, is_known: bool) -> Result<(), spdk::Error> {
+        if is_known && host::is_allowed(spdk, nqn, &self.host)? {
+            host::set_keys(spdk, nqn, &self.host, &self.keys)?;
+        } else {
+            host::allow(spdk, nqn, &self.host, &self.keys)?;
+        }
+        // From the first on these alone.
+        let is_open = subsystem::info(spdk, nqn)?.is_some_and(|info| info.allow_any_host);
+        if !is_open {
+            return Ok(());
+        }
+        match host::allow_any(spdk, nqn, false).await {
+            Err(error) => Err(error.after_undo(self.remove(spdk, nqn, true).await)),
+            closed => closed,
+        }
+    }
+
+    async fn replace(&self, spdk: Spdk, nqn: &str, old: &Self) -> Result<(), spdk::Error> {
+        if !host::is_allowed(spdk, nqn, &old.host)? {
+            // Removed by SPDK's own commands.
+            return host::allow(spdk, nqn, &self.host, &self.keys);
+        }
+        if self.host == old.host {
+            return host::set_keys(spdk, nqn, &self.host, &self.keys);
+        }
+        host::allow(spdk, nqn, &self.host, &self.keys)?;
+        match host::disallow(spdk, nqn, &old.host).await {
+            Err(error) if error.errno.0 != errno::ENOENT => {
+                Err(error.after_undo(host::disallow(spdk, nqn, &self.host).await))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// One that went with its subsystem, or by SPDK's own commands, is as gone.
+    async fn remove(&self, spdk: Spdk, nqn: &str, is_last: bool) -> Result<(), spdk::Error> {
+        match host::disallow(spdk, nqn, &self.host).await {
+            Err(error) if super::is_gone(&error) => {}
+            disallowed => disallowed?,
+        }
+        match is_last {
+            true => match host::allow_any(spdk, nqn, true).await {
+                Err(error) if super::is_gone(&error) => Ok(()),
+                opened => opened,
+            },
+            false => Ok(()),
+        }
+    }
+}

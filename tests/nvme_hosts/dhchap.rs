@@ -1,0 +1,70 @@
+//! DH-HMAC-CHAP with SPDK's initiator: one way and mutual, hashes and groups.
+
+use super::{ALICE, BOB, Export, host, key_file, reads};
+use crate::common::{Target, dhchap_key};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_with_a_key_proves_that_it_has_it_and_the_controller_does_so_too() {
+    let target = Target::start().await;
+    let keys = [1, 2, 3].map(dhchap_key);
+    let hosts = [
+        ("alice", host(ALICE, "", &keys[0], "")),
+        ("bob", host(BOB, "", &keys[1], &keys[2])),
+    ];
+    let export = Export::new(&target, "s", &hosts).await;
+    let mut number = 0;
+    let [a, b, c] = keys.map(|key| {
+        number += 1;
+        key_file(&target, &format!("key{number}"), &key)
+    });
+    let [alice, bob] = [ALICE, BOB].map(|nqn| export.host(nqn));
+    for (who, host) in [
+        ("alice", alice.clone().with_dhchap(&a)),
+        ("bob one way", bob.clone().with_dhchap(&b)),
+        (
+            "bob both ways",
+            bob.clone().with_dhchap(&b).with_dhchap_ctrlr(&c),
+        ),
+    ] {
+        reads(&target, &host)
+            .await
+            .unwrap_or_else(|said| panic!("{who}: {said}"));
+    }
+    for (who, host) in [
+        ("alice without a key", alice.clone()),
+        ("alice with bob's", alice.with_dhchap(&b)),
+        ("bob, who knows another controller", {
+            let bob = bob.clone().with_dhchap(&b);
+            bob.with_dhchap_ctrlr(&a)
+        }),
+        (
+            "a stranger",
+            export.host("nqn.2022-09.io.spdk:stranger").with_dhchap(&a),
+        ),
+    ] {
+        reads(&target, &host).await.expect_err(who);
+    }
+    target.stop();
+}
+
+/// An exchange of 8,192 bits would hold up all that its reactor serves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hashes_and_groups_are_those_of_the_host_but_the_group_of_8192_bits() {
+    let target = Target::start().await;
+    let key = dhchap_key(9);
+    let export = Export::new(&target, "s", &[("alice", host(ALICE, "", &key, ""))]).await;
+    let file = key_file(&target, "key", &key);
+    let alice = export.host(ALICE).with_dhchap(&file);
+    for (hash, group) in [
+        ("sha256", "null"),
+        ("sha384", "ffdhe2048"),
+        ("sha512", "ffdhe6144"),
+    ] {
+        let alice = alice.clone().with_dhchap_of(hash, group);
+        let read = reads(&target, &alice).await;
+        read.unwrap_or_else(|said| panic!("{hash}, {group}: {said}"));
+    }
+    let large = alice.with_dhchap_of("sha512", "ffdhe8192");
+    reads(&target, &large).await.expect_err("8,192 bits");
+    target.stop();
+}

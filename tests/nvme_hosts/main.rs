@@ -1,0 +1,132 @@
+//! NvmeHost: who may connect to a subsystem, with SPDK's own initiator.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod access;
+mod dhchap;
+mod rotation;
+mod rules;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::{
+    Client, Initiator, Resource, Target, base64, eventually, malloc, name_of, namespace, nqn_of,
+    subsystem, tcp_controller,
+};
+use serde_json::{Value, json};
+
+/// A host.
+pub const ALICE: &str = "nqn.2022-09.io.spdk:alice";
+/// Another host.
+pub const BOB: &str = "nqn.2022-09.io.spdk:bob";
+
+/// How long what comes by itself may take.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// A subsystem with one namespace that admits whom it is told, and where it listens.
+pub struct Export {
+    /// A connection to the target.
+    pub client: Client,
+    /// The subsystem's name.
+    pub subsystem: String,
+    /// Its NQN.
+    pub nqn: String,
+    /// Where it listens.
+    pub port: u16,
+}
+
+impl Export {
+    /// Admits these hosts, by their IDs.
+    pub async fn new(target: &Target, id: &str, hosts: &[(&str, Value)]) -> Self {
+        let client = target.client().await;
+        let volume = malloc(&client, &format!("{id}-volume"), 16).await;
+        let subsystem = subsystem(&client, id, json!({})).await;
+        namespace(&client, &subsystem, &volume, json!({})).await;
+        for (id, host) in hosts {
+            hosts_of(&client)
+                .created(&subsystem, id, host.clone())
+                .await;
+        }
+        let (_, port) = tcp_controller(&client, &subsystem).await;
+        Self {
+            client,
+            subsystem,
+            nqn: nqn_of(id),
+            port,
+        }
+    }
+
+    /// A host of this NQN.
+    pub fn host(&self, hostnqn: &str) -> Initiator {
+        Initiator::tcp(self.port, &self.nqn).with_host(hostnqn)
+    }
+
+    /// Admits one more.
+    pub async fn admit(&self, id: &str, host: Value) -> String {
+        let hosts = hosts_of(&self.client);
+        name_of(&hosts.created(&self.subsystem, id, host).await)
+    }
+
+    /// The controller IDs of a host that is connected.
+    pub async fn connected(&self, hostnqn: &str) -> Vec<i64> {
+        let request = json!({ "parent": self.subsystem });
+        let listed = self.client.ok("ListHosts", request).await;
+        let hosts = listed["hosts"].as_array().expect("hosts").iter();
+        let of = hosts.filter(|host| host["host_nqn"] == hostnqn);
+        of.map(|host| host["controller_id"].as_i64().expect("a number"))
+            .collect()
+    }
+
+    /// Waits until a host is connected and, once its queues have authenticated, something is written; its
+    /// controller's ID.
+    pub async fn comes(&self, hostnqn: &str) -> i64 {
+        let subsystems = Resource::new(&self.client, "NvmeSubsystem");
+        eventually("the host is connected and writes", SOON, async || {
+            let stats = subsystems.stats(&self.subsystem).await;
+            let writes = stats["write_ops_count"].as_i64().unwrap_or(0) > 0;
+            let controller = self.connected(hostnqn).await.first().copied();
+            controller.filter(|_| writes)
+        })
+        .await
+    }
+}
+
+/// The kind.
+pub fn hosts_of(client: &Client) -> Resource {
+    Resource::new(client, "NvmeHost")
+}
+
+/// A host with keys, as the API takes it; an empty one is none.
+pub fn host(hostnqn: &str, psk: &str, dhchap: &str, ctrlr: &str) -> Value {
+    json!({
+        "hostnqn": hostnqn,
+        "psk": base64(psk),
+        "dhchap_key": base64(dhchap),
+        "dhchap_ctrlr_key": base64(ctrlr),
+    })
+}
+
+/// A file with a key, which SPDK's keyring takes.
+pub fn key_file(target: &Target, name: &str, key: &str) -> PathBuf {
+    let path = target.scratch().join(name);
+    std::fs::write(&path, key).expect("there is room");
+    let owner = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&path, owner).expect("it is ours");
+    path
+}
+
+/// A place of its own for the files of a tool.
+pub fn place(target: &Target, name: &str) -> PathBuf {
+    let dir = target.scratch().join(name);
+    std::fs::create_dir_all(&dir).expect("the directory is writable");
+    dir
+}
+
+/// Whether a host gets in and reads.
+pub async fn reads(target: &Target, host: &Initiator) -> Result<String, String> {
+    let dir = place(target, "read");
+    host.copy_out(&dir, 1, 64, &dir.join("copy")).await
+}

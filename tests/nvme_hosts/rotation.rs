@@ -1,0 +1,43 @@
+//! Keys that change while their host is connected.
+
+use serde_json::json;
+
+use super::{ALICE, Export, host, hosts_of, key_file, place, reads};
+use crate::common::{Target, base64, dhchap_key, psk_of};
+
+/// How often keys change under I/O.
+const ROTATIONS: u8 = 200;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_rotate_under_verified_io_and_the_host_stays_connected() {
+    let target = Target::start().await;
+    let keys = |n: u8| [psk_of(n), dhchap_key(n), dhchap_key(n.wrapping_add(128))];
+    let [psk, dhchap, ctrlr] = keys(0);
+    let export = Export::new(&target, "s", &[("a", host(ALICE, &psk, &dhchap, &ctrlr))]).await;
+    let alice = |tag: &str, [psk, dhchap, ctrlr]: [String; 3]| {
+        let file = |what: &str, key: &str| key_file(&target, &format!("{what}-{tag}"), key);
+        let alice = export.host(ALICE).with_psk(&file("psk", &psk));
+        let alice = alice.with_dhchap(&file("dhchap", &dhchap));
+        alice.with_dhchap_ctrlr(&file("ctrlr", &ctrlr))
+    };
+    let first = alice("first", keys(0));
+    let last = alice("last", keys(ROTATIONS));
+
+    let at = place(&target, "alice");
+    let load = first.driver().load(&at, 5).await;
+    let controller = export.comes(ALICE).await;
+    let hosts = hosts_of(&export.client);
+    for n in 1..=ROTATIONS {
+        let [psk, dhchap, ctrlr] = keys(n).map(base64);
+        let object = json!({ "psk": psk, "dhchap_key": dhchap, "dhchap_ctrlr_key": ctrlr });
+        hosts
+            .updated("nvmeSubsystems/s/nvmeHosts/a", object, None)
+            .await;
+    }
+    assert_eq!(export.connected(ALICE).await, [controller], "never away");
+    load.ended().await.expect("all of it is verified");
+
+    reads(&target, &last).await.expect("with the last keys");
+    reads(&target, &first).await.expect_err("with the first");
+    target.stop();
+}
