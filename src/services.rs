@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::configured::{self, Collections};
 use crate::events::Log;
 use crate::frontend::{
-    Luns, NvmeControllers, NvmeHosts, NvmeNamespaces, NvmeSubsystems, VirtioBlks,
+    Luns, NvmeControllers, NvmeHosts, NvmeNamespaces, NvmeSubsystems, Reservations, VirtioBlks,
     VirtioScsiControllers, VirtioScsiLuns, VirtioScsiTargets,
 };
 use crate::health::{Exports, Failures, Files, Health, Hosts, Parts, Paths, look_after};
@@ -171,6 +171,7 @@ pub struct Services {
     shared: Arc<Shared>,
     spdk: Handle,
     health: Arc<Health>,
+    reservations: Arc<Reservations>,
     /// See [`NullVolumeService`].
     pub null: NullVolumeService,
     /// See [`MallocVolumeService`].
@@ -214,11 +215,13 @@ impl Services {
         let subsystems = Arc::clone(&nvme_subsystems);
         let nvme_hosts = NvmeHosts::new(spdk.clone(), subsystems, Arc::clone(&shared));
         let subsystems = Arc::clone(&nvme_subsystems);
+        let reservations = Reservations::new(spdk.clone(), Arc::clone(&shared));
         let nvme_namespaces = NvmeNamespaces::new(
             spdk.clone(),
             subsystems,
             Arc::clone(&shared),
             Arc::clone(&health),
+            Arc::clone(&reservations),
         );
         let virtio_blks = VirtioBlks::new(spdk.clone());
         let virtio_scsi = virtio_scsi(&spdk, &shared, &slots);
@@ -258,6 +261,7 @@ impl Services {
             shared,
             spdk,
             health,
+            reservations,
         }
     }
 
@@ -281,8 +285,10 @@ impl Services {
             made.map_err(|error| format!("volume {:?}: {error}", volume.name()))?;
         }
         let reconciler = Reconciler::new(&self.shared, self.records());
-        let names = reconciler.load().await?;
+        let aside = |entry: &_| self.reservations.restore(entry);
+        let names = reconciler.load(aside).await?;
         let services = self.clone();
+        tokio::spawn(Arc::clone(&self.reservations).keep());
         Ok(async move {
             reconciler.replay(&names).await;
             services.shared.set_restored();

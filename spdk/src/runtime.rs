@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::iobuf::Iobuf;
 use crate::log;
 use crate::mailbox::{self, Handle, Shared};
+use crate::nvmf::reservation;
 use crate::rpc;
 use crate::vhost;
 
@@ -165,6 +166,9 @@ impl Runtime {
     pub async fn stop(self) -> c_int {
         // Virtual machines stay connected until they are disconnected: SPDK would wait for them.
         while let Err(mailbox::CallError::Full) = self.handle.call(vhost::stop).await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        while let Err(mailbox::CallError::Full) = self.handle.call(reservation::stop).await {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let shared = self.handle.0;

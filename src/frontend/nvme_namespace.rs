@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use spdk::nvmf::namespace::{self, Added};
+use spdk::nvmf::reservation;
 use spdk::nvmf::subsystem::MAX_NAMESPACES;
 use spdk::{Handle, Spdk, bdev, errno};
 
 use super::is_gone;
 use super::nvme_subsystem::{NvmeSubsystems, nqn_of};
+use super::reservations::Reservations;
 use crate::api::storage::nvme_namespace_status::{OperState, State};
 use crate::api::storage::{NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus, VolumeStats};
 use crate::backend::{aio_contexts, check_uuid, parse_uuid, stats_if, volume_at_fault};
@@ -23,6 +25,7 @@ pub struct NvmeNamespaces {
     subsystems: Arc<Collection<NvmeSubsystems>>,
     shared: Arc<Shared>,
     health: Arc<Health>,
+    reservations: Arc<Reservations>,
     /// The volume of each, as it was shown.
     volumes: Presences,
 }
@@ -34,12 +37,14 @@ impl NvmeNamespaces {
         subsystems: Arc<Collection<NvmeSubsystems>>,
         shared: Arc<Shared>,
         health: Arc<Health>,
+        reservations: Arc<Reservations>,
     ) -> Self {
         Self {
             spdk,
             subsystems,
             shared,
             health,
+            reservations,
             volumes: Presences::default(),
         }
     }
@@ -135,6 +140,10 @@ impl Kind for NvmeNamespaces {
         if options.nsid == 0 {
             options.nsid = self.choose_nsid(name)?;
         }
+        if !is_known {
+            self.reservations.forget(name).await?;
+        }
+        options.kept = Some(self.reservations.of(name));
         let added = self.spdk.call(move |spdk| async move {
             if is_known {
                 // Adding holds up the I/O of the whole subsystem.
@@ -168,13 +177,15 @@ impl Kind for NvmeNamespaces {
     ) -> Result<NvmeNamespace, Error> {
         let nqn = self.nqn(name)?;
         let (old, new) = (spec_of(&change.old), spec_of(&change.wanted));
-        let (before, mut after) = (options(&old), options(&new));
+        let (mut before, mut after) = (options(&old), options(&new));
         if same(&before, &after) {
             return Ok(with_nsid(change.wanted, before.nsid));
         }
         if after.nsid == 0 {
             after.nsid = before.nsid;
         }
+        before.kept = Some(self.reservations.of(name));
+        after.kept.clone_from(&before.kept);
         let replaced = self
             .spdk
             .call(move |spdk| async move { replace(spdk, &nqn, &before, &after).await });
@@ -200,12 +211,15 @@ impl Kind for NvmeNamespaces {
     ) -> Result<(), Error> {
         let nqn = self.nqn(name)?;
         let nsid = options(&spec_of(object)).nsid;
-        let removed = self
-            .spdk
-            .call(move |spdk| async move { remove(spdk, &nqn, nsid).await });
+        let key = name.key().as_str().to_owned();
+        let removed = self.spdk.call(move |spdk| async move {
+            remove(spdk, &nqn, nsid).await?;
+            reservation::forget(spdk, &key);
+            Ok::<_, spdk::Error>(())
+        });
         removed.await??;
         self.volumes.forget(name);
-        Ok(())
+        self.reservations.forget(name).await
     }
 
     async fn stats(&self, name: &Name, object: &NvmeNamespace) -> Result<VolumeStats, Error> {
@@ -276,6 +290,7 @@ fn options(spec: &NvmeNamespaceSpec) -> namespace::Options {
         uuid: uuid.or(nguid),
         nguid: nguid.or(uuid),
         eui64: (spec.eui64 != 0).then(|| spec.eui64.to_be_bytes()),
+        kept: None,
     }
 }
 

@@ -55,15 +55,19 @@ impl Reconciler {
         self.panics.load(Ordering::Relaxed)
     }
 
-    /// Places all stored records in memory, where they can be read from now on.
+    /// Places all stored records in memory, where they can be read from now on, but for those that `aside`
+    /// takes.
     ///
     /// # Errors
     /// One line for the operator: the store cannot be read, or holds what is no record.
-    pub async fn load(&self) -> Result<Vec<Name>, String> {
+    pub async fn load(&self, aside: impl Fn(&Entry) -> bool) -> Result<Vec<Name>, String> {
         let entries = self.shared.store().scan("").await;
         let entries = entries.map_err(|error| format!("state-dir: {error}"))?;
         let mut staged: Vec<(Stage, Arc<dyn Records>, Entry)> = Vec::new();
         for entry in entries {
+            if aside(&entry) {
+                continue;
+            }
             let Some(kind) = self.kind(&entry.key) else {
                 tracing::error!(
                     object = entry.key,

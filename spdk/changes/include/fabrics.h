@@ -5,12 +5,15 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 struct spdk_nvme_cmd;
 struct spdk_nvmf_ctrlr;
 struct spdk_nvmf_poll_group;
 struct spdk_nvmf_qpair;
+struct spdk_nvmf_reservation_info;
 struct spdk_nvmf_subsystem;
+struct spdk_uuid;
 
 /* The longest identity of a pre-shared key, without its terminator. */
 #define OPI_PSK_IDENTITY_MAX 521
@@ -43,6 +46,32 @@ void __attribute__((weak)) opi_host_connected(struct spdk_nvmf_ctrlr *ctrlr,
 
 /* A controller is about to go with its last queue, on the subsystem's thread. */
 void __attribute__((weak)) opi_host_disconnected(struct spdk_nvmf_ctrlr *ctrlr);
+
+/* What a namespace has in place of the name of a file begins so if the program keeps its reservations. The
+ * four hooks are on the thread of the subsystem, which is the app thread. */
+#define OPI_RESERVATION_KEPT "opi:"
+
+/* What is kept of the reservations of a namespace of this volume: nothing, if of another one. */
+int __attribute__((weak)) opi_reservation_load(const char *name, const struct spdk_uuid *bdev,
+		struct spdk_nvmf_reservation_info *info);
+
+/* Begins to keep them. */
+int __attribute__((weak)) opi_reservation_save(const char *name,
+		const struct spdk_nvmf_reservation_info *info);
+
+/* Whether what is kept is not what the namespace has. */
+bool __attribute__((weak)) opi_reservation_is_unsaved(const char *name);
+
+/* Has `saved` called once what was begun has ended, or its time is up; false if nothing was begun. */
+bool __attribute__((weak)) opi_reservation_wait(const char *name,
+		void (*saved)(void *arg, int status), void *arg);
+
+static inline bool
+opi_reservation_is_kept(const char *name)
+{
+	return opi_reservation_save != NULL && name != NULL &&
+	       strncmp(name, OPI_RESERVATION_KEPT, sizeof(OPI_RESERVATION_KEPT) - 1) == 0;
+}
 
 /* lib/nvmf/ctrlr.c: who the host of a controller says that it is. The controller has it until its end. */
 const char *nvmf_ctrlr_get_hostnqn(const struct spdk_nvmf_ctrlr *ctrlr);

@@ -11,6 +11,7 @@ pub mod listener;
 pub mod namespace;
 pub mod nqn;
 mod pause;
+pub mod reservation;
 pub mod subsystem;
 pub mod transport;
 

@@ -10,11 +10,13 @@ use std::time::Duration;
 use spdk_sys as sys;
 
 use super::pause::paused;
+use super::reservation::{self, Kept};
 use super::{Subsystem, find};
 use crate::bdev::{self, Presence, Watch, qos};
 use crate::cstr::{cstr, string};
 use crate::error::Error;
 use crate::executor::spawn_local;
+use crate::hooks::KEEPS_RESERVATIONS;
 use crate::log;
 use crate::runtime::Spdk;
 use crate::timer::sleep;
@@ -32,6 +34,9 @@ pub struct Options {
     pub nguid: Option<[u8; 16]>,
     /// None has none.
     pub eui64: Option<[u8; 8]>,
+    /// Where its reservations are kept, if they are to persist through power loss. SPDK as it is cannot do
+    /// that: see [`KEEPS_RESERVATIONS`](crate::hooks::KEEPS_RESERVATIONS).
+    pub kept: Option<Kept>,
 }
 
 /// A namespace that was added.
@@ -79,6 +84,9 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Erro
                 let (uuid, metadata_size) =
                     about.map_or_else(Default::default, |info| (info.uuid, info.metadata_size));
                 check_identifiers(subsystem, OPERATION, &options, uuid)?;
+                let kept = options.kept.clone().filter(|_| KEEPS_RESERVATIONS);
+                let kept = kept.map(|kept| cstr("name", &reservation::keep(spdk, kept)));
+                let kept = kept.transpose()?;
                 // SAFETY: on the app thread, the subsystem paused; the arrays and
                 // the name outlive the call.
                 let nsid = unsafe {
@@ -89,6 +97,7 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Erro
                         options.uuid.unwrap_or_default().as_ptr(),
                         options.nguid.unwrap_or_default().as_ptr(),
                         options.eui64.unwrap_or_default().as_ptr(),
+                        kept.as_ref().map_or(std::ptr::null(), |kept| kept.as_ptr()),
                     )
                 };
                 if nsid == 0 {

@@ -164,6 +164,7 @@ pub const TYPES: &[&str] = &[
     "spdk_log_level",
     "spdk_nvme_transport_type",
     "spdk_nvmf_adrfam",
+    "spdk_nvmf_reservation_info",
     "spdk_nvmf_subtype",
     "spdk_ring_type",
 ];
@@ -171,6 +172,7 @@ pub const TYPES: &[&str] = &[
 #[rustfmt::skip]
 pub const CONSTANTS: &[&str] = &[
     "SPDK_ENV_NUMA_ID_ANY",
+    "SPDK_NVMF_MAX_NUM_REGISTRANTS",
     "SPDK_NVMF_NQN_MAX_LEN",
     "SPDK_NVMF_TRADDR_MAX_LEN",
     "SPDK_NVMF_TRSVCID_MAX_LEN",

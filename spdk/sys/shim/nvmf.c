@@ -65,7 +65,8 @@ opi_nvmf_add_listener(struct spdk_nvmf_subsystem *subsystem,
 
 uint32_t
 opi_nvmf_add_ns(struct spdk_nvmf_subsystem *subsystem, const char *bdev_name, uint32_t nsid,
-		const uint8_t uuid[16], const uint8_t nguid[16], const uint8_t eui64[8])
+		const uint8_t uuid[16], const uint8_t nguid[16], const uint8_t eui64[8],
+		const char *kept)
 {
 	struct spdk_nvmf_ns_opts opts;
 
@@ -74,7 +75,7 @@ opi_nvmf_add_ns(struct spdk_nvmf_subsystem *subsystem, const char *bdev_name, ui
 	memcpy(&opts.uuid, uuid, sizeof(opts.uuid));
 	memcpy(opts.nguid, nguid, sizeof(opts.nguid));
 	memcpy(opts.eui64, eui64, sizeof(opts.eui64));
-	return spdk_nvmf_subsystem_add_ns_ext(subsystem, bdev_name, &opts, sizeof(opts), NULL);
+	return spdk_nvmf_subsystem_add_ns_ext(subsystem, bdev_name, &opts, sizeof(opts), kept);
 }
 
 /* nvmf_tgt.c (module/event): what the target is made with. Only its first member is read. */

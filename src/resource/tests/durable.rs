@@ -215,7 +215,7 @@ async fn a_start_makes_all_that_was_there_as_it_was_and_finishes_what_was_to_go(
         Volumes::default(),
     );
     let reconciler = reconciler(&after);
-    let names = reconciler.load().await.unwrap();
+    let names = reconciler.load(|_| false).await.unwrap();
     assert_eq!(
         after.volumes.get("a"),
         before.volumes.get("a"),
@@ -246,7 +246,7 @@ async fn what_cannot_be_made_at_start_is_pending_with_its_reason_and_comes_by_it
     world(&store).volume("a", of(512, 64)).await.unwrap();
     let after = world(&store);
     let reconciler = reconciler(&after);
-    let names = reconciler.load().await.unwrap();
+    let names = reconciler.load(|_| false).await.unwrap();
     after.engine.panics.store(true, Ordering::Relaxed);
     reconciler.replay(&names).await;
     assert_eq!(reconciler.panics(), 1);

@@ -1,0 +1,433 @@
+//! Reservations of namespaces, which the program keeps in place of a file of SPDK's.
+//!
+//! ```text
+//! host's command ─► SPDK ─► save ─► channel, bell ─► Changes::next (made durable elsewhere)
+//!        ▲                                                 │
+//!        └──── answer ◄── wait ends ◄── saved ◄────────────┘
+//! ```
+//!
+//! The channel is bounded and the app thread never waits for it. The host waits, for [`LIMIT`] at most.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use spdk_sys as sys;
+use tokio::io::unix::AsyncFd;
+
+use crate::bell::Bell;
+use crate::cstr::{fill, read};
+use crate::error::Error;
+use crate::executor::spawn_local;
+use crate::log;
+use crate::mailbox::Handle;
+use crate::runtime::Spdk;
+use crate::timer::sleep;
+
+/// As `OPI_RESERVATION_KEPT`: what the names begin with that SPDK has in place of file names.
+pub(crate) const KEPT: &str = "opi:";
+
+/// Registrants of a namespace, at most.
+const MOST: usize = sys::SPDK_NVMF_MAX_NUM_REGISTRANTS as usize;
+
+/// Reservation types of which all registrants are holders.
+const OF_ALL: [u8; 2] = [5, 6];
+
+/// The highest reservation type.
+const TYPES: u8 = 6;
+
+/// Changes on their way. With more of them a command fails.
+const CAPACITY: usize = 1024;
+
+/// Places that stay free: a sender spins in a full channel while its reader is descheduled.
+const SPARE: usize = 16;
+
+/// How long a host's command waits for its reservations to be kept. Less than what a pause of the subsystem
+/// waits for commands in flight.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// How often it is looked for those who have waited for so long.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A host that is registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registrant {
+    /// Its host identifier, as a UUID.
+    pub host: String,
+    /// Its reservation key.
+    pub key: u64,
+}
+
+/// The registrants and the reservation of a namespace that persist through power loss.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// UUID of the volume that they are of.
+    pub bdev: String,
+    /// Reservation type of the NVMe specification; 0 is none held.
+    pub kind: u8,
+    /// The key that it is held by; 0 with none.
+    pub key: u64,
+    /// Host identifier of the holder; empty where there is none, or all registrants are.
+    pub holder: String,
+    /// Who is registered, in the order of their coming.
+    pub registrants: Vec<Registrant>,
+}
+
+impl Reservation {
+    /// What SPDK has, `None` if nothing of it persists.
+    fn of(info: &sys::spdk_nvmf_reservation_info) -> Option<Self> {
+        let count = usize::from(info.num_regs).min(MOST);
+        if info.ptpl_activated == 0 || count == 0 {
+            return None;
+        }
+        let registrants = info.registrants.iter().take(count);
+        Some(Self {
+            bdev: read(&info.bdev_uuid),
+            kind: info.rtype,
+            key: info.crkey,
+            holder: read(&info.holder_uuid),
+            registrants: registrants
+                .map(|one| Registrant {
+                    host: read(&one.host_uuid),
+                    key: one.rkey,
+                })
+                .collect(),
+        })
+    }
+
+    /// Fills in what SPDK takes back. SPDK believes it, and refuses the namespace or ends the process where it
+    /// does not fit together: so this is checked here.
+    ///
+    /// # Errors
+    /// EINVAL that says what does not fit.
+    fn fill(&self, info: &mut sys::spdk_nvmf_reservation_info) -> Result<(), Error> {
+        let wrong =
+            |what: String| Err(Error::new("restore reservation", libc::EINVAL).with_detail(what));
+        let count = self.registrants.len();
+        let Some(first) = self.registrants.first().filter(|_| count <= MOST) else {
+            return wrong(format!("{count} registrants: 1 to {MOST} would be right"));
+        };
+        let holder = match self.kind {
+            0 => None,
+            // SPDK keeps the key of who came first, who may have left.
+            kind if OF_ALL.contains(&kind) => Some(first),
+            1..=TYPES => {
+                let holder = |one: &&Registrant| one.host == self.holder && one.key == self.key;
+                let Some(holder) = self.registrants.iter().find(holder) else {
+                    return wrong(format!("holder {:?} is no registrant", self.holder));
+                };
+                Some(holder)
+            }
+            kind => {
+                return wrong(format!(
+                    "reservation type {kind}: 0 to {TYPES} would be right"
+                ));
+            }
+        };
+        if holder.is_some_and(|holder| holder.key == 0) {
+            return wrong("the holder's key is 0".to_owned());
+        }
+        info.ptpl_activated = 1;
+        info.rtype = self.kind;
+        info.crkey = holder.map_or(0, |holder| holder.key);
+        fill(
+            "holder",
+            &mut info.holder_uuid,
+            holder.map_or("", |holder| &holder.host),
+        )?;
+        fill("bdev", &mut info.bdev_uuid, &self.bdev)?;
+        for (to, from) in info.registrants.iter_mut().zip(&self.registrants) {
+            to.rkey = from.key;
+            fill("host", &mut to.host_uuid, &from.host)?;
+        }
+        info.num_regs = u8::try_from(count).unwrap_or(u8::MAX);
+        Ok(())
+    }
+}
+
+/// Under which name the reservations of a namespace are kept, and what is kept of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The name.
+    pub name: String,
+    /// What is durable.
+    pub reservation: Option<Reservation>,
+}
+
+/// What has changed, and is to be made durable.
+#[derive(Debug)]
+pub struct Changed {
+    /// The name of [`Kept`].
+    pub name: String,
+    /// What it is now.
+    pub reservation: Option<Reservation>,
+    /// For [`saved`].
+    generation: u64,
+}
+
+/// Changes as they come.
+pub struct Changes {
+    receiver: Receiver<Changed>,
+    bell: Arc<Bell>,
+    ready: AsyncFd<OwnedFd>,
+}
+
+impl Changes {
+    /// Waits for the next ones, in their order: for each, [`saved`] must be called.
+    ///
+    /// # Errors
+    /// The event loop's.
+    pub async fn next(&mut self) -> std::io::Result<Vec<Changed>> {
+        loop {
+            let mut ready = self.ready.readable().await?;
+            // Before the hush: a ring after it makes a new edge, which is seen.
+            ready.clear_ready();
+            self.bell.hush();
+            let changed: Vec<Changed> = self.receiver.try_iter().collect();
+            if !changed.is_empty() {
+                return Ok(changed);
+            }
+        }
+    }
+}
+
+/// Whom SPDK calls once a change is kept.
+struct Waiter {
+    saved: unsafe extern "C" fn(*mut c_void, c_int),
+    argument: *mut c_void,
+    until: Instant,
+}
+
+impl Waiter {
+    /// Not while anything here is borrowed: SPDK may go on with the next command.
+    fn end(self, status: c_int) {
+        // SAFETY: what SPDK gave `wait`, on the same thread; a waiter is called once.
+        unsafe { (self.saved)(self.argument, status) };
+    }
+}
+
+/// A namespace.
+#[derive(Default)]
+struct Slot {
+    durable: Option<Reservation>,
+    /// The last change.
+    generation: u64,
+    /// What is durable is not what the namespace has.
+    is_unsaved: bool,
+    /// The last change is on its way.
+    is_under_way: bool,
+    waiter: Option<Waiter>,
+}
+
+#[derive(Default)]
+struct Table {
+    slots: HashMap<String, Slot>,
+    out: Option<(Spdk, Sender<Changed>, Arc<Bell>)>,
+    generation: u64,
+    /// The task of [`watch_over_waiters`] runs.
+    is_watched: bool,
+}
+
+thread_local! {
+    /// Of the app thread, which is that of all subsystems.
+    static TABLE: RefCell<Table> = RefCell::default();
+}
+
+/// Has reservations kept from now on: before the first namespace.
+///
+/// # Errors
+/// There is no descriptor left, or SPDK does not run.
+pub async fn changes(handle: &Handle) -> Result<Changes, Error> {
+    const OPERATION: &str = "keep reservations";
+    let bell = Arc::new(Bell::new(false)?);
+    let (sender, receiver) = crossbeam_channel::bounded(CAPACITY);
+    let failed = |errno| Error::new(OPERATION, errno);
+    let descriptor = bell.descriptor().map_err(|_| failed(libc::EMFILE))?;
+    // SAFETY: an OwnedFd is open until it is dropped and always names the same
+    // descriptor, and it is moved in, so nobody closes or exchanges it.
+    let ready = unsafe { AsyncFd::register(descriptor) };
+    let ready = ready.map_err(|_| failed(libc::EMFILE))?;
+    let ringing = Arc::clone(&bell);
+    let opened = handle.call(async move |spdk| {
+        TABLE.with_borrow_mut(|table| table.out = Some((spdk, sender, ringing)));
+    });
+    opened.await.map_err(|_| failed(libc::ESHUTDOWN))?;
+    Ok(Changes {
+        receiver,
+        bell,
+        ready,
+    })
+}
+
+/// Tells how it went with a change: whoever waits for it is answered.
+pub fn saved(_: Spdk, changed: &Changed, is_durable: bool) {
+    let waiter = TABLE.with_borrow_mut(|table| {
+        let slot = table.slots.get_mut(&changed.name)?;
+        if slot.generation != changed.generation {
+            return None;
+        }
+        slot.is_under_way = false;
+        if is_durable {
+            slot.is_unsaved = false;
+            slot.durable.clone_from(&changed.reservation);
+        }
+        slot.waiter.take()
+    });
+    if let Some(waiter) = waiter {
+        waiter.end(if is_durable { 0 } else { -libc::EIO });
+    }
+}
+
+/// Answers all who wait, and refuses changes from now on. Before SPDK stops, which waits for hosts' commands.
+pub(crate) async fn stop(_: Spdk) {
+    let waiters: Vec<Waiter> = TABLE.with_borrow_mut(|table| {
+        table.out = None;
+        let slots = table.slots.values_mut();
+        slots.filter_map(|slot| slot.waiter.take()).collect()
+    });
+    for waiter in waiters {
+        waiter.end(-libc::ESHUTDOWN);
+    }
+}
+
+/// What SPDK is given in place of the name of a file.
+pub(super) fn keep(_: Spdk, kept: Kept) -> String {
+    let slot = Slot {
+        durable: kept.reservation,
+        ..Slot::default()
+    };
+    let name = format!("{KEPT}{}", kept.name);
+    TABLE.with_borrow_mut(|table| table.slots.insert(kept.name, slot));
+    name
+}
+
+/// A namespace of this name is gone.
+pub fn forget(_: Spdk, name: &str) {
+    TABLE.with_borrow_mut(|table| table.slots.remove(name));
+}
+
+/// Gives back what is kept of the reservations of a volume; of another volume, or where it is not sound, nothing.
+pub(crate) fn load(name: &str, bdev: &str, info: &mut sys::spdk_nvmf_reservation_info) {
+    TABLE.with_borrow_mut(|table| {
+        let Some(slot) = table.slots.get_mut(name) else {
+            return;
+        };
+        let Some(reservation) = &slot.durable else {
+            return;
+        };
+        let mut filled = *info;
+        let why = match reservation.fill(&mut filled) {
+            Ok(()) if reservation.bdev == bdev => {
+                *info = filled;
+                return;
+            }
+            Ok(()) => format!("they are of the volume {}, not of {bdev}", reservation.bdev),
+            Err(error) => error.to_string(),
+        };
+        log::note(
+            sys::spdk_log_level_SPDK_LOG_WARN,
+            format!("{name} does not get back its reservations: {why}"),
+        );
+        // It is still what is durable: the next command replaces it.
+        slot.is_unsaved = true;
+    });
+}
+
+/// Begins to make durable what SPDK has now. An errno, negated.
+pub(crate) fn save(name: &str, info: &sys::spdk_nvmf_reservation_info) -> c_int {
+    let reservation = Reservation::of(info);
+    TABLE.with_borrow_mut(|table| {
+        let Some(slot) = table.slots.get_mut(name) else {
+            return -libc::ENODEV;
+        };
+        if !slot.is_unsaved && slot.durable == reservation {
+            return 0;
+        }
+        slot.is_unsaved = true;
+        let Some((_, sender, bell)) = &table.out else {
+            return -libc::ESHUTDOWN;
+        };
+        if sender.len() >= CAPACITY - SPARE {
+            return -libc::EBUSY;
+        }
+        table.generation = table.generation.wrapping_add(1);
+        let changed = Changed {
+            name: name.to_owned(),
+            reservation,
+            generation: table.generation,
+        };
+        if sender.try_send(changed).is_err() {
+            return -libc::EBUSY;
+        }
+        slot.generation = table.generation;
+        slot.is_under_way = true;
+        bell.ring();
+        0
+    })
+}
+
+/// Whether what is durable is not what the namespace has.
+pub(crate) fn is_unsaved(name: &str) -> bool {
+    TABLE.with_borrow(|table| table.slots.get(name).is_some_and(|slot| slot.is_unsaved))
+}
+
+/// Has `saved` called once the change that is under way is durable or is not; `false` if there is none.
+pub(crate) fn wait(
+    name: &str,
+    saved: unsafe extern "C" fn(*mut c_void, c_int),
+    argument: *mut c_void,
+) -> bool {
+    TABLE.with_borrow_mut(|table| {
+        let Some(slot) = table.slots.get_mut(name) else {
+            return false;
+        };
+        if table.out.is_none() || !slot.is_under_way {
+            return false;
+        }
+        slot.waiter = Some(Waiter {
+            saved,
+            argument,
+            until: Instant::now() + LIMIT,
+        });
+        true
+    }) && {
+        watch_over_waiters();
+        true
+    }
+}
+
+/// Has those who wait for too long answered: one task for all of them, for as long as there are some.
+fn watch_over_waiters() {
+    let spdk = TABLE.with_borrow_mut(|table| {
+        let (spdk, ..) = table.out.as_ref()?;
+        let begins = !std::mem::replace(&mut table.is_watched, true);
+        begins.then_some(*spdk)
+    });
+    let Some(spdk) = spdk else { return };
+    spawn_local(async move {
+        loop {
+            sleep(spdk, LOOK).await;
+            let now = Instant::now();
+            let late: Vec<Waiter> = TABLE.with_borrow_mut(|table| {
+                let slots = table.slots.values_mut();
+                let late = |slot: &mut Slot| slot.waiter.take_if(|waiter| waiter.until <= now);
+                let late = slots.filter_map(late).collect();
+                table.is_watched = table.slots.values().any(|slot| slot.waiter.is_some());
+                late
+            });
+            for waiter in late {
+                waiter.end(-libc::ETIMEDOUT);
+            }
+            if !TABLE.with_borrow(|table| table.is_watched) {
+                return;
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;

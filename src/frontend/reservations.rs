@@ -1,0 +1,262 @@
+//! Reservations of namespaces in the store: a record of its own beside each namespace that has some.
+//!
+//! A host's command waits for its record, and a namespace whose subsystem is to be paused waits for the command:
+//! so they are stored without the lock of the namespace, one commit after the other.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prost::Message;
+use prost_reflect::ReflectMessage;
+use spdk::nvmf::reservation::{self, Changed, Kept, Registrant, Reservation};
+use spdk::{Handle, Spdk};
+
+use crate::api::own::{NvmeRegistrant, NvmeReservation};
+use crate::error::Error;
+use crate::resource::{Key, Name, Shared};
+use crate::state::{Change, Entry, Expected};
+
+/// What the keys of the records begin with; the key of the namespace follows.
+const PREFIX: &str = "nvmeReservations/";
+
+/// The reservations of all namespaces.
+pub struct Reservations {
+    spdk: Handle,
+    shared: Arc<Shared>,
+    stored: Mutex<HashMap<Key, Stored>>,
+    /// Commits follow each other: each expects the revision of the one before.
+    commits: tokio::sync::Mutex<()>,
+}
+
+/// Of one namespace.
+#[derive(Debug, Clone, Default)]
+struct Stored {
+    /// The namespace is there: changes are taken.
+    is_shown: bool,
+    /// Of the record; `None` without one.
+    revision: Option<u64>,
+    reservation: Option<Reservation>,
+}
+
+impl Reservations {
+    /// None yet.
+    pub fn new(spdk: Handle, shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self {
+            spdk,
+            shared,
+            stored: Mutex::default(),
+            commits: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Takes back a record of the store; `false` if it is of another kind.
+    pub fn restore(&self, entry: &Entry) -> bool {
+        let Some(namespace) = entry.key.strip_prefix(PREFIX) else {
+            return false;
+        };
+        let message = NvmeReservation::decode(entry.object.as_slice()).ok();
+        let reservation = message.and_then(from_message);
+        if reservation.is_none() {
+            tracing::error!(object = entry.key, "stored reservations cannot be used");
+        }
+        let stored = Stored {
+            is_shown: false,
+            revision: Some(entry.revision),
+            reservation,
+        };
+        self.stored.lock().insert(Key::from(namespace), stored);
+        true
+    }
+
+    /// Under which name SPDK keeps those of a namespace, and what there is. For a namespace that is about to be
+    /// shown.
+    pub fn of(&self, name: &Name) -> Kept {
+        let mut stored = self.stored.lock();
+        let stored = stored.entry(name.key().clone()).or_default();
+        stored.is_shown = true;
+        Kept {
+            name: name.key().as_str().to_owned(),
+            reservation: stored.reservation.clone(),
+        }
+    }
+
+    /// Removes those of a namespace that is gone, or of one of the same name that was there before.
+    ///
+    /// # Errors
+    /// The store's, with which they stay.
+    pub async fn forget(&self, name: &Name) -> Result<(), Error> {
+        let _turn = self.commits.lock().await;
+        let revision = (self.stored.lock().get(name.key())).and_then(|stored| stored.revision);
+        if revision.is_some() {
+            let gone = HashMap::from([(name.key().clone(), None)]);
+            let committed = self.commit(gone).await;
+            committed.map_err(|error| Error::not_stored(name, &error))?;
+        }
+        self.stored.lock().remove(name.key());
+        Ok(())
+    }
+
+    /// Stores what hosts change, and has them answered, for as long as SPDK runs.
+    pub async fn keep(self: Arc<Self>) {
+        let mut changes = match reservation::changes(&self.spdk).await {
+            Ok(changes) => changes,
+            Err(error) => {
+                tracing::error!(%error, "reservations of hosts cannot be kept");
+                return;
+            }
+        };
+        loop {
+            match changes.next().await {
+                Ok(changed) => self.store(changed).await,
+                Err(error) => {
+                    tracing::error!(%error, "reservations of hosts are kept no longer");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn store(&self, changed: Vec<Changed>) {
+        let mut last = HashMap::new();
+        let mut refused = HashSet::new();
+        let is_durable = {
+            let _turn = self.commits.lock().await;
+            {
+                let stored = self.stored.lock();
+                for change in &changed {
+                    let key = Key::from(change.name.as_str());
+                    if stored.get(&key).is_some_and(|stored| stored.is_shown) {
+                        last.insert(key, change.reservation.clone());
+                    } else {
+                        refused.insert(change.name.clone());
+                    }
+                }
+            }
+            let committed = self.commit(last).await;
+            if let Err(error) = &committed {
+                tracing::error!(%error, "reservations of hosts were not stored: their commands fail");
+            }
+            committed.is_ok()
+        };
+        let told = move |spdk: Spdk| async move {
+            for change in changed {
+                let is_durable = is_durable && !refused.contains(&change.name);
+                reservation::saved(spdk, &change, is_durable);
+            }
+        };
+        if let Err(error) = self.spdk.call(told).await {
+            tracing::warn!(%error, "hosts wait for their reservations");
+        }
+    }
+
+    /// Commits, all or none, what these namespaces have now. The caller has the turn.
+    async fn commit(
+        &self,
+        now: HashMap<Key, Option<Reservation>>,
+    ) -> Result<(), crate::state::Error> {
+        let (mut changes, mut expected) = (Vec::new(), Expected::new());
+        let (mut tickets, mut after) = (Vec::new(), Vec::new());
+        for (namespace, reservation) in now {
+            let before = self.stored.lock().get(&namespace).cloned();
+            let before = before.and_then(|stored| stored.revision);
+            if reservation.is_none() && before.is_none() {
+                continue;
+            }
+            let ticket = self.shared.events.begin();
+            let revision = ticket.revision();
+            let key = format!("{PREFIX}{namespace}");
+            expected.push((key.clone(), before));
+            changes.push(match &reservation {
+                Some(reservation) => Change::Put(entry(key, revision, reservation)),
+                None => Change::Remove { key, revision },
+            });
+            tickets.push(ticket);
+            after.push((namespace, reservation, revision));
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.shared.store().commit(changes, expected).await?;
+        let mut stored = self.stored.lock();
+        for (namespace, reservation, revision) in after {
+            if let Some(stored) = stored.get_mut(&namespace) {
+                stored.revision = reservation.is_some().then_some(revision);
+                stored.reservation = reservation;
+            }
+        }
+        for ticket in tickets {
+            ticket.committed([]);
+        }
+        Ok(())
+    }
+}
+
+fn entry(key: String, revision: u64, reservation: &Reservation) -> Entry {
+    let message = to_message(reservation);
+    Entry {
+        key,
+        kind: message.descriptor().full_name().to_owned(),
+        created: revision,
+        revision,
+        deleting: false,
+        wanted: Vec::new(),
+        object: message.encode_to_vec(),
+    }
+}
+
+fn to_message(reservation: &Reservation) -> NvmeReservation {
+    let registrants = reservation.registrants.iter();
+    NvmeReservation {
+        volume_uuid: reservation.bdev.clone(),
+        r#type: reservation.kind.into(),
+        held_key: reservation.key,
+        holder: reservation.holder.clone(),
+        registrants: registrants
+            .map(|one| NvmeRegistrant {
+                host: one.host.clone(),
+                registered_key: one.key,
+            })
+            .collect(),
+    }
+}
+
+/// What does not fit together is found when it is given to SPDK.
+fn from_message(message: NvmeReservation) -> Option<Reservation> {
+    let registrants = message.registrants.into_iter();
+    Some(Reservation {
+        bdev: message.volume_uuid,
+        kind: u8::try_from(message.r#type).ok()?,
+        key: message.held_key,
+        holder: message.holder,
+        registrants: registrants
+            .map(|one| Registrant {
+                host: one.host,
+                key: one.registered_key,
+            })
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_comes_back() {
+        let reservation = Reservation {
+            bdev: "volume".into(),
+            kind: 3,
+            key: u64::MAX,
+            holder: "host".into(),
+            registrants: vec![Registrant {
+                host: "host".into(),
+                key: u64::MAX,
+            }],
+        };
+        let stored = entry("key".into(), 1, &reservation);
+        let message = NvmeReservation::decode(stored.object.as_slice()).unwrap();
+        assert_eq!(from_message(message), Some(reservation));
+        assert_eq!(stored.kind, "opi_spdk.v1.NvmeReservation");
+    }
+}

@@ -1,0 +1,161 @@
+//! Reservations of namespaces that a host asked to persist outlive the process.
+
+#[path = "common/mod.rs"]
+mod common;
+
+use common::nvme_tcp::{Command, Digests, Host, Identity, Sgl};
+use common::{Options, Resource, Target, malloc, name_of, subsystem, tcp_controller, unique};
+use serde_json::{Value, json};
+
+/// Opcodes.
+const REGISTER: u8 = 0x0d;
+const REPORT: u8 = 0x0e;
+const ACQUIRE: u8 = 0x11;
+const RELEASE: u8 = 0x15;
+
+/// Status: reservation conflict.
+const CONFLICT: u16 = 0x83;
+
+/// CPTPL of Register: reservations persist through power loss; they do not.
+const PERSIST: u32 = 3 << 30;
+const FORGET: u32 = 2 << 30;
+
+/// Exclusive access.
+const EXCLUSIVE: u32 = 2 << 8;
+
+const KEY: u64 = 0x1122_3344_5566_7788;
+
+/// A command with two keys; its status.
+fn command(host: &mut Host, opcode: u8, cdw10: u32, keys: [u64; 2]) -> u16 {
+    let data: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
+    let length = if opcode == RELEASE { 8 } else { 16 };
+    let command = Command::new(opcode, host.cid()).nsid(1).cdw(10, cdw10);
+    let command = command.sgl(Sgl::InCapsule(length));
+    let answer = host.call(command, &data[..length as usize]);
+    answer.expect("an answer").status()
+}
+
+/// A namespace of this volume.
+fn shown(volume: &str) -> Value {
+    json!({ "spec": { "volume_name_ref": volume, "host_nsid": 1 } })
+}
+
+/// Type, number of registrants, and whether they persist.
+fn report(host: &mut Host) -> (u8, u16, u8) {
+    let command = Command::new(REPORT, host.cid()).nsid(1).cdw(10, 31);
+    let command = command.cdw(11, 1).sgl(Sgl::Transport(128));
+    host.send(&common::nvme_tcp::Pdu::capsule(command, &[]))
+        .expect("it goes");
+    let (answer, data) = host.completion(command.cid(), &[]).expect("a report");
+    assert_eq!(answer.status(), 0);
+    (data[4], u16::from_le_bytes([data[5], data[6]]), data[9])
+}
+
+/// An I/O queue, with the admin queue that it lives with.
+fn connected(identity: &Identity) -> (Host, Host) {
+    let admin = identity.admin(Digests::OFF);
+    let io = identity.io(&admin, 1);
+    (admin, io)
+}
+
+struct Disk {
+    holder: Identity,
+    other: Identity,
+    namespace: String,
+    subsystem: String,
+    volume: String,
+}
+
+impl Disk {
+    async fn new(target: &Target) -> Self {
+        let client = target.client().await;
+        let volume = malloc(&client, &unique("volume"), 1).await;
+        let id = unique("subsystem");
+        let subsystem = subsystem(&client, &id, json!({})).await;
+        let namespaces = Resource::new(&client, "NvmeNamespace");
+        let namespace = namespaces.created(&subsystem, "disk", shown(&volume)).await;
+        let (_, port) = tcp_controller(&client, &subsystem).await;
+        let holder = Identity::new(port, &common::nqn_of(&id)).named("holder");
+        let other = Identity::new(port, &common::nqn_of(&id)).named("other");
+        Self {
+            holder,
+            other,
+            namespace: name_of(&namespace),
+            subsystem,
+            volume,
+        }
+    }
+}
+
+/// The other host cannot write, the holder can.
+fn is_held(disk: &Disk) {
+    let (_admin, mut other) = connected(&disk.other);
+    let refused = other.write(1, 0, &[1; 512]).expect("an answer");
+    assert_eq!(refused.status(), CONFLICT);
+    let (_admin, mut holder) = connected(&disk.holder);
+    let written = holder.write(1, 0, &[2; 512]).expect("an answer");
+    assert_eq!(written.status(), 0, "the holder goes on");
+    assert_eq!(report(&mut holder), (2, 1, 1));
+}
+
+fn killed(mut target: Target, options: Options) -> Options {
+    target.kill();
+    options.after(&target)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reservations_that_persist_outlive_a_kill() {
+    let options = Options::default();
+    let target = Target::start_with(options.clone()).await;
+    let disk = Disk::new(&target).await;
+    let (admin, mut holder) = connected(&disk.holder);
+    assert_eq!(command(&mut holder, REGISTER, PERSIST, [0, KEY]), 0);
+    assert_eq!(command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]), 0);
+    // Right after its answer.
+    let options = killed(target, options);
+    drop((admin, holder));
+
+    let target = Target::start_with(options.clone()).await;
+    is_held(&disk);
+    let (admin, mut holder) = connected(&disk.holder);
+    assert_eq!(command(&mut holder, RELEASE, EXCLUSIVE, [KEY, 0]), 0);
+    let options = killed(target, options);
+    drop((admin, holder));
+
+    let target = Target::start_with(options.clone()).await;
+    let (admin, mut holder) = connected(&disk.holder);
+    assert_eq!(report(&mut holder), (0, 1, 1), "registered, nothing held");
+    assert_eq!(command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]), 0);
+    assert_eq!(command(&mut holder, REGISTER, FORGET, [KEY, KEY]), 0);
+    let options = killed(target, options);
+    drop((admin, holder));
+
+    let target = Target::start_with(options).await;
+    let (_admin, mut holder) = connected(&disk.holder);
+    assert_eq!(report(&mut holder), (0, 0, 0), "it is not to persist");
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reservations_go_with_their_namespace() {
+    let options = Options::default();
+    let target = Target::start_with(options.clone()).await;
+    let disk = Disk::new(&target).await;
+    let client = target.client().await;
+    let (admin, mut holder) = connected(&disk.holder);
+    assert_eq!(command(&mut holder, REGISTER, PERSIST, [0, KEY]), 0);
+    drop((admin, holder));
+    let namespaces = Resource::new(&client, "NvmeNamespace");
+    namespaces.deleted(&disk.namespace).await;
+    namespaces
+        .created(&disk.subsystem, "disk", shown(&disk.volume))
+        .await;
+    let (admin, mut other) = connected(&disk.other);
+    assert_eq!(report(&mut other).1, 0, "it is a new one");
+    let options = killed(target, options);
+    drop((admin, other));
+    let target = Target::start_with(options).await;
+    let (_admin, mut other) = connected(&disk.other);
+    assert_eq!(report(&mut other).1, 0);
+    target.stop();
+}
