@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -17,6 +18,9 @@ use super::{Change, Entry, Error, Expected, StateKey, Store, Watch};
 
 /// Most commits that are written together.
 const GROUP_MAX: usize = 1024;
+
+/// How long nothing must follow a commit for it to be confirmed.
+const QUIET: Duration = Duration::from_millis(20);
 
 /// Records in the file `state.redb` of a state directory.
 pub struct Disk {
@@ -158,14 +162,32 @@ impl<O: Opener> Writer<O> {
                     let _ = answer.send(self.engine.scan(&prefix));
                 }
                 Request::Close(closed) => {
+                    self.confirm();
                     drop(self);
                     let _ = closed.send(());
                     return;
                 }
             }
             if next.is_none() {
-                next = requests.recv().ok();
+                next = self.next(requests);
             }
+        }
+    }
+
+    /// Waits for a request. When none comes for a while, the last commit is confirmed.
+    fn next(&mut self, requests: &Receiver<Request>) -> Option<Request> {
+        if self.engine.is_unconfirmed() {
+            match requests.recv_timeout(QUIET) {
+                Err(RecvTimeoutError::Timeout) => self.confirm(),
+                other => return other.ok(),
+            }
+        }
+        requests.recv().ok()
+    }
+
+    fn confirm(&mut self) {
+        if let Err(error) = self.engine.confirm() {
+            tracing::error!(%error, "the last change is stored, and could not be confirmed");
         }
     }
 

@@ -9,11 +9,16 @@
 //!     ▲                     └──────► does not open: the call fails, and the next one tries again;
 //!     └── a commit that is found then is undone first: its caller knows it as failed
 //! ```
+//!
+//! A commit waits for one sync: a start tells one that was torn by redb's checksums and goes back to the one
+//! before, whose pages redb leaves alone. It could not tell a torn commit from a durable one that was damaged
+//! later, so the last one is confirmed, by an empty commit in two phases, as soon as nothing follows it.
 
 use std::collections::HashMap;
 
 use redb::{Database, ReadableDatabase, ReadableTable};
 
+use super::fault::{Fault, storage_error};
 use super::format::{self, FORMAT, HEAD, Head, META, Migration, RECORDS};
 use super::seal::Sealer;
 use super::{Change, Entry, Error, Expected};
@@ -21,36 +26,14 @@ use super::{Change, Entry, Error, Expected};
 /// Memory for pages of the database.
 const CACHE: usize = 16 << 20;
 
-/// redb tells its repair callback this much progress before it falls back to an older state, and less or
-/// more at every other step.
+/// redb tells its repair callback this much progress before it goes back to the commit before the last, which
+/// it does after a commit in one phase only, and less or more at every other step.
 const FALLS_BACK: std::ops::Range<f64> = 0.1..0.5;
 
 /// Opens the database, and opens it again after a failure.
 pub(super) trait Opener {
     /// The database as it is now; nothing is made.
     fn open(&self) -> Result<Database, redb::Error>;
-}
-
-/// Why a state is not used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// It was sealed with another key.
-    WrongKey,
-    /// It has another format: what would be right.
-    Format(String),
-    /// What is damaged, place by place.
-    Damaged(Vec<String>),
-    /// It cannot be read or written.
-    Storage(Error),
-}
-
-impl From<redb::Error> for Fault {
-    fn from(error: redb::Error) -> Self {
-        match storage_error(&error) {
-            Error::Damaged(what) => Self::Damaged(vec![what]),
-            other => Self::Storage(other),
-        }
-    }
 }
 
 /// Versions of the format, and what leads from one to the next.
@@ -82,6 +65,8 @@ pub(super) struct Engine<O> {
     revisions: HashMap<String, u64>,
     head: Head,
     doubt: Option<Doubt>,
+    /// The last commit waits to be confirmed.
+    is_unconfirmed: bool,
 }
 
 /// A commit that was answered as failed, and may have come through.
@@ -102,8 +87,17 @@ pub(super) struct Loaded {
     pub revisions: HashMap<String, u64>,
 }
 
-/// How all databases are opened: the checksum of every page is compared, and an older state is never
-/// taken for the last one.
+/// How a transaction is made durable.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phases {
+    /// One sync.
+    One,
+    /// A sync of the pages, and one of what makes them the state.
+    Two,
+}
+
+/// How all databases are opened: the checksum of every page is compared, and an older state is taken for the
+/// last one only where the last commit was not confirmed.
 pub(super) fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     builder
@@ -111,7 +105,9 @@ pub(super) fn builder() -> redb::Builder {
         .set_check_integrity_on_open(true)
         .set_repair_callback(|session| {
             if FALLS_BACK.contains(&session.progress()) {
-                session.abort();
+                tracing::warn!(
+                    "the last change of the state was cut off before it was durable: it is undone"
+                );
             }
         });
     builder
@@ -220,6 +216,7 @@ impl<O: Opener> Engine<O> {
             revisions,
             head,
             doubt: None,
+            is_unconfirmed: false,
         })
     }
 
@@ -261,6 +258,24 @@ impl<O: Opener> Engine<O> {
             return Err(storage_error(&error));
         }
         lost.map_or(Ok(found), |lost| Err(Error::Damaged(lost)))
+    }
+
+    /// Whether [`confirm`](Self::confirm) has something to do.
+    pub fn is_unconfirmed(&self) -> bool {
+        self.is_unconfirmed && self.database.is_some()
+    }
+
+    /// Has a start tell damage of the last commit from a commit that was cut off. What fails here has no
+    /// effect on the records; the next commit opens the database again.
+    pub fn confirm(&mut self) -> Result<(), Error> {
+        if !self.is_unconfirmed() {
+            return Ok(());
+        }
+        let mut head = self.head;
+        head.commits += 1;
+        self.write(&[], head, Phases::Two)?;
+        self.head = head;
+        Ok(())
     }
 
     /// Applies batches, together if it can be: they share what makes them durable. One that cannot be
@@ -315,7 +330,7 @@ impl<O: Opener> Engine<O> {
             return Ok(results);
         }
         head.commits += 1;
-        self.write(&staged, head)?;
+        self.write(&staged, head, Phases::One)?;
         self.head = head;
         for (key, revision) in after {
             match revision {
@@ -358,11 +373,12 @@ impl<O: Opener> Engine<O> {
 
     /// Writes and makes durable. After an error nothing of it is there, or [`settle`](Self::settle) will
     /// undo it.
-    fn write(&mut self, staged: &[Staged], head: Head) -> Result<(), Error> {
+    fn write(&mut self, staged: &[Staged], head: Head, phases: Phases) -> Result<(), Error> {
         let database = self.database.as_ref().ok_or(Error::Closed)?;
         let mut before = Vec::new();
         let sealed = head.seal(&self.sealer)?;
-        let Err(error) = write(database, staged, &sealed, &mut before) else {
+        let Err(error) = write(database, staged, &sealed, phases, &mut before) else {
+            self.is_unconfirmed = phases == Phases::One;
             return Ok(());
         };
         self.database = None;
@@ -370,6 +386,7 @@ impl<O: Opener> Engine<O> {
         if let Ok((database, found)) = open(&self.opener, &self.sealer) {
             self.database = Some(database);
             if found.commits == commits {
+                self.is_unconfirmed = true;
                 return Ok(());
             }
         } else {
@@ -404,7 +421,8 @@ impl<O: Opener> Engine<O> {
                     sealed: sealed.clone(),
                 })
                 .collect();
-            let written = write(&opened, &staged, &undone.seal(sealer)?, &mut Vec::new());
+            let sealed = undone.seal(sealer)?;
+            let written = write(&opened, &staged, &sealed, Phases::Two, &mut Vec::new());
             written.map_err(|error| storage_error(&error))?;
             *head = undone;
         } else {
@@ -429,15 +447,16 @@ fn open<O: Opener>(opener: &O, sealer: &Sealer) -> Result<(Database, Head), Erro
     Ok((database, head))
 }
 
-/// One transaction in two phases. `before` gets what each change replaces.
+/// One transaction. `before` gets what each change replaces.
 fn write(
     database: &Database,
     staged: &[Staged],
     head: &[u8],
+    phases: Phases,
     before: &mut Vec<(String, Option<Vec<u8>>)>,
 ) -> Result<(), redb::Error> {
     let mut txn = database.begin_write()?;
-    txn.set_two_phase_commit(true);
+    txn.set_two_phase_commit(phases == Phases::Two);
     {
         let mut records = txn.open_table(RECORDS)?;
         for Staged { key, sealed } in staged {
@@ -455,30 +474,4 @@ fn write(
 
 fn other(error: Error) -> redb::Error {
     redb::Error::Io(std::io::Error::other(error))
-}
-
-/// What an error of redb means for a caller.
-pub(super) fn storage_error(error: &redb::Error) -> Error {
-    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    match error {
-        redb::Error::Io(io) if matches!(io.kind(), StorageFull | QuotaExceeded | FileTooLarge) => {
-            Error::Full(format!(
-                "the file system of the state directory is full ({io})"
-            ))
-        }
-        redb::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => {
-            Error::Damaged(io.to_string())
-        }
-        redb::Error::Io(io) => Error::Io(format!("the state file cannot be used: {io}")),
-        redb::Error::Corrupted(what) => Error::Damaged(what.clone()),
-        redb::Error::RepairAborted => Error::Damaged("the last state is not whole".to_owned()),
-        redb::Error::ValueTooLarge(size) => Error::TooLarge(format!("{size} bytes are too many")),
-        redb::Error::TableDoesNotExist(table) => {
-            Error::Damaged(format!("the table {table} is missing"))
-        }
-        redb::Error::DatabaseAlreadyOpen => {
-            Error::Io("the state file is in use by another process".to_owned())
-        }
-        other => Error::Io(format!("the state file cannot be used: {other}")),
-    }
 }

@@ -6,7 +6,8 @@ use std::io::ErrorKind;
 
 use proptest::prelude::*;
 
-use super::engine::{Batch, CURRENT, Engine, Fault, Format};
+use super::engine::{Batch, CURRENT, Engine, Format};
+use super::fault::Fault;
 use super::seal::Sealer;
 use super::sim::{Dice, SimDisk};
 use super::tests::{entry, put, removal};

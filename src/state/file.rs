@@ -3,8 +3,10 @@
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use redb::backends::FileBackend;
@@ -13,7 +15,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::Entry;
-use super::engine::{self, CURRENT, Engine, Fault, Opener};
+use super::engine::{self, CURRENT, Engine, Opener};
+use super::fault::{Fault, storage_error};
 use super::seal::Sealer;
 
 /// The file in the state directory.
@@ -25,12 +28,19 @@ const MAGIC: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";
 /// A database file.
 pub(super) struct StateFile {
     path: PathBuf,
+    /// A sync has failed since the file was last known to be durable.
+    is_unsynced: Arc<AtomicBool>,
 }
 
 impl StateFile {
     pub fn in_dir(dir: &Path) -> Self {
+        Self::at(dir.join(FILE))
+    }
+
+    fn at(path: PathBuf) -> Self {
         Self {
-            path: dir.join(FILE),
+            path,
+            is_unsynced: Arc::default(),
         }
     }
 
@@ -43,9 +53,7 @@ impl StateFile {
 
     /// Makes an empty state: whole or not at all.
     pub fn create(&self, sealer: &Sealer) -> Result<(), String> {
-        let unfinished = Self {
-            path: self.path.with_extension("new"),
-        };
+        let unfinished = Self::at(self.path.with_extension("new"));
         let make = || -> Result<(), redb::Error> {
             match std::fs::remove_file(&unfinished.path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
@@ -53,7 +61,8 @@ impl StateFile {
             }
             let mut options = File::options();
             options.read(true).write(true).create_new(true).mode(0o600);
-            let database = database(options.open(&unfinished.path)?)?;
+            let file = options.open(&unfinished.path)?;
+            let database = database(file, Arc::clone(&unfinished.is_unsynced))?;
             engine::initialize(&database, sealer, CURRENT)?;
             database.close()?;
             File::open(&unfinished.path)?.sync_all()?;
@@ -61,7 +70,7 @@ impl StateFile {
             let dir = self.path.parent().unwrap_or(Path::new("."));
             Ok(File::open(dir)?.sync_all()?)
         };
-        make().map_err(|error| self.line(&engine::storage_error(&error).to_string()))
+        make().map_err(|error| self.line(&storage_error(&error).to_string()))
     }
 
     /// Checks all of it without a change to it.
@@ -87,7 +96,7 @@ impl StateFile {
     /// Opens it for changes.
     pub fn start(self, sealer: Sealer) -> Result<Engine<Self>, String> {
         let path = self.path.clone();
-        let line = |fault: &Fault| Self { path: path.clone() }.fault(fault);
+        let line = |fault: &Fault| Self::at(path.clone()).fault(fault);
         std::fs::set_permissions(&self.path, Permissions::from_mode(0o600))
             .map_err(|error| self.line(&error.to_string()))?;
         Engine::start(self, sealer, CURRENT).map_err(|fault| line(&fault))
@@ -145,13 +154,33 @@ impl Opener for StateFile {
         if file.metadata()?.len() == 0 {
             return Err(redb::Error::Corrupted("it is empty".to_owned()));
         }
-        database(file)
+        if self.is_unsynced.load(Ordering::Acquire) {
+            write_again(&file)?;
+            self.is_unsynced.store(false, Ordering::Release);
+        }
+        database(file, Arc::clone(&self.is_unsynced))
     }
 }
 
-fn database(file: File) -> Result<Database, redb::Error> {
+/// After a sync that failed, Linux takes what it could not write for written: it is read as if it were there,
+/// and no later sync brings it to the disk. Once all that is read was written anew, it is what is durable.
+fn write_again(file: &File) -> std::io::Result<()> {
+    let mut part = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        let read = file.read_at(&mut part, at)?;
+        if read == 0 {
+            return file.sync_all();
+        }
+        file.write_all_at(&part[..read], at)?;
+        at += read as u64;
+    }
+}
+
+fn database(file: File, is_unsynced: Arc<AtomicBool>) -> Result<Database, redb::Error> {
     let backend = Reserving {
         file: file.try_clone()?,
+        is_unsynced,
         inner: FileBackend::new(file)?,
     };
     Ok(engine::builder().create_with_backend(backend)?)
@@ -163,6 +192,7 @@ fn database(file: File) -> Result<Database, redb::Error> {
 struct Reserving {
     file: File,
     inner: FileBackend,
+    is_unsynced: Arc<AtomicBool>,
 }
 
 type Edge = std::ops::Bound<u64>;
@@ -188,7 +218,11 @@ impl StorageBackend for Reserving {
     }
 
     fn sync_data(&self) -> std::io::Result<()> {
-        self.inner.sync_data()
+        let synced = self.inner.sync_data();
+        if synced.is_err() {
+            self.is_unsynced.store(true, Ordering::Release);
+        }
+        synced
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {

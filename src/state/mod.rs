@@ -6,6 +6,7 @@
 mod disk;
 mod engine;
 pub mod export;
+mod fault;
 mod file;
 mod format;
 mod history;
