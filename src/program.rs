@@ -76,7 +76,9 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         let _ = tokio::task::spawn_blocking(|| traces.finish()).await;
     }
 
-    state.close().await;
+    if timeout(shutdown::STORE, state.close()).await.is_err() {
+        tracing::error!(waited = ?shutdown::STORE, "the disk of state-dir does not answer; leaving it");
+    }
     let cost = runtime.handle().control_stats();
     tracing::info!(
         steps = cost.steps,

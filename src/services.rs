@@ -434,6 +434,10 @@ impl Services {
         tokio::spawn(async move {
             shared.restored().await;
             restored.set_restored().await;
+            loop {
+                tokio::time::sleep(health::LOOK).await;
+                restored.set_waiting(shared.store().waiting()).await;
+            }
         });
         (routes, health)
     }

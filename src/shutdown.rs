@@ -11,8 +11,11 @@ pub const DRAIN: Duration = Duration::from_secs(2);
 /// How long clients may then take to close their connections.
 pub const GRACE: Duration = Duration::from_millis(300);
 
+/// How long the store may take to end what it was asked for.
+pub const STORE: Duration = Duration::from_millis(300);
+
 /// How long SPDK may take to disconnect hosts and end its subsystems. Together
-/// with [`DRAIN`] and [`GRACE`] it keeps a stop below the five seconds that are promised.
+/// with [`DRAIN`], [`GRACE`] and [`STORE`] it keeps a stop below the five seconds that are promised.
 pub const SPDK_STOP: Duration = Duration::from_millis(2200);
 
 /// The signals that stop the process cleanly.

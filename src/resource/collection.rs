@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use prost_reflect::{DynamicMessage, ReflectMessage};
@@ -29,6 +29,12 @@ use super::{Changes, Key, Kind, Meta, Name, Object, Shared, Uses, id, paging};
 use crate::api::storage::VolumeStats;
 use crate::error::{Error, Subject, Violations};
 use crate::telemetry::traces::InTrace;
+
+/// How often a change that is under way looks whether it waits for the disk of the store.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A disk that takes longer is what a change waits for.
+const SLOW: Duration = Duration::from_millis(400);
 
 /// The resources of one kind.
 pub struct Collection<K: Kind> {
@@ -312,8 +318,19 @@ impl<K: Kind> Collection<K> {
             let _running = running;
             change.await
         };
-        let task = tokio::spawn(change.with_current_context());
-        task.await.unwrap_or_else(|error| {
+        let mut task = tokio::spawn(change.with_current_context());
+        let ended = loop {
+            let by = Instant::now() + LOOK;
+            if let Ok(ended) = tokio::time::timeout_at(by.into(), &mut task).await {
+                break ended;
+            }
+            let waits = self.shared.store().waiting();
+            if waits.is_some_and(|waits| waits >= SLOW) && Instant::now() >= call.answer_by() - LOOK
+            {
+                return Err(self.not_known(name));
+            }
+        };
+        ended.unwrap_or_else(|error| {
             tracing::error!(object = %name.key(), %error, "a change did not come to its end");
             self.shared.queue.put(name.key());
             let operation = format!("change of a {}", self.meta.kind());
@@ -322,6 +339,15 @@ impl<K: Kind> Collection<K> {
                 "it was cut off by a fault of the server",
             ))
         })
+    }
+
+    /// A change is not answered for yet, since the disk of the store does not answer. It goes on.
+    fn not_known(&self, name: &Name) -> Error {
+        let waits = self.shared.store().waiting().unwrap_or_default();
+        Error::Unavailable(format!(
+            "{name}: whether the change is made is not known yet: the disk of state-dir has not answered for {} ms;              the change goes on: read the object to see what came of it, or repeat the call",
+            waits.as_millis()
+        ))
     }
 
     /// All that an object owns and uses: its name, its parent, and what the kind says.

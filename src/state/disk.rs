@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -27,6 +27,35 @@ pub struct Disk {
     requests: Sender<Request>,
     revision: Arc<AtomicU64>,
     history: Arc<History>,
+    busy: Arc<Busy>,
+}
+
+/// Since when the writer has been at the file.
+struct Busy {
+    epoch: Instant,
+    /// Milliseconds after `epoch`; [`IDLE`] while it is not.
+    since: AtomicU64,
+}
+
+const IDLE: u64 = u64::MAX;
+
+impl Busy {
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(IDLE)
+    }
+
+    fn begin(&self) {
+        self.since.store(self.now(), Ordering::Release);
+    }
+
+    fn end(&self) {
+        self.since.store(IDLE, Ordering::Release);
+    }
+
+    fn lasts(&self) -> Option<Duration> {
+        let since = self.since.load(Ordering::Acquire);
+        (since != IDLE).then(|| Duration::from_millis(self.now().saturating_sub(since)))
+    }
 }
 
 enum Request {
@@ -73,8 +102,13 @@ impl Disk {
         let (requests, received) = channel();
         let revision = Arc::new(AtomicU64::new(engine.revision()));
         let history = Arc::new(History::default());
+        let busy = Arc::new(Busy {
+            epoch: Instant::now(),
+            since: AtomicU64::new(IDLE),
+        });
         let writer = Writer {
             engine,
+            busy: Arc::clone(&busy),
             revision: Arc::clone(&revision),
             history: Arc::clone(&history),
         };
@@ -86,6 +120,7 @@ impl Disk {
             requests,
             revision,
             history,
+            busy,
         })
     }
 
@@ -126,10 +161,15 @@ impl Store for Disk {
     fn revision(&self) -> u64 {
         self.revision.load(Ordering::Acquire)
     }
+
+    fn waiting(&self) -> Option<Duration> {
+        self.busy.lasts()
+    }
 }
 
 struct Writer<O> {
     engine: Engine<O>,
+    busy: Arc<Busy>,
     revision: Arc<AtomicU64>,
     history: Arc<History>,
 }
@@ -138,6 +178,7 @@ impl<O: Opener> Writer<O> {
     fn run(mut self, requests: &Receiver<Request>) {
         let mut next = requests.recv().ok();
         while let Some(request) = next.take() {
+            self.busy.begin();
             match request {
                 Request::Commit(batch, answer) => {
                     let mut group = vec![batch];
@@ -168,6 +209,7 @@ impl<O: Opener> Writer<O> {
                     return;
                 }
             }
+            self.busy.end();
             if next.is_none() {
                 next = self.next(requests);
             }
@@ -186,9 +228,11 @@ impl<O: Opener> Writer<O> {
     }
 
     fn confirm(&mut self) {
+        self.busy.begin();
         if let Err(error) = self.engine.confirm() {
             tracing::error!(%error, "the last change is stored, and could not be confirmed");
         }
+        self.busy.end();
     }
 
     fn commit(&mut self, group: Vec<Batch>, answers: Vec<oneshot::Sender<Result<(), Error>>>) {

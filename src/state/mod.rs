@@ -14,6 +14,8 @@ mod key;
 mod memory;
 mod seal;
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 
 pub use disk::Disk;
@@ -151,6 +153,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// The highest revision that a commit ever had, removals and former processes included.
     fn revision(&self) -> u64;
+
+    /// For how long the store has waited for its disk by now; `None` if it does not.
+    fn waiting(&self) -> Option<Duration> {
+        None
+    }
 }
 
 #[cfg(test)]

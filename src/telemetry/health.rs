@@ -1,5 +1,7 @@
 //! Whether the process is ready: what grpc.health.v1 and `GET /readyz` both tell.
 
+use std::time::Duration;
+
 use parking_lot::RwLock;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -17,13 +19,24 @@ struct Unready {
     restoring: bool,
     /// A reactor that does not turn.
     stalled: Option<String>,
+    /// The disk of the state does not answer.
+    is_hung: bool,
 }
+
+/// How often it is looked whether the state's disk answers.
+pub const LOOK: Duration = Duration::from_secs(1);
+
+/// With which time without an answer the state's disk hangs.
+const HUNG: Duration = Duration::from_secs(5);
 
 impl Unready {
     fn reason(&self) -> Option<String> {
         let restoring = || "what there was before is being made again".to_owned();
         let stalled = self.stalled.clone();
-        stalled.or_else(|| self.restoring.then(restoring))
+        let hung = || "the disk of state-dir does not answer: changes wait".to_owned();
+        stalled
+            .or_else(|| self.restoring.then(restoring))
+            .or_else(|| self.is_hung.then(hung))
     }
 }
 
@@ -36,6 +49,7 @@ impl Health {
             unready: RwLock::new(Unready {
                 restoring: true,
                 stalled: None,
+                is_hung: false,
             }),
         };
         health.report(ServingStatus::NotServing).await;
@@ -50,6 +64,21 @@ impl Health {
     /// A reactor does not turn, for this reason; or all turn.
     pub(super) async fn set_stalled(&self, reason: Option<String>) {
         self.change(|unready| unready.stalled = reason).await;
+    }
+
+    /// The disk of the state has not answered for so long.
+    pub async fn set_waiting(&self, waiting: Option<Duration>) {
+        let is_hung = waiting.is_some_and(|waiting| waiting >= HUNG);
+        self.change(|unready| {
+            if is_hung != unready.is_hung {
+                match is_hung {
+                    true => tracing::error!("the disk of state-dir does not answer: changes wait"),
+                    false => tracing::info!("the disk of state-dir answers again"),
+                }
+            }
+            unready.is_hung = is_hung;
+        })
+        .await;
     }
 
     async fn change(&self, change: impl FnOnce(&mut Unready)) {
