@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{
-    Fixture, Options, Relay, Resource, Target, eventually, name_of, namespace, nqn_of,
-    remote_controller, subsystem, tcp_controller, tcp_path,
+    Fixture, Initiator, Options, Relay, Resource, Target, eventually, malloc, name_of, namespace,
+    nqn_of, remote_controller, subsystem, tcp_controller, tcp_path,
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -239,5 +239,60 @@ async fn what_cannot_be_is_refused_before_a_silent_peer_is_waited_for() {
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(2), "{took:?}");
     target.stop();
+    peer.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_a_silent_peer_opens_the_doors_and_the_path_comes_back_by_itself() {
+    /// Longer than what others wait for one attempt (10 s), with room for a busy machine.
+    const OPEN: Duration = Duration::from_secs(25);
+    let mut target = Target::start_with(Options::default()).await;
+    let peer = Target::start_with(Options::default().beside(&target)).await;
+    let export = Fixture::tcp(&peer, 16).await;
+    let relay = Relay::to(export.port).await;
+    let client = target.client().await;
+    let remote = remote_controller(&client, "remote", "DISABLE").await;
+    let paths = Resource::new(&client, "NvmePath");
+    let path = paths.created(&remote, "path", tcp_path(relay.port, &export.nqn));
+    let path = name_of(&path.await);
+    let far = subsystem(&client, "far", json!({})).await;
+    let disk = namespace(&client, &far, "remoten1", json!({})).await;
+    let (_, port) = tcp_controller(&client, &far).await;
+    let near = Fixture::tcp(&target, 1).await;
+    relay.fall_silent(true);
+    target.kill();
+
+    let begun = Instant::now();
+    let again = Target::start_with(Options::default().after(&target)).await;
+    let took = begun.elapsed();
+    assert!(took < OPEN, "{took:?}");
+    let client = again.client().await;
+    let (near, data) = (near.initiator(), again.scratch().join("data"));
+    let read = near.copy_out(again.scratch(), 1, 64, &data).await;
+    read.expect("a volume of its own is served");
+    malloc(&client, "other", 1).await;
+    let paths = Resource::new(&client, "NvmePath");
+    let stats = json!({ "name": path });
+    let stats = client.call(&paths.method("Stats"), stats).await;
+    let status = stats.expect_err("there are none");
+    assert!(status.message().contains("it is retried"), "{status}");
+    paths.get(&path).await.expect("it is answered as it was");
+
+    relay.fall_silent(false);
+    let namespaces = Resource::new(&client, "NvmeNamespace");
+    eventually(
+        "the far volume is back",
+        Duration::from_secs(30),
+        async || {
+            let found = namespaces.get(&disk).await.ok()?;
+            (found["status"]["oper_state"] == "OPER_STATE_ONLINE").then_some(())
+        },
+    )
+    .await;
+    let far = Initiator::tcp(port, &nqn_of("far"));
+    let read = far.copy_out(again.scratch(), 1, 64, &data).await;
+    read.expect("it is served");
+    paths.stats(&path).await;
+    again.stop();
     peer.stop();
 }
