@@ -213,8 +213,6 @@ impl Services {
             config.ctrlr_dir.clone(),
         );
         let subsystems = Arc::clone(&nvme_subsystems);
-        let nvme_hosts = NvmeHosts::new(spdk.clone(), subsystems, Arc::clone(&shared));
-        let subsystems = Arc::clone(&nvme_subsystems);
         let reservations = Reservations::new(spdk.clone(), Arc::clone(&shared));
         let nvme_namespaces = NvmeNamespaces::new(
             spdk.clone(),
@@ -222,6 +220,13 @@ impl Services {
             Arc::clone(&shared),
             Arc::clone(&health),
             Arc::clone(&reservations),
+        );
+        let nvme_namespaces = Collection::new(nvme_namespaces, &shared);
+        let nvme_hosts = NvmeHosts::new(
+            spdk.clone(),
+            Arc::clone(&nvme_subsystems),
+            Arc::clone(&nvme_namespaces),
+            Arc::clone(&shared),
         );
         let virtio_blks = VirtioBlks::new(spdk.clone());
         let virtio_scsi = virtio_scsi(&spdk, &shared, &slots);
@@ -252,7 +257,7 @@ impl Services {
             nvme: FrontendNvmeService {
                 nvme_subsystems,
                 nvme_controllers: Collection::new(Plugged::new(nvme_controllers, &slots), &shared),
-                nvme_namespaces: Collection::new(nvme_namespaces, &shared),
+                nvme_namespaces,
             },
             virtio_blk: FrontendVirtioBlkService {
                 virtio_blks: Collection::new(Plugged::new(virtio_blks, &slots), &shared),

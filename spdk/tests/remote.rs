@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use spdk::bdev::nvme::{self, Multipath, PathState};
 use spdk::bdev::{crypto, malloc, qos};
-use spdk::nvmf::{Address, Transport, host, listener, namespace, subsystem, transport};
+use spdk::nvmf::{Address, Transport, View, host, listener, namespace, subsystem, transport};
 use spdk::{Handle, bdev, keyring};
 
 mod common;
@@ -327,7 +327,7 @@ async fn tls(handle: &Handle, at: SocketAddr) {
         psk: PSK.as_bytes().to_vec(),
         ..host::Keys::default()
     };
-    run!(handle, s => host::allow(s, SECURE, HOST, &keys)).expect("allowed");
+    run!(handle, s => host::allow(s, SECURE, HOST, &keys, &View::All).await).expect("allowed");
     listen(handle, SECURE, at, true).await;
     let address = Address::Tcp {
         ip: at.ip(),

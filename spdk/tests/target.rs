@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 
-use spdk::nvmf::{Address, Transport, host, listener, namespace, subsystem, transport};
+use spdk::nvmf::{Address, Transport, View, host, listener, namespace, subsystem, transport};
 use spdk::{Handle, Options, Runtime, bdev};
 
 mod common;
@@ -407,13 +407,18 @@ async fn namespaces(handle: &Handle) {
 
 async fn hosts(handle: &Handle) {
     const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c";
-    run!(handle, s => host::allow(s, NQN, HOST, &host::Keys::default())).expect("allowed");
+    run!(handle, s => host::allow(s, NQN, HOST, &host::Keys::default(), &View::All).await)
+        .expect("allowed");
     assert_eq!(
-        errno(run!(handle, s => host::allow(s, NQN, HOST, &host::Keys::default()))),
+        errno(
+            run!(handle, s => host::allow(s, NQN, HOST, &host::Keys::default(), &View::All).await)
+        ),
         libc::EEXIST
     );
     assert_eq!(
-        errno(run!(handle, s => host::allow(s, NQN, "me", &host::Keys::default()))),
+        errno(
+            run!(handle, s => host::allow(s, NQN, "me", &host::Keys::default(), &View::All).await)
+        ),
         libc::EINVAL
     );
     assert_eq!(

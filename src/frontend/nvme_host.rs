@@ -1,12 +1,14 @@
 //! NvmeHost: a host that a subsystem admits, with the keys that it has for it. See [`admission`](super::admission).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use spdk::nvmf::host::{self, Keys};
-use spdk::nvmf::subsystem;
+use spdk::nvmf::{View, subsystem};
 use spdk::{Handle, Spdk, errno};
 
 use super::admission::{Hosts, admitted};
+use super::nvme_namespace::{NvmeNamespaces, nsid_of};
 use super::nvme_subsystem::{NvmeSubsystems, Parent, check_nqn};
 use super::subsystem_stats;
 use crate::api::own::NvmeHost;
@@ -14,31 +16,65 @@ use crate::api::storage::VolumeStats;
 use crate::error::{Error, Violations};
 use crate::health::{Part, Parted, What};
 use crate::interchange;
-use crate::resource::{CallContext, Change, Collection, Kind, Name, Shared, Stage, Uses};
+use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Stage, Uses};
 
 /// The kind.
 pub struct NvmeHosts {
     spdk: Handle,
     subsystems: Arc<Collection<NvmeSubsystems>>,
+    namespaces: Arc<Collection<NvmeNamespaces>>,
     shared: Arc<Shared>,
 }
 
 impl NvmeHosts {
-    /// Hosts of these subsystems.
+    /// Hosts of these subsystems, which see these namespaces.
     pub fn new(
         spdk: Handle,
         subsystems: Arc<Collection<NvmeSubsystems>>,
+        namespaces: Arc<Collection<NvmeNamespaces>>,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
             spdk,
             subsystems,
+            namespaces,
             shared,
         }
     }
 
     fn parent(&self, name: &Name) -> Result<Parent, Error> {
         Parent::of(&self.subsystems, &self.shared.registry, name)
+    }
+
+    /// What the host is to see.
+    fn view(&self, name: &Name, object: &NvmeHost) -> Result<View, Error> {
+        if object.namespaces.is_empty() {
+            return Ok(View::All);
+        }
+        let mut nsids = BTreeSet::new();
+        for of in &object.namespaces {
+            let namespace = self.namespaces.meta().parse("namespaces", of)?;
+            if namespace.parent() != name.parent() {
+                let what = format!("{of} is a namespace of another subsystem");
+                return Err(Error::invalid("namespaces", what));
+            }
+            let found = self.namespaces.object(namespace.key());
+            nsids.insert(nsid_of(&found.ok_or_else(|| Error::not_found(&namespace))?));
+        }
+        Ok(View::Only(nsids))
+    }
+
+    fn recipe(&self, name: &Name, object: &NvmeHost) -> Result<Recipe, Error> {
+        let view = self.view(name, object)?;
+        Ok(Recipe {
+            host: object.hostnqn.clone(),
+            keys: Keys {
+                psk: object.psk.clone(),
+                dhchap: object.dhchap_key.clone(),
+                dhchap_ctrlr: object.dhchap_ctrlr_key.clone(),
+            },
+            view,
+        })
     }
 
     /// The other hosts of its subsystem.
@@ -68,6 +104,11 @@ impl Kind for NvmeHosts {
                 violations.add(field, reason);
             }
         }
+        for namespace in &object.namespaces {
+            if let Err(reason) = check_name(namespace) {
+                violations.add("namespaces", reason);
+            }
+        }
         if object.dhchap_key.is_empty() && !object.dhchap_ctrlr_key.is_empty() {
             violations.add(
                 "dhchap_key",
@@ -80,6 +121,11 @@ impl Kind for NvmeHosts {
         let has_psk = !object.psk.is_empty();
         let subsystem = name.parent_id().unwrap_or_default();
         let uses = admitted(Uses::new(), subsystem, &object.hostnqn, has_psk);
+        // What it sees stays; the namespaces that it names are typed names already.
+        let uses = (object.namespaces.iter())
+            .filter(|of| check_name(of).is_ok())
+            .map(|of| Key::from(of.as_str()))
+            .fold(uses, Uses::needs);
         // Who may connect decides how its controllers listen: none comes or goes meanwhile.
         match name.parent() {
             Some(parent) => uses.alters(parent),
@@ -103,7 +149,7 @@ impl Kind for NvmeHosts {
                 parent.check_no_controllers(&self.shared.registry, name, &what)?;
             }
         }
-        let (nqn, recipe) = (parent.nqn, Recipe::of(&object));
+        let (nqn, recipe) = (parent.nqn, self.recipe(name, &object)?);
         let made = self
             .spdk
             .call(move |spdk| async move { recipe.ensure(spdk, &nqn, is_known).await });
@@ -128,8 +174,8 @@ impl Kind for NvmeHosts {
         }
         let (nqn, old, new) = (
             parent.nqn,
-            Recipe::of(&change.old),
-            Recipe::of(&change.wanted),
+            self.recipe(name, &change.old)?,
+            self.recipe(name, &change.wanted)?,
         );
         let changed = self
             .spdk
@@ -145,10 +191,10 @@ impl Kind for NvmeHosts {
             let what = format!("{} admits any host once it has none", parent.name);
             parent.check_no_controllers(&self.shared.registry, name, &what)?;
         }
-        let (nqn, recipe) = (parent.nqn, Recipe::of(object));
+        let (nqn, host) = (parent.nqn, object.hostnqn.clone());
         let removed = self
             .spdk
-            .call(move |spdk| async move { recipe.remove(spdk, &nqn, is_last).await });
+            .call(move |spdk| async move { remove(spdk, &nqn, &host, is_last).await });
         Ok(removed.await??)
     }
 
@@ -172,29 +218,39 @@ impl Parted for NvmeHosts {
     }
 }
 
+/// Whether it could be the name of a namespace.
+fn check_name(name: &str) -> Result<(), String> {
+    let parts: Vec<&str> = name.split('/').collect();
+    match parts.as_slice() {
+        ["nvmeSubsystems", subsystem, "nvmeNamespaces", namespace]
+            if !subsystem.is_empty() && !namespace.is_empty() =>
+        {
+            Ok(())
+        }
+        _ => Err(format!(
+            "{name:?} is not the name of a namespace: nvmeSubsystems/ID/nvmeNamespaces/ID"
+        )),
+    }
+}
+
 /// What SPDK is told of a host that has passed the checks.
 struct Recipe {
     host: String,
     keys: Keys,
+    view: View,
 }
 
 impl Recipe {
-    fn of(object: &NvmeHost) -> Self {
-        Self {
-            host: object.hostnqn.clone(),
-            keys: Keys {
-                psk: object.psk.clone(),
-                dhchap: object.dhchap_key.clone(),
-                dhchap_ctrlr: object.dhchap_ctrlr_key.clone(),
-            },
-        }
+    async fn allow(&self, spdk: Spdk, nqn: &str) -> Result<(), spdk::Error> {
+        host::allow(spdk, nqn, &self.host, &self.keys, &self.view).await
     }
 
     async fn ensure(&self, spdk: Spdk, nqn: &str, is_known: bool) -> Result<(), spdk::Error> {
         if is_known && host::is_allowed(spdk, nqn, &self.host)? {
+            host::show(spdk, nqn, &self.host, &self.view).await?;
             host::set_keys(spdk, nqn, &self.host, &self.keys)?;
         } else {
-            host::allow(spdk, nqn, &self.host, &self.keys)?;
+            self.allow(spdk, nqn).await?;
         }
         // From the first on these alone.
         let is_open = subsystem::info(spdk, nqn)?.is_some_and(|info| info.allow_any_host);
@@ -202,7 +258,7 @@ impl Recipe {
             return Ok(());
         }
         match host::allow_any(spdk, nqn, false).await {
-            Err(error) => Err(error.after_undo(self.remove(spdk, nqn, true).await)),
+            Err(error) => Err(error.after_undo(remove(spdk, nqn, &self.host, true).await)),
             closed => closed,
         }
     }
@@ -210,12 +266,21 @@ impl Recipe {
     async fn replace(&self, spdk: Spdk, nqn: &str, old: &Self) -> Result<(), spdk::Error> {
         if !host::is_allowed(spdk, nqn, &old.host)? {
             // Removed by SPDK's own commands.
-            return host::allow(spdk, nqn, &self.host, &self.keys);
+            return self.allow(spdk, nqn).await;
         }
         if self.host == old.host {
-            return host::set_keys(spdk, nqn, &self.host, &self.keys);
+            if self.keys != old.keys {
+                host::set_keys(spdk, nqn, &self.host, &self.keys)?;
+            }
+            if self.view == old.view {
+                return Ok(());
+            }
+            let shown = host::show(spdk, nqn, &self.host, &self.view).await;
+            return shown.map_err(|error| {
+                error.after_undo(host::set_keys(spdk, nqn, &old.host, &old.keys))
+            });
         }
-        host::allow(spdk, nqn, &self.host, &self.keys)?;
+        self.allow(spdk, nqn).await?;
         match host::disallow(spdk, nqn, &old.host).await {
             Err(error) if error.errno.0 != errno::ENOENT => {
                 Err(error.after_undo(host::disallow(spdk, nqn, &self.host).await))
@@ -223,19 +288,19 @@ impl Recipe {
             _ => Ok(()),
         }
     }
+}
 
-    /// One that went with its subsystem, or by SPDK's own commands, is as gone.
-    async fn remove(&self, spdk: Spdk, nqn: &str, is_last: bool) -> Result<(), spdk::Error> {
-        match host::disallow(spdk, nqn, &self.host).await {
-            Err(error) if super::is_gone(&error) => {}
-            disallowed => disallowed?,
-        }
-        match is_last {
-            true => match host::allow_any(spdk, nqn, true).await {
-                Err(error) if super::is_gone(&error) => Ok(()),
-                opened => opened,
-            },
-            false => Ok(()),
-        }
+/// One that went with its subsystem, or by SPDK's own commands, is as gone.
+async fn remove(spdk: Spdk, nqn: &str, host: &str, is_last: bool) -> Result<(), spdk::Error> {
+    match host::disallow(spdk, nqn, host).await {
+        Err(error) if super::is_gone(&error) => {}
+        disallowed => disallowed?,
+    }
+    if !is_last {
+        return Ok(());
+    }
+    match host::allow_any(spdk, nqn, true).await {
+        Err(error) if super::is_gone(&error) => Ok(()),
+        opened => opened,
     }
 }

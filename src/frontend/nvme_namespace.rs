@@ -184,6 +184,10 @@ impl Kind for NvmeNamespaces {
         if after.nsid == 0 {
             after.nsid = before.nsid;
         }
+        // Hosts that do not see all namespaces see this one by its ID.
+        if after.nsid != before.nsid {
+            change.unused(name)?;
+        }
         before.kept = Some(self.reservations.of(name));
         after.kept.clone_from(&before.kept);
         let replaced = self
@@ -275,6 +279,11 @@ fn hex(bytes: &[u8]) -> String {
 
 fn spec_of(object: &NvmeNamespace) -> NvmeNamespaceSpec {
     object.spec.clone().unwrap_or_default()
+}
+
+/// By which ID hosts see a namespace.
+pub(super) fn nsid_of(object: &NvmeNamespace) -> u32 {
+    options(&spec_of(object)).nsid
 }
 
 /// A spec that has passed the checks, as SPDK wants it.

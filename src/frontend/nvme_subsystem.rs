@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use spdk::nvmf::host::Keys;
-use spdk::nvmf::{Address, host, listener, nqn, subsystem};
+use spdk::nvmf::{Address, View, host, listener, nqn, subsystem};
 use spdk::{Handle, Spdk, errno};
 use uuid::Uuid;
 
@@ -283,7 +283,7 @@ fn or(text: &str, default: &str) -> String {
 
 async fn make(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
     subsystem::create(spdk, &recipe.options).await?;
-    let open = open(spdk, recipe);
+    let open = open(spdk, recipe).await;
     if open.is_err() {
         subsystem::destroy(spdk, &recipe.options.nqn).await?;
     }
@@ -327,12 +327,12 @@ async fn admit(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error
     // Whoever connected with the key before is out.
     if old.hostnqn == new.hostnqn {
         close(spdk, old, new).await?;
-        return match open(spdk, new) {
-            Err(error) => Err(error.after_undo(open(spdk, old))),
+        return match open(spdk, new).await {
+            Err(error) => Err(error.after_undo(open(spdk, old).await)),
             opened => opened,
         };
     }
-    open(spdk, new)?;
+    open(spdk, new).await?;
     match close(spdk, old, new).await {
         Err(error) if !new.hostnqn.is_empty() => {
             let shut = host::disallow(spdk, &new.options.nqn, &new.hostnqn).await;
@@ -343,11 +343,12 @@ async fn admit(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error
 }
 
 /// Lets the host in that may connect. Any host is let in when the other one is kept out.
-fn open(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
-    match recipe.hostnqn.as_str() {
-        "" => Ok(()),
-        hostnqn => host::allow(spdk, &recipe.options.nqn, hostnqn, &recipe.keys),
+async fn open(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
+    if recipe.hostnqn.is_empty() {
+        return Ok(());
     }
+    let nqn = &recipe.options.nqn;
+    host::allow(spdk, nqn, &recipe.hostnqn, &recipe.keys, &View::All).await
 }
 
 /// Keeps out whom `old` lets in and `new` does not.

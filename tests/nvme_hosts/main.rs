@@ -7,6 +7,7 @@ mod access;
 mod dhchap;
 mod rotation;
 mod rules;
+mod views;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

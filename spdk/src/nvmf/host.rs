@@ -8,7 +8,7 @@ use std::ptr::null;
 
 use spdk_sys as sys;
 
-use super::{Which, disconnect, find, nqn};
+use super::{View, Which, disconnect, find, nqn, view};
 use crate::completion::{call, on_status};
 use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
@@ -122,18 +122,38 @@ pub(super) fn forget_all(spdk: Spdk, nqn: &str) {
     }
 }
 
-/// Lets a host in, with these keys.
+/// Lets a host in, with these keys, to see these namespaces.
 ///
 /// ENODEV for an unknown subsystem, EINVAL for a bad NQN or key, EEXIST for a host
 /// that is let in already.
-pub fn allow(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Error> {
+pub async fn allow(
+    spdk: Spdk,
+    nqn: &str,
+    host: &str,
+    keys: &Keys,
+    shown: &View,
+) -> Result<(), Error> {
     const OPERATION: &str = "allow host";
     nqn::check(host).map_err(|reason| Error::new(OPERATION, libc::EINVAL).with_detail(reason))?;
-    let subsystem = find(spdk, OPERATION, nqn)?;
+    find(spdk, OPERATION, nqn)?;
     if is_allowed(spdk, nqn, host)? {
         return Err(Error::new(OPERATION, libc::EEXIST)
             .with_detail(format!("host {host:?} is allowed already")));
     }
+    // Before it can connect.
+    view::show(spdk, nqn, host, shown.clone()).await?;
+    match add(spdk, nqn, host, keys) {
+        Err(error) => {
+            view::hide(spdk, nqn, host).await;
+            Err(error)
+        }
+        added => added,
+    }
+}
+
+fn add(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Error> {
+    const OPERATION: &str = "allow host";
+    let subsystem = find(spdk, OPERATION, nqn)?;
     let c_host = cstr("host NQN", host)?;
     // Of one that was kept out by SPDK's own commands.
     forget(spdk, nqn, host);
@@ -197,6 +217,18 @@ fn settle(
     result
 }
 
+/// Has a host that is let in by name see these namespaces from now on, and tells it if it is connected.
+///
+/// ENODEV for an unknown subsystem, ENOENT for a host that is not let in by name, ETIMEDOUT if I/O of the
+/// subsystem does not complete. After an error it sees what it saw.
+pub async fn show(spdk: Spdk, nqn: &str, host: &str, shown: &View) -> Result<(), Error> {
+    if !is_allowed(spdk, nqn, host)? {
+        return Err(Error::new("show namespaces", libc::ENOENT)
+            .with_detail(format!("host {host:?} is not allowed")));
+    }
+    view::show(spdk, nqn, host, shown.clone()).await
+}
+
 /// Keeps a host out from now on and disconnects it. ENODEV for an unknown
 /// subsystem, ENOENT for a host that was not let in by name.
 pub async fn disallow(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
@@ -207,7 +239,11 @@ pub async fn disallow(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
     // the call.
     let rc = unsafe { sys::spdk_nvmf_subsystem_remove_host(subsystem, c_host.as_ptr()) };
     forget(spdk, nqn, host);
-    check(OPERATION, rc).map_err(|error| error.with_detail(format!("host {host:?}")))?;
+    if let Err(error) = check(OPERATION, rc) {
+        // What it saw may be left of an attempt before.
+        view::hide(spdk, nqn, host).await;
+        return Err(error.with_detail(format!("host {host:?}")));
+    }
     let status = call::<c_int>(OPERATION, |argument| {
         // SAFETY: as above, still without an await; SPDK copies the string, and
         // `on_status` takes the argument back, once, unless the call is refused.
@@ -221,6 +257,7 @@ pub async fn disallow(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
         }
     })
     .await?;
+    view::hide(spdk, nqn, host).await;
     check(OPERATION, status)
 }
 
@@ -229,6 +266,9 @@ pub async fn disallow(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
 /// may still connects again by itself.
 pub async fn allow_any(spdk: Spdk, nqn: &str, any: bool) -> Result<(), Error> {
     const OPERATION: &str = "allow any host";
+    if any {
+        view::open(spdk, nqn).await?;
+    }
     let subsystem = find(spdk, OPERATION, nqn)?.as_ptr();
     // SAFETY: on the app thread, the subsystem just found.
     check(OPERATION, unsafe {

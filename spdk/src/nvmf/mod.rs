@@ -14,6 +14,7 @@ mod pause;
 pub mod reservation;
 pub mod subsystem;
 pub mod transport;
+mod view;
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
@@ -29,6 +30,7 @@ pub use comings::{Coming, Comings, comings};
 pub use connected::{Connected, Connections, Queue, Which, connections, disconnect};
 pub use listener::Address;
 pub use transport::Transport;
+pub use view::View;
 
 type Subsystem = NonNull<sys::spdk_nvmf_subsystem>;
 

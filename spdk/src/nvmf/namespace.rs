@@ -11,7 +11,7 @@ use spdk_sys as sys;
 
 use super::pause::paused;
 use super::reservation::{self, Kept};
-use super::{Subsystem, find};
+use super::{Subsystem, find, view};
 use crate::bdev::{self, Presence, Watch, qos};
 use crate::cstr::{cstr, string};
 use crate::error::Error;
@@ -64,7 +64,7 @@ pub struct Namespace {
     pub bdev: String,
 }
 
-/// Adds a namespace. Connected hosts are told.
+/// Adds a namespace. Connected hosts that see it are told.
 ///
 /// ENODEV for an unknown subsystem or bdev, EBUSY for a bdev in use, EEXIST for an
 /// id in use and for an identifier that another namespace of the subsystem has (also
@@ -98,6 +98,7 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Erro
                         options.nguid.unwrap_or_default().as_ptr(),
                         options.eui64.unwrap_or_default().as_ptr(),
                         kept.as_ref().map_or(std::ptr::null(), |kept| kept.as_ptr()),
+                        view::is_listed(&nqn),
                     )
                 };
                 if nsid == 0 {
@@ -107,6 +108,7 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Erro
                     )));
                 }
                 added.set(nsid);
+                view::list(spdk, &nqn, subsystem, nsid)?;
                 let watch = bdev::watch(spdk, OPERATION, &options.bdev)?;
                 let bdev = watch.presence();
                 WATCHES.with_borrow_mut(|watches| watches.insert((nqn, nsid), watch));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use spdk_sys as sys;
 
 use super::pause::lock;
-use super::{Subsystem, change_state, find, host, listener, lookup, namespace, nqn, target};
+use super::{Subsystem, change_state, find, host, listener, lookup, namespace, nqn, target, view};
 use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, string};
 use crate::deadline::within;
@@ -106,7 +106,10 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
             .with_detail("the discovery subsystem belongs to the target"));
     }
     // Its hosts went with it if SPDK's own commands removed it.
-    find(spdk, OPERATION, nqn).inspect_err(|_| host::forget_all(spdk, nqn))?;
+    find(spdk, OPERATION, nqn).inspect_err(|_| {
+        host::forget_all(spdk, nqn);
+        view::forget_all(nqn);
+    })?;
     let (done, is_done) = completion::<Result<(), Error>>();
     let name = nqn.to_owned();
     spawn_local(async move {
@@ -117,6 +120,7 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
             listener::stop_all(spdk, OPERATION, find(spdk, OPERATION, &name)?)?;
             namespace::forget(&name, |_| true);
             host::forget_all(spdk, &name);
+            view::forget_all(&name);
             destroy_inactive(OPERATION, subsystem).await
         };
         done.complete(result.await);

@@ -66,12 +66,13 @@ opi_nvmf_add_listener(struct spdk_nvmf_subsystem *subsystem,
 uint32_t
 opi_nvmf_add_ns(struct spdk_nvmf_subsystem *subsystem, const char *bdev_name, uint32_t nsid,
 		const uint8_t uuid[16], const uint8_t nguid[16], const uint8_t eui64[8],
-		const char *kept)
+		const char *kept, bool hidden)
 {
 	struct spdk_nvmf_ns_opts opts;
 
 	spdk_nvmf_ns_opts_get_defaults(&opts, sizeof(opts));
 	opts.nsid = nsid;
+	opts.no_auto_visible = hidden;
 	memcpy(&opts.uuid, uuid, sizeof(opts.uuid));
 	memcpy(opts.nguid, nguid, sizeof(opts.nguid));
 	memcpy(opts.eui64, eui64, sizeof(opts.eui64));

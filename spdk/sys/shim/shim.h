@@ -89,11 +89,11 @@ void opi_nvmf_add_listener(struct spdk_nvmf_subsystem *subsystem,
 			   const struct spdk_nvme_transport_id *trid, bool secure,
 			   void (*done)(void *arg, int status), void *arg);
 
-/* All-zero identifiers are left to SPDK. `kept` is the name under which reservations are kept, or NULL.
- * The namespace id, 0 on failure. */
+/* All-zero identifiers are left to SPDK. `kept` is the name under which reservations are kept, or NULL. A
+ * hidden one is shown to no host before that is on its list. The namespace id, 0 on failure. */
 uint32_t opi_nvmf_add_ns(struct spdk_nvmf_subsystem *subsystem, const char *bdev_name, uint32_t nsid,
 			 const uint8_t uuid[16], const uint8_t nguid[16], const uint8_t eui64[8],
-			 const char *kept);
+			 const char *kept, bool hidden);
 
 /* Before SPDK makes its target: hosts may not ask for a key exchange of 8,192 bits. */
 void opi_nvmf_limit_dhgroups(void);
