@@ -57,6 +57,9 @@ struct Settings {
     /// Serve gRPC on this Unix socket too, to programs of this machine that run as the same user or as root
     #[arg(long, value_name = "PATH")]
     listen_uds: Option<PathBuf>,
+    /// Where hosts find what they may connect to: the NVMe/TCP discovery service, whose port is 8009 by custom
+    #[arg(long, value_name = "ADDR:PORT")]
+    discovery_addr: Option<String>,
     /// Host names of this server, for clients that reach --http-addr by a name; addresses and localhost always do
     #[arg(long, value_name = "NAME,...")]
     http_hosts: Option<String>,
@@ -154,6 +157,8 @@ pub struct Config {
     pub http_addr: SocketAddr,
     /// The Unix socket on which gRPC is served too.
     pub listen_uds: Option<PathBuf>,
+    /// Where the discovery service listens, beside all addresses of controllers.
+    pub discovery_addr: Option<SocketAddr>,
     /// Which names and web pages HTTP/JSON is served to.
     pub web: Web,
     /// Connections of clients, of all ports together.
@@ -251,6 +256,7 @@ impl Settings {
             grpc_addr: self.grpc_addr.or(below.grpc_addr),
             http_addr: self.http_addr.or(below.http_addr),
             listen_uds: self.listen_uds.or(below.listen_uds),
+            discovery_addr: self.discovery_addr.or(below.discovery_addr),
             http_hosts: self.http_hosts.or(below.http_hosts),
             http_origins: self.http_origins.or(below.http_origins),
             max_connections: self.max_connections.or(below.max_connections),
@@ -301,15 +307,18 @@ impl Settings {
         let grpc_addr = address::check("grpc-addr", self.grpc_addr)?.unwrap_or(loopback(50051));
         let http_addr = address::check("http-addr", self.http_addr)?.unwrap_or(loopback(8082));
         let spdk_rpc_http = address::check("spdk-rpc-http", self.spdk_rpc_http)?;
+        let discovery_addr = address::of_port("discovery-addr", self.discovery_addr)?;
         address::distinct(&[
             ("grpc-addr", Some(grpc_addr)),
             ("http-addr", Some(http_addr)),
             ("spdk-rpc-http", spdk_rpc_http),
+            ("discovery-addr", discovery_addr),
         ])?;
         Ok(Config {
             grpc_addr,
             http_addr,
             listen_uds: self.listen_uds,
+            discovery_addr,
             web: web::check(self.http_hosts, self.http_origins)?,
             max_connections: check_connections(self.max_connections)?,
             tls: self.tls.as_deref().map(tls::check).transpose()?,

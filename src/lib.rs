@@ -11,6 +11,7 @@ pub mod config;
 mod configured;
 mod connected;
 mod ctrlr_dir;
+mod discovery;
 pub mod doctor;
 pub mod error;
 pub mod events;

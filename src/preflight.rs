@@ -62,6 +62,10 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
     let identity = Identity::of_state_dir(&config.state_dir)?;
     let grpc = bind("grpc-addr", config.grpc_addr)?;
     let http = bind("http-addr", config.http_addr)?;
+    if let Some(address) = config.discovery_addr {
+        // SPDK opens it, once all that it tells of is there.
+        bind("discovery-addr", address)?;
+    }
     let local = config.listen_uds.as_deref().map(Bound::new).transpose();
     let local = local.map_err(|reason| format!("listen-uds {reason}"))?;
     let spdk_rpc = config

@@ -13,6 +13,7 @@ use crate::api::storage::*;
 use crate::backend::{NvmePaths, NvmeRemoteControllers, NvmeRemoteNamespaces, Volumes};
 use crate::config::Config;
 use crate::configured::{self, Collections};
+use crate::discovery;
 use crate::events::Log;
 use crate::frontend::{
     Luns, NvmeControllers, NvmeHosts, NvmeNamespaces, NvmeSubsystems, Reservations, VirtioBlks,
@@ -292,11 +293,14 @@ impl Services {
         let reconciler = Reconciler::new(&self.shared, self.records());
         let aside = |entry: &_| self.reservations.restore(entry);
         let names = reconciler.load(aside).await?;
-        let services = self.clone();
+        let (services, discovery) = (self.clone(), config.discovery_addr);
         tokio::spawn(Arc::clone(&self.reservations).keep());
         Ok(async move {
             reconciler.replay(&names).await;
             services.shared.set_restored();
+            if let Some(address) = discovery {
+                tokio::spawn(discovery::open(services.spdk.clone(), address));
+            }
             services.watch();
             reconciler.run().await;
         })

@@ -174,7 +174,7 @@ fn a_port_in_use_is_refused() {
     let address = other.local_addr().expect("it is bound").to_string();
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().display().to_string();
-    for flag in ["--grpc-addr", "--http-addr"] {
+    for flag in ["--grpc-addr", "--http-addr", "--discovery-addr"] {
         refused_in(&path, &[flag, &address], &[&address, &flag[2..]]);
     }
 }
@@ -196,6 +196,10 @@ fn settings_that_cannot_be_are_refused_by_name() {
     refused(&["--max-calls", "3"], &["max-calls", "3"]);
     refused(&["--grpc-addr", "nowhere"], &["grpc-addr", "nowhere"]);
     refused(&["--http-addr", "127.0.0.1"], &["http-addr", "127.0.0.1"]);
+    refused(
+        &["--discovery-addr", "0.0.0.0:0"],
+        &["discovery-addr", "port 0"],
+    );
     // TEST-NET-1: no interface of this machine.
     refused(
         &["--grpc-addr", "192.0.2.1:50051"],

@@ -21,6 +21,21 @@ pub(super) fn check(
     })
 }
 
+/// Reads an address that others are told of, so that its port is chosen by whoever sets it.
+pub(super) fn of_port(
+    setting: &'static str,
+    text: Option<String>,
+) -> Result<Option<SocketAddr>, ConfigError> {
+    let address = check(setting, text)?;
+    match address {
+        Some(address) if address.port() == 0 => Err(ConfigError::Value {
+            setting,
+            reason: format!("{address} has port 0: give one from 1 to 65535, such as 8009"),
+        }),
+        _ => Ok(address),
+    }
+}
+
 /// What an address that cannot be read may have been meant to be.
 fn right_form(text: &str) -> String {
     let is_address = text.parse::<IpAddr>().is_ok();

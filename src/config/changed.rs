@@ -22,6 +22,7 @@ impl Config {
             grpc_addr,
             http_addr,
             listen_uds,
+            discovery_addr,
             web,
             max_connections,
             cores,

@@ -16,6 +16,7 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
         ("grpc-addr", Some(config.grpc_addr)),
         ("http-addr", Some(config.http_addr)),
         ("spdk-rpc-http", rpc.map(|http| http.address)),
+        ("discovery-addr", config.discovery_addr),
     ];
     let listening = listening(machine);
     for (setting, address) in asked {

@@ -242,3 +242,43 @@ async fn discovery_over_tcp_tells_tcp_alone() {
     controllers.deleted(&name_of(&pcie)).await;
     target.stop();
 }
+
+#[tokio::test]
+async fn discovery_at_an_address_of_its_own_tells_of_itself_and_of_all_controllers() {
+    let (own, port) = (free_port(), free_port());
+    let address = format!("127.0.0.1:{own}");
+    let target = Target::start_with(Options::default().args(["--discovery-addr", &address])).await;
+    let client = target.client().await;
+    let itself = (
+        3,
+        "127.0.0.1".to_owned(),
+        own.to_string(),
+        DISCOVERY.to_owned(),
+    );
+    let told = eventually("the service is open", ANSWER, async || {
+        std::net::TcpStream::connect(("127.0.0.1", own)).ok()
+    });
+    drop(told.await);
+    assert_eq!(discovered("127.0.0.1", own), [itself.clone()]);
+
+    let [(one, first), (_, second)] = two_subsystems(&client).await;
+    let controllers = Resource::new(&client, "NvmeController");
+    let made = controllers
+        .created(&first, "", controller("127.0.0.1", port))
+        .await;
+    let record = (3, "127.0.0.1".to_owned(), port.to_string(), nqn_of(&one));
+    for asked in [own, port] {
+        let mut all = discovered("127.0.0.1", asked);
+        all.sort_by_key(|record| record.3 == DISCOVERY);
+        assert_eq!(all, [record.clone(), itself.clone()]);
+    }
+    let over = controllers
+        .create(&second, "", controller("0.0.0.0", own))
+        .await;
+    let status = over.expect_err("they overlap");
+    assert!(status.message().contains(DISCOVERY), "{status:?}");
+
+    controllers.deleted(&name_of(&made)).await;
+    assert_eq!(discovered("127.0.0.1", own), [itself]);
+    target.stop();
+}
