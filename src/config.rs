@@ -72,6 +72,9 @@ struct Settings {
     /// Serve TLS with this certificate and key, and ask clients for a certificate that the CA signed
     #[arg(long, value_name = "CERT:KEY:CA")]
     tls: Option<String>,
+    /// TOML file with the roles of clients; without it whoever reaches a port may use all of the API
+    #[arg(long, value_name = "FILE")]
+    access_file: Option<PathBuf>,
     /// Cores for SPDK's reactors, one pinned thread each: a list (0-3,5) or a mask (0x2f) [default: 0]
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
@@ -165,6 +168,8 @@ pub struct Config {
     pub max_connections: usize,
     /// TLS for both, if set.
     pub tls: Option<TlsFiles>,
+    /// The roles of clients, if they have some.
+    pub access_file: Option<PathBuf>,
     /// The reactors' cores.
     pub cores: CoreSet,
     /// SPDK's memory, MiB.
@@ -261,6 +266,7 @@ impl Settings {
             http_origins: self.http_origins.or(below.http_origins),
             max_connections: self.max_connections.or(below.max_connections),
             tls: self.tls.or(below.tls),
+            access_file: self.access_file.or(below.access_file),
             cores: self.cores.or(below.cores),
             mem_mib: self.mem_mib.or(below.mem_mib),
             iobuf_small: self.iobuf_small.or(below.iobuf_small),
@@ -322,6 +328,7 @@ impl Settings {
             web: web::check(self.http_hosts, self.http_origins)?,
             max_connections: check_connections(self.max_connections)?,
             tls: self.tls.as_deref().map(tls::check).transpose()?,
+            access_file: self.access_file,
             cores,
             mem_mib,
             iobuf: iobuf::check(self.iobuf_small, self.iobuf_large, reactors, mem_mib)?,

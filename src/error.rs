@@ -72,6 +72,12 @@ pub enum Error {
     /// The call's time was up first.
     #[error("{0}")]
     DeadlineExceeded(String),
+    /// Nobody knows who calls.
+    #[error("{0}")]
+    Unauthenticated(String),
+    /// Who calls may not do it.
+    #[error("{0}")]
+    PermissionDenied(String),
     /// What was asked for lies before or after what is known.
     #[error("{0}")]
     OutOfRange(String),
@@ -254,6 +260,8 @@ impl Error {
             Error::ResourceExhausted(_) => Code::ResourceExhausted,
             Error::Unavailable(_) => Code::Unavailable,
             Error::DeadlineExceeded(_) => Code::DeadlineExceeded,
+            Error::Unauthenticated(_) => Code::Unauthenticated,
+            Error::PermissionDenied(_) => Code::PermissionDenied,
             Error::OutOfRange(_) => Code::OutOfRange,
             Error::Internal { .. } => Code::Internal,
         }
@@ -270,6 +278,8 @@ impl Error {
             Error::ResourceExhausted(_) => "RESOURCE_EXHAUSTED",
             Error::Unavailable(_) => "UNAVAILABLE",
             Error::DeadlineExceeded(_) => "DEADLINE_EXCEEDED",
+            Error::Unauthenticated(_) => "NOT_KNOWN",
+            Error::PermissionDenied(_) => "NOT_ALLOWED",
             Error::OutOfRange(_) => "OUT_OF_RANGE",
             Error::Internal { .. } => "INTERNAL",
         }
@@ -316,6 +326,8 @@ impl Error {
             | Error::ResourceExhausted(_)
             | Error::Unavailable(_)
             | Error::DeadlineExceeded(_)
+            | Error::Unauthenticated(_)
+            | Error::PermissionDenied(_)
             | Error::OutOfRange(_) => {}
         }
         details.set_error_info(self.reason(), DOMAIN, metadata);

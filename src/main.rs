@@ -84,7 +84,8 @@ fn start(line: CommandLine) -> Result<(), String> {
     let pinned = ready.control_cores.pin_current_thread();
     pinned.map_err(|error| format!("cannot run on cores {}: {error}", ready.control_cores))?;
     let tls = ready.listeners.tls.clone();
-    let reload = Reload::new(line, config.clone(), tls, set_log_level);
+    let access = ready.listeners.access.clone();
+    let reload = Reload::new(line, config.clone(), tls, access, set_log_level);
     run(config, ready, reload)
 }
 

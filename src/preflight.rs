@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use spdk::cores::CoreSet;
 
+use crate::access::Access;
 use crate::config::{Config, RpcHttp, SpdkRpc};
 use crate::ctrlr_dir;
 use crate::identity::Identity;
@@ -47,6 +48,8 @@ pub struct Listeners {
     pub spdk_rpc: Option<Proxy>,
     /// TLS for all of them, if it is on.
     pub tls: Option<Tls>,
+    /// What their clients may do.
+    pub access: Access,
 }
 
 /// Checks the configuration against the machine and takes what it needs.
@@ -54,6 +57,7 @@ pub struct Listeners {
 pub fn prepare(config: &Config) -> Result<Ready, String> {
     let control_cores = check_cores(&config.cores)?;
     let tls = config.tls.as_ref().map(Tls::read).transpose()?;
+    let access = read_access(config)?;
     let instance = [
         lock_state_dir(&config.state_dir)?,
         ctrlr_dir::take(&config.ctrlr_dir)?,
@@ -94,8 +98,23 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
             local,
             spdk_rpc,
             tls,
+            access,
         },
     })
+}
+
+fn read_access(config: &Config) -> Result<Access, String> {
+    let Some(file) = &config.access_file else {
+        return Ok(Access::default());
+    };
+    let access = Access::read(file)?;
+    if config.tls.is_none() && access.has_certificates() {
+        return Err(format!(
+            "access-file {}: clients have certificates with TLS alone: set --tls, or use token-file and uid",
+            file.display()
+        ));
+    }
+    Ok(access)
 }
 
 fn open_state(config: &Config) -> Result<(Disk, KeySource), String> {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use spdk::Runtime;
 use tokio::time::timeout;
 
+use crate::access::Access;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::notify::Manager;
@@ -24,7 +25,7 @@ use crate::telemetry::{Telemetry, audit::Audit, traces};
 /// Runs until a signal or a failure. An error is one line for the operator.
 pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     let mut signals = Signals::install().map_err(|error| format!("signals: {error}"))?;
-    warn_of_exposure(&config);
+    warn_of_exposure(&config, &ready.listeners.access);
     // Until SPDK has stopped, and longer than the servers.
     let audit = config.audit_log.as_deref().map(Audit::open).transpose()?;
     if let Some(audit) = &audit {
@@ -256,12 +257,17 @@ fn warn_of_state_key(source: &KeySource) {
 }
 
 /// An open port is a decision; say what it means.
-fn warn_of_exposure(config: &Config) {
+fn warn_of_exposure(config: &Config, access: &Access) {
     if config.spdk_rpc.is_some() {
         tracing::warn!("spdk-rpc-socket: SPDK takes commands that the API knows nothing of");
     }
     if config.tls.is_some() {
         return;
+    }
+    if access.has_tokens()
+        && !(config.grpc_addr.ip().is_loopback() && config.http_addr.ip().is_loopback())
+    {
+        tracing::warn!("access-file has tokens, which can be read on the way without TLS");
     }
     if let Some(address) = config
         .spdk_rpc
@@ -271,12 +277,16 @@ fn warn_of_exposure(config: &Config) {
     {
         tracing::warn!(%address, "spdk-rpc-http is served without TLS: its password can be read on the way");
     }
+    let who = match config.access_file {
+        None => "reaches it controls the storage",
+        Some(_) => "is on the way can read and change what is sent",
+    };
     for (what, address) in [
         ("grpc-addr", config.grpc_addr),
         ("http-addr", config.http_addr),
     ] {
         if !address.ip().is_loopback() {
-            tracing::warn!(%address, "{what} is served without TLS: whoever reaches it controls the storage");
+            tracing::warn!(%address, "{what} is served without TLS: whoever {who}");
         }
     }
 }

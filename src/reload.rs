@@ -1,8 +1,9 @@
-//! SIGHUP: the configuration is read again. The log's level and the TLS files are taken over without
-//! dropping a connection; of everything else that changed the log tells that it needs a restart.
+//! SIGHUP: the configuration is read again. The log's level, the TLS files and the roles of clients are taken
+//! over without dropping a connection; of everything else that changed the log tells that it needs a restart.
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::access::Access;
 use crate::config::{CommandLine, Config};
 use crate::server::Tls;
 
@@ -14,6 +15,7 @@ pub struct Reload {
     line: CommandLine,
     running: Config,
     tls: Option<Tls>,
+    access: Access,
     set_log_level: SetLogLevel,
 }
 
@@ -23,12 +25,14 @@ impl Reload {
         line: CommandLine,
         running: Config,
         tls: Option<Tls>,
+        access: Access,
         set_log_level: SetLogLevel,
     ) -> Self {
         Self {
             line,
             running,
             tls,
+            access,
             set_log_level,
         }
     }
@@ -65,6 +69,7 @@ impl Reload {
         if let (Some(tls), Some(files)) = (&self.tls, &new.tls) {
             tls.reload(files)?;
         }
+        self.access.reload()?;
         if self.running.log_level != new.log_level {
             (self.set_log_level)(&new.log_level)?;
             tracing::debug!("the level of the log is now {}", new.log_level);

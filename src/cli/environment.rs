@@ -12,7 +12,7 @@ const PREFIX: &str = "OPI_SPDK_";
 const OTHERS: [&str; 2] = ["OPI_SPDK_CACHE", "OPI_SPDK_GUEST"];
 
 /// Flags of the shell's client that can be variables, beside those that are settings of the server too.
-const OF_CLIENT: [&str; 2] = ["addr", "server-name"];
+const OF_CLIENT: [&str; 3] = ["addr", "server-name", "token-file"];
 
 /// The variable of a setting.
 fn variable(setting: &str) -> String {

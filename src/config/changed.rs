@@ -25,6 +25,7 @@ impl Config {
             discovery_addr,
             web,
             max_connections,
+            access_file,
             cores,
             mem_mib,
             iobuf,

@@ -95,7 +95,8 @@ fn metadata(http: &HeaderMap) -> HeaderMap {
     headers
 }
 
-fn frame(message: &DynamicMessage) -> Bytes {
+/// A message as gRPC sends it, uncompressed.
+pub fn frame(message: &DynamicMessage) -> Bytes {
     let length = message.encoded_len();
     let mut frame = BytesMut::with_capacity(FRAME_HEADER + length);
     frame.put_u8(0);
@@ -105,7 +106,7 @@ fn frame(message: &DynamicMessage) -> Bytes {
 }
 
 /// The message of a frame; `None` if the bytes are not exactly one uncompressed frame.
-fn unframe(mut bytes: Bytes) -> Option<Bytes> {
+pub fn unframe(mut bytes: Bytes) -> Option<Bytes> {
     if bytes.len() < FRAME_HEADER || bytes.get_u8() != 0 {
         return None;
     }

@@ -49,6 +49,7 @@ use crate::error::Error;
 use crate::resource::{GRPC_TIMEOUT, grpc_timeout};
 use crate::telemetry::Record;
 use call::Services;
+pub(crate) use call::{frame, unframe};
 use response::Failure;
 use route::{Body as InBody, Found, Table};
 

@@ -19,12 +19,13 @@ use std::fmt::Display;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use axum::Router;
+use axum::{Router, middleware};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tonic::service::Routes;
 use tower::ServiceBuilder;
 
+use crate::access::{Access, Restricted};
 use crate::api;
 use crate::config::Web;
 use crate::gateway;
@@ -65,6 +66,7 @@ pub async fn serve(
         local,
         spdk_rpc,
         tls,
+        access,
     } = listeners;
     let limits = Limits {
         connections: affordable(connections),
@@ -82,11 +84,13 @@ pub async fn serve(
     tokio::spawn(watchdog);
     let routes = with_reflection(routes)?.prepare();
     let fail = |error: String| format!("HTTP server: {error}");
-    let observed = Observe(routes);
+    let observed = Observe(Restricted::new(routes, access.clone()));
     let gateway = gateway::router(api::pool(), observed.clone(), limits).map_err(fail)?;
+    let readers = middleware::from_fn_with_state(access, Access::readers);
+    let of_all = telemetry::http::metrics(scrapes).merge(objects::router(objects));
     let gateway = gateway
-        .merge(telemetry::http::router(scrapes, health))
-        .merge(objects::router(objects))
+        .merge(of_all.layer(readers))
+        .merge(telemetry::http::health(health))
         .merge(page::router());
     let serve_on = async |protocol, what: &(dyn Display + Sync), listener, router| {
         let guard = Guard::new(web.clone(), shared.has_tls());
@@ -130,7 +134,7 @@ pub async fn serve(
 }
 
 /// The services as a router, which is what the server serves.
-fn grpc_router(services: Observe<Routes>) -> Router {
+fn grpc_router(services: Observe<Restricted<Routes>>) -> Router {
     use axum::body::Body;
     use axum::http::{Request, Response};
     let services = ServiceBuilder::new()

@@ -3,26 +3,28 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, Method, Response, StatusCode};
 use axum::routing::get;
 
 use super::health::Health;
 use super::metrics::Scrapes;
 use crate::gateway;
 
-struct Routes {
-    scrapes: Scrapes,
-    health: Arc<Health>,
+/// `GET /metrics`.
+pub fn metrics(scrapes: Scrapes) -> Router {
+    let metrics = async |State(scrapes): State<Arc<Scrapes>>, headers: HeaderMap| {
+        scrapes.answer(&headers).await
+    };
+    Router::new()
+        .route("/metrics", get(metrics).fallback(refuse))
+        .with_state(Arc::new(scrapes))
 }
 
-/// `GET /metrics`; `GET /healthz`: the process is alive; `GET /readyz`: it serves.
-pub fn router(scrapes: Scrapes, health: Arc<Health>) -> Router {
-    let refuse = async |method: Method| gateway::only_get(&method);
-    let metrics = async |State(routes): State<Arc<Routes>>, headers: HeaderMap| {
-        routes.scrapes.answer(&headers).await
-    };
-    let ready = async |State(routes): State<Arc<Routes>>| match routes.health.unready() {
+/// `GET /healthz`: the process is alive; `GET /readyz`: it serves.
+pub fn health(health: Arc<Health>) -> Router {
+    let ready = async |State(health): State<Arc<Health>>| match health.unready() {
         None => (StatusCode::OK, "ready\n".to_owned()),
         Some(reason) => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -30,8 +32,11 @@ pub fn router(scrapes: Scrapes, health: Arc<Health>) -> Router {
         ),
     };
     Router::new()
-        .route("/metrics", get(metrics).fallback(refuse))
         .route("/healthz", get(async || "alive\n").fallback(refuse))
         .route("/readyz", get(ready).fallback(refuse))
-        .with_state(Arc::new(Routes { scrapes, health }))
+        .with_state(health)
+}
+
+async fn refuse(method: Method) -> Response<Body> {
+    gateway::only_get(&method)
 }

@@ -26,6 +26,7 @@ const BOUND: Duration = Duration::from_secs(15);
 #[derive(Clone)]
 pub struct Client {
     channel: Channel,
+    token: Option<String>,
 }
 
 impl Client {
@@ -33,7 +34,18 @@ impl Client {
     pub async fn connect(address: SocketAddr) -> Option<Self> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
         let channel = endpoint.connect_timeout(BOUND).connect().await.ok()?;
-        Some(Self { channel })
+        Some(Self {
+            channel,
+            token: None,
+        })
+    }
+
+    /// The same connection, with calls that have this token.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self {
+            channel: self.channel(),
+            token: Some(token.to_owned()),
+        }
     }
 
     /// For the clients of other services.
@@ -93,7 +105,11 @@ impl Client {
             let ready = grpc.ready().await;
             ready.map_err(|e| Status::unavailable(format!("connection: {e}")))?;
             let path = path.parse().expect("a path");
-            let request = Request::new(bytes);
+            let mut request = Request::new(bytes);
+            if let Some(token) = &self.token {
+                let value = format!("Bearer {token}").parse().expect("a header");
+                request.metadata_mut().insert("authorization", value);
+            }
             grpc.unary(request, path, RawCodec).await
         };
         let answer = tokio::time::timeout(BOUND, call).await;

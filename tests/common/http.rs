@@ -60,6 +60,26 @@ impl Http {
         answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
+    /// The status of a GET, whatever its body is and though it may have no end.
+    pub async fn status(&self, path: &str, headers: &[(&str, &str)]) -> u16 {
+        let mut request = Request::get(path).header("host", "localhost");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::new())).expect("a request");
+        let asked = async {
+            let stream = TcpStream::connect(self.0).await?;
+            let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+            let connection = tokio::spawn(connection);
+            let status = sender.send_request(request).await?.status();
+            connection.abort();
+            Ok::<_, anyhow::Error>(status.as_u16())
+        };
+        let asked = tokio::time::timeout(BOUND, asked).await;
+        let asked = asked.unwrap_or_else(|_| panic!("{path} was not answered within {BOUND:?}"));
+        asked.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
     async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
         let stream = TcpStream::connect(self.0).await?;
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;

@@ -259,7 +259,7 @@ async fn discovery_at_an_address_of_its_own_tells_of_itself_and_of_all_controlle
         std::net::TcpStream::connect(("127.0.0.1", own)).ok()
     });
     drop(told.await);
-    assert_eq!(discovered("127.0.0.1", own), [itself.clone()]);
+    assert_eq!(discovered("127.0.0.1", own), std::slice::from_ref(&itself));
 
     let [(one, first), (_, second)] = two_subsystems(&client).await;
     let controllers = Resource::new(&client, "NvmeController");

@@ -1,11 +1,17 @@
 //! The connection to the server, and calls whose messages are known by their descriptors alone.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
+use axum::http::header::AUTHORIZATION;
 use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor, MethodDescriptor};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::MetadataMap;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
 
@@ -27,6 +33,9 @@ pub(super) struct Connect {
     /// TLS: files of the client's certificate, its key and the authority of the server's certificate
     #[arg(long, value_name = "CERT:KEY:CA")]
     tls: Option<String>,
+    /// File with the token that the server knows this client by
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// The name that the server's certificate is for [default: that of --addr]
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
@@ -35,10 +44,17 @@ pub(super) struct Connect {
     timeout: u64,
 }
 
+/// What sends calls, with the token where there is one.
+pub(super) type Service = InterceptedService<Channel, Token>;
+
+/// The value of `authorization`, marked as secret.
+#[derive(Clone, Default)]
+pub(super) struct Token(Option<HeaderValue>);
+
 /// A connection.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Connection {
-    channel: Channel,
+    service: Service,
     address: String,
     timeout: Duration,
     has_tls: bool,
@@ -55,6 +71,7 @@ impl Connect {
             None => local(std::env::var("OPI_SPDK_GRPC_ADDR").ok()),
         };
         let timeout = Duration::from_secs(self.timeout);
+        let token = self.token()?;
         let endpoint = self.endpoint(&address)?.connect_timeout(timeout);
         let unreachable = |reason: String| Failure::Unreachable {
             address: plain(&address),
@@ -67,11 +84,28 @@ impl Connect {
             Err(_) => return Err(unreachable(format!("nothing within {timeout:?}"))),
         };
         Ok(Connection {
-            channel,
+            service: InterceptedService::new(channel, token),
             address,
             timeout,
             has_tls: self.tls.is_some(),
         })
+    }
+
+    /// The token of --token-file.
+    ///
+    /// # Errors
+    /// [`Failure::Here`] for a file that has none.
+    pub fn token(&self) -> Result<Token, Failure> {
+        let Some(file) = &self.token_file else {
+            return Ok(Token::default());
+        };
+        let fail =
+            |why: &dyn Display| Failure::Here(format!("token file {}: {why}", file.display()));
+        let text = std::fs::read_to_string(file).map_err(|error| fail(&error))?;
+        let value = HeaderValue::from_str(&format!("Bearer {}", text.trim()));
+        let mut value = value.map_err(|_| fail(&"it is no line of text"))?;
+        value.set_sensitive(true);
+        Ok(Token(Some(value)))
     }
 
     /// The files of --tls.
@@ -154,10 +188,30 @@ pub(super) fn reachable(setting: Option<String>, default: &str) -> String {
     }
 }
 
+impl Token {
+    /// For `authorization`, if there is one.
+    pub fn header(&self) -> Option<HeaderValue> {
+        self.0.clone()
+    }
+}
+
+impl Interceptor for Token {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let Some(value) = &self.0 else {
+            return Ok(request);
+        };
+        let (mut metadata, extensions, message) = request.into_parts();
+        let mut headers = metadata.into_headers();
+        headers.insert(AUTHORIZATION, value.clone());
+        metadata = MetadataMap::from_headers(headers);
+        Ok(Request::from_parts(metadata, extensions, message))
+    }
+}
+
 impl Connection {
     /// For clients of single services.
-    pub fn channel(&self) -> Channel {
-        self.channel.clone()
+    pub fn service(&self) -> Service {
+        self.service.clone()
     }
 
     /// The status, in words that tell of a connection that broke.
@@ -175,7 +229,7 @@ impl Connection {
         message: DynamicMessage,
     ) -> Result<DynamicMessage, Status> {
         let mut client =
-            tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX);
+            tonic::client::Grpc::new(self.service.clone()).max_decoding_message_size(ANSWER_MAX);
         let call = async {
             let ready = client.ready().await;
             ready.map_err(|error| Status::unavailable(deepest(&error)))?;

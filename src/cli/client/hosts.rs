@@ -65,7 +65,7 @@ pub(super) async fn disconnect(args: DisconnectArgs) -> Result<(), Failure> {
         host_nqn: args.host.unwrap_or_default(),
         controller_id: args.controller,
     };
-    let mut client = ObjectServiceClient::new(connection.channel());
+    let mut client = ObjectServiceClient::new(connection.service());
     let answer = client.disconnect_host(request).await;
     let answer = answer.map_err(|status| Failure::refused(connection.explained(status), None))?;
     let lines = answer.into_inner().hosts.into_iter().map(|host| {
@@ -80,7 +80,7 @@ pub(super) async fn disconnect(args: DisconnectArgs) -> Result<(), Failure> {
 
 /// All hosts of a subsystem, or of all.
 pub(super) async fn all(connection: &Connection, parent: &str) -> Result<Vec<Host>, Failure> {
-    let mut client = ObjectServiceClient::new(connection.channel());
+    let mut client = ObjectServiceClient::new(connection.service());
     let mut request = ListHostsRequest {
         parent: parent.to_owned(),
         page_size: PAGE,

@@ -18,7 +18,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::connection::reachable;
+use super::connection::{Token, reachable};
 use super::failure::plain;
 use super::{Connect, Failure};
 
@@ -42,6 +42,7 @@ pub(super) struct Http {
 /// Reads a server's metrics, with a connection for each time: the server may have gone in between.
 pub(super) struct Scraper {
     address: String,
+    token: Token,
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
@@ -64,7 +65,12 @@ impl Http {
                 Some((connector(&files).map_err(Failure::Here)?, name))
             }
         };
-        Ok(Scraper { address, tls })
+        let token = connect.token()?;
+        Ok(Scraper {
+            address,
+            token,
+            tls,
+        })
     }
 }
 
@@ -132,7 +138,10 @@ impl Scraper {
             .header(header::HOST, &self.address)
             .header(header::ACCEPT, "text/plain")
             .body(Body::empty());
-        let request = request.map_err(|error| text(&error))?;
+        let mut request = request.map_err(|error| text(&error))?;
+        if let Some(value) = self.token.header() {
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
         let answered = async {
             let answer = sender.send_request(request).await;
             body(answer.map_err(|error| text(&error))?).await

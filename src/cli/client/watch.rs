@@ -93,7 +93,7 @@ async fn follow(
     after_revision: Option<i64>,
     show: impl Fn(&Event) -> Result<Option<String>, Failure>,
 ) -> Result<Ended, Failure> {
-    let mut client = ObjectServiceClient::new(connection.channel());
+    let mut client = ObjectServiceClient::new(connection.service());
     let refused = |status| Ended::Refused(Failure::refused(status, None));
     let mut events = match client
         .watch_events(WatchEventsRequest { after_revision })
@@ -122,7 +122,7 @@ async fn follow(
 
 /// All objects, and the revision to watch from.
 pub(super) async fn all(connection: &Connection) -> Result<(Vec<Object>, i64), Failure> {
-    let mut client = ObjectServiceClient::new(connection.channel());
+    let mut client = ObjectServiceClient::new(connection.service());
     let mut request = ListObjectsRequest {
         page_size: PAGE,
         page_token: String::new(),
@@ -153,7 +153,7 @@ pub(super) async fn last(
     /// How far back: an event or more a revision, and so many are remembered.
     const BACK: [i64; 8] = [i64::MAX, 4096, 2048, 1024, 256, 64, 8, 0];
     let refused = |status| Failure::refused(connection.explained(status), None);
-    let mut client = ObjectServiceClient::new(connection.channel());
+    let mut client = ObjectServiceClient::new(connection.service());
     let mut stream = None;
     for back in BACK {
         let after_revision = Some(revision.saturating_sub(back).max(0));

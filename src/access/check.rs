@@ -1,0 +1,204 @@
+//! Whether a grant allows a call.
+
+use prost_reflect::{DynamicMessage, Value};
+
+use super::methods::{self, Method};
+use super::policy::{Grant, Role};
+use crate::error::Error;
+
+/// Whether one of the grants allows the method whatever its request says.
+pub(super) fn at_once(method: &Method, grants: &[Grant]) -> bool {
+    let mut all = grants.iter().filter(|grant| grant.prefix.is_none());
+    all.any(|grant| grant.role == Role::Admin || method.needs == Role::Viewer)
+}
+
+/// Whether all objects may be read.
+///
+/// # Errors
+/// PERMISSION_DENIED.
+pub(super) fn read_all(grants: &[Grant]) -> Result<(), Error> {
+    match grants.iter().any(|grant| grant.prefix.is_none()) {
+        true => Ok(()),
+        false => Err(Error::PermissionDenied(format!(
+            "this tells of all objects, and yours are those of {}",
+            prefixes(grants)
+        ))),
+    }
+}
+
+/// Whether one of the grants allows a request.
+///
+/// # Errors
+/// PERMISSION_DENIED, and what would be needed.
+pub(super) fn request(
+    method: &Method,
+    message: &DynamicMessage,
+    grants: &[Grant],
+) -> Result<(), Error> {
+    let mut refused = String::new();
+    // What the highest role is refused for is what its holder wants to know.
+    let mut grants: Vec<&Grant> = grants.iter().collect();
+    grants.sort_by_key(|grant| grant.role);
+    for grant in grants {
+        match by(grant, method, message) {
+            Ok(()) => return Ok(()),
+            Err(reason) => refused = reason,
+        }
+    }
+    Err(Error::PermissionDenied(format!(
+        "{}: {refused}",
+        method.name
+    )))
+}
+
+fn by(grant: &Grant, method: &Method, message: &DynamicMessage) -> Result<(), String> {
+    if grant.role < method.needs {
+        let least = match method.needs {
+            Role::Admin => "the role admin",
+            _ => "the role operator or admin",
+        };
+        return Err(format!("a {} may not: it takes {least}", shown(grant.role)));
+    }
+    if grant.role < Role::Admin && method.touches_keys(message) {
+        return Err(format!(
+            "a {} may not set or take away hosts and keys: it takes the role admin",
+            shown(grant.role)
+        ));
+    }
+    match &grant.prefix {
+        None => Ok(()),
+        Some(prefix) => within(prefix, method, message),
+    }
+}
+
+/// Whether a request stays with the objects of a prefix.
+fn within(prefix: &str, method: &Method, message: &DynamicMessage) -> Result<(), String> {
+    if method.reaches_beyond {
+        return Err(format!(
+            "it reaches files or peers beyond the objects of {prefix:?}: it takes a grant without a prefix"
+        ));
+    }
+    let mut names = Vec::new();
+    named(message, &mut names);
+    if method.creates && names.is_empty() {
+        names.push(own_id(message));
+    }
+    if names.is_empty() && method.listed.is_none() {
+        return Err(format!("it is not about an object of {prefix:?}"));
+    }
+    methods::references(message, &mut names);
+    match names.iter().find(|name| !is_of(name, prefix)) {
+        None => Ok(()),
+        Some(name) if name.is_empty() => Err(format!("give it an ID that begins with {prefix:?}")),
+        Some(name) => Err(format!("{name:?} is not of {prefix:?}")),
+    }
+}
+
+/// Whether a name, as the API answers and takes it, is that of an object of the prefix or beneath one. A UUID
+/// or a name of SPDK's stands for the objects of all.
+pub(super) fn is_of(name: &str, prefix: &str) -> bool {
+    let parts: Vec<&str> = name.split('/').collect();
+    match parts[..] {
+        [id] => id.starts_with(prefix),
+        [_, id, ..] => parts.len().is_multiple_of(2) && id.starts_with(prefix),
+        [] => false,
+    }
+}
+
+/// Names of the object and of its parent in a request, and in the object that it sends.
+fn named(message: &DynamicMessage, names: &mut Vec<String>) {
+    for (field, value) in message.fields() {
+        match value {
+            Value::String(text) if matches!(field.name(), "name" | "parent") => {
+                names.push(text.clone());
+            }
+            Value::Message(object) => {
+                if let Some(name) = object.get_field_by_name("name")
+                    && let Some(name) = name.as_str().filter(|name| !name.is_empty())
+                {
+                    names.push(name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The ID for what is to be made; empty where the server chooses one.
+fn own_id(message: &DynamicMessage) -> String {
+    let mut fields = message.fields();
+    let id = fields.find_map(|(field, value)| match value {
+        Value::String(text) if field.name().ends_with("_id") => Some(text.clone()),
+        _ => None,
+    });
+    id.unwrap_or_default()
+}
+
+/// Takes the objects of others out of an answer. With several grants those of all are left.
+pub(super) fn filter(method: &Method, answer: &mut DynamicMessage, grants: &[Grant]) {
+    let Some((_, field)) = &method.listed else {
+        return;
+    };
+    let is_ours = |object: &Value| {
+        let name = object
+            .as_message()
+            .and_then(|object| object.get_field_by_name("name"));
+        let name = name.as_deref().and_then(Value::as_str).unwrap_or_default();
+        let mut all = grants.iter();
+        all.any(|grant| {
+            grant
+                .prefix
+                .as_deref()
+                .is_none_or(|prefix| is_of(name, prefix))
+        })
+    };
+    if let Value::List(objects) = answer.get_field_mut(field) {
+        objects.retain(is_ours);
+    }
+}
+
+fn shown(role: Role) -> &'static str {
+    match role {
+        Role::Viewer => "viewer",
+        Role::Operator => "operator",
+        Role::Admin => "admin",
+    }
+}
+
+fn prefixes(grants: &[Grant]) -> String {
+    let all = grants.iter().filter_map(|grant| grant.prefix.as_deref());
+    all.map(|prefix| format!("{prefix:?}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_of_a_prefix_are_those_whose_own_or_parents_id_begins_so() {
+        for name in [
+            "t-a",
+            "volumes/t-a",
+            "nvmeSubsystems/t-a",
+            "nvmeSubsystems/t-a/nvmeNamespaces/x",
+            "nvmeRemoteControllers/t-a/nvmeRemoteNamespaces/t-an1",
+        ] {
+            assert!(is_of(name, "t-"), "{name}");
+        }
+        for name in [
+            "",
+            "a",
+            "ta",
+            "volumes/a",
+            "volumes/a/t-a",
+            "nvmeSubsystems/s/nvmeNamespaces/t-a",
+            "volumes/t-a/x",
+            "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb",
+            "/t-a/t-a",
+        ] {
+            assert!(!is_of(name, "t-"), "{name}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The layer over the services that lets through what grants allow. Calls of gRPC clients and of the HTTP
+//! gateway both pass it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use prost_reflect::DynamicMessage;
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Service, ServiceExt};
+
+use super::methods::{self, Method};
+use super::policy::Grant;
+use super::{Access, check};
+use crate::error::Error;
+use crate::gateway::{frame, unframe};
+
+/// What anybody may ask: whether it serves, and what its API is.
+const OPEN: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
+
+/// Services that are called as grants allow.
+#[derive(Clone)]
+pub struct Restricted<S> {
+    services: S,
+    access: Access,
+}
+
+impl<S> Restricted<S> {
+    /// `services` under `access`.
+    pub fn new(services: S, access: Access) -> Self {
+        Self { services, access }
+    }
+}
+
+type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+
+impl<S> Service<Request<Body>> for Restricted<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Answer<S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.services.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let path = request.uri().path();
+        if OPEN.iter().any(|open| path.starts_with(open)) {
+            return Box::pin(self.services.call(request));
+        }
+        let grants = match self.access.grants(&request) {
+            Ok(None) => return Box::pin(self.services.call(request)),
+            Ok(Some(grants)) => grants,
+            Err(error) => return refused(error),
+        };
+        match methods::find(path) {
+            Some(method) if !check::at_once(method, &grants) => {
+                let services = self.services.clone();
+                Box::pin(checked(services, request, method, grants))
+            }
+            // What is not there is told so.
+            _ => Box::pin(self.services.call(request)),
+        }
+    }
+}
+
+fn refused<E: Send + 'static>(error: Error) -> Answer<E> {
+    Box::pin(std::future::ready(Ok(Status::from(error).into_http())))
+}
+
+/// Passes on a request that the grants allow, in the very form in which it was looked at.
+async fn checked<S>(
+    services: S,
+    request: Request<Body>,
+    method: &'static Method,
+    grants: Vec<Grant>,
+) -> Result<Response<Body>, S::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    let (head, body) = request.into_parts();
+    let message = match body.collect().await {
+        Ok(body) => unframe(body.to_bytes()),
+        Err(status) => return Ok(status.into_http()),
+    };
+    let message = message.and_then(|m| DynamicMessage::decode(method.input.clone(), m).ok());
+    let Some(message) = message else {
+        let what = format!("the request is no {} in one message", method.input.name());
+        return Ok(Status::from(Error::invalid("request", what)).into_http());
+    };
+    if let Err(error) = check::request(method, &message, &grants) {
+        return Ok(Status::from(error).into_http());
+    }
+    let request = Request::from_parts(head, Body::new(Full::new(frame(&message))));
+    let answer = services.oneshot(request).await?;
+    if method.listed.is_none() {
+        return Ok(answer);
+    }
+    Ok(filtered(answer, method, &grants).await)
+}
+
+/// The answer with the objects that the grants let see.
+async fn filtered(answer: Response<Body>, method: &Method, grants: &[Grant]) -> Response<Body> {
+    let (head, body) = answer.into_parts();
+    let body = match body.collect().await {
+        Ok(body) => body,
+        Err(status) => return status.into_http(),
+    };
+    let trailers = body.trailers().cloned();
+    let bytes = body.to_bytes();
+    let whole = match (&method.listed, bytes.is_empty()) {
+        (Some((output, _)), false) => {
+            let message =
+                unframe(bytes).and_then(|m| DynamicMessage::decode(output.clone(), m).ok());
+            let Some(mut message) = message else {
+                let error = Error::internal("listing", "the answer is no single message");
+                return Status::from(error).into_http();
+            };
+            check::filter(method, &mut message, grants);
+            frame(&message)
+        }
+        _ => bytes,
+    };
+    let body = Full::new(whole).with_trailers(async move { trailers.map(Ok) });
+    Response::from_parts(head, Body::new(body))
+}

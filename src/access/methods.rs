@@ -1,0 +1,223 @@
+//! What each method of the API needs of who calls it, after the descriptors.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor, ReflectMessage,
+    Value,
+};
+
+use super::policy::Role;
+use crate::api;
+
+/// Fields that admit hosts or hold keys, by their messages.
+const KEYS: [(&str, &str); 4] = [
+    ("EncryptedVolume", "key"),
+    ("NvmeSubsystemSpec", "hostnqn"),
+    ("NvmeSubsystemSpec", "psk"),
+    ("TcpController", "psk"),
+];
+
+/// Kinds whose objects reach what is not the API's: files of the machine, and what its network reaches.
+const BEYOND: [&str; 2] = ["AioVolume", "NvmePath"];
+
+/// A method.
+pub(super) struct Method {
+    /// For a reader: `CreateNullVolume`.
+    pub name: String,
+    /// Who may call it at all.
+    pub needs: Role,
+    /// Its request.
+    pub input: MessageDescriptor,
+    /// Its answer, and the objects in it, where it lists some.
+    pub listed: Option<(MessageDescriptor, FieldDescriptor)>,
+    /// Whether it makes an object.
+    pub creates: bool,
+    /// Whether it makes or changes one that reaches beyond the API.
+    pub reaches_beyond: bool,
+    /// Paths of [`KEYS`] in the object that it sends.
+    keys: Vec<String>,
+}
+
+static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
+    let services = api::pool().services();
+    let methods = services.flat_map(|service| service.methods().collect::<Vec<_>>());
+    methods
+        .map(|method| {
+            let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+            (path, Method::new(&method))
+        })
+        .collect()
+});
+
+/// The method that gRPC has at this path.
+pub(super) fn find(path: &str) -> Option<&'static Method> {
+    METHODS.get(path)
+}
+
+impl Method {
+    fn new(method: &MethodDescriptor) -> Self {
+        let verb = method.name();
+        let reads = ["Get", "List", "Stats", "Watch"]
+            .iter()
+            .any(|read| verb.starts_with(read));
+        let needs = match (reads, verb.ends_with("Host")) {
+            (true, _) => Role::Viewer,
+            (false, true) => Role::Admin,
+            (false, false) => Role::Operator,
+        };
+        let (input, output) = (method.input(), method.output());
+        let listed = output.fields().find(|field| {
+            let named = |message: &MessageDescriptor| message.get_field_by_name("name").is_some();
+            field.is_list() && field.kind().as_message().is_some_and(named)
+        });
+        let listed = listed.filter(|_| verb.starts_with("List") && !method.is_server_streaming());
+        let mut keys = Vec::new();
+        if let Some(object) = sent(&input) {
+            paths_of_keys(&object, "", &mut keys);
+        }
+        Self {
+            name: verb.to_owned(),
+            needs,
+            input,
+            listed: listed.map(|field| (output, field)),
+            creates: verb.starts_with("Create"),
+            reaches_beyond: !reads && BEYOND.iter().any(|kind| verb.ends_with(kind)),
+            keys,
+        }
+    }
+
+    /// Whether a request sets a key or a host, or takes one away.
+    pub fn touches_keys(&self, request: &DynamicMessage) -> bool {
+        let masked = request
+            .get_field_by_name("update_mask")
+            .is_some_and(|mask| {
+                let paths = mask
+                    .as_message()
+                    .and_then(|mask| mask.get_field_by_name("paths"));
+                let paths = paths
+                    .as_deref()
+                    .and_then(Value::as_list)
+                    .unwrap_or_default();
+                let mut paths = paths.iter().filter_map(Value::as_str);
+                paths.any(|path| path == "*" || self.keys.iter().any(|key| overlap(path, key)))
+            });
+        (masked && !self.keys.is_empty()) || has_keys(request)
+    }
+}
+
+/// Whether one path is the other, or leads to it.
+fn overlap(one: &str, other: &str) -> bool {
+    let leads = |from: &str, to: &str| {
+        to.strip_prefix(from)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    leads(one, other) || leads(other, one)
+}
+
+fn is_key(field: &FieldDescriptor) -> bool {
+    let message = field.parent_message();
+    KEYS.contains(&(message.name(), field.name()))
+}
+
+/// The kind of the object that a request sends.
+fn sent(request: &MessageDescriptor) -> Option<MessageDescriptor> {
+    let mut fields = request.fields();
+    fields.find_map(|field| {
+        let message = field.kind().as_message()?.clone();
+        (message.package_name() != "google.protobuf").then_some(message)
+    })
+}
+
+fn paths_of_keys(message: &MessageDescriptor, prefix: &str, paths: &mut Vec<String>) {
+    for field in message.fields() {
+        let path = format!("{prefix}{}", field.name());
+        if is_key(&field) {
+            paths.push(path.clone());
+        }
+        if let Kind::Message(inner) = field.kind()
+            && inner.package_name() != "google.protobuf"
+        {
+            paths_of_keys(&inner, &format!("{path}."), paths);
+        }
+    }
+}
+
+fn has_keys(message: &DynamicMessage) -> bool {
+    message
+        .fields()
+        .any(|(field, value)| is_key(&field) || value.as_message().is_some_and(has_keys))
+}
+
+/// All texts of a message that refer to other objects.
+pub(super) fn references(message: &DynamicMessage, found: &mut Vec<String>) {
+    for (field, value) in message.fields() {
+        match value {
+            Value::String(text) if field.name().ends_with("_ref") => found.push(text.clone()),
+            Value::Message(inner) if inner.descriptor().package_name() != "google.protobuf" => {
+                references(inner, found);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_field_that_looks_like_a_key_has_been_decided_on() {
+        // Bytes that are none.
+        let others = ["NvmeSubsystemStatus.fru_guid"];
+        for message in api::pool().all_messages() {
+            if message.package_name().starts_with("google") {
+                continue;
+            }
+            for field in message.fields() {
+                let name = format!("{}.{}", message.name(), field.name());
+                let looks = field.kind() == Kind::Bytes || field.name().ends_with("psk");
+                let of_host = message.name().starts_with("NvmeHost");
+                if looks && !of_host && !others.contains(&&*name) {
+                    assert!(is_key(&field), "{name}");
+                }
+            }
+        }
+        for (message, field) in KEYS {
+            let mut all = api::pool().all_messages();
+            let message = all.find(|known| known.name() == message).expect(message);
+            assert!(message.get_field_by_name(field).is_some(), "{field}");
+        }
+    }
+
+    #[test]
+    fn a_mask_that_covers_a_key_touches_it() {
+        let path = "/opi_api.storage.v1.FrontendNvmeService/UpdateNvmeSubsystem";
+        let method = find(path).expect("it is there");
+        assert_eq!(method.keys, ["spec.hostnqn", "spec.psk"]);
+        let of = |paths: &[&str]| {
+            let mut request = DynamicMessage::new(method.input.clone());
+            let mask = method
+                .input
+                .get_field_by_name("update_mask")
+                .expect("a mask");
+            let mut value = DynamicMessage::new(mask.kind().as_message().expect("one").clone());
+            let paths = paths.iter().map(|path| Value::String((*path).to_owned()));
+            value.set_field_by_name("paths", Value::List(paths.collect()));
+            request.set_field(&mask, Value::Message(value));
+            method.touches_keys(&request)
+        };
+        for paths in [
+            &["*"][..],
+            &["spec"],
+            &["spec.psk"],
+            &["spec.model_number", "spec.hostnqn"],
+        ] {
+            assert!(of(paths), "{paths:?}");
+        }
+        for paths in [&[][..], &["spec.model_number"], &["spec.ps"]] {
+            assert!(!of(paths), "{paths:?}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Who may command: roles of clients, by certificate, bearer token or user of this machine.
+//!
+//! ```text
+//! request ─► who: which grants of the file fit it ─► layer: does one of them allow the method, with these
+//!            (certificate, token, uid)                      fields, on this object? ─► service
+//! ```
+//!
+//! Without a file (`--access-file`) whoever reaches a management port may use all of the API.
+
+mod check;
+mod layer;
+mod methods;
+mod policy;
+mod who;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::Response;
+use axum::middleware::Next;
+use parking_lot::RwLock;
+
+use crate::error::Error;
+use crate::gateway;
+
+pub use layer::Restricted;
+use policy::{Grant, Policy};
+
+/// The grants in force, which a reload replaces. Cheap to clone; all clones are one.
+#[derive(Clone, Default)]
+pub struct Access(Option<Arc<InForce>>);
+
+struct InForce {
+    file: PathBuf,
+    policy: RwLock<Arc<Policy>>,
+}
+
+impl Access {
+    /// Reads the file of grants.
+    ///
+    /// # Errors
+    /// One line for the operator: what is wrong, and where.
+    pub fn read(file: &Path) -> Result<Self, String> {
+        let policy = Policy::read(file)?;
+        Ok(Self(Some(Arc::new(InForce {
+            file: file.to_owned(),
+            policy: RwLock::new(Arc::new(policy)),
+        }))))
+    }
+
+    /// Reads it again. If it cannot be used, all stays as it was.
+    ///
+    /// # Errors
+    /// As of [`read`](Self::read).
+    pub fn reload(&self) -> Result<(), String> {
+        if let Some(in_force) = &self.0 {
+            let new = Arc::new(Policy::read(&in_force.file)?);
+            *in_force.policy.write() = new;
+        }
+        Ok(())
+    }
+
+    /// Whether some client is known by its token, which can be read on the way where there is no TLS.
+    pub fn has_tokens(&self) -> bool {
+        self.policy().is_some_and(|policy| policy.has_tokens())
+    }
+
+    /// Whether some client is known by its certificate, which it has with TLS alone.
+    pub fn has_certificates(&self) -> bool {
+        self.policy()
+            .is_some_and(|policy| policy.has_certificates())
+    }
+
+    fn policy(&self) -> Option<Arc<Policy>> {
+        let in_force = self.0.as_ref()?;
+        Some(Arc::clone(&in_force.policy.read()))
+    }
+
+    /// The grants of who sent a request; `None` where everybody has all.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED for one who has none.
+    fn grants<B>(&self, request: &axum::http::Request<B>) -> Result<Option<Vec<Grant>>, Error> {
+        match self.policy() {
+            None => Ok(None),
+            Some(policy) => who::grants(&policy, request).map(Some),
+        }
+    }
+
+    /// A layer for routes beside the API's, which tell of all objects: for who may read them all.
+    pub async fn readers(
+        State(access): State<Self>,
+        request: Request,
+        next: Next,
+    ) -> Response<Body> {
+        let allowed = match access.grants(&request) {
+            Ok(None) => Ok(()),
+            Ok(Some(grants)) => check::read_all(&grants),
+            Err(error) => Err(error),
+        };
+        match allowed {
+            Ok(()) => next.run(request).await,
+            Err(error) => gateway::refuse(error.into(), None),
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The file of grants.
+//!
+//! ```toml
+//! [[grant]]
+//! role = "operator"                      # viewer, operator or admin
+//! subject = "CN=orchestrator"            # who: one of subject, san, token-file, uid
+//! prefix = "tenant-a-"                   # of the IDs of objects; all objects without it
+//! ```
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use ring::digest::{Digest, SHA256, digest};
+use serde::Deserialize;
+use subtle::ConstantTimeEq;
+
+use crate::resource::id;
+
+/// What a client may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Read: Get, List, Stats, Watch, metrics.
+    Viewer,
+    /// And change all but hosts and keys.
+    Operator,
+    /// And those.
+    Admin,
+}
+
+/// A role, and the objects that it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// What may be done.
+    pub role: Role,
+    /// To objects whose IDs begin so; to all without.
+    pub prefix: Option<String>,
+}
+
+/// How a client is known.
+enum Who {
+    Subject(String),
+    San(String),
+    Token(Digest),
+    Uid(u32),
+}
+
+/// All grants.
+pub struct Policy(Vec<(Who, Grant)>);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(rename = "grant")]
+    grants: Vec<Line>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Line {
+    role: Role,
+    subject: Option<String>,
+    san: Option<String>,
+    token_file: Option<PathBuf>,
+    uid: Option<u32>,
+    prefix: Option<String>,
+}
+
+/// Bytes of the file at most.
+const FILE_MAX: u64 = 1 << 20;
+
+/// Bytes of a token: so many that it cannot be guessed, and that any request has room for it.
+const TOKEN: std::ops::RangeInclusive<usize> = 32..=1024;
+
+impl Policy {
+    /// Reads the file, and those of tokens.
+    ///
+    /// # Errors
+    /// One line for the operator.
+    pub fn read(file: &Path) -> Result<Self, String> {
+        let fail = |reason: String| format!("access-file {}: {reason}", file.display());
+        let text = read(file, FILE_MAX, 0o022, "others may write to it").map_err(fail)?;
+        let text = String::from_utf8(text).map_err(|_| fail("it is no text".to_owned()))?;
+        let document: Document =
+            toml::from_str(&text).map_err(|error| fail(one_line(&error.to_string())))?;
+        if document.grants.is_empty() {
+            return Err(fail(
+                "it has no [[grant]], so nobody could do anything".to_owned(),
+            ));
+        }
+        let grants = document
+            .grants
+            .into_iter()
+            .enumerate()
+            .map(|(index, line)| {
+                line.read()
+                    .map_err(|reason| fail(format!("grant {}: {reason}", index + 1)))
+            });
+        grants.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether one is known by a token.
+    pub fn has_tokens(&self) -> bool {
+        self.0.iter().any(|(who, _)| matches!(who, Who::Token(_)))
+    }
+
+    /// Whether one is known by a certificate.
+    pub fn has_certificates(&self) -> bool {
+        let mut all = self.0.iter();
+        all.any(|(who, _)| matches!(who, Who::Subject(_) | Who::San(_)))
+    }
+
+    /// The grants of the holder of a certificate.
+    pub fn of_certificate<'a>(
+        &'a self,
+        subject: &'a str,
+        sans: &'a [String],
+    ) -> impl Iterator<Item = &'a Grant> {
+        self.of(move |who| match who {
+            Who::Subject(known) => known == subject,
+            Who::San(known) => sans.contains(known),
+            _ => false,
+        })
+    }
+
+    /// The grants of who sends this token. How long the comparison takes tells nothing of its bytes.
+    pub fn of_token(&self, token: &[u8]) -> impl Iterator<Item = &Grant> {
+        let sent = digest(&SHA256, token);
+        self.of(move |who| match who {
+            Who::Token(known) => known.as_ref().ct_eq(sent.as_ref()).into(),
+            _ => false,
+        })
+    }
+
+    /// The grants of a user of this machine.
+    pub fn of_uid(&self, uid: u32) -> impl Iterator<Item = &Grant> {
+        self.of(move |who| matches!(who, Who::Uid(known) if *known == uid))
+    }
+
+    fn of(&self, is: impl Fn(&Who) -> bool) -> impl Iterator<Item = &Grant> {
+        let all = self.0.iter().filter(move |(who, _)| is(who));
+        all.map(|(_, grant)| grant)
+    }
+}
+
+impl Line {
+    fn read(self) -> Result<(Who, Grant), String> {
+        let all = [
+            self.subject.map(Who::Subject),
+            self.san.map(Who::San),
+            self.token_file
+                .map(|file| token(&file))
+                .transpose()?
+                .map(Who::Token),
+            self.uid.map(Who::Uid),
+        ];
+        let mut all = all.into_iter().flatten();
+        let (Some(who), None) = (all.next(), all.next()) else {
+            return Err("who it is for is told by one of subject, san, token-file, uid".to_owned());
+        };
+        if let Some(prefix) = &self.prefix {
+            check_prefix(prefix)?;
+        }
+        let grant = Grant {
+            role: self.role,
+            prefix: self.prefix,
+        };
+        Ok((who, grant))
+    }
+}
+
+/// A prefix that is not the begin of another, nor of a UUID, which stands for any volume.
+fn check_prefix(prefix: &str) -> Result<(), String> {
+    let begins = prefix
+        .strip_suffix('-')
+        .is_some_and(|name| id::check(name).is_ok());
+    let is_hex = |part: &str| part.len() == 8 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !begins || is_hex(prefix.split('-').next().unwrap_or_default()) {
+        return Err(format!(
+            "prefix {prefix:?} is not the begin of an ID that ends in a hyphen, such as \"tenant-a-\""
+        ));
+    }
+    Ok(())
+}
+
+fn token(file: &Path) -> Result<Digest, String> {
+    let fail = |reason: String| format!("token-file {}: {reason}", file.display());
+    let most = *TOKEN.end() as u64 + 2;
+    let text = read(file, most, 0o077, "others have access to it").map_err(fail)?;
+    let token = text.trim_ascii_end();
+    let is_token = TOKEN.contains(&token.len()) && token.iter().all(u8::is_ascii_graphic);
+    if !is_token {
+        return Err(fail(format!(
+            "a token is one line of {} to {} printable characters without spaces; make one with \
+             openssl rand -hex 32",
+            TOKEN.start(),
+            TOKEN.end()
+        )));
+    }
+    Ok(digest(&SHA256, token))
+}
+
+/// The bytes of a regular file whose mode gives none of `refused`.
+fn read(path: &Path, most: u64, refused: u32, why: &str) -> Result<Vec<u8>, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let mut file = File::open(path).map_err(text)?;
+    let metadata = file.metadata().map_err(text)?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    if !metadata.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    if mode & refused != 0 {
+        return Err(format!("{why} (mode {mode:04o}): chmod 600"));
+    }
+    let mut bytes = Vec::new();
+    file.by_ref()
+        .take(most + 1)
+        .read_to_end(&mut bytes)
+        .map_err(text)?;
+    if bytes.len() as u64 > most {
+        return Err(format!("it has more than {most} bytes"));
+    }
+    Ok(bytes)
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+
+    fn written(dir: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
+        let file = dir.join(name);
+        std::fs::write(&file, text).expect("it is writable");
+        std::fs::set_permissions(&file, Permissions::from_mode(mode)).expect("it is ours");
+        file
+    }
+
+    #[test]
+    fn each_way_to_be_known_has_its_grants_and_no_other() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let token = "0123456789abcdef0123456789abcdef";
+        let of_token = written(dir.path(), "token", &format!("{token}\n"), 0o600);
+        let text = format!(
+            "[[grant]]\nrole = \"viewer\"\nsubject = \"CN=a\"\n\
+             [[grant]]\nrole = \"admin\"\nsan = \"b.example\"\n\
+             [[grant]]\nrole = \"operator\"\ntoken-file = {of_token:?}\nprefix = \"t-\"\n\
+             [[grant]]\nrole = \"admin\"\nuid = 7\n"
+        );
+        let policy = Policy::read(&written(dir.path(), "access", &text, 0o644)).expect("valid");
+        assert!(policy.has_tokens() && policy.has_certificates());
+        let of = |subject, sans: &[&str]| {
+            let sans: Vec<String> = sans.iter().map(|san| (*san).to_owned()).collect();
+            let grants = policy.of_certificate(subject, &sans);
+            grants.map(|grant| grant.role).collect::<Vec<_>>()
+        };
+        assert_eq!(of("CN=a", &[]), [Role::Viewer]);
+        assert_eq!(of("CN=a, O=b", &["c", "b.example"]), [Role::Admin]);
+        assert_eq!(of("CN=c", &["CN=a"]), []);
+        let mut tenant = policy.of_token(token.as_bytes());
+        let tenant = tenant.next().expect("it is the token");
+        assert_eq!(tenant.prefix.as_deref(), Some("t-"));
+        assert_eq!(policy.of_token(&token.as_bytes()[1..]).count(), 0);
+        assert_eq!(policy.of_uid(7).count(), 1);
+        assert_eq!(policy.of_uid(0).count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_where_and_why() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let of = |text: &str, mode| {
+            let read = Policy::read(&written(dir.path(), "access", text, mode));
+            read.err().expect("it is refused")
+        };
+        let short = written(dir.path(), "short", "abc", 0o600);
+        let open = written(dir.path(), "open", &"a".repeat(32), 0o644);
+        for (text, why) in [
+            ("", "missing field"),
+            ("grant = []", "no [[grant]]"),
+            ("[[grant]]\nrole = \"root\"\nuid = 1", "root"),
+            ("[[grant]]\nrole = \"admin\"", "grant 1: who it is for"),
+            (
+                "[[grant]]\nrole = \"admin\"\nuid = 1\nsan = \"a\"",
+                "one of subject",
+            ),
+            (
+                "[[grant]]\nrole = \"admin\"\nuid = 1\nprefix = \"a\"",
+                "prefix \"a\"",
+            ),
+            (
+                "[[grant]]\nrole = \"admin\"\nuid = 1\nprefix = \"-\"",
+                "prefix \"-\"",
+            ),
+            (
+                "[[grant]]\nrole = \"admin\"\nuid = 1\nprefix = \"deadbeef-\"",
+                "deadbeef-",
+            ),
+            ("[[grant]]\nrole = \"admin\"\nuid = 1\ncolour = 1", "colour"),
+            (
+                &format!("[[grant]]\nrole = \"admin\"\ntoken-file = {short:?}"),
+                "32 to 1024",
+            ),
+            (
+                &format!("[[grant]]\nrole = \"admin\"\ntoken-file = {open:?}"),
+                "chmod 600",
+            ),
+        ] {
+            let error = of(text, 0o600);
+            assert!(
+                error.contains(why) && !error.contains('\n'),
+                "{text}: {error}"
+            );
+        }
+        assert!(of("[[grant]]", 0o622).contains("others may write"));
+    }
+}

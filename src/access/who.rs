@@ -1,0 +1,115 @@
+//! Which grants fit who sent a request.
+
+use axum::http::Request;
+use axum::http::header::AUTHORIZATION;
+use rustix::process::getuid;
+use x509_parser::extensions::GeneralName;
+
+use super::policy::{Grant, Policy, Role};
+use crate::error::Error;
+use crate::server::{Address, Caller};
+
+/// All grants of who sent a request: by its token, its certificate, and its user.
+///
+/// # Errors
+/// UNAUTHENTICATED where none fits.
+pub(super) fn grants<B>(policy: &Policy, request: &Request<B>) -> Result<Vec<Grant>, Error> {
+    let mut found: Vec<Grant> = Vec::new();
+    let caller = request.extensions().get::<Caller>();
+    let token = request.headers().get(AUTHORIZATION);
+    if let Some(token) = token {
+        let token = bearer(token.as_bytes()).unwrap_or_default();
+        found.extend(policy.of_token(token).cloned());
+    }
+    if let Some(caller) = caller {
+        if let Some(subject) = caller.subject.as_deref() {
+            let sans = caller
+                .certificate
+                .as_deref()
+                .map(|der| sans(der))
+                .unwrap_or_default();
+            found.extend(policy.of_certificate(subject, &sans).cloned());
+        }
+        if let Address::User(uid) = caller.address {
+            found.extend(policy.of_uid(uid).cloned());
+            // They may read the process's memory and replace its files as it is.
+            if uid == 0 || uid == getuid().as_raw() {
+                found.push(Grant {
+                    role: Role::Admin,
+                    prefix: None,
+                });
+            }
+        }
+    }
+    if found.is_empty() {
+        let who = caller.and_then(|caller| caller.subject.as_deref());
+        return Err(Error::Unauthenticated(match (token, who) {
+            (Some(_), _) => "no grant is for this token: send one of access-file as \
+                             \"authorization: Bearer TOKEN\""
+                .to_owned(),
+            (None, Some(subject)) => format!("no grant of access-file is for {subject}"),
+            (None, None) => "access-file has grants for known clients alone: send a token as \
+                             \"authorization: Bearer TOKEN\", or a certificate"
+                .to_owned(),
+        }));
+    }
+    Ok(found)
+}
+
+/// The token of an `Authorization` header (RFC 6750).
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"bearer ";
+    let (scheme, token) = header.split_at_checked(SCHEME.len())?;
+    scheme
+        .eq_ignore_ascii_case(SCHEME)
+        .then(|| token.trim_ascii())
+}
+
+/// The alternative names of a certificate, as text.
+fn sans(certificate: &[u8]) -> Vec<String> {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else {
+        return Vec::new();
+    };
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = extension.value.general_names.iter();
+    names
+        .filter_map(|name| match name {
+            GeneralName::DNSName(text) | GeneralName::URI(text) | GeneralName::RFC822Name(text) => {
+                Some((*text).to_owned())
+            }
+            GeneralName::IPAddress(bytes) => match **bytes {
+                [a, b, c, d] => Some(std::net::Ipv4Addr::from([a, b, c, d]).to_string()),
+                _ => <[u8; 16]>::try_from(*bytes)
+                    .ok()
+                    .map(|bytes| std::net::Ipv6Addr::from(bytes).to_string()),
+            },
+            _ => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_follows_its_scheme() {
+        assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]));
+        assert_eq!(bearer(b"bearer  abc "), Some(&b"abc"[..]));
+        for other in [&b"Basic abc"[..], b"abc", b"", b"Bearer"] {
+            assert_eq!(bearer(other), None);
+        }
+    }
+
+    #[test]
+    fn names_of_a_certificate_are_read_as_text() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let names = ["a.example", "192.0.2.7", "::1"].map(str::to_owned);
+        let params = rcgen::CertificateParams::new(names.clone()).expect("names");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        assert_eq!(sans(certificate.der()), names);
+        assert!(sans(b"nothing").is_empty());
+    }
+}
