@@ -72,6 +72,9 @@ struct Settings {
     /// Serve TLS with this certificate and key, and ask clients for a certificate that the CA signed
     #[arg(long, value_name = "CERT:KEY:CA")]
     tls: Option<String>,
+    /// File with lists of clients' certificates that are revoked (CRL, PEM), for --tls
+    #[arg(long, value_name = "FILE")]
+    tls_crl: Option<PathBuf>,
     /// TOML file with the roles of clients; without it whoever reaches a port may use all of the API
     #[arg(long, value_name = "FILE")]
     access_file: Option<PathBuf>,
@@ -266,6 +269,7 @@ impl Settings {
             http_origins: self.http_origins.or(below.http_origins),
             max_connections: self.max_connections.or(below.max_connections),
             tls: self.tls.or(below.tls),
+            tls_crl: self.tls_crl.or(below.tls_crl),
             access_file: self.access_file.or(below.access_file),
             cores: self.cores.or(below.cores),
             mem_mib: self.mem_mib.or(below.mem_mib),
@@ -327,7 +331,7 @@ impl Settings {
             discovery_addr,
             web: web::check(self.http_hosts, self.http_origins)?,
             max_connections: check_connections(self.max_connections)?,
-            tls: self.tls.as_deref().map(tls::check).transpose()?,
+            tls: tls::check(self.tls.as_deref(), self.tls_crl)?,
             access_file: self.access_file,
             cores,
             mem_mib,

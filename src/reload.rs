@@ -1,11 +1,14 @@
 //! SIGHUP: the configuration is read again. The log's level, the TLS files and the roles of clients are taken
 //! over without dropping a connection; of everything else that changed the log tells that it needs a restart.
 
+use std::time::{Duration, Instant, SystemTime};
+
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::access::Access;
 use crate::config::{CommandLine, Config};
-use crate::server::Tls;
+use crate::server::{Expiry, Stamps, Tls};
 
 /// Sets the filter of the log, or says why it cannot.
 pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -17,6 +20,24 @@ pub struct Reload {
     tls: Option<Tls>,
     access: Access,
     set_log_level: SetLogLevel,
+    /// The files of TLS at the last look.
+    seen: Option<Stamps>,
+    /// The last that were to be taken over.
+    tried: Option<Stamps>,
+    /// When certificates that end soon were told of.
+    warned: Option<Instant>,
+}
+
+/// Between two looks at the files of TLS.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Between two warnings of a certificate that ends soon.
+const WARN_AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn expiring(tls: &Tls) -> impl Iterator<Item = Expiry> {
+    let now = SystemTime::now();
+    let all = tls.expiries().into_iter();
+    all.filter(move |expiry| expiry.days_left(now).is_some())
 }
 
 impl Reload {
@@ -34,10 +55,14 @@ impl Reload {
             tls,
             access,
             set_log_level,
+            seen: None,
+            tried: None,
+            warned: None,
         }
     }
 
-    /// Reloads at each SIGHUP, whose default would be to end the process.
+    /// Reloads at each SIGHUP, whose default would be to end the process, and the files of TLS when they
+    /// have changed.
     ///
     /// # Errors
     /// If the signal cannot be had.
@@ -45,14 +70,62 @@ impl Reload {
         let hangup = signal(SignalKind::hangup());
         let mut hangup = hangup.map_err(|error| format!("signals: {error}"))?;
         tokio::spawn(async move {
-            while hangup.recv().await.is_some() {
-                self = match tokio::task::spawn_blocking(move || self.reload()).await {
+            let mut look = interval(LOOK);
+            look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                let has_tls = self.tls.is_some();
+                let next = tokio::select! {
+                    got = hangup.recv() => match got {
+                        Some(()) => tokio::task::spawn_blocking(move || self.reload()),
+                        None => return,
+                    },
+                    _ = look.tick(), if has_tls => tokio::task::spawn_blocking(move || self.look()),
+                };
+                self = match next.await {
                     Ok(this) => this,
                     Err(_) => return,
                 };
             }
         });
         Ok(())
+    }
+
+    /// Takes over files of TLS that have changed, once they stay as they are: certificate and key are seldom
+    /// written at once. Warns of certificates that end soon.
+    fn look(mut self) -> Self {
+        let (Some(tls), Some(files)) = (&self.tls, &self.running.tls) else {
+            return self;
+        };
+        let now = Stamps::of(files);
+        let stays = self.seen.as_ref() == Some(&now) && self.tried.as_ref() != Some(&now);
+        if stays && tls.stamps() != now {
+            match tls.reload(files) {
+                Ok(()) => tracing::info!("the files of tls have changed: new connections use them"),
+                Err(error) => {
+                    tracing::error!(%error, "the files of tls have changed and cannot be used: all stays as it was");
+                }
+            }
+            self.tried = Some(now.clone());
+            self.warned = None;
+        }
+        self.seen = Some(now);
+        if self.warned.is_none_or(|at| at.elapsed() >= WARN_AGAIN) {
+            self.warned = Some(Instant::now());
+            for Expiry {
+                file,
+                subject,
+                not_after,
+            } in expiring(tls)
+            {
+                tracing::warn!(
+                    file,
+                    subject,
+                    not_after,
+                    "a certificate of tls ends soon, or has ended: renew it"
+                );
+            }
+        }
+        self
     }
 
     /// A configuration that is refused changes nothing.
@@ -68,6 +141,8 @@ impl Reload {
         let new = self.line.clone().resolve().map_err(|e| e.to_string())?;
         if let (Some(tls), Some(files)) = (&self.tls, &new.tls) {
             tls.reload(files)?;
+            self.running.tls = Some(files.clone());
+            self.warned = None;
         }
         self.access.reload()?;
         if self.running.log_level != new.log_level {

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{Authority, Options, Target, free_port, nqn_of};
+use common::{Authority, Options, Target, free_port, keep_private, nqn_of};
 use serde_json::Value;
 
 /// The client with an address of its own.
@@ -351,6 +351,7 @@ async fn with_tls_the_client_shows_its_certificate_and_trusts_the_authority_alon
     let write = |name: &str, text: String| {
         let path = dir.path().join(name);
         std::fs::write(&path, text).expect("there is room");
+        keep_private(&path);
         path.display().to_string()
     };
     let triple = |name: &str, authority: &Authority, signed: &Authority| {

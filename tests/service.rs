@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use common::{Authority, free_port, lock_machine, poll_blocking};
+use common::{Authority, free_port, keep_private, lock_machine, poll_blocking};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than anything here takes, on a busy machine too.
@@ -111,7 +111,10 @@ fn configure(dir: &Path, grpc: &str, more: &str) {
 /// The files of TLS, from this authority.
 fn issue(dir: &Path, authority: &Authority) {
     let (certificate, key) = authority.sign("localhost");
-    let write = |name: &str, text: String| std::fs::write(dir.join(name), text).expect("written");
+    let write = |name: &str, text: String| {
+        std::fs::write(dir.join(name), text).expect("written");
+        keep_private(&dir.join(name));
+    };
     write("certificate", certificate.pem());
     write("key", key.serialize_pem());
     write("ca", authority.pem());

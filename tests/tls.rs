@@ -6,7 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{Authority, Options, Target, Tool, eventually, free_port};
+use common::{Authority, Options, Target, Tool, eventually, free_port, keep_private};
 use opi_spdk::api::inventory::GetInventoryRequest;
 use opi_spdk::api::inventory::inventory_service_client::InventoryServiceClient;
 use serde_json::{Value, json};
@@ -20,10 +20,14 @@ struct Pair {
 
 impl Pair {
     fn new(dir: &Path, authority: &Authority, of: &str, name: &str) -> Self {
-        let (certificate, key) = authority.sign(name);
+        Self::of(dir, of, authority.sign(name))
+    }
+
+    fn of(dir: &Path, of: &str, (certificate, key): (rcgen::Certificate, rcgen::KeyPair)) -> Self {
         let write = |what: &str, text: String| {
             let path = dir.join(format!("{of}.{what}"));
             std::fs::write(&path, text).expect("there is room");
+            keep_private(&path);
             path
         };
         Self {
@@ -135,5 +139,91 @@ async fn whoever_calls_has_a_certificate_of_the_authority() {
         let plain = plain.arg(format!("http://localhost:{port}{inventory}"));
         plain.run().await.expect_err("without TLS nobody is served");
     }
+    target.stop();
+}
+
+#[tokio::test]
+async fn files_that_change_are_taken_over_and_who_is_revoked_is_not_served() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new();
+    let file = |name: &str| dir.path().join(name);
+    let write = |name: &str, text: String| std::fs::write(file(name), text).expect("there is room");
+    write("ca.crt", authority.pem());
+    write("crl", authority.revoke(&[]));
+    let server = authority.sign_numbered("localhost", 1, 10);
+    let server = Pair::of(dir.path(), "server", server);
+    let [one, other] = [2, 3].map(|number| {
+        let signed = authority.sign_numbered("c", number, 100);
+        Pair::of(dir.path(), &format!("client{number}"), signed)
+    });
+    let ca = file("ca.crt");
+    let files = [&server.certificate, &server.key, &ca].map(|path| path.display().to_string());
+    let crl = file("crl").display().to_string();
+    let target =
+        Target::spawn(&Options::default().args(["--tls", &files.join(":"), "--tls-crl", &crl]));
+    let caller = |pair| Caller {
+        ca: &ca,
+        pair: Some(pair),
+    };
+    let (one, other) = (caller(&one), caller(&other));
+    let soon = Duration::from_secs(30);
+    let served = async || one.grpc(&target).await;
+    eventually("a client is served", soon, served).await;
+    assert!(other.grpc(&target).await.is_some());
+    let told = async || target.log().contains("ends soon").then_some(());
+    eventually("its end in 10 days is told", soon, told).await;
+    let http = target.http.port();
+    let scrape = async || {
+        let mut curl = Tool::at("curl".into())
+            .args(["--silent", "--fail", "--cacert"])
+            .arg(&ca);
+        let pair = one.pair.expect("it has one");
+        curl = curl
+            .arg("--cert")
+            .arg(&pair.certificate)
+            .arg("--key")
+            .arg(&pair.key);
+        curl.arg(format!("https://localhost:{http}/metrics"))
+            .run()
+            .await
+            .expect("metrics")
+    };
+    let ends = async || {
+        let text = scrape().await;
+        let mut lines = text.lines();
+        let begin = "opi_spdk_tls_not_after_timestamp_seconds{file=\"certificate\"} ";
+        let ends = lines
+            .find_map(|line| line.strip_prefix(begin))
+            .expect("it is there")
+            .parse::<f64>();
+        ends.expect("a number")
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.expect("it is later").as_secs_f64();
+    let days = (ends().await - now) / 86_400.0;
+    assert!((9.9..10.1).contains(&days), "{days}");
+
+    // Nobody tells the program.
+    write("crl", authority.revoke(&[2]));
+    let refused = async || one.grpc(&target).await.is_none().then_some(());
+    eventually("who is revoked is refused", soon, refused).await;
+    assert!(other.grpc(&target).await.is_some(), "and no other");
+    write("crl", "nothing".to_owned());
+    let told = async || target.log().contains("cannot be used").then_some(());
+    eventually("what cannot be used is told", soon, told).await;
+    assert!(one.grpc(&target).await.is_none(), "and changes nothing");
+
+    write("crl", authority.revoke(&[]));
+    Pair::of(
+        dir.path(),
+        "server",
+        authority.sign_numbered("localhost", 4, 100),
+    );
+    eventually("it is served again", soon, async || one.grpc(&target).await).await;
+    eventually("with the new certificate", soon, async || {
+        let days = (ends().await - now) / 86_400.0;
+        (days > 99.0).then_some(())
+    })
+    .await;
     target.stop();
 }

@@ -13,17 +13,32 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// Certificates of those who sign clients' certificates, PEM.
     pub client_ca: PathBuf,
+    /// Lists of clients' certificates that are revoked, PEM, if there are some.
+    pub crl: Option<PathBuf>,
 }
 
-/// Reads the three files' names, which stand between colons.
-pub(super) fn check(text: &str) -> Result<TlsFiles, ConfigError> {
+/// Reads the three files' names, which stand between colons, and takes the file of revoked certificates along.
+pub(super) fn check(
+    text: Option<&str>,
+    crl: Option<PathBuf>,
+) -> Result<Option<TlsFiles>, ConfigError> {
+    let Some(text) = text else {
+        return match crl {
+            None => Ok(None),
+            Some(crl) => Err(ConfigError::Value {
+                setting: "tls-crl",
+                reason: format!("{} is of no use without tls", crl.display()),
+            }),
+        };
+    };
     match text.split(':').collect::<Vec<_>>()[..] {
         [certificate, key, client_ca] if ![certificate, key, client_ca].contains(&"") => {
-            Ok(TlsFiles {
+            Ok(Some(TlsFiles {
                 certificate: certificate.into(),
                 key: key.into(),
                 client_ca: client_ca.into(),
-            })
+                crl,
+            }))
         }
         _ => Err(ConfigError::Value {
             setting: "tls",

@@ -46,7 +46,7 @@ pub use listener::{Address, Listener};
 pub use origin::Guard;
 pub use rate_limit::{LibraryLines, RateLimit};
 pub use service::{Caller, Protocol, Service};
-pub use tls::Tls;
+pub use tls::{Expiry, Stamps, Tls};
 
 /// Serves until `stopping`, then lets calls in flight finish. A server that fails ends the others.
 ///
@@ -72,6 +72,9 @@ pub async fn serve(
         connections: affordable(connections),
         ..Limits::default()
     };
+    if let Some(tls) = &tls {
+        telemetry.metrics.show_certificates(tls);
+    }
     let shared = Shared::new(limits.clone(), tls, Arc::clone(&telemetry))?;
     let (spdk, scrapes) = (
         services.spdk().clone(),

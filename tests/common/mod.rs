@@ -36,7 +36,7 @@ mod virtio;
 use std::time::{Duration, Instant};
 
 pub use attempt::Attempt;
-pub use authority::Authority;
+pub use authority::{Authority, keep_private};
 pub use bdevperf::{Bdevperf, Done, Job};
 pub use client::{
     Client, check_details, encode, expect_invalid, find_method, has_behaviour, message_of, path_of,

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::common::{Authority, Client, Http, Options, Target};
+use crate::common::{Authority, Client, Http, Options, Target, keep_private};
 use crate::{ANSWER, closed, dial};
 
 /// Connections of a crowd: more than the server has places, and more than one address may have.
@@ -109,6 +109,7 @@ async fn a_handshake_that_stops_ends_its_connection() {
     let paths = files.map(|(name, text)| {
         let path = directory.path().join(name);
         std::fs::write(&path, text).expect("a file");
+        keep_private(&path);
         path.display().to_string()
     });
     // The probe of a start is a client without TLS: here the port alone tells.

@@ -12,7 +12,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::common::Authority;
+use crate::common::{Authority, keep_private};
 use crate::served::{INVENTORY, Served, exchange, get};
 
 /// Asks for the inventory as a client with a certificate of this authority, or without one.
@@ -65,6 +65,7 @@ async fn clients_need_a_certificate_of_the_authority() {
     let file = |name: &str, text: &str| {
         let path = dir.path().join(name);
         std::fs::write(&path, text).unwrap();
+        keep_private(&path);
         path
     };
     let (c, k, a) = (
@@ -98,12 +99,25 @@ async fn clients_need_a_certificate_of_the_authority() {
             certificate: certificate.clone(),
             key: key.clone(),
             client_ca: client_ca.clone(),
+            crl: None,
         };
         let error = Tls::read(&files).err().unwrap();
         assert!(error.starts_with(&format!("tls: {what}")), "{error}");
         assert!(error.contains(&key.display().to_string()), "{error}");
         assert!(error.contains("in this order") || *key == none, "{error}");
     }
+    std::fs::set_permissions(&k, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let files = TlsFiles {
+        certificate: c,
+        key: k,
+        client_ca: a,
+        crl: None,
+    };
+    let error = Tls::read(&files).err().unwrap();
+    assert!(
+        error.contains("mode 0644") && error.contains("chmod 600"),
+        "{error}"
+    );
     assert!(tls("", &key, &ca).err().unwrap().starts_with("certificate"));
     assert!(tls(&certificate, "", &ca).err().unwrap().starts_with("key"));
     assert!(

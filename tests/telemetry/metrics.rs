@@ -16,7 +16,11 @@ const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
 /// Names of metrics in a text.
 fn names_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let is_name = |word: &&str| word.starts_with("opi_spdk_") || word.starts_with("process_");
+    // There without TLS too is what is looked at here.
+    let is_name = |word: &&str| {
+        (word.starts_with("opi_spdk_") && !word.starts_with("opi_spdk_tls_"))
+            || word.starts_with("process_")
+    };
     words.filter(is_name).map(str::to_owned).collect()
 }
 

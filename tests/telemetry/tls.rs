@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::log::line;
-use crate::common::{Authority, Options, Target, Tool, eventually};
+use crate::common::{Authority, Options, Target, Tool, eventually, keep_private};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_change_is_told_of_with_the_subject_of_the_certificate() {
@@ -14,6 +14,7 @@ async fn a_change_is_told_of_with_the_subject_of_the_certificate() {
     let write = |name: &str, text: String| {
         let path = dir.path().join(name);
         std::fs::write(&path, text).expect("there is room");
+        keep_private(&path);
         path.display().to_string()
     };
     let (certificate, key) = authority.sign("localhost");

@@ -26,6 +26,11 @@ pub(super) fn text(metrics: &Metrics, reading: Reading) -> Result<String, Error>
         "Time from a call's arrival to its answer, by gRPC method and code",
         metrics.rpcs.clone(),
     );
+    registry.register(
+        "opi_spdk_tls_not_after_timestamp_seconds",
+        "When the first of the certificates in a file of TLS ends, seconds since 1970",
+        metrics.certificates(),
+    );
     registry.register_collector(Box::new(reading));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;

@@ -14,14 +14,17 @@ mod scrape;
 mod text;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+
+use crate::server::Tls;
 
 pub use scrape::Scrapes;
 
@@ -37,12 +40,19 @@ struct Rpc {
     code: &'static str,
 }
 
+/// A file with certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Certificates {
+    file: &'static str,
+}
+
 /// What is counted as it happens. The rest is read at each scrape.
 pub struct Metrics {
     rpcs: Family<Rpc, Histogram, fn() -> Histogram>,
     connections: AtomicU64,
     stalls: Mutex<BTreeMap<u32, u64>>,
     started: SystemTime,
+    tls: OnceLock<Tls>,
 }
 
 impl Default for Metrics {
@@ -53,6 +63,7 @@ impl Default for Metrics {
             connections: AtomicU64::new(0),
             stalls: Mutex::default(),
             started: SystemTime::now(),
+            tls: OnceLock::new(),
         }
     }
 }
@@ -62,6 +73,20 @@ impl Metrics {
     pub(super) fn rpc(&self, method: &'static str, code: &'static str, took: Duration) {
         let rpc = Rpc { method, code };
         self.rpcs.get_or_create(&rpc).observe(took.as_secs_f64());
+    }
+
+    /// Tells when the certificates of the server's TLS end.
+    pub fn show_certificates(&self, tls: &Tls) {
+        let _ = self.tls.set(tls.clone());
+    }
+
+    fn certificates(&self) -> Family<Certificates, Gauge> {
+        let family = Family::<Certificates, Gauge>::default();
+        for expiry in self.tls.get().map(Tls::expiries).unwrap_or_default() {
+            let file = Certificates { file: expiry.file };
+            family.get_or_create(&file).set(expiry.not_after);
+        }
+        family
     }
 
     /// Counts a connection of a client for as long as the guard lives.

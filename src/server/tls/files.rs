@@ -1,0 +1,173 @@
+//! The files of TLS: who else may read them, whether they have changed, and when what is in them ends.
+
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use zeroize::Zeroizing;
+
+use crate::config::TlsFiles;
+
+/// Bytes of a file at most.
+const FILE_MAX: u64 = 16 << 20;
+
+/// Permissions that the file of a private key must not give. Its group may read it, such as ssl-cert.
+const OTHERS: u32 = 0o007;
+
+/// What is in the files, PEM.
+pub(super) struct Texts {
+    pub certificates: Vec<u8>,
+    pub key: Zeroizing<Vec<u8>>,
+    pub client_ca: Vec<u8>,
+    pub revoked: Option<Vec<u8>>,
+}
+
+impl Texts {
+    /// Reads all files.
+    ///
+    /// # Errors
+    /// Which cannot be read, or which others may read.
+    pub fn read(files: &TlsFiles) -> Result<Self, String> {
+        Ok(Self {
+            certificates: read("certificate", &files.certificate, 0)?,
+            key: read("key", &files.key, OTHERS)?.into(),
+            client_ca: read("client CA", &files.client_ca, 0)?,
+            revoked: files
+                .crl
+                .as_deref()
+                .map(|file| read("CRL", file, 0))
+                .transpose()?,
+        })
+    }
+}
+
+fn read(what: &str, path: &Path, refused: u32) -> Result<Vec<u8>, String> {
+    let fail = |reason: String| format!("{what} file {}: {reason}", path.display());
+    let io = |error: std::io::Error| fail(error.to_string());
+    let mut file = File::open(path).map_err(io)?;
+    let mode = file.metadata().map_err(io)?.permissions().mode() & 0o7777;
+    if mode & refused != 0 {
+        return Err(fail(format!(
+            "users other than its owner and group have access to it (mode {mode:04o}): chmod 600"
+        )));
+    }
+    let mut text = Vec::new();
+    file.by_ref()
+        .take(FILE_MAX + 1)
+        .read_to_end(&mut text)
+        .map_err(io)?;
+    match text.len() as u64 > FILE_MAX {
+        true => Err(fail(format!("it has more than {FILE_MAX} bytes"))),
+        false => Ok(text),
+    }
+}
+
+/// By which files are known to be other ones than before; a file that is not there has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stamps(Vec<Option<(u64, u64, i64, i64)>>);
+
+impl Stamps {
+    /// Of the files as they are now. May wait for the disk.
+    pub fn of(files: &TlsFiles) -> Self {
+        let paths = [
+            Some(&files.certificate),
+            Some(&files.key),
+            Some(&files.client_ca),
+            files.crl.as_ref(),
+        ];
+        let stamp = |of: Metadata| (of.ino(), of.size(), of.mtime(), of.mtime_nsec());
+        let stamps = paths
+            .into_iter()
+            .flatten()
+            .map(|path| std::fs::metadata(path).ok().map(stamp));
+        Self(stamps.collect())
+    }
+}
+
+/// When the first of the certificates in a file ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiry {
+    /// Which file: `certificate` or `client-ca`.
+    pub file: &'static str,
+    /// Whose certificate it is.
+    pub subject: String,
+    /// Seconds since 1970.
+    pub not_after: i64,
+}
+
+/// So long before its end a certificate is warned of.
+const NOTICE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+impl Expiry {
+    pub(super) fn of(file: &'static str, certificates: &[CertificateDer<'_>]) -> Option<Self> {
+        let ends = certificates.iter().filter_map(|certificate| {
+            let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+            Some(Self {
+                file,
+                subject: certificate.subject().to_string(),
+                not_after: certificate.validity().not_after.timestamp(),
+            })
+        });
+        ends.min_by_key(|expiry| expiry.not_after)
+    }
+
+    /// Whole days that are left, where they are few; negative when it has ended.
+    pub fn days_left(&self, now: SystemTime) -> Option<i64> {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        let left = self
+            .not_after
+            .saturating_sub(i64::try_from(now.as_secs()).ok()?);
+        let notice = i64::try_from(NOTICE.as_secs()).unwrap_or(i64::MAX);
+        (left < notice).then(|| left.div_euclid(24 * 60 * 60))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_certificate_is_warned_of_thirty_days_before_its_end() {
+        const DAY: u64 = 24 * 60 * 60;
+        let expiry = Expiry {
+            file: "certificate",
+            subject: "CN=a".to_owned(),
+            not_after: 100 * 24 * 60 * 60,
+        };
+        assert_eq!(expiry.days_left(at(70 * DAY)), None);
+        assert_eq!(expiry.days_left(at(70 * DAY + 1)), Some(29));
+        assert_eq!(expiry.days_left(at(99 * DAY + 1)), Some(0));
+        assert_eq!(expiry.days_left(at(100 * DAY + 1)), Some(-1));
+    }
+
+    #[test]
+    fn a_file_that_is_written_or_replaced_has_another_stamp() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = |name: &str| dir.path().join(name);
+        let files = TlsFiles {
+            certificate: file("c"),
+            key: file("k"),
+            client_ca: file("a"),
+            crl: Some(file("r")),
+        };
+        let mut seen = vec![Stamps::of(&files)];
+        for (name, text) in [("c", "1"), ("k", "1"), ("a", "1"), ("r", "1"), ("r", "12")] {
+            std::fs::write(file(name), text).expect("it is writable");
+            seen.push(Stamps::of(&files));
+        }
+        std::fs::write(file("new"), "12").expect("it is writable");
+        std::fs::rename(file("new"), file("r")).expect("it is ours");
+        seen.push(Stamps::of(&files));
+        for pair in seen.windows(2) {
+            assert_ne!(pair[0], pair[1]);
+        }
+        assert_eq!(Stamps::of(&files), seen[seen.len() - 1]);
+    }
+}

@@ -1,0 +1,173 @@
+//! TLS of all ports: the server's identity, the authorities of clients, and what of both is about to end.
+
+mod clients;
+mod files;
+mod handshakes;
+
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
+};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+use crate::config::TlsFiles;
+use clients::ShortChains;
+use files::Texts;
+
+pub use files::{Expiry, Stamps};
+pub use handshakes::Handshakes;
+
+/// Who the server is, and who signs its clients' certificates. All ports use the same.
+/// Connections that are open keep the identity that they began with.
+#[derive(Clone)]
+pub struct Tls(Arc<RwLock<InForce>>);
+
+struct InForce {
+    config: Arc<ServerConfig>,
+    expiries: Vec<Expiry>,
+    stamps: Stamps,
+}
+
+impl Tls {
+    /// Reads the files and checks that they can be used.
+    ///
+    /// # Errors
+    /// One line for the operator.
+    pub fn read(files: &TlsFiles) -> Result<Self, String> {
+        // What is written from here on is seen as a change.
+        let stamps = Stamps::of(files);
+        let texts = Texts::read(files).map_err(|reason| format!("tls: {reason}"))?;
+        let read = Self::from_texts(&texts).map_err(|reason| {
+            format!(
+                "tls: {reason} (certificate {}, key {}, client CA {}, in this order)",
+                files.certificate.display(),
+                files.key.display(),
+                files.client_ca.display()
+            )
+        })?;
+        read.0.write().stamps = stamps;
+        Ok(read)
+    }
+
+    /// Reads the files for the connections to come. If they cannot be used, all stays as it was.
+    ///
+    /// # Errors
+    /// One line for the operator.
+    pub fn reload(&self, files: &TlsFiles) -> Result<(), String> {
+        let new = Self::read(files)?;
+        std::mem::swap(&mut *self.0.write(), &mut *new.0.write());
+        Ok(())
+    }
+
+    /// By which the files that are in force are known.
+    pub fn stamps(&self) -> Stamps {
+        self.0.read().stamps.clone()
+    }
+
+    /// When the certificates in each file end.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.0.read().expiries.clone()
+    }
+
+    fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.read().config)
+    }
+
+    /// The same from PEM: the server's certificates and key, and the authorities that clients'
+    /// certificates must come from. Clients without one are refused.
+    ///
+    /// # Errors
+    /// Says which of the three is bad.
+    pub fn from_pem(certificates: &[u8], key: &[u8], client_ca: &[u8]) -> Result<Self, String> {
+        Self::from_texts(&Texts {
+            certificates: certificates.to_vec(),
+            key: key.to_vec().into(),
+            client_ca: client_ca.to_vec(),
+            revoked: None,
+        })
+    }
+
+    fn from_texts(texts: &Texts) -> Result<Self, String> {
+        let provider = Arc::new(ring::default_provider());
+        let authorities = certificates_in(&texts.client_ca, "client CA")?;
+        let key = private_key(&texts.key)?;
+        let certificates = certificates_in(&texts.certificates, "certificate")?;
+        let expiries = [("certificate", &certificates), ("client-ca", &authorities)];
+        let expiries = expiries
+            .into_iter()
+            .filter_map(|(file, all)| Expiry::of(file, all));
+        let expiries = expiries.collect();
+        let mut roots = RootCertStore::empty();
+        for certificate in authorities {
+            roots
+                .add(certificate)
+                .map_err(|error| format!("client CA: {error}"))?;
+        }
+        let revoked = texts.revoked.as_deref().map(revocations_in).transpose()?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .with_crls(revoked.unwrap_or_default())
+                .build()
+                .map_err(|error| format!("client CA: {error}"))?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| format!("TLS versions: {error}"))?
+            .with_client_cert_verifier(Arc::new(ShortChains(verifier)))
+            .with_single_cert(certificates, key)
+            .map_err(|error| format!("certificate and key: {error}"))?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self(Arc::new(RwLock::new(InForce {
+            config: Arc::new(config),
+            expiries,
+            stamps: Stamps::default(),
+        }))))
+    }
+}
+
+/// The certificates in a PEM text; at least one.
+fn certificates_in(text: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Vec<_> = CertificateDer::pem_slice_iter(text)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("{what}: {error}"))?;
+    if found.is_empty() {
+        let instead = match PrivateKeyDer::from_pem_slice(text) {
+            Ok(_) => ", but a private key",
+            Err(_) => "",
+        };
+        return Err(format!("{what}: there is no certificate in it{instead}"));
+    }
+    Ok(found)
+}
+
+/// The lists of revoked certificates in a PEM text; at least one.
+fn revocations_in(text: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(text).collect();
+    let found = found.map_err(|error| format!("CRL: {error}"))?;
+    match found.is_empty() {
+        true => Err("CRL: there is no list of revoked certificates in it".to_owned()),
+        false => Ok(found),
+    }
+}
+
+/// The private key in a PEM text.
+fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
+        pem::Error::NoItemsFound => match CertificateDer::from_pem_slice(text) {
+            Ok(_) => "key: there is no private key in it, but a certificate".to_owned(),
+            Err(_) => "key: there is no private key in it".to_owned(),
+        },
+        other => format!("key: {other}"),
+    })
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls")
+    }
+}
