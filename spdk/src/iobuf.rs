@@ -6,30 +6,55 @@ use std::ffi::c_void;
 use spdk_sys as sys;
 
 use crate::completion::{Promise, call};
+use crate::cstr::string;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-/// How often I/O waited for a buffer since start, because the pool had none.
+/// What a module has asked one of the pools for since start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Waits {
-    /// One of 8 KiB.
-    pub small: u64,
-    /// One of 132 KiB.
-    pub large: u64,
+pub struct Gets {
+    /// Buffers that its threads had kept for themselves.
+    pub kept: u64,
+    /// Batches that came from the pool.
+    pub pool: u64,
+    /// I/O that waited, because there was none.
+    pub waits: u64,
 }
 
-impl Waits {
-    /// Those of all users of the pools together.
-    ///
-    /// # Errors
-    /// SPDK has no memory for it.
-    pub async fn read(_: Spdk) -> Result<Self, Error> {
-        call::<Self>("read the counters of the pools of buffers", |argument| {
-            // SAFETY: on the app thread; `on_stats` takes the argument back, once.
-            unsafe { sys::spdk_iobuf_get_stats(Some(on_stats), argument) }
-        })
-        .await
+/// One of the two pools.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// Bytes of a buffer.
+    pub buffer_bytes: u64,
+    /// Buffers in all; 0 where SPDK does not tell.
+    pub buffers: u64,
+    /// Those in the pool.
+    pub free: u64,
+    /// Those that threads keep for themselves, free too.
+    pub kept: u64,
+    /// By the module that asked.
+    pub gets: Vec<(String, Gets)>,
+}
+
+impl Pool {
+    /// Buffers with I/O in them.
+    pub fn used(&self) -> u64 {
+        // The three are not read at one instant.
+        let free = self.free.saturating_add(self.kept);
+        self.buffers.saturating_sub(free)
     }
+}
+
+/// Reads the pools: that of small buffers, and that of large ones.
+///
+/// # Errors
+/// SPDK has no memory for it.
+pub async fn pools(_: Spdk) -> Result<[Pool; 2], Error> {
+    call::<[Pool; 2]>("read the counters of the pools of buffers", |argument| {
+        // SAFETY: on the app thread; `on_stats` takes the argument back, once.
+        unsafe { sys::spdk_iobuf_get_stats(Some(on_stats), argument) }
+    })
+    .await
 }
 
 unsafe extern "C" fn on_stats(
@@ -37,16 +62,44 @@ unsafe extern "C" fn on_stats(
     number: u32,
     argument: *mut c_void,
 ) {
-    // SAFETY: what `read` handed out; SPDK calls once, on the app thread.
-    let promise = unsafe { Promise::<Waits>::from_raw(argument) };
-    let mut waits = Waits::default();
+    // SAFETY: what `pools` handed out; SPDK calls once, on the app thread.
+    let promise = unsafe { Promise::<[Pool; 2]>::from_raw(argument) };
+    let none = sys::opi_iobuf_state {
+        buffer_bytes: 0,
+        buffers: 0,
+        free: 0,
+        kept: 0,
+    };
+    let mut states = [none; 2];
+    let [small, large] = &mut states;
+    // SAFETY: on the app thread; the output outlives the call.
+    unsafe { sys::opi_iobuf_state(small, large) };
+    let mut pools = states.map(|state| Pool {
+        buffer_bytes: state.buffer_bytes,
+        buffers: state.buffers,
+        free: state.free,
+        kept: state.kept,
+        gets: Vec::with_capacity(number as usize),
+    });
     for index in 0..number as usize {
-        // SAFETY: so many are there, for the call.
-        let module = unsafe { &*modules.add(index) };
-        waits.small = waits.small.saturating_add(module.small_pool.retry);
-        waits.large = waits.large.saturating_add(module.large_pool.retry);
+        // SAFETY: so many are there, for the call, each with its name.
+        let (module, name) = unsafe {
+            let module = &*modules.add(index);
+            (module, string(module.module))
+        };
+        for (pool, of) in pools
+            .iter_mut()
+            .zip([&module.small_pool, &module.large_pool])
+        {
+            let gets = Gets {
+                kept: of.cache,
+                pool: of.main,
+                waits: of.retry,
+            };
+            pool.gets.push((name.clone(), gets));
+        }
     }
-    promise.complete(waits);
+    promise.complete(pools);
 }
 
 /// How many buffers the pools have.

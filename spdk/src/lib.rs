@@ -86,8 +86,7 @@ mod wiping;
 
 pub use error::{Errno, Error};
 pub use hugepages::hugepages_free_mib;
-pub use iobuf::Iobuf;
-pub use iobuf::Waits as IobufWaits;
+pub use iobuf::{Gets as IobufGets, Iobuf, Pool as IobufPool, pools as iobuf_pools};
 pub use mailbox::{CallError, ControlStats, Handle, MailboxStats};
 pub use mailbox::{Observer, Timeline, observe_calls};
 pub use reactors::Reactor;

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use spdk::bdev::nvme::Address;
+use spdk::bdev::nvme::{Address, PathId};
 use spdk::nvmf::nqn;
 
 use super::pcie;
@@ -69,6 +69,16 @@ pub(super) fn address(path: &NvmePath) -> Result<Address, (&'static str, String)
             ),
         )),
     }
+}
+
+/// What tells the path from the others of its controller; `None` for one that cannot be.
+pub(crate) fn path_id(path: &NvmePath) -> Option<PathId> {
+    let fabrics = path.fabrics.clone().unwrap_or_default();
+    Some(PathId {
+        address: address(path).ok()?,
+        source: source(&fabrics).ok()?.map(|source| source.ip()),
+        subsystem: fabrics.subnqn,
+    })
 }
 
 fn ip_and_port(

@@ -161,6 +161,7 @@ fn shown(name: &Name, host: &Connected) -> Host {
         id: of.id.into(),
         size: number(of.size),
         core: number(of.core),
+        completed_io_count: i64::try_from(of.completed_io).unwrap_or(i64::MAX),
     };
     Host {
         subsystem: name.to_string(),

@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 
+use crate::backend::path_id;
+use crate::health::path_key;
+use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{Condition, Key, Meta};
 use crate::services::Services;
 
@@ -66,22 +69,55 @@ pub(super) fn counts(services: &Services) -> Vec<Count> {
     ]
 }
 
-/// Each subsystem: its name, its NQN and how many namespaces it has.
-pub(super) fn subsystems(services: &Services) -> Vec<(String, String, u64)> {
-    let mut namespaces: HashMap<Key, u64> = HashMap::new();
-    for (name, _) in services.nvme.nvme_namespaces.objects() {
-        if let Some(parent) = name.parent() {
-            *namespaces.entry(parent).or_default() += 1;
-        }
-    }
+/// Each subsystem: its name and its NQN.
+pub(super) fn subsystems(services: &Services) -> Vec<(String, String)> {
     let subsystems = services.nvme.nvme_subsystems.objects().into_iter();
     subsystems
         .map(|(name, subsystem)| {
-            let number = namespaces.get(name.key()).copied().unwrap_or_default();
             let nqn = subsystem.spec.map(|spec| spec.nqn).unwrap_or_default();
-            (name.to_string(), nqn, number)
+            (name.to_string(), nqn)
         })
         .collect()
+}
+
+/// A namespace, and the volume that it shows.
+#[derive(Debug)]
+pub(super) struct Namespace {
+    pub name: String,
+    pub subsystem: String,
+    pub nsid: i32,
+    pub volume: String,
+    pub bdev: String,
+}
+
+/// All namespaces.
+pub(super) fn namespaces(services: &Services) -> Vec<Namespace> {
+    let namespaces = services.nvme.nvme_namespaces.objects().into_iter();
+    namespaces
+        .map(|(name, namespace)| {
+            let spec = namespace.spec.unwrap_or_default();
+            let volume = VolumeRef::parse(&spec.volume_name_ref);
+            let bdev = volume.map_or_else(|_| String::new(), |volume| volume.bdev().to_owned());
+            let parent = name.parent().map(|key| key.as_str().to_owned());
+            Namespace {
+                name: name.to_string(),
+                subsystem: parent.unwrap_or_default(),
+                nsid: spec.host_nsid,
+                volume: volume_of(services, &bdev),
+                bdev,
+            }
+        })
+        .collect()
+}
+
+/// The names of all paths, by what their state is noted under.
+pub(super) fn paths(services: &Services) -> HashMap<Key, String> {
+    let paths = services.nvme_remote.nvme_paths.objects().into_iter();
+    let named = paths.filter_map(|(name, path)| {
+        let key = path_key(name.parent_id()?, &path_id(&path)?);
+        Some((key, name.to_string()))
+    });
+    named.collect()
 }
 
 /// What the API calls the volume of this bdev; the bdev's own name if it is none of the API's.

@@ -8,6 +8,7 @@ mod failures;
 mod latency;
 mod log;
 mod metrics;
+mod paths;
 mod scrape;
 mod secrets;
 mod stall;

@@ -24,6 +24,27 @@ fn names_in(text: &str) -> BTreeSet<String> {
     words.filter(is_name).map(str::to_owned).collect()
 }
 
+/// While a host does I/O: it counts, by its name, and so do its connections.
+async fn what_is_connected_is_counted(target: &Target, subsystem: &[(&str, &str)]) {
+    let operations = eventually(
+        "the host's I/O is counted",
+        Duration::from_secs(5),
+        async || {
+            let scrape = Scrape::of(target).await;
+            let queues = scrape.value("opi_spdk_connections", &[("door", "nvme_tcp")]);
+            assert_eq!(queues, scrape.value("opi_spdk_host_queues", subsystem));
+            let operations = scrape.value("opi_spdk_host_operations_total", subsystem);
+            (operations > 0.0 && queues >= 2.0).then_some(operations)
+        },
+    )
+    .await;
+    eventually("it goes on", Duration::from_secs(5), async || {
+        let scrape = Scrape::of(target).await;
+        (scrape.value("opi_spdk_host_operations_total", subsystem) > operations).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_show() {
     let target = Target::start_with(Options::default()).await;
@@ -35,6 +56,7 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
         (scrape.value("opi_spdk_subsystem_hosts_connected", &subsystem) >= 1.0).then_some(())
     })
     .await;
+    what_is_connected_is_counted(&target, &subsystem).await;
     drop(load);
     let initiator = export.initiator();
     initiator
@@ -90,7 +112,20 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
         ("code", "OK"),
     ];
     assert_eq!(value("opi_spdk_rpc_duration_seconds_count", &created), 1.0);
-    assert!(value("opi_spdk_management_connections", &[]) >= 1.0);
+    assert!(value("opi_spdk_connections", &[("door", "management")]) >= 1.0);
+    let shown = [("volume", export.volume.as_str()), subsystem[0]];
+    assert_eq!(value("opi_spdk_namespace_info", &shown), 1.0);
+    // The pools have as many buffers as they were given, and I/O that has ended has none.
+    for (size, buffers) in [("8KiB", 8192.0), ("132KiB", 1024.0)] {
+        let of = |state| {
+            let labels = [("size", size), ("state", state)];
+            value("opi_spdk_iobuf_buffers", &labels)
+        };
+        let (free, kept) = (of("free"), of("kept"));
+        assert!(free > 0.0 && free + kept + of("used") == buffers, "{size}");
+    }
+    let bdev = [("module", "bdev"), ("size", "8KiB")];
+    assert_eq!(value("opi_spdk_iobuf_waits_total", &bdev), 0.0);
     assert!(value("opi_spdk_control_steps_total", &[]) > 0.0);
     assert_eq!(value("opi_spdk_scrape_complete", &[]), 1.0);
 

@@ -79,7 +79,7 @@ pub async fn failed(spdk: Spdk) -> Vec<(String, IoErrors)> {
         if read.is_multiple_of(AT_ONCE) {
             yield_now().await;
         }
-        open = Open::next(spdk, Some(bdev));
+        open = Open::next(spdk, Some(&bdev));
     }
     found
 }

@@ -21,11 +21,14 @@ struct Reading {
     promise: Promise<(Vec<(u64, u64)>, c_int)>,
 }
 
-/// The latencies of a bdev; none if SPDK has no memory to count them.
+/// What a reading will bring.
+pub(super) type Pending = crate::completion::Pending<(Vec<(u64, u64)>, c_int)>;
+
+/// Has SPDK read the latencies of a bdev.
 ///
 /// # Safety
-/// On the app thread; `bdev` is open until this returns.
-pub(super) async unsafe fn read(bdev: *mut sys::spdk_bdev) -> Result<Latencies, Error> {
+/// On the app thread; `bdev` is open until [`end`] returns.
+pub(super) unsafe fn begin(bdev: *mut sys::spdk_bdev) -> Pending {
     let (promise, pending) = completion();
     let reading = Box::into_raw(Box::new(Reading {
         buckets: Vec::new(),
@@ -35,6 +38,11 @@ pub(super) async unsafe fn read(bdev: *mut sys::spdk_bdev) -> Result<Latencies, 
     unsafe {
         sys::opi_bdev_read_histogram(bdev, Some(on_bucket), Some(on_done), reading.cast());
     }
+    pending
+}
+
+/// What has been read; nothing if SPDK has no memory to count latencies.
+pub(super) async fn end(pending: Pending) -> Result<Latencies, Error> {
     let (buckets, status) = pending.await?;
     if status != 0 {
         return Ok(Latencies::default());
@@ -48,7 +56,7 @@ pub(super) async unsafe fn read(bdev: *mut sys::spdk_bdev) -> Result<Latencies, 
 }
 
 unsafe extern "C" fn on_bucket(argument: *mut c_void, end: u64, count: u64) {
-    // SAFETY: what `read` passed, which nobody else has until `on_done`.
+    // SAFETY: what `begin` passed, which nobody else has until `on_done`.
     let reading = unsafe { &mut *argument.cast::<Reading>() };
     reading.buckets.push((end, count));
 }

@@ -1,11 +1,11 @@
-//! The counters of all bdevs, read one bdev a step: I/O never waits for more than that.
+//! The counters of all bdevs, read a few bdevs a step: I/O never waits for more than that.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::time::Duration;
 
 use spdk_sys as sys;
 
-use crate::completion::{Promise, completion};
+use crate::completion::{Pending, Promise, completion};
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
@@ -54,11 +54,11 @@ impl Open {
     }
 
     /// The first that can be opened after this one, or of all.
-    pub(super) fn next(spdk: Spdk, before: Option<Self>) -> Option<Self> {
+    pub(super) fn next(spdk: Spdk, before: Option<&Self>) -> Option<Self> {
         // SAFETY: on the app thread, which alone removes bdevs from the list: one that is open stays in
         // it, and the others do while nothing is awaited.
         unsafe {
-            let mut bdev = match &before {
+            let mut bdev = match before {
                 None => sys::spdk_bdev_first(),
                 Some(open) => sys::spdk_bdev_next(open.bdev()),
             };
@@ -92,14 +92,20 @@ impl Open {
         IoErrors::of(&errors)
     }
 
-    async fn read(&self) -> Result<Counters, Error> {
-        let bdev = self.bdev();
+    /// Has SPDK read the counters.
+    fn begin(&self) -> Pending<(Counters, c_int)> {
         let (promise, pending) = completion();
-        // SAFETY: on the app thread, where `Open` is made and stays; the bdev is open until the callback has
-        // come, which always does and takes the promise back.
-        unsafe { sys::opi_bdev_read_counters(bdev, Some(on_counters), promise.into_raw()) };
+        // SAFETY: on the app thread, where `Open` is made and stays. SPDK's walk over the bdev's channels keeps the
+        // bdev registered until the callback, which always comes and takes the promise back.
+        unsafe { sys::opi_bdev_read_counters(self.bdev(), Some(on_counters), promise.into_raw()) };
+        pending
+    }
+
+    /// What has been read.
+    async fn end(&self, pending: Pending<(Counters, c_int)>) -> Result<Counters, Error> {
         let (mut counters, status): (Counters, c_int) = pending.await?;
         check("read bdev counters", status)?;
+        let bdev = self.bdev();
         counters.name = self.name();
         // SAFETY: the bdev is open.
         unsafe {
@@ -110,6 +116,9 @@ impl Open {
         Ok(counters)
     }
 }
+
+/// How many bdevs one step opens and asks for.
+const AT_ONCE: usize = 16;
 
 /// How many bdevs a survey tells of; the others are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,21 +135,37 @@ pub struct Most {
 /// SPDK has no memory for it.
 pub async fn survey(spdk: Spdk, most: Most) -> Result<(Vec<Counters>, u64), Error> {
     let (mut all, mut left_out) = (Vec::new(), 0);
-    let mut open = Open::next(spdk, None);
-    while let Some(bdev) = open {
-        if all.len() < most.counters {
-            let mut counters = bdev.read().await?;
-            if all.len() < most.latencies {
-                // SAFETY: on the app thread; it is open until the next one is.
-                counters.latencies = Some(unsafe { histogram::read(bdev.bdev()) }.await?);
-            }
-            all.push(counters);
-        } else {
-            left_out += 1;
-            // A step of its own, too.
+    let mut next = Open::next(spdk, None);
+    while let Some(first) = next {
+        let mut opened = Vec::with_capacity(AT_ONCE);
+        opened.push(first);
+        while opened.len() < AT_ONCE
+            && let Some(bdev) = Open::next(spdk, opened.last())
+        {
+            opened.push(bdev);
+        }
+        let read = opened.len().min(most.counters.saturating_sub(all.len()));
+        let with_latencies = read.min(most.latencies.saturating_sub(all.len()));
+        left_out += (opened.len() - read) as u64;
+        // The reactors are asked for all of them before the first answer is waited for.
+        let counters: Vec<_> = opened.iter().take(read).map(Open::begin).collect();
+        let latencies = opened.iter().take(with_latencies);
+        // SAFETY: on the app thread; all that are opened stay so until the end of this turn.
+        let mut latencies = latencies
+            .map(|of| unsafe { histogram::begin(of.bdev()) })
+            .collect::<Vec<_>>()
+            .into_iter();
+        if counters.is_empty() {
             crate::executor::yield_now().await;
         }
-        open = Open::next(spdk, Some(bdev));
+        for (bdev, counters) in opened.iter().zip(counters) {
+            let mut counters = bdev.end(counters).await?;
+            if let Some(latencies) = latencies.next() {
+                counters.latencies = Some(histogram::end(latencies).await?);
+            }
+            all.push(counters);
+        }
+        next = Open::next(spdk, opened.last());
     }
     Ok((all, left_out))
 }

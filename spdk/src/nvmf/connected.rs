@@ -9,6 +9,7 @@ use super::{check_status, find, target};
 use crate::completion::{Promise, call, completion, on_status};
 use crate::cstr::{cstr, read, string};
 use crate::error::{Error, check};
+use crate::locks::lock;
 use crate::runtime::Spdk;
 
 /// Queues of which is told: as many as file descriptors can be connections of.
@@ -42,6 +43,17 @@ pub struct Queue {
     pub size: u32,
     /// The core of the reactor that serves it.
     pub core: u32,
+    /// I/O commands that have ended; 0 for an admin queue, and where SPDK does not tell.
+    pub completed_io: u64,
+}
+
+/// Queues that are connected, those too whose host has not said yet who it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Doors {
+    /// Over NVMe/TCP: a connection each.
+    pub tcp: u64,
+    /// Over vfio-user.
+    pub vfio_user: u64,
 }
 
 /// What a walk over SPDK's queues has found.
@@ -49,6 +61,7 @@ pub struct Queue {
 pub struct Connections {
     hosts: Vec<Connected>,
     queues: Vec<(usize, Queue)>,
+    doors: Doors,
 }
 
 impl Connections {
@@ -66,17 +79,17 @@ impl Connections {
         hosts
     }
 
-    /// How many hosts are connected to each subsystem, by its NQN; one that has none is not there.
-    pub fn counts(self) -> HashMap<String, u64> {
-        let mut counts = HashMap::new();
-        for host in self.hosts {
-            *counts.entry(host.subsystem).or_default() += 1;
-        }
-        counts
+    /// By the door that they came through.
+    pub fn doors(&self) -> Doors {
+        self.doors
     }
 
     fn add(&mut self, queue: &sys::opi_nvmf_queue) {
-        if self.queues.len() == MOST {
+        match queue.is_guest {
+            false => self.doors.tcp += 1,
+            true => self.doors.vfio_user += 1,
+        }
+        if queue.ctrlr.is_null() || self.queues.len() == MOST {
             return;
         }
         if queue.qid == 0 {
@@ -87,6 +100,7 @@ impl Connections {
             id: queue.qid,
             size: queue.size,
             core: queue.core,
+            completed_io: queue.completed_io,
         };
         self.queues.push((queue.ctrlr.addr(), of));
     }
@@ -112,13 +126,13 @@ impl Connected {
     }
 }
 
-/// All hosts that are connected, one reactor after the other: each is held up for as long as it takes to
-/// copy what is told of its own queues.
+/// All hosts that are connected, one reactor after the other, a few queues a step.
 ///
 /// # Errors
 /// SPDK has no memory for it.
 pub async fn connections(spdk: Spdk) -> Result<Connections, Error> {
     const OPERATION: &str = "list hosts";
+    let _alone = lock("walk over queues", "").await;
     let target = target(spdk, OPERATION)?.as_ptr();
     let (promise, pending) = completion();
     let walk = Box::into_raw(Box::new(Walk {

@@ -27,7 +27,7 @@ use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
 pub use comings::{Coming, Comings, comings};
-pub use connected::{Connected, Connections, Queue, Which, connections, disconnect};
+pub use connected::{Connected, Connections, Doors, Queue, Which, connections, disconnect};
 pub use listener::Address;
 pub use transport::Transport;
 pub use view::View;

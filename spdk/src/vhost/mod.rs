@@ -48,6 +48,11 @@ pub fn names(spdk: Spdk) -> Vec<String> {
     core::names(spdk)
 }
 
+/// How many controllers have a virtual machine connected.
+pub fn connections(spdk: Spdk) -> usize {
+    core::connections(spdk)
+}
+
 /// Ends all devices of ours, with their clients: the process stops.
 pub(crate) async fn stop(spdk: Spdk) {
     core::stop(spdk).await;

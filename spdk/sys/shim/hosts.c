@@ -5,8 +5,14 @@
 #include <spdk/nvmf.h>
 #include <spdk/nvmf_transport.h>
 #include <spdk/thread.h>
+#if __has_include(<opi/observe.h>)
+#include <opi/observe.h>
+#endif
 
 #include "shim.h"
+
+/* Queues that one step of a walk tells of. */
+#define OPI_QUEUES_AT_ONCE 64
 
 /* Of spdk/changes: an SPDK without it does not tell. */
 const char *__attribute__((weak)) nvmf_ctrlr_get_hostnqn(const struct spdk_nvmf_ctrlr *ctrlr);
@@ -38,6 +44,9 @@ opi_nvmf_describe_queue(struct spdk_nvmf_qpair *qpair, struct opi_nvmf_queue *qu
 		.cntlid = spdk_nvmf_ctrlr_get_id(ctrlr),
 		.qid = qpair->qid,
 		.is_guest = opi_nvmf_is_guest(qpair),
+#ifdef OPI_OBSERVE_H
+		.completed_io = qpair->completed_io,
+#endif
 	};
 	if (qpair->qid != 0) {
 		return;
@@ -61,22 +70,70 @@ struct opi_nvmf_queues {
 };
 
 static void
-opi_nvmf_queues_of_group(struct spdk_io_channel_iter *i)
+opi_nvmf_tell_queue(const struct opi_nvmf_queues *walk, struct spdk_nvmf_qpair *qpair)
 {
+	struct opi_nvmf_queue queue = {};
+
+	if (qpair->ctrlr != NULL) {
+		opi_nvmf_describe_queue(qpair, &queue);
+	} else {
+		queue.is_guest = opi_nvmf_is_guest(qpair);
+	}
+	walk->queue(walk->arg, &queue);
+}
+
+#ifdef OPI_OBSERVE_H
+static void
+opi_nvmf_queues_go_on(void *ctx)
+{
+	struct spdk_io_channel_iter *i = ctx;
 	const struct opi_nvmf_queues *walk = spdk_io_channel_iter_get_ctx(i);
 	struct spdk_io_channel *channel = spdk_io_channel_iter_get_channel(i);
 	struct spdk_nvmf_poll_group *group = spdk_io_channel_get_ctx(channel);
-	struct opi_nvmf_queue queue;
+	struct spdk_nvmf_qpair *qpair = group->walk_next;
+
+	for (int told = 0; qpair != NULL && told < OPI_QUEUES_AT_ONCE; told++) {
+		opi_nvmf_tell_queue(walk, qpair);
+		qpair = TAILQ_NEXT(qpair, link);
+	}
+	/* SPDK moves it on if the queue goes meanwhile. */
+	group->walk_next = qpair;
+	if (qpair != NULL) {
+		spdk_thread_send_msg(spdk_get_thread(), opi_nvmf_queues_go_on, i);
+		return;
+	}
+	spdk_for_each_channel_continue(i, 0);
+	spdk_put_io_channel(channel);
+}
+
+static void
+opi_nvmf_queues_of_group(struct spdk_io_channel_iter *i)
+{
+	struct spdk_io_channel *channel = spdk_io_channel_iter_get_channel(i);
+	struct spdk_nvmf_poll_group *group = spdk_io_channel_get_ctx(channel);
+
+	/* Keeps the group between the steps. */
+	if (spdk_get_io_channel(spdk_io_channel_iter_get_io_device(i)) == NULL) {
+		spdk_for_each_channel_continue(i, -ENOMEM);
+		return;
+	}
+	group->walk_next = TAILQ_FIRST(&group->qpairs);
+	opi_nvmf_queues_go_on(i);
+}
+#else
+static void
+opi_nvmf_queues_of_group(struct spdk_io_channel_iter *i)
+{
+	struct spdk_io_channel *channel = spdk_io_channel_iter_get_channel(i);
+	struct spdk_nvmf_poll_group *group = spdk_io_channel_get_ctx(channel);
 	struct spdk_nvmf_qpair *qpair;
 
 	TAILQ_FOREACH(qpair, &group->qpairs, link) {
-		if (qpair->ctrlr != NULL) {
-			opi_nvmf_describe_queue(qpair, &queue);
-			walk->queue(walk->arg, &queue);
-		}
+		opi_nvmf_tell_queue(spdk_io_channel_iter_get_ctx(i), qpair);
 	}
 	spdk_for_each_channel_continue(i, 0);
 }
+#endif
 
 static void
 opi_nvmf_queues_done(struct spdk_io_channel_iter *i, int status)

@@ -4,6 +4,9 @@
 #include <spdk/bdev.h>
 #include <spdk/bdev_module.h>
 #include <spdk_internal/event.h>
+#if __has_include(<opi/observe.h>)
+#include <opi/observe.h>
+#endif
 
 #include "shim.h"
 
@@ -134,4 +137,28 @@ opi_bdev_read_histogram(struct spdk_bdev *bdev, opi_bdev_bucket bucket,
 		return;
 	}
 	spdk_bdev_histogram_get(bdev, reading->data, opi_bdev_histogram_was_read, reading);
+}
+
+#ifdef OPI_OBSERVE_H
+static void
+opi_iobuf_copy(struct opi_iobuf_state *state, const struct opi_iobuf_pool *pool)
+{
+	*state = (struct opi_iobuf_state) {
+		.buffer_bytes = pool->buffer_bytes, .buffers = pool->buffers, .free = pool->free, .kept = pool->kept,
+	};
+}
+#endif
+
+void
+opi_iobuf_state(struct opi_iobuf_state *small, struct opi_iobuf_state *large)
+{
+#ifdef OPI_OBSERVE_H
+	struct opi_iobuf_pool pools[2];
+
+	opi_iobuf_read(&pools[0], &pools[1]);
+	opi_iobuf_copy(small, &pools[0]);
+	opi_iobuf_copy(large, &pools[1]);
+#else
+	*small = *large = (struct opi_iobuf_state) {};
+#endif
 }

@@ -118,7 +118,7 @@ int opi_nvmf_set_host_keys(struct spdk_nvmf_subsystem *subsystem, const char *ho
 
 /* A queue of a host that is connected. */
 struct opi_nvmf_queue {
-	/* Tells controllers apart; not followed. */
+	/* Tells controllers apart; not followed. NULL before the host has said who it is: then only `is_guest` is told. */
 	const void	*ctrlr;
 	const char	*subnqn;
 	/* NULL where SPDK does not tell. */
@@ -127,6 +127,8 @@ struct opi_nvmf_queue {
 	uint32_t	core;
 	uint16_t	cntlid;
 	uint16_t	qid;
+	/* I/O commands that have ended; 0 where SPDK does not tell. */
+	uint64_t	completed_io;
 	/* A virtual machine's, over vfio-user. */
 	bool		is_guest;
 	/* Address and port of the host, or the directory of a guest's socket; of the admin queue alone. */
@@ -136,8 +138,9 @@ struct opi_nvmf_queue {
 /* On the queue's thread; it has a controller. */
 void opi_nvmf_describe_queue(struct spdk_nvmf_qpair *qpair, struct opi_nvmf_queue *queue);
 
-/* All queues that have a controller. `queue` is called on the threads of the target's poll groups, one after
- * the other; the texts are valid for the call. `done` is called last, on this thread. */
+/* All queues. `queue` is called on the threads of the target's poll groups, one after the other; the texts are valid
+ * for the call. `done` is called last, on this thread. A walk is steps of a bounded number of queues; two walks at
+ * once would miss some. */
 void opi_nvmf_for_each_queue(struct spdk_nvmf_tgt *tgt,
 			     void (*queue)(void *arg, const struct opi_nvmf_queue *queue),
 			     void (*done)(void *arg, int status), void *arg);
@@ -254,9 +257,20 @@ int opi_nvme_for_each_namespace(const char *name, opi_nvme_namespace_fn fn, void
 /* Namespaces that SPDK made no bdev of; `bdev` is what it would have been called. */
 int opi_nvme_for_each_missing(const char *name, opi_nvme_namespace_fn fn, void *arg);
 
-/* Adds the bdev's I/O over a path that is active to `stat`, which stays until `done`. */
-int opi_nvme_path_stat(const char *bdev_name, const struct spdk_nvme_transport_id *id, const char *source,
-		       struct spdk_bdev_io_stat *stat, void (*done)(void *arg, int status), void *arg);
+/* I/O of a bdev over one of the paths that it has now; of those of one connection the active one. */
+struct opi_nvme_path_io {
+	struct spdk_nvme_transport_id	id;
+	char				source_address[SPDK_NVMF_TRADDR_MAX_LEN + 1];
+	struct spdk_bdev_io_stat	stat;
+	/* Not followed: it may be gone. */
+	const void			*ns;
+};
+
+/* Counts the I/O over each path of a bdev, since there is the path. Unless it is refused, `done` is called, on this
+ * thread; `paths` are valid for the call. -ENODEV for a bdev that is none of a controller. */
+int opi_nvme_read_paths(const char *bdev_name,
+			void (*done)(void *arg, const struct opi_nvme_path_io *paths, size_t number),
+			void *arg);
 
 /* vhost.c */
 
@@ -279,6 +293,18 @@ struct opi_reactor_time {
 
 /* Any thread, while SPDK runs. False where the core has no reactor. */
 bool opi_reactor_read(uint32_t core, struct opi_reactor_time *time);
+
+/* A pool of buffers for I/O: how many there are, how many are in the pool, and how many others a thread keeps for
+ * itself. All 0 where SPDK does not tell. */
+struct opi_iobuf_state {
+	uint64_t	buffer_bytes;
+	uint64_t	buffers;
+	uint64_t	free;
+	uint64_t	kept;
+};
+
+/* What threads keep is as of the last spdk_iobuf_get_stats. App thread. */
+void opi_iobuf_state(struct opi_iobuf_state *small, struct opi_iobuf_state *large);
 
 /* bdev_errors.c */
 

@@ -138,6 +138,7 @@ mod tests {
             id,
             size: 32,
             core: 1,
+            completed_io_count: 0,
         };
         let host = Host {
             subsystem: "nvmeSubsystems/s".to_owned(),

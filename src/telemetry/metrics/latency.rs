@@ -1,10 +1,7 @@
 //! Latencies of I/O as a histogram with the same bounds for all volumes, which can be added up.
 
-use std::fmt::Error;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
 use spdk::bdev::Latencies;
 
 /// The bounds, in microseconds: from a hit in memory to what is as good as lost.
@@ -35,20 +32,22 @@ impl Histogram {
         }
         Self { counts, sum }
     }
+
+    /// How many lie in each bucket.
+    pub(super) fn counts(&self) -> impl Iterator<Item = u64> {
+        self.counts.iter().copied()
+    }
+
+    /// All of them together, seconds.
+    pub(super) fn sum(&self) -> f64 {
+        self.sum
+    }
 }
 
-impl EncodeMetric for Histogram {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), Error> {
-        let bounds = BOUNDS.iter().map(|&bound| bound as f64 / 1e6);
-        let bounds = bounds.chain([f64::MAX]);
-        let buckets: Vec<_> = bounds.zip(self.counts).collect();
-        let count = self.counts.iter().sum();
-        encoder.encode_histogram::<NoLabelSet>(self.sum, count, &buckets, None)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
-    }
+/// The upper bounds of the buckets in seconds, as they are written.
+pub(super) fn bounds() -> Vec<String> {
+    let bounds = BOUNDS.iter().map(|&bound| (bound as f64 / 1e6).to_string());
+    bounds.chain(["+Inf".to_owned()]).collect()
 }
 
 #[cfg(test)]
@@ -83,5 +82,10 @@ mod tests {
     #[test]
     fn the_bounds_ascend() {
         assert!(BOUNDS.is_sorted_by(|a, b| a < b));
+        let written = bounds();
+        assert_eq!(
+            (written[0].as_str(), written[20].as_str()),
+            ("0.000005", "+Inf")
+        );
     }
 }

@@ -1,17 +1,20 @@
 //! Metrics of OpenMetrics and Prometheus, at `GET /metrics`.
 //!
 //! ```text
-//! scrape ─┬─ one at a time ─► Reading (SPDK in one pass, files of /proc) ─► text ─┬─► OpenMetrics
-//!         └─ others that wait share it                                            └─► Prometheus
+//! scrape ─┬─ one at a time ─► Reading (SPDK in one pass, files of /proc) ─┬─► OpenMetrics
+//!         └─ others that wait share it                                    └─► Prometheus
 //! ```
 
+mod doors;
 mod encode;
 mod hugepages;
 mod latency;
+mod out;
 mod process;
 mod reading;
 mod scrape;
 mod text;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

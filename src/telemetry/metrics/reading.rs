@@ -1,16 +1,18 @@
 //! What one scrape tells: read once, in one pass over SPDK, and shared by all who ask meanwhile.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use spdk::bdev::{Counters, Most};
-use spdk::{ControlStats, IobufWaits, MailboxStats, Reactor};
+use spdk::bdev::nvme::{PathIo, PathState};
+use spdk::bdev::{Counters, Most, Stats};
+use spdk::nvmf::Doors;
+use spdk::{ControlStats, IobufPool, MailboxStats, Reactor};
 
 use super::hugepages::{self, Pool};
 use super::process::{self, Process};
+use crate::health::path_key;
 use crate::services::Services;
 use crate::telemetry::{Telemetry, objects};
 
@@ -23,6 +25,9 @@ const VOLUMES: Most = Most {
 /// How long SPDK may take. Beyond that the rest is told without it.
 const LIMIT: Duration = Duration::from_secs(2);
 
+/// Hosts that have metrics of their own.
+const HOSTS: usize = 1_024;
+
 /// A subsystem's figures.
 #[derive(Debug)]
 pub(super) struct Subsystem {
@@ -32,6 +37,34 @@ pub(super) struct Subsystem {
     pub(super) hosts: u64,
 }
 
+/// A host that is connected.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) subsystem: String,
+    pub(super) host: String,
+    pub(super) controller_id: u16,
+    pub(super) queues: usize,
+    pub(super) operations: u64,
+}
+
+/// A path to a remote controller.
+#[derive(Debug)]
+pub(super) struct Path {
+    /// The API's name for it, or where it leads.
+    pub(super) name: String,
+    pub(super) controller: String,
+    pub(super) state: PathState,
+    pub(super) stats: Option<Stats>,
+}
+
+/// Open connections.
+#[derive(Debug)]
+pub(super) struct Connections {
+    pub(super) management: u64,
+    pub(super) queues: Doors,
+    pub(super) vhost_user: u64,
+}
+
 /// Everything that one scrape tells.
 #[derive(Debug)]
 pub(super) struct Reading {
@@ -39,13 +72,17 @@ pub(super) struct Reading {
     pub(super) volumes: Vec<(String, Counters)>,
     pub(super) volumes_left_out: u64,
     pub(super) subsystems: Vec<Subsystem>,
+    pub(super) hosts: Vec<Host>,
+    pub(super) namespaces: Vec<objects::Namespace>,
+    pub(super) paths: Vec<Path>,
     pub(super) reactors: Vec<Reactor>,
     pub(super) stalls: HashMap<u32, u64>,
     pub(super) control: ControlStats,
     pub(super) mailbox: MailboxStats,
-    pub(super) waits: IobufWaits,
+    /// Small buffers, and large ones.
+    pub(super) iobuf: [IobufPool; 2],
     pub(super) objects: Vec<objects::Count>,
-    pub(super) connections: u64,
+    pub(super) connections: Connections,
     pub(super) audit_lost: u64,
     pub(super) hugepages: Vec<Pool>,
     pub(super) process: Process,
@@ -67,8 +104,10 @@ pub(super) struct Reader {
 struct Pass {
     volumes: Vec<Counters>,
     left_out: u64,
-    hosts: spdk::nvmf::Connections,
-    waits: IobufWaits,
+    queues: spdk::nvmf::Connections,
+    vhost_user: u64,
+    paths: Vec<PathIo>,
+    iobuf: [IobufPool; 2],
 }
 
 impl Reader {
@@ -80,50 +119,21 @@ impl Reader {
         }
     }
 
-    pub(super) async fn read(&self) -> Reading {
+    pub(super) async fn read(&self) -> Option<Reading> {
         let begun = Instant::now();
         let pass = tokio::time::timeout(LIMIT, self.pass()).await;
         let pass = pass.ok().flatten();
         let complete = pass.is_some();
         let pass = pass.unwrap_or_default();
-        let started = self.telemetry.metrics.started;
-        let files = tokio::task::spawn_blocking(move || {
-            let pools = Path::new("/sys/kernel/mm/hugepages");
-            (process::read(started), hugepages::read(pools))
-        });
-        let (process, hugepages) = files.await.unwrap_or_default();
-        let spdk = self.services.spdk();
-        let reactors = spdk.reactors();
-        let metrics = &self.telemetry.metrics;
-        let stalls = reactors.iter().map(|r| (r.core, metrics.stalls(r.core)));
-        let hosts = pass.hosts.counts();
-        let subsystems = objects::subsystems(&self.services).into_iter();
-        let subsystems = subsystems.map(|(name, nqn, namespaces)| Subsystem {
-            hosts: hosts.get(&nqn).copied().unwrap_or_default(),
-            name,
-            nqn,
-            namespaces,
-        });
-        let volumes = pass.volumes.into_iter().map(|counters| {
-            let name = objects::volume_of(&self.services, &counters.name);
-            (name, counters)
-        });
-        Reading {
-            volumes: volumes.collect(),
-            volumes_left_out: pass.left_out,
-            subsystems: subsystems.collect(),
-            stalls: stalls.collect(),
-            reactors,
-            control: spdk.control_stats(),
-            mailbox: spdk.mailbox_stats(),
-            waits: pass.waits,
-            objects: objects::counts(&self.services),
-            connections: metrics.connections.load(Ordering::Relaxed),
-            audit_lost: self.telemetry.audit_lost(),
-            hugepages,
-            process,
-            complete,
-            took: begun.elapsed(),
+        let (services, telemetry) = (self.services.clone(), Arc::clone(&self.telemetry));
+        // Files of /proc are read, and many volumes have many names.
+        let told = move || tell(&services, &telemetry, pass, complete, begun);
+        match tokio::task::spawn_blocking(told).await {
+            Ok(reading) => Some(reading),
+            Err(error) => {
+                tracing::warn!(%error, "metrics: the reading was cut off by a fault of the program");
+                None
+            }
         }
     }
 
@@ -139,8 +149,10 @@ impl Reader {
             Ok::<_, spdk::Error>(Pass {
                 volumes,
                 left_out,
-                hosts: spdk::nvmf::connections(spdk).await?,
-                waits: IobufWaits::read(spdk).await?,
+                queues: spdk::nvmf::connections(spdk).await?,
+                vhost_user: spdk::vhost::connections(spdk) as u64,
+                paths: spdk::bdev::nvme::io_by_path(spdk).await?,
+                iobuf: spdk::iobuf_pools(spdk).await?,
             })
         });
         match pass.await {
@@ -152,6 +164,107 @@ impl Reader {
             Err(_) => None,
         }
     }
+}
+
+/// A reading of what SPDK has told, and of all else. Takes its time.
+fn tell(
+    services: &Services,
+    telemetry: &Telemetry,
+    pass: Pass,
+    complete: bool,
+    begun: Instant,
+) -> Reading {
+    let spdk = services.spdk();
+    let metrics = &telemetry.metrics;
+    let reactors = spdk.reactors();
+    let stalls = reactors.iter().map(|of| (of.core, metrics.stalls(of.core)));
+    let queues = pass.queues.doors();
+    let (mut subsystems, namespaces) = subsystems(services);
+    let mut hosts = Vec::new();
+    for host in pass.queues.hosts() {
+        let Some(at) = subsystems.get_mut(&host.subsystem) else {
+            continue;
+        };
+        at.hosts += 1;
+        if hosts.len() < HOSTS {
+            hosts.push(Host {
+                subsystem: at.name.clone(),
+                controller_id: host.controller_id,
+                queues: host.queues.len(),
+                operations: host.queues.iter().map(|queue| queue.completed_io).sum(),
+                host: host.host,
+            });
+        }
+    }
+    let volumes = pass.volumes.into_iter().map(|counters| {
+        let name = objects::volume_of(services, &counters.name);
+        (name, counters)
+    });
+    Reading {
+        volumes: volumes.collect(),
+        volumes_left_out: pass.left_out,
+        subsystems: subsystems.into_values().collect(),
+        hosts,
+        namespaces,
+        paths: paths(services, pass.paths),
+        stalls: stalls.collect(),
+        reactors,
+        control: spdk.control_stats(),
+        mailbox: spdk.mailbox_stats(),
+        iobuf: pass.iobuf,
+        objects: objects::counts(services),
+        connections: Connections {
+            management: metrics.connections.load(Ordering::Relaxed),
+            queues,
+            vhost_user: pass.vhost_user,
+        },
+        audit_lost: telemetry.audit_lost(),
+        hugepages: hugepages::read(std::path::Path::new("/sys/kernel/mm/hugepages")),
+        process: process::read(metrics.started),
+        complete,
+        took: begun.elapsed(),
+    }
+}
+
+/// The subsystems by their NQNs, and the namespaces that have metrics of their own.
+fn subsystems(services: &Services) -> (BTreeMap<String, Subsystem>, Vec<objects::Namespace>) {
+    let mut namespaces = objects::namespaces(services);
+    let mut numbers: HashMap<String, u64> = HashMap::new();
+    for namespace in &namespaces {
+        *numbers.entry(namespace.subsystem.clone()).or_default() += 1;
+    }
+    namespaces.truncate(VOLUMES.counters);
+    let subsystems = objects::subsystems(services).into_iter();
+    let named = subsystems.map(|(name, nqn)| {
+        let of = Subsystem {
+            namespaces: numbers.get(&name).copied().unwrap_or_default(),
+            hosts: 0,
+            nqn: nqn.clone(),
+            name,
+        };
+        (nqn, of)
+    });
+    (named.collect(), namespaces)
+}
+
+/// The paths with the API's names.
+fn paths(services: &Services, paths: Vec<PathIo>) -> Vec<Path> {
+    let names = objects::paths(services);
+    let named = paths.into_iter().map(|of| {
+        let id = of.path.id();
+        let key = id.map(|id| path_key(&of.controller, &id));
+        let name = key.and_then(|key| names.get(&key));
+        Path {
+            name: name.cloned().unwrap_or_else(|| match &of.path.address {
+                Some(address) => address.to_string(),
+                None => "unknown".to_owned(),
+            }),
+            controller: format!("nvmeRemoteControllers/{}", of.controller),
+            state: of.path.state,
+            stats: of.stats,
+        }
+    });
+    named.collect()
 }
 
 /// A pass over SPDK, until it ends or is dropped without having begun.

@@ -6,10 +6,11 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
+use bytes::Bytes;
 use tokio::sync::Mutex;
 
-use super::reading::Reader;
-use super::text::{Form, prometheus};
+use super::reading::{Reader, Reading};
+use super::text::Form;
 use super::{Metrics, encode};
 use crate::services::Services;
 use crate::telemetry::Telemetry;
@@ -23,7 +24,19 @@ pub struct Scrapes {
 
 struct Last {
     ended: Instant,
-    text: Arc<String>,
+    reading: Arc<Reading>,
+    /// As far as it was asked for.
+    open_metrics: Option<Bytes>,
+    prometheus: Option<Bytes>,
+}
+
+impl Last {
+    fn text(&mut self, form: Form) -> &mut Option<Bytes> {
+        match form {
+            Form::OpenMetrics => &mut self.open_metrics,
+            Form::Prometheus => &mut self.prometheus,
+        }
+    }
 }
 
 impl Scrapes {
@@ -40,37 +53,41 @@ impl Scrapes {
     pub async fn answer(&self, headers: &HeaderMap) -> Response<Body> {
         let accept = headers.get_all(ACCEPT).iter();
         let form = Form::of(accept.filter_map(|value| value.to_str().ok()));
-        let Some(text) = self.text().await else {
+        let Some(text) = self.text(form).await else {
             let mut response = Response::new(Body::from("metrics cannot be written\n"));
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             return response;
         };
-        let body = match form {
-            Form::OpenMetrics => Body::from(String::clone(&text)),
-            Form::Prometheus => Body::from(prometheus(&text)),
-        };
-        let mut response = Response::new(body);
+        let mut response = Response::new(Body::from(text));
         let kind = HeaderValue::from_static(form.content_type());
         response.headers_mut().insert(CONTENT_TYPE, kind);
         response
     }
 
     /// A reading that ended after this was asked for: one's own, or that of whoever came before.
-    async fn text(&self) -> Option<Arc<String>> {
+    async fn text(&self, form: Form) -> Option<Bytes> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
-        if let Some(last) = last.as_ref().filter(|last| last.ended >= asked) {
-            return Some(Arc::clone(&last.text));
+        let last = match last.as_mut().filter(|last| last.ended >= asked) {
+            Some(last) => last,
+            None => {
+                let reading = Arc::new(self.reader.read().await?);
+                last.insert(Last {
+                    ended: Instant::now(),
+                    reading,
+                    open_metrics: None,
+                    prometheus: None,
+                })
+            }
+        };
+        if let Some(text) = last.text(form) {
+            return Some(text.clone());
         }
-        let reading = self.reader.read().await;
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, reading) = (Arc::clone(&self.metrics), Arc::clone(&last.reading));
         // Many volumes are many lines.
-        let written = tokio::task::spawn_blocking(move || encode::text(&metrics, reading));
-        let text = Arc::new(written.await.ok()?.ok()?);
-        *last = Some(Last {
-            ended: Instant::now(),
-            text: Arc::clone(&text),
-        });
+        let written = tokio::task::spawn_blocking(move || encode::text(&metrics, &reading, form));
+        let text = Bytes::from(written.await.ok()?.ok()?);
+        *last.text(form) = Some(text.clone());
         Some(text)
     }
 }

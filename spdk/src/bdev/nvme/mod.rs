@@ -14,6 +14,7 @@ mod clash;
 mod detach;
 mod limits;
 mod path_id;
+mod path_io;
 mod policy;
 mod refusal;
 mod reset;
@@ -46,9 +47,10 @@ use limits::CONNECT_TIMEOUT_MS;
 pub use limits::DEFAULT_IO_TIMEOUT;
 pub(crate) use limits::configure;
 pub use path_id::PathId;
+pub use path_io::{PathIo, io_by_path, path_stats};
 pub use policy::use_all_paths;
 pub use reset::reset;
-pub use state::{Namespace, Path, PathState, controllers, namespaces, path_stats, paths};
+pub use state::{Namespace, Path, PathState, controllers, namespaces, paths};
 pub(crate) use stop::stop;
 
 /// Where a controller is.

@@ -1,13 +1,11 @@
-//! What NVMe controllers are and do: paths, namespaces, I/O of each path.
+//! What NVMe controllers are: paths, namespaces.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::net::IpAddr;
 
 use spdk_sys as sys;
 
-use super::super::Stats;
 use super::{Address, PathId};
-use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, read, string};
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
@@ -139,7 +137,7 @@ unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_n
     }
 }
 
-fn address(id: &sys::spdk_nvme_transport_id) -> Option<Address> {
+pub(super) fn address(id: &sys::spdk_nvme_transport_id) -> Option<Address> {
     match Kind::of(id)? {
         Kind::Tcp => transport_id::ip_and_port(id).map(|(ip, port)| Address::Tcp { ip, port }),
         Kind::Rdma => transport_id::ip_and_port(id).map(|(ip, port)| Address::Rdma { ip, port }),
@@ -201,70 +199,4 @@ unsafe extern "C" fn collect_namespace(
             over_all_paths: namespace.over_all_paths,
         });
     }
-}
-
-/// What C holds while it asks the reactors.
-struct Query {
-    counters: sys::spdk_bdev_io_stat,
-    promise: Promise<(Stats, c_int)>,
-}
-
-/// I/O over one path, summed over the controller's namespaces. All zero for a path
-/// that stands by. ENODEV if no controller of that name is attached.
-pub async fn path_stats(spdk: Spdk, name: &str, path: &PathId) -> Result<Stats, Error> {
-    let (id, source) = path.to_c()?;
-    let mut total = Stats {
-        // SAFETY: reads a value that is fixed once SPDK runs.
-        ticks_per_second: unsafe { sys::spdk_get_ticks_hz() },
-        ..Stats::default()
-    };
-    for namespace in namespaces(spdk, name)? {
-        total.add(&of_bdev(&namespace.bdev, &id, &source).await?);
-    }
-    Ok(total)
-}
-
-async fn of_bdev(
-    bdev: &str,
-    id: &sys::spdk_nvme_transport_id,
-    source: &CStr,
-) -> Result<Stats, Error> {
-    const OPERATION: &str = "read NVMe path statistics";
-    let c_bdev = cstr("bdev name", bdev)?;
-    let (promise, pending) = completion();
-    let query = Box::into_raw(Box::new(Query {
-        // SAFETY: a C struct of integers and a pointer, for which zero is valid.
-        counters: unsafe { std::mem::zeroed() },
-        promise,
-    }));
-    // SAFETY: on the app thread; id and strings outlive the call; the box lives until
-    // `on_counters` takes it, unless the call is refused.
-    let rc = unsafe {
-        sys::opi_nvme_path_stat(
-            c_bdev.as_ptr(),
-            id,
-            source.as_ptr(),
-            &raw mut (*query).counters,
-            Some(on_counters),
-            query.cast(),
-        )
-    };
-    if rc != 0 {
-        // SAFETY: the shim did not take it.
-        drop(unsafe { Box::from_raw(query) });
-        // The path stands by, or the bdev has gone since it was listed.
-        return match -rc {
-            libc::ENXIO | libc::ENODEV => Ok(Stats::default()),
-            errno => Err(Error::new(OPERATION, errno).with_detail(format!("bdev {bdev:?}"))),
-        };
-    }
-    let (stats, status) = pending.await?;
-    check(OPERATION, status)?;
-    Ok(stats)
-}
-
-unsafe extern "C" fn on_counters(argument: *mut c_void, status: c_int) {
-    // SAFETY: what `of_bdev` passed; the shim calls once, on this thread.
-    let Query { counters, promise } = *unsafe { Box::from_raw(argument.cast::<Query>()) };
-    promise.complete((Stats::of(&counters), status));
 }

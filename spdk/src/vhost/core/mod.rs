@@ -113,6 +113,14 @@ pub(crate) fn names(_: Spdk) -> Vec<String> {
     DEVICES.with_borrow(|devices| devices.keys().cloned().collect())
 }
 
+/// How many devices have a client.
+pub(crate) fn connections(_: Spdk) -> usize {
+    DEVICES.with_borrow(|devices| {
+        let shared = devices.values().map(|device| &device.shared);
+        shared.filter(|shared| shared.is_connected()).count()
+    })
+}
+
 /// Whether there is a device of that name.
 pub(crate) fn is_there(_: Spdk, name: &str) -> bool {
     DEVICES.with_borrow(|devices| devices.contains_key(name))

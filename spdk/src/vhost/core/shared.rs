@@ -42,6 +42,11 @@ impl Shared {
         self.change(CONNECTED, IDLE);
     }
 
+    /// Whether a client is there.
+    pub(super) fn is_connected(&self) -> bool {
+        self.state.load(Ordering::Acquire) == CONNECTED
+    }
+
     /// Has the device go, unless a client is connected. Whether it goes.
     pub(super) fn close(&self) -> bool {
         let closing = self.change(IDLE, CLOSING) || self.is_closing();
@@ -90,8 +95,8 @@ mod tests {
     #[test]
     fn a_device_goes_once_no_client_is_connected() {
         let shared = Shared::new().expect("an eventfd");
-        assert!(shared.connect());
-        assert!(!shared.connect(), "one at a time");
+        assert!(!shared.is_connected() && shared.connect());
+        assert!(!shared.connect() && shared.is_connected(), "one at a time");
         assert!(!shared.close(), "a client is connected");
         shared.disconnect();
         assert!(shared.close() && shared.close());

@@ -19,7 +19,7 @@ use super::http::{Http, Scraper};
 use super::{Connect, Connection, Failure};
 use metrics::Scrape;
 use table::Row;
-use views::{Counters, View};
+use views::{HostIo, View};
 
 /// Between two looks at the server.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -72,7 +72,7 @@ struct Totals {
 #[derive(Default)]
 struct Before {
     scrape: Option<Scrape>,
-    paths: Option<(Instant, Counters)>,
+    hosts: Option<(Instant, HostIo)>,
 }
 
 /// Runs it.
@@ -275,13 +275,19 @@ impl App {
         let text = scraper.metrics().await?;
         let now = Scrape::parse(&text, Instant::now());
         let rows = match self.view {
-            View::Hosts => Some(views::connected(connection).await.map_err(told)?),
-            View::Paths => {
-                let read = views::paths(connection, before.paths.as_ref()).await;
+            View::Hosts => {
+                let read = views::connected(connection, before.hosts.as_ref()).await;
                 let (rows, counters) = read.map_err(told)?;
-                before.paths = Some(counters);
+                before.hosts = Some(counters);
                 Some(rows)
             }
+            View::Paths => match before.scrape.as_ref() {
+                Some(old) => {
+                    let names = views::path_names(connection).await.map_err(told)?;
+                    Some(views::paths(old, &now, &names))
+                }
+                None => None,
+            },
             View::Volumes => before.scrape.as_ref().map(|old| views::volumes(old, &now)),
             View::Reactors => match before.scrape.as_ref() {
                 Some(old) => {

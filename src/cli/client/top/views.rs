@@ -3,17 +3,11 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use serde_json::Value as Json;
-
-use super::super::get::{all_of, ask, name_of};
-use super::super::kinds::{self, Verb};
+use super::super::get::{all_of, name_of};
+use super::super::kinds;
 use super::super::{Connection, Failure, hosts};
 use super::metrics::{Scrape, quantile};
 use super::table::{Column, Row, Value};
-use crate::gateway::json_of;
-
-/// Paths whose counters are read; the others are counted.
-const PATHS: usize = 128;
 
 /// What is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,10 +45,11 @@ impl View {
         ];
         const HOSTS: &[Column] = &[
             of("HOST", 0),
-            of("SUBSYSTEM", 16),
+            of("IOPS", 7),
+            of("SUBSYSTEM", 13),
             of("ID", 6),
             of("QUEUES", 7),
-            of("CORES", 8),
+            of("CORES", 6),
             of("ADDRESS", 21),
         ];
         const PATHS: &[Column] = &[
@@ -62,7 +57,8 @@ impl View {
             of("IOPS", 7),
             of("READ/s", 8),
             of("WRITE/s", 8),
-            of("STATE", 20),
+            of("LATENCY", 8),
+            of("STATE", 12),
         ];
         const REACTORS: &[Column] = &[
             of("CORE", 14),
@@ -80,8 +76,8 @@ impl View {
     }
 }
 
-/// The I/O counters of paths, by their names.
-pub(super) type Counters = HashMap<String, [f64; 3]>;
+/// The I/O of hosts: by subsystem and controller, which are one connection's.
+pub(super) type HostIo = HashMap<(String, i32), i64>;
 
 /// Rows of volumes.
 pub(super) fn volumes(before: &Scrape, now: &Scrape) -> Vec<Row> {
@@ -157,17 +153,31 @@ pub(super) async fn queues(connection: &Connection) -> Result<HashMap<i32, usize
     Ok(found)
 }
 
-/// Rows of hosts.
-pub(super) async fn connected(connection: &Connection) -> Result<Vec<Row>, Failure> {
+/// Rows of hosts, and the counters for the next ones.
+pub(super) async fn connected(
+    connection: &Connection,
+    before: Option<&(Instant, HostIo)>,
+) -> Result<(Vec<Row>, (Instant, HostIo)), Failure> {
     let hosts = hosts::all(connection, "").await?;
+    let (now, mut counters) = (Instant::now(), HostIo::new());
     let rows = hosts.iter().map(|host| {
         let mut cores: Vec<i32> = host.queues.iter().map(|queue| queue.core).collect();
         cores.sort_unstable();
         cores.dedup();
         let cores: Vec<String> = cores.iter().map(i32::to_string).collect();
         let subsystem = host.subsystem.rsplit('/').next().unwrap_or_default();
+        let queues = host.queues.iter().map(|queue| queue.completed_io_count);
+        let all: i64 = queues.fold(0, i64::saturating_add);
+        let key = (host.subsystem.clone(), host.controller_id);
+        let rate = before.and_then(|(at, old)| {
+            let seconds = now.saturating_duration_since(*at).as_secs_f64();
+            let grown = all.checked_sub(*old.get(&key)?)?;
+            (seconds > 0.0 && grown >= 0).then(|| grown as f64 / seconds)
+        });
+        counters.insert(key, all);
         vec![
             Value::text(&host.host_nqn),
+            Value::of(rate, Value::Count),
             Value::text(subsystem),
             Value::Count(host.controller_id.into()),
             Value::Count(host.queues.len() as f64),
@@ -175,63 +185,56 @@ pub(super) async fn connected(connection: &Connection) -> Result<Vec<Row>, Failu
             Value::text(&host.address),
         ]
     });
-    Ok(rows.collect())
-}
-
-/// Rows of paths, and the counters for the next ones.
-pub(super) async fn paths(
-    connection: &Connection,
-    before: Option<&(Instant, Counters)>,
-) -> Result<(Vec<Row>, (Instant, Counters)), Failure> {
-    let kind = kinds::find("nvmePaths")?;
-    let (now, mut counters, mut rows) = (Instant::now(), Counters::new(), Vec::new());
-    for (at, path) in all_of(connection, kind, "").await?.iter().enumerate() {
-        let name = name_of(path);
-        let (stats, state) = match at < PATHS {
-            false => (None, "not read: too many".to_owned()),
-            true => match ask(connection, kind, Verb::Stats, &name).await {
-                Ok(answer) => (json_of(&answer).ok(), "works".to_owned()),
-                Err(Failure::Refused { status, .. })
-                    if status.code() != tonic::Code::Unavailable =>
-                {
-                    (None, status.message().to_owned())
-                }
-                Err(failure) => return Err(failure),
-            },
-        };
-        let stats = stats.map(|stats| sums(&stats));
-        let old = before.and_then(|(at, all)| Some((at, all.get(&name)?)));
-        let rate = |of: usize| {
-            let ((at, old), new) = (old?, stats?);
-            let seconds = now.saturating_duration_since(*at).as_secs_f64();
-            let grown = new.get(of)? - old.get(of)?;
-            (seconds > 0.0 && grown >= 0.0).then(|| grown / seconds)
-        };
-        rows.push(vec![
-            Value::text(&name),
-            Value::of(rate(0), Value::Count),
-            Value::of(rate(1), Value::Bytes),
-            Value::of(rate(2), Value::Bytes),
-            Value::text(&state),
-        ]);
-        if let Some(stats) = stats {
-            counters.insert(name, stats);
-        }
-    }
+    let rows = rows.collect();
     Ok((rows, (now, counters)))
 }
 
-/// Operations, bytes read and bytes written of an answer.
-fn sums(stats: &Json) -> [f64; 3] {
-    let of = |field: &str| {
-        let value = stats.get("stats").unwrap_or(stats).get(field);
-        value.map_or(0.0, |value| match value {
-            Json::String(text) => text.parse().unwrap_or(0.0),
-            other => other.as_f64().unwrap_or(0.0),
-        })
+/// The names of all paths.
+pub(super) async fn path_names(connection: &Connection) -> Result<Vec<String>, Failure> {
+    let kind = kinds::find("nvmePaths")?;
+    let paths = all_of(connection, kind, "").await?;
+    Ok(paths.iter().map(name_of).collect())
+}
+
+/// Rows of paths: of those of the API, and of those that the server has besides.
+pub(super) fn paths(before: &Scrape, now: &Scrape, names: &[String]) -> Vec<Row> {
+    let rates = |kinds: &[&str], what: &str| {
+        let mut sum: HashMap<&str, f64> = HashMap::new();
+        for kind in kinds {
+            let metric = format!("opi_spdk_path_{kind}_{what}_total");
+            for (path, rate) in now.rates(before, &metric, "path") {
+                *sum.entry(path).or_default() += rate;
+            }
+        }
+        sum
     };
-    let operations = of("readOpsCount") + of("writeOpsCount") + of("unmapOpsCount");
-    [operations, of("readBytesCount"), of("writeBytesCount")]
+    let all = ["read", "write", "unmap"];
+    let (operations, seconds) = (rates(&all, "operations"), rates(&all, "seconds"));
+    let (read, written) = (rates(&["read"], "bytes"), rates(&["write"], "bytes"));
+    let connected = now.by("opi_spdk_path_connected", "path");
+    let mut shown: Vec<&str> = names.iter().map(String::as_str).collect();
+    shown.extend(connected.keys().copied());
+    shown.sort_unstable();
+    shown.dedup();
+    let row = |path: &str| {
+        let iops = operations.get(path).copied();
+        let busy = seconds.get(path).copied();
+        let latency = iops.zip(busy).filter(|(iops, _)| *iops > 0.0);
+        let state = match connected.get(path) {
+            None => "not attached",
+            Some(works) if *works > 0.0 => "works",
+            Some(_) => "has dropped",
+        };
+        vec![
+            Value::text(path),
+            Value::of(iops, Value::Count),
+            Value::of(read.get(path).copied(), Value::Bytes),
+            Value::of(written.get(path).copied(), Value::Bytes),
+            Value::of(latency.map(|(iops, busy)| busy / iops), Value::Seconds),
+            Value::text(state),
+        ]
+    };
+    shown.into_iter().map(row).collect()
 }
 
 #[cfg(test)]
@@ -282,5 +285,36 @@ mod tests {
             (&row[1], &row[4]),
             (&Value::Share(0.25), &Value::Count(3.0))
         );
+    }
+
+    #[test]
+    fn a_path_s_row_has_its_rates_its_latency_and_whether_it_works() {
+        let text = |ops: u32, seconds: f64| {
+            let label = "{path=\"p\",controller=\"c\"}";
+            format!(
+                "opi_spdk_path_read_operations_total{label} {ops}\n\
+                 opi_spdk_path_read_bytes_total{label} {}\n\
+                 opi_spdk_path_read_seconds_total{label} {seconds}\n\
+                 opi_spdk_path_connected{label} 1\n\
+                 opi_spdk_path_connected{{path=\"q\",controller=\"c\"}} 0\n",
+                ops * 512
+            )
+        };
+        let begin = Instant::now();
+        let before = Scrape::parse(&text(10, 1.0), begin);
+        let now = Scrape::parse(&text(30, 1.5), begin + Duration::from_secs(2));
+        let rows = paths(&before, &now, &["p".to_owned(), "r".to_owned()]);
+        let works = [
+            Value::text("p"),
+            Value::Count(10.0),
+            Value::Bytes(5120.0),
+            Value::Absent,
+            Value::Seconds(0.025),
+            Value::text("works"),
+        ];
+        assert_eq!(rows[0], works);
+        let states: Vec<_> = rows.iter().map(|row| &row[5]).collect();
+        let dropped = (&Value::text("has dropped"), &Value::text("not attached"));
+        assert_eq!((states[1], states[2]), dropped);
     }
 }

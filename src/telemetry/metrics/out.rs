@@ -1,0 +1,209 @@
+//! Writes families of metrics as text, in either form.
+
+use std::fmt::{Display, Write};
+
+use super::text::Form;
+
+/// What a family counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// The labels of a sample, written once for all families that have them: `a="b",c="d"`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Labels(String);
+
+impl Labels {
+    /// These names with these values.
+    pub(super) fn of<const N: usize>(pairs: [(&str, &str); N]) -> Self {
+        let mut labels = Self::default();
+        for (name, value) in pairs {
+            labels.add(name, value);
+        }
+        labels
+    }
+
+    /// The same, and another one.
+    pub(super) fn with(&self, name: &str, value: &str) -> Self {
+        let mut labels = self.clone();
+        labels.add(name, value);
+        labels
+    }
+
+    /// Clients chose the value: nothing in it ends it.
+    fn add(&mut self, name: &str, value: &str) {
+        if !self.0.is_empty() {
+            self.0.push(',');
+        }
+        self.0.push_str(name);
+        self.0.push_str("=\"");
+        let mut rest = value;
+        while let Some(at) = rest.find(['\\', '"', '\n']) {
+            let (plain, special) = rest.split_at(at);
+            self.0.push_str(plain);
+            let (special, after) = special.split_at(1);
+            self.0.push('\\');
+            self.0.push_str(if special == "\n" { "n" } else { special });
+            rest = after;
+        }
+        self.0.push_str(rest);
+        self.0.push('"');
+    }
+}
+
+/// The text so far.
+pub(super) struct Out {
+    text: String,
+    form: Form,
+}
+
+impl Out {
+    /// Nothing yet; room for so many bytes.
+    pub(super) fn new(form: Form, room: usize) -> Self {
+        Self {
+            text: String::with_capacity(room),
+            form,
+        }
+    }
+
+    /// The whole text, once nothing follows.
+    pub(super) fn end(mut self) -> String {
+        if self.form == Form::OpenMetrics {
+            self.text.push_str("# EOF\n");
+        }
+        self.text
+    }
+
+    /// Families that have been written already.
+    pub(super) fn written(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
+    /// Begins a family. In Prometheus' form counters are declared with the suffix of their samples.
+    pub(super) fn family(&mut self, name: &str, help: &str, kind: Kind) {
+        let suffix = match (self.form, kind) {
+            (Form::Prometheus, Kind::Counter) => "_total",
+            _ => "",
+        };
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        self.line(format_args!("# HELP {name}{suffix} {help}."));
+        self.line(format_args!("# TYPE {name}{suffix} {kind}"));
+    }
+
+    /// A sample of the family: the suffix of its name, its labels and its value.
+    pub(super) fn sample(
+        &mut self,
+        name: &str,
+        suffix: &str,
+        labels: &Labels,
+        value: impl Display,
+    ) {
+        self.text.push_str(name);
+        self.text.push_str(suffix);
+        if !labels.0.is_empty() {
+            self.text.push('{');
+            self.text.push_str(&labels.0);
+            self.text.push('}');
+        }
+        self.line(format_args!(" {value}"));
+    }
+
+    /// A bucket of a histogram: its upper bound, as text, and how many lie below it.
+    pub(super) fn bucket(&mut self, name: &str, labels: &Labels, bound: &str, count: u64) {
+        self.text.push_str(name);
+        self.text.push_str("_bucket{");
+        if !labels.0.is_empty() {
+            self.text.push_str(&labels.0);
+            self.text.push(',');
+        }
+        self.text.push_str("le=\"");
+        self.text.push_str(bound);
+        self.line(format_args!("\"}} {count}"));
+    }
+
+    /// A family of counters.
+    pub(super) fn counters<'v, V: Display>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (&'v Labels, V)>,
+    ) {
+        self.family(name, help, Kind::Counter);
+        for (labels, value) in values {
+            self.sample(name, "_total", labels, value);
+        }
+    }
+
+    /// A family of gauges.
+    pub(super) fn gauges<'v, V: Display>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (&'v Labels, V)>,
+    ) {
+        self.family(name, help, Kind::Gauge);
+        for (labels, value) in values {
+            self.sample(name, "", labels, value);
+        }
+    }
+
+    /// A counter that there is one of.
+    pub(super) fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.counters(name, help, [(&Labels::default(), value)]);
+    }
+
+    /// A gauge that there is one of.
+    pub(super) fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.gauges(name, help, [(&Labels::default(), value)]);
+    }
+
+    fn line(&mut self, text: std::fmt::Arguments<'_>) {
+        // Writing to a String does not fail.
+        let _ = self.text.write_fmt(text);
+        self.text.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_labels_cannot_end_them() {
+        assert_eq!(Labels::of([("a", "b")]).0, "a=\"b\"");
+        let labels = Labels::of([("a", "x\"}\n\\y")]).with("b", "");
+        assert_eq!(labels.0, "a=\"x\\\"}\\n\\\\y\",b=\"\"");
+    }
+
+    #[test]
+    fn each_form_declares_counters_in_its_way() {
+        let text = |form| {
+            let mut out = Out::new(form, 0);
+            let labels = Labels::of([("c", "d")]);
+            out.counters("a", "Help", [(&labels, 1)]);
+            out.gauge("b", "More", 0.25);
+            out.family("h", "Times", Kind::Histogram);
+            out.bucket("h", &labels, "+Inf", 3);
+            out.bucket("h", &Labels::default(), "0.1", 2);
+            out.end()
+        };
+        let samples = "a_total{c=\"d\"} 1\n";
+        let rest = "# HELP b More.\n# TYPE b gauge\nb 0.25\n# HELP h Times.\n# TYPE h histogram\n\
+                    h_bucket{c=\"d\",le=\"+Inf\"} 3\nh_bucket{le=\"0.1\"} 2\n";
+        assert_eq!(
+            text(Form::OpenMetrics),
+            format!("# HELP a Help.\n# TYPE a counter\n{samples}{rest}# EOF\n")
+        );
+        assert_eq!(
+            text(Form::Prometheus),
+            format!("# HELP a_total Help.\n# TYPE a_total counter\n{samples}{rest}")
+        );
+    }
+}
