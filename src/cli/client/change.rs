@@ -1,7 +1,9 @@
 //! `opi-spdk create`, `update`, `delete`.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
+use futures_util::future::join_all;
 use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
 
 use super::kinds::{Kind, Verb};
@@ -88,6 +90,9 @@ pub struct DeleteArgs {
     #[command(flatten)]
     connect: Connect,
 }
+
+/// Objects that are sent at once.
+const AT_ONCE: usize = 32;
 
 /// An object that is to be sent.
 struct Wanted {
@@ -185,22 +190,66 @@ pub(super) async fn create(mut args: CreateArgs) -> Result<(), Failure> {
     let wanted = wanted(&mut args.source, Verb::Create, kind, id, parent)?;
     let connection = args.connect.connect().await?;
     let is_one = wanted.len() == 1;
-    let mut made = Vec::new();
-    for one in wanted {
-        let Wanted {
-            kind, name, object, ..
-        } = one;
-        let method = kind.needed(Verb::Create)?;
-        let (above, id) = split(kind, &name);
-        let mut request = DynamicMessage::new(method.input());
-        let field = set_object(kind, method, &mut request, object)?;
-        request.set_field_by_name(&format!("{field}_id"), Value::String(id.to_owned()));
-        if kind.collections.len() > 1 {
-            request.set_field_by_name("parent", Value::String(above.to_owned()));
+    let mut made = Vec::with_capacity(wanted.len());
+    let mut rest = wanted.as_slice();
+    while !rest.is_empty() {
+        let (now, after) = rest.split_at(together(rest));
+        let answers = join_all(now.iter().map(|one| made_of(&connection, one, is_one))).await;
+        for answer in answers {
+            made.push(answer?);
         }
-        made.push(sent(&connection, method, request, &field, &name, is_one).await?);
+        rest = after;
     }
     told(args.source.output, &made, is_one, "created")
+}
+
+/// Creates one.
+async fn made_of(
+    connection: &Connection,
+    one: &Wanted,
+    is_one: bool,
+) -> Result<DynamicMessage, Failure> {
+    let Wanted {
+        kind, name, object, ..
+    } = one;
+    let method = kind.needed(Verb::Create)?;
+    let (above, id) = split(kind, name);
+    let mut request = DynamicMessage::new(method.input());
+    let field = set_object(kind, method, &mut request, object.clone())?;
+    request.set_field_by_name(&format!("{field}_id"), Value::String(id.to_owned()));
+    if kind.collections.len() > 1 {
+        request.set_field_by_name("parent", Value::String(above.to_owned()));
+    }
+    sent(connection, method, request, &field, name, is_one).await
+}
+
+/// How many of the first objects can be sent at once: those of one kind, of which none names one before it. What is
+/// of another kind may be within them, or stand on them.
+fn together(wanted: &[Wanted]) -> usize {
+    let mut ids = HashSet::new();
+    let first = wanted.first().map(|one| one.kind.plural());
+    let alike = wanted.iter().take(AT_ONCE).take_while(|one| {
+        let (_, id) = split(one.kind, &one.name);
+        let names_none = !names_one(&Value::Message(one.object.clone()), &ids);
+        let is_alike = Some(one.kind.plural()) == first && names_none;
+        // An ID twice is for the server to refuse, in order.
+        is_alike && ids.insert(id.to_owned())
+    });
+    alike.count().max(1)
+}
+
+/// Whether a text in the object ends with one of the IDs: its name, as others refer to it.
+fn names_one(value: &Value, ids: &HashSet<String>) -> bool {
+    match value {
+        Value::String(text) => {
+            let id = text.rsplit_once('/').map_or(text.as_str(), |(_, id)| id);
+            ids.contains(id)
+        }
+        Value::Message(message) => message.fields().any(|(_, value)| names_one(value, ids)),
+        Value::List(values) => values.iter().any(|value| names_one(value, ids)),
+        Value::Map(values) => values.values().any(|value| names_one(value, ids)),
+        _ => false,
+    }
 }
 
 /// Runs `update`.
@@ -327,7 +376,7 @@ async fn sent(
     let answer = connection.call(method, request).await;
     answer.map_err(|status| {
         if !is_one {
-            eprintln!("opi-spdk: {name}: it and what follows it were not done");
+            eprintln!("opi-spdk: {name}: it was not done, and what follows may not be");
         }
         Failure::refused(status, Some(field))
     })
@@ -346,4 +395,48 @@ fn told(
         .iter()
         .map(|object| format!("{} {done}\n", super::get::name_of(object)));
     print(&lines.collect::<String>()).map_err(Failure::Here)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(given: &[(&str, &str, &str)]) -> Vec<Wanted> {
+        let wanted = given.iter().map(|(name, field, text)| {
+            let (plural, _) = name.split_once('/').expect("a name");
+            let kind = super::super::kinds::find(plural).expect("a kind");
+            let mut object = DynamicMessage::new(kind.message.clone());
+            object.set_field_by_name(field, Value::String((*text).to_owned()));
+            Wanted {
+                kind,
+                name: (*name).to_owned(),
+                object,
+                paths: Vec::new(),
+            }
+        });
+        wanted.collect()
+    }
+
+    #[test]
+    fn what_may_need_another_object_is_sent_after_it() {
+        let volumes: Vec<String> = (0..40).map(|n| format!("nullVolumes/v{n}")).collect();
+        let volumes: Vec<_> = volumes
+            .iter()
+            .map(|name| (name.as_str(), "uuid", ""))
+            .collect();
+        assert_eq!(together(&of(&volumes)), AT_ONCE);
+        let two_kinds = [
+            ("nullVolumes/a", "uuid", ""),
+            ("nullVolumes/b", "uuid", ""),
+            ("qosVolumes/q", "volume_name_ref", "volumes/a"),
+        ];
+        assert_eq!(together(&of(&two_kinds)), 2);
+        let stacked = [
+            ("qosVolumes/q", "volume_name_ref", "volumes/a"),
+            ("qosVolumes/r", "volume_name_ref", "volumes/q"),
+        ];
+        assert_eq!(together(&of(&stacked)), 1);
+        let twice = [("nullVolumes/a", "uuid", ""), ("nullVolumes/a", "uuid", "")];
+        assert_eq!(together(&of(&twice)), 1);
+    }
 }
