@@ -4,6 +4,7 @@
 mod common;
 
 mod browser;
+mod many;
 
 use std::time::Duration;
 

@@ -1,0 +1,102 @@
+//! The page with very many objects: it comes up, scrolls and filters like one with few.
+
+use std::time::{Duration, Instant};
+
+use super::browser::Browser;
+use super::shows;
+use crate::common::Target;
+
+/// Longest that a key, a click or a scroll may wait for the page. On a machine that is not busy it is a part of that.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// By the shell, from one file.
+async fn create(target: &Target, number: usize) {
+    let volume = |n| format!(r#"{{"name":"nullVolumes/v{n}","blockSize":512,"blocksCount":"64"}}"#);
+    let objects: Vec<String> = (0..number).map(volume).collect();
+    let file = target.scratch().join("objects.json");
+    std::fs::write(&file, format!("[{}]", objects.join(","))).expect("written");
+    let out = tokio::process::Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
+        .args(["create", "--addr", &target.grpc.to_string(), "-f"])
+        .arg(&file)
+        .output()
+        .await
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{said}");
+    let told = String::from_utf8_lossy(&out.stdout).lines().count();
+    assert_eq!(told, number, "each is told");
+}
+
+/// What it took: to make the objects, until all are shown, and the longest answers to a filter and to scrolling.
+async fn is_usable_with(number: usize) {
+    let target = Target::start().await;
+    let begun = Instant::now();
+    create(&target, number).await;
+    let made = begun.elapsed();
+
+    let mut browser = Browser::start(1280, 900).await;
+    let begun = Instant::now();
+    browser.open(&format!("http://{}/", target.http)).await;
+    shows(
+        &mut browser,
+        "all objects",
+        &format!("page.objects.size === {number} && document.querySelectorAll('.node').length > 0"),
+    )
+    .await;
+    let loaded = begun.elapsed();
+    let nodes = browser
+        .value("document.querySelectorAll('.node').length")
+        .await;
+    assert_eq!(nodes, 40, "the rest is counted");
+    let text = browser
+        .value("document.getElementById('picture').innerText")
+        .await;
+    let more = format!("and {} more", number - 40);
+    assert!(
+        text.as_str().is_some_and(|text| text.contains(&more)),
+        "{text}"
+    );
+
+    // While it goes on reading the metrics.
+    let (mut filtered, mut scrolled) = (Duration::ZERO, Duration::ZERO);
+    for round in 0..8 {
+        let wanted = format!("v{}", number - 1 - round);
+        let begun = Instant::now();
+        let found = browser
+            .value(&format!(
+                "(() => {{ const of = document.getElementById('filter'); of.value = '{wanted}'; \
+                 of.dispatchEvent(new Event('input')); \
+                 return [...document.querySelectorAll('.node')].map(of => of.dataset.name).join() }})()"
+            ))
+            .await;
+        filtered = filtered.max(begun.elapsed());
+        assert_eq!(found, format!("nullVolumes/{wanted}"));
+        let begun = Instant::now();
+        browser
+            .value("new Promise(done => { scrollTo(0, scrollY ? 0 : document.body.scrollHeight); requestAnimationFrame(() => done(1)) })")
+            .await;
+        scrolled = scrolled.max(begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    eprintln!(
+        "{number} objects: made in {made:?}, shown after {loaded:?}, filter {filtered:?}, scrolling {scrolled:?}"
+    );
+    assert!(
+        filtered < ANSWER && scrolled < ANSWER,
+        "{filtered:?}, {scrolled:?}"
+    );
+    assert_eq!(browser.problems, Vec::<String>::new());
+    browser.close().await;
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_is_usable_with_two_thousand_objects() {
+    is_usable_with(2_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute: by hand, for the figures of docs/observability.md"]
+async fn the_page_is_usable_with_ten_thousand_objects() {
+    is_usable_with(10_000).await;
+}
