@@ -263,6 +263,13 @@ async fn a_tenant_has_the_objects_of_its_prefix_and_sees_no_other() {
         let status = volumes.create("", id, mine.clone()).await.expect_err(id);
         assert_eq!(status.code(), Code::PermissionDenied, "{id}: {status}");
     }
+    let disguised = json!({
+        "null_volume_id": "other3",
+        "null_volume": { "name": "volumes/tenant-x", "block_size": 512, "blocks_count": 64 },
+    });
+    tenant
+        .fails("CreateNullVolume", disguised, Code::PermissionDenied)
+        .await;
     volumes.created("", "tenant-v", mine).await;
     let listed = volumes.list("").await;
     let names: Vec<String> = listed.iter().map(name_of).collect();

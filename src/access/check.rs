@@ -79,9 +79,10 @@ fn within(prefix: &str, method: &Method, message: &DynamicMessage) -> Result<(),
         ));
     }
     let mut names = Vec::new();
-    named(message, &mut names);
-    if method.creates && names.is_empty() {
-        names.push(own_id(message));
+    match method.creates {
+        // The name in an object that is to be made is nothing but words.
+        true => names.push(place(message)),
+        false => named(message, &mut names),
     }
     if names.is_empty() && method.listed.is_none() {
         return Err(format!("it is not about an object of {prefix:?}"));
@@ -124,8 +125,12 @@ fn named(message: &DynamicMessage, names: &mut Vec<String>) {
     }
 }
 
-/// The ID for what is to be made; empty where the server chooses one.
-fn own_id(message: &DynamicMessage) -> String {
+/// What tells whose an object will be that is to be made: its parent where it has one, else its ID; empty
+/// where the server would choose one.
+fn place(message: &DynamicMessage) -> String {
+    if let Some(parent) = message.get_field_by_name("parent") {
+        return parent.as_str().unwrap_or_default().to_owned();
+    }
     let mut fields = message.fields();
     let id = fields.find_map(|(field, value)| match value {
         Value::String(text) if field.name().ends_with("_id") => Some(text.clone()),
