@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tonic::Code;
 
-use super::{ALICE, BOB, Export, host, hosts_of, key_file, place, reads};
+use super::{ALICE, BOB, Export, STAY, host, hosts_of, key_file, place, reads};
 use crate::common::{Options, Target, base64, dhchap_key, psk_of};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,8 +30,8 @@ async fn each_host_gets_in_over_tls_with_its_own_key_and_a_revoked_one_is_discon
     }
     // Both at once, until one is revoked.
     let [at_alice, at_bob] = ["alice", "bob"].map(|name| place(&target, name));
-    let load_a = alice.driver().load(&at_alice, 4).await;
-    let load_b = bob.driver().load(&at_bob, 60).await;
+    let load_a = alice.driver().load(&at_alice, STAY).await;
+    let load_b = bob.driver().load(&at_bob, STAY).await;
     let controller = export.comes(ALICE).await;
     export.comes(BOB).await;
     let bobs = "nvmeSubsystems/tls/nvmeHosts/bob";
@@ -39,7 +39,7 @@ async fn each_host_gets_in_over_tls_with_its_own_key_and_a_revoked_one_is_discon
     assert_eq!(export.connected(BOB).await, [0_i64; 0], "he is out");
     assert_eq!(export.connected(ALICE).await, [controller], "she stays");
     drop(load_b);
-    load_a.ended().await.expect("all of hers is verified");
+    load_a.stop().await.expect("all of hers is verified");
     reads(&target, &bob).await.expect_err("he does not get in");
 
     // Another host in place of one that is revoked, with the key under the same identity.

@@ -27,6 +27,9 @@ pub const BOB: &str = "nqn.2022-09.io.spdk:bob";
 /// How long what comes by itself may take.
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// How long a host has I/O, unless it is stopped: longer than what happens to it takes.
+pub const STAY: u32 = 120;
+
 /// A subsystem with one namespace that admits whom it is told, and where it listens.
 pub struct Export {
     /// A connection to the target.

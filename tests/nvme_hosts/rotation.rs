@@ -24,7 +24,7 @@ async fn keys_rotate_under_verified_io_and_the_host_stays_connected() {
     let last = alice("last", keys(ROTATIONS));
 
     let at = place(&target, "alice");
-    let load = first.driver().load(&at, 5).await;
+    let load = first.driver().load(&at, super::STAY).await;
     let controller = export.comes(ALICE).await;
     let hosts = hosts_of(&export.client);
     for n in 1..=ROTATIONS {
@@ -35,7 +35,7 @@ async fn keys_rotate_under_verified_io_and_the_host_stays_connected() {
             .await;
     }
     assert_eq!(export.connected(ALICE).await, [controller], "never away");
-    load.ended().await.expect("all of it is verified");
+    load.stop().await.expect("all of it is verified");
 
     reads(&target, &last).await.expect("with the last keys");
     reads(&target, &first).await.expect_err("with the first");
