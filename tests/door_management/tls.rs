@@ -19,7 +19,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::ANSWER;
-use crate::common::{Options, Target, Tool, eventually};
+use crate::common::{Options, Target, Tool, eventually, keep_private};
 
 /// A certificate and its key.
 struct Signed {
@@ -154,6 +154,7 @@ fn files(directory: &Path, name: &str, signed: &Signed) -> (PathBuf, PathBuf) {
     let write = |what: &str, bytes: Vec<u8>| {
         let path = directory.join(format!("{name}.{what}"));
         std::fs::write(&path, bytes).expect("a file");
+        keep_private(&path);
         path
     };
     (
