@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::LazyLock;
 
-use prost_reflect::DescriptorPool;
+use prost_reflect::{DescriptorPool, MethodDescriptor};
 
 /// Package `opi_api.storage.v1`: volumes and how they are exported.
 #[allow(missing_docs, clippy::all)]
@@ -36,6 +36,12 @@ pub fn pool() -> &'static DescriptorPool {
         DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the build made a valid descriptor set")
     });
     &POOL
+}
+
+/// Whether a method reads alone, by its verb (AIP-130). All others may change something.
+pub fn is_read(method: &MethodDescriptor) -> bool {
+    let mut reads = ["Get", "List", "Stats", "Watch"].iter();
+    reads.any(|read| method.name().starts_with(read))
 }
 
 /// Stands in a `Debug` for a key: tells that there is one, and nothing about it.

@@ -26,6 +26,7 @@ use spdk::Iobuf;
 use spdk::cores::CoreSet;
 
 use crate::socket_access::SocketAccess;
+pub(crate) use file::one_line;
 pub use kvm::Kvm;
 pub use spdk_rpc::{RpcHttp, SpdkRpc};
 pub use telemetry::LogFormat;

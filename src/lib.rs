@@ -30,6 +30,7 @@ pub mod notify;
 pub mod objects;
 pub mod page;
 pub mod preflight;
+mod private_file;
 pub mod program;
 pub mod reconcile;
 pub mod reload;

@@ -59,9 +59,7 @@ pub(super) fn find(path: &str) -> Option<&'static Method> {
 impl Method {
     fn new(method: &MethodDescriptor) -> Self {
         let verb = method.name();
-        let reads = ["Get", "List", "Stats", "Watch"]
-            .iter()
-            .any(|read| verb.starts_with(read));
+        let reads = api::is_read(method);
         let needs = match (reads, verb.ends_with("Host")) {
             (true, _) => Role::Viewer,
             (false, true) => Role::Admin,

@@ -7,15 +7,15 @@
 //! prefix = "tenant-a-"                   # of the IDs of objects; all objects without it
 //! ```
 
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use ring::digest::{Digest, SHA256, digest};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
+use crate::config::one_line;
+use crate::private_file;
 use crate::resource::id;
 
 /// What a client may do.
@@ -84,7 +84,7 @@ impl Policy {
         let text = read(file, FILE_MAX, 0o022, "others may write to it").map_err(fail)?;
         let text = String::from_utf8(text).map_err(|_| fail("it is no text".to_owned()))?;
         let document: Document =
-            toml::from_str(&text).map_err(|error| fail(one_line(&error.to_string())))?;
+            toml::from_str(&text).map_err(|error| fail(one_line(&text, &error)))?;
         if document.grants.is_empty() {
             return Err(fail(
                 "it has no [[grant]], so nobody could do anything".to_owned(),
@@ -204,35 +204,23 @@ fn token(file: &Path) -> Result<Digest, String> {
 
 /// The bytes of a regular file whose mode gives none of `refused`.
 fn read(path: &Path, most: u64, refused: u32, why: &str) -> Result<Vec<u8>, String> {
-    let text = |error: std::io::Error| error.to_string();
-    let mut file = File::open(path).map_err(text)?;
-    let metadata = file.metadata().map_err(text)?;
-    let mode = metadata.permissions().mode() & 0o7777;
-    if !metadata.is_file() {
-        return Err("it is not a regular file".to_owned());
-    }
-    if mode & refused != 0 {
-        return Err(format!("{why} (mode {mode:04o}): chmod 600"));
-    }
+    let file = private_file::open(path, refused, |mode| {
+        format!("{why} (mode {mode:04o}): chmod 600")
+    })?;
     let mut bytes = Vec::new();
-    file.by_ref()
-        .take(most + 1)
-        .read_to_end(&mut bytes)
-        .map_err(text)?;
+    let read = file.take(most + 1).read_to_end(&mut bytes);
+    read.map_err(|error| error.to_string())?;
     if bytes.len() as u64 > most {
         return Err(format!("it has more than {most} bytes"));
     }
     Ok(bytes)
 }
 
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     fn written(dir: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
         let file = dir.join(name);

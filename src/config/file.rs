@@ -22,7 +22,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Settings, ConfigError> {
 }
 
 /// The parser's error with its line number and setting, without its drawing of the place.
-fn one_line(text: &str, error: &toml::de::Error) -> String {
+pub fn one_line(text: &str, error: &toml::de::Error) -> String {
     let message = error.message().replace('\n', ", ");
     let message = with_right_form(&message).unwrap_or(message);
     let Some(start) = error.span().map(|span| span.start) else {

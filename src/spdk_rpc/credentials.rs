@@ -1,8 +1,6 @@
 //! Who may use the proxy: one user with a password (RFC 7617, basic authentication).
 
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use axum::http::HeaderMap;
@@ -10,6 +8,8 @@ use axum::http::header::AUTHORIZATION;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use subtle::ConstantTimeEq;
+
+use crate::private_file;
 
 /// Bytes of a password at most.
 const PASSWORD_MAX: u64 = 1024;
@@ -30,20 +30,12 @@ impl Credentials {
     /// What is wrong with the file: who else may read it, or what is in it.
     pub fn read(user: &str, file: &Path) -> Result<Self, String> {
         let fail = |reason: String| format!("{}: {reason}", file.display());
-        let mut opened = File::open(file).map_err(|error| fail(error.to_string()))?;
-        let metadata = opened.metadata().map_err(|error| fail(error.to_string()))?;
-        if !metadata.is_file() {
-            return Err(fail("it is not a regular file".to_owned()));
-        }
-        let mode = metadata.permissions().mode() & 0o7777;
-        if mode & OTHERS != 0 {
-            return Err(fail(format!(
-                "others have access to it (mode {mode:04o}); only its owner may: chmod 600"
-            )));
-        }
+        let opened = private_file::open(file, OTHERS, |mode| {
+            format!("others have access to it (mode {mode:04o}); only its owner may: chmod 600")
+        });
         let mut password = Vec::new();
         let read = opened
-            .by_ref()
+            .map_err(fail)?
             .take(PASSWORD_MAX + 1)
             .read_to_end(&mut password);
         read.map_err(|error| fail(error.to_string()))?;
@@ -84,6 +76,7 @@ fn sent(header: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     fn file(content: &[u8], mode: u32) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().expect("a file");

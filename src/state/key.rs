@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use aes_gcm_siv::aead::Generate;
 use zeroize::{Zeroize, Zeroizing};
+
+use crate::private_file;
 
 /// The key's file in the state directory, and its name among systemd's credentials.
 const FILE: &str = "state-key";
@@ -109,17 +111,9 @@ impl StateKey {
 }
 
 fn read(path: &Path) -> Result<StateKey, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let about = file.metadata().map_err(|error| error.to_string())?;
-    if !about.is_file() {
-        return Err("is not a file".to_owned());
-    }
-    if about.mode() & 0o077 != 0 {
-        return Err(format!(
-            "others than its owner may use it (mode {:04o}): chmod 0600 is needed",
-            about.mode() & 0o7777
-        ));
-    }
+    let file = private_file::open(path, 0o077, |mode| {
+        format!("others than its owner may use it (mode {mode:04o}): chmod 0600 is needed")
+    })?;
     let mut content = Zeroizing::new(Vec::with_capacity(LEN * 3));
     (file.take(FILE_MAX + 1).read_to_end(&mut content)).map_err(|error| error.to_string())?;
     parse(&content).ok_or_else(|| match content.len() as u64 {
@@ -176,6 +170,7 @@ fn make(dir: &Path, path: &Path) -> std::io::Result<StateKey> {
 mod tests {
     use super::*;
     use std::fs::Permissions;
+    use std::os::unix::fs::MetadataExt;
     use std::os::unix::fs::PermissionsExt;
 
     const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191A1B1C1D1E1F";

@@ -87,10 +87,9 @@ impl Method {
                 .or_else(inside)
                 .unwrap_or(Place::Nowhere)
         };
-        let reads = ["Get", "List", "Stats", "Watch"];
         Self {
             name: format!("{}/{verb}", method.parent_service().full_name()),
-            changes: !reads.iter().any(|read| verb.starts_with(read)),
+            changes: !api::is_read(method),
             answer: verb
                 .starts_with("Create")
                 .then(|| number(&output, "name"))

@@ -1,0 +1,26 @@
+//! Files that have secrets, or say who may do what: others than those who should may not have access to them.
+
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Opens a regular file whose permissions give none of `refused`.
+///
+/// # Errors
+/// Why not: of the system, or what `open_to_others` says of the file's mode.
+pub fn open(
+    path: &Path,
+    refused: u32,
+    open_to_others: impl FnOnce(u32) -> String,
+) -> Result<File, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let file = File::open(path).map_err(text)?;
+    let metadata = file.metadata().map_err(text)?;
+    if !metadata.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    match metadata.permissions().mode() & 0o7777 {
+        mode if mode & refused != 0 => Err(open_to_others(mode)),
+        _ => Ok(file),
+    }
+}
