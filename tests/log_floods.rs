@@ -1,11 +1,35 @@
-//! What SPDK logs for each of many I/Os or calls is a few lines and a count in our log.
+//! What SPDK logs of one event, be it a call, a path or many I/Os, is one line of ours, or a few lines and a count.
 
 mod common;
+#[path = "common/vhost_user/mod.rs"]
+#[allow(
+    dead_code,
+    missing_docs,
+    unused_imports,
+    reason = "also for other tests of this door"
+)]
+mod vhost_user;
 
 use std::time::Duration;
 
-use common::{JsonRpc, Options, Target, eventually};
-use serde_json::json;
+use common::nvme_tcp::{Command, Digests, Identity};
+use common::{
+    Client, Fixture, JsonRpc, Options, PSK, Resource, Target, base64, blk_spec, eventually,
+    free_port, malloc, name_of, namespace, nqn_of, remote_controller, subsystem, tcp_controller,
+    tcp_path, tcp_spec, unique,
+};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use vhost_user::{Disk, Kind, SECTOR, blk_header};
+
+/// The warnings and errors of a log that are SPDK's.
+fn of_spdk(log: &str) -> Vec<&str> {
+    let levels = [" WARN spdk: ", " ERROR spdk: "];
+    let lines = log.lines();
+    lines
+        .filter(|line| levels.iter().any(|level| line.contains(level)))
+        .collect()
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_same_line_again_and_again_is_counted() {
@@ -32,4 +56,240 @@ async fn the_same_line_again_and_again_is_counted() {
     assert!(lines(&log) <= 9, "{} lines:\n{log}", lines(&log));
     let surplus = format!("{} more such lines", CALLS - 3);
     assert!(log.contains(&surplus), "{log}");
+}
+
+/// A path of a new controller that is refused.
+async fn refused_path(client: &Client, controller: Value, path: Value) {
+    let id = unique("refused");
+    let controller = with_multipath(controller);
+    let controllers = Resource::new(client, "NvmeRemoteController");
+    let controller = name_of(&controllers.created("", &id, controller).await);
+    let paths = Resource::new(client, "NvmePath");
+    let made = paths.create(&controller, "path", path).await;
+    made.expect_err("it cannot be attached");
+    controllers.deleted(&controller).await;
+}
+
+fn with_multipath(mut controller: Value) -> Value {
+    controller["multipath"] = "NVME_MULTIPATH_DISABLE".into();
+    controller
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_refused_is_one_line() {
+    let mut target = Target::start().await;
+    let peer = Target::start_with(Options::default().beside(&target)).await;
+    let export = Fixture::tcp(&peer, 4).await;
+    let closed = subsystem(
+        &export.client,
+        "closed",
+        json!({ "hostnqn": nqn_of("nobody"), "psk": base64(PSK) }),
+    )
+    .await;
+    let (_, closed_port) = tcp_controller(&export.client, &closed).await;
+    let elsewhere = subsystem(
+        &export.client,
+        "elsewhere",
+        json!({ "hostnqn": nqn_of("nobody") }),
+    )
+    .await;
+    let (_, elsewhere_port) = tcp_controller(&export.client, &elsewhere).await;
+
+    let client = target.client().await;
+    let of = |message| Resource::new(&client, message);
+    let plain = json!({});
+    let keyed = json!({ "tcp": { "psk": base64(PSK) } });
+    for (controller, port, subsystem) in [
+        (&plain, export.port, "unknown"),
+        (&plain, elsewhere_port, "elsewhere"),
+        (&plain, free_port(), "elsewhere"),
+        (&plain, peer.http.port(), "elsewhere"),
+        (&plain, closed_port, "closed"),
+        (&keyed, closed_port, "closed"),
+        (&keyed, export.port, "unknown"),
+        (&keyed, peer.http.port(), "elsewhere"),
+    ] {
+        let path = tcp_path(port, &nqn_of(subsystem));
+        refused_path(&client, controller.clone(), path).await;
+    }
+    let paths = 8;
+
+    let volume = malloc(&client, "volume", 4).await;
+    let sub = subsystem(&client, "sub", json!({})).await;
+    let mut of_no_interface = tcp_spec(free_port());
+    of_no_interface["spec"]["fabrics_id"]["traddr"] = "192.0.2.1".into();
+    let missing = target.scratch().join("missing");
+    let other = malloc(&client, "other", 4).await;
+    let spec =
+        |nsid: i64, of: &str| json!({ "spec": { "host_nsid": nsid, "volume_name_ref": of } });
+    of("NvmeNamespace")
+        .created(&sub, "shown", spec(7, &volume))
+        .await;
+    for (message, parent, object, reason) in [
+        (
+            "NvmeController",
+            sub.as_str(),
+            tcp_spec(target.http.port()),
+            "in use",
+        ),
+        ("NvmeController", &sub, of_no_interface, "192.0.2.1"),
+        ("NvmeNamespace", &sub, spec(7, &other), "7"),
+        ("NvmeNamespace", &sub, spec(4096, &other), "4096"),
+        (
+            "AioVolume",
+            "",
+            json!({ "filename": missing, "block_size": 512 }),
+            "No such file",
+        ),
+        (
+            "AioVolume",
+            "",
+            json!({ "filename": target.scratch(), "block_size": 512 }),
+            "a directory",
+        ),
+        (
+            "MallocVolume",
+            "",
+            json!({ "block_size": 512, "blocks_count": 1_i64 << 30 }),
+            "mem-mib",
+        ),
+        (
+            "NullVolume",
+            "",
+            json!({ "block_size": 512, "blocks_count": 8, "uuid": "x" }),
+            "uuid",
+        ),
+    ] {
+        let resource = of(message);
+        let made = resource.create(parent, &unique("refused"), object).await;
+        let refused = made.expect_err(message);
+        assert!(refused.message().contains(reason), "{refused}");
+    }
+    target.stop_with(rustix::process::Signal::TERM);
+    let log = target.log();
+    assert!(of_spdk(&log).is_empty(), "{:#?}", of_spdk(&log));
+    let told = log
+        .lines()
+        .filter(|line| line.contains("CreateNvmePath") && line.contains("reason="));
+    assert_eq!(told.count(), paths, "{log}");
+    peer.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_is_away_is_told_once_with_the_reason() {
+    let mut target = Target::start().await;
+    let peer = Target::start_with(Options::default().beside(&target)).await;
+    let export = Fixture::tcp(&peer, 4).await;
+    let client = target.client().await;
+    let controller = remote_controller(&client, "remote", "DISABLE").await;
+    let path = tcp_path(export.port, &export.nqn);
+    Resource::new(&client, "NvmePath")
+        .created(&controller, "path", path)
+        .await;
+    peer.stop();
+    let dropped = |log: &str| {
+        let lines = log.lines().filter(|line| line.contains("has dropped"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let told = eventually("it is told", Duration::from_secs(10), async || {
+        dropped(&target.log()).pop()
+    })
+    .await;
+    assert!(
+        told.contains("the peer cannot be connected: Connection refused"),
+        "{told}"
+    );
+    // Attempts go on, which are no news.
+    let listener = TcpListener::bind(("127.0.0.1", export.port)).await;
+    let listener = listener.expect("the port is free");
+    for _ in 0..3 {
+        let attempt = tokio::time::timeout(Duration::from_secs(30), listener.accept()).await;
+        drop(attempt.expect("it is tried again").expect("a connection"));
+    }
+    target.stop_with(rustix::process::Signal::TERM);
+    let log = target.log();
+    assert_eq!(dropped(&log).len(), 1, "{log}");
+    assert!(of_spdk(&log).is_empty(), "{:#?}", of_spdk(&log));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn write_zeroes_with_unmap_of_a_host_are_a_few_lines_and_a_count() {
+    /// The command, and its bit DEAC in command dword 12 (NVM command set, Write Zeroes), which SPDK refuses.
+    const WRITE_ZEROES: u8 = 0x08;
+    const DEAC: u32 = 1 << 25;
+    let mut target = Target::start().await;
+    let export = Fixture::tcp(&target, 4).await;
+    let file = target.scratch().join("disk");
+    std::fs::write(&file, vec![7; 4 << 20]).expect("there is room");
+    let object = json!({ "filename": file, "block_size": 512 });
+    let aio = Resource::new(&export.client, "AioVolume")
+        .created("", "file", object)
+        .await;
+    let second = namespace(&export.client, &export.subsystem, &name_of(&aio), json!({})).await;
+    let second = Resource::new(&export.client, "NvmeNamespace")
+        .get(&second)
+        .await;
+    let second = second.expect("it is there")["spec"]["host_nsid"].as_i64();
+
+    let identity = Identity::new(export.port, &export.nqn);
+    let admin = identity.admin(Digests::OFF);
+    let mut host = identity.io(&admin, 1);
+    for nsid in [
+        1,
+        second
+            .and_then(|nsid| u32::try_from(nsid).ok())
+            .expect("an nsid"),
+    ] {
+        for _ in 0..200 {
+            let cid = host.cid();
+            let command = Command::io(WRITE_ZEROES, cid, nsid, 0, 8).cdw(12, DEAC | 7);
+            let answer = host.call(command, &[]).expect("it is answered");
+            assert_ne!(answer.status(), 0, "nsid {nsid}");
+        }
+    }
+    target.stop_with(rustix::process::Signal::TERM);
+    let log = target.log();
+    let lines = of_spdk(&log);
+    assert!(lines.len() <= 4, "{lines:#?}");
+    let surplus = lines.last().expect("they are told");
+    assert!(surplus.contains("397 more such lines"), "{surplus}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn write_zeroes_with_unmap_of_a_machine_are_no_line() {
+    /// A request, and the flag of its segment (virtio 1.2, 5.2.6).
+    const WRITE_ZEROES: u32 = 13;
+    const UNMAP: u32 = 1;
+    let mut target = Target::start_with(Options::hugepages()).await;
+    let client = target.client().await;
+    let path = target.scratch().join("file");
+    std::fs::write(&path, vec![7; 4 << 20]).expect("there is room");
+    let object = json!({ "filename": path, "block_size": 512 });
+    let aio = Resource::new(&client, "AioVolume")
+        .created("", "aio", object)
+        .await;
+    let memory = malloc(&client, "memory", 4).await;
+    for (id, volume) in [("of-file", name_of(&aio)), ("of-memory", memory)] {
+        Resource::new(&client, "VirtioBlk")
+            .created("", id, blk_spec(&volume))
+            .await;
+        let disk = Disk::open(Kind::Blk, &target.ctrlr_dir().join(id));
+        let mut disk = disk.expect("it connects");
+        let segment: Vec<u8> = [0, 0, 8, UNMAP]
+            .iter()
+            .flat_map(|word: &u32| word.to_le_bytes())
+            .collect();
+        for _ in 0..200 {
+            let request = blk_header(WRITE_ZEROES, 0);
+            let answer = disk.session.transfer(0, &[&request, &segment], &[1]);
+            let status = answer.expect("it is answered").parts.remove(0);
+            assert_eq!(status, [0], "{id}");
+        }
+        let zeroes = disk.read(0, 8 * SECTOR).expect("it is read");
+        assert!(zeroes.iter().all(|byte| *byte == 0), "{id}");
+    }
+    target.stop_with(rustix::process::Signal::TERM);
+    let log = target.log();
+    assert!(of_spdk(&log).is_empty(), "{:#?}", of_spdk(&log));
+    assert!(log.lines().count() < 60, "{log}");
 }

@@ -7,10 +7,12 @@
 //! sender can meet a slot that the logging thread is just emptying, and would spin
 //! until that thread is scheduled again.
 //!
-//! Of a flood of one line a few are formatted and sent at all: see [`limit`].
+//! Of a flood of one line a few are formatted and sent at all: see [`limit`]. What follows from an event that is
+//! told elsewhere is logged at level debug: see [`detail`].
 //!
 //! What this crate itself has to say on a reactor goes the same way, by [`note`].
 
+mod detail;
 mod limit;
 
 use std::collections::VecDeque;
@@ -182,9 +184,34 @@ fn write(line: &Line, text: &str) {
     }
 }
 
-/// Whether a line is to be formatted at all. On any thread, without waiting.
-unsafe extern "C" fn on_place(level: c_int, file: *const c_char, line: c_int) -> bool {
-    COUNTS.admit(level, place(file.cast(), line))
+/// The level at which a line is logged, if it is to be formatted at all. On any thread, without waiting.
+unsafe extern "C" fn on_place(
+    level: c_int,
+    file: *const c_char,
+    line: c_int,
+    function: *const c_char,
+) -> c_int {
+    // SAFETY: SPDK passes `__FILE__` and `__func__`, or NULL.
+    let (name, function) = unsafe { (literal(file), literal(function)) };
+    let level = detail::level(level, name, function);
+    match COUNTS.admit(level, place(file.cast(), line)) {
+        true => level,
+        false => c_int::MAX,
+    }
+}
+
+/// The text of a literal, empty for NULL.
+///
+/// # Safety
+/// A terminated string that lives as long as the program, or NULL.
+unsafe fn literal(text: *const c_char) -> &'static str {
+    if text.is_null() {
+        return "";
+    }
+    // SAFETY: the caller's contract.
+    unsafe { CStr::from_ptr::<'static>(text) }
+        .to_str()
+        .unwrap_or("")
 }
 
 /// Takes a line from C, on any thread, without waiting.
@@ -196,14 +223,8 @@ unsafe extern "C" fn on_line(
     length: usize,
 ) {
     let place = place(file.cast(), line);
-    let file = if file.is_null() {
-        ""
-    } else {
-        // SAFETY: SPDK passes `__FILE__`, a terminated literal of static life.
-        unsafe { CStr::from_ptr::<'static>(file) }
-            .to_str()
-            .unwrap_or("")
-    };
+    // SAFETY: SPDK passes `__FILE__`, or NULL.
+    let file = unsafe { literal(file) };
     // SAFETY: opi_log_sink passes `length` initialised bytes at `text`, which
     // stay until this function returns.
     let text = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), length) };

@@ -27,6 +27,9 @@ const IC_LEN: u8 = 128;
 /// How an ICResp begins: type 1, no flags, both lengths.
 const IC_RESP: [u8; 8] = [1, 0, IC_LEN, 0, IC_LEN, 0, 0, 0];
 
+/// How a TLS alert begins: what a port that takes TLS answers to anything else (RFC 8446, 5.1 and 6).
+const TLS_ALERT: [u8; 2] = [21, 3];
+
 /// Bits of ICReq's DGST.
 const HEADER_DIGEST: u8 = 1;
 const DATA_DIGEST: u8 = 1 << 1;
@@ -45,14 +48,19 @@ pub(super) async fn heard(path: &Options, by: Instant) -> Result<(), Error> {
     let begun = Instant::now();
     match timeout_at(by.into(), greet(SocketAddr::new(ip, port), path)).await {
         Ok(Ok(answer)) if answer.is_none_or(|answer| answer == IC_RESP) => Ok(()),
-        Ok(Ok(answer)) => Err(Error::failed_precondition(
-            path.address.to_string(),
-            format!(
-                "{}: the peer does not speak NVMe/TCP: it answers {:?}",
-                path.address,
-                String::from_utf8_lossy(&answer.unwrap_or_default())
-            ),
-        )),
+        Ok(Ok(answer)) => {
+            let answer = answer.unwrap_or_default();
+            let what = match answer.starts_with(&TLS_ALERT) {
+                true => "the peer takes TLS: the controller of this path needs its psk".to_owned(),
+                false => format!(
+                    "the peer does not speak NVMe/TCP: it answers {:?}",
+                    String::from_utf8_lossy(&answer)
+                ),
+            };
+            let address = path.address.to_string();
+            let what = format!("{address}: {what}");
+            Err(Error::failed_precondition(address, what))
+        }
         Ok(Err(error)) => fail(format!("the peer cannot be connected: {error}")),
         Err(_) => fail(format!(
             "the peer has not answered within {} ms",
@@ -74,7 +82,7 @@ async fn greet(peer: SocketAddr, path: &Options) -> io::Result<Option<[u8; 8]>> 
         match stream.read(rest).await? {
             0 if read > 0 => break,
             0 => {
-                let what = "it has closed the connection";
+                let what = "it has closed the connection, as a port that takes TLS does for a path without a psk";
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
             }
             more => read += more,
@@ -174,17 +182,25 @@ mod tests {
     async fn a_peer_that_does_not_speak_nvme_is_told_from_one_that_is_away() {
         let (listener, address) = peer().await;
         let answering = tokio::spawn(async move {
-            for banner in [&b"SSH-2.0-OpenSSH_9.2\r\n"[..], b"no"] {
+            for banner in [
+                &b"SSH-2.0-OpenSSH_9.2\r\n"[..],
+                b"no",
+                b"\x15\x03\x03\0\x02\x02\x0a",
+            ] {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 stream.write_all(banner).await.unwrap();
                 let _ = stream.read(&mut [0; IC_LEN as usize]).await;
             }
         });
-        for begin in ["SSH-2.0-", "no"] {
+        let no_nvme = "does not speak NVMe/TCP";
+        for said in [
+            [no_nvme, "\"SSH-2.0-\""],
+            [no_nvme, "\"no\""],
+            ["takes TLS", "psk"],
+        ] {
             match heard(&path(address), soon()).await {
                 Err(Error::FailedPrecondition { message, .. }) => {
-                    assert!(message.contains("does not speak NVMe/TCP"), "{message}");
-                    assert!(message.contains(begin), "{message}");
+                    assert!(said.iter().all(|part| message.contains(part)), "{message}");
                 }
                 other => panic!("{other:?}"),
             }

@@ -27,11 +27,13 @@ pub(crate) struct Paths {
 type Seen = BTreeMap<Key, Seeing>;
 
 /// How a path is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Seeing {
     works: bool,
     /// For how many looks it has been being connected.
     connecting: u32,
+    /// Why it could not be connected, as far as is known.
+    failure: Option<String>,
 }
 
 /// So many looks a path that worked may take to be connected again, as at a reset; then it has dropped.
@@ -58,9 +60,14 @@ impl Paths {
     fn take(&mut self, id: &str, paths: &[nvme::Path]) {
         let before = self.seen.remove(id).unwrap_or_default();
         let now = seen(id, &before, paths);
-        for (key, Seeing { works, .. }) in &now {
-            let what = || format!("{key} has dropped; it is tried again until it is back");
-            let news = self.health.note(key, (!works).then(what));
+        for (key, path) in &now {
+            let works = path.works;
+            let what = || {
+                let why =
+                    (path.failure.as_ref()).map_or_else(String::new, |why| format!(": {why}"));
+                format!("{key} has dropped{why}; it is tried again until it is back")
+            };
+            let news = self.health.note(key, (!works).then(&what));
             let tell = |what, reason: &str| {
                 let object = format!("nvmeRemoteControllers/{id}");
                 self.events.tell(Event::now(what, &object).because(reason));
@@ -152,7 +159,12 @@ fn seen(id: &str, before: &Seen, paths: &[nvme::Path]) -> Seen {
             PathState::Resetting => connecting <= PATIENCE && was.is_none_or(|was| was.works),
             _ => false,
         };
-        Some((key, Seeing { works, connecting }))
+        let seeing = Seeing {
+            works,
+            connecting,
+            failure: path.failure.clone(),
+        };
+        Some((key, seeing))
     })
     .collect()
 }
@@ -197,6 +209,7 @@ mod tests {
                 cntlid: 1,
                 state,
                 active: true,
+                failure: None,
             };
             known = seen("r", &known, &[path]);
             assert_eq!(known.get(&key).map(|path| path.works), works, "{state:?}");

@@ -46,7 +46,8 @@ const char *__attribute__((weak)) opi_initiator_smallest_page(uint32_t mpsmin);
 /* The keep alive time to use, in ms. */
 uint32_t __attribute__((weak)) opi_initiator_keep_alive(uint32_t answered_ms, uint32_t wanted_ms);
 
-/* Why a controller could not be connected: a status of Connect, or what SPDK found. */
+/* Why a controller could not be connected: errno of its socket, a status of Connect, or what SPDK found. */
+void __attribute__((weak)) opi_initiator_unreachable(const struct spdk_nvme_transport_id *trid, int error);
 void __attribute__((weak)) opi_initiator_connect_refused(const struct spdk_nvme_transport_id *trid,
 		uint8_t sct, uint8_t sc);
 void __attribute__((weak)) opi_initiator_connect_failed(const struct spdk_nvme_transport_id *trid,

@@ -2,7 +2,8 @@
 //! (`spdk/changes/include/initiator.h`).
 
 use std::cell::RefCell;
-use std::ffi::{CStr, c_char, c_void};
+use std::collections::BTreeMap;
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
 use spdk_gate::nvme_identify::{self as identify, IDENTIFY_LEN, List};
@@ -243,6 +244,8 @@ pub extern "C" fn opi_initiator_keep_alive(answered_ms: u32, wanted_ms: u32) -> 
 /// Why a controller could not be connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
+    /// The socket could not be connected: errno.
+    Unreachable(c_int),
     /// Its peer answered Connect with this status (status code type, status code).
     Refused(u8, u8),
     /// What the peer sent that cannot be.
@@ -252,9 +255,12 @@ pub(crate) enum Failure {
 /// Where a controller is: address, port, subsystem.
 type Place = [String; 3];
 
+/// Controllers whose failures are kept: more than there are paths that fail at once. Beyond it all begin anew.
+const KEPT: usize = 1024;
+
 thread_local! {
-    /// The last failure on this thread, and of which controller. On the app thread, where all are connected.
-    static LAST: RefCell<Option<(Place, Failure)>> = const { RefCell::new(None) };
+    /// Why each controller could not be connected. On the app thread, where all are connected.
+    static FAILURES: RefCell<BTreeMap<Place, Failure>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 fn place(id: &sys::spdk_nvme_transport_id) -> Place {
@@ -265,23 +271,34 @@ fn place(id: &sys::spdk_nvme_transport_id) -> Place {
 fn note(id: *const sys::spdk_nvme_transport_id, failure: Failure) {
     // SAFETY: SPDK passes the id of the controller that it connects, which stays during the call.
     let place = place(unsafe { &*id });
-    LAST.with_borrow_mut(|last| match last {
-        Some((noted, _)) if *noted == place => {}
-        _ => *last = Some((place, failure)),
+    FAILURES.with_borrow_mut(|failures| {
+        if failures.len() >= KEPT {
+            failures.clear();
+        }
+        failures.entry(place).or_insert(failure);
     });
 }
 
-/// Why connecting this controller has failed since this was asked last, as far as the peer gave a reason.
+/// Why connecting this controller has failed since [`take_failure`], as far as is known.
+pub(crate) fn failure(id: &sys::spdk_nvme_transport_id) -> Option<Failure> {
+    FAILURES.with_borrow(|failures| failures.get(&place(id)).copied())
+}
+
+/// The same, and forgets it.
 pub(crate) fn take_failure(id: &sys::spdk_nvme_transport_id) -> Option<Failure> {
-    let place = place(id);
-    LAST.with_borrow_mut(|last| match last {
-        Some((noted, failure)) if *noted == place => {
-            let failure = *failure;
-            *last = None;
-            Some(failure)
-        }
-        _ => None,
-    })
+    FAILURES.with_borrow_mut(|failures| failures.remove(&place(id)))
+}
+
+/// Notes that a socket could not be connected.
+///
+/// # Safety
+/// `id` can be read.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_initiator_unreachable(
+    id: *const sys::spdk_nvme_transport_id,
+    errno: c_int,
+) {
+    note(id, Failure::Unreachable(errno));
 }
 
 /// Notes with which status a peer refused Connect.
@@ -323,8 +340,12 @@ mod tests {
         unsafe {
             opi_initiator_connect_refused(&one, 1, 0x84);
             opi_initiator_connect_failed(&one, c"nonsense".as_ptr());
+            opi_initiator_unreachable(&other, libc::ECONNREFUSED);
         }
-        assert_eq!(take_failure(&other), None);
+        let refused = Some(Failure::Unreachable(libc::ECONNREFUSED));
+        assert_eq!(failure(&other), refused);
+        assert_eq!(take_failure(&other), refused);
+        assert_eq!(failure(&other), None);
         assert_eq!(take_failure(&one), Some(Failure::Refused(1, 0x84)));
         assert_eq!(take_failure(&one), None);
         // SAFETY: as above.

@@ -28,7 +28,11 @@ opi_log_sink(int level, const char *file, const int line, const char *func, cons
 	int saved_errno = errno;
 	int length;
 
-	if (g_sink == NULL || level > g_threshold || !g_admit(level, file, line)) {
+	if (g_sink == NULL || level > g_threshold) {
+		return;
+	}
+	level = g_admit(level, file, line, func);
+	if (level > g_threshold) {
 		return;
 	}
 	length = vsnprintf(text, sizeof(text), format, args);

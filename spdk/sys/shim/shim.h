@@ -18,8 +18,8 @@
 /* `text` is the formatted line without its newline, `length` bytes, not terminated. */
 typedef void (*opi_log_line)(int level, const char *file, int line, const char *text, size_t length);
 
-/* Whether a line from this place is to be formatted. */
-typedef bool (*opi_log_admit)(int level, const char *file, int line);
+/* The level at which a line from this place is logged; INT_MAX if it is not to be formatted. */
+typedef int (*opi_log_admit)(int level, const char *file, int line, const char *func);
 
 /* Lines of a level above `threshold`, and those that are not admitted, are not formatted. Before SPDK
  * starts. */

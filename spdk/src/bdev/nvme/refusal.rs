@@ -3,8 +3,8 @@
 
 use spdk_sys as sys;
 
-use crate::error::Error;
-use crate::hooks::initiator::{Failure, take_failure};
+use crate::error::{Errno, Error};
+use crate::hooks::initiator::{Failure, failure, take_failure};
 
 /// Status code types and codes (NVMe over Fabrics 1.1, figure 19; base specification 2.0, 4.5).
 const GENERIC: u8 = 0;
@@ -20,30 +20,42 @@ pub(super) fn take(id: &sys::spdk_nvme_transport_id) {
     take_failure(id);
 }
 
+/// Why the controller could not be connected since then, as far as is known.
+pub(super) fn reason(id: &sys::spdk_nvme_transport_id) -> Option<String> {
+    failure(id).map(text)
+}
+
 /// The error of an attempt that failed: EPERM with the reason where the peer gave one, EHOSTUNREACH else.
 pub(super) fn error(operation: &'static str, id: &sys::spdk_nvme_transport_id, at: &str) -> Error {
-    let (errno, what) = match take_failure(id) {
-        Some(Failure::Refused(COMMAND_SPECIFIC, CONTROLLER_BUSY)) => (
-            libc::EHOSTUNREACH,
-            "the peer is busy (sct 0x1, sc 0x81)".to_owned(),
-        ),
-        Some(Failure::Refused(sct, sc)) => (
-            libc::EPERM,
-            format!(
-                "the peer refuses Connect: {} (sct {sct:#x}, sc {sc:#x})",
-                meaning(sct, sc)
-            ),
-        ),
-        Some(Failure::Nonsense(reason)) => (
-            libc::EPERM,
-            format!("the peer makes no sense: {}", reason.to_string_lossy()),
-        ),
-        None => (
-            libc::EHOSTUNREACH,
-            "it could not be connected; SPDK's log says why".to_owned(),
-        ),
+    let failure = take_failure(id);
+    let errno = match failure {
+        None
+        | Some(Failure::Unreachable(_) | Failure::Refused(COMMAND_SPECIFIC, CONTROLLER_BUSY)) => {
+            libc::EHOSTUNREACH
+        }
+        Some(Failure::Refused(..) | Failure::Nonsense(_)) => libc::EPERM,
     };
+    let unknown = || "it could not be connected; SPDK's log says why at level debug".to_owned();
+    let what = failure.map_or_else(unknown, text);
     Error::new(operation, errno).with_detail(format!("{at}: {what}"))
+}
+
+fn text(failure: Failure) -> String {
+    match failure {
+        Failure::Unreachable(errno) => {
+            format!("the peer cannot be connected: {}", Errno(errno).meaning())
+        }
+        Failure::Refused(COMMAND_SPECIFIC, CONTROLLER_BUSY) => {
+            "the peer is busy (sct 0x1, sc 0x81)".to_owned()
+        }
+        Failure::Refused(sct, sc) => {
+            let meaning = meaning(sct, sc);
+            format!("the peer refuses Connect: {meaning} (sct {sct:#x}, sc {sc:#x})")
+        }
+        Failure::Nonsense(reason) => {
+            format!("the peer makes no sense: {}", reason.to_string_lossy())
+        }
+    }
 }
 
 fn meaning(sct: u8, sc: u8) -> &'static str {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use spdk_sys as sys;
 
-use super::{Path, paths};
+use super::{Path, paths, refusal};
 use crate::completion::{Promise, call, completion, on_status};
 use crate::cstr::cstr;
 use crate::deadline::within;
@@ -124,6 +124,7 @@ async fn connect_once(name: &str, path: &Path) -> Outcome {
     };
     let name = cstr("controller name", name)?;
     let (id, source) = path.to_c()?;
+    refusal::take(&id);
     let status = call::<c_int>(OPERATION, |argument| {
         // SAFETY: on the app thread; id and strings outlive the call; `on_status` takes the argument
         // back, once, unless the call is refused.
@@ -138,7 +139,8 @@ async fn connect_once(name: &str, path: &Path) -> Outcome {
         libc::EBUSY | libc::ENXIO => check(OPERATION, status),
         // SPDK's module tells no more of a failure than that.
         _ => check(OPERATION, status).map_err(|_| {
-            let what = "could not be connected; SPDK's log says why";
+            let unknown = || "it could not be connected".to_owned();
+            let what = refusal::reason(&id).unwrap_or_else(unknown);
             Error::new(OPERATION, libc::EIO).with_detail(what)
         }),
     }

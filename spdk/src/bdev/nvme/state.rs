@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use spdk_sys as sys;
 
-use super::{Address, PathId};
+use super::{Address, PathId, refusal};
 use crate::cstr::{cstr, read, string};
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
@@ -30,6 +30,8 @@ pub struct Path {
     pub state: PathState,
     /// Whether its connection uses it: others of a failover controller stand by.
     pub active: bool,
+    /// Why it could not be connected since it was connected last, as far as is known.
+    pub failure: Option<String>,
 }
 
 impl Path {
@@ -124,6 +126,10 @@ unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_n
     // SAFETY: the vector and path that the walk passes on, valid during the call.
     unsafe {
         let (paths, path) = (&mut *argument.cast::<Vec<Path>>(), &*path);
+        let state = PathState::of(path.state);
+        if state == PathState::Connected {
+            refusal::take(&*path.id);
+        }
         paths.push(Path {
             address: address(&*path.id),
             subsystem: read(&(*path.id).subnqn),
@@ -131,8 +137,9 @@ unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_n
             source_port: string(path.source_port).parse().unwrap_or(0),
             hostnqn: string(path.hostnqn),
             cntlid: path.cntlid,
-            state: PathState::of(path.state),
+            state,
             active: path.active,
+            failure: refusal::reason(&*path.id),
         });
     }
 }
