@@ -15,7 +15,7 @@ use std::time::Duration;
 use spdk_sys as sys;
 use tokio::sync::oneshot;
 
-use crate::bdev::nvme;
+use crate::bdev::{self, nvme};
 use crate::cores::CoreSet;
 use crate::error::Error;
 use crate::iobuf::Iobuf;
@@ -164,11 +164,7 @@ impl Runtime {
     /// Stops SPDK: calls are refused, hosts disconnected, subsystems ended in
     /// SPDK's order. Returns when its threads are done, with its exit code.
     pub async fn stop(self) -> c_int {
-        // Virtual machines stay connected until they are disconnected: SPDK would wait for them.
-        while let Err(mailbox::CallError::Full) = self.handle.call(vhost::stop).await {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        while let Err(mailbox::CallError::Full) = self.handle.call(reservation::stop).await {
+        while let Err(mailbox::CallError::Full) = self.handle.call(wait_for_nobody).await {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let shared = self.handle.0;
@@ -181,6 +177,14 @@ impl Runtime {
         log::finish();
         code
     }
+}
+
+/// Ends what SPDK would wait for when it stops: rate limits of I/O in flight, virtual machines, which stay
+/// connected until they are disconnected, and reservations that are being saved.
+async fn wait_for_nobody(spdk: Spdk) {
+    bdev::qos::lift_all(spdk).await;
+    vhost::stop(spdk).await;
+    reservation::stop(spdk).await;
 }
 
 /// The life of SPDK's own thread; returns its exit code. Callers run on the cores `control`.

@@ -3,19 +3,21 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::common::nvme_tcp::{Bystander, Command, Digests, Host, Identity, Pdu, Sgl};
+use crate::common::nvme_tcp::{Bystander, Command, Digests, Host, Identity, Pdu, Sgl, flag, kind};
 use crate::common::{
-    Bdevperf, HOST, Initiator, Job, JsonRpc, Options, PSK, Resource, Target, base64, malloc,
-    name_of, namespace, nqn_of, subsystem, tcp_controller,
+    Bdevperf, Client, HOST, Initiator, Job, JsonRpc, Options, PSK, Resource, Target, base64,
+    free_port, keep_private, malloc, name_of, namespace, nqn_of, subsystem, tcp_controller,
+    tcp_path, tcp_spec,
 };
 
-/// I/Os of 64 KiB a second over TLS, at the least: some 25 where each waits for acknowledgements.
-const LEAST: f64 = 400.0;
+/// What TLS may cost large I/O, at the most, in times: several hundred where each record waits for an
+/// acknowledgement.
+const DEAREST: f64 = 15.0;
 
-/// Bytes of a large I/O.
-const LARGE: u64 = 64 << 10;
+/// Bytes of large I/Os: several TLS records each.
+const LARGE: [u64; 2] = [64 << 10, 128 << 10];
 
 /// What a host waits for its controller beside slow I/O.
 const SOON: Duration = Duration::from_secs(1);
@@ -23,37 +25,105 @@ const SOON: Duration = Duration::from_secs(1);
 /// Reads of 128 KiB under a limit of 1 MB a second.
 const READS: u16 = 28;
 
-#[tokio::test]
-async fn large_io_over_tls_is_not_slow() {
-    let target = Target::start().await;
+/// The names of two subsystems, of which the first speaks TLS.
+const BOTH: [&str; 2] = ["tls", "plain"];
+
+/// Makes both, with a volume each; their ports.
+async fn exported(target: &Target) -> [u16; 2] {
     let client = target.client().await;
-    let volume = malloc(&client, "volume", 16).await;
-    let spec = json!({ "hostnqn": HOST, "psk": base64(PSK) });
-    let subsystem = subsystem(&client, "tls", spec).await;
-    namespace(&client, &subsystem, &volume, json!({})).await;
-    let (_, port) = tcp_controller(&client, &subsystem).await;
+    let mut ports = [0; 2];
+    for (id, port) in BOTH.into_iter().zip(&mut ports) {
+        let spec = match id {
+            "tls" => json!({ "hostnqn": HOST, "psk": base64(PSK) }),
+            _ => json!({}),
+        };
+        let volume = malloc(&client, &format!("{id}-volume"), 16).await;
+        let subsystem = subsystem(&client, id, spec).await;
+        namespace(&client, &subsystem, &volume, json!({})).await;
+        *port = tcp_controller(&client, &subsystem).await.1;
+    }
+    ports
+}
+
+/// Large I/Os, one kind and size after the other: how many a second.
+async fn rates(host: &Initiator, dir: &Path) -> Vec<f64> {
+    let mut rates = Vec::new();
+    for kind in ["read", "write"] {
+        for size in LARGE {
+            let job = Job {
+                kind,
+                size,
+                blocks: (0, 1024),
+            };
+            let driver = host.driver();
+            let load = Bdevperf::start(&driver, dir, "Remoten1", &[job]).await;
+            let (done, _) = load.perform().await.expect("it runs");
+            rates.push(done[0].ios as f64 / done[0].seconds);
+        }
+    }
+    rates
+}
+
+/// Beside plain TCP, so that a machine with other things to do slows down both.
+async fn is_not_slow(secure: &Initiator, plain: &Initiator, dir: &Path) {
+    let (secure, plain) = (rates(secure, dir).await, rates(plain, dir).await);
+    println!(
+        "I/Os a second, reads and writes of {LARGE:?}: {secure:.0?} over TLS, {plain:.0?} in the clear"
+    );
+    for (secure, plain) in secure.iter().zip(&plain) {
+        assert!(
+            plain / secure < DEAREST,
+            "{secure:.0} against {plain:.0} a second"
+        );
+    }
+}
+
+#[tokio::test]
+async fn large_io_over_tls_is_not_slow_for_a_stock_host() {
+    let target = Target::start().await;
+    let [secure, plain] = exported(&target).await;
     let dir: &Path = target.scratch();
     let key = dir.join("key");
     std::fs::write(&key, PSK).expect("there is room");
-    let owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(&key, owner).expect("it is ours");
-    let host = Initiator::tcp(port, &nqn_of("tls"))
+    keep_private(&key);
+    let host = Initiator::tcp(secure, &nqn_of("tls"))
         .with_host(HOST)
         .with_psk(&key);
-    for kind in ["read", "write"] {
-        let job = Job {
-            kind,
-            size: LARGE,
-            blocks: (0, 1024),
-        };
-        let driver = host.driver();
-        let load = Bdevperf::start(&driver, dir, "Remoten1", &[job]).await;
-        let (done, _) = load.perform().await.expect("it runs");
-        let rate = done[0].ios as f64 / done[0].seconds;
-        println!("{kind}: {rate:.0} I/Os of 64 KiB a second");
-        assert!(rate > LEAST, "{kind}: {rate:.0} a second");
-    }
+    is_not_slow(&host, &Initiator::tcp(plain, &nqn_of("plain")), dir).await;
     target.stop();
+}
+
+#[tokio::test]
+async fn large_io_over_tls_is_not_slow_from_our_own_initiator() {
+    let target = Target::start().await;
+    let peer = Target::start_with(Options::default().beside(&target)).await;
+    let ports = exported(&peer).await;
+    let client = target.client().await;
+    let mut hosts = Vec::new();
+    for (id, port) in BOTH.into_iter().zip(ports) {
+        let psk = if id == "tls" {
+            base64(PSK)
+        } else {
+            String::new()
+        };
+        let controller = json!({
+            "multipath": "NVME_MULTIPATH_DISABLE", "tcp": { "psk": psk },
+        });
+        let controllers = Resource::new(&client, "NvmeRemoteController");
+        let controller = name_of(&controllers.created("", id, controller).await);
+        let mut path = tcp_path(port, &nqn_of(id));
+        path["fabrics"]["hostnqn"] = HOST.into();
+        Resource::new(&client, "NvmePath")
+            .created(&controller, "path", path)
+            .await;
+        let subsystem = subsystem(&client, &format!("over-{id}"), json!({})).await;
+        namespace(&client, &subsystem, &format!("{id}n1"), json!({})).await;
+        let (_, port) = tcp_controller(&client, &subsystem).await;
+        hosts.push(Initiator::tcp(port, &nqn_of(&format!("over-{id}"))));
+    }
+    is_not_slow(&hosts[0], &hosts[1], target.scratch()).await;
+    target.stop();
+    peer.stop();
 }
 
 /// Sends reads of 128 KiB without waiting for them.
@@ -64,9 +134,26 @@ fn read_slowly(io: &mut Host) {
     }
 }
 
+/// Waits for all of them, in whatever order they come.
+fn reads_end(io: &mut Host) {
+    let mut left = READS;
+    while left > 0 {
+        let answer = io.receive().expect("its I/O ends");
+        match answer.kind {
+            kind::C2H_DATA if answer.flags & flag::SUCCESS == 0 => {}
+            kind::C2H_DATA => left -= 1,
+            _ => {
+                assert_eq!((answer.kind, answer.status()), (kind::CAPSULE_RESP, 0));
+                left -= 1;
+            }
+        }
+    }
+}
+
 /// A subsystem with a namespace under a limit and one without.
 struct Slow {
     identity: Identity,
+    subsystem: String,
     namespace: String,
 }
 
@@ -74,17 +161,23 @@ impl Slow {
     async fn new(target: &Target) -> Self {
         let client = target.client().await;
         let volume = malloc(&client, "slow", 4).await;
+        Self::of(&client, &volume, json!({})).await
+    }
+
+    /// Over this volume, in a subsystem of this specification.
+    async fn of(client: &Client, volume: &str, spec: Value) -> Self {
         let max = json!({ "rw_bandwidth_mbs": 1 });
         let limit = json!({ "volume_name_ref": volume, "limits": { "max": max } });
-        let limited = Resource::new(&client, "QosVolume");
+        let limited = Resource::new(client, "QosVolume");
         let limited = name_of(&limited.created("", "limited", limit).await);
-        let subsystem = subsystem(&client, "both", json!({})).await;
-        let slow = namespace(&client, &subsystem, &limited, json!({})).await;
-        let volume = malloc(&client, "fast", 4).await;
-        namespace(&client, &subsystem, &volume, json!({})).await;
-        let (_, port) = tcp_controller(&client, &subsystem).await;
+        let subsystem = subsystem(client, "both", spec).await;
+        let slow = namespace(client, &subsystem, &limited, json!({})).await;
+        let volume = malloc(client, "fast", 4).await;
+        namespace(client, &subsystem, &volume, json!({})).await;
+        let (_, port) = tcp_controller(client, &subsystem).await;
         Self {
             identity: Identity::new(port, &nqn_of("both")),
+            subsystem,
             namespace: slow,
         }
     }
@@ -142,4 +235,162 @@ async fn a_limit_does_not_hold_up_the_removal_of_its_namespace() {
     volumes.deleted("volumes/limited").await;
     drop((io, admin));
     bystander.unharmed(&mut target, "slow I/O").await;
+}
+
+/// What may be done to a subsystem with slow I/O, there and back: each pauses it, or a namespace of it.
+#[derive(Clone, Copy, Debug)]
+enum Verb {
+    GrowVolume,
+    AdmitOther,
+    AdmitFirst,
+    MakeHost,
+    EndHost,
+    Listen,
+    ListenNoMore,
+    MakeNamespace,
+    EndNamespace,
+    ChangeLimit,
+}
+
+impl Verb {
+    const ALL: [Self; 10] = [
+        Self::GrowVolume,
+        Self::AdmitOther,
+        Self::AdmitFirst,
+        Self::MakeHost,
+        Self::EndHost,
+        Self::Listen,
+        Self::ListenNoMore,
+        Self::MakeNamespace,
+        Self::EndNamespace,
+        Self::ChangeLimit,
+    ];
+
+    /// Does it; the file is that of the volume under the limit.
+    async fn perform(self, client: &Client, slow: &Slow, file: &Path) {
+        let of = |message| Resource::new(client, message);
+        let subsystem = slow.subsystem.as_str();
+        let host = json!({ "hostnqn": nqn_of("another") });
+        match self {
+            Self::GrowVolume => {
+                std::fs::File::options()
+                    .append(true)
+                    .open(file)
+                    .and_then(|file| file.set_len(8 << 20))
+                    .expect("there is room");
+                let grown = json!({ "filename": file, "blocks_count": 16384 });
+                of("AioVolume").updated("volumes/slow", grown, None).await;
+            }
+            Self::AdmitOther | Self::AdmitFirst => {
+                let id = match self {
+                    Self::AdmitOther => "other",
+                    _ => "first",
+                };
+                let change = json!({ "spec": { "hostnqn": nqn_of(id) } });
+                of("NvmeSubsystem")
+                    .updated(subsystem, change, Some(&["spec.hostnqn"]))
+                    .await;
+            }
+            Self::MakeHost => drop(of("NvmeHost").created(subsystem, "h", host).await),
+            Self::EndHost => {
+                of("NvmeHost")
+                    .deleted(&format!("{subsystem}/nvmeHosts/h"))
+                    .await
+            }
+            Self::Listen => {
+                let spec = tcp_spec(free_port());
+                drop(of("NvmeController").created(subsystem, "c", spec).await);
+            }
+            Self::ListenNoMore => {
+                of("NvmeController")
+                    .deleted(&format!("{subsystem}/nvmeControllers/c"))
+                    .await;
+            }
+            Self::MakeNamespace => {
+                let volume = malloc(client, "third", 4).await;
+                let spec = json!({ "spec": { "volume_name_ref": volume } });
+                drop(of("NvmeNamespace").created(subsystem, "n", spec).await);
+            }
+            Self::EndNamespace => {
+                of("NvmeNamespace")
+                    .deleted(&format!("{subsystem}/nvmeNamespaces/n"))
+                    .await;
+            }
+            Self::ChangeLimit => limit(client, 1000).await,
+        }
+    }
+}
+
+/// Sets the limit, MB a second.
+async fn limit(client: &Client, mbs: i64) {
+    let change = json!({ "limits": { "max": { "rw_bandwidth_mbs": mbs } } });
+    Resource::new(client, "QosVolume")
+        .updated("volumes/limited", change, Some(&["limits"]))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_connect_and_calls_end_beside_slow_io_whatever_is_changed() {
+    let mut target = Target::start().await;
+    let mut bystander = Bystander::new(&target).await;
+    let client = target.client().await;
+    let file = target.scratch().join("slow");
+    std::fs::write(&file, vec![0; 4 << 20]).expect("there is room");
+    let object = json!({ "filename": file, "block_size": 512 });
+    let volumes = Resource::new(&client, "AioVolume");
+    let volume = name_of(&volumes.created("", "slow", object).await);
+    let slow = Slow::of(&client, &volume, json!({ "hostnqn": nqn_of("first") })).await;
+    let slow = std::sync::Arc::new(slow);
+    // The host that is connected stays admitted throughout.
+    let host = json!({ "hostnqn": slow.identity.hostnqn });
+    Resource::new(&client, "NvmeHost")
+        .created(&slow.subsystem, "mine", host)
+        .await;
+    let identity = &slow.identity;
+    let mut admin = identity.admin(Digests::OFF);
+    let (mut io, mut other) = (identity.io(&admin, 1), identity.io(&admin, 2));
+    for verb in Verb::ALL {
+        // Over three seconds of I/O at the limit.
+        read_slowly(&mut io);
+        let done = {
+            let (client, slow, file) = (client.clone(), slow.clone(), file.clone());
+            tokio::spawn(async move { verb.perform(&client, &slow, &file).await })
+        };
+        let begin = Instant::now();
+        loop {
+            let ended = done.is_finished();
+            let begin = Instant::now();
+            drop(identity.admin(Digests::OFF));
+            let cid = admin.cid();
+            let alive = admin.call(Command::new(0x18, cid), &[]).expect("an answer");
+            assert_eq!(alive.status(), 0);
+            other.read(2, 0, 8).expect("another namespace");
+            let waited = begin.elapsed();
+            assert!(waited < SOON, "{verb:?}: a host waited {waited:?}");
+            if ended {
+                break;
+            }
+        }
+        println!("{verb:?}: {:?}", begin.elapsed());
+        done.await.expect("it is done");
+        // What is under way ends, without the limit soon.
+        limit(&client, 1000).await;
+        reads_end(&mut io);
+        limit(&client, 1).await;
+    }
+    drop((io, other, admin));
+    bystander.unharmed(&mut target, "slow I/O").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_does_not_hold_up_the_stop_of_the_program() {
+    let target = Target::start().await;
+    let slow = Slow::new(&target).await;
+    let admin = slow.identity.admin(Digests::OFF);
+    // Ten seconds of I/O at the limit.
+    let mut queues: Vec<Host> = (1..4).map(|qid| slow.identity.io(&admin, qid)).collect();
+    for io in &mut queues {
+        read_slowly(io);
+    }
+    target.stop();
 }

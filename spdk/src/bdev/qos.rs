@@ -4,9 +4,10 @@ use std::ffi::c_int;
 
 use spdk_sys as sys;
 
-use super::existing;
+use super::{existing, names};
 use crate::completion::{call, on_status};
 use crate::error::{Error, check};
+use crate::log;
 use crate::runtime::Spdk;
 
 /// What a bdev may do at most; 0 is no limit.
@@ -104,6 +105,21 @@ pub fn get(spdk: Spdk, name: &str) -> Result<Limits, Error> {
         read_mib: limit(sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_R_BPS_RATE_LIMIT),
         write_mib: limit(sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_W_BPS_RATE_LIMIT),
     })
+}
+
+/// Takes all limits off: the process stops, and I/O in flight is to end before.
+pub(crate) async fn lift_all(spdk: Spdk) {
+    for name in names(spdk) {
+        let none = Limits::default();
+        let is_limited = get(spdk, &name).is_ok_and(|limits| limits != none);
+        if is_limited && let Err(error) = set(spdk, &name, none).await {
+            // The stop has a time limit of its own.
+            log::note(
+                sys::spdk_log_level_SPDK_LOG_WARN,
+                format!("bdev {name:?} keeps its rate limits: {error}"),
+            );
+        }
+    }
 }
 
 const TYPES: usize = sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_NUM_RATE_LIMIT_TYPES as usize;
