@@ -2,7 +2,11 @@
 
 mod common;
 
-use common::{Fixture, Resource, Target, eventually, name_of, namespace};
+use common::nvme_tcp::{Command, Digests, Host, Identity, Pdu, Sgl};
+use common::{
+    Fixture, Resource, Target, eventually, malloc, name_of, namespace, nqn_of, subsystem,
+    tcp_controller,
+};
 use serde_json::json;
 use std::time::Duration;
 
@@ -39,5 +43,71 @@ async fn a_volume_that_cannot_discard_neither_fails_it_nor_takes_it_from_others(
         kept.iter().all(|byte| *byte == 7),
         "nothing was done to the file"
     );
+    target.stop();
+}
+
+/// What a host says of its controller's commands: ONCS, bit 2 for Dataset Management (base specification, 5.17.2.1).
+const ONCS: usize = 520;
+const DSM_BIT: u8 = 1 << 2;
+
+/// Dataset Management with one range to deallocate (NVM command set, 3.3.3).
+fn discard(host: &mut Host, nsid: u32) -> u16 {
+    const DSM: u8 = 0x09;
+    const DEALLOCATE: u32 = 1 << 2;
+    let mut range = vec![0; 4];
+    range.extend(8u32.to_le_bytes());
+    range.extend(0u64.to_le_bytes());
+    let cid = host.cid();
+    let command = Command::new(DSM, cid)
+        .nsid(nsid)
+        .cdw(11, DEALLOCATE)
+        .sgl(Sgl::InCapsule(16));
+    host.call(command, &range).expect("an answer").status()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_host_that_is_connected_may_discard_on_what_comes_later() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let path = target.scratch().join("disk");
+    std::fs::write(&path, vec![7; 1 << 20]).expect("there is room");
+    let object = json!({ "filename": path, "block_size": 512 });
+    let volumes = Resource::new(&client, "AioVolume");
+    let file = name_of(&volumes.created("", "file", object).await);
+    let memory = malloc(&client, "memory", 4).await;
+    let mallocs = Resource::new(&client, "MallocVolume");
+    let unmaps = async || mallocs.stats(&memory).await["unmap_ops_count"].as_i64();
+    // Which one was there when the host connected.
+    for (order, volumes) in [[&memory, &file], [&file, &memory]].into_iter().enumerate() {
+        let id = format!("order-{order}");
+        let exported = subsystem(&client, &id, json!({})).await;
+        let (_, port) = tcp_controller(&client, &exported).await;
+        let mut shown = vec![namespace(&client, &exported, volumes[0], json!({})).await];
+        let identity = Identity::new(port, &nqn_of(&id));
+        let mut admin = identity.admin(Digests::OFF);
+        let mut host = identity.io(&admin, 1);
+        assert_eq!(discard(&mut host, 1), 0, "{id}");
+
+        shown.push(namespace(&client, &exported, volumes[1], json!({})).await);
+        let before = unmaps().await;
+        for nsid in [1, 2] {
+            assert_eq!(discard(&mut host, nsid), 0, "{id}: namespace {nsid}");
+        }
+        assert!(unmaps().await > before, "{id}: the malloc volume does it");
+        // Hosts read this once, when they connect.
+        let cid = admin.cid();
+        let identify = Command::new(0x06, cid).cdw(10, 1).sgl(Sgl::Transport(4096));
+        admin.send(&Pdu::capsule(identify, &[])).expect("it goes");
+        let (_, data) = admin.completion(cid, &[]).expect("an answer");
+        assert_ne!(data[ONCS] & DSM_BIT, 0, "{id}");
+        drop((host, admin));
+        for namespace in shown {
+            Resource::new(&client, "NvmeNamespace")
+                .deleted(&namespace)
+                .await;
+        }
+    }
+    let kept = std::fs::read(&path).expect("it is there");
+    assert!(kept.iter().all(|byte| *byte == 7), "the file is as it was");
     target.stop();
 }

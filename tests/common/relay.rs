@@ -20,11 +20,20 @@ pub struct Arrival {
     pub greeting: Vec<u8>,
 }
 
+/// What does not pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Silence {
+    /// To the port.
+    there: bool,
+    /// From the port.
+    back: bool,
+}
+
 /// It relays for as long as it is kept.
 pub struct Relay {
     /// Where it listens.
     pub port: u16,
-    silent: watch::Sender<bool>,
+    silent: watch::Sender<Silence>,
     seen: Arc<Mutex<Vec<Arrival>>>,
     accepting: AbortHandle,
 }
@@ -33,7 +42,7 @@ impl Relay {
     /// To this port.
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let (silent, is_silent) = watch::channel(false);
+        let (silent, is_silent) = watch::channel(Silence::default());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let arrivals = Arc::clone(&seen);
         let here = listener.local_addr().expect("an address").port();
@@ -60,7 +69,13 @@ impl Relay {
 
     /// Swallows what comes, or passes it on again.
     pub fn fall_silent(&self, silent: bool) {
-        self.silent.send_replace(silent);
+        let (there, back) = (silent, silent);
+        self.silent.send_replace(Silence { there, back });
+    }
+
+    /// Holds back what goes to the port, or passes it on again, late; what comes from there passes.
+    pub fn hold_requests(&self, there: bool) {
+        self.silent.send_replace(Silence { there, back: false });
     }
 
     /// Who has connected and said something.
@@ -75,30 +90,45 @@ impl Drop for Relay {
     }
 }
 
-async fn relay(near: TcpStream, port: u16, silent: watch::Receiver<bool>) {
-    if heard(&silent).await.is_none() {
+async fn relay(near: TcpStream, port: u16, silent: watch::Receiver<Silence>) {
+    if heard(&silent, |silent| silent.there || silent.back)
+        .await
+        .is_none()
+    {
         return;
     }
     let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else {
         return;
     };
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-    let there = pass_on(near_in, far_out, silent.clone());
-    tokio::join!(there, pass_on(far_in, near_out, silent));
+    let there = pass_on(near_in, far_out, silent.clone(), |silent| silent.there);
+    tokio::join!(
+        there,
+        pass_on(far_in, near_out, silent, |silent| silent.back)
+    );
 }
 
-/// Returns once it is not silent; `None` when it has gone.
-async fn heard(silent: &watch::Receiver<bool>) -> Option<()> {
-    silent.clone().wait_for(|silent| !silent).await.ok()?;
+/// Returns once this is not silent; `None` when the relay has gone.
+async fn heard(silent: &watch::Receiver<Silence>, which: fn(&Silence) -> bool) -> Option<()> {
+    silent
+        .clone()
+        .wait_for(|silent| !which(silent))
+        .await
+        .ok()?;
     Some(())
 }
 
-async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, silent: watch::Receiver<bool>) {
+async fn pass_on(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    silent: watch::Receiver<Silence>,
+    which: fn(&Silence) -> bool,
+) {
     let mut bytes = vec![0; 1 << 16];
     loop {
         let read = from.read(&mut bytes).await.unwrap_or(0);
         // The end of a connection is not heard of either.
-        if heard(&silent).await.is_none() || read == 0 {
+        if heard(&silent, which).await.is_none() || read == 0 {
             return;
         }
         if to.write_all(&bytes[..read]).await.is_err() {

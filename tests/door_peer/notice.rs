@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::session::{Session, read};
+use super::session::{Attached, Session, namespaces_of, read};
 use crate::common::nvme_tcp::{Digests, Identity};
 use crate::common::nvme_tcp_peer::{Peer, Turn};
 use crate::common::{
-    Fixture, Options, Resource, Target, malloc, name_of, namespace, nqn_of, remote_controller,
-    subsystem, tcp_controller, tcp_path, unique,
+    Fixture, Options, Relay, Resource, Target, malloc, name_of, namespace, nqn_of,
+    remote_controller, subsystem, tcp_controller, tcp_path, unique,
 };
 
 /// What the longest I/O and call beside a notice may take. SPDK as it is stops for 19 s; the rest is for a
@@ -228,12 +228,12 @@ async fn two_targets_that_serve_each_other_make_namespaces_at_once() {
     undisturbed(&session, "two targets that serve each other", async {
         tokio::join!(make(&clients[0], &one), make(&clients[1], &other));
         for client in &clients {
-            let attached = super::session::Attached {
+            let attached = Attached {
                 id: "each".into(),
                 controller: "nvmeRemoteControllers/each".into(),
                 path: String::new(),
             };
-            super::session::namespaces_of(client, &attached, 4).await;
+            namespaces_of(client, &attached, 4).await;
         }
     })
     .await;
@@ -242,6 +242,38 @@ async fn two_targets_that_serve_each_other_make_namespaces_at_once() {
         Resource::new(client, "NvmePath").deleted(path).await;
     }
     session.unharmed("two targets that serve each other").await;
+    second.stop();
+    session.target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_behind_a_network_that_takes_no_requests_makes_namespaces() {
+    let mut session = Session::start().await;
+    let second = Target::start_with(Options::default().beside(&session.target)).await;
+    let far = Fixture::tcp(&second, 4).await;
+    let relay = Relay::to(far.port).await;
+    let remote = remote_controller(&session.client, "relayed", "DISABLE").await;
+    let path = tcp_path(relay.port, &far.nqn);
+    session.of("NvmePath").created(&remote, "path", path).await;
+    let attached = Attached {
+        id: "relayed".into(),
+        controller: remote,
+        path: "nvmeRemoteControllers/relayed/nvmePaths/path".into(),
+    };
+    for count in 2..5 {
+        undisturbed(&session, "requests that are held back", async {
+            relay.hold_requests(true);
+            let volume = malloc(&far.client, &unique("relayed-volume"), 4).await;
+            namespace(&far.client, &far.subsystem, &volume, json!({})).await;
+            // The notice has passed, and what is asked of it has not: its answer comes late.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            relay.hold_requests(false);
+            session.namespaces(&attached, count).await;
+        })
+        .await;
+    }
+    session.detach(attached).await;
+    session.unharmed("requests that are held back").await;
     second.stop();
     session.target.stop();
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::common::{Client, Resource, Target, malloc, namespace, pcie_spec, subsystem, unique};
+use crate::common::{Client, Resource, Target, malloc, pcie_spec, subsystem, unique};
 use crate::kvm_mode;
 use crate::vm::{self, Hardware, Qemu, Vm};
 
@@ -200,9 +200,17 @@ async fn a_virtio_scsi_controller_comes_with_its_luns() {
 
 /// A subsystem with a namespace.
 async fn nvme(client: &Client) -> String {
-    let volume = malloc(client, &unique("disk"), 16).await;
-    let subsystem = subsystem(client, &unique("sub"), json!({ "serial_number": "OPI-1" })).await;
-    namespace(client, &subsystem, &volume, json!({})).await;
+    nvme_of(client, &unique("disk"), &unique("sub")).await
+}
+
+/// The same, of these IDs; where it is there already, it stays.
+async fn nvme_of(client: &Client, volume: &str, id: &str) -> String {
+    let volume = malloc(client, volume, 16).await;
+    let subsystem = subsystem(client, id, json!({ "serial_number": "OPI-1" })).await;
+    let spec = json!({ "spec": { "host_nsid": 1, "volume_name_ref": volume } });
+    Resource::new(client, "NvmeNamespace")
+        .created(&subsystem, "namespace", spec)
+        .await;
     subsystem
 }
 
@@ -292,6 +300,50 @@ async fn a_disk_of_a_process_that_died_is_connected_again_by_its_successor_or_mo
         vm.verify("/dev/vda").await;
         assert_eq!(slot(&mut vm).await, function);
     }
+    drop(vm);
+    target.stop();
+}
+
+#[tokio::test]
+#[ignore = "needs QEMU: scripts/test.sh --guest"]
+async fn an_nvme_controller_of_a_process_that_died_is_left_in_the_machine_by_its_successor() {
+    let dir = vm::directory();
+    let (mut target, client, mut vm) = machine(Qemu::Newest, dir.path()).await;
+    let make = async |client: &Client| {
+        let subsystem = nvme_of(client, "disk", "sub").await;
+        Resource::new(client, "NvmeController")
+            .create(&subsystem, "nvme", pcie_spec(6))
+            .await
+    };
+    make(&client).await.expect("it is plugged");
+    vm.verify("/dev/nvme0n1").await;
+
+    // With its state, and without: the orchestrator makes the same calls in both, and QEMU would abort of an
+    // unplug.
+    for forgets in [false, true] {
+        target.kill();
+        if forgets {
+            target.forget();
+        }
+        target = Target::start_with(kvm_mode(dir.path()).after(&target)).await;
+        match make(&target.client().await).await {
+            Ok(_) => assert!(!forgets, "whose device that is cannot be known"),
+            Err(refused) => {
+                assert!(forgets, "{refused}");
+                assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+                assert!(refused.message().contains("kvm-force-unplug"), "{refused}");
+            }
+        }
+        assert!(vm.ended().is_none(), "QEMU has ended");
+        vm.ok("test -e /sys/bus/pci/devices/0000:01:06.0").await;
+    }
+
+    // Its disk is dead for good: QEMU's client connects once. The next machine has it again.
+    vm.kill();
+    let mut vm = Vm::boot(dir.path(), &Hardware::pluggable(Qemu::Newest)).await;
+    let made = make(&target.client().await).await;
+    made.expect("it is plugged anew");
+    vm.verify("/dev/nvme0n1").await;
     drop(vm);
     target.stop();
 }

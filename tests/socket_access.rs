@@ -1,0 +1,94 @@
+//! Who may open the sockets of machines: clients of another user, as a QEMU that does not run as root is.
+
+mod common;
+#[path = "common/vhost_user/mod.rs"]
+#[allow(
+    dead_code,
+    missing_docs,
+    unused_imports,
+    reason = "also for other tests of this door"
+)]
+mod vhost_user;
+
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use common::vfio_user::Link;
+use common::{Options, Resource, Target, blk_spec, malloc, namespace, pcie_spec, subsystem};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use serde_json::json;
+use vhost_user::{Disk, Kind, Pages};
+
+/// Users and groups by number: they need no names.
+const USER: u32 = 54322;
+const GROUP: u32 = 54321;
+const OTHER_GROUP: u32 = 54323;
+
+/// The sockets of a vfio-user and of a vhost-user device.
+async fn devices(target: &Target) -> [PathBuf; 2] {
+    let client = target.client().await;
+    let volume = malloc(&client, "nvme-volume", 4).await;
+    let exported = subsystem(&client, "nvme", json!({})).await;
+    namespace(&client, &exported, &volume, json!({})).await;
+    Resource::new(&client, "NvmeController")
+        .created(&exported, "", pcie_spec(1))
+        .await;
+    let volume = malloc(&client, "blk-volume", 4).await;
+    Resource::new(&client, "VirtioBlk")
+        .created("", "blk", blk_spec(&volume))
+        .await;
+    // The directory of the test itself is for its owner alone.
+    let above = target.scratch();
+    std::fs::set_permissions(above, std::fs::Permissions::from_mode(0o711)).expect("it is ours");
+    let dir = target.ctrlr_dir();
+    [dir.join("nvme").join("cntrl"), dir.join("blk")]
+}
+
+/// Connects to both as this user and group, and uses the second: what came of each.
+fn as_other(group: u32, sockets: &[PathBuf; 2]) -> [io::Result<()>; 2] {
+    let [nvme, blk] = sockets.clone();
+    let client = std::thread::spawn(move || {
+        let (user, group) = (Uid::from_raw(USER), Gid::from_raw(group));
+        set_thread_groups(&[]).expect("root may");
+        set_thread_res_gid(group, group, group).expect("root may");
+        set_thread_res_uid(user, user, user).expect("root may");
+        let options = Kind::Blk.options().pages(Pages::Ordinary);
+        let used =
+            Disk::open_with(Kind::Blk, &blk, &options).and_then(|mut disk| disk.verify(4, 4096, 1));
+        [Link::attach(&nvme).map(drop), used]
+    });
+    client.join().expect("no panic")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_another_user_is_served_if_its_group_may_and_refused_else() {
+    let group = GROUP.to_string();
+    let args = ["--socket-group", &group, "--socket-mode", "0660"];
+    let target = Target::start_with(Options::hugepages().args(args)).await;
+    let sockets = devices(&target).await;
+    tokio::task::block_in_place(|| {
+        for outcome in as_other(GROUP, &sockets) {
+            outcome.expect("its group may");
+        }
+        for outcome in as_other(OTHER_GROUP, &sockets) {
+            let error = outcome.expect_err("its group may not");
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        }
+    });
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_settings_sockets_are_for_their_owner() {
+    let target = Target::start_with(Options::hugepages()).await;
+    let sockets = devices(&target).await;
+    tokio::task::block_in_place(|| {
+        for outcome in as_other(GROUP, &sockets) {
+            let error = outcome.expect_err("it is another user");
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        }
+    });
+    target.stop();
+}
