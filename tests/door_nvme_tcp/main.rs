@@ -14,6 +14,7 @@ mod headers;
 mod lifetimes;
 mod log;
 mod session;
+mod shares;
 mod stalls;
 mod termination;
 mod world;

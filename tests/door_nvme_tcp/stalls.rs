@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use crate::common::nvme_tcp::{Command, Digests, Pdu, Sgl, kind};
 use crate::world::World;
 
-/// Nine queues of 120 commands hold more than the 1,023 large buffers of the process.
-const QUEUES: u16 = 9;
+/// Two hosts, each with so many queues of 120 commands, hold the 1,023 large buffers of the process: one has
+/// half of them at most.
+const QUEUES: u16 = 5;
 const COMMANDS: u16 = 120;
 
 /// `OPI_NVME_TCP_STALL_SHORT_SECONDS` and two periods.
@@ -16,18 +17,28 @@ const SHORT_LIMIT: Duration = Duration::from_secs(7);
 #[tokio::test]
 async fn hosts_that_answer_no_r2t_give_way_to_others() {
     let mut world = World::new().await;
-    let admin = world.identity.admin(Digests::OFF);
     let mut queues = Vec::new();
-    for qid in 1..=QUEUES {
-        let mut io = world.identity.io(&admin, qid);
-        let write = |cid| {
-            let command = Command::io(1, cid, 1, 0, 256).sgl(Sgl::Transport(131_072));
-            Pdu::capsule(command, &[])
-        };
-        let writes: Vec<_> = (0..COMMANDS).map(write).collect();
-        io.send_all(&writes).expect("writes");
-        assert_eq!(io.receive().expect("an R2T").kind, kind::R2T);
-        queues.push(io);
+    let (mut admins, mut rest) = (Vec::new(), Vec::new());
+    for name in ["one", "two"] {
+        let identity = world.identity.clone().named(name);
+        let admin = identity.admin(Digests::OFF);
+        for qid in 1..=QUEUES {
+            let mut io = identity.io(&admin, qid);
+            let write = |cid| {
+                let command = Command::io(1, cid, 1, 0, 256).sgl(Sgl::Transport(131_072));
+                Pdu::capsule(command, &[])
+            };
+            let writes: Vec<_> = (0..COMMANDS).map(write).collect();
+            io.send_all(&writes).expect("writes");
+            // The last one's wait for buffers and not for their host.
+            if qid == QUEUES {
+                rest.push(io);
+                continue;
+            }
+            assert_eq!(io.receive().expect("an R2T").kind, kind::R2T);
+            queues.push(io);
+        }
+        admins.push(admin);
     }
     let begin = Instant::now();
     let fixture = &world.bystander.fixture;
@@ -52,6 +63,6 @@ async fn hosts_that_answer_no_r2t_give_way_to_others() {
             "a stalled queue stays open"
         );
     }
-    drop((queues, admin, other, io));
+    drop((queues, rest, admins, other, io));
     world.unharmed("stalled hosts").await;
 }

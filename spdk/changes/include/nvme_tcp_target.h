@@ -20,7 +20,8 @@
 
 /* How long a command waits for its host: for the data of an R2T or inside its capsule, for the second of a
  * fused pair, or until its answer is taken off the socket. Then the connection ends. The short limit holds
- * while commands of others wait for buffers. A look each period.
+ * while commands of any host wait for buffers of the pool, and for the host alone whose commands wait for its
+ * share of them. A look each period.
  */
 #define OPI_NVME_TCP_STALL_SECONDS 30
 #define OPI_NVME_TCP_STALL_SHORT_SECONDS 5
