@@ -134,6 +134,9 @@ struct Settings {
     /// Append a JSON line for each change to this file, which is opened again on SIGHUP
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
+    /// Key of the audit log's hashes (32 bytes, or 64 hex digits), so that who has it not cannot make lines
+    #[arg(long, value_name = "FILE")]
+    audit_key_file: Option<PathBuf>,
     /// Configuration calls that may be under way in the data path at once, plus one; a power of two [default: 4096]
     #[arg(long, value_name = "N")]
     max_calls: Option<usize>,
@@ -200,6 +203,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Where changes are told of, one JSON object a line.
     pub audit_log: Option<PathBuf>,
+    /// The key of its hashes.
+    pub audit_key_file: Option<PathBuf>,
     /// Capacity of the mailbox.
     pub max_calls: usize,
     /// How long a peer may leave I/O unanswered.
@@ -290,6 +295,7 @@ impl Settings {
             log_level: self.log_level.or(below.log_level),
             log_format: self.log_format.or(below.log_format),
             audit_log: self.audit_log.or(below.audit_log),
+            audit_key_file: self.audit_key_file.or(below.audit_key_file),
             max_calls: self.max_calls.or(below.max_calls),
             remote_io_timeout: self.remote_io_timeout.or(below.remote_io_timeout),
             spdk_rpc_socket: self.spdk_rpc_socket.or(below.spdk_rpc_socket),
@@ -350,6 +356,10 @@ impl Settings {
             kvm: kvm::check(self.kvm, self.qmp_addr, self.buses, self.kvm_force_unplug)?,
             log_level: log_level::check(self.log_level.unwrap_or("info".to_owned()))?,
             log_format: self.log_format.unwrap_or_default(),
+            audit_key_file: telemetry::audit_key_file(
+                self.audit_key_file,
+                self.audit_log.as_ref(),
+            )?,
             audit_log: telemetry::audit_log(self.audit_log)?,
             max_calls,
             remote_io_timeout: remote::io_timeout(self.remote_io_timeout)?,

@@ -6,6 +6,7 @@
 //! ```
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 use spdk::Runtime;
@@ -19,15 +20,17 @@ use crate::preflight::{Listeners, Ready};
 use crate::server;
 use crate::services::Services;
 use crate::shutdown::{self, Signals};
-use crate::state::{KeySource, Store};
-use crate::telemetry::{Telemetry, audit::Audit, traces};
+use crate::state::{KeySource, StateKey, Store};
+use crate::telemetry::{Telemetry, audit::Audit, chain::Hasher, traces};
 
 /// Runs until a signal or a failure. An error is one line for the operator.
 pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     let mut signals = Signals::install().map_err(|error| format!("signals: {error}"))?;
     warn_of_exposure(&config, &ready.listeners.access);
     // Until SPDK has stopped, and longer than the servers.
-    let audit = config.audit_log.as_deref().map(Audit::open).transpose()?;
+    let audit = config.audit_log.as_deref();
+    let audit = audit.map(|log| open_audit(log, config.audit_key_file.as_deref()));
+    let audit = audit.transpose()?;
     if let Some(audit) = &audit {
         audit.reopen_on_sighup()?;
     }
@@ -257,6 +260,15 @@ fn warn_of_state_key(source: &KeySource) {
 }
 
 /// An open port is a decision; say what it means.
+fn open_audit(log: &Path, key: Option<&Path>) -> Result<Audit, String> {
+    let read = |path: &Path| {
+        let key = StateKey::read(path);
+        key.map_err(|reason| format!("audit-key-file {}: {reason}", path.display()))
+    };
+    let key = key.map(read).transpose()?;
+    Audit::open(log, Hasher::new(key.as_ref()))
+}
+
 fn warn_of_exposure(config: &Config, access: &Access) {
     if config.spdk_rpc.is_some() {
         tracing::warn!("spdk-rpc-socket: SPDK takes commands that the API knows nothing of");

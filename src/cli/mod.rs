@@ -1,5 +1,6 @@
 //! The command line: the program that serves, and its subcommands, one file each.
 
+mod audit;
 mod client;
 mod config;
 mod doctor;
@@ -51,6 +52,8 @@ enum Command {
     State(state::Args),
     /// Look at configurations
     Config(config::Args),
+    /// Check audit logs
+    Audit(audit::Args),
 }
 
 /// What the command line asks for.
@@ -90,6 +93,7 @@ impl Cli {
             Some(Command::Generate(args)) => generate::run(args).map(Request::Done),
             Some(Command::Config(args)) => config::run(args).map(Request::Done),
             Some(Command::State(args)) => state::run(args).map(Request::Done),
+            Some(Command::Audit(args)) => audit::run(args).map(Request::Done),
         }
     }
 }

@@ -37,6 +37,7 @@ impl Config {
             kvm,
             log_format,
             audit_log,
+            audit_key_file,
             max_calls,
             remote_io_timeout,
             spdk_rpc,

@@ -17,6 +17,20 @@ pub enum LogFormat {
     Json,
 }
 
+/// A key is for an audit log.
+pub(super) fn audit_key_file(
+    path: Option<PathBuf>,
+    audit_log: Option<&PathBuf>,
+) -> Result<Option<PathBuf>, ConfigError> {
+    match path {
+        Some(_) if audit_log.is_none() => Err(ConfigError::Value {
+            setting: "audit-key-file",
+            reason: "without audit-log there is nothing to use the key for".to_owned(),
+        }),
+        path => Ok(path),
+    }
+}
+
 /// The path is opened at start, and again at each SIGHUP, from whatever directory.
 pub(super) fn audit_log(path: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {
     match path {

@@ -25,7 +25,7 @@ const FORMS: &str = "32 bytes, or 64 hex digits and nothing else, are needed";
 pub struct StateKey(Zeroizing<[u8; LEN]>);
 
 impl StateKey {
-    pub(super) fn bytes(&self) -> &[u8; LEN] {
+    pub(crate) fn bytes(&self) -> &[u8; LEN] {
         &self.0
     }
 }
@@ -65,6 +65,14 @@ impl KeySource {
 }
 
 impl StateKey {
+    /// A key of another's, in one of the forms of the state's.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        read(path)
+    }
+
     /// The key of a state directory: of the file that is set, else systemd's credential `state-key`
     /// (`credentials` is its directory), else a file in the state directory. The last one is made when
     /// there is none and `may_make`.

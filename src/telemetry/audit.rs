@@ -1,7 +1,8 @@
 //! The audit log: changes alone, one JSON object a line, in a file of the operator's.
 //!
 //! A call only drops its line into a bounded channel, which a thread of its own writes out: a disk that is
-//! slow or full costs lines, which are counted and told of, and nothing else.
+//! slow or full costs lines, which are counted and told of, and nothing else. The thread makes the lines a chain
+//! ([`super::chain`]), which goes on over files and restarts.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,9 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::calls::Entry;
+use super::chain::{Cut, CutNote, Hasher, Head, Tail};
 use super::one_line::{Escape, escaped};
 use crate::server::RateLimit;
 
@@ -51,13 +54,22 @@ struct Shared {
 }
 
 impl Audit {
-    /// Opens the file, for what is appended to it, and starts the thread that writes.
+    /// Opens the file, for what is appended to it, and starts the thread that writes. The lines go on with the
+    /// chain of those that are there.
     ///
     /// # Errors
     /// One line for the operator.
-    pub fn open(path: &Path) -> Result<Self, String> {
+    pub fn open(path: &Path, hasher: Hasher) -> Result<Self, String> {
         let fail = |error: io::Error| format!("audit-log {}: {error}", path.display());
         let file = open(path).map_err(fail)?;
+        let tail = Tail::of(path, &hasher).map_err(fail)?;
+        if tail.unchained {
+            tracing::warn!(
+                file = %path.display(),
+                "audit log: its last lines are no chain: one begins after them"
+            );
+        }
+        tracing::info!(file = %path.display(), last = %tail.head, "audit log goes on");
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             reopen: AtomicBool::new(false),
@@ -68,8 +80,11 @@ impl Audit {
         let mut writer = Writer {
             file,
             shared: Arc::clone(&shared),
+            hasher,
+            head: tail.head,
+            cut: tail.cut,
             unwritten: 0,
-            torn: false,
+            torn: tail.torn,
             told: RateLimit::default(),
         };
         std::thread::Builder::new()
@@ -155,9 +170,14 @@ fn open(path: &Path) -> io::Result<File> {
 struct Writer {
     file: File,
     shared: Arc<Shared>,
+    hasher: Hasher,
+    /// The last line that was written.
+    head: Head,
+    /// What was written of lines since, in part.
+    cut: Option<Cut>,
     /// Lines that the file did not take, and that the log and the file have not been told of.
     unwritten: u64,
-    /// The file ends with a part of a line.
+    /// The file does not end with a newline.
     torn: bool,
     told: RateLimit,
 }
@@ -167,6 +187,7 @@ const LOOK: Duration = Duration::from_secs(10);
 
 impl Writer {
     fn run(&mut self, receiver: &Receiver<Message>) {
+        self.catch_up();
         loop {
             let message = match self.unwritten {
                 0 => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -192,7 +213,11 @@ impl Writer {
             Ok(file) => {
                 self.file = file;
                 self.torn = false;
-                tracing::info!(file = %self.shared.path.display(), "audit log opened again");
+                tracing::info!(
+                    file = %self.shared.path.display(),
+                    last = %self.head,
+                    "audit log opened again"
+                );
             }
             Err(error) => {
                 let file = self.shared.path.display();
@@ -205,7 +230,7 @@ impl Writer {
         self.catch_up();
         // What follows a gap would hide it.
         let failed = match self.unwritten {
-            0 => self.append(line).err(),
+            0 => self.append(&line).err(),
             _ => {
                 self.miss();
                 return;
@@ -222,19 +247,26 @@ impl Writer {
         self.shared.lost_ever.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Writes how many lines are missing, if any are.
+    /// Writes how many lines are missing, and what is there of them, if any are.
     fn catch_up(&mut self) {
         self.unwritten += self.shared.lost.swap(0, Ordering::Relaxed);
-        if self.unwritten == 0 {
+        if self.unwritten == 0 && self.cut.is_none() {
             return;
         }
-        let note = serde_json::json!({ "time": now(), "lines_lost": self.unwritten });
-        match self.append(note.to_string()) {
+        let lost = self.unwritten;
+        let note = Note {
+            time: now(),
+            lines_lost: (lost > 0).then_some(lost),
+            cut: self.cut.as_ref().map(Cut::note),
+        };
+        let written = serde_json::to_string(&note)
+            .map_err(io::Error::from)
+            .and_then(|note| self.append(&note));
+        match written {
             Ok(()) => {
-                let lost = self.unwritten;
                 tracing::warn!(
                     lost,
-                    "audit log: lines were lost, and their number is in the file"
+                    "audit log: lines were lost or cut, which the file tells of"
                 );
                 self.unwritten = 0;
             }
@@ -249,31 +281,67 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, mut line: String) -> io::Result<()> {
+    /// Appends an object as the chain's next line.
+    fn append(&mut self, object: &str) -> io::Result<()> {
+        let (mut line, head) = self.head.seal(&self.hasher, object);
+        let length = line.len();
         line.push('\n');
         if self.torn {
-            // The part of a line ends as a line of its own.
-            line.insert(0, '\n');
-        }
-        let mut rest = line.as_bytes();
-        while !rest.is_empty() {
-            match self.file.write(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    rest = rest.get(written..).unwrap_or_default();
-                    self.torn = !rest.is_empty();
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            self.write(b"\n").map_err(|(_, error)| error)?;
+            if let Some(cut) = &mut self.cut {
+                cut.add(b"\n");
             }
+        }
+        match self.write(line.as_bytes()) {
+            Err((written, error)) if written < length => {
+                if let Some(part) = line.as_bytes().get(..written).filter(|it| !it.is_empty()) {
+                    let hasher = &self.hasher;
+                    self.cut.get_or_insert_with(|| Cut::new(hasher)).add(part);
+                }
+                return Err(error);
+            }
+            // All but its newline is there, which the next line brings.
+            Err(_) | Ok(()) => {}
+        }
+        self.head = head;
+        self.cut = None;
+        Ok(())
+    }
+
+    /// Writes all; or tells how much was written.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+        let mut written = 0;
+        while let Some(rest @ [_, ..]) = bytes.get(written..) {
+            let error = match self.file.write(rest) {
+                Ok(0) => io::ErrorKind::WriteZero.into(),
+                Ok(more) => {
+                    written += more;
+                    self.torn = !bytes.get(..written).is_some_and(|it| it.ends_with(b"\n"));
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            return Err((written, error));
         }
         Ok(())
     }
 }
 
+/// What the file does not have in full.
+#[derive(Serialize)]
+struct Note {
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lines_lost: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cut: Option<CutNote>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::chain::Verifier;
     use std::os::unix::fs::PermissionsExt;
 
     fn lines(path: &Path) -> Vec<String> {
@@ -281,20 +349,42 @@ mod tests {
         text.lines().map(str::to_owned).collect()
     }
 
+    fn start(path: &Path) -> Audit {
+        Audit::open(path, Hasher::Plain).expect("opened")
+    }
+
+    fn send(audit: &Audit, number: u32) {
+        audit.send(format!("{{\"n\":{number}}}"));
+    }
+
+    /// Lines of the chain, which must be whole.
+    fn whole(files: &[&Path]) -> u64 {
+        let mut verifier = Verifier::new(Hasher::Plain, None);
+        for file in files {
+            let text = std::fs::read(file).expect("the file");
+            verifier.read("file", &*text).expect("it is read");
+        }
+        let outcome = verifier.finish();
+        assert!(outcome.findings.is_empty(), "{:?}", outcome.findings);
+        assert!(outcome.notes.is_empty(), "{:?}", outcome.notes);
+        outcome.lines
+    }
+
     #[test]
-    fn lines_are_appended_to_a_file_of_the_owner_alone() {
+    fn lines_are_appended_to_a_file_of_the_owner_alone_as_one_chain() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("audit");
-        let audit = Audit::open(&path).expect("opened");
-        audit.send("one".to_owned());
+        let audit = start(&path);
+        send(&audit, 1);
         audit.finish();
-        assert_eq!(lines(&path), ["one"]);
+        assert!(lines(&path)[0].starts_with("{\"n\":1,\"seq\":1,\"prev\":\"0000"));
         let mode = path.metadata().expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, MODE);
-        let again = Audit::open(&path).expect("opened again");
-        again.send("two".to_owned());
+        let again = start(&path);
+        send(&again, 2);
         again.finish();
-        assert_eq!(lines(&path), ["one", "two"]);
+        assert!(lines(&path)[1].starts_with("{\"n\":2,\"seq\":2,"));
+        assert_eq!(whole(&[&path]), 2);
     }
 
     #[test]
@@ -302,24 +392,97 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("audit");
         std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
-        let audit = Audit::open(&path).expect("opened");
+        let audit = start(&path);
         for n in 0..3 {
-            audit.send(n.to_string());
+            send(&audit, n);
         }
         audit.finish();
         std::fs::remove_file(&path).expect("removed");
         audit.shared.reopen.store(true, Ordering::Release);
-        audit.send("after".to_owned());
+        send(&audit, 4);
         audit.finish();
         let lines = lines(&path);
         assert!(lines[0].contains("\"lines_lost\":3"), "{lines:?}");
-        assert_eq!(lines[1..], ["after"]);
+        assert!(lines[1].starts_with("{\"n\":4,"), "{lines:?}");
+        assert_eq!(whole(&[&path]), 2);
+    }
+
+    #[test]
+    fn a_line_that_was_cut_is_told_of_in_the_next_one_wherever_the_cut_was() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, moved) = (dir.path().join("audit"), dir.path().join("audit.1"));
+        let audit = start(&path);
+        (1..=3).for_each(|n| send(&audit, n));
+        audit.finish();
+        drop(audit);
+        let all = std::fs::read(&path).expect("the file");
+        let end_of_two = lines(&path)[..2].iter().map(|it| it.len() + 1).sum();
+        for length in end_of_two..=all.len() {
+            std::fs::write(&path, &all[..length]).expect("cut");
+            let audit = start(&path);
+            send(&audit, 4);
+            audit.finish();
+            drop(audit);
+            // A line that lacks its newline alone is whole.
+            let of_third = match all.len() - length {
+                0 | 1 => 1,
+                _ => u64::from(length > end_of_two),
+            };
+            assert_eq!(whole(&[&path]), 3 + of_third, "{length}");
+
+            // Moved away in between.
+            std::fs::write(&moved, &all[..length]).expect("cut");
+            std::fs::remove_file(&path).expect("removed");
+            let audit = start(&path);
+            send(&audit, 4);
+            audit.finish();
+            assert_eq!(whole(&[&moved, &path]), 3 + of_third, "{length}");
+        }
+    }
+
+    #[test]
+    fn parts_of_lines_that_a_full_disk_took_do_not_break_the_chain() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("audit");
+        let open_writer = |file| Writer {
+            file,
+            shared: Arc::new(Shared {
+                path: path.clone(),
+                reopen: AtomicBool::new(false),
+                lost: AtomicU64::new(0),
+                lost_ever: AtomicU64::new(0),
+            }),
+            hasher: Hasher::Plain,
+            head: Head::NONE,
+            cut: None,
+            unwritten: 0,
+            torn: false,
+            told: RateLimit::default(),
+        };
+        let mut writer = open_writer(open(&path).expect("opened"));
+        writer.line("{\"n\":1}".to_owned());
+        // Twice in a row: a line, and the note of it.
+        for part in ["{\"n\":2,\"se", "{\"time\":"] {
+            if writer.torn {
+                writer.write(b"\n").expect("written");
+                writer.cut.as_mut().expect("cut").add(b"\n");
+            }
+            writer.write(part.as_bytes()).expect("written");
+            let cut = writer.cut.get_or_insert_with(|| Cut::new(&Hasher::Plain));
+            cut.add(part.as_bytes());
+            writer.miss();
+        }
+        writer.line("{\"n\":3}".to_owned());
+        let lines = lines(&path);
+        assert_eq!(lines.len(), 5, "{lines:?}");
+        assert!(lines[3].contains("\"cut\":{\"bytes\":19,"), "{lines:?}");
+        assert_eq!(whole(&[&path]), 3);
     }
 
     #[test]
     fn what_could_block_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
-        let error = Audit::open(dir.path())
+        let error = Audit::open(dir.path(), Hasher::Plain)
             .err()
             .expect("a directory is refused");
         assert!(error.starts_with("audit-log "), "{error}");
@@ -327,9 +490,11 @@ mod tests {
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).expect("a FIFO");
         // Nobody reads it: it cannot even be opened.
-        assert!(Audit::open(&fifo).is_err());
+        assert!(Audit::open(&fifo, Hasher::Plain).is_err());
         let _reader = File::options().read(true).write(true).open(&fifo);
-        let error = Audit::open(&fifo).err().expect("a FIFO is refused");
+        let error = Audit::open(&fifo, Hasher::Plain)
+            .err()
+            .expect("a FIFO is refused");
         assert!(error.contains("neither a regular file"), "{error}");
     }
 }

@@ -11,6 +11,7 @@
 
 pub mod audit;
 pub mod calls;
+pub mod chain;
 pub mod health;
 pub mod http;
 pub mod log;

@@ -13,3 +13,4 @@ mod scrape;
 mod secrets;
 mod stall;
 mod tls;
+mod trail;

@@ -1,0 +1,93 @@
+//! `opi-spdk audit`: checks audit logs.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::state::StateKey;
+use crate::telemetry::chain::{Hasher, Head, Outcome, Verifier};
+
+/// Findings that are printed.
+const PRINTED: usize = 100;
+
+/// `opi-spdk audit`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Find lines that were changed, taken out, added or moved; the status is 1 if there are any
+    Verify(Verify),
+}
+
+#[derive(Debug, clap::Args)]
+struct Verify {
+    /// The key, as it was given to opi-spdk
+    #[arg(long, value_name = "FILE")]
+    audit_key_file: Option<PathBuf>,
+    /// Number and hash of a line that must be there, as an earlier run printed its last one
+    #[arg(long, value_name = "NUMBER:HASH")]
+    kept: Option<Head>,
+    /// The files that the log was written to, oldest first; - is the standard input
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// One line for the operator.
+pub fn run(args: Args) -> Result<ExitCode, String> {
+    let Command::Verify(verify) = args.command;
+    let outcome = verify.read()?;
+    let Some((from, last)) = outcome.range.filter(|_| outcome.findings.is_empty()) else {
+        let more = outcome.findings.len().saturating_sub(PRINTED);
+        let mut text = String::new();
+        for finding in outcome.findings.iter().take(PRINTED) {
+            text.push_str(finding);
+            text.push('\n');
+        }
+        if more > 0 {
+            text.push_str(&format!("{more} more\n"));
+        }
+        super::print(&text)?;
+        return Err(match outcome.findings.len() {
+            0 => "no line of an audit log is there".to_owned(),
+            1 => "audit log: 1 fault".to_owned(),
+            many => format!("audit log: {many} faults"),
+        });
+    };
+    for note in &outcome.notes {
+        super::print(&format!("{note}\n"))?;
+    }
+    let lines = outcome.lines;
+    super::print(&format!(
+        "whole: {lines} lines from {from}, the last is {last}\n"
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Verify {
+    fn read(&self) -> Result<Outcome, String> {
+        let key = self.audit_key_file.as_deref().map(|path| {
+            let key = StateKey::read(path);
+            key.map_err(|reason| format!("audit-key-file {}: {reason}", path.display()))
+        });
+        let key = key.transpose()?;
+        let mut verifier = Verifier::new(Hasher::new(key.as_ref()), self.kept);
+        for path in &self.files {
+            let name = path.display().to_string();
+            if path == Path::new("-") {
+                verifier.read("-", std::io::stdin().lock())?;
+            } else {
+                let file = File::open(path).map_err(|error| format!("{name}: {error}"))?;
+                verifier.read(&name, BufReader::new(file))?;
+            }
+        }
+        Ok(verifier.finish())
+    }
+}

@@ -1,0 +1,306 @@
+//! Reads the lines of an audit log and finds where its chain is broken.
+
+use std::io::{self, BufRead, Read};
+
+use super::report::report;
+use super::{Cut, Hash, Hasher, Head, Line};
+
+/// Bytes that are read as one line at most; the program writes some KiB.
+const LINE_MAX: u64 = 1 << 20;
+
+/// Faults after which no more are looked for.
+const FAULTS: usize = 1000;
+
+/// A line of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) file: usize,
+    pub(super) line: u64,
+}
+
+/// Lines that follow each other as they should.
+pub(super) struct Section {
+    pub(super) first: Place,
+    pub(super) last: Place,
+    pub(super) from: u64,
+    pub(super) prev: Hash,
+    pub(super) to: Head,
+    /// Lines right before it that are none of the chain.
+    pub(super) strange: Vec<Strange>,
+    last_prev: Hash,
+}
+
+impl Section {
+    fn new(line: &Line<'_>, place: Place, strange: Vec<Strange>) -> Self {
+        Self {
+            first: place,
+            last: place,
+            from: line.seq,
+            prev: line.prev,
+            to: line.head(),
+            strange,
+            last_prev: line.prev,
+        }
+    }
+
+    /// Whether it may be the first of a chain.
+    pub(super) fn begins(&self) -> bool {
+        self.from == 1 && self.prev == Hash::NONE
+    }
+
+    fn is_followed_by(&self, line: &Line<'_>) -> bool {
+        self.to.seq.checked_add(1) == Some(line.seq) && line.prev == self.to.hash
+    }
+}
+
+/// Why a line is none of the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It does not have the form.
+    Form,
+    /// Its hash is not that of what it says.
+    Hash,
+    /// It has a hash that needs no key, where there is one.
+    NoKey,
+}
+
+/// A line that is none of the chain.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Strange {
+    pub(super) place: Place,
+    pub(super) why: Why,
+}
+
+/// What is wrong with the lines, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub(super) place: Place,
+    pub(super) text: String,
+}
+
+/// What has been found.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// One a line: file, line and what is wrong.
+    pub findings: Vec<String>,
+    /// What is told of a log without findings.
+    pub notes: Vec<String>,
+    /// Lines of the chain.
+    pub lines: u64,
+    /// The first number, and the last number and hash.
+    pub range: Option<(u64, Head)>,
+}
+
+/// Reads files in their order: the oldest first.
+pub struct Verifier {
+    hasher: Hasher,
+    kept: Option<Head>,
+    kept_found: bool,
+    names: Vec<String>,
+    sections: Vec<Section>,
+    strange: Vec<Strange>,
+    findings: Vec<Finding>,
+    /// All bytes since the last line of the chain.
+    between: Cut,
+    /// The last line has no newline.
+    unfinished: bool,
+    lines: u64,
+}
+
+impl Verifier {
+    /// `kept` is the number and the hash of a line that must be there.
+    pub fn new(hasher: Hasher, kept: Option<Head>) -> Self {
+        Self {
+            between: Cut::new(&hasher),
+            hasher,
+            kept,
+            kept_found: false,
+            names: Vec::new(),
+            sections: Vec::new(),
+            strange: Vec::new(),
+            findings: Vec::new(),
+            unfinished: false,
+            lines: 0,
+        }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it cannot be read, or not be judged.
+    pub fn read(&mut self, name: &str, mut from: impl BufRead) -> Result<(), String> {
+        let file = self.names.len();
+        self.names.push(name.to_owned());
+        let mut number = 1;
+        let mut text = Vec::new();
+        loop {
+            text.clear();
+            if next(&mut from, &mut text).map_err(|error| format!("{name}: {error}"))? == 0 {
+                return Ok(());
+            }
+            let place = Place { file, line: number };
+            self.line(place, &text)
+                .map_err(|reason| format!("{name}:{number}: {reason}"))?;
+            if text.ends_with(b"\n") {
+                number += 1;
+            }
+        }
+    }
+
+    fn line(&mut self, place: Place, text: &[u8]) -> Result<(), String> {
+        let stripped = text.strip_suffix(b"\n");
+        self.unfinished = stripped.is_none();
+        let Some(line) = Line::parse(stripped.unwrap_or(text)) else {
+            return self.strange(place, text, Why::Form);
+        };
+        if line.keyed && !self.hasher.is_keyed() {
+            return Err("the chain has a key: --audit-key-file FILE is needed".to_owned());
+        }
+        if line.keyed != self.hasher.is_keyed() {
+            return self.strange(place, text, Why::NoKey);
+        }
+        if self.hasher.hash(line.hashed) != line.hash {
+            return self.strange(place, text, Why::Hash);
+        }
+        self.chained(place, &line)
+    }
+
+    fn strange(&mut self, place: Place, text: &[u8], why: Why) -> Result<(), String> {
+        self.between.add(text);
+        let known = self.strange.last().map(|strange| strange.place);
+        // The rest of a line that was too long.
+        if known != Some(place) {
+            self.strange.push(Strange { place, why });
+        }
+        self.bounded(self.strange.len())
+    }
+
+    fn bounded(&self, more: usize) -> Result<(), String> {
+        let faults = self.sections.len() + self.findings.len() + more;
+        if faults > FAULTS {
+            return Err(format!(
+                "there are more than {FAULTS} faults up to here: this is no audit log, or little is left of it"
+            ));
+        }
+        Ok(())
+    }
+
+    fn chained(&mut self, place: Place, line: &Line<'_>) -> Result<(), String> {
+        self.lines += 1;
+        self.cut_before(place, line);
+        self.between = Cut::new(&self.hasher);
+        if self.kept.is_some_and(|kept| kept == line.head()) {
+            self.kept_found = true;
+        }
+        let strange = std::mem::take(&mut self.strange);
+        match self.sections.last_mut() {
+            Some(section) if section.is_followed_by(line) => {
+                section.last_prev = line.prev;
+                section.to = line.head();
+                section.last = place;
+                for Strange { place, why } in strange {
+                    let text = match why {
+                        Why::NoKey => {
+                            "was written without the key, and the chain goes on without it: it was added"
+                        }
+                        _ => "is no line of the chain, which goes on without it: it was added",
+                    };
+                    self.findings.push(Finding {
+                        place,
+                        text: text.to_owned(),
+                    });
+                }
+            }
+            Some(section) => {
+                // Two lines in the same place: which of them the others follow is seen later.
+                if section.from < section.to.seq
+                    && (line.seq, line.prev) == (section.to.seq, section.last_prev)
+                {
+                    let twin = Section {
+                        first: section.last,
+                        last: section.last,
+                        from: line.seq,
+                        prev: line.prev,
+                        to: section.to,
+                        strange: Vec::new(),
+                        last_prev: line.prev,
+                    };
+                    section.to = Head {
+                        seq: line.seq.saturating_sub(1),
+                        hash: line.prev,
+                    };
+                    self.sections.push(twin);
+                }
+                self.sections.push(Section::new(line, place, strange));
+            }
+            None => self.sections.push(Section::new(line, place, strange)),
+        }
+        self.bounded(0)
+    }
+
+    /// What was cut must be as the line that follows says.
+    fn cut_before(&mut self, place: Place, line: &Line<'_>) {
+        let Some((bytes, hash)) = line.cut() else {
+            return;
+        };
+        let between = self.between.note();
+        if (bytes, hash) == (between.bytes, between.hash) {
+            self.strange.clear();
+        } else if !self.sections.is_empty() {
+            self.findings.push(Finding {
+                place,
+                text: format!(
+                    "tells of a cut line of {bytes} bytes, and what stands before it is not that: it was changed \
+                     or taken out"
+                ),
+            });
+            // Told of as a whole.
+            self.strange.clear();
+        }
+    }
+
+    /// What all files together are.
+    pub fn finish(mut self) -> Outcome {
+        let mut outcome = Outcome {
+            lines: self.lines,
+            ..Outcome::default()
+        };
+        if self.unfinished && self.strange.len() == 1 && self.lines > 0 {
+            self.strange.clear();
+            outcome.notes.push(
+                "the last line is cut: it is being written, or the disk was full or lost its power"
+                    .to_owned(),
+            );
+        }
+        if let Some(kept) = self.kept.filter(|_| !self.kept_found) {
+            let last = Place {
+                file: self.names.len().saturating_sub(1),
+                line: 0,
+            };
+            self.findings.push(Finding {
+                place: self.sections.last().map_or(last, |section| section.last),
+                text: format!(
+                    "line {} with the hash of --kept is nowhere: it was changed or taken out, or its file is missing",
+                    kept.seq
+                ),
+            });
+        }
+        outcome.range = report(&self.sections, &self.strange, &mut self.findings);
+        if let Some((from @ 2.., _)) = outcome.range {
+            outcome.notes.push(format!(
+                "lines before {from} are not in these files, and nothing is known of them"
+            ));
+        }
+        self.findings.sort_by_key(|finding| finding.place);
+        let name = |place: Place| self.names.get(place.file).map_or("", String::as_str);
+        outcome.findings = (self.findings.iter())
+            .map(|Finding { place, text }| format!("{}:{}: {text}", name(*place), place.line))
+            .collect();
+        outcome
+    }
+}
+
+/// The next line with its newline, or a part of one that is too long.
+fn next(from: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
+    from.by_ref().take(LINE_MAX).read_until(b'\n', line)
+}

@@ -1,0 +1,180 @@
+//! The audit log is a chain, which `opi-spdk audit verify` checks.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::log::{audited, line};
+use crate::common::{Options, Target};
+
+fn verify(args: &[&str], files: &[&Path]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
+        .args(["audit", "verify"])
+        .args(args)
+        .args(files)
+        .output()
+        .expect("it runs")
+}
+
+/// What is printed of a log that is whole.
+fn whole(args: &[&str], files: &[&Path]) -> String {
+    let output = verify(args, files);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// What is printed of one that is not.
+fn faults(args: &[&str], files: &[&Path]) -> Vec<String> {
+    let output = verify(args, files);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.lines().map(str::to_owned).collect()
+}
+
+fn private(path: &Path, text: &str) {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::File::options();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .expect("written");
+}
+
+/// A log with a key: of a process that was killed while it wrote, of the next one, and of the file after that.
+async fn written(dir: &Path, key: &Path) -> [PathBuf; 2] {
+    let [old, log] = ["audit.log.1", "audit.log"].map(|name| dir.join(name));
+    let args = [
+        "--log-format".to_owned(),
+        "json".to_owned(),
+        "--audit-log".to_owned(),
+        log.display().to_string(),
+        "--audit-key-file".to_owned(),
+        key.display().to_string(),
+    ];
+    let mut first = Target::start_with(Options::default().args(args.clone())).await;
+    let volume = |id: &str| json!({ "null_volume_id": id, "null_volume": { "block_size": 512, "blocks_count": 64 } });
+    let client = first.client().await;
+    for id in ["one", "two", "three"] {
+        client.ok("CreateNullVolume", volume(id)).await;
+    }
+    audited(&log, "volumes/", 3).await;
+    first.kill();
+
+    // The disk has not all of the last line.
+    let text = std::fs::read_to_string(&log).expect("the log");
+    std::fs::write(&log, &text[..text.len() - 40]).expect("cut");
+    let options = Options::default().args(args).after(&first);
+    let mut second = Target::start_with(options).await;
+    let client = second.client().await;
+    client
+        .ok("DeleteNullVolume", json!({ "name": "volumes/one" }))
+        .await;
+    audited(&log, "DeleteNullVolume", 1).await;
+
+    std::fs::rename(&log, &old).expect("moved away");
+    second.signal(Signal::HUP);
+    line(&second, &["audit log opened again"]).await;
+    client
+        .ok("DeleteNullVolume", json!({ "name": "volumes/two" }))
+        .await;
+    audited(&log, "DeleteNullVolume", 1).await;
+    client
+        .ok("DeleteNullVolume", json!({ "name": "volumes/three" }))
+        .await;
+    second.stop_with(Signal::TERM);
+    [old, log]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_line_of_the_audit_log_that_was_changed_taken_out_added_or_moved_is_found() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path();
+    let key = dir.join("key");
+    private(&key, &"5a".repeat(32));
+    let [old, log] = written(dir, &key).await;
+    let keyed = ["--audit-key-file", key.to_str().expect("UTF-8")];
+
+    // One chain over a kill, a line that was cut, a restart and a file that was moved away. The third create
+    // became a part of a line, after which comes the note of it.
+    let told = whole(&keyed, &[&old, &log]);
+    assert!(
+        told.starts_with("whole: 6 lines from 1, the last is 6:"),
+        "{told}"
+    );
+    let text = std::fs::read_to_string(&old).expect("the log");
+    assert!(text.contains("\"cut\":{\"bytes\":"), "{text}");
+    let kept = told
+        .trim_end()
+        .rsplit(' ')
+        .next()
+        .expect("a hash")
+        .to_owned();
+
+    // Its key is needed, and it must be the right one, of its owner alone.
+    let without = verify(&[], &[&old, &log]);
+    let said = String::from_utf8_lossy(&without.stderr).into_owned();
+    assert!(
+        !without.status.success() && said.contains("--audit-key-file"),
+        "{said}"
+    );
+    let other = dir.join("other");
+    private(&other, &"5b".repeat(32));
+    let found = faults(
+        &["--audit-key-file", other.to_str().expect("UTF-8")],
+        &[&log],
+    );
+    assert_eq!(found.len(), 2, "{found:?}");
+
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let bad = dir.join("bad");
+    let found = |lines: &[String]| {
+        std::fs::write(&bad, lines.join("\n") + "\n").expect("written");
+        faults(&keyed, &[&bad, &log])
+    };
+    let at = |line: u64| format!("{}:{line}: ", bad.display());
+    let mut changed = lines.clone();
+    changed[0] = changed[0].replace("volumes/one", "volumes/two");
+    let told = found(&changed);
+    assert!(
+        told[0].starts_with(&format!("{}was changed", at(1))),
+        "{told:?}"
+    );
+    let mut taken = lines.clone();
+    taken.remove(1);
+    let told = found(&taken);
+    assert!(
+        told.iter().any(|it| it.contains("line 2: taken out")),
+        "{told:?}"
+    );
+    let mut added = lines.clone();
+    added.insert(1, lines[0].replace("\"seq\":1,", "\"seq\":2,"));
+    let told = found(&added);
+    assert!(
+        told[0].starts_with(&at(2)) && told[0].contains("added"),
+        "{told:?}"
+    );
+    let mut moved = lines.clone();
+    moved.swap(3, 4);
+    let told = found(&moved);
+    assert!(told.iter().any(|it| it.contains("moved")), "{told:?}");
+    // The part of a line that was cut.
+    let mut part = lines.clone();
+    part[2] = part[2].replace("volumes/three", "volumes/other");
+    let told = found(&part);
+    assert!(told[0].contains("tells of a cut line"), "{told:?}");
+
+    // The end alone can go unseen, but not if the last line was kept.
+    let newer = std::fs::read_to_string(&log).expect("the log");
+    let last = newer.lines().next_back().expect("a line").len() + 1;
+    let shorter = dir.join("shorter");
+    std::fs::write(&shorter, &newer[..newer.len() - last]).expect("written");
+    whole(&keyed, &[&old, &shorter]);
+    let told = faults(&[keyed[0], keyed[1], "--kept", &kept], &[&old, &shorter]);
+    assert!(
+        told[0].contains("line 6 with the hash of --kept is nowhere"),
+        "{told:?}"
+    );
+    whole(&[keyed[0], keyed[1], "--kept", &kept], &[&old, &log]);
+}
