@@ -385,6 +385,11 @@ impl Services {
         )
     }
 
+    /// What has befallen the devices under volumes.
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
+    }
+
     /// Which objects are not as their records say.
     pub fn conditions(&self) -> &Conditions {
         &self.shared.conditions

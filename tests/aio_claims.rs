@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Loop, Resource, Target, eventually, name_of, namespace, subsystem};
+use common::{Loop, Resource, Target, eventually, metrics, name_of, namespace, subsystem};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -133,6 +133,17 @@ async fn a_file_that_is_removed_or_replaced_takes_its_volume_offline_with_one_li
         .await;
     };
     becomes("ONLINE").await;
+    let address = target.http;
+    let offline = async || {
+        let scrape = tokio::task::spawn_blocking(move || metrics(address));
+        let scrape = scrape.await.expect("no panic");
+        ["AioVolume", "NvmeNamespace"].map(|kind| {
+            let metric = format!("opi_spdk_objects{{kind=\"{kind}\",condition=\"offline\"}} ");
+            let line = scrape.lines().find_map(|line| line.strip_prefix(&metric));
+            line.and_then(|value| value.parse::<u64>().ok())
+                .unwrap_or_else(|| panic!("{metric}: {scrape}"))
+        })
+    };
     for (replaced, says) in [
         (false, "was removed"),
         (true, "another file is in the place of"),
@@ -142,8 +153,10 @@ async fn a_file_that_is_removed_or_replaced_takes_its_volume_offline_with_one_li
             file(&path, MIB);
         }
         becomes("OFFLINE").await;
+        assert_eq!(offline().await, [1, 1], "{says}");
         std::fs::rename(&aside, &path).expect("it can be moved back");
         becomes("ONLINE").await;
+        assert_eq!(offline().await, [0, 0], "{says}");
         let log = target.log();
         assert_eq!(log.matches(says).count(), 1, "{says}: {log}");
     }

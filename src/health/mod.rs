@@ -74,7 +74,8 @@ impl Health {
             .or_else(|| self.trouble_beneath(name))
     }
 
-    fn is_fine(&self) -> bool {
+    /// Whether nothing is wrong with anything.
+    pub(crate) fn is_fine(&self) -> bool {
         self.troubles.read().is_empty() && self.failing.read().is_empty()
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::backend::path_id;
 use crate::health::path_key;
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{Condition, Key, Meta};
+use crate::resource::{Condition, Key, Meta, Name};
 use crate::services::Services;
 
 /// The objects of a kind in one condition.
@@ -28,12 +28,14 @@ pub(super) fn counts(services: &Services) -> Vec<Count> {
         let collection = key.as_str().rsplit('/').nth(1).unwrap_or_default();
         others.entry(collection.to_owned()).or_default()[of] += 1;
     }
-    let of = |meta: &Meta, all: usize| {
+    let of = |meta: &Meta, all: usize, offline: u64| {
         let all = u64::try_from(all).unwrap_or(u64::MAX);
         let [pending, deleting] = others.get(meta.collection()).copied().unwrap_or_default();
-        let applied = all.saturating_sub(pending).saturating_sub(deleting);
+        let applied =
+            (all.saturating_sub(pending).saturating_sub(deleting)).saturating_sub(offline);
         let numbers = [
             ("applied", applied),
+            ("offline", offline),
             ("pending", pending),
             ("deleting", deleting),
         ];
@@ -46,7 +48,11 @@ pub(super) fn counts(services: &Services) -> Vec<Count> {
     };
     macro_rules! count {
         ($($collection:expr),* $(,)?) => {
-            [$(of($collection.meta(), $collection.count())),*].into_iter().flatten().collect()
+            [$({
+                let names = || $collection.objects().into_iter().map(|(name, _)| name).collect();
+                let offline = offline(services, names);
+                of($collection.meta(), $collection.count(), offline)
+            }),*].into_iter().flatten().collect()
         };
     }
     count![
@@ -67,6 +73,18 @@ pub(super) fn counts(services: &Services) -> Vec<Count> {
         services.virtio_scsi.virtio_scsi_controllers,
         services.virtio_scsi.virtio_scsi_luns,
     ]
+}
+
+/// How many of these are as they shall be, and cannot be used: a device that they stand on is in trouble.
+fn offline(services: &Services, names: impl FnOnce() -> Vec<Name>) -> u64 {
+    let health = services.health();
+    if health.is_fine() {
+        return 0;
+    }
+    let is_applied = |name: &Name| services.conditions().of(name.key()) == Condition::Applied;
+    let names = names().into_iter();
+    let offline = names.filter(|name| is_applied(name) && health.trouble_of(name).is_some());
+    u64::try_from(offline.count()).unwrap_or(u64::MAX)
 }
 
 /// Each subsystem: its name and its NQN.

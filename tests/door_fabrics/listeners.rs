@@ -113,6 +113,31 @@ async fn overlapping_addresses_are_refused_with_both_names() {
     target.stop();
 }
 
+#[tokio::test]
+async fn an_address_with_tls_and_one_without_are_not_one_and_the_other_is_named() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let spec = json!({ "hostnqn": nqn_of("host"), "psk": base64(PSK) });
+    let secure = subsystem(&client, "secure", spec).await;
+    let clear = subsystem(&client, "clear", json!({})).await;
+    let controllers = Resource::new(&client, "NvmeController");
+    for (first, second, other) in [(&secure, &clear, "secure"), (&clear, &secure, "clear")] {
+        let port = free_port();
+        let made = controllers
+            .created(first, "", controller("127.0.0.1", port))
+            .await;
+        let refused = controllers
+            .create(second, "", controller("127.0.0.1", port))
+            .await
+            .expect_err("one speaks TLS");
+        for part in [nqn_of(other), format!("127.0.0.1:{port}"), "TLS".into()] {
+            assert!(refused.message().contains(&part), "{part}: {refused}");
+        }
+        controllers.deleted(&name_of(&made)).await;
+    }
+    target.stop();
+}
+
 /// Listeners through SPDK's own command, without what our program looks at.
 fn listener(nqn: &str, ip: &str, port: u16) -> Value {
     let address = json!({

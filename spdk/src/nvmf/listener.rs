@@ -237,14 +237,21 @@ fn check_free(
         )));
     }
     BOUND.with_borrow(|bound| match bound.get(address) {
-        Some(_) if matches!(address, Address::VfioUser { .. }) => {
+        Some(bindings) if matches!(address, Address::VfioUser { .. }) => {
+            let other = bindings.nqns.first().cloned().unwrap_or_default();
             Err(Error::new(operation, libc::EADDRINUSE)
-                .with_detail(format!("another subsystem has {address}")))
+                .with_detail(format!("subsystem {other:?} has {address}")))
         }
         Some(bindings) if bindings.secure != secure => {
-            let how = if bindings.secure { "with" } else { "without" };
-            Err(Error::new(operation, libc::EADDRINUSE)
-                .with_detail(format!("other subsystems listen at {address} {how} TLS")))
+            let (how, want) = match bindings.secure {
+                true => ("with", "without"),
+                false => ("without", "with"),
+            };
+            let other = bindings.nqns.first().cloned().unwrap_or_default();
+            Err(Error::new(operation, libc::EADDRINUSE).with_detail(format!(
+                "subsystem {other:?} listens at {address} {how} TLS, and this one would {want}: use \
+                 another address or port"
+            )))
         }
         _ => Ok(()),
     })
