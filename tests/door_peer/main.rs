@@ -7,6 +7,7 @@ mod common;
 mod floods;
 mod identify;
 mod left_out;
+mod minutes;
 mod notice;
 mod pdus;
 mod reasons;

@@ -16,19 +16,25 @@ use crate::common::{
 
 /// What the longest I/O and call beside a notice may take. SPDK as it is stops for 19 s; the rest is for a
 /// machine with other things to do.
-const UNDISTURBED: Duration = Duration::from_millis(200);
+pub const UNDISTURBED: Duration = Duration::from_millis(200);
 
 /// How long each of many took.
 #[derive(Default)]
-struct Times(Vec<Duration>);
+pub struct Times(Vec<Duration>);
 
 impl Times {
-    fn longest(&self) -> Duration {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The one that took longest.
+    pub fn longest(&self) -> Duration {
         self.0.iter().copied().max().unwrap_or_default()
     }
 
     /// How many of a million took longer than that.
-    fn beyond(&self, limit: Duration) -> usize {
+    pub fn beyond(&self, limit: Duration) -> usize {
         let beyond = self.0.iter().filter(|took| **took > limit).count();
         beyond * 1_000_000 / self.0.len().max(1)
     }
@@ -54,7 +60,7 @@ fn watch(fixture: &Fixture) -> (Arc<AtomicBool>, std::thread::JoinHandle<Times>)
 }
 
 /// Makes calls and I/O for as long as `meanwhile` takes: how long the I/O and the calls took.
-async fn timed(session: &Session, meanwhile: impl Future<Output = ()>) -> [Times; 2] {
+pub async fn timed(session: &Session, meanwhile: impl Future<Output = ()>) -> [Times; 2] {
     let (ends, watching) = watch(&session.bystander.fixture);
     let mut times = Times::default();
     let calls = async {
@@ -275,71 +281,5 @@ async fn a_peer_behind_a_network_that_takes_no_requests_makes_namespaces() {
     session.detach(attached).await;
     session.unharmed("requests that are held back").await;
     second.stop();
-    session.target.stop();
-}
-
-/// A minute of notices, whose peer falls silent after each, beside a minute of none: on a machine with other
-/// things to do I/O and calls take over 5 ms now and then in both, and no more often in the first.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "two minutes of measuring"]
-async fn a_minute_of_notices_makes_no_io_and_no_call_wait() {
-    const LONG: Duration = Duration::from_millis(5);
-    const MINUTE: Duration = Duration::from_secs(60);
-    let mut session = Session::start().await;
-    let calm = timed(&session, tokio::time::sleep(MINUTE)).await;
-    let peer = Peer::start();
-    let attached = session.attach(&peer).await.expect("the peer does right");
-    let mut notices = 0;
-    let notices_for_a_minute = async {
-        let end = Instant::now() + MINUTE;
-        while Instant::now() < end {
-            for nsid in 2..6 {
-                let silent = move |ask: &crate::common::nvme_tcp_peer::Ask| {
-                    if ask.is_admin(0x02) || ask.is_identify(2) {
-                        Turn::Silent
-                    } else {
-                        Turn::Right
-                    }
-                };
-                peer.script(silent);
-                peer.change(|data| match data.namespaces.contains_key(&nsid) {
-                    true => drop(data.namespaces.remove(&nsid)),
-                    false => data.add(nsid),
-                });
-                notices += peer.tell_of_namespaces();
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                peer.do_right();
-                peer.close_all();
-                tokio::time::sleep(Duration::from_millis(700)).await;
-            }
-        }
-    };
-    let disturbed = timed(&session, notices_for_a_minute).await;
-    for (what, calm, disturbed) in [
-        ("I/O", &calm[0], &disturbed[0]),
-        ("calls", &calm[1], &disturbed[1]),
-    ] {
-        let [before, during] = [calm, disturbed].map(|times| times.beyond(LONG));
-        eprintln!(
-            "{what}: over {LONG:?} {before} of a million without and {during} with {notices} notices; the longest {:?} and {:?}; {} and {} in all",
-            calm.longest(),
-            disturbed.longest(),
-            calm.0.len(),
-            disturbed.0.len()
-        );
-        assert!(
-            during <= 2 * before + 500,
-            "{what}: {during} of a million, {before} without"
-        );
-        assert!(
-            disturbed.longest() < UNDISTURBED,
-            "{what}: {:?}",
-            disturbed.longest()
-        );
-    }
-    // Reconnects take longer each time, for a peer that ends its connections.
-    assert!(notices >= 5, "{notices}");
-    session.detach(attached).await;
-    session.unharmed("a minute of notices").await;
     session.target.stop();
 }
