@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# test.sh [--fast|--asan|--sanitize|--two-reactors|--guest|--container|--crash] [ARGUMENT...]: sets all up, builds, and
-# runs the tests, the quick ones first.
+# test.sh [--fast|--asan|--assert|--two-reactors|--guest|--container|--crash] [ARGUMENT...]: sets all up,
+# builds, and runs the tests, the quick ones first.
 #
 #   --fast       only unit tests and documentation tests, none on a running target
-#   --asan       a choice of the tests on a build with AddressSanitizer; any others can be named
-#   --sanitize   all tests, or those named, with SPDK built with sanitizers too: takes long
+#   --asan       the tests of the doors, and some more, with AddressSanitizer and UndefinedBehaviorSanitizer in
+#                SPDK, DPDK, libvfio-user and ours; a report fails the test. ARGUMENT... are the names of others
+#   --assert     the same with SPDK's assertions too
 #   --two-reactors  those named, on targets with two reactors where the default is one; not for tests that
 #                start a second target beside the first, which has core 1
 #   --guest      instead of all others the long ones, in virtual machines with a real Linux; installs QEMU
@@ -20,11 +21,11 @@ source "$SCRIPTS/sanitizers.sh"
 
 [[ ${1:-} != --container ]] || exec bash "$SCRIPTS/container-test.sh" "${@:2}"
 
-fast= asan= guest= sanitize= crash=
+fast= sanitize= guest= crash=
 case ${1:-} in
     --fast) fast=1 && shift ;;
-    --asan) asan=1 && shift ;;
-    --sanitize) sanitize=1 && shift ;;
+    --asan) sanitize=1 && shift ;;
+    --assert) sanitize=assert && shift ;;
     --two-reactors) export TEST_REACTORS=2 && shift ;;
     --guest) guest=1 && shift ;;
     --crash) crash=1 && shift ;;
@@ -32,8 +33,9 @@ esac
 # QEMU emulates no AVX-512, which a build for this machine may use: another SPDK, and another build on it.
 [[ -z $guest ]] || export SPDK_ARCH=${SPDK_ARCH:-haswell} CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$ROOT/target}/guest
 
-# What --asan runs: the safe API over SPDK, each verb of each kind, bad input, and data over each way in and out.
-ASAN_TESTS=(mailbox target remote vhost contract bad_input dataplane)
+# What --asan and --assert run: the doors, data over each way in and out, the safe API over SPDK, and bad input.
+SANITIZED_TESTS=(door_nvme_tcp door_fabrics door_peer door_vhost_user door_vfio_user door_management
+    tls hosts dataplane mailbox target remote vhost contract bad_input)
 
 call bash "$SCRIPTS/setup.sh" --tools
 load_env
@@ -41,9 +43,8 @@ load_env
 [[ -n $fast ]] || HUGEPAGES=${HUGEPAGES:-1536} bash "$SCRIPTS/hugepages.sh" || true
 cd "$ROOT"
 # The page is shown by a browser.
-[[ -n $fast$guest$crash ]] || call bash "$SCRIPTS/packages.sh" chromium
-[[ -z $asan ]] || use_asan
-[[ -z $sanitize ]] || use_sanitizers 1
+[[ -n $fast$guest$crash$sanitize ]] || call bash "$SCRIPTS/packages.sh" chromium
+[[ -z $sanitize ]] || use_sanitizers "$sanitize"
 
 if [[ -n $guest ]]; then
     call bash "$SCRIPTS/packages.sh" qemu-system-x86
@@ -58,16 +59,17 @@ if [[ -n $crash ]]; then
     stage "$CRASH_ROUNDS ends by kill -9" cargo test --locked --test crash -- --nocapture "$@"
     exit
 fi
+if [[ -n $sanitize ]]; then
+    (($#)) || set -- "${SANITIZED_TESTS[@]}"
+    stage "end-to-end tests with sanitizers, $# files of them" \
+        cargo test --locked --workspace "${@/#/--test=}" --no-fail-fast
+    exit
+fi
 if (($#)); then
     stage "tests: $*" cargo test --locked --workspace "$@"
     exit
 fi
 stage "unit tests" cargo test --locked --workspace --lib --bins --no-fail-fast
-if [[ -n $asan ]]; then
-    stage "end-to-end tests on the real engine, ${#ASAN_TESTS[@]} files of them" \
-        cargo test --locked --workspace "${ASAN_TESTS[@]/#/--test=}" --no-fail-fast
-    exit
-fi
 stage "documentation tests" cargo test --locked --workspace --doc --no-fail-fast
 [[ -z $fast ]] || exit 0
 stage "end-to-end tests on the real engine" cargo test --locked --workspace --test '*' --no-fail-fast

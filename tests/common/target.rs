@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -275,11 +276,13 @@ impl Target {
     pub fn wait(&mut self, within: Duration) -> ExitStatus {
         let ended = poll_blocking(within, || self.exited());
         let mut child = self.child.take().expect("it has not been stopped");
-        ended.unwrap_or_else(|| {
+        let status = ended.unwrap_or_else(|| {
             let _ = child.kill();
             let _ = child.wait();
             panic!("the target did not stop within {within:?}:\n{}", self.log())
-        })
+        });
+        self.check_no_report(status);
+        status
     }
 
     /// Stops it with SIGTERM as promised, and checks that nothing stays behind.
@@ -317,6 +320,20 @@ impl Target {
     /// Forgets all that it made, after its end: a successor begins with nothing.
     pub fn forget(&self) {
         std::fs::remove_dir_all(self.dir.path().join("state")).expect("it has had a state");
+    }
+
+    /// A sanitizer has found nothing: AddressSanitizer and the C library's assertions write what they find,
+    /// UndefinedBehaviorSanitizer traps.
+    fn check_no_report(&self, status: ExitStatus) {
+        let trapped = status.signal() == Some(Signal::ILL.as_raw());
+        let log = self.log();
+        let reported = ["AddressSanitizer: ", "Assertion `"]
+            .iter()
+            .any(|mark| log.contains(mark));
+        assert!(
+            !trapped && !reported,
+            "the target ended with {status} and a report:\n{log}"
+        );
     }
 
     fn check_nothing_left(&self, pid: Pid) {
