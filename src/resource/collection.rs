@@ -345,7 +345,8 @@ impl<K: Kind> Collection<K> {
     fn not_known(&self, name: &Name) -> Error {
         let waits = self.shared.store().waiting().unwrap_or_default();
         Error::Unavailable(format!(
-            "{name}: whether the change is made is not known yet: the disk of state-dir has not answered for {} ms;              the change goes on: read the object to see what came of it, or repeat the call",
+            "{name}: whether the change is made is not known yet: the disk of state-dir has not answered for {} ms; \
+             the change goes on: read the object to see what came of it, or repeat the call",
             waits.as_millis()
         ))
     }

@@ -64,6 +64,11 @@ impl Name {
         &self.key
     }
 
+    /// The form that is answered.
+    pub(super) fn shown(&self) -> &Arc<str> {
+        &self.shown
+    }
+
     /// The last part.
     pub fn id(&self) -> &str {
         last_of(&self.key.0)

@@ -111,11 +111,6 @@ pub fn remote_bdevs(controller: &str) -> Key {
     Key::from(format!("{SPACE}{controller}"))
 }
 
-/// Whether the key stands for remote bdevs.
-pub(super) fn is_space(key: &Key) -> bool {
-    key.as_str().starts_with(SPACE)
-}
-
 /// The remote bdevs that the bdev of this key would be one of.
 pub(super) fn remote_space(key: &Key) -> Option<Key> {
     let bdev = key.as_str().strip_prefix("bdev/")?;

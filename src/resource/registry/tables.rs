@@ -1,0 +1,177 @@
+//! What is held, and the indexes that find it. A call costs what it touches, however many objects there are.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use super::super::{Key, Name, Uses, volume_ref};
+
+/// What each object holds, and who owns what. Both change in [`set`](Tables::set) alone, and the indexes
+/// over them with them.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    held: HashMap<Name, Uses>,
+    owners: HashMap<Key, Name>,
+    indexes: Indexes,
+}
+
+/// Everything here follows from `held` and `owners`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Indexes {
+    /// The users of a key, in whichever way.
+    users: Sets<Key, Name>,
+    /// Those of them that move data through it.
+    takers: Sets<Key, Name>,
+    /// The bdevs that have owners, by the space of remote bdevs that each would be in.
+    spaces: Sets<Key, Key>,
+    /// What a key means that is an alias of its owner's.
+    meant: HashMap<Key, Key>,
+    /// The same from the other side.
+    aliases: Sets<Key, Key>,
+    /// The objects by the names that clients see: one of each kind at most.
+    shown: Sets<Arc<str>, Name>,
+}
+
+impl Tables {
+    pub(super) fn held(&self, name: &Name) -> Option<&Uses> {
+        self.held.get(name)
+    }
+
+    /// Who owns the very key.
+    pub(super) fn owner(&self, key: &Key) -> Option<&Name> {
+        self.owners.get(key)
+    }
+
+    /// Those that use the key, in the order of their names.
+    pub(super) fn users(&self, key: &Key) -> impl Iterator<Item = &Name> {
+        self.indexes.users.of(key)
+    }
+
+    /// Who has the key, or the remote bdevs of which it would be one, or one of those that it means.
+    pub(super) fn owner_of(&self, key: &Key) -> Option<&Name> {
+        if let Some(owner) = self.owners.get(key) {
+            return Some(owner);
+        }
+        if let Some(space) = volume_ref::remote_space(key) {
+            return self.owners.get(&space);
+        }
+        let mut bdevs = self.indexes.spaces.of(key);
+        bdevs.find_map(|bdev| self.owners.get(bdev))
+    }
+
+    /// Who beside `name` takes the key, under whichever of its names.
+    pub(super) fn other_taker(&self, name: &Name, key: &Key) -> Option<&Name> {
+        let meant = self.indexes.meant.get(key).unwrap_or(key);
+        let mut names = self.indexes.aliases.of(meant).chain([meant]);
+        names.find_map(|key| self.indexes.takers.of(key).find(|taker| *taker != name))
+    }
+
+    /// Who is shown by the same name, and is of another kind.
+    pub(super) fn namesake(&self, name: &Name) -> Option<&Name> {
+        let mut shown = self.indexes.shown.of(&**name.shown());
+        shown.find(|other| other.key() != name.key())
+    }
+
+    /// `name` holds this from now on, in place of what it held.
+    pub(super) fn set(&mut self, name: &Name, uses: Option<Uses>) {
+        if let Some(old) = self.held.remove(name) {
+            self.indexes.hold(name, &old, Sets::remove);
+            self.indexes.shown.remove(name.shown(), name);
+            for key in &old.owned {
+                if self.owners.get(key) == Some(name) {
+                    self.owners.remove(key);
+                    self.indexes.own(key, old.aliases.get(key), Sets::remove);
+                    self.indexes.meant.remove(key);
+                }
+            }
+        }
+        let Some(uses) = uses else { return };
+        self.indexes.hold(name, &uses, Sets::add);
+        self.indexes.shown.add(name.shown(), name);
+        for key in &uses.owned {
+            // A key that SPDK chose may meet a reservation that is about to fail: the first keeps it.
+            if self.owners.contains_key(key) {
+                continue;
+            }
+            self.owners.insert(key.clone(), name.clone());
+            let alias_of = uses.aliases.get(key);
+            self.indexes.own(key, alias_of, Sets::add);
+            if let Some(other) = alias_of {
+                self.indexes.meant.insert(key.clone(), other.clone());
+            }
+        }
+        self.held.insert(name.clone(), uses);
+    }
+
+    /// How many objects hold something, and how many keys have owners.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> (usize, usize) {
+        (self.held.len(), self.owners.len())
+    }
+}
+
+/// [`Sets::add`] or [`Sets::remove`]: what a change enters is what its end takes out.
+type Edit<K, V> = fn(&mut Sets<K, V>, &K, &V);
+
+impl Indexes {
+    /// What follows from an object that holds something.
+    fn hold(&mut self, name: &Name, uses: &Uses, edit: Edit<Key, Name>) {
+        for key in uses.used() {
+            edit(&mut self.users, &key, name);
+        }
+        for key in &uses.exclusive {
+            edit(&mut self.takers, key, name);
+        }
+    }
+
+    /// What follows from a key that has an owner.
+    fn own(&mut self, key: &Key, alias_of: Option<&Key>, edit: Edit<Key, Key>) {
+        if let Some(space) = volume_ref::remote_space(key) {
+            edit(&mut self.spaces, &space, key);
+        }
+        if let Some(other) = alias_of {
+            edit(&mut self.aliases, other, key);
+        }
+    }
+}
+
+/// Sets by keys; none of them is empty.
+#[derive(Debug, PartialEq, Eq)]
+struct Sets<K: Eq + Hash, V: Ord>(HashMap<K, BTreeSet<V>>);
+
+impl<K: Eq + Hash, V: Ord> Default for Sets<K, V> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash + Clone, V: Ord + Clone> Sets<K, V> {
+    /// The members of this set, in their order.
+    fn of<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &V>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key).into_iter().flatten()
+    }
+
+    fn add(&mut self, key: &K, value: &V) {
+        match self.0.get_mut(key) {
+            Some(set) => set.insert(value.clone()),
+            None => (self.0.insert(key.clone(), BTreeSet::from([value.clone()]))).is_none(),
+        };
+    }
+
+    fn remove(&mut self, key: &K, value: &V) {
+        if let Some(set) = self.0.get_mut(key) {
+            set.remove(value);
+            if set.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tables_tests.rs"]
+mod tests;
