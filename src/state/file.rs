@@ -305,3 +305,7 @@ impl StorageBackend for Copy {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;
