@@ -14,6 +14,7 @@ mod client;
 mod driver;
 mod fixture;
 mod http;
+pub mod hung_disk;
 mod initiator;
 mod json;
 mod jsonrpc;

@@ -1,9 +1,13 @@
 //! Reservations of namespaces that a host asked to persist outlive the process.
 
-#[path = "common/mod.rs"]
+mod all_registrants;
+#[path = "../common/mod.rs"]
 mod common;
+mod not_durable;
 
-use common::nvme_tcp::{Command, Digests, Host, Identity, Sgl};
+use std::time::Duration;
+
+use common::nvme_tcp::{Command, Digests, Host, Identity, Pdu, Sgl};
 use common::{Options, Resource, Target, malloc, name_of, subsystem, tcp_controller, unique};
 use serde_json::{Value, json};
 
@@ -25,14 +29,19 @@ const EXCLUSIVE: u32 = 2 << 8;
 
 const KEY: u64 = 0x1122_3344_5566_7788;
 
+/// A command waits for its record for 3 s, and a busy machine for longer.
+const ANSWER: Duration = Duration::from_secs(30);
+
 /// A command with two keys; its status.
 fn command(host: &mut Host, opcode: u8, cdw10: u32, keys: [u64; 2]) -> u16 {
     let data: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
     let length = if opcode == RELEASE { 8 } else { 16 };
     let command = Command::new(opcode, host.cid()).nsid(1).cdw(10, cdw10);
     let command = command.sgl(Sgl::InCapsule(length));
-    let answer = host.call(command, &data[..length as usize]);
-    answer.expect("an answer").status()
+    let capsule = Pdu::capsule(command, &data[..length as usize]);
+    host.send(&capsule).expect("it goes");
+    let answer = host.receive_within(ANSWER).expect("an answer");
+    answer.status()
 }
 
 /// A namespace of this volume.
@@ -44,8 +53,7 @@ fn shown(volume: &str) -> Value {
 fn report(host: &mut Host) -> (u8, u16, u8) {
     let command = Command::new(REPORT, host.cid()).nsid(1).cdw(10, 31);
     let command = command.cdw(11, 1).sgl(Sgl::Transport(128));
-    host.send(&common::nvme_tcp::Pdu::capsule(command, &[]))
-        .expect("it goes");
+    host.send(&Pdu::capsule(command, &[])).expect("it goes");
     let (answer, data) = host.completion(command.cid(), &[]).expect("a report");
     assert_eq!(answer.status(), 0);
     (data[4], u16::from_le_bytes([data[5], data[6]]), data[9])

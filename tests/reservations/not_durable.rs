@@ -1,0 +1,159 @@
+//! Reservations that cannot be made durable: the command fails, in time, the reservation holds in the running
+//! process, and the next command makes it durable.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tonic::Code;
+
+use super::*;
+use crate::common::hung_disk::{self, Frozen};
+
+/// Status: internal error.
+const INTERNAL: u16 = 0x06;
+
+fn directory() -> Arc<TempDir> {
+    let dir = tempfile::Builder::new().prefix("opi-").tempdir();
+    Arc::new(dir.expect("a directory"))
+}
+
+/// The reservation holds, although the command failed.
+fn holds(disk: &Disk) {
+    let (_admin, mut other) = connected(&disk.other);
+    let refused = other.write(1, 0, &[1; 512]).expect("an answer");
+    assert_eq!(refused.status(), CONFLICT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_fails_after_three_seconds_on_a_disk_that_does_not_answer() {
+    let dir = directory();
+    let state = hung_disk::Disk::new(&dir.path().join("image"), dir.path().join("state"));
+    let options = Options::default().in_dir(Arc::clone(&dir));
+    let target = Target::start_with(options.clone()).await;
+    let disk = Disk::new(&target).await;
+    let (admin, mut holder) = connected(&disk.holder);
+    assert_eq!(command(&mut holder, REGISTER, PERSIST, [0, KEY]), 0);
+
+    let frozen = Frozen::new(&state);
+    let begun = Instant::now();
+    let status = command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]);
+    let took = begun.elapsed();
+    assert_eq!(status, INTERNAL);
+    assert!(
+        took >= Duration::from_secs(2) && took < Duration::from_secs(10),
+        "{took:?}"
+    );
+    holds(&disk);
+    drop(frozen);
+
+    assert_eq!(command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]), 0);
+    let options = killed(target, options);
+    drop((admin, holder));
+    let target = Target::start_with(options).await;
+    is_held(&disk);
+    target.stop();
+}
+
+/// A small file system, until the end of the test.
+struct Small(PathBuf);
+
+impl Small {
+    fn new(at: PathBuf) -> Self {
+        std::fs::create_dir(&at).expect("a directory");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs"]);
+        let status = mount.arg(&at).status().expect("mount(8)");
+        assert!(status.success(), "{status}: the tests need root");
+        Self(at)
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Nothing is left for the state's file to grow by.
+    fn fill(&self) {
+        let room = rustix::fs::statvfs(self.0.as_path()).expect("it is mounted");
+        let rest = usize::try_from(room.f_bavail * room.f_frsize).expect("little");
+        std::fs::write(self.filler(), vec![1; rest]).expect("there is room");
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// Makes volumes until the state's file has no room for one more.
+async fn use_up(target: &Target, round: u32) {
+    let mut running = JoinSet::new();
+    for client in 0..8 {
+        let connection = target.client().await;
+        running.spawn(async move {
+            let volumes = Resource::new(&connection, "NullVolume");
+            for number in 0.. {
+                let id = format!("fills-the-state-{round}-{client}-{number}");
+                let spec = json!({ "block_size": 512, "blocks_count": 64 });
+                match volumes.create("", &id, spec).await {
+                    Ok(_) => {}
+                    Err(status) if status.code() == Code::ResourceExhausted => return,
+                    Err(status) => panic!("{status}"),
+                }
+            }
+        });
+    }
+    running.join_all().await;
+}
+
+fn is_checked(dir: &Path) {
+    let checked = Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
+        .args(["state", "check", "--state-dir"])
+        .arg(dir)
+        .output()
+        .expect("the program starts");
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_that_found_no_room_fails_and_the_next_command_stores_it() {
+    let dir = directory();
+    let state = Small::new(dir.path().join("state"));
+    let options = Options::default().in_dir(Arc::clone(&dir));
+    let target = Target::start_with(options.clone()).await;
+    let disk = Disk::new(&target).await;
+    let (admin, mut holder) = connected(&disk.holder);
+    assert_eq!(command(&mut holder, REGISTER, PERSIST, [0, KEY]), 0);
+
+    state.fill();
+    let mut is_full = false;
+    // What is left may do for one more of these small records: then it is given back, and used up.
+    for round in 0..20 {
+        use_up(&target, round).await;
+        match command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]) {
+            0 => assert_eq!(command(&mut holder, RELEASE, EXCLUSIVE, [KEY, 0]), 0),
+            status => {
+                assert_eq!(status, INTERNAL);
+                is_full = true;
+                break;
+            }
+        }
+    }
+    assert!(is_full, "there was always room");
+    holds(&disk);
+    std::fs::remove_file(state.filler()).expect("it is there");
+
+    // It changes nothing of the reservation, and is not answered before that is durable.
+    assert_eq!(command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]), 0);
+    let options = killed(target, options);
+    drop((admin, holder));
+    is_checked(&state.0);
+    let target = Target::start_with(options).await;
+    is_held(&disk);
+    target.stop();
+}
