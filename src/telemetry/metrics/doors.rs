@@ -113,7 +113,7 @@ impl Reading {
         out.gauges(
             "opi_spdk_namespace_info",
             "1 for each namespace: the volume that it shows, whose metrics are the namespace's",
-            namespaces.iter().map(|labels| (labels, 1)),
+            namespaces.iter().map(|labels| (labels, 1_u8)),
         );
     }
 

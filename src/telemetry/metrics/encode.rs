@@ -75,17 +75,17 @@ impl Reading {
         out.counters(
             "opi_spdk_reactor_busy_seconds",
             "Time of a reactor's turns that had work",
-            cores().map(|(labels, of)| (labels, of.busy.as_secs_f64())),
+            cores().map(|(labels, of)| (labels, of.busy)),
         );
         out.counters(
             "opi_spdk_reactor_idle_seconds",
             "Time of a reactor's turns that had none",
-            cores().map(|(labels, of)| (labels, of.idle.as_secs_f64())),
+            cores().map(|(labels, of)| (labels, of.idle)),
         );
         out.gauges(
             "opi_spdk_reactor_last_turn_seconds",
             "Time since a reactor ended its last turn",
-            cores().map(|(labels, of)| (labels, of.last_turn.as_secs_f64())),
+            cores().map(|(labels, of)| (labels, of.last_turn)),
         );
         let stalls = |core| self.stalls.get(&core).copied().unwrap_or_default();
         out.counters(
@@ -105,12 +105,12 @@ impl Reading {
         out.counter(
             "opi_spdk_control_busy_seconds",
             "Time that these steps took",
-            control.busy.as_secs_f64(),
+            control.busy,
         );
         out.gauge(
             "opi_spdk_control_longest_step_seconds",
             "The longest of these steps since start",
-            control.longest.as_secs_f64(),
+            control.longest,
         );
         out.gauge(
             "opi_spdk_mailbox_calls",
@@ -140,7 +140,7 @@ impl Reading {
         out.gauge(
             "opi_spdk_scrape_seconds",
             "Time that this reading took",
-            self.took.as_secs_f64(),
+            self.took,
         );
     }
 
@@ -236,7 +236,7 @@ impl Reading {
         out.gauges(
             "opi_spdk_build_info",
             "Versions of the program and of SPDK",
-            [(&labels, 1)],
+            [(&labels, 1_u8)],
         );
     }
 }

@@ -14,6 +14,7 @@ mod process;
 mod reading;
 mod scrape;
 mod text;
+mod value;
 mod volumes;
 
 use std::collections::BTreeMap;

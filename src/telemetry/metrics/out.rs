@@ -1,8 +1,9 @@
 //! Writes families of metrics as text, in either form.
 
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 
 use super::text::Form;
+use super::value::Value;
 
 /// What a family counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,13 +24,6 @@ impl Labels {
         for (name, value) in pairs {
             labels.add(name, value);
         }
-        labels
-    }
-
-    /// The same, and another one.
-    pub(super) fn with(&self, name: &str, value: &str) -> Self {
-        let mut labels = self.clone();
-        labels.add(name, value);
         labels
     }
 
@@ -98,13 +92,7 @@ impl Out {
     }
 
     /// A sample of the family: the suffix of its name, its labels and its value.
-    pub(super) fn sample(
-        &mut self,
-        name: &str,
-        suffix: &str,
-        labels: &Labels,
-        value: impl Display,
-    ) {
+    pub(super) fn sample(&mut self, name: &str, suffix: &str, labels: &Labels, value: impl Value) {
         self.text.push_str(name);
         self.text.push_str(suffix);
         if !labels.0.is_empty() {
@@ -112,24 +100,45 @@ impl Out {
             self.text.push_str(&labels.0);
             self.text.push('}');
         }
-        self.line(format_args!(" {value}"));
+        self.value(value);
     }
 
-    /// A bucket of a histogram: its upper bound, as text, and how many lie below it.
-    pub(super) fn bucket(&mut self, name: &str, labels: &Labels, bound: &str, count: u64) {
+    /// The same with one label more, whose value is ours and has nothing in it that ends it.
+    pub(super) fn sample_of(
+        &mut self,
+        name: &str,
+        suffix: &str,
+        labels: &Labels,
+        (label, of): (&str, &str),
+        value: impl Value,
+    ) {
         self.text.push_str(name);
-        self.text.push_str("_bucket{");
+        self.text.push_str(suffix);
+        self.text.push('{');
         if !labels.0.is_empty() {
             self.text.push_str(&labels.0);
             self.text.push(',');
         }
-        self.text.push_str("le=\"");
-        self.text.push_str(bound);
-        self.line(format_args!("\"}} {count}"));
+        self.text.push_str(label);
+        self.text.push_str("=\"");
+        self.text.push_str(of);
+        self.text.push_str("\"}");
+        self.value(value);
+    }
+
+    /// A bucket of a histogram: its upper bound, as text, and how many lie below it.
+    pub(super) fn bucket(&mut self, name: &str, labels: &Labels, bound: &str, count: u64) {
+        self.sample_of(name, "_bucket", labels, ("le", bound), count);
+    }
+
+    fn value(&mut self, value: impl Value) {
+        self.text.push(' ');
+        value.write(&mut self.text);
+        self.text.push('\n');
     }
 
     /// A family of counters.
-    pub(super) fn counters<'v, V: Display>(
+    pub(super) fn counters<'v, V: Value>(
         &mut self,
         name: &str,
         help: &str,
@@ -142,7 +151,7 @@ impl Out {
     }
 
     /// A family of gauges.
-    pub(super) fn gauges<'v, V: Display>(
+    pub(super) fn gauges<'v, V: Value>(
         &mut self,
         name: &str,
         help: &str,
@@ -155,12 +164,12 @@ impl Out {
     }
 
     /// A counter that there is one of.
-    pub(super) fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+    pub(super) fn counter(&mut self, name: &str, help: &str, value: impl Value) {
         self.counters(name, help, [(&Labels::default(), value)]);
     }
 
     /// A gauge that there is one of.
-    pub(super) fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+    pub(super) fn gauge(&mut self, name: &str, help: &str, value: impl Value) {
         self.gauges(name, help, [(&Labels::default(), value)]);
     }
 
@@ -178,7 +187,7 @@ mod tests {
     #[test]
     fn values_of_labels_cannot_end_them() {
         assert_eq!(Labels::of([("a", "b")]).0, "a=\"b\"");
-        let labels = Labels::of([("a", "x\"}\n\\y")]).with("b", "");
+        let labels = Labels::of([("a", "x\"}\n\\y"), ("b", "")]);
         assert_eq!(labels.0, "a=\"x\\\"}\\n\\\\y\",b=\"\"");
     }
 
@@ -187,7 +196,7 @@ mod tests {
         let text = |form| {
             let mut out = Out::new(form, 0);
             let labels = Labels::of([("c", "d")]);
-            out.counters("a", "Help", [(&labels, 1)]);
+            out.counters("a", "Help", [(&labels, 1_u64)]);
             out.gauge("b", "More", 0.25);
             out.family("h", "Times", Kind::Histogram);
             out.bucket("h", &labels, "+Inf", 3);

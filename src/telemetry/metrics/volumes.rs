@@ -88,11 +88,11 @@ impl Reading {
                 ("flush", of.flush),
                 ("other", of.other),
             ] {
-                out.sample(errors, "_total", &labels.with("io", io), number);
+                out.sample_of(errors, "_total", labels, ("io", io), number);
             }
         }
         for (name, help, value) in TIMES {
-            let values = volumes().map(|(labels, of)| (labels, value(of).as_secs_f64()));
+            let values = volumes().map(|(labels, of)| (labels, value(of)));
             out.counters(name, help, values);
         }
         self.write_latencies(out, volumes());
