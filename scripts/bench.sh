@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # bench.sh [OPTION...]: sets all up, builds, and measures opi-spdk beside SPDK's own target and beside
-# a gRPC server that does nothing. `bench.sh --help` tells the options; without any it takes some twelve
+# a gRPC server that does nothing. `bench.sh --help` tells the options; without any it takes some fifteen
 # minutes, and wants a machine that does nothing else. Results: target/bench/bench.md and bench.json.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"

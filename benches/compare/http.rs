@@ -29,6 +29,13 @@ impl Http {
 
     /// Makes a request, and gives the JSON of its answer.
     pub async fn call(&mut self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+        Ok(serde_json::from_slice(
+            &self.body(method, path, body).await?,
+        )?)
+    }
+
+    /// Makes a request, and gives the whole body of its answer.
+    pub async fn body(&mut self, method: Method, path: &str, body: Option<Value>) -> Result<Bytes> {
         let body = body.map(|body| body.to_string()).unwrap_or_default();
         let request = Request::builder()
             .method(method)
@@ -46,6 +53,6 @@ impl Http {
         if !status.is_success() {
             bail!("{path}: {status}: {}", String::from_utf8_lossy(&body));
         }
-        Ok(serde_json::from_slice(&body)?)
+        Ok(body)
     }
 }

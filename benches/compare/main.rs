@@ -4,8 +4,8 @@
 //! ```text
 //! scenario ─ the table of data-path rows     client ─ the calls of the control rows
 //!     │                                          │
-//! data_path    control    cost ──► verdict ──► report (bench.md, bench.json)
-//!     └───────────┼────────┘
+//! data_path    control    cost    scale ──► verdict ──► report (bench.md, bench.json)
+//!     └───────────┼────────┴────────┘
 //!    target: opi | spdk_tgt     initiator: spdk_nvme_perf | fio | bdevperf     floor
 //! ```
 
@@ -25,6 +25,7 @@ mod opi;
 mod process;
 mod reactor;
 mod report;
+mod scale;
 mod scenario;
 mod settings;
 mod spdk_tgt;
@@ -102,6 +103,10 @@ async fn measure(settings: &Settings) -> Result<Report> {
         true => or_failed(cost::run(settings).await, "reactor cost", &mut failures),
         false => Vec::new(),
     };
+    let scale = match settings.runs(Part::Scale) {
+        true => or_failed(scale::run(settings).await, "many objects", &mut failures),
+        false => None,
+    };
     let conditions = Conditions {
         rounds: settings.line.rounds,
         seconds: settings.line.seconds,
@@ -115,12 +120,13 @@ async fn measure(settings: &Settings) -> Result<Report> {
         took_seconds: begun.elapsed().as_secs_f64(),
     };
     Ok(Report {
-        verdicts: verdict::all(&data_path, &control, &cost),
+        verdicts: verdict::all(&data_path, &control, &cost, scale.as_ref()),
         machine,
         conditions,
         data_path,
         control,
         cost,
+        scale,
         failures,
     })
 }

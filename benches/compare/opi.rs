@@ -65,30 +65,61 @@ pub enum Counters {
     Unwanted,
 }
 
+/// How it is started.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// Whether SPDK's counters are read.
+    pub counters: Counters,
+    /// SPDK's memory, MiB.
+    pub memory_mib: u64,
+    /// Whether that is without hugepages.
+    pub no_huge: bool,
+    /// With the state that is there; a new one else.
+    pub again: bool,
+}
+
+impl Start {
+    /// As most parts want it.
+    pub fn new(settings: &Settings, counters: Counters) -> Self {
+        Self {
+            counters,
+            memory_mib: MEMORY_MIB + settings.line.volume_mib,
+            no_huge: settings.no_huge(),
+            again: false,
+        }
+    }
+}
+
 impl Opi {
-    /// Starts it; with SPDK's JSON-RPC if its counters are wanted.
+    /// Starts it with a new state.
     pub async fn start(settings: &Settings, counters: Counters) -> Result<Self> {
+        Self::start_so(settings, &Start::new(settings, counters)).await
+    }
+
+    /// Starts it, and returns once it answers reads.
+    pub async fn start_so(settings: &Settings, start: &Start) -> Result<Self> {
         let (port, http) = (free_port()?, free_port()?);
-        let directory = |name: &str| settings.scratch().join(name).display().to_string();
+        let directory = |name: &str| settings.scratch().join(name);
         let mut arguments = vec![
             format!("--grpc-addr=127.0.0.1:{port}"),
             format!("--http-addr=127.0.0.1:{http}"),
             format!("--cores={}", settings.cores.target),
-            format!("--mem-mib={}", MEMORY_MIB + settings.line.volume_mib),
-            format!("--state-dir={}", directory("state")),
-            format!("--ctrlr-dir={}", directory("ctrlr")),
+            format!("--mem-mib={}", start.memory_mib),
+            format!("--state-dir={}", directory("state").display()),
+            format!("--ctrlr-dir={}", directory("ctrlr").display()),
         ];
-        if settings.no_huge() {
+        if start.no_huge {
             arguments.push("--no-huge".to_owned());
         }
-        let wanted = counters == Counters::Wanted;
-        let rpc_socket = wanted.then(|| settings.scratch().join("opi-rpc.sock"));
+        let wanted = start.counters == Counters::Wanted;
+        let rpc_socket = wanted.then(|| directory("opi-rpc.sock"));
         if let Some(socket) = &rpc_socket {
             arguments.push(format!("--spdk-rpc-socket={}", socket.display()));
         }
-        // A state of its own each time: nothing to replay.
         for name in ["state", "ctrlr"] {
-            fresh_directory(&settings.scratch().join(name))?;
+            if !start.again {
+                fresh_directory(&directory(name))?;
+            }
         }
         let mut process = Process::start(
             "opi-spdk",

@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// How often a condition is looked at again.
 const INTERVAL: Duration = Duration::from_millis(10);
 
+/// What the kernel counts processor time in, for whoever reads /proc.
+const TICK: Duration = Duration::from_millis(10);
+
 /// A running program with its output in a file.
 pub struct Process {
     child: Child,
@@ -121,6 +124,26 @@ impl Process {
             self.name,
             self.last_words()
         )
+    }
+
+    /// Processor time that all threads but `name` have had.
+    pub fn time_beside(&self, name: &str) -> Result<Duration> {
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
+        let mut ticks: u64 = 0;
+        for task in fs::read_dir(&tasks).with_context(|| tasks.display().to_string())? {
+            let task = task?.path();
+            if fs::read_to_string(task.join("comm"))?.trim() == name {
+                continue;
+            }
+            let stat = fs::read_to_string(task.join("stat"))?;
+            // After the name, which may have blanks in it: the 12th and 13th are user and system time.
+            let (_, fields) = stat.rsplit_once(')').context("a stat without a name")?;
+            let fields = fields.split_whitespace().skip(11).take(2);
+            for field in fields {
+                ticks += field.parse::<u64>()?;
+            }
+        }
+        Ok(TICK * ticks.try_into()?)
     }
 
     /// How often the kernel has taken the core away from its thread `name`.

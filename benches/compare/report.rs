@@ -9,6 +9,7 @@ use crate::control::{self, Control, Load};
 use crate::cost::{Cost, Longest, RATE};
 use crate::data_path::{self, DataPath};
 use crate::machine::Machine;
+use crate::scale::Scale;
 use crate::stats::Rounds;
 use crate::verdict::Verdict;
 
@@ -23,6 +24,7 @@ pub struct Report {
     pub data_path: DataPath,
     pub control: Control,
     pub cost: Vec<Cost>,
+    pub scale: Option<Scale>,
     pub verdicts: Vec<Verdict>,
     /// What went wrong, part by part.
     pub failures: Vec<String>,
@@ -58,6 +60,9 @@ impl Report {
         }
         if !self.cost.is_empty() {
             self.cost_table(&mut out);
+        }
+        if let Some(scale) = &self.scale {
+            scale.table(&mut out);
         }
         self.verdict_table(&mut out);
         out
@@ -357,7 +362,7 @@ impl Control {
     }
 }
 
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+pub(crate) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a String does not fail.
     let _ = writeln!(out, "{text}");
 }

@@ -65,6 +65,9 @@ pub struct CommandLine {
     /// Where spdk_tgt, spdk_nvme_perf and the fio plugin are [default: $SPDK_TOOLS]
     #[arg(long, value_name = "DIR")]
     pub tools: Option<PathBuf>,
+    /// Volumes that many objects are; a tenth of it is exported
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1_000..=100_000))]
+    pub objects: u32,
     /// Be the gRPC server that does nothing, on this port
     #[arg(long, hide = true, value_name = "PORT")]
     pub floor: Option<u16>,
@@ -82,6 +85,8 @@ pub enum Part {
     Control,
     /// What configuration calls cost the reactor
     Cost,
+    /// Calls, a restart and scrapes with few objects and with many
+    Scale,
 }
 
 /// The command line, with what follows from it.

@@ -6,6 +6,7 @@ use crate::client::{Subject, Verb};
 use crate::control::{Control, Load};
 use crate::cost::Cost;
 use crate::data_path::DataPath;
+use crate::scale::Scale;
 use crate::target::Side;
 
 /// Least ratio of IOPS to those of spdk_tgt, at every point.
@@ -38,8 +39,22 @@ pub struct Verdict {
     pub met: bool,
 }
 
+/// Least ratio of creates a second among many objects to those among few.
+const CREATES_RATIO: f64 = 0.9;
+
+/// Most that a start may take with all objects, after SPDK is up, milliseconds.
+const RESTART_MS: f64 = 3_000.0;
+
+/// Most that a scrape of all volumes may take, milliseconds.
+const SCRAPE_MS: f64 = 100.0;
+
 /// All targets that this run can tell about.
-pub fn all(data: &DataPath, control: &Control, cost: &[Cost]) -> Vec<Verdict> {
+pub fn all(
+    data: &DataPath,
+    control: &Control,
+    cost: &[Cost],
+    scale: Option<&Scale>,
+) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     verdicts.extend(data_path(data));
     verdicts.extend(get(control));
@@ -55,7 +70,36 @@ pub fn all(data: &DataPath, control: &Control, cost: &[Cost]) -> Vec<Verdict> {
         }
     }
     verdicts.extend(reactor(cost));
+    verdicts.extend(scale.into_iter().flat_map(many_objects));
     verdicts
+}
+
+fn many_objects(scale: &Scale) -> [Verdict; 3] {
+    let Scale { few, many, .. } = scale;
+    let (ratio, ready) = (scale.creates_ratio.median, scale.ready_ms.median);
+    let scrape_ms = scale.scrape.p50_us / 1e3;
+    [
+        Verdict {
+            target: format!(
+                "creates a second among {many} at least {CREATES_RATIO} of those among {few}"
+            ),
+            reached: format!("{ratio:.3}"),
+            met: ratio >= CREATES_RATIO,
+        },
+        Verdict {
+            target: format!(
+                "a start with {} objects: ready {RESTART_MS} ms after SPDK is up",
+                scale.restored
+            ),
+            reached: format!("{ready:.0} ms"),
+            met: ready <= RESTART_MS,
+        },
+        Verdict {
+            target: format!("a scrape within {SCRAPE_MS} ms"),
+            reached: format!("{scrape_ms:.0} ms"),
+            met: scrape_ms <= SCRAPE_MS,
+        },
+    ]
 }
 
 fn data_path(data: &DataPath) -> Option<Verdict> {

@@ -1,0 +1,440 @@
+//! Few objects and many: creates a second among 100 volumes and among 10,000, a restart with these and
+//! with subsystems over a tenth of them, and scrapes and lists of all.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use hyper::Method;
+use opi_spdk::api::own::ListObjectsRequest;
+use opi_spdk::api::own::object_service_client::ObjectServiceClient;
+use opi_spdk::api::storage::{
+    CreateMallocVolumeRequest, CreateNvmeControllerRequest, CreateNvmeNamespaceRequest,
+    CreateNvmeSubsystemRequest, FabricsEndpoint, MallocVolume, NvmeAddressFamily, NvmeController,
+    NvmeControllerSpec, NvmeNamespace, NvmeNamespaceSpec, NvmeSubsystem, NvmeSubsystemSpec,
+    NvmeTransportType, frontend_nvme_service_client::FrontendNvmeServiceClient,
+    malloc_volume_service_client::MallocVolumeServiceClient, nvme_controller_spec::Endpoint,
+};
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::task::JoinSet;
+
+use crate::client::{Address, Client, Verb};
+use crate::http::Http;
+use crate::opi::{Counters, Opi, Start, connect};
+use crate::report::line;
+use crate::settings::Settings;
+use crate::stats::{Latency, Rounds};
+use crate::target::free_port;
+
+/// Connections, with a call under way on each.
+const CLIENTS: u32 = 16;
+
+/// Memory for all objects, MiB.
+const MEMORY_MIB: u64 = 3072;
+
+/// Few objects.
+const FEW: u32 = 100;
+
+/// Creates that are measured at once, and how often in a row; they are deleted in between.
+const CREATES: u32 = 480;
+const REPEATS: u32 = 4;
+
+/// Scrapes, and lists of all objects, that are measured.
+const READS: u32 = 15;
+
+/// Objects on a page of a list.
+const PAGE: i32 = 250;
+
+/// How long a start with many objects may take.
+const RESTORED: Duration = Duration::from_secs(60);
+
+/// For how long a process without clients is watched.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// What it came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Scale {
+    pub few: u32,
+    pub many: u32,
+    pub creates_among_few: Rounds,
+    pub creates_among_many: Rounds,
+    pub creates_ratio: Rounds,
+    /// From "data path is up" until all is as it was, and until the process is ready, milliseconds.
+    pub restored_ms: Rounds,
+    pub ready_ms: Rounds,
+    /// Objects of a restart.
+    pub restored: u32,
+    pub scrape: Latency,
+    pub scrape_bytes: usize,
+    /// The longest step on the app thread before the scrapes and lists and after them, microseconds.
+    pub longest_step_us: [f64; 2],
+    /// All pages of a list of all objects.
+    pub list: Latency,
+    pub list_page: Latency,
+    /// Of a core, by the threads beside the reactor's, percent.
+    pub idle_percent: f64,
+}
+
+impl Scale {
+    /// As a table.
+    pub fn table(&self, out: &mut String) {
+        let Self { few, many, .. } = self;
+        let ms = |us: f64| us / 1e3;
+        let [before, after] = self.longest_step_us;
+        line(out, format_args!("### Many objects\n"));
+        line(out, format_args!("| | measured |\n|---|---:|"));
+        for (what, rates) in [
+            (few, &self.creates_among_few),
+            (many, &self.creates_among_many),
+        ] {
+            let rate = rates.median;
+            let what = format!("creates a second among {what} volumes, {CLIENTS} clients");
+            line(out, format_args!("| {what} | {rate:.0} |"));
+        }
+        let Rounds {
+            median, min, max, ..
+        } = self.creates_ratio;
+        line(
+            out,
+            format_args!("| ratio | {median:.3} ({min:.3} to {max:.3}) |"),
+        );
+        let what = format!("SPDK up until {} objects are restored", self.restored);
+        line(
+            out,
+            format_args!("| {what} | {:.0} ms |", self.restored_ms.median),
+        );
+        line(
+            out,
+            format_args!("| SPDK up until ready | {:.0} ms |", self.ready_ms.median),
+        );
+        let scrape = &self.scrape;
+        let megabytes = self.scrape_bytes as f64 / 1e6;
+        line(
+            out,
+            format_args!(
+                "| a scrape of {megabytes:.1} MB, p50 / max | {:.0} / {:.0} ms |",
+                ms(scrape.p50_us),
+                ms(scrape.max_us)
+            ),
+        );
+        let (list, page) = (&self.list, &self.list_page);
+        line(
+            out,
+            format_args!(
+                "| a list of all objects, p50 / max | {:.0} / {:.0} ms |",
+                ms(list.p50_us),
+                ms(list.max_us)
+            ),
+        );
+        line(
+            out,
+            format_args!(
+                "| a page of {PAGE}, p50 / max | {:.1} / {:.1} ms |",
+                ms(page.p50_us),
+                ms(page.max_us)
+            ),
+        );
+        line(
+            out,
+            format_args!(
+                "| longest step since the start, before and after these | {before:.0}, {after:.0} µs |"
+            ),
+        );
+        line(
+            out,
+            format_args!(
+                "| control threads without calls | {:.2} % of a core |\n",
+                self.idle_percent
+            ),
+        );
+    }
+}
+
+pub async fn run(settings: &Settings) -> Result<Option<Scale>> {
+    let many = settings.line.objects;
+    // Of calls alone: nothing here shares memory, and many subsystems take more than there are hugepages.
+    let start = Start {
+        memory_mib: MEMORY_MIB,
+        no_huge: true,
+        ..Start::new(settings, Counters::Unwanted)
+    };
+    let opi = Opi::start_so(settings, &start).await?;
+    let mut population = Population::new(&opi).await?;
+    let (mut among_few, mut among_many) = (Vec::new(), Vec::new());
+    for round in 0..settings.line.rounds {
+        eprintln!("many objects: creates, round {}", round + 1);
+        population.become_so_many(FEW).await?;
+        among_few.push(population.rate().await?);
+        population.become_so_many(many).await?;
+        among_many.push(population.rate().await?);
+    }
+    eprintln!("many objects: subsystems");
+    export(&opi, many / 10).await?;
+    opi.stop().await?;
+    let again = Start {
+        again: true,
+        ..start
+    };
+    let (mut restored, mut ready) = (Vec::new(), Vec::new());
+    for round in 0..settings.line.rounds {
+        eprintln!("many objects: restart, round {}", round + 1);
+        let mut opi = Opi::start_so(settings, &again).await?;
+        let times = restart(settings, &mut opi).await?;
+        restored.push(times.0);
+        ready.push(times.1);
+        if round + 1 < settings.line.rounds {
+            opi.stop().await?;
+            continue;
+        }
+        eprintln!("many objects: scrapes and lists");
+        let reads = Reads::of(&opi, settings).await?;
+        opi.stop().await?;
+        let rounds = |values: Vec<f64>| Rounds::of(values).context("no rounds");
+        let (few_rate, many_rate) = (rounds(among_few)?, rounds(among_many)?);
+        return Ok(Some(Scale {
+            few: FEW,
+            many,
+            creates_ratio: Rounds::ratio(&many_rate, &few_rate).context("no rounds")?,
+            creates_among_few: few_rate,
+            creates_among_many: many_rate,
+            restored_ms: rounds(restored)?,
+            ready_ms: rounds(ready)?,
+            restored: many + many / 10 * 4,
+            scrape: Latency::of(reads.scrapes).context("no scrape")?,
+            scrape_bytes: reads.scrape_bytes,
+            longest_step_us: reads.longest_step_us,
+            list: Latency::of(reads.lists).context("no list")?,
+            list_page: Latency::of(reads.pages).context("no page")?,
+            idle_percent: reads.idle_percent,
+        }));
+    }
+    Ok(None)
+}
+
+/// The null volumes that there are, by numbers, and who makes and deletes them.
+struct Population {
+    clients: Vec<Client>,
+    number: u32,
+}
+
+impl Population {
+    async fn new(opi: &Opi) -> Result<Self> {
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(Client::connect(&Address::Grpc(opi.port)).await?);
+        }
+        Ok(Self { clients, number: 0 })
+    }
+
+    async fn become_so_many(&mut self, wanted: u32) -> Result<()> {
+        if self.number < wanted {
+            self.all(Verb::Create, self.number, wanted).await?;
+        } else {
+            self.all(Verb::Delete, wanted, self.number).await?;
+        }
+        self.number = wanted;
+        Ok(())
+    }
+
+    /// Creates a second among those that there are.
+    async fn rate(&mut self) -> Result<f64> {
+        let mut took = Duration::ZERO;
+        for _ in 0..REPEATS {
+            let end = self.number + CREATES;
+            took += self.all(Verb::Create, self.number, end).await?;
+            self.all(Verb::Delete, self.number, end).await?;
+        }
+        Ok(f64::from(REPEATS * CREATES) / took.as_secs_f64())
+    }
+
+    /// All clients at once do this to the volumes of these numbers.
+    async fn all(&mut self, verb: Verb, from: u32, to: u32) -> Result<Duration> {
+        let mut running = JoinSet::new();
+        let begun = Instant::now();
+        for (first, mut client) in (from..).zip(self.clients.drain(..)) {
+            running.spawn(async move {
+                for number in (first..to).step_by(CLIENTS as usize) {
+                    let done = client.call(verb, &format!("v{number}")).await;
+                    done.with_context(|| format!("{verb:?} v{number}"))?;
+                }
+                anyhow::Ok(client)
+            });
+        }
+        while let Some(client) = running.join_next().await {
+            self.clients.push(client??);
+        }
+        Ok(begun.elapsed())
+    }
+}
+
+/// So many subsystems, each with a namespace on a malloc volume of its own and a TCP controller.
+async fn export(opi: &Opi, number: u32) -> Result<()> {
+    let port = free_port()?;
+    let mut running = JoinSet::new();
+    for first in 0..CLIENTS {
+        let channel = connect(opi.port).await?;
+        running.spawn(async move {
+            let mut volumes = MallocVolumeServiceClient::new(channel.clone());
+            let mut frontend = FrontendNvmeServiceClient::new(channel);
+            for number in (first..number).step_by(CLIENTS as usize) {
+                let made = subsystem(&mut volumes, &mut frontend, number, port).await;
+                made.with_context(|| format!("subsystem {number}"))?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(done) = running.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+async fn subsystem(
+    volumes: &mut MallocVolumeServiceClient<tonic::transport::Channel>,
+    frontend: &mut FrontendNvmeServiceClient<tonic::transport::Channel>,
+    number: u32,
+    port: u16,
+) -> Result<()> {
+    let volume = CreateMallocVolumeRequest {
+        malloc_volume: Some(MallocVolume {
+            block_size: 512,
+            blocks_count: 8,
+            ..Default::default()
+        }),
+        malloc_volume_id: format!("m{number}"),
+    };
+    let volume = volumes.create_malloc_volume(volume).await?.into_inner();
+    let request = CreateNvmeSubsystemRequest {
+        nvme_subsystem: Some(NvmeSubsystem {
+            spec: Some(NvmeSubsystemSpec {
+                nqn: format!("nqn.2016-06.io.spdk:scale-{number}"),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        nvme_subsystem_id: format!("s{number}"),
+    };
+    let made = frontend.create_nvme_subsystem(request).await?;
+    let parent = made.into_inner().name;
+    let namespace = CreateNvmeNamespaceRequest {
+        parent: parent.clone(),
+        nvme_namespace: Some(NvmeNamespace {
+            spec: Some(NvmeNamespaceSpec {
+                volume_name_ref: volume.name,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        nvme_namespace_id: "n".to_owned(),
+    };
+    frontend.create_nvme_namespace(namespace).await?;
+    let endpoint = FabricsEndpoint {
+        traddr: "127.0.0.1".to_owned(),
+        trsvcid: port.to_string(),
+        adrfam: NvmeAddressFamily::Ipv4.into(),
+    };
+    let controller = CreateNvmeControllerRequest {
+        parent,
+        nvme_controller: Some(NvmeController {
+            spec: Some(NvmeControllerSpec {
+                trtype: NvmeTransportType::Tcp.into(),
+                endpoint: Some(Endpoint::FabricsId(endpoint)),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        nvme_controller_id: "c".to_owned(),
+    };
+    frontend.create_nvme_controller(controller).await?;
+    Ok(())
+}
+
+/// How long it took, from the line that says that SPDK is up, until all was there again and until the
+/// process said that it is ready, milliseconds.
+async fn restart(settings: &Settings, opi: &mut Opi) -> Result<(f64, f64)> {
+    let port = opi.http_port;
+    let ready = opi.process.until("readiness", RESTORED, async || {
+        let mut http = Http::connect(port).await?;
+        http.body(Method::GET, "/readyz", None).await
+    });
+    ready.await?;
+    let ready = OffsetDateTime::now_utc();
+    let log = settings.log_dir().join("opi-spdk.log");
+    let log = std::fs::read_to_string(&log)?;
+    let at = |what: &str| -> Result<OffsetDateTime> {
+        let line = log.lines().find(|line| line.contains(what));
+        let line = line.with_context(|| format!("no line says {what:?}"))?;
+        let stamp = line.split_whitespace().next().unwrap_or_default();
+        OffsetDateTime::parse(stamp, &Rfc3339).with_context(|| line.to_owned())
+    };
+    let up = at("data path is up")?;
+    let restored = at("what was there before is there again")?;
+    let ms = |until: OffsetDateTime| (until - up).as_seconds_f64() * 1e3;
+    Ok((ms(restored), ms(ready)))
+}
+
+/// What reading all of it takes.
+struct Reads {
+    scrapes: Vec<Duration>,
+    scrape_bytes: usize,
+    longest_step_us: [f64; 2],
+    lists: Vec<Duration>,
+    pages: Vec<Duration>,
+    idle_percent: f64,
+}
+
+impl Reads {
+    async fn of(opi: &Opi, settings: &Settings) -> Result<Self> {
+        let reactor = settings.reactor();
+        let before = opi.process.time_beside(&reactor)?;
+        tokio::time::sleep(IDLE).await;
+        let spent = opi.process.time_beside(&reactor)? - before;
+        let mut http = Http::connect(opi.http_port).await?;
+        // The first has SPDK begin to count latencies.
+        let first = http.body(Method::GET, "/metrics", None).await?;
+        let (mut scrapes, mut last) = (Vec::new(), first.clone());
+        for _ in 0..READS {
+            let begun = Instant::now();
+            last = http.body(Method::GET, "/metrics", None).await?;
+            scrapes.push(begun.elapsed());
+        }
+        let mut objects = ObjectServiceClient::new(connect(opi.port).await?);
+        let (mut lists, mut pages) = (Vec::new(), Vec::new());
+        for _ in 0..READS {
+            let all = Instant::now();
+            let mut token = String::new();
+            loop {
+                let begun = Instant::now();
+                let request = ListObjectsRequest {
+                    page_size: PAGE,
+                    page_token: token,
+                };
+                let page = objects.list_objects(request).await?.into_inner();
+                pages.push(begun.elapsed());
+                token = page.next_page_token;
+                if token.is_empty() {
+                    break;
+                }
+            }
+            lists.push(all.elapsed());
+        }
+        let after = http.body(Method::GET, "/metrics", None).await?;
+        Ok(Self {
+            scrapes,
+            scrape_bytes: last.len(),
+            longest_step_us: [longest_step_us(&first)?, longest_step_us(&after)?],
+            lists,
+            pages,
+            idle_percent: spent.as_secs_f64() / IDLE.as_secs_f64() * 100.0,
+        })
+    }
+}
+
+fn longest_step_us(metrics: &[u8]) -> Result<f64> {
+    let text = std::str::from_utf8(metrics)?;
+    let mut lines = text.lines();
+    let value = lines.find_map(|line| line.strip_prefix("opi_spdk_control_longest_step_seconds "));
+    let seconds: f64 = value.context("no longest step in a scrape")?.parse()?;
+    Ok(seconds * 1e6)
+}
