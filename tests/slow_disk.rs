@@ -1,0 +1,77 @@
+//! A disk under an aio volume that does not answer, and who does not wait for it.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::hung_disk::{Disk, Frozen};
+use common::nvme_tcp::{Bystander, Command, Digests, Identity, Pdu, Sgl};
+use common::{Loop, Resource, Target, name_of, namespace, nqn_of, subsystem, tcp_controller};
+use serde_json::json;
+
+/// What others may wait for at the most, on a machine with other things to do.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Commands of a host (NVM command set, 3.2).
+const FLUSH: u8 = 0x00;
+const WRITE: u8 = 0x01;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_that_a_disk_does_not_answer_holds_up_nobody_and_ends_once_it_does() {
+    let mut target = Target::start().await;
+    let mut bystander = Bystander::new(&target).await;
+    let client = target.client().await;
+    let scratch = target.scratch().to_owned();
+    let disk = Disk::new(&scratch.join("image"), scratch.join("mounted"));
+    let backing = scratch.join("mounted").join("backing");
+    std::fs::write(&backing, vec![0; 4 << 20]).expect("there is room");
+    let device = Loop::over(&backing, 512);
+
+    let object = json!({ "filename": device.0, "block_size": 512 });
+    let volumes = Resource::new(&client, "AioVolume");
+    let volume = name_of(&volumes.created("", "slow", object).await);
+    let exported = subsystem(&client, "slow", json!({})).await;
+    let shown = namespace(&client, &exported, &volume, json!({})).await;
+    let (_, port) = tcp_controller(&client, &exported).await;
+    let identity = Identity::new(port, &nqn_of("slow"));
+    let admin = identity.admin(Digests::OFF);
+    let mut host = identity.io(&admin, 1);
+    let cid = host.cid();
+    let flush = |cid| Command::new(FLUSH, cid).nsid(1);
+    assert_eq!(host.call(flush(cid), &[]).expect("an answer").status(), 0);
+
+    let frozen = Frozen::new(&disk);
+    let (written, flushed) = (host.cid(), host.cid());
+    let write = Command::io(WRITE, written, 1, 0, 1).sgl(Sgl::InCapsule(512));
+    host.send(&Pdu::capsule(write, &[7; 512])).expect("it goes");
+    host.send(&Pdu::capsule(flush(flushed), &[]))
+        .expect("it goes");
+    let begin = Instant::now();
+    while begin.elapsed() < 2 * SOON {
+        let begin = Instant::now();
+        bystander.verify();
+        bystander
+            .fixture
+            .resource("MallocVolume")
+            .stats(&bystander.fixture.volume)
+            .await;
+        let waited = begin.elapsed();
+        assert!(waited < SOON, "another host and a call waited {waited:?}");
+    }
+    let early = host.receive_within(Duration::from_millis(1));
+    assert!(early.is_err(), "the disk does not answer: {early:?}");
+
+    drop(frozen);
+    for _ in [written, flushed] {
+        let answer = host.receive().expect("it ends");
+        assert_eq!(answer.status(), 0, "{answer:?}");
+    }
+    drop((host, admin));
+    Resource::new(&client, "NvmeNamespace")
+        .deleted(&shown)
+        .await;
+    volumes.deleted(&volume).await;
+    drop(device);
+    drop(disk);
+    bystander.unharmed(&mut target, "a slow disk").await;
+}
