@@ -49,7 +49,7 @@ async fn a_host_with_a_key_proves_that_it_has_it_and_the_controller_does_so_too(
 
 /// An exchange of 8,192 bits would hold up all that its reactor serves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hashes_and_groups_are_those_of_the_host_but_the_group_of_8192_bits() {
+async fn each_hash_and_each_group_is_taken_but_the_group_of_8192_bits() {
     let target = Target::start().await;
     let key = dhchap_key(9);
     let export = Export::new(&target, "s", &[("alice", host(ALICE, "", &key, ""))]).await;
@@ -58,7 +58,9 @@ async fn hashes_and_groups_are_those_of_the_host_but_the_group_of_8192_bits() {
     for (hash, group) in [
         ("sha256", "null"),
         ("sha384", "ffdhe2048"),
-        ("sha512", "ffdhe6144"),
+        ("sha512", "ffdhe3072"),
+        ("sha256", "ffdhe4096"),
+        ("sha384", "ffdhe6144"),
     ] {
         let alice = alice.clone().with_dhchap_of(hash, group);
         let read = reads(&target, &alice).await;

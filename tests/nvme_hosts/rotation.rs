@@ -5,13 +5,25 @@ use serde_json::json;
 use super::{ALICE, Export, host, hosts_of, key_file, place, reads};
 use crate::common::{Target, base64, dhchap_key, psk_of};
 
-/// How often keys change under I/O.
-const ROTATIONS: u8 = 200;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_rotate_under_verified_io_and_the_host_stays_connected() {
+    rotate(200, super::STAY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes; a shorter one runs always"]
+async fn keys_rotate_a_thousand_times_under_verified_io_and_the_host_stays_connected() {
+    rotate(1000, 10 * super::STAY).await;
+}
+
+/// Changes keys so often, while the host has I/O for so many seconds at most.
+async fn rotate(times: u32, seconds: u32) {
     let target = Target::start().await;
-    let keys = |n: u8| [psk_of(n), dhchap_key(n), dhchap_key(n.wrapping_add(128))];
+    let keys = |n: u32| {
+        // No two in a row are the same, nor are the first and the last.
+        let n = u8::try_from(n % 251).expect("it fits");
+        [psk_of(n), dhchap_key(n), dhchap_key(n.wrapping_add(128))]
+    };
     let [psk, dhchap, ctrlr] = keys(0);
     let export = Export::new(&target, "s", &[("a", host(ALICE, &psk, &dhchap, &ctrlr))]).await;
     let alice = |tag: &str, [psk, dhchap, ctrlr]: [String; 3]| {
@@ -21,13 +33,13 @@ async fn keys_rotate_under_verified_io_and_the_host_stays_connected() {
         alice.with_dhchap_ctrlr(&file("ctrlr", &ctrlr))
     };
     let first = alice("first", keys(0));
-    let last = alice("last", keys(ROTATIONS));
+    let last = alice("last", keys(times));
 
     let at = place(&target, "alice");
-    let load = first.driver().load(&at, super::STAY).await;
+    let load = first.driver().load(&at, seconds).await;
     let controller = export.comes(ALICE).await;
     let hosts = hosts_of(&export.client);
-    for n in 1..=ROTATIONS {
+    for n in 1..=times {
         let [psk, dhchap, ctrlr] = keys(n).map(base64);
         let object = json!({ "psk": psk, "dhchap_key": dhchap, "dhchap_ctrlr_key": ctrlr });
         hosts
