@@ -47,7 +47,7 @@ pub(super) async fn heard(path: &Options, by: Instant) -> Result<(), Error> {
     let fail = |what: String| Err(Error::Unavailable(format!("{}: {what}", path.address)));
     let begun = Instant::now();
     match timeout_at(by.into(), greet(SocketAddr::new(ip, port), path)).await {
-        Ok(Ok(answer)) if answer.is_none_or(|answer| answer == IC_RESP) => Ok(()),
+        Ok(Ok(answer)) if answer.as_ref().is_none_or(|answer| *answer == IC_RESP) => Ok(()),
         Ok(Ok(answer)) => {
             let answer = answer.unwrap_or_default();
             let what = match answer.starts_with(&TLS_ALERT) {
@@ -70,7 +70,7 @@ pub(super) async fn heard(path: &Options, by: Instant) -> Result<(), Error> {
 }
 
 /// The first bytes of the answer; `None` where none can be had.
-async fn greet(peer: SocketAddr, path: &Options) -> io::Result<Option<[u8; 8]>> {
+async fn greet(peer: SocketAddr, path: &Options) -> io::Result<Option<Vec<u8>>> {
     let mut stream = connect(peer, path.source).await?;
     if path.psk.is_some() {
         return Ok(None);
@@ -89,7 +89,7 @@ async fn greet(peer: SocketAddr, path: &Options) -> io::Result<Option<[u8; 8]>> 
         }
     }
     // Whether SPDK can do with what follows is for SPDK to find out.
-    Ok(Some(answer))
+    Ok(Some(answer[..read].to_vec()))
 }
 
 /// Connects, from the address that the path comes from. Its port is left to SPDK's own connection.
