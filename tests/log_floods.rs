@@ -19,7 +19,6 @@ use common::{
     tcp_path, tcp_spec, unique,
 };
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use vhost_user::{Disk, Kind, SECTOR, blk_header};
 
 /// The warnings and errors of a log that are SPDK's.
@@ -112,7 +111,14 @@ async fn a_call_that_is_refused_is_one_line() {
         let path = tcp_path(port, &nqn_of(subsystem));
         refused_path(&client, controller.clone(), path).await;
     }
-    let paths = 8;
+    // Its namespace is a volume that is here already.
+    let far = export.resource("MallocVolume").get(&export.volume).await;
+    let twin = json!({
+        "block_size": 512, "blocks_count": 64, "uuid": far.expect("it is there")["uuid"],
+    });
+    of("MallocVolume").created("", "twin", twin).await;
+    refused_path(&client, plain, tcp_path(export.port, &export.nqn)).await;
+    let paths = 9;
 
     let volume = malloc(&client, "volume", 4).await;
     let sub = subsystem(&client, "sub", json!({})).await;
@@ -167,7 +173,9 @@ async fn a_call_that_is_refused_is_one_line() {
     }
     target.stop_with(rustix::process::Signal::TERM);
     let log = target.log();
-    assert!(of_spdk(&log).is_empty(), "{:#?}", of_spdk(&log));
+    let lines = of_spdk(&log);
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(lines[0].contains("already exists"), "{lines:#?}");
     let told = log
         .lines()
         .filter(|line| line.contains("CreateNvmePath") && line.contains("reason="));
@@ -188,7 +196,9 @@ async fn a_path_that_is_away_is_told_once_with_the_reason() {
         .await;
     peer.stop();
     let dropped = |log: &str| {
-        let lines = log.lines().filter(|line| line.contains("has dropped"));
+        let lines = log
+            .lines()
+            .filter(|line| line.contains("health::paths: the path"));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
     let told = eventually("it is told", Duration::from_secs(10), async || {
@@ -199,16 +209,28 @@ async fn a_path_that_is_away_is_told_once_with_the_reason() {
         told.contains("the peer cannot be connected: Connection refused"),
         "{told}"
     );
-    // Attempts go on, which are no news.
-    let listener = TcpListener::bind(("127.0.0.1", export.port)).await;
-    let listener = listener.expect("the port is free");
-    for _ in 0..3 {
-        let attempt = tokio::time::timeout(Duration::from_secs(30), listener.accept()).await;
-        drop(attempt.expect("it is tried again").expect("a connection"));
-    }
+    // Another reason is news, once.
+    let peer = Target::start_with(Options::default().beside(&target)).await;
+    let elsewhere = peer.client().await;
+    let other = subsystem(&elsewhere, "other", json!({})).await;
+    Resource::new(&elsewhere, "NvmeController")
+        .created(&other, "", tcp_spec(export.port))
+        .await;
+    let path = "nvmeRemoteControllers/remote/nvmePaths/path";
+    let refused = "the peer refuses Connect: it has no subsystem of this NQN";
+    eventually("it is told", Duration::from_secs(30), async || {
+        (dropped(&target.log()).len() == 2).then_some(())
+    })
+    .await;
+    let stats = client.call("StatsNvmePath", json!({ "name": path })).await;
+    let stats = stats.expect_err("it is down");
+    assert!(stats.message().contains(refused), "{stats}");
+    let told = dropped(&target.log()).pop().expect("two lines");
+    assert!(told.contains(refused), "{told}");
+    peer.stop();
     target.stop_with(rustix::process::Signal::TERM);
     let log = target.log();
-    assert_eq!(dropped(&log).len(), 1, "{log}");
+    assert_eq!(dropped(&log).len(), 2, "{log}");
     assert!(of_spdk(&log).is_empty(), "{:#?}", of_spdk(&log));
 }
 
@@ -292,4 +314,42 @@ async fn write_zeroes_with_unmap_of_a_machine_are_no_line() {
     let log = target.log();
     assert!(of_spdk(&log).is_empty(), "{:#?}", of_spdk(&log));
     assert!(log.lines().count() < 60, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_detail_can_be_had_without_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("config.toml");
+    let level = |level: &str| std::fs::write(&config, format!("log-level = \"{level}\"\n"));
+    level("info").expect("there is room");
+    let args = ["--config", config.to_str().expect("UTF-8")];
+    let target = Target::start_with(Options::default().args(args)).await;
+    let peer = Target::start_with(Options::default().beside(&target)).await;
+    let export = Fixture::tcp(&peer, 4).await;
+    let client = target.client().await;
+    let refused = || tcp_path(export.port, &nqn_of("unknown"));
+    refused_path(&client, json!({}), refused()).await;
+    let detail = "Connect command completed with error";
+
+    level("debug").expect("there is room");
+    let pid = target.pid();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("it runs");
+    let soon = Duration::from_secs(10);
+    eventually("the level is taken over", soon, async || {
+        let log = target.log();
+        assert!(!log.contains(detail), "{log}");
+        log.contains("level of the log is now debug").then_some(())
+    })
+    .await;
+    refused_path(&client, json!({}), refused()).await;
+    eventually("SPDK's line is there", soon, async || {
+        let log = target.log();
+        let mut lines = log.lines().filter(|line| line.contains(detail));
+        lines
+            .any(|line| line.contains("DEBUG spdk: "))
+            .then_some(())
+    })
+    .await;
+    target.stop();
+    peer.stop();
 }

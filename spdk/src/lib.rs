@@ -87,6 +87,7 @@ mod wiping;
 pub use error::{Errno, Error};
 pub use hugepages::hugepages_free_mib;
 pub use iobuf::{Gets as IobufGets, Iobuf, Pool as IobufPool, pools as iobuf_pools};
+pub use log::level_has_changed as log_level_has_changed;
 pub use mailbox::{CallError, ControlStats, Handle, MailboxStats};
 pub use mailbox::{Observer, Timeline, observe_calls};
 pub use reactors::Reactor;

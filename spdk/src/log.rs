@@ -70,8 +70,11 @@ fn channel() -> &'static Channel {
 }
 
 /// Routes SPDK's log here, at the level that `tracing` lets through, and starts
-/// the logging thread. Before SPDK starts.
-pub(crate) fn install() -> std::io::Result<()> {
+/// the logging thread. Before SPDK starts. What SPDK's own commands fail of, if it takes any, is in its log alone.
+pub(crate) fn install(takes_commands: bool) -> std::io::Result<()> {
+    if takes_commands {
+        detail::keep_causes();
+    }
     if CHANNEL.get().is_some() {
         return Ok(());
     }
@@ -91,6 +94,12 @@ pub(crate) fn install() -> std::io::Result<()> {
         sys::spdk_log_open(Some(sys::opi_log_sink));
     }
     Ok(())
+}
+
+/// Lets through what `tracing` does now: its level has changed. Any thread.
+pub fn level_has_changed() {
+    // SAFETY: it stores a number, atomically.
+    unsafe { sys::opi_log_set_threshold(threshold()) };
 }
 
 /// SPDK's level that corresponds to what `tracing` lets through.

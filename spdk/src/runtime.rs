@@ -116,7 +116,7 @@ impl Runtime {
     /// runtime: the replies are delivered by a task that is spawned here.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let fail = |error: std::io::Error| StartError::new(error.to_string());
-        log::install().map_err(fail)?;
+        log::install(options.rpc_socket.is_some()).map_err(fail)?;
         let pools = options.iobuf.set();
         pools.map_err(|error| StartError::new(error.to_string()))?;
         let (opened_tx, opened) = oneshot::channel();

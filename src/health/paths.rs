@@ -34,6 +34,27 @@ struct Seeing {
     connecting: u32,
     /// Why it could not be connected, as far as is known.
     failure: Option<String>,
+    /// The reasons that have been told since it worked.
+    told: Vec<String>,
+}
+
+/// So many reasons are told of a path that is down, should its peer come up with ever new ones.
+const REASONS: usize = 4;
+
+impl Seeing {
+    fn has_new_reason(&self) -> bool {
+        let is_new = |why| !self.told.contains(why) && self.told.len() < REASONS;
+        self.failure.as_ref().is_some_and(is_new)
+    }
+
+    /// Takes note that its reason has been told.
+    fn tell_reason(&mut self) {
+        match &self.failure {
+            _ if self.works => self.told.clear(),
+            Some(why) if self.has_new_reason() => self.told.push(why.clone()),
+            _ => {}
+        }
+    }
 }
 
 /// So many looks a path that worked may take to be connected again, as at a reset; then it has dropped.
@@ -59,8 +80,8 @@ impl Paths {
     /// Takes note of how the paths of a controller are now. One without any has nothing to lose.
     fn take(&mut self, id: &str, paths: &[nvme::Path]) {
         let before = self.seen.remove(id).unwrap_or_default();
-        let now = seen(id, &before, paths);
-        for (key, path) in &now {
+        let mut now = seen(id, &before, paths);
+        for (key, path) in &mut now {
             let works = path.works;
             let what = || {
                 let why =
@@ -81,8 +102,11 @@ impl Paths {
                     tracing::info!("{key} is back");
                     tell(EventType::PathUp, &format!("{key} is back"));
                 }
+                // It is down for another reason than before.
+                (false, false) if path.has_new_reason() => tracing::warn!("{}", what()),
                 (false, _) => {}
             }
+            path.tell_reason();
         }
         for gone in before.keys().filter(|key| !now.contains_key(*key)) {
             self.health.note(gone, None);
@@ -163,6 +187,7 @@ fn seen(id: &str, before: &Seen, paths: &[nvme::Path]) -> Seen {
             works,
             connecting,
             failure: path.failure.clone(),
+            told: was.map(|was| was.told.clone()).unwrap_or_default(),
         };
         Some((key, seeing))
     })

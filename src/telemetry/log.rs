@@ -43,6 +43,8 @@ pub fn init(config: &Config) -> Result<SetLogLevel, String> {
     Ok(Box::new(move |level| {
         let filter = EnvFilter::try_new(level);
         let filter = filter.map_err(|error| format!("log-level {level:?}: {error}"))?;
-        handle.reload(filter).map_err(|error| error.to_string())
+        handle.reload(filter).map_err(|error| error.to_string())?;
+        spdk::log_level_has_changed();
+        Ok(())
     }))
 }

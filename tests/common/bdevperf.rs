@@ -29,6 +29,8 @@ pub struct Job {
     pub kind: &'static str,
     /// Bytes of one I/O.
     pub size: u64,
+    /// I/Os under way at once.
+    pub depth: u32,
     /// The first block that it touches, and how many.
     pub blocks: (u64, u64),
 }
@@ -47,12 +49,18 @@ pub struct Done {
 impl Bdevperf {
     /// Starts one that has these jobs for a disk.
     pub async fn start(driver: &Driver, dir: &Path, disk: &str, jobs: &[Job]) -> Self {
-        let mut text = format!("[global]\nfilename={disk}\niodepth=8\n");
-        for Job { kind, size, blocks } in jobs {
+        let mut text = format!("[global]\nfilename={disk}\n");
+        for Job {
+            kind,
+            size,
+            depth,
+            blocks,
+        } in jobs
+        {
             let (offset, length) = blocks;
             writeln!(
                 text,
-                "[{kind}]\nrw={kind}\nbs={size}\noffset={offset}\nlength={length}"
+                "[{kind}]\nrw={kind}\nbs={size}\niodepth={depth}\noffset={offset}\nlength={length}"
             )
             .expect("a text takes more");
         }

@@ -16,8 +16,8 @@ use crate::common::{
 /// acknowledgement.
 const DEAREST: f64 = 15.0;
 
-/// Bytes of large I/Os: several TLS records each.
-const LARGE: [u64; 2] = [64 << 10, 128 << 10];
+/// Bytes of large I/Os, several TLS records each, and how many are under way: none beside, and some.
+const LARGE: [(u64, u32); 2] = [(64 << 10, 1), (128 << 10, 8)];
 
 /// What a host waits for its controller beside slow I/O.
 const SOON: Duration = Duration::from_secs(1);
@@ -49,10 +49,11 @@ async fn exported(target: &Target) -> [u16; 2] {
 async fn rates(host: &Initiator, dir: &Path) -> Vec<f64> {
     let mut rates = Vec::new();
     for kind in ["read", "write"] {
-        for size in LARGE {
+        for (size, depth) in LARGE {
             let job = Job {
                 kind,
                 size,
+                depth,
                 blocks: (0, 1024),
             };
             let driver = host.driver();
@@ -68,7 +69,7 @@ async fn rates(host: &Initiator, dir: &Path) -> Vec<f64> {
 async fn is_not_slow(secure: &Initiator, plain: &Initiator, dir: &Path) {
     let (secure, plain) = (rates(secure, dir).await, rates(plain, dir).await);
     println!(
-        "I/Os a second, reads and writes of {LARGE:?}: {secure:.0?} over TLS, {plain:.0?} in the clear"
+        "I/Os a second, reads and writes of {LARGE:?} (bytes, depth): {secure:.0?} over TLS, {plain:.0?} in the clear"
     );
     for (secure, plain) in secure.iter().zip(&plain) {
         assert!(

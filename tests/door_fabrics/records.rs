@@ -179,6 +179,7 @@ async fn verified_io_of_all_sizes_over_tls_is_right_again_after_a_reconnect() {
     let jobs = [(0, 4), (1, 16), (2, 64), (3, 128)].map(|(number, kib)| Job {
         kind: "verify",
         size: kib << 10,
+        depth: 8,
         blocks: (number * 2048, 2048),
     });
     for round in 0..2 {

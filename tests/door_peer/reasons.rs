@@ -82,10 +82,9 @@ async fn statuses_of_connect_are_told_and_a_port_that_is_not_nvme_is() {
         .create(&controller, "path", path)
         .await;
     let status = refused.expect_err("the HTTP port is not NVMe/TCP");
-    assert!(
-        matches!(status.code(), Code::FailedPrecondition | Code::Unavailable),
-        "{status}"
-    );
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    let said = status.message();
+    assert!(said.contains("does not speak NVMe/TCP"), "{status}");
     session.ends("NvmeRemoteController", &controller).await;
     session.unharmed("refusals").await;
     session.target.stop();

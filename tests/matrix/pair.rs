@@ -146,6 +146,7 @@ fn job(kind: &'static str, size: usize, part: Range<usize>) -> Job {
     Job {
         kind,
         size: size as u64,
+        depth: 8,
         blocks: (blocks(part.start), blocks(part.len())),
     }
 }

@@ -47,8 +47,12 @@ const char *__attribute__((weak)) opi_initiator_smallest_page(uint32_t mpsmin);
 uint32_t __attribute__((weak)) opi_initiator_keep_alive(uint32_t answered_ms, uint32_t wanted_ms);
 
 /* Why a controller could not be connected: errno of its socket, a status of Connect, or what SPDK found. */
-void __attribute__((weak)) opi_initiator_unreachable(const struct spdk_nvme_transport_id *trid, int error);
+void __attribute__((weak)) opi_initiator_unreachable(const struct spdk_nvme_transport_id *trid,
+		const char *hostnqn, int error);
 void __attribute__((weak)) opi_initiator_connect_refused(const struct spdk_nvme_transport_id *trid,
-		uint8_t sct, uint8_t sc);
+		const char *hostnqn, uint8_t sct, uint8_t sc);
 void __attribute__((weak)) opi_initiator_connect_failed(const struct spdk_nvme_transport_id *trid,
-		const char *reason);
+		const char *hostnqn, const char *reason);
+/* In which state it was then; NULL where its connection has ended. */
+void __attribute__((weak)) opi_initiator_stuck(const struct spdk_nvme_transport_id *trid,
+		const char *hostnqn, const char *state);

@@ -1,16 +1,11 @@
 //! The hooks of SPDK's NVMe driver, which asks before it believes a peer
 //! (`spdk/changes/include/initiator.h`).
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
 
 use spdk_gate::nvme_identify::{self as identify, IDENTIFY_LEN, List};
 use spdk_gate::nvme_tcp_initiator::{self as gate, Digests, Refusal, Transfer};
-use spdk_sys as sys;
-
-use crate::cstr::read;
 
 /// `struct opi_initiator_command`.
 #[repr(C)]
@@ -241,117 +236,9 @@ pub extern "C" fn opi_initiator_keep_alive(answered_ms: u32, wanted_ms: u32) -> 
     identify::keep_alive(answered_ms, wanted_ms)
 }
 
-/// Why a controller could not be connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// The socket could not be connected: errno.
-    Unreachable(c_int),
-    /// Its peer answered Connect with this status (status code type, status code).
-    Refused(u8, u8),
-    /// What the peer sent that cannot be.
-    Nonsense(&'static CStr),
-}
-
-/// Where a controller is: address, port, subsystem.
-type Place = [String; 3];
-
-/// Controllers whose failures are kept: more than there are paths that fail at once. Beyond it all begin anew.
-const KEPT: usize = 1024;
-
-thread_local! {
-    /// Why each controller could not be connected. On the app thread, where all are connected.
-    static FAILURES: RefCell<BTreeMap<Place, Failure>> = const { RefCell::new(BTreeMap::new()) };
-}
-
-fn place(id: &sys::spdk_nvme_transport_id) -> Place {
-    [read(&id.traddr), read(&id.trsvcid), read(&id.subnqn)]
-}
-
-/// Notes a failure; the first since [`take_failure`] is the one that counts.
-fn note(id: *const sys::spdk_nvme_transport_id, failure: Failure) {
-    // SAFETY: SPDK passes the id of the controller that it connects, which stays during the call.
-    let place = place(unsafe { &*id });
-    FAILURES.with_borrow_mut(|failures| {
-        if failures.len() >= KEPT {
-            failures.clear();
-        }
-        failures.entry(place).or_insert(failure);
-    });
-}
-
-/// Why connecting this controller has failed since [`take_failure`], as far as is known.
-pub(crate) fn failure(id: &sys::spdk_nvme_transport_id) -> Option<Failure> {
-    FAILURES.with_borrow(|failures| failures.get(&place(id)).copied())
-}
-
-/// The same, and forgets it.
-pub(crate) fn take_failure(id: &sys::spdk_nvme_transport_id) -> Option<Failure> {
-    FAILURES.with_borrow_mut(|failures| failures.remove(&place(id)))
-}
-
-/// Notes that a socket could not be connected.
-///
-/// # Safety
-/// `id` can be read.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn opi_initiator_unreachable(
-    id: *const sys::spdk_nvme_transport_id,
-    errno: c_int,
-) {
-    note(id, Failure::Unreachable(errno));
-}
-
-/// Notes with which status a peer refused Connect.
-///
-/// # Safety
-/// `id` can be read.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn opi_initiator_connect_refused(
-    id: *const sys::spdk_nvme_transport_id,
-    sct: u8,
-    sc: u8,
-) {
-    note(id, Failure::Refused(sct, sc));
-}
-
-/// Notes what a peer sent that cannot be.
-///
-/// # Safety
-/// `id` can be read, `reason` is a static string of a gate.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn opi_initiator_connect_failed(
-    id: *const sys::spdk_nvme_transport_id,
-    reason: *const c_char,
-) {
-    // SAFETY: the caller's contract.
-    note(id, Failure::Nonsense(unsafe { CStr::from_ptr(reason) }));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport_id::{Kind, ip};
-
-    #[test]
-    fn the_first_failure_of_a_controller_is_told_once() {
-        let id = |port| ip(Kind::Tcp, [127, 0, 0, 1].into(), port).expect("an id");
-        let (one, other) = (id(4420), id(4421));
-        // SAFETY: ids of this function, and static strings.
-        unsafe {
-            opi_initiator_connect_refused(&one, 1, 0x84);
-            opi_initiator_connect_failed(&one, c"nonsense".as_ptr());
-            opi_initiator_unreachable(&other, libc::ECONNREFUSED);
-        }
-        let refused = Some(Failure::Unreachable(libc::ECONNREFUSED));
-        assert_eq!(failure(&other), refused);
-        assert_eq!(take_failure(&other), refused);
-        assert_eq!(failure(&other), None);
-        assert_eq!(take_failure(&one), Some(Failure::Refused(1, 0x84)));
-        assert_eq!(take_failure(&one), None);
-        // SAFETY: as above.
-        unsafe { opi_initiator_connect_failed(&other, c"nonsense".as_ptr()) };
-        assert_eq!(take_failure(&other), Some(Failure::Nonsense(c"nonsense")));
-    }
 
     #[test]
     fn a_refusal_has_a_reason_and_a_status_for_the_peer() {

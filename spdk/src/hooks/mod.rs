@@ -4,6 +4,7 @@
 //! own programs link without. A hook takes what C has, makes safe values of it, and asks the gate. It
 //! runs on a reactor: it neither allocates, nor waits, nor logs, and it cannot panic.
 
+pub(crate) mod connect_failures;
 mod fabrics;
 pub(crate) mod initiator;
 mod nvme_tcp_target;

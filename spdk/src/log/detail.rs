@@ -3,18 +3,36 @@
 //! SPDK logs an error in each function through which an error passes: nine lines for one connection that is refused.
 
 use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use spdk_sys as sys;
 
 /// The level of detail: debug here.
 const DETAIL: c_int = sys::spdk_log_level_SPDK_LOG_INFO;
 
-/// What is detail of errors and warnings: functions by file.
+/// Whether SPDK's JSON-RPC is served: what is done by it, and what comes of that, is told by SPDK's log alone.
+static SERVES_COMMANDS: AtomicBool = AtomicBool::new(false);
+
+/// Has the lines that name a cause stay errors, since SPDK's own commands have no other word for it.
+pub(super) fn keep_causes() {
+    SERVES_COMMANDS.store(true, Ordering::Relaxed);
+}
+
+/// What is detail of errors and warnings unless SPDK's JSON-RPC is served: lines that name a cause, as functions by
+/// file.
 ///
 /// Of the NVMe driver: why a controller could not be connected is in the answer of the call
-/// (`bdev/nvme/refusal.rs`), and told when its path drops and comes back. Of listeners: why they cannot listen is in
-/// the answer of the call too, and in the condition of an object that waits for it.
-const ERRORS: &[(&str, &[&str])] = &[
+/// (`bdev/nvme/refusal.rs`), and told when its path drops. Of listeners: why they cannot listen is in the answer of the
+/// call too, and in the condition of an object that waits for it.
+const CAUSES: &[(&str, &[&str])] = &[
+    ("nvme_ctrlr.c", &["nvme_ctrlr_process_init"]),
+    ("nvme_fabric.c", &["nvme_fabric_qpair_connect_poll"]),
+    ("nvme_tcp.c", &["nvme_tcp_sock_connect_cb_fn"]),
+    ("posix.c", &["_posix_sock_listen"]),
+];
+
+/// The same, always: lines that only say that something beneath has failed, which has been said.
+const CONSEQUENCES: &[(&str, &[&str])] = &[
     ("sock.c", &["sock_posix_fd_connect_poll"]),
     (
         "nvme.c",
@@ -22,24 +40,21 @@ const ERRORS: &[(&str, &[&str])] = &[
     ),
     (
         "nvme_ctrlr.c",
-        &[
-            "nvme_ctrlr_fail",
-            "nvme_ctrlr_process_init",
-            "spdk_nvme_ctrlr_reconnect_poll_async",
-        ],
+        &["nvme_ctrlr_fail", "spdk_nvme_ctrlr_reconnect_poll_async"],
     ),
-    ("nvme_fabric.c", &["nvme_fabric_qpair_connect_poll"]),
     (
         "nvme_tcp.c",
         &[
             "nvme_tcp_ctrlr_connect_qpair_poll",
             "nvme_tcp_ctrlr_disconnect_qpair",
             "nvme_tcp_qpair_process_completions",
-            "nvme_tcp_sock_connect_cb_fn",
         ],
     ),
-    ("bdev_nvme.c", &["bdev_nvme_reset_ctrlr_complete"]),
-    ("posix.c", &["_posix_sock_listen"]),
+    ("bdev.c", &["bdev_register"]),
+    (
+        "bdev_nvme.c",
+        &["bdev_nvme_reset_ctrlr_complete", "nvme_bdev_create"],
+    ),
     ("tcp.c", &["nvmf_tcp_listen"]),
     ("nvmf.c", &["spdk_nvmf_tgt_listen_ext"]),
 ];
@@ -58,15 +73,18 @@ const NOTICES: &[(&str, &[&str])] = &[
 
 /// The level at which a line of this level is logged.
 pub(super) fn level(level: c_int, file: &str, function: &str) -> c_int {
-    let functions = match level {
-        sys::spdk_log_level_SPDK_LOG_ERROR | sys::spdk_log_level_SPDK_LOG_WARN => ERRORS,
-        sys::spdk_log_level_SPDK_LOG_NOTICE => NOTICES,
-        _ => return level,
-    };
     let name = file.rsplit('/').next().unwrap_or(file);
-    let is_detail = functions
-        .iter()
-        .any(|(of, functions)| *of == name && functions.contains(&function));
+    let among = |functions: &[(&str, &[&str])]| {
+        let mut of_file = functions.iter().filter(|(of, _)| *of == name);
+        of_file.any(|(_, functions)| functions.contains(&function))
+    };
+    let is_detail = match level {
+        sys::spdk_log_level_SPDK_LOG_ERROR | sys::spdk_log_level_SPDK_LOG_WARN => {
+            among(CONSEQUENCES) || (among(CAUSES) && !SERVES_COMMANDS.load(Ordering::Relaxed))
+        }
+        sys::spdk_log_level_SPDK_LOG_NOTICE => among(NOTICES),
+        _ => false,
+    };
     if is_detail { DETAIL } else { level }
 }
 

@@ -25,6 +25,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_keyring_add",
     "opi_keyring_remove",
     "opi_log_configure",
+    "opi_log_set_threshold",
     "opi_log_sink",
     "opi_memory_largest_free",
     "opi_nvme_attach",

@@ -20,19 +20,26 @@ opi_log_configure(opi_log_line sink, opi_log_admit admit, int threshold)
 }
 
 void
+opi_log_set_threshold(int threshold)
+{
+	__atomic_store_n(&g_threshold, threshold, __ATOMIC_RELAXED);
+}
+
+void
 opi_log_sink(int level, const char *file, const int line, const char *func, const char *format,
 	     va_list args)
 {
 	char text[OPI_LOG_LINE];
 	/* SPDK logs between a failed call and its look at errno. */
 	int saved_errno = errno;
+	int threshold = __atomic_load_n(&g_threshold, __ATOMIC_RELAXED);
 	int length;
 
-	if (g_sink == NULL || level > g_threshold) {
+	if (g_sink == NULL || level > threshold) {
 		return;
 	}
 	level = g_admit(level, file, line, func);
-	if (level > g_threshold) {
+	if (level > threshold) {
 		return;
 	}
 	length = vsnprintf(text, sizeof(text), format, args);

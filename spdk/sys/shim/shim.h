@@ -25,6 +25,9 @@ typedef int (*opi_log_admit)(int level, const char *file, int line, const char *
  * starts. */
 void opi_log_configure(opi_log_line sink, opi_log_admit admit, int threshold);
 
+/* Another threshold from now on. Any thread. */
+void opi_log_set_threshold(int threshold);
+
 /* An spdk_log_cb that formats and hands on. Any thread. */
 void opi_log_sink(int level, const char *file, const int line, const char *func,
 		  const char *format, va_list args);

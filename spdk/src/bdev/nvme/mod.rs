@@ -276,7 +276,8 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
         multipath: options.multipath == Multipath::Multipath,
     };
     // What is left of earlier attempts.
-    refusal::take(&id);
+    let for_host = options.hostnqn.as_deref();
+    refusal::forget(&id, for_host);
     let (promise, pending) = completion();
     let connecting = Box::into_raw(Box::new(Connecting {
         names: vec![std::ptr::null(); MAX_NAMES],
@@ -309,7 +310,7 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
                 Err(error.after_undo(undone))
             }
         },
-        status if status == -libc::EIO => Err(refusal::error(operation, &id, &at())),
+        status if status == -libc::EIO => Err(refusal::error(operation, &id, for_host, &at())),
         status => Err(Error::new(operation, status).with_detail(at())),
     }
 }

@@ -4,7 +4,7 @@
 use spdk_sys as sys;
 
 use crate::error::{Errno, Error};
-use crate::hooks::initiator::{Failure, failure, take_failure};
+use crate::hooks::connect_failures::{Failure, failure, take_failure};
 
 /// Status code types and codes (NVMe over Fabrics 1.1, figure 19; base specification 2.0, 4.5).
 const GENERIC: u8 = 0;
@@ -15,27 +15,35 @@ const INVALID_PARAMETERS: u8 = 0x82;
 const INVALID_HOST: u8 = 0x84;
 const AUTHENTICATION_REQUIRED: u8 = 0x91;
 
-/// Forgets what earlier attempts to connect the controller came to.
-pub(super) fn take(id: &sys::spdk_nvme_transport_id) {
-    take_failure(id);
+/// Forgets what earlier attempts to connect the controller for this host, or any, came to.
+pub(super) fn forget(id: &sys::spdk_nvme_transport_id, hostnqn: Option<&str>) {
+    take_failure(id, hostnqn);
 }
 
 /// Why the controller could not be connected since then, as far as is known.
-pub(super) fn reason(id: &sys::spdk_nvme_transport_id) -> Option<String> {
-    failure(id).map(text)
+pub(super) fn reason(id: &sys::spdk_nvme_transport_id, hostnqn: &str) -> Option<String> {
+    failure(id, hostnqn).map(text)
 }
 
 /// The error of an attempt that failed: EPERM with the reason where the peer gave one, EHOSTUNREACH else.
-pub(super) fn error(operation: &'static str, id: &sys::spdk_nvme_transport_id, at: &str) -> Error {
-    let failure = take_failure(id);
+pub(super) fn error(
+    operation: &'static str,
+    id: &sys::spdk_nvme_transport_id,
+    hostnqn: Option<&str>,
+    at: &str,
+) -> Error {
+    let failure = take_failure(id, hostnqn);
     let errno = match failure {
         None
-        | Some(Failure::Unreachable(_) | Failure::Refused(COMMAND_SPECIFIC, CONTROLLER_BUSY)) => {
-            libc::EHOSTUNREACH
-        }
+        | Some(
+            Failure::Unreachable(_)
+            | Failure::Stuck(_)
+            | Failure::Ended
+            | Failure::Refused(COMMAND_SPECIFIC, CONTROLLER_BUSY),
+        ) => libc::EHOSTUNREACH,
         Some(Failure::Refused(..) | Failure::Nonsense(_)) => libc::EPERM,
     };
-    let unknown = || "it could not be connected; SPDK's log says why at level debug".to_owned();
+    let unknown = || "it could not be connected: SPDK's log at level debug says more".to_owned();
     let what = failure.map_or_else(unknown, text);
     Error::new(operation, errno).with_detail(format!("{at}: {what}"))
 }
@@ -51,6 +59,13 @@ fn text(failure: Failure) -> String {
         Failure::Refused(sct, sc) => {
             let meaning = meaning(sct, sc);
             format!("the peer refuses Connect: {meaning} (sct {sct:#x}, sc {sc:#x})")
+        }
+        Failure::Stuck(state) => format!(
+            "it was not ready in time, or a command of its failed: SPDK's state is {:?}",
+            state.to_string_lossy()
+        ),
+        Failure::Ended => {
+            "its connection ended, or was not answered, before it was ready".to_owned()
         }
         Failure::Nonsense(reason) => {
             format!("the peer makes no sense: {}", reason.to_string_lossy())

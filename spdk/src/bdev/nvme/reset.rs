@@ -119,12 +119,13 @@ async fn connect_anew(
 }
 
 async fn connect_once(name: &str, path: &Path) -> Outcome {
+    let hostnqn = &path.hostnqn;
     let Some(path) = path.id() else {
         return Ok(());
     };
     let name = cstr("controller name", name)?;
     let (id, source) = path.to_c()?;
-    refusal::take(&id);
+    refusal::forget(&id, Some(hostnqn));
     let status = call::<c_int>(OPERATION, |argument| {
         // SAFETY: on the app thread; id and strings outlive the call; `on_status` takes the argument
         // back, once, unless the call is refused.
@@ -139,8 +140,9 @@ async fn connect_once(name: &str, path: &Path) -> Outcome {
         libc::EBUSY | libc::ENXIO => check(OPERATION, status),
         // SPDK's module tells no more of a failure than that.
         _ => check(OPERATION, status).map_err(|_| {
-            let unknown = || "it could not be connected".to_owned();
-            let what = refusal::reason(&id).unwrap_or_else(unknown);
+            let unknown =
+                || "it could not be connected: SPDK's log at level debug says more".to_owned();
+            let what = refusal::reason(&id, hostnqn).unwrap_or_else(unknown);
             Error::new(OPERATION, libc::EIO).with_detail(what)
         }),
     }

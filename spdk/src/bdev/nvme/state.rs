@@ -128,7 +128,7 @@ unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_n
         let (paths, path) = (&mut *argument.cast::<Vec<Path>>(), &*path);
         let state = PathState::of(path.state);
         if state == PathState::Connected {
-            refusal::take(&*path.id);
+            refusal::forget(&*path.id, Some(&string(path.hostnqn)));
         }
         paths.push(Path {
             address: address(&*path.id),
@@ -139,7 +139,7 @@ unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_n
             cntlid: path.cntlid,
             state,
             active: path.active,
-            failure: refusal::reason(&*path.id),
+            failure: refusal::reason(&*path.id, &string(path.hostnqn)),
         });
     }
 }
