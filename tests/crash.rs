@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{
-    Client, Initiator, JsonRpc, Options, Resource, Target, name_of, namespace, nqn_of, pattern,
-    subsystem, tcp_controller,
+    Client, Initiator, JsonRpc, Options, Resource, Target, eventually, name_of, namespace, nqn_of,
+    pattern, subsystem, tcp_controller,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -339,5 +339,43 @@ async fn what_was_answered_is_there_after_kill_9_and_nothing_is_half_there() {
         "{answered} calls were answered in {rounds} rounds"
     );
     println!("{answered} calls were answered in {rounds} rounds");
+    target.stop();
+}
+
+/// Bytes written to the volume that hosts write to.
+async fn written(client: &Client) -> i64 {
+    let stats = Resource::new(client, "AioVolume")
+        .stats("volumes/data")
+        .await;
+    stats["write_bytes_count"].as_i64().expect("a counter")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_stays_goes_on_over_kills_and_reads_what_it_wrote() {
+    let dir = tempfile::Builder::new().prefix("opi-").tempdir();
+    let dir: Arc<TempDir> = Arc::new(dir.expect("a directory"));
+    let options = Options::default().in_dir(Arc::clone(&dir));
+    let mut target = Target::start_with(options.clone()).await;
+    let disk = Disk::new(&target.client().await, dir.path()).await;
+    // As Linux does: what was under way is sent again once the controller is back.
+    let patient = json!({
+        "ctrlr_loss_timeout_sec": -1, "reconnect_delay_sec": 1, "bdev_retry_count": -1
+    });
+    let driver = disk.host.driver().with_nvme_options(patient);
+    // It ends when it is told to.
+    let load = driver.load(dir.path(), 600).await;
+    for round in 0..4 {
+        if round > 0 {
+            target.kill();
+            target = Target::start_with(options.clone().after(&target)).await;
+        }
+        let client = target.client().await;
+        eventually("the host writes", Duration::from_secs(60), async || {
+            (written(&client).await > (4 << 20)).then_some(())
+        })
+        .await;
+    }
+    let said = load.stop().await;
+    said.expect("all of its I/O has come to its end, and each read found what was written");
     target.stop();
 }
