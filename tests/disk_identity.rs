@@ -1,21 +1,13 @@
 //! Who virtio disks are to a machine: each another one, whatever their volumes are called.
 
 mod common;
-#[path = "common/vhost_user/mod.rs"]
-#[allow(
-    dead_code,
-    missing_docs,
-    unused_imports,
-    reason = "also for other tests of this door"
-)]
-mod vhost_user;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use common::vhost_user::{Command, Disk, Kind, RESPONSE, blk_header};
 use common::{Options, Resource, Target, blk_spec, lun_spec, malloc, scsi_spec};
 use serde_json::json;
-use vhost_user::{Command, Disk, Kind, RESPONSE, blk_header};
 
 /// Names that are one in their first 20 characters, which is all that virtio-blk tells (virtio 1.2, 5.2.6).
 const NAMES: [&str; 2] = ["customer-database-volume-1", "customer-database-volume-2"];

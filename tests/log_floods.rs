@@ -1,25 +1,17 @@
 //! What SPDK logs of one event, be it a call, a path or many I/Os, is one line of ours, or a few lines and a count.
 
 mod common;
-#[path = "common/vhost_user/mod.rs"]
-#[allow(
-    dead_code,
-    missing_docs,
-    unused_imports,
-    reason = "also for other tests of this door"
-)]
-mod vhost_user;
 
 use std::time::Duration;
 
 use common::nvme_tcp::{Command, Digests, Identity};
+use common::vhost_user::{Disk, Kind, SECTOR, blk_header};
 use common::{
     Client, Fixture, JsonRpc, Options, PSK, Resource, Target, base64, blk_spec, eventually,
     free_port, malloc, name_of, namespace, nqn_of, remote_controller, subsystem, tcp_controller,
     tcp_path, tcp_spec, unique,
 };
 use serde_json::{Value, json};
-use vhost_user::{Disk, Kind, SECTOR, blk_header};
 
 /// The warnings and errors of a log that are SPDK's.
 fn of_spdk(log: &str) -> Vec<&str> {
@@ -58,20 +50,15 @@ async fn the_same_line_again_and_again_is_counted() {
 }
 
 /// A path of a new controller that is refused.
-async fn refused_path(client: &Client, controller: Value, path: Value) {
+async fn refused_path(client: &Client, mut controller: Value, path: Value) {
     let id = unique("refused");
-    let controller = with_multipath(controller);
+    controller["multipath"] = "NVME_MULTIPATH_DISABLE".into();
     let controllers = Resource::new(client, "NvmeRemoteController");
     let controller = name_of(&controllers.created("", &id, controller).await);
     let paths = Resource::new(client, "NvmePath");
     let made = paths.create(&controller, "path", path).await;
     made.expect_err("it cannot be attached");
     controllers.deleted(&controller).await;
-}
-
-fn with_multipath(mut controller: Value) -> Value {
-    controller["multipath"] = "NVME_MULTIPATH_DISABLE".into();
-    controller
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,17 +2,9 @@
 //! that all of them share (buffers, descriptors, workers).
 
 mod common;
-#[path = "common/vhost_user/mod.rs"]
-#[allow(
-    dead_code,
-    missing_docs,
-    unused_imports,
-    reason = "also for other tests of this door"
-)]
-mod vhost_user;
 
+use common::vhost_user::{Disk, Kind};
 use common::{Options, Resource, Target, blk_spec, malloc};
-use vhost_user::{Disk, Kind};
 
 /// More than the buffers of SPDK's default pools were enough for.
 const DISKS: usize = 40;

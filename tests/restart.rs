@@ -2,19 +2,12 @@
 //! hosts, and what cannot be there yet comes by itself.
 
 mod common;
-#[path = "common/vhost_user/mod.rs"]
-#[allow(
-    dead_code,
-    missing_docs,
-    unused_imports,
-    reason = "for other tests too"
-)]
-mod vhost_user;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::vhost_user::{Command, Kind, RESPONSE, Session};
 use common::{
     Client, Fixture, HOST, Initiator, JsonRpc, Options, Resource, Target, blk_spec, dhchap_key,
     encrypted_spec, eventually, lun_spec, malloc, metrics, name_of, namespace, nqn_of, pattern,
@@ -22,7 +15,6 @@ use common::{
 };
 use serde_json::{Value, json};
 use tonic::Code;
-use vhost_user::{Command, Kind, RESPONSE, Session};
 
 /// All kinds that have records.
 const KINDS: [&str; 16] = [

@@ -1,25 +1,17 @@
 //! Who may open the sockets of machines: clients of another user, as a QEMU that does not run as root is.
 
 mod common;
-#[path = "common/vhost_user/mod.rs"]
-#[allow(
-    dead_code,
-    missing_docs,
-    unused_imports,
-    reason = "also for other tests of this door"
-)]
-mod vhost_user;
 
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use common::vfio_user::Link;
+use common::vhost_user::{Disk, Kind, Pages};
 use common::{Options, Resource, Target, blk_spec, malloc, namespace, pcie_spec, subsystem};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde_json::json;
-use vhost_user::{Disk, Kind, Pages};
 
 /// Users and groups by number: they need no names.
 const USER: u32 = 54322;

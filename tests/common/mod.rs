@@ -32,6 +32,7 @@ mod sockets;
 mod target;
 mod tools;
 pub mod vfio_user;
+pub mod vhost_user;
 mod virtio;
 
 use std::time::{Duration, Instant};

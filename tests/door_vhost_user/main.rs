@@ -16,14 +16,8 @@ mod messages;
 mod requests;
 mod rings;
 mod slow;
-#[path = "../common/vhost_user/mod.rs"]
-#[allow(
-    dead_code,
-    missing_docs,
-    unused_imports,
-    reason = "also for other tests of this door"
-)]
-mod vhost_user;
+
+use common::vhost_user;
 
 use std::any::Any;
 use std::process::ExitCode;

@@ -11,14 +11,6 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-#[path = "../common/vhost_user/mod.rs"]
-#[allow(
-    dead_code,
-    missing_docs,
-    unused_imports,
-    reason = "also for the tests of its door"
-)]
-mod vhost_user_client;
 
 mod bend;
 mod door;
@@ -29,6 +21,8 @@ mod tls;
 mod vfio_user;
 mod vhost_user;
 mod world;
+
+use common::vhost_user as vhost_user_client;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -113,6 +113,13 @@ struct Bindings {
     secure: bool,
 }
 
+impl Bindings {
+    /// The NQN of the subsystem that came first, to be named.
+    fn first(&self) -> String {
+        self.nqns.first().cloned().unwrap_or_default()
+    }
+}
+
 thread_local! {
     static BOUND: RefCell<HashMap<Address, Bindings>> = RefCell::default();
 }
@@ -227,18 +234,17 @@ fn check_free(
     let overlapping = BOUND.with_borrow(|bound| {
         let mut others = bound.iter().filter(|(other, _)| *other != address);
         let (other, bindings) = others.find(|(other, _)| other.overlaps(address))?;
-        Some((other.clone(), bindings.nqns.first().cloned()))
+        Some((other.clone(), bindings.first()))
     });
     if let Some((other, nqn)) = overlapping {
         return Err(Error::new(operation, libc::EADDRINUSE).with_detail(format!(
-            "{address} overlaps {other}, where subsystem {:?} listens: use one of the two, or \
-                 another port",
-            nqn.unwrap_or_default()
+            "{address} overlaps {other}, where subsystem {nqn:?} listens: use one of the two, or \
+                 another port"
         )));
     }
     BOUND.with_borrow(|bound| match bound.get(address) {
         Some(bindings) if matches!(address, Address::VfioUser { .. }) => {
-            let other = bindings.nqns.first().cloned().unwrap_or_default();
+            let other = bindings.first();
             Err(Error::new(operation, libc::EADDRINUSE)
                 .with_detail(format!("subsystem {other:?} has {address}")))
         }
@@ -247,7 +253,7 @@ fn check_free(
                 true => ("with", "without"),
                 false => ("without", "with"),
             };
-            let other = bindings.nqns.first().cloned().unwrap_or_default();
+            let other = bindings.first();
             Err(Error::new(operation, libc::EADDRINUSE).with_detail(format!(
                 "subsystem {other:?} listens at {address} {how} TLS, and this one would {want}: use \
                  another address or port"
