@@ -19,7 +19,7 @@ use crate::frontend::{
     Luns, NvmeControllers, NvmeHosts, NvmeNamespaces, NvmeSubsystems, Reservations, VirtioBlks,
     VirtioScsiControllers, VirtioScsiLuns, VirtioScsiTargets,
 };
-use crate::health::{Exports, Failures, Files, Health, Hosts, Parts, Paths, look_after};
+use crate::health::{Exports, Failures, Files, Health, Hosts, Parts, Paths, Refusals, look_after};
 use crate::identity::Identity;
 use crate::inventory::{InventoryService, Roots};
 use crate::kvm::{Plugged, Slots};
@@ -343,6 +343,7 @@ impl Services {
         let shared = || Arc::clone(&self.shared);
         let hosts = Hosts::new(spdk.clone(), shared());
         tokio::spawn(look_after(hosts, shared()));
+        tokio::spawn(look_after(Refusals, shared()));
         let files = Files::new(spdk.clone(), volumes, shared(), Arc::clone(health));
         tokio::spawn(look_after(paths, shared()));
         tokio::spawn(look_after(files, shared()));

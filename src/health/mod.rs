@@ -13,6 +13,7 @@ mod hosts;
 mod parts;
 mod paths;
 mod presences;
+mod refusals;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -32,6 +33,7 @@ pub(crate) use hosts::Hosts;
 pub(crate) use parts::{Part, Parted, Parts, What};
 pub(crate) use paths::{Paths, path_key};
 pub(crate) use presences::{Presences, Replaced};
+pub(crate) use refusals::Refusals;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(500);

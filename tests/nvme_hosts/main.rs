@@ -5,6 +5,7 @@ mod common;
 
 mod access;
 mod dhchap;
+mod refusals;
 mod rotation;
 mod rules;
 mod views;

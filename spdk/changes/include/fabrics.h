@@ -47,6 +47,34 @@ void __attribute__((weak)) opi_host_connected(struct spdk_nvmf_ctrlr *ctrlr,
 /* A controller is about to go with its last queue, on the subsystem's thread. */
 void __attribute__((weak)) opi_host_disconnected(struct spdk_nvmf_ctrlr *ctrlr);
 
+/* Why a host is refused; spdk/src/nvmf/refusals.rs has the same. */
+enum opi_refusal {
+	OPI_REFUSED_NOT_ADMITTED = 0,
+	OPI_REFUSED_OTHER_KEY,
+	OPI_REFUSED_TLS_IDENTITY,
+	OPI_REFUSED_TLS_KEY,
+	OPI_REFUSED_DHCHAP,
+	OPI_REFUSED_CONTROLLER,
+};
+
+/* A host at this address was refused. All texts are terminated. */
+void __attribute__((weak)) opi_host_refused(int why, const char *address, const char *hostnqn,
+		const char *subnqn);
+
+/* The same in a TLS handshake, with the identity of the pre-shared key that it named. */
+void __attribute__((weak)) opi_tls_refused(int why, const char *address, const char *identity);
+
+/* A host at this address has proved who it is. */
+void __attribute__((weak)) opi_host_known(const char *address);
+
+/* How many milliseconds a new connection from this address waits before it is read from. */
+uint64_t __attribute__((weak)) opi_host_wait(const char *address);
+
+/* lib/nvmf/ctrlr.c: tell of the host at the other end, over a network. */
+void nvmf_qpair_refused(struct spdk_nvmf_qpair *qpair, int why, const char *hostnqn,
+			const char *subnqn);
+void nvmf_qpair_known(struct spdk_nvmf_qpair *qpair);
+
 /* What a namespace has in place of the name of a file begins so if the program keeps its reservations. The
  * four hooks are on the thread of the subsystem, which is the app thread. */
 #define OPI_RESERVATION_KEPT "opi:"

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use spdk_gate::fabrics::{self, Command, Connect, Fault, Queue};
 use spdk_sys as sys;
 
-use crate::nvmf::comings;
+use crate::nvmf::{Reason, comings, refusals};
 
 /// Values of `enum opi_connect_fault`.
 const RIGHT: c_int = 0;
@@ -120,6 +120,68 @@ pub unsafe extern "C" fn opi_host_connected(_: *mut c_void, qpair: *mut sys::spd
 #[unsafe(no_mangle)]
 pub extern "C" fn opi_host_disconnected(controller: *mut c_void) {
     comings::gone(controller.addr());
+}
+
+/// # Safety
+/// `text` is null or a terminated string that stays for `'a`.
+unsafe fn text<'a>(text: *const c_char) -> &'a [u8] {
+    if text.is_null() {
+        return &[];
+    }
+    // SAFETY: the caller's contract.
+    unsafe { CStr::from_ptr(text) }.to_bytes()
+}
+
+/// # Safety
+/// All texts are null or terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_host_refused(
+    why: c_int,
+    address: *const c_char,
+    hostnqn: *const c_char,
+    subnqn: *const c_char,
+) {
+    if let Some(reason) = reason(why) {
+        // SAFETY: the caller's contract; nothing is kept.
+        let [address, hostnqn, subnqn] = [address, hostnqn, subnqn].map(|it| unsafe { text(it) });
+        refusals::tell(reason, address, hostnqn, subnqn);
+    }
+}
+
+/// # Safety
+/// Both texts are null or terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_tls_refused(
+    why: c_int,
+    address: *const c_char,
+    identity: *const c_char,
+) {
+    if let Some(reason) = reason(why) {
+        // SAFETY: the caller's contract; nothing is kept.
+        let [address, identity] = [address, identity].map(|it| unsafe { text(it) });
+        let (hostnqn, subnqn) = fabrics::nqns(identity);
+        refusals::tell(reason, address, hostnqn, subnqn);
+    }
+}
+
+fn reason(why: c_int) -> Option<Reason> {
+    Reason::ALL.get(usize::try_from(why).ok()?).copied()
+}
+
+/// # Safety
+/// `address` is null or terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_host_known(address: *const c_char) {
+    // SAFETY: the caller's contract; nothing is kept.
+    refusals::known(unsafe { text(address) });
+}
+
+/// # Safety
+/// `address` is null or terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_host_wait(address: *const c_char) -> u64 {
+    // SAFETY: the caller's contract; nothing is kept.
+    refusals::wait(unsafe { text(address) })
 }
 
 #[cfg(test)]

@@ -19,9 +19,9 @@ use crate::cstr::read;
 const CAPACITY: usize = 1024;
 /// Places that stay free: more than there are reactors that can look at once. In a full channel a sender could
 /// spin until its reader is scheduled.
-const SPARE: usize = 256;
+pub(super) const SPARE: usize = 256;
 /// As long as `SPDK_NVMF_NQN_MAX_LEN`, with the terminator.
-const NQN: usize = sys::SPDK_NVMF_NQN_MAX_LEN as usize + 1;
+pub(super) const NQN: usize = sys::SPDK_NVMF_NQN_MAX_LEN as usize + 1;
 /// As long as `address` of `struct opi_nvmf_queue`.
 const ADDRESS: usize = 320;
 
@@ -51,7 +51,7 @@ impl Connected {
 }
 
 /// A text of C, terminated.
-type Text<const N: usize> = [c_char; N];
+pub(super) type Text<const N: usize> = [c_char; N];
 
 /// As it passes the channel.
 #[expect(
@@ -157,14 +157,19 @@ fn send(notice: Notice) {
 /// # Safety
 /// `text` is null or a terminated string that stays during the call.
 unsafe fn copy<const N: usize>(text: *const c_char) -> Text<N> {
+    if text.is_null() {
+        return [0; N];
+    }
+    // SAFETY: the caller's contract.
+    self::text(unsafe { CStr::from_ptr(text) }.to_bytes())
+}
+
+/// As much of it as there is room for.
+pub(super) fn text<const N: usize>(bytes: &[u8]) -> Text<N> {
     let mut copied = [0; N];
-    if !text.is_null() {
-        // SAFETY: the caller's contract.
-        let bytes = unsafe { CStr::from_ptr(text) }.to_bytes();
-        // The last place stays zero.
-        for (to, from) in copied.iter_mut().take(N - 1).zip(bytes) {
-            *to = from.cast_signed();
-        }
+    // The last place stays zero.
+    for (to, from) in copied.iter_mut().take(N - 1).zip(bytes) {
+        *to = from.cast_signed();
     }
     copied
 }

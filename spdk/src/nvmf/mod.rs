@@ -11,6 +11,7 @@ pub mod listener;
 pub mod namespace;
 pub mod nqn;
 mod pause;
+pub(crate) mod refusals;
 pub mod reservation;
 pub mod subsystem;
 pub mod transport;
@@ -29,6 +30,7 @@ use crate::runtime::Spdk;
 pub use comings::{Coming, Comings, comings};
 pub use connected::{Connected, Connections, Doors, Queue, Which, connections, disconnect};
 pub use listener::Address;
+pub use refusals::{Reason, Refusal, Refusals, refusals, refused};
 pub use transport::Transport;
 pub use view::View;
 

@@ -45,6 +45,7 @@ pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
         return Err(Error::new(OPERATION, libc::EEXIST).with_detail(format!("{transport:?}")));
     }
     super::comings::open();
+    super::refusals::open();
     if transport == Transport::Tcp {
         // SAFETY: on the app thread; no arguments.
         let rc = unsafe { sys::opi_sock_disable_ssl_tickets() };

@@ -2,6 +2,7 @@
 
 use spdk::bdev::Stats;
 use spdk::bdev::nvme::PathState;
+use spdk::nvmf;
 
 use super::out::{Labels, Out};
 use super::reading::Reading;
@@ -50,6 +51,14 @@ impl Reading {
             "opi_spdk_connections",
             "Open connections by what they came to; over NVMe a host has one for each of its queues",
             doors.iter().map(|(labels, number)| (labels, *number)),
+        );
+        let refused = nvmf::refused()
+            .map(|(reason, number)| (Labels::of([("reason", reason.name())]), number));
+        let refused: Vec<_> = refused.collect();
+        out.counters(
+            "opi_spdk_hosts_refused",
+            "Attempts of hosts to connect that were refused, by what was wrong",
+            refused.iter().map(|(labels, number)| (labels, *number)),
         );
         self.write_subsystems(out);
         self.write_paths(out);

@@ -147,7 +147,11 @@ pub struct Host {
 impl Host {
     /// Connects to an address.
     pub fn dial(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, ANSWER)?;
+        Self::over(TcpStream::connect_timeout(&address, ANSWER)?)
+    }
+
+    /// On a connection that is there.
+    pub fn over(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(ANSWER))?;
         Ok(Self {

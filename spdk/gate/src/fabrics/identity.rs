@@ -40,6 +40,13 @@ pub fn names(identity: &[u8], hostnqn: &[u8], subnqn: &[u8]) -> bool {
     whole && complete && !host.is_empty() && host == hostnqn && subsystem == subnqn
 }
 
+/// The host NQN and the subsystem NQN that an identity names, as far as it does.
+pub fn nqns(identity: &[u8]) -> (&[u8], &[u8]) {
+    let mut parts = identity.split(|byte| *byte == b' ').skip(1);
+    let host = parts.next().unwrap_or_default();
+    (host, parts.next().unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +66,18 @@ mod tests {
         assert!(of(&format!("NVMe0R01 {HOST} {SUBSYSTEM}")));
         assert!(of(&format!("NVMe0R02 {HOST} {SUBSYSTEM}")));
         assert!(of(&format!("NVMe1R01 {HOST} {SUBSYSTEM} digest=")));
+    }
+
+    #[test]
+    fn what_an_identity_names_is_told_as_far_as_it_goes() {
+        let whole = format!("NVMe0R01 {HOST} {SUBSYSTEM}");
+        assert_eq!(
+            nqns(whole.as_bytes()),
+            (HOST.as_bytes(), SUBSYSTEM.as_bytes())
+        );
+        let host = format!("x {HOST}");
+        assert_eq!(nqns(host.as_bytes()), (HOST.as_bytes(), &b""[..]));
+        assert_eq!(nqns(b"nothing"), (&b""[..], &b""[..]));
     }
 
     #[test]

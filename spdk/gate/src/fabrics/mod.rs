@@ -3,9 +3,11 @@
 mod connect;
 mod identity;
 mod length;
+mod stranger;
 
 pub use connect::{CONNECT_DATA, Connect, Fault, NQN_MAX, NQN_MIN};
-pub use identity::{PSK_IDENTITY_MAX, is_well_formed, names};
+pub use identity::{PSK_IDENTITY_MAX, is_well_formed, names, nqns};
 pub use length::{
     ADMIN_DATA_MAX, Command, DSM_RANGE, DSM_RANGES_MAX, IDENTIFY_DATA, LOG_PAGE_UNIT, Queue,
 };
+pub use stranger::{Address, FIRST_MS, FORGET_MS, FREE, TURN_MAX_MS, WAIT_MAX_MS};

@@ -1,0 +1,172 @@
+//! Hosts that do not get in: logged, counted, and waiting for their turn, while a host that is known does not.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::net::TcpSocket;
+
+use super::{ALICE, BOB, Export, SOON, host, key_file, reads};
+use crate::common::nvme_tcp::{Digests, Host, Identity, Pdu};
+use crate::common::{Options, Target, dhchap_key, eventually, metrics, psk_of};
+
+/// An address of strangers.
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+
+/// The count of a reason.
+fn count(target: &Target, reason: &str) -> u64 {
+    let text = metrics(target.http);
+    let name = format!("opi_spdk_hosts_refused_total{{reason=\"{reason}\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&name));
+    line.expect("it is there").parse().expect("a number")
+}
+
+/// Lines of hosts that were refused for this reason.
+fn lines(target: &Target, reason: &str) -> Vec<Value> {
+    let log = target.log();
+    let lines = log.lines().filter(|line| line.contains("host refused"));
+    let lines = lines.map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    lines.filter(|line| line["reason"] == reason).collect()
+}
+
+/// That it is counted and told that a host was refused.
+async fn told(target: &Target, reason: &str, host: &str, address: &str) {
+    eventually(&format!("{reason} is told"), SOON, async || {
+        let lines = lines(target, reason);
+        let found = lines
+            .iter()
+            .any(|line| line["host"] == host && line["address"] == address);
+        (found && count(target, reason) > 0).then_some(())
+    })
+    .await;
+}
+
+async fn dial(from: Ipv4Addr, port: u16) -> Host {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::from((from, 0))).expect("bound");
+    let to = SocketAddr::from((IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    let stream = socket.connect(to).await.expect("connected");
+    let stream: TcpStream = stream.into_std().expect("a stream");
+    stream.set_nonblocking(false).expect("it blocks");
+    Host::over(stream).expect("a stream")
+}
+
+/// A host that nobody admits comes and is refused.
+async fn refused(from: Ipv4Addr, identity: &Identity) {
+    let mut host = dial(from, identity.address.port()).await;
+    host.send(&Pdu::ic_req(Digests::OFF)).expect("sent");
+    host.receive_within(Duration::from_secs(10))
+        .expect("ICResp");
+    let error = host.connect(identity, 0, 0xffff).expect_err("refused");
+    assert!(error.to_string().contains("0x184"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_refused_is_logged_with_its_name_and_address_and_counted_by_reason() {
+    let options = Options::default().args(["--log-format", "json"]);
+    let target = Target::start_with(options).await;
+    let [key, other, ctrlr] = [1, 2, 3].map(dhchap_key);
+    let hosts = [
+        ("alice", host(ALICE, "", &key, "")),
+        ("bob", host(BOB, "", &key, &ctrlr)),
+    ];
+    let clear = Export::new(&target, "clear", &hosts).await;
+    let [a, b] = [psk_of(1), psk_of(2)];
+    let tls = Export::new(&target, "tls", &[("alice", host(ALICE, &a, "", ""))]).await;
+    let [key, other] =
+        [("key", key), ("other", other)].map(|(name, key)| key_file(&target, name, &key));
+    let [a, b] = [("a", &a), ("b", &b)].map(|(name, key)| key_file(&target, name, key));
+    let stranger = "nqn.2022-09.io.spdk:stranger";
+    let bob = clear.host(BOB).with_dhchap(&key);
+    for (reason, name, attempt) in [
+        ("dhchap", ALICE, clear.host(ALICE).with_dhchap(&other)),
+        ("controller", BOB, bob.with_dhchap_ctrlr(&other)),
+        ("not_admitted", stranger, clear.host(stranger)),
+        ("tls_key", ALICE, tls.host(ALICE).with_psk(&b)),
+        ("tls_identity", stranger, tls.host(stranger).with_psk(&a)),
+    ] {
+        assert_eq!(count(&target, reason), 0, "{reason}");
+        reads(&target, &attempt).await.expect_err(reason);
+        told(&target, reason, name, "127.0.0.1").await;
+    }
+    assert_eq!(count(&target, "other_key"), 0);
+    let log = target.log();
+    for file in [&key, &other, &a, &b] {
+        let key = std::fs::read_to_string(file).expect("it is there");
+        assert!(!log.contains(key.trim()), "a key in the log");
+    }
+
+    // A flood is counted to the last one, and the log has a part of it and how many more there were.
+    let admitted = clear.host(ALICE).with_dhchap(&key);
+    reads(&target, &admitted).await.expect("known from now on");
+    let before = count(&target, "not_admitted");
+    let told_before = lines(&target, "not_admitted").len() as u64;
+    let identity = Identity::new(clear.port, &clear.nqn).named("flood");
+    for _ in 0..100 {
+        refused(Ipv4Addr::LOCALHOST, &identity).await;
+    }
+    assert_eq!(count(&target, "not_admitted"), before + 100);
+    eventually("all are told", SOON, async || {
+        let log = target.log();
+        let more = log
+            .lines()
+            .filter(|line| line.contains("more hosts refused"));
+        let more = more.map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let more: u64 = more.filter_map(|line| line["more"].as_u64()).sum();
+        let lines = lines(&target, "not_admitted").len() as u64 - told_before;
+        (lines + more == 100).then_some(())
+    })
+    .await;
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_refused_again_and_again_waits_for_its_turn_and_a_known_host_never_does() {
+    let target = Target::start().await;
+    let export = Export::new(&target, "s", &[("alice", host(ALICE, "", "", ""))]).await;
+    let alice = Identity {
+        hostnqn: ALICE.to_owned(),
+        ..Identity::new(export.port, &export.nqn)
+    };
+    alice.admin(Digests::OFF);
+    let stranger = Identity::new(export.port, &export.nqn).named("stranger");
+    for _ in 0..12 {
+        refused(ELSEWHERE, &stranger).await;
+    }
+
+    // Of some at once each has its turn, and the last one waits for all.
+    let begun = Instant::now();
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        let mut host = dial(ELSEWHERE, export.port).await;
+        host.send(&Pdu::ic_req(Digests::OFF)).expect("sent");
+        waiting.push(host);
+    }
+    let mut last = waiting.pop().expect("four");
+    let mut first = waiting.swap_remove(0);
+    // Alice's address has had refusals too.
+    for _ in 0..20 {
+        refused(Ipv4Addr::LOCALHOST, &stranger).await;
+    }
+    alice.admin(Digests::OFF);
+    last.stream().set_nonblocking(true).expect("it is ours");
+    let mut byte = [0];
+    let nothing = last.stream().peek(&mut byte).expect_err("nothing has come");
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    last.stream().set_nonblocking(false).expect("it is ours");
+
+    let limit = Duration::from_secs(20);
+    first.receive_within(limit).expect("its turn comes");
+    assert!(
+        begun.elapsed() >= Duration::from_millis(1500),
+        "{:?}",
+        begun.elapsed()
+    );
+    last.receive_within(limit).expect("its turn comes");
+    assert!(
+        begun.elapsed() >= Duration::from_secs(6),
+        "{:?}",
+        begun.elapsed()
+    );
+    target.stop();
+}
