@@ -103,6 +103,16 @@ impl fmt::Debug for own::NvmeHost {
     }
 }
 
+impl fmt::Debug for own::RekeyNvmeHostResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RekeyNvmeHostResponse")
+            .field("psk", &Redacted(&self.psk))
+            .field("dhchap_key", &Redacted(&self.dhchap_key))
+            .field("dhchap_ctrlr_key", &Redacted(&self.dhchap_ctrlr_key))
+            .finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +164,11 @@ mod tests {
             dhchap_ctrlr_key: secret.clone(),
             ..Default::default()
         };
+        let made = own::RekeyNvmeHostResponse {
+            psk: secret.clone(),
+            dhchap_key: secret.clone(),
+            dhchap_ctrlr_key: secret.clone(),
+        };
         let bytes = format!("{secret:?}");
         let inner = bytes.trim_matches(['[', ']']);
         for text in [
@@ -161,6 +176,7 @@ mod tests {
             format!("{remote:?}"),
             format!("{volume:?}"),
             format!("{host:?}"),
+            format!("{made:?}"),
         ] {
             assert!(text.contains("redacted"), "{text}");
             assert!(
@@ -191,6 +207,9 @@ mod tests {
             "NvmeHost.psk",
             "NvmeSubsystemSpec.psk",
             "NvmeSubsystemStatus.fru_guid", // no secret
+            "RekeyNvmeHostResponse.dhchap_ctrlr_key",
+            "RekeyNvmeHostResponse.dhchap_key",
+            "RekeyNvmeHostResponse.psk",
             "TcpController.psk",
         ];
         assert_eq!(found, known);

@@ -2,10 +2,15 @@
 //! (`NVMeTLSkey-1:HASH:BASE64:`) and of DH-HMAC-CHAP in the NVMe base specification (`DHHC-1:HASH:BASE64:`), as
 //! nvme-cli makes them. The base64 part is the key and a CRC-32 of it.
 
+use aes_gcm_siv::aead::Generate;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
 
 const CRC_LEN: usize = 4;
+
+/// Bytes of a key that is made here.
+const NEW_LEN: usize = 32;
 
 /// One of the two forms.
 struct Form {
@@ -37,6 +42,16 @@ const DHCHAP: Form = Form {
             bytes, each followed by its CRC-32, is needed",
 };
 
+/// A new pre-shared key of TLS.
+pub fn new_psk() -> Vec<u8> {
+    PSK.make()
+}
+
+/// A new key of DH-HMAC-CHAP.
+pub fn new_dhchap() -> Vec<u8> {
+    DHCHAP.make()
+}
+
 /// Whether SPDK can use a pre-shared key of TLS. The reason why not tells nothing of it.
 ///
 /// # Errors
@@ -54,6 +69,17 @@ pub fn check_dhchap(key: &[u8]) -> Result<(), String> {
 }
 
 impl Form {
+    /// A random key for the hash SHA-256.
+    fn make(&self) -> Vec<u8> {
+        let secret = Zeroizing::new(<[u8; NEW_LEN]>::generate());
+        let crc = crc32fast::hash(&*secret).to_le_bytes();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(NEW_LEN + CRC_LEN));
+        bytes.extend_from_slice(&*secret);
+        bytes.extend_from_slice(&crc);
+        let encoded = Zeroizing::new(STANDARD.encode(&*bytes));
+        format!("{}:01:{}:", self.prefix, encoded.as_str()).into_bytes()
+    }
+
     fn check(&self, key: &[u8]) -> Result<(), String> {
         let wrong = |what: &str| Err(format!("{what}: {}", self.right));
         let Ok(text) = std::str::from_utf8(key) else {
@@ -129,6 +155,21 @@ mod tests {
             );
         }
         assert!(check_psk(&[0xff, 0xfe]).is_err());
+    }
+
+    #[test]
+    fn keys_that_are_made_are_right_and_never_the_same() {
+        for (make, check) in [
+            (
+                new_psk as fn() -> Vec<u8>,
+                check_psk as fn(&[u8]) -> Result<(), String>,
+            ),
+            (new_dhchap, check_dhchap),
+        ] {
+            let made: std::collections::BTreeSet<_> = (0..100).map(|_| make()).collect();
+            assert_eq!(made.len(), 100);
+            assert!(made.iter().all(|key| check(key) == Ok(())));
+        }
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::configured::{self, Collections};
 use crate::discovery;
 use crate::events::Log;
 use crate::frontend::{
-    Luns, NvmeControllers, NvmeHosts, NvmeNamespaces, NvmeSubsystems, Reservations, VirtioBlks,
-    VirtioScsiControllers, VirtioScsiLuns, VirtioScsiTargets,
+    Luns, NvmeControllers, NvmeHostService, NvmeHosts, NvmeNamespaces, NvmeSubsystems,
+    Reservations, VirtioBlks, VirtioScsiControllers, VirtioScsiLuns, VirtioScsiTargets,
 };
 use crate::health::{Exports, Failures, Files, Health, Hosts, Parts, Paths, Refusals, look_after};
 use crate::identity::Identity;
@@ -63,14 +63,6 @@ service! {
             nvme_controllers: NvmeController[nested] as Plugged<NvmeControllers>,
             nvme_namespaces: NvmeNamespace[nested] as NvmeNamespaces,
         }
-        beside {}
-    }
-}
-
-service! {
-    /// Hosts that subsystems admit, with their keys.
-    own::NvmeHostService {
-        serves { nvme_hosts: NvmeHost[nested] as NvmeHosts }
         beside {}
     }
 }

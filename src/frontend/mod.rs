@@ -5,6 +5,7 @@ mod admission;
 mod controller_spec;
 mod nvme_controller;
 mod nvme_host;
+mod nvme_host_service;
 mod nvme_namespace;
 mod nvme_subsystem;
 mod pcie;
@@ -24,6 +25,7 @@ use crate::resource::Key;
 
 pub use nvme_controller::NvmeControllers;
 pub use nvme_host::NvmeHosts;
+pub use nvme_host_service::NvmeHostService;
 pub use nvme_namespace::NvmeNamespaces;
 pub use nvme_subsystem::NvmeSubsystems;
 pub use reservations::Reservations;

@@ -137,7 +137,7 @@ mod tests {
             let verb = path.rsplit('/').next().unwrap_or_default();
             let creates = verb.starts_with("Create");
             assert_eq!(method.names(true), creates, "{path}");
-            let change = ["Create", "Update", "Delete", "Reset", "Disconnect"];
+            let change = ["Create", "Update", "Delete", "Reset", "Disconnect", "Rekey"];
             let is_change = change.iter().any(|change| verb.starts_with(change));
             assert_eq!(method.changes, is_change, "{path}");
             if method.changes {

@@ -197,6 +197,10 @@ async fn requests(place: &Place) -> Vec<Request> {
             Request::new("ListObjects", json!({})),
             Request::new("ListHosts", json!({})),
             Request::new(
+                "RekeyNvmeHost",
+                json!({ "name": "nvmeSubsystems/none/nvmeHosts/none", "psk": true }),
+            ),
+            Request::new(
                 "DisconnectHost",
                 json!({ "name": "nvmeSubsystems/none", "host_nqn": "nqn.2022-09.io.spdk:h" }),
             ),

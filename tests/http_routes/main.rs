@@ -83,7 +83,7 @@ async fn every_route_answers_in_every_spelling() {
     let target = Target::start_with(Options::hugepages()).await;
     let routes = Routes::new(&target).await;
     // Of the published API, and of two kinds of our own.
-    assert_eq!(routes.rpcs.len(), 88 + 2 * 6);
+    assert_eq!(routes.rpcs.len(), 88 + 2 * 6 + 1);
     let port = base(&routes).await;
     let cases = cases(target.scratch(), port);
     let client = target.client().await;
@@ -96,6 +96,11 @@ async fn every_route_answers_in_every_spelling() {
         .find(|case| case.message == "NvmePath")
         .expect("in the table");
     remote_namespaces(&routes, path).await;
+    let nobody = "nvmeSubsystems/missing/nvmeHosts/missing";
+    let psk = json!({ "psk": true });
+    routes
+        .fails("RekeyNvmeHost", nobody, "", Some(&psk), NOT_FOUND)
+        .await;
     let inventory = routes
         .ok("GetInventory", "inventory/1/inventory/2", "", None)
         .await;

@@ -5,6 +5,7 @@ mod common;
 
 mod access;
 mod dhchap;
+mod made;
 mod refusals;
 mod rotation;
 mod rules;

@@ -1,0 +1,81 @@
+//! The service of NvmeHosts, and the keys that it makes: told in one answer, and never again.
+
+use std::sync::Arc;
+
+use super::NvmeHosts;
+use crate::api::own::{NvmeHost, RekeyNvmeHostRequest, RekeyNvmeHostResponse};
+use crate::error::Error;
+use crate::interchange;
+use crate::resource::service::service;
+use crate::resource::{CallContext, Collection, Update};
+
+service! {
+    /// Hosts that subsystems admit, with their keys.
+    own::NvmeHostService {
+        serves { nvme_hosts: NvmeHost[nested] as NvmeHosts }
+        beside {
+            async fn rekey_nvme_host(
+                &self,
+                request: tonic::Request<RekeyNvmeHostRequest>,
+            ) -> Result<tonic::Response<RekeyNvmeHostResponse>, tonic::Status> {
+                let call = CallContext::of(request.metadata());
+                let made = rekey(&self.nvme_hosts, call, request.get_ref()).await?;
+                Ok(tonic::Response::new(made))
+            }
+        }
+    }
+}
+
+/// Makes the keys that are asked for, or those that the host has, and gives them to it.
+///
+/// # Errors
+/// INVALID_ARGUMENT, NOT_FOUND, and what an update says.
+async fn rekey(
+    hosts: &Arc<Collection<NvmeHosts>>,
+    call: CallContext,
+    request: &RekeyNvmeHostRequest,
+) -> Result<RekeyNvmeHostResponse, Error> {
+    let name = hosts.meta().parse("name", &request.name)?;
+    let host = hosts.object(name.key());
+    let host = host.ok_or_else(|| Error::not_found(&name))?;
+    let asked = [request.psk, request.dhchap_key, request.dhchap_ctrlr_key];
+    let has = [&host.psk, &host.dhchap_key, &host.dhchap_ctrlr_key].map(|key| !key.is_empty());
+    let [psk, dhchap_key, dhchap_ctrlr_key] = match asked {
+        [false, false, false] => has,
+        asked => asked,
+    };
+    if ![psk, dhchap_key, dhchap_ctrlr_key].contains(&true) {
+        let what =
+            "is required, or dhchap_key: the host has no key that a new one could be made for";
+        return Err(Error::invalid("psk", what));
+    }
+    if dhchap_ctrlr_key && !dhchap_key && host.dhchap_key.is_empty() {
+        let what = "is required with dhchap_ctrlr_key, since the host has none: the host authenticates first";
+        return Err(Error::invalid("dhchap_key", what));
+    }
+    let key = |wanted: bool, make: fn() -> Vec<u8>| if wanted { make() } else { Vec::new() };
+    let made = RekeyNvmeHostResponse {
+        psk: key(psk, interchange::new_psk),
+        dhchap_key: key(dhchap_key, interchange::new_dhchap),
+        dhchap_ctrlr_key: key(dhchap_ctrlr_key, interchange::new_dhchap),
+    };
+    let paths = [
+        ("psk", psk),
+        ("dhchap_key", dhchap_key),
+        ("dhchap_ctrlr_key", dhchap_ctrlr_key),
+    ];
+    let paths = paths.into_iter().filter(|(_, wanted)| *wanted);
+    let update = Update {
+        object: Some(NvmeHost {
+            name: name.to_string(),
+            psk: made.psk.clone(),
+            dhchap_key: made.dhchap_key.clone(),
+            dhchap_ctrlr_key: made.dhchap_ctrlr_key.clone(),
+            ..NvmeHost::default()
+        }),
+        mask: Some(paths.map(|(path, _)| path.to_owned()).collect()),
+        allow_missing: false,
+    };
+    hosts.update(call, update).await?;
+    Ok(made)
+}
