@@ -1,7 +1,14 @@
 //! Keys that the server makes: good for their host, and told once.
 
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read;
+use std::process::Command;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use opi_spdk::api::own::WatchEventsRequest;
+use opi_spdk::api::own::object_service_client::ObjectServiceClient;
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -9,6 +16,9 @@ use super::{ALICE, Export, host, hosts_of, key_file, reads};
 use crate::common::{Http, Initiator, Options, Target};
 
 const NAME: &str = "nvmeSubsystems/s/nvmeHosts/alice";
+
+/// Its creation, and how often it gets keys.
+const CHANGES: usize = 4;
 
 /// The keys of an answer, whose fields are named so.
 fn keys(answer: &Value, fields: [&str; 3]) -> [String; 3] {
@@ -19,11 +29,42 @@ fn keys(answer: &Value, fields: [&str; 3]) -> [String; 3] {
 }
 
 /// All forms in which a key could stand somewhere.
-fn forms(key: &str) -> Vec<String> {
+fn forms(key: &str) -> Vec<Vec<u8>> {
     let part = key.split(':').nth(2).expect("three parts");
-    let bytes = STANDARD.decode(part).expect("base64");
-    let hex = bytes[..32].iter().map(|byte| format!("{byte:02x}"));
-    vec![part.to_owned(), STANDARD.encode(key), hex.collect()]
+    let bytes = STANDARD.decode(part).expect("base64")[..32].to_vec();
+    let hex = bytes.iter().map(|byte| format!("{byte:02x}"));
+    let texts = [part.to_owned(), STANDARD.encode(key), hex.collect()];
+    texts.into_iter().map(Vec::from).chain([bytes]).collect()
+}
+
+/// What a command of the program writes.
+fn output_of(args: &[&str]) -> Vec<u8> {
+    let command = Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
+        .args(args)
+        .output();
+    let output = command.expect("the program starts");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {error}");
+    output.stdout
+}
+
+/// All events so far.
+async fn events_of(target: &Target) -> String {
+    let address = format!("http://{}", target.grpc);
+    let service = ObjectServiceClient::connect(address).await;
+    let all = WatchEventsRequest {
+        after_revision: Some(0),
+    };
+    let watch = service.expect("it serves").watch_events(all).await;
+    let mut stream = watch.expect("it watches").into_inner();
+    let mut told = String::new();
+    // The stream has no end; what is of before has come once the last change of the host has.
+    while told.matches("nvmeHosts/alice").count() < CHANGES {
+        let next = tokio::time::timeout(super::SOON, stream.message()).await;
+        let event = next.expect("in time").expect("it goes on");
+        write!(told, "{:?}", event.expect("no end")).expect("a string");
+    }
+    told
 }
 
 fn with(target: &Target, host: &Initiator, tag: &str, keys: &[String; 3]) -> Initiator {
@@ -117,47 +158,48 @@ async fn keys_that_the_server_makes_are_in_one_answer_and_nowhere_else() {
         .expect("with one that is new");
 
     // Nowhere else.
-    let state = target
-        .scratch()
-        .parent()
-        .map(|dir| dir.join("state"))
-        .filter(|dir| dir.is_dir());
+    let listed = client.ok("ListNvmeHosts", json!({ "parent": subsystem }));
+    let listed = listed.await.to_string();
+    let objects = client.ok("ListObjects", json!({})).await.to_string();
+    let got = hosts.get(NAME).await.expect("it is there").to_string();
+    let bundle = target.scratch().join("bundle").display().to_string();
+    let [grpc, http] = [target.grpc, target.http].map(|address| address.to_string());
+    output_of(&["bundle", "--addr", &grpc, "--http-addr", &http, &bundle]);
+    let bundled = ruzstd::decoding::StreamingDecoder::new(File::open(bundle).expect("a file"));
+    let mut unpacked = Vec::new();
+    let read = bundled.expect("zstd").read_to_end(&mut unpacked);
+    assert!(read.expect("whole") > 0);
     let mut said = vec![
-        (
-            "get",
-            hosts.get(NAME).await.expect("it is there").to_string(),
-        ),
-        (
-            "list",
-            client
-                .ok("ListNvmeHosts", json!({ "parent": subsystem }))
-                .await
-                .to_string(),
-        ),
-        (
-            "objects",
-            client.ok("ListObjects", json!({})).await.to_string(),
-        ),
-        ("metrics", crate::common::metrics(target.http)),
+        ("get", got.into_bytes()),
+        ("list", listed.into_bytes()),
+        ("objects", objects.into_bytes()),
+        ("events", events_of(&target).await.into_bytes()),
+        ("metrics", crate::common::metrics(target.http).into_bytes()),
+        ("bundle", unpacked),
     ];
     target.stop_with(rustix::process::Signal::TERM);
-    said.push(("log", target.log()));
-    said.push((
-        "audit log",
-        std::fs::read_to_string(&audit).expect("it is there"),
-    ));
-    assert!(said[5].1.contains("RekeyNvmeHost"), "{}", said[5].1);
-    for file in state
-        .iter()
-        .flat_map(|dir| dir.read_dir().expect("a directory"))
-    {
-        let file = std::fs::read(file.expect("a file").path()).unwrap_or_default();
-        said.push(("state", String::from_utf8_lossy(&file).into_owned()));
-    }
+    said.push(("log", target.log().into_bytes()));
+    let audited = std::fs::read_to_string(&audit).expect("it is there");
+    assert!(audited.contains("RekeyNvmeHost"), "{audited}");
+    said.push(("audit log", audited.into_bytes()));
+    let state = target.scratch().join("state");
+    let place = state.display().to_string();
+    let exported = output_of(&["state", "export", "--state-dir", &place]);
+    assert!(
+        String::from_utf8_lossy(&exported).contains(NAME),
+        "the export"
+    );
+    said.push(("export", exported));
+    let files = state.read_dir().expect("a directory");
+    let files = files.map(|file| std::fs::read(file.expect("a file").path()).expect("readable"));
+    let before = said.len();
+    said.extend(files.map(|bytes| ("state", bytes)));
+    assert!(said.len() > before, "the state");
     for key in [&first[..], &second, &third].concat() {
         for form in forms(&key) {
-            for (what, text) in &said {
-                assert!(!text.contains(&form), "a key is in: {what}");
+            for (what, bytes) in &said {
+                let found = bytes.windows(form.len()).any(|part| part == form);
+                assert!(!found, "a key is in: {what}");
             }
         }
     }
