@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::net::TcpSocket;
 
 use super::{ALICE, BOB, Export, SOON, host, key_file, reads};
-use crate::common::nvme_tcp::{Digests, Host, Identity, Pdu};
+use crate::common::nvme_tcp::{Command, Digests, Host, Identity, Pdu, Sgl};
 use crate::common::{Options, Target, dhchap_key, eventually, metrics, psk_of};
 
 /// An address of strangers.
@@ -130,7 +130,7 @@ async fn who_is_refused_again_and_again_waits_for_its_turn_and_a_known_host_neve
     };
     alice.admin(Digests::OFF);
     let stranger = Identity::new(export.port, &export.nqn).named("stranger");
-    for _ in 0..12 {
+    for _ in 0..14 {
         refused(ELSEWHERE, &stranger).await;
     }
 
@@ -169,4 +169,64 @@ async fn who_is_refused_again_and_again_waits_for_its_turn_and_a_known_host_neve
         begun.elapsed()
     );
     target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_gives_up_or_falls_silent_while_it_authenticates_was_refused_and_is_closed() {
+    let target = Target::start_with(Options::default().args(["--log-format", "json"])).await;
+    let key = dhchap_key(1);
+    let export = Export::new(&target, "s", &[("alice", host(ALICE, "", &key, ""))]).await;
+    let alice = Identity {
+        hostnqn: ALICE.to_owned(),
+        ..Identity::new(export.port, &export.nqn)
+    };
+    let connected = || {
+        let mut host = alice.negotiated(Digests::OFF);
+        host.connect(&alice, 0, 0xffff).expect("it may try");
+        host
+    };
+    let mut silent = connected();
+
+    // Gone before it has said anything, and gone with its challenge.
+    drop(connected());
+    told(&target, "dhchap", ALICE, "127.0.0.1").await;
+    assert_eq!(count(&target, "dhchap"), 1);
+    let mut challenged = connected();
+    challenge(&mut challenged);
+    drop(challenged);
+    eventually("both are counted", SOON, async || {
+        (count(&target, "dhchap") == 2).then_some(())
+    })
+    .await;
+
+    let before = silent.closed_within(2 * SOON).expect("it is closed");
+    assert!(before.is_empty(), "{before:?}");
+    eventually("all are counted", SOON, async || {
+        (count(&target, "dhchap") == 3).then_some(())
+    })
+    .await;
+    let key = key_file(&target, "key", &key);
+    let proved = export.host(ALICE).with_dhchap(&key);
+    reads(&target, &proved).await.expect("who has the key");
+    assert_eq!(count(&target, "dhchap"), 3, "once each");
+    target.stop();
+}
+
+/// Asks for a challenge, with SHA-256 and the group of 2,048 bits.
+fn challenge(host: &mut Host) {
+    let mut message = vec![0; 72];
+    (message[4], message[7], message[8]) = (1, 1, 1);
+    (message[10], message[11], message[12], message[42]) = (1, 1, 1, 1);
+    let fields = |fctype, cid, length: u32| {
+        let command = Command::fabrics(fctype, cid).put(41, &[1, 1, 0xe9]);
+        command.put(44, &length.to_le_bytes())
+    };
+    let cid = host.cid();
+    let send = fields(5, cid, 72).sgl(Sgl::InCapsule(72));
+    assert_eq!(host.call(send, &message).expect("an answer").status(), 0);
+    let cid = host.cid();
+    let receive = fields(6, cid, 2048).sgl(Sgl::Transport(2048));
+    host.send(&Pdu::capsule(receive, &[])).expect("it goes");
+    let (answer, challenge) = host.completion(cid, &[]).expect("an answer");
+    assert_eq!((answer.status(), challenge[1]), (0, 1), "a challenge");
 }

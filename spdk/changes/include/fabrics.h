@@ -75,6 +75,12 @@ void nvmf_qpair_refused(struct spdk_nvmf_qpair *qpair, int why, const char *host
 			const char *subnqn);
 void nvmf_qpair_known(struct spdk_nvmf_qpair *qpair);
 
+/* Between two messages of a host that authenticates and is not let in yet. */
+#define OPI_AUTH_SECONDS 10
+
+/* lib/nvmf/auth.c: the connection ends, maybe before its host has proved who it is. */
+void nvmf_qpair_auth_given_up(struct spdk_nvmf_qpair *qpair);
+
 /* What a namespace has in place of the name of a file begins so if the program keeps its reservations. The
  * four hooks are on the thread of the subsystem, which is the app thread. */
 #define OPI_RESERVATION_KEPT "opi:"

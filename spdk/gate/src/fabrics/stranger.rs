@@ -83,7 +83,7 @@ impl Address {
     #[must_use]
     pub fn comes(self, now: u64) -> (Self, u64) {
         let it = self.at(now);
-        let Some(above) = it.refusals.checked_sub(FREE).filter(|_| !it.known) else {
+        let Some(above) = it.refusals.checked_sub(FREE + 1).filter(|_| !it.known) else {
             return (self, 0);
         };
         let turn = FIRST_MS
@@ -111,9 +111,9 @@ mod tests {
     #[test]
     fn the_first_refusals_cost_nothing_and_the_others_ever_more() {
         assert_eq!(Address::default().comes(5), (Address::default(), 0));
-        assert_eq!(refused(FREE - 1, 5).comes(5).1, 0);
+        assert_eq!(refused(FREE, 5).comes(5).1, 0);
         let waits =
-            [0, 1, 2, 4, 5, 100, 255].map(|more| refused(FREE.saturating_add(more), 5).comes(5).1);
+            [1, 2, 3, 5, 6, 100, 255].map(|more| refused(FREE.saturating_add(more), 5).comes(5).1);
         assert_eq!(waits, [100, 200, 400, 1600, 2000, 2000, 2000]);
     }
 
