@@ -171,19 +171,15 @@ impl Door for Tls {
         namespace(client, &subsystem, &volume, json!({})).await;
         let (_, port) = tcp_controller(client, &subsystem).await;
         world.place = Some(port);
+        // Its address is known from now on: it waits for nothing that the cases are refused.
+        let served = Play::at(port).served();
+        served.expect("a host with a key is served");
     }
 
     async fn run(&self, world: &mut World, steps: &[Step]) -> std::result::Result<(), String> {
         let port = world.place.expect("it has been prepared");
         let client = world.fixture.client.clone();
-        let identity = Identity {
-            hostnqn: HOSTNQN.into(),
-            ..Identity::new(port, &nqn_of(SECURE))
-        };
-        let mut play = Play {
-            identity,
-            places: Default::default(),
-        };
+        let mut play = Play::at(port);
         for step in steps {
             match serde_json::from_value(step.clone()).expect("a step of this door") {
                 Action::Api(which) => api(&client, which).await,
@@ -242,6 +238,16 @@ struct Play {
 }
 
 impl Play {
+    fn at(port: u16) -> Self {
+        Self {
+            identity: Identity {
+                hostnqn: HOSTNQN.into(),
+                ..Identity::new(port, &nqn_of(SECURE))
+            },
+            places: Default::default(),
+        }
+    }
+
     fn act(&mut self, action: Action) {
         match action {
             Action::Dial(at) => self.places[at] = self.dialed(&[]).ok().map(Way::Plain),
@@ -346,7 +352,7 @@ impl Play {
         }
     }
 
-    /// A right host gets its ICResp.
+    /// A right host gets its ICResp, and is connected.
     fn served(&self) -> Result<()> {
         let mut way = self.shaken(0, &[])?;
         let Way::Tls(tls) = &mut way else {
@@ -356,11 +362,16 @@ impl Play {
         tls.write_all(&Pdu::ic_req(Digests::OFF).bytes(Digests::OFF))?;
         let mut answer = [0; 128];
         tls.read_exact(&mut answer)?;
-        if answer[0] == 1 {
-            Ok(())
-        } else {
-            Err(Error::other(format!("no ICResp: {answer:?}")))
+        if answer[0] != 1 {
+            return Err(Error::other(format!("no ICResp: {answer:?}")));
         }
+        tls.write_all(&self.bytes(Said::Connect))?;
+        let mut answer = [0; 24];
+        tls.read_exact(&mut answer)?;
+        if answer[0] != 5 || answer[22..] != [0, 0] {
+            return Err(Error::other(format!("not connected: {answer:?}")));
+        }
+        Ok(())
     }
 }
 
