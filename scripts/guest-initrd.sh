@@ -1,19 +1,24 @@
 #!/usr/bin/env bash
 # guest-initrd.sh IMAGE OUT [PROGRAM]: makes the initrd OUT from that of a guest image (guest-image.sh), with
-# guest-init as its first process and, as /opi/run, the program with the libraries that it uses here.
+# guest-init as its first process and, as /opi/run, the program with the libraries that it uses here;
+# /opi/setpriv takes privileges away, as a container does.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 IMAGE=$1 OUT=$2 PROGRAM=${3:-}
 
 # The guest's own libraries are of another release, so the program brings its loader as well.
+starter() { printf '#!/bin/sh\n%s exec /opi/ld-linux-x86-64.so.2 --library-path /opi /opi/%s "$@"\n' "$1" "$2"; }
 add_program() {
     local to=$1/opi library
     mkdir "$to"
     strip -o "$to/program" "$PROGRAM"
-    ldd "$PROGRAM" | grep -o '/[^ ]*' | while read -r library; do cp "$library" "$to/"; done
+    cp "$(command -v setpriv)" "$to/setpriv.program"
+    ldd "$PROGRAM" "$to/setpriv.program" | grep -o '[[:space:]]/[^ ]*' | sort -u |
+        while read -r library; do cp "$library" "$to/"; done
     # OpenSSL insists on a configuration.
-    printf '#!/bin/sh\nOPENSSL_CONF=/dev/null exec /opi/ld-linux-x86-64.so.2 --library-path /opi /opi/program "$@"\n' >"$to/run"
-    chmod 755 "$to/run"
+    starter OPENSSL_CONF=/dev/null program >"$to/run"
+    starter '' setpriv.program >"$to/setpriv"
+    chmod 755 "$to"/{run,setpriv}
 }
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/opi-spdk-initrd.XXXXXX")

@@ -68,6 +68,15 @@ pub fn check_usable(devices: &Path, address: &str) -> Result<(), Error> {
         .and_then(Path::file_name)
         .map(|name| name.to_string_lossy());
     match driver {
+        Some(driver) if driver == "vfio-pci" && !has_iommu_module(devices) => {
+            Err(Error::failed_precondition(
+                address,
+                format!(
+                    "PCI device {address} is on vfio-pci, and the kernel has no module that drives the IOMMU for it: \
+                     modprobe vfio_iommu_type1"
+                ),
+            ))
+        }
         Some(driver) if USABLE.contains(&&*driver) => Ok(()),
         other => {
             let state = match other {
@@ -78,7 +87,7 @@ pub fn check_usable(devices: &Path, address: &str) -> Result<(), Error> {
                 address,
                 format!(
                     "PCI device {address} {state}; SPDK needs vfio-pci (or uio_pci_generic): \
-                     modprobe vfio-pci; echo vfio-pci > {dir}/driver_override; \
+                     opi-spdk setup --bind {address}, or modprobe -a vfio-pci vfio_iommu_type1; echo vfio-pci > {dir}/driver_override; \
                      echo {address} > {dir}/driver/unbind (if it has one); \
                      echo {address} > /sys/bus/pci/drivers_probe",
                     dir = device.display()
@@ -86,6 +95,15 @@ pub fn check_usable(devices: &Path, address: &str) -> Result<(), Error> {
             ))
         }
     }
+}
+
+/// The kernel need not load it with vfio-pci (Documentation/driver-api/vfio.rst). Without an IOMMU, in vfio's unsafe
+/// mode, there is none.
+fn has_iommu_module(devices: &Path) -> bool {
+    let modules = devices.join("../../../module");
+    let unsafe_mode = modules.join("vfio/parameters/enable_unsafe_noiommu_mode");
+    modules.join("vfio_iommu_type1").exists()
+        || std::fs::read_to_string(unsafe_mode).is_ok_and(|mode| mode.trim() == "Y")
 }
 
 #[cfg(test)]
@@ -118,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_device_must_be_an_nvme_controller_that_spdk_can_drive() {
-        let root = std::env::temp_dir().join(format!("opi-spdk-pci-{}", uuid::Uuid::new_v4()));
+        let sys = tempfile::tempdir().unwrap();
+        let root = sys.path().join("bus/pci/devices");
         let device = |address: &str, class: &str, driver: Option<&str>| {
             let dir = root.join(address);
             std::fs::create_dir_all(&dir).unwrap();
@@ -129,6 +148,9 @@ mod tests {
             }
             check_usable(&root, address).map_err(|error| error.to_string())
         };
+        let no_iommu = device("0000:01:00.5", NVME_CLASS, Some("vfio-pci")).unwrap_err();
+        assert!(no_iommu.contains("modprobe vfio_iommu_type1"), "{no_iommu}");
+        std::fs::create_dir_all(sys.path().join("module/vfio_iommu_type1")).unwrap();
         assert_eq!(device("0000:01:00.0", NVME_CLASS, Some("vfio-pci")), Ok(()));
         assert_eq!(
             device("0000:01:00.1", NVME_CLASS, Some("uio_pci_generic")),
@@ -154,6 +176,5 @@ mod tests {
             missing.to_string().contains("no PCI device 0000:02:00.0"),
             "{missing}"
         );
-        std::fs::remove_dir_all(&root).unwrap();
     }
 }

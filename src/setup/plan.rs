@@ -192,6 +192,7 @@ fn bind(
     check_exists(machine, address)?;
     let driver = &wanted.driver;
     if address.driver(machine).as_ref() == Some(driver) {
+        load(machine, driver, steps);
         return Ok(());
     }
     // SPDK here uses no other kind, and of others it cannot be told whether they are in use.
@@ -218,15 +219,24 @@ fn bind(
             "{address}: {other} (driver {has}) is in its IOMMU group, which a process gets only whole: --bind it too"
         ));
     }
-    let load = Step::Load(driver.clone());
-    if !is_loaded(machine, driver) && !steps.contains(&load) {
-        steps.push(load);
-    }
+    load(machine, driver, steps);
     steps.push(Step::Take {
         address: address.clone(),
         driver: driver.clone(),
     });
     Ok(())
+}
+
+/// The modules of a driver for processes: to vfio-pci belongs the one that drives the IOMMU, which the kernel
+/// need not load with it, and without which no process can open a device.
+fn load(machine: &Machine, driver: &str, steps: &mut Vec<Step>) {
+    let iommu = (driver == "vfio-pci").then_some("vfio_iommu_type1");
+    for module in [driver].into_iter().chain(iommu) {
+        let step = Step::Load(module.to_owned());
+        if !is_loaded(machine, module) && !steps.contains(&step) {
+            steps.push(step);
+        }
+    }
 }
 
 fn check_exists(machine: &Machine, address: &Address) -> Result<(), String> {

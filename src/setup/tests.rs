@@ -22,6 +22,7 @@ fn machine() -> Tree {
     );
     tree.dir("/sys/kernel/iommu_groups/7");
     tree.dir("/sys/bus/pci/drivers/vfio-pci");
+    tree.dir("/sys/module/vfio_iommu_type1");
     tree.dir("/sys/bus/pci/drivers/nvme");
     tree.write(&format!("{DEVICE}/class"), "0x010802");
     tree.write(&format!("{DEVICE}/driver_override"), "(null)");
@@ -175,6 +176,20 @@ fn poll(check: impl Fn() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(1));
     }
     true
+}
+
+#[test]
+fn a_device_that_is_bound_already_gets_the_module_of_the_iommu_too() {
+    let tree = machine();
+    std::fs::remove_dir(tree.machine().path("/sys/module/vfio_iommu_type1")).unwrap();
+    let bind = Wanted {
+        bind: vec!["01:00.0".parse().unwrap()],
+        ..wanted()
+    };
+    assert_eq!(shown(&tree, &bind)[0], "modprobe vfio_iommu_type1");
+    std::fs::remove_file(tree.machine().path(format!("{DEVICE}/driver"))).unwrap();
+    tree.link(&format!("{DEVICE}/driver"), "/sys/bus/pci/drivers/vfio-pci");
+    assert_eq!(shown(&tree, &bind), ["modprobe vfio_iommu_type1"]);
 }
 
 #[test]
