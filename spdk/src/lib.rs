@@ -72,6 +72,7 @@ pub mod keyring;
 mod locks;
 mod log;
 mod mailbox;
+mod memory;
 pub mod nvmf;
 mod reactors;
 mod ring;
@@ -90,6 +91,7 @@ pub use iobuf::{Gets as IobufGets, Iobuf, Pool as IobufPool, pools as iobuf_pool
 pub use log::level_has_changed as log_level_has_changed;
 pub use mailbox::{CallError, ControlStats, Handle, MailboxStats};
 pub use mailbox::{Observer, Timeline, observe_calls};
+pub use memory::{Memory, memory};
 pub use reactors::Reactor;
 pub use runtime::{Options, Runtime, Spdk, StartError, exit_at_once, reactor_count, version};
 pub use wiping::Wiping;

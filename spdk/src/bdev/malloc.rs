@@ -47,7 +47,7 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     }
     let size = u128::from(*num_blocks) * u128::from(*block_size + *metadata_size);
     let no_memory = |error: Error| {
-        let largest = largest_free_piece();
+        let largest = crate::memory(spdk).largest_free;
         error.with_detail(format!(
             "{name:?} needs {size} bytes in one piece, and the largest free one of SPDK's memory has \
              {largest}: delete a malloc volume, or start with more mem-mib"
@@ -73,12 +73,6 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
         libc::ENOMEM => no_memory(error),
         _ => error.with_detail(format!("{name:?}")),
     })
-}
-
-/// Bytes of the largest piece of SPDK's memory that nobody has.
-fn largest_free_piece() -> u64 {
-    // SAFETY: reads DPDK's heaps, which it locks itself; on the app thread, so they are there.
-    unsafe { sys::opi_memory_largest_free() }
 }
 
 /// Bytes of memory that the machine has.

@@ -27,7 +27,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_log_configure",
     "opi_log_set_threshold",
     "opi_log_sink",
-    "opi_memory_largest_free",
+    "opi_memory_read",
     "opi_nvme_attach",
     "opi_nvme_configure",
     "opi_nvme_count",

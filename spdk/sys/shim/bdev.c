@@ -36,20 +36,23 @@ opi_bdev_malloc_create(const char *name, const struct spdk_uuid *uuid, uint64_t 
 	return create_malloc_disk(&bdev, &opts);
 }
 
-uint64_t
-opi_memory_largest_free(void)
+void
+opi_memory_read(struct opi_memory *memory)
 {
 	struct rte_malloc_socket_stats stats;
-	uint64_t largest = 0;
 	int socket;
 
+	memset(memory, 0, sizeof(*memory));
 	for (socket = 0; socket < RTE_MAX_NUMA_NODES; socket++) {
-		if (rte_malloc_get_socket_stats(socket, &stats) == 0 &&
-		    stats.greatest_free_size > largest) {
-			largest = stats.greatest_free_size;
+		if (rte_malloc_get_socket_stats(socket, &stats) != 0) {
+			continue;
+		}
+		memory->bytes += stats.heap_totalsz_bytes;
+		memory->free += stats.heap_freesz_bytes;
+		if (stats.greatest_free_size > memory->largest_free) {
+			memory->largest_free = stats.greatest_free_size;
 		}
 	}
-	return largest;
 }
 
 int

@@ -37,8 +37,13 @@ void opi_log_sink(int level, const char *file, const int line, const char *func,
 /* `metadata_size` bytes follow each block's data; 0 is none. */
 int opi_bdev_malloc_create(const char *name, const struct spdk_uuid *uuid, uint64_t num_blocks,
 			   uint32_t block_size, uint32_t metadata_size);
-/* Bytes of the largest free piece of SPDK's memory. */
-uint64_t opi_memory_largest_free(void);
+/* SPDK's memory, in bytes: all of it, what nobody has, and the largest piece of that. */
+struct opi_memory {
+	uint64_t bytes;
+	uint64_t free;
+	uint64_t largest_free;
+};
+void opi_memory_read(struct opi_memory *memory);
 int opi_bdev_null_create(const char *name, const struct spdk_uuid *uuid, uint64_t num_blocks,
 			 uint32_t block_size);
 /* `block_size` 0 is the file's own. */

@@ -195,6 +195,22 @@ impl Reading {
             "Buffers for I/O: free in the pool, free and kept by a thread, in use",
             states.iter().map(|(labels, number)| (labels, *number)),
         );
+        let memory = &self.memory;
+        out.gauge(
+            "opi_spdk_memory_bytes",
+            "SPDK's memory, of which malloc volumes, connections and buffers are taken",
+            memory.bytes,
+        );
+        out.gauge(
+            "opi_spdk_memory_free_bytes",
+            "SPDK's memory that nobody has",
+            memory.free,
+        );
+        out.gauge(
+            "opi_spdk_memory_largest_free_bytes",
+            "The largest piece of SPDK's free memory: no malloc volume can be larger",
+            memory.largest_free,
+        );
         let pools: Vec<_> = self
             .hugepages
             .iter()

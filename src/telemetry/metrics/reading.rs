@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use spdk::bdev::nvme::{PathIo, PathState};
 use spdk::bdev::{Counters, Most, Stats};
 use spdk::nvmf::Doors;
-use spdk::{ControlStats, IobufPool, MailboxStats, Reactor};
+use spdk::{ControlStats, IobufPool, MailboxStats, Memory, Reactor};
 
 use super::hugepages::{self, Pool};
 use super::process::{self, Process};
@@ -81,6 +81,7 @@ pub(super) struct Reading {
     pub(super) mailbox: MailboxStats,
     /// Small buffers, and large ones.
     pub(super) iobuf: [IobufPool; 2],
+    pub(super) memory: Memory,
     pub(super) objects: Vec<objects::Count>,
     pub(super) connections: Connections,
     pub(super) audit_lost: u64,
@@ -108,6 +109,7 @@ struct Pass {
     vhost_user: u64,
     paths: Vec<PathIo>,
     iobuf: [IobufPool; 2],
+    memory: Memory,
 }
 
 impl Reader {
@@ -153,6 +155,7 @@ impl Reader {
                 vhost_user: spdk::vhost::connections(spdk) as u64,
                 paths: spdk::bdev::nvme::io_by_path(spdk).await?,
                 iobuf: spdk::iobuf_pools(spdk).await?,
+                memory: spdk::memory(spdk),
             })
         });
         match pass.await {
@@ -212,6 +215,7 @@ fn tell(
         control: spdk.control_stats(),
         mailbox: spdk.mailbox_stats(),
         iobuf: pass.iobuf,
+        memory: pass.memory,
         objects: objects::counts(services),
         connections: Connections {
             management: metrics.connections.load(Ordering::Relaxed),
