@@ -42,9 +42,14 @@ pub(crate) fn fill(field: &'static str, array: &mut [c_char], value: &str) -> Re
     }
     array.fill(0);
     for (to, from) in array.iter_mut().zip(bytes) {
-        *to = from.cast_signed();
+        *to = char_of(*from);
     }
     Ok(())
+}
+
+/// A byte as C's char, which has a sign on x86 and none on ARM.
+pub(crate) fn char_of(byte: u8) -> c_char {
+    c_char::from_ne_bytes([byte])
 }
 
 /// Reads a C array up to its terminator.
@@ -52,7 +57,7 @@ pub(crate) fn read(array: &[c_char]) -> String {
     let bytes: Vec<u8> = array
         .iter()
         .take_while(|byte| **byte != 0)
-        .map(|byte| byte.cast_unsigned())
+        .map(|byte| u8::from_ne_bytes(byte.to_ne_bytes()))
         .collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }

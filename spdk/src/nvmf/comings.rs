@@ -169,7 +169,7 @@ pub(super) fn text<const N: usize>(bytes: &[u8]) -> Text<N> {
     let mut copied = [0; N];
     // The last place stays zero.
     for (to, from) in copied.iter_mut().take(N - 1).zip(bytes) {
-        *to = from.cast_signed();
+        *to = crate::cstr::char_of(*from);
     }
     copied
 }
