@@ -3,6 +3,8 @@
 #
 #   SPDK_PREFIX   the SPDK to link        SPDK_TOOLS   its target, test tools and fio plugins
 #   SPDK_RPC      its JSON-RPC client     PKG_CONFIG_PATH   how the linking side finds it
+#
+# With SPDK_CROSS also what cargo needs to build for another machine (scripts/cross.sh).
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 source "$SCRIPTS/spdk-cache.sh"
@@ -21,6 +23,7 @@ print SPDK_PREFIX "$prefix"
 [[ -z ${SPDK_SRC:-} ]] || print SPDK_SRC "$SPDK_SRC"
 print SPDK_TOOLS "$SPDK_TOOLS"
 print SPDK_RPC "${SPDK_RPC:-$built/scripts/rpc.py}"
+[[ -z ${SPDK_CROSS:-} ]] || cross_env "$prefix"
 path=$prefix/lib/pkgconfig
 case ${PKG_CONFIG_PATH:-} in
     '') ;;

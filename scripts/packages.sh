@@ -19,6 +19,10 @@ PACKAGES=(
     systemd
 )
 ((!$#)) || PACKAGES=("$@")
+if [[ -n ${SPDK_CROSS:-} ]]; then
+    source "$SCRIPTS/cross.sh"
+    mapfile -t PACKAGES < <(cross_packages "${PACKAGES[@]}")
+fi
 
 install_packages() {
     apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=600 "$@"
@@ -49,4 +53,8 @@ done
 ((EUID == 0)) || die "these Debian packages are missing, and only root may install them: apt-get install ${missing[*]}"
 
 lock
+if [[ -n ${SPDK_CROSS:-} ]] && ! dpkg --print-foreign-architectures | grep -qx "$(cross_debian)"; then
+    dpkg --add-architecture "$(cross_debian)"
+    step "the index of packages for $(cross_debian)" apt-get update
+fi
 step "installing ${#missing[@]} Debian packages" install_or_update "${missing[@]}"

@@ -7,6 +7,7 @@
 #
 # SPDK_SANITIZE=1 makes the prefix alone, built with AddressSanitizer and UndefinedBehaviorSanitizer (whose
 # findings trap, as its runtime is not linked); SPDK_SANITIZE=assert the same with SPDK's assertions.
+# SPDK_CROSS=aarch64-linux-gnu makes the prefix alone, for another machine (scripts/cross.sh).
 # What is not a comment in this file is part of the cache's key: a change of it means a new build.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -22,6 +23,7 @@ case ${SPDK_SANITIZE:-} in
     1) OPTIONS+=(--enable-asan --enable-ubsan) ;;
     assert) OPTIONS+=(--enable-asan --enable-ubsan --enable-debug) ;;
 esac
+[[ -z ${SPDK_CROSS:-} ]] || OPTIONS+=(--cross-prefix="$SPDK_CROSS")
 TOOLS=(app/spdk_tgt app/spdk_nvme_perf app/spdk_nvme_identify app/spdk_dd examples/bdev/bdevperf)
 PLUGINS=(app/fio/nvme app/fio/bdev)
 
@@ -64,9 +66,34 @@ sanitize() {
     sed -i 's/^VFIO_USER_CFG_OPTS = /&-Db_sanitize=address -Db_lundef=false /' vfiouserbuild/Makefile
 }
 
+# SPDK's make knows no cross build of what it builds by meson, DPDK and libvfio-user, but meson does.
+cross() {
+    local file=$SOURCE/cross
+    cat >"$file" <<EOF
+[binaries]
+c = '$SPDK_CROSS-gcc'
+cpp = '$SPDK_CROSS-g++'
+ar = '$SPDK_CROSS-gcc-ar'
+strip = '$SPDK_CROSS-strip'
+pkgconfig = 'pkg-config'
+[host_machine]
+system = 'linux'
+cpu_family = 'aarch64'
+cpu = 'armv8-a'
+endian = 'little'
+[properties]
+platform = 'generic'
+EOF
+    sed -i "/Automatic DPDK cross build/,+1c DPDK_OPTS += --cross-file $file" dpdkbuild/Makefile
+    sed -i "s|^VFIO_USER_CFG_OPTS = |&--cross-file $file |" vfiouserbuild/Makefile
+    (($(grep -lF -e "--cross-file $file" dpdkbuild/Makefile vfiouserbuild/Makefile | wc -l) == 2)) ||
+        die "SPDK's makefiles have no place for meson's --cross-file where it is expected"
+}
+
 configure_spdk() {
     trim
     mend
+    [[ -z ${SPDK_CROSS:-} ]] || cross
     [[ -z ${SPDK_SANITIZE:-} ]] || sanitize
     ./configure --prefix="$OUT/prefix" "${OPTIONS[@]}"
 }
@@ -106,10 +133,14 @@ make_tools() {
 # DPDK's meson needs the python that Debian's python3-pyelftools belongs to.
 export PATH=/usr/bin:$PATH
 unset AR CC CFLAGS CXX CXXFLAGS DESTDIR LD LDFLAGS MAKEFLAGS
+if [[ -n ${SPDK_CROSS:-} ]]; then
+    export CC=$SPDK_CROSS-gcc CXX=$SPDK_CROSS-g++
+    export PKG_CONFIG_LIBDIR=/usr/lib/$SPDK_CROSS/pkgconfig:/usr/share/pkgconfig
+fi
 
 cd "$SOURCE"
 step "configuring SPDK" configure_spdk
-if [[ -z ${SPDK_SANITIZE:-} ]]; then
+if [[ -z ${SPDK_SANITIZE:-}${SPDK_CROSS:-} ]]; then
     step "building SPDK's and DPDK's libraries" make_spdk
     step "building SPDK's target, test tools and fio plugins" make_tools
 fi

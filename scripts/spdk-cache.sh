@@ -1,6 +1,7 @@
 # To be sourced: which build of SPDK this checkout uses, and where that is or will be.
 
 source "$SCRIPTS/spdk-source.sh"
+source "$SCRIPTS/cross.sh"
 
 # What env.sh printed before is no choice of the user's: the build that fits may be another one by now.
 [[ ${SPDK_PREFIX:-} != "$CACHE"/* ]] || unset SPDK_PREFIX SPDK_TOOLS SPDK_RPC
@@ -8,6 +9,7 @@ source "$SCRIPTS/spdk-source.sh"
 # The processor that the build is for: code for one would not run on a lesser one.
 spdk_arch() {
     [[ -z ${SPDK_ARCH:-} ]] || { echo "$SPDK_ARCH" && return; }
+    [[ -z ${SPDK_CROSS:-} ]] || { cross_processor && return; }
     gcc -march=native -Q --help=target | awk '$1 == "-march=" && !n++ { print $2 }'
 }
 
@@ -24,6 +26,7 @@ spdk_build_dir() {
         fio_version
         spdk_source_id
         [[ -z ${SPDK_SANITIZE:-} ]] || echo "sanitize=$SPDK_SANITIZE"
+        [[ -z ${SPDK_CROSS:-} ]] || echo "cross=$SPDK_CROSS"
     } | sha256sum)
     echo "$CACHE/spdk-$version-$(spdk_arch)-${hash:0:12}"
 }

@@ -5,6 +5,7 @@
 #                 without test tools in its bin/ or in SPDK_TOOLS, a build is made for the tools alone
 #   SPDK_SRC      a source tree to build instead of Debian's (it is copied, not changed)
 #   SPDK_ARCH     the processor to build for, in gcc's words (default: this machine's)
+#   SPDK_CROSS    aarch64-linux-gnu: a prefix for another machine, without tools (scripts/cross.sh)
 #   SPDK_SANITIZE 1 or assert: a prefix with sanitizers (scripts/spdk-build.sh), without tools
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -23,7 +24,7 @@ build() {
     work=$(mktemp -d "$CACHE/building-XXXXXX")
     SCRATCH+=("$work")
     step "copying SPDK's source" copy_spdk_source "$work/spdk"
-    [[ -n ${SPDK_SANITIZE:-} ]] || step "getting the source of the fio that is installed" \
+    [[ -n ${SPDK_SANITIZE:-}${SPDK_CROSS:-} ]] || step "getting the source of the fio that is installed" \
         apt_source "$work/fio" "$(. /etc/os-release && echo "$VERSION_CODENAME")" "fio=$(fio_version)"
     call bash "$SCRIPTS/spdk-build.sh" "$work/spdk" "$(echo "$work"/fio/fio-*/)" "$work/out"
     mv -T "$work/out" "$dir"
@@ -36,6 +37,10 @@ if [[ -n ${SPDK_PREFIX:-} ]]; then
 fi
 [[ -z ${SPDK_SRC:-} ]] || check_spdk_version "$SPDK_SRC" "SPDK_SRC=$SPDK_SRC"
 
+if [[ -n ${SPDK_CROSS:-} ]]; then
+    SPDK_ARCH=$(spdk_arch)
+    export SPDK_ARCH
+fi
 dir=$(spdk_build_dir)
 [[ ! -d $dir ]] || exit 0
 lock
