@@ -1,6 +1,8 @@
 //! The list of services and of the kinds that they serve. A new kind is one line here, in its
 //! service's `serves`, and its construction in [`Services::new`].
 
+mod watch;
+
 use std::sync::Arc;
 
 use spdk::Handle;
@@ -19,7 +21,7 @@ use crate::frontend::{
     Luns, NvmeControllers, NvmeHostService, NvmeHosts, NvmeNamespaces, NvmeSubsystems,
     Reservations, VirtioBlks, VirtioScsiControllers, VirtioScsiLuns, VirtioScsiTargets,
 };
-use crate::health::{Exports, Failures, Files, Health, Hosts, Parts, Paths, Refusals, look_after};
+use crate::health::Health;
 use crate::identity::Identity;
 use crate::inventory::{InventoryService, Roots};
 use crate::kvm::{Plugged, Slots};
@@ -286,6 +288,7 @@ impl Services {
         let aside = |entry: &_| self.reservations.restore(entry);
         let names = reconciler.load(aside).await?;
         let (services, discovery) = (self.clone(), config.discovery_addr);
+        let takes_commands = config.spdk_rpc.is_some();
         tokio::spawn(Arc::clone(&self.reservations).keep());
         Ok(async move {
             reconciler.replay(&names).await;
@@ -293,7 +296,7 @@ impl Services {
             if let Some(address) = discovery {
                 tokio::spawn(discovery::open(services.spdk.clone(), address));
             }
-            services.watch();
+            services.watch(takes_commands);
             reconciler.run().await;
         })
     }
@@ -318,43 +321,6 @@ impl Services {
             Arc::clone(&self.virtio_scsi.virtio_scsi_controllers) as _,
             Arc::clone(&self.virtio_scsi.virtio_scsi_luns) as _,
         ]
-    }
-
-    /// Has looked after what changes by itself, for as long as SPDK runs.
-    fn watch(&self) {
-        let (spdk, health) = (&self.spdk, &self.health);
-        let controllers = Arc::clone(&self.nvme_remote.nvme_remote_controllers);
-        let volumes = Arc::clone(&self.aio.aio_volumes);
-        let namespaces = Arc::clone(&self.nvme.nvme_namespaces);
-        let limits = Arc::clone(&self.qos.qos_volumes);
-        let delays = Arc::clone(&self.delay.delay_volumes);
-        let luns = Arc::clone(&self.virtio_scsi.virtio_scsi_luns);
-        let blks = Arc::clone(&self.virtio_blk.virtio_blks);
-        let events = Arc::clone(self.events());
-        let paths = Paths::new(spdk.clone(), controllers, Arc::clone(health), events);
-        let shared = || Arc::clone(&self.shared);
-        let hosts = Hosts::new(spdk.clone(), shared());
-        tokio::spawn(look_after(hosts, shared()));
-        tokio::spawn(look_after(Refusals, shared()));
-        let files = Files::new(spdk.clone(), volumes, shared(), Arc::clone(health));
-        tokio::spawn(look_after(paths, shared()));
-        tokio::spawn(look_after(files, shared()));
-        let failures = Failures::new(spdk.clone(), shared(), Arc::clone(health));
-        tokio::spawn(look_after(failures, shared()));
-        tokio::spawn(look_after(Exports::new(limits, &self.shared), shared()));
-        tokio::spawn(look_after(Exports::new(delays, &self.shared), shared()));
-        tokio::spawn(look_after(Exports::new(namespaces, &self.shared), shared()));
-        tokio::spawn(look_after(Exports::new(luns, &self.shared), shared()));
-        tokio::spawn(look_after(Exports::new(blks, &self.shared), shared()));
-        let namespaces = Arc::clone(&self.nvme.nvme_namespaces);
-        let namespaces = Parts::new(spdk.clone(), namespaces, Arc::clone(health));
-        tokio::spawn(look_after(namespaces, shared()));
-        let controllers = Arc::clone(&self.nvme.nvme_controllers);
-        let controllers = Parts::new(spdk.clone(), controllers, Arc::clone(health));
-        tokio::spawn(look_after(controllers, shared()));
-        let admitted = Arc::clone(&self.hosts.nvme_hosts);
-        let admitted = Parts::new(spdk.clone(), admitted, Arc::clone(health));
-        tokio::spawn(look_after(admitted, shared()));
     }
 
     /// The way to SPDK.

@@ -5,25 +5,33 @@ use std::sync::Arc;
 use spdk::CallError;
 
 use super::Look;
+use super::walk::Walk;
 use crate::resource::{Collection, Kind, Shared};
 
 /// Looks after all objects of a kind.
 pub(crate) struct Exports<K: Kind> {
     objects: Arc<Collection<K>>,
     shared: Arc<Shared>,
+    walk: Walk,
 }
 
 impl<K: Kind> Exports<K> {
     /// These objects.
     pub(crate) fn new(objects: Arc<Collection<K>>, shared: &Arc<Shared>) -> Self {
         let shared = Arc::clone(shared);
-        Self { objects, shared }
+        Self {
+            objects,
+            shared,
+            walk: Walk::default(),
+        }
     }
 }
 
 impl<K: Kind> Look for Exports<K> {
     async fn look(&mut self) -> Result<(), CallError> {
-        for key in self.objects.lost() {
+        let (lost, after) = self.objects.lost(&self.walk.slice());
+        self.walk.go_on(after);
+        for key in lost {
             self.shared.queue.offer(&key);
         }
         Ok(())

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
+use super::walk::Walk;
 use super::{Health, Look};
 use crate::api::storage::AioVolume;
 use crate::backend::{Claim, FileId, Volumes, file_size};
@@ -28,10 +29,11 @@ pub(crate) struct Files {
     volumes: Arc<Collection<Volumes<AioVolume>>>,
     shared: Arc<Shared>,
     health: Arc<Health>,
-    /// The volumes that there were at the last look.
-    known: HashSet<Name>,
+    /// The volumes with troubles.
+    troubled: HashSet<Name>,
     /// The volumes whose file systems have not answered yet, and who waits for them.
     silent: HashMap<Name, JoinHandle<()>>,
+    walk: Walk,
 }
 
 impl Files {
@@ -47,13 +49,14 @@ impl Files {
             volumes,
             shared,
             health,
-            known: HashSet::new(),
+            troubled: HashSet::new(),
             silent: HashMap::new(),
+            walk: Walk::default(),
         }
     }
 
     /// Compares a file with its volume, as these are now.
-    fn compare(&self, name: &Name, volume: &AioVolume, found: Option<bdev::Info>, seen: &Seen) {
+    fn compare(&mut self, name: &Name, volume: &AioVolume, found: Option<bdev::Info>, seen: &Seen) {
         let file = &volume.filename;
         let trouble = match (found, seen) {
             (Some(bdev), Seen::Own(size)) => {
@@ -76,6 +79,11 @@ impl Files {
         };
         if trouble.is_some() && !self.is_current(name, volume) {
             return;
+        }
+        if trouble.is_some() {
+            self.troubled.insert(name.clone());
+        } else {
+            self.troubled.remove(name);
         }
         let what = trouble.clone();
         match (self.health.note(&Key::bdev(name.id()), trouble), what) {
@@ -169,15 +177,17 @@ impl Seen {
 
 impl Look for Files {
     async fn look(&mut self) -> Result<(), CallError> {
-        let volumes = self.volumes.objects();
+        let troubled = self.troubled.iter();
+        let deleted = troubled.filter(|name| self.volumes.object(name.key()).is_none());
+        for name in deleted.cloned().collect::<Vec<_>>() {
+            self.troubled.remove(&name);
+            self.health.note(&Key::bdev(name.id()), None);
+        }
+        let (volumes, after) = self.volumes.slice(&self.walk.slice());
+        self.walk.go_on(after);
         let files = volumes.iter();
         let files = files.map(|(name, volume)| (name.clone(), volume.filename.clone()));
         let seen = self.see(&files.collect::<Vec<_>>()).await;
-        let now: HashSet<Name> = volumes.iter().map(|(name, _)| name.clone()).collect();
-        for deleted in self.known.difference(&now) {
-            self.health.note(&Key::bdev(deleted.id()), None);
-        }
-        self.known = now;
         for (some, seen) in volumes.chunks(AT_ONCE).zip(seen.chunks(AT_ONCE)) {
             let ids: Vec<String> = some.iter().map(|(name, _)| name.id().to_owned()).collect();
             let found = self.spdk.call(async move |spdk| {

@@ -14,6 +14,7 @@ mod parts;
 mod paths;
 mod presences;
 mod refusals;
+mod walk;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -101,10 +102,14 @@ impl Health {
 
     /// Notes what a look has found; whether that is news.
     pub(crate) fn note(&self, key: &Key, trouble: Option<String>) -> bool {
-        let mut troubles = self.troubles.write();
         match trouble {
-            Some(trouble) => troubles.insert(key.clone(), trouble).is_none(),
-            None => troubles.remove(key).is_some(),
+            Some(trouble) => {
+                let mut troubles = self.troubles.write();
+                troubles.insert(key.clone(), trouble).is_none()
+            }
+            // The common case takes no exclusive lock.
+            None if !self.troubles.read().contains_key(key) => false,
+            None => self.troubles.write().remove(key).is_some(),
         }
     }
 }

@@ -1,14 +1,15 @@
 //! Parts of subsystems (namespaces, listeners, hosts) that somebody has removed by SPDK's own commands, behind the
 //! API's back: hosts no longer have them, and their objects say so.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use spdk::nvmf::{Address, host, listener, namespace};
 use spdk::{CallError, Handle, Spdk};
 
+use super::walk::Walk;
 use super::{Health, Look};
-use crate::resource::{Collection, Key, Kind, Name};
+use crate::resource::{Collection, Kind, Name};
 
 /// How many parts one step of the reactor looks up.
 const AT_ONCE: usize = 64;
@@ -60,7 +61,8 @@ pub(crate) struct Parts<K: Parted> {
     objects: Arc<Collection<K>>,
     health: Arc<Health>,
     /// For how many looks each has been missing.
-    missing: HashMap<Key, u32>,
+    missing: HashMap<Name, u32>,
+    walk: Walk,
 }
 
 impl<K: Parted> Parts<K> {
@@ -71,28 +73,41 @@ impl<K: Parted> Parts<K> {
             objects,
             health,
             missing: HashMap::new(),
+            walk: Walk::default(),
         }
     }
 
-    fn parts(&self) -> Vec<(Name, Part)> {
-        let objects = self.objects.objects().into_iter();
+    /// Those that are missing, and the next ones.
+    fn parts(&mut self) -> Vec<(Name, Part)> {
+        let (some, after) = self.objects.slice(&self.walk.next());
+        self.walk.go_on(after);
         let part = |(name, object): (Name, K::Object)| {
             let part = self.objects.kind().part(&name, &object)?;
             Some((name, part))
         };
-        objects.filter_map(part).collect()
+        let others = some.into_iter().filter_map(part);
+        let others = others.filter(|(name, _)| !self.missing.contains_key(name));
+        let missing = self.missing.keys();
+        let missing = missing.filter_map(|name| Some((name.clone(), self.now(name)?)));
+        missing.chain(others).collect()
+    }
+
+    /// The part that SPDK should have of this name now.
+    fn now(&self, name: &Name) -> Option<Part> {
+        let object = self.objects.object(name.key())?;
+        self.objects.kind().part(name, &object)
     }
 
     fn found(&mut self, name: &Name, is_there: bool) {
         let key = name.key();
         if is_there {
-            self.missing.remove(key);
+            self.missing.remove(name);
             if self.health.note(key, None) {
                 tracing::info!(object = %key, "SPDK has it again");
             }
             return;
         }
-        let looks = self.missing.entry(key.clone()).or_default();
+        let looks = self.missing.entry(name.clone()).or_default();
         *looks = looks.saturating_add(1);
         let trouble = "SPDK has it no longer: it was removed by SPDK's own commands";
         if *looks >= PATIENCE && self.health.note(key, Some(trouble.to_owned())) {
@@ -103,6 +118,13 @@ impl<K: Parted> Parts<K> {
 
 impl<K: Parted> Look for Parts<K> {
     async fn look(&mut self) -> Result<(), CallError> {
+        // Deleted, or on a volume that has gone.
+        let missing = self.missing.keys();
+        let gone = missing.filter(|name| self.now(name).is_none());
+        for name in gone.cloned().collect::<Vec<_>>() {
+            self.missing.remove(&name);
+            self.health.note(name.key(), None);
+        }
         let parts = self.parts();
         let mut absent = Vec::new();
         for some in parts.chunks(AT_ONCE) {
@@ -119,23 +141,11 @@ impl<K: Parted> Look for Parts<K> {
                 }
             }
         }
-        // It may have been changed or deleted meanwhile.
-        if !absent.is_empty() {
-            let now: HashMap<Name, Part> = self.parts().into_iter().collect();
-            for (name, part) in absent {
-                if now.get(name) == Some(part) {
-                    self.found(name, false);
-                }
+        for (name, part) in absent {
+            // It may have been changed or deleted meanwhile.
+            if self.now(name).as_ref() == Some(part) {
+                self.found(name, false);
             }
-        }
-        let names: HashSet<&Key> = parts.iter().map(|(name, _)| name.key()).collect();
-        let gone: Vec<Key> = (self.missing.keys())
-            .filter(|key| !names.contains(key))
-            .cloned()
-            .collect();
-        for key in gone {
-            self.missing.remove(&key);
-            self.health.note(&key, None);
         }
         Ok(())
     }

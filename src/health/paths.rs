@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use spdk::bdev::nvme::{self, PathId, PathState};
-use spdk::{CallError, Handle};
+use spdk::{CallError, Handle, Spdk};
 
 use super::{Health, Look};
 use crate::api::storage::NvmeMultipath;
@@ -12,6 +12,9 @@ use crate::backend::NvmeRemoteControllers;
 use crate::events::{Event, EventType, Log};
 use crate::resource::volume_ref::remote_bdevs;
 use crate::resource::{Collection, Key};
+
+/// How many controllers one step of the reactor looks up.
+const AT_ONCE: usize = 16;
 
 /// Looks after the paths of all remote controllers.
 pub(crate) struct Paths {
@@ -125,21 +128,22 @@ impl Paths {
 impl Look for Paths {
     async fn look(&mut self) -> Result<(), CallError> {
         let controllers = self.controllers.objects();
-        for (name, controller) in &controllers {
-            let id = name.id().to_owned();
-            let over_all = controller.multipath() == NvmeMultipath::Multipath;
-            let paths = self.spdk.call(async move |spdk| {
-                let paths = nvme::paths(spdk, &id).unwrap_or_default();
-                // Namespaces that have come since use one path until they are told.
-                if over_all
-                    && !paths.is_empty()
-                    && let Err(error) = nvme::use_all_paths(spdk, &id).await
-                {
-                    tracing::debug!(controller = id, %error, "I/O is not over all paths");
-                }
-                paths
+        for some in controllers.chunks(AT_ONCE) {
+            let asked = some.iter().map(|(name, controller)| {
+                let over_all = controller.multipath() == NvmeMultipath::Multipath;
+                (name.id().to_owned(), over_all)
             });
-            self.take(name.id(), &paths.await?);
+            let asked: Vec<(String, bool)> = asked.collect();
+            let found = self.spdk.call(async move |spdk| {
+                let mut found = Vec::with_capacity(asked.len());
+                for (id, over_all) in &asked {
+                    found.push(paths_of(spdk, id, *over_all).await);
+                }
+                found
+            });
+            for ((name, _), paths) in some.iter().zip(found.await?) {
+                self.take(name.id(), &paths);
+            }
         }
         let known = |id: &String| controllers.iter().any(|(name, _)| name.id() == id);
         let deleted: Vec<String> = (self.seen.keys())
@@ -151,6 +155,19 @@ impl Look for Paths {
         }
         Ok(())
     }
+}
+
+/// The paths of a controller, once I/O goes over all of them if it is to.
+async fn paths_of(spdk: Spdk, id: &str, over_all: bool) -> Vec<nvme::Path> {
+    let paths = nvme::paths(spdk, id).unwrap_or_default();
+    // Namespaces that have come since use one path until they are told.
+    if over_all
+        && !paths.is_empty()
+        && let Err(error) = nvme::use_all_paths(spdk, id).await
+    {
+        tracing::debug!(controller = id, %error, "I/O is not over all paths");
+    }
+    paths
 }
 
 /// What the state of one path is noted under.

@@ -239,16 +239,6 @@ impl<K: Kind> Collection<K> {
         records.iter().filter_map(named).collect()
     }
 
-    /// The keys of those that SPDK has lost.
-    pub(crate) fn lost(&self) -> Vec<Key> {
-        let records = self.records.read();
-        let lost = records.iter().filter(|(key, record)| {
-            let name = self.meta.parse("name", key.as_str());
-            name.is_ok_and(|name| self.kind.is_lost(&name, &record.object))
-        });
-        lost.map(|(key, _)| key.clone()).collect()
-    }
-
     /// Finds out which volume the object stands on.
     pub(super) async fn learn(&self, wanted: &K::Object) -> Result<(), Error> {
         match self.kind.volume_ref(wanted) {

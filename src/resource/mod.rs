@@ -18,6 +18,7 @@ mod registry;
 mod request;
 pub(crate) mod rules;
 pub mod service;
+mod slice;
 pub mod stats;
 mod update;
 mod uses;
@@ -44,6 +45,7 @@ pub(crate) use recover::Records;
 pub use registry::Registry;
 pub use request::{CallContext, Create, DEFAULT_TIMEOUT, Delete, List, Page, Update};
 pub use request::{GRPC_TIMEOUT, grpc_timeout};
+pub(crate) use slice::Slice;
 pub use uses::Uses;
 
 use crate::error::Error;

@@ -33,7 +33,7 @@ use crate::runtime::Spdk;
 pub(crate) use end_io::end_io;
 pub use errors::{IoErrors, device_errors, failed};
 pub use histogram::Latencies;
-pub use presence::{Presence, leave, look_after};
+pub use presence::{Presence, leave, look_after, losses};
 pub(crate) use presence::{Watch, watch};
 pub use stats::{Stats, stats};
 pub use survey::{Counters, Most, survey};

@@ -12,13 +12,22 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use spdk_sys as sys;
 
 use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
+
+/// Watched bdevs that have gone.
+static LOSSES: AtomicU64 = AtomicU64::new(0);
+
+/// How many watched bdevs SPDK has begun to remove since the start. For any thread: as long as it stays as it was,
+/// each [`Presence`] is what it was.
+pub fn losses() -> u64 {
+    LOSSES.load(Ordering::Acquire)
+}
 
 /// Whether the bdev that was watched is still there. For any thread; asking costs
 /// the app thread nothing. Another bdev of the same name is another bdev.
@@ -123,5 +132,6 @@ unsafe extern "C" fn on_event(
     // SAFETY: what `watch` passed, alive while the descriptor is open.
     let watched = unsafe { &*argument.cast::<Watched>() };
     watched.there.0.store(false, Ordering::Release);
+    LOSSES.fetch_add(1, Ordering::Release);
     watched.close();
 }

@@ -3,6 +3,7 @@
 
 mod durable;
 mod ownership;
+mod slices;
 mod verbs;
 
 use std::collections::BTreeSet;

@@ -1,0 +1,61 @@
+//! Who looks after what changes by itself, or by SPDK's own commands.
+
+use std::sync::Arc;
+
+use super::Services;
+use crate::health::{
+    Exports, Failures, Files, Hosts, Look, Parted, Parts, Paths, Refusals, look_after,
+};
+use crate::resource::{Collection, Kind};
+
+impl Services {
+    /// Has looked after what changes by itself, for as long as SPDK runs; if SPDK `takes_commands` of its own, after
+    /// what these can remove too.
+    pub(super) fn watch(&self, takes_commands: bool) {
+        let (spdk, health, shared) = (&self.spdk, &self.health, &self.shared);
+        let hosts = Hosts::new(spdk.clone(), Arc::clone(shared));
+        self.look_after(hosts);
+        self.look_after(Refusals);
+        let controllers = Arc::clone(&self.nvme_remote.nvme_remote_controllers);
+        let events = Arc::clone(self.events());
+        self.look_after(Paths::new(
+            spdk.clone(),
+            controllers,
+            Arc::clone(health),
+            events,
+        ));
+        let volumes = Arc::clone(&self.aio.aio_volumes);
+        let files = Files::new(
+            spdk.clone(),
+            volumes,
+            Arc::clone(shared),
+            Arc::clone(health),
+        );
+        self.look_after(files);
+        let failures = Failures::new(spdk.clone(), Arc::clone(shared), Arc::clone(health));
+        self.look_after(failures);
+        self.exports(&self.qos.qos_volumes);
+        self.exports(&self.delay.delay_volumes);
+        self.exports(&self.nvme.nvme_namespaces);
+        self.exports(&self.virtio_scsi.virtio_scsi_luns);
+        self.exports(&self.virtio_blk.virtio_blks);
+        if takes_commands {
+            self.parts(&self.nvme.nvme_namespaces);
+            self.parts(&self.nvme.nvme_controllers);
+            self.parts(&self.hosts.nvme_hosts);
+        }
+    }
+
+    fn exports<K: Kind>(&self, objects: &Arc<Collection<K>>) {
+        self.look_after(Exports::new(Arc::clone(objects), &self.shared));
+    }
+
+    fn parts<K: Parted>(&self, objects: &Arc<Collection<K>>) {
+        let (objects, health) = (Arc::clone(objects), Arc::clone(&self.health));
+        self.look_after(Parts::new(self.spdk.clone(), objects, health));
+    }
+
+    fn look_after(&self, what: impl Look) {
+        tokio::spawn(look_after(what, Arc::clone(&self.shared)));
+    }
+}
