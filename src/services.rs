@@ -4,6 +4,7 @@
 mod watch;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use spdk::Handle;
 use tonic::server::NamedService;
@@ -30,7 +31,7 @@ use crate::objects::Objects;
 use crate::reconcile::Reconciler;
 use crate::resource::service::service;
 use crate::resource::{CallContext, Collection, Conditions, List, Records, Registry, Shared};
-use crate::state::Store;
+use crate::state::{Stats, Store};
 use crate::telemetry::health;
 
 service! {
@@ -284,6 +285,7 @@ impl Services {
             let made = configured::make(volume, &collections).await;
             made.map_err(|error| format!("volume {:?}: {error}", volume.name()))?;
         }
+        let begun = Instant::now();
         let reconciler = Reconciler::new(&self.shared, self.records());
         let aside = |entry: &_| self.reservations.restore(entry);
         let names = reconciler.load(aside).await?;
@@ -292,6 +294,7 @@ impl Services {
         tokio::spawn(Arc::clone(&self.reservations).keep());
         Ok(async move {
             reconciler.replay(&names).await;
+            services.shared.set_replay(begun.elapsed());
             services.shared.set_restored();
             if let Some(address) = discovery {
                 tokio::spawn(discovery::open(services.spdk.clone(), address));
@@ -321,6 +324,12 @@ impl Services {
             Arc::clone(&self.virtio_scsi.virtio_scsi_controllers) as _,
             Arc::clone(&self.virtio_scsi.virtio_scsi_luns) as _,
         ]
+    }
+
+    /// What the store of the records has done, and how long the records of the last run took; `None` until all are
+    /// tried.
+    pub fn store(&self) -> (Stats, Option<Duration>) {
+        (self.shared.store().stats(), self.shared.replay())
     }
 
     /// The way to SPDK.

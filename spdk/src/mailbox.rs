@@ -30,7 +30,7 @@ use crate::gate::Gate;
 use crate::reactors::{self, Reactor};
 use crate::ring::Ring;
 use crate::runtime::Spdk;
-use crate::step::Current;
+use crate::step::{Current, Long};
 use observer::Asked;
 
 pub(crate) use consumer::open;
@@ -49,6 +49,9 @@ pub enum CallError {
     #[error("the call was cut off by a fault of the program")]
     Panicked,
 }
+
+/// A step that takes longer holds I/O up.
+const LONG: Duration = Duration::from_micros(100);
 
 /// What the mailbox has cost the app thread's reactor since start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +115,7 @@ pub(crate) struct Shared {
     busy_ticks: AtomicU64,
     longest_ticks: AtomicU64,
     step: Current,
+    long: Long,
 }
 
 /// One admitted call.
@@ -143,6 +147,7 @@ impl Shared {
             busy_ticks: AtomicU64::new(0),
             longest_ticks: AtomicU64::new(0),
             step: Current::default(),
+            long: Long::over(reactors::ticks(LONG)),
         })
     }
 
@@ -187,6 +192,7 @@ impl Shared {
         self.steps.fetch_add(1, Ordering::Relaxed);
         self.busy_ticks.fetch_add(ticks, Ordering::Relaxed);
         self.longest_ticks.fetch_max(ticks, Ordering::Relaxed);
+        self.long.note(self.step.take_last(), ticks);
     }
 
     fn duration(&self, ticks: &AtomicU64) -> Duration {
@@ -305,6 +311,13 @@ impl Handle {
     /// The recipe whose step the app thread's reactor runs right now, as the compiler names it.
     pub fn current_step(&self) -> Option<&'static str> {
         self.0.step.name()
+    }
+
+    /// The recipes that had steps of more than 100 µs, and the longest of each; of the first 64 recipes.
+    pub fn long_steps(&self) -> Vec<(&'static str, Duration)> {
+        let all = self.0.long.all().into_iter();
+        all.map(|(name, ticks)| (name, reactors::duration(ticks)))
+            .collect()
     }
 
     /// What configuration has cost the app thread's reactor since start.

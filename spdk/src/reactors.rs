@@ -46,6 +46,14 @@ pub(crate) fn read() -> Vec<Reactor> {
     reactors
 }
 
+/// Time as ticks.
+pub(crate) fn ticks(time: Duration) -> u64 {
+    // SAFETY: reads a value that is fixed once SPDK runs.
+    let per_second = unsafe { sys::spdk_get_ticks_hz() };
+    let ticks = time.as_nanos() * u128::from(per_second) / 1_000_000_000;
+    u64::try_from(ticks).unwrap_or(u64::MAX)
+}
+
 /// Ticks as time.
 pub(crate) fn duration(ticks: u64) -> Duration {
     // SAFETY: reads a value that is fixed once SPDK runs.

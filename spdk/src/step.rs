@@ -5,14 +5,22 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::ptr::null_mut;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// Gives a name.
 type Name = fn() -> &'static str;
 
 /// The step that runs: a [`Name`], or null while none does.
 #[derive(Clone, Default)]
-pub(crate) struct Current(Arc<AtomicPtr<()>>);
+pub(crate) struct Current(Arc<Names>);
+
+/// Each is a [`Name`], or null.
+#[derive(Default)]
+struct Names {
+    running: AtomicPtr<()>,
+    /// The one that ran last and was not taken yet.
+    last: AtomicPtr<()>,
+}
 
 impl Current {
     /// The future; its steps go by the name of the recipe `F` that makes it.
@@ -33,18 +41,84 @@ impl Current {
 
     /// The name of the step that runs.
     pub(crate) fn name(&self) -> Option<&'static str> {
-        let name = self.0.load(Ordering::Relaxed);
-        if name.is_null() {
-            return None;
-        }
-        // SAFETY: what is stored and not null is a function of this type, by `begin`.
-        let name = unsafe { std::mem::transmute::<*mut (), Name>(name) };
-        Some(name())
+        named(self.0.running.load(Ordering::Relaxed))
+    }
+
+    /// The recipe of the step that has just ended, for [`Long::note`]. On the app thread.
+    pub(crate) fn take_last(&self) -> Ended {
+        let name = self.0.last.load(Ordering::Relaxed);
+        self.0.last.store(null_mut(), Ordering::Relaxed);
+        Ended(name)
     }
 
     fn begin(&self, name: Name) -> Running<'_> {
-        self.0.store(name as *mut (), Ordering::Relaxed);
+        self.0.running.store(name as *mut (), Ordering::Relaxed);
+        self.0.last.store(name as *mut (), Ordering::Relaxed);
         Running(self)
+    }
+}
+
+/// What a pointer names.
+fn named(name: *mut ()) -> Option<&'static str> {
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: what is stored and not null is a function of this type, by `begin`.
+    let name = unsafe { std::mem::transmute::<*mut (), Name>(name) };
+    Some(name())
+}
+
+/// The recipe of a step: a [`Name`], or null if it has none.
+pub(crate) struct Ended(*mut ());
+
+/// Recipes with long steps that are told apart.
+const RECIPES: usize = 64;
+
+/// The longest step of each recipe that had a long one: those of the first [`RECIPES`]. The app thread writes,
+/// any thread reads.
+pub(crate) struct Long {
+    limit: u64,
+    of: [Longest; RECIPES],
+}
+
+/// Of one recipe.
+#[derive(Default)]
+struct Longest {
+    name: AtomicPtr<()>,
+    ticks: AtomicU64,
+}
+
+impl Long {
+    /// Steps of more than `limit` ticks are long.
+    pub(crate) fn over(limit: u64) -> Self {
+        Self {
+            limit,
+            of: std::array::from_fn(|_| Longest::default()),
+        }
+    }
+
+    /// Takes note of a step. On the app thread.
+    pub(crate) fn note(&self, Ended(name): Ended, ticks: u64) {
+        if ticks <= self.limit || name.is_null() {
+            return;
+        }
+        let is_its = |of: &&Longest| {
+            let known = of.name.load(Ordering::Relaxed);
+            known == name || known.is_null()
+        };
+        if let Some(of) = self.of.iter().find(is_its) {
+            of.ticks.fetch_max(ticks, Ordering::Relaxed);
+            of.name.store(name, Ordering::Release);
+        }
+    }
+
+    /// The recipes that had long steps, and the ticks of the longest of each.
+    pub(crate) fn all(&self) -> Vec<(&'static str, u64)> {
+        let of = self.of.iter().map_while(|of| {
+            let name = named(of.name.load(Ordering::Acquire))?;
+            Some((name, of.ticks.load(Ordering::Relaxed)))
+        });
+        of.collect()
     }
 }
 
@@ -53,7 +127,7 @@ struct Running<'a>(&'a Current);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.0.store(null_mut(), Ordering::Relaxed);
+        self.0.0.running.store(null_mut(), Ordering::Relaxed);
     }
 }
 
@@ -86,5 +160,26 @@ mod tests {
         );
         assert_eq!(first, second);
         assert_eq!(current.name(), None);
+    }
+
+    #[test]
+    fn the_longest_of_the_long_steps_of_each_recipe_is_known() {
+        struct Other;
+        let (current, long) = (Current::default(), Long::over(10));
+        let step = |name: Name, ticks| {
+            drop(current.begin(name));
+            long.note(current.take_last(), ticks);
+        };
+        step(std::any::type_name::<Recipe>, 10);
+        assert_eq!(long.all(), []);
+        step(std::any::type_name::<Recipe>, 12);
+        step(std::any::type_name::<Other>, 30);
+        step(std::any::type_name::<Recipe>, 11);
+        long.note(current.take_last(), 99);
+        let found = long.all().into_iter();
+        let found: Vec<_> = found
+            .map(|(name, t)| (name.rsplit("::").next(), t))
+            .collect();
+        assert_eq!(found, [(Some("Recipe"), 12), (Some("Other"), 30)]);
     }
 }

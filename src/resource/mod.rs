@@ -30,6 +30,7 @@ mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use spdk::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -76,6 +77,8 @@ pub struct Shared {
     stopping: AtomicBool,
     /// Whether all records of the last run have been tried.
     restored: watch::Sender<bool>,
+    /// How long that took.
+    replay: OnceLock<Duration>,
 }
 
 impl Shared {
@@ -107,6 +110,7 @@ impl Shared {
             changes: Arc::new(Semaphore::new(MAX_CHANGES as usize)),
             stopping: AtomicBool::new(false),
             restored: watch::Sender::new(false),
+            replay: OnceLock::new(),
         })
     }
 
@@ -123,6 +127,16 @@ impl Shared {
     /// All records have been tried once: changes are taken from now on.
     pub fn set_restored(&self) {
         self.restored.send_replace(true);
+    }
+
+    /// Takes note how long it took to read all records and to try each once.
+    pub fn set_replay(&self, took: Duration) {
+        let _ = self.replay.set(took);
+    }
+
+    /// How long that took; `None` until it is done.
+    pub fn replay(&self) -> Option<Duration> {
+        self.replay.get().copied()
     }
 
     /// Waits until all records have been tried once.

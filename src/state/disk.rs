@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use super::counters::Counters;
 use super::engine::{Batch, Engine, Opener};
 use super::file::StateFile;
 use super::history::History;
 use super::seal::Sealer;
-use super::{Change, Entry, Error, Expected, StateKey, Store, Watch};
+use super::{Change, Entry, Error, Expected, StateKey, Stats, Store, Watch};
 
 /// Most commits that are written together.
 const GROUP_MAX: usize = 1024;
@@ -28,6 +29,7 @@ pub struct Disk {
     revision: Arc<AtomicU64>,
     history: Arc<History>,
     busy: Arc<Busy>,
+    counters: Arc<Counters>,
 }
 
 /// Since when the writer has been at the file.
@@ -87,7 +89,8 @@ impl Disk {
         } else {
             file.create(&sealer)?;
         }
-        Self::run(file.start(sealer)?)
+        let counters = file.counters();
+        Self::run(file.start(sealer)?, counters)
     }
 
     /// Reads all of a state without a change to it, hands each record on, and answers the highest revision.
@@ -98,7 +101,10 @@ impl Disk {
         StateFile::in_dir(dir).check(&Sealer::new(key), each)
     }
 
-    fn run<O: Opener + Send + 'static>(engine: Engine<O>) -> Result<Self, String> {
+    fn run<O: Opener + Send + 'static>(
+        engine: Engine<O>,
+        counters: Arc<Counters>,
+    ) -> Result<Self, String> {
         let (requests, received) = channel();
         let revision = Arc::new(AtomicU64::new(engine.revision()));
         let history = Arc::new(History::default());
@@ -109,6 +115,7 @@ impl Disk {
         let writer = Writer {
             engine,
             busy: Arc::clone(&busy),
+            counters: Arc::clone(&counters),
             revision: Arc::clone(&revision),
             history: Arc::clone(&history),
         };
@@ -121,6 +128,7 @@ impl Disk {
             revision,
             history,
             busy,
+            counters,
         })
     }
 
@@ -165,11 +173,16 @@ impl Store for Disk {
     fn waiting(&self) -> Option<Duration> {
         self.busy.lasts()
     }
+
+    fn stats(&self) -> Stats {
+        self.counters.stats()
+    }
 }
 
 struct Writer<O> {
     engine: Engine<O>,
     busy: Arc<Busy>,
+    counters: Arc<Counters>,
     revision: Arc<AtomicU64>,
     history: Arc<History>,
 }
@@ -237,6 +250,8 @@ impl<O: Opener> Writer<O> {
 
     fn commit(&mut self, group: Vec<Batch>, answers: Vec<oneshot::Sender<Result<(), Error>>>) {
         let results = self.engine.apply(&group);
+        let stored = results.iter().filter(|result| result.is_ok());
+        self.counters.add_commits(stored.count());
         let done = group.into_iter().zip(&results);
         let done = done.filter(|(_, result)| result.is_ok());
         self.history.add(done.flat_map(|(batch, _)| batch.changes));

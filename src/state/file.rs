@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use parking_lot::RwLock;
 use redb::backends::FileBackend;
@@ -15,6 +16,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::Entry;
+use super::counters::Counters;
 use super::engine::{self, CURRENT, Engine, Opener};
 use super::fault::{Fault, storage_error};
 use super::seal::Sealer;
@@ -30,6 +32,7 @@ pub(super) struct StateFile {
     path: PathBuf,
     /// A sync has failed since the file was last known to be durable.
     is_unsynced: Arc<AtomicBool>,
+    counters: Arc<Counters>,
 }
 
 impl StateFile {
@@ -41,7 +44,13 @@ impl StateFile {
         Self {
             path,
             is_unsynced: Arc::default(),
+            counters: Arc::default(),
         }
+    }
+
+    /// What is counted of it.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
     }
 
     /// Whether there is one. A start without one makes it.
@@ -62,7 +71,7 @@ impl StateFile {
             let mut options = File::options();
             options.read(true).write(true).create_new(true).mode(0o600);
             let file = options.open(&unfinished.path)?;
-            let database = database(file, Arc::clone(&unfinished.is_unsynced))?;
+            let database = unfinished.database(file)?;
             engine::initialize(&database, sealer, CURRENT)?;
             database.close()?;
             File::open(&unfinished.path)?.sync_all()?;
@@ -100,6 +109,17 @@ impl StateFile {
         std::fs::set_permissions(&self.path, Permissions::from_mode(0o600))
             .map_err(|error| self.line(&error.to_string()))?;
         Engine::start(self, sealer, CURRENT).map_err(|fault| line(&fault))
+    }
+
+    fn database(&self, file: File) -> Result<Database, redb::Error> {
+        self.counters.set_bytes(file.metadata()?.len());
+        let backend = Reserving {
+            file: file.try_clone()?,
+            is_unsynced: Arc::clone(&self.is_unsynced),
+            counters: self.counters(),
+            inner: FileBackend::new(file)?,
+        };
+        Ok(engine::builder().create_with_backend(backend)?)
     }
 
     fn copy(&self) -> Result<Copy, String> {
@@ -158,7 +178,7 @@ impl Opener for StateFile {
             write_again(&file)?;
             self.is_unsynced.store(false, Ordering::Release);
         }
-        database(file, Arc::clone(&self.is_unsynced))
+        self.database(file)
     }
 }
 
@@ -177,15 +197,6 @@ fn write_again(file: &File) -> std::io::Result<()> {
     }
 }
 
-fn database(file: File, is_unsynced: Arc<AtomicBool>) -> Result<Database, redb::Error> {
-    let backend = Reserving {
-        file: file.try_clone()?,
-        is_unsynced,
-        inner: FileBackend::new(file)?,
-    };
-    Ok(engine::builder().create_with_backend(backend)?)
-}
-
 /// A file that grows by room that it has: a full disk is met where the file grows, not by a later write
 /// into a hole of it.
 #[derive(Debug)]
@@ -193,6 +204,7 @@ struct Reserving {
     file: File,
     inner: FileBackend,
     is_unsynced: Arc<AtomicBool>,
+    counters: Arc<Counters>,
 }
 
 type Edge = std::ops::Bound<u64>;
@@ -214,11 +226,15 @@ impl StorageBackend for Reserving {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.inner.set_len(len)
+        self.inner.set_len(len)?;
+        self.counters.set_bytes(len);
+        Ok(())
     }
 
     fn sync_data(&self) -> std::io::Result<()> {
+        let begun = Instant::now();
         let synced = self.inner.sync_data();
+        self.counters.add_sync(begun.elapsed());
         if synced.is_err() {
             self.is_unsynced.store(true, Ordering::Release);
         }

@@ -65,6 +65,7 @@ fn a_sync_that_fails_is_remembered_until_the_file_is_written_anew() {
         file: unsynced.try_clone().unwrap(),
         inner: FileBackend::new(unsynced).unwrap(),
         is_unsynced: Arc::clone(&file.is_unsynced),
+        counters: file.counters(),
     };
     assert!(backend.sync_data().is_err());
     assert!(file.is_unsynced.load(Ordering::Acquire));

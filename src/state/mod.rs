@@ -3,6 +3,7 @@
 //! A commit is all or nothing, and durable when it returns. Every engine keeps the records ordered by
 //! key, compares revisions before it changes anything, and hands its commits on to those who watch.
 
+mod counters;
 mod disk;
 mod engine;
 pub mod export;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+pub use counters::Stats;
 pub use disk::Disk;
 pub use history::Watch;
 pub use key::{KeySource, StateKey};
@@ -157,6 +159,11 @@ pub trait Store: Send + Sync + 'static {
     /// For how long the store has waited for its disk by now; `None` if it does not.
     fn waiting(&self) -> Option<Duration> {
         None
+    }
+
+    /// What it has done since the start; nothing where it has no file.
+    fn stats(&self) -> Stats {
+        Stats::default()
     }
 }
 

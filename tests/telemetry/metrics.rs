@@ -127,6 +127,24 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
     let bdev = [("module", "bdev"), ("size", "8KiB")];
     assert_eq!(value("opi_spdk_iobuf_waits_total", &bdev), 0.0);
     assert!(value("opi_spdk_control_steps_total", &[]) > 0.0);
+    // SPDK zeroes the memory of a malloc volume in one step.
+    let long = scrape.long_steps();
+    assert!(
+        long.iter().any(|name| name.contains("MallocVolume")),
+        "{long:?}"
+    );
+    for count in [
+        "commits_total",
+        "syncs_total",
+        "sync_seconds_total",
+        "size_bytes",
+        "replay_seconds",
+    ] {
+        assert!(
+            value(&format!("opi_spdk_store_{count}"), &[]) > 0.0,
+            "{count}"
+        );
+    }
     assert_eq!(value("opi_spdk_scrape_complete", &[]), 1.0);
 
     // Every name that is shown or alerted on is there.

@@ -112,6 +112,13 @@ impl Scrape {
         value
     }
 
+    /// What has had steps of more than 100 us.
+    pub fn long_steps(&self) -> Vec<&str> {
+        let steps = self.samples.keys();
+        let steps = steps.filter_map(|of| of.strip_prefix("opi_spdk_control_long_step_seconds{"));
+        steps.collect()
+    }
+
     /// Names of samples, and those of families that have none right now.
     pub fn names(&self) -> BTreeSet<String> {
         let samples = self

@@ -129,12 +129,13 @@ pub struct Most {
     pub latencies: usize,
 }
 
-/// The counters of all bdevs, or of as many as `most`; and how many are left out.
+/// The counters of all bdevs, or of as many as `most`, by the steps that read them: one list of thousands would be
+/// copied at once when it grows. And how many are left out.
 ///
 /// # Errors
 /// SPDK has no memory for it.
-pub async fn survey(spdk: Spdk, most: Most) -> Result<(Vec<Counters>, u64), Error> {
-    let (mut all, mut left_out) = (Vec::new(), 0);
+pub async fn survey(spdk: Spdk, most: Most) -> Result<(Vec<Vec<Counters>>, u64), Error> {
+    let (mut all, mut told, mut left_out) = (Vec::new(), 0_usize, 0);
     let mut next = Open::next(spdk, None);
     while let Some(first) = next {
         let mut opened = Vec::with_capacity(AT_ONCE);
@@ -144,8 +145,8 @@ pub async fn survey(spdk: Spdk, most: Most) -> Result<(Vec<Counters>, u64), Erro
         {
             opened.push(bdev);
         }
-        let read = opened.len().min(most.counters.saturating_sub(all.len()));
-        let with_latencies = read.min(most.latencies.saturating_sub(all.len()));
+        let read = opened.len().min(most.counters.saturating_sub(told));
+        let with_latencies = read.min(most.latencies.saturating_sub(told));
         left_out += (opened.len() - read) as u64;
         // The reactors are asked for all of them before the first answer is waited for.
         let counters: Vec<_> = opened.iter().take(read).map(Open::begin).collect();
@@ -158,13 +159,16 @@ pub async fn survey(spdk: Spdk, most: Most) -> Result<(Vec<Counters>, u64), Erro
         if counters.is_empty() {
             crate::executor::yield_now().await;
         }
+        told = told.saturating_add(read);
+        let mut of_step = Vec::with_capacity(read);
         for (bdev, counters) in opened.iter().zip(counters) {
             let mut counters = bdev.end(counters).await?;
             if let Some(latencies) = latencies.next() {
                 counters.latencies = Some(histogram::end(latencies).await?);
             }
-            all.push(counters);
+            of_step.push(counters);
         }
+        all.push(of_step);
         next = Open::next(spdk, opened.last());
     }
     Ok((all, left_out))

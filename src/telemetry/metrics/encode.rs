@@ -1,11 +1,14 @@
 //! A reading as text. Names are in base units.
 
+use std::time::Duration;
+
 use prometheus_client::registry::Registry;
 
 use super::Metrics;
 use super::out::{Labels, Out};
 use super::reading::Reading;
 use super::text::{Form, prometheus};
+use crate::telemetry::traces::recipe;
 
 /// Bytes of the samples of one volume, and of those of its latencies; and of all else.
 const ROOM_VOLUME: usize = 1_400;
@@ -46,6 +49,7 @@ pub(super) fn text(
     reading.write_objects(&mut out);
     reading.write_reactors(&mut out);
     reading.write_control(&mut out);
+    reading.write_store(&mut out);
     reading.write_memory(&mut out);
     reading.write_process(&mut out);
     Ok(out.end())
@@ -112,6 +116,21 @@ impl Reading {
             "The longest of these steps since start",
             control.longest,
         );
+        let long = self.long_steps.iter();
+        let long = long.map(|(name, time)| (Labels::of([("step", recipe(name))]), *time));
+        // Of several recipes in one function the longest.
+        let mut by_step: Vec<(Labels, Duration)> = Vec::new();
+        for (labels, time) in long {
+            match by_step.iter_mut().find(|(of, _)| *of == labels) {
+                Some((_, longest)) => *longest = time.max(*longest),
+                None => by_step.push((labels, time)),
+            }
+        }
+        out.gauges(
+            "opi_spdk_control_long_step_seconds",
+            "The longest of these steps by what ran, where it took more than 100 us",
+            by_step.iter().map(|(labels, time)| (labels, *time)),
+        );
         out.gauge(
             "opi_spdk_mailbox_calls",
             "Configuration calls under way in the data path",
@@ -141,6 +160,36 @@ impl Reading {
             "opi_spdk_scrape_seconds",
             "Time that this reading took",
             self.took,
+        );
+    }
+
+    fn write_store(&self, out: &mut Out) {
+        let store = &self.store;
+        out.counter(
+            "opi_spdk_store_commits",
+            "Changes of records that are durable",
+            store.commits,
+        );
+        out.counter(
+            "opi_spdk_store_syncs",
+            "Syncs of the file of the records",
+            store.syncs,
+        );
+        out.counter(
+            "opi_spdk_store_sync_seconds",
+            "Time that these syncs took",
+            store.sync_time,
+        );
+        out.gauge(
+            "opi_spdk_store_size_bytes",
+            "Size of the file of the records",
+            store.bytes,
+        );
+        let replay = self.replay.map(|took| (Labels::default(), took));
+        out.gauges(
+            "opi_spdk_store_replay_seconds",
+            "Time from reading the records of the last run until each was tried",
+            replay.iter().map(|(labels, took)| (labels, *took)),
         );
     }
 

@@ -14,6 +14,7 @@ use super::hugepages::{self, Pool};
 use super::process::{self, Process};
 use crate::health::path_key;
 use crate::services::Services;
+use crate::state;
 use crate::telemetry::{Telemetry, objects};
 
 /// Volumes that have metrics of their own. More would be too much for those who store them.
@@ -78,7 +79,10 @@ pub(super) struct Reading {
     pub(super) reactors: Vec<Reactor>,
     pub(super) stalls: HashMap<u32, u64>,
     pub(super) control: ControlStats,
+    pub(super) long_steps: Vec<(&'static str, Duration)>,
     pub(super) mailbox: MailboxStats,
+    pub(super) store: state::Stats,
+    pub(super) replay: Option<Duration>,
     /// Small buffers, and large ones.
     pub(super) iobuf: [IobufPool; 2],
     pub(super) memory: Memory,
@@ -103,7 +107,8 @@ pub(super) struct Reader {
 /// What SPDK tells.
 #[derive(Default)]
 struct Pass {
-    volumes: Vec<Counters>,
+    /// By the steps that read them.
+    volumes: Vec<Vec<Counters>>,
     left_out: u64,
     queues: spdk::nvmf::Connections,
     vhost_user: u64,
@@ -182,6 +187,7 @@ fn tell(
     let reactors = spdk.reactors();
     let stalls = reactors.iter().map(|of| (of.core, metrics.stalls(of.core)));
     let queues = pass.queues.doors();
+    let (store, replay) = services.store();
     let (mut subsystems, namespaces) = subsystems(services);
     let mut hosts = Vec::new();
     for host in pass.queues.hosts() {
@@ -199,7 +205,7 @@ fn tell(
             });
         }
     }
-    let volumes = pass.volumes.into_iter().map(|counters| {
+    let volumes = pass.volumes.into_iter().flatten().map(|counters| {
         let name = objects::volume_of(services, &counters.name);
         (name, counters)
     });
@@ -213,7 +219,10 @@ fn tell(
         stalls: stalls.collect(),
         reactors,
         control: spdk.control_stats(),
+        long_steps: spdk.long_steps(),
         mailbox: spdk.mailbox_stats(),
+        store,
+        replay,
         iobuf: pass.iobuf,
         memory: pass.memory,
         objects: objects::counts(services),

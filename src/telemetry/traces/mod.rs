@@ -26,6 +26,7 @@ pub use export::{Traces, start};
 pub use opentelemetry::context::FutureExt as InTrace;
 
 pub(super) use call::{CallSpan, Ended};
+pub(super) use steps::recipe;
 
 /// Whether the call that runs here is traced.
 pub fn is_traced() -> bool {

@@ -44,7 +44,7 @@ impl spdk::Observer for Steps {
 }
 
 /// `opi_spdk::backend::null_volume::<impl ...>::make::{{closure}}::{{closure}}` without what says nothing.
-fn recipe(name: &str) -> &str {
+pub(in crate::telemetry) fn recipe(name: &str) -> &str {
     let mut name = name;
     while let Some(shorter) = name.strip_suffix("::{{closure}}") {
         name = shorter;
