@@ -205,6 +205,28 @@ async fn a_call_is_a_span_of_its_clients_trace_with_all_that_it_waited_for() {
             .status,
         404
     );
+
+    // Nothing of what a call brings but the names of its objects.
+    let psk = "NVMeTLSkey-1:01:SFVTSEhVU0hIVVNISFVTSEhVU0hIVVNISFVTSEhVU0iVzQw6:";
+    let calls = [("good", psk, "nvmeSubsystems/good"), ("bad", "HUSH", "bad")];
+    for (id, psk, object) in calls {
+        let spec = json!({
+            "nqn": format!("nqn.2022-09.io.spdk:{id}"), "hostnqn": "nqn.2022-09.io.spdk:host",
+            "psk": common::base64(psk),
+        });
+        let path = format!("/v1/nvmeSubsystems?nvmeSubsystemId={id}");
+        let body = json!({ "spec": spec }).to_string();
+        let answer = Http(target.http)
+            .send("POST", &path, &[], body.into())
+            .await;
+        assert_eq!(answer.status == 200, id == "good", "{}", answer.body);
+        collector.call(object).await;
+    }
+    let spans = collector.spans.lock().expect("not poisoned").clone();
+    let spans = format!("{spans:?}");
+    for secret in ["HUSH", "SFVTSE", &common::base64(psk)] {
+        assert!(!spans.contains(secret), "{secret}: {spans}");
+    }
     target.stop();
 }
 

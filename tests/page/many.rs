@@ -2,12 +2,41 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use super::browser::Browser;
 use super::shows;
-use crate::common::Target;
+use crate::common::{Http, Target};
 
 /// Longest that a key, a click or a scroll may wait for the page. On a machine that is not busy it is a part of that.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// Longest that the page's one thread may be busy at once, as the browser tells.
+const TASK: f64 = 5_000.0;
+
+/// Has the browser tell of tasks of more than 50 ms, those before too.
+const TASKS: &str = "window.longest = 0; new PerformanceObserver(list => { \
+    for (const of of list.getEntries()) window.longest = Math.max(window.longest, of.duration) \
+    }).observe({ type: 'longtask', buffered: true })";
+
+/// Name, kind and revision of all objects, as the API tells them.
+async fn told(target: &Target) -> Value {
+    let (mut all, mut token) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/v1/objects?pageSize=250&pageToken={token}");
+        let page = Http(target.http).send("GET", &path, &[], vec![]).await.body;
+        let objects = page["objects"].as_array().expect("a list");
+        all.extend(
+            objects
+                .iter()
+                .map(|of| json!([of["typedName"], of["kind"], of["revision"]])),
+        );
+        match page["nextPageToken"].as_str() {
+            Some(next) if !next.is_empty() => token = next.to_owned(),
+            _ => return json!(all),
+        }
+    }
+}
 
 /// By the shell, from one file.
 async fn create(target: &Target, number: usize) {
@@ -44,6 +73,9 @@ async fn is_usable_with(number: usize) {
     )
     .await;
     let loaded = begun.elapsed();
+    browser.value(TASKS).await;
+    let shown = "[...page.objects.values()].map(of => [of.name, of.kind, of.revision])";
+    assert_eq!(browser.value(shown).await, told(&target).await);
     let nodes = browser
         .value("document.querySelectorAll('.node').length")
         .await;
@@ -78,9 +110,13 @@ async fn is_usable_with(number: usize) {
         scrolled = scrolled.max(begun.elapsed());
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    let longest = browser.value("window.longest").await;
+    let longest = longest.as_f64().expect("a number");
     eprintln!(
-        "{number} objects: made in {made:?}, shown after {loaded:?}, filter {filtered:?}, scrolling {scrolled:?}"
+        "{number} objects: made in {made:?}, shown after {loaded:?}, filter {filtered:?}, scrolling {scrolled:?}, \
+         longest task {longest} ms"
     );
+    assert!(longest < TASK, "{longest} ms");
     assert!(
         filtered < ANSWER && scrolled < ANSWER,
         "{filtered:?}, {scrolled:?}"

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::scrape::get;
 use crate::common::{Client, Http, Options, Target, base64, free_port, tcp_path};
 
 /// Is in each secret.
@@ -131,6 +132,11 @@ async fn secrets_are_in_no_log_answer_or_error() {
     ] {
         let listed = client.call(list, json!({})).await;
         check(list, &format!("{listed:?}"));
+    }
+    for path in ["/metrics", "/", "/v1/objects", "/v1/hosts"] {
+        let (status, text) = get(&target, path, "*/*").await;
+        assert_eq!(status, 200, "{path}");
+        check(path, &text);
     }
     target.stop_with(rustix::process::Signal::TERM);
     let audit = std::fs::read_to_string(&audit).expect("the audit log");
