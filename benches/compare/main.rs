@@ -4,8 +4,8 @@
 //! ```text
 //! scenario ─ the table of data-path rows     client ─ the calls of the control rows
 //!     │                                          │
-//! data_path    control    cost    scale ──► verdict ──► report (bench.md, bench.json)
-//!     └───────────┼────────┴────────┘
+//! data_path  control  cost  scale  sight ──► verdict ──► report (bench.md, bench.json)
+//!     └─────────┼──────┴──────┴──────┘
 //!    target: opi | spdk_tgt     initiator: spdk_nvme_perf | fio | bdevperf     floor
 //! ```
 
@@ -28,6 +28,7 @@ mod report;
 mod scale;
 mod scenario;
 mod settings;
+mod sight;
 mod spdk_tgt;
 mod stats;
 mod target;
@@ -107,6 +108,10 @@ async fn measure(settings: &Settings) -> Result<Report> {
         true => or_failed(scale::run(settings).await, "many objects", &mut failures),
         false => None,
     };
+    let sight = match settings.runs(Part::Sight) {
+        true => or_failed(sight::run(settings).await, "everything seen", &mut failures),
+        false => None,
+    };
     let conditions = Conditions {
         rounds: settings.line.rounds,
         seconds: settings.line.seconds,
@@ -120,13 +125,14 @@ async fn measure(settings: &Settings) -> Result<Report> {
         took_seconds: begun.elapsed().as_secs_f64(),
     };
     Ok(Report {
-        verdicts: verdict::all(&data_path, &control, &cost, scale.as_ref()),
+        verdicts: verdict::all(&data_path, &control, &cost, scale.as_ref(), sight.as_ref()),
         machine,
         conditions,
         data_path,
         control,
         cost,
         scale,
+        sight,
         failures,
     })
 }

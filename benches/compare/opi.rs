@@ -76,6 +76,12 @@ pub struct Start {
     pub no_huge: bool,
     /// With the state that is there; a new one else.
     pub again: bool,
+    /// Where its state and its sockets are.
+    pub directory: PathBuf,
+    /// Further options.
+    pub options: Vec<String>,
+    /// Variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Start {
@@ -86,6 +92,9 @@ impl Start {
             memory_mib: MEMORY_MIB + settings.line.volume_mib,
             no_huge: settings.no_huge(),
             again: false,
+            directory: settings.scratch().to_owned(),
+            options: Vec::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -99,7 +108,7 @@ impl Opi {
     /// Starts it, and returns once it answers reads.
     pub async fn start_so(settings: &Settings, start: &Start) -> Result<Self> {
         let (port, http) = (free_port()?, free_port()?);
-        let directory = |name: &str| settings.scratch().join(name);
+        let directory = |name: &str| start.directory.join(name);
         let mut arguments = vec![
             format!("--grpc-addr=127.0.0.1:{port}"),
             format!("--http-addr=127.0.0.1:{http}"),
@@ -108,6 +117,7 @@ impl Opi {
             format!("--state-dir={}", directory("state").display()),
             format!("--ctrlr-dir={}", directory("ctrlr").display()),
         ];
+        arguments.extend(start.options.iter().cloned());
         if start.no_huge {
             arguments.push("--no-huge".to_owned());
         }
@@ -121,12 +131,13 @@ impl Opi {
                 fresh_directory(&directory(name))?;
             }
         }
-        let mut process = Process::start(
+        let mut process = Process::start_in(
             "opi-spdk",
             &settings.log_dir(),
             &settings.cores.process,
             &settings.line.program,
             &arguments,
+            &start.environment,
         )?;
         process
             .until("gRPC", START, async || answers(port).await)

@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// How often a condition is looked at again.
 const INTERVAL: Duration = Duration::from_millis(10);
 
+/// After a start: what it has left to do is none of what idles.
+const SETTLE: Duration = Duration::from_secs(3);
+
 /// What the kernel counts processor time in, for whoever reads /proc.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -36,6 +39,18 @@ impl Process {
         program: &Path,
         arguments: &[A],
     ) -> Result<Self> {
+        Self::start_in(name, log_dir, cores, program, arguments, &[])
+    }
+
+    /// The same with variables of the environment.
+    pub fn start_in<A: AsRef<std::ffi::OsStr>>(
+        name: &str,
+        log_dir: &Path,
+        cores: &CoreSet,
+        program: &Path,
+        arguments: &[A],
+        environment: &[(&str, String)],
+    ) -> Result<Self> {
         let log = log_dir.join(format!("{name}.log"));
         let output = File::create(&log).with_context(|| format!("log {}", log.display()))?;
         let child = Command::new("setpriv")
@@ -44,6 +59,7 @@ impl Process {
             .arg(program)
             .args(arguments)
             .env("NO_COLOR", "1")
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -126,8 +142,17 @@ impl Process {
         )
     }
 
+    /// What all threads but `name` take of a core in this time, percent, once what follows a start is over.
+    pub async fn idles_at(&self, name: &str, window: Duration) -> Result<f64> {
+        tokio::time::sleep(SETTLE).await;
+        let before = self.time_beside(name)?;
+        tokio::time::sleep(window).await;
+        let spent = self.time_beside(name)? - before;
+        Ok(spent.as_secs_f64() / window.as_secs_f64() * 100.0)
+    }
+
     /// Processor time that all threads but `name` have had.
-    pub fn time_beside(&self, name: &str) -> Result<Duration> {
+    fn time_beside(&self, name: &str) -> Result<Duration> {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
         let mut ticks: u64 = 0;
         for task in fs::read_dir(&tasks).with_context(|| tasks.display().to_string())? {

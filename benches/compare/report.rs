@@ -10,6 +10,7 @@ use crate::cost::{Cost, Longest, RATE};
 use crate::data_path::{self, DataPath};
 use crate::machine::Machine;
 use crate::scale::Scale;
+use crate::sight::Sight;
 use crate::stats::Rounds;
 use crate::verdict::Verdict;
 
@@ -25,6 +26,7 @@ pub struct Report {
     pub control: Control,
     pub cost: Vec<Cost>,
     pub scale: Option<Scale>,
+    pub sight: Option<Sight>,
     pub verdicts: Vec<Verdict>,
     /// What went wrong, part by part.
     pub failures: Vec<String>,
@@ -63,6 +65,9 @@ impl Report {
         }
         if let Some(scale) = &self.scale {
             scale.table(&mut out);
+        }
+        if let Some(sight) = &self.sight {
+            sight.table(&mut out);
         }
         self.verdict_table(&mut out);
         out

@@ -1,6 +1,7 @@
 //! Few objects and many: creates a second among 100 volumes and among 10,000, a restart with these and
 //! with subsystems over a tenth of them, and scrapes and lists of all.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -50,7 +51,7 @@ const PAGE: i32 = 250;
 const RESTORED: Duration = Duration::from_secs(60);
 
 /// For how long a process without clients is watched.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(20);
 
 /// What it came to.
 #[derive(Debug, Clone, Serialize)]
@@ -69,6 +70,9 @@ pub struct Scale {
     pub scrape_bytes: usize,
     /// The longest step on the app thread before the scrapes and lists and after them, microseconds.
     pub longest_step_us: [f64; 2],
+    /// What had steps of more than 100 µs while this was read, or longer ones than before: the longest of each,
+    /// microseconds.
+    pub long_steps_us: BTreeMap<String, f64>,
     /// All pages of a list of all objects.
     pub list: Latency,
     pub list_page: Latency,
@@ -141,6 +145,14 @@ impl Scale {
                 "| longest step since the start, before and after these | {before:.0}, {after:.0} µs |"
             ),
         );
+        for (step, us) in &self.long_steps_us {
+            line(
+                out,
+                format_args!(
+                    "| longest step of {step} in these, if more than 100 µs | {us:.0} µs |"
+                ),
+            );
+        }
         line(
             out,
             format_args!(
@@ -204,6 +216,7 @@ pub async fn run(settings: &Settings) -> Result<Option<Scale>> {
             scrape: Latency::of(reads.scrapes).context("no scrape")?,
             scrape_bytes: reads.scrape_bytes,
             longest_step_us: reads.longest_step_us,
+            long_steps_us: reads.long_steps_us,
             list: Latency::of(reads.lists).context("no list")?,
             list_page: Latency::of(reads.pages).context("no page")?,
             idle_percent: reads.idle_percent,
@@ -379,6 +392,7 @@ struct Reads {
     scrapes: Vec<Duration>,
     scrape_bytes: usize,
     longest_step_us: [f64; 2],
+    long_steps_us: BTreeMap<String, f64>,
     lists: Vec<Duration>,
     pages: Vec<Duration>,
     idle_percent: f64,
@@ -386,10 +400,7 @@ struct Reads {
 
 impl Reads {
     async fn of(opi: &Opi, settings: &Settings) -> Result<Self> {
-        let reactor = settings.reactor();
-        let before = opi.process.time_beside(&reactor)?;
-        tokio::time::sleep(IDLE).await;
-        let spent = opi.process.time_beside(&reactor)? - before;
+        let idle_percent = opi.process.idles_at(&settings.reactor(), IDLE).await?;
         let mut http = Http::connect(opi.http_port).await?;
         // The first has SPDK begin to count latencies.
         let first = http.body(Method::GET, "/metrics", None).await?;
@@ -420,13 +431,17 @@ impl Reads {
             lists.push(all.elapsed());
         }
         let after = http.body(Method::GET, "/metrics", None).await?;
+        let before = long_steps_us(&first)?;
+        let mut long_steps = long_steps_us(&after)?;
+        long_steps.retain(|step, us| before.get(step).is_none_or(|before| *us > *before));
         Ok(Self {
             scrapes,
             scrape_bytes: last.len(),
             longest_step_us: [longest_step_us(&first)?, longest_step_us(&after)?],
+            long_steps_us: long_steps,
             lists,
             pages,
-            idle_percent: spent.as_secs_f64() / IDLE.as_secs_f64() * 100.0,
+            idle_percent,
         })
     }
 }
@@ -437,4 +452,14 @@ fn longest_step_us(metrics: &[u8]) -> Result<f64> {
     let value = lines.find_map(|line| line.strip_prefix("opi_spdk_control_longest_step_seconds "));
     let seconds: f64 = value.context("no longest step in a scrape")?.parse()?;
     Ok(seconds * 1e6)
+}
+
+fn long_steps_us(metrics: &[u8]) -> Result<BTreeMap<String, f64>> {
+    let lines = std::str::from_utf8(metrics)?.lines();
+    let of = lines.filter_map(|line| {
+        let rest = line.strip_prefix("opi_spdk_control_long_step_seconds{step=\"")?;
+        rest.split_once("\"} ")
+    });
+    of.map(|(step, seconds)| Ok((step.to_owned(), seconds.parse::<f64>()? * 1e6)))
+        .collect()
 }

@@ -87,6 +87,8 @@ pub enum Part {
     Cost,
     /// Calls, a restart and scrapes with few objects and with many
     Scale,
+    /// What it costs to log, to trace, to watch and to scrape
+    Sight,
 }
 
 /// The command line, with what follows from it.

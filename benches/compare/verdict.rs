@@ -7,6 +7,7 @@ use crate::control::{Control, Load};
 use crate::cost::Cost;
 use crate::data_path::DataPath;
 use crate::scale::Scale;
+use crate::sight::Sight;
 use crate::target::Side;
 
 /// Least ratio of IOPS to those of spdk_tgt, at every point.
@@ -48,12 +49,19 @@ const RESTART_MS: f64 = 3_000.0;
 /// Most that a scrape of all volumes may take, milliseconds.
 const SCRAPE_MS: f64 = 100.0;
 
+/// See [`seen`].
+const SEEN_IOPS: f64 = 0.99;
+const SEEN_REACTOR: f64 = 1.01;
+const SEEN_CREATE_US: f64 = 5.0;
+const IDLE_PERCENT: f64 = 0.5;
+
 /// All targets that this run can tell about.
 pub fn all(
     data: &DataPath,
     control: &Control,
     cost: &[Cost],
     scale: Option<&Scale>,
+    sight: Option<&Sight>,
 ) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     verdicts.extend(data_path(data));
@@ -71,7 +79,38 @@ pub fn all(
     }
     verdicts.extend(reactor(cost));
     verdicts.extend(scale.into_iter().flat_map(many_objects));
+    verdicts.extend(sight.into_iter().flat_map(seen));
     verdicts
+}
+
+/// Of everything that is to be seen switched on, beside all of it off.
+fn seen(sight: &Sight) -> [Verdict; 4] {
+    let (iops, reactor) = (sight.iops_ratio.median, sight.reactor_ratio.median);
+    let (create, idle) = (sight.create_extra_us.median, sight.on.idle_percent.median);
+    [
+        Verdict {
+            target: format!("everything seen: IOPS at least {SEEN_IOPS} of those without"),
+            reached: format!("{iops:.4}"),
+            met: iops >= SEEN_IOPS,
+        },
+        Verdict {
+            target: format!(
+                "everything seen: reactor time for an I/O at most {SEEN_REACTOR} of that without"
+            ),
+            reached: format!("{reactor:.4}"),
+            met: reactor <= SEEN_REACTOR,
+        },
+        Verdict {
+            target: format!("everything seen: a Create at p50 at most {SEEN_CREATE_US} µs longer"),
+            reached: format!("{create:+.1} µs"),
+            met: create <= SEEN_CREATE_US,
+        },
+        Verdict {
+            target: format!("control threads without calls: at most {IDLE_PERCENT} % of a core"),
+            reached: format!("{idle:.2} %"),
+            met: idle <= IDLE_PERCENT,
+        },
+    ]
 }
 
 fn many_objects(scale: &Scale) -> [Verdict; 3] {

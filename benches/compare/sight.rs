@@ -1,0 +1,327 @@
+//! What it costs to see everything: opi-spdk with the audit log, JSON lines for all changes, traces to a collector, a
+//! watcher of events and a scrape each second, beside one that only warns. Both would poll the one core, so
+//! they run by turns: off, on, on, off, and so on.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use hyper::Method;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opi_spdk::api::own::WatchEventsRequest;
+use opi_spdk::api::own::object_service_client::ObjectServiceClient;
+use rustix::process::Signal;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+use crate::client::{Address, Client, Verb};
+use crate::http::Http;
+use crate::initiator::Initiator;
+use crate::jsonrpc::JsonRpc;
+use crate::opi::{Counters, Opi, Start, connect};
+use crate::reactor::ReactorTime;
+use crate::report::line;
+use crate::scenario::{Attach, Export, Load, Volume, Workload};
+use crate::settings::Settings;
+use crate::stats::{Latency, Rounds};
+
+/// Turns of each side in a round.
+const TURNS: u32 = 4;
+
+/// Creates in one turn.
+const CREATES: u32 = 1500;
+
+/// For how long a process without calls is watched in a turn.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// Between two scrapes.
+const SCRAPES: Duration = Duration::from_secs(1);
+
+/// Memory that a state is in here: a sync of a disk would hide a few microseconds.
+const MEMORY: &str = "/dev/shm";
+
+/// What was measured of one side, a value a turn.
+#[derive(Debug, Clone, Serialize)]
+pub struct Side {
+    pub iops: Rounds,
+    /// Time that the reactor was busy for an I/O, nanoseconds.
+    pub reactor_ns: Rounds,
+    pub create_p50_us: Rounds,
+    /// Of a core, by all threads but the reactor's, percent.
+    pub idle_percent: Rounds,
+}
+
+/// Without, and with everything on.
+#[derive(Debug, Clone, Serialize)]
+pub struct Sight {
+    pub off: Side,
+    pub on: Side,
+    pub iops_ratio: Rounds,
+    pub reactor_ratio: Rounds,
+    /// Turn by turn.
+    pub create_extra_us: Rounds,
+}
+
+impl Sight {
+    /// As a table.
+    pub fn table(&self, out: &mut String) {
+        let Self { off, on, .. } = self;
+        line(out, format_args!("### Everything seen\n"));
+        line(
+            out,
+            format_args!("| | off | on | on to off, turn by turn |\n|---|---:|---:|---:|"),
+        );
+        let spread = |of: &Rounds| format!("{:.4} ({:.4} to {:.4})", of.median, of.min, of.max);
+        let (iops, reactor) = (spread(&self.iops_ratio), spread(&self.reactor_ratio));
+        let (one, other) = (off.iops.median, on.iops.median);
+        line(
+            out,
+            format_args!(
+                "| 4 KiB random reads a second, depth 32 | {one:.0} | {other:.0} | {iops} |"
+            ),
+        );
+        let (one, other) = (off.reactor_ns.median, on.reactor_ns.median);
+        line(
+            out,
+            format_args!("| reactor time for one, ns | {one:.0} | {other:.0} | {reactor} |"),
+        );
+        let (one, other) = (off.create_p50_us.median, on.create_p50_us.median);
+        let Rounds {
+            median, min, max, ..
+        } = self.create_extra_us;
+        line(
+            out,
+            format_args!(
+                "| Create at p50, state in memory, µs | {one:.1} | {other:.1} | {median:+.1} ({min:+.1} to {max:+.1}) |"
+            ),
+        );
+        let (one, other) = (off.idle_percent.median, on.idle_percent.median);
+        line(
+            out,
+            format_args!(
+                "| control threads without calls, % of a core | {one:.2} | {other:.2} | |\n"
+            ),
+        );
+        line(
+            out,
+            format_args!(
+                "On: audit log, JSON log lines, traces to a collector, a watcher of events, a scrape each second, and \
+                 with it latencies by volume. Off: warnings alone. Scraper, collector and initiator share the cores \
+                 beside the reactor's, so the reactor's time tells the data path's cost, not the rate.\n"
+            ),
+        );
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    iops: Vec<f64>,
+    reactor_ns: Vec<f64>,
+    create_p50_us: Vec<f64>,
+    idle_percent: Vec<f64>,
+}
+
+pub async fn run(settings: &Settings) -> Result<Option<Sight>> {
+    let collector = collector().await?;
+    let mut found = [Found::default(), Found::default()];
+    let turns = settings.line.rounds * TURNS;
+    for turn in 0..turns {
+        eprintln!("everything seen: turn {} of {turns}", turn + 1);
+        let mut order = [0, 1];
+        if turn % 2 == 1 {
+            order.reverse();
+        }
+        for side in order {
+            let collector = (side == 1).then_some(collector);
+            let name = if side == 1 { "on" } else { "off" };
+            let measured = measure(settings, collector, &mut found[side]).await;
+            measured.context(name)?;
+        }
+    }
+    let [off, on] = found.map(Side::of);
+    let (off, on) = (off.context("no turns")?, on.context("no turns")?);
+    let pairs = on
+        .create_p50_us
+        .rounds
+        .iter()
+        .zip(&off.create_p50_us.rounds);
+    let extra = pairs.map(|(on, off)| on - off).collect();
+    Ok(Some(Sight {
+        iops_ratio: Rounds::ratio(&on.iops, &off.iops).context("no turns")?,
+        reactor_ratio: Rounds::ratio(&on.reactor_ns, &off.reactor_ns).context("no turns")?,
+        create_extra_us: Rounds::of(extra).context("no turns")?,
+        off,
+        on,
+    }))
+}
+
+impl Side {
+    fn of(found: Found) -> Option<Self> {
+        Some(Self {
+            iops: Rounds::of(found.iops)?,
+            reactor_ns: Rounds::of(found.reactor_ns)?,
+            create_p50_us: Rounds::of(found.create_p50_us)?,
+            idle_percent: Rounds::of(found.idle_percent)?,
+        })
+    }
+}
+
+/// One turn of a side, with everything on if there is a collector.
+async fn measure(settings: &Settings, collector: Option<u16>, found: &mut Found) -> Result<()> {
+    let mut side = Watched::start(settings, collector).await?;
+    found.idle_percent.push(side.idle(settings).await?);
+    let port = side.opi.http_port;
+    let scrapes = collector.map(|_| tokio::spawn(scrapes(port)));
+    let (iops, reactor_ns) = side.io(settings).await?;
+    found.iops.push(iops);
+    found.reactor_ns.push(reactor_ns);
+    found.create_p50_us.push(side.creates().await?);
+    if let Some(scrapes) = scrapes {
+        if scrapes.is_finished() {
+            scrapes.await?.context("scraping")?;
+        } else {
+            scrapes.abort();
+        }
+    }
+    side.stop().await
+}
+
+/// A target with one volume exported.
+struct Watched {
+    opi: Opi,
+    attach: Attach,
+    client: Client,
+    /// In memory.
+    directory: tempfile::TempDir,
+    watcher: Option<JoinHandle<()>>,
+}
+
+impl Watched {
+    async fn start(settings: &Settings, collector: Option<u16>) -> Result<Self> {
+        let builder = tempfile::Builder::new()
+            .prefix("opi-spdk-bench-")
+            .tempdir_in(MEMORY);
+        let directory = builder.context(MEMORY)?;
+        let mut start = Start::new(settings, Counters::Wanted);
+        start.directory = directory.path().to_owned();
+        match collector {
+            Some(port) => {
+                let audit: PathBuf = directory.path().join("audit.log");
+                start.options = vec![
+                    format!("--audit-log={}", audit.display()),
+                    "--log-format=json".to_owned(),
+                ];
+                let endpoint = format!("http://127.0.0.1:{port}");
+                start.environment = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)];
+            }
+            None => start.options = vec!["--log-level=warn".to_owned()],
+        }
+        let mut opi = Opi::start_so(settings, &start).await?;
+        let attach = opi
+            .export(settings, Volume::Malloc, Export::NvmeTcp)
+            .await?;
+        let watcher = match collector {
+            Some(_) => {
+                let mut objects = ObjectServiceClient::new(connect(opi.port).await?);
+                let request = WatchEventsRequest::default();
+                let mut events = objects.watch_events(request).await?.into_inner();
+                Some(tokio::spawn(async move {
+                    while let Ok(Some(_)) = events.message().await {}
+                }))
+            }
+            None => None,
+        };
+        Ok(Self {
+            client: Client::connect(&Address::Grpc(opi.port)).await?,
+            opi,
+            attach,
+            directory,
+            watcher,
+        })
+    }
+
+    /// I/Os a second, and the reactor's time for one, nanoseconds.
+    async fn io(&mut self, settings: &Settings) -> Result<(f64, f64)> {
+        let load = Load {
+            workload: Workload::RandRead,
+            bytes: 4096,
+            queue_depth: 32,
+        };
+        let seconds = settings.line.seconds;
+        let socket = self.opi.rpc_socket.as_deref();
+        let mut rpc = JsonRpc::connect(socket.context("no JSON-RPC")?).await?;
+        let before = ReactorTime::read(&mut rpc).await?;
+        let perf = Initiator::Perf;
+        let measured = perf.run(settings, &self.attach, load, seconds).await?;
+        let busy = ReactorTime::read(&mut rpc).await?.busy_ns_since(before);
+        Ok((measured.iops, busy / (measured.iops * f64::from(seconds))))
+    }
+
+    /// The median of creates, microseconds.
+    async fn creates(&mut self) -> Result<f64> {
+        let mut times = Vec::new();
+        for number in 0..CREATES {
+            let id = format!("v{number}");
+            let begun = Instant::now();
+            self.client.call(Verb::Create, &id).await?;
+            times.push(begun.elapsed());
+        }
+        Ok(Latency::of(times).context("no creates")?.p50_us)
+    }
+
+    /// What its threads take without calls, percent of a core: seen by a watcher if it is on, and not scraped.
+    async fn idle(&mut self, settings: &Settings) -> Result<f64> {
+        let process = &self.opi.process;
+        process.idles_at(&settings.reactor(), IDLE).await
+    }
+
+    async fn stop(self) -> Result<()> {
+        if let Some(watcher) = self.watcher {
+            watcher.abort();
+        }
+        // What configuration cost is logged by one of them alone.
+        self.opi.process.stop(Signal::TERM).await?;
+        drop(self.directory);
+        Ok(())
+    }
+}
+
+/// A scrape each second.
+async fn scrapes(port: u16) -> Result<()> {
+    let mut http = Http::connect(port).await?;
+    let mut ticks = tokio::time::interval(SCRAPES);
+    loop {
+        ticks.tick().await;
+        http.body(Method::GET, "/metrics", None).await?;
+    }
+}
+
+/// Takes spans, on the answered port.
+async fn collector() -> Result<u16> {
+    struct Collector;
+
+    #[tonic::async_trait]
+    impl TraceService for Collector {
+        async fn export(
+            &self,
+            _: Request<ExportTraceServiceRequest>,
+        ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+            Ok(Response::new(ExportTraceServiceResponse::default()))
+        }
+    }
+
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let port = listener.local_addr()?.port();
+    let server = Server::builder().add_service(TraceServiceServer::new(Collector));
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    Ok(port)
+}
