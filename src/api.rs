@@ -99,6 +99,7 @@ impl fmt::Debug for own::NvmeHost {
             .field("psk", &Redacted(&self.psk))
             .field("dhchap_key", &Redacted(&self.dhchap_key))
             .field("dhchap_ctrlr_key", &Redacted(&self.dhchap_ctrlr_key))
+            .field("old_keys_until", &self.old_keys_until)
             .finish()
     }
 }

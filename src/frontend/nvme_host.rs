@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use spdk::nvmf::host::{self, Keys};
+use spdk::nvmf::host::{self, Keys, OldKeys};
 use spdk::nvmf::{View, subsystem};
 use spdk::{Handle, Spdk, errno};
 
 use super::admission::{Hosts, admitted};
 use super::nvme_namespace::{NvmeNamespaces, nsid_of};
 use super::nvme_subsystem::{NvmeSubsystems, Parent, check_nqn};
+use super::old_keys::{self, HeldKeys};
 use super::subsystem_stats;
 use crate::api::own::NvmeHost;
 use crate::api::storage::VolumeStats;
@@ -24,6 +26,7 @@ pub struct NvmeHosts {
     subsystems: Arc<Collection<NvmeSubsystems>>,
     namespaces: Arc<Collection<NvmeNamespaces>>,
     shared: Arc<Shared>,
+    old_keys: HeldKeys,
 }
 
 impl NvmeHosts {
@@ -39,7 +42,13 @@ impl NvmeHosts {
             subsystems,
             namespaces,
             shared,
+            old_keys: HeldKeys::default(),
         }
+    }
+
+    /// Keys of before that hold for now.
+    pub(super) fn old_keys(&self) -> &HeldKeys {
+        &self.old_keys
     }
 
     fn parent(&self, name: &Name) -> Result<Parent, Error> {
@@ -64,7 +73,12 @@ impl NvmeHosts {
         Ok(View::Only(nsids))
     }
 
-    fn recipe(&self, name: &Name, object: &NvmeHost) -> Result<Recipe, Error> {
+    fn recipe(
+        &self,
+        name: &Name,
+        object: &NvmeHost,
+        old: Option<OldKeys>,
+    ) -> Result<Recipe, Error> {
         let view = self.view(name, object)?;
         Ok(Recipe {
             host: object.hostnqn.clone(),
@@ -72,6 +86,7 @@ impl NvmeHosts {
                 psk: object.psk.clone(),
                 dhchap: object.dhchap_key.clone(),
                 dhchap_ctrlr: object.dhchap_ctrlr_key.clone(),
+                old,
             },
             view,
         })
@@ -109,6 +124,11 @@ impl Kind for NvmeHosts {
                 violations.add("namespaces", reason);
             }
         }
+        if let Some(until) = &object.old_keys_until
+            && old_keys::time_of(until).is_none()
+        {
+            violations.add("old_keys_until", "is no time of the years 1970 to 9999");
+        }
         if object.dhchap_key.is_empty() && !object.dhchap_ctrlr_key.is_empty() {
             violations.add(
                 "dhchap_key",
@@ -142,6 +162,10 @@ impl Kind for NvmeHosts {
         let is_known = !object.name.is_empty();
         let parent = self.parent(name)?;
         if !is_known {
+            if object.old_keys_until.is_some() {
+                let what = "is for an update: a new host has no keys of before";
+                return Err(Error::invalid("old_keys_until", what));
+            }
             let others = self.others(name);
             others.check_psk(name, !object.psk.is_empty())?;
             if others.is_empty() {
@@ -149,7 +173,8 @@ impl Kind for NvmeHosts {
                 parent.check_no_controllers(&self.shared.registry, name, &what)?;
             }
         }
-        let (nqn, recipe) = (parent.nqn, self.recipe(name, &object)?);
+        let old = self.old_keys.of(name.key(), SystemTime::now());
+        let (nqn, recipe) = (parent.nqn, self.recipe(name, &object, old)?);
         let made = self
             .spdk
             .call(move |spdk| async move { recipe.ensure(spdk, &nqn, is_known).await });
@@ -157,14 +182,25 @@ impl Kind for NvmeHosts {
         Ok(object)
     }
 
+    fn kept(&self, name: &Name, _: &NvmeHost) -> Vec<u8> {
+        self.old_keys.kept(name.key(), SystemTime::now())
+    }
+
+    fn restore(&self, name: &Name, object: &NvmeHost, kept: &[u8]) {
+        self.old_keys.restore(name.key(), object, kept);
+    }
+
     /// Other keys leave the host connected. Another NQN is another host.
     async fn update(
         &self,
         _: &CallContext,
         name: &Name,
-        change: Change<NvmeHost>,
+        mut change: Change<NvmeHost>,
     ) -> Result<NvmeHost, Error> {
         let parent = self.parent(name)?;
+        let now = SystemTime::now();
+        let held = self.old_keys.of(name.key(), now);
+        let old_keys = old_keys::after(&change.old, &change.wanted, held.as_ref(), now)?;
         let has_psk = !change.wanted.psk.is_empty();
         if has_psk == change.old.psk.is_empty() {
             let others = self.others(name);
@@ -174,13 +210,17 @@ impl Kind for NvmeHosts {
         }
         let (nqn, old, new) = (
             parent.nqn,
-            self.recipe(name, &change.old)?,
-            self.recipe(name, &change.wanted)?,
+            self.recipe(name, &change.old, held)?,
+            self.recipe(name, &change.wanted, old_keys.clone())?,
         );
         let changed = self
             .spdk
             .call(move |spdk| async move { new.replace(spdk, &nqn, &old).await });
         changed.await??;
+        if old_keys.is_none() {
+            change.wanted.old_keys_until = None;
+        }
+        self.old_keys.set(name.key(), old_keys);
         Ok(change.wanted)
     }
 
@@ -195,7 +235,9 @@ impl Kind for NvmeHosts {
         let removed = self
             .spdk
             .call(move |spdk| async move { remove(spdk, &nqn, &host, is_last).await });
-        Ok(removed.await??)
+        removed.await??;
+        self.old_keys.set(name.key(), None);
+        Ok(())
     }
 
     /// SPDK counts by volume, not by host: what came through the subsystem.

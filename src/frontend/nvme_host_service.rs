@@ -64,13 +64,16 @@ async fn rekey(
         ("dhchap_key", dhchap_key),
         ("dhchap_ctrlr_key", dhchap_ctrlr_key),
     ];
-    let paths = paths.into_iter().filter(|(_, wanted)| *wanted);
+    let until = ("old_keys_until", request.old_keys_until.is_some());
+    let paths = paths.into_iter().chain([until]);
+    let paths = paths.filter(|(_, wanted)| *wanted);
     let update = Update {
         object: Some(NvmeHost {
             name: name.to_string(),
             psk: made.psk.clone(),
             dhchap_key: made.dhchap_key.clone(),
             dhchap_ctrlr_key: made.dhchap_ctrlr_key.clone(),
+            old_keys_until: request.old_keys_until,
             ..NvmeHost::default()
         }),
         mask: Some(paths.map(|(path, _)| path.to_owned()).collect()),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Services;
+use crate::frontend::EndOldKeys;
 use crate::health::{
     Exports, Failures, Files, Hosts, Look, Parted, Parts, Paths, Refusals, look_after,
 };
@@ -16,6 +17,8 @@ impl Services {
         let hosts = Hosts::new(spdk.clone(), Arc::clone(shared));
         self.look_after(hosts);
         self.look_after(Refusals);
+        let admitted = Arc::clone(&self.hosts.nvme_hosts);
+        self.look_after(EndOldKeys::new(spdk.clone(), admitted));
         let controllers = Arc::clone(&self.nvme_remote.nvme_remote_controllers);
         let events = Arc::clone(self.events());
         self.look_after(Paths::new(

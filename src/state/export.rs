@@ -18,6 +18,9 @@ const VERSION: u64 = 1;
 /// Bytes fields of this name hold keys, in whichever message.
 const SECRETS: [&str; 4] = ["psk", "key", "dhchap_key", "dhchap_ctrlr_key"];
 
+/// Kinds that keep keys behind their messages.
+const KEEP_SECRETS: [&str; 1] = ["opi_spdk.v1.NvmeHost"];
+
 /// What an export holds.
 #[derive(Debug)]
 pub struct Import {
@@ -87,7 +90,11 @@ fn record(entry: &Entry, secrets: bool) -> Result<Map<String, Value>, String> {
         Ok((value, unknown))
     };
     let (wanted, _) = message(&entry.wanted)?;
-    let (object, kept) = message(&entry.object)?;
+    let (object, mut kept) = message(&entry.object)?;
+    if !secrets && !kept.is_empty() && KEEP_SECRETS.contains(&entry.kind.as_str()) {
+        kept.clear();
+        hidden = true;
+    }
     let mut record = Map::new();
     record.insert("key".to_owned(), json!(entry.key));
     record.insert("kind".to_owned(), json!(entry.kind));
@@ -315,6 +322,24 @@ mod tests {
             error.contains("encryptedVolumes/e") && error.contains("--with-secrets"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn keys_of_before_are_in_an_export_with_secrets_alone() {
+        let mut host = entry("nvmeHosts/a", "", 2, &crate::api::own::NvmeHost::default());
+        host.kind = "opi_spdk.v1.NvmeHost".to_owned();
+        // Field 1000, of six bytes.
+        host.object.extend(b"\xC2\x3E\x06SECRET");
+        let exported = |secrets| {
+            let mut text = Vec::new();
+            export(std::slice::from_ref(&host), 9, secrets, &mut text).unwrap();
+            text
+        };
+        let import = parse(&exported(true)).unwrap();
+        assert_eq!(import.entries, [host.clone()]);
+        let text = String::from_utf8(exported(false)).unwrap();
+        assert!(text.contains("\"kept\": \"\""), "{text}");
+        assert!(parse(text.as_bytes()).is_err(), "it has lost them");
     }
 
     #[test]

@@ -21,7 +21,7 @@ const NAME: &str = "nvmeSubsystems/s/nvmeHosts/alice";
 const CHANGES: usize = 4;
 
 /// The keys of an answer, whose fields are named so.
-fn keys(answer: &Value, fields: [&str; 3]) -> [String; 3] {
+pub fn keys(answer: &Value, fields: [&str; 3]) -> [String; 3] {
     fields.map(|field| {
         let key = answer[field].as_str().unwrap_or_default();
         String::from_utf8(STANDARD.decode(key).expect("base64")).expect("text")
@@ -29,7 +29,7 @@ fn keys(answer: &Value, fields: [&str; 3]) -> [String; 3] {
 }
 
 /// All forms in which a key could stand somewhere.
-fn forms(key: &str) -> Vec<Vec<u8>> {
+pub fn forms(key: &str) -> Vec<Vec<u8>> {
     let part = key.split(':').nth(2).expect("three parts");
     let bytes = STANDARD.decode(part).expect("base64")[..32].to_vec();
     let hex = bytes.iter().map(|byte| format!("{byte:02x}"));
@@ -38,7 +38,7 @@ fn forms(key: &str) -> Vec<Vec<u8>> {
 }
 
 /// What a command of the program writes.
-fn output_of(args: &[&str]) -> Vec<u8> {
+pub fn output_of(args: &[&str]) -> Vec<u8> {
     let command = Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
         .args(args)
         .output();
@@ -67,7 +67,8 @@ async fn events_of(target: &Target) -> String {
     told
 }
 
-fn with(target: &Target, host: &Initiator, tag: &str, keys: &[String; 3]) -> Initiator {
+/// A host with these keys, in files of this tag.
+pub fn with(target: &Target, host: &Initiator, tag: &str, keys: &[String; 3]) -> Initiator {
     let [psk, dhchap, ctrlr] = keys;
     let file = |what: &str, key: &str| key_file(target, &format!("{what}-{tag}"), key);
     let host = host.clone().with_psk(&file("psk", psk));

@@ -6,6 +6,7 @@ mod common;
 mod access;
 mod dhchap;
 mod made;
+mod old_keys;
 mod refusals;
 mod rotation;
 mod rules;

@@ -7,12 +7,14 @@
 #include <stdint.h>
 #include <string.h>
 
+struct spdk_key;
 struct spdk_nvme_cmd;
 struct spdk_nvmf_ctrlr;
 struct spdk_nvmf_poll_group;
 struct spdk_nvmf_qpair;
 struct spdk_nvmf_reservation_info;
 struct spdk_nvmf_subsystem;
+struct spdk_nvmf_transport;
 struct spdk_uuid;
 
 /* The longest identity of a pre-shared key, without its terminator. */
@@ -74,6 +76,32 @@ uint64_t __attribute__((weak)) opi_host_wait(const char *address);
 void nvmf_qpair_refused(struct spdk_nvmf_qpair *qpair, int why, const char *hostnqn,
 			const char *subnqn);
 void nvmf_qpair_known(struct spdk_nvmf_qpair *qpair);
+
+/* lib/nvmf/subsystem.c: the keys of DH-HMAC-CHAP that a host may still use beside its own, NULL for none. */
+int opi_nvmf_set_old_keys(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
+			  struct spdk_key *key, struct spdk_key *ctrlr_key);
+
+/* lib/nvmf/tcp.c: forgets all pre-shared keys of a host but so many, those that were added last. */
+void opi_nvmf_tcp_keep_psks(struct spdk_nvmf_transport *transport,
+			    const struct spdk_nvmf_subsystem *subsystem, const char *hostnqn, int keep);
+
+/* Where the parts of a TLS hello are that show which key its sender has. */
+struct opi_tls_binder {
+	/* How many bytes of the hello the binder is made of. */
+	size_t	covered;
+	/* Offset and length of the binder. */
+	size_t	at;
+	size_t	length;
+};
+
+/* Finds the binder of an identity in a ClientHello with its header. */
+bool __attribute__((weak)) opi_gate_tls_binder(const void *hello, size_t length, const char *identity,
+		struct opi_tls_binder *binder);
+
+/* module/sock/posix/posix.c: whether the hello that this thread is answering was made with a key. The answer
+ * to a hello that was asked for once more is no: then the first key counts. */
+bool __attribute__((weak)) opi_tls_hello_has_key(const char *identity, const char *cipher,
+		const uint8_t *key, size_t length);
 
 /* Between two messages of a host that authenticates and is not let in yet. */
 #define OPI_AUTH_SECONDS 10

@@ -70,6 +70,38 @@ pub unsafe extern "C" fn opi_gate_psk_names(
     fabrics::names(identity, hostnqn, subnqn)
 }
 
+/// `struct opi_tls_binder`.
+#[repr(C)]
+pub struct Binder {
+    covered: usize,
+    at: usize,
+    length: usize,
+}
+
+/// # Safety
+/// `hello` is null or points to `length` bytes, `identity` is null or terminated, `binder` is one to be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_gate_tls_binder(
+    hello: *const c_void,
+    length: usize,
+    identity: *const c_char,
+    binder: *mut Binder,
+) -> bool {
+    // SAFETY: the caller's contract; the thread's own copy.
+    let (hello, identity) = unsafe { (bytes(hello, length), text(identity)) };
+    let Some(found) = fabrics::binder_of(hello, identity) else {
+        return false;
+    };
+    let found = Binder {
+        covered: found.covered,
+        at: found.at,
+        length: found.length,
+    };
+    // SAFETY: the caller's contract.
+    unsafe { binder.write(found) };
+    true
+}
+
 /// # Safety
 /// `cmd` points to a submission queue entry.
 #[unsafe(no_mangle)]

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_int};
 use std::fmt;
 use std::ptr::null;
+use std::time::SystemTime;
 
 use spdk_sys as sys;
 
@@ -24,6 +25,21 @@ pub struct Keys {
     pub dhchap: Vec<u8>,
     /// By which it knows the controller, of the same form; not without the other.
     pub dhchap_ctrlr: Vec<u8>,
+    /// Those of before, which hold beside these for a while.
+    pub old: Option<OldKeys>,
+}
+
+/// Keys that a host had before, as [`Keys`] has them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OldKeys {
+    /// Until then the host gets in with them: [`end_old_keys`] ends them.
+    pub until: SystemTime,
+    /// Of TLS.
+    pub psk: Vec<u8>,
+    /// Of DH-HMAC-CHAP.
+    pub dhchap: Vec<u8>,
+    /// By which the host knows the controller while it uses the one above.
+    pub dhchap_ctrlr: Vec<u8>,
 }
 
 impl fmt::Debug for Keys {
@@ -38,6 +54,11 @@ struct Names {
     psk: Option<CString>,
     dhchap: Option<CString>,
     dhchap_ctrlr: Option<CString>,
+    old_psk: Option<CString>,
+    old_dhchap: Option<CString>,
+    old_dhchap_ctrlr: Option<CString>,
+    /// When the old ones end.
+    until: Option<SystemTime>,
 }
 
 impl Names {
@@ -47,6 +68,20 @@ impl Names {
             psk: name(&self.psk),
             dhchap: name(&self.dhchap),
             dhchap_ctrlr: name(&self.dhchap_ctrlr),
+            old_psk: name(&self.old_psk),
+            old_dhchap: name(&self.old_dhchap),
+            old_dhchap_ctrlr: name(&self.old_dhchap_ctrlr),
+        }
+    }
+
+    /// Takes the old ones away.
+    fn split_old(&mut self) -> Self {
+        self.until = None;
+        Self {
+            old_psk: self.old_psk.take(),
+            old_dhchap: self.old_dhchap.take(),
+            old_dhchap_ctrlr: self.old_dhchap_ctrlr.take(),
+            ..Self::default()
         }
     }
 
@@ -56,10 +91,25 @@ impl Names {
         let number = PUT.get();
         PUT.set(number.wrapping_add(1));
         let mut names = Self::default();
+        let none = Vec::new();
+        let old = keys.old.as_ref();
+        names.until = old.map(|old| old.until);
+        let old_key = |key: fn(&OldKeys) -> &Vec<u8>| old.map_or(&none, key);
         let all = [
             ("psk", &keys.psk, &mut names.psk),
             ("dhchap", &keys.dhchap, &mut names.dhchap),
             ("dhchap-ctrlr", &keys.dhchap_ctrlr, &mut names.dhchap_ctrlr),
+            ("old-psk", old_key(|old| &old.psk), &mut names.old_psk),
+            (
+                "old-dhchap",
+                old_key(|old| &old.dhchap),
+                &mut names.old_dhchap,
+            ),
+            (
+                "old-dhchap-ctrlr",
+                old_key(|old| &old.dhchap_ctrlr),
+                &mut names.old_dhchap_ctrlr,
+            ),
         ];
         let mut added = Ok(());
         for (role, key, name) in all {
@@ -84,7 +134,14 @@ impl Names {
 
     /// Takes the keys out of the keyring; one that somebody has removed by SPDK's own commands is gone already.
     fn take(self, spdk: Spdk) {
-        let names = [self.psk, self.dhchap, self.dhchap_ctrlr];
+        let names = [
+            self.psk,
+            self.dhchap,
+            self.dhchap_ctrlr,
+            self.old_psk,
+            self.old_dhchap,
+            self.old_dhchap_ctrlr,
+        ];
         for name in names.iter().flatten() {
             let removed = name.to_str().map(|name| keyring::remove(spdk, name));
             if let Ok(Err(error)) = removed
@@ -167,7 +224,8 @@ fn add(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Error> {
     settle(spdk, nqn, host, names, added)
 }
 
-/// Gives a host that is let in by name other keys. It stays connected, and connects anew with these alone.
+/// Gives a host that is let in by name other keys. It stays connected, and connects anew with these, or their
+/// old ones until those end.
 ///
 /// ENODEV for an unknown subsystem, ENOENT for a host that is not let in by name, EINVAL for a bad key. After
 /// an error it has the keys that it had.
@@ -196,6 +254,59 @@ pub fn set_keys(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Er
     });
     let set = check(OPERATION, rc).map_err(|error| error.with_detail(format!("host {host:?}")));
     settle(spdk, nqn, host, names, set)
+}
+
+/// Ends the old keys of all hosts whose time is over at `now`. Whether all have ended: else it is called again.
+pub fn end_old_keys(spdk: Spdk, now: SystemTime) -> bool {
+    let mut all = true;
+    let over: Vec<_> = HELD.with_borrow(|held| {
+        let over = (held.iter()).filter(|(_, names)| names.until.is_some_and(|until| until <= now));
+        over.map(|(key, _)| key.clone()).collect()
+    });
+    for (nqn, host) in over {
+        match end(spdk, &nqn, &host) {
+            Ok(()) => tracing::info!(subsystem = %nqn, %host, "old keys of a host have ended"),
+            Err(error) => {
+                all = false;
+                tracing::warn!(%error, "old keys of a host have not ended yet");
+            }
+        }
+    }
+    all
+}
+
+fn end(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
+    const OPERATION: &str = "end old keys of host";
+    let key = (nqn.to_owned(), host.to_owned());
+    // What somebody has removed by SPDK's own commands has no keys.
+    let is_there = is_allowed(spdk, nqn, host).unwrap_or(false);
+    if is_there {
+        let subsystem = find(spdk, OPERATION, nqn)?;
+        let c_host = cstr("host NQN", host)?;
+        let before = HELD.with_borrow(|held| held.get(&key).map(Names::for_c));
+        let Some(before) = before else { return Ok(()) };
+        let now = sys::opi_nvmf_host_keys {
+            old_psk: null(),
+            old_dhchap: null(),
+            old_dhchap_ctrlr: null(),
+            ..before
+        };
+        // SAFETY: as in `allow`; the names of the keys outlive the call too, since nobody else is on the app thread.
+        let rc = unsafe {
+            sys::opi_nvmf_set_host_keys(
+                subsystem.as_ptr(),
+                c_host.as_ptr(),
+                &raw const now,
+                &raw const before,
+            )
+        };
+        check(OPERATION, rc).map_err(|error| error.with_detail(format!("host {host:?}")))?;
+    }
+    let old = HELD.with_borrow_mut(|held| held.get_mut(&key).map(Names::split_old));
+    if let Some(old) = old {
+        old.take(spdk);
+    }
+    Ok(())
 }
 
 /// The host has these keys in place of those before, unless that failed.

@@ -11,6 +11,12 @@
 
 #include "shim.h"
 
+/* SPDK with this project's changes has them. */
+int __attribute__((weak)) opi_nvmf_set_old_keys(struct spdk_nvmf_subsystem *subsystem,
+		const char *hostnqn, struct spdk_key *key, struct spdk_key *ctrlr_key);
+void __attribute__((weak)) opi_nvmf_tcp_keep_psks(struct spdk_nvmf_transport *transport,
+		const struct spdk_nvmf_subsystem *subsystem, const char *hostnqn, int keep);
+
 int
 opi_nvmf_transport_create(const char *name, spdk_nvmf_transport_create_done_cb done, void *arg)
 {
@@ -91,22 +97,34 @@ opi_nvmf_limit_dhgroups(void)
 	g_spdk_nvmf_tgt_conf.opts.dhchap_dhgroups &= ~SPDK_BIT(SPDK_NVMF_DHCHAP_DHGROUP_8192);
 }
 
-/* A transport takes its part of a host's options as parsed JSON: {"psk": name}. */
-#define HOST_PARAMS 4
+/* A transport takes its part of a host's options as parsed JSON: {"psk": name}, and "first": true where the host
+ * has keys already. */
+#define HOST_PARAMS 6
 
 static void
-host_params(struct spdk_json_val params[HOST_PARAMS], const char *psk_name)
+host_params(struct spdk_json_val params[HOST_PARAMS], const char *psk_name, bool first)
 {
-	static char key[] = "psk";
+	static char psk_key[] = "psk", first_key[] = "first", yes[] = "true";
 
-	params[0] = (struct spdk_json_val) { .type = SPDK_JSON_VAL_OBJECT_BEGIN, .len = 2 };
+	params[0] = (struct spdk_json_val) {
+		.type = SPDK_JSON_VAL_OBJECT_BEGIN, .len = first ? 4 : 2
+	};
 	params[1] = (struct spdk_json_val) {
-		.type = SPDK_JSON_VAL_NAME, .start = key, .len = sizeof(key) - 1
+		.type = SPDK_JSON_VAL_NAME, .start = psk_key, .len = sizeof(psk_key) - 1
 	};
 	params[2] = (struct spdk_json_val) {
 		.type = SPDK_JSON_VAL_STRING, .start = (void *)psk_name, .len = strlen(psk_name)
 	};
 	params[3] = (struct spdk_json_val) { .type = SPDK_JSON_VAL_OBJECT_END };
+	if (first) {
+		params[3] = (struct spdk_json_val) {
+			.type = SPDK_JSON_VAL_NAME, .start = first_key, .len = sizeof(first_key) - 1
+		};
+		params[4] = (struct spdk_json_val) {
+			.type = SPDK_JSON_VAL_TRUE, .start = yes, .len = sizeof(yes) - 1
+		};
+		params[5] = (struct spdk_json_val) { .type = SPDK_JSON_VAL_OBJECT_END };
+	}
 }
 
 /* A reference to the key of this name; none for NULL. */
@@ -121,6 +139,18 @@ get_key(const char *name, struct spdk_key **key)
 	return *key != NULL ? 0 : -ENOKEY;
 }
 
+static bool
+has_old_keys(const struct opi_nvmf_host_keys *keys)
+{
+	return keys->old_psk != NULL || keys->old_dhchap != NULL || keys->old_dhchap_ctrlr != NULL;
+}
+
+static bool
+takes_old_keys(void)
+{
+	return opi_nvmf_set_old_keys != NULL && opi_nvmf_tcp_keep_psks != NULL;
+}
+
 int
 opi_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 		  const struct opi_nvmf_host_keys *keys)
@@ -129,9 +159,12 @@ opi_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 	struct spdk_nvmf_host_opts opts = {};
 	int rc;
 
+	if (has_old_keys(keys) && !takes_old_keys()) {
+		return -ENOTSUP;
+	}
 	opts.size = SPDK_SIZEOF(&opts, dhchap_ctrlr_key);
 	if (keys->psk != NULL) {
-		host_params(params, keys->psk);
+		host_params(params, keys->psk, false);
 		opts.params = params;
 	}
 	rc = get_key(keys->dhchap, &opts.dhchap_key);
@@ -143,30 +176,58 @@ opi_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 	}
 	spdk_keyring_put_key(opts.dhchap_key);
 	spdk_keyring_put_key(opts.dhchap_ctrlr_key);
+	if (rc == 0 && has_old_keys(keys)) {
+		rc = opi_nvmf_set_host_keys(subsystem, hostnqn, keys, keys);
+		if (rc != 0) {
+			spdk_nvmf_subsystem_remove_host(subsystem, hostnqn);
+		}
+	}
 	return rc;
 }
 
-/* Has the transports know a host of a subsystem by another key, or by none. The host stays admitted, and what
- * it has open goes on: keys are asked for at the handshake. */
 static int
-set_psk(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn, const char *psk_name)
+add_psk(struct spdk_nvmf_transport *transport, struct spdk_nvmf_subsystem *subsystem,
+	const char *hostnqn, const char *psk_name)
 {
 	struct spdk_json_val params[HOST_PARAMS];
+
+	host_params(params, psk_name, takes_old_keys());
+	return transport->ops->subsystem_add_host(transport, subsystem, hostnqn, params);
+}
+
+/* Has the transports know a host of a subsystem by other keys, or by none. The host stays admitted, and what
+ * it has open goes on: keys are asked for at the handshake. A key that stays is never away. */
+static int
+set_psk(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
+	const struct opi_nvmf_host_keys *keys)
+{
 	struct spdk_nvmf_transport *transport;
-	int rc;
+	int rc = 0;
 
 	for (transport = spdk_nvmf_transport_get_first(spdk_nvmf_get_first_tgt()); transport != NULL;
 	     transport = spdk_nvmf_transport_get_next(transport)) {
-		if (transport->ops->subsystem_remove_host != NULL) {
-			transport->ops->subsystem_remove_host(transport, subsystem, hostnqn);
-		}
-		if (psk_name == NULL || transport->ops->subsystem_add_host == NULL) {
+		if (transport->ops->subsystem_remove_host == NULL ||
+		    transport->ops->subsystem_add_host == NULL) {
 			continue;
 		}
-		host_params(params, psk_name);
-		rc = transport->ops->subsystem_add_host(transport, subsystem, hostnqn, params);
+		if (keys->psk == NULL || !takes_old_keys()) {
+			transport->ops->subsystem_remove_host(transport, subsystem, hostnqn);
+		}
+		if (keys->psk == NULL) {
+			continue;
+		}
+		/* The last one is the first that is asked for. */
+		if (keys->old_psk != NULL) {
+			rc = add_psk(transport, subsystem, hostnqn, keys->old_psk);
+		}
+		if (rc == 0) {
+			rc = add_psk(transport, subsystem, hostnqn, keys->psk);
+		}
 		if (rc != 0) {
 			return rc;
+		}
+		if (takes_old_keys()) {
+			opi_nvmf_tcp_keep_psks(transport, subsystem, hostnqn, keys->old_psk != NULL ? 2 : 1);
 		}
 	}
 	return 0;
@@ -177,6 +238,7 @@ set_dhchap(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 	   const struct opi_nvmf_host_keys *keys)
 {
 	struct spdk_nvmf_subsystem_key_opts opts = {};
+	struct spdk_key *old = NULL, *old_ctrlr = NULL;
 	int rc;
 
 	opts.size = SPDK_SIZEOF(&opts, dhchap_ctrlr_key);
@@ -185,10 +247,22 @@ set_dhchap(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 		rc = get_key(keys->dhchap_ctrlr, &opts.dhchap_ctrlr_key);
 	}
 	if (rc == 0) {
+		rc = get_key(keys->old_dhchap, &old);
+	}
+	if (rc == 0) {
+		rc = get_key(keys->old_dhchap_ctrlr, &old_ctrlr);
+	}
+	/* First what holds on, so that it is never away. */
+	if (rc == 0 && takes_old_keys()) {
+		rc = opi_nvmf_set_old_keys(subsystem, hostnqn, old, old_ctrlr);
+	}
+	if (rc == 0) {
 		rc = spdk_nvmf_subsystem_set_keys(subsystem, hostnqn, &opts);
 	}
 	spdk_keyring_put_key(opts.dhchap_key);
 	spdk_keyring_put_key(opts.dhchap_ctrlr_key);
+	spdk_keyring_put_key(old);
+	spdk_keyring_put_key(old_ctrlr);
 	return rc;
 }
 
@@ -196,16 +270,26 @@ int
 opi_nvmf_set_host_keys(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 		       const struct opi_nvmf_host_keys *keys, const struct opi_nvmf_host_keys *before)
 {
+	bool has_psk = keys->psk != NULL || before->psk != NULL;
+	bool has_dhchap = keys->dhchap != NULL || before->dhchap != NULL;
 	int rc = 0;
 
-	if (keys->psk != NULL || before->psk != NULL) {
-		rc = set_psk(subsystem, hostnqn, keys->psk);
+	if (has_old_keys(keys) && !takes_old_keys()) {
+		return -ENOTSUP;
 	}
-	if (rc == 0 && (keys->dhchap != NULL || before->dhchap != NULL)) {
+	if (has_psk) {
+		rc = set_psk(subsystem, hostnqn, keys);
+	}
+	if (rc == 0 && has_dhchap) {
 		rc = set_dhchap(subsystem, hostnqn, keys);
 	}
-	if (rc != 0 && (keys->psk != NULL || before->psk != NULL)) {
-		set_psk(subsystem, hostnqn, before->psk);
+	if (rc != 0) {
+		if (has_psk) {
+			set_psk(subsystem, hostnqn, before);
+		}
+		if (has_dhchap) {
+			set_dhchap(subsystem, hostnqn, before);
+		}
 	}
 	return rc;
 }

@@ -113,8 +113,13 @@ struct opi_nvmf_host_keys {
 	/* Of DH-HMAC-CHAP: the host's, and the one by which it knows the controller. */
 	const char	*dhchap;
 	const char	*dhchap_ctrlr;
+	/* The same of before, which hold beside them. */
+	const char	*old_psk;
+	const char	*old_dhchap;
+	const char	*old_dhchap_ctrlr;
 };
 
+/* -ENOTSUP where SPDK has no place for keys of before. */
 int opi_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 		      const struct opi_nvmf_host_keys *keys);
 /* Of a host that is admitted, whose connections stay. It has those of `before` if that fails. */

@@ -1,10 +1,12 @@
 //! NVMe over Fabrics, behind the transport: Connect, identities, and the length of each command's data.
 
+mod binder;
 mod connect;
 mod identity;
 mod length;
 mod stranger;
 
+pub use binder::{Binder, binder_of};
 pub use connect::{CONNECT_DATA, Connect, Fault, NQN_MAX, NQN_MIN};
 pub use identity::{PSK_IDENTITY_MAX, is_well_formed, names, nqns};
 pub use length::{
