@@ -1,7 +1,7 @@
 //! SPDK's log lines, brought into `tracing`.
 //!
 //! A reactor only formats a line and drops it into a bounded channel; a thread
-//! of its own empties the channel every few milliseconds. It polls rather than
+//! of its own empties the channel every few milliseconds, and less often while nothing comes. It polls rather than
 //! sleeps in `recv`, because waking a sleeper takes a lock on the sender's side.
 //! When the channel is nearly full the line is counted and dropped: in a full one a
 //! sender can meet a slot that the logging thread is just emptying, and would spin
@@ -31,6 +31,10 @@ const CAPACITY: usize = 4096;
 const SPARE: usize = 1024;
 /// How often the logging thread looks.
 const INTERVAL: Duration = Duration::from_millis(10);
+/// The same once nothing has come for [`QUIET`] looks: each costs a core some microseconds.
+const QUIET_INTERVAL: Duration = Duration::from_millis(50);
+/// A second without a line.
+const QUIET: u32 = 100;
 /// How many of the last errors are kept, to explain a start that fails.
 const ERRORS_KEPT: usize = 4;
 
@@ -82,9 +86,14 @@ pub(crate) fn install(takes_commands: bool) -> std::io::Result<()> {
     std::thread::Builder::new()
         .name("spdk-log".to_owned())
         .spawn(|| {
+            let mut quiet = 0;
             loop {
-                drain();
-                std::thread::sleep(INTERVAL);
+                quiet = if drain() { 0 } else { QUIET.min(quiet + 1) };
+                std::thread::sleep(if quiet < QUIET {
+                    INTERVAL
+                } else {
+                    QUIET_INTERVAL
+                });
             }
         })?;
     // SAFETY: `on_line` has the C signature and lives as long as the program;
@@ -117,9 +126,9 @@ fn threshold() -> c_int {
     }
 }
 
-/// Writes out what has come so far.
-pub(crate) fn drain() {
-    drain_to(false);
+/// Writes out what has come so far; whether that was anything.
+pub(crate) fn drain() -> bool {
+    drain_to(false)
 }
 
 /// The same, and the counts of floods that have not ended.
@@ -127,12 +136,14 @@ pub(crate) fn finish() {
     drain_to(true);
 }
 
-fn drain_to(end: bool) {
+fn drain_to(end: bool) -> bool {
     let channel = channel();
     let windows = channel.windows.lock();
     let mut windows = windows.unwrap_or_else(PoisonError::into_inner);
     let now = Instant::now();
+    let mut came = false;
     while let Ok(line) = channel.receiver.try_recv() {
+        came = true;
         write(&line, &line.text);
         windows.note(line.place, now, || line.clone());
         if line.level == sys::spdk_log_level_SPDK_LOG_ERROR {
@@ -158,6 +169,7 @@ fn drain_to(end: bool) {
     if dropped > 0 {
         tracing::warn!(target: "spdk", dropped, "log lines were dropped: too many at once");
     }
+    came
 }
 
 /// The last errors that SPDK logged, oldest first.
