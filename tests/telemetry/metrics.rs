@@ -8,10 +8,14 @@ use futures_util::future::join_all;
 use serde_json::Value;
 
 use super::scrape::{OPEN_METRICS, Scrape, get, get_from};
+use crate::common::nvme_tcp::{Command, Digests, Identity};
 use crate::common::{Fixture, Options, Target, eventually};
 
 const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
+
+/// NVM command set: Flush.
+const FLUSH: u8 = 0x00;
 
 /// Names of metrics in a text.
 fn names_in(text: &str) -> BTreeSet<String> {
@@ -45,6 +49,27 @@ async fn what_is_connected_is_counted(target: &Target, subsystem: &[(&str, &str)
     .await;
 }
 
+/// A host's flushes are counted one by one.
+async fn flushes_are_counted(target: &Target, export: &Fixture) {
+    let counted = async || {
+        let volume = [("volume", export.volume.as_str())];
+        let scrape = Scrape::of(target).await;
+        scrape.value("opi_spdk_volume_flush_operations_total", &volume)
+    };
+    let before = counted().await;
+    tokio::task::block_in_place(|| {
+        let identity = Identity::new(export.port, &export.nqn);
+        let admin = identity.admin(Digests::default());
+        let mut queue = identity.io(&admin, 1);
+        for _ in 0..3 {
+            let flush = Command::new(FLUSH, queue.cid()).nsid(1);
+            let answer = queue.call(flush, &[]).expect("it is answered");
+            assert_eq!(answer.status(), 0);
+        }
+    });
+    assert_eq!(counted().await, before + 3.0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_show() {
     let target = Target::start_with(Options::default()).await;
@@ -68,6 +93,8 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
         (scrape.value("opi_spdk_subsystem_hosts_connected", &subsystem) == 0.0).then_some(())
     })
     .await;
+
+    flushes_are_counted(&target, &export).await;
 
     let volume = [("volume", export.volume.as_str())];
     let stats = export.resource("MallocVolume").stats(&export.volume).await;

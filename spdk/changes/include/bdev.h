@@ -1,4 +1,4 @@
-/* Failed I/O of bdevs: counted in lib/bdev/bdev.c, read by the program. */
+/* Failed I/O and flushes of bdevs: counted in lib/bdev/bdev.c, read by the program. */
 
 #ifndef OPI_BDEV_H
 #define OPI_BDEV_H
@@ -16,6 +16,9 @@ struct spdk_bdev_io_error_stat {
 	 * commands, comparisons that find a difference, reservations of others. */
 	uint32_t device_errors[SPDK_BDEV_NUM_IO_TYPES];
 };
+
+/* struct spdk_bdev_io_stat has num_flush_ops and flush_latency_ticks. */
+#define OPI_BDEV_COUNTS_FLUSHES
 
 /* All device errors of all bdevs. Any thread may read it. */
 extern uint64_t g_opi_bdev_device_errors;

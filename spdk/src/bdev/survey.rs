@@ -29,6 +29,8 @@ pub struct Counters {
     pub unmap_bytes: u64,
     pub unmap_ops: u64,
     pub unmap_time: Duration,
+    pub flush_ops: u64,
+    pub flush_time: Duration,
     /// Operations that the device has failed.
     pub errors: IoErrors,
     /// I/O by its latency; `None` where it was not asked for.
@@ -196,6 +198,8 @@ unsafe extern "C" fn on_counters(
 
 impl Counters {
     fn of(stat: &sys::spdk_bdev_io_stat, errors: IoErrors) -> Self {
+        // SAFETY: reads two numbers of a structure that is there.
+        let flushes = unsafe { sys::opi_bdev_flushes_of(stat) };
         Self {
             name: String::new(),
             size_bytes: 0,
@@ -208,6 +212,8 @@ impl Counters {
             unmap_bytes: stat.bytes_unmapped,
             unmap_ops: stat.num_unmap_ops,
             unmap_time: crate::reactors::duration(stat.unmap_latency_ticks),
+            flush_ops: flushes.number,
+            flush_time: crate::reactors::duration(flushes.ticks),
             errors,
             latencies: None,
         }

@@ -15,6 +15,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_bdev_needs_dma",
     "opi_bdev_null_create",
     "opi_bdev_read_counters",
+    "opi_bdev_flushes_of",
     "opi_bdev_read_errors",
     "opi_bdev_read_histogram",
     "opi_bdev_set_num_blocks",

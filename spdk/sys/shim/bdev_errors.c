@@ -1,4 +1,4 @@
-/* I/O that devices have answered with errors. */
+/* What SPDK counts of I/O by our changes: errors that devices have answered, and flushes. */
 
 #include <spdk/stdinc.h>
 #include <spdk/bdev.h>
@@ -36,6 +36,18 @@ opi_bdev_read_errors(const struct spdk_bdev *bdev, struct opi_bdev_errors *error
 		}
 	}
 #endif
+}
+
+struct opi_bdev_flushes
+opi_bdev_flushes_of(const struct spdk_bdev_io_stat *stat)
+{
+	struct opi_bdev_flushes flushes = {};
+
+#ifdef OPI_BDEV_COUNTS_FLUSHES
+	flushes.number = stat->num_flush_ops;
+	flushes.ticks = stat->flush_latency_ticks;
+#endif
+	return flushes;
 }
 
 uint64_t

@@ -335,6 +335,13 @@ void opi_bdev_read_errors(const struct spdk_bdev *bdev, struct opi_bdev_errors *
 /* Of all bdevs since the start, those that are gone too. Any thread. */
 uint64_t opi_bdev_device_errors(void);
 
+/* Flushes that were counted, and ticks that they took together; 0 where SPDK does not count them. */
+struct opi_bdev_flushes {
+	uint64_t	number;
+	uint64_t	ticks;
+};
+struct opi_bdev_flushes opi_bdev_flushes_of(const struct spdk_bdev_io_stat *stat);
+
 /* Both are NULL if `status` is not 0. */
 typedef void (*opi_bdev_read)(void *arg, const struct spdk_bdev_io_stat *stat,
 			      const struct opi_bdev_errors *errors, int status);

@@ -10,7 +10,7 @@ use super::reading::Reading;
 
 type Read<V> = fn(&Counters) -> V;
 
-const COUNTS: [(&str, &str, Read<u64>); 6] = [
+const COUNTS: [(&str, &str, Read<u64>); 7] = [
     (
         "opi_spdk_volume_read_operations",
         "Reads of a volume",
@@ -41,9 +41,14 @@ const COUNTS: [(&str, &str, Read<u64>); 6] = [
         "Bytes unmapped of a volume",
         |of| of.unmap_bytes,
     ),
+    (
+        "opi_spdk_volume_flush_operations",
+        "Flushes of a volume",
+        |of| of.flush_ops,
+    ),
 ];
 
-const TIMES: [(&str, &str, Read<Duration>); 3] = [
+const TIMES: [(&str, &str, Read<Duration>); 4] = [
     (
         "opi_spdk_volume_read_seconds",
         "Sum of the times that reads took",
@@ -58,6 +63,11 @@ const TIMES: [(&str, &str, Read<Duration>); 3] = [
         "opi_spdk_volume_unmap_seconds",
         "Sum of the times that unmaps took",
         |of| of.unmap_time,
+    ),
+    (
+        "opi_spdk_volume_flush_seconds",
+        "Sum of the times that flushes took",
+        |of| of.flush_time,
     ),
 ];
 
