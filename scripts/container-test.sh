@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# container-test.sh [PROGRAM]: the package, the image and the compose file, tried on a real engine: installs, upgrades
+# container-test.sh [--image] [PROGRAM]: the package, the image and the compose file, tried on a real engine: installs, upgrades
 # and removes the package in a container, brings the lab up, asks it what clients of OPI ask, and takes it down. PROGRAM
-# is what goes into the package (default: a debug build). Needs root. The engine that DOCKER_HOST names is used, or
+# is what goes into the package (default: a debug build). The image is made of the package, in seconds; with --image by
+# the Dockerfile, which builds SPDK and a release of its own: half an hour on two cores. Needs root. The engine that DOCKER_HOST names is used, or
 # one of its own is started, with its data under target/container, and ended.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -59,13 +60,34 @@ start_engine() {
     eventually 60 docker info &>/dev/null || die "the engine does not start; its log is $WORK/dockerd.log"
 }
 
+# debian DIR PACKAGES: a small Debian, without what debootstrap leaves mounted in it.
+debian() {
+    debootstrap --variant=minbase --include="$2" bookworm "$1" "$(need_debian_site)"
+    ! mountpoint -q "$1/proc" || umount "$1/proc"
+}
+
 base_image() {
     local root
     docker image inspect debian:bookworm-slim &>/dev/null && return
     root=$(mktemp -d "$WORK/base-XXXXXX")
     SCRATCH+=("$root")
-    step "base image" debootstrap --variant=minbase --include=ca-certificates bookworm "$root" "$(need_debian_site)"
-    tar -C "$root" -c . | docker import - debian:bookworm-slim >/dev/null
+    step "base image" debian "$root" ca-certificates
+    tar -C "$root" --one-file-system -c . | docker import - debian:bookworm-slim >/dev/null
+}
+
+# Rust's image of that name, of Debian and the toolchain that is used here.
+rust_image() {
+    local name root
+    name=$(awk '/^FROM rust:/ { print $2 }' Dockerfile)
+    docker image inspect "$name" &>/dev/null && return
+    root=$(mktemp -d "$WORK/rust-XXXXXX")
+    SCRATCH+=("$root")
+    step "base image with Rust" debian "$root" build-essential,ca-certificates
+    mkdir -p "$root/usr/local"
+    cp -a "$(rustc --print sysroot)" "$root/usr/local/rust"
+    # What this machine trusts: behind a proxy that is more than Debian does.
+    cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+    tar -C "$root" --one-file-system -c . | docker import -c 'ENV PATH=/usr/local/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' - "$name" >/dev/null
 }
 
 # in_base SCRIPT: runs it in a fresh Debian that sees the package.
@@ -183,6 +205,8 @@ privilege_tests() {
 }
 
 call bash "$SCRIPTS/packages.sh" docker.io docker-compose debootstrap lintian curl ansible
+image=
+[[ ${1:-} != --image ]] || { image=1 && shift; }
 start_engine
 base_image
 if [[ -z ${1:-} ]]; then
@@ -192,8 +216,15 @@ if [[ -z ${1:-} ]]; then
     set -- "$ROOT/target/debug/opi-spdk"
 fi
 stage "package" bash "$SCRIPTS/package.sh" "$1"
-step "image of the package" docker build --network host -t opi-spdk -f deploy/package.Dockerfile target/package
+if [[ -n $image ]]; then
+    rust_image
+    stage "image of the Dockerfile" docker build --network host -t opi-spdk .
+    docker image inspect -f 'its size: {{.Size}} bytes' opi-spdk
+else
+    step "image of the package" docker build --network host -t opi-spdk -f deploy/package.Dockerfile target/package
+fi
 step "image that exports" docker build --network host -t opi-spdk-exports -f deploy/compose/exports.Dockerfile deploy/compose
+check "Kubernetes' schema has nothing against the manifests" bash "$SCRIPTS/kubernetes.sh"
 package_tests
 ansible_tests
 privilege_tests

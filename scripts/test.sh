@@ -11,7 +11,8 @@
 #   --guest      instead of all others the long ones, in virtual machines with a real Linux; installs QEMU
 #                and makes a guest image. ARGUMENT... are then those of the test program.
 #   --container  instead of all others those of the package, the image and the compose file, on a container
-#                engine of their own; ARGUMENT is the program that they take (default: a debug build)
+#                engine of their own; ARGUMENT is the program that they take (default: a debug build), --image
+#                before it builds the image by the Dockerfile, from nothing
 #   --crash      only the test that kills the program under load and compares what is left, in 200 rounds
 #   ARGUMENT...  instead of all tests: one `cargo test --workspace ARGUMENT...`, such as
 #                `scripts/test.sh --test nvme_tcp -- digest`
