@@ -47,6 +47,8 @@ pub struct Options {
     /// Further flags.
     pub args: Vec<String>,
     environment: Vec<(&'static str, String)>,
+    /// Where its log goes in place of [`Target::log`].
+    stderr: Option<&'static str>,
     /// State, sockets and log go here: a new directory unless it follows another target.
     dir: Option<Arc<TempDir>>,
     machine: Option<Arc<File>>,
@@ -62,6 +64,7 @@ impl Default for Options {
             pinned_to: None,
             args: Vec::new(),
             environment: Vec::new(),
+            stderr: None,
             dir: None,
             machine: None,
         }
@@ -92,6 +95,12 @@ impl Options {
     /// With this variable in its environment.
     pub fn variable(mut self, name: &'static str, value: &str) -> Self {
         self.environment.push((name, value.to_owned()));
+        self
+    }
+
+    /// With its log in this file, which [`Target::log`] does not read.
+    pub fn log_to(mut self, file: &'static str) -> Self {
+        self.stderr = Some(file);
         self
     }
 
@@ -216,7 +225,13 @@ impl Target {
             .current_dir(dir.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("one file for both"))
-            .stderr(log);
+            .stderr(match options.stderr {
+                None => log,
+                Some(file) => File::options()
+                    .append(true)
+                    .open(file)
+                    .expect("a file for the log"),
+            });
         if !options.hugepages {
             command.arg("--no-huge");
         }

@@ -128,3 +128,18 @@ async fn each_change_is_told_of_with_who_what_and_how_it_ended() {
     target.stop_with(Signal::TERM);
     assert!(lines(&target.log()).len() > 10);
 }
+
+#[tokio::test]
+async fn a_log_whose_disk_is_full_harms_nothing_else() {
+    let target = Target::start_with(Options::default().log_to("/dev/full")).await;
+    let client = target.client().await;
+    for id in ["one", "two", "three"] {
+        client.ok(CREATE, volume(id)).await;
+        let again = client
+            .call("DeleteNullVolume", json!({ "name": "volumes/none" }))
+            .await;
+        assert_eq!(again.expect_err("there is none").code(), Code::NotFound);
+    }
+    assert!(client.is_serving().await);
+    target.stop();
+}
