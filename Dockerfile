@@ -29,11 +29,11 @@ LABEL org.opencontainers.image.title="opi-spdk" \
       org.opencontainers.image.base.name="debian:bookworm-slim"
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
-        ibverbs-providers libaio1 libibverbs1 libjson-c5 libkeyutils1 libnuma1 librdmacm1 libssl3 \
-        liburing2 libuuid1 openssl pci.ids \
+        ibverbs-providers kmod libaio1 libibverbs1 libjson-c5 libnuma1 librdmacm1 libssl3 libuuid1 openssl \
+        pci.ids \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/program /usr/local/bin/opi-spdk
-COPY --from=build /opt/sbom.json /usr/share/doc/opi-spdk/sbom.json
+COPY --from=build /opt/sbom.json /usr/share/opi-spdk/sbom.json
 # Settings as variables, so that the health check sees them too.
 ENV OPI_SPDK_GRPC_ADDR=0.0.0.0:50051 OPI_SPDK_HTTP_ADDR=0.0.0.0:8082
 EXPOSE 50051 8082

@@ -7,4 +7,5 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 command -v promtool >/dev/null || call bash "$SCRIPTS/packages.sh" prometheus
 cd "$ROOT/deploy/prometheus"
 promtool check rules alerts.yml
+promtool check config --syntax-only ../compose/prometheus.yml
 promtool test rules alerts.test.yml

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# kubernetes.sh: checks deploy/kubernetes by Kubernetes' own schema, as it is applied where there is a kustomize (or
-# kubectl), else file by file. The checker is taken from Python's package index into target/kubernetes.
+# kubernetes.sh: checks deploy/kubernetes by Kubernetes' own schema, as kustomize (or kubectl) renders it. The checker is taken from Python's package index into target/kubernetes.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -18,9 +17,7 @@ if command -v kustomize >/dev/null; then
 elif command -v kubectl >/dev/null; then
     render=(kubectl kustomize)
 else
-    say "neither kustomize nor kubectl is there: each file is checked as it is"
-    check $(find . -name '*.yaml' ! -name kustomization.yaml ! -path './overlays/*')
-    exit
+    die "neither kustomize nor kubectl is installed: go install sigs.k8s.io/kustomize/kustomize/v5@v5.6.0"
 fi
 for dir in base overlays/*; do
     "${render[@]}" "$dir" >"$work/${dir//\//-}.yaml"

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# deploy.sh [PROGRAM]: checks what can be checked of deploy/ without a container engine: compose files, alert rules
+# and Prometheus' configuration, and the package of PROGRAM (default: a debug build) by lintian.
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+CARGO_DEB=3.8.0
+call bash "$SCRIPTS/packages.sh" docker-compose lintian
+cargo deb --version &>/dev/null || stage "cargo-deb" cargo install --locked cargo-deb --version "$CARGO_DEB"
+cd "$ROOT"
+for profile in observe lean; do
+    for files in "-f compose.yaml" "-f compose.yaml -f hugepages.yaml"; do
+        (cd deploy/compose && COMPOSE_PROFILES=$profile docker-compose $files config --quiet)
+    done
+done
+stage "alert rules" bash "$SCRIPTS/alerts.sh"
+program=${1:-}
+if [[ -z $program ]]; then
+    load_env
+    stage "building opi-spdk" cargo build --locked
+    program=target/debug/opi-spdk
+fi
+stage "package" bash "$SCRIPTS/package.sh" "$program"
+stage "lintian" lintian --allow-root --fail-on error,warning target/package/opi-spdk_*.deb
