@@ -200,7 +200,13 @@ impl Kind for NvmeHosts {
         let parent = self.parent(name)?;
         let now = SystemTime::now();
         let held = self.old_keys.of(name.key(), now);
-        let old_keys = old_keys::after(&change.old, &change.wanted, held.as_ref(), now)?;
+        let old_keys = if change.is_undo {
+            self.old_keys.before(name.key(), now)
+        } else {
+            let set = change.names("old_keys_until");
+            let set = set.then_some(change.asked.old_keys_until.as_ref());
+            old_keys::after(&change.old, &change.wanted, set, held.as_ref(), now)?
+        };
         let has_psk = !change.wanted.psk.is_empty();
         if has_psk == change.old.psk.is_empty() {
             let others = self.others(name);
@@ -217,9 +223,7 @@ impl Kind for NvmeHosts {
             .spdk
             .call(move |spdk| async move { new.replace(spdk, &nqn, &old).await });
         changed.await??;
-        if old_keys.is_none() {
-            change.wanted.old_keys_until = None;
-        }
+        change.wanted.old_keys_until = old_keys.as_ref().map(|keys| keys.until.into());
         self.old_keys.set(name.key(), old_keys);
         Ok(change.wanted)
     }
@@ -236,7 +240,7 @@ impl Kind for NvmeHosts {
             .spdk
             .call(move |spdk| async move { remove(spdk, &nqn, &host, is_last).await });
         removed.await??;
-        self.old_keys.set(name.key(), None);
+        self.old_keys.forget(name.key());
         Ok(())
     }
 

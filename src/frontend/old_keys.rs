@@ -20,10 +20,13 @@ use super::NvmeHosts;
 use crate::api::own::NvmeHost;
 use crate::error::Error;
 use crate::health::Look;
-use crate::resource::{Collection, Key};
+use crate::resource::{CallContext, Collection, Key, Update};
 
 /// Longest time for which old keys hold.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How long the record of a host may take to be changed.
+const RECORD: Duration = Duration::from_secs(5);
 
 /// The last second of the year 9999, as JSON can tell it.
 const LAST_SECOND: u64 = 253_402_300_799;
@@ -38,47 +41,58 @@ pub(super) fn time_of(time: &Timestamp) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
 }
 
-/// What an update makes of old keys: those that hold after it.
+/// What an update makes of old keys: those that hold after it. `set` is the time that it names, whether or not
+/// that is another one than before; `None` where it names none: keys that it replaces end, those of before stay.
 ///
 /// # Errors
-/// INVALID_ARGUMENT where a time is set that is too late, or that no key could use.
+/// INVALID_ARGUMENT where a time is set that is too late, or that no key could use; FAILED_PRECONDITION where
+/// keys are to become old while older ones hold.
 pub(super) fn after(
     old: &NvmeHost,
     wanted: &NvmeHost,
+    set: Option<Option<&Timestamp>>,
     held: Option<&OldKeys>,
     now: SystemTime,
 ) -> Result<Option<OldKeys>, Error> {
     let invalid = |field: &str, what: &str| Err(Error::invalid(field, what));
-    let has_other_keys = old.psk != wanted.psk
-        || old.dhchap_key != wanted.dhchap_key
-        || old.dhchap_ctrlr_key != wanted.dhchap_ctrlr_key;
-    let until = wanted.old_keys_until.as_ref().and_then(time_of);
-    let Some(until) = until.filter(|until| *until > now) else {
+    let is_same_host = old.hostnqn == wanted.hostnqn;
+    let Some(until) = set else {
+        let stay = held.filter(|_| is_same_host);
+        return Ok(stay.and_then(|held| beside(held, wanted)));
+    };
+    let until = until.and_then(time_of).filter(|until| *until > now);
+    let Some(until) = until else {
         return Ok(None);
     };
-    if old.old_keys_until == wanted.old_keys_until {
-        let stay = !has_other_keys && old.hostnqn == wanted.hostnqn;
-        return Ok(held.filter(|_| stay).cloned());
-    }
     if until.duration_since(now).is_ok_and(|time| time > LONGEST) {
         return invalid("old_keys_until", "is later than 30 days from now");
     }
-    if old.hostnqn != wanted.hostnqn {
+    if !is_same_host {
         let what = "is not for a change of hostnqn: keys of before are another host's";
         return invalid("old_keys_until", what);
     }
-    if !has_other_keys {
-        let Some(held) = held else {
+    let has_other_keys = old.psk != wanted.psk
+        || old.dhchap_key != wanted.dhchap_key
+        || old.dhchap_ctrlr_key != wanted.dhchap_ctrlr_key;
+    let held = held.and_then(|held| beside(held, wanted));
+    match held {
+        Some(held) if !has_other_keys => return Ok(Some(OldKeys { until, ..held })),
+        Some(held) => {
+            let end = Timestamp::from(held.until);
+            return Err(Error::failed_precondition(
+                &old.name,
+                format!(
+                    "old keys hold until {end}, and there is room for those of one update: leave out old_keys_until to \
+                     replace the keys of now alone, such as those of an answer that was lost, or end the old ones \
+                     first, by an old_keys_until that is over"
+                ),
+            ));
+        }
+        None if !has_other_keys => {
             let what = "is set where no key is replaced, and none of before holds";
             return invalid("old_keys_until", what);
-        };
-        return Ok(Some(OldKeys {
-            until,
-            ..held.clone()
-        }));
-    }
-    if held.is_some_and(|held| is_back(held, wanted)) {
-        return Ok(None);
+        }
+        None => {}
     }
     let is_replaced = |old: &[u8], new: &[u8]| !old.is_empty() && !new.is_empty() && old != new;
     let dhchap = is_replaced(&old.dhchap_key, &wanted.dhchap_key);
@@ -101,11 +115,18 @@ pub(super) fn after(
     }))
 }
 
-/// Whether a host gets its old keys again: no new ones are to hold beside them, least of all those of an update
-/// that is undone.
-fn is_back(held: &OldKeys, wanted: &NvmeHost) -> bool {
-    let same = |old: &[u8], new: &[u8]| old.is_empty() || old == new;
-    same(&held.psk, &wanted.psk) && same(&held.dhchap, &wanted.dhchap_key)
+/// What of old keys can hold beside those that a host gets: not those that it gets again, nor of a kind of which it
+/// has none any more.
+fn beside(held: &OldKeys, wanted: &NvmeHost) -> Option<OldKeys> {
+    let mut held = held.clone();
+    if wanted.psk.is_empty() || wanted.psk == held.psk {
+        held.psk.clear();
+    }
+    if wanted.dhchap_key.is_empty() || wanted.dhchap_key == held.dhchap {
+        held.dhchap.clear();
+        held.dhchap_ctrlr.clear();
+    }
+    (!held.psk.is_empty() || !held.dhchap.is_empty()).then_some(held)
 }
 
 /// Old keys, as they are kept behind the record of their host.
@@ -119,24 +140,42 @@ struct Kept {
     dhchap_ctrlr: Vec<u8>,
 }
 
+/// Those of a host: of now, and of before the change that set them.
+#[derive(Clone, Default)]
+struct Held {
+    now: Option<OldKeys>,
+    before: Option<OldKeys>,
+}
+
 /// The old keys of all hosts.
 #[derive(Default)]
-pub(super) struct HeldKeys(Mutex<HashMap<Key, OldKeys>>);
+pub(super) struct HeldKeys(Mutex<HashMap<Key, Held>>);
 
 impl HeldKeys {
     /// Those that hold for a host.
     pub(super) fn of(&self, host: &Key, now: SystemTime) -> Option<OldKeys> {
-        let held = self.0.lock().get(host).cloned();
+        let held = self.0.lock().get(host)?.now.clone();
+        held.filter(|keys| keys.until > now)
+    }
+
+    /// Those that held before the last change of them.
+    pub(super) fn before(&self, host: &Key, now: SystemTime) -> Option<OldKeys> {
+        let held = self.0.lock().get(host)?.before.clone();
         held.filter(|keys| keys.until > now)
     }
 
     /// From now on these hold.
     pub(super) fn set(&self, host: &Key, keys: Option<OldKeys>) {
-        let mut held = self.0.lock();
-        match keys {
-            Some(keys) => held.insert(host.clone(), keys),
-            None => held.remove(host),
-        };
+        let mut all = self.0.lock();
+        let before = all.remove(host).and_then(|held| held.now);
+        if keys.is_some() || before.is_some() {
+            all.insert(host.clone(), Held { now: keys, before });
+        }
+    }
+
+    /// The host is gone.
+    pub(super) fn forget(&self, host: &Key) {
+        self.0.lock().remove(host);
     }
 
     /// As they are stored.
@@ -166,16 +205,17 @@ impl HeldKeys {
         }
     }
 
-    fn any_over(&self, now: SystemTime) -> bool {
-        self.0.lock().values().any(|keys| keys.until <= now)
-    }
-
-    fn forget_over(&self, now: SystemTime) {
-        self.0.lock().retain(|_, keys| keys.until > now);
+    /// The hosts whose old keys are over.
+    fn over(&self, now: SystemTime) -> Vec<Key> {
+        let all = self.0.lock();
+        let is_over = |held: &Held| held.now.as_ref().is_some_and(|keys| keys.until <= now);
+        let over = all.iter().filter(|(_, held)| is_over(held));
+        over.map(|(host, _)| host.clone()).collect()
     }
 }
 
-/// Ends old keys when their time is over.
+/// Ends old keys when their time is over: in SPDK, which cannot fail, and then in the records, so that they are in
+/// no state file any more, and no clock that is wrong after a start brings them back.
 pub(crate) struct EndOldKeys {
     spdk: Handle,
     hosts: Arc<Collection<NvmeHosts>>,
@@ -186,20 +226,37 @@ impl EndOldKeys {
     pub(crate) fn new(spdk: Handle, hosts: Arc<Collection<NvmeHosts>>) -> Self {
         Self { spdk, hosts }
     }
+
+    /// Brings the record of a host up to date.
+    async fn record(&self, host: &Key) -> Result<(), Error> {
+        let update = Update {
+            object: Some(NvmeHost {
+                name: host.to_string(),
+                ..NvmeHost::default()
+            }),
+            mask: Some(vec!["old_keys_until".to_owned()]),
+            allow_missing: false,
+        };
+        let call = CallContext::within(RECORD);
+        self.hosts.update(call, update).await.map(drop)
+    }
 }
 
 impl Look for EndOldKeys {
     async fn look(&mut self) -> Result<(), CallError> {
         let now = SystemTime::now();
-        let held = self.hosts.kind().old_keys();
-        if !held.any_over(now) {
-            return Ok(());
+        if host::has_old_keys() {
+            let ended = self
+                .spdk
+                .call(async move |spdk| host::end_old_keys(spdk, now));
+            ended.await?;
         }
-        let ended = self
-            .spdk
-            .call(async move |spdk| host::end_old_keys(spdk, now));
-        if ended.await? {
-            held.forget_over(now);
+        let held = self.hosts.kind().old_keys();
+        for host in held.over(now) {
+            // A host that is gone has none; whatever else it is goes on to be tried.
+            if let Err(error) = self.record(&host).await {
+                tracing::debug!(%host, %error, "the record of old keys that have ended is not changed yet");
+            }
         }
         Ok(())
     }
@@ -238,8 +295,18 @@ mod tests {
 
     const NOW: u64 = 1000;
 
+    /// After an update that names the time that `wanted` has.
+    fn try_named(
+        old: &NvmeHost,
+        wanted: &NvmeHost,
+        held: Option<&OldKeys>,
+    ) -> Result<Option<OldKeys>, Error> {
+        let set = Some(wanted.old_keys_until.as_ref());
+        after(old, wanted, set, held, at(NOW))
+    }
+
     fn holds(old: &NvmeHost, wanted: &NvmeHost, held: Option<&OldKeys>) -> Option<OldKeys> {
-        after(old, wanted, held, at(NOW)).expect("it may be")
+        try_named(old, wanted, held).expect("it may be")
     }
 
     #[test]
@@ -260,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn old_keys_end_early_by_another_time_by_other_keys_and_by_going_back() {
+    fn old_keys_end_early_by_another_time_and_by_going_back() {
         let before = host("p2", "d2", "", 2000);
         let held = keys("p1", "d1", "", 2000);
         let after = |wanted: &NvmeHost| holds(&before, wanted, Some(&held));
@@ -268,9 +335,58 @@ mod tests {
         assert!(after(&host("p2", "d2", "", 3000)) == Some(keys("p1", "d1", "", 3000)));
         assert!(after(&host("p2", "d2", "", 1)).is_none());
         assert!(after(&host("p2", "d2", "", 0)).is_none());
-        assert!(after(&host("p3", "d3", "", 2000)).is_none(), "not set anew");
-        assert!(after(&host("p3", "d3", "", 2500)) == Some(keys("p2", "d2", "", 2500)));
-        assert!(after(&host("p1", "d1", "", 2500)).is_none(), "back");
+        let back = after(&host("p1", "d1", "", 2500));
+        assert!(
+            back == Some(keys("p2", "d2", "", 2500)),
+            "the other way round"
+        );
+    }
+
+    #[test]
+    fn an_update_that_names_no_time_replaces_the_keys_of_now_alone() {
+        let before = host("p2", "d2", "", 2000);
+        let held = keys("p1", "d1", "c1", 2000);
+        let after = |wanted: &NvmeHost| {
+            super::after(&before, wanted, None, Some(&held), at(NOW)).expect("it may be")
+        };
+        let lost = after(&host("p3", "d3", "", 2000));
+        assert!(lost == Some(held.clone()), "an answer that was lost");
+        assert!(after(&host("p3", "d1", "", 2000)) == Some(keys("p1", "", "", 2000)));
+        assert!(after(&host("", "d3", "", 2000)) == Some(keys("", "d1", "c1", 2000)));
+        assert!(after(&host("p1", "d1", "", 2000)).is_none());
+        let mut other = host("p3", "d3", "", 2000);
+        other.hostnqn = "nqn.other".to_owned();
+        assert!(after(&other).is_none());
+        assert!(super::after(&before, &before, None, None, at(NOW)).is_ok_and(|of| of.is_none()));
+    }
+
+    #[test]
+    fn keys_become_old_only_where_none_that_are_older_hold() {
+        let before = host("p2", "d2", "", 2000);
+        let held = keys("p1", "", "", 2000);
+        for until in [2000, 2500] {
+            let refused = try_named(&before, &host("p3", "d3", "", until), Some(&held));
+            let refused = refused.err().expect("refused").to_string();
+            assert!(
+                refused.contains("old keys hold until 1970-01-01T00:33:20Z"),
+                "{refused}"
+            );
+        }
+        assert!(holds(&before, &host("p3", "d3", "", 1), Some(&held)).is_none());
+    }
+
+    #[test]
+    fn a_change_that_is_undone_brings_back_what_held() {
+        let (held, name) = (HeldKeys::default(), Key::from("nvmeHosts/a"));
+        held.set(&name, Some(keys("p0", "", "", 2000)));
+        held.set(&name, Some(keys("p1", "", "", 3000)));
+        assert!(held.before(&name, at(NOW)) == Some(keys("p0", "", "", 2000)));
+        held.set(&name, None);
+        assert!(held.of(&name, at(NOW)).is_none());
+        assert!(held.before(&name, at(NOW)) == Some(keys("p1", "", "", 3000)));
+        assert!(held.before(&name, at(3000)).is_none(), "over meanwhile");
+        held.forget(&name);
+        assert!(held.before(&name, at(NOW)).is_none());
     }
 
     #[test]
@@ -286,9 +402,7 @@ mod tests {
             (host("p1", "", "", 2000), "old_keys_until"),
             (other, "old_keys_until"),
         ] {
-            let refused = after(&before, &wanted, None, at(NOW))
-                .err()
-                .expect("refused");
+            let refused = try_named(&before, &wanted, None).err().expect("refused");
             assert!(refused.to_string().starts_with(field), "{refused}");
         }
     }
@@ -303,9 +417,8 @@ mod tests {
         let again = HeldKeys::default();
         again.restore(&name, &host("p2", "d2", "c2", 2000), &kept);
         assert!(again.of(&name, at(NOW)) == Some(keys("p1", "d1", "c1", 2000)));
-        assert!(!again.any_over(at(1999)) && again.any_over(at(2000)));
-        again.forget_over(at(2000));
-        assert!(again.of(&name, at(NOW)).is_none());
+        assert!(again.over(at(1999)).is_empty());
+        assert_eq!(again.over(at(2000)), [name]);
     }
 
     #[test]

@@ -162,10 +162,19 @@ pub struct Change<T> {
     pub asked: T,
     /// Which fields differ.
     pub fields: Changes,
+    /// The fields of the object that the client names, whether or not they differ; none where it undoes.
+    pub(super) named: Vec<String>,
+    /// It brings back the object as it was before a change that could not be stored.
+    pub is_undo: bool,
     pub(super) users: Vec<Name>,
 }
 
 impl<T> Change<T> {
+    /// Whether the client names this field of the object, as it is or otherwise.
+    pub fn names(&self, field: &str) -> bool {
+        self.named.iter().any(|named| named == field)
+    }
+
     /// Whether anybody uses the object.
     pub fn in_use(&self) -> bool {
         !self.users.is_empty()

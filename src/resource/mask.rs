@@ -57,6 +57,20 @@ impl Mask {
         Ok(Mask::Paths(found))
     }
 
+    /// The fields of an object that it names, when `source` is sent with it.
+    pub fn named(&self, rules: &Rules, source: &DynamicMessage) -> Vec<String> {
+        let fields = rules.fields().iter().filter(|field| !field.server_side);
+        let is_named = |field: &FieldDescriptor| match self {
+            Mask::WhatIsSet => source.has_field(field),
+            Mask::All => true,
+            Mask::Paths(paths) => paths.iter().any(|path| path.first() == Some(field)),
+        };
+        let named = fields.filter(|field| is_named(&field.descriptor));
+        named
+            .map(|field| field.descriptor.name().to_owned())
+            .collect()
+    }
+
     /// Puts the fields of `source` that count into `target`.
     pub fn apply(&self, rules: &Rules, target: &mut DynamicMessage, source: &DynamicMessage) {
         match self {
@@ -289,6 +303,26 @@ mod tests {
             Ok(subsystem("n", "sn2", "h"))
         );
         assert_eq!(updated(&old, &NvmeSubsystem::default(), &[]), Ok(old));
+    }
+
+    #[test]
+    fn what_is_named_counts_as_such_whether_or_not_it_is_set() {
+        let rules = rules_of::<NvmeSubsystem>();
+        let named = |object: &NvmeSubsystem, mask: &[&str]| {
+            let paths: Vec<String> = mask.iter().map(|path| (*path).into()).collect();
+            let mask = Mask::parse(Some(&paths), &rules).expect("a mask");
+            mask.named(&rules, &object.transcode_to_dynamic())
+        };
+        let nothing = NvmeSubsystem::default();
+        assert!(named(&nothing, &[]).is_empty());
+        for (object, mask) in [
+            (&subsystem("n", "", ""), &[][..]),
+            (&nothing, &["spec"]),
+            (&nothing, &["spec.hostnqn"]),
+            (&nothing, &["*"]),
+        ] {
+            assert_eq!(named(object, mask), ["spec"], "{mask:?}");
+        }
     }
 
     #[test]

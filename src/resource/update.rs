@@ -115,6 +115,8 @@ impl<K: Kind> Collection<K> {
                 wanted: target,
                 asked: wanted,
                 fields,
+                named: wish.mask.named(rules, &wish.values),
+                is_undo: false,
                 users: self.shared.registry.users_of(name),
             };
             let fields = change.fields.clone();
@@ -154,6 +156,8 @@ impl<K: Kind> Collection<K> {
             wanted: record.object.clone(),
             asked: record.wanted.clone(),
             fields,
+            named: Vec::new(),
+            is_undo: true,
             users: self.shared.registry.users_of(name),
         }
     }

@@ -68,6 +68,11 @@ async fn keys_of_before_admit_their_host_until_their_time_is_over_also_after_a_k
         reads(&target, &first).await.is_err().then_some(())
     })
     .await;
+    eventually("the record tells of none", SOON, async || {
+        let shown = hosts.get(NAME).await.expect("it is there");
+        shown["old_keys_until"].is_null().then_some(())
+    })
+    .await;
     reads(&target, &second).await.expect("with the new ones");
     assert_eq!(export.connected(ALICE).await, [controller], "never away");
     load.stop().await.expect("all of it is verified");
@@ -85,11 +90,28 @@ async fn keys_of_before_admit_their_host_until_their_time_is_over_also_after_a_k
         .await
         .expect("with the keys of before");
     reads(&target, &third).await.expect("with the new ones");
+
+    // An answer that was lost: other new keys, beside those of before.
+    let rekey = json!({ "name": NAME, "old_keys_until": later(3600) });
+    let refused = client
+        .fails("RekeyNvmeHost", rekey, Code::FailedPrecondition)
+        .await;
+    assert!(
+        refused.message().contains("old keys hold until"),
+        "{refused}"
+    );
+    let answer = client.ok("RekeyNvmeHost", json!({ "name": NAME })).await;
+    let four = keys(&answer, ["psk", "dhchap_key", "dhchap_ctrlr_key"]);
+    let fourth = with(&target, &alice, "4", &four);
+    reads(&target, &third).await.expect_err("they are replaced");
+    reads(&target, &second)
+        .await
+        .expect("with the keys of before");
     let over = json!({ "old_keys_until": later(0) });
     let hosts = hosts_of(&client);
     hosts.updated(NAME, over, Some(&["old_keys_until"])).await;
     reads(&target, &second).await.expect_err("they have ended");
-    reads(&target, &third).await.expect("with the new ones");
+    reads(&target, &fourth).await.expect("with the new ones");
 
     // Stored once more, and told nowhere.
     let rekey = json!({ "name": NAME, "old_keys_until": later(3600) });
@@ -102,7 +124,7 @@ async fn keys_of_before_admit_their_host_until_their_time_is_over_also_after_a_k
     for file in state.read_dir().expect("a directory") {
         said.extend(std::fs::read(file.expect("a file").path()).expect("readable"));
     }
-    for form in [one, two, three]
+    for form in [one, two, three, four]
         .iter()
         .flatten()
         .flat_map(|key| forms(key))

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_int};
 use std::fmt;
 use std::ptr::null;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use spdk_sys as sys;
@@ -153,6 +154,9 @@ impl Names {
     }
 }
 
+/// Hosts with old keys.
+static OLD: AtomicUsize = AtomicUsize::new(0);
+
 thread_local! {
     /// The keys of the hosts that were let in here, by the NQNs of the subsystem and of the host.
     static HELD: RefCell<HashMap<(String, String), Names>> = RefCell::default();
@@ -166,6 +170,7 @@ fn forget(spdk: Spdk, nqn: &str, host: &str) {
     if let Some(names) = HELD.with_borrow_mut(|held| held.remove(&key)) {
         names.take(spdk);
     }
+    count_old();
 }
 
 /// Forgets the keys of all hosts of a subsystem that is gone.
@@ -177,6 +182,7 @@ pub(super) fn forget_all(spdk: Spdk, nqn: &str) {
     for names in names {
         names.take(spdk);
     }
+    count_old();
 }
 
 /// Lets a host in, with these keys, to see these namespaces.
@@ -256,57 +262,43 @@ pub fn set_keys(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Er
     settle(spdk, nqn, host, names, set)
 }
 
-/// Ends the old keys of all hosts whose time is over at `now`. Whether all have ended: else it is called again.
-pub fn end_old_keys(spdk: Spdk, now: SystemTime) -> bool {
-    let mut all = true;
+/// Whether any host has old keys; any thread.
+pub fn has_old_keys() -> bool {
+    OLD.load(Ordering::Relaxed) > 0
+}
+
+/// Ends the old keys of all hosts whose time is over at `now`.
+pub fn end_old_keys(spdk: Spdk, now: SystemTime) {
     let over: Vec<_> = HELD.with_borrow(|held| {
         let over = (held.iter()).filter(|(_, names)| names.until.is_some_and(|until| until <= now));
         over.map(|(key, _)| key.clone()).collect()
     });
     for (nqn, host) in over {
-        match end(spdk, &nqn, &host) {
-            Ok(()) => tracing::info!(subsystem = %nqn, %host, "old keys of a host have ended"),
-            Err(error) => {
-                all = false;
-                tracing::warn!(%error, "old keys of a host have not ended yet");
-            }
-        }
+        end(spdk, &nqn, &host);
+        tracing::info!(subsystem = %nqn, %host, "old keys of a host have ended");
     }
-    all
 }
 
-fn end(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
+fn end(spdk: Spdk, nqn: &str, host: &str) {
     const OPERATION: &str = "end old keys of host";
-    let key = (nqn.to_owned(), host.to_owned());
     // What somebody has removed by SPDK's own commands has no keys.
-    let is_there = is_allowed(spdk, nqn, host).unwrap_or(false);
-    if is_there {
-        let subsystem = find(spdk, OPERATION, nqn)?;
-        let c_host = cstr("host NQN", host)?;
-        let before = HELD.with_borrow(|held| held.get(&key).map(Names::for_c));
-        let Some(before) = before else { return Ok(()) };
-        let now = sys::opi_nvmf_host_keys {
-            old_psk: null(),
-            old_dhchap: null(),
-            old_dhchap_ctrlr: null(),
-            ..before
-        };
-        // SAFETY: as in `allow`; the names of the keys outlive the call too, since nobody else is on the app thread.
-        let rc = unsafe {
-            sys::opi_nvmf_set_host_keys(
-                subsystem.as_ptr(),
-                c_host.as_ptr(),
-                &raw const now,
-                &raw const before,
-            )
-        };
-        check(OPERATION, rc).map_err(|error| error.with_detail(format!("host {host:?}")))?;
+    if let (Ok(subsystem), Ok(c_host)) = (find(spdk, OPERATION, nqn), cstr("host NQN", host)) {
+        // SAFETY: on the app thread, the subsystem found without an await since; the string outlives the call.
+        unsafe { sys::opi_nvmf_end_old_keys(subsystem.as_ptr(), c_host.as_ptr()) };
     }
+    let key = (nqn.to_owned(), host.to_owned());
     let old = HELD.with_borrow_mut(|held| held.get_mut(&key).map(Names::split_old));
+    count_old();
     if let Some(old) = old {
         old.take(spdk);
     }
-    Ok(())
+}
+
+/// To be called after each change of `HELD`.
+fn count_old() {
+    let has_old = |names: &&Names| names.until.is_some();
+    let number = HELD.with_borrow(|held| held.values().filter(has_old).count());
+    OLD.store(number, Ordering::Relaxed);
 }
 
 /// The host has these keys in place of those before, unless that failed.
@@ -322,6 +314,7 @@ fn settle(
         Ok(()) => HELD.with_borrow_mut(|held| held.insert(key, names)),
         Err(_) => Some(names),
     };
+    count_old();
     if let Some(unused) = unused {
         unused.take(spdk);
     }

@@ -7,6 +7,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -123,12 +124,25 @@ pub(crate) fn open() {
 
 impl Channel {
     fn word(&self, address: &[u8]) -> Option<&'static AtomicU64> {
-        let hash = self.hasher.hash_one(address) % WORDS as u64;
+        let hash = self.hasher.hash_one(who(address)) % WORDS as u64;
         ADDRESSES.get(usize::try_from(hash).ok()?)
     }
 
     fn now(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Whom an address stands for: of IPv6 its first 64 bits, since whoever has one of these networks has all of it.
+fn who(address: &[u8]) -> u128 {
+    let address = str::from_utf8(address).ok();
+    match address.and_then(|address| address.parse().ok()) {
+        Some(IpAddr::V4(address)) => u128::from(u32::from(address)),
+        Some(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
+            Some(address) => u128::from(u32::from(address)),
+            None => u128::from(address) >> 64 << 64,
+        },
+        None => 0,
     }
 }
 

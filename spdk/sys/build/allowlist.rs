@@ -50,6 +50,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_nvmf_for_each_queue",
     "opi_nvmf_limit_dhgroups",
     "opi_nvmf_listen",
+    "opi_nvmf_end_old_keys",
     "opi_nvmf_set_host_keys",
     "opi_nvmf_transport_create",
     "opi_reactor_read",

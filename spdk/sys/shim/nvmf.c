@@ -266,6 +266,23 @@ set_dhchap(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 	return rc;
 }
 
+void
+opi_nvmf_end_old_keys(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn)
+{
+	struct spdk_nvmf_transport *transport;
+
+	if (!takes_old_keys()) {
+		return;
+	}
+	for (transport = spdk_nvmf_transport_get_first(spdk_nvmf_get_first_tgt()); transport != NULL;
+	     transport = spdk_nvmf_transport_get_next(transport)) {
+		/* The one of now is the first. */
+		opi_nvmf_tcp_keep_psks(transport, subsystem, hostnqn, 1);
+	}
+	/* ENOENT alone: a host that somebody has removed by SPDK's own commands. */
+	opi_nvmf_set_old_keys(subsystem, hostnqn, NULL, NULL);
+}
+
 int
 opi_nvmf_set_host_keys(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 		       const struct opi_nvmf_host_keys *keys, const struct opi_nvmf_host_keys *before)

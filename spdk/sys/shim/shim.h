@@ -126,6 +126,8 @@ int opi_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn
 int opi_nvmf_set_host_keys(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 			   const struct opi_nvmf_host_keys *keys,
 			   const struct opi_nvmf_host_keys *before);
+/* Has the host its keys of now alone. */
+void opi_nvmf_end_old_keys(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn);
 
 /* hosts.c */
 

@@ -127,6 +127,7 @@ async fn a_change_that_cannot_be_stored_is_undone_and_told() {
     assert_eq!(world.volumes.get("a"), Ok(made.clone()));
     let updates = world.engine.updates.load(Ordering::Relaxed);
     assert_eq!(updates, 2, "it was changed, and changed back");
+    assert_eq!(world.engine.undone.load(Ordering::Relaxed), 1);
 
     store.fail_after(0, 1);
     world.delete("a").await.unwrap_err();
@@ -159,6 +160,7 @@ async fn what_cannot_be_undone_either_is_retried_until_it_is() {
     assert_eq!(world.volumes.get("a"), Ok(made));
     assert_eq!(world.shared.conditions.all(), []);
     assert_eq!(world.engine.updates.load(Ordering::Relaxed), 2);
+    assert_eq!(world.engine.undone.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,6 +25,8 @@ use crate::error::Violations;
 struct Volumes {
     made: Mutex<BTreeSet<String>>,
     updates: AtomicUsize,
+    /// Those of them that bring back what was.
+    undone: AtomicUsize,
     fails: AtomicBool,
     fails_after_update: AtomicBool,
     panics: AtomicBool,
@@ -113,6 +115,8 @@ impl Kind for Arc<Volumes> {
             change.unused(name)?;
         }
         self.updates.fetch_add(1, Ordering::Relaxed);
+        let undone = usize::from(change.is_undo && !change.names("blocks_count"));
+        self.undone.fetch_add(undone, Ordering::Relaxed);
         if self.fails_after_update.swap(false, Ordering::Relaxed) {
             self.fails.store(true, Ordering::Relaxed);
         }
