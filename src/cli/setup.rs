@@ -74,7 +74,8 @@ pub fn run(args: Args) -> Result<ExitCode, String> {
         let _ = print(&format!("{step}\n"));
     };
     if args.undo {
-        return setup::undo(&machine, args.dry_run, tell).map(|()| ExitCode::SUCCESS);
+        let say = |line: &str| drop(print(&format!("{line}\n")));
+        return undo(&machine, args.dry_run, say).map(|()| ExitCode::SUCCESS);
     }
     let wanted = Wanted {
         pages: args.hugepages,
@@ -88,10 +89,53 @@ pub fn run(args: Args) -> Result<ExitCode, String> {
     let steps = setup::plan(&machine, &wanted)?;
     match args.dry_run {
         true => steps.iter().for_each(tell),
-        false => setup::apply(&machine, &steps, tell)?,
+        false => {
+            setup::apply(&machine, &steps, tell)?;
+            for remark in steps.iter().filter_map(|step| step.remark(&machine)) {
+                print(&format!("# {remark}\n"))?;
+            }
+        }
     }
     if steps.is_empty() {
         print("nothing to do\n")?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn undo(machine: &Machine, dry: bool, mut say: impl FnMut(&str)) -> Result<(), String> {
+    let mut told = false;
+    setup::undo(machine, dry, |step| {
+        told = true;
+        say(&step.to_string());
+    })?;
+    if !told {
+        say("nothing to undo");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::tree::Tree;
+
+    #[test]
+    fn an_undo_says_so_when_there_is_nothing_to_undo() {
+        let tree = Tree::new();
+        tree.dir("/run");
+        let said = |dry| {
+            let mut lines = Vec::new();
+            undo(&tree.machine(), dry, |line| lines.push(line.to_owned())).unwrap();
+            lines
+        };
+        for dry in [true, false] {
+            assert_eq!(said(dry), ["nothing to undo"]);
+        }
+        let file = "/proc/sys/fs/aio-max-nr";
+        tree.write(file, "1");
+        let value = 2;
+        let file = file.to_owned();
+        setup::apply(&tree.machine(), &[Step::Set { file, value }], |_| {}).unwrap();
+        assert_eq!(said(false), ["echo 1 > /proc/sys/fs/aio-max-nr"]);
+    }
 }

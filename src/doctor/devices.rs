@@ -28,10 +28,19 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
         ),
     }
     for device in &devices {
+        let driver = device.driver(machine);
         let Some(wanted) = device.driver_override(machine) else {
+            if driver.is_none() && device.is_nvme(machine) {
+                report.add(
+                    Warning,
+                    "devices",
+                    format!("the NVMe device {device} has no driver"),
+                    "nobody can use it: it was given back half way, or the kernel has no driver loaded for it",
+                    format!("opi-spdk setup --release {device}"),
+                );
+            }
             continue;
         };
-        let driver = device.driver(machine);
         if driver.as_deref() != Some(wanted.as_str()) {
             let has = driver.unwrap_or("no driver".to_owned());
             report.add(

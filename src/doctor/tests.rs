@@ -206,11 +206,25 @@ fn each_fault_is_found_alone_with_the_command_that_mends_it() {
             "sysctl -w vm.max_map_count=",
         ),
         (
-            &|tree| tree.write(&format!("{device}/class"), "0x010802"),
+            &|tree| {
+                tree.write(&format!("{device}/class"), "0x010802");
+                tree.link(&format!("{device}/driver"), "/sys/bus/pci/drivers/nvme");
+            },
             Level::Warning,
             "IOMMU",
             "off",
             "intel_iommu=on",
+        ),
+        (
+            &|tree| {
+                tree.dir("/sys/kernel/iommu_groups/1");
+                tree.write(&format!("{device}/class"), "0x010802");
+                tree.write(&format!("{device}/driver_override"), "(null)\n");
+            },
+            Level::Warning,
+            "devices",
+            "NVMe device 0000:01:00.0 has no driver",
+            "opi-spdk setup --release 0000:01:00.0",
         ),
         (
             &|tree| tree.write(&format!("{device}/driver_override"), "vfio-pci\n"),

@@ -1,9 +1,9 @@
 //! The way back, on disk before each step.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{JOURNAL, Step};
 use crate::machine::Machine;
@@ -23,29 +23,18 @@ impl Journal {
     pub fn open(machine: &Machine) -> Result<Self, String> {
         let path = machine.path(JOURNAL);
         let lock_path = path.with_extension("lock");
-        let fail = |path: &PathBuf, error: std::io::Error| format!("{}: {error}", path.display());
         let lock = File::options()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
             .open(&lock_path)
-            .map_err(|error| fail(&lock_path, error))?;
+            .map_err(|error| refused(&lock_path, &error))?;
         lock.try_lock()
             .map_err(|_| format!("another setup is under way ({})", lock_path.display()))?;
-        let steps = match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| {
-                format!(
-                    "{}: {error}: it is damaged; remove it, or restart the machine",
-                    path.display()
-                )
-            })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(fail(&path, error)),
-        };
         Ok(Self {
             path,
-            steps,
+            steps: read(machine)?,
             _lock: lock,
         })
     }
@@ -55,12 +44,14 @@ impl Journal {
         &self.steps
     }
 
-    /// Adds a step.
+    /// Adds a step. Of a device only the first counts: it tells how the device was before all of them.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn note(&mut self, undo: Step) -> Result<(), String> {
-        if undo != Step::Nothing {
+        let device = undo.device();
+        let is_known = device.is_some() && self.steps.iter().any(|step| step.device() == device);
+        if undo != Step::Nothing && !is_known {
             self.steps.push(undo);
         }
         self.write()
@@ -81,7 +72,7 @@ impl Journal {
     /// If the file cannot be removed.
     pub fn remove(self) -> Result<(), String> {
         match std::fs::remove_file(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(format!("{}: {error}", self.path.display()))
             }
             _ => Ok(()),
@@ -95,6 +86,62 @@ impl Journal {
         let written = File::create(&new)
             .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
             .and_then(|()| std::fs::rename(&new, &self.path));
-        written.map_err(|error| format!("{}: {error}", self.path.display()))
+        written.map_err(|error| refused(&self.path, &error))
+    }
+}
+
+/// The steps in it, without its lock.
+///
+/// # Errors
+/// When it cannot be read, or is damaged.
+pub fn read(machine: &Machine) -> Result<Vec<Step>, String> {
+    let path = machine.path(JOURNAL);
+    match std::fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| {
+            format!(
+                "{}: {error}: it is damaged; remove it, or restart the machine",
+                path.display()
+            )
+        }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+/// Why a file of it cannot be written, and what would be right.
+fn refused(path: &Path, error: &std::io::Error) -> String {
+    let path = path.display();
+    match error.kind() {
+        ErrorKind::PermissionDenied => format!(
+            "setup needs root (cannot write {path}): run it as root; --dry-run shows the commands"
+        ),
+        ErrorKind::ReadOnlyFilesystem => {
+            format!("{path}: {error}: setup keeps its way back there; mount it writable")
+        }
+        _ => format!("{path}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_write_is_told_what_would_be_right() {
+        let said = |number| {
+            let error = std::io::Error::from_raw_os_error(number);
+            refused(Path::new("/run/opi-spdk-setup.lock"), &error)
+        };
+        // EPERM, EACCES
+        for number in [1, 13] {
+            assert_eq!(
+                said(number),
+                "setup needs root (cannot write /run/opi-spdk-setup.lock): run it as root; --dry-run shows the commands"
+            );
+        }
+        // EROFS
+        assert!(said(30).ends_with("setup keeps its way back there; mount it writable"));
+        // ENOSPC
+        assert!(!said(28).contains("root"));
     }
 }

@@ -57,19 +57,21 @@ pub fn apply(machine: &Machine, steps: &[Step], mut tell: impl FnMut(&Step)) -> 
 /// # Errors
 /// What cannot be taken back; the rest of the journal is kept.
 pub fn undo(machine: &Machine, dry: bool, mut tell: impl FnMut(&Step)) -> Result<(), String> {
-    let mut journal = Journal::open(machine)?;
     if dry {
-        journal.steps().iter().rev().for_each(tell);
+        let steps = journal::read(machine)?;
+        let needed = steps.iter().rev().filter(|step| step.is_needed(machine));
+        needed.for_each(tell);
         return Ok(());
     }
+    let mut journal = Journal::open(machine)?;
     while let Some(step) = journal.steps().last().cloned() {
-        if let Step::Take { address, .. } | Step::Give { address } = &step
-            && let Some(user) = address.in_use(machine)
-        {
-            return Err(format!("{address} cannot be given back: {user}"));
-        }
-        // The step may have been noted and not done.
+        // The step may have been noted and not done, or its device have been released since.
         if step.is_needed(machine) {
+            if let Some(address) = step.device()
+                && let Some(user) = address.in_use(machine)
+            {
+                return Err(format!("{address} cannot be given back: {user}"));
+            }
             tell(&step);
             step.run(machine)
                 .map_err(|reason| format!("{step}: {reason}"))?;
@@ -82,7 +84,7 @@ pub fn undo(machine: &Machine, dry: bool, mut tell: impl FnMut(&Step)) -> Result
 /// Waits until the kernel has done what was written to it.
 fn confirm(machine: &Machine, step: &Step) -> Result<(), String> {
     let end = Instant::now() + BINDING;
-    while step.is_needed(machine) {
+    while step.is_pending(machine) {
         if Instant::now() >= end {
             return Err(step.unfinished(machine));
         }

@@ -168,16 +168,16 @@ fn enough_memory(machine: &Machine, node: u32, number: u64, kib: u64) -> Result<
 
 fn release(machine: &Machine, address: &Address, steps: &mut Vec<Step>) -> Result<(), String> {
     check_exists(machine, address)?;
-    let driver = address.driver(machine);
-    let given = driver.is_some_and(|driver| pci::USER_DRIVERS.contains(&driver.as_str()));
-    if !given && address.driver_override(machine).is_none() {
+    let give = Step::Give {
+        address: address.clone(),
+    };
+    if !give.is_needed(machine) {
         return Ok(());
     }
     match address.in_use(machine) {
         Some(user) => Err(format!("{address} cannot be given back: {user}")),
         None => {
-            let address = address.clone();
-            steps.push(Step::Give { address });
+            steps.push(give);
             Ok(())
         }
     }

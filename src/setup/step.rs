@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::pci::Address;
-use crate::machine::{Machine, hugepages, mounts};
+use crate::machine::{Machine, hugepages, mounts, pci};
 
 /// How long the kernel may take for one write: it waits for a driver, or looks for free memory.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -108,8 +108,38 @@ impl Step {
             Self::Unmount(directory) => is_mounted(directory),
             Self::Load(module) => !is_loaded(machine, module),
             Self::Take { address, driver } => address.driver(machine).as_ref() != Some(driver),
-            Self::Give { address } => address.driver_override(machine).is_some(),
+            // Without a driver: what was cut off between the unbind and the probe.
+            Self::Give { address } => {
+                is_kept(machine, address) || address.driver(machine).is_none()
+            }
             Self::Nothing => false,
+        }
+    }
+
+    /// Whether the kernel has yet to do what was written to it. A probe has ended when its write has: a
+    /// device without a driver then stays so.
+    pub fn is_pending(&self, machine: &Machine) -> bool {
+        match self {
+            Self::Give { address } => is_kept(machine, address),
+            _ => self.is_needed(machine),
+        }
+    }
+
+    /// What has to be said of it once it is done.
+    pub fn remark(&self, machine: &Machine) -> Option<String> {
+        match self {
+            Self::Give { address } if address.driver(machine).is_none() => Some(format!(
+                "{address} has no driver: the kernel has none loaded that takes it (for NVMe: modprobe nvme)"
+            )),
+            _ => None,
+        }
+    }
+
+    /// The device that it changes.
+    pub fn device(&self) -> Option<&Address> {
+        match self {
+            Self::Take { address, .. } | Self::Give { address } => Some(address),
+            _ => None,
         }
     }
 
@@ -202,6 +232,13 @@ pub fn is_loaded(machine: &Machine, module: &str) -> bool {
     let folder = module.replace('-', "_");
     machine.has(format!("/sys/module/{folder}"))
         || machine.has(format!("/sys/bus/pci/drivers/{module}"))
+}
+
+/// Whether a device is kept from the drivers of the kernel.
+fn is_kept(machine: &Machine, address: &Address) -> bool {
+    let driver = address.driver(machine);
+    driver.is_some_and(|driver| pci::USER_DRIVERS.contains(&driver.as_str()))
+        || address.driver_override(machine).is_some()
 }
 
 fn rebind(machine: &Machine, address: &Address, driver: &str) -> Result<(), String> {

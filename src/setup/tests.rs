@@ -1,4 +1,5 @@
 use super::*;
+use crate::machine::pci::Address;
 use crate::machine::tree::Tree;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -277,4 +278,119 @@ fn pages_beyond_the_free_memory_are_refused_and_a_part_of_them_is_given_back() {
     tree.dir(&file);
     let failed = apply(&tree.machine(), &[step], |_| {}).unwrap_err();
     assert!(failed.contains("--undo takes it back"), "{failed}");
+}
+
+/// What SIGKILL leaves between the unbind and the probe: neither a driver nor an override.
+fn half_given() -> Tree {
+    let tree = machine();
+    std::fs::remove_file(tree.path(&format!("{DEVICE}/driver"))).unwrap();
+    tree
+}
+
+#[test]
+fn a_device_that_was_given_back_half_way_is_released() {
+    let tree = half_given();
+    let machine = tree.machine();
+    let release = Wanted {
+        release: vec!["01:00.0".parse().unwrap()],
+        ..wanted()
+    };
+    let steps = plan(&machine, &release).unwrap();
+    assert_eq!(steps.len(), 1);
+    // No driver of the kernel takes it: the probe has ended all the same.
+    let start = Instant::now();
+    apply(&machine, &steps, |_| {}).unwrap();
+    assert!(start.elapsed() < BINDING);
+    assert_eq!(tree.read("/sys/bus/pci/drivers_probe"), "0000:01:00.0\n");
+    let remark = steps[0].remark(&machine).unwrap();
+    assert!(remark.starts_with("0000:01:00.0 has no driver"), "{remark}");
+    tree.link(&format!("{DEVICE}/driver"), "/sys/bus/pci/drivers/nvme");
+    assert_eq!(steps[0].remark(&machine), None);
+    assert!(plan(&machine, &release).unwrap().is_empty());
+}
+
+fn give() -> Step {
+    Step::Give {
+        address: "01:00.0".parse().unwrap(),
+    }
+}
+
+#[test]
+fn an_undo_that_was_cut_off_in_a_device_is_completed() {
+    for driver in [None, Some("vfio-pci")] {
+        let tree = half_given();
+        let machine = tree.machine();
+        if let Some(driver) = driver {
+            let drivers = format!("/sys/bus/pci/drivers/{driver}");
+            tree.link(&format!("{DEVICE}/driver"), &drivers);
+        }
+        Journal::open(&machine).unwrap().note(give()).unwrap();
+        undo(&machine, false, |_| {}).unwrap();
+        assert_eq!(tree.read("/sys/bus/pci/drivers_probe"), "0000:01:00.0\n");
+        assert!(!machine.has(JOURNAL));
+    }
+}
+
+fn mount_the_disk(tree: &Tree) {
+    tree.write(&format!("{DEVICE}/nvme/nvme0/nvme0n1/dev"), "259:0");
+    tree.link(
+        "/sys/class/block/nvme0n1",
+        &format!("{DEVICE}/nvme/nvme0/nvme0n1"),
+    );
+    tree.write(
+        "/proc/self/mountinfo",
+        "20 1 259:0 / / rw - ext4 /dev/root rw\n",
+    );
+}
+
+#[test]
+fn a_device_that_was_never_taken_does_not_keep_the_rest_from_being_undone() {
+    let tree = machine();
+    let machine = tree.machine();
+    mount_the_disk(&tree);
+    let aio = Step::Set {
+        file: "/proc/sys/fs/aio-max-nr".to_owned(),
+        value: 1000,
+    };
+    let mut journal = Journal::open(&machine).unwrap();
+    journal.note(aio.clone()).unwrap();
+    journal.note(give()).unwrap();
+    // A look needs no lock.
+    let mut shown = Vec::new();
+    undo(&machine, true, |step| shown.push(step.clone())).unwrap();
+    assert_eq!(shown, [aio]);
+    drop(journal);
+    undo(&machine, false, |_| {}).unwrap();
+    assert_eq!(machine.number("/proc/sys/fs/aio-max-nr"), Some(1000));
+    assert_eq!(tree.read("/sys/bus/pci/drivers_probe"), "");
+    assert!(!machine.has(JOURNAL));
+}
+
+#[test]
+fn a_device_that_was_bound_and_released_is_left_alone_by_undo() {
+    let tree = machine();
+    let ended = Arc::new(AtomicBool::new(false));
+    let thread = kernel(&tree, Arc::clone(&ended));
+    let machine = tree.machine();
+    let address: Address = "01:00.0".parse().unwrap();
+    let bind = Wanted {
+        bind: vec![address.clone()],
+        ..wanted()
+    };
+    let release = Wanted {
+        release: vec![address.clone()],
+        ..wanted()
+    };
+    apply(&machine, &plan(&machine, &bind).unwrap(), |_| {}).unwrap();
+    apply(&machine, &plan(&machine, &release).unwrap(), |_| {}).unwrap();
+    assert!(poll(|| address.driver(&machine).as_deref() == Some("nvme")));
+    ended.store(true, Ordering::Release);
+    thread.join().unwrap();
+    // In use again, as it may be by then.
+    mount_the_disk(&tree);
+    let mut told = Vec::new();
+    undo(&machine, false, |step| told.push(step.clone())).unwrap();
+    assert_eq!(told, []);
+    assert_eq!(address.driver(&machine).as_deref(), Some("nvme"));
+    assert!(!machine.has(JOURNAL));
 }
