@@ -15,7 +15,8 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Check a file as the program would at its start; nothing is started or changed
+    /// Check a file as the program would at its start; nothing is started or changed. It is the file alone that
+    /// is checked: flags and OPI_SPDK_ variables, which win over it at a start, are left out
     Check {
         /// The TOML file
         file: PathBuf,
@@ -38,7 +39,7 @@ pub fn run(args: Args) -> Result<ExitCode, String> {
             .map_err(|reason| format!("spdk-rpc-user {reason}"))?;
     }
     print(&format!(
-        "{}: good; cores {}, {} MiB of {}, {} volumes\n",
+        "{}: good; cores {}, {} MiB of {}, {} volumes (of the file alone: flags and OPI_SPDK_ variables win over it)\n",
         file.display(),
         config.cores,
         config.mem_mib,

@@ -2,11 +2,12 @@
 
 use super::Config;
 
-/// The names of the fields whose values differ.
+/// The names of the fields whose values differ. No field can be forgotten: each is in one of both lists.
 macro_rules! differing {
-    ($one:expr, $other:expr, $($field:ident),+) => {
+    ($one:expr, $other:expr, without $($left_out:ident),+; $($field:ident),+) => {{
+        let Config { $($left_out: _,)+ $($field: _),+ } = $one;
         [$((stringify!($field), format!("{:?}", $one.$field) != format!("{:?}", $other.$field))),+]
-    };
+    }};
 }
 
 impl Config {
@@ -19,6 +20,7 @@ impl Config {
         let fields = differing!(
             self,
             new,
+            without tls, log_level;
             grpc_addr,
             http_addr,
             listen_uds,
@@ -31,6 +33,7 @@ impl Config {
             iobuf,
             no_huge,
             state_dir,
+            state_key_file,
             core_dump,
             ctrlr_dir,
             socket_access,
@@ -50,5 +53,31 @@ impl Config {
                 .map(|field| field.0),
         );
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::CommandLine;
+    use clap::Parser;
+
+    fn config(flags: &[&str]) -> Config {
+        let flags = std::iter::once("opi-spdk").chain(flags.iter().copied());
+        let line = CommandLine::try_parse_from(flags).expect("valid flags");
+        line.resolve().expect("valid settings")
+    }
+
+    #[test]
+    fn another_place_of_the_states_key_needs_a_restart_and_another_log_level_does_not() {
+        let running = config(&[]);
+        let new = config(&[
+            "--state-key-file",
+            "/etc/opi-spdk/key",
+            "--log-level",
+            "debug",
+        ]);
+        assert_eq!(running.restart_settings(&new), ["state_key_file"]);
+        assert!(running.restart_settings(&config(&[])).is_empty());
     }
 }
