@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::preflight::private_dir;
+use crate::preflight::{dir_error, private_dir};
 
 /// A vfio-user controller's socket.
 const SOCKET: &str = "cntrl";
@@ -21,7 +21,7 @@ const FILES: [&str; 2] = [SOCKET, "bar0"];
 /// error is one line for the operator.
 pub(crate) fn take(dir: &Path) -> Result<File, String> {
     private_dir("ctrlr-dir", dir)?;
-    let fail = |error: std::io::Error| format!("ctrlr-dir {}: {error}", dir.display());
+    let fail = |error: std::io::Error| dir_error("ctrlr-dir", dir, &error);
     let directory = File::open(dir).map_err(fail)?;
     match directory.try_lock() {
         Ok(()) => {}

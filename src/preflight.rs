@@ -2,7 +2,7 @@
 //! so that a mistake is one clear line within a moment, not a log of SPDK's.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -256,14 +256,25 @@ pub(crate) fn private_dir(setting: &str, dir: &Path) -> Result<(), String> {
     builder.recursive(true).mode(0o700);
     builder
         .create(dir)
-        .map_err(|error| format!("{setting} {}: {error}", dir.display()))
+        .map_err(|error| dir_error(setting, dir, &error))
+}
+
+/// Why a directory, or a file in it, cannot be had, and what would be right.
+pub(crate) fn dir_error(setting: &str, path: &Path, error: &std::io::Error) -> String {
+    let right = match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            format!(": run as root, mount it writable, or name another directory with --{setting}")
+        }
+        _ => String::new(),
+    };
+    format!("{setting} {}: {error}{right}", path.display())
 }
 
 /// Locks a state directory for the life of the file, and makes it if it is not there.
 pub(crate) fn lock_state_dir(dir: &Path) -> Result<File, String> {
     private_dir("state-dir", dir)?;
     let path = dir.join("lock");
-    let fail = |error: std::io::Error| format!("state-dir {}: {error}", path.display());
+    let fail = |error: std::io::Error| dir_error("state-dir", &path, &error);
     let mut options = File::options();
     let mut file = options
         .read(true)
@@ -310,6 +321,19 @@ mod tests {
     use super::*;
     use crate::machine::tree::Tree;
     use clap::Parser;
+
+    #[test]
+    fn a_directory_that_must_not_be_written_to_comes_with_what_would_be_right() {
+        let dir = Path::new("/var/lib/opi-spdk");
+        let said = |number| dir_error("state-dir", dir, &std::io::Error::from_raw_os_error(number));
+        // EACCES, EROFS, ENOSPC
+        for number in [13, 30] {
+            let right =
+                ": run as root, mount it writable, or name another directory with --state-dir";
+            assert!(said(number).ends_with(right), "{}", said(number));
+        }
+        assert!(!said(28).contains("root"));
+    }
 
     #[test]
     fn memory_past_the_control_groups_limit_is_refused_before_the_start() {
