@@ -171,9 +171,9 @@ fn check_memory(config: &Config) -> Result<(), String> {
     }
     Err(format!(
         "{free} MiB of hugepages are free in the sizes that are mounted, and {needed} MiB are asked for: \
-         reserve more (of 2 MiB: echo {} > /proc/sys/vm/nr_hugepages), or lower --mem-mib, or use \
-         --no-huge",
-        needed.div_ceil(2),
+         reserve more (opi-spdk setup --hugepages {pages}, or echo {pages} > /proc/sys/vm/nr_hugepages), \
+         or lower --mem-mib, or use --no-huge",
+        pages = needed.div_ceil(2),
     ))
 }
 

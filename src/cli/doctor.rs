@@ -73,5 +73,20 @@ fn text(findings: &[Finding], errors: usize, warnings: usize) -> String {
             text += &format!("{:21} fix: {fix}\n", "");
         }
     }
-    text + &format!("{errors} errors, {warnings} warnings\n")
+    let of = |number, what| match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    };
+    text + &format!("{}, {}\n", of(errors, "error"), of(warnings, "warning"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(text(&[], 1, 0), "1 error, 0 warnings\n");
+        assert_eq!(text(&[], 2, 1), "2 errors, 1 warning\n");
+    }
 }

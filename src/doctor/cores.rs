@@ -3,19 +3,29 @@
 use spdk::cores::CoreSet;
 
 use super::Level::{Error, Warning};
-use super::Report;
+use super::{Report, Running};
 use crate::config::Config;
 use crate::machine::{Machine, cgroup, cpus, pci};
 
 /// Why it matters that nothing else runs on a reactor's core.
 const SHARED: &str = "a reactor that has to share its core answers late: its longest delays are the other's time slice";
 
-pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
+pub(super) fn examine(
+    machine: &Machine,
+    config: &Config,
+    running: Option<&Running>,
+    report: &mut Report,
+) {
     let reactors = &config.cores;
     if !can_be_had(machine, reactors, report) {
         return;
     }
-    if let Some((core, pid)) = machine.is_here().then(|| reactors.claimed()).flatten() {
+    let own = |pid| running.is_some_and(|running| running.pid == pid);
+    let claimed = reactors.iter().find_map(|core| {
+        let core: CoreSet = core.to_string().parse().ok()?;
+        core.claimed().filter(|(_, pid)| !own(*pid))
+    });
+    if let Some((core, pid)) = claimed.filter(|_| machine.is_here()) {
         report.add(
             Error,
             "cores",
@@ -100,20 +110,28 @@ fn alone(machine: &Machine, reactors: &CoreSet, report: &mut Report) {
             "isolation",
             format!("cores {shared} are not isolated: the scheduler runs other programs there"),
             SHARED,
-            format!("boot with isolcpus={reactors} nohz_full={reactors} rcu_nocbs={reactors}"),
+            isolate(machine, reactors),
         ),
         None => report.ok("isolation", "all reactors have isolated cores"),
     }
     let interrupts = cpus::interrupts(machine, reactors);
     if let Some(first) = interrupts.first() {
         let others = cpus::online(machine).and_then(|online| online.without(reactors));
-        let to = others.map_or("CORES".to_owned(), |others| others.to_string());
         report.add(
             Warning,
             "interrupts",
-            format!("{} interrupts go to the reactors' cores (first: {first})", interrupts.len()),
+            match interrupts.len() {
+                1 => format!("interrupt {first} goes to the reactors' cores"),
+                number => format!("{number} interrupts go to the reactors' cores (first: {first})"),
+            },
             SHARED,
-            format!("echo {to} > /proc/irq/{first}/smp_affinity_list, for each; keep irqbalance off these cores"),
+            match others {
+                Some(others) => format!(
+                    "for n in {}; do echo {others} > /proc/irq/$n/smp_affinity_list; done # and keep irqbalance off {reactors}",
+                    joined(&interrupts, " ")
+                ),
+                None => "leave a core out of --cores, for them".to_owned(),
+            },
         );
     }
     if let Some((quota, file)) = cgroup::cpu_quota(machine) {
@@ -125,6 +143,32 @@ fn alone(machine: &Machine, reactors: &CoreSet, report: &mut Report) {
             "give whole cores by cpuset (AllowedCPUs=, --cpuset-cpus, static CPU manager) and lift the quota",
         );
     }
+}
+
+/// How to have reactors on isolated cores. The kernel's own work stays on core 0, whatever it is told.
+fn isolate(machine: &Machine, reactors: &CoreSet) -> String {
+    let boot = |cores: &str| format!("isolcpus={cores} nohz_full={cores} rcu_nocbs={cores}");
+    if reactors.iter().all(|core| core != 0) {
+        return format!("boot with {}", boot(&reactors.to_string()));
+    }
+    let online = cpus::online(machine);
+    let others: Vec<usize> = online.iter().flat_map(CoreSet::iter).collect();
+    let others = others.strip_prefix(&[0]).unwrap_or(&others);
+    let asked = reactors.iter().count();
+    match others.len().checked_sub(asked) {
+        // A core beside core 0 and the reactors is not needed: the former is for everything else.
+        Some(at) => {
+            let cores = joined(&others[at..], ",");
+            format!("choose --cores {cores}, and boot with {}", boot(&cores))
+        }
+        None => "leave core 0 out of --cores, and isolate the others: it has the kernel's own work"
+            .to_owned(),
+    }
+}
+
+fn joined<T: ToString>(numbers: &[T], by: &str) -> String {
+    let numbers: Vec<String> = numbers.iter().map(T::to_string).collect();
+    numbers.join(by)
 }
 
 fn threads(machine: &Machine, reactors: &CoreSet, report: &mut Report) {

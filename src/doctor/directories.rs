@@ -1,5 +1,7 @@
 //! The directories of state and sockets.
 
+use std::path::Path;
+
 use rustix::fs::{Access, access, statvfs};
 
 use super::Level::{Error, Warning};
@@ -10,7 +12,21 @@ use crate::machine::Machine;
 /// Free space that is little, MiB.
 const LITTLE: u64 = 64;
 
+/// Where SPDK keeps the locks of its cores.
+const CORE_LOCKS: &str = "/var/tmp";
+
 pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
+    let locks = machine.path(CORE_LOCKS);
+    match is_writable(&locks) {
+        true => report.ok("core locks", CORE_LOCKS),
+        false => report.add(
+            Error,
+            "core locks",
+            format!("{} cannot be written to", locks.display()),
+            "SPDK locks each reactor's core by a file there, and does not start without",
+            format!("run as root, or mount it writable: mkdir -p {CORE_LOCKS} && mount -t tmpfs -o mode=1777 tmpfs {CORE_LOCKS}"),
+        ),
+    }
     for (setting, dir) in [
         ("state-dir", &config.state_dir),
         ("ctrlr-dir", &config.ctrlr_dir),
@@ -20,7 +36,7 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
         let Some(there) = path.ancestors().find(|dir| dir.exists()) else {
             continue;
         };
-        if !there.is_dir() || access(there, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        if !is_writable(there) {
             report.add(
                 Error,
                 setting,
@@ -46,4 +62,8 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
             false => report.ok(setting, dir.display().to_string()),
         }
     }
+}
+
+fn is_writable(dir: &Path) -> bool {
+    dir.is_dir() && access(dir, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }

@@ -1,7 +1,7 @@
 //! Hugepages by NUMA node, ordinary memory, and what the control groups allow of both.
 
 use super::Level::{Error, Warning};
-use super::Report;
+use super::{Report, Running};
 use crate::config::Config;
 use crate::machine::hugepages::{self, Pool};
 use crate::machine::{Machine, cgroup, cpus};
@@ -9,8 +9,17 @@ use crate::machine::{Machine, cgroup, cpus};
 /// What the process needs beside SPDK's memory, MiB.
 const BESIDE: u64 = 256;
 
-pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
+pub(super) fn examine(
+    machine: &Machine,
+    config: &Config,
+    running: Option<&Running>,
+    report: &mut Report,
+) {
     let needed = u64::from(config.mem_mib);
+    if running.is_some() {
+        // It has what it needs; what is left does not tell what a start would find.
+        return mappings(machine, config, report);
+    }
     match config.no_huge {
         true => ordinary(machine, needed, report),
         false => huge(machine, config, needed, report),
@@ -38,6 +47,11 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
         ),
         None => report.ok("cgroup", "memory has no limit"),
     }
+    mappings(machine, config, report);
+}
+
+fn mappings(machine: &Machine, config: &Config, report: &mut Report) {
+    let needed = u64::from(config.mem_mib);
     let mappings = machine.number("/proc/sys/vm/max_map_count");
     let used = if config.no_huge {
         1024

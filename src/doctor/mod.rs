@@ -7,12 +7,14 @@ mod directories;
 mod limits;
 mod memory;
 mod ports;
+mod running;
 mod system;
 
 use serde::Serialize;
 
 use crate::config::Config;
 use crate::machine::Machine;
+use running::Running;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -88,12 +90,14 @@ impl Report {
 /// Looks at everything.
 pub fn examine(machine: &Machine, config: &Config) -> Vec<Finding> {
     let mut report = Report::default();
-    memory::examine(machine, config, &mut report);
-    cores::examine(machine, config, &mut report);
+    let running = running::examine(machine, config, &mut report);
+    let running = running.as_ref();
+    memory::examine(machine, config, running, &mut report);
+    cores::examine(machine, config, running, &mut report);
     limits::examine(machine, config, &mut report);
     devices::examine(machine, config, &mut report);
     directories::examine(machine, config, &mut report);
-    ports::examine(machine, config, &mut report);
+    ports::examine(machine, config, running, &mut report);
     system::examine(machine, &mut report);
     report.0
 }

@@ -3,14 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Level::Error;
-use super::Report;
+use super::{Report, Running};
 use crate::config::Config;
 use crate::machine::Machine;
 
 /// A listening socket's state in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
-pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
+pub(super) fn examine(
+    machine: &Machine,
+    config: &Config,
+    running: Option<&Running>,
+    report: &mut Report,
+) {
     let rpc = config.spdk_rpc.as_ref().and_then(|rpc| rpc.http.as_ref());
     let asked = [
         ("grpc-addr", Some(config.grpc_addr)),
@@ -23,9 +28,18 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
         let Some(address) = address.filter(|address| address.port() != 0) else {
             continue;
         };
-        match listening.iter().find(|(other, _)| clash(address, *other)) {
-            Some((other, inode)) => {
-                let who = holder(machine, *inode).unwrap_or("another program".to_owned());
+        // What cannot be seen, for want of rights, is taken for that of the process that runs.
+        let clashing = listening.iter().find_map(|(other, inode)| {
+            let holder = clash(address, *other).then(|| holder(machine, *inode))?;
+            let own = running
+                .is_some_and(|running| holder.as_ref().is_none_or(|(pid, _)| *pid == running.pid));
+            (!own).then_some((other, holder))
+        });
+        match clashing {
+            Some((other, holder)) => {
+                let who = holder.map_or("another program".to_owned(), |(pid, name)| {
+                    format!("{name} (process {pid})")
+                });
                 report.add(
                     Error,
                     "ports",
@@ -41,6 +55,7 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
                 "opi-spdk does not start without its ports",
                 format!("ip address show, and choose one of them with --{setting}"),
             ),
+            None if listening.iter().any(|(other, _)| clash(address, *other)) => {}
             None => report.ok("ports", format!("{setting} {address} is free")),
         }
     }
@@ -89,8 +104,8 @@ fn parse(line: &str) -> Option<(SocketAddr, u64)> {
     Some((SocketAddr::new(ip, port), fields.get(9)?.parse().ok()?))
 }
 
-/// The process that has a socket: its name and number.
-fn holder(machine: &Machine, inode: u64) -> Option<String> {
+/// The process that has a socket: its number and name.
+fn holder(machine: &Machine, inode: u64) -> Option<(i32, String)> {
     let socket = format!("socket:[{inode}]");
     let processes = machine.names("/proc");
     let mut numbers = processes
@@ -106,7 +121,7 @@ fn holder(machine: &Machine, inode: u64) -> Option<String> {
     let name = machine
         .text(format!("/proc/{pid}/comm"))
         .unwrap_or_default();
-    Some(format!("{name} (process {pid})"))
+    Some((pid.parse().ok()?, name))
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ fn good() -> Tree {
     let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
     tree.write(clock, "tsc\n");
     tree.dir("/var/lib");
+    tree.dir("/var/tmp");
     tree.dir("/run");
     tree
 }
@@ -145,8 +146,20 @@ fn each_fault_is_found_alone_with_the_command_that_mends_it() {
             },
             Level::Warning,
             "interrupts",
-            "1 interrupts",
-            "echo 0,3 > /proc/irq/9/smp_affinity_list",
+            "interrupt 9 goes",
+            "for n in 9; do echo 0,3 > /proc/irq/$n/smp_affinity_list; done",
+        ),
+        (
+            &|tree| {
+                for number in [9, 12] {
+                    tree.dir(&format!("/proc/irq/{number}/driver"));
+                    tree.write(&format!("/proc/irq/{number}/effective_affinity_list"), "2");
+                }
+            },
+            Level::Warning,
+            "interrupts",
+            "2 interrupts go",
+            "for n in 9 12; do echo 0,3",
         ),
         (
             &|tree| {
@@ -276,6 +289,16 @@ fn each_fault_is_found_alone_with_the_command_that_mends_it() {
             "cannot be written to",
             "--ctrlr-dir",
         ),
+        (
+            &|tree| {
+                std::fs::remove_dir(tree.path("/var/tmp")).unwrap();
+                tree.write("/var/tmp", "");
+            },
+            Level::Error,
+            "core locks",
+            "/var/tmp cannot be written to",
+            "mount it writable",
+        ),
     ];
     for (damage, level, check, what, fix) in cases {
         let tree = good();
@@ -324,5 +347,77 @@ fn without_hugepages_memory_is_held_against_the_cgroup_and_what_is_available() {
     assert_eq!(
         bad(&tree, &flags)[0].what,
         "1 MiB are available, and 1024 MiB are asked for"
+    );
+}
+
+#[test]
+fn core_0_is_not_to_be_isolated_but_others_are() {
+    let tree = good();
+    let fix = |cores: &str| {
+        let found = bad(&tree, &["--cores", cores]);
+        let finding = found.iter().find(|one| one.check == "isolation").unwrap();
+        finding.fix.clone().unwrap()
+    };
+    tree.write("/sys/devices/system/cpu/isolated", "");
+    assert_eq!(
+        fix("0"),
+        "choose --cores 3, and boot with isolcpus=3 nohz_full=3 rcu_nocbs=3"
+    );
+    assert!(fix("0-1").starts_with("choose --cores 2,3, and boot with isolcpus=2,3 "));
+    assert!(fix("0-3").starts_with("leave core 0 out of --cores"));
+}
+
+/// As the kernel tells of a process that has the lock of the state directory, all of the free hugepages and
+/// one of the ports.
+#[test]
+fn what_the_opi_spdk_that_runs_with_this_state_has_is_no_fault() {
+    use std::os::unix::fs::MetadataExt;
+    let tree = good();
+    let lock = "/var/lib/opi-spdk/lock";
+    tree.write(lock, "77\n");
+    for node in [0, 1] {
+        let pool = format!("/sys/devices/system/node/node{node}/hugepages/hugepages-2048kB");
+        tree.write(&format!("{pool}/free_hugepages"), "0");
+    }
+    tree.write(
+        "/proc/net/tcp",
+        "0: 0100007F:C383 00000000:0000 0A 0:0 00:0 0 0 0 4711 1\n\
+         1: 0100007F:1F92 00000000:0000 0A 0:0 00:0 0 0 0 4712 1",
+    );
+    let opened = |pid: u32, inode: u32| {
+        tree.write(&format!("/proc/{pid}/comm"), "some\n");
+        tree.dir(&format!("/proc/{pid}/fd"));
+        let link = tree.path(&format!("/proc/{pid}/fd/3"));
+        std::os::unix::fs::symlink(format!("socket:[{inode}]"), link).unwrap();
+    };
+    opened(77, 4711);
+    opened(78, 4712);
+    // The lock of a process that has died, and that of another file.
+    let inode = std::fs::metadata(tree.path(lock)).unwrap().ino();
+    for locks in [
+        "",
+        &format!("1: FLOCK  ADVISORY  WRITE 77 08:01:{} 0 EOF\n", inode + 1),
+    ] {
+        tree.write("/proc/locks", locks);
+        let checks: Vec<_> = bad(&tree, &REACTORS).iter().map(|one| one.check).collect();
+        assert_eq!(checks, ["hugepages", "ports", "ports"]);
+    }
+    let held = format!(
+        "1: POSIX  ADVISORY  READ 5 08:01:9 0 EOF\n2: FLOCK  ADVISORY  WRITE 77 08:01:{inode} 0 EOF\n"
+    );
+    tree.write("/proc/locks", &held);
+    let found = examine(&tree.machine(), &config(&REACTORS));
+    let told = "opi-spdk (process 77) runs with this state-dir: its cores, ports and hugepages are not counted";
+    assert!(
+        found
+            .iter()
+            .any(|one| one.level == Level::Ok && one.what == told)
+    );
+    let found = bad(&tree, &REACTORS);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(
+        found[0]
+            .what
+            .contains("some (process 78) listens on 127.0.0.1:8082")
     );
 }
