@@ -31,7 +31,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends \
         ibverbs-providers kmod libaio1 libibverbs1 libjson-c5 libnuma1 librdmacm1 libssl3 libuuid1 openssl \
         pci.ids \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=build /opt/program /usr/local/bin/opi-spdk
 COPY --from=build /opt/sbom.json /usr/share/opi-spdk/sbom.json
 # Settings as variables, so that the health check sees them too.

@@ -8,7 +8,7 @@ LABEL org.opencontainers.image.title="opi-spdk" \
 COPY opi-spdk_*.deb /tmp/
 RUN apt-get update \
     && apt-get install -y --no-install-recommends /tmp/opi-spdk_*.deb kmod pci.ids \
-    && rm -rf /var/lib/apt/lists/* /tmp/*.deb
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /tmp/*.deb
 ENV OPI_SPDK_GRPC_ADDR=0.0.0.0:50051 OPI_SPDK_HTTP_ADDR=0.0.0.0:8082
 EXPOSE 50051 8082
 VOLUME /var/lib/opi-spdk
