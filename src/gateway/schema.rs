@@ -8,6 +8,13 @@ use prost_reflect::{
 };
 use serde_json::{Map, Value as Json, json};
 
+/// A time as the JSON of protobuf has it (RFC 3339 with an offset): few readers check formats.
+const TIME: &str = concat!(
+    "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])",
+    "T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?",
+    "(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+);
+
 /// google.api.FieldBehavior, the numbers that matter to a reader.
 const REQUIRED: i32 = 2;
 const OUTPUT_ONLY: i32 = 3;
@@ -183,7 +190,7 @@ fn of_protobuf(message: &MessageDescriptor) -> Json {
         "Int32Value" => json!({"type": "integer", "format": "int32"}),
         "UInt32Value" => json!({"type": "integer", "format": "int64", "minimum": 0}),
         "BoolValue" => json!({"type": "boolean"}),
-        "Timestamp" => json!({"type": "string", "format": "date-time"}),
+        "Timestamp" => json!({"type": "string", "format": "date-time", "pattern": TIME}),
         "Empty" | "Struct" | "Any" => json!({"type": "object"}),
         "FloatValue" | "DoubleValue" => json!({"type": "number"}),
         _ => json!({"type": "string"}),

@@ -27,8 +27,32 @@ async fn the_description_is_openapi() {
     // What OpenAPI does not know would be lost on the way through its types.
     let again = serde_json::to_value(&described).unwrap();
     assert_kept(&original, &again, "");
-    // 103 RPCs with a route; two of them are lists that are served together, and each on a path of its own.
-    assert_eq!(described.operations().count(), 104);
+    // 104 RPCs with a route; two of them are lists that are served together, and each on a path of its own.
+    assert_eq!(described.operations().count(), 105);
+}
+
+#[tokio::test]
+async fn a_time_is_described_as_the_json_of_protobuf_has_it() {
+    let description = description().await;
+    let schema = &description["components"]["schemas"];
+    let host = (schema.as_object().expect("schemas").iter())
+        .find(|(name, _)| name.ends_with("NvmeHost"))
+        .expect("it is described");
+    let time = &host.1["properties"]["oldKeysUntil"];
+    for (text, is_time) in [
+        ("2026-11-29T15:00:00Z", true),
+        ("2026-11-29T15:00:00.123456789+01:00", true),
+        ("2026-11-29 15:00:00Z", false),
+        ("2026-13-29T15:00:00Z", false),
+        ("2026-11-29", false),
+        ("", false),
+    ] {
+        assert_eq!(
+            jsonschema::is_valid(time, &json!(text)),
+            is_time,
+            "{text}: {time}"
+        );
+    }
 }
 
 /// Everything in `original` is in `again`; empty lists may be left out.
