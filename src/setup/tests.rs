@@ -208,15 +208,7 @@ fn a_device_that_is_used_unknown_or_not_alone_in_its_group_is_left_alone() {
         "{unknown}"
     );
 
-    tree.write(&format!("{DEVICE}/nvme/nvme0/nvme0n1/dev"), "259:0");
-    tree.link(
-        "/sys/class/block/nvme0n1",
-        &format!("{DEVICE}/nvme/nvme0/nvme0n1"),
-    );
-    tree.write(
-        "/proc/self/mountinfo",
-        "20 1 259:0 / / rw - ext4 /dev/root rw\n",
-    );
+    mount_the_disk(&tree);
     assert_eq!(
         why(&bind("01:00.0")),
         "0000:01:00.0 is left alone: nvme0n1 is mounted at /"
