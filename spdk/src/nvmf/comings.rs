@@ -7,19 +7,15 @@
 
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_channel::{Receiver, Sender};
 use spdk_sys as sys;
 
 use super::Connected;
+use super::notices::Notices;
 use crate::cstr::read;
 
 /// Comings and goings that wait to be read.
 const CAPACITY: usize = 1024;
-/// Places that stay free: more than there are reactors that can look at once. In a full channel a sender could
-/// spin until its reader is scheduled.
-pub(super) const SPARE: usize = 256;
 /// As long as `SPDK_NVMF_NQN_MAX_LEN`, with the terminator.
 pub(super) const NQN: usize = sys::SPDK_NVMF_NQN_MAX_LEN as usize + 1;
 /// As long as `address` of `struct opi_nvmf_queue`.
@@ -94,34 +90,17 @@ impl From<Notice> for Coming {
     }
 }
 
-struct Channel {
-    sender: Sender<Notice>,
-    receiver: Receiver<Notice>,
-    lost: AtomicU64,
-}
-
-static CHANNEL: OnceLock<Channel> = OnceLock::new();
+static CHANNEL: OnceLock<Notices<Notice>> = OnceLock::new();
 
 /// Has the hooks tell from now on. Before the first transport.
 pub(crate) fn open() {
-    CHANNEL.get_or_init(|| {
-        let (sender, receiver) = crossbeam_channel::bounded(CAPACITY);
-        Channel {
-            sender,
-            receiver,
-            lost: AtomicU64::new(0),
-        }
-    });
+    CHANNEL.get_or_init(|| Notices::new(CAPACITY));
 }
 
 /// What has happened since this was asked last; any thread.
 pub fn comings() -> Comings {
-    let channel = CHANNEL.get();
-    let all = channel.map(|channel| channel.receiver.try_iter().map(Coming::from).collect());
-    Comings {
-        all: all.unwrap_or_default(),
-        lost: channel.map_or(0, |channel| channel.lost.swap(0, Ordering::Relaxed)),
-    }
+    let (all, lost) = CHANNEL.get().map(Notices::take).unwrap_or_default();
+    Comings { all, lost }
 }
 
 /// A host's admin queue has connected. On a reactor: copies, and neither allocates nor waits.
@@ -147,10 +126,8 @@ pub(crate) fn gone(controller: usize) {
 }
 
 fn send(notice: Notice) {
-    let Some(channel) = CHANNEL.get() else { return };
-    let has_room = channel.sender.len() < CAPACITY - SPARE;
-    if !has_room || channel.sender.try_send(notice).is_err() {
-        channel.lost.fetch_add(1, Ordering::Relaxed);
+    if let Some(channel) = CHANNEL.get() {
+        channel.send(notice);
     }
 }
 
@@ -176,6 +153,7 @@ pub(super) fn text<const N: usize>(bytes: &[u8]) -> Text<N> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::notices::SPARE;
     use super::*;
 
     #[test]

@@ -9,6 +9,7 @@ mod connected;
 pub mod host;
 pub mod listener;
 pub mod namespace;
+mod notices;
 pub mod nqn;
 mod pause;
 pub(crate) mod refusals;

@@ -12,10 +12,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender};
 use spdk_gate::fabrics::Address;
 
-use super::comings::{NQN, SPARE, Text, text};
+use super::comings::{NQN, Text, text};
+use super::notices::Notices;
 use crate::cstr::read;
 
 /// Refusals that wait to be read.
@@ -97,9 +97,7 @@ struct Notice {
 }
 
 struct Channel {
-    sender: Sender<Notice>,
-    receiver: Receiver<Notice>,
-    lost: AtomicU64,
+    notices: Notices<Notice>,
     hasher: RandomState,
     begun: Instant,
 }
@@ -110,15 +108,10 @@ static ADDRESSES: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
 /// Has the hooks tell from now on. Before the first transport.
 pub(crate) fn open() {
-    CHANNEL.get_or_init(|| {
-        let (sender, receiver) = crossbeam_channel::bounded(CAPACITY);
-        Channel {
-            sender,
-            receiver,
-            lost: AtomicU64::new(0),
-            hasher: RandomState::new(),
-            begun: Instant::now(),
-        }
+    CHANNEL.get_or_init(|| Channel {
+        notices: Notices::new(CAPACITY),
+        hasher: RandomState::new(),
+        begun: Instant::now(),
     });
 }
 
@@ -148,15 +141,9 @@ fn who(address: &[u8]) -> u128 {
 
 /// What has happened since this was asked last; any thread.
 pub fn refusals() -> Refusals {
-    let channel = CHANNEL.get();
-    let all = channel.map(|channel| {
-        let all = channel.receiver.try_iter().take(CAPACITY);
-        all.map(Refusal::from).collect()
-    });
-    Refusals {
-        all: all.unwrap_or_default(),
-        lost: channel.map_or(0, |channel| channel.lost.swap(0, Ordering::Relaxed)),
-    }
+    let taken = CHANNEL.get().map(|channel| channel.notices.take());
+    let (all, lost) = taken.unwrap_or_default();
+    Refusals { all, lost }
 }
 
 /// How many there were since start; any thread.
@@ -189,16 +176,12 @@ pub(crate) fn tell(reason: Reason, address: &[u8], host: &[u8], subsystem: &[u8]
         let now = channel.now();
         change(word, |it| (it.refused(now), ()));
     }
-    let notice = Notice {
+    channel.notices.send(Notice {
         reason,
         address: text(address),
         host: text(host),
         subsystem: text(subsystem),
-    };
-    let has_room = channel.sender.len() < CAPACITY - SPARE;
-    if !has_room || channel.sender.try_send(notice).is_err() {
-        channel.lost.fetch_add(1, Ordering::Relaxed);
-    }
+    });
 }
 
 /// A host at this address has proved who it is. On a reactor.
