@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Request::Serve(line) => start(*line).map(|()| ExitCode::SUCCESS),
         Request::Done(status) => Ok(status),
     });
+    telemetry::log::finish();
     match done {
         Ok(status) => status,
         Err(reason) => {
@@ -83,6 +84,7 @@ fn start(line: CommandLine) -> Result<(), String> {
     // Before any thread is started: they inherit it. SPDK pins its own.
     let pinned = ready.control_cores.pin_current_thread();
     pinned.map_err(|error| format!("cannot run on cores {}: {error}", ready.control_cores))?;
+    telemetry::log::written_by_a_thread();
     let tls = ready.listeners.tls.clone();
     let access = ready.listeners.access.clone();
     let reload = Reload::new(line, config.clone(), tls, access, set_log_level);

@@ -21,7 +21,7 @@ use crate::server;
 use crate::services::Services;
 use crate::shutdown::{self, Signals};
 use crate::state::{KeySource, StateKey, Store};
-use crate::telemetry::{Telemetry, audit::Audit, chain::Hasher, traces};
+use crate::telemetry::{Telemetry, audit::Audit, chain::Hasher, log, traces};
 
 /// Runs until a signal or a failure. An error is one line for the operator.
 pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
@@ -35,6 +35,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         audit.reopen_on_sighup()?;
     }
     let telemetry = Telemetry::new(audit);
+    tokio::spawn(log::tell_of_losses());
     let traces = traces::start()?;
     let Ready {
         instance: _instance,
@@ -58,6 +59,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         started = starting => started.map_err(|error| error.to_string() + hint(&config))?,
         signal = signals.wait() => {
             tracing::info!(signal, "ending before SPDK has started, which cannot be stopped yet");
+            log::finish();
             spdk::exit_at_once(0)
         }
     };

@@ -49,6 +49,80 @@ const SCRAPES: Duration = Duration::from_secs(1);
 /// Memory that a state is in here: a sync of a disk would hide a few microseconds.
 const MEMORY: &str = "/dev/shm";
 
+/// What can be switched on to see, each alone or with others.
+#[derive(Debug, Clone, Copy, Default)]
+struct Parts {
+    audit: bool,
+    /// A JSON line for each change, else warnings alone.
+    lines: bool,
+    /// Traces go to the collector on this port.
+    collector: Option<u16>,
+    watcher: bool,
+    /// A scrape each second, and with it latencies by volume.
+    scrapes: bool,
+}
+
+impl Parts {
+    fn all(collector: u16) -> Self {
+        Self {
+            audit: true,
+            lines: true,
+            collector: Some(collector),
+            watcher: true,
+            scrapes: true,
+        }
+    }
+
+    /// Each alone.
+    fn each(collector: u16) -> [(&'static str, Self); 5] {
+        let none = Self::default();
+        [
+            (
+                "the audit log",
+                Self {
+                    audit: true,
+                    ..none
+                },
+            ),
+            (
+                "JSON lines",
+                Self {
+                    lines: true,
+                    ..none
+                },
+            ),
+            (
+                "traces",
+                Self {
+                    collector: Some(collector),
+                    ..none
+                },
+            ),
+            (
+                "a watcher",
+                Self {
+                    watcher: true,
+                    ..none
+                },
+            ),
+            (
+                "a scrape each second",
+                Self {
+                    scrapes: true,
+                    ..none
+                },
+            ),
+        ]
+    }
+}
+
+/// What one part alone adds to a create, turn by turn.
+#[derive(Debug, Clone, Serialize)]
+pub struct Added {
+    pub part: &'static str,
+    pub create_extra_us: Rounds,
+}
+
 /// What was measured of one side, a value a turn.
 #[derive(Debug, Clone, Serialize)]
 pub struct Side {
@@ -69,6 +143,7 @@ pub struct Sight {
     pub reactor_ratio: Rounds,
     /// Turn by turn.
     pub create_extra_us: Rounds,
+    pub added: Vec<Added>,
 }
 
 impl Sight {
@@ -104,6 +179,21 @@ impl Sight {
                 "| Create at p50, state in memory, µs | {one:.1} | {other:.1} | {median:+.1} ({min:+.1} to {max:+.1}) |"
             ),
         );
+        for Added {
+            part,
+            create_extra_us,
+        } in &self.added
+        {
+            let Rounds {
+                median, min, max, ..
+            } = create_extra_us;
+            line(
+                out,
+                format_args!(
+                    "| ... of it {part} alone | | | {median:+.1} ({min:+.1} to {max:+.1}) |"
+                ),
+            );
+        }
         let (one, other) = (off.idle_percent.median, on.idle_percent.median);
         line(
             out,
@@ -141,12 +231,15 @@ pub async fn run(settings: &Settings) -> Result<Option<Sight>> {
             order.reverse();
         }
         for side in order {
-            let collector = (side == 1).then_some(collector);
-            let name = if side == 1 { "on" } else { "off" };
-            let measured = measure(settings, collector, &mut found[side]).await;
+            let (name, parts) = match side {
+                0 => ("off", Parts::default()),
+                _ => ("on", Parts::all(collector)),
+            };
+            let measured = measure(settings, parts, &mut found[side]).await;
             measured.context(name)?;
         }
     }
+    let added = added(settings, collector, turns).await?;
     let [off, on] = found.map(Side::of);
     let (off, on) = (off.context("no turns")?, on.context("no turns")?);
     let pairs = on
@@ -161,7 +254,37 @@ pub async fn run(settings: &Settings) -> Result<Option<Sight>> {
         create_extra_us: Rounds::of(extra).context("no turns")?,
         off,
         on,
+        added,
     }))
+}
+
+/// What creates cost with each part alone, turn by turn beside none of them.
+async fn added(settings: &Settings, collector: u16, turns: u32) -> Result<Vec<Added>> {
+    let parts = Parts::each(collector);
+    let mut extra = parts.map(|_| Vec::new());
+    for turn in 0..turns {
+        eprintln!("each part alone: turn {} of {turns}", turn + 1);
+        let none = creates(settings, Parts::default()).await?;
+        for ((name, parts), extra) in parts.iter().zip(&mut extra) {
+            extra.push(creates(settings, *parts).await.context(*name)? - none);
+        }
+    }
+    let added = parts.iter().zip(extra).map(|((part, _), extra)| {
+        let create_extra_us = Rounds::of(extra).context("no turns")?;
+        Ok(Added {
+            part,
+            create_extra_us,
+        })
+    });
+    added.collect()
+}
+
+/// The median of creates on a target of their own, microseconds.
+async fn creates(settings: &Settings, parts: Parts) -> Result<f64> {
+    let mut side = Watched::start(settings, parts).await?;
+    let median = side.creates().await?;
+    side.stop().await?;
+    Ok(median)
 }
 
 impl Side {
@@ -175,23 +298,19 @@ impl Side {
     }
 }
 
-/// One turn of a side, with everything on if there is a collector.
-async fn measure(settings: &Settings, collector: Option<u16>, found: &mut Found) -> Result<()> {
-    let mut side = Watched::start(settings, collector).await?;
+/// One turn of a side.
+async fn measure(settings: &Settings, parts: Parts, found: &mut Found) -> Result<()> {
+    let quiet = Parts {
+        scrapes: false,
+        ..parts
+    };
+    let mut side = Watched::start(settings, quiet).await?;
     found.idle_percent.push(side.idle(settings).await?);
-    let port = side.opi.http_port;
-    let scrapes = collector.map(|_| tokio::spawn(scrapes(port)));
+    side.scraped(parts);
     let (iops, reactor_ns) = side.io(settings).await?;
     found.iops.push(iops);
     found.reactor_ns.push(reactor_ns);
     found.create_p50_us.push(side.creates().await?);
-    if let Some(scrapes) = scrapes {
-        if scrapes.is_finished() {
-            scrapes.await?.context("scraping")?;
-        } else {
-            scrapes.abort();
-        }
-    }
     side.stop().await
 }
 
@@ -203,50 +322,59 @@ struct Watched {
     /// In memory.
     directory: tempfile::TempDir,
     watcher: Option<JoinHandle<()>>,
+    scrapes: Option<JoinHandle<Result<()>>>,
 }
 
 impl Watched {
-    async fn start(settings: &Settings, collector: Option<u16>) -> Result<Self> {
+    async fn start(settings: &Settings, parts: Parts) -> Result<Self> {
         let builder = tempfile::Builder::new()
             .prefix("opi-spdk-bench-")
             .tempdir_in(MEMORY);
         let directory = builder.context(MEMORY)?;
         let mut start = Start::new(settings, Counters::Wanted);
         start.directory = directory.path().to_owned();
-        match collector {
-            Some(port) => {
-                let audit: PathBuf = directory.path().join("audit.log");
-                start.options = vec![
-                    format!("--audit-log={}", audit.display()),
-                    "--log-format=json".to_owned(),
-                ];
-                let endpoint = format!("http://127.0.0.1:{port}");
-                start.environment = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)];
-            }
-            None => start.options = vec!["--log-level=warn".to_owned()],
+        start.options = vec![match parts.lines {
+            true => "--log-format=json".to_owned(),
+            false => "--log-level=warn".to_owned(),
+        }];
+        if parts.audit {
+            let audit: PathBuf = directory.path().join("audit.log");
+            let audit = format!("--audit-log={}", audit.display());
+            start.options.push(audit);
+        }
+        if let Some(port) = parts.collector {
+            let endpoint = format!("http://127.0.0.1:{port}");
+            start.environment = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)];
         }
         let mut opi = Opi::start_so(settings, &start).await?;
         let attach = opi
             .export(settings, Volume::Malloc, Export::NvmeTcp)
             .await?;
-        let watcher = match collector {
-            Some(_) => {
-                let mut objects = ObjectServiceClient::new(connect(opi.port).await?);
-                let request = WatchEventsRequest::default();
-                let mut events = objects.watch_events(request).await?.into_inner();
-                Some(tokio::spawn(async move {
-                    while let Ok(Some(_)) = events.message().await {}
-                }))
-            }
-            None => None,
-        };
-        Ok(Self {
+        let mut watcher = None;
+        if parts.watcher {
+            let mut objects = ObjectServiceClient::new(connect(opi.port).await?);
+            let request = WatchEventsRequest::default();
+            let mut events = objects.watch_events(request).await?.into_inner();
+            watcher = Some(tokio::spawn(async move {
+                while let Ok(Some(_)) = events.message().await {}
+            }));
+        }
+        let mut side = Self {
             client: Client::connect(&Address::Grpc(opi.port)).await?,
             opi,
             attach,
             directory,
             watcher,
-        })
+            scrapes: None,
+        };
+        side.scraped(parts);
+        Ok(side)
+    }
+
+    /// Has it scraped from now on, if `parts` says so.
+    fn scraped(&mut self, parts: Parts) {
+        let port = self.opi.http_port;
+        self.scrapes = parts.scrapes.then(|| tokio::spawn(scrapes(port)));
     }
 
     /// I/Os a second, and the reactor's time for one, nanoseconds.
@@ -287,6 +415,13 @@ impl Watched {
     async fn stop(self) -> Result<()> {
         if let Some(watcher) = self.watcher {
             watcher.abort();
+        }
+        if let Some(scrapes) = self.scrapes {
+            if scrapes.is_finished() {
+                scrapes.await?.context("scraping")?;
+            } else {
+                scrapes.abort();
+            }
         }
         // What configuration cost is logged by one of them alone.
         self.opi.process.stop(Signal::TERM).await?;

@@ -48,7 +48,7 @@ pub struct Options {
     pub args: Vec<String>,
     environment: Vec<(&'static str, String)>,
     /// Where its log goes in place of [`Target::log`].
-    stderr: Option<&'static str>,
+    stderr: Option<PathBuf>,
     /// State, sockets and log go here: a new directory unless it follows another target.
     dir: Option<Arc<TempDir>>,
     machine: Option<Arc<File>>,
@@ -99,8 +99,8 @@ impl Options {
     }
 
     /// With its log in this file, which [`Target::log`] does not read.
-    pub fn log_to(mut self, file: &'static str) -> Self {
-        self.stderr = Some(file);
+    pub fn log_to(mut self, file: impl Into<PathBuf>) -> Self {
+        self.stderr = Some(file.into());
         self
     }
 
@@ -225,7 +225,7 @@ impl Target {
             .current_dir(dir.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("one file for both"))
-            .stderr(match options.stderr {
+            .stderr(match &options.stderr {
                 None => log,
                 Some(file) => File::options()
                     .append(true)

@@ -1,13 +1,18 @@
 //! Each call is a line, each change an entry of the audit log.
 
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tonic::Code;
 
 use super::log::{audited, line, lines};
-use crate::common::{Http, Options, Target};
+use crate::common::{Http, Options, Target, metrics};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CREATE: &str = "CreateNullVolume";
@@ -141,5 +146,53 @@ async fn a_log_whose_disk_is_full_harms_nothing_else() {
         assert_eq!(again.expect_err("there is none").code(), Code::NotFound);
     }
     assert!(client.is_serving().await);
+    target.stop();
+}
+
+/// More lines than wait for a reader.
+const UNREAD: usize = 9_600;
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_up_nothing_and_tells_what_it_lost() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("log");
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
+    let pipe = File::options().read(true).write(true).open(&path);
+    let mut pipe = pipe.expect("both its ends");
+    let target = Target::start_with(Options::default().log_to(&path)).await;
+    let client = target.client().await;
+    let none = json!({ "name": "volumes/none" });
+    let begun = Instant::now();
+    for _ in 0..UNREAD / 32 {
+        let calls = (0..32).map(|_| client.call("DeleteNullVolume", none.clone()));
+        for answer in join_all(calls).await {
+            assert_eq!(answer.expect_err("there is none").code(), Code::NotFound);
+        }
+    }
+    client.ok(CREATE, volume("unread")).await;
+    assert!(client.is_serving().await);
+    assert!(
+        begun.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        begun.elapsed()
+    );
+    let text = metrics(target.http);
+    let lost = text
+        .lines()
+        .find_map(|line| line.strip_prefix("opi_spdk_log_lines_lost_total "));
+    let lost: f64 = lost.expect("counted").parse().expect("a number");
+    assert!(lost > 0.0);
+
+    // Read again, it tells so, and goes on.
+    let reader = tokio::task::spawn_blocking(move || {
+        let (mut log, mut chunk) = (Vec::new(), [0; 65_536]);
+        while !String::from_utf8_lossy(&log).contains("the log has lost lines") {
+            let read = pipe.read(&mut chunk).expect("a pipe");
+            log.extend_from_slice(&chunk[..read]);
+        }
+        pipe
+    });
+    let pipe = tokio::time::timeout(Duration::from_secs(20), reader).await;
+    let _open = pipe.expect("told in time").expect("read");
     target.stop();
 }

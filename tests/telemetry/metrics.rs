@@ -13,6 +13,7 @@ use crate::common::{Fixture, Options, Target, eventually};
 
 const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
+const OTHER_NAMES: &str = include_str!("../../deploy/prometheus/ceph-nvmeof.yml");
 
 /// NVM command set: Flush.
 const FLUSH: u8 = 0x00;
@@ -176,7 +177,11 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
 
     // Every name that is shown or alerted on is there.
     let there = scrape.names();
-    for (what, text) in [("dashboard", DASHBOARD), ("alerts", ALERTS)] {
+    for (what, text) in [
+        ("dashboard", DASHBOARD),
+        ("alerts", ALERTS),
+        ("other names", OTHER_NAMES),
+    ] {
         let shown = names_in(text);
         assert!(shown.len() > 8, "{what}: {shown:?}");
         let absent: Vec<_> = shown.difference(&there).collect();

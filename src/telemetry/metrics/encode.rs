@@ -151,6 +151,11 @@ impl Reading {
             "Lines that the audit log did not take",
             self.audit_lost,
         );
+        out.counter(
+            "opi_spdk_log_lines_lost",
+            "Lines of the log that what reads stderr was too slow for",
+            self.log_lost,
+        );
         out.gauge(
             "opi_spdk_scrape_complete",
             "Whether SPDK told its part of this reading in time",

@@ -89,6 +89,7 @@ pub(super) struct Reading {
     pub(super) objects: Vec<objects::Count>,
     pub(super) connections: Connections,
     pub(super) audit_lost: u64,
+    pub(super) log_lost: u64,
     pub(super) hugepages: Vec<Pool>,
     pub(super) process: Process,
     /// Whether SPDK told its part.
@@ -232,6 +233,7 @@ fn tell(
             vhost_user: pass.vhost_user,
         },
         audit_lost: telemetry.audit_lost(),
+        log_lost: crate::telemetry::log::lost(),
         hugepages: hugepages::read(std::path::Path::new("/sys/kernel/mm/hugepages")),
         process: process::read(metrics.started),
         complete,
