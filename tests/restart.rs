@@ -286,7 +286,12 @@ async fn a_file_that_is_missing_at_the_start_leaves_its_volume_pending_until_it_
     }
     let pending =
         |number| format!("opi_spdk_objects{{kind=\"AioVolume\",condition=\"pending\"}} {number}\n");
-    assert!(metrics(again.http).contains(&pending(1)));
+    let told = metrics(again.http);
+    assert!(told.contains(&pending(1)));
+    let reason = "opi_spdk_object_pending_seconds{object=\"aioVolumes/file\",reason=\"";
+    let why = told.lines().find_map(|line| line.strip_prefix(reason));
+    let why = why.unwrap_or_else(|| panic!("why it is pending: {told}"));
+    assert!(why.contains(path.to_str().expect("UTF-8")), "{why}");
     let object = json!({ "filename": path, "block_size": 512 });
     volumes
         .refused("", "file", object, Code::InvalidArgument)
@@ -298,7 +303,8 @@ async fn a_file_that_is_missing_at_the_start_leaves_its_volume_pending_until_it_
     })
     .await;
     assert_eq!(all(&client).await, before);
-    assert!(metrics(again.http).contains(&pending(0)));
+    let told = metrics(again.http);
+    assert!(told.contains(&pending(0)) && !told.contains("aioVolumes/file\",reason="));
     let host = Initiator::tcp(port, &nqn_of("s"));
     let verified = host.verify(again.scratch(), 1).await;
     verified.expect("it is as good as before");

@@ -1,6 +1,7 @@
 //! What the API has, for metrics.
 
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use crate::backend::path_id;
 use crate::health::path_key;
@@ -73,6 +74,34 @@ pub(super) fn counts(services: &Services) -> Vec<Count> {
         services.virtio_scsi.virtio_scsi_controllers,
         services.virtio_scsi.virtio_scsi_luns,
     ]
+}
+
+/// Objects that wait to be made, and have a metric of their own: the first so many, by name.
+const WAITING_MAX: usize = 64;
+
+/// Characters of a reason in a label.
+const REASON_MAX: usize = 200;
+
+/// An object that cannot be made for now.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub object: String,
+    pub reason: String,
+    pub since: SystemTime,
+}
+
+/// What is pending, and why.
+pub(super) fn waiting(services: &Services) -> Vec<Waiting> {
+    let all = services.conditions().all().into_iter();
+    let waiting = all.filter_map(|(key, condition)| match condition {
+        Condition::Pending(pending) => Some(Waiting {
+            object: key.as_str().to_owned(),
+            reason: pending.reason.chars().take(REASON_MAX).collect(),
+            since: pending.since,
+        }),
+        Condition::Applied | Condition::Deleting => None,
+    });
+    waiting.take(WAITING_MAX).collect()
 }
 
 /// How many of these are as they shall be, and cannot be used: a device that they stand on is in trouble.

@@ -101,6 +101,13 @@ impl Browser {
             .await;
     }
 
+    /// What its user prefers, `light` or `dark`; nothing leaves it to the browser.
+    pub async fn prefers(&mut self, scheme: &str) {
+        let feature = json!({ "name": "prefers-color-scheme", "value": scheme });
+        let media = json!({ "features": [feature] });
+        self.command("Emulation.setEmulatedMedia", media).await;
+    }
+
     /// Goes to an address.
     pub async fn open(&mut self, url: &str) {
         self.command("Page.navigate", json!({ "url": url })).await;

@@ -4,6 +4,7 @@
 mod common;
 
 mod browser;
+mod colours;
 mod many;
 
 use std::time::Duration;
@@ -157,6 +158,8 @@ async fn the_page_shows_what_the_api_tells_while_io_runs() {
         "document.querySelectorAll('.node.on').length === 0",
     )
     .await;
+
+    colours::are_readable(&mut browser).await;
 
     // What happens is told at once.
     let client = target.client().await;

@@ -67,6 +67,19 @@ impl Reading {
             "Objects of the API, by kind and condition",
             objects.iter().map(|(labels, number)| (labels, *number)),
         );
+        let waiting = self.waiting.iter().map(|of| {
+            let labels = [
+                ("object", of.object.as_str()),
+                ("reason", of.reason.as_str()),
+            ];
+            (Labels::of(labels), of.since.elapsed().unwrap_or_default())
+        });
+        let waiting: Vec<_> = waiting.collect();
+        out.gauges(
+            "opi_spdk_object_pending_seconds",
+            "For how long an object cannot be made, and why: of the first 64",
+            waiting.iter().map(|(labels, time)| (labels, *time)),
+        );
     }
 
     fn write_reactors(&self, out: &mut Out) {

@@ -87,6 +87,7 @@ pub(super) struct Reading {
     pub(super) iobuf: [IobufPool; 2],
     pub(super) memory: Memory,
     pub(super) objects: Vec<objects::Count>,
+    pub(super) waiting: Vec<objects::Waiting>,
     pub(super) connections: Connections,
     pub(super) audit_lost: u64,
     pub(super) log_lost: u64,
@@ -227,6 +228,7 @@ fn tell(
         iobuf: pass.iobuf,
         memory: pass.memory,
         objects: objects::counts(services),
+        waiting: objects::waiting(services),
         connections: Connections {
             management: metrics.connections.load(Ordering::Relaxed),
             queues,
