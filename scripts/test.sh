@@ -71,6 +71,8 @@ if (($#)); then
     exit
 fi
 stage "unit tests" cargo test --locked --workspace --lib --bins --no-fail-fast
+stage "models of what threads share" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
+    cargo test --locked --package spdk-control --lib --release
 stage "documentation tests" cargo test --locked --workspace --doc --no-fail-fast
 [[ -z $fast ]] || exit 0
 stage "end-to-end tests on the real engine" cargo test --locked --workspace --test '*' --no-fail-fast

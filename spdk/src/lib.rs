@@ -54,16 +54,13 @@
 //! ```
 
 pub mod bdev;
-mod bell;
 mod completion;
 pub mod cores;
 mod cstr;
 mod deadline;
 pub mod errno;
 mod error;
-mod executor;
 pub mod file_lock;
-mod gate;
 mod guest_memory;
 pub mod hooks;
 mod hugepages;

@@ -17,16 +17,20 @@ mod observer;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use crate::bell::{Bell, Taking};
+use spdk_control::admission::{Admission, Permit};
+use spdk_control::bell::{Bell, Taking};
+use spdk_control::event_fd::EventFd;
+use spdk_control::executor::{self, RemoteWake};
+use spdk_control::gate::Gate;
+use spdk_control::missed::Missed;
+
 use crate::error::Error;
-use crate::executor::{self, RemoteWake};
-use crate::gate::Gate;
 use crate::reactors::{self, Reactor};
 use crate::ring::Ring;
 use crate::runtime::Spdk;
@@ -72,7 +76,7 @@ pub struct MailboxStats {
     /// Calls that are.
     pub in_flight: usize,
     /// Calls that were refused since start, because too many were.
-    pub refused: u64,
+    pub refused: usize,
 }
 
 pub(crate) enum Message {
@@ -104,27 +108,15 @@ impl Rings {
 /// What both sides share.
 pub(crate) struct Shared {
     gate: Gate<Arc<Rings>>,
-    capacity: usize,
-    in_flight: AtomicUsize,
-    refused: AtomicU64,
+    admission: Arc<Admission>,
     closing: AtomicBool,
-    /// A wake did not fit into the ring: every task has to be looked at.
-    wakes_lost: AtomicBool,
-    bell: Bell,
+    missed: Missed,
+    bell: Bell<EventFd>,
     steps: AtomicU64,
     busy_ticks: AtomicU64,
     longest_ticks: AtomicU64,
     step: Current,
     long: Long,
-}
-
-/// One admitted call.
-struct Permit(Arc<Shared>);
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 impl Shared {
@@ -135,14 +127,15 @@ impl Shared {
             requests: Ring::many_producers(capacity)?,
             replies: Ring::many_producers(capacity)?,
         };
+        let event = EventFd::new().map_err(|error| {
+            Error::new("create eventfd", error.raw_os_error().unwrap_or(libc::EIO))
+        })?;
         Ok(Self {
             gate: Gate::new(Arc::new(rings)),
-            capacity: capacity - 1,
-            in_flight: AtomicUsize::new(0),
-            refused: AtomicU64::new(0),
+            admission: Admission::for_calls(capacity - 1),
             closing: AtomicBool::new(false),
-            wakes_lost: AtomicBool::new(false),
-            bell: Bell::new(may_watch)?,
+            missed: Missed::default(),
+            bell: Bell::new(event, may_watch),
             steps: AtomicU64::new(0),
             busy_ticks: AtomicU64::new(0),
             longest_ticks: AtomicU64::new(0),
@@ -151,18 +144,11 @@ impl Shared {
         })
     }
 
-    fn admit(self: &Arc<Self>) -> Result<Permit, CallError> {
+    fn admit(&self) -> Result<Permit, CallError> {
         if self.closing.load(Ordering::Acquire) {
             return Err(CallError::Stopped);
         }
-        let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
-        let permit = Permit(self.clone());
-        if before < self.capacity {
-            Ok(permit)
-        } else {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            Err(CallError::Full)
-        }
+        self.admission.admit().ok_or(CallError::Full)
     }
 
     fn send(&self, message: Message) -> Result<(), CallError> {
@@ -229,7 +215,7 @@ impl Shared {
 impl RemoteWake for Shared {
     fn wake_remotely(&self, task: u64) {
         if self.send(Message::Wake(task)).is_err() {
-            self.wakes_lost.store(true, Ordering::Release);
+            self.missed.note();
         }
     }
 }
@@ -295,9 +281,9 @@ impl Handle {
     /// How full the mailbox is.
     pub fn mailbox_stats(&self) -> MailboxStats {
         MailboxStats {
-            capacity: self.0.capacity,
-            in_flight: self.0.in_flight.load(Ordering::Relaxed),
-            refused: self.0.refused.load(Ordering::Relaxed),
+            capacity: self.0.admission.capacity(),
+            in_flight: self.0.admission.in_flight(),
+            refused: self.0.admission.refused(),
         }
     }
 
@@ -334,7 +320,7 @@ impl Handle {
 pub(crate) async fn deliver(shared: Arc<Shared>) -> std::io::Result<()> {
     // SAFETY: an OwnedFd is open until it is dropped and always names the same
     // descriptor, and it is moved in, so nobody closes or exchanges it.
-    let bell = unsafe { AsyncFd::register(shared.bell.descriptor()?) }?;
+    let bell = unsafe { AsyncFd::register(shared.bell.event().descriptor()?) }?;
     loop {
         let mut ready = bell.readable().await?;
         // Before the hush: a ring after it makes a new edge, which is seen.

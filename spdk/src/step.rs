@@ -144,7 +144,7 @@ mod tests {
         let seen = current.clone();
         let future = current.named::<Recipe, _>(async move {
             let first = seen.name();
-            crate::executor::yield_now().await;
+            spdk_control::executor::yield_now().await;
             (first, seen.name())
         });
         let mut future = pin!(future);

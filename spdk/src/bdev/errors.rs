@@ -4,8 +4,8 @@
 use spdk_sys as sys;
 
 use super::survey::Open;
-use crate::executor::yield_now;
 use crate::runtime::Spdk;
+use spdk_control::executor::yield_now;
 
 /// How many bdevs one step reads.
 const AT_ONCE: usize = 64;

@@ -159,7 +159,7 @@ pub async fn survey(spdk: Spdk, most: Most) -> Result<(Vec<Vec<Counters>>, u64),
             .collect::<Vec<_>>()
             .into_iter();
         if counters.is_empty() {
-            crate::executor::yield_now().await;
+            spdk_control::executor::yield_now().await;
         }
         told = told.saturating_add(read);
         let mut of_step = Vec::with_capacity(read);

@@ -4,14 +4,14 @@
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use spdk_control::executor;
 use spdk_sys as sys;
 
 use super::{Message, Rings, Shared};
 use crate::bdev::nvme;
 use crate::error::Error;
-use crate::executor;
+use crate::log;
 use crate::runtime::Spdk;
 
 /// How often the reactor looks for calls while there are none, microseconds: I/O pays for each look,
@@ -66,7 +66,12 @@ pub(crate) fn open(spdk: Spdk, capacity: usize, may_watch: bool) -> Result<Arc<S
     }
     // SAFETY: the poller cannot run before this thread returns to its reactor.
     unsafe { (*consumer).look.set(poller) };
-    executor::start(shared.clone());
+    executor::start(shared.clone(), || {
+        log::note(
+            sys::spdk_log_level_SPDK_LOG_ERROR,
+            "a task on SPDK's app thread panicked and was dropped".to_owned(),
+        );
+    });
     Ok(shared)
 }
 
@@ -149,10 +154,7 @@ impl Consumer {
                 Message::Stop => return Turn::Stop,
             }
         }
-        let lost = &self.shared.wakes_lost;
-        // A swap, so that what was done before a wake that is lost right now is seen, or
-        // the flag stays set.
-        if lost.load(Ordering::Relaxed) && lost.swap(false, Ordering::AcqRel) {
+        if self.shared.missed.take() {
             executor::wake_all();
         }
         if executor::has_woken() {

@@ -15,11 +15,11 @@ use super::{Subsystem, find, view};
 use crate::bdev::{self, Presence, Watch, qos};
 use crate::cstr::{cstr, string};
 use crate::error::Error;
-use crate::executor::spawn_local;
 use crate::hooks::KEEPS_RESERVATIONS;
 use crate::log;
 use crate::runtime::Spdk;
 use crate::timer::sleep;
+use spdk_control::executor::spawn_local;
 
 /// A namespace to add.
 #[derive(Debug, Clone, Default)]

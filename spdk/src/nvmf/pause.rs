@@ -28,10 +28,10 @@ use super::{Subsystem, change_state, check_status, find};
 use crate::completion::{Promise, completion};
 use crate::deadline::within;
 use crate::error::Error;
-use crate::executor::{caught, spawn_local};
 use crate::locks;
 use crate::log;
 use crate::runtime::Spdk;
+use spdk_control::executor::{caught, spawn_local};
 
 /// How long a change waits for the subsystem to be paused.
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);

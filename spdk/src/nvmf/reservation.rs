@@ -19,10 +19,12 @@ use crossbeam_channel::{Receiver, Sender};
 use spdk_sys as sys;
 use tokio::io::unix::AsyncFd;
 
-use crate::bell::Bell;
+use spdk_control::bell::Bell;
+use spdk_control::event_fd::EventFd;
+use spdk_control::executor::spawn_local;
+
 use crate::cstr::{fill, read};
 use crate::error::Error;
-use crate::executor::spawn_local;
 use crate::log;
 use crate::mailbox::Handle;
 use crate::runtime::Spdk;
@@ -172,7 +174,7 @@ pub struct Changed {
 /// Changes as they come.
 pub struct Changes {
     receiver: Receiver<Changed>,
-    bell: Arc<Bell>,
+    bell: Arc<Bell<EventFd>>,
     ready: AsyncFd<OwnedFd>,
 }
 
@@ -226,7 +228,7 @@ struct Slot {
 #[derive(Default)]
 struct Table {
     slots: HashMap<String, Slot>,
-    out: Option<(Spdk, Sender<Changed>, Arc<Bell>)>,
+    out: Option<(Spdk, Sender<Changed>, Arc<Bell<EventFd>>)>,
     generation: u64,
     /// The task of [`watch_over_waiters`] runs.
     is_watched: bool,
@@ -243,10 +245,11 @@ thread_local! {
 /// There is no descriptor left, or SPDK does not run.
 pub async fn changes(handle: &Handle) -> Result<Changes, Error> {
     const OPERATION: &str = "keep reservations";
-    let bell = Arc::new(Bell::new(false)?);
     let (sender, receiver) = crossbeam_channel::bounded(CAPACITY);
     let failed = |errno| Error::new(OPERATION, errno);
-    let descriptor = bell.descriptor().map_err(|_| failed(libc::EMFILE))?;
+    let event = EventFd::new().map_err(|_| failed(libc::EMFILE))?;
+    let descriptor = event.descriptor().map_err(|_| failed(libc::EMFILE))?;
+    let bell = Arc::new(Bell::new(event, false));
     // SAFETY: an OwnedFd is open until it is dropped and always names the same
     // descriptor, and it is moved in, so nobody closes or exchanges it.
     let ready = unsafe { AsyncFd::register(descriptor) };

@@ -16,8 +16,8 @@ use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, string};
 use crate::deadline::within;
 use crate::error::Error;
-use crate::executor::spawn_local;
 use crate::runtime::Spdk;
+use spdk_control::executor::spawn_local;
 
 /// How long [`destroy`] waits for hosts to be disconnected.
 const DESTROY_LIMIT: Duration = Duration::from_secs(10);

@@ -18,8 +18,8 @@ use spdk_sys as sys;
 use super::core::{self, Bdev, Device, Notifier, Opened, Owner};
 use super::{check_bdev, check_name};
 use crate::error::Error;
-use crate::executor::spawn_local;
 use crate::runtime::Spdk;
+use spdk_control::executor::spawn_local;
 
 use self::io::BlkIo;
 

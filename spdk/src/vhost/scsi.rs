@@ -23,8 +23,8 @@ use super::core::{self, Device};
 use super::{CHANGE_LIMIT, check_name};
 use crate::deadline::within;
 use crate::error::Error;
-use crate::executor::spawn_local;
 use crate::runtime::Spdk;
+use spdk_control::executor::spawn_local;
 
 /// Targets that a controller can have.
 pub const MAX_TARGETS: u8 = TARGETS;

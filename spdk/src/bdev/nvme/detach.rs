@@ -12,10 +12,10 @@ use crate::completion::{call, completion, on_status};
 use crate::cstr::cstr;
 use crate::deadline::within;
 use crate::error::{Error, check};
-use crate::executor::spawn_local;
 use crate::locks::lock;
 use crate::runtime::Spdk;
 use crate::timer::sleep;
+use spdk_control::executor::spawn_local;
 
 /// How long [`detach`] is waited for. What SPDK waits for in it is over within two seconds.
 const DETACH_LIMIT: Duration = Duration::from_secs(5);

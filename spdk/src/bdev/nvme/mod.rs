@@ -34,11 +34,11 @@ use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, fill};
 use crate::deadline::within;
 use crate::error::Error;
-use crate::executor::spawn_local;
 use crate::locks::lock;
 use crate::log;
 use crate::runtime::Spdk;
 use crate::transport_id::{self, Kind};
+use spdk_control::executor::spawn_local;
 
 use attempts::Attempt;
 pub use detach::detach;

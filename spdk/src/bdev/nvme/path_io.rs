@@ -58,7 +58,7 @@ pub async fn io_by_path(spdk: Spdk) -> Result<Vec<PathIo>, Error> {
                 }
             }
         } else {
-            crate::executor::yield_now().await;
+            spdk_control::executor::yield_now().await;
         }
         let known = paths.into_iter().zip(sums).map(|(path, stats)| PathIo {
             controller: controller.clone(),

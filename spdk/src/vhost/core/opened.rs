@@ -12,9 +12,9 @@ use spdk_sys as sys;
 
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::executor::spawn_local;
 use crate::runtime::Spdk;
 use crate::timer::sleep;
+use spdk_control::executor::spawn_local;
 
 /// Between two looks at whether the workers have given the bdev back.
 const PAUSE: Duration = Duration::from_millis(1);

@@ -10,9 +10,9 @@ use spdk_sys as sys;
 
 use super::signal::{self, Signaller};
 use crate::error::Error;
-use crate::gate::Gate;
 use crate::ring::Ring;
 use crate::runtime::Spdk;
+use spdk_control::gate::Gate;
 
 /// What a worker is to do.
 pub(super) type Job = Box<dyn FnOnce() + Send>;

@@ -12,85 +12,78 @@
 //! no system call, and its caller no sleep. None is lost: the app thread pushes and then reads the
 //! flag, a watcher lowers the flag and then looks once more, so one of them sees the other.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
-
-use crate::error::Error;
+use crate::sync::{AtomicBool, Ordering, TryLock, TryLockGuard, fence};
 
 /// How long a caller looks before it sleeps: a call takes some microseconds, and many times that where
 /// its steps alternate with I/O.
 const WATCH: Duration = Duration::from_micros(50);
 
-/// An eventfd that the app thread writes to, and the right to take answers out.
-pub(crate) struct Bell {
-    fd: OwnedFd,
+/// What wakes who sleeps on it, once for each time that it is set while it is clear.
+pub trait Event {
+    /// Wakes the sleeper. Must not block: the app thread calls it.
+    fn set(&self);
+    /// Nothing wakes until it is set again.
+    fn clear(&self);
+}
+
+/// Wakes the control side by its event; and the right to take answers out.
+pub struct Bell<E> {
+    event: E,
     rung: AtomicBool,
     watched: AtomicBool,
     /// Whether callers may watch: not on a reactor's core, which they would keep from its work.
     may_watch: bool,
-    taking: Mutex<()>,
+    taking: TryLock,
 }
 
 /// The right to take answers out. One thread at a time has it.
-pub(crate) struct Taking<'a>(#[expect(dead_code, reason = "held, not read")] MutexGuard<'a, ()>);
+pub struct Taking<'a>(#[expect(dead_code, reason = "held, not read")] TryLockGuard<'a>);
 
-impl Bell {
-    pub(crate) fn new(may_watch: bool) -> Result<Self, Error> {
-        // SAFETY: plain values; the result is checked.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
-        if fd < 0 {
-            let errno = std::io::Error::last_os_error().raw_os_error();
-            return Err(Error::new("create eventfd", errno.unwrap_or(libc::EIO)));
-        }
-        Ok(Self {
-            // SAFETY: a descriptor that was just made and that nobody else has.
-            fd: unsafe { OwnedFd::from_raw_fd(fd) },
+impl<E: Event> Bell<E> {
+    /// A quiet one. `may_watch`: callers run on other cores than reactors.
+    pub fn new(event: E, may_watch: bool) -> Self {
+        Self {
+            event,
             rung: AtomicBool::new(false),
             watched: AtomicBool::new(false),
             may_watch,
-            taking: Mutex::new(()),
-        })
+            taking: TryLock::new(),
+        }
     }
 
-    /// Another descriptor of the same eventfd, to sleep on.
-    pub(crate) fn descriptor(&self) -> std::io::Result<OwnedFd> {
-        self.fd.try_clone()
+    /// What to sleep on.
+    pub fn event(&self) -> &E {
+        &self.event
     }
 
-    /// Wakes who sleeps, unless somebody watches. After an answer has been pushed.
-    pub(crate) fn ring(&self) {
+    /// Wakes who sleeps, unless somebody watches. After an answer has been pushed; on the app thread.
+    pub fn ring(&self) {
         // Between the push before and the look at the flag: see above.
         fence(Ordering::SeqCst);
         if self.watched.load(Ordering::SeqCst) || self.rung.swap(true, Ordering::AcqRel) {
             return;
         }
-        let one = 1_u64.to_ne_bytes();
-        // SAFETY: an open eventfd, and eight readable bytes. It does not block,
-        // and cannot fail: the counter is reset before `rung` is.
-        unsafe { libc::write(self.fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        self.event.set();
     }
 
     /// Ends a ring. Before answers are taken out: what is pushed from now on rings again.
-    pub(crate) fn hush(&self) {
-        let mut count = [0_u8; 8];
-        // SAFETY: an open eventfd, and eight writable bytes. Empty is no error.
-        unsafe { libc::read(self.fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    pub fn hush(&self) {
+        self.event.clear();
         // A swap, so that it reads what the last to find `rung` set has written: the
         // answer that was pushed without ringing is seen by who takes out next.
         self.rung.swap(false, Ordering::AcqRel);
     }
 
     /// The right to take answers out, unless a watcher has it, who leaves none behind.
-    pub(crate) fn try_take(&self) -> Option<Taking<'_>> {
+    pub fn try_take(&self) -> Option<Taking<'_>> {
         self.taking.try_lock().map(Taking)
     }
 
     /// Watches for a moment, if nobody else does: takes answers out by `take` until `done`. Then rings
     /// if some are `left`.
-    pub(crate) fn watch(
+    pub fn watch(
         &self,
         mut take: impl FnMut(&Taking<'_>),
         mut done: impl FnMut() -> bool,
@@ -103,7 +96,8 @@ impl Bell {
         let begun = Instant::now();
         loop {
             take(&taking);
-            if done() || begun.elapsed() >= WATCH {
+            // In the model one look stands for any number of them.
+            if done() || cfg!(loom) || begun.elapsed() >= WATCH {
                 break;
             }
             std::hint::spin_loop();
@@ -117,24 +111,19 @@ impl Bell {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::event_fd::EventFd;
     use std::sync::Arc;
     use std::sync::atomic::AtomicU64;
 
-    fn bell(may_watch: bool) -> Bell {
-        Bell::new(may_watch).expect("there are descriptors")
+    fn bell(may_watch: bool) -> Bell<EventFd> {
+        Bell::new(EventFd::new().expect("there are descriptors"), may_watch)
     }
 
-    fn rings(bell: &Bell) -> bool {
-        let mut poll = libc::pollfd {
-            fd: bell.fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: one open descriptor, and no wait.
-        unsafe { libc::poll(&mut poll, 1, 0) == 1 }
+    fn rings(bell: &Bell<EventFd>) -> bool {
+        bell.event().is_set()
     }
 
     #[test]
@@ -200,5 +189,112 @@ mod tests {
             }
         }
         producer.join().expect("it does not panic");
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use crate::sync::AtomicUsize;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    struct Flag(AtomicBool);
+
+    impl Event for Flag {
+        // The kernel orders reads and writes of an eventfd by a lock.
+        fn set(&self) {
+            self.0.swap(true, Ordering::AcqRel);
+        }
+
+        fn clear(&self) {
+            self.0.swap(false, Ordering::AcqRel);
+        }
+    }
+
+    /// Answers that were pushed, and that were taken out.
+    struct Answers {
+        bell: Bell<Flag>,
+        pushed: AtomicUsize,
+        taken: AtomicUsize,
+    }
+
+    impl Answers {
+        fn none() -> Arc<Self> {
+            Arc::new(Self {
+                bell: Bell::new(Flag(AtomicBool::new(false)), true),
+                pushed: AtomicUsize::new(0),
+                taken: AtomicUsize::new(0),
+            })
+        }
+
+        fn push(&self) {
+            self.pushed.fetch_add(1, Ordering::Release);
+            self.bell.ring();
+        }
+
+        fn take(&self, _: &Taking<'_>) {
+            let pushed = self.pushed.load(Ordering::Acquire);
+            self.taken.store(pushed, Ordering::Release);
+        }
+
+        fn left(&self) -> bool {
+            self.taken.load(Ordering::Acquire) < self.pushed.load(Ordering::Acquire)
+        }
+
+        fn watch(&self) {
+            self.bell
+                .watch(|taking| self.take(taking), || !self.left(), || self.left());
+        }
+
+        /// What a sleeper does once it is awake.
+        fn wake(&self) {
+            if self.bell.event().0.load(Ordering::Acquire) {
+                self.bell.hush();
+                if let Some(taking) = self.bell.try_take() {
+                    self.take(&taking);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_is_taken_by_a_watcher_or_rings() {
+        loom::model(|| {
+            let answers = Answers::none();
+            let app = {
+                let answers = Arc::clone(&answers);
+                thread::spawn(move || answers.push())
+            };
+            answers.watch();
+            app.join().expect("it does not panic");
+            answers.wake();
+            assert!(!answers.left());
+        });
+    }
+
+    #[test]
+    fn no_answer_is_left_asleep_between_a_watcher_and_a_sleeper() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let answers = Answers::none();
+            let app = {
+                let answers = Arc::clone(&answers);
+                thread::spawn(move || {
+                    answers.push();
+                    answers.push();
+                })
+            };
+            let watcher = {
+                let answers = Arc::clone(&answers);
+                thread::spawn(move || answers.watch())
+            };
+            answers.wake();
+            app.join().expect("it does not panic");
+            watcher.join().expect("it does not panic");
+            answers.wake();
+            assert!(!answers.left());
+        });
     }
 }

@@ -18,15 +18,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use spdk_sys as sys;
-
-use crate::log;
-
-type TaskId = u64;
+/// Which task, on its thread.
+pub type TaskId = u64;
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Brings a wake from another thread to the app thread.
-pub(crate) trait RemoteWake: Send + Sync {
+pub trait RemoteWake: Send + Sync {
     /// Has [`wake`] called with `task` on the app thread, sooner or later.
     fn wake_remotely(&self, task: TaskId);
 }
@@ -37,24 +34,29 @@ struct Executor {
     tasks: RefCell<HashMap<TaskId, (Task, Waker)>>,
     woken: RefCell<VecDeque<TaskId>>,
     remote: RefCell<Option<Arc<dyn RemoteWake>>>,
+    panicked: Cell<Option<fn()>>,
 }
 
 thread_local! {
     static EXECUTOR: Executor = Executor::default();
 }
 
-/// Makes this thread the one that runs tasks.
-pub(crate) fn start(remote: Arc<dyn RemoteWake>) {
-    EXECUTOR.with(|executor| *executor.remote.borrow_mut() = Some(remote));
+/// Makes this thread the one that runs tasks. `panicked` is called after one has panicked, and dropped.
+pub fn start(remote: Arc<dyn RemoteWake>, panicked: fn()) {
+    EXECUTOR.with(|executor| {
+        *executor.remote.borrow_mut() = Some(remote);
+        executor.panicked.set(Some(panicked));
+    });
 }
 
 /// Drops what has not finished; the thread runs no tasks any more.
-pub(crate) fn stop() {
+pub fn stop() {
     EXECUTOR.with(|executor| {
         let tasks = std::mem::take(&mut *executor.tasks.borrow_mut());
         drop(tasks);
         executor.woken.borrow_mut().clear();
         *executor.remote.borrow_mut() = None;
+        executor.panicked.set(None);
     });
 }
 
@@ -81,12 +83,12 @@ impl Wake for TaskWaker {
 }
 
 /// Queues a task of this thread to be polled. Waking one that is gone is harmless.
-pub(crate) fn wake(task: TaskId) {
+pub fn wake(task: TaskId) {
     EXECUTOR.with(|executor| executor.woken.borrow_mut().push_back(task));
 }
 
 /// Queues every task, for when it is not known which one was woken.
-pub(crate) fn wake_all() {
+pub fn wake_all() {
     EXECUTOR.with(|executor| {
         let tasks = executor.tasks.borrow();
         executor.woken.borrow_mut().extend(tasks.keys());
@@ -95,7 +97,7 @@ pub(crate) fn wake_all() {
 
 /// Starts a task on this thread and polls it at once. On a thread that runs no
 /// tasks (the runtime is stopping) the future is dropped.
-pub(crate) fn spawn_local(future: impl Future<Output = ()> + 'static) {
+pub fn spawn_local(future: impl Future<Output = ()> + 'static) {
     let Some(remote) = EXECUTOR.with(|executor| executor.remote.borrow().clone()) else {
         return;
     };
@@ -105,17 +107,17 @@ pub(crate) fn spawn_local(future: impl Future<Output = ()> + 'static) {
 }
 
 /// Whether some task waits to be polled.
-pub(crate) fn has_woken() -> bool {
+pub fn has_woken() -> bool {
     EXECUTOR.with(|executor| !executor.woken.borrow().is_empty())
 }
 
 /// Whether there is no task, not even one that waits.
-pub(crate) fn is_empty() -> bool {
+pub fn is_empty() -> bool {
     EXECUTOR.with(|executor| executor.tasks.borrow().is_empty())
 }
 
 /// Polls the task that was woken first. `false` if none was.
-pub(crate) fn run_one() -> bool {
+pub fn run_one() -> bool {
     let Some(task) = EXECUTOR.with(|executor| executor.woken.borrow_mut().pop_front()) else {
         return false;
     };
@@ -127,7 +129,7 @@ pub(crate) fn run_one() -> bool {
 }
 
 /// Lets the reactor turn once.
-pub(crate) async fn yield_now() {
+pub async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|context| {
         if std::mem::replace(&mut yielded, true) {
@@ -140,7 +142,7 @@ pub(crate) async fn yield_now() {
 }
 
 /// What a future gives, or `None` once it has panicked.
-pub(crate) async fn caught<F: Future>(future: F) -> Option<F::Output> {
+pub async fn caught<F: Future>(future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|context| {
         let step = AssertUnwindSafe(|| future.as_mut().poll(context));
@@ -164,10 +166,10 @@ fn poll(task: TaskId, mut future: Task, waker: Waker) {
         }),
         Ok(Poll::Ready(())) => {}
         Err(_) => {
-            log::note(
-                sys::spdk_log_level_SPDK_LOG_ERROR,
-                "a task on SPDK's app thread panicked and was dropped".to_owned(),
-            );
+            let told = EXECUTOR.with(|executor| executor.panicked.get());
+            if let Some(tell) = told {
+                tell();
+            }
             // What the future holds may panic again when dropped.
             let _ = std::panic::catch_unwind(AssertUnwindSafe(move || drop(future)));
         }
@@ -180,6 +182,10 @@ mod tests {
     use std::rc::Rc;
     use std::sync::Mutex;
 
+    thread_local! {
+        static PANICS: Cell<u32> = const { Cell::new(0) };
+    }
+
     #[derive(Default)]
     struct Recorder(Mutex<Vec<TaskId>>);
     impl RemoteWake for Recorder {
@@ -190,7 +196,7 @@ mod tests {
 
     fn started() -> Arc<Recorder> {
         let recorder = Arc::new(Recorder::default());
-        start(recorder.clone());
+        start(recorder.clone(), || PANICS.set(PANICS.get() + 1));
         recorder
     }
 
@@ -221,6 +227,7 @@ mod tests {
         spawn_local(async { panic!("expected by this test") });
         spawn_local(async move { result.set(true) });
         assert!(seen.get());
+        assert_eq!(PANICS.get(), 1);
         stop();
     }
 
@@ -240,14 +247,26 @@ mod tests {
     #[test]
     fn a_wake_from_another_thread_goes_through_the_mailbox() {
         let recorder = started();
-        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let elsewhere = Arc::new(Mutex::new((0, None::<Waker>)));
         let seen = Rc::new(Cell::new(0));
-        let result = seen.clone();
-        spawn_local(async move { result.set(receiver.await.unwrap_or(0)) });
-        std::thread::spawn(move || sender.send(5))
-            .join()
-            .expect("sent")
-            .expect("received");
+        let (result, value) = (seen.clone(), elsewhere.clone());
+        spawn_local(async move {
+            let value = std::future::poll_fn(|context| {
+                let mut value = value.lock().expect("not poisoned");
+                value.1 = Some(context.waker().clone());
+                match value.0 {
+                    0 => Poll::Pending,
+                    there => Poll::Ready(there),
+                }
+            });
+            result.set(value.await);
+        });
+        let other = std::thread::spawn(move || {
+            let mut value = elsewhere.lock().expect("not poisoned");
+            value.0 = 5;
+            value.1.take().expect("it was polled").wake();
+        });
+        other.join().expect("it does not panic");
         let woken = std::mem::take(&mut *recorder.0.lock().expect("not poisoned"));
         assert_eq!(woken.len(), 1);
         assert!(!run_one());

@@ -1,0 +1,103 @@
+//! No more calls under way than there is room for their answers.
+
+use std::sync::Arc;
+
+use crate::sync::{AtomicUsize, Ordering};
+
+/// How many are under way, of how many that may be.
+pub struct Admission {
+    capacity: usize,
+    inside: AtomicUsize,
+    refused: AtomicUsize,
+}
+
+/// One call's place; given back when it is dropped.
+pub struct Permit(Arc<Admission>);
+
+impl Admission {
+    /// For so many at a time.
+    pub fn for_calls(capacity: usize) -> Arc<Self> {
+        Arc::new(Self {
+            capacity,
+            inside: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+        })
+    }
+
+    /// A place; `None`, and counted, if there is none. Any thread.
+    pub fn admit(self: &Arc<Self>) -> Option<Permit> {
+        let before = self.inside.fetch_add(1, Ordering::AcqRel);
+        let permit = Permit(Arc::clone(self));
+        if before < self.capacity {
+            return Some(permit);
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    /// Places that there are.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Places that are taken.
+    pub fn in_flight(&self) -> usize {
+        self.inside.load(Ordering::Relaxed)
+    }
+
+    /// Calls that found none, since the start.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_is_given_back_is_had_again() {
+        let admission = Admission::for_calls(2);
+        let (one, two) = (admission.admit(), admission.admit());
+        assert!(one.is_some() && two.is_some() && admission.admit().is_none());
+        assert_eq!((admission.in_flight(), admission.refused()), (2, 1));
+        drop(one);
+        assert!(admission.admit().is_some());
+        drop(two);
+        assert_eq!((admission.in_flight(), admission.capacity()), (0, 2));
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use loom::thread;
+
+    #[test]
+    fn no_more_are_inside_than_there_are_places() {
+        loom::model(|| {
+            let admission = Admission::for_calls(1);
+            let inside = loom::sync::Arc::new(AtomicUsize::new(0));
+            let callers = [(); 2].map(|()| {
+                let (admission, inside) = (Arc::clone(&admission), inside.clone());
+                thread::spawn(move || {
+                    if let Some(permit) = admission.admit() {
+                        assert_eq!(inside.fetch_add(1, Ordering::Relaxed), 0);
+                        inside.fetch_sub(1, Ordering::Relaxed);
+                        drop(permit);
+                    }
+                })
+            });
+            for caller in callers {
+                caller.join().expect("it does not panic");
+            }
+            assert_eq!(admission.in_flight(), 0);
+        });
+    }
+}

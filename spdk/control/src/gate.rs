@@ -1,0 +1,174 @@
+//! A value that many threads may use until one thread closes it.
+//!
+//! ```text
+//! open ── close() ─► closing (no one enters) ── last guard dropped ─► value taken
+//! ```
+//!
+//! The rings live in SPDK's memory, which goes when SPDK does, while handles to
+//! them may live longer. Entering costs two atomic operations and never waits.
+
+use std::ops::Deref;
+
+use crate::sync::{AtomicUsize, ConstPtr, Ordering, UnsafeCell, yield_now};
+
+/// How many are inside, and whether it is closed: one word, so that nobody can enter between a look at the one and a
+/// look at the other.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+/// The value, and the way in.
+pub struct Gate<T> {
+    state: AtomicUsize,
+    value: UnsafeCell<Option<T>>,
+}
+
+// SAFETY: `value` is shared as `&T` through guards (hence `T: Sync`), and moved
+// out to the closing thread once no guard exists (hence `T: Send`).
+unsafe impl<T: Send + Sync> Sync for Gate<T> {}
+
+/// Keeps the value from being taken while it lives.
+pub struct Guard<'a, T> {
+    gate: &'a Gate<T>,
+    /// There until it leaves.
+    value: Option<ConstPtr<Option<T>>>,
+}
+
+impl<T> Gate<T> {
+    /// An open one.
+    pub fn new(value: T) -> Self {
+        Self {
+            state: AtomicUsize::new(0),
+            value: UnsafeCell::new(Some(value)),
+        }
+    }
+
+    /// The value, unless the gate is closed. Any thread.
+    pub fn enter(&self) -> Option<Guard<'_, T>> {
+        let before = self.state.fetch_add(1, Ordering::Acquire);
+        let mut guard = Guard {
+            gate: self,
+            value: None,
+        };
+        if before & CLOSED != 0 {
+            return None;
+        }
+        guard.value = Some(self.value.get());
+        Some(guard)
+    }
+
+    /// Lets no one in any more, waits for those inside to leave, and takes the
+    /// value. `None` if it was closed before. Not for a reactor: it waits.
+    pub fn close(&self) -> Option<T> {
+        if self.state.fetch_or(CLOSED, Ordering::Relaxed) & CLOSED != 0 {
+            return None;
+        }
+        // What those inside have done is seen once they have left.
+        while self.state.load(Ordering::Acquire) != CLOSED {
+            yield_now();
+        }
+        let value = self.value.get_mut();
+        // SAFETY: this call alone has closed it and no guard is left; whoever
+        // enters from now on sees that, and does not touch `value`.
+        unsafe { value.deref() }.take()
+    }
+
+    #[cfg(all(test, not(loom)))]
+    fn is_empty(&self) -> bool {
+        self.state.load(Ordering::Acquire) & !CLOSED == 0
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        self.value = None;
+        self.gate.state.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the gate was open when this guard was counted, so the value is
+        // there and stays until the guard is dropped.
+        let value = self.value.as_ref().map(|value| unsafe { value.deref() });
+        match value {
+            Some(Some(value)) => value,
+            _ => unreachable!("the value is taken only when no guard is left"),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn nobody_uses_the_value_after_close_has_returned() {
+        let gate = Arc::new(Gate::new(Arc::new(())));
+        let users: Vec<_> = (0..4)
+            .map(|_| {
+                let gate = gate.clone();
+                std::thread::spawn(move || {
+                    let mut entered = 0_u64;
+                    while let Some(guard) = gate.enter() {
+                        assert!(Arc::strong_count(&guard) >= 1);
+                        entered += 1;
+                    }
+                    entered
+                })
+            })
+            .collect();
+        while gate.is_empty() {
+            std::thread::yield_now();
+        }
+        let value = gate.close().expect("closed for the first time");
+        assert_eq!(Arc::strong_count(&value), 1);
+        assert!(gate.enter().is_none());
+        assert!(gate.close().is_none());
+        for user in users {
+            user.join().expect("no user panicked");
+        }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// Two use it while a third closes it: what they read is never taken meanwhile, which loom's cell would tell.
+    #[test]
+    fn nobody_uses_what_has_been_taken() {
+        loom::model(|| {
+            let gate = Arc::new(Gate::new(7));
+            let users = [(); 2].map(|()| {
+                let gate = Arc::clone(&gate);
+                thread::spawn(move || {
+                    if let Some(guard) = gate.enter() {
+                        assert_eq!(*guard, 7);
+                    }
+                })
+            });
+            assert_eq!(gate.close(), Some(7));
+            assert!(gate.enter().is_none());
+            for user in users {
+                user.join().expect("it does not panic");
+            }
+        });
+    }
+
+    #[test]
+    fn one_alone_takes_it() {
+        loom::model(|| {
+            let gate = Arc::new(Gate::new(7));
+            let other = {
+                let gate = Arc::clone(&gate);
+                thread::spawn(move || gate.close())
+            };
+            let taken = [gate.close(), other.join().expect("it does not panic")];
+            assert_eq!(taken.iter().flatten().count(), 1);
+        });
+    }
+}
