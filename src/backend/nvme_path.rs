@@ -23,7 +23,9 @@ use crate::api::storage::{
 use crate::error::{Error, Subject, Violations};
 use crate::health::{Health, path_key};
 use crate::resource::volume_ref::remote_bdevs;
-use crate::resource::{CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Stage, Uses};
+use crate::resource::{
+    CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Others, Stage, Uses,
+};
 
 /// Where the kernel shows its RDMA devices.
 const RDMA_DEVICES: &str = "/sys/class/infiniband";
@@ -31,7 +33,7 @@ const RDMA_DEVICES: &str = "/sys/class/infiniband";
 /// The kind.
 pub struct NvmePaths {
     spdk: Handle,
-    controllers: Arc<Collection<NvmeRemoteControllers>>,
+    controllers: Others<NvmeRemoteControllers>,
     health: Arc<Health>,
 }
 
@@ -51,7 +53,7 @@ impl NvmePaths {
     ) -> Self {
         Self {
             spdk,
-            controllers,
+            controllers: Others::of(controllers),
             health,
         }
     }

@@ -11,12 +11,12 @@ use uuid::Uuid;
 use super::nvme_remote_controller::{NvmeRemoteControllers, namespaces};
 use crate::api::storage::NvmeRemoteNamespace;
 use crate::error::Error;
-use crate::resource::{Collection, Key, List, Meta, Page, paging};
+use crate::resource::{Collection, Key, List, Meta, Others, Page, paging};
 
 /// The namespaces of all remote controllers.
 pub struct NvmeRemoteNamespaces {
     spdk: Handle,
-    controllers: Arc<Collection<NvmeRemoteControllers>>,
+    controllers: Others<NvmeRemoteControllers>,
     meta: Meta,
 }
 
@@ -25,7 +25,7 @@ impl NvmeRemoteNamespaces {
     pub fn new(spdk: Handle, controllers: Arc<Collection<NvmeRemoteControllers>>) -> Arc<Self> {
         Arc::new(Self {
             spdk,
-            controllers,
+            controllers: Others::of(controllers),
             meta: Meta::of(&NvmeRemoteNamespace::default().descriptor()),
         })
     }

@@ -27,7 +27,9 @@ use crate::ctrlr_dir;
 use crate::error::{Error, Violations};
 use crate::health::{Health, Part, Parted, What};
 use crate::kvm::{Model, Pluggable};
-use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Stage, Uses};
+use crate::resource::{
+    CallContext, Change, Collection, Key, Kind, Name, Others, Shared, Stage, Uses,
+};
 
 /// How long a client that has been told to leave may take.
 const LEAVING: Duration = Duration::from_secs(1);
@@ -35,7 +37,7 @@ const LEAVING: Duration = Duration::from_secs(1);
 /// The kind.
 pub struct NvmeControllers {
     spdk: Handle,
-    subsystems: Arc<Collection<NvmeSubsystems>>,
+    subsystems: Others<NvmeSubsystems>,
     shared: Arc<Shared>,
     health: Arc<Health>,
     ctrlr_dir: PathBuf,
@@ -52,7 +54,7 @@ impl NvmeControllers {
     ) -> Self {
         Self {
             spdk,
-            subsystems,
+            subsystems: Others::of(subsystems),
             shared,
             health,
             ctrlr_dir,

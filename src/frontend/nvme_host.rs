@@ -18,13 +18,15 @@ use crate::api::storage::VolumeStats;
 use crate::error::{Error, Violations};
 use crate::health::{Part, Parted, What};
 use crate::interchange;
-use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Stage, Uses};
+use crate::resource::{
+    CallContext, Change, Collection, Key, Kind, Name, Others, Shared, Stage, Uses,
+};
 
 /// The kind.
 pub struct NvmeHosts {
     spdk: Handle,
-    subsystems: Arc<Collection<NvmeSubsystems>>,
-    namespaces: Arc<Collection<NvmeNamespaces>>,
+    subsystems: Others<NvmeSubsystems>,
+    namespaces: Others<NvmeNamespaces>,
     shared: Arc<Shared>,
     old_keys: HeldKeys,
 }
@@ -39,8 +41,8 @@ impl NvmeHosts {
     ) -> Self {
         Self {
             spdk,
-            subsystems,
-            namespaces,
+            subsystems: Others::of(subsystems),
+            namespaces: Others::of(namespaces),
             shared,
             old_keys: HeldKeys::default(),
         }

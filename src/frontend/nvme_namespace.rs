@@ -17,12 +17,14 @@ use crate::backend::{aio_contexts, check_uuid, parse_uuid, stats_if, volume_at_f
 use crate::error::{Error, Violations};
 use crate::health::{Health, Part, Parted, Presences, Replaced, What};
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Stage, Uses};
+use crate::resource::{
+    CallContext, Change, Collection, Key, Kind, Name, Others, Shared, Stage, Uses,
+};
 
 /// The kind.
 pub struct NvmeNamespaces {
     spdk: Handle,
-    subsystems: Arc<Collection<NvmeSubsystems>>,
+    subsystems: Others<NvmeSubsystems>,
     shared: Arc<Shared>,
     health: Arc<Health>,
     reservations: Arc<Reservations>,
@@ -41,7 +43,7 @@ impl NvmeNamespaces {
     ) -> Self {
         Self {
             spdk,
-            subsystems,
+            subsystems: Others::of(subsystems),
             shared,
             health,
             reservations,

@@ -12,7 +12,7 @@ use super::subsystem_stats;
 use crate::api::storage::{NvmeSubsystem, NvmeSubsystemSpec, NvmeSubsystemStatus, VolumeStats};
 use crate::error::{Error, Violations};
 use crate::interchange;
-use crate::resource::{CallContext, Change, Collection, Kind, Name, Registry, Stage, Uses};
+use crate::resource::{CallContext, Change, Kind, Name, Others, Registry, Stage, Uses};
 
 /// NVMe base specification, Identify Controller: bytes of the two texts.
 const SERIAL_LEN: usize = 20;
@@ -218,7 +218,7 @@ pub(super) struct Parent {
 impl Parent {
     /// Of the part with this name.
     pub(super) fn of(
-        subsystems: &Collection<NvmeSubsystems>,
+        subsystems: &Others<NvmeSubsystems>,
         registry: &Registry,
         part: &Name,
     ) -> Result<Self, Error> {

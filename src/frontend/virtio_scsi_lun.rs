@@ -11,7 +11,7 @@ use crate::api::storage::{VirtioScsiLun, VolumeStats};
 use crate::backend::{stats_if, volume_at_fault};
 use crate::error::{Error, Violations};
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Stage, Uses};
+use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Others, Stage, Uses};
 
 const TARGETS: &str = "virtioScsiTargets";
 const CONTROLLERS: &str = "virtioScsiControllers";
@@ -20,7 +20,7 @@ const CONTROLLERS: &str = "virtioScsiControllers";
 pub struct VirtioScsiLuns {
     spdk: spdk::Handle,
     luns: Arc<Luns>,
-    targets: Arc<Collection<VirtioScsiTargets>>,
+    targets: Others<VirtioScsiTargets>,
 }
 
 impl VirtioScsiLuns {
@@ -33,7 +33,7 @@ impl VirtioScsiLuns {
         Self {
             spdk,
             luns,
-            targets,
+            targets: Others::of(targets),
         }
     }
 

@@ -39,7 +39,7 @@ pub enum Stage {
 ///
 /// Before a kind is asked to do anything the object has passed the rules of the proto files and
 /// [`check`](Kind::check), what it [`uses`](Kind::uses) is reserved, and its name and all that it
-/// uses are locked. A change that fails must leave SPDK as it was. Field paths in errors start at
+/// uses are locked. A kind reads the records of others through [`Others`](super::Others), and changes none. A change that fails must leave SPDK as it was. Field paths in errors start at
 /// the object: `spec.nqn`.
 pub trait Kind: Send + Sync + 'static {
     /// The message.
@@ -52,7 +52,8 @@ pub trait Kind: Send + Sync + 'static {
     /// when a required field is missing; what is said of such a field is left out then.
     fn check(&self, object: &Self::Object, violations: &mut Violations);
 
-    /// What the object has for itself (beside its name) and needs of others (beside its parent).
+    /// What the object has for itself (beside its name) and needs of others (beside its parent). Follows from the
+    /// object and from records of others alone.
     /// Called with an object as it is asked for and as it has become: what the server chose may add
     /// to it.
     fn uses(&self, name: &Name, object: &Self::Object) -> Uses;
