@@ -29,6 +29,7 @@ mod scale;
 mod scenario;
 mod settings;
 mod sight;
+mod slices;
 mod spdk_tgt;
 mod stats;
 mod target;

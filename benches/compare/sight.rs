@@ -32,6 +32,7 @@ use crate::reactor::ReactorTime;
 use crate::report::line;
 use crate::scenario::{Attach, Export, Load, Volume, Workload};
 use crate::settings::Settings;
+use crate::slices::{self, Slices};
 use crate::stats::{Latency, Rounds};
 
 /// Turns of each side in a round.
@@ -144,6 +145,8 @@ pub struct Sight {
     /// Turn by turn.
     pub create_extra_us: Rounds,
     pub added: Vec<Added>,
+    /// Each on one target, under one run of I/O.
+    pub slices: Vec<Slices>,
 }
 
 impl Sight {
@@ -201,6 +204,17 @@ impl Sight {
                 "| control threads without calls, % of a core | {one:.2} | {other:.2} | |\n"
             ),
         );
+        for of in &self.slices {
+            let (iops, reactor) = (spread(&of.iops), spread(&of.reactor));
+            let (what, pairs, error) = (of.what, of.iops.rounds.len(), of.reactor_error);
+            line(
+                out,
+                format_args!(
+                    "Under one run of I/O, {pairs} pairs of slices of 1 s, {what}: IOPS {iops}, reactor time for an I/O \
+                     {reactor}, its standard error {error:.4}.\n"
+                ),
+            );
+        }
         line(
             out,
             format_args!(
@@ -240,6 +254,7 @@ pub async fn run(settings: &Settings) -> Result<Option<Sight>> {
         }
     }
     let added = added(settings, collector, turns).await?;
+    let slices = slices::run(settings).await.context("slices")?;
     let [off, on] = found.map(Side::of);
     let (off, on) = (off.context("no turns")?, on.context("no turns")?);
     let pairs = on
@@ -255,6 +270,7 @@ pub async fn run(settings: &Settings) -> Result<Option<Sight>> {
         off,
         on,
         added,
+        slices,
     }))
 }
 
