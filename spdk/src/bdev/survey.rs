@@ -119,8 +119,9 @@ impl Open {
     }
 }
 
-/// How many bdevs one step opens and asks for.
-const AT_ONCE: usize = 16;
+/// How many bdevs one step opens and asks for; and of those whose latencies are read, each with hundreds of buckets.
+const AT_ONCE: usize = 8;
+const AT_ONCE_WITH_LATENCIES: usize = 2;
 
 /// How many bdevs a survey tells of; the others are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,9 +141,13 @@ pub async fn survey(spdk: Spdk, most: Most) -> Result<(Vec<Vec<Counters>>, u64),
     let (mut all, mut told, mut left_out) = (Vec::new(), 0_usize, 0);
     let mut next = Open::next(spdk, None);
     while let Some(first) = next {
-        let mut opened = Vec::with_capacity(AT_ONCE);
+        let at_once = match told < most.latencies {
+            true => AT_ONCE_WITH_LATENCIES,
+            false => AT_ONCE,
+        };
+        let mut opened = Vec::with_capacity(at_once);
         opened.push(first);
-        while opened.len() < AT_ONCE
+        while opened.len() < at_once
             && let Some(bdev) = Open::next(spdk, opened.last())
         {
             opened.push(bdev);
