@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -131,6 +132,7 @@ fn beside(held: &OldKeys, wanted: &NvmeHost) -> Option<OldKeys> {
 
 /// Old keys, as they are kept behind the record of their host.
 #[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
 struct Kept {
     #[prost(bytes = "vec", tag = "1000")]
     psk: Vec<u8>,
@@ -138,6 +140,12 @@ struct Kept {
     dhchap: Vec<u8>,
     #[prost(bytes = "vec", tag = "1002")]
     dhchap_ctrlr: Vec<u8>,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
 }
 
 /// Those of a host: of now, and of before the change that set them.
@@ -387,6 +395,15 @@ mod tests {
         assert!(held.before(&name, at(3000)).is_none(), "over meanwhile");
         held.forget(&name);
         assert!(held.before(&name, at(NOW)).is_none());
+    }
+
+    #[test]
+    fn what_is_kept_is_not_told() {
+        let kept = Kept {
+            psk: b"secret".into(),
+            ..Kept::default()
+        };
+        assert_eq!(format!("{kept:?}"), "Kept { .. }");
     }
 
     #[test]

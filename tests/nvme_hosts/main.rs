@@ -10,6 +10,7 @@ mod old_keys;
 mod refusals;
 mod rotation;
 mod rules;
+mod turns;
 mod views;
 
 use std::os::unix::fs::PermissionsExt;

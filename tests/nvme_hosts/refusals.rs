@@ -1,20 +1,17 @@
 //! Hosts that do not get in: logged, counted, and waiting for their turn, while a host that is known does not.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::net::TcpSocket;
 
-use super::{ALICE, BOB, Export, SOON, host, key_file, reads};
+use super::{ALICE, BOB, Export, SOON, host, hosts_of, key_file, reads};
 use crate::common::nvme_tcp::{Command, Digests, Host, Identity, Pdu, Sgl};
 use crate::common::{Options, Target, dhchap_key, eventually, metrics, psk_of};
 
-/// An address of strangers.
-const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
-
 /// The count of a reason.
-fn count(target: &Target, reason: &str) -> u64 {
+pub fn count(target: &Target, reason: &str) -> u64 {
     let text = metrics(target.http);
     let name = format!("opi_spdk_hosts_refused_total{{reason=\"{reason}\"}} ");
     let line = text.lines().find_map(|line| line.strip_prefix(&name));
@@ -22,7 +19,7 @@ fn count(target: &Target, reason: &str) -> u64 {
 }
 
 /// Lines of hosts that were refused for this reason.
-fn lines(target: &Target, reason: &str) -> Vec<Value> {
+pub fn lines(target: &Target, reason: &str) -> Vec<Value> {
     let log = target.log();
     let lines = log.lines().filter(|line| line.contains("host refused"));
     let lines = lines.map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -30,7 +27,7 @@ fn lines(target: &Target, reason: &str) -> Vec<Value> {
 }
 
 /// That it is counted and told that a host was refused.
-async fn told(target: &Target, reason: &str, host: &str, address: &str) {
+pub async fn told(target: &Target, reason: &str, host: &str, address: &str) {
     eventually(&format!("{reason} is told"), SOON, async || {
         let lines = lines(target, reason);
         let found = lines
@@ -41,7 +38,8 @@ async fn told(target: &Target, reason: &str, host: &str, address: &str) {
     .await;
 }
 
-async fn dial(from: Ipv4Addr, port: u16) -> Host {
+/// A connection from an address of this machine.
+pub async fn dial(from: Ipv4Addr, port: u16) -> Host {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(SocketAddr::from((from, 0))).expect("bound");
     let to = SocketAddr::from((IpAddr::V4(Ipv4Addr::LOCALHOST), port));
@@ -52,7 +50,7 @@ async fn dial(from: Ipv4Addr, port: u16) -> Host {
 }
 
 /// A host that nobody admits comes and is refused.
-async fn refused(from: Ipv4Addr, identity: &Identity) {
+pub async fn refused(from: Ipv4Addr, identity: &Identity) {
     let mut host = dial(from, identity.address.port()).await;
     host.send(&Pdu::ic_req(Digests::OFF)).expect("sent");
     host.receive_within(Duration::from_secs(10))
@@ -121,53 +119,31 @@ async fn a_host_that_is_refused_is_logged_with_its_name_and_address_and_counted_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_refused_again_and_again_waits_for_its_turn_and_a_known_host_never_does() {
-    let target = Target::start().await;
-    let export = Export::new(&target, "s", &[("alice", host(ALICE, "", "", ""))]).await;
-    let alice = Identity {
+async fn a_host_that_asks_for_what_is_not_there_was_refused_too() {
+    let target = Target::start_with(Options::default().args(["--log-format", "json"])).await;
+    let hosts = [("alice", host(ALICE, "", "", ""))];
+    let [here, there] = [
+        Export::new(&target, "here", &hosts).await,
+        Export::new(&target, "there", &hosts).await,
+    ];
+    let alice = |subnqn: &str| Identity {
         hostnqn: ALICE.to_owned(),
-        ..Identity::new(export.port, &export.nqn)
+        ..Identity::new(here.port, subnqn)
     };
-    alice.admin(Digests::OFF);
-    let stranger = Identity::new(export.port, &export.nqn).named("stranger");
-    for _ in 0..14 {
-        refused(ELSEWHERE, &stranger).await;
+    for (reason, subnqn, status) in [
+        ("unknown_subsystem", "nqn.2022-09.io.spdk:gone", "0x182"),
+        ("other_listener", &there.nqn, "0x184"),
+    ] {
+        assert_eq!(count(&target, reason), 0, "{reason}");
+        let identity = alice(subnqn);
+        let mut host = identity.negotiated(Digests::OFF);
+        let error = host.connect(&identity, 0, 0xffff).expect_err(reason);
+        assert!(error.to_string().contains(status), "{error}");
+        told(&target, reason, ALICE, "127.0.0.1").await;
+        assert_eq!(lines(&target, reason)[0]["subsystem"], subnqn);
+        assert_eq!(count(&target, reason), 1, "{reason}");
     }
-
-    // Of some at once each has its turn, and the last one waits for all.
-    let begun = Instant::now();
-    let mut waiting = Vec::new();
-    for _ in 0..4 {
-        let mut host = dial(ELSEWHERE, export.port).await;
-        host.send(&Pdu::ic_req(Digests::OFF)).expect("sent");
-        waiting.push(host);
-    }
-    let mut last = waiting.pop().expect("four");
-    let mut first = waiting.swap_remove(0);
-    // Alice's address has had refusals too.
-    for _ in 0..20 {
-        refused(Ipv4Addr::LOCALHOST, &stranger).await;
-    }
-    alice.admin(Digests::OFF);
-    last.stream().set_nonblocking(true).expect("it is ours");
-    let mut byte = [0];
-    let nothing = last.stream().peek(&mut byte).expect_err("nothing has come");
-    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
-    last.stream().set_nonblocking(false).expect("it is ours");
-
-    let limit = Duration::from_secs(20);
-    first.receive_within(limit).expect("its turn comes");
-    assert!(
-        begun.elapsed() >= Duration::from_millis(1500),
-        "{:?}",
-        begun.elapsed()
-    );
-    last.receive_within(limit).expect("its turn comes");
-    assert!(
-        begun.elapsed() >= Duration::from_secs(6),
-        "{:?}",
-        begun.elapsed()
-    );
+    alice(&here.nqn).admin(Digests::OFF);
     target.stop();
 }
 
@@ -205,6 +181,22 @@ async fn who_gives_up_or_falls_silent_while_it_authenticates_was_refused_and_is_
         send(&mut failed, &[0; 72]);
     }
 
+    // One that the target sends away has given nothing up.
+    let mut revoked = Identity {
+        hostnqn: BOB.to_owned(),
+        ..alice.clone()
+    }
+    .negotiated(Digests::OFF);
+    let bob = export.admit("bob", host(BOB, "", &key, "")).await;
+    let named = Identity {
+        hostnqn: BOB.to_owned(),
+        ..alice.clone()
+    };
+    revoked.connect(&named, 0, 0xffff).expect("it may try");
+    challenge(&mut revoked);
+    hosts_of(&export.client).deleted(&bob).await;
+    revoked.closed_within(SOON).expect("it is closed");
+
     let before = silent.closed_within(2 * SOON).expect("it is closed");
     assert!(before.is_empty(), "{before:?}");
     eventually("all are counted", SOON, async || {
@@ -226,14 +218,14 @@ fn fields(fctype: u8, cid: u16, length: u32) -> Command {
 }
 
 /// Sends a message of authentication, which is taken whatever is in it.
-fn send(host: &mut Host, message: &[u8; 72]) {
+pub fn send(host: &mut Host, message: &[u8; 72]) {
     let cid = host.cid();
     let send = fields(5, cid, 72).sgl(Sgl::InCapsule(72));
     assert_eq!(host.call(send, message).expect("an answer").status(), 0);
 }
 
-/// Asks for a challenge, with SHA-256 and the group of 2,048 bits.
-fn challenge(host: &mut Host) {
+/// Asks for a challenge, with SHA-256 and the group of 2,048 bits; the command's ID.
+pub fn ask(host: &mut Host) -> u16 {
     let mut message = [0; 72];
     (message[4], message[7], message[8]) = (1, 1, 1);
     (message[10], message[11], message[12], message[42]) = (1, 1, 1, 1);
@@ -241,6 +233,12 @@ fn challenge(host: &mut Host) {
     let cid = host.cid();
     let receive = fields(6, cid, 2048).sgl(Sgl::Transport(2048));
     host.send(&Pdu::capsule(receive, &[])).expect("it goes");
+    cid
+}
+
+/// Asks for a challenge and gets it.
+pub fn challenge(host: &mut Host) {
+    let cid = ask(host);
     let (answer, challenge) = host.completion(cid, &[]).expect("an answer");
     assert_eq!((answer.status(), challenge[1]), (0, 1), "a challenge");
 }

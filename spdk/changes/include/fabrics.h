@@ -57,6 +57,8 @@ enum opi_refusal {
 	OPI_REFUSED_TLS_KEY,
 	OPI_REFUSED_DHCHAP,
 	OPI_REFUSED_CONTROLLER,
+	OPI_REFUSED_UNKNOWN_SUBSYSTEM,
+	OPI_REFUSED_OTHER_LISTENER,
 };
 
 /* A host at this address was refused. All texts are terminated. */
@@ -66,16 +68,24 @@ void __attribute__((weak)) opi_host_refused(int why, const char *address, const 
 /* The same in a TLS handshake, with the identity of the pre-shared key that it named. */
 void __attribute__((weak)) opi_tls_refused(int why, const char *address, const char *identity);
 
-/* A host at this address has proved who it is. */
-void __attribute__((weak)) opi_host_known(const char *address);
+/* A host at this address has proved by DH-HMAC-CHAP that it is `hostnqn`; NULL: by TLS that it is one that the
+ * target knows. */
+void __attribute__((weak)) opi_host_known(const char *address, const char *hostnqn);
 
-/* How many milliseconds a new connection from this address waits before it is read from. */
-uint64_t __attribute__((weak)) opi_host_wait(const char *address);
+/* The turn of a connection never comes. */
+#define OPI_NO_TURN UINT64_MAX
+
+/* How many milliseconds the challenge of a host waits for its turn; `hostnqn` NULL: a new connection to a TLS
+ * listener, before it is read from. */
+uint64_t __attribute__((weak)) opi_host_wait(const char *address, const char *hostnqn);
 
 /* lib/nvmf/ctrlr.c: tell of the host at the other end, over a network. */
 void nvmf_qpair_refused(struct spdk_nvmf_qpair *qpair, int why, const char *hostnqn,
 			const char *subnqn);
-void nvmf_qpair_known(struct spdk_nvmf_qpair *qpair);
+void nvmf_qpair_known(struct spdk_nvmf_qpair *qpair, const char *hostnqn);
+
+/* lib/nvmf/ctrlr.c: how long the host at the other end, which says that it is `hostnqn`, waits for its turn, ms. */
+uint64_t nvmf_qpair_wait(struct spdk_nvmf_qpair *qpair, const char *hostnqn);
 
 /* lib/nvmf/subsystem.c: the keys of DH-HMAC-CHAP that a host may still use beside its own, NULL for none. */
 int opi_nvmf_set_old_keys(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
@@ -103,11 +113,17 @@ bool __attribute__((weak)) opi_gate_tls_binder(const void *hello, size_t length,
 bool __attribute__((weak)) opi_tls_hello_has_key(const char *identity, const char *cipher,
 		const uint8_t *key, size_t length);
 
+/* How many identities of pre-shared keys are looked up for one hello. A host has one for each hash. */
+#define OPI_TLS_IDENTITIES_MAX 4
+
 /* Between two messages of a host that authenticates and is not let in yet. */
 #define OPI_AUTH_SECONDS 10
 
-/* lib/nvmf/auth.c: the connection ends, maybe before its host has proved who it is. */
+/* lib/nvmf/auth.c: the host ends the connection, maybe before it has proved who it is. */
 void nvmf_qpair_auth_given_up(struct spdk_nvmf_qpair *qpair);
+
+/* lib/nvmf/auth.c: completes a command that waits for its turn. The queue may be gone after it. */
+void nvmf_qpair_auth_end_wait(struct spdk_nvmf_qpair *qpair);
 
 /* What a namespace has in place of the name of a file begins so if the program keeps its reservations. The
  * four hooks are on the thread of the subsystem, which is the app thread. */
@@ -148,3 +164,6 @@ void nvmf_poll_group_abort_first_fused(struct spdk_nvmf_poll_group *group,
 /* lib/nvmf/tcp.c: whether the host at the other end may call itself that to that subsystem. Over TLS it
  * is whom its key belongs to; without TLS it is nobody who has a key for the subsystem. */
 bool nvmf_tcp_qpair_is_host(struct spdk_nvmf_qpair *qpair, const char *subnqn, const char *hostnqn);
+
+/* lib/nvmf/tcp.c: whether a connection speaks TLS. */
+bool nvmf_tcp_qpair_is_tls(struct spdk_nvmf_qpair *qpair);

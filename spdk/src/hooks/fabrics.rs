@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 
-use spdk_gate::fabrics::{self, Command, Connect, Fault, Queue};
+use spdk_gate::fabrics::{self, Command, Connect, Fault, Queue, Turn};
 use spdk_sys as sys;
 
 use crate::nvmf::{Reason, comings, refusals};
@@ -14,6 +14,9 @@ const LENGTH: c_int = 1;
 const HOSTID: c_int = 2;
 const SUBNQN: c_int = 3;
 const HOSTNQN: c_int = 4;
+
+/// `OPI_NO_TURN`.
+const NO_TURN: u64 = u64::MAX;
 
 /// Offset of dword 10 in a submission queue entry, and what is read of it.
 const CDW10: usize = 40;
@@ -201,19 +204,25 @@ fn reason(why: c_int) -> Option<Reason> {
 }
 
 /// # Safety
-/// `address` is null or terminated.
+/// Both texts are null or terminated.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn opi_host_known(address: *const c_char) {
+pub unsafe extern "C" fn opi_host_known(address: *const c_char, hostnqn: *const c_char) {
     // SAFETY: the caller's contract; nothing is kept.
-    refusals::known(unsafe { text(address) });
+    let [address, hostnqn] = [address, hostnqn].map(|it| unsafe { text(it) });
+    refusals::known(address, hostnqn);
 }
 
 /// # Safety
-/// `address` is null or terminated.
+/// Both texts are null or terminated.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn opi_host_wait(address: *const c_char) -> u64 {
+pub unsafe extern "C" fn opi_host_wait(address: *const c_char, hostnqn: *const c_char) -> u64 {
     // SAFETY: the caller's contract; nothing is kept.
-    refusals::wait(unsafe { text(address) })
+    let [address, hostnqn] = [address, hostnqn].map(|it| unsafe { text(it) });
+    match refusals::turn(address, hostnqn) {
+        Turn::Now => 0,
+        Turn::In(wait) => wait,
+        Turn::Never => NO_TURN,
+    }
 }
 
 #[cfg(test)]

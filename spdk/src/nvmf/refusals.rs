@@ -1,9 +1,14 @@
-//! Hosts that are refused, told by hooks as it happens; and which addresses wait for their turn because of it.
+//! Hosts that are refused, told by hooks as it happens; and who waits for its turn because of it.
 //!
 //! ```text
-//! reactor: hook ─► word of the address (atomic), count by reason, bounded channel ─► whoever asks, now and then
-//!                                                 └ nearly full: counted
+//! reactor: hook ─► count by reason, bounded channel ─► whoever asks, now and then
+//!            │                        └ nearly full: counted
+//!            └ a proof of a key has failed: word of the stranger (atomic)
 //! ```
+//!
+//! A stranger of DH-HMAC-CHAP is an address and the name that it gives: others behind the same address do not make a
+//! host wait. One of TLS is an address, since a connection waits before it is read from. A name that is not admitted
+//! takes no more time than any connection, so nobody waits because of it.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -12,7 +17,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use spdk_gate::fabrics::Address;
+use spdk_gate::fabrics::{Stranger, Turn};
 
 use super::comings::{NQN, Text, text};
 use super::notices::Notices;
@@ -20,8 +25,10 @@ use crate::cstr::read;
 
 /// Refusals that wait to be read.
 const CAPACITY: usize = 512;
-/// Words of addresses: those that share one wait together. A begin that no stranger knows goes into the hash.
+/// Words of strangers: those that share one wait together. A begin that none of them knows goes into the hash.
 const WORDS: usize = 16_384;
+/// In place of the name of a host: the connection speaks TLS, and has told none.
+pub(crate) const TLS: &[u8] = b"";
 /// As long as an address in text, with the terminator.
 const ADDRESS: usize = 64;
 
@@ -41,17 +48,23 @@ pub enum Reason {
     Dhchap,
     /// The host says that the subsystem has not proved who it is.
     Controller,
+    /// There is no subsystem of this name.
+    UnknownSubsystem,
+    /// The subsystem has no controller where the host came.
+    OtherListener,
 }
 
 impl Reason {
     /// All of them: the values of `enum opi_refusal`, in their order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::NotAdmitted,
         Self::OtherKey,
         Self::TlsIdentity,
         Self::TlsKey,
         Self::Dhchap,
         Self::Controller,
+        Self::UnknownSubsystem,
+        Self::OtherListener,
     ];
 
     /// Its name in metrics and the log.
@@ -63,6 +76,8 @@ impl Reason {
             Self::TlsKey => "tls_key",
             Self::Dhchap => "dhchap",
             Self::Controller => "controller",
+            Self::UnknownSubsystem => "unknown_subsystem",
+            Self::OtherListener => "other_listener",
         }
     }
 }
@@ -104,7 +119,7 @@ struct Channel {
 
 static CHANNEL: OnceLock<Channel> = OnceLock::new();
 static COUNTS: [AtomicU64; Reason::ALL.len()] = [const { AtomicU64::new(0) }; Reason::ALL.len()];
-static ADDRESSES: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+static STRANGERS: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
 /// Has the hooks tell from now on. Before the first transport.
 pub(crate) fn open() {
@@ -116,9 +131,10 @@ pub(crate) fn open() {
 }
 
 impl Channel {
-    fn word(&self, address: &[u8]) -> Option<&'static AtomicU64> {
-        let hash = self.hasher.hash_one(who(address)) % WORDS as u64;
-        ADDRESSES.get(usize::try_from(hash).ok()?)
+    /// Of the host of this name at an address, or of all who come there over TLS.
+    fn word(&self, address: &[u8], host: &[u8]) -> Option<&'static AtomicU64> {
+        let hash = self.hasher.hash_one((who(address), host)) % WORDS as u64;
+        STRANGERS.get(usize::try_from(hash).ok()?)
     }
 
     fn now(&self) -> u64 {
@@ -169,10 +185,12 @@ pub(crate) fn tell(reason: Reason, address: &[u8], host: &[u8], subsystem: &[u8]
         count.fetch_add(1, Ordering::Relaxed);
     }
     let Some(channel) = CHANNEL.get() else { return };
-    // Who refuses the subsystem has done nothing wrong.
-    if reason != Reason::Controller
-        && let Some(word) = channel.word(address)
-    {
+    let word = match reason {
+        Reason::Dhchap => channel.word(address, host),
+        Reason::TlsKey => channel.word(address, TLS),
+        _ => None,
+    };
+    if let Some(word) = word {
         let now = channel.now();
         change(word, |it| (it.refused(now), ()));
     }
@@ -184,32 +202,36 @@ pub(crate) fn tell(reason: Reason, address: &[u8], host: &[u8], subsystem: &[u8]
     });
 }
 
-/// A host at this address has proved who it is. On a reactor.
-pub(crate) fn known(address: &[u8]) {
-    if let Some(word) = CHANNEL.get().and_then(|channel| channel.word(address)) {
-        change(word, |it| (it.known(), ()));
+/// The host of this name at an address has proved who it is, or a host that is [`TLS`]. On a reactor.
+pub(crate) fn known(address: &[u8], host: &[u8]) {
+    let Some(channel) = CHANNEL.get() else { return };
+    if let Some(word) = channel.word(address, host) {
+        let now = channel.now();
+        change(word, |it| (it.known(now), ()));
     }
 }
 
-/// How long a connection from this address waits for its turn, ms. On a reactor.
-pub(crate) fn wait(address: &[u8]) -> u64 {
+/// When the host of this name at an address may try, or one that is [`TLS`]. On a reactor.
+pub(crate) fn turn(address: &[u8], host: &[u8]) -> Turn {
     let Some(channel) = CHANNEL.get() else {
-        return 0;
+        return Turn::Now;
     };
     let now = channel.now();
-    let word = channel.word(address);
-    word.map_or(0, |word| change(word, |it| it.comes(now)))
+    let word = channel.word(address, host);
+    word.map_or(Turn::Now, |word| change(word, |it| it.comes(now)))
 }
 
 /// Changes a word. Another reactor may be first some times: in the end the change is left out rather than
-/// waited for.
-fn change<T: Default>(word: &AtomicU64, with: impl Fn(Address) -> (Address, T)) -> T {
+/// waited for, and the result is as if it had been made.
+fn change<T>(word: &AtomicU64, with: impl Fn(Stranger) -> (Stranger, T)) -> T {
     const ATTEMPTS: u32 = 16;
     let mut before = word.load(Ordering::Relaxed);
-    for _ in 0..ATTEMPTS {
-        let (after, result) = with(Address::unpack(before));
+    let mut left = ATTEMPTS;
+    loop {
+        let (after, result) = with(Stranger::unpack(before));
         let after = after.pack();
-        if after == before {
+        left -= 1;
+        if after == before || left == 0 {
             return result;
         }
         match word.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
@@ -217,7 +239,6 @@ fn change<T: Default>(word: &AtomicU64, with: impl Fn(Address) -> (Address, T)) 
             Err(now) => before = now,
         }
     }
-    T::default()
 }
 
 #[cfg(test)]
@@ -225,18 +246,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_are_counted_told_and_make_their_address_wait_until_it_is_known() {
+    fn refusals_are_counted_and_told_and_who_fails_to_prove_a_key_waits_until_it_is_known() {
         open();
         let [stranger, other] = [b"192.0.2.1".as_slice(), b"2001:db8::1"];
-        assert_eq!(wait(stranger), 0);
+        let name = b"nqn.host".as_slice();
+        assert_eq!(turn(stranger, name), Turn::Now);
         let before: Vec<u64> = refused().map(|(_, count)| count).collect();
         for _ in 0..20 {
-            tell(Reason::Dhchap, stranger, b"nqn.host", b"nqn.subsystem");
+            tell(Reason::Dhchap, stranger, name, b"nqn.subsystem");
         }
-        tell(Reason::Controller, other, b"nqn.host", b"");
+        tell(Reason::Controller, other, name, b"");
         let after: Vec<u64> = refused().map(|(_, count)| count).collect();
         let more: Vec<u64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
-        assert_eq!(more, [0, 0, 0, 0, 20, 1]);
+        assert_eq!(more, [0, 0, 0, 0, 20, 1, 0, 0]);
         let told = refusals();
         assert_eq!((told.all.len(), told.lost), (21, 0));
         let Refusal {
@@ -251,10 +273,20 @@ mod tests {
             ["192.0.2.1", "nqn.host", "nqn.subsystem"]
         );
 
-        assert_eq!(wait(other), 0);
-        assert!(wait(stranger) > 0);
-        known(stranger);
-        assert_eq!(wait(stranger), 0);
+        assert_eq!(turn(other, name), Turn::Now);
+        assert_eq!(turn(stranger, b"nqn.neighbour"), Turn::Now);
+        assert_eq!(turn(stranger, TLS), Turn::Now);
+        assert_ne!(turn(stranger, name), Turn::Now);
+        known(stranger, TLS);
+        assert_ne!(turn(stranger, name), Turn::Now);
+        known(stranger, name);
+        assert_eq!(turn(stranger, name), Turn::Now);
+        for _ in 0..20 {
+            tell(Reason::TlsKey, b"192.0.2.2", name, b"");
+        }
+        assert_eq!(turn(b"192.0.2.2", name), Turn::Now);
+        assert_ne!(turn(b"192.0.2.2", TLS), Turn::Now);
+        assert_eq!(refusals().all.len(), 20);
 
         // A flood is counted.
         for _ in 0..CAPACITY {
@@ -264,6 +296,7 @@ mod tests {
         assert_eq!(flood.all.len() as u64 + flood.lost, CAPACITY as u64);
         assert!(flood.lost > 0);
         assert_eq!(flood.all[0].host.len(), NQN - 1);
+        assert_eq!(turn(other, &[b'x'; 1000]), Turn::Now, "of a name alone");
     }
 
     #[test]

@@ -12,4 +12,4 @@ pub use identity::{PSK_IDENTITY_MAX, is_well_formed, names, nqns};
 pub use length::{
     ADMIN_DATA_MAX, Command, DSM_RANGE, DSM_RANGES_MAX, IDENTIFY_DATA, LOG_PAGE_UNIT, Queue,
 };
-pub use stranger::{Address, FIRST_MS, FORGET_MS, FREE, TURN_MAX_MS, WAIT_MAX_MS};
+pub use stranger::{FIRST_MS, FORGET_MS, FREE, KNOWN_MS, Stranger, TURN_MAX_MS, Turn, WAIT_MAX_MS};

@@ -1,6 +1,5 @@
-//! What is known of an address from which hosts connect: how often they were refused, and whether one of them
-//! has proved who it is. Whoever is refused again and again waits for its turn; an address with a host that is
-//! known never does.
+//! What is known of those who try to prove who they are: how often they failed, and when one of them has succeeded
+//! last. Whoever fails again and again waits for its turn; one that has proved who it is does not, for a while.
 
 /// Refusals that nobody waits for: keys and names are mistyped.
 pub const FREE: u8 = 8;
@@ -17,21 +16,36 @@ pub const WAIT_MAX_MS: u64 = 10_000;
 /// Time without a refusal or a turn after which refusals are forgotten, ms.
 pub const FORGET_MS: u64 = 60_000;
 
+/// Time after a proof in which nobody waits, ms. An address can be another's later.
+pub const KNOWN_MS: u64 = 3_600_000;
+
 const KNOWN: u64 = 1 << 63;
 const COUNT_SHIFT: u32 = 56;
 const COUNT_MAX: u8 = 0x7f;
 const TIME: u64 = (1 << COUNT_SHIFT) - 1;
 
-/// An address, as it is kept in a word.
+/// Somebody, as it is kept in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Address {
+pub struct Stranger {
     known: bool,
     refusals: u8,
-    /// The turn that was given last, or the last refusal, ms.
+    /// The proof where it is known, else the turn that was given last, or the last refusal; ms.
     last: u64,
 }
 
-impl Address {
+/// When a connection is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Turn {
+    /// Now.
+    #[default]
+    Now,
+    /// After so many ms.
+    In(u64),
+    /// There are too many before it.
+    Never,
+}
+
+impl Stranger {
     /// Out of a word.
     pub fn unpack(word: u64) -> Self {
         let refusals = word >> COUNT_SHIFT & u64::from(COUNT_MAX);
@@ -49,19 +63,24 @@ impl Address {
     }
 
     fn at(self, now: u64) -> Self {
-        if now.saturating_sub(self.last) < FORGET_MS {
+        let holds = if self.known { KNOWN_MS } else { FORGET_MS };
+        if now.saturating_sub(self.last) < holds {
             return self;
         }
         Self {
+            known: false,
             refusals: 0,
-            ..self
+            last: self.last,
         }
     }
 
-    /// A host was refused `now`.
+    /// It was refused `now`.
     #[must_use]
     pub fn refused(self, now: u64) -> Self {
         let it = self.at(now);
+        if it.known {
+            return it;
+        }
         Self {
             refusals: it.refusals.saturating_add(1).min(COUNT_MAX),
             last: it.last.max(now),
@@ -69,22 +88,22 @@ impl Address {
         }
     }
 
-    /// A host has proved who it is.
+    /// It has proved `now` who it is.
     #[must_use]
-    pub fn known(self) -> Self {
+    pub fn known(self, now: u64) -> Self {
         Self {
             known: true,
             refusals: 0,
-            ..self
+            last: now,
         }
     }
 
-    /// How long a connection that comes `now` waits for its turn, ms.
+    /// When one that comes `now` is served.
     #[must_use]
-    pub fn comes(self, now: u64) -> (Self, u64) {
+    pub fn comes(self, now: u64) -> (Self, Turn) {
         let it = self.at(now);
         let Some(above) = it.refusals.checked_sub(FREE + 1).filter(|_| !it.known) else {
-            return (self, 0);
+            return (self, Turn::Now);
         };
         let turn = FIRST_MS
             .checked_shl(u32::from(above.min(16)))
@@ -92,10 +111,9 @@ impl Address {
         let next = it.last.max(now).saturating_add(turn.min(TURN_MAX_MS));
         let wait = next.saturating_sub(now);
         if wait > WAIT_MAX_MS {
-            // It will have been closed by then.
-            return (it, WAIT_MAX_MS);
+            return (it, Turn::Never);
         }
-        (Self { last: next, ..it }, wait)
+        (Self { last: next, ..it }, Turn::In(wait))
     }
 }
 
@@ -104,66 +122,77 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn refused(times: u8, now: u64) -> Address {
-        (0..times).fold(Address::default(), |it, _| it.refused(now))
+    fn refused(times: u8, now: u64) -> Stranger {
+        (0..times).fold(Stranger::default(), |it, _| it.refused(now))
     }
 
     #[test]
     fn the_first_refusals_cost_nothing_and_the_others_ever_more() {
-        assert_eq!(Address::default().comes(5), (Address::default(), 0));
-        assert_eq!(refused(FREE, 5).comes(5).1, 0);
+        assert_eq!(
+            Stranger::default().comes(5),
+            (Stranger::default(), Turn::Now)
+        );
+        assert_eq!(refused(FREE, 5).comes(5).1, Turn::Now);
         let waits =
             [1, 2, 3, 5, 6, 100, 255].map(|more| refused(FREE.saturating_add(more), 5).comes(5).1);
-        assert_eq!(waits, [100, 200, 400, 1600, 2000, 2000, 2000]);
+        assert_eq!(waits, [100, 200, 400, 1600, 2000, 2000, 2000].map(Turn::In));
     }
 
     #[test]
     fn connections_at_the_same_time_take_turns_until_there_are_too_many() {
-        let mut address = refused(FREE + 10, 0);
-        let mut waits = [0; 7];
-        for wait in &mut waits {
-            (address, *wait) = address.comes(0);
+        let mut it = refused(FREE + 10, 0);
+        let mut turns = [Turn::Now; 7];
+        for turn in &mut turns {
+            (it, *turn) = it.comes(0);
         }
-        assert_eq!(waits, [2000, 4000, 6000, 8000, 10_000, 10_000, 10_000]);
+        let waits = [2000, 4000, 6000, 8000, 10_000].map(Turn::In);
+        assert_eq!(turns[..5], waits);
+        assert_eq!(turns[5..], [Turn::Never; 2]);
         assert_eq!(
-            address.comes(4000).1,
-            8000,
-            "those that were closed took no turn"
+            it.comes(4000).1,
+            Turn::In(8000),
+            "those without a turn took none"
         );
     }
 
     #[test]
-    fn who_is_known_never_waits_whatever_others_do_there() {
-        let address = refused(20, 0).known();
-        assert_eq!(address.comes(0).1, 0);
-        let again = (0..200).fold(address, |it, _| it.refused(1));
-        assert_eq!(Address::unpack(again.pack()).comes(1).1, 0);
+    fn who_is_known_does_not_wait_whatever_others_do_in_its_name_until_an_hour_is_over() {
+        let it = refused(20, 0).known(0);
+        assert_eq!(it.comes(0).1, Turn::Now);
+        let again = (0..200).fold(it, |it, _| it.refused(1));
+        let again = Stranger::unpack(again.pack());
+        assert_eq!(again.comes(KNOWN_MS - 1).1, Turn::Now);
+        let later = (0..20).fold(again, |it, _| it.refused(KNOWN_MS));
+        assert_eq!(later.comes(KNOWN_MS).1, Turn::In(2000));
+        let proved_again = again.known(KNOWN_MS - 1).refused(KNOWN_MS);
+        assert_eq!(proved_again.refusals, 0, "counted from the last proof");
     }
 
     #[test]
     fn refusals_are_forgotten_after_a_while() {
-        let address = refused(20, 1000);
-        assert!(address.comes(1000 + FORGET_MS - 1).1 > 0);
-        assert_eq!(address.comes(1000 + FORGET_MS).1, 0);
-        assert_eq!(address.refused(1000 + FORGET_MS).refusals, 1);
+        let it = refused(20, 1000);
+        assert_ne!(it.comes(1000 + FORGET_MS - 1).1, Turn::Now);
+        assert_eq!(it.comes(1000 + FORGET_MS).1, Turn::Now);
+        assert_eq!(it.refused(1000 + FORGET_MS).refusals, 1);
     }
 
     proptest! {
         #[test]
-        fn a_word_is_an_address(word: u64) {
-            prop_assert_eq!(Address::unpack(word).pack(), word);
+        fn a_word_is_somebody(word: u64) {
+            prop_assert_eq!(Stranger::unpack(word).pack(), word);
         }
 
         #[test]
-        fn no_wait_is_longer_than_the_longest(word: u64, now: u64) {
-            let address = Address::unpack(word);
-            let (next, wait) = address.comes(now);
-            prop_assert!(wait <= WAIT_MAX_MS);
-            prop_assert!(wait == 0 || !address.known);
-            prop_assert_eq!(Address::unpack(next.pack()).known, address.known);
-            let refused = Address::unpack(address.refused(now).pack());
-            prop_assert_eq!(refused.known, address.known);
-            prop_assert!(refused.refusals > 0);
+        fn no_wait_is_longer_than_the_longest(word: u64, now in 0..TIME) {
+            let it = Stranger::unpack(word);
+            let (_, turn) = it.comes(now);
+            if let Turn::In(wait) = turn {
+                prop_assert!(wait > 0 && wait <= WAIT_MAX_MS);
+            }
+            prop_assert!(turn == Turn::Now || !it.at(now).known);
+            let refused = Stranger::unpack(it.refused(now).pack());
+            prop_assert!(refused.known || refused.refusals > 0);
+            prop_assert_eq!(it.known(now).comes(now).1, Turn::Now);
         }
     }
 }

@@ -1,0 +1,209 @@
+//! Hosts that fail to prove who they are wait for their turn; others, and a host that is known, do not.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::refusals::{ask, challenge, count, dial, refused, send};
+use super::{ALICE, BOB, Export, SOON, host, key_file, reads};
+use crate::common::nvme_tcp::{Digests, Host, Identity, Pdu};
+use crate::common::{Options, Psk, Target, dhchap_key, eventually, malloc, namespace, psk_of};
+
+/// An address of strangers, and of hosts beside them.
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+
+/// Who connects, with this name, from there; it has yet to authenticate.
+async fn comes(from: Ipv4Addr, identity: &Identity) -> Host {
+    let mut host = dial(from, identity.address.port()).await;
+    host.send(&Pdu::ic_req(Digests::OFF)).expect("sent");
+    host.receive_within(SOON).expect("ICResp");
+    host.connect(identity, 0, 0xffff).expect("it may try");
+    host
+}
+
+/// Attempts that fail.
+async fn fails(from: Ipv4Addr, identity: &Identity, times: usize) {
+    for _ in 0..times {
+        send(&mut comes(from, identity).await, &[0; 72]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_fails_to_authenticate_waits_for_its_turn_and_others_at_its_address_do_not() {
+    let target = Target::start().await;
+    let [a, b] = [1, 2].map(dhchap_key);
+    let hosts = [
+        ("alice", host(ALICE, "", &a, "")),
+        ("bob", host(BOB, "", &b, "")),
+    ];
+    let export = Export::new(&target, "s", &hosts).await;
+    let named = |name: &str| Identity {
+        hostnqn: name.to_owned(),
+        ..Identity::new(export.port, &export.nqn)
+    };
+    let [alice, bob] = [ALICE, BOB].map(named);
+    fails(ELSEWHERE, &bob, 14).await;
+
+    // Of some at once each has its turn, and the last one waits for all.
+    let begun = Instant::now();
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        let mut host = comes(ELSEWHERE, &bob).await;
+        ask(&mut host);
+        waiting.push(host);
+    }
+    let mut last = waiting.pop().expect("four");
+    let mut first = waiting.swap_remove(0);
+
+    // Neither a host that was never here before, behind the same address, nor a change of the subsystem waits.
+    for _ in 0..20 {
+        refused(ELSEWHERE, &named("nqn.2022-09.io.spdk:stranger")).await;
+    }
+    challenge(&mut comes(ELSEWHERE, &alice).await);
+    let volume = malloc(&export.client, "more", 16).await;
+    namespace(&export.client, &export.subsystem, &volume, json!({})).await;
+    assert!(begun.elapsed() < Duration::from_secs(6), "in time");
+    last.stream().set_nonblocking(true).expect("it is ours");
+    let nothing = last.stream().peek(&mut [0]).expect_err("nothing has come");
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    last.stream().set_nonblocking(false).expect("it is ours");
+
+    first.receive_within(SOON).expect("its turn comes");
+    assert!(
+        begun.elapsed() >= Duration::from_millis(1500),
+        "{:?}",
+        begun.elapsed()
+    );
+    last.receive_within(SOON).expect("its turn comes");
+    assert!(
+        begun.elapsed() >= Duration::from_secs(6),
+        "{:?}",
+        begun.elapsed()
+    );
+
+    // Too many: who has no turn is closed, and who goes before its turn has cost nothing.
+    let before = count(&target, "dhchap");
+    let mut many = Vec::new();
+    for _ in 0..8 {
+        let mut host = comes(ELSEWHERE, &bob).await;
+        ask(&mut host);
+        many.push(host);
+    }
+    many.pop()
+        .expect("eight")
+        .closed_within(2 * SOON)
+        .expect("it is closed");
+    drop(many);
+    drop((first, last, waiting));
+    let after = count(&target, "dhchap");
+    assert!(after <= before + 9, "{before} {after}");
+
+    // The host itself, elsewhere; from then on nobody makes it wait there.
+    let key = key_file(&target, "b", &b);
+    let host = export.host(BOB).with_dhchap(&key);
+    reads(&target, &host).await.expect("who has the key");
+    fails(Ipv4Addr::LOCALHOST, &bob, 20).await;
+    let begun = Instant::now();
+    challenge(&mut comes(Ipv4Addr::LOCALHOST, &bob).await);
+    assert!(begun.elapsed() < Duration::from_secs(1), "at once");
+    reads(&target, &host).await.expect("who has the key");
+    target.stop();
+}
+
+/// Whether a TLS handshake succeeds with this key.
+fn shakes_hands(stream: TcpStream, key: &Psk) -> bool {
+    let setup = key.setup().expect("a setup");
+    setup.connect("target", stream).is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_an_address_with_wrong_keys_waits_for_its_turn_until_one_is_right() {
+    let target = Target::start().await;
+    let [right, wrong] = [psk_of(1), psk_of(2)];
+    let export = Export::new(&target, "s", &[("alice", host(ALICE, &right, "", ""))]).await;
+    let [right, wrong] = [right, wrong].map(|key| Psk::new(&key, ALICE, &export.nqn));
+    let dial = || TcpStream::connect((Ipv4Addr::LOCALHOST, export.port)).expect("connected");
+    for _ in 0..8 {
+        assert!(!shakes_hands(dial(), &wrong));
+    }
+    let begun = Instant::now();
+    for _ in 0..5 {
+        assert!(!shakes_hands(dial(), &wrong));
+    }
+    // 0.1 s, doubled each time.
+    assert!(
+        begun.elapsed() >= Duration::from_millis(1300),
+        "{:?}",
+        begun.elapsed()
+    );
+    let key = key_file(&target, "a", &psk_of(1));
+    let alice = export.host(ALICE).with_psk(&key);
+    reads(&target, &alice).await.expect("in its turn");
+    for _ in 0..20 {
+        assert!(!shakes_hands(dial(), &wrong));
+    }
+    let begun = Instant::now();
+    assert!(shakes_hands(dial(), &right));
+    assert!(begun.elapsed() < Duration::from_secs(1), "at once");
+    target.stop();
+}
+
+/// A number, and a text behind its length, of so many bytes.
+fn part(length: usize, bytes: &[u8]) -> Vec<u8> {
+    let number = u32::try_from(bytes.len()).expect("short").to_be_bytes();
+    [&number[4 - length..], bytes].concat()
+}
+
+/// A record with a ClientHello of TLS 1.3 that offers an identity so many times, for a cipher of SHA-384.
+fn hello(identity: &str, times: usize) -> Vec<u8> {
+    let extension = |kind: u8, bytes: &[u8]| [&[0, kind][..], &part(2, bytes)].concat();
+    let offered = [part(2, identity.as_bytes()), vec![0; 4]]
+        .concat()
+        .repeat(times);
+    let binders = part(1, &[7; 48]).repeat(times);
+    let share = [&[0, 29][..], &part(2, &[9; 32])].concat();
+    let extensions = [
+        extension(43, &[2, 3, 4]),
+        extension(10, &part(2, &[0, 29])),
+        extension(51, &part(2, &share)),
+        extension(45, &part(1, &[1])),
+        extension(41, &[part(2, &offered), part(2, &binders)].concat()),
+    ];
+    let body = [
+        [&[3, 3][..], &[7; 32]].concat(),
+        part(1, &[1; 32]),
+        part(2, &[0x13, 2]),
+        part(1, &[0]),
+        part(2, &extensions.concat()),
+    ];
+    let message = [vec![1], part(3, &body.concat())].concat();
+    [vec![22, 3, 1], part(2, &message)].concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_identities_of_a_hello_are_looked_up() {
+    let target = Target::start_with(Options::default().args(["--log-format", "json"])).await;
+    let export = Export::new(&target, "s", &[("alice", host(ALICE, &psk_of(1), "", ""))]).await;
+    let identity = format!("NVMe0R01 {ALICE} {}", export.nqn);
+    for (times, is_told) in [(1, false), (4, false), (5, true), (60, true)] {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, export.port)).expect("connected");
+        stream.set_read_timeout(Some(SOON)).expect("it is ours");
+        stream.write_all(&hello(&identity, times)).expect("sent");
+        let mut answer = Vec::new();
+        // Closed, or reset with what was not read.
+        let _ = stream.read_to_end(&mut answer);
+        assert_eq!(answer.first(), Some(&21), "an alert");
+        let is_there = || target.log().contains("A TLS hello names over 4 identities");
+        if is_told {
+            eventually("it is told", SOON, async || is_there().then_some(())).await;
+        } else {
+            assert!(!is_there(), "{times}");
+        }
+    }
+    let key = key_file(&target, "a", &psk_of(1));
+    let alice = export.host(ALICE).with_psk(&key);
+    reads(&target, &alice).await.expect("who has the key");
+    target.stop();
+}
