@@ -19,8 +19,9 @@ use crate::configured::{self, Collections};
 use crate::discovery;
 use crate::events::Log;
 use crate::frontend::{
-    Luns, NvmeControllers, NvmeHostService, NvmeHosts, NvmeNamespaces, NvmeSubsystems,
-    Reservations, VirtioBlks, VirtioScsiControllers, VirtioScsiLuns, VirtioScsiTargets,
+    DiscoveryReferrals, Luns, NvmeControllers, NvmeHostService, NvmeHosts, NvmeNamespaces,
+    NvmeSubsystems, Reservations, VirtioBlks, VirtioScsiControllers, VirtioScsiLuns,
+    VirtioScsiTargets,
 };
 use crate::health::Health;
 use crate::identity::Identity;
@@ -142,6 +143,14 @@ service! {
 }
 
 service! {
+    /// Other discovery services that hosts are told of.
+    own::DiscoveryReferralService {
+        serves { discovery_referrals: DiscoveryReferral[flat] as DiscoveryReferrals }
+        beside {}
+    }
+}
+
+service! {
     /// virtio-blk devices.
     storage::FrontendVirtioBlkService {
         serves { virtio_blks: VirtioBlk[flat] as Plugged<VirtioBlks> }
@@ -186,6 +195,8 @@ pub struct Services {
     pub qos: MiddleendQosVolumeService,
     /// See [`DelayVolumeService`].
     pub delay: DelayVolumeService,
+    /// See [`DiscoveryReferralService`].
+    pub referrals: DiscoveryReferralService,
     /// See [`FrontendVirtioBlkService`].
     pub virtio_blk: FrontendVirtioBlkService,
     /// See [`FrontendVirtioScsiService`].
@@ -243,6 +254,12 @@ impl Services {
             },
             delay: DelayVolumeService {
                 delay_volumes: Collection::new(DelayVolumes::new(spdk.clone()), &shared),
+            },
+            referrals: DiscoveryReferralService {
+                discovery_referrals: Collection::new(
+                    DiscoveryReferrals::new(spdk.clone()),
+                    &shared,
+                ),
             },
             aio: AioVolumeService {
                 aio_volumes: Collection::new(Volumes::new(spdk.clone(), identity), &shared),
@@ -319,6 +336,7 @@ impl Services {
             Arc::clone(&self.encryption.encrypted_volumes) as _,
             Arc::clone(&self.qos.qos_volumes) as _,
             Arc::clone(&self.delay.delay_volumes) as _,
+            Arc::clone(&self.referrals.discovery_referrals) as _,
             Arc::clone(&self.virtio_blk.virtio_blks) as _,
             Arc::clone(&self.virtio_scsi.virtio_scsi_targets) as _,
             Arc::clone(&self.virtio_scsi.virtio_scsi_controllers) as _,
@@ -406,6 +424,7 @@ impl Services {
             self.encryption.server(),
             self.qos.server(),
             self.delay.server(),
+            self.referrals.server(),
             self.virtio_blk.server(),
             self.virtio_scsi.server(),
             InventoryServiceServer::new(InventoryService::new(Roots::default())),

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 /// All kinds that have records.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 17] = [
     "NullVolume",
     "MallocVolume",
     "AioVolume",
@@ -30,6 +30,7 @@ const KINDS: [&str; 16] = [
     "NvmeNamespace",
     "NvmeHost",
     "NvmeController",
+    "DiscoveryReferral",
     "VirtioBlk",
     "VirtioScsiTarget",
     "VirtioScsiController",
@@ -147,6 +148,11 @@ async fn make(target: &Target, peer: &Fixture) -> Initiator {
     );
     let delay = json!({ "volume_name_ref": "volumes/slow", "avg_read_latency_us": 10 });
     of("DelayVolume").created("", "delay", delay).await;
+    let referral =
+        json!({ "trtype": "NVME_TRANSPORT_TYPE_TCP", "traddr": "192.0.2.7", "trsvcid": 8009 });
+    of("DiscoveryReferral")
+        .created("", "referral", referral)
+        .await;
     let limits = json!({ "volume_name_ref": "volumes/spare",
         "limits": { "max": { "rw_bandwidth_mbs": 100 } } });
     of("QosVolume").created("", "limits", limits).await;

@@ -315,9 +315,18 @@ async fn a_tenant_has_the_objects_of_its_prefix_and_sees_no_other() {
         "aio_volume_id": "tenant-a",
         "aio_volume": { "filename": "/etc/passwd", "block_size": 512 },
     });
-    tenant
-        .fails("CreateAioVolume", file, Code::PermissionDenied)
-        .await;
+    let referral = json!({
+        "discovery_referral_id": "tenant-r",
+        "discovery_referral": {
+            "trtype": "NVME_TRANSPORT_TYPE_TCP", "traddr": "192.0.2.7", "trsvcid": 8009,
+        },
+    });
+    for (method, request) in [
+        ("CreateAioVolume", file),
+        ("CreateDiscoveryReferral", referral),
+    ] {
+        tenant.fails(method, request, Code::PermissionDenied).await;
+    }
 
     // What is listed for all kinds at once is filtered too.
     let objects = tenant.ok("ListObjects", json!({})).await;

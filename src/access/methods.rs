@@ -19,8 +19,9 @@ const KEYS: [(&str, &str); 4] = [
     ("TcpController", "psk"),
 ];
 
-/// Kinds whose objects reach what is not the API's: files of the machine, and what its network reaches.
-const BEYOND: [&str; 2] = ["AioVolume", "NvmePath"];
+/// Kinds whose objects reach what is not the API's: files of the machine, what its network reaches, and hosts of
+/// all.
+const BEYOND: [&str; 3] = ["AioVolume", "NvmePath", "DiscoveryReferral"];
 
 /// A method.
 pub(super) struct Method {

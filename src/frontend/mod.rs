@@ -3,6 +3,7 @@
 
 mod admission;
 mod controller_spec;
+mod discovery_referral;
 mod nvme_controller;
 mod nvme_host;
 mod nvme_host_service;
@@ -24,6 +25,7 @@ use crate::backend::volume_stats;
 use crate::error::Error;
 use crate::resource::Key;
 
+pub use discovery_referral::DiscoveryReferrals;
 pub use nvme_controller::NvmeControllers;
 pub use nvme_host::NvmeHosts;
 pub use nvme_host_service::NvmeHostService;

@@ -4,6 +4,7 @@
 pub(crate) mod bounds;
 mod collection;
 mod condition;
+mod forms;
 pub(crate) mod id;
 mod kind;
 mod lifecycle;

@@ -69,6 +69,7 @@ pub(super) fn counts(services: &Services) -> Vec<Count> {
         services.encryption.encrypted_volumes,
         services.qos.qos_volumes,
         services.delay.delay_volumes,
+        services.referrals.discovery_referrals,
         services.virtio_blk.virtio_blks,
         services.virtio_scsi.virtio_scsi_targets,
         services.virtio_scsi.virtio_scsi_controllers,

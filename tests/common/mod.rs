@@ -22,6 +22,7 @@ pub mod kinds;
 mod loop_device;
 pub mod nvme_tcp;
 pub mod nvme_tcp_peer;
+mod place;
 mod port;
 mod psk;
 mod random;

@@ -6,17 +6,11 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::common::nvme_tcp::{ANSWER, Command, Digests, Identity, Pdu, Sgl};
+use crate::common::nvme_tcp::{ANSWER, DISCOVERY, Digests, Identity, Record, discovered};
 use crate::common::{
     Client, JsonRpc, Options, PSK, Resource, Target, base64, eventually, free_port, malloc,
     name_of, namespace, nqn_of, pcie_spec, subsystem, unique,
 };
-
-/// The discovery service.
-const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
-
-/// Bytes of the log's header, and of each record.
-const RECORD: usize = 1024;
 
 fn controller(ip: &str, port: u16) -> Value {
     let family = if ip.contains(':') { "IPV6" } else { "IPV4" };
@@ -191,44 +185,6 @@ async fn a_host_with_a_key_never_comes_in_the_clear() {
     target.stop();
 }
 
-/// A record of the discovery log: transport, address, service, subsystem.
-type Record = (u8, String, String, String);
-
-/// What the discovery service tells a host that comes by this address.
-fn discovered(ip: &str, port: u16) -> Vec<Record> {
-    let identity = Identity {
-        subnqn: DISCOVERY.into(),
-        ..at(ip, port, "")
-    };
-    let mut admin = identity.admin(Digests::OFF);
-    let length = 16 * u32::try_from(RECORD).expect("a length");
-    let cid = admin.cid();
-    let command = Command::new(0x02, cid).cdw(10, (length / 4 - 1) << 16 | 0x70);
-    let command = command.sgl(Sgl::Transport(length));
-    admin.send(&Pdu::capsule(command, &[])).expect("it goes");
-    let (answer, log) = admin.completion(cid, &[]).expect("the log");
-    assert_eq!(answer.status(), 0);
-    let count = u64::from_le_bytes(log[8..16].try_into().expect("8 bytes"));
-    let text = |bytes: &[u8]| {
-        let text = String::from_utf8_lossy(bytes);
-        text.trim_matches(['\0', ' ']).to_owned()
-    };
-    let records = log[RECORD..].chunks_exact(RECORD);
-    let records = records.take(usize::try_from(count).expect("a count"));
-    let records: Vec<_> = records
-        .map(|r| {
-            (
-                r[0],
-                text(&r[512..768]),
-                text(&r[32..64]),
-                text(&r[256..512]),
-            )
-        })
-        .collect();
-    assert_eq!(records.len() as u64, count);
-    records
-}
-
 #[tokio::test]
 async fn discovery_tells_the_address_by_which_the_host_came() {
     let target = Target::start().await;
@@ -241,11 +197,11 @@ async fn discovery_tells_the_address_by_which_the_host_came() {
             .created(subsystem, "", controller(ip, port))
             .await;
     }
-    let record = |ip: &str, id| (3, ip.to_owned(), port.to_string(), nqn_of(id));
+    let record = |ip: &str, id| Record::tcp(ip, port, &nqn_of(id));
     let mut v4 = discovered("127.0.0.1", port);
     v4.sort();
     assert_eq!(v4, [record("127.0.0.1", &one), record("127.0.0.1", &two)]);
-    assert_eq!(discovered("127.0.0.2", port)[0].1, "127.0.0.2");
+    assert_eq!(discovered("127.0.0.2", port)[0].address, "127.0.0.2");
     assert_eq!(discovered("::1", port), [record("::1", &one)]);
     let log = target.log();
     assert!(!log.contains("deprecated"), "{log}");
@@ -262,7 +218,7 @@ async fn discovery_over_tcp_tells_tcp_alone() {
     let tcp = controller("127.0.0.1", port);
     controllers.created(&first, "", tcp).await;
     let pcie = controllers.created(&first, "", pcie_spec(1)).await;
-    let record = (3, "127.0.0.1".to_owned(), port.to_string(), nqn_of(&one));
+    let record = Record::tcp("127.0.0.1", port, &nqn_of(&one));
     assert_eq!(discovered("127.0.0.1", port), [record]);
     controllers.deleted(&name_of(&pcie)).await;
     target.stop();
@@ -274,12 +230,7 @@ async fn discovery_at_an_address_of_its_own_tells_of_itself_and_of_all_controlle
     let address = format!("127.0.0.1:{own}");
     let target = Target::start_with(Options::default().args(["--discovery-addr", &address])).await;
     let client = target.client().await;
-    let itself = (
-        3,
-        "127.0.0.1".to_owned(),
-        own.to_string(),
-        DISCOVERY.to_owned(),
-    );
+    let itself = Record::tcp("127.0.0.1", own, DISCOVERY);
     let told = eventually("the service is open", ANSWER, async || {
         std::net::TcpStream::connect(("127.0.0.1", own)).ok()
     });
@@ -291,10 +242,10 @@ async fn discovery_at_an_address_of_its_own_tells_of_itself_and_of_all_controlle
     let made = controllers
         .created(&first, "", controller("127.0.0.1", port))
         .await;
-    let record = (3, "127.0.0.1".to_owned(), port.to_string(), nqn_of(&one));
+    let record = Record::tcp("127.0.0.1", port, &nqn_of(&one));
     for asked in [own, port] {
         let mut all = discovered("127.0.0.1", asked);
-        all.sort_by_key(|record| record.3 == DISCOVERY);
+        all.sort_by_key(|record| record.subsystem == DISCOVERY);
         assert_eq!(all, [record.clone(), itself.clone()]);
     }
     let over = controllers

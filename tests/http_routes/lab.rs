@@ -178,6 +178,12 @@ pub fn cases(dir: &Path, port: u16) -> Vec<Case> {
             ("p99_write_latency_us", json!(40)),
         ),
         case(
+            "DiscoveryReferral",
+            "",
+            json!({ "trtype": "NVME_TRANSPORT_TYPE_TCP", "traddr": "192.0.2.1", "trsvcid": 8009 }),
+            ("traddr", json!("2001:db8::1")),
+        ),
+        case(
             "VirtioBlk",
             "",
             on_volume(json!({ "pcie_id": pcie.clone() })),

@@ -9,11 +9,13 @@
 
 struct spdk_key;
 struct spdk_nvme_cmd;
+struct spdk_nvme_transport_id;
 struct spdk_nvmf_ctrlr;
 struct spdk_nvmf_poll_group;
 struct spdk_nvmf_qpair;
 struct spdk_nvmf_reservation_info;
 struct spdk_nvmf_subsystem;
+struct spdk_nvmf_tgt;
 struct spdk_nvmf_transport;
 struct spdk_uuid;
 
@@ -90,6 +92,9 @@ uint64_t nvmf_qpair_wait(struct spdk_nvmf_qpair *qpair, const char *hostnqn);
 /* lib/nvmf/subsystem.c: the keys of DH-HMAC-CHAP that a host may still use beside its own, NULL for none. */
 int opi_nvmf_set_old_keys(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 			  struct spdk_key *key, struct spdk_key *ctrlr_key);
+
+/* lib/nvmf/nvmf.c: has a referral tell of a discovery service, whatever its NQN. On the app thread. */
+void opi_nvmf_refer(struct spdk_nvmf_tgt *tgt, const struct spdk_nvme_transport_id *trid);
 
 /* lib/nvmf/tcp.c: forgets all pre-shared keys of a host but so many, those that were added last. */
 void opi_nvmf_tcp_keep_psks(struct spdk_nvmf_transport *transport,

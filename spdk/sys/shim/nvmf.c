@@ -16,6 +16,8 @@ int __attribute__((weak)) opi_nvmf_set_old_keys(struct spdk_nvmf_subsystem *subs
 		const char *hostnqn, struct spdk_key *key, struct spdk_key *ctrlr_key);
 void __attribute__((weak)) opi_nvmf_tcp_keep_psks(struct spdk_nvmf_transport *transport,
 		const struct spdk_nvmf_subsystem *subsystem, const char *hostnqn, int keep);
+void __attribute__((weak)) opi_nvmf_refer(struct spdk_nvmf_tgt *tgt,
+		const struct spdk_nvme_transport_id *trid);
 
 int
 opi_nvmf_transport_create(const char *name, spdk_nvmf_transport_create_done_cb done, void *arg)
@@ -55,6 +57,37 @@ opi_nvmf_listen(struct spdk_nvmf_tgt *tgt, const struct spdk_nvme_transport_id *
 	spdk_nvmf_listen_opts_init(&opts, sizeof(opts));
 	opts.secure_channel = secure;
 	return spdk_nvmf_tgt_listen_ext(tgt, trid, &opts);
+}
+
+static struct spdk_nvmf_referral_opts
+referral_to(const struct spdk_nvme_transport_id *trid)
+{
+	struct spdk_nvmf_referral_opts opts = {};
+
+	opts.size = sizeof(opts);
+	opts.trid = *trid;
+	opts.allow_any_host = true;
+	return opts;
+}
+
+int
+opi_nvmf_add_referral(struct spdk_nvmf_tgt *tgt, const struct spdk_nvme_transport_id *trid)
+{
+	struct spdk_nvmf_referral_opts opts = referral_to(trid);
+	int rc = spdk_nvmf_tgt_add_referral(tgt, &opts);
+
+	if (rc == 0 && opi_nvmf_refer != NULL) {
+		opi_nvmf_refer(tgt, trid);
+	}
+	return rc;
+}
+
+int
+opi_nvmf_remove_referral(struct spdk_nvmf_tgt *tgt, const struct spdk_nvme_transport_id *trid)
+{
+	struct spdk_nvmf_referral_opts opts = referral_to(trid);
+
+	return spdk_nvmf_tgt_remove_referral(tgt, &opts);
 }
 
 void

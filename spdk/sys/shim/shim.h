@@ -93,6 +93,11 @@ int opi_nvmf_transport_create(const char *name, spdk_nvmf_transport_create_done_
 int opi_sock_disable_ssl_tickets(void);
 
 int opi_nvmf_listen(struct spdk_nvmf_tgt *tgt, const struct spdk_nvme_transport_id *trid, bool secure);
+
+/* Tells all hosts of another discovery service, or no longer. `trid` has its NQN. */
+int opi_nvmf_add_referral(struct spdk_nvmf_tgt *tgt, const struct spdk_nvme_transport_id *trid);
+int opi_nvmf_remove_referral(struct spdk_nvmf_tgt *tgt, const struct spdk_nvme_transport_id *trid);
+
 void opi_nvmf_add_listener(struct spdk_nvmf_subsystem *subsystem,
 			   const struct spdk_nvme_transport_id *trid, bool secure,
 			   void (*done)(void *arg, int status), void *arg);
