@@ -61,6 +61,9 @@ struct Settings {
     /// Where hosts find what they may connect to: the NVMe/TCP discovery service, whose port is 8009 by custom
     #[arg(long, value_name = "ADDR:PORT")]
     discovery_addr: Option<String>,
+    /// Tell of the discovery service at --discovery-addr by multicast DNS too (_nvme-disc._tcp), so that hosts find it
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    discovery_mdns: Option<bool>,
     /// Host names of this server, for clients that reach --http-addr by a name; addresses and localhost always do
     #[arg(long, value_name = "NAME,...")]
     http_hosts: Option<String>,
@@ -169,6 +172,8 @@ pub struct Config {
     pub listen_uds: Option<PathBuf>,
     /// Where the discovery service listens, beside all addresses of controllers.
     pub discovery_addr: Option<SocketAddr>,
+    /// Whether it is told of by multicast DNS.
+    pub discovery_mdns: bool,
     /// Which names and web pages HTTP/JSON is served to.
     pub web: Web,
     /// Connections of clients, of all ports together.
@@ -271,6 +276,7 @@ impl Settings {
             http_addr: self.http_addr.or(below.http_addr),
             listen_uds: self.listen_uds.or(below.listen_uds),
             discovery_addr: self.discovery_addr.or(below.discovery_addr),
+            discovery_mdns: self.discovery_mdns.or(below.discovery_mdns),
             http_hosts: self.http_hosts.or(below.http_hosts),
             http_origins: self.http_origins.or(below.http_origins),
             max_connections: self.max_connections.or(below.max_connections),
@@ -331,11 +337,17 @@ impl Settings {
             ("spdk-rpc-http", spdk_rpc_http),
             ("discovery-addr", discovery_addr),
         ])?;
+        let discovery_mdns = self.discovery_mdns.unwrap_or(false);
+        if discovery_mdns && discovery_addr.is_none() {
+            let reason = "needs discovery-addr: it tells of the service there".to_owned();
+            return Err(value("discovery-mdns", reason));
+        }
         Ok(Config {
             grpc_addr,
             http_addr,
             listen_uds: self.listen_uds,
             discovery_addr,
+            discovery_mdns,
             web: web::check(self.http_hosts, self.http_origins)?,
             max_connections: check_connections(self.max_connections)?,
             tls: tls::check(self.tls.as_deref(), self.tls_crl)?,

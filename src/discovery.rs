@@ -2,17 +2,20 @@
 //! at the addresses of all controllers as well; this one is known before there is any.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use spdk::Handle;
 use spdk::nvmf::{Address, listener, nqn};
 
+use crate::mdns::Announcement;
+
 /// Between two attempts. The start has found the address free, so that one is mostly enough.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Opens the service at `address`, to be called when all that it tells of has been tried; keeps trying
-/// while the address is taken. Ends when it is open, or SPDK stops.
-pub async fn open(spdk: Handle, address: SocketAddr) {
+/// while the address is taken. Ends when it is open, and told of where that is asked for, or SPDK stops.
+pub async fn open(spdk: Handle, address: SocketAddr, announced: Option<Arc<Announcement>>) {
     let mut told = String::new();
     loop {
         let at = Address::Tcp {
@@ -24,6 +27,10 @@ pub async fn open(spdk: Handle, address: SocketAddr) {
         match opened.await {
             Ok(Ok(())) => {
                 tracing::info!(%address, "discovery service is open");
+                if let Some(announced) = announced {
+                    // It reads the machine's interfaces.
+                    let _ = tokio::task::spawn_blocking(move || announced.begin(address)).await;
+                }
                 return;
             }
             Ok(Err(error)) => {

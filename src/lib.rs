@@ -25,6 +25,7 @@ pub mod inventory;
 pub mod kvm;
 mod local_socket;
 pub mod machine;
+mod mdns;
 pub mod middleend;
 pub mod notify;
 pub mod objects;

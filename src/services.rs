@@ -27,6 +27,7 @@ use crate::health::Health;
 use crate::identity::Identity;
 use crate::inventory::{InventoryService, Roots};
 use crate::kvm::{Plugged, Slots};
+use crate::mdns::Announcement;
 use crate::middleend::{DelayVolumes, EncryptedVolumes, QosVolumes};
 use crate::objects::Objects;
 use crate::reconcile::Reconciler;
@@ -177,6 +178,7 @@ pub struct Services {
     spdk: Handle,
     health: Arc<Health>,
     reservations: Arc<Reservations>,
+    announcement: Arc<Announcement>,
     /// See [`NullVolumeService`].
     pub null: NullVolumeService,
     /// See [`MallocVolumeService`].
@@ -280,6 +282,7 @@ impl Services {
             spdk,
             health,
             reservations,
+            announcement: Arc::default(),
         }
     }
 
@@ -307,6 +310,9 @@ impl Services {
         let aside = |entry: &_| self.reservations.restore(entry);
         let names = reconciler.load(aside).await?;
         let (services, discovery) = (self.clone(), config.discovery_addr);
+        let announced = config
+            .discovery_mdns
+            .then(|| Arc::clone(&self.announcement));
         let takes_commands = config.spdk_rpc.is_some();
         tokio::spawn(Arc::clone(&self.reservations).keep());
         Ok(async move {
@@ -314,7 +320,8 @@ impl Services {
             services.shared.set_replay(begun.elapsed());
             services.shared.set_restored();
             if let Some(address) = discovery {
-                tokio::spawn(discovery::open(services.spdk.clone(), address));
+                let spdk = services.spdk.clone();
+                tokio::spawn(discovery::open(spdk, address, announced));
             }
             services.watch(takes_commands);
             reconciler.run().await;
@@ -388,7 +395,10 @@ impl Services {
 
     /// Waits for the changes that are under way and refuses further ones. Before SPDK stops.
     pub async fn stop(&self) {
+        let announcement = Arc::clone(&self.announcement);
+        let withdrawn = tokio::task::spawn_blocking(move || announcement.withdraw());
         self.shared.stop().await;
+        let _ = withdrawn.await;
     }
 
     /// What SPDK may wait for: the files and the peers that data is on.

@@ -25,6 +25,7 @@ impl Config {
             http_addr,
             listen_uds,
             discovery_addr,
+            discovery_mdns,
             web,
             max_connections,
             access_file,

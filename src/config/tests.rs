@@ -24,6 +24,16 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
 }
 
 #[test]
+fn mdns_is_for_a_discovery_service_with_an_address() {
+    let told = |file| parse(&["--discovery-mdns"], file);
+    let config = told("discovery-addr = \"0.0.0.0:8009\"\n").expect("valid");
+    assert!(config.discovery_mdns);
+    let error = told("").expect_err("no address").to_string();
+    assert!(error.contains("needs discovery-addr"), "{error}");
+    assert!(!parse(&[], "").expect("valid").discovery_mdns);
+}
+
+#[test]
 fn volumes_are_read_with_their_kinds() {
     let text = "[[volume]]\nkind = \"malloc\"\nname = \"Malloc0\"\nsize-mib = 64\n";
     assert_eq!(
