@@ -9,6 +9,10 @@ use zeroize::Zeroizing;
 
 const CRC_LEN: usize = 4;
 
+/// Most bytes of a host's and a subsystem's NQN together where they have a pre-shared key. `NVMe0R01 HOST SUBSYSTEM`
+/// is its identity, which TLS 1.3 takes as the context of a derivation, with a length of one byte (RFC 8446, 7.1).
+const IDENTITY_NQNS_MAX: usize = 255 - "NVMe0R01  ".len();
+
 /// Bytes of a key that is made here.
 const NEW_LEN: usize = 32;
 
@@ -50,6 +54,21 @@ pub fn new_psk() -> Vec<u8> {
 /// A new key of DH-HMAC-CHAP.
 pub fn new_dhchap() -> Vec<u8> {
     DHCHAP.make()
+}
+
+/// Whether a host and a subsystem of these NQNs can have a pre-shared key.
+///
+/// # Errors
+/// What is wrong, and what would be right.
+pub fn check_identity(hostnqn: &str, subnqn: &str) -> Result<(), String> {
+    let length = hostnqn.len() + subnqn.len();
+    if length <= IDENTITY_NQNS_MAX {
+        return Ok(());
+    }
+    Err(format!(
+        "is for shorter names: the NQNs of host and subsystem have {length} bytes together, and the identity of a key \
+         has room for {IDENTITY_NQNS_MAX}"
+    ))
 }
 
 /// Whether SPDK can use a pre-shared key of TLS. The reason why not tells nothing of it.

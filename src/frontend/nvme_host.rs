@@ -168,6 +168,7 @@ impl Kind for NvmeHosts {
                 let what = "is for an update: a new host has no keys of before";
                 return Err(Error::invalid("old_keys_until", what));
             }
+            check_identity(&object, &parent)?;
             let others = self.others(name);
             others.check_psk(name, !object.psk.is_empty())?;
             if others.is_empty() {
@@ -209,6 +210,9 @@ impl Kind for NvmeHosts {
             let set = set.then_some(change.asked.old_keys_until.as_ref());
             old_keys::after(&change.old, &change.wanted, set, held.as_ref(), now)?
         };
+        if !change.is_undo {
+            check_identity(&change.wanted, &parent)?;
+        }
         let has_psk = !change.wanted.psk.is_empty();
         if has_psk == change.old.psk.is_empty() {
             let others = self.others(name);
@@ -264,6 +268,15 @@ impl Parted for NvmeHosts {
         let what = What::Host(object.hostnqn.clone());
         Some(Part { nqn, what })
     }
+}
+
+/// Whether a host can have its pre-shared key, if it has one, for a subsystem.
+fn check_identity(object: &NvmeHost, subsystem: &Parent) -> Result<(), Error> {
+    if object.psk.is_empty() {
+        return Ok(());
+    }
+    let checked = interchange::check_identity(&object.hostnqn, &subsystem.nqn);
+    checked.map_err(|reason| Error::invalid("psk", reason))
 }
 
 /// Whether it could be the name of a namespace.

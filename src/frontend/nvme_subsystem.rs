@@ -377,6 +377,9 @@ fn check_psk(spec: &NvmeSubsystemSpec, violations: &mut Violations) {
     if let Err(reason) = interchange::check_psk(&spec.psk) {
         violations.add("spec.psk", reason);
     }
+    if let Err(reason) = interchange::check_identity(&spec.hostnqn, &spec.nqn) {
+        violations.add("spec.psk", reason);
+    }
     if spec.hostnqn.is_empty() {
         violations.add(
             "spec.hostnqn",

@@ -112,7 +112,7 @@ impl Objects {
 fn which(request: &DisconnectHostRequest) -> Result<Which, Error> {
     let mut violations = Violations::default();
     let host = Some(request.host_nqn.clone()).filter(|host| !host.is_empty());
-    if let Some(Err(reason)) = host.as_deref().map(nvmf::nqn::check) {
+    if let Some(Err(reason)) = host.as_deref().map(nvmf::nqn::check_connected) {
         violations.add("host_nqn", reason);
     }
     let controller_id = request.controller_id.and_then(|id| {
@@ -186,6 +186,9 @@ mod tests {
         };
         let nqn = "nqn.2022-09.io.spdk:h";
         assert_eq!(which(&request(nqn, None)).unwrap().controller_id, None);
+        let seen = "nqn.2014-08.org.nvmexpress:uuid:1b4e28ba2fa111d2883fb9a761bde3fb";
+        let by_name = which(&request(seen, None)).unwrap();
+        assert_eq!(by_name.host.as_deref(), Some(seen));
         let by_id = which(&request("", Some(0))).unwrap();
         assert_eq!((by_id.host, by_id.controller_id), (None, Some(0)));
         for (host, id, field) in [

@@ -3,10 +3,12 @@
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::{ALICE, BOB, Export, host, hosts_of, reads};
+use super::made::with;
+use super::{ALICE, BOB, Export, SOON, host, hosts_of, key_file, reads};
+use crate::common::nvme_tcp::{Digests, Identity};
 use crate::common::{
-    Options, Resource, Target, dhchap_key, expect_invalid, name_of, nqn_of, pcie_spec, psk_of,
-    subsystem, tcp_spec,
+    Options, Resource, Target, base64, dhchap_key, expect_invalid, name_of, nqn_of, pcie_spec,
+    psk_of, subsystem, tcp_spec,
 };
 
 fn plain(hostnqn: &str) -> Value {
@@ -165,25 +167,85 @@ async fn a_key_or_an_nqn_that_no_host_could_use_is_refused_with_the_reason() {
         expect_invalid(&status, &format!("nvme_host.{field}"));
         assert!(status.message().contains(why), "{why}: {status}");
     }
-    let export = Export::new(
-        &target,
-        "forms",
-        &[
-            ("long", plain(&longest)),
-            (
-                "upper",
-                plain(&format!("{uuid}1B4E28BA-2FA1-11D2-883F-B9A761BDE3FB")),
-            ),
-        ],
-    )
-    .await;
-    for hostnqn in [
-        longest,
-        format!("{uuid}1B4E28BA-2FA1-11D2-883F-B9A761BDE3FB"),
-    ] {
-        reads(&target, &export.host(&hostnqn))
-            .await
-            .expect(&hostnqn);
+    // All of them without a key of TLS, and those for whose names its identity has room with one.
+    let upper = format!("{uuid}1B4E28BA-2FA1-11D2-883F-B9A761BDE3FB");
+    let ctrlr = dhchap_key(2);
+    let named = [("long", &longest), ("upper", &upper)];
+    let keyed = named.map(|(id, hostnqn)| (id, host(hostnqn, "", &dhchap, &ctrlr)));
+    let clear = Export::new(&target, "clear", &keyed).await;
+    let room = 245 - nqn_of("secure").len();
+    let fits = format!("{}{}", nqn_of(""), "x".repeat(room - nqn_of("").len()));
+    let named_tls = [("fits", &fits), ("upper", &upper)];
+    let keyed = named_tls.map(|(id, hostnqn)| (id, host(hostnqn, &psk, &dhchap, &ctrlr)));
+    let secure = Export::new(&target, "secure", &keyed).await;
+    for (_, hostnqn) in named {
+        let [key, ctrlr] =
+            [("key", &dhchap), ("ctrlr", &ctrlr)].map(|(name, key)| key_file(&target, name, key));
+        let host = clear.host(hostnqn).with_dhchap(&key);
+        let host = host.with_dhchap_ctrlr(&ctrlr);
+        reads(&target, &host).await.expect(hostnqn);
     }
+    let keys = [psk.clone(), dhchap, ctrlr];
+    for (_, hostnqn) in named_tls {
+        let host = with(&target, &secure.host(hostnqn), "keyed", &keys);
+        reads(&target, &host).await.expect(hostnqn);
+    }
+    let longer = format!("{fits}x");
+    let refused = hosts
+        .refused(
+            &secure.subsystem,
+            "bad",
+            host(&longer, &psk, "", ""),
+            Code::InvalidArgument,
+        )
+        .await;
+    assert!(
+        refused.message().contains("246 bytes together"),
+        "{refused}"
+    );
+    let name = format!("{}/nvmeHosts/fits", secure.subsystem);
+    let mask = Some(["hostnqn"].as_slice());
+    let refused = hosts
+        .update_refused(&name, plain(&longer), mask, Code::InvalidArgument)
+        .await;
+    assert!(refused.message().contains("room for 245"), "{refused}");
+    let spec =
+        json!({ "spec": { "nqn": nqn_of("other"), "hostnqn": longest, "psk": base64(&psk) } });
+    let refused = Resource::new(&client, "NvmeSubsystem")
+        .refused("", "other", spec, Code::InvalidArgument)
+        .await;
+    expect_invalid(&refused, "nvme_subsystem.spec.psk");
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_with_an_nqn_as_seen_in_the_field_is_served_where_any_host_is_or_refused() {
+    let target = Target::start().await;
+    let export = Export::new(&target, "any", &[]).await;
+    let uuid = "nqn.2014-08.org.nvmexpress:uuid:";
+    let longest = format!("{}{}", nqn_of(""), "x".repeat(223 - nqn_of("").len()));
+    let named = |hostnqn: &str| Identity {
+        hostnqn: hostnqn.to_owned(),
+        ..Identity::new(export.port, &export.nqn)
+    };
+    for hostnqn in [
+        longest.as_str(),
+        "nqn.2022-09.io.spdk",
+        &format!("{uuid}1B4E28BA-2FA1-11D2-883F-B9A761BDE3FB"),
+        &format!("{uuid}1b4e28ba2fa111d2883fb9a761bde3fb"),
+    ] {
+        let identity = named(hostnqn);
+        let admin = identity.admin(Digests::OFF);
+        let mut io = identity.io(&admin, 1);
+        io.read(1, 0, 1).expect(hostnqn);
+        assert_eq!(export.connected(hostnqn).await.len(), 1, "{hostnqn}");
+        let request = json!({ "name": export.subsystem, "host_nqn": hostnqn });
+        export.client.ok("DisconnectHost", request).await;
+        io.closed_within(SOON).expect(hostnqn);
+    }
+    let identity = named(&format!("{longest}x"));
+    let mut host = identity.negotiated(Digests::OFF);
+    let refused = host.connect(&identity, 0, 0xffff).expect_err("224 bytes");
+    assert!(refused.to_string().contains("0x182"), "{refused}");
     target.stop();
 }

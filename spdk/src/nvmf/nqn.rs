@@ -9,11 +9,9 @@ const MIN_LEN: usize = 11;
 const MAX_LEN: usize = 223;
 const MAX_LABEL_LEN: usize = 63;
 
-/// Says what is wrong with `nqn`, if something is.
-///
-/// Two forms: `nqn.yyyy-mm.reverse.domain:name`, and the specification's own
-/// prefix followed by a UUID.
-pub fn check(nqn: &str) -> Result<(), String> {
+/// Says why no host could have connected by this name, if that is so. Connect takes names of more forms than
+/// [`check`] does, as hosts in the field have them.
+pub fn check_connected(nqn: &str) -> Result<(), String> {
     let wrong = |reason: &str| Err(format!("NQN {nqn:?}: {reason}"));
     if nqn.contains('\0') {
         return wrong("it has a NUL byte");
@@ -28,6 +26,19 @@ pub fn check(nqn: &str) -> Result<(), String> {
             nqn.len()
         ));
     }
+    if !nqn.starts_with("nqn.") {
+        return wrong("it must begin with \"nqn.\"");
+    }
+    Ok(())
+}
+
+/// Says what is wrong with `nqn`, if something is.
+///
+/// Two forms: `nqn.yyyy-mm.reverse.domain:name`, and the specification's own
+/// prefix followed by a UUID.
+pub fn check(nqn: &str) -> Result<(), String> {
+    let wrong = |reason: &str| Err(format!("NQN {nqn:?}: {reason}"));
+    check_connected(nqn)?;
     if nqn == DISCOVERY {
         return Ok(());
     }
@@ -38,10 +49,8 @@ pub fn check(nqn: &str) -> Result<(), String> {
             wrong("what follows \"uuid:\" is not a UUID")
         };
     }
-    let Some(rest) = nqn.strip_prefix("nqn.") else {
-        return wrong("it must begin with \"nqn.\"");
-    };
-    let Some(domain_and_name) = after_date(rest) else {
+    let rest = nqn.strip_prefix("nqn.");
+    let Some(domain_and_name) = rest.and_then(after_date) else {
         return wrong("after \"nqn.\" must come a date, yyyy-mm, and a dot");
     };
     let Some((domain, name)) = domain_and_name.split_once(':') else {
