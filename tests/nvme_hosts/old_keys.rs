@@ -13,7 +13,7 @@ use crate::common::{Options, Target, base64, dhchap_key, eventually, psk_of};
 const NAME: &str = "nvmeSubsystems/s/nvmeHosts/alice";
 
 /// A time so many seconds from now.
-fn later(seconds: u64) -> String {
+pub fn later(seconds: u64) -> String {
     let time = SystemTime::now() + Duration::from_secs(seconds);
     prost_types::Timestamp::from(time).to_string()
 }

@@ -2,18 +2,20 @@
 
 use serde_json::json;
 
-use super::{ALICE, Export, host, hosts_of, key_file, place, reads};
+use super::made::{keys as keys_of, with};
+use super::old_keys::later;
+use super::{ALICE, Export, STAY, host, hosts_of, key_file, place, reads};
 use crate::common::{Target, base64, dhchap_key, psk_of};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_rotate_under_verified_io_and_the_host_stays_connected() {
-    rotate(200, super::STAY).await;
+    rotate(200, STAY).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes; a shorter one runs always"]
 async fn keys_rotate_a_thousand_times_under_verified_io_and_the_host_stays_connected() {
-    rotate(1000, 10 * super::STAY).await;
+    rotate(1000, 10 * STAY).await;
 }
 
 /// Changes keys so often, while the host has I/O for so many seconds at most.
@@ -51,5 +53,55 @@ async fn rotate(times: u32, seconds: u32) {
 
     reads(&target, &last).await.expect("with the last keys");
     reads(&target, &first).await.expect_err("with the first");
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_the_server_makes_rotate_with_an_overlap_under_verified_io() {
+    rotate_with_overlap(20, STAY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes; a shorter one runs always"]
+async fn keys_that_the_server_makes_rotate_a_thousand_times_with_an_overlap_under_verified_io() {
+    rotate_with_overlap(1000, 20 * STAY).await;
+}
+
+/// Has the server make keys so often, each time with those of before beside them until these are ended, while the
+/// host has I/O for so many seconds at most. Now and then, and at the end, it is seen who gets in.
+async fn rotate_with_overlap(times: u32, seconds: u32) {
+    const NAME: &str = "nvmeSubsystems/s/nvmeHosts/a";
+    let look = (times / 10).max(1);
+    let target = Target::start().await;
+    let mut before = [psk_of(1), dhchap_key(2), dhchap_key(3)];
+    let [psk, dhchap, ctrlr] = &before;
+    let export = Export::new(&target, "s", &[("a", host(ALICE, psk, dhchap, ctrlr))]).await;
+    let alice = export.host(ALICE);
+    let at = place(&target, "alice");
+    let first = with(&target, &alice, "first", &before);
+    let load = first.driver().load(&at, seconds).await;
+    let controller = export.comes(ALICE).await;
+    let hosts = hosts_of(&export.client);
+    for n in 1..=times {
+        let rekey = json!({ "name": NAME, "old_keys_until": later(3600) });
+        let answer = export.client.ok("RekeyNvmeHost", rekey).await;
+        let now = keys_of(&answer, ["psk", "dhchap_key", "dhchap_ctrlr_key"]);
+        if n % look == 0 {
+            for (tag, keys) in [("before", &before), ("now", &now)] {
+                let host = with(&target, &alice, tag, keys);
+                reads(&target, &host).await.expect(tag);
+            }
+        }
+        let over = json!({ "old_keys_until": later(0) });
+        hosts.updated(NAME, over, Some(&["old_keys_until"])).await;
+        if n % look == 0 {
+            let host = with(&target, &alice, "before", &before);
+            reads(&target, &host).await.expect_err("they have ended");
+            assert_eq!(export.connected(ALICE).await, [controller], "never away");
+        }
+        before = now;
+    }
+    assert_eq!(export.connected(ALICE).await, [controller], "never away");
+    load.stop().await.expect("all of it is verified");
     target.stop();
 }
