@@ -4,7 +4,12 @@
 # and devices it needs for what: docs/operations.md. For NVMe/TCP alone:
 #   docker run --network host -v opi-spdk:/var/lib/opi-spdk opi-spdk --no-huge
 
-FROM rust:1.91-bookworm AS build
+# A tag can come to name another image, a digest cannot; none is given here, as each registry or mirror has its own and it
+# would have to follow every security update. Where builds are to be repeatable: --build-arg BASE=debian@sha256:..., RUST too.
+ARG BASE=debian:bookworm-slim
+ARG RUST=rust:1.91-bookworm
+
+FROM ${RUST} AS build
 # The processors that the image is for, in gcc's words; without it x86-64-v3 (AVX2), or armv8.2-a on ARM (the cores
 # of BlueField-3 and newer). "native" would mean only those like the one that builds it.
 ARG SPDK_ARCH=
@@ -22,11 +27,7 @@ COPY . .
 RUN . /opt/arch && eval "$(scripts/env.sh)" && cargo build --release --locked \
     && strip -o /opt/program target/release/opi-spdk && scripts/sbom.sh >/opt/sbom.json
 
-FROM debian:bookworm-slim
-LABEL org.opencontainers.image.title="opi-spdk" \
-      org.opencontainers.image.description="Storage target: SPDK's data path under the OPI storage API" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.base.name="debian:bookworm-slim"
+FROM ${BASE}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
         ibverbs-providers kmod libaio1 libibverbs1 libjson-c5 libnuma1 librdmacm1 libssl3 libuuid1 openssl \
@@ -34,6 +35,16 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=build /opt/program /usr/local/bin/opi-spdk
 COPY --from=build /opt/sbom.json /usr/share/opi-spdk/sbom.json
+# --build-arg REVISION="$(git rev-parse HEAD)": the build does not see the repository's history.
+ARG BASE
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="opi-spdk" \
+      org.opencontainers.image.description="Storage target: SPDK's data path under the OPI storage API" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${BASE}"
 # Settings as variables, so that the health check sees them too.
 ENV OPI_SPDK_GRPC_ADDR=0.0.0.0:50051 OPI_SPDK_HTTP_ADDR=0.0.0.0:8082
 EXPOSE 50051 8082

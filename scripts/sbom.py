@@ -2,29 +2,34 @@
 """sbom.py: from `cargo metadata` on standard input to a CycloneDX bill of materials on standard output.
 
 Of crates only those that the program is linked from count, not those of tests and build scripts alone. What
-comes in SPDK's tree has the versions of that tree where an installed SPDK (SPDK_PREFIX) tells them.
+comes in SPDK's tree has the versions that the installed SPDK (SPDK_PREFIX) tells, or else its source (SPDK_SOURCE).
 """
 
 import json
 import os
 import pathlib
+import re
 import sys
 
-# What SPDK's build links from its tree: name, licence, and its pkg-config file, which tells the version.
+# What is linked from SPDK's tree, all under BSD-3-Clause: name, and the file of the prefix or of the source that tells
+# the version. (Its intel-ipsec-mb is not linked: AES-XTS is isa-l_crypto's.)
 IN_SPDK = (
-    ("dpdk", "BSD-3-Clause", "libdpdk"),
-    ("isa-l", "BSD-3-Clause", "libisal"),
-    ("isa-l_crypto", "BSD-3-Clause", "libisal_crypto"),
-    ("intel-ipsec-mb", "BSD-3-Clause", None),
-    ("libvfio-user", "BSD-3-Clause", None),
+    ("dpdk", "libdpdk.pc"),
+    ("isa-l", "libisal.pc"),
+    ("isa-l_crypto", "libisal_crypto.pc"),
+    ("libvfio-user", "libvfio-user/meson.build"),
 )
 
+VERSION = re.compile(r"^(?:Version: *|\s*version: *')([0-9][^'\s]*)", re.MULTILINE)
 
-def pkg_version(prefix, name):
-    for file in pathlib.Path(prefix).rglob(f"{name}.pc") if prefix and name else ():
-        for line in file.read_text().splitlines():
-            if line.startswith("Version:"):
-                return line.split(":", 1)[1].strip()
+
+def tree_version(file):
+    """The version of a part of SPDK's tree, or None where neither prefix nor source is there."""
+    prefix, source = os.environ.get("SPDK_PREFIX"), os.environ.get("SPDK_SOURCE")
+    found = list(pathlib.Path(prefix).rglob(file)) if prefix else []
+    for path in found + ([pathlib.Path(source) / file] if source else []):
+        if path.is_file() and (match := VERSION.search(path.read_text())):
+            return match[1]
     return None
 
 
@@ -57,8 +62,8 @@ def main():
     reached = linked(metadata)
     version = os.environ["SPDK_VERSION"]
     parts = [component("spdk", version, "BSD-3-Clause")]
-    for name, licence, file in IN_SPDK:
-        parts.append(component(name, pkg_version(os.environ.get("SPDK_PREFIX"), file), licence))
+    for name, file in IN_SPDK:
+        parts.append(component(name, tree_version(file), "BSD-3-Clause"))
     root = None
     for package in sorted(metadata["packages"], key=lambda package: (package["name"], package["version"])):
         if package["id"] not in reached:
