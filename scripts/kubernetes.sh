@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# kubernetes.sh: checks deploy/kubernetes by Kubernetes' own schema, as kustomize (or kubectl) renders it. The checker is taken from Python's package index into target/kubernetes.
+# kubernetes.sh: checks deploy/kubernetes, as kustomize (or kubectl) renders it, by Kubernetes' own schema and by what has to
+# hold of it (container/kubernetes.py). The checker is taken from Python's package index into target/kubernetes, and so is kustomize
+# from Go's proxy where there is neither.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 CHECKER=kubernetes-validate==1.37.0
+KUSTOMIZE=sigs.k8s.io/kustomize/kustomize/v5@v5.6.0
 cd "$ROOT/deploy/kubernetes"
 work=$ROOT/target/kubernetes
-check() { "$work/bin/kubernetes-validate" --strict "$@"; }
+PATH=$PATH:$work/bin:/usr/local/go/bin
 
 if [[ ! -x $work/bin/kubernetes-validate ]]; then
     call bash "$SCRIPTS/packages.sh" python3-venv
@@ -16,10 +19,15 @@ if command -v kustomize >/dev/null; then
     render=(kustomize build)
 elif command -v kubectl >/dev/null; then
     render=(kubectl kustomize)
+elif command -v go >/dev/null; then
+    step "getting $KUSTOMIZE" env GOBIN="$work/bin" go install "$KUSTOMIZE"
+    render=(kustomize build)
 else
-    die "neither kustomize nor kubectl is installed: go install sigs.k8s.io/kustomize/kustomize/v5@v5.6.0"
+    die "neither kustomize, kubectl nor go is installed: go install $KUSTOMIZE"
 fi
 for dir in base overlays/*; do
-    "${render[@]}" "$dir" >"$work/${dir//\//-}.yaml"
-    check "$work/${dir//\//-}.yaml"
+    file=$work/${dir//\//-}.yaml
+    "${render[@]}" "$dir" >"$file"
+    "$work/bin/kubernetes-validate" --strict "$file"
+    "$work/bin/python" "$SCRIPTS/container/kubernetes.py" check "$file"
 done

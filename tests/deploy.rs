@@ -64,6 +64,7 @@ fn configurations_that_are_shipped_are_good() {
         "deploy/compose/lab.toml",
         "deploy/systemd/opi-spdk.toml",
         "deploy/kubernetes/base/opi-spdk.toml",
+        "deploy/kubernetes/overlays/dpu/opi-spdk.toml",
     ] {
         let out = Command::new(PROGRAM)
             .args(["config", "check"])
@@ -75,6 +76,15 @@ fn configurations_that_are_shipped_are_good() {
             "{file}: {}",
             String::from_utf8_lossy(&out.stderr)
         );
+    }
+}
+
+/// The images' label is a line of their files, as their builds do not see Cargo.toml's.
+#[test]
+fn images_name_the_version_of_the_program() {
+    let line = concat!("\nARG VERSION=", env!("CARGO_PKG_VERSION"), "\n");
+    for file in ["Dockerfile", "deploy/package.Dockerfile"] {
+        assert!(read(&root().join(file)).contains(line), "{file}: no {line}");
     }
 }
 

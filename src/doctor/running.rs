@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use super::Report;
+use super::{Level, Report};
 use crate::config::Config;
 use crate::machine::Machine;
 
@@ -21,6 +21,20 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) -
             running.pid
         ),
     );
+    // The kernel's word for a program file that has gone since.
+    let file = machine.link_name(format!("/proc/{}/exe", running.pid));
+    if file.is_some_and(|name| name.ends_with(" (deleted)")) {
+        report.add(
+            Level::Warning,
+            "program",
+            format!(
+                "the program file of process {} has been replaced since it started",
+                running.pid
+            ),
+            "an upgrade takes effect at the next start",
+            "systemctl restart opi-spdk",
+        );
+    }
     Some(running)
 }
 

@@ -420,4 +420,12 @@ fn what_the_opi_spdk_that_runs_with_this_state_has_is_no_fault() {
             .what
             .contains("some (process 78) listens on 127.0.0.1:8082")
     );
+    // An upgrade replaces the file of a program that runs.
+    tree.link("/proc/77/exe", "/usr/bin/opi-spdk");
+    assert_eq!(bad(&tree, &REACTORS).len(), 1);
+    tree.link("/proc/77/exe", "/usr/bin/opi-spdk (deleted)");
+    let found = bad(&tree, &REACTORS);
+    let fix = found.iter().find(|one| one.check == "program");
+    let fix = fix.and_then(|one| one.fix.as_deref());
+    assert_eq!(fix, Some("systemctl restart opi-spdk"), "{found:#?}");
 }

@@ -1,0 +1,116 @@
+# To be sourced: the role of deploy/ansible, on machines with systemd: with the package, and with the image.
+
+# play NAME EXPECTED ARGUMENT...: the role on the machine NAME; what it says of changes has to fit EXPECTED.
+play() {
+    local machine=opi-spdk-test-$1 expected=$2
+    shift 2
+    ANSIBLE_CONFIG=$ROOT/deploy/ansible/ansible.cfg ANSIBLE_ROLES_PATH=$ROOT/deploy/ansible/roles ANSIBLE_NOCOLOR=1 \
+        ansible-playbook -c community.docker.docker -i "$machine," deploy/ansible/site.yml -e ansible_become=false \
+        -e @"$WORK/play.json" "$@" | tee "$WORK/play.log"
+    grep -Eq "$expected.*failed=0" "$WORK/play.log"
+}
+
+# settings [NAME=JSON...]: what the role is given: TLS, a volume, no hugepages for the program itself.
+settings() {
+    python3 - "$WORK/tls" "$@" >"$WORK/play.json" <<'EOF'
+import json, pathlib, sys
+
+tls = pathlib.Path(sys.argv[1])
+all = {
+    "opi_spdk_settings": {"cores": "0", "mem-mib": 512, "no-huge": True},
+    "opi_spdk_volumes": [{"kind": "malloc", "name": "Malloc0", "size-mib": 16}],
+    "opi_spdk_setup_options": "--hugepages 8 --limits",
+    "opi_spdk_tls_certificate": (tls / "server.crt").read_text(),
+    "opi_spdk_tls_key": (tls / "server.key").read_text(),
+    "opi_spdk_tls_client_ca": (tls / "ca.crt").read_text(),
+}
+for setting in sys.argv[2:]:
+    name, value = setting.split("=", 1)
+    all[name] = json.loads(value)
+json.dump(all, sys.stdout)
+EOF
+}
+
+# issue SERIAL: a certificate of localhost, from an authority that is made once.
+issue() {
+    mkdir -p "$WORK/tls"
+    cd "$WORK/tls"
+    [[ -f ca.crt ]] || openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=authority \
+        -keyout ca.key -out ca.crt
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout server.key -out server.csr
+    openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -set_serial "$1" -days 30 -out server.crt \
+        -extfile <(echo 'subjectAltName = DNS:localhost, IP:127.0.0.1')
+}
+
+on() { docker exec "opi-spdk-test-$1" bash -euo pipefail -c "$2"; }
+main_pid() { on "$1" 'systemctl show -P MainPID opi-spdk'; }
+started_at() { on "$1" 'systemctl show -P ExecMainStartTimestampMonotonic opi-spdk'; }
+
+# serves NAME: the API answers to who has a certificate, and to nobody else; the volume is there.
+serves() {
+    on "$1" '[[ $(systemctl is-active opi-spdk) == active && $(systemctl is-enabled opi-spdk) == enabled ]]
+        cd /etc/opi-spdk/tls
+        curl -sSf --cacert ca.crt --cert server.crt --key server.key https://localhost:8082/v1/mallocVolumes | grep Malloc0
+        if curl -sf --cacert ca.crt https://localhost:8082/v1/mallocVolumes; then exit 1; fi'
+}
+
+is_refused() {
+    if play "$1" 'changed=' "${@:2}"; then return 1; fi
+    grep mem-mib "$WORK/play.log"
+    serves "$1"
+}
+
+# played NAME ARGUMENT...: what holds for both ways to install it.
+played() {
+    local name=$1 began
+    shift
+    rm -rf "$WORK/tls"
+    (issue 4711)
+    settings
+    check "$name: the role sets a machine up" play "$name" 'changed=[1-9]' "$@"
+    check "$name: the API serves with TLS" serves "$name"
+    check "$name: a second time the role changes nothing" play "$name" 'changed=0' "$@"
+    began=$(started_at "$name")
+    settings opi_spdk_setup_options='"--hugepages 24 --limits"'
+    check "$name: other options of setup run it again" play "$name" 'changed=[1-9]' "$@"
+    check "$name: there are more hugepages, and the program was left alone" eval \
+        "on $name '((\$(</proc/sys/vm/nr_hugepages) >= 24))' && [[ \$(started_at $name) == $began ]]"
+    (issue 4712)
+    settings opi_spdk_setup_options='"--hugepages 24 --limits"'
+    check "$name: another certificate is written" play "$name" 'changed=[1-9]' "$@"
+    check "$name: it is taken over by a reload" eval "eventually 20 on $name \
+        'openssl s_client -connect localhost:8082 </dev/null 2>/dev/null | openssl x509 -noout -serial | grep -q 1268' \
+        && [[ \$(started_at $name) == $began ]]"
+    settings opi_spdk_setup_options='"--hugepages 24 --limits"' \
+        opi_spdk_settings='{"cores": "0", "mem-mib": 640, "no-huge": true}'
+    check "$name: another setting is written" play "$name" 'changed=[1-9]' "$@"
+    check "$name: it is taken over by a restart" eval "serves $name && [[ \$(started_at $name) != $began ]]"
+    settings opi_spdk_settings='{"mem-mib": "nonsense"}'
+    check "$name: a configuration that is not good is not put in place" is_refused "$name" "$@"
+    check "$name: setup is taken back" on "$name" "${UNDO:-opi-spdk setup --undo} && systemctl stop opi-spdk"
+}
+
+ansible_tests() {
+    machine_image
+    local image=$WORK/image.tar
+    check "package: a machine" start_machine package
+    played package -e opi_spdk_package="$(echo "$ROOT"/target/package/*.deb)"
+    docker rm -fv opi-spdk-test-package >/dev/null
+
+    docker save -o "$image" opi-spdk
+    SCRATCH+=("$image")
+    # An engine's data cannot be in a layer of another engine's.
+    check "container: a machine" start_machine container -v /var/lib/docker
+    UNDO='docker run --rm --network none --pid host --cap-add SYS_ADMIN --security-opt apparmor=unconfined
+        --security-opt systempaths=unconfined --volume /sys:/sys --volume /run:/run --volume /dev:/dev opi-spdk setup --undo' \
+        played container -e opi_spdk_install=container -e opi_spdk_image_archive="$image"
+    docker rm -fv opi-spdk-test-container >/dev/null
+
+    # As for the image of a machine: nothing runs in it.
+    docker run -d --name opi-spdk-test-offline --network host opi-spdk-machine sleep 1800 >/dev/null
+    settings
+    check "offline: the role changes a machine that does not run" play offline 'changed=[1-9]' -e opi_spdk_start=false \
+        -e opi_spdk_package="$(echo "$ROOT"/target/package/*.deb)"
+    check "offline: what it wrote is good" docker exec opi-spdk-test-offline opi-spdk config check /etc/opi-spdk/opi-spdk.toml
+    docker rm -fv opi-spdk-test-offline >/dev/null
+}

@@ -1,0 +1,85 @@
+# To be sourced: the container engine, the base images, and what a check is.
+
+DOCKERD= PASSED=0 FAILED=0
+
+# check WHAT COMMAND...: one test, in a shell of its own, which ends with the first command that fails.
+check() {
+    local what=$1 status
+    shift
+    set +e
+    (set -e && "$@") >"$WORK/check.log" 2>&1
+    status=$?
+    set -e
+    if ((status == 0)); then
+        PASSED=$((PASSED + 1))
+        echo "ok      $what"
+    else
+        FAILED=$((FAILED + 1))
+        echo "FAILED  $what"
+        sed 's/^/    | /' "$WORK/check.log"
+    fi
+}
+
+# eventually SECONDS COMMAND...: until it succeeds.
+eventually() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < end)) || return 1
+        sleep 0.5
+    done
+}
+
+finish() {
+    local status=$?
+    end_machines
+    "${COMPOSE[@]}" logs --no-color >"$WORK/compose.log" 2>&1 || true
+    "${COMPOSE[@]}" down -v --timeout 10 &>/dev/null || true
+    if [[ -n $DOCKERD ]]; then
+        kill "$DOCKERD" 2>/dev/null || true
+        wait "$DOCKERD" 2>/dev/null || true
+    fi
+    (exit "$status")
+    on_exit
+}
+
+start_engine() {
+    mkdir -p "$WORK"
+    trap finish EXIT
+    [[ -z ${DOCKER_HOST:-} ]] || return 0
+    export DOCKER_HOST=unix://$WORK/docker.sock
+    dockerd --data-root "$WORK/data" --exec-root "$WORK/exec" --pidfile "$WORK/pid" -H "$DOCKER_HOST" &>"$WORK/dockerd.log" &
+    DOCKERD=$!
+    eventually 60 docker info &>/dev/null || die "the engine does not start; its log is $WORK/dockerd.log"
+}
+
+# debian DIR PACKAGES: a small Debian, without what debootstrap leaves mounted in it.
+debian() {
+    debootstrap --variant=minbase --include="$2" bookworm "$1" "$(need_debian_site)"
+    ! mountpoint -q "$1/proc" || umount "$1/proc"
+}
+
+base_image() {
+    local root
+    docker image inspect debian:bookworm-slim &>/dev/null && return
+    root=$(mktemp -d "$WORK/base-XXXXXX")
+    SCRATCH+=("$root")
+    step "base image" debian "$root" ca-certificates
+    tar -C "$root" --one-file-system -c . | docker import - debian:bookworm-slim >/dev/null
+}
+
+# Rust's image of that name, of Debian and the toolchain that is used here.
+rust_image() {
+    local name root
+    name=$(sed -n 's/^ARG RUST=//p' Dockerfile)
+    docker image inspect "$name" &>/dev/null && return
+    root=$(mktemp -d "$WORK/rust-XXXXXX")
+    SCRATCH+=("$root")
+    step "base image with Rust" debian "$root" build-essential,ca-certificates
+    mkdir -p "$root/usr/local"
+    cp -a "$(rustc --print sysroot)" "$root/usr/local/rust"
+    # What this machine trusts: behind a proxy that is more than Debian does.
+    cp -L /etc/ssl/certs/ca-certificates.crt "$root/usr/local/share/authorities.pem"
+    tar -C "$root" --one-file-system -c . | docker import -c 'ENV CARGO_HTTP_CAINFO=/usr/local/share/authorities.pem' -c 'ENV PATH=/usr/local/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' - "$name" >/dev/null
+}
+

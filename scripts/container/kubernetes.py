@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""kubernetes.py check FILE: whether what kustomize has rendered holds what it has to.
+kubernetes.py run FILE DIRECTORY: prints the arguments of `docker run`, one a line, that give a container what the DaemonSet
+gives its own: user, capabilities, settings, mounts. What comes from the node or from a secret is in DIRECTORY, by the name
+of the volume; the hugepages are the machine's."""
+
+import sys
+
+import yaml
+
+
+def read(file):
+    with open(file, encoding="utf-8") as text:
+        return [one for one in yaml.safe_load_all(text) if one]
+
+
+def of_kind(objects, kind):
+    return [one for one in objects if one["kind"] == kind]
+
+
+def settings(objects, container):
+    """The container's variables, those of its ConfigMap too."""
+    maps = {one["metadata"]["name"]: one["data"] for one in of_kind(objects, "ConfigMap")}
+    found = {}
+    for source in container["envFrom"]:
+        found |= maps[source["configMapRef"]["name"]]
+    return found | {one["name"]: one["value"] for one in container["env"]}
+
+
+def check(file):
+    objects = read(file)
+    (pod,) = [one["spec"]["template"]["spec"] for one in of_kind(objects, "DaemonSet")]
+    (container,) = pod["containers"]
+    volumes = {one["name"]: one for one in pod["volumes"]}
+    mounts = {one["mountPath"]: one for one in container["volumeMounts"]}
+    wrong = []
+
+    def expect(holds, what):
+        if not holds:
+            wrong.append(what)
+
+    context = container["securityContext"]
+    has_devices = "/dev/vfio" in mounts
+    expect(context["readOnlyRootFilesystem"], "the root file system can be written to")
+    expect(context.get("privileged", False) == has_devices, "a container is privileged without devices, or has them and is not")
+    if not has_devices:
+        expect(context["capabilities"] == {"drop": ["ALL"], "add": ["SYS_NICE"]}, f"capabilities: {context['capabilities']}")
+        expect(context["allowPrivilegeEscalation"] is False, "privileges can be gained")
+    for name, value in settings(objects, container).items():
+        expect(name.startswith("OPI_SPDK_"), f"{name} is no setting")
+        # A file that a setting names has to be in a volume, and a secret its owner's alone.
+        for path in value.split(":") if value.startswith("/") else []:
+            mount = mounts.get(path.rsplit("/", 1)[0])
+            expect(mount, f"{name}: nothing is mounted for {path}")
+            secret = mount and volumes[mount["name"]].get("secret")
+            expect(not secret or secret["defaultMode"] == 0o400, f"{name}: others can read {path}")
+    for mount in container["volumeMounts"]:
+        expect(mount["name"] in volumes, f"there is no volume {mount['name']}")
+    cores = settings(objects, container)["OPI_SPDK_CORES"]
+    count = sum(int(part.split("-")[-1]) - int(part.split("-")[0]) + 1 for part in cores.split(","))
+    expect(count < int(container["resources"]["limits"]["cpu"]), f"cores {cores}: none is left beside the reactors")
+    for line in wrong:
+        print(f"{file}: {line}", file=sys.stderr)
+    return not wrong
+
+
+def run(file, directory):
+    objects = read(file)
+    (pod,) = [one["spec"]["template"]["spec"] for one in of_kind(objects, "DaemonSet")]
+    (container,) = pod["containers"]
+    context = container["securityContext"]
+    arguments = ["--user", str(context["runAsUser"]), "--network", "host"]
+    arguments += ["--read-only"] * context["readOnlyRootFilesystem"]
+    arguments += ["--security-opt", "no-new-privileges"] * (not context["allowPrivilegeEscalation"])
+    for what in ("drop", "add"):
+        for capability in context["capabilities"][what]:
+            arguments += [f"--cap-{what}", capability]
+    for name, value in settings(objects, container).items():
+        arguments += ["--env", f"{name}={value}"]
+    volumes = {one["name"]: one for one in pod["volumes"]}
+    for mount in container["volumeMounts"]:
+        path, volume = mount["mountPath"], volumes[mount["name"]]
+        medium = volume.get("emptyDir", {}).get("medium")
+        if medium == "Memory":
+            arguments += ["--tmpfs", path]
+        else:
+            source = path if medium else f"{directory}/{mount['name']}"
+            arguments += ["--volume", f"{source}:{path}{':ro' * mount.get('readOnly', False)}"]
+    print("\n".join(arguments))
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(0 if {"check": check, "run": run}[sys.argv[1]](*sys.argv[2:]) else 1)

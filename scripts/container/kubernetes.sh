@@ -1,0 +1,69 @@
+# To be sourced: the manifests of deploy/kubernetes: by schema, and the image with just what its pod has.
+
+# laid DIRECTORY NAME FILE...: files as the kubelet lays a secret or a ConfigMap: behind links.
+laid() {
+    local at=$1/$2 file
+    mkdir -p "$at/..data_1"
+    ln -sfn ..data_1 "$at/..data"
+    for file in "${@:3}"; do
+        install -m 0400 "$file" "$at/..data_1/${file##*/}"
+        ln -sfn "..data/${file##*/}" "$at/${file##*/}"
+    done
+}
+
+# overlay DIRECTORY NO-HUGE: all that asks for a secret, and nothing of devices. Prints it rendered.
+overlay() {
+    local base
+    mkdir -p "$1"
+    base=$(realpath --relative-to="$1" deploy/kubernetes)
+    cat >"$1/kustomization.yaml" <<EOF
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [$base/base]
+components: [$base/components/tls, $base/components/state-key, $base/components/access]
+configMapGenerator:
+  - name: opi-spdk-settings
+    behavior: merge
+    literals:
+      - OPI_SPDK_CORES=0
+      - OPI_SPDK_GRPC_ADDR=127.0.0.1:50051
+      - OPI_SPDK_HTTP_ADDR=127.0.0.1:8082
+      - OPI_SPDK_MEM_MIB=512
+      - OPI_SPDK_NO_HUGE=$2
+EOF
+    if command -v kubectl >/dev/null; then kubectl kustomize "$1"; else kustomize build "$1"; fi
+}
+
+as_pod() {
+    local dir=$WORK/pod arguments id status=0 no_huge=true
+    (($(awk '/^HugePages_Free/ {print $2}' /proc/meminfo) < 260)) || no_huge=false
+    rm -rf "$dir"
+    mkdir -p "$dir/state" "$dir/sockets" "$dir/locks"
+    (issue 1)
+    mkdir "$dir/files"
+    cp "$WORK/tls/server.crt" "$dir/files/tls.crt"
+    cp "$WORK/tls/server.key" "$dir/files/tls.key"
+    cp "$WORK/tls/ca.crt" deploy/kubernetes/base/opi-spdk.toml "$dir/files/"
+    openssl rand -hex 32 >"$dir/files/state-key"
+    printf '[[grant]]\nrole = "admin"\nsan = "localhost"\n' >"$dir/files/access.toml"
+    laid "$dir" tls "$dir"/files/{tls.crt,tls.key,ca.crt}
+    laid "$dir" state-key "$dir/files/state-key"
+    laid "$dir" access "$dir/files/access.toml"
+    laid "$dir" config "$dir/files/opi-spdk.toml"
+    PATH=$PATH:$ROOT/target/kubernetes/bin overlay "$dir/overlay" "$no_huge" >"$dir/rendered.yaml"
+    mapfile -t arguments < <("$ROOT/target/kubernetes/bin/python" "$SCRIPTS/container/kubernetes.py" run "$dir/rendered.yaml" "$dir")
+    id=$(docker run -d "${arguments[@]}" opi-spdk)
+    eventually 60 docker exec "$id" opi-spdk health || status=1
+    curl -sSf --cacert "$dir/files/ca.crt" --cert "$dir/files/tls.crt" --key "$dir/files/tls.key" \
+        -X POST 'https://localhost:8082/v1/nullVolumes?null_volume_id=one' -d '{"block_size": 512, "blocks_count": 2048}' || status=1
+    docker logs "$id"
+    docker stop "$id"
+    # The state is sealed with the secret, so there is no key beside it.
+    [[ $status == 0 && $(docker inspect -f '{{.State.ExitCode}}' "$id") == 0 && -f $dir/state/state.redb && ! -e $dir/state/state-key ]]
+    docker rm "$id"
+}
+
+kubernetes_tests() {
+    check "Kubernetes' schema has nothing against the manifests" bash "$SCRIPTS/kubernetes.sh"
+    check "what the DaemonSet gives its container is enough, with TLS, roles and the key of the state" as_pod
+}

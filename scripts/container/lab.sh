@@ -1,0 +1,47 @@
+# To be sourced: the lab of deploy/compose, asked what clients of OPI ask.
+
+# Without what comes from registries.
+export COMPOSE_PROJECT_NAME=opi-spdk-test COMPOSE_PROFILES=lean
+COMPOSE=(docker-compose -f deploy/compose/compose.yaml)
+
+api() { curl --silent --show-error --fail --max-time 10 "$@"; }
+healthy() { [[ $(docker inspect -f '{{.State.Health.Status}}' "$("${COMPOSE[@]}" ps -q "$1")") == healthy ]]; }
+exported() { [[ $(docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' "$("${COMPOSE[@]}" ps -aq spdk-exports)") == "exited 0" ]]; }
+
+# path PORT PSK: the target attaches the peer, as clients' tests do, and lets it go.
+attach() {
+    local name=peer$1 psk
+    psk=$(printf %s "${2:-}" | base64 -w 0)
+    api -X POST "http://127.0.0.1:8082/v1/nvmeRemoteControllers?nvme_remote_controller_id=$name" \
+        -H 'Content-Type: application/json' -d "{\"multipath\": \"NVME_MULTIPATH_DISABLE\", \"tcp\": {\"psk\": \"$psk\"}}"
+    api -X POST "http://127.0.0.1:8082/v1/nvmeRemoteControllers/$name/nvmePaths?nvme_path_id=path" -H 'Content-Type: application/json' \
+        -d "{\"trtype\": \"NVME_TRANSPORT_TYPE_TCP\", \"traddr\": \"$SPDK\", \"fabrics\": {\"trsvcid\": \"$1\", \"subnqn\": \"nqn.2016-06.io.spdk:cnode1\",
+            \"adrfam\": \"NVME_ADDRESS_FAMILY_IPV4\", \"hostnqn\": \"nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c\"}}"
+    api "http://127.0.0.1:8082/v1/nvmeRemoteControllers/$name/nvmeRemoteNamespaces" | grep -q uuid
+    api -X DELETE "http://127.0.0.1:8082/v1/nvmeRemoteControllers/$name/nvmePaths/path"
+    api -X DELETE "http://127.0.0.1:8082/v1/nvmeRemoteControllers/$name"
+}
+
+lab_tests() {
+    step "image that exports" docker build --network host -t opi-spdk-exports -f deploy/compose/exports.Dockerfile deploy/compose
+    check "the lab comes up" "${COMPOSE[@]}" up -d
+    check "the target is healthy by its own check" eventually 120 healthy opi-spdk-server
+    check "the peers have exported their volumes" eventually 120 exported
+    check "the inventory answers as in OPI's scripts" api http://127.0.0.1:8082/v1/inventory/1/inventory/2
+    check "JSON-RPC at 9009 knows spdkuser" api -u spdkuser:spdkpass -H 'Content-Type: application/json' http://127.0.0.1:9009/ \
+        -d '{"jsonrpc": "2.0", "id": 1, "method": "bdev_get_bdevs"}'
+    check "JSON-RPC at 9009 knows nobody else" eval '! api -u spdkuser:other -d "{}" http://127.0.0.1:9009/'
+    SPDK=$(docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$("${COMPOSE[@]}" ps -q spdk)")
+    check "the peer at 4444 is attached" attach 4444
+    check "the peer at 5555 is attached with TLS" attach 5555 NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:
+    if command -v grpcurl >/dev/null; then
+        check "grpcurl lists the services" eval 'grpcurl -plaintext 127.0.0.1:50051 list | grep opi_api.storage.v1.FrontendNvmeService'
+    else
+        echo "skipped grpcurl lists the services: it is not installed"
+    fi
+    local target began=$SECONDS
+    target=$("${COMPOSE[@]}" ps -q opi-spdk-server)
+    check "as process 1 it stops on SIGTERM" docker stop --time 30 "$target"
+    check "its status is 0, within 10 s" eval "((SECONDS - began < 10)) && [[ \$(docker inspect -f '{{.State.ExitCode}}' $target) == 0 ]]"
+}
+

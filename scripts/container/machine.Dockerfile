@@ -1,0 +1,11 @@
+# A machine for the tests: Debian with systemd as process 1, and what the package depends on, without the package. Its
+# context is target/package.
+FROM debian:bookworm-slim
+COPY opi-spdk_*.deb /tmp/
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends strace systemd systemd-sysv procps python3 python3-apt curl pci.ids kmod /tmp/opi-spdk_*.deb \
+    && apt-get purge -y opi-spdk \
+    && rm -rf /tmp/*.deb
+STOPSIGNAL SIGRTMIN+3
+# Control groups and the kernel's settings are read-only in a container, and systemd needs its own.
+CMD ["sh", "-c", "for at in /sys /sys/fs/cgroup /sys/fs/cgroup/*; do mount -o remount,bind,rw $at 2>/dev/null; done; exec /sbin/init"]

@@ -1,0 +1,64 @@
+# To be sourced: which privileges the program needs for what, and what it says where it lacks them.
+
+# With hugepages and one capability: a disk for virtual machines of each kind.
+disks() {
+    local id status=0
+    id=$("$@" --cap-add SYS_NICE -d --read-only --tmpfs /run --tmpfs /tmp --tmpfs /var/tmp -v /dev/hugepages:/dev/hugepages opi-spdk --mem-mib 640)
+    client() { docker exec "$id" opi-spdk "$@"; }
+    local place=(pcie_id.port_id=0 pcie_id.physical_function=0 pcie_id.virtual_function=0)
+    eventually 60 client health &&
+        client create MallocVolume memory blocks_count=2048 block_size=512 &&
+        client create VirtioBlk disk "${place[@]}" volume_name_ref=memory &&
+        client create NvmeSubsystem one spec.nqn=nqn.2016-06.io.spdk:one &&
+        client create NvmeController one/pcie spec.trtype=NVME_TRANSPORT_TYPE_PCIE "${place[@]/#/spec.}" &&
+        docker exec "$id" test -S /run/opi-spdk/disk -a -S /run/opi-spdk/one/cntrl || status=1
+    docker logs "$id"
+    docker stop "$id"
+    return "$status"
+}
+
+# refused TEXT ARGUMENT...: the image does not start, and its one line of an error has the text.
+refused() {
+    local text=$1 out status=0
+    shift
+    out=$(docker run --rm "$@" 2>&1 >/dev/null) || status=$?
+    echo "status $status: $out"
+    [[ $status == 1 && $(grep -c . <<<"$out") == 1 && $out == *"$text"* ]]
+}
+
+# What one has, another cannot have: the port, and the state.
+second_instance() {
+    local id run=(--env OPI_SPDK_CORES=1 opi-spdk --no-huge --mem-mib 512)
+    id=$(docker run -d opi-spdk --no-huge --mem-mib 512)
+    eventually 60 docker exec "$id" opi-spdk health
+    refused "grpc-addr 0.0.0.0:50051: Address already in use (os error 98); another program listens there" \
+        --network "container:$id" "${run[@]}"
+    refused "runs with state-dir /var/lib/opi-spdk" --volumes-from "$id" "${run[@]}"
+    docker exec "$id" opi-spdk health
+    docker rm -fv "$id"
+}
+
+# Least privileges: for NVMe/TCP with --no-huge none at all, on a read-only root, as nobody.
+privileges_tests() {
+    local run=(docker run --rm --cap-drop ALL --security-opt no-new-privileges)
+    if (($(awk '/^HugePages_Free/ {print $2}' /proc/meminfo) >= 400)); then
+        check "with hugepages one capability is enough, sockets for virtual machines too" disks "${run[@]}"
+    else
+        echo "skipped with hugepages one capability is enough: 400 of 2 MiB must be free"
+    fi
+    check "without a capability, as another user, on a read-only root" eval "
+        id=\$(${run[*]} -d --user 65534:65534 --read-only --tmpfs /run/opi-spdk:mode=0700,uid=65534 --tmpfs /tmp --tmpfs /var/tmp:mode=1777 \
+            --tmpfs /var/lib/opi-spdk:mode=0700,uid=65534 opi-spdk --no-huge --mem-mib 512 --ctrlr-dir /run/opi-spdk)
+        status=0; eventually 60 eval '[[ \$(docker inspect -f {{.State.Health.Status}} '\$id') == healthy ]]' || status=1
+        docker logs \$id; docker stop \$id; ((status == 0))"
+    check "no hugepages in the container are one clear line" eval "
+        ! out=\$(${run[*]} --entrypoint opi-spdk opi-spdk --mem-mib 900000 2>&1) && echo \"\$out\" && [[ \$out == *--mem-mib* && \$out != *$'\n'*$'\n'* ]]"
+    check "a limit of memory is told before the start" eval "
+        ! out=\$(${run[*]} --memory 256m opi-spdk --no-huge --mem-mib 512 2>&1) && echo \"\$out\" && [[ \$out == *'the control group leaves'* ]]"
+    check "a root that cannot be written to is one clear line" refused "mount it writable" --read-only opi-spdk --no-huge
+    check "a user who may not write is one clear line" refused "run as root" --user 65534:65534 opi-spdk --no-huge
+    check "a second one that needs the same port or state is refused, and harms nobody" second_instance
+    check "doctor says the same beforehand" eval "
+        ! out=\$(docker run --rm --read-only --entrypoint opi-spdk opi-spdk doctor --mem-mib 900000 2>&1) && echo \"\$out\" &&
+        [[ \$out == *hugepages* && \$out == *'mount it writable'* ]]"
+}

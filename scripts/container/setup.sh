@@ -1,0 +1,74 @@
+# To be sourced: `opi-spdk setup` on this machine's kernel, killed at each of its steps. (What it does with devices is tried
+# by scripts/test.sh --guest.)
+
+# Runs in the machine. Each round ends setup by SIGKILL as it enters a system call on a file, and has the next one go on, or
+# take back what was done.
+CUT_ROUNDS='
+pages=/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages
+aio=/proc/sys/fs/aio-max-nr
+journal=/run/opi-spdk-setup
+before=$(<$pages)
+wanted=$((before + 16))
+begin() {
+    umount /dev/hugepages 2>/dev/null || true
+    rmdir /dev/hugepages 2>/dev/null || true
+    echo 65536 >$aio
+}
+is_as_it_was() {
+    [[ $(<$pages) == $before && $(<$aio) == 65536 && ! -e /dev/hugepages && ! -e $journal.json ]] || {
+        echo "not as it was: $(<$pages) pages, aio-max-nr $(<$aio)"; ls -d /dev/hugepages $journal.json; return 1; }
+}
+is_done() {
+    [[ $(<$pages) == $wanted && $(<$aio) == 1048576 ]] && mountpoint -q /dev/hugepages ||
+        { echo "not done: $(<$pages) pages, aio-max-nr $(<$aio)"; return 1; }
+}
+setup() { opi-spdk setup --hugepages node0=$wanted --limits; }
+# cut SYSCALL FILE COUNT ARGUMENT...: ends it at the COUNTth such call on the file.
+cut() {
+    local call=$1 file=$2 count=$3 status=0
+    shift 3
+    strace -f -qq -o /root/cut -P "$file" -e trace="$call" -e inject="$call:signal=KILL:when=$count" opi-spdk setup "$@" || status=$?
+    [[ $status == 137 ]] || { echo "not cut at $call $file $count: status $status"; return 1; }
+}
+points=("openat $journal.lock 1" "write $pages 1" "mkdir /dev/hugepages 1" "write $aio 1")
+for step in 1 2 3 4; do points+=("openat $journal.new $step" "fsync $journal.new $step" "/^rename $journal.new $step"); done
+for point in "${points[@]}"; do
+    for next in again undo; do
+        echo "cut at $point, then $next"
+        begin
+        cut $point --hugepages node0=$wanted --limits
+        if [[ $next == again ]]; then
+            setup
+            is_done
+        fi
+        opi-spdk setup --undo
+        is_as_it_was
+    done
+done
+points=("openat $journal.lock 1" "write $pages 1" "rmdir /dev/hugepages 1" "write $aio 1" "/^unlink $journal.json 1")
+for step in 1 2 3 4; do points+=("openat $journal.new $step" "/^rename $journal.new $step"); done
+for point in "${points[@]}"; do
+    echo "undo cut at $point, then undo"
+    begin
+    setup
+    cut $point --undo
+    opi-spdk setup --undo
+    is_as_it_was
+done
+'
+
+without_root() {
+    docker exec --user 65534 opi-spdk-test-setup bash -c '
+        out=$(opi-spdk setup --hugepages 1000000 --limits 2>&1) && exit 1; echo "$out"
+        out=$(opi-spdk setup --limits 2>&1) && exit 1; echo "$out"
+        [[ $out == *"setup needs root"* ]] && opi-spdk setup --limits --dry-run'
+}
+
+setup_tests() {
+    machine_image
+    check "setup: a machine" start_machine setup --network none
+    check "setup: the package is installed" docker exec opi-spdk-test-setup bash -c 'dpkg -i /package/opi-spdk_*.deb && systemctl stop dev-hugepages.mount'
+    check "setup: cut off at each step it goes on, and is taken back" docker exec opi-spdk-test-setup bash -euo pipefail -c "$CUT_ROUNDS"
+    check "setup: who is not root is told so, and sees the steps" without_root
+    docker rm -fv opi-spdk-test-setup >/dev/null
+}

@@ -1,0 +1,154 @@
+# To be sourced: the package under systemd as process 1: start, reload, watchdog, upgrade, stop, removal.
+
+# start_machine NAME ARGUMENT...: a container with systemd that stands for a machine. It has what --privileged would give,
+# but for CAP_SYS_RESOURCE, which an engine inside a container may not have to give.
+start_machine() {
+    local name=opi-spdk-test-$1
+    shift
+    docker rm -f "$name" &>/dev/null || true
+    docker run -d --name "$name" --cap-add ALL --cap-drop SYS_RESOURCE --security-opt seccomp=unconfined \
+        --security-opt apparmor=unconfined --security-opt systempaths=unconfined --device-cgroup-rule 'a *:* rwm' \
+        --cgroupns private --tmpfs /run --tmpfs /run/lock -v "$ROOT/target/package:/package:ro" "$@" opi-spdk-machine >/dev/null
+    eventually 60 docker exec "$name" systemctl is-system-running --quiet || {
+        docker logs "$name"
+        docker exec "$name" systemctl --no-pager --failed
+        return 1
+    }
+}
+
+end_machines() {
+    local id
+    for id in $(docker ps -q --filter ancestor=opi-spdk-machine 2>/dev/null); do
+        # Hugepages and limits are the kernel's, and so this machine's too.
+        docker exec "$id" opi-spdk setup --undo &>/dev/null || true
+    done
+    docker ps -aq --filter ancestor=opi-spdk-machine 2>/dev/null | xargs -r docker rm -fv &>/dev/null || true
+}
+
+machine_image() {
+    step "image of a machine with systemd" \
+        docker build --network host -t opi-spdk-machine -f scripts/container/machine.Dockerfile target/package
+}
+
+m() { docker exec opi-spdk-test-systemd "$@"; }
+# A command that is negated by ! does not end a script, by not it does.
+in_m() { m bash -euo pipefail -c "not() { ! \"\$@\"; }; $1"; }
+property() { m systemctl show -P "$1" opi-spdk.service; }
+
+# newer_package: the package as a later version: another program file, unit and default configuration.
+newer_package() {
+    local tree
+    tree=$(mktemp -d "$WORK/newer-XXXXXX")
+    SCRATCH+=("$tree")
+    dpkg-deb -R target/package/opi-spdk_*.deb "$tree"
+    sed -i 's/^Version: .*/Version: 99.0-1/' "$tree/DEBIAN/control"
+    echo >>"$tree/usr/bin/opi-spdk"
+    echo '# Of the next version.' >>"$tree/etc/opi-spdk/opi-spdk.toml"
+    sed -i 's/^Description=.*/Description=Of the next version/' "$tree"/*/lib/systemd/system/opi-spdk.service
+    (cd "$tree" && find usr -type f -exec md5sum {} +) >"$tree/DEBIAN/md5sums"
+    mkdir -p target/package/newer
+    dpkg-deb --root-owner-group -b "$tree" target/package/newer/opi-spdk.deb
+}
+
+configure_service() {
+    in_m 'sed -i "s/^mem-mib = .*/mem-mib = 512\nno-huge = true/" /etc/opi-spdk/opi-spdk.toml
+        echo SETUP_OPTIONS=\"--hugepages 16 --limits\" >/etc/default/opi-spdk-setup'
+}
+
+starts() {
+    in_m 'systemctl start opi-spdk && opi-spdk health && [[ $(systemctl show -P StatusText opi-spdk) == serving ]]
+        opi-spdk create NullVolume kept blocks_count=2048 block_size=512'
+}
+
+is_set_up() {
+    in_m 'systemctl is-active opi-spdk-setup
+        (($(cat /sys/devices/system/node/node*/hugepages/hugepages-2048kB/nr_hugepages | awk "{ all += \$1 } END { print all }") >= 16))
+        (($(</proc/sys/fs/aio-max-nr) >= 1 << 20))'
+}
+
+reloads() {
+    local pid
+    pid=$(property MainPID)
+    in_m 'echo "log-level = \"info,opi_spdk::reload=debug\"" >>/etc/opi-spdk/opi-spdk.toml && systemctl reload opi-spdk' &&
+        eventually 10 in_m 'journalctl -u opi-spdk | grep -q "level of the log is now info,opi_spdk::reload=debug"' &&
+        [[ $(property MainPID) == "$pid" ]]
+}
+
+refuses_bad_reload() {
+    local pid
+    pid=$(property MainPID)
+    in_m 'cp -p /etc/opi-spdk/opi-spdk.toml /root/good && echo "mem-mib = nonsense" >>/etc/opi-spdk/opi-spdk.toml
+        not systemctl reload opi-spdk && opi-spdk health --config /root/good && cp -p /root/good /etc/opi-spdk/opi-spdk.toml' &&
+        [[ $(property MainPID) == "$pid" && $(property ActiveState) == active ]]
+}
+
+# A process that is stopped feeds no watchdog: it is ended and started anew, and has what was made before.
+watchdog_restarts() {
+    local pid
+    pid=$(property MainPID)
+    in_m "kill -STOP $pid" &&
+        eventually 90 eval "[[ \$(property MainPID) != $pid && \$(property ActiveState) == active ]]" &&
+        in_m 'journalctl -u opi-spdk | grep -i watchdog; opi-spdk health && opi-spdk get NullVolume kept' &&
+        [[ $(property NRestarts) == 1 ]]
+}
+
+# An upgrade leaves the process as it is and says so; what the operator has changed stays.
+upgrades() {
+    local pid said
+    pid=$(property MainPID)
+    said=$(m dpkg -i --force-confdef --force-confold /package/newer/opi-spdk.deb 2>&1) && echo "$said" &&
+        [[ $said == *"systemctl restart opi-spdk"* ]] &&
+        in_m 'grep "reload=debug" /etc/opi-spdk/opi-spdk.toml && grep "next version" /etc/opi-spdk/opi-spdk.toml.dpkg-dist
+            [[ $(dpkg-query -W -f "\${Version}" opi-spdk) == 99.0-1 ]]' &&
+        [[ $(property MainPID) == "$pid" && $(property ActiveState) == active ]] &&
+        m opi-spdk health && in_m "readlink /proc/$pid/exe | grep deleted; opi-spdk doctor --config /etc/opi-spdk/opi-spdk.toml | grep 'systemctl restart opi-spdk'"
+}
+
+has_new_program() {
+    in_m 'systemctl restart opi-spdk && [[ $(readlink /proc/$(systemctl show -P MainPID opi-spdk)/exe) == /usr/bin/opi-spdk ]]
+        opi-spdk get NullVolume kept
+        [[ $(systemctl show -P Description opi-spdk) == "Of the next version" ]]'
+}
+
+stops() {
+    local began=$SECONDS
+    m systemctl stop opi-spdk && ((SECONDS - began < 10)) &&
+        [[ "$(property Result) $(property ExecMainStatus) $(property ActiveState)" == "success 0 inactive" ]]
+}
+
+# A service that runs ends with its package; configuration and state stay.
+is_removed() {
+    in_m 'systemctl start opi-spdk && dpkg -r opi-spdk
+        not pgrep -x opi-spdk && not systemctl is-active opi-spdk && not command -v opi-spdk
+        journalctl -u opi-spdk | grep -q "opi-spdk.service: Deactivated successfully"
+        test -f /etc/opi-spdk/opi-spdk.toml && test -f /var/lib/opi-spdk/identity'
+}
+
+is_purged() {
+    in_m 'dpkg -P opi-spdk | tee /root/said && grep -q "/var/lib/opi-spdk is kept" /root/said
+        test ! -e /etc/opi-spdk && test -f /var/lib/opi-spdk/identity && not eval "systemctl list-unit-files | grep opi-spdk"
+        dpkg -i /package/newer/opi-spdk.deb && systemctl cat opi-spdk >/dev/null
+        OPI_SPDK_PURGE_STATE=yes dpkg -P opi-spdk && test ! -e /var/lib/opi-spdk'
+}
+
+systemd_tests() {
+    machine_image
+    newer_package >/dev/null
+    check "a machine with systemd runs" start_machine systemd --network none
+    check "the package is installed, and starts nothing" in_m 'dpkg -i /package/opi-spdk_*.deb
+        [[ $(systemctl is-enabled opi-spdk) == disabled ]] && not systemctl is-active opi-spdk'
+    check "the service is configured" configure_service
+    check "systemctl start returns when the API serves" starts
+    check "hugepages and limits were set up before it" is_set_up
+    check "systemctl reload takes over the level of the log" reloads
+    check "systemctl reload refuses a configuration that is not good" refuses_bad_reload
+    check "the watchdog restarts a process that is stopped" watchdog_restarts
+    check "an upgrade keeps what was configured, and says what is to be done" upgrades
+    check "a restart brings the new program" has_new_program
+    check "systemctl stop ends it with 0 in time" stops
+    check "setup is taken back" in_m 'opi-spdk setup --undo && test ! -e /run/opi-spdk-setup.json'
+    check "a package that is removed ends its service, and leaves configuration and state" is_removed
+    check "a purge leaves the state unless it is asked for" is_purged
+    m journalctl --no-pager >"$WORK/systemd.log" 2>&1 || true
+    end_machines
+}
