@@ -56,6 +56,7 @@ else
     step "image of the package" \
         docker build --network host --build-arg REVISION="$revision" -t opi-spdk -f deploy/package.Dockerfile target/package
 fi
+HUGEPAGES=${HUGEPAGES:-640} bash "$SCRIPTS/hugepages.sh" || true
 for part in "${PARTS[@]}"; do
     "${part}_tests"
 done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# deploy.sh [PROGRAM]: checks what can be checked of deploy/ without a container engine: compose files, alert rules
-# and Prometheus' configuration, and the package of PROGRAM (default: a debug build) by lintian.
+# deploy.sh [PROGRAM]: checks what can be checked of deploy/ without a container engine: compose files, manifests,
+# alert rules and Prometheus' configuration, and the package of PROGRAM (default: a debug build) by lintian.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -13,6 +13,7 @@ for profile in observe lean; do
         (cd deploy/compose && COMPOSE_PROFILES=$profile docker-compose $files config --quiet)
     done
 done
+stage "manifests of Kubernetes" bash "$SCRIPTS/kubernetes.sh"
 stage "alert rules" bash "$SCRIPTS/alerts.sh"
 program=${1:-}
 if [[ -z $program ]]; then

@@ -19,7 +19,7 @@ tls = pathlib.Path(sys.argv[1])
 all = {
     "opi_spdk_settings": {"cores": "0", "mem-mib": 512, "no-huge": True},
     "opi_spdk_volumes": [{"kind": "malloc", "name": "Malloc0", "size-mib": 16}],
-    "opi_spdk_setup_options": "--hugepages 8 --limits",
+    "opi_spdk_setup_options": "--limits",
     "opi_spdk_tls_certificate": (tls / "server.crt").read_text(),
     "opi_spdk_tls_key": (tls / "server.key").read_text(),
     "opi_spdk_tls_client_ca": (tls / "ca.crt").read_text(),
@@ -35,10 +35,10 @@ EOF
 issue() {
     mkdir -p "$WORK/tls"
     cd "$WORK/tls"
-    [[ -f ca.crt ]] || openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=authority \
+    [[ -f ca.crt ]] || openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -subj /CN=authority \
         -keyout ca.key -out ca.crt
     openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout server.key -out server.csr
-    openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -set_serial "$1" -days 30 -out server.crt \
+    openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -set_serial "$1" -days 365 -out server.crt \
         -extfile <(echo 'subjectAltName = DNS:localhost, IP:127.0.0.1')
 }
 
@@ -62,26 +62,28 @@ is_refused() {
 
 # played NAME ARGUMENT...: what holds for both ways to install it.
 played() {
-    local name=$1 began
+    local name=$1 began pages
     shift
     rm -rf "$WORK/tls"
-    (issue 4711)
+    (issue 4711) &>/dev/null
     settings
     check "$name: the role sets a machine up" play "$name" 'changed=[1-9]' "$@"
     check "$name: the API serves with TLS" serves "$name"
     check "$name: a second time the role changes nothing" play "$name" 'changed=0' "$@"
     began=$(started_at "$name")
-    settings opi_spdk_setup_options='"--hugepages 24 --limits"'
+    pages=$(($(<$PAGES) + 16))
+    local options="opi_spdk_setup_options=\"--hugepages node0=$pages --limits\""
+    settings "$options"
     check "$name: other options of setup run it again" play "$name" 'changed=[1-9]' "$@"
     check "$name: there are more hugepages, and the program was left alone" eval \
-        "on $name '((\$(</proc/sys/vm/nr_hugepages) >= 24))' && [[ \$(started_at $name) == $began ]]"
-    (issue 4712)
-    settings opi_spdk_setup_options='"--hugepages 24 --limits"'
+        "on $name '((\$(<$PAGES) == $pages))' && [[ \$(started_at $name) == $began ]]"
+    (issue 4712) &>/dev/null
+    settings "$options"
     check "$name: another certificate is written" play "$name" 'changed=[1-9]' "$@"
     check "$name: it is taken over by a reload" eval "eventually 20 on $name \
         'openssl s_client -connect localhost:8082 </dev/null 2>/dev/null | openssl x509 -noout -serial | grep -q 1268' \
         && [[ \$(started_at $name) == $began ]]"
-    settings opi_spdk_setup_options='"--hugepages 24 --limits"' \
+    settings "$options" \
         opi_spdk_settings='{"cores": "0", "mem-mib": 640, "no-huge": true}'
     check "$name: another setting is written" play "$name" 'changed=[1-9]' "$@"
     check "$name: it is taken over by a restart" eval "serves $name && [[ \$(started_at $name) != $began ]]"

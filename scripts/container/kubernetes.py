@@ -2,7 +2,7 @@
 """kubernetes.py check FILE: whether what kustomize has rendered holds what it has to.
 kubernetes.py run FILE DIRECTORY: prints the arguments of `docker run`, one a line, that give a container what the DaemonSet
 gives its own: user, capabilities, settings, mounts. What comes from the node or from a secret is in DIRECTORY, by the name
-of the volume; the hugepages are the machine's."""
+of the volume; the hugepages are the machine's, and the network is the container's own."""
 
 import sys
 
@@ -69,7 +69,7 @@ def run(file, directory):
     (pod,) = [one["spec"]["template"]["spec"] for one in of_kind(objects, "DaemonSet")]
     (container,) = pod["containers"]
     context = container["securityContext"]
-    arguments = ["--user", str(context["runAsUser"]), "--network", "host"]
+    arguments = ["--user", str(context["runAsUser"]), "--network", "none"]
     arguments += ["--read-only"] * context["readOnlyRootFilesystem"]
     arguments += ["--security-opt", "no-new-privileges"] * (not context["allowPrivilegeEscalation"])
     for what in ("drop", "add"):

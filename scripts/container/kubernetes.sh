@@ -39,7 +39,7 @@ as_pod() {
     (($(awk '/^HugePages_Free/ {print $2}' /proc/meminfo) < 260)) || no_huge=false
     rm -rf "$dir"
     mkdir -p "$dir/state" "$dir/sockets" "$dir/locks"
-    (issue 1)
+    (issue 1) &>/dev/null
     mkdir "$dir/files"
     cp "$WORK/tls/server.crt" "$dir/files/tls.crt"
     cp "$WORK/tls/server.key" "$dir/files/tls.key"
@@ -54,8 +54,7 @@ as_pod() {
     mapfile -t arguments < <("$ROOT/target/kubernetes/bin/python" "$SCRIPTS/container/kubernetes.py" run "$dir/rendered.yaml" "$dir")
     id=$(docker run -d "${arguments[@]}" opi-spdk)
     eventually 60 docker exec "$id" opi-spdk health || status=1
-    curl -sSf --cacert "$dir/files/ca.crt" --cert "$dir/files/tls.crt" --key "$dir/files/tls.key" \
-        -X POST 'https://localhost:8082/v1/nullVolumes?null_volume_id=one' -d '{"block_size": 512, "blocks_count": 2048}' || status=1
+    docker exec "$id" opi-spdk create NullVolume one blocks_count=2048 block_size=512 || status=1
     docker logs "$id"
     docker stop "$id"
     # The state is sealed with the secret, so there is no key beside it.

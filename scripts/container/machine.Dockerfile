@@ -8,4 +8,4 @@ RUN apt-get update \
     && rm -rf /tmp/*.deb
 STOPSIGNAL SIGRTMIN+3
 # Control groups and the kernel's settings are read-only in a container, and systemd needs its own.
-CMD ["sh", "-c", "for at in /sys /sys/fs/cgroup /sys/fs/cgroup/*; do mount -o remount,bind,rw $at 2>/dev/null; done; exec /sbin/init"]
+CMD ["sh", "-c", "mount -o remount,rw /sys; for at in /sys/fs/cgroup /sys/fs/cgroup/*; do mount -o remount,bind,rw $at 2>/dev/null; done; exec /sbin/init"]

@@ -1,12 +1,31 @@
 # To be sourced: the package in a container without a service manager.
 
-# in_base SCRIPT: runs it in a fresh Debian that sees the package. A command that is negated by ! does not end a script, by
-# not it does.
+# in_base SCRIPT: runs it in a fresh Debian that sees the package.
 in_base() {
-    docker run --rm --network host -v "$ROOT/target/package:/package:ro" -e DEBIAN_FRONTEND=noninteractive debian:bookworm-slim sh -euxc "not() { ! \"\$@\"; }; $1"
+    docker run --rm --network host -v "$ROOT/target/package:/package:ro" -e DEBIAN_FRONTEND=noninteractive debian:bookworm-slim sh -euxc "$1"
+}
+
+# Of each part name, version and licence; of SPDK's tree what is linked, by its own version.
+has_bill() {
+    docker run --rm --entrypoint cat opi-spdk /usr/share/opi-spdk/sbom.json | python3 -c '
+import json, sys
+parts = {one["name"]: one for one in json.load(sys.stdin)["components"]}
+bare = [name for name, one in parts.items() if not one.get("version") or not one["licenses"]]
+missing = {"spdk", "dpdk", "isa-l", "isa-l_crypto", "libvfio-user", "tonic"} - set(parts)
+print(f"{len(parts)} parts; without version or licence: {bare}; missing: {missing}")
+sys.exit(bool(bare or missing))'
+}
+
+has_labels() {
+    local label
+    label() { docker image inspect -f "{{index .Config.Labels \"org.opencontainers.image.$1\"}}" opi-spdk; }
+    [[ $(label version) == "$(dpkg-deb -f "$(echo target/package/*.deb)" Version | sed 's/-.*//')" ]]
+    [[ $(label revision) == "$revision" && $(label base.name) == debian:bookworm-slim && -n $(label licenses) ]]
 }
 
 package_tests() {
+    check "the image's bill of materials has the versions and licences of all that is linked" has_bill
+    check "the image names its version, revision and base" has_labels
     check "the package is lintian clean" lintian --allow-root --fail-on error,warning target/package/opi-spdk_*.deb
     check "the package is installed, upgraded, removed and purged, and leaves the state" in_base '
         apt-get -q update && apt-get -q install -y --no-install-recommends /package/opi-spdk_*.deb
@@ -16,7 +35,7 @@ package_tests() {
         mkdir -p /var/lib/opi-spdk && echo kept >/var/lib/opi-spdk/identity
         apt-get -q install -y --reinstall --no-install-recommends /package/opi-spdk_*.deb
         grep "of the operator" /etc/opi-spdk/opi-spdk.toml
-        apt-get -q remove -y opi-spdk && test -f /etc/opi-spdk/opi-spdk.toml && not command -v opi-spdk
+        apt-get -q remove -y opi-spdk && test -f /etc/opi-spdk/opi-spdk.toml && test ! -e /usr/bin/opi-spdk
         apt-get -q purge -y opi-spdk && test ! -e /etc/opi-spdk && test -f /var/lib/opi-spdk/identity
         apt-get -q install -y --no-install-recommends /package/opi-spdk_*.deb
         OPI_SPDK_PURGE_STATE=yes apt-get -q purge -y opi-spdk && test ! -e /var/lib/opi-spdk'

@@ -4,7 +4,7 @@
 # Runs in the machine. Each round ends setup by SIGKILL as it enters a system call on a file, and has the next one go on, or
 # take back what was done.
 CUT_ROUNDS='
-pages=/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages
+pages=$PAGES
 aio=/proc/sys/fs/aio-max-nr
 journal=/run/opi-spdk-setup
 before=$(<$pages)
@@ -68,7 +68,7 @@ setup_tests() {
     machine_image
     check "setup: a machine" start_machine setup --network none
     check "setup: the package is installed" docker exec opi-spdk-test-setup bash -c 'dpkg -i /package/opi-spdk_*.deb && systemctl stop dev-hugepages.mount'
-    check "setup: cut off at each step it goes on, and is taken back" docker exec opi-spdk-test-setup bash -euo pipefail -c "$CUT_ROUNDS"
+    check "setup: cut off at each step it goes on, and is taken back" docker exec --env PAGES="$PAGES" opi-spdk-test-setup bash -euo pipefail -c "$CUT_ROUNDS"
     check "setup: who is not root is told so, and sees the steps" without_root
     docker rm -fv opi-spdk-test-setup >/dev/null
 }

@@ -30,9 +30,11 @@ machine_image() {
         docker build --network host -t opi-spdk-machine -f scripts/container/machine.Dockerfile target/package
 }
 
+PAGES=/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages
+
 m() { docker exec opi-spdk-test-systemd "$@"; }
 # A command that is negated by ! does not end a script, by not it does.
-in_m() { m bash -euo pipefail -c "not() { ! \"\$@\"; }; $1"; }
+in_m() { m env PAGES=$PAGES bash -euo pipefail -c "not() { ! \"\$@\"; }; $1"; }
 property() { m systemctl show -P "$1" opi-spdk.service; }
 
 # newer_package: the package as a later version: another program file, unit and default configuration.
@@ -52,7 +54,9 @@ newer_package() {
 
 configure_service() {
     in_m 'sed -i "s/^mem-mib = .*/mem-mib = 512\nno-huge = true/" /etc/opi-spdk/opi-spdk.toml
-        echo SETUP_OPTIONS=\"--hugepages 16 --limits\" >/etc/default/opi-spdk-setup'
+        cat $PAGES >/root/pages
+        echo 65536 >/proc/sys/fs/aio-max-nr
+        echo SETUP_OPTIONS=\"--hugepages node0=$(($(<$PAGES) + 16)) --limits\" >/etc/default/opi-spdk-setup'
 }
 
 starts() {
@@ -62,8 +66,12 @@ starts() {
 
 is_set_up() {
     in_m 'systemctl is-active opi-spdk-setup
-        (($(cat /sys/devices/system/node/node*/hugepages/hugepages-2048kB/nr_hugepages | awk "{ all += \$1 } END { print all }") >= 16))
-        (($(</proc/sys/fs/aio-max-nr) >= 1 << 20))'
+        (($(<$PAGES) == $(</root/pages) + 16 && $(</proc/sys/fs/aio-max-nr) == 1 << 20))'
+}
+
+is_as_it_was() {
+    in_m 'opi-spdk setup --undo && test ! -e /run/opi-spdk-setup.json
+        (($(<$PAGES) == $(</root/pages) && $(</proc/sys/fs/aio-max-nr) == 65536))'
 }
 
 reloads() {
@@ -146,7 +154,7 @@ systemd_tests() {
     check "an upgrade keeps what was configured, and says what is to be done" upgrades
     check "a restart brings the new program" has_new_program
     check "systemctl stop ends it with 0 in time" stops
-    check "setup is taken back" in_m 'opi-spdk setup --undo && test ! -e /run/opi-spdk-setup.json'
+    check "setup is taken back" is_as_it_was
     check "a package that is removed ends its service, and leaves configuration and state" is_removed
     check "a purge leaves the state unless it is asked for" is_purged
     m journalctl --no-pager >"$WORK/systemd.log" 2>&1 || true
