@@ -51,7 +51,7 @@ pub async fn run(settings: &Settings) -> Result<Vec<Slices>> {
     let socket = opi.rpc_socket.as_deref().context("no JSON-RPC")?;
     let mut watched = Watched {
         rpc: JsonRpc::connect(socket).await?,
-        http: Http::connect(opi.http_port).await?,
+        http_port: opi.http_port,
     };
     let load = Background::start(settings, &attach).await?;
     let mut all = Vec::new();
@@ -85,7 +85,7 @@ pub async fn run(settings: &Settings) -> Result<Vec<Slices>> {
 
 struct Watched {
     rpc: JsonRpc,
-    http: Http,
+    http_port: u16,
 }
 
 impl Watched {
@@ -100,7 +100,9 @@ impl Watched {
         let (begun, operations) = (Instant::now(), self.operations().await?);
         let before = ReactorTime::read(&mut self.rpc).await?;
         if matches!(switch, Switch::Scrape) && on {
-            self.http.body(Method::GET, "/metrics", None).await?;
+            // A connection that idles is closed by the target.
+            let mut http = Http::connect(self.http_port).await?;
+            http.body(Method::GET, "/metrics", None).await?;
         }
         tokio::time::sleep(SLICE.saturating_sub(begun.elapsed())).await;
         let busy = ReactorTime::read(&mut self.rpc)
