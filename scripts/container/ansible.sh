@@ -105,7 +105,7 @@ ansible_tests() {
     check "container: a machine" start_machine container -v /var/lib/docker
     UNDO='docker run --rm --network none --pid host --cap-add SYS_ADMIN --security-opt apparmor=unconfined
         --security-opt systempaths=unconfined --volume /sys:/sys --volume /run:/run --volume /dev:/dev opi-spdk setup --undo' \
-        played container -e opi_spdk_install=container -e opi_spdk_image_archive="$image"
+        played container -e opi_spdk_install=container -e opi_spdk_open_files="$(ulimit -Hn)" -e opi_spdk_image_archive="$image"
     docker rm -fv opi-spdk-test-container >/dev/null
 
     # As for the image of a machine: nothing runs in it.

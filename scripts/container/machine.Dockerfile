@@ -7,5 +7,6 @@ RUN apt-get update \
     && apt-get purge -y opi-spdk \
     && rm -rf /tmp/*.deb
 STOPSIGNAL SIGRTMIN+3
-# Control groups and the kernel's settings are read-only in a container, and systemd needs its own.
-CMD ["sh", "-c", "mount -o remount,rw /sys; for at in /sys/fs/cgroup /sys/fs/cgroup/*; do mount -o remount,bind,rw $at 2>/dev/null; done; exec /sbin/init"]
+# On a machine mounts are shared, which is not so in a container; control groups and the kernel's settings are read-only there,
+# and systemd needs its own.
+CMD ["sh", "-c", "mount --make-rshared /; mount -o remount,rw /sys; for at in /sys/fs/cgroup /sys/fs/cgroup/*; do mount -o remount,bind,rw $at 2>/dev/null; done; exec /sbin/init"]
