@@ -16,19 +16,21 @@ const cut = rows => rows.slice(0, ROWS);
 
 const lists = {
   conditions(objects) {
-    const bad = [...objects.values()].filter(of => of.state === 'pending' || of.state === 'deleting');
+    const bad = [...objects.values()].filter(of => of.state !== 'applied');
     bad.sort((a, b) => ((a.since ?? '') < (b.since ?? '') ? 1 : -1));
     byId('conditions').replaceChildren(table(['Object', 'State', 'Since', 'Reason'],
       cut(bad).map(of => [of.name, state(of.state, false), at(of.since), of.reason]), 'All objects are as they shall be.'));
   },
   hosts(hosts) {
-    byId('hosts').replaceChildren(table(['Subsystem', 'NQN', 'Connections'],
-      cut(hosts).map(of => [of.subsystem, of.nqn, of.connections]), 'No host is connected.'));
+    byId('hosts').replaceChildren(table(['Subsystem', 'Host', 'Address', 'Controller', 'Queues'],
+      cut(hosts).map(of => [of.subsystem, of.hostNqn || '-', of.address, of.controllerId, (of.queues ?? []).length]), 'No host is connected.'));
   },
-  paths(objects) {
+  paths(objects, metrics) {
     const paths = [...objects.values()].filter(of => of.kind === 'NvmePath');
+    const down = new Set((metrics.get('opi_spdk_path_connected') ?? []).filter(of => of.value === 0).map(of => of.labels.path));
+    const is = of => (of.state === 'applied' ? (down.has(of.metric) ? 'down' : 'up') : of.state);
     byId('paths').replaceChildren(table(['Path', 'State', 'Reason'],
-      cut(paths).map(of => [of.name, state(of.state === 'applied' ? 'up' : of.state, of.state === 'applied'), of.reason]), 'No remote controller has a path.'));
+      cut(paths).map(of => [of.name, state(is(of), is(of) === 'up'), of.reason]), 'No remote controller has a path.'));
   },
   events(events) {
     byId('events').replaceChildren(table(['Time', 'Event', 'Object', ''],

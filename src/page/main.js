@@ -8,8 +8,11 @@ const page = {
   objects: new Map(),
   load: null,
   events: [],
+  hosts: [],
   stale: true,
   listed: 0,
+  // The revision up to which events have been told; null: those from now on.
+  told: null,
   away: null,
 };
 
@@ -25,7 +28,8 @@ function node(of) {
     name: of.typedName,
     metric: of.name,
     kind: of.kind,
-    state: words(of.condition ?? 'CONDITION_APPLIED'),
+    // What is as it was asked for, and stands on something that fails, has a reason.
+    state: of.reason && (of.condition ?? 'CONDITION_APPLIED') === 'CONDITION_APPLIED' ? 'offline' : words(of.condition ?? 'CONDITION_APPLIED'),
     reason: of.reason ?? '',
     since: of.since ?? '',
     revision: of.revision ?? '',
@@ -47,10 +51,13 @@ async function listObjects() {
 }
 
 function listen() {
-  const source = new EventSource('/v1/events');
+  // The last ones first, if the server still has them; after that those that follow.
+  const since = page.told === null ? '' : `?afterRevision=${page.told}`;
+  const source = new EventSource(`/v1/events${since}`);
   source.onopen = () => { page.stale = true; };
   source.onmessage = message => {
     const event = JSON.parse(message.data);
+    page.told = event.revision ?? page.told;
     page.stale = true;
     page.events.unshift({ time: event.time, what: words(event.type), name: event.object ?? '', text: event.reason ?? '' });
     page.events.length = Math.min(page.events.length, EVENTS);
@@ -60,12 +67,25 @@ function listen() {
   source.addEventListener('end', () => {
     source.close();
     page.stale = true;
+    // What it had to tell is gone, or it is another server.
+    page.told = null;
     setTimeout(listen, 1000);
   });
   source.onerror = () => {
     // A browser connects again by itself, but not after an answer that is no stream.
     if (source.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
   };
+}
+
+// Events from before the page was opened come first, as far as the server has them.
+async function begin() {
+  try {
+    const { revision } = await read('/v1/objects?pageSize=1', 'json');
+    page.told = Math.max(0, Number(revision) - EVENTS);
+  } catch {
+    page.told = null;
+  }
+  listen();
 }
 
 // Connected hosts, as a node before the controllers of their subsystem.
@@ -80,14 +100,16 @@ function hostsOf(metrics) {
 function totals(load, metrics) {
   const sum = field => [...load.volumes.values()].reduce((all, of) => all + (of[field] || 0), 0);
   const gauge = name => (metrics.get(name) ?? []).reduce((all, of) => all + of.value, 0);
-  const pending = [...page.objects.values()].filter(of => of.state === 'pending').length;
+  const count = state => [...page.objects.values()].filter(of => of.state === state).length;
+  const [pending, offline] = [count('pending'), count('offline')];
   const [iops, busy] = [sum('iops'), sum('busy')];
   const tile = (name, value, bad) => element('div', { className: bad ? 'bad' : '' }, element('dt', {}, name), element('dd', {}, value));
   byId('totals').replaceChildren(
     tile('IOPS', units.rate(iops)), tile('Bandwidth', units.bytesRate(sum('bytes'))),
     tile('Mean latency', units.seconds(iops > 0 ? busy / iops : NaN)),
     tile('Host connections', units.count(gauge('opi_spdk_subsystem_hosts_connected'))),
-    tile('Objects', units.count(page.objects.size)), tile('Pending', units.count(pending), pending > 0));
+    tile('Objects', units.count(page.objects.size)), tile('Pending', units.count(pending), pending > 0),
+    tile('Offline', units.count(offline), offline > 0));
 }
 
 function show(metrics, load) {
@@ -105,8 +127,8 @@ function show(metrics, load) {
   page.plots.add(load, chosen);
   totals(load, metrics);
   lists.conditions(page.objects);
-  lists.paths(page.objects);
-  lists.hosts(hosts);
+  lists.paths(page.objects, metrics);
+  lists.hosts(page.hosts);
 }
 
 function link(state, text) {
@@ -133,6 +155,7 @@ async function look() {
     const [version] = metrics.get('opi_spdk_build_info') ?? [];
     byId('version').textContent = version ? `${version.labels.version} · ${version.labels.spdk}` : '';
     page.load = load;
+    page.hosts = (await read('/v1/hosts', 'json')).hosts ?? [];
     if (load) show(metrics, load);
     const unready = await fetch('/readyz', { cache: 'no-store', signal: AbortSignal.timeout(5000) });
     if (unready.ok) link('live', 'live');
@@ -151,5 +174,5 @@ byId('filter').addEventListener('input', event => {
   page.picture.draw();
 });
 lists.events(page.events);
-listen();
+begin();
 turn();

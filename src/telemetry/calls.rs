@@ -122,15 +122,21 @@ struct Outcome {
     reason: Option<String>,
 }
 
+impl From<&Status> for Outcome {
+    fn from(status: &Status) -> Self {
+        let message = status.message();
+        Self {
+            code: status.code(),
+            reason: (!message.is_empty()).then(|| cut(message).to_owned()),
+        }
+    }
+}
+
 impl Outcome {
     fn of<B>(response: &Response<B>) -> Self {
         let extension = response.extensions().get::<Status>().cloned();
         if let Some(status) = extension.or_else(|| Status::from_header_map(response.headers())) {
-            let message = status.message();
-            return Self {
-                code: status.code(),
-                reason: (!message.is_empty()).then(|| cut(message).to_owned()),
-            };
+            return Self::from(&status);
         }
         let code = match response.status().as_u16() {
             100..400 => Code::Ok,
@@ -182,6 +188,19 @@ struct Report {
 }
 
 impl Report {
+    /// A stream says in its trailers how it has ended.
+    fn seen<D>(&mut self, frame: &Frame<D>) {
+        let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) else {
+            return;
+        };
+        if let Some((outcome, took)) = &mut self.answered
+            && status.code() != outcome.code
+        {
+            *outcome = Outcome::from(&status);
+            *took = self.record.begun.elapsed();
+        }
+    }
+
     fn write(&self, outcome: &Outcome, took: Duration) {
         let record = &*self.record;
         let method = record.method.get().map_or("other", |m| m.name.as_str());
@@ -353,6 +372,9 @@ impl<A: HttpBody + Unpin> HttpBody for Observed<A> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<A::Data>, A::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let (Some(Ok(frame)), Some(report)) = (&frame, &mut self.report) {
+            report.seen(frame);
+        }
         if frame.is_none() {
             self.report = None;
         }
@@ -389,6 +411,31 @@ mod tests {
         let mut plain = Response::new(());
         *plain.status_mut() = axum::http::StatusCode::BAD_GATEWAY;
         assert_eq!(of(plain).code, Code::Internal);
+    }
+
+    #[test]
+    fn a_stream_ends_as_its_trailers_say() {
+        let request = Request::new(());
+        let mut report = Report {
+            telemetry: Telemetry::new(None),
+            record: Arc::new(Record::new(Protocol::Grpc, &request)),
+            answered: Some((Outcome::of(&Response::new(())), Duration::ZERO)),
+        };
+        report.seen(&Frame::data(&b"an event"[..]));
+        let end = |status: Status| {
+            let mut trailers = axum::http::HeaderMap::new();
+            status
+                .add_header(&mut trailers)
+                .expect("a status has a header");
+            Frame::<&[u8]>::trailers(trailers)
+        };
+        let code = |report: &Report| report.answered.as_ref().map(|(outcome, _)| outcome.code);
+        report.seen(&end(Status::new(Code::Ok, "")));
+        assert_eq!(code(&report), Some(Code::Ok));
+        report.seen(&end(Status::out_of_range("too slow")));
+        let (outcome, _) = report.answered.as_ref().expect("answered");
+        assert_eq!(outcome.reason.as_deref(), Some("too slow"));
+        assert_eq!(code(&report), Some(Code::OutOfRange));
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::gateway::json_of;
 /// `opi-spdk stats`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
+/// Counters that the API has: of 32 bits, at the largest where a table has `>=`. GET /metrics has all of them, in 64 bits,
+/// and times in seconds.
 pub struct Args {
     /// The kind, or a whole name
     #[arg(value_parser = KindParser)]
@@ -82,6 +84,10 @@ fn counters(json: &Json, found: &mut Vec<(String, String)>) {
             Json::Object(_) => counters(value, found),
             Json::String(text) => found.push((name.clone(), text.clone())),
             Json::Null | Json::Array(_) => {}
+            // The API counts in 32 bits, and stays at the largest.
+            Json::Number(number) if number.as_i64() == Some(i32::MAX.into()) => {
+                found.push((name.clone(), format!(">={number}")));
+            }
             other => found.push((name.clone(), other.to_string())),
         }
     }

@@ -214,10 +214,11 @@ fn line(event: &Event) -> String {
     let more = match event.r#type() {
         EventType::ConditionChanged => condition(event.condition()),
         EventType::VolumeResized => format!("{} bytes", event.size_bytes),
-        EventType::HostConnected | EventType::HostDisconnected => format!(
-            "{}  {}  controller {}",
-            event.host_nqn, event.address, event.controller_id
-        ),
+        EventType::HostConnected | EventType::HostDisconnected => {
+            let host = Some(event.host_nqn.as_str()).filter(|nqn| !nqn.is_empty());
+            let (host, address) = (host.unwrap_or("-"), &event.address);
+            format!("{host}  {address}  controller {}", event.controller_id)
+        }
         _ => String::new(),
     };
     let parts = [
