@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Messages that hold a key: their `Debug` is written by hand, in `src/api.rs`.
-const SECRET: [&str; 5] = [
+const SECRET: [&str; 6] = [
     "opi_api.storage.v1.EncryptedVolume",
     "opi_api.storage.v1.NvmeSubsystemSpec",
     "opi_api.storage.v1.TcpController",
+    "opi_spdk.v1.NvmeCredential",
     "opi_spdk.v1.NvmeHost",
     "opi_spdk.v1.RekeyNvmeHostResponse",
 ];

@@ -104,6 +104,17 @@ impl fmt::Debug for own::NvmeHost {
     }
 }
 
+impl fmt::Debug for own::NvmeCredential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NvmeCredential")
+            .field("name", &self.name)
+            .field("hostnqn", &self.hostnqn)
+            .field("dhchap_key", &Redacted(&self.dhchap_key))
+            .field("dhchap_ctrlr_key", &Redacted(&self.dhchap_ctrlr_key))
+            .finish()
+    }
+}
+
 impl fmt::Debug for own::RekeyNvmeHostResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RekeyNvmeHostResponse")
@@ -165,6 +176,11 @@ mod tests {
             dhchap_ctrlr_key: secret.clone(),
             ..Default::default()
         };
+        let credential = own::NvmeCredential {
+            dhchap_key: secret.clone(),
+            dhchap_ctrlr_key: secret.clone(),
+            ..Default::default()
+        };
         let made = own::RekeyNvmeHostResponse {
             psk: secret.clone(),
             dhchap_key: secret.clone(),
@@ -177,6 +193,7 @@ mod tests {
             format!("{remote:?}"),
             format!("{volume:?}"),
             format!("{host:?}"),
+            format!("{credential:?}"),
             format!("{made:?}"),
         ] {
             assert!(text.contains("redacted"), "{text}");
@@ -203,6 +220,8 @@ mod tests {
         found.sort();
         let known = [
             "EncryptedVolume.key",
+            "NvmeCredential.dhchap_ctrlr_key",
+            "NvmeCredential.dhchap_key",
             "NvmeHost.dhchap_ctrlr_key",
             "NvmeHost.dhchap_key",
             "NvmeHost.psk",

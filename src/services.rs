@@ -13,7 +13,9 @@ use tonic::service::Routes;
 use crate::api::inventory::inventory_service_server::InventoryServiceServer;
 use crate::api::own::object_service_server::ObjectServiceServer;
 use crate::api::storage::*;
-use crate::backend::{NvmePaths, NvmeRemoteControllers, NvmeRemoteNamespaces, Volumes};
+use crate::backend::{
+    NvmeCredentials, NvmePaths, NvmeRemoteControllers, NvmeRemoteNamespaces, Volumes,
+};
 use crate::config::Config;
 use crate::configured::{self, Collections};
 use crate::discovery;
@@ -120,6 +122,14 @@ service! {
 }
 
 service! {
+    /// Keys for NVMe devices of others.
+    own::NvmeCredentialService {
+        serves { nvme_credentials: NvmeCredential[nested] as NvmeCredentials }
+        beside {}
+    }
+}
+
+service! {
     /// Volumes that encrypt what another one stores.
     storage::MiddleendEncryptionService {
         serves { encrypted_volumes: EncryptedVolume[listed] as EncryptedVolumes }
@@ -191,6 +201,8 @@ pub struct Services {
     pub hosts: NvmeHostService,
     /// See [`NvmeRemoteControllerService`].
     pub nvme_remote: NvmeRemoteControllerService,
+    /// See [`NvmeCredentialService`].
+    pub credentials: NvmeCredentialService,
     /// See [`MiddleendEncryptionService`].
     pub encryption: MiddleendEncryptionService,
     /// See [`MiddleendQosVolumeService`].
@@ -240,6 +252,8 @@ impl Services {
         let virtio_blks = VirtioBlks::new(spdk.clone());
         let virtio_scsi = virtio_scsi(&spdk, &shared, &slots);
         let nvme_remote = nvme_remote(&spdk, &shared, &health);
+        let controllers = Arc::clone(&nvme_remote.nvme_remote_controllers);
+        let credentials = NvmeCredentials::new(spdk.clone(), controllers);
         Self {
             null: NullVolumeService {
                 null_volumes: Collection::new(Volumes::new(spdk.clone(), identity), &shared),
@@ -248,6 +262,9 @@ impl Services {
                 malloc_volumes: Collection::new(Volumes::new(spdk.clone(), identity), &shared),
             },
             nvme_remote,
+            credentials: NvmeCredentialService {
+                nvme_credentials: Collection::new(credentials, &shared),
+            },
             encryption: MiddleendEncryptionService {
                 encrypted_volumes: Collection::new(EncryptedVolumes::new(spdk.clone()), &shared),
             },
@@ -340,6 +357,7 @@ impl Services {
             Arc::clone(&self.hosts.nvme_hosts) as _,
             Arc::clone(&self.nvme_remote.nvme_remote_controllers) as _,
             Arc::clone(&self.nvme_remote.nvme_paths) as _,
+            Arc::clone(&self.credentials.nvme_credentials) as _,
             Arc::clone(&self.encryption.encrypted_volumes) as _,
             Arc::clone(&self.qos.qos_volumes) as _,
             Arc::clone(&self.delay.delay_volumes) as _,
@@ -431,6 +449,7 @@ impl Services {
             self.nvme.server(),
             self.hosts.server(),
             self.nvme_remote.server(),
+            self.credentials.server(),
             self.encryption.server(),
             self.qos.server(),
             self.delay.server(),

@@ -26,6 +26,7 @@ const KINDS: [&str; 17] = [
     "QosVolume",
     "NvmeRemoteController",
     "NvmePath",
+    "NvmeCredential",
     "NvmeSubsystem",
     "NvmeNamespace",
     "NvmeHost",
@@ -158,6 +159,8 @@ async fn make(target: &Target, peer: &Fixture) -> Initiator {
     of("QosVolume").created("", "limits", limits).await;
 
     let remote = remote_controller(&client, "remote", "MULTIPATH").await;
+    let keys = json!({ "hostnqn": HOST, "dhchap_key": common::base64(dhchap_key(8)) });
+    of("NvmeCredential").created(&remote, "keys", keys).await;
     of("NvmePath")
         .created(&remote, "path", tcp_path(peer.port, &peer.nqn))
         .await;

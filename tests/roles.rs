@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 use common::{
-    Client, Http, Options, Resource, Target, check_details, eventually, name_of, nqn_of, path_of,
+    Client, Http, Options, Resource, Target, base64, check_details, dhchap_key, eventually,
+    name_of, nqn_of, path_of,
 };
 
 /// No change of what is in force takes longer.
@@ -243,6 +244,13 @@ async fn hosts_and_keys_are_for_admins() {
     });
     operator
         .fails("CreateEncryptedVolume", encrypted, Code::PermissionDenied)
+        .await;
+    let credential = json!({
+        "parent": "nvmeRemoteControllers/none",
+        "nvme_credential": { "hostnqn": host, "dhchap_key": base64(dhchap_key(1)) },
+    });
+    operator
+        .fails("CreateNvmeCredential", credential, Code::PermissionDenied)
         .await;
     target.stop();
 }

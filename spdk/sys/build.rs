@@ -25,13 +25,14 @@ const MODULE_HEADERS: [&str; 6] = [
     "nvme/bdev_nvme.h",
 ];
 
-const SHIMS: [&str; 10] = [
+const SHIMS: [&str; 11] = [
     "bdev.c",
     "bdev_errors.c",
     "hosts.c",
     "keyring.c",
     "log.c",
     "nvme.c",
+    "nvme_keys.c",
     "nvme_paths.c",
     "nvmf.c",
     "observe.c",

@@ -61,7 +61,10 @@ impl Method {
     fn new(method: &MethodDescriptor) -> Self {
         let verb = method.name();
         let reads = api::is_read(method);
-        let needs = match (reads, verb.ends_with("Host")) {
+        let is_of_keys = ["Host", "Credential"]
+            .iter()
+            .any(|kind| verb.ends_with(kind));
+        let needs = match (reads, is_of_keys) {
             (true, _) => Role::Viewer,
             (false, true) => Role::Admin,
             (false, false) => Role::Operator,
@@ -177,8 +180,9 @@ mod tests {
             for field in message.fields() {
                 let name = format!("{}.{}", message.name(), field.name());
                 let looks = field.kind() == Kind::Bytes || field.name().ends_with("psk");
-                let of_host = message.name().contains("NvmeHost");
-                if looks && !of_host && !others.contains(&&*name) {
+                let kinds = ["NvmeHost", "NvmeCredential"];
+                let of_keys = kinds.iter().any(|kind| message.name().contains(kind));
+                if looks && !of_keys && !others.contains(&&*name) {
                     assert!(is_key(&field), "{name}");
                 }
             }

@@ -9,6 +9,7 @@ mod file_claim;
 mod greeting;
 mod malloc_volume;
 mod null_volume;
+mod nvme_credential;
 mod nvme_path;
 mod nvme_remote_controller;
 mod nvme_remote_namespace;
@@ -30,6 +31,7 @@ use crate::resource::{CallContext, Change, Key, Kind, Name, Object, Stage, Uses}
 
 pub(crate) use aio_volume::file_size;
 pub(crate) use file_claim::{Claim, FileId};
+pub use nvme_credential::NvmeCredentials;
 pub use nvme_path::NvmePaths;
 pub use nvme_remote_controller::NvmeRemoteControllers;
 pub use nvme_remote_namespace::NvmeRemoteNamespaces;

@@ -48,7 +48,7 @@ impl NvmeRemoteControllers {
     /// Who uses one of a controller's bdevs.
     pub(super) fn user_of_bdevs(&self, controller: &Name) -> Option<Name> {
         let mut users = self.shared.registry.users_of(controller).into_iter();
-        users.find(|user| !is_path(controller.key(), user))
+        users.find(|user| !is_path(controller.key(), user) && !is_credential(user))
     }
 
     /// Disconnects and reconnects a controller, path by path; done at once where it has none.
@@ -134,7 +134,7 @@ impl Kind for NvmeRemoteControllers {
         name: &Name,
         change: Change<NvmeRemoteController>,
     ) -> Result<NvmeRemoteController, Error> {
-        change.unused(name)?;
+        change.unused_but(name, is_credential)?;
         self.exchange_key(name, key_of(&change.old), key_of(&change.wanted))
             .await?;
         Ok(change.wanted)
@@ -202,6 +202,11 @@ impl NvmeRemoteControllers {
 fn is_path(controller: &Key, user: &Name) -> bool {
     let inside = user.key().as_str().strip_prefix(controller.as_str());
     inside.is_some_and(|rest| rest.starts_with("/nvmePaths/"))
+}
+
+/// Keys for paths to come do not mind how those connect.
+fn is_credential(user: &Name) -> bool {
+    user.key().as_str().contains("/nvmeCredentials/")
 }
 
 fn check(object: &NvmeRemoteController, violations: &mut Violations) {

@@ -82,7 +82,8 @@ pub fn of(kind: &str, path: &str) -> Option<Bound> {
         ("AioVolume", "blocks_count") => Within(0, BLOCKS),
         ("MallocVolume", "metadata_size") => Among(&METADATA),
         ("AioVolume", "filename") => Text(&PATH),
-        ("NvmeSubsystem", "spec.nqn" | "spec.hostnqn") | ("NvmeHost", "hostnqn") => Text(&NQN),
+        ("NvmeSubsystem", "spec.nqn" | "spec.hostnqn")
+        | ("NvmeHost" | "NvmeCredential", "hostnqn") => Text(&NQN),
         ("NvmeSubsystem", "spec.serial_number") => Text(&SERIAL),
         ("NvmeSubsystem", "spec.model_number") => Text(&MODEL),
         ("NvmeSubsystem", "spec.max_namespaces") => Within(1, MAX_NAMESPACES),

@@ -187,7 +187,15 @@ impl<T> Change<T> {
     /// # Errors
     /// FAILED_PRECONDITION that names the user.
     pub fn unused(&self, name: &Name) -> Result<(), Error> {
-        match self.users.first() {
+        self.unused_but(name, |_| false)
+    }
+
+    /// The same, where some users do not mind.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION that names the user.
+    pub fn unused_but(&self, name: &Name, minds_not: fn(&Name) -> bool) -> Result<(), Error> {
+        match self.users.iter().find(|user| !minds_not(user)) {
             None => Ok(()),
             Some(user) => Err(Error::InUse {
                 name: name.into(),

@@ -66,6 +66,7 @@ pub(super) fn counts(services: &Services) -> Vec<Count> {
         services.hosts.nvme_hosts,
         services.nvme_remote.nvme_remote_controllers,
         services.nvme_remote.nvme_paths,
+        services.credentials.nvme_credentials,
         services.encryption.encrypted_volumes,
         services.qos.qos_volumes,
         services.delay.delay_volumes,

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 pub use super::place::{Lab, Place};
-use super::{nqn_of, tcp_spec};
+use super::{base64, dhchap_key, nqn_of, tcp_spec};
 
 /// What the suite has to know of a kind.
 pub struct Kind {
@@ -90,6 +90,15 @@ pub const IMPLEMENTED: &[Kind] = &[
     Kind {
         message: "NvmeHost",
         sample: |_, n| json!({ "hostnqn": nqn_of(&format!("host-{n}")) }),
+        changes: |_| vec![("hostnqn", json!(nqn_of("another-host")))],
+        fixed: |_| vec![("hostnqn", json!("nqn.2022-09.io.spdk"))],
+    },
+    Kind {
+        message: "NvmeCredential",
+        sample: |_, n| {
+            let key = base64(dhchap_key(1));
+            json!({ "hostnqn": nqn_of(&format!("host-{n}")), "dhchap_key": key })
+        },
         changes: |_| vec![("hostnqn", json!(nqn_of("another-host")))],
         fixed: |_| vec![("hostnqn", json!("nqn.2022-09.io.spdk"))],
     },

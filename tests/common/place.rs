@@ -58,6 +58,13 @@ impl Place {
                     .created("", tag, object)
                     .await,
             )
+        } else if kind.message == "NvmeCredential" {
+            let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });
+            name_of(
+                &Resource::new(&client, "NvmeRemoteController")
+                    .created("", tag, object)
+                    .await,
+            )
         } else if resource.nested {
             name_of(
                 &Resource::new(&client, "NvmeSubsystem")
@@ -122,10 +129,10 @@ impl Place {
 
     /// What of an object is answered: all but its key.
     pub fn shown(&self, object: Value) -> Value {
-        if self.kind.message == "EncryptedVolume" {
-            without(object, "key")
-        } else {
-            object
+        match self.kind.message {
+            "EncryptedVolume" => without(object, "key"),
+            "NvmeCredential" => without(object, "dhchap_key"),
+            _ => object,
         }
     }
 

@@ -64,7 +64,7 @@ impl Resource {
     pub async fn parents(&self) -> Vec<String> {
         let parent = match self.message {
             _ if !self.nested => return vec![String::new()],
-            "NvmePath" => "NvmeRemoteController",
+            "NvmePath" | "NvmeCredential" => "NvmeRemoteController",
             _ => "NvmeSubsystem",
         };
         Self::new(&self.client, parent).names("").await

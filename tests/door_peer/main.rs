@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod authentication;
 mod floods;
 mod identify;
 mod left_out;

@@ -40,6 +40,7 @@ const KINDS: [&str; 17] = [
     "EncryptedVolume",
     "DelayVolume",
     "NvmePath",
+    "NvmeCredential",
     "NvmeRemoteController",
     "NvmeController",
     "NvmeHost",

@@ -1,10 +1,9 @@
 //! Requests that are nearly right, made after the descriptors.
 
-use base64::Engine;
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor};
 use serde_json::{Map, Value, json};
 
-use crate::common::{Random, nqn_of, route};
+use crate::common::{Random, base64, dhchap_key, nqn_of, route};
 
 /// All but what a name of the API has, and what is escaped already.
 const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
@@ -87,6 +86,10 @@ impl Fuzz {
             "nqn" | "subnqn" => json!(nqn_of(self.id())),
             "hostnqn" if self.random.one_in(10) => json!("nqn"),
             "hostnqn" => self.pick(&[json!(""), json!(nqn_of("host"))]),
+            "dhchap_key" if field.parent_message().name() == "NvmeCredential" => {
+                let key = base64(dhchap_key(1));
+                self.pick(&[json!(key), json!(key), json!("")])
+            }
             "psk" | "dhchap_key" | "dhchap_ctrlr_key" => json!(""),
             "traddr" => json!(self.pick(&[
                 "127.0.0.1",
@@ -119,7 +122,7 @@ impl Fuzz {
             ])),
             "key" => {
                 let bytes: Vec<u8> = (0..self.pick(&[32_u8, 64, 31])).collect();
-                json!(base64::engine::general_purpose::STANDARD.encode(bytes))
+                json!(base64(bytes))
             }
             _ => self.of_its_type(field),
         }

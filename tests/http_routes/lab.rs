@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::case::Case;
-use crate::common::{free_port, nqn_of, pcie_spec, tcp_spec, with};
+use crate::common::{base64, dhchap_key, free_port, nqn_of, pcie_spec, tcp_spec, with};
 use crate::routes::Routes;
 
 /// What the cases stand on: volumes, a subsystem that listens, a remote controller with a path to it.
@@ -163,6 +163,12 @@ pub fn cases(dir: &Path, port: u16) -> Vec<Case> {
             remotes,
             path,
             ("fabrics.hostnqn", json!(nqn_of("other"))),
+        ),
+        case(
+            "NvmeCredential",
+            remotes,
+            json!({ "hostnqn": nqn_of("host"), "dhchap_key": base64(dhchap_key(1)) }),
+            ("hostnqn", json!(nqn_of("other"))),
         ),
         case(
             "QosVolume",

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::scrape::get;
-use crate::common::{Client, Http, Options, Target, base64, free_port, tcp_path};
+use crate::common::{Client, Http, Options, Target, base64, dhchap_key, free_port, tcp_path};
 
 /// Is in each secret.
 const MARK: &str = "HUSH";
@@ -116,6 +116,12 @@ async fn secrets_are_in_no_log_answer_or_error() {
         path["fabrics"]["hostnqn"] = json!(host);
         let parent = format!("nvmeRemoteControllers/{id}/nvmePaths");
         call(&client, &http, "CreateNvmePath", &parent, "p", path).await;
+        for secret in ["dhchap_key", "dhchap_ctrlr_key"] {
+            let mut object = json!({ "hostnqn": host, "dhchap_key": base64(dhchap_key(1)) });
+            object[secret] = base64(psk).into();
+            let parent = format!("nvmeRemoteControllers/{id}/nvmeCredentials");
+            call(&client, &http, "CreateNvmeCredential", &parent, "c", object).await;
+        }
     }
     for (id, key) in [("good", KEY), ("short", "HUSH"), ("long", &KEY.repeat(40))] {
         for cipher in ["ENCRYPTION_TYPE_AES_XTS_128", "ENCRYPTION_TYPE_AES_XTS_256"] {

@@ -53,6 +53,14 @@ void __attribute__((weak)) opi_initiator_connect_refused(const struct spdk_nvme_
 		const char *hostnqn, uint8_t sct, uint8_t sc);
 void __attribute__((weak)) opi_initiator_connect_failed(const struct spdk_nvme_transport_id *trid,
 		const char *hostnqn, const char *reason);
+/* Why DH-HMAC-CHAP has failed: a reason of the peer's (NULL for one that there is not), or what SPDK found. */
+void __attribute__((weak)) opi_initiator_auth_failed(const struct spdk_nvme_transport_id *trid,
+		const char *hostnqn, bool by_peer, const char *reason);
 /* In which state it was then; NULL where its connection has ended. */
 void __attribute__((weak)) opi_initiator_stuck(const struct spdk_nvme_transport_id *trid,
 		const char *hostnqn, const char *state);
+
+struct spdk_nvme_ctrlr;
+
+/* Whether its connection was, or is to be, authenticated: because the peer demands it, or for a key of the peer's. */
+bool opi_nvme_ctrlr_is_authenticated(struct spdk_nvme_ctrlr *ctrlr);

@@ -8,7 +8,7 @@
 //!
 //! Sources: NVMe/TCP Transport Specification 1.0, 3.3 (flow of data) and 3.6 (PDUs).
 
-use crate::nvme::{admin, io};
+use crate::nvme::{FABRICS, admin, io};
 
 /// Fatal error status of a H2CTermReq (NVMe/TCP transport specification, FES).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,6 +254,8 @@ impl Command {
             (true, admin::IDENTIFY) => true,
             (true, _) => false,
             (false, io::WRITE | io::READ | io::COMPARE | io::ZONE_APPEND) => true,
+            // Authentication Receive: messages are shorter than what is asked for.
+            (false, FABRICS) => false,
             // Anything else that an I/O queue reads goes to whoever asked, buffer and all.
             (false, _) => matches!(self.transfer, Transfer::FromPeer),
         }

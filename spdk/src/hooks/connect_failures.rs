@@ -19,6 +19,10 @@ pub(crate) enum Failure {
     Refused(u8, u8),
     /// What the peer sent that cannot be.
     Nonsense(&'static CStr),
+    /// DH-HMAC-CHAP has failed for this reason.
+    Unauthenticated(&'static CStr),
+    /// Its peer has ended DH-HMAC-CHAP, and for this reason, if it is one that there is.
+    Rejected(Option<&'static CStr>),
     /// In which state of SPDK's it was when its time was up, or a command had failed.
     Stuck(&'static CStr),
     /// Its connection ended before, or the peer did not answer on it.
@@ -146,6 +150,28 @@ pub unsafe extern "C" fn opi_initiator_connect_failed(
 ) {
     // SAFETY: the caller's contract.
     unsafe { note_of(id, hostnqn, Failure::Nonsense(CStr::from_ptr(reason))) };
+}
+
+/// Notes why DH-HMAC-CHAP has failed: for a reason of the peer's, or for one of SPDK's.
+///
+/// # Safety
+/// `id` can be read, `hostnqn` is a terminated string, `reason` a static one of SPDK's, or NULL where it is the peer's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_initiator_auth_failed(
+    id: *const sys::spdk_nvme_transport_id,
+    hostnqn: *const c_char,
+    by_peer: bool,
+    reason: *const c_char,
+) {
+    // SAFETY: the caller's contract.
+    let reason = (!reason.is_null()).then(|| unsafe { CStr::from_ptr(reason) });
+    let failure = if by_peer {
+        Failure::Rejected(reason)
+    } else {
+        Failure::Unauthenticated(reason.unwrap_or_default())
+    };
+    // SAFETY: the caller's contract.
+    unsafe { note_of(id, hostnqn, failure) };
 }
 
 /// Notes in which state a controller was when it was given up; NULL where its connection has ended.

@@ -2,6 +2,7 @@
 
 #include <spdk/stdinc.h>
 #include <spdk/nvme.h>
+#include <spdk/nvmf_spec.h>
 #include <spdk/string.h>
 #include <spdk/util.h>
 #include <spdk_internal/thread.h>
@@ -10,6 +11,9 @@
 
 #include "shim.h"
 
+/* Not offered: a peer that chose it would take a reactor 30 ms for each connection. */
+#define NO_GROUPS SPDK_BIT(SPDK_NVMF_DHCHAP_DHGROUP_8192)
+
 int
 opi_nvme_configure(const struct opi_nvme_limits *limits)
 {
@@ -17,6 +21,7 @@ opi_nvme_configure(const struct opi_nvme_limits *limits)
 
 	spdk_bdev_nvme_get_opts(&opts, sizeof(opts));
 	opts.io_path_stat = true;
+	opts.dhchap_dhgroups &= ~NO_GROUPS;
 	opts.tcp_connect_timeout_ms = limits->tcp_connect_ms;
 	opts.keep_alive_timeout_ms = limits->keep_alive_ms;
 	/* SPDK as it is reads a register of the peer that does not answer, and waits for it in place. */
@@ -52,6 +57,8 @@ opi_nvme_attach(const struct opi_nvme_attach *attach, const char **names, uint32
 	if (attach->io_queue_size != 0) {
 		driver.io_queue_size = attach->io_queue_size;
 	}
+	/* Also of a controller that is to have keys later. */
+	driver.dhchap_dhgroups &= ~NO_GROUPS;
 	driver.header_digest = attach->header_digest;
 	driver.data_digest = attach->data_digest;
 	if (attach->timeout_ms != 0) {
@@ -64,6 +71,8 @@ opi_nvme_attach(const struct opi_nvme_attach *attach, const char **names, uint32
 	bdev.reconnect_delay_sec = attach->reconnect_delay_sec;
 	bdev.fast_io_fail_timeout_sec = attach->fast_io_fail_timeout_sec;
 	bdev.psk = attach->psk_name;
+	bdev.dhchap_key = attach->dhchap_name;
+	bdev.dhchap_ctrlr_key = attach->dhchap_ctrlr_name;
 	bdev.multipath = attach->multipath;
 	return spdk_bdev_nvme_create(&id, attach->name, names, max_names, done, arg, &driver, &bdev);
 }
@@ -77,8 +86,8 @@ opi_nvme_comes_from(const struct nvme_ctrlr *ctrlr, const char *source)
 
 /* The connection of controller `name` that has the path, which is copied to `found`. */
 static struct nvme_ctrlr *
-opi_nvme_connection(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
-		    struct spdk_nvme_path_id *found)
+opi_nvme_find(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
+	      struct spdk_nvme_path_id *found)
 {
 	struct nvme_bdev_ctrlr *controller = nvme_bdev_ctrlr_get_by_name(name);
 	struct spdk_nvme_path_id *path;
@@ -107,6 +116,14 @@ opi_nvme_connection(const char *name, const struct spdk_nvme_transport_id *id, c
 	return NULL;
 }
 
+struct nvme_ctrlr *
+opi_nvme_connection(const char *name, const struct spdk_nvme_transport_id *id, const char *source)
+{
+	struct spdk_nvme_path_id path;
+
+	return opi_nvme_find(name, id, source, &path);
+}
+
 int
 opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 		spdk_bdev_nvme_delete_cb done, void *arg)
@@ -114,7 +131,7 @@ opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id, const
 	struct spdk_nvme_path_id path = {};
 
 	if (id != NULL && nvme_bdev_ctrlr_get_by_name(name) != NULL &&
-	    opi_nvme_connection(name, id, source, &path) == NULL) {
+	    opi_nvme_find(name, id, source, &path) == NULL) {
 		return -ENXIO;
 	}
 	return spdk_bdev_nvme_delete(name, &path, done, arg);
@@ -124,8 +141,7 @@ int
 opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 	       void (*done)(void *arg, int status), void *arg)
 {
-	struct spdk_nvme_path_id path;
-	struct nvme_ctrlr *ctrlr = opi_nvme_connection(name, id, source, &path);
+	struct nvme_ctrlr *ctrlr = opi_nvme_connection(name, id, source);
 
 	if (ctrlr == NULL || ctrlr->destruct) {
 		return -ENXIO;
@@ -141,8 +157,7 @@ opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id, const 
 void
 opi_nvme_end_attempt(const char *name, const struct spdk_nvme_transport_id *id, const char *source)
 {
-	struct spdk_nvme_path_id path;
-	struct nvme_ctrlr *ctrlr = opi_nvme_connection(name, id, source, &path);
+	struct nvme_ctrlr *ctrlr = opi_nvme_connection(name, id, source);
 
 	/* The poller of a reset is that of its attempt to connect, unless the controller is going. */
 	if (ctrlr != NULL && !ctrlr->destruct && ctrlr->resetting && ctrlr->reset_detach_poller != NULL) {

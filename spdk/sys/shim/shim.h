@@ -199,6 +199,8 @@ struct opi_nvme_attach {
 	const char				*source_address;
 	const char				*source_port;
 	const char				*psk_name;
+	const char				*dhchap_name;
+	const char				*dhchap_ctrlr_name;
 	uint32_t				num_io_queues;
 	uint32_t				io_queue_size;
 	/* Of connecting, now and whenever the path is connected anew. */
@@ -223,6 +225,21 @@ int opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id, c
 /* Connects the path anew. -EBUSY while it is being connected anyway. */
 int opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 		   void (*done)(void *arg, int status), void *arg);
+
+/* The connection of controller `name` that has the path. */
+struct nvme_ctrlr *opi_nvme_connection(const char *name, const struct spdk_nvme_transport_id *id,
+				       const char *source);
+
+/* nvme_keys.c; both answer -ENXIO if there is no such path. */
+
+/* Gives the connection of the path these keys of the keyring, for when it authenticates next; NULL for none. */
+int opi_nvme_set_keys(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
+		      const char *key, const char *ctrlr_key);
+/* Has the connection of the path authenticate anew, queue by queue; it ends if that fails. Unless it is refused, `done`
+ * is called, on this thread. -EBUSY while it is being connected anyway, -ENOTCONN while it is down, -EALREADY while it
+ * authenticates, -EOPNOTSUPP where neither the peer demands it nor has a key to prove itself with. */
+int opi_nvme_authenticate(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
+			  void (*done)(void *arg, int status), void *arg);
 
 /* Ends the attempt to connect the path anew, if there is one: it fails. */
 void opi_nvme_end_attempt(const char *name, const struct spdk_nvme_transport_id *id, const char *source);

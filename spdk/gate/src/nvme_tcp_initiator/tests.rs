@@ -256,7 +256,12 @@ fn success_means_that_the_data_was_moved() {
         transfer: Transfer::Both,
         ..READ
     };
-    for command in [moved, sent, in_capsule, log, flush, both] {
+    let message = Command {
+        opcode: 0x7f,
+        ..READ
+    };
+    assert_eq!(c2h_data(&message, 0, 512, 0b1100, 512), Ok(()));
+    for command in [moved, sent, in_capsule, log, flush, both, message] {
         assert_eq!(response(&command, true), Ok(()), "{command:?}");
     }
     for command in [READ, WRITE, report, identify] {

@@ -2,7 +2,7 @@
 //!
 //! A controller has a name and one or more paths; namespace `n` of controller `x`
 //! is the bdev `xn<n>`. A path that drops is tried again for as long as it is not
-//! detached.
+//! detached. They authenticate with the [`Keys`] of their host, where it has some.
 //!
 //! ```text
 //! attach ─► waiting for the controller's lock ─► connecting ─► a path, bdevs
@@ -12,6 +12,7 @@
 mod attempts;
 mod clash;
 mod detach;
+mod keys;
 mod limits;
 mod path_id;
 mod path_io;
@@ -43,6 +44,7 @@ use spdk_control::executor::spawn_local;
 use attempts::Attempt;
 pub use detach::detach;
 use detach::remove;
+pub use keys::{Keys, set_keys};
 use limits::CONNECT_TIMEOUT_MS;
 pub use limits::DEFAULT_IO_TIMEOUT;
 pub(crate) use limits::configure;
@@ -255,6 +257,8 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
     let optional = |field, text: Option<&str>| text.map(|text| cstr(field, text)).transpose();
     let hostnqn = optional("host NQN", options.hostnqn.as_deref())?;
     let psk = optional("key name", options.psk.as_deref())?;
+    let host = options.hostnqn.as_deref().unwrap_or_default();
+    let keys = keys::held(&options.name, host);
     let (source_address, source_port) = source(options.source)?;
     let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |t| t.as_ptr());
     let remote = !matches!(options.address, Address::Pcie { .. });
@@ -265,6 +269,8 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
         source_address: pointer(&source_address),
         source_port: pointer(&source_port),
         psk_name: pointer(&psk),
+        dhchap_name: keys.dhchap(),
+        dhchap_ctrlr_name: keys.dhchap_ctrlr(),
         num_io_queues: options.num_io_queues,
         io_queue_size: options.io_queue_size,
         timeout_ms: if remote { CONNECT_TIMEOUT_MS } else { 0 },

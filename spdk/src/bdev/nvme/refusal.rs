@@ -1,6 +1,8 @@
 //! Why a peer could not be connected, as far as it gave a reason: a status of Connect, or something that
 //! cannot be.
 
+use std::ffi::CStr;
+
 use spdk_sys as sys;
 
 use crate::error::{Errno, Error};
@@ -41,7 +43,12 @@ pub(super) fn error(
             | Failure::Ended
             | Failure::Refused(COMMAND_SPECIFIC, CONTROLLER_BUSY),
         ) => libc::EHOSTUNREACH,
-        Some(Failure::Refused(..) | Failure::Nonsense(_)) => libc::EPERM,
+        Some(
+            Failure::Refused(..)
+            | Failure::Nonsense(_)
+            | Failure::Unauthenticated(_)
+            | Failure::Rejected(_),
+        ) => libc::EPERM,
     };
     let unknown = || "it could not be connected: SPDK's log at level debug says more".to_owned();
     let what = failure.map_or_else(unknown, text);
@@ -66,6 +73,16 @@ fn text(failure: Failure) -> String {
         ),
         Failure::Ended => {
             "its connection ended, or was not answered, before it was ready".to_owned()
+        }
+        Failure::Unauthenticated(reason) => {
+            format!("DH-HMAC-CHAP has failed: {}", reason.to_string_lossy())
+        }
+        Failure::Rejected(reason) => {
+            let reason = reason.map(CStr::to_string_lossy);
+            let reason = reason
+                .as_deref()
+                .unwrap_or("for a reason that there is not");
+            format!("DH-HMAC-CHAP has failed: the peer refuses this host, {reason}")
         }
         Failure::Nonsense(reason) => {
             format!("the peer makes no sense: {}", reason.to_string_lossy())

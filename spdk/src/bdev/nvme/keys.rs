@@ -1,0 +1,302 @@
+//! Keys of DH-HMAC-CHAP: of a controller and a host NQN, for all paths that connect so. Connections that are there
+//! authenticate anew.
+//!
+//! ```text
+//! set_keys ─► each connection has them ─► those that work authenticate, queue by queue ─► the keys of before go
+//!                                                     └─ refused ─► each has those of before, refused ones reconnect
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::{CString, c_char, c_int};
+use std::fmt;
+use std::ptr::null;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use spdk_sys as sys;
+
+use super::{Path, paths, refusal};
+use crate::completion::{Promise, call, completion, on_status};
+use crate::cstr::cstr;
+use crate::deadline::within;
+use crate::error::{Error, check};
+use crate::executor::spawn_local;
+use crate::keyring;
+use crate::locks::lock;
+use crate::runtime::Spdk;
+use crate::timer::sleep;
+
+const OPERATION: &str = "set keys of NVMe controller";
+
+/// Between two looks at a path that is being connected.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// The keys that a host has for a controller; an empty one is none.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// By which this host proves itself, `DHHC-1:...`.
+    pub dhchap: Vec<u8>,
+    /// By which the controller is to prove itself, of the same form; not without the other.
+    pub dhchap_ctrlr: Vec<u8>,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").finish_non_exhaustive()
+    }
+}
+
+/// What the keyring calls the keys.
+#[derive(Default)]
+pub(super) struct Names {
+    dhchap: Option<CString>,
+    dhchap_ctrlr: Option<CString>,
+}
+
+thread_local! {
+    /// The keys of controllers, by the controllers' names and the hosts' NQNs.
+    static HELD: RefCell<HashMap<(String, String), Rc<Names>>> = RefCell::default();
+    /// How often keys were put into the keyring.
+    static PUT: Cell<u64> = const { Cell::new(0) };
+}
+
+impl Names {
+    pub(super) fn dhchap(&self) -> *const c_char {
+        self.dhchap.as_ref().map_or(null(), |name| name.as_ptr())
+    }
+
+    pub(super) fn dhchap_ctrlr(&self) -> *const c_char {
+        let name = self.dhchap_ctrlr.as_ref();
+        name.map_or(null(), |name| name.as_ptr())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.dhchap.is_none()
+    }
+
+    /// Puts the keys into the keyring, under names that no key had before: old and new ones are there at once.
+    fn put(spdk: Spdk, controller: &str, keys: &Keys) -> Result<Self, Error> {
+        let number = PUT.get();
+        PUT.set(number.wrapping_add(1));
+        let put = |role: &str, key: &[u8]| {
+            if key.is_empty() {
+                return Ok(None);
+            }
+            let name = format!("nvmeRemoteControllers/{controller} {role} {number}");
+            let c_name = cstr("key name", &name)?;
+            keyring::add(spdk, &name, key)?;
+            Ok::<_, Error>(Some(c_name))
+        };
+        let mut names = Self {
+            dhchap: put("dhchap", &keys.dhchap)?,
+            dhchap_ctrlr: None,
+        };
+        match put("dhchap-ctrlr", &keys.dhchap_ctrlr) {
+            Ok(name) => {
+                names.dhchap_ctrlr = name;
+                Ok(names)
+            }
+            Err(error) => {
+                names.take(spdk);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes the keys out of the keyring. Connections that are authenticating with them hold on to them.
+    fn take(&self, spdk: Spdk) {
+        for name in [&self.dhchap, &self.dhchap_ctrlr].into_iter().flatten() {
+            let removed = name.to_str().map(|name| keyring::remove(spdk, name));
+            if let Ok(Err(error)) = removed
+                && error.errno.0 != libc::ENOKEY
+            {
+                tracing::warn!(%error, "a key stays in SPDK's keyring");
+            }
+        }
+    }
+}
+
+/// The keys that a host has for a controller, whether or not that is attached.
+pub(super) fn held(controller: &str, host: &str) -> Rc<Names> {
+    let key = (controller.to_owned(), host.to_owned());
+    HELD.with_borrow(|held| held.get(&key).cloned().unwrap_or_default())
+}
+
+/// Answers those before.
+fn hold(controller: &str, host: &str, names: Rc<Names>) -> Rc<Names> {
+    let key = (controller.to_owned(), host.to_owned());
+    let before = HELD.with_borrow_mut(|held| {
+        if names.is_empty() {
+            held.remove(&key)
+        } else {
+            held.insert(key, names)
+        }
+    });
+    before.unwrap_or_default()
+}
+
+/// Gives a host these keys for a controller in place of those that it had: for the paths by which it will connect, and
+/// for those that are there. Connections that work authenticate anew, where the peer demands that or has a key of its own; they stay, and
+/// I/O waits meanwhile. Those that are down use the keys when they are connected next. Without keys nothing
+/// authenticates, and what is connected stays.
+///
+/// EPERM, with the reason, if a peer refuses the keys or does not prove itself, ETIMEDOUT if one has not answered within
+/// `limit`: then the host has the keys of before, and connections that have ended so are connected anew.
+pub async fn set_keys(
+    spdk: Spdk,
+    name: &str,
+    host: &str,
+    keys: &Keys,
+    limit: Duration,
+) -> Result<(), Error> {
+    let give_up = Instant::now() + limit;
+    let Some(_alone) = within(spdk, limit, lock("NVMe keys", name)).await else {
+        let detail = format!("another change of the keys of {name:?} has not ended in time");
+        return Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(detail));
+    };
+    let connections = connections(spdk, name, host);
+    let new = Rc::new(Names::put(spdk, name, keys)?);
+    let old = hold(name, host, Rc::clone(&new));
+    let mut set = give_all(name, &connections, &new);
+    if set.is_ok() && !new.is_empty() {
+        set = authenticate_all(spdk, name, connections, give_up).await;
+    }
+    if set.is_ok() {
+        old.take(spdk);
+        return Ok(());
+    }
+    hold(name, host, Rc::clone(&old));
+    let back = give_all(name, &self::connections(spdk, name, host), &old);
+    new.take(spdk);
+    set.map_err(|error| error.after_undo(back))
+}
+
+/// The connections of a host to a controller: one for all paths that stand by for one another. None before the controller
+/// is attached.
+fn connections(spdk: Spdk, name: &str, host: &str) -> Vec<Path> {
+    let mut connections = paths(spdk, name).unwrap_or_default();
+    connections.retain(|path| path.active && path.hostnqn == host);
+    connections
+}
+
+fn of(path: &Path) -> String {
+    let id = path.id().map(|id| id.to_string());
+    id.unwrap_or_else(|| path.subsystem.clone())
+}
+
+fn give_all(name: &str, connections: &[Path], names: &Names) -> Result<(), Error> {
+    let c_name = cstr("controller name", name)?;
+    for path in connections {
+        let Some(id) = path.id() else { continue };
+        let (id, source) = id.to_c()?;
+        // SAFETY: on the app thread (the caller has proof); id, names and strings outlive the call.
+        let rc = unsafe {
+            let (dhchap, dhchap_ctrlr) = (names.dhchap(), names.dhchap_ctrlr());
+            sys::opi_nvme_set_keys(c_name.as_ptr(), &id, source.as_ptr(), dhchap, dhchap_ctrlr)
+        };
+        match -rc {
+            // It has gone meanwhile.
+            libc::ENXIO => {}
+            _ => check(OPERATION, rc).map_err(|error| error.with_detail(of(path)))?,
+        }
+    }
+    Ok(())
+}
+
+/// Has the connections authenticate side by side. One that is down, or goes down, is no failure.
+async fn authenticate_all(
+    spdk: Spdk,
+    name: &str,
+    connections: Vec<Path>,
+    give_up: Instant,
+) -> Result<(), Error> {
+    let mut waiting = Vec::new();
+    for path in connections {
+        let (done, is_done) = completion();
+        let (name, path) = (name.to_owned(), path);
+        waiting.push((of(&path), is_done));
+        spawn_local(authenticate(spdk, name, path, give_up, done));
+    }
+    let mut failed = None;
+    for (path, is_done) in waiting {
+        let left = give_up.saturating_duration_since(Instant::now());
+        let outcome = match within(spdk, left, is_done).await {
+            Some(outcome) => outcome?,
+            None => Err(Error::new(OPERATION, libc::ETIMEDOUT)
+                .with_detail("it has not authenticated in time".to_owned())),
+        };
+        if let Err(error) = outcome {
+            let what = error.detail.clone().unwrap_or_else(|| error.to_string());
+            failed.get_or_insert(error.with_detail(format!("{path}: {what}")));
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+async fn authenticate(
+    spdk: Spdk,
+    name: String,
+    path: Path,
+    give_up: Instant,
+    done: Promise<Result<(), Error>>,
+) {
+    let outcome = loop {
+        let outcome = authenticate_once(&name, &path).await;
+        let errno = outcome.as_ref().err().map_or(0, |error| error.errno.0);
+        match errno {
+            // An attempt is under way, maybe with the keys of before. What it comes to is as good as connected.
+            libc::EBUSY | libc::EALREADY if Instant::now() < give_up => {
+                sleep(spdk, RETRY).await;
+            }
+            libc::EBUSY | libc::EALREADY | libc::ENXIO | libc::ENOTCONN | libc::EOPNOTSUPP => {
+                break Ok(());
+            }
+            // Its connection has ended, or was not answered: it is connected anew by itself.
+            libc::ECANCELED | libc::ETIMEDOUT => break Ok(()),
+            _ => break outcome,
+        }
+    };
+    done.complete(outcome);
+}
+
+async fn authenticate_once(name: &str, path: &Path) -> Result<(), Error> {
+    let hostnqn = &path.hostnqn;
+    let Some(path) = path.id() else {
+        return Ok(());
+    };
+    let name = cstr("controller name", name)?;
+    let (id, source) = path.to_c()?;
+    refusal::forget(&id, Some(hostnqn));
+    let status = call::<c_int>(OPERATION, |argument| {
+        // SAFETY: on the app thread; id and strings outlive the call; `on_status` takes the argument
+        // back, once, unless the call is refused.
+        unsafe {
+            let (name, source) = (name.as_ptr(), source.as_ptr());
+            sys::opi_nvme_authenticate(name, &id, source, Some(on_status), argument)
+        }
+    })
+    .await?;
+    match -status {
+        libc::EACCES | libc::EIO => {
+            let unknown = || "one of its I/O queues could not be authenticated".to_owned();
+            let what = refusal::reason(&id, hostnqn).unwrap_or_else(unknown);
+            Err(Error::new(OPERATION, libc::EPERM).with_detail(what))
+        }
+        _ => check(OPERATION, status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_not_shown() {
+        let keys = Keys {
+            dhchap: b"DHHC-1:00:secret:".to_vec(),
+            dhchap_ctrlr: Vec::new(),
+        };
+        assert_eq!(format!("{keys:?}"), "Keys { .. }");
+    }
+}

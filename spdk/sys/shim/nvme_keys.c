@@ -1,0 +1,161 @@
+/* Keys of DH-HMAC-CHAP of remote NVMe controllers, and connections that authenticate anew with them. */
+
+#include <spdk/stdinc.h>
+#include <spdk/keyring.h>
+#include <spdk/nvme.h>
+#include <spdk/util.h>
+
+#include <bdev_nvme.h>
+
+#if __has_include(<opi/initiator.h>)
+#include <opi/initiator.h>
+#endif
+
+#include "shim.h"
+
+static int
+get_key(const char *name, struct spdk_key **key)
+{
+	*key = name != NULL ? spdk_keyring_get_key(name) : NULL;
+	return name != NULL && *key == NULL ? -ENOKEY : 0;
+}
+
+int
+opi_nvme_set_keys(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
+		  const char *key, const char *ctrlr_key)
+{
+	struct nvme_ctrlr *ctrlr = opi_nvme_connection(name, id, source);
+	struct spdk_nvme_ctrlr_key_opts opts = {};
+	int rc;
+
+	if (ctrlr == NULL || ctrlr->destruct) {
+		return -ENXIO;
+	}
+	opts.size = SPDK_SIZEOF(&opts, dhchap_ctrlr_key);
+	rc = get_key(key, &opts.dhchap_key);
+	if (rc == 0) {
+		rc = get_key(ctrlr_key, &opts.dhchap_ctrlr_key);
+	}
+	if (rc == 0) {
+		rc = spdk_nvme_ctrlr_set_keys(ctrlr->ctrlr, &opts);
+	}
+	if (rc != 0) {
+		spdk_keyring_put_key(opts.dhchap_key);
+		spdk_keyring_put_key(opts.dhchap_ctrlr_key);
+		return rc;
+	}
+	/* The driver holds no references of its own. */
+	spdk_keyring_put_key(ctrlr->dhchap_key);
+	spdk_keyring_put_key(ctrlr->dhchap_ctrlr_key);
+	ctrlr->dhchap_key = opts.dhchap_key;
+	ctrlr->dhchap_ctrlr_key = opts.dhchap_ctrlr_key;
+	return 0;
+}
+
+#if __has_include(<opi/initiator.h>)
+
+struct opi_nvme_authenticating {
+	struct nvme_ctrlr	*ctrlr;
+	void			(*done)(void *arg, int status);
+	void			*arg;
+};
+
+static void
+end(struct opi_nvme_authenticating *authenticating, int status)
+{
+	authenticating->done(authenticating->arg, status);
+	free(authenticating);
+}
+
+static void
+on_queue(void *ctx, int status)
+{
+	nvme_ctrlr_for_each_channel_continue(ctx, status);
+}
+
+static void
+authenticate_queue(struct nvme_ctrlr_channel_iter *i, struct nvme_ctrlr *ctrlr,
+		   struct nvme_ctrlr_channel *channel, void *ctx)
+{
+	struct spdk_nvme_qpair *qpair = channel->qpair->qpair;
+	int rc = 0;
+
+	/* One that is being connected takes the keys of now by itself, and does not always tell of its end. */
+	if (qpair != NULL && channel->reset_iter == NULL && spdk_nvme_qpair_is_connected(qpair)) {
+		rc = spdk_nvme_qpair_authenticate(qpair, on_queue, i);
+		if (rc == 0) {
+			return;
+		}
+	}
+	nvme_ctrlr_for_each_channel_continue(i, rc);
+}
+
+static void
+on_queues(struct nvme_ctrlr *ctrlr, void *ctx, int status)
+{
+	end(ctx, status);
+}
+
+/* The controller is there while its admin queue is polled, and until a walk over its channels ends. */
+static void
+on_admin_queue(void *ctx, int status)
+{
+	struct opi_nvme_authenticating *authenticating = ctx;
+
+	if (status != 0 || authenticating->ctrlr->destruct) {
+		end(authenticating, status);
+		return;
+	}
+	nvme_ctrlr_for_each_channel(authenticating->ctrlr, authenticate_queue, authenticating, on_queues);
+}
+
+int
+opi_nvme_authenticate(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
+		      void (*done)(void *arg, int status), void *arg)
+{
+	struct nvme_ctrlr *ctrlr = opi_nvme_connection(name, id, source);
+	struct opi_nvme_authenticating *authenticating;
+	int rc;
+
+	if (ctrlr == NULL || ctrlr->destruct) {
+		return -ENXIO;
+	}
+	if (ctrlr->resetting) {
+		return -EBUSY;
+	}
+	if (ctrlr->reconnect_is_delayed || ctrlr->disabled || spdk_nvme_ctrlr_is_failed(ctrlr->ctrlr)) {
+		return -ENOTCONN;
+	}
+	if (!opi_nvme_ctrlr_is_authenticated(ctrlr->ctrlr)) {
+		return -EOPNOTSUPP;
+	}
+	authenticating = calloc(1, sizeof(*authenticating));
+	if (authenticating == NULL) {
+		return -ENOMEM;
+	}
+	authenticating->ctrlr = ctrlr;
+	authenticating->done = done;
+	authenticating->arg = arg;
+	rc = spdk_nvme_ctrlr_authenticate(ctrlr->ctrlr, on_admin_queue, authenticating);
+	if (rc != 0) {
+		free(authenticating);
+	}
+	return rc;
+}
+
+#else
+
+/* SPDK as it is cannot authenticate a busy connection anew, nor one that failed to before: it is made anew. */
+int
+opi_nvme_authenticate(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
+		      void (*done)(void *arg, int status), void *arg)
+{
+	struct nvme_ctrlr *ctrlr = opi_nvme_connection(name, id, source);
+
+	if (ctrlr != NULL && ctrlr->reconnect_is_delayed) {
+		return -ENOTCONN;
+	}
+	return opi_nvme_reset(name, id, source, done, arg);
+}
+
+#endif

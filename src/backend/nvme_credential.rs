@@ -1,0 +1,157 @@
+//! NvmeCredential: keys of DH-HMAC-CHAP for a remote controller, by the host NQN of its paths. The counterpart of
+//! NvmeHost, with the same fields, so that the two sides of a connection are set up alike. A key is of a host and a
+//! subsystem: a path says who connects, its controller what to.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use spdk::bdev::nvme::{self, Keys};
+use spdk::nvmf::nqn;
+use spdk::{Handle, Spdk};
+
+use super::nvme_remote_controller::{NvmeRemoteControllers, unreachable};
+use crate::api::own::NvmeCredential;
+use crate::api::storage::VolumeStats;
+use crate::error::{Error, Violations};
+use crate::interchange;
+use crate::resource::{CallContext, Change, Collection, Kind, Name, Stage, Uses};
+
+/// The kind.
+pub struct NvmeCredentials {
+    spdk: Handle,
+    controllers: Arc<Collection<NvmeRemoteControllers>>,
+}
+
+impl NvmeCredentials {
+    /// Keys for these controllers.
+    pub fn new(spdk: Handle, controllers: Arc<Collection<NvmeRemoteControllers>>) -> Self {
+        Self { spdk, controllers }
+    }
+
+    /// Gives the host of `new` its keys, after taking those of `old` away where that is another host.
+    async fn exchange(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        old: Option<&NvmeCredential>,
+        new: Option<&NvmeCredential>,
+    ) -> Result<(), Error> {
+        let controller = name.parent_id().unwrap_or_default().to_owned();
+        let of = |object: &NvmeCredential| (object.hostnqn.clone(), keys(object));
+        let (old, new) = (old.map(of), new.map(of));
+        let give_up = call.answer_by();
+        let exchanged = self.spdk.call(async move |spdk| {
+            if let Some((host, keys)) = &new {
+                set(spdk, &controller, host, keys, give_up).await?;
+            }
+            match &old {
+                Some((host, _)) if new.as_ref().is_none_or(|(new, _)| new != host) => {
+                    set(spdk, &controller, host, &Keys::default(), give_up).await
+                }
+                _ => Ok(()),
+            }
+        });
+        exchanged.await?.map_err(unreachable)
+    }
+}
+
+async fn set(
+    spdk: Spdk,
+    controller: &str,
+    host: &str,
+    keys: &Keys,
+    give_up: Instant,
+) -> Result<(), spdk::Error> {
+    let left = give_up.saturating_duration_since(Instant::now());
+    nvme::set_keys(spdk, controller, host, keys, left).await
+}
+
+fn keys(object: &NvmeCredential) -> Keys {
+    Keys {
+        dhchap: object.dhchap_key.clone(),
+        dhchap_ctrlr: object.dhchap_ctrlr_key.clone(),
+    }
+}
+
+impl Kind for NvmeCredentials {
+    type Object = NvmeCredential;
+
+    /// Before paths connect.
+    const STAGE: Stage = Stage::Base;
+
+    fn check(&self, object: &NvmeCredential, violations: &mut Violations) {
+        if let Err(reason) = nqn::check(&object.hostnqn) {
+            violations.add("hostnqn", reason);
+        }
+        for (field, key) in [
+            ("dhchap_key", &object.dhchap_key),
+            ("dhchap_ctrlr_key", &object.dhchap_ctrlr_key),
+        ] {
+            if !key.is_empty()
+                && let Err(reason) = interchange::check_dhchap(key)
+            {
+                violations.add(field, reason);
+            }
+        }
+    }
+
+    fn uses(&self, name: &Name, object: &NvmeCredential) -> Uses {
+        let controller = name.parent_id().unwrap_or_default();
+        let uses = Uses::new().owns(format!(
+            "keys of {} for nvmeRemoteControllers/{controller}",
+            object.hostnqn
+        ));
+        // None of its paths comes or goes meanwhile.
+        match name.parent() {
+            Some(parent) => uses.alters(parent),
+            None => uses,
+        }
+    }
+
+    async fn ensure(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        object: NvmeCredential,
+    ) -> Result<NvmeCredential, Error> {
+        self.exchange(call, name, None, Some(&object)).await?;
+        Ok(object)
+    }
+
+    async fn update(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        change: Change<NvmeCredential>,
+    ) -> Result<NvmeCredential, Error> {
+        let (old, new) = (Some(&change.old), Some(&change.wanted));
+        self.exchange(call, name, old, new).await?;
+        Ok(change.wanted)
+    }
+
+    async fn remove(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        object: &NvmeCredential,
+    ) -> Result<(), Error> {
+        self.exchange(call, name, Some(object), None).await
+    }
+
+    /// Those of its controller: a key counts no I/O.
+    async fn stats(&self, name: &Name, _: &NvmeCredential) -> Result<VolumeStats, Error> {
+        let parent = name.parent().ok_or_else(|| Error::not_found(name))?;
+        let controller = self.controllers.object(&parent);
+        let controller = controller.ok_or_else(|| Error::not_found(&parent))?;
+        let name = self
+            .controllers
+            .meta()
+            .name(None, name.parent_id().unwrap_or_default());
+        self.controllers.kind().stats(&name, &controller).await
+    }
+
+    fn hide_secrets(object: &mut NvmeCredential) {
+        object.dhchap_key.clear();
+        object.dhchap_ctrlr_key.clear();
+    }
+}

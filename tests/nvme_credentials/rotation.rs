@@ -1,0 +1,127 @@
+//! Keys that change while paths are connected and I/O goes over them.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::{Lab, SOON, keys};
+use crate::common::{Options, dhchap_key, eventually};
+
+/// For an hour from now.
+fn with_old_keys(mut keys: Value) -> Value {
+    let time = SystemTime::now() + Duration::from_secs(3600);
+    keys["old_keys_until"] = json!(prost_types::Timestamp::from(time).to_string());
+    keys
+}
+
+/// The n-th keys.
+fn some(n: u8) -> Value {
+    keys(&dhchap_key(n), &dhchap_key(n + 100))
+}
+
+/// Waits until hosts of the target have written to the remote namespace.
+async fn writes(lab: &Lab) {
+    let stats = json!({ "name": lab.controller });
+    eventually("there is I/O", SOON, async || {
+        let stats = lab
+            .client
+            .ok("StatsNvmeRemoteController", stats.clone())
+            .await;
+        (stats["stats"]["write_ops_count"].as_i64()? > 0).then_some(())
+    })
+    .await;
+}
+
+/// Two entries a queue, and sixteen I/Os at once: the queue is full, and more waits, whenever keys change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_rotate_under_verified_io_and_the_path_stays_connected() {
+    let controller = json!({ "queue_size": 2 });
+    let lab = Lab::new(Options::default(), some(0), controller).await;
+    let credential = lab.credential(some(0)).await;
+    lab.attach().await.expect("they fit");
+    let host = lab.export().await;
+    let load = host.driver().load(lab.target.scratch(), 120).await;
+    writes(&lab).await;
+    let connected = lab.connected().await;
+    assert_eq!(connected.len(), 1, "{connected:?}");
+
+    let credentials = lab.of("NvmeCredential");
+    for n in 1..=50 {
+        lab.at_peer(with_old_keys(some(n))).await;
+        credentials.updated(&credential, some(n), None).await;
+        // The old ones end, so that the next change finds none.
+        lab.at_peer(json!({ "old_keys_until": "2020-01-01T00:00:00Z" }))
+            .await;
+    }
+    assert_eq!(lab.connected().await, connected, "never away");
+    load.stop().await.expect("all of it is verified");
+    lab.cut().await;
+    eventually("it comes back", SOON, async || {
+        let now = lab.connected().await;
+        (!now.is_empty() && now != connected).then_some(())
+    })
+    .await;
+    lab.is_up().await;
+    lab.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_the_peer_refuses_is_not_taken_and_io_goes_on_with_the_one_before() {
+    let lab = Lab::new(Options::default(), some(1), json!({})).await;
+    let credential = lab.credential(some(1)).await;
+    lab.attach().await.expect("they fit");
+    let host = lab.export().await;
+    let load = host.driver().load(lab.target.scratch(), 120).await;
+    writes(&lab).await;
+
+    let credentials = lab.of("NvmeCredential");
+    for (bad, reason) in [
+        (
+            keys(&dhchap_key(2), &dhchap_key(101)),
+            "the peer refuses this host, authentication failed",
+        ),
+        (
+            keys(&dhchap_key(1), &dhchap_key(102)),
+            "the peer does not have the controller's key",
+        ),
+    ] {
+        let before = lab.connected().await;
+        let request = credentials.update_request(&credential, bad, None);
+        let method = "UpdateNvmeCredential";
+        let refused = lab.client.fails(method, request, Code::FailedPrecondition);
+        let status = refused.await;
+        assert!(status.message().contains(reason), "{status}");
+        // With the keys of before, by itself.
+        eventually("it is connected anew", SOON, async || {
+            let now = lab.connected().await;
+            (now.len() == 1 && now != before).then_some(())
+        })
+        .await;
+        lab.is_up().await;
+    }
+    load.stop().await.expect("all of it is verified");
+    lab.at_peer(with_old_keys(some(3))).await;
+    credentials.updated(&credential, some(3), None).await;
+    lab.stop();
+}
+
+/// First the host, then the target, or the other way round: no order takes the path away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_come_to_a_path_that_had_none_and_go_from_it_while_it_is_connected() {
+    let lab = Lab::new(Options::default(), json!({}), json!({})).await;
+    lab.attach().await.expect("nobody asks for keys");
+    let connected = lab.connected().await;
+    let credential = lab.credential(keys(&dhchap_key(1), "")).await;
+    lab.at_peer(keys(&dhchap_key(1), "")).await;
+    assert_eq!(lab.connected().await, connected, "never away");
+    lab.cut().await;
+    lab.is_up().await;
+
+    lab.of("NvmeCredential").deleted(&credential).await;
+    lab.cut().await;
+    lab.is_down("there is no key for it here").await;
+    lab.credential(keys(&dhchap_key(1), "")).await;
+    lab.is_up().await;
+    lab.stop();
+}
