@@ -1,13 +1,13 @@
 // The way of the data: hosts on the left, devices on the right, one column for each stage.
 
 const STAGES = [
-  { title: 'Hosts', kinds: ['Host'] },
+  { title: 'Hosts', kinds: ['Host', 'NvmeHost'] },
   { title: 'Controllers', kinds: ['NvmeController', 'VirtioBlk', 'VirtioScsiController'] },
   { title: 'Subsystems', kinds: ['NvmeSubsystem', 'VirtioScsiTarget'] },
   { title: 'Namespaces', kinds: ['NvmeNamespace', 'VirtioScsiLun'] },
-  { title: 'Layers', kinds: ['EncryptedVolume', 'QosVolume', 'DelayVolume', 'ErrorVolume'] },
+  { title: 'Layers', kinds: ['EncryptedVolume', 'QosVolume', 'DelayVolume'] },
   { title: 'Volumes', kinds: [] },
-  { title: 'Remote', kinds: ['NvmeRemoteController', 'NvmePath'] },
+  { title: 'Remote', kinds: ['NvmeRemoteController', 'NvmePath', 'NvmeCredential', 'DiscoveryReferral'] },
 ];
 const OTHERS = 5;
 // More than this in one column help nobody: the rest is counted, and found by the filter.

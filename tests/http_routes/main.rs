@@ -82,8 +82,8 @@ async fn remote_namespaces(routes: &Routes, path: &Case) {
 async fn every_route_answers_in_every_spelling() {
     let target = Target::start_with(Options::hugepages()).await;
     let routes = Routes::new(&target).await;
-    // Of the published API, and of three kinds of our own.
-    assert_eq!(routes.rpcs.len(), 88 + 3 * 6 + 1);
+    // Of the published API, and of four kinds of our own.
+    assert_eq!(routes.rpcs.len(), 88 + 4 * 6 + 1);
     let port = base(&routes).await;
     let cases = cases(target.scratch(), port);
     let client = target.client().await;

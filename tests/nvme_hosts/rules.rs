@@ -179,8 +179,8 @@ async fn a_key_or_an_nqn_that_no_host_could_use_is_refused_with_the_reason() {
     let keyed = named_tls.map(|(id, hostnqn)| (id, host(hostnqn, &psk, &dhchap, &ctrlr)));
     let secure = Export::new(&target, "secure", &keyed).await;
     for (_, hostnqn) in named {
-        let [key, ctrlr] =
-            [("key", &dhchap), ("ctrlr", &ctrlr)].map(|(name, key)| key_file(&target, name, key));
+        let [key, ctrlr] = [("key-of-long", &dhchap), ("key-of-ctrlr", &ctrlr)]
+            .map(|(name, key)| key_file(&target, name, key));
         let host = clear.host(hostnqn).with_dhchap(&key);
         let host = host.with_dhchap_ctrlr(&ctrlr);
         reads(&target, &host).await.expect(hostnqn);
