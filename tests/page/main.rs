@@ -42,6 +42,30 @@ async fn head_of(target: &Target, method: &str) -> String {
     head.to_ascii_lowercase()
 }
 
+/// A volume whose file is gone is as it was asked for, and offline.
+async fn what_fails_is_told(target: &Target, browser: &mut Browser) {
+    let file = target.scratch().join("disk");
+    let made = std::fs::File::create(&file).and_then(|file| file.set_len(16 << 20));
+    made.expect("a file");
+    let client = target.client().await;
+    common::Resource::new(&client, "AioVolume")
+        .created("", "gone", json!({ "filename": file, "block_size": 512 }))
+        .await;
+    std::fs::remove_file(&file).expect("removed");
+    shows(
+        browser,
+        "the condition of a volume whose file is gone",
+        "/aioVolumes\\/gone\\s+offline/.test(document.getElementById('conditions').innerText)",
+    )
+    .await;
+    shows(
+        browser,
+        "it in the picture",
+        "document.querySelector('.node[data-name=\"aioVolumes/gone\"]').dataset.state === 'offline'",
+    )
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_shows_what_the_api_tells_while_io_runs() {
     let target = Target::start().await;
@@ -183,6 +207,24 @@ async fn the_page_shows_what_the_api_tells_while_io_runs() {
         "document.querySelector('.node[data-name=\"nullVolumes/new-one\"]') !== null",
     )
     .await;
+    // Opened anew it has the last events, and hosts as the API has them.
+    browser.open(&format!("http://{}/", target.http)).await;
+    shows(
+        &mut browser,
+        "an event of before",
+        "document.getElementById('events').innerText.includes('nullVolumes/new-one')",
+    )
+    .await;
+    let hosts = get("/v1/hosts").await;
+    let address = hosts["hosts"][0]["address"].as_str().expect("an address");
+    shows(
+        &mut browser,
+        "the host's address",
+        &format!("document.getElementById('hosts').innerText.includes('{address}')"),
+    )
+    .await;
+    what_fails_is_told(&target, &mut browser).await;
+
     // A filter leaves what matches.
     browser.value("{ const of = document.getElementById('filter'); of.value = 'new-one'; of.dispatchEvent(new Event('input')); }").await;
     shows(
