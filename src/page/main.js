@@ -73,7 +73,9 @@ function listen() {
   });
   source.onerror = () => {
     // A browser connects again by itself, but not after an answer that is no stream.
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
+    if (source.readyState !== EventSource.CLOSED) return;
+    page.told = null;
+    setTimeout(listen, 2000);
   };
 }
 
