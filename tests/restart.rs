@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 /// All kinds that have records.
-const KINDS: [&str; 17] = [
+const KINDS: [&str; 18] = [
     "NullVolume",
     "MallocVolume",
     "AioVolume",

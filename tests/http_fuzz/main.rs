@@ -30,7 +30,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 const STATUSES: [u16; 9] = [200, 400, 404, 405, 409, 429, 501, 503, 504];
 
 /// All kinds that can be made, users before what they use.
-const KINDS: [&str; 17] = [
+const KINDS: [&str; 18] = [
     "VirtioScsiLun",
     "VirtioScsiController",
     "VirtioScsiTarget",

@@ -21,11 +21,11 @@ use crate::completion::{Promise, call, completion, on_status};
 use crate::cstr::cstr;
 use crate::deadline::within;
 use crate::error::{Error, check};
-use crate::executor::spawn_local;
 use crate::keyring;
 use crate::locks::lock;
 use crate::runtime::Spdk;
 use crate::timer::sleep;
+use spdk_control::executor::spawn_local;
 
 const OPERATION: &str = "set keys of NVMe controller";
 
