@@ -1,17 +1,14 @@
 //! The list of services and of the kinds that they serve. A new kind is one line here, in its
 //! service's `serves`, and its construction in [`Services::new`].
 
+mod routes;
 mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spdk::Handle;
-use tonic::server::NamedService;
-use tonic::service::Routes;
 
-use crate::api::inventory::inventory_service_server::InventoryServiceServer;
-use crate::api::own::object_service_server::ObjectServiceServer;
 use crate::api::storage::*;
 use crate::backend::{
     NvmeCredentials, NvmePaths, NvmeRemoteControllers, NvmeRemoteNamespaces, Volumes,
@@ -27,7 +24,6 @@ use crate::frontend::{
 };
 use crate::health::Health;
 use crate::identity::Identity;
-use crate::inventory::{InventoryService, Roots};
 use crate::kvm::{Plugged, Slots};
 use crate::mdns::Announcement;
 use crate::middleend::{DelayVolumes, EncryptedVolumes, QosVolumes};
@@ -36,7 +32,6 @@ use crate::reconcile::Reconciler;
 use crate::resource::service::service;
 use crate::resource::{CallContext, Collection, Conditions, List, Records, Registry, Shared};
 use crate::state::{Stats, Store};
-use crate::telemetry::health;
 
 service! {
     /// Volumes that forget what is written.
@@ -428,49 +423,6 @@ impl Services {
             .chain(files.map(|(name, _)| name.to_string()))
             .collect()
     }
-
-    /// All of them, and grpc.health.v1 that knows each by its name; what it tells is up to [`health::Health`].
-    /// They are not serving before what there was at the last run has been tried.
-    pub async fn routes(self, objects: Arc<Objects>) -> (Routes, Arc<health::Health>) {
-        let mut names = Vec::new();
-        let (health, health_service) = tonic_health::server::health_reporter();
-        let mut routes = Routes::new(health_service);
-        macro_rules! serve {
-            ($($service:expr),* $(,)?) => {$(
-                let service = $service;
-                names.push(name_of(&service));
-                routes = routes.add_service(service);
-            )*};
-        }
-        serve![
-            self.null.server(),
-            self.malloc.server(),
-            self.aio.server(),
-            self.nvme.server(),
-            self.hosts.server(),
-            self.nvme_remote.server(),
-            self.credentials.server(),
-            self.encryption.server(),
-            self.qos.server(),
-            self.delay.server(),
-            self.referrals.server(),
-            self.virtio_blk.server(),
-            self.virtio_scsi.server(),
-            InventoryServiceServer::new(InventoryService::new(Roots::default())),
-            ObjectServiceServer::from_arc(objects),
-        ];
-        let health = Arc::new(health::Health::new(health, names).await);
-        let (shared, restored) = (self.shared, Arc::clone(&health));
-        tokio::spawn(async move {
-            shared.restored().await;
-            restored.set_restored().await;
-            loop {
-                tokio::time::sleep(health::LOOK).await;
-                restored.set_waiting(shared.store().waiting()).await;
-            }
-        });
-        (routes, health)
-    }
 }
 
 /// Remote controllers with their paths and namespaces.
@@ -505,8 +457,4 @@ fn virtio_scsi(
         virtio_scsi_controllers: Collection::new(Plugged::new(controllers, slots), shared),
         virtio_scsi_luns: Collection::new(of_targets, shared),
     }
-}
-
-fn name_of<S: NamedService>(_: &S) -> &'static str {
-    S::NAME
 }
