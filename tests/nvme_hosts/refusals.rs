@@ -212,7 +212,7 @@ async fn who_gives_up_or_falls_silent_while_it_authenticates_was_refused_and_is_
 }
 
 /// The parts of an authentication command, for so many bytes.
-fn fields(fctype: u8, cid: u16, length: u32) -> Command {
+pub fn fields(fctype: u8, cid: u16, length: u32) -> Command {
     let command = Command::fabrics(fctype, cid).put(41, &[1, 1, 0xe9]);
     command.put(44, &length.to_le_bytes())
 }
@@ -224,12 +224,17 @@ pub fn send(host: &mut Host, message: &[u8; 72]) {
     assert_eq!(host.call(send, message).expect("an answer").status(), 0);
 }
 
-/// Asks for a challenge, with SHA-256 and the group of 2,048 bits; the command's ID.
-pub fn ask(host: &mut Host) -> u16 {
+/// Says that it authenticates with SHA-256 and the group of 2,048 bits.
+pub fn negotiate(host: &mut Host) {
     let mut message = [0; 72];
     (message[4], message[7], message[8]) = (1, 1, 1);
     (message[10], message[11], message[12], message[42]) = (1, 1, 1, 1);
     send(host, &message);
+}
+
+/// Asks for a challenge; the command's ID.
+pub fn ask(host: &mut Host) -> u16 {
+    negotiate(host);
     let cid = host.cid();
     let receive = fields(6, cid, 2048).sgl(Sgl::Transport(2048));
     host.send(&Pdu::capsule(receive, &[])).expect("it goes");

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::refusals::{ask, challenge, count, dial, refused, send};
+use super::refusals::{ask, challenge, count, dial, fields, negotiate, refused, send};
 use super::{ALICE, BOB, Export, SOON, host, key_file, reads};
-use crate::common::nvme_tcp::{Digests, Host, Identity, Pdu};
+use crate::common::nvme_tcp::{Digests, Host, Identity, Pdu, Sgl};
 use crate::common::{Options, Psk, Target, dhchap_key, eventually, malloc, namespace, psk_of};
 
 /// An address of strangers, and of hosts beside them.
@@ -109,6 +109,35 @@ async fn who_fails_to_authenticate_waits_for_its_turn_and_others_at_its_address_
     challenge(&mut comes(Ipv4Addr::LOCALHOST, &bob).await);
     assert!(begun.elapsed() < Duration::from_secs(1), "at once");
     reads(&target, &host).await.expect("who has the key");
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_challenge_that_finds_no_room_has_failed_and_asking_again_keeps_nothing_open() {
+    let target = Target::start().await;
+    let hosts = [("alice", host(ALICE, "", &dhchap_key(1), ""))];
+    let export = Export::new(&target, "s", &hosts).await;
+    let alice = Identity {
+        hostnqn: ALICE.to_owned(),
+        ..Identity::new(export.port, &export.nqn)
+    };
+    let mut host = comes(Ipv4Addr::LOCALHOST, &alice).await;
+    negotiate(&mut host);
+    let begun = Instant::now();
+    let mut asked = 0;
+    loop {
+        let cid = host.cid();
+        let receive = fields(6, cid, 16).sgl(Sgl::Transport(16));
+        if host.call(receive, &[]).is_err() {
+            break;
+        }
+        asked += 1;
+        assert!(begun.elapsed() < SOON, "it is still open");
+        // Sooner than it is closed after a failure.
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    assert!(asked > 0, "it is told that it has failed");
+    assert_eq!(count(&target, "dhchap"), 1);
     target.stop();
 }
 
