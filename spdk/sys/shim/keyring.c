@@ -5,6 +5,9 @@
 
 #include "shim.h"
 
+/* Reactors read keys while the app thread, which is one of theirs, removes others: held for a copy alone. */
+static pthread_mutex_t g_held = PTHREAD_MUTEX_INITIALIZER;
+
 struct opi_secret {
 	const void	*data;
 	size_t		length;
@@ -35,22 +38,29 @@ opi_keyring_remove_key(struct spdk_key *key)
 {
 	struct opi_key *held = spdk_key_get_ctx(key);
 
+	pthread_mutex_lock(&g_held);
 	explicit_bzero(held->data, held->length);
 	free(held->data);
 	held->data = NULL;
 	held->length = 0;
+	pthread_mutex_unlock(&g_held);
 }
 
 static int
 opi_keyring_get_key(struct spdk_key *key, void *buf, int len)
 {
 	struct opi_key *held = spdk_key_get_ctx(key);
+	int rc = -ENOBUFS;
 
-	if (len < 0 || (size_t)len < held->length) {
-		return -ENOBUFS;
+	pthread_mutex_lock(&g_held);
+	if (held->data == NULL) {
+		rc = -ENOKEY;
+	} else if (len >= 0 && (size_t)len >= held->length) {
+		memcpy(buf, held->data, held->length);
+		rc = (int)held->length;
 	}
-	memcpy(buf, held->data, held->length);
-	return (int)held->length;
+	pthread_mutex_unlock(&g_held);
+	return rc;
 }
 
 static size_t
