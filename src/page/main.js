@@ -157,7 +157,7 @@ async function look() {
     const [version] = metrics.get('opi_spdk_build_info') ?? [];
     byId('version').textContent = version ? `${version.labels.version} · ${version.labels.spdk}` : '';
     page.load = load;
-    page.hosts = (await read('/v1/hosts', 'json')).hosts ?? [];
+    page.hosts = (await read('/v1/hosts', 'json').catch(() => ({}))).hosts ?? [];
     if (load) show(metrics, load);
     const unready = await fetch('/readyz', { cache: 'no-store', signal: AbortSignal.timeout(5000) });
     if (unready.ok) link('live', 'live');

@@ -130,6 +130,9 @@ pub(super) static IP: Form = Form {
     most: 45,
     check: |text| match text.parse::<IpAddr>() {
         Ok(ip) if ip.is_multicast() => Err(format!("{text} is a multicast address")),
+        Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => {
+            Err(format!("{text} is an IPv4 address: write it so"))
+        }
         Ok(_) => Ok(()),
         Err(_) => Err(format!("{text:?} is not an IP address")),
     },
