@@ -6,8 +6,8 @@
 #   --asan       the tests of the doors, and some more, with AddressSanitizer and UndefinedBehaviorSanitizer in
 #                SPDK, DPDK, libvfio-user and ours; a report fails the test. ARGUMENT... are the names of others
 #   --assert     the same with SPDK's assertions too
-#   --two-reactors  those named, on targets with two reactors where the default is one; not for tests that
-#                start a second target beside the first, which has core 1
+#   --two-reactors  those named, on targets with two reactors where the default is one; a second target beside the
+#                first shares core 1 with it
 #   --guest      instead of all others the long ones, in virtual machines with a real Linux; installs QEMU
 #                and makes a guest image. ARGUMENT... are then those of the test program.
 #   --container  instead of all others those of the package, the image and the compose file, on a container
@@ -77,5 +77,5 @@ stage "documentation tests" cargo test --locked --workspace --doc --no-fail-fast
 [[ -z $fast ]] || exit 0
 stage "end-to-end tests on the real engine" cargo test --locked --workspace --test '*' --no-fail-fast
 [[ -z ${TEST_REACTORS:-} ]] || exit 0
-stage "calls side by side, on two reactors" \
-    env TEST_REACTORS=2 cargo test --locked --test concurrency --no-fail-fast
+stage "the contract, calls side by side and I/O, on two reactors" \
+    env TEST_REACTORS=2 cargo test --locked --test concurrency --test contract --test dataplane --no-fail-fast
