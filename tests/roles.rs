@@ -73,7 +73,10 @@ fn is_read(method: &MethodDescriptor) -> bool {
 fn may(role: &str, method: &MethodDescriptor) -> bool {
     match role {
         "viewer" => is_read(method),
-        "operator" => is_read(method) || !method.name().ends_with("Host"),
+        "operator" => {
+            let name = method.name();
+            is_read(method) || !(name.ends_with("Host") || name.ends_with("Credential"))
+        }
         _ => true,
     }
 }
