@@ -67,12 +67,20 @@ async fn io_that_is_not_answered_ends_and_the_path_is_connected_anew() {
     .await;
     let data = eventually("I/O goes on", END, async || read(&mut export, 0, 8).ok()).await;
     assert!(data.iter().all(|byte| *byte == 0));
-    let log = session.target.log();
-    let told = log.matches("was not answered in time").count();
-    assert_eq!(told, 1, "one line an event:\n{log}");
+    // Lines are written by a thread that is not waited for.
+    let told = |session: &Session| {
+        let log = session.target.log();
+        log.matches("was not answered in time").count()
+    };
+    eventually("it is told of", END, async || {
+        (told(&session) > 0).then_some(())
+    })
+    .await;
     session.withdraw(export).await;
     session.detach(attached).await;
     session.unharmed("I/O that is not answered").await;
+    let times = told(&session);
+    assert_eq!(times, 1, "one line an event:\n{}", session.target.log());
     session.target.stop();
 }
 
