@@ -8,7 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CString, c_char};
 use std::fmt;
 use std::ptr::null;
 use std::rc::Rc;
@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use spdk_sys as sys;
 
-use super::{Path, paths, refusal};
-use crate::completion::{Promise, call, completion, on_status};
+use super::{Path, connection, paths};
+use crate::completion::{Promise, completion};
 use crate::cstr::cstr;
 use crate::deadline::within;
 use crate::error::{Error, check};
@@ -261,29 +261,18 @@ async fn authenticate(
 }
 
 async fn authenticate_once(name: &str, path: &Path) -> Result<(), Error> {
-    let hostnqn = &path.hostnqn;
-    let Some(path) = path.id() else {
+    // SAFETY: on the app thread; the shim's function, which calls back as it has to.
+    let done = unsafe { connection::done(OPERATION, name, path, sys::opi_nvme_authenticate) };
+    let Some(ended) = done.await? else {
         return Ok(());
     };
-    let name = cstr("controller name", name)?;
-    let (id, source) = path.to_c()?;
-    refusal::forget(&id, Some(hostnqn));
-    let status = call::<c_int>(OPERATION, |argument| {
-        // SAFETY: on the app thread; id and strings outlive the call; `on_status` takes the argument
-        // back, once, unless the call is refused.
-        unsafe {
-            let (name, source) = (name.as_ptr(), source.as_ptr());
-            sys::opi_nvme_authenticate(name, &id, source, Some(on_status), argument)
-        }
-    })
-    .await?;
-    match -status {
+    match -ended.status {
         libc::EACCES | libc::EIO => {
             let unknown = || "one of its I/O queues could not be authenticated".to_owned();
-            let what = refusal::reason(&id, hostnqn).unwrap_or_else(unknown);
+            let what = ended.reason.unwrap_or_else(unknown);
             Err(Error::new(OPERATION, libc::EPERM).with_detail(what))
         }
-        _ => check(OPERATION, status),
+        _ => check(OPERATION, ended.status),
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod attempts;
 mod clash;
+mod connection;
 mod detach;
 mod keys;
 mod limits;

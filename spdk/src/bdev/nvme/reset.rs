@@ -5,14 +5,12 @@
 //!             └─ late ─► path 2 ─► reset ─► back ─► path 1, until the time is up   left to itself
 //! ```
 
-use std::ffi::c_int;
 use std::time::{Duration, Instant};
 
 use spdk_sys as sys;
 
-use super::{Path, paths, refusal};
-use crate::completion::{Promise, call, completion, on_status};
-use crate::cstr::cstr;
+use super::{Path, connection, paths};
+use crate::completion::{Promise, completion};
 use crate::deadline::within;
 use crate::error::{Error, check};
 use crate::locks::lock;
@@ -119,30 +117,19 @@ async fn connect_anew(
 }
 
 async fn connect_once(name: &str, path: &Path) -> Outcome {
-    let hostnqn = &path.hostnqn;
-    let Some(path) = path.id() else {
+    // SAFETY: on the app thread; the shim's function, which calls back as it has to.
+    let done = unsafe { connection::done(OPERATION, name, path, sys::opi_nvme_reset) };
+    let Some(ended) = done.await? else {
         return Ok(());
     };
-    let name = cstr("controller name", name)?;
-    let (id, source) = path.to_c()?;
-    refusal::forget(&id, Some(hostnqn));
-    let status = call::<c_int>(OPERATION, |argument| {
-        // SAFETY: on the app thread; id and strings outlive the call; `on_status` takes the argument
-        // back, once, unless the call is refused.
-        unsafe {
-            let (name, source) = (name.as_ptr(), source.as_ptr());
-            sys::opi_nvme_reset(name, &id, source, Some(on_status), argument)
-        }
-    })
-    .await?;
-    match -status {
+    match -ended.status {
         // It has begun to be connected anyway, or to be detached, since that was looked at.
-        libc::EBUSY | libc::ENXIO => check(OPERATION, status),
+        libc::EBUSY | libc::ENXIO => check(OPERATION, ended.status),
         // SPDK's module tells no more of a failure than that.
-        _ => check(OPERATION, status).map_err(|_| {
+        _ => check(OPERATION, ended.status).map_err(|_| {
             let unknown =
                 || "it could not be connected: SPDK's log at level debug says more".to_owned();
-            let what = refusal::reason(&id, hostnqn).unwrap_or_else(unknown);
+            let what = ended.reason.unwrap_or_else(unknown);
             Error::new(OPERATION, libc::EIO).with_detail(what)
         }),
     }

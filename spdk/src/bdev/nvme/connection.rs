@@ -1,0 +1,64 @@
+//! What SPDK does with the connection of a path, from its begin to its end.
+
+use std::ffi::{c_char, c_int, c_void};
+
+use spdk_sys as sys;
+
+use super::{Path, refusal};
+use crate::completion::{call, on_status};
+use crate::cstr::cstr;
+use crate::error::Error;
+
+/// A function of the shim that begins it.
+type Begin = unsafe extern "C" fn(
+    *const c_char,
+    *const sys::spdk_nvme_transport_id,
+    *const c_char,
+    Option<unsafe extern "C" fn(*mut c_void, c_int)>,
+    *mut c_void,
+) -> c_int;
+
+/// How it has ended.
+pub(super) struct Ended {
+    /// 0, or an errno, negative.
+    pub(super) status: c_int,
+    /// What the peer gave as the reason since it was begun.
+    pub(super) reason: Option<String>,
+}
+
+/// Has it done to the connection of controller `name` that has the path. `None`: the path cannot be named.
+///
+/// # Safety
+/// On the app thread. `begin` uses the texts while it runs alone, and hands its last argument to the callback, once and on
+/// the app thread, unless it answers with an error.
+pub(super) async unsafe fn done(
+    operation: &'static str,
+    name: &str,
+    path: &Path,
+    begin: Begin,
+) -> Result<Option<Ended>, Error> {
+    let hostnqn = &path.hostnqn;
+    let Some(path) = path.id() else {
+        return Ok(None);
+    };
+    let name = cstr("controller name", name)?;
+    let (id, source) = path.to_c()?;
+    refusal::forget(&id, Some(hostnqn));
+    let status = call::<c_int>(operation, |argument| {
+        // SAFETY: the caller's contract; id and strings outlive the call.
+        unsafe {
+            begin(
+                name.as_ptr(),
+                &id,
+                source.as_ptr(),
+                Some(on_status),
+                argument,
+            )
+        }
+    })
+    .await?;
+    Ok(Some(Ended {
+        status,
+        reason: refusal::reason(&id, hostnqn),
+    }))
+}
