@@ -11,7 +11,7 @@ use common::{
     namespace, nqn_of, subsystem, tcp_controller, tcp_path, unique,
 };
 use opi_spdk::api::own::object_service_client::ObjectServiceClient;
-use opi_spdk::api::own::{EventType, WatchEventsRequest};
+use opi_spdk::api::own::{EventType, ListObjectsRequest, WatchEventsRequest};
 use opi_spdk::api::storage::nvme_remote_controller_service_client::NvmeRemoteControllerServiceClient;
 use opi_spdk::api::storage::{
     CreateNvmePathRequest, FabricsPath, NvmeAddressFamily, NvmePath, NvmeTransportType,
@@ -381,7 +381,7 @@ async fn a_path_that_dropped_comes_back_by_itself() {
     };
     serve(&lab.peer).await;
     let controller = lab.controller("steady", "DISABLE").await;
-    lab.path(&controller, "p", port, &nqn_of("s")).await;
+    let path = lab.path(&controller, "p", port, &nqn_of("s")).await;
     let (host, again) = lab.export("steadyn1").await;
     host.verify(lab.target.scratch(), 1)
         .await
@@ -401,6 +401,21 @@ async fn a_path_that_dropped_comes_back_by_itself() {
             json!({ "block_size": 512, "blocks_count": 64 }),
         )
         .await;
+    let objects = ObjectServiceClient::new(client.channel());
+    let told = async || {
+        let listed = objects
+            .clone()
+            .list_objects(ListObjectsRequest::default())
+            .await;
+        let listed = listed.ok()?.into_inner().objects;
+        let says = |name: &str, what: &str| {
+            let mut of = listed.iter().filter(|one| one.name == name);
+            of.any(|one| one.reason.contains(what) && one.since.is_some())
+        };
+        let both = says(&path, "has dropped") && says(&controller, "no path to");
+        both.then_some(())
+    };
+    eventually("the list of objects tells", Duration::from_secs(15), told).await;
     lab.peer = Target::start_with(Options::default().beside(&lab.target)).await;
     serve(&lab.peer).await;
     eventually("the path is back", Duration::from_secs(30), async || {

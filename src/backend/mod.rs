@@ -35,7 +35,6 @@ pub use nvme_credential::NvmeCredentials;
 pub use nvme_path::NvmePaths;
 pub use nvme_remote_controller::NvmeRemoteControllers;
 pub use nvme_remote_namespace::NvmeRemoteNamespaces;
-pub(crate) use path_address::path_id;
 pub(crate) use stats::{stats_if, stats_of, volume_at_fault, volume_gone, volume_stats};
 
 /// The largest block: beyond it NVMe/TCP could not move one in one piece.

@@ -15,7 +15,7 @@ use spdk::bdev::nvme::{self, Address, Multipath};
 use spdk::{Handle, Spdk, errno};
 
 use super::nvme_remote_controller::{NvmeRemoteControllers, key_name, key_of, unreachable};
-use super::path_address::{address, check, source};
+use super::path_address::{address, check, path_id, source};
 use super::{greeting, pcie, volume_stats};
 use crate::api::storage::{
     NvmeMultipath, NvmePath, NvmeRemoteController, NvmeTransportType, VolumeStats,
@@ -145,11 +145,12 @@ impl Kind for NvmePaths {
             let (subnqn, hostnqn) = (fabrics.subnqn, fabrics.hostnqn);
             uses = uses.owns(format!("path/{address} {subnqn} as {hostnqn}"));
         }
-        let alone = self
-            .controller(name)
-            .is_ok_and(|controller| controller.multipath() == NvmeMultipath::Disable);
-        if let Some(parent) = name.parent().filter(|_| alone) {
-            uses = uses.takes(parent);
+        if let Some(parent) = name.parent() {
+            uses = uses.joins(parent);
+        }
+        // What befalls it is noted under this.
+        if let (Some(id), Some(path)) = (name.parent_id(), path_id(object)) {
+            uses = uses.owns(path_key(id, &path));
         }
         // One that is there (it has a name) is about to change or go, and bdevs may go with it.
         match name.parent_id() {
@@ -227,7 +228,7 @@ impl Kind for NvmePaths {
         let options = self.options(name, object, DEFAULT_TIMEOUT)?;
         let key = path_key(&options.name, &options.path());
         if let Some(trouble) = self.health.trouble(&key) {
-            return Err(Error::Unavailable(trouble));
+            return Err(Error::Unavailable(trouble.what));
         }
         let stats = self
             .spdk

@@ -8,7 +8,7 @@ use spdk::bdev::nvme;
 use spdk::{Handle, bdev, errno, keyring};
 
 use super::volume_stats;
-use crate::api::storage::{NvmeRemoteController, TcpController, VolumeStats};
+use crate::api::storage::{NvmeMultipath, NvmeRemoteController, TcpController, VolumeStats};
 use crate::error::{Error, Violations};
 use crate::interchange;
 use crate::resource::volume_ref::remote_bdevs;
@@ -99,8 +99,13 @@ impl Kind for NvmeRemoteControllers {
         check(object, violations);
     }
 
-    fn uses(&self, name: &Name, _: &NvmeRemoteController) -> Uses {
-        Uses::new().owns(remote_bdevs(name.id()))
+    fn uses(&self, name: &Name, object: &NvmeRemoteController) -> Uses {
+        let uses = Uses::new().owns(remote_bdevs(name.id()));
+        match object.multipath() {
+            // It has one path.
+            NvmeMultipath::Disable => uses.admits_one(name.key().clone()),
+            _ => uses,
+        }
     }
 
     async fn ensure(

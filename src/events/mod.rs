@@ -55,6 +55,6 @@ pub(crate) fn described(condition: &resource::Condition) -> (Condition, &str) {
     match condition {
         resource::Condition::Applied => (Condition::Applied, ""),
         resource::Condition::Pending(pending) => (Condition::Pending, &pending.reason),
-        resource::Condition::Deleting => (Condition::Deleting, ""),
+        resource::Condition::Deleting { .. } => (Condition::Deleting, ""),
     }
 }

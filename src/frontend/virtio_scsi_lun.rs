@@ -76,14 +76,12 @@ impl Kind for VirtioScsiLuns {
             return uses;
         };
         let (target, controller) = (key(TARGETS, group), key(CONTROLLERS, group));
-        let needed = match text.split_once('/') {
-            Some((TARGETS, _)) => target.clone(),
-            Some((CONTROLLERS, _)) => controller.clone(),
-            // Either will do.
-            _ if self.targets.object(&target).is_some() => target.clone(),
-            _ => controller.clone(),
+        let uses = match text.split_once('/') {
+            Some((TARGETS, _)) => uses.needs(target.clone()),
+            Some((CONTROLLERS, _)) => uses.needs(controller.clone()),
+            _ => uses.needs_either(target.clone(), controller.clone()),
         };
-        uses.needs(needed).shares(target).shares(controller)
+        uses.shares(target).shares(controller)
     }
 
     fn volume_ref<'a>(&self, object: &'a VirtioScsiLun) -> Option<&'a str> {

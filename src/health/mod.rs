@@ -19,7 +19,7 @@ mod walk;
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
 use spdk::CallError;
@@ -39,13 +39,25 @@ pub(crate) use refusals::Refusals;
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(500);
 
+/// What is wrong with something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// In words.
+    pub what: String,
+    /// When it was found; it may have got another word since.
+    pub since: SystemTime,
+}
+
+/// By the keys of what they befell.
+type Troubles = HashMap<Key, Trouble>;
+
 /// The troubles that are known.
 #[derive(Debug)]
 pub struct Health {
     registry: Arc<Registry>,
-    troubles: RwLock<HashMap<Key, String>>,
+    troubles: RwLock<Troubles>,
     /// Bdevs whose devices answer I/O with errors.
-    failing: RwLock<HashMap<Key, String>>,
+    failing: RwLock<Troubles>,
 }
 
 impl Health {
@@ -59,22 +71,18 @@ impl Health {
     }
 
     /// What is wrong with what this key stands for.
-    pub fn trouble(&self, key: &Key) -> Option<String> {
+    pub fn trouble(&self, key: &Key) -> Option<Trouble> {
         let trouble = self.troubles.read().get(key).cloned();
         trouble.or_else(|| self.failing.read().get(key).cloned())
     }
 
-    /// What is wrong with `name`, with what it has for itself, or with something that it stands on.
-    pub(crate) fn trouble_of(&self, name: &Name) -> Option<String> {
+    /// What is wrong with what `name` has for itself, or with something that it stands on.
+    pub(crate) fn trouble_of(&self, name: &Name) -> Option<Trouble> {
         if self.is_fine() {
             return None;
         }
-        let bdev = Key::bdev(name.id());
-        let own = self.registry.owner(&bdev);
-        let own = own.filter(|owner| owner == name).map(|_| bdev);
-        self.trouble(name.key())
-            .or_else(|| own.and_then(|bdev| self.trouble(&bdev)))
-            .or_else(|| self.trouble_beneath(name))
+        let own = self.registry.owned(name);
+        (own.iter().find_map(|key| self.trouble(key))).or_else(|| self.trouble_beneath(name))
     }
 
     /// Whether nothing is wrong with anything.
@@ -83,7 +91,7 @@ impl Health {
     }
 
     /// What is wrong with something that `name` stands on, down to the device.
-    pub fn trouble_beneath(&self, name: &Name) -> Option<String> {
+    pub fn trouble_beneath(&self, name: &Name) -> Option<Trouble> {
         if self.is_fine() {
             return None;
         }
@@ -95,23 +103,31 @@ impl Health {
     pub(crate) fn note_failing(&self, bdev: &Key, trouble: Option<String>) {
         let mut failing = self.failing.write();
         match trouble {
-            Some(trouble) => failing.insert(bdev.clone(), trouble),
-            None => failing.remove(bdev),
+            Some(what) => enter(&mut failing, bdev, what),
+            None => failing.remove(bdev).is_some(),
         };
     }
 
     /// Notes what a look has found; whether that is news.
     pub(crate) fn note(&self, key: &Key, trouble: Option<String>) -> bool {
         match trouble {
-            Some(trouble) => {
-                let mut troubles = self.troubles.write();
-                troubles.insert(key.clone(), trouble).is_none()
-            }
+            Some(what) => enter(&mut self.troubles.write(), key, what),
             // The common case takes no exclusive lock.
             None if !self.troubles.read().contains_key(key) => false,
             None => self.troubles.write().remove(key).is_some(),
         }
     }
+}
+
+/// Enters a trouble, or the word that one has now; whether it is new.
+fn enter(troubles: &mut Troubles, key: &Key, what: String) -> bool {
+    if let Some(known) = troubles.get_mut(key) {
+        known.what = what;
+        return false;
+    }
+    let since = SystemTime::now();
+    troubles.insert(key.clone(), Trouble { what, since });
+    true
 }
 
 /// Something that is looked after.
@@ -154,20 +170,28 @@ mod tests {
         let taken = hold("namespaces/n", Uses::new().takes(Key::bdev("upper")));
         let other = hold("namespaces/o", Uses::new().takes(Key::bdev("other")));
 
+        let beneath = |name: &Name| health.trouble_beneath(name).map(|trouble| trouble.what);
+        let of = |name: &Name| health.trouble_of(name).map(|trouble| trouble.what);
         assert!(health.note(&base, Some("cut off".into())));
-        assert!(!health.note(&base, Some("cut off".into())), "no news");
-        assert_eq!(health.trouble_beneath(&taken), Some("cut off".into()));
-        assert_eq!(health.trouble_beneath(&other), None);
+        let since = health.trouble(&base).unwrap().since;
+        assert!(!health.note(&base, Some("cut off still".into())), "no news");
+        assert_eq!(health.trouble(&base).unwrap().since, since);
+        assert_eq!(beneath(&taken), Some("cut off still".into()));
+        assert_eq!(beneath(&other), None);
         assert!(health.note(&base, None));
-        assert_eq!(health.trouble_beneath(&taken), None);
+        assert_eq!(beneath(&taken), None);
 
         health.note_failing(&base, Some("I/O fails".into()));
         assert!(!health.note(&base, None), "another look finds nothing");
         let fails = Some("I/O fails".into());
-        assert_eq!(health.trouble_of(&volume), fails);
-        assert_eq!(health.trouble_of(&taken), fails);
-        assert_eq!(health.trouble_of(&other), None);
+        assert_eq!(of(&volume), fails);
+        assert_eq!(of(&taken), fails);
+        assert_eq!(of(&other), None);
         health.note_failing(&base, None);
-        assert_eq!(health.trouble_of(&volume), None);
+        assert_eq!(of(&volume), None);
+
+        let path = hold("paths/p", Uses::new().owns("the path to there"));
+        health.note(&Key::from("the path to there"), Some("dropped".into()));
+        assert_eq!(of(&path), Some("dropped".into()), "whatever it owns");
     }
 }

@@ -5,7 +5,6 @@ mod http;
 mod watch;
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use spdk::Handle;
 use tokio::sync::Semaphore;
@@ -13,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 use crate::api::own::object_service_server::ObjectService;
 use crate::api::own::{
-    Condition, DisconnectHostRequest, DisconnectHostResponse, ListHostsRequest, ListHostsResponse,
+    DisconnectHostRequest, DisconnectHostResponse, ListHostsRequest, ListHostsResponse,
     ListObjectsRequest, ListObjectsResponse, Object, WatchEventsRequest,
 };
 use crate::events::described;
@@ -88,25 +87,26 @@ impl Objects {
 
     fn object(&self, kind: &str, name: &Name, revision: u64) -> Object {
         let condition = self.shared.conditions.of(name.key());
-        let since = match &condition {
-            resource::Condition::Pending(pending) => Some(pending.since),
-            _ => None,
-        };
         let typed = |name: &Name| name.key().to_string();
         let registry = &self.shared.registry;
-        let (condition, reason) = described(&condition);
         let trouble = match condition {
-            Condition::Applied => self.health.trouble_of(name),
+            resource::Condition::Applied => self.health.trouble_of(name),
             _ => None,
         };
+        let since = match &condition {
+            resource::Condition::Pending(pending) => Some(pending.since),
+            resource::Condition::Deleting { since } => Some(*since),
+            resource::Condition::Applied => trouble.as_ref().map(|trouble| trouble.since),
+        };
+        let (condition, reason) = described(&condition);
         Object {
             name: name.to_string(),
             typed_name: typed(name),
             kind: kind.to_owned(),
             revision: i64::try_from(revision).unwrap_or(i64::MAX),
             condition: condition.into(),
-            reason: trouble.unwrap_or_else(|| reason.to_owned()),
-            since: since.map(|since: SystemTime| since.into()),
+            reason: trouble.map_or_else(|| reason.to_owned(), |trouble| trouble.what),
+            since: since.map(Into::into),
             uses: registry.owners_beneath(name).iter().map(typed).collect(),
             used_by: registry.users_of(name).iter().map(typed).collect(),
         }

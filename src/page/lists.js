@@ -28,7 +28,8 @@ const lists = {
   paths(objects, metrics) {
     const paths = [...objects.values()].filter(of => of.kind === 'NvmePath');
     const down = new Set((metrics.get('opi_spdk_path_connected') ?? []).filter(of => of.value === 0).map(of => of.labels.path));
-    const is = of => (of.state === 'applied' ? (down.has(of.metric) ? 'down' : 'up') : of.state);
+    const drops = of => of.state === 'offline' || (of.state === 'applied' && down.has(of.metric));
+    const is = of => (drops(of) ? 'down' : of.state === 'applied' ? 'up' : of.state);
     byId('paths').replaceChildren(table(['Path', 'State', 'Reason'],
       cut(paths).map(of => [of.name, state(is(of), is(of) === 'up'), of.reason]), 'No remote controller has a path.'));
   },

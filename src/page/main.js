@@ -9,6 +9,8 @@ const page = {
   load: null,
   events: [],
   hosts: [],
+  // What metrics and events said of connections when hosts were listed; null: list them.
+  connections: null,
   stale: true,
   listed: 0,
   // The revision up to which events have been told; null: those from now on.
@@ -59,6 +61,7 @@ function listen() {
     const event = JSON.parse(message.data);
     page.told = event.revision ?? page.told;
     page.stale = true;
+    page.connections = null;
     page.events.unshift({ time: event.time, what: words(event.type), name: event.object ?? '', text: event.reason ?? '' });
     page.events.length = Math.min(page.events.length, EVENTS);
     lists.events(page.events);
@@ -88,6 +91,19 @@ async function begin() {
     page.told = null;
   }
   listen();
+}
+
+// Hosts are listed when an event has told something, or there are more or fewer connections: a list walks all queues.
+async function listHosts(metrics) {
+  const of = name => (metrics.get(name) ?? []).map(({ labels, value }) => `${Object.values(labels)} ${value}`);
+  const connections = [...of('opi_spdk_subsystem_hosts_connected'), ...of('opi_spdk_connections')].join();
+  if (connections === page.connections) return;
+  page.connections = connections;
+  try {
+    page.hosts = (await read('/v1/hosts', 'json')).hosts ?? [];
+  } catch {
+    page.connections = null;
+  }
 }
 
 // Connected hosts, as a node before the controllers of their subsystem.
@@ -157,7 +173,7 @@ async function look() {
     const [version] = metrics.get('opi_spdk_build_info') ?? [];
     byId('version').textContent = version ? `${version.labels.version} · ${version.labels.spdk}` : '';
     page.load = load;
-    page.hosts = (await read('/v1/hosts', 'json').catch(() => ({}))).hosts ?? [];
+    await listHosts(metrics);
     if (load) show(metrics, load);
     const unready = await fetch('/readyz', { cache: 'no-store', signal: AbortSignal.timeout(5000) });
     if (unready.ok) link('live', 'live');

@@ -25,7 +25,10 @@ pub enum Condition {
     /// SPDK does not have it yet, or no longer; it is retried.
     Pending(Pending),
     /// A delete has begun and is brought to its end.
-    Deleting,
+    Deleting {
+        /// When it began.
+        since: SystemTime,
+    },
 }
 
 /// Why, and for how long, a record is pending.
@@ -132,9 +135,11 @@ impl Conditions {
 
     /// A delete of the record has begun; its condition before that.
     pub(crate) fn replace_by_deleting(&self, key: &Key) -> Condition {
+        let since = SystemTime::now();
         let mut others = self.others.write();
-        let before = others.insert(key.clone(), Condition::Deleting);
-        self.tell(key, &Condition::Deleting);
+        let deleting = Condition::Deleting { since };
+        self.tell(key, &deleting);
+        let before = others.insert(key.clone(), deleting);
         before.unwrap_or_default()
     }
 

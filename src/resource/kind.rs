@@ -52,8 +52,8 @@ pub trait Kind: Send + Sync + 'static {
     /// when a required field is missing; what is said of such a field is left out then.
     fn check(&self, object: &Self::Object, violations: &mut Violations);
 
-    /// What the object has for itself (beside its name) and needs of others (beside its parent). Follows from the
-    /// object and from records of others alone.
+    /// What the object has for itself (beside its name) and needs of others (beside its parent). Pure: no record of
+    /// another is looked at.
     /// Called with an object as it is asked for and as it has become: what the server chose may add
     /// to it.
     fn uses(&self, name: &Name, object: &Self::Object) -> Uses;

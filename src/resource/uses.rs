@@ -9,8 +9,12 @@ use super::Key;
 pub struct Uses {
     pub(super) owned: BTreeSet<Key>,
     pub(super) exclusive: BTreeSet<Key>,
+    pub(super) joined: BTreeSet<Key>,
+    /// Keys of its own that one alone may join.
+    pub(super) single: BTreeSet<Key>,
     shared: BTreeSet<Key>,
     pub(super) needed: BTreeSet<Key>,
+    pub(super) either: BTreeSet<[Key; 2]>,
     altered: BTreeSet<Key>,
     /// Keys of its own that mean another's: whoever takes the one takes the other.
     pub(super) aliases: BTreeMap<Key, Key>,
@@ -36,6 +40,20 @@ impl Uses {
         self
     }
 
+    /// Moves data through this key beside others, if its owner does not [let one alone](Self::admits_one).
+    #[must_use]
+    pub fn joins(mut self, key: impl Into<Key>) -> Self {
+        self.joined.insert(key.into());
+        self
+    }
+
+    /// Lets one alone join this key of its own. To be said of a key that nobody has joined yet.
+    #[must_use]
+    pub fn admits_one(mut self, key: impl Into<Key>) -> Self {
+        self.single.insert(key.into());
+        self
+    }
+
     /// Refers to this key, beside others.
     #[must_use]
     pub fn shares(mut self, key: impl Into<Key>) -> Self {
@@ -47,6 +65,13 @@ impl Uses {
     #[must_use]
     pub fn needs(mut self, key: impl Into<Key>) -> Self {
         self.needed.insert(key.into());
+        self
+    }
+
+    /// Fails with NOT_FOUND unless somebody owns one of these keys. Refers to both.
+    #[must_use]
+    pub fn needs_either(mut self, one: impl Into<Key>, other: impl Into<Key>) -> Self {
+        self.either.insert([one.into(), other.into()]);
         self
     }
 
@@ -75,7 +100,9 @@ impl Uses {
     pub(super) fn used(&self) -> impl Iterator<Item = Key> {
         (self.exclusive.iter())
             .chain(&self.shared)
+            .chain(&self.joined)
             .chain(&self.needed)
+            .chain(self.either.iter().flatten())
             .cloned()
     }
 
@@ -83,8 +110,11 @@ impl Uses {
         Uses {
             owned: &self.owned | &other.owned,
             exclusive: &self.exclusive | &other.exclusive,
+            joined: &self.joined | &other.joined,
+            single: &self.single | &other.single,
             shared: &self.shared | &other.shared,
             needed: &self.needed | &other.needed,
+            either: &self.either | &other.either,
             altered: &self.altered | &other.altered,
             aliases: self
                 .aliases

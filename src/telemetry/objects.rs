@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use crate::backend::path_id;
-use crate::health::path_key;
 use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{Condition, Key, Meta, Name};
 use crate::services::Services;
@@ -24,7 +22,7 @@ pub(super) fn counts(services: &Services) -> Vec<Count> {
         let of = match condition {
             Condition::Applied => continue,
             Condition::Pending(_) => 0,
-            Condition::Deleting => 1,
+            Condition::Deleting { .. } => 1,
         };
         let collection = key.as_str().rsplit('/').nth(1).unwrap_or_default();
         others.entry(collection.to_owned()).or_default()[of] += 1;
@@ -101,7 +99,7 @@ pub(super) fn waiting(services: &Services) -> Vec<Waiting> {
             reason: pending.reason.chars().take(REASON_MAX).collect(),
             since: pending.since,
         }),
-        Condition::Applied | Condition::Deleting => None,
+        Condition::Applied | Condition::Deleting { .. } => None,
     });
     waiting.take(WAITING_MAX).collect()
 }
@@ -157,16 +155,6 @@ pub(super) fn namespaces(services: &Services) -> Vec<Namespace> {
             }
         })
         .collect()
-}
-
-/// The names of all paths, by what their state is noted under.
-pub(super) fn paths(services: &Services) -> HashMap<Key, String> {
-    let paths = services.nvme_remote.nvme_paths.objects().into_iter();
-    let named = paths.filter_map(|(name, path)| {
-        let key = path_key(name.parent_id()?, &path_id(&path)?);
-        Some((key, name.to_string()))
-    });
-    named.collect()
 }
 
 /// What the API calls the volume of this bdev; the bdev's own name if it is none of the API's.

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use browser::Browser;
-use common::{Fixture, Http, Target};
+use common::{Fixture, Http, Options, Target};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -62,6 +62,36 @@ async fn what_fails_is_told(target: &Target, browser: &mut Browser) {
         browser,
         "it in the picture",
         "document.querySelector('.node[data-name=\"aioVolumes/gone\"]').dataset.state === 'offline'",
+    )
+    .await;
+}
+
+/// A path that drops is down, with its reason, and its remote controller offline.
+async fn a_path_that_drops_is_told(target: &Target, browser: &mut Browser) {
+    let peer = Target::start_with(Options::default().beside(target)).await;
+    let export = Fixture::tcp(&peer, 16).await;
+    let client = target.client().await;
+    let controller = common::remote_controller(&client, "away", "MULTIPATH").await;
+    let path = common::tcp_path(export.port, &export.nqn);
+    let paths = common::Resource::new(&client, "NvmePath");
+    let made = paths.created(&controller, "p", path).await;
+    let name = common::name_of(&made).replace('/', "\\/");
+    let row = |is: &str| {
+        let text = "document.getElementById('paths').innerText";
+        format!("/{name}\\s+{is}/.test({text})")
+    };
+    shows(browser, "a path that works", &row("up")).await;
+    peer.stop();
+    shows(
+        browser,
+        "the path that has dropped",
+        &row("down.*has dropped"),
+    )
+    .await;
+    shows(
+        browser,
+        "its remote controller",
+        "document.querySelector('.node[data-name=\"nvmeRemoteControllers/away\"]').dataset.state === 'offline'",
     )
     .await;
 }
@@ -224,6 +254,7 @@ async fn the_page_shows_what_the_api_tells_while_io_runs() {
     )
     .await;
     what_fails_is_told(&target, &mut browser).await;
+    a_path_that_drops_is_told(&target, &mut browser).await;
 
     // A filter leaves what matches.
     browser.value("{ const of = document.getElementById('filter'); of.value = 'new-one'; of.dispatchEvent(new Event('input')); }").await;

@@ -92,6 +92,12 @@ impl Registry {
         self.tables.lock().owner(key).cloned()
     }
 
+    /// What `name` has for itself.
+    pub fn owned(&self, name: &Name) -> BTreeSet<Key> {
+        let tables = self.tables.lock();
+        (tables.held(name)).map_or_else(BTreeSet::new, |uses| uses.owned.clone())
+    }
+
     /// Who owns the key, or what it is a part of.
     fn owner_of(&self, key: &Key) -> Option<Name> {
         self.tables.lock().owner_of(key).cloned()
@@ -162,6 +168,11 @@ fn admit(tables: &Tables, name: &Name, uses: &Uses) -> Result<(), Error> {
             return Err(Error::not_found(key));
         }
     }
+    for [one, other] in &uses.either {
+        if tables.owner(one).or(tables.owner(other)).is_none() {
+            return Err(Error::not_found(other));
+        }
+    }
     for key in &uses.owned {
         if let Some(owner) = tables.owner_of(key).filter(|owner| *owner != name) {
             let (space, value) = key
@@ -177,15 +188,25 @@ fn admit(tables: &Tables, name: &Name, uses: &Uses) -> Result<(), Error> {
     }
     for key in &uses.exclusive {
         if let Some(user) = tables.other_taker(name, key) {
-            let owner = tables.owner(key);
-            return Err(Error::InUse {
-                name: owner.map_or_else(|| Subject::from(key.as_str()), Subject::from),
-                user: user.into(),
-                remedy: "one at a time may move data through it; delete that user first".into(),
-            });
+            return Err(in_use(tables, key, user));
+        }
+    }
+    for key in uses.joined.iter().filter(|key| tables.admits_one(key)) {
+        if let Some(user) = tables.other_joiner(name, key) {
+            return Err(in_use(tables, key, user));
         }
     }
     Ok(())
+}
+
+/// The answer to one who may not use a key beside this user.
+fn in_use(tables: &Tables, key: &Key, user: &Name) -> Error {
+    let owner = tables.owner(key);
+    Error::InUse {
+        name: owner.map_or_else(|| Subject::from(key.as_str()), Subject::from),
+        user: user.into(),
+        remedy: "one at a time may move data through it; delete that user first".into(),
+    }
 }
 
 /// What a change has reserved. Dropped unsettled, it goes back to what was held before.

@@ -67,6 +67,20 @@ impl Tables {
         names.find_map(|key| self.indexes.takers.of(key).find(|taker| *taker != name))
     }
 
+    /// Who beside `name` has joined the key, or takes it.
+    pub(super) fn other_joiner(&self, name: &Name, key: &Key) -> Option<&Name> {
+        let mut users = self.users(key).filter(|user| *user != name);
+        users
+            .find(|user| (self.held(user)).is_some_and(|held| held.joined.contains(key)))
+            .or_else(|| self.other_taker(name, key))
+    }
+
+    /// Whether the owner of the key lets one alone join it.
+    pub(super) fn admits_one(&self, key: &Key) -> bool {
+        let uses = self.owner(key).and_then(|owner| self.held(owner));
+        uses.is_some_and(|uses| uses.single.contains(key))
+    }
+
     /// Who is shown by the same name, and is of another kind.
     pub(super) fn namesake(&self, name: &Name) -> Option<&Name> {
         let mut shown = self.indexes.shown.of(&**name.shown());

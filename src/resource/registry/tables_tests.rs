@@ -25,13 +25,15 @@ fn key(number: u8) -> Key {
 }
 
 fn uses() -> impl Strategy<Value = Uses> {
-    let use_of = (0..6_u8, 0..6_u8, 0..6_u8);
+    let use_of = (0..8_u8, 0..6_u8, 0..6_u8);
     proptest::collection::vec(use_of, 0..5).prop_map(|list| {
         (list.into_iter()).fold(Uses::new(), |uses, (how, one, other)| match how {
             0 | 1 => uses.owns(key(one)),
             2 => uses.takes(key(one)),
             3 => uses.shares(key(one)),
             4 => uses.needs(key(one)),
+            5 => uses.joins(key(one)),
+            6 => uses.needs_either(key(one), key(other)),
             _ => uses.owns_alias(key(one), key(other)),
         })
     })

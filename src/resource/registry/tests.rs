@@ -141,3 +141,42 @@ fn what_is_needed_must_be_there() {
     let error = hold(&registry, "ns", Uses::new().needs("nullVolumes/a")).unwrap_err();
     assert_eq!(error, Error::not_found(&Key::from("nullVolumes/a")));
 }
+
+#[test]
+fn what_lets_one_alone_join_it_is_joined_by_one() {
+    let registry = Arc::new(Registry::default());
+    let path = || Uses::new().joins("controllers/a");
+    let many = Uses::new().owns("controllers/a");
+    hold(&registry, "controllers/a", many).unwrap();
+    hold(&registry, "paths/1", path()).unwrap();
+    hold(&registry, "paths/2", path()).unwrap();
+    registry.release(&name("paths/1"));
+    registry.release(&name("paths/2"));
+    let one = Uses::new().owns("controllers/a");
+    let one = one.admits_one("controllers/a");
+    hold(&registry, "controllers/a", one).unwrap();
+    hold(&registry, "paths/1", path()).unwrap();
+    hold(&registry, "paths/1", path()).unwrap();
+    let error = hold(&registry, "paths/2", path()).unwrap_err().to_string();
+    let wanted = "controllers/a is in use by paths/1";
+    assert!(error.starts_with(wanted), "{error}");
+    // Others refer to it all the same.
+    let keys = Uses::new().shares("controllers/a").needs("controllers/a");
+    hold(&registry, "keys/1", keys).unwrap();
+}
+
+#[test]
+fn one_of_two_keys_is_enough_and_both_are_in_use() {
+    let registry = Arc::new(Registry::default());
+    let lun = || Uses::new().needs_either("targets/a", "controllers/a");
+    let error = hold(&registry, "luns/1", lun()).unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error}");
+    for there in ["targets/a", "controllers/a"] {
+        let its = Uses::new().owns(there);
+        hold(&registry, there, its).unwrap();
+        hold(&registry, "luns/1", lun()).unwrap();
+        assert_eq!(registry.users_of(&name(there)), [name("luns/1")]);
+        registry.release(&name("luns/1"));
+        registry.release(&name(there));
+    }
+}

@@ -266,16 +266,16 @@ fn subsystems(services: &Services) -> (BTreeMap<String, Subsystem>, Vec<objects:
 
 /// The paths with the API's names.
 fn paths(services: &Services, paths: Vec<PathIo>) -> Vec<Path> {
-    let names = objects::paths(services);
     let named = paths.into_iter().map(|of| {
         let id = of.path.id();
         let key = id.map(|id| path_key(&of.controller, &id));
-        let name = key.and_then(|key| names.get(&key));
+        let name = key.and_then(|key| services.registry().owner(&key));
         Path {
-            name: name.cloned().unwrap_or_else(|| match &of.path.address {
-                Some(address) => address.to_string(),
-                None => "unknown".to_owned(),
-            }),
+            name: match (name, &of.path.address) {
+                (Some(name), _) => name.to_string(),
+                (None, Some(address)) => address.to_string(),
+                (None, None) => "unknown".to_owned(),
+            },
             controller: format!("nvmeRemoteControllers/{}", of.controller),
             state: of.path.state,
             stats: of.stats,
