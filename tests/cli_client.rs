@@ -209,7 +209,18 @@ fn errors_name_the_field_and_have_their_status(shell: &Shell) {
         "blocks_count=16",
     ];
     shell.fails(&other, 16);
+    assert_eq!(shell.json(&["get", "volumes"])[0]["name"], "volumes/x");
+    for one in [&["get", "volumes/x"][..], &["get", "volumes", "x"]] {
+        assert_eq!(shell.json(one)["kind"], "NullVolume");
+    }
+    shell.fails(&["get", "volumes", "none"], 15);
     shell.ok(&["delete", "null-volume", "x"]);
+    for what in [&["get"][..], &["get", "nullVolumes"], &["get", "volumes"]] {
+        let out = shell.run(what);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success() && out.stdout.is_empty(), "{said}");
+        assert!(said.contains("there are none"), "{said}");
+    }
 
     let error = shell.fails(&["get", "nullVolum"], 2);
     assert!(

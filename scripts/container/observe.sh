@@ -29,10 +29,10 @@ scrapes() {
     holds 'query?query=opi_spdk_memory_free_bytes' "int(float(data['result'][0]['value'][1])) > 0"
 }
 
-# All rules of the file are loaded, and each has been evaluated without an error.
+# All rules of the files are loaded, and each has been evaluated without an error.
 evaluates() {
     local rules
-    rules=$(grep -c -e '- alert:' -e '- record:' deploy/prometheus/alerts.yml)
+    rules=$(cat deploy/prometheus/{alerts,rates}.yml | grep -c -e '- alert:' -e '- record:')
     eventually 90 holds rules "(lambda rules: len(rules) == $rules and all(one['health'] == 'ok' for one in rules))(
         [rule for group in data['groups'] for rule in group['rules']])"
 }

@@ -13,6 +13,7 @@ use crate::common::{Fixture, Options, Target, eventually};
 
 const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
+const RATES: &str = include_str!("../../deploy/prometheus/rates.yml");
 const OTHER_NAMES: &str = include_str!("../../deploy/prometheus/ceph-nvmeof.yml");
 
 /// NVM command set: Flush.
@@ -180,6 +181,7 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
     for (what, text) in [
         ("dashboard", DASHBOARD),
         ("alerts", ALERTS),
+        ("rates", RATES),
         ("other names", OTHER_NAMES),
     ] {
         let shown = names_in(text);

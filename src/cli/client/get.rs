@@ -14,7 +14,8 @@ const PAGE: i32 = 100;
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub struct Args {
-    /// The kind, or a name: nullVolumes, null-volume, nvmeSubsystems/ID/nvmeNamespaces; without it all objects
+    /// The kind, or a name: nullVolumes, null-volume, nvmeSubsystems/ID/nvmeNamespaces; volumes of all kinds by
+    /// the word volumes; without it all objects
     #[arg(value_parser = KindParser)]
     kind: Option<String>,
     /// The ID or the name of one object; of one within another ID/ID
@@ -29,8 +30,15 @@ pub struct Args {
     connect: Connect,
 }
 
+/// The collection that the names of volumes have in answers, whatever their kinds.
+const VOLUMES: &str = "volumes";
+
 /// Runs it.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    if let Some(name) = volume_of(&args) {
+        let connection = args.connect.connect().await?;
+        return volumes(&connection, args.output, name.as_deref()).await;
+    }
     let reference = args
         .kind
         .as_deref()
@@ -38,18 +46,55 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let reference = reference.transpose()?;
     let connection = args.connect.connect().await?;
     let Some(Reference { kind, parent, name }) = reference else {
-        return show(args.output, &everything(&connection).await?, false);
+        return list_of(args.output, &everything(&connection).await?);
     };
     match name {
         Some(name) => {
             let object = ask(&connection, kind, Verb::Get, &name).await?;
             show(args.output, &[object], true)
         }
-        None => show(
-            args.output,
-            &all_of(&connection, kind, &parent).await?,
-            false,
-        ),
+        None => list_of(args.output, &all_of(&connection, kind, &parent).await?),
+    }
+}
+
+/// Shows a list. A table of nothing would be nothing at all: a line beside it says so.
+fn list_of(form: Form, objects: &[DynamicMessage]) -> Result<(), Failure> {
+    if objects.is_empty() && form == Form::Table {
+        eprintln!("opi-spdk: there are none");
+    }
+    show(form, objects, false)
+}
+
+/// The name of the volume that is asked for without its kind; `Some(None)` for all volumes, `None` if the kind
+/// is said.
+fn volume_of(args: &Args) -> Option<Option<String>> {
+    let kind = args.kind.as_deref()?;
+    let id = match (kind.split_once('/'), args.name.as_deref()) {
+        (None, id) if kind == VOLUMES => id,
+        (Some((VOLUMES, id)), None) if !id.is_empty() => Some(id),
+        _ => return None,
+    };
+    Some(id.map(|id| match id.starts_with("volumes/") {
+        true => id.to_owned(),
+        false => format!("{VOLUMES}/{id}"),
+    }))
+}
+
+/// Shows volumes of whatever kinds: all, or the one of this name.
+async fn volumes(connection: &Connection, form: Form, name: Option<&str>) -> Result<(), Failure> {
+    let mut found = everything(connection).await?;
+    let is_volume = |object: &DynamicMessage| match name {
+        Some(name) => name_of(object) == name,
+        None => name_of(object).starts_with("volumes/"),
+    };
+    found.retain(is_volume);
+    match name {
+        None => list_of(form, &found),
+        Some(name) if found.is_empty() => {
+            let what = format!("there is no volume {name:?}");
+            Err(Failure::refused(tonic::Status::not_found(what), None))
+        }
+        Some(_) => show(form, &found, found.len() == 1),
     }
 }
 

@@ -71,7 +71,9 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         let file = args.file.display();
         return Err(Failure::Here(format!("{file}: {error}")));
     }
-    eprint!("{problems}");
+    for problem in problems.lines() {
+        eprintln!("opi-spdk: {problem}");
+    }
     let done = format!("{} written\n", args.file.display());
     print(&done).map_err(Failure::Here)
 }
