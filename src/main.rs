@@ -9,10 +9,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use opi_spdk::cli::{Cli, Request};
 use opi_spdk::config::{CommandLine, Config};
 use opi_spdk::preflight::{self, Ready};
+use opi_spdk::private_memory;
 use opi_spdk::program;
 use opi_spdk::reload::Reload;
 use opi_spdk::telemetry;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 /// Frees of memory that another thread allocated take no lock in this allocator:
 /// a reactor frees what control threads allocate, and must never wait for them.
@@ -77,8 +77,7 @@ fn start(line: CommandLine) -> Result<(), String> {
     let set_log_level = telemetry::log::init(&config)?;
     // Before any key is read.
     if !config.core_dump {
-        let refused = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-        refused.map_err(|error| format!("cannot keep keys out of core dumps: {error}"))?;
+        private_memory::keep_out_of_dumps()?;
     }
     let ready = preflight::prepare(&config)?;
     // Before any thread is started: they inherit it. SPDK pins its own.

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 
 use spdk_sys as sys;
 
-use crate::completion::{Promise, call};
+use crate::completion::{Callback, Promise, call};
 use crate::cstr::string;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
@@ -50,11 +50,24 @@ impl Pool {
 /// # Errors
 /// SPDK has no memory for it.
 pub async fn pools(_: Spdk) -> Result<[Pool; 2], Error> {
-    call::<[Pool; 2]>("read the counters of the pools of buffers", |argument| {
-        // SAFETY: on the app thread; `on_stats` takes the argument back, once.
-        unsafe { sys::spdk_iobuf_get_stats(Some(on_stats), argument) }
-    })
+    call::<Counters>(
+        "read the counters of the pools of buffers",
+        |callback, argument| {
+            // SAFETY: on the app thread; the callback takes the argument back, once.
+            unsafe { sys::spdk_iobuf_get_stats(callback, argument) }
+        },
+    )
     .await
+}
+
+/// The callback that reports the counters of both pools.
+struct Counters;
+
+// SAFETY: `on_stats` takes the argument back once.
+unsafe impl Callback for Counters {
+    type Report = [Pool; 2];
+    type Function = sys::spdk_iobuf_get_stats_cb;
+    const FUNCTION: Self::Function = Some(on_stats);
 }
 
 unsafe extern "C" fn on_stats(
@@ -62,7 +75,7 @@ unsafe extern "C" fn on_stats(
     number: u32,
     argument: *mut c_void,
 ) {
-    // SAFETY: what `pools` handed out; SPDK calls once, on the app thread.
+    // SAFETY: the argument of a `call::<Counters>`; SPDK calls once, on the app thread.
     let promise = unsafe { Promise::<[Pool; 2]>::from_raw(argument) };
     let none = sys::opi_iobuf_state {
         buffer_bytes: 0,

@@ -94,7 +94,7 @@ impl Host {
     async fn end(self) -> c_int {
         let code = self.ended.await.unwrap_or(1);
         // It has said its last word: this waits for the system to end it.
-        let _ = self.thread.join();
+        let _ = tokio::task::spawn_blocking(|| self.thread.join()).await;
         code
     }
 }

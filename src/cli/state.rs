@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use zeroize::Zeroizing;
 
 use crate::preflight::lock_state_dir;
+use crate::private_memory::keep_out_of_dumps;
 use crate::state::{Disk, Entry, StateKey, Store, export};
 
 /// Most bytes of an export that is imported.
@@ -65,6 +66,7 @@ struct Place {
 /// # Errors
 /// One line for the operator.
 pub fn run(args: Args) -> Result<ExitCode, String> {
+    keep_out_of_dumps()?;
     match args.command {
         Command::Export {
             place,

@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -24,6 +25,9 @@ const CAPACITY: usize = 8192;
 
 /// How often lines that were lost are told of.
 const TELL: Duration = Duration::from_secs(10);
+
+/// Panics since the start.
+static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// The way to the thread, once there is one.
 static THREAD: OnceLock<NonBlocking> = OnceLock::new();
@@ -71,13 +75,21 @@ pub fn written_by_a_thread() {
         *GUARD.lock() = Some(guard);
     }
     // What panics must not wait for stderr either: it may be a reactor.
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    std::panic::set_hook(Box::new(|panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        tracing::error!("{panic}");
+    }));
 }
 
 /// Waits for the last lines, a second at most. What is logged after it is lost.
 pub fn finish() {
     let guard = GUARD.lock().take();
     drop(guard);
+}
+
+/// Panics of any thread since the start. Each is a bug that one call, one attempt or one monitor has paid for.
+pub(super) fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
 }
 
 /// Lines that found no place, since the start.

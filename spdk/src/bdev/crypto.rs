@@ -1,13 +1,13 @@
 //! Encrypted bdevs: AES-XTS over another bdev, block by block.
 
-use std::ffi::{CString, c_int};
+use std::ffi::CString;
 use std::fmt;
 
 use spdk_sys as sys;
 
 use super::stand_in::forget as forget_bdev;
-use super::{check_name, claimed, claimed_by, existing};
-use crate::completion::{call, on_status};
+use super::{REMOVAL_LIMIT, check_name, claimed, claimed_by, existing};
+use crate::completion::{Status, call_within};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
@@ -97,7 +97,7 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     if let Some(owner) = unsafe { claimed_by(bdev.as_ptr()) } {
         return Err(claimed(OPERATION, name, &owner));
     }
-    unregister(OPERATION, name).await
+    unregister(spdk, OPERATION, name).await
 }
 
 /// Has SPDK give up an encrypted bdev that went because its base did, and its key: it would
@@ -111,12 +111,12 @@ pub async fn forget(spdk: Spdk, name: &str) -> Result<(), Error> {
 }
 
 /// Unregisters a bdev of the crypto module, which gives up its name and its key.
-async fn unregister(operation: &'static str, name: &str) -> Result<(), Error> {
+async fn unregister(spdk: Spdk, operation: &'static str, name: &str) -> Result<(), Error> {
     let c_name = cstr("bdev name", name)?;
-    let status = call::<c_int>(operation, |argument| {
-        // SAFETY: on the app thread; SPDK copies the name; `on_status` takes the
+    let status = call_within::<Status>(spdk, REMOVAL_LIMIT, operation, |callback, argument| {
+        // SAFETY: on the app thread; SPDK copies the name; the callback takes the
         // argument back, once.
-        unsafe { sys::opi_bdev_crypto_delete(c_name.as_ptr(), Some(on_status), argument) };
+        unsafe { sys::opi_bdev_crypto_delete(c_name.as_ptr(), callback, argument) };
         0
     })
     .await?;

@@ -1,11 +1,9 @@
 //! Delay bdevs: what another bdev answers, later.
 
-use std::ffi::c_int;
-
 use spdk_sys as sys;
 
-use super::{check_name, claimed, claimed_by, existing, lookup, stand_in};
-use crate::completion::{call, on_status};
+use super::{REMOVAL_LIMIT, check_name, claimed, claimed_by, existing, lookup, stand_in};
+use crate::completion::{Status, call_within};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
@@ -110,9 +108,9 @@ async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
         return Err(claimed(OPERATION, name, &owner));
     }
     let c_name = cstr("bdev name", name)?;
-    let status = call::<c_int>(OPERATION, |argument| {
-        // SAFETY: on the app thread; SPDK copies the name; `on_status` takes the argument back, once.
-        unsafe { sys::opi_bdev_delay_delete(c_name.as_ptr(), Some(on_status), argument) };
+    let status = call_within::<Status>(spdk, REMOVAL_LIMIT, OPERATION, |callback, argument| {
+        // SAFETY: on the app thread; SPDK copies the name; the callback takes the argument back, once.
+        unsafe { sys::opi_bdev_delay_delete(c_name.as_ptr(), callback, argument) };
         0
     })
     .await?;

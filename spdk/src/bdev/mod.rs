@@ -20,12 +20,12 @@ mod stand_in;
 mod stats;
 mod survey;
 
-use std::ffi::c_int;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use spdk_sys as sys;
 
-use crate::completion::{call, on_status};
+use crate::completion::{Status, call_within};
 use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
@@ -121,10 +121,13 @@ pub fn names(_: Spdk) -> Vec<String> {
     names
 }
 
+/// How long the removal of a bdev is waited for; the reactors, which end its channels, need a fraction of it.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(5);
+
 /// Removes a malloc, null or aio bdev and returns when it is gone.
 ///
 /// ENODEV if there is none of that name, EBUSY if a module claims it, EINVAL if
-/// it is of a kind that is removed otherwise.
+/// it is of a kind that is removed otherwise, ETIMEDOUT if it has not gone in time.
 pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "delete bdev";
     let bdev = existing(spdk, OPERATION, name)?.as_ptr();
@@ -138,9 +141,9 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     if let Some(owner) = unsafe { claimed_by(bdev) } {
         return Err(claimed(OPERATION, name, &owner));
     }
-    let status = call::<c_int>(OPERATION, |argument| {
+    let status = call_within::<Status>(spdk, REMOVAL_LIMIT, OPERATION, |callback, argument| {
         // SAFETY: as above; the callback takes the argument back, once.
-        unsafe { sys::opi_bdev_unregister(bdev, Some(on_status), argument) };
+        unsafe { sys::opi_bdev_unregister(bdev, callback, argument) };
         0
     })
     .await?;

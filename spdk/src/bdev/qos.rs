@@ -1,11 +1,11 @@
 //! Rate limits of a bdev, which may change while I/O runs.
 
-use std::ffi::c_int;
+use std::time::Duration;
 
 use spdk_sys as sys;
 
 use super::{existing, names};
-use crate::completion::{call, on_status};
+use crate::completion::{Status, call_within};
 use crate::error::{Error, check};
 use crate::log;
 use crate::runtime::Spdk;
@@ -30,7 +30,7 @@ pub const IOPS_STEP: u64 = 1000;
 ///
 /// ENODEV if there is none of that name, EINVAL for an I/O rate off [`IOPS_STEP`]
 /// or a bandwidth that does not fit 64 bits of bytes, EAGAIN if another change is
-/// under way.
+/// under way, ETIMEDOUT if SPDK has not applied them in time.
 pub async fn set(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
     const OPERATION: &str = "set rate limits";
     let Limits {
@@ -74,17 +74,12 @@ pub async fn set(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
     ] {
         by_type[index as usize] = limit;
     }
-    let status = call::<c_int>(OPERATION, |argument| {
+    let status = call_within::<Status>(spdk, CHANGE_LIMIT, OPERATION, |callback, argument| {
         // SAFETY: on the app thread, the bdev just found; the array has an entry
-        // for each type and is read before the call returns; `on_status` takes
+        // for each type and is read before the call returns; the callback takes
         // the argument back, once.
         unsafe {
-            sys::opi_bdev_set_qos_limits(
-                bdev.as_ptr(),
-                by_type.as_mut_ptr(),
-                Some(on_status),
-                argument,
-            );
+            sys::opi_bdev_set_qos_limits(bdev.as_ptr(), by_type.as_mut_ptr(), callback, argument);
         }
         0
     })
@@ -121,5 +116,8 @@ pub(crate) async fn lift_all(spdk: Spdk) {
         }
     }
 }
+
+/// How long a change of limits is waited for: it goes through the reactors once.
+const CHANGE_LIMIT: Duration = Duration::from_secs(5);
 
 const TYPES: usize = sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_NUM_RATE_LIMIT_TYPES as usize;

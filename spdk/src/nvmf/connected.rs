@@ -5,8 +5,8 @@ use std::ffi::{c_int, c_void};
 
 use spdk_sys as sys;
 
-use super::{check_status, find, target};
-use crate::completion::{Promise, call, completion, on_status};
+use super::{DISCONNECT_LIMIT, check_status, find, target};
+use crate::completion::{Promise, Status, call_within, completion};
 use crate::cstr::{cstr, read, string};
 use crate::error::{Error, check};
 use crate::locks::lock;
@@ -177,7 +177,8 @@ pub struct Which {
 /// Disconnects hosts: what they have in flight ends with the connection. Whoever may connects again by itself.
 ///
 /// # Errors
-/// ENODEV for an unknown subsystem, ENOENT if no host is meant.
+/// ENODEV for an unknown subsystem, ENOENT if no host is meant, ETIMEDOUT if I/O holds a connection up: it ends
+/// once that is over.
 pub async fn disconnect(spdk: Spdk, nqn: &str, which: &Which) -> Result<(), Error> {
     const OPERATION: &str = "disconnect host";
     let target = target(spdk, OPERATION)?.as_ptr();
@@ -185,19 +186,12 @@ pub async fn disconnect(spdk: Spdk, nqn: &str, which: &Which) -> Result<(), Erro
     let host = host.map(|host| cstr("host NQN", host)).transpose()?;
     let controller = which.controller_id.map_or(-1, i32::from);
     let subsystem = find(spdk, OPERATION, nqn)?.as_ptr();
-    let status = call::<c_int>(OPERATION, |argument| {
+    let status = call_within::<Status>(spdk, DISCONNECT_LIMIT, OPERATION, |callback, argument| {
         let host = host.as_ref().map_or(std::ptr::null(), |host| host.as_ptr());
         // SAFETY: on the app thread, the subsystem found without an await since, and only compared with later;
-        // SPDK's side copies the string; `on_status` takes the argument back, once.
+        // SPDK's side copies the string; the callback takes the argument back, once.
         unsafe {
-            sys::opi_nvmf_disconnect_hosts(
-                target,
-                subsystem,
-                host,
-                controller,
-                Some(on_status),
-                argument,
-            );
+            sys::opi_nvmf_disconnect_hosts(target, subsystem, host, controller, callback, argument);
         }
         0
     })

@@ -8,7 +8,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::c_int;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -16,7 +15,7 @@ use spdk_sys as sys;
 
 use super::pause::paused;
 use super::{Subsystem, Transport, check_status, find, lookup, target};
-use crate::completion::{call, completion, on_status};
+use crate::completion::{Status, begin, call};
 use crate::cstr::{read, string};
 use crate::error::Error;
 use crate::runtime::Spdk;
@@ -167,20 +166,15 @@ pub async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Resu
             bind(&address, &name, secure);
             Ok(())
         });
-        let bound = listening.map(|()| {
-            let (promise, pending) = completion::<c_int>();
-            // SAFETY: on the app thread, the subsystem paused; SPDK copies the id;
-            // `on_status` takes the argument back, once.
-            unsafe {
-                sys::opi_nvmf_add_listener(
-                    subsystem.as_ptr(),
-                    &id,
-                    secure,
-                    Some(on_status),
-                    promise.into_raw(),
-                );
-            }
-            pending
+        let bound = listening.and_then(|()| {
+            begin::<Status>(OPERATION, |callback, argument| {
+                // SAFETY: on the app thread, the subsystem paused; SPDK copies the id;
+                // the callback takes the argument back, once.
+                unsafe {
+                    sys::opi_nvmf_add_listener(subsystem.as_ptr(), &id, secure, callback, argument);
+                }
+                0
+            })
         });
         async move {
             let status = bound?.await?;
@@ -285,9 +279,9 @@ pub async fn remove(spdk: Spdk, nqn: &str, address: &Address) -> Result<(), Erro
             check_status(OPERATION, rc).map_err(|error| {
                 error.with_detail(format!("the subsystem does not listen at {address}"))
             })?;
-            let stopped = call::<c_int>(OPERATION, |argument| {
+            let stopped = call::<Status>(OPERATION, |callback, argument| {
                 // SAFETY: on the app thread; the subsystem is paused and its lock
-                // held, so it is still there; SPDK copies the id; `on_status`
+                // held, so it is still there; SPDK copies the id; the callback
                 // takes the argument back, once, unless the call is refused.
                 unsafe {
                     let transport = sys::spdk_nvmf_tgt_get_transport(
@@ -301,7 +295,7 @@ pub async fn remove(spdk: Spdk, nqn: &str, address: &Address) -> Result<(), Erro
                         transport,
                         &id,
                         subsystem.as_ptr(),
-                        Some(on_status),
+                        callback,
                         argument,
                     )
                 }

@@ -21,10 +21,11 @@ mod view;
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use spdk_sys as sys;
 
-use crate::completion::{Promise, call};
+use crate::completion::{Callback, Promise, call};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
@@ -63,6 +64,9 @@ fn lookup(spdk: Spdk, operation: &'static str, nqn: &str) -> Result<Option<Subsy
     }))
 }
 
+/// How long the end of connections is waited for: their I/O may hang in a device.
+const DISCONNECT_LIMIT: Duration = Duration::from_secs(5);
+
 type StateChange = unsafe extern "C" fn(
     *mut sys::spdk_nvmf_subsystem,
     sys::spdk_nvmf_subsystem_state_change_done,
@@ -75,10 +79,10 @@ async fn change_state(
     subsystem: Subsystem,
     change: StateChange,
 ) -> Result<(), Error> {
-    let status = call::<c_int>(operation, |argument| {
+    let status = call::<StateChanged>(operation, |callback, argument| {
         // SAFETY: on the app thread, with a subsystem that the caller has just
-        // found; `on_state` takes the argument back, once.
-        unsafe { change(subsystem.as_ptr(), Some(on_state), argument) }
+        // found; the callback takes the argument back, once.
+        unsafe { change(subsystem.as_ptr(), callback, argument) }
     })
     .await?;
     check_status(operation, status)
@@ -92,11 +96,21 @@ fn check_status(operation: &'static str, status: c_int) -> Result<(), Error> {
     }
 }
 
+/// The callback of a change of a subsystem's state.
+struct StateChanged;
+
+// SAFETY: `on_state` takes the argument back once.
+unsafe impl Callback for StateChanged {
+    type Report = c_int;
+    type Function = sys::spdk_nvmf_subsystem_state_change_done;
+    const FUNCTION: Self::Function = Some(on_state);
+}
+
 unsafe extern "C" fn on_state(
     _: *mut sys::spdk_nvmf_subsystem,
     argument: *mut c_void,
     status: c_int,
 ) {
-    // SAFETY: what `change_state` handed out; SPDK calls once, on this thread.
+    // SAFETY: the argument of a `call::<StateChanged>`; SPDK calls once, on this thread.
     unsafe { Promise::<c_int>::from_raw(argument) }.complete(status);
 }

@@ -15,6 +15,7 @@ use super::pause::paused;
 use super::{Subsystem, check_status, host, namespace};
 use crate::cstr::cstr;
 use crate::error::Error;
+use crate::log;
 use crate::runtime::Spdk;
 
 /// All namespaces, to a pause: SPDK_NVME_GLOBAL_NS_TAG.
@@ -83,7 +84,9 @@ pub(super) async fn show(spdk: Spdk, nqn: &str, host: &str, shown: View) -> Resu
 pub(super) async fn hide(spdk: Spdk, nqn: &str, host: &str) {
     set(nqn, host, View::All);
     if let Err(error) = settle(spdk, nqn, host, false).await {
-        tracing::warn!(subsystem = nqn, host, %error, "its namespaces still have the host on their lists");
+        let what =
+            format!("namespaces of {nqn:?} still have host {host:?} on their lists: {error}");
+        log::note(sys::spdk_log_level_SPDK_LOG_WARN, what);
     }
 }
 

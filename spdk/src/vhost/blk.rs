@@ -18,6 +18,7 @@ use spdk_sys as sys;
 use super::core::{self, Bdev, Device, Notifier, Opened, Owner};
 use super::{check_bdev, check_name};
 use crate::error::Error;
+use crate::log;
 use crate::runtime::Spdk;
 use spdk_control::executor::spawn_local;
 
@@ -194,9 +195,9 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     match rest {
         None => opened.close().await,
         Some(rest) => {
-            tracing::warn!(
-                device = name,
-                "requests of a removed device are still outstanding"
+            log::note(
+                sys::spdk_log_level_SPDK_LOG_WARN,
+                format!("requests of the removed device {name:?} are still outstanding"),
             );
             spawn_local(async move {
                 // Ready when its control thread has ended.

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::Mutex;
 use spdk_gate::vhost_user::message::CONFIG_SPACE;
 use spdk_gate::vhost_user::scsi::{FIXED_QUEUES, TARGETS, configure, feature};
+use spdk_sys as sys;
 
 use self::disk::{Disk, Opened};
 use self::io::ScsiIo;
@@ -23,6 +24,7 @@ use super::core::{self, Device};
 use super::{CHANGE_LIMIT, check_name};
 use crate::deadline::within;
 use crate::error::Error;
+use crate::log;
 use crate::runtime::Spdk;
 use spdk_control::executor::spawn_local;
 
@@ -185,9 +187,9 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
         .filter_map(|target| controller.take(target))
         .collect();
     if let Some(rest) = rest {
-        tracing::warn!(
-            device = name,
-            "requests of a removed device are still outstanding"
+        log::note(
+            sys::spdk_log_level_SPDK_LOG_WARN,
+            format!("requests of the removed device {name:?} are still outstanding"),
         );
         spawn_local(async move {
             // Ready when its control thread has ended.

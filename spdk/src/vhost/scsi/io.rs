@@ -19,6 +19,7 @@ use spdk_sys as sys;
 use super::attached::{Attached, Target};
 use super::parts::{as_iovecs, ranges, trim, zero};
 use super::{Disks, Scsi};
+use crate::log;
 use crate::vhost::core::{Io, Queues, Request};
 
 /// Events that wait for a driver's buffers; more are forgotten, as it then has to look at all anyway.
@@ -108,9 +109,11 @@ impl ScsiIo {
             }
             let Some(disk) = disk else { continue };
             if disk.needs_dma && self.device.ordinary_memory.load(Ordering::Acquire) {
-                tracing::warn!(
-                    target = number,
-                    "a disk is not shown: its device needs guest memory on huge pages"
+                log::note(
+                    sys::spdk_log_level_SPDK_LOG_WARN,
+                    format!(
+                        "the disk of target {number} is not shown: its device needs guest memory on huge pages"
+                    ),
                 );
                 continue;
             }
