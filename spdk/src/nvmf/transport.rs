@@ -1,4 +1,4 @@
-//! Transports of the target: what hosts can reach it over.
+//! Transports over which hosts reach the target.
 
 use std::ffi::{CStr, c_int, c_void};
 
@@ -14,9 +14,9 @@ use crate::transport_id::Kind;
 /// A transport of the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// NVMe/TCP, with TLS where a listener asks for it.
+    /// NVMe/TCP, with TLS at listeners that require it.
     Tcp,
-    /// An emulated PCIe controller behind a UNIX socket. Not without hugepages.
+    /// An emulated PCIe controller behind a UNIX socket. Requires hugepages.
     VfioUser,
 }
 
@@ -29,16 +29,16 @@ impl Transport {
     }
 }
 
-/// Whether the target has the transport.
+/// Returns whether the target has the transport.
 pub fn exists(spdk: Spdk, transport: Transport) -> Result<bool, Error> {
     let target = target(spdk, "look up transport")?;
-    // SAFETY: on the app thread; the target lives until SPDK stops.
+    // SAFETY: runs on the app thread; the target lives until SPDK stops.
     let found =
         unsafe { sys::spdk_nvmf_tgt_get_transport(target.as_ptr(), transport.name().as_ptr()) };
     Ok(!found.is_null())
 }
 
-/// Gives the target a transport, with SPDK's default options. EEXIST if it has it.
+/// Adds a transport to the target, with SPDK's default options. EEXIST if the target has it.
 pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
     const OPERATION: &str = "create transport";
     if exists(spdk, transport)? {
@@ -47,7 +47,7 @@ pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
     super::comings::open();
     super::refusals::open();
     if transport == Transport::Tcp {
-        // SAFETY: on the app thread; no arguments.
+        // SAFETY: runs on the app thread; takes no arguments.
         let rc = unsafe { sys::opi_sock_disable_ssl_tickets() };
         if rc != 0 {
             log::note(
@@ -60,8 +60,8 @@ pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
         }
     }
     let made = call::<Made>(OPERATION, |argument| {
-        // SAFETY: on the app thread; the name is static; `on_made` takes the
-        // argument back, once, unless the call is refused.
+        // SAFETY: runs on the app thread; the name is static; `on_made` takes the argument back, once, unless the
+        // call is refused.
         let rc = unsafe {
             sys::opi_nvmf_transport_create(transport.name().as_ptr(), Some(on_made), argument)
         };
@@ -75,7 +75,8 @@ pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
     }
     let target = target(spdk, OPERATION)?;
     let status = call::<c_int>(OPERATION, |argument| {
-        // SAFETY: as above; the transport is new and nobody else has it.
+        // SAFETY: runs on the app thread; the transport is new and not shared; `on_status` takes the argument back,
+        // once.
         unsafe {
             sys::spdk_nvmf_tgt_add_transport(target.as_ptr(), made.0, Some(on_status), argument);
         }
@@ -86,18 +87,19 @@ pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
         return Ok(());
     };
     call::<c_int>(OPERATION, |argument| {
-        // SAFETY: the target did not take the transport, so it is ours to destroy.
+        // SAFETY: the target refused the transport, so it is still owned here; `on_destroyed` takes the argument
+        // back, once.
         unsafe { sys::spdk_nvmf_transport_destroy(made.0, Some(on_destroyed), argument) }
     })
     .await?;
     Err(error.with_detail(format!("{transport:?}")))
 }
 
-/// A transport that no target has yet.
+/// A transport that no target owns yet.
 struct Made(*mut sys::spdk_nvmf_transport);
 
 unsafe extern "C" fn on_made(argument: *mut c_void, transport: *mut sys::spdk_nvmf_transport) {
-    // SAFETY: what `create` handed out; SPDK calls once, on this thread.
+    // SAFETY: `argument` is the one that `create` passed; SPDK calls back once, on this thread.
     unsafe { Promise::<Made>::from_raw(argument) }.complete(Made(transport));
 }
 
