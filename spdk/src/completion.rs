@@ -1,4 +1,4 @@
-//! SPDK's operations that report through a callback, as futures.
+//! SPDK operations that report through a callback, as futures.
 
 use std::ffi::{c_int, c_void};
 
@@ -15,10 +15,10 @@ impl From<Abandoned> for Error {
     }
 }
 
-/// Starts a C operation that reports through a callback, and awaits the report.
+/// Starts a C operation that reports through a callback, and awaits its result.
 ///
-/// `start` gets the callback argument. If it returns non-zero the operation has
-/// not begun, no callback will come, and that errno is the result.
+/// `start` is given the callback argument. If it returns non-zero, the operation has not begun, no callback follows,
+/// and that errno is the result.
 pub(crate) async fn call<T: 'static>(
     operation: &'static str,
     start: impl FnOnce(*mut c_void) -> c_int,
@@ -27,20 +27,21 @@ pub(crate) async fn call<T: 'static>(
     let raw = promise.into_raw();
     let rc = start(raw);
     if rc != 0 {
-        // SAFETY: `raw` was made above, and C, having refused, forgot it.
+        // SAFETY: `raw` comes from `into_raw` above. C refused the call, so it does not use `raw` any more, and
+        // this is the only place that takes it back.
         drop(unsafe { Promise::<T>::from_raw(raw) });
         return Err(Error::new(operation, rc));
     }
     Ok(pending.await?)
 }
 
-/// The C callback of operations that report a bare status.
+/// The C callback of operations that report only a status.
 ///
 /// # Safety
-/// C calls it with the argument that [`call::<c_int>`] handed out, once, on the
-/// app thread.
+/// C calls it once, on the app thread, with the argument that [`call::<c_int>`] passed to `start`.
 pub(crate) unsafe extern "C" fn on_status(argument: *mut c_void, status: c_int) {
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract `argument` comes from `into_raw` of a `Promise<c_int>` on this thread, and
+    // has not been taken back.
     unsafe { Promise::<c_int>::from_raw(argument) }.complete(status);
 }
 
@@ -75,14 +76,14 @@ mod tests {
             }));
             assert!(poll(future).is_pending());
         }
-        // SAFETY: the argument that `call` handed out, used for the first time.
+        // SAFETY: the argument that `call` passed to `start`, taken back here for the first time.
         unsafe { on_status(kept.get(), 0) };
     }
 
     #[test]
     fn a_callback_before_the_first_poll_is_not_lost() {
         let future = std::pin::pin!(call::<c_int>("at once", |raw| {
-            // SAFETY: the argument that `call` handed out, used once.
+            // SAFETY: the argument that `call` passed to `start`, taken back once.
             unsafe { on_status(raw, 7) };
             0
         }));
