@@ -1,4 +1,4 @@
-//! SPDK's operations that report through a callback, as futures.
+//! SPDK operations that report through a callback, as futures.
 
 use std::ffi::{c_int, c_void};
 use std::time::Duration;
@@ -121,7 +121,7 @@ mod tests {
             }));
             assert!(poll(future).is_pending());
         }
-        // SAFETY: the argument that `call` handed out, used for the first time.
+        // SAFETY: the argument that `call` passed to `start`, taken back here for the first time.
         unsafe { on_status(kept.get(), 0) };
     }
 

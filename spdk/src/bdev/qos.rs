@@ -1,4 +1,4 @@
-//! Rate limits of a bdev, which may change while I/O runs.
+//! Rate limits (QoS) of a bdev, which may be changed while I/O runs.
 
 use std::time::Duration;
 
@@ -10,23 +10,23 @@ use crate::error::{Error, check};
 use crate::log;
 use crate::runtime::Spdk;
 
-/// What a bdev may do at most; 0 is no limit.
+/// Rate limits; 0 is unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Reads and writes together, I/Os a second, in steps of 1000.
+    /// Reads and writes combined, in I/Os per second, a multiple of 1000.
     pub rw_iops: u64,
-    /// Reads and writes together, MiB a second.
+    /// Reads and writes combined, in MiB/s.
     pub rw_mib: u64,
-    /// Reads, MiB a second.
+    /// Reads, in MiB/s.
     pub read_mib: u64,
-    /// Writes, MiB a second.
+    /// Writes, in MiB/s.
     pub write_mib: u64,
 }
 
-/// SPDK enforces I/O rates in such steps.
+/// SPDK's granularity of I/O rates, in I/Os per second.
 pub const IOPS_STEP: u64 = 1000;
 
-/// Gives a bdev these limits in place of those that it has.
+/// Replaces the rate limits of a bdev.
 ///
 /// ENODEV if there is none of that name, EINVAL for an I/O rate off [`IOPS_STEP`]
 /// or a bandwidth that does not fit 64 bits of bytes, EAGAIN if another change is
@@ -87,11 +87,12 @@ pub async fn set(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
     check(OPERATION, status).map_err(|error| error.with_detail(format!("{name:?}")))
 }
 
-/// The limits that a bdev has. ENODEV if there is none of that name.
+/// Returns the rate limits of a bdev. ENODEV if there is no bdev of that name.
 pub fn get(spdk: Spdk, name: &str) -> Result<Limits, Error> {
     let bdev = existing(spdk, "look up rate limits", name)?;
     let mut by_type = [0; TYPES];
-    // SAFETY: on the app thread, the bdev just found; the array has an entry for each type.
+    // SAFETY: runs on the app thread; the bdev was found without an await since; the array has an entry for each
+    // type.
     unsafe { sys::spdk_bdev_get_qos_rate_limits(bdev.as_ptr(), by_type.as_mut_ptr()) };
     let limit = |index: sys::spdk_bdev_qos_rate_limit_type| by_type[index as usize];
     Ok(Limits {
@@ -102,13 +103,13 @@ pub fn get(spdk: Spdk, name: &str) -> Result<Limits, Error> {
     })
 }
 
-/// Takes all limits off: the process stops, and I/O in flight is to end before.
+/// Removes all rate limits during teardown, so that I/O in flight completes before SPDK stops.
 pub(crate) async fn lift_all(spdk: Spdk) {
     for name in names(spdk) {
         let none = Limits::default();
         let is_limited = get(spdk, &name).is_ok_and(|limits| limits != none);
         if is_limited && let Err(error) = set(spdk, &name, none).await {
-            // The stop has a time limit of its own.
+            // Not retried: the stop has its own timeout.
             log::note(
                 sys::spdk_log_level_SPDK_LOG_WARN,
                 format!("bdev {name:?} keeps its rate limits: {error}"),

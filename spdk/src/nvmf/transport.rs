@@ -1,4 +1,4 @@
-//! Transports of the target: what hosts can reach it over.
+//! Transports over which hosts reach the target.
 
 use std::ffi::{CStr, c_void};
 
@@ -14,9 +14,9 @@ use crate::transport_id::Kind;
 /// A transport of the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// NVMe/TCP, with TLS where a listener asks for it.
+    /// NVMe/TCP, with TLS at listeners that require it.
     Tcp,
-    /// An emulated PCIe controller behind a UNIX socket. Not without hugepages.
+    /// An emulated PCIe controller behind a UNIX socket. Requires hugepages.
     VfioUser,
 }
 
@@ -29,16 +29,16 @@ impl Transport {
     }
 }
 
-/// Whether the target has the transport.
+/// Returns whether the target has the transport.
 pub fn exists(spdk: Spdk, transport: Transport) -> Result<bool, Error> {
     let target = target(spdk, "look up transport")?;
-    // SAFETY: on the app thread; the target lives until SPDK stops.
+    // SAFETY: runs on the app thread; the target lives until SPDK stops.
     let found =
         unsafe { sys::spdk_nvmf_tgt_get_transport(target.as_ptr(), transport.name().as_ptr()) };
     Ok(!found.is_null())
 }
 
-/// Gives the target a transport, with SPDK's default options. EEXIST if it has it.
+/// Adds a transport to the target, with SPDK's default options. EEXIST if the target has it.
 pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
     const OPERATION: &str = "create transport";
     if exists(spdk, transport)? {
@@ -47,7 +47,7 @@ pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
     super::comings::open();
     super::refusals::open();
     if transport == Transport::Tcp {
-        // SAFETY: on the app thread; no arguments.
+        // SAFETY: runs on the app thread; takes no arguments.
         let rc = unsafe { sys::opi_sock_disable_ssl_tickets() };
         if rc != 0 {
             log::note(
@@ -93,7 +93,7 @@ pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
     Err(error.with_detail(format!("{transport:?}")))
 }
 
-/// A transport that no target has yet.
+/// A transport that no target owns yet.
 struct Made(*mut sys::spdk_nvmf_transport);
 
 /// The callback of a transport's creation.
