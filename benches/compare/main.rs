@@ -1,4 +1,4 @@
-//! What the figures in README come from: opi-spdk beside SPDK's own target, and beside a gRPC server
+//! What the figures in docs/performance.md come from: opi-spdk beside SPDK's own target, and beside a gRPC server
 //! that does nothing. `scripts/bench.sh --help` tells how to run it.
 //!
 //! ```text

@@ -1,4 +1,4 @@
-//! The results: raw as JSON, and as Markdown tables for the README.
+//! The results: raw as JSON, and as Markdown tables for docs/performance.md.
 
 use std::fmt::Write;
 
