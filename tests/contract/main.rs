@@ -1,7 +1,6 @@
-//! The contract of the API: what holds for every kind of resource, tried on each of them.
+//! The API's contract: rules that hold for every resource kind, tested on each of them.
 //!
-//! One target serves all tests; each test works under names of its own, beside the others. A test is
-//! named `Kind::what it proves`.
+//! One target serves all tests concurrently; each test uses its own IDs. A test is named `Kind::rule`.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -21,21 +20,21 @@ use common::kinds::{self, IMPLEMENTED, Kind, Lab, Place};
 use common::{Client, Options, Resource, Target};
 use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 
-/// One test of the contract.
+/// One rule of the contract.
 pub struct Rule {
-    /// The sentence that it proves.
+    /// The rule in words: the function's name.
     pub name: &'static str,
     run: fn(&Place) -> Pin<Box<dyn Future<Output = ()> + '_>>,
 }
 
-/// A rule of the name of its function, `_` as spaces.
+/// Builds the rules from their functions; a rule has the name of its function.
 macro_rules! rules {
     ($($module:ident::$name:ident),* $(,)?) => {
         &[$(Rule { name: stringify!($name), run: |place| Box::pin($module::$name(place)) }),*]
     };
 }
 
-/// Hold for every kind.
+/// The rules that hold for every kind.
 const RULES: &[Rule] = rules![
     create::create_answers_what_was_set_and_the_name,
     create::get_and_list_agree_with_create,
@@ -156,10 +155,10 @@ async fn hold(lab: Lab, kind: &'static Kind, rule: &Rule, tag: String) {
 async fn connect(target: SocketAddr) -> Client {
     Client::connect(target)
         .await
-        .expect("the target takes connections")
+        .expect("the target accepts connections")
 }
 
-/// All tests passed and cleaned up after themselves: so must the target have.
+/// Asserts that the target has no objects left: all tests passed and deleted theirs.
 async fn check_nothing_left(target: &Target) {
     let client = target.client().await;
     for kind in IMPLEMENTED {
@@ -170,7 +169,7 @@ async fn check_nothing_left(target: &Target) {
         let left = Resource::new(&client, message).names("").await;
         assert!(
             left.is_empty(),
-            "{message} that nobody made or all deleted: {left:?}"
+            "{message} objects left after all tests: {left:?}"
         );
     }
 }

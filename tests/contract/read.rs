@@ -1,4 +1,4 @@
-//! Get (AIP-131), List (AIP-132, AIP-158), Stats, and the forms of names.
+//! Get (AIP-131), List (AIP-132, AIP-158), Stats, and the forms of resource names.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use tonic::Code;
 use crate::common::{Client, Resource, expect_invalid, name_of, unique};
 use crate::kinds::Place;
 
-/// The verbs that take nothing but a name.
+/// The verbs whose request is only a name.
 const BY_NAME: [&str; 3] = ["Get", "Stats", "Delete"];
 
 pub async fn what_is_not_there_is_not_found(place: &Place) {
@@ -61,7 +61,10 @@ pub async fn an_object_is_found_by_every_form_of_its_name(place: &Place) {
             "{form}"
         );
         resource.deleted(&form).await;
-        let gone = resource.get(&name).await.expect_err("it was deleted");
+        let gone = resource
+            .get(&name)
+            .await
+            .expect_err("the object was deleted");
         assert_eq!(gone.code(), Code::NotFound);
         place.make(0).await;
     }
@@ -84,7 +87,8 @@ pub async fn pages_survive_inserts_and_deletes(place: &Place) {
         place.make(n).await;
     }
     let name = |n| place.name(&place.id(n));
-    // Between the pages the place itself, one before and one after it go, and others come.
+    // Between two pages, delete the last listed object, its predecessor and its successor, and create
+    // others.
     let all = walk(place, 1, async |last: &str| {
         if last == name(2) {
             for n in [1, 2, 4] {
@@ -101,7 +105,8 @@ pub async fn pages_survive_inserts_and_deletes(place: &Place) {
     assert_eq!(mine, [0, 1, 2, 3, 5, 8].map(name));
 }
 
-/// The names on all pages of this size; after each page its last name is shown to `between`.
+/// Lists all pages of this size and returns the names; `between` is called after each page with the last
+/// name.
 async fn walk(place: &Place, size: i64, mut between: impl AsyncFnMut(&str)) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut token = String::new();
@@ -114,14 +119,14 @@ async fn walk(place: &Place, size: i64, mut between: impl AsyncFnMut(&str)) -> V
         );
         assert!(
             next.is_empty() || !items.is_empty(),
-            "an empty page leads on"
+            "an empty page has a next_page_token"
         );
         names.extend(items.iter().map(name_of));
         assert!(names.is_sorted(), "{names:?}");
         if next.is_empty() {
             return names;
         }
-        assert_ne!(next, token, "the page leads to itself");
+        assert_ne!(next, token, "next_page_token is the token of the same page");
         token = next;
         if let Some(last) = names.last() {
             between(last).await;
@@ -164,7 +169,7 @@ pub async fn list_needs_its_parent_and_only_a_nested_kind_has_one(place: &Place)
     let method = place.resource.method("List");
     let client = &place.resource.client;
     if !place.resource.nested {
-        // `list_request` gives flat kinds that have the field a parent that means nothing.
+        // `list_request` sets the parent field of flat kinds, if there is one, to an arbitrary value.
         place.resource.page("", 1, "").await;
         client.ok(&method, json!({ "page_size": 1 })).await;
         return;
