@@ -1,4 +1,4 @@
-//! Requests that should do nothing.
+//! HTTP requests that must be rejected.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::{ANSWER, dial, exchange, status, with_proxy};
 
 const BODY: &str = r#"{"block_size": 512, "blocks_count": 64}"#;
 
-/// A create over HTTP/1.1 with these headers.
+/// An HTTP/1.1 create request with these headers.
 fn create(id: &str, headers: &str) -> Vec<u8> {
     let length = BODY.len();
     format!(
@@ -124,11 +124,12 @@ async fn what_is_encoded_in_a_path_is_no_separator() {
     assert_eq!(get("/v1/nullVolumes/a"), 200);
     assert_eq!(get("/v1/nullVolumes/a:stats"), 200);
     assert_eq!(get("/v1/nullVolumes%2Fa"), 404);
-    // An ID with a colon, which there cannot be.
+    // `a%3Astats` is the ID `a:stats`, which is invalid, not the custom method.
     assert_ne!(get("/v1/nullVolumes/a%3Astats"), 200);
 }
 
-/// A client that asks whether it should send 100 MB is told no before it does.
+/// A client that sends `Expect: 100-continue` with a 100 MB body gets the rejection before it sends the
+/// body.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_body_that_is_too_long_is_not_asked_for() {
     let target = Target::start().await;
@@ -162,7 +163,7 @@ async fn guesses_of_a_password_are_slow_few_and_logged() {
         "{answers:?}"
     );
     assert!(answers.contains(&429), "{answers:?}");
-    // Who leaves before the refusal is slowed down like the others.
+    // A client that disconnects before the response is throttled too.
     let begun = Instant::now();
     let given_up = (0..60).any(|_| {
         let mut guess = dial(address, Duration::from_millis(60));
@@ -170,7 +171,11 @@ async fn guesses_of_a_password_are_slow_few_and_logged() {
         let mut begin = [0; 12];
         guess.read_exact(&mut begin).is_ok() && &begin == b"HTTP/1.1 429"
     });
-    assert!(given_up, "{:?} of guesses at any speed", begun.elapsed());
+    assert!(
+        given_up,
+        "60 guesses in {:?} without a 429",
+        begun.elapsed()
+    );
     let log = target.log();
     let told = log
         .lines()
@@ -203,10 +208,10 @@ async fn a_message_that_cannot_be_decoded_is_an_invalid_argument() {
     let target = Target::start().await;
     let client = target.client().await;
     let path = "/opi_api.storage.v1.NullVolumeService/CreateNullVolume";
-    // A field of 127 bytes of which none comes; a wire type that there is not; text that is no UTF-8.
+    // A length of 127 without data; an unknown wire type; a string that is not UTF-8.
     for bytes in [&[0x12, 0x7f][..], &[0x0f], &[0x12, 0x02, 0xff, 0xfe]] {
         let answer = client.call_raw(path, Bytes::copy_from_slice(bytes)).await;
-        let status = answer.expect_err("it is no message");
+        let status = answer.expect_err("the message cannot be decoded");
         assert_eq!(
             status.code(),
             Code::InvalidArgument,
