@@ -1,10 +1,10 @@
-//! vhost-user: what a virtual machine's driver, or whoever may open a device's socket, can send, and
-//! that nobody else is harmed by it.
+//! vhost-user as an attack surface: what a guest's driver, or whoever can open a device's socket, can
+//! send.
 //!
-//! One target serves all attacks, one after the other, each on virtio-blk and on virtio-scsi where it
-//! fits. While an attack lasts another client's verified I/O goes on without a stall and a new client is
-//! served at another device. After it the program runs and answers, the attacked device serves its next
-//! client, and file descriptors, hugepages and memory are back. A test is named `device::what it proves`.
+//! One target serves all attacks, one after another, each on virtio-blk and virtio-scsi where
+//! applicable. During an attack, another client's verified I/O does not stall, and another device
+//! accepts a new client. After it, the program runs and answers calls, the attacked device accepts a new
+//! client, and file descriptors, hugepages and memory are released. A test is named `device::rule`.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -28,14 +28,14 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use parking_lot::Mutex;
 use vhost_user::Kind;
 
-/// What an attack keeps open until its effects have been looked at.
+/// What an attack keeps open until the invariants have been checked.
 type Held = Box<dyn Any>;
 
 /// One attack.
 struct Attack {
-    /// The sentence that it proves.
+    /// The rule in words: the function's name.
     name: &'static str,
-    /// Which devices it fits.
+    /// The kinds of devices that the attack applies to.
     kinds: &'static [Kind],
     run: fn(&mut Lab, Kind) -> Held,
 }
@@ -44,7 +44,7 @@ const BOTH: &[Kind] = &Kind::ALL;
 const BLK: &[Kind] = &[Kind::Blk];
 const SCSI: &[Kind] = &[Kind::Scsi];
 
-/// Attacks on these devices, each of the name of its function.
+/// Builds attacks on these kinds of devices; an attack has the name of its function.
 macro_rules! attacks {
     ($($kinds:ident $module:ident::$name:ident),* $(,)?) => {
         &[$(Attack {
@@ -106,7 +106,7 @@ fn main() -> ExitCode {
             let slot = Arc::clone(&slot);
             let name = format!("{kind:?}::{}", attack.name).to_lowercase();
             trials.push(trial(name, move || {
-                // One that failed has taken its lab along.
+                // A failing attack drops the lab: the next one starts a new one.
                 let mut lab = slot.lock().take().unwrap_or_else(Lab::start);
                 lab.attacked_by(*kind, attack.run);
                 *slot.lock() = Some(lab);
