@@ -1,4 +1,4 @@
-//! What a client of HTTP sees: answers, errors, methods, versions of HTTP.
+//! HTTP as a client sees it: responses, errors, methods, HTTP versions.
 
 use axum::body::Body;
 use axum::http::Request;
@@ -33,7 +33,10 @@ async fn http_answers_what_grpc_answers() {
     assert_eq!(status, 200, "{body}");
     let http: Json = serde_json::from_str(&body).unwrap();
     let memory = grpc.memory.unwrap();
-    assert!(memory.total_usable_bytes > 0, "procfs tells the memory");
+    assert!(
+        memory.total_usable_bytes > 0,
+        "the memory is read from procfs"
+    );
     let found = &http["memory"]["totalUsableBytes"];
     assert_eq!(*found, json!(memory.total_usable_bytes.to_string()));
     let threads = grpc.processor.unwrap().total_threads;
@@ -57,7 +60,8 @@ async fn http_answers_what_grpc_answers() {
     }
 }
 
-/// Over HTTP/2 an answer that comes before the end of its request is lost to curl: none does.
+/// curl loses an HTTP/2 response that arrives before the end of the request: the server must read the
+/// request first.
 #[tokio::test]
 async fn curl_gets_answers_to_what_is_not_read_over_http2() {
     let served = Served::start(Limits::default(), None).await;
@@ -101,7 +105,7 @@ async fn errors_have_their_status_and_body() {
         assert_eq!(found, status, "{request}{body}");
         let body: Json = serde_json::from_str(&body).unwrap();
         assert_eq!(body["code"], code, "{request}");
-        // tonic's router says nothing of a service that it does not have.
+        // tonic's router sends no message for an unknown service.
         assert!(status == 501 || !body["message"].as_str().unwrap().is_empty());
         assert!(body["details"].is_array());
     }
@@ -177,7 +181,7 @@ async fn a_client_that_says_how_long_it_waits_waits_no_longer() {
     }
 }
 
-/// Asks for the inventory.
+/// A request for the inventory.
 fn question(served: &Served) -> Request<Empty<Bytes>> {
     let uri = format!("http://{}{INVENTORY}", served.address);
     Request::get(uri).body(Empty::new()).unwrap()
@@ -194,7 +198,7 @@ async fn one_connection_serves_many_requests() {
         let answer = one.send_request(question(&served)).await.unwrap();
         assert_eq!(answer.status(), 200);
         answer.into_body().collect().await.unwrap();
-        one.ready().await.expect("the connection stays");
+        one.ready().await.expect("the connection is kept alive");
     }
 
     let (two, connection) = http2::handshake(TokioExecutor::new(), connect().await)
