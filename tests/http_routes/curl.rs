@@ -1,4 +1,4 @@
-//! curl, as operators of OPI's bridges type it.
+//! The curl commands that operators of OPI bridges use.
 
 use serde_json::{Value, json};
 
