@@ -1,5 +1,5 @@
-//! What bad input gets, volumes and texts: its own clear status with the field and the reason, and
-//! nothing half-made.
+//! Invalid input for volumes and strings: a specific status with the field and the reason, and no
+//! partially created objects.
 
 mod common;
 
@@ -91,7 +91,7 @@ async fn a_volume_beyond_the_memory_is_exhaustion_and_leaves_room_for_others() {
         let largest = message
             .split("SPDK's memory has ")
             .nth(1)
-            .expect("it is told");
+            .expect("the message has the largest size");
         let largest: u64 = largest
             .split(':')
             .next()
@@ -143,7 +143,7 @@ async fn files_that_cannot_be_a_volume_are_refused() {
 fn write(dir: &Path, name: &str, len: u64) -> String {
     let path = dir.join(name);
     let file = std::fs::File::create(&path).expect("the directory is writable");
-    file.set_len(len).expect("there is room");
+    file.set_len(len).expect("the file can be extended");
     path.display().to_string()
 }
 
@@ -168,7 +168,7 @@ async fn two_volumes_cannot_have_one_uuid() {
             .await;
         assert!(
             status.message().contains(&name_of(&first)),
-            "the owner is not named: {status}"
+            "the message does not name the owner: {status}"
         );
     }
     attempt.nothing_remains().await;
@@ -191,7 +191,7 @@ async fn volumes_of_all_kinds_share_one_space_of_names() {
     nulls.created("", "one", volume()).await;
 }
 
-/// A client gets its answer even when all that it sends is nonsense; the target lives on.
+/// Hostile strings are data: they get a regular error, and the target keeps running.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn text_that_is_hostile_is_data() {
     let target = Target::start().await;
@@ -209,7 +209,7 @@ async fn text_that_is_hostile_is_data() {
         nulls
             .refused("", text, volume(), Code::InvalidArgument)
             .await;
-        let status = nulls.get(text).await.expect_err("nobody has that name");
+        let status = nulls.get(text).await.expect_err("no object has that name");
         assert!(
             matches!(status.code(), Code::NotFound | Code::InvalidArgument),
             "{}",
@@ -222,7 +222,7 @@ async fn text_that_is_hostile_is_data() {
     .await;
 }
 
-/// What is wrong with a mask is said as soon as enough is: the rest would take memory and time.
+/// The check of a field mask stops after enough violations: reporting all would take memory and time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_mask_of_a_million_bad_paths_is_refused_at_once() {
     let target = Target::start().await;
@@ -245,7 +245,7 @@ async fn a_mask_of_a_million_bad_paths_is_refused_at_once() {
         let answer = client
             .call_raw(&path_of(&find_method("UpdateNullVolume")), bytes)
             .await;
-        expect_invalid(&answer.expect_err("no such path"), "update_mask");
+        expect_invalid(&answer.expect_err("the paths are invalid"), "update_mask");
         begin.elapsed()
     };
     let one = refused("nope", 1).await;

@@ -1,4 +1,4 @@
-//! The subcommands of the program itself, run as an operator does.
+//! The program's subcommands that need no running server.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -17,7 +17,7 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn the_doctor_looks_at_this_machine_without_spdk() {
-    // Whatever the machine lacks, the answer is whole, and the status goes with it.
+    // The report is complete whatever the machine lacks, and the exit status matches it.
     let out = program(&["doctor", "-o", "json", "--no-huge"], &[]);
     let answer: Value = serde_json::from_slice(&out.stdout).expect("JSON");
     assert_eq!(out.status.success(), answer["ok"] == true, "{answer}");
@@ -102,7 +102,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     let variables = [
         ("OPI_SPDK_GRPC_ADDR", "127.0.0.1:3"),
         ("OPI_SPDK_CONFIG", file),
-        // As compose files have it for what is not set.
+        // Compose files set unset variables to an empty string.
         ("OPI_SPDK_TLS", ""),
     ];
     let of = |args: &[&str]| {

@@ -1,4 +1,4 @@
-//! Who may connect to a subsystem, when that changes under those who are connected.
+//! Host access to a subsystem, changed while hosts are connected.
 
 mod common;
 
@@ -22,14 +22,16 @@ async fn a_host_that_may_no_longer_connect_is_disconnected_and_one_that_may_come
     if let Ok(report) = load.ended().await {
         assert!(report.contains("completed with error"), "{report}");
     }
-    stranger.identify().await.expect_err("it is kept out");
+    stranger.identify().await.expect_err("the host is rejected");
     let host = export.initiator().with_host(HOST);
-    host.verify(target.scratch(), 1).await.expect("it may");
+    host.verify(target.scratch(), 1)
+        .await
+        .expect("the allowed host can connect");
     export.remove().await;
     target.stop();
 }
 
-/// SPDK would keep every machine out, and say nothing to who made the controller.
+/// SPDK would reject every VM without an error for whoever created the controller.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_subsystem_for_one_host_has_no_pcie_controller_since_machines_have_no_nqn() {
     let target = Target::start_with(Options::hugepages()).await;
