@@ -1,4 +1,4 @@
-//! What the program is started with reaches SPDK.
+//! Start options that must reach SPDK.
 
 mod common;
 
@@ -14,7 +14,10 @@ async fn reactors_may_have_cores_that_the_process_was_not_started_on() {
     export.remove().await;
     let threads = format!("/proc/{}/task", target.pid().as_raw_nonzero());
     let mut allowed = std::collections::BTreeMap::new();
-    for thread in std::fs::read_dir(threads).expect("it runs").flatten() {
+    for thread in std::fs::read_dir(threads)
+        .expect("the target runs")
+        .flatten()
+    {
         let read = |file| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
         let status = read("status");
         let list = status
@@ -41,7 +44,7 @@ async fn pools_of_buffers_are_as_large_as_was_asked_for() {
     let config = rpc
         .call("framework_get_config", json!({ "name": "iobuf" }))
         .await;
-    let config = config.expect("it answers");
+    let config = config.expect("SPDK answers");
     let pools = &config[0]["params"];
     assert_eq!(
         (&pools["small_pool_count"], &pools["large_pool_count"]),
