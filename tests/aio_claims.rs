@@ -26,7 +26,7 @@ fn volume(path: impl AsRef<Path>) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_file_is_one_volumes_by_whichever_name_and_is_free_once_that_has_gone() {
+async fn a_file_backs_one_volume_by_any_path_and_is_released_on_delete() {
     let target = Target::start().await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "AioVolume");
@@ -58,7 +58,7 @@ async fn a_file_is_one_volumes_by_whichever_name_and_is_free_once_that_has_gone(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_file_or_device_that_somebody_else_uses_is_refused_with_his_name() {
+async fn a_file_or_device_in_use_is_rejected_naming_its_user() {
     let target = Target::start().await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "AioVolume");
@@ -114,7 +114,7 @@ async fn a_file_or_device_that_somebody_else_uses_is_refused_with_his_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_file_that_is_removed_or_replaced_takes_its_volume_offline_with_one_line_in_the_log() {
+async fn removing_or_replacing_a_file_takes_its_volume_offline_with_one_log_line() {
     let target = Target::start().await;
     let client = target.client().await;
     let path = target.scratch().join("disk");
@@ -165,7 +165,7 @@ async fn a_file_that_is_removed_or_replaced_takes_its_volume_offline_with_one_li
 }
 
 #[tokio::test]
-async fn an_update_that_changes_nothing_says_that_the_file_was_cut() {
+async fn a_no_op_update_reports_a_truncated_file() {
     let target = Target::start().await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "AioVolume");
@@ -191,7 +191,7 @@ async fn an_update_that_changes_nothing_says_that_the_file_was_cut() {
 }
 
 #[tokio::test]
-async fn what_linux_hosts_make_of_metadata_is_told_in_the_log() {
+async fn volumes_with_metadata_cause_a_warning_about_linux_hosts() {
     let target = Target::start().await;
     let client = target.client().await;
     let object = json!({ "block_size": 512, "blocks_count": 2048, "metadata_size": 8 });

@@ -26,7 +26,7 @@ fn file(path: &Path, bytes: u64) -> File {
 }
 
 #[tokio::test]
-async fn blocks_smaller_than_those_of_the_device_are_refused_by_name() {
+async fn a_block_size_below_the_devices_is_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "AioVolume");
@@ -47,7 +47,7 @@ async fn blocks_smaller_than_those_of_the_device_are_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_volume_whose_file_has_become_shorter_is_rebuilt_while_nobody_uses_it() {
+async fn an_unused_volume_with_a_truncated_file_is_rebuilt_by_an_update() {
     let target = Target::start().await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "AioVolume");
@@ -75,7 +75,7 @@ async fn a_volume_whose_file_has_become_shorter_is_rebuilt_while_nobody_uses_it(
 }
 
 #[tokio::test]
-async fn a_volume_that_a_failed_change_has_lost_says_so_and_is_made_by_the_next() {
+async fn a_volume_lost_by_a_failed_update_is_recreated_by_the_next() {
     let (options, socket) = Options::default().with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;

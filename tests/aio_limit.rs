@@ -57,7 +57,7 @@ impl Drop for Hog {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_namespace_for_which_the_system_has_no_context_is_refused_and_leaves_nothing_behind() {
+async fn a_namespace_beyond_aio_max_nr_is_rejected_without_leftovers() {
     const ROOM: u64 = 3;
     let target = Target::start().await;
     let client = target.client().await;

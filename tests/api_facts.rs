@@ -73,7 +73,7 @@ fn method_signatures_follow_the_verbs() {
 
 /// This project's kinds differ from the published ones in package, file and resource type.
 #[test]
-fn kinds_of_our_own_are_in_a_package_of_their_own() {
+fn kinds_of_this_project_are_in_a_separate_package() {
     let of = |file: &FileDescriptor| (file.package_name().to_owned(), file.name().to_owned());
     let files: Vec<_> = api::pool().files().map(|file| of(&file)).collect();
     let ours = files.iter().filter(|(package, _)| package == "opi_spdk.v1");

@@ -24,7 +24,7 @@ async fn app_thread(socket: &Path) -> (u64, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_app_thread_is_not_moved_and_configuration_goes_on() {
+async fn the_app_thread_stays_on_its_reactor() {
     let (mut options, socket) = Options::default().with_rpc();
     options.cores = Some("0,1");
     let target = Target::start_with(options).await;

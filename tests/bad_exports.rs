@@ -11,7 +11,7 @@ use serde_json::json;
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn names_that_break_the_rules_of_nqns_are_refused() {
+async fn invalid_nqns_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let resource = Resource::new(&client, "NvmeSubsystem");
@@ -61,7 +61,7 @@ async fn names_that_break_the_rules_of_nqns_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn other_fields_of_a_subsystem_have_their_rules_too() {
+async fn invalid_subsystem_fields_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let resource = Resource::new(&client, "NvmeSubsystem");
@@ -105,7 +105,7 @@ async fn other_fields_of_a_subsystem_have_their_rules_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn endpoints_that_cannot_be_are_refused() {
+async fn invalid_endpoints_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let parent = subsystem(&client, "sub", json!({})).await;
@@ -214,7 +214,7 @@ async fn endpoints_that_cannot_be_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn an_address_that_is_taken_or_not_ours_is_a_wrong_state() {
+async fn an_address_in_use_or_foreign_is_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let parent = subsystem(&client, "sub", json!({})).await;
@@ -257,7 +257,7 @@ async fn an_address_that_is_taken_or_not_ours_is_a_wrong_state() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn namespaces_that_cannot_be_are_refused() {
+async fn invalid_namespaces_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let parent = subsystem(&client, "sub", json!({ "max_namespaces": 4 })).await;
@@ -348,7 +348,7 @@ async fn namespaces_that_cannot_be_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_subsystem_that_is_full_says_so() {
+async fn namespaces_beyond_the_limit_are_resource_exhausted() {
     let target = Target::start().await;
     let client = target.client().await;
     let parent = subsystem(&client, "sub", json!({ "max_namespaces": 2 })).await;
@@ -366,7 +366,7 @@ async fn a_subsystem_that_is_full_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_subsystem_with_all_controllers_that_it_takes_says_so() {
+async fn controllers_beyond_the_limit_are_resource_exhausted() {
     let target = Target::start().await;
     let client = target.client().await;
     let parent = subsystem(&client, "sub", json!({})).await;

@@ -21,7 +21,7 @@ fn volume() -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn sizes_that_no_volume_can_have_are_refused() {
+async fn invalid_volume_sizes_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     for message in ["NullVolume", "MallocVolume"] {
@@ -70,7 +70,7 @@ async fn sizes_that_no_volume_can_have_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_volume_beyond_the_memory_is_exhaustion_and_leaves_room_for_others() {
+async fn a_volume_beyond_memory_is_resource_exhausted_and_leaks_nothing() {
     let target = Target::start().await;
     let resource = Resource::new(&target.client().await, "MallocVolume");
     let attempt = Attempt {
@@ -107,7 +107,7 @@ async fn a_volume_beyond_the_memory_is_exhaustion_and_leaves_room_for_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn files_that_cannot_be_a_volume_are_refused() {
+async fn invalid_backing_files_are_rejected() {
     let target = Target::start().await;
     let dir = target.scratch().to_owned();
     let client = target.client().await;
@@ -175,7 +175,7 @@ async fn two_volumes_cannot_have_one_uuid() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn volumes_of_all_kinds_share_one_space_of_names() {
+async fn volumes_of_all_kinds_share_one_id_space() {
     let target = Target::start_with(Options::default()).await;
     let client = target.client().await;
     malloc(&client, "one", 1).await;
@@ -193,7 +193,7 @@ async fn volumes_of_all_kinds_share_one_space_of_names() {
 
 /// Hostile strings are data: they get a regular error, and the target keeps running.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn text_that_is_hostile_is_data() {
+async fn hostile_strings_are_treated_as_data() {
     let target = Target::start().await;
     let client: Client = target.client().await;
     let nulls = Resource::new(&client, "NullVolume");
@@ -224,7 +224,7 @@ async fn text_that_is_hostile_is_data() {
 
 /// The check of a field mask stops after enough violations: reporting all would take memory and time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_mask_of_a_million_bad_paths_is_refused_at_once() {
+async fn a_mask_of_a_million_bad_paths_is_rejected_at_once() {
     let target = Target::start().await;
     let client = target.client().await;
     let made = Resource::new(&client, "NullVolume")

@@ -52,7 +52,7 @@ fn unpacked(file: &Path) -> BTreeMap<String, String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bundle_has_what_a_report_needs_and_no_secret() {
+async fn a_bundle_is_complete_and_has_no_secrets() {
     let target = Target::start_with(Options::default()).await;
     let client = target.client().await;
     let volume = malloc(&client, "disk", 8).await;

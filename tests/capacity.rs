@@ -97,7 +97,7 @@ async fn export(client: &Client, id: &str, volume: &str) -> Identity {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures: scripts/test.sh --test capacity -- --ignored --nocapture"]
-async fn volumes_and_what_exports_them() {
+async fn memory_per_volume_and_export() {
     let target = Target::start_with(Options::hugepages().memory(1024)).await;
     let client = target.client().await;
     head();
@@ -166,7 +166,7 @@ async fn volumes_and_what_exports_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures: scripts/test.sh --test capacity -- --ignored --nocapture"]
-async fn machines_that_are_connected_and_what_they_cost_another_host() {
+async fn memory_and_latency_cost_of_connected_machines() {
     let target = Target::start_with(Options::hugepages().memory(1024)).await;
     let client = target.client().await;
     let volume = malloc(&client, "memory", 1).await;
@@ -225,7 +225,7 @@ async fn machines_that_are_connected_and_what_they_cost_another_host() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures: scripts/test.sh --test capacity -- --ignored --nocapture"]
-async fn hosts_until_the_memory_is_used_up() {
+async fn hosts_connect_until_memory_is_exhausted() {
     // Without hugepages: with them, SPDK would allocate further ones of the machine.
     for mib in [512, 1024] {
         let target = Target::start_with(Options::default().memory(mib)).await;

@@ -59,18 +59,18 @@ impl Shell {
 }
 
 #[tokio::test]
-async fn an_operator_exports_a_disk_from_a_shell_and_each_error_has_its_status() {
+async fn the_client_exports_a_disk_and_errors_have_exit_statuses() {
     let target = Target::start().await;
     let shell = Shell::of(&target);
-    an_export_is_made_shown_changed_and_deleted(&shell);
-    errors_name_the_field_and_have_their_status(&shell);
-    objects_of_a_file_are_made_and_what_was_shown_can_be_made_again(&shell, target.scratch());
-    a_list_is_whole_whatever_the_size_of_a_page(&shell);
-    a_reader_that_goes_is_no_fault(&shell);
+    an_export_is_created_read_updated_and_deleted(&shell);
+    errors_name_the_field_and_have_exit_statuses(&shell);
+    objects_are_created_from_files_and_from_yaml_output(&shell, target.scratch());
+    lists_fetch_all_pages(&shell);
+    a_closed_output_pipe_is_not_an_error(&shell);
     target.stop();
 }
 
-fn an_export_is_made_shown_changed_and_deleted(shell: &Shell) {
+fn an_export_is_created_read_updated_and_deleted(shell: &Shell) {
     let made = shell.ok(&[
         "create",
         "null-volume",
@@ -176,7 +176,7 @@ fn an_export_is_made_shown_changed_and_deleted(shell: &Shell) {
     shell.ok(&["delete", "null-volume", "disk", "--allow-missing"]);
 }
 
-fn errors_name_the_field_and_have_their_status(shell: &Shell) {
+fn errors_name_the_field_and_have_exit_statuses(shell: &Shell) {
     let refused = [
         "create",
         "null-volume",
@@ -252,7 +252,7 @@ fn errors_name_the_field_and_have_their_status(shell: &Shell) {
     }
 }
 
-fn objects_of_a_file_are_made_and_what_was_shown_can_be_made_again(shell: &Shell, dir: &Path) {
+fn objects_are_created_from_files_and_from_yaml_output(shell: &Shell, dir: &Path) {
     let file = dir.join("objects.yaml");
     let path = file.to_str().expect("text");
     let yaml = format!(
@@ -322,7 +322,7 @@ fn objects_of_a_file_are_made_and_what_was_shown_can_be_made_again(shell: &Shell
     shell.ok(&["delete", "nvmeSubsystems/of-file"]);
 }
 
-fn a_list_is_whole_whatever_the_size_of_a_page(shell: &Shell) {
+fn lists_fetch_all_pages(shell: &Shell) {
     const NUMBER: usize = 110;
     let ids: Vec<String> = (0..NUMBER).map(|number| format!("many-{number}")).collect();
     let volumes: Vec<Value> = ids
@@ -340,7 +340,7 @@ fn a_list_is_whole_whatever_the_size_of_a_page(shell: &Shell) {
     assert_eq!(found.as_array().expect("a list").len(), NUMBER);
 }
 
-fn a_reader_that_goes_is_no_fault(shell: &Shell) {
+fn a_closed_output_pipe_is_not_an_error(shell: &Shell) {
     let mut child = shell
         .command(&["get", "nullVolumes", "-o", "json"])
         .stdout(Stdio::piped())
@@ -361,7 +361,7 @@ fn a_reader_that_goes_is_no_fault(shell: &Shell) {
 }
 
 #[tokio::test]
-async fn with_tls_the_client_shows_its_certificate_and_trusts_the_authority_alone() {
+async fn with_tls_the_client_presents_its_certificate_and_verifies_the_server() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ours, other) = (Authority::new(), Authority::new());
     let write = |name: &str, text: String| {

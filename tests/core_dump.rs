@@ -67,7 +67,7 @@ fn has(path: &Path, text: &[u8]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_crash_leaves_no_core_with_keys_unless_it_was_asked_for() {
+async fn a_crash_leaves_no_core_dump_unless_enabled() {
     let (dumped, core, target) = crash(Options::default()).await;
     assert!(!dumped && core.is_none(), "{core:?}");
 

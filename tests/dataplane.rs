@@ -100,7 +100,7 @@ async fn fio_verifies_its_checksums_over_nvme_tcp() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_a_host_writes_is_in_the_file_of_an_aio_volume() {
+async fn host_writes_reach_the_file_of_an_aio_volume() {
     let target = Target::start().await;
     let client = target.client().await;
     let file = target.scratch().join("backing");
@@ -223,7 +223,7 @@ async fn data_over_vfio_user_is_verified_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn one_volume_reaches_hosts_over_tcp_and_vfio_user_at_once() {
+async fn one_volume_is_exported_over_tcp_and_vfio_user_at_once() {
     let target = Target::start_with(Options::hugepages()).await;
     let export = Fixture::tcp(&target, 16).await;
     let controllers = export.resource("NvmeController");
@@ -312,7 +312,7 @@ async fn identifiers_reach_the_host() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn only_the_host_that_is_allowed_connects_and_that_changes_live() {
+async fn only_the_allowed_host_connects_and_the_setting_changes_live() {
     const FIRST: &str = "nqn.2022-09.io.spdk:first-host";
     const SECOND: &str = "nqn.2022-09.io.spdk:second-host";
     let target = Target::start().await;
@@ -350,7 +350,7 @@ async fn only_the_host_that_is_allowed_connects_and_that_changes_live() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn namespaces_come_and_go_while_a_host_does_io() {
+async fn namespaces_are_added_and_removed_under_io() {
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
     let namespaces = export.resource("NvmeNamespace");
@@ -407,7 +407,7 @@ async fn deleting_a_controller_disconnects_its_hosts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_namespace_can_be_deleted_under_load_and_nothing_stays_paused() {
+async fn a_namespace_deleted_under_load_leaves_no_paused_subsystem() {
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
     let load = export.load(30).await;

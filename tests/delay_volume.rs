@@ -36,7 +36,7 @@ async fn stats(of: &Resource, name: &str) -> Result<Value, tonic::Status> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn reads_through_a_delay_volume_take_longer_and_its_latencies_change_under_a_host() {
+async fn a_delay_volume_slows_reads_and_its_latencies_change_live() {
     let (options, socket) = Options::hugepages().with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;
@@ -96,8 +96,7 @@ async fn reads_through_a_delay_volume_take_longer_and_its_latencies_change_under
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_delay_volume_comes_back_with_its_base_as_it_was_set_last_and_only_if_it_was_not_deleted()
-{
+async fn a_delay_volume_is_restored_with_its_base_unless_deleted() {
     let (options, socket) = Options::default().with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;

@@ -29,7 +29,7 @@ fn read(path: &Path) -> String {
 
 /// An OPI_SPDK_ variable that is not a setting would make the program's start fail.
 #[test]
-fn every_variable_in_files_of_deploy_is_a_setting() {
+fn every_variable_in_deploy_files_is_a_setting() {
     let mut all: Vec<PathBuf> = files(&root().join("deploy"));
     all.push(root().join("Dockerfile"));
     let mut found = BTreeSet::new();
@@ -58,7 +58,7 @@ fn every_variable_in_files_of_deploy_is_a_setting() {
 }
 
 #[test]
-fn configurations_that_are_shipped_are_good() {
+fn shipped_configurations_are_valid() {
     for file in [
         "examples/lab.toml",
         "deploy/compose/lab.toml",
@@ -90,7 +90,7 @@ fn images_name_the_version_of_the_program() {
 
 /// Checked by `systemd-analyze verify`, and by its exposure score (10 is a plain unit of root).
 #[test]
-fn units_are_good_and_little_exposed() {
+fn systemd_units_are_valid_and_hardened() {
     let dir = tempfile::tempdir().expect("a directory");
     let units = ["opi-spdk.service", "opi-spdk-setup.service"].map(|name| {
         let text = read(&root().join("deploy/systemd").join(name));
@@ -121,7 +121,7 @@ fn units_are_good_and_little_exposed() {
 
 /// `opi-spdk generate` generates the package's manual pages and completions.
 #[test]
-fn manual_pages_and_completions_are_made() {
+fn manual_pages_and_completions_are_generated() {
     let dir = tempfile::tempdir().expect("a directory");
     let out = Command::new(PROGRAM)
         .arg("generate")

@@ -12,7 +12,7 @@ use serde_json::json;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_volume_that_cannot_discard_neither_fails_it_nor_takes_it_from_others() {
+async fn discard_succeeds_on_every_namespace_without_affecting_others() {
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
     let volumes = export.resource("MallocVolume");
@@ -64,7 +64,7 @@ fn discard(host: &mut Host, nsid: u32) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_host_that_is_connected_may_discard_on_what_comes_later() {
+async fn a_connected_host_may_discard_on_namespaces_added_later() {
     let target = Target::start().await;
     let client = target.client().await;
     let path = target.scratch().join("disk");

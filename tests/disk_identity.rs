@@ -67,7 +67,7 @@ async fn identities(target: &Target) -> Vec<[Vec<u8>; 3]> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn disks_whose_names_begin_alike_are_two_to_a_machine_and_equal_names_elsewhere_are_others() {
+async fn disk_identities_are_unique_across_names_and_machines() {
     let mut seen = [(); 3].map(|()| BTreeSet::new());
     for _ in 0..2 {
         // Each target has its own state directory, as on two machines.

@@ -8,7 +8,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 #[tokio::test]
-async fn an_error_names_the_kind_of_what_is_called_a_volume() {
+async fn errors_state_the_kind_of_a_volume() {
     let target = Target::start().await;
     let client = target.client().await;
     let volume = malloc(&client, "m", 4).await;

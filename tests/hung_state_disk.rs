@@ -16,7 +16,7 @@ use tonic::Code;
 const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hung_state_disk_is_told_of_and_holds_up_changes_alone() {
+async fn a_hung_state_disk_is_reported_and_blocks_only_changes() {
     let dir = Arc::new(tempfile::tempdir().expect("a directory"));
     let disk = Disk::new(&dir.path().join("image"), dir.path().join("state"));
     let target = Target::start_with(Options::default().in_dir(Arc::clone(&dir))).await;

@@ -93,7 +93,7 @@ async fn make(target: &Target) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn volumes_without_a_uuid_are_the_same_disks_after_a_restart_and_others_elsewhere() {
+async fn derived_uuids_are_stable_across_restarts_and_unique_per_instance() {
     let place = Place::new();
     let mut target = Target::start_with(place.options()).await;
     make(&target).await;
@@ -130,7 +130,7 @@ async fn volumes_without_a_uuid_are_the_same_disks_after_a_restart_and_others_el
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn no_two_namespaces_of_a_subsystem_are_one_disk_and_one_given_identifier_is_used_for_both() {
+async fn namespace_identifiers_are_unique_within_a_subsystem() {
     let place = Place::new();
     let target = Target::start_with(place.options()).await;
     let client = target.client().await;
@@ -189,7 +189,7 @@ async fn no_two_namespaces_of_a_subsystem_are_one_disk_and_one_given_identifier_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_volume_cannot_be_given_the_uuid_of_another_nor_of_the_configuration() {
+async fn a_volume_with_a_used_uuid_is_rejected() {
     let place = Place::new();
     let target = Target::start_with(place.options()).await;
     let client = target.client().await;

@@ -79,7 +79,7 @@ fn disk(volume: &str, function: i32) -> Value {
 }
 
 #[tokio::test]
-async fn a_monitor_that_says_nothing_fails_its_calls_in_time_and_nothing_is_left_of_them() {
+async fn a_silent_monitor_fails_calls_in_time_without_leftovers() {
     let lab = Lab::new().await;
     // The monitor accepts connections but never answers, as a stopped process does.
     let silent = UnixListener::bind(&lab.monitor).expect("a socket");
@@ -136,7 +136,7 @@ async fn a_monitor_that_says_nothing_fails_its_calls_in_time_and_nothing_is_left
 }
 
 #[tokio::test]
-async fn without_qemu_no_kind_of_controller_is_made_and_the_error_says_why() {
+async fn without_qemu_controllers_are_rejected_with_the_reason() {
     let lab = Lab::new().await;
     let volume = malloc(&lab.client, &unique("volume"), 16).await;
     let exported = subsystem(&lab.client, &unique("sub"), json!({})).await;

@@ -122,7 +122,7 @@ async fn signals_stop_it_in_time_with_hosts_connected_and_calls_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn requests_that_never_end_hold_up_neither_others_nor_the_stop() {
+async fn endless_requests_block_neither_others_nor_the_stop() {
     let target = Target::start().await;
     let client = target.client().await;
     let path = path_of(&find_method("CreateNullVolume"));
@@ -144,7 +144,7 @@ async fn requests_that_never_end_hold_up_neither_others_nor_the_stop() {
 
 /// The client neither reads nor closes: its runtime is blocked while the target stops.
 #[tokio::test]
-async fn a_client_that_does_not_listen_does_not_hold_up_the_stop() {
+async fn an_unresponsive_client_does_not_block_the_stop() {
     let target = Target::start().await;
     let client = target.client().await;
     Resource::new(&client, "NullVolume").list("").await;
@@ -153,7 +153,7 @@ async fn a_client_that_does_not_listen_does_not_hold_up_the_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_second_instance_is_refused_and_the_first_lives_on() {
+async fn a_second_instance_is_rejected_and_the_first_keeps_running() {
     let first = Target::start().await;
     let state = first.scratch().join("state").display().to_string();
     let pid = first.pid().as_raw_nonzero().to_string();
@@ -171,7 +171,7 @@ async fn a_second_instance_is_refused_and_the_first_lives_on() {
 }
 
 #[test]
-fn a_port_in_use_is_refused() {
+fn a_port_in_use_fails_the_start() {
     let other = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = other
         .local_addr()
@@ -185,7 +185,7 @@ fn a_port_in_use_is_refused() {
 }
 
 #[test]
-fn settings_that_cannot_be_are_refused_by_name() {
+fn invalid_settings_fail_the_start_by_name() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().display().to_string();
     let refused = |args: &[&str], parts: &[&str]| refused_in(&path, args, parts);
@@ -244,7 +244,7 @@ fn settings_that_cannot_be_are_refused_by_name() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_is_refused_with_its_line() {
+fn an_invalid_configuration_fails_the_start_with_its_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().display().to_string();
     let file = dir.path().join("config.toml");
@@ -280,7 +280,7 @@ fn a_configuration_that_cannot_be_is_refused_with_its_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_volume_of_the_configuration_that_cannot_be_made_is_named() {
+async fn an_invalid_configured_volume_is_named() {
     let dir = tempfile::tempdir().expect("a directory");
     let uneven = dir.path().join("uneven");
     std::fs::write(&uneven, [0; 1000]).expect("the directory is writable");
@@ -317,7 +317,7 @@ async fn a_volume_of_the_configuration_that_cannot_be_made_is_named() {
 }
 
 #[test]
-fn more_hugepages_than_there_are_is_refused_with_the_way_out() {
+fn missing_hugepages_fail_the_start_with_a_remedy() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().display().to_string();
     refused_naming(
@@ -372,7 +372,7 @@ fn help_explains_every_flag() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_lab_has_volumes_that_clients_use_by_raw_name() {
+async fn configured_volumes_are_referenced_by_bdev_name() {
     let config = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("examples/lab.toml")
         .display()
@@ -400,7 +400,7 @@ async fn the_lab_has_volumes_that_clients_use_by_raw_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn after_a_kill_it_starts_again_with_nothing_in_its_way() {
+async fn a_start_after_a_kill_cleans_up_leftovers() {
     let mut first = Target::start_with(Options::hugepages()).await;
     let pid = first.pid();
     let set_up = async |client: &Client, nvme: &str, virtio: &str| {

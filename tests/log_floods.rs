@@ -24,7 +24,7 @@ fn of_spdk(log: &str) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_same_line_again_and_again_is_counted() {
+async fn repeated_lines_are_counted() {
     const CALLS: usize = 200;
     let (options, socket) = Options::default().with_rpc();
     let mut target = Target::start_with(options).await;
@@ -63,7 +63,7 @@ async fn refused_path(client: &Client, mut controller: Value, path: Value) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_is_refused_is_one_line() {
+async fn a_rejected_call_is_one_log_line() {
     let mut target = Target::start().await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
     let export = Fixture::tcp(&peer, 4).await;
@@ -172,7 +172,7 @@ async fn a_call_that_is_refused_is_one_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_path_that_is_away_is_told_once_with_the_reason() {
+async fn a_lost_path_is_logged_once_with_the_reason() {
     let mut target = Target::start().await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
     let export = Fixture::tcp(&peer, 4).await;
@@ -227,7 +227,7 @@ async fn a_path_that_is_away_is_told_once_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn write_zeroes_with_unmap_of_a_host_are_a_few_lines_and_a_count() {
+async fn rejected_write_zeroes_of_a_host_are_a_few_lines_and_a_count() {
     /// Write Zeroes with DEAC in command dword 12 (NVM command set), which SPDK rejects.
     const WRITE_ZEROES: u8 = 0x08;
     const DEAC: u32 = 1 << 25;
@@ -270,7 +270,7 @@ async fn write_zeroes_with_unmap_of_a_host_are_a_few_lines_and_a_count() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn write_zeroes_with_unmap_of_a_machine_are_no_line() {
+async fn write_zeroes_with_unmap_of_a_machine_are_not_logged() {
     /// The request, and the unmap flag of its segment (virtio 1.2, 5.2.6).
     const WRITE_ZEROES: u32 = 13;
     const UNMAP: u32 = 1;
@@ -309,7 +309,7 @@ async fn write_zeroes_with_unmap_of_a_machine_are_no_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_detail_can_be_had_without_a_restart() {
+async fn the_log_level_changes_without_a_restart() {
     let dir = tempfile::tempdir().expect("a directory");
     let config = dir.path().join("config.toml");
     let level = |level: &str| std::fs::write(&config, format!("log-level = \"{level}\"\n"));

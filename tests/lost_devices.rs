@@ -55,7 +55,7 @@ async fn file_volume(volumes: &Resource, dir: &Path) -> (File, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_file_that_is_cut_off_under_io_fails_the_io_and_is_used_again_once_it_is_whole() {
+async fn a_file_truncated_under_io_fails_the_io_until_it_is_restored() {
     let target = Target::start().await;
     let (client, dir) = (target.client().await, target.scratch());
     let volumes = Resource::new(&client, "AioVolume");
@@ -104,7 +104,7 @@ async fn a_file_that_is_cut_off_under_io_fails_the_io_and_is_used_again_once_it_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_file_that_the_configuration_names_is_looked_after_like_any_other() {
+async fn the_file_of_a_configured_volume_is_monitored_too() {
     let made = tempfile::tempdir().expect("a directory");
     let [path, config] = ["disk", "config.toml"].map(|name| made.path().join(name));
     let file = File::create(&path).expect("a file");
@@ -161,7 +161,7 @@ async fn a_file_that_the_configuration_names_is_looked_after_like_any_other() {
 }
 
 #[tokio::test]
-async fn an_encrypted_volume_that_is_deleted_without_its_base_does_not_come_back_with_it() {
+async fn an_encrypted_volume_deleted_without_its_base_is_not_restored_with_it() {
     let (options, socket) = Options::default().with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;
@@ -208,7 +208,7 @@ async fn an_encrypted_volume_that_is_deleted_without_its_base_does_not_come_back
 }
 
 #[tokio::test]
-async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
+async fn dependents_of_a_lost_volume_report_it_and_can_be_deleted() {
     let (options, socket) = Options::hugepages().with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;
@@ -353,7 +353,7 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_virtio_blk_device_comes_back_by_itself_with_its_volume_and_its_limits() {
+async fn a_virtio_blk_device_is_restored_with_its_volume_and_limits() {
     let (options, socket) = Options::hugepages().with_rpc();
     let target = Target::start_with(options).await;
     let (client, dir) = (target.client().await, target.scratch());
@@ -390,7 +390,7 @@ async fn a_virtio_blk_device_comes_back_by_itself_with_its_volume_and_its_limits
 }
 
 #[tokio::test]
-async fn a_remote_target_that_is_lost_for_good_fails_the_io_and_what_stood_on_it_can_be_deleted() {
+async fn a_lost_remote_target_fails_the_io_and_its_dependents_can_be_deleted() {
     let target = Target::start().await;
     let mut peer = Target::start_with(Options::default().beside(&target)).await;
     let export = Fixture::tcp(&peer, 16).await;

@@ -26,7 +26,7 @@ fn resolver() -> ServiceDaemon {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_discovery_service_is_found_by_mdns_and_says_goodbye() {
+async fn the_discovery_service_is_announced_by_mdns_and_withdrawn() {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
     let options = Options::default().args(["--discovery-addr", &address, "--discovery-mdns"]);
@@ -69,7 +69,7 @@ async fn the_discovery_service_is_found_by_mdns_and_says_goodbye() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_told_unless_it_is_asked_for() {
+async fn without_the_option_there_is_no_mdns() {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
     let options = Options::default().args(["--discovery-addr", &address]);

@@ -65,7 +65,7 @@ async fn read(client: &Client, volume: &str, dir: &Path) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_lies_beneath_an_encrypted_volume_is_ciphertext() {
+async fn the_base_of_an_encrypted_volume_holds_ciphertext() {
     let target = Target::start().await;
     let (client, dir) = (target.client().await, target.scratch());
     let (file, plain) = plaintext(dir);
@@ -149,7 +149,7 @@ async fn rate(export: &Fixture) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn limits_hold_while_io_runs_change_live_and_go_with_the_qos_volume() {
+async fn limits_apply_under_io_change_live_and_end_with_the_qos_volume() {
     const MIB: f64 = 1024.0 * 1024.0;
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
@@ -200,7 +200,7 @@ async fn limits_hold_while_io_runs_change_live_and_go_with_the_qos_volume() {
 }
 
 #[tokio::test]
-async fn the_limits_of_a_volume_belong_to_one_whichever_name_it_is_called_by() {
+async fn a_volume_has_one_owner_of_its_limits_by_any_name() {
     let target = Target::start().await;
     let client = target.client().await;
     let base = malloc(&client, "base", 4).await;
@@ -223,7 +223,7 @@ async fn the_limits_of_a_volume_belong_to_one_whichever_name_it_is_called_by() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_qos_volume_named_as_a_volume_means_the_one_beneath() {
+async fn a_reference_to_a_qos_volume_means_its_base() {
     let target = Target::start().await;
     let (client, dir) = (target.client().await, target.scratch());
     let base = malloc(&client, "base", 16).await;

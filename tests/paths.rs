@@ -23,7 +23,7 @@ async fn start(options: Options) -> (Target, Target, Fixture) {
 }
 
 #[tokio::test]
-async fn a_reset_connects_the_working_path_once_and_names_the_one_that_is_silent() {
+async fn a_reset_reconnects_working_paths_and_names_the_silent_one() {
     let (target, peer, export) = start(Options::default()).await;
     let relay = Relay::to(export.port).await;
     let client = target.client().await;
@@ -80,7 +80,7 @@ async fn a_reset_connects_the_working_path_once_and_names_the_one_that_is_silent
 }
 
 #[tokio::test]
-async fn a_path_comes_from_its_source_address_with_the_digests_of_its_controller() {
+async fn a_path_uses_its_source_address_and_its_controllers_digests() {
     let (target, peer, export) = start(Options::default()).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
@@ -128,7 +128,7 @@ async fn a_path_comes_from_its_source_address_with_the_digests_of_its_controller
 }
 
 #[tokio::test]
-async fn a_namespace_that_cannot_be_a_volume_is_said_and_nothing_is_attached() {
+async fn a_path_with_a_duplicate_namespace_is_rejected() {
     let (target, peer, export) = start(Options::default()).await;
     let far = export.resource("MallocVolume").get(&export.volume).await;
     let uuid = far.expect("the volume exists")["uuid"].clone();
@@ -158,7 +158,7 @@ async fn a_namespace_that_cannot_be_a_volume_is_said_and_nothing_is_attached() {
 }
 
 #[tokio::test]
-async fn namespaces_that_come_later_use_all_paths_too() {
+async fn namespaces_added_later_use_all_paths() {
     let (options, socket) = Options::default().with_rpc();
     let (target, peer, export) = start(options).await;
     let (_, second) = tcp_controller(&export.client, &export.subsystem).await;
@@ -183,7 +183,7 @@ async fn namespaces_that_come_later_use_all_paths_too() {
 }
 
 #[tokio::test]
-async fn a_peer_that_has_fallen_silent_holds_up_no_stop() {
+async fn a_silent_peer_does_not_block_the_stop() {
     for under_io in [false, true] {
         let (target, peer, export) = start(Options::default()).await;
         let relay = Relay::to(export.port).await;
@@ -208,7 +208,7 @@ async fn a_peer_that_has_fallen_silent_holds_up_no_stop() {
 }
 
 #[tokio::test]
-async fn paths_of_a_failover_controller_come_from_one_place_and_go_whole() {
+async fn failover_paths_share_one_source_and_are_detached_completely() {
     let (options, socket) = Options::default().with_rpc();
     let (target, peer, export) = start(options).await;
     let (_, second) = tcp_controller(&export.client, &export.subsystem).await;
@@ -277,7 +277,7 @@ async fn paths_of_a_failover_controller_come_from_one_place_and_go_whole() {
 }
 
 #[tokio::test]
-async fn two_paths_to_one_address_from_two_are_two() {
+async fn paths_with_different_sources_are_distinct() {
     let (target, peer, export) = start(Options::default()).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);

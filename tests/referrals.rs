@@ -46,7 +46,7 @@ fn told(port: u16) -> Vec<Record> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hosts_are_told_of_other_discovery_services_until_these_are_deleted() {
+async fn referrals_are_in_the_discovery_log_until_deleted() {
     let port = free_port();
     let mut target = target(port).await;
     let client = target.client().await;
@@ -100,7 +100,7 @@ async fn hosts_are_told_of_other_discovery_services_until_these_are_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_stays_is_told_that_the_log_has_changed() {
+async fn a_connected_host_gets_a_discovery_log_change_event() {
     let port = free_port();
     let target = target(port).await;
     let client = target.client().await;
@@ -125,7 +125,7 @@ async fn a_host_that_stays_is_told_that_the_log_has_changed() {
 }
 
 #[tokio::test]
-async fn a_referral_names_a_service_that_a_host_could_reach_and_none_twice() {
+async fn invalid_and_duplicate_referrals_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let all = referrals(&client);

@@ -93,7 +93,7 @@ macro_rules! reflection {
             /// The protocol has an error response for this; servers may also end the stream with the
             /// status.
             #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-            async fn does_not_find_what_is_not_there() {
+            async fn unknown_symbols_are_not_found() {
                 let target = Target::start().await;
                 let symbol = MessageRequest::FileContainingSymbol("no.Such".into());
                 let code = match try_ask(&target.client().await, symbol).await {
@@ -105,7 +105,7 @@ macro_rules! reflection {
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-            async fn gives_the_descriptors_that_the_server_was_built_from() {
+            async fn returns_the_descriptors_of_the_build() {
                 let target = Target::start().await;
                 let client = target.client().await;
                 let known = FileDescriptorSet::decode(api::FILE_DESCRIPTOR_SET)
@@ -153,7 +153,7 @@ reflection!(v1);
 reflection!(v1alpha);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn health_is_known_of_the_server_and_of_each_service() {
+async fn health_covers_the_server_and_each_service() {
     let target = Target::start().await;
     let client = target.client().await;
     let mut health = HealthClient::new(client.channel());

@@ -87,7 +87,7 @@ fn ops(stats: &Value) -> i64 {
 }
 
 #[tokio::test]
-async fn a_remote_namespace_is_a_volume_and_its_last_path_is_protected_while_it_is_used() {
+async fn a_remote_namespace_is_a_volume_and_its_last_path_is_not_deleted_in_use() {
     let lab = Lab::new().await;
     let export = Fixture::tcp(&lab.peer, 16).await;
     let controller = lab.controller("nvmetcp12", "DISABLE").await;
@@ -157,7 +157,7 @@ async fn a_remote_namespace_is_a_volume_and_its_last_path_is_protected_while_it_
 }
 
 #[tokio::test]
-async fn further_paths_join_as_the_multipath_mode_says_and_io_goes_on_when_one_goes() {
+async fn paths_join_by_multipath_mode_and_io_survives_the_loss_of_one() {
     let lab = Lab::new().await;
     let export = Fixture::tcp(&lab.peer, 16).await;
     let (_, second_port) = tcp_controller(&export.client, &export.subsystem).await;
@@ -214,7 +214,7 @@ async fn further_paths_join_as_the_multipath_mode_says_and_io_goes_on_when_one_g
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_answer_fails_its_own_call_in_time_and_delays_no_other() {
+async fn an_unresponsive_peer_fails_its_call_in_time_and_delays_no_other() {
     let lab = Lab::new().await;
     let controller = lab.controller("silent", "MULTIPATH").await;
     let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -297,7 +297,7 @@ async fn a_peer_that_does_not_answer_fails_its_own_call_in_time_and_delays_no_ot
 }
 
 #[tokio::test]
-async fn a_key_makes_a_subsystem_speak_tls_and_only_its_host_with_the_key_gets_in() {
+async fn a_subsystem_with_a_psk_accepts_only_its_host_over_tls() {
     let lab = Lab::new().await;
     let elsewhere = lab.peer.client().await;
     let spec = json!({ "hostnqn": HOST, "psk": base64(PSK) });
@@ -366,7 +366,7 @@ async fn a_key_makes_a_subsystem_speak_tls_and_only_its_host_with_the_key_gets_i
 }
 
 #[tokio::test]
-async fn a_path_that_dropped_comes_back_by_itself() {
+async fn a_dropped_path_reconnects() {
     let mut lab = Lab::new().await;
     let uuid = "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb";
     let port = common::free_port();
@@ -464,7 +464,7 @@ async fn a_path_that_dropped_comes_back_by_itself() {
 }
 
 #[tokio::test]
-async fn what_this_machine_has_not_is_said() {
+async fn paths_to_missing_hardware_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });

@@ -97,7 +97,7 @@ fn denied(status: &Status) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn each_role_may_call_its_methods_and_no_other() {
+async fn each_role_may_call_only_its_methods() {
     let dir = tempfile::tempdir().expect("a directory");
     let (target, client, _) = guarded(&dir).await;
     assert!(client.is_serving().await, "health checks need no grant");
@@ -260,7 +260,7 @@ async fn hosts_and_keys_are_for_admins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_tenant_has_the_objects_of_its_prefix_and_sees_no_other() {
+async fn a_tenant_sees_only_the_objects_of_its_prefix() {
     let dir = tempfile::tempdir().expect("a directory");
     let (target, client, _) = guarded(&dir).await;
     let (admin, tenant) = (client.with_token(ADMIN), client.with_token(TENANT));
@@ -370,7 +370,7 @@ async fn a_tenant_has_the_objects_of_its_prefix_and_sees_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn grants_are_read_again_and_bad_ones_change_nothing() {
+async fn grants_are_reloaded_and_invalid_ones_change_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let (target, client, file) = guarded(&dir).await;
     let list = async |token| {

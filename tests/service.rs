@@ -124,7 +124,7 @@ fn issue(dir: &Path, authority: &Authority) {
 }
 
 #[test]
-fn a_service_tells_its_manager_answers_probes_and_reloads() {
+fn a_service_notifies_its_manager_answers_probes_and_reloads() {
     let mut service = Service::start();
     service.hears("READY=1");
     for _ in 0..3 {

@@ -105,7 +105,7 @@ async fn speak(peer: Peer, mut stream: TcpStream, mut may_go_on: watch::Receiver
 }
 
 #[tokio::test]
-async fn a_silent_path_that_is_being_made_holds_up_no_other_of_its_controller() {
+async fn creating_a_silent_path_blocks_no_other_path_of_its_controller() {
     let target = Target::start_with(Options::default()).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
     let export = Fixture::tcp(&peer, 16).await;
@@ -134,7 +134,7 @@ async fn a_silent_path_that_is_being_made_holds_up_no_other_of_its_controller() 
 }
 
 #[tokio::test]
-async fn a_silent_peer_that_is_being_connected_holds_up_no_stop() {
+async fn connecting_to_a_silent_peer_does_not_block_the_stop() {
     // The first connection is the program's probe, the second one SPDK's.
     for (peer, times) in [(Peer::Mute, 1), (Peer::Greets, 2)] {
         let silent = Listening::new(peer).await;
@@ -154,7 +154,7 @@ async fn a_silent_peer_that_is_being_connected_holds_up_no_stop() {
 
 /// SPDK's NVMe module has finished by then and would not detach what is attached later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_answers_when_spdk_stops_already_holds_up_no_stop() {
+async fn a_peer_that_answers_during_the_stop_does_not_block_it() {
     let dir = Arc::new(tempfile::tempdir().expect("a directory"));
     let target = Target::start_with(Options::default().in_dir(Arc::clone(&dir))).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
@@ -186,7 +186,7 @@ async fn a_peer_that_answers_when_spdk_stops_already_holds_up_no_stop() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_changed_to_a_silent_peer_holds_up_no_other_of_its_controller() {
+async fn moving_a_path_to_a_silent_peer_blocks_no_other_path_of_its_controller() {
     let target = Target::start_with(Options::default()).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
     let export = Fixture::tcp(&peer, 16).await;
@@ -218,7 +218,7 @@ async fn a_path_that_is_changed_to_a_silent_peer_holds_up_no_other_of_its_contro
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_refused_before_a_silent_peer_is_waited_for() {
+async fn invalid_paths_are_rejected_before_waiting_for_a_silent_peer() {
     let target = Target::start_with(Options::default()).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
     let export = Fixture::tcp(&peer, 16).await;
@@ -247,7 +247,7 @@ async fn what_cannot_be_is_refused_before_a_silent_peer_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_with_a_silent_peer_opens_the_doors_and_the_path_comes_back_by_itself() {
+async fn a_start_with_a_silent_peer_serves_and_the_path_reconnects() {
     /// Above the timeout of one attempt (10 s), which others wait for, plus a margin for a busy machine.
     const OPEN: Duration = Duration::from_secs(25);
     let mut target = Target::start_with(Options::default()).await;

@@ -17,7 +17,7 @@ const FLUSH: u8 = 0x00;
 const WRITE: u8 = 0x01;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flush_that_a_disk_does_not_answer_holds_up_nobody_and_ends_once_it_does() {
+async fn a_flush_on_a_hung_disk_blocks_no_one_and_completes_later() {
     let mut target = Target::start().await;
     let mut bystander = Bystander::new(&target).await;
     let client = target.client().await;

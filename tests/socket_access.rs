@@ -57,7 +57,7 @@ fn as_other(group: u32, sockets: &[PathBuf; 2]) -> [io::Result<()>; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_of_another_user_is_served_if_its_group_may_and_refused_else() {
+async fn a_client_of_another_user_needs_the_sockets_group() {
     let group = GROUP.to_string();
     let args = ["--socket-group", &group, "--socket-mode", "0660"];
     let target = Target::start_with(Options::hugepages().args(args)).await;
@@ -75,7 +75,7 @@ async fn a_client_of_another_user_is_served_if_its_group_may_and_refused_else() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_settings_sockets_are_for_their_owner() {
+async fn without_the_settings_sockets_are_accessible_to_their_owner_only() {
     let target = Target::start_with(Options::hugepages()).await;
     let sockets = devices(&target).await;
     tokio::task::block_in_place(|| {

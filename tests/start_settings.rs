@@ -6,7 +6,7 @@ use common::{Fixture, JsonRpc, Options, Target};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn reactors_may_have_cores_that_the_process_was_not_started_on() {
+async fn reactors_may_use_cores_outside_the_initial_affinity() {
     let mut options = Options::default();
     (options.core, options.pinned_to) = (1, Some(0));
     let target = Target::start_with(options).await;
@@ -36,7 +36,7 @@ async fn reactors_may_have_cores_that_the_process_was_not_started_on() {
 }
 
 #[tokio::test]
-async fn pools_of_buffers_are_as_large_as_was_asked_for() {
+async fn buffer_pools_have_the_configured_sizes() {
     let (options, socket) = Options::default().memory(1024).with_rpc();
     let options = options.args(["--iobuf-small", "9000", "--iobuf-large", "3000"]);
     let target = Target::start_with(options).await;

@@ -77,7 +77,7 @@ impl Caller<'_> {
 }
 
 #[tokio::test]
-async fn whoever_calls_has_a_certificate_of_the_authority() {
+async fn callers_need_a_certificate_signed_by_the_authority() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ours, other) = (Authority::new(), Authority::new());
     let ca = dir.path().join("ca.crt");
@@ -149,7 +149,7 @@ async fn whoever_calls_has_a_certificate_of_the_authority() {
 }
 
 #[tokio::test]
-async fn files_that_change_are_taken_over_and_who_is_revoked_is_not_served() {
+async fn changed_tls_files_are_reloaded_and_revoked_clients_rejected() {
     let dir = tempfile::tempdir().expect("a directory");
     let authority = Authority::new();
     let file = |name: &str| dir.path().join(name);

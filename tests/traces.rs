@@ -113,7 +113,7 @@ async fn create(target: &Target, id: &str, trace: Option<String>) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_is_a_span_of_its_clients_trace_with_all_that_it_waited_for() {
+async fn a_call_is_a_span_of_its_clients_trace_with_its_waits() {
     let (collector, address) = Collector::start().await;
     let target = Target::start_with(exporting_to(address)).await;
     let parent = |flags: &str| Some(format!("00-{TRACE}-{PARENT}-{flags}"));
@@ -231,7 +231,7 @@ async fn a_call_is_a_span_of_its_clients_trace_with_all_that_it_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_takes_nothing_holds_up_nobody() {
+async fn an_unresponsive_collector_blocks_no_call() {
     // The collector accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let mut target = Target::start_with(exporting_to(silent.local_addr().expect("bound"))).await;

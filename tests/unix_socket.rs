@@ -44,7 +44,7 @@ fn refusal(socket: &Path) -> String {
 }
 
 #[tokio::test]
-async fn the_api_is_served_on_a_socket_that_its_owner_alone_may_open() {
+async fn the_api_is_served_on_a_private_unix_socket() {
     let dir = tempfile::tempdir().expect("a directory");
     let socket = dir.path().join("api.sock");
     let options = || Options::default().args(["--listen-uds", socket.to_str().expect("UTF-8")]);

@@ -34,7 +34,7 @@ fn expect_state(result: Result<(), Status>, what: &str) {
 }
 
 #[tokio::test]
-async fn what_a_machine_writes_to_a_virtio_blk_disk_is_on_the_volume() {
+async fn virtio_blk_writes_reach_the_volume() {
     let (target, client) = start().await;
     let [blks, controllers, luns, volumes] = resources(
         &client,
@@ -99,7 +99,7 @@ async fn what_a_machine_writes_to_a_virtio_blk_disk_is_on_the_volume() {
 }
 
 #[tokio::test]
-async fn a_scsi_controller_shows_the_luns_of_its_target_and_its_own() {
+async fn a_scsi_controller_exposes_its_targets_luns_and_its_own() {
     let (target, client) = start().await;
     let [targets, controllers, luns] = resources(
         &client,
@@ -181,7 +181,7 @@ async fn a_scsi_controller_shows_the_luns_of_its_target_and_its_own() {
 }
 
 #[tokio::test]
-async fn luns_come_and_go_beside_the_io_of_a_connected_machine() {
+async fn luns_are_added_and_removed_under_io_of_a_connected_machine() {
     let (target, client) = start().await;
     let [controllers, luns] = resources(&client, ["VirtioScsiController", "VirtioScsiLun"]);
     let id = unique("hot");
@@ -222,7 +222,7 @@ async fn luns_come_and_go_beside_the_io_of_a_connected_machine() {
 }
 
 #[tokio::test]
-async fn a_connected_machine_keeps_its_disk_and_its_limits_change_under_it() {
+async fn a_connected_machine_keeps_its_disk_while_limits_change() {
     let (target, client) = start().await;
     let [blks, volumes] = resources(&client, ["VirtioBlk", "MallocVolume"]);
     let id = unique("busy");
@@ -287,7 +287,7 @@ async fn a_connected_machine_keeps_its_disk_and_its_limits_change_under_it() {
 }
 
 #[tokio::test]
-async fn a_machine_that_dies_leaves_a_device_that_can_go() {
+async fn a_device_can_be_deleted_after_its_machine_dies() {
     let (target, client) = start().await;
     let [blks] = resources(&client, ["VirtioBlk"]);
     let id = unique("dies");
@@ -347,7 +347,7 @@ async fn the_server_stops_under_a_connected_machine() {
 }
 
 #[tokio::test]
-async fn devices_share_the_names_of_their_sockets_and_their_volumes_with_nobody() {
+async fn socket_names_and_volumes_belong_to_one_device() {
     let (target, client) = start().await;
     let [blks, controllers, luns, nulls] = resources(
         &client,
@@ -419,7 +419,7 @@ async fn devices_share_the_names_of_their_sockets_and_their_volumes_with_nobody(
 }
 
 #[tokio::test]
-async fn without_hugepages_devices_are_refused_with_the_reason() {
+async fn without_hugepages_devices_are_rejected_with_the_reason() {
     let target = Target::start().await;
     let client = target.client().await;
     let [blks, controllers, targets] = resources(

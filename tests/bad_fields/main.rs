@@ -18,7 +18,7 @@ use requests::Trial;
 use state::State;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn no_value_of_any_field_of_any_request_does_harm() {
+async fn every_value_of_every_field_succeeds_or_fails_cleanly() {
     let dir = std::sync::Arc::new(tempfile::tempdir().expect("a directory"));
     let options = Options::hugepages().in_dir(std::sync::Arc::clone(&dir));
     let socket = dir.path().join("rpc.sock");

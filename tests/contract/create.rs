@@ -10,7 +10,7 @@ use crate::common::{
 };
 use crate::kinds::Place;
 
-pub async fn create_answers_what_was_set_and_the_name(place: &Place) {
+pub async fn create_returns_the_fields_and_the_name(place: &Place) {
     let (name, made) = place.make(0).await;
     assert_eq!(name, place.name(&place.id(0)));
     assert_holds(&made, &place.shown(place.sample(0).await));
@@ -30,7 +30,7 @@ pub async fn get_and_list_agree_with_create(place: &Place) {
     assert_eq!(listed, [&made]);
 }
 
-pub async fn without_an_id_the_server_chooses_a_uuid(place: &Place) {
+pub async fn without_an_id_the_server_assigns_a_uuid(place: &Place) {
     let made = place
         .resource
         .created(&place.parent, "", place.sample(0).await)
@@ -48,7 +48,7 @@ pub async fn without_an_id_the_server_chooses_a_uuid(place: &Place) {
     place.resource.deleted(&name).await;
 }
 
-pub async fn the_same_create_again_answers_the_same_object(place: &Place) {
+pub async fn a_repeated_create_is_idempotent(place: &Place) {
     let (_, first) = place.make(0).await;
     let (_, second) = place.make(0).await;
     assert_eq!(first, second);
@@ -56,7 +56,7 @@ pub async fn the_same_create_again_answers_the_same_object(place: &Place) {
     assert_eq!(names.iter().filter(|name| place.is_mine(name)).count(), 1);
 }
 
-pub async fn another_content_under_the_same_id_already_exists(place: &Place) {
+pub async fn a_create_with_different_content_already_exists(place: &Place) {
     let (name, made) = place.make(0).await;
     let other = place.sample(1).await;
     let status = place
@@ -70,7 +70,7 @@ pub async fn another_content_under_the_same_id_already_exists(place: &Place) {
     );
 }
 
-pub async fn ids_of_the_wrong_form_are_refused(place: &Place) {
+pub async fn malformed_ids_are_rejected(place: &Place) {
     let too_long = format!("a{}", "b".repeat(63));
     let uuid = Uuid::new_v4().to_string();
     let bad = [
@@ -107,7 +107,7 @@ pub async fn ids_of_the_wrong_form_are_refused(place: &Place) {
     );
 }
 
-pub async fn ids_of_the_right_forms_are_taken(place: &Place) {
+pub async fn valid_ids_are_accepted(place: &Place) {
     // SPDK names bdevs after remote controllers, and its bdev names leave room for fewer characters.
     let most = match place.kind.message {
         "NvmeRemoteController" => 49,
@@ -156,7 +156,7 @@ pub async fn each_required_field_is_required(place: &Place) {
     }
 }
 
-pub async fn what_only_the_server_fills_in_is_ignored(place: &Place) {
+pub async fn output_only_fields_are_ignored_by_create(place: &Place) {
     let (name, made) = place.make(0).await;
     place.resource.deleted(&name).await;
     let mut object = place.sample(0).await;
@@ -171,7 +171,7 @@ pub async fn what_only_the_server_fills_in_is_ignored(place: &Place) {
     assert_eq!(again, made);
 }
 
-pub async fn an_enum_number_without_a_name_is_refused(place: &Place) {
+pub async fn unknown_enum_numbers_are_rejected(place: &Place) {
     let sample = place.sample(0).await;
     for path in enums_in(&message_of(place), &sample, "") {
         let object = with(sample.clone(), &path, json!(99));
@@ -183,7 +183,7 @@ pub async fn an_enum_number_without_a_name_is_refused(place: &Place) {
     }
 }
 
-pub async fn the_parent_must_be_given_and_there(place: &Place) {
+pub async fn the_parent_must_be_valid_and_exist(place: &Place) {
     if !place.resource.nested {
         return;
     }

@@ -9,7 +9,7 @@ use crate::common::{
 };
 use crate::kinds::Place;
 
-pub async fn what_was_deleted_is_gone_and_its_name_free(place: &Place) {
+pub async fn a_deleted_object_is_gone_and_its_id_free(place: &Place) {
     let (name, _) = place.make(0).await;
     place.resource.deleted(&name).await;
     let gone = place
@@ -27,7 +27,7 @@ pub async fn what_was_deleted_is_gone_and_its_name_free(place: &Place) {
         .await;
 }
 
-pub async fn deleting_what_is_missing_is_not_found_unless_allowed(place: &Place) {
+pub async fn deleting_a_missing_object_is_not_found_unless_allow_missing(place: &Place) {
     let name = place.name(&place.id(0));
     let method = place.resource.method("Delete");
     let request = json!({ "name": name });
@@ -46,7 +46,7 @@ pub async fn deleting_what_is_missing_is_not_found_unless_allowed(place: &Place)
     );
 }
 
-pub async fn what_is_in_use_is_not_deleted_and_its_user_named(client: &Client) {
+pub async fn objects_in_use_are_not_deleted_and_the_error_names_the_user(client: &Client) {
     let id = unique("in-use");
     let volume = malloc(client, &id, 1).await;
     let subsystem = subsystem(client, &id, json!({})).await;

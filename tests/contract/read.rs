@@ -11,7 +11,7 @@ use crate::kinds::Place;
 /// The verbs whose request is only a name.
 const BY_NAME: [&str; 3] = ["Get", "Stats", "Delete"];
 
-pub async fn what_is_not_there_is_not_found(place: &Place) {
+pub async fn a_missing_object_is_not_found(place: &Place) {
     let name = place.name(&place.id(7));
     for verb in BY_NAME {
         let method = place.resource.method(verb);
@@ -25,7 +25,7 @@ pub async fn what_is_not_there_is_not_found(place: &Place) {
     }
 }
 
-pub async fn what_is_no_name_is_refused(place: &Place) {
+pub async fn malformed_names_are_rejected(place: &Place) {
     for verb in BY_NAME {
         for name in [
             "",
@@ -70,7 +70,7 @@ pub async fn an_object_is_found_by_every_form_of_its_name(place: &Place) {
     }
 }
 
-pub async fn pages_hold_every_object_once_and_in_order(place: &Place) {
+pub async fn pages_contain_every_object_once_in_order(place: &Place) {
     let mut made = BTreeSet::new();
     for n in [3, 1, 4, 0, 2] {
         made.insert(place.make(n).await.0);
@@ -134,7 +134,7 @@ async fn walk(place: &Place, size: i64, mut between: impl AsyncFnMut(&str)) -> V
     }
 }
 
-pub async fn a_bad_page_token_is_refused(place: &Place) {
+pub async fn an_invalid_page_token_is_rejected(place: &Place) {
     for n in 0..2 {
         place.make(n).await;
     }
@@ -152,7 +152,7 @@ pub async fn a_bad_page_token_is_refused(place: &Place) {
     }
 }
 
-pub async fn a_negative_page_size_is_refused(place: &Place) {
+pub async fn a_negative_page_size_is_rejected(place: &Place) {
     for size in [-1, i64::from(i32::MIN)] {
         let request = place.resource.list_request(&place.parent, size, "");
         let method = place.resource.method("List");
@@ -165,7 +165,7 @@ pub async fn a_negative_page_size_is_refused(place: &Place) {
     }
 }
 
-pub async fn list_needs_its_parent_and_only_a_nested_kind_has_one(place: &Place) {
+pub async fn list_requires_a_parent_for_nested_kinds_only(place: &Place) {
     let method = place.resource.method("List");
     let client = &place.resource.client;
     if !place.resource.nested {
@@ -198,7 +198,7 @@ pub async fn stats_are_counters(place: &Place) {
     }
 }
 
-pub async fn a_page_has_50_by_default_and_250_at_most(client: &Client) {
+pub async fn a_page_has_50_objects_by_default_and_250_at_most(client: &Client) {
     let volumes = Resource::new(client, "NullVolume");
     let tag = unique("page");
     let object = json!({ "block_size": 512, "blocks_count": 8 });

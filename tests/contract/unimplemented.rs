@@ -10,7 +10,7 @@ use crate::common::Client;
 use crate::kinds::{IMPLEMENTED, OBSERVED, UNIMPLEMENTED};
 
 /// Calls every method of the kind.
-pub async fn every_verb_answers_unimplemented(client: &Client, message: &str) {
+pub async fn every_verb_returns_unimplemented(client: &Client, message: &str) {
     let mut called = 0;
     for method in api::pool()
         .services()

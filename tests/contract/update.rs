@@ -7,7 +7,7 @@ use crate::common::{assert_holds, at, expect_invalid, only, with, without};
 use crate::create::required;
 use crate::kinds::Place;
 
-pub async fn a_mask_of_one_field_changes_that_field_only(place: &Place) {
+pub async fn a_mask_of_one_field_updates_only_that_field(place: &Place) {
     for (path, value) in place.changes().await {
         let (name, made) = place.make(0).await;
         // Every other field differs too: only the mask keeps them unchanged.
@@ -24,7 +24,7 @@ pub async fn a_mask_of_one_field_changes_that_field_only(place: &Place) {
     }
 }
 
-pub async fn without_a_mask_what_is_set_changes(place: &Place) {
+pub async fn without_a_mask_only_set_fields_are_updated(place: &Place) {
     for (path, value) in place.changes().await {
         let (name, made) = place.make(0).await;
         let updated = place
@@ -64,7 +64,7 @@ pub async fn a_star_replaces_all_fields(place: &Place) {
     );
 }
 
-pub async fn a_star_with_a_required_field_missing_is_refused(place: &Place) {
+pub async fn a_star_without_a_required_field_is_rejected(place: &Place) {
     let (name, made) = place.make(0).await;
     if required(place, &made).is_empty() {
         return;
@@ -80,7 +80,7 @@ pub async fn a_star_with_a_required_field_missing_is_refused(place: &Place) {
     );
 }
 
-pub async fn a_path_that_does_not_exist_is_refused(place: &Place) {
+pub async fn unknown_mask_paths_are_rejected(place: &Place) {
     let (name, made) = place.make(0).await;
     let sample = place.sample(1).await;
     let masks: [&[&str]; 6] = [
@@ -105,7 +105,7 @@ pub async fn a_path_that_does_not_exist_is_refused(place: &Place) {
     }
 }
 
-pub async fn nothing_changes_when_nothing_differs(place: &Place) {
+pub async fn an_update_without_changes_is_a_no_op(place: &Place) {
     let (name, made) = place.make(0).await;
     let sample = place.sample(0).await;
     for mask in [None, Some(["*"].as_slice())] {
@@ -131,7 +131,7 @@ pub async fn nothing_changes_when_nothing_differs(place: &Place) {
     );
 }
 
-pub async fn what_cannot_change_is_refused_and_stays(place: &Place) {
+pub async fn immutable_fields_are_rejected_and_unchanged(place: &Place) {
     for (path, value) in (place.kind.fixed)(place) {
         let (name, made) = place.make(0).await;
         for mask in [None, Some([path].as_slice())] {
@@ -149,7 +149,7 @@ pub async fn what_cannot_change_is_refused_and_stays(place: &Place) {
     }
 }
 
-pub async fn an_update_of_what_is_missing_is_not_found(place: &Place) {
+pub async fn an_update_of_a_missing_object_is_not_found(place: &Place) {
     let name = place.name(&place.id(0));
     let sample = place.sample(0).await;
     let status = place
@@ -201,7 +201,7 @@ pub async fn the_object_and_its_name_are_required(place: &Place) {
     }
 }
 
-pub async fn what_only_the_server_fills_in_may_be_named_and_is_ignored(place: &Place) {
+pub async fn output_only_fields_in_a_mask_are_ignored(place: &Place) {
     let (name, made) = place.make(0).await;
     let updated = place
         .resource

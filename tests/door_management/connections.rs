@@ -69,7 +69,7 @@ async fn taken_in(crowd: &[TcpStream]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn silent_connections_of_one_address_hold_up_nobody() {
+async fn silent_connections_of_one_address_block_no_other_client() {
     let target = Target::start().await;
     for (what, count, address, says) in [
         ("silent at HTTP", MORE_THAN_ALL, target.http, &b""[..]),
@@ -101,7 +101,7 @@ async fn silent_connections_of_one_address_hold_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_handshake_that_stops_ends_its_connection() {
+async fn a_stalled_tls_handshake_is_closed() {
     let directory = tempfile::tempdir().expect("a directory");
     let authority = Authority::new();
     let (certificate, key) = authority.sign("localhost");

@@ -102,7 +102,7 @@ async fn flood(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn floods_of_calls_take_bounded_memory_and_give_it_back() {
+async fn call_floods_use_bounded_memory_and_release_it() {
     let target = Target::start().await;
     let client = target.client().await;
     for n in 0..200 {
@@ -178,7 +178,7 @@ fn opened_and_reset(stream: u32) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn rapid_resets_end_their_connection_and_are_a_few_lines_of_the_log() {
+async fn rapid_resets_close_the_connection_and_log_a_few_lines() {
     const ATTACKS: usize = 60;
     let target = Target::start().await;
     let mut attack = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();

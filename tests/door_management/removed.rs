@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::common::{Fixture, JsonRpc, Options, Target, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_spdk_no_longer_has_can_be_deleted_and_its_address_used_again() {
+async fn objects_removed_in_spdk_can_be_deleted_and_their_address_reused() {
     let (options, socket) = Options::default().with_rpc();
     let target = Target::start_with(options).await;
     let mut rpc = JsonRpc::connect(&socket).await.expect("the socket");

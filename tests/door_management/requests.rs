@@ -23,7 +23,7 @@ fn create(id: &str, headers: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_page_of_another_origin_gets_nothing_done() {
+async fn cross_origin_requests_are_rejected() {
     let target = Target::start().await;
     let json = "content-type: application/json\r\n";
     let own = format!("host: {}\r\n", target.http);
@@ -79,7 +79,7 @@ async fn a_page_of_another_origin_gets_nothing_done() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn an_allowed_origin_may_read_answers_and_no_other() {
+async fn only_allowed_origins_may_read_responses() {
     let target = Target::start_with(Options::default().args([
         "--http-origins",
         "https://console.example",
@@ -106,7 +106,7 @@ async fn an_allowed_origin_may_read_answers_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_is_encoded_in_a_path_is_no_separator() {
+async fn encoded_separators_in_paths_do_not_separate() {
     let target = Target::start().await;
     let own = format!(
         "host: {}\r\ncontent-type: application/json\r\n",
@@ -131,7 +131,7 @@ async fn what_is_encoded_in_a_path_is_no_separator() {
 /// A client that sends `Expect: 100-continue` with a 100 MB body gets the rejection before it sends the
 /// body.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_body_that_is_too_long_is_not_asked_for() {
+async fn an_oversized_body_is_rejected_before_it_is_sent() {
     let target = Target::start().await;
     let request = "POST /v1/nullVolumes HTTP/1.1\r\nhost: localhost\r\n\
         content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 104857600\r\n\r\n";
@@ -143,7 +143,7 @@ async fn a_body_that_is_too_long_is_not_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn guesses_of_a_password_are_slow_few_and_logged() {
+async fn password_guesses_are_throttled_and_logged() {
     let (target, address, _socket) = with_proxy().await;
     // "admin:wrong"
     let request =
@@ -186,7 +186,7 @@ async fn guesses_of_a_password_are_slow_few_and_logged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_key_with_a_newline_is_refused() {
+async fn a_key_with_a_newline_is_rejected() {
     let target = Target::start().await;
     let fixture = Fixture::tcp(&target, 4).await;
     let psk = format!("{}\n", crate::common::PSK);
@@ -222,7 +222,7 @@ async fn a_message_that_cannot_be_decoded_is_an_invalid_argument() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn an_id_of_a_remote_controller_that_none_of_its_paths_could_use_is_refused() {
+async fn a_remote_controller_id_too_long_for_its_bdevs_is_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let controllers = Resource::new(&client, "NvmeRemoteController");

@@ -106,7 +106,7 @@ fn hex(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn no_copy_of_a_key_is_left_in_memory_once_its_object_is_deleted() {
+async fn no_copy_of_a_key_remains_in_memory_after_its_objects_deletion() {
     let target = Target::start().await;
     let pid = target.pid();
     let (secret, cipher) = (key(0x11), key(0x42));

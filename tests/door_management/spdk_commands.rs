@@ -55,7 +55,7 @@ async fn each_spdk_command_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn clients_of_the_proxy_that_leave_give_their_places_back() {
+async fn disconnected_proxy_clients_release_their_places() {
     const PLACES: usize = 16;
     let (target, address, socket) = with_proxy().await;
     // "admin:right"

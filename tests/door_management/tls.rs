@@ -168,7 +168,7 @@ fn files(directory: &Path, name: &str, signed: &Signed) -> (PathBuf, PathBuf) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_long_chain_of_a_client_is_refused_before_it_costs_anything() {
+async fn a_long_client_certificate_chain_is_rejected_before_verification() {
     let secured = Secured::start().await;
     // Same subject, different keys: each may be the issuer of each, so that path building is expensive.
     let authorities: Vec<Signed> = (0..84).map(|_| sign("x", 3, None, true)).collect();
@@ -196,7 +196,7 @@ async fn a_long_chain_of_a_client_is_refused_before_it_costs_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_client_certificate_of_version_1_is_refused_with_the_reason_in_the_log() {
+async fn an_x509_v1_client_certificate_is_rejected_with_the_reason_logged() {
     let secured = Secured::start().await;
     let old = sign("an old client", 1, Some(&secured.ca), false);
     let directory = tempfile::tempdir().expect("a directory");

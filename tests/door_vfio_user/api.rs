@@ -13,7 +13,7 @@ use crate::{Test, api, tests};
 
 pub const TESTS: [Test; 2] = tests! { api:
     a_controller_with_a_client_is_not_deleted
-    sockets_belong_to_the_group_and_have_the_mode_that_are_set
+    sockets_have_the_configured_group_and_mode
 };
 
 fn a_controller_with_a_client_is_not_deleted(lab: &mut Lab) {
@@ -50,7 +50,7 @@ fn a_controller_with_a_client_is_not_deleted(lab: &mut Lab) {
     Guest::start(&socket).verify(2);
 }
 
-fn sockets_belong_to_the_group_and_have_the_mode_that_are_set(lab: &mut Lab) {
+fn sockets_have_the_configured_group_and_mode(lab: &mut Lab) {
     let is_right = |path: &Path| {
         let about = std::fs::metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         assert_eq!(

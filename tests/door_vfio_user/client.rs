@@ -12,8 +12,8 @@ use crate::{Test, client, tests};
 
 pub const TESTS: [Test; 7] = tests! { client:
     a_client_that_says_nothing_or_half_a_message_stops_nobody
-    replies_that_nobody_reads_end_the_session
-    messages_that_are_no_messages_end_the_session
+    unread_replies_end_the_session
+    malformed_messages_end_the_session
     messages_that_lack_something_or_have_too_much_are_refused
     an_interrupt_descriptor_that_blocks_stops_nobody
     an_interrupt_descriptor_is_replaced_in_its_place
@@ -43,7 +43,7 @@ fn a_client_that_says_nothing_or_half_a_message_stops_nobody(lab: &mut Lab) {
     }
 }
 
-fn replies_that_nobody_reads_end_the_session(lab: &mut Lab) {
+fn unread_replies_end_the_session(lab: &mut Lab) {
     let mut link = lab.link();
     let mut read = Header::new(command::REGION_READ, 16).bytes();
     read.extend([0; 8]);
@@ -57,7 +57,7 @@ fn replies_that_nobody_reads_end_the_session(lab: &mut Lab) {
     lab.check_neighbour();
 }
 
-fn messages_that_are_no_messages_end_the_session(lab: &mut Lab) {
+fn malformed_messages_end_the_session(lab: &mut Lab) {
     let sizes = [0, 15, (1 << 20) + 33, u32::MAX];
     for introduced in [false, true] {
         for size in sizes {

@@ -15,7 +15,7 @@ pub const TESTS: [Test; 7] = tests! { guest:
     a_wild_doorbell_stops_no_other_machine
     an_abort_that_finds_nothing_to_abort_is_answered
     the_device_takes_a_client_after_each_way_of_leaving
-    random_commands_leave_a_device_that_takes_a_client
+    the_device_accepts_a_client_after_random_commands
     a_guest_cannot_fill_the_log
 };
 
@@ -217,7 +217,7 @@ fn the_device_takes_a_client_after_each_way_of_leaving(lab: &mut Lab) {
     }
 }
 
-fn random_commands_leave_a_device_that_takes_a_client(lab: &mut Lab) {
+fn the_device_accepts_a_client_after_random_commands(lab: &mut Lab) {
     let mut random = Random(0x5eed_0010);
     for _ in 0..4 {
         let mut guest = lab.guest();

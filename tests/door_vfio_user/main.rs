@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     trials.push(Trial::test(stop::NAME, move || {
         let mut place = ends.lock().unwrap_or_else(PoisonError::into_inner);
         // This test stops the target.
-        stop::the_program_stops_while_clients_leave(place.take().unwrap_or_else(Lab::start));
+        stop::the_program_stops_while_clients_disconnect(place.take().unwrap_or_else(Lab::start));
         Ok(())
     }));
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -10,7 +10,7 @@ use crate::{Test, memory, tests};
 
 pub const TESTS: [Test; 5] = tests! { memory:
     memory_that_is_not_whole_pages_of_its_file_is_refused
-    a_queue_in_memory_without_the_right_to_write_is_refused
+    a_queue_in_read_only_memory_is_rejected
     queues_in_memory_that_is_unmapped_stand_still
     a_file_that_is_cut_ends_its_own_session
     the_file_of_the_doorbells_cannot_be_cut
@@ -87,7 +87,7 @@ fn memory_that_is_not_whole_pages_of_its_file_is_refused(lab: &mut Lab) {
     );
 }
 
-fn a_queue_in_memory_without_the_right_to_write_is_refused(lab: &mut Lab) {
+fn a_queue_in_read_only_memory_is_rejected(lab: &mut Lab) {
     let mut guest = Guest::boot(&lab.socket);
     let other = Memory::new(BASE + SIZE, 4 * PAGE);
     let mapped = other.map(&mut guest.link, 0, 4 * PAGE, READ);

@@ -14,9 +14,9 @@ use crate::{Test, queues, tests};
 pub const TESTS: [Test; 5] = tests! { queues:
     memory_comes_and_goes_under_io
     queues_made_and_deleted_in_one_doorbell_stop_nobody
-    a_queue_that_the_controller_refuses_can_be_made_later
-    queues_of_a_controller_that_was_reset_can_be_made_again
-    a_client_may_leave_while_its_queue_connects
+    a_rejected_queue_can_be_created_later
+    queues_can_be_recreated_after_a_controller_reset
+    a_client_may_disconnect_while_its_queue_connects
 };
 
 const AT: u64 = BASE + 0x4000;
@@ -100,7 +100,7 @@ fn memory_comes_and_goes_under_io(lab: &mut Lab) {
     lab.block_on(limits.deleted("qosVolumes/slow"));
 }
 
-fn a_queue_that_the_controller_refuses_can_be_made_later(lab: &mut Lab) {
+fn a_rejected_queue_can_be_created_later(lab: &mut Lab) {
     let mut guest = Guest::boot(&lab.socket);
     // CC with invalid queue entry sizes: Connect of the I/O queue fails.
     guest
@@ -125,7 +125,7 @@ fn a_queue_that_the_controller_refuses_can_be_made_later(lab: &mut Lab) {
     }
 }
 
-fn queues_of_a_controller_that_was_reset_can_be_made_again(lab: &mut Lab) {
+fn queues_can_be_recreated_after_a_controller_reset(lab: &mut Lab) {
     let mut guest = lab.guest();
     for seed in 0..5 {
         // An unused completion queue is deleted by the reset too.
@@ -142,7 +142,7 @@ fn queues_of_a_controller_that_was_reset_can_be_made_again(lab: &mut Lab) {
     }
 }
 
-fn a_client_may_leave_while_its_queue_connects(lab: &mut Lab) {
+fn a_client_may_disconnect_while_its_queue_connects(lab: &mut Lab) {
     for _ in 0..10 {
         let mut guest = Guest::boot(&lab.socket);
         assert!(guest.admin(Command::create_cq(1, 32, AT + PAGE)).is_ok());

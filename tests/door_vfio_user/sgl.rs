@@ -5,9 +5,9 @@ use crate::lab::Lab;
 use crate::{Test, sgl, tests};
 
 pub const TESTS: [Test; 3] = tests! { sgl:
-    sgls_that_add_up_are_served
+    valid_sgls_are_served
     sgls_that_do_not_add_up_are_refused
-    an_sgl_that_changes_while_it_is_read_does_no_harm
+    an_sgl_changed_while_it_is_read_does_no_harm
 };
 
 const SEGMENT: u8 = 0x20;
@@ -26,7 +26,7 @@ fn descriptor((address, length, kind): &(u64, u32, u8)) -> Vec<u8> {
     bytes
 }
 
-fn sgls_that_add_up_are_served(lab: &mut Lab) {
+fn valid_sgls_are_served(lab: &mut Lab) {
     let mut guest = lab.guest();
     let data: Vec<u8> = (0..8192_u32).map(|n| (n * 7 / 3) as u8).collect();
     guest.memory.write(DATA, &data);
@@ -111,7 +111,7 @@ fn sgls_that_do_not_add_up_are_refused(lab: &mut Lab) {
     guest.verify(1);
 }
 
-fn an_sgl_that_changes_while_it_is_read_does_no_harm(lab: &mut Lab) {
+fn an_sgl_changed_while_it_is_read_does_no_harm(lab: &mut Lab) {
     let mut guest = lab.guest();
     let file = guest.memory.file.try_clone().expect("a descriptor");
     let (ends, ended) = std::sync::mpsc::channel::<()>();

@@ -8,10 +8,10 @@ use crate::common::vfio_user::{Command, DATA, Guest, Link, PAGE, Which, io};
 use crate::lab::Lab;
 
 /// The test's name.
-pub const NAME: &str = "stop::the_program_stops_while_clients_leave";
+pub const NAME: &str = "stop::the_program_stops_while_clients_disconnect";
 
 /// Clients disconnect, stay connected and have sent nothing yet, all at once.
-pub fn the_program_stops_while_clients_leave(lab: Lab) {
+pub fn the_program_stops_while_clients_disconnect(lab: Lab) {
     let sockets: Vec<_> = (0..6)
         .map(|n| lab.device(&format!("leaves-{n}"), 10 + n))
         .collect();

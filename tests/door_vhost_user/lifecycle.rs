@@ -64,7 +64,7 @@ fn reconnect(socket: &PathBuf, stop: &AtomicBool) {
     }
 }
 
-pub fn a_stop_does_not_wait_for_slow_io_or_leaving_clients(lab: Lab) {
+pub fn a_stop_does_not_wait_for_slow_io_or_disconnecting_clients(lab: Lab) {
     let slow: Vec<_> = Kind::ALL
         .iter()
         .map(|kind| {

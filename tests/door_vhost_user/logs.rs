@@ -8,7 +8,7 @@ use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 use crate::lab::Lab;
 use crate::vhost_user::{Kind, Message, Pages, Session, feature, memory_file, request};
 
-pub fn a_log_outside_its_file_is_refused(lab: &mut Lab, kind: Kind) -> Option<Session> {
+pub fn a_dirty_log_outside_its_file_is_rejected(lab: &mut Lab, kind: Kind) -> Option<Session> {
     let mut held = None;
     let log = memory_file(Pages::Ordinary, 4096);
     for [size, offset] in [
@@ -60,7 +60,7 @@ fn inflight(size: u64, offset: u64, queues: u16, entries: u16) -> Message {
     message
 }
 
-pub fn an_inflight_area_that_is_too_small_is_refused(lab: &mut Lab, kind: Kind) -> Option<Session> {
+pub fn a_too_small_inflight_area_is_rejected(lab: &mut Lab, kind: Kind) -> Option<Session> {
     let mut held = None;
     let file = memory_file(Pages::Ordinary, 4096);
     let queues = u16::try_from(kind.queue() + 1).expect("few");
@@ -129,7 +129,7 @@ pub fn hostile_counters_in_the_inflight_area_do_no_harm(
     held
 }
 
-pub fn a_huge_inflight_area_is_refused_at_once(lab: &mut Lab, kind: Kind) -> Session {
+pub fn a_huge_inflight_area_is_rejected_at_once(lab: &mut Lab, kind: Kind) -> Session {
     for (queues, size) in [(1024, 65535), (65535, 65535), (0, 0), (65535, 1)] {
         let mut session = lab.negotiated(kind, &kind.options());
         let begun = Instant::now();

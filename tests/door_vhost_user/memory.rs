@@ -73,10 +73,7 @@ pub fn a_region_added_before_any_table_does_no_harm(lab: &mut Lab, kind: Kind) -
     held
 }
 
-pub fn a_memory_table_that_cannot_be_mapped_is_refused(
-    lab: &mut Lab,
-    kind: Kind,
-) -> Option<Session> {
+pub fn an_unmappable_memory_table_is_rejected(lab: &mut Lab, kind: Kind) -> Option<Session> {
     let mut held = None;
     let event = eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd");
     for first in [true, false] {
@@ -105,7 +102,7 @@ pub fn a_memory_table_that_cannot_be_mapped_is_refused(
     held
 }
 
-pub fn a_memory_table_with_wrong_numbers_is_refused(lab: &mut Lab, kind: Kind) {
+pub fn an_invalid_memory_table_is_rejected(lab: &mut Lab, kind: Kind) {
     let file = memory_file(Pages::Huge, 8 << 20);
     let right = Region {
         guest: 0,
@@ -173,7 +170,7 @@ pub fn a_file_shorter_than_declared_does_no_harm(lab: &mut Lab, kind: Kind) -> O
     held
 }
 
-pub fn memory_that_is_cut_while_in_use_ends_that_session_only(
+pub fn memory_truncated_while_in_use_ends_only_its_session(
     lab: &mut Lab,
     kind: Kind,
 ) -> Option<Disk> {

@@ -15,7 +15,10 @@ use crate::lab::Lab;
 use crate::vhost_user::{Connection, Disk, Kind, Message, Session, flag, request};
 
 /// An incomplete message that is never continued.
-pub fn a_header_without_its_payload_delays_nobody(lab: &mut Lab, kind: Kind) -> Connection {
+pub fn a_header_without_its_payload_delays_no_other_client(
+    lab: &mut Lab,
+    kind: Kind,
+) -> Connection {
     for bytes in [1, 11] {
         let mut connection = Connection::open(&lab.victim(kind)).expect("the device accepts");
         let whole = Message::new(request::GET_FEATURES).encode();
@@ -30,10 +33,7 @@ pub fn a_header_without_its_payload_delays_nobody(lab: &mut Lab, kind: Kind) -> 
     connection
 }
 
-pub fn file_descriptors_that_nobody_asked_for_are_closed(
-    lab: &mut Lab,
-    kind: Kind,
-) -> Option<Session> {
+pub fn unexpected_file_descriptors_are_closed(lab: &mut Lab, kind: Kind) -> Option<Session> {
     const EACH: usize = 8;
     let mut held = None;
     let file = eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd");
@@ -52,7 +52,7 @@ pub fn file_descriptors_that_nobody_asked_for_are_closed(
     held
 }
 
-pub fn a_call_that_blocks_blocks_nobody(lab: &mut Lab, kind: Kind) -> Option<Disk> {
+pub fn a_blocking_call_eventfd_blocks_no_other_client(lab: &mut Lab, kind: Kind) -> Option<Disk> {
     let mut held = None;
     // An eventfd at its maximum: another write blocks until someone reads.
     let event = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
@@ -82,7 +82,10 @@ pub fn a_call_that_blocks_blocks_nobody(lab: &mut Lab, kind: Kind) -> Option<Dis
     held
 }
 
-pub fn a_full_back_end_channel_blocks_nobody(lab: &mut Lab, kind: Kind) -> (Disk, UnixStream) {
+pub fn a_full_backend_channel_blocks_no_other_client(
+    lab: &mut Lab,
+    kind: Kind,
+) -> (Disk, UnixStream) {
     let socket = lab.socket("grows");
     let mut disk = Disk::open(kind, &socket).expect("the disk is served");
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
@@ -103,7 +106,7 @@ pub fn a_full_back_end_channel_blocks_nobody(lab: &mut Lab, kind: Kind) -> (Disk
     (disk, ours)
 }
 
-pub fn a_thousand_connections_leave_room_at_other_devices(
+pub fn a_thousand_connections_leave_other_devices_usable(
     lab: &mut Lab,
     kind: Kind,
 ) -> Vec<UnixStream> {
@@ -112,7 +115,7 @@ pub fn a_thousand_connections_leave_room_at_other_devices(
         .collect()
 }
 
-pub fn sizes_flags_and_numbers_that_are_wrong_are_refused(lab: &mut Lab, kind: Kind) {
+pub fn invalid_sizes_flags_and_numbers_are_rejected(lab: &mut Lab, kind: Kind) {
     let event = eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd");
     let mut messages = Vec::new();
     for number in [0, 46, 1000, u32::MAX] {

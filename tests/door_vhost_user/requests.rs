@@ -37,7 +37,7 @@ fn end_each(disk: &mut Disk, queue: usize, chains: &[Vec<Descriptor>]) {
     }
 }
 
-pub fn a_discard_in_pieces_at_the_end_of_memory_is_served_or_refused(
+pub fn a_split_discard_at_the_end_of_memory_is_served_or_rejected(
     lab: &mut Lab,
     kind: Kind,
 ) -> Disk {
@@ -73,7 +73,7 @@ pub fn a_discard_in_pieces_at_the_end_of_memory_is_served_or_refused(
     disk
 }
 
-pub fn blk_requests_of_wrong_shapes_are_refused(lab: &mut Lab, kind: Kind) -> Disk {
+pub fn malformed_blk_requests_are_rejected(lab: &mut Lab, kind: Kind) -> Disk {
     let mut disk = lab.disk(kind);
     let guest = &mut disk.session.guest;
     let (data, status) = (guest.allocate(1 << 16, 4096), guest.allocate(16, 16));
@@ -116,7 +116,7 @@ pub fn blk_requests_of_wrong_shapes_are_refused(lab: &mut Lab, kind: Kind) -> Di
     disk
 }
 
-pub fn a_reset_of_a_unit_that_is_not_there_is_refused(lab: &mut Lab, kind: Kind) -> Disk {
+pub fn a_reset_of_a_missing_unit_is_rejected(lab: &mut Lab, kind: Kind) -> Disk {
     let mut disk = lab.disk(kind);
     for function in 0..9 {
         for (target, unit) in [(0, 5), (0, 16383), (7, 0), (8, 0), (255, 255), (0, 0)] {
@@ -139,7 +139,7 @@ pub fn a_reset_of_a_unit_that_is_not_there_is_refused(lab: &mut Lab, kind: Kind)
     disk
 }
 
-pub fn scsi_requests_of_wrong_shapes_are_refused(lab: &mut Lab, kind: Kind) -> Disk {
+pub fn malformed_scsi_requests_are_rejected(lab: &mut Lab, kind: Kind) -> Disk {
     let mut disk = lab.disk(kind);
     let guest = &mut disk.session.guest;
     let (data, end) = (guest.allocate(1 << 16, 4096), guest.end());
@@ -218,10 +218,7 @@ pub fn scsi_requests_of_wrong_shapes_are_refused(lab: &mut Lab, kind: Kind) -> D
 }
 
 /// A TOCTOU race: another guest CPU rewrites the length while the device reads the descriptor.
-pub fn a_length_that_changes_under_the_device_stays_inside_memory(
-    lab: &mut Lab,
-    kind: Kind,
-) -> Disk {
+pub fn a_length_changed_during_the_read_stays_within_memory(lab: &mut Lab, kind: Kind) -> Disk {
     const ROUNDS: usize = 1500;
     let mut disk = lab.disk(kind);
     let queue = kind.queue();

@@ -3,7 +3,7 @@
 use crate::lab::Lab;
 use crate::vhost_user::{Descriptor, Disk, Kind, Message, Options, Session, flags, request};
 
-pub fn a_ring_enlarged_while_it_runs_stays_inside_memory(
+pub fn a_ring_enlarged_while_it_runs_stays_within_memory(
     lab: &mut Lab,
     kind: Kind,
 ) -> Option<Disk> {
@@ -49,7 +49,7 @@ pub fn a_ring_kicked_twice_is_one_ring(lab: &mut Lab, kind: Kind) -> Disk {
     disk
 }
 
-pub fn ring_parts_outside_memory_are_refused(lab: &mut Lab, kind: Kind) -> Option<Session> {
+pub fn ring_parts_outside_memory_are_rejected(lab: &mut Lab, kind: Kind) -> Option<Session> {
     let mut held = None;
     for part in 0..3 {
         for wrong in ["last", "end", "behind", "wraps", "odd"] {
@@ -164,7 +164,7 @@ fn disk_queues(kind: Kind) -> usize {
     kind.queue() + 1
 }
 
-pub fn an_indirect_table_of_a_wrong_length_is_refused(lab: &mut Lab, kind: Kind) -> Option<Disk> {
+pub fn an_indirect_table_of_invalid_length_is_rejected(lab: &mut Lab, kind: Kind) -> Option<Disk> {
     let chains: [fn(&mut Disk) -> Descriptor; 7] = [
         // A partial entry at the end of memory.
         |disk| Descriptor::indirect(disk.session.guest.end() - 8, 8),
@@ -186,7 +186,7 @@ pub fn an_indirect_table_of_a_wrong_length_is_refused(lab: &mut Lab, kind: Kind)
     offered(lab, kind, &kind.options(), chains)
 }
 
-pub fn a_chain_without_end_is_refused(lab: &mut Lab, kind: Kind) -> Option<Disk> {
+pub fn an_endless_chain_is_rejected(lab: &mut Lab, kind: Kind) -> Option<Disk> {
     let chains: [fn(&mut Disk) -> Descriptor; 4] = [
         // A descriptor linked to itself.
         |_| Descriptor::readable(0, 16).then(0),
@@ -212,7 +212,7 @@ pub fn a_chain_without_end_is_refused(lab: &mut Lab, kind: Kind) -> Option<Disk>
     offered(lab, kind, &kind.options().features(log), chains)
 }
 
-pub fn indices_outside_the_ring_are_refused(lab: &mut Lab, kind: Kind) -> Option<Disk> {
+pub fn indices_outside_the_ring_are_rejected(lab: &mut Lab, kind: Kind) -> Option<Disk> {
     let mut held = None;
     for (head, ahead) in [(128, 1), (u16::MAX, 1), (0, 129), (0, 0x8000), (5, 128)] {
         for queue in 0..disk_queues(kind) {

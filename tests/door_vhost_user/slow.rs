@@ -32,14 +32,14 @@ fn drained(lab: &mut Lab, kind: Kind) {
     }
 }
 
-pub fn a_client_that_leaves_under_slow_io_takes_its_memory_along_later(lab: &mut Lab, kind: Kind) {
+pub fn memory_of_a_client_gone_under_slow_io_is_released_later(lab: &mut Lab, kind: Kind) {
     let disk = busy(lab, kind);
     drop(disk);
     lab.undisturbed("when a client left");
     drained(lab, kind);
 }
 
-pub fn a_ring_stopped_under_slow_io_delays_nobody(lab: &mut Lab, kind: Kind) {
+pub fn a_ring_stopped_under_slow_io_delays_no_other_client(lab: &mut Lab, kind: Kind) {
     let mut disk = busy(lab, kind);
     let stop = disk.session.queues[kind.queue()].get_base();
     disk.session

@@ -19,7 +19,7 @@ use crate::common::Tool;
 use crate::served::{INVENTORY, Served, exchange, get, post, router, routes};
 
 #[tokio::test]
-async fn http_answers_what_grpc_answers() {
+async fn http_and_grpc_return_the_same() {
     let request = GetInventoryRequest {
         name: "inventory/1/inventory/2".into(),
     };
@@ -63,7 +63,7 @@ async fn http_answers_what_grpc_answers() {
 /// curl loses an HTTP/2 response that arrives before the end of the request: the server must read the
 /// request first.
 #[tokio::test]
-async fn curl_gets_answers_to_what_is_not_read_over_http2() {
+async fn curl_gets_responses_to_unread_bodies_over_http2() {
     let served = Served::start(Limits::default(), None).await;
     let file = tempfile::NamedTempFile::new().unwrap();
     for (kib, times) in [(9, 40), (1 << 10, 5), (6 << 10, 5)] {
@@ -112,7 +112,7 @@ async fn errors_have_their_status_and_body() {
 }
 
 #[tokio::test]
-async fn a_method_that_a_path_has_not_is_refused_with_those_that_it_has() {
+async fn an_unsupported_method_is_rejected_with_an_allow_header() {
     let router = router(Limits::default());
     for (method, path, allowed) in [
         ("PUT", "/v1/nullVolumes", "POST, GET, HEAD"),
@@ -150,7 +150,7 @@ async fn head_is_get_without_its_body() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_side_gets_its_answer() {
+async fn a_client_that_shuts_down_its_side_gets_its_response() {
     let served = Served::start(Limits::default(), None).await;
     for _ in 0..20 {
         let mut stream = TcpStream::connect(served.address).await.unwrap();
@@ -161,7 +161,7 @@ async fn a_client_that_closes_its_side_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn a_client_that_says_how_long_it_waits_waits_no_longer() {
+async fn a_grpc_timeout_header_limits_the_request() {
     let served = Served::start(Limits::default(), None).await;
     let with = |request: String, timeout: &str| {
         request.replace(

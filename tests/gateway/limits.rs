@@ -31,7 +31,7 @@ async fn sizes_are_limited() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_never_finished_is_given_up() {
+async fn an_unfinished_request_times_out() {
     let limits = Limits {
         request: Duration::from_millis(300),
         ..Limits::default()
@@ -45,7 +45,7 @@ async fn a_request_that_is_never_finished_is_given_up() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_for_a_place() {
+async fn connections_above_the_limit_wait() {
     let limits = Limits {
         connections: 1,
         ..Limits::default()
@@ -69,7 +69,7 @@ async fn connections_beyond_the_limit_wait_for_a_place() {
 }
 
 #[tokio::test]
-async fn the_end_lets_idle_connections_go() {
+async fn the_shutdown_closes_idle_connections() {
     let served = Served::start(Limits::default(), None).await;
     let mut idle = TcpStream::connect(served.address).await.unwrap();
     idle.write_all(format!("GET {INVENTORY} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
@@ -85,7 +85,7 @@ async fn the_end_lets_idle_connections_go() {
 }
 
 #[tokio::test]
-async fn a_connection_that_says_nothing_is_given_up() {
+async fn a_silent_connection_times_out() {
     let limits = Limits {
         connections: 1,
         ..Limits::default()
@@ -104,7 +104,7 @@ async fn a_connection_that_says_nothing_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_given_up() {
+async fn a_client_that_does_not_read_times_out() {
     let limits = Limits {
         request: Duration::from_secs(2),
         connections: 1,

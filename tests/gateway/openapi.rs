@@ -32,7 +32,7 @@ async fn the_description_is_openapi() {
 }
 
 #[tokio::test]
-async fn a_time_is_described_as_the_json_of_protobuf_has_it() {
+async fn timestamps_are_described_as_protobuf_json() {
     let description = description().await;
     let schema = &description["components"]["schemas"];
     let host = (schema.as_object().expect("schemas").iter())
@@ -82,7 +82,7 @@ fn assert_kept(original: &Json, again: &Json, place: &str) {
 
 /// Consistency rules of the specification that the types of `openapiv3` do not check.
 #[tokio::test]
-async fn the_description_agrees_with_itself() {
+async fn the_description_is_consistent() {
     let description = description().await;
     let mut ids = BTreeSet::new();
     let mut shapes = BTreeSet::new();

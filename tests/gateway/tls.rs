@@ -49,7 +49,7 @@ async fn ask(served: &Served, server: &Authority, client: Option<&Authority>) ->
 }
 
 #[tokio::test]
-async fn clients_need_a_certificate_of_the_authority() {
+async fn clients_need_a_certificate_signed_by_the_authority() {
     let (ours, other) = (Authority::new(), Authority::new());
     let (certificate, key) = ours.sign("localhost");
     let (certificate, key) = (certificate.pem(), key.serialize_pem());

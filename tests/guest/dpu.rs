@@ -107,7 +107,7 @@ fn block(device: &str) -> String {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn setup_makes_a_machine_ready_and_as_it_was() {
+async fn setup_prepares_and_restores_a_machine() {
     let _machine = lock_machine();
     let mut dpu = Dpu::boot().await;
 
@@ -158,7 +158,7 @@ async fn setup_makes_a_machine_ready_and_as_it_was() {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn an_nvme_device_is_taken_over_through_vfio_with_one_capability_and_exported() {
+async fn an_nvme_device_is_exported_through_vfio_with_one_capability() {
     let _machine = lock_machine();
     let mut dpu = Dpu::boot().await;
     // Everything but the device, which is still bound to Linux's driver.

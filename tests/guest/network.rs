@@ -80,7 +80,7 @@ async fn linux_discovers_connects_and_does_verified_io_over_tcp() {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn linux_connects_to_all_that_the_discovery_service_tells() {
+async fn linux_connects_to_all_discovered_subsystems() {
     let port = free_port();
     let discovery = Options::hugepages().args(["--discovery-addr", &format!("127.0.0.1:{port}")]);
     let target = Target::start_with(discovery).await;
@@ -126,7 +126,7 @@ async fn linux_connects_to_all_that_the_discovery_service_tells() {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn linux_does_verified_io_over_tls_with_the_right_key_and_none_without() {
+async fn linux_does_verified_io_over_tls_only_with_the_right_key() {
     let (target, client, _dir, mut vm) = guest().await;
     let id = unique("tls");
     let subsystem = subsystem(&client, &id, json!({ "hostnqn": HOST, "psk": PSK_BYTES })).await;

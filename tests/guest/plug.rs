@@ -55,7 +55,7 @@ async fn machine(qemu: Qemu, dir: &Path) -> (Target, Client, Vm) {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn a_virtio_blk_disk_comes_to_a_running_guest_and_goes() {
+async fn a_virtio_blk_disk_is_plugged_and_unplugged() {
     let dir = vm::directory();
     let (target, client, mut vm) = machine(Qemu::Installed, dir.path()).await;
     let disks = Resource::new(&client, "VirtioBlk");
@@ -82,7 +82,7 @@ async fn a_virtio_blk_disk_comes_to_a_running_guest_and_goes() {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn what_cannot_be_plugged_is_undone_and_said() {
+async fn a_failed_plug_is_rolled_back_and_reported() {
     let dir = vm::directory();
     let (target, client, mut vm) = machine(Qemu::Installed, dir.path()).await;
     let disks = Resource::new(&client, "VirtioBlk");
@@ -136,7 +136,7 @@ async fn what_cannot_be_plugged_is_undone_and_said() {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn a_machine_that_ends_takes_its_devices_along_and_its_successor_gets_them_anew() {
+async fn devices_are_plugged_again_into_the_successor_of_a_machine() {
     let dir = vm::directory();
     let (target, client, mut vm) = machine(Qemu::Installed, dir.path()).await;
     let disks = Resource::new(&client, "VirtioBlk");
@@ -179,7 +179,7 @@ async fn a_machine_that_ends_takes_its_devices_along_and_its_successor_gets_them
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn a_virtio_scsi_controller_comes_with_its_luns() {
+async fn a_virtio_scsi_controller_is_plugged_with_its_luns() {
     let dir = vm::directory();
     let (target, client, mut vm) = machine(Qemu::Installed, dir.path()).await;
     let [controllers, luns] =
@@ -217,7 +217,7 @@ async fn nvme_of(client: &Client, volume: &str, id: &str) -> String {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn an_nvme_controller_works_in_a_guest_and_stays_in_a_qemu_that_would_abort() {
+async fn an_nvme_controller_is_not_unplugged_from_a_qemu_that_would_abort() {
     let dir = vm::directory();
     let (target, client, mut vm) = machine(Qemu::Newest, dir.path()).await;
     let controllers = Resource::new(&client, "NvmeController");
@@ -257,7 +257,7 @@ async fn an_nvme_controller_works_in_a_guest_and_stays_in_a_qemu_that_would_abor
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn the_target_outlives_a_qemu_that_aborts_of_a_forced_unplug() {
+async fn the_target_survives_a_qemu_aborted_by_a_forced_unplug() {
     let dir = vm::directory();
     let target = Target::start_with(kvm_mode(dir.path()).args(["--kvm-force-unplug"])).await;
     let client = target.client().await;
@@ -280,7 +280,7 @@ async fn the_target_outlives_a_qemu_that_aborts_of_a_forced_unplug() {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn a_disk_of_a_process_that_died_is_connected_again_by_its_successor_or_moved() {
+async fn a_killed_targets_disk_is_reconnected_or_moved_by_its_successor() {
     let dir = vm::directory();
     let (mut target, client, mut vm) = machine(Qemu::Installed, dir.path()).await;
     let volume = unique("disk");
@@ -307,7 +307,7 @@ async fn a_disk_of_a_process_that_died_is_connected_again_by_its_successor_or_mo
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn an_nvme_controller_of_a_process_that_died_is_left_in_the_machine_by_its_successor() {
+async fn a_killed_targets_nvme_controller_is_left_plugged_by_its_successor() {
     let dir = vm::directory();
     let (mut target, client, mut vm) = machine(Qemu::Newest, dir.path()).await;
     let make = async |client: &Client| {

@@ -453,7 +453,7 @@ fn shown(value: Option<&Value>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn schemas_and_server_agree_on_the_edges_of_every_field() {
+async fn schemas_and_server_agree_on_the_boundaries_of_every_field() {
     let dir = Arc::new(tempfile::tempdir().expect("a directory"));
     let target = Target::start_with(Options::hugepages().in_dir(Arc::clone(&dir))).await;
     let http = Http(target.http);

@@ -132,7 +132,7 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn no_request_is_a_fault_of_the_server_and_lists_are_what_exists() {
+async fn random_requests_cause_no_server_errors_and_lists_match_spdk() {
     let dir = Arc::new(
         tempfile::Builder::new()
             .prefix("opi-")

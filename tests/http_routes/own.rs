@@ -7,7 +7,7 @@ use crate::common::{Http, Target};
 use crate::routes::{INVALID, NOT_FOUND, Routes, WRONG_STATE, expect_error};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn numbers_lists_and_errors_of_the_gateway_itself() {
+async fn numbers_shared_lists_and_gateway_errors() {
     let target = Target::start().await;
     let routes = Routes::new(&target).await;
     let http = routes.http;

@@ -141,7 +141,7 @@ async fn hosts_are_listed_told_of_and_disconnected() {
         "{table}"
     );
 
-    what_is_not_there_is_told(&service, &http, subsystem, other.controller_id).await;
+    missing_hosts_are_not_found(&service, &http, subsystem, other.controller_id).await;
 
     // Disconnecting one host does not affect the other's I/O.
     let ended = service
@@ -192,7 +192,7 @@ async fn hosts_are_listed_told_of_and_disconnected() {
     target.stop();
 }
 
-async fn what_is_not_there_is_told(service: &Service, http: &Http, subsystem: &str, other: i32) {
+async fn missing_hosts_are_not_found(service: &Service, http: &Http, subsystem: &str, other: i32) {
     for (name, host, controller, code) in [
         (subsystem, "nqn.2022-09.io.spdk:none", None, Code::NotFound),
         (subsystem, "", Some(other + 100), Code::NotFound),

@@ -50,7 +50,7 @@ impl Source {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_browser_is_told_events_and_goes_on_where_it_was() {
+async fn server_sent_events_resume_after_the_last_event_id() {
     let target = Target::start().await;
     let client = target.client().await;
     let http = target.http;

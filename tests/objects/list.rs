@@ -7,7 +7,7 @@ use crate::common::{Fixture, Http, Target};
 use opi_spdk::api::own::Condition;
 
 #[tokio::test]
-async fn all_objects_are_listed_with_their_conditions_and_who_uses_whom() {
+async fn all_objects_are_listed_with_conditions_and_references() {
     let target = Target::start().await;
     let made = Fixture::tcp(&target, 1).await;
     let service = Service::of(&made.client);

@@ -43,7 +43,7 @@ impl Drop for Running {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shell_shows_what_there_is_and_what_happens() {
+async fn watch_and_events_print_objects_and_changes() {
     let target = Target::start().await;
     let client = target.client().await;
     make(&client, "a").await;

@@ -27,15 +27,15 @@ async fn delete(client: &Client, id: &str) {
 }
 
 #[tokio::test]
-async fn changes_are_told_in_the_order_of_their_revisions_and_bad_watchers_hold_up_nobody() {
+async fn events_are_ordered_and_bad_watchers_block_no_one() {
     let target = Target::start().await;
     let client = target.client().await;
     let service = Service::of(&client);
-    each_change_is_told_once_it_can_be_seen(&client, &service).await;
-    concurrent_changes_are_told_in_order(&client, &service).await;
-    a_revision_that_cannot_be_gone_on_from_is_told(&service).await;
-    so_many_watch_and_no_more(&target, &client).await;
-    a_watcher_that_does_not_read_is_cut_off(&target, &client).await;
+    each_change_is_one_event(&client, &service).await;
+    events_of_concurrent_changes_are_ordered(&client, &service).await;
+    an_invalid_revision_is_rejected(&service).await;
+    watches_are_limited(&target, &client).await;
+    a_watcher_that_does_not_read_is_disconnected(&target, &client).await;
 
     // A new process has no events from before its start.
     let (_, before) = service.list(0).await;
@@ -61,7 +61,7 @@ async fn changes_are_told_in_the_order_of_their_revisions_and_bad_watchers_hold_
     target.stop();
 }
 
-async fn each_change_is_told_once_it_can_be_seen(client: &Client, service: &Service) {
+async fn each_change_is_one_event(client: &Client, service: &Service) {
     let (_, revision) = service.list(0).await;
     let mut events = service.watch(Some(revision)).await.expect("a watch");
     let id = unique("told");
@@ -97,7 +97,7 @@ async fn each_change_is_told_once_it_can_be_seen(client: &Client, service: &Serv
     assert_eq!(next(&mut rest).await, gone);
 }
 
-async fn concurrent_changes_are_told_in_order(client: &Client, service: &Service) {
+async fn events_of_concurrent_changes_are_ordered(client: &Client, service: &Service) {
     const NUMBER: usize = 60;
     let (_, revision) = service.list(0).await;
     let mut events = service.watch(Some(revision)).await.expect("a watch");
@@ -125,7 +125,7 @@ async fn concurrent_changes_are_told_in_order(client: &Client, service: &Service
     }
 }
 
-async fn a_revision_that_cannot_be_gone_on_from_is_told(service: &Service) {
+async fn an_invalid_revision_is_rejected(service: &Service) {
     let (_, revision) = service.list(0).await;
     for future in [revision + 1, i64::MAX] {
         let error = service
@@ -146,7 +146,7 @@ async fn a_revision_that_cannot_be_gone_on_from_is_told(service: &Service) {
     }
 }
 
-async fn so_many_watch_and_no_more(target: &Target, client: &Client) {
+async fn watches_are_limited(target: &Target, client: &Client) {
     const MOST: usize = 256;
     let mut watching = Vec::new();
     let mut connections = Vec::new();
@@ -179,7 +179,7 @@ async fn so_many_watch_and_no_more(target: &Target, client: &Client) {
 }
 
 /// A watcher with a flow control window of a few events that reads none must not block others.
-async fn a_watcher_that_does_not_read_is_cut_off(target: &Target, client: &Client) {
+async fn a_watcher_that_does_not_read_is_disconnected(target: &Target, client: &Client) {
     const VOLUMES: usize = 32;
     const ROUNDS: u32 = 90;
     let endpoint = Endpoint::from_shared(format!("http://{}", target.grpc)).expect("an address");

@@ -44,7 +44,7 @@ async fn head_of(target: &Target, method: &str) -> String {
 }
 
 /// A volume whose backing file is deleted stays applied and is shown offline.
-async fn what_fails_is_told(target: &Target, browser: &mut Browser) {
+async fn a_failed_volume_is_shown_offline(target: &Target, browser: &mut Browser) {
     let file = target.scratch().join("disk");
     let made = std::fs::File::create(&file).and_then(|file| file.set_len(16 << 20));
     made.expect("a file");
@@ -68,7 +68,7 @@ async fn what_fails_is_told(target: &Target, browser: &mut Browser) {
 }
 
 /// A lost path is shown down, with the reason, and its remote controller offline.
-async fn a_path_that_drops_is_told(target: &Target, browser: &mut Browser) {
+async fn a_lost_path_is_shown_down(target: &Target, browser: &mut Browser) {
     let peer = Target::start_with(Options::default().beside(target)).await;
     let export = Fixture::tcp(&peer, 16).await;
     let client = target.client().await;
@@ -98,7 +98,7 @@ async fn a_path_that_drops_is_told(target: &Target, browser: &mut Browser) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_shows_what_the_api_tells_while_io_runs() {
+async fn the_page_shows_what_the_api_reports_under_io() {
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
     let get = async |path: &str| Http(target.http).send("GET", path, &[], vec![]).await.body;
@@ -261,8 +261,8 @@ async fn the_page_shows_what_the_api_tells_while_io_runs() {
         &format!("document.getElementById('hosts').innerText.includes('{address}')"),
     )
     .await;
-    what_fails_is_told(&target, &mut browser).await;
-    a_path_that_drops_is_told(&target, &mut browser).await;
+    a_failed_volume_is_shown_offline(&target, &mut browser).await;
+    a_lost_path_is_shown_down(&target, &mut browser).await;
 
     // The filter leaves matching objects only.
     browser

@@ -38,7 +38,7 @@ fn share(disk: &Disk) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_of_all_registrants_outlives_a_kill_and_its_first_holder() {
+async fn an_all_registrants_reservation_survives_a_kill_and_its_first_holder() {
     let options = Options::default();
     let target = Target::start_with(options.clone()).await;
     let disk = Disk::new(&target).await;
@@ -86,7 +86,7 @@ fn state(verb: &str, dir: &Path, args: &[&Path]) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_goes_with_an_export_into_another_state() {
+async fn a_reservation_is_exported_and_imported_with_the_state() {
     let options = Options::default();
     let target = Target::start_with(options.clone()).await;
     let disk = Disk::new(&target).await;

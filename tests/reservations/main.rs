@@ -154,7 +154,7 @@ async fn reservations_that_persist_outlive_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reservations_go_with_their_namespace() {
+async fn reservations_are_deleted_with_their_namespace() {
     let options = Options::default();
     let target = Target::start_with(options.clone()).await;
     let disk = Disk::new(&target).await;

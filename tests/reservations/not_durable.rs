@@ -30,7 +30,7 @@ fn holds(disk: &Disk) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_fails_after_three_seconds_on_a_disk_that_does_not_answer() {
+async fn a_reservation_fails_after_three_seconds_on_a_hung_disk() {
     let dir = directory();
     let state = hung_disk::Disk::new(&dir.path().join("image"), dir.path().join("state"));
     let options = Options::default().in_dir(Arc::clone(&dir));
@@ -121,7 +121,7 @@ fn is_checked(dir: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_that_found_no_room_fails_and_the_next_command_stores_it() {
+async fn a_reservation_fails_on_a_full_disk_and_the_next_command_stores_it() {
     let dir = directory();
     let state = Small::new(dir.path().join("state"));
     let options = Options::default().in_dir(Arc::clone(&dir));

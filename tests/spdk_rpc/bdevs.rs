@@ -7,7 +7,7 @@ use crate::common::{Fixture, Options, Resource, Target, name_of, namespace, subs
 use crate::place::{Place, encrypted};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_is_made_by_rpc_is_a_raw_bdev_and_no_object_of_the_api() {
+async fn bdevs_created_by_rpc_are_not_api_objects() {
     let place = Place::new();
     let target = Target::start_with(place.options()).await;
     let client = target.client().await;
@@ -71,7 +71,7 @@ async fn what_is_made_by_rpc_is_a_raw_bdev_and_no_object_of_the_api() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_controller_that_is_attached_by_rpc_is_beside_those_of_the_api() {
+async fn controllers_attached_by_rpc_coexist_with_the_apis() {
     let place = Place::new();
     let target = Target::start_with(place.options()).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
@@ -136,7 +136,7 @@ async fn a_controller_that_is_attached_by_rpc_is_beside_those_of_the_api() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_takes_the_place_of_a_volume_is_not_touched() {
+async fn a_bdev_that_replaced_a_volume_is_not_touched() {
     let place = Place::new();
     let target = Target::start_with(place.options()).await;
     let client = target.client().await;

@@ -75,7 +75,7 @@ async fn the_proxy_forwards_for_its_user_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_proxy_refuses_what_is_no_request_and_says_when_spdk_is_gone() {
+async fn the_proxy_rejects_malformed_requests_and_reports_a_missing_socket() {
     let place = Place::new();
     let target = Target::start_with(place.with_proxy()).await;
     for (body, status, code) in [

@@ -8,7 +8,7 @@ use crate::common::{Options, Target};
 use crate::place::Place;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_socket_is_its_owners_and_goes_with_the_target() {
+async fn the_socket_is_private_and_removed_with_the_target() {
     let place = Place::new();
     // A stale socket, as left by a killed process.
     drop(UnixListener::bind(place.socket()).expect("a socket"));
@@ -85,7 +85,7 @@ async fn without_the_setting_there_is_no_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_start_that_would_be_unsafe_or_without_use_is_refused() {
+async fn unsafe_or_useless_settings_fail_the_start() {
     let place = Place::new();
     let alone = Options::default().args(["--spdk-rpc-http", "127.0.0.1:0"]);
     assert!(

@@ -27,7 +27,7 @@ fn is_hex(id: &Value) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn each_change_is_told_of_with_who_what_and_how_it_ended() {
+async fn each_change_is_logged_with_peer_object_and_outcome() {
     let dir = tempfile::tempdir().expect("a directory");
     let audit = dir.path().join("audit.log");
     let args = ["--log-format", "json", "--audit-log"].map(str::to_owned);
@@ -139,7 +139,7 @@ async fn each_change_is_told_of_with_who_what_and_how_it_ended() {
 }
 
 #[tokio::test]
-async fn a_log_whose_disk_is_full_harms_nothing_else() {
+async fn a_full_log_disk_harms_nothing_else() {
     let target = Target::start_with(Options::default().log_to("/dev/full")).await;
     let client = target.client().await;
     for id in ["one", "two", "three"] {
@@ -160,7 +160,7 @@ async fn a_log_whose_disk_is_full_harms_nothing_else() {
 const UNREAD: usize = 9_600;
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_holds_up_nothing_and_tells_what_it_lost() {
+async fn an_unread_log_blocks_nothing_and_counts_lost_lines() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("log");
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");

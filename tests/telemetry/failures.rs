@@ -59,7 +59,7 @@ async fn condition(service: &mut ObjectServiceClient<Channel>, name: &str) -> (C
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_device_that_fails_io_is_told_by_state_event_log_and_metric_until_it_works_again() {
+async fn a_failing_device_is_reported_until_it_recovers() {
     let target = Target::start().await;
     let client = target.client().await;
     let mut service = ObjectServiceClient::new(client.channel());

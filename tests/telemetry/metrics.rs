@@ -31,7 +31,7 @@ fn names_in(text: &str) -> BTreeSet<String> {
 }
 
 /// While a host does I/O, its operations are counted by name, and so are its connections.
-async fn what_is_connected_is_counted(target: &Target, subsystem: &[(&str, &str)]) {
+async fn connections_and_host_io_are_counted(target: &Target, subsystem: &[(&str, &str)]) {
     let operations = eventually(
         "the host's I/O is counted",
         Duration::from_secs(5),
@@ -77,7 +77,7 @@ async fn flushes_are_counted(target: &Target, export: &Fixture) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_show() {
+async fn metrics_match_the_api_and_cover_dashboard_and_alerts() {
     let target = Target::start_with(Options::default()).await;
     let export = Fixture::tcp(&target, 16).await;
     let subsystem = [("subsystem", export.subsystem.as_str())];
@@ -87,7 +87,7 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
         (scrape.value("opi_spdk_subsystem_hosts_connected", &subsystem) >= 1.0).then_some(())
     })
     .await;
-    what_is_connected_is_counted(&target, &subsystem).await;
+    connections_and_host_io_are_counted(&target, &subsystem).await;
     drop(load);
     let initiator = export.initiator();
     initiator

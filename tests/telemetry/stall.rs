@@ -59,7 +59,7 @@ fn reactor(target: &Target) -> i32 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_reactor_that_does_not_turn_is_told_of_until_it_turns_again() {
+async fn a_stalled_reactor_is_reported_until_it_resumes() {
     let target = Target::start_with(Options::default()).await;
     let client = target.client().await;
     assert!(client.is_serving().await);

@@ -8,7 +8,7 @@ use super::log::line;
 use crate::common::{Authority, Options, Target, Tool, eventually, keep_private};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_change_is_told_of_with_the_subject_of_the_certificate() {
+async fn a_change_is_logged_with_the_certificates_subject() {
     let dir = tempfile::tempdir().expect("a directory");
     let authority = Authority::new();
     let write = |name: &str, text: String| {

@@ -89,7 +89,7 @@ async fn written(dir: &Path, key: &Path) -> [PathBuf; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_line_of_the_audit_log_that_was_changed_taken_out_added_or_moved_is_found() {
+async fn changed_removed_added_and_moved_audit_lines_are_detected() {
     let dir = tempfile::tempdir().expect("a directory");
     let dir = dir.path();
     let key = dir.join("key");

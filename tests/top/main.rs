@@ -63,7 +63,7 @@ async fn row(terminal: &Terminal, name: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn top_shows_what_the_api_tells_on_a_terminal_of_any_size() {
+async fn top_shows_what_the_api_reports_on_a_terminal_of_any_size() {
     let mut target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
     let load = export.load(LOAD).await;
@@ -140,7 +140,7 @@ async fn top_shows_what_the_api_tells_on_a_terminal_of_any_size() {
 }
 
 #[test]
-fn without_a_terminal_top_says_what_else_there_is() {
+fn without_a_terminal_top_names_the_alternatives() {
     let out = std::process::Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
         .arg("top")
         .output()
