@@ -1,4 +1,5 @@
-//! A file or block device belongs to one volume and to nobody else, and what becomes of the file is told.
+//! A file or block device backs one volume only and must not be used by anyone else; changes of the file
+//! are reported.
 
 mod common;
 
@@ -16,7 +17,7 @@ const MIB: u64 = 1 << 20;
 
 fn file(path: &Path, bytes: u64) -> File {
     let file = File::create(path).expect("a file");
-    file.set_len(bytes).expect("there is room");
+    file.set_len(bytes).expect("the file can be extended");
     file
 }
 
@@ -25,7 +26,7 @@ fn volume(path: impl AsRef<Path>) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_file_is_one_volumes_by_whichever_name_and_is_free_once_that_has_gone() {
+async fn a_file_backs_one_volume_by_any_path_and_is_released_on_delete() {
     let target = Target::start().await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "AioVolume");
@@ -48,7 +49,7 @@ async fn a_file_is_one_volumes_by_whichever_name_and_is_free_once_that_has_gone(
             .await;
         assert!(status.message().contains("\"first\""), "{status}");
     }
-    // The same again is no second volume, and neither is another name of its own file.
+    // A repeated create is idempotent, and so is an update to another name of the same file.
     volumes.created("", "first", volume(path("file"))).await;
     volumes.updated(&first, volume(path("hard")), None).await;
     volumes.deleted(&first).await;
@@ -57,7 +58,7 @@ async fn a_file_is_one_volumes_by_whichever_name_and_is_free_once_that_has_gone(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_file_or_device_that_somebody_else_uses_is_refused_with_his_name() {
+async fn a_file_or_device_in_use_is_rejected_naming_its_user() {
     let target = Target::start().await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "AioVolume");
@@ -78,10 +79,10 @@ async fn a_file_or_device_that_somebody_else_uses_is_refused_with_his_name() {
         .expect("flock runs");
     let mut said = [0; 6];
     let mut out = locker.stdout.take().expect("piped");
-    std::io::Read::read_exact(&mut out, &mut said).expect("it locks the file");
+    std::io::Read::read_exact(&mut out, &mut said).expect("flock locks the file");
     refused(&path, "process ").await;
     drop(locker.stdin.take());
-    locker.wait().expect("it ends");
+    locker.wait().expect("flock exits");
 
     let device = Loop::over(&path, 512);
     refused(&path, &device.0).await;
@@ -113,7 +114,7 @@ async fn a_file_or_device_that_somebody_else_uses_is_refused_with_his_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_file_that_is_removed_or_replaced_takes_its_volume_offline_with_one_line_in_the_log() {
+async fn removing_or_replacing_a_file_takes_its_volume_offline_with_one_log_line() {
     let target = Target::start().await;
     let client = target.client().await;
     let path = target.scratch().join("disk");
@@ -127,7 +128,7 @@ async fn a_file_that_is_removed_or_replaced_takes_its_volume_offline_with_one_li
     let namespaces = Resource::new(&client, "NvmeNamespace");
     let becomes = async |state: &str| {
         eventually(state, Duration::from_secs(10), async || {
-            let now = namespaces.get(&shown).await.expect("it is there");
+            let now = namespaces.get(&shown).await.expect("the namespace exists");
             (now["status"]["oper_state"] == format!("OPER_STATE_{state}")).then_some(())
         })
         .await;
@@ -148,13 +149,13 @@ async fn a_file_that_is_removed_or_replaced_takes_its_volume_offline_with_one_li
         (false, "was removed"),
         (true, "another file is in the place of"),
     ] {
-        std::fs::rename(&path, &aside).expect("it can be moved");
+        std::fs::rename(&path, &aside).expect("the file can be renamed");
         if replaced {
             file(&path, MIB);
         }
         becomes("OFFLINE").await;
         assert_eq!(offline().await, [1, 1], "{says}");
-        std::fs::rename(&aside, &path).expect("it can be moved back");
+        std::fs::rename(&aside, &path).expect("the file can be renamed back");
         becomes("ONLINE").await;
         assert_eq!(offline().await, [0, 0], "{says}");
         let log = target.log();
@@ -164,7 +165,7 @@ async fn a_file_that_is_removed_or_replaced_takes_its_volume_offline_with_one_li
 }
 
 #[tokio::test]
-async fn an_update_that_changes_nothing_says_that_the_file_was_cut() {
+async fn a_no_op_update_reports_a_truncated_file() {
     let target = Target::start().await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "AioVolume");
@@ -173,7 +174,7 @@ async fn an_update_that_changes_nothing_says_that_the_file_was_cut() {
     let object = json!({ "filename": path, "block_size": 512 });
     let name = name_of(&volumes.created("", "v", object.clone()).await);
     volumes.updated(&name, object.clone(), None).await;
-    file.set_len(MIB / 2).expect("it can be cut off");
+    file.set_len(MIB / 2).expect("the file can be truncated");
     let status = volumes
         .update_refused(&name, object.clone(), None, Code::FailedPrecondition)
         .await;
@@ -184,13 +185,13 @@ async fn an_update_that_changes_nothing_says_that_the_file_was_cut() {
     volumes
         .refused("", "v", object.clone(), Code::FailedPrecondition)
         .await;
-    file.set_len(MIB).expect("there is room");
+    file.set_len(MIB).expect("the file can be extended");
     volumes.updated(&name, object, None).await;
     target.stop();
 }
 
 #[tokio::test]
-async fn what_linux_hosts_make_of_metadata_is_told_in_the_log() {
+async fn volumes_with_metadata_cause_a_warning_about_linux_hosts() {
     let target = Target::start().await;
     let client = target.client().await;
     let object = json!({ "block_size": 512, "blocks_count": 2048, "metadata_size": 8 });

@@ -1,5 +1,5 @@
-//! Files and block devices under aio volumes: what can be made of them, and what becomes of a volume
-//! when its file has changed.
+//! Files and block devices as backing of aio volumes: which are accepted, and how a volume reacts to
+//! changes of its file.
 
 mod common;
 
@@ -21,12 +21,12 @@ fn volume(path: impl AsRef<Path>, block_size: u64, blocks_count: u64) -> Value {
 
 fn file(path: &Path, bytes: u64) -> File {
     let file = File::create(path).expect("a file");
-    file.set_len(bytes).expect("there is room");
+    file.set_len(bytes).expect("the file can be extended");
     file
 }
 
 #[tokio::test]
-async fn blocks_smaller_than_those_of_the_device_are_refused_by_name() {
+async fn a_block_size_below_the_devices_is_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "AioVolume");
@@ -47,7 +47,7 @@ async fn blocks_smaller_than_those_of_the_device_are_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_volume_whose_file_has_become_shorter_is_rebuilt_while_nobody_uses_it() {
+async fn an_unused_volume_with_a_truncated_file_is_rebuilt_by_an_update() {
     let target = Target::start().await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "AioVolume");
@@ -57,7 +57,7 @@ async fn a_volume_whose_file_has_become_shorter_is_rebuilt_while_nobody_uses_it(
     let over = subsystem(&client, "s", json!({})).await;
     let shown = namespace(&client, &over, &name, json!({})).await;
     let (_, port) = tcp_controller(&client, &over).await;
-    file.set_len(8 * MIB).expect("it can be cut off");
+    file.set_len(8 * MIB).expect("the file can be truncated");
 
     let shorter = volume(&path, 512, 16384);
     let status = volumes
@@ -69,13 +69,13 @@ async fn a_volume_whose_file_has_become_shorter_is_rebuilt_while_nobody_uses_it(
     volumes.updated(&name, shorter, None).await;
     namespace(&client, &over, &name, json!({})).await;
     let seen = Initiator::tcp(port, &nqn_of("s")).identify().await;
-    let seen = seen.expect("it is served");
+    let seen = seen.expect("the host can connect");
     assert!(seen.contains("16384"), "{seen}");
     target.stop();
 }
 
 #[tokio::test]
-async fn a_volume_that_a_failed_change_has_lost_says_so_and_is_made_by_the_next() {
+async fn a_volume_lost_by_a_failed_update_is_recreated_by_the_next() {
     let (options, socket) = Options::default().with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;
@@ -85,11 +85,11 @@ async fn a_volume_that_a_failed_change_has_lost_says_so_and_is_made_by_the_next(
     file(&second, MIB);
     let name = name_of(&volumes.created("", "v", volume(&first, 512, 64)).await);
 
-    // A bdev that the API knows nothing of has the UUID.
+    // A bdev that is not managed by the API has the UUID.
     let uuid = "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb";
     let raw = ["bdev_malloc_create", "-b", "raw", "-u", uuid, "4", "512"];
     Tool::rpc(&socket).args(raw).run().await.expect("made");
-    std::fs::remove_file(&first).expect("it is ours");
+    std::fs::remove_file(&first).expect("the file can be removed");
     let mut taken = volume(&second, 512, 64);
     taken["uuid"] = uuid.into();
     let refused = volumes.update(&name, taken, None).await;
@@ -97,7 +97,7 @@ async fn a_volume_that_a_failed_change_has_lost_says_so_and_is_made_by_the_next(
     let lost = "what was there before could not be put back";
     assert!(status.message().contains(lost), "{status}");
     assert_eq!(
-        volumes.get(&name).await.expect("the record stays")["filename"],
+        volumes.get(&name).await.expect("the record is kept")["filename"],
         first.to_str().expect("UTF-8")
     );
     let stats = json!({ "name": name });

@@ -1,4 +1,4 @@
-//! What becomes of volumes when the system has no contexts for asynchronous I/O left.
+//! Volumes when the system has run out of contexts for asynchronous I/O (fs.aio-max-nr).
 
 mod common;
 
@@ -9,21 +9,21 @@ use common::{Initiator, Resource, Target, name_of, namespace, nqn_of, subsystem,
 use serde_json::json;
 use tonic::Code;
 
-/// Linux counts the I/Os that contexts are made for; SPDK makes each for so many.
+/// I/Os per context that SPDK creates; Linux limits their sum over all contexts.
 const DEPTH: u64 = 128;
 
-/// Takes what there is of fs.aio-max-nr, but for some contexts of SPDK's; gives it back when it ends.
+/// Takes all of fs.aio-max-nr but the given number of SPDK's contexts; releases them on drop.
 struct Hog(Child);
 
 impl Hog {
     fn leaving(contexts: u64) -> Self {
         let number = |name: &str| -> u64 {
-            let text =
-                std::fs::read_to_string(format!("/proc/sys/fs/{name}")).expect("it is there");
+            let text = std::fs::read_to_string(format!("/proc/sys/fs/{name}"))
+                .expect("the setting exists");
             text.trim().parse().expect("a number")
         };
         let most = number("aio-max-nr") - number("aio-nr") - contexts * DEPTH;
-        // A context may be for so many at most, and the kernel rounds up.
+        // The number of I/Os per context is limited, and the kernel rounds up.
         let script = format!(
             "import ctypes, os, sys\n\
              libc, left = ctypes.CDLL(None, use_errno=True), {most}\n\
@@ -43,7 +43,7 @@ impl Hog {
             .expect("python3 runs");
         let mut said = String::new();
         let mut out = BufReader::new(child.stdout.take().expect("piped"));
-        out.read_line(&mut said).expect("it tells");
+        out.read_line(&mut said).expect("the script reports");
         assert_eq!(said, "taken\n");
         Self(child)
     }
@@ -57,7 +57,7 @@ impl Drop for Hog {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_namespace_for_which_the_system_has_no_context_is_refused_and_leaves_nothing_behind() {
+async fn a_namespace_beyond_aio_max_nr_is_rejected_without_leftovers() {
     const ROOM: u64 = 3;
     let target = Target::start().await;
     let client = target.client().await;
@@ -69,7 +69,7 @@ async fn a_namespace_for_which_the_system_has_no_context_is_refused_and_leaves_n
     let mut names = Vec::new();
     for n in 0..ROOM + 2 {
         let path = target.scratch().join(format!("disk{n}"));
-        std::fs::write(&path, vec![0; 1 << 20]).expect("there is room");
+        std::fs::write(&path, vec![0; 1 << 20]).expect("the file can be written");
         let object = json!({ "filename": path, "block_size": 512 });
         names.push(name_of(
             &volumes.created("", &format!("v{n}"), object).await,
@@ -87,18 +87,20 @@ async fn a_namespace_for_which_the_system_has_no_context_is_refused_and_leaves_n
     };
     assert_eq!(full.code(), Code::ResourceExhausted, "{full}");
     assert!(full.message().contains("fs.aio-max-nr"), "{full}");
-    assert!(!shown.is_empty(), "there was room for some");
+    assert!(!shown.is_empty(), "no namespace could be created");
     assert_eq!(namespaces.names(&over).await.len(), shown.len());
     volumes.deleted(&names[shown.len()]).await;
-    // Another one in its place, once one has gone.
+    // After a deletion, another namespace can be created.
     namespaces
-        .deleted(&shown.pop().expect("one is there"))
+        .deleted(&shown.pop().expect("a namespace exists"))
         .await;
     shown.push(namespace(&client, &over, &names[shown.len()], json!({})).await);
     drop(hog);
     shown.push(namespace(&client, &over, names.last().expect("one"), json!({})).await);
     let dir = target.scratch().join("host");
     std::fs::create_dir(&dir).expect("made");
-    host.verify(&dir, 1).await.expect("all of them work");
+    host.verify(&dir, 1)
+        .await
+        .expect("all namespaces serve I/O");
     target.stop();
 }

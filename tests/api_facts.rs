@@ -1,8 +1,8 @@
-//! The API is the published one: every fact of `tests/data/opi-api.tsv` holds in the descriptor set,
-//! and its packages have nothing besides. Kinds of our own are in another package.
+//! The API equals the published one: every fact of `tests/data/opi-api.tsv` holds in the descriptor set,
+//! and its packages contain nothing else. Kinds of this project are in a package of their own.
 //!
 //! A fact is a line of the table: a message, a field (number, type, label, oneof, behaviours,
-//! reference), an enum value, an RPC (types, route, body) or a resource. The test writes the same
+//! reference), an enum value, an RPC (types, route, body) or a resource. The test generates the same
 //! lines from the descriptors and compares the two sets.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use prost_reflect::{
 
 const TABLE: &str = include_str!("data/opi-api.tsv");
 
-/// The files of the API under their public names: reflection shows them.
+/// The API's files under their published names, as shown by reflection.
 const FILES: [&str; 11] = [
     "inventory/inventory.proto",
     "storage/backend_aio.proto",
@@ -33,7 +33,7 @@ const FILES: [&str; 11] = [
 #[test]
 fn descriptors_equal_the_table() {
     let table: BTreeSet<String> = TABLE.lines().map(str::to_owned).collect();
-    assert_eq!(table.len(), 660, "the table is not whole");
+    assert_eq!(table.len(), 660, "the table is incomplete");
     let found = facts();
     let missing: Vec<_> = table.difference(&found).collect();
     let extra: Vec<_> = found.difference(&table).collect();
@@ -54,7 +54,7 @@ fn files_have_their_public_names() {
     assert_eq!(names, FILES);
 }
 
-/// The table has no signatures: they follow from the verb (google AIP 131 to 135).
+/// The table has no method signatures: they follow from the verb (Google AIP-131 to AIP-135).
 #[test]
 fn method_signatures_follow_the_verbs() {
     for method in methods() {
@@ -71,9 +71,9 @@ fn method_signatures_follow_the_verbs() {
     }
 }
 
-/// What is ours is told from what is published: by its package, its file and the types of its resources.
+/// This project's kinds differ from the published ones in package, file and resource type.
 #[test]
-fn kinds_of_our_own_are_in_a_package_of_their_own() {
+fn kinds_of_this_project_are_in_a_separate_package() {
     let of = |file: &FileDescriptor| (file.package_name().to_owned(), file.name().to_owned());
     let files: Vec<_> = api::pool().files().map(|file| of(&file)).collect();
     let ours = files.iter().filter(|(package, _)| package == "opi_spdk.v1");
@@ -92,7 +92,7 @@ fn kind(name: &str) -> MessageDescriptor {
     found.unwrap_or_else(|| panic!("there is no {name}"))
 }
 
-/// OpenAPI shows the comments: nothing of the API may be without one.
+/// The comments appear in the OpenAPI description: every element of the API must have one.
 #[test]
 fn everything_has_a_comment() {
     for file in api::pool().files() {
@@ -127,7 +127,7 @@ fn everything_has_a_comment() {
     }
 }
 
-/// Everything that the descriptor set says, as lines of the table.
+/// Generates the lines of the table from the descriptor set.
 fn facts() -> BTreeSet<String> {
     let ours = |name: &str| name.starts_with("opi_api.");
     let mut out = BTreeSet::new();
@@ -228,7 +228,7 @@ fn resource(message: &MessageDescriptor) -> Option<String> {
 fn rpc(method: &MethodDescriptor) -> String {
     let options = method.options();
     let Value::Message(rule) = extension(&options, "google.api.http") else {
-        panic!("{}: the http option is no message", method.full_name());
+        panic!("{}: the http option is not a message", method.full_name());
     };
     let mut line = format!(
         "rpc\t{}\t{}\t{}\t{}\t{}",

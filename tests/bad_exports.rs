@@ -1,5 +1,5 @@
-//! What bad input gets, subsystems and their parts: its own clear status with the field and the
-//! reason, and nothing half-made.
+//! Invalid input for subsystems and their parts: a specific status with the field and the reason, and no
+//! partially created objects.
 
 mod common;
 
@@ -11,7 +11,7 @@ use serde_json::json;
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn names_that_break_the_rules_of_nqns_are_refused() {
+async fn invalid_nqns_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let resource = Resource::new(&client, "NvmeSubsystem");
@@ -46,7 +46,7 @@ async fn names_that_break_the_rules_of_nqns_are_refused() {
     ] {
         attempt.is_invalid("spec.nqn", json!(nqn)).await;
         let of_host = with(attempt.good.clone(), "spec.hostnqn", json!(nqn));
-        // A discovery service is no host either.
+        // The NQN of the discovery service is not a valid host NQN either.
         attempt.object_is_invalid("spec.hostnqn", of_host).await;
     }
     for nqn in [
@@ -61,7 +61,7 @@ async fn names_that_break_the_rules_of_nqns_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn other_fields_of_a_subsystem_have_their_rules_too() {
+async fn invalid_subsystem_fields_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let resource = Resource::new(&client, "NvmeSubsystem");
@@ -105,7 +105,7 @@ async fn other_fields_of_a_subsystem_have_their_rules_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn endpoints_that_cannot_be_are_refused() {
+async fn invalid_endpoints_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let parent = subsystem(&client, "sub", json!({})).await;
@@ -167,7 +167,7 @@ async fn endpoints_that_cannot_be_are_refused() {
     ] {
         attempt.is_invalid("spec.trtype", json!(transport)).await;
     }
-    // The endpoint has to be that of the transport.
+    // The endpoint must match the transport.
     let none = json!({ "spec": { "trtype": "NVME_TRANSPORT_TYPE_TCP" } });
     attempt.object_is_invalid("spec.fabrics_id", none).await;
     let pcie_endpoint = with(
@@ -214,7 +214,7 @@ async fn endpoints_that_cannot_be_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn an_address_that_is_taken_or_not_ours_is_a_wrong_state() {
+async fn an_address_in_use_or_foreign_is_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let parent = subsystem(&client, "sub", json!({})).await;
@@ -226,7 +226,7 @@ async fn an_address_that_is_taken_or_not_ours_is_a_wrong_state() {
     };
 
     let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = other.local_addr().expect("it is bound").port();
+    let port = other.local_addr().expect("the listener is bound").port();
     let status = attempt
         .refused(tcp_spec(port), Code::FailedPrecondition)
         .await;
@@ -235,7 +235,7 @@ async fn an_address_that_is_taken_or_not_ours_is_a_wrong_state() {
     let made = resource.created(&parent, "", tcp_spec(port)).await;
     resource.deleted(&name_of(&made)).await;
 
-    // TEST-NET-1: no interface of this machine.
+    // An address of TEST-NET-1, which no local interface has.
     let foreign = with(
         attempt.good.clone(),
         "spec.fabrics_id.traddr",
@@ -248,7 +248,7 @@ async fn an_address_that_is_taken_or_not_ours_is_a_wrong_state() {
     let status = attempt.refused(tcp_spec(port), Code::AlreadyExists).await;
     assert!(status.message().contains(&port.to_string()), "{status}");
 
-    // Without hugepages nobody could share memory with it.
+    // vfio-user clients cannot share memory with a target without hugepages.
     let status = attempt
         .refused(pcie_spec(1), Code::FailedPrecondition)
         .await;
@@ -257,7 +257,7 @@ async fn an_address_that_is_taken_or_not_ours_is_a_wrong_state() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn namespaces_that_cannot_be_are_refused() {
+async fn invalid_namespaces_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let parent = subsystem(&client, "sub", json!({ "max_namespaces": 4 })).await;
@@ -295,7 +295,7 @@ async fn namespaces_that_cannot_be_are_refused() {
         "volumes/",
         "nullVolumes/a/b",
         "a\0",
-        // They are there, and no volumes.
+        // Existing objects that are not volumes.
         "bdev/mine",
         "nvmeSubsystems/sub",
     ] {
@@ -303,7 +303,7 @@ async fn namespaces_that_cannot_be_are_refused() {
             .is_invalid("spec.volume_name_ref", json!(name))
             .await;
     }
-    // With slashes it may be an alias that SPDK knows.
+    // Names with slashes may be aliases known to SPDK.
     for name in [
         "volumes/nobody",
         "nobody",
@@ -348,7 +348,7 @@ async fn namespaces_that_cannot_be_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_subsystem_that_is_full_says_so() {
+async fn namespaces_beyond_the_limit_are_resource_exhausted() {
     let target = Target::start().await;
     let client = target.client().await;
     let parent = subsystem(&client, "sub", json!({ "max_namespaces": 2 })).await;
@@ -366,11 +366,11 @@ async fn a_subsystem_that_is_full_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_subsystem_with_all_controllers_that_it_takes_says_so() {
+async fn controllers_beyond_the_limit_are_resource_exhausted() {
     let target = Target::start().await;
     let client = target.client().await;
     let parent = subsystem(&client, "sub", json!({})).await;
-    // SPDK's limit.
+    // SPDK's limit of listeners per subsystem.
     for _ in 0..16 {
         tcp_controller(&client, &parent).await;
     }

@@ -1,5 +1,5 @@
-//! What bad input gets, volumes and texts: its own clear status with the field and the reason, and
-//! nothing half-made.
+//! Invalid input for volumes and strings: a specific status with the field and the reason, and no
+//! partially created objects.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn volume() -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn sizes_that_no_volume_can_have_are_refused() {
+async fn invalid_volume_sizes_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     for message in ["NullVolume", "MallocVolume"] {
@@ -70,7 +70,7 @@ async fn sizes_that_no_volume_can_have_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_volume_beyond_the_memory_is_exhaustion_and_leaves_room_for_others() {
+async fn a_volume_beyond_memory_is_resource_exhausted_and_leaks_nothing() {
     let target = Target::start().await;
     let resource = Resource::new(&target.client().await, "MallocVolume");
     let attempt = Attempt {
@@ -91,7 +91,7 @@ async fn a_volume_beyond_the_memory_is_exhaustion_and_leaves_room_for_others() {
         let largest = message
             .split("SPDK's memory has ")
             .nth(1)
-            .expect("it is told");
+            .expect("the message has the largest size");
         let largest: u64 = largest
             .split(':')
             .next()
@@ -107,7 +107,7 @@ async fn a_volume_beyond_the_memory_is_exhaustion_and_leaves_room_for_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn files_that_cannot_be_a_volume_are_refused() {
+async fn invalid_backing_files_are_rejected() {
     let target = Target::start().await;
     let dir = target.scratch().to_owned();
     let client = target.client().await;
@@ -143,7 +143,7 @@ async fn files_that_cannot_be_a_volume_are_refused() {
 fn write(dir: &Path, name: &str, len: u64) -> String {
     let path = dir.join(name);
     let file = std::fs::File::create(&path).expect("the directory is writable");
-    file.set_len(len).expect("there is room");
+    file.set_len(len).expect("the file can be extended");
     path.display().to_string()
 }
 
@@ -168,14 +168,14 @@ async fn two_volumes_cannot_have_one_uuid() {
             .await;
         assert!(
             status.message().contains(&name_of(&first)),
-            "the owner is not named: {status}"
+            "the message does not name the owner: {status}"
         );
     }
     attempt.nothing_remains().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn volumes_of_all_kinds_share_one_space_of_names() {
+async fn volumes_of_all_kinds_share_one_id_space() {
     let target = Target::start_with(Options::default()).await;
     let client = target.client().await;
     malloc(&client, "one", 1).await;
@@ -191,9 +191,9 @@ async fn volumes_of_all_kinds_share_one_space_of_names() {
     nulls.created("", "one", volume()).await;
 }
 
-/// A client gets its answer even when all that it sends is nonsense; the target lives on.
+/// Hostile strings are data: they get a regular error, and the target keeps running.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn text_that_is_hostile_is_data() {
+async fn hostile_strings_are_treated_as_data() {
     let target = Target::start().await;
     let client: Client = target.client().await;
     let nulls = Resource::new(&client, "NullVolume");
@@ -209,7 +209,7 @@ async fn text_that_is_hostile_is_data() {
         nulls
             .refused("", text, volume(), Code::InvalidArgument)
             .await;
-        let status = nulls.get(text).await.expect_err("nobody has that name");
+        let status = nulls.get(text).await.expect_err("no object has that name");
         assert!(
             matches!(status.code(), Code::NotFound | Code::InvalidArgument),
             "{}",
@@ -222,9 +222,9 @@ async fn text_that_is_hostile_is_data() {
     .await;
 }
 
-/// What is wrong with a mask is said as soon as enough is: the rest would take memory and time.
+/// The check of a field mask stops after enough violations: reporting all would take memory and time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_mask_of_a_million_bad_paths_is_refused_at_once() {
+async fn a_mask_of_a_million_bad_paths_is_rejected_at_once() {
     let target = Target::start().await;
     let client = target.client().await;
     let made = Resource::new(&client, "NullVolume")
@@ -245,7 +245,7 @@ async fn a_mask_of_a_million_bad_paths_is_refused_at_once() {
         let answer = client
             .call_raw(&path_of(&find_method("UpdateNullVolume")), bytes)
             .await;
-        expect_invalid(&answer.expect_err("no such path"), "update_mask");
+        expect_invalid(&answer.expect_err("the paths are invalid"), "update_mask");
         begin.elapsed()
     };
     let one = refused("nope", 1).await;

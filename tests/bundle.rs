@@ -1,4 +1,4 @@
-//! `opi-spdk bundle`: what is in the file, and what is not.
+//! `opi-spdk bundle`: the content of the archive, and the absence of secrets.
 
 mod common;
 
@@ -11,9 +11,9 @@ use std::process::{Command, Output};
 use common::{Options, Target, base64, malloc};
 use serde_json::{Value, json};
 
-/// Is in each secret.
+/// Part of every secret.
 const MARK: &str = "HUSH";
-/// "HUSH" again and again, as a PSK has it.
+/// Contains "HUSH" repeatedly, in base64.
 const PSK: &str = "NVMeTLSkey-1:01:SFVTSEhVU0hIVVNISFVTSEhVU0hIVVNISFVTSEhVU0iVzQw6:";
 const KEY: &str = "HUSH-0123456789abcdef-0123456789";
 
@@ -33,9 +33,9 @@ fn bundle(grpc: &str, http: &str, file: &Path) -> Output {
         .expect("the program starts")
 }
 
-/// The files in the archive, without the directory that all are in.
+/// Unpacks the archive; returns the files by name, without the common directory.
 fn unpacked(file: &Path) -> BTreeMap<String, String> {
-    let compressed = std::fs::File::open(file).expect("it is there");
+    let compressed = std::fs::File::open(file).expect("the archive exists");
     let decoder = ruzstd::decoding::StreamingDecoder::new(compressed).expect("zstd");
     let mut archive = tar::Archive::new(decoder);
     let mut found = BTreeMap::new();
@@ -52,7 +52,7 @@ fn unpacked(file: &Path) -> BTreeMap<String, String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bundle_has_what_a_report_needs_and_no_secret() {
+async fn a_bundle_is_complete_and_has_no_secrets() {
     let target = Target::start_with(Options::default()).await;
     let client = target.client().await;
     let volume = malloc(&client, "disk", 8).await;
@@ -74,7 +74,11 @@ async fn a_bundle_has_what_a_report_needs_and_no_secret() {
     let out = bundle(&grpc, &http, &file);
     let error = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.success(), "{error}");
-    let mode = file.metadata().expect("it is there").permissions().mode();
+    let mode = file
+        .metadata()
+        .expect("the archive exists")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
 
     let found = unpacked(&file);
@@ -111,7 +115,7 @@ async fn a_bundle_has_what_a_report_needs_and_no_secret() {
         "{threads}"
     );
 
-    // No secret, in any of its forms.
+    // No secret in any encoding.
     let hex = |text: &str| text.bytes().map(|b| format!("{b:02x}")).collect::<String>();
     let mut traces = vec![MARK.to_owned(), "SFVTSE".to_owned()];
     for secret in [PSK, KEY] {
@@ -127,15 +131,15 @@ async fn a_bundle_has_what_a_report_needs_and_no_secret() {
         }
     }
 
-    // What is there stays.
-    let before = std::fs::read(&file).expect("it is there");
+    // An existing file is not overwritten.
+    let before = std::fs::read(&file).expect("the archive exists");
     let out = bundle(&grpc, &http, &file);
     let error = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(1), "{error}");
     assert!(error.contains("is not overwritten"), "{error}");
-    assert_eq!(std::fs::read(&file).expect("it is there"), before);
+    assert_eq!(std::fs::read(&file).expect("the archive exists"), before);
 
-    // A server that is away is told of, with all else.
+    // An unreachable server is reported; everything else is collected.
     let dir = tempfile::tempdir().expect("a directory");
     target.stop();
     let file = dir.path().join("away.tar.zst");

@@ -1,6 +1,6 @@
-//! What each thing takes of SPDK's memory and of the process's, and how many of it 512 MiB are enough for:
-//! the figures of docs/operations.md, Capacity. `scripts/test.sh --test capacity -- --ignored --nocapture`
-//! prints them as a table.
+//! Memory per object, of SPDK and of the process, and the number of objects that 512 MiB suffice for:
+//! the figures in docs/operations.md, Capacity. `scripts/test.sh --test capacity -- --ignored
+//! --nocapture` prints them as a table.
 
 mod common;
 
@@ -16,19 +16,19 @@ use common::{
 };
 use serde_json::json;
 
-/// Of each kind, so many are made; few enough for the memory that a test has.
+/// Objects of each kind; few enough for the memory of a test.
 const MANY: usize = 200;
 
-/// Machines at once.
+/// Number of concurrent VMs.
 const MACHINES: usize = 64;
 
-/// Hosts at most: more connections than the memory is enough for.
+/// Upper bound of hosts: more connections than the memory suffices for.
 const HOSTS: usize = 1_000;
 
-/// Reads that are timed.
+/// Number of timed reads.
 const READS: usize = 5_000;
 
-/// What is used, in bytes.
+/// Memory usage, bytes.
 #[derive(Clone, Copy)]
 struct Used {
     spdk: f64,
@@ -42,7 +42,7 @@ impl Used {
         let value = |name: &str| -> f64 {
             let mut lines = scrape.lines();
             let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            let value = value.unwrap_or_else(|| panic!("{name} is not there: {scrape}"));
+            let value = value.unwrap_or_else(|| panic!("no metric {name}: {scrape}"));
             value.parse().expect("a number")
         };
         Self {
@@ -52,7 +52,7 @@ impl Used {
     }
 }
 
-/// A row: what each of `number` things has taken since `before`.
+/// Prints a table row: memory per object since `before`.
 fn tell(target: &Target, what: &str, number: usize, before: Used) {
     let after = Used::by(target);
     let kib = |bytes: f64| bytes / 1024.0 / number as f64;
@@ -61,7 +61,10 @@ fn tell(target: &Target, what: &str, number: usize, before: Used) {
         kib(after.spdk - before.spdk),
         kib(after.resident - before.resident)
     );
-    assert!(after.spdk >= before.spdk, "{what} gave memory");
+    assert!(
+        after.spdk >= before.spdk,
+        "{what}: SPDK's memory usage has fallen"
+    );
 }
 
 fn head() {
@@ -70,12 +73,12 @@ fn head() {
     );
 }
 
-/// The median of a 4 KiB read by one host that has one I/O under way, in microseconds.
+/// Returns the median latency of 4 KiB reads at queue depth 1, microseconds.
 fn read_time(queue: &mut Host) -> f64 {
     let mut times: Vec<_> = (0..READS)
         .map(|_| {
             let begun = Instant::now();
-            let data = queue.read(1, 0, 8).expect("it reads");
+            let data = queue.read(1, 0, 8).expect("the read succeeds");
             assert_eq!(data.len(), 4096);
             begun.elapsed()
         })
@@ -84,7 +87,7 @@ fn read_time(queue: &mut Host) -> f64 {
     times[READS / 2].as_secs_f64() * 1e6
 }
 
-/// A subsystem with a namespace and a port.
+/// Creates a subsystem with a namespace and a listener.
 async fn export(client: &Client, id: &str, volume: &str) -> Identity {
     let of = subsystem(client, id, json!({})).await;
     namespace(client, &of, volume, json!({})).await;
@@ -94,7 +97,7 @@ async fn export(client: &Client, id: &str, volume: &str) -> Identity {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures: scripts/test.sh --test capacity -- --ignored --nocapture"]
-async fn volumes_and_what_exports_them() {
+async fn memory_per_volume_and_export() {
     let target = Target::start_with(Options::hugepages().memory(1024)).await;
     let client = target.client().await;
     head();
@@ -163,7 +166,7 @@ async fn volumes_and_what_exports_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures: scripts/test.sh --test capacity -- --ignored --nocapture"]
-async fn machines_that_are_connected_and_what_they_cost_another_host() {
+async fn memory_and_latency_cost_of_connected_machines() {
     let target = Target::start_with(Options::hugepages().memory(1024)).await;
     let client = target.client().await;
     let volume = malloc(&client, "memory", 1).await;
@@ -222,8 +225,8 @@ async fn machines_that_are_connected_and_what_they_cost_another_host() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures: scripts/test.sh --test capacity -- --ignored --nocapture"]
-async fn hosts_until_the_memory_is_used_up() {
-    // Hugepages would not be used up: SPDK takes further ones of the machine's.
+async fn hosts_connect_until_memory_is_exhausted() {
+    // Without hugepages: with them, SPDK would allocate further ones of the machine.
     for mib in [512, 1024] {
         let target = Target::start_with(Options::default().memory(mib)).await;
         let client = target.client().await;
@@ -249,15 +252,15 @@ async fn hosts_until_the_memory_is_used_up() {
         );
         println!("{} hosts of two queues; the next: {refused:?}", hosts.len());
 
-        // Those that are there are served on, and room that one leaves is another's.
+        // The connected hosts are still served, and a disconnect makes room for another host.
         tokio::task::block_in_place(|| {
             for (_, queue) in &mut hosts {
-                assert_eq!(queue.read(1, 0, 8).expect("it reads").len(), 4096);
+                assert_eq!(queue.read(1, 0, 8).expect("the read succeeds").len(), 4096);
             }
         });
         hosts.truncate(hosts.len() - 1);
         common::eventually(
-            "another host gets in",
+            "another host can connect",
             std::time::Duration::from_secs(5),
             async || tokio::task::block_in_place(|| connect(&identity, HOSTS)).ok(),
         )
@@ -267,7 +270,7 @@ async fn hosts_until_the_memory_is_used_up() {
     }
 }
 
-/// An admin queue and an I/O queue of a host with a name of its own.
+/// Connects an admin queue and an I/O queue of a host with its own name.
 fn connect(identity: &Identity, number: usize) -> std::io::Result<(Host, Host)> {
     let identity = identity.clone().named(&format!("host-{number}"));
     let mut admin = identity.dial()?;

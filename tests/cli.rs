@@ -1,4 +1,4 @@
-//! The subcommands of the program itself, run as an operator does.
+//! The program's subcommands that need no running server.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -16,8 +16,8 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[test]
-fn the_doctor_looks_at_this_machine_without_spdk() {
-    // Whatever the machine lacks, the answer is whole, and the status goes with it.
+fn the_doctor_checks_the_machine_without_spdk() {
+    // The report is complete whatever the machine lacks, and the exit status matches it.
     let out = program(&["doctor", "-o", "json", "--no-huge"], &[]);
     let answer: Value = serde_json::from_slice(&out.stdout).expect("JSON");
     assert_eq!(out.status.success(), answer["ok"] == true, "{answer}");
@@ -47,7 +47,7 @@ fn the_doctor_looks_at_this_machine_without_spdk() {
 }
 
 #[test]
-fn the_doctor_names_the_program_on_a_port_and_its_status_tells() {
+fn the_doctor_names_the_process_on_a_port_and_exits_with_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
     let out = program(&["doctor", "--grpc-addr", &address], &[]);
@@ -90,7 +90,7 @@ fn a_configuration_is_checked_without_starting_anything() {
 }
 
 #[test]
-fn flags_win_over_the_environment_and_that_over_the_file() {
+fn flags_override_the_environment_which_overrides_the_file() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("a.toml");
     std::fs::write(
@@ -102,7 +102,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     let variables = [
         ("OPI_SPDK_GRPC_ADDR", "127.0.0.1:3"),
         ("OPI_SPDK_CONFIG", file),
-        // As compose files have it for what is not set.
+        // Compose files set unset variables to an empty string.
         ("OPI_SPDK_TLS", ""),
     ];
     let of = |args: &[&str]| {
@@ -117,7 +117,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
-fn a_variable_of_a_setting_that_there_is_not_stops_the_start() {
+fn an_unknown_settings_variable_fails_the_start() {
     let out = program(&[], &[("OPI_SPDK_CORE", "1")]);
     let error = text(&out.stderr);
     assert_eq!(out.status.code(), Some(1));

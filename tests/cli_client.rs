@@ -1,4 +1,4 @@
-//! The shell's client: the program against a program that runs, as an operator uses the two.
+//! The command line client against a running program.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use common::{Authority, Options, Target, free_port, keep_private, nqn_of};
 use serde_json::Value;
 
-/// The client with an address of its own.
+/// The client, configured for one target.
 struct Shell {
     variables: Vec<(&'static str, String)>,
 }
@@ -33,7 +33,7 @@ impl Shell {
         out.expect("the program starts")
     }
 
-    /// What a command prints that must succeed.
+    /// Runs a command that must succeed; returns its output.
     fn ok(&self, args: &[&str]) -> String {
         let out = self.run(args);
         let error = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -47,7 +47,7 @@ impl Shell {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
     }
 
-    /// What a command says that must end with this status.
+    /// Runs a command that must exit with this status; returns its error output.
     fn fails(&self, args: &[&str], status: i32) -> String {
         let out = self.run(args);
         let error = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -59,18 +59,18 @@ impl Shell {
 }
 
 #[tokio::test]
-async fn an_operator_exports_a_disk_from_a_shell_and_each_error_has_its_status() {
+async fn the_client_exports_a_disk_and_errors_have_exit_statuses() {
     let target = Target::start().await;
     let shell = Shell::of(&target);
-    an_export_is_made_shown_changed_and_deleted(&shell);
-    errors_name_the_field_and_have_their_status(&shell);
-    objects_of_a_file_are_made_and_what_was_shown_can_be_made_again(&shell, target.scratch());
-    a_list_is_whole_whatever_the_size_of_a_page(&shell);
-    a_reader_that_goes_is_no_fault(&shell);
+    an_export_is_created_read_updated_and_deleted(&shell);
+    errors_name_the_field_and_have_exit_statuses(&shell);
+    objects_are_created_from_files_and_from_yaml_output(&shell, target.scratch());
+    lists_fetch_all_pages(&shell);
+    a_closed_output_pipe_is_not_an_error(&shell);
     target.stop();
 }
 
-fn an_export_is_made_shown_changed_and_deleted(shell: &Shell) {
+fn an_export_is_created_read_updated_and_deleted(shell: &Shell) {
     let made = shell.ok(&[
         "create",
         "null-volume",
@@ -144,7 +144,7 @@ fn an_export_is_made_shown_changed_and_deleted(shell: &Shell) {
     let stats = shell.json(&["stats", "nullVolumes"]);
     assert_eq!(stats[0]["name"], "volumes/disk", "{stats}");
 
-    // Only what is given changes.
+    // An update changes only the given fields.
     shell.ok(&[
         "update",
         "nvme-subsystem",
@@ -176,7 +176,7 @@ fn an_export_is_made_shown_changed_and_deleted(shell: &Shell) {
     shell.ok(&["delete", "null-volume", "disk", "--allow-missing"]);
 }
 
-fn errors_name_the_field_and_have_their_status(shell: &Shell) {
+fn errors_name_the_field_and_have_exit_statuses(shell: &Shell) {
     let refused = [
         "create",
         "null-volume",
@@ -225,14 +225,17 @@ fn errors_name_the_field_and_have_their_status(shell: &Shell) {
     let error = shell.fails(&["get", "nullVolum"], 2);
     assert!(
         error.contains("nvmeSubsystems"),
-        "it lists the kinds: {error}"
+        "the error must list the kinds: {error}"
     );
     let error = shell.fails(&["create", "null-volume", "x", "blocksize=1"], 2);
-    assert!(error.contains("block_size"), "it lists the fields: {error}");
+    assert!(
+        error.contains("block_size"),
+        "the error must list the fields: {error}"
+    );
     shell.fails(&["create", "nvmeRemoteNamespace", "a/b", "name=3"], 2);
     shell.fails(&["create", "-f", "/none"], 1);
 
-    // Nobody there, somebody who is no opi-spdk, and what is no address.
+    // No server, a server that is not opi-spdk, and invalid addresses.
     let nobody = format!("127.0.0.1:{}", free_port());
     let error = shell.fails(&["get", "--addr", &nobody], 24);
     let told = format!("no opi-spdk answers at {nobody}: ");
@@ -249,7 +252,7 @@ fn errors_name_the_field_and_have_their_status(shell: &Shell) {
     }
 }
 
-fn objects_of_a_file_are_made_and_what_was_shown_can_be_made_again(shell: &Shell, dir: &Path) {
+fn objects_are_created_from_files_and_from_yaml_output(shell: &Shell, dir: &Path) {
     let file = dir.join("objects.yaml");
     let path = file.to_str().expect("text");
     let yaml = format!(
@@ -257,7 +260,7 @@ fn objects_of_a_file_are_made_and_what_was_shown_can_be_made_again(shell: &Shell
          name: nvmeSubsystems/of-file\nspec:\n  nqn: {}\n",
         nqn_of("of-file")
     );
-    std::fs::write(&file, yaml).expect("there is room");
+    std::fs::write(&file, yaml).expect("the file can be written");
     let made = shell.ok(&["create", "-f", path]);
     assert_eq!(
         made,
@@ -274,13 +277,15 @@ fn objects_of_a_file_are_made_and_what_was_shown_can_be_made_again(shell: &Shell
         .spawn()
         .expect("the program starts");
     let mut input = child.stdin.take().expect("a pipe");
-    input.write_all(shown.as_bytes()).expect("it reads");
+    input
+        .write_all(shown.as_bytes())
+        .expect("the program reads its input");
     drop(input);
-    let out = child.wait_with_output().expect("it ends");
+    let out = child.wait_with_output().expect("the program exits");
     assert!(out.status.success(), "{out:?} of {shown}");
 
-    // A field that is nothing in the file is nothing afterwards.
-    std::fs::write(&file, r#"{"blocksCount": 16}"#).expect("there is room");
+    // An update from a file keeps the fields that the file does not set.
+    std::fs::write(&file, r#"{"blocksCount": 16}"#).expect("the file can be written");
     shell.ok(&["update", "null-volume", "one", "-f", path]);
     let one = shell.json(&["get", "null-volume", "one"]);
     assert_eq!(
@@ -309,7 +314,7 @@ fn objects_of_a_file_are_made_and_what_was_shown_can_be_made_again(shell: &Shell
         ("a: [b\n", 1, "not YAML"),
         ("&a [*a]\n", 1, ""),
     ] {
-        std::fs::write(&file, content).expect("there is room");
+        std::fs::write(&file, content).expect("the file can be written");
         let error = shell.fails(&["create", "-f", path], status);
         assert!(error.contains(told), "{content:?}: {error}");
     }
@@ -317,7 +322,7 @@ fn objects_of_a_file_are_made_and_what_was_shown_can_be_made_again(shell: &Shell
     shell.ok(&["delete", "nvmeSubsystems/of-file"]);
 }
 
-fn a_list_is_whole_whatever_the_size_of_a_page(shell: &Shell) {
+fn lists_fetch_all_pages(shell: &Shell) {
     const NUMBER: usize = 110;
     let ids: Vec<String> = (0..NUMBER).map(|number| format!("many-{number}")).collect();
     let volumes: Vec<Value> = ids
@@ -329,13 +334,13 @@ fn a_list_is_whole_whatever_the_size_of_a_page(shell: &Shell) {
         .collect();
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("many.json");
-    std::fs::write(&file, Value::from(volumes).to_string()).expect("there is room");
+    std::fs::write(&file, Value::from(volumes).to_string()).expect("the file can be written");
     shell.ok(&["create", "-f", file.to_str().expect("text")]);
     let found = shell.json(&["get", "nullVolumes"]);
     assert_eq!(found.as_array().expect("a list").len(), NUMBER);
 }
 
-fn a_reader_that_goes_is_no_fault(shell: &Shell) {
+fn a_closed_output_pipe_is_not_an_error(shell: &Shell) {
     let mut child = shell
         .command(&["get", "nullVolumes", "-o", "json"])
         .stdout(Stdio::piped())
@@ -344,9 +349,9 @@ fn a_reader_that_goes_is_no_fault(shell: &Shell) {
         .expect("the program starts");
     let mut line = String::new();
     let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
-    output.read_line(&mut line).expect("it is text");
+    output.read_line(&mut line).expect("the output is text");
     drop(output);
-    let out = child.wait_with_output().expect("it ends");
+    let out = child.wait_with_output().expect("the program exits");
     assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
 
     let ids: Vec<String> = (0..110).map(|number| format!("many-{number}")).collect();
@@ -356,12 +361,12 @@ fn a_reader_that_goes_is_no_fault(shell: &Shell) {
 }
 
 #[tokio::test]
-async fn with_tls_the_client_shows_its_certificate_and_trusts_the_authority_alone() {
+async fn with_tls_the_client_presents_its_certificate_and_verifies_the_server() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ours, other) = (Authority::new(), Authority::new());
     let write = |name: &str, text: String| {
         let path = dir.path().join(name);
-        std::fs::write(&path, text).expect("there is room");
+        std::fs::write(&path, text).expect("the file can be written");
         keep_private(&path);
         path.display().to_string()
     };
@@ -382,7 +387,7 @@ async fn with_tls_the_client_shows_its_certificate_and_trusts_the_authority_alon
         triple("stranger", &ours, &other),
         triple("doubter", &other, &ours),
     );
-    // Nobody who waits for it has a certificate.
+    // The test's readiness probe has no client certificate: poll with the client instead.
     let target = Target::spawn(&Options::default().args(["--tls", server.as_str()]));
     let address = format!("localhost:{}", target.grpc.port());
     let shell = |tls: &str| Shell {
@@ -392,7 +397,7 @@ async fn with_tls_the_client_shows_its_certificate_and_trusts_the_authority_alon
         ],
     };
     common::eventually(
-        "it serves",
+        "the client gets an answer",
         std::time::Duration::from_secs(30),
         async || {
             let found = shell(&client).run(&["get", "nullVolumes"]);

@@ -1,4 +1,4 @@
-//! Keys do not get into core dumps: a crash leaves none, unless the operator asks for it.
+//! Core dumps must not contain keys: a crash leaves none unless the operator enables core dumps.
 
 mod common;
 
@@ -12,14 +12,14 @@ use common::{Options, Resource, Target, base64, malloc};
 use rustix::process::{Resource as Limited, Rlimit, Signal, prlimit};
 use serde_json::json;
 
-/// How long a core may take to be written.
+/// Timeout for writing a core dump.
 const WRITTEN: Duration = Duration::from_secs(60);
 
-/// A key that is nowhere else.
+/// A key that occurs nowhere else.
 const KEY: &[u8; 32] = b"a key that no core dump may have";
 
-/// Crashes a target that has a key: whether the kernel says that it wrote a core, and the core if it lies
-/// in the directory of the target.
+/// Crashes a target that has a key. Returns whether the kernel reports a core dump, and the core file if
+/// it is in the target's directory.
 async fn crash(options: Options) -> (bool, Option<PathBuf>, Target) {
     let mut target = Target::start_with(options).await;
     let client = target.client().await;
@@ -47,12 +47,14 @@ async fn crash(options: Options) -> (bool, Option<PathBuf>, Target) {
 }
 
 fn has(path: &Path, text: &[u8]) -> bool {
-    let mut file = File::open(path).expect("it is there");
+    let mut file = File::open(path).expect("the core file exists");
     let mut window = Vec::new();
     loop {
         let before = window.len();
         let mut chunk = file.by_ref().take(1 << 20);
-        chunk.read_to_end(&mut window).expect("it can be read");
+        chunk
+            .read_to_end(&mut window)
+            .expect("the core file can be read");
         if window.windows(text.len()).any(|bytes| bytes == text) {
             return true;
         }
@@ -65,16 +67,19 @@ fn has(path: &Path, text: &[u8]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_crash_leaves_no_core_with_keys_unless_it_was_asked_for() {
+async fn a_crash_leaves_no_core_dump_unless_enabled() {
     let (dumped, core, target) = crash(Options::default()).await;
     assert!(!dumped && core.is_none(), "{core:?}");
 
-    // With the switch there is one: it was not the machine that kept the kernel from it.
+    // With --core-dump there is one, so that the machine's settings did not suppress it before.
     let options = Options::default().args(["--core-dump"]);
     let (dumped, core, _ended) = crash(options.after(&target)).await;
     let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
     assert!(dumped, "no core was written; core_pattern is {pattern:?}");
     if let Some(core) = core {
-        assert!(has(&core, KEY), "the search would not find a key");
+        assert!(
+            has(&core, KEY),
+            "the search must find the key in a core dump"
+        );
     }
 }

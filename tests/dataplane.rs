@@ -1,5 +1,5 @@
-//! What hosts see and get: data written through an exported target is read back and compared by real
-//! initiators, and what is configured reaches them.
+//! The data path end to end: data written through an export is read back and compared by real
+//! initiators, and the configuration is visible to hosts.
 
 mod common;
 
@@ -13,18 +13,19 @@ use common::{
 use serde_json::{Value, json};
 use tonic::Code;
 
-/// Writes a file through the initiator, reads it back through a second connection, and compares.
+/// Writes a file through the initiator, reads it back over a second connection and compares; returns the
+/// data.
 async fn copies_there_and_back(initiator: &Initiator, dir: &Path, nsid: u32) -> Vec<u8> {
     const KIB: u32 = 4096;
     let (file, bytes) = (dir.join("pattern"), pattern(KIB));
-    std::fs::write(&file, &bytes).expect("there is room");
+    std::fs::write(&file, &bytes).expect("the file can be written");
     initiator.copy_in(dir, &file, nsid).await.expect("written");
     let back = dir.join("back");
     initiator
         .copy_out(dir, nsid, KIB, &back)
         .await
         .expect("read");
-    let read = std::fs::read(&back).expect("the copy is there");
+    let read = std::fs::read(&back).expect("the copy exists");
     assert!(read == bytes, "what was read differs from what was written");
     bytes
 }
@@ -35,7 +36,7 @@ fn count(stats: &Value, counter: &str) -> i64 {
         .unwrap_or_else(|| panic!("{counter} of {stats}"))
 }
 
-/// The counters of all that an I/O passes through.
+/// Returns the statistics of all objects on the path of an I/O.
 async fn all_stats(export: &Fixture) -> Vec<Value> {
     let mut all = Vec::new();
     for (kind, name) in [
@@ -73,7 +74,7 @@ async fn data_over_nvme_tcp_is_verified_and_counted() {
                 "{counter}: {before} {after}"
             );
         }
-        // 4 KiB an operation, unless the counter has stopped at its maximum.
+        // 4 KiB per operation, unless the counter has saturated.
         let bytes = count(after, "write_bytes_count");
         assert!(
             bytes >= count(after, "write_ops_count") || bytes == i64::from(i32::MAX),
@@ -99,13 +100,13 @@ async fn fio_verifies_its_checksums_over_nvme_tcp() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_a_host_writes_is_in_the_file_of_an_aio_volume() {
+async fn host_writes_reach_the_file_of_an_aio_volume() {
     let target = Target::start().await;
     let client = target.client().await;
     let file = target.scratch().join("backing");
     std::fs::File::create(&file)
         .and_then(|file| file.set_len(8 << 20))
-        .expect("there is room");
+        .expect("the file can be extended");
     let object = json!({ "block_size": 512, "filename": file });
     let volume = name_of(
         &Resource::new(&client, "AioVolume")
@@ -121,14 +122,14 @@ async fn what_a_host_writes_is_in_the_file_of_an_aio_volume() {
         .workload(target.scratch(), "flush")
         .await
         .expect("flushed");
-    let stored = std::fs::read(&file).expect("the file is there");
+    let stored = std::fs::read(&file).expect("the file exists");
     assert!(
         stored[..bytes.len()] == bytes,
-        "the file has not what the host wrote"
+        "the file differs from what the host wrote"
     );
     assert!(
         stored[bytes.len()..].iter().all(|byte| *byte == 0),
-        "and more than that"
+        "the file was changed beyond the written range"
     );
 }
 
@@ -143,7 +144,7 @@ async fn blocks_can_be_unmapped_and_zeroed_over_nvme_tcp() {
         .workload(dir, "write_zeroes")
         .await
         .expect("zeroed");
-    // Sequential, and long enough to pass over all of it.
+    // The workload is sequential and long enough to cover the whole namespace.
     let back = dir.join("zeroes");
     export
         .initiator()
@@ -152,10 +153,10 @@ async fn blocks_can_be_unmapped_and_zeroed_over_nvme_tcp() {
         .expect("read");
     assert!(
         std::fs::read(&back)
-            .expect("it is there")
+            .expect("the copy exists")
             .iter()
             .all(|byte| *byte == 0),
-        "not zeroed"
+        "the blocks were not zeroed"
     );
     let before = export.resource("MallocVolume").stats(&export.volume).await;
     export
@@ -185,9 +186,9 @@ async fn data_over_vfio_user_is_verified_and_counted() {
     let dir = target.ctrlr_dir().join("sub");
     assert!(
         dir.join("cntrl").exists(),
-        "the socket is where VMs look for it"
+        "the socket is at its documented path"
     );
-    // It is the subsystem's only one.
+    // A subsystem can have only one PCIe controller.
     let second = controllers
         .refused(&parent, "second", pcie_spec(2), Code::AlreadyExists)
         .await;
@@ -212,17 +213,17 @@ async fn data_over_vfio_user_is_verified_and_counted() {
     }
 
     controllers.deleted(&name_of(&made)).await;
-    assert!(!dir.exists(), "{} stays", dir.display());
+    assert!(!dir.exists(), "{} was not removed", dir.display());
     let made = controllers.created(&parent, "pcie", pcie_spec(1)).await;
     initiator
         .verify(target.scratch(), 1)
         .await
-        .expect("it works again");
+        .expect("the recreated controller serves I/O");
     controllers.deleted(&name_of(&made)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn one_volume_reaches_hosts_over_tcp_and_vfio_user_at_once() {
+async fn one_volume_is_exported_over_tcp_and_vfio_user_at_once() {
     let target = Target::start_with(Options::hugepages()).await;
     let export = Fixture::tcp(&target, 16).await;
     let controllers = export.resource("NvmeController");
@@ -237,7 +238,7 @@ async fn one_volume_reaches_hosts_over_tcp_and_vfio_user_at_once() {
     let vfio = Initiator::vfio_user(&target.ctrlr_dir().join(id), &export.nqn);
     let dir = target.scratch();
     let (file, bytes) = (dir.join("pattern"), pattern(1024));
-    std::fs::write(&file, &bytes).expect("there is room");
+    std::fs::write(&file, &bytes).expect("the file can be written");
     vfio.copy_in(dir, &file, 1)
         .await
         .expect("written over vfio-user");
@@ -248,15 +249,15 @@ async fn one_volume_reaches_hosts_over_tcp_and_vfio_user_at_once() {
         .await
         .expect("read over TCP");
     assert!(
-        std::fs::read(&back).expect("it is there") == bytes,
-        "another content"
+        std::fs::read(&back).expect("the copy exists") == bytes,
+        "the data read over TCP differs"
     );
     controllers.deleted(&name_of(&pcie)).await;
     export
         .initiator()
         .verify(dir, 1)
         .await
-        .expect("the other way still works");
+        .expect("the TCP controller still serves I/O");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -295,14 +296,14 @@ async fn identifiers_reach_the_host() {
     let made = Resource::new(&client, "NvmeSubsystem")
         .get(&parent)
         .await
-        .expect("it is there");
+        .expect("the subsystem exists");
     let firmware = made["status"]["firmware_revision"]
         .as_str()
-        .expect("SPDK has a version");
+        .expect("the firmware revision is a string");
     let read = text
         .lines()
         .find_map(|line| line.strip_prefix("Firmware Version:"))
-        .expect("hosts read one")
+        .expect("the host reads a firmware version")
         .trim();
     assert!(
         firmware.contains(read) && !read.is_empty(),
@@ -311,7 +312,7 @@ async fn identifiers_reach_the_host() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn only_the_host_that_is_allowed_connects_and_that_changes_live() {
+async fn only_the_allowed_host_connects_and_the_setting_changes_live() {
     const FIRST: &str = "nqn.2022-09.io.spdk:first-host";
     const SECOND: &str = "nqn.2022-09.io.spdk:second-host";
     let target = Target::start().await;
@@ -331,21 +332,25 @@ async fn only_the_host_that_is_allowed_connects_and_that_changes_live() {
     connect(SECOND).await.expect("any host may connect");
     allow(FIRST).await;
     connect(FIRST).await.expect("the allowed host may connect");
-    connect(SECOND).await.expect_err("another may not");
+    connect(SECOND).await.expect_err("another host is rejected");
     export
         .initiator()
         .identify()
         .await
-        .expect_err("nor may one of a generated name");
+        .expect_err("a generated host NQN is rejected");
     allow(SECOND).await;
-    connect(SECOND).await.expect("the other is allowed now");
-    connect(FIRST).await.expect_err("and the first no longer");
+    connect(SECOND)
+        .await
+        .expect("the newly allowed host may connect");
+    connect(FIRST)
+        .await
+        .expect_err("the formerly allowed host is rejected");
     allow("").await;
     connect(FIRST).await.expect("any host may connect again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn namespaces_come_and_go_while_a_host_does_io() {
+async fn namespaces_are_added_and_removed_under_io() {
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
     let namespaces = export.resource("NvmeNamespace");
@@ -386,23 +391,23 @@ async fn deleting_a_controller_disconnects_its_hosts() {
         .await;
     let ended = tokio::time::timeout(Duration::from_secs(10), load.ended()).await;
     ended
-        .expect("the host loses its connection, 20 s before its load would end")
+        .expect("the host is disconnected before its load ends")
         .ok();
     export
         .initiator()
         .identify()
         .await
-        .expect_err("nobody listens there any more");
+        .expect_err("the listener is gone");
     let (_, port) = tcp_controller(&export.client, &export.subsystem).await;
     let again = Initiator::tcp(port, &export.nqn);
     again
         .verify(target.scratch(), 1)
         .await
-        .expect("another way in works");
+        .expect("a new controller serves I/O");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_namespace_can_be_deleted_under_load_and_nothing_stays_paused() {
+async fn a_namespace_deleted_under_load_leaves_no_paused_subsystem() {
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
     let load = export.load(30).await;
@@ -410,18 +415,19 @@ async fn a_namespace_can_be_deleted_under_load_and_nothing_stays_paused() {
         .resource("NvmeNamespace")
         .deleted(&export.namespace)
         .await;
-    // It would go on writing to the namespace that takes the place of this one.
+    // The load would continue on the namespace that replaces this one.
     drop(load);
     let again = namespace(&export.client, &export.subsystem, &export.volume, json!({})).await;
     export
         .initiator()
         .verify(target.scratch(), 1)
         .await
-        .expect("the volume is there again");
+        .expect("the recreated namespace serves I/O");
     export.resource("NvmeNamespace").deleted(&again).await;
 }
 
-/// A volume that grows under its hosts, and one that is rebuilt only when they have gone.
+/// A volume can grow while hosts are connected; shrinking needs a rebuild and is rejected while it is in
+/// use.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_size_of_a_volume_reaches_the_host() {
     let target = Target::start().await;
@@ -460,6 +466,6 @@ async fn the_size_of_a_volume_reaches_the_host() {
         .await;
     assert!(
         blocks().await.contains(" 128 "),
-        "a refused change changed it"
+        "a rejected update changed the size"
     );
 }

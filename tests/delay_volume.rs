@@ -1,4 +1,4 @@
-//! Delay volumes: what they stand on, later. Seen by a host over NVMe/TCP and in SPDK's own lists.
+//! Delay volumes: latency over NVMe/TCP, and their parameters in SPDK's own lists.
 
 mod common;
 
@@ -13,17 +13,16 @@ use serde_json::{Value, json};
 use tonic::Code;
 use tonic_types::StatusExt;
 
-/// Whether SPDK has this latency, in microseconds: it rounds the processor's clock down to
-/// whole megahertz.
+/// Compares a latency in microseconds with SPDK's value: SPDK rounds the clock rate down to whole MHz.
 fn has(delays: &Value, latency: &str, us: i64) -> bool {
     let found = delays[latency].as_i64();
     found.is_some_and(|found| (us - 1 - us / 1000..=us).contains(&found))
 }
 
-/// The delays that SPDK has for a bdev; null if there is no such bdev.
+/// Returns SPDK's delays of a bdev; null if there is no such bdev.
 async fn delays(socket: &Path, bdev: &str) -> Value {
     let bdevs = Tool::rpc(socket).args(["bdev_get_bdevs"]).run().await;
-    let bdevs: Value = serde_json::from_str(&bdevs.expect("it obeys")).expect("JSON");
+    let bdevs: Value = serde_json::from_str(&bdevs.expect("the command succeeds")).expect("JSON");
     let bdevs = bdevs.as_array().expect("a list");
     let found = bdevs.iter().find(|found| found["name"] == bdev);
     found.map_or(Value::Null, |found| {
@@ -37,7 +36,7 @@ async fn stats(of: &Resource, name: &str) -> Result<Value, tonic::Status> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn reads_through_a_delay_volume_take_longer_and_its_latencies_change_under_a_host() {
+async fn a_delay_volume_slows_reads_and_its_latencies_change_live() {
     let (options, socket) = Options::hugepages().with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;
@@ -53,22 +52,24 @@ async fn reads_through_a_delay_volume_take_longer_and_its_latencies_change_under
 
     let begun = Instant::now();
     let read = host.copy_out(target.scratch(), 1, 64, &copy).await;
-    read.expect("slow, and no error");
+    read.expect("the slow read succeeds");
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(499), "{took:?}");
     let had = delays(&socket, "slow").await;
     assert!(
         has(&had, "avg_read_latency", 500_000) && has(&had, "p99_read_latency", 500_000),
-        "one read in a hundred is not faster than the others: {had}"
+        "the p99 latency must not be below the average: {had}"
     );
 
-    // Another volume below would need it rebuilt, latencies do not.
+    // A different base volume requires a rebuild; new latencies do not.
     let other = malloc(&client, "other", 16).await;
     let change = volumes.update_request(&slow, json!({ "volume_name_ref": other }), None);
     let refused = client.fails("UpdateDelayVolume", change, Code::FailedPrecondition);
     let refused = refused.await;
     let details = refused.get_error_details();
-    let about = details.resource_info().expect("it says of what");
+    let about = details
+        .resource_info()
+        .expect("the error names the resource");
     assert_eq!(about.resource_type, "opi_spdk.v1/DelayVolume");
     let change = json!({ "avg_read_latency_us": 0, "p99_write_latency_us": 7000 });
     let mask = ["avg_read_latency_us", "p99_write_latency_us"];
@@ -80,7 +81,7 @@ async fn reads_through_a_delay_volume_take_longer_and_its_latencies_change_under
         "{had}"
     );
     let read = host.copy_out(target.scratch(), 1, 64, &copy).await;
-    read.expect("it can be read still");
+    read.expect("the volume can still be read");
     for (method, name, user) in [
         ("DeleteMallocVolume", &base, "volumes/slow"),
         ("DeleteDelayVolume", &slow, "nvmeNamespaces/"),
@@ -95,13 +96,18 @@ async fn reads_through_a_delay_volume_take_longer_and_its_latencies_change_under
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_delay_volume_comes_back_with_its_base_as_it_was_set_last_and_only_if_it_was_not_deleted()
-{
+async fn a_delay_volume_is_restored_with_its_base_unless_deleted() {
     let (options, socket) = Options::default().with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "DelayVolume");
-    let rpc = async |args: &[&str]| Tool::rpc(&socket).args(args).run().await.expect("it obeys");
+    let rpc = async |args: &[&str]| {
+        Tool::rpc(&socket)
+            .args(args)
+            .run()
+            .await
+            .expect("the command succeeds")
+    };
     malloc(&client, "base", 4).await;
     let object = json!({ "volume_name_ref": "volumes/base", "avg_write_latency_us": 10 });
     volumes.created("", "slow", object.clone()).await;
@@ -111,21 +117,23 @@ async fn a_delay_volume_comes_back_with_its_base_as_it_was_set_last_and_only_if_
 
     rpc(&["bdev_malloc_delete", "base"]).await;
     let gone = stats(&volumes, "volumes/slow").await;
-    let gone = gone.expect_err("it went with its base");
+    let gone = gone.expect_err("the volume was removed with its base");
     assert!(gone.message().contains("has gone"), "{gone}");
     rpc(&["bdev_malloc_create", "-b", "base", "4", "512"]).await;
-    let what = "it is as it was set last";
+    let what = "the last latencies are restored";
     eventually(what, Duration::from_secs(30), async || {
         let had = delays(&socket, "slow").await;
         has(&had, "avg_write_latency", 30).then_some(())
     })
     .await;
-    eventually("it counts again", Duration::from_secs(30), async || {
-        stats(&volumes, "volumes/slow").await.ok()
-    })
+    eventually(
+        "the volume's statistics can be read",
+        Duration::from_secs(30),
+        async || stats(&volumes, "volumes/slow").await.ok(),
+    )
     .await;
 
-    // One that is deleted without its base does not come back with that, and its name is free.
+    // A volume deleted while its base is gone is not restored with the base, and its name is free.
     rpc(&["bdev_malloc_delete", "base"]).await;
     volumes.deleted("volumes/slow").await;
     rpc(&["bdev_malloc_create", "-b", "base", "4", "512"]).await;

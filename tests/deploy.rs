@@ -1,4 +1,4 @@
-//! What is shipped beside the program fits it: settings, units, configurations.
+//! Files shipped with the program match it: settings, systemd units, configurations.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
-/// All files under a directory.
+/// Returns all files under a directory.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let entries =
         std::fs::read_dir(directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
@@ -27,9 +27,9 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// A variable that is no setting would stop the program at its start.
+/// An OPI_SPDK_ variable that is not a setting would make the program's start fail.
 #[test]
-fn every_variable_in_files_of_deploy_is_a_setting() {
+fn every_variable_in_deploy_files_is_a_setting() {
     let mut all: Vec<PathBuf> = files(&root().join("deploy"));
     all.push(root().join("Dockerfile"));
     let mut found = BTreeSet::new();
@@ -43,13 +43,13 @@ fn every_variable_in_files_of_deploy_is_a_setting() {
             found.insert(name);
         }
     }
-    // For scripts, and for dpkg.
+    // Variables of scripts and of dpkg.
     found.retain(|name| !["CACHE", "PURGE_STATE"].contains(&name.as_str()));
     assert!(found.len() > 8, "{found:?}");
     let help = Command::new(PROGRAM)
         .arg("--help")
         .output()
-        .expect("it runs");
+        .expect("the program starts");
     let help = String::from_utf8(help.stdout).expect("text");
     for name in found {
         let flag = format!("--{} ", name.to_lowercase().replace('_', "-"));
@@ -58,7 +58,7 @@ fn every_variable_in_files_of_deploy_is_a_setting() {
 }
 
 #[test]
-fn configurations_that_are_shipped_are_good() {
+fn shipped_configurations_are_valid() {
     for file in [
         "examples/lab.toml",
         "deploy/compose/lab.toml",
@@ -70,7 +70,7 @@ fn configurations_that_are_shipped_are_good() {
             .args(["config", "check"])
             .arg(root().join(file))
             .output()
-            .expect("it runs");
+            .expect("the program starts");
         assert!(
             out.status.success(),
             "{file}: {}",
@@ -79,7 +79,7 @@ fn configurations_that_are_shipped_are_good() {
     }
 }
 
-/// The images' label is a line of their files, as their builds do not see Cargo.toml's.
+/// The images' version label is a line of their Dockerfiles, because the builds do not see Cargo.toml.
 #[test]
 fn images_name_the_version_of_the_program() {
     let line = concat!("\nARG VERSION=", env!("CARGO_PKG_VERSION"), "\n");
@@ -88,13 +88,13 @@ fn images_name_the_version_of_the_program() {
     }
 }
 
-/// By systemd's own check, and its score of how exposed a unit is (10 is a plain unit of root).
+/// Checked by `systemd-analyze verify`, and by its exposure score (10 is a plain unit of root).
 #[test]
-fn units_are_good_and_little_exposed() {
+fn systemd_units_are_valid_and_hardened() {
     let dir = tempfile::tempdir().expect("a directory");
     let units = ["opi-spdk.service", "opi-spdk-setup.service"].map(|name| {
         let text = read(&root().join("deploy/systemd").join(name));
-        // The program is not installed where tests run.
+        // Tests run without an installed program.
         let text = text.replace("/usr/bin/opi-spdk", PROGRAM);
         let path = dir.path().join(name);
         std::fs::write(&path, text).expect("written");
@@ -119,15 +119,15 @@ fn units_are_good_and_little_exposed() {
     assert!(good, "{said}");
 }
 
-/// `opi-spdk generate` is what the package's manual pages and completions come from.
+/// `opi-spdk generate` generates the package's manual pages and completions.
 #[test]
-fn manual_pages_and_completions_are_made() {
+fn manual_pages_and_completions_are_generated() {
     let dir = tempfile::tempdir().expect("a directory");
     let out = Command::new(PROGRAM)
         .arg("generate")
         .arg(dir.path())
         .output();
-    let out = out.expect("it runs");
+    let out = out.expect("the program starts");
     assert!(
         out.status.success(),
         "{}",

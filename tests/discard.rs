@@ -1,4 +1,5 @@
-//! Discard over NVMe: a host may send it to any namespace, whatever the volumes of the others can.
+//! Discard over NVMe: a host may send it to any namespace, whatever the other namespaces' volumes
+//! support.
 
 mod common;
 
@@ -11,13 +12,13 @@ use serde_json::json;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_volume_that_cannot_discard_neither_fails_it_nor_takes_it_from_others() {
+async fn discard_succeeds_on_every_namespace_without_affecting_others() {
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
     let volumes = export.resource("MallocVolume");
     let unmaps = async || volumes.stats(&export.volume).await["unmap_ops_count"].as_i64();
     let path = target.scratch().join("disk");
-    std::fs::write(&path, vec![7; 16 << 20]).expect("there is room");
+    std::fs::write(&path, vec![7; 16 << 20]).expect("the file can be written");
     let object = json!({ "filename": path, "block_size": 512 });
     let made = Resource::new(&export.client, "AioVolume")
         .created("", "file", object)
@@ -31,26 +32,23 @@ async fn a_volume_that_cannot_discard_neither_fails_it_nor_takes_it_from_others(
     .await;
 
     let unmapped = export.initiator().workload(target.scratch(), "unmap").await;
-    unmapped.expect("both namespaces take it");
+    unmapped.expect("both namespaces accept the unmap");
     eventually(
         "the malloc volume has discarded",
         Duration::from_secs(5),
         async || (unmaps().await > Some(0)).then_some(()),
     )
     .await;
-    let kept = std::fs::read(&path).expect("it is there");
-    assert!(
-        kept.iter().all(|byte| *byte == 7),
-        "nothing was done to the file"
-    );
+    let kept = std::fs::read(&path).expect("the file exists");
+    assert!(kept.iter().all(|byte| *byte == 7), "the file was changed");
     target.stop();
 }
 
-/// What a host says of its controller's commands: ONCS, bit 2 for Dataset Management (base specification, 5.17.2.1).
+/// ONCS in Identify Controller; bit 2 is Dataset Management (base specification, 5.17.2.1).
 const ONCS: usize = 520;
 const DSM_BIT: u8 = 1 << 2;
 
-/// Dataset Management with one range to deallocate (NVM command set, 3.3.3).
+/// Sends Dataset Management with one range to deallocate (NVM command set, 3.3.3); returns the status.
 fn discard(host: &mut Host, nsid: u32) -> u16 {
     const DSM: u8 = 0x09;
     const DEALLOCATE: u32 = 1 << 2;
@@ -66,18 +64,18 @@ fn discard(host: &mut Host, nsid: u32) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_host_that_is_connected_may_discard_on_what_comes_later() {
+async fn a_connected_host_may_discard_on_namespaces_added_later() {
     let target = Target::start().await;
     let client = target.client().await;
     let path = target.scratch().join("disk");
-    std::fs::write(&path, vec![7; 1 << 20]).expect("there is room");
+    std::fs::write(&path, vec![7; 1 << 20]).expect("the file can be written");
     let object = json!({ "filename": path, "block_size": 512 });
     let volumes = Resource::new(&client, "AioVolume");
     let file = name_of(&volumes.created("", "file", object).await);
     let memory = malloc(&client, "memory", 4).await;
     let mallocs = Resource::new(&client, "MallocVolume");
     let unmaps = async || mallocs.stats(&memory).await["unmap_ops_count"].as_i64();
-    // Which one was there when the host connected.
+    // The order decides which volume is exported when the host connects.
     for (order, volumes) in [[&memory, &file], [&file, &memory]].into_iter().enumerate() {
         let id = format!("order-{order}");
         let exported = subsystem(&client, &id, json!({})).await;
@@ -93,11 +91,16 @@ async fn a_host_that_is_connected_may_discard_on_what_comes_later() {
         for nsid in [1, 2] {
             assert_eq!(discard(&mut host, nsid), 0, "{id}: namespace {nsid}");
         }
-        assert!(unmaps().await > before, "{id}: the malloc volume does it");
+        assert!(
+            unmaps().await > before,
+            "{id}: the malloc volume was not unmapped"
+        );
         // Hosts read this once, when they connect.
         let cid = admin.cid();
         let identify = Command::new(0x06, cid).cdw(10, 1).sgl(Sgl::Transport(4096));
-        admin.send(&Pdu::capsule(identify, &[])).expect("it goes");
+        admin
+            .send(&Pdu::capsule(identify, &[]))
+            .expect("the command is sent");
         let (_, data) = admin.completion(cid, &[]).expect("an answer");
         assert_ne!(data[ONCS] & DSM_BIT, 0, "{id}");
         drop((host, admin));
@@ -107,7 +110,7 @@ async fn a_host_that_is_connected_may_discard_on_what_comes_later() {
                 .await;
         }
     }
-    let kept = std::fs::read(&path).expect("it is there");
-    assert!(kept.iter().all(|byte| *byte == 7), "the file is as it was");
+    let kept = std::fs::read(&path).expect("the file exists");
+    assert!(kept.iter().all(|byte| *byte == 7), "the file was changed");
     target.stop();
 }

@@ -1,4 +1,4 @@
-//! Who virtio disks are to a machine: each another one, whatever their volumes are called.
+//! Identities of virtio disks: unique per volume, whatever the volumes' names are.
 
 mod common;
 
@@ -9,32 +9,32 @@ use common::vhost_user::{Command, Disk, Kind, RESPONSE, blk_header};
 use common::{Options, Resource, Target, blk_spec, lun_spec, malloc, scsi_spec};
 use serde_json::json;
 
-/// Names that are one in their first 20 characters, which is all that virtio-blk tells (virtio 1.2, 5.2.6).
+/// Names with the same first 20 characters, the length of a virtio-blk ID (virtio 1.2, 5.2.6).
 const NAMES: [&str; 2] = ["customer-database-volume-1", "customer-database-volume-2"];
 
-/// The request that asks a virtio-blk device for its ID, and how long that is.
+/// The virtio-blk request VIRTIO_BLK_T_GET_ID, and the length of the ID.
 const GET_ID: u32 = 8;
 const ID_LEN: usize = 20;
 
-/// Vital product data pages of INQUIRY: unit serial number, device identification (SPC-4, 7.8).
+/// Vital Product Data pages of INQUIRY: Unit Serial Number, Device Identification (SPC-4, 7.8).
 const PAGES: [u8; 2] = [0x80, 0x83];
 
 fn id_of_blk(socket: &Path) -> Vec<u8> {
-    let mut disk = Disk::open(Kind::Blk, socket).expect("it connects");
+    let mut disk = Disk::open(Kind::Blk, socket).expect("the driver connects");
     let request = blk_header(GET_ID, 0);
     let answer = disk.session.transfer(0, &[&request], &[ID_LEN, 1]);
-    let mut parts = answer.expect("it is answered").parts;
+    let mut parts = answer.expect("the request is answered").parts;
     assert_eq!(parts[1], [0]);
     parts.swap_remove(0)
 }
 
 fn pages_of_scsi(socket: &Path) -> [Vec<u8>; 2] {
-    let mut disk = Disk::open(Kind::Scsi, socket).expect("it connects");
+    let mut disk = Disk::open(Kind::Scsi, socket).expect("the driver connects");
     PAGES.map(|page| {
         let inquiry = Command::new(0, &[0x12, 1, page, 0, 255, 0]).encode();
         let queue = Kind::Scsi.queue();
         let answer = disk.session.transfer(queue, &[&inquiry], &[RESPONSE, 255]);
-        let mut parts = answer.expect("it is answered").parts;
+        let mut parts = answer.expect("the request is answered").parts;
         assert_eq!(parts[0][10..12], [0, 0], "status and response");
         let data = parts.swap_remove(1);
         let length = usize::from(u16::from_be_bytes([data[2], data[3]]));
@@ -43,7 +43,7 @@ fn pages_of_scsi(socket: &Path) -> [Vec<u8>; 2] {
     })
 }
 
-/// What each of the disks is to a machine: the ID of virtio-blk and the two pages of SCSI.
+/// Returns each disk's identities: the virtio-blk ID and the two SCSI pages.
 async fn identities(target: &Target) -> Vec<[Vec<u8>; 3]> {
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
@@ -67,15 +67,18 @@ async fn identities(target: &Target) -> Vec<[Vec<u8>; 3]> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn disks_whose_names_begin_alike_are_two_to_a_machine_and_equal_names_elsewhere_are_others() {
+async fn disk_identities_are_unique_across_names_and_machines() {
     let mut seen = [(); 3].map(|()| BTreeSet::new());
     for _ in 0..2 {
-        // Each has a state directory of its own, as on two machines.
+        // Each target has its own state directory, as on two machines.
         let target = Target::start_with(Options::hugepages()).await;
         for identity in identities(&target).await {
             for (seen, value) in seen.iter_mut().zip(identity) {
                 assert!(value.iter().any(|byte| *byte != 0), "{value:?}");
-                assert!(seen.insert(value.clone()), "two disks are {value:?}");
+                assert!(
+                    seen.insert(value.clone()),
+                    "two disks have the identity {value:?}"
+                );
             }
         }
         target.stop();

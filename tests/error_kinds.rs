@@ -1,4 +1,4 @@
-//! Several kinds are called `volumes/ID`: errors say which one is meant.
+//! Several kinds share names of the form `volumes/ID`: errors state the kind.
 
 mod common;
 
@@ -8,7 +8,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 #[tokio::test]
-async fn an_error_names_the_kind_of_what_is_called_a_volume() {
+async fn errors_state_the_kind_of_a_volume() {
     let target = Target::start().await;
     let client = target.client().await;
     let volume = malloc(&client, "m", 4).await;
@@ -25,7 +25,9 @@ async fn an_error_names_the_kind_of_what_is_called_a_volume() {
         "{in_use}"
     );
     let details = in_use.get_error_details();
-    let about = details.resource_info().expect("it says of what");
+    let about = details
+        .resource_info()
+        .expect("the error names the resource");
     assert_eq!(about.resource_type, "opi_api.storage.v1/MallocVolume");
 
     let missing = client.fails("DeleteNullVolume", name, Code::NotFound).await;
@@ -36,7 +38,9 @@ async fn an_error_names_the_kind_of_what_is_called_a_volume() {
         "{missing}"
     );
     let details = missing.get_error_details();
-    let about = details.resource_info().expect("it says of what");
+    let about = details
+        .resource_info()
+        .expect("the error names the resource");
     assert_eq!(about.resource_type, "opi_api.storage.v1/NullVolume");
     target.stop();
 }

@@ -1,6 +1,6 @@
 //! The reference client's own suite, `godpu storage test`: the same calls with the same values in the
-//! same order, against a lab like the one that it is written for (volumes `Malloc0` and `Malloc1`, a
-//! file of 64 blocks, a target of another process with and without TLS).
+//! same order, in an equivalent lab (volumes `Malloc0` and `Malloc1`, a file of 64 blocks, and a target
+//! in another process with and without TLS).
 
 mod common;
 
@@ -10,8 +10,8 @@ use common::{Client, Options, PSK, Resource, Target, base64, free_port, name_of,
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// What the client gives all of its calls together. It also sleeps for some of that; here the machine
-/// has two cores, and both are SPDK's.
+/// The client's time limit for all calls together, part of which it sleeps. Here the machine has two
+/// cores, and SPDK uses both.
 const ALL_CALLS: Duration = Duration::from_secs(10);
 
 const HOSTNQN: &str = "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c";
@@ -23,9 +23,10 @@ async fn every_call_of_the_reference_clients_suite_succeeds() {
     let config = tempfile::NamedTempFile::with_suffix(".toml").expect("a temporary file");
     let volume =
         |name| format!("[[volume]]\nkind = \"malloc\"\nname = \"{name}\"\nsize-mib = 16\n");
-    std::fs::write(config.path(), volume("Malloc0") + &volume("Malloc1")).expect("it is writable");
+    std::fs::write(config.path(), volume("Malloc0") + &volume("Malloc1"))
+        .expect("the file can be written");
     let file = std::fs::File::create(AIO_FILE).expect("/tmp is writable");
-    file.set_len(64 * 512).expect("there is room");
+    file.set_len(64 * 512).expect("the file can be extended");
 
     let config = config.path().display().to_string();
     let target = Target::start_with(Options::hugepages().args(["--config", &config])).await;
@@ -47,7 +48,7 @@ async fn every_call_of_the_reference_clients_suite_succeeds() {
     took += timed(middleend(&client)).await;
     assert!(took < ALL_CALLS, "all calls together took {took:?}");
 
-    std::fs::remove_file(AIO_FILE).expect("it is there");
+    std::fs::remove_file(AIO_FILE).expect("the file exists");
     peer.stop();
     target.stop();
 }
@@ -58,7 +59,7 @@ async fn timed(calls: impl Future<Output = ()>) -> Duration {
     begin.elapsed()
 }
 
-/// The target that the lab calls `spdk`; its port.
+/// Exports a volume on the target that the lab calls `spdk`; returns the port.
 async fn export(peer: &Client, psk: &str) -> u16 {
     let volume = json!({ "block_size": 512, "blocks_count": 2048 });
     Resource::new(peer, "NullVolume")
@@ -92,18 +93,18 @@ async fn withdraw(peer: &Client) {
     Resource::new(peer, "NullVolume").deleted("export").await;
 }
 
-/// What the client does to an object between its making and its end.
+/// The client's sequence of calls for one object, from create to delete.
 struct Round<'a> {
     kind: Resource,
     parent: &'a str,
-    /// What comes before the ID in a name.
+    /// The collection part of names.
     collection: &'a str,
     object: Value,
     update: Value,
 }
 
 impl Round<'_> {
-    /// With an ID of the client's choice, and with one of the server's.
+    /// Runs the sequence with a client-assigned ID and with a server-assigned one.
     async fn with_and_without(&self, id: &str) {
         for id in [id, ""] {
             let name = self.create(id).await;
@@ -136,7 +137,7 @@ impl Round<'_> {
             listed.iter().any(|listed| listed == name),
             "{name} is not in {listed:?}"
         );
-        self.kind.get(name).await.expect("it is there");
+        self.kind.get(name).await.expect("the object exists");
         self.kind.stats(name).await;
         self.kind.deleted(name).await;
     }
@@ -247,13 +248,13 @@ async fn virtio_blks(client: &Client) {
     };
     for id in ["opi-virtio-blk8", ""] {
         let name = round.create(id).await;
-        // Without what is required it cannot succeed, and the client lets that pass.
+        // The update lacks a required field and must fail; the client ignores the error.
         let update = round
             .kind
             .update(&name, round.update.clone(), Some(&["*"]))
             .await;
         assert_eq!(
-            update.expect_err("it has nothing").code(),
+            update.expect_err("the update is rejected").code(),
             tonic::Code::InvalidArgument
         );
         round.look_and_delete(&name).await;
@@ -285,10 +286,10 @@ async fn virtio_scsi(client: &Client) {
     client
         .ok("ListVirtioScsiLuns", json!({ "parent": name }))
         .await;
-    luns.get(&name).await.expect("it is there");
+    luns.get(&name).await.expect("the LUN exists");
     luns.stats(&name).await;
     luns.deleted(&name).await;
-    // The client deletes the controller by the LUN's name, which is the same.
+    // The client deletes the controller by the name of the LUN, which is the same.
     controllers.deleted(&name).await;
 }
 
@@ -370,7 +371,7 @@ async fn aio_volumes(client: &Client) {
 }
 
 async fn middleend(client: &Client) {
-    // 0123456789abcdef0123456789abcdee and ...ff, as bytes have it in JSON.
+    // 0123456789abcdef0123456789abcdee and ...ff, in base64.
     let encrypted = |key: &str| {
         json!({
             "volume_name_ref": "Malloc1",

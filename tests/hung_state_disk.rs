@@ -1,5 +1,5 @@
-//! A state disk that does not answer: changes say so in time, reads go on, and what was under way is made once
-//! the disk is back.
+//! A hung state disk: changes fail in time, reads continue, and the change in progress is completed once
+//! the disk recovers.
 
 #[path = "common/mod.rs"]
 mod common;
@@ -12,11 +12,11 @@ use common::{Options, Resource, Target, eventually, malloc};
 use serde_json::json;
 use tonic::Code;
 
-/// How long what comes by itself may take.
+/// Timeout of what happens asynchronously.
 const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hung_state_disk_is_told_of_and_holds_up_changes_alone() {
+async fn a_hung_state_disk_is_reported_and_blocks_only_changes() {
     let dir = Arc::new(tempfile::tempdir().expect("a directory"));
     let disk = Disk::new(&dir.path().join("image"), dir.path().join("state"));
     let target = Target::start_with(Options::default().in_dir(Arc::clone(&dir))).await;
@@ -31,19 +31,19 @@ async fn a_hung_state_disk_is_told_of_and_holds_up_changes_alone() {
         .await;
     assert!(late.message().contains("is not known yet"), "{late}");
     assert!(late.message().contains("state-dir"), "{late}");
-    volumes.get(&before).await.expect("reads go on");
+    volumes.get(&before).await.expect("reads are not blocked");
     volumes.stats(&before).await;
-    eventually("health tells", SOON, async || {
+    eventually("health reports NOT_SERVING", SOON, async || {
         (!client.is_serving().await).then_some(())
     })
     .await;
     drop(frozen);
 
-    eventually("the change that was under way is made", SOON, async || {
+    eventually("the change in progress is completed", SOON, async || {
         volumes.get("volumes/late").await.ok()
     })
     .await;
-    eventually("health tells that it is well", SOON, async || {
+    eventually("health reports SERVING", SOON, async || {
         client.is_serving().await.then_some(())
     })
     .await;

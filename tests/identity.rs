@@ -1,4 +1,4 @@
-//! Who disks and subsystems are to hosts: the same after a restart, and no two the same.
+//! Identities of disks and subsystems as hosts see them: stable across restarts, and unique.
 
 mod common;
 
@@ -22,7 +22,7 @@ impl Place {
         let dir = Arc::new(dir.expect("a directory"));
         for file in ["configured", "made"] {
             let file = std::fs::File::create(dir.path().join(file)).expect("a file");
-            file.set_len(1 << 20).expect("there is room");
+            file.set_len(1 << 20).expect("the file can be extended");
         }
         let config = format!(
             "[[volume]]\nkind = \"malloc\"\nname = \"Malloc0\"\nsize-mib = 1\n\
@@ -48,21 +48,21 @@ impl Place {
     async fn rpc(&self, method: &str) -> Value {
         let socket = self.dir.path().join("rpc.sock");
         let mut rpc = JsonRpc::connect(&socket).await.expect("SPDK listens");
-        rpc.call(method, Value::Null).await.expect("it answers")
+        rpc.call(method, Value::Null).await.expect("SPDK answers")
     }
 
-    /// What hosts know the subsystem's namespaces by, and its serial number.
+    /// Returns the UUIDs and NGUIDs of the subsystem's namespaces, and its serial number.
     async fn seen(&self, nqn: &str) -> (Vec<(Value, Value)>, Value) {
         let mut all = self.rpc("nvmf_get_subsystems").await;
         let all = all.as_array_mut().expect("a list").iter_mut();
         let mut subsystem = all.filter(|s| s["nqn"] == nqn);
-        let subsystem = subsystem.next().expect("it is there").take();
+        let subsystem = subsystem.next().expect("the subsystem exists").take();
         let namespaces = subsystem["namespaces"].as_array().expect("a list").iter();
         let ids = namespaces.map(|n| (n["uuid"].clone(), n["nguid"].clone()));
         (ids.collect(), subsystem["serial_number"].clone())
     }
 
-    /// The UUIDs of all bdevs, by their names.
+    /// Returns the names and UUIDs of all bdevs.
     async fn uuids(&self) -> Vec<(String, String)> {
         let bdevs = self.rpc("bdev_get_bdevs").await;
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
@@ -75,7 +75,7 @@ impl Place {
     }
 }
 
-/// Makes the same volumes on every instance.
+/// Creates the same objects on every instance.
 async fn make(target: &Target) {
     let client = target.client().await;
     malloc(&client, "m", 1).await;
@@ -93,7 +93,7 @@ async fn make(target: &Target) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn volumes_without_a_uuid_are_the_same_disks_after_a_restart_and_others_elsewhere() {
+async fn derived_uuids_are_stable_across_restarts_and_unique_per_instance() {
     let place = Place::new();
     let mut target = Target::start_with(place.options()).await;
     make(&target).await;
@@ -123,14 +123,14 @@ async fn volumes_without_a_uuid_are_the_same_disks_after_a_restart_and_others_el
     {
         assert!(
             !ids(&before.0).contains(uuid),
-            "{uuid} is one of another instance"
+            "{uuid} is used by another instance"
         );
     }
     target.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn no_two_namespaces_of_a_subsystem_are_one_disk_and_one_given_identifier_is_used_for_both() {
+async fn namespace_identifiers_are_unique_within_a_subsystem() {
     let place = Place::new();
     let target = Target::start_with(place.options()).await;
     let client = target.client().await;
@@ -140,7 +140,7 @@ async fn no_two_namespaces_of_a_subsystem_are_one_disk_and_one_given_identifier_
     for id in ["a", "b", "c", "d"] {
         names.push(malloc(&client, id, 1).await);
     }
-    let derived = volumes.get(&names[0]).await.expect("it is there")["uuid"].clone();
+    let derived = volumes.get(&names[0]).await.expect("the volume exists")["uuid"].clone();
     let one = subsystem(&client, "one", json!({})).await;
     let first = namespace(&client, &one, &names[0], json!({ "eui64": 7 })).await;
     let second = namespace(&client, &one, &names[1], json!({ "uuid": UUID })).await;
@@ -154,7 +154,7 @@ async fn no_two_namespaces_of_a_subsystem_are_one_disk_and_one_given_identifier_
         (json!({ "nguid": UUID }), &second),
         (json!({ "uuid": OTHER, "nguid": UUID }), &second),
         (json!({ "eui64": 7 }), &first),
-        // The first has them from its volume.
+        // Derived from the first namespace's volume.
         (json!({ "uuid": derived }), &first),
         (json!({ "uuid": OTHER, "nguid": derived }), &first),
     ] {
@@ -168,14 +168,14 @@ async fn no_two_namespaces_of_a_subsystem_are_one_disk_and_one_given_identifier_
         let named = status.message().contains(has.as_str()) || status.message().contains(number);
         assert!(named, "{identifier}: {status}");
     }
-    // Also a change, after which all is as it was.
+    // An update is rejected too, and changes nothing.
     let third = namespace(&client, &one, &names[2], json!({ "uuid": OTHER })).await;
     let change = json!({ "spec": { "nguid": UUID, "volume_name_ref": names[2] } });
     namespaces
         .update_refused(&third, change, Some(&["spec.nguid"]), Code::AlreadyExists)
         .await;
     assert_eq!(place.seen(&nqn_of("one")).await.0.len(), 3);
-    // What has gone is free, and another subsystem has disks of its own.
+    // A deleted namespace's identifiers are free, and identifiers are unique per subsystem only.
     namespaces.deleted(&second).await;
     let two = subsystem(&client, "two", json!({})).await;
     namespace(&client, &two, &names[1], json!({ "uuid": UUID })).await;
@@ -189,13 +189,13 @@ async fn no_two_namespaces_of_a_subsystem_are_one_disk_and_one_given_identifier_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_volume_cannot_be_given_the_uuid_of_another_nor_of_the_configuration() {
+async fn a_volume_with_a_used_uuid_is_rejected() {
     let place = Place::new();
     let target = Target::start_with(place.options()).await;
     let client = target.client().await;
     malloc(&client, "m", 1).await;
     let volumes = Resource::new(&client, "MallocVolume");
-    let derived = volumes.get("volumes/m").await.expect("it is there")["uuid"].clone();
+    let derived = volumes.get("volumes/m").await.expect("the volume exists")["uuid"].clone();
     for uuid in [json!(OTHER), derived] {
         let object = json!({ "block_size": 512, "blocks_count": 64, "uuid": uuid });
         volumes.refused("", "x", object, Code::AlreadyExists).await;

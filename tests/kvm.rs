@@ -1,5 +1,5 @@
-//! KVM mode at a monitor that answers nothing, or that nobody is behind. With a QEMU that runs:
-//! `scripts/test.sh --guest`.
+//! KVM mode with a QEMU monitor that does not answer, or that nothing listens on. Tests with a running
+//! QEMU: `scripts/test.sh --guest`.
 
 mod common;
 
@@ -17,10 +17,10 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
-/// How long the client of a call that must fail waits.
+/// Client-side deadline of the calls that must fail.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A target in KVM mode, and where it looks for QEMU's monitor.
+/// A target in KVM mode, and the path of QEMU's monitor socket.
 struct Lab {
     target: Target,
     client: Client,
@@ -43,16 +43,17 @@ impl Lab {
         }
     }
 
-    /// What is in the directory of sockets.
+    /// Returns the sockets in the controllers' directory.
     fn sockets(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.target.ctrlr_dir()).expect("the target has made it");
-        let names = entries.map(|entry| entry.expect("it can be read").file_name());
+        let entries = std::fs::read_dir(self.target.ctrlr_dir())
+            .expect("the target has created the directory");
+        let names = entries.map(|entry| entry.expect("the entry can be read").file_name());
         names
             .map(|name| name.to_string_lossy().into_owned())
             .collect()
     }
 
-    /// Begins to make a disk, as a client that waits for a while.
+    /// Starts to create a disk, with a client-side deadline.
     fn make(&self, id: &str, volume: &str, function: i32) -> JoinHandle<Result<(), Status>> {
         let mut disks = FrontendVirtioBlkServiceClient::new(self.client.channel());
         let mut request = tonic::Request::new(CreateVirtioBlkRequest {
@@ -78,9 +79,9 @@ fn disk(volume: &str, function: i32) -> Value {
 }
 
 #[tokio::test]
-async fn a_monitor_that_says_nothing_fails_its_calls_in_time_and_nothing_is_left_of_them() {
+async fn a_silent_monitor_fails_calls_in_time_without_leftovers() {
     let lab = Lab::new().await;
-    // It takes connections, as a process that is stopped does.
+    // The monitor accepts connections but never answers, as a stopped process does.
     let silent = UnixListener::bind(&lab.monitor).expect("a socket");
     let disks = Resource::new(&lab.client, "VirtioBlk");
     let [first, second] = [
@@ -89,37 +90,40 @@ async fn a_monitor_that_says_nothing_fails_its_calls_in_time_and_nothing_is_left
     ];
     let begin = Instant::now();
     let waiting = [lab.make("one", &first, 3), lab.make("two", &second, 4)];
-    eventually("both are made", PATIENCE, async || {
+    eventually("both sockets are created", PATIENCE, async || {
         (lab.sockets().len() == 2).then_some(())
     })
     .await;
 
-    // Another one for the same slot waits for the end of the first and has no time left then. Other
-    // calls go on.
+    // A create for the same slot waits for the first one and then has no time left; other calls are not
+    // blocked.
     let spare = malloc(&lab.client, &unique("volume"), 16).await;
     let rival = lab.make("rival", &spare, 3);
     assert!(waiting.iter().all(|call| !call.is_finished()));
     let mut unanswered = false;
     for call in waiting {
-        let status = call.await.expect("it ended").expect_err("nobody answers");
+        let status = call
+            .await
+            .expect("the call has ended")
+            .expect_err("the monitor does not answer");
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
         assert!(status.message().contains("cannot plug"), "{status}");
-        // Which of the two connected?
+        // Only one of the two connected to the monitor.
         unanswered |= status.message().contains("did not greet");
     }
-    assert!(unanswered, "neither says what is wrong with the monitor");
+    assert!(unanswered, "no error names the silent monitor");
     assert!(begin.elapsed() < PATIENCE, "{:?}", begin.elapsed());
     rival
         .await
-        .expect("it ended")
-        .expect_err("nobody answers it either");
-    eventually("nothing is left", PATIENCE, async || {
+        .expect("the call has ended")
+        .expect_err("the rival fails too");
+    eventually("the sockets are removed", PATIENCE, async || {
         lab.sockets().is_empty().then_some(())
     })
     .await;
     assert_eq!(disks.names("").await, Vec::<String>::new());
 
-    // Nor are the slot and the volumes taken any more.
+    // The slot and the volumes are released.
     drop(silent);
     disks
         .refused("", "one", disk(&first, 3), Code::Unavailable)
@@ -132,7 +136,7 @@ async fn a_monitor_that_says_nothing_fails_its_calls_in_time_and_nothing_is_left
 }
 
 #[tokio::test]
-async fn without_qemu_no_kind_of_controller_is_made_and_the_error_says_why() {
+async fn without_qemu_controllers_are_rejected_with_the_reason() {
     let lab = Lab::new().await;
     let volume = malloc(&lab.client, &unique("volume"), 16).await;
     let exported = subsystem(&lab.client, &unique("sub"), json!({})).await;
@@ -149,7 +153,7 @@ async fn without_qemu_no_kind_of_controller_is_made_and_the_error_says_why() {
         let kind = Resource::new(&lab.client, kind);
         for leftover in [false, true] {
             if leftover {
-                // The socket of a QEMU that has died.
+                // A stale socket of a QEMU that has died.
                 drop(UnixListener::bind(&lab.monitor).expect("a socket"));
             }
             let status = kind
@@ -161,7 +165,7 @@ async fn without_qemu_no_kind_of_controller_is_made_and_the_error_says_why() {
         }
         std::fs::remove_file(&lab.monitor).expect("a socket");
     }
-    // A controller of the network needs no machine.
+    // A network controller does not need QEMU.
     let (controller, _) = common::tcp_controller(&lab.client, &exported).await;
     let controllers = Resource::new(&lab.client, "NvmeController");
     controllers.deleted(&controller).await;

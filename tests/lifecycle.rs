@@ -1,4 +1,4 @@
-//! Start and end of the program: in order, in time, and with one clear line when it cannot be.
+//! Start and stop of the program: in order, in time, and with a single clear line if the start fails.
 
 mod common;
 
@@ -15,10 +15,10 @@ use futures_util::FutureExt;
 use rustix::process::Signal;
 use serde_json::json;
 
-/// How soon the program says that it cannot start.
+/// Upper bound for reporting that the program cannot start.
 const REFUSAL: Duration = Duration::from_secs(2);
 
-/// Runs the program with what it must refuse; the line that it says so in.
+/// Runs the program with invalid arguments; returns the only line of its error output.
 fn refusal(args: &[&str]) -> String {
     let begin = Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
@@ -31,16 +31,18 @@ fn refusal(args: &[&str]) -> String {
         child.try_wait().expect("a child can be waited for")
     });
     if ended.is_none() {
-        child.kill().expect("it runs");
+        child.kill().expect("the program runs");
     }
-    let output = child.wait_with_output().expect("its output can be read");
+    let output = child
+        .wait_with_output()
+        .expect("the program's output can be read");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         ended.is_some(),
         "{args:?}: still runs after {:?}:\n{text}",
         begin.elapsed()
     );
-    assert!(!output.status.success(), "{args:?} is taken:\n{text}");
+    assert!(!output.status.success(), "{args:?} was accepted:\n{text}");
     assert_eq!(
         output.status.code().map(|code| code > 0),
         Some(true),
@@ -62,7 +64,7 @@ fn refused_naming(args: &[&str], parts: &[&str]) {
     }
 }
 
-/// The same of a program that could start, with its directories in `dir`, but for these arguments.
+/// Asserts a rejection of these arguments; the others are valid, with the directories in `dir`.
 fn refused_in(dir: &str, args: &[&str], parts: &[&str]) {
     let usual = [
         ["--state-dir", dir],
@@ -100,7 +102,7 @@ async fn signals_stop_it_in_time_with_hosts_connected_and_calls_in_flight() {
                     let volumes = Resource::new(&client, "MallocVolume");
                     let object = json!({ "block_size": 512, "blocks_count": 2048 });
                     let id = format!("in-flight-{n}");
-                    // Until the target takes no more.
+                    // Until the target stops.
                     while volumes.create("", &id, object.clone()).await.is_ok() {
                         if volumes.delete(&id).await.is_err() {
                             break;
@@ -112,15 +114,15 @@ async fn signals_stop_it_in_time_with_hosts_connected_and_calls_in_flight() {
         let took = target.stop_with(signal);
         assert!(took < Duration::from_secs(5), "{took:?}");
         for call in calls {
-            call.await.expect("every call is answered or fails");
+            call.await.expect("the calling task does not panic");
         }
-        // The host saw its connection end; what it makes of that is its own.
+        // The host's connection has ended; its exit status does not matter.
         load.ended().await.ok();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn requests_that_never_end_hold_up_neither_others_nor_the_stop() {
+async fn endless_requests_block_neither_others_nor_the_stop() {
     let target = Target::start().await;
     let client = target.client().await;
     let path = path_of(&find_method("CreateNullVolume"));
@@ -136,22 +138,22 @@ async fn requests_that_never_end_hold_up_neither_others_nor_the_stop() {
     let took = target.stop();
     assert!(took < Duration::from_secs(5), "{took:?}");
     for call in open {
-        call.await.expect_err("its connection has ended");
+        call.await.expect_err("the call's connection was closed");
     }
 }
 
-/// It neither reads nor closes: its side of the connection is frozen while the target stops.
+/// The client neither reads nor closes: its runtime is blocked while the target stops.
 #[tokio::test]
-async fn a_client_that_does_not_listen_does_not_hold_up_the_stop() {
+async fn an_unresponsive_client_does_not_block_the_stop() {
     let target = Target::start().await;
     let client = target.client().await;
     Resource::new(&client, "NullVolume").list("").await;
-    // This test's only thread waits in here, so nobody serves the client's connection.
+    // This call blocks the test's only thread, so that nothing drives the client's connection.
     target.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_second_instance_is_refused_and_the_first_lives_on() {
+async fn a_second_instance_is_rejected_and_the_first_keeps_running() {
     let first = Target::start().await;
     let state = first.scratch().join("state").display().to_string();
     let pid = first.pid().as_raw_nonzero().to_string();
@@ -159,9 +161,9 @@ async fn a_second_instance_is_refused_and_the_first_lives_on() {
     let other = dir.path().display().to_string();
     let taken = ["--state-dir", &state, "--cores", "1"];
     refused_in(&other, &taken, &[&pid, &state]);
-    // Another directory, but the core is taken.
+    // A different directory, but the same core.
     refused_in(&other, &["--cores", "0"], &["core 0", &pid]);
-    // A directory of its own for state, but not for sockets.
+    // A different state directory, but the same socket directory.
     let sockets = first.ctrlr_dir().display().to_string();
     let taken = ["--ctrlr-dir", &sockets, "--cores", "1"];
     refused_in(&other, &taken, &["ctrlr-dir", &sockets]);
@@ -169,9 +171,12 @@ async fn a_second_instance_is_refused_and_the_first_lives_on() {
 }
 
 #[test]
-fn a_port_in_use_is_refused() {
+fn a_port_in_use_fails_the_start() {
     let other = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = other.local_addr().expect("it is bound").to_string();
+    let address = other
+        .local_addr()
+        .expect("the listener is bound")
+        .to_string();
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().display().to_string();
     for flag in ["--grpc-addr", "--http-addr", "--discovery-addr"] {
@@ -180,7 +185,7 @@ fn a_port_in_use_is_refused() {
 }
 
 #[test]
-fn settings_that_cannot_be_are_refused_by_name() {
+fn invalid_settings_fail_the_start_by_name() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().display().to_string();
     let refused = |args: &[&str], parts: &[&str]| refused_in(&path, args, parts);
@@ -200,7 +205,7 @@ fn settings_that_cannot_be_are_refused_by_name() {
         &["--discovery-addr", "0.0.0.0:0"],
         &["discovery-addr", "port 0"],
     );
-    // TEST-NET-1: no interface of this machine.
+    // An address of TEST-NET-1, which no local interface has.
     refused(
         &["--grpc-addr", "192.0.2.1:50051"],
         &["grpc-addr", "192.0.2.1"],
@@ -239,7 +244,7 @@ fn settings_that_cannot_be_are_refused_by_name() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_is_refused_with_its_line() {
+fn an_invalid_configuration_fails_the_start_with_its_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().display().to_string();
     let file = dir.path().join("config.toml");
@@ -275,7 +280,7 @@ fn a_configuration_that_cannot_be_is_refused_with_its_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_volume_of_the_configuration_that_cannot_be_made_is_named() {
+async fn an_invalid_configured_volume_is_named() {
     let dir = tempfile::tempdir().expect("a directory");
     let uneven = dir.path().join("uneven");
     std::fs::write(&uneven, [0; 1000]).expect("the directory is writable");
@@ -299,9 +304,9 @@ async fn a_volume_of_the_configuration_that_cannot_be_made_is_named() {
         std::fs::write(&file, format!("[[volume]]\n{text}\n")).expect("the directory is writable");
         let config = file.display().to_string();
         let mut target = Target::spawn(&Options::default().args(["--config", &config]));
-        // SPDK has to run before it can refuse.
+        // The rejection comes from SPDK, so that SPDK must start first.
         let status = target.wait(Duration::from_secs(5));
-        assert!(!status.success(), "{text} is taken");
+        assert!(!status.success(), "{text} was accepted");
         let log = target.log();
         let last = log.lines().last().unwrap_or_default();
         assert!(
@@ -312,7 +317,7 @@ async fn a_volume_of_the_configuration_that_cannot_be_made_is_named() {
 }
 
 #[test]
-fn more_hugepages_than_there_are_is_refused_with_the_way_out() {
+fn missing_hugepages_fail_the_start_with_a_remedy() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().display().to_string();
     refused_naming(
@@ -339,7 +344,7 @@ fn help_explains_every_flag() {
     let output = Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
         .arg("--help")
         .output()
-        .expect("it runs");
+        .expect("the program starts");
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).expect("help is text");
     for flag in [
@@ -367,7 +372,7 @@ fn help_explains_every_flag() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_lab_has_volumes_that_clients_use_by_raw_name() {
+async fn configured_volumes_are_referenced_by_bdev_name() {
     let config = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("examples/lab.toml")
         .display()
@@ -389,13 +394,13 @@ async fn the_lab_has_volumes_that_clients_use_by_raw_name() {
     let sizes = text
         .lines()
         .filter(|line| line.starts_with("Size (in LBAs):"));
-    // 64 MiB of 512 bytes.
+    // 64 MiB in blocks of 512 bytes.
     assert!(sizes.clone().all(|line| line.contains("131072")), "{text}");
     assert_eq!(sizes.count(), 3, "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn after_a_kill_it_starts_again_with_nothing_in_its_way() {
+async fn a_start_after_a_kill_cleans_up_leftovers() {
     let mut first = Target::start_with(Options::hugepages()).await;
     let pid = first.pid();
     let set_up = async |client: &Client, nvme: &str, virtio: &str| {
@@ -423,7 +428,7 @@ async fn after_a_kill_it_starts_again_with_nothing_in_its_way() {
         "a killed process cannot remove its sockets"
     );
 
-    // Each name is the other kind's now.
+    // The socket names are swapped between the kinds.
     first.forget();
     let second = Target::start_with(Options::hugepages().after(&first)).await;
     set_up(&second.client().await, "other", "one").await;
@@ -434,7 +439,7 @@ async fn after_a_kill_it_starts_again_with_nothing_in_its_way() {
         .expect("patterns match");
     let mark = format!("pid_{}", pid.as_raw_nonzero());
     eventually(
-        "what the first had of the hugepages is free",
+        "the killed process's hugepage files are removed",
         Duration::from_secs(2),
         async || {
             let maps = std::fs::read_dir("/dev/hugepages").expect("hugetlbfs is there");

@@ -1,4 +1,5 @@
-//! What SPDK logs of one event, be it a call, a path or many I/Os, is one line of ours, or a few lines and a count.
+//! SPDK's log lines about one event (a call, a path or many I/Os) become one line, or a few lines and a
+//! count.
 
 mod common;
 
@@ -13,7 +14,7 @@ use common::{
 };
 use serde_json::{Value, json};
 
-/// The warnings and errors of a log that are SPDK's.
+/// Returns SPDK's warnings and errors in a log.
 fn of_spdk(log: &str) -> Vec<&str> {
     let levels = [" WARN spdk: ", " ERROR spdk: "];
     let lines = log.lines();
@@ -23,16 +24,16 @@ fn of_spdk(log: &str) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_same_line_again_and_again_is_counted() {
+async fn repeated_lines_are_counted() {
     const CALLS: usize = 200;
     let (options, socket) = Options::default().with_rpc();
     let mut target = Target::start_with(options).await;
     let mut rpc = JsonRpc::connect(&socket).await.expect("SPDK listens");
-    // Its name has no end that SPDK would take.
+    // The NQN is invalid: SPDK logs an error for each call.
     let wrong = json!({ "nqn": "nqn.wrong" });
     for _ in 0..CALLS {
         let refused = rpc.call("nvmf_create_subsystem", wrong.clone()).await;
-        assert!(refused.is_err(), "it is no NQN");
+        assert!(refused.is_err(), "the NQN is invalid");
     }
     let lines = |log: &str| {
         let lines = log.lines().filter(|line| !line.contains("more such lines"));
@@ -49,7 +50,7 @@ async fn the_same_line_again_and_again_is_counted() {
     assert!(log.contains(&surplus), "{log}");
 }
 
-/// A path of a new controller that is refused.
+/// Creates a remote controller and a path that must fail.
 async fn refused_path(client: &Client, mut controller: Value, path: Value) {
     let id = unique("refused");
     controller["multipath"] = "NVME_MULTIPATH_DISABLE".into();
@@ -57,12 +58,12 @@ async fn refused_path(client: &Client, mut controller: Value, path: Value) {
     let controller = name_of(&controllers.created("", &id, controller).await);
     let paths = Resource::new(client, "NvmePath");
     let made = paths.create(&controller, "path", path).await;
-    made.expect_err("it cannot be attached");
+    made.expect_err("the path cannot be attached");
     controllers.deleted(&controller).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_is_refused_is_one_line() {
+async fn a_rejected_call_is_one_log_line() {
     let mut target = Target::start().await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
     let export = Fixture::tcp(&peer, 4).await;
@@ -98,10 +99,10 @@ async fn a_call_that_is_refused_is_one_line() {
         let path = tcp_path(port, &nqn_of(subsystem));
         refused_path(&client, controller.clone(), path).await;
     }
-    // Its namespace is a volume that is here already.
+    // The path's namespace has the UUID of a local volume.
     let far = export.resource("MallocVolume").get(&export.volume).await;
     let twin = json!({
-        "block_size": 512, "blocks_count": 64, "uuid": far.expect("it is there")["uuid"],
+        "block_size": 512, "blocks_count": 64, "uuid": far.expect("the volume exists")["uuid"],
     });
     of("MallocVolume").created("", "twin", twin).await;
     refused_path(&client, plain, tcp_path(export.port, &export.nqn)).await;
@@ -171,7 +172,7 @@ async fn a_call_that_is_refused_is_one_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_path_that_is_away_is_told_once_with_the_reason() {
+async fn a_lost_path_is_logged_once_with_the_reason() {
     let mut target = Target::start().await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
     let export = Fixture::tcp(&peer, 4).await;
@@ -188,15 +189,17 @@ async fn a_path_that_is_away_is_told_once_with_the_reason() {
             .filter(|line| line.contains("health::paths: the path"));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
-    let told = eventually("it is told", Duration::from_secs(10), async || {
-        dropped(&target.log()).pop()
-    })
+    let told = eventually(
+        "the lost path is logged",
+        Duration::from_secs(10),
+        async || dropped(&target.log()).pop(),
+    )
     .await;
     assert!(
         told.contains("the peer cannot be connected: Connection refused"),
         "{told}"
     );
-    // Another reason is news, once.
+    // A new reason is logged, once.
     let peer = Target::start_with(Options::default().beside(&target)).await;
     let elsewhere = peer.client().await;
     let other = subsystem(&elsewhere, "other", json!({})).await;
@@ -205,12 +208,14 @@ async fn a_path_that_is_away_is_told_once_with_the_reason() {
         .await;
     let path = "nvmeRemoteControllers/remote/nvmePaths/path";
     let refused = "the peer refuses Connect: it has no subsystem of this NQN";
-    eventually("it is told", Duration::from_secs(30), async || {
-        (dropped(&target.log()).len() == 2).then_some(())
-    })
+    eventually(
+        "the new reason is logged",
+        Duration::from_secs(30),
+        async || (dropped(&target.log()).len() == 2).then_some(()),
+    )
     .await;
     let stats = client.call("StatsNvmePath", json!({ "name": path })).await;
-    let stats = stats.expect_err("it is down");
+    let stats = stats.expect_err("the path is down");
     assert!(stats.message().contains(refused), "{stats}");
     let told = dropped(&target.log()).pop().expect("two lines");
     assert!(told.contains(refused), "{told}");
@@ -222,14 +227,14 @@ async fn a_path_that_is_away_is_told_once_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn write_zeroes_with_unmap_of_a_host_are_a_few_lines_and_a_count() {
-    /// The command, and its bit DEAC in command dword 12 (NVM command set, Write Zeroes), which SPDK refuses.
+async fn rejected_write_zeroes_of_a_host_are_a_few_lines_and_a_count() {
+    /// Write Zeroes with DEAC in command dword 12 (NVM command set), which SPDK rejects.
     const WRITE_ZEROES: u8 = 0x08;
     const DEAC: u32 = 1 << 25;
     let mut target = Target::start().await;
     let export = Fixture::tcp(&target, 4).await;
     let file = target.scratch().join("disk");
-    std::fs::write(&file, vec![7; 4 << 20]).expect("there is room");
+    std::fs::write(&file, vec![7; 4 << 20]).expect("the file can be written");
     let object = json!({ "filename": file, "block_size": 512 });
     let aio = Resource::new(&export.client, "AioVolume")
         .created("", "file", object)
@@ -238,7 +243,7 @@ async fn write_zeroes_with_unmap_of_a_host_are_a_few_lines_and_a_count() {
     let second = Resource::new(&export.client, "NvmeNamespace")
         .get(&second)
         .await;
-    let second = second.expect("it is there")["spec"]["host_nsid"].as_i64();
+    let second = second.expect("the namespace exists")["spec"]["host_nsid"].as_i64();
 
     let identity = Identity::new(export.port, &export.nqn);
     let admin = identity.admin(Digests::OFF);
@@ -252,7 +257,7 @@ async fn write_zeroes_with_unmap_of_a_host_are_a_few_lines_and_a_count() {
         for _ in 0..200 {
             let cid = host.cid();
             let command = Command::io(WRITE_ZEROES, cid, nsid, 0, 8).cdw(12, DEAC | 7);
-            let answer = host.call(command, &[]).expect("it is answered");
+            let answer = host.call(command, &[]).expect("the command is completed");
             assert_ne!(answer.status(), 0, "nsid {nsid}");
         }
     }
@@ -260,19 +265,19 @@ async fn write_zeroes_with_unmap_of_a_host_are_a_few_lines_and_a_count() {
     let log = target.log();
     let lines = of_spdk(&log);
     assert!(lines.len() <= 4, "{lines:#?}");
-    let surplus = lines.last().expect("they are told");
+    let surplus = lines.last().expect("SPDK's lines are logged");
     assert!(surplus.contains("397 more such lines"), "{surplus}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn write_zeroes_with_unmap_of_a_machine_are_no_line() {
-    /// A request, and the flag of its segment (virtio 1.2, 5.2.6).
+async fn write_zeroes_with_unmap_of_a_machine_are_not_logged() {
+    /// The request, and the unmap flag of its segment (virtio 1.2, 5.2.6).
     const WRITE_ZEROES: u32 = 13;
     const UNMAP: u32 = 1;
     let mut target = Target::start_with(Options::hugepages()).await;
     let client = target.client().await;
     let path = target.scratch().join("file");
-    std::fs::write(&path, vec![7; 4 << 20]).expect("there is room");
+    std::fs::write(&path, vec![7; 4 << 20]).expect("the file can be written");
     let object = json!({ "filename": path, "block_size": 512 });
     let aio = Resource::new(&client, "AioVolume")
         .created("", "aio", object)
@@ -283,7 +288,7 @@ async fn write_zeroes_with_unmap_of_a_machine_are_no_line() {
             .created("", id, blk_spec(&volume))
             .await;
         let disk = Disk::open(Kind::Blk, &target.ctrlr_dir().join(id));
-        let mut disk = disk.expect("it connects");
+        let mut disk = disk.expect("the driver connects");
         let segment: Vec<u8> = [0, 0, 8, UNMAP]
             .iter()
             .flat_map(|word: &u32| word.to_le_bytes())
@@ -291,10 +296,10 @@ async fn write_zeroes_with_unmap_of_a_machine_are_no_line() {
         for _ in 0..200 {
             let request = blk_header(WRITE_ZEROES, 0);
             let answer = disk.session.transfer(0, &[&request, &segment], &[1]);
-            let status = answer.expect("it is answered").parts.remove(0);
+            let status = answer.expect("the request is completed").parts.remove(0);
             assert_eq!(status, [0], "{id}");
         }
-        let zeroes = disk.read(0, 8 * SECTOR).expect("it is read");
+        let zeroes = disk.read(0, 8 * SECTOR).expect("the blocks can be read");
         assert!(zeroes.iter().all(|byte| *byte == 0), "{id}");
     }
     target.stop_with(rustix::process::Signal::TERM);
@@ -304,11 +309,11 @@ async fn write_zeroes_with_unmap_of_a_machine_are_no_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_detail_can_be_had_without_a_restart() {
+async fn the_log_level_changes_without_a_restart() {
     let dir = tempfile::tempdir().expect("a directory");
     let config = dir.path().join("config.toml");
     let level = |level: &str| std::fs::write(&config, format!("log-level = \"{level}\"\n"));
-    level("info").expect("there is room");
+    level("info").expect("the file can be written");
     let args = ["--config", config.to_str().expect("UTF-8")];
     let target = Target::start_with(Options::default().args(args)).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
@@ -318,18 +323,18 @@ async fn what_is_detail_can_be_had_without_a_restart() {
     refused_path(&client, json!({}), refused()).await;
     let detail = "Connect command completed with error";
 
-    level("debug").expect("there is room");
+    level("debug").expect("the file can be written");
     let pid = target.pid();
-    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("it runs");
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("the target runs");
     let soon = Duration::from_secs(10);
-    eventually("the level is taken over", soon, async || {
+    eventually("the new log level is active", soon, async || {
         let log = target.log();
         assert!(!log.contains(detail), "{log}");
         log.contains("level of the log is now debug").then_some(())
     })
     .await;
     refused_path(&client, json!({}), refused()).await;
-    eventually("SPDK's line is there", soon, async || {
+    eventually("SPDK's line is logged", soon, async || {
         let log = target.log();
         let mut lines = log.lines().filter(|line| line.contains(detail));
         lines

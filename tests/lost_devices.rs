@@ -1,5 +1,5 @@
-//! Devices that go without anybody having asked for it: hosts get errors, states say what is true, what
-//! refers to them can be deleted, and what comes back is used again.
+//! Devices that are lost unexpectedly: hosts get errors, states are accurate, dependents can be deleted,
+//! and a device that comes back is used again.
 
 mod common;
 
@@ -14,16 +14,19 @@ use common::{
 use serde_json::{Value, json};
 use tonic::Code;
 
-/// How long a state may lag behind.
+/// Deadline for states to follow.
 const SOON: Duration = Duration::from_secs(10);
 
-/// Of a file under a volume.
+/// Bytes per MiB.
 const MIB: u64 = 1 << 20;
 
 async fn becomes(namespaces: &Resource, namespace: &str, state: &str) {
     let state = format!("OPER_STATE_{state}");
     eventually(&state, SOON, async || {
-        let now = namespaces.get(namespace).await.expect("it is there");
+        let now = namespaces
+            .get(namespace)
+            .await
+            .expect("the namespace exists");
         assert_eq!(now["status"]["state"], "STATE_ENABLED");
         (now["status"]["oper_state"] == state).then_some(())
     })
@@ -31,7 +34,7 @@ async fn becomes(namespaces: &Resource, namespace: &str, state: &str) {
 }
 
 async fn fails_clearly(call: impl Future<Output = Result<Value, tonic::Status>>, what: &str) {
-    let status = call.await.expect_err("the volume has gone");
+    let status = call.await.expect_err("the volume is lost");
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
     assert!(status.message().contains(what), "{status}");
 }
@@ -41,18 +44,18 @@ async fn stats(of: &Resource, name: &str) -> Result<Value, tonic::Status> {
     of.client.call(&method, json!({ "name": name })).await
 }
 
-/// A file of 16 MiB, and the volume on it.
+/// Creates a file of 16 MiB, and a volume on it.
 async fn file_volume(volumes: &Resource, dir: &Path) -> (File, String) {
     let path = dir.join("disk");
     let file = File::create(&path).expect("a file");
-    file.set_len(16 * MIB).expect("there is room");
+    file.set_len(16 * MIB).expect("the file can be extended");
     let object = json!({ "filename": path, "block_size": 512, "blocks_count": 32768 });
     let volume = name_of(&volumes.created("", "file", object).await);
     (file, volume)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_file_that_is_cut_off_under_io_fails_the_io_and_is_used_again_once_it_is_whole() {
+async fn a_file_truncated_under_io_fails_the_io_until_it_is_restored() {
     let target = Target::start().await;
     let (client, dir) = (target.client().await, target.scratch());
     let volumes = Resource::new(&client, "AioVolume");
@@ -65,9 +68,9 @@ async fn a_file_that_is_cut_off_under_io_fails_the_io_and_is_used_again_once_it_
     becomes(&namespaces, &shown, "ONLINE").await;
 
     for left in [8 * MIB, 0] {
-        // Writes would make the file longer again.
+        // Reads only: writes would extend the file again.
         let load = host.load_of("randread", 5).await;
-        file.set_len(left).expect("it can be cut off");
+        file.set_len(left).expect("the file can be truncated");
         becomes(&namespaces, &shown, "OFFLINE").await;
         let report = load.ended().await;
         let report = report.unwrap_or_else(|failed| failed);
@@ -76,9 +79,11 @@ async fn a_file_that_is_cut_off_under_io_fails_the_io_and_is_used_again_once_it_
             fails_clearly(stats(&volumes, &volume), "\"file\" has gone").await;
             fails_clearly(stats(&namespaces, &shown), "\"file\" has gone").await;
         }
-        file.set_len(16 * MIB).expect("there is room");
+        file.set_len(16 * MIB).expect("the file can be extended");
         becomes(&namespaces, &shown, "ONLINE").await;
-        host.verify(dir, 1).await.expect("it is as good as before");
+        host.verify(dir, 1)
+            .await
+            .expect("the restored volume serves I/O");
     }
     let log = target.log();
     for line in ["has 8388608 of its 16777216 bytes", "is whole again"] {
@@ -86,7 +91,7 @@ async fn a_file_that_is_cut_off_under_io_fails_the_io_and_is_used_again_once_it_
     }
 
     let load = host.load_of("randread", 3).await;
-    file.set_len(0).expect("it can be cut off");
+    file.set_len(0).expect("the file can be truncated");
     becomes(&namespaces, &shown, "OFFLINE").await;
     let _ = load.ended().await;
     namespaces.deleted(&shown).await;
@@ -99,22 +104,22 @@ async fn a_file_that_is_cut_off_under_io_fails_the_io_and_is_used_again_once_it_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_file_that_the_configuration_names_is_looked_after_like_any_other() {
+async fn the_file_of_a_configured_volume_is_monitored_too() {
     let made = tempfile::tempdir().expect("a directory");
     let [path, config] = ["disk", "config.toml"].map(|name| made.path().join(name));
     let file = File::create(&path).expect("a file");
-    file.set_len(16 * MIB).expect("there is room");
+    file.set_len(16 * MIB).expect("the file can be extended");
     let volume = format!(
         "[[volume]]\nkind = \"aio\"\nname = \"raw\"\nfilename = {path:?}\nblock-size = 4096\n"
     );
-    std::fs::write(&config, volume).expect("there is room");
+    std::fs::write(&config, volume).expect("the file can be written");
     let args = ["--config".to_owned(), config.display().to_string()];
     let (options, socket) = Options::default().args(args).with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;
     let identity = async || {
         let bdevs = Tool::rpc(&socket).args(["bdev_get_bdevs", "-b", "raw"]);
-        let bdevs = bdevs.run().await.expect("it is there");
+        let bdevs = bdevs.run().await.expect("the bdev exists");
         let bdevs: Value = serde_json::from_str(&bdevs).expect("JSON");
         ["uuid", "block_size", "num_blocks"].map(|field| bdevs[0][field].clone())
     };
@@ -125,10 +130,10 @@ async fn a_file_that_the_configuration_names_is_looked_after_like_any_other() {
     let host = Initiator::tcp(port, &nqn_of("named"));
     let namespaces = Resource::new(&client, "NvmeNamespace");
 
-    // Cut off, and then taken away by SPDK.
+    // First truncated, then also removed by SPDK.
     for left in [8 * MIB, 0] {
         let load = host.load_of("randread", 5).await;
-        file.set_len(left).expect("it can be cut off");
+        file.set_len(left).expect("the file can be truncated");
         becomes(&namespaces, &shown, "OFFLINE").await;
         let _ = load.ended().await;
         if left == 0 {
@@ -141,11 +146,11 @@ async fn a_file_that_the_configuration_names_is_looked_after_like_any_other() {
                 "{status}"
             );
         }
-        file.set_len(16 * MIB).expect("there is room");
+        file.set_len(16 * MIB).expect("the file can be extended");
         becomes(&namespaces, &shown, "ONLINE").await;
         host.verify(target.scratch(), 1)
             .await
-            .expect("it is as good as before");
+            .expect("the restored volume serves I/O");
     }
     assert_eq!(identity().await, before, "hosts must see the same disk");
     let log = target.log();
@@ -156,12 +161,18 @@ async fn a_file_that_the_configuration_names_is_looked_after_like_any_other() {
 }
 
 #[tokio::test]
-async fn an_encrypted_volume_that_is_deleted_without_its_base_does_not_come_back_with_it() {
+async fn an_encrypted_volume_deleted_without_its_base_is_not_restored_with_it() {
     let (options, socket) = Options::default().with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "EncryptedVolume");
-    let rpc = async |args: &[&str]| Tool::rpc(&socket).args(args).run().await.expect("it obeys");
+    let rpc = async |args: &[&str]| {
+        Tool::rpc(&socket)
+            .args(args)
+            .run()
+            .await
+            .expect("the command succeeds")
+    };
     malloc(&client, "base", 4).await;
     let object = |key: &str| {
         json!({
@@ -184,11 +195,11 @@ async fn an_encrypted_volume_that_is_deleted_without_its_base_does_not_come_back
         "{there}"
     );
 
-    // Its name and its base are free, and with another key too.
+    // The name and the base are free, for another key too.
     volumes.created("", "secret", object(other)).await;
     stats(&volumes, "volumes/secret")
         .await
-        .expect("it is there");
+        .expect("the volume exists");
     volumes.deleted("volumes/secret").await;
     Resource::new(&client, "MallocVolume")
         .deleted("volumes/base")
@@ -197,7 +208,7 @@ async fn an_encrypted_volume_that_is_deleted_without_its_base_does_not_come_back
 }
 
 #[tokio::test]
-async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
+async fn dependents_of_a_lost_volume_report_it_and_can_be_deleted() {
     let (options, socket) = Options::hugepages().with_rpc();
     let target = Target::start_with(options).await;
     let client = target.client().await;
@@ -233,7 +244,7 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
 
     for id in ["plain", "beneath", "limited", "blk", "lun"] {
         let delete = Tool::rpc(&socket).args(["bdev_malloc_delete", id]);
-        delete.run().await.expect("it obeys");
+        delete.run().await.expect("the command succeeds");
     }
     let namespaces = of("NvmeNamespace");
     for name in &shown {
@@ -252,25 +263,28 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
     let mut faster = limits("volumes/limited");
     faster["limits"]["max"]["rw_iops_kiops"] = 2.into();
     let refused = of("QosVolume").update("volumes/slow", faster, None).await;
-    let status = refused.expect_err("there is nothing to limit");
+    let status = refused.expect_err("the limited volume is lost");
     assert!(status.message().contains("volumes/limited"), "{status}");
 
-    // Their IDs stay theirs: whoever comes meanwhile gets another, and keeps it when they go.
+    // Lost namespaces keep their NSIDs: a new one gets another NSID, and keeps it when the lost ones are
+    // deleted.
     malloc(&client, "late", 4).await;
     let late = namespace(&client, &over, "volumes/late", json!({})).await;
-    let given = namespaces.get(&late).await.expect("it is there");
+    let given = namespaces.get(&late).await.expect("the namespace exists");
     assert_eq!(given["spec"]["host_nsid"], 4, "{given}");
     let first = shown.remove(0);
     namespaces.deleted(&first).await;
     becomes(&namespaces, &late, "ONLINE").await;
-    stats(&namespaces, &late).await.expect("it is there");
+    stats(&namespaces, &late)
+        .await
+        .expect("the namespace exists");
     let object = json!({ "spec": { "volume_name_ref": "volumes/late" } });
     namespaces.deleted(&late).await;
     let again = namespaces.created(&over, "first", object).await;
     assert_eq!(again["spec"]["host_nsid"], 1, "{again}");
     shown.insert(0, name_of(&again));
 
-    // One that gets another volume is online with that.
+    // A lost namespace that is given another volume is online again.
     malloc(&client, "fresh", 4).await;
     let other = json!({ "spec": { "volume_name_ref": "volumes/fresh" } });
     let mask: &[&str] = &["spec.volume_name_ref"];
@@ -282,7 +296,7 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
         .await;
     becomes(&namespaces, &shown[0], "ONLINE").await;
 
-    // A volume that is there again is shown again, and what is between the two too.
+    // A volume that is back is exported again, and so are the volumes built on it.
     for id in ["beneath", "limited", "blk", "lun"] {
         let again = ["bdev_malloc_create", "-b", id, "16", "512"];
         Tool::rpc(&socket).args(again).run().await.expect("made");
@@ -290,7 +304,7 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
     becomes(&namespaces, &shown[1], "ONLINE").await;
     becomes(&namespaces, &shown[2], "ONLINE").await;
     let bdevs = Tool::rpc(&socket).args(["bdev_get_bdevs", "-b", "limited"]);
-    let bdevs = bdevs.run().await.expect("it is there");
+    let bdevs = bdevs.run().await.expect("the bdev exists");
     assert!(bdevs.contains("\"rw_ios_per_sec\": 1000"), "{bdevs}");
     let luns = of("VirtioScsiLun");
     eventually("the LUN is back", SOON, async || {
@@ -301,9 +315,9 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
     machine
         .verify(target.scratch(), 1)
         .await
-        .expect("it is a disk");
+        .expect("the LUN serves I/O");
 
-    // The device that no machine was connected to is made anew, on its volume.
+    // The device without a connected client is recreated on its volume.
     let blks = of("VirtioBlk");
     eventually("the virtio-blk device is back", SOON, async || {
         stats(&blks, "volumes/disk").await.ok()
@@ -313,7 +327,7 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
     machine
         .verify(target.scratch(), 1)
         .await
-        .expect("it is a disk");
+        .expect("the device serves I/O");
 
     for name in &shown {
         namespaces.deleted(name).await;
@@ -339,7 +353,7 @@ async fn what_stands_on_a_volume_that_has_gone_says_so_and_can_be_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_virtio_blk_device_comes_back_by_itself_with_its_volume_and_its_limits() {
+async fn a_virtio_blk_device_is_restored_with_its_volume_and_limits() {
     let (options, socket) = Options::hugepages().with_rpc();
     let target = Target::start_with(options).await;
     let (client, dir) = (target.client().await, target.scratch());
@@ -351,22 +365,22 @@ async fn a_virtio_blk_device_comes_back_by_itself_with_its_volume_and_its_limits
     let disk = name_of(&blks.created("", "disk", object).await);
     let machine = Virtio::blk(target.ctrlr_dir().join("disk"));
     for round in 0..2 {
-        file.set_len(0).expect("it can be cut off");
-        // The first I/O finds it out; writes would make the file longer again.
+        file.set_len(0).expect("the file can be truncated");
+        // The first I/O detects the loss; reads only, as writes would extend the file again.
         let _ = machine.workload(dir, "randread").await;
-        eventually("the volume has gone", SOON, async || {
+        eventually("the volume is lost", SOON, async || {
             stats(&blks, &disk).await.is_err().then_some(())
         })
         .await;
         fails_clearly(stats(&blks, &disk), "\"file\" has gone").await;
-        file.set_len(16 * MIB).expect("there is room");
+        file.set_len(16 * MIB).expect("the file can be extended");
         eventually("the device is back", SOON, async || {
             stats(&blks, &disk).await.ok()
         })
         .await;
-        machine.verify(dir, 1).await.expect("it is a disk");
+        machine.verify(dir, 1).await.expect("the device serves I/O");
         let bdevs = Tool::rpc(&socket).args(["bdev_get_bdevs", "-b", "file"]);
-        let bdevs = bdevs.run().await.expect("it is there");
+        let bdevs = bdevs.run().await.expect("the bdev exists");
         let limited = bdevs.contains("\"rw_ios_per_sec\": 50000");
         assert!(limited, "round {round}: {bdevs}");
     }
@@ -376,7 +390,7 @@ async fn a_virtio_blk_device_comes_back_by_itself_with_its_volume_and_its_limits
 }
 
 #[tokio::test]
-async fn a_remote_target_that_is_lost_for_good_fails_the_io_and_what_stood_on_it_can_be_deleted() {
+async fn a_lost_remote_target_fails_the_io_and_its_dependents_can_be_deleted() {
     let target = Target::start().await;
     let mut peer = Target::start_with(Options::default().beside(&target)).await;
     let export = Fixture::tcp(&peer, 16).await;
@@ -398,13 +412,15 @@ async fn a_remote_target_that_is_lost_for_good_fails_the_io_and_what_stood_on_it
     let host = Initiator::tcp(port, &nqn_of("near"));
     let namespaces = of("NvmeNamespace");
     becomes(&namespaces, &shown, "ONLINE").await;
-    stats(&of("NvmePath"), &path).await.expect("it works");
+    stats(&of("NvmePath"), &path).await.expect("the path works");
 
-    // What SPDK holds back fails after 10 s.
+    // SPDK queues I/O for 10 s before it fails.
     let load = host.load(14).await;
     peer.kill();
     becomes(&namespaces, &shown, "OFFLINE").await;
-    let status = stats(&of("NvmePath"), &path).await.expect_err("it dropped");
+    let status = stats(&of("NvmePath"), &path)
+        .await
+        .expect_err("the path has dropped");
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     let where_to = format!("tcp 127.0.0.1:{} has dropped", export.port);
     assert!(status.message().contains(&where_to), "{status}");

@@ -1,15 +1,15 @@
-//! As many virtual machines as a host has, connected at once: each finds its disk alive, whatever it is
-//! that all of them share (buffers, descriptors, workers).
+//! Many VMs connected at once: each disk works, whatever resources they share (buffers, descriptors,
+//! workers).
 
 mod common;
 
 use common::vhost_user::{Disk, Kind};
 use common::{Options, Resource, Target, blk_spec, malloc};
 
-/// More than the buffers of SPDK's default pools were enough for.
+/// More than the buffers in SPDK's default pools sufficed for.
 const DISKS: usize = 40;
 
-/// Bytes of one request.
+/// Bytes per request.
 const LENGTH: usize = 16 << 10;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,5 @@
-//! The discovery service by multicast DNS: found by another resolver while it is there, and gone with it.
+//! The discovery service over multicast DNS: found by another resolver while it runs, and withdrawn at
+//! its stop.
 
 mod common;
 
@@ -10,12 +11,12 @@ use common::{Options, Target, free_port};
 use mdns_sd::{IfKind, ServiceDaemon, ServiceEvent};
 use rustix::process::Signal;
 
-/// How long an answer or a goodbye may take.
+/// Deadline of an answer or a goodbye.
 const SOON: Duration = Duration::from_secs(20);
 
 const SERVICE: &str = "_nvme-disc._tcp.local.";
 
-/// Another resolver, on the loopback interface alone.
+/// Starts another resolver, on the loopback interface only.
 fn resolver() -> ServiceDaemon {
     let daemon = ServiceDaemon::new().expect("a socket");
     daemon.disable_interface(IfKind::All).expect("a command");
@@ -25,13 +26,13 @@ fn resolver() -> ServiceDaemon {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_discovery_service_is_found_by_mdns_and_says_goodbye() {
+async fn the_discovery_service_is_announced_by_mdns_and_withdrawn() {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
     let options = Options::default().args(["--discovery-addr", &address, "--discovery-mdns"]);
     let mut target = Target::start_with(options).await;
     let browser = resolver();
-    let events = browser.browse(SERVICE).expect("it asks");
+    let events = browser.browse(SERVICE).expect("the query is sent");
     let end = Instant::now() + SOON;
     let next = || {
         let left = end.saturating_duration_since(Instant::now());
@@ -53,7 +54,7 @@ async fn the_discovery_service_is_found_by_mdns_and_says_goodbye() {
     let itself = Record::tcp("127.0.0.1", port, DISCOVERY);
     assert_eq!(discovered("127.0.0.1", port), [itself]);
 
-    // Long before its records are too old.
+    // The goodbye arrives long before the records expire.
     target.signal(Signal::TERM);
     let name = found.get_fullname().to_owned();
     loop {
@@ -68,7 +69,7 @@ async fn the_discovery_service_is_found_by_mdns_and_says_goodbye() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_told_unless_it_is_asked_for() {
+async fn without_the_option_there_is_no_mdns() {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
     let options = Options::default().args(["--discovery-addr", &address]);
@@ -81,9 +82,9 @@ async fn nothing_is_told_unless_it_is_asked_for() {
     target.stop();
 }
 
-/// The inodes of a process's sockets.
+/// Returns the inodes of a process's sockets.
 fn sockets_of(pid: i32) -> Vec<u64> {
-    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the target runs");
     let links = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
     let inodes = links.filter_map(|link| {
         let link = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;

@@ -1,4 +1,5 @@
-//! What stands between a volume and its hosts: encryption, seen from beneath, and limits, measured.
+//! The volumes between a base volume and its hosts: encryption, checked on the base volume, and rate
+//! limits, measured.
 
 mod common;
 
@@ -14,7 +15,7 @@ use tonic::Code;
 
 const KIB: u32 = 1024;
 
-/// 32 bytes that end in this letter, as bytes have them in JSON.
+/// A key of 32 bytes that ends in this letter, in base64.
 fn key_128(last: char) -> String {
     let last = match last {
         'e' => "ZWU=",
@@ -23,21 +24,21 @@ fn key_128(last: char) -> String {
     format!("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNk{last}")
 }
 
-/// 64 bytes, two different halves.
+/// A key of 64 bytes with two different halves, in base64.
 fn key_256() -> String {
     "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQg=="
         .into()
 }
 
-/// Blocks of text that any leak of it would show.
+/// Writes a file of text that would be recognized anywhere; returns its path and content.
 fn plaintext(dir: &Path) -> (PathBuf, Vec<u8>) {
     let bytes = b"plaintext that must not be seen ".repeat(KIB as usize * 32);
     let path = dir.join("plain");
-    std::fs::write(&path, &bytes).expect("there is room");
+    std::fs::write(&path, &bytes).expect("the file can be written");
     (path, bytes)
 }
 
-/// A volume seen by a host, for as long as `look` takes.
+/// Exports a volume while `look` runs.
 async fn seen<T>(client: &Client, volume: &str, look: impl AsyncFnOnce(Initiator) -> T) -> T {
     let id = unique("seen");
     let over = subsystem(client, &id, json!({})).await;
@@ -60,11 +61,11 @@ async fn read(client: &Client, volume: &str, dir: &Path) -> Vec<u8> {
         host.copy_out(dir, 1, KIB, &to).await.expect("read")
     })
     .await;
-    std::fs::read(&to).expect("the copy is there")
+    std::fs::read(&to).expect("the copy exists")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_lies_beneath_an_encrypted_volume_is_ciphertext() {
+async fn the_base_of_an_encrypted_volume_holds_ciphertext() {
     let target = Target::start().await;
     let (client, dir) = (target.client().await, target.scratch());
     let (file, plain) = plaintext(dir);
@@ -77,7 +78,7 @@ async fn what_lies_beneath_an_encrypted_volume_is_ciphertext() {
         let status = Resource::new(&client, "MallocVolume")
             .delete(&base)
             .await
-            .expect_err("it is in use");
+            .expect_err("the base volume is in use");
         assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
         assert!(status.message().contains(&volume), "{status}");
 
@@ -86,14 +87,14 @@ async fn what_lies_beneath_an_encrypted_volume_is_ciphertext() {
             let change = encrypted_spec(&base, "AES_XTS_128", &key_128('f'));
             let refused = volumes.update(&volume, change, Some(&["*"])).await;
             assert_eq!(
-                refused.expect_err("it is in use").code(),
+                refused.expect_err("the volume is in use").code(),
                 Code::FailedPrecondition
             );
         })
         .await;
         assert!(
             read(&client, &volume, dir).await == plain,
-            "what was written does not come back"
+            "the data read differs from the data written"
         );
         assert!(volumes.stats(&volume).await["read_ops_count"].as_i64() > Some(0));
         volumes.deleted(&volume).await;
@@ -101,7 +102,7 @@ async fn what_lies_beneath_an_encrypted_volume_is_ciphertext() {
         let beneath = read(&client, &base, dir).await;
         assert_eq!(beneath.len(), plain.len());
         let leak = beneath.windows(16).any(|bytes| bytes == &plain[..16]);
-        assert!(!leak, "{cipher}: plaintext lies on the volume beneath");
+        assert!(!leak, "{cipher}: the base volume has plaintext");
 
         volumes
             .created(
@@ -112,19 +113,19 @@ async fn what_lies_beneath_an_encrypted_volume_is_ciphertext() {
             .await;
         assert!(
             read(&client, &volume, dir).await != plain,
-            "{cipher}: another key reads it too"
+            "{cipher}: another key decrypts the data"
         );
         volumes.updated(&volume, object, Some(&["*"])).await;
         assert!(
             read(&client, &volume, dir).await == plain,
-            "{cipher}: its own key does not read it"
+            "{cipher}: the original key does not decrypt the data"
         );
         volumes.deleted(&volume).await;
     }
     target.stop();
 }
 
-/// Bytes a second that a host moves.
+/// Returns the throughput of a host, bytes/s.
 async fn rate(export: &Fixture) -> f64 {
     let bytes = async || {
         let stats = export
@@ -136,7 +137,7 @@ async fn rate(export: &Fixture) -> f64 {
     };
     let at_first = bytes().await;
     let load = export.load(5).await;
-    let (before, begin) = eventually("I/O has begun", Duration::from_secs(10), async || {
+    let (before, begin) = eventually("I/O has started", Duration::from_secs(10), async || {
         let now = bytes().await;
         (now > at_first).then(|| (now, Instant::now()))
     })
@@ -148,7 +149,7 @@ async fn rate(export: &Fixture) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn limits_hold_while_io_runs_change_live_and_go_with_the_qos_volume() {
+async fn limits_apply_under_io_change_live_and_end_with_the_qos_volume() {
     const MIB: f64 = 1024.0 * 1024.0;
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
@@ -163,7 +164,7 @@ async fn limits_hold_while_io_runs_change_live_and_go_with_the_qos_volume() {
     let slow = rate(&export).await;
     assert!(
         (0.2 * MIB..3.0 * MIB).contains(&slow),
-        "2 MiB/s are {} MiB/s",
+        "limited to 2 MiB/s, measured {} MiB/s",
         slow / MIB
     );
 
@@ -183,7 +184,7 @@ async fn limits_hold_while_io_runs_change_live_and_go_with_the_qos_volume() {
     let thousand = rate(&export).await;
     assert!(
         (0.4 * MIB..6.0 * MIB).contains(&thousand),
-        "1000 of 4 KiB are {} MiB/s",
+        "limited to 1000 IOPS of 4 KiB, measured {} MiB/s",
         thousand / MIB
     );
 
@@ -191,7 +192,7 @@ async fn limits_hold_while_io_runs_change_live_and_go_with_the_qos_volume() {
     let free = rate(&export).await;
     assert!(
         free > 8.0 * MIB,
-        "without a limit it is {} MiB/s",
+        "only {} MiB/s without a limit",
         free / MIB
     );
     export.remove().await;
@@ -199,7 +200,7 @@ async fn limits_hold_while_io_runs_change_live_and_go_with_the_qos_volume() {
 }
 
 #[tokio::test]
-async fn the_limits_of_a_volume_belong_to_one_whichever_name_it_is_called_by() {
+async fn a_volume_has_one_owner_of_its_limits_by_any_name() {
     let target = Target::start().await;
     let client = target.client().await;
     let base = malloc(&client, "base", 4).await;
@@ -222,7 +223,7 @@ async fn the_limits_of_a_volume_belong_to_one_whichever_name_it_is_called_by() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_qos_volume_named_as_a_volume_means_the_one_beneath() {
+async fn a_reference_to_a_qos_volume_means_its_base() {
     let target = Target::start().await;
     let (client, dir) = (target.client().await, target.scratch());
     let base = malloc(&client, "base", 16).await;
@@ -233,12 +234,13 @@ async fn a_qos_volume_named_as_a_volume_means_the_one_beneath() {
     let qos = name_of(&volumes.created("", "limited", object).await);
     for reference in ["qosVolumes/limited", "volumes/limited", "limited"] {
         seen(&client, reference, async |host: Initiator| {
-            host.verify(dir, 1)
+            host.verify(dir, 1).await.expect("the data is correct");
+            let status = volumes
+                .delete(&qos)
                 .await
-                .expect("data is as it was written");
-            let status = volumes.delete(&qos).await.expect_err("it is in use");
+                .expect_err("the volume is in use");
             assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
-            // Under whichever name: one at a time.
+            // A volume can be exported once, under whichever of its names.
             let over = subsystem(&client, "second", json!({})).await;
             let second = json!({ "spec": { "volume_name_ref": base } });
             let namespaces = Resource::new(&client, "NvmeNamespace");

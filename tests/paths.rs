@@ -1,5 +1,5 @@
-//! Paths to remote controllers: how they connect, which volumes come of them, and that none notices when
-//! another falls silent.
+//! Paths to remote controllers: how they connect, which volumes they bring, and their isolation from
+//! each other when a peer falls silent.
 
 mod common;
 
@@ -14,7 +14,7 @@ use opi_spdk::api::storage::nvme_remote_controller_service_client::NvmeRemoteCon
 use serde_json::json;
 use tonic::Code;
 
-/// A target, and another one with what it exports to the first.
+/// Starts a target, and a peer that exports a subsystem to it.
 async fn start(options: Options) -> (Target, Target, Fixture) {
     let target = Target::start_with(options).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
@@ -23,7 +23,7 @@ async fn start(options: Options) -> (Target, Target, Fixture) {
 }
 
 #[tokio::test]
-async fn a_reset_connects_the_working_path_once_and_names_the_one_that_is_silent() {
+async fn a_reset_reconnects_working_paths_and_names_the_silent_one() {
     let (target, peer, export) = start(Options::default()).await;
     let relay = Relay::to(export.port).await;
     let client = target.client().await;
@@ -40,7 +40,9 @@ async fn a_reset_connects_the_working_path_once_and_names_the_one_that_is_silent
         outcome
     };
     let limit = Duration::from_secs(3);
-    reset(limit).await.expect("there is nothing to reset");
+    reset(limit)
+        .await
+        .expect("a controller without paths can be reset");
     for (id, port) in [("silent", relay.port), ("works", export.port)] {
         let path = tcp_path(port, &export.nqn);
         of("NvmePath").created(&remote, id, path).await;
@@ -50,10 +52,10 @@ async fn a_reset_connects_the_working_path_once_and_names_the_one_that_is_silent
     let (_, port) = tcp_controller(&client, &over).await;
     let host = Initiator::tcp(port, &nqn_of("again"));
     let verified = async || host.verify(target.scratch(), 1).await;
-    verified().await.expect("data is as it was written");
-    reset(limit).await.expect("both paths come back");
+    verified().await.expect("the data is correct");
+    reset(limit).await.expect("both paths reconnect");
 
-    // What SPDK says comes to the log a moment later.
+    // SPDK's lines reach the log asynchronously.
     let resets = async |count: usize| {
         let log = eventually("the resets are logged", limit, async || {
             let log = target.log();
@@ -72,13 +74,13 @@ async fn a_reset_connects_the_working_path_once_and_names_the_one_that_is_silent
         assert!(named(relay.port) && !named(export.port), "{status}");
         resets(2 + attempt).await;
     }
-    verified().await.expect("I/O goes over the path that works");
+    verified().await.expect("I/O uses the working path");
     target.stop();
     peer.stop();
 }
 
 #[tokio::test]
-async fn a_path_comes_from_its_source_address_with_the_digests_of_its_controller() {
+async fn a_path_uses_its_source_address_and_its_controllers_digests() {
     let (target, peer, export) = start(Options::default()).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
@@ -103,7 +105,7 @@ async fn a_path_comes_from_its_source_address_with_the_digests_of_its_controller
         let host = Initiator::tcp(port, &nqn_of(id));
         host.verify(target.scratch(), 1)
             .await
-            .expect("data is as it was written");
+            .expect("the data is correct");
 
         let arrivals = relay.arrivals();
         assert!(
@@ -112,7 +114,7 @@ async fn a_path_comes_from_its_source_address_with_the_digests_of_its_controller
         );
         for arrival in arrivals {
             assert_eq!(arrival.from.ip().to_string(), "127.0.0.9");
-            // NVMe/TCP, ICReq: its type is 0, and DGST is byte 11.
+            // ICReq: the PDU type in byte 0 is 0, DGST is byte 11.
             let [kind, digests] = [0, 11].map(|at| arrival.greeting[at]);
             let wanted = u8::from(header) | u8::from(data) << 1;
             assert_eq!((kind, digests), (0, wanted), "{id}");
@@ -126,10 +128,10 @@ async fn a_path_comes_from_its_source_address_with_the_digests_of_its_controller
 }
 
 #[tokio::test]
-async fn a_namespace_that_cannot_be_a_volume_is_said_and_nothing_is_attached() {
+async fn a_path_with_a_duplicate_namespace_is_rejected() {
     let (target, peer, export) = start(Options::default()).await;
     let far = export.resource("MallocVolume").get(&export.volume).await;
-    let uuid = far.expect("it is there")["uuid"].clone();
+    let uuid = far.expect("the volume exists")["uuid"].clone();
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
     let object = json!({ "block_size": 512, "blocks_count": 64, "uuid": uuid });
@@ -156,7 +158,7 @@ async fn a_namespace_that_cannot_be_a_volume_is_said_and_nothing_is_attached() {
 }
 
 #[tokio::test]
-async fn namespaces_that_come_later_use_all_paths_too() {
+async fn namespaces_added_later_use_all_paths() {
     let (options, socket) = Options::default().with_rpc();
     let (target, peer, export) = start(options).await;
     let (_, second) = tcp_controller(&export.client, &export.subsystem).await;
@@ -170,7 +172,7 @@ async fn namespaces_that_come_later_use_all_paths_too() {
     let late = malloc(&export.client, "late", 16).await;
     namespace(&export.client, &export.subsystem, &late, json!({})).await;
     let soon = Duration::from_secs(10);
-    eventually("the new namespace is used over both", soon, async || {
+    eventually("the new namespace uses both paths", soon, async || {
         let bdev = Tool::rpc(&socket).args(["bdev_get_bdevs", "-b", "rn2"]);
         let bdev = bdev.run().await.ok()?;
         bdev.contains("\"active_active\"").then_some(())
@@ -181,7 +183,7 @@ async fn namespaces_that_come_later_use_all_paths_too() {
 }
 
 #[tokio::test]
-async fn a_peer_that_has_fallen_silent_holds_up_no_stop() {
+async fn a_silent_peer_does_not_block_the_stop() {
     for under_io in [false, true] {
         let (target, peer, export) = start(Options::default()).await;
         let relay = Relay::to(export.port).await;
@@ -206,7 +208,7 @@ async fn a_peer_that_has_fallen_silent_holds_up_no_stop() {
 }
 
 #[tokio::test]
-async fn paths_of_a_failover_controller_come_from_one_place_and_go_whole() {
+async fn failover_paths_share_one_source_and_are_detached_completely() {
     let (options, socket) = Options::default().with_rpc();
     let (target, peer, export) = start(options).await;
     let (_, second) = tcp_controller(&export.client, &export.subsystem).await;
@@ -242,7 +244,7 @@ async fn paths_of_a_failover_controller_come_from_one_place_and_go_whole() {
         let what = "all paths of the failover controller";
         assert!(status.message().contains(what), "{status}");
     }
-    // A change that cannot be takes nothing away first.
+    // An invalid update changes nothing: the existing path is not detached first.
     let a = format!("{remote}/nvmePaths/a");
     let fields = ["traddr", "fabrics"];
     let b = paths.created(&remote, "b", from(second, "127.0.0.9")).await;
@@ -260,12 +262,12 @@ async fn paths_of_a_failover_controller_come_from_one_place_and_go_whole() {
         .await;
     assert_eq!(seen().await, Ok(before));
     paths.deleted(&name_of(&b)).await;
-    // The only one may be changed all the same, also in both at once.
+    // The only path may be updated nevertheless, even in address and source at once.
     let other = from(second, "127.0.0.8");
     paths.updated(&a, other, Some(&fields)).await;
     let back = from(export.port, "127.0.0.9");
     paths.updated(&a, back, Some(&fields)).await;
-    // What is deleted is not there any more, so it can be made anew.
+    // A deleted path is detached completely, so that it can be created again.
     for _ in 0..2 {
         let path = paths.created(&remote, "b", from(second, "127.0.0.9")).await;
         paths.deleted(&name_of(&path)).await;
@@ -275,7 +277,7 @@ async fn paths_of_a_failover_controller_come_from_one_place_and_go_whole() {
 }
 
 #[tokio::test]
-async fn two_paths_to_one_address_from_two_are_two() {
+async fn paths_with_different_sources_are_distinct() {
     let (target, peer, export) = start(Options::default()).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);
@@ -292,7 +294,7 @@ async fn two_paths_to_one_address_from_two_are_two() {
     let (_, port) = tcp_controller(&client, &over).await;
     let host = Initiator::tcp(port, &nqn_of("again"));
     let verified = async || host.verify(target.scratch(), 1).await;
-    verified().await.expect("data is as it was written");
+    verified().await.expect("the data is correct");
     let object = json!({ "name": remote });
     client.ok("ResetNvmeRemoteController", object).await;
 
@@ -300,7 +302,7 @@ async fn two_paths_to_one_address_from_two_are_two() {
         let stats = paths.stats(&format!("{remote}/nvmePaths/{id}")).await;
         stats["read_ops_count"].as_i64().expect("a count")
     };
-    // SPDK could not take one without a source away alone.
+    // SPDK cannot detach a single path that has no source address.
     let mut path = tcp_path(export.port, &export.nqn);
     path["fabrics"]["hostnqn"] = nqn_of("c").into();
     let status = paths
@@ -312,9 +314,7 @@ async fn two_paths_to_one_address_from_two_are_two() {
     assert!(a > 0 && b > 0, "{a} and {b}");
     paths.deleted(&format!("{remote}/nvmePaths/a")).await;
     let before = ops("b").await;
-    verified()
-        .await
-        .expect("I/O goes over the one that is left");
+    verified().await.expect("I/O uses the remaining path");
     assert!(ops("b").await > before);
     target.stop();
     peer.stop();

@@ -1,4 +1,4 @@
-//! DiscoveryReferral: other discovery services that hosts are told of.
+//! DiscoveryReferral: other discovery services in the discovery log page.
 
 mod common;
 
@@ -10,10 +10,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tonic::Code;
 
-/// How long what comes by itself may take.
+/// Timeout of what happens asynchronously.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Only the address of the discovery service: no host is admitted anywhere.
+/// Starts a target whose only listener is the discovery service: no host can connect to a subsystem.
 async fn target(port: u16) -> Target {
     let address = format!("127.0.0.1:{port}");
     let options = Options::default().args(["--discovery-addr", &address]);
@@ -37,7 +37,7 @@ fn referrals(client: &Client) -> Resource {
     Resource::new(client, "DiscoveryReferral")
 }
 
-/// What hosts are told of others.
+/// Returns the entries about other discovery services.
 fn told(port: u16) -> Vec<Record> {
     let mut records = discovered("127.0.0.1", port);
     records.retain(|record| record.subtype != 3);
@@ -46,7 +46,7 @@ fn told(port: u16) -> Vec<Record> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hosts_are_told_of_other_discovery_services_until_these_are_deleted() {
+async fn referrals_are_in_the_discovery_log_until_deleted() {
     let port = free_port();
     let mut target = target(port).await;
     let client = target.client().await;
@@ -64,7 +64,7 @@ async fn hosts_are_told_of_other_discovery_services_until_these_are_deleted() {
     let names: Vec<_> = all.names("").await;
     assert_eq!(names, ["discoveryReferrals/one", "discoveryReferrals/two"]);
 
-    // In place of what it told before.
+    // An update replaces the entry.
     all.updated(&one, json!({ "traddr": "192.0.2.8" }), Some(&["traddr"]))
         .await;
     let moved = Record::referral("192.0.2.8", 8009, DISCOVERY);
@@ -81,7 +81,7 @@ async fn hosts_are_told_of_other_discovery_services_until_these_are_deleted() {
     };
     assert_eq!(told(port), [over_rdma.clone(), second.clone()]);
 
-    // Over a kill.
+    // Referrals survive SIGKILL.
     target.signal(Signal::KILL);
     let _ = target.wait(SOON);
     let address = format!("127.0.0.1:{port}");
@@ -100,23 +100,24 @@ async fn hosts_are_told_of_other_discovery_services_until_these_are_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_stays_is_told_that_the_log_has_changed() {
+async fn a_connected_host_gets_a_discovery_log_change_event() {
     let port = free_port();
     let target = target(port).await;
     let client = target.client().await;
     let mut host = discoverer("127.0.0.1", port).admin(Digests::OFF);
-    // Discovery log changes are told to who asks for them: feature 0Bh, bit 31.
+    // Hosts enable Discovery Log Page Change events with feature 0Bh, bit 31.
     let cid = host.cid();
     let feature = Command::new(0x09, cid).cdw(10, 0x0b).cdw(11, 1 << 31);
     assert_eq!(host.call(feature, &[]).expect("an answer").status(), 0);
     let event = host.cid();
     let request = Command::new(0x0c, event);
-    host.send(&Pdu::capsule(request, &[])).expect("it goes");
+    host.send(&Pdu::capsule(request, &[]))
+        .expect("the command is sent");
     referrals(&client)
         .created("", "one", referral("192.0.2.7", 8009))
         .await;
     let (answer, _) = host.completion(event, &[]).expect("an event");
-    // Notice (2), discovery log page change (F0h), log page 70h.
+    // Event type Notice (2), Discovery Log Page Change (F0h), log page 70h.
     assert_eq!(answer.u32(8), 0x0070_f002);
     let records = log(&mut host);
     assert!(records.contains(&Record::referral("192.0.2.7", 8009, DISCOVERY)));
@@ -124,7 +125,7 @@ async fn a_host_that_stays_is_told_that_the_log_has_changed() {
 }
 
 #[tokio::test]
-async fn a_referral_names_a_service_that_a_host_could_reach_and_none_twice() {
+async fn invalid_and_duplicate_referrals_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let all = referrals(&client);
@@ -143,7 +144,7 @@ async fn a_referral_names_a_service_that_a_host_could_reach_and_none_twice() {
         assert!(refused.message().contains(said), "{field}: {refused}");
     }
     all.created("", "one", referral("192.0.2.7", 8009)).await;
-    // The well-known name, said or not.
+    // The default NQN and the well-known NQN are the same.
     let mut same = referral("192.0.2.7", 8009);
     same["subnqn"] = json!(DISCOVERY);
     let refused = all.refused("", "two", same, Code::AlreadyExists).await;

@@ -1,4 +1,4 @@
-//! What generic clients (grpcurl, probes) rely on: reflection v1 and v1alpha, and grpc.health.v1.
+//! What generic clients (grpcurl, health probes) rely on: reflection v1 and v1alpha, and grpc.health.v1.
 
 mod common;
 
@@ -13,7 +13,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-/// The services of the API, by their full names.
+/// Returns the full names of the API's services.
 fn services() -> Vec<String> {
     api::pool()
         .services()
@@ -21,7 +21,7 @@ fn services() -> Vec<String> {
         .collect()
 }
 
-/// The two versions of reflection have the same messages in two packages.
+/// Both versions of reflection have the same messages, in two packages.
 macro_rules! reflection {
     ($version:ident) => {
         mod $version {
@@ -90,9 +90,10 @@ macro_rules! reflection {
                 assert!(listed.contains("grpc.health.v1.Health"), "{listed:?}");
             }
 
-            /// The protocol has a response for it; servers also end the stream with it.
+            /// The protocol has an error response for this; servers may also end the stream with the
+            /// status.
             #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-            async fn does_not_find_what_is_not_there() {
+            async fn unknown_symbols_are_not_found() {
                 let target = Target::start().await;
                 let symbol = MessageRequest::FileContainingSymbol("no.Such".into());
                 let code = match try_ask(&target.client().await, symbol).await {
@@ -104,7 +105,7 @@ macro_rules! reflection {
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-            async fn gives_the_descriptors_that_the_server_was_built_from() {
+            async fn returns_the_descriptors_of_the_build() {
                 let target = Target::start().await;
                 let client = target.client().await;
                 let known = FileDescriptorSet::decode(api::FILE_DESCRIPTOR_SET)
@@ -130,7 +131,7 @@ macro_rules! reflection {
                         );
                     }
                 }
-                // The details of errors, which no service names.
+                // The messages of error details, which no service refers to.
                 for detail in ["google.rpc.ErrorInfo", "google.rpc.BadRequest"] {
                     let symbol = MessageRequest::FileContainingSymbol(detail.into());
                     assert!(
@@ -138,10 +139,10 @@ macro_rules! reflection {
                         "no file has {detail}"
                     );
                 }
-                // A client fetches what is imported by its name.
+                // Clients fetch imported files by name.
                 for (name, file) in &known {
                     let found = files(&client, MessageRequest::FileByFilename(name.clone())).await;
-                    assert!(found.contains(file), "{name} is not given");
+                    assert!(found.contains(file), "{name} is not found");
                 }
             }
         }
@@ -152,7 +153,7 @@ reflection!(v1);
 reflection!(v1alpha);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn health_is_known_of_the_server_and_of_each_service() {
+async fn health_covers_the_server_and_each_service() {
     let target = Target::start().await;
     let client = target.client().await;
     let mut health = HealthClient::new(client.channel());
@@ -173,6 +174,6 @@ async fn health_is_known_of_the_server_and_of_each_service() {
     let unknown = health
         .check(HealthCheckRequest { service })
         .await
-        .expect_err("nobody serves it");
+        .expect_err("the service is unknown");
     assert_eq!(unknown.code(), Code::NotFound);
 }

@@ -1,5 +1,5 @@
-//! Remote NVMe controllers: a second target exports, the first one attaches that, exports it again, and
-//! hosts do verified I/O through both.
+//! Remote NVMe controllers: a peer exports a subsystem, the target attaches and re-exports it, and hosts
+//! do verified I/O through both.
 
 mod common;
 
@@ -19,10 +19,10 @@ use opi_spdk::api::storage::{
 use serde_json::{Value, json};
 use tonic::Code;
 
-/// Another key of the same form.
+/// Another pre-shared key.
 const OTHER_PSK: &str = "NVMeTLSkey-1:01:QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkK9MX0g:";
 
-/// The target under test, and the one that it attaches.
+/// The target under test, and the peer that it attaches.
 struct Lab {
     target: Target,
     peer: Target,
@@ -66,7 +66,7 @@ impl Lab {
             .unwrap_or_default()
     }
 
-    /// Exports a volume of the target under test; how a host reaches it, and its namespace.
+    /// Exports a volume of the target under test; returns an initiator and the namespace's name.
     async fn export(&self, volume: &str) -> (Initiator, String) {
         let id = unique("again");
         let over = subsystem(&self.client, &id, json!({})).await;
@@ -87,7 +87,7 @@ fn ops(stats: &Value) -> i64 {
 }
 
 #[tokio::test]
-async fn a_remote_namespace_is_a_volume_and_its_last_path_is_protected_while_it_is_used() {
+async fn a_remote_namespace_is_a_volume_and_its_last_path_is_not_deleted_in_use() {
     let lab = Lab::new().await;
     let export = Fixture::tcp(&lab.peer, 16).await;
     let controller = lab.controller("nvmetcp12", "DISABLE").await;
@@ -105,7 +105,7 @@ async fn a_remote_namespace_is_a_volume_and_its_last_path_is_protected_while_it_
         .resource("MallocVolume")
         .get(&export.volume)
         .await
-        .expect("it is there");
+        .expect("the volume exists");
     assert_eq!(found[0]["uuid"], uuid["uuid"]);
     let got = lab
         .client
@@ -124,7 +124,7 @@ async fn a_remote_namespace_is_a_volume_and_its_last_path_is_protected_while_it_
                 .resource(kind)
                 .delete(name)
                 .await
-                .expect_err("it is in use");
+                .expect_err("the object is in use");
             assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
             let user = if kind == "NvmePath" {
                 &namespace
@@ -135,8 +135,8 @@ async fn a_remote_namespace_is_a_volume_and_its_last_path_is_protected_while_it_
         }
         host.verify(lab.target.scratch(), 1)
             .await
-            .expect("data is as it was written");
-        // SPDK counts by path for as long as somebody has the namespace open.
+            .expect("the data is correct");
+        // SPDK counts per path only while the namespace is open.
         assert!(ops(&lab.resource("NvmePath").stats(&path).await) > 0);
         lab.resource("NvmeNamespace").deleted(&namespace).await;
     }
@@ -157,7 +157,7 @@ async fn a_remote_namespace_is_a_volume_and_its_last_path_is_protected_while_it_
 }
 
 #[tokio::test]
-async fn further_paths_join_as_the_multipath_mode_says_and_io_goes_on_when_one_goes() {
+async fn paths_join_by_multipath_mode_and_io_survives_the_loss_of_one() {
     let lab = Lab::new().await;
     let export = Fixture::tcp(&lab.peer, 16).await;
     let (_, second_port) = tcp_controller(&export.client, &export.subsystem).await;
@@ -181,7 +181,7 @@ async fn further_paths_join_as_the_multipath_mode_says_and_io_goes_on_when_one_g
         let (host, namespace) = lab.export(&format!("{id}n1")).await;
         host.verify(lab.target.scratch(), 1)
             .await
-            .expect("data is as it was written");
+            .expect("the data is correct");
         let used = [
             ops(&paths.stats(&first).await),
             ops(&paths.stats(&second).await),
@@ -191,9 +191,12 @@ async fn further_paths_join_as_the_multipath_mode_says_and_io_goes_on_when_one_g
 
         let load = host.load(4).await;
         paths.deleted(&first).await;
-        let report = load.ended().await.expect("I/O goes on over the other path");
+        let report = load.ended().await.expect("I/O continues on the other path");
         assert!(!report.contains("completed with error"), "{report}");
-        let status = paths.delete(&second).await.expect_err("it is the last");
+        let status = paths
+            .delete(&second)
+            .await
+            .expect_err("the last path is in use");
         assert!(status.message().contains(&namespace), "{status}");
 
         let before = ops(&paths.stats(&second).await);
@@ -202,7 +205,7 @@ async fn further_paths_join_as_the_multipath_mode_says_and_io_goes_on_when_one_g
             .await;
         host.verify(lab.target.scratch(), 1)
             .await
-            .expect("the path is back after its reset");
+            .expect("the path reconnects after the reset");
         assert!(ops(&paths.stats(&second).await) > before);
         lab.resource("NvmeNamespace").deleted(&namespace).await;
         paths.deleted(&second).await;
@@ -211,7 +214,7 @@ async fn further_paths_join_as_the_multipath_mode_says_and_io_goes_on_when_one_g
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_answer_fails_its_own_call_in_time_and_delays_no_other() {
+async fn an_unresponsive_peer_fails_its_call_in_time_and_delays_no_other() {
     let lab = Lab::new().await;
     let controller = lab.controller("silent", "MULTIPATH").await;
     let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -247,7 +250,7 @@ async fn a_peer_that_does_not_answer_fails_its_own_call_in_time_and_delays_no_ot
         lab.resource("NvmeRemoteController")
             .get(&controller)
             .await
-            .expect("it is there");
+            .expect("the controller exists");
         assert!(
             one.elapsed() < Duration::from_secs(1),
             "other calls took {:?}",
@@ -255,11 +258,11 @@ async fn a_peer_that_does_not_answer_fails_its_own_call_in_time_and_delays_no_ot
         );
         others += 1;
     }
-    assert!(others > 1, "the peer was not waited for");
+    assert!(others > 1, "the call did not wait for the peer");
     let status = waiting
         .await
-        .expect("it ended")
-        .expect_err("nobody answers");
+        .expect("the call has ended")
+        .expect_err("the peer does not answer");
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert!(
         begin.elapsed() < Duration::from_secs(3),
@@ -294,7 +297,7 @@ async fn a_peer_that_does_not_answer_fails_its_own_call_in_time_and_delays_no_ot
 }
 
 #[tokio::test]
-async fn a_key_makes_a_subsystem_speak_tls_and_only_its_host_with_the_key_gets_in() {
+async fn a_subsystem_with_a_psk_accepts_only_its_host_over_tls() {
     let lab = Lab::new().await;
     let elsewhere = lab.peer.client().await;
     let spec = json!({ "hostnqn": HOST, "psk": base64(PSK) });
@@ -311,7 +314,7 @@ async fn a_key_makes_a_subsystem_speak_tls_and_only_its_host_with_the_key_gets_i
             .resource("NvmeRemoteController")
             .created("", id, object)
             .await;
-        assert_eq!(made["tcp"]["psk"], "", "keys do not come back");
+        assert_eq!(made["tcp"]["psk"], "", "responses omit keys");
         lab.resource("NvmePath")
             .create(&name_of(&made), "p", path)
             .await
@@ -323,41 +326,47 @@ async fn a_key_makes_a_subsystem_speak_tls_and_only_its_host_with_the_key_gets_i
         ("wrong", OTHER_PSK, path.clone()),
         ("stranger", PSK, stranger),
     ] {
-        let status = attach(id, psk, path).await.expect_err("it must not get in");
+        let status = attach(id, psk, path)
+            .await
+            .expect_err("the host must be rejected");
         assert_eq!(status.code(), Code::Unavailable, "{id}: {status}");
     }
     attach("tls", PSK, path.clone())
         .await
-        .expect("the host with the key gets in");
+        .expect("the host with the key can connect");
     let (host, namespace) = lab.export("tlsn1").await;
     host.verify(lab.target.scratch(), 1)
         .await
-        .expect("data is as it was written");
+        .expect("the data is correct");
     lab.resource("NvmeNamespace").deleted(&namespace).await;
 
-    // Another key lets those in who have it, and nobody else from then on.
+    // Key rotation: from now on only hosts with the new key can connect.
     let change = json!({ "spec": { "psk": base64(OTHER_PSK) } });
     let subsystems = Resource::new(&elsewhere, "NvmeSubsystem");
     subsystems
         .updated(&secure, change, Some(&["spec.psk"]))
         .await;
     let of_tls = json!({ "name": "nvmeRemoteControllers/tls/nvmePaths/p" });
-    eventually("the old key is out", Duration::from_secs(10), async || {
-        let stats = lab.client.call("StatsNvmePath", of_tls.clone()).await;
-        (stats.err()?.code() == Code::Unavailable).then_some(())
-    })
+    eventually(
+        "the host with the old key is disconnected",
+        Duration::from_secs(10),
+        async || {
+            let stats = lab.client.call("StatsNvmePath", of_tls.clone()).await;
+            (stats.err()?.code() == Code::Unavailable).then_some(())
+        },
+    )
     .await;
     lab.client.ok("DeleteNvmePath", of_tls).await;
     let again = lab
         .resource("NvmePath")
         .create("nvmeRemoteControllers/wrong", "p", path)
         .await;
-    again.expect("its key is the right one now");
+    again.expect("the new key is accepted");
     lab.stop();
 }
 
 #[tokio::test]
-async fn a_path_that_dropped_comes_back_by_itself() {
+async fn a_dropped_path_reconnects() {
     let mut lab = Lab::new().await;
     let uuid = "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb";
     let port = common::free_port();
@@ -385,7 +394,7 @@ async fn a_path_that_dropped_comes_back_by_itself() {
     let (host, again) = lab.export("steadyn1").await;
     host.verify(lab.target.scratch(), 1)
         .await
-        .expect("data is as it was written");
+        .expect("the data is correct");
 
     let client = lab.target.client().await;
     let mut watching = ObjectServiceClient::new(client.channel());
@@ -415,10 +424,15 @@ async fn a_path_that_dropped_comes_back_by_itself() {
         let both = says(&path, "has dropped") && says(&controller, "no path to");
         both.then_some(())
     };
-    eventually("the list of objects tells", Duration::from_secs(15), told).await;
+    eventually(
+        "the list of objects reports the lost path",
+        Duration::from_secs(15),
+        told,
+    )
+    .await;
     lab.peer = Target::start_with(Options::default().beside(&lab.target)).await;
     serve(&lab.peer).await;
-    eventually("the path is back", Duration::from_secs(30), async || {
+    eventually("the path reconnects", Duration::from_secs(30), async || {
         host.verify(lab.target.scratch(), 1).await.ok()
     })
     .await;
@@ -426,7 +440,7 @@ async fn a_path_that_dropped_comes_back_by_itself() {
         let namespace = lab.resource("NvmeNamespace").get(&again).await.ok()?;
         (namespace["status"]["oper_state"] == "OPER_STATE_ONLINE").then_some(())
     };
-    eventually("the state tells", Duration::from_secs(5), online).await;
+    eventually("the namespace is online", Duration::from_secs(5), online).await;
     let log = lab.target.log();
     for line in ["has dropped", "it is tried again until", "is back"] {
         assert!(log.contains(line), "{line}:\n{log}");
@@ -441,7 +455,7 @@ async fn a_path_that_dropped_comes_back_by_itself() {
             }
         };
         let told = tokio::time::timeout(Duration::from_secs(10), told).await;
-        let event = told.unwrap_or_else(|_| panic!("{what:?} was not told"));
+        let event = told.unwrap_or_else(|_| panic!("no {what:?} event"));
         assert_eq!(event.object, "nvmeRemoteControllers/steady");
         assert!(event.reason.contains(&port.to_string()), "{event:?}");
     }
@@ -450,7 +464,7 @@ async fn a_path_that_dropped_comes_back_by_itself() {
 }
 
 #[tokio::test]
-async fn what_this_machine_has_not_is_said() {
+async fn paths_to_missing_hardware_are_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let object = json!({ "multipath": "NVME_MULTIPATH_DISABLE" });

@@ -1,4 +1,4 @@
-//! Who may command: each role at each method, over gRPC and HTTP; tenants; and what happens to the rest.
+//! Access control: each role with each method, over gRPC and HTTP; tenants; and the reload of grants.
 
 mod common;
 
@@ -20,7 +20,7 @@ use common::{
     name_of, nqn_of, path_of,
 };
 
-/// No change of what is in force takes longer.
+/// Timeout of a reload.
 const LIMIT: Duration = Duration::from_secs(20);
 
 const VIEWER: &str = "viewer-0123456789abcdef0123456789abcdef";
@@ -32,12 +32,13 @@ const ALL: [(&str, &str); 3] = [("viewer", VIEWER), ("operator", OPERATOR), ("ad
 
 fn written(dir: &Path, name: &str, text: &str) -> PathBuf {
     let file = dir.join(name);
-    std::fs::write(&file, text).expect("it is writable");
-    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("it is ours");
+    std::fs::write(&file, text).expect("the file can be written");
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600))
+        .expect("the permissions can be set");
     file
 }
 
-/// A grant for the holder of a token.
+/// Returns a grant for the holder of a token.
 fn grant(dir: &Path, role: &str, token: &str, prefix: &str) -> String {
     let file = written(dir, &format!("{role}-{prefix}token"), &format!("{token}\n"));
     let prefix = match prefix {
@@ -47,7 +48,8 @@ fn grant(dir: &Path, role: &str, token: &str, prefix: &str) -> String {
     format!("[[grant]]\nrole = {role:?}\ntoken-file = {file:?}\n{prefix}")
 }
 
-/// A program with a token for each role, for a tenant, and for who looks at what the tenant has.
+/// Starts a target with a token for each role, for a tenant's operator, and for a viewer of the tenant's
+/// objects.
 async fn guarded(dir: &tempfile::TempDir) -> (Target, Client, PathBuf) {
     let dir = dir.path();
     let mut text = ALL
@@ -69,7 +71,7 @@ fn is_read(method: &MethodDescriptor) -> bool {
     reads.any(|read| method.name().starts_with(read))
 }
 
-/// Whether a role may call a method with an empty request.
+/// Returns whether a role may call a method, with an empty request.
 fn may(role: &str, method: &MethodDescriptor) -> bool {
     match role {
         "viewer" => is_read(method),
@@ -95,23 +97,20 @@ fn denied(status: &Status) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn each_role_may_call_its_methods_and_no_other() {
+async fn each_role_may_call_only_its_methods() {
     let dir = tempfile::tempdir().expect("a directory");
     let (target, client, _) = guarded(&dir).await;
-    assert!(
-        client.is_serving().await,
-        "anybody may ask whether it serves"
-    );
+    assert!(client.is_serving().await, "health checks need no grant");
     for method in methods() {
         let path = path_of(&method);
         for other in [None, Some("a-token-that-nobody-has-0123456789abcdef")] {
             let client = other.map_or(client.clone(), |token| client.with_token(token));
             let status = client.call_raw(&path, Default::default()).await;
-            let status = status.expect_err("it has no grant");
+            let status = status.expect_err("the caller has no grant");
             assert_eq!(status.code(), Code::Unauthenticated, "{path}: {status}");
             check_details(&status);
         }
-        // A stream would be read to its end.
+        // A permitted stream would not end.
         if method.is_server_streaming() {
             continue;
         }
@@ -243,7 +242,9 @@ async fn hosts_and_keys_are_for_admins() {
         .await;
     let encrypted = json!({
         "encrypted_volume_id": "e",
-        "encrypted_volume": { "volume_name_ref": "volumes/none", "key": "AAAA", "cipher": "ENCRYPTION_TYPE_AES_XTS_128" },
+        "encrypted_volume": {
+            "volume_name_ref": "volumes/none", "key": "AAAA", "cipher": "ENCRYPTION_TYPE_AES_XTS_128",
+        },
     });
     operator
         .fails("CreateEncryptedVolume", encrypted, Code::PermissionDenied)
@@ -259,7 +260,7 @@ async fn hosts_and_keys_are_for_admins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_tenant_has_the_objects_of_its_prefix_and_sees_no_other() {
+async fn a_tenant_sees_only_the_objects_of_its_prefix() {
     let dir = tempfile::tempdir().expect("a directory");
     let (target, client, _) = guarded(&dir).await;
     let (admin, tenant) = (client.with_token(ADMIN), client.with_token(TENANT));
@@ -339,7 +340,7 @@ async fn a_tenant_has_the_objects_of_its_prefix_and_sees_no_other() {
         tenant.fails(method, request, Code::PermissionDenied).await;
     }
 
-    // What is listed for all kinds at once is filtered too.
+    // Lists of all kinds are filtered too.
     let objects = tenant.ok("ListObjects", json!({})).await;
     let objects = objects["objects"].as_array().expect("objects");
     let mut names: Vec<&str> = objects
@@ -369,7 +370,7 @@ async fn a_tenant_has_the_objects_of_its_prefix_and_sees_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn grants_are_read_again_and_bad_ones_change_nothing() {
+async fn grants_are_reloaded_and_invalid_ones_change_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let (target, client, file) = guarded(&dir).await;
     let list = async |token| {
@@ -385,18 +386,21 @@ async fn grants_are_read_again_and_bad_ones_change_nothing() {
         "[[grant]]\nrole = \"root\"\nuid = 1\n",
     );
     target.signal(Signal::HUP);
-    eventually("the log tells", LIMIT, async || {
+    eventually("the rejected reload is logged", LIMIT, async || {
         target
             .log()
             .contains("configuration not reloaded")
             .then_some(())
     })
     .await;
-    assert!(list(VIEWER).await.is_ok(), "it stays as it was");
+    assert!(
+        list(VIEWER).await.is_ok(),
+        "the previous grants stay in force"
+    );
     let only = grant(dir.path(), "admin", ADMIN, "");
     written(dir.path(), "access.toml", &only);
     target.signal(Signal::HUP);
-    eventually("the viewer has gone", LIMIT, async || {
+    eventually("the viewer's grant is revoked", LIMIT, async || {
         list(VIEWER).await.is_err().then_some(())
     })
     .await;
@@ -406,7 +410,7 @@ async fn grants_are_read_again_and_bad_ones_change_nothing() {
     let address = target.grpc.to_string();
     let token = written(dir.path(), "mine", ADMIN);
     let token = token.display().to_string();
-    // Who runs the program is no stranger at its socket.
+    // The program's own user needs no token on the Unix socket.
     let socket = format!("unix:{}", dir.path().join("grpc.sock").display());
     for (address, flags, status) in [
         (&address, &["--token-file", &token][..], 0),

@@ -1,4 +1,4 @@
-//! The program as a service: what it tells its manager, its answer to probes, and SIGHUP.
+//! The program as a service: notifications to its manager (sd_notify), health probes, and SIGHUP.
 
 mod common;
 
@@ -10,10 +10,10 @@ use std::time::Duration;
 use common::{Authority, free_port, keep_private, lock_machine, poll_blocking};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Longer than anything here takes, on a busy machine too.
+/// Timeout of every step, on a busy machine too.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A service in a directory of its own.
+/// A service with its own directory.
 struct Service {
     child: Child,
     dir: tempfile::TempDir,
@@ -23,7 +23,7 @@ struct Service {
 }
 
 impl Service {
-    /// Starts it as a service manager would, with TLS.
+    /// Starts the program as a service manager would, with TLS.
     fn start() -> Self {
         let machine = lock_machine();
         let dir = tempfile::tempdir().expect("a directory");
@@ -41,7 +41,7 @@ impl Service {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .expect("it starts");
+            .expect("the program starts");
         Self {
             child,
             dir,
@@ -74,7 +74,7 @@ impl Service {
 
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).expect("it lives");
+        kill_process(pid, signal).expect("the process exists");
     }
 
     fn health(&self) -> Output {
@@ -92,7 +92,10 @@ impl Drop for Service {
 fn health(config: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_opi-spdk"));
     command.arg("health").arg("--config").arg(config);
-    command.args(["--timeout", "30"]).output().expect("it runs")
+    command
+        .args(["--timeout", "30"])
+        .output()
+        .expect("the program starts")
 }
 
 fn configure(dir: &Path, grpc: &str, more: &str) {
@@ -103,12 +106,12 @@ fn configure(dir: &Path, grpc: &str, more: &str) {
          tls = \"{at}/certificate:{at}/key:{at}/ca\"\n{more}\n"
     );
     std::fs::write(dir.join("a.toml"), &text).expect("written");
-    // What a probe needs of it is the same and good, whatever else is in it.
+    // The probe's own configuration stays valid, whatever is added to the service's.
     let probe = text.replace(more, "");
     std::fs::write(dir.join("probe.toml"), probe).expect("written");
 }
 
-/// The files of TLS, from this authority.
+/// Writes the TLS files, signed by this authority.
 fn issue(dir: &Path, authority: &Authority) {
     let (certificate, key) = authority.sign("localhost");
     let write = |name: &str, text: String| {
@@ -121,7 +124,7 @@ fn issue(dir: &Path, authority: &Authority) {
 }
 
 #[test]
-fn a_service_tells_its_manager_answers_probes_and_reloads() {
+fn a_service_notifies_its_manager_answers_probes_and_reloads() {
     let mut service = Service::start();
     service.hears("READY=1");
     for _ in 0..3 {
@@ -134,7 +137,7 @@ fn a_service_tells_its_manager_answers_probes_and_reloads() {
         String::from_utf8_lossy(&out.stderr)
     );
 
-    // New files: who has the new ones is served, who has the old ones is not.
+    // New TLS files: probes with the new certificate are answered, those with the old one are rejected.
     let other = tempfile::tempdir().expect("a directory");
     for name in ["certificate", "key", "ca"] {
         std::fs::copy(service.dir.path().join(name), other.path().join(name)).expect("copied");
@@ -152,7 +155,7 @@ fn a_service_tells_its_manager_answers_probes_and_reloads() {
     assert_eq!(old.status.code(), Some(1));
     assert!(service.health().status.success());
 
-    // A configuration that is refused changes nothing.
+    // A rejected configuration changes nothing.
     configure(service.dir.path(), &service.grpc, "max-calls = 3");
     service.signal(Signal::HUP);
     service.logs("not reloaded: it stays as it was");

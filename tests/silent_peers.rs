@@ -1,5 +1,5 @@
-//! Peers that take a connection and say nothing, or nothing more: they hold up no path but their own,
-//! and no end of the process.
+//! Peers that accept a connection and fall silent, at once or later: they delay only their own path, and
+//! neither other paths nor the stop.
 
 mod common;
 
@@ -19,18 +19,19 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::Code;
 
-/// What a peer says before it falls silent.
+/// The behaviour of a peer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Peer {
-    /// None.
+    /// Never sends anything.
     Mute,
-    /// That it takes the connection (NVMe/TCP, ICResp), to each that asks.
+    /// Answers every ICReq with ICResp, then falls silent.
     Greets,
-    /// The same to the first that asks; to others all that the target at this port says, once it is let.
+    /// Answers the first connection with ICResp; relays later ones to the target at this port once
+    /// released.
     GoesOn(u16),
 }
 
-/// It listens for as long as it is kept.
+/// A listening peer; stops on drop.
 struct Listening {
     port: u16,
     connected: Arc<AtomicUsize>,
@@ -64,11 +65,13 @@ impl Listening {
         }
     }
 
-    /// Waits until it has been connected so often.
+    /// Waits until `times` connections have been accepted.
     async fn connected(&self, times: usize) {
-        eventually("it is connected", Duration::from_secs(5), async || {
-            (self.connected.load(Ordering::Relaxed) >= times).then_some(())
-        })
+        eventually(
+            "the peer is connected",
+            Duration::from_secs(5),
+            async || (self.connected.load(Ordering::Relaxed) >= times).then_some(()),
+        )
         .await;
     }
 }
@@ -79,7 +82,7 @@ impl Drop for Listening {
     }
 }
 
-/// Says what the peer says, and keeps the connection for as long as the other side does.
+/// Behaves like the peer until the other side closes the connection.
 async fn speak(peer: Peer, mut stream: TcpStream, mut may_go_on: watch::Receiver<bool>) {
     if let Peer::GoesOn(port) = peer {
         let let_go = may_go_on.wait_for(|may| *may).await.is_ok();
@@ -94,7 +97,7 @@ async fn speak(peer: Peer, mut stream: TcpStream, mut may_go_on: watch::Receiver
     }
     if peer == Peer::Greets {
         let mut answer = [0; 128];
-        // ICResp: type, header length and whole length, and MAXH2CDATA, 128 KiB.
+        // ICResp: type, HLEN, PLEN, and MAXH2CDATA (128 KiB).
         (answer[0], answer[2], answer[4], answer[14]) = (1, 128, 128, 2);
         let _ = stream.write_all(&answer).await;
     }
@@ -102,7 +105,7 @@ async fn speak(peer: Peer, mut stream: TcpStream, mut may_go_on: watch::Receiver
 }
 
 #[tokio::test]
-async fn a_silent_path_that_is_being_made_holds_up_no_other_of_its_controller() {
+async fn creating_a_silent_path_blocks_no_other_path_of_its_controller() {
     let target = Target::start_with(Options::default()).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
     let export = Fixture::tcp(&peer, 16).await;
@@ -131,8 +134,8 @@ async fn a_silent_path_that_is_being_made_holds_up_no_other_of_its_controller() 
 }
 
 #[tokio::test]
-async fn a_silent_peer_that_is_being_connected_holds_up_no_stop() {
-    // The second connection of one that greets is SPDK's.
+async fn connecting_to_a_silent_peer_does_not_block_the_stop() {
+    // The first connection is the program's probe, the second one SPDK's.
     for (peer, times) in [(Peer::Mute, 1), (Peer::Greets, 2)] {
         let silent = Listening::new(peer).await;
         let target = Target::start_with(Options::default()).await;
@@ -149,9 +152,9 @@ async fn a_silent_peer_that_is_being_connected_holds_up_no_stop() {
     }
 }
 
-/// SPDK's module for NVMe has ended by then: what it attached after that, it would not detach.
+/// SPDK's NVMe module has finished by then and would not detach what is attached later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_answers_when_spdk_stops_already_holds_up_no_stop() {
+async fn a_peer_that_answers_during_the_stop_does_not_block_it() {
     let dir = Arc::new(tempfile::tempdir().expect("a directory"));
     let target = Target::start_with(Options::default().in_dir(Arc::clone(&dir))).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
@@ -165,24 +168,25 @@ async fn a_peer_that_answers_when_spdk_stops_already_holds_up_no_stop() {
         made = paths.create(&remote, "path", tcp_path(late.port, &export.nqn)) => panic!("{made:?}"),
         () = late.connected(2) => {}
     }
-    // It lets calls in flight end, tells what they cost, and stops SPDK, all of it without this peer.
+    // The stop drains calls in flight, logs the cost of configuration and stops SPDK, all without this
+    // peer.
     let log = dir.path().join("log");
     let stopped = tokio::task::spawn_blocking(move || target.stop());
     let soon = Duration::from_secs(4);
-    eventually("SPDK is told to stop", soon, async || {
+    eventually("the stop of SPDK has started", soon, async || {
         let log = std::fs::read_to_string(&log).ok()?;
         log.contains("what configuration cost").then_some(())
     })
     .await;
-    // Some of the time in which SPDK used to wait for it, which is what is tested.
+    // The race under test: answer within the period in which SPDK used to wait for the peer.
     tokio::time::sleep(Duration::from_millis(200)).await;
     late.let_go_on.send_replace(true);
-    stopped.await.expect("it stops");
+    stopped.await.expect("the target stops");
     peer.stop();
 }
 
 #[tokio::test]
-async fn a_path_that_is_changed_to_a_silent_peer_holds_up_no_other_of_its_controller() {
+async fn moving_a_path_to_a_silent_peer_blocks_no_other_path_of_its_controller() {
     let target = Target::start_with(Options::default()).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
     let export = Fixture::tcp(&peer, 16).await;
@@ -214,7 +218,7 @@ async fn a_path_that_is_changed_to_a_silent_peer_holds_up_no_other_of_its_contro
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_refused_before_a_silent_peer_is_waited_for() {
+async fn invalid_paths_are_rejected_before_waiting_for_a_silent_peer() {
     let target = Target::start_with(Options::default()).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
     let export = Fixture::tcp(&peer, 16).await;
@@ -243,8 +247,8 @@ async fn what_cannot_be_is_refused_before_a_silent_peer_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_with_a_silent_peer_opens_the_doors_and_the_path_comes_back_by_itself() {
-    /// Longer than what others wait for one attempt (10 s), with room for a busy machine.
+async fn a_start_with_a_silent_peer_serves_and_the_path_reconnects() {
+    /// Above the timeout of one attempt (10 s), which others wait for, plus a margin for a busy machine.
     const OPEN: Duration = Duration::from_secs(25);
     let mut target = Target::start_with(Options::default()).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
@@ -269,19 +273,19 @@ async fn a_start_with_a_silent_peer_opens_the_doors_and_the_path_comes_back_by_i
     let client = again.client().await;
     let (near, data) = (near.initiator(), again.scratch().join("data"));
     let read = near.copy_out(again.scratch(), 1, 64, &data).await;
-    read.expect("a volume of its own is served");
+    read.expect("a local volume is served");
     malloc(&client, "other", 1).await;
     let paths = Resource::new(&client, "NvmePath");
     let stats = json!({ "name": path });
     let stats = client.call(&paths.method("Stats"), stats).await;
-    let status = stats.expect_err("there are none");
+    let status = stats.expect_err("the path has no statistics");
     assert!(status.message().contains("it is retried"), "{status}");
-    paths.get(&path).await.expect("it is answered as it was");
+    paths.get(&path).await.expect("the path's record is kept");
 
     relay.fall_silent(false);
     let namespaces = Resource::new(&client, "NvmeNamespace");
     eventually(
-        "the far volume is back",
+        "the remote volume is online",
         Duration::from_secs(30),
         async || {
             let found = namespaces.get(&disk).await.ok()?;
@@ -291,7 +295,7 @@ async fn a_start_with_a_silent_peer_opens_the_doors_and_the_path_comes_back_by_i
     .await;
     let far = Initiator::tcp(port, &nqn_of("far"));
     let read = far.copy_out(again.scratch(), 1, 64, &data).await;
-    read.expect("it is served");
+    read.expect("the remote volume is served");
     paths.stats(&path).await;
     again.stop();
     peer.stop();

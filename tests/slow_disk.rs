@@ -1,4 +1,4 @@
-//! A disk under an aio volume that does not answer, and who does not wait for it.
+//! A hung disk below an aio volume, and who is not blocked by it.
 
 mod common;
 
@@ -9,22 +9,22 @@ use common::nvme_tcp::{Bystander, Command, Digests, Identity, Pdu, Sgl};
 use common::{Loop, Resource, Target, name_of, namespace, nqn_of, subsystem, tcp_controller};
 use serde_json::json;
 
-/// What others may wait for at the most, on a machine with other things to do.
+/// Longest delay accepted for others, on a busy machine.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Commands of a host (NVM command set, 3.2).
+/// NVM opcodes (NVM command set, 3.2).
 const FLUSH: u8 = 0x00;
 const WRITE: u8 = 0x01;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flush_that_a_disk_does_not_answer_holds_up_nobody_and_ends_once_it_does() {
+async fn a_flush_on_a_hung_disk_blocks_no_one_and_completes_later() {
     let mut target = Target::start().await;
     let mut bystander = Bystander::new(&target).await;
     let client = target.client().await;
     let scratch = target.scratch().to_owned();
     let disk = Disk::new(&scratch.join("image"), scratch.join("mounted"));
     let backing = scratch.join("mounted").join("backing");
-    std::fs::write(&backing, vec![0; 4 << 20]).expect("there is room");
+    std::fs::write(&backing, vec![0; 4 << 20]).expect("the file can be written");
     let device = Loop::over(&backing, 512);
 
     let object = json!({ "filename": device.0, "block_size": 512 });
@@ -43,9 +43,10 @@ async fn a_flush_that_a_disk_does_not_answer_holds_up_nobody_and_ends_once_it_do
     let frozen = Frozen::new(&disk);
     let (written, flushed) = (host.cid(), host.cid());
     let write = Command::io(WRITE, written, 1, 0, 1).sgl(Sgl::InCapsule(512));
-    host.send(&Pdu::capsule(write, &[7; 512])).expect("it goes");
+    host.send(&Pdu::capsule(write, &[7; 512]))
+        .expect("the command is sent");
     host.send(&Pdu::capsule(flush(flushed), &[]))
-        .expect("it goes");
+        .expect("the command is sent");
     let begin = Instant::now();
     while begin.elapsed() < 2 * SOON {
         let begin = Instant::now();
@@ -59,11 +60,14 @@ async fn a_flush_that_a_disk_does_not_answer_holds_up_nobody_and_ends_once_it_do
         assert!(waited < SOON, "another host and a call waited {waited:?}");
     }
     let early = host.receive_within(Duration::from_millis(1));
-    assert!(early.is_err(), "the disk does not answer: {early:?}");
+    assert!(
+        early.is_err(),
+        "the flush completed on a hung disk: {early:?}"
+    );
 
     drop(frozen);
     for _ in [written, flushed] {
-        let answer = host.receive().expect("it ends");
+        let answer = host.receive().expect("the command completes");
         assert_eq!(answer.status(), 0, "{answer:?}");
     }
     drop((host, admin));

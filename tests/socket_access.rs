@@ -1,4 +1,4 @@
-//! Who may open the sockets of machines: clients of another user, as a QEMU that does not run as root is.
+//! Access to the devices' sockets by clients of another user, such as a QEMU that does not run as root.
 
 mod common;
 
@@ -13,12 +13,12 @@ use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde_json::json;
 
-/// Users and groups by number: they need no names.
+/// Numeric user and group IDs: they need no names.
 const USER: u32 = 54322;
 const GROUP: u32 = 54321;
 const OTHER_GROUP: u32 = 54323;
 
-/// The sockets of a vfio-user and of a vhost-user device.
+/// Creates a vfio-user and a vhost-user device; returns their sockets.
 async fn devices(target: &Target) -> [PathBuf; 2] {
     let client = target.client().await;
     let volume = malloc(&client, "nvme-volume", 4).await;
@@ -31,21 +31,23 @@ async fn devices(target: &Target) -> [PathBuf; 2] {
     Resource::new(&client, "VirtioBlk")
         .created("", "blk", blk_spec(&volume))
         .await;
-    // The directory of the test itself is for its owner alone.
+    // The target's temporary directory has mode 0700: let others traverse it.
     let above = target.scratch();
-    std::fs::set_permissions(above, std::fs::Permissions::from_mode(0o711)).expect("it is ours");
+    std::fs::set_permissions(above, std::fs::Permissions::from_mode(0o711))
+        .expect("the permissions can be set");
     let dir = target.ctrlr_dir();
     [dir.join("nvme").join("cntrl"), dir.join("blk")]
 }
 
-/// Connects to both as this user and group, and uses the second: what came of each.
+/// Connects to both sockets as another user with this group, and does I/O on the second; returns the
+/// results.
 fn as_other(group: u32, sockets: &[PathBuf; 2]) -> [io::Result<()>; 2] {
     let [nvme, blk] = sockets.clone();
     let client = std::thread::spawn(move || {
         let (user, group) = (Uid::from_raw(USER), Gid::from_raw(group));
-        set_thread_groups(&[]).expect("root may");
-        set_thread_res_gid(group, group, group).expect("root may");
-        set_thread_res_uid(user, user, user).expect("root may");
+        set_thread_groups(&[]).expect("the test runs as root");
+        set_thread_res_gid(group, group, group).expect("the test runs as root");
+        set_thread_res_uid(user, user, user).expect("the test runs as root");
         let options = Kind::Blk.options().pages(Pages::Ordinary);
         let used =
             Disk::open_with(Kind::Blk, &blk, &options).and_then(|mut disk| disk.verify(4, 4096, 1));
@@ -55,17 +57,17 @@ fn as_other(group: u32, sockets: &[PathBuf; 2]) -> [io::Result<()>; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_of_another_user_is_served_if_its_group_may_and_refused_else() {
+async fn a_client_of_another_user_needs_the_sockets_group() {
     let group = GROUP.to_string();
     let args = ["--socket-group", &group, "--socket-mode", "0660"];
     let target = Target::start_with(Options::hugepages().args(args)).await;
     let sockets = devices(&target).await;
     tokio::task::block_in_place(|| {
         for outcome in as_other(GROUP, &sockets) {
-            outcome.expect("its group may");
+            outcome.expect("the group has access");
         }
         for outcome in as_other(OTHER_GROUP, &sockets) {
-            let error = outcome.expect_err("its group may not");
+            let error = outcome.expect_err("the group has no access");
             assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
         }
     });
@@ -73,12 +75,12 @@ async fn a_client_of_another_user_is_served_if_its_group_may_and_refused_else() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_settings_sockets_are_for_their_owner() {
+async fn without_the_settings_sockets_are_accessible_to_their_owner_only() {
     let target = Target::start_with(Options::hugepages()).await;
     let sockets = devices(&target).await;
     tokio::task::block_in_place(|| {
         for outcome in as_other(GROUP, &sockets) {
-            let error = outcome.expect_err("it is another user");
+            let error = outcome.expect_err("another user has no access");
             assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
         }
     });

@@ -1,4 +1,4 @@
-//! What the program is started with reaches SPDK.
+//! Start options that must reach SPDK.
 
 mod common;
 
@@ -6,7 +6,7 @@ use common::{Fixture, JsonRpc, Options, Target};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn reactors_may_have_cores_that_the_process_was_not_started_on() {
+async fn reactors_may_use_cores_outside_the_initial_affinity() {
     let mut options = Options::default();
     (options.core, options.pinned_to) = (1, Some(0));
     let target = Target::start_with(options).await;
@@ -14,7 +14,10 @@ async fn reactors_may_have_cores_that_the_process_was_not_started_on() {
     export.remove().await;
     let threads = format!("/proc/{}/task", target.pid().as_raw_nonzero());
     let mut allowed = std::collections::BTreeMap::new();
-    for thread in std::fs::read_dir(threads).expect("it runs").flatten() {
+    for thread in std::fs::read_dir(threads)
+        .expect("the target runs")
+        .flatten()
+    {
         let read = |file| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
         let status = read("status");
         let list = status
@@ -33,7 +36,7 @@ async fn reactors_may_have_cores_that_the_process_was_not_started_on() {
 }
 
 #[tokio::test]
-async fn pools_of_buffers_are_as_large_as_was_asked_for() {
+async fn buffer_pools_have_the_configured_sizes() {
     let (options, socket) = Options::default().memory(1024).with_rpc();
     let options = options.args(["--iobuf-small", "9000", "--iobuf-large", "3000"]);
     let target = Target::start_with(options).await;
@@ -41,7 +44,7 @@ async fn pools_of_buffers_are_as_large_as_was_asked_for() {
     let config = rpc
         .call("framework_get_config", json!({ "name": "iobuf" }))
         .await;
-    let config = config.expect("it answers");
+    let config = config.expect("SPDK answers");
     let pools = &config[0]["params"];
     assert_eq!(
         (&pools["small_pool_count"], &pools["large_pool_count"]),

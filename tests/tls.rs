@@ -1,5 +1,5 @@
-//! `--tls`: whoever calls, over gRPC, HTTP or the proxy to SPDK's commands, has a certificate that the
-//! authority signed.
+//! `--tls`: callers over gRPC, HTTP and SPDK's JSON-RPC proxy need a certificate signed by the
+//! authority.
 
 mod common;
 
@@ -12,7 +12,7 @@ use opi_spdk::api::inventory::inventory_service_client::InventoryServiceClient;
 use serde_json::{Value, json};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-/// A certificate and its key, in files.
+/// A certificate and its key in files.
 struct Pair {
     certificate: PathBuf,
     key: PathBuf,
@@ -26,7 +26,7 @@ impl Pair {
     fn of(dir: &Path, of: &str, (certificate, key): (rcgen::Certificate, rcgen::KeyPair)) -> Self {
         let write = |what: &str, text: String| {
             let path = dir.join(format!("{of}.{what}"));
-            std::fs::write(&path, text).expect("there is room");
+            std::fs::write(&path, text).expect("the file can be written");
             keep_private(&path);
             path
         };
@@ -37,16 +37,16 @@ impl Pair {
     }
 }
 
-/// Who calls.
+/// A caller with a CA and an optional certificate.
 struct Caller<'a> {
     ca: &'a Path,
     pair: Option<&'a Pair>,
 }
 
 impl Caller<'_> {
-    /// Over gRPC: the number of the machine's threads.
+    /// Reads the inventory over gRPC; returns the machine's number of threads.
     async fn grpc(&self, target: &Target) -> Option<u32> {
-        let read = |path: &Path| std::fs::read(path).expect("it is there");
+        let read = |path: &Path| std::fs::read(path).expect("the file exists");
         let mut tls = ClientTlsConfig::new()
             .domain_name("localhost")
             .ca_certificate(Certificate::from_pem(read(self.ca)));
@@ -62,7 +62,7 @@ impl Caller<'_> {
         Some(asked.ok()?.into_inner().processor?.total_threads)
     }
 
-    /// Over HTTPS, with more arguments for curl.
+    /// Sends a request over HTTPS with additional arguments for curl.
     async fn https(&self, port: u16, path: &str, args: &[&str]) -> Result<Value, String> {
         let mut curl = Tool::at("curl".into())
             .args(["--silent", "--show-error", "--fail", "--cacert"])
@@ -77,18 +77,18 @@ impl Caller<'_> {
 }
 
 #[tokio::test]
-async fn whoever_calls_has_a_certificate_of_the_authority() {
+async fn callers_need_a_certificate_signed_by_the_authority() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ours, other) = (Authority::new(), Authority::new());
     let ca = dir.path().join("ca.crt");
-    std::fs::write(&ca, ours.pem()).expect("there is room");
+    std::fs::write(&ca, ours.pem()).expect("the file can be written");
     let pair = |authority, of, name| Pair::new(dir.path(), authority, of, name);
     let server = pair(&ours, "server", "localhost");
     let (client, stranger) = (pair(&ours, "client", "c"), pair(&other, "stranger", "c"));
     let password = dir.path().join("password");
-    std::fs::write(&password, "secret\n").expect("there is room");
+    std::fs::write(&password, "secret\n").expect("the file can be written");
     let owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(&password, owner).expect("it is ours");
+    std::fs::set_permissions(&password, owner).expect("the permissions can be set");
 
     let show = |path: &Path| path.display().to_string();
     let tls = [&server.certificate, &server.key, &ca].map(|path| show(path));
@@ -121,9 +121,12 @@ async fn whoever_calls_has_a_certificate_of_the_authority() {
     ];
     let http = target.http.port();
     let told = friend.https(http, inventory, &[]).await;
-    let told = told.expect("over HTTP too");
+    let told = told.expect("HTTP serves the client");
     assert_eq!(told["processor"]["totalThreads"], threads);
-    let told = friend.https(rpc, "/", &command).await.expect("and here");
+    let told = friend
+        .https(rpc, "/", &command)
+        .await
+        .expect("the proxy serves the client");
     assert!(told["result"]["version"].is_string(), "{told}");
 
     for (who, pair) in [("nobody", None), ("a stranger", Some(&stranger))] {
@@ -137,17 +140,22 @@ async fn whoever_calls_has_a_certificate_of_the_authority() {
     for port in [target.grpc.port(), http, rpc] {
         let plain = Tool::at("curl".into()).args(["--silent", "--show-error", "--http1.1"]);
         let plain = plain.arg(format!("http://localhost:{port}{inventory}"));
-        plain.run().await.expect_err("without TLS nobody is served");
+        plain
+            .run()
+            .await
+            .expect_err("a request without TLS is rejected");
     }
     target.stop();
 }
 
 #[tokio::test]
-async fn files_that_change_are_taken_over_and_who_is_revoked_is_not_served() {
+async fn changed_tls_files_are_reloaded_and_revoked_clients_rejected() {
     let dir = tempfile::tempdir().expect("a directory");
     let authority = Authority::new();
     let file = |name: &str| dir.path().join(name);
-    let write = |name: &str, text: String| std::fs::write(file(name), text).expect("there is room");
+    let write = |name: &str, text: String| {
+        std::fs::write(file(name), text).expect("the file can be written")
+    };
     write("ca.crt", authority.pem());
     write("crl", authority.revoke(&[]));
     let server = authority.sign_numbered("localhost", 1, 10);
@@ -171,13 +179,13 @@ async fn files_that_change_are_taken_over_and_who_is_revoked_is_not_served() {
     eventually("a client is served", soon, served).await;
     assert!(other.grpc(&target).await.is_some());
     let told = async || target.log().contains("ends soon").then_some(());
-    eventually("its end in 10 days is told", soon, told).await;
+    eventually("the expiry in 10 days is logged", soon, told).await;
     let http = target.http.port();
     let scrape = async || {
         let mut curl = Tool::at("curl".into())
             .args(["--silent", "--fail", "--cacert"])
             .arg(&ca);
-        let pair = one.pair.expect("it has one");
+        let pair = one.pair.expect("the caller has a certificate");
         curl = curl
             .arg("--cert")
             .arg(&pair.certificate)
@@ -194,24 +202,30 @@ async fn files_that_change_are_taken_over_and_who_is_revoked_is_not_served() {
         let begin = "opi_spdk_tls_not_after_timestamp_seconds{file=\"certificate\"} ";
         let ends = lines
             .find_map(|line| line.strip_prefix(begin))
-            .expect("it is there")
+            .expect("the metric exists")
             .parse::<f64>();
         ends.expect("a number")
     };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let now = now.expect("it is later").as_secs_f64();
+    let now = now.expect("the clock is after the epoch").as_secs_f64();
     let days = (ends().await - now) / 86_400.0;
     assert!((9.9..10.1).contains(&days), "{days}");
 
-    // Nobody tells the program.
+    // The changed file is detected without a signal.
     write("crl", authority.revoke(&[2]));
     let refused = async || one.grpc(&target).await.is_none().then_some(());
-    eventually("who is revoked is refused", soon, refused).await;
-    assert!(other.grpc(&target).await.is_some(), "and no other");
+    eventually("the revoked client is rejected", soon, refused).await;
+    assert!(
+        other.grpc(&target).await.is_some(),
+        "other clients are still served"
+    );
     write("crl", "nothing".to_owned());
     let told = async || target.log().contains("cannot be used").then_some(());
-    eventually("what cannot be used is told", soon, told).await;
-    assert!(one.grpc(&target).await.is_none(), "and changes nothing");
+    eventually("the invalid list is logged", soon, told).await;
+    assert!(
+        one.grpc(&target).await.is_none(),
+        "the previous list stays in force"
+    );
 
     write("crl", authority.revoke(&[]));
     Pair::of(
@@ -219,8 +233,11 @@ async fn files_that_change_are_taken_over_and_who_is_revoked_is_not_served() {
         "server",
         authority.sign_numbered("localhost", 4, 100),
     );
-    eventually("it is served again", soon, async || one.grpc(&target).await).await;
-    eventually("with the new certificate", soon, async || {
+    eventually("the client is served again", soon, async || {
+        one.grpc(&target).await
+    })
+    .await;
+    eventually("the new certificate is in use", soon, async || {
         let days = (ends().await - now) / 86_400.0;
         (days > 99.0).then_some(())
     })

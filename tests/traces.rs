@@ -1,4 +1,4 @@
-//! Spans of calls, as a collector gets them over OTLP; and that a collector which does not take them costs
+//! Spans of calls as an OTLP collector receives them; and a collector that does not respond delays
 //! nothing.
 
 mod common;
@@ -25,11 +25,11 @@ use common::{Http, Options, Target, eventually};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// A collector: keeps the spans that it gets.
+/// A collector that stores the received spans.
 #[derive(Clone, Default)]
 struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
-    /// What the resources say that they are.
+    /// The service names of the resources.
     services: Arc<Mutex<BTreeSet<String>>>,
 }
 
@@ -66,7 +66,7 @@ impl Collector {
         (collector, address)
     }
 
-    /// The span of the call with this object, and its children, once they are here.
+    /// Waits for the span of the call on this object; returns it with its children.
     async fn call(&self, object: &str) -> (Span, Vec<Span>) {
         eventually("the span of a call", Duration::from_secs(10), async || {
             let spans = self.spans.lock().expect("not poisoned").clone();
@@ -113,7 +113,7 @@ async fn create(target: &Target, id: &str, trace: Option<String>) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_is_a_span_of_its_clients_trace_with_all_that_it_waited_for() {
+async fn a_call_is_a_span_of_its_clients_trace_with_its_waits() {
     let (collector, address) = Collector::start().await;
     let target = Target::start_with(exporting_to(address)).await;
     let parent = |flags: &str| Some(format!("00-{TRACE}-{PARENT}-{flags}"));
@@ -143,7 +143,7 @@ async fn a_call_is_a_span_of_its_clients_trace_with_all_that_it_waited_for() {
         let found = children.iter().find(|of| of.name.starts_with(wanted));
         let found = found.unwrap_or_else(|| panic!("no {wanted:?} in {children:#?}"));
         assert_eq!(hex(&found.trace_id), TRACE, "{wanted}");
-        // Clocks of two kinds meet here; they agree to some microseconds.
+        // Two different clocks are compared; they agree to some microseconds.
         let slack = 200_000;
         assert!(
             found.start_time_unix_nano + slack >= call.start_time_unix_nano,
@@ -161,7 +161,7 @@ async fn a_call_is_a_span_of_its_clients_trace_with_all_that_it_waited_for() {
     let services = collector.services.lock().expect("not poisoned").clone();
     assert_eq!(services, BTreeSet::from(["opi-spdk".to_owned()]));
 
-    // Over gRPC, in a trace of its own, which the log names.
+    // Over gRPC, in a new trace whose ID is in the log.
     let client = target.client().await;
     let volumes = common::Resource::new(&client, "NullVolume");
     volumes
@@ -179,7 +179,7 @@ async fn a_call_is_a_span_of_its_clients_trace_with_all_that_it_waited_for() {
     let id = hex(&alone.trace_id);
     assert!(target.log().contains(&id), "{id}");
 
-    // What the client does not record, and a header that is none.
+    // An unsampled trace context, and an invalid one.
     assert_eq!(create(&target, "unsampled", parent("00")).await, 200);
     assert_eq!(
         create(&target, "broken", Some("00-zz-00-01".to_owned())).await,
@@ -192,11 +192,11 @@ async fn a_call_is_a_span_of_its_clients_trace_with_all_that_it_waited_for() {
         |span: &&Span| attribute(span, "opi_spdk.object").as_deref() == Some("volumes/unsampled");
     assert!(!spans.iter().any(|span| is_unsampled(&span)));
 
-    // An error of the client's is none of the server's.
+    // A retry, and a request that fails through the client's fault.
     assert_eq!(
         create(&target, "traced", parent("01")).await,
         200,
-        "the same again"
+        "a repeated create is idempotent"
     );
     assert_eq!(
         Http(target.http)
@@ -206,7 +206,7 @@ async fn a_call_is_a_span_of_its_clients_trace_with_all_that_it_waited_for() {
         404
     );
 
-    // Nothing of what a call brings but the names of its objects.
+    // Spans contain no request data except object names.
     let psk = "NVMeTLSkey-1:01:SFVTSEhVU0hIVVNISFVTSEhVU0hIVVNISFVTSEhVU0iVzQw6:";
     let calls = [("good", psk, "nvmeSubsystems/good"), ("bad", "HUSH", "bad")];
     for (id, psk, object) in calls {
@@ -231,8 +231,8 @@ async fn a_call_is_a_span_of_its_clients_trace_with_all_that_it_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_takes_nothing_holds_up_nobody() {
-    // It accepts, and never says anything.
+async fn an_unresponsive_collector_blocks_no_call() {
+    // The collector accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let mut target = Target::start_with(exporting_to(silent.local_addr().expect("bound"))).await;
     let begun = Instant::now();

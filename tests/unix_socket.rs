@@ -1,4 +1,4 @@
-//! gRPC on a Unix socket, for programs of this machine.
+//! gRPC on a Unix socket, for local clients.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use common::{Options, Target};
 
-/// The program as a client, by the socket.
+/// Runs the command line client over the socket.
 fn shell(socket: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_opi-spdk"));
     command.env("OPI_SPDK_ADDR", format!("unix:{}", socket.display()));
@@ -19,7 +19,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What the program says that starts with this socket, and ends at once.
+/// Starts a program with this socket, which must fail; returns its error output.
 fn refusal(socket: &Path) -> String {
     let dir = tempfile::tempdir().expect("a directory");
     let place = |name: &str| dir.path().join(name).display().to_string();
@@ -38,13 +38,13 @@ fn refusal(socket: &Path) -> String {
         .arg("--listen-uds")
         .arg(socket)
         .output()
-        .expect("it starts");
+        .expect("the program starts");
     assert_eq!(out.status.code(), Some(1), "{out:?}");
     text(&out.stderr)
 }
 
 #[tokio::test]
-async fn the_api_is_served_on_a_socket_that_its_owner_alone_may_open() {
+async fn the_api_is_served_on_a_private_unix_socket() {
     let dir = tempfile::tempdir().expect("a directory");
     let socket = dir.path().join("api.sock");
     let options = || Options::default().args(["--listen-uds", socket.to_str().expect("UTF-8")]);
@@ -66,18 +66,18 @@ async fn the_api_is_served_on_a_socket_that_its_owner_alone_may_open() {
     let line = line.expect("a line for the call");
     assert!(line.contains(&format!("peer=uid:{user} ")), "{line}");
 
-    // One socket, one program; what is no socket is left alone.
+    // A socket in use is not taken over, and a file that is not a socket is left alone.
     let taken = refusal(&socket);
     assert!(taken.contains("another program listens there"), "{taken}");
     let file = dir.path().join("data");
-    std::fs::write(&file, "data").expect("it is writable");
+    std::fs::write(&file, "data").expect("the file can be written");
     let foreign = refusal(&file);
     assert!(foreign.contains("is not a socket"), "{foreign}");
-    assert_eq!(std::fs::read(&file).expect("it stays"), b"data");
+    assert_eq!(std::fs::read(&file).expect("the file is kept"), b"data");
     let shown = shell(&socket, &["get", "null-volumes", "disk"]);
     assert!(text(&shown.stdout).contains("volumes/disk"), "{shown:?}");
 
-    // What a process left that was killed is replaced, and a stop takes the socket along.
+    // A stale socket of a killed process is replaced, and a stop removes the socket.
     target.kill();
     assert!(socket.exists());
     let gone = shell(&socket, &["get"]);

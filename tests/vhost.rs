@@ -1,5 +1,5 @@
-//! Volumes as disks of virtual machines: real drivers at vhost-user sockets, with data that is
-//! verified, and what happens to a machine that is connected.
+//! Volumes as disks of VMs: real drivers on vhost-user sockets with verified data, and operations while
+//! a VM is connected.
 
 mod common;
 
@@ -13,10 +13,10 @@ use rustix::process::Signal;
 use serde_json::json;
 use tonic::{Code, Status};
 
-/// Of a volume of these tests, MiB.
+/// Size of each volume, MiB.
 const SIZE: u64 = 16;
 
-/// A target with hugepages, and a connection to it.
+/// Starts a target with hugepages, and connects a client.
 async fn start() -> (Target, Client) {
     let target = Target::start_with(Options::hugepages()).await;
     let client = target.client().await;
@@ -34,7 +34,7 @@ fn expect_state(result: Result<(), Status>, what: &str) {
 }
 
 #[tokio::test]
-async fn what_a_machine_writes_to_a_virtio_blk_disk_is_on_the_volume() {
+async fn virtio_blk_writes_reach_the_volume() {
     let (target, client) = start().await;
     let [blks, controllers, luns, volumes] = resources(
         &client,
@@ -53,10 +53,7 @@ async fn what_a_machine_writes_to_a_virtio_blk_disk_is_on_the_volume() {
     let driver = Virtio::blk(socket.clone());
     let dir = target.scratch();
 
-    driver
-        .verify(dir, 2)
-        .await
-        .expect("what was written is read back");
+    driver.verify(dir, 2).await.expect("the data is correct");
     for kind in ["unmap", "flush"] {
         driver.workload(dir, kind).await.expect(kind);
     }
@@ -73,13 +70,13 @@ async fn what_a_machine_writes_to_a_virtio_blk_disk_is_on_the_volume() {
         );
     }
 
-    // Another way out shows the same bytes.
+    // Another export of the volume shows the same data.
     let written = pattern(1024);
     std::fs::write(dir.join("in"), &written).expect("the directory is writable");
     driver
         .copy_in(dir, &dir.join("in"), "Disk")
         .await
-        .expect("it can be written");
+        .expect("the disk can be written");
     blks.deleted(&blk).await;
     assert!(!socket.exists(), "the socket goes with the device");
     let controller = name_of(&controllers.created("", &id, scsi_spec()).await);
@@ -88,10 +85,10 @@ async fn what_a_machine_writes_to_a_virtio_blk_disk_is_on_the_volume() {
     driver
         .copy_out(dir, "Diskt0", 1024, &dir.join("out"))
         .await
-        .expect("it can be read");
+        .expect("the LUN can be read");
     assert!(
-        std::fs::read(dir.join("out")).expect("it was copied") == written,
-        "other bytes"
+        std::fs::read(dir.join("out")).expect("the copy exists") == written,
+        "the data read differs from the data written"
     );
 
     luns.deleted(&lun).await;
@@ -102,7 +99,7 @@ async fn what_a_machine_writes_to_a_virtio_blk_disk_is_on_the_volume() {
 }
 
 #[tokio::test]
-async fn a_scsi_controller_shows_the_luns_of_its_target_and_its_own() {
+async fn a_scsi_controller_exposes_its_targets_luns_and_its_own() {
     let (target, client) = start().await;
     let [targets, controllers, luns] = resources(
         &client,
@@ -114,7 +111,7 @@ async fn a_scsi_controller_shows_the_luns_of_its_target_and_its_own() {
         volumes.push(malloc(&client, &format!("{id}-v{n}"), SIZE).await);
     }
     let of_target = format!("virtioScsiTargets/{id}");
-    // One is there before the controller is, the others come after it.
+    // One LUN exists before the controller, the others are added later.
     targets.created("", &id, json!({ "max_luns": 3 })).await;
     luns.created("", &format!("{id}-l0"), lun_spec(&of_target, &volumes[0]))
         .await;
@@ -137,9 +134,9 @@ async fn a_scsi_controller_shows_the_luns_of_its_target_and_its_own() {
     let said = driver
         .verify(target.scratch(), 2)
         .await
-        .expect("what was written is read back");
+        .expect("the data is correct");
     for disk in ["Diskt0", "Diskt1", "Diskt2"] {
-        assert!(said.contains(disk), "{disk} is not there:\n{said}");
+        assert!(said.contains(disk), "{disk} is missing:\n{said}");
     }
     assert!(!said.contains("Diskt3"), "{said}");
     driver
@@ -147,7 +144,7 @@ async fn a_scsi_controller_shows_the_luns_of_its_target_and_its_own() {
         .await
         .expect("unmap");
 
-    // The whole counts what its parts do.
+    // The statistics of controller and target are the sums of their LUNs'.
     let mut sum = 0;
     for n in 0..3 {
         let ops = luns.stats(&format!("volumes/{id}-l{n}")).await["write_ops_count"].as_i64();
@@ -161,7 +158,7 @@ async fn a_scsi_controller_shows_the_luns_of_its_target_and_its_own() {
         assert_eq!(whole["write_ops_count"], sum, "{whole}");
     }
 
-    // What is in use stays, and says by whom.
+    // An object in use is not deleted; the error names the dependent.
     expect_state(
         controllers.delete(&controller).await,
         &format!("volumes/{id}-l0"),
@@ -184,7 +181,7 @@ async fn a_scsi_controller_shows_the_luns_of_its_target_and_its_own() {
 }
 
 #[tokio::test]
-async fn luns_come_and_go_beside_the_io_of_a_connected_machine() {
+async fn luns_are_added_and_removed_under_io_of_a_connected_machine() {
     let (target, client) = start().await;
     let [controllers, luns] = resources(&client, ["VirtioScsiController", "VirtioScsiLun"]);
     let id = unique("hot");
@@ -207,25 +204,25 @@ async fn luns_come_and_go_beside_the_io_of_a_connected_machine() {
     luns.created("", &second, lun_spec(&id, &second)).await;
     expect_state(controllers.delete(&id).await, &format!("volumes/{first}"));
 
-    eventually("I/O goes on", Duration::from_secs(3), async || {
+    eventually("I/O continues", Duration::from_secs(3), async || {
         let now = luns.stats(&first).await["write_ops_count"]
             .as_i64()
             .expect("a counter");
         (now > before).then_some(())
     })
     .await;
-    load.ended().await.expect("the machine noticed nothing");
-    // The machine has gone, the disks that came meanwhile are there for the next one.
+    load.ended().await.expect("the load is not disturbed");
+    // The LUNs added while the VM was connected are visible to the next one.
     let said = driver
         .verify(target.scratch(), 1)
         .await
-        .expect("what was written is read back");
+        .expect("the data is correct");
     assert!(said.contains("Diskt0") && said.contains("Diskt1"), "{said}");
     target.stop();
 }
 
 #[tokio::test]
-async fn a_connected_machine_keeps_its_disk_and_its_limits_change_under_it() {
+async fn a_connected_machine_keeps_its_disk_while_limits_change() {
     let (target, client) = start().await;
     let [blks, volumes] = resources(&client, ["VirtioBlk", "MallocVolume"]);
     let id = unique("busy");
@@ -242,7 +239,7 @@ async fn a_connected_machine_keeps_its_disk_and_its_limits_change_under_it() {
     expect_state(moved.map(drop), "a virtual machine is connected");
     expect_state(volumes.delete(&volume).await, &blk);
     assert_eq!(
-        blks.get(&blk).await.expect("it is there")["volume_name_ref"],
+        blks.get(&blk).await.expect("the device exists")["volume_name_ref"],
         volume.as_str()
     );
 
@@ -258,14 +255,14 @@ async fn a_connected_machine_keeps_its_disk_and_its_limits_change_under_it() {
             .sum::<i64>()
     };
     let (begin, first) = (std::time::Instant::now(), ops().await);
-    let second = eventually("I/O goes on", Duration::from_secs(3), async || {
+    let second = eventually("I/O continues", Duration::from_secs(3), async || {
         let now = ops().await;
         (now > first + 1500).then_some(now)
     })
     .await;
     let rate = f64::from(i32::try_from(second - first).expect("a small number"))
         / begin.elapsed().as_secs_f64();
-    assert!(rate < 2600.0, "{rate} I/Os a second are more than 2000");
+    assert!(rate < 2600.0, "{rate} IOPS exceed the limit of 2000");
     let free = blks
         .updated(&blk, json!({ "max_limit": {} }), Some(&["max_limit"]))
         .await;
@@ -273,9 +270,9 @@ async fn a_connected_machine_keeps_its_disk_and_its_limits_change_under_it() {
         free["max_limit"].is_null() || free["max_limit"]["rw_iops_kiops"] == 0,
         "{free}"
     );
-    load.ended().await.expect("what was written is read back");
+    load.ended().await.expect("the data is correct");
 
-    // The machine has gone: now it can move.
+    // Without a connected VM, the device can be moved to another volume.
     let moved = blks
         .updated(&blk, json!({ "volume_name_ref": other }), None)
         .await;
@@ -284,13 +281,13 @@ async fn a_connected_machine_keeps_its_disk_and_its_limits_change_under_it() {
     driver
         .verify(target.scratch(), 1)
         .await
-        .expect("what was written is read back");
+        .expect("the data is correct");
     blks.deleted(&blk).await;
     target.stop();
 }
 
 #[tokio::test]
-async fn a_machine_that_dies_leaves_a_device_that_can_go() {
+async fn a_device_can_be_deleted_after_its_machine_dies() {
     let (target, client) = start().await;
     let [blks] = resources(&client, ["VirtioBlk"]);
     let id = unique("dies");
@@ -298,7 +295,7 @@ async fn a_machine_that_dies_leaves_a_device_that_can_go() {
     let blk = name_of(&blks.created("", &id, blk_spec(&volume)).await);
     let driver = Virtio::blk(target.ctrlr_dir().join(&id));
     let load = driver.load(target.scratch(), 30).await;
-    // Killed, with I/O in flight.
+    // Kill the client with I/O in flight.
     drop(load);
     eventually(
         "the device can be deleted",
@@ -306,12 +303,12 @@ async fn a_machine_that_dies_leaves_a_device_that_can_go() {
         async || blks.delete(&blk).await.ok(),
     )
     .await;
-    // Its name and its volume are free.
+    // The device's ID and volume are free.
     blks.created("", &id, blk_spec(&volume)).await;
     driver
         .verify(target.scratch(), 1)
         .await
-        .expect("what was written is read back");
+        .expect("the data is correct");
     target.stop();
 }
 
@@ -333,24 +330,24 @@ async fn the_server_stops_under_a_connected_machine() {
             luns.created("", kind, lun_spec(kind, &volume)).await;
             Virtio::scsi(socket)
         };
-        // It keeps its memory, so the target's own check of what is left does not fit here.
+        // The client keeps its hugepages, so that `Target::stop` would report them as leaked.
         let _load = driver.load(target.scratch(), 30).await;
         target.signal(Signal::TERM);
         let status = target.wait(Duration::from_secs(5));
         assert!(
             status.success(),
-            "it ended with {status}:\n{}",
+            "the target ended with {status}:\n{}",
             target.log()
         );
         let left: Vec<_> = std::fs::read_dir(target.ctrlr_dir())
-            .expect("it stays")
+            .expect("the directory exists")
             .collect();
         assert!(left.is_empty(), "{left:?}");
     }
 }
 
 #[tokio::test]
-async fn devices_share_the_names_of_their_sockets_and_their_volumes_with_nobody() {
+async fn socket_names_and_volumes_belong_to_one_device() {
     let (target, client) = start().await;
     let [blks, controllers, luns, nulls] = resources(
         &client,
@@ -408,7 +405,7 @@ async fn devices_share_the_names_of_their_sockets_and_their_volumes_with_nobody(
         .await;
     blks.created("", "nothing", blk_spec("nullVolumes/nothing"))
         .await;
-    // A file that is no socket is not taken away for a device.
+    // An existing file that is not a socket is not replaced by a device's socket.
     std::fs::write(target.ctrlr_dir().join("file"), "mine").expect("the directory is writable");
     let in_the_way = blks
         .refused("", "file", blk_spec(&other), Code::FailedPrecondition)
@@ -417,12 +414,12 @@ async fn devices_share_the_names_of_their_sockets_and_their_volumes_with_nobody(
         in_the_way.message().contains("something else is there"),
         "{in_the_way}"
     );
-    std::fs::remove_file(target.ctrlr_dir().join("file")).expect("it is still there");
+    std::fs::remove_file(target.ctrlr_dir().join("file")).expect("the file was not removed");
     target.stop();
 }
 
 #[tokio::test]
-async fn without_hugepages_devices_are_refused_with_the_reason() {
+async fn without_hugepages_devices_are_rejected_with_the_reason() {
     let target = Target::start().await;
     let client = target.client().await;
     let [blks, controllers, targets] = resources(

@@ -1,32 +1,34 @@
-//! The fields of a request, those of the messages in it too.
+//! The fields of a request, including those of nested messages.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
 
 use crate::common::has_behaviour;
 
-/// One field: the fields on the way to it from the request, and it.
+/// One field: its path of descriptors from the request.
 #[derive(Clone)]
 pub struct Field(Vec<FieldDescriptor>);
 
 impl Field {
-    /// All fields of a message and of those in it.
+    /// Returns all fields of a message, including those of nested messages.
     pub fn all_of(message: &MessageDescriptor) -> Vec<Self> {
         let mut found = Vec::new();
         walk(&Self(Vec::new()), message, &mut found);
         found
     }
 
-    /// The field itself.
+    /// Returns the field's own descriptor.
     pub fn descriptor(&self) -> &FieldDescriptor {
-        self.0.last().expect("a field has a way to it")
+        self.0.last().expect("the path is not empty")
     }
 
-    /// `nvme_subsystem.spec.nqn`; what a wrapper or a mask holds goes by the name of the wrapper.
+    /// Returns the field's path, such as `nvme_subsystem.spec.nqn`. The inner fields of google.protobuf
+    /// wrappers and masks are left out.
     pub fn path(&self) -> String {
         path(&self.0)
     }
 
-    /// Whether its value counts for nothing: only the server fills it in.
+    /// Returns whether the server ignores the field in requests: OUTPUT_ONLY or IDENTIFIER, also of an
+    /// enclosing message.
     pub fn is_ignored(&self) -> bool {
         let by_server = |field: &FieldDescriptor| {
             has_behaviour(field, "OUTPUT_ONLY") || has_behaviour(field, "IDENTIFIER")
@@ -34,13 +36,15 @@ impl Field {
         self.0.iter().any(by_server)
     }
 
-    /// Puts a value there, or takes the one there away.
+    /// Sets the field, or clears it if `value` is `None`.
     pub fn set(&self, message: &mut DynamicMessage, value: Option<Value>) {
         set(message, &self.0, value);
     }
 
-    /// What an error over a value that is good by itself may name: what it goes with. A value that is
-    /// bad is named itself, unless it pushes another member of a oneof aside, which then is missing.
+    /// Returns the path that a field violation must overlap. A value that is valid on its own can only
+    /// be wrong in combination: the path is that of the enclosing message. For other values it is the
+    /// field's own path, unless setting the field clears another member of a oneof: then the message
+    /// with the oneof may be reported, as the other member is missing.
     pub fn scope(&self, good_by_itself: bool, base: &DynamicMessage) -> String {
         let mut message = Some(base.clone());
         for (at, field) in self.0.iter().enumerate() {
@@ -86,7 +90,11 @@ fn set(message: &mut DynamicMessage, way: &[FieldDescriptor], value: Option<Valu
         ([field, ..], None) if !message.has_field(field) => {}
         ([field, rest @ ..], value) => {
             let inner = message.get_field_mut(field).as_message_mut();
-            set(inner.expect("the way leads through messages"), rest, value);
+            set(
+                inner.expect("every field on the path is a message"),
+                rest,
+                value,
+            );
         }
         ([], _) => {}
     }

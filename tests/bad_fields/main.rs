@@ -1,8 +1,9 @@
-//! Bad input, from the descriptors: each field of each request of the API, those of the messages in it
-//! too, is tried with each value of a table, while all else in the request is good. The answer is a
-//! success or says, in time, what of the request is wrong; a refused request changes nothing, and in
-//! the end SPDK's own lists are those of the API. A field or a method that is new is tried by being
-//! there.
+//! Descriptor-driven negative tests: every field of every request, including nested messages, is set to
+//! every value of a table while the rest of the request stays valid.
+//!
+//! Invariants: each call succeeds or fails in time with a client error that names the field; a failed
+//! request changes nothing; at the end the objects in SPDK are those of the API. New fields and methods
+//! are covered automatically.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -17,7 +18,7 @@ use requests::Trial;
 use state::State;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn no_value_of_any_field_of_any_request_does_harm() {
+async fn every_value_of_every_field_succeeds_or_fails_cleanly() {
     let dir = std::sync::Arc::new(tempfile::tempdir().expect("a directory"));
     let options = Options::hugepages().in_dir(std::sync::Arc::clone(&dir));
     let socket = dir.path().join("rpc.sock");
@@ -25,7 +26,7 @@ async fn no_value_of_any_field_of_any_request_does_harm() {
     let target = Target::start_with(target).await;
     let mut trial = Trial::default();
     for kind in IMPLEMENTED {
-        // It takes a core: only where there is something to attach.
+        // A peer needs a core of its own: start one only for the kind that attaches to a subsystem.
         let peer = match kind.message {
             "NvmePath" => Some(Target::start_with(Options::default().beside(&target)).await),
             _ => None,
@@ -38,12 +39,17 @@ async fn no_value_of_any_field_of_any_request_does_harm() {
         let place = Place::new(lab, kind, &kind.message.to_lowercase()).await;
         trial.of_kind(&place).await;
         let client = &place.resource.client;
-        assert!(client.is_serving().await, "{}: it serves", kind.message);
+        assert!(client.is_serving().await, "{}: not SERVING", kind.message);
         let with = State::of_api(client).await;
         assert_eq!(State::of_spdk(&socket).await, with, "{}", kind.message);
         place.clean().await;
         let left = State::of_spdk(&socket).await;
-        assert_eq!(left, State::default(), "{} left it", kind.message);
+        assert_eq!(
+            left,
+            State::default(),
+            "{}: objects left in SPDK",
+            kind.message
+        );
     }
     let client = target.client().await;
     assert_eq!(State::of_api(&client).await, State::default());

@@ -1,5 +1,4 @@
-//! Good requests of every method, what becomes of them with one bad value in them, and whether that is
-//! as it should be.
+//! Valid requests for every method, and the check of a call's outcome after one value has been replaced.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -16,10 +15,10 @@ use crate::common::{
 use crate::field::Field;
 use crate::values::{self, Bad};
 
-/// No answer may take longer: the largest request has a megabyte, and the machine may be busy.
+/// Upper bound of a call: the largest request has 1 MiB, and the machine may be busy.
 const BOUND: Duration = Duration::from_secs(3);
 
-/// What a request can be at fault for.
+/// Status codes that blame the request.
 const FAULTS_OF_THE_CLIENT: [Code; 7] = [
     Code::InvalidArgument,
     Code::NotFound,
@@ -30,10 +29,10 @@ const FAULTS_OF_THE_CLIENT: [Code; 7] = [
     Code::Unimplemented,
 ];
 
-/// REQUIRED by the proto files, and left out by clients all the same.
+/// Marked REQUIRED in the proto files, but clients omit them, so that the server does not require them.
 const NOT_NEEDED: [&str; 6] = [
     "opi_api.inventory.v1.GetInventoryRequest.name",
-    // Kinds without a parent: what is said there is ignored.
+    // Flat kinds: the server ignores the parent.
     "opi_api.storage.v1.ListEncryptedVolumesRequest.parent",
     "opi_api.storage.v1.ListQosVolumesRequest.parent",
     "opi_api.storage.v1.ListVirtioScsiControllersRequest.parent",
@@ -41,11 +40,11 @@ const NOT_NEEDED: [&str; 6] = [
     "opi_api.storage.v1.ListVirtioScsiTargetsRequest.parent",
 ];
 
-/// A request that is good as it is.
+/// A valid request.
 struct Request {
     method: MethodDescriptor,
     message: DynamicMessage,
-    /// What is not set in its object stays as it is.
+    /// Fields that are not set keep their values (an update without a mask).
     is_partial: bool,
 }
 
@@ -64,7 +63,7 @@ impl Request {
         self.method.name().ends_with(kind)
     }
 
-    /// Whether it may change something.
+    /// Returns whether the method may change state.
     fn is_change(&self) -> bool {
         !["Get", "List", "Stats"]
             .iter()
@@ -72,7 +71,7 @@ impl Request {
     }
 }
 
-/// What has been tried, and what came of it that should not have.
+/// The methods covered so far, and the failures.
 #[derive(Default)]
 pub struct Trial {
     methods: BTreeSet<String>,
@@ -93,14 +92,18 @@ impl Trial {
             }
         }
         for object in place.resource.names(&place.parent).await {
-            assert_eq!(object, name_of(&good), "what was made is gone again");
+            assert_eq!(
+                object,
+                name_of(&good),
+                "an object of the trial was left behind"
+            );
         }
     }
 
-    /// All methods have been tried, and all was well.
+    /// Asserts that all methods were covered and that there were no failures.
     pub fn finish(self) {
         let all = api::pool().services().flat_map(|service| {
-            // A stream of events is tried by tests/objects.
+            // Server-streaming methods are covered by tests/objects.
             let methods = service.methods().filter(|m| !m.is_server_streaming());
             let names = methods.map(|m| m.full_name().to_owned());
             names.collect::<Vec<_>>()
@@ -145,7 +148,7 @@ impl Trial {
         if request.is_change() {
             let unchanged = restore(place, good).await;
             if answer.is_err() && !unchanged {
-                let what = "it was refused and changed something all the same";
+                let what = "the request failed but changed state";
                 self.faults.push(format!(
                     "{}, {} = {}: {what}",
                     request.method.name(),
@@ -157,7 +160,7 @@ impl Trial {
     }
 }
 
-/// Good requests of all methods of a kind, about the object that is there or to make another.
+/// Returns valid requests for all methods of a kind: for the existing object 0, and to create object 1.
 async fn requests(place: &Place) -> Vec<Request> {
     let resource = &place.resource;
     let name = place.name(&place.id(0));
@@ -209,7 +212,7 @@ async fn requests(place: &Place) -> Vec<Request> {
     all
 }
 
-/// Good objects that are not there: one, or one of each form.
+/// Returns valid objects that do not exist yet: one for each variant of the kind.
 async fn samples(place: &Place) -> Vec<Value> {
     let mut all = vec![place.sample(1).await];
     if place.resource.message == "NvmeController" {
@@ -218,7 +221,7 @@ async fn samples(place: &Place) -> Vec<Value> {
     all
 }
 
-/// Makes the kind's objects what they were. Says whether they were so.
+/// Restores the kind's objects; returns whether they were unchanged.
 async fn restore(place: &Place, good: &Value) -> bool {
     let there = place.resource.list(&place.parent).await;
     if there == [good.clone()] {
@@ -240,10 +243,10 @@ fn in_time(took: Duration) -> Result<(), String> {
     if took <= BOUND {
         return Ok(());
     }
-    Err(format!("it took {took:?}"))
+    Err(format!("the call took {took:?}, more than {BOUND:?}"))
 }
 
-/// Whether the answer to a request with this value in it is as it should be.
+/// Checks the outcome of a request in which the field has this value.
 fn judge(
     request: &Request,
     field: &Field,
@@ -252,7 +255,7 @@ fn judge(
 ) -> Result<(), String> {
     let required = bad.is_empty && is_required(request, field);
     let status = match answer {
-        Ok(_) if required => return Err("it is OK, and the field is REQUIRED".into()),
+        Ok(_) if required => return Err("the call succeeded without a REQUIRED field".into()),
         Ok(_) => return Ok(()),
         Err(status) => status,
     };
@@ -264,17 +267,21 @@ fn judge(
         return Err(format!("{status}"));
     }
     if field.is_ignored() && !is_name_of_update(request, field) {
-        return Err(format!("only the server fills it in, and yet: {status}"));
+        return Err(format!(
+            "the field is OUTPUT_ONLY, but the call failed: {status}"
+        ));
     }
     check_details(status);
     let named = violations(status);
     if required && !(named.contains(&field.path()) && status.code() == Code::InvalidArgument) {
-        return Err(format!("it is REQUIRED, and yet: {status}"));
+        return Err(format!(
+            "no INVALID_ARGUMENT for a missing REQUIRED field: {status}"
+        ));
     }
     let scope = field.scope(bad.is_known, &request.message);
     let is_named = named.iter().any(|named| overlap(named, &scope));
     if status.code() == Code::InvalidArgument && !is_named {
-        return Err(format!("it is not named: {status}"));
+        return Err(format!("the field is not among the violations: {status}"));
     }
     Ok(())
 }
@@ -287,7 +294,7 @@ fn is_required(request: &Request, field: &Field) -> bool {
         && !NOT_NEEDED.contains(&descriptor.full_name())
 }
 
-/// An update says by it which object is meant.
+/// Returns whether the field is the name in an update's object, which selects the object to update.
 fn is_name_of_update(request: &Request, field: &Field) -> bool {
     let path = field.path();
     request.method.name().starts_with("Update")
@@ -296,7 +303,7 @@ fn is_name_of_update(request: &Request, field: &Field) -> bool {
             .is_some_and(|(_, inner)| inner == "name")
 }
 
-/// Whether one path leads to the other.
+/// Returns whether one path is a prefix of the other.
 fn overlap(one: &str, other: &str) -> bool {
     let lies_in = |inner: &str, outer: &str| {
         let rest = inner.strip_prefix(outer);

@@ -1,5 +1,5 @@
-//! All that a target has: as SPDK tells it over its own JSON-RPC, and as the API lists it, in one
-//! form, to be compared.
+//! A snapshot of a target's objects in a form that can be compared: from SPDK's own JSON-RPC, and from
+//! the API.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,34 +8,34 @@ use serde_json::{Value, json};
 
 use crate::common::{Client, JsonRpc, Resource, at, devices_beside, name_of};
 
-/// Of both sides the same, or something was left behind.
+/// The objects of a target. A difference between SPDK and the API is a leak.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// Their names.
+    /// Names of the bdevs.
     bdevs: BTreeSet<String>,
-    /// Further names of bdevs, beside their UUIDs.
+    /// Aliases of bdevs other than their UUIDs.
     aliases: BTreeSet<String>,
-    /// Bdevs with rate limits.
+    /// Names of bdevs with rate limits.
     limited: BTreeSet<String>,
-    /// By NQN.
+    /// Subsystems by NQN.
     subsystems: BTreeMap<String, Subsystem>,
-    /// vhost-user devices.
+    /// Names of vhost-user devices.
     devices: BTreeSet<String>,
-    /// Paths of remote controllers that have some.
+    /// Number of paths by remote controller, if there are any.
     paths: BTreeMap<String, usize>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Subsystem {
     hosts: BTreeSet<String>,
-    /// `TCP 127.0.0.1:4420`, `VFIOUSER`
+    /// `TCP 127.0.0.1:4420` or `VFIOUSER`
     listeners: BTreeSet<String>,
-    /// The bdev of each namespace.
+    /// The bdev of each namespace by NSID.
     namespaces: BTreeMap<u64, String>,
 }
 
 impl State {
-    /// What SPDK has.
+    /// Takes the snapshot from SPDK.
     pub async fn of_spdk(socket: &Path) -> Self {
         let mut rpc = JsonRpc::connect(socket).await.expect("SPDK's socket");
         let mut state = Self::default();
@@ -63,7 +63,7 @@ impl State {
         state
     }
 
-    /// What the API lists.
+    /// Takes the snapshot from the API.
     pub async fn of_api(client: &Client) -> Self {
         let list = async |kind, parent: &str| Resource::new(client, kind).list(parent).await;
         let mut state = Self::default();
@@ -166,7 +166,7 @@ fn items<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> 
     object[field].as_array().into_iter().flatten()
 }
 
-/// The text of a field, or of the value itself.
+/// Returns a string field, or the value itself if `field` is empty.
 fn text(object: &Value, field: &str) -> String {
     let value = if field.is_empty() {
         object
@@ -190,7 +190,7 @@ fn id(object: &Value) -> String {
     last(&object["name"])
 }
 
-/// The last part of a name.
+/// Returns the last segment of a resource name.
 fn last(name: &Value) -> String {
     let name = text(name, "");
     name.rsplit('/').next().unwrap_or_default().to_owned()

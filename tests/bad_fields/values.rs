@@ -1,15 +1,16 @@
-//! The values that are tried in a field: a table by what the descriptor says that it is.
+//! The values tried for a field, by its type.
 
 use prost::bytes::Bytes;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, Value};
 
 /// One value.
 pub struct Bad {
-    /// None leaves the field out.
+    /// The value; `None` clears the field.
     pub value: Option<Value>,
-    /// As if the field were left out.
+    /// Whether the value equals an unset field.
     pub is_empty: bool,
-    /// One that the type has a name for: it may be bad beside others, and good by itself.
+    /// Whether the value is valid for the type on its own, such as a named enum value: only its
+    /// combination with other fields can be wrong.
     pub is_known: bool,
 }
 
@@ -38,7 +39,7 @@ impl Bad {
     }
 }
 
-/// All values for a field.
+/// Returns all values for a field.
 pub fn of(field: &FieldDescriptor) -> Vec<Bad> {
     assert!(!field.is_map(), "{}: no values for maps", field.full_name());
     let mut all = vec![Bad::none()];
@@ -56,7 +57,7 @@ pub fn of(field: &FieldDescriptor) -> Vec<Bad> {
     all
 }
 
-/// All values for a field, or for an entry of one that is a list.
+/// Returns all values for a singular field, or for an element of a repeated one.
 fn elements(field: &FieldDescriptor) -> Vec<Bad> {
     let all = |values: Vec<Value>| values.into_iter().map(|value| Bad::some(field, value));
     match field.kind() {
@@ -123,7 +124,7 @@ fn floats() -> [f64; 7] {
     ]
 }
 
-/// Of no form that a field asks for.
+/// Strings that match no field's format.
 fn texts() -> Vec<String> {
     let short = [
         "",
@@ -143,7 +144,7 @@ fn texts() -> Vec<String> {
     short.map(str::to_owned).into_iter().chain(long).collect()
 }
 
-/// In part of the form of a resource's name.
+/// Malformed, or dangling, resource names.
 fn names() -> Vec<String> {
     let names = [
         "volumes",
@@ -161,7 +162,7 @@ fn names() -> Vec<String> {
     names.map(str::to_owned).into_iter().chain(deep).collect()
 }
 
-/// For masks: of fields that there are and are not.
+/// Field mask paths: malformed, unknown and read-only ones.
 fn mask_paths() -> Vec<String> {
     let paths = ["name.", ".name", "name.name", "spec", "spec.spec", "name"];
     let deep = ["spec.".repeat(10_000), ".".repeat(10_000)];

@@ -1,37 +1,39 @@
-//! Creating what must be refused, and that nothing comes of it.
+//! Create requests that must be rejected without side effects.
 
 use serde_json::Value;
 use tonic::{Code, Status};
 
 use super::{Resource, expect_invalid, name_of, with};
 
-/// Tries to create `object` and expects it to be refused because of `field`; then that nothing of it
-/// is there, and that the same ID still takes `good`.
+/// Asserts that creating `object` is rejected because of `field`, that no object was created, and that
+/// the same ID still accepts `good`.
 pub struct Attempt<'a> {
-    /// The kind.
+    /// The resource kind under test.
     pub resource: &'a Resource,
-    /// The parent of nested kinds, else empty.
+    /// The parent's name for nested kinds, otherwise empty.
     pub parent: &'a str,
-    /// What would be taken.
+    /// A valid object.
     pub good: Value,
 }
 
 impl Attempt<'_> {
     const ID: &'static str = "an-attempt";
 
-    /// The good object with `value` at `path` is refused for just that.
+    /// Asserts INVALID_ARGUMENT for the valid object with `value` at `path`, and that the error names
+    /// `path`.
     pub async fn is_invalid(&self, path: &str, value: Value) {
         let object = with(self.good.clone(), path, value);
         self.object_is_invalid(path, object).await;
     }
 
-    /// The object is refused for what it has at `path`.
+    /// Asserts INVALID_ARGUMENT for `object`, and that the error names `path`.
     pub async fn object_is_invalid(&self, path: &str, object: Value) {
         let status = self.refused(object, Code::InvalidArgument).await;
         expect_invalid(&status, &format!("{}.{path}", self.resource.field));
     }
 
-    /// The object is refused with this code.
+    /// Asserts that the create fails with `code` and leaves the collection unchanged; returns the
+    /// status.
     pub async fn refused(&self, object: Value, code: Code) -> Status {
         let before = self.resource.list(self.parent).await;
         let status = self
@@ -41,12 +43,13 @@ impl Attempt<'_> {
         assert_eq!(
             self.resource.list(self.parent).await,
             before,
-            "something came of it"
+            "a rejected create changed the collection"
         );
         status
     }
 
-    /// The ID, and all that the good object claims in SPDK, are still free.
+    /// Asserts that no earlier attempt holds the ID or an SPDK resource: creates and deletes the valid
+    /// object.
     pub async fn nothing_remains(&self) {
         let made = self
             .resource

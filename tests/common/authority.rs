@@ -1,4 +1,4 @@
-//! Certificates for tests of TLS.
+//! Certificates for TLS tests.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -11,18 +11,19 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-/// One that signs certificates.
+/// A certificate authority.
 pub struct Authority {
     certificate: Certificate,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    /// With a key of its own.
+    /// Creates an authority with a new key.
     pub fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
-        // Another one than those of what it signs: else these would pass for signed by themselves.
+        // The CA's subject must differ from those of the certificates that it signs, or verifiers take
+        // them for self-signed.
         (params.distinguished_name).push(DnType::CommonName, "authority of a test");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).expect("a certificate");
@@ -33,7 +34,7 @@ impl Authority {
         }
     }
 
-    /// A certificate for this name, and its key.
+    /// Issues a server certificate for this DNS name or IP address; returns it with its key.
     pub fn sign(&self, name: &str) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new([name.to_owned()]).expect("a name");
@@ -41,7 +42,7 @@ impl Authority {
         (certificate.expect("a certificate"), key)
     }
 
-    /// A certificate for a client of this name, and its key.
+    /// Issues a client certificate with this common name; returns it with its key.
     pub fn sign_as(&self, common_name: &str) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
@@ -51,7 +52,7 @@ impl Authority {
         (certificate.expect("a certificate"), key)
     }
 
-    /// A certificate for this name that ends in some days, with a number of its own, and its key.
+    /// Issues a certificate with this serial number that expires in `days`; returns it with its key.
     pub fn sign_numbered(&self, name: &str, number: u64, days: i64) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
@@ -61,7 +62,7 @@ impl Authority {
         (certificate.expect("a certificate"), key)
     }
 
-    /// The list of those that are revoked, by their numbers, as text.
+    /// Returns a revocation list (CRL) of these serial numbers as PEM.
     pub fn revoke(&self, numbers: &[u64]) -> String {
         let now = OffsetDateTime::now_utc();
         let revoked = |number: &u64| RevokedCertParams {
@@ -82,18 +83,19 @@ impl Authority {
         list.pem().expect("text")
     }
 
-    /// Its own certificate, as text.
+    /// Returns the CA certificate as PEM.
     pub fn pem(&self) -> String {
         self.certificate.pem()
     }
 
-    /// The same as bytes.
+    /// Returns the CA certificate as DER.
     pub fn der(&self) -> CertificateDer<'static> {
         self.certificate.der().clone()
     }
 }
 
-/// Lets a file's owner alone read it: a server refuses a key that others may read.
+/// Sets mode 0600: the server rejects a private key that others may read.
 pub fn keep_private(file: &Path) {
-    std::fs::set_permissions(file, Permissions::from_mode(0o600)).expect("it is ours");
+    std::fs::set_permissions(file, Permissions::from_mode(0o600))
+        .expect("the permissions can be set");
 }

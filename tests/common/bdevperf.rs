@@ -1,5 +1,4 @@
-//! Several kinds of I/O at once: a bdevperf with jobs of its own, which takes orders at its JSON-RPC
-//! socket and says there what came of them.
+//! bdevperf with several workloads at once, controlled over its JSON-RPC socket.
 
 use std::fmt::{Display, Write};
 use std::path::Path;
@@ -12,42 +11,42 @@ use super::eventually;
 use super::jsonrpc::JsonRpc;
 use super::tools::Running;
 
-/// How long it may take to attach its devices, and to end its jobs.
+/// Deadline for attaching the devices, and for the jobs' threads to exit.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// A bdevperf that has attached its devices.
+/// A running bdevperf that has attached its devices.
 pub struct Bdevperf {
     running: Running,
     rpc: JsonRpc,
     disk: String,
 }
 
-/// What one job does, over and over.
+/// One job: a workload that repeats until the run ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Job {
-    /// `verify`, `unmap`, `write_zeroes`, `flush`...
+    /// The workload: `verify`, `unmap`, `write_zeroes`, `flush`...
     pub kind: &'static str,
-    /// Bytes of one I/O.
+    /// Bytes per I/O.
     pub size: u64,
-    /// I/Os under way at once.
+    /// Queue depth.
     pub depth: u32,
-    /// The first block that it touches, and how many.
+    /// The first block of the job's range, and the number of blocks.
     pub blocks: (u64, u64),
 }
 
-/// What came of a job.
+/// The result of a job.
 #[derive(Debug)]
 pub struct Done {
-    /// Its kind.
+    /// The workload.
     pub kind: String,
-    /// I/Os that succeeded.
+    /// Number of successful I/Os.
     pub ios: u64,
-    /// Seconds that it ran.
+    /// Run time, s.
     pub seconds: f64,
 }
 
 impl Bdevperf {
-    /// Starts one that has these jobs for a disk.
+    /// Starts a bdevperf with these jobs on one disk.
     pub async fn start(driver: &Driver, dir: &Path, disk: &str, jobs: &[Job]) -> Self {
         let mut text = format!("[global]\nfilename={disk}\n");
         for Job {
@@ -62,13 +61,13 @@ impl Bdevperf {
                 text,
                 "[{kind}]\nrw={kind}\nbs={size}\niodepth={depth}\noffset={offset}\nlength={length}"
             )
-            .expect("a text takes more");
+            .expect("a string can be written");
         }
         let (file, socket) = (dir.join("jobs.conf"), dir.join("bdevperf.sock"));
         std::fs::write(&file, text).expect("the directory is writable");
         let tool = driver.app("bdevperf", dir).args(["-z", "-t", "1", "-j"]);
         let running = tool.arg(file).arg("-r").arg(&socket).spawn();
-        let rpc = eventually("bdevperf takes orders", BOUND, async || {
+        let rpc = eventually("bdevperf accepts JSON-RPC connections", BOUND, async || {
             JsonRpc::connect(&socket).await.ok()
         })
         .await;
@@ -79,41 +78,41 @@ impl Bdevperf {
         }
     }
 
-    /// Asks about the disk.
+    /// Calls a method about the disk.
     async fn ask(&mut self, method: &str) -> Value {
         let params = json!({ "name": self.disk });
         let answer = self.rpc.call(method, params).await;
         answer.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    /// How many threads SPDK has there.
+    /// Returns the number of SPDK threads in bdevperf.
     async fn threads(&mut self) -> usize {
         let answer = self.rpc.call("thread_get_stats", Value::Null).await;
         let answer = answer.unwrap_or_else(|error| panic!("{error:#}"));
         answer["threads"].as_array().expect("threads").len()
     }
 
-    /// What the driver says of the disk.
+    /// Returns the bdev's description (`bdev_get_bdevs`).
     pub async fn describe(&mut self) -> Value {
         self.ask("bdev_get_bdevs").await[0].take()
     }
 
-    /// Runs all jobs at once, for a second, and ends; what came of each and what the driver has counted,
-    /// or all that the program wrote.
+    /// Runs all jobs concurrently for a second and stops bdevperf. Returns each job's result and the
+    /// bdev's I/O statistics, or the program's output on failure.
     pub async fn perform(mut self) -> Result<(Vec<Done>, Value), String> {
         let threads = self.threads().await;
         let performed = self.rpc.call("perform_tests", Value::Null).await;
         let mut stats = Value::Null;
-        // It has ended by itself if it failed.
+        // If the run failed, bdevperf has exited already.
         if performed.is_ok() {
-            // Each job has a thread, which hands in its counters when it ends.
+            // Each job has a thread, which adds its counters to the statistics when the thread exits.
             eventually("the jobs' threads have ended", BOUND, async || {
                 (self.threads().await == threads).then_some(())
             })
             .await;
             stats = self.ask("bdev_get_iostat").await["bdevs"][0].take();
         }
-        // It waits for its client to go first.
+        // bdevperf exits only after its JSON-RPC client has disconnected.
         drop(self.rpc);
         let said = self.running.stop().await?;
         let failed = |why: &dyn Display| format!("{why}\n{said}");
@@ -124,7 +123,7 @@ impl Bdevperf {
     }
 }
 
-/// What came of a job; all that is known of it when it failed.
+/// Parses a job's result; returns the job's JSON if the job failed.
 fn done(job: &Value) -> Result<Done, &Value> {
     let number = |name: &str| job[name].as_f64().expect("a number");
     if job["status"] != "finished" || number("io_failed") > 0.0 {

@@ -1,5 +1,5 @@
-//! A client that knows the API by its descriptors: requests and answers are JSON, a method goes by
-//! its name, so that one test can run over every kind.
+//! A gRPC client driven by the API's descriptors: requests and responses are JSON, methods are found by
+//! name, so that one test can cover every kind.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
-/// No call takes longer: a hang is an error of the program under test.
+/// Timeout of every call: a hang is a failure of the program under test.
 const BOUND: Duration = Duration::from_secs(15);
 
-/// A connection to the program under test.
+/// A gRPC connection to the program under test.
 #[derive(Clone)]
 pub struct Client {
     channel: Channel,
@@ -30,7 +30,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// `None` when nobody listens there.
+    /// Connects; returns `None` if nothing listens at the address.
     pub async fn connect(address: SocketAddr) -> Option<Self> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
         let channel = endpoint.connect_timeout(BOUND).connect().await.ok()?;
@@ -40,7 +40,7 @@ impl Client {
         })
     }
 
-    /// The same connection, with calls that have this token.
+    /// Returns a client on the same connection whose calls carry this bearer token.
     pub fn with_token(&self, token: &str) -> Self {
         Self {
             channel: self.channel(),
@@ -48,26 +48,26 @@ impl Client {
         }
     }
 
-    /// For the clients of other services.
+    /// Returns the channel, for clients of other services.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
-    /// Whether grpc.health.v1 says so.
+    /// Returns whether grpc.health.v1 reports SERVING.
     pub async fn is_serving(&self) -> bool {
         let request = HealthCheckRequest::default();
         let answer = HealthClient::new(self.channel()).check(request).await;
         answer.is_ok_and(|answer| answer.into_inner().status() == ServingStatus::Serving)
     }
 
-    /// Calls a method of the API. A request that is not of the method's type is a fault of the test.
+    /// Calls a method of the API. Panics if the request does not match the method's input type.
     pub async fn call(&self, method: &str, request: Value) -> Result<Value, Status> {
         let method = find_method(method);
         let request = message_of(&method, request);
         Ok(to_json(&self.call_method(&method, &request).await?))
     }
 
-    /// The same with messages.
+    /// Calls a method with protobuf messages in place of JSON.
     pub async fn call_method(
         &self,
         method: &MethodDescriptor,
@@ -78,14 +78,14 @@ impl Client {
         Ok(DynamicMessage::decode(method.output(), answer).expect("an answer of its type"))
     }
 
-    /// The same, for a call that must succeed.
+    /// Calls a method that must succeed.
     pub async fn ok(&self, method: &str, request: Value) -> Value {
         let shown = request.to_string();
         let answer = self.call(method, request).await;
         answer.unwrap_or_else(|status| panic!("{method}({shown}): {status}"))
     }
 
-    /// The same, for a call that must fail with this code; gives the status.
+    /// Calls a method that must fail with `code`; checks the error details and returns the status.
     pub async fn fails(&self, method: &str, request: Value, code: Code) -> Status {
         let shown = request.to_string();
         match self.call(method, request).await {
@@ -98,7 +98,7 @@ impl Client {
         }
     }
 
-    /// Sends these bytes as the request message.
+    /// Calls a path with these bytes as the request message.
     pub async fn call_raw(&self, path: &str, bytes: Bytes) -> Result<Bytes, Status> {
         let mut grpc = tonic::client::Grpc::new(self.channel()).max_decoding_message_size(1 << 26);
         let call = async {
@@ -119,7 +119,7 @@ impl Client {
 }
 
 impl Client {
-    /// Begins a call whose request never comes; it ends with the connection.
+    /// Starts a call whose request message is never sent; it ends with the connection.
     pub async fn call_without_end(&self, path: &str) -> Result<Bytes, Status> {
         let mut grpc = tonic::client::Grpc::new(self.channel());
         let ready = grpc.ready().await;
@@ -131,7 +131,7 @@ impl Client {
     }
 }
 
-/// The method of this name, whatever its service.
+/// Finds a method by name in any service of the API.
 pub fn find_method(name: &str) -> MethodDescriptor {
     let mut methods = api::pool()
         .services()
@@ -140,15 +140,15 @@ pub fn find_method(name: &str) -> MethodDescriptor {
     found.unwrap_or_else(|| panic!("the API has no method {name}"))
 }
 
-/// Whether the options of the field say so: REQUIRED, OUTPUT_ONLY...
+/// Returns whether the field has this `google.api.field_behavior`: REQUIRED, OUTPUT_ONLY...
 pub fn has_behaviour(field: &FieldDescriptor, name: &str) -> bool {
     let pool = api::pool();
     let extension = pool
         .get_extension_by_name("google.api.field_behavior")
-        .expect("it is imported");
+        .expect("the extension is imported");
     let values = pool
         .get_enum_by_name("google.api.FieldBehavior")
-        .expect("it is imported");
+        .expect("the enum is imported");
     let number = values
         .get_value_by_name(name)
         .expect("a behaviour")
@@ -161,24 +161,24 @@ pub fn has_behaviour(field: &FieldDescriptor, name: &str) -> bool {
         .contains(&FieldValue::EnumNumber(number))
 }
 
-/// Where gRPC has the method.
+/// Returns the gRPC path of the method.
 pub fn path_of(method: &MethodDescriptor) -> String {
     format!("/{}/{}", method.parent_service().full_name(), method.name())
 }
 
-/// A request.
+/// Builds a method's request message from JSON.
 pub fn message_of(method: &MethodDescriptor, request: Value) -> DynamicMessage {
     let shown = request.to_string();
     let message = DynamicMessage::deserialize(method.input(), request);
     message.unwrap_or_else(|e| panic!("{}({shown}): {e}", method.name()))
 }
 
-/// A request in its wire form.
+/// Builds a method's request in its wire format.
 pub fn encode(method: &MethodDescriptor, request: Value) -> Bytes {
     message_of(method, request).encode_to_vec().into()
 }
 
-/// A message in its JSON form, with all its fields.
+/// Converts a message to JSON, with default values included.
 pub fn to_json(message: &DynamicMessage) -> Value {
     let options = SerializeOptions::new()
         .use_proto_field_name(true)
@@ -189,7 +189,7 @@ pub fn to_json(message: &DynamicMessage) -> Value {
         .expect("a message has a JSON form")
 }
 
-/// The fields that a status finds at fault.
+/// Returns the fields of the status's BadRequest field violations.
 pub fn violations(status: &Status) -> Vec<String> {
     let details = status.get_error_details();
     let request = details.bad_request();
@@ -202,7 +202,7 @@ pub fn violations(status: &Status) -> Vec<String> {
         .collect()
 }
 
-/// An INVALID_ARGUMENT that names `field`, in its message and its details.
+/// Asserts INVALID_ARGUMENT with `field` in the message and in the BadRequest details.
 pub fn expect_invalid(status: &Status, field: &str) {
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     let fields = violations(status);
@@ -216,7 +216,8 @@ pub fn expect_invalid(status: &Status, field: &str) {
     );
 }
 
-/// Every error of the API says why, for programs too.
+/// Asserts that the status has the details required of every API error: ErrorInfo, and those of its
+/// code.
 pub fn check_details(status: &Status) {
     let details = status.get_error_details();
     let info = details
@@ -247,7 +248,7 @@ pub fn check_details(status: &Status) {
     }
 }
 
-/// Bytes as they are.
+/// A codec that passes message bytes through.
 struct RawCodec;
 
 impl Codec for RawCodec {

@@ -1,5 +1,5 @@
-//! SPDK's drivers in a process of their own: each of its tools attaches somebody else's devices first,
-//! and has them as bdevs.
+//! SPDK's initiator drivers in a separate process: SPDK tools that attach another process's devices as
+//! bdevs.
 
 use std::path::{Path, PathBuf};
 
@@ -7,24 +7,25 @@ use serde_json::{Value, json};
 
 use super::tools::{Running, Tool};
 
-/// Memory of such a process, MiB, with the pools that [`Driver::config`] makes.
+/// Hugepage or heap memory of such a process, MiB; enough for the pool sizes set by
+/// [`Driver::attaching`].
 const MEMORY: &str = "192";
 
-/// How a process comes to its devices.
+/// How a process attaches its devices.
 #[derive(Clone, Debug)]
 pub struct Driver {
-    /// Steps of SPDK's configuration by subsystem, in their order.
+    /// SPDK configuration steps by subsystem, in order.
     steps: Vec<(&'static str, Value)>,
     hugepages: bool,
 }
 
 impl Driver {
-    /// One that attaches its devices by a call of SPDK's JSON-RPC. What shares its memory with the
-    /// device has to have hugepages.
+    /// Attaches the devices with an SPDK JSON-RPC method. Transports that share memory with the device
+    /// (vfio-user, vhost-user) need `hugepages`.
     pub fn attaching(method: &str, params: Value, hugepages: bool) -> Self {
         let attach = json!({ "method": method, "params": params });
         let examined = json!({ "method": "bdev_wait_for_examine" });
-        // SPDK's defaults are those of a server; kernels zero every page of them first.
+        // Smaller pools than SPDK's server defaults: the kernel zeroes every page at start.
         let iobuf = json!({ "small_pool_count": 2048, "large_pool_count": 256 });
         let bdev = json!({ "bdev_io_pool_size": 8192, "bdev_io_cache_size": 256 });
         Self {
@@ -42,7 +43,7 @@ impl Driver {
         }
     }
 
-    /// With a key that its devices refer to by name.
+    /// Adds a key to the keyring; devices refer to it by name.
     pub fn with_key(mut self, name: &str, file: &Path) -> Self {
         let params = json!({ "name": name, "path": file });
         let add = json!([{ "method": "keyring_file_add_key", "params": params }]);
@@ -50,7 +51,7 @@ impl Driver {
         self
     }
 
-    /// With options of SPDK's NVMe driver, before its devices are attached.
+    /// Sets options of SPDK's NVMe driver before the devices are attached.
     pub fn with_nvme_options(mut self, options: Value) -> Self {
         let set = json!([{ "method": "bdev_nvme_set_options", "params": options }]);
         self.steps.insert(0, ("bdev", set));
@@ -66,11 +67,11 @@ impl Driver {
         path
     }
 
-    /// A tool that has the devices.
+    /// Returns a tool that attaches the devices at start.
     pub fn app(&self, program: &str, dir: &Path) -> Tool {
         let memory = if self.hugepages { "-g" } else { "--no-huge" };
         Tool::new(program)
-            // A peer of the target may have that core too.
+            // Other processes of the test may use this core too.
             .args(["-m", "0x2", "--disable-cpumask-locks", memory, "-s", MEMORY])
             .arg("--json")
             .arg(self.config(dir))
@@ -82,24 +83,25 @@ impl Driver {
         tool.arg(seconds.to_string())
     }
 
-    /// Writes patterns to every disk, reads them back and compares, for `seconds`. Says which disks.
+    /// Writes a pattern to every disk, reads it back and compares, for `seconds`. Returns the output,
+    /// which names the disks.
     pub async fn verify(&self, dir: &Path, seconds: u32) -> Result<String, String> {
         self.load_tool(dir, "verify", seconds).run().await
     }
 
-    /// Runs one workload (`unmap`, `write_zeroes`, `flush`...) over every disk.
+    /// Runs one workload (`unmap`, `write_zeroes`, `flush`...) on every disk.
     pub async fn workload(&self, dir: &Path, kind: &str) -> Result<String, String> {
         self.load_tool(dir, kind, 1).run().await
     }
 
-    /// The same as [`verify`](Self::verify) in the background, once I/O has begun.
+    /// Starts [`verify`](Self::verify) in the background; returns once I/O has started.
     pub async fn load(&self, dir: &Path, seconds: u32) -> Running {
         let mut running = self.load_tool(dir, "verify", seconds).spawn();
         running.says("Running I/O for").await;
         running
     }
 
-    /// Copies a file onto a disk.
+    /// Copies a file to a disk.
     pub async fn copy_in(&self, dir: &Path, file: &Path, disk: &str) -> Result<String, String> {
         let tool = self.app("spdk_dd", dir).arg("--if").arg(file);
         tool.args(["--ob", disk, "--bs", "65536"]).run().await

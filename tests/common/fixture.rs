@@ -1,4 +1,4 @@
-//! What most tests begin with: names of their own, a volume, a subsystem that exports it.
+//! Objects that most tests start from: unique IDs, a volume, and a subsystem that exports the volume.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -8,30 +8,30 @@ use serde_json::{Value, json};
 
 use super::{Client, Initiator, Resource, Running, Target, eventually, free_port};
 
-/// Who a host says that it is.
+/// The host NQN of the tests' initiators.
 pub const HOST: &str = "nqn.2022-09.io.spdk:the-host";
 
-/// A key for TLS in its interchange form.
+/// A TLS pre-shared key in interchange format.
 pub const PSK: &str = "NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:";
 
-/// Bytes as JSON has them.
+/// Encodes bytes in base64, as protobuf's JSON mapping does.
 pub fn base64(bytes: impl AsRef<[u8]>) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-/// An ID that no other test of this process has.
+/// Returns an ID that is unique in this process.
 pub fn unique(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("{prefix}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A malloc volume behind a subsystem that TCP hosts can reach.
+/// A malloc volume exported over NVMe/TCP.
 pub struct Fixture {
-    /// The connection that made it.
+    /// The client that created the objects.
     pub client: Client,
     /// `nvmeSubsystems/...`
     pub subsystem: String,
-    /// Its NQN.
+    /// The subsystem's NQN.
     pub nqn: String,
     /// `volumes/...`
     pub volume: String,
@@ -39,12 +39,12 @@ pub struct Fixture {
     pub namespace: String,
     /// `nvmeSubsystems/.../nvmeControllers/...`
     pub controller: String,
-    /// Where it listens.
+    /// The listener's TCP port.
     pub port: u16,
 }
 
 impl Fixture {
-    /// Makes all of it on a target; the volume has `mib`.
+    /// Creates all objects on a target; the volume has `mib` MiB.
     pub async fn tcp(target: &Target, mib: u64) -> Self {
         let client = target.client().await;
         let id = unique("export");
@@ -64,13 +64,13 @@ impl Fixture {
         }
     }
 
-    /// How a host reaches it.
+    /// Returns an initiator for the subsystem.
     pub fn initiator(&self) -> Initiator {
         Initiator::tcp(self.port, &self.nqn)
     }
 
-    /// Load on it in the background, once I/O of it is counted: the tool connects its queues for a while
-    /// after it has said that it begins, and waits 10 s for them in vain.
+    /// Starts load in the background; returns once the volume's counters show I/O. The tool reports its
+    /// start before its queues are connected, and gives up if connecting takes more than 10 s.
     pub async fn load(&self, seconds: u32) -> Running {
         let volumes = self.resource("MallocVolume");
         let ops = async || {
@@ -80,19 +80,21 @@ impl Fixture {
         };
         let before = ops().await;
         let load = self.initiator().load(seconds).await;
-        eventually("there is I/O", Duration::from_secs(15), async || {
-            (ops().await > before).then_some(())
-        })
+        eventually(
+            "the load's I/O is counted",
+            Duration::from_secs(15),
+            async || (ops().await > before).then_some(()),
+        )
         .await;
         load
     }
 
-    /// One of the kinds, through the connection of this fixture.
+    /// Returns one kind through this fixture's client.
     pub fn resource(&self, message: &'static str) -> Resource {
         Resource::new(&self.client, message)
     }
 
-    /// Takes it down again, users first.
+    /// Deletes all objects, dependents first.
     pub async fn remove(self) {
         self.resource("NvmeController")
             .deleted(&self.controller)
@@ -107,12 +109,12 @@ impl Fixture {
     }
 }
 
-/// The NQN of the subsystem with this ID.
+/// Returns the NQN of the subsystem with this ID.
 pub fn nqn_of(id: &str) -> String {
     format!("nqn.2022-09.io.spdk:{id}")
 }
 
-/// Makes a malloc volume; its name.
+/// Creates a malloc volume; returns its name.
 pub async fn malloc(client: &Client, id: &str, mib: u64) -> String {
     let object = json!({ "block_size": 512, "blocks_count": mib * 2048 });
     name(
@@ -122,7 +124,7 @@ pub async fn malloc(client: &Client, id: &str, mib: u64) -> String {
     )
 }
 
-/// Makes a subsystem that also has what is in `spec`; its name.
+/// Creates a subsystem with the fields of `spec`; returns its name.
 pub async fn subsystem(client: &Client, id: &str, mut spec: Value) -> String {
     spec["nqn"] = nqn_of(id).into();
     name(
@@ -132,7 +134,7 @@ pub async fn subsystem(client: &Client, id: &str, mut spec: Value) -> String {
     )
 }
 
-/// Shows a volume in a subsystem; its name.
+/// Creates a namespace for a volume; returns its name.
 pub async fn namespace(client: &Client, subsystem: &str, volume: &str, mut spec: Value) -> String {
     spec["volume_name_ref"] = volume.into();
     let object = json!({ "spec": spec });
@@ -143,7 +145,7 @@ pub async fn namespace(client: &Client, subsystem: &str, volume: &str, mut spec:
     )
 }
 
-/// Makes a subsystem listen on a free port; its name, and the port.
+/// Creates a TCP controller (listener) on a free port; returns its name and the port.
 pub async fn tcp_controller(client: &Client, subsystem: &str) -> (String, u16) {
     let port = free_port();
     let object = tcp_spec(port);
@@ -153,7 +155,7 @@ pub async fn tcp_controller(client: &Client, subsystem: &str) -> (String, u16) {
     (name(made), port)
 }
 
-/// A TCP controller on a port of loopback.
+/// A TCP controller on a loopback port.
 pub fn tcp_spec(port: u16) -> Value {
     json!({ "spec": {
         "trtype": "NVME_TRANSPORT_TYPE_TCP",
@@ -173,7 +175,7 @@ pub fn pcie_spec(function: i32) -> Value {
     }})
 }
 
-/// A path to a subsystem that another target shows on a port of loopback.
+/// A path to a subsystem that another target exports on a loopback port.
 pub fn tcp_path(port: u16, nqn: &str) -> Value {
     json!({
         "trtype": "NVME_TRANSPORT_TYPE_TCP",
@@ -187,14 +189,14 @@ pub fn tcp_path(port: u16, nqn: &str) -> Value {
     })
 }
 
-/// Makes a remote controller whose paths join as this mode (`MULTIPATH`...) says; its name.
+/// Creates a remote controller with this multipath mode (`MULTIPATH`...); returns its name.
 pub async fn remote_controller(client: &Client, id: &str, multipath: &str) -> String {
     let object = json!({ "multipath": format!("NVME_MULTIPATH_{multipath}") });
     let controllers = Resource::new(client, "NvmeRemoteController");
     name(controllers.created("", id, object).await)
 }
 
-/// A virtio-blk device that has this volume.
+/// A virtio-blk device backed by this volume.
 pub fn blk_spec(volume: &str) -> Value {
     json!({
         "pcie_id": { "port_id": 0, "physical_function": 1, "virtual_function": 0 },
@@ -207,17 +209,17 @@ pub fn scsi_spec() -> Value {
     json!({ "pcie_id": { "port_id": 3, "physical_function": 1, "virtual_function": 2 } })
 }
 
-/// A LUN of a virtio-scsi target.
+/// A LUN of a virtio-scsi target, backed by this volume.
 pub fn lun_spec(target: &str, volume: &str) -> Value {
     json!({ "target_name_ref": target, "volume_name_ref": volume })
 }
 
-/// A volume's ciphertext; the cipher is `AES_XTS_128` or `AES_XTS_256`.
+/// An encrypted volume over `volume`; the cipher is `AES_XTS_128` or `AES_XTS_256`.
 pub fn encrypted_spec(volume: &str, cipher: &str, key: &str) -> Value {
     json!({ "volume_name_ref": volume, "cipher": format!("ENCRYPTION_TYPE_{cipher}"), "key": key })
 }
 
-/// `kib` of bytes: no eight of them are at another place, too.
+/// Returns `kib` KiB in which every aligned group of eight bytes is unique.
 pub fn pattern(kib: u32) -> Vec<u8> {
     let words = (0..kib * 128).map(|n| u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     words.flat_map(u64::to_le_bytes).collect()

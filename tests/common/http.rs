@@ -1,4 +1,4 @@
-//! An HTTP client: one connection a request, answers as JSON.
+//! An HTTP client: one connection per request, JSON response bodies.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -12,13 +12,13 @@ use prost::bytes::Bytes;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-/// No request takes longer: a hang is an error of the program under test.
+/// Timeout of every request: a hang is a failure of the program under test.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// Nor does a scrape.
+/// Read timeout of a metrics scrape.
 const SCRAPE: Duration = Duration::from_secs(20);
 
-/// What came back.
+/// An HTTP response.
 #[derive(Debug)]
 pub struct Answer {
     /// The status.
@@ -29,12 +29,12 @@ pub struct Answer {
     pub body: Value,
 }
 
-/// Where requests go.
+/// A client of the server at this address.
 #[derive(Clone, Copy)]
 pub struct Http(pub SocketAddr);
 
 impl Http {
-    /// Sends a request; a body that is no JSON fails the test.
+    /// Sends a request and returns the response. Panics if the response body is not JSON.
     pub async fn send(
         &self,
         method: &str,
@@ -60,7 +60,7 @@ impl Http {
         answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    /// The status of a GET, whatever its body is and though it may have no end.
+    /// Returns the status of a GET without reading the body, which may be an endless stream.
     pub async fn status(&self, path: &str, headers: &[(&str, &str)]) -> u16 {
         let mut request = Request::get(path).header("host", "localhost");
         for (name, value) in headers {
@@ -100,14 +100,16 @@ impl Http {
     }
 }
 
-/// What a scrape gets, head and all.
+/// Scrapes /metrics; returns the response with its headers.
 pub fn metrics(address: SocketAddr) -> String {
-    let mut stream = std::net::TcpStream::connect(address).expect("it takes connections");
+    let mut stream = std::net::TcpStream::connect(address).expect("the server accepts connections");
     let limit = stream.set_read_timeout(Some(SCRAPE));
     limit.expect("a time limit");
     let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    stream.write_all(request).expect("it is sent");
+    stream.write_all(request).expect("the request is sent");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it is answered");
+    stream
+        .read_to_string(&mut answer)
+        .expect("the response is read");
     answer
 }

@@ -1,5 +1,4 @@
-//! A disk that does not answer: an ext4 file system that is frozen. Its writes and syncs wait until it is
-//! thawed.
+//! A hung disk: an ext4 file system frozen by fsfreeze. Writes and syncs block until it is thawed.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,20 +10,20 @@ fn run(program: &str, args: &[&str], path: &Path) {
     assert!(status.success(), "{program} {args:?} {path:?}: {status}");
 }
 
-/// An ext4 file system in a file, until the end of the test.
+/// An ext4 file system in a loop-mounted file; unmounted on drop.
 pub struct Disk(PathBuf);
 
 impl Disk {
-    /// In the file `image`, mounted at the new directory `at`.
+    /// Creates the file system in the file `image` and mounts it at the new directory `at`.
     pub fn new(image: &Path, at: PathBuf) -> Self {
         let file = std::fs::File::create(image).expect("a file");
-        file.set_len(64 << 20).expect("there is room");
+        file.set_len(64 << 20).expect("the file can be extended");
         run("mkfs.ext4", &["-q"], image);
         std::fs::create_dir(&at).expect("a directory");
         let image = image.to_str().expect("UTF-8");
         run("mount", &["-o", "loop", image], &at);
         let owner = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(&at, owner).expect("it is ours");
+        std::fs::set_permissions(&at, owner).expect("the permissions can be set");
         Self(at)
     }
 }
@@ -35,11 +34,11 @@ impl Drop for Disk {
     }
 }
 
-/// It does not answer for as long as this is kept.
+/// Keeps the disk frozen; thaws it on drop.
 pub struct Frozen<'a>(&'a Disk);
 
 impl<'a> Frozen<'a> {
-    /// From now on.
+    /// Freezes the disk.
     pub fn new(disk: &'a Disk) -> Self {
         run("fsfreeze", &["--freeze"], &disk.0);
         Self(disk)

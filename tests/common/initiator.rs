@@ -1,4 +1,4 @@
-//! Real hosts: SPDK's own tools and fio with SPDK's plugin, on core 1 (the target has core 0).
+//! NVMe hosts: SPDK's own tools, and fio with SPDK's plugin, on core 1 (the target runs on core 0).
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,10 @@ use serde_json::json;
 use super::driver::Driver;
 use super::tools::{Running, Tool, tools_dir};
 
-/// Memory of a tool that has no bdev layer, MiB.
+/// Memory of a tool without a bdev layer, MiB.
 const MEMORY: u32 = 512;
 
-/// How a host reaches one subsystem.
+/// How a host connects to one subsystem.
 #[derive(Clone, Debug)]
 pub struct Initiator {
     trtype: &'static str,
@@ -26,7 +26,7 @@ pub struct Initiator {
 }
 
 impl Initiator {
-    /// Over NVMe/TCP on loopback.
+    /// Connects over NVMe/TCP on loopback.
     pub fn tcp(port: u16, nqn: &str) -> Self {
         Self {
             trtype: "TCP",
@@ -41,7 +41,7 @@ impl Initiator {
         }
     }
 
-    /// Over the vfio-user socket `dir/cntrl`; both ends need hugepages.
+    /// Connects over the vfio-user socket `dir/cntrl`; both sides need hugepages.
     pub fn vfio_user(dir: &Path, nqn: &str) -> Self {
         Self {
             trtype: "VFIOUSER",
@@ -56,37 +56,37 @@ impl Initiator {
         }
     }
 
-    /// As the host of this name.
+    /// Sets the host NQN.
     pub fn with_host(mut self, hostnqn: &str) -> Self {
         self.hostnqn = Some(hostnqn.into());
         self
     }
 
-    /// With TLS and the key in this file, for what it does with bdevs.
+    /// Enables TLS with the pre-shared key in this file; only for the tools that use bdevs.
     pub fn with_psk(mut self, file: &Path) -> Self {
         self.psk = Some(file.to_owned());
         self
     }
 
-    /// Authenticates with the DH-HMAC-CHAP key in this file, for what it does with bdevs.
+    /// Authenticates with the DH-HMAC-CHAP key in this file; only for the tools that use bdevs.
     pub fn with_dhchap(mut self, file: &Path) -> Self {
         self.dhchap = Some(file.to_owned());
         self
     }
 
-    /// Has the controller authenticate with the key in this file.
+    /// Requires the controller to authenticate with the key in this file (bidirectional authentication).
     pub fn with_dhchap_ctrlr(mut self, file: &Path) -> Self {
         self.dhchap_ctrlr = Some(file.to_owned());
         self
     }
 
-    /// Offers this hash and this group alone.
+    /// Offers only this hash and this DH group.
     pub fn with_dhchap_of(mut self, hash: &str, group: &str) -> Self {
         self.options = Some(json!({ "dhchap_digests": [hash], "dhchap_dhgroups": [group] }));
         self
     }
 
-    /// In the form of SPDK's command lines.
+    /// Returns the transport ID in the format of SPDK's command lines.
     fn transport_id(&self) -> String {
         let mut id = format!(
             "trtype:{} traddr:{} subnqn:{}",
@@ -101,7 +101,7 @@ impl Initiator {
         id
     }
 
-    /// The driver of a host: namespace N is its bdev `RemotenN`.
+    /// Returns the host's bdev driver: namespace N is its bdev `RemotenN`.
     pub fn driver(&self) -> Driver {
         let mut params = json!({
             "name": "Remote", "trtype": self.trtype, "traddr": self.traddr, "subnqn": self.nqn,
@@ -136,7 +136,7 @@ impl Initiator {
         }
     }
 
-    /// Memory flags: what vfio-user shares has to be one file of hugepages.
+    /// Returns the memory flags: memory shared over vfio-user must be a single hugepage file.
     fn memory(&self) -> Vec<String> {
         let size = ["-s".to_owned(), MEMORY.to_string()];
         match self.port {
@@ -145,17 +145,17 @@ impl Initiator {
         }
     }
 
-    /// Writes patterns to every namespace, reads them back and compares, for `seconds`.
+    /// Writes a pattern to every namespace, reads it back and compares, for `seconds`.
     pub async fn verify(&self, dir: &Path, seconds: u32) -> Result<String, String> {
         self.driver().verify(dir, seconds).await
     }
 
-    /// Runs one workload (`unmap`, `write_zeroes`, `flush`...) over every namespace.
+    /// Runs one workload (`unmap`, `write_zeroes`, `flush`...) on every namespace.
     pub async fn workload(&self, dir: &Path, kind: &str) -> Result<String, String> {
         self.driver().workload(dir, kind).await
     }
 
-    /// Copies a file onto a namespace.
+    /// Copies a file to a namespace.
     pub async fn copy_in(&self, dir: &Path, file: &Path, nsid: u32) -> Result<String, String> {
         let disk = format!("Remoten{nsid}");
         self.driver().copy_in(dir, file, &disk).await
@@ -173,7 +173,7 @@ impl Initiator {
         self.driver().copy_out(dir, &disk, kib, file).await
     }
 
-    /// What a host reads of the controller and its namespaces.
+    /// Returns what spdk_nvme_identify prints about the controller and its namespaces.
     pub async fn identify(&self) -> Result<String, String> {
         let tool = Tool::new("spdk_nvme_identify").args(["-p", "1"]);
         let text = tool
@@ -181,7 +181,7 @@ impl Initiator {
             .args(["-r", &self.transport_id()])
             .run()
             .await?;
-        // It reports a failed connection in words only.
+        // The tool exits with status 0 even if the connection failed.
         if text.contains("Serial Number:") {
             Ok(text)
         } else {
@@ -189,7 +189,7 @@ impl Initiator {
         }
     }
 
-    /// Load, mixed reads and writes, for `seconds`.
+    /// Runs mixed random reads and writes for `seconds`.
     pub async fn perf(&self, seconds: u32) -> Result<String, String> {
         let text = self.perf_tool("randrw", seconds).run().await?;
         if text.contains("Total") {
@@ -199,12 +199,14 @@ impl Initiator {
         }
     }
 
-    /// The same in the background, once the tool connects its queues.
+    /// Starts mixed random reads and writes in the background; returns once the tool starts to connect
+    /// its queues.
     pub async fn load(&self, seconds: u32) -> Running {
         self.load_of("randrw", seconds).await
     }
 
-    /// Load of one kind (`randread`...) in the background, once the tool connects its queues.
+    /// Starts one workload (`randread`...) in the background; returns once the tool starts to connect
+    /// its queues.
     pub async fn load_of(&self, kind: &str, seconds: u32) -> Running {
         let mut running = self.perf_tool(kind, seconds).spawn();
         running.says("Launching workers").await;
@@ -212,7 +214,7 @@ impl Initiator {
     }
 
     fn perf_tool(&self, kind: &str, seconds: u32) -> Tool {
-        // Into a pipe it would write when it ends.
+        // Line buffering: into a pipe, the tool's output would arrive only at exit.
         let tool = Tool::at("stdbuf".into())
             .arg("-oL")
             .arg(tools_dir().join("spdk_nvme_perf"));
@@ -224,7 +226,8 @@ impl Initiator {
         .args(["-r", &self.transport_id()])
     }
 
-    /// fio with SPDK's plugin: writes `size` of namespace 1, then reads it and checks each block's sum.
+    /// Runs fio with SPDK's plugin: writes `size` of namespace 1, then reads it back and verifies each
+    /// block's checksum.
     pub async fn fio_verify(&self, dir: &Path, size: &str) -> Result<String, String> {
         let plugin = tools_dir().join("spdk_nvme");
         let filename = self

@@ -1,13 +1,13 @@
-//! Objects of the API as JSON: reaching into them by the paths that field masks use.
+//! API objects as JSON, accessed by field mask paths.
 
 use serde_json::Value;
 
-/// The value at `spec.nqn`; null where there is none.
+/// Returns the value at a path such as `spec.nqn`; null if there is none.
 pub fn at<'a>(object: &'a Value, path: &str) -> &'a Value {
     path.split('.').fold(object, |inner, part| &inner[part])
 }
 
-/// The object with another value there.
+/// Returns the object with `value` at `path`.
 pub fn with(mut object: Value, path: &str, value: Value) -> Value {
     *path
         .split('.')
@@ -15,7 +15,7 @@ pub fn with(mut object: Value, path: &str, value: Value) -> Value {
     object
 }
 
-/// The object without what is there.
+/// Returns the object without the field at `path`.
 pub fn without(mut object: Value, path: &str) -> Value {
     let (outer, last) = match path.rsplit_once('.') {
         Some((outer, last)) => (outer.split('.').collect(), last),
@@ -26,22 +26,22 @@ pub fn without(mut object: Value, path: &str) -> Value {
         .fold(&mut object, |inner, part| &mut inner[part]);
     inner
         .as_object_mut()
-        .expect("the way leads through objects")
+        .expect("every field on the path is an object")
         .remove(last);
     object
 }
 
-/// An object that has only this.
+/// Returns an object that has only the field at `path`.
 pub fn only(path: &str, value: Value) -> Value {
     path.rsplit('.')
         .fold(value, |inner, part| serde_json::json!({ part: inner }))
 }
 
-/// Asserts that all that is set in `wanted` is the same in `object`.
+/// Asserts that every field set in `wanted` has the same value in `object`.
 pub fn assert_holds(object: &Value, wanted: &Value) {
     assert!(
         holds(object, wanted),
-        "what was set:\n{wanted:#}\nwhat came back:\n{object:#}"
+        "wanted:\n{wanted:#}\ngot:\n{object:#}"
     );
 }
 

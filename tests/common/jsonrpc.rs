@@ -1,4 +1,4 @@
-//! A client of SPDK's JSON-RPC: one connection to its socket, one call at a time.
+//! A client of SPDK's JSON-RPC socket: one connection, one call at a time.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ impl JsonRpc {
         })
     }
 
-    /// Calls `method`; `Value::Null` stands for no parameters.
+    /// Calls `method`; `Value::Null` means no parameters.
     pub async fn call(&mut self, method: &str, parameters: Value) -> Result<Value> {
         let id = self.next;
         self.next += 1;
@@ -52,7 +52,7 @@ impl JsonRpc {
         }
     }
 
-    /// Messages have no frame: one is whole when it parses.
+    /// Reads one response. JSON-RPC messages have no framing: a message is complete when it parses.
     async fn response(&mut self) -> Result<Response> {
         self.buffer.clear();
         loop {

@@ -1,24 +1,24 @@
-//! The kinds that the tests of every kind run over, each with what a valid object of it looks like. A kind
-//! that is implemented moves from [`UNIMPLEMENTED`] to [`IMPLEMENTED`].
+//! The kinds covered by the generic tests, each with valid sample objects. A kind that gets implemented
+//! moves from [`UNIMPLEMENTED`] to [`IMPLEMENTED`].
 
 use serde_json::{Value, json};
 
 pub use super::place::{Lab, Place};
 use super::{base64, dhchap_key, nqn_of, tcp_spec};
 
-/// What the suite has to know of a kind.
+/// What the generic tests need to know about a kind.
 pub struct Kind {
-    /// The name of its message.
+    /// The name of the kind's protobuf message.
     pub message: &'static str,
-    /// The n-th of many valid objects that differ from each other.
+    /// Returns the n-th of a series of distinct valid objects.
     pub sample: fn(&Place, u16) -> Value,
-    /// Changes of an object that nobody uses, each a path and its new value.
+    /// Updates that succeed on an object without dependents: path and new value.
     pub changes: fn(&Place) -> Vec<(&'static str, Value)>,
-    /// Changes that are refused with INVALID_ARGUMENT, whoever uses the object.
+    /// Updates that are rejected with INVALID_ARGUMENT, whether or not the object has dependents.
     pub fixed: fn(&Place) -> Vec<(&'static str, Value)>,
 }
 
-/// Answer all six verbs.
+/// Kinds that implement all six verbs.
 pub const IMPLEMENTED: &[Kind] = &[
     Kind {
         message: "NullVolume",
@@ -283,8 +283,8 @@ pub const IMPLEMENTED: &[Kind] = &[
     },
 ];
 
-/// Are found by the peer of a remote controller, and only read.
+/// Read-only kinds: discovered on the peer of a remote controller.
 pub const OBSERVED: &[&str] = &["NvmeRemoteNamespace"];
 
-/// Answer UNIMPLEMENTED to everything.
+/// Kinds whose methods all return UNIMPLEMENTED.
 pub const UNIMPLEMENTED: &[&str] = &[];

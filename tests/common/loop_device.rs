@@ -1,13 +1,13 @@
-//! Block devices over files.
+//! Loop devices.
 
 use std::path::Path;
 use std::process::Command;
 
-/// A block device, gone on drop.
+/// A loop device; detached on drop.
 pub struct Loop(pub String);
 
 impl Loop {
-    /// Over this file, with blocks of this size.
+    /// Creates a loop device over `file` with this block size.
     pub fn over(file: &Path, block_size: u32) -> Self {
         let made = Command::new("losetup")
             .args(["--find", "--show", "--sector-size", &block_size.to_string()])
@@ -15,7 +15,7 @@ impl Loop {
             .output()
             .expect("losetup runs");
         let said = String::from_utf8_lossy(&made.stderr);
-        assert!(made.status.success(), "a loop device is needed: {said}");
+        assert!(made.status.success(), "losetup failed: {said}");
         Self(String::from_utf8_lossy(&made.stdout).trim().to_owned())
     }
 }

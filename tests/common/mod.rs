@@ -1,5 +1,5 @@
-//! What the end-to-end tests share: the program under test, its client, SPDK's own tools as
-//! initiators, and waiting for a condition with a bound.
+//! Shared by the end-to-end tests: the program under test, its clients, SPDK's tools as initiators, and
+//! polling for a condition with a deadline.
 
 #![allow(
     dead_code,
@@ -63,10 +63,10 @@ pub use target::{Options, Target, lock_machine};
 pub use tools::{Running, Tool, hugepages_or_fail};
 pub use virtio::Virtio;
 
-/// Between two looks at a condition.
+/// Poll interval of a condition.
 const STEP: Duration = Duration::from_millis(10);
 
-/// Waits until `check` gives something, and panics with `what` when it has not within the bound.
+/// Polls `check` until it returns a value. Panics with `what` when the timeout expires.
 pub async fn eventually<T>(
     what: &str,
     within: Duration,
@@ -77,12 +77,12 @@ pub async fn eventually<T>(
         if let Some(found) = check().await {
             return found;
         }
-        assert!(Instant::now() < end, "{what}: not within {within:?}");
+        assert!(Instant::now() < end, "{what}: not met within {within:?}");
         tokio::time::sleep(STEP).await;
     }
 }
 
-/// The same for a thread that may block; `None` when the bound has passed.
+/// Polls `check` on the current thread; returns `None` when the timeout expires.
 pub fn poll_blocking<T>(within: Duration, mut check: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + within;
     loop {

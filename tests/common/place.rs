@@ -1,4 +1,4 @@
-//! Where the tests of every kind work.
+//! The environment of the generic tests.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,41 +11,42 @@ use uuid::Uuid;
 use super::kinds::Kind;
 use super::{Client, Resource, free_port, name_of, nqn_of, tcp_spec, without};
 
-/// Where one test of the contract works: names of its own, and what its objects refer to.
+/// The environment of one generic test: its own names, and the objects that its samples refer to.
 pub struct Place {
     /// The kind under test.
     pub kind: &'static Kind,
-    /// Its verbs.
+    /// The kind's verbs.
     pub resource: Resource,
-    /// What its objects are a part of; empty for flat kinds.
+    /// The parent of the test's objects; empty for flat kinds.
     pub parent: String,
-    /// What its names begin with.
+    /// Prefix of the test's IDs.
     pub tag: String,
     peer: Client,
     dir: PathBuf,
     ports: Mutex<BTreeMap<u16, u16>>,
 }
 
-/// What one run of the suite works with.
+/// The resources that all generic tests of a run share.
 #[derive(Clone)]
 pub struct Lab {
-    /// Where the target under test serves.
+    /// gRPC address of the target under test.
     pub target: SocketAddr,
-    /// Where a second target serves, whose exports the first one attaches.
+    /// gRPC address of a second target, whose subsystems the first one attaches.
     pub peer: SocketAddr,
-    /// Where files go.
+    /// Directory for files.
     pub dir: PathBuf,
 }
 
 impl Place {
-    /// A place with the name `tag`.
+    /// Creates the environment with `tag` as the prefix of its IDs, and the parent object if the kind is
+    /// nested.
     pub async fn new(lab: Lab, kind: &'static Kind, tag: &str) -> Self {
         let client = Client::connect(lab.target)
             .await
-            .expect("the target takes connections");
+            .expect("the target accepts connections");
         let peer = Client::connect(lab.peer)
             .await
-            .expect("the peer takes connections");
+            .expect("the peer accepts connections");
         let resource = Resource::new(&client, kind.message);
         let subsystem = json!({ "spec": { "nqn": nqn_of(tag) } });
         let parent = if kind.message == "NvmePath" {
@@ -85,12 +86,12 @@ impl Place {
         }
     }
 
-    /// The ID of the n-th object.
+    /// Returns the ID of the n-th object.
     pub fn id(&self, n: u16) -> String {
         format!("{}-{n}", self.tag)
     }
 
-    /// The name that the object with this ID is answered with.
+    /// Returns the resource name of the object with this ID.
     pub fn name(&self, id: &str) -> String {
         let collection = self.collection();
         match &*self.parent {
@@ -102,7 +103,7 @@ impl Place {
         }
     }
 
-    /// All forms in which the object with this ID may be named.
+    /// Returns every form in which the API accepts the name of the object with this ID.
     pub fn forms(&self, id: &str) -> Vec<String> {
         let mut forms = vec![self.name(id)];
         if self.parent.is_empty() {
@@ -111,7 +112,7 @@ impl Place {
         forms
     }
 
-    /// `nullVolumes`
+    /// Returns the collection's name, such as `nullVolumes`.
     fn collection(&self) -> String {
         let mut letters = self.kind.message.chars();
         let first = letters
@@ -121,13 +122,13 @@ impl Place {
         format!("{first}{}s", letters.as_str())
     }
 
-    /// The n-th valid object, with all that it refers to in place.
+    /// Returns the n-th valid object after creating the objects that it refers to.
     pub async fn sample(&self, n: u16) -> Value {
         self.prepare(n).await;
         (self.kind.sample)(self, n)
     }
 
-    /// What of an object is answered: all but its key.
+    /// Removes the input-only key from `object`: responses omit it.
     pub fn shown(&self, object: Value) -> Value {
         match self.kind.message {
             "EncryptedVolume" => without(object, "key"),
@@ -136,7 +137,7 @@ impl Place {
         }
     }
 
-    /// The changes that the kind takes, with all that they refer to in place.
+    /// Returns the kind's valid updates after creating the objects that they refer to.
     pub async fn changes(&self) -> Vec<(&'static str, Value)> {
         self.prepare(1000).await;
         (self.kind.changes)(self)
@@ -169,7 +170,7 @@ impl Place {
         }
     }
 
-    /// Makes the n-th object; its name, and what the answer was.
+    /// Creates the n-th object; returns its name and the response.
     pub async fn make(&self, n: u16) -> (String, Value) {
         let made = self
             .resource
@@ -186,7 +187,7 @@ impl Place {
         format!("{}-v{n}", self.tag)
     }
 
-    /// Of the n-th object.
+    /// Returns the name of the volume of the n-th object.
     pub fn volume(&self, n: u16) -> String {
         format!("volumes/{}", self.volume_id(n))
     }
@@ -199,31 +200,32 @@ impl Place {
         format!("{}-t{n}", self.tag)
     }
 
-    /// Of the n-th object.
+    /// Returns the name of the virtio-scsi target of the n-th object.
     pub fn target(&self, n: u16) -> String {
         format!("virtioScsiTargets/{}", self.target_id(n))
     }
 
-    /// Of the n-th object.
+    /// Creates the backing file of the n-th object; returns its path.
     pub fn file(&self, n: u16) -> String {
         let path = self.dir.join(self.id(n));
         let file = std::fs::File::create(&path).expect("the directory is writable");
-        file.set_len(64 * 4096).expect("there is room");
+        file.set_len(64 * 4096).expect("the file can be extended");
         path.display().to_string()
     }
 
-    /// Of no other object, and the same each time: given, so that a rebuilt object equals the first.
+    /// Returns the UUID of the n-th object. It is deterministic, so that a recreated object equals the
+    /// first.
     pub fn uuid(&self, n: u16) -> String {
         Uuid::new_v5(&Uuid::NAMESPACE_URL, self.id(n).as_bytes()).to_string()
     }
 
-    /// Of the n-th object.
+    /// Returns the port of the n-th object.
     pub fn port(&self, n: u16) -> u16 {
-        let mut ports = self.ports.lock().expect("no test panics here");
+        let mut ports = self.ports.lock().expect("the lock is not poisoned");
         *ports.entry(n).or_insert_with(free_port)
     }
 
-    /// Takes away all that the test made.
+    /// Deletes all objects that the test created on the target under test.
     pub async fn clean(self) {
         for object in self.resource.names(&self.parent).await {
             if self.is_mine(&object) {
@@ -253,7 +255,7 @@ impl Place {
         }
     }
 
-    /// Whether the name is of this test; tests run side by side on one target.
+    /// Returns whether the name belongs to this test: tests run concurrently on one target.
     pub fn is_mine(&self, name: &str) -> bool {
         let parts = || name.split('/');
         parts().any(|part| part == self.tag || part.starts_with(&format!("{}-", self.tag)))

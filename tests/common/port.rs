@@ -1,22 +1,23 @@
-//! A TCP port for a server that a test starts later.
+//! TCP ports for servers that a test starts later.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The first of the ports that are given out.
+/// The first port of the range.
 const FIRST: u16 = 10_240;
 
-/// How many there are: all below those that Linux gives to outgoing connections by default, or any of them
-/// might take the port before the server does.
+/// Size of the range. It ends below Linux's default ephemeral ports: an outgoing connection could take
+/// such a port before the server binds it.
 const COUNT: u16 = 22_528;
 
-/// The next to try. Processes begin anywhere, so that two of them hardly ever try the same one.
+/// The next port to try. Each process starts at a random offset, so that concurrent processes rarely
+/// race for a port.
 static NEXT: LazyLock<AtomicU16> =
     LazyLock::new(|| AtomicU16::new(RandomState::new().hash_one("port") as u16));
 
-/// A TCP port that nobody listens on, at any address.
+/// Returns a TCP port that is free on the wildcard and the loopback address.
 pub fn free_port() -> u16 {
     let mut ports = (0..COUNT).map(|_| FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT);
     let free = |port: &u16| {
@@ -24,5 +25,5 @@ pub fn free_port() -> u16 {
             .iter()
             .all(|address| TcpListener::bind((*address, *port)).is_ok())
     };
-    ports.find(free).expect("one of so many ports is free")
+    ports.find(free).expect("a port of the range is free")
 }

@@ -1,4 +1,5 @@
-//! Keys of hosts: how they are given, and those of TLS as hosts derive them (NVMe/TCP transport specification).
+//! Host keys: DH-HMAC-CHAP and TLS keys in interchange format, and the derivation of the TLS PSK
+//! (NVMe/TCP transport specification).
 
 use base64::Engine;
 use openssl::error::ErrorStack;
@@ -9,16 +10,16 @@ use openssl::ssl::{
     ConnectConfiguration, SslConnector, SslMethod, SslOptions, SslVerifyMode, SslVersion,
 };
 
-/// The identity of a key with SHA-256, and the key that TLS uses.
+/// A TLS pre-shared key and its identity, derived with SHA-256.
 pub struct Psk {
-    /// What the hello says.
+    /// The PSK identity in the ClientHello.
     pub identity: String,
-    /// What TLS uses.
+    /// The derived TLS PSK.
     pub key: Vec<u8>,
 }
 
 impl Psk {
-    /// From a key in interchange form, for a host and a subsystem.
+    /// Derives the PSK from a key in interchange format, for a host and a subsystem.
     pub fn new(interchange: &str, hostnqn: &str, subnqn: &str) -> Self {
         let encoded = interchange.split(':').nth(2).expect("an interchange form");
         let engine = base64::engine::general_purpose::STANDARD;
@@ -30,13 +31,14 @@ impl Psk {
         Self { identity, key }
     }
 
-    /// The same key under another identity.
+    /// Replaces the identity; the key stays the same.
     pub fn called(mut self, identity: &str) -> Self {
         self.identity = identity.into();
         self
     }
 
-    /// What a connection with it begins with: TLS 1.3 as hosts speak it.
+    /// Returns an OpenSSL configuration for a connection with this PSK: TLS 1.3 only, as NVMe hosts use
+    /// it.
     pub fn setup(&self) -> Result<ConnectConfiguration, ErrorStack> {
         let mut builder = SslConnector::builder(SslMethod::tls_client())?;
         builder.set_verify(SslVerifyMode::NONE);
@@ -56,7 +58,7 @@ impl Psk {
     }
 }
 
-/// HKDF-Expand-Label of TLS 1.3 after an extract without salt, 32 bytes.
+/// HKDF-Extract without salt, then TLS 1.3's HKDF-Expand-Label to 32 bytes.
 fn expand(key: &[u8], label: &str, context: &str) -> Vec<u8> {
     let byte = |text: &str| u8::try_from(text.len()).expect("a short text");
     let mut info = vec![0, 32, byte(label)];
@@ -75,12 +77,12 @@ fn expand(key: &[u8], label: &str, context: &str) -> Vec<u8> {
     derived
 }
 
-/// A key of DH-HMAC-CHAP in interchange form: 32 bytes that all are `byte`, and no hash.
+/// Returns a DH-HMAC-CHAP key in interchange format: 32 bytes of value `byte`, no hash.
 pub fn dhchap_key(byte: u8) -> String {
     format!("DHHC-1:00:{}:", with_checksum(byte))
 }
 
-/// A pre-shared key of TLS in interchange form: 32 bytes that all are `byte`, with SHA-256.
+/// Returns a TLS pre-shared key in interchange format: 32 bytes of value `byte`, SHA-256.
 pub fn psk_of(byte: u8) -> String {
     format!("NVMeTLSkey-1:01:{}:", with_checksum(byte))
 }

@@ -1,13 +1,13 @@
-//! Random requests: the descriptors say what a message might be.
+//! Random requests, generated from the API's descriptors.
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Value as Json, json};
 
-/// A small generator of numbers (xorshift): the same ones in every run.
+/// A deterministic pseudorandom number generator (xorshift); the field is the seed.
 pub struct Random(pub u64);
 
 impl Random {
-    /// A number below `n`.
+    /// Returns a number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -15,12 +15,12 @@ impl Random {
         (self.0 % n as u64) as usize
     }
 
-    /// Whether, one time in `n`.
+    /// Returns true with probability 1/n.
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 
-    /// JSON that a message might be, or not.
+    /// Returns JSON that may or may not be valid for `message`.
     pub fn message(&mut self, message: &MessageDescriptor, depth: usize) -> Json {
         let mut object = serde_json::Map::new();
         for field in message.fields() {
@@ -41,7 +41,7 @@ impl Random {
         Json::Object(object)
     }
 
-    /// A value that a field might have, or not.
+    /// Returns a value that may or may not be valid for `field`.
     pub fn field(&mut self, field: &FieldDescriptor, depth: usize) -> Json {
         match field.kind() {
             Kind::Message(inside) if depth > 0 => self.message(&inside, depth - 1),
@@ -64,7 +64,7 @@ impl Random {
         }
     }
 
-    /// Some JSON.
+    /// Returns arbitrary JSON, nested at most `depth` deep.
     pub fn anything(&mut self, depth: usize) -> Json {
         match self.below(if depth == 0 { 5 } else { 7 }) {
             0 => Json::Null,
@@ -77,7 +77,7 @@ impl Random {
         }
     }
 
-    /// Changes, cuts or doubles some bytes.
+    /// Overwrites, truncates or duplicates bytes at random.
     pub fn damage(&mut self, mut text: Vec<u8>) -> Vec<u8> {
         for _ in 0..self.below(4) {
             if text.is_empty() {
@@ -93,7 +93,7 @@ impl Random {
         text
     }
 
-    /// A segment of a path.
+    /// Returns a random URL path segment.
     pub fn segment(&mut self) -> &'static str {
         const SEGMENTS: [&str; 9] = [
             "a",

@@ -1,5 +1,5 @@
-//! A way to a port of loopback that can fall silent, as a network does that swallows packets: who is
-//! connected stays so, and who connects is, but nothing arrives.
+//! A TCP relay to a loopback port that can drop all traffic, like a network that loses packets:
+//! connections stay open and new ones are accepted, but nothing is delivered.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,27 +11,27 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// Who connected, and what it said first.
+/// A connection that the relay accepted, and its first bytes.
 #[derive(Debug, Clone)]
 pub struct Arrival {
-    /// Its address.
+    /// The peer's address.
     pub from: SocketAddr,
-    /// What came with the first read.
+    /// The bytes of the first read.
     pub greeting: Vec<u8>,
 }
 
-/// What does not pass.
+/// The directions in which nothing is delivered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Silence {
-    /// To the port.
+    /// Towards the port.
     there: bool,
     /// From the port.
     back: bool,
 }
 
-/// It relays for as long as it is kept.
+/// A running relay; stops accepting on drop.
 pub struct Relay {
-    /// Where it listens.
+    /// The relay's own port.
     pub port: u16,
     silent: watch::Sender<Silence>,
     seen: Arc<Mutex<Vec<Arrival>>>,
@@ -39,7 +39,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// To this port.
+    /// Starts a relay to this port.
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let (silent, is_silent) = watch::channel(Silence::default());
@@ -67,18 +67,18 @@ impl Relay {
         }
     }
 
-    /// Swallows what comes, or passes it on again.
+    /// Stops or resumes delivery in both directions.
     pub fn fall_silent(&self, silent: bool) {
         let (there, back) = (silent, silent);
         self.silent.send_replace(Silence { there, back });
     }
 
-    /// Holds back what goes to the port, or passes it on again, late; what comes from there passes.
+    /// Holds back traffic towards the port, or delivers it late; traffic from the port passes.
     pub fn hold_requests(&self, there: bool) {
         self.silent.send_replace(Silence { there, back: false });
     }
 
-    /// Who has connected and said something.
+    /// Returns the connections that have sent something.
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.seen.lock().clone()
     }
@@ -108,7 +108,7 @@ async fn relay(near: TcpStream, port: u16, silent: watch::Receiver<Silence>) {
     );
 }
 
-/// Returns once this is not silent; `None` when the relay has gone.
+/// Waits until `which` direction is not silent; returns `None` when the relay has been dropped.
 async fn heard(silent: &watch::Receiver<Silence>, which: fn(&Silence) -> bool) -> Option<()> {
     silent
         .clone()
@@ -127,7 +127,7 @@ async fn pass_on(
     let mut bytes = vec![0; 1 << 16];
     loop {
         let read = from.read(&mut bytes).await.unwrap_or(0);
-        // The end of a connection is not heard of either.
+        // A silent relay does not deliver the end of a connection either.
         if heard(&silent, which).await.is_none() || read == 0 {
             return;
         }

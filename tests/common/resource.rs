@@ -1,5 +1,4 @@
-//! The six verbs of one resource kind, whichever it is: all that differs is read off the
-//! descriptors.
+//! The six verbs of any resource kind, derived from the API's descriptors.
 
 use opi_spdk::api;
 use prost_reflect::{Kind, MessageDescriptor, MethodDescriptor};
@@ -8,7 +7,7 @@ use tonic::{Code, Status};
 
 use super::client::{Client, find_method};
 
-/// The message of a kind, in whichever package it is.
+/// Returns the message descriptor of a kind, in any package.
 pub fn kind_of(message: &str) -> MessageDescriptor {
     let create = find_method(&format!("Create{message}"));
     let name = format!("{}.{message}", create.parent_service().package_name());
@@ -16,24 +15,24 @@ pub fn kind_of(message: &str) -> MessageDescriptor {
     found.unwrap_or_else(|| panic!("the API has no kind {message}"))
 }
 
-/// One kind, through one connection.
+/// One resource kind, through one client.
 #[derive(Clone)]
 pub struct Resource {
-    /// The connection.
+    /// The client.
     pub client: Client,
-    /// `NullVolume`
+    /// The message, such as `NullVolume`.
     pub message: &'static str,
-    /// `null_volume`
+    /// The field of requests, such as `null_volume`.
     pub field: String,
-    /// `null_volumes`
+    /// The repeated field of list responses, such as `null_volumes`.
     items: String,
     list: MethodDescriptor,
-    /// Whether it is a part of another resource.
+    /// Whether objects of the kind have a parent.
     pub nested: bool,
 }
 
 impl Resource {
-    /// The kind whose message has this name.
+    /// Finds the kind by the name of its message.
     pub fn new(client: &Client, message: &'static str) -> Self {
         let create = find_method(&format!("Create{message}"));
         let full_name = kind_of(message).full_name().to_owned();
@@ -60,7 +59,7 @@ impl Resource {
         }
     }
 
-    /// Under which names there may be objects: those of all parents, or the empty one.
+    /// Returns the possible parents of objects: all existing parents, or the empty name for flat kinds.
     pub async fn parents(&self) -> Vec<String> {
         let parent = match self.message {
             _ if !self.nested => return vec![String::new()],
@@ -70,7 +69,7 @@ impl Resource {
         Self::new(&self.client, parent).names("").await
     }
 
-    /// The methods of its verbs.
+    /// Returns the methods of the kind's verbs.
     pub fn methods(&self) -> Vec<MethodDescriptor> {
         let verbs = ["Create", "Get", "Update", "Delete", "Stats"];
         let mut methods: Vec<_> = verbs
@@ -81,7 +80,7 @@ impl Resource {
         methods
     }
 
-    /// The name of the method of a verb.
+    /// Returns the method name of a verb.
     pub fn method(&self, verb: &str) -> String {
         match verb {
             "List" => self.list.name().to_owned(),
@@ -89,7 +88,7 @@ impl Resource {
         }
     }
 
-    /// The request of a create; `parent` counts for nested kinds only.
+    /// Builds a create request; `parent` is used by nested kinds only.
     pub fn create_request(&self, parent: &str, id: &str, object: Value) -> Value {
         let mut request = Map::new();
         if self.nested {
@@ -100,12 +99,12 @@ impl Resource {
         request.into()
     }
 
-    /// The request of an update.
+    /// Builds an update request.
     pub fn update_request(&self, name: &str, mut object: Value, mask: Option<&[&str]>) -> Value {
         object["name"] = name.into();
         let mut request = json!({ self.field.clone(): object });
         if let Some(paths) = mask {
-            // The JSON form has camelCase and commas.
+            // A FieldMask in JSON is a comma-separated list of camelCase paths.
             request["update_mask"] = paths
                 .iter()
                 .map(|path| camel(path))
@@ -116,7 +115,7 @@ impl Resource {
         request
     }
 
-    /// The request of a list.
+    /// Builds a list request.
     pub fn list_request(&self, parent: &str, page_size: i64, page_token: &str) -> Value {
         let mut request = json!({ "page_size": page_size, "page_token": page_token });
         if self.list.input().get_field_by_name("parent").is_some() {
@@ -125,19 +124,19 @@ impl Resource {
         request
     }
 
-    /// Makes one.
+    /// Creates an object.
     pub async fn create(&self, parent: &str, id: &str, object: Value) -> Result<Value, Status> {
         let request = self.create_request(parent, id, object);
         self.client.call(&self.method("Create"), request).await
     }
 
-    /// Makes one that must come to be.
+    /// Creates an object; must succeed.
     pub async fn created(&self, parent: &str, id: &str, object: Value) -> Value {
         let request = self.create_request(parent, id, object);
         self.client.ok(&self.method("Create"), request).await
     }
 
-    /// Tries to make one that must be refused with this code.
+    /// Creates an object; must fail with `code`. Returns the status.
     pub async fn refused(&self, parent: &str, id: &str, object: Value, code: Code) -> Status {
         let request = self.create_request(parent, id, object);
         self.client
@@ -145,14 +144,14 @@ impl Resource {
             .await
     }
 
-    /// Reads one.
+    /// Reads an object.
     pub async fn get(&self, name: &str) -> Result<Value, Status> {
         self.client
             .call(&self.method("Get"), json!({ "name": name }))
             .await
     }
 
-    /// Changes one.
+    /// Updates an object.
     pub async fn update(
         &self,
         name: &str,
@@ -163,13 +162,13 @@ impl Resource {
         self.client.call(&self.method("Update"), request).await
     }
 
-    /// Changes one, which must succeed.
+    /// Updates an object; must succeed.
     pub async fn updated(&self, name: &str, object: Value, mask: Option<&[&str]>) -> Value {
         let request = self.update_request(name, object, mask);
         self.client.ok(&self.method("Update"), request).await
     }
 
-    /// Tries a change that must be refused with this code.
+    /// Updates an object; must fail with `code`. Returns the status.
     pub async fn update_refused(
         &self,
         name: &str,
@@ -183,7 +182,7 @@ impl Resource {
             .await
     }
 
-    /// Removes one.
+    /// Deletes an object.
     pub async fn delete(&self, name: &str) -> Result<(), Status> {
         let request = json!({ "name": name });
         self.client
@@ -192,20 +191,20 @@ impl Resource {
             .map(drop)
     }
 
-    /// Removes one that is there and free.
+    /// Deletes an object; must succeed.
     pub async fn deleted(&self, name: &str) {
         self.client
             .ok(&self.method("Delete"), json!({ "name": name }))
             .await;
     }
 
-    /// The counters of one.
+    /// Returns the statistics of an object.
     pub async fn stats(&self, name: &str) -> Value {
         let request = json!({ "name": name });
         self.client.ok(&self.method("Stats"), request).await["stats"].take()
     }
 
-    /// One page and the token of the next.
+    /// Returns one page and the token of the next.
     pub async fn page(&self, parent: &str, size: i64, token: &str) -> (Vec<Value>, String) {
         let request = self.list_request(parent, size, token);
         let mut answer = self.client.ok(&self.method("List"), request).await;
@@ -217,7 +216,7 @@ impl Resource {
         (items.as_array().expect("a list").clone(), token)
     }
 
-    /// All pages.
+    /// Lists all pages.
     pub async fn list(&self, parent: &str) -> Vec<Value> {
         let (mut all, mut token) = self.page(parent, 0, "").await;
         while !token.is_empty() {
@@ -228,14 +227,14 @@ impl Resource {
         all
     }
 
-    /// The names of all.
+    /// Lists the names of all objects.
     pub async fn names(&self, parent: &str) -> Vec<String> {
         let all = self.list(parent).await;
         all.iter().map(name_of).collect()
     }
 }
 
-/// An object's name.
+/// Returns an object's name.
 pub fn name_of(object: &Value) -> String {
     object["name"]
         .as_str()
@@ -243,7 +242,7 @@ pub fn name_of(object: &Value) -> String {
         .to_owned()
 }
 
-/// `spec.host_nsid` as `spec.hostNsid`.
+/// Converts `spec.host_nsid` to `spec.hostNsid`.
 fn camel(path: &str) -> String {
     let mut out = String::new();
     let mut upper = false;

@@ -1,18 +1,18 @@
-//! The routes of the API, read off its HTTP options.
+//! The API's HTTP routes, read from the `google.api.http` options.
 
 use opi_spdk::api;
 use prost_reflect::MethodDescriptor;
 
-/// Method, path template and body field of the RPC's HTTP option.
+/// Returns HTTP method, path template and body field of an RPC.
 pub fn route(rpc: &MethodDescriptor) -> (String, String, String) {
     let http = api::pool()
         .get_extension_by_name("google.api.http")
-        .expect("it is imported");
+        .expect("the extension is imported");
     let options = rpc.options();
     let rule = options.get_extension(&http);
     let rule = rule.as_message().expect("a message");
     let text = |name: &str| {
-        let value = rule.get_field_by_name(name).expect("a field of it");
+        let value = rule.get_field_by_name(name).expect("a field of HttpRule");
         value.as_str().unwrap_or_default().to_owned()
     };
     let method = ["get", "post", "delete", "patch"]

@@ -1,10 +1,10 @@
-//! The sockets of vhost-user devices: each has one, of its name.
+//! The vhost-user sockets of a target: one per device, named after the device.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-/// The names of the sockets of a target whose SPDK's JSON-RPC socket is in its directory.
+/// Returns the names of the sockets of the target whose SPDK JSON-RPC socket is `rpc_socket`.
 pub fn devices_beside(rpc_socket: &Path) -> BTreeSet<String> {
     let dir = rpc_socket.parent().expect("a directory").join("ctrlr");
     let entries = std::fs::read_dir(dir).expect("the sockets' directory");

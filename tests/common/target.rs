@@ -1,12 +1,12 @@
 //! The program under test as a child process.
 //!
 //! ```text
-//! start ─► answers SERVING ─► stop (SIGTERM, at most 5 s, status 0, nothing left behind)
-//!   └ dies: its log            └ late: SIGKILL, and the test fails
+//! start ─► SERVING ─► stop (SIGTERM: status 0 within 5 s, no files left behind)
+//!   └ exits: panic with the log  └ timeout: SIGKILL and panic
 //! ```
 //!
-//! A reactor polls a whole core, so only one target runs on a machine at a time: it holds a file
-//! lock. A second one beside it (a host of the first) shares the lock and takes another core.
+//! A reactor polls a whole core, so only one target runs on a machine at a time: it holds a file lock. A
+//! second target next to it (an initiator of the first) shares the lock and uses another core.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -22,34 +22,34 @@ use tempfile::TempDir;
 use super::port::free_port;
 use super::{Client, eventually, hugepages_or_fail, poll_blocking};
 
-/// The built program.
+/// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_opi-spdk");
 
-/// How long a start may take: with hugepages the kernel zeroes them first.
+/// Start timeout: the kernel zeroes hugepages first.
 const START: Duration = Duration::from_secs(30);
 
-/// What is promised of a stop.
+/// Documented upper bound of a stop.
 const STOP: Duration = Duration::from_secs(5);
 
-/// How a target is started.
+/// Options of a target.
 #[derive(Clone)]
 pub struct Options {
-    /// Hugepages in place of ordinary memory.
+    /// Use hugepages in place of ordinary memory.
     pub hugepages: bool,
-    /// SPDK's memory.
+    /// SPDK's memory, MiB.
     pub mem_mib: u32,
     /// The reactor's core.
     pub core: u32,
-    /// The cores of its reactors, where they are several.
+    /// The reactors' cores, if several.
     pub cores: Option<&'static str>,
-    /// The only core that it is started on (by taskset).
+    /// The only core of the process's affinity mask (set by taskset).
     pub pinned_to: Option<u32>,
-    /// Further flags.
+    /// Additional command line flags.
     pub args: Vec<String>,
     environment: Vec<(&'static str, String)>,
-    /// Where its log goes in place of [`Target::log`].
+    /// File for the log in place of the one read by [`Target::log`].
     stderr: Option<PathBuf>,
-    /// State, sockets and log go here: a new directory unless it follows another target.
+    /// Directory for state, sockets and log: a new one unless the target succeeds another.
     dir: Option<Arc<TempDir>>,
     machine: Option<Arc<File>>,
 }
@@ -72,7 +72,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// With hugepages; fails when there are not enough.
+    /// Uses hugepages; the start fails if too few are free.
     pub fn hugepages() -> Self {
         Self {
             hugepages: true,
@@ -80,44 +80,44 @@ impl Options {
         }
     }
 
-    /// With this much memory, MiB.
+    /// Sets SPDK's memory, MiB.
     pub fn memory(mut self, mib: u32) -> Self {
         self.mem_mib = mib;
         self
     }
 
-    /// With these flags too.
+    /// Appends command line flags.
     pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// With this variable in its environment.
+    /// Sets an environment variable.
     pub fn variable(mut self, name: &'static str, value: &str) -> Self {
         self.environment.push((name, value.to_owned()));
         self
     }
 
-    /// With its log in this file, which [`Target::log`] does not read.
+    /// Appends the log to this file, which [`Target::log`] does not read.
     pub fn log_to(mut self, file: impl Into<PathBuf>) -> Self {
         self.stderr = Some(file.into());
         self
     }
 
-    /// With SPDK's JSON-RPC on a socket of its own, which comes along.
+    /// Enables SPDK's JSON-RPC on a new socket; returns the socket's path too.
     pub fn with_rpc(self) -> (Self, PathBuf) {
         let socket = std::env::temp_dir().join(format!("opi-rpc-{}.sock", free_port()));
         let args = ["--spdk-rpc-socket", socket.to_str().expect("UTF-8")];
         (self.args(args), socket)
     }
 
-    /// In this directory.
+    /// Sets the directory.
     pub fn in_dir(mut self, dir: Arc<TempDir>) -> Self {
         self.dir = Some(dir);
         self
     }
 
-    /// Its cores: two for all that could have them, where `TEST_REACTORS` is 2.
+    /// Returns the reactors' cores: `0,1` for every target that can have two, if `TEST_REACTORS` is 2.
     fn reactors(&self) -> String {
         match self.cores {
             Some(cores) => cores.to_owned(),
@@ -128,14 +128,14 @@ impl Options {
         }
     }
 
-    /// In the directories of a target that has ended, without letting others in between.
+    /// Succeeds a stopped target: same directory, and the machine lock is handed over.
     pub fn after(mut self, ended: &Target) -> Self {
         self.dir = Some(Arc::clone(&ended.dir));
         self.machine = Some(Arc::clone(&ended.machine));
         self
     }
 
-    /// On core 1, while `first` runs on core 0.
+    /// Runs on core 1 next to `first` on core 0.
     pub fn beside(mut self, first: &Target) -> Self {
         self.core = 1;
         self.machine = Some(Arc::clone(&first.machine));
@@ -147,9 +147,9 @@ impl Options {
 pub struct Target {
     child: Option<Child>,
     dir: Arc<TempDir>,
-    /// Where it serves gRPC.
+    /// gRPC address.
     pub grpc: SocketAddr,
-    /// Where it serves HTTP.
+    /// HTTP address.
     pub http: SocketAddr,
     machine: Arc<File>,
     begun: SystemTime,
@@ -157,19 +157,19 @@ pub struct Target {
 }
 
 impl Target {
-    /// Starts one without hugepages and waits until it serves.
+    /// Starts a target without hugepages and waits until it reports SERVING.
     pub async fn start() -> Self {
         Self::start_with(Options::default()).await
     }
 
-    /// Starts one and waits until it serves.
+    /// Starts a target and waits until it reports SERVING.
     pub async fn start_with(options: Options) -> Self {
         let mut target = Self::spawn(&options);
         let address = target.grpc;
         eventually("the target serves", START, async || {
             if let Some(status) = target.exited() {
                 panic!(
-                    "the target ended with {status} at its start:\n{}",
+                    "the target ended with {status} during its start:\n{}",
                     target.log()
                 );
             }
@@ -183,7 +183,7 @@ impl Target {
         target
     }
 
-    /// Starts one without waiting.
+    /// Starts a target without waiting for it.
     pub fn spawn(options: &Options) -> Self {
         let machine = options.machine.clone().unwrap_or_else(lock_machine);
         let hugepages_before = options.hugepages.then(|| {
@@ -204,7 +204,7 @@ impl Target {
         let begun = SystemTime::now();
         let cores = options.reactors();
         let mut command = match options.pinned_to {
-            // The first target has this core too: by locks of its own it does not see that.
+            // The first target uses this core too: a private /var/tmp hides SPDK's core lock files.
             None if two_reactors() && options.core != 0 => {
                 let mut command = Command::new("unshare");
                 let apart = r#"mount -t tmpfs none /var/tmp && exec "$0" "$@""#;
@@ -229,7 +229,7 @@ impl Target {
             .arg(dir.path().join("ctrlr"))
             .args(&options.args)
             .envs(options.environment.iter().cloned())
-            // Where a core dump goes.
+            // Core dumps are written here.
             .current_dir(dir.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("one file for both"))
@@ -254,35 +254,39 @@ impl Target {
         }
     }
 
-    /// A new connection to it.
+    /// Opens a new gRPC connection.
     pub async fn client(&self) -> Client {
         Client::connect(self.grpc)
             .await
-            .expect("the target takes connections")
+            .expect("the target accepts connections")
     }
 
-    /// Where its sockets are.
+    /// Returns the directory of the vfio-user and vhost-user sockets.
     pub fn ctrlr_dir(&self) -> PathBuf {
         self.dir.path().join("ctrlr")
     }
 
-    /// A place for files of the test, gone with the target.
+    /// Returns a directory for the test's files; removed with the target.
     pub fn scratch(&self) -> &Path {
         self.dir.path()
     }
 
-    /// What it wrote to stderr and stdout.
+    /// Returns the target's stderr and stdout.
     pub fn log(&self) -> String {
         let bytes = std::fs::read(self.dir.path().join("log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Its process id.
+    /// Returns the process ID.
     pub fn pid(&self) -> Pid {
-        Pid::from_child(self.child.as_ref().expect("it has not been stopped"))
+        Pid::from_child(
+            self.child
+                .as_ref()
+                .expect("the target has not been stopped"),
+        )
     }
 
-    /// Its exit status, once it has ended by itself.
+    /// Returns the exit status if the target has exited.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child
             .as_mut()?
@@ -290,15 +294,15 @@ impl Target {
             .expect("a child can be waited for")
     }
 
-    /// Sends it a signal.
+    /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("the target runs");
     }
 
-    /// Waits for the end that a signal brings; SIGKILL and a panic when it does not come in time.
+    /// Waits for the exit after a signal. Kills the target and panics when the timeout expires.
     pub fn wait(&mut self, within: Duration) -> ExitStatus {
         let ended = poll_blocking(within, || self.exited());
-        let mut child = self.child.take().expect("it has not been stopped");
+        let mut child = self.child.take().expect("the target has not been stopped");
         let status = ended.unwrap_or_else(|| {
             let _ = child.kill();
             let _ = child.wait();
@@ -308,18 +312,19 @@ impl Target {
         status
     }
 
-    /// Stops it with SIGTERM as promised, and checks that nothing stays behind.
+    /// Stops the target with SIGTERM and checks that it exits with status 0, in time, and leaves no
+    /// files behind.
     pub fn stop(mut self) -> Duration {
         self.stop_with(Signal::TERM)
     }
 
-    /// The same with another signal, on a target that can still be asked for its log.
+    /// Stops the target with `signal`, with the same checks; its log can still be read.
     pub fn stop_with(&mut self, signal: Signal) -> Duration {
         self.signal(signal);
         self.stopped()
     }
 
-    /// The same for one that somebody else has sent the signal.
+    /// Waits for a target that has been sent a stop signal, with the same checks.
     pub fn stopped(&mut self) -> Duration {
         let begin = Instant::now();
         let pid = self.pid();
@@ -334,18 +339,18 @@ impl Target {
         took
     }
 
-    /// Ends it without a chance to clean up.
+    /// Kills the target with SIGKILL.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.wait(STOP);
     }
 
-    /// Forgets all that it made, after its end: a successor begins with nothing.
+    /// Deletes the state of a stopped target: a successor starts empty.
     pub fn forget(&self) {
-        std::fs::remove_dir_all(self.dir.path().join("state")).expect("it has had a state");
+        std::fs::remove_dir_all(self.dir.path().join("state")).expect("the state directory exists");
     }
 
-    /// A sanitizer has found nothing: AddressSanitizer and the C library's assertions write what they find,
+    /// Asserts that no sanitizer found anything: AddressSanitizer and C assertions write to the log,
     /// UndefinedBehaviorSanitizer traps.
     fn check_no_report(&self, status: ExitStatus) {
         let trapped = status.signal() == Some(Signal::ILL.as_raw());
@@ -363,7 +368,7 @@ impl Target {
         let sockets = files_under(&self.ctrlr_dir());
         assert!(sockets.is_empty(), "left in ctrlr-dir: {sockets:?}");
         let mark = format!("pid{}", pid.as_raw_nonzero());
-        // What is older is of another process that had the number, and was killed.
+        // Older files belong to a killed process that had the same PID.
         let is_younger = |path: &PathBuf| {
             let modified = path.metadata().and_then(|about| about.modified());
             modified.is_ok_and(|modified| modified >= self.begun)
@@ -388,7 +393,7 @@ impl Target {
     }
 }
 
-/// Whether the name has the mark in it, and not that of a process whose number is longer.
+/// Returns whether the name contains the mark, and not as the prefix of a longer PID.
 fn is_of(name: &str, mark: &str) -> bool {
     name.match_indices(mark)
         .any(|(at, _)| !name[at + mark.len()..].starts_with(|next: char| next.is_ascii_digit()))
@@ -410,7 +415,7 @@ impl Drop for Target {
     }
 }
 
-/// Waits for the machine: one target at a time, over all test processes.
+/// Takes the machine-wide lock: one target at a time over all test processes.
 pub fn lock_machine() -> Arc<File> {
     let path = std::env::temp_dir().join("opi-spdk-tests.lock");
     let file = File::create(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -436,7 +441,7 @@ fn files_under(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Whether targets have two reactors where that is possible.
+/// Returns whether targets use two reactors where possible.
 fn two_reactors() -> bool {
     std::env::var("TEST_REACTORS").is_ok_and(|number| number == "2")
 }

@@ -1,4 +1,4 @@
-//! Programs that tests run: SPDK's own tools, and others.
+//! Programs that tests run: SPDK's tools, and others.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-/// No tool runs longer; a hang is an error.
+/// Timeout for a tool's next line of output and for its exit: a hang is an error.
 const BOUND: Duration = Duration::from_secs(40);
 
-/// One command line.
+/// A command line.
 pub struct Tool {
     program: PathBuf,
     args: Vec<OsString>,
@@ -32,32 +32,32 @@ impl Tool {
         }
     }
 
-    /// SPDK's client of the JSON-RPC socket.
+    /// SPDK's JSON-RPC command line client.
     pub fn rpc(socket: &Path) -> Self {
         let program =
             std::env::var_os("SPDK_RPC").expect("SPDK_RPC is not set: run scripts/test.sh");
         Self::at(program.into()).arg("-s").arg(socket)
     }
 
-    /// With one more argument.
+    /// Appends an argument.
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
         self
     }
 
-    /// With more arguments.
+    /// Appends arguments.
     pub fn args<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// Runs it to its end; all that it wrote, as an error when its status is not 0.
+    /// Runs the tool to its end; returns its output, as an error if the exit status is not 0.
     pub async fn run(self) -> Result<String, String> {
         let running = self.spawn();
         running.ended().await
     }
 
-    /// Starts it; it is killed when the test ends first.
+    /// Starts the tool; it is killed on drop.
     pub fn spawn(self) -> Running {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let child = Command::new(&self.program)
@@ -80,7 +80,7 @@ impl Tool {
     }
 }
 
-/// A tool that runs.
+/// A running tool.
 pub struct Running {
     name: String,
     pid: Option<u32>,
@@ -90,7 +90,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits until it has written this.
+    /// Waits until the output contains `what`.
     pub async fn says(&mut self, what: &str) {
         while !self.text.contains(what) {
             let more = self.line().await;
@@ -98,20 +98,20 @@ impl Running {
         }
     }
 
-    /// Ends it with SIGTERM.
+    /// Stops the tool with SIGTERM; returns its output.
     pub async fn stop(self) -> Result<String, String> {
         let pid = self.pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        // It may have ended by itself: its status tells.
-        let _ = kill_process(pid.expect("it was not waited for"), Signal::TERM);
+        // The tool may have exited already; the exit status decides.
+        let _ = kill_process(pid.expect("the process has an ID"), Signal::TERM);
         self.ended().await
     }
 
-    /// Waits for its end.
+    /// Waits for the exit; returns the output, as an error if the exit status is not 0.
     pub async fn ended(mut self) -> Result<String, String> {
         while self.line().await {}
         let status = tokio::time::timeout(BOUND, self.child.wait()).await;
         let status = status
-            .expect("it ends with its output")
+            .expect("the tool exits once its output is closed")
             .expect("a child can be waited for");
         if status.success() {
             Ok(std::mem::take(&mut self.text))
@@ -130,7 +130,7 @@ impl Running {
     }
 }
 
-/// With `-g` SPDK leaves its hugepages' file to the next that starts.
+/// With `-g`, SPDK leaves its hugepage file behind at exit: remove it.
 impl Drop for Running {
     fn drop(&mut self) {
         let Some(pid) = self.pid else { return };
@@ -138,14 +138,14 @@ impl Drop for Running {
     }
 }
 
-/// Where SPDK's tools are.
+/// Returns the directory of SPDK's tools.
 pub fn tools_dir() -> PathBuf {
     let dir = std::env::var_os("SPDK_TOOLS");
     dir.expect("SPDK_TOOLS is not set: run the tests through scripts/test.sh, which builds them")
         .into()
 }
 
-/// Fails the test, in words, when there are not enough free hugepages for SPDK.
+/// Panics if fewer than `mib` MiB of hugepages are free.
 pub fn hugepages_or_fail(mib: u32) {
     let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
     let text = std::fs::read_to_string(pool).unwrap_or_default();

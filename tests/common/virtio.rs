@@ -1,5 +1,5 @@
-//! virtio drivers in user space: SPDK's own, which find a device at its vhost-user socket just as a
-//! virtual machine does.
+//! SPDK's user-space virtio drivers, which connect to a device's vhost-user socket as a virtual machine
+//! does.
 
 use std::path::PathBuf;
 
@@ -7,19 +7,19 @@ use serde_json::json;
 
 use super::driver::Driver;
 
-/// Queues that a driver asks for: one to each of its disks, and for some devices others.
+/// Virtqueues that a driver requests: one per disk, plus the control and event queues of virtio-scsi.
 const QUEUES: u32 = 8;
 
-/// How a machine reaches one device.
+/// How a virtio driver attaches a device.
 pub struct Virtio;
 
 impl Virtio {
-    /// A virtio-blk device; its disk is the bdev `Disk`.
+    /// Attaches a virtio-blk device; its disk is the bdev `Disk`.
     pub fn blk(socket: PathBuf) -> Driver {
         driver(socket, "blk")
     }
 
-    /// A virtio-scsi device; the disk at SCSI target N is the bdev `DisktN`.
+    /// Attaches a virtio-scsi device; the disk at SCSI target N is the bdev `DisktN`.
     pub fn scsi(socket: PathBuf) -> Driver {
         driver(socket, "scsi")
     }
@@ -30,6 +30,6 @@ fn driver(socket: PathBuf, kind: &str) -> Driver {
         "name": "Disk", "trtype": "user", "traddr": socket, "dev_type": kind,
         "vq_count": QUEUES, "vq_size": 256,
     });
-    // The device reads and writes its memory.
+    // The device accesses the driver's memory directly, so that memory must be shared hugepages.
     Driver::attaching("bdev_virtio_attach_controller", attach, true)
 }

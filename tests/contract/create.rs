@@ -1,4 +1,4 @@
-//! Create (AIP-133), and the rules that the descriptors state of every field.
+//! Create (AIP-133), and the rules that the descriptors state for every field.
 
 use prost_reflect::{Cardinality, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::common::{
 };
 use crate::kinds::Place;
 
-pub async fn create_answers_what_was_set_and_the_name(place: &Place) {
+pub async fn create_returns_the_fields_and_the_name(place: &Place) {
     let (name, made) = place.make(0).await;
     assert_eq!(name, place.name(&place.id(0)));
     assert_holds(&made, &place.shown(place.sample(0).await));
@@ -18,7 +18,10 @@ pub async fn create_answers_what_was_set_and_the_name(place: &Place) {
 
 pub async fn get_and_list_agree_with_create(place: &Place) {
     let (name, made) = place.make(0).await;
-    assert_eq!(place.resource.get(&name).await.expect("it was made"), made);
+    assert_eq!(
+        place.resource.get(&name).await.expect("the object exists"),
+        made
+    );
     let all = place.resource.list(&place.parent).await;
     let listed: Vec<_> = all
         .iter()
@@ -27,7 +30,7 @@ pub async fn get_and_list_agree_with_create(place: &Place) {
     assert_eq!(listed, [&made]);
 }
 
-pub async fn without_an_id_the_server_chooses_a_uuid(place: &Place) {
+pub async fn without_an_id_the_server_assigns_a_uuid(place: &Place) {
     let made = place
         .resource
         .created(&place.parent, "", place.sample(0).await)
@@ -37,12 +40,15 @@ pub async fn without_an_id_the_server_chooses_a_uuid(place: &Place) {
     assert_eq!(name, place.name(id));
     let uuid = Uuid::parse_str(id).unwrap_or_else(|e| panic!("{id}: {e}"));
     assert_eq!((uuid.get_version_num(), uuid.to_string().as_str()), (4, id));
-    assert_eq!(place.resource.get(&name).await.expect("it was made"), made);
-    // Not among the names that `clean` knows.
+    assert_eq!(
+        place.resource.get(&name).await.expect("the object exists"),
+        made
+    );
+    // `clean` would not recognize the generated name.
     place.resource.deleted(&name).await;
 }
 
-pub async fn the_same_create_again_answers_the_same_object(place: &Place) {
+pub async fn a_repeated_create_is_idempotent(place: &Place) {
     let (_, first) = place.make(0).await;
     let (_, second) = place.make(0).await;
     assert_eq!(first, second);
@@ -50,7 +56,7 @@ pub async fn the_same_create_again_answers_the_same_object(place: &Place) {
     assert_eq!(names.iter().filter(|name| place.is_mine(name)).count(), 1);
 }
 
-pub async fn another_content_under_the_same_id_already_exists(place: &Place) {
+pub async fn a_create_with_different_content_already_exists(place: &Place) {
     let (name, made) = place.make(0).await;
     let other = place.sample(1).await;
     let status = place
@@ -58,10 +64,13 @@ pub async fn another_content_under_the_same_id_already_exists(place: &Place) {
         .refused(&place.parent, &place.id(0), other, Code::AlreadyExists)
         .await;
     assert!(status.message().contains(&name), "{status}");
-    assert_eq!(place.resource.get(&name).await.expect("it stays"), made);
+    assert_eq!(
+        place.resource.get(&name).await.expect("the object exists"),
+        made
+    );
 }
 
-pub async fn ids_of_the_wrong_form_are_refused(place: &Place) {
+pub async fn malformed_ids_are_rejected(place: &Place) {
     let too_long = format!("a{}", "b".repeat(63));
     let uuid = Uuid::new_v4().to_string();
     let bad = [
@@ -98,8 +107,8 @@ pub async fn ids_of_the_wrong_form_are_refused(place: &Place) {
     );
 }
 
-pub async fn ids_of_the_right_forms_are_taken(place: &Place) {
-    // SPDK names bdevs after remote controllers, and has room for fewer characters.
+pub async fn valid_ids_are_accepted(place: &Place) {
+    // SPDK names bdevs after remote controllers, and its bdev names leave room for fewer characters.
     let most = match place.kind.message {
         "NvmeRemoteController" => 49,
         _ => 63,
@@ -141,13 +150,13 @@ pub async fn each_required_field_is_required(place: &Place) {
         expect_invalid(&status, &format!("{}.{path}", place.resource.field));
         let missing = place.resource.get(&place.name(&place.id(0))).await;
         assert_eq!(
-            missing.expect_err("nothing was made").code(),
+            missing.expect_err("the create was rejected").code(),
             Code::NotFound
         );
     }
 }
 
-pub async fn what_only_the_server_fills_in_is_ignored(place: &Place) {
+pub async fn output_only_fields_are_ignored_by_create(place: &Place) {
     let (name, made) = place.make(0).await;
     place.resource.deleted(&name).await;
     let mut object = place.sample(0).await;
@@ -162,7 +171,7 @@ pub async fn what_only_the_server_fills_in_is_ignored(place: &Place) {
     assert_eq!(again, made);
 }
 
-pub async fn an_enum_number_without_a_name_is_refused(place: &Place) {
+pub async fn unknown_enum_numbers_are_rejected(place: &Place) {
     let sample = place.sample(0).await;
     for path in enums_in(&message_of(place), &sample, "") {
         let object = with(sample.clone(), &path, json!(99));
@@ -174,7 +183,7 @@ pub async fn an_enum_number_without_a_name_is_refused(place: &Place) {
     }
 }
 
-pub async fn the_parent_must_be_given_and_there(place: &Place) {
+pub async fn the_parent_must_be_valid_and_exist(place: &Place) {
     if !place.resource.nested {
         return;
     }
@@ -204,7 +213,7 @@ fn message_of(place: &Place) -> MessageDescriptor {
     kind_of(place.kind.message)
 }
 
-/// The paths of all REQUIRED fields of what the object has.
+/// Returns the paths of all REQUIRED fields that the object has.
 pub fn required(place: &Place, object: &Value) -> Vec<String> {
     let required = paths(&message_of(place), object, "", &|field| {
         has_behaviour(field, "REQUIRED")
@@ -213,12 +222,12 @@ pub fn required(place: &Place, object: &Value) -> Vec<String> {
     assert_eq!(
         required.is_empty(),
         nothing,
-        "all kinds but one have something that is required"
+        "only VirtioScsiTarget has no REQUIRED field"
     );
     required
 }
 
-/// The paths of all enums that the object has.
+/// Returns the paths of all enum fields that the object has.
 fn enums_in(message: &MessageDescriptor, object: &Value, prefix: &str) -> Vec<String> {
     paths(message, object, prefix, &|field| {
         matches!(field.kind(), Kind::Enum(_))
@@ -249,7 +258,7 @@ fn paths(
     found
 }
 
-/// All OUTPUT_ONLY leaves, each with a value that the server would not choose.
+/// Returns all OUTPUT_ONLY scalar fields, each with a value that the server would not choose.
 fn output_only_in(message: &MessageDescriptor, prefix: &str) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     for field in message
@@ -259,14 +268,14 @@ fn output_only_in(message: &MessageDescriptor, prefix: &str) -> Vec<(String, Val
         let path = format!("{prefix}{}", field.name());
         match field.kind() {
             Kind::Message(inner) if inner.package_name() == "opi_api.storage.v1" => {
-                // A oneof holds one of them; those have nothing that the server fills in.
+                // Setting a member of a oneof would clear the others; none has OUTPUT_ONLY fields.
                 if field.containing_oneof().is_none() {
                     found.extend(output_only_in(&inner, &format!("{path}.")));
                 }
             }
             _ if !has_behaviour(&field, "OUTPUT_ONLY") => {}
             Kind::Bool => found.push((path, json!(true))),
-            Kind::String => found.push((path, json!("of the client"))),
+            Kind::String => found.push((path, json!("set by the client"))),
             Kind::Bytes => found.push((path, json!("AAAA"))),
             Kind::Enum(values) => {
                 let last = values.values().map(|value| value.number()).max();

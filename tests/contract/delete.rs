@@ -1,4 +1,4 @@
-//! Delete (AIP-135): gone for good, and never under its user.
+//! Delete (AIP-135): the object is removed from the API and from SPDK, unless it is in use.
 
 use serde_json::json;
 use tonic::{Code, Status};
@@ -9,13 +9,17 @@ use crate::common::{
 };
 use crate::kinds::Place;
 
-pub async fn what_was_deleted_is_gone_and_its_name_free(place: &Place) {
+pub async fn a_deleted_object_is_gone_and_its_id_free(place: &Place) {
     let (name, _) = place.make(0).await;
     place.resource.deleted(&name).await;
-    let gone = place.resource.get(&name).await.expect_err("it was deleted");
+    let gone = place
+        .resource
+        .get(&name)
+        .await
+        .expect_err("the object was deleted");
     assert_eq!(gone.code(), Code::NotFound);
     assert!(!place.resource.names(&place.parent).await.contains(&name));
-    // Another content: nothing of the first is left under its name, in SPDK neither.
+    // A different object under the same ID: neither the API nor SPDK has remains of the first.
     let other = place.sample(1).await;
     place
         .resource
@@ -23,7 +27,7 @@ pub async fn what_was_deleted_is_gone_and_its_name_free(place: &Place) {
         .await;
 }
 
-pub async fn deleting_what_is_missing_is_not_found_unless_allowed(place: &Place) {
+pub async fn deleting_a_missing_object_is_not_found_unless_allow_missing(place: &Place) {
     let name = place.name(&place.id(0));
     let method = place.resource.method("Delete");
     let request = json!({ "name": name });
@@ -38,11 +42,11 @@ pub async fn deleting_what_is_missing_is_not_found_unless_allowed(place: &Place)
     place.resource.client.ok(&method, request).await;
     assert!(
         place.resource.get(&name).await.is_err(),
-        "it was there, and is deleted"
+        "an existing object is deleted with allow_missing"
     );
 }
 
-pub async fn what_is_in_use_is_not_deleted_and_its_user_named(client: &Client) {
+pub async fn objects_in_use_are_not_deleted_and_the_error_names_the_user(client: &Client) {
     let id = unique("in-use");
     let volume = malloc(client, &id, 1).await;
     let subsystem = subsystem(client, &id, json!({})).await;
@@ -60,7 +64,7 @@ pub async fn what_is_in_use_is_not_deleted_and_its_user_named(client: &Client) {
     names_user(subsystems.delete(&subsystem).await, &controller);
     controllers.deleted(&controller).await;
     names_user(subsystems.delete(&subsystem).await, &namespace);
-    // What only a rebuild would change is not changed under a user either.
+    // An update that requires a rebuild is rejected while the object is in use.
     let object = json!({ "blocks_count": 4096 });
     names_user(
         volumes.update(&volume, object, None).await.map(drop),
@@ -70,7 +74,7 @@ pub async fn what_is_in_use_is_not_deleted_and_its_user_named(client: &Client) {
     subsystems.deleted(&subsystem).await;
     volumes.deleted(&volume).await;
     assert!(volumes.get(&volume).await.is_err());
-    // The NQN and the bdev's name are free again, for other kinds too.
+    // The NQN and the bdev name are free again, for other kinds too.
     let other = subsystems
         .created(
             "",
@@ -87,7 +91,7 @@ pub async fn what_is_in_use_is_not_deleted_and_its_user_named(client: &Client) {
 }
 
 fn names_user(result: Result<(), Status>, user: &str) {
-    let status = result.expect_err("it is in use");
+    let status = result.expect_err("the object is in use");
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
     assert!(
         status.message().contains(user),

@@ -1,7 +1,6 @@
-//! The contract of the API: what holds for every kind of resource, tried on each of them.
+//! The API's contract: rules that hold for every resource kind, tested on each of them.
 //!
-//! One target serves all tests; each test works under names of its own, beside the others. A test is
-//! named `Kind::what it proves`.
+//! One target serves all tests concurrently; each test uses its own IDs. A test is named `Kind::rule`.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -21,56 +20,56 @@ use common::kinds::{self, IMPLEMENTED, Kind, Lab, Place};
 use common::{Client, Options, Resource, Target};
 use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 
-/// One test of the contract.
+/// One rule of the contract.
 pub struct Rule {
-    /// The sentence that it proves.
+    /// The rule in words: the function's name.
     pub name: &'static str,
     run: fn(&Place) -> Pin<Box<dyn Future<Output = ()> + '_>>,
 }
 
-/// A rule of the name of its function, `_` as spaces.
+/// Builds the rules from their functions; a rule has the name of its function.
 macro_rules! rules {
     ($($module:ident::$name:ident),* $(,)?) => {
         &[$(Rule { name: stringify!($name), run: |place| Box::pin($module::$name(place)) }),*]
     };
 }
 
-/// Hold for every kind.
+/// The rules that hold for every kind.
 const RULES: &[Rule] = rules![
-    create::create_answers_what_was_set_and_the_name,
+    create::create_returns_the_fields_and_the_name,
     create::get_and_list_agree_with_create,
-    create::without_an_id_the_server_chooses_a_uuid,
-    create::the_same_create_again_answers_the_same_object,
-    create::another_content_under_the_same_id_already_exists,
-    create::ids_of_the_wrong_form_are_refused,
-    create::ids_of_the_right_forms_are_taken,
+    create::without_an_id_the_server_assigns_a_uuid,
+    create::a_repeated_create_is_idempotent,
+    create::a_create_with_different_content_already_exists,
+    create::malformed_ids_are_rejected,
+    create::valid_ids_are_accepted,
     create::the_object_is_required,
     create::each_required_field_is_required,
-    create::what_only_the_server_fills_in_is_ignored,
-    create::an_enum_number_without_a_name_is_refused,
-    create::the_parent_must_be_given_and_there,
-    read::what_is_not_there_is_not_found,
-    read::what_is_no_name_is_refused,
+    create::output_only_fields_are_ignored_by_create,
+    create::unknown_enum_numbers_are_rejected,
+    create::the_parent_must_be_valid_and_exist,
+    read::a_missing_object_is_not_found,
+    read::malformed_names_are_rejected,
     read::an_object_is_found_by_every_form_of_its_name,
-    read::pages_hold_every_object_once_and_in_order,
+    read::pages_contain_every_object_once_in_order,
     read::pages_survive_inserts_and_deletes,
-    read::a_bad_page_token_is_refused,
-    read::a_negative_page_size_is_refused,
-    read::list_needs_its_parent_and_only_a_nested_kind_has_one,
+    read::an_invalid_page_token_is_rejected,
+    read::a_negative_page_size_is_rejected,
+    read::list_requires_a_parent_for_nested_kinds_only,
     read::stats_are_counters,
-    update::a_mask_of_one_field_changes_that_field_only,
-    update::without_a_mask_what_is_set_changes,
+    update::a_mask_of_one_field_updates_only_that_field,
+    update::without_a_mask_only_set_fields_are_updated,
     update::a_star_replaces_all_fields,
-    update::a_star_with_a_required_field_missing_is_refused,
-    update::a_path_that_does_not_exist_is_refused,
-    update::nothing_changes_when_nothing_differs,
-    update::what_cannot_change_is_refused_and_stays,
-    update::an_update_of_what_is_missing_is_not_found,
+    update::a_star_without_a_required_field_is_rejected,
+    update::unknown_mask_paths_are_rejected,
+    update::an_update_without_changes_is_a_no_op,
+    update::immutable_fields_are_rejected_and_unchanged,
+    update::an_update_of_a_missing_object_is_not_found,
     update::allow_missing_creates,
     update::the_object_and_its_name_are_required,
-    update::what_only_the_server_fills_in_may_be_named_and_is_ignored,
-    delete::what_was_deleted_is_gone_and_its_name_free,
-    delete::deleting_what_is_missing_is_not_found_unless_allowed,
+    update::output_only_fields_in_a_mask_are_ignored,
+    delete::a_deleted_object_is_gone_and_its_id_free,
+    delete::deleting_a_missing_object_is_not_found_unless_allow_missing,
 ];
 
 fn main() -> ExitCode {
@@ -117,9 +116,9 @@ fn trials(lab: &Lab) -> Vec<Trial> {
         }
     }
     for message in kinds::UNIMPLEMENTED {
-        let name = format!("{message}::every_verb_answers_unimplemented");
+        let name = format!("{message}::every_verb_returns_unimplemented");
         let run = async move || {
-            unimplemented::every_verb_answers_unimplemented(&connect(target).await, message).await
+            unimplemented::every_verb_returns_unimplemented(&connect(target).await, message).await
         };
         trials.push(trial(name, move || block_on(run())));
     }
@@ -128,19 +127,21 @@ fn trials(lab: &Lab) -> Vec<Trial> {
         unimplemented::every_kind_of_the_api_is_in_one_of_the_tables,
     ));
     trials.push(trial(
-        "NullVolume::a_page_has_50_by_default_and_250_at_most".into(),
+        "NullVolume::a_page_has_50_objects_by_default_and_250_at_most".into(),
         move || {
             block_on(async {
-                read::a_page_has_50_by_default_and_250_at_most(&connect(target).await).await
+                read::a_page_has_50_objects_by_default_and_250_at_most(&connect(target).await).await
             })
         },
     ));
     trials.push(trial(
-        "NvmeSubsystem::what_is_in_use_is_not_deleted_and_its_user_named".into(),
+        "NvmeSubsystem::objects_in_use_are_not_deleted_and_the_error_names_the_user".into(),
         move || {
             block_on(async {
-                delete::what_is_in_use_is_not_deleted_and_its_user_named(&connect(target).await)
-                    .await
+                delete::objects_in_use_are_not_deleted_and_the_error_names_the_user(
+                    &connect(target).await,
+                )
+                .await
             })
         },
     ));
@@ -156,10 +157,10 @@ async fn hold(lab: Lab, kind: &'static Kind, rule: &Rule, tag: String) {
 async fn connect(target: SocketAddr) -> Client {
     Client::connect(target)
         .await
-        .expect("the target takes connections")
+        .expect("the target accepts connections")
 }
 
-/// All tests passed and cleaned up after themselves: so must the target have.
+/// Asserts that the target has no objects left: all tests passed and deleted theirs.
 async fn check_nothing_left(target: &Target) {
     let client = target.client().await;
     for kind in IMPLEMENTED {
@@ -170,7 +171,7 @@ async fn check_nothing_left(target: &Target) {
         let left = Resource::new(&client, message).names("").await;
         assert!(
             left.is_empty(),
-            "{message} that nobody made or all deleted: {left:?}"
+            "{message} objects left after all tests: {left:?}"
         );
     }
 }

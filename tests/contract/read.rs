@@ -1,4 +1,4 @@
-//! Get (AIP-131), List (AIP-132, AIP-158), Stats, and the forms of names.
+//! Get (AIP-131), List (AIP-132, AIP-158), Stats, and the forms of resource names.
 
 use std::collections::BTreeSet;
 
@@ -8,10 +8,10 @@ use tonic::Code;
 use crate::common::{Client, Resource, expect_invalid, name_of, unique};
 use crate::kinds::Place;
 
-/// The verbs that take nothing but a name.
+/// The verbs whose request is only a name.
 const BY_NAME: [&str; 3] = ["Get", "Stats", "Delete"];
 
-pub async fn what_is_not_there_is_not_found(place: &Place) {
+pub async fn a_missing_object_is_not_found(place: &Place) {
     let name = place.name(&place.id(7));
     for verb in BY_NAME {
         let method = place.resource.method(verb);
@@ -25,7 +25,7 @@ pub async fn what_is_not_there_is_not_found(place: &Place) {
     }
 }
 
-pub async fn what_is_no_name_is_refused(place: &Place) {
+pub async fn malformed_names_are_rejected(place: &Place) {
     for verb in BY_NAME {
         for name in [
             "",
@@ -61,13 +61,16 @@ pub async fn an_object_is_found_by_every_form_of_its_name(place: &Place) {
             "{form}"
         );
         resource.deleted(&form).await;
-        let gone = resource.get(&name).await.expect_err("it was deleted");
+        let gone = resource
+            .get(&name)
+            .await
+            .expect_err("the object was deleted");
         assert_eq!(gone.code(), Code::NotFound);
         place.make(0).await;
     }
 }
 
-pub async fn pages_hold_every_object_once_and_in_order(place: &Place) {
+pub async fn pages_contain_every_object_once_in_order(place: &Place) {
     let mut made = BTreeSet::new();
     for n in [3, 1, 4, 0, 2] {
         made.insert(place.make(n).await.0);
@@ -84,7 +87,8 @@ pub async fn pages_survive_inserts_and_deletes(place: &Place) {
         place.make(n).await;
     }
     let name = |n| place.name(&place.id(n));
-    // Between the pages the place itself, one before and one after it go, and others come.
+    // Between two pages, delete the last listed object, its predecessor and its successor, and create
+    // others.
     let all = walk(place, 1, async |last: &str| {
         if last == name(2) {
             for n in [1, 2, 4] {
@@ -101,7 +105,8 @@ pub async fn pages_survive_inserts_and_deletes(place: &Place) {
     assert_eq!(mine, [0, 1, 2, 3, 5, 8].map(name));
 }
 
-/// The names on all pages of this size; after each page its last name is shown to `between`.
+/// Lists all pages of this size and returns the names; `between` is called after each page with the last
+/// name.
 async fn walk(place: &Place, size: i64, mut between: impl AsyncFnMut(&str)) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut token = String::new();
@@ -114,14 +119,14 @@ async fn walk(place: &Place, size: i64, mut between: impl AsyncFnMut(&str)) -> V
         );
         assert!(
             next.is_empty() || !items.is_empty(),
-            "an empty page leads on"
+            "an empty page has a next_page_token"
         );
         names.extend(items.iter().map(name_of));
         assert!(names.is_sorted(), "{names:?}");
         if next.is_empty() {
             return names;
         }
-        assert_ne!(next, token, "the page leads to itself");
+        assert_ne!(next, token, "next_page_token is the token of the same page");
         token = next;
         if let Some(last) = names.last() {
             between(last).await;
@@ -129,7 +134,7 @@ async fn walk(place: &Place, size: i64, mut between: impl AsyncFnMut(&str)) -> V
     }
 }
 
-pub async fn a_bad_page_token_is_refused(place: &Place) {
+pub async fn an_invalid_page_token_is_rejected(place: &Place) {
     for n in 0..2 {
         place.make(n).await;
     }
@@ -147,7 +152,7 @@ pub async fn a_bad_page_token_is_refused(place: &Place) {
     }
 }
 
-pub async fn a_negative_page_size_is_refused(place: &Place) {
+pub async fn a_negative_page_size_is_rejected(place: &Place) {
     for size in [-1, i64::from(i32::MIN)] {
         let request = place.resource.list_request(&place.parent, size, "");
         let method = place.resource.method("List");
@@ -160,11 +165,11 @@ pub async fn a_negative_page_size_is_refused(place: &Place) {
     }
 }
 
-pub async fn list_needs_its_parent_and_only_a_nested_kind_has_one(place: &Place) {
+pub async fn list_requires_a_parent_for_nested_kinds_only(place: &Place) {
     let method = place.resource.method("List");
     let client = &place.resource.client;
     if !place.resource.nested {
-        // `list_request` gives flat kinds that have the field a parent that means nothing.
+        // `list_request` sets the parent field of flat kinds, if there is one, to an arbitrary value.
         place.resource.page("", 1, "").await;
         client.ok(&method, json!({ "page_size": 1 })).await;
         return;
@@ -193,7 +198,7 @@ pub async fn stats_are_counters(place: &Place) {
     }
 }
 
-pub async fn a_page_has_50_by_default_and_250_at_most(client: &Client) {
+pub async fn a_page_has_50_objects_by_default_and_250_at_most(client: &Client) {
     let volumes = Resource::new(client, "NullVolume");
     let tag = unique("page");
     let object = json!({ "block_size": 512, "blocks_count": 8 });

@@ -1,4 +1,4 @@
-//! What is not there says so, and nothing pretends.
+//! Kinds without an implementation: every method returns UNIMPLEMENTED.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use tonic::Code;
 use crate::common::Client;
 use crate::kinds::{IMPLEMENTED, OBSERVED, UNIMPLEMENTED};
 
-/// Calls every method that has to do with the kind.
-pub async fn every_verb_answers_unimplemented(client: &Client, message: &str) {
+/// Calls every method of the kind.
+pub async fn every_verb_returns_unimplemented(client: &Client, message: &str) {
     let mut called = 0;
     for method in api::pool()
         .services()
@@ -34,7 +34,7 @@ pub fn every_kind_of_the_api_is_in_one_of_the_tables() {
     let pool = api::pool();
     let resource = pool
         .get_extension_by_name("google.api.resource")
-        .expect("it is imported");
+        .expect("the extension is imported");
     let kinds: BTreeSet<String> = pool
         .all_messages()
         .filter(|message| message.options().has_extension(&resource))
@@ -45,10 +45,6 @@ pub fn every_kind_of_the_api_is_in_one_of_the_tables() {
         .chain(UNIMPLEMENTED.iter().chain(OBSERVED).copied())
         .map(str::to_owned)
         .collect();
-    assert_eq!(
-        listed.len(),
-        kinds.len(),
-        "a kind is in two tables, or twice in one"
-    );
+    assert_eq!(listed.len(), kinds.len(), "a kind is listed twice");
     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), kinds);
 }

@@ -1,4 +1,4 @@
-//! Update (AIP-134) and its masks.
+//! Update (AIP-134) and field masks.
 
 use serde_json::json;
 use tonic::Code;
@@ -7,24 +7,24 @@ use crate::common::{assert_holds, at, expect_invalid, only, with, without};
 use crate::create::required;
 use crate::kinds::Place;
 
-pub async fn a_mask_of_one_field_changes_that_field_only(place: &Place) {
+pub async fn a_mask_of_one_field_updates_only_that_field(place: &Place) {
     for (path, value) in place.changes().await {
         let (name, made) = place.make(0).await;
-        // All else in the object would change it too, did the mask not say otherwise.
+        // Every other field differs too: only the mask keeps them unchanged.
         let object = with(place.sample(1).await, path, value.clone());
         let updated = place.resource.updated(&name, object, Some(&[path])).await;
         assert_eq!(at(&updated, path), &value, "{updated}");
         let rest = |object| without(without_status(object), path);
         assert_eq!(rest(derived(&updated)), rest(derived(&made)));
         assert_eq!(
-            place.resource.get(&name).await.expect("it is there"),
+            place.resource.get(&name).await.expect("the object exists"),
             updated
         );
         place.resource.deleted(&name).await;
     }
 }
 
-pub async fn without_a_mask_what_is_set_changes(place: &Place) {
+pub async fn without_a_mask_only_set_fields_are_updated(place: &Place) {
     for (path, value) in place.changes().await {
         let (name, made) = place.make(0).await;
         let updated = place
@@ -35,7 +35,7 @@ pub async fn without_a_mask_what_is_set_changes(place: &Place) {
         let rest = |object| without(without_status(object), path);
         assert_eq!(rest(derived(&updated)), rest(derived(&made)));
         assert_eq!(
-            place.resource.get(&name).await.expect("it is there"),
+            place.resource.get(&name).await.expect("the object exists"),
             updated
         );
         place.resource.deleted(&name).await;
@@ -53,15 +53,18 @@ pub async fn a_star_replaces_all_fields(place: &Place) {
             .await;
         assert_holds(&updated, &place.shown(object));
         assert_eq!(
-            place.resource.get(&name).await.expect("it is there"),
+            place.resource.get(&name).await.expect("the object exists"),
             updated
         );
     }
     let back = place.resource.updated(&name, sample, Some(&["*"])).await;
-    assert_eq!(back, made, "what is not set is as if it had never been");
+    assert_eq!(
+        back, made,
+        "a full replace resets the fields that are not set"
+    );
 }
 
-pub async fn a_star_with_a_required_field_missing_is_refused(place: &Place) {
+pub async fn a_star_without_a_required_field_is_rejected(place: &Place) {
     let (name, made) = place.make(0).await;
     if required(place, &made).is_empty() {
         return;
@@ -71,10 +74,13 @@ pub async fn a_star_with_a_required_field_missing_is_refused(place: &Place) {
         .update_refused(&name, json!({}), Some(&["*"]), Code::InvalidArgument)
         .await;
     assert!(status.message().contains("required"), "{status}");
-    assert_eq!(place.resource.get(&name).await.expect("it is there"), made);
+    assert_eq!(
+        place.resource.get(&name).await.expect("the object exists"),
+        made
+    );
 }
 
-pub async fn a_path_that_does_not_exist_is_refused(place: &Place) {
+pub async fn unknown_mask_paths_are_rejected(place: &Place) {
     let (name, made) = place.make(0).await;
     let sample = place.sample(1).await;
     let masks: [&[&str]; 6] = [
@@ -92,14 +98,14 @@ pub async fn a_path_that_does_not_exist_is_refused(place: &Place) {
             .await;
         expect_invalid(&status, "update_mask");
         assert_eq!(
-            place.resource.get(&name).await.expect("it is there"),
+            place.resource.get(&name).await.expect("the object exists"),
             made,
             "{mask:?}"
         );
     }
 }
 
-pub async fn nothing_changes_when_nothing_differs(place: &Place) {
+pub async fn an_update_without_changes_is_a_no_op(place: &Place) {
     let (name, made) = place.make(0).await;
     let sample = place.sample(0).await;
     for mask in [None, Some(["*"].as_slice())] {
@@ -110,18 +116,22 @@ pub async fn nothing_changes_when_nothing_differs(place: &Place) {
         assert_eq!(
             place.make(0).await.1,
             made,
-            "a retry of the create still finds it"
+            "a retry of the create is idempotent"
         );
     }
-    // What the server chose may be sent back to it, and stays its choice.
+    // Echoing server-assigned values does not pin them: the create stays idempotent.
     assert_eq!(
         place.resource.updated(&name, made.clone(), None).await,
         made
     );
-    assert_eq!(place.make(0).await.1, made, "a retry of the create");
+    assert_eq!(
+        place.make(0).await.1,
+        made,
+        "a retry of the create is idempotent"
+    );
 }
 
-pub async fn what_cannot_change_is_refused_and_stays(place: &Place) {
+pub async fn immutable_fields_are_rejected_and_unchanged(place: &Place) {
     for (path, value) in (place.kind.fixed)(place) {
         let (name, made) = place.make(0).await;
         for mask in [None, Some([path].as_slice())] {
@@ -131,12 +141,15 @@ pub async fn what_cannot_change_is_refused_and_stays(place: &Place) {
                 .update_refused(&name, object, mask, Code::InvalidArgument)
                 .await;
             expect_invalid(&status, &format!("{}.{path}", place.resource.field));
-            assert_eq!(place.resource.get(&name).await.expect("it is there"), made);
+            assert_eq!(
+                place.resource.get(&name).await.expect("the object exists"),
+                made
+            );
         }
     }
 }
 
-pub async fn an_update_of_what_is_missing_is_not_found(place: &Place) {
+pub async fn an_update_of_a_missing_object_is_not_found(place: &Place) {
     let name = place.name(&place.id(0));
     let sample = place.sample(0).await;
     let status = place
@@ -156,13 +169,20 @@ pub async fn allow_missing_creates(place: &Place) {
     let made = place.resource.client.ok(&method, request.clone()).await;
     assert_holds(&made, &place.shown(place.sample(0).await));
     assert_eq!(made["name"], name.as_str());
-    assert_eq!(place.resource.get(&name).await.expect("it was made"), made);
+    assert_eq!(
+        place.resource.get(&name).await.expect("the object exists"),
+        made
+    );
     assert_eq!(
         place.resource.client.ok(&method, request).await,
         made,
-        "again"
+        "a retry of the update is idempotent"
     );
-    assert_eq!(place.make(0).await.1, made, "a create finds it");
+    assert_eq!(
+        place.make(0).await.1,
+        made,
+        "a create of the same object is idempotent"
+    );
 }
 
 pub async fn the_object_and_its_name_are_required(place: &Place) {
@@ -181,7 +201,7 @@ pub async fn the_object_and_its_name_are_required(place: &Place) {
     }
 }
 
-pub async fn what_only_the_server_fills_in_may_be_named_and_is_ignored(place: &Place) {
+pub async fn output_only_fields_in_a_mask_are_ignored(place: &Place) {
     let (name, made) = place.make(0).await;
     let updated = place
         .resource
@@ -197,7 +217,7 @@ pub async fn what_only_the_server_fills_in_may_be_named_and_is_ignored(place: &P
     }
 }
 
-/// The object without what follows from its other fields: the number of blocks of a file.
+/// Removes fields derived from others: the number of blocks, derived from the file.
 fn derived(object: &serde_json::Value) -> serde_json::Value {
     if object["filename"].is_null() {
         object.clone()

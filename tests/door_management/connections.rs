@@ -1,4 +1,4 @@
-//! Connections that say nothing, or half of something.
+//! Connections that stay silent or stop in the middle of a request or handshake.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use crate::common::{Authority, Client, Http, Options, Target, keep_private};
 use crate::{ANSWER, closed, dial};
 
-/// Connections of a crowd: more than the server has places, and more than one address may have.
+/// Size of a crowd: above the server's connection limit, and above one address's share of it.
 const MORE_THAN_ALL: usize = 1_100;
 const MORE_THAN_A_SHARE: usize = 300;
 
-/// Places of those that one address may have before they have said anything: of 1,024 a quarter, and of these
-/// a quarter.
+/// Most connections of one address that may be open before their first request: a quarter of the
+/// address's share, which is a quarter of 1,024.
 const STRANGERS: usize = 64;
 
-/// When a connection that has not said what it wants is closed, at the latest; 10 s are promised.
+/// Upper bound for closing a connection without a request; the documented deadline is 10 s.
 const OPENING: Duration = Duration::from_secs(15);
 
-/// How long a call takes at most beside a crowd that says nothing.
+/// Asserts that a gRPC and an HTTP call are answered within [`ANSWER`] next to the crowd.
 async fn answers_beside(target: &Target, crowd: &str) {
     let begun = Instant::now();
     let client = Client::connect(target.grpc).await.expect("a connection");
@@ -35,21 +35,21 @@ async fn answers_beside(target: &Target, crowd: &str) {
 fn crowd(count: usize, address: SocketAddr, says: &[u8]) -> Vec<TcpStream> {
     let connections = (0..count).filter_map(|_| {
         let mut stream = TcpStream::connect(address).ok()?;
-        // The server may close it at once.
+        // The server may close the connection at once.
         let _ = stream.write_all(says);
         Some(stream)
     });
     connections.collect()
 }
 
-/// Waits until the server has taken in all of a crowd: those that it has no place for are closed. A newcomer
-/// may have to make room for as many that come after it, and so it does not come in between.
+/// Waits until the server has handled the whole crowd and closed the connections above the limit. A
+/// connection made earlier might be closed to make room for the rest of the crowd.
 async fn taken_in(crowd: &[TcpStream]) {
     let is_open = |stream: &&TcpStream| {
         let mut stream: &TcpStream = stream;
         stream.set_nonblocking(true).expect("a socket");
         loop {
-            // It may say something before it closes.
+            // The server may send a response before it closes.
             match stream.read(&mut [0; 256]) {
                 Ok(0) => return false,
                 Ok(_) => {}
@@ -57,15 +57,19 @@ async fn taken_in(crowd: &[TcpStream]) {
             }
         }
     };
-    crate::common::eventually("the crowd is taken in", OPENING, async || {
-        let open = crowd.iter().filter(is_open).count();
-        (open <= STRANGERS).then_some(())
-    })
+    crate::common::eventually(
+        "the crowd's excess connections are closed",
+        OPENING,
+        async || {
+            let open = crowd.iter().filter(is_open).count();
+            (open <= STRANGERS).then_some(())
+        },
+    )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn silent_connections_of_one_address_hold_up_nobody() {
+async fn silent_connections_of_one_address_block_no_other_client() {
     let target = Target::start().await;
     for (what, count, address, says) in [
         ("silent at HTTP", MORE_THAN_ALL, target.http, &b""[..]),
@@ -97,7 +101,7 @@ async fn silent_connections_of_one_address_hold_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_handshake_that_stops_ends_its_connection() {
+async fn a_stalled_tls_handshake_is_closed() {
     let directory = tempfile::tempdir().expect("a directory");
     let authority = Authority::new();
     let (certificate, key) = authority.sign("localhost");
@@ -112,14 +116,14 @@ async fn a_handshake_that_stops_ends_its_connection() {
         keep_private(&path);
         path.display().to_string()
     });
-    // The probe of a start is a client without TLS: here the port alone tells.
+    // The readiness probe is a client without TLS: wait for the open port instead.
     let target = Target::spawn(&Options::default().args(["--tls".to_owned(), paths.join(":")]));
     let up = async || TcpStream::connect(target.grpc).ok();
     let first = crate::common::eventually("the port is open", Duration::from_secs(30), up).await;
     let begun = Instant::now();
     let mut others = [target.grpc, target.http].map(|a| dial(a, Duration::from_secs(1)));
     for stream in &mut others {
-        // A record of a handshake, whose ClientHello never comes.
+        // The header of a TLS handshake record whose ClientHello is never completed.
         stream.write_all(&[22, 3, 1, 2, 0, 1, 0, 1]).expect("sent");
     }
     for stream in &others {

@@ -1,4 +1,4 @@
-//! What one client may make the server keep in memory and write into its log.
+//! Limits on the memory and the log lines that one client can cause.
 
 use std::convert::Infallible;
 use std::io::{Read, Write};
@@ -20,20 +20,21 @@ use crate::common::{Target, eventually};
 use crate::{ANSWER, dial};
 
 const CONNECTIONS: usize = 40;
-/// What a connection may have under way.
+/// Most concurrent requests of a connection.
 const STREAMS: usize = 100;
 
-/// Memory that the whole of a flood may take, MiB: half-sent requests and unread answers have 64, and each
-/// connection and each call has buffers beside. Without bounds the first of them takes more than 1,000.
+/// Most memory that a flood may take, MiB: incomplete requests and unread responses share 64 MiB, and
+/// each connection and call has buffers in addition. Without limits the first flood takes more than
+/// 1,000 MiB.
 const BOUND: u64 = 160;
 
-/// Lines of calls that are half sent or too many: one in 10 s, and the rest counted.
+/// Most log lines about incomplete or excess calls: one per 10 s, which counts the suppressed ones.
 const LINES: usize = 12;
 
-/// Resident memory, MiB.
+/// Returns the target's resident memory, MiB.
 fn resident(target: &Target) -> u64 {
     let path = format!("/proc/{}/status", target.pid().as_raw_nonzero());
-    let status = std::fs::read_to_string(path).expect("it runs");
+    let status = std::fs::read_to_string(path).expect("the target runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
     kib.and_then(|kib| kib.trim().parse::<u64>().ok())
@@ -41,7 +42,7 @@ fn resident(target: &Target) -> u64 {
         / 1024
 }
 
-/// A request whose first part comes, and no other.
+/// A gRPC request of which only the first part is sent.
 fn half(path: &str, address: SocketAddr, part: Bytes) -> Request<Body> {
     let first = futures_util::stream::iter([Ok::<_, Infallible>(Frame::data(part))]);
     let body = first.chain(futures_util::stream::pending());
@@ -56,8 +57,8 @@ fn half(path: &str, address: SocketAddr, part: Bytes) -> Request<Body> {
 
 type Body = StreamBody<futures_util::stream::BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
 
-/// Opens connections from another address than other clients have, each with as many requests as it may
-/// have, and calls `during` once they are all sent.
+/// Opens connections from an address of its own, each with as many requests as allowed, and calls
+/// `during` once all requests are sent.
 async fn flood(
     target: &Target,
     window: u32,
@@ -72,7 +73,7 @@ async fn flood(
         let stream = socket
             .connect(target.grpc)
             .await
-            .expect("it takes connections");
+            .expect("the target accepts connections");
         let handshake = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(window)
             .handshake(TokioIo::new(stream));
@@ -86,7 +87,7 @@ async fn flood(
             }
             let answer = sender.send_request(request());
             open.spawn(async move {
-                // An answer is kept, and not read.
+                // The response is kept but not read.
                 if let Ok(answer) = answer.await {
                     std::future::pending::<()>().await;
                     drop(answer);
@@ -101,7 +102,7 @@ async fn flood(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn floods_of_calls_take_bounded_memory_and_give_it_back() {
+async fn call_floods_use_bounded_memory_and_release_it() {
     let target = Target::start().await;
     let client = target.client().await;
     for n in 0..200 {
@@ -113,7 +114,7 @@ async fn floods_of_calls_take_bounded_memory_and_give_it_back() {
     }
     let before = resident(&target);
     let service = "/opi_api.storage.v1.NullVolumeService";
-    // A message of 1 MiB of which 48 KiB come.
+    // A gRPC message of 1 MiB of which 48 KiB are sent.
     let mut part = vec![0, 0, 0x10, 0, 0];
     part.resize(48 << 10, b'x');
     let part = Bytes::from(part);
@@ -148,21 +149,21 @@ async fn floods_of_calls_take_bounded_memory_and_give_it_back() {
         println!("{what}: {before} to {most} MiB");
     }
     let soon = Duration::from_secs(30);
-    eventually("the memory is back", soon, async || {
+    eventually("the memory is released", soon, async || {
         (resident(&target) < before + BOUND / 2).then_some(())
     })
     .await;
     let more = lines() - lines_before;
     assert!(
         more <= LINES,
-        "{more} lines of thousands of half-sent calls"
+        "{more} log lines about incomplete calls, more than {LINES}"
     );
     target.stop();
 }
 
-/// HEADERS of a stream that ends with them (RFC 9113, 6.2), and its RST_STREAM (6.4).
+/// HEADERS with END_STREAM (RFC 9113, 6.2), followed by RST_STREAM (6.4).
 fn opened_and_reset(stream: u32) -> Vec<u8> {
-    // From HPACK's static table: POST, http, /; the name of the authority, with a value of one byte.
+    // HPACK, static table: POST, http, /; and a literal :authority of one byte.
     let block = [0x83, 0x86, 0x84, 0x41, 1, b'x'];
     let frame = |kind: u8, flags: u8, payload: &[u8]| {
         let length = u32::try_from(payload.len()).expect("short");
@@ -172,21 +173,21 @@ fn opened_and_reset(stream: u32) -> Vec<u8> {
         frame.extend(payload);
         frame
     };
-    // END_STREAM and END_HEADERS; CANCEL.
+    // Flags END_STREAM and END_HEADERS; error code CANCEL.
     [frame(1, 5, &block), frame(3, 0, &8_u32.to_be_bytes())].concat()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn rapid_resets_end_their_connection_and_are_a_few_lines_of_the_log() {
+async fn rapid_resets_close_the_connection_and_log_a_few_lines() {
     const ATTACKS: usize = 60;
     let target = Target::start().await;
     let mut attack = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    // SETTINGS without any.
+    // An empty SETTINGS frame.
     attack.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
     attack.extend((0..2000).flat_map(|n| opened_and_reset(2 * n + 1)));
     for _ in 0..ATTACKS {
         let mut stream = dial(target.grpc, ANSWER);
-        // The server closes in the middle.
+        // The server closes the connection in the middle of the attack.
         let _ = stream.write_all(&attack);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);

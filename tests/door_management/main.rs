@@ -1,5 +1,5 @@
-//! The management port, before strangers: silent and half-sent connections, pages of other origins,
-//! guesses of a password, paths that a proxy in front would read otherwise.
+//! The management port under attack: silent and incomplete connections, cross-origin requests, password
+//! guessing, encoded path separators, floods, expensive certificates.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -21,23 +21,24 @@ use std::time::{Duration, Instant};
 
 use common::{Options, Target, free_port};
 
-/// No answer of a server that is not held up takes longer, also on a busy machine.
+/// Upper bound of an answer while the server is not blocked, on a busy machine too.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// A connection that is open, with a bound on reads.
+/// Opens a TCP connection with a read timeout.
 fn dial(address: SocketAddr, read: Duration) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("the port takes connections");
+    let stream = TcpStream::connect(address).expect("the port accepts connections");
     stream.set_read_timeout(Some(read)).expect("a socket");
     stream
 }
 
-/// A target whose SPDK commands are served over HTTP, at this address, for "admin" with the password "right",
-/// and over this socket.
+/// Starts a target that serves SPDK's JSON-RPC over HTTP (user "admin", password "right") and over a
+/// Unix socket; returns both addresses.
 async fn with_proxy() -> (Target, SocketAddr, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let password = directory.path().join("password");
     std::fs::write(&password, "right\n").expect("a file");
-    std::fs::set_permissions(&password, Permissions::from_mode(0o600)).expect("it is ours");
+    std::fs::set_permissions(&password, Permissions::from_mode(0o600))
+        .expect("the permissions can be set");
     let (options, socket) = Options::default().with_rpc();
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let options = options.args([
@@ -46,21 +47,21 @@ async fn with_proxy() -> (Target, SocketAddr, PathBuf) {
         "--spdk-rpc-user".to_owned(),
         format!("admin:{}", password.display()),
     ]);
-    // The password is read at the start.
+    // The password file is read at start, and may be deleted afterwards.
     (Target::start_with(options).await, address, socket)
 }
 
-/// Sends bytes and gives what comes until the server closes or `read` passes without a byte.
+/// Sends bytes; returns what is received until the server closes or the read timeout expires.
 fn exchange(address: SocketAddr, bytes: &[u8], read: Duration) -> String {
     let mut stream = dial(address, read);
-    stream.write_all(bytes).expect("the server reads");
+    stream.write_all(bytes).expect("the request is sent");
     let mut answer = Vec::new();
-    // A server that refuses may close with input unread.
+    // A server that rejects the request may close with unread input (a reset).
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// The status of an HTTP/1.1 answer.
+/// Parses the status of an HTTP/1.1 response; 0 if there is none.
 fn status(answer: &str) -> u16 {
     answer
         .get(9..12)
@@ -68,7 +69,7 @@ fn status(answer: &str) -> u16 {
         .unwrap_or(0)
 }
 
-/// Waits until the server closes this connection; how long that took from `begun`.
+/// Waits until the server closes the connection; returns the time since `begun`.
 fn closed(mut stream: &TcpStream, begun: Instant, within: Duration) -> Duration {
     let mut buffer = [0; 4096];
     loop {

@@ -1,4 +1,4 @@
-//! What was removed by SPDK's own commands, behind the API's back.
+//! Objects removed with SPDK's own commands, out of band.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::common::{Fixture, JsonRpc, Options, Target, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_spdk_no_longer_has_can_be_deleted_and_its_address_used_again() {
+async fn objects_removed_in_spdk_can_be_deleted_and_their_address_reused() {
     let (options, socket) = Options::default().with_rpc();
     let target = Target::start_with(options).await;
     let mut rpc = JsonRpc::connect(&socket).await.expect("the socket");
@@ -35,24 +35,28 @@ async fn what_spdk_no_longer_has_can_be_deleted_and_its_address_used_again() {
             done.unwrap_or_else(|error| panic!("{error}"));
         }
         let soon = Duration::from_secs(15);
-        eventually("both say that they are gone", soon, async || {
-            let namespaces = fixture.resource("NvmeNamespace");
-            let namespace = namespaces.get(&fixture.namespace).await.expect("kept");
-            let controllers = fixture.resource("NvmeController");
-            let controller = controllers.get(&fixture.controller).await.expect("kept");
-            let gone = namespace["status"]["oper_state"] == "OPER_STATE_OFFLINE"
-                && controller["status"]["active"] != true;
-            gone.then_some(())
-        })
+        eventually(
+            "namespace and controller report the removal",
+            soon,
+            async || {
+                let namespaces = fixture.resource("NvmeNamespace");
+                let namespace = namespaces.get(&fixture.namespace).await.expect("kept");
+                let controllers = fixture.resource("NvmeController");
+                let controller = controllers.get(&fixture.controller).await.expect("kept");
+                let gone = namespace["status"]["oper_state"] == "OPER_STATE_OFFLINE"
+                    && controller["status"]["active"] != true;
+                gone.then_some(())
+            },
+        )
         .await;
         let log = target.log();
         for name in [&fixture.namespace, &fixture.controller] {
             let told = |line: &str| line.contains(name.as_str()) && line.contains("own commands");
             assert!(log.lines().any(told), "{name}:\n{log}");
         }
-        // Controller, namespace, subsystem, volume: each delete succeeds.
+        // Controller, namespace, subsystem and volume can all be deleted.
         fixture.remove().await;
-        // Nothing is left of them: the address serves another subsystem.
+        // Nothing keeps the address: another subsystem can listen there.
         let next = Fixture::tcp(&target, 16).await;
         let spec = json!({ "trtype": "NVME_TRANSPORT_TYPE_TCP", "fabrics_id": {
             "traddr": "127.0.0.1", "trsvcid": port, "adrfam": "NVME_ADDRESS_FAMILY_IPV4",

@@ -1,4 +1,4 @@
-//! Requests that should do nothing.
+//! HTTP requests that must be rejected.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::{ANSWER, dial, exchange, status, with_proxy};
 
 const BODY: &str = r#"{"block_size": 512, "blocks_count": 64}"#;
 
-/// A create over HTTP/1.1 with these headers.
+/// An HTTP/1.1 create request with these headers.
 fn create(id: &str, headers: &str) -> Vec<u8> {
     let length = BODY.len();
     format!(
@@ -23,7 +23,7 @@ fn create(id: &str, headers: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_page_of_another_origin_gets_nothing_done() {
+async fn cross_origin_requests_are_rejected() {
     let target = Target::start().await;
     let json = "content-type: application/json\r\n";
     let own = format!("host: {}\r\n", target.http);
@@ -79,7 +79,7 @@ async fn a_page_of_another_origin_gets_nothing_done() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn an_allowed_origin_may_read_answers_and_no_other() {
+async fn only_allowed_origins_may_read_responses() {
     let target = Target::start_with(Options::default().args([
         "--http-origins",
         "https://console.example",
@@ -106,7 +106,7 @@ async fn an_allowed_origin_may_read_answers_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_is_encoded_in_a_path_is_no_separator() {
+async fn encoded_separators_in_paths_do_not_separate() {
     let target = Target::start().await;
     let own = format!(
         "host: {}\r\ncontent-type: application/json\r\n",
@@ -124,13 +124,14 @@ async fn what_is_encoded_in_a_path_is_no_separator() {
     assert_eq!(get("/v1/nullVolumes/a"), 200);
     assert_eq!(get("/v1/nullVolumes/a:stats"), 200);
     assert_eq!(get("/v1/nullVolumes%2Fa"), 404);
-    // An ID with a colon, which there cannot be.
+    // `a%3Astats` is the ID `a:stats`, which is invalid, not the custom method.
     assert_ne!(get("/v1/nullVolumes/a%3Astats"), 200);
 }
 
-/// A client that asks whether it should send 100 MB is told no before it does.
+/// A client that sends `Expect: 100-continue` with a 100 MB body gets the rejection before it sends the
+/// body.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_body_that_is_too_long_is_not_asked_for() {
+async fn an_oversized_body_is_rejected_before_it_is_sent() {
     let target = Target::start().await;
     let request = "POST /v1/nullVolumes HTTP/1.1\r\nhost: localhost\r\n\
         content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 104857600\r\n\r\n";
@@ -142,7 +143,7 @@ async fn a_body_that_is_too_long_is_not_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn guesses_of_a_password_are_slow_few_and_logged() {
+async fn password_guesses_are_throttled_and_logged() {
     let (target, address, _socket) = with_proxy().await;
     // "admin:wrong"
     let request =
@@ -162,7 +163,7 @@ async fn guesses_of_a_password_are_slow_few_and_logged() {
         "{answers:?}"
     );
     assert!(answers.contains(&429), "{answers:?}");
-    // Who leaves before the refusal is slowed down like the others.
+    // A client that disconnects before the response is throttled too.
     let begun = Instant::now();
     let given_up = (0..60).any(|_| {
         let mut guess = dial(address, Duration::from_millis(60));
@@ -170,7 +171,11 @@ async fn guesses_of_a_password_are_slow_few_and_logged() {
         let mut begin = [0; 12];
         guess.read_exact(&mut begin).is_ok() && &begin == b"HTTP/1.1 429"
     });
-    assert!(given_up, "{:?} of guesses at any speed", begun.elapsed());
+    assert!(
+        given_up,
+        "60 guesses in {:?} without a 429",
+        begun.elapsed()
+    );
     let log = target.log();
     let told = log
         .lines()
@@ -181,7 +186,7 @@ async fn guesses_of_a_password_are_slow_few_and_logged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_key_with_a_newline_is_refused() {
+async fn a_key_with_a_newline_is_rejected() {
     let target = Target::start().await;
     let fixture = Fixture::tcp(&target, 4).await;
     let psk = format!("{}\n", crate::common::PSK);
@@ -203,10 +208,10 @@ async fn a_message_that_cannot_be_decoded_is_an_invalid_argument() {
     let target = Target::start().await;
     let client = target.client().await;
     let path = "/opi_api.storage.v1.NullVolumeService/CreateNullVolume";
-    // A field of 127 bytes of which none comes; a wire type that there is not; text that is no UTF-8.
+    // A length of 127 without data; an unknown wire type; a string that is not UTF-8.
     for bytes in [&[0x12, 0x7f][..], &[0x0f], &[0x12, 0x02, 0xff, 0xfe]] {
         let answer = client.call_raw(path, Bytes::copy_from_slice(bytes)).await;
-        let status = answer.expect_err("it is no message");
+        let status = answer.expect_err("the message cannot be decoded");
         assert_eq!(
             status.code(),
             Code::InvalidArgument,
@@ -217,7 +222,7 @@ async fn a_message_that_cannot_be_decoded_is_an_invalid_argument() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn an_id_of_a_remote_controller_that_none_of_its_paths_could_use_is_refused() {
+async fn a_remote_controller_id_too_long_for_its_bdevs_is_rejected() {
     let target = Target::start().await;
     let client = target.client().await;
     let controllers = Resource::new(&client, "NvmeRemoteController");

@@ -1,7 +1,7 @@
-//! Keys that clients gave: where copies of them are in the program's memory, while they are in use and after.
+//! Copies of clients' keys in the program's memory, while the keys are in use and after their deletion.
 //!
-//! A core dump has what the memory has. It is read here from the running program, page by page: only
-//! those that are there.
+//! A core dump contains what memory contains. The test reads the memory of the running program, resident
+//! pages only.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,19 +17,20 @@ use serde_json::json;
 use crate::common::{HOST, Http, Resource, Target, base64, eventually};
 
 const PAGE: u64 = 4096;
-/// Bytes that are read at a time.
+/// Bytes per read.
 const CHUNK: u64 = 1 << 20;
-/// proc_pid_pagemap(5): the page is in memory, or in swap.
+/// proc_pid_pagemap(5): the page is present, or swapped.
 const THERE: u64 = 0b11 << 62;
 
-/// What must not be found, by what it is.
+/// The byte strings to search for, by description.
 type Marks = BTreeMap<&'static str, Vec<u8>>;
 
-/// How often each mark is in the memory that the process may write.
+/// Counts the occurrences of each mark in the writable memory of the process.
 fn copies(pid: Pid, marks: &Marks) -> BTreeMap<&'static str, usize> {
     let path = |what: &str| format!("/proc/{}/{what}", pid.as_raw_nonzero());
-    let maps = std::fs::read_to_string(path("maps")).expect("it runs");
-    let [memory, present] = ["mem", "pagemap"].map(|what| File::open(path(what)).expect("ours"));
+    let maps = std::fs::read_to_string(path("maps")).expect("the target runs");
+    let [memory, present] =
+        ["mem", "pagemap"].map(|what| File::open(path(what)).expect("the file can be opened"));
     let mut found: BTreeMap<_, _> = marks.keys().map(|mark| (*mark, 0)).collect();
     for line in maps.lines() {
         let mut words = line.split_whitespace();
@@ -45,7 +46,7 @@ fn copies(pid: Pid, marks: &Marks) -> BTreeMap<&'static str, usize> {
             let length = CHUNK.min(end - at);
             run.extend(read(&memory, &present, at, length));
             count(&run, marks, &mut found);
-            // A mark may lie across two chunks.
+            // A mark may span two chunks.
             let longest = marks.values().map(Vec::len).max().unwrap_or(1);
             run.drain(..run.len().saturating_sub(longest - 1));
             at += length;
@@ -54,7 +55,7 @@ fn copies(pid: Pid, marks: &Marks) -> BTreeMap<&'static str, usize> {
     found
 }
 
-/// The pages of a range that are there; the others are left out.
+/// Returns the resident pages of a range; the others are skipped.
 fn read(memory: &File, present: &File, at: u64, length: u64) -> Vec<u8> {
     let pages = length / PAGE;
     let mut entries = vec![0; usize::try_from(pages * 8).expect("a chunk")];
@@ -71,7 +72,7 @@ fn read(memory: &File, present: &File, at: u64, length: u64) -> Vec<u8> {
         if run[0] {
             let mut some = vec![0; run.len() * 4096];
             let offset = at + u64::try_from(first).expect("a chunk") * PAGE;
-            // Unmapped meanwhile.
+            // The range may have been unmapped since.
             if memory.read_exact_at(&mut some, offset).is_ok() {
                 bytes.extend(some);
             }
@@ -92,7 +93,7 @@ fn count(bytes: &[u8], marks: &Marks, found: &mut BTreeMap<&'static str, usize>)
     }
 }
 
-/// 32 bytes that are nowhere else.
+/// A 32-byte key that occurs nowhere else.
 fn key(seed: u8) -> Vec<u8> {
     (0..32_u8)
         .map(|n| n.wrapping_mul(37) ^ seed ^ 0xa5)
@@ -105,7 +106,7 @@ fn hex(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn no_copy_of_a_key_is_left_in_memory_once_its_object_is_deleted() {
+async fn no_copy_of_a_key_remains_in_memory_after_its_objects_deletion() {
     let target = Target::start().await;
     let pid = target.pid();
     let (secret, cipher) = (key(0x11), key(0x42));
@@ -126,7 +127,7 @@ async fn no_copy_of_a_key_is_left_in_memory_once_its_object_is_deleted() {
     .into();
     assert!(copies(pid, &marks).values().all(|count| *count == 0));
 
-    // Over HTTP and gRPC; each connection is closed before anybody looks.
+    // Over HTTP and gRPC; each connection is closed before memory is searched.
     let http = Http(target.http);
     let over_http = async |path: &str, body: serde_json::Value| {
         let answer = http.send("POST", path, &[], body.to_string().into()).await;
@@ -164,15 +165,19 @@ async fn no_copy_of_a_key_is_left_in_memory_once_its_object_is_deleted() {
         volumes.created("", "cipher-two", encrypted("two")).await;
     }
     let soon = Duration::from_secs(20);
-    // In use: the copies of the objects and of SPDK, and none of those that passed by.
+    // While the keys are in use, the objects and SPDK hold copies; those of the request buffers must be
+    // wiped.
     let passing = ["PSK, in JSON", "encryption key, in JSON"];
-    let in_use = eventually("what passed by is wiped", soon, async || {
+    let in_use = eventually("the request buffers are wiped", soon, async || {
         let found = copies(pid, &marks);
         passing.iter().all(|mark| found[mark] == 0).then_some(found)
     })
     .await;
     for mark in ["PSK, as given", "encryption key, first half"] {
-        assert!(in_use[mark] > 0, "the search would find it: {in_use:?}");
+        assert!(
+            in_use[mark] > 0,
+            "the search must find keys in use: {in_use:?}"
+        );
     }
     {
         let client = target.client().await;
@@ -197,11 +202,14 @@ async fn no_copy_of_a_key_is_left_in_memory_once_its_object_is_deleted() {
         left.values().all(|count| *count == 0)
     })
     .await;
-    assert!(wiped, "left after the deletes: {left:?}, of {in_use:?}");
+    assert!(
+        wiped,
+        "copies left after the deletes: {left:?}, while in use: {in_use:?}"
+    );
     target.stop();
 }
 
-/// Whether a condition comes to hold in time.
+/// Polls until the condition holds; returns false when the timeout expires.
 async fn eventually_or(within: Duration, mut holds: impl AsyncFnMut() -> bool) -> bool {
     let end = tokio::time::Instant::now() + within;
     while tokio::time::Instant::now() < end {

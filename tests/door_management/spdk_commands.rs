@@ -1,4 +1,4 @@
-//! SPDK's own commands: each is answered, and a client that leaves gives its place back.
+//! SPDK's own commands: every command is answered, and a client that disconnects releases its place.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::common::{Http, JsonRpc, Options, Target, eventually, free_port};
 use crate::with_proxy;
 
-/// No command that does not wait for another machine takes longer.
+/// Upper bound of a command that does not wait for another machine.
 const SOON: Duration = Duration::from_secs(10);
 
-/// The command that waits for a discovery service that nobody runs, until it is stopped.
+/// Parameters of a discovery that waits for a service that does not exist, until it is stopped.
 fn endless(name: &str) -> Value {
     json!({
         "name": name, "trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1",
@@ -30,16 +30,18 @@ async fn each_spdk_command_is_answered() {
         let call = rpc.call("nvmf_enable_ctrl_io_stats", parameters.clone());
         let answer = tokio::time::timeout(SOON, call).await;
         let error = answer.unwrap_or_else(|_| panic!("{parameters}: no answer"));
-        let error = error.expect_err("a transport is needed").to_string();
+        let error = error.expect_err("trtype is required").to_string();
         assert!(error.contains("trtype"), "{error}");
     }
     let mut waiting = connect().await;
     let start = tokio::spawn(async move {
         let call = waiting.call("bdev_nvme_start_discovery", endless("d"));
-        call.await.expect_err("it is stopped").to_string()
+        call.await
+            .expect_err("the discovery is cancelled")
+            .to_string()
     });
     let name = json!({ "name": "d" });
-    // The stop of a service that is not there yet is refused, and tried again.
+    // Stopping a discovery that has not been started yet fails: retry.
     let stopped = async || {
         rpc.call("bdev_nvme_stop_discovery", name.clone())
             .await
@@ -53,7 +55,7 @@ async fn each_spdk_command_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn clients_of_the_proxy_that_leave_give_their_places_back() {
+async fn disconnected_proxy_clients_release_their_places() {
     const PLACES: usize = 16;
     let (target, address, socket) = with_proxy().await;
     // "admin:right"
@@ -64,7 +66,7 @@ async fn clients_of_the_proxy_that_leave_give_their_places_back() {
     let streams: Vec<TcpStream> = (0..PLACES)
         .map(|n| {
             let body = call("bdev_nvme_start_discovery", endless(&format!("d{n}")));
-            let mut stream = TcpStream::connect(address).expect("it takes connections");
+            let mut stream = TcpStream::connect(address).expect("the proxy accepts connections");
             let request = format!(
                 "POST / HTTP/1.1\r\nhost: localhost\r\nauthorization: {basic}\r\n\
                  content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -75,7 +77,7 @@ async fn clients_of_the_proxy_that_leave_give_their_places_back() {
         })
         .collect();
     let mut rpc = JsonRpc::connect(&socket).await.expect("the socket");
-    eventually("all places are taken", SOON, async || {
+    eventually("all discoveries are started", SOON, async || {
         let begun = rpc.call("bdev_nvme_get_discovery_info", json!({})).await;
         let begun = begun.expect("SPDK answers");
         (begun.as_array().map(Vec::len) == Some(PLACES)).then_some(())

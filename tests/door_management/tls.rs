@@ -1,4 +1,4 @@
-//! Handshakes of TLS with certificates that cost much or cannot be used.
+//! TLS handshakes with certificates that are expensive to verify or unusable.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use crate::ANSWER;
 use crate::common::{Options, Target, Tool, eventually, keep_private};
 
-/// A certificate and its key.
+/// A certificate and its private key.
 struct Signed {
     certificate: X509,
     key: PKey<Private>,
 }
 
-/// Makes a certificate of X.509 version `version`, signed by another one or by itself.
+/// Creates a certificate of this X.509 version, signed by `by` or self-signed.
 fn sign(name: &str, version: i32, by: Option<&Signed>, is_ca: bool) -> Signed {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).expect("a curve");
     let key = PKey::from_ec_key(EcKey::generate(&group).expect("a key")).expect("a key");
@@ -45,7 +45,7 @@ fn sign(name: &str, version: i32, by: Option<&Signed>, is_ca: bool) -> Signed {
         Asn1Time::days_from_now(1).expect("a time"),
     );
     let issuer = by.map_or(subject.as_ref(), |by| by.certificate.subject_name());
-    // As the field is encoded: from 0.
+    // The encoded version counts from 0.
     builder.set_version(version - 1).expect("a version");
     builder.set_subject_name(&subject).expect("a subject");
     builder.set_issuer_name(issuer).expect("an issuer");
@@ -82,7 +82,7 @@ fn sign(name: &str, version: i32, by: Option<&Signed>, is_ca: bool) -> Signed {
     }
 }
 
-/// A target with TLS, and what its clients need.
+/// A target with TLS, its CA and a client certificate.
 struct Secured {
     target: Target,
     ca: Signed,
@@ -109,17 +109,21 @@ impl Secured {
             _directory: directory,
             ca_file,
         };
-        eventually("a client is served", Duration::from_secs(30), async || {
-            secured
-                .request(&[&secured.client.certificate], &secured.client.key)
-                .await
-                .ok()
-        })
+        eventually(
+            "a TLS client gets a response",
+            Duration::from_secs(30),
+            async || {
+                secured
+                    .request(&[&secured.client.certificate], &secured.client.key)
+                    .await
+                    .ok()
+            },
+        )
         .await;
         secured
     }
 
-    /// The status of a request over TLS, by a client that presents this chain.
+    /// Sends a request over TLS with this client certificate chain; returns the status line.
     async fn request(&self, chain: &[&X509], key: &PKey<Private>) -> Result<String, String> {
         let der = |certificate: &X509| CertificateDer::from(certificate.to_der().expect("DER"));
         let mut roots = RootCertStore::empty();
@@ -164,16 +168,16 @@ fn files(directory: &Path, name: &str, signed: &Signed) -> (PathBuf, PathBuf) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_long_chain_of_a_client_is_refused_before_it_costs_anything() {
+async fn a_long_client_certificate_chain_is_rejected_before_verification() {
     let secured = Secured::start().await;
-    // Of one name and different keys: each may be the signer of each.
+    // Same subject, different keys: each may be the issuer of each, so that path building is expensive.
     let authorities: Vec<Signed> = (0..84).map(|_| sign("x", 3, None, true)).collect();
     let stranger = sign("stranger", 3, Some(&authorities[83]), false);
     let mut chain = vec![&stranger.certificate];
     chain.extend(authorities.iter().map(|authority| &authority.certificate));
     for _ in 0..24 {
         let refused = secured.request(&chain, &stranger.key).await;
-        refused.expect_err("nobody knows the authority");
+        refused.expect_err("the client's CA is unknown");
         let begun = Instant::now();
         let friend = secured
             .request(&[&secured.client.certificate], &secured.client.key)
@@ -192,7 +196,7 @@ async fn a_long_chain_of_a_client_is_refused_before_it_costs_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_client_certificate_of_version_1_is_refused_with_the_reason_in_the_log() {
+async fn an_x509_v1_client_certificate_is_rejected_with_the_reason_logged() {
     let secured = Secured::start().await;
     let old = sign("an old client", 1, Some(&secured.ca), false);
     let directory = tempfile::tempdir().expect("a directory");
@@ -207,7 +211,7 @@ async fn a_client_certificate_of_version_1_is_refused_with_the_reason_in_the_log
             .arg(&key);
         let port = secured.target.http.port();
         let curl = curl.arg(format!("https://localhost:{port}/v1/nullVolumes"));
-        curl.run().await.expect_err("it is refused");
+        curl.run().await.expect_err("the certificate is rejected");
     }
     let log = secured.target.log();
     let lines: Vec<&str> = log

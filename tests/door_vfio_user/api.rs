@@ -1,4 +1,4 @@
-//! What the API does with a device that has a client, and who may become one.
+//! API calls on a device with a client, and the permissions of the sockets.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::{Test, api, tests};
 
 pub const TESTS: [Test; 2] = tests! { api:
     a_controller_with_a_client_is_not_deleted
-    sockets_belong_to_the_group_and_have_the_mode_that_are_set
+    sockets_have_the_configured_group_and_mode
 };
 
 fn a_controller_with_a_client_is_not_deleted(lab: &mut Lab) {
@@ -24,11 +24,11 @@ fn a_controller_with_a_client_is_not_deleted(lab: &mut Lab) {
     let [name] = &names[..] else {
         panic!("{names:?}")
     };
-    // One that only listens to the device counts, and so does one that has said nothing yet.
+    // An idle guest counts as a client, and so does a connection that has sent nothing yet.
     let mut guest = Guest::start(&socket);
     let refused = lab
         .block_on(controllers.delete(name))
-        .expect_err("it has a client");
+        .expect_err("the device has a client");
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     assert!(
         refused.message().contains("a virtual machine is connected"),
@@ -39,10 +39,10 @@ fn a_controller_with_a_client_is_not_deleted(lab: &mut Lab) {
     let silent = Link::open(&socket).expect("the device listens");
     let refused = lab
         .block_on(controllers.delete(name))
-        .expect_err("it has a client");
+        .expect_err("the device has a client");
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     drop(silent);
-    // Without a client it goes, and comes again.
+    // Without a client, the controller can be deleted and created again.
     drop(Link::attach_within(&socket, PATIENCE));
     lab.block_on(controllers.deleted(name));
     assert!(!socket.exists(), "the socket goes with the controller");
@@ -50,7 +50,7 @@ fn a_controller_with_a_client_is_not_deleted(lab: &mut Lab) {
     Guest::start(&socket).verify(2);
 }
 
-fn sockets_belong_to_the_group_and_have_the_mode_that_are_set(lab: &mut Lab) {
+fn sockets_have_the_configured_group_and_mode(lab: &mut Lab) {
     let is_right = |path: &Path| {
         let about = std::fs::metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         assert_eq!(
@@ -81,7 +81,7 @@ fn sockets_belong_to_the_group_and_have_the_mode_that_are_set(lab: &mut Lab) {
         Resource::new(&lab.client, "MallocVolume")
             .deleted(&volume)
             .await;
-        // A subsystem alone has no socket.
+        // A subsystem without a controller has no socket.
         let empty = subsystem(&lab.client, "of-group-empty", json!({})).await;
         Resource::new(&lab.client, "NvmeSubsystem")
             .deleted(&empty)

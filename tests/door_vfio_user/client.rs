@@ -1,4 +1,4 @@
-//! What whoever may open the socket can send.
+//! Attacks by whoever can open the socket.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -12,8 +12,8 @@ use crate::{Test, client, tests};
 
 pub const TESTS: [Test; 7] = tests! { client:
     a_client_that_says_nothing_or_half_a_message_stops_nobody
-    replies_that_nobody_reads_end_the_session
-    messages_that_are_no_messages_end_the_session
+    unread_replies_end_the_session
+    malformed_messages_end_the_session
     messages_that_lack_something_or_have_too_much_are_refused
     an_interrupt_descriptor_that_blocks_stops_nobody
     an_interrupt_descriptor_is_replaced_in_its_place
@@ -35,28 +35,29 @@ fn a_client_that_says_nothing_or_half_a_message_stops_nobody(lab: &mut Lab) {
         } else {
             Link::open(&lab.socket).expect("the device listens")
         };
-        link.send_raw(half, &[]).expect("there is room");
+        link.send_raw(half, &[])
+            .expect("the message fits the socket buffer");
         lab.check_neighbour();
-        // It is cut off after a while, and the device takes the next one.
+        // The idle connection is closed after a timeout, and the device accepts the next client.
         assert!(link.is_closed_within(PATIENCE), "{half:?}");
     }
 }
 
-fn replies_that_nobody_reads_end_the_session(lab: &mut Lab) {
+fn unread_replies_end_the_session(lab: &mut Lab) {
     let mut link = lab.link();
     let mut read = Header::new(command::REGION_READ, 16).bytes();
     read.extend([0; 8]);
     read.extend(7_u32.to_le_bytes());
     read.extend(4096_u32.to_le_bytes());
     let end = Instant::now() + PATIENCE;
-    // Until the socket is closed: it takes 32 bytes and gives 4 KiB.
+    // Send until the socket is closed: each request of 32 bytes causes a reply of 4 KiB.
     while link.send_raw(&read, &[]).is_ok() {
-        assert!(Instant::now() < end, "the session goes on");
+        assert!(Instant::now() < end, "the session was not closed");
     }
     lab.check_neighbour();
 }
 
-fn messages_that_are_no_messages_end_the_session(lab: &mut Lab) {
+fn malformed_messages_end_the_session(lab: &mut Lab) {
     let sizes = [0, 15, (1 << 20) + 33, u32::MAX];
     for introduced in [false, true] {
         for size in sizes {
@@ -69,17 +70,19 @@ fn messages_that_are_no_messages_end_the_session(lab: &mut Lab) {
                 size,
                 ..Header::new(command::VERSION, 0)
             };
-            link.send_raw(&header.bytes(), &[]).expect("there is room");
+            link.send_raw(&header.bytes(), &[])
+                .expect("the message fits the socket buffer");
             assert!(link.is_closed_within(PATIENCE), "size {size}");
         }
     }
-    // Descriptors are given back with the session, whatever they came with.
+    // File descriptors of an incomplete message are closed with the session.
     let before = lab.descriptors();
     let bell = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
     let many = vec![bell.as_fd(); 250];
     let mut link = lab.link();
     let read = Header::new(command::REGION_READ, 16).bytes();
-    link.send_raw(&read, &many).expect("there is room");
+    link.send_raw(&read, &many)
+        .expect("the message fits the socket buffer");
     assert!(link.is_closed_within(PATIENCE), "half a message");
     drop(lab.link());
     let after = lab.descriptors();
@@ -94,13 +97,15 @@ fn messages_that_lack_something_or_have_too_much_are_refused(lab: &mut Lab) {
     for command in [2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 17, 18] {
         for length in [1, 4, 7] {
             let reply = link.ask(command, &vec![2; length], &[]);
-            let reply = reply.expect("it is answered");
+            let reply = reply.expect("the device replies");
             assert_ne!(reply.errno, 0, "command {command} with {length} bytes");
         }
     }
-    // Commands that there are not, and one that is over.
+    // Commands that do not exist, and VERSION after the handshake.
     for command in [0, 1, 11, 12, 14, 15, 19, u16::MAX] {
-        let reply = link.ask(command, &[0; 64], &[]).expect("it is answered");
+        let reply = link
+            .ask(command, &[0; 64], &[])
+            .expect("the device replies");
         assert_ne!(reply.errno, 0, "command {command}");
     }
     let information: Vec<u8> = [16_u32, 0, 0, 0]
@@ -108,35 +113,35 @@ fn messages_that_lack_something_or_have_too_much_are_refused(lab: &mut Lab) {
         .flat_map(u32::to_le_bytes)
         .collect();
     link.ok(command::GET_INFO, &information, &[]);
-    // Nor with descriptors, which it does not take.
+    // GET_INFO with a file descriptor, which the command does not take.
     let bell = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
     let reply = link.ask(command::GET_INFO, &information, &[bell.as_fd()]);
-    assert_ne!(reply.expect("it is answered").errno, 0, "a descriptor");
+    assert_ne!(reply.expect("the device replies").errno, 0, "a descriptor");
 }
 
 fn an_interrupt_descriptor_that_blocks_stops_nobody(lab: &mut Lab) {
     let mut guest = lab.guest();
-    // A pipe is no eventfd.
+    // Only eventfds are accepted.
     let (_reader, writer) = std::io::pipe().expect("a pipe");
     assert_ne!(guest.link.set_irqs(2, 1, &[writer.as_fd()]), 0, "a pipe");
 
     let bell = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
     assert_eq!(guest.link.set_irqs(2, 1, &[bell.as_fd()]), 0, "an eventfd");
-    // MSI-X on, in the capability's control word.
+    // Set the MSI-X Enable bit in the capability's Message Control.
     let capability = msix_capability(&mut guest.link);
     let control = [0, 0x80];
     let reply = guest.link.write_region(7, capability + 2, &control);
-    assert_eq!(reply.expect("it is answered").errno, 0, "MSI-X");
+    assert_eq!(reply.expect("the device replies").errno, 0, "MSI-X");
     guest.verify(1);
     let mut count = [0; 8];
     assert_eq!(
         rustix::io::read(&bell, &mut count),
         Ok(8),
-        "no interrupt came"
+        "no interrupt arrived"
     );
 
-    // Full, and blocking again: the client shares the open file.
-    rustix::io::write(&bell, &(u64::MAX - 1).to_ne_bytes()).expect("it takes so much");
+    // Counter at its maximum, and O_NONBLOCK cleared: the client shares the open file description.
+    rustix::io::write(&bell, &(u64::MAX - 1).to_ne_bytes()).expect("the counter takes its maximum");
     let flags = fcntl_getfl(&bell).expect("an eventfd");
     fcntl_setfl(&bell, flags.difference(OFlags::NONBLOCK)).expect("an eventfd");
     for seed in 2..6 {
@@ -145,7 +150,8 @@ fn an_interrupt_descriptor_that_blocks_stops_nobody(lab: &mut Lab) {
     lab.check_neighbour();
 }
 
-/// Threads of other queues may be about to signal it: its number must not become that of something else.
+/// Threads of other queues may be about to signal the descriptor: its number must not be reused for
+/// another file.
 fn an_interrupt_descriptor_is_replaced_in_its_place(lab: &mut Lab) {
     let mut guest = lab.guest();
     let bell = || eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
@@ -157,38 +163,38 @@ fn an_interrupt_descriptor_is_replaced_in_its_place(lab: &mut Lab) {
     assert_eq!(guest.link.set_irqs(2, 1, &[first.as_fd()]), 0);
     let capability = msix_capability(&mut guest.link);
     let reply = guest.link.write_region(7, capability + 2, &[0, 0x80]);
-    assert_eq!(reply.expect("it is answered").errno, 0, "MSI-X");
+    assert_eq!(reply.expect("the device replies").errno, 0, "MSI-X");
     guest.verify(1);
-    assert!(rings(&first), "no interrupt came");
+    assert!(rings(&first), "no interrupt arrived");
 
     let numbers = lab.eventfds();
     let second = bell();
     assert_eq!(guest.link.set_irqs(2, 1, &[second.as_fd()]), 0);
-    assert_eq!(lab.eventfds(), numbers, "after it was replaced");
+    assert_eq!(lab.eventfds(), numbers, "eventfds after the replacement");
     guest.verify(2);
-    assert!(rings(&second), "no interrupt came to the second");
+    assert!(rings(&second), "no interrupt arrived at the second eventfd");
 
-    // No eventfd, no count: all of them are taken away.
+    // SET_IRQS with DATA_NONE and count 0 disables all interrupts of the index.
     let none = [20, 0x21, 2, 0, 0].map(u32::to_le_bytes).concat();
     guest.link.ok(command::SET_IRQS, &none, &[]);
-    assert_eq!(lab.eventfds(), numbers, "after it was taken away");
+    assert_eq!(lab.eventfds(), numbers, "eventfds after the removal");
     guest.verify(3);
     for bell in [&first, &second] {
         let flags = fcntl_getfl(bell).expect("an eventfd");
         fcntl_setfl(bell, flags | OFlags::NONBLOCK).expect("an eventfd");
-        assert!(!rings(bell), "an interrupt came to one that was taken away");
+        assert!(!rings(bell), "an interrupt arrived at a removed eventfd");
     }
 }
 
 fn writes_to_the_configuration_space_stay_inside_their_register(lab: &mut Lab) {
     let mut guest = lab.guest();
     let capability = msix_capability(&mut guest.link);
-    // From each byte of a capability of 12 bytes: behind its end nothing may be written.
+    // From each byte of the 12-byte capability: writes must not cross its end.
     for offset in 2..12 {
         for count in [1, 4, 12, 64] {
             let bytes = vec![0xff; count];
             let reply = guest.link.write_region(7, capability + offset, &bytes);
-            let errno = reply.expect("it is answered").errno;
+            let errno = reply.expect("the device replies").errno;
             let is_inside = offset + count as u64 <= 12;
             assert!(
                 is_inside || errno != 0,
@@ -196,18 +202,21 @@ fn writes_to_the_configuration_space_stay_inside_their_register(lab: &mut Lab) {
             );
         }
     }
-    // Parts of registers.
+    // Partial writes to registers.
     for offset in (0..64).chain([0xff0]) {
         let reply = guest.link.write_region(7, offset, &[0]);
-        reply.expect("it is answered");
+        reply.expect("the device replies");
     }
     guest.verify(3);
-    assert!(guest.identify().is_ok(), "the admin queue goes on");
+    assert!(guest.identify().is_ok(), "the admin queue still works");
 }
 
-/// Where the MSI-X capability is in the configuration space.
+/// Returns the offset of the MSI-X capability in the configuration space.
 fn msix_capability(link: &mut Link) -> u64 {
-    let space = link.read_region(7, 0, 256).expect("it is answered").body;
+    let space = link
+        .read_region(7, 0, 256)
+        .expect("the device replies")
+        .body;
     let byte = |at: u64| space[16 + usize::try_from(at).expect("below 256")];
     let mut at = u64::from(byte(0x34));
     while at != 0 {

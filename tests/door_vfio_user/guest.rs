@@ -1,4 +1,4 @@
-//! What a guest's driver can do: the guest is enough, its client behaves.
+//! Attacks by a guest's driver, with a well-behaved VMM as the client.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ pub const TESTS: [Test; 7] = tests! { guest:
     a_wild_doorbell_stops_no_other_machine
     an_abort_that_finds_nothing_to_abort_is_answered
     the_device_takes_a_client_after_each_way_of_leaving
-    random_commands_leave_a_device_that_takes_a_client
+    the_device_accepts_a_client_after_random_commands
     a_guest_cannot_fill_the_log
 };
 
@@ -32,7 +32,7 @@ fn addresses_at_the_end_of_the_address_space_are_refused(lab: &mut Lab) {
         let before = guest.io(Command::rw(opcode, 0, 8).sgl(last_page - 1, 4096, 0));
         assert!(!before.is_ok(), "an SGL block before it: {before:?}");
     }
-    // A list there, from a page and a byte.
+    // PRP lists there, and at misaligned addresses.
     guest.memory.write(LISTS, &last_page.to_le_bytes());
     for (list, blocks) in [
         (LISTS, 24),
@@ -48,7 +48,7 @@ fn addresses_at_the_end_of_the_address_space_are_refused(lab: &mut Lab) {
         let identified = guest.admin(command.prps(DATA + 8, prp2));
         assert!(!identified.is_ok(), "{prp2:#x}: {identified:?}");
     }
-    assert!(guest.identify().is_ok(), "what is right works on");
+    assert!(guest.identify().is_ok(), "a valid Identify still succeeds");
     guest.verify(2);
 }
 
@@ -68,7 +68,7 @@ fn registers_are_right_while_a_namespace_is_added_and_removed(lab: &mut Lab) {
         runtime.expect("a runtime").block_on(async {
             let client = crate::common::Client::connect(socket)
                 .await
-                .expect("it serves");
+                .expect("the target accepts connections");
             malloc(&client, "coming", 4).await;
             for _ in 0..30 {
                 let shown =
@@ -99,39 +99,44 @@ fn a_wild_doorbell_stops_no_other_machine(lab: &mut Lab) {
     let mut guest = lab.guest();
     for value in [32, 0xffff, 0x1_0000, u32::MAX] {
         for qid in [0, 1] {
-            guest.doorbell(qid, false, value).expect("it is answered");
+            guest
+                .doorbell(qid, false, value)
+                .expect("the device replies");
             lab.check_neighbour();
-            guest.doorbell(qid, true, value).expect("it is answered");
+            guest
+                .doorbell(qid, true, value)
+                .expect("the device replies");
             lab.check_neighbour();
         }
     }
     for at in [0x1008 + 512 * 8, 0x2ffc] {
         let reply = guest.link.write_region(0, at, &[0; 4]);
-        reply.expect("it is answered");
+        reply.expect("the device replies");
     }
 }
 
 fn an_abort_that_finds_nothing_to_abort_is_answered(lab: &mut Lab) {
     let mut guest = lab.guest();
     let event = guest.push(Which::Admin, Command::new(admin::ASYNC_EVENT));
-    guest.ring(Which::Admin).expect("it is answered");
-    // Half a fused pair has not reached the volume, where it would be aborted.
+    guest.ring(Which::Admin).expect("the device replies");
+    // Half of a fused pair is held back in the controller: it has not reached the volume, where it could
+    // be aborted.
     let half = Command::rw(io::COMPARE, 0, 8).prps(DATA, 0).fused(1);
     let half = guest.push(Which::Io, half);
-    guest.ring(Which::Io).expect("it is answered");
-    // Those, and commands and a queue that there are not.
+    guest.ring(Which::Io).expect("the device replies");
+    // The two commands, unknown command IDs and an unknown queue.
     for (id, queue) in [(half, 1), (event, 0), (999, 0), (1, 1), (1, 77)] {
         let abort = Command::new(admin::ABORT).dword(10, u32::from(id) << 16 | queue);
         let abort = guest.push(Which::Admin, abort);
-        guest.ring(Which::Admin).expect("it is answered");
-        // The event may come in between.
+        guest.ring(Which::Admin).expect("the device replies");
+        // The event's completion may arrive first.
         let mut completions =
             std::iter::from_fn(|| guest.completion(Which::Admin, Duration::from_secs(5)));
         let aborted = completions.find(|completion| completion.id == abort);
         let aborted = aborted.map(|completion| completion.is_ok());
         assert_eq!(aborted, Some(true), "command {id} of queue {queue}");
     }
-    // An Abort that is never answered would hold up every change of the subsystem.
+    // An Abort that never completes would block every later change of the subsystem.
     drop(guest);
     lab.block_on(async {
         let volume = malloc(&lab.client, "after-abort", 4).await;
@@ -145,7 +150,7 @@ fn an_abort_that_finds_nothing_to_abort_is_answered(lab: &mut Lab) {
     });
 }
 
-/// A way in which a guest may be when its client goes.
+/// Brings a guest into the state in which its client disconnects.
 type Way = fn(&mut Guest);
 
 fn the_device_takes_a_client_after_each_way_of_leaving(lab: &mut Lab) {
@@ -159,42 +164,47 @@ fn the_device_takes_a_client_after_each_way_of_leaving(lab: &mut Lab) {
                     Command::rw(io::WRITE, block * 8, 8).prps(data, 0),
                 );
             }
-            guest.ring(Which::Io).expect("it is answered");
+            guest.ring(Which::Io).expect("the device replies");
         }),
         ("half a fused pair", |guest| {
             let first = Command::rw(io::COMPARE, 0, 8).prps(DATA, 0).fused(1);
             guest.push(Which::Io, first);
-            guest.ring(Which::Io).expect("it is answered");
+            guest.ring(Which::Io).expect("the device replies");
         }),
         ("half a fused pair, and a deleted queue", |guest| {
             let first = Command::rw(io::COMPARE, 0, 8).prps(DATA, 0).fused(1);
             guest.push(Which::Io, first);
-            guest.ring(Which::Io).expect("it is answered");
+            guest.ring(Which::Io).expect("the device replies");
             guest.push(Which::Admin, Command::delete(admin::DELETE_SQ, 1));
-            guest.ring(Which::Admin).expect("it is answered");
+            guest.ring(Which::Admin).expect("the device replies");
         }),
         ("an async event request and its abort", |guest| {
             let id = guest.push(Which::Admin, Command::new(admin::ASYNC_EVENT));
             let abort = Command::new(admin::ABORT).dword(10, u32::from(id) << 16);
             guest.push(Which::Admin, abort);
-            guest.ring(Which::Admin).expect("it is answered");
+            guest.ring(Which::Admin).expect("the device replies");
         }),
-        ("disabled", |guest| guest.disable().expect("it is answered")),
+        ("disabled", |guest| {
+            guest.disable().expect("the device replies")
+        }),
         ("shut down", |guest| {
             guest
                 .write_register(0x14, 0x0046_4001)
-                .expect("it is answered");
+                .expect("the device replies");
         }),
         ("an unmap in flight", |guest| {
             let first = Command::rw(io::COMPARE, 0, 8).prps(DATA, 0).fused(1);
             guest.push(Which::Io, first);
-            guest.ring(Which::Io).expect("it is answered");
+            guest.ring(Which::Io).expect("the device replies");
             let mut body = [24_u32, 0]
                 .into_iter()
                 .flat_map(u32::to_le_bytes)
                 .collect::<Vec<u8>>();
             body.extend([BASE, 4 << 20].into_iter().flat_map(u64::to_le_bytes));
-            guest.link.send(3, &body, &[]).expect("there is room");
+            guest
+                .link
+                .send(3, &body, &[])
+                .expect("the message fits the socket buffer");
         }),
     ];
     for (way, leave) in ways {
@@ -207,7 +217,7 @@ fn the_device_takes_a_client_after_each_way_of_leaving(lab: &mut Lab) {
     }
 }
 
-fn random_commands_leave_a_device_that_takes_a_client(lab: &mut Lab) {
+fn the_device_accepts_a_client_after_random_commands(lab: &mut Lab) {
     let mut random = Random(0x5eed_0010);
     for _ in 0..4 {
         let mut guest = lab.guest();
@@ -223,7 +233,7 @@ fn random_commands_leave_a_device_that_takes_a_client(lab: &mut Lab) {
             let rung = guest
                 .ring(Which::Admin)
                 .and_then(|()| guest.ring(Which::Io));
-            // The controller may have failed by now: whatever it does, it has to end well.
+            // The controller may have failed: the device must still recover.
             if rung.is_err() {
                 break;
             }
@@ -240,7 +250,7 @@ fn random_commands_leave_a_device_that_takes_a_client(lab: &mut Lab) {
     }
 }
 
-/// Any opcode and fields, without an SGL; addresses in and out of memory.
+/// A command with random opcode and fields, PRPs only; addresses inside and outside of guest memory.
 fn random_command(random: &mut Random) -> Command {
     let mut command = Command::new(random.below(256) as u8)
         .nsid([0, 1, 1, 1, 2, u32::MAX][random.below(6)])
@@ -256,7 +266,7 @@ fn random_command(random: &mut Random) -> Command {
         };
         command = command.dword(dword, value as u32);
     }
-    // Leaves the queues that the test reads.
+    // Keep the queues that the test polls.
     if matches!(command.0[0], admin::DELETE_SQ | admin::DELETE_CQ) {
         command = command.dword(10, 2 + random.below(300) as u32);
     }

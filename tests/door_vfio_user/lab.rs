@@ -1,4 +1,4 @@
-//! The target, the device that is attacked, and a neighbour whose I/O goes on.
+//! The target, the device under attack, and a neighbour with continuous I/O.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,27 +14,27 @@ use crate::common::{
     Client, Options, Resource, Target, malloc, namespace, pcie_spec, poll_blocking, subsystem,
 };
 
-/// What each wait of these tests is worth: no other machine may be held up for longer.
+/// Deadline of every wait in these tests, and so the longest delay accepted for other clients.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Group of the sockets, by number: it needs no name.
+/// Group ID of the sockets; it needs no name.
 pub const GROUP: u32 = 54321;
 
-/// Their mode.
+/// Mode of the sockets.
 pub const MODE: u32 = 0o660;
 
-/// A running target with two devices.
+/// A running target with a device under attack and one of a neighbour.
 pub struct Lab {
     pub target: Target,
     pub client: Client,
-    /// The device of the test.
+    /// The socket of the device under attack.
     pub socket: PathBuf,
     neighbour: Neighbour,
     runtime: Runtime,
 }
 
 impl Lab {
-    /// Starts the target, both devices and the neighbour.
+    /// Starts the target, both devices and the neighbour's I/O.
     pub fn start() -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let (target, client) = runtime.block_on(async {
@@ -55,32 +55,32 @@ impl Lab {
         }
     }
 
-    /// One more device; its socket.
+    /// Creates another device; returns its socket.
     pub fn device(&self, id: &str, function: i32) -> PathBuf {
         self.block_on(device(&self.target, &self.client, id, function))
     }
 
-    /// Runs calls of the API.
+    /// Runs API calls.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
     }
 
-    /// A guest at the device of the test, with an I/O queue.
+    /// Starts a guest with an I/O queue on the device under attack.
     pub fn guest(&self) -> Guest {
         Guest::start(&self.socket)
     }
 
-    /// A client that has introduced itself.
+    /// Connects a client to the device under attack and negotiates the version.
     pub fn link(&self) -> Link {
         Link::attach_within(&self.socket, PATIENCE)
     }
 
-    /// Whether the neighbour's I/O goes on, at once.
+    /// Asserts that the neighbour's I/O makes progress without delay.
     pub fn check_neighbour(&self) {
         self.neighbour.check(&self.target);
     }
 
-    /// What holds after each test.
+    /// Checks the invariants after each test.
     pub fn check(&mut self) {
         let ended = self.target.exited();
         assert!(ended.is_none(), "the program ended with {ended:?}");
@@ -94,13 +94,13 @@ impl Lab {
         self.guest().verify(7);
     }
 
-    /// Open descriptors of the program.
+    /// Returns the number of the target's open file descriptors.
     pub fn descriptors(&self) -> usize {
         let dir = format!("/proc/{}/fd", self.target.pid().as_raw_nonzero());
         std::fs::read_dir(dir).expect("the program's").count()
     }
 
-    /// The numbers of the program's eventfds, in order.
+    /// Returns the paths of the target's eventfds, sorted.
     pub fn eventfds(&self) -> Vec<String> {
         let dir = format!("/proc/{}/fd", self.target.pid().as_raw_nonzero());
         let all = std::fs::read_dir(dir).expect("the program's").flatten();
@@ -113,20 +113,20 @@ impl Lab {
         numbers
     }
 
-    /// Stops the target as promised.
+    /// Stops the neighbour and the target.
     pub fn stop(self) {
         self.neighbour.end();
         self.target.stop();
     }
 
-    /// Gives the target away, once the neighbour has gone.
+    /// Stops the neighbour and returns the target.
     pub fn into_target(self) -> Target {
         self.neighbour.end();
         self.target
     }
 }
 
-/// A volume behind a vfio-user device; the device's socket.
+/// Creates a volume with a vfio-user device; returns the device's socket.
 async fn device(target: &Target, client: &Client, id: &str, function: i32) -> PathBuf {
     let volume = malloc(client, &format!("{id}-volume"), 8).await;
     let exported = subsystem(client, id, json!({})).await;
@@ -137,7 +137,7 @@ async fn device(target: &Target, client: &Client, id: &str, function: i32) -> Pa
     target.ctrlr_dir().join(id).join("cntrl")
 }
 
-/// Another machine, whose I/O nothing may hold up.
+/// Another guest with continuous verified I/O.
 struct Neighbour {
     rounds: Arc<AtomicU64>,
     ends: Arc<AtomicBool>,
@@ -168,21 +168,21 @@ impl Neighbour {
         let took = begin.elapsed();
         assert!(
             goes_on.is_some(),
-            "the neighbour's I/O stands still:\n{}",
+            "the neighbour's I/O has stalled:\n{}",
             target.log()
         );
-        // Six rounds take some 20 ms.
+        // Six rounds take about 20 ms.
         assert!(
             took < Duration::from_secs(1),
             "the neighbour waited for {took:?}"
         );
     }
 
-    /// Ends it; a fault of its data is a fault of the test.
+    /// Stops the I/O; panics if the neighbour's data was wrong.
     fn end(mut self) {
         self.ends.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().expect("it ends once");
-        thread.join().expect("the neighbour's data is right");
+        let thread = self.thread.take().expect("the neighbour is stopped once");
+        thread.join().expect("the neighbour's data is correct");
     }
 }
 

@@ -1,10 +1,12 @@
-//! The door vfio-user: what the guest's driver, or whoever may open the socket, can send to a device, and
-//! what must not come of it. After each test the program is alive and answers calls, another machine's
-//! verified I/O went on, and the device takes a client again.
+//! vfio-user as an attack surface: what a guest's driver, or whoever can open the socket, can send to a
+//! device.
+//!
+//! After each test the program runs and answers calls, the verified I/O of a neighbour was not
+//! interrupted, and the device accepts a new client.
 //!
 //! ```text
-//! target ─┬─ device of the test   ◄─ attacks
-//!         └─ device of a neighbour ◄─ a thread that writes, reads and compares
+//! target ─┬─ device under attack   ◄─ attacks
+//!         └─ neighbour's device    ◄─ a thread that writes, reads and compares
 //! ```
 //!
 //! One target serves all tests, one after another.
@@ -26,10 +28,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lab::Lab;
 use libtest_mimic::{Arguments, Trial};
 
-/// A test and its name.
+/// A test's name and function.
 type Test = (&'static str, fn(&mut Lab));
 
-/// Names tests by their functions.
+/// Builds the tests from their functions; a test has the name of its function.
 #[macro_export]
 macro_rules! tests {
     ($module:ident: $($name:ident)*) => {
@@ -39,14 +41,14 @@ macro_rules! tests {
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // They share one target.
+    // The tests share one target.
     arguments.test_threads = Some(1);
     let lab = Arc::new(Mutex::new(None));
     let trials = all().into_iter().map(|(name, test)| {
         let lab = Arc::clone(&lab);
         Trial::test(name, move || {
             let mut place = lab.lock().unwrap_or_else(PoisonError::into_inner);
-            // A test that fails takes the target with it.
+            // A failing test drops the target: the next test starts a new one.
             let mut mine = place.take().unwrap_or_else(Lab::start);
             test(&mut mine);
             mine.check();
@@ -58,8 +60,8 @@ fn main() -> ExitCode {
     let ends = Arc::clone(&lab);
     trials.push(Trial::test(stop::NAME, move || {
         let mut place = ends.lock().unwrap_or_else(PoisonError::into_inner);
-        // The target ends in it.
-        stop::the_program_stops_while_clients_leave(place.take().unwrap_or_else(Lab::start));
+        // This test stops the target.
+        stop::the_program_stops_while_clients_disconnect(place.take().unwrap_or_else(Lab::start));
         Ok(())
     }));
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -1,4 +1,4 @@
-//! Memory that a client shares, shares wrongly, takes back or cuts.
+//! Mappings of client memory: invalid, unmapped while in use, truncated.
 
 use std::fs::File;
 
@@ -10,7 +10,7 @@ use crate::{Test, memory, tests};
 
 pub const TESTS: [Test; 5] = tests! { memory:
     memory_that_is_not_whole_pages_of_its_file_is_refused
-    a_queue_in_memory_without_the_right_to_write_is_refused
+    a_queue_in_read_only_memory_is_rejected
     queues_in_memory_that_is_unmapped_stand_still
     a_file_that_is_cut_ends_its_own_session
     the_file_of_the_doorbells_cannot_be_cut
@@ -66,19 +66,19 @@ fn memory_that_is_not_whole_pages_of_its_file_is_refused(lab: &mut Lab) {
     let before = lab.descriptors();
     for (what, address, size, offset, flags) in wrong {
         let errno = map_at(&mut link, address, size, offset, flags, &memory.file);
-        assert_ne!(errno.expect("it is answered"), 0, "{what}");
+        assert_ne!(errno.expect("the device replies"), 0, "{what}");
     }
-    // Nor what is no file, or more than a client may have.
+    // Neither a device file nor more memory than the per-client limit.
     let null = File::open("/dev/zero").expect("a device");
     let errno = map_at(&mut link, BASE, page, 0, READ | WRITE, &null);
-    assert_ne!(errno.expect("it is answered"), 0, "a device");
+    assert_ne!(errno.expect("the device replies"), 0, "a device");
     let huge = Memory::new(BASE, 3 << 40);
     let errno = map_at(&mut link, BASE, 3 << 40, 0, READ | WRITE, &huge.file);
-    assert_ne!(errno.expect("it is answered"), 0, "3 TiB");
-    // The same map twice keeps one descriptor.
+    assert_ne!(errno.expect("the device replies"), 0, "3 TiB");
+    // Repeating a mapping does not keep another descriptor.
     for _ in 0..20 {
         let errno = map_at(&mut link, BASE, page, 0, READ | WRITE, &memory.file);
-        errno.expect("it is answered");
+        errno.expect("the device replies");
     }
     let after = lab.descriptors();
     assert!(
@@ -87,24 +87,24 @@ fn memory_that_is_not_whole_pages_of_its_file_is_refused(lab: &mut Lab) {
     );
 }
 
-fn a_queue_in_memory_without_the_right_to_write_is_refused(lab: &mut Lab) {
+fn a_queue_in_read_only_memory_is_rejected(lab: &mut Lab) {
     let mut guest = Guest::boot(&lab.socket);
     let other = Memory::new(BASE + SIZE, 4 * PAGE);
     let mapped = other.map(&mut guest.link, 0, 4 * PAGE, READ);
-    assert_eq!(mapped.expect("it is answered"), 0);
+    assert_eq!(mapped.expect("the device replies"), 0);
     let made = guest.admin(Command::create_cq(1, 32, BASE + SIZE));
     assert!(!made.is_ok(), "a completion queue: {made:?}");
     let made = guest.admin(Command::create_cq(1, 32, BASE + 0x5000));
     assert!(made.is_ok(), "{made:?}");
     let made = guest.admin(Command::create_sq(1, 1, 32, BASE + SIZE));
     assert!(!made.is_ok(), "a submission queue: {made:?}");
-    // Nor at an address that is no page's, or the last one.
+    // Neither at misaligned addresses nor in the last page of the address space.
     for address in [BASE + 0x4800, u64::MAX - PAGE + 1, u64::MAX - 63, 0] {
         let made = guest.admin(Command::create_sq(1, 1, 32, address));
         assert!(!made.is_ok(), "at {address:#x}: {made:?}");
     }
-    // The registers of the admin queue say where it is, too.
-    guest.disable().expect("it is answered");
+    // The admin queue's registers undergo the same checks.
+    guest.disable().expect("the device replies");
     for address in [BASE + SIZE, u64::MAX - PAGE + 1] {
         guest.admin.address = address;
         let registers = [(0x24, 0x001f_001f_u64), (0x28, address), (0x30, address)];
@@ -118,19 +118,20 @@ fn a_queue_in_memory_without_the_right_to_write_is_refused(lab: &mut Lab) {
             guest
                 .link
                 .write_region(0, register, bytes)
-                .expect("it is answered");
+                .expect("the device replies");
         }
         guest
             .write_register(0x14, 0x0046_0001)
-            .expect("it is answered");
-        let status = guest.read_register(0x1c).expect("it is answered");
+            .expect("the device replies");
+        let status = guest.read_register(0x1c).expect("the device replies");
         assert_eq!(status & 2, 2, "CSTS.CFS of an admin queue at {address:#x}");
-        guest.disable().expect("it is answered");
+        guest.disable().expect("the device replies");
     }
 }
 
 fn queues_in_memory_that_is_unmapped_stand_still(lab: &mut Lab) {
-    // On 2 MiB and not; with both queues, and with a completion queue that nobody uses yet.
+    // Aligned to 2 MiB and not; with both queues, and with a completion queue without a submission
+    // queue.
     for (base, with_sq) in [
         (BASE + SIZE, true),
         (BASE + SIZE, false),
@@ -140,13 +141,13 @@ fn queues_in_memory_that_is_unmapped_stand_still(lab: &mut Lab) {
         let mut guest = Guest::boot(&lab.socket);
         let other = Memory::new(base, 8 * PAGE);
         let mapped = other.map(&mut guest.link, 0, 8 * PAGE, READ | WRITE);
-        assert_eq!(mapped.expect("it is answered"), 0);
+        assert_eq!(mapped.expect("the device replies"), 0);
         assert!(guest.admin(Command::create_cq(1, 32, base + PAGE)).is_ok());
         if with_sq {
             assert!(guest.admin(Command::create_sq(1, 1, 32, base)).is_ok());
         }
         let errno = other.unmap(&mut guest.link, 0, 8 * PAGE);
-        assert_eq!(errno.expect("it is answered"), 0, "unmap");
+        assert_eq!(errno.expect("the device replies"), 0, "unmap");
         if !with_sq {
             assert!(
                 guest
@@ -156,20 +157,24 @@ fn queues_in_memory_that_is_unmapped_stand_still(lab: &mut Lab) {
             let read = Command::rw(io::READ, 0, 8).prps(DATA, 0);
             guest.memory.write(BASE + 0x4000, &read.0);
         }
-        guest.doorbell(1, false, 1).expect("it is answered");
+        guest.doorbell(1, false, 1).expect("the device replies");
         lab.check_neighbour();
-        assert!(guest.identify().is_ok(), "the admin queue goes on");
+        assert!(guest.identify().is_ok(), "the admin queue still works");
     }
 }
 
 fn a_file_that_is_cut_ends_its_own_session(lab: &mut Lab) {
-    // The queues' pages, and those of the data.
+    // Truncate before the queues' pages, and before the data's.
     for rest in [0, DATA - BASE] {
         let mut guest = lab.guest();
         let read = Command::rw(io::WRITE, 0, 8).prps(DATA, 0);
         guest.push(Which::Io, read);
-        guest.memory.file.set_len(rest).expect("it can be cut");
-        // One of both may find the session over.
+        guest
+            .memory
+            .file
+            .set_len(rest)
+            .expect("the file can be truncated");
+        // Either call may find the session closed.
         let _ = guest.ring(Which::Io);
         let _ = guest.doorbell(0, false, 5);
         assert!(guest.link.is_closed_within(PATIENCE), "cut to {rest} bytes");

@@ -1,4 +1,4 @@
-//! Queues made and deleted in any order.
+//! Queues created and deleted in any order.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::{Test, queues, tests};
 pub const TESTS: [Test; 5] = tests! { queues:
     memory_comes_and_goes_under_io
     queues_made_and_deleted_in_one_doorbell_stop_nobody
-    a_queue_that_the_controller_refuses_can_be_made_later
-    queues_of_a_controller_that_was_reset_can_be_made_again
-    a_client_may_leave_while_its_queue_connects
+    a_rejected_queue_can_be_created_later
+    queues_can_be_recreated_after_a_controller_reset
+    a_client_may_disconnect_while_its_queue_connects
 };
 
 const AT: u64 = BASE + 0x4000;
@@ -36,13 +36,13 @@ fn queues_made_and_deleted_in_one_doorbell_stop_nobody(lab: &mut Lab) {
         for command in order {
             guest.push(Which::Admin, command());
         }
-        guest.ring(Which::Admin).expect("it is answered");
+        guest.ring(Which::Admin).expect("the device replies");
         for n in 0..order.len() {
             let done = guest.completion(Which::Admin, Duration::from_secs(5));
             assert!(done.is_some(), "{n} of {} commands", order.len());
         }
     }
-    // With commands in flight on the queue that goes and comes.
+    // With commands in flight on the queue that is deleted and created.
     let mut guest = lab.guest();
     for block in 0..16 {
         guest.push(Which::Io, Command::rw(io::WRITE, block, 8).prps(DATA, 0));
@@ -50,8 +50,8 @@ fn queues_made_and_deleted_in_one_doorbell_stop_nobody(lab: &mut Lab) {
     for command in [delete(), create(), delete()] {
         guest.push(Which::Admin, command);
     }
-    guest.ring(Which::Io).expect("it is answered");
-    guest.ring(Which::Admin).expect("it is answered");
+    guest.ring(Which::Io).expect("the device replies");
+    guest.ring(Which::Admin).expect("the device replies");
     for n in 0..3 {
         let done = guest.completion(Which::Admin, Duration::from_secs(5));
         assert!(done.is_some(), "{n} of 3 commands");
@@ -59,7 +59,7 @@ fn queues_made_and_deleted_in_one_doorbell_stop_nobody(lab: &mut Lab) {
 }
 
 fn memory_comes_and_goes_under_io(lab: &mut Lab) {
-    // Slow enough for commands to be under way whenever memory goes.
+    // A rate limit keeps commands in flight when their memory is unmapped.
     let limits = Resource::new(&lab.client, "QosVolume");
     let limit = json!({ "max": { "rw_bandwidth_mbs": 1 } });
     let object = json!({ "volume_name_ref": "attacked-volume", "limits": limit });
@@ -68,7 +68,7 @@ fn memory_comes_and_goes_under_io(lab: &mut Lab) {
     let other = Memory::new(BASE + SIZE, 16 * PAGE);
     for round in 0..12 {
         let mapped = other.map(&mut guest.link, 0, 16 * PAGE, READ | WRITE);
-        assert_eq!(mapped.expect("it is answered"), 0, "map");
+        assert_eq!(mapped.expect("the device replies"), 0, "map");
         for block in 0..16 {
             let data = BASE + SIZE + block * PAGE;
             guest.push(
@@ -76,16 +76,16 @@ fn memory_comes_and_goes_under_io(lab: &mut Lab) {
                 Command::rw(io::WRITE, block * 8, 8).prps(data, 0),
             );
         }
-        guest.ring(Which::Io).expect("it is answered");
-        // Also by a controller that is just being disabled.
+        guest.ring(Which::Io).expect("the device replies");
+        // Also while the controller is being disabled.
         let disabled = round % 4 == 3;
         if disabled {
             guest
                 .write_register(0x14, 0x0046_0000)
-                .expect("it is answered");
+                .expect("the device replies");
         }
         let errno = other.unmap(&mut guest.link, 0, 16 * PAGE);
-        assert_eq!(errno.expect("it is answered"), 0, "unmap");
+        assert_eq!(errno.expect("the device replies"), 0, "unmap");
         if disabled {
             drop(guest);
             guest = lab.guest();
@@ -100,24 +100,24 @@ fn memory_comes_and_goes_under_io(lab: &mut Lab) {
     lab.block_on(limits.deleted("qosVolumes/slow"));
 }
 
-fn a_queue_that_the_controller_refuses_can_be_made_later(lab: &mut Lab) {
+fn a_rejected_queue_can_be_created_later(lab: &mut Lab) {
     let mut guest = Guest::boot(&lab.socket);
-    // Entries of other sizes than there are: no I/O queue connects.
+    // CC with invalid queue entry sizes: Connect of the I/O queue fails.
     guest
         .write_register(0x14, 0x0000_0001)
-        .expect("it is answered");
+        .expect("the device replies");
     let queue = Queue::new(1, AT);
     let made = guest.create(&queue);
     assert!(!made.is_ok(), "{made:?}");
     guest
         .write_register(0x14, 0x0046_0001)
-        .expect("it is answered");
-    // The queue pair that was refused goes first.
+        .expect("the device replies");
+    // The rejected queue pair is destroyed asynchronously: retry.
     let made = poll_blocking(PATIENCE, || {
         let made = guest.admin(Command::create_sq(1, 1, 32, AT));
         made.is_ok().then_some(())
     });
-    assert!(made.is_some(), "it stays refused");
+    assert!(made.is_some(), "the queue is still rejected");
     guest.verify(1);
     for (qid, entries) in [(0, 32), (500, 32), (u16::MAX, 32), (2, 1), (2, u16::MAX)] {
         let made = guest.admin(Command::create_cq(qid, entries, AT + 0x4000));
@@ -125,14 +125,14 @@ fn a_queue_that_the_controller_refuses_can_be_made_later(lab: &mut Lab) {
     }
 }
 
-fn queues_of_a_controller_that_was_reset_can_be_made_again(lab: &mut Lab) {
+fn queues_can_be_recreated_after_a_controller_reset(lab: &mut Lab) {
     let mut guest = lab.guest();
     for seed in 0..5 {
-        // A completion queue that nobody uses goes too.
+        // An unused completion queue is deleted by the reset too.
         assert!(guest.admin(Command::create_cq(2, 32, AT + 0x4000)).is_ok());
         guest.verify(seed);
-        guest.disable().expect("it is answered");
-        guest.enable().expect("it is answered");
+        guest.disable().expect("the device replies");
+        guest.enable().expect("the device replies");
         guest.io = Queue::new(1, AT);
         guest.memory.write(AT + PAGE, &[0; PAGE as usize]);
         let queue = guest.io.clone();
@@ -142,14 +142,14 @@ fn queues_of_a_controller_that_was_reset_can_be_made_again(lab: &mut Lab) {
     }
 }
 
-fn a_client_may_leave_while_its_queue_connects(lab: &mut Lab) {
+fn a_client_may_disconnect_while_its_queue_connects(lab: &mut Lab) {
     for _ in 0..10 {
         let mut guest = Guest::boot(&lab.socket);
         assert!(guest.admin(Command::create_cq(1, 32, AT + PAGE)).is_ok());
         guest.push(Which::Admin, Command::create_sq(1, 1, 32, AT));
-        guest.ring(Which::Admin).expect("it is answered");
+        guest.ring(Which::Admin).expect("the device replies");
     }
-    // One who has only just connected, too.
+    // Disconnect right after the version negotiation.
     for _ in 0..10 {
         drop(lab.link());
     }

@@ -1,19 +1,19 @@
-//! SGLs of a guest's driver, well-formed and not.
+//! SGLs from a guest's driver, valid and invalid.
 
 use crate::common::vfio_user::{Command, DATA, Guest, LISTS, PAGE, io};
 use crate::lab::Lab;
 use crate::{Test, sgl, tests};
 
 pub const TESTS: [Test; 3] = tests! { sgl:
-    sgls_that_add_up_are_served
+    valid_sgls_are_served
     sgls_that_do_not_add_up_are_refused
-    an_sgl_that_changes_while_it_is_read_does_no_harm
+    an_sgl_changed_while_it_is_read_does_no_harm
 };
 
 const SEGMENT: u8 = 0x20;
 const LAST: u8 = 0x30;
 
-/// Writes descriptors to guest memory.
+/// Writes SGL descriptors to guest memory.
 fn list(guest: &Guest, at: u64, descriptors: &[(u64, u32, u8)]) {
     let bytes: Vec<u8> = descriptors.iter().flat_map(descriptor).collect();
     guest.memory.write(at, &bytes);
@@ -26,7 +26,7 @@ fn descriptor((address, length, kind): &(u64, u32, u8)) -> Vec<u8> {
     bytes
 }
 
-fn sgls_that_add_up_are_served(lab: &mut Lab) {
+fn valid_sgls_are_served(lab: &mut Lab) {
     let mut guest = lab.guest();
     let data: Vec<u8> = (0..8192_u32).map(|n| (n * 7 / 3) as u8).collect();
     guest.memory.write(DATA, &data);
@@ -42,7 +42,10 @@ fn sgls_that_add_up_are_served(lab: &mut Lab) {
     );
     let read = guest.io(Command::rw(io::READ, 0, 16).sgl(LISTS, 32, SEGMENT));
     assert!(read.is_ok(), "a chain: {read:?}");
-    assert!(guest.memory.read(target, 8192) == data, "other bytes");
+    assert!(
+        guest.memory.read(target, 8192) == data,
+        "the data read differs from the data written"
+    );
 }
 
 fn sgls_that_do_not_add_up_are_refused(lab: &mut Lab) {
@@ -108,7 +111,7 @@ fn sgls_that_do_not_add_up_are_refused(lab: &mut Lab) {
     guest.verify(1);
 }
 
-fn an_sgl_that_changes_while_it_is_read_does_no_harm(lab: &mut Lab) {
+fn an_sgl_changed_while_it_is_read_does_no_harm(lab: &mut Lab) {
     let mut guest = lab.guest();
     let file = guest.memory.file.try_clone().expect("a descriptor");
     let (ends, ended) = std::sync::mpsc::channel::<()>();
@@ -121,7 +124,7 @@ fn an_sgl_that_changes_while_it_is_read_does_no_harm(lab: &mut Lab) {
             (LISTS, 16, SEGMENT),
         ];
         let lists = lists.map(|one| descriptor(&one));
-        // Until the guest has done its commands.
+        // Until the guest has executed its commands.
         while ended.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
             for list in &lists {
                 file.write_all_at(list, at).expect("memory");
@@ -129,10 +132,10 @@ fn an_sgl_that_changes_while_it_is_read_does_no_harm(lab: &mut Lab) {
         }
     });
     for _ in 0..500 {
-        // Either is right: what is read once is checked.
+        // Either outcome is correct: each descriptor is read once and the copy is validated.
         guest.io(Command::rw(io::READ, 0, 8).sgl(LISTS, 16, LAST));
     }
     drop(ends);
-    changer.join().expect("it only writes");
+    changer.join().expect("the changing thread did not panic");
     guest.verify(2);
 }

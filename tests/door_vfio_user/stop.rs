@@ -1,4 +1,4 @@
-//! SIGTERM in the middle of it.
+//! SIGTERM under load.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use rustix::process::Signal;
 use crate::common::vfio_user::{Command, DATA, Guest, Link, PAGE, Which, io};
 use crate::lab::Lab;
 
-/// Its name.
-pub const NAME: &str = "stop::the_program_stops_while_clients_leave";
+/// The test's name.
+pub const NAME: &str = "stop::the_program_stops_while_clients_disconnect";
 
-/// With clients that leave, that stay, and that have said nothing, all at once.
-pub fn the_program_stops_while_clients_leave(lab: Lab) {
+/// Clients disconnect, stay connected and have sent nothing yet, all at once.
+pub fn the_program_stops_while_clients_disconnect(lab: Lab) {
     let sockets: Vec<_> = (0..6)
         .map(|n| lab.device(&format!("leaves-{n}"), 10 + n))
         .collect();
@@ -24,9 +24,9 @@ pub fn the_program_stops_while_clients_leave(lab: Lab) {
                 Command::rw(io::WRITE, block * 8, 8).prps(data, 0),
             );
         }
-        guest.ring(Which::Io).expect("it is answered");
+        guest.ring(Which::Io).expect("the device replies");
     }
-    // Some leave, some stay, one has said nothing yet.
+    // Half of the guests disconnect, the others stay, and one client has sent nothing yet.
     let silent = Link::open(&lab.socket).expect("the device listens");
     let stay = guests.split_off(3);
     drop(guests);
@@ -35,7 +35,7 @@ pub fn the_program_stops_while_clients_leave(lab: Lab) {
     let status = target.wait(Duration::from_secs(5));
     assert!(
         status.success(),
-        "it ended with {status}:\n{}",
+        "the target ended with {status}:\n{}",
         target.log()
     );
     drop((silent, stay));

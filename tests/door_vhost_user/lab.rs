@@ -1,4 +1,4 @@
-//! A target with devices to attack, and what must hold while and after they are.
+//! A target with devices to attack, and the invariants during and after an attack.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,13 +14,14 @@ use crate::common::{
 };
 use crate::vhost_user::{Disk, Kind, Options as SessionOptions, Session, Witness};
 
-/// The longest I/O of another client that is no stall, on a machine that also runs the test.
+/// Latency of another client's I/O above which it counts as stalled, on a machine that also runs the
+/// test.
 const STALL: Duration = Duration::from_millis(500);
 
-/// How long it may take until what was taken is back.
+/// Deadline for the release of resources.
 const BACK: Duration = Duration::from_secs(3);
 
-/// Resident memory may differ by this much, MiB.
+/// Tolerated growth of resident memory, MiB.
 const SLACK: u64 = 16;
 
 /// Size of a volume, MiB.
@@ -30,13 +31,13 @@ const SIZE: u64 = 8;
 pub struct Lab {
     /// The target.
     pub target: Target,
-    /// The connection of the calls.
+    /// The gRPC client.
     pub client: Client,
     runtime: Runtime,
     witness: Witness,
 }
 
-/// What a process has taken.
+/// A snapshot of the process's resource usage.
 #[derive(Clone, Copy, Debug)]
 struct Usage {
     fds: usize,
@@ -45,7 +46,7 @@ struct Usage {
 }
 
 impl Lab {
-    /// Starts the target and makes its devices.
+    /// Starts the target and creates its devices.
     pub fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = { runtime }
@@ -66,19 +67,19 @@ impl Lab {
             runtime,
             witness,
         };
-        // Pools and caches fill up with the first use.
+        // Fill pools and caches, which grow on first use.
         for kind in Kind::ALL {
             lab.serves(kind, &lab.victim(kind));
         }
         lab
     }
 
-    /// The socket of a device.
+    /// Returns the socket of a device.
     pub fn socket(&self, name: &str) -> PathBuf {
         self.target.ctrlr_dir().join(name)
     }
 
-    /// The socket of the device to attack.
+    /// Returns the socket of the device under attack.
     pub fn victim(&self, kind: Kind) -> PathBuf {
         self.socket(match kind {
             Kind::Blk => "blk",
@@ -86,7 +87,7 @@ impl Lab {
         })
     }
 
-    /// The socket of a device whose volume moves 1 MB a second.
+    /// Returns the socket of a device whose volume is limited to 1 MB/s.
     pub fn slow(&self, kind: Kind) -> PathBuf {
         self.socket(match kind {
             Kind::Blk => "slow-blk",
@@ -94,7 +95,7 @@ impl Lab {
         })
     }
 
-    /// The socket of a device that is not attacked and has no client.
+    /// Returns the socket of the device of the other kind: not attacked and without a client.
     fn neighbor(&self, kind: Kind) -> (Kind, PathBuf) {
         let other = match kind {
             Kind::Blk => Kind::Scsi,
@@ -103,32 +104,32 @@ impl Lab {
         (other, self.victim(other))
     }
 
-    /// Waits for calls.
+    /// Runs API calls.
     pub fn wait<T>(&self, calls: impl Future<Output = T>) -> T {
         self.runtime.block_on(calls)
     }
 
-    /// The disk of the device to attack, as a driver has it.
+    /// Opens the disk of the device under attack.
     pub fn disk(&self, kind: Kind) -> Disk {
         self.disk_with(kind, &kind.options())
     }
 
-    /// The same with options of its own.
+    /// Opens the disk of the device under attack with session options.
     pub fn disk_with(&self, kind: Kind, options: &SessionOptions) -> Disk {
         patiently(|| Disk::open_with(kind, &self.victim(kind), options))
     }
 
-    /// The disk of a device whose volume is slow.
+    /// Opens the disk of a rate-limited device.
     pub fn slow_disk(&self, kind: Kind, options: &SessionOptions) -> Disk {
         patiently(|| Disk::open_with(kind, &self.slow(kind), options))
     }
 
-    /// A session with the device to attack that has neither memory nor rings.
+    /// Opens a session on the device under attack that has neither memory nor rings.
     pub fn negotiated(&self, kind: Kind, options: &SessionOptions) -> Session {
         patiently(|| Session::negotiated(&self.victim(kind), options))
     }
 
-    /// Runs an attack, and checks what must hold meanwhile and afterwards.
+    /// Runs an attack and checks the invariants during and after it.
     pub fn attacked_by(&mut self, kind: Kind, attack: fn(&mut Self, Kind) -> Held) {
         let before = self.usage();
         self.witness.report();
@@ -144,7 +145,8 @@ impl Lab {
         self.gave_back(before);
     }
 
-    /// The program runs, answers calls, and another client's I/O was right and without a stall.
+    /// Asserts that the target runs and answers calls, and that the witness's I/O was correct and did
+    /// not stall.
     pub fn undisturbed(&mut self, when: &str) {
         let end = Instant::now() + STALL;
         loop {
@@ -161,16 +163,16 @@ impl Lab {
             }
             assert!(
                 Instant::now() < end,
-                "{when}: another client's I/O stands still"
+                "{when}: another client's I/O has stalled"
             );
             std::thread::sleep(Duration::from_millis(2));
         }
         let blks = Resource::new(&self.client, "VirtioBlk");
         let listed = self.wait(async { tokio::time::timeout(STALL, blks.names("")).await });
-        assert!(listed.is_ok(), "{when}: a call is not answered");
+        assert!(listed.is_ok(), "{when}: a gRPC call timed out");
     }
 
-    /// A new client's I/O at a device is right.
+    /// Asserts that a new client's I/O on a device is correct.
     pub fn serves(&self, kind: Kind, socket: &std::path::Path) {
         patiently(|| Disk::open(kind, socket).and_then(|mut disk| disk.verify(8, 16384, 77)));
     }
@@ -184,7 +186,10 @@ impl Lab {
                 && now.resident_mib <= before.resident_mib + SLACK;
             is_back.then_some(())
         });
-        assert!(back.is_some(), "not given back: {now:?}, before {before:?}");
+        assert!(
+            back.is_some(),
+            "resources were not released: {now:?}, before the attack {before:?}"
+        );
     }
 
     fn usage(&self) -> Usage {
@@ -204,7 +209,7 @@ impl Lab {
         }
     }
 
-    /// Ends all of it.
+    /// Stops the witness and the target.
     pub fn stop(self) {
         let Self {
             target, witness, ..
@@ -213,7 +218,7 @@ impl Lab {
         target.stop();
     }
 
-    /// Takes the target out; the other client stops.
+    /// Stops the witness and returns the target.
     pub fn into_target(self) -> Target {
         let Self {
             target, witness, ..
@@ -223,7 +228,7 @@ impl Lab {
     }
 }
 
-/// One of each to attack, one of each that is slow, and one for the other client.
+/// Creates for each kind a device to attack and a rate-limited one, and the witness's device.
 async fn make_devices(client: &Client) {
     let [blks, controllers, luns, limits, nulls] = [
         "VirtioBlk",
@@ -252,14 +257,14 @@ async fn make_devices(client: &Client) {
     }
 }
 
-/// Tries again while the session before it is being ended.
+/// Retries while the previous session is being torn down.
 fn patiently<T>(mut open: impl FnMut() -> io::Result<T>) -> T {
     let mut last = None;
     let opened = poll_blocking(BACK, || open().map_err(|error| last = Some(error)).ok());
     opened.unwrap_or_else(|| panic!("the device does not serve a new client: {last:?}"))
 }
 
-/// Some attacks have more connections than a process may have files by default.
+/// Some attacks open more connections than the default limit of file descriptors.
 pub fn raise_limits() {
     let limit = getrlimit(Limit::Nofile);
     let raised = Rlimit {

@@ -1,4 +1,4 @@
-//! Devices that go while clients come, and the end of the program.
+//! Deletion of devices while clients connect, and the stop of the program.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use crate::common::{Resource, blk_spec, eventually, malloc};
 use crate::lab::Lab;
 use crate::vhost_user::{Disk, Kind, Pages, Session};
 
-/// It took 2, 7 and 22 of them until the process was dead.
+/// Without the fix, the process died after 2, 7 and 22 rounds.
 const ROUNDS: usize = 30;
 
 pub fn a_device_is_deleted_while_its_client_reconnects(lab: &mut Lab, _: Kind) {
@@ -31,7 +31,7 @@ pub fn a_device_is_deleted_while_its_client_reconnects(lab: &mut Lab, _: Kind) {
                     async || {
                         match blks.delete("volumes/fleeting").await {
                             Ok(()) => Some(()),
-                            // The client is there at this moment.
+                            // The client is connected at this moment: retry.
                             Err(status) => {
                                 assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
                                 None
@@ -49,7 +49,7 @@ pub fn a_device_is_deleted_while_its_client_reconnects(lab: &mut Lab, _: Kind) {
     });
 }
 
-/// Comes and goes as a QEMU does that restarts.
+/// Connects and disconnects in various states of the handshake, as a restarting QEMU does.
 fn reconnect(socket: &PathBuf, stop: &AtomicBool) {
     let options = Kind::Blk.options();
     let mut round = 0u32;
@@ -64,18 +64,18 @@ fn reconnect(socket: &PathBuf, stop: &AtomicBool) {
     }
 }
 
-pub fn a_stop_does_not_wait_for_slow_io_or_leaving_clients(lab: Lab) {
+pub fn a_stop_does_not_wait_for_slow_io_or_disconnecting_clients(lab: Lab) {
     let slow: Vec<_> = Kind::ALL
         .iter()
         .map(|kind| {
-            // Huge pages of these clients would count as left behind by the target.
+            // Hugepages of these clients would count as leaked by the target.
             let options = kind.options().pages(Pages::Ordinary).memory(16 << 20);
             let mut disk = lab.slow_disk(*kind, &options);
             disk.begin_reads(6 << 20);
             disk
         })
         .collect();
-    // One leaves at the very moment, with I/O outstanding.
+    // These clients disconnect at the moment of the stop, with I/O in flight.
     let leaving: Vec<Disk> = Kind::ALL
         .iter()
         .map(|kind| {

@@ -1,5 +1,5 @@
-//! Attacks by the areas that a front-end shares beside memory: the log of a migration, and the record of
-//! what is in flight.
+//! Attacks with other shared areas than guest memory: the dirty page log of a migration, and the
+//! inflight I/O area.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 use crate::lab::Lab;
 use crate::vhost_user::{Kind, Message, Pages, Session, feature, memory_file, request};
 
-pub fn a_log_outside_its_file_is_refused(lab: &mut Lab, kind: Kind) -> Option<Session> {
+pub fn a_dirty_log_outside_its_file_is_rejected(lab: &mut Lab, kind: Kind) -> Option<Session> {
     let mut held = None;
     let log = memory_file(Pages::Ordinary, 4096);
     for [size, offset] in [
@@ -29,7 +29,8 @@ pub fn a_log_outside_its_file_is_refused(lab: &mut Lab, kind: Kind) -> Option<Se
         let message = Message::new(request::SET_LOG_BASE)
             .u64s([size, offset])
             .fd(&log);
-        // It has an answer of its own: wrong, or right and in its bounds.
+        // SET_LOG_BASE has a reply of its own: either an error, or the log is accepted and stays within
+        // its bounds.
         let _ = disk.session.connection.ask(&message);
         let _ = disk.read(0, 4096);
         held = Some(disk.session);
@@ -37,7 +38,7 @@ pub fn a_log_outside_its_file_is_refused(lab: &mut Lab, kind: Kind) -> Option<Se
     held
 }
 
-/// What a device makes for this many rings, if it does.
+/// GET_INFLIGHT_FD for this many rings.
 fn area(session: &mut Session, queues: u16, size: u16) -> std::io::Result<Message> {
     let mut message = Message::new(request::GET_INFLIGHT_FD).u64s([0, 0]);
     message.body.extend(
@@ -59,7 +60,7 @@ fn inflight(size: u64, offset: u64, queues: u16, entries: u16) -> Message {
     message
 }
 
-pub fn an_inflight_area_that_is_too_small_is_refused(lab: &mut Lab, kind: Kind) -> Option<Session> {
+pub fn a_too_small_inflight_area_is_rejected(lab: &mut Lab, kind: Kind) -> Option<Session> {
     let mut held = None;
     let file = memory_file(Pages::Ordinary, 4096);
     let queues = u16::try_from(kind.queue() + 1).expect("few");
@@ -101,7 +102,7 @@ pub fn hostile_counters_in_the_inflight_area_do_no_harm(
             (64..1 << 20).contains(&size),
             "{size} bytes for {queues} rings of 128"
         );
-        // All of it, versions and counters too.
+        // Fill the whole area, versions and counters included.
         let file = std::fs::File::from(
             answer.fds[0]
                 .try_clone()
@@ -113,10 +114,10 @@ pub fn hostile_counters_in_the_inflight_area_do_no_harm(
             Some(FileOffset::new(file, 0)),
         );
         let shared =
-            GuestMemoryMmap::<()>::from_ranges_with_files([place]).expect("it can be mapped");
+            GuestMemoryMmap::<()>::from_ranges_with_files([place]).expect("the area can be mapped");
         shared
             .write_slice(&vec![fill; size as usize], GuestAddress(0))
-            .expect("it can be written");
+            .expect("the area can be written");
         let message = inflight(size, 0, queues, 128).fd(&answer.fds[0]);
         let _ = session.status(&message);
         let _ = session.start_queues();
@@ -128,7 +129,7 @@ pub fn hostile_counters_in_the_inflight_area_do_no_harm(
     held
 }
 
-pub fn a_huge_inflight_area_is_refused_at_once(lab: &mut Lab, kind: Kind) -> Session {
+pub fn a_huge_inflight_area_is_rejected_at_once(lab: &mut Lab, kind: Kind) -> Session {
     for (queues, size) in [(1024, 65535), (65535, 65535), (0, 0), (65535, 1)] {
         let mut session = lab.negotiated(kind, &kind.options());
         let begun = Instant::now();

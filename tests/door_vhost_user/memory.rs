@@ -23,7 +23,7 @@ pub fn ordinary_pages_and_2_mib_pages_serve_a_disk(lab: &mut Lab, kind: Kind) {
     }
 }
 
-/// QEMU leaves out what lies between 640 KiB and 768 KiB, and maps ranges of its own beside memory.
+/// QEMU leaves a gap between 640 KiB and 768 KiB, and maps other ranges beside guest memory.
 pub fn regions_at_odd_addresses_serve_a_disk(lab: &mut Lab, kind: Kind) {
     for pages in PAGES {
         let options = kind.options().pages(pages);
@@ -37,7 +37,7 @@ pub fn regions_at_odd_addresses_serve_a_disk(lab: &mut Lab, kind: Kind) {
             file: Arc::clone(&whole.file),
         };
         session.guest.regions = vec![part(0, 0xa_0000), part(0xc_0000, whole.size)];
-        session.share_memory().expect("the table is taken");
+        session.share_memory().expect("the table is accepted");
         session.start_queues().expect("the rings start");
         let mut disk = Disk { session, kind };
         // One buffer on each side of the gap.
@@ -55,7 +55,7 @@ pub fn a_region_added_before_any_table_does_no_harm(lab: &mut Lab, kind: Kind) -
     let options = kind.options();
     let mut held = None;
     for what in [request::ADD_MEM_REG, request::REM_MEM_REG] {
-        // The header alone: its payload is said to have no bytes.
+        // Only the header: it declares a payload of 0 bytes.
         drop(held.take());
         let mut session = lab.negotiated(kind, &options);
         session.refused(&Message::new(what));
@@ -63,7 +63,7 @@ pub fn a_region_added_before_any_table_does_no_harm(lab: &mut Lab, kind: Kind) -
         let mut session = lab.negotiated(kind, &options);
         let region = session.guest.regions[0].clone();
         let message = Message::new(what).u64s([0]).u64s(region.words());
-        // Adding is right; there is nothing to remove.
+        // Adding the region is valid; removing one that was not added is not.
         match what {
             request::ADD_MEM_REG => drop(session.status(&message.fd(&region.file))),
             _ => session.refused(&message),
@@ -73,15 +73,12 @@ pub fn a_region_added_before_any_table_does_no_harm(lab: &mut Lab, kind: Kind) -
     held
 }
 
-pub fn a_memory_table_that_cannot_be_mapped_is_refused(
-    lab: &mut Lab,
-    kind: Kind,
-) -> Option<Session> {
+pub fn an_unmappable_memory_table_is_rejected(lab: &mut Lab, kind: Kind) -> Option<Session> {
     let mut held = None;
     let event = eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd");
     for first in [true, false] {
         drop(held.take());
-        // At first with no memory, then in place of memory that has running rings.
+        // First without memory, then as a replacement while rings run.
         let mut session = if first {
             lab.negotiated(kind, &kind.options())
         } else {
@@ -93,7 +90,7 @@ pub fn a_memory_table_that_cannot_be_mapped_is_refused(
             .u64s(words)
             .fd(&event);
         session.refused(&wrong);
-        // It goes on as if that had been right.
+        // The client continues as if the table had been accepted.
         for queue in &session.queues {
             for message in queue.setup(&session.guest) {
                 let _ = session.connection.send(&message);
@@ -105,7 +102,7 @@ pub fn a_memory_table_that_cannot_be_mapped_is_refused(
     held
 }
 
-pub fn a_memory_table_with_wrong_numbers_is_refused(lab: &mut Lab, kind: Kind) {
+pub fn an_invalid_memory_table_is_rejected(lab: &mut Lab, kind: Kind) {
     let file = memory_file(Pages::Huge, 8 << 20);
     let right = Region {
         guest: 0,
@@ -139,7 +136,7 @@ pub fn a_memory_table_with_wrong_numbers_is_refused(lab: &mut Lab, kind: Kind) {
         let mut session = lab.negotiated(kind, &kind.options());
         session.refused(&table(regions));
     }
-    // Fewer and more descriptors than regions, and more regions than there can be.
+    // More or fewer regions declared than described, and more than the limit.
     for count in [0, 2, 9, u32::MAX] {
         let mut session = lab.negotiated(kind, &kind.options());
         let message = Message::new(request::SET_MEM_TABLE).u32s([count, 0]);
@@ -157,7 +154,7 @@ pub fn a_file_shorter_than_declared_does_no_harm(lab: &mut Lab, kind: Kind) -> O
         let half = region.size / 2;
         ftruncate(&region.file, half).expect("a file can be cut");
         if session.share_memory().is_ok() {
-            // Rings where the file has no pages.
+            // Rings in the part beyond the end of the file.
             for queue in &session.queues {
                 let at = [0, 0x1000, 0x2000].map(|part| USER_BASE + half + part);
                 let [num, base, _, kick, call] = queue.setup(&session.guest);
@@ -173,7 +170,7 @@ pub fn a_file_shorter_than_declared_does_no_harm(lab: &mut Lab, kind: Kind) -> O
     held
 }
 
-pub fn memory_that_is_cut_while_in_use_ends_that_session_only(
+pub fn memory_truncated_while_in_use_ends_only_its_session(
     lab: &mut Lab,
     kind: Kind,
 ) -> Option<Disk> {
@@ -182,14 +179,14 @@ pub fn memory_that_is_cut_while_in_use_ends_that_session_only(
         let options = kind.options().pages(pages);
         drop(held.take());
         let mut disk = lab.disk_with(kind, &options);
-        disk.verify(0, 4096, 5).expect("it serves");
+        disk.verify(0, 4096, 5).expect("the disk is served");
         ftruncate(&disk.session.guest.regions[0].file, 0).expect("a file can be cut");
         for queue in &disk.session.queues {
             queue.kick();
         }
         assert!(
             disk.session.is_ended(),
-            "{pages:?}: the session goes on without its memory"
+            "{pages:?}: the session was not closed"
         );
         held = Some(disk);
     }
@@ -198,14 +195,14 @@ pub fn memory_that_is_cut_while_in_use_ends_that_session_only(
 
 pub fn a_second_memory_table_leaves_no_ring_in_the_old_one(lab: &mut Lab, kind: Kind) -> Disk {
     let mut disk = lab.disk(kind);
-    disk.verify(0, 4096, 1).expect("it serves");
-    // The same numbers, other memory: what is in the rings now is not what was.
+    disk.verify(0, 4096, 1).expect("the disk is served");
+    // The same addresses in another file: the rings' contents change.
     let other = Guest::new(Pages::Huge, 8 << 20);
     let _ = disk.session.status(&other.table());
     for queue in &disk.session.queues {
         queue.kick();
     }
-    // Memory elsewhere, in which the rings are not.
+    // Memory at other addresses, which does not contain the rings.
     let file = memory_file(Pages::Huge, 2 << 20);
     let elsewhere = Region {
         guest: 1 << 40,

@@ -1,4 +1,4 @@
-//! Attacks by messages, and by what comes with them.
+//! Attacks with vhost-user messages and their file descriptors.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -14,26 +14,26 @@ use crate::common::{Random, Resource};
 use crate::lab::Lab;
 use crate::vhost_user::{Connection, Disk, Kind, Message, Session, flag, request};
 
-/// What this many bytes of a message's beginning stand for: nothing more comes.
-pub fn a_header_without_its_payload_delays_nobody(lab: &mut Lab, kind: Kind) -> Connection {
+/// An incomplete message that is never continued.
+pub fn a_header_without_its_payload_delays_no_other_client(
+    lab: &mut Lab,
+    kind: Kind,
+) -> Connection {
     for bytes in [1, 11] {
-        let mut connection = Connection::open(&lab.victim(kind)).expect("it accepts");
+        let mut connection = Connection::open(&lab.victim(kind)).expect("the device accepts");
         let whole = Message::new(request::GET_FEATURES).encode();
         connection
             .send_bytes(&whole[..bytes], &[])
-            .expect("it can be sent");
-        lab.undisturbed("while a header is not there");
+            .expect("the message is sent");
+        lab.undisturbed("while a header is incomplete");
     }
-    let mut connection = Connection::open(&lab.victim(kind)).expect("it accepts");
+    let mut connection = Connection::open(&lab.victim(kind)).expect("the device accepts");
     let header = Message::new(request::SET_FEATURES).declared(8);
-    connection.send(&header).expect("it can be sent");
+    connection.send(&header).expect("the message is sent");
     connection
 }
 
-pub fn file_descriptors_that_nobody_asked_for_are_closed(
-    lab: &mut Lab,
-    kind: Kind,
-) -> Option<Session> {
+pub fn unexpected_file_descriptors_are_closed(lab: &mut Lab, kind: Kind) -> Option<Session> {
     const EACH: usize = 8;
     let mut held = None;
     let file = eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd");
@@ -52,12 +52,12 @@ pub fn file_descriptors_that_nobody_asked_for_are_closed(
     held
 }
 
-pub fn a_call_that_blocks_blocks_nobody(lab: &mut Lab, kind: Kind) -> Option<Disk> {
+pub fn a_blocking_call_eventfd_blocks_no_other_client(lab: &mut Lab, kind: Kind) -> Option<Disk> {
     let mut held = None;
-    // An event file at its maximum: one more would wait until somebody reads.
+    // An eventfd at its maximum: another write blocks until someone reads.
     let event = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
-    write(&event, &(u64::MAX - 1).to_ne_bytes()).expect("it takes its maximum");
-    // A pipe that is full.
+    write(&event, &(u64::MAX - 1).to_ne_bytes()).expect("the counter takes its maximum");
+    // A full pipe.
     let (reader, pipe) = pipe_with(PipeFlags::NONBLOCK).expect("a pipe");
     while write(&pipe, &[0; 4096]).is_ok() {}
     while write(&pipe, &[0]).is_ok() {}
@@ -65,7 +65,7 @@ pub fn a_call_that_blocks_blocks_nobody(lab: &mut Lab, kind: Kind) -> Option<Dis
     for call in [event.as_fd(), pipe.as_fd()] {
         drop(held.take());
         let mut disk = lab.disk(kind);
-        disk.read(0, 512).expect("it serves");
+        disk.read(0, 512).expect("the disk is served");
         for queue in 0..disk.session.queues.len() {
             let message = Message::new(request::SET_VRING_CALL)
                 .u64s([queue as u64])
@@ -82,9 +82,12 @@ pub fn a_call_that_blocks_blocks_nobody(lab: &mut Lab, kind: Kind) -> Option<Dis
     held
 }
 
-pub fn a_full_back_end_channel_blocks_nobody(lab: &mut Lab, kind: Kind) -> (Disk, UnixStream) {
+pub fn a_full_backend_channel_blocks_no_other_client(
+    lab: &mut Lab,
+    kind: Kind,
+) -> (Disk, UnixStream) {
     let socket = lab.socket("grows");
-    let mut disk = Disk::open(kind, &socket).expect("it serves");
+    let mut disk = Disk::open(kind, &socket).expect("the disk is served");
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
     theirs.set_nonblocking(true).expect("a socket");
     while write(&theirs, &[0; 4096]).is_ok() {}
@@ -103,7 +106,7 @@ pub fn a_full_back_end_channel_blocks_nobody(lab: &mut Lab, kind: Kind) -> (Disk
     (disk, ours)
 }
 
-pub fn a_thousand_connections_leave_room_at_other_devices(
+pub fn a_thousand_connections_leave_other_devices_usable(
     lab: &mut Lab,
     kind: Kind,
 ) -> Vec<UnixStream> {
@@ -112,14 +115,14 @@ pub fn a_thousand_connections_leave_room_at_other_devices(
         .collect()
 }
 
-pub fn sizes_flags_and_numbers_that_are_wrong_are_refused(lab: &mut Lab, kind: Kind) {
+pub fn invalid_sizes_flags_and_numbers_are_rejected(lab: &mut Lab, kind: Kind) {
     let event = eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd");
     let mut messages = Vec::new();
     for number in [0, 46, 1000, u32::MAX] {
         messages.push(Message::new(number).u64s([0]));
     }
     for number in 1..=45 {
-        // Longer than any message, and one byte too short for what it has to have.
+        // A declared size above the limit, and one above the largest message's.
         messages.push(Message::new(number).declared(u32::MAX));
         messages.push(Message::new(number).declared(513).bytes(&[0; 513]));
     }
@@ -170,7 +173,8 @@ pub fn sizes_flags_and_numbers_that_are_wrong_are_refused(lab: &mut Lab, kind: K
         };
         let mut current = current;
         current.connection.set_limit(Duration::from_millis(300));
-        // Refused, ignored, or the end of the connection: whether it still speaks tells.
+        // The message is rejected, ignored or ends the connection: probe whether the connection still
+        // works.
         let _ = current.connection.send(&message);
         let still = current.connection.ask(&Message::new(request::GET_FEATURES));
         session = still.is_ok().then_some(current);

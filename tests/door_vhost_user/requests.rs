@@ -1,4 +1,4 @@
-//! Attacks by requests: the shapes of chains, and what is in them.
+//! Attacks with requests: the shapes of descriptor chains and their contents.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ const DISCARD: u32 = 11;
 const CONTROL: usize = 0;
 const EVENT: usize = 1;
 
-/// Offers chains and waits until each has been used or the session ends.
+/// Submits chains and waits until each has been used or the session has ended.
 fn end_each(disk: &mut Disk, queue: usize, chains: &[Vec<Descriptor>]) {
     let Session {
         guest,
@@ -30,14 +30,14 @@ fn end_each(disk: &mut Disk, queue: usize, chains: &[Vec<Descriptor>]) {
         {
             assert!(
                 connection.is_ended(),
-                "{chain:?} is neither used, nor is the session ended"
+                "{chain:?} was not used and the session not closed"
             );
             return;
         }
     }
 }
 
-pub fn a_discard_in_pieces_at_the_end_of_memory_is_served_or_refused(
+pub fn a_split_discard_at_the_end_of_memory_is_served_or_rejected(
     lab: &mut Lab,
     kind: Kind,
 ) -> Disk {
@@ -73,7 +73,7 @@ pub fn a_discard_in_pieces_at_the_end_of_memory_is_served_or_refused(
     disk
 }
 
-pub fn blk_requests_of_wrong_shapes_are_refused(lab: &mut Lab, kind: Kind) -> Disk {
+pub fn malformed_blk_requests_are_rejected(lab: &mut Lab, kind: Kind) -> Disk {
     let mut disk = lab.disk(kind);
     let guest = &mut disk.session.guest;
     let (data, status) = (guest.allocate(1 << 16, 4096), guest.allocate(16, 16));
@@ -108,7 +108,7 @@ pub fn blk_requests_of_wrong_shapes_are_refused(lab: &mut Lab, kind: Kind) -> Di
     }
     for chain in chains.chunks(64) {
         end_each(&mut disk, kind.queue(), chain);
-        // A session that was ended for it is not there any more.
+        // The session may have been closed because of an invalid chain: reconnect.
         if disk.read(0, 512).is_err() {
             disk = lab.disk(kind);
         }
@@ -116,7 +116,7 @@ pub fn blk_requests_of_wrong_shapes_are_refused(lab: &mut Lab, kind: Kind) -> Di
     disk
 }
 
-pub fn a_reset_of_a_unit_that_is_not_there_is_refused(lab: &mut Lab, kind: Kind) -> Disk {
+pub fn a_reset_of_a_missing_unit_is_rejected(lab: &mut Lab, kind: Kind) -> Disk {
     let mut disk = lab.disk(kind);
     for function in 0..9 {
         for (target, unit) in [(0, 5), (0, 16383), (7, 0), (8, 0), (255, 255), (0, 0)] {
@@ -126,8 +126,8 @@ pub fn a_reset_of_a_unit_that_is_not_there_is_refused(lab: &mut Lab, kind: Kind)
             }
             .encode();
             let done = disk.session.transfer(CONTROL, &[&tmf], &[1]);
-            let response = done.expect("it is answered").parts[0][0];
-            // A reset of what is not there is no success; nor is what nobody does.
+            let response = done.expect("the request is answered").parts[0][0];
+            // A reset of a missing unit must not succeed, nor an unknown function.
             let is_there = (target, unit) == (0, 0);
             assert!(
                 is_there || response != 0,
@@ -139,7 +139,7 @@ pub fn a_reset_of_a_unit_that_is_not_there_is_refused(lab: &mut Lab, kind: Kind)
     disk
 }
 
-pub fn scsi_requests_of_wrong_shapes_are_refused(lab: &mut Lab, kind: Kind) -> Disk {
+pub fn malformed_scsi_requests_are_rejected(lab: &mut Lab, kind: Kind) -> Disk {
     let mut disk = lab.disk(kind);
     let guest = &mut disk.session.guest;
     let (data, end) = (guest.allocate(1 << 16, 4096), guest.end());
@@ -197,7 +197,7 @@ pub fn scsi_requests_of_wrong_shapes_are_refused(lab: &mut Lab, kind: Kind) -> D
             ]);
         }
     }
-    // Answers to events go where the driver says, which is nowhere.
+    // Event buffers at invalid addresses.
     for event in [
         Descriptor::writable(end - 4, 16),
         Descriptor::readable(data, 16),
@@ -217,11 +217,8 @@ pub fn scsi_requests_of_wrong_shapes_are_refused(lab: &mut Lab, kind: Kind) -> D
     disk
 }
 
-/// Another processor of the guest writes the length all the time while the device reads it.
-pub fn a_length_that_changes_under_the_device_stays_inside_memory(
-    lab: &mut Lab,
-    kind: Kind,
-) -> Disk {
+/// A TOCTOU race: another guest CPU rewrites the length while the device reads the descriptor.
+pub fn a_length_changed_during_the_read_stays_within_memory(lab: &mut Lab, kind: Kind) -> Disk {
     const ROUNDS: usize = 1500;
     let mut disk = lab.disk(kind);
     let queue = kind.queue();
@@ -231,7 +228,7 @@ pub fn a_length_that_changes_under_the_device_stays_inside_memory(
         Kind::Scsi => Command::transfer(0x28, 0, 1).encode(),
     };
     let (mut chain, places) = disk.session.place(&[&header], &[status, SECTOR]);
-    // Where there is room for one sector, and none for more.
+    // A buffer at the end of memory, with room for exactly one sector.
     let end = disk.session.guest.end();
     let data = Descriptor::writable(end - SECTOR as u64, SECTOR as u32);
     let status = Descriptor::writable(places[0].0, status as u32);
@@ -265,7 +262,7 @@ pub fn a_length_that_changes_under_the_device_stays_inside_memory(
                 .wait_used(guest, Duration::from_secs(1))
                 .is_none()
             {
-                // The session was ended for it.
+                // The session was closed because of the descriptor.
                 break;
             }
         }
@@ -282,7 +279,7 @@ pub fn random_chains_do_no_harm(lab: &mut Lab, kind: Kind) {
         for queue in 0..=kind.queue() {
             let Session { guest, queues, .. } = &mut disk.session;
             let end = guest.end();
-            // Descriptors of all kinds everywhere, right ones among them, and all of them offered.
+            // Fill the table with random descriptors, some of them valid, and offer all of them.
             for number in 0..queues[queue].size {
                 let address = match below(6) {
                     0 => end - below(64),

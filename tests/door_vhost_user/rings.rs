@@ -1,9 +1,9 @@
-//! Attacks on the set-up of rings, and on their contents.
+//! Attacks on the setup of rings and on their contents.
 
 use crate::lab::Lab;
 use crate::vhost_user::{Descriptor, Disk, Kind, Message, Options, Session, flags, request};
 
-pub fn a_ring_enlarged_while_it_runs_stays_inside_memory(
+pub fn a_ring_enlarged_while_it_runs_stays_within_memory(
     lab: &mut Lab,
     kind: Kind,
 ) -> Option<Disk> {
@@ -16,7 +16,7 @@ pub fn a_ring_enlarged_while_it_runs_stays_inside_memory(
         let _ = disk.session.status(&num);
         let _ = disk.session.status(&kick);
         let queue = &disk.session.queues[kind.queue()];
-        // As if all of it were offered.
+        // Pretend that the whole ring is available.
         disk.session
             .guest
             .store(queue.available + 2, u16::try_from(size).unwrap_or(u16::MAX));
@@ -32,7 +32,7 @@ pub fn a_ring_kicked_twice_is_one_ring(lab: &mut Lab, kind: Kind) -> Disk {
         let queue = kind.queue();
         disk.begin_read(0, 4096);
         let kick = disk.session.queues[queue].set_kick();
-        // Right or wrong, the ring goes on or the connection ends.
+        // Either the ring keeps running or the connection ends.
         if disk.session.status(&kick).is_err() {
             break;
         }
@@ -40,7 +40,7 @@ pub fn a_ring_kicked_twice_is_one_ring(lab: &mut Lab, kind: Kind) -> Disk {
         let session = &mut disk.session;
         let limit = std::time::Duration::from_secs(2);
         let used = session.queues[queue].wait_used(&session.guest, limit);
-        assert!(used.is_some(), "round {round}: the ring stands still");
+        assert!(used.is_some(), "round {round}: the ring has stalled");
         assert!(
             session.queues[queue].take_used(&session.guest).is_none(),
             "one chain, used twice"
@@ -49,7 +49,7 @@ pub fn a_ring_kicked_twice_is_one_ring(lab: &mut Lab, kind: Kind) -> Disk {
     disk
 }
 
-pub fn ring_parts_outside_memory_are_refused(lab: &mut Lab, kind: Kind) -> Option<Session> {
+pub fn ring_parts_outside_memory_are_rejected(lab: &mut Lab, kind: Kind) -> Option<Session> {
     let mut held = None;
     for part in 0..3 {
         for wrong in ["last", "end", "behind", "wraps", "odd"] {
@@ -78,7 +78,7 @@ pub fn ring_parts_outside_memory_are_refused(lab: &mut Lab, kind: Kind) -> Optio
             held = Some(session);
         }
     }
-    // In a ring that runs.
+    // The same in a running ring.
     for part in 0..3 {
         drop(held.take());
         let mut disk = lab.disk(kind);
@@ -113,7 +113,7 @@ pub fn reset_of_the_owner_stops_the_rings(lab: &mut Lab, kind: Kind) -> Option<D
 
 pub fn rings_without_their_parts_do_not_run(lab: &mut Lab, kind: Kind) -> Option<Session> {
     let mut held = None;
-    // Bit n: leave the n-th message of the set-up out; bit 5: no memory.
+    // Bit mask: bit n leaves out the n-th setup message, bit 5 the memory table.
     for left_out in 1..64u32 {
         drop(held.take());
         let mut session = lab.negotiated(kind, &kind.options());
@@ -137,7 +137,7 @@ pub fn rings_without_their_parts_do_not_run(lab: &mut Lab, kind: Kind) -> Option
     held
 }
 
-/// Rings of these options, and each of these chains offered to a session of its own.
+/// Offers each chain to a ring in a new session with these options.
 fn offered(
     lab: &Lab,
     kind: Kind,
@@ -164,15 +164,15 @@ fn disk_queues(kind: Kind) -> usize {
     kind.queue() + 1
 }
 
-pub fn an_indirect_table_of_a_wrong_length_is_refused(lab: &mut Lab, kind: Kind) -> Option<Disk> {
+pub fn an_indirect_table_of_invalid_length_is_rejected(lab: &mut Lab, kind: Kind) -> Option<Disk> {
     let chains: [fn(&mut Disk) -> Descriptor; 7] = [
-        // No entry, at the end of memory.
+        // A partial entry at the end of memory.
         |disk| Descriptor::indirect(disk.session.guest.end() - 8, 8),
         |disk| Descriptor::indirect(disk.session.guest.end() - 16, 0),
         |disk| Descriptor::indirect(disk.session.guest.end() - 16, 32),
         |disk| Descriptor::indirect(disk.session.guest.end() - 24, 24),
         |_| Descriptor::indirect(u64::MAX - 15, 16),
-        // One in another.
+        // An indirect table within an indirect table.
         |disk| {
             let at = disk.session.guest.allocate(4096, 4096);
             disk.session
@@ -180,20 +180,20 @@ pub fn an_indirect_table_of_a_wrong_length_is_refused(lab: &mut Lab, kind: Kind)
                 .write(at, &Descriptor::indirect(at, 16).encode());
             Descriptor::indirect(at, 16)
         },
-        // As many entries as fit.
+        // A table as large as memory.
         |disk| Descriptor::indirect(0, u32::try_from(disk.session.guest.end()).expect("small")),
     ];
     offered(lab, kind, &kind.options(), chains)
 }
 
-pub fn a_chain_without_end_is_refused(lab: &mut Lab, kind: Kind) -> Option<Disk> {
+pub fn an_endless_chain_is_rejected(lab: &mut Lab, kind: Kind) -> Option<Disk> {
     let chains: [fn(&mut Disk) -> Descriptor; 4] = [
-        // One that leads to itself.
+        // A descriptor linked to itself.
         |_| Descriptor::readable(0, 16).then(0),
         |_| Descriptor::writable(0, 512).then(0),
-        // Out of the ring.
+        // A link out of the ring.
         |_| Descriptor::readable(0, 16).then(60_000),
-        // A table whose second entry leads to itself.
+        // An indirect table whose second entry is linked to itself.
         |disk| {
             let at = disk.session.guest.allocate(4096, 4096);
             let [first, second] = [
@@ -206,13 +206,13 @@ pub fn a_chain_without_end_is_refused(lab: &mut Lab, kind: Kind) -> Option<Disk>
             Descriptor::indirect(at, 32)
         },
     ];
-    // While a migration would log what is written, too.
+    // With dirty page logging enabled too.
     let log = crate::vhost_user::feature::LOG_ALL;
     drop(offered(lab, kind, &kind.options(), chains));
     offered(lab, kind, &kind.options().features(log), chains)
 }
 
-pub fn indices_outside_the_ring_are_refused(lab: &mut Lab, kind: Kind) -> Option<Disk> {
+pub fn indices_outside_the_ring_are_rejected(lab: &mut Lab, kind: Kind) -> Option<Disk> {
     let mut held = None;
     for (head, ahead) in [(128, 1), (u16::MAX, 1), (0, 129), (0, 0x8000), (5, 128)] {
         for queue in 0..disk_queues(kind) {

@@ -1,14 +1,14 @@
-//! No attack at all: I/O that takes longer than its client.
+//! Regular I/O that outlives its client.
 
 use std::time::Duration;
 
 use crate::lab::Lab;
 use crate::vhost_user::{Disk, Kind};
 
-/// At 1 MB a second these take longer than any wait for them did.
+/// At 1 MB/s these reads outlast every timeout of the teardown.
 const OUTSTANDING: usize = 6 << 20;
 
-/// A disk on the slow volume with reads that it waits for.
+/// Opens a rate-limited disk and submits reads that stay in flight.
 fn busy(lab: &Lab, kind: Kind) -> Disk {
     let options = kind.options().memory(16 << 20);
     let mut disk = lab.slow_disk(kind, &options);
@@ -16,7 +16,7 @@ fn busy(lab: &Lab, kind: Kind) -> Disk {
     disk
 }
 
-/// A new client's I/O on the slow volume is right again: what was outstanding has ended.
+/// Waits until a new client's I/O on the rate-limited volume succeeds: the outstanding I/O has drained.
 fn drained(lab: &mut Lab, kind: Kind) {
     let end = std::time::Instant::now() + Duration::from_secs(9);
     loop {
@@ -26,35 +26,38 @@ fn drained(lab: &mut Lab, kind: Kind) {
         }
         assert!(
             std::time::Instant::now() < end,
-            "the slow device serves nobody: {served:?}"
+            "the slow device accepts no client: {served:?}"
         );
         lab.undisturbed("while I/O is slow");
     }
 }
 
-pub fn a_client_that_leaves_under_slow_io_takes_its_memory_along_later(lab: &mut Lab, kind: Kind) {
+pub fn memory_of_a_client_gone_under_slow_io_is_released_later(lab: &mut Lab, kind: Kind) {
     let disk = busy(lab, kind);
     drop(disk);
     lab.undisturbed("when a client left");
     drained(lab, kind);
 }
 
-pub fn a_ring_stopped_under_slow_io_delays_nobody(lab: &mut Lab, kind: Kind) {
+pub fn a_ring_stopped_under_slow_io_delays_no_other_client(lab: &mut Lab, kind: Kind) {
     let mut disk = busy(lab, kind);
     let stop = disk.session.queues[kind.queue()].get_base();
-    disk.session.connection.send(&stop).expect("it can be sent");
+    disk.session
+        .connection
+        .send(&stop)
+        .expect("the message is sent");
     lab.undisturbed("while a ring stops");
     lab.serves(kind, &lab.victim(kind));
     disk.session.connection.set_limit(Duration::from_secs(9));
     let answer = disk.session.connection.receive();
     let base = answer
-        .expect("the ring stops when its I/O has ended")
+        .expect("the ring stops once its I/O has drained")
         .word(4);
     assert_eq!(
         base,
         u32::from(disk.session.queues[kind.queue()].next_available())
     );
-    // Its memory was the device's until then, and is not any more.
+    // The reply means that the device no longer accesses the ring's memory.
     let Disk { session, .. } = &mut disk;
     let mut used = 0;
     while session.queues[kind.queue()]
@@ -66,7 +69,7 @@ pub fn a_ring_stopped_under_slow_io_delays_nobody(lab: &mut Lab, kind: Kind) {
     assert_eq!(
         used,
         OUTSTANDING / (256 << 10),
-        "all of them are used before the answer"
+        "all requests are used before the reply"
     );
     drop(disk);
     drained(lab, kind);
@@ -78,7 +81,7 @@ pub fn a_new_memory_table_under_slow_io_is_safe(lab: &mut Lab, kind: Kind) {
     disk.session
         .connection
         .send(&table)
-        .expect("it can be sent");
+        .expect("the message is sent");
     lab.undisturbed("while a memory table waits");
     drop(disk);
     drained(lab, kind);

@@ -1,21 +1,21 @@
-//! Messages of any door, made wrong in one place.
+//! Mutations of a protocol message, for any transport.
 
 use serde::{Deserialize, Serialize};
 
-/// Where.
+/// A mutation.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum Bend {
     Nothing,
-    /// Bits of this byte are turned.
+    /// Flips bits of a byte.
     Byte(u16, u8),
-    /// It tells of this size.
+    /// Overrides the declared size.
     Size(u32),
-    /// So much of it is sent.
+    /// Truncates the message.
     Cut(u16),
 }
 
 impl Bend {
-    /// The message, made wrong; it tells of its size in the four bytes from `size_at` on.
+    /// Returns the mutated message; its declared size is in the four bytes at `size_at`.
     pub fn bent(self, mut message: Vec<u8>, size_at: usize) -> Vec<u8> {
         match self {
             Self::Nothing => {}

@@ -1,4 +1,4 @@
-//! What all fuzzers share: cases by seed, findings made smaller, files that replay.
+//! Shared by all fuzzers: cases generated from seeds, minimization of findings, replay of case files.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,44 +7,44 @@ use super::common::Options;
 use super::draw::Draw;
 use super::world::World;
 
-/// A step of a case, in the door's own form, as it stands in files.
+/// A step of a case, serialized in the door's own format.
 pub type Step = serde_json::Value;
 
-/// Cases between two looks at all that must be unharmed: a look takes as long as many cases.
+/// Cases between two checks of the invariants: a check takes as long as many cases.
 const CASES: u64 = 40;
 
 /// Cases between two stops of the target, each in the middle of a case.
 const LIFE: u64 = 2_000;
 
-/// How long a finding is made smaller.
+/// Time limit of a finding's minimization.
 const REDUCTION: Duration = Duration::from_secs(180);
 
-/// Runs of a case that fails now and then, before a step counts as not needed.
+/// Runs of a flaky case before a step counts as unnecessary.
 const TRIES: usize = 2;
 
-/// One door of the program.
+/// A door: one of the program's untrusted interfaces.
 #[async_trait::async_trait]
 pub trait Door: Send + Sync {
-    /// Its name on the command line and of its folder in the corpus.
+    /// The door's name on the command line, and of its corpus directory.
     fn name(&self) -> &'static str;
 
-    /// How the target is started for it.
+    /// Options of the target.
     fn options(&self) -> Options {
         Options::default()
     }
 
-    /// The steps of a case.
+    /// Generates the steps of a case.
     fn draw(&self, draw: &mut Draw) -> Vec<Step>;
 
-    /// Makes in the API what cases stand on.
+    /// Creates the API objects that the cases rely on.
     async fn prepare(&self, world: &mut World);
 
-    /// Runs a case, and takes what it made away again. Most of what it is answered is not looked at; the
-    /// error is what the target must not do, a panic a fault of the fuzzer's.
+    /// Runs a case and removes what the case created. Most answers are ignored: an error is a violation
+    /// by the target, a panic a bug of the fuzzer.
     async fn run(&self, world: &mut World, steps: &[Step]) -> Result<(), String>;
 }
 
-/// All that there are.
+/// Returns all doors.
 pub fn all() -> Vec<Box<dyn Door>> {
     vec![
         Box::new(super::host::Host),
@@ -55,7 +55,7 @@ pub fn all() -> Vec<Box<dyn Door>> {
     ]
 }
 
-/// Runs cases from `seed` on until `end`; how many, or what was found.
+/// Runs the corpus, then cases from `seed` on until `end`; returns the number of cases, or the finding.
 pub async fn seeds(door: &dyn Door, seed: u64, end: Instant) -> Result<u64, String> {
     let mut world = World::new(door).await;
     for (file, steps) in corpus(door) {
@@ -104,15 +104,15 @@ async fn stop_amid(door: &dyn Door, mut world: World, seed: u64) -> Result<(), S
     let steps = door.draw(&mut draw);
     let moment = Duration::from_millis(draw.below(60) as u64);
     let signal = world.signal_in(moment);
-    // Nothing of it can be promised any more.
+    // The result is meaningless once the target stops.
     let _ = door.run(&mut world, &steps).await;
-    signal.join().expect("it only waits");
+    signal.join().expect("the thread only sleeps and signals");
     world
         .stopped()
         .map_err(|what| format!("{what} (in the case of seed {seed}, after {moment:?})"))
 }
 
-/// Runs the case of a file.
+/// Runs the case in a file.
 pub async fn replay(door: &dyn Door, file: &Path) -> Result<u64, String> {
     let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
     let steps: Vec<Step> =
@@ -123,7 +123,7 @@ pub async fn replay(door: &dyn Door, file: &Path) -> Result<u64, String> {
     }
 }
 
-/// What a case does to a new target.
+/// Runs a case on a new target; returns the violation, if any.
 async fn harm(door: &dyn Door, steps: &[Step]) -> Option<String> {
     let mut world = World::new(door).await;
     let mut done = door.run(&mut world, steps).await;
@@ -140,15 +140,15 @@ async fn harm(door: &dyn Door, steps: &[Step]) -> Option<String> {
     outcome.err()
 }
 
-/// Finds the case among those of the seeds that does it, drops the steps that it does not need, and
-/// writes it to a file.
+/// Finds the seed whose case reproduces the violation, removes unnecessary steps and writes the case to
+/// a file.
 async fn reduced(
     door: &dyn Door,
     seeds: std::ops::RangeInclusive<u64>,
     what: &str,
     log: &str,
 ) -> String {
-    eprintln!("{}: {what}; it is being made smaller", door.name());
+    eprintln!("{}: {what}; minimizing the case", door.name());
     let end = Instant::now() + REDUCTION;
     let mut found = None;
     for seed in seeds.clone().rev() {
@@ -162,14 +162,14 @@ async fn reduced(
         }
     }
     let Some(mut steps) = found else {
-        // It takes more than one case: all of them.
+        // The violation needs more than one case: write all of them.
         let all: Vec<Step> = seeds
             .clone()
             .flat_map(|seed| door.draw(&mut Draw::new(seed)))
             .collect();
         let file = written(door, &all, *seeds.start());
         return format!(
-            "{what} (no single case of seeds {seeds:?} does it; all are in {file})\n{log}"
+            "{what} (not reproduced by a single case of seeds {seeds:?}; all of them are in {file})\n{log}"
         );
     };
     let mut at = 0;

@@ -1,15 +1,15 @@
-//! Numbers from a seed, with a liking for those that break things.
+//! Pseudorandom numbers with a bias towards boundary values.
 
-/// A source of numbers (splitmix64): the same ones for the same seed.
+/// A deterministic pseudorandom number generator (splitmix64).
 pub struct Draw(u64);
 
 impl Draw {
-    /// The numbers of this seed.
+    /// Seeds the generator.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Any number.
+    /// Returns any 64-bit number.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -18,22 +18,22 @@ impl Draw {
         z ^ (z >> 31)
     }
 
-    /// A number below `n`.
+    /// Returns a number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
-    /// Whether, one time in `n`.
+    /// Returns true with probability 1/n.
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 
-    /// One of these.
+    /// Returns one of the choices.
     pub fn of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len())]
     }
 
-    /// A number of 32 bits near an edge, or any.
+    /// Returns a 32-bit number: mostly a boundary value or one close to it.
     pub fn edge(&mut self) -> u32 {
         const EDGES: [u32; 24] = [
             0,

@@ -1,4 +1,4 @@
-//! The door NVMe/TCP as target: a host that says what it likes, in any order.
+//! Fuzzer of the NVMe/TCP target: hosts that send valid and malformed PDUs in any order.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use super::door::{Door, Step};
 use super::draw::Draw;
 use super::world::World;
 
-/// The door.
+/// The NVMe/TCP target's door.
 pub struct Host;
 
-/// Connections of a case.
+/// Connections per case.
 const CONNECTIONS: usize = 3;
 
-/// How long an answer is waited for where the case reads: most come at once or never.
+/// Read timeout: most answers arrive at once or never.
 const ANSWER: Duration = Duration::from_millis(30);
 
-/// Where a PDU is made wrong.
+/// A mutation of a PDU.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Wrong {
     Nothing,
@@ -35,7 +35,7 @@ enum Wrong {
     Cut(u16),
 }
 
-/// How a command says where its data is, with a length that need not be right.
+/// The SGL of a command, with a length that may be wrong.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Where {
     Nowhere,
@@ -46,29 +46,30 @@ enum Where {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Action {
-    /// A new connection in this place.
+    /// Opens a new connection in this slot.
     Dial(usize),
-    /// ICReq; digests by bit.
+    /// ICReq; bit mask of digests.
     Greet(usize, u8, Wrong),
-    /// Connect as host 0 or 1, by this queue, its data so.
+    /// Connect as host 0 or 1: queue ID, host, SGL, bytes of in-capsule data.
     Connect(usize, u16, u8, Where, u16, Wrong),
-    /// The right way up to an enabled controller (queue 0) or an I/O queue of it.
+    /// A valid setup up to an enabled controller (queue 0) or one of its I/O queues.
     Rightly(usize, u16),
-    /// A fabrics, admin or I/O command: opcode, fctype or nsid, command words 10 to 15, data, bytes inside.
+    /// A Fabrics, admin or I/O command: opcode, FCTYPE or NSID, command dwords 10 to 15, FUSE, SGL,
+    /// bytes of in-capsule data.
     Command(usize, u8, u32, [u32; 6], u8, Where, u16, Wrong),
-    /// Data, for the newest R2T: off by these, with these flags.
+    /// H2CData for the latest R2T: offset, length and tag differ by these numbers; flags.
     Data(usize, i32, i32, i16, u8, Wrong),
-    /// A TermReq.
+    /// H2CTermReq: fatal error status, length of data.
     Term(usize, u16, u16, Wrong),
-    /// Bytes.
+    /// Raw bytes.
     Raw(usize, Vec<u8>),
-    /// Reads answers for a moment.
+    /// Reads answers until the read timeout expires.
     Read(usize),
-    /// Sends what follows of this connection in one piece, until the next read.
+    /// Buffers what is sent on this connection until the next read, and sends it in one write.
     Gather(usize),
-    /// Closes.
+    /// Closes the connection.
     Close(usize),
-    /// Another change by the API.
+    /// An API call.
     Api(u8),
 }
 
@@ -95,7 +96,7 @@ fn place(draw: &mut Draw) -> Where {
     }
 }
 
-/// A command whose fields are often those that its opcode has.
+/// Generates a command; its fields often match its opcode.
 fn command(draw: &mut Draw, at: usize) -> Action {
     const OPCODES: [u8; 24] = [
         0x00, 0x01, 0x02, 0x04, 0x05, 0x08, 0x09, 0x0a, 0x0c, 0x0d, 0x0e, 0x11, 0x15, 0x18, 0x19,
@@ -213,10 +214,10 @@ impl Door for Host {
     }
 }
 
-/// One change by the API, undone again by the next of its kind.
+/// Runs an API call; creates are undone by a later call.
 async fn api(world: &World, which: u8) {
     let client = &world.fixture.client;
-    // What it is answered is not looked at: the API has tests of its own.
+    // The result is ignored: the API has its own tests.
     let _ = match which {
         0 => {
             let request = json!({ "name": world.fixture.namespace });
@@ -244,12 +245,12 @@ async fn api(world: &World, which: u8) {
     };
 }
 
-/// A connection and what it waits to send.
+/// A connection with its buffered output.
 #[derive(Default)]
 struct Place {
     connection: Option<Connection>,
     gathered: Option<Vec<u8>>,
-    /// Newest R2T: cccid, ttag, offset, length.
+    /// Latest R2T: CCCID, TTAG, offset, length.
     asked: Option<(u16, u16, u32, u32)>,
 }
 
@@ -328,7 +329,7 @@ impl Session {
         }
     }
 
-    /// As a right host does it; where the target refuses, as it may by now, the place is empty.
+    /// Connects like a regular host; leaves the slot empty if the target rejects it.
     fn rightly(&mut self, at: usize, qid: u16) {
         let cntlid = match qid {
             0 => 0xffff,

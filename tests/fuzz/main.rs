@@ -1,13 +1,13 @@
-//! Fuzzers that know the protocols, one a door, against the running program: each case is a list of
-//! steps drawn from a seed, right by default and wrong in some places, with API calls in between.
+//! Protocol-aware fuzzers for the running program, one per door: a case is a list of steps generated
+//! from a seed, mostly valid with some malformed, and with API calls in between.
 //!
 //! ```text
-//! seed ─► Case (steps, as JSON) ─► run on the target ─► unharmed? ── no ─► fewer steps, as long as
-//!                                        └─ yes: the next seed             it fails ─► a file
+//! seed ─► case (steps, as JSON) ─► run on the target ─► invariants hold? ── no ─► remove steps while
+//!                                                       └─ yes: next seed         it fails ─► a file
 //! ```
 //!
-//! Without arguments each door has a few seconds. `scripts/fuzz.sh` runs a door for long, also on builds
-//! with sanitizers. Cases of `corpus/<door>/` run first: findings of before.
+//! Without arguments each door gets a few seconds. `scripts/fuzz.sh` fuzzes a door for longer, also in
+//! builds with sanitizers. The cases in `corpus/<door>/`, earlier findings, run first.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -32,28 +32,28 @@ use clap::Parser;
 
 use door::{replay, seeds};
 
-/// What each door gets where nothing is said, seconds.
+/// Default duration per door, s.
 const SECONDS: u64 = 10;
 
-/// Fuzzes the doors of the built program.
+/// Fuzzes the doors of the built program
 #[derive(Parser)]
 struct Arguments {
-    /// The door; all of them if none is named
+    /// The door to fuzz [default: all]
     #[arg(long)]
     door: Option<String>,
-    /// How long each door is tried
+    /// Seconds per door
     #[arg(long, default_value_t = SECONDS)]
     seconds: u64,
-    /// The first case's seed; the next has the next number
+    /// Seed of the first case; the following cases use the following numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Runs this file's case alone
+    /// Runs only the case in this file
     #[arg(long)]
     replay: Option<PathBuf>,
     /// Lists the doors, as test runners ask
     #[arg(long)]
     list: bool,
-    /// Of test runners, which call tests alike: taken and without effect
+    /// Arguments of test runners; ignored
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     _others: Vec<String>,
 }
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .expect("threads");
-    // What is unharmed is told by panics, which are expected where cases are made smaller.
+    // Violations are reported by panics, which are expected while a case is minimized.
     std::panic::set_hook(Box::new(|_| {}));
     let mut failed = 0;
     for door in &doors {

@@ -1,4 +1,5 @@
-//! TLS of the door NVMe/TCP: handshakes and records that are turned, cut, doubled or not of TLS at all.
+//! Fuzzer of TLS on NVMe/TCP: handshakes and records that are modified, truncated, duplicated or not TLS
+//! at all.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -17,61 +18,61 @@ use super::door::{Door, Step};
 use super::draw::Draw;
 use super::world::World;
 
-/// The door.
+/// The TLS door.
 pub struct Tls;
 
-/// What cases attack, and the host that it admits.
+/// The attacked subsystem's ID, and its allowed host.
 const SECURE: &str = "secure-fuzzed";
 const HOSTNQN: &str = "nqn.2022-09.io.spdk:secure-host";
 
-/// Connections of a case.
+/// Connections per case.
 const CONNECTIONS: usize = 3;
 
-/// How long an answer is waited for: most come at once or never.
+/// Read timeout: most answers arrive at once or never.
 const ANSWER: Duration = Duration::from_millis(80);
 
-/// How soon a right host is served.
+/// Deadline for serving a regular host.
 const SERVES: Duration = Duration::from_secs(5);
 
-/// Something done to the bytes that TLS sends, from this byte of the connection on.
+/// A mutation of the sent TLS bytes, at a byte offset of the connection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Turn {
     Bits(usize, u8),
-    /// Nothing more is sent.
+    /// Stops sending at this byte.
     Cut(usize),
-    /// What is sent then goes out twice.
+    /// Sends the current write twice.
     Twice(usize),
-    /// These bytes go before.
+    /// Inserts bytes before the current write.
     Insert(usize, Vec<u8>),
-    /// What is sent then is left out.
+    /// Drops the current write.
     Drop(usize),
-    /// It goes out byte by byte.
+    /// Sends the current write byte by byte.
     Slow(usize),
 }
 
-/// What is sent inside.
+/// The plaintext to send.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Said {
     Greeting,
     Connect,
     Identify,
     Bytes(Vec<u8>),
-    /// So many of one byte.
+    /// A byte, repeated.
     Many(u8, u32),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Action {
     Dial(usize),
-    /// A handshake under one of several identities and keys.
+    /// A handshake with one of several identities and keys, and mutations.
     Shake(usize, u8, Vec<Turn>),
-    /// Data in records, of which so much of the end is left out.
+    /// Sends plaintext in records, without its last bytes.
     Say(usize, Said, u16),
-    /// A record outside the protection: type, version, length that it tells, bytes.
+    /// An unprotected record: type, version, declared length, bytes.
     Record(usize, u8, u16, u16, Vec<u8>),
     Raw(usize, Vec<u8>),
     Read(usize),
-    /// Says goodbye, and goes on.
+    /// Sends close_notify and continues.
     Goodbye(usize),
     Close(usize),
     Api(u8),
@@ -83,7 +84,7 @@ fn bytes(draw: &mut Draw, most: usize) -> Vec<u8> {
 }
 
 fn turn(draw: &mut Draw) -> Turn {
-    // A hello has some 300 bytes, the Finished after it 90.
+    // A ClientHello has about 300 bytes, the following Finished 90.
     let at = if draw.one_in(3) {
         draw.below(12)
     } else {
@@ -171,13 +172,14 @@ impl Door for Tls {
         namespace(client, &subsystem, &volume, json!({})).await;
         let (_, port) = tcp_controller(client, &subsystem).await;
         world.place = Some(port);
-        // Its address is known from now on: it waits for nothing that the cases are refused.
+        // From now on the host's address is known as good: failed handshakes of the cases do not delay
+        // it.
         let served = Play::at(port).served();
         served.expect("a host with a key is served");
     }
 
     async fn run(&self, world: &mut World, steps: &[Step]) -> std::result::Result<(), String> {
-        let port = world.place.expect("it has been prepared");
+        let port = world.place.expect("the door has been prepared");
         let client = world.fixture.client.clone();
         let mut play = Play::at(port);
         for step in steps {
@@ -200,7 +202,7 @@ fn secure() -> Value {
 }
 
 async fn api(client: &Client, which: u8) {
-    // What it is answered is not looked at: the API has tests of its own.
+    // The result is ignored: the API has its own tests.
     let subsystems = Resource::new(client, "NvmeSubsystem");
     let _ = match which {
         0 => {
@@ -217,7 +219,7 @@ async fn api(client: &Client, which: u8) {
     };
 }
 
-/// A connection: TCP, or TLS over it.
+/// A connection: TCP, or TLS on top of it.
 enum Way {
     Plain(Bent),
     Tls(Box<SslStream<Bent>>),
@@ -289,7 +291,7 @@ impl Play {
         }
     }
 
-    /// Acts on a connection, if there is one; an error that is not a timeout is its end.
+    /// Acts on a connection, if there is one. An error other than a timeout ends the connection.
     fn with(&mut self, at: usize, act: impl FnOnce(&mut Way) -> Result<()>) {
         let Some(way) = &mut self.places[at] else {
             return;
@@ -352,7 +354,7 @@ impl Play {
         }
     }
 
-    /// A right host gets its ICResp, and is connected.
+    /// Checks that a regular host gets its ICResp and can connect.
     fn served(&self) -> Result<()> {
         let mut way = self.shaken(0, &[])?;
         let Way::Tls(tls) = &mut way else {
@@ -375,7 +377,7 @@ impl Play {
     }
 }
 
-/// A TCP connection that does not send what it is given.
+/// A TCP connection that applies mutations to what is written.
 #[derive(Debug)]
 struct Bent {
     stream: TcpStream,

@@ -1,4 +1,4 @@
-//! The target under test, what it exports, and what must be unharmed.
+//! The target under test, its exports, and the invariants checked after cases.
 
 use std::any::Any;
 use std::thread::JoinHandle;
@@ -12,35 +12,36 @@ use super::door::Door;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 
-/// Lines that one look's worth of cases may leave in the log: one an event, floods counted.
+/// Log lines that the cases between two checks may cause: one per event, floods are counted.
 const LINES: usize = 2_000;
 
-/// How long it may take until what was taken is back.
+/// Deadline for the release of resources.
 const BACK: Duration = Duration::from_secs(10);
 
-/// Descriptors that the target may have more of: its API's connections come and go.
+/// Tolerated growth of open descriptors: API connections come and go.
 const FDS: usize = 8;
 
-/// Resident memory may grow by this much, MiB.
+/// Tolerated growth of resident memory, MiB.
 const SLACK: u64 = 48;
 
-/// The same where AddressSanitizer keeps what was freed, and what it notes of each allocation.
+/// The same with AddressSanitizer, which keeps freed memory in quarantine and metadata of each
+/// allocation.
 const SLACK_ASAN: u64 = 400;
 
-/// A target, and what cases use.
+/// A target and its exports.
 pub struct World {
     target: Option<Target>,
-    /// What cases attack.
+    /// The subsystem that cases attack.
     pub fixture: Fixture,
-    /// The port of what a door has prepared, where it has.
+    /// The port of the subsystem that the door prepared, if any.
     pub place: Option<u16>,
     bystander: Bystander,
     lines: usize,
-    /// What the target had taken when pools and caches had filled up.
+    /// The resource usage after the first check, when pools and caches have filled.
     usage: Option<Usage>,
 }
 
-/// What a process has taken.
+/// A snapshot of the process's resource usage.
 #[derive(Clone, Copy, Debug)]
 struct Usage {
     fds: usize,
@@ -71,7 +72,7 @@ impl Usage {
 }
 
 impl World {
-    /// Starts a target, with what the door's cases need.
+    /// Starts a target and prepares it for the door's cases.
     pub async fn new(door: &dyn Door) -> Self {
         let target = Target::start_with(door.options()).await;
         let bystander = Bystander::new(&target).await;
@@ -88,20 +89,25 @@ impl World {
         world
     }
 
-    /// The target.
+    /// Returns the target.
     pub fn target(&mut self) -> &mut Target {
-        self.target.as_mut().expect("it has not been stopped")
+        self.target
+            .as_mut()
+            .expect("the target has not been stopped")
     }
 
-    /// Whether the target has ended by itself.
+    /// Returns whether the target has exited.
     pub fn ended(&mut self) -> bool {
         self.target().exited().is_some()
     }
 
-    /// Whether another host's I/O is right, calls are answered, memory and connections are back, and
-    /// the log was not flooded.
+    /// Checks the invariants: another host's I/O is correct, calls are answered, memory and connections
+    /// are released, and the log was not flooded.
     pub async fn unharmed(&mut self) -> Result<(), String> {
-        let target = self.target.as_mut().expect("it has not been stopped");
+        let target = self
+            .target
+            .as_mut()
+            .expect("the target has not been stopped");
         let look = self.bystander.unharmed(target, "fuzz");
         let looked = AssertUnwindSafe(look).catch_unwind().await;
         looked.map_err(|panic| text(&*panic))?;
@@ -109,14 +115,17 @@ impl World {
         let lines = self.target().log().lines().count();
         let new = lines - std::mem::replace(&mut self.lines, lines);
         if new > LINES {
-            return Err(format!("{new} lines in the log, {LINES} are enough"));
+            return Err(format!("{new} new log lines, more than {LINES}"));
         }
         Ok(())
     }
 
-    /// Whether descriptors and memory are back.
+    /// Checks that descriptors and memory have been released.
     fn gave_back(&mut self) -> Result<(), String> {
-        let target = self.target.as_ref().expect("it has not been stopped");
+        let target = self
+            .target
+            .as_ref()
+            .expect("the target has not been stopped");
         let Some(before) = self.usage else {
             self.usage = Some(Usage::of(target));
             return Ok(());
@@ -127,37 +136,41 @@ impl World {
         });
         back.ok_or_else(|| {
             let now = Usage::of(target);
-            format!("not given back: {now:?}, before {before:?}")
+            format!("resources were not released: {now:?}, before {before:?}")
         })
     }
 
-    /// Sends SIGTERM from a thread, after a moment.
+    /// Sends SIGTERM from a thread after `moment`.
     pub fn signal_in(&self, moment: Duration) -> JoinHandle<()> {
-        let pid = self.target.as_ref().expect("it has not been stopped").pid();
+        let pid = self
+            .target
+            .as_ref()
+            .expect("the target has not been stopped")
+            .pid();
         std::thread::spawn(move || {
             std::thread::sleep(moment);
-            // It has not been waited for, so the number is still its own.
+            // The target has not been reaped, so its PID is still valid.
             let _ = kill_process(pid, Signal::TERM);
         })
     }
 
-    /// The signal has ended it with 0 in time, and nothing stays behind.
+    /// Checks that the target, after the signal, stops in time with status 0 and leaves nothing behind.
     pub fn stopped(mut self) -> Result<(), String> {
-        let mut target = self.target.take().expect("it has not been stopped");
+        let mut target = self.target.take().expect("the target has not been stopped");
         let stopped = std::panic::catch_unwind(AssertUnwindSafe(|| target.stopped()));
         stopped
             .map(drop)
-            .map_err(|panic| format!("SIGTERM does not end it as it should: {}", text(&*panic)))
+            .map_err(|panic| format!("the stop after SIGTERM failed: {}", text(&*panic)))
     }
 
-    /// The end of the target's log.
+    /// Returns the end of the target's log.
     pub fn log_tail(&mut self) -> String {
         let log = self.target().log();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
-    /// Ends a target that does not do as it should.
+    /// Kills a target that violated an invariant.
     pub fn discard(mut self) {
         if let Some(mut target) = self.target.take() {
             if target.exited().is_none() {
@@ -168,21 +181,21 @@ impl World {
         }
     }
 
-    /// SIGTERM ends the target with 0 in time, and nothing stays behind.
+    /// Checks that SIGTERM stops the target in time with status 0, and that nothing is left behind.
     pub async fn stop(mut self) -> Result<(), String> {
-        let target = self.target.take().expect("it has not been stopped");
+        let target = self.target.take().expect("the target has not been stopped");
         let stopped = std::panic::catch_unwind(AssertUnwindSafe(move || target.stop()));
         stopped
             .map(drop)
-            .map_err(|panic| format!("SIGTERM does not end it as it should: {}", text(&*panic)))
+            .map_err(|panic| format!("the stop after SIGTERM failed: {}", text(&*panic)))
     }
 }
 
-/// What a panic says.
+/// Returns a panic's message.
 pub fn text(panic: &(dyn Any + Send)) -> String {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("harm without a word").to_owned()
+    text.unwrap_or("panic without a message").to_owned()
 }

@@ -1,4 +1,4 @@
-//! What a client of HTTP sees: answers, errors, methods, versions of HTTP.
+//! HTTP as a client sees it: responses, errors, methods, HTTP versions.
 
 use axum::body::Body;
 use axum::http::Request;
@@ -19,7 +19,7 @@ use crate::common::Tool;
 use crate::served::{INVENTORY, Served, exchange, get, post, router, routes};
 
 #[tokio::test]
-async fn http_answers_what_grpc_answers() {
+async fn http_and_grpc_return_the_same() {
     let request = GetInventoryRequest {
         name: "inventory/1/inventory/2".into(),
     };
@@ -33,7 +33,10 @@ async fn http_answers_what_grpc_answers() {
     assert_eq!(status, 200, "{body}");
     let http: Json = serde_json::from_str(&body).unwrap();
     let memory = grpc.memory.unwrap();
-    assert!(memory.total_usable_bytes > 0, "procfs tells the memory");
+    assert!(
+        memory.total_usable_bytes > 0,
+        "the memory is read from procfs"
+    );
     let found = &http["memory"]["totalUsableBytes"];
     assert_eq!(*found, json!(memory.total_usable_bytes.to_string()));
     let threads = grpc.processor.unwrap().total_threads;
@@ -57,9 +60,10 @@ async fn http_answers_what_grpc_answers() {
     }
 }
 
-/// Over HTTP/2 an answer that comes before the end of its request is lost to curl: none does.
+/// curl loses an HTTP/2 response that arrives before the end of the request: the server must read the
+/// request first.
 #[tokio::test]
-async fn curl_gets_answers_to_what_is_not_read_over_http2() {
+async fn curl_gets_responses_to_unread_bodies_over_http2() {
     let served = Served::start(Limits::default(), None).await;
     let file = tempfile::NamedTempFile::new().unwrap();
     for (kib, times) in [(9, 40), (1 << 10, 5), (6 << 10, 5)] {
@@ -101,14 +105,14 @@ async fn errors_have_their_status_and_body() {
         assert_eq!(found, status, "{request}{body}");
         let body: Json = serde_json::from_str(&body).unwrap();
         assert_eq!(body["code"], code, "{request}");
-        // tonic's router says nothing of a service that it does not have.
+        // tonic's router sends no message for an unknown service.
         assert!(status == 501 || !body["message"].as_str().unwrap().is_empty());
         assert!(body["details"].is_array());
     }
 }
 
 #[tokio::test]
-async fn a_method_that_a_path_has_not_is_refused_with_those_that_it_has() {
+async fn an_unsupported_method_is_rejected_with_an_allow_header() {
     let router = router(Limits::default());
     for (method, path, allowed) in [
         ("PUT", "/v1/nullVolumes", "POST, GET, HEAD"),
@@ -146,7 +150,7 @@ async fn head_is_get_without_its_body() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_side_gets_its_answer() {
+async fn a_client_that_shuts_down_its_side_gets_its_response() {
     let served = Served::start(Limits::default(), None).await;
     for _ in 0..20 {
         let mut stream = TcpStream::connect(served.address).await.unwrap();
@@ -157,7 +161,7 @@ async fn a_client_that_closes_its_side_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn a_client_that_says_how_long_it_waits_waits_no_longer() {
+async fn a_grpc_timeout_header_limits_the_request() {
     let served = Served::start(Limits::default(), None).await;
     let with = |request: String, timeout: &str| {
         request.replace(
@@ -177,7 +181,7 @@ async fn a_client_that_says_how_long_it_waits_waits_no_longer() {
     }
 }
 
-/// Asks for the inventory.
+/// A request for the inventory.
 fn question(served: &Served) -> Request<Empty<Bytes>> {
     let uri = format!("http://{}{INVENTORY}", served.address);
     Request::get(uri).body(Empty::new()).unwrap()
@@ -194,7 +198,7 @@ async fn one_connection_serves_many_requests() {
         let answer = one.send_request(question(&served)).await.unwrap();
         assert_eq!(answer.status(), 200);
         answer.into_body().collect().await.unwrap();
-        one.ready().await.expect("the connection stays");
+        one.ready().await.expect("the connection is kept alive");
     }
 
     let (two, connection) = http2::handshake(TokioExecutor::new(), connect().await)

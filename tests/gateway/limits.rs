@@ -1,4 +1,4 @@
-//! What the server takes at most: bytes, time, connections; and its end.
+//! The server's limits on bytes, time and connections, and its shutdown.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ async fn sizes_are_limited() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_never_finished_is_given_up() {
+async fn an_unfinished_request_times_out() {
     let limits = Limits {
         request: Duration::from_millis(300),
         ..Limits::default()
@@ -45,7 +45,7 @@ async fn a_request_that_is_never_finished_is_given_up() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_for_a_place() {
+async fn connections_above_the_limit_wait() {
     let limits = Limits {
         connections: 1,
         ..Limits::default()
@@ -60,13 +60,16 @@ async fn connections_beyond_the_limit_wait_for_a_place() {
     let second = get(INVENTORY);
     let mut second = std::pin::pin!(served.exchange(&second));
     let early = tokio::time::timeout(Duration::from_millis(300), &mut second).await;
-    assert!(early.is_err(), "two connections at a time");
+    assert!(
+        early.is_err(),
+        "a second connection was served above the limit"
+    );
     drop(first);
     assert_eq!(second.await.0, 200);
 }
 
 #[tokio::test]
-async fn the_end_lets_idle_connections_go() {
+async fn the_shutdown_closes_idle_connections() {
     let served = Served::start(Limits::default(), None).await;
     let mut idle = TcpStream::connect(served.address).await.unwrap();
     idle.write_all(format!("GET {INVENTORY} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
@@ -75,23 +78,25 @@ async fn the_end_lets_idle_connections_go() {
     idle.read_u8().await.unwrap();
     served.stop.fire();
     let ended = tokio::time::timeout(Duration::from_secs(5), served.server).await;
-    ended.expect("the server waits for an idle client").unwrap();
+    ended
+        .expect("the shutdown waits for an idle connection")
+        .unwrap();
     assert!(TcpStream::connect(served.address).await.is_err());
 }
 
 #[tokio::test]
-async fn a_connection_that_says_nothing_is_given_up() {
+async fn a_silent_connection_times_out() {
     let limits = Limits {
         connections: 1,
         ..Limits::default()
     };
     let served = Served::start(limits, None).await;
     let mut silent = TcpStream::connect(served.address).await.unwrap();
-    // The begin of HTTP/2 is no request yet.
+    // A partial HTTP/2 preface does not count as a request.
     silent.write_all(b"PRI * HT").await.unwrap();
     let begun = Instant::now();
     let ended = tokio::time::timeout(Duration::from_secs(90), silent.read(&mut [0])).await;
-    let ended = ended.expect("it may be silent for ever");
+    let ended = ended.expect("the silent connection was not closed");
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(30), "{took:?}");
@@ -99,7 +104,7 @@ async fn a_connection_that_says_nothing_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_given_up() {
+async fn a_client_that_does_not_read_times_out() {
     let limits = Limits {
         request: Duration::from_secs(2),
         connections: 1,
@@ -107,7 +112,7 @@ async fn a_client_that_does_not_read_is_given_up() {
     };
     let served = Served::start(limits, None).await;
     let deaf = TcpStream::connect(served.address).await.unwrap();
-    // The answers are more than the sockets between the two can hold.
+    // The responses exceed the socket buffers of both sides.
     let many = "GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(2000);
     let (_reader, mut writer) = deaf.into_split();
     let sent =
@@ -115,5 +120,10 @@ async fn a_client_that_does_not_read_is_given_up() {
     assert!(!matches!(sent, Ok(Err(_))), "{sent:?}");
     let other =
         tokio::time::timeout(Duration::from_secs(90), served.exchange(&get(INVENTORY))).await;
-    assert_eq!(other.expect("the deaf one keeps its place").0, 200);
+    assert_eq!(
+        other
+            .expect("the client that does not read keeps its place")
+            .0,
+        200
+    );
 }

@@ -1,7 +1,7 @@
-//! The gateway's server: real connections, its limits, TLS and the end; and JSON of every sort.
+//! The gateway's HTTP server over real connections: its limits, TLS, shutdown, and JSON of all kinds.
 //!
-//! The services behind it here are those that need no SPDK: the inventory. All others answer
-//! UNIMPLEMENTED, as tonic's router does for a service that is not there.
+//! Only the inventory service is behind it, which needs no SPDK. Other services return UNIMPLEMENTED, as
+//! tonic's router does for unknown services.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -21,9 +21,9 @@ use serde_json::Value as Json;
 use served::router;
 use tower::ServiceExt;
 
-/// The descriptors drive random requests through every route: none is a fault of the server.
+/// Sends random requests, generated from the descriptors, to every route: none may cause a server error.
 #[tokio::test]
-async fn no_json_is_a_fault_of_the_server() {
+async fn random_json_causes_no_server_error() {
     let router = router(Limits::default());
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut built = 0;
@@ -72,6 +72,6 @@ async fn no_json_is_a_fault_of_the_server() {
     }
     assert!(
         built > 1000,
-        "only {built} requests were good enough to reach a service"
+        "only {built} requests were valid enough to reach a service"
     );
 }

@@ -1,4 +1,4 @@
-//! The description of the gateway.
+//! The gateway's OpenAPI description.
 
 use std::collections::BTreeSet;
 
@@ -24,20 +24,20 @@ async fn description() -> Json {
 async fn the_description_is_openapi() {
     let original = description().await;
     let described: openapiv3::OpenAPI = serde_json::from_value(original.clone()).unwrap();
-    // What OpenAPI does not know would be lost on the way through its types.
+    // Anything that is not OpenAPI is lost in the round trip through its types.
     let again = serde_json::to_value(&described).unwrap();
     assert_kept(&original, &again, "");
-    // 116 RPCs with a route; two of them are lists that are served together, and each on a path of its own.
+    // 116 RPCs with a route. Two of them are lists that share a path and also have one path each.
     assert_eq!(described.operations().count(), 117);
 }
 
 #[tokio::test]
-async fn a_time_is_described_as_the_json_of_protobuf_has_it() {
+async fn timestamps_are_described_as_protobuf_json() {
     let description = description().await;
     let schema = &description["components"]["schemas"];
     let host = (schema.as_object().expect("schemas").iter())
         .find(|(name, _)| name.ends_with("NvmeHost"))
-        .expect("it is described");
+        .expect("NvmeHost is described");
     let time = &host.1["properties"]["oldKeysUntil"];
     for (text, is_time) in [
         ("2026-11-29T15:00:00Z", true),
@@ -55,7 +55,7 @@ async fn a_time_is_described_as_the_json_of_protobuf_has_it() {
     }
 }
 
-/// Everything in `original` is in `again`; empty lists may be left out.
+/// Asserts that everything in `original` is in `again`; empty lists and false may be omitted.
 fn assert_kept(original: &Json, again: &Json, place: &str) {
     match original {
         Json::Object(object) => {
@@ -65,7 +65,7 @@ fn assert_kept(original: &Json, again: &Json, place: &str) {
                     Some(again) => assert_kept(value, again, &place),
                     None => assert!(
                         *value == json!([]) || *value == json!(false),
-                        "{place} is no OpenAPI"
+                        "{place} is not part of OpenAPI"
                     ),
                 }
             }
@@ -80,9 +80,9 @@ fn assert_kept(original: &Json, again: &Json, place: &str) {
     }
 }
 
-/// What the specification asks for beyond the form: the types of `openapiv3` do not see it.
+/// Consistency rules of the specification that the types of `openapiv3` do not check.
 #[tokio::test]
-async fn the_description_agrees_with_itself() {
+async fn the_description_is_consistent() {
     let description = description().await;
     let mut ids = BTreeSet::new();
     let mut shapes = BTreeSet::new();
@@ -96,7 +96,10 @@ async fn the_description_agrees_with_itself() {
         let shape = in_path.iter().fold(path.clone(), |shape, name| {
             shape.replacen(&format!("{{{name}}}"), "{}", 1)
         });
-        assert!(shapes.insert(shape), "{path} is there under another name");
+        assert!(
+            shapes.insert(shape),
+            "{path} duplicates a path with other parameter names"
+        );
         for (method, operation) in methods.as_object().unwrap() {
             let place = format!("{method} {path}");
             let id = operation["operationId"].as_str().unwrap();
@@ -149,15 +152,15 @@ fn list(json: &Json) -> impl Iterator<Item = &Json> {
     json.as_array().into_iter().flatten()
 }
 
-/// References lead somewhere, arrays say of what, required properties exist, and what holds all of
-/// several schemas has none that excludes the others.
+/// Checks that references resolve, arrays declare their items, required properties exist, and `allOf`
+/// does not combine closed objects, which exclude each other.
 fn check_schemas(root: &Json, json: &Json, seen: &mut usize) {
     match json {
         Json::Object(object) => {
             *seen += 1;
             if let Some(to) = object.get("$ref").and_then(Json::as_str) {
                 let found = to.strip_prefix('#').and_then(|to| root.pointer(to));
-                assert!(found.is_some_and(Json::is_object), "{to} leads nowhere");
+                assert!(found.is_some_and(Json::is_object), "{to} does not resolve");
             }
             if object.get("type") == Some(&json!("array")) {
                 assert!(object["items"].is_object(), "{json}");

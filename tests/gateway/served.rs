@@ -1,4 +1,4 @@
-//! A gateway on a port of its own, and requests to it as bytes.
+//! A gateway on its own port, and raw HTTP requests to it.
 
 use std::net::SocketAddr;
 
@@ -25,7 +25,7 @@ pub fn router(limits: Limits) -> axum::Router {
     gateway::router(api::pool(), routes(), limits).unwrap()
 }
 
-/// A gateway on a free port, until it is stopped.
+/// A gateway on a free port; runs until it is stopped.
 pub struct Served {
     pub address: SocketAddr,
     pub stop: Trigger,
@@ -55,14 +55,14 @@ impl Served {
     }
 }
 
-/// Sends a request that asks to close, and reads status and body.
+/// Sends a request with `connection: close`; returns status and body.
 pub async fn exchange(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     request: &str,
 ) -> (u16, String) {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    // A server that refuses a request may close before it has read all of it.
+    // A server that rejects a request may close before it has read the whole request.
     let _ = stream.read_to_end(&mut answer).await;
     let answer = String::from_utf8(answer).unwrap();
     let status = answer.get(9..12).and_then(|s| s.parse().ok()).unwrap_or(0);
@@ -77,6 +77,7 @@ pub fn get(path: &str) -> String {
 pub fn post(path: &str, body: &str) -> String {
     let length = body.len();
     format!(
-        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     )
 }

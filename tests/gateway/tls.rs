@@ -1,4 +1,4 @@
-//! TLS with certificates of clients.
+//! TLS with client certificates (mTLS).
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use crate::common::{Authority, keep_private};
 use crate::served::{INVENTORY, Served, exchange, get};
 
-/// Asks for the inventory as a client with a certificate of this authority, or without one.
+/// Requests the inventory with a client certificate of this authority, or without one; returns the
+/// status, or 0 if the handshake fails.
 async fn ask(served: &Served, server: &Authority, client: Option<&Authority>) -> u16 {
     let mut roots = RootCertStore::empty();
     roots.add(server.der()).unwrap();
@@ -48,7 +49,7 @@ async fn ask(served: &Served, server: &Authority, client: Option<&Authority>) ->
 }
 
 #[tokio::test]
-async fn clients_need_a_certificate_of_the_authority() {
+async fn clients_need_a_certificate_signed_by_the_authority() {
     let (ours, other) = (Authority::new(), Authority::new());
     let (certificate, key) = ours.sign("localhost");
     let (certificate, key) = (certificate.pem(), key.serialize_pem());

@@ -1,5 +1,5 @@
-//! The program as it runs on a DPU: inside a machine that has NVMe devices, of which it takes over one
-//! through vfio-pci and exports it. `opi-spdk setup` makes the machine ready, and as it was.
+//! The program as it runs on a DPU: in a VM with NVMe devices, one of which it takes over through
+//! vfio-pci and exports. `opi-spdk setup` prepares the machine and restores it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,31 +14,31 @@ use crate::common::{
 };
 use crate::vm::{self, Hardware, Qemu, Vm};
 
-/// The device that is taken over; another one stays with Linux.
+/// The device that is taken over; the other one stays with Linux.
 const DEVICE: &str = "0000:00:05.0";
 const OTHER: &str = "0000:00:06.0";
 
-/// The program starts in less, but here it is emulated.
+/// Start timeout: the guest is emulated and slow.
 const START: Duration = Duration::from_secs(60);
 
-/// What is asked of setup: 320 hugepages of 2 MiB, and the device.
+/// The setup command: 320 hugepages of 2 MiB, and the device.
 const SETUP: &str = "/opi/run setup --hugepages 320 --limits --bind 0000:00:05.0";
 
-/// What a container has with `--cap-drop ALL --cap-add SYS_NICE --security-opt no-new-privileges --ulimit
-/// memlock=-1`: all else of root is gone, and /sys is read-only.
+/// Runs a command with the privileges of a container started with `--cap-drop ALL --cap-add SYS_NICE
+/// --security-opt no-new-privileges --ulimit memlock=-1`, and with a read-only /sys.
 const CONTAINED: &str = "unshare -m sh -c 'mount -o remount,bind,ro /sys && ulimit -l unlimited && exec \
     /opi/setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,+sys_nice \"$@\"' --";
 
-/// A machine with two NVMe devices, whose data are in files out here, and two ports that lead into it.
+/// A VM with two NVMe devices, backed by files on the host, and two forwarded ports.
 struct Dpu {
     vm: Vm,
-    /// What is in [`DEVICE`].
+    /// Backing file of [`DEVICE`].
     ssd: PathBuf,
-    /// What is in [`OTHER`].
+    /// Backing file of [`OTHER`].
     other: PathBuf,
-    /// Leads to the API's port.
+    /// Host port forwarded to the API's port.
     grpc: u16,
-    /// Leads to the port of NVMe/TCP.
+    /// Host port forwarded to the NVMe/TCP port.
     nvme: u16,
     dir: tempfile::TempDir,
 }
@@ -82,13 +82,13 @@ impl Dpu {
         }
     }
 
-    /// The driver that has a device.
+    /// Returns the driver bound to a device.
     async fn driver(&mut self, device: &str) -> String {
         let link = format!("basename $(readlink /sys/bus/pci/devices/{device}/driver)");
         self.vm.ok(&link).await.trim().to_owned()
     }
 
-    /// The machine is as it was when it started.
+    /// Asserts that the machine is in its initial state.
     async fn is_as_it_was(&mut self) {
         assert_eq!(self.driver(DEVICE).await, "nvme");
         let pages = self.vm.ok("cat /proc/sys/vm/nr_hugepages").await;
@@ -100,23 +100,23 @@ impl Dpu {
     }
 }
 
-/// The block device of an NVMe device, in words of the guest's shell.
+/// Returns the block device of an NVMe device, as an expression of the guest's shell.
 fn block(device: &str) -> String {
     format!("/dev/$(ls /sys/bus/pci/devices/{device}/nvme)n1")
 }
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn setup_makes_a_machine_ready_and_as_it_was() {
+async fn setup_prepares_and_restores_a_machine() {
     let _machine = lock_machine();
     let mut dpu = Dpu::boot().await;
 
-    // Shown, and not done.
+    // A dry run shows the steps and does nothing.
     let shown = dpu.vm.ok(&format!("{SETUP} --dry-run")).await;
     assert!(shown.contains("modprobe vfio-pci"), "{shown}");
     dpu.is_as_it_was().await;
 
-    // A device that Linux swaps to, alone or with one that is free, is left alone, and nothing is done.
+    // A device in use as swap is left alone; with it, no other device is changed either.
     let swap = block(OTHER);
     dpu.vm.ok(&format!("mkswap {swap} && swapon {swap}")).await;
     let both = format!("/opi/run setup --hugepages 320 --bind {DEVICE},{OTHER}");
@@ -128,7 +128,8 @@ async fn setup_makes_a_machine_ready_and_as_it_was() {
     dpu.is_as_it_was().await;
     dpu.vm.ok(&format!("swapoff {swap}")).await;
 
-    // Cut off before its first step, and while it takes the device: --undo brings back how it was.
+    // setup killed before its first step, and while it takes over the device: --undo restores the
+    // initial state.
     for step in ["hugepages", "give"] {
         let cut = format!(
             "({SETUP} >/dev/null 2>&1 & pid=$!; until grep -q {step} /run/opi-spdk-setup.json 2>/dev/null; \
@@ -139,7 +140,7 @@ async fn setup_makes_a_machine_ready_and_as_it_was() {
         dpu.is_as_it_was().await;
     }
 
-    // Done, once.
+    // setup is idempotent.
     dpu.vm.ok(SETUP).await;
     assert_eq!(dpu.driver(DEVICE).await, "vfio-pci");
     assert_eq!(dpu.driver(OTHER).await, "nvme");
@@ -157,10 +158,10 @@ async fn setup_makes_a_machine_ready_and_as_it_was() {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn an_nvme_device_is_taken_over_through_vfio_with_one_capability_and_exported() {
+async fn an_nvme_device_is_exported_through_vfio_with_one_capability() {
     let _machine = lock_machine();
     let mut dpu = Dpu::boot().await;
-    // All but the device, which Linux still has.
+    // Everything but the device, which is still bound to Linux's driver.
     dpu.vm.ok("/opi/run setup --hugepages 320").await;
     let program = "/opi/run --cores 0 --mem-mib 512 --grpc-addr 0.0.0.0:50051 --state-dir /tmp/s --ctrlr-dir /tmp/c";
     dpu.vm
@@ -183,7 +184,7 @@ async fn an_nvme_device_is_taken_over_through_vfio_with_one_capability_and_expor
     let path = |address: &str| json!({ "trtype": "NVME_TRANSPORT_TYPE_PCIE", "traddr": address });
     let remote = "nvmeRemoteControllers/ssd";
 
-    // Linux has it: nothing is taken from a driver without being told to.
+    // The device is bound to Linux's driver: the program does not take it over unasked.
     let status = paths
         .refused(remote, "p", path(DEVICE), Code::FailedPrecondition)
         .await;
@@ -211,24 +212,24 @@ async fn an_nvme_device_is_taken_over_through_vfio_with_one_capability_and_expor
         .created(&exported, "tcp", json!({ "spec": spec }))
         .await;
 
-    // A host out here writes through it, and what it wrote is on the device.
+    // A host outside the VM writes through the export, and the data reaches the device.
     let host = Initiator::tcp(dpu.nvme, &nqn_of("dpu"));
     let (input, output) = (dpu.dir.path().join("in"), dpu.dir.path().join("out"));
     std::fs::write(&input, pattern(1024)).expect("a file");
     host.copy_in(dpu.dir.path(), &input, 1)
         .await
-        .expect("it is written");
+        .expect("the file is copied to the namespace");
     host.copy_out(dpu.dir.path(), 1, 1024, &output)
         .await
-        .expect("it is read");
+        .expect("the namespace is copied to a file");
     assert!(
         std::fs::read(&output).expect("a file") == pattern(1024),
-        "other bytes came back"
+        "the data read differs from the data written"
     );
     let on_device = std::fs::read(&dpu.ssd).expect("a file");
     assert!(
         on_device[..1 << 20] == pattern(1024),
-        "other bytes are on the device"
+        "the data on the device differs from the data written"
     );
     let stats = paths.stats(&format!("{remote}/nvmePaths/p")).await;
     assert!(
@@ -236,7 +237,7 @@ async fn an_nvme_device_is_taken_over_through_vfio_with_one_capability_and_expor
         "{stats}"
     );
 
-    // The other device was never touched, and Linux has it still.
+    // The other device was not touched and is still bound to Linux's driver.
     assert_eq!(dpu.driver(OTHER).await, "nvme");
     assert!(
         std::fs::read(&dpu.other)

@@ -1,7 +1,8 @@
-//! Virtual machines with a real Linux: what it attaches of the program's exports, over the network and
-//! as devices that KVM mode plugs; and the program inside one, with NVMe devices of its own.
+//! VMs with a real Linux guest: it attaches the program's exports over the network and as devices
+//! plugged in KVM mode; and the program runs inside a VM with its own NVMe devices.
 //!
-//! Slow, and of many packages: `scripts/test.sh --guest` prepares all and runs them.
+//! The tests are slow and need many packages: `scripts/test.sh --guest` prepares everything and runs
+//! them.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -14,12 +15,12 @@ use std::path::Path;
 
 use common::{Options, Target};
 
-/// A target with hugepages, which guests share memory with.
+/// Starts a target with hugepages, which it shares with guests.
 async fn target() -> Target {
     Target::start_with(Options::hugepages()).await
 }
 
-/// How one is started in KVM mode: the machine's monitor is in `dir`. Its second bus does not exist.
+/// Returns the options of KVM mode: the VM's monitor is in `dir`, and its second bus does not exist.
 fn kvm_mode(dir: &Path) -> Options {
     let monitor = vm::monitor(dir).display().to_string();
     let buses = format!("{},no.such.bus", vm::BUS);

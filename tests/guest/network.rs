@@ -1,4 +1,4 @@
-//! Linux's own NVMe/TCP host, in a guest, at the target on the machine's loopback.
+//! Linux's NVMe/TCP host, in a guest, with the target on the host's loopback.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ use crate::vm::{self, Hardware, Qemu, Vm};
 
 const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c";
 
-/// A key of the NVMe interchange form, and how JSON has its bytes.
+/// A pre-shared key in interchange format, and its bytes in base64.
 const PSK: &str = "NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:";
 const PSK_BYTES: &str =
     "TlZNZVRMU2tleS0xOjAxOk1EQXhNVEl5TXpNME5EVTFOalkzTnpnNE9UbGhZV0ppWTJOa1pHVmxabVp3SkVpUTo=";
-/// Another one.
+/// Another pre-shared key.
 const OTHER_PSK: &str = "NVMeTLSkey-1:01:QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkK9MX0g:";
 
-/// How the guest reaches a port of the target.
+/// Returns the guest's command to connect to a subsystem.
 fn connect(port: u16, nqn: &str) -> String {
     format!("nvme connect -t tcp -a 10.0.2.2 -s {port} -n {nqn} -q {HOST} -i 2")
 }
@@ -50,7 +50,8 @@ async fn linux_discovers_connects_and_does_verified_io_over_tcp() {
         vm.ok(&format!("{} {digests}", connect(export.port, &export.nqn)))
             .await;
         vm.verify("/dev/nvme0n1").await;
-        // A namespace that comes while it is connected is announced to it; Linux counts in its own way.
+        // A namespace added while the host is connected is announced to it. Linux numbers its devices
+        // independently of the NSID.
         let volume = malloc(&client, &unique("second"), 16).await;
         let spec = json!({ "host_nsid": 7, "uuid": "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb",
             "nguid": "41a2ac9b71d84bca8b47a7b3b0ed5ab1" });
@@ -79,7 +80,7 @@ async fn linux_discovers_connects_and_does_verified_io_over_tcp() {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn linux_connects_to_all_that_the_discovery_service_tells() {
+async fn linux_connects_to_all_discovered_subsystems() {
     let port = free_port();
     let discovery = Options::hugepages().args(["--discovery-addr", &format!("127.0.0.1:{port}")]);
     let target = Target::start_with(discovery).await;
@@ -89,7 +90,8 @@ async fn linux_connects_to_all_that_the_discovery_service_tells() {
     ];
     let dir = vm::directory();
     let mut vm = Vm::boot(dir.path(), &Hardware::pluggable(Qemu::Installed)).await;
-    // The target is at the host's loopback, and its own is not to be in the way.
+    // The target listens on the host's loopback: remove the guest's own loopback address, and route it
+    // to the host.
     vm.ok("ip address del 127.0.0.1/8 dev lo").await;
     vm.ok("echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet")
         .await;
@@ -108,7 +110,7 @@ async fn linux_connects_to_all_that_the_discovery_service_tells() {
         "nvme connect-all -t tcp -a 127.0.0.1 -s {port} -q {HOST} -i 2"
     ))
     .await;
-    // The discovery controller had a number of its own.
+    // The discovery controller has used up a device number.
     let devices = vm.until("ls /dev/nvme[0-9]n1 && test $(ls /dev/nvme[0-9]n1 | wc -l) = 2");
     let devices = devices.await;
     for device in devices.split_whitespace() {
@@ -124,7 +126,7 @@ async fn linux_connects_to_all_that_the_discovery_service_tells() {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn linux_does_verified_io_over_tls_with_the_right_key_and_none_without() {
+async fn linux_does_verified_io_over_tls_only_with_the_right_key() {
     let (target, client, _dir, mut vm) = guest().await;
     let id = unique("tls");
     let subsystem = subsystem(&client, &id, json!({ "hostnqn": HOST, "psk": PSK_BYTES })).await;
@@ -136,17 +138,17 @@ async fn linux_does_verified_io_over_tls_with_the_right_key_and_none_without() {
 
     vm.run(&connect(port, &nqn))
         .await
-        .expect_err("it takes no host without TLS");
+        .expect_err("the target accepts no host without TLS");
     insert_key(&mut vm, OTHER_PSK, &nqn).await;
     vm.run(&format!("{} --tls", connect(port, &nqn)))
         .await
-        .expect_err("it takes no other key");
+        .expect_err("the target rejects another key");
 
     insert_key(&mut vm, PSK, &nqn).await;
     vm.ok(&format!("{} --tls", connect(port, &nqn))).await;
     vm.verify("/dev/nvme0n1").await;
-    // Where each record waits for a delayed acknowledgement, they take over 20 s. This guest is emulated,
-    // with its AES: the size of the limit is that of its processor.
+    // If each record waited for a delayed ACK, this would take over 20 s. The limit allows for AES in an
+    // emulated guest.
     for way in ["read", "write"] {
         let begun = Instant::now();
         let report = vm
@@ -172,7 +174,7 @@ async fn linux_does_verified_io_over_tls_with_the_right_key_and_none_without() {
     target.stop();
 }
 
-/// Gives the guest's kernel the key of this host for the subsystem, in place of one that it has.
+/// Inserts this host's key for the subsystem into the guest's keyring; replaces an existing one.
 async fn insert_key(vm: &mut Vm, key: &str, nqn: &str) {
     let insert = format!(
         "nvme check-tls-key --insert --keyring .nvme --keydata {key} --hostnqn {HOST} --subsysnqn {nqn}"

@@ -1,4 +1,4 @@
-//! KVM mode with a real QEMU and a guest that takes the devices and gives them up.
+//! KVM mode with a real QEMU and a guest that uses the hot-plugged devices.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::common::{Client, Resource, Target, malloc, pcie_spec, subsystem, uniq
 use crate::kvm_mode;
 use crate::vm::{self, Hardware, Qemu, Vm};
 
-/// A function of the bus that does not exist.
+/// A physical function on the bus that does not exist.
 const NO_BUS: i32 = 32;
 
 fn blk(volume: &str, function: i32) -> Value {
@@ -19,12 +19,13 @@ fn blk(volume: &str, function: i32) -> Value {
     })
 }
 
-/// What is left of controllers in the directory of sockets.
+/// Returns the sockets left in the controllers' directory.
 fn sockets(target: &Target) -> Vec<String> {
-    let entries = std::fs::read_dir(target.ctrlr_dir()).expect("the target has made it");
+    let entries =
+        std::fs::read_dir(target.ctrlr_dir()).expect("the target has created the directory");
     let names = entries.map(|entry| {
         entry
-            .expect("it can be read")
+            .expect("the entry can be read")
             .file_name()
             .to_string_lossy()
             .into_owned()
@@ -32,7 +33,7 @@ fn sockets(target: &Target) -> Vec<String> {
     names.collect()
 }
 
-/// The slot that the guest sees its virtio disk in.
+/// Returns the PCI slot of the guest's virtio disk.
 async fn slot(vm: &mut Vm) -> i32 {
     let address = vm
         .ok("basename $(readlink -f /sys/block/vda/device/..)")
@@ -54,12 +55,12 @@ async fn machine(qemu: Qemu, dir: &Path) -> (Target, Client, Vm) {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn a_virtio_blk_disk_comes_to_a_running_guest_and_goes() {
+async fn a_virtio_blk_disk_is_plugged_and_unplugged() {
     let dir = vm::directory();
     let (target, client, mut vm) = machine(Qemu::Installed, dir.path()).await;
     let disks = Resource::new(&client, "VirtioBlk");
     let volume = malloc(&client, &unique("disk"), 16).await;
-    // The first slot, the last, and one in between.
+    // The first slot, the last one, and one in between.
     for function in [0, 31, 5] {
         disks.created("", "disk", blk(&volume, function)).await;
         vm.verify("/dev/vda").await;
@@ -68,7 +69,7 @@ async fn a_virtio_blk_disk_comes_to_a_running_guest_and_goes() {
         vm.ok("test ! -e /dev/vda").await;
     }
 
-    // What the guest uses is taken away from it as well, as a cable that is pulled.
+    // A device in use is unplugged too, a surprise removal.
     disks.created("", "disk", blk(&volume, 1)).await;
     vm.until("test -b /dev/vda").await;
     vm.ok("(sleep 100 </dev/vda &)").await;
@@ -81,7 +82,7 @@ async fn a_virtio_blk_disk_comes_to_a_running_guest_and_goes() {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn what_cannot_be_plugged_is_undone_and_said() {
+async fn a_failed_plug_is_rolled_back_and_reported() {
     let dir = vm::directory();
     let (target, client, mut vm) = machine(Qemu::Installed, dir.path()).await;
     let disks = Resource::new(&client, "VirtioBlk");
@@ -103,8 +104,8 @@ async fn what_cannot_be_plugged_is_undone_and_said() {
         "{status}"
     );
 
-    // Nothing of it is left in QEMU: the same ID works, in a slot that is free. Of two that want one
-    // slot at once only one gets it.
+    // QEMU has no remains of the failed plug: the same ID works in a free slot. Two concurrent creates
+    // race for one slot: exactly one succeeds.
     let mut two = [("disk", &volume), ("other", &other)];
     let both = tokio::join!(
         disks.create("", two[0].0, blk(two[0].1, 2)),
@@ -116,7 +117,7 @@ async fn what_cannot_be_plugged_is_undone_and_said() {
             two.reverse();
             lost
         }
-        _ => panic!("one slot for two, or for none"),
+        _ => panic!("not exactly one of two creates got the slot"),
     };
     assert_eq!(lost.code(), Code::AlreadyExists, "{lost}");
     vm.verify("/dev/vda").await;
@@ -135,7 +136,7 @@ async fn what_cannot_be_plugged_is_undone_and_said() {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn a_machine_that_ends_takes_its_devices_along_and_its_successor_gets_them_anew() {
+async fn devices_are_plugged_again_into_the_successor_of_a_machine() {
     let dir = vm::directory();
     let (target, client, mut vm) = machine(Qemu::Installed, dir.path()).await;
     let disks = Resource::new(&client, "VirtioBlk");
@@ -152,7 +153,7 @@ async fn a_machine_that_ends_takes_its_devices_along_and_its_successor_gets_them
         .await;
     assert!(status.message().contains("QEMU does not run"), "{status}");
 
-    // Asked for once more, it comes to the machine that runs now; asked for again, it stays.
+    // Repeating the create plugs the device into the running VM; repeating it again is idempotent.
     let mut vm = Vm::boot(dir.path(), &Hardware::pluggable(Qemu::Installed)).await;
     disks.created("", "disk", blk(&volume, 4)).await;
     vm.until("test -b /dev/vda").await;
@@ -162,7 +163,7 @@ async fn a_machine_that_ends_takes_its_devices_along_and_its_successor_gets_them
         .await;
     assert_eq!(
         again, pattern,
-        "the volume has the data of the machine before"
+        "the volume keeps the data written by the previous VM"
     );
     vm.verify("/dev/vda").await;
 
@@ -178,7 +179,7 @@ async fn a_machine_that_ends_takes_its_devices_along_and_its_successor_gets_them
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn a_virtio_scsi_controller_comes_with_its_luns() {
+async fn a_virtio_scsi_controller_is_plugged_with_its_luns() {
     let dir = vm::directory();
     let (target, client, mut vm) = machine(Qemu::Installed, dir.path()).await;
     let [controllers, luns] =
@@ -198,12 +199,12 @@ async fn a_virtio_scsi_controller_comes_with_its_luns() {
     target.stop();
 }
 
-/// A subsystem with a namespace.
+/// Creates a subsystem with a namespace.
 async fn nvme(client: &Client) -> String {
     nvme_of(client, &unique("disk"), &unique("sub")).await
 }
 
-/// The same, of these IDs; where it is there already, it stays.
+/// Creates a subsystem with a namespace and these IDs; idempotent.
 async fn nvme_of(client: &Client, volume: &str, id: &str) -> String {
     let volume = malloc(client, volume, 16).await;
     let subsystem = subsystem(client, id, json!({ "serial_number": "OPI-1" })).await;
@@ -216,7 +217,7 @@ async fn nvme_of(client: &Client, volume: &str, id: &str) -> String {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn an_nvme_controller_works_in_a_guest_and_stays_in_a_qemu_that_would_abort() {
+async fn an_nvme_controller_is_not_unplugged_from_a_qemu_that_would_abort() {
     let dir = vm::directory();
     let (target, client, mut vm) = machine(Qemu::Newest, dir.path()).await;
     let controllers = Resource::new(&client, "NvmeController");
@@ -236,13 +237,13 @@ async fn an_nvme_controller_works_in_a_guest_and_stays_in_a_qemu_that_would_abor
     let kept = controllers
         .delete(&name)
         .await
-        .expect_err("QEMU would abort");
+        .expect_err("the unplug would make QEMU abort");
     assert_eq!(kept.code(), Code::FailedPrecondition, "{kept}");
     assert!(kept.message().contains("kvm-force-unplug"), "{kept}");
     vm.verify("/dev/nvme0n1").await;
     vm.kill();
 
-    // The next machine has it, and the one after that, once it is asked for again.
+    // The following VMs get the device once the create is repeated.
     for _ in 0..2 {
         let mut vm = Vm::boot(dir.path(), &Hardware::pluggable(Qemu::Newest)).await;
         controllers.created(&subsystem, "nvme", pcie_spec(6)).await;
@@ -256,7 +257,7 @@ async fn an_nvme_controller_works_in_a_guest_and_stays_in_a_qemu_that_would_abor
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn the_target_outlives_a_qemu_that_aborts_of_a_forced_unplug() {
+async fn the_target_survives_a_qemu_aborted_by_a_forced_unplug() {
     let dir = vm::directory();
     let target = Target::start_with(kvm_mode(dir.path()).args(["--kvm-force-unplug"])).await;
     let client = target.client().await;
@@ -267,7 +268,7 @@ async fn the_target_outlives_a_qemu_that_aborts_of_a_forced_unplug() {
     controllers.created(&subsystem, "nvme", pcie_spec(6)).await;
     vm.verify("/dev/nvme0n1").await;
 
-    // QEMU 11.1 aborts here; a later one may not. The device is gone either way.
+    // QEMU 11.1 aborts here; a later version may not. The device is gone in either case.
     controllers.deleted(&name).await;
     if vm.ended().is_none() {
         vm.until("test ! -e /dev/nvme0").await;
@@ -279,7 +280,7 @@ async fn the_target_outlives_a_qemu_that_aborts_of_a_forced_unplug() {
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn a_disk_of_a_process_that_died_is_connected_again_by_its_successor_or_moved() {
+async fn a_killed_targets_disk_is_reconnected_or_moved_by_its_successor() {
     let dir = vm::directory();
     let (mut target, client, mut vm) = machine(Qemu::Installed, dir.path()).await;
     let volume = unique("disk");
@@ -306,7 +307,7 @@ async fn a_disk_of_a_process_that_died_is_connected_again_by_its_successor_or_mo
 
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
-async fn an_nvme_controller_of_a_process_that_died_is_left_in_the_machine_by_its_successor() {
+async fn a_killed_targets_nvme_controller_is_left_plugged_by_its_successor() {
     let dir = vm::directory();
     let (mut target, client, mut vm) = machine(Qemu::Newest, dir.path()).await;
     let make = async |client: &Client| {
@@ -315,11 +316,11 @@ async fn an_nvme_controller_of_a_process_that_died_is_left_in_the_machine_by_its
             .create(&subsystem, "nvme", pcie_spec(6))
             .await
     };
-    make(&client).await.expect("it is plugged");
+    make(&client).await.expect("the controller is plugged");
     vm.verify("/dev/nvme0n1").await;
 
-    // With its state, and without: the orchestrator makes the same calls in both, and QEMU would abort of an
-    // unplug.
+    // With and without the previous state: the orchestrator repeats the same calls, and an unplug would
+    // make QEMU abort.
     for forgets in [false, true] {
         target.kill();
         if forgets {
@@ -327,7 +328,7 @@ async fn an_nvme_controller_of_a_process_that_died_is_left_in_the_machine_by_its
         }
         target = Target::start_with(kvm_mode(dir.path()).after(&target)).await;
         match make(&target.client().await).await {
-            Ok(_) => assert!(!forgets, "whose device that is cannot be known"),
+            Ok(_) => assert!(!forgets, "the device's owner is unknown without the state"),
             Err(refused) => {
                 assert!(forgets, "{refused}");
                 assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
@@ -338,11 +339,11 @@ async fn an_nvme_controller_of_a_process_that_died_is_left_in_the_machine_by_its
         vm.ok("test -e /sys/bus/pci/devices/0000:01:06.0").await;
     }
 
-    // Its disk is dead for good: QEMU's client connects once. The next machine has it again.
+    // The guest's disk is lost: QEMU's vfio-user client does not reconnect. The next VM gets it again.
     vm.kill();
     let mut vm = Vm::boot(dir.path(), &Hardware::pluggable(Qemu::Newest)).await;
     let made = make(&target.client().await).await;
-    made.expect("it is plugged anew");
+    made.expect("the controller is plugged into the new VM");
     vm.verify("/dev/nvme0n1").await;
     drop(vm);
     target.stop();

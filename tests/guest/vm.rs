@@ -1,7 +1,7 @@
-//! A Linux guest in QEMU, without acceleration.
+//! A Linux guest in QEMU, without hardware acceleration.
 //!
 //! ```text
-//! boot ─► ready: takes commands over a serial line ─► killed on drop
+//! boot ─► ready: runs commands from a serial line ─► killed on drop
 //! ```
 
 use std::ffi::OsString;
@@ -15,42 +15,42 @@ use tokio::net::UnixStream;
 
 use crate::common::eventually;
 
-/// A boot takes 10 to 20 s on an idle machine.
+/// Boot timeout; a boot takes 10 to 20 s on an idle machine.
 const BOOT: Duration = Duration::from_secs(120);
 
-/// No command takes longer.
+/// Timeout of every command.
 const BOUND: Duration = Duration::from_secs(120);
 
-/// The PCI bus that devices are plugged into.
+/// The PCI bus for hot-plugged devices.
 pub const BUS: &str = "pci.opi.0";
 
-/// Which QEMU.
+/// The QEMU to use.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Qemu {
-    /// This machine's, of Debian 12: knows vhost-user.
+    /// The installed one, of Debian 12: supports vhost-user.
     Installed,
-    /// That of the guest image: knows vfio-user as well.
+    /// The one in the guest image: supports vfio-user too.
     Newest,
 }
 
-/// What is in the machine.
+/// The hardware of a VM.
 pub struct Hardware {
-    /// Who emulates it.
+    /// The QEMU to use.
     pub qemu: Qemu,
-    /// The cores that it may run on: a target has 0.
+    /// CPU affinity; the target uses core 0.
     pub cores: &'static str,
-    /// Its memory.
+    /// Guest memory.
     pub mem_mib: u32,
-    /// The program under test goes into the guest as `/opi/run`.
+    /// Whether the guest has the program under test, as `/opi/run`.
     pub with_program: bool,
-    /// Further words for the kernel.
+    /// Additional kernel command line.
     pub kernel: &'static str,
-    /// Further arguments of QEMU, devices above all.
+    /// Additional QEMU arguments, such as devices.
     pub args: Vec<String>,
 }
 
 impl Hardware {
-    /// A machine that can share its memory, with an empty bus to plug into.
+    /// A VM with shared memory and an empty bus for hot-plug.
     pub fn pluggable(qemu: Qemu) -> Self {
         let args =
             "-machine pc,memory-backend=ram -object memory-backend-memfd,id=ram,size=768M,share=on";
@@ -66,25 +66,25 @@ impl Hardware {
     }
 }
 
-/// Splits at spaces.
+/// Splits a string at white space.
 pub fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// A network card that reaches the host's loopback at 10.0.2.2, and ports of the guest that the host's
-/// loopback has: (host's, guest's).
+/// Returns the arguments of a network card: the guest reaches the host's loopback at 10.0.2.2, and
+/// (host, guest) ports are forwarded from the host's loopback.
 pub fn network(ports: &[(u16, u16)]) -> String {
     let forward = |(host, guest)| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}");
     let forwards: String = ports.iter().copied().map(forward).collect();
     format!("-netdev user,id=net{forwards} -device virtio-net-pci,netdev=net,romfile=")
 }
 
-/// Where the monitor of a machine is.
+/// Returns the socket of the VM's monitor (QMP).
 pub fn monitor(dir: &Path) -> PathBuf {
     dir.join("qmp")
 }
 
-/// A directory for the sockets of one machine at a time.
+/// Creates a directory for the sockets of one VM at a time.
 pub fn directory() -> tempfile::TempDir {
     tempfile::Builder::new()
         .prefix("opi-vm-")
@@ -100,22 +100,22 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Boots a machine with its sockets in `dir`, and waits until it takes commands.
+    /// Boots a VM with its sockets in `dir`, and waits until it accepts commands.
     pub async fn boot(dir: &Path, hardware: &Hardware) -> Self {
         let image = image();
         let initrd = make_initrd(&image, dir, hardware.with_program);
         for socket in [monitor(dir), dir.join("line")] {
-            // Left by a machine before.
+            // Left over from the previous VM.
             let _ = std::fs::remove_file(socket);
         }
-        // QEMU may run in a root directory of its own, with this machine's /tmp.
+        // QEMU may run in a chroot that shares only /tmp.
         std::fs::copy(image.join("vmlinuz"), dir.join("vmlinuz")).expect("the image has a kernel");
         let log = std::fs::File::create(dir.join("qemu")).expect("a log file");
         let mut qemu = Command::new("taskset")
             .args(["-c", hardware.cores])
             .args(program(hardware.qemu, &image))
-            // One thread for all processors: with one each, a kernel that patched its own code while it
-            // booted was seen to trap.
+            // One thread for all CPUs: with one thread each, a kernel that patched its own code during
+            // boot was seen to trap.
             .args(words(
                 "-accel tcg,thread=single -cpu max -nodefaults -display none -no-reboot",
             ))
@@ -159,7 +159,8 @@ impl Vm {
         vm
     }
 
-    /// Runs a command of the guest's shell, on one line; its output, as an error unless its status is 0.
+    /// Runs a one-line shell command in the guest; returns its output, as an error if its status is not
+    /// 0.
     pub async fn run(&mut self, command: &str) -> Result<String, String> {
         let sent = self
             .line
@@ -168,8 +169,9 @@ impl Vm {
             .await;
         sent.unwrap_or_else(|error| panic!("{command}: {error}: {}", self.console()));
         let answer = tokio::time::timeout(BOUND, self.answer()).await;
-        let (output, status) = answer
-            .unwrap_or_else(|_| panic!("{command}: not within {BOUND:?}: {}", self.console()));
+        let (output, status) = answer.unwrap_or_else(|_| {
+            panic!("{command}: no result within {BOUND:?}: {}", self.console())
+        });
         if status == "0" {
             Ok(output)
         } else {
@@ -177,19 +179,19 @@ impl Vm {
         }
     }
 
-    /// The same, for one that must succeed.
+    /// Runs a command that must succeed.
     pub async fn ok(&mut self, command: &str) -> String {
         let output = self.run(command).await;
         output.unwrap_or_else(|error| panic!("{error}\n{}", self.console()))
     }
 
-    /// Waits until a command succeeds.
+    /// Retries a command until it succeeds.
     pub async fn until(&mut self, command: &str) -> String {
         let line = &mut *self;
         eventually(command, BOUND, async || line.run(command).await.ok()).await
     }
 
-    /// Waits for a block device, writes all over its first megabytes, and reads back and compares.
+    /// Waits for a block device, writes its first 4 MiB, reads them back and compares.
     pub async fn verify(&mut self, device: &str) {
         self.until(&format!("test -b {device}")).await;
         let report = self
@@ -201,17 +203,17 @@ impl Vm {
         assert!(report.contains("err= 0"), "{report}");
         assert!(
             report.contains("issued rwts: total=1024,1024,0,0"),
-            "not all was written and read: {report}"
+            "not all blocks were written and read: {report}"
         );
     }
 
-    /// Whether QEMU has ended, and if so, with an abort.
+    /// Returns `None` while QEMU runs, otherwise whether it was terminated by a signal (an abort).
     pub fn ended(&mut self) -> Option<bool> {
         let status = self.qemu.try_wait().expect("a child can be waited for")?;
         Some(status.signal().is_some())
     }
 
-    /// Ends it at once.
+    /// Kills QEMU.
     pub fn kill(mut self) {
         self.end();
     }
@@ -221,7 +223,7 @@ impl Vm {
         let _ = self.qemu.wait();
     }
 
-    /// Reads up to the line that ends an answer; what comes before it, and the status in it.
+    /// Reads up to the line that ends a command's output; returns the output and the status.
     async fn answer(&mut self) -> (String, String) {
         let mut output = String::new();
         loop {
@@ -229,7 +231,7 @@ impl Vm {
             let read = self.line.read_until(b'\n', &mut line).await;
             assert!(
                 read.is_ok_and(|read| read > 0),
-                "the guest ended: {}",
+                "the serial line was closed: {}",
                 self.console()
             );
             let line = String::from_utf8_lossy(&line);

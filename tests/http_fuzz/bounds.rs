@@ -1,5 +1,5 @@
-//! The description of the gateway and its server agree on the edges of every field: what the schema of a
-//! request refuses is INVALID_ARGUMENT, and what it takes is not.
+//! OpenAPI description and server agree on the boundary values of every field: values that the request's
+//! schema rejects get INVALID_ARGUMENT, values that it accepts do not.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::common::{Answer, Http, Options, Target, kind_of, name_of};
 /// The gRPC code INVALID_ARGUMENT.
 const INVALID: i64 = 3;
 
-/// Texts at the edges of the forms that fields have.
+/// Strings at the boundaries of the fields' formats.
 const TEXTS: &[&str] = &[
     "",
     "a",
@@ -70,7 +70,7 @@ const TEXTS: &[&str] = &[
     "volumes/a/b",
 ];
 
-/// One kind under test.
+/// The trial of one kind.
 struct Trial<'a> {
     http: Http,
     description: &'a Value,
@@ -79,23 +79,24 @@ struct Trial<'a> {
     faults: Vec<String>,
 }
 
-/// What is refused for what there is, not for the form of the request.
+/// Returns whether a rejection depends on existing objects or other state rather than on the request's
+/// form.
 fn is_of_state(kind: &str, path: &str, answer: &Answer) -> bool {
     let message = answer.body["message"].as_str().unwrap_or_default();
     matches!(
         (kind, path),
-        // The file.
+        // Depends on the file.
         ("AioVolume", "filename" | "blockSize" | "blocksCount")
-        // What the subsystem takes.
+        // Depends on the subsystem's limit.
         | ("NvmeNamespace", "spec.hostNsid")
-        // Keys have checksums.
+        // Keys contain a checksum.
         | (_, "spec.psk" | "tcp.psk" | "psk" | "dhchapKey" | "dhchapCtrlrKey")
     ) || message.contains("cannot change")
         || message.contains("more than 2^63")
 }
 
 impl Trial<'_> {
-    /// The path of an RPC of the kind, and its operation.
+    /// Returns path and operation of the kind's RPC.
     fn operation(&self, verb: &str) -> (String, Value) {
         let plural = if verb == "List" { "s" } else { "" };
         let id = format!("_{verb}{}{plural}", self.place.kind.message);
@@ -117,7 +118,7 @@ impl Trial<'_> {
         jsonschema::validator_for(&schema).expect("a schema")
     }
 
-    /// The schema that is referred to.
+    /// Resolves a schema's reference.
     fn resolved(&self, schema: &Value) -> Value {
         match schema["$ref"].as_str() {
             Some(to) => {
@@ -136,7 +137,7 @@ impl Trial<'_> {
         self.http.send(method, path, &[], body).await
     }
 
-    /// Notes where schema and server disagree.
+    /// Records a disagreement between schema and server.
     fn judge(&mut self, what: &str, field: &str, is_valid: bool, answer: &Answer) {
         let refused = answer.status == 400 && answer.body["code"] == INVALID;
         let kind = self.place.kind.message;
@@ -145,10 +146,10 @@ impl Trial<'_> {
             false => refused,
         };
         if !agree {
-            let schema = if is_valid { "takes" } else { "refuses" };
+            let schema = if is_valid { "accepts" } else { "rejects" };
             let (status, message) = (answer.status, &answer.body["message"]);
             self.faults.push(format!(
-                "{what}: the schema {schema} it, the server says {status} {message}"
+                "{what}: the schema {schema} the value, the server returns {status} {message}"
             ));
         }
     }
@@ -183,7 +184,7 @@ impl Trial<'_> {
         self.ids(&path, &operation, &base).await;
     }
 
-    /// A path to or from this address would be tried over the network.
+    /// Returns whether a path to or from this address would send packets to the network.
     fn leaves_the_machine(&self, leaf: &Leaf, value: Option<&Value>) -> bool {
         let is_address = matches!(&*leaf.path, "traddr" | "fabrics.sourceTraddr");
         let ip = value.and_then(Value::as_str).map(str::parse::<IpAddr>);
@@ -233,7 +234,7 @@ impl Trial<'_> {
             for value in leaf.values().into_iter().flatten() {
                 let body = leaf.put(&json!({}), Some(&value));
                 let is_valid = validator.is_valid(&body);
-                // A field may be good by itself, and not beside those that the object has.
+                // A value may be valid on its own but not in combination with the object's other fields.
                 let fits = whole.is_valid(&leaf.put(&sent, Some(&value)));
                 if is_valid && (!fits || self.leaves_the_machine(&leaf, Some(&value))) {
                     continue;
@@ -248,10 +249,10 @@ impl Trial<'_> {
                 }
             }
         }
-        let now = self.place.resource.get(&name).await.expect("it is there");
+        let now = self.place.resource.get(&name).await.expect("an object");
         assert_eq!(
             now, made,
-            "what was refused, or taken back, changed nothing"
+            "the object is unchanged after rejected and reverted updates"
         );
     }
 
@@ -295,12 +296,12 @@ impl Trial<'_> {
     }
 }
 
-/// A field that holds a single value.
+/// A scalar field.
 struct Leaf {
-    /// Its path, as JSON calls it.
+    /// The field's path in JSON names.
     path: String,
     schema: Value,
-    /// All values of its enum, the server's or not.
+    /// All values of its enum, whether the server supports them or not.
     names: Vec<String>,
 }
 
@@ -332,7 +333,7 @@ fn leaves_of(schema: &Value, message: &MessageDescriptor, prefix: &str, leaves: 
 }
 
 impl Leaf {
-    /// Values at the edges, inside and outside, and none at all.
+    /// Returns boundary values, valid and invalid ones, and `None` for an absent field.
     fn values(&self) -> Vec<Option<Value>> {
         let schema = &self.schema;
         let bound = |name: &str, otherwise: i64| {
@@ -347,7 +348,7 @@ impl Leaf {
         }
         let values: Vec<Value> = match (schema["type"].as_str(), schema["format"].as_str()) {
             (Some("integer"), _) => {
-                // JSON of others is not made.
+                // Other numbers cannot be represented in the test's JSON.
                 let numbers = numbers.into_iter().filter_map(|n| i64::try_from(n).ok());
                 numbers.map(|n| json!(n)).collect()
             }
@@ -378,7 +379,7 @@ impl Leaf {
         values.into_iter().map(Some).chain([None]).collect()
     }
 
-    /// The object with this value there, or without one.
+    /// Returns the object with the value set, or without the field.
     fn put(&self, object: &Value, value: Option<&Value>) -> Value {
         let mut object = object.clone();
         let mut inner = &mut object;
@@ -386,7 +387,7 @@ impl Leaf {
         let last = parts.pop().expect("a path");
         for part in parts {
             if inner[part].is_null() {
-                // Nothing is to be taken away there.
+                // The field is absent already.
                 if value.is_none() {
                     return object;
                 }
@@ -404,7 +405,7 @@ impl Leaf {
     }
 }
 
-/// Just inside and just outside of a range and of the types.
+/// Returns the values next to the limits of the range and of the integer types.
 fn edges(least: i64, most: i64) -> Vec<i128> {
     let (least, most) = (i128::from(least), i128::from(most));
     let types = [
@@ -438,7 +439,7 @@ fn base64(length: u8) -> String {
     base64::engine::general_purpose::STANDARD.encode((0..length).collect::<Vec<u8>>())
 }
 
-/// An object as JSON has it by default.
+/// Converts an object to JSON with protobuf's default options.
 fn in_json(message: &MessageDescriptor, object: Value) -> Value {
     let message = DynamicMessage::deserialize(message.clone(), object).expect("a sample");
     serde_json::to_value(&message).expect("JSON")
@@ -452,7 +453,7 @@ fn shown(value: Option<&Value>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn schemas_and_server_agree_on_the_edges_of_every_field() {
+async fn schemas_and_server_agree_on_the_boundaries_of_every_field() {
     let dir = Arc::new(tempfile::tempdir().expect("a directory"));
     let target = Target::start_with(Options::hugepages().in_dir(Arc::clone(&dir))).await;
     let http = Http(target.http);

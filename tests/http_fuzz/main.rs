@@ -1,5 +1,5 @@
-//! Random requests to the running program, made after the descriptors and nearly right: none is a
-//! fault of the server, none hangs, and afterwards the API lists what there is in SPDK.
+//! Random, nearly valid HTTP requests to the running program, generated from the descriptors.
+//! Invariants: no server errors, no hangs, and the API lists exactly the objects that exist in SPDK.
 
 mod bounds;
 #[path = "../common/mod.rs"]
@@ -18,18 +18,18 @@ use prost_reflect::MethodDescriptor;
 use request::Fuzz;
 use spdk::{Spdk, all_names, check_against_spdk};
 
-/// Clients at a time, how much each of them asks in a round, and for how long at most.
+/// Number of concurrent clients, requests per client and round, and time limit of a round.
 const CLIENTS: u64 = 4;
 const REQUESTS: usize = 700;
 const TIME: Duration = Duration::from_secs(40);
 
-/// How long it may take until most kinds have come to be.
+/// Time limit for the creation of most kinds.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What a request may be answered with, whatever is in it.
+/// The acceptable response statuses.
 const STATUSES: [u16; 9] = [200, 400, 404, 405, 409, 429, 501, 503, 504];
 
-/// All kinds that can be made, users before what they use.
+/// All kinds that can be created, dependents first.
 const KINDS: [&str; 18] = [
     "VirtioScsiLun",
     "VirtioScsiController",
@@ -51,12 +51,12 @@ const KINDS: [&str; 18] = [
     "NullVolume",
 ];
 
-/// Asks at random; how often each RPC was answered with each status.
+/// Sends random requests; counts the responses by RPC and status.
 async fn ask(http: Http, mut fuzz: Fuzz, end: Instant) -> BTreeMap<(String, u16), usize> {
     let all: Vec<MethodDescriptor> = api::pool()
         .services()
         .flat_map(|s| s.methods().collect::<Vec<_>>())
-        // A stream has no route of the gateway.
+        // Streaming methods have no HTTP route.
         .filter(|rpc| !rpc.is_server_streaming())
         .collect();
     let creates: Vec<_> = all
@@ -95,7 +95,7 @@ async fn ask(http: Http, mut fuzz: Fuzz, end: Instant) -> BTreeMap<(String, u16)
     answers
 }
 
-/// Deletes all there is: what is in use becomes free in a later round.
+/// Deletes all objects in several rounds: objects in use become free in a later round.
 async fn delete_all(client: &Client) {
     let mut left = Vec::new();
     for _ in 0..4 {
@@ -111,7 +111,7 @@ async fn delete_all(client: &Client) {
             return;
         }
     }
-    panic!("cannot be deleted: {left:#?}");
+    panic!("objects cannot be deleted: {left:#?}");
 }
 
 fn files(dir: &Path) -> Vec<String> {
@@ -119,7 +119,7 @@ fn files(dir: &Path) -> Vec<String> {
         let path = dir.join(name);
         std::fs::File::create(&path)
             .and_then(|file| file.set_len(length))
-            .expect("there is room");
+            .expect("the file can be created");
         path.display().to_string()
     };
     vec![
@@ -132,7 +132,7 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn no_request_is_a_fault_of_the_server_and_lists_are_what_exists() {
+async fn random_requests_cause_no_server_errors_and_lists_match_spdk() {
     let dir = Arc::new(
         tempfile::Builder::new()
             .prefix("opi-")
@@ -151,7 +151,7 @@ async fn no_request_is_a_fault_of_the_server_and_lists_are_what_exists() {
     let (files, ports) = (files(dir.path()), [free_port(), free_port()].to_vec());
     let begun = Instant::now();
     let mut answers: BTreeMap<(String, u16), usize> = BTreeMap::new();
-    // Until most kinds have come to be, however slow the machine is.
+    // Repeat until most kinds have been created, on slow machines too.
     for round in 0.. {
         let end = Instant::now() + TIME;
         let clients: Vec<_> = (1..=CLIENTS)
@@ -166,7 +166,7 @@ async fn no_request_is_a_fault_of_the_server_and_lists_are_what_exists() {
             })
             .collect();
         for client in clients {
-            for (answer, count) in client.await.expect("no answer was a fault") {
+            for (answer, count) in client.await.expect("the client did not panic") {
                 *answers.entry(answer).or_default() += count;
             }
         }
@@ -177,7 +177,7 @@ async fn no_request_is_a_fault_of_the_server_and_lists_are_what_exists() {
         if made.len() >= 10 {
             break;
         }
-        assert!(begun.elapsed() < LONGEST, "only {made:?} came to be");
+        assert!(begun.elapsed() < LONGEST, "only {made:?} were created");
     }
     eprintln!("{answers:?}");
 

@@ -1,11 +1,11 @@
-//! Requests that are nearly right, made after the descriptors.
+//! Nearly valid requests generated from the descriptors.
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor};
 use serde_json::{Map, Value, json};
 
 use crate::common::{Random, base64, dhchap_key, nqn_of, route};
 
-/// All but what a name of the API has, and what is escaped already.
+/// Percent-encode everything except characters of resource names and existing escapes.
 const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
     .remove(b'%')
     .remove(b'.')
@@ -14,7 +14,7 @@ const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
 
 const IDS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// One client's chance, and the values that make sense on the machine.
+/// A client's random generator, and the values that are useful on the machine.
 pub struct Fuzz {
     pub random: Random,
     pub files: Vec<String>,
@@ -55,7 +55,7 @@ impl Fuzz {
         object.into()
     }
 
-    /// Mostly what the field is for.
+    /// Returns a value that mostly fits the field's meaning.
     fn value(&mut self, field: &FieldDescriptor) -> Value {
         if self.random.one_in(80) {
             return self.random.anything(3);
@@ -149,7 +149,7 @@ impl Fuzz {
         }
     }
 
-    /// Method, path and body of a call of this RPC.
+    /// Returns method, path and body of a random request of this RPC.
     pub fn request(&mut self, rpc: &MethodDescriptor) -> (String, String, Vec<u8>) {
         let (method, template, body) = route(rpc);
         let mut path = template.replace(['{', '}'], "");

@@ -1,4 +1,4 @@
-//! What there is in SPDK, beside what the API lists.
+//! Comparison of the objects in SPDK with those that the API lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Client, Resource, Tool, devices_beside, eventually, name_of};
 
-/// What SPDK itself says, beside the API.
+/// SPDK's JSON-RPC.
 pub struct Spdk {
     pub socket: PathBuf,
 }
@@ -31,7 +31,7 @@ impl Spdk {
     }
 }
 
-/// The last part of a name.
+/// Returns the last segment of a resource name.
 fn id_of(name: &str) -> String {
     name.rsplit('/').next().unwrap_or_default().to_owned()
 }
@@ -50,7 +50,7 @@ async fn ids(client: &Client, kinds: &[&'static str]) -> BTreeSet<String> {
     ids
 }
 
-/// The names of all objects of a kind, in all parents.
+/// Lists the names of all objects of a kind, in all parents, and checks that Get agrees with List.
 pub async fn all_names(client: &Client, kind: &'static str) -> Vec<String> {
     let resource = Resource::new(client, kind);
     let mut names = Vec::new();
@@ -58,7 +58,7 @@ pub async fn all_names(client: &Client, kind: &'static str) -> Vec<String> {
         for object in resource.list(&parent).await {
             let name = name_of(&object);
             assert_eq!(
-                resource.get(&name).await.expect("what is listed is there"),
+                resource.get(&name).await.expect("a listed object exists"),
                 object
             );
             names.push(name);
@@ -68,9 +68,10 @@ pub async fn all_names(client: &Client, kind: &'static str) -> Vec<String> {
 }
 
 pub async fn check_against_spdk(client: &Client, spdk: &Spdk) {
-    // A remote namespace comes and goes with its peer, which is another subsystem here.
+    // A remote namespace appears and disappears with its peer, here another subsystem of the same
+    // target: poll.
     eventually(
-        "the volumes are the bdevs",
+        "the API's volumes equal SPDK's bdevs",
         Duration::from_secs(20),
         async || {
             let mut volumes = ids(

@@ -1,4 +1,4 @@
-//! All routes of one kind, taken with one object of it.
+//! All HTTP routes of one kind, exercised with one object.
 
 use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::common::{Client, Resource, assert_holds, at, kind_of, only, with};
 use crate::routes::{ALREADY_EXISTS, INVALID, NOT_FOUND, Routes};
 
-/// One object of a kind, and a change of it.
+/// An object of a kind, and an update of it.
 pub struct Case {
     pub message: &'static str,
     parent: &'static str,
@@ -29,7 +29,7 @@ impl Case {
         }
     }
 
-    /// `nvme_path`
+    /// Returns the field name, such as `nvme_path`.
     fn field(&self) -> String {
         let mut field = String::new();
         for c in self.message.chars() {
@@ -41,13 +41,13 @@ impl Case {
         field
     }
 
-    /// `nvmePath`
+    /// Returns the collection's singular, such as `nvmePath`.
     fn camel(&self) -> String {
         let (first, rest) = self.message.split_at(1);
         first.to_lowercase() + rest
     }
 
-    /// The name in the typed form, which is that of the routes.
+    /// Returns the resource name in the typed form used by the routes.
     fn name(&self, id: &str) -> String {
         let name = format!("{}s/{id}", self.camel());
         if self.parent.is_empty() {
@@ -57,7 +57,7 @@ impl Case {
         }
     }
 
-    /// The canonical JSON of an object: camelCase, 64-bit numbers as strings.
+    /// Converts an object to canonical JSON: camelCase, 64-bit numbers as strings.
     fn canonical(&self, object: &Value) -> Value {
         let message =
             DynamicMessage::deserialize(kind_of(self.message), object).expect("of its type");
@@ -67,7 +67,7 @@ impl Case {
             .expect("JSON")
     }
 
-    /// What an answer says of what was set: a key is never told.
+    /// Returns the object as responses contain it: without input-only keys.
     fn expected(&self, object: &Value) -> Value {
         let mut canonical = self.canonical(object);
         for secret in ["key", "dhchapKey"] {
@@ -76,16 +76,16 @@ impl Case {
         canonical
     }
 
-    /// What one of the two APIs has made is the same thing to the other.
+    /// Checks that HTTP and gRPC operate on the same objects.
     async fn by_grpc(&self, routes: &Routes, client: &Client, made: &Value) {
         let grpc = Resource::new(client, self.message);
         let name = self.name("an-id");
-        // Over gRPC the same object is a retry too.
+        // Repeating the create over gRPC is idempotent.
         let again = grpc
             .created(self.parent, "an-id", self.object.clone())
             .await;
         assert_holds(made, &self.canonical(&again));
-        assert_eq!(grpc.get(&name).await.expect("it is there"), again);
+        assert_eq!(grpc.get(&name).await.expect("the object exists"), again);
         grpc.stats(&name).await;
         grpc.deleted(&name).await;
         let [get, delete] = ["Get", "Delete"].map(|verb| format!("{verb}{}", self.message));
@@ -99,7 +99,7 @@ impl Case {
         assert!(grpc.get(&name).await.is_err(), "{name} is still there");
     }
 
-    /// All routes of the kind, up to and including its deletion.
+    /// Exercises all routes of the kind, ending with the deletion.
     pub async fn run(&self, routes: &Routes, client: &Client) {
         let [create, get, update, delete, stats] = ["Create", "Get", "Update", "Delete", "Stats"]
             .map(|verb| format!("{verb}{}", self.message));
@@ -111,7 +111,7 @@ impl Case {
             .ok(&create, self.parent, &id, Some(&self.object))
             .await;
         assert_holds(&made, &self.expected(&self.object));
-        // The other spellings mean the same object: so this is a retry, and no conflict.
+        // Other spellings denote the same object: an idempotent retry, not a conflict.
         let canonical = self.canonical(&self.object);
         let again = routes
             .ok(
@@ -168,10 +168,10 @@ impl Case {
         let (path, value) = &self.change;
         let changed = only(path, value.clone());
         let there = with(self.object.clone(), path, value.clone());
-        // What is not in the body stays.
+        // Fields that are not in the body keep their values.
         let answer = routes.ok(update, name, "", Some(&changed)).await;
         assert_holds(&answer, &self.expected(&there));
-        // Back again, with a mask that names the field alone.
+        // Revert, with a mask of just this field.
         let back = only(path, at(&self.object, path).clone());
         let masked = routes
             .ok(update, name, &format!("update_mask={path}"), Some(&back))
@@ -195,7 +195,7 @@ impl Case {
     ) {
         let id = format!("{}_id=an-id", self.field());
         let (path, value) = &self.change;
-        // Changes of a key are no other content that an answer could show.
+        // The change is never that of a key, so that the response shows the conflict.
         let other = with(self.object.clone(), path, value.clone());
         routes
             .fails(create, self.parent, &id, Some(&other), ALREADY_EXISTS)

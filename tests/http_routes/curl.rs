@@ -1,11 +1,11 @@
-//! curl, as operators of OPI's bridges type it.
+//! The curl commands that operators of OPI bridges use.
 
 use serde_json::{Value, json};
 
 use crate::common::{Options, Target, Tool, free_port, pcie_spec, tcp_spec};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn curl_takes_a_disk_out_to_hosts_and_back() {
+async fn curl_exports_a_disk_and_removes_it() {
     let target = Target::start_with(Options::hugepages()).await;
     let v1 = format!("http://{}/v1", target.http);
     let curl = async |method: &str, path: &str, body: Option<Value>| {

@@ -1,4 +1,4 @@
-//! What `GET /openapi.json` says of answers, and whether they are so.
+//! Checks that responses match the schemas of `GET /openapi.json`.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -7,14 +7,14 @@ use serde_json::{Map, Value, json};
 
 use crate::common::{Answer, Http};
 
-/// The description of a target, by which its answers can be checked.
+/// A target's OpenAPI description, for checking responses.
 pub struct Described {
-    /// For each RPC by its name the schemas of a good answer and of an error, on each of its paths.
+    /// By RPC name, for each of its paths: the schemas of a successful response and of an error.
     answers: BTreeMap<String, Vec<Rc<[jsonschema::Validator; 2]>>>,
 }
 
 impl Described {
-    /// By the target that is there.
+    /// Fetches the description from a target.
     pub async fn by(http: &Http) -> Self {
         let description = http.send("GET", "/openapi.json", &[], Vec::new()).await;
         let description = plain(&description.body);
@@ -30,7 +30,7 @@ impl Described {
                     jsonschema::validator_for(&schema).expect("a schema")
                 });
                 let both = Rc::new(both);
-                // Two lists have one path, and each another of its own.
+                // Two lists share a path, and each has its own path too.
                 for rpc in id
                     .split("_and_")
                     .filter_map(|rpc| rpc.split('_').next_back())
@@ -43,9 +43,9 @@ impl Described {
         Self { answers }
     }
 
-    /// The answer of an RPC is as described.
+    /// Asserts that an RPC's response matches its schema.
     pub fn check(&self, rpc: &str, answer: &Answer) {
-        let described = self.answers.get(rpc).expect("it is described");
+        let described = self.answers.get(rpc).expect("the RPC is described");
         let wrong: Vec<String> = described
             .iter()
             .filter_map(|both| {
@@ -59,12 +59,12 @@ impl Described {
     }
 }
 
-/// A pointer as a fragment of a URI.
+/// Encodes a JSON pointer as a URI fragment.
 fn encoded(pointer: &str) -> String {
     pointer.replace('{', "%7B").replace('}', "%7D")
 }
 
-/// Schemas of OpenAPI 3.0 as those of JSON Schema: there a type says by itself that null is one.
+/// Converts OpenAPI 3.0 schemas to JSON Schema, which has no `nullable`: null becomes a type.
 fn plain(json: &Value) -> Value {
     match json {
         Value::Object(object) => {
@@ -72,7 +72,7 @@ fn plain(json: &Value) -> Value {
                 .iter()
                 .map(|(name, value)| (name.clone(), plain(value)))
                 .collect();
-            // Beside a type alone it means something.
+            // `nullable` has a meaning only next to `type`.
             if let (Some(Value::Bool(true)), Some(Value::String(kind))) =
                 (object.get("nullable"), object.get("type"))
             {

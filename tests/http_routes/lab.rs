@@ -1,4 +1,5 @@
-//! One object of every kind, as OPI's documentation shows them, and what they stand on.
+//! One sample object of every kind, as in OPI's documentation, and the objects that the samples refer
+//! to.
 
 use std::path::Path;
 
@@ -8,7 +9,8 @@ use crate::case::Case;
 use crate::common::{base64, dhchap_key, free_port, nqn_of, pcie_spec, tcp_spec, with};
 use crate::routes::Routes;
 
-/// What the cases stand on: volumes, a subsystem that listens, a remote controller with a path to it.
+/// Creates the objects that the cases refer to: volumes, a subsystem with a listener, and a remote
+/// controller for a path to it. Returns the listener's port.
 pub async fn base(routes: &Routes) -> u16 {
     let volume = json!({ "block_size": 512, "blocks_count": 2048 });
     for id in ["one", "two", "shown"] {
@@ -30,14 +32,15 @@ pub async fn base(routes: &Routes) -> u16 {
             Some(&subsystem),
         )
         .await;
-    // Without a controller, so that its first host may come.
+    // Without a controller, so that its first host can be added.
     let closed = json!({ "spec": { "nqn": nqn_of("closed") } });
     let id = "nvme_subsystem_id=closed";
     routes
         .ok("CreateNvmeSubsystem", "", id, Some(&closed))
         .await;
     let parent = "nvmeSubsystems/base";
-    // An identity of its own: in one process the volume and what the path brings are both there.
+    // A different UUID: the exported volume and the namespace attached by the path coexist in one
+    // process, and bdev UUIDs are unique.
     let uuid = "2f0ac35e-9f3c-4f4b-8f0e-0a6c5d7ed1a1";
     let shown =
         json!({ "spec": { "volume_name_ref": "volumes/shown", "uuid": uuid, "nguid": uuid } });
@@ -82,13 +85,13 @@ pub async fn base(routes: &Routes) -> u16 {
     port
 }
 
-/// An object of every kind that can be made.
+/// Returns a case for every kind that can be created.
 pub fn cases(dir: &Path, port: u16) -> Vec<Case> {
     let file = |name: &str| {
         let path = dir.join(name);
         std::fs::File::create(&path)
             .and_then(|file| file.set_len(64 * 512))
-            .expect("there is room");
+            .expect("the file can be created");
         path.display().to_string()
     };
     let volume = || json!({ "block_size": 512, "blocks_count": 64 });

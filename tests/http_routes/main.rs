@@ -1,6 +1,6 @@
-//! Every route of the API's table and of kinds of our own, taken by a real HTTP client on the built
-//! program: made, read, listed, changed, counted, deleted, in every spelling that grpc-gateway takes, and
-//! refused with the right status and body.
+//! Every HTTP route of the API's table and of this project's kinds, exercised on the program by an HTTP
+//! client: create, read, list, update, stats and delete, in every spelling that grpc-gateway accepts,
+//! and rejections with their status and body.
 
 mod case;
 #[path = "../common/mod.rs"]
@@ -19,7 +19,7 @@ use lab::{base, cases};
 use routes::{INVALID, NOT_FOUND, Routes, WRONG_STATE};
 use serde_json::json;
 
-/// What is at the end of a path, and the reset of the whole.
+/// Lists the remote namespaces of a path, and resets the remote controller.
 async fn remote_namespaces(routes: &Routes, path: &Case) {
     let remote = "nvmeRemoteControllers/remote";
     let reset = "ResetNvmeRemoteController";
@@ -82,7 +82,7 @@ async fn remote_namespaces(routes: &Routes, path: &Case) {
 async fn every_route_answers_in_every_spelling() {
     let target = Target::start_with(Options::hugepages()).await;
     let routes = Routes::new(&target).await;
-    // Of the published API, and of four kinds of our own.
+    // The RPCs of the published API, and of four kinds of this project.
     assert_eq!(routes.rpcs.len(), 88 + 4 * 6 + 1);
     let port = base(&routes).await;
     let cases = cases(target.scratch(), port);
@@ -94,7 +94,7 @@ async fn every_route_answers_in_every_spelling() {
     let path = cases
         .iter()
         .find(|case| case.message == "NvmePath")
-        .expect("in the table");
+        .expect("the table has a case");
     remote_namespaces(&routes, path).await;
     let nobody = "nvmeSubsystems/missing/nvmeHosts/missing";
     let psk = json!({ "psk": true });
@@ -114,13 +114,16 @@ async fn every_route_answers_in_every_spelling() {
         grpc["processor"]["total_threads"],
         inventory["processor"]["totalThreads"]
     );
-    assert_eq!(grpc["pci"], inventory["pci"], "one word in each name");
+    assert_eq!(
+        grpc["pci"], inventory["pci"],
+        "PCI devices have the same fields in both APIs"
+    );
 
     let taken = routes.taken.lock().expect("no panic").clone();
     let all: BTreeSet<String> = routes.rpcs.keys().cloned().collect();
     assert_eq!(
         all.difference(&taken).collect::<Vec<_>>(),
         [&""; 0],
-        "routes that nobody took"
+        "routes that were not exercised"
     );
 }

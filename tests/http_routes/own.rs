@@ -1,4 +1,5 @@
-//! What no kind has to do with: numbers, pages over several lists, and the gateway's own refusals.
+//! Behaviour that is independent of kinds: number formats, pages over several lists, and the gateway's
+//! own errors.
 
 use serde_json::{Value, json};
 
@@ -6,7 +7,7 @@ use crate::common::{Http, Target};
 use crate::routes::{INVALID, NOT_FOUND, Routes, WRONG_STATE, expect_error};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn numbers_lists_and_errors_of_the_gateway_itself() {
+async fn numbers_shared_lists_and_gateway_errors() {
     let target = Target::start().await;
     let routes = Routes::new(&target).await;
     let http = routes.http;
@@ -120,11 +121,11 @@ async fn numbers_lists_and_errors_of_the_gateway_itself() {
     let message = broken.body["message"].as_str().expect("a text");
     assert!(
         message.contains("line 2 column 17"),
-        "the position is not told: {message}"
+        "the message lacks the position: {message}"
     );
 }
 
-/// The IDs that `GET /v1/volumes` answers, which two lists share, in pages of this size.
+/// Reads `GET /v1/volumes`, a route shared by two lists, in pages of this size; returns the IDs.
 async fn pages(http: Http, size: usize) -> Vec<Vec<String>> {
     let mut pages = Vec::new();
     let mut token = String::new();

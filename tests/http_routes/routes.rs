@@ -1,4 +1,4 @@
-//! The routes of the API's table and of kinds of our own, and what they must answer.
+//! The routes of the API's table and of this project's kinds, and assertions on their responses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -11,17 +11,17 @@ use crate::described::Described;
 
 const TABLE: &str = include_str!("../data/opi-api.tsv");
 
-/// The package of kinds of our own. Its service of all objects is no kind, and has tests of its own.
+/// The package of this project's kinds. Its ObjectService is not a kind and has its own tests.
 const OWN: &str = "opi_spdk.v1";
 const OF_ALL_OBJECTS: &str = "ObjectService";
 
-/// The route of an RPC.
+/// The HTTP route of an RPC.
 pub struct Rpc {
     method: String,
     template: String,
 }
 
-/// Those of the table, by their RPCs.
+/// Returns the table's routes by RPC.
 fn published() -> impl Iterator<Item = (String, Rpc)> {
     TABLE.lines().filter_map(|line| {
         let columns: Vec<&str> = line.split('\t').collect();
@@ -34,7 +34,7 @@ fn published() -> impl Iterator<Item = (String, Rpc)> {
     })
 }
 
-/// Those of kinds of our own.
+/// Returns the routes of this project's kinds by RPC.
 fn own() -> impl Iterator<Item = (String, Rpc)> {
     let services = api::pool().services();
     let own = services.filter(|s| s.package_name() == OWN && s.name() != OF_ALL_OBJECTS);
@@ -47,7 +47,7 @@ fn own() -> impl Iterator<Item = (String, Rpc)> {
     })
 }
 
-/// The routes, and which of them have been taken.
+/// The routes, and the set of those exercised so far.
 pub struct Routes {
     pub http: Http,
     pub rpcs: BTreeMap<String, Rpc>,
@@ -66,7 +66,7 @@ impl Routes {
         }
     }
 
-    /// Takes the route of an RPC; `name` is what its path names.
+    /// Calls an RPC over its route; `name` fills the path's variable.
     pub async fn call(&self, rpc: &str, name: &str, query: &str, body: Option<&Value>) -> Answer {
         let (rpc, Rpc { method, template }) = self
             .rpcs
@@ -97,7 +97,7 @@ impl Routes {
         answer
     }
 
-    /// The same for a call that must succeed.
+    /// Makes a call that must succeed; returns the body.
     pub async fn ok(&self, rpc: &str, name: &str, query: &str, body: Option<&Value>) -> Value {
         let answer = self.call(rpc, name, query, body).await;
         assert_eq!(
@@ -109,7 +109,7 @@ impl Routes {
         answer.body
     }
 
-    /// The same for a call that must fail, with this HTTP status and this code of gRPC.
+    /// Makes a call that must fail with this HTTP status and gRPC code.
     pub async fn fails(
         &self,
         rpc: &str,

@@ -1,4 +1,4 @@
-//! The target that all pairs use one after another, and what they make on it.
+//! The target shared by all pairs, one after another, and the objects created on it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Client, JsonRpc, Options, Resource, Target, devices_beside, name_of};
 
-/// The kinds that stand for themselves; the nested ones go with them.
+/// The kinds to list; nested ones are covered by their parents.
 const KINDS: &[&str] = &[
     "MallocVolume",
     "AioVolume",
@@ -20,7 +20,7 @@ const KINDS: &[&str] = &[
     "VirtioScsiLun",
 ];
 
-/// What SPDK itself says that it has.
+/// SPDK's JSON-RPC methods that list its objects.
 const LISTS: &[&str] = &[
     "bdev_get_bdevs",
     "bdev_nvme_get_controllers",
@@ -28,7 +28,7 @@ const LISTS: &[&str] = &[
     "nvmf_get_subsystems",
 ];
 
-/// The target, and one pair's connection to it.
+/// The target and one pair's connection to it.
 pub struct Lab {
     /// The target.
     pub target: Arc<Target>,
@@ -50,18 +50,18 @@ fn socket(dir: &Path) -> std::path::PathBuf {
 }
 
 impl Lab {
-    /// A connection of one's own.
+    /// Opens a new connection to the target.
     pub async fn connect(target: Arc<Target>) -> Self {
         let client = target.client().await;
         Self { target, client }
     }
 
-    /// A place for files.
+    /// Returns a directory for files.
     pub fn dir(&self) -> &Path {
         self.target.scratch()
     }
 
-    /// All that is there, as the API has it and as SPDK has it.
+    /// Returns all objects, as listed by the API and by SPDK.
     pub async fn inventory(&self) -> Vec<(&'static str, Value)> {
         let mut all = Vec::new();
         for kind in KINDS {
@@ -69,7 +69,7 @@ impl Lab {
             all.push((*kind, json!(names)));
         }
         let rpc = JsonRpc::connect(&socket(self.dir())).await;
-        let mut rpc = rpc.expect("SPDK's socket is there");
+        let mut rpc = rpc.expect("SPDK's socket accepts connections");
         for list in LISTS {
             let answer = rpc.call(list, Value::Null).await;
             all.push((list, answer.unwrap_or_else(|error| panic!("{error:#}"))));
@@ -79,12 +79,12 @@ impl Lab {
     }
 }
 
-/// What was made over the API.
+/// Objects created over the API.
 #[derive(Default)]
 pub struct Made(Vec<(Resource, String)>);
 
 impl Made {
-    /// Makes one more; its name. Only nested kinds have a parent.
+    /// Creates another object; returns its name. Only nested kinds have a parent.
     pub async fn add(
         &mut self,
         client: &Client,
@@ -99,14 +99,14 @@ impl Made {
         name
     }
 
-    /// Deletes the one that was made last.
+    /// Deletes the object created last.
     pub async fn delete_last(&mut self) {
         if let Some((resource, name)) = self.0.pop() {
             resource.deleted(&name).await;
         }
     }
 
-    /// Deletes all of it, users first.
+    /// Deletes all objects, dependents first.
     pub async fn delete(mut self) {
         while !self.0.is_empty() {
             self.delete_last().await;

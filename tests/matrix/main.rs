@@ -1,5 +1,5 @@
-//! Data correctness: every way out over every way in. What one process writes through an export another
-//! one reads there, and zeroing, unmapping and flushing do what they should to just their own blocks.
+//! Data integrity of every export over every kind of volume: data written through an export reads back
+//! the same, and write zeroes, unmap and flush affect exactly their own blocks.
 //!
 //! ```text
 //! ways in:  malloc, aio, remote, encrypted, limited
@@ -25,15 +25,15 @@ use libtest_mimic::{Arguments, Trial};
 use ways_in::WAYS_IN;
 use ways_out::WAYS_OUT;
 
-/// Of each volume.
+/// Size of each volume, MiB.
 pub const MIB: u32 = 4;
 
-/// Bytes of its blocks.
+/// Block size, bytes.
 pub const BLOCK: u32 = 512;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Beside each other they would measure each other.
+    // Concurrent pairs would distort each other's measurements.
     arguments.test_threads = Some(1);
     let target = (!arguments.list).then(|| Arc::new(block_on(lab::start())));
     let conclusion = libtest_mimic::run(&arguments, trials(target.as_ref()));

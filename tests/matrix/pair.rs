@@ -1,4 +1,4 @@
-//! What must hold for each pair.
+//! The invariants of each pair.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -12,16 +12,16 @@ use crate::{BLOCK, MIB};
 const KIB: usize = 1024;
 const SIZE: usize = MIB as usize * KIB * KIB;
 
-/// The parts of the disk that are worked on; those between and around them are left alone.
+/// The ranges of the disk used by the jobs; the ranges between and around them must not change.
 const ZEROED: Range<usize> = 1024 * KIB..1536 * KIB;
 const UNMAPPED: Range<usize> = 2048 * KIB..2560 * KIB;
 const VERIFIED: Range<usize> = 3072 * KIB..3584 * KIB;
 
-/// Bytes of an I/O that is verified, and of the others.
+/// Bytes per verified I/O, and per other I/O.
 const SMALL: usize = 4 * KIB;
 const LARGE: usize = 64 * KIB;
 
-/// The whole test of a pair.
+/// Runs the whole test of a pair.
 pub async fn holds(lab: &Lab, way_in: &WayIn, way_out: &WayOut) {
     let before = lab.inventory().await;
     let id = unique("pair");
@@ -44,7 +44,7 @@ pub async fn holds(lab: &Lab, way_in: &WayIn, way_out: &WayOut) {
         Unmapped::Anything => expected[UNMAPPED].copy_from_slice(&read_back[UNMAPPED]),
         Unmapped::Never => {}
     }
-    // Its content has been compared by who wrote it.
+    // The content of this range has been verified by the job that wrote it.
     expected[VERIFIED].copy_from_slice(&read_back[VERIFIED]);
     expect_same(&read_back, &expected);
 
@@ -57,17 +57,17 @@ pub async fn holds(lab: &Lab, way_in: &WayIn, way_out: &WayOut) {
     }
     volume.made.delete().await;
     for (before, after) in before.iter().zip(lab.inventory().await) {
-        assert_eq!(after, *before, "something of the pair stays");
+        assert_eq!(after, *before, "objects of the pair were left behind");
     }
     if let Some(remote) = volume.remote {
         remote.stop();
     }
 }
 
-/// Writes it to the disk from its beginning.
+/// Writes the data to the disk from its start.
 async fn write(lab: &Lab, Export { driver, disk, .. }: &Export, bytes: &[u8]) {
     let file = lab.dir().join("written");
-    std::fs::write(&file, bytes).expect("there is room");
+    std::fs::write(&file, bytes).expect("the file can be written");
     let copied = driver.copy_in(lab.dir(), &file, disk).await;
     copied.expect("the disk can be written");
 }
@@ -77,10 +77,10 @@ async fn read(lab: &Lab, Export { driver, disk, .. }: &Export) -> Vec<u8> {
     let file = lab.dir().join("read");
     let copied = driver.copy_out(lab.dir(), disk, MIB * 1024, &file).await;
     copied.expect("the disk can be read");
-    std::fs::read(&file).expect("it was copied")
+    std::fs::read(&file).expect("the file can be read")
 }
 
-/// Does all kinds of I/O at once, each to its own part, and looks at how the driver does them.
+/// Runs all workloads concurrently, each on its own range, and checks how the driver performs them.
 async fn operate(lab: &Lab, way_in: &WayIn, way_out: &WayOut, export: &Export) {
     let unmaps = way_out.always_unmaps || way_in.unmapped != Unmapped::Never;
     let mut jobs = vec![
@@ -91,7 +91,7 @@ async fn operate(lab: &Lab, way_in: &WayIn, way_out: &WayOut, export: &Export) {
         jobs.push(job("flush", LARGE, 0..SIZE));
     } else {
         let flushed = export.driver.workload(lab.dir(), "flush").await;
-        let said = flushed.expect_err("the driver flushes after all");
+        let said = flushed.expect_err("the driver does not support flush");
         assert!(said.contains("task offset: 0 on job"), "{said}");
     }
     if unmaps {
@@ -113,13 +113,17 @@ async fn operate(lab: &Lab, way_in: &WayIn, way_out: &WayOut, export: &Export) {
     }
 
     let performed = host.perform().await;
-    let (all, stats) = performed.unwrap_or_else(|why| panic!("not every I/O succeeds: {why}"));
+    let (all, stats) = performed.unwrap_or_else(|why| panic!("not every I/O succeeded: {why}"));
     for (job, done) in jobs.iter().zip(&all) {
         assert_eq!(done.kind, job.kind, "{all:?}");
         let once = job.blocks.1 * u64::from(BLOCK) / job.size;
-        // What is verified is so at once, but all of what is compared later has to have been done.
+        // One verified I/O proves verification; the other workloads must have covered their whole range,
+        // which is compared later.
         let enough = if job.kind == "verify" { 1 } else { once };
-        assert!(done.ios >= enough, "not all of its part: {job:?} {done:?}");
+        assert!(
+            done.ios >= enough,
+            "the job did not cover its range: {job:?} {done:?}"
+        );
     }
 
     let count = |name: &str| stats[name].as_u64().expect("a counter") as usize;
@@ -135,9 +139,12 @@ async fn operate(lab: &Lab, way_in: &WayIn, way_out: &WayOut, export: &Export) {
     if let Some(limit) = way_in.limit {
         let bytes = (count("bytes_read") + count("bytes_written")) as f64;
         let rate = bytes / all[0].seconds / (KIB * KIB) as f64;
-        // A busy machine polls late, and what was not used in its millisecond is lost.
+        // A busy machine polls late, and unused quota of a timeslice (1 ms) expires.
         let around = 0.2 * f64::from(limit)..1.25 * f64::from(limit);
-        assert!(around.contains(&rate), "{limit} MiB/s are {rate} MiB/s");
+        assert!(
+            around.contains(&rate),
+            "limited to {limit} MiB/s, measured {rate} MiB/s"
+        );
     }
 }
 
@@ -152,7 +159,7 @@ fn job(kind: &'static str, size: usize, part: Range<usize>) -> Job {
 }
 
 fn expect_same(read: &[u8], expected: &[u8]) {
-    assert_eq!(read.len(), expected.len(), "another length");
+    assert_eq!(read.len(), expected.len(), "the lengths differ");
     let at = read.iter().zip(expected).position(|(a, b)| a != b);
     if let Some(at) = at {
         let differ = read.iter().zip(expected).filter(|(a, b)| a != b).count();
@@ -160,21 +167,21 @@ fn expect_same(read: &[u8], expected: &[u8]) {
     }
 }
 
-/// No word of the plaintext is there, and no block as it was before anything was written.
+/// Asserts that the base volume contains no word of the plaintext, and no block that was never written.
 fn expect_ciphertext(beneath: &[u8], plain: &[u8]) {
-    assert_eq!(beneath.len(), plain.len(), "another length");
+    assert_eq!(beneath.len(), plain.len(), "the lengths differ");
     let words: HashSet<_> = plain.chunks_exact(8).collect();
     for (block, n) in beneath.chunks_exact(BLOCK as usize).zip(0..) {
         let at = n * BLOCK as usize;
-        // Unmapping goes through, and means zeroes there.
+        // Unmap is passed down to the base volume, where it means zeroes.
         if UNMAPPED.contains(&at) {
             continue;
         }
         let leaks = block.chunks_exact(8).any(|word| words.contains(word));
-        assert!(!leaks, "plaintext lies on the volume beneath, at {at:#x}");
+        assert!(!leaks, "the base volume has plaintext at {at:#x}");
         assert!(
             block != [0; BLOCK as usize],
-            "nothing was written at {at:#x}"
+            "the base volume was not written at {at:#x}"
         );
     }
 }

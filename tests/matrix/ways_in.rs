@@ -1,4 +1,4 @@
-//! The ways in: where the blocks of a volume come from.
+//! The ways in: the kinds of volumes, by the origin of their blocks.
 
 use std::pin::Pin;
 
@@ -8,45 +8,45 @@ use crate::common::{Fixture, Options, Target, base64, encrypted_spec, tcp_contro
 use crate::lab::{Lab, Made};
 use crate::{BLOCK, MIB};
 
-/// What a block reads as once it was unmapped.
+/// The content of a block after an unmap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmapped {
-    /// As zeroes.
+    /// Zeroes.
     Zeroes,
-    /// As anything: neither the device nor what is between says.
+    /// Undefined: neither the device nor the layers above specify it.
     Anything,
-    /// It cannot be unmapped.
+    /// The volume does not support unmap.
     Never,
 }
 
-/// One way in.
+/// A way in.
 pub struct WayIn {
-    /// What its volume is.
+    /// A description of the volume.
     pub name: &'static str,
-    /// What becomes of its blocks.
+    /// The content of unmapped blocks.
     pub unmapped: Unmapped,
-    /// What it lets through, MiB a second.
+    /// Rate limit, MiB/s.
     pub limit: Option<u32>,
-    /// Makes a volume with this ID.
+    /// Creates a volume with this ID.
     pub make: for<'a> fn(&'a Lab, &'a str) -> Making<'a>,
 }
 
-/// A volume in the making.
+/// The future of a way in's `make`.
 pub type Making<'a> = Pin<Box<dyn Future<Output = Volume> + 'a>>;
 
-/// A volume of `MIB` in blocks of `BLOCK`.
+/// A volume of `MIB` MiB in blocks of `BLOCK` bytes.
 pub struct Volume {
-    /// What refers to it.
+    /// The name by which exports refer to the volume.
     pub reference: String,
-    /// It, after what it is made of.
+    /// The volume, preceded by the objects that it is built on.
     pub made: Made,
-    /// The volume beneath it, which must not show what is written.
+    /// The base volume of an encrypted volume, which must contain no plaintext.
     pub beneath: Option<String>,
-    /// The target that it is on.
+    /// The target that exports the volume.
     pub remote: Option<Remote>,
 }
 
-/// All of them.
+/// All ways in.
 pub const WAYS_IN: &[WayIn] = &[
     WayIn {
         name: "a malloc volume",
@@ -56,21 +56,21 @@ pub const WAYS_IN: &[WayIn] = &[
     },
     WayIn {
         name: "an aio volume",
-        // SPDK would have to call into the file system on a reactor.
+        // SPDK would have to make a file system call on a reactor.
         unmapped: Unmapped::Never,
         limit: None,
         make: |lab, id| Box::pin(aio(lab, id)),
     },
     WayIn {
         name: "a remote namespace with two paths",
-        // NVMe leaves it open, and SPDK's target does not tell (DLFEAT).
+        // The NVMe specification leaves the value open, and SPDK's target does not report it (DLFEAT).
         unmapped: Unmapped::Anything,
         limit: None,
         make: |lab, id| Box::pin(remote(lab, id)),
     },
     WayIn {
         name: "an encrypted volume",
-        // Whatever is beneath is deciphered.
+        // The base volume's content gets decrypted, whatever it is.
         unmapped: Unmapped::Anything,
         limit: None,
         make: |lab, id| Box::pin(encrypted(lab, id)),
@@ -83,7 +83,7 @@ pub const WAYS_IN: &[WayIn] = &[
     },
 ];
 
-/// Of the limited volume, MiB a second.
+/// Rate limit of the limited volume, MiB/s.
 const LIMIT: u32 = 8;
 
 async fn add_malloc(made: &mut Made, lab: &Lab, id: &str) -> String {
@@ -108,7 +108,7 @@ async fn malloc(lab: &Lab, id: &str) -> Volume {
 async fn aio(lab: &Lab, id: &str) -> Volume {
     let file = lab.dir().join(id);
     let sized = std::fs::File::create(&file).and_then(|file| file.set_len(u64::from(MIB) << 20));
-    sized.expect("there is room");
+    sized.expect("the file can be created");
     let mut made = Made::default();
     let object = json!({ "block_size": BLOCK, "filename": file });
     let name = made.add(&lab.client, "AioVolume", "", id, object).await;
@@ -141,20 +141,20 @@ async fn limited(lab: &Lab, id: &str) -> Volume {
     volume(name, made)
 }
 
-/// A target beside the one under test, which exports a volume at two addresses.
+/// A second target that exports a volume at two addresses.
 pub struct Remote {
     peer: Target,
     export: Fixture,
 }
 
 impl Remote {
-    /// The path that is in use goes away on the other side.
+    /// Deletes the listener of the path in use.
     pub async fn lose_a_path(&self) {
         let listening = self.export.resource("NvmeController");
         listening.deleted(&self.export.controller).await;
     }
 
-    /// Ends the other side.
+    /// Stops the second target.
     pub fn stop(self) {
         self.peer.stop();
     }

@@ -1,4 +1,4 @@
-//! The ways out: how a volume reaches a host or a machine.
+//! The ways out: the exports of a volume to a host or a VM.
 
 use std::os::unix::fs::PermissionsExt;
 use std::pin::Pin;
@@ -11,35 +11,35 @@ use crate::common::{
 };
 use crate::lab::{Lab, Made};
 
-/// One way out.
+/// A way out.
 pub struct WayOut {
-    /// What the other side speaks.
+    /// The protocol.
     pub name: &'static str,
-    /// Whether its driver has a command that zeroes; else it writes zeroes.
+    /// Whether the initiator has a command to write zeroes; otherwise it writes zeroes as data.
     pub zeroes_by_command: bool,
-    /// Whether its driver flushes; else it fails every flush.
+    /// Whether the initiator supports flush; otherwise every flush fails.
     pub flushes: bool,
-    /// Whether discard is offered whatever the volume can, and succeeds without effect where it cannot:
-    /// hosts learn of it once for a controller, whose namespaces come and go.
+    /// Whether unmap is offered for every volume, and succeeds without effect if the volume does not
+    /// support it: hosts read the capability once per controller, while its namespaces come and go.
     pub always_unmaps: bool,
-    /// Exports the volume that this refers to, under this ID.
+    /// Exports the volume with this reference, under this ID.
     pub make: for<'a> fn(&'a Lab, &'a str, &'a str) -> Making<'a>,
 }
 
-/// An export in the making.
+/// The future of a way out's `make`.
 pub type Making<'a> = Pin<Box<dyn Future<Output = Export> + 'a>>;
 
-/// A volume that is exported.
+/// An exported volume.
 pub struct Export {
-    /// Who has it then.
+    /// The initiator's driver.
     pub driver: Driver,
-    /// Its bdev there.
+    /// The initiator's bdev.
     pub disk: &'static str,
-    /// What shows it.
+    /// The objects of the export.
     pub made: Made,
 }
 
-/// All of them.
+/// All ways out.
 pub const WAYS_OUT: &[WayOut] = &[
     TCP,
     WayOut {
@@ -66,14 +66,14 @@ pub const WAYS_OUT: &[WayOut] = &[
     WayOut {
         name: "vhost-user-scsi",
         zeroes_by_command: false,
-        // SPDK's driver says that it can, and has no command for it.
+        // SPDK's driver reports support for flush but has no command for it.
         flushes: false,
         always_unmaps: false,
         make: |lab, volume, id| Box::pin(vhost_user_scsi(lab, volume, id)),
     },
 ];
 
-/// The one that shows volumes as they are.
+/// Plain NVMe/TCP, also used to read base volumes.
 pub const TCP: WayOut = WayOut {
     name: "NVMe/TCP",
     zeroes_by_command: true,
@@ -82,7 +82,7 @@ pub const TCP: WayOut = WayOut {
     make: |lab, volume, id| Box::pin(tcp(lab, volume, id)),
 };
 
-/// The first namespace of an NVMe controller.
+/// The bdev of the controller's first namespace.
 const NAMESPACE: &str = "Remoten1";
 
 async fn nvme(lab: &Lab, volume: &str, id: &str, mut subsystem: Value, controller: Value) -> Made {
@@ -121,10 +121,10 @@ async fn tcp(lab: &Lab, volume: &str, id: &str) -> Export {
 
 async fn tls(lab: &Lab, volume: &str, id: &str) -> Export {
     let key = lab.dir().join("psk");
-    std::fs::write(&key, PSK).expect("there is room");
-    // SPDK reads no key that others could.
+    std::fs::write(&key, PSK).expect("the file can be written");
+    // SPDK rejects a key file that others can read.
     let mode = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(&key, mode).expect("it is ours");
+    std::fs::set_permissions(&key, mode).expect("the permissions can be set");
     let subsystem = json!({ "hostnqn": HOST, "psk": base64(PSK) });
     let host = |host: Initiator| host.with_host(HOST).with_psk(&key);
     over_tcp(lab, volume, id, subsystem, host).await

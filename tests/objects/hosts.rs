@@ -1,4 +1,4 @@
-//! Hosts that are connected, with SPDK's own initiator.
+//! Connected hosts, with SPDK's own initiator.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ use crate::common::{Fixture, Http, Target, check_details, eventually};
 const ONE: &str = "nqn.2022-09.io.spdk:one";
 const TWO: &str = "nqn.2022-09.io.spdk:two";
 
-/// How long hosts stay, unless they are disconnected.
+/// How long the hosts' load lasts unless they are disconnected, s.
 const STAY: u32 = 60;
 
 impl Service {
@@ -50,7 +50,7 @@ impl Service {
     }
 }
 
-/// The next event of this type.
+/// Waits for the next event of this type.
 async fn told(events: &mut Streaming<Event>, what: EventType) -> Event {
     loop {
         let event = next(events).await;
@@ -60,7 +60,7 @@ async fn told(events: &mut Streaming<Event>, what: EventType) -> Event {
     }
 }
 
-/// The hosts, but for what goes on changing.
+/// Returns the hosts without their I/O counters, which keep changing.
 fn without_io(hosts: &[Host]) -> Vec<Host> {
     let mut hosts = hosts.to_vec();
     for queue in hosts.iter_mut().flat_map(|host| &mut host.queues) {
@@ -90,8 +90,8 @@ async fn hosts_are_listed_told_of_and_disconnected() {
     let other = told(&mut events, EventType::HostConnected).await;
     assert_eq!(other.host_nqn, TWO);
 
-    // With their queues, once these are there; in pages, too.
-    let hosts = eventually("both have their queues", SOON, async || {
+    // Wait until both hosts have their queues; list in pages too.
+    let hosts = eventually("both hosts have their queues", SOON, async || {
         let hosts = service.hosts("", 1).await.expect("a list");
         let is_whole = |host: &Host| host.queues.len() == 2;
         (hosts.len() == 2 && hosts.iter().all(is_whole)).then_some(hosts)
@@ -100,7 +100,7 @@ async fn hosts_are_listed_told_of_and_disconnected() {
     let again = service.hosts(subsystem, 0).await.expect("a list");
     assert_eq!(without_io(&again), without_io(&hosts));
     let of = |nqn: &str| hosts.iter().find(|host| host.host_nqn == nqn);
-    let first = of(ONE).expect("it is listed");
+    let first = of(ONE).expect("the host is listed");
     assert_eq!(
         (
             first.subsystem.as_str(),
@@ -113,16 +113,16 @@ async fn hosts_are_listed_told_of_and_disconnected() {
     assert_eq!(queues, [(0, 0), (1, 0)]);
     assert!(first.queues.iter().all(|queue| queue.size > 8), "{first:?}");
 
-    // I/O is counted by the queue.
+    // I/O is counted per queue.
     let count = |hosts: &[Host]| {
         let host = hosts.iter().find(|host| host.host_nqn == ONE)?;
         Some([0, 1].map(|id| host.queues[id].completed_io_count))
     };
-    let [_, counted] = count(&again).expect("it is listed");
-    eventually("its I/O goes on", SOON, async || {
+    let [_, counted] = count(&again).expect("the host is listed");
+    eventually("the host's I/O continues", SOON, async || {
         let hosts = service.hosts(subsystem, 0).await.expect("a list");
-        let [admin, now] = count(&hosts).expect("it is listed");
-        assert_eq!(admin, 0, "commands of the admin queue are no I/O");
+        let [admin, now] = count(&hosts).expect("the host is listed");
+        assert_eq!(admin, 0, "admin commands are not counted as I/O");
         (now > counted).then_some(())
     })
     .await;
@@ -135,19 +135,19 @@ async fn hosts_are_listed_told_of_and_disconnected() {
         "{answer:?}"
     );
     assert_ne!(answer.body["nextPageToken"], "", "{answer:?}");
-    let table = shell(&target, &["hosts", subsystem]).expect("it is shown");
+    let table = shell(&target, &["hosts", subsystem]).expect("the table is printed");
     assert!(
         table.contains(ONE) && table.contains(&first.address),
         "{table}"
     );
 
-    what_is_not_there_is_told(&service, &http, subsystem, other.controller_id).await;
+    missing_hosts_are_not_found(&service, &http, subsystem, other.controller_id).await;
 
-    // One goes, the other's I/O goes on.
+    // Disconnecting one host does not affect the other's I/O.
     let ended = service
         .disconnect(subsystem, ONE, None)
         .await
-        .expect("it ends");
+        .expect("the host is disconnected");
     assert_eq!(without_io(&ended), without_io(std::slice::from_ref(first)));
     let gone = told(&mut events, EventType::HostDisconnected).await;
     assert_eq!(
@@ -155,24 +155,24 @@ async fn hosts_are_listed_told_of_and_disconnected() {
         (ONE, came.controller_id)
     );
     assert_eq!(gone.address, came.address);
-    eventually("it is gone", SOON, async || {
+    eventually("the host is no longer listed", SOON, async || {
         let left = service.hosts(subsystem, 0).await.expect("a list");
         (left.len() == 1 && left[0].host_nqn == TWO).then_some(())
     })
     .await;
     let volumes = export.resource("MallocVolume");
     let before = volumes.stats(&export.volume).await;
-    eventually("the other goes on", SOON, async || {
+    eventually("the other host's I/O continues", SOON, async || {
         let now = volumes.stats(&export.volume).await;
         let count = |of: &Value| of["read_ops_count"].as_i64().unwrap_or(0);
         (count(&now) > count(&before)).then_some(())
     })
     .await;
 
-    // By its controller, from a shell.
+    // By controller ID, with the command line.
     let id = other.controller_id.to_string();
     let shown = shell(&target, &["disconnect", subsystem, "--controller", &id]);
-    let shown = shown.expect("it ends");
+    let shown = shown.expect("the host is disconnected");
     assert!(
         shown.contains(TWO) && shown.ends_with("disconnected\n"),
         "{shown}"
@@ -180,7 +180,7 @@ async fn hosts_are_listed_told_of_and_disconnected() {
     let gone = told(&mut events, EventType::HostDisconnected).await;
     assert_eq!(gone.host_nqn, TWO);
     drop(two);
-    eventually("nobody is left", SOON, async || {
+    eventually("no host is listed", SOON, async || {
         service
             .hosts("", 0)
             .await
@@ -192,7 +192,7 @@ async fn hosts_are_listed_told_of_and_disconnected() {
     target.stop();
 }
 
-async fn what_is_not_there_is_told(service: &Service, http: &Http, subsystem: &str, other: i32) {
+async fn missing_hosts_are_not_found(service: &Service, http: &Http, subsystem: &str, other: i32) {
     for (name, host, controller, code) in [
         (subsystem, "nqn.2022-09.io.spdk:none", None, Code::NotFound),
         (subsystem, "", Some(other + 100), Code::NotFound),
@@ -204,7 +204,7 @@ async fn what_is_not_there_is_told(service: &Service, http: &Http, subsystem: &s
         (subsystem, "", Some(-1), Code::InvalidArgument),
     ] {
         let refused = service.disconnect(name, host, controller).await;
-        let status = refused.expect_err("it is refused");
+        let status = refused.expect_err("the request is rejected");
         assert_eq!(
             status.code(),
             code,
@@ -215,17 +215,17 @@ async fn what_is_not_there_is_told(service: &Service, http: &Http, subsystem: &s
     let status = service
         .hosts("nvmeSubsystems/none", 0)
         .await
-        .expect_err("none");
+        .expect_err("the subsystem does not exist");
     assert_eq!(status.code(), Code::NotFound, "{status}");
     let path = format!("/v1/{subsystem}:disconnectHost");
     let body = json!({"hostNqn": "nqn.2022-09.io.spdk:none"}).to_string();
     let answer = http.send("POST", &path, &[], body.into()).await;
     assert_eq!(answer.status, 404, "{answer:?}");
     let left = service.hosts(subsystem, 0).await.expect("a list");
-    assert_eq!(left.len(), 2, "nobody was disconnected");
+    assert_eq!(left.len(), 2, "a rejected request disconnected a host");
 }
 
-/// What a subcommand prints that must succeed.
+/// Runs a subcommand; returns its output, as an error if it fails.
 fn shell(target: &Target, args: &[&str]) -> Result<String, String> {
     let out = Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
         .args(args)

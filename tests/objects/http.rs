@@ -1,4 +1,4 @@
-//! Events over HTTP, as server-sent events.
+//! Events over HTTP, as server-sent events (SSE).
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,16 +8,18 @@ use serde_json::{Value, json};
 use super::{SOON, Service, make};
 use crate::common::{Http, Target};
 
-/// What a browser's EventSource does.
+/// A client like a browser's EventSource.
 struct Source(BufReader<TcpStream>);
 
 impl Source {
-    /// Connects, and waits until the stream has begun.
+    /// Connects and waits until the stream has started.
     fn open(address: SocketAddr, query: &str, headers: &str) -> Self {
-        let mut stream = TcpStream::connect(address).expect("it serves");
+        let mut stream = TcpStream::connect(address).expect("the server accepts connections");
         stream.set_read_timeout(Some(SOON)).expect("a limit");
         let request = format!("GET /v1/events{query} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
-        stream.write_all(request.as_bytes()).expect("it is read");
+        stream
+            .write_all(request.as_bytes())
+            .expect("the request is sent");
         let mut source = Self(BufReader::new(stream));
         let status = source.line();
         assert!(status.contains(" 200 "), "{status}");
@@ -32,7 +34,7 @@ impl Source {
         line.trim_end().to_owned()
     }
 
-    /// The next event: its id, and what it says.
+    /// Returns the next event's ID and data.
     fn next(&mut self) -> (String, Value) {
         let mut id = String::new();
         loop {
@@ -48,7 +50,7 @@ impl Source {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_browser_is_told_events_and_goes_on_where_it_was() {
+async fn server_sent_events_resume_after_the_last_event_id() {
     let target = Target::start().await;
     let client = target.client().await;
     let http = target.http;
@@ -91,8 +93,8 @@ async fn a_browser_is_told_events_and_goes_on_where_it_was() {
     assert_eq!(
         Service::of(&client).list(0).await.0.len(),
         2,
-        "it serves on"
+        "the server still answers"
     );
-    // An open stream does not hold up the stop.
+    // An open stream does not delay the stop.
     target.stop();
 }

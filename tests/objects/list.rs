@@ -1,4 +1,4 @@
-//! The list.
+//! ListObjects.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::common::{Fixture, Http, Target};
 use opi_spdk::api::own::Condition;
 
 #[tokio::test]
-async fn all_objects_are_listed_with_their_conditions_and_who_uses_whom() {
+async fn all_objects_are_listed_with_conditions_and_references() {
     let target = Target::start().await;
     let made = Fixture::tcp(&target, 1).await;
     let service = Service::of(&made.client);
@@ -29,7 +29,10 @@ async fn all_objects_are_listed_with_their_conditions_and_who_uses_whom() {
     assert!(namespace.revision > volume.revision && namespace.revision <= revision);
 
     let (one_by_one, _) = service.list(1).await;
-    assert_eq!(one_by_one, objects, "pages together are the whole");
+    assert_eq!(
+        one_by_one, objects,
+        "the pages together equal the whole list"
+    );
     let answer = Http(target.http)
         .send("GET", "/v1/objects?pageSize=2", &[], Vec::new())
         .await;

@@ -1,4 +1,4 @@
-//! All objects whatever their kinds, and what happens to them: `opi_spdk.v1.ObjectService`.
+//! `opi_spdk.v1.ObjectService`: objects of all kinds, their events, and hosts.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -19,10 +19,10 @@ use tonic::{Status, Streaming};
 
 use common::Client;
 
-/// How long an event may take on a busy machine.
+/// Timeout of an event on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// The service.
+/// The client of the service.
 #[derive(Clone)]
 struct Service(ObjectServiceClient<Channel>);
 
@@ -31,7 +31,7 @@ impl Service {
         Self(ObjectServiceClient::new(client.channel()))
     }
 
-    /// All objects in pages of this size, and the revision of the first page.
+    /// Lists all objects in pages of this size; returns the revision of the first page too.
     async fn list(&self, page_size: i32) -> (Vec<Object>, i64) {
         let mut client = self.0.clone();
         let mut request = ListObjectsRequest {
@@ -45,7 +45,7 @@ impl Service {
             revision.get_or_insert(page.revision);
             found.extend(page.objects);
             if page.next_page_token.is_empty() {
-                return (found, revision.expect("there was a page"));
+                return (found, revision.expect("the first page was read"));
             }
             request.page_token = page.next_page_token;
         }
@@ -58,7 +58,7 @@ impl Service {
     }
 }
 
-/// Makes a null volume.
+/// Creates a null volume.
 async fn make(client: &Client, id: &str) {
     let request = json!({
         "null_volume_id": id,
@@ -67,7 +67,7 @@ async fn make(client: &Client, id: &str) {
     client.ok("CreateNullVolume", request).await;
 }
 
-/// The next event.
+/// Waits for the next event.
 async fn next(events: &mut Streaming<Event>) -> Event {
     let event = tokio::time::timeout(SOON, events.message()).await;
     let event = event.unwrap_or_else(|_| panic!("no event within {SOON:?}"));

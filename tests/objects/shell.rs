@@ -1,4 +1,4 @@
-//! `opi-spdk events` and `opi-spdk watch`.
+//! The `opi-spdk events` and `opi-spdk watch` subcommands.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::make;
 use crate::common::Target;
 
-/// A command that runs until it is ended.
+/// A subcommand that runs until it is killed.
 struct Running {
     child: Child,
     output: BufReader<ChildStdout>,
@@ -30,7 +30,7 @@ impl Running {
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).expect("text");
-        assert!(!line.is_empty(), "it has ended");
+        assert!(!line.is_empty(), "the output has ended");
         line
     }
 }
@@ -43,7 +43,7 @@ impl Drop for Running {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shell_shows_what_there_is_and_what_happens() {
+async fn watch_and_events_print_objects_and_changes() {
     let target = Target::start().await;
     let client = target.client().await;
     make(&client, "a").await;
@@ -65,10 +65,10 @@ async fn a_shell_shows_what_there_is_and_what_happens() {
     let event: Value = serde_json::from_str(&events.line()).expect("JSON");
     assert_eq!(event["object"], "nullVolumes/a");
     let mut late = Running::start(&target, &["events", "--after", "999999"]);
-    let status = late.child.wait().expect("it ends");
+    let status = late.child.wait().expect("the command exits");
     assert_eq!(status.code(), Some(21), "OUT_OF_RANGE");
-    // A server that stops ends them, with its reason.
+    // When the server stops, the commands exit with its status.
     target.stop();
-    let status = watch.child.wait().expect("it ends");
+    let status = watch.child.wait().expect("the command exits");
     assert_eq!(status.code(), Some(24), "UNAVAILABLE");
 }

@@ -1,4 +1,4 @@
-//! Events over gRPC, and what clients may do wrong with them.
+//! Events over gRPC, and misbehaving watchers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,17 +27,17 @@ async fn delete(client: &Client, id: &str) {
 }
 
 #[tokio::test]
-async fn changes_are_told_in_the_order_of_their_revisions_and_bad_watchers_hold_up_nobody() {
+async fn events_are_ordered_and_bad_watchers_block_no_one() {
     let target = Target::start().await;
     let client = target.client().await;
     let service = Service::of(&client);
-    each_change_is_told_once_it_can_be_seen(&client, &service).await;
-    concurrent_changes_are_told_in_order(&client, &service).await;
-    a_revision_that_cannot_be_gone_on_from_is_told(&service).await;
-    so_many_watch_and_no_more(&target, &client).await;
-    a_watcher_that_does_not_read_is_cut_off(&target, &client).await;
+    each_change_is_one_event(&client, &service).await;
+    events_of_concurrent_changes_are_ordered(&client, &service).await;
+    an_invalid_revision_is_rejected(&service).await;
+    watches_are_limited(&target, &client).await;
+    a_watcher_that_does_not_read_is_disconnected(&target, &client).await;
 
-    // A new process knows nothing of what happened before.
+    // A new process has no events from before its start.
     let (_, before) = service.list(0).await;
     let mut watching = service.watch(None).await.expect("a watch");
     let mut target = target;
@@ -54,14 +54,14 @@ async fn changes_are_told_in_the_order_of_their_revisions_and_bad_watchers_hold_
     let error = service
         .watch(Some(before - 1))
         .await
-        .expect_err("it is gone");
+        .expect_err("the revision is no longer available");
     assert_eq!(error.code(), Code::OutOfRange, "{error}");
     assert!(error.message().contains("list again"), "{error}");
     check_details(&error);
     target.stop();
 }
 
-async fn each_change_is_told_once_it_can_be_seen(client: &Client, service: &Service) {
+async fn each_change_is_one_event(client: &Client, service: &Service) {
     let (_, revision) = service.list(0).await;
     let mut events = service.watch(Some(revision)).await.expect("a watch");
     let id = unique("told");
@@ -87,7 +87,7 @@ async fn each_change_is_told_once_it_can_be_seen(client: &Client, service: &Serv
     let gone = next(&mut events).await;
     assert_eq!((gone.r#type(), &gone.object), (EventType::Deleted, &key));
 
-    // From a revision in between it is the rest.
+    // Watching from a revision in between returns the rest.
     let mut rest = service
         .watch(Some(updated.revision))
         .await
@@ -97,7 +97,7 @@ async fn each_change_is_told_once_it_can_be_seen(client: &Client, service: &Serv
     assert_eq!(next(&mut rest).await, gone);
 }
 
-async fn concurrent_changes_are_told_in_order(client: &Client, service: &Service) {
+async fn events_of_concurrent_changes_are_ordered(client: &Client, service: &Service) {
     const NUMBER: usize = 60;
     let (_, revision) = service.list(0).await;
     let mut events = service.watch(Some(revision)).await.expect("a watch");
@@ -112,7 +112,7 @@ async fn concurrent_changes_are_told_in_order(client: &Client, service: &Service
         let event = next(&mut events).await;
         assert!(event.revision > last, "{event:?} after {last}");
         last = event.revision;
-        // It is there by then.
+        // The object can be read by the time its event arrives.
         let id = event.object.trim_start_matches("nullVolumes/").to_owned();
         let name = format!("volumes/{id}");
         client.ok("GetNullVolume", json!({ "name": name })).await;
@@ -125,40 +125,43 @@ async fn concurrent_changes_are_told_in_order(client: &Client, service: &Service
     }
 }
 
-async fn a_revision_that_cannot_be_gone_on_from_is_told(service: &Service) {
+async fn an_invalid_revision_is_rejected(service: &Service) {
     let (_, revision) = service.list(0).await;
     for future in [revision + 1, i64::MAX] {
         let error = service
             .watch(Some(future))
             .await
-            .expect_err("it is not given");
+            .expect_err("the revision does not exist yet");
         assert_eq!(error.code(), Code::OutOfRange, "{error}");
         let what = format!("revision {future} is not given yet");
         assert!(error.message().contains(&what), "{error}");
     }
     for none in [-1, i64::MIN] {
-        let error = service.watch(Some(none)).await.expect_err("it is none");
+        let error = service
+            .watch(Some(none))
+            .await
+            .expect_err("the revision is invalid");
         assert_eq!(error.code(), Code::InvalidArgument, "{error}");
         check_details(&error);
     }
 }
 
-async fn so_many_watch_and_no_more(target: &Target, client: &Client) {
+async fn watches_are_limited(target: &Target, client: &Client) {
     const MOST: usize = 256;
     let mut watching = Vec::new();
     let mut connections = Vec::new();
     for _ in 0..3 {
         connections.push(target.client().await);
     }
-    // A connection has 100 streams.
+    // A connection is limited to 100 streams.
     for number in 0..MOST {
         let service = Service::of(&connections[number % 3]);
-        watching.push(service.watch(None).await.expect("there is room"));
+        watching.push(service.watch(None).await.expect("the limit is not reached"));
     }
     let error = Service::of(client)
         .watch(None)
         .await
-        .expect_err("it is full");
+        .expect_err("the limit is reached");
     assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
     let id = unique("seen");
     make(client, &id).await;
@@ -169,21 +172,24 @@ async fn so_many_watch_and_no_more(target: &Target, client: &Client) {
     drop(watching);
     drop(connections);
     let service = Service::of(client);
-    eventually("their places are free", super::SOON, async || {
+    eventually("the closed watches are released", super::SOON, async || {
         service.watch(None).await.ok()
     })
     .await;
 }
 
-/// Its window takes a few events, and it reads none: the log goes on without it.
-async fn a_watcher_that_does_not_read_is_cut_off(target: &Target, client: &Client) {
+/// A watcher with a flow control window of a few events that reads none must not block others.
+async fn a_watcher_that_does_not_read_is_disconnected(target: &Target, client: &Client) {
     const VOLUMES: usize = 32;
     const ROUNDS: u32 = 90;
     let endpoint = Endpoint::from_shared(format!("http://{}", target.grpc)).expect("an address");
     let endpoint = endpoint
         .initial_stream_window_size(1024)
         .initial_connection_window_size(65_535);
-    let channel = endpoint.connect().await.expect("it serves");
+    let channel = endpoint
+        .connect()
+        .await
+        .expect("the server accepts connections");
     let slow = Service(ObjectServiceClient::new(channel));
     let mut slow = slow.watch(None).await.expect("a watch");
     let service = Service::of(client);
@@ -202,7 +208,7 @@ async fn a_watcher_that_does_not_read_is_cut_off(target: &Target, client: &Clien
             delete(&client, &id).await;
         });
     }
-    // One that reads is told all, although another does not.
+    // A reading watcher gets every event although another does not read.
     let mut gone = 0;
     while gone < VOLUMES {
         let event = next(&mut good).await;
@@ -213,12 +219,12 @@ async fn a_watcher_that_does_not_read_is_cut_off(target: &Target, client: &Clien
         loop {
             match slow.message().await {
                 Ok(Some(_)) => {}
-                Ok(None) => panic!("it was told all"),
+                Ok(None) => panic!("the stream ended without an error"),
                 Err(status) => return status,
             }
         }
     });
-    let status = ended.await.expect("it is cut off");
+    let status = ended.await.expect("the watch is closed");
     assert_eq!(status.code(), Code::OutOfRange, "{status}");
     assert!(status.message().contains("read too slowly"), "{status}");
 }

@@ -1,5 +1,5 @@
-//! A real browser without a window (Debian's Chromium), driven over its DevTools protocol by two named
-//! pipes, which it has as descriptors 3 and 4.
+//! A headless browser (Debian's Chromium), controlled with the DevTools protocol over two named pipes,
+//! which are its file descriptors 3 and 4.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
 use tokio::process::{Child, Command};
 
-/// No answer takes longer.
+/// Timeout of every command.
 const BOUND: Duration = Duration::from_secs(60);
 
 /// A browser with one page.
@@ -22,13 +22,13 @@ pub struct Browser {
     from: BufReader<Receiver>,
     next: u64,
     session: Option<String>,
-    /// Exceptions, and errors that it logged: also what the Content-Security-Policy kept out.
+    /// Exceptions and logged errors, including violations of the Content-Security-Policy.
     pub problems: Vec<String>,
     _profile: TempDir,
 }
 
 impl Browser {
-    /// Starts it with an empty page of this size.
+    /// Starts the browser with an empty page of this size.
     pub async fn start(width: u32, height: u32) -> Self {
         let dir = tempfile::Builder::new().prefix("opi-page-").tempdir();
         let dir = dir.expect("a temporary directory");
@@ -38,7 +38,7 @@ impl Browser {
             path
         };
         let (to, from) = (pipe("to"), pipe("from"));
-        // Open for both, so that nobody waits for the other to open it.
+        // Opened for reading and writing, so that neither process blocks until the other opens its end.
         let mut both = OpenOptions::new();
         both.read_write(true);
         let sender = both.open_sender(&to).expect("a pipe");
@@ -93,7 +93,7 @@ impl Browser {
             .expect("chromium is installed: scripts/packages.sh chromium")
     }
 
-    /// Gives the page another size, in CSS pixels.
+    /// Resizes the page, CSS pixels.
     pub async fn resize(&mut self, width: u32, height: u32) {
         let size =
             json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
@@ -101,19 +101,19 @@ impl Browser {
             .await;
     }
 
-    /// What its user prefers, `light` or `dark`; nothing leaves it to the browser.
+    /// Sets the preferred color scheme, `light` or `dark`; an empty string restores the default.
     pub async fn prefers(&mut self, scheme: &str) {
         let feature = json!({ "name": "prefers-color-scheme", "value": scheme });
         let media = json!({ "features": [feature] });
         self.command("Emulation.setEmulatedMedia", media).await;
     }
 
-    /// Goes to an address.
+    /// Navigates to a URL.
     pub async fn open(&mut self, url: &str) {
         self.command("Page.navigate", json!({ "url": url })).await;
     }
 
-    /// The value of an expression of JavaScript.
+    /// Evaluates a JavaScript expression; awaits promises.
     pub async fn value(&mut self, expression: &str) -> Value {
         let request =
             json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
@@ -125,7 +125,7 @@ impl Browser {
         answer["result"]["value"].take()
     }
 
-    /// Presses a key, such as `ArrowRight`.
+    /// Presses and releases a key, such as `ArrowRight`.
     pub async fn press(&mut self, key: &str) {
         for kind in ["keyDown", "keyUp"] {
             let event = json!({ "type": kind, "key": key, "code": key });
@@ -133,12 +133,14 @@ impl Browser {
         }
     }
 
-    /// Ends it.
+    /// Closes the browser.
     pub async fn close(mut self) {
         self.session = None;
         self.command("Browser.close", json!({})).await;
         let ended = tokio::time::timeout(BOUND, self.child.wait()).await;
-        ended.expect("it ends").expect("a child can be waited for");
+        ended
+            .expect("the browser exits")
+            .expect("a child can be waited for");
     }
 
     async fn command(&mut self, method: &str, params: Value) -> Value {
@@ -150,7 +152,10 @@ impl Browser {
         }
         let mut bytes = message.to_string().into_bytes();
         bytes.push(0);
-        self.to.write_all(&bytes).await.expect("it reads");
+        self.to
+            .write_all(&bytes)
+            .await
+            .expect("the browser reads the pipe");
         let answer = async {
             loop {
                 let mut message = self.read().await;

@@ -1,11 +1,11 @@
-//! What is written can be read, in light and in dark.
+//! Text contrast in the light and dark color schemes.
 
 use serde_json::json;
 
 use crate::browser::Browser;
 
-/// Texts whose contrast with what is behind them is less than 4.5 to 1, the least that WCAG 2.2 (1.4.3, AA) has for
-/// text of this size; and the page's ground.
+/// Returns the texts whose contrast with their background is below 4.5:1, the minimum of WCAG 2.2
+/// (1.4.3, AA) for normal text; and the luminance of the page's background.
 const PALE: &str = r"(() => {
   const numbers = colour => colour.match(/[\d.]+/g).map(Number);
   const light = colour => {
@@ -20,7 +20,8 @@ const PALE: &str = r"(() => {
     }
     return 'rgb(255, 255, 255)';
   };
-  const written = of => of.checkVisibility() && [...of.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim());
+  const written = of => of.checkVisibility() &&
+    [...of.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim());
   const texts = [...document.body.querySelectorAll('*')].filter(written);
   const pale = texts.map(of => {
     const [one, other] = [light(getComputedStyle(of).color), light(behind(of))];
@@ -30,7 +31,7 @@ const PALE: &str = r"(() => {
   return { ground: light(behind(document.body)), texts: texts.length, pale: pale.filter(Boolean) };
 })()";
 
-/// Looks at the page in each, and leaves it as the browser would have it.
+/// Checks the contrast in both schemes, and restores the default.
 pub async fn are_readable(browser: &mut Browser) {
     for (scheme, grounds) in [("light", 0.8..=1.0), ("dark", 0.0..=0.05)] {
         browser.prefers(scheme).await;

@@ -1,4 +1,4 @@
-//! The page of the HTTP address in a real browser, with real I/O: what it shows is what the API tells.
+//! The web page in a real browser, with real I/O: the page shows what the API reports.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -18,10 +18,11 @@ use common::{Fixture, Http, Options, Target};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// What makes the browser look for a condition until it holds.
+/// Polls a JavaScript condition until it holds; panics with `what` and the page's text when the timeout
+/// expires.
 async fn shows(browser: &mut Browser, what: &str, condition: &str) {
     let end = tokio::time::Instant::now() + SOON;
-    // Before the page has come there is nothing to ask.
+    // The expression throws until the page has loaded.
     let asked = format!("(() => {{ try {{ return {condition} }} catch {{ return false }} }})()");
     while browser.value(&asked).await != json!(true) {
         if tokio::time::Instant::now() > end {
@@ -42,8 +43,8 @@ async fn head_of(target: &Target, method: &str) -> String {
     head.to_ascii_lowercase()
 }
 
-/// A volume whose file is gone is as it was asked for, and offline.
-async fn what_fails_is_told(target: &Target, browser: &mut Browser) {
+/// A volume whose backing file is deleted stays applied and is shown offline.
+async fn a_failed_volume_is_shown_offline(target: &Target, browser: &mut Browser) {
     let file = target.scratch().join("disk");
     let made = std::fs::File::create(&file).and_then(|file| file.set_len(16 << 20));
     made.expect("a file");
@@ -60,14 +61,14 @@ async fn what_fails_is_told(target: &Target, browser: &mut Browser) {
     .await;
     shows(
         browser,
-        "it in the picture",
+        "the offline volume in the graph",
         "document.querySelector('.node[data-name=\"aioVolumes/gone\"]').dataset.state === 'offline'",
     )
     .await;
 }
 
-/// A path that drops is down, with its reason, and its remote controller offline.
-async fn a_path_that_drops_is_told(target: &Target, browser: &mut Browser) {
+/// A lost path is shown down, with the reason, and its remote controller offline.
+async fn a_lost_path_is_shown_down(target: &Target, browser: &mut Browser) {
     let peer = Target::start_with(Options::default().beside(target)).await;
     let export = Fixture::tcp(&peer, 16).await;
     let client = target.client().await;
@@ -97,7 +98,7 @@ async fn a_path_that_drops_is_told(target: &Target, browser: &mut Browser) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_shows_what_the_api_tells_while_io_runs() {
+async fn the_page_shows_what_the_api_reports_under_io() {
     let target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
     let get = async |path: &str| Http(target.http).send("GET", path, &[], vec![]).await.body;
@@ -131,12 +132,13 @@ async fn the_page_shows_what_the_api_tells_while_io_runs() {
     )
     .await;
 
-    // Figures: of the same objects, hosts and order as the API's.
+    // The totals: objects and hosts as in the API, and an I/O rate of the same order of magnitude.
     let objects = get("/v1/objects?pageSize=250").await;
     let number = objects["objects"].as_array().expect("a list").len();
     let tile = |name: &str| {
         format!(
-            "[...document.querySelectorAll('#totals div')].find(of => of.innerText.startsWith('{name}')).querySelector('dd').innerText"
+            "[...document.querySelectorAll('#totals div')].find(of => of.innerText.startsWith('{name}'))\
+             .querySelector('dd').innerText"
         )
     };
     shows(
@@ -152,7 +154,13 @@ async fn the_page_shows_what_the_api_tells_while_io_runs() {
     )
     .await;
     assert_eq!(browser.value(&tile("Pending")).await, "0");
-    shows(&mut browser, "latencies", "[...document.querySelectorAll('figure')].filter(of => / (µs|ms|s)$/m.test(of.innerText)).length === 2").await;
+    shows(
+        &mut browser,
+        "latencies",
+        "[...document.querySelectorAll('figure')]\
+         .filter(of => / (µs|ms|s)$/m.test(of.innerText)).length === 2",
+    )
+    .await;
     let shown = browser
         .value("page.load.volumes.values().next().value.iops")
         .await;
@@ -165,13 +173,13 @@ async fn the_page_shows_what_the_api_tells_while_io_runs() {
     let (before, begun) = (operations().await, tokio::time::Instant::now());
     tokio::time::sleep(Duration::from_secs(2)).await;
     let counted = (operations().await - before) / begun.elapsed().as_secs_f64();
-    // The load itself comes and goes on a busy machine.
+    // The load itself varies on a busy machine.
     assert!(
         (0.2..5.0).contains(&(shown / counted)),
         "{shown} shown, {counted} counted"
     );
 
-    // An object in full, and its way.
+    // The details of an object, and its highlighted dependency path.
     browser.value(&format!("{node}.click()")).await;
     let told = get(&format!("/v1/{volume}")).await;
     shows(
@@ -200,7 +208,7 @@ async fn the_page_shows_what_the_api_tells_while_io_runs() {
         );
     }
 
-    // By keys alone.
+    // Keyboard navigation.
     browser.value(&format!("{node}.focus()")).await;
     browser.press("ArrowLeft").await;
     let focused = browser.value("document.activeElement.dataset.name").await;
@@ -215,7 +223,7 @@ async fn the_page_shows_what_the_api_tells_while_io_runs() {
 
     colours::are_readable(&mut browser).await;
 
-    // What happens is told at once.
+    // Events are shown at once.
     let client = target.client().await;
     let volumes = common::Resource::new(&client, "NullVolume");
     volumes
@@ -237,7 +245,7 @@ async fn the_page_shows_what_the_api_tells_while_io_runs() {
         "document.querySelector('.node[data-name=\"nullVolumes/new-one\"]') !== null",
     )
     .await;
-    // Opened anew it has the last events, and hosts as the API has them.
+    // After a reload, the page shows recent events, and hosts as in the API.
     browser.open(&format!("http://{}/", target.http)).await;
     shows(
         &mut browser,
@@ -253,11 +261,16 @@ async fn the_page_shows_what_the_api_tells_while_io_runs() {
         &format!("document.getElementById('hosts').innerText.includes('{address}')"),
     )
     .await;
-    what_fails_is_told(&target, &mut browser).await;
-    a_path_that_drops_is_told(&target, &mut browser).await;
+    a_failed_volume_is_shown_offline(&target, &mut browser).await;
+    a_lost_path_is_shown_down(&target, &mut browser).await;
 
-    // A filter leaves what matches.
-    browser.value("{ const of = document.getElementById('filter'); of.value = 'new-one'; of.dispatchEvent(new Event('input')); }").await;
+    // The filter leaves matching objects only.
+    browser
+        .value(
+            "{ const of = document.getElementById('filter'); of.value = 'new-one'; \
+         of.dispatchEvent(new Event('input')); }",
+        )
+        .await;
     shows(
         &mut browser,
         "one object",

@@ -1,4 +1,4 @@
-//! The page with very many objects: it comes up, scrolls and filters like one with few.
+//! The page with thousands of objects: it loads, scrolls and filters as with few.
 
 use std::time::{Duration, Instant};
 
@@ -8,18 +8,18 @@ use super::browser::Browser;
 use super::shows;
 use crate::common::{Http, Target};
 
-/// Longest that a key, a click or a scroll may wait for the page. On a machine that is not busy it is a part of that.
+/// Upper bound for the reaction to a key, a click or a scroll; an idle machine needs a fraction of it.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Longest that the page's one thread may be busy at once, as the browser tells.
+/// Upper bound of a task on the page's main thread, as the browser reports, ms.
 const TASK: f64 = 5_000.0;
 
-/// Has the browser tell of tasks of more than 50 ms, those before too.
+/// Records the longest task above 50 ms, earlier ones included.
 const TASKS: &str = "window.longest = 0; new PerformanceObserver(list => { \
     for (const of of list.getEntries()) window.longest = Math.max(window.longest, of.duration) \
     }).observe({ type: 'longtask', buffered: true })";
 
-/// Name, kind and revision of all objects, as the API tells them.
+/// Lists name, kind and revision of all objects from the API.
 async fn told(target: &Target) -> Value {
     let (mut all, mut token) = (Vec::new(), String::new());
     loop {
@@ -38,7 +38,7 @@ async fn told(target: &Target) -> Value {
     }
 }
 
-/// By the shell, from one file.
+/// Creates volumes with the command line, from one file.
 async fn create(target: &Target, number: usize) {
     let volume = |n| format!(r#"{{"name":"nullVolumes/v{n}","blockSize":512,"blocksCount":"64"}}"#);
     let objects: Vec<String> = (0..number).map(volume).collect();
@@ -49,14 +49,15 @@ async fn create(target: &Target, number: usize) {
         .arg(&file)
         .output()
         .await
-        .expect("it runs");
+        .expect("the program starts");
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.success(), "{said}");
     let told = String::from_utf8_lossy(&out.stdout).lines().count();
-    assert_eq!(told, number, "each is told");
+    assert_eq!(told, number, "each created object is printed");
 }
 
-/// What it took: to make the objects, until all are shown, and the longest answers to a filter and to scrolling.
+/// Measures the creation of the objects, the time until all are shown, and the longest reactions to
+/// filtering and scrolling.
 async fn is_usable_with(number: usize) {
     let target = Target::start().await;
     let begun = Instant::now();
@@ -79,7 +80,7 @@ async fn is_usable_with(number: usize) {
     let nodes = browser
         .value("document.querySelectorAll('.node').length")
         .await;
-    assert_eq!(nodes, 40, "the rest is counted");
+    assert_eq!(nodes, 40, "the graph shows 40 nodes and counts the rest");
     let text = browser
         .value("document.getElementById('picture').innerText")
         .await;
@@ -89,7 +90,7 @@ async fn is_usable_with(number: usize) {
         "{text}"
     );
 
-    // While it goes on reading the metrics.
+    // While the page keeps reading the metrics.
     let (mut filtered, mut scrolled) = (Duration::ZERO, Duration::ZERO);
     for round in 0..8 {
         let wanted = format!("v{}", number - 1 - round);
@@ -105,7 +106,10 @@ async fn is_usable_with(number: usize) {
         assert_eq!(found, format!("nullVolumes/{wanted}"));
         let begun = Instant::now();
         browser
-            .value("new Promise(done => { scrollTo(0, scrollY ? 0 : document.body.scrollHeight); requestAnimationFrame(() => done(1)) })")
+            .value(
+                "new Promise(done => { scrollTo(0, scrollY ? 0 : document.body.scrollHeight); \
+             requestAnimationFrame(() => done(1)) })",
+            )
             .await;
         scrolled = scrolled.max(begun.elapsed());
         tokio::time::sleep(Duration::from_millis(200)).await;

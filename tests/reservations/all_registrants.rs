@@ -1,4 +1,5 @@
-//! Reservations that all registrants hold, over kills, and over an export and an import of the state.
+//! Reservations of the type "all registrants", across SIGKILL, and across export and import of the
+//! state.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -6,7 +7,7 @@ use std::sync::Arc;
 
 use super::*;
 
-/// Exclusive access of all registrants.
+/// RTYPE of Acquire: Exclusive Access - All Registrants.
 const ALL: u32 = 6 << 8;
 
 /// RREGA of Register: unregister.
@@ -14,7 +15,7 @@ const UNREGISTER: u32 = 1;
 
 const OTHER_KEY: u64 = 0x99aa_bbcc_ddee_ff00;
 
-/// Both may write, a third may not.
+/// Asserts that both hosts can write, and a third cannot.
 fn is_shared(disk: &Disk) {
     for identity in [&disk.holder, &disk.other] {
         let (_admin, mut host) = connected(identity);
@@ -27,7 +28,7 @@ fn is_shared(disk: &Disk) {
     assert_eq!(refused.status(), CONFLICT);
 }
 
-/// Both hosts are registered, and the reservation is held.
+/// Registers both hosts and acquires the reservation.
 fn share(disk: &Disk) {
     let (_admins, mut holder) = connected(&disk.holder);
     let (_admin, mut other) = connected(&disk.other);
@@ -37,7 +38,7 @@ fn share(disk: &Disk) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_of_all_registrants_outlives_a_kill_and_its_first_holder() {
+async fn an_all_registrants_reservation_survives_a_kill_and_its_first_holder() {
     let options = Options::default();
     let target = Target::start_with(options.clone()).await;
     let disk = Disk::new(&target).await;
@@ -56,7 +57,11 @@ async fn a_reservation_of_all_registrants_outlives_a_kill_and_its_first_holder()
     let target = Target::start_with(options.clone()).await;
     let (admin, mut other) = connected(&disk.other);
     let written = other.write(1, 0, &[4; 512]).expect("an answer");
-    assert_eq!(written.status(), 0, "who is left holds it");
+    assert_eq!(
+        written.status(),
+        0,
+        "the remaining registrant holds the reservation"
+    );
     assert_eq!(report(&mut other), (6, 1, 1));
     assert_eq!(command(&mut other, RELEASE, ALL, [OTHER_KEY, 0]), 0);
     let options = killed(target, options);
@@ -65,7 +70,7 @@ async fn a_reservation_of_all_registrants_outlives_a_kill_and_its_first_holder()
     let target = Target::start_with(options).await;
     let (_admin, mut third) = connected(&disk.other.clone().named("third"));
     let written = third.write(1, 0, &[5; 512]).expect("an answer");
-    assert_eq!(written.status(), 0, "nobody holds it");
+    assert_eq!(written.status(), 0, "the reservation is released");
     target.stop();
 }
 
@@ -81,7 +86,7 @@ fn state(verb: &str, dir: &Path, args: &[&Path]) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_goes_with_an_export_into_another_state() {
+async fn a_reservation_is_exported_and_imported_with_the_state() {
     let options = Options::default();
     let target = Target::start_with(options.clone()).await;
     let disk = Disk::new(&target).await;

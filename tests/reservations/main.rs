@@ -1,4 +1,4 @@
-//! Reservations of namespaces that a host asked to persist outlive the process.
+//! Reservations of namespaces with Persist Through Power Loss (PTPL) survive the process.
 
 mod all_registrants;
 #[path = "../common/mod.rs"]
@@ -11,55 +11,56 @@ use common::nvme_tcp::{Command, Digests, Host, Identity, Pdu, Sgl};
 use common::{Options, Resource, Target, malloc, name_of, subsystem, tcp_controller, unique};
 use serde_json::{Value, json};
 
-/// Opcodes.
+/// NVMe opcodes of the reservation commands.
 const REGISTER: u8 = 0x0d;
 const REPORT: u8 = 0x0e;
 const ACQUIRE: u8 = 0x11;
 const RELEASE: u8 = 0x15;
 
-/// Status: reservation conflict.
+/// Status: Reservation Conflict.
 const CONFLICT: u16 = 0x83;
 
-/// CPTPL of Register: reservations persist through power loss; they do not.
+/// CPTPL of Register: set PTPL, and clear it.
 const PERSIST: u32 = 3 << 30;
 const FORGET: u32 = 2 << 30;
 
-/// Exclusive access.
+/// RTYPE of Acquire: Exclusive Access.
 const EXCLUSIVE: u32 = 2 << 8;
 
 const KEY: u64 = 0x1122_3344_5566_7788;
 
-/// A command waits for its record for 3 s, and a busy machine for longer.
+/// Command timeout: a command waits up to 3 s for its record to be durable, longer on a busy machine.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// A command with two keys; its status.
+/// Sends a reservation command with two keys; returns the status.
 fn command(host: &mut Host, opcode: u8, cdw10: u32, keys: [u64; 2]) -> u16 {
     let data: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
     let length = if opcode == RELEASE { 8 } else { 16 };
     let command = Command::new(opcode, host.cid()).nsid(1).cdw(10, cdw10);
     let command = command.sgl(Sgl::InCapsule(length));
     let capsule = Pdu::capsule(command, &data[..length as usize]);
-    host.send(&capsule).expect("it goes");
+    host.send(&capsule).expect("the command is sent");
     let answer = host.receive_within(ANSWER).expect("an answer");
     answer.status()
 }
 
-/// A namespace of this volume.
+/// Returns a namespace of this volume.
 fn shown(volume: &str) -> Value {
     json!({ "spec": { "volume_name_ref": volume, "host_nsid": 1 } })
 }
 
-/// Type, number of registrants, and whether they persist.
+/// Reads the Reservation Report: type, number of registrants, PTPL state.
 fn report(host: &mut Host) -> (u8, u16, u8) {
     let command = Command::new(REPORT, host.cid()).nsid(1).cdw(10, 31);
     let command = command.cdw(11, 1).sgl(Sgl::Transport(128));
-    host.send(&Pdu::capsule(command, &[])).expect("it goes");
+    host.send(&Pdu::capsule(command, &[]))
+        .expect("the command is sent");
     let (answer, data) = host.completion(command.cid(), &[]).expect("a report");
     assert_eq!(answer.status(), 0);
     (data[4], u16::from_le_bytes([data[5], data[6]]), data[9])
 }
 
-/// An I/O queue, with the admin queue that it lives with.
+/// Connects an I/O queue, and the admin queue that it depends on.
 fn connected(identity: &Identity) -> (Host, Host) {
     let admin = identity.admin(Digests::OFF);
     let io = identity.io(&admin, 1);
@@ -95,14 +96,14 @@ impl Disk {
     }
 }
 
-/// The other host cannot write, the holder can.
+/// Asserts that the holder can write and the other host cannot.
 fn is_held(disk: &Disk) {
     let (_admin, mut other) = connected(&disk.other);
     let refused = other.write(1, 0, &[1; 512]).expect("an answer");
     assert_eq!(refused.status(), CONFLICT);
     let (_admin, mut holder) = connected(&disk.holder);
     let written = holder.write(1, 0, &[2; 512]).expect("an answer");
-    assert_eq!(written.status(), 0, "the holder goes on");
+    assert_eq!(written.status(), 0, "the holder can write");
     assert_eq!(report(&mut holder), (2, 1, 1));
 }
 
@@ -119,7 +120,7 @@ async fn reservations_that_persist_outlive_a_kill() {
     let (admin, mut holder) = connected(&disk.holder);
     assert_eq!(command(&mut holder, REGISTER, PERSIST, [0, KEY]), 0);
     assert_eq!(command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]), 0);
-    // Right after its answer.
+    // Kill the target right after the response.
     let options = killed(target, options);
     drop((admin, holder));
 
@@ -132,7 +133,11 @@ async fn reservations_that_persist_outlive_a_kill() {
 
     let target = Target::start_with(options.clone()).await;
     let (admin, mut holder) = connected(&disk.holder);
-    assert_eq!(report(&mut holder), (0, 1, 1), "registered, nothing held");
+    assert_eq!(
+        report(&mut holder),
+        (0, 1, 1),
+        "registered without a reservation"
+    );
     assert_eq!(command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]), 0);
     assert_eq!(command(&mut holder, REGISTER, FORGET, [KEY, KEY]), 0);
     let options = killed(target, options);
@@ -140,12 +145,16 @@ async fn reservations_that_persist_outlive_a_kill() {
 
     let target = Target::start_with(options).await;
     let (_admin, mut holder) = connected(&disk.holder);
-    assert_eq!(report(&mut holder), (0, 0, 0), "it is not to persist");
+    assert_eq!(
+        report(&mut holder),
+        (0, 0, 0),
+        "the registration does not persist"
+    );
     target.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reservations_go_with_their_namespace() {
+async fn reservations_are_deleted_with_their_namespace() {
     let options = Options::default();
     let target = Target::start_with(options.clone()).await;
     let disk = Disk::new(&target).await;
@@ -159,7 +168,11 @@ async fn reservations_go_with_their_namespace() {
         .created(&disk.subsystem, "disk", shown(&disk.volume))
         .await;
     let (admin, mut other) = connected(&disk.other);
-    assert_eq!(report(&mut other).1, 0, "it is a new one");
+    assert_eq!(
+        report(&mut other).1,
+        0,
+        "a new namespace has no registrants"
+    );
     let options = killed(target, options);
     drop((admin, other));
     let target = Target::start_with(options).await;

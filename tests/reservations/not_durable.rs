@@ -1,5 +1,5 @@
-//! Reservations that cannot be made durable: the command fails, in time, the reservation holds in the running
-//! process, and the next command makes it durable.
+//! Reservations that cannot be made durable: the command fails in time, the reservation is effective in
+//! the running process, and the next command makes it durable.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +14,7 @@ use tonic::Code;
 use super::*;
 use crate::common::hung_disk::{self, Frozen};
 
-/// Status: internal error.
+/// Status: Internal Error.
 const INTERNAL: u16 = 0x06;
 
 fn directory() -> Arc<TempDir> {
@@ -22,7 +22,7 @@ fn directory() -> Arc<TempDir> {
     Arc::new(dir.expect("a directory"))
 }
 
-/// The reservation holds, although the command failed.
+/// Asserts that the reservation is effective although the command failed.
 fn holds(disk: &Disk) {
     let (_admin, mut other) = connected(&disk.other);
     let refused = other.write(1, 0, &[1; 512]).expect("an answer");
@@ -30,7 +30,7 @@ fn holds(disk: &Disk) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_fails_after_three_seconds_on_a_disk_that_does_not_answer() {
+async fn a_reservation_fails_after_three_seconds_on_a_hung_disk() {
     let dir = directory();
     let state = hung_disk::Disk::new(&dir.path().join("image"), dir.path().join("state"));
     let options = Options::default().in_dir(Arc::clone(&dir));
@@ -59,7 +59,7 @@ async fn a_reservation_fails_after_three_seconds_on_a_disk_that_does_not_answer(
     target.stop();
 }
 
-/// A small file system, until the end of the test.
+/// A small tmpfs; unmounted on drop.
 struct Small(PathBuf);
 
 impl Small {
@@ -76,11 +76,11 @@ impl Small {
         self.0.join("filler")
     }
 
-    /// Nothing is left for the state's file to grow by.
+    /// Fills the file system, so that the state's file cannot grow.
     fn fill(&self) {
-        let room = rustix::fs::statvfs(self.0.as_path()).expect("it is mounted");
+        let room = rustix::fs::statvfs(self.0.as_path()).expect("the file system is mounted");
         let rest = usize::try_from(room.f_bavail * room.f_frsize).expect("little");
-        std::fs::write(self.filler(), vec![1; rest]).expect("there is room");
+        std::fs::write(self.filler(), vec![1; rest]).expect("the file fits");
     }
 }
 
@@ -90,7 +90,7 @@ impl Drop for Small {
     }
 }
 
-/// Makes volumes until the state's file has no room for one more.
+/// Creates volumes until the state's file is full.
 async fn use_up(target: &Target, round: u32) {
     let mut running = JoinSet::new();
     for client in 0..8 {
@@ -121,7 +121,7 @@ fn is_checked(dir: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_that_found_no_room_fails_and_the_next_command_stores_it() {
+async fn a_reservation_fails_on_a_full_disk_and_the_next_command_stores_it() {
     let dir = directory();
     let state = Small::new(dir.path().join("state"));
     let options = Options::default().in_dir(Arc::clone(&dir));
@@ -132,7 +132,8 @@ async fn a_reservation_that_found_no_room_fails_and_the_next_command_stores_it()
 
     state.fill();
     let mut is_full = false;
-    // What is left may do for one more of these small records: then it is given back, and used up.
+    // The remaining space may suffice for one more small record: then release the reservation, and use
+    // up the space.
     for round in 0..20 {
         use_up(&target, round).await;
         match command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]) {
@@ -144,11 +145,12 @@ async fn a_reservation_that_found_no_room_fails_and_the_next_command_stores_it()
             }
         }
     }
-    assert!(is_full, "there was always room");
+    assert!(is_full, "every command found room");
     holds(&disk);
-    std::fs::remove_file(state.filler()).expect("it is there");
+    std::fs::remove_file(state.filler()).expect("the filler can be removed");
 
-    // It changes nothing of the reservation, and is not answered before that is durable.
+    // The command does not change the reservation, but is not completed before the reservation is
+    // durable.
     assert_eq!(command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]), 0);
     let options = killed(target, options);
     drop((admin, holder));

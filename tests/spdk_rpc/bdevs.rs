@@ -1,4 +1,4 @@
-//! What is made through SPDK's JSON-RPC beside the API stays SPDK's.
+//! Objects created through SPDK's JSON-RPC are not managed by the API.
 
 use serde_json::json;
 use tonic::Code;
@@ -7,7 +7,7 @@ use crate::common::{Fixture, Options, Resource, Target, name_of, namespace, subs
 use crate::place::{Place, encrypted};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_is_made_by_rpc_is_a_raw_bdev_and_no_object_of_the_api() {
+async fn bdevs_created_by_rpc_are_not_api_objects() {
     let place = Place::new();
     let target = Target::start_with(place.options()).await;
     let client = target.client().await;
@@ -17,20 +17,21 @@ async fn what_is_made_by_rpc_is_a_raw_bdev_and_no_object_of_the_api() {
         .await
         .expect("made");
 
-    assert!(
-        volumes.names("").await.is_empty(),
-        "a raw bdev is in a list"
-    );
+    assert!(volumes.names("").await.is_empty(), "a raw bdev is listed");
     assert_eq!(
         volumes
             .get("volumes/raw")
             .await
-            .expect_err("no object")
+            .expect_err("a raw bdev is not an object")
             .code(),
         Code::NotFound
     );
     assert_eq!(
-        volumes.delete("raw").await.expect_err("no object").code(),
+        volumes
+            .delete("raw")
+            .await
+            .expect_err("a raw bdev is not an object")
+            .code(),
         Code::NotFound
     );
     let object = json!({ "block_size": 512, "blocks_count": 8192 });
@@ -62,7 +63,7 @@ async fn what_is_made_by_rpc_is_a_raw_bdev_and_no_object_of_the_api() {
     place
         .rpc(&["bdev_null_delete", "raw"])
         .await
-        .expect("free again");
+        .expect("the bdev can be deleted");
     volumes.created("", "raw", object).await;
     assert_eq!(place.bdevs().await, ["raw"]);
     volumes.deleted("volumes/raw").await;
@@ -70,7 +71,7 @@ async fn what_is_made_by_rpc_is_a_raw_bdev_and_no_object_of_the_api() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_controller_that_is_attached_by_rpc_is_beside_those_of_the_api() {
+async fn controllers_attached_by_rpc_coexist_with_the_apis() {
     let place = Place::new();
     let target = Target::start_with(place.options()).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
@@ -97,7 +98,7 @@ async fn a_controller_that_is_attached_by_rpc_is_beside_those_of_the_api() {
     };
     let detach = async |name: &str| {
         let detached = place.rpc(&["bdev_nvme_detach_controller", name]).await;
-        detached.expect("it is still there")
+        detached.expect("the controller exists")
     };
     attach("raw").await;
     let object = json!({ "multipath": "NVME_MULTIPATH_MULTIPATH" });
@@ -106,7 +107,7 @@ async fn a_controller_that_is_attached_by_rpc_is_beside_those_of_the_api() {
         .await;
     assert!(status.message().contains("\"raw\""), "{status}");
 
-    // One that takes the name of the API's while that has no path.
+    // A controller attached by JSON-RPC under the name of a remote controller that has no path.
     let own = crate::common::remote_controller(&client, "own", "MULTIPATH").await;
     detach("raw").await;
     attach("own").await;
@@ -120,7 +121,7 @@ async fn a_controller_that_is_attached_by_rpc_is_beside_those_of_the_api() {
     assert!(status.message().contains("not known here"), "{status}");
     detach("own").await;
 
-    // A raw one first does not keep the API from its own.
+    // A raw controller for the same subsystem does not keep the API from attaching its own.
     attach("raw").await;
     let path = name_of(&paths.created(&own, "p", path).await);
     let found = client.ok("ListNvmeRemoteNamespaces", list).await;
@@ -135,7 +136,7 @@ async fn a_controller_that_is_attached_by_rpc_is_beside_those_of_the_api() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_takes_the_place_of_a_volume_is_not_touched() {
+async fn a_bdev_that_replaced_a_volume_is_not_touched() {
     let place = Place::new();
     let target = Target::start_with(place.options()).await;
     let client = target.client().await;
@@ -148,7 +149,7 @@ async fn what_takes_the_place_of_a_volume_is_not_touched() {
         let name = name_of(&volumes.created("", "api", object.clone()).await);
         let first = place.rpc(&["bdev_get_bdevs"]).await;
         place.rpc(&[delete, "api"]).await.expect("deleted");
-        // One that has only gone is made again, the same, by its repeated creation or a change.
+        // A volume whose bdev was deleted is recreated identically by a repeated create or an update.
         volumes.created("", "api", object.clone()).await;
         assert_eq!(place.rpc(&["bdev_get_bdevs"]).await, first, "{kind}");
         place.rpc(&[delete, "api"]).await.expect("deleted");
@@ -157,7 +158,7 @@ async fn what_takes_the_place_of_a_volume_is_not_touched() {
         volumes.stats(&name).await;
         place.rpc(&[delete, "api"]).await.expect("deleted");
         let made = place.rpc(&["bdev_null_create", "api", "4", "4096"]).await;
-        made.expect("a raw one of that name");
+        made.expect("a raw bdev of that name can be created");
         let before = place.rpc(&["bdev_get_bdevs"]).await;
 
         let state = Code::FailedPrecondition;
@@ -173,7 +174,7 @@ async fn what_takes_the_place_of_a_volume_is_not_touched() {
         volumes.deleted(&name).await;
         assert_eq!(place.rpc(&["bdev_get_bdevs"]).await, before, "{kind}");
         let made = place.rpc(&["bdev_null_delete", "api"]).await;
-        made.expect("it is still there");
+        made.expect("the raw bdev exists");
     }
 
     let volumes = Resource::new(&client, "EncryptedVolume");
@@ -182,14 +183,14 @@ async fn what_takes_the_place_of_a_volume_is_not_touched() {
     let made = place.rpc(&["bdev_crypto_delete", "secret"]).await;
     made.expect("deleted");
     let made = place.rpc(&["bdev_null_create", "secret", "4", "512"]).await;
-    made.expect("a raw one of that name");
+    made.expect("a raw bdev of that name can be created");
     let name = json!({ "name": name_of(&secret) });
     for call in ["StatsEncryptedVolume", "DeleteEncryptedVolume"] {
         let state = Code::FailedPrecondition;
         client.fails(call, name.clone(), state).await;
     }
     let made = place.rpc(&["bdev_null_delete", "secret"]).await;
-    made.expect("it is still there");
+    made.expect("the raw bdev exists");
     volumes.deleted(&name_of(&secret)).await;
     target.stop();
 }

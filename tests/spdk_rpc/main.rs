@@ -1,5 +1,5 @@
-//! SPDK's own JSON-RPC beside the API: off unless asked for, for its owner alone, and what is made
-//! through it stays SPDK's.
+//! SPDK's own JSON-RPC next to the API: disabled by default, accessible to its owner only, and objects
+//! created through it are not managed by the API.
 
 mod bdevs;
 #[path = "../common/mod.rs"]

@@ -13,7 +13,7 @@ use crate::common::{Answer, Http, Options, Target, Tool, free_port};
 
 pub const PASSWORD: &str = "correct horse";
 
-/// A directory for a target, the socket in it, and a file with the password.
+/// A directory with the target's socket and a password file.
 pub struct Place {
     pub dir: Arc<TempDir>,
     pub http: Http,
@@ -36,7 +36,7 @@ impl Place {
 
     pub fn set_mode(&self, mode: u32) {
         let permissions = std::fs::Permissions::from_mode(mode);
-        std::fs::set_permissions(self.password(), permissions).expect("it is ours");
+        std::fs::set_permissions(self.password(), permissions).expect("the permissions can be set");
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -66,7 +66,7 @@ impl Place {
             .args(["--spdk-rpc-http", &address, "--spdk-rpc-user", &user])
     }
 
-    /// Runs a command of SPDK's own client.
+    /// Runs a command with SPDK's command line client.
     pub async fn rpc(&self, args: &[&str]) -> Result<Value, String> {
         let text = Tool::rpc(&self.socket())
             .args(args.iter().copied())
@@ -93,11 +93,11 @@ impl Place {
             .await
     }
 
-    /// The last line of a start that must fail.
+    /// Starts a target that must fail to start; returns the last line of its log.
     pub fn refused(&self, options: &Options) -> String {
         let mut target = Target::spawn(options);
         let status = target.wait(Duration::from_secs(10));
-        assert!(!status.success(), "it started:\n{}", target.log());
+        assert!(!status.success(), "the target started:\n{}", target.log());
         target.log().lines().last().unwrap_or_default().to_owned()
     }
 }
@@ -106,7 +106,7 @@ pub fn admin() -> String {
     format!("admin:{PASSWORD}")
 }
 
-/// More levels than SPDK takes: it closes the connection.
+/// A request nested deeper than SPDK accepts: SPDK closes the connection.
 pub fn too_deep() -> String {
     let [open, close] = ["[", "]"].map(|bracket| bracket.repeat(70));
     format!(r#"{{"jsonrpc":"2.0","id":1,"method":"spdk_get_version","params":{open}{close}}}"#)

@@ -1,4 +1,4 @@
-//! The proxy over HTTP.
+//! The HTTP proxy of SPDK's JSON-RPC.
 
 use std::time::Duration;
 
@@ -32,23 +32,23 @@ async fn the_proxy_forwards_for_its_user_only() {
         place.post(&admin(), made.to_string()).await.body["result"],
         "raw"
     );
-    // An error of SPDK is an answer, as it is at the socket.
+    // An error from SPDK is a regular JSON-RPC response.
     let twice = place.post(&admin(), made.to_string()).await;
     assert_eq!(twice.status, 200);
     assert!(twice.body["error"]["code"].is_i64(), "{twice:?}");
-    // What has no id gets no answer, and is done all the same.
+    // A notification (no id) is executed without a response.
     let silent =
         json!({ "jsonrpc": "2.0", "method": "bdev_null_delete", "params": { "name": "raw" } });
     let answer = place.post(&admin(), silent.to_string()).await;
     assert_eq!((answer.status, answer.body), (204, Value::Null));
-    // An id of null is none to SPDK: many of them keep no place either.
+    // SPDK treats an id of null as a notification: such requests must release their places too.
     for _ in 0..20 {
         let null = json!({ "jsonrpc": "2.0", "id": null, "method": "spdk_get_version" });
         assert_eq!(place.post(&admin(), null.to_string()).await.status, 204);
     }
     let gone = async || place.bdevs().await.is_empty().then_some(());
     crate::common::eventually("the bdev is gone", Duration::from_secs(5), gone).await;
-    // A list of all methods is more than one packet.
+    // The list of all methods exceeds one packet.
     let methods = place.post(&admin(), call("rpc_get_methods")).await;
     assert!(
         methods.body["result"]
@@ -75,7 +75,7 @@ async fn the_proxy_forwards_for_its_user_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_proxy_refuses_what_is_no_request_and_says_when_spdk_is_gone() {
+async fn the_proxy_rejects_malformed_requests_and_reports_a_missing_socket() {
     let place = Place::new();
     let target = Target::start_with(place.with_proxy()).await;
     for (body, status, code) in [
@@ -94,7 +94,7 @@ async fn the_proxy_refuses_what_is_no_request_and_says_when_spdk_is_gone() {
             "{body:.40}"
         );
     }
-    // As long as one may be; SPDK takes it.
+    // A request of the maximum length is accepted by SPDK.
     let long = call("spdk_get_version");
     let long = format!("{}{long}", " ".repeat(32 * 1024 - long.len()));
     assert_eq!(place.post(&admin(), long).await.status, 200);
@@ -106,7 +106,7 @@ async fn the_proxy_refuses_what_is_no_request_and_says_when_spdk_is_gone() {
         let answer = place.http.send(method, path, &[], Vec::new()).await;
         assert_eq!(answer.status, status, "{method} {path}");
     }
-    std::fs::remove_file(place.socket()).expect("it is there");
+    std::fs::remove_file(place.socket()).expect("the socket can be removed");
     let answer = place.post(&admin(), call("spdk_get_version")).await;
     assert_eq!(
         (answer.status, &answer.body["error"]["code"]),

@@ -1,4 +1,4 @@
-//! The socket: there if it is asked for, and its owner's.
+//! The JSON-RPC socket: created on request only, and accessible to its owner only.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -8,19 +8,19 @@ use crate::common::{Options, Target};
 use crate::place::Place;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_socket_is_its_owners_and_goes_with_the_target() {
+async fn the_socket_is_private_and_removed_with_the_target() {
     let place = Place::new();
-    // A stale one, as a process that was killed leaves it.
+    // A stale socket, as left by a killed process.
     drop(UnixListener::bind(place.socket()).expect("a socket"));
     let target = Target::start_with(place.options()).await;
-    let metadata = std::fs::metadata(place.socket()).expect("it is there");
+    let metadata = std::fs::metadata(place.socket()).expect("the socket exists");
     assert!(metadata.file_type().is_socket());
     assert_eq!(
         metadata.permissions().mode() & 0o077,
         0,
-        "others may use it"
+        "others may access the socket"
     );
-    // For the tools that watch: threads and pollers, and SPDK's trace buffer.
+    // For monitoring tools: threads and pollers, and SPDK's trace buffer.
     let threads = place.rpc(&["thread_get_stats"]).await.expect("an answer");
     assert!(
         threads["threads"]
@@ -46,8 +46,8 @@ async fn the_socket_is_its_owners_and_goes_with_the_target() {
     }
 }
 
-/// The unix sockets that a process listens on, by /proc: those of its files whose inodes the kernel lists
-/// with a path.
+/// Returns the Unix sockets that a process listens on, from /proc: its file descriptors whose inode the
+/// kernel lists with a path.
 fn listening(target: &Target) -> Vec<String> {
     let folder = format!("/proc/{}/fd", target.pid().as_raw_nonzero());
     let files = std::fs::read_dir(folder).expect("its files");
@@ -85,7 +85,7 @@ async fn without_the_setting_there_is_no_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_start_that_would_be_unsafe_or_without_use_is_refused() {
+async fn unsafe_or_useless_settings_fail_the_start() {
     let place = Place::new();
     let alone = Options::default().args(["--spdk-rpc-http", "127.0.0.1:0"]);
     assert!(
@@ -105,12 +105,18 @@ async fn a_start_that_would_be_unsafe_or_without_use_is_refused() {
     let listener = UnixListener::bind(place.socket()).expect("a socket");
     let line = place.refused(&place.options());
     assert!(line.contains("another program listens there"), "{line}");
-    assert!(place.socket().exists(), "it was taken from its owner");
+    assert!(
+        place.socket().exists(),
+        "the other program's socket was removed"
+    );
     drop(listener);
 
-    std::fs::remove_file(place.socket()).expect("it is there");
+    std::fs::remove_file(place.socket()).expect("the socket can be removed");
     std::fs::write(place.socket(), "data").expect("a file");
     let line = place.refused(&place.options());
     assert!(line.contains("not a socket"), "{line}");
-    assert_eq!(std::fs::read(place.socket()).expect("it stays"), b"data");
+    assert_eq!(
+        std::fs::read(place.socket()).expect("the file is kept"),
+        b"data"
+    );
 }

@@ -1,4 +1,4 @@
-//! Each call is a line, each change an entry of the audit log.
+//! Every call is logged, and every change is an entry of the audit log.
 
 use std::fs::File;
 use std::io::Read;
@@ -27,7 +27,7 @@ fn is_hex(id: &Value) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn each_change_is_told_of_with_who_what_and_how_it_ended() {
+async fn each_change_is_logged_with_peer_object_and_outcome() {
     let dir = tempfile::tempdir().expect("a directory");
     let audit = dir.path().join("audit.log");
     let args = ["--log-format", "json", "--audit-log"].map(str::to_owned);
@@ -36,7 +36,7 @@ async fn each_change_is_told_of_with_who_what_and_how_it_ended() {
     let client = target.client().await;
     let http = Http(target.http);
 
-    // Over gRPC, with an id that the server chooses.
+    // Over gRPC, with a server-assigned ID.
     let created = client.ok(CREATE, volume("")).await;
     let name = created["name"].as_str().expect("a name").to_owned();
     let told = line(&target, &[CREATE, &name]).await;
@@ -51,7 +51,7 @@ async fn each_change_is_told_of_with_who_what_and_how_it_ended() {
     assert!(told["duration_us"].is_u64(), "{told}");
     assert!(is_hex(&told["trace_id"]), "{told}");
 
-    // Over HTTP, with a trace; and one that is none.
+    // Over HTTP with a valid trace context, and with an invalid one.
     let body = || json!({ "block_size": 512, "blocks_count": 64 }).to_string();
     let traced = format!("00-{TRACE}-00f067aa0ba902b7-01");
     let post = async |id: &str, trace: &str| {
@@ -70,7 +70,7 @@ async fn each_change_is_told_of_with_who_what_and_how_it_ended() {
     let told = line(&target, &["volumes/untraced"]).await;
     assert!(is_hex(&told["trace_id"]), "{told}");
 
-    // What fails is told of with its reason, before it gets to a service too.
+    // Failures are logged with their reason, also if they occur before the service.
     client
         .fails(CREATE, volume("Bad_Id\n{}"), Code::InvalidArgument)
         .await;
@@ -89,7 +89,7 @@ async fn each_change_is_told_of_with_who_what_and_how_it_ended() {
     let told = line(&target, &["INVALID_ARGUMENT", "\"http\"", CREATE]).await;
     assert!(told["reason"].is_string(), "{told}");
 
-    // Reads are not told of at info.
+    // Reads are not logged at level info.
     client.ok("GetNullVolume", json!({ "name": name })).await;
     client
         .ok(
@@ -109,17 +109,21 @@ async fn each_change_is_told_of_with_who_what_and_how_it_ended() {
             .iter()
             .all(|e| e["time"].is_string() && e["peer"].is_string())
     );
-    let mode = audit.metadata().expect("it is there").permissions().mode();
+    let mode = audit
+        .metadata()
+        .expect("the audit log exists")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
 
-    // Moved away and opened again.
+    // Log rotation: renamed, then reopened on SIGHUP.
     std::fs::rename(&audit, dir.path().join("audit.log.1")).expect("renamed");
     target.signal(Signal::HUP);
     line(&target, &["audit log opened again"]).await;
     client.ok(CREATE, volume("after")).await;
     assert_eq!(audited(&audit, "volumes/after", 1).await.len(), 1);
 
-    // A full disk holds up nobody, and what it did not take is counted.
+    // A full disk blocks no call, and lost audit entries are counted.
     std::fs::remove_file(&audit).expect("removed");
     std::os::unix::fs::symlink("/dev/full", &audit).expect("a link");
     target.signal(Signal::HUP);
@@ -135,7 +139,7 @@ async fn each_change_is_told_of_with_who_what_and_how_it_ended() {
 }
 
 #[tokio::test]
-async fn a_log_whose_disk_is_full_harms_nothing_else() {
+async fn a_full_log_disk_harms_nothing_else() {
     let target = Target::start_with(Options::default().log_to("/dev/full")).await;
     let client = target.client().await;
     for id in ["one", "two", "three"] {
@@ -143,17 +147,20 @@ async fn a_log_whose_disk_is_full_harms_nothing_else() {
         let again = client
             .call("DeleteNullVolume", json!({ "name": "volumes/none" }))
             .await;
-        assert_eq!(again.expect_err("there is none").code(), Code::NotFound);
+        assert_eq!(
+            again.expect_err("the volume does not exist").code(),
+            Code::NotFound
+        );
     }
     assert!(client.is_serving().await);
     target.stop();
 }
 
-/// More lines than wait for a reader.
+/// More lines than the log's queue holds.
 const UNREAD: usize = 9_600;
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_holds_up_nothing_and_tells_what_it_lost() {
+async fn an_unread_log_blocks_nothing_and_counts_lost_lines() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("log");
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
@@ -166,7 +173,10 @@ async fn a_log_that_nobody_reads_holds_up_nothing_and_tells_what_it_lost() {
     for _ in 0..UNREAD / 32 {
         let calls = (0..32).map(|_| client.call("DeleteNullVolume", none.clone()));
         for answer in join_all(calls).await {
-            assert_eq!(answer.expect_err("there is none").code(), Code::NotFound);
+            assert_eq!(
+                answer.expect_err("the volume does not exist").code(),
+                Code::NotFound
+            );
         }
     }
     client.ok(CREATE, volume("unread")).await;
@@ -183,7 +193,7 @@ async fn a_log_that_nobody_reads_holds_up_nothing_and_tells_what_it_lost() {
     let lost: f64 = lost.expect("counted").parse().expect("a number");
     assert!(lost > 0.0);
 
-    // Read again, it tells so, and goes on.
+    // Once it is read again, the log reports the lost lines and continues.
     let reader = tokio::task::spawn_blocking(move || {
         let (mut log, mut chunk) = (Vec::new(), [0; 65_536]);
         while !String::from_utf8_lossy(&log).contains("the log has lost lines") {
@@ -193,6 +203,8 @@ async fn a_log_that_nobody_reads_holds_up_nothing_and_tells_what_it_lost() {
         pipe
     });
     let pipe = tokio::time::timeout(Duration::from_secs(20), reader).await;
-    let _open = pipe.expect("told in time").expect("read");
+    let _open = pipe
+        .expect("the lost lines are reported in time")
+        .expect("read");
     target.stop();
 }

@@ -1,5 +1,5 @@
-//! A device that answers I/O with errors: told by the volume's state and reason, an event, one line of the log
-//! and a metric, until it works again.
+//! A device that fails I/O is reported by the volume's state and reason, an event, one log line and a
+//! metric, until it recovers.
 
 use std::fs::File;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use crate::common::{
 const SOON: Duration = Duration::from_secs(30);
 const SIZE: u64 = 16 << 20;
 
-/// Status code type 2, code 0x85.
+/// Status code type 2, status code 0x85: Compare Failure.
 const COMPARE_FAILURE: u16 = 0x285;
 
-/// The next event of this type.
+/// Waits for the next event of this type.
 async fn next(events: &mut Streaming<Event>, wanted: EventType) -> Event {
     let found = async {
         loop {
@@ -37,18 +37,19 @@ async fn next(events: &mut Streaming<Event>, wanted: EventType) -> Event {
     found.unwrap_or_else(|_| panic!("no {wanted:?} within {SOON:?}"))
 }
 
-/// Compares block 0 of namespace 2 with other data; the status.
+/// Compares block 0 of namespace 2 with different data; returns the status.
 fn compare(port: u16, nqn: &str) -> u16 {
     let identity = Identity::new(port, nqn).named("comparing");
     let admin = identity.admin(Digests::OFF);
     let mut io = identity.io(&admin, 1);
     let cid = io.cid();
     let command = Command::io(5, cid, 2, 0, 1).sgl(Sgl::InCapsule(512));
-    io.send(&Pdu::capsule(command, &[7; 512])).expect("it goes");
+    io.send(&Pdu::capsule(command, &[7; 512]))
+        .expect("the command is sent");
     io.completion(cid, &[]).expect("a completion").0.status() & 0x7ff
 }
 
-/// Condition and reason of an object.
+/// Returns condition and reason of an object.
 async fn condition(service: &mut ObjectServiceClient<Channel>, name: &str) -> (Condition, String) {
     let page = service.list_objects(ListObjectsRequest::default()).await;
     let objects = page.expect("a page").into_inner().objects;
@@ -58,7 +59,7 @@ async fn condition(service: &mut ObjectServiceClient<Channel>, name: &str) -> (C
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_device_that_fails_io_is_told_by_state_event_log_and_metric_until_it_works_again() {
+async fn a_failing_device_is_reported_until_it_recovers() {
     let target = Target::start().await;
     let client = target.client().await;
     let mut service = ObjectServiceClient::new(client.channel());
@@ -66,7 +67,7 @@ async fn a_device_that_fails_io_is_told_by_state_event_log_and_metric_until_it_w
     let mut events = watch.expect("a watch").into_inner();
     let path = target.scratch().join("beneath");
     let beneath = File::create(&path).expect("a file");
-    beneath.set_len(SIZE).expect("there is room");
+    beneath.set_len(SIZE).expect("the file can be extended");
     let device = Loop::over(&path, 512);
     let object = json!({ "filename": device.0 });
     let volume = name_of(
@@ -82,18 +83,18 @@ async fn a_device_that_fails_io_is_told_by_state_event_log_and_metric_until_it_w
     let host = Initiator::tcp(port, &nqn_of("s"));
     let namespaces = Resource::new(&client, "NvmeNamespace");
     let state = async |name: &str| {
-        let now = namespaces.get(name).await.expect("it stays");
+        let now = namespaces.get(name).await.expect("the namespace exists");
         now["status"]["oper_state"].as_str().map(str::to_owned)
     };
     let copy = target.scratch().join("copy");
     let read = async |nsid| host.copy_out(target.scratch(), nsid, 64, &copy).await;
-    read(1).await.expect("it can be read");
-    // A comparison that finds a difference is no fault of the device.
+    read(1).await.expect("the namespace can be read");
+    // A failed Compare is not a device failure.
     assert_eq!(compare(port, &nqn_of("s")), COMPARE_FAILURE);
 
-    // The device keeps its size, and has nothing to read any more.
-    beneath.set_len(0).expect("it can be cut off");
-    // SPDK's copy tool does not always tell that reads have failed, which it retries three times.
+    // The device keeps its size, but its backing file is empty.
+    beneath.set_len(0).expect("the file can be truncated");
+    // SPDK's copy tool, which retries failed reads three times, does not always report them.
     let _told = read(1).await;
     let told = next(&mut events, EventType::VolumeFails).await;
     assert_eq!(told.object, "aioVolumes/v");
@@ -125,8 +126,8 @@ async fn a_device_that_fails_io_is_told_by_state_event_log_and_metric_until_it_w
     }
     read(2).await.expect("the other volume can be read");
 
-    beneath.set_len(SIZE).expect("there is room");
-    read(1).await.expect("it can be read again");
+    beneath.set_len(SIZE).expect("the file can be extended");
+    read(1).await.expect("the namespace can be read again");
     let told = next(&mut events, EventType::VolumeRecovered).await;
     assert_eq!(told.object, "aioVolumes/v");
     eventually("the namespace is online", SOON, async || {
@@ -138,7 +139,7 @@ async fn a_device_that_fails_io_is_told_by_state_event_log_and_metric_until_it_w
     let labels = [("volume", volume.as_str()), ("io", "read")];
     let now = Scrape::of(&target).await;
     let now = now.value("opi_spdk_volume_io_errors_total", &labels);
-    assert_eq!(now, reads, "none has failed since");
+    assert_eq!(now, reads, "no read has failed since");
     let log = target.log();
     let lines = log
         .lines()

@@ -1,4 +1,4 @@
-//! Histograms of latency, by volume.
+//! Latency histograms per volume.
 
 use serde_json::json;
 
@@ -13,7 +13,7 @@ const METRIC: &str = "opi_spdk_volume_latency_seconds";
 async fn a_histogram_never_falls() {
     let target = Target::start_with(Options::default()).await;
     let client = target.client().await;
-    // Counting begins with the first scrape: what opens the volume after it counts in the same buckets.
+    // The first scrape enables the histograms: I/O channels opened after it count into the same buckets.
     let volume = malloc(&client, "counted", 16).await;
     let labels = [("volume", volume.as_str())];
     assert_eq!(
@@ -37,13 +37,13 @@ async fn a_histogram_never_falls() {
         let count = with.value(&format!("{METRIC}_count"), &labels);
         let of =
             |kind: &str| with.value(&format!("opi_spdk_volume_{kind}_operations_total"), &labels);
-        // Resets and flushes are counted, too.
+        // Resets and flushes are counted too.
         assert!(count >= of("read") + of("write"), "{count}");
         assert!(count > before, "{count}, {before}");
         let sum = with.value(&format!("{METRIC}_sum"), &labels);
         let (least, most) = (sum / count > 0.5e-6, sum / count < 1.0);
         assert!(least && most, "{} s each", sum / count);
-        // The channels of the data path go with the namespace.
+        // Deleting the namespace destroys the data path's I/O channels; their counts must be kept.
         namespaces.deleted(&shown).await;
         let after = Scrape::of(&target).await;
         before = after.value(&format!("{METRIC}_count"), &labels);

@@ -1,4 +1,4 @@
-//! What an operator sees: the log, the audit log and that no secret is in them, metrics, and whether it serves.
+//! Observability: log, audit log, absence of secrets in both, metrics, and health endpoints.
 
 #[path = "../common/mod.rs"]
 mod common;

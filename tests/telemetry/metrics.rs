@@ -1,4 +1,4 @@
-//! `GET /metrics`: the values are those of the API, whatever the number of scrapers.
+//! `GET /metrics`: the values equal those of the API, with any number of scrapers.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -19,10 +19,10 @@ const OTHER_NAMES: &str = include_str!("../../deploy/prometheus/ceph-nvmeof.yml"
 /// NVM command set: Flush.
 const FLUSH: u8 = 0x00;
 
-/// Names of metrics in a text.
+/// Returns the names of metrics in a text.
 fn names_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    // There without TLS too is what is looked at here.
+    // Metrics of TLS are absent in this test.
     let is_name = |word: &&str| {
         (word.starts_with("opi_spdk_") && !word.starts_with("opi_spdk_tls_"))
             || word.starts_with("process_")
@@ -30,8 +30,8 @@ fn names_in(text: &str) -> BTreeSet<String> {
     words.filter(is_name).map(str::to_owned).collect()
 }
 
-/// While a host does I/O: it counts, by its name, and so do its connections.
-async fn what_is_connected_is_counted(target: &Target, subsystem: &[(&str, &str)]) {
+/// While a host does I/O, its operations are counted by name, and so are its connections.
+async fn connections_and_host_io_are_counted(target: &Target, subsystem: &[(&str, &str)]) {
     let operations = eventually(
         "the host's I/O is counted",
         Duration::from_secs(5),
@@ -44,14 +44,18 @@ async fn what_is_connected_is_counted(target: &Target, subsystem: &[(&str, &str)
         },
     )
     .await;
-    eventually("it goes on", Duration::from_secs(5), async || {
-        let scrape = Scrape::of(target).await;
-        (scrape.value("opi_spdk_host_operations_total", subsystem) > operations).then_some(())
-    })
+    eventually(
+        "the host's operations increase",
+        Duration::from_secs(5),
+        async || {
+            let scrape = Scrape::of(target).await;
+            (scrape.value("opi_spdk_host_operations_total", subsystem) > operations).then_some(())
+        },
+    )
     .await;
 }
 
-/// A host's flushes are counted one by one.
+/// A host's flushes are counted individually.
 async fn flushes_are_counted(target: &Target, export: &Fixture) {
     let counted = async || {
         let volume = [("volume", export.volume.as_str())];
@@ -65,7 +69,7 @@ async fn flushes_are_counted(target: &Target, export: &Fixture) {
         let mut queue = identity.io(&admin, 1);
         for _ in 0..3 {
             let flush = Command::new(FLUSH, queue.cid()).nsid(1);
-            let answer = queue.call(flush, &[]).expect("it is answered");
+            let answer = queue.call(flush, &[]).expect("the flush is answered");
             assert_eq!(answer.status(), 0);
         }
     });
@@ -73,7 +77,7 @@ async fn flushes_are_counted(target: &Target, export: &Fixture) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_show() {
+async fn metrics_match_the_api_and_cover_dashboard_and_alerts() {
     let target = Target::start_with(Options::default()).await;
     let export = Fixture::tcp(&target, 16).await;
     let subsystem = [("subsystem", export.subsystem.as_str())];
@@ -83,7 +87,7 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
         (scrape.value("opi_spdk_subsystem_hosts_connected", &subsystem) >= 1.0).then_some(())
     })
     .await;
-    what_is_connected_is_counted(&target, &subsystem).await;
+    connections_and_host_io_are_counted(&target, &subsystem).await;
     drop(load);
     let initiator = export.initiator();
     initiator
@@ -110,7 +114,7 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
     ] {
         let told = scrape.value(&format!("opi_spdk_volume_{metric}_total"), &volume);
         let counted = stats[counter].as_f64().expect("a number");
-        // The API stops at 32 bits.
+        // The API's counters saturate at 32 bits.
         let is_same = told == counted || (counted == f64::from(i32::MAX) && told > counted);
         assert!(is_same, "{metric}: {told}, {counted}");
         assert!(told > 0.0 || metric == "unmap_operations", "{metric}");
@@ -144,7 +148,7 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
     assert!(value("opi_spdk_connections", &[("door", "management")]) >= 1.0);
     let shown = [("volume", export.volume.as_str()), subsystem[0]];
     assert_eq!(value("opi_spdk_namespace_info", &shown), 1.0);
-    // The pools have as many buffers as they were given, and I/O that has ended has none.
+    // The pools have the configured number of buffers, and completed I/O holds none.
     for (size, buffers) in [("8KiB", 8192.0), ("132KiB", 1024.0)] {
         let of = |state| {
             let labels = [("size", size), ("state", state)];
@@ -156,7 +160,7 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
     let bdev = [("module", "bdev"), ("size", "8KiB")];
     assert_eq!(value("opi_spdk_iobuf_waits_total", &bdev), 0.0);
     assert!(value("opi_spdk_control_steps_total", &[]) > 0.0);
-    // SPDK zeroes the memory of a malloc volume in one step.
+    // SPDK zeroes a malloc volume's memory in one step.
     let long = scrape.long_steps();
     assert!(
         long.iter().any(|name| name.contains("MallocVolume")),
@@ -176,7 +180,7 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
     }
     assert_eq!(value("opi_spdk_scrape_complete", &[]), 1.0);
 
-    // Every name that is shown or alerted on is there.
+    // Every metric of the dashboard, alerts and rules exists.
     let there = scrape.names();
     for (what, text) in [
         ("dashboard", DASHBOARD),
@@ -187,20 +191,17 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
         let shown = names_in(text);
         assert!(shown.len() > 8, "{what}: {shown:?}");
         let absent: Vec<_> = shown.difference(&there).collect();
-        assert!(
-            absent.is_empty(),
-            "{what} shows what is not there: {absent:?}"
-        );
+        assert!(absent.is_empty(), "{what} uses missing metrics: {absent:?}");
     }
     serde_json::from_str::<Value>(DASHBOARD).expect("JSON");
 
-    // The older form.
+    // The older text format.
     let (status, text) = get(&target, "/metrics", "text/plain").await;
     assert_eq!(status, 200);
     assert!(!text.contains("# EOF") && !text.contains("# UNIT"));
     Scrape::parse(&text, false);
 
-    // Many at once share a reading, and all are answered.
+    // Concurrent scrapes share a reading, and all are answered.
     let scrapes = (0..100_u8).map(|n| {
         let from = Ipv4Addr::new(127, 0, 0, 1 + n % 4);
         get_from(from, &target, "/metrics", OPEN_METRICS)
@@ -208,7 +209,7 @@ async fn metrics_tell_what_the_api_tells_and_have_all_that_dashboard_and_alerts_
     let answers = join_all(scrapes).await;
     assert!(answers.iter().all(|(status, _)| *status == 200));
     let readings: BTreeSet<&str> = answers.iter().map(|(_, text)| text.as_str()).collect();
-    assert!(readings.len() < 100, "each read for itself");
+    assert!(readings.len() < 100, "no two scrapes shared a reading");
 
     for path in ["/healthz", "/readyz"] {
         assert_eq!(get(&target, path, "*/*").await.0, 200, "{path}");

@@ -1,4 +1,4 @@
-//! Metrics of the paths to remote controllers.
+//! Metrics of the paths of remote controllers.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ async fn io_is_counted_by_path_and_what_was_counted_stays() {
         assert_eq!(scrape.value("opi_spdk_path_connected", &works), 1.0);
     }
 
-    // The data path's channels go with the namespace.
+    // Deleting the namespace destroys the data path's I/O channels; their counts must be kept.
     Resource::new(&client, "NvmeNamespace")
         .deleted(&shown)
         .await;

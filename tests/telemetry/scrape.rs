@@ -1,4 +1,4 @@
-//! Scrapes a target, and reads what comes back as strictly as Prometheus does.
+//! Scrapes a target, and parses the response as strictly as Prometheus does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,15 +8,15 @@ use tokio::net::TcpSocket;
 
 use crate::common::Target;
 
-/// What a scraper that takes OpenMetrics sends.
+/// The Accept header of a scraper that supports OpenMetrics.
 pub const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
 
-/// The status and the text of a GET.
+/// Sends a GET; returns status and body.
 pub async fn get(target: &Target, path: &str, accept: &str) -> (u16, String) {
     get_from(Ipv4Addr::LOCALHOST, target, path, accept).await
 }
 
-/// The same from another address of this machine: each may have so many connections.
+/// Sends a GET from another loopback address: connections are limited per address.
 pub async fn get_from(from: Ipv4Addr, target: &Target, path: &str, accept: &str) -> (u16, String) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(SocketAddr::from((from, 0))).expect("bound");
@@ -34,14 +34,14 @@ pub async fn get_from(from: Ipv4Addr, target: &Target, path: &str, accept: &str)
 
 /// The samples of a scrape.
 pub struct Scrape {
-    /// By name and labels, as they are written.
+    /// Samples by name and labels, as written.
     samples: BTreeMap<String, f64>,
-    /// Families that are declared, with their types.
+    /// Declared families with their types.
     pub families: BTreeMap<String, String>,
 }
 
 impl Scrape {
-    /// Reads a target's metrics.
+    /// Scrapes a target's metrics.
     pub async fn of(target: &Target) -> Self {
         let (status, text) = get(target, "/metrics", OPEN_METRICS).await;
         assert_eq!(status, 200, "{text}");
@@ -49,7 +49,8 @@ impl Scrape {
         Self::parse(&text, true)
     }
 
-    /// Every line must be understood, every sample belong to the family before it, and be there once.
+    /// Parses metrics. Every line must be valid, and every sample must belong to the preceding family
+    /// and occur once.
     pub fn parse(text: &str, open_metrics: bool) -> Self {
         let (mut samples, mut families) = (BTreeMap::new(), BTreeMap::new());
         let mut current: Option<(String, String)> = None;
@@ -58,7 +59,7 @@ impl Scrape {
                 let (name, kind) = declared.split_once(' ').expect("a name and a type");
                 current = Some((name.to_owned(), kind.to_owned()));
                 let before = families.insert(name.to_owned(), kind.to_owned());
-                assert!(before.is_none(), "declared twice: {line}");
+                assert!(before.is_none(), "family declared twice: {line}");
                 continue;
             }
             if line.starts_with("# HELP ") {
@@ -87,12 +88,12 @@ impl Scrape {
                 assert!(name.ends_with("_total"), "{line}");
             }
             let before = samples.insert(sample.to_owned(), value);
-            assert!(before.is_none(), "there twice: {line}");
+            assert!(before.is_none(), "sample occurs twice: {line}");
         }
         Self { samples, families }
     }
 
-    /// The sample of this name with these labels among its own.
+    /// Returns the only sample of this name that has these labels, among others.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let found: Vec<f64> = self
             .samples
@@ -112,14 +113,14 @@ impl Scrape {
         value
     }
 
-    /// What has had steps of more than 100 us.
+    /// Returns the samples of control steps longer than 100 us.
     pub fn long_steps(&self) -> Vec<&str> {
         let steps = self.samples.keys();
         let steps = steps.filter_map(|of| of.strip_prefix("opi_spdk_control_long_step_seconds{"));
         steps.collect()
     }
 
-    /// Names of samples, and those of families that have none right now.
+    /// Returns the names of samples, and of families without samples.
     pub fn names(&self) -> BTreeSet<String> {
         let samples = self
             .samples
@@ -136,7 +137,7 @@ impl Scrape {
     }
 }
 
-/// `{name="value",...}` or nothing.
+/// Checks the labels: `{name="value",...}` or nothing.
 fn check_labels(text: &str) {
     if text.is_empty() {
         return;

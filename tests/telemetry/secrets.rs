@@ -1,20 +1,20 @@
-//! Marked secrets go through every field that takes one, in good calls and in bad ones.
+//! Marked secrets are sent in every field that takes one, in valid and invalid calls.
 
 use serde_json::{Value, json};
 
 use super::scrape::get;
 use crate::common::{Client, Http, Options, Target, base64, dhchap_key, free_port, tcp_path};
 
-/// Is in each secret.
+/// Part of every secret.
 const MARK: &str = "HUSH";
 const PSK: &str = "NVMeTLSkey-1:01:SFVTSEhVU0hIVVNISFVTSEhVU0hIVVNISFVTSEhVU0iVzQw6:";
 const KEY: &str = "HUSH-0123456789abcdef-0123456789";
 const BEARER: &str = "Bearer HUSH-token";
 
-/// What must be nowhere: the mark, and the secrets in their other forms.
+/// Returns the strings that must not appear: the mark, and the secrets in other encodings.
 fn traces() -> Vec<String> {
     let hex = |text: &str| text.bytes().map(|b| format!("{b:02x}")).collect::<String>();
-    // SFVTSE is "HUSH" again, as a PSK has it.
+    // SFVTSE is the base64 of "HUSH", as in the interchange format of a PSK.
     let mut all = vec![MARK.to_owned(), "SFVTSE".to_owned()];
     for secret in [PSK, KEY] {
         all.extend([
@@ -32,9 +32,11 @@ fn check(what: &str, text: &str) {
     }
 }
 
-/// A call of each way, whatever it brings.
+/// Makes calls over gRPC and HTTP, valid and malformed, and checks the responses.
 async fn call(client: &Client, http: &Http, method: &str, route: &str, id: &str, object: Value) {
-    let verb = method.strip_prefix("Create").expect("it creates");
+    let verb = method
+        .strip_prefix("Create")
+        .expect("the method creates an object");
     let snake: String = verb
         .chars()
         .enumerate()

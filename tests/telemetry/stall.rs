@@ -1,4 +1,4 @@
-//! A reactor that does not turn: the thread is stopped as a debugger does it.
+//! A stalled reactor: its thread is stopped with ptrace, as by a debugger.
 
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -15,14 +15,14 @@ use crate::common::{Options, Target, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A thread of another process that stands still until this is ended.
+/// A stopped thread of another process; it continues when this is dropped.
 struct Stopped {
     go_on: Sender<()>,
     tracer: JoinHandle<()>,
 }
 
 impl Stopped {
-    /// Stops a thread. One thread must do all that concerns it.
+    /// Stops a thread. All ptrace calls for it must be made by one tracer thread.
     fn new(thread: i32) -> Self {
         let (go_on, wait) = channel::<()>();
         let (stopped, is_stopped) = channel();
@@ -30,11 +30,11 @@ impl Stopped {
             let thread = Pid::from_raw(thread);
             ptrace::seize(thread, ptrace::Options::empty()).expect("seized");
             ptrace::interrupt(thread).expect("interrupted");
-            waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
-            stopped.send(()).expect("somebody waits");
-            // Also when the test fails.
+            waitpid(thread, Some(WaitPidFlag::__WALL)).expect("the thread stops");
+            stopped.send(()).expect("the test waits");
+            // Also returns if the test panics and drops the sender.
             let _ = wait.recv();
-            ptrace::detach(thread, None).expect("it goes on");
+            ptrace::detach(thread, None).expect("the thread continues");
         });
         is_stopped.recv().expect("the thread is stopped");
         Self { go_on, tracer }
@@ -46,7 +46,7 @@ impl Stopped {
     }
 }
 
-/// The thread of the target's only reactor.
+/// Returns the thread ID of the target's only reactor.
 fn reactor(target: &Target) -> i32 {
     let tasks = format!("/proc/{}/task", target.pid().as_raw_nonzero());
     let tasks = std::fs::read_dir(tasks).expect("the target runs").flatten();
@@ -59,7 +59,7 @@ fn reactor(target: &Target) -> i32 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_reactor_that_does_not_turn_is_told_of_until_it_turns_again() {
+async fn a_stalled_reactor_is_reported_until_it_resumes() {
     let target = Target::start_with(Options::default()).await;
     let client = target.client().await;
     assert!(client.is_serving().await);
@@ -68,7 +68,7 @@ async fn a_reactor_that_does_not_turn_is_told_of_until_it_turns_again() {
     let events = watching.watch_events(request).await.expect("a watch");
     let mut events = events.into_inner();
     let stopped = Stopped::new(reactor(&target));
-    eventually("it is not serving", SOON, async || {
+    eventually("the target reports NOT_SERVING", SOON, async || {
         (!client.is_serving().await).then_some(())
     })
     .await;
@@ -78,7 +78,7 @@ async fn a_reactor_that_does_not_turn_is_told_of_until_it_turns_again() {
         (503, "not ready: the reactor of core 0 does not turn\n")
     );
     assert_eq!(get(&target, "/healthz", "*/*").await.0, 200);
-    // Metrics are told without SPDK's part.
+    // Metrics are served without SPDK's part.
     let scrape = Scrape::of(&target).await;
     let core = [("core", "0")];
     assert_eq!(scrape.value("opi_spdk_reactor_stalls_total", &core), 1.0);
@@ -90,12 +90,12 @@ async fn a_reactor_that_does_not_turn_is_told_of_until_it_turns_again() {
     stopped.go_on();
     let told = events.message().await.expect("no error").expect("an event");
     assert_eq!(told.r#type(), EventType::ReactorResumed, "{told:?}");
-    eventually("it serves again", SOON, async || {
+    eventually("the target reports SERVING again", SOON, async || {
         client.is_serving().await.then_some(())
     })
     .await;
     assert_eq!(get(&target, "/readyz", "*/*").await.0, 200);
-    eventually("metrics are whole again", SOON, async || {
+    eventually("metrics are complete again", SOON, async || {
         let scrape = Scrape::of(&target).await;
         (scrape.value("opi_spdk_scrape_complete", &[]) == 1.0).then_some(())
     })

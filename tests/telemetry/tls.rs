@@ -1,4 +1,4 @@
-//! Under TLS a line tells whose certificate it was.
+//! With TLS, a log line contains the subject of the client's certificate.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use super::log::line;
 use crate::common::{Authority, Options, Target, Tool, eventually, keep_private};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_change_is_told_of_with_the_subject_of_the_certificate() {
+async fn a_change_is_logged_with_the_certificates_subject() {
     let dir = tempfile::tempdir().expect("a directory");
     let authority = Authority::new();
     let write = |name: &str, text: String| {
         let path = dir.path().join(name);
-        std::fs::write(&path, text).expect("there is room");
+        std::fs::write(&path, text).expect("the file can be written");
         keep_private(&path);
         path.display().to_string()
     };
@@ -43,7 +43,7 @@ async fn a_change_is_told_of_with_the_subject_of_the_certificate() {
             ));
         curl.run().await.ok()
     };
-    eventually("it is served", Duration::from_secs(30), create).await;
+    eventually("the create succeeds", Duration::from_secs(30), create).await;
     let told = line(&target, &["volumes/a", "subject"]).await;
     assert_eq!(told["subject"], "CN=operator\nof the lab");
     assert!(

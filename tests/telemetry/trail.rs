@@ -1,4 +1,4 @@
-//! The audit log is a chain, which `opi-spdk audit verify` checks.
+//! The audit log is a hash chain, which `opi-spdk audit verify` checks.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -15,17 +15,17 @@ fn verify(args: &[&str], files: &[&Path]) -> Output {
         .args(args)
         .args(files)
         .output()
-        .expect("it runs")
+        .expect("the program starts")
 }
 
-/// What is printed of a log that is whole.
+/// Verifies an intact log; returns the output.
 fn whole(args: &[&str], files: &[&Path]) -> String {
     let output = verify(args, files);
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// What is printed of one that is not.
+/// Verifies a damaged log; returns the lines of the output.
 fn faults(args: &[&str], files: &[&Path]) -> Vec<String> {
     let output = verify(args, files);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -42,7 +42,8 @@ fn private(path: &Path, text: &str) {
         .expect("written");
 }
 
-/// A log with a key: of a process that was killed while it wrote, of the next one, and of the file after that.
+/// Writes a keyed audit log in two files: by a process that is killed while writing, by its successor,
+/// and after a rotation.
 async fn written(dir: &Path, key: &Path) -> [PathBuf; 2] {
     let [old, log] = ["audit.log.1", "audit.log"].map(|name| dir.join(name));
     let args = [
@@ -62,7 +63,7 @@ async fn written(dir: &Path, key: &Path) -> [PathBuf; 2] {
     audited(&log, "volumes/", 3).await;
     first.kill();
 
-    // The disk has not all of the last line.
+    // A torn write: the end of the last line has not reached the disk.
     let text = std::fs::read_to_string(&log).expect("the log");
     std::fs::write(&log, &text[..text.len() - 40]).expect("cut");
     let options = Options::default().args(args).after(&first);
@@ -88,7 +89,7 @@ async fn written(dir: &Path, key: &Path) -> [PathBuf; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_line_of_the_audit_log_that_was_changed_taken_out_added_or_moved_is_found() {
+async fn changed_removed_added_and_moved_audit_lines_are_detected() {
     let dir = tempfile::tempdir().expect("a directory");
     let dir = dir.path();
     let key = dir.join("key");
@@ -96,8 +97,8 @@ async fn a_line_of_the_audit_log_that_was_changed_taken_out_added_or_moved_is_fo
     let [old, log] = written(dir, &key).await;
     let keyed = ["--audit-key-file", key.to_str().expect("UTF-8")];
 
-    // One chain over a kill, a line that was cut, a restart and a file that was moved away. The third create
-    // became a part of a line, after which comes the note of it.
+    // One chain across a kill, a torn line, a restart and a rotation. The third create is a torn line,
+    // followed by an entry about it.
     let told = whole(&keyed, &[&old, &log]);
     assert!(
         told.starts_with("whole: 6 lines from 1, the last is 6:"),
@@ -112,7 +113,7 @@ async fn a_line_of_the_audit_log_that_was_changed_taken_out_added_or_moved_is_fo
         .expect("a hash")
         .to_owned();
 
-    // Its key is needed, and it must be the right one, of its owner alone.
+    // Verification needs the right key, in a file readable by its owner only.
     let without = verify(&[], &[&old, &log]);
     let said = String::from_utf8_lossy(&without.stderr).into_owned();
     assert!(
@@ -159,13 +160,13 @@ async fn a_line_of_the_audit_log_that_was_changed_taken_out_added_or_moved_is_fo
     moved.swap(3, 4);
     let told = found(&moved);
     assert!(told.iter().any(|it| it.contains("moved")), "{told:?}");
-    // The part of a line that was cut.
+    // The remains of the torn line.
     let mut part = lines.clone();
     part[2] = part[2].replace("volumes/three", "volumes/other");
     let told = found(&part);
     assert!(told[0].contains("tells of a cut line"), "{told:?}");
 
-    // The end alone can go unseen, but not if the last line was kept.
+    // Truncation at the end goes unnoticed unless the last line's hash was kept.
     let newer = std::fs::read_to_string(&log).expect("the log");
     let last = newer.lines().next_back().expect("a line").len() + 1;
     let shorter = dir.join("shorter");

@@ -9,13 +9,13 @@ use std::time::Duration;
 use common::{Fixture, Target, eventually};
 use terminal::Terminal;
 
-/// How long the screen may take on a busy machine.
+/// Timeout of the screen on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
-/// How long the load lasts, unless the test ends first.
+/// Duration of the load unless the test ends first, s.
 const LOAD: u32 = 120;
 
-/// Waits until the screen has all of these.
+/// Waits until the screen contains all texts.
 async fn shows(terminal: &Terminal, texts: &[&str]) -> String {
     let what = format!("the screen shows {texts:?}");
     let mut last = String::new();
@@ -34,7 +34,7 @@ async fn shows(terminal: &Terminal, texts: &[&str]) -> String {
     }
 }
 
-/// A number as it is shown: `12.3k`, `1.50MiB`.
+/// Parses a displayed number: `12.3k`, `1.50MiB`.
 fn number(text: &str) -> f64 {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
     let (digits, unit) = text.split_at(end.unwrap_or(text.len()));
@@ -50,7 +50,7 @@ fn number(text: &str) -> f64 {
     digits.parse::<f64>().expect("a number") * factor
 }
 
-/// The cells of the row that begins so, once its second one is a number above zero.
+/// Waits until the second cell of the row that starts with `name` is above zero; returns the cells.
 async fn row(terminal: &Terminal, name: &str) -> Vec<String> {
     eventually(&format!("a row of {name}"), SOON, async || {
         let screen = terminal.screen();
@@ -63,7 +63,7 @@ async fn row(terminal: &Terminal, name: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn top_shows_what_the_api_tells_on_a_terminal_of_any_size() {
+async fn top_shows_what_the_api_reports_on_a_terminal_of_any_size() {
     let mut target = Target::start().await;
     let export = Fixture::tcp(&target, 16).await;
     let load = export.load(LOAD).await;
@@ -72,7 +72,7 @@ async fn top_shows_what_the_api_tells_on_a_terminal_of_any_size() {
     let mut terminal = Terminal::start(&args, 24, 80);
     shows(&terminal, &["VOLUME", "IOPS", "1 volumes", "q end"]).await;
 
-    // As many operations as the API counts meanwhile, and both reads and writes.
+    // The rates agree with the API's counters, for reads and writes.
     let volumes = export.resource("MallocVolume");
     let operations = async || {
         let stats = volumes.stats(&export.volume).await;
@@ -106,7 +106,7 @@ async fn top_shows_what_the_api_tells_on_a_terminal_of_any_size() {
     shows(&terminal, &["SUBSYSTEM", id]).await;
     eventually("the host has IOPS", SOON, async || {
         let screen = terminal.screen();
-        // This host does not say who it is: its first cell is empty.
+        // The initiator sets no host NQN: the first cell is empty.
         let (before, _) = screen.lines().find_map(|line| line.split_once(id))?;
         let iops = before.split_whitespace().next_back()?;
         iops.starts_with(|c: char| ('1'..='9').contains(&c))
@@ -130,7 +130,7 @@ async fn top_shows_what_the_api_tells_on_a_terminal_of_any_size() {
     shows(&terminal, &["VOLUME", &export.volume]).await;
     terminal.resize(24, 80);
 
-    // The server goes, and top says so and stays.
+    // When the server stops, top reports it and keeps running.
     drop(load);
     target.stop_with(rustix::process::Signal::TERM);
     shows(&terminal, &["away for", &http]).await;
@@ -140,7 +140,7 @@ async fn top_shows_what_the_api_tells_on_a_terminal_of_any_size() {
 }
 
 #[test]
-fn without_a_terminal_top_says_what_else_there_is() {
+fn without_a_terminal_top_names_the_alternatives() {
     let out = std::process::Command::new(env!("CARGO_BIN_EXE_opi-spdk"))
         .arg("top")
         .output()

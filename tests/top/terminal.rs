@@ -1,4 +1,4 @@
-//! A pseudo terminal, and what is on its screen.
+//! A pseudoterminal and an emulation of its screen.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::common::poll_blocking;
 
-/// A terminal with a program on it.
+/// A terminal with a running program.
 pub struct Terminal {
     child: Child,
     master: File,
@@ -20,7 +20,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Runs the program under test in a session of its own, so that no other terminal is its own.
+    /// Runs the program under test in a new session with this controlling terminal.
     pub fn start(args: &[&str], rows: u16, columns: u16) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo terminal");
         grantpt(&master).expect("granted");
@@ -31,7 +31,7 @@ impl Terminal {
             let file = File::options().read(true).write(true).open(&name);
             file.expect("the other end")
         };
-        // It is open at both ends before the program is: its size is kept.
+        // Both ends are open before the program starts, so that the size is kept.
         let end = open();
         set_size(&master, rows, columns);
         let child = Command::new("setsid")
@@ -44,14 +44,14 @@ impl Terminal {
             .stdout(end.try_clone().expect("the same"))
             .stderr(end)
             .spawn()
-            .expect("setsid is there");
+            .expect("setsid is installed");
         let screen = Arc::new(Mutex::new(Screen::new(rows, columns)));
         let master = File::from(master);
         let mut reader = master.try_clone().expect("the same");
         let drawn = Arc::clone(&screen);
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
-            // It fails once the other end is closed.
+            // The read fails once the other end is closed.
             while let Ok(length @ 1..) = reader.read(&mut bytes) {
                 drawn.lock().expect("no panic").write(&bytes[..length]);
             }
@@ -63,27 +63,29 @@ impl Terminal {
         }
     }
 
-    /// Types this.
+    /// Types keys.
     pub fn press(&mut self, keys: &str) {
-        self.master.write_all(keys.as_bytes()).expect("it is read");
+        self.master
+            .write_all(keys.as_bytes())
+            .expect("the keys are written");
     }
 
-    /// Makes the terminal another size; its screen is empty then.
+    /// Resizes the terminal and clears its screen.
     pub fn resize(&mut self, rows: u16, columns: u16) {
         *self.screen.lock().expect("no panic") = Screen::new(rows, columns);
         let master: OwnedFd = self.master.try_clone().expect("the same").into();
         set_size(&master, rows, columns);
     }
 
-    /// What is on it.
+    /// Returns the screen's text.
     pub fn screen(&self) -> String {
         self.screen.lock().expect("no panic").text()
     }
 
-    /// Waits for the program's end.
+    /// Waits for the program's exit.
     pub fn ended(&mut self, within: Duration) -> ExitStatus {
         let ended = poll_blocking(within, || self.child.try_wait().expect("a child"));
-        ended.unwrap_or_else(|| panic!("it did not end:\n{}", self.screen()))
+        ended.unwrap_or_else(|| panic!("the program did not exit:\n{}", self.screen()))
     }
 }
 
@@ -104,12 +106,12 @@ fn set_size(master: &OwnedFd, rows: u16, columns: u16) {
     tcsetwinsize(master, size).expect("a size");
 }
 
-/// As much of a terminal as a program needs that places its cursor itself.
+/// The subset of a terminal emulator that a program with absolute cursor positioning needs.
 struct Screen {
     cells: Vec<Vec<char>>,
     row: usize,
     column: usize,
-    /// The escape sequence, or the character, that has begun.
+    /// An incomplete escape sequence or UTF-8 character.
     begun: Vec<u8>,
 }
 
@@ -164,7 +166,7 @@ impl Screen {
         self.column += 1;
     }
 
-    /// Takes a sequence that has come to its end.
+    /// Executes the escape sequence once it is complete.
     fn sequence(&mut self) {
         let &[_, kind, ref rest @ ..] = self.begun.as_slice() else {
             return;

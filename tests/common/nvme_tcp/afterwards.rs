@@ -1,5 +1,5 @@
-//! What holds after each attack: the program runs, calls answer, another host's I/O is right, and
-//! what strangers took has been given back.
+//! Checks after each attack: the program runs, calls are answered, another host's I/O is correct, and
+//! the attackers' connections have been released.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 use super::{Digests, Host, Identity};
 use crate::common::{Fixture, Target, eventually};
 
-/// How soon connections and their memory are back.
+/// Deadline for the release of connections and for answers to calls.
 const BACK: Duration = Duration::from_secs(5);
 
-/// What the longest of another host's I/O may take beside an attack.
+/// Upper bound of another host's 128 KiB write and read during an attack.
 const IO: Duration = Duration::from_secs(2);
 
-/// State of a listener in the kernel's table.
+/// The state LISTEN in /proc/net/tcp.
 const LISTEN: &str = "0A";
 
-/// Blocks of one I/O: 128 KiB, a whole large buffer.
+/// Blocks of one I/O: 128 KiB, the size of a large iobuf buffer.
 const BLOCKS: u16 = 256;
 
-/// Another host, with a volume of its own, connected before the attack.
+/// Another host with its own volume, connected before the attack.
 pub struct Bystander {
-    /// Its volume and subsystem.
+    /// The host's volume and subsystem.
     pub fixture: Fixture,
     admin: Host,
     io: Host,
@@ -30,7 +30,7 @@ pub struct Bystander {
 }
 
 impl Bystander {
-    /// Connects it, and counts what the target has then.
+    /// Connects the host and counts the target's connections as the baseline.
     pub async fn new(target: &Target) -> Self {
         let fixture = Fixture::tcp(target, 4).await;
         let identity = Identity::new(fixture.port, &fixture.nqn).named("bystander");
@@ -48,7 +48,7 @@ impl Bystander {
         bystander
     }
 
-    /// Writes 128 KiB that it has not written before, reads them back and compares.
+    /// Writes 128 KiB of new data, reads it back and compares; asserts the latency bound.
     pub fn verify(&mut self) {
         let begin = Instant::now();
         self.round = self.round.wrapping_add(1);
@@ -59,12 +59,12 @@ impl Bystander {
         let written = self.io.write(1, 0, &data).expect("the bystander writes");
         assert_eq!(written.status(), 0, "the bystander's write");
         let read = self.io.read(1, 0, BLOCKS).expect("the bystander reads");
-        assert!(read == data, "the bystander reads what it has not written");
+        assert!(read == data, "the bystander's data differs");
         let took = begin.elapsed();
         assert!(took < IO, "the bystander's I/O took {took:?}");
     }
 
-    /// All that must hold after an attack, `what`, whose connections are closed.
+    /// Asserts that the attack `what` did no harm; the attack's connections must be closed by now.
     pub async fn unharmed(&mut self, target: &mut Target, what: &str) {
         assert!(
             target.exited().is_none(),
@@ -81,11 +81,11 @@ impl Bystander {
         );
         let volumes = self.fixture.resource("MallocVolume");
         let stats = tokio::time::timeout(BACK, volumes.stats(&self.fixture.volume)).await;
-        assert!(stats.is_ok(), "{what}: a call is not answered");
+        assert!(stats.is_ok(), "{what}: a gRPC call timed out");
         let identity = Identity::new(self.fixture.port, &self.fixture.nqn).named("newcomer");
         drop(identity.admin(Digests::OFF));
         eventually(
-            &format!("{what}: connections are given back"),
+            &format!("{what}: the attack's connections are released"),
             BACK,
             async || (connections(target) <= self.connections).then_some(()),
         )
@@ -93,7 +93,7 @@ impl Bystander {
     }
 }
 
-/// How many connections the target holds that are not of its API: those of NVMe/TCP.
+/// Counts the target's TCP connections on other ports than those of its API: NVMe/TCP connections.
 pub fn connections(target: &Target) -> usize {
     let dir = format!("/proc/{}/fd", target.pid().as_raw_nonzero());
     let entries = std::fs::read_dir(dir).expect("the target runs");

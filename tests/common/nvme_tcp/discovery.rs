@@ -1,34 +1,34 @@
-//! What the discovery service tells a host.
+//! The discovery log page, as a host reads it.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Command, Digests, Host, Identity, Pdu, Sgl};
 
-/// The discovery service.
+/// The NQN of the discovery service.
 pub const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
 
-/// Bytes of the log's header, and of each record.
+/// Size of the log's header, and of each entry.
 const RECORD: usize = 1024;
 
-/// A record of the discovery log.
+/// An entry of the discovery log page.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {
-    /// 1 RDMA, 3 TCP.
+    /// Transport type: 1 RDMA, 3 TCP.
     pub transport: u8,
-    /// Where.
+    /// Transport address.
     pub address: String,
-    /// Its port.
+    /// Transport service ID: the port.
     pub service: String,
-    /// The NQN there.
+    /// The subsystem's NQN.
     pub subsystem: String,
-    /// 1 another discovery service, 2 an NVM subsystem, 3 this discovery service.
+    /// Subsystem type: 1 another discovery service, 2 an NVM subsystem, 3 this discovery service.
     pub subtype: u8,
-    /// 1 IPv4, 2 IPv6.
+    /// Address family: 1 IPv4, 2 IPv6.
     pub family: u8,
 }
 
 impl Record {
-    /// Of an NVM subsystem over TCP at an address of IPv4 or IPv6, or of the discovery service itself.
+    /// The entry of an NVM subsystem over TCP (IPv4 or IPv6), or of the discovery service itself.
     pub fn tcp(address: &str, port: u16, subsystem: &str) -> Self {
         Self {
             transport: 3,
@@ -40,7 +40,7 @@ impl Record {
         }
     }
 
-    /// Of another discovery service.
+    /// The entry of another discovery service.
     pub fn referral(address: &str, port: u16, subsystem: &str) -> Self {
         Self {
             subtype: 1,
@@ -49,7 +49,7 @@ impl Record {
     }
 }
 
-/// A host of the discovery service at this address.
+/// A host that connects to the discovery service at this address.
 pub fn discoverer(ip: &str, port: u16) -> Identity {
     let ip: IpAddr = ip.parse().expect("an address");
     Identity {
@@ -58,18 +58,20 @@ pub fn discoverer(ip: &str, port: u16) -> Identity {
     }
 }
 
-/// What the discovery service tells a host that comes by this address.
+/// Connects to the discovery service at this address and reads its log page.
 pub fn discovered(ip: &str, port: u16) -> Vec<Record> {
     log(&mut discoverer(ip, port).admin(Digests::OFF))
 }
 
-/// What it tells a host that is connected.
+/// Reads the discovery log page on an existing admin queue.
 pub fn log(admin: &mut Host) -> Vec<Record> {
     let length = 16 * u32::try_from(RECORD).expect("a length");
     let cid = admin.cid();
     let command = Command::new(0x02, cid).cdw(10, (length / 4 - 1) << 16 | 0x70);
     let command = command.sgl(Sgl::Transport(length));
-    admin.send(&Pdu::capsule(command, &[])).expect("it goes");
+    admin
+        .send(&Pdu::capsule(command, &[]))
+        .expect("the command is sent");
     let (answer, log) = admin.completion(cid, &[]).expect("the log");
     assert_eq!(answer.status(), 0);
     let count = u64::from_le_bytes(log[8..16].try_into().expect("8 bytes"));

@@ -1,4 +1,5 @@
-//! One connection of a raw host: a right session is a few calls, a hostile one a variation of it.
+//! One connection of a raw NVMe/TCP host: a regular session takes a few calls, and each step can be
+//! varied by hostile tests.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -6,22 +7,22 @@ use std::time::{Duration, Instant};
 
 use super::pdu::{Command, Digests, Pdu, Sgl, connect_data, crc32c, kind};
 
-/// No answer takes longer, unless a test says so.
+/// Default timeout of an answer.
 pub const ANSWER: Duration = Duration::from_secs(5);
 
-/// The property CC.
+/// Offset of the property CC.
 pub const CC: u32 = 0x14;
-/// The property CSTS.
+/// Offset of the property CSTS.
 pub const CSTS: u32 = 0x1c;
-/// CC of an enabled controller: entries of 64 and 16 bytes.
+/// CC of an enabled controller: queue entries of 64 and 16 bytes.
 pub const CC_ENABLED: u32 = 0x0046_0001;
 
-/// Who connects, and to what.
+/// Host and subsystem of a connection.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// Where the subsystem listens.
+    /// The subsystem's listen address.
     pub address: SocketAddr,
-    /// Its NQN.
+    /// The subsystem's NQN.
     pub subnqn: String,
     /// The host's NQN.
     pub hostnqn: String,
@@ -30,7 +31,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A host of this test at a port of loopback.
+    /// The default raw host, for a subsystem on a loopback port.
     pub fn new(port: u16, subnqn: &str) -> Self {
         Self {
             address: (IpAddr::V4(Ipv4Addr::LOCALHOST), port).into(),
@@ -40,7 +41,7 @@ impl Identity {
         }
     }
 
-    /// The same as another host.
+    /// Changes the host's NQN and ID.
     pub fn named(mut self, name: &str) -> Self {
         self.hostnqn = format!("nqn.2022-09.io.spdk:{name}");
         self.hostid = [0x5a; 16];
@@ -50,24 +51,24 @@ impl Identity {
         self
     }
 
-    /// Connect's data, for a new controller (0xffff) or one that is there.
+    /// Builds Connect's data, for a new controller (0xffff) or an existing one.
     pub fn connect_data(&self, cntlid: u16) -> Vec<u8> {
         connect_data(self.hostid, cntlid, &self.subnqn, &self.hostnqn)
     }
 
-    /// A TCP connection that has said nothing.
+    /// Opens a TCP connection without sending anything.
     pub fn dial(&self) -> Result<Host> {
         Host::dial(self.address)
     }
 
-    /// A connection past ICReq.
+    /// Opens a connection and exchanges ICReq and ICResp.
     pub fn negotiated(&self, digests: Digests) -> Host {
         let mut host = self.dial().expect("the port takes connections");
         host.negotiate(digests).expect("ICResp");
         host
     }
 
-    /// An admin queue whose controller is enabled.
+    /// Connects an admin queue and enables its controller.
     pub fn admin(&self, digests: Digests) -> Host {
         let mut host = self.negotiated(digests);
         host.connect(self, 0, 0xffff)
@@ -76,7 +77,7 @@ impl Identity {
         host
     }
 
-    /// An I/O queue of that controller.
+    /// Connects an I/O queue of the admin queue's controller.
     pub fn io(&self, admin: &Host, qid: u16) -> Host {
         let mut host = self.negotiated(admin.digests);
         host.connect(self, qid, admin.cntlid)
@@ -85,72 +86,72 @@ impl Identity {
     }
 }
 
-/// What came: header whole, data without digest and padding.
+/// A received PDU: complete header, data without digest and padding.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// One of `kind`.
+    /// The PDU type, one of `kind`.
     pub kind: u8,
     /// Flags of the common header.
     pub flags: u8,
-    /// The header with its common part.
+    /// The header, common part included.
     pub header: Vec<u8>,
     /// The data.
     pub data: Vec<u8>,
 }
 
 impl Answer {
-    /// 16 bits of the header.
+    /// Returns 16 bits of the header.
     pub fn u16(&self, at: usize) -> u16 {
         u16::from_le_bytes([self.header[at], self.header[at + 1]])
     }
 
-    /// 32 bits of the header.
+    /// Returns 32 bits of the header.
     pub fn u32(&self, at: usize) -> u32 {
         u32::from(self.u16(at)) | u32::from(self.u16(at + 2)) << 16
     }
 
-    /// Of a completion: the status without its phase bit (SCT in bits 8 to 10, SC below).
+    /// Returns a completion's status without the phase bit: SCT in bits 8 to 10, SC in bits 0 to 7.
     pub fn status(&self) -> u16 {
         assert_eq!(self.kind, kind::CAPSULE_RESP, "not a completion: {self:?}");
         self.u16(22) >> 1
     }
 
-    /// Of a completion: the command's ID.
+    /// Returns a completion's command ID.
     pub fn cid(&self) -> u16 {
         assert_eq!(self.kind, kind::CAPSULE_RESP, "not a completion: {self:?}");
         self.u16(20)
     }
 
-    /// Of an R2T: transfer tag, offset, length.
+    /// Returns transfer tag, offset and length of an R2T.
     pub fn r2t(&self) -> (u16, u32, u32) {
         assert_eq!(self.kind, kind::R2T, "not an R2T: {self:?}");
         (self.u16(10), self.u32(12), self.u32(16))
     }
 
-    /// Of a C2HTermReq: the fatal error status.
+    /// Returns the fatal error status of a C2HTermReq.
     pub fn fes(&self) -> u16 {
         assert_eq!(self.kind, kind::C2H_TERM_REQ, "not a TermReq: {self:?}");
         self.u16(8)
     }
 }
 
-/// A connection.
+/// An NVMe/TCP connection.
 pub struct Host {
     stream: TcpStream,
-    /// What was negotiated.
+    /// The negotiated digests.
     pub digests: Digests,
-    /// The controller, once connected.
+    /// The controller's ID once Connect has succeeded.
     pub cntlid: u16,
     next_cid: u16,
 }
 
 impl Host {
-    /// Connects to an address.
+    /// Opens a TCP connection to an address.
     pub fn dial(address: SocketAddr) -> Result<Self> {
         Self::over(TcpStream::connect_timeout(&address, ANSWER)?)
     }
 
-    /// On a connection that is there.
+    /// Wraps an open TCP connection.
     pub fn over(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(ANSWER))?;
@@ -162,29 +163,29 @@ impl Host {
         })
     }
 
-    /// The socket itself.
+    /// Returns the socket.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
-    /// A command ID that was not used for long.
+    /// Returns the next command ID; IDs repeat after 65536.
     pub fn cid(&mut self) -> u16 {
         self.next_cid = self.next_cid.wrapping_add(1);
         self.next_cid
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
         self.stream.write_all(bytes)
     }
 
-    /// Sends a PDU with the digests that were negotiated.
+    /// Sends a PDU with the negotiated digests.
     pub fn send(&mut self, pdu: &Pdu) -> Result<()> {
         let bytes = pdu.bytes(self.digests);
         self.send_bytes(&bytes)
     }
 
-    /// Sends PDUs in one write.
+    /// Sends several PDUs in one write.
     pub fn send_all(&mut self, pdus: &[Pdu]) -> Result<()> {
         let bytes: Vec<_> = pdus
             .iter()
@@ -193,7 +194,7 @@ impl Host {
         self.send_bytes(&bytes)
     }
 
-    /// Sends a PDU in two writes, cut after this many bytes.
+    /// Sends a PDU in two writes, split after `at` bytes.
     pub fn send_cut(&mut self, pdu: &Pdu, at: usize) -> Result<()> {
         let bytes = pdu.bytes(self.digests);
         let (head, tail) = bytes.split_at(at.min(bytes.len()));
@@ -201,12 +202,12 @@ impl Host {
         self.send_bytes(tail)
     }
 
-    /// The next PDU.
+    /// Receives the next PDU.
     pub fn receive(&mut self) -> Result<Answer> {
         self.receive_within(ANSWER)
     }
 
-    /// The next PDU, if it comes in time; the error is `TimedOut` if not.
+    /// Receives the next PDU; fails with `TimedOut` when the timeout expires.
     pub fn receive_within(&mut self, within: Duration) -> Result<Answer> {
         let end = Instant::now() + within;
         let mut header = vec![0; 8];
@@ -257,7 +258,7 @@ impl Host {
         Ok(())
     }
 
-    /// Waits until the target has closed the connection; what came before that.
+    /// Waits until the target closes the connection; returns the PDUs received before.
     pub fn closed_within(&mut self, within: Duration) -> Result<Vec<Answer>> {
         let end = Instant::now() + within;
         let mut before = Vec::new();
@@ -270,7 +271,7 @@ impl Host {
         }
     }
 
-    /// ICReq and ICResp.
+    /// Exchanges ICReq and ICResp.
     pub fn negotiate(&mut self, digests: Digests) -> Result<Answer> {
         self.send(&Pdu::ic_req(digests))?;
         let answer = self.receive()?;
@@ -281,7 +282,7 @@ impl Host {
         Ok(answer)
     }
 
-    /// Connect with its data in the capsule; keeps the controller's ID.
+    /// Sends Connect with in-capsule data; stores the controller's ID.
     pub fn connect(&mut self, identity: &Identity, qid: u16, cntlid: u16) -> Result<()> {
         let cid = self.cid();
         let command = Command::connect(cid, qid, 31, Sgl::InCapsule(1024));
@@ -294,7 +295,8 @@ impl Host {
         Ok(())
     }
 
-    /// Sends a command and gives its completion, whose data answers R2Ts; data that comes is dropped.
+    /// Sends a command and returns its completion. R2Ts are answered from `data`; received data is
+    /// dropped.
     pub fn call(&mut self, command: Command, data: &[u8]) -> Result<Answer> {
         let in_capsule = command.0[39] == 0x01;
         let inside = if in_capsule { data } else { &[] };
@@ -302,7 +304,8 @@ impl Host {
         Ok(self.completion(command.cid(), data)?.0)
     }
 
-    /// Waits for the completion of a command and gives the data that came; answers its R2Ts from `data`.
+    /// Waits for a command's completion; returns it with the received data. R2Ts are answered from
+    /// `data`.
     pub fn completion(&mut self, cid: u16, data: &[u8]) -> Result<(Answer, Vec<u8>)> {
         let mut received = Vec::new();
         loop {
@@ -343,7 +346,7 @@ impl Host {
         Err(ErrorKind::TimedOut.into())
     }
 
-    /// Writes blocks of 512 bytes; by R2T from 4 KiB on.
+    /// Writes 512-byte blocks: in-capsule below 4 KiB, else by R2T.
     pub fn write(&mut self, nsid: u32, lba: u64, data: &[u8]) -> Result<Answer> {
         let length = u32::try_from(data.len()).expect("a length");
         let blocks = u16::try_from(length / 512).expect("a few blocks");
@@ -356,7 +359,7 @@ impl Host {
         self.call(Command::io(1, cid, nsid, lba, blocks).sgl(sgl), data)
     }
 
-    /// Reads blocks of 512 bytes.
+    /// Reads 512-byte blocks.
     pub fn read(&mut self, nsid: u32, lba: u64, blocks: u16) -> Result<Vec<u8>> {
         let cid = self.cid();
         let command =

@@ -1,4 +1,4 @@
-//! A raw NVMe/TCP host: builds each PDU byte by byte, and checks what an attack must not have changed.
+//! A raw NVMe/TCP host that builds each PDU byte by byte, and the checks that follow an attack.
 
 mod afterwards;
 mod discovery;

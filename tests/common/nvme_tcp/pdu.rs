@@ -1,5 +1,5 @@
-//! PDUs of NVMe/TCP, byte by byte: a right one is the default, every field of it can be made wrong.
-//! Layouts: NVMe/TCP transport specification 1.0c, section 3.6.
+//! NVMe/TCP PDUs built byte by byte: valid by default, and every field can be overridden. Layouts:
+//! NVMe/TCP transport specification 1.0c, section 3.6.
 
 /// PDU types.
 pub mod kind {
@@ -7,19 +7,19 @@ pub mod kind {
     pub const IC_REQ: u8 = 0x00;
     /// Initialize connection response.
     pub const IC_RESP: u8 = 0x01;
-    /// The host ends the connection and says why.
+    /// H2CTermReq: the host terminates the connection with a reason.
     pub const H2C_TERM_REQ: u8 = 0x02;
-    /// The target ends the connection and says why.
+    /// C2HTermReq: the target terminates the connection with a reason.
     pub const C2H_TERM_REQ: u8 = 0x03;
-    /// A command.
+    /// Command capsule.
     pub const CAPSULE_CMD: u8 = 0x04;
-    /// A completion.
+    /// Response capsule.
     pub const CAPSULE_RESP: u8 = 0x05;
-    /// Data of the host.
+    /// H2CData.
     pub const H2C_DATA: u8 = 0x06;
-    /// Data of the target.
+    /// C2HData.
     pub const C2H_DATA: u8 = 0x07;
-    /// The target asks for data.
+    /// R2T: the target requests data.
     pub const R2T: u8 = 0x09;
 }
 
@@ -29,64 +29,64 @@ pub mod flag {
     pub const HDGST: u8 = 1;
     /// A data digest follows the data.
     pub const DDGST: u8 = 2;
-    /// The last data PDU of a transfer.
+    /// Marks the last data PDU of a transfer.
     pub const LAST: u8 = 4;
-    /// Data that also stands for a successful completion.
+    /// C2HData that implies a successful completion.
     pub const SUCCESS: u8 = 8;
 }
 
-/// Digests that both ends agreed on.
+/// The digests in use on a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Digests {
-    /// Of headers.
+    /// Header digest.
     pub header: bool,
-    /// Of data.
+    /// Data digest.
     pub data: bool,
 }
 
 impl Digests {
-    /// None.
+    /// No digests.
     pub const OFF: Self = Self {
         header: false,
         data: false,
     };
-    /// Of data alone.
+    /// Data digest only.
     pub const DATA: Self = Self {
         header: false,
         data: true,
     };
-    /// Both.
+    /// Header and data digest.
     pub const BOTH: Self = Self {
         header: true,
         data: true,
     };
 }
 
-/// One PDU to send. `bytes` fills in what is `None` as the specification demands.
+/// A PDU to send. `bytes` computes the valid value for every field that is `None`.
 #[derive(Debug, Clone, Default)]
 pub struct Pdu {
-    /// One of `kind`.
+    /// The PDU type, one of `kind`.
     pub kind: u8,
-    /// Flags beside those of digests.
+    /// Flags other than those of the digests.
     pub flags: u8,
-    /// The header after the common one.
+    /// The header without the common header.
     pub header: Vec<u8>,
-    /// Bytes between header (with digest) and data.
+    /// Padding bytes between header (with digest) and data.
     pub padding: usize,
-    /// Data of the PDU.
+    /// The data.
     pub data: Vec<u8>,
-    /// In place of the right header length.
+    /// Overrides the header length.
     pub hlen: Option<u8>,
-    /// In place of the right data offset.
+    /// Overrides the PDU data offset.
     pub pdo: Option<u8>,
-    /// In place of the right length.
+    /// Overrides the PDU length.
     pub plen: Option<u32>,
-    /// In place of the right digest of the data.
+    /// Overrides the data digest.
     pub data_digest: Option<u32>,
 }
 
 impl Pdu {
-    /// ICReq that asks for these digests.
+    /// Builds an ICReq that requests these digests.
     pub fn ic_req(digests: Digests) -> Self {
         let mut header = vec![0; 120];
         header[3] = u8::from(digests.header) | u8::from(digests.data) << 1;
@@ -97,7 +97,7 @@ impl Pdu {
         }
     }
 
-    /// A command, with data inside its capsule unless that is empty.
+    /// Builds a command capsule; `data` is its in-capsule data, if any.
     pub fn capsule(command: Command, data: &[u8]) -> Self {
         Self {
             kind: kind::CAPSULE_CMD,
@@ -107,7 +107,7 @@ impl Pdu {
         }
     }
 
-    /// Data for an R2T, as the last part of it.
+    /// Builds an H2CData PDU that answers an R2T, with the LAST flag.
     pub fn h2c_data(cccid: u16, ttag: u16, offset: u32, data: &[u8]) -> Self {
         let length = u32::try_from(data.len()).expect("a PDU's length");
         let mut header = [cccid.to_le_bytes(), ttag.to_le_bytes()].concat();
@@ -123,7 +123,7 @@ impl Pdu {
         }
     }
 
-    /// H2CTermReq with this fatal error status, and the header that it is about.
+    /// Builds an H2CTermReq with this fatal error status and the offending PDU's header.
     pub fn h2c_term_req(fes: u16, data: &[u8]) -> Self {
         let mut header = fes.to_le_bytes().to_vec();
         header.resize(16, 0);
@@ -135,37 +135,37 @@ impl Pdu {
         }
     }
 
-    /// With another length in the header of an H2CData.
+    /// Overrides DATAL of an H2CData.
     pub fn with_datal(mut self, datal: u32) -> Self {
         self.header[8..12].copy_from_slice(&datal.to_le_bytes());
         self
     }
 
-    /// With these flags.
+    /// Sets the flags.
     pub fn with_flags(mut self, flags: u8) -> Self {
         self.flags = flags;
         self
     }
 
-    /// With this PDU data offset.
+    /// Overrides the PDU data offset.
     pub fn with_pdo(mut self, pdo: u8) -> Self {
         self.pdo = Some(pdo);
         self
     }
 
-    /// With this length of the PDU.
+    /// Overrides the PDU length.
     pub fn with_plen(mut self, plen: u32) -> Self {
         self.plen = Some(plen);
         self
     }
 
-    /// With this header length.
+    /// Overrides the header length.
     pub fn with_hlen(mut self, hlen: u8) -> Self {
         self.hlen = Some(hlen);
         self
     }
 
-    /// What goes over the wire.
+    /// Encodes the PDU with these digests.
     pub fn bytes(&self, digests: Digests) -> Vec<u8> {
         let digested = matches!(self.kind, kind::CAPSULE_CMD | kind::H2C_DATA);
         let header_digest = digests.header && digested;
@@ -204,14 +204,14 @@ impl Pdu {
     }
 }
 
-/// How a command says where its data is.
+/// How a command's data is transferred.
 #[derive(Debug, Clone, Copy)]
 pub enum Sgl {
-    /// Nowhere.
+    /// No data.
     None,
-    /// Inside the capsule, this long.
+    /// In-capsule data of this length.
     InCapsule(u32),
-    /// By R2T and data PDUs, this long.
+    /// A transport SGL: R2T and data PDUs, this length.
     Transport(u32),
 }
 
@@ -220,56 +220,56 @@ pub enum Sgl {
 pub struct Command(pub [u8; 64]);
 
 impl Command {
-    /// With this opcode and command ID.
+    /// A command with this opcode and command ID.
     pub fn new(opcode: u8, cid: u16) -> Self {
         let mut bytes = [0; 64];
         bytes[0] = opcode;
-        // SGLs, as NVMe over Fabrics demands.
+        // PSDT: SGL, mandatory in NVMe over Fabrics.
         bytes[1] = 0x40;
         Self(bytes).put(2, &cid.to_le_bytes())
     }
 
-    /// A fabrics command of this type.
+    /// A Fabrics command of this type.
     pub fn fabrics(fctype: u8, cid: u16) -> Self {
         Self::new(0x7f, cid).put(4, &[fctype])
     }
 
-    /// Connect of a queue with `sqsize` entries beyond the first, its 1 KiB of data as `sgl` says.
+    /// A Connect for queue `qid` with `sqsize` + 1 entries; `sgl` describes its 1 KiB of data.
     pub fn connect(cid: u16, qid: u16, sqsize: u16, sgl: Sgl) -> Self {
         let command = Self::fabrics(1, cid).put(42, &qid.to_le_bytes());
         command.put(44, &sqsize.to_le_bytes()).sgl(sgl)
     }
 
-    /// Sets a 32-bit property.
+    /// Property Set, 32 bits.
     pub fn property_set(cid: u16, offset: u32, value: u32) -> Self {
         let command = Self::fabrics(0, cid).put(44, &offset.to_le_bytes());
         command.put(48, &value.to_le_bytes())
     }
 
-    /// Asks for a 32-bit property.
+    /// Property Get, 32 bits.
     pub fn property_get(cid: u16, offset: u32) -> Self {
         Self::fabrics(4, cid).put(44, &offset.to_le_bytes())
     }
 
-    /// Read (2), write (1) or compare (5) of blocks.
+    /// Read (2), Write (1) or Compare (5) of blocks.
     pub fn io(opcode: u8, cid: u16, nsid: u32, lba: u64, blocks: u16) -> Self {
         let command = Self::new(opcode, cid).nsid(nsid);
         let command = command.put(40, &lba.to_le_bytes());
         command.put(48, &blocks.wrapping_sub(1).to_le_bytes())
     }
 
-    /// On this namespace.
+    /// Sets the namespace ID.
     pub fn nsid(self, nsid: u32) -> Self {
         self.put(4, &nsid.to_le_bytes())
     }
 
-    /// With these FUSE bits: 1 first, 2 second.
+    /// Sets the FUSE bits: 1 first, 2 second.
     pub fn fuse(mut self, fuse: u8) -> Self {
         self.0[1] |= fuse;
         self
     }
 
-    /// With data as this says.
+    /// Sets the SGL.
     pub fn sgl(self, sgl: Sgl) -> Self {
         let (length, identifier) = match sgl {
             Sgl::None => (0, 0),
@@ -280,24 +280,24 @@ impl Command {
             .put(39, &[identifier])
     }
 
-    /// With this command dword (10 to 15).
+    /// Sets a command dword (10 to 15).
     pub fn cdw(self, dword: usize, value: u32) -> Self {
         self.put(dword * 4, &value.to_le_bytes())
     }
 
-    /// With these bytes there.
+    /// Overwrites bytes at an offset.
     pub fn put(mut self, at: usize, bytes: &[u8]) -> Self {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
         self
     }
 
-    /// Its command ID.
+    /// Returns the command ID.
     pub fn cid(&self) -> u16 {
         u16::from_le_bytes([self.0[2], self.0[3]])
     }
 }
 
-/// The 1 KiB that Connect carries.
+/// Builds Connect's 1 KiB of data.
 pub fn connect_data(hostid: [u8; 16], cntlid: u16, subnqn: &str, hostnqn: &str) -> Vec<u8> {
     let mut data = vec![0; 1024];
     data[..16].copy_from_slice(&hostid);
@@ -307,7 +307,7 @@ pub fn connect_data(hostid: [u8; 16], cntlid: u16, subnqn: &str, hostnqn: &str) 
     data
 }
 
-/// CRC-32C as NVMe/TCP's digests have it.
+/// CRC-32C, the digest of NVMe/TCP.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = table();
     !bytes.iter().fold(!0, |sum: u32, byte| {

@@ -1,36 +1,36 @@
-//! What the peer says of itself: registers, identify data, lists, log pages.
+//! The peer's properties, Identify data, lists and log pages.
 
 use std::collections::BTreeMap;
 
 use super::{BLOCKS, NQN};
 
-/// Identify data are of this length.
+/// Length of Identify data.
 const LEN: usize = 4096;
 
-/// All of it. Tests change what they want wrong.
+/// Everything that the peer reports. Tests change what they want malformed.
 #[derive(Debug, Clone)]
 pub struct Data {
-    /// Register VS.
+    /// Property VS.
     pub version: u32,
-    /// Register CAP.
+    /// Property CAP.
     pub capabilities: u64,
-    /// Identify data of the controller.
+    /// Identify Controller data.
     pub controller: Vec<u8>,
-    /// Identify data of each namespace.
+    /// Identify Namespace data by namespace ID.
     pub namespaces: BTreeMap<u32, Vec<u8>>,
-    /// In place of the list of active namespaces: its page after this one.
+    /// Overrides the Active Namespace ID list: returns the IDs after the given one.
     pub list: Option<fn(u32) -> Vec<u32>>,
     /// The ANA log page.
     pub ana: Vec<u8>,
 }
 
 impl Data {
-    /// Of a controller with these namespaces, of 4 MiB each.
+    /// Valid data of a controller with these namespaces, 4 MiB each.
     pub fn new(namespaces: &[u32]) -> Self {
         let namespaces = namespaces.iter().map(|nsid| (*nsid, namespace(*nsid)));
         Self {
             version: 0x0001_0400,
-            // 128 entries, contiguous queues, 5 s to be ready, NVM commands.
+            // CAP: MQES 128 entries, CQR, TO 5 s, CSS with the NVM command set.
             capabilities: 127 | 1 << 16 | 10 << 24 | 1 << 37,
             controller: controller(),
             namespaces: namespaces.collect(),
@@ -39,7 +39,7 @@ impl Data {
         }
     }
 
-    /// Puts bytes into the controller's data.
+    /// Overwrites bytes of the Identify Controller data.
     pub fn put(&mut self, at: usize, bytes: &[u8]) {
         self.controller[at..at + bytes.len()].copy_from_slice(bytes);
     }
@@ -49,19 +49,19 @@ impl Data {
         self.namespaces.insert(nsid, namespace(nsid));
     }
 
-    /// Puts bytes into a namespace's data.
+    /// Overwrites bytes of a namespace's Identify data.
     pub fn put_in(&mut self, nsid: u32, at: usize, bytes: &[u8]) {
         let data = self.namespaces.get_mut(&nsid).expect("a namespace");
         data[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Bytes of a block of a namespace.
+    /// Returns the block size of a namespace, bytes.
     pub(super) fn block(&self, nsid: u32) -> u32 {
         let shift = self.namespaces.get(&nsid).map_or(9, |data| data[130]);
         1 << (shift & 15)
     }
 
-    /// Identify data of a kind (CNS).
+    /// Returns the Identify data of this CNS.
     pub(super) fn identify(&self, cns: u8, nsid: u32) -> Option<Vec<u8>> {
         let mut page = match cns {
             0 => self.namespaces.get(&nsid).cloned().unwrap_or_default(),
@@ -105,20 +105,20 @@ fn controller() -> Vec<u8> {
     put(4, &[b' '; 68]);
     put(4, b"peer");
     put(24, b"a raw peer");
-    // Several controllers may share a namespace; 128 KiB at most; ID 1.
+    // CMIC: multiple controllers per subsystem; MDTS 128 KiB; controller ID 1.
     put(76, &[1 << 1, 5, 1, 0]);
     put(80, &0x0001_0400_u32.to_le_bytes());
-    // It tells of changed namespaces.
+    // OAES: Namespace Attribute Changed events.
     put(92, &(1_u32 << 8).to_le_bytes());
     put(111, &[1]);
-    // Four asynchronous event requests; Keep Alive in units of a second.
+    // AERL: four Asynchronous Event Requests; KAS: Keep Alive granularity of 1 s.
     put(259, &[3]);
     put(320, &10_u16.to_le_bytes());
     put(512, &[0x66, 0x44, 128, 0]);
     put(516, &1024_u32.to_le_bytes());
     put(536, &1_u32.to_le_bytes());
     put(768, NQN.as_bytes());
-    // No data in capsules.
+    // IOCCSZ: capsules without data.
     put(1792, &4_u32.to_le_bytes());
     put(1796, &1_u32.to_le_bytes());
     put(1803, &[1]);
@@ -131,7 +131,7 @@ fn namespace(nsid: u32) -> Vec<u8> {
     for at in [0, 8, 16] {
         data[at..at + 8].copy_from_slice(&blocks);
     }
-    // Shared; blocks of 512 bytes.
+    // NMIC: shared; LBA format: 512-byte blocks.
     data[30] = 1;
     data[104..120].copy_from_slice(&identity(nsid));
     data[130] = 9;

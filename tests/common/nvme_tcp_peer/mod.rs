@@ -1,5 +1,5 @@
-//! A raw NVMe/TCP target, for paths to attach to: it does right unless a script says otherwise, at each
-//! command.
+//! A raw NVMe/TCP target for paths to attach to. It follows the specification unless a script tells it
+//! otherwise, command by command.
 
 mod data;
 mod pdus;
@@ -15,72 +15,72 @@ use parking_lot::Mutex;
 pub use data::Data;
 pub use pdus::{Resp, c2h_data, ic_resp, r2t, term_req};
 
-/// A command that has come, before it is answered.
+/// A received command that has not been answered yet.
 #[derive(Debug, Clone)]
 pub struct Ask {
-    /// Which connection it is of, from 0.
+    /// Number of the connection, from 0.
     pub connection: usize,
-    /// The queue: 0 is the admin queue.
+    /// The queue ID; 0 is the admin queue.
     pub queue: u16,
     /// The submission queue entry.
     pub sqe: [u8; 64],
 }
 
 impl Ask {
-    /// The opcode.
+    /// Returns the opcode.
     pub fn opcode(&self) -> u8 {
         self.sqe[0]
     }
 
-    /// The command's ID.
+    /// Returns the command ID.
     pub fn cid(&self) -> u16 {
         u16::from_le_bytes([self.sqe[2], self.sqe[3]])
     }
 
-    /// A command dword, 1 to 15.
+    /// Returns a command dword, 1 to 15.
     pub fn dword(&self, at: usize) -> u32 {
         let bytes = &self.sqe[at * 4..at * 4 + 4];
         u32::from_le_bytes(bytes.try_into().expect("four bytes"))
     }
 
-    /// The length of its data.
+    /// Returns the length in the SGL descriptor.
     pub fn length(&self) -> u32 {
         self.dword(8)
     }
 
-    /// Whether it is this command of an I/O queue.
+    /// Returns whether this is an I/O command with this opcode.
     pub fn is_io(&self, opcode: u8) -> bool {
         self.queue != 0 && self.opcode() == opcode
     }
 
-    /// Whether it is this command of the admin queue.
+    /// Returns whether this is an admin command with this opcode.
     pub fn is_admin(&self, opcode: u8) -> bool {
         self.queue == 0 && self.opcode() == opcode
     }
 
-    /// Whether it asks for identify data of this kind (CNS).
+    /// Returns whether this is an Identify command with this CNS.
     pub fn is_identify(&self, cns: u8) -> bool {
         self.is_admin(0x06) && self.sqe[40] == cns
     }
 
-    /// Whether it is a Fabrics command of this type.
+    /// Returns whether this is a Fabrics command of this type.
     pub fn is_fabrics(&self, fctype: u8) -> bool {
         self.opcode() == 0x7f && self.sqe[4] == fctype
     }
 }
 
-/// What the peer does with a command.
+/// The peer's reaction to a command.
 #[derive(Debug, Clone)]
 pub enum Turn {
-    /// What is right.
+    /// Answers as the specification demands.
     Right,
-    /// Nothing, for ever.
+    /// Never answers.
     Silent,
-    /// Sends these PDUs, and no other answer.
+    /// Sends these PDUs and no other answer.
     Send(Vec<Vec<u8>>),
-    /// Sends these PDUs, and then what is right.
+    /// Sends these PDUs, then the regular answer.
     First(Vec<Vec<u8>>),
-    /// Fails it with this status code type and code.
+    /// Fails the command with this status code type and status code.
     Fail(u8, u8),
     /// Closes the connection.
     Close,
@@ -91,43 +91,43 @@ type Script = Box<dyn FnMut(&Ask) -> Turn + Send>;
 struct Shared {
     data: Mutex<Data>,
     disk: Mutex<Vec<u8>>,
-    /// What it answers ICReq.
+    /// The answer to ICReq.
     greeting: Mutex<Vec<u8>>,
     script: Mutex<Script>,
     connections: AtomicUsize,
-    /// Bytes that came in data PDUs.
+    /// Bytes received in data PDUs.
     taken: AtomicU64,
-    /// Commands that came, by queue kind and opcode.
+    /// Received commands: queue ID and opcode.
     asked: Mutex<Vec<(u16, u8)>>,
-    /// Asynchronous event requests that wait, and where.
+    /// Outstanding Asynchronous Event Requests: connection, command ID and socket.
     waiting: Mutex<Vec<(usize, u16, TcpStream)>>,
     open: Mutex<Vec<TcpStream>>,
-    /// Says nothing any more, to anyone.
+    /// Sends nothing on any connection.
     mute: AtomicBool,
     ends: AtomicBool,
 }
 
-/// A running peer; it ends on drop.
+/// A running peer; stopped on drop.
 pub struct Peer {
-    /// Where it listens on loopback.
+    /// The loopback port that the peer listens on.
     pub port: u16,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
 }
 
-/// Its subsystem.
+/// The NQN of the peer's subsystem.
 pub const NQN: &str = "nqn.2022-09.io.spdk:a-peer";
 
-/// Blocks of its namespaces, of 512 bytes each.
+/// Number of 512-byte blocks of each namespace.
 pub const BLOCKS: usize = 8192;
 
 impl Peer {
-    /// One with a namespace, 1.
+    /// Starts a peer with namespace 1.
     pub fn start() -> Self {
         Self::with(Data::new(&[1]))
     }
 
-    /// One that says this of itself.
+    /// Starts a peer that reports `data`.
     pub fn with(data: Data) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
@@ -155,32 +155,33 @@ impl Peer {
         }
     }
 
-    /// From now on does with each command what this says.
+    /// Sets the script that decides the reaction to each command.
     pub fn script(&self, script: impl FnMut(&Ask) -> Turn + Send + 'static) {
         *self.shared.script.lock() = Box::new(script);
     }
 
-    /// From now on does what is right.
+    /// Removes the script: the peer follows the specification again.
     pub fn do_right(&self) {
         self.script(|_| Turn::Right);
     }
 
-    /// From now on answers ICReq with these bytes.
+    /// Overrides the answer to ICReq.
     pub fn greet_with(&self, bytes: Vec<u8>) {
         *self.shared.greeting.lock() = bytes;
     }
 
-    /// Says nothing any more, or again what it should.
+    /// Suppresses or resumes all output.
     pub fn mute(&self, mute: bool) {
         self.shared.mute.store(mute, Ordering::Relaxed);
     }
 
-    /// Changes what it says of itself.
+    /// Changes what the peer reports.
     pub fn change(&self, change: impl FnOnce(&mut Data)) {
         change(&mut self.shared.data.lock());
     }
 
-    /// Tells all hosts of an event: its type and information (NVMe base specification, AER).
+    /// Sends an asynchronous event to every connected host: type and information (NVMe base
+    /// specification, Asynchronous Event Request). Returns the number of hosts.
     pub fn tell(&self, event: u8, information: u8) -> usize {
         let waiting = std::mem::take(&mut *self.shared.waiting.lock());
         let cdw0 = u32::from(event) | u32::from(information) << 8;
@@ -198,29 +199,29 @@ impl Peer {
         told.len()
     }
 
-    /// Tells all hosts that namespaces have changed.
+    /// Sends a Namespace Attribute Changed event to every connected host.
     pub fn tell_of_namespaces(&self) -> usize {
         self.tell(2, 0)
     }
 
-    /// Connections that were made to it.
+    /// Returns the number of connections accepted so far.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// Bytes that came in data PDUs.
+    /// Returns the number of bytes received in data PDUs.
     pub fn taken(&self) -> u64 {
         self.shared.taken.load(Ordering::Relaxed)
     }
 
-    /// How often such a command has come, on the admin queue or not.
+    /// Returns how many commands with this opcode were received, on the admin queue or on I/O queues.
     pub fn asked(&self, admin: bool, opcode: u8) -> usize {
         let asked = self.shared.asked.lock();
         let is = |(queue, code): &&(u16, u8)| (*queue == 0) == admin && *code == opcode;
         asked.iter().filter(is).count()
     }
 
-    /// The bytes of its disk from there.
+    /// Returns bytes of the peer's disk.
     pub fn disk(&self, at: usize, length: usize) -> Vec<u8> {
         self.shared.disk.lock()[at..at + length].to_vec()
     }
@@ -257,7 +258,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             shared.open.lock().push(again);
         }
         let shared = Arc::clone(shared);
-        // It ends with its connection, which the peer closes at the latest when it is dropped.
+        // The thread ends with its connection, which is closed at the latest when the peer is dropped.
         std::thread::spawn(move || serve::serve(&shared, connection, stream));
     }
 }

@@ -1,4 +1,4 @@
-//! PDUs that a target sends, byte by byte, without digests.
+//! PDUs of a target, built byte by byte, without digests.
 
 use super::super::nvme_tcp::kind;
 
@@ -8,7 +8,7 @@ fn pdu(kind: u8, flags: u8, hlen: u8, pdo: u8, plen: usize) -> Vec<u8> {
     bytes
 }
 
-/// An ICResp without digests, and 128 KiB at most in a data PDU.
+/// Builds an ICResp: no digests, MAXH2CDATA 128 KiB.
 pub fn ic_resp() -> Vec<u8> {
     let mut bytes = pdu(kind::IC_RESP, 0, 128, 0, 128);
     bytes.resize(128, 0);
@@ -16,7 +16,7 @@ pub fn ic_resp() -> Vec<u8> {
     bytes
 }
 
-/// Data of a command that reads. The length is what `data` has, unless another is told.
+/// Builds a C2HData PDU. DATAL is the length of `data` unless `told` overrides it.
 pub fn c2h_data(cid: u16, offset: u32, data: &[u8], flags: u8, told: Option<u32>) -> Vec<u8> {
     let length = u32::try_from(data.len()).expect("a PDU's length");
     let mut bytes = pdu(kind::C2H_DATA, flags, 24, 24, 24 + data.len());
@@ -29,7 +29,7 @@ pub fn c2h_data(cid: u16, offset: u32, data: &[u8], flags: u8, told: Option<u32>
     bytes
 }
 
-/// Asks for data.
+/// Builds an R2T.
 pub fn r2t(cid: u16, ttag: u16, offset: u32, length: u32) -> Vec<u8> {
     let mut bytes = pdu(kind::R2T, 0, 24, 0, 24);
     bytes.extend(cid.to_le_bytes());
@@ -40,7 +40,7 @@ pub fn r2t(cid: u16, ttag: u16, offset: u32, length: u32) -> Vec<u8> {
     bytes
 }
 
-/// Ends the connection, with this status.
+/// Builds a C2HTermReq with this fatal error status.
 pub fn term_req(fes: u16) -> Vec<u8> {
     let mut bytes = pdu(kind::C2H_TERM_REQ, 0, 24, 0, 32);
     bytes.extend(fes.to_le_bytes());
@@ -48,7 +48,7 @@ pub fn term_req(fes: u16) -> Vec<u8> {
     bytes
 }
 
-/// A response to a command.
+/// A response capsule.
 #[derive(Debug, Clone, Copy)]
 pub struct Resp {
     cid: u16,
@@ -57,7 +57,7 @@ pub struct Resp {
 }
 
 impl Resp {
-    /// Success.
+    /// A successful completion.
     pub fn of(cid: u16) -> Self {
         Self {
             cid,
@@ -66,13 +66,13 @@ impl Resp {
         }
     }
 
-    /// With this result.
+    /// Sets dword 0 of the result.
     pub fn with_cdw0(mut self, cdw0: u32) -> Self {
         self.dwords[0] = cdw0;
         self
     }
 
-    /// With this result of 64 bits.
+    /// Sets a 64-bit result.
     pub fn with_value(mut self, value: u64) -> Self {
         let bytes = value.to_le_bytes();
         let half = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four"));
@@ -80,13 +80,13 @@ impl Resp {
         self
     }
 
-    /// With this status code type and code.
+    /// Sets the status code type and status code.
     pub fn failed(mut self, sct: u8, sc: u8) -> Self {
         self.status = u16::from(sc) | u16::from(sct) << 8;
         self
     }
 
-    /// What goes over the wire.
+    /// Encodes the PDU.
     pub fn bytes(self) -> Vec<u8> {
         let mut bytes = pdu(kind::CAPSULE_RESP, 0, 24, 0, 24);
         for dword in self.dwords {

@@ -1,4 +1,4 @@
-//! One connection to the peer.
+//! Serves one connection of the peer.
 
 use std::collections::HashMap;
 use std::io::{Read, Result, Write};
@@ -9,13 +9,13 @@ use std::sync::atomic::Ordering;
 use super::super::nvme_tcp::{flag, kind};
 use super::{Ask, Resp, Shared, Turn, c2h_data, r2t};
 
-/// Registers.
+/// Property offsets.
 const CAP: u32 = 0x00;
 const VS: u32 = 0x08;
 const CC: u32 = 0x14;
 const CSTS: u32 = 0x1c;
 
-/// A write whose data is on its way.
+/// A write whose data has not been received completely.
 struct Writing {
     at: usize,
     data: Vec<u8>,
@@ -42,7 +42,7 @@ pub(super) fn serve(shared: &Arc<Shared>, number: usize, stream: TcpStream) {
         cc: 0,
         writing: HashMap::new(),
     };
-    // The other side closes when it likes.
+    // An error here is the other side closing the connection.
     let _ = connection.run();
     let _ = connection.stream.shutdown(std::net::Shutdown::Both);
 }
@@ -83,7 +83,7 @@ impl Connection {
         self.stream.write_all(bytes)
     }
 
-    /// False to close the connection.
+    /// Handles a command; returns false to close the connection.
     fn command(&mut self, pdu: &[u8]) -> Result<bool> {
         let sqe: [u8; 64] = pdu[8..72].try_into().expect("a whole command");
         if sqe[0] == 0x7f && sqe[4] == 1 {
@@ -124,7 +124,7 @@ impl Connection {
         let resp = Resp::of(ask.cid());
         let offset = ask.dword(11);
         let answer = match ask.sqe[4] {
-            // Connect: the controller's ID.
+            // Connect returns the controller ID.
             1 => resp.with_cdw0(1),
             0 => {
                 if offset == CC {
@@ -138,7 +138,7 @@ impl Connection {
                     CAP => data.capabilities,
                     VS => data.version.into(),
                     CC => self.cc.into(),
-                    // Ready when enabled; shut down when told to.
+                    // CSTS: RDY when enabled; SHST complete once CC.SHN is set.
                     CSTS if self.cc >> 14 & 3 != 0 => 0b1001,
                     CSTS => (self.cc & 1).into(),
                     _ => 0,
@@ -167,7 +167,7 @@ impl Connection {
                 page.resize(ask.length() as usize, 0);
                 self.reply(ask, &page)
             }
-            // Set and get features: 16 queues, and the keep alive time.
+            // Set and Get Features: Number of Queues (16), Keep Alive Timer (10 s).
             0x09 | 0x0a if ask.sqe[40] == 7 => self.send(&resp.with_cdw0(0x000f_000f).bytes()),
             0x0a if ask.sqe[40] == 0x0f => self.send(&resp.with_cdw0(10_000).bytes()),
             0x0c => {
@@ -180,7 +180,7 @@ impl Connection {
         }
     }
 
-    /// Data, and success.
+    /// Sends data and a successful completion.
     fn reply(&mut self, ask: &Ask, data: &[u8]) -> Result<()> {
         let mut answer = c2h_data(ask.cid(), 0, data, flag::LAST, None);
         answer.extend(Resp::of(ask.cid()).bytes());
@@ -222,7 +222,7 @@ impl Connection {
         let Some(writing) = self.writing.get_mut(&cid) else {
             return Ok(());
         };
-        // It may have been asked for more than the command has.
+        // A scripted R2T may have requested more data than the command has.
         let Some(part) = writing.data.get_mut(offset..offset + data.len()) else {
             return Ok(());
         };
@@ -231,7 +231,7 @@ impl Connection {
         if writing.come < writing.data.len() {
             return Ok(());
         }
-        let Writing { at, data, .. } = self.writing.remove(&cid).expect("it is there");
+        let Writing { at, data, .. } = self.writing.remove(&cid).expect("the write is in the map");
         self.shared.disk.lock()[at..at + data.len()].copy_from_slice(&data);
         self.send(&Resp::of(cid).bytes())
     }

@@ -1,4 +1,4 @@
-//! An NVMe host: a controller that is enabled, with an admin queue and one I/O queue.
+//! An NVMe host with an enabled controller, an admin queue and one I/O queue.
 
 use std::io;
 use std::path::Path;
@@ -8,26 +8,26 @@ use super::link::Link;
 use super::memory::{BASE, Memory, PAGE, READ, SIZE, WRITE};
 use super::nvme::{Command, Completion, admin, io as opcode};
 
-/// Where data goes, beyond queues and lists.
+/// Guest address of data buffers, beyond the queues and lists.
 pub const DATA: u64 = BASE + 0x10_0000;
 
-/// Where PRP lists and SGLs go.
+/// Guest address of PRP lists and SGLs.
 pub const LISTS: u64 = BASE + 0x2_0000;
 
 /// Entries of each queue.
 const ENTRIES: u16 = 32;
 
-/// No command takes longer.
+/// Timeout of every command.
 const BOUND: Duration = Duration::from_secs(8);
 
-/// Doorbells in BAR 0.
+/// Offset of the doorbells in BAR 0.
 const DOORBELLS: u64 = 0x1000;
 
-/// A pair of queues.
+/// A submission queue and its completion queue.
 #[derive(Clone, Debug)]
 pub struct Queue {
     pub id: u16,
-    /// Guest address of the commands, and of the completions a page after it.
+    /// Guest address of the submission queue; the completion queue is one page after it.
     pub address: u64,
     tail: u16,
     head: u16,
@@ -35,7 +35,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// A pair whose commands are at this address.
+    /// A queue pair at this guest address.
     pub fn new(id: u16, address: u64) -> Self {
         Self {
             id,
@@ -47,7 +47,7 @@ impl Queue {
     }
 }
 
-/// A host at a device.
+/// An NVMe host connected to a device.
 pub struct Guest {
     pub link: Link,
     pub memory: Memory,
@@ -57,7 +57,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A host that has done nothing yet on this connection.
+    /// Wraps a connection; sends nothing.
     pub fn over(link: Link, memory: Memory) -> Self {
         Self {
             link,
@@ -68,17 +68,17 @@ impl Guest {
         }
     }
 
-    /// Connects, shares memory and enables the controller, without an I/O queue.
+    /// Connects, maps memory and enables the controller, without an I/O queue.
     pub fn boot(socket: &Path) -> Self {
         let link = Link::attach_within(socket, BOUND);
         let mut guest = Self::over(link, Memory::new(BASE, SIZE));
         let mapped = guest.memory.map(&mut guest.link, 0, SIZE, READ | WRITE);
-        assert_eq!(mapped.expect("it is answered"), 0, "memory");
-        guest.enable().expect("it is answered");
+        assert_eq!(mapped.expect("the DMA_MAP is answered"), 0, "memory");
+        guest.enable().expect("the register accesses are answered");
         guest
     }
 
-    /// The same with an I/O queue.
+    /// Connects, maps memory, enables the controller and creates the I/O queue.
     pub fn start(socket: &Path) -> Self {
         let mut guest = Self::boot(socket);
         let queue = guest.io.clone();
@@ -86,7 +86,7 @@ impl Guest {
         guest
     }
 
-    /// Sets the admin queue's registers and CC.EN, and waits for CSTS.RDY.
+    /// Sets AQA, ASQ, ACQ and CC.EN, and waits for CSTS.RDY.
     pub fn enable(&mut self) -> io::Result<()> {
         self.admin = Queue::new(0, self.admin.address);
         let entries = u32::from(ENTRIES - 1);
@@ -95,12 +95,12 @@ impl Guest {
         self.link.write_region(0, 0x28, &commands.to_le_bytes())?;
         self.link
             .write_region(0, 0x30, &completions.to_le_bytes())?;
-        // Entries of 64 and 16 bytes.
+        // CC: queue entries of 64 and 16 bytes, and EN.
         self.write_register(0x14, 0x0046_0001)?;
         self.wait_ready(true)
     }
 
-    /// Clears CC.EN and waits for CSTS.RDY.
+    /// Clears CC.EN and waits until CSTS.RDY is 0.
     pub fn disable(&mut self) -> io::Result<()> {
         self.write_register(0x14, 0x0046_0000)?;
         self.wait_ready(false)
@@ -114,7 +114,7 @@ impl Guest {
         Ok(())
     }
 
-    /// Reads a register of 32 bits.
+    /// Reads a 32-bit register.
     pub fn read_register(&mut self, offset: u64) -> io::Result<u32> {
         let reply = self.link.read_region(0, offset, 4)?;
         assert_eq!(reply.errno, 0, "register {offset:#x}");
@@ -122,14 +122,14 @@ impl Guest {
         Ok(u32::from_le_bytes(bytes.try_into().expect("4 bytes")))
     }
 
-    /// Writes a register of 32 bits.
+    /// Writes a 32-bit register.
     pub fn write_register(&mut self, offset: u64, value: u32) -> io::Result<()> {
         self.link
             .write_region(0, offset, &value.to_le_bytes())
             .map(drop)
     }
 
-    /// Makes the queues of a pair on the device.
+    /// Creates both queues of a pair on the device.
     pub fn create(&mut self, queue: &Queue) -> Completion {
         let (id, at) = (queue.id, queue.address);
         let made = self.admin(Command::create_cq(id, ENTRIES, at + PAGE));
@@ -140,7 +140,7 @@ impl Guest {
         self.admin(Command::create_sq(id, id, ENTRIES, at))
     }
 
-    /// Puts a command into a queue without ringing the doorbell; its ID.
+    /// Places a command in the submission queue without ringing the doorbell; returns the command ID.
     pub fn push(&mut self, queue: Which, command: Command) -> u16 {
         let id = self.next;
         self.next = if self.next == 0x7fff {
@@ -155,14 +155,14 @@ impl Guest {
         id
     }
 
-    /// Rings a queue's doorbell for all that has been pushed.
+    /// Rings the submission queue's doorbell for all commands placed so far.
     pub fn ring(&mut self, queue: Which) -> io::Result<()> {
         let queue = queue.of(&mut self.admin, &mut self.io);
         let (id, tail) = (queue.id, queue.tail);
         self.doorbell(id, false, u32::from(tail))
     }
 
-    /// Writes any value to a doorbell.
+    /// Writes an arbitrary value to a doorbell.
     pub fn doorbell(&mut self, qid: u16, is_cq: bool, value: u32) -> io::Result<()> {
         let at = DOORBELLS + u64::from(qid) * 8 + if is_cq { 4 } else { 0 };
         self.link
@@ -170,7 +170,7 @@ impl Guest {
             .map(drop)
     }
 
-    /// The next completion of a queue, if it comes within the time.
+    /// Waits for the next completion of a queue; returns `None` when the timeout expires.
     pub fn completion(&mut self, which: Which, within: Duration) -> Option<Completion> {
         let end = Instant::now() + within;
         loop {
@@ -184,7 +184,7 @@ impl Guest {
                 let (id, head) = (queue.id, queue.head);
                 let completion = Completion {
                     id: word(12),
-                    // Without "do not retry" and the like.
+                    // SCT and SC only, without CRD, M and DNR.
                     status: word(14) >> 1 & 0x7ff,
                     result: u32::from_le_bytes(bytes[..4].try_into().expect("4 bytes")),
                 };
@@ -198,11 +198,11 @@ impl Guest {
         }
     }
 
-    /// Executes a command.
+    /// Submits a command and waits for its completion.
     pub fn execute(&mut self, queue: Which, command: Command) -> Completion {
         let opcode = command.0[0];
         let id = self.push(queue, command);
-        self.ring(queue).expect("the doorbell is answered");
+        self.ring(queue).expect("the doorbell write is answered");
         let completion = self.completion(queue, BOUND);
         let completion =
             completion.unwrap_or_else(|| panic!("command {opcode:#x} is not completed"));
@@ -210,22 +210,22 @@ impl Guest {
         completion
     }
 
-    /// Executes an admin command.
+    /// Submits an admin command and waits for its completion.
     pub fn admin(&mut self, command: Command) -> Completion {
         self.execute(Which::Admin, command)
     }
 
-    /// Executes an I/O command.
+    /// Submits an I/O command and waits for its completion.
     pub fn io(&mut self, command: Command) -> Completion {
         self.execute(Which::Io, command)
     }
 
-    /// Reads what the controller says of itself, and takes the queue's state with it.
+    /// Sends Identify Controller to the admin queue; the data goes to [`DATA`].
     pub fn identify(&mut self) -> Completion {
         self.admin(Command::new(admin::IDENTIFY).dword(10, 1).prps(DATA, 0))
     }
 
-    /// Writes a page of a pattern to a block, and reads it back elsewhere.
+    /// Writes a page of a pattern, reads it back into another buffer and compares.
     pub fn verify(&mut self, seed: u8) {
         let data: Vec<u8> = (0..PAGE)
             .map(|n| (n as u8).wrapping_mul(31) ^ seed)
@@ -238,11 +238,14 @@ impl Guest {
         assert!(written.is_ok(), "a write: {written:?}");
         let read = self.io(Command::rw(opcode::READ, block, 8).prps(to, 0));
         assert!(read.is_ok(), "a read: {read:?}");
-        assert!(self.memory.read(to, data.len()) == data, "other bytes");
+        assert!(
+            self.memory.read(to, data.len()) == data,
+            "the data read differs from the data written"
+        );
     }
 }
 
-/// One of a guest's queues.
+/// Selects one of a guest's queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
     Admin,

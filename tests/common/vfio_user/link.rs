@@ -1,4 +1,4 @@
-//! Messages of vfio-user over its socket.
+//! vfio-user messages over a Unix socket.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
@@ -26,22 +26,22 @@ pub mod command {
     pub const RESET: u16 = 13;
 }
 
-/// No reply takes longer: a hang is an error of the program under test.
+/// Timeout of every reply: a hang is a failure of the program under test.
 const BOUND: Duration = Duration::from_secs(8);
 
-/// The first 16 bytes of a message.
+/// The header of a message, 16 bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
     pub id: u16,
     pub command: u16,
-    /// Of the whole message.
+    /// Size of the whole message.
     pub size: u32,
     pub flags: u32,
     pub error: u32,
 }
 
 impl Header {
-    /// A command with so many bytes behind the header.
+    /// The header of a command with `body` bytes after the header.
     pub fn new(command: u16, body: usize) -> Self {
         Self {
             id: 1,
@@ -63,11 +63,11 @@ impl Header {
     }
 }
 
-/// What came back.
+/// A reply.
 #[derive(Debug)]
 pub struct Reply {
     pub id: u16,
-    /// 0, or why not.
+    /// 0 on success.
     pub errno: u32,
     pub body: Vec<u8>,
     pub fds: Vec<OwnedFd>,
@@ -81,7 +81,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects, and says nothing yet.
+    /// Connects without sending anything.
     pub fn open(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(BOUND))?;
@@ -93,7 +93,7 @@ impl Link {
         })
     }
 
-    /// Connects and introduces itself; an error when the device does not take it.
+    /// Connects and negotiates the version; fails if the device rejects the client.
     pub fn attach(socket: &Path) -> io::Result<Self> {
         let mut link = Self::open(socket)?;
         let mut version = vec![0, 0, 1, 0];
@@ -106,7 +106,8 @@ impl Link {
         Ok(link)
     }
 
-    /// The same, again and again until the device takes it.
+    /// Retries [`attach`](Self::attach) until the device accepts the client; panics when the timeout
+    /// expires.
     pub fn attach_within(socket: &Path, within: Duration) -> Self {
         let end = Instant::now() + within;
         loop {
@@ -114,7 +115,7 @@ impl Link {
                 Ok(link) => return link,
                 Err(error) => assert!(
                     Instant::now() < end,
-                    "{}: takes no client within {within:?}: {error}",
+                    "{}: accepts no client within {within:?}: {error}",
                     socket.display()
                 ),
             }
@@ -122,13 +123,13 @@ impl Link {
         }
     }
 
-    /// No reply is waited for longer, from now on.
+    /// Sets the timeout of sends and receives.
     pub fn set_limit(&self, limit: Duration) {
         self.stream.set_read_timeout(Some(limit)).expect("a limit");
         self.stream.set_write_timeout(Some(limit)).expect("a limit");
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes, with file descriptors.
     pub fn send_raw(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -144,7 +145,7 @@ impl Link {
         self.stream.write_all(&bytes[sent..])
     }
 
-    /// Sends a command; its ID.
+    /// Sends a command; returns its message ID.
     pub fn send(&mut self, command: u16, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<u16> {
         let mut header = Header::new(command, body.len());
         header.id = self.next;
@@ -155,7 +156,7 @@ impl Link {
         Ok(header.id)
     }
 
-    /// Waits for a reply.
+    /// Receives a reply.
     pub fn receive(&mut self) -> io::Result<Reply> {
         let mut header = [0; 16];
         self.read(&mut header)?;
@@ -179,7 +180,7 @@ impl Link {
         Ok(reply)
     }
 
-    /// The same for one that must be answered without an error.
+    /// Sends a command whose reply must carry no error.
     pub fn ok(&mut self, command: u16, body: &[u8], fds: &[BorrowedFd<'_>]) -> Reply {
         let reply = self.ask(command, body, fds);
         let reply = reply.unwrap_or_else(|error| panic!("command {command}: {error}"));
@@ -187,7 +188,7 @@ impl Link {
         reply
     }
 
-    /// Whether the other side has closed: nothing else is read.
+    /// Returns whether the other side closes the connection in time; drops data received before.
     pub fn is_closed_within(&mut self, within: Duration) -> bool {
         self.stream
             .set_read_timeout(Some(within))
@@ -206,12 +207,12 @@ impl Link {
         closed
     }
 
-    /// Reads a region (BAR 0 is region 0, the configuration space is 7).
+    /// Reads from a region (0 is BAR 0, 7 the configuration space).
     pub fn read_region(&mut self, region: u32, offset: u64, count: u32) -> io::Result<Reply> {
         self.ask(command::REGION_READ, &access(region, offset, count), &[])
     }
 
-    /// Writes a region.
+    /// Writes to a region.
     pub fn write_region(&mut self, region: u32, offset: u64, bytes: &[u8]) -> io::Result<Reply> {
         let count = u32::try_from(bytes.len()).expect("a small write");
         let mut body = access(region, offset, count);
@@ -219,17 +220,18 @@ impl Link {
         self.ask(command::REGION_WRITE, &body, &[])
     }
 
-    /// Gives the device descriptors for interrupts (2 is MSI-X) from `start` on; errno.
+    /// Sets eventfds as interrupt triggers of an index (2 is MSI-X) from vector `start` on; returns the
+    /// errno.
     pub fn set_irqs(&mut self, index: u32, start: u32, fds: &[BorrowedFd<'_>]) -> u32 {
         let count = u32::try_from(fds.len()).expect("few descriptors");
-        // Eventfds, to be triggered.
+        // VFIO_IRQ_SET_DATA_EVENTFD and VFIO_IRQ_SET_ACTION_TRIGGER.
         let flags = 0x24;
         let body: Vec<u8> = [20, flags, index, start, count]
             .into_iter()
             .flat_map(u32::to_le_bytes)
             .collect();
         let reply = self.ask(command::SET_IRQS, &body, fds);
-        reply.expect("it is answered").errno
+        reply.expect("SET_IRQS is answered").errno
     }
 
     fn read(&mut self, mut buffer: &mut [u8]) -> io::Result<()> {

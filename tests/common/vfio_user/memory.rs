@@ -1,4 +1,4 @@
-//! Guest memory: a memfd that the device maps and the test writes and reads.
+//! Guest memory: a memfd that the device maps and the test accesses by read and write.
 
 use std::fs::File;
 use std::io;
@@ -9,31 +9,31 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::link::{Link, command};
 
-/// A page.
+/// Page size.
 pub const PAGE: u64 = 4096;
 
-/// Where it begins for the guest.
+/// Guest address at which memory begins.
 pub const BASE: u64 = 0x4000_0000;
 
-/// Its bytes.
+/// Size of memory.
 pub const SIZE: u64 = 4 << 20;
 
-/// May be read.
+/// DMA_MAP flag: the device may read.
 pub const READ: u32 = 1;
 
-/// May be written.
+/// DMA_MAP flag: the device may write.
 pub const WRITE: u32 = 2;
 
-/// A file at a guest address.
+/// A memfd at a guest address.
 pub struct Memory {
-    /// The file, for cutting it.
+    /// The file; tests may truncate it.
     pub file: File,
-    /// Where it begins for the guest.
+    /// Guest address of its first byte.
     pub base: u64,
 }
 
 impl Memory {
-    /// `size` bytes of zeroes.
+    /// Creates zeroed memory of `size` bytes.
     pub fn new(base: u64, size: u64) -> Self {
         let fd = memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
         let file = File::from(fd.expect("a memfd"));
@@ -41,12 +41,12 @@ impl Memory {
         Self { file, base }
     }
 
-    /// Shares `size` bytes from `offset` of the file; errno of the reply.
+    /// Maps `size` bytes from `offset` on the device; returns the reply's errno.
     pub fn map(&self, link: &mut Link, offset: u64, size: u64, flags: u32) -> io::Result<u32> {
         map_at(link, self.base + offset, size, offset, flags, &self.file)
     }
 
-    /// Takes them back; errno.
+    /// Unmaps a range; returns the reply's errno.
     pub fn unmap(&self, link: &mut Link, offset: u64, size: u64) -> io::Result<u32> {
         let mut body = [24_u32, 0]
             .into_iter()
@@ -72,7 +72,7 @@ impl Memory {
     }
 }
 
-/// Shares any range of any file; errno of the reply.
+/// Maps any range of any file on the device; returns the reply's errno.
 pub fn map_at(
     link: &mut Link,
     address: u64,

@@ -1,8 +1,8 @@
-//! A vfio-user client of our own, which sends each message byte by byte, and an NVMe host on top of it. Guest
-//! memory is a memfd that is written and read, not mapped, so that all of it is safe code.
+//! A vfio-user client that builds each message byte by byte, and an NVMe host on top of it. Guest memory
+//! is a memfd accessed by read and write rather than mapped, so that all code is safe.
 //!
 //! ```text
-//! Link    socket: messages, descriptors, replies       client.rs
+//! Link    socket: messages, descriptors, replies       link.rs
 //! Memory  a memfd at a guest address                   memory.rs
 //! Guest   a controller with an admin and an I/O queue  guest.rs, nvme.rs
 //! ```

@@ -1,6 +1,6 @@
-//! NVMe commands, 64 bytes each.
+//! NVMe commands of the PCIe transport, 64 bytes each.
 
-/// Opcodes of the admin queue.
+/// Admin opcodes.
 pub mod admin {
     pub const DELETE_SQ: u8 = 0;
     pub const CREATE_SQ: u8 = 1;
@@ -11,26 +11,26 @@ pub mod admin {
     pub const ASYNC_EVENT: u8 = 0x0c;
 }
 
-/// Opcodes of I/O queues.
+/// I/O opcodes.
 pub mod io {
     pub const WRITE: u8 = 1;
     pub const READ: u8 = 2;
     pub const COMPARE: u8 = 5;
 }
 
-/// One command.
+/// A submission queue entry.
 #[derive(Clone, Debug)]
 pub struct Command(pub [u8; 64]);
 
 impl Command {
-    /// With an opcode; its ID is set when it is submitted.
+    /// A command with this opcode; its command ID is set on submission.
     pub fn new(opcode: u8) -> Self {
         let mut bytes = [0; 64];
         bytes[0] = opcode;
         Self(bytes)
     }
 
-    /// Reads or writes `blocks` blocks from `block` on.
+    /// Reads or writes `blocks` blocks of namespace 1 from `block` on.
     pub fn rw(opcode: u8, block: u64, blocks: u16) -> Self {
         Self::new(opcode)
             .nsid(1)
@@ -39,16 +39,16 @@ impl Command {
             .dword(12, u32::from(blocks - 1))
     }
 
-    /// Makes a completion queue.
+    /// Create I/O Completion Queue.
     pub fn create_cq(qid: u16, entries: u16, address: u64) -> Self {
-        // Contiguous, with interrupts on vector 1.
+        // PC (physically contiguous), IEN, interrupt vector 1.
         Self::new(admin::CREATE_CQ)
             .prps(address, 0)
             .dword(10, u32::from(entries - 1) << 16 | u32::from(qid))
             .dword(11, 1 << 16 | 3)
     }
 
-    /// Makes a submission queue.
+    /// Create I/O Submission Queue.
     pub fn create_sq(qid: u16, cqid: u16, entries: u16, address: u64) -> Self {
         Self::new(admin::CREATE_SQ)
             .prps(address, 0)
@@ -56,7 +56,7 @@ impl Command {
             .dword(11, u32::from(cqid) << 16 | 1)
     }
 
-    /// Takes a queue away.
+    /// Delete I/O Submission or Completion Queue.
     pub fn delete(opcode: u8, qid: u16) -> Self {
         Self::new(opcode).dword(10, u32::from(qid))
     }
@@ -65,7 +65,7 @@ impl Command {
         self.dword(1, nsid)
     }
 
-    /// First (1) or second (2) of two fused commands.
+    /// Sets FUSE: first (1) or second (2) of two fused commands.
     pub fn fused(mut self, which: u8) -> Self {
         self.0[1] |= which;
         self
@@ -75,7 +75,7 @@ impl Command {
         self.qword(6, prp1).qword(8, prp2)
     }
 
-    /// With an SGL descriptor: its address, length and last byte.
+    /// Sets PSDT and an SGL descriptor: address, length and type byte.
     pub fn sgl(mut self, address: u64, length: u32, kind: u8) -> Self {
         self.0[1] |= 0x40;
         self.qword(6, address)
@@ -99,11 +99,11 @@ impl Command {
     }
 }
 
-/// How a command ended.
+/// A completion queue entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
     pub id: u16,
-    /// Status code type and code: 0 is success.
+    /// Status code type and status code; 0 is success.
     pub status: u16,
     pub result: u32,
 }

@@ -1,4 +1,4 @@
-//! One connection to a vhost-user socket.
+//! A connection to a vhost-user socket.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -15,13 +15,13 @@ use rustix::net::{
 
 use super::message::{Message, flag};
 
-/// How long an answer may take.
+/// Default timeout of sends and receives.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Most file descriptors that Linux takes with one message.
+/// SCM_MAX_FD: most file descriptors that Linux passes with one message.
 const FDS: usize = 253;
 
-/// A connection; what is not answered within a limit fails.
+/// A connection to a device; operations fail when the timeout expires.
 pub struct Connection {
     stream: UnixStream,
 }
@@ -35,7 +35,7 @@ impl Connection {
         Ok(Self { stream })
     }
 
-    /// Answers may take this long from now on.
+    /// Sets the receive timeout.
     pub fn set_limit(&self, limit: Duration) {
         self.stream.set_read_timeout(Some(limit)).expect("a limit");
     }
@@ -45,7 +45,7 @@ impl Connection {
         self.send_bytes(&message.encode(), &message.borrowed())
     }
 
-    /// Sends bytes, and file descriptors with the first of them.
+    /// Sends raw bytes; the file descriptors go with the first of them.
     pub fn send_bytes(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -61,7 +61,7 @@ impl Connection {
         self.stream.write_all(&bytes[sent..])
     }
 
-    /// Waits for a message.
+    /// Receives a message.
     pub fn receive(&mut self) -> io::Result<Message> {
         let mut header = [0; 12];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
@@ -91,7 +91,7 @@ impl Connection {
         })
     }
 
-    /// Sends a message and waits for its answer, which must be one to it.
+    /// Sends a message and waits for its reply; fails if another message arrives.
     pub fn ask(&mut self, message: &Message) -> io::Result<Message> {
         self.send(message)?;
         let answer = self.receive()?;
@@ -101,13 +101,13 @@ impl Connection {
         Ok(answer)
     }
 
-    /// Sends a message that has no answer, and asks how it went: 0 is success.
+    /// Sends a message with NEED_REPLY; returns the status: 0 is success.
     pub fn acknowledged(&mut self, message: &Message) -> io::Result<u64> {
         let message = message.clone().flags(flag::NEED_REPLY);
         Ok(self.ask(&message)?.number())
     }
 
-    /// Whether the other side ends the connection within its limit.
+    /// Returns whether the other side closes the connection before the timeout expires.
     pub fn is_ended(&mut self) -> bool {
         let mut bytes = [0; 4096];
         loop {

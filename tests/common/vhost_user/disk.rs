@@ -1,4 +1,4 @@
-//! Disks over sessions: requests that are right, with their data.
+//! Disks over sessions: valid requests and their data.
 
 use std::io;
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::queue::Descriptor;
 use super::scsi::{Command, RESPONSE};
 use super::session::{Options, Session};
 
-/// Bytes of one.
+/// Bytes per sector.
 pub const SECTOR: usize = 512;
 
 const READ: u32 = 0;
@@ -15,7 +15,7 @@ const WRITE: u32 = 1;
 const READ_10: u8 = 0x28;
 const WRITE_10: u8 = 0x2a;
 
-/// Which device.
+/// The type of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// virtio-blk.
@@ -28,7 +28,7 @@ impl Kind {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Blk, Self::Scsi];
 
-    /// The ring that takes requests.
+    /// Returns the index of the first request queue.
     pub fn queue(self) -> usize {
         match self {
             Self::Blk => 0,
@@ -36,7 +36,7 @@ impl Kind {
         }
     }
 
-    /// A session that can have one request ring.
+    /// Returns session options with just enough queues for one request queue.
     pub fn options(self) -> Options {
         Options::default().queues(self.queue() as u32 + 1)
     }
@@ -44,9 +44,9 @@ impl Kind {
 
 /// A disk.
 pub struct Disk {
-    /// Its session.
+    /// The session.
     pub session: Session,
-    /// What it is.
+    /// The type of device.
     pub kind: Kind,
 }
 
@@ -56,7 +56,7 @@ impl Disk {
         Self::open_with(kind, socket, &kind.options())
     }
 
-    /// Connects to a device with these options.
+    /// Connects with these session options.
     pub fn open_with(kind: Kind, socket: &Path, options: &Options) -> io::Result<Self> {
         let session = Session::start(socket, options)?;
         Ok(Self { session, kind })
@@ -83,7 +83,7 @@ impl Disk {
         self.check(&transfer.parts[0])
     }
 
-    /// Writes a pattern of the seed's, reads it back and compares.
+    /// Writes a pattern derived from `seed`, reads it back and compares.
     pub fn verify(&mut self, sector: u32, length: usize, seed: u64) -> io::Result<()> {
         let wanted = pattern(seed, length);
         self.write(sector, &wanted)?;
@@ -97,7 +97,7 @@ impl Disk {
         )))
     }
 
-    /// Submits a read and does not wait for it.
+    /// Submits a read without waiting for it.
     pub fn begin_read(&mut self, sector: u32, length: usize) {
         let queue = self.kind.queue();
         let (request, status) = self.request(false, sector, length);
@@ -109,16 +109,17 @@ impl Disk {
         self.session.queues[queue].submit(&self.session.guest, &chain);
     }
 
-    /// Submits reads of `total` bytes and does not wait for them: on a limited volume they last.
+    /// Submits reads of `total` bytes without waiting for them. On a rate-limited volume they stay in
+    /// flight.
     pub fn begin_reads(&mut self, total: usize) {
-        // SCSI disks take 512 KiB at most and blk disks less segments.
+        // Within the SCSI limit of 512 KiB and the segment limit of blk disks.
         const EACH: usize = 256 << 10;
         for _ in 0..total / EACH {
             self.begin_read(0, EACH);
         }
     }
 
-    /// The header of a request, and how long its status is.
+    /// Returns a request's header and the length of its status.
     fn request(&self, writes: bool, sector: u32, length: usize) -> (Vec<u8>, usize) {
         match self.kind {
             Kind::Blk => (
@@ -136,11 +137,11 @@ impl Disk {
         }
     }
 
-    /// Whether a status is that of a success.
+    /// Fails unless the status is that of success.
     fn check(&self, status: &[u8]) -> io::Result<()> {
         let good = match self.kind {
             Kind::Blk => status == [0],
-            // SCSI status and the transport's response.
+            // The SCSI status and the virtio-scsi response code.
             Kind::Scsi => status[10] == 0 && status[11] == 0,
         };
         if good {
@@ -154,7 +155,7 @@ impl Disk {
         )))
     }
 
-    /// Offers a chain to the request ring as it is.
+    /// Submits an arbitrary descriptor chain to the request queue.
     pub fn submit(&mut self, chain: &[Descriptor]) -> u16 {
         let queue = self.kind.queue();
         self.session.queues[queue].submit(&self.session.guest, chain)
@@ -169,7 +170,7 @@ pub fn blk_header(operation: u32, sector: u64) -> Vec<u8> {
     header
 }
 
-/// Bytes that another seed does not give.
+/// Returns bytes that differ for different seeds.
 fn pattern(seed: u64, length: usize) -> Vec<u8> {
     let word = |n: u64| {
         (n ^ (seed << 32))

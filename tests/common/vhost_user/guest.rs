@@ -1,4 +1,4 @@
-//! The memory of a virtual machine that does not run: files of ordinary or 2 MiB pages.
+//! Guest memory without a running virtual machine: memfds of ordinary or 2 MiB pages.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -10,50 +10,50 @@ use vm_memory::{AtomicAccess, Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
 use super::message::{Message, request};
 
-/// What a front-end calls its own address of guest address 0.
+/// Front-end virtual address of guest address 0.
 pub const USER_BASE: u64 = 0x7000_0000_0000;
 
-/// What memory is made of.
+/// Page size of guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
-    /// Of 4 KiB.
+    /// 4 KiB pages.
     Ordinary,
-    /// Of 2 MiB.
+    /// 2 MiB pages.
     Huge,
 }
 
 /// One region of the memory table.
 #[derive(Clone, Debug)]
 pub struct Region {
-    /// The guest's address.
+    /// Guest address.
     pub guest: u64,
-    /// Bytes.
+    /// Size, bytes.
     pub size: u64,
-    /// The front-end's address.
+    /// Front-end virtual address.
     pub user: u64,
-    /// Where it begins in the file.
+    /// Offset in the file.
     pub offset: u64,
-    /// What backs it.
+    /// The backing file.
     pub file: Arc<File>,
 }
 
 impl Region {
-    /// How the memory table has it.
+    /// Returns the region's entry in the memory table.
     pub fn words(&self) -> [u64; 4] {
         [self.guest, self.size, self.user, self.offset]
     }
 }
 
-/// The memory of a machine, and a place that is still free in it.
+/// Guest memory with a bump allocator.
 pub struct Guest {
     memory: GuestMemoryMmap,
-    /// Its regions, in the order of their addresses.
+    /// The regions by ascending address.
     pub regions: Vec<Region>,
     next: u64,
 }
 
 impl Guest {
-    /// One region of this many bytes from guest address 0.
+    /// One region of `size` bytes at guest address 0.
     pub fn new(pages: Pages, size: u64) -> Self {
         Self::with_regions(vec![Region {
             guest: 0,
@@ -64,7 +64,7 @@ impl Guest {
         }])
     }
 
-    /// These regions, whose files are as long as they need to be.
+    /// These regions; their files must be large enough.
     pub fn with_regions(regions: Vec<Region>) -> Self {
         let ranges = regions.iter().map(|region| {
             let file = region.file.try_clone().expect("a file descriptor is left");
@@ -80,7 +80,7 @@ impl Guest {
         }
     }
 
-    /// Takes free memory.
+    /// Allocates guest memory.
     pub fn allocate(&mut self, size: u64, align: u64) -> u64 {
         let at = self.next.next_multiple_of(align);
         self.next = at + size;
@@ -88,17 +88,17 @@ impl Guest {
         at
     }
 
-    /// Where memory of [`allocate`](Self::allocate) comes from next; to take it back later.
+    /// Returns the allocator's position, for [`release`](Self::release).
     pub fn mark(&self) -> u64 {
         self.next
     }
 
-    /// Gives back what was taken since the mark.
+    /// Frees everything allocated since `mark`.
     pub fn release(&mut self, mark: u64) {
         self.next = mark;
     }
 
-    /// The address after the last region.
+    /// Returns the end of the last region.
     pub fn end(&self) -> u64 {
         let ends = self.regions.iter().map(|region| region.guest + region.size);
         ends.max().expect("a region")
@@ -120,32 +120,32 @@ impl Guest {
         bytes
     }
 
-    /// Writes a number at once, after all that was written before.
+    /// Stores a number atomically, sequentially consistent: after all previous writes.
     pub fn store<T: AtomicAccess>(&self, at: u64, value: T) {
         let stored = self.memory.store(value, GuestAddress(at), Ordering::SeqCst);
         stored.expect("guest memory");
     }
 
-    /// Reads a number at once, before all that is read afterwards.
+    /// Loads a number atomically, sequentially consistent: before all later reads.
     pub fn load<T: AtomicAccess>(&self, at: u64) -> T {
         let loaded = self.memory.load(GuestAddress(at), Ordering::SeqCst);
         loaded.expect("guest memory")
     }
 
-    /// The front-end's address of a guest's.
+    /// Translates a guest address to the front-end's virtual address.
     pub fn user(&self, at: u64) -> u64 {
         let holds = |region: &&Region| (region.guest..=region.guest + region.size).contains(&at);
         let region = self.regions.iter().find(holds).expect("guest memory");
         region.user.wrapping_add(at - region.guest)
     }
 
-    /// The message that tells a device of all regions.
+    /// Builds SET_MEM_TABLE with all regions.
     pub fn table(&self) -> Message {
         table(&self.regions)
     }
 }
 
-/// The message that tells a device of these regions.
+/// Builds SET_MEM_TABLE with these regions.
 pub fn table(regions: &[Region]) -> Message {
     let count = u32::try_from(regions.len()).expect("few regions");
     let begin = Message::new(request::SET_MEM_TABLE).u32s([count, 0]);
@@ -154,7 +154,7 @@ pub fn table(regions: &[Region]) -> Message {
     })
 }
 
-/// A file of this many bytes in memory.
+/// Creates a memfd of `size` bytes.
 pub fn memory_file(pages: Pages, size: u64) -> Arc<File> {
     let flags = match pages {
         Pages::Ordinary => MemfdFlags::CLOEXEC,

@@ -1,9 +1,9 @@
-//! The messages of the vhost-user protocol, with every field as the test wants it.
+//! vhost-user messages; tests can set every field.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// Numbers of the requests that a front-end sends.
+/// Numbers of front-end requests.
 pub mod request {
     pub const GET_FEATURES: u32 = 1;
     pub const SET_FEATURES: u32 = 2;
@@ -41,17 +41,17 @@ pub mod request {
     pub const GET_STATUS: u32 = 40;
 }
 
-/// Bits of a message's flags.
+/// Message flags.
 pub mod flag {
     /// The protocol's version.
     pub const VERSION: u32 = 1;
-    /// It answers a request.
+    /// The message is a reply.
     pub const REPLY: u32 = 1 << 2;
-    /// Its sender wants to know how it went.
+    /// The sender requests a reply with the status (REPLY_ACK).
     pub const NEED_REPLY: u32 = 1 << 3;
 }
 
-/// Features of virtio and vhost-user, as bit masks.
+/// Feature bits of virtio and vhost-user.
 pub mod feature {
     pub const SCSI_HOTPLUG: u64 = 1 << 1;
     pub const SCSI_CHANGE: u64 = 1 << 2;
@@ -63,7 +63,7 @@ pub mod feature {
     pub const RING_PACKED: u64 = 1 << 34;
 }
 
-/// Protocol features, as bit masks.
+/// Protocol feature bits.
 pub mod protocol {
     pub const MQ: u64 = 1;
     pub const LOG_SHMFD: u64 = 1 << 1;
@@ -74,23 +74,23 @@ pub mod protocol {
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
 }
 
-/// One message.
+/// A message.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// Its request's number.
+    /// The request number.
     pub request: u32,
-    /// Its flags, the version included.
+    /// The flags, version included.
     pub flags: u32,
-    /// The size in its header, if that differs from the body's length.
+    /// Overrides the size in the header.
     pub declared: Option<u32>,
-    /// Its payload.
+    /// The payload.
     pub body: Vec<u8>,
-    /// What comes with it.
+    /// The ancillary file descriptors.
     pub fds: Vec<Arc<OwnedFd>>,
 }
 
 impl Message {
-    /// A request of this number without a payload.
+    /// A request without a payload.
     pub fn new(request: u32) -> Self {
         Self {
             request,
@@ -101,27 +101,27 @@ impl Message {
         }
     }
 
-    /// With 32-bit words at the end of its payload.
+    /// Appends 32-bit words to the payload.
     pub fn u32s<const N: usize>(mut self, words: [u32; N]) -> Self {
         self.body
             .extend(words.iter().flat_map(|word| word.to_le_bytes()));
         self
     }
 
-    /// With 64-bit words at the end of its payload.
+    /// Appends 64-bit words to the payload.
     pub fn u64s<const N: usize>(mut self, words: [u64; N]) -> Self {
         self.body
             .extend(words.iter().flat_map(|word| word.to_le_bytes()));
         self
     }
 
-    /// With bytes at the end of its payload.
+    /// Appends bytes to the payload.
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
         self.body.extend_from_slice(bytes);
         self
     }
 
-    /// With one more file descriptor.
+    /// Adds a file descriptor.
     pub fn fd(mut self, fd: impl AsFd) -> Self {
         let own = fd.as_fd().try_clone_to_owned();
         self.fds
@@ -129,19 +129,19 @@ impl Message {
         self
     }
 
-    /// With these flags besides the version.
+    /// Sets flags in addition to the version.
     pub fn flags(mut self, flags: u32) -> Self {
         self.flags |= flags;
         self
     }
 
-    /// With this size in its header, whatever its payload has.
+    /// Overrides the size in the header.
     pub fn declared(mut self, size: u32) -> Self {
         self.declared = Some(size);
         self
     }
 
-    /// Header and payload.
+    /// Encodes header and payload.
     pub fn encode(&self) -> Vec<u8> {
         let length = u32::try_from(self.body.len()).expect("a small payload");
         let header = [self.request, self.flags, self.declared.unwrap_or(length)];
@@ -149,17 +149,17 @@ impl Message {
         header.chain(self.body.iter().copied()).collect()
     }
 
-    /// Borrows its file descriptors.
+    /// Borrows the file descriptors.
     pub fn borrowed(&self) -> Vec<BorrowedFd<'_>> {
         self.fds.iter().map(|fd| fd.as_fd()).collect()
     }
 
-    /// The 32-bit word at this byte of the payload.
+    /// Returns the 32-bit word at byte `at` of the payload.
     pub fn word(&self, at: usize) -> u32 {
         u32::from_le_bytes(self.body[at..at + 4].try_into().expect("four bytes"))
     }
 
-    /// The payload as one 64-bit number.
+    /// Returns the payload's first 64-bit word.
     pub fn number(&self) -> u64 {
         u64::from_le_bytes(self.body[..8].try_into().expect("eight bytes"))
     }

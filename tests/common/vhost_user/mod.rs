@@ -1,13 +1,13 @@
-//! A vhost-user client that is under the test's control: each message byte by byte, with any file
-//! descriptors, and each descriptor of each ring.
+//! A vhost-user client under the test's control: each message byte by byte, with any file descriptors,
+//! and each descriptor of each queue.
 //!
 //! ```text
 //! Connection   messages and file descriptors on the socket
 //! Guest        memory of ordinary or 2 MiB pages, and its memory table
-//! Queue        one split ring: descriptors, kick, call
-//! Session      a driver that negotiated and set up its rings; a hostile one changes a step
+//! Queue        one split virtqueue: descriptors, kick, call
+//! Session      a driver that negotiated and set up its queues; hostile tests change a step
 //! Disk         verified I/O of virtio-blk and virtio-scsi over a session
-//! Witness      a disk of another client, under verified I/O all the time
+//! Witness      another client's disk under continuous verified I/O
 //! ```
 
 mod connection;

@@ -1,4 +1,4 @@
-//! One split virtqueue, as a driver sees it (virtio 1.2, section 2.7).
+//! A split virtqueue from the driver's side (virtio 1.2, section 2.7).
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -10,14 +10,14 @@ use rustix::io::{read, write};
 use super::guest::Guest;
 use super::message::{Message, request};
 
-/// Bits of a descriptor's flags.
+/// Descriptor flags.
 pub mod flags {
     pub const NEXT: u16 = 1;
     pub const WRITE: u16 = 2;
     pub const INDIRECT: u16 = 4;
 }
 
-/// One descriptor.
+/// A descriptor.
 #[derive(Clone, Copy, Debug)]
 pub struct Descriptor {
     pub address: u64,
@@ -27,7 +27,7 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// Memory that the device reads.
+    /// A device-readable buffer.
     pub fn readable(address: u64, length: u32) -> Self {
         Self {
             address,
@@ -37,7 +37,7 @@ impl Descriptor {
         }
     }
 
-    /// Memory that the device writes.
+    /// A device-writable buffer.
     pub fn writable(address: u64, length: u32) -> Self {
         Self {
             address,
@@ -47,7 +47,7 @@ impl Descriptor {
         }
     }
 
-    /// A table of descriptors.
+    /// An indirect descriptor table.
     pub fn indirect(address: u64, length: u32) -> Self {
         Self {
             address,
@@ -57,14 +57,14 @@ impl Descriptor {
         }
     }
 
-    /// The next of its chain is the one of this number.
+    /// Chains the descriptor to descriptor `next`.
     pub fn then(mut self, next: u16) -> Self {
         self.flags |= flags::NEXT;
         self.next = next;
         self
     }
 
-    /// How memory has it.
+    /// Encodes the descriptor.
     pub fn encode(&self) -> [u8; 16] {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&self.address.to_le_bytes());
@@ -75,21 +75,21 @@ impl Descriptor {
     }
 }
 
-/// A ring.
+/// A virtqueue.
 pub struct Queue {
-    /// Its number.
+    /// The queue's index.
     pub index: u32,
-    /// Its descriptors.
+    /// Number of descriptors.
     pub size: u16,
-    /// Where its descriptors are, a guest's address.
+    /// Guest address of the descriptor table.
     pub descriptors: u64,
-    /// Where the driver tells of chains.
+    /// Guest address of the available ring.
     pub available: u64,
-    /// Where the device tells of chains.
+    /// Guest address of the used ring.
     pub used: u64,
-    /// The device hears of chains here.
+    /// Eventfd: the driver notifies the device.
     pub kick: OwnedFd,
-    /// The driver hears of chains here.
+    /// Eventfd: the device notifies the driver.
     pub call: OwnedFd,
     free: VecDeque<u16>,
     chains: Vec<Vec<u16>>,
@@ -98,7 +98,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// A ring in the guest's memory.
+    /// Allocates a virtqueue in guest memory.
     pub fn new(guest: &mut Guest, index: u32, size: u16) -> Self {
         let entries = u64::from(size);
         let event = || eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
@@ -117,7 +117,7 @@ impl Queue {
         }
     }
 
-    /// The messages that set it up, in the order that QEMU sends them.
+    /// Returns the messages that set up the queue, in QEMU's order.
     pub fn setup(&self, guest: &Guest) -> [Message; 5] {
         [
             self.set_num(self.size.into()),
@@ -140,7 +140,8 @@ impl Queue {
         Message::new(request::SET_VRING_BASE).u32s([self.index, base.into()])
     }
 
-    /// SET_VRING_ADDR with the front-end's addresses of descriptors, used and available ring.
+    /// SET_VRING_ADDR with the front-end's virtual addresses of descriptor table, used and available
+    /// ring.
     pub fn set_addresses(&self, [descriptors, used, available]: [u64; 3]) -> Message {
         let message = Message::new(request::SET_VRING_ADDR).u32s([self.index, 0]);
         message.u64s([descriptors, used, available, 0])
@@ -165,19 +166,19 @@ impl Queue {
         Message::new(request::SET_VRING_ENABLE).u32s([self.index, enable.into()])
     }
 
-    /// GET_VRING_BASE, which stops it.
+    /// GET_VRING_BASE, which stops the queue.
     pub fn get_base(&self) -> Message {
         Message::new(request::GET_VRING_BASE).u32s([self.index, 0])
     }
 
-    /// Writes one descriptor as it is.
+    /// Writes an arbitrary descriptor to the table.
     pub fn write(&self, guest: &Guest, number: u16, descriptor: Descriptor) {
         let at = self.descriptors + 16 * u64::from(number);
         guest.write(at, &descriptor.encode());
     }
 
-    /// Writes descriptors that are linked one to the next; the first one's number. They are free again
-    /// once the device has used them.
+    /// Writes a chain of descriptors; returns the head's index. The descriptors are freed once the
+    /// device has used the chain.
     pub fn chain(&mut self, guest: &Guest, descriptors: &[Descriptor]) -> u16 {
         assert!(descriptors.len() <= self.free.len(), "the ring is full");
         let numbers: Vec<u16> = self.free.drain(..descriptors.len()).collect();
@@ -190,7 +191,7 @@ impl Queue {
         head
     }
 
-    /// Offers a chain to the device without a kick.
+    /// Adds a chain to the available ring without a kick.
     pub fn offer(&mut self, guest: &Guest, head: u16) {
         let slot = u64::from(self.next_available % self.size);
         guest.store(self.available + 4 + 2 * slot, head);
@@ -198,12 +199,12 @@ impl Queue {
         guest.store(self.available + 2, self.next_available);
     }
 
-    /// Tells the device that there is something.
+    /// Notifies the device.
     pub fn kick(&self) {
         write(&self.kick, &1u64.to_ne_bytes()).expect("an eventfd takes a kick");
     }
 
-    /// Offers a chain and kicks.
+    /// Adds a chain to the available ring and notifies the device.
     pub fn submit(&mut self, guest: &Guest, descriptors: &[Descriptor]) -> u16 {
         let head = self.chain(guest, descriptors);
         self.offer(guest, head);
@@ -211,8 +212,8 @@ impl Queue {
         head
     }
 
-    /// Takes the next chain that the device is done with, if there is one: its number and how many bytes
-    /// the device says that it wrote.
+    /// Takes the next entry of the used ring, if any: the chain's head and the number of bytes that the
+    /// device reports as written.
     pub fn take_used(&mut self, guest: &Guest) -> Option<(u32, u32)> {
         if guest.load::<u16>(self.used + 2) == self.next_used {
             return None;
@@ -226,7 +227,7 @@ impl Queue {
         Some((id, length))
     }
 
-    /// Waits for a chain that the device is done with.
+    /// Waits for the next entry of the used ring; returns `None` when the timeout expires.
     pub fn wait_used(&mut self, guest: &Guest, limit: Duration) -> Option<(u32, u32)> {
         let end = Instant::now() + limit;
         loop {
@@ -234,7 +235,8 @@ impl Queue {
                 return Some(used);
             }
             let left = end.checked_duration_since(Instant::now())?;
-            // A call may come before its entry is looked at, or be left out.
+            // The notification may arrive before the ring was checked, or be suppressed: poll the ring
+            // too.
             let left = left.min(Duration::from_millis(20));
             let timeout = Timespec {
                 tv_sec: 0,
@@ -247,7 +249,7 @@ impl Queue {
         }
     }
 
-    /// Where the device is told to go on by SET_VRING_BASE.
+    /// Returns the next available index, for SET_VRING_BASE.
     pub fn next_available(&self) -> u16 {
         self.next_available
     }

@@ -1,14 +1,14 @@
-//! Requests of virtio-scsi (virtio 1.2, section 5.6).
+//! virtio-scsi requests (virtio 1.2, section 5.6).
 
-/// Bytes of the answer to a command, and to a task management request.
+/// Size of a command's response, sense data included.
 pub const RESPONSE: usize = 108;
 
-/// One SCSI command to LUN 0 of a target.
+/// A SCSI command request.
 #[derive(Clone, Copy, Debug)]
 pub struct Command {
-    /// The address of the logical unit.
+    /// The logical unit's address.
     pub lun: [u8; 8],
-    /// Its tag.
+    /// The command's tag.
     pub tag: u64,
     /// The command descriptor block.
     pub cdb: [u8; 32],
@@ -26,14 +26,14 @@ impl Command {
         }
     }
 
-    /// READ(10) or WRITE(10) of blocks.
+    /// READ(10) or WRITE(10) of blocks of target 0.
     pub fn transfer(operation: u8, block: u32, count: u16) -> Self {
         let [a, b, c, d] = block.to_be_bytes();
         let [high, low] = count.to_be_bytes();
         Self::new(0, &[operation, 0, a, b, c, d, 0, high, low, 0])
     }
 
-    /// How memory has it.
+    /// Encodes the request.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = self.lun.to_vec();
         bytes.extend(self.tag.to_le_bytes());
@@ -44,17 +44,17 @@ impl Command {
     }
 }
 
-/// Task management functions.
+/// A task management request.
 #[derive(Clone, Copy, Debug)]
 pub struct Tmf {
-    /// Its number: 0 to abort a task, 5 to reset a logical unit, 6 to reset the target.
+    /// The function: 0 abort task, 4 I_T nexus reset, 5 logical unit reset, 6 query task.
     pub function: u32,
-    /// The address of the logical unit.
+    /// The logical unit's address.
     pub lun: [u8; 8],
 }
 
 impl Tmf {
-    /// How memory has it.
+    /// Encodes the request.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = 0u32.to_le_bytes().to_vec();
         bytes.extend(self.function.to_le_bytes());
@@ -64,7 +64,7 @@ impl Tmf {
     }
 }
 
-/// The address of a logical unit of a target.
+/// Returns the address of a logical unit.
 pub fn lun(target: u8, unit: u16) -> [u8; 8] {
     let [high, low] = unit.to_be_bytes();
     [1, target, 0x40 | high, low, 0, 0, 0, 0]

@@ -1,4 +1,4 @@
-//! A driver's session with a device: negotiation, memory, rings.
+//! A driver's session with a device: feature negotiation, memory, queues.
 
 use std::io;
 use std::path::Path;
@@ -9,23 +9,23 @@ use super::guest::{Guest, Pages};
 use super::message::{Message, feature, flag, protocol, request};
 use super::queue::{Descriptor, Queue};
 
-/// How long an answer of a device that is not limited may take.
+/// Timeout of a request on a device without rate limits.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// What a session asks for.
+/// Options of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// What its memory is made of.
+    /// Page size of guest memory.
     pub pages: Pages,
-    /// Bytes of it.
+    /// Size of guest memory, bytes.
     pub memory: u64,
-    /// Rings.
+    /// Number of queues.
     pub queues: u32,
-    /// Entries of each ring.
+    /// Descriptors per queue.
     pub queue_size: u16,
-    /// Features that it acknowledges if the device has them.
+    /// Features to acknowledge if offered.
     pub features: u64,
-    /// Protocol features that it acknowledges if the device has them.
+    /// Protocol features to acknowledge if offered.
     pub protocol: u64,
 }
 
@@ -53,53 +53,53 @@ impl Default for Options {
 }
 
 impl Options {
-    /// With memory of these pages.
+    /// Sets the page size of guest memory.
     pub fn pages(mut self, pages: Pages) -> Self {
         self.pages = pages;
         self
     }
 
-    /// With this many bytes of memory.
+    /// Sets the size of guest memory.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self
     }
 
-    /// With this many rings.
+    /// Sets the number of queues.
     pub fn queues(mut self, queues: u32) -> Self {
         self.queues = queues;
         self
     }
 
-    /// With these features too.
+    /// Adds features.
     pub fn features(mut self, features: u64) -> Self {
         self.features |= features;
         self
     }
 
-    /// With these protocol features too.
+    /// Adds protocol features.
     pub fn protocol(mut self, protocol: u64) -> Self {
         self.protocol |= protocol;
         self
     }
 }
 
-/// A session in any state.
+/// A session in any state of setup.
 pub struct Session {
-    /// Its connection.
+    /// The connection.
     pub connection: Connection,
-    /// Its memory.
+    /// Guest memory.
     pub guest: Guest,
-    /// Its rings.
+    /// The queues.
     pub queues: Vec<Queue>,
-    /// The features that both sides have.
+    /// The negotiated features.
     pub features: u64,
-    /// The protocol features that both sides have.
+    /// The negotiated protocol features.
     pub protocol: u64,
 }
 
 impl Session {
-    /// Does all that a driver does before its first request.
+    /// Connects, negotiates features, shares memory and starts the queues.
     pub fn start(socket: &Path, options: &Options) -> io::Result<Self> {
         let mut session = Self::negotiated(socket, options)?;
         session.share_memory()?;
@@ -107,7 +107,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Connects and negotiates, and no more: the device knows neither memory nor rings.
+    /// Connects and negotiates features only: the device has neither memory nor queues yet.
     pub fn negotiated(socket: &Path, options: &Options) -> io::Result<Self> {
         let mut connection = Connection::open(socket)?;
         let offered = connection
@@ -134,13 +134,13 @@ impl Session {
         })
     }
 
-    /// Tells the device of the memory.
+    /// Sends the memory table.
     pub fn share_memory(&mut self) -> io::Result<()> {
         let table = self.guest.table();
         self.request(&table)
     }
 
-    /// Sends a message and hears that it went well, if the device can tell.
+    /// Sends a message that must succeed, as far as the device reports it (REPLY_ACK).
     pub fn request(&mut self, message: &Message) -> io::Result<()> {
         match self.status(message)? {
             0 => Ok(()),
@@ -148,7 +148,7 @@ impl Session {
         }
     }
 
-    /// Sends a message and hears how it went; 0 where the device cannot tell.
+    /// Sends a message; returns its status, or 0 without REPLY_ACK.
     pub fn status(&mut self, message: &Message) -> io::Result<u64> {
         if self.protocol & protocol::REPLY_ACK == 0 {
             self.connection.send(message)?;
@@ -157,11 +157,11 @@ impl Session {
         self.connection.acknowledged(message)
     }
 
-    /// Sends a message that is to be refused: the device says so, or ends the connection, and goes on in
-    /// either case.
+    /// Asserts that a message is rejected: the device replies with an error or closes the connection,
+    /// and keeps running.
     pub fn refused(&mut self, message: &Message) {
         match self.status(message) {
-            Ok(0) => panic!("taken: {message:?}"),
+            Ok(0) => panic!("accepted: {message:?}"),
             Ok(_) => {}
             Err(error) => assert!(
                 matches!(
@@ -175,7 +175,7 @@ impl Session {
         }
     }
 
-    /// Sets up all rings and enables them.
+    /// Sets up and enables all queues.
     pub fn start_queues(&mut self) -> io::Result<()> {
         for number in 0..self.queues.len() {
             self.start_queue(number)?;
@@ -183,7 +183,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sets up one ring and enables it.
+    /// Sets up and enables one queue.
     pub fn start_queue(&mut self, number: usize) -> io::Result<()> {
         for message in self.queues[number].setup(&self.guest) {
             self.request(&message)?;
@@ -195,14 +195,14 @@ impl Session {
         Ok(())
     }
 
-    /// Stops a ring; the number of the chain that would be next.
+    /// Stops a queue; returns its next available index.
     pub fn stop_queue(&mut self, number: usize) -> io::Result<u32> {
         let message = self.queues[number].get_base();
         Ok(self.connection.ask(&message)?.word(4))
     }
 
-    /// Offers a chain of these parts and waits for its end; what is in the writable ones then, and how
-    /// many bytes the device says that it wrote.
+    /// Submits a chain of these buffers and waits for its completion; returns the content of the
+    /// writable buffers and the number of bytes that the device reports as written.
     pub fn transfer(
         &mut self,
         queue: usize,
@@ -228,7 +228,8 @@ impl Session {
         Ok(Transfer { written, parts })
     }
 
-    /// Puts parts into memory, page by page, and describes them; where the writable ones are.
+    /// Allocates the buffers, page-aligned; returns their descriptors and the places of the writable
+    /// ones.
     pub fn place(
         &mut self,
         readable: &[&[u8]],
@@ -250,20 +251,20 @@ impl Session {
         (chain, places)
     }
 
-    /// Whether the device ends the connection within its limit.
+    /// Returns whether the device closes the connection before the timeout expires.
     pub fn is_ended(&mut self) -> bool {
         self.connection.is_ended()
     }
 
-    /// The reply flag is what an answer has and a request must not.
+    /// The reply flag: set in replies, invalid in requests.
     pub const REPLY: u32 = flag::REPLY;
 }
 
-/// What came of a chain.
+/// The result of a chain.
 #[derive(Debug)]
 pub struct Transfer {
-    /// Bytes that the device says that it wrote.
+    /// Number of bytes that the device reports as written.
     pub written: u32,
-    /// The writable parts.
+    /// The content of the writable buffers.
     pub parts: Vec<Vec<u8>>,
 }

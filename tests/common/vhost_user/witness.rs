@@ -1,4 +1,4 @@
-//! A disk of another client: I/O with verified data all the time, which an attack must not disturb.
+//! Another client's disk under continuous verified I/O, which an attack must not disturb.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,20 +10,20 @@ use parking_lot::Mutex;
 
 use super::disk::{Disk, Kind};
 
-/// Between two I/Os: the core is needed for the test, too.
+/// Pause between two I/Os: the test needs the core too.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Bytes of one I/O.
+/// Bytes per I/O.
 const LENGTH: usize = 8192;
 
-/// What it has seen.
+/// A witness's observations.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// I/Os that were right.
+    /// Number of verified I/Os.
     pub ios: u64,
-    /// The longest of them, with those that have not ended.
+    /// Highest latency, I/O in flight included.
     pub slowest: Duration,
-    /// What went wrong.
+    /// The first error.
     pub error: Option<String>,
 }
 
@@ -34,14 +34,14 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// A disk under verified I/O.
+/// A disk under verified I/O; stops on drop.
 pub struct Witness {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Witness {
-    /// Begins.
+    /// Starts the I/O.
     pub fn start(kind: Kind, socket: PathBuf) -> Self {
         let shared = Arc::new(Shared::default());
         let thread = {
@@ -54,7 +54,7 @@ impl Witness {
         }
     }
 
-    /// What happened since the last report.
+    /// Returns the observations since the last report.
     pub fn report(&self) -> Report {
         let begun = *self.shared.begun.lock();
         let mut report = self.shared.report.lock();

@@ -1,5 +1,5 @@
-//! The door NVMe/TCP as initiator: a peer that answers what it likes, while a path to it is made, used
-//! and taken away.
+//! Fuzzer of the NVMe/TCP initiator: a target that sends valid and malformed answers while a path to it
+//! is created, used and deleted.
 
 mod steps;
 
@@ -18,20 +18,20 @@ use super::draw::Draw;
 use super::world::World;
 use steps::{Action, Asks, Reply, action, answer, bent, list, told, turn};
 
-/// The door.
+/// The NVMe/TCP initiator's door.
 pub struct PeerDoor;
 
-/// What cases make, and its names.
+/// IDs of the objects that cases create.
 const CONTROLLER: &str = "fuzzed";
 const OVER: &str = "over-fuzzed";
 
-/// How long a path may take to be made before the case goes on without it.
+/// Timeout of a path's creation; the case continues without it.
 const ATTACH: Duration = Duration::from_millis(600);
 
-/// How long I/O is waited for.
+/// Timeout of I/O.
 const ANSWER: Duration = Duration::from_millis(300);
 
-/// How long it may take until all of a case is gone: an attempt to connect has 10 s of its own.
+/// Deadline of a case's cleanup: a connect attempt has its own timeout of 10 s.
 const GONE: Duration = Duration::from_secs(20);
 
 #[async_trait::async_trait]
@@ -84,7 +84,7 @@ impl Door for PeerDoor {
 
 type Answers = Arc<Mutex<Vec<(Asks, u8, Reply)>>>;
 
-/// One case.
+/// A running case.
 struct Play {
     client: Client,
     identity: Identity,
@@ -99,7 +99,7 @@ impl Play {
         let answers = Answers::default();
         let script = Arc::clone(&answers);
         peer.script(move |ask| turn(&mut script.lock(), ask));
-        let port = world.place.expect("it has been prepared");
+        let port = world.place.expect("the door has been prepared");
         Self {
             client: world.fixture.client.clone(),
             identity: Identity::new(port, &nqn_of(OVER)),
@@ -165,7 +165,7 @@ impl Play {
             let namespaces = Resource::new(client, "NvmeNamespace");
             namespaces.create(&over(), "fuzzed", spec).await
         };
-        // One that is not answered goes on in the target, while the case does.
+        // After the timeout, the creation continues in the target while the case goes on.
         let made = tokio::time::timeout(ATTACH, make).await;
         if self.host.is_none() && made.is_ok_and(|made| made.is_ok()) {
             self.host = host(&self.identity).ok();
@@ -224,11 +224,11 @@ impl Play {
         let _ = tokio::time::timeout(ATTACH, self.client.call(method, request)).await;
     }
 
-    /// Takes all of it away; the error is what does not go, or a call that is not answered.
+    /// Deletes all objects of the case; the error names the object that cannot be deleted.
     async fn end(mut self) -> Result<(), String> {
         self.host = None;
         let end = Instant::now() + GONE;
-        // A path that was being made when its call was given up comes later: all of it is tried again.
+        // A path whose creation was abandoned may appear later: retry all deletions.
         loop {
             let mut last = None;
             for (method, name) in [
@@ -249,7 +249,7 @@ impl Play {
                 return Ok(());
             };
             if Instant::now() > end {
-                return Err(format!("{name} does not go: {status}"));
+                return Err(format!("{name} cannot be deleted: {status}"));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -1,4 +1,4 @@
-//! Steps of a case, and what the peer sends for them.
+//! Steps of a case, and the PDUs that the peer sends for them.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use crate::bend::Bend;
 use crate::common::nvme_tcp_peer::{Ask, Resp, Turn, c2h_data, ic_resp, r2t, term_req};
 use crate::draw::Draw;
 
-/// Which commands an answer is for: of the admin queue or not, opcode, and type or kind.
+/// The commands that an answer is for: admin queue or not, opcode, and FCTYPE or CNS.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Asks(pub bool, pub u8, pub Option<u8>);
 
@@ -24,29 +24,29 @@ impl Asks {
     }
 }
 
-/// A PDU that need not be right.
+/// A PDU that may be malformed.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Form {
     pub what: What,
-    /// Off by this.
+    /// Offset to the right command ID.
     pub cid: i16,
     pub bend: Bend,
 }
 
-/// What it is.
+/// The kind of PDU.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum What {
     /// A response: result, status code type, status code.
     Resp(u32, u8, u8),
-    /// Data: offset, bytes more or fewer than asked for, the length that it tells, flags.
+    /// C2HData: offset, difference to the requested length, override of DATAL, flags.
     Data(u32, i32, Option<u32>, u8),
-    /// R2T: tag, offset, length.
+    /// R2T: TTAG, offset, length.
     Ask(u16, u32, u32),
     Term(u16),
     Greeting,
 }
 
-/// What the peer does in place of the right answer.
+/// The peer's reaction in place of the regular answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Reply {
     Silent,
@@ -59,35 +59,35 @@ pub enum Reply {
 /// A step.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Action {
-    /// After so many of these commands, the next one is answered so.
+    /// Skips this many matching commands and answers the next one with the reply.
     Answer(Asks, u8, Reply),
-    /// How it answers ICReq.
+    /// Mutates the answer to ICReq.
     Greet(Bend),
-    /// Bytes of its identify data, of the controller or of its namespace.
+    /// Overwrites Identify data: of the controller (or the namespace), offset, bytes.
     Identify(bool, u16, Vec<u8>),
-    /// Registers CAP (some bits turned) and VS.
+    /// Flips bits of the property CAP, and sets VS.
     Registers(u64, u32),
-    /// One of several lists of namespaces.
+    /// Selects one of the namespace lists.
     List(u8),
-    /// Its ANA log page.
+    /// Sets the ANA log page.
     Ana(Vec<u8>),
-    /// A namespace comes or goes.
+    /// Adds or removes a namespace.
     Namespace(u32, bool),
-    /// Makes the path, and shows the namespace to a host.
+    /// Creates the path, and exports its namespace to a host.
     Attach,
-    /// I/O of that host: opcode, block, blocks, and whether it waits.
+    /// I/O of that host: opcode, block, number of blocks, whether to wait for the completion.
     Io(u8, u32, u16, bool),
-    /// An event: type and information.
+    /// Sends an asynchronous event: type and information.
     Tell(u8, u8),
     /// Closes all connections.
     CloseAll,
-    /// Says nothing any more.
+    /// Suppresses or resumes all output.
     Mute(bool),
-    /// Waits, milliseconds.
+    /// Sleeps, ms.
     Wait(u8),
-    /// Takes the path away, and makes it again.
+    /// Deletes the path and creates it again.
     Again,
-    /// Another call.
+    /// Another API call.
     Api(u8),
 }
 
@@ -136,7 +136,7 @@ fn reply(draw: &mut Draw) -> Reply {
     }
 }
 
-/// A wrong answer.
+/// Generates an answer that differs from the regular one.
 pub fn answer(draw: &mut Draw) -> Action {
     const ASKS: [Asks; 18] = [
         Asks(true, 0x7f, Some(0)),
@@ -162,7 +162,7 @@ pub fn answer(draw: &mut Draw) -> Action {
     Action::Answer(asks, draw.of(&[0, 0, 0, 1, 2, 5]), reply(draw))
 }
 
-/// What it says of itself.
+/// Generates a change of what the peer reports.
 pub fn told(draw: &mut Draw) -> Action {
     match draw.below(8) {
         0 => Action::Greet(bend(draw)),
@@ -173,7 +173,8 @@ pub fn told(draw: &mut Draw) -> Action {
             Action::Ana((0..length).map(|_| draw.edge() as u8).collect())
         }
         _ => {
-            // Those that are read: MDTS, CNTLID, VER, OAES, SQES, NN, SGLS, IOCCSZ; NSZE, FLBAS, LBAF.
+            // Fields that the initiator reads: MDTS, CNTLID, VER, OAES, SQES, NN, SGLS, IOCCSZ; NSZE,
+            // FLBAS, LBAF.
             let controller = draw.one_in(2);
             let at = if controller {
                 draw.of(&[
@@ -189,7 +190,7 @@ pub fn told(draw: &mut Draw) -> Action {
     }
 }
 
-/// Any step of a path that has been made.
+/// Generates any step for an existing path.
 pub fn action(draw: &mut Draw) -> Action {
     match draw.below(20) {
         0..5 => answer(draw),
@@ -209,11 +210,11 @@ pub fn action(draw: &mut Draw) -> Action {
     }
 }
 
-/// In place of the list of active namespaces.
+/// Returns an override of the Active Namespace ID list.
 pub fn list(which: u8) -> Option<fn(u32) -> Vec<u32>> {
     match which {
         0 => None,
-        // Nothing, one without end, the same one again, and numbers out of order.
+        // Empty, endless, duplicates, and out of order.
         1 => Some(|_| Vec::new()),
         2 => Some(|after| (1..=1024).map(|n| after.saturating_add(n)).collect()),
         3 => Some(|_| vec![1; 1024]),
@@ -221,7 +222,7 @@ pub fn list(which: u8) -> Option<fn(u32) -> Vec<u32>> {
     }
 }
 
-/// What the peer does with a command.
+/// Returns the peer's reaction to a command.
 pub fn turn(answers: &mut Vec<(Asks, u8, Reply)>, ask: &Ask) -> Turn {
     let Some(at) = answers.iter().position(|(asks, _, _)| asks.fits(ask)) else {
         return Turn::Right;
@@ -255,8 +256,8 @@ fn formed(form: Form, ask: &Ask) -> Vec<u8> {
     bent(pdu, form.bend)
 }
 
-/// The PDU, made wrong.
+/// Applies a mutation to a PDU.
 pub fn bent(pdu: Vec<u8>, bend: Bend) -> Vec<u8> {
-    // PLEN.
+    // Offset of PLEN.
     bend.bent(pdu, 4)
 }

@@ -1,4 +1,4 @@
-//! The door vfio-user: whoever may open a device's socket, and the driver behind it.
+//! Fuzzer of vfio-user: a client of a device's socket, and a guest's driver.
 
 mod steps;
 
@@ -24,19 +24,19 @@ use super::draw::Draw;
 use super::world::{World, text};
 use steps::{Action, DEVICES, Data, Entry, How, case};
 
-/// The door.
+/// The vfio-user door.
 pub struct VfioUser;
 
-/// Its devices.
+/// IDs of the attacked devices.
 const NAMES: [&str; DEVICES] = ["fuzzed-one", "fuzzed-two"];
 
-/// How long an answer is waited for: most come at once or never.
+/// Read timeout: most answers arrive at once or never.
 const ANSWER: Duration = Duration::from_millis(60);
 
-/// How long a client's introduction may take: the one before it may still be on its way out.
+/// Timeout of a version negotiation: the previous client may still be in teardown.
 const OPEN: Duration = Duration::from_millis(500);
 
-/// How soon a device serves its next client.
+/// Deadline for a device to serve its next client.
 const SERVES: Duration = Duration::from_secs(10);
 
 #[async_trait::async_trait]
@@ -81,7 +81,7 @@ impl Door for VfioUser {
                 api(&client, which).await;
                 continue;
             }
-            // The client's own checks end a session that has become nonsense.
+            // The client's own assertions end a session that has become inconsistent.
             let acted = std::panic::catch_unwind(AssertUnwindSafe(|| play.act(&action)));
             if acted.is_err() {
                 play.guests = Default::default();
@@ -93,7 +93,7 @@ impl Door for VfioUser {
 }
 
 async fn api(client: &Client, which: u8) {
-    // What it is answered is not looked at: the API has tests of its own.
+    // The result is ignored: the API has its own tests.
     let exported = format!("nvmeSubsystems/{}", NAMES[0]);
     let _ = match which {
         0 | 1 => {
@@ -154,7 +154,7 @@ impl Play {
             }
             Action::Api(_) => return,
         };
-        // The device has ended the session, or says nothing for a while.
+        // The device has closed the session, or the read timed out.
         if let (at, Err(error)) = done
             && error.kind() != io::ErrorKind::WouldBlock
         {
@@ -189,7 +189,7 @@ impl Play {
         Ok(guest)
     }
 
-    /// Each device serves its next client.
+    /// Checks that each device serves its next client.
     fn serve(&self) -> Result<(), String> {
         for (socket, name) in self.sockets.iter().zip(NAMES) {
             let mut last = None;

@@ -1,37 +1,37 @@
-//! Steps of a case: messages, registers, doorbells and commands that are right in most places.
+//! Steps of a case: messages, register accesses, doorbells and commands, mostly valid.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bend::Bend;
 use crate::draw::Draw;
 
-/// Devices that are attacked, each with a client of the case.
+/// Number of attacked devices, each with one client.
 pub const DEVICES: usize = 2;
 
-/// How far a client goes at once.
+/// How far a new client's setup goes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum How {
-    /// It connects.
+    /// Connects.
     Open,
-    /// It introduces itself.
+    /// Negotiates the version.
     Attached,
-    /// It enables the controller.
+    /// Enables the controller.
     Booted,
-    /// It has an I/O queue.
+    /// Creates an I/O queue.
     Started,
 }
 
-/// Where a command has its data.
+/// The data pointer of a command.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum Data {
-    /// Two PRPs: right, or these.
+    /// Two PRPs: valid, or these.
     Right,
     Prps(u64, u64),
-    /// A list of PRPs in memory, whose entries are the numbers that stand there.
+    /// A PRP list in memory with arbitrary entries.
     List(u64),
-    /// An SGL descriptor: address, length, last byte.
+    /// An SGL descriptor: address, length, type byte.
     Sgl(u64, u32, u8),
-    /// Segments in memory.
+    /// An SGL segment in memory: length, type byte.
     Segment(u32, u8),
 }
 
@@ -48,37 +48,37 @@ pub struct Entry {
 /// A step.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Action {
-    /// A new client of this device.
+    /// Connects a new client to a device.
     Open(usize, How),
-    /// A message: command, flags, bytes of its body, descriptors.
+    /// A message: command, flags, body, number of descriptors.
     Message(usize, u16, u32, Vec<u8>, u8, Bend),
     /// Writes or reads a region: region, offset, bytes.
     Region(usize, bool, u32, u64, Vec<u8>),
     /// Maps memory: guest address, size, offset, flags.
     Map(usize, u64, u64, u64, u32),
-    /// Takes a map back: guest address, size.
+    /// Unmaps memory: guest address, size.
     Unmap(usize, u64, u64),
-    /// Commands in a queue (admin or not), rung or not.
+    /// Commands for the admin or I/O queue, with or without ringing the doorbell.
     Commands(usize, bool, Vec<Entry>, bool),
-    /// Numbers in memory, where lists and segments are.
+    /// Words in memory, at the place of lists and segments.
     Lists(usize, Vec<u64>),
-    /// A doorbell: queue, completion or submission, value.
+    /// A doorbell: queue, completion queue or not, value.
     Bell(usize, u16, bool, u32),
-    /// Takes completions for a moment.
+    /// Polls for completions.
     Read(usize),
-    /// Disables the controller, and enables it again.
+    /// Disables and enables the controller.
     Reset(usize),
-    /// Bytes in place of a message.
+    /// Raw bytes in place of a message.
     Raw(usize, Vec<u8>),
-    /// The file of the memory gets this long.
+    /// Truncates or extends the memory file.
     Resize(usize, u64),
-    /// Closes.
+    /// Closes the connection.
     Close(usize),
-    /// A change by the API.
+    /// An API call.
     Api(u8),
 }
 
-/// Where memory of a client begins and ends.
+/// Guest addresses at which a client's memory begins and ends.
 const BASE: u64 = 0x4000_0000;
 const END: u64 = BASE + (4 << 20);
 
@@ -179,7 +179,7 @@ fn entry(draw: &mut Draw, is_admin: bool) -> Entry {
     }
 }
 
-/// A queue's number and its size, or the flags of one.
+/// Returns a queue ID with a size or flags, as in Create Queue commands.
 fn draw_pair(draw: &mut Draw) -> u32 {
     let low = draw.of(&[0, 1, 1, 2, 2, 3, 0xffff]);
     draw.of(&[0, 1, 3, 15, 31, 0xffff]) << 16 | low
@@ -188,7 +188,7 @@ fn draw_pair(draw: &mut Draw) -> u32 {
 fn lists(draw: &mut Draw, at: usize) -> Action {
     let count = 2 + draw.below(40);
     let words = (0..count).map(|n| {
-        // As PRPs, or as an SGL's addresses with length and type in each second one.
+        // Valid as a PRP list, and as an SGL: an address, then length and type.
         if n % 2 == 0 || draw.one_in(3) {
             match draw.below(4) {
                 0 => BASE + 0x2_0000 + 16 * draw.below(40) as u64,
@@ -268,7 +268,7 @@ fn action(draw: &mut Draw) -> Action {
     }
 }
 
-/// The steps of a case.
+/// Generates the steps of a case.
 pub fn case(draw: &mut Draw) -> Vec<Action> {
     let mut actions = match draw.below(5) {
         0 => vec![Action::Open(draw.below(DEVICES), How::Open)],

@@ -1,4 +1,4 @@
-//! The door vhost-user: whoever may open a device's socket, and the driver behind it.
+//! Fuzzer of vhost-user: a client of a device's socket, and a guest's driver.
 
 mod steps;
 
@@ -23,22 +23,22 @@ use super::vhost_user_client::{
 use super::world::{World, text};
 use steps::{Action, DEVICES, How, Part, Place, case};
 
-/// The door.
+/// The vhost-user door.
 pub struct VhostUser;
 
-/// The sockets of its devices, and what they are.
+/// The attacked devices: socket and kind.
 const NAMES: [(&str, Kind); DEVICES] = [("fuzzed-blk", Kind::Blk), ("fuzzed-scsi", Kind::Scsi)];
 
-/// How long an answer is waited for: most come at once or never.
+/// Read timeout: most answers arrive at once or never.
 const ANSWER: Duration = Duration::from_millis(40);
 
-/// How soon a device serves its next client.
+/// Deadline for a device to serve its next client.
 const SERVES: Duration = Duration::from_secs(10);
 
-/// Where data of a case is in guest memory: behind the rings.
+/// Guest address of data buffers, beyond the rings.
 const DATA: u64 = 4 << 20;
 
-/// Where headers of requests and tables of descriptors are.
+/// Guest addresses of request headers and of indirect tables.
 const HEADERS: u64 = 3 << 20;
 const TABLES: u64 = HEADERS + (512 << 10);
 
@@ -88,7 +88,7 @@ impl Door for VhostUser {
                 api(&client, which).await;
                 continue;
             }
-            // The client's own checks end a session that has become nonsense.
+            // The client's own assertions end a session that has become inconsistent.
             let acted = std::panic::catch_unwind(AssertUnwindSafe(|| play.act(&action)));
             if acted.is_err() {
                 play.sessions = Default::default();
@@ -100,7 +100,7 @@ impl Door for VhostUser {
 }
 
 async fn api(client: &Client, which: u8) {
-    // What it is answered is not looked at: the API has tests of its own.
+    // The result is ignored: the API has its own tests.
     let luns = Resource::new(client, "VirtioScsiLun");
     let _ = match which {
         0 => client
@@ -132,7 +132,7 @@ async fn api(client: &Client, which: u8) {
     };
 }
 
-/// A connection, with what a driver has behind it where it has come so far.
+/// A connection, with the driver's state as far as it was set up.
 enum Way {
     Bare(Connection, Vec<Queue>),
     Session(Box<Session>),
@@ -201,7 +201,7 @@ impl Play {
             }
             Action::Resize(at, length) => {
                 if let Some(Way::Session(session)) = self.sessions[*at].take() {
-                    // The client's own mapping would be cut too, so it goes.
+                    // The truncation would affect the client's own mapping: drop the mapping first.
                     let file = session.guest.regions[0].file.clone();
                     let Session {
                         connection, queues, ..
@@ -254,7 +254,7 @@ impl Play {
         }
     }
 
-    /// A message of a driver's.
+    /// Returns a regular message of a driver.
     fn usual(&self, at: usize, which: u8, ring: u8) -> Option<Message> {
         let Way::Session(session) = self.sessions[at].as_ref()? else {
             return None;
@@ -313,7 +313,7 @@ impl Play {
                 next: 0,
             })
             .collect();
-        // A table of what the chain has, for those of its descriptors that point to one.
+        // Write the chain to the indirect table as well, for descriptors that point there.
         for (n, descriptor) in descriptors.iter().enumerate().take(16) {
             let linked = if n + 1 < descriptors.len() {
                 descriptor.then(n as u16 + 1)
@@ -329,7 +329,7 @@ impl Play {
         ring.submit(&session.guest, &descriptors);
     }
 
-    /// A request that a driver makes, and a moment for its end.
+    /// Submits a valid request and waits briefly for its completion.
     fn right(&mut self, at: usize, sector: u32, sectors: u8) {
         let Some(Way::Session(session)) = self.sessions[at].take() else {
             return;
@@ -360,7 +360,7 @@ impl Play {
         }
     }
 
-    /// Each device serves its next client.
+    /// Checks that each device serves its next client.
     fn serve(&self) -> Result<(), String> {
         for (socket, (name, kind)) in self.sockets.iter().zip(NAMES) {
             let options = kind.options().pages(Pages::Ordinary);
@@ -388,7 +388,7 @@ impl Play {
     }
 }
 
-/// A file to give away: guest memory, or another one.
+/// Returns a file to pass: guest memory, or a pipe.
 fn memory(place: Option<&Way>) -> File {
     let file = match place {
         Some(Way::Session(session)) => session.guest.regions[0].file.try_clone().ok(),

@@ -1,4 +1,4 @@
-//! Steps of a case: messages, rings and chains that are right in most places.
+//! Steps of a case: messages, rings and descriptor chains, mostly valid.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,34 +6,34 @@ use crate::bend::Bend;
 use crate::draw::Draw;
 use crate::vhost_user_client::{flag, request};
 
-/// Devices that are attacked, each with a connection of the case: blk and scsi.
+/// Number of attacked devices, each with one connection: blk and scsi.
 pub const DEVICES: usize = 2;
 
-/// How far a connection goes at once.
+/// How far a new connection's setup goes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum How {
-    /// It connects.
+    /// Connects.
     Open,
-    /// It negotiates.
+    /// Negotiates features.
     Negotiated,
-    /// It tells of its memory.
+    /// Sends the memory table.
     Shared,
-    /// It does all that a driver does.
+    /// Sets up and starts the rings.
     Started,
 }
 
-/// Where a descriptor points.
+/// The address of a descriptor.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum Place {
-    /// The header of the case's next request.
+    /// The request's header.
     Header,
     /// Data, at this offset.
     Data(u32),
-    /// So many bytes before the end of memory.
+    /// This many bytes before the end of memory.
     End(u32),
-    /// A table of descriptors in memory.
+    /// The indirect table.
     Table,
-    /// Any address.
+    /// An arbitrary address.
     Any(u64),
 }
 
@@ -42,36 +42,36 @@ pub enum Place {
 pub struct Part {
     pub place: Place,
     pub length: u32,
-    /// Flags besides NEXT, which all but the last one have.
+    /// Flags besides NEXT, which all but the last descriptor get.
     pub flags: u16,
 }
 
 /// A step.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Action {
-    /// A new connection to this device.
+    /// Opens a new connection to a device.
     Open(usize, How),
-    /// A message: request, flags, words of its payload, descriptors.
+    /// A message: request, flags, words of the payload, number of descriptors.
     Message(usize, u32, u32, Vec<u64>, u8, Bend),
-    /// A message that a driver sends, about a ring.
+    /// A regular message of a driver about a ring.
     Usual(usize, u8, u8, Bend),
-    /// A request in the ring: its header, and the chain.
+    /// A request: queue, header, descriptor chain.
     Request(usize, u8, Vec<u8>, Vec<Part>),
-    /// A right request, whose data has this many sectors.
+    /// A valid read: sector, number of sectors.
     Right(usize, u32, u8),
-    /// A number in a ring: ring, part, offset, value.
+    /// Writes a number into a ring: ring, part, offset, value.
     Poke(usize, u8, u8, u16, u16),
     /// Kicks a ring.
     Kick(usize, u8),
-    /// Takes answers for a moment.
+    /// Reads replies until the read timeout expires.
     Read(usize),
-    /// Bytes in place of a message.
+    /// Raw bytes in place of a message.
     Raw(usize, Vec<u8>),
-    /// The file of the memory gets this long.
+    /// Truncates or extends the memory file.
     Resize(usize, u32),
-    /// Closes.
+    /// Closes the connection.
     Close(usize),
-    /// A change by the API.
+    /// An API call.
     Api(u8),
 }
 
@@ -166,7 +166,7 @@ fn part(draw: &mut Draw) -> Part {
     }
 }
 
-/// A header of virtio-blk or virtio-scsi with something wrong in some of them.
+/// Generates a virtio-blk or virtio-scsi header, sometimes invalid.
 fn header(draw: &mut Draw, at: usize) -> Vec<u8> {
     let mut header = vec![0_u8; 64];
     if at == 0 {
@@ -174,7 +174,7 @@ fn header(draw: &mut Draw, at: usize) -> Vec<u8> {
         header[..4].copy_from_slice(&operation.to_le_bytes());
         let sector = draw.of(&[0, 8, 16_383, 16_384, u64::MAX, u64::MAX - 7]);
         header[8..16].copy_from_slice(&sector.to_le_bytes());
-        // Where the next 16 bytes are a range to discard.
+        // For a discard, the next 16 bytes are the segment.
         header[16..24].copy_from_slice(&sector.to_le_bytes());
         header[24..28].copy_from_slice(&draw.edge().to_le_bytes());
     } else {
@@ -260,7 +260,7 @@ fn action(draw: &mut Draw) -> Action {
     }
 }
 
-/// The steps of a case.
+/// Generates the steps of a case.
 pub fn case(draw: &mut Draw) -> Vec<Action> {
     let mut actions = match draw.below(4) {
         0 => vec![Action::Open(draw.below(DEVICES), How::Open)],
