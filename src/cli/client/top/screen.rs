@@ -1,4 +1,4 @@
-//! The screen.
+//! Draws the screen.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -11,10 +11,10 @@ use super::App;
 use super::table::{Value, arranged, fitting};
 use super::views::View;
 
-/// What a screen needs to show rows.
+/// Minimum width and height of the terminal.
 const LEAST: (u16, u16) = (40, 6);
 
-/// Draws all of it.
+/// Draws the whole screen.
 pub(super) fn draw(app: &mut App, frame: &mut Frame) {
     let area = frame.area();
     if area.width < LEAST.0 || area.height < LEAST.1 {
@@ -100,7 +100,7 @@ fn table(app: &mut App, frame: &mut Frame, area: Rect) {
             true => Style::new().add_modifier(Modifier::REVERSED),
             false => Style::new().add_modifier(Modifier::BOLD),
         };
-        // Over numbers, which end at the right.
+        // Headers of numbers are right-aligned like the numbers.
         let is_number = app.rows.first().and_then(|row| row.get(at));
         let is_number = is_number.is_some_and(|value| !matches!(value, Value::Text(_)));
         let text = match is_number {
