@@ -1,5 +1,5 @@
-//! A layer over the services that tells a call's [`Record`] its method and object. Calls of gRPC clients
-//! and of the HTTP gateway both pass it.
+//! A layer over the services that sets the method and object of a call's [`Record`]. Calls of gRPC clients and of the
+//! HTTP gateway both pass it.
 
 use std::future::Future;
 use std::pin::Pin;
