@@ -1,4 +1,4 @@
-//! Hugepages by NUMA node, ordinary memory, and what the control groups allow of both.
+//! Checks hugepages per NUMA node, ordinary memory, and the control groups' limits of both.
 
 use super::Level::{Error, Warning};
 use super::{Report, Running};
@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::machine::hugepages::{self, Pool};
 use crate::machine::{Machine, cgroup, cpus};
 
-/// What the process needs beside SPDK's memory, MiB.
+/// Memory that the process needs besides SPDK's, in MiB.
 const BESIDE: u64 = 256;
 
 pub(super) fn examine(
@@ -17,7 +17,7 @@ pub(super) fn examine(
 ) {
     let needed = u64::from(config.mem_mib);
     if running.is_some() {
-        // It has what it needs; what is left does not tell what a start would find.
+        // The running process has its memory; the free rest says nothing about a restart.
         return mappings(machine, config, report);
     }
     match config.no_huge {
