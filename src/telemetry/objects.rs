@@ -137,7 +137,7 @@ pub(super) struct Namespace {
     pub bdev: String,
 }
 
-/// All namespaces.
+/// Lists all namespaces.
 pub(super) fn namespaces(services: &Services) -> Vec<Namespace> {
     let namespaces = services.nvme.nvme_namespaces.objects().into_iter();
     namespaces
