@@ -1,4 +1,4 @@
-//! The pools of buffers: as many as the reactors need, or as the operator says.
+//! Sizes of the I/O buffer pools: derived from the number of reactors, or configured.
 
 use std::ops::RangeInclusive;
 
@@ -6,7 +6,7 @@ use spdk::Iobuf;
 
 use super::ConfigError;
 
-/// What is not given fits the reactors. Buffers that are asked for leave room for the rest.
+/// Applies defaults that fit the reactors. Configured sizes must leave memory for the rest.
 pub(super) fn check(
     small: Option<u64>,
     large: Option<u64>,
