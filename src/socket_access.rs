@@ -43,7 +43,7 @@ impl SocketAccess {
     /// # Errors
     /// The kernel's error, with the setting.
     pub fn apply(&self, socket: &Path) -> Result<(), String> {
-        self.give_group(socket)?;
+        self.set_group(socket)?;
         match self.mode {
             Some(mode) => set_mode(socket, mode),
             None => Ok(()),
@@ -56,14 +56,14 @@ impl SocketAccess {
     /// See [`apply`](Self::apply).
     pub fn admit(&self, dir: &Path) -> Result<(), String> {
         let Some(mode) = self.mode else { return Ok(()) };
-        self.give_group(dir)?;
+        self.set_group(dir)?;
         let about = std::fs::metadata(dir)
             .map_err(|error| format!("socket-mode: {}: {error}", dir.display()))?;
         let now = about.permissions().mode() & 0o7777;
-        set_mode(dir, now | passage(mode))
+        set_mode(dir, now | traverse_bits(mode))
     }
 
-    fn give_group(&self, path: &Path) -> Result<(), String> {
+    fn set_group(&self, path: &Path) -> Result<(), String> {
         let Some(group) = self.group else {
             return Ok(());
         };
@@ -78,7 +78,7 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), String> {
 }
 
 /// The traverse permission (x) for each class that has any permission on the socket.
-fn passage(mode: u32) -> u32 {
+fn traverse_bits(mode: u32) -> u32 {
     [0o700, 0o070, 0o007]
         .into_iter()
         .filter(|class| mode & class != 0)

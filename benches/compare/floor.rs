@@ -55,9 +55,9 @@ pub async fn start(settings: &Settings) -> Result<(Process, u16)> {
         &std::env::current_exe()?,
         &arguments,
     )?;
-    let patience = Duration::from_secs(10);
+    let timeout = Duration::from_secs(10);
     process
-        .until("gRPC", patience, async || crate::opi::answers(port).await)
+        .poll_until("gRPC", timeout, async || crate::opi::answers(port).await)
         .await?;
     Ok((process, port))
 }

@@ -103,7 +103,7 @@ impl Background {
         let mut process = perf(settings, "perf-background", attach, load, LONG)?;
         let log = settings.log_dir().join("perf-background.log");
         process
-            .until("start of its I/O", OVERHEAD, async || {
+            .poll_until("start of its I/O", OVERHEAD, async || {
                 let begun = fs::read_to_string(&log)?.contains("Launching workers");
                 if begun {
                     Ok(())

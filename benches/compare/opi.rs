@@ -140,7 +140,7 @@ impl Opi {
             &start.environment,
         )?;
         process
-            .until("gRPC", START, async || answers(port).await)
+            .poll_until("gRPC", START, async || answers(port).await)
             .await?;
         Ok(Self {
             process,

@@ -84,7 +84,7 @@ impl Process {
     }
 
     /// Retries `attempt` until it succeeds, the program ends, or the timeout passes.
-    pub async fn until<T>(
+    pub async fn poll_until<T>(
         &mut self,
         what: &str,
         timeout: Duration,

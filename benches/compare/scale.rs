@@ -367,7 +367,7 @@ async fn subsystem(
 /// milliseconds.
 async fn restart(settings: &Settings, opi: &mut Opi) -> Result<(f64, f64)> {
     let port = opi.http_port;
-    let ready = opi.process.until("readiness", RESTORED, async || {
+    let ready = opi.process.poll_until("readiness", RESTORED, async || {
         let mut http = Http::connect(port).await?;
         http.body(Method::GET, "/readyz", None).await
     });

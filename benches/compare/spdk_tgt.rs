@@ -60,7 +60,7 @@ impl SpdkTgt {
             &arguments,
         )?;
         let mut rpc = process
-            .until("JSON-RPC", START, async || JsonRpc::connect(&socket).await)
+            .poll_until("JSON-RPC", START, async || JsonRpc::connect(&socket).await)
             .await?;
         rpc.call("framework_wait_init", Value::Null).await?;
         Ok(Self {

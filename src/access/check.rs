@@ -7,7 +7,7 @@ use super::policy::{Grant, Role};
 use crate::error::Error;
 
 /// Whether a grant allows the method for any request, so that the request need not be decoded.
-pub(super) fn at_once(method: &Method, grants: &[Grant]) -> bool {
+pub(super) fn allows_any_request(method: &Method, grants: &[Grant]) -> bool {
     let mut all = grants.iter().filter(|grant| grant.prefix.is_none());
     all.any(|grant| grant.role == Role::Admin || method.needs == Role::Viewer)
 }
@@ -40,7 +40,7 @@ pub(super) fn request(
     let mut grants: Vec<&Grant> = grants.iter().collect();
     grants.sort_by_key(|grant| grant.role);
     for grant in grants {
-        match by(grant, method, message) {
+        match allowed_by(grant, method, message) {
             Ok(()) => return Ok(()),
             Err(reason) => refused = reason,
         }
@@ -51,28 +51,31 @@ pub(super) fn request(
     )))
 }
 
-fn by(grant: &Grant, method: &Method, message: &DynamicMessage) -> Result<(), String> {
+fn allowed_by(grant: &Grant, method: &Method, message: &DynamicMessage) -> Result<(), String> {
     if grant.role < method.needs {
         let least = match method.needs {
             Role::Admin => "the role admin",
             _ => "the role operator or admin",
         };
-        return Err(format!("a {} may not: it takes {least}", shown(grant.role)));
+        return Err(format!(
+            "a {} may not: it takes {least}",
+            role_name(grant.role)
+        ));
     }
     if grant.role < Role::Admin && method.touches_keys(message) {
         return Err(format!(
             "a {} may not set or take away hosts and keys: it takes the role admin",
-            shown(grant.role)
+            role_name(grant.role)
         ));
     }
     match &grant.prefix {
         None => Ok(()),
-        Some(prefix) => within(prefix, method, message),
+        Some(prefix) => check_within(prefix, method, message),
     }
 }
 
 /// Checks that a request concerns only objects of a prefix.
-fn within(prefix: &str, method: &Method, message: &DynamicMessage) -> Result<(), String> {
+fn check_within(prefix: &str, method: &Method, message: &DynamicMessage) -> Result<(), String> {
     if method.reaches_beyond {
         return Err(format!(
             "it reaches files or peers beyond the objects of {prefix:?}: it takes a grant without a prefix"
@@ -81,8 +84,8 @@ fn within(prefix: &str, method: &Method, message: &DynamicMessage) -> Result<(),
     let mut names = Vec::new();
     match method.creates {
         // In a create request the object's own name field carries no meaning.
-        true => names.push(place(message)),
-        false => named(message, &mut names),
+        true => names.push(future_owner(message)),
+        false => add_names(message, &mut names),
     }
     if names.is_empty() && method.listed.is_none() {
         return Err(format!("it is not about an object of {prefix:?}"));
@@ -107,7 +110,7 @@ pub(super) fn is_of(name: &str, prefix: &str) -> bool {
 }
 
 /// Collects the names of the object and its parent in a request, and those in the object it contains.
-fn named(message: &DynamicMessage, names: &mut Vec<String>) {
+fn add_names(message: &DynamicMessage, names: &mut Vec<String>) {
     for (field, value) in message.fields() {
         match value {
             Value::String(text) if matches!(field.name(), "name" | "parent") => {
@@ -127,7 +130,7 @@ fn named(message: &DynamicMessage, names: &mut Vec<String>) {
 
 /// The name that decides the ownership of an object to be created: its parent if it has one, else its ID; empty if the
 /// server is to choose the ID.
-fn place(message: &DynamicMessage) -> String {
+fn future_owner(message: &DynamicMessage) -> String {
     if let Some(parent) = message.get_field_by_name("parent") {
         return parent.as_str().unwrap_or_default().to_owned();
     }
@@ -162,7 +165,7 @@ pub(super) fn filter(method: &Method, answer: &mut DynamicMessage, grants: &[Gra
     }
 }
 
-fn shown(role: Role) -> &'static str {
+fn role_name(role: Role) -> &'static str {
     match role {
         Role::Viewer => "viewer",
         Role::Operator => "operator",

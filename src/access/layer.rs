@@ -61,7 +61,7 @@ where
             Err(error) => return refused(error),
         };
         match methods::find(path) {
-            Some(method) if !check::at_once(method, &grants) => {
+            Some(method) if !check::allows_any_request(method, &grants) => {
                 let services = self.services.clone();
                 Box::pin(checked(services, request, method, grants))
             }

@@ -75,7 +75,7 @@ impl Method {
         });
         let listed = listed.filter(|_| verb.starts_with("List") && !method.is_server_streaming());
         let mut keys = Vec::new();
-        if let Some(object) = sent(&input) {
+        if let Some(object) = object_type(&input) {
             paths_of_keys(&object, "", &mut keys);
         }
         Self {
@@ -123,7 +123,7 @@ fn is_key(field: &FieldDescriptor) -> bool {
 }
 
 /// The message type of the object in a request.
-fn sent(request: &MessageDescriptor) -> Option<MessageDescriptor> {
+fn object_type(request: &MessageDescriptor) -> Option<MessageDescriptor> {
     let mut fields = request.fields();
     fields.find_map(|field| {
         let message = field.kind().as_message()?.clone();

@@ -16,7 +16,7 @@ pub(super) fn check(
         setting,
         reason: format!(
             "{text:?} is not an IP address and a port: write {}",
-            right_form(&text)
+            suggestion(&text)
         ),
     })
 }
@@ -37,7 +37,7 @@ pub(super) fn of_port(
 }
 
 /// Suggests a valid form for an invalid address.
-fn right_form(text: &str) -> String {
+fn suggestion(text: &str) -> String {
     let is_address = text.parse::<IpAddr>().is_ok();
     let (host, port) = match text.rsplit_once(':').filter(|_| !is_address) {
         Some((host, port)) if port.parse::<u16>().is_ok() => (host, port),

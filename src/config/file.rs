@@ -24,7 +24,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Settings, ConfigError> {
 /// Formats the parser's error with line number and setting, without its multi-line excerpt.
 pub fn one_line(text: &str, error: &toml::de::Error) -> String {
     let message = error.message().replace('\n', ", ");
-    let message = with_right_form(&message).unwrap_or(message);
+    let message = with_suggestion(&message).unwrap_or(message);
     let Some(start) = error.span().map(|span| span.start) else {
         return message;
     };
@@ -44,7 +44,7 @@ pub fn one_line(text: &str, error: &toml::de::Error) -> String {
 }
 
 /// Adds to the parser's message what to write instead of the mistake.
-fn with_right_form(message: &str) -> Option<String> {
+fn with_suggestion(message: &str) -> Option<String> {
     let quoted = |after: &str| {
         let rest = message.strip_prefix(after)?;
         rest.split('`').next().map(str::to_owned)

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::machine::Machine;
 
 /// Low free space, in MiB.
-const LITTLE: u64 = 64;
+const LOW_SPACE: u64 = 64;
 
 /// Where SPDK keeps its core locks.
 const CORE_LOCKS: &str = "/var/tmp";
@@ -51,7 +51,7 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
         let free = statvfs(there).map_or(u64::MAX, |stats| {
             stats.f_bavail.saturating_mul(stats.f_frsize) >> 20
         });
-        match free < LITTLE {
+        match free < LOW_SPACE {
             true => report.add(
                 Warning,
                 setting,

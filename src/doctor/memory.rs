@@ -7,7 +7,7 @@ use crate::machine::hugepages::{self, Pool};
 use crate::machine::{Machine, cgroup, cpus};
 
 /// Memory that the process needs besides SPDK's, in MiB.
-const BESIDE: u64 = 256;
+const OVERHEAD: u64 = 256;
 
 pub(super) fn examine(
     machine: &Machine,
@@ -25,9 +25,9 @@ pub(super) fn examine(
         false => huge(machine, config, needed, report),
     }
     let beside = if config.no_huge {
-        needed + BESIDE
+        needed + OVERHEAD
     } else {
-        BESIDE
+        OVERHEAD
     };
     match cgroup::memory(machine) {
         Some(limit) if limit.left_mib() < beside => report.add(
@@ -74,7 +74,7 @@ fn ordinary(machine: &Machine, needed: u64, report: &mut Report) {
         .field_number("/proc/meminfo", "MemAvailable")
         .unwrap_or(0)
         / 1024;
-    if free < needed + BESIDE {
+    if free < needed + OVERHEAD {
         report.add(
             Error,
             "memory",

@@ -63,7 +63,7 @@ impl Objects {
         let (name, nqn) = self.subsystem("name", &request.name)?;
         let which = which(request)?;
         let mut hosts = self.hosts().await?;
-        hosts.retain(|(of, host)| *of == name && is_meant(&which, host));
+        hosts.retain(|(of, host)| *of == name && is_selected(&which, host));
         let absent = || Error::not_found(format!("{} of {name}", describe(&which)));
         if hosts.is_empty() {
             return Err(absent());
@@ -133,7 +133,7 @@ fn which(request: &DisconnectHostRequest) -> Result<Which, Error> {
     })
 }
 
-fn is_meant(which: &Which, host: &Connected) -> bool {
+fn is_selected(which: &Which, host: &Connected) -> bool {
     let by_host = which.host.as_ref().is_none_or(|nqn| *nqn == host.host);
     let id = which.controller_id;
     by_host && id.is_none_or(|id| id == host.controller_id)

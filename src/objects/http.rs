@@ -59,7 +59,7 @@ async fn events(
     let body = match method {
         // No stream for a HEAD: it would never end, and its body would be discarded.
         Method::HEAD => Body::empty(),
-        _ => Body::from_stream(written(events).map(Ok::<_, Infallible>)),
+        _ => Body::from_stream(server_sent(events).map(Ok::<_, Infallible>)),
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -99,13 +99,13 @@ fn after(uri: &Uri, headers: &HeaderMap) -> Result<Option<i64>, Error> {
     given.map(number).transpose()
 }
 
-fn written(events: Events) -> Pin<Box<dyn futures_util::Stream<Item = String> + Send>> {
+fn server_sent(events: Events) -> Pin<Box<dyn futures_util::Stream<Item = String> + Send>> {
     // A first line is sent immediately, so that the client knows it is connected.
     let first = futures_util::stream::once(async { ":\n\n".to_owned() });
     let rest = unfold(events, |mut events| async {
         let text = match tokio::time::timeout(QUIET, events.next()).await {
             Err(_) => ":\n\n".to_owned(),
-            Ok(Some(Ok(event))) => told(&event),
+            Ok(Some(Ok(event))) => event_text(&event),
             Ok(Some(Err(status))) => end(&status),
             Ok(None) => return None,
         };
@@ -114,7 +114,7 @@ fn written(events: Events) -> Pin<Box<dyn futures_util::Stream<Item = String> + 
     Box::pin(first.chain(rest))
 }
 
-fn told(event: &Event) -> String {
+fn event_text(event: &Event) -> String {
     let json = gateway::json_of(&event.transcode_to_dynamic());
     match json {
         Ok(json) => format!("id: {}\ndata: {json}\n\n", event.revision),

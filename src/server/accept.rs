@@ -259,7 +259,7 @@ impl Port {
                     }
                 }
                 _ = check.tick() => match verdict(&connection, begun) {
-                    Verdict::Good | Verdict::Idle if self.has_left(&connection, leaving) => return,
+                    Verdict::Good | Verdict::Idle if self.is_drained(&connection, leaving) => return,
                     Verdict::Good => {}
                     Verdict::Idle if stopped => {}
                     Verdict::Idle => {
@@ -276,7 +276,7 @@ impl Port {
     }
 
     /// Whether a displaced connection has had enough time to drain its calls.
-    fn has_left(&self, connection: &Connection, leaving: Option<Instant>) -> bool {
+    fn is_drained(&self, connection: &Connection, leaving: Option<Instant>) -> bool {
         let Some(left) = leaving.map(|since| since.elapsed()) else {
             return false;
         };

@@ -68,7 +68,7 @@ pub async fn serve(
         access,
     } = listeners;
     let limits = Limits {
-        connections: affordable(connections),
+        connections: within_file_limit(connections),
         ..Limits::default()
     };
     if let Some(tls) = &tls {
@@ -163,7 +163,7 @@ fn listen(protocol: Protocol, listener: TcpListener) -> Result<(SocketAddr, List
 
 /// The wanted number of connections, or fewer if the limit of file descriptors is lower: client connections must not
 /// use up the data path's descriptors.
-fn affordable(wanted: usize) -> usize {
+fn within_file_limit(wanted: usize) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let needed = u64::try_from(wanted + limits::OTHER_FILES).unwrap_or(u64::MAX);
     let current = match current {

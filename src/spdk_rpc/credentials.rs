@@ -56,7 +56,7 @@ impl Credentials {
     pub fn are_in(&self, headers: &HeaderMap) -> bool {
         let Some(sent) = headers
             .get(AUTHORIZATION)
-            .and_then(|value| sent(value.as_bytes()))
+            .and_then(|value| decode(value.as_bytes()))
         else {
             return false;
         };
@@ -64,7 +64,7 @@ impl Credentials {
     }
 }
 
-fn sent(header: &[u8]) -> Option<Vec<u8>> {
+fn decode(header: &[u8]) -> Option<Vec<u8>> {
     const SCHEME: &[u8] = b"basic ";
     let (scheme, rest) = header.split_at_checked(SCHEME.len())?;
     scheme

@@ -154,7 +154,7 @@ impl Outcome {
         Self { code, reason: None }
     }
 
-    fn left() -> Self {
+    fn abandoned() -> Self {
         Self {
             code: Code::Cancelled,
             reason: Some("the client left before the answer".to_owned()),
@@ -190,7 +190,7 @@ struct Report {
 
 impl Report {
     /// Takes the final status of a stream from its trailers.
-    fn seen<D>(&mut self, frame: &Frame<D>) {
+    fn observe<D>(&mut self, frame: &Frame<D>) {
         let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) else {
             return;
         };
@@ -261,7 +261,7 @@ impl Drop for Report {
     fn drop(&mut self) {
         match self.answered.take() {
             Some((outcome, took)) => self.write(&outcome, took),
-            None => self.write(&Outcome::left(), self.record.begun.elapsed()),
+            None => self.write(&Outcome::abandoned(), self.record.begun.elapsed()),
         }
     }
 }
@@ -374,7 +374,7 @@ impl<A: HttpBody + Unpin> HttpBody for Observed<A> {
     ) -> Poll<Option<Result<Frame<A::Data>, A::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let (Some(Ok(frame)), Some(report)) = (&frame, &mut self.report) {
-            report.seen(frame);
+            report.observe(frame);
         }
         if frame.is_none() {
             self.report = None;
@@ -422,7 +422,7 @@ mod tests {
             record: Arc::new(Record::new(Protocol::Grpc, &request)),
             answered: Some((Outcome::of(&Response::new(())), Duration::ZERO)),
         };
-        report.seen(&Frame::data(&b"an event"[..]));
+        report.observe(&Frame::data(&b"an event"[..]));
         let end = |status: Status| {
             let mut trailers = axum::http::HeaderMap::new();
             status
@@ -431,9 +431,9 @@ mod tests {
             Frame::<&[u8]>::trailers(trailers)
         };
         let code = |report: &Report| report.answered.as_ref().map(|(outcome, _)| outcome.code);
-        report.seen(&end(Status::new(Code::Ok, "")));
+        report.observe(&end(Status::new(Code::Ok, "")));
         assert_eq!(code(&report), Some(Code::Ok));
-        report.seen(&end(Status::out_of_range("too slow")));
+        report.observe(&end(Status::out_of_range("too slow")));
         let (outcome, _) = report.answered.as_ref().expect("answered");
         assert_eq!(outcome.reason.as_deref(), Some("too slow"));
         assert_eq!(code(&report), Some(Code::OutOfRange));

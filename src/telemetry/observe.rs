@@ -38,11 +38,11 @@ where
             return Box::pin(self.0.call(request));
         };
         record.set_method(method);
-        let request = request.map(|body| Peek::over(body, &record, method, false));
+        let request = request.map(|body| Peek::wrap(body, &record, method, false));
         let answer = self.0.call(request);
         Box::pin(async move {
             let answer = answer.await?;
-            Ok(answer.map(|body| Peek::over(body, &record, method, true)))
+            Ok(answer.map(|body| Peek::wrap(body, &record, method, true)))
         })
     }
 }

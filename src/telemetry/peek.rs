@@ -33,7 +33,7 @@ struct Scan {
 
 impl Peek {
     /// Wraps the request or the response of a call.
-    pub(super) fn over(
+    pub(super) fn wrap(
         body: Body,
         record: &Arc<Record>,
         method: &'static Method,

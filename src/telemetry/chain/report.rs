@@ -56,7 +56,7 @@ pub(super) fn report(
         .flat_map(|section| &section.strange)
         .chain(at_end)
     {
-        find(strange.place, alone(strange.why).to_owned());
+        find(strange.place, describe(strange.why).to_owned());
     }
     let (first, last) = (kept.first()?, kept.last()?);
     Some((first.from, last.to))
@@ -72,7 +72,7 @@ fn join(before: &Section, section: &Section, find: &mut impl FnMut(Place, String
             left -= 1;
             find(strange.place, "was changed".to_owned());
         } else {
-            find(strange.place, alone(strange.why).to_owned());
+            find(strange.place, describe(strange.why).to_owned());
         }
     }
     if missing == 0 && section.prev != before.to.hash {
@@ -96,7 +96,7 @@ fn join(before: &Section, section: &Section, find: &mut impl FnMut(Place, String
     }
 }
 
-fn alone(why: Why) -> &'static str {
+fn describe(why: Why) -> &'static str {
     match why {
         Why::Form => "is no line of the chain: it was added, or changed",
         Why::Hash => "was changed, or written with another key: its hash is of something else",

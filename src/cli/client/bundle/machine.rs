@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Bundle;
 
 /// Bytes read from one file at most.
-const MOST: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 
 /// Settings with one of these parts in their name have their values redacted.
 const SECRET: [&str; 5] = ["key", "password", "psk", "secret", "token"];
@@ -59,7 +59,7 @@ pub(super) fn collect(bundle: &mut Bundle) {
 
 fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     let mut content = fs::read(file)?;
-    content.truncate(MOST);
+    content.truncate(MAX_BYTES);
     Ok(content)
 }
 

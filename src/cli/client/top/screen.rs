@@ -12,15 +12,15 @@ use super::table::{Value, arranged, fitting};
 use super::views::View;
 
 /// Minimum width and height of the terminal.
-const LEAST: (u16, u16) = (40, 6);
+const MIN_SIZE: (u16, u16) = (40, 6);
 
 /// Draws the whole screen.
 pub(super) fn draw(app: &mut App, frame: &mut Frame) {
     let area = frame.area();
-    if area.width < LEAST.0 || area.height < LEAST.1 {
+    if area.width < MIN_SIZE.0 || area.height < MIN_SIZE.1 {
         let text = format!(
             "{}x{} is too small: {}x{} or more, please; q ends",
-            area.width, area.height, LEAST.0, LEAST.1
+            area.width, area.height, MIN_SIZE.0, MIN_SIZE.1
         );
         frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), area);
         return;
