@@ -32,6 +32,7 @@ pub mod objects;
 pub mod page;
 pub mod preflight;
 mod private_file;
+pub mod private_memory;
 pub mod program;
 pub mod reconcile;
 pub mod reload;

@@ -9,10 +9,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use opi_spdk::cli::{Cli, Request};
 use opi_spdk::config::{CommandLine, Config};
 use opi_spdk::preflight::{self, Ready};
+use opi_spdk::private_memory;
 use opi_spdk::program;
 use opi_spdk::reload::Reload;
 use opi_spdk::telemetry;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 /// Freeing memory that another thread allocated takes no lock in mimalloc: a reactor frees what control threads
 /// allocate, and must never wait for them. Freed memory is wiped, since it may have held a key. Not used with
@@ -75,8 +75,7 @@ fn start(line: CommandLine) -> Result<(), String> {
     let set_log_level = telemetry::log::init(&config)?;
     // Before any key is read.
     if !config.core_dump {
-        let refused = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-        refused.map_err(|error| format!("cannot keep keys out of core dumps: {error}"))?;
+        private_memory::keep_out_of_dumps()?;
     }
     let ready = preflight::prepare(&config)?;
     // Before any thread is started, since threads inherit the affinity. SPDK pins its own threads.

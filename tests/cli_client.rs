@@ -402,7 +402,7 @@ async fn with_tls_the_client_shows_its_certificate_and_trusts_the_authority_alon
     .await;
     let by_address = target.grpc.to_string();
     shell(&client).fails(&["get", "nullVolumes", "--addr", &by_address], 24);
-    shell(&client).ok(&["get", "--addr", &by_address, "--server-name", "localhost"]);
+    shell(&client).json(&["get", "--addr", &by_address, "--server-name", "localhost"]);
     for tls in [&stranger, &doubter] {
         shell(tls).fails(&["get", "nullVolumes"], 24);
     }

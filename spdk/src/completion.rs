@@ -1,12 +1,15 @@
-//! SPDK's operations that report through a callback, as futures.
+//! SPDK operations that report through a callback, as futures.
 
 use std::ffi::{c_int, c_void};
+use std::time::Duration;
 
 pub(crate) use spdk_control::completion::{Pending, Promise, completion};
 
 use spdk_control::completion::Abandoned;
 
+use crate::deadline::within;
 use crate::error::Error;
+use crate::runtime::Spdk;
 
 impl From<Abandoned> for Error {
     fn from(_: Abandoned) -> Self {
@@ -15,32 +18,75 @@ impl From<Abandoned> for Error {
     }
 }
 
-/// Starts a C operation that reports through a callback, and awaits the report.
-///
-/// `start` gets the callback argument. If it returns non-zero the operation has
-/// not begun, no callback will come, and that errno is the result.
-pub(crate) async fn call<T: 'static>(
-    operation: &'static str,
-    start: impl FnOnce(*mut c_void) -> c_int,
-) -> Result<T, Error> {
-    let (promise, pending) = completion::<T>();
-    let raw = promise.into_raw();
-    let rc = start(raw);
-    if rc != 0 {
-        // SAFETY: `raw` was made above, and C, having refused, forgot it.
-        drop(unsafe { Promise::<T>::from_raw(raw) });
-        return Err(Error::new(operation, rc));
-    }
-    Ok(pending.await?)
-}
-
-/// The C callback of operations that report a bare status.
+/// A C callback and what it reports: tied together, so that an operation cannot get the argument of another
+/// callback than its own.
 ///
 /// # Safety
-/// C calls it with the argument that [`call::<c_int>`] handed out, once, on the
-/// app thread.
-pub(crate) unsafe extern "C" fn on_status(argument: *mut c_void, status: c_int) {
-    // SAFETY: the caller's contract.
+/// `FUNCTION` takes back the argument that it is called with as a `Promise` of `Report`, exactly once.
+pub(crate) unsafe trait Callback {
+    /// What the operation reports.
+    type Report: 'static;
+    /// The C type of the callback, as bindgen writes it.
+    type Function;
+    /// The callback.
+    const FUNCTION: Self::Function;
+}
+
+/// Starts a C operation that reports through the callback `C`.
+///
+/// `start` gets the callback and its argument, and passes both to C, which calls back exactly once on the app thread. If
+/// `start` returns non-zero the operation has not begun, no callback will come, and that errno is the result.
+pub(crate) fn begin<C: Callback>(
+    operation: &'static str,
+    start: impl FnOnce(C::Function, *mut c_void) -> c_int,
+) -> Result<Pending<C::Report>, Error> {
+    let (promise, pending) = completion::<C::Report>();
+    let raw = promise.into_raw();
+    let rc = start(C::FUNCTION, raw);
+    if rc != 0 {
+        // SAFETY: `raw` was made above, and C, having refused, forgot it.
+        drop(unsafe { Promise::<C::Report>::from_raw(raw) });
+        return Err(Error::new(operation, rc));
+    }
+    Ok(pending)
+}
+
+/// [`begin`], and awaits the report.
+pub(crate) async fn call<C: Callback>(
+    operation: &'static str,
+    start: impl FnOnce(C::Function, *mut c_void) -> c_int,
+) -> Result<C::Report, Error> {
+    Ok(begin::<C>(operation, start)?.await?)
+}
+
+/// [`call`] with a time limit. ETIMEDOUT when it expires; the operation then goes on by itself.
+pub(crate) async fn call_within<C: Callback>(
+    spdk: Spdk,
+    limit: Duration,
+    operation: &'static str,
+    start: impl FnOnce(C::Function, *mut c_void) -> c_int,
+) -> Result<C::Report, Error> {
+    let report = call::<C>(operation, start);
+    within(spdk, limit, report).await.unwrap_or_else(|| {
+        let seconds = limit.as_secs();
+        Err(Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
+            "it has not ended within {seconds} s and goes on by itself"
+        )))
+    })
+}
+
+/// The callback of operations that report a bare status: zero, or a negative errno.
+pub(crate) struct Status;
+
+// SAFETY: `on_status` takes the argument back once.
+unsafe impl Callback for Status {
+    type Report = c_int;
+    type Function = Option<unsafe extern "C" fn(*mut c_void, c_int)>;
+    const FUNCTION: Self::Function = Some(on_status);
+}
+
+unsafe extern "C" fn on_status(argument: *mut c_void, status: c_int) {
+    // SAFETY: the argument of a `call::<Status>`; C calls once, on the app thread.
     unsafe { Promise::<c_int>::from_raw(argument) }.complete(status);
 }
 
@@ -58,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_refused_operation_reclaims_its_context_and_is_an_error() {
-        let future = std::pin::pin!(call::<c_int>("refuse", |_| -libc::EINVAL));
+        let future = std::pin::pin!(call::<Status>("refuse", |_, _| -libc::EINVAL));
         let Poll::Ready(result) = poll(future) else {
             panic!("a refusal is immediate")
         };
@@ -69,21 +115,21 @@ mod tests {
     fn a_callback_after_the_receiver_has_gone_is_harmless() {
         let kept = Cell::new(std::ptr::null_mut());
         {
-            let future = std::pin::pin!(call::<c_int>("leave", |raw| {
+            let future = std::pin::pin!(call::<Status>("leave", |_, raw| {
                 kept.set(raw);
                 0
             }));
             assert!(poll(future).is_pending());
         }
-        // SAFETY: the argument that `call` handed out, used for the first time.
+        // SAFETY: the argument that `call` passed to `start`, taken back here for the first time.
         unsafe { on_status(kept.get(), 0) };
     }
 
     #[test]
     fn a_callback_before_the_first_poll_is_not_lost() {
-        let future = std::pin::pin!(call::<c_int>("at once", |raw| {
+        let future = std::pin::pin!(call::<Status>("at once", |callback, raw| {
             // SAFETY: the argument that `call` handed out, used once.
-            unsafe { on_status(raw, 7) };
+            unsafe { callback.expect("a function")(raw, 7) };
             0
         }));
         assert!(matches!(poll(future), Poll::Ready(Ok(7))));

@@ -1,4 +1,4 @@
-//! Which processor cores the reactors run on, and which are left for the rest.
+//! Processor cores: which the reactors run on, and which are left for other threads.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,39 +6,39 @@ use std::mem::size_of;
 use std::os::fd::AsRawFd;
 use std::str::FromStr;
 
-/// A set of processor cores, by number, never empty.
+/// A non-empty set of processor cores, by number.
 ///
-/// Written as a list (`0`, `0-3`, `0,2-3`, also in brackets) or as a hexadecimal
-/// mask (`0x5`), as SPDK's own programs take it.
+/// Written as a list (`0`, `0-3`, `0,2-3`, also in brackets) or as a hexadecimal mask (`0x5`), as SPDK's own
+/// programs accept it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CoreSet(BTreeSet<usize>);
 
-/// The highest core number that a set of the system can hold, plus one.
+/// The number of cores that the system's cpu_set_t can hold.
 const CORES_MAX: usize = libc::CPU_SETSIZE as usize;
 
 impl CoreSet {
-    /// The cores that this thread may run on.
+    /// Returns the cores in the calling thread's affinity mask.
     pub fn allowed() -> std::io::Result<Self> {
-        // SAFETY: a cpu_set_t is plain bits; all zero is the empty set.
+        // SAFETY: cpu_set_t is plain integers, for which all zero is valid: the empty set.
         let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-        // SAFETY: 0 is the calling thread; the size is that of the set given.
+        // SAFETY: 0 is the calling thread; `set` is valid for writes of the size passed.
         let rc = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) };
         if rc != 0 {
             return Err(std::io::Error::last_os_error());
         }
         let cores = (0..CORES_MAX)
-            // SAFETY: `core` is below the size of the set.
+            // SAFETY: `core` is below CPU_SETSIZE, the number of bits of the set.
             .filter(|core| unsafe { libc::CPU_ISSET(*core, &set) })
             .collect();
         Ok(Self(cores))
     }
 
-    /// The cores that this process may give itself: those of its cpuset, which may be more than the
-    /// affinity mask that it has inherited (from taskset, isolcpus, or a service manager).
+    /// Returns the cores that this process may assign to itself: those of its cpuset. They can be more than the
+    /// inherited affinity mask (from taskset, isolcpus or a service manager). Restores that mask.
     pub fn permitted() -> std::io::Result<Self> {
         let inherited = Self::allowed()?;
         let all = Self((0..CORES_MAX).collect());
-        // The kernel takes what of it the cpuset has.
+        // The kernel intersects the mask with the cpuset.
         if all.pin_current_thread().is_err() {
             return Ok(inherited);
         }
@@ -47,15 +47,15 @@ impl CoreSet {
         permitted
     }
 
-    /// Pins the calling thread, and what it spawns from now on, to these cores.
+    /// Pins the calling thread to these cores, and the threads that it spawns from now on.
     pub fn pin_current_thread(&self) -> std::io::Result<()> {
-        // SAFETY: a cpu_set_t is plain bits; all zero is the empty set.
+        // SAFETY: cpu_set_t is plain integers, for which all zero is valid: the empty set.
         let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
         for core in &self.0 {
-            // SAFETY: parsing and `allowed` keep numbers below the set's size.
+            // SAFETY: parsing and `allowed` keep core numbers below CPU_SETSIZE, the number of bits of the set.
             unsafe { libc::CPU_SET(*core, &mut set) };
         }
-        // SAFETY: 0 is the calling thread; the size is that of the set given.
+        // SAFETY: 0 is the calling thread; `set` is valid for reads of the size passed.
         let rc = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
         if rc != 0 {
             return Err(std::io::Error::last_os_error());
@@ -63,41 +63,40 @@ impl CoreSet {
         Ok(())
     }
 
-    /// A core of this set that another SPDK process has claimed, and its process
-    /// id. SPDK claims cores by a lock on a file each (lib/event/app.c), but only
-    /// after it has taken its memory, which is late to find out.
+    /// Returns a core of this set that another SPDK process has claimed, and that process's ID. SPDK claims each
+    /// core by a file lock (lib/event/app.c), but only after it has reserved its memory; this reports the conflict
+    /// before.
     pub fn claimed(&self) -> Option<(usize, i32)> {
         self.iter().find_map(|core| {
             let file = std::fs::File::open(format!("/var/tmp/spdk_cpu_lock_{core:03}")).ok()?;
-            // SAFETY: a C struct for which all zero is a valid value.
+            // SAFETY: a C struct of integers, for which all zero is valid.
             let mut lock: libc::flock = unsafe { std::mem::zeroed() };
             lock.l_type = libc::F_RDLCK as libc::c_short;
             lock.l_whence = libc::SEEK_SET as libc::c_short;
-            // SAFETY: an open file and a lock to test, which the call fills in.
+            // SAFETY: the descriptor is open, and `lock` is valid for reads and writes; F_GETLK only tests.
             let rc = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &mut lock) };
             let held = rc == 0 && lock.l_type != libc::F_UNLCK as libc::c_short;
             held.then_some((core, lock.l_pid))
         })
     }
 
-    /// The cores of this set that are not in `other`, if any are.
+    /// Returns the cores of this set that are not in `other`; `None` if there are none.
     pub fn without(&self, other: &Self) -> Option<Self> {
         let rest: BTreeSet<_> = self.0.difference(&other.0).copied().collect();
         (!rest.is_empty()).then_some(Self(rest))
     }
 
-    /// Whether a core is in both.
+    /// Returns whether the sets share a core.
     pub fn intersects(&self, other: &Self) -> bool {
         !self.0.is_disjoint(&other.0)
     }
 
-    /// The core numbers, lowest first.
+    /// Iterates over the core numbers in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.0.iter().copied()
     }
 
-    /// The set in the form of SPDK's core mask option that takes any number of
-    /// cores, `[0,2,3]`.
+    /// Formats the set for SPDK's core mask option, in the form without an upper bound of cores: `[0,2,3]`.
     pub(crate) fn to_spdk(&self) -> String {
         format!("[{self}]")
     }
@@ -110,7 +109,7 @@ impl fmt::Display for CoreSet {
     }
 }
 
-/// Why a core list could not be read.
+/// Why a core list is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("core list {text:?}: {reason}; write a list such as 0-3,5 or a mask such as 0x2f")]
 pub struct CoreListError {

@@ -1,10 +1,10 @@
-//! Strings for C, both ways.
+//! Conversion of strings to and from C.
 
 use std::ffi::{CStr, CString, c_char};
 
 use crate::error::Error;
 
-/// `value` for C. A NUL byte in it is EINVAL, and `field` says where it was.
+/// Converts `value` for C. EINVAL for a NUL byte in `value`; the error names `field` and its position.
 pub(crate) fn cstr(field: &'static str, value: &str) -> Result<CString, Error> {
     CString::new(value).map_err(|error| {
         Error::new("pass a string to SPDK", libc::EINVAL).with_detail(format!(
@@ -14,22 +14,22 @@ pub(crate) fn cstr(field: &'static str, value: &str) -> Result<CString, Error> {
     })
 }
 
-/// Copies a string of C; a null pointer is the empty string.
+/// Copies a C string; a null pointer gives the empty string.
 ///
 /// # Safety
-/// `text` is null or points to a terminated string that stays during the call.
+/// `text` is null, or points to a NUL-terminated string that stays valid and unchanged during the call.
 pub(crate) unsafe fn string(text: *const c_char) -> String {
     if text.is_null() {
         return String::new();
     }
-    // SAFETY: the caller's contract.
+    // SAFETY: `text` is not null, and by the caller's contract NUL-terminated and valid during this call.
     unsafe { CStr::from_ptr(text) }
         .to_string_lossy()
         .into_owned()
 }
 
-/// Copies `value` into a C array, terminated; the rest is zero. EINVAL if it is
-/// too long or has a NUL byte.
+/// Copies `value` into a C array, NUL-terminated and padded with zeros. EINVAL if `value` is too long or contains a
+/// NUL byte.
 pub(crate) fn fill(field: &'static str, array: &mut [c_char], value: &str) -> Result<(), Error> {
     let bytes = value.as_bytes();
     if bytes.len() >= array.len() || bytes.contains(&0) {
@@ -47,12 +47,12 @@ pub(crate) fn fill(field: &'static str, array: &mut [c_char], value: &str) -> Re
     Ok(())
 }
 
-/// A byte as C's char, which has a sign on x86 and none on ARM.
+/// Converts a byte to C's char, which is signed on x86 and unsigned on ARM.
 pub(crate) fn char_of(byte: u8) -> c_char {
     c_char::from_ne_bytes([byte])
 }
 
-/// Reads a C array up to its terminator.
+/// Reads a C array up to its NUL terminator.
 pub(crate) fn read(array: &[c_char]) -> String {
     let bytes: Vec<u8> = array
         .iter()

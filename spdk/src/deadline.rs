@@ -1,4 +1,4 @@
-//! Waiting no longer than one is willing to.
+//! Timeouts for futures on the app thread.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::runtime::Spdk;
 use crate::timer::sleep;
 
-/// What `future` gives, or `None` once `limit` has passed. A future that is ready
-/// at that moment wins; one that is not is dropped.
+/// Awaits `future` for at most `limit`. `None` on a timeout, which drops the future. A future that is ready at the
+/// deadline wins.
 pub(crate) async fn within<F: Future>(spdk: Spdk, limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut alarm = pin!(sleep(spdk, limit));

@@ -1,26 +1,26 @@
-//! The errno values that SPDK's errors carry and callers tell apart, as in errno(3).
+//! The errno values that callers distinguish in SPDK's errors; see errno(3).
 
 /// Operation not permitted.
 pub const EPERM: i32 = libc::EPERM;
-/// There is no such thing.
+/// No such object.
 pub const ENOENT: i32 = libc::ENOENT;
-/// Input or output failed.
+/// Input/output error.
 pub const EIO: i32 = libc::EIO;
-/// There is no such device or address.
+/// No such device or address.
 pub const ENXIO: i32 = libc::ENXIO;
-/// It is in use.
+/// Device or resource busy.
 pub const EBUSY: i32 = libc::EBUSY;
-/// It exists already.
+/// Already exists.
 pub const EEXIST: i32 = libc::EEXIST;
-/// There is no such device.
+/// No such device.
 pub const ENODEV: i32 = libc::ENODEV;
-/// A value is wrong.
+/// Invalid argument.
 pub const EINVAL: i32 = libc::EINVAL;
-/// A number is out of range.
+/// Out of range.
 pub const ERANGE: i32 = libc::ERANGE;
-/// It did not answer in time.
+/// Timed out.
 pub const ETIMEDOUT: i32 = libc::ETIMEDOUT;
-/// There is no way to the host.
+/// No route to host.
 pub const EHOSTUNREACH: i32 = libc::EHOSTUNREACH;
-/// There is no such key.
+/// No such key.
 pub const ENOKEY: i32 = libc::ENOKEY;

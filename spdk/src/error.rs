@@ -1,5 +1,4 @@
-//! SPDK's return codes as errors: which operation failed, with which errno, and
-//! what SPDK or we know beyond that.
+//! SPDK's return codes as errors: the failed operation, its errno, and details that SPDK or this crate knows.
 
 use std::ffi::c_int;
 use std::fmt;
@@ -9,7 +8,7 @@ use std::fmt;
 pub struct Errno(pub i32);
 
 impl Errno {
-    /// What the number means, in the words of the system's C library.
+    /// Returns the description of the number by the C library (strerror).
     pub fn meaning(self) -> String {
         let text = std::io::Error::from_raw_os_error(self.0).to_string();
         match text.find(" (os error") {
@@ -25,21 +24,21 @@ impl fmt::Debug for Errno {
     }
 }
 
-/// An operation that SPDK refused or could not finish.
+/// A failure of an SPDK operation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{operation}: {}{}", errno.meaning(), detail.as_ref().map(|d| format!(": {d}")).unwrap_or_default())]
 pub struct Error {
-    /// What was being done, in a few words: "create null bdev".
+    /// The operation in a few words: "create null bdev".
     pub operation: &'static str,
-    /// Why it failed.
+    /// The cause.
     pub errno: Errno,
-    /// More about it, where more is known: the value that was wrong, the step.
+    /// Further details where known: the invalid value, the step that failed.
     pub detail: Option<String>,
 }
 
 impl Error {
-    /// An error of `operation` with an errno of either sign (SPDK returns
-    /// negative ones, its callbacks both).
+    /// Creates an error of `operation`. `errno` may have either sign: SPDK returns negative values, its callbacks
+    /// both. 0 becomes EIO.
     pub fn new(operation: &'static str, errno: i32) -> Self {
         let errno = match errno {
             0 => libc::EIO,
@@ -52,13 +51,13 @@ impl Error {
         }
     }
 
-    /// The same error with more said about it.
+    /// Replaces the detail.
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// The error of a change that had to be undone: where that failed too, it says so.
+    /// Adds a failed rollback to the error of a change; unchanged if the rollback succeeded.
     pub fn after_undo<T>(self, undo: Result<T, Error>) -> Self {
         let Err(left) = undo else { return self };
         let detail = self.detail.as_deref().unwrap_or("it was to be undone");
@@ -70,7 +69,7 @@ impl Error {
     }
 }
 
-/// SPDK's convention: negative is an errno, the rest is success.
+/// Converts a return code by SPDK's convention: negative is an errno, anything else is success.
 pub(crate) fn check(operation: &'static str, rc: c_int) -> Result<(), Error> {
     if rc < 0 {
         Err(Error::new(operation, rc))

@@ -1,20 +1,20 @@
-//! Locks on whole files that belong to an open file, not to the process (fcntl(2), "open file
-//! description locks"): two descriptors of one process keep each other out, too.
+//! Locks on whole files owned by the open file, not by the process (fcntl(2), "open file description locks"): two
+//! open files of one process exclude each other, too.
 
 use std::fs::File;
 use std::io::{Error, Result};
 use std::os::fd::AsRawFd;
 
-/// Locks all of a file that is open for writing, until it is closed, and does not wait.
+/// Locks the whole of a file open for writing, without waiting. The lock is released when the file is closed.
 ///
 /// # Errors
-/// EAGAIN or EACCES if somebody has locked a part of it; what else a file system answers that
-/// has no such locks.
+/// EAGAIN or EACCES if another owner has locked any part of the file; other values from file systems without such
+/// locks.
 pub fn try_lock_whole(file: &File) -> Result<()> {
     set(file, libc::F_WRLCK)
 }
 
-/// Takes the lock away, also where a process that was forked meanwhile has the file open.
+/// Releases the lock, also if a process forked meanwhile still has the file open.
 ///
 /// # Errors
 /// As [`try_lock_whole`].
@@ -23,12 +23,12 @@ pub fn unlock(file: &File) -> Result<()> {
 }
 
 fn set(file: &File, kind: libc::c_int) -> Result<()> {
-    // SAFETY: a C struct for which all zero is a valid value: it also means from the first byte
-    // to the end, wherever that will be.
+    // SAFETY: a C struct of integers, for which all zero is valid; start and length 0 mean the whole file, however
+    // long it becomes.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = kind as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
-    // SAFETY: an open file, and a lock that the call only reads.
+    // SAFETY: the descriptor is open, and `lock` is valid for reads; F_OFD_SETLK does not write to it.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } {
         0 => Ok(()),
         _ => Err(Error::last_os_error()),

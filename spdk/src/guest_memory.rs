@@ -1,18 +1,18 @@
-//! Memory of a vfio-user client, watched for files that their owner cuts.
+//! Memory of a vfio-user client, watched for truncation of its backing file.
 
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use crate::sigbus::{self, Lost, Watch};
 
-/// One mapping. Dropped before it is unmapped.
+/// A watched mapping. Must be dropped before the memory is unmapped.
 pub(crate) struct GuestMemory {
     lost: Arc<Lost>,
     _watch: Watch,
 }
 
 impl GuestMemory {
-    /// Watches a mapping of `length` bytes in pages of `page`; `None` if too many are watched.
+    /// Watches a mapping of `length` bytes with pages of `page` bytes; `None` if the limit of watches is reached.
     pub(crate) fn watch(start: usize, length: usize, page: usize) -> Option<Self> {
         let lost = Lost::new(bell()?);
         let watch = sigbus::watch(start, length, page, &lost).ok()?;
@@ -22,17 +22,18 @@ impl GuestMemory {
         })
     }
 
-    /// Whether a page of it was gone when it was touched.
+    /// Returns whether an access has hit a page that is no longer backed by the file.
     pub(crate) fn is_cut(&self) -> bool {
         self.lost.is_hit()
     }
 }
 
-/// Nobody waits at it: the reactor looks at its clients' memory at each poll anyway.
+/// An eventfd that nobody waits on: the reactor checks its clients' memory at each poll anyway.
 fn bell() -> Option<&'static OwnedFd> {
     static BELL: OnceLock<Option<OwnedFd>> = OnceLock::new();
     BELL.get_or_init(|| {
-        // SAFETY: plain values; the descriptor is owned at once.
+        // SAFETY: eventfd takes plain values; a valid descriptor is new and owned by nobody else, so OwnedFd takes
+        // ownership.
         unsafe {
             let fd = libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
             (fd >= 0).then(|| OwnedFd::from_raw_fd(fd))

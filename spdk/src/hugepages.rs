@@ -1,10 +1,9 @@
-//! Hugepages that this process could get: of each size for which a hugetlbfs is mounted, since SPDK maps
-//! files there.
+//! Free hugepages, by page size. Only sizes with a mounted hugetlbfs count, since SPDK maps files there.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// MiB of hugepages that are free on this machine, of all sizes that SPDK can use; 0 where there are none.
+/// Returns the free hugepage memory of all sizes that SPDK can use, in MiB; 0 if there is none.
 pub fn hugepages_free_mib() -> u64 {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     let pools = Path::new("/sys/kernel/mm/hugepages");
@@ -16,7 +15,7 @@ pub fn hugepages_free_mib() -> u64 {
     free.sum::<u64>() / 1024
 }
 
-/// KiB of the pages of each hugetlbfs in the text of /proc/mounts.
+/// Returns the page sizes of all hugetlbfs in the text of /proc/mounts, in KiB.
 fn page_sizes(mounts: &str) -> BTreeSet<u64> {
     let fields = mounts.lines().map(|line| line.split_whitespace());
     fields
@@ -30,7 +29,7 @@ fn page_sizes(mounts: &str) -> BTreeSet<u64> {
         .collect()
 }
 
-/// `2M` and `1G` as KiB.
+/// Converts a size such as `2M` or `1G` to KiB.
 fn kib(size: &str) -> Option<u64> {
     let (number, unit) = size.split_at_checked(size.len().checked_sub(1)?)?;
     let factor = match unit {

@@ -1,60 +1,73 @@
-//! SPDK's buffers for I/O (iobuf): two pools of pieces of one size, of which every SPDK thread keeps some
-//! for itself for each module that moves data.
+//! SPDK's I/O buffers (iobuf): two pools with one buffer size each. Every SPDK thread keeps a cache of both for each
+//! module that moves data.
 
 use std::ffi::c_void;
 
 use spdk_sys as sys;
 
-use crate::completion::{Promise, call};
+use crate::completion::{Callback, Promise, call};
 use crate::cstr::string;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-/// What a module has asked one of the pools for since start.
+/// A module's requests to one pool since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Gets {
-    /// Buffers that its threads had kept for themselves.
+    /// Buffers taken from a thread's cache.
     pub kept: u64,
-    /// Batches that came from the pool.
+    /// Batches taken from the pool.
     pub pool: u64,
-    /// I/O that waited, because there was none.
+    /// I/Os that were queued because the pool was empty.
     pub waits: u64,
 }
 
-/// One of the two pools.
+/// The state of one pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pool {
-    /// Bytes of a buffer.
+    /// Buffer size in bytes.
     pub buffer_bytes: u64,
-    /// Buffers in all; 0 where SPDK does not tell.
+    /// Total number of buffers; 0 if SPDK does not expose it.
     pub buffers: u64,
-    /// Those in the pool.
+    /// Free buffers in the pool.
     pub free: u64,
-    /// Those that threads keep for themselves, free too.
+    /// Free buffers in the caches of threads.
     pub kept: u64,
-    /// By the module that asked.
+    /// Requests by module.
     pub gets: Vec<(String, Gets)>,
 }
 
 impl Pool {
-    /// Buffers with I/O in them.
+    /// Returns the number of buffers in use by I/O.
     pub fn used(&self) -> u64 {
-        // The three are not read at one instant.
+        // Saturating: the counts are not an atomic snapshot.
         let free = self.free.saturating_add(self.kept);
         self.buffers.saturating_sub(free)
     }
 }
 
-/// Reads the pools: that of small buffers, and that of large ones.
+/// Reads both pools: small buffers, then large buffers.
 ///
 /// # Errors
-/// SPDK has no memory for it.
+/// SPDK is out of memory.
 pub async fn pools(_: Spdk) -> Result<[Pool; 2], Error> {
-    call::<[Pool; 2]>("read the counters of the pools of buffers", |argument| {
-        // SAFETY: on the app thread; `on_stats` takes the argument back, once.
-        unsafe { sys::spdk_iobuf_get_stats(Some(on_stats), argument) }
-    })
+    call::<Counters>(
+        "read the counters of the pools of buffers",
+        |callback, argument| {
+            // SAFETY: on the app thread; the callback takes the argument back, once.
+            unsafe { sys::spdk_iobuf_get_stats(callback, argument) }
+        },
+    )
     .await
+}
+
+/// The callback that reports the counters of both pools.
+struct Counters;
+
+// SAFETY: `on_stats` takes the argument back once.
+unsafe impl Callback for Counters {
+    type Report = [Pool; 2];
+    type Function = sys::spdk_iobuf_get_stats_cb;
+    const FUNCTION: Self::Function = Some(on_stats);
 }
 
 unsafe extern "C" fn on_stats(
@@ -62,7 +75,7 @@ unsafe extern "C" fn on_stats(
     number: u32,
     argument: *mut c_void,
 ) {
-    // SAFETY: what `pools` handed out; SPDK calls once, on the app thread.
+    // SAFETY: the argument of a `call::<Counters>`; SPDK calls once, on the app thread.
     let promise = unsafe { Promise::<[Pool; 2]>::from_raw(argument) };
     let none = sys::opi_iobuf_state {
         buffer_bytes: 0,
@@ -72,7 +85,7 @@ unsafe extern "C" fn on_stats(
     };
     let mut states = [none; 2];
     let [small, large] = &mut states;
-    // SAFETY: on the app thread; the output outlives the call.
+    // SAFETY: runs on the app thread; both outputs are valid for writes and outlive the call.
     unsafe { sys::opi_iobuf_state(small, large) };
     let mut pools = states.map(|state| Pool {
         buffer_bytes: state.buffer_bytes,
@@ -82,7 +95,7 @@ unsafe extern "C" fn on_stats(
         gets: Vec::with_capacity(number as usize),
     });
     for index in 0..number as usize {
-        // SAFETY: so many are there, for the call, each with its name.
+        // SAFETY: SPDK passes an array of `number` modules with NUL-terminated names, valid during this callback.
         let (module, name) = unsafe {
             let module = &*modules.add(index);
             (module, string(module.module))
@@ -102,32 +115,32 @@ unsafe extern "C" fn on_stats(
     promise.complete(pools);
 }
 
-/// How many buffers the pools have.
+/// The sizes of both pools, in buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Iobuf {
-    /// Of 8 KiB.
+    /// Buffers of 8 KiB.
     pub small: u64,
-    /// Of 132 KiB.
+    /// Buffers of 132 KiB.
     pub large: u64,
 }
 
 impl Iobuf {
-    /// What SPDK's own programs have, for one reactor.
+    /// The defaults of SPDK's own programs, enough for one reactor.
     const DEFAULT: Self = Self {
         small: 8192,
         large: 1024,
     };
-    /// What each further reactor keeps for itself: bdev and accel 128 and 16 each, and NVMe/TCP.
+    /// The caches of each further reactor: bdev and accel 128 small and 16 large each, the rest for NVMe/TCP.
     const PER_REACTOR: Self = Self {
         small: 512,
         large: 64,
     };
-    /// The least and the most that can be asked for.
+    /// The allowed range for `small`.
     pub const SMALL: std::ops::RangeInclusive<u64> = 64..=1 << 22;
-    /// The least and the most that can be asked for.
+    /// The allowed range for `large`.
     pub const LARGE: std::ops::RangeInclusive<u64> = 8..=1 << 18;
 
-    /// Enough for so many reactors.
+    /// Returns sizes that suffice for this number of reactors.
     pub fn for_reactors(reactors: usize) -> Self {
         let further = (reactors as u64).saturating_sub(1);
         Self {
@@ -136,22 +149,23 @@ impl Iobuf {
         }
     }
 
-    /// What the pools take of SPDK's memory, MiB.
+    /// Returns what the pools take of SPDK's memory, in MiB.
     pub fn mib(self) -> u64 {
         let kib = self.small.saturating_mul(8) + self.large.saturating_mul(132);
         kib.div_ceil(1024)
     }
 
-    /// Has SPDK make the pools so; before it starts.
+    /// Sets the sizes of SPDK's pools. Only before SPDK starts.
     pub(crate) fn set(self) -> Result<(), Error> {
-        // SAFETY: a C struct for which all zero is a valid value; SPDK fills in what is of the size given.
+        // SAFETY: a C struct of integers, for which all zero is valid; SPDK fills in the fields within the size
+        // passed.
         let mut options: sys::spdk_iobuf_opts = unsafe { std::mem::zeroed() };
-        // SAFETY: the size is that of the struct given.
+        // SAFETY: `options` is valid for writes of the size passed.
         unsafe { sys::spdk_iobuf_get_opts(&mut options, size_of::<sys::spdk_iobuf_opts>()) };
         options.small_pool_count = self.small;
         options.large_pool_count = self.large;
         options.opts_size = size_of::<sys::spdk_iobuf_opts>();
-        // SAFETY: SPDK copies the struct; it has not started.
+        // SAFETY: SPDK copies the struct, whose size is in it; SPDK has not started, so no thread uses the pools.
         check("size the pools of buffers", unsafe {
             sys::spdk_iobuf_set_opts(&options)
         })

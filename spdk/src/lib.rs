@@ -1,6 +1,5 @@
-//! A safe API over SPDK v26.01: the runtime that hosts its reactors, the
-//! mailbox through which other threads ask for work on SPDK's app thread, and
-//! the bdev, NVMe-oF and vhost objects that this work concerns.
+//! A safe API over SPDK v26.01: the runtime that hosts its reactors, the mailbox through which other threads run
+//! work on SPDK's app thread, and the bdevs and the NVMe-oF and vhost objects.
 //!
 //! ```text
 //!  control threads                      │  SPDK app thread (a pinned reactor)
@@ -11,9 +10,8 @@
 //!             (eventfd)                 │
 //! ```
 //!
-//! [`Spdk`] proves that code runs on the app thread. Every function that
-//! touches SPDK takes one, and it is neither `Send` nor `Sync`, so what belongs
-//! to that thread cannot leave it. It cannot be sent back as an answer:
+//! [`Spdk`] proves that code runs on the app thread. Every function that touches SPDK takes one. It is neither
+//! `Send` nor `Sync`, so state of that thread cannot escape from it. It cannot be returned as a result:
 //!
 //! ```compile_fail
 //! # async fn f(handle: spdk::Handle) {
@@ -21,7 +19,7 @@
 //! # }
 //! ```
 //!
-//! nor captured by an ordinary thread:
+//! It cannot be moved to an ordinary thread:
 //!
 //! ```compile_fail
 //! # async fn f(handle: spdk::Handle) {
@@ -29,7 +27,7 @@
 //! # }
 //! ```
 //!
-//! and a recipe may not carry in what must not cross threads:
+//! A recipe must not capture anything that is not `Send`:
 //!
 //! ```compile_fail
 //! # async fn f(handle: spdk::Handle) {
@@ -38,7 +36,7 @@
 //! # }
 //! ```
 //!
-//! while a `Send` recipe whose future is not `Send` is what the mailbox is for:
+//! A `Send` recipe whose future is not `Send` is what the mailbox is for:
 //!
 //! ```no_run
 //! # async fn f(handle: spdk::Handle) {

@@ -1,5 +1,5 @@
-//! Locks by name, for tasks of the app thread: what takes several steps is not
-//! interleaved with another change of the same thing.
+//! Named locks for tasks of the app thread: a change of several steps is not interleaved with another change of the
+//! same object.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,10 +13,10 @@ thread_local! {
     static LOCKS: RefCell<Locks> = RefCell::default();
 }
 
-/// Waits for the lock of `name` among things of its `kind`, in the order of asking.
+/// Waits for the lock of `name` among the objects of `kind`. Fair: first come, first served.
 pub(crate) async fn lock(kind: &'static str, name: &str) -> OwnedMutexGuard<()> {
     let lock = LOCKS.with_borrow_mut(|locks| {
-        // What nobody holds or awaits any more goes.
+        // Drops locks that nobody holds or waits for.
         locks.retain(|_, lock| Arc::strong_count(lock) > 1);
         locks.entry((kind, name.to_owned())).or_default().clone()
     });

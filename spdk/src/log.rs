@@ -1,16 +1,15 @@
-//! SPDK's log lines, brought into `tracing`.
+//! Forwards SPDK's log lines to `tracing`.
 //!
-//! A reactor only formats a line and drops it into a bounded channel; a thread
-//! of its own empties the channel every few milliseconds, and less often while nothing comes. It polls rather than
-//! sleeps in `recv`, because waking a sleeper takes a lock on the sender's side.
-//! When the channel is nearly full the line is counted and dropped: in a full one a
-//! sender can meet a slot that the logging thread is just emptying, and would spin
-//! until that thread is scheduled again.
+//! A reactor only formats a line and puts it into a bounded channel; a separate thread empties the channel every few
+//! milliseconds, less often while it is idle. That thread polls instead of blocking in `recv`, because waking a
+//! blocked receiver takes a lock on the sender's side. When the channel is nearly full, lines are dropped and
+//! counted: in a full channel a sender may hit a slot that the logging thread is just emptying, and would spin until
+//! that thread is scheduled again.
 //!
-//! Of a flood of one line a few are formatted and sent at all: see [`limit`]. What follows from an event that is
-//! told elsewhere is logged at level debug: see [`detail`].
+//! Repeated lines are rate-limited before they are formatted: see [`limit`]. Lines that only follow from an event
+//! reported elsewhere are logged at level debug: see [`detail`].
 //!
-//! What this crate itself has to say on a reactor goes the same way, by [`note`].
+//! This crate's own log lines on a reactor take the same way, through [`note`].
 
 mod detail;
 mod limit;
@@ -25,17 +24,17 @@ use crossbeam_channel::{Receiver, Sender};
 use limit::{Counts, Place, Windows, place};
 use spdk_sys as sys;
 
-/// Lines that wait for the logging thread at most.
+/// Capacity of the channel to the logging thread, in lines.
 const CAPACITY: usize = 4096;
-/// Slots that stay free: more than there are senders that can look at once.
+/// Slots that stay free: more than the number of senders that can pass the check concurrently.
 const SPARE: usize = 1024;
-/// How often the logging thread looks.
+/// Poll period of the logging thread.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// The same once nothing has come for [`QUIET`] looks: each costs a core some microseconds.
+/// Poll period after [`QUIET`] polls without a line: each poll costs a core some microseconds.
 const QUIET_INTERVAL: Duration = Duration::from_millis(50);
-/// A second without a line.
+/// Polls in one second.
 const QUIET: u32 = 100;
-/// How many of the last errors are kept, to explain a start that fails.
+/// How many of the last errors are kept, to explain a failed start.
 const ERRORS_KEPT: usize = 4;
 
 #[derive(Clone)]
@@ -55,7 +54,7 @@ struct Channel {
     windows: Mutex<Windows<Line>>,
 }
 
-/// The lines of each place.
+/// Line counts by place, for rate limiting.
 static COUNTS: Counts = Counts::new();
 
 static CHANNEL: OnceLock<Channel> = OnceLock::new();
@@ -73,8 +72,8 @@ fn channel() -> &'static Channel {
     })
 }
 
-/// Routes SPDK's log here, at the level that `tracing` lets through, and starts
-/// the logging thread. Before SPDK starts. What SPDK's own commands fail of, if it takes any, is in its log alone.
+/// Routes SPDK's log here at the level that `tracing` enables, and starts the logging thread. Before SPDK starts.
+/// `takes_commands`: SPDK's JSON-RPC is served; why its commands fail is reported in the log only.
 pub(crate) fn install(takes_commands: bool) -> std::io::Result<()> {
     if takes_commands {
         detail::keep_causes();
@@ -96,8 +95,8 @@ pub(crate) fn install(takes_commands: bool) -> std::io::Result<()> {
                 });
             }
         })?;
-    // SAFETY: `on_line` has the C signature and lives as long as the program;
-    // SPDK has not started, so no other thread logs yet.
+    // SAFETY: both callbacks have the signature that C expects and live as long as the program. SPDK has not
+    // started, so no other thread logs yet.
     unsafe {
         sys::opi_log_configure(Some(on_line), Some(on_place), threshold());
         sys::spdk_log_open(Some(sys::opi_log_sink));
@@ -105,13 +104,13 @@ pub(crate) fn install(takes_commands: bool) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Lets through what `tracing` does now: its level has changed. Any thread.
+/// Adjusts the threshold to a changed level of `tracing`. Any thread.
 pub fn level_has_changed() {
-    // SAFETY: it stores a number, atomically.
+    // SAFETY: stores a number atomically.
     unsafe { sys::opi_log_set_threshold(threshold()) };
 }
 
-/// SPDK's level that corresponds to what `tracing` lets through.
+/// Returns SPDK's level that corresponds to the level enabled in `tracing`.
 fn threshold() -> c_int {
     if tracing::enabled!(target: "spdk", tracing::Level::TRACE) {
         sys::spdk_log_level_SPDK_LOG_DEBUG
@@ -126,12 +125,12 @@ fn threshold() -> c_int {
     }
 }
 
-/// Writes out what has come so far; whether that was anything.
+/// Writes out the queued lines; returns whether there were any.
 pub(crate) fn drain() -> bool {
     drain_to(false)
 }
 
-/// The same, and the counts of floods that have not ended.
+/// As [`drain`], and also writes the counts of rate-limited lines whose window has not ended.
 pub(crate) fn finish() {
     drain_to(true);
 }
@@ -172,7 +171,7 @@ fn drain_to(end: bool) -> bool {
     came
 }
 
-/// The last errors that SPDK logged, oldest first.
+/// Returns the last errors that SPDK logged, oldest first.
 pub(crate) fn last_errors() -> Vec<String> {
     drain();
     let errors = channel().errors.lock();
@@ -205,14 +204,14 @@ fn write(line: &Line, text: &str) {
     }
 }
 
-/// The level at which a line is logged, if it is to be formatted at all. On any thread, without waiting.
+/// Returns the level at which a line is logged, or INT_MAX if it is suppressed. Any thread; never blocks.
 unsafe extern "C" fn on_place(
     level: c_int,
     file: *const c_char,
     line: c_int,
     function: *const c_char,
 ) -> c_int {
-    // SAFETY: SPDK passes `__FILE__` and `__func__`, or NULL.
+    // SAFETY: SPDK passes `__FILE__` and `__func__`, string literals with static lifetime, or NULL.
     let (name, function) = unsafe { (literal(file), literal(function)) };
     let level = detail::level(level, name, function);
     match COUNTS.admit(level, place(file.cast(), line)) {
@@ -221,21 +220,21 @@ unsafe extern "C" fn on_place(
     }
 }
 
-/// The text of a literal, empty for NULL.
+/// Returns the text of a string literal; empty for NULL.
 ///
 /// # Safety
-/// A terminated string that lives as long as the program, or NULL.
+/// `text` is NULL, or a NUL-terminated string that lives as long as the program.
 unsafe fn literal(text: *const c_char) -> &'static str {
     if text.is_null() {
         return "";
     }
-    // SAFETY: the caller's contract.
+    // SAFETY: `text` is not null, and by the caller's contract NUL-terminated with static lifetime.
     unsafe { CStr::from_ptr::<'static>(text) }
         .to_str()
         .unwrap_or("")
 }
 
-/// Takes a line from C, on any thread, without waiting.
+/// Receives a formatted line from C. Any thread; never blocks.
 unsafe extern "C" fn on_line(
     level: c_int,
     file: *const c_char,
@@ -244,10 +243,10 @@ unsafe extern "C" fn on_line(
     length: usize,
 ) {
     let place = place(file.cast(), line);
-    // SAFETY: SPDK passes `__FILE__`, or NULL.
+    // SAFETY: SPDK passes `__FILE__`, a string literal with static lifetime, or NULL.
     let file = unsafe { literal(file) };
-    // SAFETY: opi_log_sink passes `length` initialised bytes at `text`, which
-    // stay until this function returns.
+    // SAFETY: opi_log_sink passes `length` initialized bytes at `text`, valid and unchanged until this function
+    // returns.
     let text = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), length) };
     send(Line {
         level,
@@ -258,7 +257,7 @@ unsafe extern "C" fn on_line(
     });
 }
 
-/// Logs a line of this crate from a reactor, without waiting.
+/// Logs a line of this crate from a reactor, without blocking.
 #[track_caller]
 pub(crate) fn note(level: c_int, text: String) {
     let caller = std::panic::Location::caller();

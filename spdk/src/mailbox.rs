@@ -1,15 +1,14 @@
-//! How other threads ask for work on SPDK's app thread, and get the answer.
+//! Runs work of other threads on SPDK's app thread, and returns the results.
 //!
 //! ```text
 //! call: admitted ─► request ring ─► executor ─► reply ring ─┬─► seen by a caller that watches
 //!          └ full: CallError::Full         (app thread)      └─► bell ─► delivered (tokio task)
 //! ```
 //!
-//! A recipe (a `Send` closure) crosses; the future that it makes lives and dies
-//! on the app thread. The app thread never waits for a control thread: both
-//! rings are lock-free, no more calls are admitted than the reply ring holds,
-//! and the ring of the [`Bell`] is one write to an eventfd, if any. Waking a tokio
-//! task directly would take locks that control threads hold.
+//! A recipe (a `Send` closure) crosses threads; the future that it creates lives and is dropped on the app thread.
+//! The app thread never waits for a control thread: both rings are lock-free, admission bounds the calls in flight
+//! to what the reply ring holds, and signalling the [`Bell`] is one write to an eventfd at most. Waking a tokio task
+//! directly would take locks that control threads hold.
 
 mod consumer;
 mod observer;
@@ -40,42 +39,42 @@ use observer::Asked;
 pub(crate) use consumer::open;
 pub use observer::{Observer, Timeline, observe_calls};
 
-/// Why a call brought no answer.
+/// Why a call has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// As many calls as the mailbox holds are under way; nothing was started.
+    /// Backpressure: the mailbox's limit of calls in flight is reached; nothing was started.
     #[error("the data path has as many configuration calls under way as it takes; try again later")]
     Full,
     /// SPDK is stopping or has stopped.
     #[error("the data path is stopping")]
     Stopped,
-    /// The recipe panicked; how far it came is not known.
+    /// The recipe panicked; how many of its steps ran is unknown.
     #[error("the call was cut off by a fault of the program")]
     Panicked,
 }
 
-/// A step that takes longer holds I/O up.
+/// Steps longer than this delay I/O noticeably, and are recorded.
 const LONG: Duration = Duration::from_micros(100);
 
-/// What the mailbox has cost the app thread's reactor since start.
+/// The mailbox's cost on the app thread's reactor since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlStats {
-    /// Steps taken: a recipe begun, or a task continued.
+    /// Number of steps: a recipe begun, or a task resumed.
     pub steps: u64,
-    /// Time that these steps took in all.
+    /// Total time of all steps.
     pub busy: Duration,
-    /// The longest one.
+    /// Duration of the longest step.
     pub longest: Duration,
 }
 
-/// How full the mailbox is.
+/// The occupancy of the mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MailboxStats {
-    /// Calls that may be under way at once.
+    /// Maximum number of calls in flight.
     pub capacity: usize,
-    /// Calls that are.
+    /// Calls in flight.
     pub in_flight: usize,
-    /// Calls that were refused since start, because too many were.
+    /// Calls refused since the start because the limit was reached.
     pub refused: usize,
 }
 
@@ -85,7 +84,7 @@ pub(crate) enum Message {
     Stop,
 }
 
-/// Finishes a call on the control side.
+/// Completes a call on the control side.
 pub(crate) struct Reply(Box<dyn FnOnce() + Send>);
 
 pub(crate) struct Rings {
@@ -94,18 +93,18 @@ pub(crate) struct Rings {
 }
 
 impl Rings {
-    /// Brings all replies that are there to those who wait for them.
+    /// Delivers all available replies to the callers that await them.
     fn deliver(&self, _: &Taking<'_>) {
-        // SAFETY: who has the right to take is the only one that pops replies while
-        // the gate is open.
+        // SAFETY: pop requires a single consumer. The holder of `Taking` is the only thread that pops replies while
+        // the gate is open, and `Taking` is exclusive.
         while let Some(reply) = unsafe { self.replies.pop() } {
-            // An answer that panics when nobody wants it is no other caller's fault.
+            // If dropping a result that nobody awaits panics, other callers must not be affected.
             let _ = catch_unwind(AssertUnwindSafe(move || (reply.0)()));
         }
     }
 }
 
-/// What both sides share.
+/// State shared by both sides.
 pub(crate) struct Shared {
     gate: Gate<Arc<Rings>>,
     admission: Arc<Admission>,
@@ -120,8 +119,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Both rings, for `capacity` calls at a time (a power of two, less one).
-    /// On the app thread.
+    /// Creates both rings with `capacity` slots, a power of two; one call less is admitted. App thread.
     fn new(capacity: usize, may_watch: bool) -> Result<Self, Error> {
         let rings = Rings {
             requests: Ring::many_producers(capacity)?,
@@ -157,16 +155,17 @@ impl Shared {
         sent.map_err(|_| CallError::Full)
     }
 
-    /// Sends a reply on its way. On the app thread.
+    /// Queues a reply and signals the control side. App thread.
     fn reply(&self, rings: &Rings, reply: Reply) {
         match rings.replies.push(Box::new(reply)) {
             Ok(()) => self.bell.ring(),
-            // Admission leaves room for every reply: this keeps the answer even so.
+            // Admission leaves room for every reply. If that invariant broke, the reply would be delivered from
+            // here rather than lost.
             Err(reply) => (reply.0)(),
         }
     }
 
-    /// Watches for an answer, which is nearly always there in a moment.
+    /// Polls briefly for replies, which nearly always arrive within the poll's limit.
     fn watch(&self, done: impl FnMut() -> bool) {
         if let Some(rings) = self.gate.enter() {
             let take = |taking: &Taking<'_>| rings.deliver(taking);
@@ -185,24 +184,23 @@ impl Shared {
         reactors::duration(ticks.load(Ordering::Relaxed))
     }
 
-    /// Refuses calls from now on; those under way go on.
+    /// Refuses new calls from now on; calls in flight continue.
     pub(crate) fn refuse_calls(&self) {
         self.closing.store(true, Ordering::Release);
     }
 
-    /// Asks the app thread to stop SPDK. `Full`: ask again.
+    /// Asks the app thread to stop SPDK. On `Full` the caller must retry.
     pub(crate) fn request_stop(&self) -> Result<(), CallError> {
         self.send(Message::Stop)
     }
 
-    /// Frees the rings, delivering what was answered and dropping what was not.
-    /// On SPDK's own thread, after its reactors have ended and before its memory
-    /// goes.
+    /// Frees the rings. Delivers pending replies and drops requests that were not started. Runs on the thread that
+    /// hosts SPDK, after its reactors have ended and before its memory is freed.
     pub(crate) fn close(&self) {
         self.refuse_calls();
         if let Some(rings) = self.gate.close().and_then(Arc::into_inner) {
-            // SAFETY: the gate is closed and the poller is gone: no one else
-            // consumes.
+            // SAFETY: pop requires a single consumer. The gate is closed and the rings' last reference is held
+            // here, so nobody else consumes.
             while let Some(reply) = unsafe { rings.replies.pop() } {
                 (reply.0)();
             }
@@ -220,15 +218,15 @@ impl RemoteWake for Shared {
     }
 }
 
-/// The way to SPDK's app thread, for any thread. Cheap to clone.
+/// A handle to SPDK's app thread, for any thread. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle(pub(crate) Arc<Shared>);
 
 impl Handle {
-    /// Runs `recipe` on SPDK's app thread and awaits what its future gives.
+    /// Runs `recipe` on SPDK's app thread and awaits the output of its future.
     ///
-    /// Once the call is admitted, it runs to its end even if this future is
-    /// dropped. [`CallError::Full`] comes at once and means that nothing ran.
+    /// An admitted call runs to completion even if this future is dropped. [`CallError::Full`] is returned at once,
+    /// and means that nothing ran.
     pub async fn call<F, Fut, T>(&self, recipe: F) -> Result<T, CallError>
     where
         F: FnOnce(Spdk) -> Fut + Send + 'static,
@@ -245,7 +243,7 @@ impl Handle {
                 let value = observer::timed(is_timed, recipe(spdk)).await;
                 let finish = Box::new(move || {
                     drop(permit);
-                    // A caller that has gone away is normal.
+                    // The caller may have been dropped.
                     let _ = sender.send(value);
                 });
                 if let Some(rings) = shared.gate.enter() {
@@ -270,7 +268,7 @@ impl Handle {
         Ok(value)
     }
 
-    /// Why a call that had begun has no answer. Recipes are dropped at the end, and when they panic.
+    /// Returns why a started call has no result: recipes are dropped during teardown, and when they panic.
     fn unanswered(&self) -> CallError {
         match self.0.closing.load(Ordering::Acquire) {
             true => CallError::Stopped,
@@ -278,7 +276,7 @@ impl Handle {
         }
     }
 
-    /// How full the mailbox is.
+    /// Returns the occupancy of the mailbox.
     pub fn mailbox_stats(&self) -> MailboxStats {
         MailboxStats {
             capacity: self.0.admission.capacity(),
@@ -287,26 +285,27 @@ impl Handle {
         }
     }
 
-    /// The reactors; none once SPDK is stopping for good.
+    /// Returns the reactors; empty once SPDK's reactors have ended.
     pub fn reactors(&self) -> Vec<Reactor> {
-        // The gate keeps SPDK from freeing them.
+        // The guard keeps SPDK from freeing the reactors meanwhile.
         let open = self.0.gate.enter();
         open.map(|_open| reactors::read()).unwrap_or_default()
     }
 
-    /// The recipe whose step the app thread's reactor runs right now, as the compiler names it.
+    /// Returns the recipe whose step the app thread's reactor is running, by its type name.
     pub fn current_step(&self) -> Option<&'static str> {
         self.0.step.name()
     }
 
-    /// The recipes that had steps of more than 100 µs, and the longest of each; of the first 64 recipes.
+    /// Returns the recipes with steps above 100 µs, and the longest step of each. Only the first 64 such recipes are
+    /// recorded.
     pub fn long_steps(&self) -> Vec<(&'static str, Duration)> {
         let all = self.0.long.all().into_iter();
         all.map(|(name, ticks)| (name, reactors::duration(ticks)))
             .collect()
     }
 
-    /// What configuration has cost the app thread's reactor since start.
+    /// Returns the cost of configuration on the app thread's reactor since the start.
     pub fn control_stats(&self) -> ControlStats {
         ControlStats {
             steps: self.0.steps.load(Ordering::Relaxed),
@@ -316,14 +315,14 @@ impl Handle {
     }
 }
 
-/// Brings replies to those who wait for them, until the mailbox closes.
+/// Delivers replies to the callers that await them, until the mailbox closes.
 pub(crate) async fn deliver(shared: Arc<Shared>) -> std::io::Result<()> {
-    // SAFETY: an OwnedFd is open until it is dropped and always names the same
-    // descriptor, and it is moved in, so nobody closes or exchanges it.
+    // SAFETY: I/O safety of AsyncFd::register: an OwnedFd refers to the same open descriptor until it is dropped,
+    // and it is moved in, so nobody can close or replace it.
     let bell = unsafe { AsyncFd::register(shared.bell.event().descriptor()?) }?;
     loop {
         let mut ready = bell.readable().await?;
-        // Before the hush: a ring after it makes a new edge, which is seen.
+        // Before `hush`: a signal after it makes a new edge, which epoll reports.
         ready.clear_ready();
         shared.bell.hush();
         let Some(rings) = shared.gate.enter() else {

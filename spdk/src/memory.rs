@@ -1,29 +1,29 @@
-//! SPDK's memory: DPDK's heaps, of which malloc volumes, connections, queues and buffers are taken.
+//! SPDK's memory: DPDK's heaps, from which malloc volumes, connections, queues and buffers are allocated.
 
 use spdk_sys as sys;
 
 use crate::runtime::Spdk;
 
-/// How much of it there is, in bytes, on all NUMA nodes together.
+/// Memory totals in bytes, over all NUMA nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// All of it.
+    /// All memory.
     pub bytes: u64,
-    /// What nobody has.
+    /// Free memory.
     pub free: u64,
-    /// The largest piece of that: nothing larger can be had.
+    /// The largest free piece: an upper bound for one allocation.
     pub largest_free: u64,
 }
 
-/// Reads it. On the app thread; takes a microsecond for some dozens of free pieces.
+/// Reads the totals. App thread; takes about a microsecond with some dozens of free pieces.
 pub fn memory(_: Spdk) -> Memory {
     let mut of = sys::opi_memory {
         bytes: 0,
         free: 0,
         largest_free: 0,
     };
-    // SAFETY: writes to `of` alone. Reads DPDK's heaps, which it locks itself; they are there as long as
-    // there is an app thread, on which this runs.
+    // SAFETY: writes to `of` alone. DPDK takes its own locks to read its heaps, which exist as long as the app
+    // thread, on which this runs.
     unsafe { sys::opi_memory_read(&raw mut of) };
     Memory {
         bytes: of.bytes,

@@ -1,7 +1,6 @@
-//! SPDK's own JSON-RPC server, for diagnosis: SPDK's scripts and tools attach to it.
+//! SPDK's own JSON-RPC server, for diagnosis with SPDK's scripts and tools.
 //!
-//! Its commands run on the app thread like configuration, and pass none of the checks of
-//! those who call it through this crate.
+//! Its commands run on the app thread like configuration calls, but bypass the checks of this crate's callers.
 
 use std::path::Path;
 
@@ -11,14 +10,13 @@ use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-/// Permissions that nobody but the owner gets.
+/// umask that leaves permissions to the owner only.
 const OWNER_ONLY: libc::mode_t = 0o077;
 
-/// Opens the server; SPDK closes it and removes its files (the socket, and `.lock`
-/// beside it) when it stops. What is at the path before is removed, unless another
-/// SPDK serves there.
+/// Opens the server. SPDK closes it when it stops, and removes the socket and its `.lock` file. An existing file at
+/// the path is removed, unless another SPDK process serves there.
 ///
-/// EINVAL if it cannot be opened; SPDK logs why.
+/// EINVAL if the server cannot be opened; SPDK logs why.
 pub(crate) fn open(_: Spdk, path: &Path) -> Result<(), Error> {
     const OPERATION: &str = "open the JSON-RPC socket";
     let shown = path.display().to_string();
@@ -28,14 +26,15 @@ pub(crate) fn open(_: Spdk, path: &Path) -> Result<(), Error> {
         );
     };
     let c_path = cstr("socket path", text)?;
-    // Whoever can write to the socket controls the process: so from the first moment it
-    // has no permissions that would have to be taken away again.
-    // SAFETY: cannot fail. That other threads' files get them too for this moment does no
-    // harm: nobody but their owner is to have them.
+    // Whoever can write to the socket controls the process. With the umask the socket never has wider permissions,
+    // whereas a later chmod would leave a race.
+    // SAFETY: umask cannot fail. It is process-wide, so files that other threads create meanwhile are restricted to
+    // their owner too, which is harmless.
     let umask = unsafe { libc::umask(OWNER_ONLY) };
-    // SAFETY: on the app thread; the path outlives the call, no options means the defaults.
+    // SAFETY: runs on the app thread; the path is NUL-terminated and outlives the call; null options select the
+    // defaults.
     let rc = unsafe { sys::spdk_rpc_initialize(c_path.as_ptr(), std::ptr::null()) };
-    // SAFETY: as above.
+    // SAFETY: umask cannot fail; restores the previous value.
     unsafe { libc::umask(umask) };
     check(OPERATION, rc).map_err(|error| error.with_detail(shown))
 }

@@ -1,4 +1,4 @@
-//! Start and stop of SPDK in this process.
+//! Start and stop of SPDK within this process.
 //!
 //! ```text
 //! start ─► own OS thread ─► spdk_app_start ─┬─ fails ─► StartError
@@ -25,43 +25,42 @@ use crate::nvmf::reservation;
 use crate::rpc;
 use crate::vhost;
 
-/// Proof that the code runs on SPDK's app thread, where bdevs are registered and
-/// NVMe-oF and vhost are configured. Neither `Send` nor `Sync`.
+/// Proof that code runs on SPDK's app thread, where bdevs are registered and NVMe-oF and vhost are configured.
+/// Neither `Send` nor `Sync`.
 ///
-/// The app thread is bound to the reactor that it starts on (`spdk_thread_bind`), so one
-/// OS thread runs it for as long as SPDK lives. That is an invariant: the executor, the
-/// watches and other state live in thread-locals of that OS thread. Neither a scheduler nor
-/// `thread_set_cpumask` on SPDK's JSON-RPC socket moves a bound thread (`lib/event/reactor.c`).
+/// Invariant: the app thread is bound to the reactor that it starts on (`spdk_thread_bind`), so a single OS thread
+/// runs it for the lifetime of SPDK. The executor, the watches and other state live in thread-locals of that OS
+/// thread. Neither a scheduler nor `thread_set_cpumask` over SPDK's JSON-RPC moves a bound thread
+/// (`lib/event/reactor.c`).
 #[derive(Clone, Copy)]
 pub struct Spdk {
     stays: PhantomData<*const ()>,
 }
 
-/// How SPDK is started.
+/// How to start SPDK.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Reactors run on these cores, one each, pinned.
+    /// The cores of the reactors, one pinned reactor each.
     pub cores: CoreSet,
-    /// Memory to reserve at start, MiB.
+    /// Memory to reserve at the start, MiB.
     pub mem_mib: u32,
-    /// Ordinary memory in place of hugepages: no vhost-user, no vfio-user, no
-    /// PCIe devices.
+    /// Use ordinary memory instead of hugepages. Excludes vhost-user, vfio-user and PCIe devices.
     pub no_huge: bool,
-    /// The pools of buffers.
+    /// The sizes of the I/O buffer pools.
     pub iobuf: Iobuf,
-    /// Calls that may be under way at once, plus one; a power of two.
+    /// Capacity of the mailbox, a power of two. One call less may be in flight.
     pub mailbox_capacity: usize,
-    /// Where SPDK's own JSON-RPC server listens, for diagnosis; 107 bytes at most.
+    /// Path of SPDK's own JSON-RPC socket, for diagnosis; at most 107 bytes. `None`: no socket.
     pub rpc_socket: Option<PathBuf>,
-    /// How long a peer may leave I/O unanswered before the path to it is given up.
+    /// Timeout of I/O to a remote controller, after which its path is reset.
     pub remote_io_timeout: Duration,
 }
 
-/// Why SPDK did not start.
+/// Why SPDK failed to start.
 #[derive(Debug, thiserror::Error)]
 #[error("SPDK did not start: {reason}{}", if log.is_empty() { String::new() } else { format!(" ({})", log.join("; ")) })]
 pub struct StartError {
-    /// What failed.
+    /// The failure.
     pub reason: String,
     /// The last errors that SPDK logged, oldest first.
     pub log: Vec<String>,
@@ -76,32 +75,32 @@ impl StartError {
     }
 }
 
-/// SPDK, running. One to a process: SPDK's state is global.
+/// A running SPDK. At most one per process, since SPDK's state is global.
 pub struct Runtime {
     handle: Handle,
     host: Host,
 }
 
-/// The thread that SPDK runs on.
+/// The OS thread that hosts SPDK.
 struct Host {
     ended: oneshot::Receiver<c_int>,
     thread: std::thread::JoinHandle<()>,
 }
 
 impl Host {
-    /// SPDK's exit code, once the thread is gone too: what C libraries keep for a
-    /// thread goes with it, and with the process, which must not happen at once.
+    /// Waits for SPDK's exit code and for the end of its thread. C libraries free thread-local state when a thread
+    /// ends, which must not race with the exit of the process.
     async fn end(self) -> c_int {
         let code = self.ended.await.unwrap_or(1);
         // It has said its last word: this waits for the system to end it.
-        let _ = self.thread.join();
+        let _ = tokio::task::spawn_blocking(|| self.thread.join()).await;
         code
     }
 }
 
 type Opened = Result<Arc<Shared>, Error>;
 
-/// What the start function gets through C.
+/// The argument that C passes to the start function.
 struct Start {
     mailbox_capacity: usize,
     may_watch: bool,
@@ -112,8 +111,8 @@ struct Start {
 }
 
 impl Runtime {
-    /// Starts SPDK and returns when its app thread takes calls. In a tokio
-    /// runtime: the replies are delivered by a task that is spawned here.
+    /// Starts SPDK, and returns when its app thread accepts calls. Must run in a tokio runtime: a task spawned here
+    /// delivers the replies.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let fail = |error: std::io::Error| StartError::new(error.to_string());
         log::install(options.rpc_socket.is_some()).map_err(fail)?;
@@ -136,7 +135,7 @@ impl Runtime {
                 host.end().await;
                 return Err(StartError::new(error.to_string()));
             }
-            // The start function never ran.
+            // The start function was never called.
             Err(_) => {
                 let code = host.end().await;
                 return Err(StartError::new(format!("spdk_app_start returned {code}")));
@@ -156,13 +155,13 @@ impl Runtime {
         })
     }
 
-    /// The way to the app thread.
+    /// Returns a handle to the app thread.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Stops SPDK: calls are refused, hosts disconnected, subsystems ended in
-    /// SPDK's order. Returns when its threads are done, with its exit code.
+    /// Stops SPDK: refuses new calls, disconnects hosts, and tears the subsystems down in SPDK's order. Returns
+    /// SPDK's exit code after its threads have ended.
     pub async fn stop(self) -> c_int {
         while let Err(mailbox::CallError::Full) = self.handle.call(wait_for_nobody).await {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -170,7 +169,7 @@ impl Runtime {
         let shared = self.handle.0;
         shared.refuse_calls();
         while let Err(mailbox::CallError::Full) = shared.request_stop() {
-            // The ring empties as fast as the reactor turns.
+            // Retry: the reactor drains the ring.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let code = self.host.end().await;
@@ -179,15 +178,15 @@ impl Runtime {
     }
 }
 
-/// Ends what SPDK would wait for when it stops: rate limits of I/O in flight, virtual machines, which stay
-/// connected until they are disconnected, and reservations that are being saved.
+/// Ends what SPDK's teardown would wait for: I/O held back by rate limits, virtual machines, which stay connected
+/// until they are disconnected, and reservations being saved.
 async fn wait_for_nobody(spdk: Spdk) {
     bdev::qos::lift_all(spdk).await;
     vhost::stop(spdk).await;
     reservation::stop(spdk).await;
 }
 
-/// The life of SPDK's own thread; returns its exit code. Callers run on the cores `control`.
+/// The main function of SPDK's own thread; returns its exit code. `control` are the cores of the calling threads.
 fn host(options: &Options, control: &CoreSet, opened: oneshot::Sender<Opened>) -> c_int {
     let mask = CString::new(options.cores.to_spdk()).unwrap_or_default();
     let (shared_tx, mut shared) = oneshot::channel();
@@ -199,14 +198,15 @@ fn host(options: &Options, control: &CoreSet, opened: oneshot::Sender<Opened>) -
         opened,
         shared: shared_tx,
     }));
-    // SAFETY: a C struct for which all zero is a valid value, and which
-    // spdk_app_opts_init fills in.
+    // SAFETY: a C struct of integers and nullable pointers, for which all zero is valid; spdk_app_opts_init fills
+    // it in.
     let mut app: sys::spdk_app_opts = unsafe { std::mem::zeroed() };
-    // SAFETY: the size is that of the struct given.
+    // SAFETY: `app` is valid for writes of the size passed.
     unsafe { sys::spdk_app_opts_init(&mut app, size_of::<sys::spdk_app_opts>()) };
     app.name = c"opi-spdk".as_ptr();
     app.reactor_mask = mask.as_ptr();
-    // Not the default: `begin` opens SPDK's JSON-RPC socket, if at all, for its owner alone.
+    // Must be set explicitly: the default opens a socket. `begin` opens SPDK's JSON-RPC socket, if configured, with
+    // owner-only permissions.
     app.rpc_addr = std::ptr::null();
     app.mem_size = c_int::try_from(options.mem_mib).unwrap_or(c_int::MAX);
     app.no_huge = options.no_huge;
@@ -214,33 +214,32 @@ fn host(options: &Options, control: &CoreSet, opened: oneshot::Sender<Opened>) -
     app.enable_coredump = false;
     app.log = Some(sys::opi_log_sink);
     if options.rpc_socket.is_none() {
-        // No SPDK trace buffer in shared memory: nobody is told of it, and a killed
-        // process would leave it behind.
+        // No SPDK trace buffer in shared memory: it is used only with the JSON-RPC socket, and a killed process
+        // would leave it behind.
         app.num_entries = 0;
     }
 
-    // SAFETY: SPDK reads it when it makes its target, below.
+    // SAFETY: SPDK is not running yet, so nobody else accesses this option; its target reads it at creation, below.
     unsafe { sys::opi_nvmf_limit_dhgroups() };
-    // SAFETY: `app` and the strings it points to outlive the call; `begin` takes
-    // `start` over, if it is called.
+    // SAFETY: `app` and the strings that it points to outlive the call, which blocks until SPDK has stopped;
+    // `begin`, if called, takes ownership of `start`.
     let code = unsafe { sys::spdk_app_start(&mut app, Some(begin), start.cast()) };
 
     match shared.try_recv() {
         Ok(shared) => shared.close(),
-        // SAFETY: `begin` takes the box before anything else and sends or drops
-        // `shared`; so it did not run if the sender is still alive, and then the
-        // box is ours.
+        // SAFETY: `begin` takes ownership of the box first, and then sends or drops the sender of `shared`. The
+        // sender still exists, so `begin` did not run, and the box is still owned here.
         Err(oneshot::error::TryRecvError::Empty) => drop(unsafe { Box::from_raw(start) }),
         Err(oneshot::error::TryRecvError::Closed) => {}
     }
-    // SAFETY: spdk_app_start has returned; the rings are freed.
+    // SAFETY: spdk_app_start has returned, and the rings in SPDK's memory are freed.
     unsafe { sys::spdk_app_fini() };
     remove_dpdk_dirs();
     code
 }
 
-/// DPDK makes a directory for each process and leaves it behind: removes ours, and
-/// those of processes that are gone. Where they cannot be removed they do no harm.
+/// Removes DPDK's runtime directories of this process and of processes that no longer exist: DPDK leaves them
+/// behind. Failures are ignored, since the directories are harmless.
 fn remove_dpdk_dirs() {
     let Ok(entries) = std::fs::read_dir("/var/run/dpdk") else {
         return;
@@ -259,22 +258,22 @@ fn remove_dpdk_dirs() {
     }
 }
 
-/// Ends the process at once, without the exit handlers of C libraries: they would
-/// take down what reactors still use, if SPDK has not stopped.
+/// Ends the process without running exit handlers of C libraries: if SPDK has not stopped, these would free what its
+/// reactors still use.
 pub fn exit_at_once(code: u8) -> ! {
-    // SAFETY: ends the process; nothing runs afterwards.
+    // SAFETY: _exit does not return and runs no code of this process.
     unsafe { libc::_exit(c_int::from(code)) }
 }
 
-/// SPDK's start function: on the app thread, once all subsystems are up.
+/// SPDK's start function. Runs on the app thread once all subsystems are initialized.
 unsafe extern "C" fn begin(argument: *mut c_void) {
-    // SAFETY: what `host` passed, and SPDK calls once.
+    // SAFETY: `argument` is the box that `host` passed; SPDK calls this once.
     let start = unsafe { Box::from_raw(argument.cast::<Start>()) };
-    // Before anything is put into a thread-local: see [`Spdk`].
-    // SAFETY: SPDK calls this on the app thread, which lives until SPDK has stopped.
+    // Before anything is stored in a thread-local: see the invariant of [`Spdk`].
+    // SAFETY: runs on the app thread, whose lifetime ends only when SPDK stops.
     unsafe { sys::spdk_thread_bind(sys::spdk_get_thread(), true) };
     let spdk = Spdk { stays: PhantomData };
-    // Before anybody can attach a controller, by SPDK's socket or the mailbox.
+    // Before a controller can be attached, through SPDK's socket or the mailbox.
     let configured = nvme::configure(spdk, start.remote_io_timeout);
     let rpc = || match start.rpc_socket.as_deref() {
         Some(path) => rpc::open(spdk, path),
@@ -287,20 +286,20 @@ unsafe extern "C" fn begin(argument: *mut c_void) {
         Ok(shared) => {
             let _ = start.shared.send(shared.clone());
         }
-        // SAFETY: on the app thread, with the reactors running.
+        // SAFETY: runs on the app thread, with the reactors running.
         Err(_) => unsafe { sys::spdk_app_stop(1) },
     }
-    // Nobody waits any more: then the process is on its way out.
+    // Fails only if the caller of `start` is gone; the process is exiting then.
     let _ = start.opened.send(opened);
 }
 
-/// How many reactors there are; 0 before SPDK has started.
+/// Returns the number of reactors; 0 before SPDK has started.
 pub fn reactor_count() -> u32 {
-    // SAFETY: reads a number that is settled once SPDK has started, and a table of zeros before.
+    // SAFETY: reads a number that is constant once SPDK has started, and zero-initialized before.
     unsafe { sys::spdk_env_get_core_count() }
 }
 
-/// SPDK's version, as it calls itself: "SPDK v26.01".
+/// Returns SPDK's version string, such as "SPDK v26.01".
 pub fn version() -> &'static str {
     sys::SPDK_VERSION_STRING.to_str().unwrap_or("SPDK")
 }

@@ -1,10 +1,10 @@
-//! Memory that others share with us and may take away: a file that is cut leaves its mapping in place,
-//! and touching it raises SIGBUS, on whatever thread does.
+//! Survives truncation of memory shared by others. When a mapped file is truncated, its mapping stays in place, and
+//! an access raises SIGBUS on the accessing thread.
 //!
 //! ```text
-//! SIGBUS at an address ─┬─ of a watched mapping ─► its page is replaced by a private empty one,
-//!                       │                          the watch is told, the instruction runs again
-//!                       └─ else ─► the handler that was there before
+//! SIGBUS at an address ─┬─ of a watched mapping ─► its page is replaced by a private zero page,
+//!                       │                          the watch is signalled, the instruction restarts
+//!                       └─ else ─► the previous handler
 //! ```
 
 use std::ffi::{c_int, c_void};
@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use crate::error::Error;
 
-/// Mappings that can be watched at a time.
+/// Maximum number of watched mappings.
 const SLOTS: usize = 32_768;
 
 struct Slot {
-    /// 0 while it is free.
+    /// Start address; 0 if the slot is free.
     start: AtomicUsize,
     end: AtomicUsize,
     page: AtomicUsize,
@@ -34,20 +34,20 @@ static TABLE: [Slot; SLOTS] = [const {
     }
 }; SLOTS];
 
-/// Slots up to here have been used.
+/// One past the highest slot ever used: bounds the search of the handler.
 static USED: AtomicUsize = AtomicUsize::new(0);
 static CHANGES: Mutex<()> = Mutex::new(());
 static INSTALL: Once = Once::new();
 static PREVIOUS: AtomicPtr<libc::sigaction> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Whether memory was lost, and which eventfd is then written to.
+/// Records that memory was lost, and the eventfd to signal then.
 pub(crate) struct Lost {
     hit: AtomicBool,
     bell: RawFd,
 }
 
 impl Lost {
-    /// Nothing lost yet. `bell` stays open at least as long as what is watched with this.
+    /// Creates an unset record. `bell` must stay open at least as long as any watch with this record.
     pub(crate) fn new(bell: &impl AsRawFd) -> Arc<Self> {
         Arc::new(Self {
             hit: AtomicBool::new(false),
@@ -55,20 +55,20 @@ impl Lost {
         })
     }
 
-    /// Whether a page was replaced.
+    /// Returns whether a page was replaced.
     pub(crate) fn is_hit(&self) -> bool {
         self.hit.load(Ordering::Acquire)
     }
 }
 
-/// A mapping that is watched until this is dropped, which is before it is unmapped.
+/// Watches a mapping for its lifetime. Must be dropped before the memory is unmapped.
 pub(crate) struct Watch {
     slot: usize,
-    /// Kept for the handler.
+    /// Keeps the record alive for the signal handler.
     _lost: Arc<Lost>,
 }
 
-/// Watches a mapping of `length` bytes in pages of `page`. ENOSPC if too many are.
+/// Watches a mapping of `length` bytes with pages of `page` bytes. ENOSPC if all slots are used.
 pub(crate) fn watch(
     start: usize,
     length: usize,
@@ -106,8 +106,8 @@ impl Drop for Watch {
 
 fn install() {
     let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_sigbus;
-    // SAFETY: C structs for which all zero is valid; the handler does only what a handler may; the
-    // previous action is kept for as long as the process lives.
+    // SAFETY: C structs of integers and function pointers, for which all zero is valid. The handler is
+    // async-signal-safe, and the previous action is never freed.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as usize;
@@ -120,34 +120,35 @@ fn install() {
 }
 
 extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel passes the fault's description; errno is the interrupted code's.
+    // SAFETY: the kernel passes a valid siginfo_t to an SA_SIGINFO handler; errno belongs to the interrupted code,
+    // on this thread.
     let (address, errno) = unsafe { ((*info).si_addr() as usize, *libc::__errno_location()) };
     let replaced = replace(address);
-    // SAFETY: gives back what was there.
+    // SAFETY: restores errno of this thread.
     unsafe { *libc::__errno_location() = errno };
     if replaced {
         return;
     }
-    // SAFETY: stored by `install` and never freed.
+    // SAFETY: null, or a pointer from Box::into_raw stored by `install`, which is never freed or written again.
     let previous = unsafe { PREVIOUS.load(Ordering::Acquire).as_ref() };
     match previous.map(|action| (action.sa_sigaction, action.sa_flags)) {
         Some((handler, flags)) if handler > libc::SIG_IGN && flags & libc::SA_SIGINFO != 0 => {
-            // SAFETY: it was installed as a handler of this form.
+            // SAFETY: the previous action has SA_SIGINFO, so its handler has this signature.
             unsafe {
                 let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
                     std::mem::transmute(handler);
                 handler(signal, info, context);
             }
         }
-        // The fault comes again, and ends the process.
-        // SAFETY: restores the default.
+        // With the default action restored, the instruction faults again and ends the process.
+        // SAFETY: signal is async-signal-safe; SIG_DFL is a valid action.
         _ => unsafe {
             libc::signal(libc::SIGBUS, libc::SIG_DFL);
         },
     }
 }
 
-/// Puts an empty page in place of the one that is gone.
+/// Replaces the lost page at `address` by a private zero page. Async-signal-safe.
 fn replace(address: usize) -> bool {
     for slot in &TABLE[..USED.load(Ordering::Acquire).min(SLOTS)] {
         let start = slot.start.load(Ordering::Acquire);
@@ -157,8 +158,8 @@ fn replace(address: usize) -> bool {
         }
         let page = slot.page.load(Ordering::Relaxed).max(1);
         let at = (address - address % page).max(start);
-        // SAFETY: the range is part of a mapping that is watched, so it is ours to replace; whoever has
-        // pointers into it sees zeroes.
+        // SAFETY: the range lies within a mapping that is still watched, hence still mapped and owned by this
+        // process; pointers into it stay valid and read zeros.
         let mapped = unsafe {
             libc::mmap(
                 std::ptr::with_exposed_provenance_mut(at),
@@ -172,12 +173,14 @@ fn replace(address: usize) -> bool {
         if mapped == libc::MAP_FAILED {
             return false;
         }
-        // SAFETY: the watch keeps it; a mapping is touched by nobody when its watch goes.
+        // SAFETY: the watch holds a reference to the record. Nobody accesses a mapping once its watch is dropped,
+        // so the handler cannot run for it.
         if let Some(lost) = unsafe { slot.lost.load(Ordering::Relaxed).as_ref() }
             && !lost.hit.swap(true, Ordering::AcqRel)
         {
             let one = 1_u64.to_ne_bytes();
-            // SAFETY: writes 8 bytes of the stack to an eventfd that does not block.
+            // SAFETY: write is async-signal-safe; reads 8 bytes of the stack. The record's creator keeps the
+            // non-blocking eventfd open.
             unsafe { libc::write(lost.bell, one.as_ptr().cast(), one.len()) };
         }
         return true;
@@ -193,8 +196,8 @@ mod tests {
     #[test]
     fn a_page_that_is_cut_off_reads_as_zeroes_and_the_watch_is_told() {
         const PAGE: usize = 4096;
-        // SAFETY: plain calls whose results are checked; the fds are owned at once; the mapping is used
-        // within its bounds and unmapped at the end.
+        // SAFETY: plain system calls whose results are checked; the descriptors are new and owned at once; the
+        // mapping is accessed within its bounds and unmapped at the end.
         unsafe {
             let file = OwnedFd::from_raw_fd(libc::memfd_create(c"cut".as_ptr(), libc::MFD_CLOEXEC));
             let bell = OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_NONBLOCK));

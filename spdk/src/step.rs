@@ -1,5 +1,4 @@
-//! Which configuration call the app thread's reactor works for right now: what a watchdog tells of a
-//! reactor that does not turn.
+//! The configuration call that the app thread's reactor is running: what a watchdog reports about a stalled reactor.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -7,23 +6,23 @@ use std::ptr::null_mut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-/// Gives a name.
+/// A function that returns the name.
 type Name = fn() -> &'static str;
 
-/// The step that runs: a [`Name`], or null while none does.
+/// The running step: a [`Name`], or null if none runs.
 #[derive(Clone, Default)]
 pub(crate) struct Current(Arc<Names>);
 
-/// Each is a [`Name`], or null.
+/// Each pointer is a [`Name`] or null.
 #[derive(Default)]
 struct Names {
     running: AtomicPtr<()>,
-    /// The one that ran last and was not taken yet.
+    /// The step that ran last and has not been taken yet.
     last: AtomicPtr<()>,
 }
 
 impl Current {
-    /// The future; its steps go by the name of the recipe `F` that makes it.
+    /// Wraps the future so that its steps carry the name of the recipe `F` that created it.
     pub(crate) fn named<F, Fut: Future>(
         &self,
         future: Fut,
@@ -39,12 +38,12 @@ impl Current {
         }
     }
 
-    /// The name of the step that runs.
+    /// Returns the name of the running step.
     pub(crate) fn name(&self) -> Option<&'static str> {
         named(self.0.running.load(Ordering::Relaxed))
     }
 
-    /// The recipe of the step that has just ended, for [`Long::note`]. On the app thread.
+    /// Takes the recipe of the step that has just ended, for [`Long::note`]. App thread.
     pub(crate) fn take_last(&self) -> Ended {
         let name = self.0.last.load(Ordering::Relaxed);
         self.0.last.store(null_mut(), Ordering::Relaxed);
@@ -58,30 +57,30 @@ impl Current {
     }
 }
 
-/// What a pointer names.
+/// Returns the name that a pointer stands for.
 fn named(name: *mut ()) -> Option<&'static str> {
     if name.is_null() {
         return None;
     }
-    // SAFETY: what is stored and not null is a function of this type, by `begin`.
+    // SAFETY: invariant of `Names`: a non-null pointer is a function of type `Name`, stored by `begin`.
     let name = unsafe { std::mem::transmute::<*mut (), Name>(name) };
     Some(name())
 }
 
-/// The recipe of a step: a [`Name`], or null if it has none.
+/// The recipe of an ended step: a [`Name`], or null if the step has none.
 pub(crate) struct Ended(*mut ());
 
-/// Recipes with long steps that are told apart.
+/// Maximum number of recipes recorded.
 const RECIPES: usize = 64;
 
-/// The longest step of each recipe that had a long one: those of the first [`RECIPES`]. The app thread writes,
-/// any thread reads.
+/// The longest step of each recipe with long steps, for the first [`RECIPES`] of them. The app thread writes, any
+/// thread reads.
 pub(crate) struct Long {
     limit: u64,
     of: [Longest; RECIPES],
 }
 
-/// Of one recipe.
+/// The record of one recipe.
 #[derive(Default)]
 struct Longest {
     name: AtomicPtr<()>,
@@ -89,7 +88,7 @@ struct Longest {
 }
 
 impl Long {
-    /// Steps of more than `limit` ticks are long.
+    /// Creates a record of steps longer than `limit` ticks.
     pub(crate) fn over(limit: u64) -> Self {
         Self {
             limit,
@@ -97,7 +96,7 @@ impl Long {
         }
     }
 
-    /// Takes note of a step. On the app thread.
+    /// Records a step. App thread.
     pub(crate) fn note(&self, Ended(name): Ended, ticks: u64) {
         if ticks <= self.limit || name.is_null() {
             return;
@@ -112,7 +111,7 @@ impl Long {
         }
     }
 
-    /// The recipes that had long steps, and the ticks of the longest of each.
+    /// Returns the recipes with long steps, and the ticks of the longest step of each.
     pub(crate) fn all(&self) -> Vec<(&'static str, u64)> {
         let of = self.of.iter().map_while(|of| {
             let name = named(of.name.load(Ordering::Acquire))?;
@@ -122,7 +121,7 @@ impl Long {
     }
 }
 
-/// Ends the step, also when it panics.
+/// Marks the step as ended when dropped, also on a panic.
 struct Running<'a>(&'a Current);
 
 impl Drop for Running<'_> {

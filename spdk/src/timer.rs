@@ -1,5 +1,5 @@
-//! Waiting on the app thread, by an SPDK poller that lives no longer than the
-//! wait: SPDK does not end a thread that has pollers.
+//! Timers on the app thread. Each is an SPDK poller that is unregistered when the wait ends: SPDK does not end a
+//! thread that has pollers.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
@@ -13,18 +13,18 @@ use spdk_sys as sys;
 
 use crate::runtime::Spdk;
 
-/// What the poller sees: on the heap, kept by [`Sleep`] while it is registered.
+/// What the poller accesses: on the heap, kept alive by [`Sleep`] while the poller is registered.
 struct Alarm {
-    /// Null once it has been unregistered.
+    /// Null once unregistered.
     poller: Cell<*mut sys::spdk_poller>,
     waker: RefCell<Option<Waker>>,
 }
 
-/// Ready once its time has come. Dropping it earlier ends the poller.
+/// Resolves after its delay. Dropping it earlier unregisters the poller.
 pub(crate) struct Sleep(Rc<Alarm>);
 
-/// Waits for `delay` (microsecond resolution) without holding the reactor. Where
-/// SPDK has no memory for a poller there is no wait.
+/// Waits for `delay` (microsecond resolution) without blocking the reactor. If SPDK is out of memory for the poller,
+/// it resolves at once.
 pub(crate) fn sleep(_: Spdk, delay: Duration) -> Sleep {
     let alarm = Rc::new(Alarm {
         poller: Cell::new(std::ptr::null_mut()),
@@ -32,8 +32,8 @@ pub(crate) fn sleep(_: Spdk, delay: Duration) -> Sleep {
     });
     let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX).max(1);
     let argument = Rc::as_ptr(&alarm).cast_mut().cast();
-    // SAFETY: on an SPDK thread (the caller holds a `Spdk`); `alarm` stays until
-    // `Sleep` is dropped, which unregisters first; the name is a C literal.
+    // SAFETY: runs on an SPDK thread (the caller holds a `Spdk`). `alarm` lives until `Sleep` is dropped, which
+    // unregisters the poller first; the name is a C literal.
     let poller = unsafe {
         sys::spdk_poller_register_named(Some(fire), argument, micros, c"opi_sleep".as_ptr())
     };
@@ -45,8 +45,8 @@ impl Alarm {
     fn end(&self) {
         let mut poller = self.poller.replace(std::ptr::null_mut());
         if !poller.is_null() {
-            // SAFETY: our own poller, registered and not unregistered before, on
-            // its own thread: an `Rc` does not leave it.
+            // SAFETY: this poller is registered and was not unregistered before (its pointer was taken out above),
+            // and runs on this thread: an `Rc` cannot move to another.
             unsafe { sys::spdk_poller_unregister(&mut poller) };
         }
     }
@@ -71,7 +71,7 @@ impl Drop for Sleep {
 }
 
 unsafe extern "C" fn fire(argument: *mut c_void) -> c_int {
-    // SAFETY: what `sleep` registered; a registered poller's alarm is alive.
+    // SAFETY: `argument` is the pointer that `sleep` registered; the alarm is alive while its poller is registered.
     let alarm = unsafe { &*argument.cast::<Alarm>() };
     alarm.end();
     let waker = alarm.waker.borrow_mut().take();

@@ -1,4 +1,4 @@
-//! SPDK's transport ids, which say where an NVMe controller is.
+//! SPDK's transport IDs, the addresses of NVMe controllers.
 
 use std::ffi::CStr;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use spdk_sys as sys;
 use crate::cstr::{fill, read};
 use crate::error::Error;
 
-/// How a controller is reached.
+/// The transport of a controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Pcie,
@@ -43,7 +43,7 @@ impl Kind {
     }
 }
 
-/// The id of an IP address and port, which is from 1.
+/// Creates the ID of an IP address and port. EINVAL for port 0.
 pub(crate) fn ip(kind: Kind, ip: IpAddr, port: u16) -> Result<sys::spdk_nvme_transport_id, Error> {
     if port == 0 {
         return Err(Error::new("address a controller", libc::EINVAL).with_detail("port 0"));
@@ -57,9 +57,9 @@ pub(crate) fn ip(kind: Kind, ip: IpAddr, port: u16) -> Result<sys::spdk_nvme_tra
     Ok(id)
 }
 
-/// The id of an address that is one text: a directory, a PCI address.
+/// Creates the ID of an address that is a single string: a directory, a PCI address.
 pub(crate) fn path(kind: Kind, path: &str) -> Result<sys::spdk_nvme_transport_id, Error> {
-    // SAFETY: a C struct of integers and characters, for which zero is valid.
+    // SAFETY: a C struct of integers and characters, for which all zero is valid.
     let mut id: sys::spdk_nvme_transport_id = unsafe { std::mem::zeroed() };
     fill(
         "transport",
@@ -71,7 +71,7 @@ pub(crate) fn path(kind: Kind, path: &str) -> Result<sys::spdk_nvme_transport_id
     Ok(id)
 }
 
-/// The address and port that are in an id made by [`ip`].
+/// Returns the address and port of an ID created by [`ip`].
 pub(crate) fn ip_and_port(id: &sys::spdk_nvme_transport_id) -> Option<(IpAddr, u16)> {
     Some((
         read(&id.traddr).parse().ok()?,

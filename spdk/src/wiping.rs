@@ -1,29 +1,29 @@
-//! An allocator that overwrites memory with zeros before it is given back: keys pass through buffers of
-//! requests, messages and strings that no code of this project frees itself, and would stay readable
-//! in a core dump.
+//! An allocator that zeroes memory before it is freed. Keys pass through buffers of requests, messages and strings
+//! that this project's code does not free itself; without this they would stay readable in a core dump.
 
 use std::alloc::{GlobalAlloc, Layout};
 
-/// Wipes what `A` gets back.
+/// Zeroes memory before returning it to `A`.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Wiping<A>(pub A);
 
-// `realloc` stays the trait's: it moves to a new block and gives the old one back by `dealloc`.
-// SAFETY: all memory comes from `A` and goes back to it, with the layouts that it was asked for.
+// `realloc` is the trait's default: it allocates a new block, copies, and frees the old one by `dealloc`, which
+// zeroes it.
+// SAFETY: every block comes from `A` and returns to `A`, with the layout that it was allocated with.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as the caller promises.
+        // SAFETY: passes on the caller's contract for `layout` to `A`.
         unsafe { self.0.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as the caller promises.
+        // SAFETY: passes on the caller's contract for `layout` to `A`.
         unsafe { self.0.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller gives up a block of this layout. Other than a write that nobody reads, the
-        // compiler does not leave this one out.
+        // SAFETY: by the caller's contract the block has this layout and is no longer used. Unlike a plain write to
+        // memory about to be freed, explicit_bzero is not optimized away as a dead store.
         unsafe {
             libc::explicit_bzero(pointer.cast(), layout.size());
             self.0.dealloc(pointer, layout);
@@ -37,21 +37,21 @@ mod tests {
     use std::cell::RefCell;
 
     thread_local! {
-        /// What each block had in it when it came back.
+        /// The contents of each block when it was freed.
         static FREED: RefCell<Vec<Vec<u8>>> = RefCell::default();
     }
 
     struct Watched;
 
-    // SAFETY: the system's allocator, which is asked for the same.
+    // SAFETY: delegates to the system's allocator with the same layouts.
     unsafe impl GlobalAlloc for Watched {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            // SAFETY: as the caller promises.
+            // SAFETY: passes on the caller's contract for `layout`.
             unsafe { std::alloc::System.alloc(layout) }
         }
 
         unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-            // SAFETY: a block of this layout, which the tests have written in full.
+            // SAFETY: a block of this layout, fully initialized by the tests.
             unsafe {
                 let bytes = std::slice::from_raw_parts(pointer, layout.size());
                 FREED.with_borrow_mut(|freed| freed.push(bytes.to_vec()));
@@ -64,7 +64,7 @@ mod tests {
     fn memory_is_zero_when_it_is_given_back_and_kept_while_it_grows_or_shrinks() {
         let allocator = Wiping(Watched);
         let of = |size| Layout::from_size_align(size, 8).expect("a layout");
-        // SAFETY: each block is used within its size, and given back once with its layout.
+        // SAFETY: each block is accessed within its size, and freed once with its layout.
         unsafe {
             let block = allocator.alloc(of(64));
             block.write_bytes(0x5a, 64);

@@ -1,9 +1,8 @@
-//! Finds SPDK v26.01 by pkg-config, compiles the C shim against it, generates the
-//! bindings and tells the linker what to take.
+//! Finds SPDK v26.01 through pkg-config, compiles the C shim against it, generates the bindings, and emits the link
+//! instructions.
 //!
-//! `SPDK_PREFIX` names an installed SPDK; without it pkg-config's own search path
-//! decides. `SPDK_SRC` names the source tree, where the prefix lacks the headers
-//! of the bdev modules (SPDK's `make install` leaves them out).
+//! `SPDK_PREFIX` is the prefix of an installed SPDK; without it pkg-config's own search path is used. `SPDK_SRC` is
+//! the source tree, for a prefix without the bdev modules' headers (`make install` of SPDK leaves them out).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -70,7 +69,7 @@ fn build() -> Result<(), Failure> {
     generate(&includes, &version)
 }
 
-/// pkg-config, with SPDK's prefix in front of its search path.
+/// Runs pkg-config with SPDK's prefix first in the search path.
 struct PkgConfig {
     path: Option<std::ffi::OsString>,
 }
@@ -114,7 +113,7 @@ impl PkgConfig {
     }
 
     fn include_dirs(&self) -> Result<Vec<PathBuf>, Failure> {
-        // pkg-config leaves out directories that the compiler searches anyway.
+        // pkg-config drops directories that the compiler searches by default unless told to keep them.
         let flags = self.run(&["--cflags-only-I", "--keep-system-cflags", "spdk_event"])?;
         Ok(flags
             .iter()
@@ -133,9 +132,9 @@ impl PkgConfig {
 const HINT: &str = "SPDK v26.01 is needed: run scripts/spdk.sh, which builds it and says where it is, \
                     or set SPDK_PREFIX to where it is installed.";
 
-/// SPDK's name for its version, which must be that of [`VERSION`].
+/// Returns SPDK's version string, which must start with [`VERSION`].
 ///
-/// The macro is made of macros, which bindgen cannot evaluate: the preprocessor can.
+/// SPDK_VERSION_STRING is built from other macros, which bindgen does not evaluate; the preprocessor does.
 fn version(includes: &[PathBuf]) -> Result<String, Failure> {
     let file = out_dir()?.join("version.c");
     let source = "#include <spdk/version.h>\nopi_version SPDK_VERSION_STRING\n";
@@ -163,7 +162,7 @@ fn version(includes: &[PathBuf]) -> Result<String, Failure> {
     }
 }
 
-/// The directories that [`MODULE_HEADERS`] are in.
+/// Returns the directories that contain [`MODULE_HEADERS`].
 fn module_headers(includes: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut roots: Vec<PathBuf> = includes
         .iter()
@@ -186,7 +185,7 @@ fn module_headers(includes: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         .collect())
 }
 
-/// Where builds of 26.01 differ, the shim is told by a define.
+/// Probes for API differences between builds of 26.01; returns the defines that tell the shim.
 fn probe(includes: &[PathBuf]) -> Result<Vec<&'static str>, Failure> {
     const PROBES: [(&str, &str); 2] = [
         (
@@ -274,7 +273,7 @@ fn generate(includes: &[PathBuf], version: &str) -> Result<(), Failure> {
     std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-/// The names of the changes (`spdk/changes/`) that this SPDK was built with.
+/// Returns the names of the changes (`spdk/changes/`) that this SPDK was built with.
 fn applied_changes(includes: &[PathBuf]) -> Result<Vec<String>, Failure> {
     let header = includes
         .iter()
@@ -292,7 +291,7 @@ fn applied_changes(includes: &[PathBuf]) -> Result<Vec<String>, Failure> {
     Ok(names.map(str::to_owned).collect())
 }
 
-/// The names of the changes that there are.
+/// Returns the names of all changes in `spdk/changes/`.
 fn changes() -> Result<Vec<String>, Failure> {
     const DIR: &str = "../changes";
     println!("cargo:rerun-if-changed={DIR}");

@@ -1,4 +1,4 @@
-/* What bindgen reads. What it keeps of it is in build/allowlist.rs. */
+/* The headers that bindgen reads. build/allowlist.rs lists what is kept of them. */
 #include <rte_log.h>
 #include <spdk/stdinc.h>
 #include <spdk/bdev.h>

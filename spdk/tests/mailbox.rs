@@ -1,5 +1,4 @@
-//! The mailbox on a running SPDK: answers, fullness, callers that leave, panics,
-//! and what happens to calls when SPDK stops.
+//! The mailbox on a running SPDK: results, backpressure, dropped callers, panics, and calls during teardown.
 
 mod common;
 
@@ -10,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use spdk::{CallError, Handle};
 use tokio::sync::oneshot;
 
-/// SPDK's state belongs to the process, so its tests share one start and stop.
+/// SPDK's state is global in the process, so these tests share one start and stop.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_reach_the_app_thread_and_answers_come_back() {
     let runtime = common::start(8).await;
@@ -26,7 +25,7 @@ async fn calls_reach_the_app_thread_and_answers_come_back() {
         let handle = handle.clone();
         async move { handle.call(|_| std::future::pending::<()>()).await }
     });
-    // It has begun once a later call has been answered.
+    // The first call has begun once a later one has been answered.
     handle.call(|_| async {}).await.expect("answered");
     assert_eq!(runtime.stop().await, 0);
     assert_eq!(waiting.await.expect("joined"), Err(CallError::Stopped));
@@ -82,7 +81,7 @@ async fn a_full_mailbox_refuses_at_once_and_recovers(handle: &Handle) {
     assert_eq!(handle.call(|_| async {}).await, Ok(()));
 }
 
-/// Lets others run until `condition` holds.
+/// Yields until `condition` holds.
 async fn until(condition: impl Fn() -> bool) {
     while !condition() {
         tokio::task::yield_now().await;

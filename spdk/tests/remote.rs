@@ -1,5 +1,5 @@
-//! Remote controllers, TLS, encryption, rate limits: the target of this very process
-//! is the remote one, over loopback. SPDK runs once in a process, so one test.
+//! Remote controllers, TLS, encryption, rate limits: this process's own target is the remote one, over loopback.
+//! SPDK runs once per process, hence a single test.
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use common::{errno, run};
 const NQN: &str = "nqn.2022-09.io.spdk:opi-remote1";
 const SECURE: &str = "nqn.2022-09.io.spdk:opi-remote2";
 const HOST: &str = "nqn.2022-09.io.spdk:opi-host1";
-/// 32 bytes of key and their CRC-32, in base64, as TLS PSKs are exchanged.
+/// A PSK in interchange format: 32 bytes of key and their CRC-32, in base64.
 const PSK: &str = "NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:";
 
 fn free_port() -> SocketAddr {
@@ -65,7 +65,7 @@ async fn export(handle: &Handle, nqn: &'static str, bdev: &'static str) {
     run!(handle, s => namespace::add(s, nqn, &namespace::Options {
         bdev: bdev.to_owned(),
         nsid: 2,
-        // Not the bdev's, which is in this process already.
+        // Different from the bdev's UUID, which exists in this process already.
         uuid: Some(if nqn == NQN { [8; 16] } else { [6; 16] }),
         nguid: Some(if nqn == NQN { [7; 16] } else { [5; 16] }),
         eui64: Some([1, 2, 3, 4, 5, 6, 7, 8]),
@@ -182,7 +182,7 @@ async fn absent_peers(handle: &Handle) {
         libc::EHOSTUNREACH
     );
 
-    // A peer that takes the connection and says nothing: others do not wait for it.
+    // A peer that accepts the connection and never answers must not delay others.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let silent = nvme::Options {
         deadline: Duration::from_millis(500),
@@ -297,7 +297,7 @@ async fn on_top(handle: &Handle) {
     );
 
     run!(handle, s => crypto::delete(s, "e1").await).expect("deleted");
-    // The same key and another on the same base: nothing of the first is left.
+    // The same key, then another one, on the same base: nothing of the first bdev may remain.
     for key in [
         key(),
         crypto::Key::new((1..33).collect()).expect("a valid key"),

@@ -1,5 +1,5 @@
-//! bdevs and the NVMe-oF target on the real engine. SPDK runs once in a process,
-//! so each file here has one test.
+//! bdevs and the NVMe-oF target on a running SPDK. SPDK runs once per process, hence a single test in each file
+//! here.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -316,7 +316,7 @@ async fn listeners(handle: &Handle) {
         Ok(vec![here.clone()])
     );
 
-    // A second subsystem at the same address keeps it alive.
+    // A second subsystem at the same address keeps the address listening.
     let at = here.clone();
     run!(handle, s => listener::add(s, OTHER, &at, false).await).expect("shared");
     let at = here.clone();
@@ -362,7 +362,7 @@ async fn namespaces(handle: &Handle) {
         libc::EBUSY
     );
 
-    // Changes of one subsystem at once: the free ids are given out once each.
+    // Concurrent changes of one subsystem: each free ID is assigned once.
     let mut tasks = Vec::new();
     for index in 0..10 {
         let handle = handle.clone();

@@ -1,5 +1,5 @@
-//! vhost-user controllers on the real engine, without a machine that connects. SPDK
-//! runs once in a process, so one test.
+//! vhost-user controllers on a running SPDK, without a virtual machine. SPDK runs once per process, hence a single
+//! test.
 
 use spdk::bdev::crypto;
 use spdk::{bdev, vhost};
@@ -21,7 +21,7 @@ async fn controllers_and_targets_come_and_go_whole() {
         };
         run!(handle, s => bdev::null::create(s, &options).await).expect("a bdev");
     }
-    // A bdev that another one has for itself.
+    // A bdev that another bdev claims.
     let key = crypto::Key::new((0..32).collect()).expect("a valid key");
     let options = crypto::Options {
         name: "e0".to_owned(),

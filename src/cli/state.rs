@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use zeroize::Zeroizing;
 
 use crate::preflight::lock_state_dir;
+use crate::private_memory::keep_out_of_dumps;
 use crate::state::{Disk, Entry, StateKey, Store, export};
 
 /// Maximum size of an export to import, in bytes.
@@ -66,6 +67,7 @@ struct Place {
 /// # Errors
 /// One line for the operator.
 pub fn run(args: Args) -> Result<ExitCode, String> {
+    keep_out_of_dumps()?;
     match args.command {
         Command::Export {
             place,

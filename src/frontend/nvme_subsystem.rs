@@ -362,8 +362,11 @@ async fn close(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error
     }
     match host::disallow(spdk, &before.nqn, &old.hostnqn).await {
         Err(error) if error.errno.0 != errno::ENOENT => {
-            let any = host::allow_any(spdk, &before.nqn, before.allow_any_host);
-            Err(error.after_undo(any.await))
+            let undone = async {
+                host::allow_any(spdk, &before.nqn, before.allow_any_host).await?;
+                open(spdk, old).await
+            };
+            Err(error.after_undo(undone.await))
         }
         _ => Ok(()),
     }

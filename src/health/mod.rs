@@ -18,9 +18,11 @@ mod walk;
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use parking_lot::RwLock;
 use spdk::CallError;
 use tokio::time::MissedTickBehavior;
@@ -38,6 +40,9 @@ pub(crate) use refusals::Refusals;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a monitor pauses whose check has panicked.
+const AFTER_PANIC: Duration = Duration::from_secs(5);
 
 /// What is wrong with something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,14 +141,25 @@ pub(crate) trait Look: Send + 'static {
     fn look(&mut self) -> impl Future<Output = Result<(), CallError>> + Send;
 }
 
-/// Looks again and again, until the server stops: what goes then is no news.
-pub(crate) async fn look_after(mut what: impl Look, shared: Arc<Shared>) {
+/// Checks again and again, until the server stops: what is lost then is no news. A check that panics is logged with the
+/// monitor's type, and the next one follows after a pause.
+pub(crate) async fn look_after<L: Look>(mut monitor: L, shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if shared.is_stopping() || what.look().await == Err(CallError::Stopped) {
+        if shared.is_stopping() {
             return;
+        }
+        // What the monitor remembers are observations, which the next check corrects.
+        match AssertUnwindSafe(monitor.look()).catch_unwind().await {
+            Ok(Err(CallError::Stopped)) => return,
+            Ok(_) => {}
+            Err(_) => {
+                let monitor = std::any::type_name::<L>();
+                tracing::error!(monitor, "a check panicked; it is retried");
+                tokio::time::sleep(AFTER_PANIC).await;
+            }
         }
     }
 }
@@ -193,5 +209,25 @@ mod tests {
         let path = hold("paths/p", Uses::new().owns("the path to there"));
         health.note(&Key::from("the path to there"), Some("dropped".into()));
         assert_eq!(of(&path), Some("dropped".into()), "whatever it owns");
+    }
+
+    /// Panics at its first check, and stops at its third.
+    struct Panics(Arc<std::sync::atomic::AtomicU32>);
+
+    impl Look for Panics {
+        async fn look(&mut self) -> Result<(), CallError> {
+            match self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+                0 => panic!("expected by this test"),
+                1 => Ok(()),
+                _ => Err(CallError::Stopped),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_monitor_outlives_a_check_that_panics() {
+        let checks = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        look_after(Panics(Arc::clone(&checks)), Shared::new()).await;
+        assert_eq!(checks.load(std::sync::atomic::Ordering::Relaxed), 3);
     }
 }

@@ -1,6 +1,7 @@
 //! The store that a start with a state directory has: a thread of its own writes, and callers who come
 //! while it waits for the disk share the next write.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -121,7 +122,14 @@ impl Disk {
         };
         std::thread::Builder::new()
             .name("state".to_owned())
-            .spawn(move || writer.run(&received))
+            .spawn(move || {
+                let run = AssertUnwindSafe(|| writer.run(&received));
+                if catch_unwind(run).is_err() {
+                    tracing::error!(
+                        "the thread of the state panicked: no change is taken until opi-spdk is restarted; I/O goes on"
+                    );
+                }
+            })
             .map_err(|error| format!("cannot start a thread: {error}"))?;
         Ok(Self {
             requests,

@@ -6,6 +6,7 @@
 
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -25,6 +26,9 @@ const CAPACITY: usize = 8192;
 
 /// Interval of reports of lost lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Panics since the start.
+static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// The queue of the log thread, once it runs.
 static THREAD: OnceLock<NonBlocking> = OnceLock::new();
@@ -72,13 +76,21 @@ pub fn written_by_a_thread() {
         *GUARD.lock() = Some(guard);
     }
     // A panic must not wait for stderr either: its thread may be a reactor.
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    std::panic::set_hook(Box::new(|panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        tracing::error!("{panic}");
+    }));
 }
 
 /// Flushes the last lines, for a second at most. Later lines are lost.
 pub fn finish() {
     let guard = GUARD.lock().take();
     drop(guard);
+}
+
+/// Panics of any thread since the start. Each is a bug, whose damage one call, one attempt or one monitor contains.
+pub(super) fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
 }
 
 /// Lines lost since start.

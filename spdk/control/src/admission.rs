@@ -1,21 +1,21 @@
-//! No more calls under way than there is room for their answers.
+//! Admission control: bounds the calls in flight by the room there is for their results (backpressure).
 
 use std::sync::Arc;
 
 use crate::sync::{AtomicUsize, Ordering};
 
-/// How many are under way, of how many that may be.
+/// Counts calls in flight against a fixed capacity.
 pub struct Admission {
     capacity: usize,
     inside: AtomicUsize,
     refused: AtomicUsize,
 }
 
-/// One call's place; given back when it is dropped.
+/// One call's slot; dropping it releases the slot.
 pub struct Permit(Arc<Admission>);
 
 impl Admission {
-    /// For so many at a time.
+    /// Creates a limit of `capacity` concurrent calls.
     pub fn for_calls(capacity: usize) -> Arc<Self> {
         Arc::new(Self {
             capacity,
@@ -24,7 +24,7 @@ impl Admission {
         })
     }
 
-    /// A place; `None`, and counted, if there is none. Any thread.
+    /// Takes a slot. `None` if all are taken, which is counted as a refusal. Any thread.
     pub fn admit(self: &Arc<Self>) -> Option<Permit> {
         let before = self.inside.fetch_add(1, Ordering::AcqRel);
         let permit = Permit(Arc::clone(self));
@@ -35,17 +35,17 @@ impl Admission {
         None
     }
 
-    /// Places that there are.
+    /// Returns the number of slots.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Places that are taken.
+    /// Returns the number of slots in use.
     pub fn in_flight(&self) -> usize {
         self.inside.load(Ordering::Relaxed)
     }
 
-    /// Calls that found none, since the start.
+    /// Returns how many calls were refused a slot since the start.
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
     }

@@ -1,48 +1,49 @@
-//! How the control side learns that answers are there: it looks while an answer is due any moment,
-//! and sleeps until it is woken after that.
+//! How the control side learns that results are ready: a caller polls while a result is due soon, and
+//! sleeps on an event otherwise.
 //!
 //! ```text
-//!            watch                         over: flag down, then a last look
+//!            watch                         timeout: clear flag, check again
 //!  asleep ────────► watched (one caller) ──────────────────────────────────► asleep
-//!    │ push, ring                                 answers left: ring
+//!    │ push, ring                                 results left: ring
 //!    └────────────► rung ── hush, take ─► asleep
 //! ```
 //!
-//! The app thread rings only if nobody watches, so that an answer that comes at once costs the reactor
-//! no system call, and its caller no sleep. None is lost: the app thread pushes and then reads the
-//! flag, a watcher lowers the flag and then looks once more, so one of them sees the other.
+//! The app thread signals the event only while no caller watches, so a result that arrives at once costs the reactor
+//! no system call and its caller no sleep. No wakeup is lost in the race between them: the app thread pushes and
+//! then reads the `watched` flag, a watcher clears the flag and then checks once more, and with a SeqCst fence in
+//! between on both sides at least one sees the other's write.
 
 use std::time::{Duration, Instant};
 
 use crate::sync::{AtomicBool, Ordering, TryLock, TryLockGuard, fence};
 
-/// How long a caller looks before it sleeps: a call takes some microseconds, and many times that where
-/// its steps alternate with I/O.
+/// How long a caller polls before it sleeps. A call takes some microseconds, and many times that if its steps
+/// alternate with I/O.
 const WATCH: Duration = Duration::from_micros(50);
 
-/// What wakes who sleeps on it, once for each time that it is set while it is clear.
+/// An event that wakes its sleeper once each time that it is set while clear.
 pub trait Event {
     /// Wakes the sleeper. Must not block: the app thread calls it.
     fn set(&self);
-    /// Nothing wakes until it is set again.
+    /// Resets the event; it wakes nobody until it is set again.
     fn clear(&self);
 }
 
-/// Wakes the control side by its event; and the right to take answers out.
+/// Signals the control side that results are ready, and hands out the right to take them.
 pub struct Bell<E> {
     event: E,
     rung: AtomicBool,
     watched: AtomicBool,
-    /// Whether callers may watch: not on a reactor's core, which they would keep from its work.
+    /// Whether callers may poll. Not on a reactor's core, where a polling caller would take the reactor's time.
     may_watch: bool,
     taking: TryLock,
 }
 
-/// The right to take answers out. One thread at a time has it.
+/// The exclusive right to take results out. At most one thread holds it.
 pub struct Taking<'a>(#[expect(dead_code, reason = "held, not read")] TryLockGuard<'a>);
 
 impl<E: Event> Bell<E> {
-    /// A quiet one. `may_watch`: callers run on other cores than reactors.
+    /// Creates an unsignalled bell. `may_watch`: callers run on cores without a reactor.
     pub fn new(event: E, may_watch: bool) -> Self {
         Self {
             event,
@@ -53,14 +54,14 @@ impl<E: Event> Bell<E> {
         }
     }
 
-    /// What to sleep on.
+    /// Returns the event to sleep on.
     pub fn event(&self) -> &E {
         &self.event
     }
 
-    /// Wakes who sleeps, unless somebody watches. After an answer has been pushed; on the app thread.
+    /// Signals the event unless a caller watches. Called on the app thread after a result has been pushed.
     pub fn ring(&self) {
-        // Between the push before and the look at the flag: see above.
+        // Orders the caller's push before the load of `watched`: see the module's documentation.
         fence(Ordering::SeqCst);
         if self.watched.load(Ordering::SeqCst) || self.rung.swap(true, Ordering::AcqRel) {
             return;
@@ -68,21 +69,21 @@ impl<E: Event> Bell<E> {
         self.event.set();
     }
 
-    /// Ends a ring. Before answers are taken out: what is pushed from now on rings again.
+    /// Resets the bell. Called before results are taken out, so that a result pushed from now on signals again.
     pub fn hush(&self) {
         self.event.clear();
-        // A swap, so that it reads what the last to find `rung` set has written: the
-        // answer that was pushed without ringing is seen by who takes out next.
+        // A swap, not a store: it reads the `true` of the last `ring` that found `rung` set already, and thus
+        // acquires the push before that `ring`. The next taker sees that result, which was not signalled.
         self.rung.swap(false, Ordering::AcqRel);
     }
 
-    /// The right to take answers out, unless a watcher has it, who leaves none behind.
+    /// Takes the right to take results out. `None` while a watcher holds it, which leaves no result unsignalled.
     pub fn try_take(&self) -> Option<Taking<'_>> {
         self.taking.try_lock().map(Taking)
     }
 
-    /// Watches for a moment, if nobody else does: takes answers out by `take` until `done`. Then rings
-    /// if some are `left`.
+    /// Polls for up to `WATCH` unless another caller does: runs `take` until `done`. Signals the event if results
+    /// are `left` after that.
     pub fn watch(
         &self,
         mut take: impl FnMut(&Taking<'_>),
@@ -96,7 +97,7 @@ impl<E: Event> Bell<E> {
         let begun = Instant::now();
         loop {
             take(&taking);
-            // In the model one look stands for any number of them.
+            // Under loom one iteration stands for any number of them.
             if done() || cfg!(loom) || begun.elapsed() >= WATCH {
                 break;
             }
@@ -176,7 +177,7 @@ mod tests {
         while taken.load(Ordering::Acquire) < ANSWERS {
             bell.watch(take, || !left(), left);
             while !rings(&bell) && taken.load(Ordering::Acquire) < ANSWERS {
-                // Nothing is left that has not rung, once the producer has looked.
+                // Invariant: once the producer has finished, every result is either taken or signalled.
                 assert!(
                     !producer.is_finished() || !left() || rings(&bell),
                     "an answer did not ring"
@@ -202,7 +203,7 @@ mod model {
     struct Flag(AtomicBool);
 
     impl Event for Flag {
-        // The kernel orders reads and writes of an eventfd by a lock.
+        // The kernel serializes reads and writes of an eventfd by a lock.
         fn set(&self) {
             self.0.swap(true, Ordering::AcqRel);
         }
@@ -212,7 +213,7 @@ mod model {
         }
     }
 
-    /// Answers that were pushed, and that were taken out.
+    /// Counts of results pushed and taken out.
     struct Answers {
         bell: Bell<Flag>,
         pushed: AtomicUsize,
@@ -247,7 +248,7 @@ mod model {
                 .watch(|taking| self.take(taking), || !self.left(), || self.left());
         }
 
-        /// What a sleeper does once it is awake.
+        /// What a sleeper does once it wakes.
         fn wake(&self) {
             if self.bell.event().0.load(Ordering::Acquire) {
                 self.bell.hush();

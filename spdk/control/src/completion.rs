@@ -5,10 +5,9 @@
 //!            └──► Pending ◄──────────────────── value, wake ─────────────────────────┘
 //! ```
 //!
-//! What C can see is the heap cell alone, never part of a future: a future that
-//! is dropped while C still holds the cell leaves the cell to the callback. A
-//! promise that is dropped (its task panicked) ends the wait with an error.
-//! All of it stays on SPDK's app thread (`Rc`, so the compiler sees to it).
+//! Lifetime: C sees the heap cell alone, never part of a future. If the future is dropped while C still holds the
+//! cell, the callback frees the cell. If the promise is dropped without a value (its task panicked), the wait ends
+//! with an error. Both halves stay on SPDK's app thread, which `Rc` enforces at compile time.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
@@ -19,7 +18,7 @@ use std::task::{Context, Poll, Waker};
 
 struct Slot<T> {
     value: Cell<Option<T>>,
-    /// No value will come any more.
+    /// The promise is gone: no value will follow.
     ended: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -30,11 +29,11 @@ pub struct Promise<T>(Rc<Slot<T>>);
 /// The receiving half.
 pub struct Pending<T>(Rc<Slot<T>>);
 
-/// Nobody will bring the value any more.
+/// The error of a wait whose promise was dropped without a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abandoned;
 
-/// A value that a C callback will bring.
+/// Creates the two halves of a value that a C callback delivers.
 pub fn completion<T: 'static>() -> (Promise<T>, Pending<T>) {
     let slot = Rc::new(Slot {
         value: Cell::new(None),
@@ -45,27 +44,28 @@ pub fn completion<T: 'static>() -> (Promise<T>, Pending<T>) {
 }
 
 impl<T> Promise<T> {
-    /// The callback argument to hand to C. Whoever does not get a callback
-    /// takes it back with [`Promise::from_raw`].
+    /// Turns the promise into the callback argument for C, which owns it from now on. If C refuses the call and will
+    /// not call back, the caller takes ownership back with [`Promise::from_raw`].
     #[must_use]
     pub fn into_raw(self) -> *mut c_void {
         let raw = Rc::as_ptr(&self.0);
-        // Its share of the cell goes along.
+        // The reference count of this half moves into the raw pointer.
         std::mem::forget(self);
         raw.cast_mut().cast()
     }
 
-    /// Takes the promise back from C.
+    /// Takes ownership of the promise back from C.
     ///
     /// # Safety
-    /// `raw` comes from [`Promise::into_raw`] of the same `T`, on this thread,
-    /// and is taken back once.
+    /// `raw` was returned by [`Promise::into_raw`] for the same `T` on this thread, and has not been taken back
+    /// before.
     pub unsafe fn from_raw(raw: *mut c_void) -> Self {
-        // SAFETY: the caller's contract is that of Rc::from_raw.
+        // SAFETY: by the caller's contract `raw` is the `Rc`'s own pointer of the same `T`, with the one reference
+        // count that `into_raw` left in it.
         Self(unsafe { Rc::from_raw(raw.cast_const().cast()) })
     }
 
-    /// Gives the value to whoever waits; a receiver that has gone is normal.
+    /// Delivers the value. That the receiver has been dropped is not an error.
     pub fn complete(self, value: T) {
         self.0.value.set(Some(value));
     }
@@ -126,7 +126,8 @@ mod tests {
         let (promise, mut pending) = completion::<u32>();
         let raw = promise.into_raw();
         assert!(poll(&mut pending, &woken).is_pending());
-        // SAFETY: made above, and taken back once.
+        // SAFETY: `raw` comes from `into_raw` of a `Promise<u32>` above, on this thread, and is taken back only
+        // here.
         unsafe { Promise::<u32>::from_raw(raw) }.complete(7);
         assert!(woken.0.load(Ordering::Relaxed));
         assert_eq!(poll(&mut pending, &woken), Poll::Ready(Ok(7)));

@@ -1,4 +1,4 @@
-//! An eventfd as the event of a bell: eventfd(2).
+//! An eventfd as the event of a bell; see eventfd(2).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,23 +7,23 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::bell::Event;
 
-/// Readable while it is set.
+/// An eventfd, readable while the event is set.
 pub struct EventFd(OwnedFd);
 
 impl EventFd {
-    /// A clear one.
+    /// Creates a clear event.
     ///
     /// # Errors
-    /// There are no more descriptors.
+    /// The process or the system is out of file descriptors.
     pub fn new() -> io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(Self(fd))
     }
 
-    /// Another descriptor of the same event, to sleep on.
+    /// Duplicates the descriptor, for a sleeper.
     ///
     /// # Errors
-    /// There are no more descriptors.
+    /// The process or the system is out of file descriptors.
     pub fn descriptor(&self) -> io::Result<OwnedFd> {
         self.0.try_clone()
     }
@@ -31,12 +31,12 @@ impl EventFd {
 
 impl Event for EventFd {
     fn set(&self) {
-        // It does not block, and has room: a bell clears it before it sets it again.
+        // Never blocks or overflows: a bell clears the event before it sets it again.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 
     fn clear(&self) {
-        // A clear one is no error.
+        // EAGAIN of an event that is clear already is not an error.
         let _ = rustix::io::read(&self.0, &mut [0_u8; 8]);
     }
 }

@@ -1,11 +1,11 @@
 //! Futures on SPDK's app thread.
 //!
-//! A task is polled at once when it is spawned and then each time it is woken.
-//! A wake on the app thread (a C callback, nearly always) puts the task into the
-//! thread's own queue; a wake from elsewhere goes through the mailbox.
+//! A task is polled at once when it is spawned, and then each time it is woken. A wake on the app thread (nearly
+//! always from a C callback) puts the task into the thread's own queue; a wake from another thread goes through the
+//! mailbox.
 //!
 //! ```text
-//! spawn ─► polled ─┬─ ready ─► gone
+//! spawn ─► polled ─┬─ ready ─► dropped
 //!            ▲     └─ pending ── wake ─► queued ─┐
 //!            └───────────── run_one ◄────────────┘
 //! ```
@@ -18,13 +18,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Which task, on its thread.
+/// Identifies a task on its thread.
 pub type TaskId = u64;
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Brings a wake from another thread to the app thread.
+/// Forwards a wake from another thread to the app thread.
 pub trait RemoteWake: Send + Sync {
-    /// Has [`wake`] called with `task` on the app thread, sooner or later.
+    /// Has [`wake`] called with `task` on the app thread, eventually.
     fn wake_remotely(&self, task: TaskId);
 }
 
@@ -41,7 +41,8 @@ thread_local! {
     static EXECUTOR: Executor = Executor::default();
 }
 
-/// Makes this thread the one that runs tasks. `panicked` is called after one has panicked, and dropped.
+/// Makes the current thread the one that runs tasks. `panicked` is called after a task has panicked, before that
+/// task is dropped.
 pub fn start(remote: Arc<dyn RemoteWake>, panicked: fn()) {
     EXECUTOR.with(|executor| {
         *executor.remote.borrow_mut() = Some(remote);
@@ -49,7 +50,7 @@ pub fn start(remote: Arc<dyn RemoteWake>, panicked: fn()) {
     });
 }
 
-/// Drops what has not finished; the thread runs no tasks any more.
+/// Drops all unfinished tasks. The current thread runs no tasks from then on.
 pub fn stop() {
     EXECUTOR.with(|executor| {
         let tasks = std::mem::take(&mut *executor.tasks.borrow_mut());
@@ -82,12 +83,12 @@ impl Wake for TaskWaker {
     }
 }
 
-/// Queues a task of this thread to be polled. Waking one that is gone is harmless.
+/// Queues a task of this thread to be polled. Waking a task that has ended has no effect.
 pub fn wake(task: TaskId) {
     EXECUTOR.with(|executor| executor.woken.borrow_mut().push_back(task));
 }
 
-/// Queues every task, for when it is not known which one was woken.
+/// Queues every task, for wakes that do not say which task they are for.
 pub fn wake_all() {
     EXECUTOR.with(|executor| {
         let tasks = executor.tasks.borrow();
@@ -95,8 +96,8 @@ pub fn wake_all() {
     });
 }
 
-/// Starts a task on this thread and polls it at once. On a thread that runs no
-/// tasks (the runtime is stopping) the future is dropped.
+/// Starts a task on the current thread and polls it at once. On a thread that runs no tasks (during teardown) the
+/// future is dropped.
 pub fn spawn_local(future: impl Future<Output = ()> + 'static) {
     let Some(remote) = EXECUTOR.with(|executor| executor.remote.borrow().clone()) else {
         return;
@@ -106,17 +107,17 @@ pub fn spawn_local(future: impl Future<Output = ()> + 'static) {
     poll(task, Box::pin(future), waker);
 }
 
-/// Whether some task waits to be polled.
+/// Returns whether a task is queued to be polled.
 pub fn has_woken() -> bool {
     EXECUTOR.with(|executor| !executor.woken.borrow().is_empty())
 }
 
-/// Whether there is no task, not even one that waits.
+/// Returns whether no task exists, waiting ones included.
 pub fn is_empty() -> bool {
     EXECUTOR.with(|executor| executor.tasks.borrow().is_empty())
 }
 
-/// Polls the task that was woken first. `false` if none was.
+/// Polls the task at the front of the queue. `false` if the queue is empty.
 pub fn run_one() -> bool {
     let Some(task) = EXECUTOR.with(|executor| executor.woken.borrow_mut().pop_front()) else {
         return false;
@@ -128,7 +129,7 @@ pub fn run_one() -> bool {
     true
 }
 
-/// Lets the reactor turn once.
+/// Yields to the reactor for one turn.
 pub async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|context| {
@@ -141,7 +142,7 @@ pub async fn yield_now() {
     .await;
 }
 
-/// What a future gives, or `None` once it has panicked.
+/// Resolves to the future's output, or to `None` if the future panics.
 pub async fn caught<F: Future>(future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|context| {
@@ -154,8 +155,8 @@ pub async fn caught<F: Future>(future: F) -> Option<F::Output> {
     .await
 }
 
-/// One step of a task. It is out of the table meanwhile, so that it may spawn
-/// and wake others. A panic ends the task alone: nothing unwinds into C.
+/// Polls a task once. The task is out of the table meanwhile, so that it can spawn and wake others. A panic ends
+/// that task alone: unwinding into C would be undefined behavior.
 fn poll(task: TaskId, mut future: Task, waker: Waker) {
     let step = std::panic::catch_unwind(AssertUnwindSafe(|| {
         future.as_mut().poll(&mut Context::from_waker(&waker))
@@ -170,7 +171,7 @@ fn poll(task: TaskId, mut future: Task, waker: Waker) {
             if let Some(tell) = told {
                 tell();
             }
-            // What the future holds may panic again when dropped.
+            // What the future owns may panic again when dropped.
             let _ = std::panic::catch_unwind(AssertUnwindSafe(move || drop(future)));
         }
     }

@@ -1,39 +1,39 @@
-//! A value that many threads may use until one thread closes it.
+//! Shared access to a value that many threads use until one thread closes it.
 //!
 //! ```text
 //! open ── close() ─► closing (no one enters) ── last guard dropped ─► value taken
 //! ```
 //!
-//! The rings live in SPDK's memory, which goes when SPDK does, while handles to
-//! them may live longer. Entering costs two atomic operations and never waits.
+//! The rings live in SPDK's memory, whose lifetime ends with SPDK, while handles to the rings may outlive it.
+//! Entering costs two atomic operations and never waits.
 
 use std::ops::Deref;
 
 use crate::sync::{AtomicUsize, ConstPtr, Ordering, UnsafeCell, yield_now};
 
-/// How many are inside, and whether it is closed: one word, so that nobody can enter between a look at the one and a
-/// look at the other.
+/// The top bit marks the gate as closed, the others count guards. Both are in one word, so that entering cannot race
+/// with closing.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
-/// The value, and the way in.
+/// A value, and the count of threads that use it.
 pub struct Gate<T> {
     state: AtomicUsize,
     value: UnsafeCell<Option<T>>,
 }
 
-// SAFETY: `value` is shared as `&T` through guards (hence `T: Sync`), and moved
-// out to the closing thread once no guard exists (hence `T: Send`).
+// SAFETY: `value` is shared as `&T` through guards (hence `T: Sync`), and moved out to the closing thread once no
+// guard exists (hence `T: Send`).
 unsafe impl<T: Send + Sync> Sync for Gate<T> {}
 
-/// Keeps the value from being taken while it lives.
+/// Keeps the value from being taken for the guard's lifetime.
 pub struct Guard<'a, T> {
     gate: &'a Gate<T>,
-    /// There until it leaves.
+    /// `None` if the gate was closed at entry, and once the guard leaves.
     value: Option<ConstPtr<Option<T>>>,
 }
 
 impl<T> Gate<T> {
-    /// An open one.
+    /// Creates an open gate.
     pub fn new(value: T) -> Self {
         Self {
             state: AtomicUsize::new(0),
@@ -41,7 +41,7 @@ impl<T> Gate<T> {
         }
     }
 
-    /// The value, unless the gate is closed. Any thread.
+    /// Enters; `None` if the gate is closed. Any thread.
     pub fn enter(&self) -> Option<Guard<'_, T>> {
         let before = self.state.fetch_add(1, Ordering::Acquire);
         let mut guard = Guard {
@@ -55,19 +55,19 @@ impl<T> Gate<T> {
         Some(guard)
     }
 
-    /// Lets no one in any more, waits for those inside to leave, and takes the
-    /// value. `None` if it was closed before. Not for a reactor: it waits.
+    /// Closes the gate, waits until the last guard is dropped, and takes the value. `None` if the gate was closed
+    /// before. Blocks, so it must not run on a reactor.
     pub fn close(&self) -> Option<T> {
         if self.state.fetch_or(CLOSED, Ordering::Relaxed) & CLOSED != 0 {
             return None;
         }
-        // What those inside have done is seen once they have left.
+        // Acquire, paired with the Release in each guard's drop: all uses of the value happen before it is taken.
         while self.state.load(Ordering::Acquire) != CLOSED {
             yield_now();
         }
         let value = self.value.get_mut();
-        // SAFETY: this call alone has closed it and no guard is left; whoever
-        // enters from now on sees that, and does not touch `value`.
+        // SAFETY: this call alone has set CLOSED, and has since seen the guard count at zero, so nobody else uses
+        // `value`. An `enter` from now on sees CLOSED and does not touch it.
         unsafe { value.deref() }.take()
     }
 
@@ -88,8 +88,8 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the gate was open when this guard was counted, so the value is
-        // there and stays until the guard is dropped.
+        // SAFETY: `self.value` is `Some` only in a guard that was counted while the gate was open. `close` waits
+        // for that guard, so the cell is neither written nor taken while this guard lives.
         let value = self.value.as_ref().map(|value| unsafe { value.deref() });
         match value {
             Some(Some(value)) => value,
@@ -138,7 +138,8 @@ mod model {
     use loom::sync::Arc;
     use loom::thread;
 
-    /// Two use it while a third closes it: what they read is never taken meanwhile, which loom's cell would tell.
+    /// Two threads use the value while a third closes the gate. Loom's cell reports any use that races with the
+    /// take.
     #[test]
     fn nobody_uses_what_has_been_taken() {
         loom::model(|| {

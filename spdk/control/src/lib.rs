@@ -1,11 +1,11 @@
-//! How control threads and SPDK's app thread work together, as far as that needs no SPDK.
+//! The concurrency between control threads and SPDK's app thread, as far as it needs no SPDK.
 //!
-//! - [`executor`]: futures on the app thread; [`completion`]: what a C callback brings them.
-//! - [`gate`]: lets many use what one closes. [`admission`]: no more calls than there is room for.
-//! - [`bell`]: how the control side learns of answers. [`missed`]: wakes that had no room.
+//! - [`executor`]: futures on the app thread; [`completion`]: what a C callback delivers to them.
+//! - [`gate`]: shared use of a value until it is closed. [`admission`]: backpressure, a bound on calls in flight.
+//! - [`bell`]: how the control side learns of results. [`missed`]: wakes that found the ring full.
 //!
-//! What several threads share ([`gate`], [`admission`], [`bell`], [`missed`]) is checked by loom in each order in which
-//! its steps can come: `scripts/test.sh` runs the models.
+//! What several threads share ([`gate`], [`admission`], [`bell`], [`missed`]) is model-checked by loom, in every
+//! possible interleaving: `scripts/test.sh` runs the models.
 
 pub mod admission;
 pub mod bell;

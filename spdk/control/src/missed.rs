@@ -1,8 +1,8 @@
-//! Wakes that found no room in the ring: after one, each task is looked at.
+//! Wakes that found the ring full. After a missed wake every task is polled.
 
 use crate::sync::{AtomicBool, Ordering};
 
-/// Whether some wake was missed.
+/// Set while a wake has been missed.
 pub struct Missed(AtomicBool);
 
 impl Default for Missed {
@@ -12,15 +12,18 @@ impl Default for Missed {
 }
 
 impl Missed {
-    /// One was. After what it is about has been done. Any thread.
+    /// Records a missed wake. Called after the state that the wake announces has been written. Any thread.
     pub fn note(&self) {
-        // A swap, which hands on what an earlier one has told: a store would hide it.
+        // A swap, not a store: a read-modify-write continues the release sequence of earlier notes, which a store
+        // would hide.
         self.0.swap(true, Ordering::AcqRel);
     }
 
-    /// Whether one was since the last call; what it is about is then seen. On the app thread.
+    /// Returns whether a wake was missed since the last call. If so, the state that the wake announced is visible.
+    /// App thread.
     pub fn take(&self) -> bool {
-        // A swap, so that what was done before a wake that is missed right now is seen, or the flag stays set.
+        // A swap: either it acquires a concurrent `note`, whose state is then visible, or that note leaves the flag
+        // set.
         self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::AcqRel)
     }
 }
@@ -51,7 +54,7 @@ mod model {
             for waker in wakers {
                 waker.join().expect("it does not panic");
             }
-            // None is left behind unseen.
+            // No note is lost.
             if missed.take() {
                 seen = done.load(Ordering::Relaxed);
             }

@@ -1,4 +1,4 @@
-//! Atomics, locks and cells: the system's, or those of loom's model.
+//! Atomics, locks and cells: those of the standard library and parking_lot, or those of loom's model.
 
 #[cfg(loom)]
 pub(crate) use loom::cell::{ConstPtr, UnsafeCell};
@@ -15,7 +15,7 @@ pub(crate) use std::thread::yield_now;
 #[cfg(not(loom))]
 pub(crate) use cell::{ConstPtr, UnsafeCell};
 
-/// A lock that is tried, not waited for.
+/// A lock that is tried, never waited for.
 pub(crate) struct TryLock {
     #[cfg(loom)]
     lock: loom::sync::Mutex<()>,
@@ -43,15 +43,15 @@ impl TryLock {
     }
 }
 
-/// The same interface as loom's cell, which learns of each use by it.
+/// The interface of loom's cell, which checks each access for races.
 #[cfg(not(loom))]
 mod cell {
     pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
-    /// Read access, for as long as it lives.
+    /// Read access to the cell.
     pub(crate) struct ConstPtr<T>(*const T);
 
-    /// Write access, for as long as it lives.
+    /// Write access to the cell.
     pub(crate) struct MutPtr<T>(*mut T);
 
     impl<T> UnsafeCell<T> {
@@ -70,19 +70,20 @@ mod cell {
 
     impl<T> ConstPtr<T> {
         /// # Safety
-        /// The cell is there, and nobody writes to it meanwhile.
+        /// The cell outlives the returned reference, and nobody writes to it meanwhile.
         pub(crate) unsafe fn deref(&self) -> &T {
-            // SAFETY: the caller's contract.
+            // SAFETY: the caller guarantees that the cell is alive and not written to for the reference's lifetime.
             unsafe { &*self.0 }
         }
     }
 
     impl<T> MutPtr<T> {
         /// # Safety
-        /// The cell is there, and nobody else uses it meanwhile.
+        /// The cell outlives the returned reference, and nobody else accesses it meanwhile.
         #[expect(clippy::mut_from_ref, reason = "that of the cell, which is shared")]
         pub(crate) unsafe fn deref(&self) -> &mut T {
-            // SAFETY: the caller's contract.
+            // SAFETY: the caller guarantees that the cell is alive and accessed by nobody else for the reference's
+            // lifetime.
             unsafe { &mut *self.0 }
         }
     }

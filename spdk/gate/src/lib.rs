@@ -1,10 +1,10 @@
-//! What each door lets in. One file a door: pure functions and small state machines over bytes and
-//! numbers from outside, which say what is well-formed, in order and inside its bounds.
+//! Input validation at every trust boundary, one file each: pure functions and small state machines over bytes and
+//! numbers from outside. They check what is well-formed, in sequence and within bounds.
 //!
-//! Nothing here allocates, waits, reads a clock or knows SPDK: SPDK calls it through the hooks of
-//! the `spdk` crate (`spdk/src/hooks/`), which `spdk/changes/` puts into its source at build time.
-//! Sums and products are checked or done in 64 bits, and nothing panics: the lints of this package
-//! refuse arithmetic that can overflow and indexing.
+//! Nothing here allocates, blocks, reads a clock or depends on SPDK. SPDK calls these functions through the hooks of
+//! the `spdk` crate (`spdk/src/hooks/`), which `spdk/changes/` adds to its source at build time. Sums and products
+//! are checked or done in 64 bits, and nothing panics: this package's lints reject indexing, and arithmetic that can
+//! overflow.
 
 #![no_std]
 #![cfg_attr(

@@ -1,9 +1,9 @@
-//! Numbers of the NVMe specifications that several doors go by.
+//! Constants of the NVMe specifications that several modules share.
 
-/// Fabrics commands, on any queue; their kind is a byte of its own ([`fabrics`]).
+/// Opcode of Fabrics commands on any queue; their type is a separate byte ([`fabrics`]).
 pub const FABRICS: u8 = 0x7f;
 
-/// Opcodes of admin commands that move data.
+/// Opcodes of admin commands that transfer data.
 #[expect(missing_docs, reason = "as in the specification")]
 pub mod admin {
     pub const GET_LOG_PAGE: u8 = 0x02;
@@ -11,7 +11,7 @@ pub mod admin {
     pub const GET_FEATURES: u8 = 0x0a;
 }
 
-/// Opcodes of I/O commands that move data.
+/// Opcodes of I/O commands that transfer data.
 #[expect(missing_docs, reason = "as in the specification")]
 pub mod io {
     pub const WRITE: u8 = 0x01;
@@ -28,14 +28,14 @@ pub mod io {
 
 /// Types of Fabrics commands.
 pub mod fabrics {
-    /// Connects a queue.
+    /// Connect: associates a queue with a controller.
     pub const CONNECT: u8 = 0x01;
 }
 
-/// Types and subtypes of SGL descriptors.
+/// SGL descriptor types and subtypes.
 pub mod sgl {
-    /// Data inside the capsule, at an offset.
+    /// Data block with an offset inside the capsule.
     pub const IN_CAPSULE: u8 = 0x01;
-    /// Data that the transport moves: R2T and H2CData, or C2HData.
+    /// Transport data block: data by R2T and H2CData, or by C2HData.
     pub const TRANSPORT: u8 = 0x5a;
 }

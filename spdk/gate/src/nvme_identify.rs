@@ -1,40 +1,39 @@
-//! Identify data, log pages and lists that a peer answers, made sane before SPDK reads them.
+//! Sanitizes Identify data, log pages and lists of a remote controller before SPDK uses them.
 //!
-//! SPDK computes with what a peer says of itself: sizes of buffers, numbers of blocks, shifts. Values that
-//! only say how well something goes are brought into bounds; those without which there is no sense are
-//! refused. Offsets are those of the NVMe base specification 2.0, figures 275 (controller) and 97 of the
-//! NVM command set specification 1.0 (namespace).
+//! SPDK computes buffer sizes, block counts and shifts from what a peer reports. Values that are only hints are
+//! clamped; values without which the device is unusable are refused. Offsets are those of the NVMe base
+//! specification 2.0, figure 275 (controller), and of the NVM command set specification 1.0, figure 97 (namespace).
 
 use core::ffi::CStr;
 
-/// The size of all identify data.
+/// The size of any Identify data structure, in bytes.
 pub const IDENTIFY_LEN: usize = 4096;
 
-/// The most namespaces that a peer's controller may have.
+/// The most namespaces of a remote controller.
 pub const MAX_NAMESPACES: u32 = 1024;
 
-/// The most ANA groups that a peer's controller may have.
+/// The most ANA groups of a remote controller.
 pub const MAX_ANA_GROUPS: u32 = 1024;
 
-/// The most data that goes in a capsule, in units of 16 bytes: 1 MiB.
+/// The largest capsule, in units of 16 bytes: 1 MiB.
 const MAX_CAPSULE_UNITS: u32 = 1 << 16;
 
-/// The least: a command alone.
+/// The smallest capsule: a command without data.
 const MIN_CAPSULE_UNITS: u32 = 4;
 
-/// The longest that a peer may ask us to wait before a command is tried again, in units of 100 ms.
+/// The longest command retry delay that a peer may request, in units of 100 ms.
 const MAX_RETRY_DELAY: u16 = 10;
 
-/// Block sizes: 512 bytes to 32 KiB, so that products with 16-bit counts of blocks stay in 32 bits.
+/// Block sizes of 512 bytes to 32 KiB, so that products with 16-bit block counts fit in 32 bits.
 const BLOCK_SHIFTS: core::ops::RangeInclusive<u8> = 9..=15;
 
-/// How often a host may have to send a Keep Alive: the fastest and the slowest, in milliseconds.
+/// Bounds of the keep alive timeout, in milliseconds.
 const KEEP_ALIVE_MS: core::ops::RangeInclusive<u32> = 1_000..=5_000;
 
-/// The largest page that a controller may ask for: 4 KiB shifted by this.
+/// The largest minimum page size: 4 KiB shifted left by this.
 const MAX_PAGE_SHIFT: u32 = 4;
 
-/// Why something is refused, as SPDK logs it.
+/// Why a value is refused, as a C string that SPDK logs.
 pub type Reason = &'static CStr;
 
 fn bytes<const N: usize>(data: &[u8], at: usize) -> [u8; N] {
@@ -55,7 +54,7 @@ fn bound_u32(data: &mut [u8], at: usize, low: u32, high: u32) {
     put(data, at, value.to_le_bytes());
 }
 
-/// Offsets in a controller's data.
+/// Offsets in Identify Controller data.
 mod controller_at {
     pub(super) const MDTS: usize = 77;
     pub(super) const CRDT: [usize; 3] = [128, 130, 132];
@@ -66,16 +65,16 @@ mod controller_at {
     pub(super) const IOCCSZ: usize = 1792;
 }
 
-/// Security commands and doorbell buffers, which are for local devices: SPDK would use the first while it
-/// waits in place.
+/// Features for local devices only: security commands, which SPDK would send and wait for synchronously, blocking
+/// its reactor, and doorbell buffers.
 const OACS_SECURITY: u16 = 1;
 const OACS_DOORBELL_BUFFER: u16 = 1 << 8;
 
-/// Brings a controller's data into bounds. `page_shift` is the logarithm of its smallest page. `lists` says
-/// whether it answers lists of namespaces (version 1.1), without which its namespaces are 1 to NN.
+/// Sanitizes Identify Controller data. `page_shift` is log2 of the controller's smallest page. `lists`: the
+/// controller supports lists of active namespaces (version 1.1); otherwise its namespaces are 1 to NN.
 ///
 /// # Errors
-/// The reason, if it has more ANA groups, or without lists more namespaces, than fit.
+/// The reason, if the controller has too many ANA groups, or too many namespaces without lists.
 pub fn controller(
     data: &mut [u8; IDENTIFY_LEN],
     page_shift: u32,
@@ -88,12 +87,12 @@ pub fn controller(
     if u32::from_le_bytes(bytes(data, NANAGRPID)) > MAX_ANA_GROUPS {
         return Err(c"more ANA groups than 1024");
     }
-    // Namespaces are counted when they are listed.
+    // The namespaces themselves are counted when their list is read.
     bound_u32(data, MNAN, 0, MAX_NAMESPACES);
     bound_u32(data, IOCCSZ, MIN_CAPSULE_UNITS, MAX_CAPSULE_UNITS);
     let [mdts] = bytes(data, MDTS);
     if u32::from(mdts).saturating_add(page_shift) > 31 {
-        // No limit that could be reached.
+        // The limit exceeds any transfer: 0 means no limit.
         put(data, MDTS, [0]);
     }
     let oacs = u16::from_le_bytes(bytes(data, OACS)) & !(OACS_SECURITY | OACS_DOORBELL_BUFFER);
@@ -105,10 +104,10 @@ pub fn controller(
     Ok(())
 }
 
-/// Whether a controller may have such a smallest page (CAP.MPSMIN).
+/// Checks a controller's smallest page (CAP.MPSMIN).
 ///
 /// # Errors
-/// The reason, if it is larger than 64 KiB.
+/// The reason, if the page is larger than 64 KiB.
 pub const fn smallest_page(mpsmin: u32) -> Result<(), Reason> {
     if mpsmin > MAX_PAGE_SHIFT {
         return Err(c"a smallest page above 64 KiB");
@@ -116,8 +115,8 @@ pub const fn smallest_page(mpsmin: u32) -> Result<(), Reason> {
     Ok(())
 }
 
-/// The keep alive time that is used, given what the peer has made of ours: both in milliseconds, and 0 is
-/// none, which is not for the peer to say.
+/// Returns the keep alive timeout to use, in milliseconds, from the value the peer `answered` and the value
+/// `wanted`. 0 disables it, which only this side may decide.
 pub fn keep_alive(answered: u32, wanted: u32) -> u32 {
     match (wanted, answered) {
         (0, _) => 0,
@@ -128,7 +127,7 @@ pub fn keep_alive(answered: u32, wanted: u32) -> u32 {
     }
 }
 
-/// Offsets in a namespace's data.
+/// Offsets in Identify Namespace data.
 mod namespace_at {
     pub(super) const NSZE: usize = 0;
     pub(super) const NCAP: usize = 8;
@@ -139,28 +138,28 @@ mod namespace_at {
     pub(super) const LBAF: usize = 128;
 }
 
-/// Sizes of the formats' table.
+/// Bounds of the table of LBA formats.
 const MAX_FORMATS: u8 = 64;
 const FORMAT_LEN: usize = 4;
 
-/// Protection information takes so much metadata at least.
+/// The least metadata that protection information needs, in bytes.
 const MIN_PROTECTION: u32 = 8;
 
-/// What of a namespace's data decides how its blocks are moved.
+/// The fields of a namespace that determine how its blocks are transferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
-    /// Bytes of a block.
+    /// Data bytes per block.
     pub block: u32,
-    /// Bytes of metadata of a block.
+    /// Metadata bytes per block.
     pub metadata: u32,
-    /// The metadata follows its block.
+    /// The metadata is interleaved: it follows each block.
     pub extended: bool,
 }
 
-/// Makes a namespace's data sane, of which `max_transfer` bytes at most are moved at once.
+/// Sanitizes Identify Namespace data. `max_transfer` is the largest transfer, in bytes.
 ///
 /// # Errors
-/// The reason, if its blocks cannot be used.
+/// The reason, if the namespace's blocks are unusable.
 pub fn namespace(data: &mut [u8; IDENTIFY_LEN], max_transfer: u32) -> Result<Geometry, Reason> {
     use namespace_at::{DPS, FLBAS, LBAF, NCAP, NLBAF, NOIOB, NSZE};
     let size = u64::from_le_bytes(bytes(data, NSZE));
@@ -170,7 +169,7 @@ pub fn namespace(data: &mut [u8; IDENTIFY_LEN], max_transfer: u32) -> Result<Geo
     }
     let [nlbaf] = bytes(data, NLBAF);
     let [flbas] = bytes(data, FLBAS);
-    // As SPDK has it: the upper two bits count where there are more than 16 formats.
+    // As SPDK evaluates FLBAS: its upper two bits count only with more than 16 formats.
     let format = match nlbaf {
         0..16 => flbas & 0xf,
         _ => (flbas & 0xf) | ((flbas >> 1) & 0x30),
@@ -211,7 +210,7 @@ pub fn namespace(data: &mut [u8; IDENTIFY_LEN], max_transfer: u32) -> Result<Geo
     }
     let boundary = u16::from_le_bytes(bytes(data, NOIOB));
     if !boundary.is_power_of_two() {
-        // It is advice. SPDK computes with a mask.
+        // Only a hint, but SPDK uses it as a mask, which requires a power of two.
         put(data, NOIOB, [0; 2]);
     }
     Ok(Geometry {
@@ -221,20 +220,21 @@ pub fn namespace(data: &mut [u8; IDENTIFY_LEN], max_transfer: u32) -> Result<Geo
     })
 }
 
-/// What a list of namespaces is so far.
+/// The state of a list of active namespaces after the pages read so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum List {
-    /// It ends after so many.
+    /// The list is complete, with this many namespaces.
     Ends(u32),
-    /// The page is full: it goes on after this one.
+    /// The last page is full: the list continues after this namespace ID.
     GoesOn(u32),
 }
 
-/// Reads what has come of a list of active namespaces, page after page, of a controller whose highest is
-/// `highest`.
+/// Validates the pages read so far of a list of active namespaces. `highest` is the controller's highest namespace
+/// ID.
 ///
 /// # Errors
-/// The reason, if it does not ascend, has one above the highest, or more than [`MAX_NAMESPACES`].
+/// The reason, if the list does not ascend, contains an ID above `highest`, or has more than [`MAX_NAMESPACES`]
+/// entries.
 pub fn active_list(pages: &[u32], highest: u32) -> Result<List, Reason> {
     let mut last = 0;
     let mut count = 0_u32;

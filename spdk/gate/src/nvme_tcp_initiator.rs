@@ -1,4 +1,4 @@
-//! NVMe/TCP as initiator: the PDUs that a peer may send, and when.
+//! NVMe/TCP, initiator side: validates the PDUs of a target and their sequence.
 //!
 //! ```text
 //! ICResp ─► PDU header (sizes, digests) ─► R2T      for a command that sends, in order, within its size
@@ -13,22 +13,22 @@ use crate::nvme::{FABRICS, admin, io};
 /// Fatal error status of a H2CTermReq (NVMe/TCP transport specification, FES).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fatal {
-    /// A field of the header has a value that cannot be.
+    /// A header field has an invalid value.
     InvalidHeaderField = 1,
-    /// A PDU that does not belong here now.
+    /// The PDU is out of sequence.
     PduSequence = 2,
     /// Data beyond the end of the command's buffer.
     OutOfRange = 4,
-    /// More R2Ts at once than were allowed.
+    /// More concurrent R2Ts than allowed.
     LimitExceeded = 5,
 }
 
-/// Why a PDU is refused: what goes into the TermReq, and what goes into the log.
+/// Why a PDU is refused: the status for the TermReq, and the text for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
-    /// For the peer.
+    /// The status sent to the peer.
     pub fatal: Fatal,
-    /// For the operator. A C string, since SPDK logs it.
+    /// The text for the operator. A C string, since SPDK logs it.
     pub reason: &'static core::ffi::CStr,
 }
 
@@ -38,27 +38,27 @@ const fn refuse(fatal: Fatal, reason: &'static core::ffi::CStr) -> Verdict {
     Err(Refusal { fatal, reason })
 }
 
-/// What was agreed on when the connection was opened.
+/// The digests negotiated when the connection was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digests {
-    /// Checksums over headers.
+    /// Headers carry a digest.
     pub header: bool,
-    /// Checksums over data.
+    /// Data carries a digest.
     pub data: bool,
 }
 
-/// The first eight bytes of a PDU.
+/// The common header: the first eight bytes of a PDU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// PDU type.
     pub kind: u8,
-    /// Flags, whose meaning depends on the type.
+    /// Flags, whose meaning depends on the PDU type.
     pub flags: u8,
-    /// Length of the header.
+    /// Header length (HLEN), in bytes.
     pub hlen: u8,
-    /// Where data begins.
+    /// Data offset (PDO), in bytes.
     pub pdo: u8,
-    /// Length of the whole PDU.
+    /// Length of the whole PDU (PLEN), in bytes.
     pub plen: u32,
 }
 
@@ -84,19 +84,19 @@ const C2H_DATA_LEN: u32 = 24;
 const TERM_REQ_LEN: u32 = 24;
 const MAX_TERM_REQ_LEN: u32 = 152;
 
-/// The highest data offset: 32 units of 4 bytes (PDO, HPDA).
+/// The highest data offset, in bytes: 32 units of 4 bytes (PDO, HPDA).
 const MAX_PDO: u32 = 128;
 
-/// The smallest MAXH2CDATA that a controller may announce.
+/// The smallest MAXH2CDATA that a controller may announce, in bytes.
 const MIN_MAXH2CDATA: u32 = 4096;
 
 /// The highest CPDA.
 const MAX_CPDA: u8 = 31;
 
-/// Whether a PDU with this header may come.
+/// Validates a common header.
 ///
 /// # Errors
-/// A [`Refusal`] if its type is none that a controller sends, or its lengths are not those of its type.
+/// A [`Refusal`] if a controller never sends this type, or if the lengths do not match the type.
 pub fn header(header: Header, digests: Digests) -> Verdict {
     use Fatal::InvalidHeaderField;
     let Header { kind, hlen, .. } = header;
@@ -157,23 +157,23 @@ pub fn header(header: Header, digests: Digests) -> Verdict {
     Ok(())
 }
 
-/// What an ICResp says.
+/// The fields of an ICResp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IcResp {
     /// Format version.
     pub pfv: u16,
-    /// Alignment of data that we send, in units of 4 bytes, 0 is one.
+    /// CPDA: alignment of data that we send, in units of 4 bytes, 0's based.
     pub cpda: u8,
-    /// Digests that the connection uses.
+    /// The digests that the connection uses.
     pub digests: Digests,
-    /// The most data that one H2CData may have.
+    /// MAXH2CDATA: the most data in one H2CData, in bytes.
     pub maxh2cdata: u32,
 }
 
-/// Whether a connection may be opened so, given the digests that were asked for.
+/// Validates an ICResp, given the digests that were requested.
 ///
 /// # Errors
-/// A [`Refusal`] for another format, values out of range, or a digest that was not asked for.
+/// A [`Refusal`] for an unknown format, a value out of range, or a digest that was not requested.
 pub fn ic_resp(answer: IcResp, asked: Digests) -> Verdict {
     use Fatal::InvalidHeaderField;
     if answer.pfv != 0 {
@@ -198,21 +198,21 @@ pub fn ic_resp(answer: IcResp, asked: Digests) -> Verdict {
     Ok(())
 }
 
-/// Which way a command moves data: the two lowest bits of its opcode (of a Fabrics command: its type).
+/// The direction of a command's data: the two lowest bits of its opcode, or of its type for a Fabrics command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transfer {
-    /// None.
+    /// No data.
     None,
-    /// From us to the peer.
+    /// From the host (us) to the peer.
     ToPeer,
-    /// From the peer to us.
+    /// From the peer to the host (us).
     FromPeer,
-    /// Both ways, which no command that is sent here does.
+    /// Bidirectional; no command sent here is.
     Both,
 }
 
 impl Transfer {
-    /// Of an opcode, or the type of a Fabrics command.
+    /// Decodes the direction from an opcode, or from the type of a Fabrics command.
     pub const fn of(opcode: u8) -> Self {
         match opcode & 0b11 {
             0 => Self::None,
@@ -223,45 +223,45 @@ impl Transfer {
     }
 }
 
-/// A command that the peer has, and how far its data is.
+/// A command in flight, and the progress of its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Command {
-    /// It is on the admin queue.
+    /// The command is on the admin queue.
     pub admin: bool,
-    /// Its opcode.
+    /// The opcode.
     pub opcode: u8,
-    /// The way of its data.
+    /// The direction of its data.
     pub transfer: Transfer,
-    /// The size of its buffer.
+    /// The size of its buffer, in bytes.
     pub size: u32,
-    /// Its data went with it, in its capsule.
+    /// The data was sent in the command's capsule.
     pub in_capsule: bool,
-    /// How much of its data has been asked for by R2Ts, sent or not.
+    /// Bytes requested by R2Ts, whether sent yet or not.
     pub requested: u64,
-    /// How much of its data has come.
+    /// Bytes received.
     pub received: u64,
-    /// An R2T waits behind one that is being answered.
+    /// An R2T is queued behind one that is being served.
     pub r2t_waits: bool,
-    /// Its response has come: nothing more may, although it is not yet given back.
+    /// The response has been received: no further PDU may refer to the command, even before it completes.
     pub ended: bool,
 }
 
 impl Command {
-    /// Commands whose success means that all of the buffer was moved. Others may move less (log pages,
-    /// security receive), and get a buffer of zeroes.
+    /// Returns whether success implies that the whole buffer was transferred. Other commands may transfer less (log
+    /// pages, security receive), and get a zeroed buffer.
     const fn moves_all(&self) -> bool {
         match (self.admin, self.opcode) {
             (true, admin::IDENTIFY) => true,
             (true, _) => false,
             (false, io::WRITE | io::READ | io::COMPARE | io::ZONE_APPEND) => true,
-            // Authentication Receive: messages are shorter than what is asked for.
+            // Authentication Receive: messages may be shorter than the allocation length.
             (false, FABRICS) => false,
-            // Anything else that an I/O queue reads goes to whoever asked, buffer and all.
+            // Any other read of an I/O queue is passed on with its whole buffer, so none of it may be stale.
             (false, _) => matches!(self.transfer, Transfer::FromPeer),
         }
     }
 
-    /// Whether the whole buffer was moved.
+    /// Returns whether the whole buffer was transferred.
     fn is_moved(&self) -> bool {
         let size = u64::from(self.size);
         match self.transfer {
@@ -272,10 +272,10 @@ impl Command {
     }
 }
 
-/// Whether the peer may ask for this part of a command's data.
+/// Validates an R2T for this part of a command's data.
 ///
 /// # Errors
-/// A [`Refusal`] unless the command sends data that is not in its capsule, and this is the next part of it.
+/// A [`Refusal`] unless the command sends data outside its capsule, and this is the next part of it.
 pub fn r2t(command: &Command, offset: u32, length: u32) -> Verdict {
     use Fatal::{InvalidHeaderField, LimitExceeded, OutOfRange, PduSequence};
     if command.ended {
@@ -297,11 +297,11 @@ pub fn r2t(command: &Command, offset: u32, length: u32) -> Verdict {
     Ok(())
 }
 
-/// Whether the peer may send this part of a command's data. `flags` are those of the PDU, `length` what
-/// its header says, `room` what the PDU has behind its data offset without a digest.
+/// Validates a C2HData with this part of a command's data. `flags` are those of the PDU, `length` is the header's
+/// data length, and `room` the bytes behind the PDU's data offset, without a digest.
 ///
 /// # Errors
-/// A [`Refusal`] unless the command reads, and this is the next part of it.
+/// A [`Refusal`] unless the command reads, and this is the next part of its data.
 pub fn c2h_data(command: &Command, offset: u32, length: u32, flags: u8, room: u32) -> Verdict {
     use Fatal::{InvalidHeaderField, OutOfRange, PduSequence};
     if command.ended {
@@ -339,10 +339,10 @@ pub fn c2h_data(command: &Command, offset: u32, length: u32, flags: u8, room: u3
     Ok(())
 }
 
-/// Whether a command may end now.
+/// Validates the response of a command.
 ///
 /// # Errors
-/// A [`Refusal`] if it has ended already, or succeeds without its data.
+/// A [`Refusal`] if the command has ended already, or succeeds without having transferred its data.
 pub fn response(command: &Command, success: bool) -> Verdict {
     if command.ended {
         return refuse(Fatal::PduSequence, c"a second response to one command");

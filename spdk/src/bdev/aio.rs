@@ -7,34 +7,33 @@ use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-/// A file or block device to use.
+/// How to create an AIO bdev.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Unique among bdevs.
+    /// Name, unique among bdevs.
     pub name: String,
-    /// SPDK makes one where none is given.
+    /// UUID; `None` lets SPDK generate one.
     pub uuid: Option<[u8; 16]>,
-    /// The file's path; its size must be a multiple of the block size.
+    /// Path of the file or block device; its size must be a multiple of the block size.
     pub filename: String,
-    /// Bytes of a logical block: a power of two, 512 or more, at least that of
-    /// the file. 0 takes the file's own.
+    /// Bytes of a logical block: a power of two, at least 512 and at least the file's own. 0 selects the file's own.
     pub block_size: u32,
-    /// No writes.
+    /// Rejects writes.
     pub readonly: bool,
 }
 
-/// Opens the file and makes a bdev of it. SPDK opens it on the reactor: whoever
-/// calls has seen that it is there and that opening it does not wait.
+/// Opens the file and creates a bdev over it. SPDK opens the file on the reactor, so the caller must have checked
+/// that the file exists and that opening it does not block.
 ///
-/// EINVAL for a size or block size that cannot be (an empty file too), EEXIST for
-/// a name or UUID in use, else the errno of open(2).
+/// EINVAL for an invalid size or block size (including an empty file), EEXIST for a name or UUID in use, otherwise
+/// the errno of open(2).
 pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     const OPERATION: &str = "create aio bdev";
     let Options { name, filename, .. } = options;
     check_name(spdk, OPERATION, name)?;
     let c_name = cstr("bdev name", name)?;
     let c_filename = cstr("file name", filename)?;
-    // SAFETY: on the app thread; the strings and the UUID outlive the call.
+    // SAFETY: runs on the app thread; the strings and the UUID outlive the call.
     let rc = unsafe {
         sys::opi_bdev_aio_create(
             c_name.as_ptr(),
@@ -50,7 +49,7 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
             options.block_size
         ))
     })?;
-    // SPDK takes an empty file, and nothing can be done with the result.
+    // SPDK accepts an empty file, but the resulting bdev is useless: undo.
     if lookup(spdk, name)?.is_none_or(|info| info.num_blocks == 0) {
         delete(spdk, name).await?;
         return Err(
@@ -60,11 +59,11 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Has the bdev take over the size that its file now has; a file that has become
-/// empty takes the bdev away. EBUSY if it shrank while it is open.
+/// Adopts the file's current size. If the file has become empty, the bdev is removed. EBUSY if the file shrank while
+/// the bdev is open.
 pub async fn rescan(_: Spdk, name: &str) -> Result<(), Error> {
     let c_name = cstr("bdev name", name)?;
-    // SAFETY: on the app thread; the name outlives the call.
+    // SAFETY: runs on the app thread; the name outlives the call.
     let rc = unsafe { sys::opi_bdev_aio_rescan(c_name.as_ptr()) };
     check("rescan aio bdev", rc).map_err(|error| error.with_detail(format!("{name:?}")))
 }

@@ -1,4 +1,4 @@
-//! Further names of a bdev: it is found by each of them wherever a bdev is named.
+//! Aliases: further names under which a bdev is found wherever a bdev is named.
 
 use spdk_sys as sys;
 
@@ -7,25 +7,24 @@ use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-/// Gives a bdev a further name. ENODEV if there is no such bdev, EEXIST for a name in
-/// use.
+/// Adds an alias to a bdev. ENODEV if there is no such bdev, EEXIST if the alias is in use. App thread.
 pub fn add(spdk: Spdk, bdev: &str, alias: &str) -> Result<(), Error> {
     const OPERATION: &str = "name bdev";
     check_name(spdk, OPERATION, alias)?;
     let c_alias = cstr("bdev name", alias)?;
     let bdev = existing(spdk, OPERATION, bdev)?;
-    // SAFETY: on the app thread, the bdev just found; SPDK copies the name.
+    // SAFETY: runs on the app thread; the bdev was found without an await since; SPDK copies the name.
     let rc = unsafe { sys::spdk_bdev_alias_add(bdev.as_ptr(), c_alias.as_ptr()) };
     check(OPERATION, rc).map_err(|error| error.with_detail(format!("{alias:?}")))
 }
 
-/// Takes a further name away from its bdev; who has opened the bdev by it keeps it open.
-/// ENODEV if no bdev has it, ENOENT if it is the bdev's own name.
+/// Removes an alias from its bdev. Users that opened the bdev by it keep the bdev open. ENODEV if no bdev has the
+/// alias, ENOENT if it is the bdev's own name. App thread.
 pub fn remove(spdk: Spdk, alias: &str) -> Result<(), Error> {
     const OPERATION: &str = "take name of bdev";
     let c_alias = cstr("bdev name", alias)?;
     let bdev = existing(spdk, OPERATION, alias)?;
-    // SAFETY: on the app thread, the bdev just found; the string outlives the call.
+    // SAFETY: runs on the app thread; the bdev was found without an await since; the string outlives the call.
     let rc = unsafe { sys::spdk_bdev_alias_del(bdev.as_ptr(), c_alias.as_ptr()) };
     check(OPERATION, rc).map_err(|error| error.with_detail(format!("{alias:?}")))
 }

@@ -1,25 +1,24 @@
 //! Encrypted bdevs: AES-XTS over another bdev, block by block.
 
-use std::ffi::{CString, c_int};
+use std::ffi::CString;
 use std::fmt;
 
 use spdk_sys as sys;
 
 use super::stand_in::forget as forget_bdev;
-use super::{check_name, claimed, claimed_by, existing};
-use crate::completion::{call, on_status};
+use super::{REMOVAL_LIMIT, check_name, claimed, claimed_by, existing};
+use crate::completion::{Status, call_within};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-/// An AES-XTS key: both halves, 32 bytes for AES_XTS_128, 64 for AES_XTS_256.
-/// Wiped when dropped; never shown.
+/// An AES-XTS key with both halves: 32 bytes for AES_XTS_128, 64 for AES_XTS_256. Wiped when dropped; never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key(Vec<u8>);
 
 impl Key {
-    /// EINVAL for another length, or two halves that are the same: such a key
-    /// would make the tweak predictable, and SPDK refuses it.
+    /// Validates a key. EINVAL for another length, and for identical halves: these make the tweak predictable, and
+    /// SPDK refuses them.
     pub fn new(key: Vec<u8>) -> Result<Self, Error> {
         let key = Self(key);
         let reason = match key.0.len() {
@@ -47,36 +46,36 @@ impl Drop for Key {
     }
 }
 
-/// An encrypted bdev to make.
+/// How to create an encrypted bdev.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Unique among bdevs.
+    /// Name, unique among bdevs.
     pub name: String,
-    /// The bdev that holds the ciphertext. The new one takes it for itself.
+    /// The bdev that holds the ciphertext. The encrypted bdev claims it exclusively.
     pub base: String,
-    /// Key of all blocks.
+    /// The key of all blocks.
     pub key: Key,
 }
 
-/// What SPDK calls the kind (see [`Info::product`](super::Info)).
+/// SPDK's product name of this kind (see [`Info::product`](super::Info)).
 pub const PRODUCT: &str = "crypto";
 
-/// Makes an encrypted bdev. ENODEV for an unknown base, EBUSY for one in use,
-/// EEXIST for a name in use.
+/// Creates an encrypted bdev. ENODEV for an unknown base, EBUSY if the base is claimed, EEXIST if the name is in
+/// use.
 pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     const OPERATION: &str = "create encrypted bdev";
     let Options { name, base, key } = options;
     check_name(spdk, OPERATION, name)?;
-    // SPDK would wait for a base that is not there yet.
+    // SPDK itself accepts a base that does not exist yet, and waits for it.
     let found = existing(spdk, OPERATION, base)?;
-    // SAFETY: on the app thread, the bdev just found.
+    // SAFETY: runs on the app thread; the bdev was found without an await since.
     if let Some(owner) = unsafe { claimed_by(found.as_ptr()) } {
         return Err(claimed(OPERATION, base, &owner));
     }
     let (c_name, c_base) = (cstr("bdev name", name)?, cstr("base bdev", base)?);
     let (first, second) = key.halves();
     let (first, second) = (Hex::new(first), Hex::new(second));
-    // SAFETY: on the app thread; the strings outlive the call, which copies them.
+    // SAFETY: runs on the app thread; the strings outlive the call, which copies them.
     let rc = unsafe {
         sys::opi_bdev_crypto_create(
             c_name.as_ptr(),
@@ -88,20 +87,20 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     check(OPERATION, rc).map_err(|error| error.with_detail(format!("{name:?} on {base:?}")))
 }
 
-/// Removes an encrypted bdev and its key; the base stays as it is. ENODEV if there
-/// is none of that name, EBUSY if a module claims it.
+/// Deletes an encrypted bdev and its key; the base is unchanged. ENODEV if there is no bdev of that name, EBUSY if a
+/// module claims it.
 pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "delete encrypted bdev";
     let bdev = existing(spdk, OPERATION, name)?;
-    // SAFETY: on the app thread, the bdev just found.
+    // SAFETY: runs on the app thread; the bdev was found without an await since.
     if let Some(owner) = unsafe { claimed_by(bdev.as_ptr()) } {
         return Err(claimed(OPERATION, name, &owner));
     }
-    unregister(OPERATION, name).await
+    unregister(spdk, OPERATION, name).await
 }
 
-/// Has SPDK give up an encrypted bdev that went because its base did, and its key: it would
-/// make it again once the base is back. EBUSY if another bdev has the name, or a module claims it.
+/// Makes SPDK forget an encrypted bdev that was removed together with its base, and its key. Otherwise SPDK
+/// recreates it once the base is back. EBUSY if another bdev has the name, or a module claims it.
 pub async fn forget(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "forget encrypted bdev";
     forget_bdev(spdk, OPERATION, c"crypto", name, async || {
@@ -111,19 +110,19 @@ pub async fn forget(spdk: Spdk, name: &str) -> Result<(), Error> {
 }
 
 /// Unregisters a bdev of the crypto module, which gives up its name and its key.
-async fn unregister(operation: &'static str, name: &str) -> Result<(), Error> {
+async fn unregister(spdk: Spdk, operation: &'static str, name: &str) -> Result<(), Error> {
     let c_name = cstr("bdev name", name)?;
-    let status = call::<c_int>(operation, |argument| {
-        // SAFETY: on the app thread; SPDK copies the name; `on_status` takes the
+    let status = call_within::<Status>(spdk, REMOVAL_LIMIT, operation, |callback, argument| {
+        // SAFETY: on the app thread; SPDK copies the name; the callback takes the
         // argument back, once.
-        unsafe { sys::opi_bdev_crypto_delete(c_name.as_ptr(), Some(on_status), argument) };
+        unsafe { sys::opi_bdev_crypto_delete(c_name.as_ptr(), callback, argument) };
         0
     })
     .await?;
     check(operation, status).map_err(|error| error.with_detail(format!("{name:?}")))
 }
 
-/// Half a key in hexadecimal, as SPDK takes it. Wiped when dropped.
+/// Half a key in hexadecimal, SPDK's format. Wiped when dropped.
 struct Hex(CString);
 
 impl Hex {
@@ -134,7 +133,7 @@ impl Hex {
             text.push(DIGITS[usize::from(byte >> 4)]);
             text.push(DIGITS[usize::from(byte & 15)]);
         }
-        // Room for the terminator was reserved, so no copy is left behind.
+        // Capacity for the terminator is reserved, so CString::new does not reallocate and leave a copy behind.
         Self(CString::new(text).unwrap_or_default())
     }
 }
@@ -146,7 +145,7 @@ impl Drop for Hex {
     }
 }
 
-/// Overwrites a secret, which the compiler must not leave out.
+/// Overwrites a secret; black_box keeps the compiler from removing the write as a dead store.
 fn wipe(bytes: &mut [u8]) {
     bytes.fill(0);
     std::hint::black_box(bytes);

@@ -1,23 +1,21 @@
-//! Delay bdevs: what another bdev answers, later.
-
-use std::ffi::c_int;
+//! Delay bdevs: add latency to the I/O of another bdev.
 
 use spdk_sys as sys;
 
-use super::{check_name, claimed, claimed_by, existing, lookup, stand_in};
-use crate::completion::{call, on_status};
+use super::{REMOVAL_LIMIT, check_name, claimed, claimed_by, existing, lookup, stand_in};
+use crate::completion::{Status, call_within};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-/// What SPDK calls the kind (see [`Info::product`](super::Info)).
+/// SPDK's product name of this kind (see [`Info::product`](super::Info)).
 pub const PRODUCT: &str = "delay";
 
-/// Most microseconds of a delay: 60 s, more than hosts wait for an I/O.
+/// The longest delay, in microseconds: 60 s, more than hosts wait for an I/O.
 pub const MAX_US: u32 = 60_000_000;
 
-/// Microseconds that are added to each I/O: to 99 in a hundred, and to the hundredth, picked at random.
-/// Unmap, flush and reset are not delayed.
+/// Microseconds added to each I/O: `avg` to 99 of 100, `p99` to the rest, chosen at random. Unmap, flush and reset
+/// are not delayed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as SPDK's are")]
 pub struct Delays {
@@ -28,7 +26,7 @@ pub struct Delays {
 }
 
 impl Delays {
-    /// EINVAL for more than [`MAX_US`], or a hundredth that is faster than the others.
+    /// Validates the delays. EINVAL for more than [`MAX_US`], or a p99 below the average.
     fn checked(self, operation: &'static str) -> Result<sys::opi_bdev_delays, Error> {
         let invalid = |what: String| Err(Error::new(operation, libc::EINVAL).with_detail(what));
         for (avg, p99) in [
@@ -53,42 +51,43 @@ impl Delays {
     }
 }
 
-/// Makes a delay bdev, which takes `base` for itself. SPDK makes it again, with these delays, when the base
-/// comes back. ENODEV for an unknown base, EBUSY for one in use, EEXIST for a name in use.
+/// Creates a delay bdev, which claims `base` exclusively. SPDK recreates it with these delays when the base comes
+/// back. ENODEV for an unknown base, EBUSY if the base is claimed, EEXIST if the name is in use.
 pub async fn create(spdk: Spdk, name: &str, base: &str, delays: Delays) -> Result<(), Error> {
     const OPERATION: &str = "create delay bdev";
     let delays = delays.checked(OPERATION)?;
     check_name(spdk, OPERATION, name)?;
-    // SPDK would wait for a base that is not there yet.
+    // SPDK itself accepts a base that does not exist yet, and waits for it.
     let found = existing(spdk, OPERATION, base)?;
-    // SAFETY: on the app thread, the bdev just found.
+    // SAFETY: runs on the app thread; the bdev was found without an await since.
     if let Some(owner) = unsafe { claimed_by(found.as_ptr()) } {
         return Err(claimed(OPERATION, base, &owner));
     }
     let (c_name, c_base) = (cstr("bdev name", name)?, cstr("base bdev", base)?);
-    // SAFETY: on the app thread; strings and delays outlive the call, which copies them.
+    // SAFETY: runs on the app thread; strings and delays outlive the call, which copies them.
     let rc = unsafe { sys::opi_bdev_delay_create(c_name.as_ptr(), c_base.as_ptr(), &delays) };
     let made = check(OPERATION, rc);
     match made.map_err(|error| error.with_detail(format!("{name:?} on {base:?}"))) {
-        // SPDK keeps the name of one that it could not make, and has the one that went still on its list.
+        // Rollback: SPDK keeps the name of a delay bdev that it could not create, and still lists one removed with
+        // its base.
         Err(error) => Err(error.after_undo(forget(spdk, name).await)),
         made => made,
     }
 }
 
-/// Gives a delay bdev other delays, also while it is in use: they hold for I/O that its base completes from
-/// now on. ENODEV if there is no delay bdev of that name.
+/// Changes the delays of a delay bdev, also while it is in use. Applies to I/O that its base completes from now on.
+/// ENODEV if there is no delay bdev of that name. App thread.
 pub fn set(_: Spdk, name: &str, delays: Delays) -> Result<(), Error> {
     const OPERATION: &str = "set delays of bdev";
     let delays = delays.checked(OPERATION)?;
     let c_name = cstr("bdev name", name)?;
-    // SAFETY: on the app thread; name and delays outlive the call.
+    // SAFETY: runs on the app thread; name and delays outlive the call.
     let rc = unsafe { sys::opi_bdev_delay_set(c_name.as_ptr(), &delays) };
     check(OPERATION, rc).map_err(|error| error.with_detail(format!("{name:?}")))
 }
 
-/// Removes a delay bdev, also one that went because its base did; the base stays as it is. EBUSY if a
-/// module claims it, or another bdev has the name.
+/// Deletes a delay bdev, also one that was removed together with its base; the base is unchanged. EBUSY if a module
+/// claims it, or another bdev has the name.
 pub async fn remove(spdk: Spdk, name: &str) -> Result<(), Error> {
     if let Some(found) = lookup(spdk, name)?
         && found.product != PRODUCT
@@ -105,21 +104,21 @@ pub async fn remove(spdk: Spdk, name: &str) -> Result<(), Error> {
 async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "delete delay bdev";
     let bdev = existing(spdk, OPERATION, name)?;
-    // SAFETY: on the app thread, the bdev just found.
+    // SAFETY: runs on the app thread; the bdev was found without an await since.
     if let Some(owner) = unsafe { claimed_by(bdev.as_ptr()) } {
         return Err(claimed(OPERATION, name, &owner));
     }
     let c_name = cstr("bdev name", name)?;
-    let status = call::<c_int>(OPERATION, |argument| {
-        // SAFETY: on the app thread; SPDK copies the name; `on_status` takes the argument back, once.
-        unsafe { sys::opi_bdev_delay_delete(c_name.as_ptr(), Some(on_status), argument) };
+    let status = call_within::<Status>(spdk, REMOVAL_LIMIT, OPERATION, |callback, argument| {
+        // SAFETY: on the app thread; SPDK copies the name; the callback takes the argument back, once.
+        unsafe { sys::opi_bdev_delay_delete(c_name.as_ptr(), callback, argument) };
         0
     })
     .await?;
     check(OPERATION, status).map_err(|error| error.with_detail(format!("{name:?}")))
 }
 
-/// Has SPDK forget one that went because its base did.
+/// Makes SPDK forget a delay bdev that was removed together with its base.
 async fn forget(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "forget delay bdev";
     stand_in::forget(spdk, OPERATION, c"delay", name, async || {

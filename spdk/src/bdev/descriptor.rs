@@ -1,4 +1,4 @@
-//! A bdev that is open: it stays in SPDK's list until its descriptor is closed.
+//! An open bdev, which stays in SPDK's list until its descriptor is closed.
 
 use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
@@ -8,34 +8,34 @@ use spdk_sys as sys;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-/// Open to look at, without a claim. Stays on the app thread; closed when it is dropped, which is to be soon:
-/// a bdev that is being removed waits for it, and is not told.
+/// A bdev opened for inspection, without a claim; closed on drop. Stays on the app thread. Hold it only briefly: the
+/// removal of the bdev waits for it, and remove events are ignored.
 pub(super) struct Descriptor(*mut sys::spdk_bdev_desc);
 
 impl Descriptor {
-    /// Opens the bdev of this name, for `operation`.
+    /// Opens the named bdev for `operation`.
     ///
     /// # Errors
-    /// SPDK's: ENODEV also for one that is being removed.
+    /// SPDK's errors: ENODEV also if the bdev is being removed.
     pub(super) fn open(_: Spdk, operation: &'static str, name: &CStr) -> Result<Self, Error> {
         let mut descriptor = null_mut();
-        // SAFETY: on the app thread; the name and the output outlive the call; the event callback needs no
-        // context.
+        // SAFETY: runs on the app thread; the name and the output outlive the call; the event callback ignores its
+        // null context.
         let rc = unsafe {
             let output = &mut descriptor;
             sys::spdk_bdev_open_ext(name.as_ptr(), false, Some(ignore_event), null_mut(), output)
         };
-        // Not made where nothing was opened: it would close that.
+        // No `Descriptor` on failure: dropping one would close a descriptor that was never opened.
         check(operation, rc).map(|()| Self(descriptor))
     }
 
-    /// The bdev.
+    /// Returns the bdev.
     pub(super) fn bdev(&self) -> *mut sys::spdk_bdev {
-        // SAFETY: open until it is dropped.
+        // SAFETY: the descriptor is open for the lifetime of `self`.
         unsafe { sys::spdk_bdev_desc_get_bdev(self.0) }
     }
 
-    /// For SPDK's functions that want it.
+    /// Returns the descriptor for SPDK's functions.
     pub(super) fn as_ptr(&self) -> *mut sys::spdk_bdev_desc {
         self.0
     }
@@ -43,7 +43,7 @@ impl Descriptor {
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // SAFETY: opened on this thread and not closed before.
+        // SAFETY: opened on this thread, and closed only here.
         unsafe { sys::spdk_bdev_close(self.0) };
     }
 }

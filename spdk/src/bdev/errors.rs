@@ -1,5 +1,5 @@
-//! I/O that devices have answered with errors. What hosts cause themselves does not count: aborts, fused
-//! commands, comparisons that find a difference, reservations of others.
+//! I/O that devices completed with an error. Errors caused by hosts do not count: aborts, failed fused commands,
+//! miscompares, reservation conflicts.
 
 use spdk_sys as sys;
 
@@ -7,19 +7,19 @@ use super::survey::Open;
 use crate::runtime::Spdk;
 use spdk_control::executor::yield_now;
 
-/// How many bdevs one step reads.
+/// Number of bdevs read per step.
 const AT_ONCE: usize = 64;
 
-/// I/Os of a bdev that its device has failed, by what they were.
+/// I/Os of a bdev that its device failed, by type.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IoErrors {
     /// Reads.
     pub read: u64,
-    /// Writes, also of zeroes.
+    /// Writes, including write-zeroes.
     pub write: u64,
     /// Flushes.
     pub flush: u64,
-    /// Everything else, such as unmaps and resets.
+    /// All others, such as unmaps and resets.
     pub other: u64,
 }
 
@@ -33,7 +33,7 @@ impl IoErrors {
         }
     }
 
-    /// All of them.
+    /// Returns the sum of all types.
     pub fn all(&self) -> u64 {
         let Self {
             read,
@@ -46,7 +46,7 @@ impl IoErrors {
             .saturating_add(*other)
     }
 
-    /// Those that have come since; all of them where the counters have begun anew.
+    /// Returns the errors since `before`; all of them if the counters were reset in between.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let difference = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
@@ -59,13 +59,13 @@ impl IoErrors {
     }
 }
 
-/// Such errors of all bdevs since the start. For any thread; asking costs the reactors nothing.
+/// Returns the total of all bdevs since the start. Any thread; does not involve the reactors.
 pub fn device_errors() -> u64 {
-    // SAFETY: reads one integer of static life, atomically.
+    // SAFETY: reads one integer with static lifetime, atomically.
     unsafe { sys::opi_bdev_device_errors() }
 }
 
-/// The bdevs that have such errors, and how many of each type.
+/// Returns the bdevs with device errors, and their counts by type.
 pub async fn failed(spdk: Spdk) -> Vec<(String, IoErrors)> {
     let mut found = Vec::new();
     let mut open = Open::next(spdk, None);

@@ -1,4 +1,4 @@
-//! How long a bdev's I/O took: a histogram that SPDK keeps for each channel, read as a whole.
+//! Latency histograms of bdevs, which SPDK keeps per channel, read as their sum.
 
 use std::ffi::{c_int, c_void};
 use std::time::Duration;
@@ -8,40 +8,40 @@ use spdk_sys as sys;
 use crate::completion::{Promise, completion};
 use crate::error::Error;
 
-/// I/O of a bdev by its latency, since the histogram was first read, which switches it on.
+/// A bdev's I/O by latency, since the first reading of its histogram, which enables it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Latencies(
-    /// The buckets that are not empty: up to which latency, and how much I/O. In their order.
+    /// The non-empty buckets in ascending order: upper bound of the latency, and number of I/Os.
     pub Vec<(Duration, u64)>,
 );
 
-/// What goes through C: the buckets told so far.
+/// The state passed through C: the buckets reported so far.
 struct Reading {
     buckets: Vec<(u64, u64)>,
     promise: Promise<(Vec<(u64, u64)>, c_int)>,
 }
 
-/// What a reading will bring.
+/// A reading in progress.
 pub(super) type Pending = crate::completion::Pending<(Vec<(u64, u64)>, c_int)>;
 
-/// Has SPDK read the latencies of a bdev.
+/// Starts reading a bdev's latencies.
 ///
 /// # Safety
-/// On the app thread; `bdev` is open until [`end`] returns.
+/// Runs on the app thread; `bdev` stays open until [`end`] returns.
 pub(super) unsafe fn begin(bdev: *mut sys::spdk_bdev) -> Pending {
     let (promise, pending) = completion();
     let reading = Box::into_raw(Box::new(Reading {
         buckets: Vec::new(),
         promise,
     }));
-    // SAFETY: the caller's contract; `reading` stays until `on_done`, which always comes, last.
+    // SAFETY: by the caller's contract; `reading` lives until `on_done`, which is always called, last.
     unsafe {
         sys::opi_bdev_read_histogram(bdev, Some(on_bucket), Some(on_done), reading.cast());
     }
     pending
 }
 
-/// What has been read; nothing if SPDK has no memory to count latencies.
+/// Awaits the reading; empty if SPDK has no memory to count latencies.
 pub(super) async fn end(pending: Pending) -> Result<Latencies, Error> {
     let (buckets, status) = pending.await?;
     if status != 0 {
@@ -56,13 +56,13 @@ pub(super) async fn end(pending: Pending) -> Result<Latencies, Error> {
 }
 
 unsafe extern "C" fn on_bucket(argument: *mut c_void, end: u64, count: u64) {
-    // SAFETY: what `begin` passed, which nobody else has until `on_done`.
+    // SAFETY: `argument` is the box from `begin`, which nobody else accesses until `on_done`.
     let reading = unsafe { &mut *argument.cast::<Reading>() };
     reading.buckets.push((end, count));
 }
 
 unsafe extern "C" fn on_done(argument: *mut c_void, status: c_int) {
-    // SAFETY: as above; called once, last, on the app thread.
+    // SAFETY: `argument` is the box from `begin`; called once, last, on the app thread.
     let Reading { buckets, promise } = *unsafe { Box::from_raw(argument.cast::<Reading>()) };
     promise.complete((buckets, status));
 }

@@ -1,4 +1,4 @@
-//! RAM disks, in SPDK's own memory.
+//! RAM disks in SPDK's own memory.
 
 use spdk_sys as sys;
 
@@ -7,29 +7,28 @@ use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-/// A RAM disk to make.
+/// How to create a RAM disk.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Unique among bdevs.
+    /// Name, unique among bdevs.
     pub name: String,
-    /// SPDK makes one where none is given.
+    /// UUID; `None` lets SPDK generate one.
     pub uuid: Option<[u8; 16]>,
-    /// Logical blocks, at least one.
+    /// Number of logical blocks, at least one.
     pub num_blocks: u64,
-    /// Bytes of data in a logical block: a power of two, 512 or more.
+    /// Data bytes of a logical block: a power of two, at least 512.
     pub block_size: u32,
-    /// Bytes of metadata behind each block's data: 0 or one of [`METADATA_SIZES`].
+    /// Metadata bytes interleaved after each block's data: 0 or one of [`METADATA_SIZES`].
     pub metadata_size: u32,
 }
 
-/// The sizes of metadata that SPDK's malloc module takes.
+/// The metadata sizes that SPDK's malloc module supports, in bytes.
 pub const METADATA_SIZES: [u32; 5] = [8, 16, 32, 64, 128];
 
-/// Makes a RAM disk, zeroed: this holds the reactor for about as long as writing
-/// that much memory takes.
+/// Creates a zeroed RAM disk. Blocks the reactor for about as long as writing that much memory takes.
 ///
-/// EINVAL for a size that cannot be, EEXIST for a name or UUID in use, ENOMEM if
-/// SPDK's memory has no such piece left.
+/// EINVAL for an invalid size, EEXIST for a name or UUID in use, ENOMEM if SPDK's memory has no contiguous piece of
+/// that size.
 pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     const OPERATION: &str = "create malloc bdev";
     let Options {
@@ -53,13 +52,12 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
              {largest}: delete a malloc volume, or start with more mem-mib"
         ))
     };
-    // DPDK would first lay out a table of all pages that this takes, on the reactor:
-    // GiBs of it for sizes that no machine has.
+    // DPDK would first build a table of all pages involved, on the reactor: GiBs of it for impossible sizes.
     if size > u128::from(memory_of_the_machine()) {
         return Err(no_memory(Error::new(OPERATION, libc::ENOMEM)));
     }
     let c_name = cstr("bdev name", name)?;
-    // SAFETY: on the app thread; name and UUID outlive the call.
+    // SAFETY: runs on the app thread; name and UUID outlive the call.
     let rc = unsafe {
         sys::opi_bdev_malloc_create(
             c_name.as_ptr(),
@@ -75,9 +73,9 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     })
 }
 
-/// Bytes of memory that the machine has.
+/// Returns the machine's memory, in bytes.
 fn memory_of_the_machine() -> u64 {
-    // SAFETY: asks for values; needs nothing, and changes nothing.
+    // SAFETY: sysconf only reads system parameters.
     let (pages, bytes) = unsafe {
         (
             libc::sysconf(libc::_SC_PHYS_PAGES),

@@ -1,4 +1,4 @@
-//! Null devices: they take every write and read as whatever the buffer held.
+//! Null devices: writes are discarded, and reads leave the buffer as it is.
 
 use spdk_sys as sys;
 
@@ -7,21 +7,20 @@ use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-/// A null device to make.
+/// How to create a null device.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Unique among bdevs.
+    /// Name, unique among bdevs.
     pub name: String,
-    /// SPDK makes one where none is given.
+    /// UUID; `None` lets SPDK generate one.
     pub uuid: Option<[u8; 16]>,
-    /// Logical blocks, at least one.
+    /// Number of logical blocks, at least one.
     pub num_blocks: u64,
-    /// Bytes of a logical block: a power of two, 512 or more.
+    /// Bytes of a logical block: a power of two, at least 512.
     pub block_size: u32,
 }
 
-/// Makes a null device. EINVAL for a size that cannot be, EEXIST for a name or
-/// UUID in use.
+/// Creates a null device. EINVAL for an invalid size, EEXIST for a name or UUID in use.
 pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     const OPERATION: &str = "create null bdev";
     let Options {
@@ -32,7 +31,7 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     } = options;
     check_new(spdk, OPERATION, name, *num_blocks, *block_size)?;
     let c_name = cstr("bdev name", name)?;
-    // SAFETY: on the app thread; name and UUID outlive the call.
+    // SAFETY: runs on the app thread; name and UUID outlive the call.
     let rc = unsafe {
         sys::opi_bdev_null_create(
             c_name.as_ptr(),
@@ -44,14 +43,14 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     check(OPERATION, rc).map_err(|error| error.with_detail(format!("{name:?}")))
 }
 
-/// Gives a null device another number of blocks; whoever has it open is told.
+/// Resizes a null device, in blocks; its users are notified.
 ///
-/// ENODEV if there is none of that name, EINVAL for no blocks or another kind of
-/// bdev, EBUSY if it would shrink while it is open.
+/// ENODEV if there is no bdev of that name, EINVAL for 0 blocks or another kind of bdev, EBUSY if it would shrink
+/// while open.
 pub async fn resize(spdk: Spdk, name: &str, num_blocks: u64) -> Result<(), Error> {
     const OPERATION: &str = "resize null bdev";
     let bdev = existing(spdk, OPERATION, name)?.as_ptr();
-    // SAFETY: on the app thread, `bdev` just found.
+    // SAFETY: runs on the app thread; the bdev was found without an await since.
     let (module, block_size) = unsafe {
         (
             string(sys::spdk_bdev_get_module_name(bdev)),

@@ -1,11 +1,11 @@
-//! Whether a bdev is still there: devices go by themselves.
+//! Detects that a bdev has been removed: devices may disappear on their own.
 //!
 //! ```text
-//! watch ─► open, there ─┬─ SPDK says that it goes ─► closed, gone
-//!                       └─ dropped ─────────────────► closed
+//! watch ─► open, present ─┬─ remove event ─► closed, absent
+//!                         └─ dropped ──────► closed
 //! ```
 //!
-//! Who watches from another thread does it under a name of its own: see [`look_after`].
+//! Other threads hold a watch under a name that they choose: see [`look_after`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -20,39 +20,38 @@ use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-/// Watched bdevs that have gone.
+/// Number of watched bdevs that were removed.
 static LOSSES: AtomicU64 = AtomicU64::new(0);
 
-/// How many watched bdevs SPDK has begun to remove since the start. For any thread: as long as it stays as it was,
-/// each [`Presence`] is what it was.
+/// Returns how many watched bdevs SPDK has begun to remove since the start. Any thread. While this number is
+/// unchanged, no [`Presence`] has changed either.
 pub fn losses() -> u64 {
     LOSSES.load(Ordering::Acquire)
 }
 
-/// Whether the bdev that was watched is still there. For any thread; asking costs
-/// the app thread nothing. Another bdev of the same name is another bdev.
+/// Tells whether the watched bdev still exists. Any thread; does not involve the app thread. A later bdev of the
+/// same name is a different bdev.
 #[derive(Debug, Clone)]
 pub struct Presence(Arc<AtomicBool>);
 
 impl Presence {
-    /// `false` once SPDK has begun to remove the bdev.
+    /// Returns `false` once SPDK has begun to remove the bdev.
     pub fn is_there(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
 
-/// What C sees: on the heap, kept by [`Watch`] while the descriptor is open.
+/// The context of C's callback: on the heap, kept alive by [`Watch`] while the descriptor is open.
 struct Watched {
-    /// Null once it has been closed.
+    /// Null once closed.
     descriptor: Cell<*mut sys::spdk_bdev_desc>,
     there: Presence,
 }
 
-/// A bdev that is looked after, until it goes or this is dropped: it does not keep
-/// the bdev. On the app thread.
+/// Watches a bdev until the bdev is removed or this is dropped. Does not delay the removal. App thread.
 pub(crate) struct Watch(Rc<Watched>);
 
-/// Looks after a bdev. ENODEV if there is none of that name.
+/// Starts to watch a bdev. ENODEV if there is no bdev of that name.
 pub(crate) fn watch(_: Spdk, operation: &'static str, name: &str) -> Result<Watch, Error> {
     let c_name = cstr("bdev name", name)?;
     let watched = Rc::new(Watched {
@@ -60,9 +59,8 @@ pub(crate) fn watch(_: Spdk, operation: &'static str, name: &str) -> Result<Watc
         there: Presence(Arc::new(AtomicBool::new(true))),
     });
     let mut descriptor = std::ptr::null_mut();
-    // SAFETY: on the app thread; the name and the output outlive the call; `watched`
-    // stays until `Watch` is dropped, which closes the descriptor first, and SPDK
-    // calls nobody for a closed one.
+    // SAFETY: runs on the app thread; the name and the output outlive the call. `watched` lives until `Watch` is
+    // dropped, which closes the descriptor first, and SPDK delivers no event to a closed descriptor.
     let rc = unsafe {
         sys::spdk_bdev_open_ext(
             c_name.as_ptr(),
@@ -78,12 +76,12 @@ pub(crate) fn watch(_: Spdk, operation: &'static str, name: &str) -> Result<Watc
 }
 
 thread_local! {
-    /// What is looked after for others, by their names.
+    /// The watches held for other threads, by watcher.
     static WATCHES: RefCell<HashMap<String, Watch>> = RefCell::default();
 }
 
-/// Looks after a bdev for `watcher`, in place of one that it has been looked after for it until now.
-/// ENODEV if there is none of that name.
+/// Watches a bdev on behalf of `watcher`, replacing its previous watch. ENODEV if there is no bdev of that name. App
+/// thread.
 pub fn look_after(spdk: Spdk, watcher: &str, name: &str) -> Result<Presence, Error> {
     let watch = watch(spdk, "look after bdev", name)?;
     let presence = watch.presence();
@@ -91,13 +89,13 @@ pub fn look_after(spdk: Spdk, watcher: &str, name: &str) -> Result<Presence, Err
     Ok(presence)
 }
 
-/// Looks after nothing for `watcher` any more.
+/// Drops the watch of `watcher`, if there is one. App thread.
 pub fn leave(_: Spdk, watcher: &str) {
     WATCHES.with_borrow_mut(|watches| watches.remove(watcher));
 }
 
 impl Watch {
-    /// What other threads may know of it.
+    /// Returns the part that may cross threads.
     pub(crate) fn presence(&self) -> Presence {
         self.0.there.clone()
     }
@@ -107,8 +105,8 @@ impl Watched {
     fn close(&self) {
         let descriptor = self.descriptor.replace(std::ptr::null_mut());
         if !descriptor.is_null() {
-            // SAFETY: our own descriptor, opened on this thread (an `Rc` does not
-            // leave it) and not closed before.
+            // SAFETY: this watch's own descriptor, opened on this thread (an `Rc` cannot move to another), and
+            // closed only once: its pointer was taken out above.
             unsafe { sys::spdk_bdev_close(descriptor) };
         }
     }
@@ -120,7 +118,7 @@ impl Drop for Watch {
     }
 }
 
-/// A bdev that is being removed waits until all have closed it.
+/// The removal of a bdev waits until every descriptor is closed.
 unsafe extern "C" fn on_event(
     event: sys::spdk_bdev_event_type,
     _: *mut sys::spdk_bdev,
@@ -129,7 +127,7 @@ unsafe extern "C" fn on_event(
     if event != sys::spdk_bdev_event_type_SPDK_BDEV_EVENT_REMOVE {
         return;
     }
-    // SAFETY: what `watch` passed, alive while the descriptor is open.
+    // SAFETY: `argument` is the pointer that `watch` passed, alive while the descriptor is open.
     let watched = unsafe { &*argument.cast::<Watched>() };
     watched.there.0.store(false, Ordering::Release);
     LOSSES.fetch_add(1, Ordering::Release);

@@ -1,36 +1,36 @@
-//! Rate limits of a bdev, which may change while I/O runs.
+//! Rate limits (QoS) of a bdev, which may be changed while I/O runs.
 
-use std::ffi::c_int;
+use std::time::Duration;
 
 use spdk_sys as sys;
 
 use super::{existing, names};
-use crate::completion::{call, on_status};
+use crate::completion::{Status, call_within};
 use crate::error::{Error, check};
 use crate::log;
 use crate::runtime::Spdk;
 
-/// What a bdev may do at most; 0 is no limit.
+/// Rate limits; 0 is unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Reads and writes together, I/Os a second, in steps of 1000.
+    /// Reads and writes combined, in I/Os per second, a multiple of 1000.
     pub rw_iops: u64,
-    /// Reads and writes together, MiB a second.
+    /// Reads and writes combined, in MiB/s.
     pub rw_mib: u64,
-    /// Reads, MiB a second.
+    /// Reads, in MiB/s.
     pub read_mib: u64,
-    /// Writes, MiB a second.
+    /// Writes, in MiB/s.
     pub write_mib: u64,
 }
 
-/// SPDK enforces I/O rates in such steps.
+/// SPDK's granularity of I/O rates, in I/Os per second.
 pub const IOPS_STEP: u64 = 1000;
 
-/// Gives a bdev these limits in place of those that it has.
+/// Replaces the rate limits of a bdev.
 ///
 /// ENODEV if there is none of that name, EINVAL for an I/O rate off [`IOPS_STEP`]
 /// or a bandwidth that does not fit 64 bits of bytes, EAGAIN if another change is
-/// under way.
+/// under way, ETIMEDOUT if SPDK has not applied them in time.
 pub async fn set(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
     const OPERATION: &str = "set rate limits";
     let Limits {
@@ -74,17 +74,12 @@ pub async fn set(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
     ] {
         by_type[index as usize] = limit;
     }
-    let status = call::<c_int>(OPERATION, |argument| {
+    let status = call_within::<Status>(spdk, CHANGE_LIMIT, OPERATION, |callback, argument| {
         // SAFETY: on the app thread, the bdev just found; the array has an entry
-        // for each type and is read before the call returns; `on_status` takes
+        // for each type and is read before the call returns; the callback takes
         // the argument back, once.
         unsafe {
-            sys::opi_bdev_set_qos_limits(
-                bdev.as_ptr(),
-                by_type.as_mut_ptr(),
-                Some(on_status),
-                argument,
-            );
+            sys::opi_bdev_set_qos_limits(bdev.as_ptr(), by_type.as_mut_ptr(), callback, argument);
         }
         0
     })
@@ -92,11 +87,12 @@ pub async fn set(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
     check(OPERATION, status).map_err(|error| error.with_detail(format!("{name:?}")))
 }
 
-/// The limits that a bdev has. ENODEV if there is none of that name.
+/// Returns the rate limits of a bdev. ENODEV if there is no bdev of that name.
 pub fn get(spdk: Spdk, name: &str) -> Result<Limits, Error> {
     let bdev = existing(spdk, "look up rate limits", name)?;
     let mut by_type = [0; TYPES];
-    // SAFETY: on the app thread, the bdev just found; the array has an entry for each type.
+    // SAFETY: runs on the app thread; the bdev was found without an await since; the array has an entry for each
+    // type.
     unsafe { sys::spdk_bdev_get_qos_rate_limits(bdev.as_ptr(), by_type.as_mut_ptr()) };
     let limit = |index: sys::spdk_bdev_qos_rate_limit_type| by_type[index as usize];
     Ok(Limits {
@@ -107,13 +103,13 @@ pub fn get(spdk: Spdk, name: &str) -> Result<Limits, Error> {
     })
 }
 
-/// Takes all limits off: the process stops, and I/O in flight is to end before.
+/// Removes all rate limits during teardown, so that I/O in flight completes before SPDK stops.
 pub(crate) async fn lift_all(spdk: Spdk) {
     for name in names(spdk) {
         let none = Limits::default();
         let is_limited = get(spdk, &name).is_ok_and(|limits| limits != none);
         if is_limited && let Err(error) = set(spdk, &name, none).await {
-            // The stop has a time limit of its own.
+            // Not retried: the stop has its own timeout.
             log::note(
                 sys::spdk_log_level_SPDK_LOG_WARN,
                 format!("bdev {name:?} keeps its rate limits: {error}"),
@@ -121,5 +117,8 @@ pub(crate) async fn lift_all(spdk: Spdk) {
         }
     }
 }
+
+/// How long a change of limits is waited for: it goes through the reactors once.
+const CHANGE_LIMIT: Duration = Duration::from_secs(5);
 
 const TYPES: usize = sys::spdk_bdev_qos_rate_limit_type_SPDK_BDEV_QOS_NUM_RATE_LIMIT_TYPES as usize;

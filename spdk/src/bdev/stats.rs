@@ -1,4 +1,4 @@
-//! A bdev's I/O counters, summed over its channels on all reactors.
+//! I/O counters of a bdev, summed over its channels on all reactors.
 
 use std::ffi::{c_int, c_void};
 
@@ -10,8 +10,7 @@ use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
 
-/// I/O since the bdev was made. Latencies are sums over all operations, in ticks
-/// of which `ticks_per_second` make a second.
+/// I/O since the bdev's creation. Latencies are sums over all operations, in ticks of 1/`ticks_per_second` seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field says it")]
 pub struct Stats {
@@ -39,12 +38,12 @@ impl Stats {
             read_latency_ticks: counters.read_latency_ticks,
             write_latency_ticks: counters.write_latency_ticks,
             unmap_latency_ticks: counters.unmap_latency_ticks,
-            // SAFETY: reads a value that is fixed once SPDK runs.
+            // SAFETY: reads a value that is constant once SPDK runs.
             ticks_per_second: unsafe { sys::spdk_get_ticks_hz() },
         }
     }
 
-    /// Adds the counters of another.
+    /// Adds another bdev's counters.
     pub fn add(&mut self, other: &Self) {
         self.read_bytes += other.read_bytes;
         self.read_ops += other.read_ops;
@@ -58,15 +57,14 @@ impl Stats {
     }
 }
 
-/// What C holds while the reactors are asked, one after the other. The open
-/// descriptor keeps the bdev meanwhile.
+/// Owned by C while the reactors are queried one after another. The open descriptor keeps the bdev alive meanwhile.
 struct Query {
     counters: sys::spdk_bdev_io_stat,
     descriptor: Descriptor,
     promise: Promise<(Stats, c_int)>,
 }
 
-/// The counters of the bdev; ENODEV if there is none of that name.
+/// Reads the counters of a bdev. ENODEV if there is no bdev of that name.
 pub async fn stats(spdk: Spdk, name: &str) -> Result<Stats, Error> {
     const OPERATION: &str = "read bdev statistics";
     let opened = Descriptor::open(spdk, OPERATION, &cstr("bdev name", name)?);
@@ -74,13 +72,13 @@ pub async fn stats(spdk: Spdk, name: &str) -> Result<Stats, Error> {
     let bdev = descriptor.bdev();
     let (promise, pending) = completion();
     let query = Box::into_raw(Box::new(Query {
-        // SAFETY: a C struct of integers and a pointer, for which zero is valid.
+        // SAFETY: a C struct of integers and a nullable pointer, for which all zero is valid.
         counters: unsafe { std::mem::zeroed() },
         descriptor,
         promise,
     }));
-    // SAFETY: on the app thread; the descriptor is open until `on_counters` closes
-    // it; `query` stays allocated until `on_counters`, which always comes.
+    // SAFETY: runs on the app thread; the descriptor stays open, and `query` allocated, until `on_counters`, which
+    // is always called.
     unsafe {
         sys::spdk_bdev_get_device_stat(
             bdev,
@@ -101,7 +99,7 @@ unsafe extern "C" fn on_counters(
     argument: *mut c_void,
     status: c_int,
 ) {
-    // SAFETY: what `stats` passed; SPDK calls once, on the app thread.
+    // SAFETY: `argument` is the box that `stats` passed; SPDK calls back once, on the app thread.
     let query = unsafe { Box::from_raw(argument.cast::<Query>()) };
     let Query {
         counters,

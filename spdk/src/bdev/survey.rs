@@ -1,4 +1,4 @@
-//! The counters of all bdevs, read a few bdevs a step: I/O never waits for more than that.
+//! Reads the counters of all bdevs, a few bdevs per step, which bounds the delay of I/O.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::time::Duration;
@@ -13,11 +13,11 @@ use super::descriptor::Descriptor;
 use super::errors::IoErrors;
 use super::histogram::{self, Latencies};
 
-/// I/O of a bdev since it was made. Times are sums over all operations.
+/// I/O of a bdev since its creation. Times are sums over all operations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field says it")]
 pub struct Counters {
-    /// The bdev's name.
+    /// Name of the bdev.
     pub name: String,
     pub size_bytes: u64,
     pub read_bytes: u64,
@@ -31,22 +31,22 @@ pub struct Counters {
     pub unmap_time: Duration,
     pub flush_ops: u64,
     pub flush_time: Duration,
-    /// Operations that the device has failed.
+    /// Operations that the device failed.
     pub errors: IoErrors,
-    /// I/O by its latency; `None` where it was not asked for.
+    /// I/O by latency; `None` if not requested.
     pub latencies: Option<Latencies>,
 }
 
-/// A bdev that is open: it stays in SPDK's list, and so does its place there.
+/// An open bdev: it keeps its place in SPDK's list while it is open.
 pub(super) struct Open(Descriptor);
 
 impl Open {
-    /// `None` if the bdev is being removed.
+    /// Opens a bdev; `None` if the bdev is being removed.
     ///
     /// # Safety
-    /// On the app thread; `bdev` is in SPDK's list.
+    /// Runs on the app thread; `bdev` is in SPDK's list.
     unsafe fn new(spdk: Spdk, bdev: *mut sys::spdk_bdev) -> Option<Self> {
-        // SAFETY: the caller's contract; the name is the bdev's own.
+        // SAFETY: by the caller's contract `bdev` is valid, and its NUL-terminated name lives as long as it.
         let name = unsafe { CStr::from_ptr(sys::spdk_bdev_get_name(bdev)) };
         Descriptor::open(spdk, "open bdev", name).ok().map(Self)
     }
@@ -55,10 +55,10 @@ impl Open {
         self.0.bdev()
     }
 
-    /// The first that can be opened after this one, or of all.
+    /// Opens the next bdev after `before` (the first one if `None`) that is not being removed.
     pub(super) fn next(spdk: Spdk, before: Option<&Self>) -> Option<Self> {
-        // SAFETY: on the app thread, which alone removes bdevs from the list: one that is open stays in
-        // it, and the others do while nothing is awaited.
+        // SAFETY: runs on the app thread, which alone removes bdevs from the list. An open bdev stays in the list,
+        // and the others do so because nothing is awaited in between.
         unsafe {
             let mut bdev = match before {
                 None => sys::spdk_bdev_first(),
@@ -74,14 +74,14 @@ impl Open {
         None
     }
 
-    /// The bdev's name.
+    /// Returns the bdev's name.
     pub(super) fn name(&self) -> String {
-        // SAFETY: the bdev is open, and the name its own.
+        // SAFETY: the bdev is open, and its NUL-terminated name lives as long as it.
         let name = unsafe { CStr::from_ptr(sys::spdk_bdev_get_name(self.bdev())) };
         name.to_string_lossy().into_owned()
     }
 
-    /// I/O that its device has failed.
+    /// Returns the I/O that the device failed.
     pub(super) fn errors(&self) -> IoErrors {
         let mut errors = sys::opi_bdev_errors {
             read: 0,
@@ -89,21 +89,22 @@ impl Open {
             flush: 0,
             other: 0,
         };
-        // SAFETY: on the app thread, where `Open` stays; the bdev is open, and the output outlives the call.
+        // SAFETY: runs on the app thread, which `Open` cannot leave; the bdev is open, and the output outlives the
+        // call.
         unsafe { sys::opi_bdev_read_errors(self.bdev(), &mut errors) };
         IoErrors::of(&errors)
     }
 
-    /// Has SPDK read the counters.
+    /// Starts reading the counters.
     fn begin(&self) -> Pending<(Counters, c_int)> {
         let (promise, pending) = completion();
-        // SAFETY: on the app thread, where `Open` is made and stays. SPDK's walk over the bdev's channels keeps the
-        // bdev registered until the callback, which always comes and takes the promise back.
+        // SAFETY: runs on the app thread, where `Open` is created and stays. SPDK's walk over the bdev's channels
+        // keeps the bdev registered until the callback, which is always called and takes the promise back, once.
         unsafe { sys::opi_bdev_read_counters(self.bdev(), Some(on_counters), promise.into_raw()) };
         pending
     }
 
-    /// What has been read.
+    /// Awaits the reading.
     async fn end(&self, pending: Pending<(Counters, c_int)>) -> Result<Counters, Error> {
         let (mut counters, status): (Counters, c_int) = pending.await?;
         check("read bdev counters", status)?;
@@ -119,24 +120,24 @@ impl Open {
     }
 }
 
-/// How many bdevs one step opens and asks for; and of those whose latencies are read, each with hundreds of buckets.
+/// Bdevs opened and queried per step, without and with latencies: each of the latter has hundreds of buckets.
 const AT_ONCE: usize = 8;
 const AT_ONCE_WITH_LATENCIES: usize = 2;
 
-/// How many bdevs a survey tells of; the others are counted.
+/// How many bdevs a survey reports; the rest is only counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Most {
-    /// With counters.
+    /// Bdevs with counters.
     pub counters: usize,
-    /// Of these, with latencies too.
+    /// Of these, bdevs that also have latencies.
     pub latencies: usize,
 }
 
-/// The counters of all bdevs, or of as many as `most`, by the steps that read them: one list of thousands would be
-/// copied at once when it grows. And how many are left out.
+/// Reads the counters of all bdevs, `most` at most, grouped by the steps that read them: a single list of thousands
+/// would be copied at once when it grows. Also returns how many bdevs were left out.
 ///
 /// # Errors
-/// SPDK has no memory for it.
+/// SPDK is out of memory.
 pub async fn survey(spdk: Spdk, most: Most) -> Result<(Vec<Vec<Counters>>, u64), Error> {
     let (mut all, mut told, mut left_out) = (Vec::new(), 0_usize, 0);
     let mut next = Open::next(spdk, None);
@@ -155,10 +156,11 @@ pub async fn survey(spdk: Spdk, most: Most) -> Result<(Vec<Vec<Counters>>, u64),
         let read = opened.len().min(most.counters.saturating_sub(told));
         let with_latencies = read.min(most.latencies.saturating_sub(told));
         left_out += (opened.len() - read) as u64;
-        // The reactors are asked for all of them before the first answer is waited for.
+        // All queries of a step are started before the first result is awaited.
         let counters: Vec<_> = opened.iter().take(read).map(Open::begin).collect();
         let latencies = opened.iter().take(with_latencies);
-        // SAFETY: on the app thread; all that are opened stay so until the end of this turn.
+        // SAFETY: runs on the app thread; everything in `opened` stays open until the end of this iteration, after
+        // `end`.
         let mut latencies = latencies
             .map(|of| unsafe { histogram::begin(of.bdev()) })
             .collect::<Vec<_>>()
@@ -187,8 +189,8 @@ unsafe extern "C" fn on_counters(
     errors: *const sys::opi_bdev_errors,
     status: c_int,
 ) {
-    // SAFETY: what `read` handed out; SPDK calls once, on the app thread; `stat` and `errors` are null or
-    // valid for the call.
+    // SAFETY: `argument` comes from `into_raw` in `begin`; called once, on the app thread; `stat` and `errors` are
+    // null or valid during the call.
     let (promise, stat, errors) = unsafe {
         (
             Promise::<(Counters, c_int)>::from_raw(argument),
@@ -203,7 +205,7 @@ unsafe extern "C" fn on_counters(
 
 impl Counters {
     fn of(stat: &sys::spdk_bdev_io_stat, errors: IoErrors) -> Self {
-        // SAFETY: reads two numbers of a structure that is there.
+        // SAFETY: reads two fields of a valid struct.
         let flushes = unsafe { sys::opi_bdev_flushes_of(stat) };
         Self {
             name: String::new(),

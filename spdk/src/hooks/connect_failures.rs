@@ -1,4 +1,4 @@
-//! The hooks by which SPDK's NVMe driver tells why a controller could not be connected
+//! Hooks through which SPDK's NVMe driver reports why a connection attempt failed
 //! (`spdk/changes/include/initiator.h`).
 
 use std::cell::RefCell;
@@ -10,37 +10,39 @@ use spdk_sys as sys;
 
 use crate::cstr::{read, string};
 
-/// Why a controller could not be connected.
+/// Why a connection attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// The socket could not be connected: errno.
     Unreachable(c_int),
-    /// Its peer answered Connect with this status (status code type, status code).
+    /// The peer refused Connect with this status (status code type, status code).
     Refused(u8, u8),
-    /// What the peer sent that cannot be.
+    /// The peer sent invalid data, for this reason.
     Nonsense(&'static CStr),
-    /// DH-HMAC-CHAP has failed for this reason.
+    /// DH-HMAC-CHAP failed on this side, for this reason.
     Unauthenticated(&'static CStr),
-    /// Its peer has ended DH-HMAC-CHAP, and for this reason, if it is one that there is.
+    /// The peer ended DH-HMAC-CHAP, for this reason if it gave one.
     Rejected(Option<&'static CStr>),
-    /// In which state of SPDK's it was when its time was up, or a command had failed.
+    /// The initialization state of SPDK's driver when a timeout expired or a command failed.
     Stuck(&'static CStr),
-    /// Its connection ended before, or the peer did not answer on it.
+    /// The connection was lost, or the peer did not answer on it.
     Ended,
 }
 
-/// Where a controller is, and for whom: address, port, subsystem and the host's NQN.
+/// Identifies a controller and its host: address, port, subsystem NQN and host NQN.
 type Place = [String; 4];
 
-/// Controllers whose failures are kept: more than there are paths that fail at once. Beyond it all begin anew.
+/// Bound of recorded controllers: more than the paths that fail at once. When it is reached, all records are
+/// dropped.
 const KEPT: usize = 1024;
 
-/// An attempt fails in several places at once, of which the first is the cause; the next attempt is later.
+/// One attempt reports several failures at once, the first of which is the cause. A report later than this after the
+/// previous one belongs to a new attempt.
 const ONE_ATTEMPT: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// Why each controller could not be connected, and when. On the app thread, where controllers are connected:
-    /// what other threads note of their I/O queues is read by nobody.
+    /// The last failure of each controller, and its time. Controllers are connected on the app thread; other threads
+    /// record failures of I/O queues in their own copy, which nobody reads.
     static FAILURES: RefCell<BTreeMap<Place, (Failure, Instant)>> =
         const { RefCell::new(BTreeMap::new()) };
 }
@@ -54,7 +56,7 @@ fn place(id: &sys::spdk_nvme_transport_id, hostnqn: &str) -> Place {
     ]
 }
 
-/// Notes a failure. The first of an attempt counts, and the last attempt.
+/// Records a failure: of the latest attempt, the first one.
 fn note(place: Place, failure: Failure, now: Instant) {
     FAILURES.with_borrow_mut(|failures| {
         if failures.len() >= KEPT {
@@ -64,12 +66,12 @@ fn note(place: Place, failure: Failure, now: Instant) {
         if now.saturating_duration_since(*when) > ONE_ATTEMPT {
             *noted = failure;
         }
-        // Attempts that follow one another closely are one.
+        // Reports in quick succession extend the same attempt.
         *when = now;
     });
 }
 
-/// Why connecting this controller has failed last, as far as is known.
+/// Returns why the last connection attempt to this controller failed, if known.
 pub(crate) fn failure(id: &sys::spdk_nvme_transport_id, hostnqn: &str) -> Option<Failure> {
     FAILURES.with_borrow(|failures| {
         let found = failures.get(&place(id, hostnqn));
@@ -77,7 +79,7 @@ pub(crate) fn failure(id: &sys::spdk_nvme_transport_id, hostnqn: &str) -> Option
     })
 }
 
-/// The same, and forgets it. Without a host's NQN: of whichever host, where SPDK chooses the name.
+/// As [`failure`], and forgets it. Without a host NQN (SPDK chooses it) any host's failure matches.
 pub(crate) fn take_failure(
     id: &sys::spdk_nvme_transport_id,
     hostnqn: Option<&str>,
@@ -95,38 +97,38 @@ pub(crate) fn take_failure(
     })
 }
 
-/// What SPDK passes to each of the hooks.
+/// Records a failure from the arguments that SPDK passes to each hook.
 ///
 /// # Safety
-/// `id` can be read, and `hostnqn` is a terminated string.
+/// `id` is valid for reads, and `hostnqn` is a NUL-terminated string.
 unsafe fn note_of(
     id: *const sys::spdk_nvme_transport_id,
     hostnqn: *const c_char,
     failure: Failure,
 ) {
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract `id` is valid for reads and `hostnqn` NUL-terminated, both during this call.
     let place = unsafe { place(&*id, &string(hostnqn)) };
     note(place, failure, Instant::now());
 }
 
-/// Notes that a socket could not be connected.
+/// Records that a socket could not be connected.
 ///
 /// # Safety
-/// `id` can be read, `hostnqn` is a terminated string.
+/// `id` is valid for reads, `hostnqn` is a NUL-terminated string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_initiator_unreachable(
     id: *const sys::spdk_nvme_transport_id,
     hostnqn: *const c_char,
     errno: c_int,
 ) {
-    // SAFETY: the caller's contract.
+    // SAFETY: passes on the caller's contract.
     unsafe { note_of(id, hostnqn, Failure::Unreachable(errno)) };
 }
 
-/// Notes with which status a peer refused Connect.
+/// Records the status with which a peer refused Connect.
 ///
 /// # Safety
-/// `id` can be read, `hostnqn` is a terminated string.
+/// `id` is valid for reads, `hostnqn` is a NUL-terminated string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_initiator_connect_refused(
     id: *const sys::spdk_nvme_transport_id,
@@ -134,28 +136,28 @@ pub unsafe extern "C" fn opi_initiator_connect_refused(
     sct: u8,
     sc: u8,
 ) {
-    // SAFETY: the caller's contract.
+    // SAFETY: passes on the caller's contract.
     unsafe { note_of(id, hostnqn, Failure::Refused(sct, sc)) };
 }
 
-/// Notes what a peer sent that cannot be.
+/// Records that a peer sent invalid data, and why it is invalid.
 ///
 /// # Safety
-/// `id` can be read, `hostnqn` is a terminated string, `reason` a static one of a gate.
+/// `id` is valid for reads, `hostnqn` is a NUL-terminated string, `reason` one of the gate's static strings.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_initiator_connect_failed(
     id: *const sys::spdk_nvme_transport_id,
     hostnqn: *const c_char,
     reason: *const c_char,
 ) {
-    // SAFETY: the caller's contract.
+    // SAFETY: passes on the caller's contract; `reason` has static lifetime by it.
     unsafe { note_of(id, hostnqn, Failure::Nonsense(CStr::from_ptr(reason))) };
 }
 
-/// Notes why DH-HMAC-CHAP has failed: for a reason of the peer's, or for one of SPDK's.
+/// Records why DH-HMAC-CHAP failed: `by_peer`, or on this side.
 ///
 /// # Safety
-/// `id` can be read, `hostnqn` is a terminated string, `reason` a static one of SPDK's, or NULL where it is the peer's.
+/// `id` is valid for reads, `hostnqn` is a NUL-terminated string, `reason` one of SPDK's static strings or NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_initiator_auth_failed(
     id: *const sys::spdk_nvme_transport_id,
@@ -163,21 +165,21 @@ pub unsafe extern "C" fn opi_initiator_auth_failed(
     by_peer: bool,
     reason: *const c_char,
 ) {
-    // SAFETY: the caller's contract.
+    // SAFETY: not null, and by the caller's contract a static NUL-terminated string.
     let reason = (!reason.is_null()).then(|| unsafe { CStr::from_ptr(reason) });
     let failure = if by_peer {
         Failure::Rejected(reason)
     } else {
         Failure::Unauthenticated(reason.unwrap_or_default())
     };
-    // SAFETY: the caller's contract.
+    // SAFETY: passes on the caller's contract.
     unsafe { note_of(id, hostnqn, failure) };
 }
 
-/// Notes in which state a controller was when it was given up; NULL where its connection has ended.
+/// Records the initialization state in which a controller was given up; NULL if its connection was lost.
 ///
 /// # Safety
-/// `id` can be read, `hostnqn` is a terminated string, `state` a static one of SPDK's or NULL.
+/// `id` is valid for reads, `hostnqn` is a NUL-terminated string, `state` one of SPDK's static strings or NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_initiator_stuck(
     id: *const sys::spdk_nvme_transport_id,
@@ -187,10 +189,10 @@ pub unsafe extern "C" fn opi_initiator_stuck(
     let failure = if state.is_null() {
         Failure::Ended
     } else {
-        // SAFETY: the caller's contract.
+        // SAFETY: not null, and by the caller's contract a static NUL-terminated string.
         Failure::Stuck(unsafe { CStr::from_ptr(state) })
     };
-    // SAFETY: the caller's contract.
+    // SAFETY: passes on the caller's contract.
     unsafe { note_of(id, hostnqn, failure) };
 }
 
@@ -206,7 +208,7 @@ mod tests {
         let id = |port| ip(Kind::Tcp, [127, 0, 0, 1].into(), port).expect("an id");
         let host = HOST.to_str().expect("UTF-8");
         let (one, other) = (id(4420), id(4421));
-        // SAFETY: ids of this function, and static strings.
+        // SAFETY: the IDs are locals of this function, and the strings are static.
         unsafe {
             opi_initiator_connect_refused(&one, HOST.as_ptr(), 1, 0x84);
             opi_initiator_connect_failed(&one, HOST.as_ptr(), c"nonsense".as_ptr());

@@ -1,4 +1,4 @@
-//! The door NVMe over Fabrics, behind the transport: `spdk/changes/include/fabrics.h`.
+//! Hooks of NVMe over Fabrics above the transport: `spdk/changes/include/fabrics.h`.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
@@ -18,19 +18,20 @@ const HOSTNQN: c_int = 4;
 /// `OPI_NO_TURN`.
 const NO_TURN: u64 = u64::MAX;
 
-/// Offset of dword 10 in a submission queue entry, and what is read of it.
+/// Offset of dword 10 in a submission queue entry.
 const CDW10: usize = 40;
 const ENTRY: usize = 64;
 
-/// `length` bytes of C, or nothing where there are none.
+/// Borrows `length` bytes of C; empty for null.
 ///
 /// # Safety
-/// `data` is null or points to `length` bytes that nobody changes for `'a`.
+/// `data` is null, or points to `length` initialized bytes that nobody modifies during `'a`.
 unsafe fn bytes<'a>(data: *const c_void, length: usize) -> &'a [u8] {
     if data.is_null() || length > isize::MAX.unsigned_abs() {
         return &[];
     }
-    // SAFETY: the caller's contract.
+    // SAFETY: not null, `length` fits isize, and by the caller's contract the bytes are initialized and unmodified
+    // for `'a`.
     unsafe { std::slice::from_raw_parts(data.cast(), length) }
 }
 
@@ -38,7 +39,8 @@ unsafe fn bytes<'a>(data: *const c_void, length: usize) -> &'a [u8] {
 /// `data` is null or points to `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_gate_connect(data: *const c_void, length: usize) -> c_int {
-    // SAFETY: the caller's contract; SPDK owns the request's buffer until it answers.
+    // SAFETY: by the caller's contract; SPDK owns the request's buffer until it completes the request, after this
+    // call.
     match Connect::parse(unsafe { bytes(data, length) }) {
         Ok(_) => RIGHT,
         Err(Fault::Length) => LENGTH,
@@ -52,12 +54,12 @@ pub unsafe extern "C" fn opi_gate_connect(data: *const c_void, length: usize) ->
 /// `identity` is null or points to `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_gate_psk_identity(identity: *const c_void, length: usize) -> bool {
-    // SAFETY: the caller's contract; OpenSSL owns the bytes during its callback.
+    // SAFETY: by the caller's contract; OpenSSL keeps the bytes valid during its callback.
     fabrics::is_well_formed(unsafe { bytes(identity, length) })
 }
 
 /// # Safety
-/// All three are terminated strings.
+/// Each of the three is null or a NUL-terminated string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_gate_psk_names(
     identity: *const c_char,
@@ -67,7 +69,7 @@ pub unsafe extern "C" fn opi_gate_psk_names(
     if identity.is_null() || hostnqn.is_null() || subnqn.is_null() {
         return false;
     }
-    // SAFETY: the caller's contract.
+    // SAFETY: not null, and by the caller's contract NUL-terminated strings that outlive this call.
     let [identity, hostnqn, subnqn] =
         [identity, hostnqn, subnqn].map(|text| unsafe { CStr::from_ptr(text) }.to_bytes());
     fabrics::names(identity, hostnqn, subnqn)
@@ -82,7 +84,7 @@ pub struct Binder {
 }
 
 /// # Safety
-/// `hello` is null or points to `length` bytes, `identity` is null or terminated, `binder` is one to be written.
+/// `hello` is null or points to `length` bytes, `identity` is null or NUL-terminated, `binder` is valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_gate_tls_binder(
     hello: *const c_void,
@@ -90,7 +92,7 @@ pub unsafe extern "C" fn opi_gate_tls_binder(
     identity: *const c_char,
     binder: *mut Binder,
 ) -> bool {
-    // SAFETY: the caller's contract; the thread's own copy.
+    // SAFETY: by the caller's contract; `hello` is this thread's own copy, so nobody modifies it.
     let (hello, identity) = unsafe { (bytes(hello, length), text(identity)) };
     let Some(found) = fabrics::binder_of(hello, identity) else {
         return false;
@@ -100,13 +102,13 @@ pub unsafe extern "C" fn opi_gate_tls_binder(
         at: found.at,
         length: found.length,
     };
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract `binder` is valid for writes.
     unsafe { binder.write(found) };
     true
 }
 
 /// # Safety
-/// `cmd` points to a submission queue entry.
+/// `cmd` is null or points to a submission queue entry of 64 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_gate_data_length(
     cmd: *const c_void,
@@ -114,7 +116,7 @@ pub unsafe extern "C" fn opi_gate_data_length(
     block_size: u32,
     length: u32,
 ) -> bool {
-    // SAFETY: the caller's contract; the request's own copy, which its host cannot change.
+    // SAFETY: by the caller's contract; the entry is the request's own copy, which the host cannot modify.
     let entry = unsafe { bytes(cmd, ENTRY) };
     let dword = |n: usize| {
         let at = CDW10 + n * 4;
@@ -141,11 +143,12 @@ pub unsafe extern "C" fn opi_gate_data_length(
 }
 
 /// # Safety
-/// On the thread of `qpair`, which has a controller.
+/// Runs on the thread of `qpair`, which has a controller.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_host_connected(_: *mut c_void, qpair: *mut sys::spdk_nvmf_qpair) {
     let mut queue = MaybeUninit::<sys::opi_nvmf_queue>::uninit();
-    // SAFETY: the caller's contract; C fills in all of it, with texts that stay as long as the controller.
+    // SAFETY: by the caller's contract `qpair` has a controller and belongs to this thread; C initializes the whole
+    // struct, and its strings live as long as the controller.
     unsafe {
         sys::opi_nvmf_describe_queue(qpair, queue.as_mut_ptr());
         comings::connected(queue.assume_init_ref());
@@ -158,17 +161,17 @@ pub extern "C" fn opi_host_disconnected(controller: *mut c_void) {
 }
 
 /// # Safety
-/// `text` is null or a terminated string that stays for `'a`.
+/// `text` is null, or a NUL-terminated string that stays valid for `'a`.
 unsafe fn text<'a>(text: *const c_char) -> &'a [u8] {
     if text.is_null() {
         return &[];
     }
-    // SAFETY: the caller's contract.
+    // SAFETY: not null, and by the caller's contract NUL-terminated and valid for `'a`.
     unsafe { CStr::from_ptr(text) }.to_bytes()
 }
 
 /// # Safety
-/// All texts are null or terminated.
+/// Each string is null or NUL-terminated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_host_refused(
     why: c_int,
@@ -177,14 +180,14 @@ pub unsafe extern "C" fn opi_host_refused(
     subnqn: *const c_char,
 ) {
     if let Some(reason) = reason(why) {
-        // SAFETY: the caller's contract; nothing is kept.
+        // SAFETY: by the caller's contract; no reference outlives this call.
         let [address, hostnqn, subnqn] = [address, hostnqn, subnqn].map(|it| unsafe { text(it) });
         refusals::tell(reason, address, hostnqn, subnqn);
     }
 }
 
 /// # Safety
-/// Both texts are null or terminated.
+/// Both strings are null or NUL-terminated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_tls_refused(
     why: c_int,
@@ -192,7 +195,7 @@ pub unsafe extern "C" fn opi_tls_refused(
     identity: *const c_char,
 ) {
     if let Some(reason) = reason(why) {
-        // SAFETY: the caller's contract; nothing is kept.
+        // SAFETY: by the caller's contract; no reference outlives this call.
         let [address, identity] = [address, identity].map(|it| unsafe { text(it) });
         let (hostnqn, subnqn) = fabrics::nqns(identity);
         refusals::tell(reason, address, hostnqn, subnqn);
@@ -204,19 +207,19 @@ fn reason(why: c_int) -> Option<Reason> {
 }
 
 /// # Safety
-/// Both texts are null or terminated.
+/// Both strings are null or NUL-terminated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_host_known(address: *const c_char, hostnqn: *const c_char) {
-    // SAFETY: the caller's contract; nothing is kept.
+    // SAFETY: by the caller's contract; no reference outlives this call.
     let [address, hostnqn] = [address, hostnqn].map(|it| unsafe { text(it) });
     refusals::known(address, hostnqn);
 }
 
 /// # Safety
-/// Both texts are null or terminated.
+/// Both strings are null or NUL-terminated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_host_wait(address: *const c_char, hostnqn: *const c_char) -> u64 {
-    // SAFETY: the caller's contract; nothing is kept.
+    // SAFETY: by the caller's contract; no reference outlives this call.
     let [address, hostnqn] = [address, hostnqn].map(|it| unsafe { text(it) });
     match refusals::turn(address, hostnqn) {
         Turn::Now => 0,
@@ -231,7 +234,7 @@ mod tests {
 
     #[test]
     fn nothing_is_taken_from_a_null_pointer() {
-        // SAFETY: null is allowed.
+        // SAFETY: the contract allows null pointers.
         unsafe {
             assert_eq!(opi_gate_connect(std::ptr::null(), 1024), LENGTH);
             assert!(!opi_gate_psk_identity(std::ptr::null(), 16));
@@ -246,7 +249,7 @@ mod tests {
         let mut read = [0_u8; ENTRY];
         read[0] = 2;
         read[48..52].copy_from_slice(&7_u32.to_le_bytes());
-        // SAFETY: an entry.
+        // SAFETY: points to an entry of 64 bytes.
         let moves =
             |length| unsafe { opi_gate_data_length(read.as_ptr().cast(), false, 512, length) };
         assert!(moves(4096));

@@ -1,5 +1,4 @@
-//! The hooks of SPDK's NVMe driver, which asks before it believes a peer
-//! (`spdk/changes/include/initiator.h`).
+//! Hooks through which SPDK's NVMe driver validates what a peer sends (`spdk/changes/include/initiator.h`).
 
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
@@ -37,15 +36,15 @@ impl Command {
     }
 }
 
-/// NULL for a PDU that is taken, else the reason, with the TermReq's status in `fes`.
+/// Returns NULL for an accepted PDU, else the reason, with the TermReq's status in `fes`.
 ///
 /// # Safety
-/// `fes` can be written to.
+/// `fes` is valid for writes.
 unsafe fn verdict(verdict: Result<(), Refusal>, fes: *mut u8) -> *const c_char {
     match verdict {
         Ok(()) => ptr::null(),
         Err(Refusal { fatal, reason }) => {
-            // SAFETY: the caller's contract.
+            // SAFETY: by the caller's contract `fes` is valid for writes.
             unsafe { *fes = fatal as u8 };
             reason.as_ptr()
         }
@@ -59,10 +58,10 @@ fn reason(result: Result<(), &'static CStr>) -> *const c_char {
     }
 }
 
-/// Whether a PDU with this header may come.
+/// Validates the common header of a PDU.
 ///
 /// # Safety
-/// `fes` can be written to.
+/// `fes` is valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_initiator_header(
     kind: u8,
@@ -85,14 +84,14 @@ pub unsafe extern "C" fn opi_initiator_header(
         header: hdgst,
         data: ddgst,
     };
-    // SAFETY: the caller's contract.
+    // SAFETY: passes on the caller's contract for `fes`.
     unsafe { verdict(gate::header(header, digests), fes) }
 }
 
-/// Whether a connection may be opened so.
+/// Validates an ICResp.
 ///
 /// # Safety
-/// `fes` can be written to.
+/// `fes` is valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_initiator_ic_resp(
     pfv: u16,
@@ -111,7 +110,7 @@ pub unsafe extern "C" fn opi_initiator_ic_resp(
         digests: digests(hdgst, ddgst),
         maxh2cdata,
     };
-    // SAFETY: the caller's contract.
+    // SAFETY: passes on the caller's contract for `fes`.
     unsafe {
         verdict(
             gate::ic_resp(answer, digests(asked_hdgst, asked_ddgst)),
@@ -120,10 +119,10 @@ pub unsafe extern "C" fn opi_initiator_ic_resp(
     }
 }
 
-/// Whether the peer may ask for this part of a command's data.
+/// Validates an R2T for this part of a command's data.
 ///
 /// # Safety
-/// `command` can be read, `fes` written to.
+/// `command` is valid for reads, `fes` for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_initiator_r2t(
     command: *const Command,
@@ -131,14 +130,14 @@ pub unsafe extern "C" fn opi_initiator_r2t(
     length: u32,
     fes: *mut u8,
 ) -> *const c_char {
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract `command` is valid for reads and `fes` for writes.
     unsafe { verdict(gate::r2t(&(*command).for_gate(), offset, length), fes) }
 }
 
-/// Whether the peer may send this part of a command's data.
+/// Validates a C2HData with this part of a command's data.
 ///
 /// # Safety
-/// `command` can be read, `fes` written to.
+/// `command` is valid for reads, `fes` for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_initiator_c2h_data(
     command: *const Command,
@@ -148,59 +147,59 @@ pub unsafe extern "C" fn opi_initiator_c2h_data(
     room: u32,
     fes: *mut u8,
 ) -> *const c_char {
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract `command` is valid for reads.
     let command = unsafe { (*command).for_gate() };
-    // SAFETY: the caller's contract.
+    // SAFETY: passes on the caller's contract for `fes`.
     unsafe { verdict(gate::c2h_data(&command, offset, length, flags, room), fes) }
 }
 
-/// Whether a command may end now.
+/// Validates the response of a command.
 ///
 /// # Safety
-/// `command` can be read, `fes` written to.
+/// `command` is valid for reads, `fes` for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_initiator_response(
     command: *const Command,
     success: bool,
     fes: *mut u8,
 ) -> *const c_char {
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract `command` is valid for reads and `fes` for writes.
     unsafe { verdict(gate::response(&(*command).for_gate(), success), fes) }
 }
 
-/// Makes a controller's identify data sane.
+/// Sanitizes Identify Controller data.
 ///
 /// # Safety
-/// `data` has 4096 bytes, which nobody else uses during the call.
+/// `data` points to 4096 initialized bytes, which nobody else accesses during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_initiator_identify_ctrlr(
     data: *mut c_void,
     page_shift: u32,
     lists: bool,
 ) -> *const c_char {
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract 4096 initialized bytes with exclusive access.
     let data = unsafe { &mut *data.cast::<[u8; IDENTIFY_LEN]>() };
     reason(identify::controller(data, page_shift, lists))
 }
 
-/// Makes a namespace's identify data sane.
+/// Sanitizes Identify Namespace data.
 ///
 /// # Safety
-/// `data` has 4096 bytes, which nobody else uses during the call.
+/// `data` points to 4096 initialized bytes, which nobody else accesses during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_initiator_identify_ns(
     data: *mut c_void,
     max_transfer: u32,
 ) -> *const c_char {
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract 4096 initialized bytes with exclusive access.
     let data = unsafe { &mut *data.cast::<[u8; IDENTIFY_LEN]>() };
     reason(identify::namespace(data, max_transfer).map(|_| ()))
 }
 
-/// Reads what has come of a list of active namespaces.
+/// Validates the pages read so far of a list of active namespaces.
 ///
 /// # Safety
-/// `list` has so many entries, `next` can be written to.
+/// `list` has `entries` initialized entries, `next` is valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_initiator_active_list(
     list: *const u32,
@@ -208,7 +207,7 @@ pub unsafe extern "C" fn opi_initiator_active_list(
     highest: u32,
     next: *mut u32,
 ) -> *const c_char {
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract `list` has `entries` initialized entries.
     let pages = unsafe { std::slice::from_raw_parts(list, entries as usize) };
     match identify::active_list(pages, highest) {
         Ok(list) => {
@@ -216,7 +215,7 @@ pub unsafe extern "C" fn opi_initiator_active_list(
                 List::Ends(_) => 0,
                 List::GoesOn(last) => last,
             };
-            // SAFETY: the caller's contract.
+            // SAFETY: by the caller's contract `next` is valid for writes.
             unsafe { *next = last };
             ptr::null()
         }
@@ -224,13 +223,13 @@ pub unsafe extern "C" fn opi_initiator_active_list(
     }
 }
 
-/// Whether a controller may have such a smallest page.
+/// Checks a controller's smallest page (CAP.MPSMIN).
 #[unsafe(no_mangle)]
 pub extern "C" fn opi_initiator_smallest_page(mpsmin: u32) -> *const c_char {
     reason(identify::smallest_page(mpsmin))
 }
 
-/// The keep alive time that is used, in milliseconds.
+/// Returns the keep alive timeout to use, in milliseconds.
 #[unsafe(no_mangle)]
 pub extern "C" fn opi_initiator_keep_alive(answered_ms: u32, wanted_ms: u32) -> u32 {
     identify::keep_alive(answered_ms, wanted_ms)
@@ -254,7 +253,7 @@ mod tests {
             ended: false,
         };
         let mut fes = 0;
-        // SAFETY: what is passed is of this function.
+        // SAFETY: all pointers are to locals of this function.
         unsafe {
             assert!(opi_initiator_r2t(&write, 512, 512, &mut fes).is_null());
             let refused = opi_initiator_r2t(&write, 512, 0xffff_fe00, &mut fes);

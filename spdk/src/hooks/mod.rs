@@ -1,8 +1,8 @@
-//! The hooks through which SPDK asks the gates (`spdk-gate`). One file a door.
+//! Hooks through which SPDK calls the checks of `spdk-gate`, one file per trust boundary.
 //!
-//! `spdk/changes/` declares each hook as a weak symbol and calls it where it is linked, so that SPDK's
-//! own programs link without. A hook takes what C has, makes safe values of it, and asks the gate. It
-//! runs on a reactor: it neither allocates, nor waits, nor logs, and it cannot panic.
+//! `spdk/changes/` declares each hook as a weak symbol and calls it only where it is linked, so that SPDK's own
+//! programs still link. A hook converts C arguments to safe values and calls the gate. Hooks run on a reactor: on an
+//! I/O path they neither allocate, nor block, nor log, and none can panic.
 
 pub(crate) mod connect_failures;
 mod fabrics;
@@ -13,13 +13,13 @@ mod vfio_user;
 
 use spdk_sys as sys;
 
-/// The changes of `spdk/changes/` that the SPDK which is linked was built with, by name.
+/// The changes of `spdk/changes/` that the linked SPDK was built with, by name.
 pub const CHANGES: &[&str] = sys::SPDK_CHANGES;
 
-/// Whether SPDK has the program keep reservations of namespaces.
+/// Whether SPDK delegates persisting reservations of namespaces to the program.
 pub const KEEPS_RESERVATIONS: bool = has_change("fabrics-reservation-kept");
 
-/// Those that it lacks: all of them in an SPDK that the user brought as it is.
+/// The changes missing from the linked SPDK: all of them in an unpatched SPDK.
 pub const CHANGES_MISSING: &[&str] = sys::SPDK_CHANGES_MISSING;
 
 const fn has_change(name: &str) -> bool {

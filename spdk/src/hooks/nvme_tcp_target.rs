@@ -1,4 +1,4 @@
-//! Hooks of NVMe/TCP as target (`spdk/changes/include/nvme_tcp_target.h`), called by `lib/nvmf/tcp.c`.
+//! Hooks of NVMe/TCP, target side (`spdk/changes/include/nvme_tcp_target.h`), called by `lib/nvmf/tcp.c`.
 
 use spdk_gate::nvme_tcp_target::{
     Connection, Expected, Phase, Verdict, capsule, common_header, h2c_data,
@@ -44,7 +44,7 @@ impl RawConnection {
     }
 }
 
-/// 0, or the fatal error status and the field's offset above it.
+/// Returns 0, or the fatal error status in the low byte and the field's offset above it.
 fn encode<T>(verdict: Verdict<T>) -> u32 {
     match verdict {
         Ok(_) => 0,
@@ -52,7 +52,7 @@ fn encode<T>(verdict: Verdict<T>) -> u32 {
     }
 }
 
-/// Checks the first 8 bytes of a PDU.
+/// Validates the first 8 bytes of a PDU.
 ///
 /// # Safety
 /// Both pointers are valid for reads; `header` has 8 bytes.
@@ -61,12 +61,12 @@ pub unsafe extern "C" fn opi_gate_nvme_tcp_header(
     connection: *const RawConnection,
     header: *const [u8; 8],
 ) -> u32 {
-    // SAFETY: as the caller promises; both are copied or only read during this call.
+    // SAFETY: by the caller's contract both are valid for reads; they are copied or only read during this call.
     let (connection, header) = unsafe { (&*connection, *header) };
     encode(common_header(&connection.checked(), header))
 }
 
-/// Checks a command with `inside` bytes of data in its capsule.
+/// Validates a command with `inside` bytes of data in its capsule.
 ///
 /// # Safety
 /// Both pointers are valid for reads; `command` has 64 bytes.
@@ -76,12 +76,12 @@ pub unsafe extern "C" fn opi_gate_nvme_tcp_capsule(
     command: *const [u8; 64],
     inside: u32,
 ) -> u32 {
-    // SAFETY: as the caller promises; nobody writes to them during this call.
+    // SAFETY: by the caller's contract both are valid for reads, and nobody writes to them during this call.
     let (connection, command) = unsafe { (&*connection, &*command) };
     encode(capsule(&connection.checked(), command, inside))
 }
 
-/// Checks the header of an H2CData against what its request waits for.
+/// Validates the header of an H2CData against what its request expects.
 ///
 /// # Safety
 /// All pointers are valid for reads; `header` has 24 bytes.
@@ -91,7 +91,7 @@ pub unsafe extern "C" fn opi_gate_nvme_tcp_h2c_data(
     expected: *const RawExpected,
     header: *const [u8; 24],
 ) -> u32 {
-    // SAFETY: as the caller promises; nobody writes to them during this call.
+    // SAFETY: by the caller's contract all are valid for reads, and nobody writes to them during this call.
     let (connection, raw, header) = unsafe { (&*connection, &*expected, &*header) };
     let expected = Expected {
         asked: raw.asked,

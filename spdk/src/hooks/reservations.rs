@@ -1,5 +1,6 @@
-//! Reservations of namespaces that the program keeps: `spdk/changes/include/fabrics.h`. They are called for
-//! commands that change reservations, which are rare, on the app thread: unlike other hooks they allocate.
+//! Hooks for reservations that the program persists: `spdk/changes/include/fabrics.h`. SPDK calls them on the app
+//! thread for commands that change reservations. Such commands are rare, so unlike hooks on an I/O path these
+//! allocate.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -7,46 +8,47 @@ use spdk_sys as sys;
 
 use crate::nvmf::reservation::{self, KEPT};
 
-/// The name under which they are kept.
+/// Returns the name under which the reservations are persisted.
 ///
 /// # Safety
-/// `name` is null or a terminated string that stays for `'a`.
+/// `name` is null, or a NUL-terminated string that stays valid for `'a`.
 unsafe fn kept<'a>(name: *const c_char) -> Option<&'a str> {
     if name.is_null() {
         return None;
     }
-    // SAFETY: the caller's contract.
+    // SAFETY: not null, and by the caller's contract NUL-terminated and valid for `'a`.
     let name = unsafe { CStr::from_ptr(name) };
     name.to_str().ok()?.strip_prefix(KEPT)
 }
 
 /// # Safety
-/// On the app thread; `name` is a terminated string, `bdev` a UUID, and `info` all zero and nobody else's.
+/// Runs on the app thread; `name` is null or a NUL-terminated string, `bdev` is null or a UUID, and `info` is null,
+/// or all zero and accessed by nobody else.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_reservation_load(
     name: *const c_char,
     bdev: *const sys::spdk_uuid,
     info: *mut sys::spdk_nvmf_reservation_info,
 ) -> c_int {
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract each is null or valid, and `info` exclusively accessed here.
     let (name, bdev, info) = unsafe { (kept(name), bdev.as_ref(), info.as_mut()) };
     let (Some(name), Some(bdev), Some(info)) = (name, bdev, info) else {
         return -libc::EINVAL;
     };
-    // SAFETY: all views of a UUID are the same bytes.
+    // SAFETY: all members of the union are views of the same 16 initialized bytes.
     let bdev = hyphenated(unsafe { &bdev.u.raw });
     reservation::load(name, &bdev, info);
     0
 }
 
 /// # Safety
-/// On the app thread; `name` is a terminated string and `info` points to what SPDK has.
+/// Runs on the app thread; `name` is null or a NUL-terminated string, `info` is null or valid for reads.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_reservation_save(
     name: *const c_char,
     info: *const sys::spdk_nvmf_reservation_info,
 ) -> c_int {
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract each is null or valid for reads during this call.
     match unsafe { (kept(name), info.as_ref()) } {
         (Some(name), Some(info)) => reservation::save(name, info),
         _ => -libc::EINVAL,
@@ -54,30 +56,30 @@ pub unsafe extern "C" fn opi_reservation_save(
 }
 
 /// # Safety
-/// On the app thread; `name` is a terminated string.
+/// Runs on the app thread; `name` is null or a NUL-terminated string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_reservation_is_unsaved(name: *const c_char) -> bool {
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract `name` is null or NUL-terminated.
     unsafe { kept(name) }.is_some_and(reservation::is_unsaved)
 }
 
 /// # Safety
-/// On the app thread; `name` is a terminated string, and `saved` may be called once with `argument`, later and on
-/// the same thread.
+/// Runs on the app thread; `name` is null or a NUL-terminated string. `saved` may be called with `argument` once,
+/// later, on the same thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_reservation_wait(
     name: *const c_char,
     saved: Option<unsafe extern "C" fn(*mut c_void, c_int)>,
     argument: *mut c_void,
 ) -> bool {
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract `name` is null or NUL-terminated.
     match (unsafe { kept(name) }, saved) {
         (Some(name), Some(saved)) => reservation::wait(name, saved, argument),
         _ => false,
     }
 }
 
-/// A UUID as SPDK writes it.
+/// Formats a UUID as SPDK does, hyphenated and in lower case.
 fn hyphenated(bytes: &[u8; 16]) -> String {
     let mut text = String::with_capacity(36);
     for (at, byte) in bytes.iter().enumerate() {
@@ -97,7 +99,7 @@ mod tests {
     fn names_have_the_header_s_beginning() {
         let header = include_str!("../../changes/include/fabrics.h");
         assert!(header.contains(&format!("#define OPI_RESERVATION_KEPT \"{KEPT}\"")));
-        // SAFETY: terminated strings, and null.
+        // SAFETY: NUL-terminated strings, and null.
         unsafe {
             assert_eq!(kept(c"opi:a".as_ptr()), Some("a"));
             assert_eq!(kept(c"/a".as_ptr()), None);

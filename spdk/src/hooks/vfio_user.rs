@@ -28,7 +28,7 @@ pub struct RawWalk {
 }
 
 impl RawWalk {
-    /// Asks the gate, and keeps what it makes of the walk.
+    /// Runs a step of the gate's walk, and stores the new state.
     fn step<T>(&mut self, step: impl FnOnce(&mut Walk) -> T) -> T {
         let mut walk = Walk {
             left: self.left,
@@ -47,14 +47,14 @@ impl RawWalk {
     }
 }
 
-/// Whether the region may be mapped.
+/// Returns whether the region may be mapped.
 ///
 /// # Safety
 ///
-/// `region` is NULL or points to a whole one.
+/// `region` is NULL or valid for reads.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_vfio_user_region(region: *const RawRegion) -> bool {
-    // SAFETY: as promised.
+    // SAFETY: by the caller's contract NULL or valid for reads.
     unsafe { region.as_ref() }.is_some_and(|raw| {
         is_region_right(&Region {
             addr: raw.addr,
@@ -67,29 +67,29 @@ pub unsafe extern "C" fn opi_vfio_user_region(region: *const RawRegion) -> bool 
     })
 }
 
-/// Whether a message has what its command reads.
+/// Returns whether a message has what its command needs.
 #[unsafe(no_mangle)]
 pub extern "C" fn opi_vfio_user_message(command: u16, body: u64, fds: u64) -> bool {
     is_message_right(command, body, fds)
 }
 
-/// Whether a queue may lie there.
+/// Returns whether a queue may be at this address.
 #[unsafe(no_mangle)]
 pub extern "C" fn opi_vfio_user_queue(addr: u64, entries: u64, entry_size: u64) -> bool {
     is_queue_right(addr, entries, entry_size)
 }
 
-/// How many data pointers a transfer has in PRPs; 0 refuses.
+/// Returns how many data pointers a transfer has in PRPs; 0 refuses.
 #[unsafe(no_mangle)]
 pub extern "C" fn opi_vfio_user_prps(prp1: u64, prp2: u64, length: u64, max: u32) -> u32 {
     prps(prp1, prp2, length, max)
 }
 
-/// Takes a data block of an SGL into account.
+/// Accounts for a data block of an SGL; false refuses.
 ///
 /// # Safety
 ///
-/// `walk` is NULL or points to a whole one that nobody else uses.
+/// `walk` is NULL, or valid for reads and writes and accessed by nobody else.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_vfio_user_sgl_data(
     walk: *mut RawWalk,
@@ -97,15 +97,15 @@ pub unsafe extern "C" fn opi_vfio_user_sgl_data(
     addr: u64,
     length: u32,
 ) -> bool {
-    // SAFETY: as promised.
+    // SAFETY: by the caller's contract NULL, or valid with exclusive access.
     unsafe { walk.as_mut() }.is_some_and(|raw| raw.step(|walk| walk.data(kind, addr, length)))
 }
 
-/// How many descriptors a segment of an SGL has; 0 refuses.
+/// Returns how many descriptors a segment of an SGL has; 0 refuses.
 ///
 /// # Safety
 ///
-/// `walk` is NULL or points to a whole one that nobody else uses.
+/// `walk` is NULL, or valid for reads and writes and accessed by nobody else.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_vfio_user_sgl_segment(
     walk: *mut RawWalk,
@@ -113,11 +113,11 @@ pub unsafe extern "C" fn opi_vfio_user_sgl_segment(
     addr: u64,
     length: u32,
 ) -> u32 {
-    // SAFETY: as promised.
+    // SAFETY: by the caller's contract NULL, or valid with exclusive access.
     unsafe { walk.as_mut() }.map_or(0, |raw| raw.step(|walk| walk.segment(kind, addr, length)))
 }
 
-/// Watches a mapping of a client's memory; NULL if too many are watched.
+/// Watches a mapping of a client's memory; NULL if the limit of watches is reached.
 #[unsafe(no_mangle)]
 pub extern "C" fn opi_guest_memory_add(
     base: *mut c_void,
@@ -129,26 +129,26 @@ pub extern "C" fn opi_guest_memory_add(
     })
 }
 
-/// Whether its file was cut.
+/// Returns whether the mapping's file was truncated.
 ///
 /// # Safety
 ///
-/// `watch` is NULL or of `opi_guest_memory_add`, and not removed yet.
+/// `watch` is NULL, or comes from `opi_guest_memory_add` and has not been removed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_guest_memory_cut(watch: *const c_void) -> bool {
-    // SAFETY: as promised.
+    // SAFETY: by the caller's contract NULL, or a live watch.
     unsafe { watch.cast::<GuestMemory>().as_ref() }.is_some_and(GuestMemory::is_cut)
 }
 
-/// Ends the watch, before the memory is unmapped.
+/// Ends the watch. Call before the memory is unmapped.
 ///
 /// # Safety
 ///
-/// `watch` is NULL or of `opi_guest_memory_add`, and not used afterwards.
+/// `watch` is NULL, or comes from `opi_guest_memory_add`, and is not used afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_guest_memory_remove(watch: *mut c_void) {
     if !watch.is_null() {
-        // SAFETY: as promised; it was boxed there.
+        // SAFETY: not null, and by the caller's contract a box from `opi_guest_memory_add` that is taken back once.
         drop(unsafe { Box::from_raw(watch.cast::<GuestMemory>()) });
     }
 }

@@ -1,29 +1,29 @@
-//! Lines of SPDK that only follow from an event, which is told once elsewhere: they are detail, at level debug.
+//! SPDK's log lines that only follow from an event reported once elsewhere. They are details, at level debug.
 //!
-//! SPDK logs an error in each function through which an error passes: nine lines for one connection that is refused.
+//! SPDK logs an error in every function that an error passes through: nine lines for one refused connection.
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use spdk_sys as sys;
 
-/// The level of detail: debug here.
+/// The level of details: debug in `tracing`.
 const DETAIL: c_int = sys::spdk_log_level_SPDK_LOG_INFO;
 
-/// Whether SPDK's JSON-RPC is served: what is done by it, and what comes of that, is told by SPDK's log alone.
+/// Whether SPDK's JSON-RPC is served. The cause of a failed command is then reported in SPDK's log only.
 static SERVES_COMMANDS: AtomicBool = AtomicBool::new(false);
 
-/// Has the lines that name a cause stay errors, since SPDK's own commands have no other word for it.
+/// Keeps lines that name a cause as errors, since SPDK's own commands report the cause nowhere else.
 pub(super) fn keep_causes() {
     SERVES_COMMANDS.store(true, Ordering::Relaxed);
 }
 
-/// What is detail of errors and warnings unless SPDK's JSON-RPC is served: lines that name a cause, as functions by
-/// file.
+/// Lines that name a cause, as functions by file: errors and warnings that are details unless SPDK's JSON-RPC is
+/// served.
 ///
-/// Of the NVMe driver: why a controller could not be connected is in the answer of the call
-/// (`bdev/nvme/refusal.rs`), and told when its path drops. Of listeners: why they cannot listen is in the answer of the
-/// call too, and in the condition of an object that waits for it.
+/// NVMe driver: why a connection attempt failed is returned by the call (`bdev/nvme/refusal.rs`), and reported when
+/// a path is lost. Listeners: why they cannot listen is returned by the call too, and is in the condition of an
+/// object that waits for the listener.
 const CAUSES: &[(&str, &[&str])] = &[
     ("nvme_ctrlr.c", &["nvme_ctrlr_process_init"]),
     ("nvme_fabric.c", &["nvme_fabric_qpair_connect_poll"]),
@@ -31,7 +31,7 @@ const CAUSES: &[(&str, &[&str])] = &[
     ("posix.c", &["_posix_sock_listen"]),
 ];
 
-/// The same, always: lines that only say that something beneath has failed, which has been said.
+/// Lines that only propagate a failure already logged: always details.
 const CONSEQUENCES: &[(&str, &[&str])] = &[
     ("sock.c", &["sock_posix_fd_connect_poll"]),
     (
@@ -59,7 +59,7 @@ const CONSEQUENCES: &[(&str, &[&str])] = &[
     ("nvmf.c", &["spdk_nvmf_tgt_listen_ext"]),
 ];
 
-/// What is detail of notices: each attempt to connect again, and each command that failed with it.
+/// Notices that are details: each reconnect attempt, and each command that failed with its connection.
 const NOTICES: &[(&str, &[&str])] = &[
     ("nvme_ctrlr.c", &["nvme_ctrlr_disconnect"]),
     (
@@ -71,7 +71,7 @@ const NOTICES: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The level at which a line of this level is logged.
+/// Returns the level at which a line is logged.
 pub(super) fn level(level: c_int, file: &str, function: &str) -> c_int {
     let name = file.rsplit('/').next().unwrap_or(file);
     let among = |functions: &[(&str, &[&str])]| {

@@ -1,8 +1,8 @@
-//! Floods of one log line: a guest or a peer that is away can have SPDK log the same for each I/O.
+//! Rate limiting of log lines: a guest, or a peer that is down, can make SPDK log the same line for each I/O.
 //!
-//! The first [`BURST`] errors or warnings of a place (file and line of the source) within a window are let through, the
-//! others are counted where they arise, before they are formatted; when the window ends one line tells how
-//! many there were. While a place goes on so, its windows become longer.
+//! Of the errors and warnings of one place (source file and line) the first [`BURST`] in a window are logged. The
+//! others are counted at their source, before they are formatted; one line at the end of the window reports their
+//! number. While a place keeps logging, its windows become longer (backoff).
 //!
 //! ```text
 //! quiet ─► line ─► window of 10 s ─┬─ few lines ─► quiet
@@ -17,27 +17,27 @@ use std::time::{Duration, Instant};
 
 use spdk_sys as sys;
 
-/// Lines of one place that a window lets through.
+/// Lines of one place logged per window.
 const BURST: u32 = 3;
-/// The first window of a place.
+/// The length of a place's first window.
 const WINDOW: Duration = Duration::from_secs(10);
-/// So many times a window is doubled at most: to 320 s.
+/// How often a window's length is doubled at most: to 320 s.
 const DOUBLINGS: u32 = 5;
-/// Places that are counted; the lines of others are let through.
+/// Maximum number of places counted; lines of further places are not limited.
 const SLOTS: usize = 4096;
-/// Slots that are tried for a place.
+/// Slots probed for a place.
 const TRIES: usize = 16;
 
 /// A place in the source that logs.
 pub(super) type Place = u64;
 
-/// The place at this line of a file, whose name is known by its address.
+/// Returns the place of a line in a file, which is identified by the address of its name.
 pub(super) fn place(file: *const u8, line: c_int) -> Place {
-    // An address of a user has 47 bits. The highest is set so that no place is 0.
+    // A user-space address has 47 bits. The highest bit is set so that no place is 0.
     (file as u64) ^ (u64::from(line.unsigned_abs()) << 47) | 1 << 63
 }
 
-/// How many lines each place has had in its window. Any thread, without waiting.
+/// Lines of each place in its current window. Any thread; lock-free.
 pub(super) struct Counts<const N: usize = SLOTS> {
     slots: [(AtomicU64, AtomicU32); N],
 }
@@ -49,15 +49,15 @@ impl<const N: usize> Counts<N> {
         }
     }
 
-    /// Whether a line of this level from this place may be logged.
+    /// Returns whether a line of this level from this place may be logged.
     pub(super) fn admit(&self, level: c_int, place: Place) -> bool {
-        // Notices are events that are told once each; whoever asks for more wants all of it.
+        // Notices report events once each, and lower levels were enabled on purpose: neither is limited.
         let limited = level <= sys::spdk_log_level_SPDK_LOG_WARN;
         let count = limited.then(|| self.count(place)).flatten();
         count.is_none_or(|count| count.fetch_add(1, Ordering::Relaxed) < BURST)
     }
 
-    /// Begins the count anew; how many lines were not let through.
+    /// Resets the count; returns how many lines were suppressed.
     fn take_surplus(&self, place: Place) -> u32 {
         let count = self
             .count(place)
@@ -65,7 +65,7 @@ impl<const N: usize> Counts<N> {
         count.unwrap_or_default().saturating_sub(BURST)
     }
 
-    /// The place's slot, which it keeps; `None` if there is none for it.
+    /// Returns the place's slot, which it never gives up; `None` if no probed slot is free.
     fn count(&self, place: Place) -> Option<&AtomicU32> {
         let first = place.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> 16;
         (0..TRIES).find_map(|step| {
@@ -76,15 +76,15 @@ impl<const N: usize> Counts<N> {
     }
 }
 
-/// The window of a place.
+/// The current window of a place.
 struct Window<T> {
     ends: Instant,
     doublings: u32,
-    /// The line that it began with.
+    /// The line that the window began with.
     line: T,
 }
 
-/// The windows of all places that have logged of late. For the logging thread.
+/// The windows of all places that logged recently. Used by the logging thread only.
 pub(super) struct Windows<T>(HashMap<Place, Window<T>>);
 
 impl<T> Windows<T> {
@@ -92,7 +92,7 @@ impl<T> Windows<T> {
         Self(HashMap::new())
     }
 
-    /// Takes note of a line that was let through.
+    /// Records a line that was logged.
     pub(super) fn note(&mut self, place: Place, now: Instant, line: impl FnOnce() -> T) {
         self.0.entry(place).or_insert_with(|| Window {
             ends: now + WINDOW,
@@ -101,8 +101,8 @@ impl<T> Windows<T> {
         });
     }
 
-    /// Ends windows whose time is over, or all of them, and tells `surplus` of the lines that were not let
-    /// through: how many, since when, and the first line of the window.
+    /// Ends the windows that are over, or all of them, and passes the suppressed lines to `surplus`: their number,
+    /// the window's length, and its first line.
     pub(super) fn end<const N: usize>(
         &mut self,
         counts: &Counts<N>,
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(flood(&mut windows, at(11)), 3);
         assert_eq!(ended(&mut windows, &counts, at(29)), []);
         assert_eq!(ended(&mut windows, &counts, at(30)), [(197, 20)]);
-        // It ends, and what comes then is news.
+        // The window ended without suppressed lines, so the next line starts a new one.
         assert_eq!(ended(&mut windows, &counts, at(70)), []);
         assert!(windows.0.is_empty());
         assert_eq!(flood(&mut windows, at(71)), 3);

@@ -1,5 +1,5 @@
-//! The app thread's end of the mailbox: a poller that looks for calls now and then, and one that takes a turn
-//! each time that the reactor does, while there are some.
+//! The app thread's side of the mailbox: a timed poller that checks for calls, and an untimed one that runs at each
+//! turn of the reactor while there are some.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -14,28 +14,27 @@ use crate::error::Error;
 use crate::log;
 use crate::runtime::Spdk;
 
-/// How often the reactor looks for calls while there are none, microseconds: I/O pays for each look,
-/// a call waits for half of that.
+/// Idle poll period, in microseconds: trades reactor overhead for latency (mean: half).
 const LOOK_MICROS: u64 = 10;
 
-/// Turns without anything to do after which the reactor goes back to looking so seldom.
+/// Turns without work after which the untimed poller is unregistered.
 const QUIET_TURNS: u32 = 1024;
 
-/// The app thread's end of the mailbox, owned by its pollers.
+/// The app thread's side of the mailbox, owned by its pollers.
 struct Consumer {
     shared: Arc<Shared>,
     rings: Arc<Rings>,
     spdk: Spdk,
-    /// Looks for calls now and then.
+    /// The timed poller.
     look: Cell<*mut sys::spdk_poller>,
-    /// Takes a turn each time that the reactor does, while there are calls. Null at other times.
+    /// The untimed poller. Null while there are no calls.
     work: Cell<*mut sys::spdk_poller>,
-    /// Turns in a row that found nothing to do.
+    /// Consecutive turns without work.
     quiet: Cell<u32>,
 }
 
-/// Opens the mailbox on this thread, which is SPDK's app thread. `may_watch`: callers
-/// run on other cores than reactors, and may look for their answers before they sleep.
+/// Opens the mailbox on the calling thread, SPDK's app thread. `may_watch`: callers run on cores without a reactor,
+/// and may poll for replies before they sleep.
 pub(crate) fn open(spdk: Spdk, capacity: usize, may_watch: bool) -> Result<Arc<Shared>, Error> {
     let shared = Arc::new(Shared::new(capacity, may_watch)?);
     let Some(rings) = shared.gate.enter().map(|rings| Arc::clone(&rings)) else {
@@ -49,8 +48,8 @@ pub(crate) fn open(spdk: Spdk, capacity: usize, may_watch: bool) -> Result<Arc<S
         work: Cell::new(std::ptr::null_mut()),
         quiet: Cell::new(0),
     }));
-    // SAFETY: on an SPDK thread; `consumer` stays until `end` frees it; the name
-    // is a C string literal.
+    // SAFETY: runs on an SPDK thread; `consumer` lives until `end` frees it, which unregisters the poller first;
+    // the name is a C literal.
     let poller = unsafe {
         sys::spdk_poller_register_named(
             Some(look),
@@ -60,11 +59,12 @@ pub(crate) fn open(spdk: Spdk, capacity: usize, may_watch: bool) -> Result<Arc<S
         )
     };
     if poller.is_null() {
-        // SAFETY: SPDK did not take it.
+        // SAFETY: `consumer` comes from Box::into_raw, and SPDK did not take it.
         drop(unsafe { Box::from_raw(consumer) });
         return Err(Error::new("register mailbox poller", libc::ENOMEM));
     }
-    // SAFETY: the poller cannot run before this thread returns to its reactor.
+    // SAFETY: `consumer` is alive, and the poller cannot run before this thread returns to its reactor, so nobody
+    // else accesses it.
     unsafe { (*consumer).look.set(poller) };
     executor::start(shared.clone(), || {
         log::note(
@@ -75,9 +75,10 @@ pub(crate) fn open(spdk: Spdk, capacity: usize, may_watch: bool) -> Result<Arc<S
     Ok(shared)
 }
 
-/// What was registered as `look`: takes a turn, and has more follow if that found something.
+/// The timed poller: takes a turn, and registers the untimed poller if there was work.
 unsafe extern "C" fn look(argument: *mut c_void) -> c_int {
-    // SAFETY: what `open` registered; freed only by `end`, which ends this poller.
+    // SAFETY: `argument` is the consumer that `open` registered; only `end` frees it, and unregisters this poller
+    // first.
     let consumer = unsafe { &*argument.cast::<Consumer>() };
     if !consumer.work.get().is_null() {
         return 0;
@@ -86,8 +87,8 @@ unsafe extern "C" fn look(argument: *mut c_void) -> c_int {
         Turn::Idle => 0,
         Turn::Busy => {
             consumer.quiet.set(0);
-            // SAFETY: on an SPDK thread; `end` frees `consumer` after it has ended the poller;
-            // the name is a C string literal. Without memory for it the next look goes on.
+            // SAFETY: runs on an SPDK thread; `end` frees `consumer` only after it has unregistered the poller; the
+            // name is a C literal. If SPDK is out of memory, the timed poller carries on.
             let poller = unsafe {
                 sys::spdk_poller_register_named(Some(work), argument, 0, c"opi_calls".as_ptr())
             };
@@ -95,17 +96,18 @@ unsafe extern "C" fn look(argument: *mut c_void) -> c_int {
             1
         }
         Turn::Stop => {
-            // SAFETY: registered by `open` with a Box, and ended once: its pollers
-            // are unregistered there.
+            // SAFETY: `argument` is the box that `open` registered. `end` runs once, since it unregisters both
+            // pollers.
             unsafe { end(argument.cast()) };
             1
         }
     }
 }
 
-/// What was registered as `work`: takes a turn, until there has been nothing to do for a while.
+/// The untimed poller: takes a turn, and unregisters itself after a while without work.
 unsafe extern "C" fn work(argument: *mut c_void) -> c_int {
-    // SAFETY: as in `look`, which registered it.
+    // SAFETY: `argument` is the consumer passed on by `look`; only `end` frees it, and unregisters this poller
+    // first.
     let consumer = unsafe { &*argument.cast::<Consumer>() };
     match consumer.turn() {
         Turn::Busy => {
@@ -128,7 +130,7 @@ unsafe extern "C" fn work(argument: *mut c_void) -> c_int {
     }
 }
 
-/// What a turn found.
+/// The outcome of a turn.
 enum Turn {
     Idle,
     Busy,
@@ -136,11 +138,11 @@ enum Turn {
 }
 
 impl Consumer {
-    /// One turn of the reactor: at most one message and one woken task, so that I/O
-    /// waits for one control step at a time.
+    /// Takes one turn: at most one message and one woken task, so that I/O waits for one configuration step at a
+    /// time.
     fn turn(&self) -> Turn {
-        // SAFETY: the pollers of this consumer, which run one at a time, are the only
-        // consumers of requests.
+        // SAFETY: pop requires a single consumer: only the pollers of this consumer pop requests, both on this
+        // thread.
         let message = unsafe { self.rings.requests.pop() };
         let mut found = Turn::Idle;
         if let Some(message) = message {
@@ -166,13 +168,13 @@ impl Consumer {
 
     fn end_work(&self) {
         let mut poller = self.work.replace(std::ptr::null_mut());
-        // SAFETY: our own poller, on its thread, or null; unregistering from within is
-        // allowed (spdk/thread.h).
+        // SAFETY: null, or this consumer's own poller on its thread; unregistering a poller from within its own
+        // function is allowed (spdk/thread.h).
         unsafe { sys::spdk_poller_unregister(&mut poller) };
     }
 
     fn timed(&self, step: impl FnOnce() -> bool) {
-        // SAFETY: SPDK's environment is up while its pollers run.
+        // SAFETY: reads a counter; SPDK's environment is initialized while its pollers run.
         let begun = unsafe { sys::spdk_get_ticks() };
         step();
         // SAFETY: as above.
@@ -181,21 +183,21 @@ impl Consumer {
     }
 }
 
-/// Closes the app thread's end and stops SPDK.
+/// Closes the app thread's side and stops SPDK.
 ///
 /// # Safety
-/// `consumer` is the registered pollers' own, and not used afterwards.
+/// `consumer` is the box owned by the registered pollers, and is not used afterwards.
 unsafe fn end(consumer: *mut Consumer) {
-    // SAFETY: the caller's contract.
+    // SAFETY: by the caller's contract this box is taken back once.
     let consumer = unsafe { Box::from_raw(consumer) };
     consumer.end_work();
     let mut poller = consumer.look.get();
-    // SAFETY: our own poller, on its thread; unregistering from within is allowed
-    // (spdk/thread.h).
+    // SAFETY: this consumer's own poller, on its thread; unregistering a poller from within its own function is
+    // allowed (spdk/thread.h).
     unsafe { sys::spdk_poller_unregister(&mut poller) };
     executor::stop();
     let spdk = consumer.spdk;
     drop(consumer);
-    // SAFETY: `nvme::stop` calls it on the app thread, with the reactors running.
+    // SAFETY: `nvme::stop` calls this on the app thread, with the reactors running.
     nvme::stop(spdk, || unsafe { sys::spdk_app_stop(0) });
 }

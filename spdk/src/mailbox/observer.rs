@@ -1,5 +1,5 @@
-//! Tells those who trace a call what the app thread did for it. The times come back with the answer: the
-//! app thread shares nothing with them, and does nothing for a call that nobody traces.
+//! Tracing of calls: when the app thread ran their steps. The times are returned together with the result, so the
+//! app thread shares no state with the tracer, and does no work for calls that are not traced.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -10,40 +10,40 @@ use spdk_sys as sys;
 
 use crate::reactors::duration;
 
-/// Steps of a call that are told one by one.
+/// Maximum number of steps recorded per call.
 const STEPS: usize = 64;
 
-/// What became of a call that was answered.
+/// The times of a call that has been answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeline {
-    /// The recipe, as the compiler names it.
+    /// The recipe's type name.
     pub recipe: &'static str,
-    /// When it was asked for.
+    /// When the call was made.
     pub asked: SystemTime,
     /// Begin and end of each step on the app thread, since `asked`.
     pub steps: Vec<(Duration, Duration)>,
-    /// Steps beyond those.
+    /// Steps beyond those recorded.
     pub left_out: u32,
-    /// The end of the last step, since `asked`.
+    /// End of the last step, since `asked`.
     pub ended: Duration,
 }
 
-/// Wants to know of calls. Called on the thread that awaits the call.
+/// Observes calls. Runs on the thread that awaits the call.
 pub trait Observer: Sync {
-    /// Whether the call that begins now is of interest.
+    /// Returns whether the call that begins now is to be traced.
     fn wants(&self) -> bool;
-    /// It has been answered.
+    /// Reports an answered call.
     fn told(&self, timeline: &Timeline);
 }
 
 static OBSERVER: OnceLock<&'static dyn Observer> = OnceLock::new();
 
-/// From now on tells `observer`; the first one that is given counts.
+/// Registers the observer of all further calls; only the first registration counts.
 pub fn observe_calls(observer: &'static dyn Observer) {
     let _ = OBSERVER.set(observer);
 }
 
-/// A call that somebody wants to know of.
+/// A call that is traced.
 pub(super) struct Asked {
     observer: &'static dyn Observer,
     at: SystemTime,
@@ -59,7 +59,7 @@ pub(super) struct Steps {
 }
 
 impl Asked {
-    /// `None` if nobody does.
+    /// Starts a trace; `None` if the observer does not want this call.
     pub(super) fn now() -> Option<Self> {
         let observer = *OBSERVER.get()?;
         observer.wants().then(|| Self {
@@ -69,7 +69,7 @@ impl Asked {
         })
     }
 
-    /// The recipe `F` has been answered.
+    /// Reports the answered call of recipe `F` to the observer.
     pub(super) fn tell<F>(&self, steps: &Steps) {
         let since = |ticks: u64| duration(ticks.saturating_sub(self.ticks));
         self.observer.told(&Timeline {
@@ -86,7 +86,7 @@ impl Asked {
     }
 }
 
-/// What a future gives, and with `timed` when its steps were. On the app thread.
+/// Runs a future; with `timed`, also records its steps. App thread.
 pub(super) async fn timed<F: Future>(timed: bool, future: F) -> (F::Output, Option<Steps>) {
     if !timed {
         return (future.await, None);
@@ -115,7 +115,7 @@ impl Steps {
 }
 
 fn ticks() -> u64 {
-    // SAFETY: reads the processor's counter; any thread.
+    // SAFETY: reads the processor's time stamp counter; any thread.
     unsafe { sys::spdk_get_ticks() }
 }
 

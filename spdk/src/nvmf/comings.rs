@@ -1,8 +1,8 @@
-//! Hosts that connect and go, told by hooks as it happens.
+//! Connects and disconnects of hosts, reported by hooks as they happen.
 //!
 //! ```text
-//! reactor: hook ─► bounded channel (fixed places, no allocation) ─► whoever asks, now and then
-//!                       └ nearly full: counted, and the hosts have to be listed
+//! reactor: hook ─► bounded channel (preallocated) ─► comings(), polled from any thread
+//!                       └ nearly full: dropped and counted; the hosts must be listed again
 //! ```
 
 use std::ffi::{CStr, c_char};
@@ -14,42 +14,42 @@ use super::Connected;
 use super::notices::Notices;
 use crate::cstr::read;
 
-/// Comings and goings that wait to be read.
+/// Capacity of the channel, in notices.
 const CAPACITY: usize = 1024;
-/// As long as `SPDK_NVMF_NQN_MAX_LEN`, with the terminator.
+/// Size of an NQN with its terminator, from `SPDK_NVMF_NQN_MAX_LEN`.
 pub(super) const NQN: usize = sys::SPDK_NVMF_NQN_MAX_LEN as usize + 1;
-/// As long as `address` of `struct opi_nvmf_queue`.
+/// Must match the size of `address` in `struct opi_nvmf_queue`.
 const ADDRESS: usize = 320;
 
-/// What has happened.
+/// An event.
 #[derive(Debug)]
 pub enum Coming {
-    /// A host has connected; without its queues.
+    /// A host has connected; `queues` is empty.
     Connected(Connected),
-    /// The host of the controller of this number has gone.
+    /// The host with the controller of this number has disconnected.
     Gone(usize),
 }
 
-/// Comings and goings since the last look.
+/// The events since the last call.
 #[derive(Debug)]
 pub struct Comings {
-    /// In their order.
+    /// Events in order.
     pub all: Vec<Coming>,
-    /// How many did not fit in.
+    /// Number of events dropped because the channel was full.
     pub lost: u64,
 }
 
 impl Connected {
-    /// Tells its controller from others that live at the same time.
+    /// Identifies the host's controller among those that exist at the same time.
     pub fn number(&self) -> usize {
         self.controller
     }
 }
 
-/// A text of C, terminated.
+/// A NUL-terminated C string in a fixed array.
 pub(super) type Text<const N: usize> = [c_char; N];
 
-/// As it passes the channel.
+/// The form in which an event passes the channel.
 #[expect(
     clippy::large_enum_variant,
     reason = "a hook does not allocate, and the channel's places are made once"
@@ -92,35 +92,35 @@ impl From<Notice> for Coming {
 
 static CHANNEL: OnceLock<Notices<Notice>> = OnceLock::new();
 
-/// Has the hooks tell from now on. Before the first transport.
+/// Enables the hooks. Must be called before the first transport is created.
 pub(crate) fn open() {
     CHANNEL.get_or_init(|| Notices::new(CAPACITY));
 }
 
-/// What has happened since this was asked last; any thread.
+/// Takes the events since the last call. Any thread.
 pub fn comings() -> Comings {
     let (all, lost) = CHANNEL.get().map(Notices::take).unwrap_or_default();
     Comings { all, lost }
 }
 
-/// A host's admin queue has connected. On a reactor: copies, and neither allocates nor waits.
+/// Reports that a host's admin queue has connected. Runs on a reactor: neither allocates nor blocks.
 ///
 /// # Safety
-/// On the thread of `queue`, whose texts are null or terminated.
+/// Runs on the thread of `queue`, whose strings are null or NUL-terminated.
 pub(crate) unsafe fn connected(queue: &sys::opi_nvmf_queue) {
     send(Notice::Connected {
         controller: queue.ctrlr.addr(),
         controller_id: queue.cntlid,
         is_guest: queue.is_guest,
-        // SAFETY: the caller's contract.
+        // SAFETY: by the caller's contract null or NUL-terminated during this call.
         subsystem: unsafe { copy(queue.subnqn) },
-        // SAFETY: the same.
+        // SAFETY: as above.
         host: unsafe { copy(queue.hostnqn) },
         address: queue.address,
     });
 }
 
-/// The host of this controller has gone. On a reactor.
+/// Reports that the host of this controller has disconnected. Runs on a reactor.
 pub(crate) fn gone(controller: usize) {
     send(Notice::Gone(controller));
 }
@@ -132,19 +132,19 @@ fn send(notice: Notice) {
 }
 
 /// # Safety
-/// `text` is null or a terminated string that stays during the call.
+/// `text` is null, or a NUL-terminated string that stays valid during the call.
 unsafe fn copy<const N: usize>(text: *const c_char) -> Text<N> {
     if text.is_null() {
         return [0; N];
     }
-    // SAFETY: the caller's contract.
+    // SAFETY: not null, and by the caller's contract NUL-terminated and valid during the call.
     self::text(unsafe { CStr::from_ptr(text) }.to_bytes())
 }
 
-/// As much of it as there is room for.
+/// Copies as many bytes as fit.
 pub(super) fn text<const N: usize>(bytes: &[u8]) -> Text<N> {
     let mut copied = [0; N];
-    // The last place stays zero.
+    // The last element stays zero: the terminator.
     for (to, from) in copied.iter_mut().take(N - 1).zip(bytes) {
         *to = crate::cstr::char_of(*from);
     }
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_text_is_copied_as_far_as_there_is_room() {
-        // SAFETY: a terminated string, and null.
+        // SAFETY: a NUL-terminated string, and null.
         let (short, long, none) = unsafe {
             (
                 copy::<8>(c"nqn".as_ptr()),

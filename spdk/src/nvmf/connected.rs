@@ -1,62 +1,62 @@
-//! The hosts that are connected, and their queues.
+//! Connected hosts and their queues.
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 
 use spdk_sys as sys;
 
-use super::{check_status, find, target};
-use crate::completion::{Promise, call, completion, on_status};
+use super::{DISCONNECT_LIMIT, check_status, find, target};
+use crate::completion::{Promise, Status, call_within, completion};
 use crate::cstr::{cstr, read, string};
 use crate::error::{Error, check};
 use crate::locks::lock;
 use crate::runtime::Spdk;
 
-/// Queues of which is told: as many as file descriptors can be connections of.
+/// Bound of queues reported: as many connections as file descriptors allow.
 const MOST: usize = 1 << 16;
 
-/// A host that is connected to a subsystem. One that is connected several times is there once for each.
+/// A host connected to a subsystem. A host with several connections appears once for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connected {
     /// NQN of the subsystem.
     pub subsystem: String,
-    /// Who it says that it is; empty where SPDK does not tell.
+    /// The NQN that the host claims; empty if SPDK does not expose it.
     pub host: String,
-    /// Of the controller that was made for it.
+    /// ID of the controller created for the host.
     pub controller_id: u16,
-    /// Its address and port; of a virtual machine the directory of its socket.
+    /// Address and port; for a virtual machine, the directory of its socket.
     pub address: String,
-    /// It is a virtual machine, over vfio-user.
+    /// The host is a virtual machine, over vfio-user.
     pub is_guest: bool,
-    /// By their IDs: first the admin queue, 0.
+    /// Sorted by ID; the admin queue, 0, comes first.
     pub queues: Vec<Queue>,
-    /// Tells it from others that are connected.
+    /// Identifies the controller among those of connected hosts.
     pub(crate) controller: usize,
 }
 
 /// A queue of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Queue {
-    /// Its ID.
+    /// Queue ID.
     pub id: u16,
-    /// How many commands it has room for.
+    /// Queue size, in commands.
     pub size: u32,
-    /// The core of the reactor that serves it.
+    /// Core of the reactor that serves the queue.
     pub core: u32,
-    /// I/O commands that have ended; 0 for an admin queue, and where SPDK does not tell.
+    /// Completed I/O commands; 0 for an admin queue, or if SPDK does not count them.
     pub completed_io: u64,
 }
 
-/// Queues that are connected, those too whose host has not said yet who it is.
+/// The number of connected queues by transport, including queues whose host has not sent Connect yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Doors {
-    /// Over NVMe/TCP: a connection each.
+    /// NVMe/TCP: one connection each.
     pub tcp: u64,
-    /// Over vfio-user.
+    /// vfio-user.
     pub vfio_user: u64,
 }
 
-/// What a walk over SPDK's queues has found.
+/// The result of a walk over SPDK's queues.
 #[derive(Default)]
 pub struct Connections {
     hosts: Vec<Connected>,
@@ -65,7 +65,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// The hosts with their queues. Costs time: not on a reactor.
+    /// Returns the hosts with their queues. Expensive: not on a reactor.
     pub fn hosts(self) -> Vec<Connected> {
         let mut of: HashMap<usize, Vec<Queue>> = HashMap::new();
         for (controller, queue) in self.queues {
@@ -79,7 +79,7 @@ impl Connections {
         hosts
     }
 
-    /// By the door that they came through.
+    /// Returns the number of queues by transport.
     pub fn doors(&self) -> Doors {
         self.doors
     }
@@ -93,7 +93,7 @@ impl Connections {
             return;
         }
         if queue.qid == 0 {
-            // SAFETY: as C has them for the call.
+            // SAFETY: the strings are null or NUL-terminated, and valid during C's callback, which this runs in.
             self.hosts.push(unsafe { Connected::of(queue) });
         }
         let of = Queue {
@@ -107,12 +107,12 @@ impl Connections {
 }
 
 impl Connected {
-    /// Without its queues.
+    /// Converts a host, without its queues.
     ///
     /// # Safety
-    /// The texts of `queue` are null or terminated strings that stay during the call.
+    /// The strings of `queue` are null, or NUL-terminated and valid during the call.
     unsafe fn of(queue: &sys::opi_nvmf_queue) -> Self {
-        // SAFETY: the caller's contract.
+        // SAFETY: by the caller's contract null, or NUL-terminated and valid during the call.
         let [subsystem, host] = [queue.subnqn, queue.hostnqn].map(|text| unsafe { string(text) });
         Self {
             subsystem,
@@ -126,10 +126,10 @@ impl Connected {
     }
 }
 
-/// All hosts that are connected, one reactor after the other, a few queues a step.
+/// Walks all connected hosts, one reactor after another, a few queues per step.
 ///
 /// # Errors
-/// SPDK has no memory for it.
+/// SPDK is out of memory.
 pub async fn connections(spdk: Spdk) -> Result<Connections, Error> {
     const OPERATION: &str = "list hosts";
     let _alone = lock("walk over queues", "").await;
@@ -139,45 +139,46 @@ pub async fn connections(spdk: Spdk) -> Result<Connections, Error> {
         found: Connections::default(),
         promise,
     }));
-    // SAFETY: on the app thread; `walk` stays until `on_done`, which always comes, last.
+    // SAFETY: runs on the app thread; `walk` lives until `on_done`, which is always called, last.
     unsafe { sys::opi_nvmf_for_each_queue(target, Some(on_queue), Some(on_done), walk.cast()) };
     let (found, status) = pending.await?;
     check_status(OPERATION, status)?;
     Ok(found)
 }
 
-/// What C holds while the poll groups are walked.
+/// Owned by C while the poll groups are walked.
 struct Walk {
     found: Connections,
     promise: Promise<(Connections, c_int)>,
 }
 
 unsafe extern "C" fn on_queue(argument: *mut c_void, queue: *const sys::opi_nvmf_queue) {
-    // SAFETY: what `connections` passed; SPDK walks one thread at a time, so nobody else has it. `queue` is
-    // valid for the call.
+    // SAFETY: `argument` is the box that `connections` passed. The walk runs on one thread at a time, so access is
+    // exclusive. `queue` is valid during the call.
     let (walk, queue) = unsafe { (&mut *argument.cast::<Walk>(), &*queue) };
     walk.found.add(queue);
 }
 
 unsafe extern "C" fn on_done(argument: *mut c_void, status: c_int) {
-    // SAFETY: as above; called once, after the walk, on the app thread.
+    // SAFETY: `argument` is the box that `connections` passed; called once, after the walk, on the app thread.
     let Walk { found, promise } = *unsafe { Box::from_raw(argument.cast::<Walk>()) };
     promise.complete((found, status));
 }
 
-/// Which of a subsystem's hosts. Virtual machines are none of them.
+/// Selects hosts of a subsystem. Virtual machines are never selected.
 #[derive(Debug, Clone, Default)]
 pub struct Which {
-    /// Those of this NQN.
+    /// Only hosts with this NQN.
     pub host: Option<String>,
-    /// The one with this controller.
+    /// Only the host with this controller.
     pub controller_id: Option<u16>,
 }
 
-/// Disconnects hosts: what they have in flight ends with the connection. Whoever may connects again by itself.
+/// Disconnects hosts; their commands in flight end with the connection. Admitted hosts may reconnect.
 ///
 /// # Errors
-/// ENODEV for an unknown subsystem, ENOENT if no host is meant.
+/// ENODEV for an unknown subsystem, ENOENT if no host is meant, ETIMEDOUT if I/O holds a connection up: it ends
+/// once that is over.
 pub async fn disconnect(spdk: Spdk, nqn: &str, which: &Which) -> Result<(), Error> {
     const OPERATION: &str = "disconnect host";
     let target = target(spdk, OPERATION)?.as_ptr();
@@ -185,19 +186,12 @@ pub async fn disconnect(spdk: Spdk, nqn: &str, which: &Which) -> Result<(), Erro
     let host = host.map(|host| cstr("host NQN", host)).transpose()?;
     let controller = which.controller_id.map_or(-1, i32::from);
     let subsystem = find(spdk, OPERATION, nqn)?.as_ptr();
-    let status = call::<c_int>(OPERATION, |argument| {
+    let status = call_within::<Status>(spdk, DISCONNECT_LIMIT, OPERATION, |callback, argument| {
         let host = host.as_ref().map_or(std::ptr::null(), |host| host.as_ptr());
         // SAFETY: on the app thread, the subsystem found without an await since, and only compared with later;
-        // SPDK's side copies the string; `on_status` takes the argument back, once.
+        // SPDK's side copies the string; the callback takes the argument back, once.
         unsafe {
-            sys::opi_nvmf_disconnect_hosts(
-                target,
-                subsystem,
-                host,
-                controller,
-                Some(on_status),
-                argument,
-            );
+            sys::opi_nvmf_disconnect_hosts(target, subsystem, host, controller, callback, argument);
         }
         0
     })

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::ffi::{CString, c_int};
+use std::ffi::CString;
 use std::fmt;
 use std::ptr::null;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,11 +10,12 @@ use std::time::SystemTime;
 
 use spdk_sys as sys;
 
-use super::{View, Which, disconnect, find, nqn, view};
-use crate::completion::{call, on_status};
+use super::{DISCONNECT_LIMIT, View, Which, disconnect, find, nqn, view};
+use crate::completion::{Status, call_within};
 use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
 use crate::keyring;
+use crate::log;
 use crate::runtime::Spdk;
 
 /// The keys of a host, as it is given them; an empty one is none.
@@ -148,7 +149,10 @@ impl Names {
             if let Ok(Err(error)) = removed
                 && error.errno.0 != libc::ENOKEY
             {
-                tracing::warn!(%error, "a key stays in SPDK's keyring");
+                log::note(
+                    sys::spdk_log_level_SPDK_LOG_WARN,
+                    format!("a key stays in SPDK's keyring: {error}"),
+                );
             }
         }
     }
@@ -275,7 +279,10 @@ pub fn end_old_keys(spdk: Spdk, now: SystemTime) {
     });
     for (nqn, host) in over {
         end(spdk, &nqn, &host);
-        tracing::info!(subsystem = %nqn, %host, "old keys of a host have ended");
+        log::note(
+            sys::spdk_log_level_SPDK_LOG_INFO,
+            format!("old keys of a host have ended: host {host:?} of {nqn:?}"),
+        );
     }
 }
 
@@ -333,7 +340,8 @@ pub async fn show(spdk: Spdk, nqn: &str, host: &str, shown: &View) -> Result<(),
     view::show(spdk, nqn, host, shown.clone()).await
 }
 
-/// Keeps a host out from now on and disconnects it. ENODEV for an unknown
+/// Keeps a host out from now on and disconnects it. I/O that does not end may hold up the end of a connection: it is
+/// not waited for longer than 5 s. ENODEV for an unknown
 /// subsystem, ENOENT for a host that was not let in by name.
 pub async fn disallow(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
     const OPERATION: &str = "disallow host";
@@ -348,21 +356,25 @@ pub async fn disallow(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
         view::hide(spdk, nqn, host).await;
         return Err(error.with_detail(format!("host {host:?}")));
     }
-    let status = call::<c_int>(OPERATION, |argument| {
+    let ended = call_within::<Status>(spdk, DISCONNECT_LIMIT, OPERATION, |callback, argument| {
         // SAFETY: as above, still without an await; SPDK copies the string, and
-        // `on_status` takes the argument back, once, unless the call is refused.
+        // the callback takes the argument back, once, unless the call is refused.
         unsafe {
-            sys::spdk_nvmf_subsystem_disconnect_host(
-                subsystem,
-                c_host.as_ptr(),
-                Some(on_status),
-                argument,
-            )
+            sys::spdk_nvmf_subsystem_disconnect_host(subsystem, c_host.as_ptr(), callback, argument)
         }
     })
-    .await?;
+    .await;
     view::hide(spdk, nqn, host).await;
-    check(OPERATION, status)
+    match ended {
+        Err(error) if error.errno.0 == libc::ETIMEDOUT => {
+            let what = format!(
+                "host {host:?} is kept out of {nqn:?}; its connections end once their I/O has"
+            );
+            log::note(sys::spdk_log_level_SPDK_LOG_WARN, what);
+            Ok(())
+        }
+        ended => check(OPERATION, ended?),
+    }
 }
 
 /// Lets any host in, or from now on only those allowed by name. Then those that are

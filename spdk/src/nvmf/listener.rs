@@ -1,14 +1,12 @@
 //! Listeners: the addresses at which hosts reach a subsystem.
 //!
-//! An address belongs to the target; a subsystem listens at it by being bound to
-//! it. SPDK counts the bindings and stops listening with the last. It takes the
-//! first binding's word on TLS for all of them, so that is kept here too. An address
-//! and one that covers it (a wildcard) are two sockets to Linux and one to parts of
-//! SPDK: a target has one of them.
+//! An address belongs to the target; subsystems are bound to it. SPDK counts the bindings and stops listening with
+//! the last one. SPDK applies the TLS setting of the first binding to all later ones, so it is recorded and checked
+//! here. An address and a wildcard that covers it are two sockets to Linux but the same one to parts of SPDK, so a
+//! target may have only one of them.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::c_int;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -16,24 +14,23 @@ use spdk_sys as sys;
 
 use super::pause::paused;
 use super::{Subsystem, Transport, check_status, find, lookup, target};
-use crate::completion::{call, completion, on_status};
+use crate::completion::{Status, begin, call};
 use crate::cstr::{read, string};
 use crate::error::Error;
 use crate::runtime::Spdk;
 use crate::transport_id::{self, Kind};
 
-/// Where hosts reach a subsystem.
+/// An address at which hosts reach a subsystem.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// NVMe/TCP. An unspecified IP is every address of the machine.
+    /// NVMe/TCP. An unspecified IP listens on every address of the machine.
     Tcp {
         /// A local address.
         ip: IpAddr,
-        /// From 1.
+        /// Port, from 1.
         port: u16,
     },
-    /// A vfio-user controller: the socket `cntrl` in an existing directory, which
-    /// one subsystem has for itself.
+    /// A vfio-user controller: the socket `cntrl` in an existing directory, exclusive to one subsystem.
     VfioUser {
         /// The directory.
         dir: String,
@@ -52,7 +49,7 @@ impl fmt::Display for Address {
 /// SPDK's limit, NVMF_MAX_LISTENERS_PER_SUBSYSTEM (lib/nvmf/nvmf_internal.h).
 const MAX_LISTENERS: usize = 16;
 
-/// Linux's limit to a UNIX socket's path, without the terminator.
+/// Linux's limit for the path of a UNIX socket, without the terminator.
 const SOCKET_PATH_MAX: usize = 107;
 
 impl Address {
@@ -63,8 +60,8 @@ impl Address {
         }
     }
 
-    /// Whether one of two addresses is among those that the other stands for. The
-    /// IPv6 wildcard stands for no IPv4 address: SPDK's sockets are of one family.
+    /// Returns whether one of the addresses is among those that the other covers. The IPv6 wildcard covers no IPv4
+    /// address: SPDK's sockets are limited to one family.
     pub fn overlaps(&self, other: &Self) -> bool {
         let (Self::Tcp { ip: a, port: p }, Self::Tcp { ip: b, port: q }) = (self, other) else {
             return self == other;
@@ -107,14 +104,14 @@ impl Address {
     }
 }
 
-/// An address at which the target listens, and the subsystems that do.
+/// The subsystems that listen at an address of the target.
 struct Bindings {
     nqns: Vec<String>,
     secure: bool,
 }
 
 impl Bindings {
-    /// The NQN of the subsystem that came first, to be named.
+    /// Returns the NQN of the first subsystem, for messages.
     fn first(&self) -> String {
         self.nqns.first().cloned().unwrap_or_default()
     }
@@ -145,13 +142,11 @@ fn unbind(address: &Address, nqn: &str) {
     });
 }
 
-/// Has hosts reach a subsystem at `address`; `secure` demands TLS of them, which
-/// needs a subsystem that lets hosts in by name.
+/// Adds a listener to a subsystem. `secure` requires TLS, which needs a subsystem that admits hosts by name.
 ///
-/// ENODEV for an unknown subsystem, EEXIST if it listens there already,
-/// EADDRINUSE if another program has the address, another subsystem with other TLS
-/// settings (vfio-user: at all), or one listens at an address that overlaps it,
-/// EADDRNOTAVAIL for an address that is not local, EINVAL for one that cannot be.
+/// ENODEV for an unknown subsystem; EEXIST if it listens there already; EADDRINUSE if the address is taken by
+/// another program, by a subsystem with a different TLS setting (vfio-user: by any), or overlaps another listener's;
+/// EADDRNOTAVAIL if the address is not local; EINVAL if it is invalid.
 pub async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Result<(), Error> {
     const OPERATION: &str = "add listener";
     let id = address.to_id()?;
@@ -159,28 +154,22 @@ pub async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Resu
     let (address, name) = (address.clone(), nqn.to_owned());
     paused(spdk, OPERATION, nqn, 0, move |subsystem| {
         let listening = check_free(subsystem, OPERATION, &address, secure).and_then(|()| {
-            // SAFETY: on the app thread; the target lives until SPDK stops; SPDK
-            // copies the id.
+            // SAFETY: runs on the app thread; the target lives until SPDK stops; SPDK copies the ID.
             let rc = unsafe { sys::opi_nvmf_listen(target.as_ptr(), &id, secure) };
             check_status(OPERATION, rc).map_err(|error| error.with_detail(refused(&address)))?;
-            // Before another task's look at who is bound here.
+            // Without an await since the check, so another task cannot race for the address.
             bind(&address, &name, secure);
             Ok(())
         });
-        let bound = listening.map(|()| {
-            let (promise, pending) = completion::<c_int>();
-            // SAFETY: on the app thread, the subsystem paused; SPDK copies the id;
-            // `on_status` takes the argument back, once.
-            unsafe {
-                sys::opi_nvmf_add_listener(
-                    subsystem.as_ptr(),
-                    &id,
-                    secure,
-                    Some(on_status),
-                    promise.into_raw(),
-                );
-            }
-            pending
+        let bound = listening.and_then(|()| {
+            begin::<Status>(OPERATION, |callback, argument| {
+                // SAFETY: on the app thread, the subsystem paused; SPDK copies the id;
+                // the callback takes the argument back, once.
+                unsafe {
+                    sys::opi_nvmf_add_listener(subsystem.as_ptr(), &id, secure, callback, argument);
+                }
+                0
+            })
         });
         async move {
             let status = bound?.await?;
@@ -188,7 +177,7 @@ pub async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Resu
                 return Ok(());
             };
             unbind(&address, &name);
-            // SAFETY: on the app thread; undoes the listen above.
+            // SAFETY: runs on the app thread; rolls back the listen above.
             unsafe { sys::spdk_nvmf_tgt_stop_listen(target.as_ptr(), &id) };
             Err(error.with_detail(format!("{address}")))
         }
@@ -211,7 +200,7 @@ fn check_free(
     address: &Address,
     secure: bool,
 ) -> Result<(), Error> {
-    // SAFETY: on the app thread, with a subsystem that the caller has just found.
+    // SAFETY: runs on the app thread; the caller found the subsystem without an await since.
     let (own, any_host) = unsafe {
         (
             addresses(subsystem),
@@ -263,8 +252,8 @@ fn check_free(
     })
 }
 
-/// Stops a subsystem from listening at `address` and disconnects the hosts that
-/// came by it. With the last subsystem there the target stops listening.
+/// Removes a listener, and disconnects the hosts that connected through it. With its last subsystem the target stops
+/// listening at the address.
 ///
 /// ENODEV for an unknown subsystem, ENOENT if it does not listen there.
 pub async fn remove(spdk: Spdk, nqn: &str, address: &Address) -> Result<(), Error> {
@@ -273,21 +262,21 @@ pub async fn remove(spdk: Spdk, nqn: &str, address: &Address) -> Result<(), Erro
     let target = target(spdk, OPERATION)?;
     let (address, name) = (address.clone(), nqn.to_owned());
     if lookup(spdk, OPERATION, nqn)?.is_none() {
-        // Removed by SPDK's own commands, which also stopped listening.
+        // The subsystem was deleted through SPDK's JSON-RPC, which also stopped its listeners.
         unbind(&address, nqn);
     }
     paused(spdk, OPERATION, nqn, 0, move |subsystem| {
-        // SAFETY: on the app thread, the subsystem paused.
+        // SAFETY: runs on the app thread, with the subsystem paused.
         let rc = unsafe { sys::spdk_nvmf_subsystem_remove_listener(subsystem.as_ptr(), &id) };
         async move {
-            // It no longer listens there either way.
+            // On failure too the subsystem does not listen there.
             unbind(&address, &name);
             check_status(OPERATION, rc).map_err(|error| {
                 error.with_detail(format!("the subsystem does not listen at {address}"))
             })?;
-            let stopped = call::<c_int>(OPERATION, |argument| {
+            let stopped = call::<Status>(OPERATION, |callback, argument| {
                 // SAFETY: on the app thread; the subsystem is paused and its lock
-                // held, so it is still there; SPDK copies the id; `on_status`
+                // held, so it is still there; SPDK copies the id; the callback
                 // takes the argument back, once, unless the call is refused.
                 unsafe {
                     let transport = sys::spdk_nvmf_tgt_get_transport(
@@ -301,7 +290,7 @@ pub async fn remove(spdk: Spdk, nqn: &str, address: &Address) -> Result<(), Erro
                         transport,
                         &id,
                         subsystem.as_ptr(),
-                        Some(on_status),
+                        callback,
                         argument,
                     )
                 }
@@ -313,38 +302,38 @@ pub async fn remove(spdk: Spdk, nqn: &str, address: &Address) -> Result<(), Erro
     .await
 }
 
-/// Unbinds a stopped subsystem, whose hosts are gone, from all its addresses.
+/// Unbinds a stopped subsystem, without connected hosts, from all its addresses.
 pub(super) fn stop_all(
     spdk: Spdk,
     operation: &'static str,
     subsystem: Subsystem,
 ) -> Result<(), Error> {
     let target = target(spdk, operation)?;
-    // SAFETY: on the app thread, with a subsystem that the caller has just found.
+    // SAFETY: runs on the app thread; the caller found the subsystem without an await since.
     let nqn = unsafe { string(sys::spdk_nvmf_subsystem_get_nqn(subsystem.as_ptr())) };
     // SAFETY: as above.
     for address in unsafe { addresses(subsystem) } {
         let id = address.to_id()?;
-        // SAFETY: on the app thread; gives back the reference that `add` took.
+        // SAFETY: runs on the app thread; releases the reference that `add` took.
         unsafe { sys::spdk_nvmf_tgt_stop_listen(target.as_ptr(), &id) };
         unbind(&address, &nqn);
     }
     Ok(())
 }
 
-/// Where the subsystem listens.
+/// Returns the addresses at which a subsystem listens.
 pub fn list(spdk: Spdk, nqn: &str) -> Result<Vec<Address>, Error> {
     let subsystem = find(spdk, "list listeners", nqn)?;
-    // SAFETY: on the app thread, the subsystem just found.
+    // SAFETY: runs on the app thread; the subsystem was found without an await since.
     Ok(unsafe { addresses(subsystem) })
 }
 
 /// # Safety
-/// On the app thread, with a subsystem that was found without an await since.
+/// Runs on the app thread; the subsystem was found without an await since.
 unsafe fn addresses(subsystem: Subsystem) -> Vec<Address> {
     let mut addresses = Vec::new();
-    // SAFETY: the caller's contract; listeners come and go on this thread alone.
-    // A listener that has been stopped has no id.
+    // SAFETY: by the caller's contract the subsystem is valid; its listeners change on this thread only. The ID of
+    // a stopped listener is null.
     unsafe {
         let mut listener = sys::spdk_nvmf_subsystem_get_first_listener(subsystem.as_ptr());
         while !listener.is_null() {

@@ -1,8 +1,7 @@
-//! The NVMe-oF target: transports, subsystems, and what a subsystem has.
+//! The NVMe-oF target: transports, subsystems, and the objects of a subsystem.
 //!
-//! SPDK makes one target at start, with the discovery subsystem in it. Only NQNs
-//! cross this API; a pointer to a subsystem is looked up for each step, since
-//! whatever runs between two steps may have removed it.
+//! SPDK creates one target at start, with the discovery subsystem. Only NQNs cross this API. A pointer to a
+//! subsystem is looked up again for each step, since code that runs between two steps may have deleted it.
 
 pub(crate) mod comings;
 mod connected;
@@ -21,10 +20,11 @@ mod view;
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use spdk_sys as sys;
 
-use crate::completion::{Promise, call};
+use crate::completion::{Callback, Promise, call};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
@@ -39,15 +39,15 @@ pub use view::View;
 
 type Subsystem = NonNull<sys::spdk_nvmf_subsystem>;
 
-/// The target that SPDK made when it started.
+/// Returns the target that SPDK created at start.
 fn target(_: Spdk, operation: &'static str) -> Result<NonNull<sys::spdk_nvmf_tgt>, Error> {
-    // SAFETY: on the app thread.
+    // SAFETY: runs on the app thread.
     NonNull::new(unsafe { sys::spdk_nvmf_get_first_tgt() }).ok_or_else(|| {
         Error::new(operation, libc::ENODEV).with_detail("there is no NVMe-oF target")
     })
 }
 
-/// The subsystem, or ENODEV of `operation`. Not to be kept across an await.
+/// Looks up a subsystem; ENODEV of `operation` if there is none. The pointer must not be held across an await.
 fn find(spdk: Spdk, operation: &'static str, nqn: &str) -> Result<Subsystem, Error> {
     lookup(spdk, operation, nqn)?.ok_or_else(|| {
         Error::new(operation, libc::ENODEV).with_detail(format!("there is no subsystem {nqn:?}"))
@@ -57,11 +57,14 @@ fn find(spdk: Spdk, operation: &'static str, nqn: &str) -> Result<Subsystem, Err
 fn lookup(spdk: Spdk, operation: &'static str, nqn: &str) -> Result<Option<Subsystem>, Error> {
     let target = target(spdk, operation)?;
     let nqn = cstr("NQN", nqn)?;
-    // SAFETY: on the app thread; the target lives until SPDK stops.
+    // SAFETY: runs on the app thread; the target lives until SPDK stops; the NQN outlives the call.
     Ok(NonNull::new(unsafe {
         sys::spdk_nvmf_tgt_find_subsystem(target.as_ptr(), nqn.as_ptr())
     }))
 }
+
+/// How long the end of connections is waited for: their I/O may hang in a device.
+const DISCONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 type StateChange = unsafe extern "C" fn(
     *mut sys::spdk_nvmf_subsystem,
@@ -69,22 +72,22 @@ type StateChange = unsafe extern "C" fn(
     *mut c_void,
 ) -> c_int;
 
-/// Takes a subsystem to another state, and awaits that it is there.
+/// Changes the state of a subsystem, and awaits the transition.
 async fn change_state(
     operation: &'static str,
     subsystem: Subsystem,
     change: StateChange,
 ) -> Result<(), Error> {
-    let status = call::<c_int>(operation, |argument| {
+    let status = call::<StateChanged>(operation, |callback, argument| {
         // SAFETY: on the app thread, with a subsystem that the caller has just
-        // found; `on_state` takes the argument back, once.
-        unsafe { change(subsystem.as_ptr(), Some(on_state), argument) }
+        // found; the callback takes the argument back, once.
+        unsafe { change(subsystem.as_ptr(), callback, argument) }
     })
     .await?;
     check_status(operation, status)
 }
 
-/// SPDK's target reports many failures as -1, which is no errno.
+/// Converts a status. SPDK's target reports many failures as -1, which stands for no particular errno.
 fn check_status(operation: &'static str, status: c_int) -> Result<(), Error> {
     match status {
         -1 => Err(Error::new(operation, libc::EIO).with_detail("SPDK's log says why")),
@@ -92,11 +95,21 @@ fn check_status(operation: &'static str, status: c_int) -> Result<(), Error> {
     }
 }
 
+/// The callback of a change of a subsystem's state.
+struct StateChanged;
+
+// SAFETY: `on_state` takes the argument back once.
+unsafe impl Callback for StateChanged {
+    type Report = c_int;
+    type Function = sys::spdk_nvmf_subsystem_state_change_done;
+    const FUNCTION: Self::Function = Some(on_state);
+}
+
 unsafe extern "C" fn on_state(
     _: *mut sys::spdk_nvmf_subsystem,
     argument: *mut c_void,
     status: c_int,
 ) {
-    // SAFETY: what `change_state` handed out; SPDK calls once, on this thread.
+    // SAFETY: the argument of a `call::<StateChanged>`; SPDK calls once, on this thread.
     unsafe { Promise::<c_int>::from_raw(argument) }.complete(status);
 }

@@ -1,5 +1,4 @@
-//! Namespaces: bdevs that hosts see through a subsystem. When the bdev goes, SPDK
-//! takes the namespace away.
+//! Namespaces: bdevs that hosts see through a subsystem. When its bdev is removed, SPDK removes the namespace.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,54 +20,54 @@ use crate::runtime::Spdk;
 use crate::timer::sleep;
 use spdk_control::executor::spawn_local;
 
-/// A namespace to add.
+/// How to add a namespace.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The bdev's name. The subsystem takes it for itself.
+    /// Name of the bdev. The subsystem claims it exclusively.
     pub bdev: String,
-    /// Its id in the subsystem; 0 takes the lowest that is free.
+    /// Namespace ID; 0 selects the lowest free one.
     pub nsid: u32,
-    /// None takes the bdev's.
+    /// `None` uses the bdev's UUID.
     pub uuid: Option<[u8; 16]>,
-    /// None takes the bdev's UUID.
+    /// `None` uses the bdev's UUID.
     pub nguid: Option<[u8; 16]>,
-    /// None has none.
+    /// `None` leaves it unset.
     pub eui64: Option<[u8; 8]>,
-    /// Where its reservations are kept, if they are to persist through power loss. SPDK as it is cannot do
-    /// that: see [`KEEPS_RESERVATIONS`](crate::hooks::KEEPS_RESERVATIONS).
+    /// Where its reservations are persisted, if they are to persist through power loss. Needs an SPDK with our
+    /// changes: see [`KEEPS_RESERVATIONS`](crate::hooks::KEEPS_RESERVATIONS).
     pub kept: Option<Kept>,
 }
 
-/// A namespace that was added.
+/// An added namespace.
 #[derive(Debug, Clone)]
 pub struct Added {
-    /// Its id, from 1.
+    /// Namespace ID, from 1.
     pub nsid: u32,
-    /// Whether its bdev is still there, and so the namespace.
+    /// Whether the bdev, and with it the namespace, still exists.
     pub bdev: Presence,
-    /// Bytes of metadata with each block of the bdev.
+    /// Metadata bytes per block of the bdev.
     pub metadata_size: u32,
 }
 
 thread_local! {
-    /// The bdevs of the namespaces that were added here, by NQN and id.
+    /// Watches on the bdevs of namespaces added here, by NQN and namespace ID.
     static WATCHES: RefCell<HashMap<(String, u32), Watch>> = RefCell::default();
 }
 
 /// A namespace of a subsystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
-    /// Its id, from 1.
+    /// Namespace ID, from 1.
     pub nsid: u32,
-    /// The bdev's name.
+    /// Name of the bdev.
     pub bdev: String,
 }
 
-/// Adds a namespace. Connected hosts that see it are told.
+/// Adds a namespace. Connected hosts that may see it are notified.
 ///
-/// ENODEV for an unknown subsystem or bdev, EBUSY for a bdev in use, EEXIST for an
-/// id in use and for an identifier that another namespace of the subsystem has (also
-/// where it is the bdev's), ERANGE for one above the subsystem's highest, ENOSPC if none is free.
+/// ENODEV for an unknown subsystem or bdev, EBUSY for a claimed bdev, EEXIST for a namespace ID in use or an
+/// identifier (including one taken from the bdev) of another namespace in the subsystem, ERANGE for an ID above the
+/// subsystem's highest, ENOSPC if no ID is free.
 pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Error> {
     const OPERATION: &str = "add namespace";
     let options = options.clone();
@@ -87,8 +86,8 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Erro
                 let kept = options.kept.clone().filter(|_| KEEPS_RESERVATIONS);
                 let kept = kept.map(|kept| cstr("name", &reservation::keep(spdk, kept)));
                 let kept = kept.transpose()?;
-                // SAFETY: on the app thread, the subsystem paused; the arrays and
-                // the name outlive the call.
+                // SAFETY: runs on the app thread, with the subsystem paused; the arrays and the strings outlive the
+                // call.
                 let nsid = unsafe {
                     sys::opi_nvmf_add_ns(
                         subsystem.as_ptr(),
@@ -123,7 +122,7 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Erro
     })
     .await;
     if result.is_err() && added.get() != 0 {
-        // The reactors could not take the namespace up: without it they can resume.
+        // Rollback: the poll groups failed to take up the namespace, and can resume without it.
         remove(spdk, nqn, added.get()).await?;
     }
     result
@@ -131,7 +130,7 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Erro
 
 fn check_bdev(spdk: Spdk, operation: &'static str, name: &str) -> Result<(), Error> {
     let bdev = bdev::existing(spdk, operation, name)?;
-    // SAFETY: on the app thread, the bdev just found.
+    // SAFETY: runs on the app thread; the bdev was found without an await since.
     match unsafe { bdev::claimed_by(bdev.as_ptr()) } {
         Some(owner) => Err(bdev::claimed(operation, name, &owner)),
         None => Ok(()),
@@ -139,7 +138,7 @@ fn check_bdev(spdk: Spdk, operation: &'static str, name: &str) -> Result<(), Err
 }
 
 fn check_nsid(subsystem: Subsystem, operation: &'static str, nsid: u32) -> Result<(), Error> {
-    // SAFETY: on the app thread, with a subsystem that the caller has just found.
+    // SAFETY: runs on the app thread; the caller found the subsystem without an await since.
     let (max, taken) = unsafe {
         let subsystem = subsystem.as_ptr();
         let max = sys::spdk_nvmf_subsystem_get_max_nsid(subsystem);
@@ -165,7 +164,7 @@ fn check_nsid(subsystem: Subsystem, operation: &'static str, nsid: u32) -> Resul
     }
 }
 
-/// Hosts take two namespaces of one identifier for one disk, or refuse the second.
+/// Rejects duplicate identifiers: hosts take two namespaces with one identifier for one disk, or refuse the second.
 fn check_identifiers(
     subsystem: Subsystem,
     operation: &'static str,
@@ -175,8 +174,8 @@ fn check_identifiers(
     let uuid = wanted.uuid.unwrap_or(of_bdev);
     let nguid = wanted.nguid.unwrap_or(of_bdev);
     let subsystem = subsystem.as_ptr();
-    // SAFETY: on the app thread, where alone namespaces come and go, and without an await
-    // in between; the options are copied into a struct of the size given.
+    // SAFETY: runs on the app thread, the only one that adds and removes namespaces, without an await in between;
+    // the options are all zero at first, which is valid, and written up to the size passed.
     unsafe {
         let mut namespace = sys::spdk_nvmf_subsystem_get_first_ns(subsystem);
         while !namespace.is_null() {
@@ -209,11 +208,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Removes a namespace, once its I/O in flight is done, which a rate limit of its bdev
-/// does not hold up. ENODEV for an unknown subsystem, ENOENT for an unknown id.
+/// Removes a namespace once its I/O in flight has drained; rate limits of the bdev are lifted meanwhile. ENODEV for
+/// an unknown subsystem, ENOENT for an unknown ID.
 pub async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), Error> {
     const OPERATION: &str = "remove namespace";
-    // Also keeps nsid 0 and the wildcard, which pause other things, from SPDK.
+    // This also rejects nsid 0 and the wildcard, which pause something else in SPDK.
     let namespaces = list(spdk, nqn).inspect_err(|_| forget(nqn, |id| id == nsid))?;
     let Some(namespace) = namespaces.into_iter().find(|is| is.nsid == nsid) else {
         forget(nqn, |id| id == nsid);
@@ -223,7 +222,7 @@ pub async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), Error> {
     let _patience = give_up_unanswered(spdk, &namespace.bdev);
     unlimited(spdk, &namespace.bdev, || {
         paused(spdk, OPERATION, nqn, nsid, move |subsystem| {
-            // SAFETY: on the app thread, the subsystem paused.
+            // SAFETY: runs on the app thread, with the subsystem paused.
             let rc = unsafe { sys::spdk_nvmf_subsystem_remove_ns(subsystem.as_ptr(), nsid) };
             forget(&name, |id| id == nsid);
             ready(if rc == 0 {
@@ -236,12 +235,12 @@ pub async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), Error> {
     .await
 }
 
-/// How long I/O in flight of a namespace that is removed may stay unanswered: the pause, which waits for it,
-/// has 5 s.
+/// How long I/O in flight of a namespace being removed may stay unanswered. Shorter than the timeout of the pause
+/// that waits for it, 5 s.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Unless what it gives is dropped within [`PATIENCE`]: fails the I/O of the bdev that its backend has not
-/// answered, and what waits for a path.
+/// Starts a timeout of [`PATIENCE`], cancelled by dropping the result. On expiry it fails the bdev's I/O that the
+/// backend has not answered, and I/O that is queued for a path.
 fn give_up_unanswered(spdk: Spdk, bdev: &str) -> Rc<()> {
     let waits = Rc::new(());
     let (still, bdev) = (Rc::downgrade(&waits), bdev.to_owned());
@@ -259,8 +258,8 @@ fn give_up_unanswered(spdk: Spdk, bdev: &str) -> Rc<()> {
     waits
 }
 
-/// Runs `change` while the bdev has no rate limits, and gives it back those that it had, unless it got
-/// others meanwhile or is gone.
+/// Runs `change` while the bdev has no rate limits, then restores the previous limits, unless they were changed
+/// meanwhile or the bdev is gone.
 async fn unlimited<F: Future<Output = Result<(), Error>>>(
     spdk: Spdk,
     bdev: &str,
@@ -283,7 +282,7 @@ async fn unlimited<F: Future<Output = Result<(), Error>>>(
     result
 }
 
-/// Looks no longer after the bdevs of these namespaces, which have gone.
+/// Drops the watches on the bdevs of removed namespaces.
 pub(super) fn forget(nqn: &str, which: impl Fn(u32) -> bool) {
     WATCHES.with_borrow_mut(|watches| watches.retain(|(of, id), _| of != nqn || !which(*id)));
 }
@@ -293,20 +292,20 @@ fn absent(operation: &'static str, nqn: &str, nsid: u32) -> Error {
         .with_detail(format!("subsystem {nqn:?} has no namespace {nsid}"))
 }
 
-/// Whether the subsystem is there and has a namespace of this id.
+/// Returns whether the subsystem exists and has a namespace with this ID.
 pub fn exists(spdk: Spdk, nqn: &str, nsid: u32) -> bool {
     find(spdk, "look up namespace", nqn).is_ok_and(|subsystem| {
-        // SAFETY: on the app thread, the subsystem just found.
+        // SAFETY: runs on the app thread; the subsystem was found without an await since.
         !unsafe { sys::spdk_nvmf_subsystem_get_ns(subsystem.as_ptr(), nsid) }.is_null()
     })
 }
 
-/// The subsystem's namespaces, in the order of their ids.
+/// Returns the subsystem's namespaces in the order of their IDs.
 pub fn list(spdk: Spdk, nqn: &str) -> Result<Vec<Namespace>, Error> {
     let subsystem = find(spdk, "list namespaces", nqn)?.as_ptr();
     let mut namespaces = Vec::new();
-    // SAFETY: on the app thread, where alone namespaces come and go, and without
-    // an await in between. A namespace keeps its bdev open.
+    // SAFETY: runs on the app thread, the only one that adds and removes namespaces, without an await in between. A
+    // namespace keeps its bdev open.
     unsafe {
         let mut namespace = sys::spdk_nvmf_subsystem_get_first_ns(subsystem);
         while !namespace.is_null() {

@@ -1,16 +1,16 @@
-//! What hooks tell on reactors, on its way to whoever asks now and then.
+//! A bounded channel of notices from hooks on reactors to whoever polls for them.
 //!
-//! A place is fixed and needs no allocation. When the channel is nearly full a notice is counted and dropped: in a
-//! full one a sender could spin until its reader is scheduled.
+//! Slots are preallocated. When the channel is nearly full, notices are dropped and counted: in a full one a sender
+//! could spin until its reader is scheduled.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 
-/// Places that stay free: more than there are reactors that can look at once.
+/// Slots that stay free: more than the number of reactors that can pass the check concurrently.
 pub(super) const SPARE: usize = 256;
 
-/// Notices that wait to be read.
+/// A channel of notices.
 pub(super) struct Notices<T> {
     sender: Sender<T>,
     receiver: Receiver<T>,
@@ -19,7 +19,7 @@ pub(super) struct Notices<T> {
 }
 
 impl<T> Notices<T> {
-    /// With so many places, [`SPARE`] of them unused.
+    /// Creates a channel of `capacity` slots, of which [`SPARE`] stay unused.
     pub(super) fn new(capacity: usize) -> Self {
         let (sender, receiver) = crossbeam_channel::bounded(capacity);
         Self {
@@ -30,7 +30,7 @@ impl<T> Notices<T> {
         }
     }
 
-    /// On a reactor: neither allocates nor waits.
+    /// Sends a notice. Runs on a reactor: neither allocates nor blocks.
     pub(super) fn send(&self, notice: T) {
         let has_room = self.sender.len() < self.capacity.saturating_sub(SPARE);
         if !has_room || self.sender.try_send(notice).is_err() {
@@ -38,8 +38,8 @@ impl<T> Notices<T> {
         }
     }
 
-    /// Those since this was asked last, in their order, and how many did not fit in; any thread. What comes meanwhile
-    /// without end is for the next time.
+    /// Takes the notices since the last call, in order, and the number dropped. Any thread. Bounded to the capacity,
+    /// so that a steady stream of notices cannot keep the caller here.
     pub(super) fn take<U: From<T>>(&self) -> (Vec<U>, u64) {
         let all = self.receiver.try_iter().take(self.capacity);
         (

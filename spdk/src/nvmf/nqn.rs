@@ -1,7 +1,7 @@
-//! The form of NVMe qualified names (NVMe base specification, "NVMe Qualified
-//! Names"), as SPDK checks it too: here so that what is wrong can be said.
+//! Validation of NVMe qualified names (NVMe base specification, "NVMe Qualified Names"). SPDK checks them too, but
+//! only here the reason is known.
 
-/// The discovery service's own name.
+/// The NQN of the discovery service.
 pub const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
 
 const UUID_PREFIX: &str = "nqn.2014-08.org.nvmexpress:uuid:";
@@ -9,14 +9,14 @@ const MIN_LEN: usize = 11;
 const MAX_LEN: usize = 223;
 const MAX_LABEL_LEN: usize = 63;
 
-/// Says why no host could have connected by this name, if that is so. Connect takes names of more forms than
-/// [`check`] does, as hosts in the field have them.
+/// Checks whether a host can have connected under this NQN; the error is the reason. Connect accepts more forms than
+/// [`check`], as hosts in the field use them.
 pub fn check_connected(nqn: &str) -> Result<(), String> {
     let wrong = |reason: &str| Err(format!("NQN {nqn:?}: {reason}"));
     if nqn.contains('\0') {
         return wrong("it has a NUL byte");
     }
-    // They part the identity of a TLS key and the lines of a log: Connect refuses them.
+    // They separate the parts of a PSK identity and the lines of a log, so Connect refuses them.
     if nqn.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return wrong("it has a space or a control character");
     }
@@ -32,10 +32,9 @@ pub fn check_connected(nqn: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Says what is wrong with `nqn`, if something is.
+/// Validates an NQN; the error is the reason.
 ///
-/// Two forms: `nqn.yyyy-mm.reverse.domain:name`, and the specification's own
-/// prefix followed by a UUID.
+/// There are two forms: `nqn.yyyy-mm.reverse.domain:name`, and the specification's own prefix followed by a UUID.
 pub fn check(nqn: &str) -> Result<(), String> {
     let wrong = |reason: &str| Err(format!("NQN {nqn:?}: {reason}"));
     check_connected(nqn)?;

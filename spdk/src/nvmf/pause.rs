@@ -1,4 +1,4 @@
-//! Changes to a subsystem that SPDK allows only while it is paused.
+//! Changes to a subsystem that SPDK allows only while it is paused (quiesced).
 //!
 //! ```text
 //! waiting for the lock ─► pausing ─► paused: change runs ─► resuming ─► done
@@ -6,13 +6,11 @@
 //!                 └─ and the subsystem is resumed once SPDK has paused it
 //! ```
 //!
-//! A pause waits for I/O in flight, so a backend that does not answer can hold it;
-//! the change is then given up and that is said. Two changes of one subsystem
-//! follow each other: SPDK would let the second see the first's pause and lose it
-//! to the first's resume. The change itself runs inside SPDK's callback, where
-//! nothing else (the removal of a namespace whose bdev has gone) can have resumed
-//! the subsystem yet. All of it is a task of its own: whoever asked may go away,
-//! and the subsystem does not stay paused.
+//! A pause drains I/O in flight, so a backend that does not answer can block it; the change is then abandoned with
+//! an error. Changes of one subsystem are serialized by a lock: SPDK would let the second change run under the first
+//! one's pause, and lose that pause to the first one's resume. A change runs inside SPDK's callback, where nothing
+//! else (the removal of a namespace whose bdev has gone) can have resumed the subsystem yet. All of this is a task
+//! of its own, so that the subsystem does not stay paused if the caller is dropped.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -33,18 +31,18 @@ use crate::log;
 use crate::runtime::Spdk;
 use spdk_control::executor::{caught, spawn_local};
 
-/// How long a change waits for the subsystem to be paused.
+/// Timeout of a change for the subsystem to be paused, including the wait for its lock.
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// The right to change a subsystem.
+/// Acquires the exclusive right to change a subsystem.
 pub(super) async fn lock(nqn: &str) -> OwnedMutexGuard<()> {
     locks::lock("subsystem", nqn).await
 }
 
-/// Pauses the subsystem, runs `change`, awaits what it returns, and resumes.
+/// Pauses the subsystem, runs `change`, awaits the returned future, and resumes.
 ///
-/// I/O of namespace `nsid` is held too, unless that is 0. The error of `change` is
-/// the result, else one of pausing or resuming. A panic of `change` is an error.
+/// I/O of namespace `nsid` is held too, unless that is 0. Returns the error of `change`, else one of pausing or
+/// resuming. A panic in `change` becomes an error.
 pub(super) async fn paused<T, F>(
     spdk: Spdk,
     operation: &'static str,
@@ -63,7 +61,8 @@ where
         let (given_up, nqn) = (given_up.clone(), nqn.to_owned());
         async move {
             let _alone = lock(&nqn).await;
-            // The one who asked has been told that it is not done: the next one begins at once.
+            // The caller has timed out, and was told that nothing was done: do not pause, let the next change begin
+            // at once.
             if given_up.get() {
                 return;
             }
@@ -87,7 +86,7 @@ where
             done.complete(result.and_then(|value| resumed.map(|()| value)));
         }
     });
-    // A pause that fails drops the change and with it `begun`.
+    // A failed pause drops the change, and `begun` with it.
     if within(spdk, PAUSE_LIMIT, has_begun).await.is_some() {
         return is_done.await?;
     }
@@ -98,13 +97,13 @@ where
     )))
 }
 
-/// What C holds until the subsystem is paused.
+/// Owned by C until the subsystem is paused.
 struct Pausing<R, C> {
     change: C,
     promise: Promise<Result<Option<R>, c_int>>,
 }
 
-/// Pauses the subsystem and begins `change`; `None` if that panicked.
+/// Pauses the subsystem and starts `change`; `None` if that panicked.
 async fn pause<R: 'static, C: FnOnce(Subsystem) -> R + 'static>(
     spdk: Spdk,
     operation: &'static str,
@@ -115,8 +114,8 @@ async fn pause<R: 'static, C: FnOnce(Subsystem) -> R + 'static>(
     let subsystem = find(spdk, operation, nqn)?;
     let (promise, pending) = completion();
     let pausing = Box::into_raw(Box::new(Pausing { change, promise }));
-    // SAFETY: on the app thread, the subsystem just found; `on_paused` takes the
-    // box, unless SPDK refuses.
+    // SAFETY: runs on the app thread; the subsystem was found without an await since; `on_paused` takes ownership
+    // of the box, unless SPDK refuses.
     let rc = unsafe {
         sys::spdk_nvmf_subsystem_pause(
             subsystem.as_ptr(),
@@ -126,7 +125,7 @@ async fn pause<R: 'static, C: FnOnce(Subsystem) -> R + 'static>(
         )
     };
     if rc != 0 {
-        // SAFETY: SPDK did not take it.
+        // SAFETY: SPDK refused the pause and did not take the box, so it is still owned here.
         drop(unsafe { Box::from_raw(pausing) });
         return Err(Error::new(operation, rc));
     }
@@ -144,11 +143,11 @@ unsafe extern "C" fn on_paused<R, C: FnOnce(Subsystem) -> R>(
     argument: *mut c_void,
     status: c_int,
 ) {
-    // SAFETY: what `pause` passed; SPDK calls once, on this thread.
+    // SAFETY: `argument` is the box that `pause` passed; SPDK calls back once, on this thread.
     let Pausing { change, promise } = *unsafe { Box::from_raw(argument.cast::<Pausing<R, C>>()) };
     let result = match Subsystem::new(subsystem) {
         Some(subsystem) if status == 0 => {
-            // A panic must not unwind into C; and the subsystem is paused.
+            // A panic must not unwind into C, and must not leave the subsystem paused.
             Ok(catch_unwind(AssertUnwindSafe(|| change(subsystem))).ok())
         }
         _ => Err(status),
@@ -182,7 +181,7 @@ mod tests {
         let (promise, pending) = completion::<Result<Option<()>, c_int>>();
         let change: fn(Subsystem) = panics;
         let pausing = Box::into_raw(Box::new(Pausing { change, promise }));
-        // SAFETY: as SPDK calls it, once; the change does not look at the subsystem.
+        // SAFETY: called as SPDK does, once; the change does not dereference the subsystem.
         unsafe {
             on_paused::<(), fn(Subsystem)>(Subsystem::dangling().as_ptr(), pausing.cast(), 0);
         }

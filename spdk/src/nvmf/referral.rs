@@ -1,4 +1,4 @@
-//! Referrals: other discovery services that the discovery log tells of.
+//! Referrals: other discovery services, listed in the discovery log page.
 
 use std::net::IpAddr;
 
@@ -13,13 +13,13 @@ use crate::transport_id::{self, Kind};
 /// Another discovery service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Referral {
-    /// Whether it is reached over RDMA, else over TCP.
+    /// Reached over RDMA; otherwise over TCP.
     pub is_rdma: bool,
-    /// Where it is.
+    /// IP address.
     pub ip: IpAddr,
-    /// From 1.
+    /// Port, from 1.
     pub port: u16,
-    /// Its NQN.
+    /// NQN of the service.
     pub nqn: String,
 }
 
@@ -32,25 +32,25 @@ impl Referral {
     }
 }
 
-/// Has all hosts told of a discovery service. One that they are told of already stays.
+/// Adds a referral, visible to all hosts. Idempotent.
 ///
-/// EINVAL for a port or an NQN that cannot be.
+/// EINVAL for an invalid port or NQN. App thread.
 pub fn add(spdk: Spdk, referral: &Referral) -> Result<(), Error> {
     const OPERATION: &str = "add referral";
     nqn::check(&referral.nqn)
         .map_err(|reason| Error::new(OPERATION, libc::EINVAL).with_detail(reason))?;
     let (target, id) = (target(spdk, OPERATION)?, referral.to_id()?);
-    // SAFETY: on the app thread; the target lives until SPDK stops; SPDK copies the id.
+    // SAFETY: runs on the app thread; the target lives until SPDK stops; SPDK copies the ID.
     check(OPERATION, unsafe {
         sys::opi_nvmf_add_referral(target.as_ptr(), &raw const id)
     })
 }
 
-/// Has hosts told of it no longer. ENOENT if they are not.
+/// Removes a referral. ENOENT if there is no such referral. App thread.
 pub fn remove(spdk: Spdk, referral: &Referral) -> Result<(), Error> {
     const OPERATION: &str = "remove referral";
     let (target, id) = (target(spdk, OPERATION)?, referral.to_id()?);
-    // SAFETY: as in `add`; the id outlives the call.
+    // SAFETY: runs on the app thread; the target lives until SPDK stops; the ID outlives the call.
     check(OPERATION, unsafe {
         sys::opi_nvmf_remove_referral(target.as_ptr(), &raw const id)
     })

@@ -1,14 +1,14 @@
-//! Hosts that are refused, told by hooks as it happens; and who waits for its turn because of it.
+//! Refused hosts, reported by hooks as it happens, and the rate limiting of authentication that follows from it.
 //!
 //! ```text
-//! reactor: hook ─► count by reason, bounded channel ─► whoever asks, now and then
-//!            │                        └ nearly full: counted
-//!            └ a proof of a key has failed: word of the stranger (atomic)
+//! reactor: hook ─► count by reason, bounded channel ─► refusals(), polled from any thread
+//!            │                        └ nearly full: dropped and counted
+//!            └ authentication failed: history of the source (one atomic word)
 //! ```
 //!
-//! A stranger of DH-HMAC-CHAP is an address and the name that it gives: others behind the same address do not make a
-//! host wait. One of TLS is an address, since a connection waits before it is read from. A name that is not admitted
-//! takes no more time than any connection, so nobody waits because of it.
+//! For DH-HMAC-CHAP the limit applies to a pair of address and host NQN, so that others behind the same address do
+//! not delay a host. For TLS it applies to the address alone, since a connection is delayed before anything is read
+//! from it. A refusal of a host that is not admitted costs no more than any connection, so it causes no delay.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -23,13 +23,14 @@ use super::comings::{NQN, Text, text};
 use super::notices::Notices;
 use crate::cstr::read;
 
-/// Refusals that wait to be read.
+/// Capacity of the channel, in notices.
 const CAPACITY: usize = 512;
-/// Words of strangers: those that share one wait together. A begin that none of them knows goes into the hash.
+/// Number of history words; sources whose hashes collide are delayed together. The hash has a random seed, so that
+/// collisions cannot be provoked.
 const WORDS: usize = 16_384;
-/// In place of the name of a host: the connection speaks TLS, and has told none.
+/// Used in place of a host NQN for TLS, where the host is not known yet.
 pub(crate) const TLS: &[u8] = b"";
-/// As long as an address in text, with the terminator.
+/// Size of an address as text, with its terminator.
 const ADDRESS: usize = 64;
 
 /// Why a host was refused.
@@ -38,24 +39,25 @@ const ADDRESS: usize = 64;
 pub enum Reason {
     /// The subsystem does not admit a host of this name.
     NotAdmitted,
-    /// The host has another pre-shared key than the connection, or has one and came in the clear.
+    /// The connection was established with a different PSK than this host's, or without TLS although the host has a
+    /// PSK.
     OtherKey,
-    /// No pre-shared key has the identity.
+    /// No PSK has the identity.
     TlsIdentity,
-    /// The handshake showed that the peer does not have the identity's pre-shared key.
+    /// The TLS handshake showed that the peer does not hold the PSK of its identity.
     TlsKey,
-    /// DH-HMAC-CHAP has failed, or took too long.
+    /// DH-HMAC-CHAP failed or timed out.
     Dhchap,
-    /// The host says that the subsystem has not proved who it is.
+    /// The host reports that the controller failed to authenticate itself.
     Controller,
-    /// There is no subsystem of this name.
+    /// There is no subsystem with this NQN.
     UnknownSubsystem,
-    /// The subsystem has no controller where the host came.
+    /// The subsystem does not listen at the address that the host connected to.
     OtherListener,
 }
 
 impl Reason {
-    /// All of them: the values of `enum opi_refusal`, in their order.
+    /// All reasons, in the order of the values of `enum opi_refusal`.
     pub const ALL: [Self; 8] = [
         Self::NotAdmitted,
         Self::OtherKey,
@@ -67,7 +69,7 @@ impl Reason {
         Self::OtherListener,
     ];
 
-    /// Its name in metrics and the log.
+    /// Returns the reason's name in metrics and logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::NotAdmitted => "not_admitted",
@@ -82,25 +84,25 @@ impl Reason {
     }
 }
 
-/// A host that was refused.
+/// A refused host.
 #[derive(Debug)]
 pub struct Refusal {
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// Where it came from, without a port.
+    /// The host's address, without port.
     pub address: String,
-    /// The NQN that it says it has, if that is known.
+    /// The NQN that the host claims, if known.
     pub host: String,
-    /// The NQN of the subsystem, if that is known.
+    /// The subsystem's NQN, if known.
     pub subsystem: String,
 }
 
-/// Refusals since the last look.
+/// The refusals since the last call.
 #[derive(Debug)]
 pub struct Refusals {
-    /// In their order.
+    /// Refusals in order.
     pub all: Vec<Refusal>,
-    /// How many did not fit in.
+    /// Number of refusals dropped because the channel was full.
     pub lost: u64,
 }
 
@@ -121,7 +123,7 @@ static CHANNEL: OnceLock<Channel> = OnceLock::new();
 static COUNTS: [AtomicU64; Reason::ALL.len()] = [const { AtomicU64::new(0) }; Reason::ALL.len()];
 static STRANGERS: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
-/// Has the hooks tell from now on. Before the first transport.
+/// Enables the hooks. Must be called before the first transport is created.
 pub(crate) fn open() {
     CHANNEL.get_or_init(|| Channel {
         notices: Notices::new(CAPACITY),
@@ -131,7 +133,7 @@ pub(crate) fn open() {
 }
 
 impl Channel {
-    /// Of the host of this name at an address, or of all who come there over TLS.
+    /// Returns the history of a host NQN at an address, or of all TLS connections from there.
     fn word(&self, address: &[u8], host: &[u8]) -> Option<&'static AtomicU64> {
         let hash = self.hasher.hash_one((who(address), host)) % WORDS as u64;
         STRANGERS.get(usize::try_from(hash).ok()?)
@@ -142,7 +144,7 @@ impl Channel {
     }
 }
 
-/// Whom an address stands for: of IPv6 its first 64 bits, since whoever has one of these networks has all of it.
+/// Maps an address to a source: an IPv6 address to its /64 prefix, since whoever has one address of it has all.
 fn who(address: &[u8]) -> u128 {
     let address = str::from_utf8(address).ok();
     match address.and_then(|address| address.parse().ok()) {
@@ -155,14 +157,14 @@ fn who(address: &[u8]) -> u128 {
     }
 }
 
-/// What has happened since this was asked last; any thread.
+/// Takes the refusals since the last call. Any thread.
 pub fn refusals() -> Refusals {
     let taken = CHANNEL.get().map(|channel| channel.notices.take());
     let (all, lost) = taken.unwrap_or_default();
     Refusals { all, lost }
 }
 
-/// How many there were since start; any thread.
+/// Returns the refusals since the start, by reason. Any thread.
 pub fn refused() -> impl Iterator<Item = (Reason, u64)> {
     let counts = COUNTS.iter().map(|count| count.load(Ordering::Relaxed));
     Reason::ALL.into_iter().zip(counts)
@@ -179,7 +181,7 @@ impl From<Notice> for Refusal {
     }
 }
 
-/// A host was refused. On a reactor: copies, and neither allocates nor waits.
+/// Reports a refused host. Runs on a reactor: neither allocates nor blocks.
 pub(crate) fn tell(reason: Reason, address: &[u8], host: &[u8], subsystem: &[u8]) {
     if let Some(count) = COUNTS.get(reason as usize) {
         count.fetch_add(1, Ordering::Relaxed);
@@ -202,7 +204,7 @@ pub(crate) fn tell(reason: Reason, address: &[u8], host: &[u8], subsystem: &[u8]
     });
 }
 
-/// The host of this name at an address has proved who it is, or a host that is [`TLS`]. On a reactor.
+/// Records that a host at an address, or [`TLS`], has authenticated successfully. Runs on a reactor.
 pub(crate) fn known(address: &[u8], host: &[u8]) {
     let Some(channel) = CHANNEL.get() else { return };
     if let Some(word) = channel.word(address, host) {
@@ -211,7 +213,7 @@ pub(crate) fn known(address: &[u8], host: &[u8]) {
     }
 }
 
-/// When the host of this name at an address may try, or one that is [`TLS`]. On a reactor.
+/// Returns when a host at an address, or [`TLS`], may authenticate. Runs on a reactor.
 pub(crate) fn turn(address: &[u8], host: &[u8]) -> Turn {
     let Some(channel) = CHANNEL.get() else {
         return Turn::Now;
@@ -221,8 +223,8 @@ pub(crate) fn turn(address: &[u8], host: &[u8]) -> Turn {
     word.map_or(Turn::Now, |word| change(word, |it| it.comes(now)))
 }
 
-/// Changes a word. Another reactor may be first some times: in the end the change is left out rather than
-/// waited for, and the result is as if it had been made.
+/// Updates a history by compare-and-swap, with bounded retries so that it never waits for another reactor. If the
+/// retries are exhausted the update is skipped, and the result is returned as if it had been made.
 fn change<T>(word: &AtomicU64, with: impl Fn(Stranger) -> (Stranger, T)) -> T {
     const ATTEMPTS: u32 = 16;
     let mut before = word.load(Ordering::Relaxed);
@@ -288,7 +290,7 @@ mod tests {
         assert_ne!(turn(b"192.0.2.2", TLS), Turn::Now);
         assert_eq!(refusals().all.len(), 20);
 
-        // A flood is counted.
+        // A flood of refusals is counted, not queued.
         for _ in 0..CAPACITY {
             tell(Reason::NotAdmitted, other, &[b'x'; 1000], b"");
         }

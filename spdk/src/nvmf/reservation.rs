@@ -1,4 +1,4 @@
-//! Reservations of namespaces, which the program keeps in place of a file of SPDK's.
+//! Reservations of namespaces, which the program persists in place of SPDK's files.
 //!
 //! ```text
 //! host's command ─► SPDK ─► save ─► channel, bell ─► Changes::next (made durable elsewhere)
@@ -6,7 +6,7 @@
 //!        └──── answer ◄── wait ends ◄── saved ◄────────────┘
 //! ```
 //!
-//! The channel is bounded and the app thread never waits for it. The host waits, for [`LIMIT`] at most.
+//! The channel is bounded, and the app thread never waits for it. The host's command waits, for [`LIMIT`] at most.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -30,57 +30,57 @@ use crate::mailbox::Handle;
 use crate::runtime::Spdk;
 use crate::timer::sleep;
 
-/// As `OPI_RESERVATION_KEPT`: what the names begin with that SPDK has in place of file names.
+/// Must match `OPI_RESERVATION_KEPT`: the prefix of names that SPDK is given in place of file names.
 pub(crate) const KEPT: &str = "opi:";
 
-/// Registrants of a namespace, at most.
+/// Maximum number of registrants per namespace.
 const MOST: usize = sys::SPDK_NVMF_MAX_NUM_REGISTRANTS as usize;
 
-/// Reservation types of which all registrants are holders.
+/// Reservation types that all registrants hold together.
 const OF_ALL: [u8; 2] = [5, 6];
 
 /// The highest reservation type.
 const TYPES: u8 = 6;
 
-/// Changes on their way. With more of them a command fails.
+/// Capacity of the channel, in changes. Commands fail if it is full (backpressure).
 const CAPACITY: usize = 1024;
 
-/// Places that stay free: a sender spins in a full channel while its reader is descheduled.
+/// Slots that stay free: in a full channel a sender spins while its reader is descheduled.
 const SPARE: usize = 16;
 
-/// How long a host's command waits for its reservations to be kept. Less than what a pause of the subsystem
-/// waits for commands in flight.
+/// Timeout of a host's command for its reservation to become durable. Shorter than the timeout of a pause, which
+/// drains commands in flight.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// How often it is looked for those who have waited for so long.
+/// How often waiting commands are checked for that timeout.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// A host that is registered.
+/// A registered host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registrant {
-    /// Its host identifier, as a UUID.
+    /// Host identifier, as a UUID.
     pub host: String,
-    /// Its reservation key.
+    /// Reservation key.
     pub key: u64,
 }
 
 /// The registrants and the reservation of a namespace that persist through power loss.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
-    /// UUID of the volume that they are of.
+    /// UUID of the volume.
     pub bdev: String,
-    /// Reservation type of the NVMe specification; 0 is none held.
+    /// Reservation type of the NVMe specification; 0 if none is held.
     pub kind: u8,
-    /// The key that it is held by; 0 with none.
+    /// Key of the holder; 0 if no reservation is held.
     pub key: u64,
-    /// Host identifier of the holder; empty where there is none, or all registrants are.
+    /// Host identifier of the holder; empty if there is none, or if all registrants hold the reservation.
     pub holder: String,
-    /// Who is registered, in the order of their coming.
+    /// The registrants, in the order of registration.
     pub registrants: Vec<Registrant>,
 }
 
 impl Reservation {
-    /// What SPDK has, `None` if nothing of it persists.
+    /// Converts SPDK's state; `None` if nothing persists.
     fn of(info: &sys::spdk_nvmf_reservation_info) -> Option<Self> {
         let count = usize::from(info.num_regs).min(MOST);
         if info.ptpl_activated == 0 || count == 0 {
@@ -101,11 +101,11 @@ impl Reservation {
         })
     }
 
-    /// Fills in what SPDK takes back. SPDK believes it, and refuses the namespace or ends the process where it
-    /// does not fit together: so this is checked here.
+    /// Fills in what SPDK restores. SPDK trusts these values, and refuses the namespace or aborts the process if
+    /// they are inconsistent, so they are validated here.
     ///
     /// # Errors
-    /// EINVAL that says what does not fit.
+    /// EINVAL that names the inconsistency.
     fn fill(&self, info: &mut sys::spdk_nvmf_reservation_info) -> Result<(), Error> {
         let wrong =
             |what: String| Err(Error::new("restore reservation", libc::EINVAL).with_detail(what));
@@ -115,7 +115,7 @@ impl Reservation {
         };
         let holder = match self.kind {
             0 => None,
-            // SPDK keeps the key of who came first, who may have left.
+            // SPDK keeps the key of the first registrant, who may have left since.
             kind if OF_ALL.contains(&kind) => Some(first),
             1..=TYPES => {
                 let holder = |one: &&Registrant| one.host == self.holder && one.key == self.key;
@@ -151,27 +151,27 @@ impl Reservation {
     }
 }
 
-/// Under which name the reservations of a namespace are kept, and what is kept of them.
+/// The name under which a namespace's reservations are persisted, and their durable state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     /// The name.
     pub name: String,
-    /// What is durable.
+    /// The durable state.
     pub reservation: Option<Reservation>,
 }
 
-/// What has changed, and is to be made durable.
+/// A change that must be made durable.
 #[derive(Debug)]
 pub struct Changed {
-    /// The name of [`Kept`].
+    /// The name in [`Kept`].
     pub name: String,
-    /// What it is now.
+    /// The new state.
     pub reservation: Option<Reservation>,
-    /// For [`saved`].
+    /// Matches a change with its [`saved`].
     generation: u64,
 }
 
-/// Changes as they come.
+/// The stream of changes.
 pub struct Changes {
     receiver: Receiver<Changed>,
     bell: Arc<Bell<EventFd>>,
@@ -179,14 +179,14 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Waits for the next ones, in their order: for each, [`saved`] must be called.
+    /// Waits for the next changes, in order. [`saved`] must be called for each.
     ///
     /// # Errors
-    /// The event loop's.
+    /// Errors of the event loop.
     pub async fn next(&mut self) -> std::io::Result<Vec<Changed>> {
         loop {
             let mut ready = self.ready.readable().await?;
-            // Before the hush: a ring after it makes a new edge, which is seen.
+            // Before `hush`: a signal after it makes a new edge, which epoll reports.
             ready.clear_ready();
             self.bell.hush();
             let changed: Vec<Changed> = self.receiver.try_iter().collect();
@@ -197,7 +197,7 @@ impl Changes {
     }
 }
 
-/// Whom SPDK calls once a change is kept.
+/// SPDK's callback for a change that is or is not durable.
 struct Waiter {
     saved: unsafe extern "C" fn(*mut c_void, c_int),
     argument: *mut c_void,
@@ -205,22 +205,23 @@ struct Waiter {
 }
 
 impl Waiter {
-    /// Not while anything here is borrowed: SPDK may go on with the next command.
+    /// Must not be called while `TABLE` is borrowed: SPDK may run the next command from within.
     fn end(self, status: c_int) {
-        // SAFETY: what SPDK gave `wait`, on the same thread; a waiter is called once.
+        // SAFETY: callback and argument that SPDK passed to `wait`, on the same thread; `self` is consumed, so it
+        // is called once.
         unsafe { (self.saved)(self.argument, status) };
     }
 }
 
-/// A namespace.
+/// The state of a namespace.
 #[derive(Default)]
 struct Slot {
     durable: Option<Reservation>,
-    /// The last change.
+    /// Generation of the last change.
     generation: u64,
-    /// What is durable is not what the namespace has.
+    /// The durable state differs from the namespace's.
     is_unsaved: bool,
-    /// The last change is on its way.
+    /// The last change is in progress.
     is_under_way: bool,
     waiter: Option<Waiter>,
 }
@@ -230,19 +231,19 @@ struct Table {
     slots: HashMap<String, Slot>,
     out: Option<(Spdk, Sender<Changed>, Arc<Bell<EventFd>>)>,
     generation: u64,
-    /// The task of [`watch_over_waiters`] runs.
+    /// The task of [`watch_over_waiters`] is running.
     is_watched: bool,
 }
 
 thread_local! {
-    /// Of the app thread, which is that of all subsystems.
+    /// Owned by the app thread, on which all subsystems are managed.
     static TABLE: RefCell<Table> = RefCell::default();
 }
 
-/// Has reservations kept from now on: before the first namespace.
+/// Starts to persist reservations. Must be called before the first namespace is added.
 ///
 /// # Errors
-/// There is no descriptor left, or SPDK does not run.
+/// There are no file descriptors left, or SPDK is not running.
 pub async fn changes(handle: &Handle) -> Result<Changes, Error> {
     const OPERATION: &str = "keep reservations";
     let (sender, receiver) = crossbeam_channel::bounded(CAPACITY);
@@ -250,8 +251,8 @@ pub async fn changes(handle: &Handle) -> Result<Changes, Error> {
     let event = EventFd::new().map_err(|_| failed(libc::EMFILE))?;
     let descriptor = event.descriptor().map_err(|_| failed(libc::EMFILE))?;
     let bell = Arc::new(Bell::new(event, false));
-    // SAFETY: an OwnedFd is open until it is dropped and always names the same
-    // descriptor, and it is moved in, so nobody closes or exchanges it.
+    // SAFETY: I/O safety of AsyncFd::register: an OwnedFd refers to the same open descriptor until it is dropped,
+    // and it is moved in, so nobody can close or replace it.
     let ready = unsafe { AsyncFd::register(descriptor) };
     let ready = ready.map_err(|_| failed(libc::EMFILE))?;
     let ringing = Arc::clone(&bell);
@@ -266,7 +267,7 @@ pub async fn changes(handle: &Handle) -> Result<Changes, Error> {
     })
 }
 
-/// Tells how it went with a change: whoever waits for it is answered.
+/// Reports the outcome of a change, and completes the command that waits for it. App thread.
 pub fn saved(_: Spdk, changed: &Changed, is_durable: bool) {
     let waiter = TABLE.with_borrow_mut(|table| {
         let slot = table.slots.get_mut(&changed.name)?;
@@ -285,7 +286,8 @@ pub fn saved(_: Spdk, changed: &Changed, is_durable: bool) {
     }
 }
 
-/// Answers all who wait, and refuses changes from now on. Before SPDK stops, which waits for hosts' commands.
+/// Completes all waiting commands with an error, and refuses changes from now on. Called before SPDK stops, whose
+/// teardown waits for hosts' commands.
 pub(crate) async fn stop(_: Spdk) {
     let waiters: Vec<Waiter> = TABLE.with_borrow_mut(|table| {
         table.out = None;
@@ -297,7 +299,7 @@ pub(crate) async fn stop(_: Spdk) {
     }
 }
 
-/// What SPDK is given in place of the name of a file.
+/// Registers a namespace; returns the name that SPDK is given in place of a file name.
 pub(super) fn keep(_: Spdk, kept: Kept) -> String {
     let slot = Slot {
         durable: kept.reservation,
@@ -308,12 +310,12 @@ pub(super) fn keep(_: Spdk, kept: Kept) -> String {
     name
 }
 
-/// A namespace of this name is gone.
+/// Forgets a removed namespace of this name. App thread.
 pub fn forget(_: Spdk, name: &str) {
     TABLE.with_borrow_mut(|table| table.slots.remove(name));
 }
 
-/// Gives back what is kept of the reservations of a volume; of another volume, or where it is not sound, nothing.
+/// Restores the reservations of a volume; nothing if they belong to another volume or are inconsistent.
 pub(crate) fn load(name: &str, bdev: &str, info: &mut sys::spdk_nvmf_reservation_info) {
     TABLE.with_borrow_mut(|table| {
         let Some(slot) = table.slots.get_mut(name) else {
@@ -335,12 +337,12 @@ pub(crate) fn load(name: &str, bdev: &str, info: &mut sys::spdk_nvmf_reservation
             sys::spdk_log_level_SPDK_LOG_WARN,
             format!("{name} does not get back its reservations: {why}"),
         );
-        // It is still what is durable: the next command replaces it.
+        // The durable state remains until the next command replaces it.
         slot.is_unsaved = true;
     });
 }
 
-/// Begins to make durable what SPDK has now. An errno, negated.
+/// Starts to make SPDK's current state durable. Returns 0 or a negative errno.
 pub(crate) fn save(name: &str, info: &sys::spdk_nvmf_reservation_info) -> c_int {
     let reservation = Reservation::of(info);
     TABLE.with_borrow_mut(|table| {
@@ -373,12 +375,12 @@ pub(crate) fn save(name: &str, info: &sys::spdk_nvmf_reservation_info) -> c_int 
     })
 }
 
-/// Whether what is durable is not what the namespace has.
+/// Returns whether the durable state differs from the namespace's.
 pub(crate) fn is_unsaved(name: &str) -> bool {
     TABLE.with_borrow(|table| table.slots.get(name).is_some_and(|slot| slot.is_unsaved))
 }
 
-/// Has `saved` called once the change that is under way is durable or is not; `false` if there is none.
+/// Has `saved` called with the outcome of the change in progress; `false` if there is none.
 pub(crate) fn wait(
     name: &str,
     saved: unsafe extern "C" fn(*mut c_void, c_int),
@@ -403,7 +405,7 @@ pub(crate) fn wait(
     }
 }
 
-/// Has those who wait for too long answered: one task for all of them, for as long as there are some.
+/// Starts the task that fails waiting commands after their timeout. One task for all; ends when none waits.
 fn watch_over_waiters() {
     let spdk = TABLE.with_borrow_mut(|table| {
         let (spdk, ..) = table.out.as_ref()?;

@@ -1,4 +1,4 @@
-//! Subsystems: made and started in one step, stopped and destroyed in one step.
+//! Subsystems: created and started in one call, stopped and destroyed in one call.
 //!
 //! ```text
 //! create ─► inactive ─► start ─► active ─► stop ─► inactive ─► destroy
@@ -19,28 +19,28 @@ use crate::error::Error;
 use crate::runtime::Spdk;
 use spdk_control::executor::spawn_local;
 
-/// How long [`destroy`] waits for hosts to be disconnected.
+/// Timeout of [`destroy`] for hosts to be disconnected.
 const DESTROY_LIMIT: Duration = Duration::from_secs(10);
 
-/// SPDK keeps state for each possible namespace on each reactor and controller.
+/// The limit of namespaces per subsystem: SPDK keeps state for each possible one on each reactor and controller.
 pub const MAX_NAMESPACES: u32 = 8192;
 
-/// A subsystem to make.
+/// How to create a subsystem.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Its NQN, as [`nqn::check`] wants it.
+    /// NQN, as validated by [`nqn::check`].
     pub nqn: String,
-    /// Up to 20 printable ASCII characters; empty for SPDK's default.
+    /// Serial number: up to 20 printable ASCII characters; empty for SPDK's default.
     pub serial: String,
-    /// Up to 40 printable ASCII characters; empty for SPDK's default.
+    /// Model number: up to 40 printable ASCII characters; empty for SPDK's default.
     pub model: String,
-    /// The highest namespace id, at most [`MAX_NAMESPACES`]; 0 for SPDK's default.
+    /// The highest namespace ID, at most [`MAX_NAMESPACES`]; 0 for SPDK's default.
     pub max_namespaces: u32,
-    /// Any host may connect; else those of [`super::host`].
+    /// Admits any host; otherwise only those added by [`super::host`].
     pub allow_any_host: bool,
 }
 
-/// What a subsystem is.
+/// The properties of a subsystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "as in Options")]
 pub struct Info {
@@ -51,8 +51,8 @@ pub struct Info {
     pub allow_any_host: bool,
 }
 
-/// Makes a subsystem and starts it. EEXIST for an NQN in use, EINVAL for a value
-/// that breaks the specification, ENOSPC if the target takes no more.
+/// Creates and starts a subsystem. EEXIST for an NQN in use, EINVAL for a value that violates the specification,
+/// ENOSPC if the target is full.
 pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     const OPERATION: &str = "create subsystem";
     let invalid = |detail: String| Error::new(OPERATION, libc::EINVAL).with_detail(detail);
@@ -69,7 +69,7 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
             .with_detail(format!("there is a subsystem {:?} already", options.nqn)));
     }
     let c_nqn = cstr("NQN", &options.nqn)?;
-    // SAFETY: on the app thread; the target lives until SPDK stops.
+    // SAFETY: runs on the app thread; the target lives until SPDK stops; the NQN outlives the call.
     let subsystem = Subsystem::new(unsafe {
         sys::spdk_nvmf_subsystem_create(
             target(spdk, OPERATION)?.as_ptr(),
@@ -83,7 +83,7 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     })?;
     let set_up = async {
         set_texts(subsystem, OPERATION, &options.serial, &options.model)?;
-        // SAFETY: on the app thread; made above and not destroyed since.
+        // SAFETY: runs on the app thread; created above, and its lock is held, so it was not destroyed since.
         unsafe {
             sys::spdk_nvmf_subsystem_set_allow_any_host(subsystem.as_ptr(), options.allow_any_host);
         }
@@ -96,16 +96,17 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Stops a subsystem, which disconnects its hosts, and removes it with all that it
-/// has. ENODEV if there is none of that name. ETIMEDOUT if hosts' I/O does not
-/// complete in time; the removal then goes on by itself.
+/// Stops a subsystem, which disconnects its hosts, and destroys it with all that it contains. ENODEV if there is
+/// none with that NQN. ETIMEDOUT if hosts' I/O does not complete in time; the teardown then continues in the
+/// background.
 pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
     const OPERATION: &str = "delete subsystem";
     if nqn == nqn::DISCOVERY {
         return Err(Error::new(OPERATION, libc::EINVAL)
             .with_detail("the discovery subsystem belongs to the target"));
     }
-    // Its hosts went with it if SPDK's own commands removed it.
+    // If the subsystem was deleted through SPDK's JSON-RPC, its hosts were deleted with it: drop their state here
+    // too.
     find(spdk, OPERATION, nqn).inspect_err(|_| {
         host::forget_all(spdk, nqn);
         view::forget_all(nqn);
@@ -137,15 +138,15 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
 async fn destroy_inactive(operation: &'static str, subsystem: Subsystem) -> Result<(), Error> {
     let (promise, pending) = completion::<()>();
     let argument = promise.into_raw();
-    // SAFETY: on the app thread; the subsystem is inactive, and nobody else
-    // destroys it, since the caller holds its lock.
+    // SAFETY: runs on the app thread; the subsystem is inactive, and nobody else destroys it, since the caller
+    // holds its lock.
     let rc = unsafe {
         sys::spdk_nvmf_subsystem_destroy(subsystem.as_ptr(), Some(on_destroyed), argument)
     };
     if rc == -libc::EINPROGRESS {
         return Ok(pending.await?);
     }
-    // SAFETY: SPDK calls back only what it has put off.
+    // SAFETY: SPDK calls back only if it returned EINPROGRESS, so the argument is still owned here.
     drop(unsafe { Promise::<()>::from_raw(argument) });
     if rc == 0 {
         Ok(())
@@ -155,12 +156,12 @@ async fn destroy_inactive(operation: &'static str, subsystem: Subsystem) -> Resu
 }
 
 unsafe extern "C" fn on_destroyed(argument: *mut c_void) {
-    // SAFETY: what `destroy_inactive` handed out; SPDK calls once, on this thread.
+    // SAFETY: `argument` is the one that `destroy_inactive` passed; SPDK calls back once, on this thread.
     unsafe { Promise::<()>::from_raw(argument) }.complete(());
 }
 
-/// Gives a subsystem another serial and model number, which hosts see when they
-/// next identify the controller. An empty one stays as it is.
+/// Changes the serial and model number of a subsystem, which hosts see at their next Identify. Empty values leave
+/// the current ones.
 pub async fn set_identity(spdk: Spdk, nqn: &str, serial: &str, model: &str) -> Result<(), Error> {
     const OPERATION: &str = "change subsystem";
     set_texts(find(spdk, OPERATION, nqn)?, OPERATION, serial, model)
@@ -178,7 +179,7 @@ fn set_texts(
         ("serial number", serial, 20, sys::spdk_nvmf_subsystem_set_sn),
         ("model number", model, 40, sys::spdk_nvmf_subsystem_set_mn),
     ];
-    // Both are looked at before either is set.
+    // Validates both before either is changed.
     for (field, text, max, _) in texts {
         if text.len() > max || !text.bytes().all(|byte| matches!(byte, 0x20..=0x7e)) {
             return Err(Error::new(operation, libc::EINVAL).with_detail(format!(
@@ -191,8 +192,8 @@ fn set_texts(
             continue;
         }
         let c_text = cstr(field, text)?;
-        // SAFETY: on the app thread, the subsystem just found or made; SPDK
-        // copies the text.
+        // SAFETY: runs on the app thread; the caller found or created the subsystem without an await since; SPDK
+        // copies the string.
         if unsafe { set(subsystem.as_ptr(), c_text.as_ptr()) } != 0 {
             return Err(Error::new(operation, libc::EINVAL)
                 .with_detail(format!("SPDK refuses {field} {text:?}")));
@@ -201,13 +202,13 @@ fn set_texts(
     Ok(())
 }
 
-/// What the subsystem is, if there is one of that name.
+/// Returns the properties of a subsystem; `None` if there is none with that NQN.
 pub fn info(spdk: Spdk, nqn: &str) -> Result<Option<Info>, Error> {
     let Some(subsystem) = lookup(spdk, "look up subsystem", nqn)? else {
         return Ok(None);
     };
     let subsystem = subsystem.as_ptr();
-    // SAFETY: on the app thread, the subsystem just found; the texts are copied.
+    // SAFETY: runs on the app thread; the subsystem was found without an await since; the strings are copied.
     Ok(Some(unsafe {
         Info {
             nqn: string(sys::spdk_nvmf_subsystem_get_nqn(subsystem)),
@@ -219,12 +220,11 @@ pub fn info(spdk: Spdk, nqn: &str) -> Result<Option<Info>, Error> {
     }))
 }
 
-/// The NQNs of all subsystems but the discovery one.
+/// Returns the NQNs of all subsystems except the discovery subsystem.
 pub fn nqns(spdk: Spdk) -> Result<Vec<String>, Error> {
     let target = target(spdk, "list subsystems")?;
     let mut nqns = Vec::new();
-    // SAFETY: on the app thread, where alone subsystems come and go, and without
-    // an await in between.
+    // SAFETY: runs on the app thread, the only one that adds and removes subsystems, without an await in between.
     unsafe {
         let mut subsystem = sys::spdk_nvmf_subsystem_get_first(target.as_ptr());
         while !subsystem.is_null() {

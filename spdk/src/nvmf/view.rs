@@ -1,9 +1,9 @@
-//! Which namespaces of a subsystem each of its hosts sees.
+//! Visibility of a subsystem's namespaces, per host.
 //!
-//! A host sees all of them unless it was let in with a list. While a subsystem has no such host SPDK shows its
-//! namespaces to anybody; from the first one on each namespace has a list of the hosts that see it. Hosts that are
-//! connected are told of what comes and goes. I/O of a namespace that goes ends with Invalid Namespace, as for one that
-//! is not there, but for what is in flight.
+//! A host sees all namespaces unless it was admitted with a list. While no host of a subsystem has a list, SPDK
+//! shows its namespaces to every host; from the first one on, each namespace has a list of the hosts that see it.
+//! Connected hosts are notified of changes. I/O to a namespace that becomes hidden fails with Invalid Namespace,
+//! like I/O to one that does not exist, except for commands in flight.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -15,9 +15,10 @@ use super::pause::paused;
 use super::{Subsystem, check_status, host, namespace};
 use crate::cstr::cstr;
 use crate::error::Error;
+use crate::log;
 use crate::runtime::Spdk;
 
-/// All namespaces, to a pause: SPDK_NVME_GLOBAL_NS_TAG.
+/// Passed to a pause, stands for all namespaces: SPDK_NVME_GLOBAL_NS_TAG.
 const ALL: u32 = u32::MAX;
 
 /// What a host sees.
@@ -26,7 +27,7 @@ pub enum View {
     /// All namespaces.
     #[default]
     All,
-    /// Those of these ids, once they are there.
+    /// Only the namespaces with these IDs, existing or future.
     Only(BTreeSet<u32>),
 }
 
@@ -40,13 +41,13 @@ impl View {
 }
 
 thread_local! {
-    /// Hosts that do not see all, by the NQNs of the subsystem and of the host.
+    /// Hosts that do not see everything, by the NQNs of subsystem and host.
     static VIEWS: RefCell<HashMap<String, HashMap<String, BTreeSet<u32>>>> = RefCell::default();
     /// Subsystems whose namespaces have lists of hosts.
     static LISTED: RefCell<HashSet<String>> = RefCell::default();
 }
 
-/// What the host sees.
+/// Returns what a host sees.
 fn view(nqn: &str, host: &str) -> View {
     VIEWS.with_borrow(|views| {
         let only = views.get(nqn).and_then(|hosts| hosts.get(host));
@@ -67,7 +68,7 @@ fn set(nqn: &str, host: &str, view: View) {
     });
 }
 
-/// Has a host see this, whether it is let in already or about to be. It sees what it saw after an error.
+/// Sets what a host sees, whether it is admitted already or about to be. Rolled back on an error.
 pub(super) async fn show(spdk: Spdk, nqn: &str, host: &str, shown: View) -> Result<(), Error> {
     let before = view(nqn, host);
     set(nqn, host, shown);
@@ -78,32 +79,34 @@ pub(super) async fn show(spdk: Spdk, nqn: &str, host: &str, shown: View) -> Resu
     settled
 }
 
-/// Forgets what a host saw that is no longer let in. Where the subsystem cannot be paused its other hosts see what
-/// they saw, and the lists of its namespaces go with a later change.
+/// Forgets the view of a host that is no longer admitted. If the subsystem cannot be paused, other hosts' views are
+/// unaffected, and the stale list entries are removed by a later change.
 pub(super) async fn hide(spdk: Spdk, nqn: &str, host: &str) {
     set(nqn, host, View::All);
     if let Err(error) = settle(spdk, nqn, host, false).await {
-        tracing::warn!(subsystem = nqn, host, %error, "its namespaces still have the host on their lists");
+        let what =
+            format!("namespaces of {nqn:?} still have host {host:?} on their lists: {error}");
+        log::note(sys::spdk_log_level_SPDK_LOG_WARN, what);
     }
 }
 
-/// Before any host may connect: the namespaces of the subsystem have no lists.
+/// Called before any host is allowed: removes the lists of the subsystem's namespaces.
 pub(super) async fn open(spdk: Spdk, nqn: &str) -> Result<(), Error> {
     settle(spdk, nqn, "", false).await
 }
 
-/// Forgets a subsystem that is gone.
+/// Forgets a deleted subsystem.
 pub(super) fn forget_all(nqn: &str) {
     VIEWS.with_borrow_mut(|views| views.remove(nqn));
     LISTED.with_borrow_mut(|listed| listed.remove(nqn));
 }
 
-/// Whether a new namespace of the subsystem is shown to nobody until [`list`] has it shown.
+/// Returns whether new namespaces of the subsystem stay hidden until [`list`] shows them.
 pub(super) fn is_listed(nqn: &str) -> bool {
     LISTED.with_borrow(|listed| listed.contains(nqn))
 }
 
-/// Shows a new namespace to those that see it. The subsystem is paused.
+/// Shows a new namespace to the hosts that may see it. The subsystem must be paused.
 pub(super) fn list(spdk: Spdk, nqn: &str, subsystem: Subsystem, nsid: u32) -> Result<(), Error> {
     if !is_listed(nqn) {
         return Ok(());
@@ -114,7 +117,7 @@ pub(super) fn list(spdk: Spdk, nqn: &str, subsystem: Subsystem, nsid: u32) -> Re
     Ok(())
 }
 
-/// Makes SPDK agree with what hosts see: those that are let in, and the one that comes or has gone.
+/// Reconciles SPDK with the views of all admitted hosts and of `host`, which is being admitted (`comes`) or removed.
 async fn settle(spdk: Spdk, nqn: &str, host: &str, comes: bool) -> Result<(), Error> {
     const OPERATION: &str = "show namespaces";
     let (was, is) = (
@@ -125,7 +128,8 @@ async fn settle(spdk: Spdk, nqn: &str, host: &str, comes: bool) -> Result<(), Er
         return Ok(());
     }
     let (name, host) = (nqn.to_owned(), host.to_owned());
-    // Those who see a namespace before and after go on with it: their I/O waits where it would be seen by nobody.
+    // A switch between lists and no lists hides namespaces for a moment. Their I/O is held meanwhile, so that hosts
+    // that see a namespace before and after notice nothing.
     let held = if was == is { 0 } else { ALL };
     paused(spdk, OPERATION, nqn, held, move |subsystem| {
         let change = || {
@@ -133,7 +137,7 @@ async fn settle(spdk: Spdk, nqn: &str, host: &str, comes: bool) -> Result<(), Er
             hosts.retain(|other| *other != host);
             for namespace in namespace::list(spdk, &name)? {
                 let nsid = namespace.nsid;
-                // SAFETY: on the app thread, the subsystem paused.
+                // SAFETY: runs on the app thread, with the subsystem paused.
                 let rc = unsafe {
                     sys::spdk_nvmf_subsystem_set_ns_visibility(subsystem.as_ptr(), nsid, !is)
                 };
@@ -162,7 +166,7 @@ async fn settle(spdk: Spdk, nqn: &str, host: &str, comes: bool) -> Result<(), Er
     .await
 }
 
-/// Puts a host on a namespace's list, or takes it off. The subsystem is paused.
+/// Adds a host to a namespace's list, or removes it. The subsystem must be paused.
 fn tell(subsystem: Subsystem, nsid: u32, host: &str, sees: bool) -> Result<(), Error> {
     const OPERATION: &str = "show namespace";
     let c_host = cstr("host NQN", host)?;
@@ -170,7 +174,7 @@ fn tell(subsystem: Subsystem, nsid: u32, host: &str, sees: bool) -> Result<(), E
         true => sys::spdk_nvmf_ns_add_host,
         false => sys::spdk_nvmf_ns_remove_host,
     };
-    // SAFETY: on the app thread, the subsystem paused, as the caller has it; SPDK copies the string.
+    // SAFETY: runs on the app thread; the caller has paused the subsystem; SPDK copies the string.
     let rc = unsafe { change(subsystem.as_ptr(), nsid, c_host.as_ptr(), 0) };
     check_status(OPERATION, rc).map_err(|error| error.with_detail(format!("host {host:?}")))
 }

@@ -1,7 +1,7 @@
 //! virtio-blk devices, one bdev each.
 //!
-//! The app thread opens and closes the bdev; the worker has a channel to it while a client is connected,
-//! and gives that back before the bdev is closed.
+//! The app thread opens and closes the bdev. While a client is connected the worker has a channel to the bdev, and
+//! releases it before the bdev is closed.
 
 mod io;
 
@@ -18,21 +18,22 @@ use spdk_sys as sys;
 use super::core::{self, Bdev, Device, Notifier, Opened, Owner};
 use super::{check_bdev, check_name};
 use crate::error::Error;
+use crate::log;
 use crate::runtime::Spdk;
 use spdk_control::executor::spawn_local;
 
 use self::io::BlkIo;
 
-/// Queues that a machine may use, and chooses.
+/// Queues offered to a guest, which may use fewer.
 pub const MAX_QUEUES: u32 = 128;
 
-/// Segments of data in a request: a chain's, less header, status and one region's end.
+/// The most data segments of a request: a chain's, less header, status, and one crossing between regions.
 const MAX_SEGMENTS: u32 = 126;
 
-/// The same where SPDK copies data to align it.
+/// The same if SPDK copies data to align it.
 const MAX_COPIED_SEGMENTS: u32 = 29;
 
-/// A block device, for all threads.
+/// A block device, shared by all threads.
 struct Blk {
     bdev: Arc<Bdev>,
     id: [u8; rules::ID],
@@ -65,7 +66,7 @@ impl Device for Blk {
             discard: self.features & feature::DISCARD != 0,
             write_zeroes: self.features & feature::WRITE_ZEROES != 0,
         };
-        // A disk of size 0 does no harm in a machine that starts, an error might end it.
+        // A disk of size 0 is harmless to a booting guest, whereas an error may abort its boot.
         match gone {
             true => Config::default().write(space),
             false => config.write(space),
@@ -81,7 +82,7 @@ impl Device for Blk {
     }
 }
 
-/// The device of a bdev. On the app thread.
+/// Owner of a device's bdev. App thread.
 #[derive(Default)]
 struct Owned(RefCell<Option<Notifier>>);
 
@@ -104,14 +105,14 @@ impl Owner for Owned {
 }
 
 thread_local! {
-    /// Of the app thread: what is open, by the devices' names.
+    /// Open bdevs by device name. App thread.
     static OPEN: RefCell<HashMap<String, Rc<Opened<Owned>>>> = RefCell::default();
 }
 
 /// # Safety
-/// On the app thread; the bdev is open.
+/// Runs on the app thread; the bdev is open.
 unsafe fn describe(bdev: *mut sys::spdk_bdev, opened: Arc<Bdev>) -> Blk {
-    // SAFETY: the caller's contract: the bdev is there as long as it is open.
+    // SAFETY: by the caller's contract this is the app thread, and the bdev is open, hence valid during this call.
     unsafe {
         let supports = |io_type| sys::spdk_bdev_io_type_supported(bdev, io_type);
         let mut features = feature::SIZE_MAX
@@ -154,18 +155,18 @@ unsafe fn describe(bdev: *mut sys::spdk_bdev, opened: Arc<Bdev>) -> Blk {
     }
 }
 
-/// Makes a controller and its socket. It takes the bdev for writing, yet SPDK does
-/// not keep others from it: whoever calls does.
+/// Creates a controller and its socket. The bdev is opened for writing, but without a claim: the caller must keep
+/// other users from it.
 ///
-/// ENODEV for an unknown bdev, EBUSY for one that a module claims, EEXIST for a name
-/// in use, EINVAL for one that cannot be, EPERM without hugepages or for a path that
-/// is too long, EADDRNOTAVAIL if the socket cannot be made.
+/// ENODEV for an unknown bdev, EBUSY for a bdev that a module claims, EEXIST for a name in use, EINVAL for an
+/// invalid name, EPERM without hugepages or for a path that is too long, EADDRNOTAVAIL if the socket cannot be
+/// created.
 pub async fn create(spdk: Spdk, name: &str, bdev: &str) -> Result<(), Error> {
     const OPERATION: &str = "create vhost-user-blk controller";
     let socket = check_name(spdk, OPERATION, name)?;
     check_bdev(spdk, OPERATION, bdev)?;
     let (opened, blk) = Opened::new(spdk, OPERATION, bdev, Owned::default(), |bdev, opened| {
-        // SAFETY: on the app thread, the bdev just opened.
+        // SAFETY: runs on the app thread; the bdev was just opened.
         Arc::new(unsafe { describe(bdev, opened) })
     })?;
     let served = core::serve(spdk, OPERATION, "blk", name, Path::new(&socket), blk).await;
@@ -182,9 +183,9 @@ pub async fn create(spdk: Spdk, name: &str, bdev: &str) -> Result<(), Error> {
     }
 }
 
-/// Removes a controller and its socket. ENODEV if there is none of that name, EBUSY
-/// while a virtual machine is connected. Requests that a machine left behind are waited
-/// for 3 s; what is not done then ends by itself, and keeps the bdev until it does.
+/// Deletes a controller and its socket. ENODEV if there is none of that name, EBUSY while a virtual machine is
+/// connected. Outstanding requests of a disconnected machine are drained for up to 3 s; after that they complete in
+/// the background, and keep the bdev open until they do.
 pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "delete vhost-user-blk controller";
     let rest = core::withdraw(spdk, OPERATION, name).await?;
@@ -194,12 +195,12 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     match rest {
         None => opened.close().await,
         Some(rest) => {
-            tracing::warn!(
-                device = name,
-                "requests of a removed device are still outstanding"
+            log::note(
+                sys::spdk_log_level_SPDK_LOG_WARN,
+                format!("requests of the removed device {name:?} are still outstanding"),
             );
             spawn_local(async move {
-                // Ready when its control thread has ended.
+                // Resolves, with an error, when its control thread has ended.
                 let _ = rest.await;
                 opened.close().await;
             });
@@ -208,7 +209,7 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Closes all bdevs: no device is left. The process stops.
+/// Closes all bdevs during teardown; no device uses them any more.
 pub(super) fn close_all(_: Spdk) {
     for opened in OPEN.take().into_values() {
         spawn_local(opened.close());

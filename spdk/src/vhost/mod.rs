@@ -1,8 +1,7 @@
-//! vhost-user controllers: virtio devices behind UNIX sockets, for virtual machines.
-//! They share memory with the machine, so they need hugepages.
+//! vhost-user controllers: virtio devices behind UNIX sockets, for virtual machines. They share memory with the
+//! machine, so they need hugepages.
 //!
-//! All controllers share one space of names, which are also their sockets' names in
-//! one directory.
+//! All controllers share one namespace: a controller's name is also its socket's name in one directory.
 
 pub mod blk;
 mod core;
@@ -18,18 +17,17 @@ use crate::runtime::Spdk;
 pub(crate) use self::core::set_control_cores;
 pub use self::core::{Access, set_access};
 
-/// Linux's limit to a UNIX socket's path, without the terminator.
+/// Linux's limit for the path of a UNIX socket, without the terminator.
 const SOCKET_PATH_MAX: usize = 107;
 
 thread_local! {
     static DIRECTORY: RefCell<Option<String>> = RefCell::default();
 }
 
-/// Has the sockets of controllers be in `directory`, which exists. Before the first
-/// controller; where this is not called there are none, which is for a process
-/// without hugepages.
+/// Sets the directory of the controllers' sockets, which must exist. Must be called before the first controller is
+/// created. Not called in a process without hugepages, which then has no controllers.
 ///
-/// EINVAL for a directory that leaves no room for names.
+/// EINVAL if the directory's path leaves no room for names.
 pub fn set_directory(_: Spdk, directory: &str) -> Result<(), Error> {
     const OPERATION: &str = "set vhost socket directory";
     let directory = directory.trim_end_matches('/');
@@ -43,24 +41,24 @@ pub fn set_directory(_: Spdk, directory: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// The names of all controllers, of both kinds, in their order.
+/// Returns the names of all controllers of both kinds, sorted.
 pub fn names(spdk: Spdk) -> Vec<String> {
     core::names(spdk)
 }
 
-/// How many controllers have a virtual machine connected.
+/// Returns how many controllers have a virtual machine connected.
 pub fn connections(spdk: Spdk) -> usize {
     core::connections(spdk)
 }
 
-/// Ends all devices of ours, with their clients: the process stops.
+/// Ends all devices with their clients, during teardown.
 pub(crate) async fn stop(spdk: Spdk) {
     core::stop(spdk).await;
     blk::close_all(spdk);
     scsi::close_all(spdk);
 }
 
-/// Whether there can be controllers; EPERM without hugepages.
+/// Checks whether controllers are possible. EPERM without hugepages.
 pub fn check_available(_: Spdk) -> Result<(), Error> {
     if DIRECTORY.with_borrow(Option::is_some) {
         return Ok(());
@@ -70,7 +68,7 @@ pub fn check_available(_: Spdk) -> Result<(), Error> {
     ))
 }
 
-/// Whether a controller can have this name; where its socket will be.
+/// Validates the name of a new controller; returns the path of its socket.
 fn check_name(spdk: Spdk, operation: &'static str, name: &str) -> Result<String, Error> {
     check_available(spdk)?;
     if name.is_empty() || name.contains('/') {
@@ -92,21 +90,21 @@ fn check_name(spdk: Spdk, operation: &'static str, name: &str) -> Result<String,
     Ok(socket)
 }
 
-/// Where the socket of a controller is.
+/// Returns the path of a controller's socket.
 fn socket_path(name: &str) -> String {
     DIRECTORY
         .with_borrow(|directory| format!("{}/{name}", directory.as_deref().unwrap_or_default()))
 }
 
-/// Whether a controller can use this bdev.
+/// Checks whether a controller can use this bdev.
 fn check_bdev(spdk: Spdk, operation: &'static str, name: &str) -> Result<(), Error> {
     let found = bdev::existing(spdk, operation, name)?;
-    // SAFETY: on the app thread, the bdev just found.
+    // SAFETY: runs on the app thread; the bdev was found without an await since.
     match unsafe { bdev::claimed_by(found.as_ptr()) } {
         Some(owner) => Err(bdev::claimed(operation, name, &owner)),
         None => Ok(()),
     }
 }
 
-/// How long a target may take to go.
+/// Timeout of a target's removal.
 const CHANGE_LIMIT: Duration = Duration::from_secs(5);

@@ -1,5 +1,5 @@
-//! virtio-scsi controllers with up to eight targets of one LUN each, which come and
-//! go while virtual machines are connected.
+//! virtio-scsi controllers with up to eight targets of one LUN each. Targets can be added and removed while virtual
+//! machines are connected (hotplug).
 
 mod attached;
 mod disk;
@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::Mutex;
 use spdk_gate::vhost_user::message::CONFIG_SPACE;
 use spdk_gate::vhost_user::scsi::{FIXED_QUEUES, TARGETS, configure, feature};
+use spdk_sys as sys;
 
 use self::disk::{Disk, Opened};
 use self::io::ScsiIo;
@@ -23,28 +24,29 @@ use super::core::{self, Device};
 use super::{CHANGE_LIMIT, check_name};
 use crate::deadline::within;
 use crate::error::Error;
+use crate::log;
 use crate::runtime::Spdk;
 use spdk_control::executor::spawn_local;
 
-/// Targets that a controller can have.
+/// The most targets of a controller.
 pub const MAX_TARGETS: u8 = TARGETS;
 
-/// Queues that a machine may use, those for control and events among them.
+/// Queues offered to a guest, including the control and event queues.
 const MAX_QUEUES: u16 = 128;
 
-/// Segments of data in a command: a chain's, less header, answer and one region's end.
+/// The most data segments of a command: a chain's, less header, response, and one crossing between regions.
 const MAX_SEGMENTS: u32 = 126;
 
 /// The disks of a controller, by target.
 type Disks = [Option<Arc<Disk>>; TARGETS as usize];
 
-/// A SCSI controller, for all threads.
+/// A SCSI controller, shared by all threads.
 struct Scsi {
-    /// The app thread changes them; a worker copies them when it can have the lock at once.
+    /// Changed by the app thread. A worker copies them only if it gets the lock without waiting.
     disks: Mutex<Disks>,
     /// Counts changes of the disks and of their sizes.
     changes: AtomicU32,
-    /// The client's memory may not be for devices that read and write it by themselves.
+    /// Set if the client's memory may be unusable for DMA, since no disk needed it when the memory was mapped.
     ordinary_memory: AtomicBool,
 }
 
@@ -88,14 +90,14 @@ impl Device for Scsi {
     }
 }
 
-/// A controller on the app thread.
+/// A controller, on the app thread.
 struct Controller {
     device: Arc<Scsi>,
     opened: RefCell<[Option<Rc<Opened>>; TARGETS as usize]>,
 }
 
 impl Controller {
-    /// Takes a target's disk out, so that its place is free.
+    /// Removes a target's disk, which frees its number.
     fn take(&self, target: u8) -> Option<Rc<Opened>> {
         let taken = self
             .opened
@@ -108,7 +110,7 @@ impl Controller {
         taken
     }
 
-    /// The same if it is this one.
+    /// As [`take`](Self::take), but only if the target's disk is this one.
     fn take_if(&self, target: u8, disk: &Rc<Opened>) {
         let is_it = {
             let opened = self.opened.borrow();
@@ -129,11 +131,11 @@ impl Controller {
 }
 
 thread_local! {
-    /// Of the app thread: by name.
+    /// Controllers by name. App thread.
     static CONTROLLERS: RefCell<HashMap<String, Rc<Controller>>> = RefCell::default();
 }
 
-/// The controller, or ENODEV of `operation`.
+/// Looks up a controller; ENODEV of `operation` if there is none.
 fn existing(operation: &'static str, name: &str) -> Result<Rc<Controller>, Error> {
     let found = CONTROLLERS.with_borrow(|controllers| controllers.get(name).cloned());
     found.ok_or_else(|| {
@@ -142,9 +144,8 @@ fn existing(operation: &'static str, name: &str) -> Result<Rc<Controller>, Error
     })
 }
 
-/// Makes a controller without targets, and its socket. EEXIST for a name in use,
-/// EINVAL for one that cannot be, EPERM without hugepages or for a path that is too
-/// long, EADDRNOTAVAIL if the socket cannot be made.
+/// Creates a controller without targets, and its socket. EEXIST for a name in use, EINVAL for an invalid name, EPERM
+/// without hugepages or for a path that is too long, EADDRNOTAVAIL if the socket cannot be created.
 pub async fn create(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "create vhost-user-scsi controller";
     let socket = check_name(spdk, OPERATION, name)?;
@@ -170,9 +171,9 @@ pub async fn create(spdk: Spdk, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes a controller with its targets, and its socket. ENODEV if there is none of
-/// that name, EBUSY while a virtual machine is connected. Commands that a machine left
-/// behind keep their bdevs until they are done.
+/// Deletes a controller with its targets, and its socket. ENODEV if there is none of that name, EBUSY while a
+/// virtual machine is connected. Outstanding commands of a disconnected machine keep their bdevs open until they are
+/// done.
 pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "delete vhost-user-scsi controller";
     existing(OPERATION, name)?;
@@ -185,12 +186,12 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
         .filter_map(|target| controller.take(target))
         .collect();
     if let Some(rest) = rest {
-        tracing::warn!(
-            device = name,
-            "requests of a removed device are still outstanding"
+        log::note(
+            sys::spdk_log_level_SPDK_LOG_WARN,
+            format!("requests of the removed device {name:?} are still outstanding"),
         );
         spawn_local(async move {
-            // Ready when its control thread has ended.
+            // Resolves, with an error, when its control thread has ended.
             let _ = rest.await;
             for disk in disks {
                 disk.close().await;
@@ -204,12 +205,10 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives a controller a target whose LUN 0 is the bdev, and answers its number: the
-/// one asked for, or the lowest that is free.
+/// Adds a target whose LUN 0 is the bdev. Returns its number: the one requested, or the lowest free one.
 ///
-/// ENODEV for an unknown controller or bdev, EBUSY for a bdev that a module claims,
-/// EEXIST for a number in use, ENOSPC if none is free, EINVAL for one over the
-/// highest.
+/// ENODEV for an unknown controller or bdev, EBUSY for a bdev that a module claims, EEXIST for a number in use,
+/// ENOSPC if none is free, EINVAL for a number above the highest.
 pub async fn add_target(
     spdk: Spdk,
     name: &str,
@@ -241,15 +240,13 @@ pub async fn add_target(
     Ok(number)
 }
 
-/// Whether a target could have this bdev. ENODEV if there is none of that name, EBUSY
-/// if a module claims it.
+/// Checks whether a target can use this bdev. ENODEV if there is none of that name, EBUSY if a module claims it.
 pub fn check_bdev(spdk: Spdk, bdev: &str) -> Result<(), Error> {
     super::check_bdev(spdk, "check LUN", bdev)
 }
 
-/// Removes a target once its I/O is done. ENODEV for an unknown controller, ENOENT
-/// for an unknown target, ETIMEDOUT if its I/O does not end: it is then removed when
-/// it does.
+/// Removes a target once its I/O has drained. ENODEV for an unknown controller, ENOENT for an unknown target,
+/// ETIMEDOUT if its I/O does not complete in time; the removal then continues in the background.
 pub async fn remove_target(spdk: Spdk, name: &str, number: u8) -> Result<(), Error> {
     const OPERATION: &str = "remove SCSI target";
     let controller = existing(OPERATION, name)?;
@@ -260,7 +257,7 @@ pub async fn remove_target(spdk: Spdk, name: &str, number: u8) -> Result<(), Err
     let (sender, closed) = tokio::sync::oneshot::channel();
     spawn_local(async move {
         disk.close().await;
-        // Who gave up does not need it.
+        // The caller may have timed out.
         let _ = sender.send(());
     });
     match within(spdk, CHANGE_LIMIT, closed).await {
@@ -270,7 +267,7 @@ pub async fn remove_target(spdk: Spdk, name: &str, number: u8) -> Result<(), Err
     }
 }
 
-/// Closes all bdevs: no device is left. The process stops.
+/// Closes all bdevs during teardown; no device uses them any more.
 pub(super) fn close_all(_: Spdk) {
     for controller in CONTROLLERS.take().into_values() {
         for target in 0..MAX_TARGETS {

@@ -1,4 +1,4 @@
-//! Exactly what is bound, each list sorted. Types that these refer to come along.
+//! The exact items to bind. Types that these refer to are included by bindgen.
 
 #[rustfmt::skip]
 pub const FUNCTIONS: &[&str] = &[
@@ -189,7 +189,7 @@ pub const CONSTANTS: &[&str] = &[
     "SPDK_NVMF_TRSVCID_MAX_LEN",
 ];
 
-/// bindgen says nothing about names that it did not find.
+/// Fails if an item is missing from the bindings: bindgen itself ignores names that it does not find.
 pub fn check(bindings: &str) -> Result<(), String> {
     let found = |keyword: &str, name: &str| {
         bindings.match_indices(name).any(|(at, _)| {

@@ -1,13 +1,12 @@
-//! What is linked, and how.
+//! Link instructions for SPDK, DPDK and the libraries that they depend on.
 //!
-//! SPDK's and DPDK's libraries register themselves in constructors that nothing
-//! refers to, so each of them is taken whole. Libraries that they only call are
-//! linked as usual, statically if there is an archive beside SPDK's.
+//! SPDK's and DPDK's libraries register themselves in constructors that nothing refers to, so each is linked as a
+//! whole archive. Other dependencies are linked as usual, statically if an archive is next to SPDK's.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-/// The packages whose closure pkg-config computes.
+/// The packages whose transitive dependencies pkg-config computes.
 pub const PACKAGES: [&str; 7] = [
     "spdk_event",
     "spdk_event_bdev",
@@ -18,10 +17,9 @@ pub const PACKAGES: [&str; 7] = [
     "spdk_syslibs",
 ];
 
-/// Modules that pkg-config lists because SPDK's own programs load them, and that
-/// nothing here uses. Several of them look at every new bdev and would take over
-/// one whose content looks like theirs (a partition table, a logical volume store,
-/// a RAID superblock), which an exported volume's content must never cause.
+/// Libraries that pkg-config lists because SPDK's own programs load them, and that nothing here uses. Several are
+/// bdev modules that examine every new bdev and claim it if its content looks like theirs (a partition table, a
+/// logical volume store, a RAID superblock). The content of an exported volume must never cause that.
 const UNUSED: [&str; 30] = [
     "rte_vhost",
     "spdk_accel_ae4dma",
@@ -85,8 +83,8 @@ pub fn emit(flags: &[String]) -> Result<(), String> {
     let (whole, called): (Vec<String>, Vec<String>) = names
         .into_iter()
         .partition(|name| name.starts_with("spdk_") || name.starts_with("rte_"));
-    // Callers before what they call: the archives of SPDK and DPDK, the archives
-    // that they call, the system's libraries.
+    // Link order is callers before callees: SPDK's and DPDK's archives, the archives that those need, system
+    // libraries.
     let (archived, system): (Vec<String>, Vec<String>) = called.into_iter().partition(|name| {
         let file = format!("lib{name}.a");
         dirs.iter()

@@ -1,4 +1,4 @@
-/* Making, inspecting and changing bdevs. */
+/* Creation, inspection and modification of bdevs. */
 
 #include <spdk/stdinc.h>
 #include <spdk/accel.h>
@@ -26,7 +26,7 @@ opi_bdev_malloc_create(const char *name, const struct spdk_uuid *uuid, uint64_t 
 		.num_blocks = num_blocks,
 		.block_size = block_size,
 		.md_size = metadata_size,
-		/* NVMe-oF exports no other kind. */
+		/* NVMe-oF exports interleaved metadata only. */
 		.md_interleave = metadata_size != 0,
 		.numa_id = SPDK_ENV_NUMA_ID_ANY,
 	};
@@ -116,7 +116,7 @@ opi_bdev_set_qos_limits(struct spdk_bdev *bdev, uint64_t *limits,
 			void (*done)(void *arg, int status), void *arg)
 {
 #ifdef OPI_QOS_TAKES_TIME_SLICE
-	/* 0 keeps the time slice that the other builds have fixed. */
+	/* 0 keeps the default time slice, which is fixed in other builds. */
 	spdk_bdev_set_qos_rate_limits(bdev, limits, 0, done, arg);
 #else
 	spdk_bdev_set_qos_rate_limits(bdev, limits, done, arg);
@@ -161,7 +161,7 @@ opi_bdev_crypto_delete(const char *name, void (*done)(void *arg, int status), vo
 int
 opi_bdev_delay_create(const char *name, const char *base, const struct opi_bdev_delays *delays)
 {
-	/* All zero has SPDK derive one from the base's. */
+	/* An all-zero UUID makes SPDK derive one from the base bdev's. */
 	struct spdk_uuid uuid = {};
 
 	return create_delay_disk(base, name, &uuid, delays->avg_read_us, delays->p99_read_us,
@@ -191,7 +191,7 @@ opi_bdev_delay_delete(const char *name, void (*done)(void *arg, int status), voi
 	delete_delay_disk(name, done, arg);
 }
 
-/* Nothing reads or writes a stand-in. */
+/* A stand-in takes no I/O. */
 static void
 stand_in_submit(struct spdk_io_channel *ch, struct spdk_bdev_io *io)
 {
@@ -248,7 +248,8 @@ opi_bdev_stand_in(const char *module, const char *name)
 	bdev->blocklen = 512;
 	bdev->blockcnt = 1;
 	rc = bdev->module != NULL ? spdk_bdev_register(bdev) : -ENOENT;
-	/* Out of memory, SPDK may have registered and destructed it. */
+	/* With -ENOMEM SPDK may have registered the bdev and destructed it already; freeing it again would be a
+	 * double free. */
 	if (rc != 0 && rc != -ENOMEM) {
 		stand_in_destruct(bdev);
 	}

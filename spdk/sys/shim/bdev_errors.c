@@ -1,4 +1,4 @@
-/* What SPDK counts of I/O by our changes: errors that devices have answered, and flushes. */
+/* Statistics that SPDK counts through our changes: errors of devices, and flushes. */
 
 #include <spdk/stdinc.h>
 #include <spdk/bdev.h>
@@ -17,7 +17,7 @@ opi_bdev_read_errors(const struct spdk_bdev *bdev, struct opi_bdev_errors *error
 	const struct spdk_bdev_io_error_stat *stat = bdev->internal.stat->io_error;
 
 	for (int type = 0; stat != NULL && type < SPDK_BDEV_NUM_IO_TYPES; type++) {
-		/* Reactors count meanwhile; each value is read whole. */
+		/* Reactors write concurrently: relaxed atomic loads prevent torn reads. */
 		uint64_t number = __atomic_load_n(&stat->device_errors[type], __ATOMIC_RELAXED);
 
 		switch (type) {

@@ -1,4 +1,4 @@
-/* Hosts that are connected to the NVMe-oF target: who they are, their queues, and their end. */
+/* Hosts connected to the NVMe-oF target: identity, queues, disconnection. */
 
 #include <spdk/stdinc.h>
 #include <spdk/env.h>
@@ -11,10 +11,10 @@
 
 #include "shim.h"
 
-/* Queues that one step of a walk tells of. */
+/* The upper bound of queues reported in one step of a walk, so that a step does not stall its reactor. */
 #define OPI_QUEUES_AT_ONCE 64
 
-/* Of spdk/changes: an SPDK without it does not tell. */
+/* Weak: part of spdk/changes. An SPDK without that change does not expose the host NQN. */
 const char *__attribute__((weak)) nvmf_ctrlr_get_hostnqn(const struct spdk_nvmf_ctrlr *ctrlr);
 
 static const char *
@@ -52,7 +52,7 @@ opi_nvmf_describe_queue(struct spdk_nvmf_qpair *qpair, struct opi_nvmf_queue *qu
 		return;
 	}
 	if (queue->is_guest) {
-		/* It has no address: its socket tells which one it is. */
+		/* A vfio-user queue has no peer address; its socket's directory identifies the guest. */
 		if (spdk_nvmf_qpair_get_listen_trid(qpair, &id) == 0) {
 			snprintf(queue->address, sizeof(queue->address), "%s", id.traddr);
 		}
@@ -62,7 +62,7 @@ opi_nvmf_describe_queue(struct spdk_nvmf_qpair *qpair, struct opi_nvmf_queue *qu
 	}
 }
 
-/* What the walk over a target's poll groups, each on its own thread, carries along. */
+/* Context of a walk over the target's poll groups, each on its own thread. */
 struct opi_nvmf_queues {
 	void	(*queue)(void *arg, const struct opi_nvmf_queue *queue);
 	void	(*done)(void *arg, int status);
@@ -96,7 +96,7 @@ opi_nvmf_queues_go_on(void *ctx)
 		opi_nvmf_tell_queue(walk, qpair);
 		qpair = TAILQ_NEXT(qpair, link);
 	}
-	/* SPDK moves it on if the queue goes meanwhile. */
+	/* If that queue is destroyed meanwhile, SPDK advances walk_next to its successor (spdk/changes). */
 	group->walk_next = qpair;
 	if (qpair != NULL) {
 		spdk_thread_send_msg(spdk_get_thread(), opi_nvmf_queues_go_on, i);
@@ -112,7 +112,7 @@ opi_nvmf_queues_of_group(struct spdk_io_channel_iter *i)
 	struct spdk_io_channel *channel = spdk_io_channel_iter_get_channel(i);
 	struct spdk_nvmf_poll_group *group = spdk_io_channel_get_ctx(channel);
 
-	/* Keeps the group between the steps. */
+	/* This channel reference keeps the poll group alive between the steps; dropped after the last one. */
 	if (spdk_get_io_channel(spdk_io_channel_iter_get_io_device(i)) == NULL) {
 		spdk_for_each_channel_continue(i, -ENOMEM);
 		return;

@@ -1,11 +1,12 @@
-/* A module of SPDK's keyring that holds keys in memory, and nowhere else. */
+/* An SPDK keyring module that holds keys in memory only. */
 
 #include <spdk/stdinc.h>
 #include <spdk/keyring_module.h>
 
 #include "shim.h"
 
-/* Reactors read keys while the app thread, which is one of theirs, removes others: held for a copy alone. */
+/* Reactors read keys while the app thread, on a reactor too, removes others. Held only while key data is copied
+ * or wiped. */
 static pthread_mutex_t g_held = PTHREAD_MUTEX_INITIALIZER;
 
 struct opi_secret {

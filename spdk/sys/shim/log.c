@@ -1,4 +1,4 @@
-/* SPDK's log lines, formatted here because va_list does not cross to Rust. */
+/* SPDK's log lines. Formatted in C because a va_list cannot be passed to Rust. */
 
 #include <spdk/stdinc.h>
 #include <spdk/log.h>
@@ -30,7 +30,7 @@ opi_log_sink(int level, const char *file, const int line, const char *func, cons
 	     va_list args)
 {
 	char text[OPI_LOG_LINE];
-	/* SPDK logs between a failed call and its look at errno. */
+	/* SPDK may log between a failed call and reading errno. */
 	int saved_errno = errno;
 	int threshold = __atomic_load_n(&g_threshold, __ATOMIC_RELAXED);
 	int length;

@@ -1,4 +1,4 @@
-/* Remote and PCIe NVMe controllers, whose structs are private to SPDK's module. */
+/* NVMe controllers, remote and PCIe. Their structs are private to SPDK's bdev_nvme module. */
 
 #include <spdk/stdinc.h>
 #include <spdk/nvme.h>
@@ -11,7 +11,7 @@
 
 #include "shim.h"
 
-/* Not offered: a peer that chose it would take a reactor 30 ms for each connection. */
+/* The DH-HMAC-CHAP groups not offered: ffdhe8192 would cost a reactor 30 ms in each connection that uses it. */
 #define NO_GROUPS SPDK_BIT(SPDK_NVMF_DHCHAP_DHGROUP_8192)
 
 int
@@ -24,7 +24,8 @@ opi_nvme_configure(const struct opi_nvme_limits *limits)
 	opts.dhchap_dhgroups &= ~NO_GROUPS;
 	opts.tcp_connect_timeout_ms = limits->tcp_connect_ms;
 	opts.keep_alive_timeout_ms = limits->keep_alive_ms;
-	/* SPDK as it is reads a register of the peer that does not answer, and waits for it in place. */
+	/* On a timeout, unpatched SPDK reads a register of the unresponsive peer and blocks the reactor until
+	 * that ends. I/O timeouts are therefore set only for an SPDK with our changes. */
 #if __has_include(<opi/initiator.h>)
 	opts.timeout_us = limits->io_us;
 	opts.timeout_admin_us = limits->admin_us;
@@ -57,7 +58,7 @@ opi_nvme_attach(const struct opi_nvme_attach *attach, const char **names, uint32
 	if (attach->io_queue_size != 0) {
 		driver.io_queue_size = attach->io_queue_size;
 	}
-	/* Also of a controller that is to have keys later. */
+	/* Applies also if keys are set later. */
 	driver.dhchap_dhgroups &= ~NO_GROUPS;
 	driver.header_digest = attach->header_digest;
 	driver.data_digest = attach->data_digest;
@@ -77,14 +78,14 @@ opi_nvme_attach(const struct opi_nvme_attach *attach, const char **names, uint32
 	return spdk_bdev_nvme_create(&id, attach->name, names, max_names, done, arg, &driver, &bdev);
 }
 
-/* SPDK keeps the source of a connection's first path only; all of them come from there. */
+/* SPDK stores the source address of a connection's first path only, and uses it for all paths of that connection. */
 static bool
 opi_nvme_comes_from(const struct nvme_ctrlr *ctrlr, const char *source)
 {
 	return strcmp(spdk_nvme_ctrlr_get_opts(ctrlr->ctrlr)->src_addr, source) == 0;
 }
 
-/* The connection of controller `name` that has the path, which is copied to `found`. */
+/* Finds the connection of controller `name` that has the path, and copies the path's ID to `found`. */
 static struct nvme_ctrlr *
 opi_nvme_find(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 	      struct spdk_nvme_path_id *found)
@@ -100,7 +101,7 @@ opi_nvme_find(const char *name, const struct spdk_nvme_transport_id *id, const c
 		if (!opi_nvme_comes_from(ctrlr, source)) {
 			continue;
 		}
-		/* A failover on another thread reorders the list. */
+		/* Lock: a failover on another thread reorders the list. */
 		pthread_mutex_lock(&ctrlr->mutex);
 		TAILQ_FOREACH(path, &ctrlr->trids, link) {
 			if (spdk_nvme_transport_id_compare(&path->trid, id) == 0) {
@@ -146,7 +147,7 @@ opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id, const 
 	if (ctrlr == NULL || ctrlr->destruct) {
 		return -ENXIO;
 	}
-	/* SPDK says the same, with a line in its log each time. */
+	/* SPDK would return the same, and log an error each time. */
 	if (ctrlr->resetting) {
 		return -EBUSY;
 	}
@@ -159,7 +160,8 @@ opi_nvme_end_attempt(const char *name, const struct spdk_nvme_transport_id *id, 
 {
 	struct nvme_ctrlr *ctrlr = opi_nvme_connection(name, id, source);
 
-	/* The poller of a reset is that of its attempt to connect, unless the controller is going. */
+	/* While a reset runs, this poller drives its reconnect attempt; during destruction it drives the detach
+	 * instead. */
 	if (ctrlr != NULL && !ctrlr->destruct && ctrlr->resetting && ctrlr->reset_detach_poller != NULL) {
 		spdk_nvme_ctrlr_fail(ctrlr->ctrlr);
 	}
@@ -203,7 +205,7 @@ opi_nvme_state(struct nvme_ctrlr *path)
 	return OPI_NVME_PATH_CONNECTED;
 }
 
-/* SPDK keeps when it failed last, and tries it again after a while. */
+/* A standby path counts as failed until SPDK's retry, reconnect_delay_sec after its last failure. */
 static enum opi_nvme_path_state
 opi_nvme_standby_state(const struct nvme_ctrlr *ctrlr, const struct spdk_nvme_path_id *id)
 {
@@ -215,8 +217,8 @@ opi_nvme_standby_state(const struct nvme_ctrlr *ctrlr, const struct spdk_nvme_pa
 	return OPI_NVME_PATH_STANDBY;
 }
 
-/* SPDK has no call for that: each attempt has a poller of this name on the app thread. What it holds goes
- * with the process. */
+/* SPDK has no call to cancel an attach. Each attempt is driven by a poller of this name on the app thread. What
+ * the attempt has allocated is released only when the process exits. */
 void
 opi_nvme_end_attempts(void)
 {
@@ -254,7 +256,7 @@ opi_nvme_give_up(void)
 			if (!spdk_nvme_ctrlr_is_fabrics(ctrlr->ctrlr)) {
 				continue;
 			}
-			/* Else the module would queue the I/O that is cut off, for when the path is back. */
+			/* Otherwise the bdev module would queue the aborted I/O until the path is back. */
 			pthread_mutex_lock(&ctrlr->mutex);
 			ctrlr->fast_io_fail_timedout = true;
 			pthread_mutex_unlock(&ctrlr->mutex);
@@ -276,7 +278,7 @@ opi_nvme_for_each_path(const char *name, opi_nvme_path_fn fn, void *arg)
 		return -ENODEV;
 	}
 	TAILQ_FOREACH(ctrlr, &controller->ctrlrs, tailq) {
-		/* A failover on another thread reorders the list. */
+		/* Lock: a failover on another thread reorders the list. */
 		pthread_mutex_lock(&ctrlr->mutex);
 		TAILQ_FOREACH(id, &ctrlr->trids, link) {
 			struct opi_nvme_path path = {
@@ -297,7 +299,7 @@ opi_nvme_for_each_path(const char *name, opi_nvme_path_fn fn, void *arg)
 	return 0;
 }
 
-/* What a namespace is told by. `ns` may be NULL. */
+/* Copies the identifiers of a namespace. `ns` may be NULL. */
 static void
 opi_nvme_identify(struct spdk_nvme_ns *ns, struct opi_nvme_namespace *found)
 {
@@ -352,7 +354,7 @@ opi_nvme_for_each_missing(const char *name, opi_nvme_namespace_fn fn, void *arg)
 		return -ENODEV;
 	}
 	TAILQ_FOREACH(ctrlr, &controller->ctrlrs, tailq) {
-		/* One that is going has given up its namespaces already. */
+		/* A controller in destruction has released its namespaces already. */
 		if (ctrlr->destruct) {
 			continue;
 		}

@@ -1,4 +1,4 @@
-/* Keys of DH-HMAC-CHAP of remote NVMe controllers, and connections that authenticate anew with them. */
+/* DH-HMAC-CHAP keys of remote NVMe controllers, and reauthentication of connections. */
 
 #include <spdk/stdinc.h>
 #include <spdk/keyring.h>
@@ -37,7 +37,8 @@ opi_nvme_set_keys(const char *name, const struct spdk_nvme_transport_id *id, con
 		rc = get_key(ctrlr_key, &opts.dhchap_ctrlr_key);
 	}
 #if !__has_include(<opi/initiator.h>)
-	/* SPDK as it is answers a challenge from no key at all. The old one has been wiped, and is of no use. */
+	/* Unpatched SPDK would compute its reply to a challenge from a NULL key. The old key stays in place
+	 * instead: its data in the keyring has been wiped, so it cannot authenticate. */
 	if (rc == 0 && opts.dhchap_key == NULL) {
 		spdk_keyring_put_key(opts.dhchap_ctrlr_key);
 		return 0;
@@ -51,7 +52,7 @@ opi_nvme_set_keys(const char *name, const struct spdk_nvme_transport_id *id, con
 		spdk_keyring_put_key(opts.dhchap_ctrlr_key);
 		return rc;
 	}
-	/* The driver holds no references of its own. */
+	/* The driver borrows the keys without a reference of its own; these references keep them alive. */
 	spdk_keyring_put_key(ctrlr->dhchap_key);
 	spdk_keyring_put_key(ctrlr->dhchap_ctrlr_key);
 	ctrlr->dhchap_key = opts.dhchap_key;
@@ -87,7 +88,7 @@ authenticate_queue(struct nvme_ctrlr_channel_iter *i, struct nvme_ctrlr *ctrlr,
 	struct spdk_nvme_qpair *qpair = channel->qpair->qpair;
 	int rc = 0;
 
-	/* One that is being connected takes the keys of now by itself, and does not always tell of its end. */
+	/* A queue that is connecting authenticates with the current keys anyway, and does not always call back. */
 	if (qpair != NULL && channel->reset_iter == NULL && spdk_nvme_qpair_is_connected(qpair)) {
 		rc = spdk_nvme_qpair_authenticate(qpair, on_queue, i);
 		if (rc == 0) {
@@ -103,7 +104,7 @@ on_queues(struct nvme_ctrlr *ctrlr, void *ctx, int status)
 	end(ctx, status);
 }
 
-/* The controller is there while its admin queue is polled, and until a walk over its channels ends. */
+/* Lifetime: the controller exists while its admin queue is polled, and until a walk over its channels ends. */
 static void
 on_admin_queue(void *ctx, int status)
 {
@@ -152,7 +153,8 @@ opi_nvme_authenticate(const char *name, const struct spdk_nvme_transport_id *id,
 
 #else
 
-/* SPDK as it is cannot authenticate a busy connection anew, nor one that failed to before: it is made anew. */
+/* Unpatched SPDK can reauthenticate neither a busy connection nor one whose authentication failed before: the
+ * connection is reset instead. */
 int
 opi_nvme_authenticate(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 		      void (*done)(void *arg, int status), void *arg)

@@ -1,4 +1,4 @@
-/* I/O by the paths of NVMe controllers, whose structs are private to SPDK's module. */
+/* I/O statistics by path of NVMe controllers. Their structs are private to SPDK's bdev_nvme module. */
 
 #include <spdk/stdinc.h>
 #include <spdk/nvme.h>
@@ -7,7 +7,7 @@
 
 #include "shim.h"
 
-/* What the walk over a bdev's channels, each on its own thread, carries along. */
+/* Context of a walk over the bdev's channels, each on its own thread. */
 struct opi_nvme_path_walk {
 	struct spdk_bdev_desc	*desc;
 	void			(*done)(void *arg, const struct opi_nvme_path_io *paths, size_t number);
@@ -21,12 +21,12 @@ opi_nvme_ignore_event(enum spdk_bdev_event_type type, struct spdk_bdev *bdev, vo
 {
 }
 
-/* What channels that are gone have counted. */
+/* Starts a path's entry with its address and with the counters of channels that no longer exist. */
 static void
 opi_nvme_begin_path(struct opi_nvme_path_io *path, const struct nvme_ns *ns)
 {
 	path->ns = ns;
-	/* A failover on another thread changes which path is active. */
+	/* Lock: a failover on another thread changes the active path. */
 	pthread_mutex_lock(&ns->ctrlr->mutex);
 	path->id = ns->ctrlr->active_path_id->trid;
 	pthread_mutex_unlock(&ns->ctrlr->mutex);
@@ -84,7 +84,7 @@ opi_nvme_read_paths(const char *bdev_name,
 		return -ENODEV;
 	}
 	bdev = spdk_bdev_desc_get_bdev(desc)->ctxt;
-	/* Changed on this thread alone. */
+	/* This list changes on the app thread only. */
 	TAILQ_FOREACH(ns, &bdev->nvme_ns_list, tailq) {
 		number++;
 	}

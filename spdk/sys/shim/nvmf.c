@@ -1,4 +1,4 @@
-/* The NVMe-oF target's calls whose options are structs of many fields. */
+/* NVMe-oF target calls whose options are structs with many fields. */
 
 #include <spdk/stdinc.h>
 #include <spdk/json.h>
@@ -11,7 +11,7 @@
 
 #include "shim.h"
 
-/* SPDK with this project's changes has them. */
+/* Weak: part of spdk/changes, absent from unpatched SPDK. */
 int __attribute__((weak)) opi_nvmf_set_old_keys(struct spdk_nvmf_subsystem *subsystem,
 		const char *hostnqn, struct spdk_key *key, struct spdk_key *ctrlr_key);
 void __attribute__((weak)) opi_nvmf_tcp_keep_psks(struct spdk_nvmf_transport *transport,
@@ -27,7 +27,7 @@ opi_nvmf_transport_create(const char *name, spdk_nvmf_transport_create_done_cb d
 	if (!spdk_nvmf_transport_opts_init(name, &opts, sizeof(opts))) {
 		return -ENODEV;
 	}
-	/* What a vendor's command moves cannot be checked, nor what its answer holds. */
+	/* Neither the data that a vendor-specific command transfers nor its response can be validated. */
 	opts.disable_command_passthru = true;
 	return spdk_nvmf_transport_create_async(name, &opts, done, arg);
 }
@@ -118,7 +118,8 @@ opi_nvmf_add_ns(struct spdk_nvmf_subsystem *subsystem, const char *bdev_name, ui
 	return spdk_nvmf_subsystem_add_ns_ext(subsystem, bdev_name, &opts, sizeof(opts), kept);
 }
 
-/* nvmf_tgt.c (module/event): what the target is made with. Only its first member is read. */
+/* Defined in nvmf_tgt.c (module/event): the configuration that the target is created from. Only the first member
+ * is accessed. */
 struct spdk_nvmf_tgt_conf {
 	struct spdk_nvmf_target_opts opts;
 };
@@ -130,7 +131,7 @@ opi_nvmf_limit_dhgroups(void)
 	g_spdk_nvmf_tgt_conf.opts.dhchap_dhgroups &= ~SPDK_BIT(SPDK_NVMF_DHCHAP_DHGROUP_8192);
 }
 
-/* A transport takes its part of a host's options as parsed JSON: {"psk": name}, and "first": true where the host
+/* A transport parses its part of a host's options from JSON values: {"psk": name}, plus "first": true if the host
  * has keys already. */
 #define HOST_PARAMS 6
 
@@ -160,7 +161,7 @@ host_params(struct spdk_json_val params[HOST_PARAMS], const char *psk_name, bool
 	}
 }
 
-/* A reference to the key of this name; none for NULL. */
+/* Takes a reference to the named key; NULL for a NULL name. */
 static int
 get_key(const char *name, struct spdk_key **key)
 {
@@ -228,8 +229,9 @@ add_psk(struct spdk_nvmf_transport *transport, struct spdk_nvmf_subsystem *subsy
 	return transport->ops->subsystem_add_host(transport, subsystem, hostnqn, params);
 }
 
-/* Has the transports know a host of a subsystem by other keys, or by none. The host stays admitted, and what
- * it has open goes on: keys are asked for at the handshake. A key that stays is never away. */
+/* Replaces a host's PSKs in all transports, or removes them. The host stays admitted and its open connections
+ * continue, since PSKs are used in the handshake only. With our changes to SPDK a PSK that stays valid is never
+ * absent meanwhile. */
 static int
 set_psk(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 	const struct opi_nvmf_host_keys *keys)
@@ -249,7 +251,7 @@ set_psk(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 		if (keys->psk == NULL) {
 			continue;
 		}
-		/* The last one is the first that is asked for. */
+		/* The PSK that is added last is the first to be looked up, so the old one goes in first. */
 		if (keys->old_psk != NULL) {
 			rc = add_psk(transport, subsystem, hostnqn, keys->old_psk);
 		}
@@ -285,7 +287,7 @@ set_dhchap(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 	if (rc == 0) {
 		rc = get_key(keys->old_dhchap_ctrlr, &old_ctrlr);
 	}
-	/* First what holds on, so that it is never away. */
+	/* Old keys first: a key that stays valid is then never absent. */
 	if (rc == 0 && takes_old_keys()) {
 		rc = opi_nvmf_set_old_keys(subsystem, hostnqn, old, old_ctrlr);
 	}
@@ -309,10 +311,10 @@ opi_nvmf_end_old_keys(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn
 	}
 	for (transport = spdk_nvmf_transport_get_first(spdk_nvmf_get_first_tgt()); transport != NULL;
 	     transport = spdk_nvmf_transport_get_next(transport)) {
-		/* The one of now is the first. */
+		/* The current PSK is the first. */
 		opi_nvmf_tcp_keep_psks(transport, subsystem, hostnqn, 1);
 	}
-	/* ENOENT alone: a host that somebody has removed by SPDK's own commands. */
+	/* Fails only with ENOENT, for a host that was removed through SPDK's own JSON-RPC; ignored. */
 	opi_nvmf_set_old_keys(subsystem, hostnqn, NULL, NULL);
 }
 

@@ -1,4 +1,4 @@
-/* What is read of SPDK for metrics, and to see whether reactors turn. */
+/* Reads SPDK's state for metrics and for the detection of stalled reactors. */
 
 #include <spdk/stdinc.h>
 #include <spdk/bdev.h>
@@ -18,7 +18,7 @@ opi_reactor_read(uint32_t core, struct opi_reactor_time *time)
 	if (reactor == NULL) {
 		return false;
 	}
-	/* Its own thread writes these; each is read whole. */
+	/* The reactor's own thread writes these concurrently: relaxed atomic loads prevent torn reads. */
 	time->busy_ticks = __atomic_load_n(&reactor->busy_tsc, __ATOMIC_RELAXED);
 	time->idle_ticks = __atomic_load_n(&reactor->idle_tsc, __ATOMIC_RELAXED);
 	time->last_turn = __atomic_load_n(&reactor->tsc_last, __ATOMIC_RELAXED);
@@ -57,7 +57,7 @@ opi_bdev_read_counters(struct spdk_bdev *bdev, opi_bdev_read done, void *arg)
 				  opi_bdev_was_read, reading);
 }
 
-/* From 1 us to 16 s, four buckets to each power of two: 800 bytes a channel. */
+/* Range 1 us to 16 s, four buckets per power of two: 800 bytes per channel. */
 static void
 opi_bdev_histogram_shape(struct spdk_bdev_enable_histogram_opts *opts)
 {
@@ -129,7 +129,7 @@ opi_bdev_read_histogram(struct spdk_bdev *bdev, opi_bdev_bucket bucket,
 		spdk_bdev_histogram_enable_ext(bdev, opi_bdev_histogram_begins, reading, true, &opts);
 		return;
 	}
-	/* The shape that the bdev has: an operator may have chosen another one over JSON-RPC. */
+	/* The bdev's own shape: an operator may have chosen another one over JSON-RPC. */
 	reading->data = spdk_histogram_data_alloc_sized_ext(bdev->internal.histogram_granularity,
 			bdev->internal.histogram_min_val, bdev->internal.histogram_max_val);
 	if (reading->data == NULL) {

@@ -1,9 +1,5 @@
-/*
- * The part of the bindings that needs C: variadic arguments, inline functions,
- * struct layouts that are not public, and options whose struct differs from build
- * to build. One call each, no decisions. All of it is for SPDK's app thread, save
- * the log sink.
- */
+/* The part of the bindings that needs C: variadic arguments, inline functions, private struct layouts, and
+ * options whose struct differs between builds. Thin wrappers without policy. App thread only, except where noted. */
 #ifndef OPI_SPDK_SHIM_H
 #define OPI_SPDK_SHIM_H
 
@@ -15,29 +11,29 @@
 
 /* log.c */
 
-/* `text` is the formatted line without its newline, `length` bytes, not terminated. */
+/* `text` is the formatted line without its newline, `length` bytes, not NUL-terminated. */
 typedef void (*opi_log_line)(int level, const char *file, int line, const char *text, size_t length);
 
-/* The level at which a line from this place is logged; INT_MAX if it is not to be formatted. */
+/* Returns the level at which a line from this place is logged; INT_MAX suppresses it before it is formatted. */
 typedef int (*opi_log_admit)(int level, const char *file, int line, const char *func);
 
-/* Lines of a level above `threshold`, and those that are not admitted, are not formatted. Before SPDK
- * starts. */
+/* Configures the sink before SPDK starts. Lines with a level above `threshold`, or not admitted, are not
+ * formatted. */
 void opi_log_configure(opi_log_line sink, opi_log_admit admit, int threshold);
 
-/* Another threshold from now on. Any thread. */
+/* Changes the threshold. Any thread. */
 void opi_log_set_threshold(int threshold);
 
-/* An spdk_log_cb that formats and hands on. Any thread. */
+/* An spdk_log_cb that formats the line and passes it to the sink. Any thread. */
 void opi_log_sink(int level, const char *file, const int line, const char *func,
 		  const char *format, va_list args);
 
 /* bdev.c */
 
-/* `metadata_size` bytes follow each block's data; 0 is none. */
+/* `metadata_size` bytes follow each block's data; 0 for none. */
 int opi_bdev_malloc_create(const char *name, const struct spdk_uuid *uuid, uint64_t num_blocks,
 			   uint32_t block_size, uint32_t metadata_size);
-/* SPDK's memory, in bytes: all of it, what nobody has, and the largest piece of that. */
+/* SPDK's (DPDK's) heap, in bytes: total, free, and the largest free piece. */
 struct opi_memory {
 	uint64_t bytes;
 	uint64_t free;
@@ -46,28 +42,28 @@ struct opi_memory {
 void opi_memory_read(struct opi_memory *memory);
 int opi_bdev_null_create(const char *name, const struct spdk_uuid *uuid, uint64_t num_blocks,
 			 uint32_t block_size);
-/* `block_size` 0 is the file's own. */
+/* `block_size` 0 uses the file's own. */
 int opi_bdev_aio_create(const char *name, const struct spdk_uuid *uuid, const char *filename,
 			uint32_t block_size, bool readonly);
 int opi_bdev_aio_rescan(const char *name);
 
-/* The name of the module that claims the bdev, NULL if none does. */
+/* Returns the name of the module that claims the bdev, or NULL. */
 const char *opi_bdev_claimed_by(const struct spdk_bdev *bdev);
-/* Fails with -EBUSY when an open bdev would shrink. */
+/* Returns -EBUSY if an open bdev would shrink. */
 int opi_bdev_set_num_blocks(struct spdk_bdev *bdev, uint64_t num_blocks);
-/* Always calls back, with 0 or a negative errno. */
+/* Always calls `done`, with 0 or a negative errno. */
 void opi_bdev_unregister(struct spdk_bdev *bdev, void (*done)(void *arg, int status), void *arg);
-/* `limits` is indexed by spdk_bdev_qos_rate_limit_type. */
+/* `limits` is indexed by enum spdk_bdev_qos_rate_limit_type. */
 void opi_bdev_set_qos_limits(struct spdk_bdev *bdev, uint64_t *limits,
 			     void (*done)(void *arg, int status), void *arg);
 
-/* Keys are hexadecimal. The bdev owns what is made of them. */
+/* Keys are hexadecimal. The bdev owns the accel key made from them. */
 int opi_bdev_crypto_create(const char *name, const char *base, const char *hex_key,
 			   const char *hex_key2);
-/* Always calls back, with 0 or a negative errno. */
+/* Always calls `done`, with 0 or a negative errno. */
 void opi_bdev_crypto_delete(const char *name, void (*done)(void *arg, int status), void *arg);
 
-/* Microseconds that are added to an I/O: to nearly all, and to one in a hundred. */
+/* Latencies added to an I/O, in microseconds: to nearly all I/Os, and to one in a hundred (p99). */
 struct opi_bdev_delays {
 	uint64_t	avg_read_us;
 	uint64_t	p99_read_us;
@@ -76,25 +72,27 @@ struct opi_bdev_delays {
 };
 
 int opi_bdev_delay_create(const char *name, const char *base, const struct opi_bdev_delays *delays);
-/* Holds for I/O that its base completes from now on. */
+/* Applies to I/O that the base bdev completes from now on. */
 int opi_bdev_delay_set(const char *name, const struct opi_bdev_delays *delays);
-/* Always calls back, with 0 or a negative errno. */
+/* Always calls `done`, with 0 or a negative errno. */
 void opi_bdev_delay_delete(const char *name, void (*done)(void *arg, int status), void *arg);
 
-/* Registers a bdev of that name which takes no I/O, and which the module takes for one of its own: crypto
- * and delay give up a name, and what belongs to it, only together with a bdev. */
+/* Registers a bdev `name` that supports no I/O and appears to be one of `module`. The crypto and delay modules
+ * release a reserved name, and what they allocated for it, only when they delete a bdev of that name. */
 int opi_bdev_stand_in(const char *module, const char *name);
 
 /* nvmf.c */
 
-/* Transports are made with the options that SPDK gives them by default. */
+/* Creates a transport with SPDK's default options, but without passthrough of vendor-specific commands. */
 int opi_nvmf_transport_create(const char *name, spdk_nvmf_transport_create_done_cb done, void *arg);
-/* Has TLS listeners send no session tickets: Linux hosts refuse that record. */
+/* Disables TLS session tickets on listeners: Linux hosts reject that record. -ENOTSUP if this build has no such
+ * option. */
 int opi_sock_disable_ssl_tickets(void);
 
 int opi_nvmf_listen(struct spdk_nvmf_tgt *tgt, const struct spdk_nvme_transport_id *trid, bool secure);
 
-/* Tells all hosts of another discovery service, or no longer. `trid` has its NQN. */
+/* Adds a referral to another discovery service, visible to all hosts, or removes it. `trid` includes the
+ * subsystem NQN. */
 int opi_nvmf_add_referral(struct spdk_nvmf_tgt *tgt, const struct spdk_nvme_transport_id *trid);
 int opi_nvmf_remove_referral(struct spdk_nvmf_tgt *tgt, const struct spdk_nvme_transport_id *trid);
 
@@ -102,96 +100,98 @@ void opi_nvmf_add_listener(struct spdk_nvmf_subsystem *subsystem,
 			   const struct spdk_nvme_transport_id *trid, bool secure,
 			   void (*done)(void *arg, int status), void *arg);
 
-/* All-zero identifiers are left to SPDK. `kept` is the name under which reservations are kept, or NULL. A
- * hidden one is shown to no host before that is on its list. The namespace id, 0 on failure. */
+/* All-zero identifiers let SPDK choose. `kept` is the name under which reservations are persisted, or NULL. A
+ * hidden namespace is visible only to hosts on its list. Returns the namespace ID, 0 on failure. */
 uint32_t opi_nvmf_add_ns(struct spdk_nvmf_subsystem *subsystem, const char *bdev_name, uint32_t nsid,
 			 const uint8_t uuid[16], const uint8_t nguid[16], const uint8_t eui64[8],
 			 const char *kept, bool hidden);
 
-/* Before SPDK makes its target: hosts may not ask for a key exchange of 8,192 bits. */
+/* Excludes the DH group ffdhe8192 from what hosts may use. Call before SPDK creates its target. */
 void opi_nvmf_limit_dhgroups(void);
 
-/* Names of keys in SPDK's keyring, each NULL for none. */
+/* Names of keys in SPDK's keyring; NULL for none. */
 struct opi_nvmf_host_keys {
-	/* Of TLS. */
+	/* TLS PSK. */
 	const char	*psk;
-	/* Of DH-HMAC-CHAP: the host's, and the one by which it knows the controller. */
+	/* DH-HMAC-CHAP: the host's key, and the controller's key (bidirectional authentication). */
 	const char	*dhchap;
 	const char	*dhchap_ctrlr;
-	/* The same of before, which hold beside them. */
+	/* The previous keys, accepted beside the current ones. */
 	const char	*old_psk;
 	const char	*old_dhchap;
 	const char	*old_dhchap_ctrlr;
 };
 
-/* -ENOTSUP where SPDK has no place for keys of before. */
+/* Returns -ENOTSUP if SPDK cannot hold previous keys. */
 int opi_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 		      const struct opi_nvmf_host_keys *keys);
-/* Of a host that is admitted, whose connections stay. It has those of `before` if that fails. */
+/* Replaces the keys of an admitted host; its connections stay. On failure the keys in `before` are restored
+ * (rollback). */
 int opi_nvmf_set_host_keys(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn,
 			   const struct opi_nvmf_host_keys *keys,
 			   const struct opi_nvmf_host_keys *before);
-/* Has the host its keys of now alone. */
+/* Drops the previous keys of a host; the current ones alone remain. */
 void opi_nvmf_end_old_keys(struct spdk_nvmf_subsystem *subsystem, const char *hostnqn);
 
 /* hosts.c */
 
-/* A queue of a host that is connected. */
+/* A queue of a connected host. */
 struct opi_nvmf_queue {
-	/* Tells controllers apart; not followed. NULL before the host has said who it is: then only `is_guest` is told. */
+	/* Identifies the controller; never dereferenced. NULL before the host has sent CONNECT: then only
+	 * `is_guest` is set. */
 	const void	*ctrlr;
 	const char	*subnqn;
-	/* NULL where SPDK does not tell. */
+	/* NULL if SPDK does not expose it. */
 	const char	*hostnqn;
 	uint32_t	size;
 	uint32_t	core;
 	uint16_t	cntlid;
 	uint16_t	qid;
-	/* I/O commands that have ended; 0 where SPDK does not tell. */
+	/* Completed I/O commands; 0 if SPDK does not count them. */
 	uint64_t	completed_io;
-	/* A virtual machine's, over vfio-user. */
+	/* The host is a virtual machine, over vfio-user. */
 	bool		is_guest;
-	/* Address and port of the host, or the directory of a guest's socket; of the admin queue alone. */
+	/* Address and port of the host, or the directory of the guest's socket. Admin queue only, else empty. */
 	char		address[320];
 };
 
-/* On the queue's thread; it has a controller. */
+/* Runs on the queue's thread. The queue must have a controller. */
 void opi_nvmf_describe_queue(struct spdk_nvmf_qpair *qpair, struct opi_nvmf_queue *queue);
 
-/* All queues. `queue` is called on the threads of the target's poll groups, one after the other; the texts are valid
- * for the call. `done` is called last, on this thread. A walk is steps of a bounded number of queues; two walks at
- * once would miss some. */
+/* Walks all queues. `queue` is called on the threads of the target's poll groups, one after another; the strings
+ * are valid during the call. `done` is called last, on the calling thread. Each step is bounded to some number of
+ * queues. Two concurrent walks would miss queues: they share the poll group's cursor. */
 void opi_nvmf_for_each_queue(struct spdk_nvmf_tgt *tgt,
 			     void (*queue)(void *arg, const struct opi_nvmf_queue *queue),
 			     void (*done)(void *arg, int status), void *arg);
 
-/* Disconnects those that came to the subsystem over a network: of this host, unless that is NULL, and with
- * this controller ID, unless that is negative. -ENOENT if there is none. */
+/* Disconnects hosts that are connected to the subsystem over a network: those with `hostnqn` unless it is NULL,
+ * and with `cntlid` unless it is negative. -ENOENT if there is none. */
 void opi_nvmf_disconnect_hosts(struct spdk_nvmf_tgt *tgt, struct spdk_nvmf_subsystem *subsystem,
 			       const char *hostnqn, int32_t cntlid,
 			       void (*done)(void *arg, int status), void *arg);
 
 /* keyring.c */
 
-/* Copies the key. Fails with -EEXIST for a name in use. */
+/* Copies the key. Returns -EEXIST if the name is in use. */
 int opi_keyring_add(const char *name, const void *data, size_t length);
 int opi_keyring_remove(const char *name);
 
 /* nvme.c */
 
-/* Time limits of all controllers. */
+/* Timeouts that apply to all controllers. */
 struct opi_nvme_limits {
 	uint32_t	tcp_connect_ms;
 	uint32_t	keep_alive_ms;
-	/* Of I/O and of admin commands; not with an SPDK without our changes. */
+	/* Timeouts of I/O and admin commands, in microseconds; ignored by an SPDK without our changes. */
 	uint64_t	io_us;
 	uint64_t	admin_us;
 };
 
-/* Options of all controllers, before the first is attached. */
+/* Sets the options of all controllers. Call before the first is attached. */
 int opi_nvme_configure(const struct opi_nvme_limits *limits);
 
-/* Strings may be NULL and numbers 0 for SPDK's default. */
+/* NULL strings and zero numbers select SPDK's defaults. */
 struct opi_nvme_attach {
 	const char				*name;
 	const struct spdk_nvme_transport_id	*id;
@@ -203,7 +203,7 @@ struct opi_nvme_attach {
 	const char				*dhchap_ctrlr_name;
 	uint32_t				num_io_queues;
 	uint32_t				io_queue_size;
-	/* Of connecting, now and whenever the path is connected anew. */
+	/* Timeout of connecting, at first and at each reconnect. */
 	uint32_t				timeout_ms;
 	int32_t					ctrlr_loss_timeout_sec;
 	uint32_t				reconnect_delay_sec;
@@ -213,43 +213,45 @@ struct opi_nvme_attach {
 	bool					multipath;
 };
 
-/* `names` stays until `done`; the rest is copied. */
+/* `names` must stay valid until `done`; the rest is copied. */
 int opi_nvme_attach(const struct opi_nvme_attach *attach, const char **names, uint32_t max_names,
 		    spdk_bdev_nvme_create_cb done, void *arg);
-/* A path is known by where it leads and the address that it comes from, which is empty if it was told
- * none. The next three answer -ENXIO if there is none. */
+/* A path is identified by its transport ID and its source address (empty if none was configured). opi_nvme_detach
+ * and opi_nvme_reset return -ENXIO if there is no such path. */
 
-/* NULL for `id` is every path. */
+/* Detaches one path; a NULL `id` is every path. */
 int opi_nvme_detach(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 		    spdk_bdev_nvme_delete_cb done, void *arg);
-/* Connects the path anew. -EBUSY while it is being connected anyway. */
+/* Reconnects the path. Returns -EBUSY during a reset or reconnect. */
 int opi_nvme_reset(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 		   void (*done)(void *arg, int status), void *arg);
 
-/* The connection of controller `name` that has the path. */
+/* Returns the connection of controller `name` that has the path, or NULL. */
 struct nvme_ctrlr *opi_nvme_connection(const char *name, const struct spdk_nvme_transport_id *id,
 				       const char *source);
 
-/* nvme_keys.c; both answer -ENXIO if there is no such path. */
+/* nvme_keys.c; both functions return -ENXIO if there is no such path. */
 
-/* Gives the connection of the path these keys of the keyring, for when it authenticates next; NULL for none. */
+/* Sets the connection's DH-HMAC-CHAP keys, by name in the keyring, for its next authentication; NULL for none. */
 int opi_nvme_set_keys(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 		      const char *key, const char *ctrlr_key);
-/* Has the connection of the path authenticate anew, queue by queue; it ends if that fails. Unless it is refused, `done`
- * is called, on this thread. -EBUSY while it is being connected anyway, -ENOTCONN while it is down, -EALREADY while it
- * authenticates, -EOPNOTSUPP where neither the peer demands it nor has a key to prove itself with. */
+/* Reauthenticates the connection of the path, queue by queue; the connection ends if that fails. `done` is called
+ * on the calling thread unless an error is returned: -EBUSY during a reset or reconnect, -ENOTCONN while the
+ * connection is down, -EALREADY while it authenticates, -EOPNOTSUPP if the peer does not demand authentication
+ * and has no key to prove itself with. */
 int opi_nvme_authenticate(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 			  void (*done)(void *arg, int status), void *arg);
 
-/* Ends the attempt to connect the path anew, if there is one: it fails. */
+/* Makes a reconnect attempt of the path that is in progress fail. */
 void opi_nvme_end_attempt(const char *name, const struct spdk_nvme_transport_id *id, const char *source);
 
-/* Controllers, those that are going too. */
+/* Returns the number of controllers, those being deleted included. */
 uint32_t opi_nvme_count(void);
-/* Waits for the peers of no controller any more. */
+/* Fails all remote controllers, and their I/O instead of queueing it, so that nothing waits for an unresponsive
+ * peer. */
 void opi_nvme_give_up(void);
-/* Ends all attempts to attach a controller, without a word to who asked: only before SPDK stops. None may
- * be under way over PCIe, where a device would go on using its queues. */
+/* Cancels all attach attempts, without calling their `done`: only directly before SPDK stops. There must be no
+ * PCIe attempt, since the device would go on using queues in freed memory. */
 void opi_nvme_end_attempts(void);
 
 typedef void (*opi_nvme_name_fn)(void *arg, const char *name);
@@ -272,7 +274,7 @@ struct opi_nvme_path {
 	const char				*hostnqn;
 	uint16_t				cntlid;
 	enum opi_nvme_path_state		state;
-	/* Others of the same connection stand by. */
+	/* False for a standby path of the same connection. */
 	bool					active;
 };
 
@@ -282,7 +284,7 @@ int opi_nvme_for_each_path(const char *name, opi_nvme_path_fn fn, void *arg);
 struct opi_nvme_namespace {
 	const char	*bdev;
 	uint32_t	nsid;
-	/* All zero where the device tells none. */
+	/* All zero if the device reports none. */
 	uint8_t		uuid[16];
 	uint8_t		nguid[16];
 	uint8_t		eui64[8];
@@ -291,48 +293,49 @@ struct opi_nvme_namespace {
 
 typedef void (*opi_nvme_namespace_fn)(void *arg, const struct opi_nvme_namespace *ns);
 int opi_nvme_for_each_namespace(const char *name, opi_nvme_namespace_fn fn, void *arg);
-/* Namespaces that SPDK made no bdev of; `bdev` is what it would have been called. */
+/* Lists active namespaces without a bdev; `bdev` is the name that SPDK would have chosen. */
 int opi_nvme_for_each_missing(const char *name, opi_nvme_namespace_fn fn, void *arg);
 
-/* I/O of a bdev over one of the paths that it has now; of those of one connection the active one. */
+/* I/O of a bdev over one path that it has now: of the paths of one connection, the active one. */
 struct opi_nvme_path_io {
 	struct spdk_nvme_transport_id	id;
 	char				source_address[SPDK_NVMF_TRADDR_MAX_LEN + 1];
 	struct spdk_bdev_io_stat	stat;
-	/* Not followed: it may be gone. */
+	/* Identifies the namespace; never dereferenced, since it may have been freed. */
 	const void			*ns;
 };
 
-/* Counts the I/O over each path of a bdev, since there is the path. Unless it is refused, `done` is called, on this
- * thread; `paths` are valid for the call. -ENODEV for a bdev that is none of a controller. */
+/* Reads the I/O counters of each path of a bdev, since the path exists. `done` is called on the calling thread
+ * unless an error is returned; `paths` are valid during that call. -ENODEV if the bdev is not one of an NVMe
+ * controller. */
 int opi_nvme_read_paths(const char *bdev_name,
 			void (*done)(void *arg, const struct opi_nvme_path_io *paths, size_t number),
 			void *arg);
 
 /* vhost.c */
 
-/* Whether a device (PCIe, RDMA) reads and writes the buffers of this bdev's I/O. A bdev over others may say so of
- * another one's. */
+/* Returns whether a device (PCIe, RDMA) accesses this bdev's I/O buffers by DMA. For a crypto bdev, whose base is
+ * not exposed, any claimed bdev of such a device counts. */
 bool opi_bdev_needs_dma(struct spdk_bdev *bdev);
 
-/* A thread on the reactor of this core; NULL without memory. */
+/* Creates a thread bound to the reactor of this core; NULL if out of memory. */
 struct spdk_thread *opi_thread_create(const char *name, uint32_t core);
 
 /* observe.c */
 
 struct opi_reactor_time {
-	/* Ticks that it had work, and that it had none. */
+	/* Accumulated ticks with work, and without. */
 	uint64_t	busy_ticks;
 	uint64_t	idle_ticks;
-	/* When it last ended a turn. */
+	/* Tick count at the end of the last turn of the reactor's loop. */
 	uint64_t	last_turn;
 };
 
-/* Any thread, while SPDK runs. False where the core has no reactor. */
+/* Any thread, while SPDK runs. Returns false if the core has no reactor. */
 bool opi_reactor_read(uint32_t core, struct opi_reactor_time *time);
 
-/* A pool of buffers for I/O: how many there are, how many are in the pool, and how many others a thread keeps for
- * itself. All 0 where SPDK does not tell. */
+/* An I/O buffer pool: buffers in total, free in the pool, and free ones cached by threads. All 0 if SPDK does not
+ * expose them. */
 struct opi_iobuf_state {
 	uint64_t	buffer_bytes;
 	uint64_t	buffers;
@@ -340,42 +343,42 @@ struct opi_iobuf_state {
 	uint64_t	kept;
 };
 
-/* What threads keep is as of the last spdk_iobuf_get_stats. App thread. */
+/* The counts of thread caches are those of the last spdk_iobuf_get_stats. App thread. */
 void opi_iobuf_state(struct opi_iobuf_state *small, struct opi_iobuf_state *large);
 
 /* bdev_errors.c */
 
-/* I/Os that a device has answered with errors, not those that hosts abort or that compare unequal. */
+/* I/Os that a device completed with an error; aborts by hosts and miscompares are not counted. */
 struct opi_bdev_errors {
 	uint64_t	read;
-	/* Write-zeroes are writes. */
+	/* Includes write-zeroes. */
 	uint64_t	write;
 	uint64_t	flush;
 	uint64_t	other;
 };
 
-/* Of one bdev since it was made. App thread. */
+/* Counters of one bdev since its creation. App thread. */
 void opi_bdev_read_errors(const struct spdk_bdev *bdev, struct opi_bdev_errors *errors);
-/* Of all bdevs since the start, those that are gone too. Any thread. */
+/* The total of all bdevs since the start, deleted ones included. Any thread. */
 uint64_t opi_bdev_device_errors(void);
 
-/* Flushes that were counted, and ticks that they took together; 0 where SPDK does not count them. */
+/* Completed flushes, and their accumulated latency in ticks; 0 if SPDK does not count flushes. */
 struct opi_bdev_flushes {
 	uint64_t	number;
 	uint64_t	ticks;
 };
 struct opi_bdev_flushes opi_bdev_flushes_of(const struct spdk_bdev_io_stat *stat);
 
-/* Both are NULL if `status` is not 0. */
+/* Both pointers are NULL if `status` is not 0. */
 typedef void (*opi_bdev_read)(void *arg, const struct spdk_bdev_io_stat *stat,
 			      const struct opi_bdev_errors *errors, int status);
-/* Always calls back. The bdev is open meanwhile. */
+/* Always calls `done`. The bdev must stay open until then. */
 void opi_bdev_read_counters(struct spdk_bdev *bdev, opi_bdev_read done, void *arg);
 
-/* Told of each bucket that has counted something, in their order: latencies in ticks up to `end`. */
+/* Called for each non-empty bucket in ascending order: latencies in ticks up to `end`. */
 typedef void (*opi_bdev_bucket)(void *arg, uint64_t end, uint64_t count);
-/* The histogram of a bdev's latencies. The first call switches it on and tells no bucket. Always calls `done`. The bdev
- * is open meanwhile. App thread. */
+/* Reads the bdev's latency histogram. The first call enables it and reports no bucket. Always calls `done`; the
+ * bdev must stay open until then. App thread. */
 void opi_bdev_read_histogram(struct spdk_bdev *bdev, opi_bdev_bucket bucket,
 			     void (*done)(void *arg, int status), void *arg);
 

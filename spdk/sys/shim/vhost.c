@@ -1,4 +1,4 @@
-/* vhost-user controllers: what they need of threads and bdevs. */
+/* Thread and bdev helpers of vhost-user controllers. */
 
 #include <spdk/stdinc.h>
 #include <spdk/bdev_module.h>
@@ -32,7 +32,7 @@ opi_bdev_needs_dma(struct spdk_bdev *bdev)
 	if (strcmp(spdk_bdev_get_module_name(bdev), "crypto") != 0) {
 		return false;
 	}
-	/* Which bdev it is over is not told. */
+	/* The crypto module does not expose its base bdev. */
 	for (other = spdk_bdev_first(); other != NULL; other = spdk_bdev_next(other)) {
 		if (opi_bdev_claimed_by(other) != NULL && has_dma(other)) {
 			return true;

@@ -1,4 +1,4 @@
-//! SPDK in the test's own process: one to a process, without hugepages.
+//! SPDK in the test's own process: once per process, without hugepages.
 
 #![allow(
     dead_code,
@@ -10,7 +10,7 @@
 use spdk::cores::CoreSet;
 use spdk::{Error, Options, Runtime};
 
-/// Starts SPDK on a core that this process may use and no other SPDK has.
+/// Starts SPDK on a core that this process may use and no other SPDK claims.
 pub async fn start(mailbox_capacity: usize) -> Runtime {
     Runtime::start(Options {
         cores: free_core(),
@@ -25,7 +25,7 @@ pub async fn start(mailbox_capacity: usize) -> Runtime {
     .expect("SPDK starts")
 }
 
-/// A core that this process may use and no other SPDK has.
+/// Returns a core that this process may use and no other SPDK claims.
 pub fn free_core() -> CoreSet {
     CoreSet::allowed()
         .expect("affinity is readable")
@@ -35,8 +35,7 @@ pub fn free_core() -> CoreSet {
         .expect("a core that no other SPDK has")
 }
 
-/// `run!(handle, spdk => expression)`: what an async expression gives on the app
-/// thread.
+/// `run!(handle, spdk => expression)`: runs an async expression on the app thread and returns its value.
 macro_rules! run {
     ($handle:expr, $spdk:ident => $body:expr) => {
         $handle
@@ -47,7 +46,7 @@ macro_rules! run {
 }
 pub(crate) use run;
 
-/// The errno of a failure.
+/// Returns the errno of a failure.
 pub fn errno<T: std::fmt::Debug>(result: Result<T, Error>) -> i32 {
     result.expect_err("this must fail").errno.0
 }

@@ -169,6 +169,11 @@ impl Reading {
             "Lines of the log that what reads stderr was too slow for",
             self.log_lost,
         );
+        out.counter(
+            "opi_spdk_panics",
+            "Calls, attempts and monitors that a panic of the server cut off",
+            self.panics,
+        );
         out.gauge(
             "opi_spdk_scrape_complete",
             "Whether SPDK told its part of this reading in time",

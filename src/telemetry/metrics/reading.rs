@@ -91,6 +91,7 @@ pub(super) struct Reading {
     pub(super) connections: Connections,
     pub(super) audit_lost: u64,
     pub(super) log_lost: u64,
+    pub(super) panics: u64,
     pub(super) hugepages: Vec<Pool>,
     pub(super) process: Process,
     /// Whether SPDK's part is present.
@@ -236,6 +237,7 @@ fn assemble(
         },
         audit_lost: telemetry.audit_lost(),
         log_lost: crate::telemetry::log::lost(),
+        panics: crate::telemetry::log::panics(),
         hugepages: hugepages::read(std::path::Path::new("/sys/kernel/mm/hugepages")),
         process: process::read(metrics.started),
         complete,

@@ -1,27 +1,27 @@
-//! Where a TLS ClientHello has the binder of a pre-shared key: with it the sender shows which key it has
+//! Locates the binder of a pre-shared key in a TLS ClientHello. With the binder the sender proves which key it holds
 //! (RFC 8446, 4.2.11).
 
-/// Type of the handshake message.
+/// Handshake type of a ClientHello.
 const CLIENT_HELLO: usize = 1;
-/// Type of the extension, which is the last one.
+/// Type of the pre_shared_key extension, which must be the last one.
 const PRE_SHARED_KEY: usize = 41;
-/// Version and random number.
+/// Bytes of the version and the random field.
 const FIXED: usize = 2 + 32;
-/// Age of a ticket, behind each identity.
+/// Bytes of obfuscated_ticket_age, which follows each identity.
 const AGE: usize = 4;
 
-/// A binder, as it lies in its hello.
+/// The position of a binder in its ClientHello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Binder {
-    /// How many bytes of the hello it is made of.
+    /// Length of the prefix of the ClientHello that the binder authenticates, in bytes.
     pub covered: usize,
-    /// Its offset.
+    /// Offset of the binder.
     pub at: usize,
-    /// Its bytes.
+    /// Length of the binder, in bytes.
     pub length: usize,
 }
 
-/// Bytes, and how many of them are behind.
+/// A cursor over bytes; those before `at` are consumed.
 #[derive(Clone, Copy)]
 struct Reader<'a> {
     bytes: &'a [u8],
@@ -36,7 +36,7 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
-    /// A number of so many bytes.
+    /// Reads a big-endian number of `bytes` bytes.
     fn number(&mut self, bytes: usize) -> Option<usize> {
         let taken = self.take(bytes)?;
         let number = taken
@@ -45,7 +45,7 @@ impl<'a> Reader<'a> {
         usize::try_from(number).ok()
     }
 
-    /// What stands behind its length, of so many bytes: all that is to be read of it.
+    /// Reads a length field of `length` bytes, and returns a reader over the vector that follows.
     fn part(&mut self, length: usize) -> Option<Self> {
         let length = self.number(length)?;
         let at = self.at;
@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Finds the binder of an identity in a ClientHello with its header.
+/// Finds the binder for `identity` in a ClientHello that includes its handshake header.
 pub fn binder_of(hello: &[u8], identity: &[u8]) -> Option<Binder> {
     let mut message = Reader {
         bytes: hello,
@@ -73,7 +73,7 @@ pub fn binder_of(hello: &[u8], identity: &[u8]) -> Option<Binder> {
         return None;
     }
     body.take(FIXED)?;
-    // Session, cipher suites, compression.
+    // legacy_session_id, cipher_suites, legacy_compression_methods.
     body.part(1)?;
     body.part(2)?;
     body.part(1)?;
@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    /// With its length before it.
+    /// Prefixes `bytes` with their length.
     fn part(length: usize, bytes: &[u8]) -> Vec<u8> {
         let number = u32::try_from(bytes.len()).expect("short").to_be_bytes();
         [&number[4 - length..], bytes].concat()
@@ -153,7 +153,7 @@ mod tests {
     fn the_binder_of_an_identity_is_found_and_what_it_covers() {
         let offers: [(&[u8], &[u8]); 2] = [(b"first", &[1; 32]), (b"second", &[2; 48])];
         let hello = hello(&offers, &[]);
-        // Both binders, each with a byte of length, and two of the length of all are not covered.
+        // Not covered: the length of the binder list (2 bytes), and each binder with its length byte.
         let covered = hello.len() - (1 + 32 + 1 + 48 + 2);
         for (identity, binder) in offers {
             let found = binder_of(&hello, identity).expect("it is there");

@@ -1,48 +1,48 @@
-//! The data of a Connect command: NVMe over Fabrics 1.1a, section 3.3 ("Connect Command and Response").
+//! Validates the data of a Connect command: NVMe over Fabrics 1.1a, section 3.3 ("Connect Command and Response").
 
-/// Bytes of a Connect command's data: all of them, and no more.
+/// The exact size of a Connect command's data, in bytes.
 pub const CONNECT_DATA: usize = 1024;
 
-/// The longest NQN, in bytes without its terminator (NVMe base specification, "NVMe Qualified Names").
+/// The longest NQN in bytes, without its terminator (NVMe base specification, "NVMe Qualified Names").
 pub const NQN_MAX: usize = 223;
 
-/// The shortest NQN: `nqn.yyyy-mm` is never enough.
+/// The shortest NQN in bytes: `nqn.yyyy-mm` alone is too short to be valid.
 pub const NQN_MIN: usize = 11;
 
-/// What every NQN begins with.
+/// The prefix of every NQN.
 const NQN_PREFIX: &[u8] = b"nqn.";
 
-/// Offset and bytes of a field that holds a terminated NQN.
+/// Offset and length of each field; both NQNs are NUL-terminated.
 const SUBNQN: (usize, usize) = (256, 256);
 const HOSTNQN: (usize, usize) = (512, 256);
 const HOSTID: (usize, usize) = (0, 16);
 
-/// The field of a Connect command's data that is at fault.
+/// The invalid field of a Connect command's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The data is not [`CONNECT_DATA`] bytes long.
     Length,
-    /// All bytes are 0: that is no host, and reservations take it for one that holds all of them.
+    /// All bytes are 0. That identifies no host, and SPDK would count it as a registrant of every reservation.
     HostId,
-    /// Not a terminated NQN.
+    /// Not a NUL-terminated NQN.
     SubNqn,
-    /// Not a terminated NQN.
+    /// Not a NUL-terminated NQN.
     HostNqn,
 }
 
-/// A Connect command's data that names a host and a subsystem.
+/// Valid data of a Connect command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connect<'a> {
     /// The host's ID.
     pub host_id: &'a [u8],
     /// The subsystem's NQN.
     pub subnqn: &'a [u8],
-    /// The host's NQN; empty for a host that does not tell, as some tools do: it is nobody's name.
+    /// The host's NQN; empty for a host that sends none, as some tools do. An empty name matches no host.
     pub hostnqn: &'a [u8],
 }
 
 impl<'a> Connect<'a> {
-    /// Reads the data, or says which field is at fault.
+    /// Parses and validates the data, or returns the invalid field.
     pub fn parse(data: &'a [u8]) -> Result<Self, Fault> {
         if data.len() != CONNECT_DATA {
             return Err(Fault::Length);
@@ -65,14 +65,14 @@ fn field(data: &[u8], (offset, length): (usize, usize)) -> Option<&[u8]> {
     data.get(offset..offset.checked_add(length)?)
 }
 
-/// The empty name of a field that has nothing before its terminator.
+/// Returns the empty name for a field whose first byte is the terminator.
 fn nothing(field: &[u8]) -> Option<&[u8]> {
     field.first().filter(|byte| **byte == 0)?;
     field.get(..0)
 }
 
-/// The NQN before the terminator. Spaces and control characters, which UTF-8 would let in, separate the
-/// parts of a PSK identity and lines of a log: no NQN has them.
+/// Returns the NQN before the terminator. Whitespace and control characters are valid UTF-8 but rejected: they
+/// separate the parts of a PSK identity and the lines of a log.
 fn nqn(field: &[u8]) -> Option<&[u8]> {
     let end = field.iter().position(|byte| *byte == 0)?;
     let nqn = field.get(..end)?;
@@ -168,7 +168,7 @@ mod tests {
         fn a_terminated_nqn_passes_as_it_is(name in "[!-~]{7,219}", tail in any::<u8>()) {
             let nqn = std::format!("nqn.{name}");
             let mut data = data([1; 16], nqn.as_bytes(), HOST.as_bytes());
-            // What follows the terminator is not looked at.
+            // Bytes after the terminator are ignored.
             data[256 + 255] = tail;
             let connect = Connect::parse(&data).expect("it is right");
             prop_assert_eq!(connect.subnqn, nqn.as_bytes());

@@ -1,19 +1,19 @@
-//! The identity of a pre-shared key: NVMe/TCP transport specification 1.0c, section 3.6.1.3
-//! ("PSK Identity"): `NVMe<version><type><hash> <host NQN> <subsystem NQN>[ <digest>]`.
+//! Parses the identity of a pre-shared key: NVMe/TCP transport specification 1.0c, section 3.6.1.3 ("PSK Identity"):
+//! `NVMe<version><type><hash> <host NQN> <subsystem NQN>[ <digest>]`.
 
 use super::connect::NQN_MAX;
 
-/// `NVMe`, one digit of version, `R` or `G`, two digits of the hash.
+/// Bytes of `NVMe`, one version digit, `R` or `G`, and two hash digits.
 const PREFIX: usize = 8;
 
-/// Bytes of a digest in base64, at most (48 bytes).
+/// The longest digest (48 bytes), in base64 characters.
 const DIGEST_MAX: usize = 64;
 
-/// The longest identity, without a terminator.
+/// The longest identity in bytes, without a terminator.
 pub const PSK_IDENTITY_MAX: usize = PREFIX + 3 + 2 * NQN_MAX + DIGEST_MAX;
 
-/// Whether bytes of a TLS hello may be taken for the identity of a key: printable, without a
-/// terminator inside, and not too long.
+/// Returns whether bytes of a ClientHello can be a PSK identity: printable UTF-8 without an embedded NUL, 1 to
+/// [`PSK_IDENTITY_MAX`] bytes.
 pub fn is_well_formed(identity: &[u8]) -> bool {
     let graphic = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ' || *byte >= 0x80;
     (1..=PSK_IDENTITY_MAX).contains(&identity.len())
@@ -21,14 +21,15 @@ pub fn is_well_formed(identity: &[u8]) -> bool {
         && core::str::from_utf8(identity).is_ok()
 }
 
-/// Whether the identity is that of this host's key for this subsystem.
+/// Returns whether the identity is that of this host's key for this subsystem.
 pub fn names(identity: &[u8], hostnqn: &[u8], subnqn: &[u8]) -> bool {
     let mut parts = identity.split(|byte| *byte == b' ');
     let (Some(prefix), Some(host), Some(subsystem)) = (parts.next(), parts.next(), parts.next())
     else {
         return false;
     };
-    // Version 1 has the digest of the key too, which has been used by now.
+    // Version 1 includes a digest of the key. The handshake has verified the key by now, so the digest is not
+    // compared.
     let digest = parts.next();
     let version = prefix.get(..5);
     let complete = match version {
@@ -40,7 +41,7 @@ pub fn names(identity: &[u8], hostnqn: &[u8], subnqn: &[u8]) -> bool {
     whole && complete && !host.is_empty() && host == hostnqn && subsystem == subnqn
 }
 
-/// The host NQN and the subsystem NQN that an identity names, as far as it does.
+/// Returns the host NQN and the subsystem NQN in an identity; empty where missing.
 pub fn nqns(identity: &[u8]) -> (&[u8], &[u8]) {
     let mut parts = identity.split(|byte| *byte == b' ').skip(1);
     let host = parts.next().unwrap_or_default();

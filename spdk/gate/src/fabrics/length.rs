@@ -1,32 +1,32 @@
-//! How much data a command moves. A transport sends and receives what the command's SGL says: where
-//! that is more than the command moves, the rest is whatever the buffer held before.
+//! Validates the data length of commands. A transport transfers what the command's SGL says. Bytes beyond what the
+//! command itself transfers would expose the buffer's previous contents to the host.
 
 use crate::nvme::{admin, io};
 
-/// Bytes that Identify returns.
+/// Bytes of Identify data.
 pub const IDENTIFY_DATA: u64 = 4096;
 
-/// A log page's length is told in units of this many bytes.
+/// The unit of a log page's length, in bytes.
 pub const LOG_PAGE_UNIT: u64 = 4;
 
-/// The most data of an admin command whose length does not follow from its fields, and of
-/// reservation commands: one page, as hosts allocate it.
+/// The most data of an admin command whose length does not follow from its fields, and of a reservation command: one
+/// page, as hosts allocate it. Bytes.
 pub const ADMIN_DATA_MAX: u64 = 4096;
 
-/// Bytes of a range of Dataset Management.
+/// Bytes of a Dataset Management range.
 pub const DSM_RANGE: u64 = 16;
 
-/// Ranges of Dataset Management. Hosts may send a list of this length whatever the count says.
+/// The most ranges of Dataset Management. A host may send a list of this length whatever the count says.
 pub const DSM_RANGES_MAX: u64 = 256;
 
-/// Bytes of a source range of Copy, in format 0.
+/// Bytes of a Copy source range, format 0.
 const COPY_RANGE: u64 = 32;
 
-/// Bytes of the keys of a reservation command that are there in all hosts' commands.
+/// Bytes of the keys that every reservation register and acquire command includes.
 const RESERVATION_KEYS: u64 = 16;
 const RESERVATION_RELEASE_KEY: u64 = 8;
 
-/// Feature identifiers whose data has a length of its own.
+/// Identifiers of features whose data length is fixed.
 const FEATURE_HOST_BEHAVIOR: u32 = 0x16;
 const FEATURE_HOST_IDENTIFIER: u32 = 0x81;
 
@@ -36,19 +36,19 @@ const HOST_BEHAVIOR_DATA: u64 = 512;
 /// Bytes of an extended host identifier, the only kind over fabrics.
 const HOST_IDENTIFIER: u64 = 16;
 
-/// The kind of queue that a command came by.
+/// The kind of queue on which a command was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
     /// The admin queue.
     Admin,
-    /// An I/O queue, with the block size (metadata within it) of the command's namespace.
+    /// An I/O queue, with the block size (including interleaved metadata) of the command's namespace.
     Io {
         /// In bytes.
         block_size: u32,
     },
 }
 
-/// What of a command its data's length follows from.
+/// The fields of a command from which its data length follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "as in the specification")]
 pub struct Command {
@@ -59,7 +59,7 @@ pub struct Command {
 }
 
 impl Command {
-    /// Whether `length` bytes of data, which its SGL announces, are what the command moves.
+    /// Returns whether `length`, the bytes of data that the SGL announces, is valid for the command.
     pub fn moves(&self, queue: Queue, length: u32) -> bool {
         let length = u64::from(length);
         match queue {
@@ -102,12 +102,13 @@ impl Command {
                 let ranges = u64::from(self.cdw12 & 0xff).checked_add(1);
                 Some(length) == ranges.and_then(|ranges| ranges.checked_mul(COPY_RANGE))
             }
-            // Without data, or without a rule: what has no rule is not carried out.
+            // Commands without data, or unknown here. An unknown command with data is refused.
             _ => length == 0,
         }
     }
 
-    /// Number of dwords, from 0: low half in the upper half of dword 10, high half in dword 11.
+    /// Bytes of a log page. NUMD is 0's based: its low half is in the upper half of dword 10, its high half in dword
+    /// 11.
     fn log_page(&self) -> Option<u64> {
         let low = u64::from(self.cdw10 >> 16);
         let high = u64::from(self.cdw11 & 0xffff);
@@ -115,7 +116,7 @@ impl Command {
         dwords.checked_mul(LOG_PAGE_UNIT)
     }
 
-    /// Number of logical blocks, from 0, in the lower half of dword 12.
+    /// Bytes of a transfer. NLB is 0's based, in the lower half of dword 12.
     fn blocks(&self, block_size: u64) -> Option<u64> {
         u64::from(self.cdw12 & 0xffff)
             .checked_add(1)?
@@ -139,7 +140,7 @@ mod tests {
         }
     }
 
-    /// The lengths up to 256 KiB that a command may have, as the first, the last and their number.
+    /// The lengths up to 256 KiB that a command may have: first, last, and how many.
     fn lengths(command: Command, queue: Queue) -> (u32, u32, usize) {
         let right = (0..=256 << 10).filter(|length| command.moves(queue, *length));
         (
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn sums_that_wrap_in_32_bits_do_not_here() {
-        // (0xffffffff + 1) * 4 and (65535 + 1) * 65536 are 0 in 32 bits.
+        // In 32 bits, (0xffffffff + 1) * 4 and (65535 + 1) * 65536 would overflow to 0.
         for length in [0, 4, 64, 4096] {
             assert!(!command(0x0e, u32::MAX, 1, 0).moves(IO, length));
             assert!(!command(0x02, 0xffff_0001, 0xffff, 0).moves(Queue::Admin, length));

@@ -1,4 +1,4 @@
-//! NVMe over Fabrics, behind the transport: Connect, identities, and the length of each command's data.
+//! NVMe over Fabrics above the transport: Connect, PSK identities, and the data length of each command.
 
 mod binder;
 mod connect;

@@ -1,22 +1,22 @@
-//! What is known of those who try to prove who they are: how often they failed, and when one of them has succeeded
-//! last. Whoever fails again and again waits for its turn; one that has proved who it is does not, for a while.
+//! Rate limiting of authentication by source: exponential backoff after repeated failures. A source that has
+//! authenticated successfully is exempt for a while.
 
-/// Refusals that nobody waits for: keys and names are mistyped.
+/// Failures without a delay, since keys and names are mistyped.
 pub const FREE: u8 = 8;
 
-/// The wait for a turn after the first refusal that is not free, ms. It doubles with each.
+/// The interval between attempts after the first failure beyond [`FREE`], ms. It doubles with each failure.
 pub const FIRST_MS: u64 = 100;
 
-/// The longest wait for a turn, ms.
+/// The upper bound of the interval between attempts, ms.
 pub const TURN_MAX_MS: u64 = 2_000;
 
-/// The longest wait for all turns before it, ms: as long as a connection may take to be admitted.
+/// The longest queueing delay, ms: the deadline for a connection to be admitted.
 pub const WAIT_MAX_MS: u64 = 10_000;
 
-/// Time without a refusal or a turn after which refusals are forgotten, ms.
+/// Time without a failure or an attempt after which failures are forgotten, ms.
 pub const FORGET_MS: u64 = 60_000;
 
-/// Time after a proof in which nobody waits, ms. An address can be another's later.
+/// Time after a successful authentication without delays, ms. Bounded, since an address may pass to another host.
 pub const KNOWN_MS: u64 = 3_600_000;
 
 const KNOWN: u64 = 1 << 63;
@@ -24,29 +24,29 @@ const COUNT_SHIFT: u32 = 56;
 const COUNT_MAX: u8 = 0x7f;
 const TIME: u64 = (1 << COUNT_SHIFT) - 1;
 
-/// Somebody, as it is kept in a word.
+/// The history of one source, which fits a word so that it can be updated atomically.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stranger {
     known: bool,
     refusals: u8,
-    /// The proof where it is known, else the turn that was given last, or the last refusal; ms.
+    /// If known: the time of the last success. Else the latest slot given, or the last failure if later; ms.
     last: u64,
 }
 
-/// When a connection is served.
+/// When a connection may proceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Turn {
-    /// Now.
+    /// At once.
     #[default]
     Now,
-    /// After so many ms.
+    /// After this delay, ms.
     In(u64),
-    /// There are too many before it.
+    /// Refused: the delay would exceed [`WAIT_MAX_MS`].
     Never,
 }
 
 impl Stranger {
-    /// Out of a word.
+    /// Unpacks a history from a word.
     pub fn unpack(word: u64) -> Self {
         let refusals = word >> COUNT_SHIFT & u64::from(COUNT_MAX);
         Self {
@@ -56,7 +56,7 @@ impl Stranger {
         }
     }
 
-    /// Into a word.
+    /// Packs the history into a word.
     pub fn pack(self) -> u64 {
         let known = if self.known { KNOWN } else { 0 };
         known | u64::from(self.refusals.min(COUNT_MAX)) << COUNT_SHIFT | self.last.min(TIME)
@@ -74,7 +74,7 @@ impl Stranger {
         }
     }
 
-    /// It was refused `now`.
+    /// Records a failed authentication at time `now`.
     #[must_use]
     pub fn refused(self, now: u64) -> Self {
         let it = self.at(now);
@@ -88,7 +88,7 @@ impl Stranger {
         }
     }
 
-    /// It has proved `now` who it is.
+    /// Records a successful authentication at time `now`.
     #[must_use]
     pub fn known(self, now: u64) -> Self {
         Self {
@@ -98,7 +98,7 @@ impl Stranger {
         }
     }
 
-    /// When one that comes `now` is served.
+    /// Schedules a connection that arrives at time `now`.
     #[must_use]
     pub fn comes(self, now: u64) -> (Self, Turn) {
         let it = self.at(now);

@@ -90,7 +90,7 @@ fn a_namespace_is_taken_for_what_it_says() {
     };
     assert_eq!(namespace(&mut sane_namespace(), HUGE), Ok(plain));
     assert_eq!(namespace(&mut sane_namespace(), 512), Ok(plain));
-    // The 18th format, of 4 KiB with 8 bytes behind each block.
+    // The 18th format: 4 KiB blocks with 8 bytes of interleaved metadata.
     let mut other = sane_namespace();
     (other[25], other[26], other[29]) = (20, 0b0011_0001, 1);
     other[128 + 17 * 4..128 + 18 * 4].copy_from_slice(&[8, 0, 12, 0]);

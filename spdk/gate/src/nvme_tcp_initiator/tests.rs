@@ -134,7 +134,7 @@ fn r2t_is_for_the_next_bytes_of_a_command_that_sends() {
         Err(refusal) => refusal.fatal,
         Ok(()) => panic!("{command:?} {offset} {length}"),
     };
-    // The sum of both is 512 in 32 bits.
+    // The sum of both overflows to 512 in 32 bits.
     assert_eq!(fatal(&half, 512, 0xffff_fe00), Fatal::OutOfRange);
     assert_eq!(fatal(&half, 512, 513), Fatal::OutOfRange);
     assert_eq!(fatal(&WRITE, 0, 0), Fatal::OutOfRange);
@@ -211,7 +211,7 @@ fn data_comes_in_order_to_a_command_that_reads() {
             "{command:?} {offset} {length} {flags} {room}"
         );
     }
-    // A log page may be shorter than the buffer.
+    // A log page may be shorter than its buffer.
     let log = Command {
         admin: true,
         ..READ
@@ -278,7 +278,7 @@ fn success_means_that_the_data_was_moved() {
 }
 
 proptest! {
-    /// Whatever a peer sends: what is taken never goes beyond the buffer, nor to one that was given back.
+    /// Invariant for any input: accepted data never exceeds the buffer, nor reaches a command that has ended.
     #[test]
     fn nothing_beyond_the_buffer_is_taken(
         size in any::<u32>(),
@@ -306,7 +306,8 @@ proptest! {
         }
     }
 
-    /// No header lets SPDK read more than it has room for: 152 bytes, of which data begins at 128 at most.
+    /// Invariant: no accepted header makes SPDK read more than its 152 bytes of room, in which data begins at 128 at
+    /// most.
     #[test]
     fn a_header_that_is_taken_fits(kind in 0_u8..12, flags: u8, hlen: u8, pdo: u8, plen: u32, of_header: bool, of_data: bool) {
         let digests = Digests { header: of_header, data: of_data };

@@ -1,13 +1,13 @@
-//! A command: its place in the session, and that its data comes the way its SGL says.
+//! Validates a command capsule: its place in the session, and that its data is transferred as its SGL says.
 
 use super::{CONNECT_DATA, CONTROL_DATA_MAX, Connection, Fatal, Phase, Refusal, Verdict};
 use crate::nvme::fabrics::CONNECT;
 use crate::nvme::{FABRICS, sgl};
 
-/// FUSE bits that no command has.
+/// The reserved value of the FUSE field.
 const FUSE_RESERVED: u8 = 3;
 
-/// Places of fields, counted from the begin of the PDU.
+/// Field offsets from the beginning of the PDU.
 mod at {
     pub const OPCODE: u8 = 8;
     pub const FUSE: u8 = 9;
@@ -17,7 +17,7 @@ mod at {
     pub const PLEN: u8 = 4;
 }
 
-/// Which way a command's data goes: the lowest two bits of its opcode.
+/// The direction of a command's data: the lowest two bits of its opcode.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
     None,
@@ -26,10 +26,10 @@ enum Direction {
     Both,
 }
 
-/// Checks a command of 64 bytes in whose capsule there are `inside` bytes of data.
+/// Validates a command of 64 bytes whose capsule has `inside` bytes of data.
 ///
 /// # Errors
-/// The command must not come now, or its data is not where its SGL says, or too long.
+/// The command is out of sequence, or its data is too long or not where its SGL says.
 pub fn capsule(connection: &Connection, command: &[u8; 64], inside: u32) -> Verdict {
     let command = Command::of(command);
     let is_connect = command.opcode == FABRICS && command.fctype == CONNECT;
@@ -46,7 +46,7 @@ pub fn capsule(connection: &Connection, command: &[u8; 64], inside: u32) -> Verd
         return Err(Refusal::new(Fatal::Unsupported, at::SGL_LENGTH));
     }
     let direction = command.direction();
-    // Both: refused with a status by the target, which takes no data for that.
+    // Bidirectional commands are refused by the target with a status, which needs no data.
     if matches!(direction, Direction::None | Direction::Both) || command.length == 0 {
         return nothing_inside(inside);
     }

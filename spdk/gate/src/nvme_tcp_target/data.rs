@@ -1,8 +1,8 @@
-//! H2CData: the parts of what an R2T asked for, in order, each once.
+//! Validates H2CData: the parts of the data that an R2T requested, in order, each once.
 
 use super::{Connection, Fatal, Phase, Refusal, Verdict, at, flag};
 
-/// Places of fields, counted from the begin of the PDU.
+/// Field offsets from the beginning of the PDU.
 mod place {
     pub const CCCID: u8 = 8;
     pub const TTAG: u8 = 10;
@@ -10,23 +10,23 @@ mod place {
     pub const LENGTH: u8 = 16;
 }
 
-/// What the request that an H2CData names waits for.
+/// What the request named by an H2CData expects.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected {
-    /// An R2T was sent for it, and it is not complete.
+    /// An R2T was sent for the request, and its data is incomplete.
     pub asked: bool,
-    /// Its command ID.
+    /// The command ID of the request.
     pub cid: u16,
-    /// Where its next data begins: the end of what accepted headers have announced.
+    /// Offset of the next data: the end of what accepted headers have announced.
     pub next: u32,
-    /// Bytes that were asked for.
+    /// Bytes requested.
     pub length: u32,
 }
 
-/// Checks a header of 24 bytes; gives where the next data of the request begins.
+/// Validates a header of 24 bytes. Returns the offset of the request's next data.
 ///
 /// # Errors
-/// The request has asked for no data, or not for this part; the length is 0 or not that of the PDU.
+/// The request expects no data, or not this part; the length is 0 or does not match the PDU.
 pub fn h2c_data(connection: &Connection, expected: &Expected, header: &[u8; 24]) -> Verdict<u32> {
     #[rustfmt::skip]
     let [

@@ -1,14 +1,14 @@
-//! The common header: which PDU may come, and that its lengths are those of its type.
+//! Validates the common header: the PDU's place in the sequence, and its lengths against its type.
 
 use super::{
     CAPSULE_HEADER, COMMON_HEADER, CONNECT_DATA, CONTROL_DATA_MAX, Connection, DATA_HEADER,
     DATA_OFFSET_MAX, Fatal, IC_REQ, Phase, Refusal, TERM_REQ_MAX, Verdict, at, flag, kind,
 };
 
-/// Checks the first 8 bytes of a PDU. After it, header, padding, data and digests fit together.
+/// Validates the first 8 bytes of a PDU. Header, padding, data and digests are consistent after that.
 ///
 /// # Errors
-/// The PDU must not come in this phase, or a length of it is not that of its type.
+/// The PDU is out of sequence in this phase, or a length does not match its type.
 pub fn common_header(connection: &Connection, bytes: [u8; COMMON_HEADER]) -> Verdict {
     let [kind, flags, hlen, pdo, plen @ ..] = bytes;
     let header = Header {
@@ -95,7 +95,7 @@ impl Header {
         }
     }
 
-    /// Data begins after the header, aligned, and there are 1 to `limit` bytes of it.
+    /// Checks that data begins after the header and aligned, and that it has 1 to `limit` bytes.
     fn has_data(&self, connection: &Connection, header_end: u32, limit: u32) -> Verdict {
         if (self.flags & flag::DATA_DIGEST != 0) != connection.data_digest {
             return Err(Refusal::new(Fatal::InvalidField, at::FLAGS));

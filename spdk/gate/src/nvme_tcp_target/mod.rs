@@ -1,13 +1,13 @@
-//! NVMe/TCP as target: the PDUs that a host may send, and when.
+//! NVMe/TCP, target side: validates the PDUs of a host and their sequence.
 //!
 //! ```text
 //! accept ─► New ─ICReq─► Unadmitted ─Connect succeeds─► Connected
 //!            └ ICReq alone   └ one Connect of 1 KiB         └ commands, H2CData
 //! ```
 //!
-//! A PDU passes two checks: [`common_header`] when its first 8 bytes are there, which settles every
-//! length that is read next, then [`capsule`] or [`h2c_data`] when its whole header is. Layouts:
-//! NVMe/TCP transport specification 1.0c, section 3.6; commands: NVMe base specification 2.0.
+//! A PDU passes two checks: [`common_header`] once its first 8 bytes are received, which bounds every length that is
+//! read next, then [`capsule`] or [`h2c_data`] once its whole header is received. Layouts: NVMe/TCP transport
+//! specification 1.0c, section 3.6; commands: NVMe base specification 2.0.
 
 mod capsule;
 mod data;
@@ -22,10 +22,10 @@ pub use header::common_header;
 /// Bytes of a common header.
 pub const COMMON_HEADER: usize = 8;
 
-/// Bytes of a CapsuleCmd's header: the common one and a submission queue entry.
+/// Bytes of a CapsuleCmd header: the common header and a submission queue entry.
 pub const CAPSULE_HEADER: u32 = 72;
 
-/// Bytes of an H2CData's header, and of a TermReq's.
+/// Bytes of an H2CData header, and of a TermReq header.
 pub const DATA_HEADER: u32 = 24;
 
 /// Bytes of an ICReq.
@@ -34,35 +34,35 @@ pub const IC_REQ: u32 = 128;
 /// Bytes of a digest.
 pub const DIGEST: u32 = 4;
 
-/// Where data may begin at most: 32 dwords, the largest alignment that can be negotiated.
+/// The highest data offset: 32 dwords, the largest alignment that can be negotiated.
 pub const DATA_OFFSET_MAX: u32 = 128;
 
-/// Bytes of a TermReq with the header that it is about.
+/// Bytes of a TermReq including the header that it refers to.
 pub const TERM_REQ_MAX: u32 = 152;
 
-/// Bytes of Connect's data, which is all that a connection may send before it is admitted.
+/// Bytes of Connect data, the only data that a connection may send before it is admitted.
 pub const CONNECT_DATA: u32 = 1024;
 
-/// Bytes inside the capsule of an admin or fabrics command that a target has to take.
+/// In-capsule bytes of an admin or Fabrics command that every target must accept.
 pub const CONTROL_DATA_MAX: u32 = 8192;
 
-/// How far a connection has come.
+/// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Nothing has come yet.
+    /// Nothing received yet.
     New,
     /// ICResp was sent; no Connect has succeeded.
     Unadmitted,
     /// Connect has succeeded.
     Connected,
-    /// ICResp is on its way, or the connection ends: nothing may come.
+    /// ICResp is being sent, or the connection is in teardown: no PDU may be received.
     Closed,
 }
 
-/// What both ends agreed on, and what the target takes.
+/// What both ends negotiated, and the target's limits.
 #[derive(Debug, Clone, Copy)]
 pub struct Connection {
-    /// How far it has come.
+    /// The current phase.
     pub phase: Phase,
     /// Whether it is an admin queue.
     pub is_admin: bool,
@@ -70,21 +70,21 @@ pub struct Connection {
     pub header_digest: bool,
     /// Data carries a digest.
     pub data_digest: bool,
-    /// Alignment of data in a PDU as ICResp has it: dwords, 0's based.
+    /// CPDA as in ICResp: alignment of data in a PDU, in dwords, 0's based.
     pub cpda: u8,
-    /// Bytes of data inside the capsule of an I/O command.
+    /// The most in-capsule data of an I/O command, in bytes.
     pub in_capsule_max: u32,
-    /// Bytes of data of one command.
+    /// The most data of one command, in bytes.
     pub transfer_max: u32,
 }
 
 impl Connection {
-    /// Where a header of `length` ends with its digest.
+    /// End of a header of `length` bytes including its digest.
     fn header_end(&self, length: u32) -> u32 {
         length.saturating_add(if self.header_digest { DIGEST } else { 0 })
     }
 
-    /// Bytes of the data's digest.
+    /// Bytes of the data digest.
     fn data_digest_length(&self) -> u32 {
         if self.data_digest { DIGEST } else { 0 }
     }
@@ -94,13 +94,13 @@ impl Connection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Fatal {
-    /// A field of the PDU header has a value that it must not have.
+    /// A PDU header field has an invalid value.
     InvalidField = 1,
-    /// The PDU must not come now.
+    /// The PDU is out of sequence.
     Sequence = 2,
-    /// Data outside what was asked for.
+    /// Data outside the requested range.
     OutOfRange = 4,
-    /// More data than the target takes.
+    /// More data than the target accepts.
     LimitExceeded = 5,
     /// A parameter that the target does not support.
     Unsupported = 6,
@@ -109,9 +109,9 @@ pub enum Fatal {
 /// Why a PDU ends its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
-    /// What is told to the host.
+    /// The status sent to the host.
     pub fatal: Fatal,
-    /// Where the field is in the PDU's header.
+    /// Offset of the invalid field in the PDU header.
     pub offset: u8,
 }
 
@@ -121,10 +121,10 @@ impl Refusal {
     }
 }
 
-/// What a check gives.
+/// The result of a check.
 pub type Verdict<T = ()> = Result<T, Refusal>;
 
-/// Places of fields in a common header.
+/// Field offsets in a common header.
 mod at {
     pub const KIND: u8 = 0;
     pub const FLAGS: u8 = 1;
@@ -133,7 +133,7 @@ mod at {
     pub const PLEN: u8 = 4;
 }
 
-/// Types of the PDUs that a host sends.
+/// Types of PDUs that a host sends.
 mod kind {
     pub const IC_REQ: u8 = 0x00;
     pub const H2C_TERM_REQ: u8 = 0x02;

@@ -1,4 +1,4 @@
-//! Enumeration of small fields, and proptest of the rest against the sentence that each check stands for.
+//! Exhaustive tests of small fields, and property tests of the rest against the rule of each check.
 
 use std::vec;
 
@@ -30,7 +30,7 @@ fn header(kind: u8, flags: u8, hlen: u8, pdo: u8, plen: u32) -> [u8; 8] {
     [kind, flags, hlen, pdo, a, b, c, d]
 }
 
-/// A right header of each type; H2CData and capsules with `data` bytes.
+/// A valid header of each type; H2CData and capsules have `data` bytes.
 fn right(connection: &Connection, kind: u8, data: u32) -> [u8; 8] {
     let digests = u8::from(connection.header_digest);
     let with_data = digests | u8::from(connection.data_digest) << 1;

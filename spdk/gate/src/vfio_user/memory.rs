@@ -1,28 +1,29 @@
-//! Memory that a client shares (VFIO_USER_DMA_MAP).
+//! Validates memory that a client shares (VFIO_USER_DMA_MAP).
 
 use super::{PAGE, is_page};
 
-/// Guest memory of one client, in bytes: mappings take address space of the process, which all share.
+/// The most guest memory of one client, in bytes. Mappings use address space of the process, which all clients
+/// share.
 pub const MEMORY_MAX: u64 = 2 << 40;
 
-/// What a client asks for.
+/// A region to be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
     /// Guest address.
     pub addr: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Where it begins in its file.
+    /// Offset in its file.
     pub offset: u64,
-    /// Bytes of the file; `None` for memory without one, which is never mapped.
+    /// Size of the file in bytes; `None` for memory without a file, which is never mapped.
     pub file_size: Option<u64>,
-    /// Bytes that the client has shared before.
+    /// Bytes that the client has shared already.
     pub mapped: u64,
-    /// Whether it may be read.
+    /// The client grants read access.
     pub is_readable: bool,
 }
 
-/// Whether it may be shared: whole pages, which end before the last guest address and inside the file.
+/// Returns whether the region may be shared: whole pages that end within the guest's address space and the file.
 pub fn is_region_right(region: &Region) -> bool {
     let Region {
         addr,
@@ -70,7 +71,7 @@ mod tests {
             ..RIGHT
         };
         assert!(is_region_right(&without_file));
-        // QEMU maps parts of one file of hugepages.
+        // QEMU maps parts of one hugepage file.
         let part = Region {
             addr: 0xc0000,
             size: 0x4000_0000 - 0xc0000,

@@ -1,6 +1,6 @@
-//! Messages of a client: what each command needs behind its header.
+//! Validates client messages: size and descriptors by command.
 
-/// Descriptors in one message, of which each is one interrupt's: the kernel passes no more at a time.
+/// The most descriptors in one message, one per interrupt: the kernel's limit (SCM_MAX_FD).
 pub const FDS_MAX: u64 = 253;
 
 const VERSION: u16 = 1;
@@ -18,8 +18,8 @@ const FEATURE: u16 = 16;
 const MIGRATION_READ: u16 = 17;
 const MIGRATION_WRITE: u16 = 18;
 
-/// Whether a message with this command has what is read of it: `body` bytes behind the header at least as
-/// many as the command's structure, and no descriptors where it takes none.
+/// Returns whether a message is acceptable for its command: at least the command's structure in the `body` bytes
+/// behind the header, and no descriptors unless the command takes some.
 pub fn is_message_right(command: u16, body: u64, fds: u64) -> bool {
     let least = match command {
         VERSION => 4,

@@ -1,12 +1,12 @@
-//! Queues that a guest makes.
+//! Validates queues that a guest creates.
 
 use super::is_page;
 
-/// Bytes of the largest queue: 65,536 commands.
+/// Bytes of the largest queue: 65,536 commands of 64 bytes.
 pub const QUEUE_BYTES_MAX: u64 = 65_536 * 64;
 
-/// Whether a queue of `entries` entries of `entry_size` bytes may lie at this guest address: a page begins
-/// there, and it ends before the last address.
+/// Returns whether a queue of `entries` entries of `entry_size` bytes may be at this guest address: page-aligned,
+/// and without overflowing the address space.
 pub fn is_queue_right(addr: u64, entries: u64, entry_size: u64) -> bool {
     let Some(bytes) = entries.checked_mul(entry_size) else {
         return false;

@@ -1,22 +1,23 @@
-//! Where the data of a command lies in guest memory: PRPs and SGLs.
+//! Validates where a command's data is in guest memory: PRPs and SGLs.
 
 use super::PAGE;
 
-/// Segments of one SGL. A transfer has at most some 30 data blocks, so that a chain gets by with fewer.
+/// The most segments of one SGL. A transfer has some 30 data blocks at most, so a valid chain needs fewer.
 pub const SEGMENTS_MAX: u32 = 8;
 
 /// Bytes of an SGL descriptor.
 const DESCRIPTOR: u32 = 16;
 
-/// Types of descriptors, as in their last byte; subtypes (offsets, keys) are not for PCIe.
+/// Descriptor types, as in the last byte; subtypes (offsets, keys) do not apply to PCIe.
 const DATA_BLOCK: u8 = 0x00;
 const SEGMENT: u8 = 0x20;
 const LAST_SEGMENT: u8 = 0x30;
 
-/// How many data pointers a transfer of `length` bytes has in PRPs: 1 is PRP1 alone, 2 has its second page at
-/// PRP2, more have a list at PRP2. 0 refuses: no data, more than `max` pointers, or PRP2 where it cannot be.
+/// Returns how many data pointers a transfer of `length` bytes needs in PRPs: 1 is PRP1 alone, with 2 PRP2 points to
+/// the second page, with more PRP2 points to a list. 0 refuses: no data, more than `max` pointers, or a misplaced
+/// PRP2.
 pub fn prps(prp1: u64, prp2: u64, length: u64, max: u32) -> u32 {
-    // Of the first page PRP1 may leave out the beginning.
+    // PRP1 may point into the middle of its page.
     let Some(first) = PAGE.checked_sub(prp1 % PAGE) else {
         return 0;
     };
@@ -36,21 +37,21 @@ pub fn prps(prp1: u64, prp2: u64, length: u64, max: u32) -> u32 {
     if is_right { count } else { 0 }
 }
 
-/// An SGL that is walked, descriptor by descriptor, each of which has been copied before.
+/// The state of a walk over an SGL, descriptor by descriptor, each copied out of guest memory first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk {
-    /// Bytes of the transfer that have no place yet.
+    /// Bytes of the transfer not yet covered.
     pub left: u64,
-    /// Data blocks that may still come.
+    /// Data blocks that may still follow.
     pub room: u32,
-    /// Segments so far.
+    /// Segments visited.
     pub segments: u32,
-    /// Whether the last segment has begun.
+    /// Whether the walk is in the last segment.
     pub is_last: bool,
 }
 
 impl Walk {
-    /// Takes a data block into account; false refuses the command.
+    /// Accounts for a data block; `false` refuses the command.
     pub fn data(&mut self, kind: u8, addr: u64, length: u32) -> bool {
         let length = u64::from(length);
         let (Some(left), Some(room)) = (self.left.checked_sub(length), self.room.checked_sub(1))
@@ -66,8 +67,8 @@ impl Walk {
         true
     }
 
-    /// How many descriptors the segment has to which this descriptor points, of which all but the last are
-    /// data blocks; 0 refuses the command.
+    /// Enters the segment that this descriptor points to. Returns its number of descriptors, of which all but the
+    /// last are data blocks; 0 refuses the command.
     pub fn segment(&mut self, kind: u8, addr: u64, length: u32) -> u32 {
         let count = length / DESCRIPTOR;
         let Some(segments) = self.segments.checked_add(1) else {
@@ -76,7 +77,7 @@ impl Walk {
         let is_kind = kind == SEGMENT || kind == LAST_SEGMENT;
         let is_whole = length.is_multiple_of(DESCRIPTOR) && count > 0;
         let ends = addr.checked_add(u64::from(length)).is_some();
-        // The last one may point to a further segment, and is no data block then.
+        // The last descriptor may point to a further segment instead of a data block.
         let fits = count.saturating_sub(1) <= self.room && segments <= SEGMENTS_MAX;
         if self.is_last || !is_kind || !is_whole || !ends || !fits {
             return 0;

@@ -1,11 +1,11 @@
-//! virtio-blk requests (virtio 1.2, 5.2.6).
+//! Parses virtio-blk requests (virtio 1.2, 5.2.6).
 
 use super::{u32_at, u64_at};
 
-/// Bytes in front of a request's data.
+/// Bytes of a request's header, before its data.
 pub const HEADER: usize = 16;
 
-/// Bytes of a sector, in which virtio counts.
+/// Bytes of a sector, virtio's unit.
 pub const SECTOR: u64 = 512;
 
 /// Bytes of the payload of discard and write-zeroes: one range.
@@ -14,75 +14,74 @@ pub const RANGE: usize = 16;
 /// Bytes of a device's ID.
 pub const ID: usize = 20;
 
-/// Most bytes of one read or write: other devices wait for it. A little more than the segments that
-/// drivers are told of can have.
+/// The most bytes of one read or write, to bound how long other devices of the worker wait. A little more than the
+/// segments announced to drivers can hold.
 pub const MAX_DATA: u64 = 16 << 20;
 
-/// Most sectors of one discard or write-zeroes: 16 MiB, for the same reason.
+/// The most sectors of one discard or write-zeroes: 16 MiB, for the same reason.
 pub const MAX_RANGE_SECTORS: u32 = 32_768;
 
 /// Status of a request.
 pub mod status {
-    /// Done.
+    /// Success.
     pub const OK: u8 = 0;
-    /// Failed.
+    /// I/O error.
     pub const ERROR: u8 = 1;
-    /// Not known here.
+    /// Unsupported request.
     pub const UNSUPPORTED: u8 = 2;
 }
 
 /// Features of a block device.
 pub mod feature {
-    /// Most bytes of a segment.
+    /// Announces the most bytes of a segment.
     pub const SIZE_MAX: u64 = 1 << 1;
-    /// Most segments of a request.
+    /// Announces the most segments of a request.
     pub const SEG_MAX: u64 = 1 << 2;
-    /// Block size.
+    /// Announces the block size.
     pub const BLK_SIZE: u64 = 1 << 6;
-    /// Flush.
+    /// Supports flush.
     pub const FLUSH: u64 = 1 << 9;
-    /// Physical blocks.
+    /// Announces the physical block size.
     pub const TOPOLOGY: u64 = 1 << 10;
-    /// Several queues.
+    /// Supports multiple queues.
     pub const MQ: u64 = 1 << 12;
-    /// Discard.
+    /// Supports discard.
     pub const DISCARD: u64 = 1 << 13;
-    /// Write zeroes.
+    /// Supports write-zeroes.
     pub const WRITE_ZEROES: u64 = 1 << 14;
 }
 
-/// What a request asks for. Ranges are in bytes.
+/// A parsed request. Ranges are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Data to the driver.
+    /// Read: data to the driver.
     Read {
-        /// Where on the disk.
+        /// Offset on the disk.
         offset: u64,
-        /// How much.
+        /// Number of bytes.
         length: u64,
     },
-    /// Data from the driver.
+    /// Write: data from the driver.
     Write {
-        /// Where on the disk.
+        /// Offset on the disk.
         offset: u64,
-        /// How much.
+        /// Number of bytes.
         length: u64,
     },
-    /// All that was written stays.
+    /// Flush: makes all completed writes durable.
     Flush,
-    /// The device's ID.
+    /// Returns the device's ID.
     Id,
-    /// The payload has a range to discard.
+    /// Discards the range in the payload.
     Discard,
-    /// The payload has a range to fill with zeroes.
+    /// Zeroes the range in the payload.
     WriteZeroes,
 }
 
-/// What a request asks for, by its header and how much there is to read and write beside header and
-/// status.
+/// Parses a request from its header. `readable` and `writable` are the bytes besides header and status.
 ///
 /// # Errors
-/// The status to answer.
+/// The status to complete the request with.
 #[inline]
 pub fn command(header: &[u8; HEADER], readable: u64, writable: u64) -> Result<Command, u8> {
     const BARRIER: u32 = 1 << 31;
@@ -111,10 +110,10 @@ pub fn command(header: &[u8; HEADER], readable: u64, writable: u64) -> Result<Co
     }
 }
 
-/// The range of a discard or write-zeroes, in bytes.
+/// Parses the range of a discard or write-zeroes, in bytes.
 ///
 /// # Errors
-/// The status to answer: a discard must not have the unmap flag, other flags are not known.
+/// The status to complete the request with. A discard must not have the unmap flag; other flags are unknown.
 pub fn range(payload: &[u8; RANGE], discard: bool) -> Result<(u64, u64), u8> {
     const UNMAP: u32 = 1;
     let allowed = if discard { 0 } else { UNMAP };
@@ -133,11 +132,11 @@ pub fn range(payload: &[u8; RANGE], discard: bool) -> Result<(u64, u64), u8> {
     Ok((offset, length))
 }
 
-/// A device's ID, of a volume's UUID: letters and digits, another one for another UUID (of 2^128 some
-/// 2^103 differ; UUIDs that are alike give IDs that are not).
+/// Derives a device's ID, letters and digits, from a volume's UUID. Similar UUIDs give dissimilar IDs. Not
+/// injective: there are 36^20 (about 2^103) IDs for 2^128 UUIDs.
 pub fn id(uuid: [u8; 16]) -> [u8; ID] {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    // Odd, so that each step maps 128 bits to 128 bits one to one.
+    // Odd multipliers, so that each step is a bijection of 128-bit values.
     const ODD: [u128; 2] = [
         0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835,
         0xd1b5_4a32_d192_ed03_2ca9_9f3c_8d6b_0a4f,
@@ -156,27 +155,27 @@ pub fn id(uuid: [u8; 16]) -> [u8; ID] {
     id
 }
 
-/// What the configuration space says.
+/// The contents of the configuration space.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Config {
-    /// Bytes of a block; 0 if the volume is gone.
+    /// Bytes of a block; 0 if the volume is missing.
     pub block_size: u32,
-    /// Blocks.
+    /// Number of blocks.
     pub blocks: u64,
-    /// Most segments of a request.
+    /// The most segments of a request.
     pub segments: u32,
-    /// Most bytes of a segment.
+    /// The most bytes of a segment.
     pub segment_size: u32,
-    /// Queues.
+    /// Number of queues.
     pub queues: u16,
-    /// Whether ranges can be discarded.
+    /// Whether discard is supported.
     pub discard: bool,
-    /// Whether ranges can be filled with zeroes.
+    /// Whether write-zeroes is supported.
     pub write_zeroes: bool,
 }
 
 impl Config {
-    /// Writes the space (virtio 1.2, 5.2.4); `space` is zeroed.
+    /// Writes the configuration space (virtio 1.2, 5.2.4). `space` must be zeroed.
     pub fn write(&self, space: &mut [u8]) {
         let sectors = self.blocks.saturating_mul(self.block_size.into()) / SECTOR;
         let mut put = |at: usize, bytes: &[u8]| {
@@ -189,7 +188,7 @@ impl Config {
         put(8, &self.segment_size.to_le_bytes());
         put(12, &self.segments.to_le_bytes());
         put(20, &self.block_size.to_le_bytes());
-        // One block is the least I/O.
+        // min_io_size: one block.
         put(26, &1_u16.to_le_bytes());
         put(34, &self.queues.to_le_bytes());
         if self.discard {

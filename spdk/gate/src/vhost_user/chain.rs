@@ -1,16 +1,16 @@
-//! Descriptor chains of split rings: each descriptor is read once, checked, and turned into segments
-//! of this process's memory. What the guest changes afterwards changes nothing here.
+//! Descriptor chains of split rings. Each descriptor is read once, validated, and translated to segments of this
+//! process's memory, so a guest that modifies descriptors afterwards has no effect (no double fetch).
 
 use super::Fault;
 
-/// Most segments of a chain: a request may have 126 of data, its header, its status, and one more
-/// where a descriptor crosses from one region of memory to the next.
+/// The most segments of a chain: 126 of data, the header, the status, and one more for a descriptor that crosses
+/// from one memory region into the next.
 pub const MAX_SEGMENTS: usize = 129;
 
-/// Most descriptors of an indirect table that are looked at. Drivers may use more than the ring has.
+/// The most descriptors of an indirect table that are read. Drivers may use more than the ring has.
 const MAX_INDIRECT: u32 = 256;
 
-/// Most segments that can be reserved for an answer.
+/// The most segments reserved for a response.
 pub const MAX_RESERVED: usize = 4;
 
 const NEXT: u16 = 1;
@@ -20,13 +20,13 @@ const INDIRECT: u16 = 4;
 /// Bytes of a descriptor.
 pub const DESCRIPTOR_SIZE: u64 = 16;
 
-/// Some of this process's memory, in the layout of C's `struct iovec`.
+/// A piece of this process's memory, in the layout of C's `struct iovec`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Segment {
-    /// Its address.
+    /// Address in this process.
     pub base: usize,
-    /// Its bytes.
+    /// Length in bytes.
     pub len: usize,
 }
 
@@ -35,16 +35,16 @@ pub struct Segment {
 pub struct Descriptor {
     /// Guest-physical address.
     pub address: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub length: u32,
-    /// NEXT, WRITE, INDIRECT.
+    /// The flags NEXT, WRITE, INDIRECT.
     pub flags: u16,
-    /// The next one of the chain.
+    /// Index of the next descriptor of the chain.
     pub next: u16,
 }
 
 impl Descriptor {
-    /// From its 16 bytes, read as two little-endian words.
+    /// Decodes the 16 bytes, read as two little-endian words.
     #[inline]
     pub const fn from_words(address: u64, rest: u64) -> Self {
         Self {
@@ -55,38 +55,38 @@ impl Descriptor {
         }
     }
 
-    /// Those two words.
+    /// Encodes the descriptor as those two words.
     pub const fn words(self) -> [u64; 2] {
         let rest = self.length as u64 | (self.flags as u64) << 32 | (self.next as u64) << 48;
         [self.address, rest]
     }
 }
 
-/// The guest's memory, as a walk sees it.
+/// The guest's memory, as a walk accesses it.
 pub trait Guest {
-    /// Where a range begins in this process, and how many of its bytes are there in one piece (at
-    /// least one); `None` if its first byte is nowhere.
+    /// Translates the beginning of a guest range to this process's address, and the number of contiguous bytes from
+    /// there (at least one); `None` if the first byte is not mapped.
     fn translate(&self, address: u64, length: u64) -> Option<(usize, u64)>;
 
-    /// Copies one descriptor of a table that was translated whole, or is the ring's own.
+    /// Copies one descriptor out of the ring's own table, or of a table that was translated contiguously.
     fn descriptor(&self, table: usize, index: u32) -> Descriptor;
 }
 
-/// Why a walk ended early.
+/// Why a chain is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broken {
-    /// An index behind the end of its table.
+    /// An index beyond the end of its table.
     Index,
     /// A chain that does not end within its table.
     Loop,
     /// An address outside guest memory.
     Address,
-    /// An indirect table that is empty, not a multiple of a descriptor, in several pieces, inside
-    /// another one, followed by a descriptor, or not negotiated.
+    /// An indirect table that is empty, not a multiple of a descriptor, not contiguous, nested in another one,
+    /// followed by a descriptor, or not negotiated.
     Indirect,
-    /// A descriptor to read behind one to write.
+    /// A readable descriptor after a writable one.
     Order,
-    /// More than [`MAX_SEGMENTS`], or 4 GiB.
+    /// More than [`MAX_SEGMENTS`], or 4 GiB or more.
     Size,
 }
 
@@ -106,9 +106,9 @@ impl From<Broken> for Fault {
 
 /// One request: segments to read, then segments to write.
 ///
-/// `start..middle` are to read, `middle..end` to write; what is taken or reserved leaves these ranges.
+/// Invariant: `start..middle` are to read, `middle..end` to write; segments taken or reserved leave these ranges.
 ///
-/// A chain of zero bytes is an empty one. The segments are the last part: most of them stay untouched.
+/// All-zero bytes are a valid, empty chain. `segments` comes last because most of it stays untouched.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Chain {
@@ -138,11 +138,11 @@ impl Default for Chain {
 }
 
 impl Chain {
-    /// Fills this chain from the ring's table of `size` descriptors, beginning at `head`. What it held
-    /// before is gone, also when the walk fails.
+    /// Fills the chain from the ring's table of `size` descriptors, beginning at `head`. Previous contents are
+    /// discarded, also on failure.
     ///
     /// # Errors
-    /// What is wrong with the chain; it is then empty.
+    /// What is invalid; the chain is then empty.
     #[inline]
     pub fn walk<G: Guest>(
         &mut self,
@@ -224,7 +224,7 @@ impl Chain {
             *slot.ok_or(Broken::Size)? = Segment { base, len };
             self.end = self.end.saturating_add(1);
             left = left.saturating_sub(piece);
-            // The last byte may be that of the address space; then nothing is left.
+            // May wrap only if the range ends with the address space; then `left` is 0.
             address = address.wrapping_add(piece);
         }
         let sum = match writable {
@@ -242,21 +242,21 @@ impl Chain {
         Ok(())
     }
 
-    /// What is to read.
+    /// Returns the segments to read.
     #[inline]
     pub fn readable(&self) -> &[Segment] {
         let range = usize::from(self.start)..usize::from(self.middle);
         self.segments.get(range).unwrap_or_default()
     }
 
-    /// What is to write.
+    /// Returns the segments to write.
     #[inline]
     pub fn writable(&self) -> &[Segment] {
         let range = usize::from(self.middle)..usize::from(self.end);
         self.segments.get(range).unwrap_or_default()
     }
 
-    /// What was reserved for the answer.
+    /// Returns the segments reserved for the response.
     #[inline]
     pub fn answer(&self) -> &[Segment] {
         self.answer
@@ -264,20 +264,20 @@ impl Chain {
             .unwrap_or_default()
     }
 
-    /// Bytes to read.
+    /// Returns the number of bytes to read.
     #[inline]
     pub const fn readable_len(&self) -> u64 {
         self.readable
     }
 
-    /// Bytes to write.
+    /// Returns the number of bytes to write.
     #[inline]
     pub const fn writable_len(&self) -> u64 {
         self.writable
     }
 
-    /// Removes the first `n` bytes to read, and gives `copy` each piece of them with its offset. `false`,
-    /// and nothing done, if there are not that many.
+    /// Removes the first `n` bytes to read, and passes `copy` each piece of them with its offset. `false`, with no
+    /// effect, if there are fewer.
     #[inline]
     pub fn take(&mut self, n: u64, mut copy: impl FnMut(usize, Segment)) -> bool {
         if n > self.readable {
@@ -301,8 +301,8 @@ impl Chain {
         true
     }
 
-    /// Removes the first `n` bytes to write, for the answer. `false` if there are not that many, if they
-    /// are in more than [`MAX_RESERVED`] pieces, or if something was reserved before.
+    /// Reserves the first `n` bytes to write for the response. `false` if there are fewer, if they are in more than
+    /// [`MAX_RESERVED`] pieces, or if bytes are reserved already.
     pub fn reserve_front(&mut self, n: u64) -> bool {
         if n > self.writable || self.reserved != 0 {
             return false;
@@ -319,7 +319,7 @@ impl Chain {
             *slot = piece;
             self.reserved = self.reserved.saturating_add(1);
             if first.len == 0 {
-                // An empty segment to read is left behind `middle` otherwise.
+                // Advancing `middle` alone would leave the empty segment among those to read.
                 self.skip_front_writable();
             }
             left = left.saturating_sub(piece.len);
@@ -328,7 +328,7 @@ impl Chain {
         true
     }
 
-    /// Moves the boundary over a segment that is used up. What is to read stays in front of it.
+    /// Skips the used-up segment at `middle`: it is rotated to before the segments to read.
     fn skip_front_writable(&mut self) {
         let (start, middle) = (usize::from(self.start), usize::from(self.middle));
         let moved = self.segments.get_mut(start..middle.saturating_add(1));
@@ -339,8 +339,8 @@ impl Chain {
         self.middle = self.middle.saturating_add(1);
     }
 
-    /// Removes the last `n` bytes to write, for the answer; they must lie in one piece, or in as many
-    /// as [`MAX_RESERVED`]. `false` as for [`reserve_front`](Self::reserve_front).
+    /// Reserves the last `n` bytes to write for the response, in at most [`MAX_RESERVED`] pieces. `false` as for
+    /// [`reserve_front`](Self::reserve_front).
     #[inline]
     pub fn reserve_back(&mut self, n: u64) -> bool {
         if n > self.writable || self.reserved != 0 {
@@ -362,7 +362,7 @@ impl Chain {
             if reserved >= MAX_RESERVED {
                 return false;
             }
-            // Pieces come from the back: each goes in front of those before.
+            // Pieces are found back to front: each goes before the previous ones.
             if let Some(list) = self.answer.get_mut(..=reserved) {
                 list.rotate_right(1);
                 if let Some(slot) = list.first_mut() {
@@ -377,7 +377,7 @@ impl Chain {
     }
 }
 
-/// The first `n` bytes of a segment, or all of it; they leave it.
+/// Cuts the first `n` bytes off a segment, or all of it.
 #[inline]
 fn cut_front(segment: &mut Segment, n: usize) -> Segment {
     let len = segment.len.min(n);
@@ -390,8 +390,8 @@ fn cut_front(segment: &mut Segment, n: usize) -> Segment {
     piece
 }
 
-/// Pieces of `segments` that `length` bytes from `offset` on lie in, each with how many bytes came
-/// before it. Fewer where the segments end earlier.
+/// Yields the pieces of `segments` that cover `length` bytes from `offset` on, each with the number of bytes before
+/// it. Ends early if the segments do.
 #[inline]
 pub fn pieces(
     segments: &[Segment],

@@ -1,9 +1,9 @@
-//! What a client may do now: the state that its messages build up, and what each of them means in it.
+//! The state that a client's messages build up, and which messages are valid in it.
 //!
 //! ```text
 //! a ring: size, base, addresses ── kick, enabled, memory ─► runs ── GET_VRING_BASE ─► stopped
-//!                                                            │ call, kick, enable, log, memory: yes
-//!                                                            └ size, base, other places: no
+//!                                                            │ call, kick, enable, log, memory: allowed
+//!                                                            └ size, base, other addresses: refused
 //! ```
 
 use super::inflight::Area;
@@ -11,86 +11,86 @@ use super::message::Message;
 use super::ring::{Addresses, check_size};
 use super::{Fault, MAX_RING_ENTRIES, MAX_RINGS, feature, protocol};
 
-/// What a device offers.
+/// What a device offers to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
     /// Virtio features.
     pub features: u64,
     /// Protocol features.
     pub protocol: u64,
-    /// Rings that can be set up.
+    /// Number of rings that can be set up.
     pub rings: usize,
-    /// The number of queues that a client is told.
+    /// The number of queues reported to a client.
     pub told: u64,
 }
 
-/// What a client has set up of a ring.
+/// A client's settings of one ring.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Setup {
-    /// Entries; 0 until it is told.
+    /// Number of entries; 0 until set.
     pub size: u16,
-    /// Index of the next request to take.
+    /// Index of the next available entry to take.
     pub base: u16,
-    /// Where it is.
+    /// Addresses of its parts.
     pub addresses: Option<Addresses>,
-    /// It was kicked.
+    /// SET_VRING_KICK was received.
     pub kicked: bool,
-    /// It was enabled by a message.
+    /// Enabled by SET_VRING_ENABLE.
     pub enabled: bool,
-    /// It was handed to the worker, and not asked back.
+    /// Owned by the worker: handed over and not yet returned.
     pub runs: bool,
 }
 
-/// What is to be done for a message.
+/// What the device has to do for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Nothing more.
     Done,
-    /// Answer a number.
+    /// Reply with a number.
     Reply(u64),
-    /// Map this memory in place of what there is; running rings go on in it.
+    /// Map this memory in place of the current one; running rings continue in it.
     MapMemory,
-    /// Map the log.
+    /// Map the dirty log.
     MapLog {
-        /// Bytes.
+        /// Size in bytes.
         size: u64,
-        /// Where it begins in its file.
+        /// Offset in its file.
         offset: u64,
     },
-    /// Close what the message brought.
+    /// Close the descriptors that came with the message.
     Discard,
-    /// Tell the worker how writes are logged now: features, or the ring's addresses, have changed.
+    /// Tell the worker how writes are logged from now on: features or the ring's addresses have changed.
     Relog,
-    /// Stop a ring, and answer its base once none of its requests is outstanding.
+    /// Stop a ring, and reply with its base once its outstanding requests have drained.
     StopRing {
-        /// Which.
+        /// The ring's index.
         ring: usize,
     },
     /// Stop all rings.
     StopAll,
-    /// A ring was kicked: start what can start.
+    /// SET_VRING_KICK was received: start the rings that can start.
     Kick,
-    /// Take the fd by which the driver is called.
+    /// Take the fd that interrupts the driver.
     Call {
-        /// Which.
+        /// The ring's index.
         ring: usize,
     },
     /// Start or pause a ring.
     Enable {
-        /// Which.
+        /// The ring's index.
         ring: usize,
     },
-    /// Keep the channel for requests to the client.
+    /// Keep the channel for backend requests to the client.
     Channel,
-    /// Answer a part of the configuration space.
+    /// Reply with a part of the configuration space.
     Config,
-    /// Make an inflight area, and answer it.
+    /// Create an inflight area, and reply with it.
     MakeInflight(Area),
     /// Map the client's inflight area.
     MapInflight(Area),
 }
 
-/// What a client has negotiated and set up.
+/// The negotiated and configured state of a client.
 #[derive(Debug)]
 pub struct Frontend {
     offer: Offer,
@@ -101,7 +101,7 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    /// A client that has said nothing.
+    /// Creates the state of a client that has sent nothing.
     pub fn new(offer: Offer) -> Self {
         Self {
             offer,
@@ -112,23 +112,23 @@ impl Frontend {
         }
     }
 
-    /// Features that both know.
+    /// Returns the negotiated virtio features.
     pub const fn features(&self) -> u64 {
         self.features
     }
 
-    /// Protocol features that both know.
+    /// Returns the negotiated protocol features.
     pub const fn protocol(&self) -> u64 {
         self.protocol
     }
 
-    /// What there is of a ring.
+    /// Returns the settings of a ring.
     pub fn ring(&self, ring: usize) -> Setup {
         self.rings.get(ring).copied().unwrap_or_default()
     }
 
-    /// Rings that can run and do not: with a size, a place, memory, and a kick, enabled where that is
-    /// negotiated.
+    /// Yields the rings that can run and do not: with a size, addresses, memory and SET_VRING_KICK, and enabled if
+    /// protocol features are negotiated.
     pub fn startable(&self) -> impl Iterator<Item = usize> {
         let enabled = |setup: &Setup| setup.enabled || self.features & feature::PROTOCOL == 0;
         let found = self.rings.iter().enumerate().filter(move |(_, setup)| {
@@ -142,20 +142,20 @@ impl Frontend {
         found.map(|(ring, _)| ring)
     }
 
-    /// Rings that run.
+    /// Yields the running rings.
     pub fn running(&self) -> impl Iterator<Item = usize> {
         let found = self.rings.iter().enumerate();
         found.filter(|(_, setup)| setup.runs).map(|(ring, _)| ring)
     }
 
-    /// A ring was handed to the worker.
+    /// Records that a ring was handed to the worker.
     pub fn started(&mut self, ring: usize) {
         if let Some(setup) = self.rings.get_mut(ring) {
             setup.runs = true;
         }
     }
 
-    /// A ring was given back by the worker: the next request is that of `base`, and a kick starts it again.
+    /// Records that the worker returned a ring: it continues at `base`, and the next SET_VRING_KICK starts it again.
     pub fn stopped(&mut self, ring: usize, base: u16) {
         if let Some(setup) = self.rings.get_mut(ring) {
             setup.runs = false;
@@ -164,10 +164,10 @@ impl Frontend {
         }
     }
 
-    /// Says what a message means now, and keeps what it sets.
+    /// Validates a message in the current state, applies its settings, and returns the action it requires.
     ///
     /// # Errors
-    /// It is not allowed, or not now.
+    /// The message is invalid, or not valid in this state.
     pub fn apply(&mut self, message: &Message) -> Result<Action, Fault> {
         Ok(match *message {
             Message::GetFeatures => Action::Reply(self.offer.features),
@@ -252,7 +252,7 @@ impl Frontend {
                 self.negotiated(protocol::CONFIG)?;
                 Action::Config
             }
-            // Drivers write the cache mode there, which no device here offers.
+            // Drivers write the cache mode there; no device here offers it, so it is ignored.
             Message::SetConfig(_) => Action::Done,
             Message::GetInflight(area) => {
                 self.negotiated(protocol::INFLIGHT)?;
@@ -291,14 +291,14 @@ impl Frontend {
     }
 
     fn negotiated(&self, bit: u64) -> Result<(), Fault> {
-        // SPDK's own driver asks for some of it before it negotiates.
+        // Only offered, not negotiated: SPDK's own driver sends some of these messages before it negotiates.
         if self.offer.protocol & bit == 0 {
             return Err(Fault::new("the protocol feature is not offered", bit));
         }
         Ok(())
     }
 
-    /// Entries of all rings but this.
+    /// Entries of all rings other than this one.
     fn entries(&self, ring: usize) -> u32 {
         let others = self.rings.iter().enumerate().filter(|(at, _)| *at != ring);
         others.fold(0, |sum, (_, setup)| sum.saturating_add(setup.size.into()))

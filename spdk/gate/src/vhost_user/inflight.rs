@@ -1,35 +1,35 @@
-//! The inflight area: a file of the client in which requests that were taken and not yet completed are
-//! noted, so that the next process of ours takes them again (vhost-user, "Inflight I/O tracking").
+//! The inflight area: a file of the client that records requests taken and not yet completed, so that they are
+//! resubmitted after a restart of this process (vhost-user, "Inflight I/O tracking").
 
 use super::{Fault, MAX_RING_SIZE, MAX_RINGS, u16_at, u64_at};
 
-/// Bytes of a region's head.
+/// Bytes of a region's header.
 pub const HEAD: usize = 16;
 
 /// Bytes of an entry.
 pub const ENTRY: usize = 16;
 
-/// Regions begin at multiples of this.
+/// Alignment of regions, in bytes.
 const ALIGN: u64 = 64;
 
 /// The version of the layout.
 pub const VERSION: u16 = 1;
 
-/// What GET_INFLIGHT_FD asks for and SET_INFLIGHT_FD brings.
+/// The parameters of GET_INFLIGHT_FD and SET_INFLIGHT_FD.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Area {
-    /// Bytes of the area.
+    /// Size of the area in bytes.
     pub size: u64,
-    /// Where it begins in its file.
+    /// Offset in its file.
     pub offset: u64,
-    /// Regions.
+    /// Number of regions, one per queue.
     pub queues: u16,
-    /// Entries of each.
+    /// Entries per region.
     pub entries: u16,
 }
 
 impl Area {
-    /// From a message.
+    /// Decodes a message payload.
     pub(super) fn parse(payload: &[u8]) -> Self {
         Self {
             size: u64_at(payload, 0),
@@ -39,7 +39,7 @@ impl Area {
         }
     }
 
-    /// As in a message.
+    /// Encodes a message payload.
     pub fn bytes(&self) -> [u8; 24] {
         let mut bytes = [0; 24];
         let fields: [&[u8]; 4] = [
@@ -54,21 +54,21 @@ impl Area {
         bytes
     }
 
-    /// Bytes of one region.
+    /// Returns the size of one region, in bytes.
     pub fn stride(&self) -> u64 {
         let entries = u64::from(self.entries).saturating_mul(ENTRY as u64);
         entries.saturating_add(HEAD as u64).next_multiple_of(ALIGN)
     }
 
-    /// Bytes that all regions need.
+    /// Returns the bytes that all regions need.
     pub fn needed(&self) -> u64 {
         self.stride().saturating_mul(self.queues.into())
     }
 
-    /// Whether an area of these numbers can be, in either message.
+    /// Checks the bounds of either message.
     ///
     /// # Errors
-    /// None or too many queues, none or too many entries.
+    /// No or too many queues, no or too many entries.
     pub fn check(&self) -> Result<(), Fault> {
         if self.queues == 0 || usize::from(self.queues) > MAX_RINGS {
             return Err(Fault::new(
@@ -85,10 +85,10 @@ impl Area {
         Ok(())
     }
 
-    /// Whether one that a client brings is as large as its regions.
+    /// Checks that an area from a client has the size of its regions.
     ///
     /// # Errors
-    /// As [`check`](Self::check), and a size that is too small or more than twice as large.
+    /// As [`check`](Self::check), and a size that is too small, or more than about twice as large as needed.
     pub fn check_given(&self) -> Result<(), Fault> {
         self.check()?;
         let needed = self.needed();
@@ -101,24 +101,24 @@ impl Area {
         Ok(())
     }
 
-    /// Where the region of a queue begins in the area, if it has one for a ring of this size.
+    /// Returns the offset of a queue's region in the area, if it has one for a ring of this size.
     pub fn region(&self, queue: u16, size: u16) -> Option<u64> {
         let fits = queue < self.queues && size <= self.entries;
         fits.then(|| self.stride().saturating_mul(queue.into()))
     }
 }
 
-/// What a region says when a ring starts, after its last batch was settled: see [`pending`].
+/// An entry of a region, read when its ring starts and after its last batch was settled: see [`pending`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Noted {
-    /// Its head was taken and not completed.
+    /// The descriptor head was taken and not completed.
     pub inflight: bool,
-    /// Order in which heads were taken.
+    /// Sequence number, in the order in which heads were taken.
     pub counter: u64,
 }
 
-/// Heads to take again, in the order in which they were taken, written to `heads`; how many. `noted`
-/// yields the entries of a region; more of them than `heads` has room for are not looked at.
+/// Writes the heads to resubmit to `heads`, in the order in which they were taken; returns how many. `noted` yields
+/// the entries of a region; entries beyond the length of `heads` are ignored.
 pub fn pending(noted: impl Iterator<Item = Noted>, heads: &mut [(u64, u16)]) -> usize {
     let mut count = 0_usize;
     for (head, entry) in (0_u16..).zip(noted).take(heads.len()) {

@@ -1,31 +1,31 @@
-//! Guest memory as a client describes it: regions of files, in guest-physical addresses (of
-//! descriptors) and in the client's own addresses (of rings).
+//! Guest memory as a client describes it: regions of files, addressed by guest-physical addresses (in descriptors)
+//! and by the client's virtual addresses (of rings).
 
 use super::{Fault, u32_at, u64_at};
 
-/// Most regions: what QEMU sends without configurable memory slots.
+/// The most regions: what QEMU sends without configurable memory slots.
 pub const MAX_REGIONS: usize = 8;
 
 /// Bytes of a region in a message.
 const REGION_SIZE: usize = 32;
 
-/// Most bytes of all regions: addresses of this process have 47 bits, and others need some.
+/// The most bytes of all regions: this process has 47 address bits, and other mappings need some of them.
 pub const MAX_MEMORY: u64 = 1 << 45;
 
 /// A region, as the client describes it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Region {
-    /// Where the guest sees it.
+    /// Guest-physical address.
     pub guest: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Where the client has it.
+    /// Address in the client.
     pub user: u64,
-    /// Where it begins in its file.
+    /// Offset in its file.
     pub offset: u64,
 }
 
-/// Regions that are in order and do not overlap.
+/// A memory table whose regions are valid and do not overlap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Table {
     regions: [Region; MAX_REGIONS],
@@ -33,15 +33,15 @@ pub struct Table {
 }
 
 impl Table {
-    /// Regions in the client's order, which is that of their fds.
+    /// Returns the regions in the client's order, which is also that of their fds.
     pub fn regions(&self) -> &[Region] {
         self.regions.get(..self.count).unwrap_or_default()
     }
 
-    /// Parses and checks the payload of SET_MEM_TABLE.
+    /// Parses and validates the payload of SET_MEM_TABLE.
     ///
     /// # Errors
-    /// A wrong length or count, an empty region, a range that wraps, two that overlap, too much memory.
+    /// A wrong length or count, an empty region, a range that overflows, overlapping regions, too much memory.
     pub fn parse(payload: &[u8]) -> Result<Self, Fault> {
         let count = u32_at(payload, 0);
         let regions = usize::try_from(count).unwrap_or(usize::MAX);
@@ -107,23 +107,23 @@ impl Table {
     }
 }
 
-/// What to map of a file for a region.
+/// The part of a file to map for a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    /// Where the mapping begins in the file, on a page.
+    /// Page-aligned offset of the mapping in the file.
     pub offset: u64,
-    /// Its bytes, whole pages.
+    /// Length of the mapping, in whole pages. Bytes.
     pub length: u64,
-    /// Bytes of it in front of the region.
+    /// Bytes of the mapping before the region.
     pub lead: u64,
 }
 
 impl Window {
-    /// What to map for `size` bytes at `offset` of a file of `file` bytes, in pages of `page` (a power
-    /// of two).
+    /// Computes the mapping for `size` bytes at `offset` of a file of `file` bytes. `page` is the page size, a power
+    /// of two.
     ///
     /// # Errors
-    /// A range that is empty, wraps, or ends behind the file's end.
+    /// A range that is empty, overflows, or ends beyond the file: access to a mapping beyond it raises SIGBUS.
     pub fn new(offset: u64, size: u64, file: u64, page: u64) -> Result<Self, Fault> {
         let mask = page.saturating_sub(1);
         let end = offset.checked_add(size).filter(|_| size > 0);
@@ -143,32 +143,32 @@ impl Window {
     }
 }
 
-/// A region that is mapped in this process.
+/// A region mapped into this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mapped {
-    /// Where the guest sees it.
+    /// Guest-physical address.
     pub guest: u64,
-    /// Where the client has it.
+    /// Address in the client.
     pub user: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Where this process has it.
+    /// Address in this process.
     pub host: usize,
 }
 
-/// Where a guest-physical range begins in this process, and how much of it is in one piece.
+/// Translates the beginning of a guest-physical range to this process, with its contiguous length.
 #[inline]
 pub fn by_guest(regions: &[Mapped], address: u64, length: u64) -> Option<(usize, u64)> {
     find(regions, address, length, |region| region.guest)
 }
 
-/// Where a whole range of the client's addresses is in this process, and in the guest's addresses.
+/// Translates a whole range of the client's addresses to this process; `None` unless it is contiguous.
 pub fn by_user(regions: &[Mapped], address: u64, length: u64) -> Option<usize> {
     let (host, piece) = find(regions, address, length, |region| region.user)?;
     (piece == length).then_some(host)
 }
 
-/// The guest-physical address of an address of this process.
+/// Translates an address of this process to a guest-physical address.
 pub fn to_guest(regions: &[Mapped], host: usize) -> Option<u64> {
     regions.iter().find_map(|region| {
         let offset = u64::try_from(host.checked_sub(region.host)?).ok()?;
@@ -185,7 +185,7 @@ fn find(
 ) -> Option<(usize, u64)> {
     for region in regions {
         let offset = address.wrapping_sub(start(region));
-        // An address below the start wraps to more than any size.
+        // An address below the start wraps around to an offset larger than any size.
         if offset < region.size {
             let rest = region.size.saturating_sub(offset);
             let host = region.host.checked_add(usize::try_from(offset).ok()?)?;

@@ -1,5 +1,5 @@
-//! Messages of a client: a header, a payload of exactly the size that the request has, and exactly the
-//! fds that it brings.
+//! Messages of a client: a header, a payload whose size matches the request, and exactly the fds that the request
+//! takes.
 
 use super::inflight::Area;
 use super::memory::Table;
@@ -9,13 +9,13 @@ use super::{Fault, MAX_RINGS, u32_at, u64_at};
 /// Bytes of a header: request, flags, size of the payload.
 pub const HEADER: usize = 12;
 
-/// Most bytes of a payload: the largest that is taken, the configuration space.
+/// The largest payload accepted, in bytes: that of the configuration space.
 pub const MAX_PAYLOAD: usize = 12 + CONFIG_SPACE;
 
 /// Bytes of the configuration space.
 pub const CONFIG_SPACE: usize = 256;
 
-/// Most fds of a message: one a region.
+/// The most fds of a message: one per memory region.
 pub const MAX_FDS: usize = 8;
 
 const VERSION: u32 = 1;
@@ -23,11 +23,11 @@ const VERSION_MASK: u32 = 3;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 
-/// A number that names a ring, with the bit that says that no fd comes along.
+/// The bits of a ring's index, and the flag that no fd is attached.
 const RING_MASK: u64 = 0xff;
 const NO_FD: u64 = 1 << 8;
 
-/// Requests by their numbers.
+/// Request numbers.
 mod request {
     pub const GET_FEATURES: u32 = 1;
     pub const SET_FEATURES: u32 = 2;
@@ -54,22 +54,23 @@ mod request {
     pub const SET_INFLIGHT_FD: u32 = 32;
 }
 
-/// A header that is well-formed: its payload has a size that the request can have.
+/// A valid header: its payload size is possible for its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The request's number, which is a known one.
+    /// The request's number, a known one.
     pub request: u32,
-    /// The client waits for a word on whether it was done.
+    /// The client asks for an acknowledgement.
     pub needs_reply: bool,
-    /// Bytes of the payload, [`MAX_PAYLOAD`] at most.
+    /// Payload size in bytes, at most [`MAX_PAYLOAD`].
     pub size: usize,
 }
 
 impl Header {
-    /// Parses and checks a header, before anything of the payload is read.
+    /// Parses and validates a header, before any of the payload is read.
     ///
     /// # Errors
-    /// Another version, a reply, unknown flags, an unknown request, a size that it cannot have.
+    /// A different version, a reply, unknown flags, an unknown request, or a payload size that the request cannot
+    /// have.
     pub fn parse(bytes: &[u8; HEADER]) -> Result<Self, Fault> {
         let (request, flags, size) = (u32_at(bytes, 0), u32_at(bytes, 4), u32_at(bytes, 8));
         if flags & VERSION_MASK != VERSION {
@@ -96,13 +97,13 @@ impl Header {
         })
     }
 
-    /// The header of the reply, for a payload of `size` bytes.
+    /// Returns the header of the reply, with a payload of `size` bytes.
     pub fn reply(&self, size: u32) -> [u8; HEADER] {
         header(self.request, VERSION | REPLY, size)
     }
 }
 
-/// The request that tells a client that the configuration space has changed; no reply is asked for.
+/// Returns the backend request that notifies a client of a changed configuration space; no reply is requested.
 pub fn config_changed() -> [u8; HEADER] {
     header(2, VERSION, 0)
 }
@@ -116,7 +117,7 @@ fn header(request: u32, flags: u32, size: u32) -> [u8; HEADER] {
     bytes
 }
 
-/// The least and the largest payload of a request.
+/// Returns the least and the largest payload size of a request.
 const fn sizes(request: u32) -> Option<(usize, usize)> {
     Some(match request {
         request::GET_FEATURES
@@ -135,7 +136,7 @@ const fn sizes(request: u32) -> Option<(usize, usize)> {
         | request::SET_VRING_ENABLE => (8, 8),
         request::SET_MEM_TABLE => (8, 8 + 32 * 8),
         request::SET_LOG_BASE => (16, 16),
-        // QEMU sends an empty one, others a number that means nothing.
+        // QEMU sends an empty payload, other clients a meaningless number.
         request::SET_LOG_FD | request::SET_BACKEND_REQ_FD => (0, 8),
         request::SET_VRING_ADDR => (40, 40),
         request::GET_CONFIG | request::SET_CONFIG => (12, MAX_PAYLOAD),
@@ -144,18 +145,18 @@ const fn sizes(request: u32) -> Option<(usize, usize)> {
     })
 }
 
-/// Bytes of the configuration space that a message is about.
+/// A range of the configuration space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// The first.
+    /// Offset of the first byte.
     pub offset: usize,
-    /// How many.
+    /// Number of bytes.
     pub length: usize,
-    /// Flags, which are given back.
+    /// Flags, which are echoed in the reply.
     pub flags: u32,
 }
 
-/// A message that is well-formed in itself.
+/// A message that is valid by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in the specification")]
 #[expect(
@@ -189,10 +190,10 @@ pub enum Message {
 }
 
 impl Message {
-    /// Parses a payload of the size that its header says, which came with so many fds.
+    /// Parses a payload of the size in its header, received together with `fds` file descriptors.
     ///
     /// # Errors
-    /// A field that cannot be, fewer or more fds than the request has.
+    /// An invalid field, or a number of fds that does not match the request.
     pub fn parse(header: &Header, payload: &[u8], fds: usize) -> Result<Self, Fault> {
         let (message, expected) = Self::with_fds(header.request, payload)?;
         if fds != expected {
@@ -204,7 +205,7 @@ impl Message {
         Ok(message)
     }
 
-    /// The message, and how many fds it brings.
+    /// Returns the message, and how many fds it takes.
     fn with_fds(request: u32, payload: &[u8]) -> Result<(Self, usize), Fault> {
         let number = u64_at(payload, 0);
         let ring = || ring(u32_at(payload, 0).into());

@@ -1,13 +1,13 @@
-//! vhost-user: messages, memory tables, rings and descriptor chains of a virtual machine.
+//! vhost-user: validates messages, memory tables, rings and descriptor chains of a virtual machine.
 //!
 //! ```text
-//! bytes, fds ─► message ─► frontend (what is allowed now) ─► memory, ring, inflight ─► worker
+//! bytes, fds ─► message ─► frontend (validity in the current state) ─► memory, ring, inflight ─► worker
 //! ring ─► chain (each descriptor copied once) ─► blk, scsi
 //! ```
 //!
-//! Two parties are outside: the client of the socket (QEMU, or whoever may open it), which sends
-//! messages, fds and files, and the guest's driver, which writes rings. Neither is trusted. Sources:
-//! the vhost-user specification (QEMU's docs/interop/vhost-user.rst) and virtio 1.2.
+//! Two parties are untrusted: the client of the socket (QEMU, or whoever may open the socket), which sends messages,
+//! fds and files, and the guest's driver, which writes rings. Sources: the vhost-user specification (QEMU's
+//! docs/interop/vhost-user.rst) and virtio 1.2.
 
 pub mod blk;
 pub mod chain;
@@ -22,62 +22,62 @@ mod tests;
 
 use core::fmt;
 
-/// Most entries of one ring.
+/// The most entries of one ring.
 pub const MAX_RING_SIZE: u16 = 1024;
 
-/// Most entries of all rings of a device: each costs memory.
+/// The most entries of all rings of a device; each costs memory.
 pub const MAX_RING_ENTRIES: u32 = 32_768;
 
-/// Most rings of a device.
+/// The most rings of a device.
 pub const MAX_RINGS: usize = 128;
 
-/// Virtio and vhost feature bits of the core.
+/// Virtio and vhost feature bits common to all devices.
 pub mod feature {
-    /// All writes to guest memory are logged, for live migration.
+    /// Writes to guest memory are logged, for live migration.
     pub const LOG_ALL: u64 = 1 << 26;
-    /// Requests may be laid out in descriptors in any way.
+    /// A request's parts may be split over descriptors in any way.
     pub const ANY_LAYOUT: u64 = 1 << 27;
-    /// Descriptors may refer to tables of descriptors.
+    /// Indirect descriptors.
     pub const INDIRECT: u64 = 1 << 28;
-    /// Interrupts and kicks are asked for by index.
+    /// Interrupts and kicks are suppressed by event indexes.
     pub const EVENT_INDEX: u64 = 1 << 29;
     /// Protocol features can be negotiated.
     pub const PROTOCOL: u64 = 1 << 30;
     /// Virtio 1.0 or later.
     pub const VERSION_1: u64 = 1 << 32;
-    /// What the core offers for every device.
+    /// The features offered for every device.
     pub const CORE: u64 = LOG_ALL | ANY_LAYOUT | INDIRECT | EVENT_INDEX | PROTOCOL | VERSION_1;
 }
 
 /// Protocol feature bits.
 pub mod protocol {
-    /// More than one queue.
+    /// Multiple queues.
     pub const MULTI_QUEUE: u64 = 1 << 0;
-    /// The dirty log is a file.
+    /// The dirty log is shared memory of a file.
     pub const LOG_FILE: u64 = 1 << 1;
-    /// A message can ask for an acknowledgement.
+    /// Messages can request an acknowledgement.
     pub const REPLY_ACK: u64 = 1 << 3;
-    /// A channel for requests to the client.
+    /// A channel for backend requests to the client.
     pub const BACKEND_REQUESTS: u64 = 1 << 5;
-    /// The configuration space is read and written by messages.
+    /// The configuration space is accessed by messages.
     pub const CONFIG: u64 = 1 << 9;
-    /// Requests in flight are noted in a file of the client.
+    /// Requests in flight are recorded in a file of the client.
     pub const INFLIGHT: u64 = 1 << 12;
-    /// What the core offers.
+    /// The protocol features offered for every device.
     pub const CORE: u64 = MULTI_QUEUE | LOG_FILE | REPLY_ACK | BACKEND_REQUESTS | CONFIG | INFLIGHT;
 }
 
-/// What a client or a driver did that is not allowed. The text says what would be.
+/// A protocol violation by a client or a driver. The text says what would be valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
     /// What was wrong, and what would be right.
     pub what: &'static str,
-    /// The value that was wrong.
+    /// The invalid value.
     pub value: u64,
 }
 
 impl Fault {
-    /// A fault with the value that was wrong.
+    /// Creates a fault with the invalid value.
     pub const fn new(what: &'static str, value: u64) -> Self {
         Self { what, value }
     }
@@ -91,7 +91,7 @@ impl fmt::Display for Fault {
 
 impl core::error::Error for Fault {}
 
-/// Little-endian numbers out of bytes; 0 behind their end, so lengths are checked before.
+/// Decodes a little-endian number; 0 beyond the end of `bytes`, so callers check lengths first.
 #[inline]
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(array_at(bytes, at))

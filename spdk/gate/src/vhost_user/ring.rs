@@ -1,14 +1,14 @@
-//! Split rings: where their parts lie, and the arithmetic of their indices.
+//! Split rings: the location of their parts, and index arithmetic.
 
 use super::memory::{Mapped, by_user};
 use super::{Fault, MAX_RING_SIZE};
 
-/// Where a ring's parts are, in the client's addresses, and how writes to it are logged.
+/// Addresses of a ring's parts in the client, and how writes to it are logged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// Bit 0: writes to the used ring are logged.
     pub flags: u32,
-    /// Descriptors.
+    /// Descriptor table.
     pub descriptors: u64,
     /// Used ring.
     pub used: u64,
@@ -19,14 +19,14 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// Whether the parts are at the same places; how writes are logged may differ.
+    /// Returns whether the parts are at the same addresses; logging may differ.
     pub fn same_places(&self, other: &Self) -> bool {
         (self.descriptors, self.used, self.available)
             == (other.descriptors, other.used, other.available)
     }
 }
 
-/// Where a ring's parts are in this process.
+/// Addresses of a ring's parts in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Places {
     /// `size` descriptors of 16 bytes.
@@ -37,10 +37,10 @@ pub struct Places {
     pub used: usize,
 }
 
-/// Whether a ring can have this size: a power of two, up to [`MAX_RING_SIZE`].
+/// Validates a ring's size: a power of two, up to [`MAX_RING_SIZE`].
 ///
 /// # Errors
-/// Any other.
+/// Any other size.
 pub fn check_size(size: u32) -> Result<u16, Fault> {
     match u16::try_from(size) {
         Ok(size) if size.is_power_of_two() && size <= MAX_RING_SIZE => Ok(size),
@@ -51,7 +51,7 @@ pub fn check_size(size: u32) -> Result<u16, Fault> {
     }
 }
 
-/// Finds a ring's parts in mapped memory: each whole in one region, and aligned.
+/// Translates a ring's parts to mapped memory: each contiguous in one region, and aligned.
 ///
 /// # Errors
 /// Names the part that is not.
@@ -88,14 +88,14 @@ pub fn locate(regions: &[Mapped], size: u16, addresses: &Addresses) -> Result<Pl
     })
 }
 
-/// How many requests are available; `None` if the index is more than the ring ahead.
+/// Returns how many requests are available; `None` if the index is further ahead than the ring's size.
 #[inline]
 pub fn available(index: u16, taken: u16, size: u16) -> Option<u16> {
     let count = index.wrapping_sub(taken);
     (count <= size).then_some(count)
 }
 
-/// Whether the other side asked for an event between `old` and `new`, by its event index (virtio 1.2,
+/// Returns whether the other side's event index asks for a notification between `old` and `new` (virtio 1.2,
 /// 2.7.10).
 #[inline]
 pub const fn wants_event(event: u16, new: u16, old: u16) -> bool {

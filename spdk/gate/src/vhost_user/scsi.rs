@@ -1,7 +1,7 @@
-//! virtio-scsi requests (virtio 1.2, 5.6) and the commands of a disk (SPC-4, SBC-3).
+//! Parses virtio-scsi requests (virtio 1.2, 5.6) and the commands of a disk (SPC-4, SBC-3).
 //!
-//! Commands are decided here, out of copies that the guest cannot change any more: a command block and a
-//! parameter list become ranges in bytes that were checked, or the sense that answers them.
+//! Commands are decoded from copies that the guest can no longer modify: a command block and a parameter list become
+//! validated ranges in bytes, or the sense data to answer with.
 
 mod data;
 mod ranges;
@@ -11,103 +11,103 @@ pub use ranges::{MAX_RANGES, PARAMETERS, Ranges, unmap_ranges};
 
 use super::{u32_at, u64_at};
 
-/// Bytes in front of a command's data.
+/// Bytes of a command's header, before its data.
 pub const HEADER: usize = 51;
 
-/// Bytes of the answer to a command.
+/// Bytes of a command's response.
 pub const RESPONSE: usize = 108;
 
-/// Bytes of sense in an answer.
+/// Bytes of sense data in a response.
 const SENSE: usize = 18;
 
-/// Bytes of a command block.
+/// Bytes of a command block (CDB).
 pub const CDB: usize = 32;
 
 /// Bytes of a task management request.
 pub const TASK_MANAGEMENT: usize = 24;
 
-/// Bytes of a request about asynchronous notifications.
+/// Bytes of an asynchronous notification request.
 pub const NOTIFICATION: usize = 16;
 
 /// Bytes of an event.
 pub const EVENT: usize = 16;
 
-/// Targets of a controller.
+/// Targets per controller.
 pub const TARGETS: u8 = 8;
 
-/// Most bytes of one read or write.
+/// The most bytes of one read or write.
 pub const MAX_TRANSFER: u64 = 4 << 20;
 
-/// The queue of task management.
+/// The control queue's index, for task management.
 pub const CONTROL_QUEUE: u16 = 0;
 
-/// The queue of events.
+/// The event queue's index.
 pub const EVENT_QUEUE: u16 = 1;
 
-/// Queues before those of commands.
+/// Number of queues before the request queues.
 pub const FIXED_QUEUES: u16 = 2;
 
 /// Features of a SCSI host.
 pub mod feature {
-    /// A command may have data in both directions; none of a disk does.
+    /// Bidirectional commands; no disk command is.
     pub const INOUT: u64 = 1;
-    /// Disks come and go.
+    /// Hotplug events.
     pub const HOTPLUG: u64 = 1 << 1;
-    /// Disks change.
+    /// Parameter change events.
     pub const CHANGE: u64 = 1 << 2;
 }
 
-/// What the transport says of a request.
+/// Transport-level response codes.
 pub mod response {
-    /// It reached its unit.
+    /// Delivered to the logical unit.
     pub const OK: u8 = 0;
-    /// There is no such target.
+    /// No such target.
     pub const BAD_TARGET: u8 = 3;
-    /// It failed.
+    /// Transport failure.
     pub const FAILURE: u8 = 9;
-    /// Nobody does this.
+    /// Unsupported function.
     pub const FUNCTION_REJECTED: u8 = 11;
-    /// There is no such unit.
+    /// No such logical unit.
     pub const INCORRECT_LUN: u8 = 12;
 }
 
 /// SCSI status.
 pub mod status {
-    /// Done.
+    /// Success.
     pub const GOOD: u8 = 0;
-    /// The sense says why not.
+    /// Failed; the sense data says why.
     pub const CHECK_CONDITION: u8 = 2;
-    /// No memory now: to be tried again.
+    /// Out of memory for now: the driver should retry.
     pub const BUSY: u8 = 8;
 }
 
-/// Why a command failed: sense key, additional sense code and its qualifier.
+/// Sense data: sense key, additional sense code (ASC), and its qualifier (ASCQ).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sense(pub u8, pub u8, pub u8);
 
 impl Sense {
-    /// A field of the command block is wrong.
+    /// Invalid field in the CDB.
     pub const INVALID_FIELD: Self = Self(5, 0x24, 0);
-    /// A field of the parameter list is wrong.
+    /// Invalid field in the parameter list.
     pub const INVALID_PARAMETER: Self = Self(5, 0x26, 0);
-    /// The parameter list is too short or too long.
+    /// Parameter list length error.
     pub const PARAMETER_LENGTH: Self = Self(5, 0x1a, 0);
-    /// There is no such command.
+    /// Invalid operation code.
     pub const INVALID_OPERATION: Self = Self(5, 0x20, 0);
-    /// Blocks behind the end.
+    /// Logical block address out of range.
     pub const OUT_OF_RANGE: Self = Self(5, 0x21, 0);
-    /// There is no such unit.
+    /// Logical unit not supported.
     pub const NO_UNIT: Self = Self(5, 0x25, 0);
-    /// It could not be read.
+    /// Unrecovered read error.
     pub const READ_ERROR: Self = Self(3, 0x11, 0);
-    /// It could not be written.
+    /// Write error.
     pub const WRITE_ERROR: Self = Self(3, 0x0c, 0);
-    /// The size has changed.
+    /// Capacity data has changed (unit attention).
     pub const CAPACITY_CHANGED: Self = Self(6, 0x2a, 9);
-    /// Nothing is wrong.
+    /// No sense.
     pub const NONE: Self = Self(0, 0, 0);
 
-    /// Fixed format sense data (SPC-4, 4.5.3).
+    /// Encodes fixed format sense data (SPC-4, 4.5.3).
     #[must_use]
     pub fn encode(self) -> [u8; SENSE] {
         let Self(key, code, qualifier) = self;
@@ -117,7 +117,7 @@ impl Sense {
     }
 }
 
-/// The answer to a command that reached a target: status, sense and how many bytes were not moved.
+/// Encodes the response to a command that reached a target; `residual` is the number of bytes not transferred.
 #[must_use]
 pub fn answer(result: Result<u8, Sense>, residual: u32) -> [u8; RESPONSE] {
     let mut bytes = [0; RESPONSE];
@@ -133,7 +133,7 @@ pub fn answer(result: Result<u8, Sense>, residual: u32) -> [u8; RESPONSE] {
     bytes
 }
 
-/// The answer to a command that reached no target.
+/// Encodes the response to a command that reached no target.
 #[must_use]
 pub fn unreached(response: u8) -> [u8; RESPONSE] {
     let mut bytes = [0; RESPONSE];
@@ -148,7 +148,7 @@ pub(super) fn put(space: &mut [u8], at: usize, bytes: &[u8]) {
     }
 }
 
-/// Big-endian numbers out of bytes; 0 behind their end.
+/// Decodes a big-endian number of `width` bytes; bytes beyond the end are missing from it.
 pub(super) fn be_at(bytes: &[u8], at: usize, width: usize) -> u64 {
     let end = at.saturating_add(width);
     let part = bytes.get(at..end).unwrap_or_default();
@@ -156,16 +156,16 @@ pub(super) fn be_at(bytes: &[u8], at: usize, width: usize) -> u64 {
         .fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
-/// Whom a request is for.
+/// The addressee of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
-    /// The target.
+    /// Target number.
     pub target: u8,
-    /// Its logical unit; a disk is 0.
+    /// Logical unit number; a disk is 0.
     pub unit: u16,
 }
 
-/// Whom an address is for, or nobody.
+/// Decodes a LUN field; `None` if it addresses no target here.
 #[must_use]
 pub fn address(lun: &[u8]) -> Option<Address> {
     let &[1, target, high, low, ..] = lun else {
@@ -175,7 +175,7 @@ pub fn address(lun: &[u8]) -> Option<Address> {
     (target < TARGETS).then_some(Address { target, unit })
 }
 
-/// Whom a command is for, and its command block.
+/// Splits a request header into its addressee and its command block.
 #[must_use]
 pub fn header(bytes: &[u8; HEADER]) -> (Option<Address>, [u8; CDB]) {
     let (front, cdb) = bytes.split_at(HEADER.saturating_sub(CDB));
@@ -184,26 +184,26 @@ pub fn header(bytes: &[u8; HEADER]) -> (Option<Address>, [u8; CDB]) {
     (front.get(..8).and_then(address), block)
 }
 
-/// The size of a disk and what it can do.
+/// A disk's size and capabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
-    /// Bytes of a block: a power of two from 512 on.
+    /// Bytes of a block: a power of two, at least 512.
     pub block_size: u32,
-    /// Bytes of a block of what is below.
+    /// Bytes of a physical block.
     pub physical_block_size: u32,
-    /// Blocks.
+    /// Number of blocks.
     pub blocks: u64,
-    /// Whether ranges can be unmapped.
+    /// Whether UNMAP is supported.
     pub unmap: bool,
-    /// Whether ranges can be filled with zeroes.
+    /// Whether ranges can be zeroed.
     pub zeroes: bool,
 }
 
 impl Geometry {
-    /// The range of blocks in bytes.
+    /// Converts a range of blocks to bytes (offset, length).
     ///
     /// # Errors
-    /// It ends behind the disk.
+    /// The range ends beyond the disk.
     pub fn range(&self, block: u64, count: u64) -> Result<(u64, u64), Sense> {
         let end = block.checked_add(count).ok_or(Sense::OUT_OF_RANGE)?;
         if end > self.blocks {
@@ -217,46 +217,46 @@ impl Geometry {
     }
 }
 
-/// What a command asks for. Ranges are in bytes, inside the disk.
+/// A parsed command. Ranges are in bytes, within the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Data to the driver.
+    /// Read: data to the driver.
     Read {
-        /// Where on the disk.
+        /// Offset on the disk.
         offset: u64,
-        /// How much; not more than there is room for.
+        /// Number of bytes, at most what the driver's buffers hold.
         length: u64,
     },
-    /// Data from the driver.
+    /// Write: data from the driver.
     Write {
-        /// Where on the disk.
+        /// Offset on the disk.
         offset: u64,
-        /// How much; not more than there is.
+        /// Number of bytes, at most what the driver sends.
         length: u64,
     },
-    /// A range to unmap.
+    /// Unmaps a range.
     Unmap {
-        /// Where on the disk.
+        /// Offset on the disk.
         offset: u64,
-        /// How much.
+        /// Number of bytes.
         length: u64,
     },
-    /// A range to fill with zeroes, if all of the block that comes with it is zero.
+    /// Zeroes a range, provided that the pattern block is all zero.
     Zero {
-        /// Where on the disk.
+        /// Offset on the disk.
         offset: u64,
-        /// How much.
+        /// Number of bytes.
         length: u64,
-        /// Bytes of the block that comes with it; 0 for none.
+        /// Bytes of the pattern block sent with the command; 0 for none.
         pattern: u32,
     },
-    /// All that was written stays.
+    /// Makes all completed writes durable.
     Flush,
-    /// The parameter list of this many bytes has ranges to unmap.
+    /// Unmaps the ranges in the parameter list of this many bytes.
     UnmapList(usize),
-    /// Data that [`reply`] makes.
+    /// Returns data that [`reply`] generates.
     Reply,
-    /// Nothing is to be done.
+    /// Completes without doing anything.
     Nothing,
 }
 
@@ -269,16 +269,16 @@ const WRITE_12: u8 = 0xaa;
 const READ_16: u8 = 0x88;
 const WRITE_16: u8 = 0x8a;
 
-/// Whether a command tells of a disk rather than using it: these are answered while a unit attention waits.
+/// Returns whether a command only queries the device. Such commands do not report a pending unit attention.
 #[must_use]
 pub fn is_about_itself(cdb: &[u8; CDB]) -> bool {
     matches!(cdb.first(), Some(0x03 | 0x12 | 0xa0))
 }
 
-/// What a command block asks for, with this much to read and this much room beside header and answer.
+/// Parses a command block. `readable` and `writable` are the bytes besides header and response.
 ///
 /// # Errors
-/// The sense to answer.
+/// The sense data to respond with.
 pub fn command(
     cdb: &[u8; CDB],
     disk: &Geometry,
@@ -286,7 +286,7 @@ pub fn command(
     writable: u64,
 ) -> Result<Command, Sense> {
     let [operation, flags, ..] = *cdb;
-    // Block and count of a command, by its length.
+    // Block and count, by the command's length.
     let place = match operation {
         READ_6 | WRITE_6 => {
             let count = be_at(cdb, 4, 1);
@@ -305,7 +305,7 @@ pub fn command(
             if length == 0 {
                 return Ok(Command::Nothing);
             }
-            // Less room than asked for is an underrun of whole blocks.
+            // A shorter buffer is an underrun, of whole blocks.
             let room = writable.checked_div(disk.block_size.into()).unwrap_or(0);
             let room = room.saturating_mul(disk.block_size.into());
             match length.min(room) {
@@ -345,7 +345,7 @@ pub fn command(
     }
 }
 
-/// The range of a read or write, which has nothing in the other direction.
+/// Converts and bounds the range of a read or write; `other` must be 0, the bytes in the other direction.
 fn transfer(disk: &Geometry, (block, count): (u64, u64), other: u64) -> Result<(u64, u64), Sense> {
     let (offset, length) = disk.range(block, count)?;
     if other != 0 || length > MAX_TRANSFER {
@@ -363,7 +363,7 @@ fn write_same(
 ) -> Result<Command, Sense> {
     const UNMAP: u8 = 8;
     const NO_DATA: u8 = 1;
-    // No count means up to the end of the disk.
+    // A count of 0 extends to the end of the disk.
     let count = match count {
         0 => disk.blocks.saturating_sub(block),
         count => count,
@@ -387,16 +387,16 @@ fn write_same(
     }
 }
 
-/// What a request on the control queue asks for.
+/// A request on the control queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
-    /// All that is outstanding at a target's disk is to end.
+    /// Aborts all outstanding commands of a target's disk.
     Reset(u8),
-    /// The answer.
+    /// The response code to complete with.
     Answer(u8),
 }
 
-/// What a task management request asks for.
+/// Parses a task management request.
 #[must_use]
 pub fn task_management(bytes: &[u8; TASK_MANAGEMENT]) -> Control {
     const LOGICAL_UNIT_RESET: u32 = 5;
@@ -410,25 +410,25 @@ pub fn task_management(bytes: &[u8; TASK_MANAGEMENT]) -> Control {
     }
 }
 
-/// The kind of a request on the control queue.
+/// Returns whether a control request is for task management.
 #[must_use]
 pub fn is_task_management(kind: [u8; 4]) -> bool {
     u32::from_le_bytes(kind) == 0
 }
 
-/// Something that a driver is told of a target.
+/// A change of a target that the driver is notified of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// A disk has come.
+    /// A disk was added.
     Added(u8),
-    /// It has gone.
+    /// A disk was removed.
     Removed(u8),
-    /// Its size is another one.
+    /// A disk's size has changed.
     Resized(u8),
 }
 
 impl Event {
-    /// How the driver gets it.
+    /// Encodes the event for the driver.
     #[must_use]
     pub fn encode(self) -> [u8; EVENT] {
         const RESET: u32 = 1;
@@ -440,14 +440,15 @@ impl Event {
         };
         let mut bytes = [0; EVENT];
         put(&mut bytes, 0, &event.to_le_bytes());
-        // The unit as REPORT LUNS tells it: Linux takes the flag of flat addressing for a part of its number.
+        // The unit in the encoding of REPORT LUNS: Linux takes the flag of flat space addressing for part of the
+        // number.
         put(&mut bytes, 4, &[1, target, 0, 0]);
         put(&mut bytes, 12, &reason.to_le_bytes());
         bytes
     }
 }
 
-/// The configuration space (virtio 1.2, 5.6.4).
+/// Writes the configuration space (virtio 1.2, 5.6.4).
 pub fn configure(space: &mut [u8], queues: u16, segments: u32) {
     let words: [u32; 7] = [
         queues.into(),
@@ -469,7 +470,7 @@ pub fn configure(space: &mut [u8], queues: u16, segments: u32) {
     put(space, 32, &0x3fff_u32.to_le_bytes());
 }
 
-/// The tag that a driver gave a command.
+/// Returns the tag that the driver gave a command.
 #[must_use]
 pub fn tag(bytes: &[u8; HEADER]) -> u64 {
     u64_at(bytes, 8)

@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int, c_void};
 use spdk_sys as sys;
 
 use super::{Path, refusal};
-use crate::completion::{call, on_status};
+use crate::completion::{Status, call};
 use crate::cstr::cstr;
 use crate::error::Error;
 
@@ -44,17 +44,9 @@ pub(super) async unsafe fn done(
     let name = cstr("controller name", name)?;
     let (id, source) = path.to_c()?;
     refusal::forget(&id, Some(hostnqn));
-    let status = call::<c_int>(operation, |argument| {
+    let status = call::<Status>(operation, |callback, argument| {
         // SAFETY: the caller's contract; id and strings outlive the call.
-        unsafe {
-            begin(
-                name.as_ptr(),
-                &id,
-                source.as_ptr(),
-                Some(on_status),
-                argument,
-            )
-        }
+        unsafe { begin(name.as_ptr(), &id, source.as_ptr(), callback, argument) }
     })
     .await?;
     Ok(Some(Ended {

@@ -1,14 +1,13 @@
 //! The end of paths. It does not wait for attempts to attach others to the same controller, which take
 //! as long as their peers like, within their limits.
 
-use std::ffi::c_int;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use spdk_sys as sys;
 
 use super::PathId;
-use crate::completion::{call, completion, on_status};
+use crate::completion::{Status, call, completion};
 use crate::cstr::cstr;
 use crate::deadline::within;
 use crate::error::{Error, check};
@@ -93,10 +92,10 @@ pub(super) async fn remove(
         Some((id, source)) => (std::ptr::from_ref(id), source.as_ptr()),
         None => (std::ptr::null(), std::ptr::null()),
     };
-    let status = call::<c_int>(operation, |argument| {
+    let status = call::<Status>(operation, |callback, argument| {
         // SAFETY: on the app thread; id and strings outlive the call, which copies
-        // them; `on_status` takes the argument back, once, unless it is refused.
-        unsafe { sys::opi_nvme_detach(c_name.as_ptr(), id, source, Some(on_status), argument) }
+        // them; the callback takes the argument back, once, unless it is refused.
+        unsafe { sys::opi_nvme_detach(c_name.as_ptr(), id, source, callback, argument) }
     })
     .await
     .map_err(|error| error.with_detail(format!("{name:?}")))?;

@@ -7,7 +7,7 @@ use spdk_sys as sys;
 use super::super::Stats;
 use super::PathId;
 use super::state::{Path, address, controllers, namespaces, paths};
-use crate::completion::{Promise, call};
+use crate::completion::{Callback, Promise, call};
 use crate::cstr::{cstr, read};
 use crate::error::Error;
 use crate::runtime::Spdk;
@@ -95,10 +95,10 @@ fn zero() -> Stats {
 async fn of_bdev(bdev: &str) -> Result<Vec<(PathId, Stats)>, Error> {
     const OPERATION: &str = "read NVMe path statistics";
     let name = cstr("bdev name", bdev)?;
-    let read = call::<Vec<(PathId, Stats)>>(OPERATION, |argument| {
-        // SAFETY: on the app thread (the callers have proof); the name outlives the call; `on_paths` takes the
+    let read = call::<PathsRead>(OPERATION, |callback, argument| {
+        // SAFETY: on the app thread (the callers have proof); the name outlives the call; the callback takes the
         // argument back, once, unless the call is refused.
-        unsafe { sys::opi_nvme_read_paths(name.as_ptr(), Some(on_paths), argument) }
+        unsafe { sys::opi_nvme_read_paths(name.as_ptr(), callback, argument) }
     });
     match read.await {
         Err(error) if error.errno.0 == libc::ENODEV => Ok(Vec::new()),
@@ -106,12 +106,22 @@ async fn of_bdev(bdev: &str) -> Result<Vec<(PathId, Stats)>, Error> {
     }
 }
 
+/// The callback that reports the I/O of a bdev over each of its paths.
+struct PathsRead;
+
+// SAFETY: `on_paths` takes the argument back once.
+unsafe impl Callback for PathsRead {
+    type Report = Vec<(PathId, Stats)>;
+    type Function = Option<unsafe extern "C" fn(*mut c_void, *const sys::opi_nvme_path_io, usize)>;
+    const FUNCTION: Self::Function = Some(on_paths);
+}
+
 unsafe extern "C" fn on_paths(
     argument: *mut c_void,
     paths: *const sys::opi_nvme_path_io,
     number: usize,
 ) {
-    // SAFETY: what `of_bdev` handed out; the shim calls once, on this thread.
+    // SAFETY: the argument of a `call::<PathsRead>`; the shim calls once, on this thread.
     let promise = unsafe { Promise::<Vec<(PathId, Stats)>>::from_raw(argument) };
     let mut found = Vec::with_capacity(number);
     for at in 0..number {

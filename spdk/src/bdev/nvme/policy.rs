@@ -1,11 +1,9 @@
 //! How I/O is spread over the paths that a controller has at once.
 
-use std::ffi::c_int;
-
 use spdk_sys as sys;
 
 use super::namespaces;
-use crate::completion::{call, on_status};
+use crate::completion::{Status, call};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
 use crate::runtime::Spdk;
@@ -20,8 +18,8 @@ pub async fn use_all_paths(spdk: Spdk, name: &str) -> Result<(), Error> {
     let namespaces = namespaces(spdk, name)?.into_iter();
     for namespace in namespaces.filter(|namespace| !namespace.over_all_paths) {
         let bdev = cstr("bdev name", &namespace.bdev)?;
-        let status = call::<c_int>(OPERATION, |argument| {
-            // SAFETY: on the app thread; the name outlives the call; `on_status` takes the argument
+        let status = call::<Status>(OPERATION, |callback, argument| {
+            // SAFETY: on the app thread; the name outlives the call; the callback takes the argument
             // back, once, whatever the outcome.
             unsafe {
                 sys::spdk_bdev_nvme_set_multipath_policy(
@@ -29,7 +27,7 @@ pub async fn use_all_paths(spdk: Spdk, name: &str) -> Result<(), Error> {
                     sys::spdk_bdev_nvme_multipath_policy_BDEV_NVME_MP_POLICY_ACTIVE_ACTIVE,
                     sys::spdk_bdev_nvme_multipath_selector_BDEV_NVME_MP_SELECTOR_QUEUE_DEPTH,
                     u32::MAX,
-                    Some(on_status),
+                    callback,
                     argument,
                 );
             }

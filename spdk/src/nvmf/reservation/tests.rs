@@ -1,4 +1,4 @@
-//! What SPDK gets back.
+//! Tests of the state that SPDK restores.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn reservation(kind: u8, key: u64, holder: &str) -> Reservation {
 }
 
 fn filled(reservation: &Reservation) -> Result<sys::spdk_nvmf_reservation_info, Error> {
-    // SAFETY: numbers and arrays of them.
+    // SAFETY: a struct of integers and arrays of integers, for which all zero is valid.
     let mut info = unsafe { std::mem::zeroed() };
     reservation.fill(&mut info).map(|()| info)
 }

@@ -11,10 +11,10 @@ use spdk_sys as sys;
 use super::Blk;
 use crate::vhost::core::{Io, Queues, Request};
 
-/// Bytes of a status.
+/// Bytes of a request's status.
 const STATUS: u32 = 1;
 
-/// The half of a device that has a channel to its bdev.
+/// The worker's half of a device, with a channel to its bdev.
 pub(crate) struct BlkIo {
     blk: Arc<Blk>,
     /// Null without a lease.
@@ -22,15 +22,15 @@ pub(crate) struct BlkIo {
     channel: Cell<*mut sys::spdk_io_channel>,
 }
 
-/// What SPDK needs of a request while it has it.
+/// Per-request state while SPDK processes the request.
 pub(crate) struct Context {
     io: Cell<*const BlkIo>,
     task: Cell<Task>,
-    /// Filled in when SPDK has no memory for another request.
+    /// Used while SPDK is out of memory for the request (backpressure).
     wait: UnsafeCell<sys::spdk_bdev_io_wait_entry>,
 }
 
-/// What SPDK is asked for.
+/// The operation requested of SPDK.
 #[derive(Clone, Copy)]
 enum Task {
     Read { offset: u64, length: u64 },
@@ -45,7 +45,7 @@ impl Default for Context {
         Self {
             io: Cell::new(std::ptr::null()),
             task: Cell::new(Task::Flush),
-            // SAFETY: a C struct of pointers, for which all zero is valid.
+            // SAFETY: a C struct of nullable pointers, for which all zero is valid.
             wait: UnsafeCell::new(unsafe { std::mem::zeroed() }),
         }
     }
@@ -60,19 +60,19 @@ impl BlkIo {
         };
         if let Some(descriptor) = io.blk.bdev.lease() {
             io.descriptor.set(descriptor);
-            // SAFETY: on an SPDK thread; the lease keeps the descriptor open. Null without memory: then
-            // every request fails.
+            // SAFETY: runs on an SPDK thread; the lease keeps the descriptor open. A null channel (out of memory)
+            // makes every request fail.
             io.channel
                 .set(unsafe { sys::spdk_bdev_get_io_channel(descriptor) });
         }
         io
     }
 
-    /// Gives the channel and the lease back: nothing is outstanding.
+    /// Releases the channel and the lease. No request may be outstanding.
     fn detach(&self) {
         let channel = self.channel.replace(std::ptr::null_mut());
         if !channel.is_null() {
-            // SAFETY: taken by `new` on this thread, given back once.
+            // SAFETY: taken by `new` on this thread, and released only here: the pointer was taken out above.
             unsafe { sys::spdk_put_io_channel(channel) };
         }
         if !self.descriptor.replace(std::ptr::null_mut()).is_null() {
@@ -80,11 +80,11 @@ impl BlkIo {
         }
     }
 
-    /// Hands a request to SPDK, which ends it, now or later.
+    /// Submits a request to SPDK, which completes it now or later.
     #[inline]
     fn start(&self, request: Request<Self>) {
         let (descriptor, channel) = (self.descriptor.get(), self.channel.get());
-        // While the bdev goes nothing more is begun, so that what is outstanding comes to an end.
+        // While the bdev is being removed nothing new is submitted, so that outstanding requests drain.
         if channel.is_null() || self.blk.bdev.is_removed() {
             return finish(request, status::ERROR, 0);
         }
@@ -96,8 +96,9 @@ impl BlkIo {
         let (parts, count) = as_iovecs(segments);
         let raw = request.into_raw();
         let done = Some(on_done as unsafe extern "C" fn(_, _, _));
-        // SAFETY: on the channel's thread; the lease keeps the descriptor open. The request's slot keeps the
-        // segments and their memory until it is completed, which `on_done` does, once, if SPDK took it.
+        // SAFETY: runs on the channel's thread; the lease keeps the descriptor open. The request's slot keeps the
+        // segments, and the memory that they point to, until the request is completed. `on_done` does that, once,
+        // if SPDK accepts it.
         let rc = unsafe {
             match task {
                 Task::Read { offset, length } => sys::spdk_bdev_readv(
@@ -120,7 +121,7 @@ impl BlkIo {
             }
         };
         if rc != 0 {
-            // SAFETY: SPDK refused it, so it is still ours.
+            // SAFETY: SPDK refused the request, so ownership is still here.
             self.refused(unsafe { Request::from_raw(raw) }, rc);
         }
     }
@@ -138,8 +139,8 @@ impl BlkIo {
         context.io.set(self);
         let entry = context.wait.get();
         let raw = request.into_raw();
-        // SAFETY: on the channel's thread. The entry stays in the slot, which is busy until SPDK calls back;
-        // it is not queued: a request is started again only after that.
+        // SAFETY: runs on the channel's thread. The entry lives in the slot, which is busy until SPDK calls back.
+        // It is not queued already: a request is submitted again only after that callback.
         let rc = unsafe {
             let bdev = sys::spdk_bdev_desc_get_bdev(self.descriptor.get());
             (*entry).bdev = bdev;
@@ -148,7 +149,7 @@ impl BlkIo {
             sys::spdk_bdev_queue_io_wait(bdev, self.channel.get(), entry)
         };
         if rc != 0 {
-            // SAFETY: it was not queued, so it is still ours.
+            // SAFETY: the entry was not queued, so ownership of the request is still here.
             finish(unsafe { Request::from_raw(raw) }, status::ERROR, 0);
         }
     }
@@ -160,7 +161,7 @@ impl Io for BlkIo {
     #[inline]
     fn submit(&self, mut request: Request<Self>) {
         let mut header = [0; HEADER];
-        // Without room for a status there is no way to answer but to give it back.
+        // Without room for a status the request can only be returned unanswered.
         if !request.reserve_back(STATUS as usize) {
             return;
         }
@@ -204,8 +205,8 @@ impl Io for BlkIo {
             return;
         }
         let (descriptor, channel) = (self.descriptor.get(), self.channel.get());
-        // SAFETY: on the channel's thread; the lease keeps the descriptor open. Where SPDK has no memory for
-        // it requests end by themselves.
+        // SAFETY: runs on the channel's thread; the lease keeps the descriptor open. If SPDK is out of memory for
+        // the reset, requests complete on their own.
         unsafe { sys::spdk_bdev_reset(descriptor, channel, Some(on_reset), std::ptr::null_mut()) };
     }
 }
@@ -230,17 +231,17 @@ fn as_iovecs(segments: &[Segment]) -> (*mut sys::iovec, c_int) {
     (first, c_int::try_from(segments.len()).unwrap_or_default())
 }
 
-/// Answers a request of which `written` bytes of data were written.
+/// Completes a request with a status, after `written` bytes of data.
 #[inline]
 fn finish(request: Request<BlkIo>, answer: u8, written: u32) {
     request.respond(&[answer]);
     request.complete(written.saturating_add(STATUS));
 }
 
-/// SPDK's callback of a request.
+/// SPDK's completion callback of a request.
 unsafe extern "C" fn on_done(bdev_io: *mut sys::spdk_bdev_io, success: bool, raw: *mut c_void) {
-    // SAFETY: SPDK gives the request that `start` handed out, once, on the same thread, and its own I/O,
-    // which is to be freed.
+    // SAFETY: SPDK passes the request that `start` handed over, once, on the same thread, and an I/O that the
+    // callback owns and must free.
     let request = unsafe {
         sys::spdk_bdev_free_io(bdev_io);
         Request::<BlkIo>::from_raw(raw)
@@ -253,10 +254,10 @@ unsafe extern "C" fn on_done(bdev_io: *mut sys::spdk_bdev_io, success: bool, raw
     finish(request, answer, written);
 }
 
-/// SPDK has memory for another request.
+/// Callback when SPDK has memory for the request: submits it again.
 unsafe extern "C" fn on_memory(raw: *mut c_void) {
-    // SAFETY: SPDK gives back what `refused` queued, once, on the same thread; the device's half stays while
-    // a request is outstanding.
+    // SAFETY: SPDK passes the request that `refused` queued, once, on the same thread; the device's half outlives
+    // its outstanding requests.
     let (request, io) = unsafe {
         let request = Request::<BlkIo>::from_raw(raw);
         let io = &*request.context().io.get();
@@ -266,6 +267,6 @@ unsafe extern "C" fn on_memory(raw: *mut c_void) {
 }
 
 unsafe extern "C" fn on_reset(bdev_io: *mut sys::spdk_bdev_io, _: bool, _: *mut c_void) {
-    // SAFETY: SPDK's own I/O, which is to be freed.
+    // SAFETY: an I/O that the callback owns and must free.
     unsafe { sys::spdk_bdev_free_io(bdev_io) };
 }

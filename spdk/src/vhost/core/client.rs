@@ -1,4 +1,4 @@
-//! A client that is connected: what its messages ask for is done here and on the worker.
+//! A connected client: carries out what its messages ask for, here and on the worker.
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -26,25 +26,25 @@ use super::socket::{Connection, Read, send, wait};
 use super::worker::Job;
 use crate::sigbus::Lost;
 
-/// How long the worker may be too busy to take a job.
+/// How long the worker may be too busy to accept a job.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long requests may take to end by themselves when the process stops.
+/// How long requests may take to complete on their own during teardown, before they are aborted.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// Memory tables of before that requests may still use.
+/// Replaced memory tables that requests may still use: the bound for backpressure.
 const MAX_RETIRED: usize = 8;
 
-/// How often what could not be done at once is tried again.
+/// Retry interval of what could not be done at once.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Why a client is served no longer.
+/// Why a client's session ends.
 pub(super) enum End {
-    /// It has closed its connection.
+    /// The client has closed its connection.
     Gone,
-    /// The device goes.
+    /// The device is being removed.
     Closed,
-    /// It did what it must not.
+    /// The client violated the protocol.
     Broke(String),
 }
 
@@ -54,7 +54,7 @@ impl<E: std::error::Error> From<E> for End {
     }
 }
 
-/// A client, and what it gave us.
+/// A client, and the resources that it has shared.
 pub(super) struct Client<'a, D: Device> {
     door: &'a mut Door<D>,
     connection: Connection,
@@ -62,11 +62,11 @@ pub(super) struct Client<'a, D: Device> {
     spoke: bool,
     lost: Arc<Lost>,
     memory: Option<Arc<Memory>>,
-    /// Memory of before, which requests under way may still use.
+    /// Replaced memory that requests in flight may still use.
     retired: Vec<Arc<Memory>>,
     session: Option<NonNull<Session<D::Io>>>,
     calls: HashMap<usize, Call>,
-    /// Rings that were asked back, for which nobody waits.
+    /// Rings that are being stopped, while their receiver is not awaited.
     stopping: HashMap<usize, Receiver<Stopped<D::Io>>>,
     dirty: Option<Dirty>,
     inflight: Option<(Arc<Map>, Area)>,
@@ -101,7 +101,7 @@ impl<'a, D: Device> Client<'a, D> {
         }
     }
 
-    /// Waits for what comes next, and does it. The first message must come by `first`.
+    /// Waits for the next event and handles it. `first` is the deadline of the first message.
     pub(super) fn turn(&mut self, first: Instant) -> Result<(), End> {
         let first = (!self.spoke).then_some(first);
         let deadline = self.connection.deadline().or(first);
@@ -129,7 +129,7 @@ impl<'a, D: Device> Client<'a, D> {
         Ok(())
     }
 
-    /// Waits for the client, others that want in, or the bell. What the client has.
+    /// Waits for the client, other clients, or the bell. Returns the client's events.
     fn wait(&mut self, events: i16, limit: Option<Duration>) -> Result<i16, End> {
         let listener = self.door.listener.as_ref().map(AsRawFd::as_raw_fd);
         let bell = Some(self.door.shared.bell.as_raw_fd());
@@ -149,7 +149,7 @@ impl<'a, D: Device> Client<'a, D> {
         Ok(client)
     }
 
-    /// What the bell may have rung for.
+    /// Handles the causes of the bell.
     fn attend(&mut self) -> Result<(), End> {
         if self.door.shared.is_closing() {
             return Err(End::Closed);
@@ -162,7 +162,7 @@ impl<'a, D: Device> Client<'a, D> {
         if self.config_pending
             && let Some(channel) = &self.channel
         {
-            // A channel that is full is tried again later, one that is broken is not.
+            // Retried later if the channel is full, dropped if it is broken.
             let sent = send(channel.as_raw_fd(), &config_changed(), None);
             let full = |error: std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
             self.config_pending = sent.is_err_and(full);
@@ -239,7 +239,7 @@ impl<'a, D: Device> Client<'a, D> {
                 }
                 Ok(())
             }
-            // Rings are polled: the fd of the kick is closed.
+            // Rings are polled, so the kick fd is closed.
             Action::Kick => self.start(),
             Action::Call { ring } => {
                 let call = fds.into_iter().next().map(Call::new).transpose()?;
@@ -272,7 +272,7 @@ impl<'a, D: Device> Client<'a, D> {
         })
     }
 
-    /// The part of the configuration space that was asked for, behind what it was asked by.
+    /// Returns the requested part of the configuration space, behind the request's own header.
     fn config(&self, message: &Message, payload: &[u8]) -> Result<Vec<u8>, End> {
         let mut space = [0; CONFIG_SPACE];
         self.door.device.config(&mut space);

@@ -1,7 +1,7 @@
-//! A device's control thread: lets one client in at a time, and serves it until it goes.
+//! A device's control thread: accepts one client at a time, and serves it until it disconnects.
 //!
 //! ```text
-//! bind ─► idle ── client ─► connected ── gone, or broke the protocol ─► draining ─► idle
+//! bind ─► idle ── client ─► connected ── disconnects, or violates the protocol ─► draining ─► idle
 //!           └── close ─► closing: socket removed, nothing outstanding, ended
 //! ```
 
@@ -19,13 +19,13 @@ use super::socket::{Access, Connection, Listener, wait};
 use super::worker::Booking;
 use crate::error::Error;
 
-/// How long a client may take to its first message.
+/// Timeout of a client's first message.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
-/// Between two log lines about clients of one device that broke the protocol.
+/// Minimum interval between two log lines about protocol violations by clients of one device.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// What a control thread is made of.
+/// The arguments of a control thread.
 pub(super) struct Control<D: Device> {
     pub(super) name: String,
     pub(super) kind: &'static str,
@@ -34,13 +34,13 @@ pub(super) struct Control<D: Device> {
     pub(super) device: Arc<D>,
     pub(super) shared: Arc<Shared>,
     pub(super) booking: Booking,
-    /// Told whether the socket could be made.
+    /// Reports whether the socket was created.
     pub(super) made: oneshot::Sender<Result<(), Error>>,
-    /// Told, by going, that the device has ended and nothing of it is left.
+    /// Dropping it reports that the device has ended and released everything.
     pub(super) ended: oneshot::Sender<()>,
 }
 
-/// Clients that broke the protocol: one line, and then a count.
+/// Rate limit for protocol violations: one line, then a count.
 #[derive(Default)]
 struct Offences {
     told: Option<Instant>,
@@ -48,7 +48,7 @@ struct Offences {
 }
 
 impl<D: Device> Control<D> {
-    /// The life of the thread.
+    /// The main function of the thread.
     pub(super) fn run(self) {
         let listener = match Listener::bind(&self.path, self.access) {
             Ok(listener) => listener,
@@ -75,14 +75,14 @@ impl<D: Device> Control<D> {
     }
 }
 
-/// A device that listens.
+/// A listening device.
 pub(super) struct Door<D: Device> {
     name: String,
     kind: &'static str,
     pub(super) device: Arc<D>,
     pub(super) shared: Arc<Shared>,
     pub(super) booking: Booking,
-    /// Gone as soon as the device is to go, whatever it still waits for.
+    /// Dropped as soon as the device is being removed, even while requests are outstanding.
     pub(super) listener: Option<Listener>,
     offences: Offences,
 }
@@ -101,17 +101,17 @@ impl<D: Device> Door<D> {
         }
     }
 
-    /// Closes those that come while one is connected, and the socket once the device is to go.
+    /// Closes the listening socket once the device is being removed.
     pub(super) fn keep(&mut self) {
         if self.shared.is_closing() {
             self.listener = None;
         }
     }
 
-    /// Lets nobody in beside the one who is connected.
+    /// Refuses further clients while one is connected.
     pub(super) fn turn_away(&self) {
         if let Some(listener) = &self.listener {
-            // Each is closed as it is dropped; the rest of them in later turns.
+            // Accepting and dropping closes the connection; others follow in later turns.
             drop(listener.accept());
         }
     }
@@ -134,7 +134,7 @@ impl<D: Device> Door<D> {
         }
     }
 
-    /// One line in a while about clients that broke the protocol.
+    /// Logs a protocol violation, rate-limited.
     fn report(&mut self, error: &str) {
         let now = Instant::now();
         let offences = &mut self.offences;

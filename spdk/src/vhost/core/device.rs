@@ -1,5 +1,5 @@
-//! What a kind of device brings: its features and configuration space for the control thread, and its
-//! requests on the worker.
+//! The interface of a kind of device: features and configuration space for the control thread, request processing on
+//! the worker.
 
 use std::sync::Arc;
 
@@ -8,53 +8,53 @@ use spdk_gate::vhost_user::message::CONFIG_SPACE;
 use super::request::Request;
 use super::session::Queues;
 
-/// What a device is. Shared by all threads; its calls return at once.
+/// A device, shared by all threads. Its methods must not block.
 pub(crate) trait Device: Send + Sync + 'static {
-    /// Its half on the worker.
+    /// The worker's half.
     type Io: Io;
 
-    /// Virtio features of the kind; the core adds its own.
+    /// Returns the virtio features of the kind; the core adds its own.
     fn features(&self) -> u64;
 
-    /// Most queues that a driver may set up.
+    /// Returns how many queues a driver may set up.
     fn max_queues(&self) -> u16;
 
-    /// The number of queues that a client is told.
+    /// Returns the number of queues reported to a client.
     fn queue_num(&self) -> u16 {
         self.max_queues()
     }
 
-    /// Fills in the configuration space, which is zeroed. On the control thread.
+    /// Fills in the configuration space, which is zeroed. Control thread.
     fn config(&self, space: &mut [u8; CONFIG_SPACE]);
 
-    /// Whether a device (PCIe, RDMA) reads and writes guest memory by itself, which must then be on huge pages.
+    /// Returns whether a device (PCIe, RDMA) accesses guest memory by DMA. The memory must then be on huge pages.
     fn needs_dma(&self) -> bool {
         false
     }
 
-    /// Makes the half on the worker, there, when a session begins. It is dropped there when the session
-    /// has ended and no request is outstanding.
+    /// Creates the worker's half, on the worker, when a session begins. It is dropped there once the session has
+    /// ended and no request is outstanding.
     fn io(self: Arc<Self>) -> Self::Io;
 }
 
-/// The half of a device on the SPDK thread that polls its rings. It does not leave that thread.
+/// The half of a device on the SPDK thread that polls its rings. Never leaves that thread.
 pub(crate) trait Io: Sized + 'static {
-    /// What a request needs beside its data. One in each slot of a ring, made once and reused as it is.
+    /// Per-request state. One in each slot of a ring, created once and reused without a reset.
     type Context: Default + 'static;
 
-    /// Whether the core takes requests from this queue by itself; otherwise [`Io::poll`] does.
+    /// Returns whether the core polls this queue; otherwise [`Io::poll`] takes requests from it.
     fn is_polled(&self, _queue: u16) -> bool {
         true
     }
 
-    /// Begins a request, which ends by [`Request::complete`] on this thread, now or later.
+    /// Starts a request, which ends by [`Request::complete`] on this thread, now or later.
     fn submit(&self, request: Request<Self>);
 
-    /// Takes a turn after the rings, each time that they are polled. Whether there was something to do.
+    /// Runs after the rings in each turn of the poller. Returns whether there was work.
     fn poll(&self, _queues: &Queues<'_, Self>) -> bool {
         false
     }
 
-    /// Ends what is outstanding as fast as it can: the process stops.
+    /// Aborts outstanding requests as fast as possible, during teardown.
     fn abort(&self) {}
 }

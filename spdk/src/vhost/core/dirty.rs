@@ -1,5 +1,4 @@
-//! The dirty log: a bit for each 4 KiB page of the guest that was written, for live migration
-//! (vhost-user, "Migration").
+//! The dirty log: one bit for each 4 KiB page written in the guest, for live migration (vhost-user, "Migration").
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -17,7 +16,7 @@ impl Dirty {
         Self(map)
     }
 
-    /// Notes that a guest-physical range was written. What the log has no room for is left out.
+    /// Marks a guest-physical range as written. Pages beyond the end of the log are ignored.
     pub(super) fn note(&self, address: u64, length: u64) {
         let Some(last) = length.checked_sub(1) else {
             return;
@@ -30,13 +29,13 @@ impl Dirty {
                 return;
             }
             let at = self.0.start() + (page / 8) as usize;
-            // SAFETY: a byte of the log's mapping, by the check above; the client changes it atomically too.
+            // SAFETY: a byte within the log's mapping, by the check above; the client accesses it atomically too.
             let byte = unsafe { AtomicU8::from_ptr(std::ptr::with_exposed_provenance_mut(at)) };
             byte.fetch_or(1 << (page % 8), Ordering::Relaxed);
         }
     }
 
-    /// The same for addresses of this process.
+    /// As [`note`](Self::note), for an address of this process.
     pub(super) fn note_host(&self, view: &View, address: usize, length: usize) {
         if let Some(guest) = view.to_guest(address) {
             self.note(guest, length as u64);

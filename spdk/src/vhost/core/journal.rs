@@ -1,5 +1,5 @@
-//! The inflight area's region of one ring: what was taken and not completed, for the next process of
-//! ours (vhost-user, "Inflight I/O tracking").
+//! The journal of one ring, a region of the inflight area: records requests taken and not completed, for a restart
+//! of this process (vhost-user, "Inflight I/O tracking").
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
@@ -9,16 +9,16 @@ use spdk_gate::vhost_user::inflight::{Area, ENTRY, HEAD, Noted, VERSION, pending
 
 use super::memory::Map;
 
-/// Offsets in a region's head.
+/// Field offsets in a region's header.
 const AT_VERSION: usize = 8;
 const AT_ENTRIES: usize = 10;
 const AT_LAST: usize = 12;
 const AT_USED: usize = 14;
 
-/// Offset of the counter in an entry; what says whether it is in flight comes first.
+/// Offset of the counter in an entry; the in-flight flag is at offset 0.
 const AT_COUNTER: usize = 8;
 
-/// A ring's region.
+/// The region of a ring.
 pub(super) struct Journal {
     _map: Arc<Map>,
     start: usize,
@@ -27,7 +27,7 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// The region of a ring in a client's area, if it has one that fits.
+    /// Locates the region of a ring in a client's area; `None` if the area has no fitting one.
     pub(super) fn new(map: &Arc<Map>, area: &Area, ring: u16, size: u16) -> Option<Self> {
         let region = usize::try_from(area.region(ring, size)?).ok()?;
         let end = region.checked_add(usize::try_from(area.stride()).ok()?)?;
@@ -40,8 +40,8 @@ impl Journal {
     }
 
     fn half(&self, at: usize) -> &AtomicU16 {
-        // SAFETY: in the head of the region, which `new` found inside the mapping, aligned; whoever else
-        // has the file may change it, so it is atomic.
+        // SAFETY: within the region's header, which `new` found inside the mapping, and aligned. The client may
+        // write to the file concurrently, hence the atomic.
         unsafe { AtomicU16::from_ptr(std::ptr::with_exposed_provenance_mut(self.start + at)) }
     }
 
@@ -53,19 +53,20 @@ impl Journal {
 
     #[inline]
     fn mark(&self, head: u16) -> &AtomicU8 {
-        // SAFETY: an entry below `entries`, inside the region as in `half`.
+        // SAFETY: an entry below `entries`, hence within the region; the client may write concurrently, hence the
+        // atomic.
         unsafe { AtomicU8::from_ptr(std::ptr::with_exposed_provenance_mut(self.entry(head))) }
     }
 
     #[inline]
     fn order(&self, head: u16) -> &AtomicU64 {
         let at = self.entry(head) + AT_COUNTER;
-        // SAFETY: as in `mark`; entries are aligned to 8 bytes.
+        // SAFETY: as in `mark`; `new` has checked that entries are aligned to 8 bytes.
         unsafe { AtomicU64::from_ptr(std::ptr::with_exposed_provenance_mut(at)) }
     }
 
-    /// Settles what a process that died has left, by the used index that the driver sees, and says which
-    /// heads are to be taken again, in their order.
+    /// Reconciles the journal of a previous process with the used index that the driver sees. Returns the heads to
+    /// resubmit, in their order.
     pub(super) fn recover(&self, used: u16) -> Vec<u16> {
         let fresh = self.half(AT_VERSION).load(Ordering::Relaxed) == 0;
         self.half(AT_VERSION).store(VERSION, Ordering::Relaxed);
@@ -75,7 +76,7 @@ impl Journal {
             return Vec::new();
         }
         if self.half(AT_USED).load(Ordering::Relaxed) != used {
-            // It died between telling the driver of its last request and noting that here.
+            // The previous process died after it published its last completion and before it recorded that here.
             let last = self.half(AT_LAST).load(Ordering::Relaxed);
             if last < self.entries {
                 self.mark(last).store(0, Ordering::Relaxed);
@@ -95,7 +96,7 @@ impl Journal {
         found.into_iter().map(|(_, head)| head).collect()
     }
 
-    /// A request is taken.
+    /// Records a request as taken.
     #[inline]
     pub(super) fn begin(&self, head: u16) {
         let counter = self.counter.get();
@@ -104,13 +105,13 @@ impl Journal {
         self.mark(head).store(1, Ordering::Release);
     }
 
-    /// The driver is about to be told that a request is completed.
+    /// Called before a completion is published to the driver.
     #[inline]
     pub(super) fn completing(&self, head: u16) {
         self.half(AT_LAST).store(head, Ordering::Release);
     }
 
-    /// The driver was told; the used index is now `used`.
+    /// Called after a completion is published; `used` is the new used index.
     #[inline]
     pub(super) fn completed(&self, head: u16, used: u16) {
         self.mark(head).store(0, Ordering::Release);

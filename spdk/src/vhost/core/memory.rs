@@ -1,7 +1,7 @@
-//! Files of a client, mapped here: guest memory, the dirty log, the inflight area.
+//! Mapped files of a client: guest memory, the dirty log, the inflight area.
 //!
-//! A mapping is made and unmade on control threads alone; requests under way keep the memory that they
-//! point to by a [`View`], and the control thread keeps it until it is the last to have it.
+//! Ownership: only control threads map and unmap. A request in flight keeps the memory that it points to through a
+//! [`View`], and the control thread keeps that memory until it holds the last reference.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -15,14 +15,14 @@ use spdk_sys as sys;
 use crate::error::Error;
 use crate::sigbus::{self, Lost, Watch};
 
-/// SPDK keeps translations for DMA in pages of this size.
+/// Granularity of SPDK's DMA translations, in bytes.
 const DMA_PAGE: u64 = 2 << 20;
 
 const HUGETLBFS_MAGIC: libc::__fsword_t = 0x958_458f6;
 
 const OPERATION: &str = "map memory of a vhost-user client";
 
-/// A part of a client's file.
+/// A mapped part of a client's file.
 pub(super) struct Map {
     base: usize,
     length: usize,
@@ -33,7 +33,7 @@ pub(super) struct Map {
 }
 
 impl Map {
-    /// Maps `size` bytes at `offset` of a file. `lost` is told when the file is cut.
+    /// Maps `size` bytes at `offset` of a file. `lost` is signalled when the file is truncated.
     pub(super) fn new(
         file: &OwnedFd,
         offset: u64,
@@ -57,7 +57,7 @@ impl Map {
         let lead = usize::try_from(window.lead).map_err(too_large)?;
         let size = usize::try_from(size).map_err(too_large)?;
         let at = libc::off_t::try_from(window.offset).map_err(too_large)?;
-        // SAFETY: a new mapping at an address of the kernel's choice, checked below.
+        // SAFETY: creates a new mapping at an address chosen by the kernel; the result is checked below.
         let base = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -74,7 +74,7 @@ impl Map {
                 about.len()
             )));
         }
-        // SAFETY: the mapping made above; what a guest has in memory is not for core dumps.
+        // SAFETY: the mapping created above. Guest memory is excluded from core dumps.
         unsafe { libc::madvise(base, length, libc::MADV_DONTDUMP) };
         let mut map = Self {
             base: base.expose_provenance(),
@@ -89,12 +89,12 @@ impl Map {
         Ok(map)
     }
 
-    /// Where the part begins.
+    /// Returns the address of the first mapped byte of the part.
     pub(super) fn start(&self) -> usize {
         self.base + self.lead
     }
 
-    /// Its bytes.
+    /// Returns the size of the part, in bytes.
     pub(super) fn size(&self) -> usize {
         self.size
     }
@@ -103,7 +103,7 @@ impl Map {
 impl Drop for Map {
     fn drop(&mut self) {
         self.watch = None;
-        // SAFETY: mapped by `new`, and whoever points into it has given up its `Arc`.
+        // SAFETY: mapped by `new`; everything that points into it holds an `Arc` of it, and the last one is gone.
         unsafe {
             libc::munmap(
                 std::ptr::with_exposed_provenance_mut(self.base),
@@ -113,11 +113,11 @@ impl Drop for Map {
     }
 }
 
-/// The size of the pages that a file is mapped in.
+/// Returns the page size of a file's mappings, in bytes.
 fn page_size(file: &File) -> Result<u64, Error> {
-    // SAFETY: a C struct for which all zero is valid, filled in by the call.
+    // SAFETY: a C struct of integers, for which all zero is valid.
     let mut about: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: an open file and a struct that outlives the call.
+    // SAFETY: the file is open, and the struct outlives the call.
     if unsafe { libc::fstatfs(file.as_raw_fd(), &mut about) } != 0 {
         let errno = std::io::Error::last_os_error().raw_os_error();
         return Err(Error::new(OPERATION, errno.unwrap_or(libc::EIO)));
@@ -125,7 +125,7 @@ fn page_size(file: &File) -> Result<u64, Error> {
     if about.f_type == HUGETLBFS_MAGIC {
         return Ok(u64::try_from(about.f_bsize).unwrap_or(DMA_PAGE));
     }
-    // SAFETY: reads a constant of the system.
+    // SAFETY: reads a system constant.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     Ok(u64::try_from(page).unwrap_or(4096))
 }
@@ -134,13 +134,13 @@ fn page_size(file: &File) -> Result<u64, Error> {
 pub(super) struct Memory {
     mapped: Vec<Mapped>,
     maps: Vec<Map>,
-    /// Known to SPDK for DMA.
+    /// Ranges registered with SPDK for DMA.
     registered: Vec<(usize, usize)>,
 }
 
 impl Memory {
-    /// Maps the regions of a table, each from its file. For `dma` those on huge pages are made known to SPDK,
-    /// which looks at each page: not for memory that nobody reaches so.
+    /// Maps the regions of a table, each from its file. With `dma`, regions on huge pages are registered with SPDK.
+    /// That visits every page, so it is done only if a device needs it.
     pub(super) fn new(
         table: &Table,
         files: &[OwnedFd],
@@ -168,21 +168,21 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Its regions.
+    /// Returns the mapped regions.
     pub(super) fn regions(&self) -> &[Mapped] {
         &self.mapped
     }
 
-    /// Whether devices can reach all of it by DMA.
+    /// Returns whether all of the memory is registered for DMA.
     pub(super) fn is_registered(&self) -> bool {
         self.registered.len() == self.maps.len()
     }
 }
 
-/// Without it PCIe devices cannot reach the memory; everything else can.
+/// Registers a mapping for DMA; without that, devices cannot access it.
 fn register(base: usize, length: usize) -> bool {
     let start: *mut c_void = std::ptr::with_exposed_provenance_mut(base);
-    // SAFETY: a mapping of whole 2 MiB pages, which stays until `Memory` unregisters it.
+    // SAFETY: a mapping of whole 2 MiB pages, which lives until `Memory` unregisters it.
     unsafe { sys::spdk_mem_register(start, length) == 0 }
 }
 
@@ -190,13 +190,13 @@ impl Drop for Memory {
     fn drop(&mut self) {
         for (base, length) in self.registered.drain(..) {
             let start: *mut c_void = std::ptr::with_exposed_provenance_mut(base);
-            // SAFETY: registered by `new` as it is, and mapped until `maps` goes.
+            // SAFETY: registered by `new` with the same range, and mapped until `maps` is dropped after this.
             unsafe { sys::spdk_mem_unregister(start, length) };
         }
     }
 }
 
-/// Memory as the worker sees it: what it looks up for each descriptor lies together.
+/// The worker's view of the memory: the table that is searched for each descriptor, contiguous for the cache.
 pub(crate) struct View {
     regions: [Mapped; MAX_REGIONS],
     count: usize,
@@ -220,7 +220,7 @@ impl View {
         &self.regions[..self.count]
     }
 
-    /// The guest-physical address of an address of this process.
+    /// Translates an address of this process to a guest-physical address.
     pub(super) fn to_guest(&self, host: usize) -> Option<u64> {
         to_guest(self.regions(), host)
     }
@@ -235,9 +235,9 @@ impl Guest for View {
     #[inline]
     fn descriptor(&self, table: usize, index: u32) -> Descriptor {
         let words = std::ptr::with_exposed_provenance::<[u64; 2]>(table + index as usize * 16);
-        // SAFETY: the chain walk asks for descriptors of tables that it translated whole, or that are a
-        // ring's own; this view keeps them mapped. The guest may write at the same time: the copy is
-        // volatile, made once, and checked afterwards. An indirect table may lie at any address.
+        // SAFETY: the chain walk requests only descriptors of tables that it translated contiguously, or of the
+        // ring's own table; this view keeps them mapped. The guest may write concurrently: the copy is volatile,
+        // made once, and validated afterwards. An indirect table may be unaligned.
         let [address, rest] = unsafe {
             if table.is_multiple_of(8) {
                 [

@@ -1,4 +1,4 @@
-//! vhost-user devices, served by us: the protocol on a thread of each device, the rings on SPDK threads.
+//! The vhost-user backend: the protocol on one thread per device, the rings on SPDK threads.
 //!
 //! ```text
 //!  app thread          control thread of a device            worker (SPDK thread of a core)
@@ -7,8 +7,8 @@
 //!        └── made, ended ──┘◄───────── answers, bell ──────────────┘
 //! ```
 //!
-//! Nothing that a client sends reaches the worker but rings and memory that were checked; nothing that a
-//! client leaves undone is waited for on a reactor. What is allowed is said by `spdk_gate::vhost_user`.
+//! Only validated rings and memory of a client reach the worker, and a reactor never waits for a client.
+//! `spdk_gate::vhost_user` defines what is valid.
 
 mod call;
 mod client;
@@ -51,30 +51,28 @@ use crate::error::Error;
 use crate::runtime::Spdk;
 use crate::timer::sleep;
 
-/// How long a removal waits for requests that are outstanding, before the rest of it is left to the
-/// device's own thread.
+/// How long a removal drains outstanding requests, before the rest is left to the device's own thread.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
-/// How long all devices may take to end when the process stops.
+/// How long all devices may take to end during teardown.
 const STOP_LIMIT: Duration = Duration::from_millis(1500);
 
-/// Between two tries to remove a device while a client is connected: at first, doubled each time.
+/// First backoff between attempts to remove a device while a client is connected; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
-/// The last pause before giving up: half a second in all, which a machine that has just been unplugged
-/// needs to disconnect.
+/// Last backoff before giving up. In total half a second, which a machine needs to disconnect after an unplug.
 const LAST_PAUSE: Duration = Duration::from_millis(256);
 
-/// Stack of a control thread, which recurses nowhere.
+/// Stack of a control thread, in bytes; there is no recursion.
 const STACK: usize = 256 << 10;
 
 /// Cores of control threads.
 static CONTROL: OnceLock<CoreSet> = OnceLock::new();
 
-/// A device on the app thread.
+/// A device, as the app thread sees it.
 struct Entry {
     shared: Arc<Shared>,
-    /// Ready, with an error, when nothing of it is left.
+    /// Resolves, with an error, when the device has released everything.
     ended: oneshot::Receiver<()>,
 }
 
@@ -83,11 +81,11 @@ thread_local! {
     static ACCESS: RefCell<Access> = const { RefCell::new(Access { group: None, mode: None }) };
 }
 
-/// What is left of a device that was removed: ready once its last request is done. Its memory and its bdev
-/// are in use until then.
+/// The rest of a removed device: resolves once its last request is done. Its memory and its bdev are in use until
+/// then.
 pub(crate) type Rest = oneshot::Receiver<()>;
 
-/// Tells the client of a device that the configuration space has changed. For any thread.
+/// Notifies the client of a device that the configuration space has changed. Any thread.
 #[derive(Clone)]
 pub(crate) struct Notifier(Arc<Shared>);
 
@@ -97,23 +95,23 @@ impl Notifier {
     }
 }
 
-/// Has control threads run on these cores. Before the first device.
+/// Sets the cores of control threads. Must be called before the first device is created.
 pub(crate) fn set_control_cores(cores: &CoreSet) {
-    // One runtime to a process.
+    // Set once: there is only one runtime per process.
     let _ = CONTROL.set(cores.clone());
 }
 
-/// Has sockets that are made from now on be for these users.
+/// Sets the owner group and mode of sockets created from now on.
 pub fn set_access(_: Spdk, access: Access) {
     ACCESS.set(access);
 }
 
-/// The names of all devices.
+/// Returns the names of all devices.
 pub(crate) fn names(_: Spdk) -> Vec<String> {
     DEVICES.with_borrow(|devices| devices.keys().cloned().collect())
 }
 
-/// How many devices have a client.
+/// Returns how many devices have a client.
 pub(crate) fn connections(_: Spdk) -> usize {
     DEVICES.with_borrow(|devices| {
         let shared = devices.values().map(|device| &device.shared);
@@ -121,12 +119,12 @@ pub(crate) fn connections(_: Spdk) -> usize {
     })
 }
 
-/// Whether there is a device of that name.
+/// Returns whether there is a device of that name.
 pub(crate) fn is_there(_: Spdk, name: &str) -> bool {
     DEVICES.with_borrow(|devices| devices.contains_key(name))
 }
 
-/// Serves a device at a socket. EEXIST for a name in use, EADDRNOTAVAIL if the socket cannot be made.
+/// Serves a device at a socket. EEXIST for a name in use, EADDRNOTAVAIL if the socket cannot be created.
 pub(crate) async fn serve<D: Device>(
     spdk: Spdk,
     operation: &'static str,
@@ -175,14 +173,14 @@ pub(crate) async fn serve<D: Device>(
     Ok(Notifier(shared))
 }
 
-/// Starts a control thread, which does not stay on the reactor's core that it is started from.
+/// Starts a control thread, pinned away from the reactor's core, whose affinity it would inherit.
 fn start<D: Device>(control: Control<D>) -> std::io::Result<()> {
     let builder = std::thread::Builder::new()
         .name("vhost-user".to_owned())
         .stack_size(STACK);
     let thread = builder.spawn(move || {
         if let Some(cores) = CONTROL.get() {
-            // Where it cannot be moved it works all the same.
+            // A failure to move the thread only costs performance.
             let _ = cores.pin_current_thread();
         }
         control.run();
@@ -190,8 +188,8 @@ fn start<D: Device>(control: Control<D>) -> std::io::Result<()> {
     thread.map(drop)
 }
 
-/// Removes a device and its socket. ENODEV if there is none of that name, EBUSY while a client is
-/// connected. Ends within 4 s: what is left then is handed back.
+/// Removes a device and its socket. ENODEV if there is none of that name, EBUSY while a client is connected. Returns
+/// within 4 s; requests still outstanding then are returned as [`Rest`].
 pub(crate) async fn withdraw(
     spdk: Spdk,
     operation: &'static str,
@@ -223,7 +221,7 @@ pub(crate) async fn withdraw(
     }
 }
 
-/// Ends all devices, with their clients, and the workers. Requests under way are aborted.
+/// Ends all devices with their clients, and the workers. Requests in flight are aborted.
 pub(crate) async fn stop(spdk: Spdk) {
     let entries = DEVICES.take();
     for entry in entries.values() {

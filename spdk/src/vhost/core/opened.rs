@@ -1,5 +1,4 @@
-//! Bdevs that are open for devices: the app thread opens and closes them, workers have a lease while they
-//! use them.
+//! Bdevs opened for devices. The app thread opens and closes them; workers hold a lease while they use them.
 
 use std::cell::{Cell, OnceCell};
 use std::ffi::c_void;
@@ -16,28 +15,29 @@ use crate::runtime::Spdk;
 use crate::timer::sleep;
 use spdk_control::executor::spawn_local;
 
-/// Between two looks at whether the workers have given the bdev back.
+/// Interval of polling for the release of leases.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// An open bdev, for all threads.
+/// An open bdev, shared by all threads.
 pub(crate) struct Bdev {
-    /// Open until nobody has a lease.
+    /// Open until the last lease is released.
     descriptor: *mut sys::spdk_bdev_desc,
-    /// Changes with the bdev's size.
+    /// Follows the bdev's size.
     blocks: AtomicU64,
-    /// The bdev goes: nobody takes a lease any more.
+    /// The bdev is being removed: no lease is granted any more.
     removed: AtomicBool,
-    /// Halves on workers that may use the descriptor.
+    /// Number of worker halves that may use the descriptor.
     leases: AtomicU32,
 }
 
-// SAFETY: the descriptor is used by the app thread, and by workers that have a lease; the rest is atomic.
+// SAFETY: the descriptor is used only by the app thread, and by workers that hold a lease, until which it stays
+// open; everything else is atomic.
 unsafe impl Send for Bdev {}
 // SAFETY: as above.
 unsafe impl Sync for Bdev {}
 
 impl Bdev {
-    /// Takes a lease on the descriptor, unless the bdev goes.
+    /// Takes a lease on the descriptor; `None` if the bdev is being removed.
     pub(crate) fn lease(&self) -> Option<*mut sys::spdk_bdev_desc> {
         self.leases.fetch_add(1, Ordering::SeqCst);
         if self.removed.load(Ordering::SeqCst) {
@@ -47,47 +47,47 @@ impl Bdev {
         Some(self.descriptor)
     }
 
-    /// Gives a lease back.
+    /// Releases a lease.
     pub(crate) fn release(&self) {
         self.leases.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Whether the bdev goes.
+    /// Returns whether the bdev is being removed.
     #[inline]
     pub(crate) fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Acquire)
     }
 
-    /// How many blocks it has now.
+    /// Returns the current number of blocks.
     #[inline]
     pub(crate) fn blocks(&self) -> u64 {
         self.blocks.load(Ordering::Acquire)
     }
 }
 
-/// Who a bdev is open for, and is told of its changes. On the app thread.
+/// The owner of an open bdev, notified of its changes. App thread.
 pub(crate) trait Owner: Sized + 'static {
-    /// The bdev is being removed by SPDK, and is closed next.
+    /// SPDK is removing the bdev, which is closed next.
     fn removed(_opened: &Rc<Opened<Self>>) {}
 
-    /// Nobody begins to use the bdev any more.
+    /// No lease is granted any more.
     fn retired(&self) {}
 
-    /// The bdev has another size.
+    /// The bdev's size has changed.
     fn resized(&self);
 }
 
-/// A bdev that is open for a device. On the app thread.
+/// A bdev opened for a device. App thread.
 pub(crate) struct Opened<O> {
     spdk: Spdk,
-    /// Set by `new`, before anyone else has the `Opened`.
+    /// Set by `new`, before the `Opened` is shared.
     bdev: OnceCell<Arc<Bdev>>,
     closed: Cell<bool>,
     owner: O,
 }
 
 impl<O: Owner> Opened<O> {
-    /// Opens a bdev for writing, and says what `describe` makes of it.
+    /// Opens a bdev for writing, and returns what `describe` derives from it.
     pub(crate) fn new<T>(
         spdk: Spdk,
         operation: &'static str,
@@ -104,14 +104,14 @@ impl<O: Owner> Opened<O> {
         });
         let argument = Rc::as_ptr(&opened).cast_mut().cast();
         let mut descriptor = std::ptr::null_mut();
-        // SAFETY: on the app thread; the name and the output outlive the call; `opened` stays until it has
-        // closed the descriptor, and SPDK calls nobody for a closed one.
+        // SAFETY: runs on the app thread; the name and the output outlive the call; `opened` lives until it has
+        // closed the descriptor, and SPDK delivers no event to a closed descriptor.
         let rc = unsafe {
             let on_event = Some(on_event::<O> as unsafe extern "C" fn(_, _, _));
             sys::spdk_bdev_open_ext(c_name.as_ptr(), true, on_event, argument, &mut descriptor)
         };
         check(operation, rc).map_err(|error| error.with_detail(format!("bdev {name:?}")))?;
-        // SAFETY: on the app thread, the descriptor just opened: its bdev is there.
+        // SAFETY: runs on the app thread; the descriptor was just opened, so its bdev is valid.
         let (bdev, blocks) = unsafe {
             let bdev = sys::spdk_bdev_desc_get_bdev(descriptor);
             (bdev, sys::spdk_bdev_get_num_blocks(bdev))
@@ -128,12 +128,12 @@ impl<O: Owner> Opened<O> {
         Ok((opened, described))
     }
 
-    /// Who it is open for.
+    /// Returns the owner.
     pub(crate) fn owner(&self) -> &O {
         &self.owner
     }
 
-    /// Closes the bdev once nobody uses it.
+    /// Closes the bdev once all leases are released. Idempotent.
     pub(crate) async fn close(self: Rc<Self>) {
         let Some(bdev) = self.bdev.get() else {
             return;
@@ -144,21 +144,22 @@ impl<O: Owner> Opened<O> {
             sleep(self.spdk, PAUSE).await;
         }
         if !self.closed.replace(true) {
-            // SAFETY: opened by `new` on this thread and not closed before; nobody has a lease, and nobody
-            // gets one.
+            // SAFETY: opened by `new` on this thread and closed once, guarded by `closed`; no lease is held, and
+            // none is granted any more.
             unsafe { sys::spdk_bdev_close(bdev.descriptor) };
         }
     }
 }
 
-/// SPDK's word on a bdev that is open.
+/// SPDK's event callback of an open bdev.
 unsafe extern "C" fn on_event<O: Owner>(
     event: sys::spdk_bdev_event_type,
     bdev: *mut sys::spdk_bdev,
     argument: *mut c_void,
 ) {
     let opened: *const Opened<O> = argument.cast_const().cast();
-    // SAFETY: what `new` passed: an `Rc` of which somebody has a share while the descriptor is open.
+    // SAFETY: the pointer that `new` passed, from an `Rc` with at least one strong reference while the descriptor
+    // is open; the count is raised before the new `Rc` is made.
     let opened = unsafe {
         Rc::increment_strong_count(opened);
         Rc::from_raw(opened)
@@ -169,7 +170,7 @@ unsafe extern "C" fn on_event<O: Owner>(
             spawn_local(opened.close());
         }
         sys::spdk_bdev_event_type_SPDK_BDEV_EVENT_RESIZE => {
-            // SAFETY: on the app thread; the bdev is the one that the event is about.
+            // SAFETY: runs on the app thread; the event's bdev is valid during the callback.
             let blocks = unsafe { sys::spdk_bdev_get_num_blocks(bdev) };
             if let Some(bdev) = opened.bdev.get() {
                 bdev.blocks.store(blocks, Ordering::Release);

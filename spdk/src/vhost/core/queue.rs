@@ -1,4 +1,4 @@
-//! A ring on the worker: takes what the driver made available, gives back what is done.
+//! A ring on the worker: takes available requests, and returns completed ones.
 //!
 //! ```text
 //! available index ─► head ─► chain copied, checked ─► Io::submit ─► Request::complete ─► used index
@@ -22,24 +22,24 @@ use super::journal::Journal;
 use super::request::{Request, Slot};
 use super::session::Session;
 
-/// Requests that are taken of a ring in one turn.
+/// Requests taken from a ring per turn.
 const BATCH: u32 = 32;
 
-/// The driver wants no calls (virtio 1.2, 2.7.6).
+/// The driver wants no interrupts (virtio 1.2, 2.7.6).
 const NO_INTERRUPT: u16 = 1;
 
 /// The device wants no kicks (virtio 1.2, 2.7.8).
 const NO_NOTIFY: u16 = 1;
 
-/// How writes of a ring are logged.
+/// How a ring's writes are logged.
 #[derive(Clone)]
 pub(super) struct Logged {
     pub(super) dirty: Dirty,
-    /// The guest-physical address of the used ring, if writes to it are logged too.
+    /// Guest-physical address of the used ring, if writes to it are logged too.
     pub(super) used: Option<u64>,
 }
 
-/// What a ring is made of.
+/// The arguments of a ring.
 pub(super) struct Parts {
     pub(super) index: u16,
     pub(super) size: u16,
@@ -50,7 +50,7 @@ pub(super) struct Parts {
     pub(super) journal: Option<Journal>,
 }
 
-/// Slots of a ring, and their chains: zeroed memory of which most is never touched.
+/// The slots of a ring and their chains: zeroed memory, most of which is never touched.
 struct Slots<I: Io> {
     all: Box<[Slot<I>]>,
     chains: NonNull<Chain>,
@@ -67,7 +67,7 @@ pub(crate) struct Queue<I: Io> {
     taken: Cell<u16>,
     /// Index of the next used entry.
     used: Cell<u16>,
-    /// Used index when the driver was last called.
+    /// Used index at the last interrupt decision.
     told: Cell<u16>,
     paused: Cell<bool>,
     stopping: Cell<bool>,
@@ -77,7 +77,7 @@ pub(crate) struct Queue<I: Io> {
     call: RefCell<Option<Call>>,
     logged: RefCell<Option<Logged>>,
     journal: Option<Journal>,
-    /// Heads to take again, the last one first.
+    /// Heads to resubmit, in reverse order.
     again: RefCell<Vec<u16>>,
     again_left: Cell<usize>,
     session: Cell<*const Session<I>>,
@@ -85,8 +85,8 @@ pub(crate) struct Queue<I: Io> {
 }
 
 impl<I: Io> Queue<I> {
-    /// A ring that continues where its used index says; what is in flight according to its journal is
-    /// taken again first.
+    /// Creates a ring that continues at its used index. Requests in flight according to its journal are resubmitted
+    /// first.
     pub(super) fn new(parts: Parts) -> NonNull<Self> {
         let used = load(parts.places.used + 2);
         let mut again = match &parts.journal {
@@ -117,7 +117,7 @@ impl<I: Io> Queue<I> {
             session: Cell::new(std::ptr::null()),
             slots: Slots::new(parts.size),
         }));
-        // SAFETY: made of a box above.
+        // SAFETY: `queue` comes from a box above, so it is valid and not null; nobody else has it yet.
         unsafe {
             for slot in &(*queue).slots.all {
                 slot.queue.set(queue);
@@ -126,26 +126,27 @@ impl<I: Io> Queue<I> {
         }
     }
 
-    /// Its number.
+    /// Returns the ring's number.
     pub(super) fn index(&self) -> u16 {
         self.index
     }
 
-    /// The index of the next request to take, once it has stopped.
+    /// Returns the index of the next request to take. Valid once the ring has stopped.
     pub(super) fn base(&self) -> u16 {
         self.taken.get()
     }
 
-    /// Requests that were taken and are not completed.
+    /// Returns the number of requests taken and not completed.
     pub(super) fn outstanding(&self) -> u32 {
         self.outstanding.get()
     }
 
-    /// Takes part in a session. Kicks are not needed any more.
+    /// Joins a session, which polls the ring, so kicks are suppressed.
     pub(super) fn join(&self, session: *const Session<I>) {
         self.session.set(session);
         self.suppress_kicks();
-        // A call that was lost with another process of ours would have the driver wait for ever.
+        // A previous process may have died between a completion and its interrupt; without this one the driver
+        // would wait forever.
         self.call_now();
     }
 
@@ -153,7 +154,7 @@ impl<I: Io> Queue<I> {
         if !self.event_index {
             store(self.places.get().used, NO_NOTIFY);
         }
-        // Otherwise the driver kicks once in 65,536 requests: the index that it compares never moves.
+        // With event indexes the driver kicks once in 65,536 requests: the index that it compares never changes.
     }
 
     pub(super) fn pause(&self, paused: bool) {
@@ -164,7 +165,7 @@ impl<I: Io> Queue<I> {
         self.stopping.set(true);
     }
 
-    /// What the driver did that this ring does not go on after.
+    /// Returns the driver's violation after which this ring has stopped processing.
     pub(super) fn fault(&self) -> Option<Fault> {
         self.fault.get()
     }
@@ -184,7 +185,7 @@ impl<I: Io> Queue<I> {
         self.logged.replace(logged)
     }
 
-    /// Takes what is available, up to a batch. How many requests it was, malformed ones too.
+    /// Takes available requests, up to a batch. Returns their number, malformed ones included.
     #[inline]
     pub(super) fn poll(&self, session: &Session<I>) -> u32 {
         let mut count = 0;
@@ -199,13 +200,13 @@ impl<I: Io> Queue<I> {
         count
     }
 
-    /// The next request, if it is well-formed. What is not is completed at once, with nothing done.
+    /// Takes the next request. A malformed one is completed at once with nothing written, and gives `None`.
     pub(super) fn next(&self, session: &Session<I>) -> Option<Request<I>> {
         let head = self.next_head()?;
         self.begin(session, head)
     }
 
-    /// The first descriptor of the next request.
+    /// Takes the head descriptor of the next request.
     #[inline]
     fn next_head(&self) -> Option<u16> {
         if self.paused.get() | self.stopping.get() | self.broken.get() {
@@ -254,12 +255,12 @@ impl<I: Io> Queue<I> {
         self.outstanding.set(self.outstanding.get() + 1);
         session.one_more();
         let view = session.view();
-        // SAFETY: the slot was not busy, so no request has it.
+        // SAFETY: the slot was not busy, so no request exists that accesses its chain.
         let chain = unsafe { &mut *slot.chain.as_ptr() };
         let table = self.places.get().descriptors;
         let walked = chain.walk(&**view, table, self.size.into(), head, self.indirect);
         slot.memory.set(Some(Rc::clone(&view)));
-        // SAFETY: busy, filled in or empty, and the only request of it.
+        // SAFETY: the slot is busy, its chain filled in or empty, and this is its only request.
         let request = unsafe { Request::of(slot) };
         match walked {
             Ok(()) => Some(request),
@@ -277,7 +278,7 @@ impl<I: Io> Queue<I> {
         self.fault.set(Some(Fault::new(what, value.into())));
     }
 
-    /// Gives a request back to the driver.
+    /// Returns a request to the driver.
     #[inline]
     pub(super) fn complete(&self, slot: &Slot<I>, written: u32) {
         let (places, used) = (self.places.get(), self.used.get());
@@ -287,8 +288,8 @@ impl<I: Io> Queue<I> {
             self.log_data(slot);
         }
         let both = u64::from(slot.head) | u64::from(written) << 32;
-        // SAFETY: an entry of the used ring, which the session's memory keeps mapped; the driver does not
-        // look at it before the index says so. It is aligned to 4 bytes.
+        // SAFETY: an entry of the used ring, which the session's memory keeps mapped, aligned to 4 bytes. The
+        // driver does not read it before the used index covers it.
         unsafe {
             std::ptr::with_exposed_provenance_mut::<u64>(entry).write_unaligned(both.to_le());
         }
@@ -306,14 +307,14 @@ impl<I: Io> Queue<I> {
         slot.memory.set(None);
         slot.busy.set(false);
         self.outstanding.set(self.outstanding.get() - 1);
-        // SAFETY: a queue with requests has joined a session, which stays until none is outstanding.
+        // SAFETY: a queue with outstanding requests has joined a session, which lives until none is outstanding.
         unsafe { (*self.session.get()).one_less() };
     }
 
     #[cold]
     fn log_data(&self, slot: &Slot<I>) {
         let view = slot.memory.take();
-        // SAFETY: the request has ended: nobody else has the chain.
+        // SAFETY: the request has ended, so nobody else accesses the chain.
         let chain = unsafe { slot.chain.as_ref() };
         if let (Some(logged), Some(view)) = (&*self.logged.borrow(), &view) {
             for segment in chain.writable().iter().chain(chain.answer()) {
@@ -334,14 +335,15 @@ impl<I: Io> Queue<I> {
         }
     }
 
-    /// Calls the driver if something was completed since it was last called, and it wants to know.
+    /// Interrupts the driver if requests were completed since the last decision and the driver asks for it.
     #[inline]
     pub(super) fn tell(&self) {
         let (used, told) = (self.used.get(), self.told.get());
         if used == told {
             return;
         }
-        // The used index is written before it is read what the driver wants (virtio 1.2, 2.7.7).
+        // Orders the write of the used index before the read of the driver's suppression state, which would race
+        // otherwise (virtio 1.2, 2.7.7).
         fence(Ordering::SeqCst);
         self.told.set(used);
         let available = self.places.get().available;
@@ -374,7 +376,7 @@ impl<I: Io> Slots<I> {
 
     fn new(size: u16) -> Self {
         let layout = Self::layout(size.into());
-        // SAFETY: the layout is not empty: a ring has a size.
+        // SAFETY: the layout is not empty: a ring's size is not 0.
         let chains = unsafe { alloc_zeroed(layout) }.cast::<Chain>();
         let Some(chains) = NonNull::new(chains) else {
             handle_alloc_error(layout)
@@ -384,7 +386,7 @@ impl<I: Io> Slots<I> {
             head,
             busy: Cell::new(false),
             memory: Cell::new(None),
-            // SAFETY: a place of the allocation; a chain of zeroes is an empty one.
+            // SAFETY: within the allocation of `size` chains; an all-zero chain is a valid, empty one.
             chain: unsafe { chains.add(head.into()) },
             context: I::Context::default(),
         };
@@ -400,20 +402,21 @@ impl<I: Io> Slots<I> {
 
 impl<I: Io> Drop for Slots<I> {
     fn drop(&mut self) {
-        // SAFETY: allocated by `new` with this layout; chains need no dropping.
+        // SAFETY: allocated by `new` with this layout; chains have no destructor.
         unsafe { dealloc(self.chains.as_ptr().cast(), Self::layout(self.all.len())) };
     }
 }
 
-/// A half word of a ring, with what was written before it.
+/// Reads a 16-bit word of a ring; acquires what was written before it.
 #[inline]
 fn load(address: usize) -> u16 {
-    // SAFETY: part of a ring that was located in mapped memory, aligned; the driver writes it atomically.
+    // SAFETY: part of a ring that was located in mapped memory, aligned. The driver accesses it concurrently, hence
+    // the atomic.
     let half = unsafe { AtomicU16::from_ptr(std::ptr::with_exposed_provenance_mut(address)) };
     u16::from_le(half.load(Ordering::Acquire))
 }
 
-/// A half word of a ring.
+/// Reads a 16-bit word of a ring, without ordering.
 #[inline]
 fn peek(address: usize) -> u16 {
     // SAFETY: as in `load`.
@@ -421,7 +424,7 @@ fn peek(address: usize) -> u16 {
     u16::from_le(half.load(Ordering::Relaxed))
 }
 
-/// Writes a half word of a ring, after all that was written before.
+/// Writes a 16-bit word of a ring; releases what was written before it.
 #[inline]
 fn store(address: usize, value: u16) {
     // SAFETY: as in `load`.

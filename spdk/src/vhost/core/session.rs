@@ -1,4 +1,4 @@
-//! A client's rings on the worker: one poller for all of them.
+//! A client's rings on the worker, with one poller for all of them.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
@@ -18,23 +18,23 @@ use super::memory::{Memory, View};
 use super::queue::{Logged, Queue};
 use super::request::Request;
 
-/// Requests after which no further ring of a session is looked at in a turn: others wait for it.
+/// Requests per turn after which no further ring of the session is polled: bounds the delay of other work.
 const TURN: u32 = 128;
 
-/// Something that only one thread at a time has, on its way to another one.
+/// Moves a value that is not `Send` to another thread together with all access to it.
 pub(super) struct Handover<T>(pub(super) T);
 
-// SAFETY: whoever makes one gives away all access to what is in it.
+// SAFETY: invariant: whoever creates one gives up all access to the value, so only the receiving thread uses it.
 unsafe impl<T> Send for Handover<T> {}
 
 impl<T> Handover<T> {
-    /// A method, so that a closure takes the whole and not the part that is not `Send`.
+    /// A method, so that a closure captures the whole struct instead of its field, which is not `Send`.
     pub(super) fn take(self) -> T {
         self.0
     }
 }
 
-/// An answer to a control thread, and the bell that it listens to.
+/// The sender of an answer to a control thread, and the bell that wakes it.
 pub(super) struct Answer<T> {
     pub(super) sender: Sender<T>,
     pub(super) bell: Arc<Bell>,
@@ -42,20 +42,20 @@ pub(super) struct Answer<T> {
 
 impl<T> Answer<T> {
     pub(super) fn send(self, value: T) {
-        // There is room for one; who does not wait any more does not need it.
+        // The channel has room for one answer. If the receiver is gone, nobody needs it.
         let _ = self.sender.try_send(value);
         self.bell.ring();
     }
 }
 
-/// A ring that was given back: the index of its next request, and what the driver did wrong.
+/// A returned ring, with the index of its next request and the driver's violation, if any.
 pub(super) struct Stopped<I: Io> {
     pub(super) queue: Handover<NonNull<Queue<I>>>,
     pub(super) base: u16,
     pub(super) fault: Option<Fault>,
 }
 
-/// A ring that is asked back, and who waits for it.
+/// A ring being stopped, and the receiver of it.
 type Stopping<I> = (u16, Answer<Stopped<I>>);
 
 /// The rings of a client.
@@ -63,7 +63,7 @@ pub(crate) struct Session<I: Io> {
     io: I,
     queues: RefCell<Vec<NonNull<Queue<I>>>>,
     stopping: RefCell<Vec<Stopping<I>>>,
-    /// The ring that a turn begins with.
+    /// The ring that a turn begins with (round robin).
     first: Cell<usize>,
     view: RefCell<Rc<View>>,
     outstanding: Cell<u32>,
@@ -71,11 +71,11 @@ pub(crate) struct Session<I: Io> {
     poller: Cell<*mut sys::spdk_poller>,
 }
 
-/// The rings of a session, for [`Io::poll`].
+/// A session's rings, for [`Io::poll`].
 pub(crate) struct Queues<'a, I: Io>(&'a Session<I>);
 
 impl<I: Io> Queues<'_, I> {
-    /// Requests of all rings that were taken and are not completed.
+    /// Returns the outstanding requests of all rings.
     pub(crate) fn outstanding(&self) -> u32 {
         self.0.outstanding.get()
     }
@@ -83,13 +83,13 @@ impl<I: Io> Queues<'_, I> {
     /// Takes the next request of a queue, if there is one.
     pub(crate) fn pop(&self, queue: u16) -> Option<Request<I>> {
         let found = self.0.find(queue)?;
-        // SAFETY: a queue of the list stays until it is taken out of it, on this thread.
+        // SAFETY: a queue in the list is alive until it is removed from the list, on this thread.
         unsafe { found.as_ref() }.next(self.0)
     }
 }
 
 impl<I: Io> Session<I> {
-    /// Begins a session in some memory. On the worker; ended by [`Session::end`].
+    /// Begins a session in the given memory. Worker thread; ended by [`Session::end`].
     pub(super) fn begin<D: Device<Io = I>>(device: Arc<D>, memory: Arc<Memory>) -> NonNull<Self> {
         let session = Box::into_raw(Box::new(Self {
             io: device.io(),
@@ -101,8 +101,8 @@ impl<I: Io> Session<I> {
             broken: Cell::new(0),
             poller: Cell::new(std::ptr::null_mut()),
         }));
-        // SAFETY: on an SPDK thread; `session` is freed by `end` alone, which ends the poller first; the name
-        // is a C string literal.
+        // SAFETY: runs on an SPDK thread; only `end` frees `session`, and unregisters the poller first; the name is
+        // a C literal; a pointer from a box is not null.
         unsafe {
             let poller = sys::spdk_poller_register_named(
                 Some(poll::<I>),
@@ -115,15 +115,15 @@ impl<I: Io> Session<I> {
         }
     }
 
-    /// Ends a session: all its rings have been given back.
+    /// Ends a session. All its rings must have been returned.
     ///
     /// # Safety
-    /// On the worker; `session` is of [`Session::begin`], and not used afterwards.
+    /// Runs on the worker; `session` comes from [`Session::begin`], and is not used afterwards.
     pub(super) unsafe fn end(session: NonNull<Self>) {
-        // SAFETY: the caller's contract.
+        // SAFETY: by the caller's contract this box is taken back once.
         let session = unsafe { Box::from_raw(session.as_ptr()) };
         let mut poller = session.poller.get();
-        // SAFETY: our own poller, on its thread.
+        // SAFETY: this session's own poller, on its thread, unregistered once.
         unsafe { sys::spdk_poller_unregister(&mut poller) };
     }
 
@@ -147,7 +147,7 @@ impl<I: Io> Session<I> {
         self.outstanding.set(self.outstanding.get() - 1);
     }
 
-    /// Counts a chain that was malformed.
+    /// Counts a malformed chain.
     #[cold]
     pub(super) fn note_broken(&self, _: Broken) {
         self.broken.set(self.broken.get() + 1);
@@ -155,7 +155,7 @@ impl<I: Io> Session<I> {
 
     fn find(&self, index: u16) -> Option<NonNull<Queue<I>>> {
         let queues = self.queues.borrow();
-        // SAFETY: queues of the list are there.
+        // SAFETY: every queue in the list is alive.
         let found = queues
             .iter()
             .find(|queue| unsafe { queue.as_ref() }.index() == index);
@@ -163,40 +163,40 @@ impl<I: Io> Session<I> {
     }
 
     fn with<R>(&self, index: u16, change: impl FnOnce(&Queue<I>) -> R) -> Option<R> {
-        // SAFETY: as in `find`.
+        // SAFETY: every queue in the list is alive.
         self.find(index)
             .map(|queue| change(unsafe { queue.as_ref() }))
     }
 
     /// Polls a ring from now on.
     pub(super) fn add(&self, queue: NonNull<Queue<I>>) {
-        // SAFETY: handed over by the control thread, and kept until it is given back.
+        // SAFETY: handed over by the control thread, which frees it only after it was returned.
         unsafe { queue.as_ref() }.join(self);
         self.queues.borrow_mut().push(queue);
     }
 
-    /// Takes nothing of a ring any more, and gives it back once none of its requests is outstanding.
+    /// Takes no further requests from a ring, and returns the ring once its outstanding requests have drained.
     pub(super) fn stop(&self, index: u16, answer: Answer<Stopped<I>>) {
         self.with(index, Queue::stop);
         self.stopping.borrow_mut().push((index, answer));
     }
 
-    /// Takes nothing of a ring for a while, or again.
+    /// Pauses or resumes a ring.
     pub(super) fn pause(&self, index: u16, paused: bool) {
         self.with(index, |queue| queue.pause(paused));
     }
 
-    /// Calls the driver of a ring by another fd. Gives back the one so far.
+    /// Replaces the eventfd that interrupts a ring's driver. Returns the previous one.
     pub(super) fn set_call(&self, index: u16, call: Option<Call>) -> Option<Call> {
         self.with(index, |queue| queue.set_call(call)).flatten()
     }
 
-    /// Logs writes of a ring in another way. Gives back the one so far.
+    /// Replaces how a ring's writes are logged. Returns the previous setting.
     pub(super) fn set_logged(&self, index: u16, logged: Option<Logged>) -> Option<Logged> {
         self.with(index, |queue| queue.set_logged(logged)).flatten()
     }
 
-    /// Goes on in other memory, where the rings are at other places. Requests under way keep theirs.
+    /// Moves the rings to other memory, at the given places. Requests in flight keep their memory.
     pub(super) fn remap(&self, memory: Arc<Memory>, places: &[(u16, Places)]) {
         *self.view.borrow_mut() = Rc::new(View::new(memory));
         for (index, places) in places {
@@ -209,14 +209,14 @@ impl<I: Io> Session<I> {
         let mut found = 0;
         {
             let queues = self.queues.borrow();
-            // Where one turn is not enough for all, the next one begins with those that were left.
+            // Fairness: if one turn does not reach all rings, the next one begins with the rest.
             let (after, before) = queues.split_at(self.first.get().min(queues.len()));
             for (at, queue) in before.iter().chain(after).enumerate() {
                 if found >= TURN {
                     self.first.set((self.first.get() + at) % queues.len());
                     break;
                 }
-                // SAFETY: queues of the list are there.
+                // SAFETY: every queue in the list is alive.
                 let queue = unsafe { queue.as_ref() };
                 if self.io.is_polled(queue.index()) {
                     found += queue.poll(self);
@@ -239,11 +239,11 @@ impl<I: Io> Session<I> {
         let waiting = std::mem::take(&mut *self.stopping.borrow_mut());
         for (index, answer) in waiting {
             let Some(queue) = self.find(index) else {
-                // It was not running: whoever waits sees the sender go.
+                // The ring was not running: the receiver sees the sender dropped.
                 answer.bell.ring();
                 continue;
             };
-            // SAFETY: a queue of the list.
+            // SAFETY: every queue in the list is alive.
             let (outstanding, base, fault) = unsafe {
                 let queue = queue.as_ref();
                 (queue.outstanding(), queue.base(), queue.fault())
@@ -260,6 +260,7 @@ impl<I: Io> Session<I> {
 }
 
 unsafe extern "C" fn poll<I: Io>(argument: *mut c_void) -> c_int {
-    // SAFETY: what `begin` registered; freed by `end`, which ends this poller, on this thread.
+    // SAFETY: `argument` is the session that `begin` registered; only `end` frees it, after unregistering this
+    // poller, on this thread.
     unsafe { &*argument.cast::<Session<I>>() }.turn()
 }

@@ -1,4 +1,4 @@
-//! What the app thread and a device's control thread tell each other.
+//! State shared by the app thread and a device's control thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -8,15 +8,15 @@ use crate::error::Error;
 
 /// No client is connected.
 const IDLE: u8 = 0;
-/// One is.
+/// A client is connected.
 const CONNECTED: u8 = 1;
-/// The device goes.
+/// The device is being removed.
 const CLOSING: u8 = 2;
 
-/// The state of a device, for both.
+/// The state of a device.
 pub(super) struct Shared {
     state: AtomicU8,
-    /// What is outstanding is to be ended, not waited for.
+    /// Outstanding requests are to be aborted instead of drained.
     abort: AtomicBool,
     config_changed: AtomicBool,
     pub(super) bell: Arc<Bell>,
@@ -32,29 +32,29 @@ impl Shared {
         })
     }
 
-    /// A client has come. `false` if the device goes.
+    /// Records that a client has connected. `false` if the device is being removed.
     pub(super) fn connect(&self) -> bool {
         self.change(IDLE, CONNECTED)
     }
 
-    /// The client has gone; what it left may still be outstanding.
+    /// Records that the client has disconnected; its requests may still be outstanding.
     pub(super) fn disconnect(&self) {
         self.change(CONNECTED, IDLE);
     }
 
-    /// Whether a client is there.
+    /// Returns whether a client is connected.
     pub(super) fn is_connected(&self) -> bool {
         self.state.load(Ordering::Acquire) == CONNECTED
     }
 
-    /// Has the device go, unless a client is connected. Whether it goes.
+    /// Starts the removal of the device unless a client is connected. Returns whether it is being removed.
     pub(super) fn close(&self) -> bool {
         let closing = self.change(IDLE, CLOSING) || self.is_closing();
         self.bell.ring();
         closing
     }
 
-    /// Has the device go, with its client, and what is outstanding end as fast as it can.
+    /// Starts the removal of the device with its client, and aborts outstanding requests.
     pub(super) fn force(&self) {
         self.abort.store(true, Ordering::Release);
         self.state.store(CLOSING, Ordering::Release);
@@ -69,13 +69,13 @@ impl Shared {
         self.abort.load(Ordering::Acquire)
     }
 
-    /// The configuration space is another one.
+    /// Records that the configuration space has changed.
     pub(super) fn note_config(&self) {
         self.config_changed.store(true, Ordering::Release);
         self.bell.ring();
     }
 
-    /// Whether it was since this was last asked.
+    /// Returns whether the configuration space has changed since the last call.
     pub(super) fn take_config(&self) -> bool {
         self.config_changed.swap(false, Ordering::AcqRel)
     }

@@ -1,21 +1,21 @@
-//! Signals eventfds that somebody else has too, without ever blocking.
+//! Signals eventfds shared with another process, without ever blocking.
 //!
-//! `O_NONBLOCK` belongs to the open file, so that whoever sent us an fd can take it away again, fill the
-//! counter, and have a `write` wait for good. The kernel's own signal never waits: Linux AIO gives it
-//! when a request is completed (io_submit(2), `IOCB_FLAG_RESFD`), here one that reads nothing.
+//! `O_NONBLOCK` belongs to the open file description: whoever sent the fd can clear the flag, fill the counter, and
+//! thus make a `write` block forever. The kernel's own signal never blocks: Linux AIO sends it when a request
+//! completes (io_submit(2), `IOCB_FLAG_RESFD`), here a request that reads nothing.
 
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Requests of a context. Each is completed when it is submitted.
+/// Size of an AIO context, in requests. Each request completes during its submission.
 const EVENTS: libc::c_long = 8;
 
 const PREAD: u16 = 0;
 const RESFD: u32 = 1;
 
-/// The kernel's mark of a context that can be emptied without a system call.
+/// The kernel's mark of a context whose completions can be consumed without a system call.
 const MAGIC: u32 = 0xa10a_10a1;
 
 /// `struct iocb` of linux/aio_abi.h, on a little-endian machine.
@@ -36,7 +36,7 @@ struct Iocb {
     resfd: u32,
 }
 
-/// The head of the kernel's ring of completions, at the address that is a context's number.
+/// The header of the kernel's completion ring, mapped at the address that is the context's ID.
 #[repr(C)]
 struct Head {
     id: u32,
@@ -46,23 +46,23 @@ struct Head {
     magic: u32,
 }
 
-/// A context of one reactor.
+/// The AIO context of one reactor.
 pub(super) struct Signaller {
     context: usize,
     null: File,
 }
 
 thread_local! {
-    /// Of a reactor's thread.
+    /// The context of this reactor's thread.
     static OURS: RefCell<Option<Signaller>> = const { RefCell::new(None) };
 }
 
 impl Signaller {
-    /// `None` where the kernel has none for us.
+    /// Creates a context; `None` if the kernel provides none.
     pub(super) fn new() -> Option<Self> {
         let null = File::open("/dev/null").ok()?;
         let mut context = 0_usize;
-        // SAFETY: writes the context's number to the stack.
+        // SAFETY: the kernel writes the context's ID to a local.
         let rc = unsafe { libc::syscall(libc::SYS_io_setup, EVENTS, &raw mut context) };
         if rc != 0 {
             return None;
@@ -72,12 +72,12 @@ impl Signaller {
     }
 
     fn head(&self) -> &Head {
-        // SAFETY: the kernel has mapped it at this address for as long as the context is there, which is as
-        // long as the process: destroying it waits.
+        // SAFETY: the kernel maps the ring at this address for the lifetime of the context, which is that of the
+        // process: it is never destroyed, since destroying it blocks.
         unsafe { &*std::ptr::with_exposed_provenance(self.context) }
     }
 
-    /// Whether the eventfd was signalled.
+    /// Signals an eventfd; returns whether that worked.
     fn signal(&self, eventfd: RawFd) -> bool {
         let mut nothing = 0_u8;
         let request = Iocb {
@@ -90,9 +90,10 @@ impl Signaller {
             ..Iocb::default()
         };
         let list = [&raw const request];
-        // SAFETY: one request, which is completed before the call returns: reading /dev/null waits for nothing.
+        // SAFETY: submits one request, which completes before the call returns, since reading /dev/null never
+        // waits; so its locals outlive it.
         let taken = unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1, list.as_ptr()) };
-        // Completions are forgotten: this thread is the only one that takes them.
+        // Completions are discarded: this thread is their only consumer.
         let head = self.head();
         head.head
             .store(head.tail.load(Ordering::Acquire), Ordering::Release);
@@ -100,12 +101,12 @@ impl Signaller {
     }
 }
 
-/// Has this thread signal by it.
+/// Makes this thread signal through the context.
 pub(super) fn adopt(signaller: Option<Signaller>) {
     OURS.set(signaller);
 }
 
-/// Signals an eventfd. Where the kernel has no AIO for us it is written to, as far as it does not block.
+/// Signals an eventfd. Without AIO, falls back to a write, which blocks only if the client has cleared `O_NONBLOCK`.
 pub(super) fn signal(eventfd: RawFd) {
     let done = OURS.with_borrow(|ours| ours.as_ref().is_some_and(|ours| ours.signal(eventfd)));
     if !done {
@@ -116,8 +117,8 @@ pub(super) fn signal(eventfd: RawFd) {
 /// Adds one to an eventfd.
 pub(super) fn write(eventfd: RawFd) {
     let one = 1_u64.to_ne_bytes();
-    // SAFETY: writes 8 bytes of the stack to an open fd. What comes of it does not matter: a full counter
-    // has woken the reader already.
+    // SAFETY: writes 8 bytes of a local to an open fd. The result is ignored: with a full counter the reader has
+    // been woken already.
     unsafe { libc::write(eventfd, one.as_ptr().cast(), one.len()) };
 }
 
@@ -126,17 +127,17 @@ mod tests {
     use super::*;
     use std::os::fd::{FromRawFd, OwnedFd};
 
-    /// The largest count of an eventfd, at which a `write` waits.
+    /// The largest value of an eventfd, at which a blocking `write` waits.
     const FULL: u64 = u64::MAX - 1;
 
     fn eventfd() -> OwnedFd {
-        // SAFETY: a new fd, owned at once. It blocks.
+        // SAFETY: takes plain values; the descriptor is new and owned at once. It is a blocking one.
         unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC)) }
     }
 
     fn count(fd: &OwnedFd) -> u64 {
         let mut count = 0_u64;
-        // SAFETY: reads 8 bytes into the stack.
+        // SAFETY: reads 8 bytes into a local.
         let read = unsafe { libc::read(fd.as_raw_fd(), (&raw mut count).cast(), 8) };
         assert_eq!(read, 8);
         count
@@ -152,7 +153,7 @@ mod tests {
         }
         assert_eq!(count(&fd), 1000);
         let full = FULL.to_ne_bytes();
-        // SAFETY: writes 8 bytes of the stack.
+        // SAFETY: writes 8 bytes of a local.
         let written = unsafe { libc::write(fd.as_raw_fd(), full.as_ptr().cast(), 8) };
         assert_eq!(written, 8);
         for _ in 0..1000 {

@@ -1,7 +1,7 @@
-//! The sockets of a device: where clients connect, and the messages of the one that has.
+//! Sockets of a device: the one where clients connect, and the connected client's, with its messages.
 //!
-//! Nothing here blocks. A message is handed on whole, with its fds; one that does not come whole in time
-//! ends its client and disturbs nobody else.
+//! Nothing here blocks. A message is delivered whole, with its fds. A client whose message is not complete by its
+//! deadline is disconnected, and does not affect others.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,22 +16,22 @@ use spdk_gate::vhost_user::message::{HEADER, Header, MAX_FDS, MAX_PAYLOAD, Messa
 
 use crate::error::Error;
 
-/// How long a message may take from its first byte to its last.
+/// Timeout of a message from its first byte to its last.
 pub(super) const MESSAGE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Clients that may wait to be let in.
+/// Clients that may wait to be accepted.
 const BACKLOG: libc::c_int = 16;
 
-/// Who may connect, beside the owner.
+/// Who may connect besides the owner.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Access {
-    /// The socket's group, by its number.
+    /// Group ID of the socket; `None` keeps the process's.
     pub group: Option<u32>,
-    /// The socket's permissions; the process's own umask decides where there are none.
+    /// Mode of the socket; `None` leaves it to the process's umask.
     pub mode: Option<u32>,
 }
 
-/// A listening socket, removed with its file when it is dropped.
+/// A listening socket. Dropping it closes it and removes its file.
 pub(super) struct Listener {
     socket: OwnedFd,
     path: PathBuf,
@@ -42,7 +42,8 @@ fn last_error() -> io::Error {
 }
 
 impl Listener {
-    /// Makes the socket at a path. EADDRNOTAVAIL if something else is there, or it cannot be made.
+    /// Creates the socket at a path, replacing a stale one. EADDRNOTAVAIL if something else is there, or the socket
+    /// cannot be created.
     pub(super) fn bind(path: &Path, access: Access) -> Result<Self, Error> {
         let bound = match bind(path) {
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) && is_left(path) => {
@@ -67,20 +68,20 @@ impl Listener {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
             std::fs::set_permissions(path, mode).map_err(fail)?;
         }
-        // SAFETY: a bound socket.
+        // SAFETY: the fd is an open, bound socket.
         if unsafe { libc::listen(listener.socket.as_raw_fd(), BACKLOG) } != 0 {
             return Err(fail(last_error()));
         }
         Ok(listener)
     }
 
-    /// The next client, if one waits.
+    /// Accepts the next client, if one waits.
     pub(super) fn accept(&self) -> Option<OwnedFd> {
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let (address, length) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: a listening socket; no address is asked for.
+        // SAFETY: the fd is an open, listening socket; null pointers request no address.
         let fd = unsafe { libc::accept4(self.socket.as_raw_fd(), address, length, flags) };
-        // SAFETY: made by the call, and nobody else's.
+        // SAFETY: created by the call and owned by nobody else.
         (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
     }
 }
@@ -93,12 +94,12 @@ impl AsRawFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Where it cannot be removed the next start does it.
+        // A file that remains is replaced by the next start.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Whether this is a socket that nobody listens at.
+/// Returns whether this is a stale socket, on which nobody listens.
 fn is_left(path: &Path) -> bool {
     let is_socket = path
         .symlink_metadata()
@@ -108,17 +109,17 @@ fn is_left(path: &Path) -> bool {
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// A socket that is bound and does not listen yet: its file gets its owner first.
+/// Creates a socket that is bound but does not listen, so that owner and mode are set before anybody can connect.
 fn bind(path: &Path) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: makes a new fd, owned at once.
+    // SAFETY: takes plain values; a valid descriptor is new.
     let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
     if fd < 0 {
         return Err(last_error());
     }
-    // SAFETY: made above, and nobody else's.
+    // SAFETY: created above and owned by nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: a C struct for which all zero is valid.
+    // SAFETY: a C struct of integers, for which all zero is valid.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
     let bytes = path.as_os_str().as_bytes();
@@ -129,7 +130,7 @@ fn bind(path: &Path) -> io::Result<OwnedFd> {
         *to = *from as libc::c_char;
     }
     let length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
-    // SAFETY: the address is a whole struct, terminated by the zeroes behind the path.
+    // SAFETY: the address is a whole struct of the length passed, NUL-terminated by the zeros after the path.
     let rc = unsafe { libc::bind(fd, (&raw const address).cast(), length) };
     if rc != 0 {
         Err(last_error())
@@ -138,17 +139,17 @@ fn bind(path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-/// What came of reading.
+/// The result of reading.
 pub(super) enum Read {
-    /// A message, its header and its fds.
+    /// A whole message with its header and fds.
     Whole(Header, Box<Message>, Payload, Vec<OwnedFd>),
-    /// Not yet a whole one.
+    /// The message is not complete yet.
     More,
-    /// The client has closed.
+    /// The client has closed the connection.
     Gone,
 }
 
-/// A payload as it came.
+/// A payload as received.
 pub(super) type Payload = Box<[u8]>;
 
 /// The connection of a client.
@@ -173,12 +174,12 @@ impl Connection {
         }
     }
 
-    /// By when the message that has begun must be whole.
+    /// Returns the deadline of the message that is being received.
     pub(super) fn deadline(&self) -> Option<Instant> {
         (self.got > 0).then(|| self.begun + MESSAGE_LIMIT)
     }
 
-    /// Reads what has come, up to one whole message. An error is what the client did wrong.
+    /// Reads up to one whole message. The error is the client's violation.
     pub(super) fn read(&mut self) -> Result<Read, String> {
         loop {
             let wanted = HEADER + self.header.map_or(0, |header| header.size);
@@ -221,20 +222,22 @@ impl Connection {
             iov_base: self.bytes[self.got..wanted].as_mut_ptr().cast(),
             iov_len: wanted - self.got,
         };
-        // SAFETY: a C struct for which all zero is valid.
+        // SAFETY: a C struct of integers and nullable pointers, for which all zero is valid.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = &mut part;
         message.msg_iovlen = 1;
         message.msg_control = control.as_mut_ptr().cast();
-        // Room for one fd more than a message may have: those behind it are closed by the kernel.
+        // Room for one fd more than a message may have, so that an excess is detected; the kernel closes any
+        // further ones.
         // SAFETY: computes a size.
         message.msg_controllen = unsafe { libc::CMSG_SPACE(4 * (MAX_FDS as u32 + 1)) } as usize;
         debug_assert!(message.msg_controllen <= SPACE);
         let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-        // SAFETY: all buffers outlive the call and are as long as said.
+        // SAFETY: all buffers are valid for writes of the lengths in `message`, and outlive the call.
         let count = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &mut message, flags) };
         let count = usize::try_from(count).map_err(|_| last_error())?;
-        // SAFETY: walks what the kernel wrote, by its own macros.
+        // SAFETY: walks the control messages that the kernel wrote, with the platform's macros; each received fd is
+        // new and owned by nobody else.
         unsafe {
             let mut part = libc::CMSG_FIRSTHDR(&message);
             while let Some(about) = part.as_ref() {
@@ -261,7 +264,7 @@ impl Connection {
         Ok(count)
     }
 
-    /// Sends a reply. A client that does not read its replies gets none.
+    /// Sends a reply. Fails if the client does not read its replies.
     pub(super) fn send(
         &self,
         header: [u8; HEADER],
@@ -278,20 +281,21 @@ impl AsRawFd for Connection {
     }
 }
 
-/// Sends bytes at once, or not at all.
+/// Sends all bytes at once, without blocking, or fails.
 pub(super) fn send(socket: RawFd, bytes: &[u8], fd: Option<&OwnedFd>) -> io::Result<()> {
     let mut control = [0_u64; 4];
     let mut part = libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
     };
-    // SAFETY: a C struct for which all zero is valid.
+    // SAFETY: a C struct of integers and nullable pointers, for which all zero is valid.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &mut part;
     message.msg_iovlen = 1;
     if let Some(fd) = fd {
         message.msg_control = control.as_mut_ptr().cast();
-        // SAFETY: the buffer has room for one fd, and is filled in by the kernel's own macros.
+        // SAFETY: the buffer is zeroed, aligned, and has room for one fd; the platform's macros compute the places
+        // in it.
         unsafe {
             message.msg_controllen = libc::CMSG_SPACE(4) as usize;
             let about = libc::CMSG_FIRSTHDR(&message);
@@ -302,7 +306,7 @@ pub(super) fn send(socket: RawFd, bytes: &[u8], fd: Option<&OwnedFd>) -> io::Res
             place.write_unaligned(fd.as_raw_fd());
         }
     }
-    // SAFETY: all buffers outlive the call and are as long as said.
+    // SAFETY: all buffers are valid for reads of the lengths in `message`, and outlive the call.
     let sent = unsafe { libc::sendmsg(socket, &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
     match usize::try_from(sent) {
         Ok(sent) if sent == bytes.len() => Ok(()),
@@ -311,7 +315,7 @@ pub(super) fn send(socket: RawFd, bytes: &[u8], fd: Option<&OwnedFd>) -> io::Res
     }
 }
 
-/// Waits until one of the fds has one of its events, or a time has come. Which events each has.
+/// Waits until an fd has one of its events, or until the timeout. Returns the events of each fd.
 pub(super) fn wait<const N: usize>(
     fds: [(Option<RawFd>, i16); N],
     limit: Option<Duration>,
@@ -322,10 +326,10 @@ pub(super) fn wait<const N: usize>(
         revents: 0,
     });
     let millis = limit.map_or(-1, |limit| {
-        // Rounded up, so that the time has come when it returns.
+        // Rounded up, so that the deadline has passed when poll returns.
         i32::try_from(limit.as_millis().saturating_add(1)).unwrap_or(i32::MAX)
     });
-    // SAFETY: the list outlives the call and has N entries. An interrupted call has no events.
+    // SAFETY: the list has N entries and outlives the call. An interrupted call reports no events.
     let rc = unsafe { libc::poll(list.as_mut_ptr(), N as libc::nfds_t, millis) };
     if rc < 0 {
         return [0; N];

@@ -1,4 +1,4 @@
-//! What needs files and sockets, without a worker.
+//! Tests with files and sockets, without a worker.
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -23,7 +23,7 @@ fn lost() -> (Bell, Arc<Lost>) {
     (bell, lost)
 }
 
-/// An area that a client would keep, mapped, with its file.
+/// An area that a client would keep, with its file.
 fn area(queues: u16, entries: u16) -> (Area, OwnedFd) {
     let asked = Area {
         queues,
@@ -50,11 +50,11 @@ fn what_was_in_flight_is_taken_again_in_its_order() {
     first.completing(2);
     first.completed(2, 4);
 
-    // The next process maps the same file.
+    // A restarted process maps the same file.
     let second = Journal::new(&mapped(&file, area.size), &area, 1, 8).expect("the same region");
     assert_eq!(second.recover(4), [5, 7]);
     second.begin(1);
-    // It died after the driver saw index 5, of head 5, and before it was noted.
+    // The process died after the driver saw used index 5, of head 5, and before the journal recorded it.
     second.completing(5);
     let third = Journal::new(&mapped(&file, area.size), &area, 1, 8).expect("the same region");
     assert_eq!(third.recover(5), [7, 1]);
@@ -136,7 +136,7 @@ fn a_call_fd_is_an_eventfd() {
     assert!(Call::new(read.into()).is_err());
 }
 
-/// A message of `SET_VRING_KICK` with an fd.
+/// A `SET_VRING_KICK` message, which comes with an fd.
 fn kick() -> Vec<u8> {
     let words = [12_u32, 1, 8, 3, 0];
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
@@ -161,7 +161,7 @@ fn a_message_is_handed_on_whole_however_it_comes() {
     };
     assert_eq!((*message, fds.len()), (Message::SetKick { ring: 3 }, 1));
     assert!(connection.deadline().is_none());
-    // Two at once are two.
+    // Two messages in one read stay two messages.
     send(client.as_raw_fd(), &bytes, Some(&fd)).expect("sent");
     send(client.as_raw_fd(), &bytes, Some(&fd)).expect("sent");
     for _ in 0..2 {
@@ -177,7 +177,7 @@ fn fds_of_messages_that_are_refused_are_closed() {
     let mut connection = Connection::new(ours.into());
     let (read, write) = std::io::pipe().expect("a pipe");
     let write: OwnedFd = write.into();
-    // GET_FEATURES takes none.
+    // GET_FEATURES takes no fd.
     let words = [1_u32, 1, 0];
     let bytes: Vec<_> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     send(client.as_raw_fd(), &bytes, Some(&write)).expect("sent");
@@ -206,7 +206,7 @@ fn a_socket_takes_the_place_of_one_that_was_left_and_of_nothing_else() {
         .err()
         .expect("somebody listens");
     assert_eq!(refused.errno.0, libc::EADDRNOTAVAIL);
-    // Who looked whether somebody listens there has been let in.
+    // The connection of the probe for a listener is accepted first.
     assert!(listener.accept().is_some() && listener.accept().is_none());
     let _client = UnixStream::connect(&path).expect("connected");
     assert!(listener.accept().is_some());

@@ -1,5 +1,5 @@
-//! Workers: one SPDK thread on each reactor's core, which all devices share. It polls their rings, and
-//! takes jobs from the threads that talk with clients.
+//! Workers: one SPDK thread per reactor, shared by all devices. It polls their rings, and runs jobs from control
+//! threads.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
@@ -14,28 +14,28 @@ use crate::ring::Ring;
 use crate::runtime::Spdk;
 use spdk_control::gate::Gate;
 
-/// What a worker is to do.
+/// A job for a worker.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
-/// Jobs that may wait.
+/// Capacity of the job queue.
 const CAPACITY: usize = 1024;
 
-/// How often a worker looks for jobs, microseconds.
+/// Period of polling for jobs, in microseconds.
 const PERIOD_MICROS: u64 = 50;
 
-/// A worker, for the threads that give it jobs.
+/// A worker, as seen by the threads that submit jobs.
 pub(super) struct Worker {
     inbox: Gate<Arc<Ring<Job>>>,
-    /// Devices that it serves.
+    /// Number of devices assigned.
     devices: AtomicUsize,
 }
 
 thread_local! {
-    /// Of the app thread: all workers, made when the first device is.
+    /// All workers, created with the first device. App thread.
     static WORKERS: RefCell<Vec<Arc<Worker>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A device's place on a worker, given back when it is dropped.
+/// A device's assignment to a worker; released when dropped.
 pub(super) struct Booking(Arc<Worker>);
 
 impl Booking {
@@ -50,7 +50,7 @@ impl Drop for Booking {
     }
 }
 
-/// A place on the worker that has the fewest devices.
+/// Assigns a device to the worker with the fewest devices.
 pub(super) fn book(spdk: Spdk) -> Result<Booking, Error> {
     let worker = WORKERS.with_borrow_mut(|workers| {
         if workers.is_empty() {
@@ -69,17 +69,17 @@ pub(super) fn book(spdk: Spdk) -> Result<Booking, Error> {
     Ok(Booking(worker))
 }
 
-/// Ends all workers: no device is left on them. They take no jobs any more.
+/// Ends all workers, which must have no devices. They accept no further jobs.
 pub(super) fn stop(_: Spdk) {
     for worker in WORKERS.take() {
-        // Nobody else has work for it; where the ring is full SPDK ends the thread itself.
+        // Nobody else submits jobs any more. If the queue is full, SPDK ends the thread during its own teardown.
         let _ = worker.run(Box::new(|| ENDING.set(true)));
         worker.inbox.close();
     }
 }
 
 fn cores() -> impl Iterator<Item = u32> {
-    // SAFETY: reads the cores that SPDK's environment was started with.
+    // SAFETY: reads the core list of SPDK's environment, which is initialized.
     let first = unsafe { sys::spdk_env_get_first_core() };
     std::iter::successors((first != u32::MAX).then_some(first), |core| {
         // SAFETY: as above.
@@ -91,7 +91,7 @@ fn cores() -> impl Iterator<Item = u32> {
 fn start(_: Spdk, core: u32) -> Result<Arc<Worker>, Error> {
     const OPERATION: &str = "start vhost worker";
     let ring = Arc::new(Ring::many_producers(CAPACITY)?);
-    // SAFETY: on the app thread; the name is copied.
+    // SAFETY: runs on the app thread; SPDK copies the name.
     let thread = unsafe { sys::opi_thread_create(c"opi_vhost".as_ptr(), core) };
     if thread.is_null() {
         return Err(Error::new(OPERATION, libc::ENOMEM));
@@ -101,7 +101,7 @@ fn start(_: Spdk, core: u32) -> Result<Arc<Worker>, Error> {
         signaller: Signaller::new(),
     });
     let argument = Box::into_raw(first).cast();
-    // SAFETY: from an SPDK thread to one just made; `begin` takes the box.
+    // SAFETY: sent from an SPDK thread to the thread just created; `begin` takes ownership of the box.
     unsafe { sys::spdk_thread_send_msg(thread, Some(begin), argument) };
     Ok(Arc::new(Worker {
         inbox: Gate::new(ring),
@@ -110,7 +110,7 @@ fn start(_: Spdk, core: u32) -> Result<Arc<Worker>, Error> {
 }
 
 impl Worker {
-    /// Gives it a job; gives it back if too many wait, or it has ended.
+    /// Submits a job. Returns it if the queue is full (backpressure), or the worker has ended.
     pub(super) fn run(&self, job: Job) -> Result<(), Job> {
         match self.inbox.enter() {
             Some(ring) => ring.push(Box::new(job)).map_err(|job| *job),
@@ -120,17 +120,17 @@ impl Worker {
 }
 
 thread_local! {
-    /// On a reactor's thread, while it runs a worker's job: the worker is to end.
+    /// Set by a job on its worker's thread to end that worker.
     static ENDING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What a worker's thread begins with.
+/// The argument of a worker thread's first message.
 struct Begin {
     ring: Arc<Ring<Job>>,
     signaller: Option<Signaller>,
 }
 
-/// What the worker's poller has.
+/// The state of the worker's poller.
 struct Inbox {
     ring: Arc<Ring<Job>>,
     poller: *mut sys::spdk_poller,
@@ -138,7 +138,7 @@ struct Inbox {
 
 /// The first message of a worker's thread: registers its poller.
 unsafe extern "C" fn begin(argument: *mut c_void) {
-    // SAFETY: what `start` gave away.
+    // SAFETY: `argument` is the box that `start` passed, taken back once.
     let begin = unsafe { Box::from_raw(argument.cast::<Begin>()) };
     let Begin { ring, signaller } = *begin;
     signal::adopt(signaller);
@@ -146,8 +146,8 @@ unsafe extern "C" fn begin(argument: *mut c_void) {
         ring,
         poller: std::ptr::null_mut(),
     }));
-    // SAFETY: on an SPDK thread; `inbox` is freed by `poll` alone, when it ends the poller; the name is a C
-    // string literal.
+    // SAFETY: runs on an SPDK thread; only `poll` frees `inbox`, when it unregisters the poller; the name is a C
+    // literal.
     unsafe {
         (*inbox).poller = sys::spdk_poller_register_named(
             Some(poll),
@@ -158,17 +158,17 @@ unsafe extern "C" fn begin(argument: *mut c_void) {
     }
 }
 
-/// Takes one job a turn, so that I/O waits for one at a time.
+/// Runs one job per turn, so that I/O waits for one job at a time.
 unsafe extern "C" fn poll(argument: *mut c_void) -> c_int {
     let inbox: *mut Inbox = argument.cast();
-    // SAFETY: what `begin` registered; this poller is the ring's only consumer.
+    // SAFETY: `argument` is the inbox that `begin` registered; this poller is the ring's only consumer.
     let Some(job) = (unsafe { (*inbox).ring.pop() }) else {
         return 0;
     };
     job();
     if ENDING.take() {
-        // SAFETY: made by `begin` from a box, and not used after this; unregistering from within is
-        // allowed (spdk/thread.h); the thread is this worker's own and has nothing else.
+        // SAFETY: `inbox` comes from a box in `begin`, and is not used after this; unregistering a poller from
+        // within its own function is allowed (spdk/thread.h); the thread belongs to this worker alone.
         unsafe {
             let mut inbox = Box::from_raw(inbox);
             sys::spdk_poller_unregister(&mut inbox.poller);

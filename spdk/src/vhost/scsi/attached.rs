@@ -8,21 +8,22 @@ use spdk_sys as sys;
 
 use super::disk::Disk;
 
-/// A disk that this half has a channel to. The last share gives it back: requests have one each.
+/// A disk with a channel from this worker. Reference-counted: the device and each request hold a share, and the last
+/// one releases the channel.
 pub(super) struct Attached {
     pub(super) disk: Arc<Disk>,
     pub(super) descriptor: *mut sys::spdk_bdev_desc,
     pub(super) channel: *mut sys::spdk_io_channel,
-    /// Of the size that the driver was told.
+    /// The size last reported to the driver, in blocks.
     pub(super) blocks: Cell<u64>,
-    /// The next command is told that the size has changed.
+    /// The next command reports the changed size (unit attention).
     pub(super) attention: Cell<bool>,
 }
 
 impl Attached {
     pub(super) fn new(disk: &Arc<Disk>) -> Option<Rc<Self>> {
         let descriptor = disk.bdev.lease()?;
-        // SAFETY: on an SPDK thread; the lease keeps the descriptor open.
+        // SAFETY: runs on an SPDK thread; the lease keeps the descriptor open.
         let channel = unsafe { sys::spdk_bdev_get_io_channel(descriptor) };
         if channel.is_null() {
             disk.bdev.release();
@@ -40,20 +41,21 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        // SAFETY: taken by `new` on this thread, given back once; no request is left, as each has a share.
+        // SAFETY: taken by `new` on this thread and released once; each request holds a share, so none is
+        // outstanding.
         unsafe { sys::spdk_put_io_channel(self.channel) };
         self.disk.bdev.release();
     }
 }
 
-/// What is at a target number.
+/// The state of a target number.
 #[derive(Default, Clone)]
 pub(super) enum Target {
-    /// Nothing, ever.
+    /// There was never a disk.
     #[default]
     Empty,
     /// A disk.
     Present(Rc<Attached>),
-    /// A disk was, and the driver may still ask for it.
+    /// A disk was removed; the driver may still address it.
     Gone,
 }

@@ -1,4 +1,4 @@
-//! The bdev of a SCSI target: the app thread opens and closes it, workers have a lease while they use it.
+//! The bdev of a SCSI target. The app thread opens and closes it; workers hold a lease while they use it.
 
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::runtime::Spdk;
 use crate::vhost::core::{self, Bdev, Owner};
 
-/// A bdev as a disk, for all threads.
+/// A bdev as a disk, shared by all threads.
 pub(super) struct Disk {
     pub(super) bdev: Arc<Bdev>,
     geometry: Geometry,
@@ -30,14 +30,15 @@ impl Disk {
     }
 
     /// # Safety
-    /// On the app thread; the bdev is open.
+    /// Runs on the app thread; the bdev is open.
     unsafe fn of(bdev: *mut sys::spdk_bdev, opened: Arc<Bdev>) -> Self {
         use sys::{
             spdk_bdev_io_type_SPDK_BDEV_IO_TYPE_FLUSH as FLUSH,
             spdk_bdev_io_type_SPDK_BDEV_IO_TYPE_UNMAP as UNMAP,
             spdk_bdev_io_type_SPDK_BDEV_IO_TYPE_WRITE_ZEROES as ZEROES,
         };
-        // SAFETY: the caller's contract: the bdev is there as long as it is open.
+        // SAFETY: by the caller's contract this is the app thread, and the bdev is open, hence valid during this
+        // call.
         unsafe {
             let supports = |io_type| sys::spdk_bdev_io_type_supported(bdev, io_type);
             let mut product = [b' '; 16];
@@ -66,10 +67,10 @@ impl Disk {
     }
 }
 
-/// A disk that is open. On the app thread.
+/// An open disk. App thread.
 pub(super) type Opened = core::Opened<Owned>;
 
-/// Whose a disk is, and which target of it. On the app thread.
+/// The target that a disk belongs to. App thread.
 pub(super) struct Owned {
     controller: Weak<Controller>,
     target: u8,
@@ -100,7 +101,7 @@ pub(super) fn open(
 ) -> Result<(Rc<Opened>, Arc<Disk>), Error> {
     let owner = Owned { controller, target };
     Opened::new(spdk, operation, name, owner, |bdev, opened| {
-        // SAFETY: on the app thread, the bdev just opened.
+        // SAFETY: runs on the app thread; the bdev was just opened.
         Arc::new(unsafe { Disk::of(bdev, opened) })
     })
 }

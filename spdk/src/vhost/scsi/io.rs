@@ -19,12 +19,13 @@ use spdk_sys as sys;
 use super::attached::{Attached, Target};
 use super::parts::{as_iovecs, ranges, trim, zero};
 use super::{Disks, Scsi};
+use crate::log;
 use crate::vhost::core::{Io, Queues, Request};
 
-/// Events that wait for a driver's buffers; more are forgotten, as it then has to look at all anyway.
+/// Events that wait for a driver's buffers. Further ones are dropped: a driver that far behind has to rescan anyway.
 const MAX_EVENTS: usize = 32;
 
-/// The half of a device that has channels to its disks.
+/// The worker's half of a device, with channels to its disks.
 pub(crate) struct ScsiIo {
     device: Arc<Scsi>,
     seen: Cell<u32>,
@@ -32,21 +33,21 @@ pub(crate) struct ScsiIo {
     events: RefCell<VecDeque<Event>>,
 }
 
-/// What SPDK needs of a request while it has it.
+/// Per-request state while SPDK processes the request.
 pub(crate) struct Context {
     attached: RefCell<Option<Rc<Attached>>>,
     task: Cell<Task>,
     pub(super) ranges: Cell<Ranges>,
-    /// Segments of a command that has more room or data than it needs.
+    /// Segments of a command whose buffers are longer than its data.
     pub(super) trimmed: RefCell<Vec<Segment>>,
-    /// Filled in when SPDK has no memory for another request.
+    /// Used while SPDK is out of memory for the request (backpressure).
     wait: UnsafeCell<sys::spdk_bdev_io_wait_entry>,
 }
 
-/// What SPDK is asked for.
+/// The operation requested of SPDK.
 #[derive(Clone, Copy)]
 enum Task {
-    /// What a command of the driver asks for. An unmap is of this range, and then of those of the context.
+    /// The driver's command. An unmap covers this range first, then those in the context.
     Command(Command),
     Reset,
 }
@@ -58,7 +59,7 @@ impl Default for Context {
             task: Cell::new(Task::Command(Command::Nothing)),
             ranges: Cell::default(),
             trimmed: RefCell::default(),
-            // SAFETY: a C struct of pointers, for which all zero is valid.
+            // SAFETY: a C struct of nullable pointers, for which all zero is valid.
             wait: UnsafeCell::new(unsafe { std::mem::zeroed() }),
         }
     }
@@ -72,8 +73,8 @@ impl ScsiIo {
             targets: RefCell::default(),
             events: RefCell::default(),
         };
-        // The driver has not looked at anything yet: what is there is no event. Should the app thread
-        // change them this moment, the next turn sees it.
+        // The driver has not scanned yet, so existing disks are no events. If the app thread holds the lock right
+        // now, the next turn catches up.
         let disks = io.device.disks.try_lock().map(|disks| disks.clone());
         match disks {
             Some(disks) => io.update(&disks),
@@ -83,7 +84,7 @@ impl ScsiIo {
         io
     }
 
-    /// Sees disks come and go.
+    /// Adopts added, removed and resized disks, and queues events for them.
     fn update(&self, disks: &Disks) {
         let mut targets = self.targets.borrow_mut();
         for (number, (target, disk)) in (0_u8..).zip(targets.iter_mut().zip(disks)) {
@@ -108,9 +109,11 @@ impl ScsiIo {
             }
             let Some(disk) = disk else { continue };
             if disk.needs_dma && self.device.ordinary_memory.load(Ordering::Acquire) {
-                tracing::warn!(
-                    target = number,
-                    "a disk is not shown: its device needs guest memory on huge pages"
+                log::note(
+                    sys::spdk_log_level_SPDK_LOG_WARN,
+                    format!(
+                        "the disk of target {number} is not shown: its device needs guest memory on huge pages"
+                    ),
                 );
                 continue;
             }
@@ -143,7 +146,7 @@ impl ScsiIo {
         }
         if !is_task_management(kind) {
             let mut rest = [0; NOTIFICATION - 4];
-            // No notification is known: none is subscribed to, none has happened.
+            // No notification type is supported: none is subscribed to, none has happened.
             if request.take(&mut rest) && request.reserve_front(5) {
                 request.respond(&[0, 0, 0, 0, response::OK]);
                 request.complete(5);
@@ -174,7 +177,7 @@ impl ScsiIo {
 
     fn command(&self, mut request: Request<Self>) {
         let mut bytes = [0; HEADER];
-        // Without header or room for an answer there is no way to answer but to give it back.
+        // Without a header, or room for a response, the request can only be returned unanswered.
         if !request.take(&mut bytes) || !request.reserve_front(RESPONSE) {
             return;
         }
@@ -235,8 +238,8 @@ impl Io for ScsiIo {
         for target in self.targets.borrow().iter() {
             if let Target::Present(attached) = target {
                 let (descriptor, channel) = (attached.descriptor, attached.channel);
-                // SAFETY: on the channel's thread; the lease keeps the descriptor open. Where SPDK has no
-                // memory for it requests end by themselves.
+                // SAFETY: runs on the channel's thread; the lease keeps the descriptor open. If SPDK is out of
+                // memory for the reset, requests complete on their own.
                 unsafe {
                     let argument = std::ptr::null_mut();
                     sys::spdk_bdev_reset(descriptor, channel, Some(on_abort), argument)
@@ -246,7 +249,7 @@ impl Io for ScsiIo {
     }
 }
 
-/// Answers a command to a unit that is not there, or is not there any more.
+/// Responds to a command for a logical unit that does not exist, or not any more.
 fn no_unit(request: Request<ScsiIo>, cdb: &[u8; CDB]) {
     const INQUIRY: u8 = 0x12;
     if cdb.first() != Some(&INQUIRY) {
@@ -256,7 +259,7 @@ fn no_unit(request: Request<ScsiIo>, cdb: &[u8; CDB]) {
     finish(request, Ok(status::GOOD), written as u64);
 }
 
-/// Begins a command to a disk.
+/// Starts a command for a disk.
 #[inline]
 fn begin(mut request: Request<ScsiIo>, attached: Rc<Attached>, cdb: &[u8; CDB]) {
     if attached.disk.bdev.is_removed() {
@@ -307,7 +310,7 @@ fn begin(mut request: Request<ScsiIo>, attached: Rc<Attached>, cdb: &[u8; CDB]) 
     start(request);
 }
 
-/// Hands a request to SPDK, which ends it, now or later.
+/// Submits a request to SPDK, which completes it now or later.
 #[inline]
 fn start(request: Request<ScsiIo>) {
     let context = request.context();
@@ -327,8 +330,9 @@ fn start(request: Request<ScsiIo>) {
     };
     let raw = request.into_raw();
     let done = Some(on_done as unsafe extern "C" fn(_, _, _));
-    // SAFETY: on the channel's thread; the lease keeps the descriptor open. The request's slot keeps the
-    // segments and their memory until it is completed, which `on_done` does, once, if SPDK took it.
+    // SAFETY: runs on the channel's thread; the lease keeps the descriptor open. The request's slot keeps the
+    // segments, and the memory that they point to, until the request is completed. `on_done` does that, once, if
+    // SPDK accepts it.
     let rc = unsafe {
         match task {
             Task::Command(Command::Read { offset, length }) => {
@@ -350,14 +354,14 @@ fn start(request: Request<ScsiIo>) {
                 sys::spdk_bdev_flush(descriptor, channel, 0, length, done, raw)
             }
             Task::Reset => sys::spdk_bdev_reset(descriptor, channel, done, raw),
-            // `begin` answers these itself.
+            // Handled in `begin`.
             Task::Command(Command::UnmapList(_) | Command::Reply | Command::Nothing) => {
                 -libc::EINVAL
             }
         }
     };
     if rc != 0 {
-        // SAFETY: SPDK refused it, so it is still ours.
+        // SAFETY: SPDK refused the request, so ownership is still here.
         refused(unsafe { Request::from_raw(raw) }, rc, descriptor, channel);
     }
 }
@@ -374,8 +378,8 @@ fn refused(
     }
     let entry = request.context().wait.get();
     let raw = request.into_raw();
-    // SAFETY: on the channel's thread. The entry stays in the slot, which is busy until SPDK calls back; it
-    // is not queued: a request is started again only after that.
+    // SAFETY: runs on the channel's thread. The entry lives in the slot, which is busy until SPDK calls back. It is
+    // not queued already: a request is submitted again only after that callback.
     let rc = unsafe {
         let bdev = sys::spdk_bdev_desc_get_bdev(descriptor);
         (*entry).bdev = bdev;
@@ -384,12 +388,12 @@ fn refused(
         sys::spdk_bdev_queue_io_wait(bdev, channel, entry)
     };
     if rc != 0 {
-        // SAFETY: it was not queued, so it is still ours.
+        // SAFETY: the entry was not queued, so ownership of the request is still here.
         end(unsafe { Request::from_raw(raw) }, false);
     }
 }
 
-/// Ends what SPDK was asked for.
+/// Handles the end of SPDK's operation: continues with the next range of an unmap, or completes the request.
 #[inline]
 fn end(request: Request<ScsiIo>, success: bool) {
     let context = request.context();
@@ -424,12 +428,12 @@ fn end(request: Request<ScsiIo>, success: bool) {
     finish(request, result, moved);
 }
 
-/// Answers a command of which `moved` bytes of data were moved.
+/// Completes a command, after `moved` bytes of data.
 #[inline]
 fn finish(request: Request<ScsiIo>, result: Result<u8, Sense>, moved: u64) {
     let context = request.context();
     context.attached.take();
-    // What was not moved of a range list is none of the next request's.
+    // The remaining ranges must not leak into the slot's next request.
     context.ranges.set(Ranges::default());
     let total = request
         .readable_len()
@@ -441,10 +445,10 @@ fn finish(request: Request<ScsiIo>, result: Result<u8, Sense>, moved: u64) {
     request.complete(written.saturating_add(RESPONSE as u32));
 }
 
-/// SPDK's callback of a request.
+/// SPDK's completion callback of a request.
 unsafe extern "C" fn on_done(bdev_io: *mut sys::spdk_bdev_io, success: bool, raw: *mut c_void) {
-    // SAFETY: SPDK gives the request that `start` handed out, once, on the same thread, and its own I/O,
-    // which is to be freed.
+    // SAFETY: SPDK passes the request that `start` handed over, once, on the same thread, and an I/O that the
+    // callback owns and must free.
     let request = unsafe {
         sys::spdk_bdev_free_io(bdev_io);
         Request::<ScsiIo>::from_raw(raw)
@@ -452,13 +456,13 @@ unsafe extern "C" fn on_done(bdev_io: *mut sys::spdk_bdev_io, success: bool, raw
     end(request, success);
 }
 
-/// SPDK has memory for another request.
+/// Callback when SPDK has memory for the request: submits it again.
 unsafe extern "C" fn on_memory(raw: *mut c_void) {
-    // SAFETY: SPDK gives back what `refused` queued, once, on the same thread.
+    // SAFETY: SPDK passes the request that `refused` queued, once, on the same thread.
     start(unsafe { Request::<ScsiIo>::from_raw(raw) });
 }
 
 unsafe extern "C" fn on_abort(bdev_io: *mut sys::spdk_bdev_io, _: bool, _: *mut c_void) {
-    // SAFETY: SPDK's own I/O, which is to be freed.
+    // SAFETY: an I/O that the callback owns and must free.
     unsafe { sys::spdk_bdev_free_io(bdev_io) };
 }

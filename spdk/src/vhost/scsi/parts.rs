@@ -1,4 +1,4 @@
-//! The data of commands: what is copied out of it, and how much of it SPDK gets.
+//! The data of commands: what is copied out of it, and how much of it is passed to SPDK.
 
 use std::ffi::c_int;
 
@@ -9,7 +9,7 @@ use spdk_sys as sys;
 use super::io::{Context, ScsiIo};
 use crate::vhost::core::Request;
 
-/// Has the context keep the first bytes of segments that have more.
+/// Stores the segments cut to `length` bytes in the context, if they are longer.
 #[inline]
 pub(super) fn trim(context: &Context, segments: &[Segment], total: u64, length: u64) {
     let mut trimmed = context.trimmed.borrow_mut();
@@ -28,7 +28,7 @@ pub(super) fn trim(context: &Context, segments: &[Segment], total: u64, length: 
     }
 }
 
-/// Whether the block that comes with a command is zero.
+/// Returns whether the pattern block sent with a command is all zero.
 pub(super) fn zero(request: &mut Request<ScsiIo>, pattern: u32) -> bool {
     let mut left = pattern as usize;
     let mut bytes = [0; 512];
@@ -45,7 +45,8 @@ pub(super) fn zero(request: &mut Request<ScsiIo>, pattern: u32) -> bool {
     true
 }
 
-/// The first range of a list; the context keeps the others. The result of the command if there is none.
+/// Returns the first range of an unmap list, and stores the others in the context. The error is the command's result
+/// if there is no range to unmap.
 pub(super) fn ranges(
     request: &mut Request<ScsiIo>,
     length: usize,

@@ -1,24 +1,24 @@
-//! What a disk tells of itself.
+//! Replies to SCSI commands that query a disk.
 
 use super::{CDB, Geometry, MAX_RANGES, MAX_TRANSFER, Sense, be_at, put};
 
-/// Most bytes that [`reply`] makes.
+/// The most bytes that [`reply`] generates.
 pub const MAX_REPLY: usize = 256;
 
 const VENDOR: &[u8; 8] = b"OPI     ";
 const REVISION: &[u8; 4] = b"0001";
 
-/// Who a disk is.
+/// The identity of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     /// The volume's UUID.
     pub uuid: [u8; 16],
-    /// What its kind is called, filled up with spaces.
+    /// The product name of its kind, padded with spaces.
     pub product: [u8; 16],
 }
 
 impl Identity {
-    /// The UUID's digits, which are the serial number.
+    /// Returns the serial number: the UUID in hexadecimal.
     fn serial(&self) -> [u8; 32] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut serial = [b'0'; 32];
@@ -30,18 +30,18 @@ impl Identity {
         serial
     }
 
-    /// A world wide name of 16 bytes, NAA 6 with the UUID's bits behind it. Four bits of a UUID are its
-    /// version, which makes room for the 4 bits of NAA.
+    /// Returns a world wide name of 16 bytes: NAA 6, then the UUID without its 4-bit version, which makes room for
+    /// the 4 bits of NAA.
     fn name(&self) -> [u8; 16] {
         let mut bits = u128::from_be_bytes(self.uuid);
-        // The version's four bits go: bits 76 to 79 from the end.
+        // Drop the version field: bits 76 to 79.
         let low = bits & ((1 << 76) - 1);
         bits = (bits >> 80 << 76) | low;
         (bits | (6 << 124)).to_be_bytes()
     }
 }
 
-/// A buffer that is filled from its front.
+/// A buffer that is filled front to back.
 struct Reply<'a> {
     bytes: &'a mut [u8; MAX_REPLY],
     length: usize,
@@ -59,11 +59,11 @@ impl Reply<'_> {
     }
 }
 
-/// Answers a command that is about the disk. How many bytes of `bytes` were filled in, which is not more
-/// than the command has room for.
+/// Answers a command that queries the disk. Returns the bytes of `bytes` filled in, at most the command's allocation
+/// length.
 ///
 /// # Errors
-/// The sense to answer.
+/// The sense data to respond with.
 pub fn reply(
     cdb: &[u8; CDB],
     disk: &Geometry,
@@ -108,7 +108,7 @@ pub fn reply(
             be_at(cdb, 10, 4)
         }
         0xa0 if be_at(cdb, 6, 4) >= 16 && be_at(cdb, 2, 1) <= 2 => {
-            // One unit, number 0.
+            // A single logical unit, number 0.
             made.add(&8_u32.to_be_bytes()).add(&[0; 12]);
             be_at(cdb, 6, 4)
         }
@@ -117,7 +117,7 @@ pub fn reply(
     Ok(made.length.min(usize::try_from(room).unwrap_or(usize::MAX)))
 }
 
-/// What INQUIRY answers where there is no unit.
+/// Returns the INQUIRY data for a unit that does not exist.
 #[must_use]
 pub fn no_unit_inquiry() -> [u8; 36] {
     let mut bytes = [0; 36];
@@ -136,7 +136,7 @@ fn inquiry(
         if page != 0 {
             return Err(Sense::INVALID_FIELD);
         }
-        // A disk by SPC-3 that takes many commands.
+        // A direct access device, SPC-3, with command queueing.
         made.add(&[0, 0, 5, 0x12, 91, 0, 0, 2]);
         made.add(VENDOR).add(&identity.product).add(REVISION);
         made.add(&[0; 22]);
@@ -158,7 +158,8 @@ fn inquiry(
             made.add(&identity.serial());
         }
         0x83 => {
-            // Of the unit: a binary name, and vendor, product and serial in letters.
+            // Two designators of the logical unit: the binary name (NAA), and vendor, product and serial in ASCII
+            // (T10).
             made.add(&[1, 3, 0, 16]).add(&identity.name());
             made.add(&[2, 1, 0, 56])
                 .add(VENDOR)
@@ -181,15 +182,15 @@ fn inquiry(
             made.add(&unmap.0.to_be_bytes())
                 .add(&unmap.1.to_be_bytes())
                 .add(&[0; 8]);
-            // WRITE SAME of any length.
+            // No limit for WRITE SAME.
             made.add(&[0; 28]);
         }
-        // Does not rotate.
+        // Non-rotating medium.
         0xb1 => {
             made.add(&[0, 1]).add(&[0; 58]);
         }
         0xb2 if disk.unmap => {
-            // UNMAP, and WRITE SAME (10) and (16) with its bit.
+            // Supports UNMAP, and WRITE SAME (10) and (16) with the UNMAP bit.
             made.add(&[0, 0xe0, 2, 0]);
         }
         _ => return Err(Sense::INVALID_FIELD),
@@ -199,19 +200,19 @@ fn inquiry(
     Ok(())
 }
 
-/// A header without block descriptors, and the page of the write cache.
+/// Writes a header without block descriptors, and the requested mode pages: caching and control.
 fn mode_sense(cdb: &[u8; CDB], is_long: bool, made: &mut Reply<'_>) -> Result<(), Sense> {
     const CACHING: u8 = 8;
     const ALL: u8 = 0x3f;
     let [_, _, page, subpage, ..] = *cdb;
     made.add(if is_long { &[0; 8] } else { &[0; 4] });
     match (page & 0x3f, subpage) {
-        // What a driver may change is nothing (page control 1).
+        // Page control 1 asks for changeable values: none are.
         (CACHING | ALL, 0 | 0xff) => {
             let write_cache = if page >> 6 == 1 { 0 } else { 4 };
             made.add(&[CACHING, 18, write_cache]).add(&[0; 17]);
         }
-        // Control mode.
+        // Control mode page.
         (0x0a, 0) => {}
         _ => return Err(Sense::INVALID_FIELD),
     }

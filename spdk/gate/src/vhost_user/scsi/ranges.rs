@@ -1,14 +1,14 @@
-//! The parameter list of UNMAP (SBC-3, 5.28).
+//! Parses the parameter list of UNMAP (SBC-3, 5.28).
 
 use super::{Geometry, Sense, be_at};
 
-/// Most ranges of one list.
+/// The most ranges of one list.
 pub const MAX_RANGES: usize = 16;
 
-/// Bytes of a list.
+/// The most bytes of a list.
 pub const PARAMETERS: usize = 8 + 16 * MAX_RANGES;
 
-/// Ranges in bytes, inside the disk, none of them empty.
+/// Non-empty ranges in bytes, within the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ranges {
     places: [(u64, u64); MAX_RANGES],
@@ -16,17 +16,17 @@ pub struct Ranges {
 }
 
 impl Ranges {
-    /// Takes the last one.
+    /// Removes and returns the last range.
     pub fn take(&mut self) -> Option<(u64, u64)> {
         self.count = self.count.checked_sub(1)?;
         self.places.get(self.count).copied()
     }
 }
 
-/// The ranges of a parameter list.
+/// Parses the ranges of a parameter list.
 ///
 /// # Errors
-/// The sense to answer.
+/// The sense data to respond with.
 pub fn unmap_ranges(list: &[u8], disk: &Geometry) -> Result<Ranges, Sense> {
     let mut ranges = Ranges::default();
     if list.len() < 8 {

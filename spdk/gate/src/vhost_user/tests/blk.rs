@@ -76,7 +76,7 @@ fn ids_of_uuids_that_are_alike_differ_and_have_letters_and_digits_alone() {
     assert_eq!(ids.len(), uuids.len());
     let plain = |byte: &u8| byte.is_ascii_digit() || byte.is_ascii_lowercase();
     assert!(ids.iter().flatten().all(plain));
-    // Machines know their disks by it: it must stay as it is.
+    // Guests identify their disks by this ID, so the mapping must never change.
     let fixed = *b"\x1b\x4e\x28\xba\x2f\xa1\x11\xd2\x88\x3f\xb9\xa7\x61\xbd\xe3\xfb";
     assert_eq!(&id(fixed), b"c5kev04fnov5m25wrj7r");
 }

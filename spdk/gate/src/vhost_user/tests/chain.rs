@@ -1,4 +1,4 @@
-//! A guest of a few descriptors in two regions, against chains that are right and chains of any bits.
+//! A guest with a few descriptors in two regions: valid chains, and chains of arbitrary bits.
 
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -11,7 +11,7 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
-/// The ring's own table, and where indirect ones are.
+/// The ring's own table, and the address of indirect ones.
 const TABLE: usize = 1;
 const INDIRECT_AT: u64 = 0x4000;
 
@@ -40,7 +40,7 @@ impl Guest for Model {
                     .iter()
                     .any(|region| region.contains(&at) && at + 16 <= region.end);
                 assert!(is_memory, "outside of memory: {at:#x}");
-                // A driver may have a table anywhere; all but one place holds zeroes.
+                // A driver may place a table anywhere; all places but one hold zeroes.
                 let offset = at.checked_sub(0x90_1000).filter(|offset| offset % 16 == 0);
                 let descriptor = offset.and_then(|offset| self.indirect.get(offset / 16));
                 descriptor.copied().unwrap_or(desc(0, 0, 0, 0))

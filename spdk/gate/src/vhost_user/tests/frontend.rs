@@ -27,7 +27,7 @@ fn apply(frontend: &mut Frontend, message: Message) -> Action {
     frontend.apply(&message).expect("allowed")
 }
 
-/// A client whose ring 0 runs.
+/// A client whose ring 0 is running.
 fn running() -> Frontend {
     let mut frontend = Frontend::new(OFFER);
     for message in [
@@ -183,7 +183,7 @@ fn rings_have_a_limit_in_all() {
     apply(&mut frontend, more);
 }
 
-/// Any message about four rings.
+/// Any message about six ring numbers, valid or not.
 fn any_message() -> impl Strategy<Value = Message> {
     let ring = 0..6_usize;
     (0..16_u32, ring, any::<u64>(), 0..70_000_u32).prop_map(|(kind, ring, number, value)| {
@@ -213,7 +213,7 @@ fn any_message() -> impl Strategy<Value = Message> {
 }
 
 proptest! {
-    /// Whatever comes, a ring that runs has a size, a place and memory, and keeps them.
+    /// Invariant for any sequence of messages: a running ring has a size, addresses and memory, and keeps them.
     #[test]
     fn whatever_comes_rings_that_run_stay_as_they_are(
         messages in prop::collection::vec(any_message(), 0..60),

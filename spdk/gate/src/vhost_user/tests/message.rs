@@ -9,7 +9,7 @@ fn header(request: u32, flags: u32, size: u32) -> [u8; HEADER] {
     words.concat().try_into().unwrap()
 }
 
-/// Every request that is known, its least and largest payload.
+/// Every known request with its least and largest payload.
 const KNOWN: [(u32, u32, u32); 23] = [
     (1, 0, 0),
     (2, 8, 8),

@@ -1,4 +1,4 @@
-//! The rules against everything that is small enough to try, and much that is not.
+//! Exhaustive tests of small inputs, and property tests of large ones.
 
 mod blk;
 mod chain;

@@ -30,7 +30,7 @@ fn parts_lie_whole_in_a_region_and_aligned() {
     assert_eq!(places.descriptors, 0x7000_0000);
     assert_eq!(places.available, 0x7000_1000);
     assert_eq!(places.used, 0x7000_2000);
-    // The last place where each fits, and the next one.
+    // The last address at which each part fits, and the one after it.
     let end = 0x11_0000;
     for (length, align, set) in [
         (

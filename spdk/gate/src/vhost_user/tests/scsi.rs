@@ -1,4 +1,4 @@
-//! SCSI commands: what reaches a disk is inside it, and no more than there is data for.
+//! SCSI commands: what reaches a disk is within it, and no more than there is data for.
 
 use std::vec::Vec;
 
@@ -51,7 +51,7 @@ proptest! {
         cdb[0] = operation;
         cdb[1..].copy_from_slice(&rest);
         if small {
-            // Small numbers reach further.
+            // Small numbers get past the range checks more often.
             for at in [2, 3, 4, 6, 10, 11, 12] {
                 cdb[at] = 0;
             }
@@ -143,7 +143,7 @@ fn reads_and_writes_of_every_length_mean_the_same_blocks() {
             command(&cdb, &DISK, 0, 1024),
             Ok(Command::Read { offset, length })
         );
-        // More room than asked for stays as it is; less is an underrun of whole blocks.
+        // A larger buffer is left as is; a smaller one is an underrun of whole blocks.
         assert_eq!(
             command(&cdb, &DISK, 0, 9999),
             Ok(Command::Read { offset, length })
@@ -164,7 +164,7 @@ fn reads_and_writes_of_every_length_mean_the_same_blocks() {
         assert_eq!(command(&write, &DISK, 1023, 0), Err(Sense::INVALID_FIELD));
         assert_eq!(command(&write, &DISK, 1024, 1), Err(Sense::INVALID_FIELD));
     }
-    // Six bytes count 0 as 256.
+    // In 6-byte commands a count of 0 means 256.
     let many = command(&block(&[0x08, 0, 0, 0, 0, 0]), &DISK, 0, 1 << 20);
     assert_eq!(
         many,
@@ -257,7 +257,7 @@ fn write_same_zeroes_or_unmaps_and_does_nothing_else() {
         ..DISK
     };
     assert_eq!(command(&cdb(8), &plain, 512, 0), Err(Sense::INVALID_FIELD));
-    // Without data, up to the end of the disk.
+    // No data, up to the end of the disk.
     let mut long = block(&[0x93, 1]);
     long[9] = 4;
     let rest = Command::Zero {

@@ -3,7 +3,7 @@
 use super::*;
 
 impl<D: Device> Client<'_, D> {
-    /// Gives the worker a job on the session, as soon as it takes one.
+    /// Submits a job on the session to the worker, as soon as it accepts one.
     fn on_session(
         &self,
         session: NonNull<Session<D::Io>>,
@@ -12,7 +12,7 @@ impl<D: Device> Client<'_, D> {
         let work = Handover((session, change));
         self.give(Box::new(move || {
             let (session, change) = work.take();
-            // SAFETY: the session lives until the job that `leave` gives last; jobs run in order.
+            // SAFETY: the session lives until the last job, which `leave` submits; jobs run in order.
             change(unsafe { session.as_ref() });
         }))
     }
@@ -35,7 +35,7 @@ impl<D: Device> Client<'_, D> {
         (Answer { sender, bell }, receiver)
     }
 
-    /// Waits for the worker, no longer than the client stays. `None`: it had nothing to answer.
+    /// Awaits the worker's answer, unless the client disconnects. `None` if the worker dropped the sender.
     fn answered<T>(&mut self, receiver: &Receiver<T>) -> Result<Option<T>, End> {
         loop {
             match receiver.try_recv() {
@@ -47,7 +47,7 @@ impl<D: Device> Client<'_, D> {
         }
     }
 
-    /// Lets a little time pass, or until the bell rings, as long as the client stays.
+    /// Waits for the bell or a short time; fails once the client has disconnected.
     fn pass(&mut self) -> Result<(), End> {
         let events = self.wait(libc::POLLRDHUP, Some(RETRY))?;
         self.attend()?;
@@ -61,7 +61,7 @@ impl<D: Device> Client<'_, D> {
         u16::try_from(ring).unwrap_or(u16::MAX)
     }
 
-    /// The session, begun if need be.
+    /// Returns the session, begun if there is none.
     fn session(&mut self, memory: &Arc<Memory>) -> Result<NonNull<Session<D::Io>>, End> {
         if let Some(session) = self.session {
             return Ok(session);
@@ -71,13 +71,14 @@ impl<D: Device> Client<'_, D> {
         self.give(Box::new(move || {
             answer.send(Handover(Session::begin(device, memory)));
         }))?;
-        // Begun whatever the client does meanwhile: not to be left behind.
+        // The worker begins the session whatever the client does meanwhile. Waiting unconditionally keeps it from
+        // leaking.
         let session = receiver.recv()?.take();
         self.session = Some(session);
         Ok(session)
     }
 
-    /// Starts all rings that can.
+    /// Starts all rings that can run.
     pub(super) fn start(&mut self) -> Result<(), End> {
         let Some(memory) = self.memory.clone() else {
             return Ok(());
@@ -105,7 +106,7 @@ impl<D: Device> Client<'_, D> {
         Ok(())
     }
 
-    /// Stops a ring, waits for its requests, and says which one is next.
+    /// Stops a ring, drains its requests, and returns the index of the next one.
     pub(super) fn stop(&mut self, ring: usize) -> Result<u16, End> {
         let setup = self.frontend.ring(ring);
         let (true, Some(session)) = (setup.runs, self.session) else {
@@ -115,19 +116,20 @@ impl<D: Device> Client<'_, D> {
         let (answer, receiver) = self.answer();
         let index = Self::ring_number(ring);
         self.on_session(session, move |session| session.stop(index, answer))?;
-        // Kept for `leave`, if the client goes before the last request is done.
+        // Kept for `leave`, in case the client disconnects before the last request is done.
         self.stopping.insert(ring, receiver.clone());
         let stopped = self.answered(&receiver)?;
         self.stopping.remove(&ring);
         Ok(stopped.map_or(setup.base, |stopped| self.take_back(ring, stopped)))
     }
 
-    /// Frees a ring that the worker gave back.
+    /// Frees a ring that the worker returned.
     fn take_back(&mut self, ring: usize, stopped: Stopped<D::Io>) -> u16 {
         if let Some(fault) = stopped.fault {
             tracing::warn!(ring, error = %fault, "the driver of a vhost-user client broke a ring");
         }
-        // SAFETY: made of a box by `Queue::new`; the worker has forgotten it, and no request is left.
+        // SAFETY: created from a box by `Queue::new`; the worker has dropped its pointer, and no request is
+        // outstanding.
         drop(unsafe { Box::from_raw(stopped.queue.take().as_ptr()) });
         self.frontend.stopped(ring, stopped.base);
         stopped.base
@@ -158,11 +160,11 @@ impl<D: Device> Client<'_, D> {
         self.on_session(session, move |session| {
             answer.send(session.set_call(index, call))
         })?;
-        // The one of before is closed here.
+        // The previous eventfd is closed here, not on the worker.
         self.answered(&receiver).map(drop)
     }
 
-    /// How writes of a ring are logged, if they are.
+    /// Returns how writes of a ring are logged, if they are.
     fn logged(&self, ring: usize) -> Option<Logged> {
         const LOG_USED: u32 = 1;
         let dirty = self.dirty.clone()?;
@@ -188,7 +190,7 @@ impl<D: Device> Client<'_, D> {
         Ok(())
     }
 
-    /// Has the rings that run go on in other memory.
+    /// Moves the running rings to new memory.
     pub(super) fn remap(&mut self, memory: Arc<Memory>) -> Result<(), End> {
         if let Some(session) = self.session {
             let rings: Vec<_> = self.frontend.running().collect();
@@ -208,15 +210,15 @@ impl<D: Device> Client<'_, D> {
             self.answered(&receiver)?;
         }
         self.retired.extend(self.memory.replace(memory));
-        // Each takes room among this process's mappings.
+        // Backpressure: each retired table occupies mappings of this process.
         while self.retired.len() > MAX_RETIRED {
             self.pass()?;
         }
         Ok(())
     }
 
-    /// Ends the session: returns once nothing is outstanding, however long that takes, and frees what the
-    /// client gave. Whether requests were aborted.
+    /// Ends the session and frees what the client shared. Returns once no request is outstanding, however long that
+    /// takes; the result tells whether requests were aborted.
     pub(in super::super) fn leave(mut self) -> bool {
         self.door.shared.disconnect();
         let Some(session) = self.session.take() else {
@@ -229,7 +231,7 @@ impl<D: Device> Client<'_, D> {
                 let (answer, receiver) = self.answer();
                 let index = Self::ring_number(ring);
                 self.insist(session, move |session| {
-                    // SAFETY: as in `on_session`.
+                    // SAFETY: the session lives until the last job, submitted below; jobs run in order.
                     unsafe { session.as_ref() }.stop(index, answer);
                 });
                 receiver
@@ -255,7 +257,7 @@ impl<D: Device> Client<'_, D> {
                 let late = self.door.shared.is_aborted() && Instant::now() >= patience;
                 if late && !std::mem::replace(&mut aborted, true) {
                     self.insist(session, |session| {
-                        // SAFETY: as in `on_session`.
+                        // SAFETY: the session lives until the last job, submitted below; jobs run in order.
                         unsafe { session.as_ref() }.io().abort();
                     });
                 }
@@ -263,16 +265,16 @@ impl<D: Device> Client<'_, D> {
         }
         let (answer, receiver) = self.answer();
         self.insist(session, move |session| {
-            // SAFETY: the last job on the session, whose rings were all given back.
+            // SAFETY: this is the last job on the session, and all of its rings were returned.
             unsafe { Session::end(session) };
             answer.send(());
         });
-        // A worker that ends without doing it has freed nothing that is still in use.
+        // If the worker ended without running the job, the session leaks, but nothing in use was freed.
         let _ = receiver.recv();
         aborted
     }
 
-    /// As [`on_session`](Self::on_session), for what must be done however busy the worker is.
+    /// As [`on_session`](Self::on_session), for jobs that must run however busy the worker is.
     fn insist(
         &self,
         session: NonNull<Session<D::Io>>,
