@@ -1,13 +1,13 @@
-//! Compiles `proto/` to Rust and to one FileDescriptorSet, nothing else.
+//! Compiles `proto/` to Rust and to a FileDescriptorSet.
 //!
-//! The descriptor set keeps the google.api options and the comments: names, required fields, HTTP
-//! routes and the OpenAPI description are read off it at run time.
+//! The descriptor set keeps the google.api options and the comments, since names, required fields, HTTP routes and the
+//! OpenAPI description are derived from it at run time.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// Messages that hold a key: their `Debug` is written by hand, in `src/api.rs`.
+/// Messages with a key: their `Debug` is implemented in `src/api.rs`, redacted.
 const SECRET: [&str; 6] = [
     "opi_api.storage.v1.EncryptedVolume",
     "opi_api.storage.v1.NvmeSubsystemSpec",
@@ -17,7 +17,7 @@ const SECRET: [&str; 6] = [
     "opi_spdk.v1.RekeyNvmeHostResponse",
 ];
 
-/// The package of our own kinds, beside the published API.
+/// Package of this project's own kinds, which are not in the published API.
 const OWN: &str = "opi_spdk.v1";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -60,8 +60,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     published.file.retain(|file| file.package() != "google.api");
     let mut own = published.clone();
     published.file.retain(|file| file.package() != OWN);
-    // Messages that several services share belong to the published API. The file of its package is empty
-    // here, and is written again by the second run.
+    // Messages shared by several services are part of the published API. This run would write an empty file for its
+    // package; the second run replaces it.
     own.file
         .retain(|file| file.package() == OWN || file.service.is_empty());
     builder
@@ -72,7 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The `.proto` files of one folder.
+/// Lists the `.proto` files of a folder.
 fn protos(folder: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -1,7 +1,7 @@
-//! The store of records beside the file system that it is on: what one commit costs and one fsync, how many
-//! commits a second callers at once get, and whether many records make it slower.
+//! The store of records compared with its file system: time of a commit and of an fsync, commits per second with
+//! concurrent callers, and the influence of many records.
 //!
-//! `cargo bench --bench state [-- DIR]`: in a new directory in DIR, by default the directory for temporary files.
+//! `cargo bench --bench state [-- DIR]`: uses a new directory in DIR, by default the directory for temporary files.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,7 +13,7 @@ use opi_spdk::state::{Change, Disk, Entry, StateKey, Store};
 
 const ROUNDS: usize = 300;
 
-/// Time for callers at once.
+/// Duration of the run with concurrent callers.
 const LOAD: Duration = Duration::from_secs(2);
 
 fn put(key: String, revision: u64) -> Change {
@@ -33,7 +33,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// One fsync after a write of a page.
+/// Time of one fsync after writing a page.
 fn fsync(dir: &Path) -> Duration {
     let mut file = File::create(dir.join("fsync")).expect("a file");
     let time = |_| {

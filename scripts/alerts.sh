@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# alerts.sh: tests the rules: alerts, rates, and metrics' other names, with Prometheus' own promtool, which comes with
-# Debian's package of it (100 MB: installed only here).
+# alerts.sh: tests the Prometheus rules (alerts, rates, alternative metric names) with promtool, from Debian's package
+# prometheus (100 MB, installed only here).
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 

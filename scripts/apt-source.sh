@@ -1,13 +1,13 @@
-# To be sourced: gets source packages of Debian, verified by apt, with a configuration of our own so
-# that the machine's stays as it is. The archive is the one that the machine already uses.
+# Sourced. Gets source packages of Debian, verified by apt, with a separate apt configuration so that the machine's
+# stays unchanged. The archive is the one that the machine already uses.
 
-# Prints the address of Debian's main archive, as this machine knows it.
+# Prints the URL of Debian's main archive, as configured on this machine.
 debian_site() {
     apt-get indextargets --format '$(LABEL)|$(RELEASE)|$(SITE)' 'Created-By: Packages' |
         awk -F '|' '$1 == "Debian" && $2 !~ /-/ && !site { site = $3 } END { print site }'
 }
 
-# The same for those who cannot go on without it.
+# The same, or fails if there is none.
 need_debian_site() {
     local site
     site=$(debian_site)
@@ -19,7 +19,7 @@ need_debian_site() {
     echo "$site"
 }
 
-# apt_source DIR SUITE ARGUMENT...: `apt-get source ARGUMENT...` from SUITE, into the directory DIR.
+# apt_source DIR SUITE ARGUMENT...: runs `apt-get source ARGUMENT...` for SUITE, into the directory DIR.
 apt_source() {
     local dir=$1 suite=$2 site list
     shift 2

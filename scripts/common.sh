@@ -1,5 +1,5 @@
-# Shared by every script here, by `source`: strict mode, progress, failure reports, cache and lock.
-# All that is said goes to stderr, so that a script's stdout is free for its result.
+# Sourced by every script: strict mode, progress, failure reports, cache and lock. Messages go to stderr, so that a
+# script's stdout is free for its result.
 
 set -Eeuo pipefail
 
@@ -8,11 +8,11 @@ SCRIPTS=$ROOT/scripts
 CACHE=${OPI_SPDK_CACHE:-${XDG_CACHE_HOME:-${HOME:?must be set, or OPI_SPDK_CACHE}/.cache}/opi-spdk}
 CACHE=$(realpath -m -- "$CACHE")
 
-STEP=       # what is being done, for the failure report
-LOG=        # where its output goes
-CHILD=      # the process group that does it
-HEARTBEAT=  # the process that shows that it is still going on
-SCRATCH=()  # removed when the script ends, however it ends
+STEP=       # the current step, for the failure report
+LOG=        # the log of its output
+CHILD=      # its process group
+HEARTBEAT=  # the process that shows progress meanwhile
+SCRATCH=()  # removed whenever and however the script ends
 
 say() { printf '==> %s\n' "$*" >&2; }
 
@@ -21,8 +21,8 @@ die() {
     exit 1
 }
 
-# call COMMAND...: runs it in a process group of its own and waits, so that a signal to this script is not
-# put off until the command ends, but ends it too, with all that it started. It may be a function.
+# call COMMAND...: runs a command in its own process group and waits for it, so that a signal to this script
+# immediately ends the command with all its children. The command may be a function.
 call() {
     set -m
     "$@" &
@@ -32,7 +32,7 @@ call() {
     CHILD=
 }
 
-# step NAME COMMAND...: calls the command with its output in a log, and reports what comes of it.
+# step NAME COMMAND...: calls the command with its output in a log, and reports its result.
 step() {
     local began=$SECONDS
     STEP=$1
@@ -51,7 +51,7 @@ step() {
 
 into_log() { "$@" >"$LOG" 2>&1 </dev/null; }
 
-# stage NAME COMMAND...: the same for what speaks for itself, as cargo does: its output is shown.
+# stage NAME COMMAND...: like step, but shows the output of the command, such as cargo.
 stage() {
     STEP=$1 LOG=
     shift
@@ -60,8 +60,8 @@ stage() {
     STEP=
 }
 
-# Shows the time and the last line of the log until the step is over. `sleep` outlives its
-# parent by some seconds and so holds neither the lock nor anybody's pipe.
+# Shows the time and the last line of the log until the step ends. `sleep` outlives its parent by some seconds, so it
+# inherits neither the lock nor a pipe.
 heartbeat() {
     while sleep 15 &>/dev/null 9>&- && kill -0 $$ 2>/dev/null; do
         printf '    %4d s  %s\n' $((SECONDS - $1)) "$(grep . "$LOG" | tail -n 1 | cut -c 1-90)" >&2
@@ -79,7 +79,7 @@ on_exit() {
     stop_heartbeat
     if [[ -n $CHILD ]]; then
         kill -- "-$CHILD" 2>/dev/null || true
-        wait "$CHILD" || true # it may still write to what is removed below
+        wait "$CHILD" || true # it may still write to files that are removed below
     fi
     if ((status)) && [[ -n $STEP ]]; then
         [[ -z $LOG ]] || tail -n 25 "$LOG" | sed 's/^/    | /' >&2
@@ -93,8 +93,8 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Only one script at a time changes the machine or the cache. The lock (descriptor 9) is also held by
-# the commands that were started meanwhile, so it outlives a script that is killed.
+# Serializes scripts that change the machine or the cache. The lock (descriptor 9) is inherited by the commands started
+# meanwhile, so it outlives a script that is killed.
 lock() {
     [[ $CACHE != *[[:space:]]* ]] || die "the cache directory '$CACHE' must have no space in its name (make cannot build there); set OPI_SPDK_CACHE"
     mkdir -p "$CACHE"
@@ -105,7 +105,7 @@ lock() {
     }
 }
 
-# Takes over what env.sh prints.
+# Applies the variables printed by env.sh.
 load_env() {
     local variables
     variables=$(bash "$SCRIPTS/env.sh")

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# container-test.sh [--image] [--only PART,...] [PROGRAM]: what deploys the program, tried on a real engine, part by part:
+# container-test.sh [--image] [--only PART,...] [PROGRAM]: tests the deployment on a real container engine, part by
+# part:
 #
 #   package      installs, upgrades and removes the package in a container without a service manager
-#   systemd      the same in one whose process 1 is systemd: start, reload, watchdog, upgrade, stop
-#   setup        kills `opi-spdk setup` at each of its steps, and has it go on or go back
-#   ansible      plays the role on such machines, with the package and with the image
-#   kubernetes   checks the manifests by Kubernetes' schema
-#   privileges   starts the image with the least that each use needs, and with less
-#   lab          brings the lab of deploy/compose up, asks it what clients of OPI ask, and takes it down
-#   observe      has Prometheus scrape a target and evaluate the rules, with the lab's own configuration
+#   systemd      the same with systemd as process 1: start, reload, watchdog, upgrade, stop
+#   setup        kills `opi-spdk setup` at each of its steps, then continues it or rolls it back
+#   ansible      runs the role on such machines, with the package and with the image
+#   kubernetes   checks the manifests against Kubernetes' schema
+#   privileges   starts the image with the least privileges for each use, and with less
+#   lab          starts the lab of deploy/compose, makes the calls of OPI clients, and stops it
+#   observe      has Prometheus scrape a target and evaluate the rules, with the lab's configuration
 #
-# PROGRAM is what goes into the package (default: a debug build). The image is made of the package, in seconds; with --image
-# by the Dockerfile, which builds SPDK and a release of its own: half an hour on two cores. Needs root. The engine that
-# DOCKER_HOST names is used, or one of its own is started, with its data under target/container, and ended.
+# PROGRAM is the program for the package (default: a debug build). The image is built from the package, in seconds;
+# with --image it is built by the Dockerfile, which builds SPDK and a release: half an hour on two cores. Requires
+# root. Uses the engine of DOCKER_HOST, or starts one with its data under target/container and stops it.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 source "$SCRIPTS/apt-source.sh"

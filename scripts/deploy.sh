@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# deploy.sh [PROGRAM]: checks what can be checked of deploy/ without a container engine: compose files, manifests,
-# alert rules and Prometheus' configuration, and the package of PROGRAM (default: a debug build) by lintian.
+# deploy.sh [PROGRAM]: checks deploy/ as far as possible without a container engine: compose files, manifests, alert
+# rules and Prometheus' configuration, and the package of PROGRAM (default: a debug build) with lintian.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 

@@ -4,7 +4,7 @@
 #   SPDK_PREFIX   the SPDK to link        SPDK_TOOLS   its target, test tools and fio plugins
 #   SPDK_RPC      its JSON-RPC client     PKG_CONFIG_PATH   how the linking side finds it
 #
-# With SPDK_CROSS also what cargo needs to build for another machine (scripts/cross.sh).
+# With SPDK_CROSS, also the variables that cargo needs to build for another machine (scripts/cross.sh).
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 source "$SCRIPTS/spdk-cache.sh"

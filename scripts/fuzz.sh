@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# fuzz.sh [--sanitize|--assert] [DOOR [SECONDS [SEED]]]: sets all up, builds, and runs the fuzzer of a door
-# (default: all) against the program, for so long each (default: 60). A finding is made smaller and written
-# to a file, which `cargo test --test fuzz -- --door DOOR --replay FILE` runs again.
+# fuzz.sh [--sanitize|--assert] [DOOR [SECONDS [SEED]]]: sets everything up, builds, and runs the fuzzer of a door
+# (default: all) against the program, for this time each (default: 60). A finding is minimized and written to a file,
+# which `cargo test --test fuzz -- --door DOOR --replay FILE` runs again.
 #
 #   --sanitize   with AddressSanitizer and UndefinedBehaviorSanitizer in SPDK, DPDK, libvfio-user and ours
 #   --assert     the same with SPDK's assertions

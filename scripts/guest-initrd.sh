@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # guest-initrd.sh IMAGE OUT [PROGRAM]: makes the initrd OUT from that of a guest image (guest-image.sh), with
-# guest-init as its first process and, as /opi/run, the program with the libraries that it uses here;
-# /opi/setpriv takes privileges away, as a container does.
+# guest-init as process 1 and the program, with its libraries of this machine, as /opi/run; /opi/setpriv drops
+# privileges, like a container.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 IMAGE=$1 OUT=$2 PROGRAM=${3:-}
 
-# The guest's own libraries are of another release, so the program brings its loader as well.
+# The guest's libraries are of another release, so the program brings its own loader.
 starter() { printf '#!/bin/sh\n%s exec /opi/ld-linux-x86-64.so.2 --library-path /opi /opi/%s "$@"\n' "$1" "$2"; }
 add_program() {
     local to=$1/opi library
@@ -15,7 +15,7 @@ add_program() {
     cp "$(command -v setpriv)" "$to/setpriv.program"
     ldd "$PROGRAM" "$to/setpriv.program" | grep -o '[[:space:]]/[^ ]*' | sort -u |
         while read -r library; do cp "$library" "$to/"; done
-    # OpenSSL insists on a configuration.
+    # OpenSSL requires a configuration file.
     starter OPENSSL_CONF=/dev/null program >"$to/run"
     starter '' setpriv.program >"$to/setpriv"
     chmod 755 "$to"/{run,setpriv}
@@ -25,5 +25,5 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/opi-spdk-initrd.XXXXXX")
 SCRATCH+=("$work")
 install -m 755 "$SCRIPTS/guest-init" "$work/init"
 [[ -z $PROGRAM ]] || add_program "$work"
-# The kernel unpacks one archive after the other.
+# The kernel unpacks concatenated archives.
 { cat "$IMAGE/initrd" && cd "$work" && find . | cpio -o -H newc --quiet; } >"$OUT"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# guest-qemu.sh IMAGE ARGUMENT...: runs the QEMU 11.1 of a guest image in its own root directory, with
-# this machine's /dev, /proc and /tmp in it, so that sockets have one path for both. Nothing of it is seen
-# by other processes, and all of it ends with QEMU, which takes over this process.
+# guest-qemu.sh IMAGE ARGUMENT...: runs the QEMU 11.1 of a guest image in its own root directory, with this machine's
+# /dev, /proc and /tmp so that sockets have the same path for both. The mounts are private to this process, which QEMU
+# replaces, and end with it.
 
 set -Eeuo pipefail
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that there are hugepages for SPDK: HUGEPAGES of 2 MiB (default 1024), on /dev/hugepages.
-# Never takes any away. Exit status 0 if SPDK can use them, 1 after saying why it cannot.
+# Reserves hugepages for SPDK: at least HUGEPAGES of 2 MiB (default 1024), mounted on /dev/hugepages. Never reduces
+# their number. Exit status 0 if SPDK can use them, otherwise 1 with the reason.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 

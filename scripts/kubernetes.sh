@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# kubernetes.sh: checks deploy/kubernetes, as kustomize (or kubectl) renders it, by Kubernetes' own schema and by what has to
-# hold of it (container/kubernetes.py). The checker is taken from Python's package index into target/kubernetes, and so is kustomize
-# from Go's proxy where there is neither.
+# kubernetes.sh: checks deploy/kubernetes, rendered by kustomize (or kubectl), against Kubernetes' schema and by
+# further rules (container/kubernetes.py). The schema checker is installed from Python's package index into
+# target/kubernetes, and kustomize by go if neither tool is present.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# package.sh [PROGRAM]: makes target/package/opi-spdk_VERSION_ARCH.deb, of the program given, or of a release
-# build of its own. Needs cargo-deb (cargo install cargo-deb).
+# package.sh [PROGRAM]: builds target/package/opi-spdk_VERSION_ARCH.deb from the program, or from a release build.
+# Requires cargo-deb (cargo install cargo-deb).
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# packages.sh [PACKAGE...]: installs those Debian packages that are needed (or named) and not there yet.
+# packages.sh [PACKAGE...]: installs the required (or named) Debian packages that are missing.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -13,7 +13,7 @@ PACKAGES=(
     clang libclang-dev
     # to load the target, and to call it
     fio curl
-    # the configuration without which SPDK's OpenSSL does not start; names of PCI devices, for the inventory
+    # the configuration that SPDK's OpenSSL requires; names of PCI devices, for the inventory
     openssl pci.ids
     # to check units
     systemd
@@ -28,8 +28,7 @@ install_packages() {
     apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=600 "$@"
 }
 
-# The index is brought up to date only if it proves to be missing or old, and what an installation that
-# was killed has left half-done is completed first.
+# Updates the package index only if an installation fails, after completing an installation that was interrupted.
 install_or_update() {
     export DEBIAN_FRONTEND=noninteractive
     install_packages "$@" || {

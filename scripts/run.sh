@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# run.sh [OPTION...]: sets all up, builds, and runs opi-spdk; the options are those of opi-spdk.
-# Without a --config among them it starts with examples/lab.toml.
+# run.sh [OPTION...]: sets everything up, builds, and runs opi-spdk with these options; without --config, with
+# examples/lab.toml.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-# given OPTION ARGUMENT...: is it among the arguments, as `--option` or `--option=value`?
+# given OPTION ARGUMENT...: whether the option is among the arguments, as `--option` or `--option=value`.
 given() {
     local option=$1 argument
     shift

@@ -11,8 +11,8 @@ import pathlib
 import re
 import sys
 
-# What is linked from SPDK's tree, all under BSD-3-Clause: name, and the file of the prefix or of the source that tells
-# the version. (Its intel-ipsec-mb is not linked: AES-XTS is isa-l_crypto's.)
+# What is linked from SPDK's tree, all under BSD-3-Clause: name, and the file of the prefix or the source with its
+# version. (SPDK's intel-ipsec-mb is not linked: isa-l_crypto provides AES-XTS.)
 IN_SPDK = (
     ("dpdk", "libdpdk.pc"),
     ("isa-l", "libisal.pc"),

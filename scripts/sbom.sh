@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# sbom.sh: prints what is linked into the program, as CycloneDX JSON: SPDK and what is in its tree, and each
-# crate with its version and licence.
+# sbom.sh: prints the bill of materials of the program as CycloneDX JSON: SPDK and what is linked from its tree, and
+# each crate with version and licence.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 source "$SCRIPTS/spdk-source.sh"

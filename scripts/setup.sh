@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh [--tools]: all that a build needs, from nothing; what is there already takes no time.
+# setup.sh [--tools]: installs everything that a build needs. Idempotent: what is present takes no time.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# spdk-build.sh SOURCE FIO OUT: builds SPDK in the tree SOURCE (which it changes), and makes OUT:
+# spdk-build.sh SOURCE FIO OUT: builds SPDK in the tree SOURCE (which it modifies), and creates OUT:
 #
 #   prefix/   headers and static libraries of SPDK and DPDK, with those that `make install` leaves out
 #   bin/      SPDK's own target and its test tools, and the plugins for the fio whose source is in FIO
@@ -27,7 +27,7 @@ esac
 TOOLS=(app/spdk_tgt app/spdk_nvme_perf app/spdk_nvme_identify app/spdk_dd examples/bdev/bdevperf)
 PLUGINS=(app/fio/nvme app/fio/bdev)
 
-# drop FILE WORD...: takes directories or modules off the lists in a makefile.
+# drop FILE WORD...: removes directories or modules from the lists in a makefile.
 drop() {
     local file=$1 word
     shift
@@ -50,7 +50,7 @@ trim() {
     sed -i '0,/^BLOCKDEV_MODULES_LIST = /s//&bdev_crypto /' mk/spdk.modules.mk
 }
 
-# This file of Debian's tree logs under a name that nothing registers, so no target would link.
+# This file of Debian's tree logs under a component that nothing registers, so no target would link.
 mend() {
     local file=lib/nvmf/subsystem_rbd_resrv.c line='SPDK_LOG_REGISTER_COMPONENT(reservation)'
     [[ ! -f $file ]] || grep -rqF "$line" lib/nvmf || echo "$line" >>"$file"
@@ -60,13 +60,13 @@ mend() {
 # they are what it is compared with, and peers like those in the field.
 change() { python3 "$SCRIPTS/spdk-changes.py" .; }
 
-# What SPDK's own options leave out of a build with sanitizers.
+# Settings for a build with sanitizers that SPDK's options do not include.
 sanitize() {
     sed -i 's/-fsanitize=undefined$/& -fsanitize-undefined-trap-on-error/' mk/spdk.common.mk
     sed -i 's/^VFIO_USER_CFG_OPTS = /&-Db_sanitize=address -Db_lundef=false /' vfiouserbuild/Makefile
 }
 
-# SPDK's make knows no cross build of what it builds by meson, DPDK and libvfio-user, but meson does.
+# SPDK's make cannot cross-build the parts that use meson (DPDK and libvfio-user), but meson itself can.
 cross() {
     local file=$SOURCE/cross
     cat >"$file" <<EOF
@@ -110,7 +110,7 @@ install_spdk() {
         cp module/bdev/"$module"/*.h "$prefix/include/spdk_module/bdev/$module/"
     done
 
-    # Static libraries only, and pkg-config files that hold wherever the prefix is moved to.
+    # Static libraries only, and relocatable pkg-config files.
     rm -f "$prefix"/lib/*.so* "$prefix"/lib/*.la
     rm -rf "$prefix"/{bin,share,lib/dpdk}
     sed -i -E 's|\S+/lib(isal\|isal_crypto)\.a|-l\1|g' "$prefix/lib/pkgconfig/spdk_syslibs.pc"
@@ -130,7 +130,7 @@ make_tools() {
     cp -r python/spdk "$OUT/python/"
 }
 
-# DPDK's meson needs the python that Debian's python3-pyelftools belongs to.
+# DPDK's meson needs the Python of Debian's python3-pyelftools.
 export PATH=/usr/bin:$PATH
 unset AR CC CFLAGS CXX CXXFLAGS DESTDIR LD LDFLAGS MAKEFLAGS
 if [[ -n ${SPDK_CROSS:-} ]]; then

@@ -1,22 +1,22 @@
-# To be sourced: which build of SPDK this checkout uses, and where that is or will be.
+# Sourced. The build of SPDK that this checkout uses, and its directory.
 
 source "$SCRIPTS/spdk-source.sh"
 source "$SCRIPTS/cross.sh"
 
-# What env.sh printed before is no choice of the user's: the build that fits may be another one by now.
+# Variables printed by an earlier env.sh are no choice of the user: the matching build may have changed since.
 [[ ${SPDK_PREFIX:-} != "$CACHE"/* ]] || unset SPDK_PREFIX SPDK_TOOLS SPDK_RPC
 
-# The processor that the build is for: code for one would not run on a lesser one.
+# The processor that the build is for: its code may not run on older processors.
 spdk_arch() {
     [[ -z ${SPDK_ARCH:-} ]] || { echo "$SPDK_ARCH" && return; }
     [[ -z ${SPDK_CROSS:-} ]] || { cross_processor && return; }
     gcc -march=native -Q --help=target | awk '$1 == "-march=" && !n++ { print $2 }'
 }
 
-# The fio that is installed: its plugins fit no other.
+# The version of the installed fio, which its plugins must match.
 fio_version() { dpkg-query -W -f '${source:Version}' fio; }
 
-# Prints the directory of the build: version, processor, and a hash of all that the build depends on.
+# Prints the directory of the build: version, processor, and a hash of all inputs.
 spdk_build_dir() {
     local version=$SPDK_VERSION hash
     [[ -z ${SPDK_SRC:-} ]] || version=$(<"$SPDK_SRC/VERSION")

@@ -110,7 +110,7 @@ def parse(path):
         elif line.strip():
             raise Failure(f"{path.name}: before the first '@@ FILE [PLACE]': {line}")
     for hunk in hunks:
-        # Blank lines between hunks belong to none of them.
+        # Blank lines between hunks are not part of them.
         while hunk.lines and hunk.lines[-1] == (" ", ""):
             hunk.lines.pop()
     return fields, hunks

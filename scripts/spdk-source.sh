@@ -1,5 +1,5 @@
-# To be sourced: where SPDK's source comes from. Debian has no SPDK package of this version, but its
-# source package `ceph` carries the whole tree with all submodules.
+# Sourced. The source of SPDK: Debian has no SPDK package of this version, but its source package `ceph` contains the
+# whole tree with all submodules.
 
 source "$SCRIPTS/apt-source.sh"
 
@@ -7,7 +7,7 @@ SPDK_VERSION=26.01
 SPDK_IN_CEPH=src/nvmeof/gateway/spdk
 [[ -z ${SPDK_SRC:-} ]] || SPDK_SRC=$(realpath -m -- "$SPDK_SRC")
 
-# check_spdk_version DIR ORIGIN: is the source tree DIR of the version that this is written for?
+# check_spdk_version DIR ORIGIN: checks that the source tree DIR has the required version.
 check_spdk_version() {
     local version=none
     [[ ! -r $1/VERSION ]] || version=$(<"$1/VERSION")
@@ -15,7 +15,7 @@ check_spdk_version() {
         die "SPDK $SPDK_VERSION is needed, but $2 holds version '$version'; set SPDK_SRC to a source tree of it, or SPDK_PREFIX to where it is installed"
 }
 
-# spdk_source_id: what tells the source from another one. Debian's is known by its version alone.
+# spdk_source_id: an ID of the source's content. Debian's source is identified by its version alone.
 spdk_source_id() {
     [[ -n ${SPDK_SRC:-} ]] || return 0
     (
@@ -34,7 +34,7 @@ extract_ceph() {
         --strip-components=$((${#depth} + 2)) "*/$SPDK_IN_CEPH"
 }
 
-# fetch_spdk_source: makes $CACHE/source/spdk-VERSION, whole or not at all. Called with the lock held.
+# fetch_spdk_source: creates $CACHE/source/spdk-VERSION atomically. Call it with the lock held.
 fetch_spdk_source() {
     local dir=$CACHE/source/spdk-$SPDK_VERSION work
     [[ ! -d $dir ]] || return 0
@@ -49,8 +49,8 @@ fetch_spdk_source() {
     rm -rf "$work"
 }
 
-# copy_spdk_source DIR: a tree to build in, from SPDK_SRC or from Debian, without what an earlier
-# build in SPDK_SRC may have left in it.
+# copy_spdk_source DIR: makes a tree to build in, from SPDK_SRC or from Debian, without artifacts of an earlier build
+# in SPDK_SRC.
 copy_spdk_source() {
     local from=${SPDK_SRC:-$CACHE/source/spdk-$SPDK_VERSION}
     mkdir "$1"

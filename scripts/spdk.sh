@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# spdk.sh [--tools]: makes sure that SPDK is there, and builds it into the cache if not.
+# spdk.sh [--tools]: makes sure that SPDK is available, building it into the cache if necessary.
 #
-#   SPDK_PREFIX   where an SPDK is installed: it is used, and nothing is built; only with --tools, and
-#                 without test tools in its bin/ or in SPDK_TOOLS, a build is made for the tools alone
+#   SPDK_PREFIX   an installed SPDK, which is used without building; with --tools, and without test tools in
+#                 its bin/ or in SPDK_TOOLS, a build is made for the tools alone
 #   SPDK_SRC      a source tree to build instead of Debian's (it is copied, not changed)
-#   SPDK_ARCH     the processor to build for, in gcc's words (default: this machine's)
+#   SPDK_ARCH     the processor to build for, as gcc names it (default: this machine's)
 #   SPDK_CROSS    aarch64-linux-gnu: a prefix for another machine, without tools (scripts/cross.sh)
 #   SPDK_SANITIZE 1 or assert: a prefix with sanitizers (scripts/spdk-build.sh), without tools
 
@@ -45,6 +45,6 @@ dir=$(spdk_build_dir)
 [[ ! -d $dir ]] || exit 0
 lock
 [[ ! -d $dir ]] || exit 0
-rm -rf "$CACHE"/building-* # left by a run that was killed: whoever has the lock is alone
+rm -rf "$CACHE"/building-* # left by a run that was killed; the lock excludes other runs
 [[ -n ${SPDK_SRC:-} ]] || fetch_spdk_source
 build "$dir"

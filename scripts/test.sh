@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# test.sh [--fast|--asan|--assert|--two-reactors|--guest|--container|--crash] [ARGUMENT...]: sets all up,
-# builds, and runs the tests, the quick ones first.
+# test.sh [--fast|--asan|--assert|--two-reactors|--guest|--container|--crash] [ARGUMENT...]: sets everything up,
+# builds, and runs the tests, the fast ones first.
 #
-#   --fast       only unit tests and documentation tests, none on a running target
-#   --asan       the tests of the doors, and some more, with AddressSanitizer and UndefinedBehaviorSanitizer in
-#                SPDK, DPDK, libvfio-user and ours; a report fails the test. ARGUMENT... are the names of others
-#   --assert     the same with SPDK's assertions too
-#   --two-reactors  those named, on targets with two reactors where the default is one; a second target beside the
-#                first shares core 1 with it
-#   --guest      instead of all others the long ones, in virtual machines with a real Linux; installs QEMU
-#                and makes a guest image. ARGUMENT... are then those of the test program.
-#   --container  instead of all others those of the package, the image and the compose file, on a container
-#                engine of their own; ARGUMENT is the program that they take (default: a debug build), --image
-#                before it builds the image by the Dockerfile, from nothing
+#   --fast       only unit tests and documentation tests, without a running target
+#   --asan       the tests of the doors, and some others, with AddressSanitizer and UndefinedBehaviorSanitizer in
+#                SPDK, DPDK, libvfio-user and ours; a report fails the test. ARGUMENT... names other tests instead
+#   --assert     the same, also with SPDK's assertions
+#   --two-reactors  the named tests, on targets with two reactors where the default is one; a second target shares
+#                core 1 with the first
+#   --guest      only the long tests, in virtual machines with a real Linux; installs QEMU and makes a guest image.
+#                ARGUMENT... is passed to the test program
+#   --container  only the tests of the package, the image and the compose file, on a container engine of their own;
+#                ARGUMENT is the program to use (default: a debug build), after --image if the image is to be built
+#                by the Dockerfile, from scratch
 #   --crash      only the test that kills the program under load and compares what is left, in 200 rounds
 #   ARGUMENT...  instead of all tests: one `cargo test --workspace ARGUMENT...`, such as
 #                `scripts/test.sh --test nvme_tcp -- digest`
@@ -31,19 +31,19 @@ case ${1:-} in
     --guest) guest=1 && shift ;;
     --crash) crash=1 && shift ;;
 esac
-# QEMU emulates no AVX-512, which a build for this machine may use: another SPDK, and another build on it.
+# QEMU does not emulate AVX-512, which a build for this machine may use, so guests need another build of SPDK and ours.
 [[ -z $guest ]] || export SPDK_ARCH=${SPDK_ARCH:-haswell} CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$ROOT/target}/guest
 
-# What --asan and --assert run: the doors, data over each way in and out, the safe API over SPDK, and bad input.
+# Tests of --asan and --assert: the doors, data over each way in and out, the safe API over SPDK, and bad input.
 SANITIZED_TESTS=(door_nvme_tcp door_fabrics door_peer door_vhost_user door_vfio_user door_management
     tls hosts dataplane mailbox target remote vhost contract bad_input)
 
 call bash "$SCRIPTS/setup.sh" --tools
 load_env
-# Guests of the tests have some beside the target.
+# The tests' guests need hugepages in addition to the target's.
 [[ -n $fast ]] || HUGEPAGES=${HUGEPAGES:-1536} bash "$SCRIPTS/hugepages.sh" || true
 cd "$ROOT"
-# The page is shown by a browser.
+# The page is tested in a browser.
 [[ -n $fast$guest$crash$sanitize ]] || call bash "$SCRIPTS/packages.sh" chromium
 [[ -z $sanitize ]] || use_sanitizers "$sanitize"
 

@@ -1,36 +1,35 @@
-//! The OPI storage and inventory API: Rust types, service traits and clients compiled from
-//! `proto/`, and the descriptors that they were compiled from.
+//! The OPI storage and inventory API: Rust types, service traits and clients compiled from `proto/`, and their
+//! descriptors.
 //!
-//! Nothing is written by hand here but the `Debug` of messages that hold a key.
+//! Everything is generated, except the `Debug` of messages with a key.
 
 use std::fmt;
 use std::sync::LazyLock;
 
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 
-/// Package `opi_api.storage.v1`: volumes and how they are exported.
+/// Package `opi_api.storage.v1`: volumes and their export.
 #[allow(missing_docs, clippy::all)]
 pub mod storage {
     tonic::include_proto!("opi_api.storage.v1");
 }
 
-/// Package `opi_api.inventory.v1`: what machine the server runs on.
+/// Package `opi_api.inventory.v1`: the machine that the server runs on.
 #[allow(missing_docs, clippy::all)]
 pub mod inventory {
     tonic::include_proto!("opi_api.inventory.v1");
 }
 
-/// Package `opi_spdk.v1`: kinds and services of our own, beside the published API.
+/// Package `opi_spdk.v1`: this project's own kinds and services.
 #[allow(missing_docs, clippy::all)]
 pub mod own {
     tonic::include_proto!("opi_spdk.v1");
 }
 
-/// All files of the API and what they import, encoded, with options and comments. Reflection serves
-/// this.
+/// The encoded descriptor set of the API and its imports, with options and comments, as served by reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("opi_api");
 
-/// The descriptors of the API, decoded once. May be called on any thread.
+/// The decoded descriptors of the API. Decoded once; callable from any thread.
 pub fn pool() -> &'static DescriptorPool {
     static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
         DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the build made a valid descriptor set")
@@ -38,13 +37,13 @@ pub fn pool() -> &'static DescriptorPool {
     &POOL
 }
 
-/// Whether a method reads alone, by its verb (AIP-130). All others may change something.
+/// Whether a method only reads, by its verb (AIP-130). All others may change something.
 pub fn is_read(method: &MethodDescriptor) -> bool {
     let mut reads = ["Get", "List", "Stats", "Watch"].iter();
     reads.any(|read| method.name().starts_with(read))
 }
 
-/// Stands in a `Debug` for a key: tells that there is one, and nothing about it.
+/// Placeholder for a key in `Debug` output: shows only whether there is one.
 struct Redacted<'a>(&'a [u8]);
 
 impl fmt::Debug for Redacted<'_> {
@@ -204,7 +203,7 @@ mod tests {
         }
     }
 
-    /// Whoever adds a field of bytes that is a key must also hide it.
+    /// A new bytes field that is a key has to be hidden too.
     #[test]
     fn every_bytes_field_is_known() {
         let mut found: Vec<String> = pool()

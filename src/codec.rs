@@ -1,5 +1,5 @@
-//! How gRPC messages become bytes and back: prost's encoding, with an error of the client told as one, and
-//! buffers of the size that the API's messages have.
+//! The gRPC codec: prost's encoding, with decoding errors reported as INVALID_ARGUMENT, and buffers sized for the
+//! API's messages.
 
 use std::marker::PhantomData;
 
@@ -10,7 +10,7 @@ use tonic_prost::{ProstCodec, ProstEncoder};
 
 use crate::error::Error;
 
-/// Bytes that a buffer has at first, and up to which the messages of a stream are sent together.
+/// Initial size of a buffer, and the size up to which a stream's messages are sent together, in bytes.
 const BUFFER: usize = 1 << 10;
 const TOGETHER: usize = 32 << 10;
 
@@ -18,7 +18,7 @@ fn buffers() -> BufferSettings {
     BufferSettings::new(BUFFER, TOGETHER)
 }
 
-/// The codec of all services: sends `T`, receives `U`.
+/// Codec of all services: encodes `T`, decodes `U`.
 #[derive(Debug)]
 pub struct ApiCodec<T, U>(PhantomData<(T, U)>);
 
@@ -47,7 +47,7 @@ where
     }
 }
 
-/// Reads messages of one type.
+/// Decodes messages of one type.
 #[derive(Debug)]
 pub struct ApiDecoder<U>(PhantomData<U>);
 
@@ -57,7 +57,7 @@ impl<U: Message + Default> Decoder for ApiDecoder<U> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         U::decode(buffer).map(Some).map_err(|error| {
-            // It names the message and the field, and none of the bytes.
+            // The decoder's error names the message and the field, but contains no values.
             Error::invalid("request", format!("it is no such message: {error}")).into()
         })
     }

@@ -1,7 +1,7 @@
-//! What the operator set: flags, a TOML file, and the defaults of the rest.
+//! Configuration: flags, a TOML file, and defaults.
 //!
-//! [`Settings`] is the one list of what can be set; it is read from both the
-//! command line and the file, with the same names, and flags win.
+//! [`Settings`] is the single list of settings. It is read from both the command line and the file, with the same
+//! names; flags take precedence.
 
 mod address;
 mod changed;
@@ -35,17 +35,17 @@ pub use version::TEXT as VERSION;
 pub use volume::Volume;
 pub use web::Web;
 
-/// The part of the command line that sets something.
+/// Flags for settings.
 #[derive(Debug, Clone, Default, clap::Parser)]
 pub struct CommandLine {
-    /// TOML file with any of the settings below, and [[volume]] sections; flags win over it
+    /// TOML file with any of the settings below, and [[volume]] sections; flags take precedence over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
 }
 
-/// Everything that can be set in both places; what is absent has a default.
+/// The settings of both sources; absent ones have defaults.
 #[derive(Debug, Clone, Default, clap::Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Settings {
@@ -55,202 +55,202 @@ struct Settings {
     /// Address and port of the HTTP/JSON gateway [default: 127.0.0.1:8082]
     #[arg(long, value_name = "ADDR:PORT")]
     http_addr: Option<String>,
-    /// Serve gRPC on this Unix socket too, to programs of this machine that run as the same user or as root
+    /// Also serve gRPC on this Unix socket, to programs of this machine that run as the same user or as root
     #[arg(long, value_name = "PATH")]
     listen_uds: Option<PathBuf>,
-    /// Where hosts find what they may connect to: the NVMe/TCP discovery service, whose port is 8009 by custom
+    /// Address of the NVMe/TCP discovery service, which tells hosts what they may connect to; its usual port is 8009
     #[arg(long, value_name = "ADDR:PORT")]
     discovery_addr: Option<String>,
-    /// Tell of the discovery service at --discovery-addr by multicast DNS too (_nvme-disc._tcp), so that hosts find it
+    /// Announce the discovery service of --discovery-addr by multicast DNS (_nvme-disc._tcp), so that hosts find it
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     discovery_mdns: Option<bool>,
-    /// Host names of this server, for clients that reach --http-addr by a name; addresses and localhost always do
+    /// Host names of this server that clients of --http-addr may use; addresses and localhost are always allowed
     #[arg(long, value_name = "NAME,...")]
     http_hosts: Option<String>,
     /// Sites whose pages may use --http-addr from a browser, such as https://console.example
     #[arg(long, value_name = "ORIGIN,...")]
     http_origins: Option<String>,
-    /// Connections of clients at a time, of all ports together [default: 1024]
+    /// Maximum number of client connections, of all ports together [default: 1024]
     #[arg(long, value_name = "N")]
     max_connections: Option<usize>,
-    /// Serve TLS with this certificate and key, and ask clients for a certificate that the CA signed
+    /// Serve TLS with this certificate and key, and require client certificates signed by the CA
     #[arg(long, value_name = "CERT:KEY:CA")]
     tls: Option<String>,
-    /// File with lists of clients' certificates that are revoked (CRL, PEM), for --tls
+    /// File with lists of revoked client certificates (CRL, PEM), for --tls
     #[arg(long, value_name = "FILE")]
     tls_crl: Option<PathBuf>,
-    /// TOML file with the roles of clients; without it whoever reaches a port may use all of the API
+    /// TOML file with the roles of clients; without it every client of a port may use the whole API
     #[arg(long, value_name = "FILE")]
     access_file: Option<PathBuf>,
     /// Cores for SPDK's reactors, one pinned thread each: a list (0-3,5) or a mask (0x2f) [default: 0]
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
-    /// Memory that SPDK reserves at start, MiB; malloc volumes live in it [default: 1024]
+    /// Memory that SPDK reserves at start, MiB; malloc volumes are in it [default: 1024]
     #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
     mem_mib: Option<u32>,
-    /// Buffers of 8 KiB for I/O, in SPDK's memory [default: 8192, and 512 for each reactor after the first]
+    /// Number of 8 KiB I/O buffers, in SPDK's memory [default: 8192, and 512 for each reactor after the first]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     iobuf_small: Option<u64>,
-    /// Buffers of 132 KiB for I/O, in SPDK's memory [default: 1024, and 64 for each reactor after the first]
+    /// Number of 132 KiB I/O buffers, in SPDK's memory [default: 1024, and 64 for each reactor after the first]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     iobuf_large: Option<u64>,
-    /// Use ordinary memory in place of hugepages; without them there is no vfio-user, vhost-user or PCIe
+    /// Use ordinary memory instead of hugepages; excludes vfio-user, vhost-user and PCIe
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     no_huge: Option<bool>,
-    /// Directory for what must outlive the process; one instance to a directory [default: /var/lib/opi-spdk]
+    /// Directory for persistent state, used by one instance at a time [default: /var/lib/opi-spdk]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// File with the key that the state is sealed with, 32 bytes or 64 hex digits [default: systemd's credential
-    /// state-key, else a file in the state directory]
+    /// File with the key that encrypts the state, 32 bytes or 64 hex digits [default: systemd's credential state-key,
+    /// else a file in the state directory]
     #[arg(long, value_name = "FILE")]
     state_key_file: Option<PathBuf>,
-    /// Let the kernel write a core dump of a crash, with the keys that are in use in it; not by default
+    /// Allow core dumps after a crash, which contain the keys in use; off by default
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     core_dump: Option<bool>,
     /// Directory for the sockets of vfio-user and vhost-user controllers [default: /run/opi-spdk]
     #[arg(long, value_name = "DIR")]
     ctrlr_dir: Option<PathBuf>,
-    /// Group of those sockets, by name or number: for a QEMU that is not root [default: the process's]
+    /// Group of those sockets, by name or number, for a QEMU that is not root [default: the process's]
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
-    /// Mode of those sockets, octal [default: 0660 with socket-group, else as the umask says]
+    /// Mode of those sockets, octal [default: 0660 with socket-group, else by the umask]
     #[arg(long, value_name = "MODE")]
     socket_mode: Option<String>,
-    /// Plug PCIe controllers (vfio-user NVMe, virtio-blk, virtio-scsi) into a running QEMU, and unplug them from it
+    /// Plug PCIe controllers (vfio-user NVMe, virtio-blk, virtio-scsi) into a running QEMU, and unplug them
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     kvm: Option<bool>,
-    /// QEMU's QMP monitor for --kvm: the path of a unix socket, or host:port
+    /// QEMU's QMP monitor for --kvm: the path of a Unix socket, or host:port
     #[arg(long, value_name = "ADDR")]
     qmp_addr: Option<String>,
-    /// Names of QEMU's PCI buses for --kvm: functions 0 to 31 go to the first, 32 to 63 to the second, and so on
+    /// Names of QEMU's PCI buses for --kvm: functions 0 to 31 are on the first, 32 to 63 on the second, and so on
     #[arg(long, value_name = "BUS,...")]
     buses: Option<String>,
-    /// Unplug vfio-user devices, with --kvm, from a QEMU that is known to end of it too (11.1)
+    /// With --kvm, unplug vfio-user devices also from a QEMU version that is known to crash when it does that (11.1)
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     kvm_force_unplug: Option<bool>,
-    /// What is logged: error, warn, info, debug, trace, or per target (info,spdk=debug) [default: info]
+    /// Log filter: error, warn, info, debug, trace, or per target (info,spdk=debug) [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// How the log is written: text, or one JSON object a line [default: text]
+    /// Log format: text, or one JSON object per line [default: text]
     #[arg(long, value_name = "FORMAT", hide_possible_values = true)]
     log_format: Option<LogFormat>,
-    /// Append a JSON line for each change to this file, which is opened again on SIGHUP
+    /// Append a JSON line for each change to this file, which is reopened on SIGHUP
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
-    /// Key of the audit log's hashes (32 bytes, or 64 hex digits), so that who has it not cannot make lines
+    /// Key of the audit log's hashes (32 bytes, or 64 hex digits), without which nobody can forge lines
     #[arg(long, value_name = "FILE")]
     audit_key_file: Option<PathBuf>,
-    /// Configuration calls that may be under way in the data path at once, plus one; a power of two [default: 4096]
+    /// Concurrent configuration calls in the data path, plus one; a power of two [default: 4096]
     #[arg(long, value_name = "N")]
     max_calls: Option<usize>,
     /// Seconds that a peer may leave I/O unanswered before the path to it is given up [default: 30]
     #[arg(long, value_name = "SECONDS")]
     remote_io_timeout: Option<u64>,
-    /// Open SPDK's own JSON-RPC socket there, for rpc.py and other tools of diagnosis
+    /// Serve SPDK's own JSON-RPC on this Unix socket, for rpc.py and other diagnostic tools
     #[arg(long, value_name = "PATH")]
     spdk_rpc_socket: Option<PathBuf>,
     /// Forward POST / with basic authentication to the JSON-RPC socket
     #[arg(long, value_name = "ADDR:PORT")]
     spdk_rpc_http: Option<String>,
-    /// Who may use --spdk-rpc-http, and the file with the password
+    /// User of --spdk-rpc-http, and the file with the password
     #[arg(long, value_name = "USER:PASS_FILE")]
     spdk_rpc_user: Option<String>,
-    /// Volumes to make at start, for clients to refer to by these names.
+    /// Volumes to create at start, which clients refer to by these names.
     #[arg(skip)]
     #[serde(default, rename = "volume")]
     volumes: Vec<Volume>,
 }
 
-/// The settings with defaults applied, each checked as far as it can be alone.
+/// The settings with defaults applied, each validated as far as possible on its own.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where gRPC is served.
+    /// Address of gRPC.
     pub grpc_addr: SocketAddr,
-    /// Where HTTP/JSON is served.
+    /// Address of HTTP/JSON.
     pub http_addr: SocketAddr,
-    /// The Unix socket on which gRPC is served too.
+    /// Unix socket for gRPC.
     pub listen_uds: Option<PathBuf>,
-    /// Where the discovery service listens, beside all addresses of controllers.
+    /// Address of the discovery service, in addition to the addresses of controllers.
     pub discovery_addr: Option<SocketAddr>,
-    /// Whether it is told of by multicast DNS.
+    /// Whether multicast DNS announces the discovery service.
     pub discovery_mdns: bool,
-    /// Which names and web pages HTTP/JSON is served to.
+    /// Host names and origins that HTTP/JSON is served to.
     pub web: Web,
-    /// Connections of clients, of all ports together.
+    /// Maximum number of client connections, of all ports together.
     pub max_connections: usize,
-    /// TLS for both, if set.
+    /// TLS of all ports, if configured.
     pub tls: Option<TlsFiles>,
-    /// The roles of clients, if they have some.
+    /// The file of clients' roles, if configured.
     pub access_file: Option<PathBuf>,
     /// The reactors' cores.
     pub cores: CoreSet,
     /// SPDK's memory, MiB.
     pub mem_mib: u32,
-    /// The pools of buffers in it.
+    /// SPDK's pools of I/O buffers.
     pub iobuf: Iobuf,
     /// Whether SPDK runs without hugepages.
     pub no_huge: bool,
-    /// What outlives the process.
+    /// Directory for persistent state.
     pub state_dir: PathBuf,
-    /// The key that it is sealed with, if it is not found in its place.
+    /// The file of the state's key, if not in the default place.
     pub state_key_file: Option<PathBuf>,
-    /// Whether a crash may leave a core dump, which has keys in it.
+    /// Whether a crash may leave a core dump, which contains keys.
     pub core_dump: bool,
-    /// Sockets of vfio-user and vhost-user controllers.
+    /// Directory for sockets of vfio-user and vhost-user controllers.
     pub ctrlr_dir: PathBuf,
-    /// Who may open them.
+    /// Group and mode of the sockets.
     pub socket_access: SocketAccess,
     /// KVM mode, if it is on.
     pub kvm: Option<Kvm>,
     /// Filter for `tracing`.
     pub log_level: String,
-    /// Its form.
+    /// Log format.
     pub log_format: LogFormat,
-    /// Where changes are told of, one JSON object a line.
+    /// The audit log, with one JSON object per change.
     pub audit_log: Option<PathBuf>,
-    /// The key of its hashes.
+    /// The file of the audit log's key.
     pub audit_key_file: Option<PathBuf>,
     /// Capacity of the mailbox.
     pub max_calls: usize,
-    /// How long a peer may leave I/O unanswered.
+    /// Timeout of remote I/O.
     pub remote_io_timeout: Duration,
     /// SPDK's JSON-RPC, if it is on.
     pub spdk_rpc: Option<SpdkRpc>,
-    /// Volumes to make at start.
+    /// Volumes to create at start.
     pub volumes: Vec<Volume>,
 }
 
-/// Why a configuration was refused.
+/// Why a configuration is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("configuration file {}: {source}", file.display())]
     Read {
-        /// Which file.
+        /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The file is not TOML of the known settings.
+    /// The file is not TOML, or has unknown settings.
     #[error("configuration file {}: {reason}", file.display())]
     Parse {
-        /// Which file.
+        /// The file.
         file: PathBuf,
-        /// Where and why, on one line.
+        /// Location and cause, on one line.
         reason: String,
     },
-    /// A value cannot be used.
+    /// A value is invalid.
     #[error("{setting}: {reason}")]
     Value {
-        /// Which setting.
+        /// The setting.
         setting: &'static str,
-        /// What is wrong with its value, and what would be right.
+        /// What is wrong with the value, and what would be right.
         reason: String,
     },
 }
 
 impl CommandLine {
-    /// A command line that names only a file.
+    /// A command line that only names a file.
     pub fn of_file(file: PathBuf) -> Self {
         Self {
             config: Some(file),
@@ -258,7 +258,7 @@ impl CommandLine {
         }
     }
 
-    /// Reads the file, if one was given, and applies flags and defaults.
+    /// Reads the file, if given, and applies flags and defaults.
     pub fn resolve(self) -> Result<Config, ConfigError> {
         let file = match &self.config {
             Some(path) => file::read(path)?,
@@ -269,7 +269,7 @@ impl CommandLine {
 }
 
 impl Settings {
-    /// These settings, and `below` where they are silent.
+    /// These settings, with `below` for those that are absent.
     fn over(self, below: Self) -> Self {
         Self {
             grpc_addr: self.grpc_addr.or(below.grpc_addr),
@@ -381,7 +381,7 @@ impl Settings {
     }
 }
 
-/// Below 16 the shares of strangers and of one peer would be single connections.
+/// Below 16, the fractions for strangers and for one peer would be single connections.
 fn check_connections(number: Option<usize>) -> Result<usize, ConfigError> {
     const MOST: usize = 65_536;
     let number = number.unwrap_or(crate::server::limits::CONNECTIONS);

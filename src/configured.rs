@@ -1,5 +1,4 @@
-//! The volumes that the configuration names: made at start, and read-only objects of the API as long as
-//! the process runs.
+//! Volumes of the configuration: created at start, and read-only objects of the API for the lifetime of the process.
 
 use uuid::Uuid;
 
@@ -9,22 +8,22 @@ use crate::config::Volume;
 use crate::error::Error;
 use crate::resource::Collection;
 
-/// The collections that volumes of the configuration stand in.
+/// The collections of the kinds that the configuration can have.
 pub struct Collections<'a> {
-    /// Of volumes in memory.
+    /// Malloc volumes.
     pub malloc: &'a Collection<Volumes<MallocVolume>>,
-    /// Of volumes that forget.
+    /// Null volumes.
     pub null: &'a Collection<Volumes<NullVolume>>,
-    /// Of volumes in files.
+    /// Aio volumes.
     pub aio: &'a Collection<Volumes<AioVolume>>,
 }
 
-/// Makes one, like any object of its kind, and places it among those.
+/// Creates a volume like any object of its kind, and adds it to its collection.
 ///
 /// # Errors
-/// What is wrong with it, or with the file under it.
+/// What is wrong with the volume or its file.
 pub async fn make(volume: &Volume, into: &Collections<'_>) -> Result<(), Error> {
-    // Without one it gets that of an API volume like it.
+    // Without a configured UUID the volume gets that of an equal API volume.
     let uuid = volume.uuid().and_then(parse_uuid);
     let uuid = uuid.map(|uuid| Uuid::from_bytes(uuid).to_string());
     let uuid = uuid.unwrap_or_default();
@@ -74,7 +73,7 @@ pub async fn make(volume: &Volume, into: &Collections<'_>) -> Result<(), Error> 
     }
 }
 
-/// How many blocks make up the size; its check has refused a block size of 0.
+/// Number of blocks. Validation has refused a block size of 0.
 fn blocks(size_mib: u64, block_size: u32) -> i64 {
     let blocks = size_mib.saturating_mul(1 << 20) / u64::from(block_size.max(1));
     blocks.cast_signed()

@@ -1,11 +1,11 @@
-//! Whether somebody is connected to a socket that this process, or SPDK in it, listens at.
+//! Detects clients of a Unix socket on which this process (or SPDK in it) listens.
 
 use std::path::Path;
 
-/// The kernel's list of unix sockets of this network namespace.
+/// The kernel's list of Unix sockets in this network namespace.
 const SOCKETS: &str = "/proc/net/unix";
 
-/// Whether a client is connected, or waits to be, at a socket bound to this path.
+/// Whether a client is connected or connecting to the socket bound to this path.
 pub(crate) async fn is_connected(socket: &Path) -> std::io::Result<bool> {
     let list = tokio::fs::read_to_string(SOCKETS).await?;
     Ok(socket
@@ -13,14 +13,14 @@ pub(crate) async fn is_connected(socket: &Path) -> std::io::Result<bool> {
         .is_some_and(|path| lists_client(&list, path)))
 }
 
-/// `Num RefCount Protocol Flags Type St Inode Path`; a connection bears the path of the listening socket.
+/// Columns: `Num RefCount Protocol Flags Type St Inode Path`. A connection has the path of the listening socket.
 fn lists_client(list: &str, path: &str) -> bool {
     /// `SS_CONNECTING` and `SS_CONNECTED`.
     const STATES: [&str; 2] = ["02", "03"];
     list.lines().any(|line| {
         let mut fields = line.split_whitespace();
         let state = fields.nth(5);
-        // A path may have spaces: it is the rest of the line.
+        // A path may contain spaces: it is the rest of the line.
         let of_path = line
             .strip_suffix(path)
             .is_some_and(|before| before.ends_with(' '));

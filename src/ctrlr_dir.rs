@@ -1,5 +1,5 @@
-//! The directory of controllers' sockets. A vhost-user controller has a socket in it; a vfio-user
-//! controller has a directory of its own in it, for its socket and its registers.
+//! The directory of controllers' sockets. A vhost-user controller has a socket in it; a vfio-user controller has its
+//! own subdirectory for its socket and its registers.
 
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::preflight::{dir_error, private_dir};
 
-/// A vfio-user controller's socket.
+/// Socket of a vfio-user controller.
 const SOCKET: &str = "cntrl";
 
-/// What a vfio-user controller has in its directory.
+/// Files of a vfio-user controller's directory.
 const FILES: [&str; 2] = [SOCKET, "bar0"];
 
-/// Makes the directory if need be, locks it for as long as the file is open, and clears it of what
-/// processes that died have left: any controller may have those names. The rest of it is not ours. An
-/// error is one line for the operator.
+/// Creates the directory if necessary, locks it for the lifetime of the returned file, and removes stale sockets of
+/// dead processes, whose names a new controller may need. Other files are left alone. An error is one line for the
+/// operator.
 pub(crate) fn take(dir: &Path) -> Result<File, String> {
     private_dir("ctrlr-dir", dir)?;
     let fail = |error: std::io::Error| dir_error("ctrlr-dir", dir, &error);
@@ -35,22 +35,22 @@ pub(crate) fn take(dir: &Path) -> Result<File, String> {
     }
     for entry in dir.read_dir().map_err(fail)? {
         let path = entry.map_err(fail)?.path();
-        // Nobody but us changes what is ours, and what is not may stay.
-        let _ = match is_left(&path.join(SOCKET)) {
+        // Failures are ignored: nothing else changes our files, and foreign files may stay.
+        let _ = match is_stale(&path.join(SOCKET)) {
             true => clear(&path),
-            false if is_left(&path) => std::fs::remove_file(&path),
+            false if is_stale(&path) => std::fs::remove_file(&path),
             false => Ok(()),
         };
     }
     Ok(directory)
 }
 
-/// The socket of the vfio-user controller that has this directory.
+/// Path of the socket in a vfio-user controller's directory.
 pub(crate) fn socket(dir: &str) -> PathBuf {
     Path::new(dir).join(SOCKET)
 }
 
-/// Makes the directory of a vfio-user controller, without what a process that died has left in it.
+/// Creates the directory of a vfio-user controller, without stale files of a dead process.
 pub(crate) async fn make(dir: &str) -> Result<(), Error> {
     tokio::fs::create_dir_all(dir)
         .await
@@ -59,15 +59,15 @@ pub(crate) async fn make(dir: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes the directory of a vfio-user controller that is gone.
+/// Removes the directory of a deleted vfio-user controller.
 pub(crate) fn remove(dir: &str) {
     if let Err(error) = clear(Path::new(dir)) {
         tracing::warn!(dir, %error, "the directory of a controller that is gone stays");
     }
 }
 
-/// Whether this is a socket that nobody listens at.
-fn is_left(path: &Path) -> bool {
+/// Whether this is a stale socket: nothing listens on it.
+fn is_stale(path: &Path) -> bool {
     let is_socket = path
         .symlink_metadata()
         .is_ok_and(|about| about.file_type().is_socket());
@@ -83,7 +83,7 @@ fn clear(dir: &Path) -> std::io::Result<()> {
 
 fn remove_files(dir: &Path) {
     for file in FILES {
-        // Most often SPDK has removed it.
+        // Usually SPDK has already removed the file.
         let _ = std::fs::remove_file(dir.join(file));
     }
 }

@@ -1,5 +1,5 @@
-//! The discovery service at an address of its own: where a host asks what it may connect to. It answers
-//! at the addresses of all controllers as well; this one is known before there is any.
+//! The NVMe/TCP discovery service at its own address, where a host asks what it may connect to. It also answers at the
+//! addresses of all controllers; this address is known before any controller exists.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use spdk::nvmf::{Address, listener, nqn};
 
 use crate::mdns::Announcement;
 
-/// Between two attempts. The start has found the address free, so that one is mostly enough.
+/// Interval of retries. Preflight has found the address free, so the first attempt usually succeeds.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Opens the service at `address`, to be called when all that it tells of has been tried; keeps trying
-/// while the address is taken. Ends when it is open, and told of where that is asked for, or SPDK stops.
+/// Opens the service at `address`, retrying while the address is in use. Call it when everything it lists has been
+/// restored. Returns when the service is open (and announced, if requested) or SPDK stops.
 pub async fn open(spdk: Handle, address: SocketAddr, announced: Option<Arc<Announcement>>) {
-    let mut told = String::new();
+    let mut last_reason = String::new();
     loop {
         let at = Address::Tcp {
             ip: address.ip(),
@@ -28,16 +28,16 @@ pub async fn open(spdk: Handle, address: SocketAddr, announced: Option<Arc<Annou
             Ok(Ok(())) => {
                 tracing::info!(%address, "discovery service is open");
                 if let Some(announced) = announced {
-                    // It reads the machine's interfaces.
+                    // Blocking: reads the machine's network interfaces.
                     let _ = tokio::task::spawn_blocking(move || announced.begin(address)).await;
                 }
                 return;
             }
             Ok(Err(error)) => {
                 let reason = error.to_string();
-                if reason != told {
+                if reason != last_reason {
                     tracing::error!(%address, reason, "discovery-addr cannot be opened, and is tried again");
-                    told = reason;
+                    last_reason = reason;
                 }
             }
             Err(_) => return,

@@ -1,10 +1,9 @@
-//! What can go wrong, in the terms of the resources, and the only translation of it into a gRPC
-//! status.
+//! The API's errors, in terms of resources, and their only translation into a gRPC status.
 //!
-//! Everything below a tonic handler returns [`Error`]; `Status::from` is called once, at the edge.
-//! A message says what was wrong, with the value, and what would be right. Each status carries a
-//! google.rpc `ErrorInfo` (a reason in capitals, the domain `opi-spdk`), and where it helps a client
-//! to find the culprit also `BadRequest`, `ResourceInfo` or `PreconditionFailure`.
+//! Everything below a tonic handler returns [`Error`]; `Status::from` is called once, at the edge. A message says what
+//! was wrong, with the value, and what would be right. Each status has a google.rpc `ErrorInfo` (a reason in capitals,
+//! the domain `opi-spdk`), and where it helps to locate the fault also `BadRequest`, `ResourceInfo` or
+//! `PreconditionFailure`.
 
 mod spdk;
 mod subject;
@@ -23,89 +22,89 @@ pub const DOMAIN: &str = "opi-spdk";
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The resource, or one that it needs, is not there.
+    /// The resource, or one that it depends on, does not exist.
     #[error("{message}")]
     NotFound {
-        /// The name as the API answers it.
+        /// The API's name of the missing resource.
         name: Subject,
-        /// What was looked for.
+        /// What was looked up.
         message: String,
     },
-    /// The name, or something that must be unique, belongs to another resource.
+    /// The name, or another unique property, belongs to another resource.
     #[error("{message}")]
     AlreadyExists {
-        /// Who has it.
+        /// The resource that has it.
         name: Subject,
         /// What collides.
         message: String,
     },
-    /// The request breaks a rule; says each field and its rule.
+    /// The request violates rules, each with its field.
     #[error("{0}")]
     Invalid(Violations),
-    /// The resource cannot be changed so or deleted while another uses it.
+    /// The resource cannot be changed this way, or deleted, while another one uses it.
     #[error("{name} is in use by {user}: {remedy}")]
     InUse {
-        /// What is in use.
+        /// The resource in use.
         name: Subject,
-        /// Who uses it.
+        /// Its user.
         user: Subject,
-        /// What would make it free.
+        /// How to free the resource.
         remedy: String,
     },
-    /// The system is not in the state that the call needs.
+    /// The system's state does not allow the call.
     #[error("{message}")]
     FailedPrecondition {
         /// What is in the wrong state.
         subject: String,
-        /// What state that is, and which one would be right.
+        /// The state, and the right one.
         message: String,
     },
-    /// The server does not do this.
+    /// The server does not support this.
     #[error("{0}")]
     Unimplemented(String),
-    /// Memory, a table or the request ring is full.
+    /// Memory, a table or the mailbox is full.
     #[error("{0}")]
     ResourceExhausted(String),
-    /// A peer or the engine does not answer; the same call may succeed later.
+    /// A peer or SPDK does not answer; a retry may succeed.
     #[error("{0}")]
     Unavailable(String),
-    /// The call's time was up first.
+    /// The deadline passed.
     #[error("{0}")]
     DeadlineExceeded(String),
-    /// Nobody knows who calls.
+    /// The caller is not authenticated.
     #[error("{0}")]
     Unauthenticated(String),
-    /// Who calls may not do it.
+    /// The caller is not allowed to do this.
     #[error("{0}")]
     PermissionDenied(String),
-    /// What was asked for lies before or after what is known.
+    /// The requested position is outside of the available range.
     #[error("{0}")]
     OutOfRange(String),
     /// A fault of the server.
     #[error("{operation} failed: {message}")]
     Internal {
-        /// What was being done.
+        /// The failed operation.
         operation: String,
-        /// What came back.
+        /// Its error.
         message: String,
     },
 }
 
-/// One field and the rule that it breaks.
+/// A field and the rule that it violates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Path from the request, `nvme_subsystem.spec.nqn`.
+    /// Path from the request: `nvme_subsystem.spec.nqn`.
     pub field: String,
     /// What is wrong with the value, and what would be right.
     pub description: String,
 }
 
-/// The broken rules of one request; empty means that it is good.
+/// The violations of a request; empty if it is valid.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Violations(Vec<Violation>);
 
 impl Violations {
-    /// Notes that `field` breaks a rule.
+    /// Adds a violation of `field`.
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
         self.0.push(Violation {
             field: field.into(),
@@ -113,7 +112,7 @@ impl Violations {
         });
     }
 
-    /// Takes over `other`, whose fields lie under `prefix`.
+    /// Adds the violations of `other`, with their fields under `prefix`.
     pub fn extend_under(&mut self, prefix: &str, other: Violations) {
         self.0
             .extend(other.0.into_iter().map(|violation| Violation {
@@ -122,7 +121,7 @@ impl Violations {
             }));
     }
 
-    /// Takes over what `other` says of fields that have not been found at fault yet.
+    /// Adds those violations of `other` whose fields have none yet.
     pub fn extend_new(&mut self, other: Violations) {
         let known = self.0.len();
         for violation in other.0 {
@@ -132,17 +131,17 @@ impl Violations {
         }
     }
 
-    /// The violations in the order in which they were found.
+    /// The violations, in the order of detection.
     pub fn iter(&self) -> impl Iterator<Item = &Violation> {
         self.0.iter()
     }
 
-    /// Whether there are as many as a client is told of: to look for more is in vain.
+    /// Whether the number reported to a client is reached, so that further checks are pointless.
     pub fn is_full(&self) -> bool {
         self.0.len() >= MAX_VIOLATIONS
     }
 
-    /// `Ok` when no rule is broken.
+    /// `Ok` if there are no violations.
     pub fn into_result(self) -> Result<(), Error> {
         if self.0.is_empty() {
             Ok(())
@@ -167,14 +166,14 @@ impl fmt::Display for Violations {
 }
 
 impl Error {
-    /// One field is at fault.
+    /// An error for one field.
     pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
         let mut violations = Violations::default();
         violations.add(field, description);
         Error::Invalid(violations)
     }
 
-    /// A field that cannot change once the object is made.
+    /// A field that cannot change after creation.
     pub fn immutable(field: impl Into<String>) -> Self {
         Error::invalid(
             field,
@@ -182,7 +181,7 @@ impl Error {
         )
     }
 
-    /// A resource is not there.
+    /// A resource that does not exist.
     pub fn not_found(name: impl Into<Subject>) -> Self {
         let name = name.into();
         Error::NotFound {
@@ -199,7 +198,7 @@ impl Error {
         }
     }
 
-    /// A volume of the configuration file is read-only.
+    /// A volume of the configuration file, which is read-only.
     pub fn configured(name: &crate::resource::Name) -> Self {
         let what = format!(
             "{name} is a volume of the configuration file: change it there ([[volume]] name = {:?}) and \
@@ -209,7 +208,7 @@ impl Error {
         Error::failed_precondition(name, what)
     }
 
-    /// The store of records did not take a change, which was undone then.
+    /// The store refused a change, which was rolled back.
     pub fn not_stored(name: &crate::resource::Name, error: &crate::state::Error) -> Self {
         use crate::state::Error as Store;
         let what = |remedy: &str| {
@@ -236,8 +235,8 @@ impl Error {
         }
     }
 
-    /// The same error with its fields lying under `prefix`: what a kind says of its object becomes
-    /// what the request's sender sees.
+    /// Prefixes the fields of the error with `prefix`: from a kind's view of its object to the sender's view of the
+    /// request.
     #[must_use]
     pub fn under(self, prefix: &str) -> Self {
         match self {
@@ -342,8 +341,8 @@ impl From<Error> for Status {
     }
 }
 
-/// Bytes of a status's message, of each text in its details, and how many of these it lists: a
-/// status travels in HTTP/2 headers, of which clients take some 16 KiB, partly in triplicate.
+/// Limits of a status: bytes of the message, bytes of each text in its details, and number of violations. A status
+/// travels in HTTP/2 headers, partly three times, and clients accept about 16 KiB of them.
 const MAX_MESSAGE: usize = 1024;
 const MAX_DETAIL: usize = 320;
 const MAX_VIOLATIONS: usize = 8;
@@ -360,7 +359,7 @@ fn cut(text: &str, max: usize) -> String {
     format!("{}...", &text[..end])
 }
 
-/// A code as gRPC's documents write it.
+/// The name of a code in gRPC's documentation.
 pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

@@ -1,5 +1,5 @@
-//! Who this instance is: a UUID of its own that outlives the process. What the server has to name by
-//! itself gets names that are derived from it: the same after each start, and others on each machine.
+//! Identity of this instance: a persistent UUID. Names that the server has to choose are derived from it, so they are
+//! stable across restarts and differ between machines.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -9,18 +9,18 @@ use uuid::Uuid;
 
 use crate::backend::parse_uuid;
 
-/// The file in the state directory.
+/// Name of the file in the state directory.
 const FILE: &str = "identity";
 
-/// The UUID of an instance.
+/// UUID of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity(Uuid);
 
 impl Identity {
-    /// The identity of the instance that has this state directory; the first start chooses it.
+    /// Reads the identity from the state directory; the first start creates it.
     ///
     /// # Errors
-    /// One line for the operator: the file cannot be read or written, or holds no UUID.
+    /// The file cannot be read or written, or has no UUID. One line for the operator.
     pub fn of_state_dir(dir: &Path) -> Result<Self, String> {
         let path = dir.join(FILE);
         let fail = |error: std::io::Error| format!("state-dir {}: {error}", path.display());
@@ -44,7 +44,7 @@ impl Identity {
         }
     }
 
-    /// Whole or not at all: a start that is cut off must not leave half a UUID.
+    /// Writes the file atomically: an interrupted start must not leave a partial UUID.
     fn write(self, dir: &Path) -> std::io::Result<()> {
         let unfinished = dir.join(format!("{FILE}.new"));
         let mut file = File::create(&unfinished)?;
@@ -54,7 +54,7 @@ impl Identity {
         File::open(dir)?.sync_all()
     }
 
-    /// The UUID (version 5) of what has this name in this instance.
+    /// Derives a UUID (version 5) for a name in this instance.
     pub fn derive(self, name: &str) -> [u8; 16] {
         Uuid::new_v5(&self.0, name.as_bytes()).into_bytes()
     }

@@ -1,4 +1,4 @@
-//! What the program `opi-spdk` is made of, as a library for its tests and benches.
+//! The program `opi-spdk` as a library, for its tests and benches.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -1,4 +1,4 @@
-//! Sockets in the file system: their paths made free, and those of our own bound.
+//! Unix sockets in the file system: removing stale ones, and binding our own.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 use rustix::process::umask;
 
-/// Makes way for a socket: removes one that nobody listens on any more.
+/// Removes a stale socket, on which nothing listens.
 ///
 /// # Errors
-/// What is in the way at the path.
+/// What occupies the path.
 pub fn clear(path: &Path) -> Result<(), String> {
     let fail = |reason: String| format!("{}: {reason}", path.display());
     let dir = match path.parent() {
@@ -38,22 +38,22 @@ pub fn clear(path: &Path) -> Result<(), String> {
     }
 }
 
-/// A socket that its owner and root may open; the file goes with it.
+/// A socket that only its owner and root may open. Its file is removed on drop.
 pub struct Bound {
-    /// Bound, and does not block.
+    /// Bound, and non-blocking.
     pub listener: UnixListener,
     file: File,
 }
 
-/// The file of a socket, removed when it is dropped.
+/// The file of a socket, removed on drop.
 pub struct File(PathBuf);
 
 impl Bound {
-    /// Binds one, in place of one that nobody listens on. Before any thread is started: for the moment the mode
-    /// of all new files changes.
+    /// Binds a socket, replacing a stale one. Call it before any thread is started, since it temporarily changes the
+    /// process's umask.
     ///
     /// # Errors
-    /// What is in the way at the path.
+    /// What occupies the path.
     pub fn new(path: &Path) -> Result<Self, String> {
         clear(path)?;
         let before = umask(Mode::from_raw_mode(0o177));
@@ -66,14 +66,14 @@ impl Bound {
         Ok(Self { listener, file })
     }
 
-    /// The socket, and what removes its file.
+    /// Splits the socket from its file.
     pub fn split(self) -> (UnixListener, File) {
         (self.listener, self.file)
     }
 }
 
 impl File {
-    /// Where it is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -81,7 +81,7 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        // Nobody listens on it any more: what cannot be removed is replaced at the next start.
+        // On failure the stale file is replaced at the next start.
         let _ = std::fs::remove_file(&self.0);
     }
 }

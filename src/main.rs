@@ -1,5 +1,5 @@
-//! The `opi-spdk` program: reads its configuration, takes what it needs of the
-//! machine, starts SPDK and the servers, and stops them in order.
+//! The `opi-spdk` program: reads its configuration, acquires resources of the machine, starts SPDK and the servers,
+//! and stops them in order.
 
 #![forbid(unsafe_code)]
 
@@ -14,15 +14,14 @@ use opi_spdk::program;
 use opi_spdk::reload::Reload;
 use opi_spdk::telemetry;
 
-/// Frees of memory that another thread allocated take no lock in this allocator:
-/// a reactor frees what control threads allocate, and must never wait for them.
-/// What is given back is wiped: it may have held a key.
-/// Left out where AddressSanitizer watches: it sees only what its own hands out.
+/// Freeing memory that another thread allocated takes no lock in mimalloc: a reactor frees what control threads
+/// allocate, and must never wait for them. Freed memory is wiped, since it may have held a key. Not used with
+/// AddressSanitizer, which only tracks its own allocator.
 #[cfg(not(asan))]
 #[global_allocator]
 static ALLOCATOR: spdk::Wiping<mimalloc::MiMalloc> = spdk::Wiping(mimalloc::MiMalloc);
 
-/// Most worker threads that the servers get, however many cores there are.
+/// Maximum number of worker threads for the servers.
 const WORKERS_MAX: usize = 8;
 
 fn main() -> ExitCode {
@@ -35,7 +34,7 @@ fn main() -> ExitCode {
             eprintln!("opi-spdk: {}", one_line(&error));
             return ExitCode::from(2);
         }
-        // Help and version are errors to the parser alone.
+        // clap reports --help and --version as errors.
         Err(answer) => answer.exit(),
     };
     let done = cli.run().and_then(|request| match request {
@@ -47,14 +46,13 @@ fn main() -> ExitCode {
         Ok(status) => status,
         Err(reason) => {
             eprintln!("opi-spdk: {reason}");
-            // SPDK may be the reason, and still run.
+            // SPDK may be the cause of the failure, and its threads may still run.
             spdk::exit_at_once(1)
         }
     }
 }
 
-/// The parser's error without its advice, which follows an empty line, but for the argument that was
-/// likely meant.
+/// clap's error without the usage text after the blank line, but with its suggestion for a misspelled argument.
 fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let what = text.strip_prefix("error: ").unwrap_or(&text);
@@ -70,7 +68,7 @@ fn one_line(error: &clap::Error) -> String {
     format!("{}; {advice}", lines.join(" "))
 }
 
-/// Runs the program to its end. An error is one line for the operator.
+/// Runs the program. An error is one line for the operator.
 fn start(line: CommandLine) -> Result<(), String> {
     let resolved = line.clone().resolve();
     let config = resolved.map_err(|error| error.to_string())?;
@@ -80,7 +78,7 @@ fn start(line: CommandLine) -> Result<(), String> {
         private_memory::keep_out_of_dumps()?;
     }
     let ready = preflight::prepare(&config)?;
-    // Before any thread is started: they inherit it. SPDK pins its own.
+    // Before any thread is started, since threads inherit the affinity. SPDK pins its own threads.
     let pinned = ready.control_cores.pin_current_thread();
     pinned.map_err(|error| format!("cannot run on cores {}: {error}", ready.control_cores))?;
     telemetry::log::written_by_a_thread();
@@ -102,7 +100,7 @@ fn run(config: Config, ready: Ready, reload: Reload) -> Result<(), String> {
         reload.watch()?;
         program::run(config, ready).await
     });
-    // Whatever still runs has had its time.
+    // Remaining tasks have had their time to drain.
     tokio.shutdown_background();
     result
 }

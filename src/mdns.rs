@@ -1,8 +1,8 @@
-//! The discovery service told of by multicast DNS, so that hosts find it without an address (NVM Express TP 8009):
-//! service `_nvme-disc._tcp`, with the transport and the NQN in its TXT record.
+//! Announces the discovery service by multicast DNS, so that hosts find it without an address (NVM Express TP 8009):
+//! service `_nvme-disc._tcp`, with transport and NQN in its TXT record.
 //!
-//! The library answers on a thread of its own, which inherits the cores of the thread that starts it: none of a
-//! reactor, where there are others.
+//! The library has its own thread, which inherits the CPU affinity of the starting thread and thus avoids the
+//! reactors' cores where others exist.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -11,40 +11,40 @@ use mdns_sd::{IfKind, ServiceDaemon, ServiceInfo};
 use parking_lot::Mutex;
 use spdk::nvmf::nqn;
 
-/// The type of service, with its domain.
+/// Service type with domain.
 const SERVICE: &str = "_nvme-disc._tcp.local.";
 
-/// How long the goodbye may take.
+/// Timeout of the goodbye message.
 const GOODBYE: Duration = Duration::from_millis(250);
 
-/// Most bytes of a label of DNS.
+/// Maximum length of a DNS label, in bytes.
 const LABEL_MAX: usize = 63;
 
-/// What is told on the network.
+/// The announcement of this process.
 #[derive(Default)]
-pub struct Announcement(Mutex<Told>);
+pub struct Announcement(Mutex<State>);
 
 #[derive(Default)]
-enum Told {
+enum State {
     #[default]
     Nothing,
     Service(ServiceDaemon, String),
-    /// The process ends.
+    /// The process is ending.
     Withdrawn,
 }
 
 impl Announcement {
-    /// Tells of the discovery service at `address`: on the interfaces that have it, or on all of its family where it
-    /// is unspecified. What fails is logged, and the service is found by its address alone.
+    /// Announces the discovery service at `address`: on the interfaces with that address, or on all interfaces of its
+    /// family if it is unspecified. A failure is only logged: the service remains reachable by its address.
     pub fn begin(&self, address: SocketAddr) {
-        let mut told = self.0.lock();
-        if !matches!(*told, Told::Nothing) {
+        let mut state = self.0.lock();
+        if !matches!(*state, State::Nothing) {
             return;
         }
-        match tell(address) {
+        match announce(address) {
             Ok((daemon, name)) => {
                 tracing::info!(%address, name, "discovery service is told of by mDNS");
-                *told = Told::Service(daemon, name);
+                *state = State::Service(daemon, name);
             }
             Err(error) => {
                 tracing::error!(%address, %error, "discovery-mdns: the discovery service cannot be told of");
@@ -52,10 +52,10 @@ impl Announcement {
         }
     }
 
-    /// Says that the service is gone, and tells of nothing more. Blocks for half a second at most.
+    /// Withdraws the announcement, for good. Blocks for half a second at most.
     pub fn withdraw(&self) {
-        let told = std::mem::replace(&mut *self.0.lock(), Told::Withdrawn);
-        let Told::Service(daemon, name) = told else {
+        let state = std::mem::replace(&mut *self.0.lock(), State::Withdrawn);
+        let State::Service(daemon, name) = state else {
             return;
         };
         let withdrawn = daemon.unregister(&name);
@@ -71,11 +71,11 @@ impl Announcement {
     }
 }
 
-fn tell(address: SocketAddr) -> Result<(ServiceDaemon, String), mdns_sd::Error> {
+fn announce(address: SocketAddr) -> Result<(ServiceDaemon, String), mdns_sd::Error> {
     let machine = machine();
     let port = address.port();
     let instance = label(&format!("opi-spdk {port} {machine}"));
-    // A name of its own: that of the machine is another responder's.
+    // A host name of its own, since the machine's name may belong to another responder.
     let host = format!("{}.local.", label(&format!("opi-spdk-{port}-{machine}")));
     let text = [("p", "tcp"), ("nqn", nqn::DISCOVERY)];
     let (ip, is_any) = (address.ip(), address.ip().is_unspecified());
@@ -93,11 +93,11 @@ fn tell(address: SocketAddr) -> Result<(ServiceDaemon, String), mdns_sd::Error> 
         (true, IpAddr::V4(_)) => IfKind::IPv4,
         (true, IpAddr::V6(_)) => IfKind::IPv6,
     };
-    let told = daemon
+    let state = daemon
         .disable_interface(IfKind::All)
         .and_then(|()| daemon.enable_interface(on))
         .and_then(|()| daemon.register(service));
-    match told {
+    match state {
         Ok(()) => Ok((daemon, name)),
         Err(error) => {
             let _ = daemon.shutdown();
@@ -106,7 +106,7 @@ fn tell(address: SocketAddr) -> Result<(ServiceDaemon, String), mdns_sd::Error> 
     }
 }
 
-/// The first part of the name of this machine.
+/// The machine's host name, without its domain.
 fn machine() -> String {
     let name = rustix::system::uname();
     let name = name.nodename().to_string_lossy();
@@ -114,7 +114,7 @@ fn machine() -> String {
     first.to_owned()
 }
 
-/// As much of a text as a label takes.
+/// Truncates a text to the length of a label.
 fn label(text: &str) -> String {
     let mut label = String::new();
     for letter in text.chars() {
@@ -142,6 +142,6 @@ mod tests {
         let announcement = Announcement::default();
         announcement.withdraw();
         announcement.begin(SocketAddr::from(([127, 0, 0, 1], 8009)));
-        assert!(matches!(*announcement.0.lock(), Told::Withdrawn));
+        assert!(matches!(*announcement.0.lock(), State::Withdrawn));
     }
 }

@@ -1,5 +1,5 @@
-//! Tells the service manager that started the process how it is (sd_notify(3)): that it serves, that it
-//! stops, and, as its watchdog, that the data path still takes configuration.
+//! Notifies the service manager (sd_notify(3)) when the process serves and stops, and feeds its watchdog while the
+//! data path accepts configuration.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
-/// The service manager's socket, if there is one.
+/// Connection to the service manager, if there is one.
 pub struct Manager {
     socket: Option<UnixDatagram>,
     watchdog: Option<Duration>,
 }
 
 impl Manager {
-    /// As the environment tells.
+    /// Connects as given by the environment.
     pub fn of_environment() -> Self {
         let variable = |name| std::env::var(name).ok();
         let for_us =
@@ -29,9 +29,9 @@ impl Manager {
         }
     }
 
-    /// Everything is served. From now on the watchdog is fed, as long as the data path answers.
+    /// Reports readiness, and from now on feeds the watchdog as long as the data path answers.
     pub fn ready(self, handle: spdk::Handle) -> Watched {
-        self.say("READY=1\nSTATUS=serving");
+        self.send("READY=1\nSTATUS=serving");
         let feeding = match (&self.socket, self.watchdog) {
             (Some(socket), Some(period)) => {
                 let socket = socket.try_clone().ok();
@@ -45,24 +45,24 @@ impl Manager {
         }
     }
 
-    /// A manager that has gone has no use for it.
-    fn say(&self, text: &str) {
+    /// Errors are ignored: the service manager may be gone.
+    fn send(&self, text: &str) {
         if let Some(socket) = &self.socket {
             let _ = socket.send(text.as_bytes());
         }
     }
 }
 
-/// A service that is up.
+/// A running service.
 pub struct Watched {
     manager: Manager,
     feeding: Option<JoinHandle<()>>,
 }
 
 impl Watched {
-    /// It stops: that takes no longer than a stop may, so the watchdog has an end.
+    /// Reports the stop. The watchdog is no longer fed: a stop is bounded to less than its period.
     pub fn stopping(self) {
-        self.manager.say("STOPPING=1\nSTATUS=stopping");
+        self.manager.send("STOPPING=1\nSTATUS=stopping");
     }
 }
 
@@ -81,18 +81,18 @@ fn connect(name: &str) -> Option<UnixDatagram> {
         None => socket.connect(name),
     }
     .ok()?;
-    // It must not hold up a control thread.
+    // Non-blocking, so that it cannot stall a control thread.
     socket.set_nonblocking(true).ok()?;
     Some(socket)
 }
 
-/// A step that does nothing goes through the data path, and comes back.
+/// Feeds the watchdog whenever an empty step has passed through the data path.
 async fn feed(socket: UnixDatagram, period: Duration, handle: spdk::Handle) {
     let mut ticks = interval(period);
     loop {
         ticks.tick().await;
         match timeout(period, handle.call(async |_| ())).await {
-            // A mailbox that is full of work is not stuck: the executor takes from it.
+            // A full mailbox also counts as alive: it is full of work that the executor is processing.
             Ok(_) => {
                 let _ = socket.send(b"WATCHDOG=1");
             }

@@ -1,5 +1,5 @@
-//! What can be found wrong before SPDK starts, and what has to be in place then:
-//! so that a mistake is one clear line within a moment, not a log of SPDK's.
+//! Checks before SPDK starts, and acquisition of the resources it needs, so that a mistake is reported immediately in
+//! one clear line rather than in SPDK's log.
 
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read, Write};
@@ -20,40 +20,39 @@ use crate::server::Tls;
 use crate::spdk_rpc::{Credentials, Proxy};
 use crate::state::{Disk, KeySource, StateKey};
 
-/// What the process holds from before SPDK's start until its end.
+/// Resources held from before SPDK's start until the end of the process.
 pub struct Ready {
-    /// Locked while the process lives: one instance to a state directory, and to a directory of sockets.
+    /// Locks, held for the lifetime of the process: one instance per state directory and per socket directory.
     pub instance: [File; 2],
-    /// Who this instance is.
+    /// Identity of this instance.
     pub identity: Identity,
-    /// What outlives the process.
+    /// The persistent state.
     pub state: Arc<Disk>,
-    /// Where the key that it is sealed with was found.
+    /// Source of the state's key.
     pub state_key: KeySource,
-    /// Where ordinary threads may run.
+    /// Cores for ordinary threads.
     pub control_cores: CoreSet,
-    /// What the servers need.
+    /// Resources of the servers.
     pub listeners: Listeners,
 }
 
-/// What the servers need of the machine.
+/// Resources of the servers.
 pub struct Listeners {
-    /// Bound, not yet served.
+    /// Bound, but not served yet.
     pub grpc: TcpListener,
-    /// Bound, not yet served.
+    /// Bound, but not served yet.
     pub http: TcpListener,
-    /// gRPC for clients of this machine, if it is on; bound, not yet served.
+    /// The Unix socket for gRPC, if enabled; bound, but not served yet.
     pub local: Option<Bound>,
-    /// The proxy to SPDK's JSON-RPC, if it is on.
+    /// The proxy to SPDK's JSON-RPC, if enabled.
     pub spdk_rpc: Option<Proxy>,
-    /// TLS for all of them, if it is on.
+    /// TLS of all ports, if enabled.
     pub tls: Option<Tls>,
-    /// What their clients may do.
+    /// Access control of their clients.
     pub access: Access,
 }
 
-/// Checks the configuration against the machine and takes what it needs.
-/// An error is one line for the operator.
+/// Checks the configuration against the machine and acquires resources. An error is one line for the operator.
 pub fn prepare(config: &Config) -> Result<Ready, String> {
     let control_cores = check_cores(&config.cores)?;
     let tls = config.tls.as_ref().map(Tls::read).transpose()?;
@@ -67,7 +66,7 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
     let grpc = bind("grpc-addr", config.grpc_addr)?;
     let http = bind("http-addr", config.http_addr)?;
     if let Some(address) = config.discovery_addr {
-        // SPDK opens it, once all that it tells of is there.
+        // Only a check: SPDK opens it once everything it lists has been restored.
         bind("discovery-addr", address)?;
     }
     let local = config.listen_uds.as_deref().map(Bound::new).transpose();
@@ -84,7 +83,7 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
         ));
     }
     check_memory(config)?;
-    // Last: the first start makes files.
+    // Last, since the first start creates files.
     let (state, state_key) = open_state(config)?;
     Ok(Ready {
         instance,
@@ -126,7 +125,7 @@ fn open_state(config: &Config) -> Result<(Disk, KeySource), String> {
     Ok((Disk::open(dir, &key)?, source))
 }
 
-/// The cores for ordinary threads: those that the reactors leave, or all.
+/// The cores for ordinary threads: those without a reactor, or all.
 fn check_cores(reactors: &CoreSet) -> Result<CoreSet, String> {
     let permitted = CoreSet::permitted().map_err(|error| format!("cores: {error}"))?;
     if let Some(missing) = reactors.without(&permitted) {
@@ -134,7 +133,7 @@ fn check_cores(reactors: &CoreSet) -> Result<CoreSet, String> {
             "cores: {missing} cannot be used by this process; it may use {permitted}"
         ));
     }
-    // Ordinary threads stay where the process was put.
+    // Ordinary threads keep the CPU affinity that the process was given.
     let allowed = CoreSet::allowed().map_err(|error| format!("cores: {error}"))?;
     Ok(allowed.without(reactors).unwrap_or_else(|| {
         tracing::warn!(
@@ -177,8 +176,8 @@ fn check_memory(config: &Config) -> Result<(), String> {
     ))
 }
 
-/// Past a limit of the control group a hugepage is a SIGBUS, and ordinary memory the end of the process:
-/// neither can be answered later.
+/// Checks the control group's limits. Exceeding one later would be fatal: SIGBUS for a hugepage, the OOM killer for
+/// ordinary memory.
 fn check_cgroup(config: &Config, machine: &Machine) -> Result<(), String> {
     let needed = u64::from(config.mem_mib);
     let sizes = hugepages::mounted(machine);
@@ -192,7 +191,7 @@ fn check_cgroup(config: &Config, machine: &Machine) -> Result<(), String> {
                 .collect(),
         ),
     };
-    // Hugepages of another size, without a limit, may serve.
+    // A mounted page size without a limit may suffice.
     if !config.no_huge && limits.len() < sizes.len() {
         return Ok(());
     }
@@ -207,8 +206,7 @@ fn check_cgroup(config: &Config, machine: &Machine) -> Result<(), String> {
     }
 }
 
-/// The sizes of hugepages, KiB, and what is free of each, mounted or not, MiB; `folder` has a directory for
-/// each size.
+/// Page sizes in KiB, with the free memory of each in MiB, whether mounted or not; `folder` has a directory per size.
 fn reserved(folder: &Path) -> impl Iterator<Item = (u64, u64)> {
     let sizes = std::fs::read_dir(folder).into_iter().flatten().flatten();
     sizes.filter_map(|size| {
@@ -226,7 +224,7 @@ fn reserved(folder: &Path) -> impl Iterator<Item = (u64, u64)> {
     })
 }
 
-/// Memory that can be had without swapping, MiB, by the kernel's own estimate.
+/// Memory available without swapping in MiB, by the kernel's estimate.
 fn available_mib() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
@@ -236,7 +234,7 @@ fn available_mib() -> Option<u64> {
     Some(kib / 1024)
 }
 
-/// Makes way for SPDK's socket, and takes what the proxy needs.
+/// Removes a stale socket of SPDK, and acquires the proxy's resources.
 fn prepare_rpc(rpc: &SpdkRpc) -> Result<Option<Proxy>, String> {
     local_socket::clear(&rpc.socket).map_err(|reason| format!("spdk-rpc-socket {reason}"))?;
     let proxy = |http: &RpcHttp| {
@@ -250,7 +248,7 @@ fn prepare_rpc(rpc: &SpdkRpc) -> Result<Option<Proxy>, String> {
     rpc.http.as_ref().map(proxy).transpose()
 }
 
-/// Makes a directory that is its owner's alone, unless it is there. `setting` names it in the error.
+/// Creates a directory accessible only to its owner, unless it exists. `setting` names it in errors.
 pub(crate) fn private_dir(setting: &str, dir: &Path) -> Result<(), String> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
@@ -259,7 +257,7 @@ pub(crate) fn private_dir(setting: &str, dir: &Path) -> Result<(), String> {
         .map_err(|error| dir_error(setting, dir, &error))
 }
 
-/// Why a directory, or a file in it, cannot be had, and what would be right.
+/// The error of a directory, or a file in it, with advice.
 pub(crate) fn dir_error(setting: &str, path: &Path, error: &std::io::Error) -> String {
     let right = match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
@@ -270,7 +268,7 @@ pub(crate) fn dir_error(setting: &str, path: &Path, error: &std::io::Error) -> S
     format!("{setting} {}: {error}{right}", path.display())
 }
 
-/// Locks a state directory for the life of the file, and makes it if it is not there.
+/// Locks a state directory for the lifetime of the returned file, creating it if necessary.
 pub(crate) fn lock_state_dir(dir: &Path) -> Result<File, String> {
     private_dir("state-dir", dir)?;
     let path = dir.join("lock");

@@ -1,13 +1,13 @@
-//! Files that have secrets, or say who may do what: others than those who should may not have access to them.
+//! Files with secrets or policies, which must not be accessible to others.
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Opens a regular file whose permissions give none of `refused`.
+/// Opens a regular file whose mode has none of the bits in `refused`.
 ///
 /// # Errors
-/// Why not: of the system, or what `open_to_others` says of the file's mode.
+/// The system's error, or the text of `open_to_others` for the file's mode.
 pub fn open(
     path: &Path,
     refused: u32,

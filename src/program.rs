@@ -1,4 +1,4 @@
-//! The life of the process between preflight and exit.
+//! The process between preflight and exit.
 //!
 //! ```text
 //! SPDK starts ─► data path set up ─► servers serve ── signal ─► drain ─► SPDK stops
@@ -27,7 +27,7 @@ use crate::telemetry::{Telemetry, audit::Audit, chain::Hasher, log, traces};
 pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     let mut signals = Signals::install().map_err(|error| format!("signals: {error}"))?;
     warn_of_exposure(&config, &ready.listeners.access);
-    // Until SPDK has stopped, and longer than the servers.
+    // Lives until SPDK has stopped, longer than the servers.
     let audit = config.audit_log.as_deref();
     let audit = audit.map(|log| open_audit(log, config.audit_key_file.as_deref()));
     let audit = audit.transpose()?;
@@ -78,7 +78,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     let served = serve(serving, &telemetry, &mut signals, &mut backends).await;
     telemetry.finish();
     if let Some(traces) = traces {
-        // A collector that does not answer takes a thread of its own, and two seconds at most.
+        // Blocking: an unresponsive collector takes up to two seconds.
         let _ = tokio::task::spawn_blocking(|| traces.finish()).await;
     }
 
@@ -101,12 +101,12 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         Err(_) => served.and(Err(format!(
             "SPDK did not stop within {:?}: {}",
             shutdown::SPDK_STOP,
-            held_up_by(&backends)
+            describe_backends(&backends)
         ))),
     }
 }
 
-/// What is served, and from what.
+/// Parameters of the servers.
 struct Serving<'a> {
     config: &'a Config,
     identity: Identity,
@@ -142,7 +142,7 @@ async fn serve(
         }
     };
     let manager = Manager::of_environment();
-    // Records are readable when the servers begin, and made while they serve.
+    // Records are readable when the servers start, and restored while they serve.
     tokio::spawn(restoring);
     let (trigger, stopping) = shutdown::trigger();
     let serving = server::serve(
@@ -162,7 +162,7 @@ async fn serve(
     tracing::info!(signal, "stopping: calls in flight may finish");
     watched.stopping();
     trigger.fire();
-    // Changes may take their time, also those whose clients have gone; reads take none.
+    // Drains changes, including those of disconnected clients. Reads are not waited for.
     if timeout(shutdown::DRAIN, services.stop()).await.is_err() {
         tracing::warn!(waited = ?shutdown::DRAIN, "changes in flight did not finish; leaving them");
     }
@@ -176,7 +176,7 @@ async fn serve(
     }
 }
 
-/// An SPDK that the user brought as it is holds less at its doors.
+/// Warns about an SPDK built without this project's changes, which enforces fewer limits on peers.
 fn warn_of_missing_changes() {
     let missing = spdk::hooks::CHANGES_MISSING.len();
     if missing > 0 {
@@ -192,8 +192,8 @@ fn flatten(ended: Result<Result<(), String>, tokio::task::JoinError>) -> Result<
     ended.unwrap_or_else(|error| Err(format!("servers: {error}")))
 }
 
-/// What SPDK may have waited for in vain.
-fn held_up_by(backends: &[String]) -> String {
+/// Describes the backends that SPDK may have waited for.
+fn describe_backends(backends: &[String]) -> String {
     const SHOWN: usize = 5;
     match backends {
         [] => "there is no backend to wait for: SPDK's lines in this log say what it was doing"
@@ -209,7 +209,7 @@ fn held_up_by(backends: &[String]) -> String {
     }
 }
 
-/// Makes what the API takes for granted: transports, and where sockets are.
+/// Creates what the API requires: transports and socket directories.
 async fn set_up(config: &Config, handle: &spdk::Handle) -> Result<(), String> {
     use spdk::nvmf::{Transport, transport};
     let create = |kind| move |spdk| transport::create(spdk, kind);
@@ -242,8 +242,8 @@ where
     }
 }
 
-/// What may have been too little where SPDK, or its first transport, could not start: SPDK says so in
-/// words that few will know.
+/// Advice for a start of SPDK or of its first transport that failed, since SPDK's message for too little memory is
+/// obscure.
 fn hint(config: &Config) -> &'static str {
     match config.mem_mib {
         0..512 => " (mem-mib may be too little: 512 is enough to start)",
@@ -251,7 +251,7 @@ fn hint(config: &Config) -> &'static str {
     }
 }
 
-/// Whoever copies the directory has the key too.
+/// Warns if the key is beside the state: a copy of the directory includes the key.
 fn warn_of_state_key(source: &KeySource) {
     if let KeySource::StateDir(file) = source {
         tracing::warn!(
@@ -261,7 +261,6 @@ fn warn_of_state_key(source: &KeySource) {
     }
 }
 
-/// An open port is a decision; say what it means.
 fn open_audit(log: &Path, key: Option<&Path>) -> Result<Audit, String> {
     let read = |path: &Path| {
         let key = StateKey::read(path);
@@ -271,6 +270,7 @@ fn open_audit(log: &Path, key: Option<&Path>) -> Result<Audit, String> {
     Audit::open(log, Hasher::new(key.as_ref()))
 }
 
+/// Warns about settings that expose more than the API, or expose it without TLS or authentication.
 fn warn_of_exposure(config: &Config, access: &Access) {
     if config.spdk_rpc.is_some() {
         tracing::warn!("spdk-rpc-socket: SPDK takes commands that the API knows nothing of");
@@ -311,13 +311,13 @@ mod tests {
 
     #[test]
     fn a_stop_that_takes_too_long_names_the_backends_that_there_are_and_no_other() {
-        assert!(held_up_by(&[]).starts_with("there is no backend"));
+        assert!(describe_backends(&[]).starts_with("there is no backend"));
         let names: Vec<String> = (1..=7).map(|n| format!("volumes/v{n}")).collect();
-        let few = held_up_by(&names[..2]);
+        let few = describe_backends(&names[..2]);
         assert!(
             few.ends_with("may not answer: volumes/v1, volumes/v2"),
             "{few}"
         );
-        assert!(held_up_by(&names).ends_with("volumes/v5 and 2 more"));
+        assert!(describe_backends(&names).ends_with("volumes/v5 and 2 more"));
     }
 }

@@ -1,5 +1,5 @@
-//! SIGHUP: the configuration is read again. The log's level, the TLS files and the roles of clients are taken
-//! over without dropping a connection; of everything else that changed the log tells that it needs a restart.
+//! Reloads the configuration on SIGHUP. Log level, TLS files and roles of clients are applied without dropping
+//! connections; other changed settings are logged as needing a restart.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,29 +10,29 @@ use crate::access::Access;
 use crate::config::{CommandLine, Config};
 use crate::server::{Expiry, Stamps, Tls};
 
-/// Sets the filter of the log, or says why it cannot.
+/// Sets the log filter, or returns why it cannot.
 pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
-/// What can be changed while the program runs.
+/// The settings that can change while the program runs.
 pub struct Reload {
     line: CommandLine,
     running: Config,
     tls: Option<Tls>,
     access: Access,
     set_log_level: SetLogLevel,
-    /// The files of TLS at the last look.
+    /// Stamps of the TLS files at the last check.
     seen: Option<Stamps>,
-    /// The last that were to be taken over.
+    /// Stamps of the last attempt to apply them.
     tried: Option<Stamps>,
-    /// When certificates that end soon were told of.
+    /// Time of the last warning about expiring certificates.
     warned: Option<Instant>,
 }
 
-/// Between two looks at the files of TLS.
-const LOOK: Duration = Duration::from_secs(2);
+/// Interval of the checks of the TLS files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Between two warnings of a certificate that ends soon.
-const WARN_AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
+/// Interval of warnings about expiring certificates.
+const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn expiring(tls: &Tls) -> impl Iterator<Item = Expiry> {
     let now = SystemTime::now();
@@ -41,7 +41,7 @@ fn expiring(tls: &Tls) -> impl Iterator<Item = Expiry> {
 }
 
 impl Reload {
-    /// Of a program that was started with this command line.
+    /// For a program started with this command line.
     pub fn new(
         line: CommandLine,
         running: Config,
@@ -61,17 +61,17 @@ impl Reload {
         }
     }
 
-    /// Reloads at each SIGHUP, whose default would be to end the process, and the files of TLS when they
-    /// have changed.
+    /// Reloads on each SIGHUP (whose default action would end the process), and reloads the TLS files when they
+    /// change.
     ///
     /// # Errors
-    /// If the signal cannot be had.
+    /// The signal handler cannot be installed.
     pub fn watch(mut self) -> Result<(), String> {
         let hangup = signal(SignalKind::hangup());
         let mut hangup = hangup.map_err(|error| format!("signals: {error}"))?;
         tokio::spawn(async move {
-            let mut look = interval(LOOK);
-            look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut check = interval(CHECK_INTERVAL);
+            check.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 let has_tls = self.tls.is_some();
                 let next = tokio::select! {
@@ -79,7 +79,7 @@ impl Reload {
                         Some(()) => tokio::task::spawn_blocking(move || self.reload()),
                         None => return,
                     },
-                    _ = look.tick(), if has_tls => tokio::task::spawn_blocking(move || self.look()),
+                    _ = check.tick(), if has_tls => tokio::task::spawn_blocking(move || self.check()),
                 };
                 self = match next.await {
                     Ok(this) => this,
@@ -90,9 +90,9 @@ impl Reload {
         Ok(())
     }
 
-    /// Takes over files of TLS that have changed, once they stay as they are: certificate and key are seldom
-    /// written at once. Warns of certificates that end soon.
-    fn look(mut self) -> Self {
+    /// Reloads changed TLS files once two checks see the same version, since certificate and key are rarely written at
+    /// the same time. Warns of expiring certificates.
+    fn check(mut self) -> Self {
         let (Some(tls), Some(files)) = (&self.tls, &self.running.tls) else {
             return self;
         };
@@ -109,7 +109,10 @@ impl Reload {
             self.warned = None;
         }
         self.seen = Some(now);
-        if self.warned.is_none_or(|at| at.elapsed() >= WARN_AGAIN) {
+        if self
+            .warned
+            .is_none_or(|at| at.elapsed() >= WARNING_INTERVAL)
+        {
             self.warned = Some(Instant::now());
             for Expiry {
                 file,
@@ -128,7 +131,7 @@ impl Reload {
         self
     }
 
-    /// A configuration that is refused changes nothing.
+    /// Reloads the configuration. A rejected one changes nothing.
     fn reload(mut self) -> Self {
         match self.apply() {
             Ok(()) => tracing::info!("configuration reloaded"),

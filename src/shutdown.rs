@@ -1,21 +1,21 @@
-//! Which event ends the process, and how long ending may take.
+//! Signals that stop the process, and the timeouts of stopping.
 
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-/// How long calls in flight may take to finish once the process is to stop.
+/// Timeout for draining calls in flight.
 pub const DRAIN: Duration = Duration::from_secs(2);
 
-/// How long clients may then take to close their connections.
+/// Timeout for clients to close their connections, after the drain.
 pub const GRACE: Duration = Duration::from_millis(300);
 
-/// How long the store may take to end what it was asked for.
+/// Timeout for the store to finish its requests.
 pub const STORE: Duration = Duration::from_millis(300);
 
-/// How long SPDK may take to disconnect hosts and end its subsystems. Together
-/// with [`DRAIN`], [`GRACE`] and [`STORE`] it keeps a stop below the five seconds that are promised.
+/// Timeout for SPDK to disconnect hosts and stop its subsystems. The sum with [`DRAIN`], [`GRACE`] and [`STORE`] stays
+/// below the promised five seconds.
 pub const SPDK_STOP: Duration = Duration::from_millis(2200);
 
 /// The signals that stop the process cleanly.
@@ -25,7 +25,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over from their default, which is to kill.
+    /// Installs handlers, replacing the default action.
     pub fn install() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -33,7 +33,7 @@ impl Signals {
         })
     }
 
-    /// Waits for one of them and says which.
+    /// Waits for a signal and returns its name.
     pub async fn wait(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -42,28 +42,28 @@ impl Signals {
     }
 }
 
-/// Tells every server of the process, once, that it is to stop.
+/// Broadcasts the stop to all servers of the process.
 pub struct Trigger(watch::Sender<bool>);
 
-/// A server's end of [`Trigger`].
+/// A receiver of [`Trigger`].
 #[derive(Clone)]
 pub struct Stopping(watch::Receiver<bool>);
 
-/// A trigger and what listens to it.
+/// Creates a trigger and its receiver.
 pub fn trigger() -> (Trigger, Stopping) {
     let (sender, receiver) = watch::channel(false);
     (Trigger(sender), Stopping(receiver))
 }
 
 impl Trigger {
-    /// Stops them.
+    /// Stops the servers.
     pub fn fire(&self) {
         self.0.send_replace(true);
     }
 }
 
 impl Stopping {
-    /// Returns once the trigger has fired or is gone.
+    /// Waits until the trigger has fired or is dropped.
     pub async fn wait(mut self) {
         let _ = self.0.wait_for(|stopping| *stopping).await;
     }

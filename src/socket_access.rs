@@ -1,5 +1,5 @@
-//! Who may open the sockets of vfio-user and vhost-user controllers: the settings `socket-group` and
-//! `socket-mode`, for a QEMU that does not run as root. Without them a socket is its owner's alone.
+//! Access to the sockets of vfio-user and vhost-user controllers: the settings `socket-group` and `socket-mode`, for a
+//! QEMU that does not run as root. Without them only the owner may open a socket.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -7,13 +7,13 @@ use std::path::Path;
 
 use rustix::fs::{Gid, chown};
 
-/// Where groups have their numbers.
+/// The list of groups.
 const GROUPS: &str = "/etc/group";
 
-/// The mode when there is a group and no mode.
+/// Default mode if only a group is set.
 const GROUP_MODE: u32 = 0o660;
 
-/// What is set.
+/// The settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SocketAccess {
     group: Option<u32>,
@@ -21,10 +21,10 @@ pub struct SocketAccess {
 }
 
 impl SocketAccess {
-    /// Reads both settings.
+    /// Parses both settings.
     ///
     /// # Errors
-    /// The setting's name, and what would be right.
+    /// The setting, and what would be right.
     pub fn parse(group: Option<&str>, mode: Option<&str>) -> Result<Self, (&'static str, String)> {
         let group = group
             .map(|group| gid_of(group).map_err(|reason| ("socket-group", reason)))
@@ -38,32 +38,32 @@ impl SocketAccess {
         })
     }
 
-    /// Gives a socket its group and mode.
+    /// Sets the group and mode of a socket.
     ///
     /// # Errors
-    /// What the kernel says, with the setting that asked for it.
+    /// The kernel's error, with the setting.
     pub fn apply(&self, socket: &Path) -> Result<(), String> {
-        self.give_group(socket)?;
+        self.set_group(socket)?;
         match self.mode {
             Some(mode) => set_mode(socket, mode),
             None => Ok(()),
         }
     }
 
-    /// Lets those pass through a directory of sockets who may open one in it.
+    /// Sets group and mode of a directory so that those who may open a socket in it can traverse it.
     ///
     /// # Errors
-    /// As for [`apply`](Self::apply).
+    /// See [`apply`](Self::apply).
     pub fn admit(&self, dir: &Path) -> Result<(), String> {
         let Some(mode) = self.mode else { return Ok(()) };
-        self.give_group(dir)?;
+        self.set_group(dir)?;
         let about = std::fs::metadata(dir)
             .map_err(|error| format!("socket-mode: {}: {error}", dir.display()))?;
         let now = about.permissions().mode() & 0o7777;
-        set_mode(dir, now | passage(mode))
+        set_mode(dir, now | traverse_bits(mode))
     }
 
-    fn give_group(&self, path: &Path) -> Result<(), String> {
+    fn set_group(&self, path: &Path) -> Result<(), String> {
         let Some(group) = self.group else {
             return Ok(());
         };
@@ -77,8 +77,8 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), String> {
         .map_err(|error| format!("socket-mode: {}: {error}", path.display()))
 }
 
-/// The right to pass, of a directory, for each class that has any right to a socket in it.
-fn passage(mode: u32) -> u32 {
+/// The traverse permission (x) for each class that has any permission on the socket.
+fn traverse_bits(mode: u32) -> u32 {
     [0o700, 0o070, 0o007]
         .into_iter()
         .filter(|class| mode & class != 0)
@@ -89,7 +89,7 @@ fn passage(mode: u32) -> u32 {
 fn mode_of(text: &str) -> Result<u32, String> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     match u32::from_str_radix(text, 8) {
-        // Connecting takes the right to write.
+        // Connecting to a socket requires write permission.
         Ok(mode) if digits && mode <= 0o777 && mode & 0o600 == 0o600 => Ok(mode),
         _ => Err(format!(
             "{text:?} is not an octal mode with which the owner may read and write, such as 0660"
@@ -106,7 +106,7 @@ fn gid_of(text: &str) -> Result<u32, String> {
         .ok_or_else(|| format!("{text:?} is neither a number nor a group of {GROUPS}"))
 }
 
-/// The number of a group, in the form of group(5).
+/// The number of a group, from text in the form of group(5).
 fn gid_in(groups: &str, name: &str) -> Option<u32> {
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -1,6 +1,6 @@
-//! The four calls that are measured, over each of the ways to make them.
+//! The four measured calls, over each of the interfaces.
 //!
-//! A way more is a variant of [`Subject`], of [`Address`] and of [`Client`].
+//! Another interface needs a variant of [`Subject`], of [`Address`] and of [`Client`].
 
 use std::path::PathBuf;
 
@@ -31,11 +31,11 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// In the order that a volume lives through them.
+    /// In the order of a volume's lifetime.
     pub const ALL: [Self; 4] = [Self::Create, Self::Get, Self::Stats, Self::Delete];
 }
 
-/// Who answers the calls.
+/// The server that answers the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Subject {
     #[serde(rename = "opi-spdk")]
@@ -48,7 +48,7 @@ pub enum Subject {
     SpdkTgt,
 }
 
-/// How to reach who answers.
+/// Address of a server.
 #[derive(Debug, Clone)]
 pub enum Address {
     Grpc(u16),
@@ -56,7 +56,7 @@ pub enum Address {
     JsonRpc(PathBuf),
 }
 
-/// One connection, with one call under way at a time.
+/// A connection with one call in flight at a time.
 pub enum Client {
     Grpc(NullVolumeServiceClient<Channel>),
     Http(Http),
@@ -74,7 +74,7 @@ impl Client {
         })
     }
 
-    /// Makes one call about the volume `id`, and waits for its answer.
+    /// Makes a call on the volume `id`.
     pub async fn call(&mut self, verb: Verb, id: &str) -> Result<()> {
         match self {
             Self::Grpc(client) => grpc(client, verb, id).await,

@@ -1,9 +1,9 @@
-//! What a configuration call takes: latency and rate of Create, Get, Stats and Delete of a null
-//! volume, with 1 and 16 clients, beside an idle and beside a saturated data path.
+//! Configuration calls: latency and rate of Create, Get, Stats and Delete of a null volume, with 1 and 16 clients,
+//! beside an idle and a saturated data path.
 //!
-//! Clients are closed loops, one connection each. A cycle measures the verbs one after the other: a
-//! population of volumes is created, read, and deleted again. The floor is measured beside the
-//! running opi-spdk, so that the machine (its busy reactor core above all) is the same for both.
+//! Clients are closed loops with a connection each. A cycle measures one verb after the other: volumes are created,
+//! read, and deleted again. The floor is measured while opi-spdk runs, so that the machine (especially its busy
+//! reactor core) is the same for both.
 
 use std::time::{Duration, Instant};
 
@@ -20,19 +20,19 @@ use crate::settings::Settings;
 use crate::stats::{Latency, Rounds};
 use crate::target::{Side, Target, Turn};
 
-/// Numbers of clients.
+/// Numbers of concurrent clients.
 const CLIENTS: [usize; 2] = [1, 16];
 
-/// Volumes that a cycle creates at most.
+/// Maximum number of volumes created per cycle.
 const POPULATION: usize = 2000;
 
-/// Volumes of the warm-up, for each client.
+/// Volumes per client in the warm-up.
 const WARM_UP: usize = 25;
 
-/// How long one verb is measured, unless its population ends first.
+/// Duration of measuring one verb, unless its volumes run out first.
 const WINDOW: Duration = Duration::from_millis(800);
 
-/// What the data path does meanwhile.
+/// Load of the data path during the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Load {
@@ -49,7 +49,7 @@ struct Window {
     took: Duration,
 }
 
-/// One verb under one condition, over all rounds.
+/// Results of one verb under one condition, over all rounds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Point {
     pub subject: Subject,
@@ -58,19 +58,19 @@ pub struct Point {
     pub load: Load,
     /// All samples of all rounds.
     pub latency: Latency,
-    /// Each round for itself.
+    /// Each round separately.
     pub rounds: Vec<Latency>,
-    /// Each round's median latency, microseconds.
+    /// Median latency of each round, in microseconds.
     pub p50_us: Rounds,
-    /// Answers per second, of all clients together.
+    /// Answers per second, over all clients.
     pub calls_per_second: Rounds,
 }
 
-/// All that this part measured.
+/// Results of this part.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Control {
     pub points: Vec<Point>,
-    /// What the data path did meanwhile where it was saturated, a run each.
+    /// Results of the data path while saturated, one per run.
     pub data_path: Vec<(Side, Measured)>,
 }
 
@@ -101,7 +101,7 @@ pub async fn run(settings: &Settings) -> Result<Control> {
     Ok(summarise(collected))
 }
 
-/// All conditions on one side.
+/// Measures all conditions on one side.
 async fn measure(
     settings: &Settings,
     turn: Turn,
@@ -179,14 +179,14 @@ async fn cycle(address: &Address, clients: usize) -> Result<Vec<(Verb, Window)>>
     Ok(windows)
 }
 
-/// A client with the volumes that it has made.
+/// A client and the volumes that it has created.
 struct Worker {
     client: Client,
     prefix: String,
     created: usize,
 }
 
-/// Runs all workers through one verb at once. At most `population` volumes are created.
+/// Runs all workers concurrently through one verb. At most `population` volumes are created.
 async fn window(
     workers: Vec<Worker>,
     verb: Verb,
@@ -211,7 +211,7 @@ async fn window(
 }
 
 impl Worker {
-    /// Calls until the time is over; creates no more than `share`, and deletes whatever was created.
+    /// Makes calls until the deadline; creates at most `share` volumes, and deletes all that were created.
     async fn run(
         mut self,
         verb: Verb,

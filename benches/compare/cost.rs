@@ -1,13 +1,12 @@
-//! What configuration costs the reactor: the calls of [`crate::client`] at a fixed rate, and two
-//! accounts of the reactor's time, both taken on the reactor itself, because on a small machine the
-//! initiator shares its core with clients and control threads, and I/O rates would show that instead.
+//! Cost of configuration for the reactor: the calls of [`crate::client`] at a fixed rate, and two accounts of the
+//! reactor's time, taken on the reactor itself. I/O rates would not do: on a small machine the initiator shares its
+//! core with clients and control threads, which would dominate them.
 //!
-//! SPDK's account is the same for both targets: the time in which any poller or message had work,
-//! read over JSON-RPC (which opi-spdk opens for this alone), on an idle data path. What it counts
-//! without calls is measured first and subtracted. opi-spdk's own account times each control step,
-//! also while I/O runs, and knows the longest. That of spdk_tgt is not counted anywhere; but its
-//! JSON-RPC poller answers all that has come in since its last turn in one, so the mean time of a
-//! turn is a lower bound of it.
+//! SPDK's account applies to both targets: the time in which any poller or message had work, read over JSON-RPC
+//! (enabled in opi-spdk only for this), with an idle data path. The baseline without calls is measured first and
+//! subtracted. opi-spdk's own account times each control step, also during I/O, and records the longest. spdk_tgt has
+//! no such account; but its JSON-RPC poller answers everything that has arrived since its last turn in one turn, so
+//! the mean time of a turn is a lower bound of the longest.
 
 use std::time::{Duration, Instant};
 
@@ -26,13 +25,13 @@ use crate::scenario::{Export, Volume};
 use crate::settings::Settings;
 use crate::target::{Side, Target, Turn};
 
-/// Calls per second, of all clients together.
+/// Calls per second, over all clients.
 pub const RATE: u32 = 1000;
 
-/// Connections: on one, spdk_tgt answers some 125 calls a second.
+/// Connections. On a single one, spdk_tgt answers about 125 calls per second.
 const CLIENTS: u32 = 16;
 
-/// How often spdk_tgt's JSON-RPC poller runs.
+/// Period of spdk_tgt's JSON-RPC poller.
 const RPC_POLL: Duration = Duration::from_millis(4);
 
 /// One run of calls at the fixed rate. Times are in microseconds.
@@ -42,19 +41,19 @@ pub struct Cost {
     pub load: Load,
     pub calls: u64,
     pub calls_per_second: f64,
-    /// Reactor time for a call by SPDK's account, where the data path is idle.
+    /// Reactor time per call by SPDK's account, with an idle data path.
     pub call_us: Option<f64>,
-    /// The same by opi-spdk's own account.
+    /// The same by opi-spdk's account.
     pub steps_us: Option<f64>,
-    /// The longest that the reactor was held at once.
+    /// The longest time that the reactor was held in one step.
     pub longest: Longest,
-    /// How often the reactor lost its core meanwhile: the time away counts into a step.
+    /// Preemptions of the reactor during the run: time off the core counts into a step.
     pub preemptions: u64,
-    /// opi-spdk's own account.
+    /// opi-spdk's account.
     pub account: Option<ControlCost>,
 }
 
-/// A longest hold, microseconds.
+/// The longest hold of the reactor, in microseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Longest {
@@ -63,7 +62,7 @@ pub enum Longest {
 }
 
 impl Cost {
-    /// Fraction of a reactor that 1,000 calls a second take, by the account that counts more.
+    /// Fraction of a reactor used by 1,000 calls per second, by the larger of the two accounts.
     pub fn share(&self) -> f64 {
         let call_us = self
             .call_us
@@ -100,7 +99,7 @@ pub async fn run(settings: &Settings) -> Result<Vec<Cost>> {
     Ok(costs)
 }
 
-/// Both accounts, without I/O. The targets run for this alone: their counts begin with them.
+/// Both accounts, without I/O. The targets are started for this alone, so their counters start at zero.
 async fn idle(settings: &Settings, turn: Turn) -> Result<Cost> {
     let target = Target::start(settings, turn, Counters::Wanted).await?;
     let mut rpc = JsonRpc::connect(target.rpc_socket()?).await?;
@@ -138,8 +137,8 @@ async fn idle(settings: &Settings, turn: Turn) -> Result<Cost> {
     })
 }
 
-/// opi-spdk's own account while I/O runs. The export is of a null volume: making a malloc volume
-/// zeroes memory, and is no measure of a control step.
+/// opi-spdk's account during I/O. A null volume is exported: creating a malloc volume zeroes memory, which would
+/// distort the step times.
 async fn saturated(settings: &Settings) -> Result<Cost> {
     let mut opi = Opi::start(settings, Counters::Unwanted).await?;
     let attach = opi.export(settings, Volume::Null, Export::NvmeTcp).await?;
@@ -167,8 +166,8 @@ fn window(settings: &Settings) -> Duration {
     Duration::from_secs(u64::from(settings.line.seconds.max(2)))
 }
 
-/// Creates, gets, reads and deletes volumes at [`RATE`] calls a second in all, and gives how many
-/// calls were answered in what time.
+/// Creates, gets, reads and deletes volumes at [`RATE`] calls per second in total. Returns the number of calls and the
+/// time taken.
 async fn calls(address: &Address, window: Duration) -> Result<(u64, Duration)> {
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
@@ -186,10 +185,10 @@ async fn calls(address: &Address, window: Duration) -> Result<(u64, Duration)> {
     Ok((calls, begun.elapsed()))
 }
 
-/// One client's share of the rate, in whole lives of volumes.
+/// One client's share of the rate, in full lifetimes of volumes.
 async fn at_rate(mut client: Client, prefix: String, until: Instant) -> Result<u64> {
     let mut ticks = interval(Duration::from_secs(1) * CLIENTS / RATE);
-    // A client that was late catches up: the rate is what matters.
+    // A late client catches up, to keep the rate.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut calls = 0;
     while Instant::now() < until {

@@ -1,4 +1,4 @@
-//! I/O through an exported volume, on both targets in turn.
+//! I/O through an exported volume, alternating between the targets.
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -12,7 +12,7 @@ use crate::settings::Settings;
 use crate::stats::Rounds;
 use crate::target::{Target, Turn};
 
-/// What touches the volume and warms caches and connections before anything is measured.
+/// Writes the volume and warms caches and connections before measuring.
 const WARM_UP: Load = Load {
     workload: Workload::RandWrite,
     bytes: 4096,
@@ -28,50 +28,50 @@ pub struct Point {
     pub load: Load,
     pub opi_spdk: Runs,
     pub spdk_tgt: Runs,
-    /// I/O per second of opi-spdk, to that of spdk_tgt, round by round.
+    /// Ratio of the IOPS of opi-spdk to those of spdk_tgt, per round.
     pub ratio: Option<Rounds>,
-    /// Reactor time of opi-spdk for an I/O, to that of spdk_tgt, round by round.
+    /// Ratio of the reactor time per I/O of opi-spdk to that of spdk_tgt, per round.
     pub reactor_ratio: Option<Rounds>,
 }
 
-/// One side of a point, a run each round.
+/// One side of a point, with a run per round.
 #[derive(Debug, Clone, Serialize)]
 pub struct Runs {
     pub iops: Option<Rounds>,
     pub mean_us: Option<Rounds>,
-    /// Time that the reactor was busy for an I/O, nanoseconds, by SPDK's own count.
+    /// Busy time of the reactor per I/O, in nanoseconds, by SPDK's counters.
     pub reactor_ns: Option<Rounds>,
     pub runs: Vec<Run>,
 }
 
-/// A scenario that was left out or failed, and why.
+/// A scenario that was skipped or failed, with the reason.
 #[derive(Debug, Clone, Serialize)]
 pub struct Missing {
     pub scenario: String,
     pub reason: String,
-    /// Whether it should have worked.
+    /// Whether it was expected to work.
     pub failed: bool,
 }
 
-/// All that this part measured.
+/// Results of this part.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct DataPath {
     pub points: Vec<Point>,
     pub missing: Vec<Missing>,
 }
 
-/// What came of one run.
+/// Result of one run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Run {
     #[serde(flatten)]
     pub measured: Measured,
-    /// How often the reactor lost its core meanwhile.
+    /// Preemptions of the reactor during the run.
     pub preemptions: u64,
-    /// Time that the reactor was busy for an I/O, nanoseconds.
+    /// Busy time of the reactor per I/O, in nanoseconds.
     pub reactor_ns: f64,
 }
 
-/// What a run did, and who.
+/// The initiator and the load of a run.
 type Io = (Initiator, Load);
 
 pub async fn run(settings: &Settings) -> DataPath {
@@ -117,9 +117,9 @@ impl DataPath {
     }
 }
 
-/// All rounds of one scenario. Both targets are up all the while, and each run of one is next to one
-/// of the other: a machine that others share is faster and slower by turns, in spells of many seconds.
-/// Each round has new ones: which pages of memory a process gets makes it faster or slower for life.
+/// Runs all rounds of one scenario. Both targets are up during a round, and their runs alternate, since the speed of a
+/// shared machine varies over many seconds. Each round starts new targets, since the memory pages that a process gets
+/// determine its speed for its whole lifetime.
 async fn compare(settings: &Settings, scenario: &Scenario) -> Result<Vec<Point>> {
     let mut runs = Vec::new();
     for round in 0..settings.line.rounds {
@@ -154,7 +154,7 @@ async fn compare(settings: &Settings, scenario: &Scenario) -> Result<Vec<Point>>
     Ok(points(settings, scenario, &runs))
 }
 
-/// What is measured in a round of a scenario.
+/// The measurements of a scenario's round.
 fn ios(settings: &Settings, scenario: &Scenario) -> impl Iterator<Item = Io> {
     let can = |initiator: &&Initiator| !(settings.no_huge() && initiator.needs_hugepages());
     let initiators = scenario.initiators.iter().filter(can);
@@ -164,7 +164,7 @@ fn ios(settings: &Settings, scenario: &Scenario) -> impl Iterator<Item = Io> {
     })
 }
 
-/// A target that exports a volume, and does not run: the other one gets the core.
+/// A target that exports a volume and is stopped (SIGSTOP), so that the other one has the core.
 struct Exported {
     target: Target,
     attach: Attach,
@@ -188,7 +188,7 @@ impl Exported {
         Ok(Self { target, attach })
     }
 
-    /// One run of one point.
+    /// Runs one point once.
     async fn measure(&self, settings: &Settings, io: Io) -> Result<Run> {
         let (initiator, load) = io;
         let seconds = settings.line.seconds;

@@ -1,8 +1,8 @@
-//! The floor: a gRPC server like that of opi-spdk whose handlers do nothing. What is left is what
-//! tonic, HTTP/2, protobuf and the loopback cost, which no server on them can beat.
+//! The floor: a gRPC server like opi-spdk's whose handlers do nothing. It measures tonic, HTTP/2, protobuf and the
+//! loopback, a lower bound for any server on them.
 //!
-//! It runs as a process of its own, on the cores that opi-spdk's control threads have, with as many
-//! worker threads, and answers messages of the same size.
+//! It is a separate process on the cores of opi-spdk's control threads, with as many worker threads, and its messages
+//! have the same size.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::process::Process;
 use crate::settings::Settings;
 use crate::target::free_port;
 
-/// Runs the server on `port` until the process is ended. It runs on the cores that the process has.
+/// Runs the server on `port` until the process is killed, on the cores of the process's affinity.
 pub fn serve(port: u16) -> Result<()> {
     let workers = spdk::cores::CoreSet::allowed()?.iter().count().clamp(1, 8);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -55,14 +55,14 @@ pub async fn start(settings: &Settings) -> Result<(Process, u16)> {
         &std::env::current_exe()?,
         &arguments,
     )?;
-    let patience = Duration::from_secs(10);
+    let timeout = Duration::from_secs(10);
     process
-        .until("gRPC", patience, async || crate::opi::answers(port).await)
+        .poll_until("gRPC", timeout, async || crate::opi::answers(port).await)
         .await?;
     Ok((process, port))
 }
 
-/// The answers that it gives, always the same.
+/// Its constant answers.
 struct Floor {
     volume: NullVolume,
     stats: StatsNullVolumeResponse,

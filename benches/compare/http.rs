@@ -1,4 +1,4 @@
-//! A client of the HTTP/JSON gateway: one kept connection, one call at a time.
+//! A client of the HTTP/JSON gateway: one persistent connection, one call at a time.
 
 use anyhow::{Context, Result, bail};
 use http_body_util::{BodyExt, Full};
@@ -19,7 +19,7 @@ impl Http {
         let stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // Ends with the sender; what goes wrong, its calls tell.
+        // Ends with the sender. Errors show up in the calls.
         tokio::spawn(connection);
         Ok(Self {
             sender,
@@ -27,14 +27,14 @@ impl Http {
         })
     }
 
-    /// Makes a request, and gives the JSON of its answer.
+    /// Makes a request and returns the JSON of the answer.
     pub async fn call(&mut self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
         Ok(serde_json::from_slice(
             &self.body(method, path, body).await?,
         )?)
     }
 
-    /// Makes a request, and gives the whole body of its answer.
+    /// Makes a request and returns the body of the answer.
     pub async fn body(&mut self, method: Method, path: &str, body: Option<Value>) -> Result<Bytes> {
         let body = body.map(|body| body.to_string()).unwrap_or_default();
         let request = Request::builder()

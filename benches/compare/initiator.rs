@@ -1,4 +1,4 @@
-//! The programs that do I/O, and what is read off their output.
+//! The I/O programs, and parsing their output.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::process::Process;
 use crate::scenario::{Attach, Load, READS_OF_MIXED, Workload, fio_filename, transport_id};
 use crate::settings::Settings;
 
-/// Who does the I/O.
+/// An I/O program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Initiator {
@@ -25,16 +25,16 @@ pub enum Initiator {
     Bdevperf,
 }
 
-/// Memory that an initiator gets where the amount must be said, MiB.
+/// Memory of an initiator that has to be told the amount, in MiB.
 const MEMORY_MIB: u32 = 256;
 
-/// Memory of bdevperf, whose I/O buffer pools take half, MiB.
+/// Memory of bdevperf, half of which its I/O buffer pools take, in MiB.
 const BDEVPERF_MIB: u32 = 512;
 
-/// How long an initiator may take beyond its run, to connect and to end.
+/// Time for an initiator to connect and to end, in addition to its run.
 const OVERHEAD: Duration = Duration::from_secs(30);
 
-/// What came of one run. Latencies in microseconds.
+/// Result of one run. Latencies are in microseconds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measured {
     pub iops: f64,
@@ -52,7 +52,7 @@ impl Initiator {
         }
     }
 
-    /// SPDK's plugin for fio has no option to do without hugepages.
+    /// SPDK's fio plugin cannot run without hugepages.
     pub fn needs_hugepages(self) -> bool {
         match self {
             Self::Perf => false,
@@ -60,7 +60,7 @@ impl Initiator {
         }
     }
 
-    /// Does I/O for so many seconds.
+    /// Does I/O for this many seconds.
     pub async fn run(
         self,
         settings: &Settings,
@@ -68,32 +68,32 @@ impl Initiator {
         load: Load,
         seconds: u32,
     ) -> Result<Measured> {
-        let patience = Duration::from_secs(seconds.into()) + OVERHEAD;
+        let timeout = Duration::from_secs(seconds.into()) + OVERHEAD;
         match self {
             Self::Perf => {
                 let output = perf(settings, "perf", attach, load, seconds)?
-                    .finish(patience)
+                    .finish(timeout)
                     .await?;
                 perf_total(&output)
             }
-            Self::Fio => fio(settings, attach, load, seconds, patience).await,
+            Self::Fio => fio(settings, attach, load, seconds, timeout).await,
             Self::Bdevperf => {
                 let process = bdevperf(settings, attach, load, seconds)?;
-                let output = process.finish(patience).await?;
+                let output = process.finish(timeout).await?;
                 bdevperf_total(&output)
             }
         }
     }
 }
 
-/// Seconds that I/O in the background may go on, before it is stopped.
+/// Maximum duration of background I/O, in seconds.
 const LONG: u32 = 600;
 
-/// I/O that goes on until it is stopped.
+/// I/O in the background, until it is stopped.
 pub struct Background(Process);
 
 impl Background {
-    /// Starts it, and returns once it does I/O.
+    /// Starts the program. Returns once it does I/O.
     pub async fn start(settings: &Settings, attach: &Attach) -> Result<Self> {
         let load = Load {
             workload: Workload::RandRead,
@@ -103,7 +103,7 @@ impl Background {
         let mut process = perf(settings, "perf-background", attach, load, LONG)?;
         let log = settings.log_dir().join("perf-background.log");
         process
-            .until("start of its I/O", OVERHEAD, async || {
+            .poll_until("start of its I/O", OVERHEAD, async || {
                 let begun = fs::read_to_string(&log)?.contains("Launching workers");
                 if begun {
                     Ok(())
@@ -115,7 +115,7 @@ impl Background {
         Ok(Self(process))
     }
 
-    /// Stops it, and gives what it did.
+    /// Stops the program and returns its result.
     pub async fn stop(self) -> Result<Measured> {
         perf_total(&self.0.stop(Signal::INT).await?)
     }
@@ -137,7 +137,7 @@ fn perf(
         bail!("spdk_nvme_perf speaks NVMe only");
     };
     let program = settings.tool("spdk_nvme_perf");
-    // Line by line, so that its log tells at once when it begins.
+    // Line-buffered, so that the log shows immediately when I/O starts.
     let mut arguments = vec![
         "-oL".to_owned(),
         program.display().to_string(),
@@ -178,7 +178,7 @@ fn perf(
     )
 }
 
-/// The line that sums up: IOPS, MiB/s, then average, least and greatest latency in microseconds.
+/// Parses the total line: IOPS, MiB/s, then average, minimum and maximum latency in microseconds.
 fn perf_total(output: &str) -> Result<Measured> {
     match total(output)[..] {
         [iops, _, mean_us, ..] => Ok(Measured {
@@ -191,7 +191,7 @@ fn perf_total(output: &str) -> Result<Measured> {
     }
 }
 
-/// The numbers of the line that sums up.
+/// The numbers of the total line.
 fn total(output: &str) -> Vec<f64> {
     let line = output.lines().find(|line| line.trim().starts_with("Total"));
     line.and_then(|line| line.split_once(':'))
@@ -199,7 +199,7 @@ fn total(output: &str) -> Vec<f64> {
         .unwrap_or_default()
 }
 
-/// Queues of a virtio-blk device, and descriptors of each: room for the deepest load.
+/// Queues of a virtio-blk device and descriptors of each, enough for the deepest load.
 const VIRTIO_QUEUES: (u32, u32) = (1, 512);
 
 fn bdevperf(settings: &Settings, attach: &Attach, load: Load, seconds: u32) -> Result<Process> {
@@ -251,8 +251,8 @@ fn bdevperf(settings: &Settings, attach: &Attach, load: Load, seconds: u32) -> R
     )
 }
 
-/// The line that sums up: IOPS, MiB/s, failures and timeouts per second, then average, least and
-/// greatest latency in microseconds.
+/// Parses the total line: IOPS, MiB/s, failures and timeouts per second, then average, minimum and maximum latency in
+/// microseconds.
 fn bdevperf_total(output: &str) -> Result<Measured> {
     match total(output)[..] {
         [iops, _, 0.0, _, mean_us, ..] => Ok(Measured {
@@ -265,13 +265,13 @@ fn bdevperf_total(output: &str) -> Result<Measured> {
     }
 }
 
-/// I/O is submitted and reaped in batches: one by one, fio itself is what is measured.
+/// I/O is submitted and reaped in batches: one by one, fio itself would be the bottleneck.
 async fn fio(
     settings: &Settings,
     attach: &Attach,
     load: Load,
     seconds: u32,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Measured> {
     let Attach::Nvme { keys, .. } = attach else {
         bail!("fio with SPDK's NVMe plugin speaks NVMe only");
@@ -313,7 +313,7 @@ async fn fio(
         "fio".as_ref(),
         &arguments,
     )?
-    .finish(patience)
+    .finish(timeout)
     .await?;
     fio_result(&fs::read_to_string(&result)?, load.workload)
 }
@@ -351,7 +351,7 @@ fn fio_result(text: &str, workload: Workload) -> Result<Measured> {
     if job.error != 0 {
         bail!("fio reports error {}", job.error);
     }
-    // The latencies of mixed I/O are those of its reads.
+    // For mixed I/O, the latencies are those of the reads.
     let direction = match workload {
         Workload::RandRead | Workload::Read | Workload::RandRw => &job.read,
         Workload::RandWrite | Workload::Write => &job.write,

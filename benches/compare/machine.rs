@@ -1,4 +1,4 @@
-//! Where the bench runs: the facts that belong beside every figure, and which core does what.
+//! The machine of the run, and the assignment of its cores.
 
 use std::fs;
 use std::path::Path;
@@ -8,22 +8,21 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use spdk::cores::CoreSet;
 
-/// Who runs where. On two cores the load shares its core with the control threads.
+/// Assignment of cores. With two cores the load shares one with the control threads.
 #[derive(Debug, Clone)]
 pub struct Cores {
-    /// The reactor of the target under test.
+    /// Reactor of the target under test.
     pub target: CoreSet,
     /// fio, spdk_nvme_perf.
     pub load: CoreSet,
-    /// The control threads of opi-spdk, the floor, and the clients of both and of JSON-RPC.
+    /// Control threads of opi-spdk, the floor, and the clients of both and of JSON-RPC.
     pub control: CoreSet,
-    /// `target` and `control`: what a target process is given, to divide among its threads.
+    /// `target` and `control`: the affinity of a target process, which divides it among its threads.
     pub process: CoreSet,
 }
 
 impl Cores {
-    /// The first core for the target, the second for the load, the rest for control, as far as
-    /// they are not given.
+    /// Assigns the first core to the target, the second to the load and the rest to control, unless given.
     pub fn divide(
         target: Option<CoreSet>,
         load: Option<CoreSet>,
@@ -56,7 +55,7 @@ impl Cores {
     }
 }
 
-/// The machine, as far as figures depend on it.
+/// The machine, as far as it determines the results.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
     pub date: String,
@@ -89,7 +88,7 @@ impl Machine {
             .context("MemTotal in /proc/meminfo")?
             .parse()?;
         Ok(Self {
-            date: said("date", &["-u", "+%Y-%m-%d"])?,
+            date: first_line("date", &["-u", "+%Y-%m-%d"])?,
             cpu: line("model name"),
             cores: cpuinfo
                 .lines()
@@ -98,15 +97,15 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             memory_gib: kib / 1024.0 / 1024.0,
             hypervisor: line("flags").split(' ').any(|flag| flag == "hypervisor"),
-            spdk: said(spdk_tgt, &["--version"])?,
-            fio: said("fio", &["--version"])?,
+            spdk: first_line(spdk_tgt, &["--version"])?,
+            fio: first_line("fio", &["--version"])?,
             load_average: read("/proc/loadavg")?.trim().to_owned(),
         })
     }
 }
 
 /// The first line that a command prints.
-fn said(program: impl AsRef<Path>, arguments: &[&str]) -> Result<String> {
+fn first_line(program: impl AsRef<Path>, arguments: &[&str]) -> Result<String> {
     let program = program.as_ref();
     let output = Command::new(program)
         .args(arguments)
@@ -117,7 +116,7 @@ fn said(program: impl AsRef<Path>, arguments: &[&str]) -> Result<String> {
     Ok(line.trim().to_owned())
 }
 
-/// Time that the hypervisor gave to others, summed over all cores, in ticks of 10 ms.
+/// Time stolen by the hypervisor, summed over all cores, in ticks of 10 ms.
 pub fn stolen_ticks() -> Result<u64> {
     let stat = fs::read_to_string("/proc/stat").context("/proc/stat")?;
     let steal = stat

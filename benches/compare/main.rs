@@ -47,7 +47,7 @@ use crate::machine::Machine;
 use crate::report::{Conditions, Report};
 use crate::settings::{CommandLine, Part, Settings};
 
-/// The floor has the allocator of opi-spdk.
+/// The same allocator as opi-spdk, for the floor.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -67,12 +67,12 @@ fn start(line: CommandLine) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if !line.bench {
-        // `cargo test --all-targets` runs benches too, and means no ten minutes.
+        // `cargo test --all-targets` also runs benches; a full run would take ten minutes.
         println!("{}", CommandLine::command().render_help());
         return Ok(ExitCode::SUCCESS);
     }
     let settings = Settings::new(line)?;
-    // Before any thread is started: they inherit it.
+    // Before any thread is started, since threads inherit the affinity.
     settings
         .cores
         .control
@@ -138,7 +138,7 @@ async fn measure(settings: &Settings) -> Result<Report> {
     })
 }
 
-/// What a part measured; or nothing, with the reason noted.
+/// The result of a part, or a default with the failure recorded.
 fn or_failed<T: Default>(result: Result<T>, part: &str, failures: &mut Vec<String>) -> T {
     result.unwrap_or_else(|error| {
         eprintln!("{part}: {error:#}");

@@ -28,64 +28,64 @@ use crate::scenario::{
 use crate::settings::{Settings, fresh_directory};
 use crate::target::free_port;
 
-/// How long it may take to start: the kernel zeroes its hugepages.
+/// Timeout of a start: the kernel zeroes the hugepages.
 const START: Duration = Duration::from_secs(30);
 
-/// What it takes beside the volume, MiB.
+/// Memory in addition to the volume's, in MiB.
 const MEMORY_MIB: u64 = 768;
 
-/// What it says at its end about the reactor's time.
+/// Log line at exit with the cost of configuration.
 const COST_LINE: &str = "what configuration cost the reactor";
 
 pub struct Opi {
     pub process: Process,
-    /// Of gRPC.
+    /// gRPC port.
     pub port: u16,
-    /// Of HTTP/JSON.
+    /// HTTP/JSON port.
     pub http_port: u16,
-    /// Of SPDK's JSON-RPC, if it is open.
+    /// Socket of SPDK's JSON-RPC, if enabled.
     pub rpc_socket: Option<PathBuf>,
 }
 
-/// What configuration has cost the app thread's reactor, as the program itself counted.
+/// Cost of configuration on the app thread's reactor, by the program's own account.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct ControlCost {
-    /// Control steps that the reactor took.
+    /// Number of control steps.
     pub steps: u64,
-    /// Time that they took in all, microseconds.
+    /// Total time of the steps, in microseconds.
     pub busy_us: u64,
-    /// The longest, microseconds.
+    /// Longest step, in microseconds.
     pub longest_us: u64,
 }
 
-/// Whether SPDK's counters of the reactor are read.
+/// Whether SPDK's reactor counters are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counters {
     Wanted,
     Unwanted,
 }
 
-/// How it is started.
+/// Parameters of a start.
 #[derive(Debug, Clone)]
 pub struct Start {
     /// Whether SPDK's counters are read.
     pub counters: Counters,
-    /// SPDK's memory, MiB.
+    /// SPDK's memory, in MiB.
     pub memory_mib: u64,
-    /// Whether that is without hugepages.
+    /// Whether to run without hugepages.
     pub no_huge: bool,
-    /// With the state that is there; a new one else.
+    /// Keep the existing state instead of a new one.
     pub again: bool,
-    /// Where its state and its sockets are.
+    /// Directory for state and sockets.
     pub directory: PathBuf,
-    /// Further options.
+    /// Additional options.
     pub options: Vec<String>,
-    /// Variables of its environment.
+    /// Environment variables.
     pub environment: Vec<(&'static str, String)>,
 }
 
 impl Start {
-    /// As most parts want it.
+    /// The parameters for most parts.
     pub fn new(settings: &Settings, counters: Counters) -> Self {
         Self {
             counters,
@@ -100,12 +100,12 @@ impl Start {
 }
 
 impl Opi {
-    /// Starts it with a new state.
+    /// Starts with a new state.
     pub async fn start(settings: &Settings, counters: Counters) -> Result<Self> {
         Self::start_so(settings, &Start::new(settings, counters)).await
     }
 
-    /// Starts it, and returns once it answers reads.
+    /// Starts, and returns once reads are answered.
     pub async fn start_so(settings: &Settings, start: &Start) -> Result<Self> {
         let (port, http) = (free_port()?, free_port()?);
         let directory = |name: &str| start.directory.join(name);
@@ -140,7 +140,7 @@ impl Opi {
             &start.environment,
         )?;
         process
-            .until("gRPC", START, async || answers(port).await)
+            .poll_until("gRPC", START, async || answers(port).await)
             .await?;
         Ok(Self {
             process,
@@ -150,7 +150,7 @@ impl Opi {
         })
     }
 
-    /// Makes a volume and shows it to initiators.
+    /// Creates a volume and exports it to initiators.
     pub async fn export(
         &mut self,
         settings: &Settings,
@@ -214,7 +214,7 @@ impl Opi {
         Ok(attach)
     }
 
-    /// Stops it, and gives what configuration cost it since its start.
+    /// Stops the process and returns the cost of configuration since its start.
     pub async fn stop(self) -> Result<ControlCost> {
         let output = self.process.stop(Signal::TERM).await?;
         let cost = output.lines().find_map(cost);
@@ -222,13 +222,13 @@ impl Opi {
     }
 }
 
-/// A connection to the gRPC server on `port`.
+/// Connects to the gRPC server on `port`.
 pub async fn connect(port: u16) -> Result<Channel> {
     let endpoint = Channel::from_shared(format!("http://127.0.0.1:{port}"))?;
     Ok(endpoint.tcp_nodelay(true).connect().await?)
 }
 
-/// Whether the server on `port` answers calls: the port may be open before anybody serves it.
+/// Checks whether the server on `port` answers calls: the port is bound before it is served.
 pub async fn answers(port: u16) -> Result<()> {
     let mut client = NullVolumeServiceClient::new(connect(port).await?);
     client
@@ -285,7 +285,7 @@ async fn create_volume(channel: &Channel, settings: &Settings, volume: Volume) -
     }
 }
 
-/// An emulated function: the first one.
+/// The first emulated function.
 fn function() -> PciEndpoint {
     PciEndpoint {
         port_id: Some(0),
@@ -348,7 +348,7 @@ fn controller(settings: &Settings, export: Export) -> Result<(NvmeControllerSpec
     Ok((spec, attach))
 }
 
-/// Reads `steps=1 busy_us=2 longest_us=3` off the line that tells the cost.
+/// Parses `steps=1 busy_us=2 longest_us=3` of the cost line.
 fn cost(line: &str) -> Option<ControlCost> {
     let (_, values) = line.split_once(COST_LINE)?;
     let value = |key: &str| {

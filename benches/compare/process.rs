@@ -1,5 +1,5 @@
-//! A program that the bench starts, pinned to its cores, and ends by its process id: when told, when
-//! dropped, and (by the kernel) when the bench itself dies.
+//! A child process pinned to its cores. It is ended by its PID when requested, when dropped, and by the kernel when
+//! the bench dies.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use spdk::cores::CoreSet;
 
-/// How long a program may take to end when asked.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Timeout for ending after a signal.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How often a condition is looked at again.
+/// Poll interval.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// After a start: what it has left to do is none of what idles.
+/// Time after a start before idle CPU usage is measured.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// What the kernel counts processor time in, for whoever reads /proc.
+/// Unit of processor time in /proc.
 const TICK: Duration = Duration::from_millis(10);
 
 /// A running program with its output in a file.
@@ -30,8 +30,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program` on `cores`. Only for the main thread: the kernel ends the program with the
-    /// thread that started it.
+    /// Starts `program` on `cores`. Only for the main thread: the kernel kills the program when the thread that
+    /// started it ends (PDEATHSIG).
     pub fn start<A: AsRef<std::ffi::OsStr>>(
         name: &str,
         log_dir: &Path,
@@ -42,7 +42,7 @@ impl Process {
         Self::start_in(name, log_dir, cores, program, arguments, &[])
     }
 
-    /// The same with variables of the environment.
+    /// The same with environment variables.
     pub fn start_in<A: AsRef<std::ffi::OsStr>>(
         name: &str,
         log_dir: &Path,
@@ -77,20 +77,20 @@ impl Process {
         })
     }
 
-    /// What it has printed so far.
+    /// The output so far.
     pub fn output(&self) -> Result<String> {
         let bytes = fs::read(&self.log).with_context(|| self.log.display().to_string())?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Tries `attempt` until it gives a value, the program ends, or `patience` does.
-    pub async fn until<T>(
+    /// Retries `attempt` until it succeeds, the program ends, or the timeout passes.
+    pub async fn poll_until<T>(
         &mut self,
         what: &str,
-        patience: Duration,
+        timeout: Duration,
         mut attempt: impl AsyncFnMut() -> Result<T>,
     ) -> Result<T> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             let error = match attempt().await {
                 Ok(value) => return Ok(value),
@@ -106,7 +106,7 @@ impl Process {
             if Instant::now() > deadline {
                 let words = self.last_words();
                 return Err(error.context(format!(
-                    "{}: no {what} within {patience:?}:\n{words}",
+                    "{}: no {what} within {timeout:?}:\n{words}",
                     self.name
                 )));
             }
@@ -114,10 +114,10 @@ impl Process {
         }
     }
 
-    /// Asks it to end, and goes on as [`Self::finish`].
+    /// Sends a signal, then waits as in [`Self::finish`].
     pub async fn stop(self, signal: Signal) -> Result<String> {
         self.signal(signal)?;
-        self.finish(PATIENCE).await
+        self.finish(STOP_TIMEOUT).await
     }
 
     pub fn signal(&self, signal: Signal) -> Result<()> {
@@ -125,9 +125,9 @@ impl Process {
             .with_context(|| format!("signal {signal:?} to {}", self.name))
     }
 
-    /// Waits for it to end, successfully, and gives what it printed.
-    pub async fn finish(mut self, patience: Duration) -> Result<String> {
-        let deadline = Instant::now() + patience;
+    /// Waits for a successful exit and returns the output.
+    pub async fn finish(mut self, timeout: Duration) -> Result<String> {
+        let deadline = Instant::now() + timeout;
         while Instant::now() < deadline {
             match self.child.try_wait()? {
                 Some(status) if status.success() => return self.output(),
@@ -136,13 +136,13 @@ impl Process {
             }
         }
         bail!(
-            "{} did not end within {patience:?}:\n{}",
+            "{} did not end within {timeout:?}:\n{}",
             self.name,
             self.last_words()
         )
     }
 
-    /// What all threads but `name` take of a core in this time, percent, once what follows a start is over.
+    /// CPU usage of all threads but `name` over a period, in percent of a core, after a pause for the start to settle.
     pub async fn idles_at(&self, name: &str, window: Duration) -> Result<f64> {
         tokio::time::sleep(SETTLE).await;
         let before = self.time_beside(name)?;
@@ -151,7 +151,7 @@ impl Process {
         Ok(spent.as_secs_f64() / window.as_secs_f64() * 100.0)
     }
 
-    /// Processor time that all threads but `name` have had.
+    /// Processor time of all threads but `name`.
     fn time_beside(&self, name: &str) -> Result<Duration> {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
         let mut ticks: u64 = 0;
@@ -161,7 +161,7 @@ impl Process {
                 continue;
             }
             let stat = fs::read_to_string(task.join("stat"))?;
-            // After the name, which may have blanks in it: the 12th and 13th are user and system time.
+            // After the name, which may contain blanks, fields 12 and 13 are user and system time.
             let (_, fields) = stat.rsplit_once(')').context("a stat without a name")?;
             let fields = fields.split_whitespace().skip(11).take(2);
             for field in fields {
@@ -171,7 +171,7 @@ impl Process {
         Ok(TICK * ticks.try_into()?)
     }
 
-    /// How often the kernel has taken the core away from its thread `name`.
+    /// Involuntary context switches of the thread `name`.
     pub fn preemptions(&self, name: &str) -> Result<u64> {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
         for task in fs::read_dir(&tasks).with_context(|| tasks.display().to_string())? {
@@ -203,7 +203,7 @@ impl Drop for Process {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
-        // It is still our child and unreaped, so the id is its own.
+        // The child is unreaped, so its PID cannot have been reused.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

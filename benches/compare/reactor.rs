@@ -1,17 +1,16 @@
-//! SPDK's own account of a reactor's time, by its JSON-RPC.
+//! SPDK's account of a reactor's time, over JSON-RPC.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::jsonrpc::JsonRpc;
 
-/// What a program's one reactor has done so far, in ticks: busy is the time in which any poller or
-/// message had work.
+/// Ticks of a program's single reactor; busy means that a poller or message had work.
 #[derive(Debug, Clone, Copy)]
 pub struct ReactorTime {
     busy: u64,
     idle: u64,
-    /// Ticks in a second.
+    /// Ticks per second.
     rate: u64,
 }
 
@@ -31,12 +30,12 @@ impl ReactorTime {
         })
     }
 
-    /// The time since `earlier` in which it was busy, nanoseconds.
+    /// Busy time since `earlier`, in nanoseconds.
     pub fn busy_ns_since(self, earlier: Self) -> f64 {
         (self.busy - earlier.busy) as f64 / self.rate as f64 * 1e9
     }
 
-    /// The fraction of the time since `earlier` in which it was busy.
+    /// Busy fraction of the time since `earlier`.
     pub fn busy_since(self, earlier: Self) -> f64 {
         let (busy, idle) = (self.busy - earlier.busy, self.idle - earlier.idle);
         busy as f64 / (busy + idle) as f64

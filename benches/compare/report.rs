@@ -14,10 +14,10 @@ use crate::sight::Sight;
 use crate::stats::Rounds;
 use crate::verdict::Verdict;
 
-/// Preemptions of a reactor in a second from which on other work on its core shows in the figures.
+/// Preemptions of a reactor per second above which other work on its core distorts the results.
 const BUSY_PREEMPTIONS: f64 = 20.0;
 
-/// Everything that a run found.
+/// The results of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub machine: Machine,
@@ -28,11 +28,11 @@ pub struct Report {
     pub scale: Option<Scale>,
     pub sight: Option<Sight>,
     pub verdicts: Vec<Verdict>,
-    /// What went wrong, part by part.
+    /// Failures, by part.
     pub failures: Vec<String>,
 }
 
-/// How the run was made.
+/// Parameters of the run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Conditions {
     pub rounds: u32,
@@ -42,15 +42,15 @@ pub struct Conditions {
     pub target_core: String,
     pub load_core: String,
     pub control_cores: String,
-    /// Why there were no hugepages, if so.
+    /// Why hugepages were not used, if so.
     pub without_hugepages: Option<String>,
-    /// Time that the hypervisor took away meanwhile, seconds summed over the cores.
+    /// Time stolen by the hypervisor during the run, in seconds summed over the cores.
     pub stolen_seconds: f64,
     pub took_seconds: f64,
 }
 
 impl Report {
-    /// The tables.
+    /// Formats the tables.
     pub fn markdown(&self) -> String {
         let mut out = String::new();
         self.heading(&mut out);
@@ -368,7 +368,7 @@ impl Control {
 }
 
 pub(crate) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a String does not fail.
+    // Writing to a String cannot fail.
     let _ = writeln!(out, "{text}");
 }
 
@@ -385,7 +385,7 @@ fn kiops(iops: Option<&Rounds>) -> String {
     })
 }
 
-/// The median, with so many digits behind the point.
+/// The median with this many decimals.
 fn rounded(rounds: Option<&Rounds>, digits: usize) -> String {
     rounds.map_or_else(String::new, |rounds| format!("{:.digits$}", rounds.median))
 }

@@ -1,5 +1,5 @@
-//! Few objects and many: creates a second among 100 volumes and among 10,000, a restart with these and
-//! with subsystems over a tenth of them, and scrapes and lists of all.
+//! Scaling with the number of objects: creates per second among 100 and among 10,000 volumes, a restart with these
+//! plus subsystems over a tenth of them, and scrapes and lists of all.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,32 +28,32 @@ use crate::settings::Settings;
 use crate::stats::{Latency, Rounds};
 use crate::target::free_port;
 
-/// Connections, with a call under way on each.
+/// Connections with a call in flight on each.
 const CLIENTS: u32 = 16;
 
-/// Memory for all objects, MiB.
+/// Memory for all objects, in MiB.
 const MEMORY_MIB: u64 = 3072;
 
-/// Few objects.
+/// The small number of objects.
 const FEW: u32 = 100;
 
-/// Creates that are measured at once, and how often in a row; they are deleted in between.
+/// Creates per measurement, and measurements in a row, with deletes in between.
 const CREATES: u32 = 480;
 const REPEATS: u32 = 4;
 
-/// Scrapes, and lists of all objects, that are measured.
+/// Measured scrapes, and measured lists of all objects.
 const READS: u32 = 15;
 
-/// Objects on a page of a list.
+/// Page size of lists.
 const PAGE: i32 = 250;
 
-/// How long a start with many objects may take.
+/// Timeout of a start with many objects.
 const RESTORED: Duration = Duration::from_secs(60);
 
-/// For how long a process without clients is watched.
+/// Duration of the measurement of an idle process.
 const IDLE: Duration = Duration::from_secs(20);
 
-/// What it came to.
+/// Results of this part.
 #[derive(Debug, Clone, Serialize)]
 pub struct Scale {
     pub few: u32,
@@ -61,27 +61,27 @@ pub struct Scale {
     pub creates_among_few: Rounds,
     pub creates_among_many: Rounds,
     pub creates_ratio: Rounds,
-    /// From "data path is up" until all is as it was, and until the process is ready, milliseconds.
+    /// Time from "data path is up" until everything is restored, and until the process is ready, in milliseconds.
     pub restored_ms: Rounds,
     pub ready_ms: Rounds,
-    /// Objects of a restart.
+    /// Number of objects at the restart.
     pub restored: u32,
     pub scrape: Latency,
     pub scrape_bytes: usize,
-    /// The longest step on the app thread before the scrapes and lists and after them, microseconds.
+    /// The longest step on the app thread before and after the scrapes and lists, in microseconds.
     pub longest_step_us: [f64; 2],
-    /// What had steps of more than 100 µs while this was read, or longer ones than before: the longest of each,
+    /// Steps that took more than 100 µs during the reads, or longer than before: the longest of each recipe, in
     /// microseconds.
     pub long_steps_us: BTreeMap<String, f64>,
     /// All pages of a list of all objects.
     pub list: Latency,
     pub list_page: Latency,
-    /// Of a core, by the threads beside the reactor's, percent.
+    /// CPU usage of all threads but the reactor, in percent of a core.
     pub idle_percent: f64,
 }
 
 impl Scale {
-    /// As a table.
+    /// Formats a table.
     pub fn table(&self, out: &mut String) {
         let Self { few, many, .. } = self;
         let ms = |us: f64| us / 1e3;
@@ -165,7 +165,7 @@ impl Scale {
 
 pub async fn run(settings: &Settings) -> Result<Option<Scale>> {
     let many = settings.line.objects;
-    // Of calls alone: nothing here shares memory, and many subsystems take more than there are hugepages.
+    // No hugepages: nothing here shares memory, and many subsystems need more than there are.
     let start = Start {
         memory_mib: MEMORY_MIB,
         no_huge: true,
@@ -176,9 +176,9 @@ pub async fn run(settings: &Settings) -> Result<Option<Scale>> {
     let (mut among_few, mut among_many) = (Vec::new(), Vec::new());
     for round in 0..settings.line.rounds {
         eprintln!("many objects: creates, round {}", round + 1);
-        population.become_so_many(FEW).await?;
+        population.grow_to(FEW).await?;
         among_few.push(population.rate().await?);
-        population.become_so_many(many).await?;
+        population.grow_to(many).await?;
         among_many.push(population.rate().await?);
     }
     eprintln!("many objects: subsystems");
@@ -225,7 +225,7 @@ pub async fn run(settings: &Settings) -> Result<Option<Scale>> {
     Ok(None)
 }
 
-/// The null volumes that there are, by numbers, and who makes and deletes them.
+/// The existing null volumes, numbered, and the clients that create and delete them.
 struct Population {
     clients: Vec<Client>,
     number: u32,
@@ -240,7 +240,7 @@ impl Population {
         Ok(Self { clients, number: 0 })
     }
 
-    async fn become_so_many(&mut self, wanted: u32) -> Result<()> {
+    async fn grow_to(&mut self, wanted: u32) -> Result<()> {
         if self.number < wanted {
             self.all(Verb::Create, self.number, wanted).await?;
         } else {
@@ -250,7 +250,7 @@ impl Population {
         Ok(())
     }
 
-    /// Creates a second among those that there are.
+    /// Creates per second among the existing volumes.
     async fn rate(&mut self) -> Result<f64> {
         let mut took = Duration::ZERO;
         for _ in 0..REPEATS {
@@ -261,7 +261,7 @@ impl Population {
         Ok(f64::from(REPEATS * CREATES) / took.as_secs_f64())
     }
 
-    /// All clients at once do this to the volumes of these numbers.
+    /// All clients concurrently make a call for the volumes with these numbers.
     async fn all(&mut self, verb: Verb, from: u32, to: u32) -> Result<Duration> {
         let mut running = JoinSet::new();
         let begun = Instant::now();
@@ -281,7 +281,7 @@ impl Population {
     }
 }
 
-/// So many subsystems, each with a namespace on a malloc volume of its own and a TCP controller.
+/// Creates this many subsystems, each with a namespace on its own malloc volume and a TCP controller.
 async fn export(opi: &Opi, number: u32) -> Result<()> {
     let port = free_port()?;
     let mut running = JoinSet::new();
@@ -363,11 +363,11 @@ async fn subsystem(
     Ok(())
 }
 
-/// How long it took, from the line that says that SPDK is up, until all was there again and until the
-/// process said that it is ready, milliseconds.
+/// Times from the line that says SPDK is up until everything is restored, and until the process reports readiness, in
+/// milliseconds.
 async fn restart(settings: &Settings, opi: &mut Opi) -> Result<(f64, f64)> {
     let port = opi.http_port;
-    let ready = opi.process.until("readiness", RESTORED, async || {
+    let ready = opi.process.poll_until("readiness", RESTORED, async || {
         let mut http = Http::connect(port).await?;
         http.body(Method::GET, "/readyz", None).await
     });
@@ -387,7 +387,7 @@ async fn restart(settings: &Settings, opi: &mut Opi) -> Result<(f64, f64)> {
     Ok((ms(restored), ms(ready)))
 }
 
-/// What reading all of it takes.
+/// Timings of reading everything.
 struct Reads {
     scrapes: Vec<Duration>,
     scrape_bytes: usize,
@@ -402,7 +402,7 @@ impl Reads {
     async fn of(opi: &Opi, settings: &Settings) -> Result<Self> {
         let idle_percent = opi.process.idles_at(&settings.reactor(), IDLE).await?;
         let mut http = Http::connect(opi.http_port).await?;
-        // The first has SPDK begin to count latencies.
+        // The first scrape makes SPDK count latencies.
         let first = http.body(Method::GET, "/metrics", None).await?;
         let (mut scrapes, mut last) = (Vec::new(), first.clone());
         for _ in 0..READS {

@@ -1,5 +1,5 @@
-//! The table of data-path measurements. A row more is an entry in [`SCENARIOS`], and where it brings
-//! a new way out or a new volume, a variant here and its arm in both targets.
+//! The table of data-path measurements. Another row is an entry in [`SCENARIOS`]; a new kind of export or volume is a
+//! variant here and its arm in both targets.
 
 use std::path::{Path, PathBuf};
 
@@ -7,45 +7,45 @@ use serde::Serialize;
 
 use crate::initiator::Initiator;
 
-/// What is measured side by side on both targets.
+/// A measurement on both targets.
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
-    /// How it is called in tables and on the command line.
+    /// Name in tables and on the command line.
     pub name: &'static str,
-    /// What lies behind the export.
+    /// The exported volume.
     pub volume: Volume,
-    /// How initiators reach it.
+    /// The export.
     pub export: Export,
-    /// Who does the I/O, one after the other.
+    /// The initiators, run one after the other.
     pub initiators: &'static [Initiator],
 }
 
-/// What lies behind the export.
+/// An exported volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Volume {
-    /// Memory of the target.
+    /// In the target's memory.
     Malloc,
-    /// The same under AES-XTS with 128-bit keys.
+    /// In memory, under AES-XTS with 128-bit keys.
     Encrypted,
-    /// Nothing: for measurements of configuration.
+    /// Without data, for measurements of configuration.
     Null,
 }
 
-/// How initiators reach it.
+/// An export to initiators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Export {
     /// NVMe/TCP on loopback.
     NvmeTcp,
-    /// The same under TLS 1.3 with a pre-shared key.
+    /// NVMe/TCP with TLS 1.3 and a pre-shared key, on loopback.
     NvmeTcpTls,
-    /// An emulated PCIe controller, by vfio-user.
+    /// An emulated PCIe controller, over vfio-user.
     VfioUser,
-    /// A virtio-blk device, by vhost-user.
+    /// A virtio-blk device, over vhost-user.
     VhostUserBlk,
 }
 
 impl Export {
-    /// Shared memory with the initiator needs hugepages.
+    /// Memory shared with the initiator requires hugepages.
     pub fn needs_hugepages(self) -> bool {
         match self {
             Self::NvmeTcp | Self::NvmeTcpTls => false,
@@ -87,42 +87,42 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// Blocks of both targets' volumes, bytes.
+/// Block size of both targets' volumes, in bytes.
 pub const BLOCK_SIZE: u64 = 512;
 
-/// The subsystem of both targets.
+/// NQN of both targets' subsystem.
 pub const NQN: &str = "nqn.2016-06.io.spdk:bench";
 
-/// The ID of the subsystem, and by it the directory of a vfio-user socket.
+/// ID of the subsystem, which also names the directory of a vfio-user socket.
 pub const SUBSYSTEM_ID: &str = "bench";
 
-/// The host that may connect under TLS: a pre-shared key belongs to a pair of names.
+/// NQN of the host for TLS: a pre-shared key belongs to a pair of NQNs.
 pub const HOST_NQN: &str = "nqn.2016-06.io.spdk:bench-host";
 
-/// The key of both targets and the initiator under TLS, in its interchange form.
+/// Pre-shared key for TLS, in interchange format.
 pub const PSK: &str = "NVMeTLSkey-1:01:QEFCQ0RFRkdISUpLTE1OT1BRUlNUVVZXWFlaW1xdXl9YjiZe:";
 
-/// The key of both targets' encrypted volume: the two halves of AES-XTS, 128 bits each.
+/// Key of both targets' encrypted volume: the two halves for AES-XTS, 128 bits each.
 pub const VOLUME_KEY: [[u8; 16]; 2] = [[0x5a; 16], [0xc3; 16]];
 
-/// Which I/O, and where.
+/// I/O pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Workload {
     RandRead,
     RandWrite,
-    /// One block after the other.
+    /// Sequential.
     Read,
     Write,
-    /// Random, [`READS_OF_MIXED`] percent of it reads.
+    /// Random, with [`READS_OF_MIXED`] percent reads.
     RandRw,
 }
 
-/// Reads among mixed I/O, percent.
+/// Percentage of reads in mixed I/O.
 pub const READS_OF_MIXED: u32 = 70;
 
 impl Workload {
-    /// fio's and spdk_nvme_perf's word for it.
+    /// Name of the pattern in fio and spdk_nvme_perf.
     pub fn word(self) -> &'static str {
         match self {
             Self::RandRead => "randread",
@@ -138,25 +138,25 @@ impl Workload {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Load {
     pub workload: Workload,
-    /// Bytes to an I/O.
+    /// I/O size, in bytes.
     pub bytes: u32,
-    /// How many are under way at once.
+    /// I/O in flight.
     pub queue_depth: u32,
 }
 
-/// How much of the table is measured.
+/// Extent of the measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// A load of each direction: to see that all works.
+    /// One load per direction, as a smoke test.
     Quick,
-    /// 4 KiB, random, at three depths; under TLS large ones too.
+    /// 4 KiB random I/O at three depths; with TLS also large I/O.
     Usual,
     /// All sizes and patterns.
     All,
 }
 
 impl Scenario {
-    /// What is done to the export.
+    /// The loads of the scenario.
     pub fn loads(&self, extent: Extent) -> Vec<Load> {
         use Workload::{RandRead, RandRw, RandWrite, Read, Write};
         let depths: &[u32] = match extent {
@@ -187,23 +187,23 @@ impl Scenario {
     }
 }
 
-/// Where an initiator finds an export.
+/// Address of an export for an initiator.
 #[derive(Debug, Clone)]
 pub enum Attach {
-    /// SPDK's transport identifier, as its keys and values.
+    /// Keys and values of SPDK's transport ID.
     Nvme {
         keys: Vec<(&'static str, String)>,
-        /// Whether the initiator's memory must be a single segment, to be shared with the target.
+        /// Whether the initiator's memory has to be a single segment, to be shared with the target.
         single_segment: bool,
-        /// The file with the pre-shared key for TLS.
+        /// File with the pre-shared key for TLS.
         psk: Option<PathBuf>,
     },
-    /// The socket of a vhost-user-blk device.
+    /// Socket of a vhost-user-blk device.
     VhostUserBlk(PathBuf),
 }
 
 impl Attach {
-    /// NVMe/TCP on `port` of the loopback; under TLS with the key in the file `psk`.
+    /// NVMe/TCP on `port` of the loopback, with TLS if there is a key file `psk`.
     pub fn tcp(port: u16, psk: Option<PathBuf>) -> Self {
         let mut keys = vec![
             ("trtype", "TCP".to_owned()),
@@ -222,7 +222,7 @@ impl Attach {
         }
     }
 
-    /// A vfio-user controller whose socket is in `directory`.
+    /// A vfio-user controller with its socket in `directory`.
     pub fn vfio_user(directory: &Path) -> Self {
         let keys = [
             ("trtype", "VFIOUSER".to_owned()),
@@ -237,7 +237,7 @@ impl Attach {
     }
 }
 
-/// As spdk_nvme_perf takes it.
+/// The form of spdk_nvme_perf.
 pub fn transport_id(keys: &[(&str, String)]) -> String {
     let pairs: Vec<_> = keys
         .iter()
@@ -246,7 +246,7 @@ pub fn transport_id(keys: &[(&str, String)]) -> String {
     pairs.join(" ")
 }
 
-/// As fio takes it for a file name, in which a colon would separate files.
+/// The form of fio's file name, in which a colon separates files.
 pub fn fio_filename(keys: &[(&str, String)]) -> String {
     let pairs: Vec<_> = keys
         .iter()

@@ -1,4 +1,4 @@
-//! What was asked for on the command line, and what follows from it and the machine.
+//! Settings of the command line, and what follows from them and the machine.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,9 +14,9 @@ use crate::target::{Side, Turn};
 
 /// Compares opi-spdk with SPDK's own target and with a gRPC server that does nothing.
 ///
-/// Both targets get the same core and the same volume, and run by turns, in alternating order, the other
-/// one halted meanwhile; clients and initiators get the other cores. Run it by scripts/bench.sh, on a machine that does nothing
-/// else. It writes bench.md (tables), bench.json (all rounds) and the programs' logs.
+/// Both targets get the same core and the same volume, and run alternately with the other one halted; clients and
+/// initiators get the other cores. Run it with scripts/bench.sh, on an otherwise idle machine. It writes bench.md
+/// (tables), bench.json (all rounds) and the programs' logs.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "scripts/bench.sh")]
 pub struct CommandLine {
@@ -26,10 +26,10 @@ pub struct CommandLine {
     /// Length of one data-path measurement, seconds
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub seconds: u32,
-    /// One round, one queue depth, one second a run: to see that all works, not for figures
+    /// One round, one queue depth, one second per run: a smoke test, not for figures
     #[arg(long)]
     pub quick: bool,
-    /// All sizes and patterns of I/O, not 4 KiB alone
+    /// All sizes and patterns of I/O, not only 4 KiB
     #[arg(long, conflicts_with = "quick")]
     pub all: bool,
     /// Which parts to run
@@ -38,7 +38,7 @@ pub struct CommandLine {
     /// Which data-path scenarios to run, by name [default: all]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub scenarios: Vec<String>,
-    /// Measure spdk_tgt against itself in the data path: how far apart equal targets come out here
+    /// Measure spdk_tgt against itself in the data path, to show the noise of this machine
     #[arg(long)]
     pub noise: bool,
     /// Size of the volume under the data path, MiB
@@ -53,25 +53,25 @@ pub struct CommandLine {
     /// Cores of control threads and clients [default: the others, or the initiator's if there are none]
     #[arg(long, value_name = "LIST")]
     pub control_cores: Option<CoreSet>,
-    /// Do without hugepages, on all sides: no vfio-user and no fio
+    /// Run without hugepages on all sides, which excludes vfio-user and fio
     #[arg(long)]
     pub no_huge: bool,
-    /// Where results and logs go
+    /// Directory for results and logs
     #[arg(long, default_value = "target/bench", value_name = "DIR")]
     pub output: PathBuf,
     /// The opi-spdk to measure
     #[arg(long, default_value = env!("CARGO_BIN_EXE_opi-spdk"), value_name = "FILE")]
     pub program: PathBuf,
-    /// Where spdk_tgt, spdk_nvme_perf and the fio plugin are [default: $SPDK_TOOLS]
+    /// Directory of spdk_tgt, spdk_nvme_perf and the fio plugin [default: $SPDK_TOOLS]
     #[arg(long, value_name = "DIR")]
     pub tools: Option<PathBuf>,
-    /// Volumes that many objects are; a tenth of it is exported
+    /// Number of volumes in the scale part; a tenth as many are exported
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1_000..=100_000))]
     pub objects: u32,
-    /// Be the gRPC server that does nothing, on this port
+    /// Run as the gRPC server that does nothing, on this port
     #[arg(long, hide = true, value_name = "PORT")]
     pub floor: Option<u16>,
-    /// What cargo says to a bench.
+    /// Passed by cargo to benches.
     #[arg(long, hide = true)]
     pub bench: bool,
 }
@@ -83,15 +83,15 @@ pub enum Part {
     Data,
     /// Latency and rate of configuration calls
     Control,
-    /// What configuration calls cost the reactor
+    /// Cost of configuration calls on the reactor
     Cost,
-    /// Calls, a restart and scrapes with few objects and with many
+    /// Calls, a restart and scrapes with few and with many objects
     Scale,
-    /// What it costs to log, to trace, to watch and to scrape
+    /// Cost of logging, tracing, watching and scraping
     Sight,
 }
 
-/// The command line, with what follows from it.
+/// The command line, and what follows from it.
 pub struct Settings {
     pub line: CommandLine,
     pub cores: Cores,
@@ -100,10 +100,11 @@ pub struct Settings {
     without_hugepages: Option<String>,
 }
 
-/// What spdk_tgt's files are called by, if it is there once.
+/// Prefix of spdk_tgt's files if only one runs.
 pub const SPDK_TGT: &str = "spdk_tgt";
 
-/// Hugepages of both targets and an initiator beside the two volumes: spdk_tgt's iSCSI pools are large.
+/// Hugepages for both targets and an initiator in addition to the two volumes, in MiB: spdk_tgt's iSCSI pools are
+/// large.
 const HUGEPAGES_MIB: u64 = 2100;
 
 impl Settings {
@@ -155,7 +156,7 @@ impl Settings {
         self.without_hugepages.is_some()
     }
 
-    /// Why they do.
+    /// The reason, if all sides run without hugepages.
     pub fn without_hugepages(&self) -> Option<&str> {
         self.without_hugepages.as_deref()
     }
@@ -164,12 +165,12 @@ impl Settings {
         self.tools.join(name)
     }
 
-    /// For sockets and state; its path is short, as sockets need, and it goes with the bench.
+    /// Directory for sockets and state, removed at the end. Its path is short, as sockets require.
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// The file with the pre-shared key, readable by its owner alone: SPDK refuses others.
+    /// The file with the pre-shared key, readable by its owner only, as SPDK requires.
     pub fn psk_file(&self) -> Result<PathBuf> {
         let path = self.scratch().join("psk");
         let mut options = std::fs::File::options();
@@ -183,7 +184,7 @@ impl Settings {
         Ok(path)
     }
 
-    /// The name that SPDK gives to the reactor's thread.
+    /// Name of the reactor's thread in SPDK.
     pub fn reactor(&self) -> String {
         format!("reactor_{}", self.cores.target)
     }
@@ -196,13 +197,13 @@ impl Settings {
         self.line.parts.contains(&part)
     }
 
-    /// Whether the data path's scenario of this name is to run.
+    /// Whether the scenario of this name is selected.
     pub fn wants(&self, scenario: &str) -> bool {
         let names = &self.line.scenarios;
         names.is_empty() || names.iter().any(|name| name == scenario)
     }
 
-    /// Both sides, in the order of this round: A B, then B A.
+    /// Both sides in the order of this round: A B, then B A.
     pub fn turns(&self, round: u32) -> [Turn; 2] {
         let (ours, name) = match self.line.noise {
             true => (Side::SpdkTgt, "spdk_tgt-again"),
@@ -221,7 +222,7 @@ impl Settings {
     }
 }
 
-/// Makes an empty directory, in place of one that is there.
+/// Creates an empty directory, replacing an existing one.
 pub fn fresh_directory(path: &Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),

@@ -1,6 +1,6 @@
-//! What it costs to see everything: opi-spdk with the audit log, JSON lines for all changes, traces to a collector, a
-//! watcher of events and a scrape each second, beside one that only warns. Both would poll the one core, so
-//! they run by turns: off, on, on, off, and so on.
+//! Cost of observability: opi-spdk with audit log, JSON log lines of all changes, traces to a collector, an event
+//! watcher and a scrape every second, compared with one that only logs warnings. Both would poll the same core, so
+//! they alternate: off, on, on, off, and so on.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -35,31 +35,31 @@ use crate::settings::Settings;
 use crate::slices::{self, Slices};
 use crate::stats::{Latency, Rounds};
 
-/// Turns of each side in a round.
+/// Turns per side and round.
 const TURNS: u32 = 4;
 
-/// Creates in one turn.
+/// Creates per turn.
 const CREATES: u32 = 1500;
 
-/// For how long a process without calls is watched in a turn.
+/// Duration of measuring a process without calls, per turn.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// Between two scrapes.
+/// Interval of scrapes.
 const SCRAPES: Duration = Duration::from_secs(1);
 
-/// Memory that a state is in here: a sync of a disk would hide a few microseconds.
+/// Directory in memory for the state: syncing a disk would hide a few microseconds.
 const MEMORY: &str = "/dev/shm";
 
-/// What can be switched on to see, each alone or with others.
+/// Observability features that can be enabled.
 #[derive(Debug, Clone, Copy, Default)]
 struct Parts {
     audit: bool,
-    /// A JSON line for each change, else warnings alone.
+    /// A JSON line per change, otherwise only warnings.
     lines: bool,
-    /// Traces go to the collector on this port.
+    /// Traces to the collector on this port.
     collector: Option<u16>,
     watcher: bool,
-    /// A scrape each second, and with it latencies by volume.
+    /// A scrape every second, which also enables latencies per volume.
     scrapes: bool,
 }
 
@@ -74,7 +74,7 @@ impl Parts {
         }
     }
 
-    /// Each alone.
+    /// Each feature alone.
     fn each(collector: u16) -> [(&'static str, Self); 5] {
         let none = Self::default();
         [
@@ -117,40 +117,40 @@ impl Parts {
     }
 }
 
-/// What one part alone adds to a create, turn by turn.
+/// Additional time of a create with a single feature, per turn.
 #[derive(Debug, Clone, Serialize)]
 pub struct Added {
     pub part: &'static str,
     pub create_extra_us: Rounds,
 }
 
-/// What was measured of one side, a value a turn.
+/// Results of one side, a value per turn.
 #[derive(Debug, Clone, Serialize)]
 pub struct Side {
     pub iops: Rounds,
-    /// Time that the reactor was busy for an I/O, nanoseconds.
+    /// Busy time of the reactor per I/O, in nanoseconds.
     pub reactor_ns: Rounds,
     pub create_p50_us: Rounds,
-    /// Of a core, by all threads but the reactor's, percent.
+    /// CPU usage of all threads but the reactor's, in percent of a core.
     pub idle_percent: Rounds,
 }
 
-/// Without, and with everything on.
+/// Results without and with all features.
 #[derive(Debug, Clone, Serialize)]
 pub struct Sight {
     pub off: Side,
     pub on: Side,
     pub iops_ratio: Rounds,
     pub reactor_ratio: Rounds,
-    /// Turn by turn.
+    /// Per turn.
     pub create_extra_us: Rounds,
     pub added: Vec<Added>,
-    /// Each on one target, under one run of I/O.
+    /// Each feature on one target, during a continuous run of I/O.
     pub slices: Vec<Slices>,
 }
 
 impl Sight {
-    /// As a table.
+    /// Formats a table.
     pub fn table(&self, out: &mut String) {
         let Self { off, on, .. } = self;
         line(out, format_args!("### Everything seen\n"));
@@ -274,7 +274,7 @@ pub async fn run(settings: &Settings) -> Result<Option<Sight>> {
     }))
 }
 
-/// What creates cost with each part alone, turn by turn beside none of them.
+/// Cost of creates with each feature alone, compared per turn with none.
 async fn added(settings: &Settings, collector: u16, turns: u32) -> Result<Vec<Added>> {
     let parts = Parts::each(collector);
     let mut extra = parts.map(|_| Vec::new());
@@ -295,7 +295,7 @@ async fn added(settings: &Settings, collector: u16, turns: u32) -> Result<Vec<Ad
     added.collect()
 }
 
-/// The median of creates on a target of their own, microseconds.
+/// Median time of creates on a separate target, in microseconds.
 async fn creates(settings: &Settings, parts: Parts) -> Result<f64> {
     let mut side = Watched::start(settings, parts).await?;
     let median = side.creates().await?;
@@ -330,7 +330,7 @@ async fn measure(settings: &Settings, parts: Parts, found: &mut Found) -> Result
     side.stop().await
 }
 
-/// A target with one volume exported.
+/// A target with one exported volume.
 struct Watched {
     opi: Opi,
     attach: Attach,
@@ -387,13 +387,13 @@ impl Watched {
         Ok(side)
     }
 
-    /// Has it scraped from now on, if `parts` says so.
+    /// Starts scraping, if enabled in `parts`.
     fn scraped(&mut self, parts: Parts) {
         let port = self.opi.http_port;
         self.scrapes = parts.scrapes.then(|| tokio::spawn(scrapes(port)));
     }
 
-    /// I/Os a second, and the reactor's time for one, nanoseconds.
+    /// I/O per second, and reactor time per I/O in nanoseconds.
     async fn io(&mut self, settings: &Settings) -> Result<(f64, f64)> {
         let load = Load {
             workload: Workload::RandRead,
@@ -410,7 +410,7 @@ impl Watched {
         Ok((measured.iops, busy / (measured.iops * f64::from(seconds))))
     }
 
-    /// The median of creates, microseconds.
+    /// Median time of creates, in microseconds.
     async fn creates(&mut self) -> Result<f64> {
         let mut times = Vec::new();
         for number in 0..CREATES {
@@ -422,7 +422,7 @@ impl Watched {
         Ok(Latency::of(times).context("no creates")?.p50_us)
     }
 
-    /// What its threads take without calls, percent of a core: seen by a watcher if it is on, and not scraped.
+    /// CPU usage of the threads without calls, in percent of a core: with a watcher if enabled, without scrapes.
     async fn idle(&mut self, settings: &Settings) -> Result<f64> {
         let process = &self.opi.process;
         process.idles_at(&settings.reactor(), IDLE).await
@@ -439,14 +439,14 @@ impl Watched {
                 scrapes.abort();
             }
         }
-        // What configuration cost is logged by one of them alone.
+        // Not [`Opi::stop`]: only one of the two sides logs the cost of configuration.
         self.opi.process.stop(Signal::TERM).await?;
         drop(self.directory);
         Ok(())
     }
 }
 
-/// A scrape each second.
+/// Scrapes every second.
 async fn scrapes(port: u16) -> Result<()> {
     let mut http = Http::connect(port).await?;
     let mut ticks = tokio::time::interval(SCRAPES);
@@ -456,7 +456,7 @@ async fn scrapes(port: u16) -> Result<()> {
     }
 }
 
-/// Takes spans, on the answered port.
+/// Starts a collector of spans. Returns its port.
 async fn collector() -> Result<u16> {
     struct Collector;
 

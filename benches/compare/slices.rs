@@ -1,5 +1,5 @@
-//! What scrapes, and latencies by volume, cost I/O: one target under one run of I/O, slices of a second with and
-//! without in turn, so that what else the machine does falls on both.
+//! Cost of scrapes and of latencies per volume for I/O: one target during a continuous run of I/O, with alternating
+//! slices with and without, so that other activity of the machine affects both.
 
 use std::time::{Duration, Instant};
 
@@ -18,24 +18,24 @@ use crate::settings::Settings;
 use crate::stats::Rounds;
 use rustix::process::Signal;
 
-/// Pairs of slices in a round of the bench.
+/// Pairs of slices per round.
 const PAIRS: u32 = 20;
 
-/// How long a slice takes: one scrape comes in it.
+/// Duration of a slice, which includes one scrape.
 const SLICE: Duration = Duration::from_secs(1);
 
-/// One thing that is on or off, with to without it, pair by pair.
+/// A switchable feature: ratios of with to without, per pair.
 #[derive(Debug, Clone, Serialize)]
 pub struct Slices {
     pub what: &'static str,
     pub iops: Rounds,
-    /// Reactor time for an I/O.
+    /// Reactor time per I/O.
     pub reactor: Rounds,
-    /// The standard error of the mean of `reactor`.
+    /// Standard error of the mean of `reactor`.
     pub reactor_error: f64,
 }
 
-/// What is switched.
+/// The switched feature.
 #[derive(Clone, Copy)]
 enum Switch {
     Scrape,
@@ -55,7 +55,7 @@ pub async fn run(settings: &Settings) -> Result<Vec<Slices>> {
     };
     let load = Background::start(settings, &attach).await?;
     let mut all = Vec::new();
-    // Latencies first: a scrape leaves them on.
+    // Latencies first, since a scrape leaves them enabled.
     for (what, switch) in [
         ("latencies by volume", Switch::Latencies),
         ("a scrape each second", Switch::Scrape),
@@ -89,7 +89,7 @@ struct Watched {
 }
 
 impl Watched {
-    /// I/Os a second, and the reactor's time for one, in nanoseconds.
+    /// I/O per second, and reactor time per I/O in nanoseconds.
     async fn slice(&mut self, switch: Switch, on: bool) -> Result<(f64, f64)> {
         if let Switch::Latencies = switch {
             for bdev in self.bdevs().await? {
@@ -100,7 +100,7 @@ impl Watched {
         let (begun, operations) = (Instant::now(), self.operations().await?);
         let before = ReactorTime::read(&mut self.rpc).await?;
         if matches!(switch, Switch::Scrape) && on {
-            // A connection that idles is closed by the target.
+            // A new connection, since the target closes idle ones.
             let mut http = Http::connect(self.http_port).await?;
             http.body(Method::GET, "/metrics", None).await?;
         }
@@ -121,7 +121,7 @@ impl Watched {
         Ok(serde_json::from_value(bdevs)?)
     }
 
-    /// Reads that all volumes have done.
+    /// Reads completed by all volumes.
     async fn operations(&mut self) -> Result<f64> {
         let bdevs = self.bdevs().await?;
         Ok(bdevs

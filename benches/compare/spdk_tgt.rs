@@ -1,4 +1,4 @@
-//! SPDK's own target, configured through its JSON-RPC as opi-spdk is through gRPC.
+//! SPDK's own target, configured through its JSON-RPC.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,22 +14,22 @@ use crate::scenario::{
 };
 use crate::settings::{Settings, fresh_directory};
 
-/// How long it may take to start: the kernel zeroes its hugepages.
+/// Timeout of a start: the kernel zeroes the hugepages.
 const START: Duration = Duration::from_secs(30);
 
-/// Memory where there are no hugepages, MiB: it must be said, and iSCSI's pools take half.
+/// Memory without hugepages, in MiB: the amount is required, and iSCSI's pools take half.
 const NO_HUGE_MIB: u32 = 2048;
 
 pub struct SpdkTgt {
     pub process: Process,
     rpc: JsonRpc,
     pub socket: PathBuf,
-    /// Where it makes sockets for initiators.
+    /// Directory of sockets for initiators.
     exports: PathBuf,
 }
 
 impl SpdkTgt {
-    /// Starts it; its sockets and its log are called by `name`.
+    /// Starts the target; `name` is the prefix of its sockets and log.
     pub async fn start(settings: &Settings, name: &str) -> Result<Self> {
         let exports = settings.scratch().join(name);
         let socket = exports.with_extension("sock");
@@ -39,7 +39,7 @@ impl SpdkTgt {
             "-r".to_owned(),
             socket.display().to_string(),
             "--no-pci".to_owned(),
-            // The other side has this core too, and halts while this one runs.
+            // The other side has the same core, and is halted while this one runs.
             "--disable-cpumask-locks".to_owned(),
             "-S".to_owned(),
             exports.display().to_string(),
@@ -60,7 +60,7 @@ impl SpdkTgt {
             &arguments,
         )?;
         let mut rpc = process
-            .until("JSON-RPC", START, async || JsonRpc::connect(&socket).await)
+            .poll_until("JSON-RPC", START, async || JsonRpc::connect(&socket).await)
             .await?;
         rpc.call("framework_wait_init", Value::Null).await?;
         Ok(Self {
@@ -71,7 +71,7 @@ impl SpdkTgt {
         })
     }
 
-    /// Makes a volume and shows it to initiators.
+    /// Creates a volume and exports it to initiators.
     pub async fn export(
         &mut self,
         settings: &Settings,

@@ -1,10 +1,10 @@
-//! Percentiles from all samples, and medians with their spread over rounds.
+//! Percentiles over all samples, and medians with their spread over rounds.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// What a set of latencies comes to. Times are in microseconds.
+/// Summary of a set of latencies. Times are in microseconds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Latency {
     pub samples: usize,
@@ -31,7 +31,7 @@ impl Latency {
     }
 }
 
-/// The smallest sample that at least `fraction` of all do not exceed (nearest rank).
+/// The smallest sample not exceeded by at least `fraction` of all (nearest rank).
 fn rank<T: Copy>(sorted: &[T], fraction: f64) -> Option<T> {
     let rank = (fraction * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied()
@@ -41,7 +41,7 @@ pub fn micros(duration: Duration) -> f64 {
     duration.as_nanos() as f64 / 1000.0
 }
 
-/// One value a round, and what they come to.
+/// One value per round, with a summary.
 #[derive(Debug, Clone, Serialize)]
 pub struct Rounds {
     pub median: f64,
@@ -69,12 +69,12 @@ impl Rounds {
         })
     }
 
-    /// How far the rounds lie apart, as a fraction of their median.
+    /// Range of the rounds, as a fraction of their median.
     pub fn spread(&self) -> f64 {
         (self.max - self.min) / self.median
     }
 
-    /// The ratio of two sides that were measured in the same rounds, round by round.
+    /// The ratio of two sides, per round.
     pub fn ratio(ours: &Self, theirs: &Self) -> Option<Self> {
         let pairs = ours.rounds.iter().zip(&theirs.rounds);
         Self::of(pairs.map(|(a, b)| a / b).collect())

@@ -1,4 +1,4 @@
-//! The two sides of the comparison, started, configured and stopped alike.
+//! The two sides of the comparison behind one interface.
 
 use std::fmt;
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ use crate::scenario::{Attach, Export, Volume};
 use crate::settings::Settings;
 use crate::spdk_tgt::SpdkTgt;
 
-/// Who is measured.
+/// A side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Side {
     #[serde(rename = "opi-spdk")]
@@ -36,15 +36,14 @@ impl fmt::Display for Side {
 /// A side's turn in a round.
 #[derive(Debug, Clone, Copy)]
 pub struct Turn {
-    /// Which column of the comparison it fills: 0 is ours, 1 is theirs.
+    /// Column in the comparison: 0 is ours, 1 is theirs.
     pub column: usize,
     pub side: Side,
-    /// What spdk_tgt's files are called by.
+    /// Prefix of spdk_tgt's files.
     pub name: &'static str,
 }
 
-/// A target. Only one runs at a time, as its reactor takes its whole core: others have not been
-/// started, or halt.
+/// A target. Only one runs at a time, since a reactor uses its whole core: the others are halted or not started.
 pub enum Target {
     Opi(Opi),
     SpdkTgt(SpdkTgt),
@@ -58,17 +57,17 @@ impl Target {
         })
     }
 
-    /// Takes it off its core, where it stands.
+    /// Halts the process (SIGSTOP).
     pub fn halt(&self) -> Result<()> {
         self.process().signal(Signal::STOP)
     }
 
-    /// Lets it go on.
+    /// Resumes the process (SIGCONT).
     pub fn wake(&self) -> Result<()> {
         self.process().signal(Signal::CONT)
     }
 
-    /// Makes a volume and shows it to initiators.
+    /// Creates a volume and exports it to initiators.
     pub async fn export(
         &mut self,
         settings: &Settings,
@@ -81,7 +80,7 @@ impl Target {
         }
     }
 
-    /// Where it takes configuration calls.
+    /// Address for configuration calls.
     pub fn address(&self) -> Address {
         match self {
             Self::Opi(opi) => Address::Grpc(opi.port),
@@ -89,7 +88,7 @@ impl Target {
         }
     }
 
-    /// Where its SPDK answers JSON-RPC.
+    /// Socket of its SPDK's JSON-RPC.
     pub fn rpc_socket(&self) -> Result<&Path> {
         match self {
             Self::Opi(opi) => opi.rpc_socket.as_deref(),
@@ -98,7 +97,7 @@ impl Target {
         .context("its JSON-RPC is not open")
     }
 
-    /// How often its reactor has lost its core to another thread: on an idle machine, hardly ever.
+    /// Preemptions of its reactor: on an idle machine, hardly any.
     pub fn preemptions(&self, settings: &Settings) -> Result<u64> {
         self.process().preemptions(&settings.reactor())
     }
@@ -118,7 +117,7 @@ impl Target {
     }
 }
 
-/// A port that nobody listens on now.
+/// A port on which nothing listens at the moment.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

@@ -1,4 +1,4 @@
-//! The targets that the project set itself, and whether this run met them.
+//! The project's performance goals, and whether this run has met them.
 
 use serde::Serialize;
 
@@ -10,29 +10,29 @@ use crate::scale::Scale;
 use crate::sight::Sight;
 use crate::target::Side;
 
-/// Least ratio of IOPS to those of spdk_tgt, at every point.
+/// Minimum ratio of IOPS to those of spdk_tgt, at every point.
 const DATA_RATIO: f64 = 0.98;
 
-/// Most that Get may take at p50, in floors.
+/// Maximum p50 of Get, as a multiple of the floor's.
 const GET_FLOORS: f64 = 1.2;
 
-/// Most that Create may take at p50: floors, and microseconds beside them.
+/// Maximum p50 of Create: a multiple of the floor's, plus microseconds.
 const CREATE_FLOORS: f64 = 1.5;
 const CREATE_EXTRA_US: f64 = 100.0;
 
-/// Most that a call over HTTP may take at p50, in calls over gRPC.
+/// Maximum p50 of a call over HTTP, as a multiple of gRPC's.
 const HTTP_TO_GRPC: f64 = 1.5;
 
-/// How many times faster than JSON-RPC a call has to be, at p50 and at p99.
+/// Minimum speedup over JSON-RPC, at p50 and at p99.
 const FASTER: f64 = 20.0;
 
-/// Most of a reactor's time for 1,000 calls a second.
+/// Maximum fraction of a reactor's time for 1,000 calls per second.
 const SHARE: f64 = 0.02;
 
-/// Most that one control step may hold a reactor, microseconds.
+/// Maximum time of one control step, in microseconds.
 const HOLD_US: f64 = 100.0;
 
-/// One target.
+/// One goal.
 #[derive(Debug, Clone, Serialize)]
 pub struct Verdict {
     pub target: String,
@@ -40,13 +40,13 @@ pub struct Verdict {
     pub met: bool,
 }
 
-/// Least ratio of creates a second among many objects to those among few.
+/// Minimum ratio of creates per second among many objects to those among few.
 const CREATES_RATIO: f64 = 0.9;
 
-/// Most that a start may take with all objects, after SPDK is up, milliseconds.
+/// Maximum time of a start with all objects after SPDK is up, in milliseconds.
 const RESTART_MS: f64 = 3_000.0;
 
-/// Most that a scrape of all volumes may take, milliseconds.
+/// Maximum time of a scrape of all volumes, in milliseconds.
 const SCRAPE_MS: f64 = 100.0;
 
 /// See [`seen`].
@@ -55,7 +55,7 @@ const SEEN_REACTOR: f64 = 1.01;
 const SEEN_CREATE_US: f64 = 5.0;
 const IDLE_PERCENT: f64 = 0.5;
 
-/// All targets that this run can tell about.
+/// All goals that this run measures.
 pub fn all(
     data: &DataPath,
     control: &Control,
@@ -83,7 +83,7 @@ pub fn all(
     verdicts
 }
 
-/// Of everything that is to be seen switched on, beside all of it off.
+/// Goals for all observability enabled, compared with none.
 fn seen(sight: &Sight) -> [Verdict; 4] {
     let (iops, reactor) = (sight.iops_ratio.median, sight.reactor_ratio.median);
     let (create, idle) = (sight.create_extra_us.median, sight.on.idle_percent.median);
@@ -214,7 +214,7 @@ fn faster(control: &Control, clients: usize, load: Load) -> Option<Verdict> {
     })
 }
 
-/// How many times faster than JSON-RPC the worst of all calls is, and which one that is.
+/// The smallest speedup over JSON-RPC of all calls, and the call.
 fn least_factor(
     control: &Control,
     subject: Subject,

@@ -1,8 +1,8 @@
-# To be sourced: the container engine, the base images, and what a check is.
+# Sourced. The container engine, the base images, and running checks.
 
 DOCKERD= PASSED=0 FAILED=0
 
-# check WHAT COMMAND...: one test, in a shell of its own, which ends with the first command that fails.
+# check WHAT COMMAND...: one test, in a subshell that ends at the first failing command.
 check() {
     local what=$1 status
     shift
@@ -20,7 +20,7 @@ check() {
     fi
 }
 
-# eventually SECONDS COMMAND...: until it succeeds.
+# eventually SECONDS COMMAND...: retries the command until it succeeds or the timeout passes.
 eventually() {
     local end=$((SECONDS + $1))
     shift
@@ -53,7 +53,7 @@ start_engine() {
     eventually 60 docker info &>/dev/null || die "the engine does not start; its log is $WORK/dockerd.log"
 }
 
-# debian DIR PACKAGES: a small Debian, without what debootstrap leaves mounted in it.
+# debian DIR PACKAGES: makes a minimal Debian, without the mounts that debootstrap leaves.
 debian() {
     debootstrap --variant=minbase --include="$2" bookworm "$1" "$(need_debian_site)"
     ! mountpoint -q "$1/proc" || umount "$1/proc"
@@ -68,7 +68,7 @@ base_image() {
     tar -C "$root" --one-file-system -c . | docker import - debian:bookworm-slim >/dev/null
 }
 
-# Rust's image of that name, of Debian and the toolchain that is used here.
+# Makes the Rust image that the Dockerfile names, from Debian and the local toolchain.
 rust_image() {
     local name root
     name=$(sed -n 's/^ARG RUST=//p' Dockerfile)
@@ -78,7 +78,7 @@ rust_image() {
     step "base image with Rust" debian "$root" build-essential,ca-certificates
     mkdir -p "$root/usr/local"
     cp -a "$(rustc --print sysroot)" "$root/usr/local/rust"
-    # What this machine trusts: behind a proxy that is more than Debian does.
+    # The certificate authorities that this machine trusts: behind a proxy, more than Debian's.
     cp -L /etc/ssl/certs/ca-certificates.crt "$root/usr/local/share/authorities.pem"
     tar -C "$root" --one-file-system -c . | docker import -c 'ENV CARGO_HTTP_CAINFO=/usr/local/share/authorities.pem' -c 'ENV PATH=/usr/local/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' - "$name" >/dev/null
 }

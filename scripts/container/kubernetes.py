@@ -48,7 +48,7 @@ def check(file):
         expect(context["allowPrivilegeEscalation"] is False, "privileges can be gained")
     for name, value in settings(objects, container).items():
         expect(name.startswith("OPI_SPDK_"), f"{name} is no setting")
-        # A file that a setting names has to be in a volume, and a secret its owner's alone.
+        # A file named by a setting must be in a volume; a secret must be readable by its owner only.
         for path in value.split(":") if value.startswith("/") else []:
             mount = mounts.get(path.rsplit("/", 1)[0])
             expect(mount, f"{name}: nothing is mounted for {path}")

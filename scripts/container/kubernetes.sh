@@ -1,6 +1,6 @@
-# To be sourced: the manifests of deploy/kubernetes: by schema, and the image with just what its pod has.
+# Sourced. The manifests of deploy/kubernetes: checks by schema, and runs the image with exactly what its pod has.
 
-# laid DIRECTORY NAME FILE...: files as the kubelet lays a secret or a ConfigMap: behind links.
+# laid DIRECTORY NAME FILE...: lays files out like the kubelet does for a secret or a ConfigMap, behind links.
 laid() {
     local at=$1/$2 file
     mkdir -p "$at/..data_1"
@@ -11,7 +11,7 @@ laid() {
     done
 }
 
-# overlay DIRECTORY NO-HUGE: all that asks for a secret, and nothing of devices. Prints it rendered.
+# overlay DIRECTORY NO-HUGE: makes an overlay with all secrets and without devices, and prints it rendered.
 overlay() {
     local base
     mkdir -p "$1"
@@ -57,7 +57,7 @@ as_pod() {
     docker exec "$id" opi-spdk create NullVolume one blocks_count=2048 block_size=512 || status=1
     docker logs "$id"
     docker stop "$id"
-    # The state is sealed with the secret, so there is no key beside it.
+    # The key of the state is the secret, so there is none beside the state.
     [[ $status == 0 && $(docker inspect -f '{{.State.ExitCode}}' "$id") == 0 && -f $dir/state/state.redb && ! -e $dir/state/state-key ]]
     docker rm "$id"
 }

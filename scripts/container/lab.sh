@@ -1,6 +1,6 @@
-# To be sourced: the lab of deploy/compose, asked what clients of OPI ask.
+# Sourced. The lab of deploy/compose, with the calls of OPI clients.
 
-# Without what comes from registries.
+# Without the parts that come from registries.
 export COMPOSE_PROJECT_NAME=opi-spdk-test COMPOSE_PROFILES=lean
 COMPOSE=(docker-compose -f deploy/compose/compose.yaml)
 
@@ -8,7 +8,7 @@ api() { curl --silent --show-error --fail --max-time 10 "$@"; }
 healthy() { [[ $(docker inspect -f '{{.State.Health.Status}}' "$("${COMPOSE[@]}" ps -q "$1")") == healthy ]]; }
 exported() { [[ $(docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' "$("${COMPOSE[@]}" ps -aq spdk-exports)") == "exited 0" ]]; }
 
-# path PORT PSK: the target attaches the peer, as clients' tests do, and lets it go.
+# attach PORT PSK: attaches the peer as the clients' tests do, and detaches it.
 attach() {
     local name=peer$1 psk
     psk=$(printf %s "${2:-}" | base64 -w 0)

@@ -1,5 +1,5 @@
-# A machine for the tests: Debian with systemd as process 1, and what the package depends on, without the package. Its
-# context is target/package.
+# A machine for the tests: Debian with systemd as process 1, and the dependencies of the package without the package.
+# The build context is target/package.
 FROM debian:bookworm-slim
 COPY opi-spdk_*.deb /tmp/
 RUN apt-get update \
@@ -7,6 +7,6 @@ RUN apt-get update \
     && apt-get purge -y opi-spdk \
     && rm -rf /tmp/*.deb
 STOPSIGNAL SIGRTMIN+3
-# On a machine mounts are shared, which is not so in a container; control groups and the kernel's settings are read-only there,
-# and systemd needs its own.
+# Mounts are shared on a machine but not in a container; control groups and kernel settings are read-only in a
+# container, and systemd needs its own.
 CMD ["sh", "-c", "mount --make-rshared /; mount -o remount,rw /sys; for at in /sys/fs/cgroup /sys/fs/cgroup/*; do mount -o remount,bind,rw $at 2>/dev/null; done; exec /sbin/init"]

@@ -1,6 +1,6 @@
-# To be sourced: the lab's Prometheus, scraping its target with the configuration and the rules of deploy/. Its image is made
-# of Debian's package under the name that the lab has. Grafana, the collector and the trace viewer are in no package of
-# Debian's.
+# Sourced. The lab's Prometheus, scraping its target with the configuration and the rules of deploy/. Its image is made
+# from Debian's package, under the name in the lab. Debian has no packages of Grafana, the collector and the trace
+# viewer.
 
 prometheus_image() {
     local name dir
@@ -18,18 +18,18 @@ EOF
 
 ask() { api "http://127.0.0.1:9090/api/v1/$1"; }
 
-# holds PATH PYTHON: whether the expression holds of what Prometheus answers, `data`.
+# holds PATH PYTHON: whether the expression holds for Prometheus' answer, `data`.
 holds() { ask "$1" | python3 -c "import json, sys; data = json.load(sys.stdin)['data']; sys.exit(not ($2))"; }
 
 scrapes() {
     eventually 60 holds targets \
         "[(one['scrapePool'], one['health']) for one in data['activeTargets']] == [('opi-spdk', 'up')]"
-    # Prometheus understands each line: a metric that it does not fails the scrape as a whole.
+    # Prometheus parses every line: a single invalid metric would fail the whole scrape.
     holds 'query?query=scrape_samples_scraped' "int(data['result'][0]['value'][1]) > 50"
     holds 'query?query=opi_spdk_memory_free_bytes' "int(float(data['result'][0]['value'][1])) > 0"
 }
 
-# All rules of the files are loaded, and each has been evaluated without an error.
+# All rules of the files are loaded, and each has been evaluated without error.
 evaluates() {
     local rules
     rules=$(cat deploy/prometheus/{alerts,rates}.yml | grep -c -e '- alert:' -e '- record:')
@@ -37,7 +37,7 @@ evaluates() {
         [rule for group in data['groups'] for rule in group['rules']])"
 }
 
-# An alert whose cause is there becomes pending; it fires when that lasts.
+# An alert whose cause is present becomes pending; it fires if the cause lasts.
 alerts() {
     "${COMPOSE[@]}" stop --timeout 10 opi-spdk-server
     eventually 90 holds alerts "any(one['labels']['alertname'] == 'OpiSpdkDown' for one in data['alerts'])"

@@ -1,6 +1,6 @@
-# To be sourced: which privileges the program needs for what, and what it says where it lacks them.
+# Sourced. The privileges that the program needs for each use, and its errors without them.
 
-# With hugepages and one capability: a disk for virtual machines of each kind.
+# With hugepages and one capability: a disk of each kind for virtual machines.
 disks() {
     local id status=0
     id=$("$@" --cap-add SYS_NICE -d --read-only --tmpfs /run --tmpfs /tmp --tmpfs /var/tmp -v /dev/hugepages:/dev/hugepages opi-spdk --mem-mib 640)
@@ -17,7 +17,7 @@ disks() {
     return "$status"
 }
 
-# refused TEXT ARGUMENT...: the image does not start, and its one line of an error has the text.
+# refused TEXT ARGUMENT...: the image fails to start, with a single-line error that contains the text.
 refused() {
     local text=$1 out status=0
     shift
@@ -26,7 +26,7 @@ refused() {
     [[ $status == 1 && $(grep -c . <<<"$out") == 1 && $out == *"$text"* ]]
 }
 
-# What one has, another cannot have: the port, and the state.
+# Two instances cannot share a port or a state directory.
 second_instance() {
     local id run=(--env OPI_SPDK_CORES=1 opi-spdk --no-huge --mem-mib 512)
     id=$(docker run -d opi-spdk --no-huge --mem-mib 512)
@@ -38,7 +38,7 @@ second_instance() {
     docker rm -fv "$id"
 }
 
-# Least privileges: for NVMe/TCP with --no-huge none at all, on a read-only root, as nobody.
+# Least privileges: NVMe/TCP with --no-huge needs none, runs on a read-only root and as nobody.
 privileges_tests() {
     local run=(docker run --rm --cap-drop ALL --security-opt no-new-privileges)
     if (($(awk '/^HugePages_Free/ {print $2}' /proc/meminfo) >= 400)); then

@@ -1,8 +1,8 @@
-# To be sourced: `opi-spdk setup` on this machine's kernel, killed at each of its steps. (What it does with devices is tried
-# by scripts/test.sh --guest.)
+# Sourced. `opi-spdk setup` on this machine's kernel, killed at each of its steps. (Device binding is tested by
+# scripts/test.sh --guest.)
 
-# Runs in the machine. Each round ends setup by SIGKILL as it enters a system call on a file, and has the next one go on, or
-# take back what was done.
+# Runs in the container. Each round kills setup with SIGKILL when it enters a system call on a file, then continues it
+# or rolls it back.
 CUT_ROUNDS='
 pages=$PAGES
 aio=/proc/sys/fs/aio-max-nr
@@ -23,7 +23,7 @@ is_done() {
         { echo "not done: $(<$pages) pages, aio-max-nr $(<$aio)"; return 1; }
 }
 setup() { opi-spdk setup --hugepages node0=$wanted --limits; }
-# cut SYSCALL FILE COUNT ARGUMENT...: ends it at the COUNTth such call on the file.
+# cut SYSCALL FILE COUNT ARGUMENT...: kills setup at the COUNTth such call on the file.
 cut() {
     local call=$1 file=$2 count=$3 status=0
     shift 3

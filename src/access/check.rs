@@ -1,4 +1,4 @@
-//! Whether a grant allows a call.
+//! Authorization: whether a grant allows a call.
 
 use prost_reflect::{DynamicMessage, Value};
 
@@ -6,16 +6,16 @@ use super::methods::{self, Method};
 use super::policy::{Grant, Role};
 use crate::error::Error;
 
-/// Whether one of the grants allows the method whatever its request says.
-pub(super) fn at_once(method: &Method, grants: &[Grant]) -> bool {
+/// Whether a grant allows the method for any request, so that the request need not be decoded.
+pub(super) fn allows_any_request(method: &Method, grants: &[Grant]) -> bool {
     let mut all = grants.iter().filter(|grant| grant.prefix.is_none());
     all.any(|grant| grant.role == Role::Admin || method.needs == Role::Viewer)
 }
 
-/// Whether all objects may be read.
+/// Allows reading all objects.
 ///
 /// # Errors
-/// PERMISSION_DENIED.
+/// PERMISSION_DENIED without a grant for all objects.
 pub(super) fn read_all(grants: &[Grant]) -> Result<(), Error> {
     match grants.iter().any(|grant| grant.prefix.is_none()) {
         true => Ok(()),
@@ -29,18 +29,18 @@ pub(super) fn read_all(grants: &[Grant]) -> Result<(), Error> {
 /// Whether one of the grants allows a request.
 ///
 /// # Errors
-/// PERMISSION_DENIED, and what would be needed.
+/// PERMISSION_DENIED, with what would be needed.
 pub(super) fn request(
     method: &Method,
     message: &DynamicMessage,
     grants: &[Grant],
 ) -> Result<(), Error> {
     let mut refused = String::new();
-    // What the highest role is refused for is what its holder wants to know.
+    // The refusal reported is that of the highest role.
     let mut grants: Vec<&Grant> = grants.iter().collect();
     grants.sort_by_key(|grant| grant.role);
     for grant in grants {
-        match by(grant, method, message) {
+        match allowed_by(grant, method, message) {
             Ok(()) => return Ok(()),
             Err(reason) => refused = reason,
         }
@@ -51,28 +51,31 @@ pub(super) fn request(
     )))
 }
 
-fn by(grant: &Grant, method: &Method, message: &DynamicMessage) -> Result<(), String> {
+fn allowed_by(grant: &Grant, method: &Method, message: &DynamicMessage) -> Result<(), String> {
     if grant.role < method.needs {
         let least = match method.needs {
             Role::Admin => "the role admin",
             _ => "the role operator or admin",
         };
-        return Err(format!("a {} may not: it takes {least}", shown(grant.role)));
+        return Err(format!(
+            "a {} may not: it takes {least}",
+            role_name(grant.role)
+        ));
     }
     if grant.role < Role::Admin && method.touches_keys(message) {
         return Err(format!(
             "a {} may not set or take away hosts and keys: it takes the role admin",
-            shown(grant.role)
+            role_name(grant.role)
         ));
     }
     match &grant.prefix {
         None => Ok(()),
-        Some(prefix) => within(prefix, method, message),
+        Some(prefix) => check_within(prefix, method, message),
     }
 }
 
-/// Whether a request stays with the objects of a prefix.
-fn within(prefix: &str, method: &Method, message: &DynamicMessage) -> Result<(), String> {
+/// Checks that a request concerns only objects of a prefix.
+fn check_within(prefix: &str, method: &Method, message: &DynamicMessage) -> Result<(), String> {
     if method.reaches_beyond {
         return Err(format!(
             "it reaches files or peers beyond the objects of {prefix:?}: it takes a grant without a prefix"
@@ -80,9 +83,9 @@ fn within(prefix: &str, method: &Method, message: &DynamicMessage) -> Result<(),
     }
     let mut names = Vec::new();
     match method.creates {
-        // The name in an object that is to be made is nothing but words.
-        true => names.push(place(message)),
-        false => named(message, &mut names),
+        // In a create request the object's own name field carries no meaning.
+        true => names.push(future_owner(message)),
+        false => add_names(message, &mut names),
     }
     if names.is_empty() && method.listed.is_none() {
         return Err(format!("it is not about an object of {prefix:?}"));
@@ -95,8 +98,8 @@ fn within(prefix: &str, method: &Method, message: &DynamicMessage) -> Result<(),
     }
 }
 
-/// Whether a name, as the API answers and takes it, is that of an object of the prefix or beneath one. A UUID
-/// or a name of SPDK's stands for the objects of all.
+/// Whether a name is that of an object of the prefix or of a child of one. UUIDs and SPDK's names do not match a
+/// prefix, since they can denote any client's objects.
 pub(super) fn is_of(name: &str, prefix: &str) -> bool {
     let parts: Vec<&str> = name.split('/').collect();
     match parts[..] {
@@ -106,8 +109,8 @@ pub(super) fn is_of(name: &str, prefix: &str) -> bool {
     }
 }
 
-/// Names of the object and of its parent in a request, and in the object that it sends.
-fn named(message: &DynamicMessage, names: &mut Vec<String>) {
+/// Collects the names of the object and its parent in a request, and those in the object it contains.
+fn add_names(message: &DynamicMessage, names: &mut Vec<String>) {
     for (field, value) in message.fields() {
         match value {
             Value::String(text) if matches!(field.name(), "name" | "parent") => {
@@ -125,9 +128,9 @@ fn named(message: &DynamicMessage, names: &mut Vec<String>) {
     }
 }
 
-/// What tells whose an object will be that is to be made: its parent where it has one, else its ID; empty
-/// where the server would choose one.
-fn place(message: &DynamicMessage) -> String {
+/// The name that decides the ownership of an object to be created: its parent if it has one, else its ID; empty if the
+/// server is to choose the ID.
+fn future_owner(message: &DynamicMessage) -> String {
     if let Some(parent) = message.get_field_by_name("parent") {
         return parent.as_str().unwrap_or_default().to_owned();
     }
@@ -139,7 +142,7 @@ fn place(message: &DynamicMessage) -> String {
     id.unwrap_or_default()
 }
 
-/// Takes the objects of others out of an answer. With several grants those of all are left.
+/// Removes other clients' objects from a list response. With several grants, the objects of each stay.
 pub(super) fn filter(method: &Method, answer: &mut DynamicMessage, grants: &[Grant]) {
     let Some((_, field)) = &method.listed else {
         return;
@@ -162,7 +165,7 @@ pub(super) fn filter(method: &Method, answer: &mut DynamicMessage, grants: &[Gra
     }
 }
 
-fn shown(role: Role) -> &'static str {
+fn role_name(role: Role) -> &'static str {
     match role {
         Role::Viewer => "viewer",
         Role::Operator => "operator",

@@ -1,5 +1,4 @@
-//! The layer over the services that lets through what grants allow. Calls of gRPC clients and of the HTTP
-//! gateway both pass it.
+//! The authorization layer over the services. Calls of gRPC clients and of the HTTP gateway both pass it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,10 +17,10 @@ use super::{Access, check};
 use crate::error::Error;
 use crate::gateway::{frame, unframe};
 
-/// What anybody may ask: whether it serves, and what its API is.
+/// Services open to everybody: health and reflection.
 const OPEN: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
 
-/// Services that are called as grants allow.
+/// Services restricted by grants.
 #[derive(Clone)]
 pub struct Restricted<S> {
     services: S,
@@ -29,7 +28,7 @@ pub struct Restricted<S> {
 }
 
 impl<S> Restricted<S> {
-    /// `services` under `access`.
+    /// Restricts `services` by `access`.
     pub fn new(services: S, access: Access) -> Self {
         Self { services, access }
     }
@@ -62,11 +61,11 @@ where
             Err(error) => return refused(error),
         };
         match methods::find(path) {
-            Some(method) if !check::at_once(method, &grants) => {
+            Some(method) if !check::allows_any_request(method, &grants) => {
                 let services = self.services.clone();
                 Box::pin(checked(services, request, method, grants))
             }
-            // What is not there is told so.
+            // An unknown method passes, to be answered UNIMPLEMENTED.
             _ => Box::pin(self.services.call(request)),
         }
     }
@@ -76,7 +75,8 @@ fn refused<E: Send + 'static>(error: Error) -> Answer<E> {
     Box::pin(std::future::ready(Ok(Status::from(error).into_http())))
 }
 
-/// Passes on a request that the grants allow, in the very form in which it was looked at.
+/// Forwards an allowed request. The checked message is encoded again, so that the service cannot decode it
+/// differently.
 async fn checked<S>(
     services: S,
     request: Request<Body>,
@@ -107,7 +107,7 @@ where
     Ok(filtered(answer, method, &grants).await)
 }
 
-/// The answer with the objects that the grants let see.
+/// Removes objects that the grants do not cover from the answer.
 async fn filtered(answer: Response<Body>, method: &Method, grants: &[Grant]) -> Response<Body> {
     let (head, body) = answer.into_parts();
     let body = match body.collect().await {

@@ -1,4 +1,4 @@
-//! What each method of the API needs of who calls it, after the descriptors.
+//! The role that each method of the API requires, from the descriptors.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -11,7 +11,7 @@ use prost_reflect::{
 use super::policy::Role;
 use crate::api;
 
-/// Fields that admit hosts or hold keys, by their messages.
+/// Fields that admit hosts or hold keys: message and field.
 const KEYS: [(&str, &str); 4] = [
     ("EncryptedVolume", "key"),
     ("NvmeSubsystemSpec", "hostnqn"),
@@ -19,25 +19,24 @@ const KEYS: [(&str, &str); 4] = [
     ("TcpController", "psk"),
 ];
 
-/// Kinds whose objects reach what is not the API's: files of the machine, what its network reaches, and hosts of
-/// all.
+/// Kinds whose objects reach beyond the API: files of the machine, addresses in its network, hosts of all clients.
 const BEYOND: [&str; 3] = ["AioVolume", "NvmePath", "DiscoveryReferral"];
 
 /// A method.
 pub(super) struct Method {
-    /// For a reader: `CreateNullVolume`.
+    /// Short name: `CreateNullVolume`.
     pub name: String,
-    /// Who may call it at all.
+    /// The role that it requires.
     pub needs: Role,
-    /// Its request.
+    /// Its request message.
     pub input: MessageDescriptor,
-    /// Its answer, and the objects in it, where it lists some.
+    /// The response message and its field of objects, for a list.
     pub listed: Option<(MessageDescriptor, FieldDescriptor)>,
-    /// Whether it makes an object.
+    /// Whether it creates an object.
     pub creates: bool,
-    /// Whether it makes or changes one that reaches beyond the API.
+    /// Whether it creates or changes an object of a kind in [`BEYOND`].
     pub reaches_beyond: bool,
-    /// Paths of [`KEYS`] in the object that it sends.
+    /// Paths of the [`KEYS`] in the request's object.
     keys: Vec<String>,
 }
 
@@ -52,7 +51,7 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
         .collect()
 });
 
-/// The method that gRPC has at this path.
+/// Finds a method by its gRPC path.
 pub(super) fn find(path: &str) -> Option<&'static Method> {
     METHODS.get(path)
 }
@@ -76,7 +75,7 @@ impl Method {
         });
         let listed = listed.filter(|_| verb.starts_with("List") && !method.is_server_streaming());
         let mut keys = Vec::new();
-        if let Some(object) = sent(&input) {
+        if let Some(object) = object_type(&input) {
             paths_of_keys(&object, "", &mut keys);
         }
         Self {
@@ -90,7 +89,7 @@ impl Method {
         }
     }
 
-    /// Whether a request sets a key or a host, or takes one away.
+    /// Whether a request sets or removes a key or a host.
     pub fn touches_keys(&self, request: &DynamicMessage) -> bool {
         let masked = request
             .get_field_by_name("update_mask")
@@ -109,7 +108,7 @@ impl Method {
     }
 }
 
-/// Whether one path is the other, or leads to it.
+/// Whether one path equals or contains the other.
 fn overlap(one: &str, other: &str) -> bool {
     let leads = |from: &str, to: &str| {
         to.strip_prefix(from)
@@ -123,8 +122,8 @@ fn is_key(field: &FieldDescriptor) -> bool {
     KEYS.contains(&(message.name(), field.name()))
 }
 
-/// The kind of the object that a request sends.
-fn sent(request: &MessageDescriptor) -> Option<MessageDescriptor> {
+/// The message type of the object in a request.
+fn object_type(request: &MessageDescriptor) -> Option<MessageDescriptor> {
     let mut fields = request.fields();
     fields.find_map(|field| {
         let message = field.kind().as_message()?.clone();
@@ -152,7 +151,7 @@ fn has_keys(message: &DynamicMessage) -> bool {
         .any(|(field, value)| is_key(&field) || value.as_message().is_some_and(has_keys))
 }
 
-/// All texts of a message that refer to other objects.
+/// Collects all strings of a message that refer to other objects.
 pub(super) fn references(message: &DynamicMessage, found: &mut Vec<String>) {
     for (field, value) in message.fields() {
         match value {
@@ -171,7 +170,7 @@ mod tests {
 
     #[test]
     fn each_field_that_looks_like_a_key_has_been_decided_on() {
-        // Bytes that are none.
+        // Bytes fields that are not keys.
         let others = ["NvmeSubsystemStatus.fru_guid"];
         for message in api::pool().all_messages() {
             if message.package_name().starts_with("google") {

@@ -1,11 +1,11 @@
-//! Who may command: roles of clients, by certificate, bearer token or user of this machine.
+//! Access control: roles of clients, identified by certificate, bearer token or local user.
 //!
 //! ```text
 //! request ─► who: which grants of the file fit it ─► layer: does one of them allow the method, with these
 //!            (certificate, token, uid)                      fields, on this object? ─► service
 //! ```
 //!
-//! Without a file (`--access-file`) whoever reaches a management port may use all of the API.
+//! Without a file (`--access-file`), every client of a management port may use the whole API.
 
 mod check;
 mod layer;
@@ -28,7 +28,7 @@ use crate::gateway;
 pub use layer::Restricted;
 use policy::{Grant, Policy};
 
-/// The grants in force, which a reload replaces. Cheap to clone; all clones are one.
+/// The grants in use, which a reload replaces. Clones share them.
 #[derive(Clone, Default)]
 pub struct Access(Option<Arc<InForce>>);
 
@@ -50,10 +50,10 @@ impl Access {
         }))))
     }
 
-    /// Reads it again. If it cannot be used, all stays as it was.
+    /// Reads the file again. On failure the previous grants stay in use.
     ///
     /// # Errors
-    /// As of [`read`](Self::read).
+    /// See [`read`](Self::read).
     pub fn reload(&self) -> Result<(), String> {
         if let Some(in_force) = &self.0 {
             let new = Arc::new(Policy::read(&in_force.file)?);
@@ -62,12 +62,12 @@ impl Access {
         Ok(())
     }
 
-    /// Whether some client is known by its token, which can be read on the way where there is no TLS.
+    /// Whether a client is identified by a token, which is readable on the network without TLS.
     pub fn has_tokens(&self) -> bool {
         self.policy().is_some_and(|policy| policy.has_tokens())
     }
 
-    /// Whether some client is known by its certificate, which it has with TLS alone.
+    /// Whether a client is identified by a certificate, which needs TLS.
     pub fn has_certificates(&self) -> bool {
         self.policy()
             .is_some_and(|policy| policy.has_certificates())
@@ -78,10 +78,10 @@ impl Access {
         Some(Arc::clone(&in_force.policy.read()))
     }
 
-    /// The grants of who sent a request; `None` where everybody has all.
+    /// The grants of a request's sender; `None` without access control.
     ///
     /// # Errors
-    /// UNAUTHENTICATED for one who has none.
+    /// UNAUTHENTICATED for a sender without grants.
     fn grants<B>(&self, request: &axum::http::Request<B>) -> Result<Option<Vec<Grant>>, Error> {
         match self.policy() {
             None => Ok(None),
@@ -89,7 +89,7 @@ impl Access {
         }
     }
 
-    /// A layer for routes beside the API's, which tell of all objects: for who may read them all.
+    /// Layer for routes outside of the API that show all objects: requires a grant to read them all.
     pub async fn readers(
         State(access): State<Self>,
         request: Request,

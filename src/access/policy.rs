@@ -18,28 +18,28 @@ use crate::config::one_line;
 use crate::private_file;
 use crate::resource::id;
 
-/// What a client may do.
+/// What a client may do. Ordered: each role includes the lower ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Read: Get, List, Stats, Watch, metrics.
     Viewer,
-    /// And change all but hosts and keys.
+    /// Also change everything but hosts and keys.
     Operator,
-    /// And those.
+    /// Also change hosts and keys.
     Admin,
 }
 
-/// A role, and the objects that it is for.
+/// A role, and the objects that it applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// What may be done.
+    /// The role.
     pub role: Role,
-    /// To objects whose IDs begin so; to all without.
+    /// Prefix of the IDs of its objects; `None` for all objects.
     pub prefix: Option<String>,
 }
 
-/// How a client is known.
+/// Identity of a client.
 enum Who {
     Subject(String),
     San(String),
@@ -68,14 +68,14 @@ struct Line {
     prefix: Option<String>,
 }
 
-/// Bytes of the file at most.
+/// Maximum size of the file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 
-/// Bytes of a token: so many that it cannot be guessed, and that any request has room for it.
+/// Length of a token in bytes: long enough not to be guessed, short enough for a header.
 const TOKEN: std::ops::RangeInclusive<usize> = 32..=1024;
 
 impl Policy {
-    /// Reads the file, and those of tokens.
+    /// Reads the file and the token files it names.
     ///
     /// # Errors
     /// One line for the operator.
@@ -101,18 +101,18 @@ impl Policy {
         grants.collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether one is known by a token.
+    /// Whether a client is identified by a token.
     pub fn has_tokens(&self) -> bool {
         self.0.iter().any(|(who, _)| matches!(who, Who::Token(_)))
     }
 
-    /// Whether one is known by a certificate.
+    /// Whether a client is identified by a certificate.
     pub fn has_certificates(&self) -> bool {
         let mut all = self.0.iter();
         all.any(|(who, _)| matches!(who, Who::Subject(_) | Who::San(_)))
     }
 
-    /// The grants of the holder of a certificate.
+    /// The grants of a certificate.
     pub fn of_certificate<'a>(
         &'a self,
         subject: &'a str,
@@ -125,7 +125,7 @@ impl Policy {
         })
     }
 
-    /// The grants of who sends this token. How long the comparison takes tells nothing of its bytes.
+    /// The grants of a token, compared in constant time.
     pub fn of_token(&self, token: &[u8]) -> impl Iterator<Item = &Grant> {
         let sent = digest(&SHA256, token);
         self.of(move |who| match who {
@@ -134,7 +134,7 @@ impl Policy {
         })
     }
 
-    /// The grants of a user of this machine.
+    /// The grants of a local user.
     pub fn of_uid(&self, uid: u32) -> impl Iterator<Item = &Grant> {
         self.of(move |who| matches!(who, Who::Uid(known) if *known == uid))
     }
@@ -171,7 +171,8 @@ impl Line {
     }
 }
 
-/// A prefix that is not the begin of another, nor of a UUID, which stands for any volume.
+/// Checks a prefix: it ends with a hyphen, so that `tenant-a-` does not match `tenant-ab-1`, and it cannot be the start
+/// of a UUID, which may denote any volume.
 fn check_prefix(prefix: &str) -> Result<(), String> {
     let begins = prefix
         .strip_suffix('-')
@@ -202,7 +203,7 @@ fn token(file: &Path) -> Result<Digest, String> {
     Ok(digest(&SHA256, token))
 }
 
-/// The bytes of a regular file whose mode gives none of `refused`.
+/// Reads a regular file whose mode has none of the bits in `refused`.
 fn read(path: &Path, most: u64, refused: u32, why: &str) -> Result<Vec<u8>, String> {
     let file = private_file::open(path, refused, |mode| {
         format!("{why} (mode {mode:04o}): chmod 600")

@@ -1,4 +1,4 @@
-//! Which grants fit who sent a request.
+//! Authentication: finds the grants of a request's sender.
 
 use axum::http::Request;
 use axum::http::header::AUTHORIZATION;
@@ -9,10 +9,10 @@ use super::policy::{Grant, Policy, Role};
 use crate::error::Error;
 use crate::server::{Address, Caller};
 
-/// All grants of who sent a request: by its token, its certificate, and its user.
+/// The grants of a request's sender: by token, certificate and local user.
 ///
 /// # Errors
-/// UNAUTHENTICATED where none fits.
+/// UNAUTHENTICATED if no grant matches.
 pub(super) fn grants<B>(policy: &Policy, request: &Request<B>) -> Result<Vec<Grant>, Error> {
     let mut found: Vec<Grant> = Vec::new();
     let caller = request.extensions().get::<Caller>();
@@ -32,7 +32,7 @@ pub(super) fn grants<B>(policy: &Policy, request: &Request<B>) -> Result<Vec<Gra
         }
         if let Address::User(uid) = caller.address {
             found.extend(policy.of_uid(uid).cloned());
-            // They may read the process's memory and replace its files as it is.
+            // Root and the process's own user can read its memory and replace its files anyway.
             if uid == 0 || uid == getuid().as_raw() {
                 found.push(Grant {
                     role: Role::Admin,
@@ -65,7 +65,7 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
         .then(|| token.trim_ascii())
 }
 
-/// The alternative names of a certificate, as text.
+/// The subject alternative names of a certificate, as text.
 fn sans(certificate: &[u8]) -> Vec<String> {
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else {
         return Vec::new();

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use crate::state::StateKey;
 use crate::telemetry::chain::{Hasher, Head, Outcome, Verifier};
 
-/// Findings that are printed.
+/// Findings printed before the rest is only counted.
 const PRINTED: usize = 100;
 
 /// `opi-spdk audit`.
@@ -20,24 +20,24 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Find lines that were changed, taken out, added or moved; the status is 1 if there are any
+    /// Find lines that were changed, removed, added or reordered; exit status 1 if there are any
     Verify(Verify),
 }
 
 #[derive(Debug, clap::Args)]
 struct Verify {
-    /// The key, as it was given to opi-spdk
+    /// File with the audit key that opi-spdk was started with
     #[arg(long, value_name = "FILE")]
     audit_key_file: Option<PathBuf>,
-    /// Number and hash of a line that must be there, as an earlier run printed its last one
+    /// Number and hash of a line that must be present, as printed by an earlier run for its last line
     #[arg(long, value_name = "NUMBER:HASH")]
     kept: Option<Head>,
-    /// The files that the log was written to, oldest first; - is the standard input
+    /// Log files, oldest first; - is the standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 }
 
-/// Runs it.
+/// Runs the subcommand.
 ///
 /// # Errors
 /// One line for the operator.

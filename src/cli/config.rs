@@ -1,4 +1,4 @@
-//! `opi-spdk config check`: whether a configuration would be taken.
+//! `opi-spdk config check`: checks whether a configuration would be accepted.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,15 +15,15 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Check a file as the program would at its start; nothing is started or changed. It is the file alone that
-    /// is checked: flags and OPI_SPDK_ variables, which win over it at a start, are left out
+    /// Check a file as the program would when it starts; nothing is started or changed. Only the file is checked,
+    /// without the flags and OPI_SPDK_ variables that take precedence over it
     Check {
         /// The TOML file
         file: PathBuf,
     },
 }
 
-/// Runs it.
+/// Runs the subcommand.
 ///
 /// # Errors
 /// What is wrong with the configuration, on one line.

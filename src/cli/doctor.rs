@@ -1,4 +1,4 @@
-//! `opi-spdk doctor`: what the machine lacks.
+//! `opi-spdk doctor`: checks whether the machine is fit for opi-spdk.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,24 +20,24 @@ pub struct Args {
     /// The form of the answer
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// Take warnings for errors
+    /// Treat warnings as errors
     #[arg(long)]
     strict: bool,
-    /// Look at the machine whose files are there
+    /// Directory to read the machine's files from
     #[arg(long, hide = true, value_name = "DIR", default_value = "/")]
     root: PathBuf,
     #[command(flatten)]
     settings: CommandLine,
 }
 
-/// How it is said.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Output {
     Text,
     Json,
 }
 
-/// Runs it.
+/// Runs the subcommand.
 ///
 /// # Errors
 /// A configuration that cannot be used, or an output that cannot be written.

@@ -1,17 +1,17 @@
-//! Settings in the environment: `OPI_SPDK_CORES` is `--cores`. An empty variable counts as absent, since
-//! compose files and units write `NAME=` for what is not set.
+//! Settings from the environment: `OPI_SPDK_CORES` is `--cores`. An empty variable counts as unset, since compose
+//! files and units write `NAME=` for a setting without a value.
 
 use std::ffi::OsString;
 
 use clap::{Arg, Command};
 
-/// What the name of each variable begins with.
+/// Prefix of the variables.
 const PREFIX: &str = "OPI_SPDK_";
 
-/// Variables of the scripts.
+/// Variables that only scripts use.
 const OTHERS: [&str; 2] = ["OPI_SPDK_CACHE", "OPI_SPDK_GUEST"];
 
-/// Flags of the shell's client that can be variables, beside those that are settings of the server too.
+/// Flags of the client that have variables although they are not settings of the server.
 const OF_CLIENT: [&str; 3] = ["addr", "server-name", "token-file"];
 
 /// The variable of a setting.
@@ -19,7 +19,7 @@ fn variable(setting: &str) -> String {
     format!("{PREFIX}{}", setting.to_uppercase().replace('-', "_"))
 }
 
-/// Lets each setting of the command, and of its subcommands, be set by a variable.
+/// Adds a variable to each setting of the command and its subcommands.
 pub fn add(command: Command) -> Command {
     let settings = settings();
     with_variables(command, &settings)
@@ -55,7 +55,7 @@ fn settings() -> Vec<String> {
     longs.map(str::to_owned).collect()
 }
 
-/// Refuses a variable that sets nothing: it is a slip of the pen, and would be missed in silence.
+/// Rejects unknown variables with the prefix: a misspelled setting would otherwise be ignored silently.
 ///
 /// # Errors
 /// Names the variable.
@@ -73,7 +73,7 @@ fn unknown(mut names: impl Iterator<Item = String>) -> Option<String> {
     let of_client = OF_CLIENT.iter().copied();
     let known = settings.iter().map(String::as_str).chain(of_client);
     let known: Vec<String> = known.map(variable).collect();
-    // Kubernetes adds variables of its own for a service that is named opi-spdk.
+    // Kubernetes adds variables of its own for a service named opi-spdk.
     let foreign = |name: &str| name.contains("_PORT") || name.contains("_SERVICE_");
     names.find(|name| {
         name.starts_with(PREFIX)

@@ -1,4 +1,4 @@
-//! `opi-spdk generate`: manual pages and completions, for packages. Not shown in the help.
+//! `opi-spdk generate`: writes manual pages and completions, for packages. Hidden from the help.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,11 +11,11 @@ use super::Cli;
 /// `opi-spdk generate`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the files go
+    /// Output directory
     directory: PathBuf,
 }
 
-/// Runs it.
+/// Runs the subcommand.
 ///
 /// # Errors
 /// A file that cannot be written.

@@ -1,4 +1,4 @@
-//! `opi-spdk health`: asks a running opi-spdk whether it serves, for probes of containers.
+//! `opi-spdk health`: checks whether a running opi-spdk serves, as a container probe.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -23,17 +23,18 @@ pub struct Args {
     /// Seconds to wait for the answer
     #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
     timeout: u64,
-    /// The name that the server's certificate is for
+    /// The name in the server's certificate
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     server_name: String,
     #[command(flatten)]
     settings: CommandLine,
 }
 
-/// Runs it. With TLS the server's own certificate is shown to it, which its CA has to have signed.
+/// Runs the subcommand. With TLS the client presents the server's own certificate, so the server's client CA must have
+/// signed it.
 ///
 /// # Errors
-/// Why it does not serve, or did not answer.
+/// Why the server does not serve or did not answer.
 pub fn run(args: Args) -> Result<ExitCode, String> {
     let config = args.settings.resolve().map_err(|error| error.to_string())?;
     let address = reachable(config.grpc_addr);
@@ -85,7 +86,7 @@ async fn ask(endpoint: &Endpoint) -> Result<ServingStatus, String> {
     Ok(answer.into_inner().status())
 }
 
-/// An error with what is under it, since the topmost says only "transport error".
+/// Formats an error with its sources, since the outermost says only "transport error".
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -96,7 +97,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// An address to connect to, of a server that listens on all.
+/// The address to connect to, for a server that listens on the wildcard address.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,4 +1,4 @@
-//! The command line: the program that serves, and its subcommands, one file each.
+//! The command line: the server, and its subcommands in one file each.
 
 mod audit;
 mod client;
@@ -34,42 +34,42 @@ pub struct Cli {
     command: Option<Command>,
 }
 
-/// What the program does other than serve.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 enum Command {
     #[command(flatten)]
     Client(client::Command),
-    /// Look at the machine: what is wrong with it for opi-spdk, why it matters, and the command that mends it
+    /// Check the machine: what is wrong for opi-spdk, why it matters, and the command that fixes it
     Doctor(doctor::Args),
-    /// Make the machine ready: hugepages, hugetlbfs, PCI devices, limits; and take it back
+    /// Prepare the machine: hugepages, hugetlbfs, PCI devices, limits; and undo it
     Setup(setup::Args),
-    /// Ask a running opi-spdk whether it serves
+    /// Check whether a running opi-spdk serves
     Health(health::Args),
     /// Write manual pages and completions
     #[command(hide = true)]
     Generate(generate::Args),
-    /// Export, import and check the state of an opi-spdk that does not run
+    /// Export, import and check the state of a stopped opi-spdk
     State(state::Args),
-    /// Look at configurations
+    /// Check configurations
     Config(config::Args),
     /// Check audit logs
     Audit(audit::Args),
 }
 
-/// What the command line asks for.
+/// The request of a command line.
 #[derive(Debug)]
 pub enum Request {
-    /// To serve with these settings.
+    /// Serve with these settings.
     Serve(Box<CommandLine>),
-    /// A subcommand has run; this is its exit status.
+    /// A subcommand has run, with this exit status.
     Done(ExitCode),
 }
 
 impl Cli {
-    /// Reads the command line and the environment.
+    /// Parses the command line and the environment.
     ///
     /// # Errors
-    /// What clap says; help and version are errors too.
+    /// clap's error; --help and --version also arrive as one.
     pub fn read() -> Result<Self, clap::Error> {
         let command = environment::add(Self::command());
         let matches = command.try_get_matches_from(std::env::args_os())?;
@@ -98,12 +98,12 @@ impl Cli {
     }
 }
 
-/// Writes to the standard output; a reader that has gone (`| head`) is no fault.
+/// Writes to the standard output. A closed pipe (`| head`) is not an error.
 fn print(text: &str) -> Result<(), String> {
     printed(text).map(drop)
 }
 
-/// The same; whether somebody reads it still.
+/// Writes to the standard output. Returns `false` if the pipe is closed.
 fn printed(text: &str) -> Result<bool, String> {
     use std::io::Write;
     let mut output = std::io::stdout().lock();

@@ -1,4 +1,4 @@
-//! `opi-spdk setup`: makes the machine ready, and as it was.
+//! `opi-spdk setup`: prepares the machine and undoes it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use crate::machine::pci::Address;
 use crate::machine::{Machine, hugepages};
 use crate::setup::{self, Pages, Step, Wanted};
 
-/// Room for some 8,000 queues of aio volumes.
+/// Value for fs.aio-max-nr: room for about 8,000 queues of aio volumes.
 const AIO: u64 = 1 << 20;
 
 /// `opi-spdk setup`.
@@ -22,13 +22,13 @@ const AIO: u64 = 1 << 20;
                   or up is never taken."
 )]
 pub struct Args {
-    /// Hugepages to be reserved at least: together on the nodes of --cores (1024), or by node (node0=512,node1=512)
+    /// Hugepages to reserve at least: in total on the nodes of --cores (1024), or per node (node0=512,node1=512)
     #[arg(long, value_name = "PAGES")]
     hugepages: Option<Pages>,
     /// Size of these pages
     #[arg(long, value_name = "SIZE", default_value = "2M", value_parser = page_size)]
     page_size: u64,
-    /// The reactors' cores, whose NUMA nodes the pages are for
+    /// The reactors' cores, whose NUMA nodes get the pages
     #[arg(
         long,
         value_name = "LIST",
@@ -37,25 +37,25 @@ pub struct Args {
         hide_env = true
     )]
     cores: CoreSet,
-    /// PCI devices to give to a driver for processes
+    /// PCI devices to bind to a userspace driver
     #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',')]
     bind: Vec<Address>,
-    /// That driver
+    /// The userspace driver
     #[arg(long, value_name = "DRIVER", default_value = "vfio-pci", value_parser = ["vfio-pci", "uio_pci_generic"])]
     driver: String,
-    /// PCI devices to give back to the kernel
+    /// PCI devices to return to the kernel's driver
     #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',')]
     release: Vec<Address>,
-    /// Raise the kernel's limits: fs.aio-max-nr
+    /// Raise the kernel's limit fs.aio-max-nr
     #[arg(long)]
     limits: bool,
-    /// Take back what setup has done since the machine started
+    /// Undo everything that setup has done since the machine booted
     #[arg(long, conflicts_with_all = ["hugepages", "bind", "release", "limits"])]
     undo: bool,
-    /// Show the commands, and do nothing
+    /// Show the commands without running them
     #[arg(long)]
     dry_run: bool,
-    /// Do it to the machine whose files are there
+    /// Directory to read and write the machine's files in
     #[arg(long, hide = true, value_name = "DIR", default_value = "/")]
     root: PathBuf,
 }
@@ -64,10 +64,10 @@ fn page_size(text: &str) -> Result<u64, String> {
     hugepages::kib(text).ok_or(format!("{text:?} is no size of a page, such as 2M or 1G"))
 }
 
-/// Runs it.
+/// Runs the subcommand.
 ///
 /// # Errors
-/// What must not or cannot be done.
+/// The first step that is not allowed or fails.
 pub fn run(args: Args) -> Result<ExitCode, String> {
     let machine = Machine::at(args.root);
     let tell = |step: &Step| {

@@ -1,4 +1,4 @@
-//! `opi-spdk state`: exports, imports and checks a state directory that no opi-spdk runs with.
+//! `opi-spdk state`: exports, imports and checks the state directory of a stopped opi-spdk.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -12,7 +12,7 @@ use crate::preflight::lock_state_dir;
 use crate::private_memory::keep_out_of_dumps;
 use crate::state::{Disk, Entry, StateKey, Store, export};
 
-/// Most bytes of an export that is imported.
+/// Maximum size of an export to import, in bytes.
 const EXPORT_MAX: u64 = 1 << 30;
 
 /// `opi-spdk state`.
@@ -28,14 +28,15 @@ enum Command {
     Export {
         #[command(flatten)]
         place: Place,
-        /// Keys (PSKs, keys of encrypted volumes) too: only such an export can be imported where there are any
+        /// Include keys (PSKs, keys of encrypted volumes); state that has keys can only be imported from such an
+        /// export
         #[arg(long)]
         with_secrets: bool,
-        /// File to write, which must not be there yet; only its owner may read it [default: standard output]
+        /// Output file, which must not exist yet; readable by its owner only [default: standard output]
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Make the state of a directory that has none from an export: all of it or nothing
+    /// Create the state of an empty state directory from an export, atomically
     Import {
         #[command(flatten)]
         place: Place,
@@ -43,25 +44,25 @@ enum Command {
         #[arg(value_name = "FILE")]
         export: PathBuf,
     },
-    /// Read all of the state, and tell what is damaged and where; nothing is changed
+    /// Read all of the state and report damage with its location; nothing is changed
     Check {
         #[command(flatten)]
         place: Place,
     },
 }
 
-/// Which state, and its key.
+/// The state directory and its key.
 #[derive(Debug, clap::Args)]
 struct Place {
     /// The state directory
     #[arg(long, value_name = "DIR", default_value = "/var/lib/opi-spdk")]
     state_dir: PathBuf,
-    /// Its key, as it is given to opi-spdk [default: the credential or the file that opi-spdk uses]
+    /// File with the state's key [default: the credential or the file that opi-spdk uses]
     #[arg(long, value_name = "FILE")]
     state_key_file: Option<PathBuf>,
 }
 
-/// Runs it.
+/// Runs the subcommand.
 ///
 /// # Errors
 /// One line for the operator.
@@ -80,7 +81,7 @@ pub fn run(args: Args) -> Result<ExitCode, String> {
 }
 
 impl Place {
-    /// Takes the directory for the time of the command.
+    /// Locks the directory for the duration of the command.
     fn lock(&self) -> Result<File, String> {
         let dir = &self.state_dir;
         if !dir.is_dir() {

@@ -1,10 +1,10 @@
-//! Addresses that the program serves: an IP address and a port each, no two the same.
+//! Addresses of the servers: an IP address and a port each, all distinct.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::ConfigError;
 
-/// Reads an address. Names are not resolved: which of a name's addresses is served would be left to chance.
+/// Parses an address. Names are not resolved, since a name may have several addresses.
 pub(super) fn check(
     setting: &'static str,
     text: Option<String>,
@@ -16,12 +16,12 @@ pub(super) fn check(
         setting,
         reason: format!(
             "{text:?} is not an IP address and a port: write {}",
-            right_form(&text)
+            suggestion(&text)
         ),
     })
 }
 
-/// Reads an address that others are told of, so that its port is chosen by whoever sets it.
+/// Parses an address that is announced to hosts, so its port has to be given.
 pub(super) fn of_port(
     setting: &'static str,
     text: Option<String>,
@@ -36,8 +36,8 @@ pub(super) fn of_port(
     }
 }
 
-/// What an address that cannot be read may have been meant to be.
-fn right_form(text: &str) -> String {
+/// Suggests a valid form for an invalid address.
+fn suggestion(text: &str) -> String {
     let is_address = text.parse::<IpAddr>().is_ok();
     let (host, port) = match text.rsplit_once(':').filter(|_| !is_address) {
         Some((host, port)) if port.parse::<u16>().is_ok() => (host, port),
@@ -57,7 +57,7 @@ fn right_form(text: &str) -> String {
     }
 }
 
-/// Refuses two servers on one port, told by their settings.
+/// Refuses two servers on one port, naming their settings.
 pub(super) fn distinct(all: &[(&'static str, Option<SocketAddr>)]) -> Result<(), ConfigError> {
     let mut known: Vec<(&'static str, SocketAddr)> = Vec::new();
     for (setting, address) in all {
@@ -73,7 +73,7 @@ pub(super) fn distinct(all: &[(&'static str, Option<SocketAddr>)]) -> Result<(),
     Ok(())
 }
 
-/// Port 0 is another one each time.
+/// Whether two addresses conflict. Port 0 never does: the system chooses a free port.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let (first, second) = (one.ip().to_canonical(), other.ip().to_canonical());
     let wildcard = first.is_unspecified() || second.is_unspecified();

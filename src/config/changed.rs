@@ -1,8 +1,8 @@
-//! Which settings differ between two configurations, of those that only a start takes over.
+//! Finds the changed settings that need a restart.
 
 use super::Config;
 
-/// The names of the fields whose values differ. No field can be forgotten: each is in one of both lists.
+/// Names of the fields whose values differ. The destructuring makes a field that is in neither list a compile error.
 macro_rules! differing {
     ($one:expr, $other:expr, without $($left_out:ident),+; $($field:ident),+) => {{
         let Config { $($left_out: _,)+ $($field: _),+ } = $one;
@@ -11,7 +11,7 @@ macro_rules! differing {
 }
 
 impl Config {
-    /// Settings that differ in `new` and need a restart: all but log-level and the files of TLS.
+    /// Settings that differ in `new` and need a restart: all but log-level and the TLS files.
     pub fn restart_settings(&self, new: &Self) -> Vec<&'static str> {
         let mut found = Vec::new();
         if self.tls.is_some() != new.tls.is_some() {

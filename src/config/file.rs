@@ -1,4 +1,4 @@
-//! The configuration file, and the one line that tells what is wrong in it.
+//! The configuration file, and its errors as one line.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ pub(super) fn read(path: &Path) -> Result<Settings, ConfigError> {
     parse(path, &text)
 }
 
-/// Reads the text of the file.
+/// Parses the text of the file.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Settings, ConfigError> {
     toml::from_str(text).map_err(|error| ConfigError::Parse {
         file: path.to_owned(),
@@ -21,10 +21,10 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Settings, ConfigError> {
     })
 }
 
-/// The parser's error with its line number and setting, without its drawing of the place.
+/// Formats the parser's error with line number and setting, without its multi-line excerpt.
 pub fn one_line(text: &str, error: &toml::de::Error) -> String {
     let message = error.message().replace('\n', ", ");
-    let message = with_right_form(&message).unwrap_or(message);
+    let message = with_suggestion(&message).unwrap_or(message);
     let Some(start) = error.span().map(|span| span.start) else {
         return message;
     };
@@ -35,7 +35,7 @@ pub fn one_line(text: &str, error: &toml::de::Error) -> String {
     let begin = before.rfind('\n').map_or(0, |at| at + 1);
     let end = after.find('\n').unwrap_or(after.len());
     match text[begin..start + end].split_once('=') {
-        // An error over the value; one over the name tells it already.
+        // The error is in the value, so the setting is added; an error in the name contains the name already.
         Some((setting, _)) if start > begin + setting.len() => {
             format!("line {line}: {}: {message}", setting.trim())
         }
@@ -43,8 +43,8 @@ pub fn one_line(text: &str, error: &toml::de::Error) -> String {
     }
 }
 
-/// The parser's words with what to write in the place of the mistake.
-fn with_right_form(message: &str) -> Option<String> {
+/// Adds to the parser's message what to write instead of the mistake.
+fn with_suggestion(message: &str) -> Option<String> {
     let quoted = |after: &str| {
         let rest = message.strip_prefix(after)?;
         rest.split('`').next().map(str::to_owned)

@@ -1,4 +1,4 @@
-//! The pools of buffers: as many as the reactors need, or as the operator says.
+//! Sizes of the I/O buffer pools: derived from the number of reactors, or configured.
 
 use std::ops::RangeInclusive;
 
@@ -6,7 +6,7 @@ use spdk::Iobuf;
 
 use super::ConfigError;
 
-/// What is not given fits the reactors. Buffers that are asked for leave room for the rest.
+/// Applies defaults that fit the reactors. Configured sizes must leave memory for the rest.
 pub(super) fn check(
     small: Option<u64>,
     large: Option<u64>,
@@ -15,8 +15,8 @@ pub(super) fn check(
 ) -> Result<Iobuf, ConfigError> {
     let default = Iobuf::for_reactors(reactors);
     let pools = Iobuf {
-        small: within("iobuf-small", small, default.small, &Iobuf::SMALL)?,
-        large: within("iobuf-large", large, default.large, &Iobuf::LARGE)?,
+        small: in_range("iobuf-small", small, default.small, &Iobuf::SMALL)?,
+        large: in_range("iobuf-large", large, default.large, &Iobuf::LARGE)?,
     };
     let most = u64::from(mem_mib) * 3 / 4;
     if (small.is_some() || large.is_some()) && pools.mib() > most {
@@ -38,7 +38,7 @@ pub(super) fn check(
     Ok(pools)
 }
 
-fn within(
+fn in_range(
     setting: &'static str,
     asked: Option<u64>,
     default: u64,

@@ -6,15 +6,15 @@ use crate::kvm::Address;
 /// The QEMU that controllers are plugged into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kvm {
-    /// Its monitor.
+    /// Address of its monitor.
     pub qmp_addr: Address,
-    /// Its buses, in the order in which physical functions are counted on them.
+    /// Its PCI buses, in the order in which physical functions are numbered.
     pub buses: Vec<String>,
-    /// Whether vfio-user devices are unplugged from a QEMU that is known to end of it.
+    /// Whether vfio-user devices are unplugged also from a QEMU that is known to crash then.
     pub force_unplug: bool,
 }
 
-/// An address or buses without `--kvm` would do nothing; with `kvm = false` they wait to be used.
+/// An address or buses without `--kvm` would have no effect, so they are refused; with `kvm = false` they may be kept.
 pub(super) fn check(
     on: Option<bool>,
     address: Option<String>,
@@ -44,7 +44,7 @@ pub(super) fn check(
     }))
 }
 
-/// Commas separate them, or colons, as the OPI bridge has it.
+/// Splits the names at commas, or at colons like the OPI bridge.
 fn check_buses(text: &str) -> Result<Vec<String>, String> {
     let mut buses = Vec::new();
     for bus in text.split([',', ':']).map(str::to_owned) {

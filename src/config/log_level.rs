@@ -1,8 +1,8 @@
-//! The filter of the log.
+//! The log filter.
 
 use super::ConfigError;
 
-/// A word alone is a level; taken for a target, as `tracing` would, it would silence the rest.
+/// Requires a plain word to be a level: `tracing` would take it for a target and silence everything else.
 pub(super) fn check(text: String) -> Result<String, ConfigError> {
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     let good = |part: &str| {

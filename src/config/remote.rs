@@ -1,4 +1,4 @@
-//! What is set for remote controllers.
+//! Settings of remote controllers.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use spdk::bdev::nvme::DEFAULT_IO_TIMEOUT;
 
 use super::ConfigError;
 
-/// Seconds that the setting may have.
+/// Range of the setting, in seconds.
 const SECONDS: std::ops::RangeInclusive<u64> = 1..=3600;
 
-/// How long a peer may leave I/O unanswered.
+/// The timeout of remote I/O.
 ///
 /// # Errors
-/// [`ConfigError::Value`] outside of a second to an hour.
+/// [`ConfigError::Value`] outside of one second to one hour.
 pub(super) fn io_timeout(seconds: Option<u64>) -> Result<Duration, ConfigError> {
     let timeout = seconds.map_or(DEFAULT_IO_TIMEOUT, Duration::from_secs);
     if SECONDS.contains(&timeout.as_secs()) {

@@ -1,34 +1,34 @@
-//! The settings of SPDK's own JSON-RPC, which is for diagnosis and off by default.
+//! Settings of SPDK's own JSON-RPC, for diagnosis; off by default.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::ConfigError;
 
-/// Bytes that the path of a unix socket may have (unix(7), less its terminator).
+/// Maximum length of a Unix socket's path, in bytes (unix(7), without the terminator).
 const SOCKET_PATH_MAX: usize = 107;
 
-/// Where SPDK's JSON-RPC is served.
+/// SPDK's JSON-RPC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpdkRpc {
-    /// The unix socket of SPDK's server.
+    /// The Unix socket of SPDK's server.
     pub socket: PathBuf,
-    /// The proxy to it, if it is on.
+    /// The HTTP proxy to it, if enabled.
     pub http: Option<RpcHttp>,
 }
 
 /// The HTTP proxy to SPDK's JSON-RPC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RpcHttp {
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
-    /// Who may use it.
+    /// Its user.
     pub user: String,
     /// The file with the user's password.
     pub password_file: PathBuf,
 }
 
-/// One of the three settings without those that give it a use is a mistake.
+/// Refuses a setting without the others that it needs to have an effect.
 pub(super) fn check(
     socket: Option<PathBuf>,
     http: Option<SocketAddr>,

@@ -1,4 +1,4 @@
-//! The settings of what is told of calls.
+//! Settings of logs.
 
 use std::path::PathBuf;
 
@@ -6,18 +6,18 @@ use serde::Deserialize;
 
 use super::ConfigError;
 
-/// How the log is written.
+/// Log format.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
-    /// For people.
+    /// For humans.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// A key is for an audit log.
+/// Requires an audit log for a key.
 pub(super) fn audit_key_file(
     path: Option<PathBuf>,
     audit_log: Option<&PathBuf>,
@@ -31,7 +31,7 @@ pub(super) fn audit_key_file(
     }
 }
 
-/// The path is opened at start, and again at each SIGHUP, from whatever directory.
+/// Requires an absolute path: it is reopened at each SIGHUP, independently of the working directory.
 pub(super) fn audit_log(path: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {
     match path {
         Some(path) if !path.is_absolute() => Err(ConfigError::Value {

@@ -1,23 +1,23 @@
-//! The files of TLS.
+//! The TLS files.
 
 use std::path::PathBuf;
 
 use super::ConfigError;
 
-/// Where the files of a TLS server are.
+/// Paths of a TLS server's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The server's certificate chain, PEM.
     pub certificate: PathBuf,
     /// Its private key, PEM.
     pub key: PathBuf,
-    /// Certificates of those who sign clients' certificates, PEM.
+    /// Certificates of the client authorities, PEM.
     pub client_ca: PathBuf,
-    /// Lists of clients' certificates that are revoked, PEM, if there are some.
+    /// Revocation lists of client certificates, PEM, if any.
     pub crl: Option<PathBuf>,
 }
 
-/// Reads the three files' names, which stand between colons, and takes the file of revoked certificates along.
+/// Splits the three paths at colons, and adds the file of revocation lists.
 pub(super) fn check(
     text: Option<&str>,
     crl: Option<PathBuf>,

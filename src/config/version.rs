@@ -1,10 +1,10 @@
-//! What `--version` tells, also of the SPDK that is linked.
+//! The text of `--version`, including the linked SPDK.
 
 use std::sync::LazyLock;
 
 use spdk::hooks::{CHANGES, CHANGES_MISSING};
 
-/// Version of the program, version of SPDK, and the changes (`spdk/changes/`) that it was built with.
+/// Versions of the program and of SPDK, and the changes to SPDK (`spdk/changes/`) of this build.
 pub static TEXT: LazyLock<String> = LazyLock::new(|| {
     let mut text = format!(
         "{}\n{} with {} changes of opi-spdk's",

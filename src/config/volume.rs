@@ -1,4 +1,4 @@
-//! The volumes that the configuration names, to be made at start.
+//! Volumes of the configuration, created at start.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::ConfigError;
 use crate::backend::{MAX_BLOCK_SIZE, check_uuid, is_block_size, parse_uuid};
 use crate::error::Violations;
 
-/// A volume that is made at start, and a read-only object of the API.
+/// A volume created at start; a read-only object of the API.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Volume {
@@ -16,27 +16,27 @@ pub enum Volume {
     Malloc {
         /// The bdev's name.
         name: String,
-        /// Size, MiB.
+        /// Size, in MiB.
         #[serde(rename = "size-mib")]
         size_mib: u64,
-        /// Bytes to a block.
+        /// Block size, in bytes.
         #[serde(rename = "block-size", default = "default_block_size")]
         block_size: u32,
-        /// Who it is to hosts; without one it is derived, the same at each start.
+        /// UUID seen by hosts; if absent it is derived, and the same at each start.
         #[serde(default)]
         uuid: Option<String>,
     },
-    /// Takes writes, forgets them, reads zeroes.
+    /// Discards writes and reads zeroes.
     Null {
         /// The bdev's name.
         name: String,
-        /// Size, MiB.
+        /// Size, in MiB.
         #[serde(rename = "size-mib")]
         size_mib: u64,
-        /// Bytes to a block.
+        /// Block size, in bytes.
         #[serde(rename = "block-size", default = "default_block_size")]
         block_size: u32,
-        /// Who it is to hosts; without one it is derived, the same at each start.
+        /// UUID seen by hosts; if absent it is derived, and the same at each start.
         #[serde(default)]
         uuid: Option<String>,
     },
@@ -46,10 +46,10 @@ pub enum Volume {
         name: String,
         /// The file.
         filename: String,
-        /// Bytes to a block.
+        /// Block size, in bytes.
         #[serde(rename = "block-size", default = "default_block_size")]
         block_size: u32,
-        /// Who it is to hosts; without one it is derived, the same at each start.
+        /// UUID seen by hosts; if absent it is derived, and the same at each start.
         #[serde(default)]
         uuid: Option<String>,
     },
@@ -67,7 +67,7 @@ impl Volume {
         }
     }
 
-    /// The UUID that it is given.
+    /// The configured UUID.
     pub fn uuid(&self) -> Option<&str> {
         match self {
             Self::Malloc { uuid, .. } | Self::Null { uuid, .. } | Self::Aio { uuid, .. } => {
@@ -76,7 +76,7 @@ impl Volume {
         }
     }
 
-    /// What is no UUID, or one that another volume has.
+    /// Refuses a malformed UUID, and one that another volume has.
     fn check_uuid<'a>(&'a self, uuids: &mut BTreeMap<[u8; 16], &'a str>) -> Result<(), String> {
         let Some(text) = self.uuid() else {
             return Ok(());
@@ -95,7 +95,7 @@ impl Volume {
         }
     }
 
-    /// A file has a size, and may have a block size, of its own.
+    /// Checks the size. A file has its own size, and may have its own block size.
     fn check_size(&self) -> Result<(), String> {
         let (size_mib, block_size) = match *self {
             Self::Malloc {
@@ -126,10 +126,10 @@ impl Volume {
     }
 }
 
-/// 2^63 bytes are too many.
+/// The size in bytes has to be below 2^63.
 const MAX_SIZE_MIB: u64 = (1 << 43) - 1;
 
-/// What can be seen to be wrong before SPDK runs.
+/// Checks what can be checked before SPDK runs.
 pub(super) fn check(volumes: Vec<Volume>) -> Result<Vec<Volume>, ConfigError> {
     let mut names = BTreeSet::new();
     let mut uuids = BTreeMap::new();

@@ -1,18 +1,17 @@
-//! The settings of the HTTP port that concern web pages: names of this server, and sites whose pages may
-//! use it.
+//! Settings of the HTTP port for web pages: names of this server, and sites whose pages may use it.
 
 use super::ConfigError;
 
-/// Whose requests are served besides those of programs and of this server's own pages.
+/// Allowed hosts and origins, besides programs and this server's own pages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Web {
-    /// Names of this server, in lower case, without ports.
+    /// Names of this server, in lower case and without ports.
     pub hosts: Vec<String>,
-    /// Origins, as browsers send them: `https://console.example:8443`.
+    /// Allowed origins, as browsers send them: `https://console.example:8443`.
     pub origins: Vec<String>,
 }
 
-/// Reads both lists, whose items are separated by commas.
+/// Parses both comma-separated lists.
 pub(super) fn check(hosts: Option<String>, origins: Option<String>) -> Result<Web, ConfigError> {
     Ok(Web {
         hosts: list(hosts, "http-hosts", host)?,

@@ -1,4 +1,4 @@
-//! The reactors' cores: whether they can be had, and who else runs there.
+//! Checks the reactors' cores: whether they are available, and what else runs on them.
 
 use spdk::cores::CoreSet;
 
@@ -7,7 +7,7 @@ use super::{Report, Running};
 use crate::config::Config;
 use crate::machine::{Machine, cgroup, cpus, pci};
 
-/// Why it matters that nothing else runs on a reactor's core.
+/// Why nothing else should run on a reactor's core.
 const SHARED: &str = "a reactor that has to share its core answers late: its longest delays are the other's time slice";
 
 pub(super) fn examine(
@@ -17,7 +17,7 @@ pub(super) fn examine(
     report: &mut Report,
 ) {
     let reactors = &config.cores;
-    if !can_be_had(machine, reactors, report) {
+    if !are_available(machine, reactors, report) {
         return;
     }
     let own = |pid| running.is_some_and(|running| running.pid == pid);
@@ -34,7 +34,7 @@ pub(super) fn examine(
             "choose others with --cores, or stop that process",
         );
     }
-    alone(machine, reactors, report);
+    exclusive(machine, reactors, report);
     threads(machine, reactors, report);
     speed(machine, reactors, report);
     let nodes = cpus::nodes_of(machine, reactors);
@@ -55,7 +55,7 @@ pub(super) fn examine(
     }
 }
 
-fn can_be_had(machine: &Machine, reactors: &CoreSet, report: &mut Report) -> bool {
+fn are_available(machine: &Machine, reactors: &CoreSet, report: &mut Report) -> bool {
     let online = cpus::online(machine);
     let permitted = match machine.is_here() {
         true => CoreSet::permitted().ok(),
@@ -98,7 +98,7 @@ fn can_be_had(machine: &Machine, reactors: &CoreSet, report: &mut Report) -> boo
     true
 }
 
-fn alone(machine: &Machine, reactors: &CoreSet, report: &mut Report) {
+fn exclusive(machine: &Machine, reactors: &CoreSet, report: &mut Report) {
     let isolated = cpus::isolated(machine);
     let shared = match &isolated {
         Some(isolated) => reactors.without(isolated),
@@ -145,7 +145,7 @@ fn alone(machine: &Machine, reactors: &CoreSet, report: &mut Report) {
     }
 }
 
-/// How to have reactors on isolated cores. The kernel's own work stays on core 0, whatever it is told.
+/// Advice for isolating the reactors' cores. Core 0 cannot be isolated: the kernel keeps work there regardless.
 fn isolate(machine: &Machine, reactors: &CoreSet) -> String {
     let boot = |cores: &str| format!("isolcpus={cores} nohz_full={cores} rcu_nocbs={cores}");
     if reactors.iter().all(|core| core != 0) {
@@ -156,7 +156,7 @@ fn isolate(machine: &Machine, reactors: &CoreSet) -> String {
     let others = others.strip_prefix(&[0]).unwrap_or(&others);
     let asked = reactors.iter().count();
     match others.len().checked_sub(asked) {
-        // A core beside core 0 and the reactors is not needed: the former is for everything else.
+        // Chooses the highest cores; core 0 stays for everything else.
         Some(at) => {
             let cores = joined(&others[at..], ",");
             format!("choose --cores {cores}, and boot with {}", boot(&cores))

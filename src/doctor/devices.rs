@@ -1,4 +1,4 @@
-//! PCI devices for NVMe over PCIe: the IOMMU, drivers, and devices that are only half given over.
+//! Checks PCI devices for NVMe over PCIe: IOMMU, drivers, and devices that are only partly bound.
 
 use super::Level::{Error, Warning};
 use super::Report;

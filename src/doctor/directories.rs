@@ -1,4 +1,4 @@
-//! The directories of state and sockets.
+//! Checks the directories for state and sockets.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use super::Report;
 use crate::config::Config;
 use crate::machine::Machine;
 
-/// Free space that is little, MiB.
-const LITTLE: u64 = 64;
+/// Low free space, in MiB.
+const LOW_SPACE: u64 = 64;
 
-/// Where SPDK keeps the locks of its cores.
+/// Where SPDK keeps its core locks.
 const CORE_LOCKS: &str = "/var/tmp";
 
 pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
@@ -32,7 +32,7 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
         ("ctrlr-dir", &config.ctrlr_dir),
     ] {
         let path = machine.path(dir);
-        // The part of it that is there tells whether the rest can be made.
+        // The existing ancestor tells whether the rest can be created.
         let Some(there) = path.ancestors().find(|dir| dir.exists()) else {
             continue;
         };
@@ -51,7 +51,7 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
         let free = statvfs(there).map_or(u64::MAX, |stats| {
             stats.f_bavail.saturating_mul(stats.f_frsize) >> 20
         });
-        match free < LITTLE {
+        match free < LOW_SPACE {
             true => report.add(
                 Warning,
                 setting,

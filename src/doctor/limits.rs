@@ -1,20 +1,20 @@
-//! Limits of the process and of the kernel.
+//! Checks limits of the process and of the kernel.
 
 use super::Level::{Error, Warning};
 use super::Report;
 use crate::config::{Config, Volume};
 use crate::machine::{Machine, pci};
 
-/// Files that the process has open beside its connections.
+/// Open files besides connections.
 const FILES: u64 = 1024;
 
-/// Events that SPDK's AIO module asks the kernel for, a volume and reactor.
+/// Events that SPDK's AIO module requests from the kernel per volume and reactor.
 const AIO_EVENTS: u64 = 128;
 
-/// AIO volumes that should be possible beyond those of the configuration.
+/// Headroom: AIO volumes beyond those of the configuration.
 const AIO_VOLUMES: u64 = 64;
 
-/// CAP_IPC_LOCK: locks memory without regard to the limit.
+/// CAP_IPC_LOCK, which lifts the limit of locked memory.
 const IPC_LOCK: u32 = 14;
 
 pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
@@ -35,7 +35,7 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
     aio(machine, config, report);
 }
 
-/// The soft limit in a line of `/proc/self/limits`; as much as can be where there is none.
+/// A soft limit from `/proc/self/limits`; `u64::MAX` if unlimited.
 fn limit(machine: &Machine, name: &str) -> Option<u64> {
     let text = machine.text("/proc/self/limits")?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;

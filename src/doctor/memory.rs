@@ -1,4 +1,4 @@
-//! Hugepages by NUMA node, ordinary memory, and what the control groups allow of both.
+//! Checks hugepages per NUMA node, ordinary memory, and the control groups' limits of both.
 
 use super::Level::{Error, Warning};
 use super::{Report, Running};
@@ -6,8 +6,8 @@ use crate::config::Config;
 use crate::machine::hugepages::{self, Pool};
 use crate::machine::{Machine, cgroup, cpus};
 
-/// What the process needs beside SPDK's memory, MiB.
-const BESIDE: u64 = 256;
+/// Memory that the process needs besides SPDK's, in MiB.
+const OVERHEAD: u64 = 256;
 
 pub(super) fn examine(
     machine: &Machine,
@@ -17,7 +17,7 @@ pub(super) fn examine(
 ) {
     let needed = u64::from(config.mem_mib);
     if running.is_some() {
-        // It has what it needs; what is left does not tell what a start would find.
+        // The running process has its memory; the free rest says nothing about a restart.
         return mappings(machine, config, report);
     }
     match config.no_huge {
@@ -25,9 +25,9 @@ pub(super) fn examine(
         false => huge(machine, config, needed, report),
     }
     let beside = if config.no_huge {
-        needed + BESIDE
+        needed + OVERHEAD
     } else {
-        BESIDE
+        OVERHEAD
     };
     match cgroup::memory(machine) {
         Some(limit) if limit.left_mib() < beside => report.add(
@@ -74,7 +74,7 @@ fn ordinary(machine: &Machine, needed: u64, report: &mut Report) {
         .field_number("/proc/meminfo", "MemAvailable")
         .unwrap_or(0)
         / 1024;
-    if free < needed + BESIDE {
+    if free < needed + OVERHEAD {
         report.add(
             Error,
             "memory",

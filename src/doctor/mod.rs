@@ -1,5 +1,5 @@
-//! What is wrong with a machine for opi-spdk with these settings, why it matters, and the command that
-//! mends it. Looks only; needs neither SPDK nor privileges, though without some a few things stay unseen.
+//! Checks a machine for opi-spdk with given settings: what is wrong, why it matters, and the command that fixes it.
+//! Read-only; needs neither SPDK nor privileges, though some checks see less without them.
 
 mod cores;
 mod devices;
@@ -16,20 +16,20 @@ use crate::config::Config;
 use crate::machine::Machine;
 use running::Running;
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// As it should be.
     Ok,
-    /// It works, less well than it could.
+    /// Works, but worse than it could.
     Warning,
-    /// opi-spdk does not start, or something that is asked of it cannot work.
+    /// opi-spdk does not start, or a requested feature cannot work.
     Error,
 }
 
 impl Level {
-    /// As it is shown.
+    /// The word shown for it.
     pub fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -39,22 +39,22 @@ impl Level {
     }
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at, in a word or two.
+    /// Short name of the check.
     pub check: &'static str,
-    /// How bad it is.
+    /// The severity.
     pub level: Level,
     /// What was found.
     pub what: String,
     /// Why it matters.
     pub why: Option<&'static str>,
-    /// The command that mends it.
+    /// The command that fixes it.
     pub fix: Option<String>,
 }
 
-/// The findings so far.
+/// The findings collected so far.
 #[derive(Debug, Default)]
 pub(crate) struct Report(Vec<Finding>);
 
@@ -87,7 +87,7 @@ impl Report {
     }
 }
 
-/// Looks at everything.
+/// Runs all checks.
 pub fn examine(machine: &Machine, config: &Config) -> Vec<Finding> {
     let mut report = Report::default();
     let running = running::examine(machine, config, &mut report);

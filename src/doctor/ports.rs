@@ -1,4 +1,4 @@
-//! Ports that are asked for, and who has them.
+//! Checks the requested ports, and finds the processes that hold them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -7,7 +7,7 @@ use super::{Report, Running};
 use crate::config::Config;
 use crate::machine::Machine;
 
-/// A listening socket's state in `/proc/net/tcp`.
+/// State of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
 pub(super) fn examine(
@@ -28,7 +28,7 @@ pub(super) fn examine(
         let Some(address) = address.filter(|address| address.port() != 0) else {
             continue;
         };
-        // What cannot be seen, for want of rights, is taken for that of the process that runs.
+        // A holder that is not visible, for lack of privileges, is assumed to be the running opi-spdk.
         let clashing = listening.iter().find_map(|(other, inode)| {
             let holder = clash(address, *other).then(|| holder(machine, *inode))?;
             let own = running
@@ -48,7 +48,7 @@ pub(super) fn examine(
                     format!("stop it, or choose another address with --{setting}"),
                 );
             }
-            None if machine.is_here() && cannot_be_had(address) => report.add(
+            None if machine.is_here() && is_unavailable(address) => report.add(
                 Error,
                 "ports",
                 format!("{setting} {address}: no interface has that address"),
@@ -61,7 +61,7 @@ pub(super) fn examine(
     }
 }
 
-fn cannot_be_had(address: SocketAddr) -> bool {
+fn is_unavailable(address: SocketAddr) -> bool {
     let any = SocketAddr::new(address.ip(), 0);
     let bound = std::net::TcpListener::bind(any);
     bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable)
@@ -72,7 +72,7 @@ fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && (any || a.ip() == b.ip())
 }
 
-/// Listening sockets and their inodes.
+/// Lists the listening sockets with their inodes.
 fn listening(machine: &Machine) -> Vec<(SocketAddr, u64)> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
     let texts = tables.into_iter().filter_map(|table| machine.text(table));
@@ -81,7 +81,7 @@ fn listening(machine: &Machine) -> Vec<(SocketAddr, u64)> {
         .collect()
 }
 
-/// Addresses are words of the machine's order, in hexadecimal.
+/// Parses a line. Addresses are hexadecimal words in host byte order.
 fn parse(line: &str) -> Option<(SocketAddr, u64)> {
     let fields: Vec<_> = line.split_whitespace().collect();
     let (address, port) = fields.get(1)?.split_once(':')?;
@@ -104,7 +104,7 @@ fn parse(line: &str) -> Option<(SocketAddr, u64)> {
     Some((SocketAddr::new(ip, port), fields.get(9)?.parse().ok()?))
 }
 
-/// The process that has a socket: its number and name.
+/// Finds the process that holds a socket: PID and name.
 fn holder(machine: &Machine, inode: u64) -> Option<(i32, String)> {
     let socket = format!("socket:[{inode}]");
     let processes = machine.names("/proc");

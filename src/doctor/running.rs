@@ -1,4 +1,4 @@
-//! The opi-spdk that runs with the same state directory, if one does: what it has is no fault.
+//! Finds an opi-spdk that runs with the same state directory: the resources it holds are no fault.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -6,7 +6,7 @@ use super::{Level, Report};
 use crate::config::Config;
 use crate::machine::Machine;
 
-/// A process that has the lock of the state directory.
+/// The process that holds the lock of the state directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Running {
     pub pid: i32,
@@ -21,7 +21,7 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) -
             running.pid
         ),
     );
-    // The kernel's word for a program file that has gone since.
+    // The kernel's mark for a replaced or removed program file.
     let file = machine.link_name(format!("/proc/{}/exe", running.pid));
     if file.is_some_and(|name| name.ends_with(" (deleted)")) {
         report.add(
@@ -38,8 +38,8 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) -
     Some(running)
 }
 
-/// By the kernel's table of locks: to try the lock would be in the way of a start. The file system's number
-/// there is not always that of the file's status, and the process in the file is as good.
+/// Looks the lock up in the kernel's table: trying to take it could race with a starting opi-spdk. The device number
+/// in the table can differ from that of stat(2), so the inode and the PID in the file are compared.
 fn find(machine: &Machine, config: &Config) -> Option<Running> {
     let lock = config.state_dir.join("lock");
     let inode = std::fs::metadata(machine.path(&lock)).ok()?.ino();

@@ -1,13 +1,13 @@
-//! The kernel and its clock.
+//! Checks the kernel and its clock source.
 
 use super::Level::Warning;
 use super::Report;
 use crate::machine::Machine;
 
-/// The oldest kernel that the program is tried on.
+/// Oldest kernel that the program is tested on.
 const KERNEL: (u32, u32) = (5, 10);
 
-/// Clocks that are read without a system call.
+/// Clock sources that are read without a system call.
 const FAST_CLOCKS: [&str; 3] = ["tsc", "arch_sys_counter", "kvm-clock"];
 
 pub(super) fn examine(machine: &Machine, report: &mut Report) {

@@ -9,7 +9,7 @@ fn config(flags: &[&str]) -> Config {
     line.resolve().expect("valid settings")
 }
 
-/// A machine with nothing wrong: 4 cores, 2 nodes, isolated reactors on cores 1 and 2 of node 0.
+/// A machine without faults: 4 cores, 2 nodes, isolated reactors on cores 1 and 2 of node 0.
 fn good() -> Tree {
     let tree = Tree::new();
     tree.write("/sys/devices/system/cpu/online", "0-3\n");
@@ -59,7 +59,7 @@ fn a_good_machine_has_nothing_wrong() {
     assert_eq!(bad(&good(), &REACTORS), []);
 }
 
-/// Each fault alone is found, at its level, with what it is and a command.
+/// Each fault alone is found, with its severity, description and command.
 #[test]
 fn each_fault_is_found_alone_with_the_command_that_mends_it() {
     let node = "/sys/devices/system/node/node";
@@ -367,8 +367,7 @@ fn core_0_is_not_to_be_isolated_but_others_are() {
     assert!(fix("0-3").starts_with("leave core 0 out of --cores"));
 }
 
-/// As the kernel tells of a process that has the lock of the state directory, all of the free hugepages and
-/// one of the ports.
+/// The kernel's view of a process that holds the lock of the state directory, all free hugepages and one of the ports.
 #[test]
 fn what_the_opi_spdk_that_runs_with_this_state_has_is_no_fault() {
     use std::os::unix::fs::MetadataExt;
@@ -420,7 +419,7 @@ fn what_the_opi_spdk_that_runs_with_this_state_has_is_no_fault() {
             .what
             .contains("some (process 78) listens on 127.0.0.1:8082")
     );
-    // An upgrade replaces the file of a program that runs.
+    // An upgrade replaces the file of a running program.
     tree.link("/proc/77/exe", "/usr/bin/opi-spdk");
     assert_eq!(bad(&tree, &REACTORS).len(), 1);
     tree.link("/proc/77/exe", "/usr/bin/opi-spdk (deleted)");

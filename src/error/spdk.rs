@@ -1,7 +1,7 @@
-//! What SPDK answers, as a domain error: errno gets its meaning here, once.
+//! Converts SPDK's errors: the one place where an errno gets its API meaning.
 //!
-//! A kind that knows more about a failure (which field holds the address that is taken) says so
-//! itself; this is what holds for all of them.
+//! A kind that knows more about a failure (such as the field with an address in use) converts it itself; this is the
+//! default for all others.
 
 use std::io::ErrorKind;
 
@@ -15,7 +15,7 @@ impl From<spdk::Error> for Error {
             name: name.into(),
             message: message.clone(),
         };
-        // The standard library has no kind for it.
+        // std::io::ErrorKind has no variant for ENODEV.
         if error.errno.0 == spdk::errno::ENODEV {
             return not_found(subject);
         }

@@ -1,16 +1,15 @@
-//! Resources as errors name them.
+//! Names of resources in errors.
 
 use std::fmt;
 
 use crate::api;
 use crate::resource::{Key, Name};
 
-/// What resource types begin with: the package of the kind's message.
+/// Prefixes of resource types: the package of the kind's message.
 const PUBLISHED: &str = "opi_api.storage.v1";
 const OWN: &str = "opi_spdk.v1";
 
-/// A resource, or something else that has a name. Several kinds are called `volumes/ID`: of those the
-/// kind is told, too.
+/// A resource, or another named thing. Several kinds have names `volumes/ID`, so for these the kind is shown too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subject {
     name: String,
@@ -18,12 +17,12 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The name alone.
+    /// The name without the kind.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The type as the proto files call it; empty for what is no resource.
+    /// The type in google.rpc's form; empty if it is no resource.
     pub fn resource_type(&self) -> String {
         let Some(kind) = &self.kind else {
             return String::new();
@@ -43,7 +42,7 @@ impl fmt::Display for Subject {
     }
 }
 
-/// The kind in a typed name: `QosVolume` of `qosVolumes/a`.
+/// The kind of a typed name: `QosVolume` for `qosVolumes/a`.
 fn kind_of(key: &Key) -> Option<String> {
     let collection = key.as_str().rsplit('/').nth(1)?.strip_suffix('s')?;
     let mut letters = collection.chars();

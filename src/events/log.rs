@@ -1,12 +1,12 @@
-//! The last events, in the order of their revisions, for any number of watchers.
+//! The event log: the latest events, ordered by revision, for any number of watchers.
 //!
 //! ```text
-//! begin ─► revision ─► commit of the store ─► Ticket::told ──► told once all before it have ended
-//!                            └── fails ─► the ticket is dropped: there is no event, and nobody waits
+//! begin ─► revision ─► commit of the store ─► Ticket::committed ─► published once all earlier ones have ended
+//!                            └── fails ─► the ticket is dropped: no event, and no later change waits for it
 //! ```
 //!
-//! Commits run side by side and end in any order: an event waits for those of lower revisions. Nobody
-//! waits for a watcher: one that falls behind the log is told so.
+//! Commits run concurrently and end in any order: the events of a change are published once all changes with lower
+//! revisions have ended. Watchers exert no backpressure: one that falls behind the log gets an error.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,63 +16,63 @@ use tokio::sync::watch;
 
 use super::Event;
 
-/// Events that are remembered.
+/// Events that are kept.
 const LENGTH: usize = 4096;
 
-/// The events.
+/// The event log.
 #[derive(Debug)]
 pub struct Log {
     inner: Mutex<Inner>,
-    /// How many events there have been.
+    /// Number of events published.
     count: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
 struct Inner {
-    /// The last revision that was given.
-    given: u64,
-    /// The revision of the last change that has been told.
-    told: u64,
-    /// Later changes than this one are all in the ring.
+    /// The last revision that was assigned.
+    assigned: u64,
+    /// Revision of the last published change.
+    published: u64,
+    /// All published changes after this revision are in the ring.
     floor: u64,
-    /// Changes that have not ended, and those that wait for them.
+    /// Changes in flight, and ended ones that wait for them.
     open: BTreeMap<u64, Open>,
     ring: VecDeque<Arc<Event>>,
-    /// How many events have left the ring.
+    /// Number of events dropped from the ring.
     gone: u64,
     is_closed: bool,
 }
 
-/// A change that has a revision.
+/// A change with a revision.
 #[derive(Debug, Default)]
 struct Open {
     has_ended: bool,
     is_committed: bool,
-    /// Of the change, and what has happened after it.
+    /// Events of the change, and those that happened after it.
     events: Vec<Event>,
 }
 
-/// Why a watcher cannot go on.
+/// Why a watcher cannot continue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Gap {
-    /// The changes after that revision are no longer known.
+    /// Changes after this revision are no longer kept.
     #[error(
         "changes after revision {revision} are no longer known, only those after {oldest}: list again, and watch from there"
     )]
     TooOld {
-        /// What was asked for.
+        /// The requested revision.
         revision: u64,
-        /// What could be.
+        /// The oldest possible revision.
         oldest: u64,
     },
-    /// That revision has not been given.
+    /// The revision has not been assigned yet.
     #[error(
         "revision {revision} is not given yet, the last one is {last}: list again, and watch from there"
     )]
     Future {
-        /// What was asked for.
+        /// The requested revision.
         revision: u64,
-        /// The last one.
+        /// The latest revision.
         last: u64,
     },
     /// The watcher fell behind.
@@ -80,10 +80,10 @@ pub enum Gap {
         "the client read too slowly: events after revision {after} are no longer known; list again, and watch from there"
     )]
     Slow {
-        /// The last one that it was told.
+        /// Revision of the last event it received.
         after: u64,
     },
-    /// The server stops.
+    /// The server is stopping.
     #[error("the server is stopping")]
     Closed,
 }
@@ -91,7 +91,7 @@ pub enum Gap {
 impl Inner {
     fn push(&mut self, mut event: Event) {
         if !event.is_change() {
-            event.revision = i64::try_from(self.told).unwrap_or(i64::MAX);
+            event.revision = i64::try_from(self.published).unwrap_or(i64::MAX);
         }
         if self.ring.len() == LENGTH
             && let Some(first) = self.ring.pop_front()
@@ -102,14 +102,14 @@ impl Inner {
         self.ring.push_back(Arc::new(event));
     }
 
-    /// Tells what no change waits for any more.
+    /// Publishes the events that no change in flight precedes.
     fn settle(&mut self) {
         while let Some(first) = self.open.first_entry()
             && first.get().has_ended
         {
             let (revision, open) = first.remove_entry();
             if open.is_committed {
-                self.told = revision;
+                self.published = revision;
             }
             for event in open.events {
                 self.push(event);
@@ -127,12 +127,12 @@ fn revision_of(event: &Event) -> u64 {
 }
 
 impl Log {
-    /// No events yet; the last change had this revision.
+    /// An empty log; `revision` is that of the last change before it.
     pub fn new(revision: u64) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::new(Inner {
-                given: revision,
-                told: revision,
+                assigned: revision,
+                published: revision,
                 floor: revision,
                 open: BTreeMap::new(),
                 ring: VecDeque::new(),
@@ -143,16 +143,16 @@ impl Log {
         })
     }
 
-    /// The revision of the last change that has been told: all before it have been, too.
+    /// Revision of the last published change: all changes before it are published too.
     pub fn revision(&self) -> u64 {
-        self.inner.lock().told
+        self.inner.lock().published
     }
 
-    /// Gives a change its revision.
+    /// Assigns a revision to a change.
     pub fn begin(self: &Arc<Self>) -> Ticket {
         let mut inner = self.inner.lock();
-        inner.given = inner.given.saturating_add(1);
-        let revision = inner.given;
+        inner.assigned = inner.assigned.saturating_add(1);
+        let revision = inner.assigned;
         inner.open.insert(revision, Open::default());
         Ticket {
             log: Arc::clone(self),
@@ -162,11 +162,11 @@ impl Log {
         }
     }
 
-    /// Tells of something that is no change of an object, after what has happened so far.
+    /// Publishes an event that is not a change of an object, in order with the changes so far.
     pub fn tell(&self, event: Event) {
         let mut inner = self.inner.lock();
         match inner.open.last_entry() {
-            // A store that hangs must not have them pile up.
+            // Bounded, in case the store hangs.
             Some(mut last) if last.get().events.len() < LENGTH => {
                 last.get_mut().events.push(event);
             }
@@ -181,7 +181,7 @@ impl Log {
         self.count.send_modify(|_| ());
     }
 
-    /// The events after the change of this revision, or from now on.
+    /// Watches the events after this revision, or from now on.
     ///
     /// # Errors
     /// [`Gap::TooOld`], [`Gap::Future`].
@@ -195,10 +195,10 @@ impl Log {
                     oldest: inner.floor,
                 });
             }
-            Some(revision) if revision > inner.told => {
+            Some(revision) if revision > inner.published => {
                 return Err(Gap::Future {
                     revision,
-                    last: inner.told,
+                    last: inner.published,
                 });
             }
             Some(revision) => {
@@ -211,7 +211,7 @@ impl Log {
                     .saturating_add(inner.ring.partition_point(is_known) as u64)
             }
         };
-        let last = after.unwrap_or(inner.told);
+        let last = after.unwrap_or(inner.published);
         drop(inner);
         Ok(Watch {
             count: self.count.subscribe(),
@@ -226,7 +226,7 @@ impl Log {
         if let Some(open) = inner.open.get_mut(&revision) {
             open.has_ended = true;
             open.is_committed = is_committed;
-            // What has happened meanwhile comes after it.
+            // Events that happened in the meantime follow those of the change.
             open.events.splice(0..0, events);
         }
         inner.settle();
@@ -234,7 +234,7 @@ impl Log {
     }
 }
 
-/// A change under way. Dropped before it is committed, it has not been.
+/// A change in flight. Dropping it before it is committed means that the change failed.
 #[derive(Debug)]
 pub struct Ticket {
     log: Arc<Log>,
@@ -244,12 +244,12 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The revision of the change: no other has it.
+    /// The revision, unique to this change.
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// The change is durable: this is what has happened.
+    /// The change is durable: publishes its events.
     pub fn committed(mut self, events: impl IntoIterator<Item = Event>) {
         let revision = i64::try_from(self.revision).unwrap_or(i64::MAX);
         self.events
@@ -265,7 +265,7 @@ impl Drop for Ticket {
     }
 }
 
-/// The events, one after the other.
+/// A stream of events.
 #[derive(Debug)]
 pub struct Watch {
     log: Arc<Log>,
@@ -275,13 +275,13 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// The next event, once there is one.
+    /// Waits for the next event.
     ///
     /// # Errors
     /// [`Gap::Slow`], [`Gap::Closed`].
     pub async fn next(&mut self) -> Result<Arc<Event>, Gap> {
         loop {
-            // Before the look at the ring, so that an event after that is seen.
+            // Marked before reading the ring, so that no later event is missed.
             self.count.mark_unchanged();
             {
                 let inner = self.log.inner.lock();
@@ -298,7 +298,7 @@ impl Watch {
                     return Err(Gap::Closed);
                 }
             }
-            // The sender lives as long as the log that is held here.
+            // Cannot fail: the sender lives as long as `self.log`.
             self.count.changed().await.map_err(|_| Gap::Closed)?;
         }
     }
@@ -313,7 +313,7 @@ mod tests {
         Event::now(EventType::Created, name)
     }
 
-    fn told(log: &Log) -> Vec<(i64, String)> {
+    fn published(log: &Log) -> Vec<(i64, String)> {
         let inner = log.inner.lock();
         let all = inner.ring.iter();
         all.map(|event| (event.revision, event.object.clone()))
@@ -326,18 +326,18 @@ mod tests {
         let (first, second, third) = (log.begin(), log.begin(), log.begin());
         second.committed([created("b")]);
         assert!(
-            told(&log).is_empty() && log.revision() == 10,
+            published(&log).is_empty() && log.revision() == 10,
             "11 may still come"
         );
-        // After a change that nobody is told of yet.
+        // An event after a change in flight.
         log.tell(Event::now(EventType::PathUp, "path"));
         drop(third);
         first.committed([created("a")]);
         let all = [(11, "a".into()), (12, "b".into()), (12, "path".into())];
-        assert_eq!(told(&log), all);
+        assert_eq!(published(&log), all);
         assert_eq!(log.revision(), 12, "13 was not committed");
         log.begin().committed([created("c")]);
-        assert_eq!(told(&log).last(), Some(&(14, "c".into())));
+        assert_eq!(published(&log).last(), Some(&(14, "c".into())));
     }
 
     #[test]
@@ -350,7 +350,7 @@ mod tests {
             panic!("as a change may")
         });
         assert!(thread.join().is_err());
-        assert_eq!(told(&log), [(2, "a".into())]);
+        assert_eq!(published(&log), [(2, "a".into())]);
     }
 
     #[tokio::test]

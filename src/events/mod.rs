@@ -1,4 +1,4 @@
-//! What happens to objects, hosts, paths and reactors, told in one order to those who watch.
+//! Events of objects, hosts, paths and reactors, in one order for all watchers.
 
 mod log;
 
@@ -9,11 +9,11 @@ pub use log::{Gap, Log, Ticket, Watch};
 
 use crate::resource;
 
-/// Bytes of a reason that are told.
+/// Maximum length of a reason, in bytes.
 const REASON_MAX: usize = 512;
 
 impl Event {
-    /// Something that has happened now to the object with this typed name.
+    /// An event that happens now to the object with this typed name.
     pub(crate) fn now(event_type: EventType, object: &str) -> Self {
         Self {
             time: Some(SystemTime::now().into()),
@@ -23,7 +23,7 @@ impl Event {
         }
     }
 
-    /// The same with a reason.
+    /// Adds a reason.
     #[must_use]
     pub(crate) fn because(mut self, reason: &str) -> Self {
         let end = reason.floor_char_boundary(REASON_MAX);
@@ -31,7 +31,7 @@ impl Event {
         self
     }
 
-    /// An object has this condition by now.
+    /// An object's condition has become this one.
     pub(crate) fn of_condition(object: &str, condition: &resource::Condition) -> Self {
         let event = Self::now(EventType::ConditionChanged, object);
         let (condition, reason) = described(condition);
@@ -41,7 +41,7 @@ impl Event {
         }
     }
 
-    /// Whether it is a change of an object, which has a revision of its own.
+    /// Whether it is a change of an object, which has its own revision.
     fn is_change(&self) -> bool {
         matches!(
             self.r#type(),
@@ -50,7 +50,7 @@ impl Event {
     }
 }
 
-/// A condition as the API has it, and its reason.
+/// Converts a condition to the API's, with its reason.
 pub(crate) fn described(condition: &resource::Condition) -> (Condition, &str) {
     match condition {
         resource::Condition::Applied => (Condition::Applied, ""),

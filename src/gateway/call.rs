@@ -1,5 +1,4 @@
-//! One call of a gRPC service in this process: the same service stack as a client on the network
-//! reaches, without the network.
+//! In-process calls of the gRPC services, through the same service stack that network clients reach.
 
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, TE};
 use axum::http::request::Parts;
@@ -16,13 +15,13 @@ use tower::{BoxError, ServiceExt};
 use super::route::Rule;
 use crate::resource::GRPC_TIMEOUT;
 
-/// The gRPC services, with whatever layers lie over them.
+/// The gRPC services with all their layers.
 pub type Services = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
-/// HTTP headers with this prefix become metadata of the call, without it.
+/// HTTP headers with this prefix become call metadata, with the prefix removed.
 const METADATA_PREFIX: &str = "grpc-metadata-";
 
-/// HTTP headers that become metadata as they are.
+/// HTTP headers that become call metadata under the same name.
 const PASSED: [HeaderName; 4] = [
     AUTHORIZATION,
     HeaderName::from_static(GRPC_TIMEOUT),
@@ -30,14 +29,14 @@ const PASSED: [HeaderName; 4] = [
     HeaderName::from_static("tracestate"),
 ];
 
-/// Bytes before a message: whether it is compressed, and its length.
+/// Length of the gRPC frame header: compression flag and message length.
 const FRAME_HEADER: usize = 5;
 
-/// Calls the RPC of a rule. `from` is the HTTP request that asks for it: its headers that are meant
-/// for the service and what is known of the connection go along.
+/// Calls the RPC of a rule. The extensions of the HTTP request `from` (what is known of the connection) and its
+/// headers meant for the service are passed along.
 ///
 /// # Errors
-/// The status that the service answers; INTERNAL if what it answers is no gRPC.
+/// The service's status; INTERNAL if the response is not valid gRPC.
 pub async fn unary(
     services: Services,
     rule: &Rule,
@@ -76,7 +75,7 @@ fn broken(rule: &Rule, why: &str) -> Status {
     Status::internal(format!("the answer of {}: {why}", rule.rpc.full_name()))
 }
 
-/// Headers of the call: gRPC's own, and those of the HTTP request that are meant for the service.
+/// Headers of the call: gRPC's own, and those of the HTTP request meant for the service.
 fn metadata(http: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in http {
@@ -95,7 +94,7 @@ fn metadata(http: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// A message as gRPC sends it, uncompressed.
+/// Encodes a message as an uncompressed gRPC frame.
 pub fn frame(message: &DynamicMessage) -> Bytes {
     let length = message.encoded_len();
     let mut frame = BytesMut::with_capacity(FRAME_HEADER + length);
@@ -105,7 +104,7 @@ pub fn frame(message: &DynamicMessage) -> Bytes {
     frame.freeze()
 }
 
-/// The message of a frame; `None` if the bytes are not exactly one uncompressed frame.
+/// Extracts the message of a frame; `None` if the bytes are not exactly one uncompressed frame.
 pub fn unframe(mut bytes: Bytes) -> Option<Bytes> {
     if bytes.len() < FRAME_HEADER || bytes.get_u8() != 0 {
         return None;

@@ -1,17 +1,17 @@
-//! What schemas say beyond single fields: which fields go together. The kinds check it, each its own way.
+//! Schema constraints across several fields. Each kind enforces them in its own code.
 
 use serde_json::{Value as Json, json};
 
 use crate::resource::bounds::{IPV4, IPV6};
 
-/// An address of a device on a PCI bus.
+/// Address of a PCI device.
 const PCI: &str = "[0-9A-Fa-f]{4}:[0-9A-Fa-f]{2}:[01][0-9A-Fa-f]\\.[0-7]";
 
-/// Base64 of 32 and of 64 bytes.
+/// Base64 of 32 bytes and of 64 bytes.
 const BYTES_32: &str = "^[0-9A-Za-z+/]{43}=$";
 const BYTES_64: &str = "^[0-9A-Za-z+/]{86}==$";
 
-/// A word of JSON Schema and its value, for the object at a path of a kind's resources.
+/// A JSON Schema keyword and its value, for the object at a path of a kind's resources.
 pub fn of(kind: &str, path: &str) -> Option<(&'static str, Json)> {
     Some(match (kind, path) {
         ("NvmeController", "spec") => (

@@ -1,7 +1,7 @@
-//! Regular expressions for the decimal digits of whole numbers in a range: what a schema can say of
-//! 64-bit numbers, which JSON has as texts.
+//! Regular expressions for integers in a range. JSON has 64-bit integers as strings, whose range a schema can only
+//! express as a pattern.
 
-/// An expression for all numbers from `least` to `most`, without leading zeros.
+/// An expression for all integers from `least` to `most`, without leading zeros.
 pub fn range(least: i64, most: i64) -> String {
     let mut parts = Vec::new();
     if least < 0 {
@@ -15,7 +15,7 @@ pub fn range(least: i64, most: i64) -> String {
     parts.join("|")
 }
 
-/// One expression for each number of digits.
+/// One expression per number of digits.
 fn natural(least: u64, most: u64) -> Vec<String> {
     let (shortest, longest) = (least.to_string().len(), most.to_string().len());
     let parts = (shortest..=longest).flat_map(|length| {
@@ -46,7 +46,7 @@ fn highest(length: usize) -> String {
     "9".repeat(length)
 }
 
-/// The numbers between two that have as many digits.
+/// Expressions for the numbers between two of equal length.
 fn same_length(first: &[u8], last: &[u8]) -> Vec<String> {
     let ([low, after_low @ ..], [high, after_high @ ..]) = (first, last) else {
         return vec![String::new()];

@@ -1,4 +1,4 @@
-//! What is left of a request's body when its answer is known already.
+//! Drains the rest of a request body when the response is known early.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use axum::http::Version;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-/// So much of a body is read for nothing at most, and for so long.
+/// Limits of draining: bytes read and discarded, and time.
 const BYTES: usize = 16 << 20;
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Reads the rest of a body before the answer goes out. Over HTTP/2 a stream whose answer comes before
-/// the end of its request is reset (RFC 9113, 8.1), and curl 7.88 then loses the answer. HTTP/1 has no
-/// such trouble, and clients that ask first whether to send a body.
+/// Reads the rest of a body before the response is sent. Over HTTP/2 a stream that is answered before its request ends
+/// is reset (RFC 9113, 8.1), and curl 7.88 then loses the response. HTTP/1 has no such reset, and its clients can ask
+/// first (100-continue) whether to send a body.
 pub async fn drain(version: Version, mut body: Body) {
     if version != Version::HTTP_2 {
         return;
@@ -27,6 +27,6 @@ pub async fn drain(version: Version, mut body: Body) {
             }
         }
     };
-    // What does not come in time, or is too much, is left to the connection.
-    let _ = timeout(PATIENCE, rest).await;
+    // At the timeout or beyond the limit the connection deals with the rest.
+    let _ = timeout(TIMEOUT, rest).await;
 }

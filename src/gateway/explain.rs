@@ -1,5 +1,4 @@
-//! What is wrong with JSON that is no message: the first value that its field cannot hold, and what the
-//! field takes.
+//! Explains JSON that does not fit a message: the first value that its field cannot hold, and what the field accepts.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -8,19 +7,19 @@ use serde_json::{Map, Value as Json};
 
 use super::route::resolve;
 
-/// Bytes of a value that are shown.
+/// Bytes of a value quoted in an error.
 const SHOWN: usize = 64;
 
 /// A value that its field cannot hold.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Where it is, from the message: names as they are given, with dots; empty for all of it.
+    /// Path from the message, in the given spelling and with dots; empty for the message itself.
     pub path: String,
     /// What is wrong, and what would be right.
     pub what: String,
 }
 
-/// The first value in `json` that is not one of `message`.
+/// The first value in `json` that does not fit `message`.
 pub fn of_message(message: &MessageDescriptor, json: &Json) -> Option<Fault> {
     let Json::Object(object) = json else {
         let what = format!("{} is not an object with {}", shown(json), fields(message));
@@ -38,7 +37,7 @@ pub fn of_message(message: &MessageDescriptor, json: &Json) -> Option<Fault> {
     })
 }
 
-/// What is wrong with the value of a field.
+/// The fault of a field's value, if any.
 pub fn of_field(field: &FieldDescriptor, json: &Json) -> Option<Fault> {
     match json {
         Json::Null => None,
@@ -77,7 +76,7 @@ fn of_kind(kind: &Kind, json: &Json) -> Option<Fault> {
         },
         Kind::Bytes => match json.as_str() {
             Some(text) if is_base64(text) => None,
-            // It may be a key.
+            // The value is not quoted: it may be a key.
             Some(_) => here("the text is not base64".to_owned()),
             None => here("it is not a text in base64".to_owned()),
         },
@@ -88,7 +87,7 @@ fn of_kind(kind: &Kind, json: &Json) -> Option<Fault> {
     }
 }
 
-/// A whole number, as such or as a text.
+/// Checks an integer, given as a number or a string.
 fn whole(json: &Json, least: i128, most: i128) -> Option<Fault> {
     let number = match json {
         Json::Number(number) => match number.as_f64() {
@@ -138,7 +137,7 @@ fn of_enum(values: &EnumDescriptor, json: &Json) -> Option<Fault> {
     ))
 }
 
-/// Whether another field that excludes this one is set, too.
+/// Whether another field of the same oneof is set too.
 fn in_oneof(
     message: &MessageDescriptor,
     field: &FieldDescriptor,
@@ -160,14 +159,14 @@ fn in_oneof(
 }
 
 fn field(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
-    // A dot leads further in a parameter, not in JSON.
+    // Dots separate path parts only in query parameters, not in JSON names.
     let fields = resolve(message, name)
         .ok()
         .filter(|_| !name.contains('.'))?;
     fields.into_iter().next()
 }
 
-/// The fields that a message has, as its JSON calls them.
+/// The JSON names of a message's fields, for error messages.
 fn fields(message: &MessageDescriptor) -> String {
     let names: Vec<String> = message
         .fields()

@@ -1,5 +1,5 @@
-//! Schemas of what clients send: as strict as the rules that requests are checked with
-//! ([`rules`](crate::resource::rules), [`bounds`](crate::resource::bounds)).
+//! Schemas of requests, as strict as the rules that requests are validated with ([`rules`](crate::resource::rules),
+//! [`bounds`](crate::resource::bounds)).
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value as Json, json};
@@ -10,16 +10,16 @@ use crate::resource::bounds::{self, Bound, CONTROL, Form};
 use crate::resource::id;
 use crate::resource::rules::{Field, Rules};
 
-/// What an object is sent for.
+/// The call that an object is sent with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To make it: what is required is there.
+    /// Create: required fields must be present.
     Create,
-    /// To change it: what is not there stays as it is.
+    /// Update: absent fields keep their value.
     Update,
 }
 
-/// The schema of a resource that is sent, written into `schemas` the first time.
+/// The schema of a resource in a request. Added to `schemas` on first use.
 pub fn object(schemas: &mut Schemas, message: &MessageDescriptor, purpose: Purpose) -> Json {
     let verb = match purpose {
         Purpose::Create => "Create",
@@ -38,7 +38,8 @@ pub fn object(schemas: &mut Schemas, message: &MessageDescriptor, purpose: Purpo
     schemas.write(&name, schema)
 }
 
-/// The schema of an ID that a client gives, or leaves to the server, in this field of a request.
+/// The schema of a resource ID in a request, in the field of this name. The ID may be absent, for the server to
+/// assign.
 pub fn id(field: &str) -> Json {
     let mut schema = text(&bounds::ID, false);
     let resource = field.strip_suffix("_id").unwrap_or(field);
@@ -46,7 +47,7 @@ pub fn id(field: &str) -> Json {
     schema
 }
 
-/// The schema of an ID in a path: a given one, or one of the server's.
+/// The schema of an ID in a path: client-chosen or server-assigned.
 pub fn id_in_path() -> Json {
     let (id, uuid) = (
         bounds::ID.pattern,
@@ -55,12 +56,12 @@ pub fn id_in_path() -> Json {
     json!({"type": "string", "pattern": format!("^(?:{id}|{uuid})$"), "maxLength": bounds::ID.most})
 }
 
-/// The schema of a text in which anything may stand but control characters.
+/// The schema of a string without control characters.
 pub fn any_text() -> Json {
     json!({"type": "string", "pattern": format!("^{}*$", without_control())})
 }
 
-/// The schema of a field mask over a resource: its paths, between commas, or all of them.
+/// The schema of a field mask over a resource: comma-separated paths, or `*`.
 pub fn mask(message: &MessageDescriptor) -> Json {
     let mut paths = Vec::new();
     add_paths(&Rules::of(message), "", "", &mut paths);
@@ -93,7 +94,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// `prefix` is the path of the object with a dot; empty for the resource.
+    /// `prefix` is the path of the object with a trailing dot; empty for the resource.
     fn object(&mut self, prefix: &str, rules: &Rules) -> Json {
         let mut properties = Map::new();
         let mut required = Vec::new();
@@ -113,7 +114,7 @@ impl Writer<'_> {
             schema["not"] = json!({ "required": names });
         }
         if self.purpose == Purpose::Update {
-            // An empty object means all that it could have, so that what is required goes.
+            // An empty object in an update clears all its fields, also required ones, so it must not be empty.
             if !prefix.is_empty() && !required.is_empty() {
                 schema["minProperties"] = Json::from(1);
             }
@@ -148,7 +149,7 @@ impl Writer<'_> {
         if descriptor.kind().as_message().is_some() && !field.required {
             schema["nullable"] = Json::from(true);
         }
-        // As a property of its own it would be two of one name to generators of clients.
+        // As a property of its own, the alias would be a duplicate to client generators.
         if descriptor.name() != descriptor.json_name() {
             schema["x-also"] = Json::from(descriptor.name());
         }
@@ -202,7 +203,7 @@ impl Writer<'_> {
     }
 }
 
-/// The numbers that a field takes: single ones, or a range.
+/// The values of an integer field: a set, or a range.
 enum Numbers {
     Among(Vec<i64>),
     Within(i64, i64),
@@ -231,7 +232,7 @@ fn int32(field: &Field) -> Json {
     }
 }
 
-/// As a text, so that the bounds are a pattern; they stand beside it as numbers, too.
+/// A 64-bit integer is a string: its bounds are a pattern, and also given as numbers.
 fn int64(field: &Field) -> Json {
     match numbers(field, i64::MIN, i64::MAX) {
         Numbers::Among(good) => {
@@ -267,7 +268,7 @@ fn text(form: &Form, required: bool) -> Json {
     schema
 }
 
-/// A character of a text.
+/// Character class without control characters.
 fn without_control() -> String {
     CONTROL.replacen('[', "[^", 1)
 }

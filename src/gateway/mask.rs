@@ -8,10 +8,10 @@ use serde_json::{Map, Value as Json};
 use super::route::resolve;
 use super::template::Captures;
 
-/// Full name of a mask's message.
+/// Full name of the mask message.
 pub const KIND: &str = "google.protobuf.FieldMask";
 
-/// The mask that a text means: paths between commas, snake_case or lowerCamelCase.
+/// Parses a mask: comma-separated paths, in snake_case or lowerCamelCase.
 pub fn parse(kind: &MessageDescriptor, text: &str) -> DynamicMessage {
     let paths = text.split(',').map(|path| snake_case(path.trim()));
     of(kind, paths.filter(|path| !path.is_empty()))
@@ -23,7 +23,7 @@ fn of(kind: &MessageDescriptor, paths: impl Iterator<Item = String>) -> DynamicM
     mask
 }
 
-/// `spec.modelNumber` as `spec.model_number`; what is snake_case already stays.
+/// Converts `spec.modelNumber` to `spec.model_number`; snake_case stays unchanged.
 fn snake_case(path: &str) -> String {
     let mut snake = String::with_capacity(path.len());
     for letter in path.chars() {
@@ -35,8 +35,9 @@ fn snake_case(path: &str) -> String {
     snake
 }
 
-/// Gives a PATCH without a mask the fields that its body names. What the path says, the name, is not
-/// among them; nor are keys that are empty, which is what answers have in the place of any, beside others.
+/// Sets the mask of a PATCH without one to the fields named by its body. Excluded are the name, which the path gives,
+/// and empty keys beside other fields: responses have empty keys in place of the real ones, and echoing them must not
+/// delete keys.
 pub fn complete(
     message: &mut DynamicMessage,
     body_field: &FieldDescriptor,
@@ -79,7 +80,7 @@ pub fn complete(
     message.set_field(&field, Value::Message(of(&kind, paths.into_iter())));
 }
 
-/// The fields that a JSON object names; keys that are empty only where there is nothing else.
+/// The fields named by a JSON object; empty keys only if nothing else is named.
 pub fn named(message: &MessageDescriptor, json: &Json) -> Vec<String> {
     let Json::Object(object) = json else {
         return Vec::new();
@@ -92,7 +93,7 @@ pub fn named(message: &MessageDescriptor, json: &Json) -> Vec<String> {
     }
 }
 
-/// Paths of the fields that a JSON object names.
+/// Collects the paths of the fields named by a JSON object.
 #[derive(Default)]
 struct Named {
     fields: Vec<String>,
@@ -100,7 +101,7 @@ struct Named {
 }
 
 impl Named {
-    /// A message is gone into, unless it is empty, which means all of it, or one of protobuf's own.
+    /// Descends into messages, except empty ones (which mean the whole message) and well-known protobuf types.
     fn all_in(&mut self, message: &MessageDescriptor, object: &Map<String, Json>, prefix: &str) {
         for (name, value) in object {
             let Ok(fields) = resolve(message, name) else {
@@ -118,7 +119,7 @@ impl Named {
                 {
                     self.all_in(&inside, object, &format!("{path}."));
                 }
-                // Bytes are keys in this API.
+                // All bytes fields of this API are keys.
                 (Kind::Bytes, Json::String(empty)) if empty.is_empty() => {
                     self.empty_keys.push(path);
                 }

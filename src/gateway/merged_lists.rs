@@ -1,8 +1,8 @@
-//! Lists that share one path: `GET /v1/volumes` answers all of them in one object, as one list.
+//! Lists that share one path: `GET /v1/volumes` merges them into one list.
 //!
-//! A page is filled from one list after the other, so `page_size` counts for all of them together.
-//! The answer's `nextPageToken` names the list to go on with and holds that list's own token. Where
-//! a page ends together with a list, the next page may be empty.
+//! A page is filled from one list after the other, and `page_size` limits them together. `nextPageToken` names the
+//! list to continue with and contains that list's own token. If a page ends exactly at the end of a list, the next
+//! page may be empty.
 
 use axum::http::request::Parts;
 use prost_reflect::DynamicMessage;
@@ -18,7 +18,7 @@ use crate::resource::paging;
 
 const NEXT: &str = "nextPageToken";
 
-/// Answers one page over all lists.
+/// Lists one page over all lists.
 pub async fn list(
     services: &Services,
     rules: &[(&Rule, Captures)],
@@ -26,14 +26,14 @@ pub async fn list(
     query: &[(String, String)],
 ) -> Result<Json, Failure> {
     let names: Vec<&str> = rules.iter().map(|(rule, _)| rule.rpc.name()).collect();
-    let (size, token) = asked(rules, query)?;
+    let (size, token) = page_of(rules, query)?;
     let mut left = paging::size(size)?;
-    let (first, mut token) = open(&token, &names)?;
+    let (first, mut token) = split_token(&token, &names)?;
     let mut next = String::new();
     let mut answer = Map::new();
     for (at, (rule, captures)) in rules.iter().enumerate() {
         if left == 0 && next.is_empty() {
-            next = close(names[at], "");
+            next = join_token(names[at], "");
         }
         let page = if at < first || !next.is_empty() {
             DynamicMessage::new(rule.rpc.output())
@@ -49,7 +49,7 @@ pub async fn list(
             continue;
         };
         match page.remove(NEXT) {
-            Some(Json::String(more)) if !more.is_empty() => next = close(names[at], &more),
+            Some(Json::String(more)) if !more.is_empty() => next = join_token(names[at], &more),
             _ => {}
         }
         let found: usize = page.values().filter_map(Json::as_array).map(Vec::len).sum();
@@ -60,14 +60,17 @@ pub async fn list(
     Ok(Json::Object(answer))
 }
 
-/// The size and the token of the page that a query asks for, read as the first list reads them.
-fn asked(rules: &[(&Rule, Captures)], query: &[(String, String)]) -> Result<(i32, String), Error> {
+/// The page size and token of a query, parsed by the first list's rules.
+fn page_of(
+    rules: &[(&Rule, Captures)],
+    query: &[(String, String)],
+) -> Result<(i32, String), Error> {
     let Some((rule, captures)) = rules.first() else {
         return Ok((0, String::new()));
     };
-    let asked = request::build(rule, captures, query, &[])?;
-    let size = asked.get_field_by_name("page_size");
-    let token = asked.get_field_by_name("page_token");
+    let page = request::build(rule, captures, query, &[])?;
+    let size = page.get_field_by_name("page_size");
+    let token = page.get_field_by_name("page_token");
     Ok((
         size.and_then(|size| size.as_i32()).unwrap_or_default(),
         token
@@ -76,13 +79,13 @@ fn asked(rules: &[(&Rule, Captures)], query: &[(String, String)]) -> Result<(i32
     ))
 }
 
-/// A token of all lists: go on in this one, with its own token; with none, at its begin.
-fn close(list: &str, token: &str) -> String {
+/// Builds a merged token: the list to continue with, and its own token (empty for its start).
+fn join_token(list: &str, token: &str) -> String {
     format!("{list}.{token}")
 }
 
-/// Which list a token goes on with, and the token of that list.
-fn open(token: &str, lists: &[&str]) -> Result<(usize, String), Error> {
+/// Splits a merged token into the index of its list and that list's own token.
+fn split_token(token: &str, lists: &[&str]) -> Result<(usize, String), Error> {
     if token.is_empty() {
         return Ok((0, String::new()));
     }
@@ -108,16 +111,19 @@ mod tests {
     fn a_token_names_its_list_and_holds_the_token_of_it() {
         for (at, list) in LISTS.into_iter().enumerate() {
             for own in ["", "abc-_", "a.b"] {
-                assert_eq!(open(&close(list, own), &LISTS), Ok((at, own.to_owned())));
+                assert_eq!(
+                    split_token(&join_token(list, own), &LISTS),
+                    Ok((at, own.to_owned()))
+                );
             }
         }
-        assert_eq!(open("", &LISTS), Ok((0, String::new())));
+        assert_eq!(split_token("", &LISTS), Ok((0, String::new())));
     }
 
     #[test]
     fn a_bad_token_is_refused() {
         for bad in ["x", "ListQosVolumes", "ListNullVolumes.a", ".", "%"] {
-            assert!(open(bad, &LISTS).is_err(), "{bad}");
+            assert!(split_token(bad, &LISTS).is_err(), "{bad}");
         }
     }
 }

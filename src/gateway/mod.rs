@@ -1,5 +1,5 @@
-//! HTTP/JSON over the gRPC services, after the google.api.http options of their descriptors: there is
-//! no route written by hand, and a service that gets one in `proto/` has it here.
+//! HTTP/JSON over the gRPC services, from the google.api.http options of their descriptors. No route is written by
+//! hand: an option added in `proto/` is served here.
 //!
 //! ```text
 //! HTTP request ─ route ─► request message ─ call ─► answer ─► JSON
@@ -7,8 +7,8 @@
 //!                404, 405     400        HTTP status of the gRPC code
 //! ```
 //!
-//! Calls stay in the process, and pass the same layers as those of gRPC clients. Conventions are
-//! those of grpc-gateway; `GET /openapi.json` describes the whole.
+//! Calls stay in the process and pass the same layers as gRPC clients' calls. The conventions are grpc-gateway's; `GET
+//! /openapi.json` describes the API.
 
 mod call;
 mod choices;
@@ -59,18 +59,18 @@ pub(crate) use request::set as set_field;
 pub(crate) use response::json as json_of;
 pub(crate) use route::resolve as field_path;
 
-/// What every request needs.
+/// State shared by all requests.
 struct Gateway {
     table: Table,
     services: Services,
     limits: Limits,
 }
 
-/// A router that serves every RPC of `pool` with an HTTP option by calling `services`, tonic's
-/// `Routes` with or without layers.
+/// Builds a router that serves every RPC of `pool` with an HTTP option by calling `services`: tonic's `Routes`, with
+/// or without layers.
 ///
 /// # Errors
-/// Says which RPC has an option that the gateway cannot serve.
+/// The RPC with an option that the gateway does not support.
 pub fn router<S>(pool: &DescriptorPool, services: S, limits: Limits) -> Result<Router, String>
 where
     S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>>,
@@ -103,7 +103,7 @@ async fn handle(State(gateway): State<Arc<Gateway>>, request: Request<Body>) -> 
     response::respond(answer)
 }
 
-/// How long the client waits, if it says so: what tonic's server does for clients of gRPC.
+/// The client's timeout, if it gives one. tonic's server does the same for gRPC clients.
 fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
     let Some(value) = headers.get(GRPC_TIMEOUT) else {
         return Ok(None);
@@ -133,7 +133,7 @@ impl Gateway {
     }
 
     async fn answer(&self, head: &Parts, body: &mut Body) -> Result<Json, Failure> {
-        // The answer to a HEAD is that to a GET; the server leaves its body out.
+        // A HEAD is handled as a GET; the HTTP server omits the body.
         let method = match head.method {
             Method::HEAD => &Method::GET,
             ref other => other,
@@ -165,7 +165,7 @@ impl Gateway {
 
     async fn read(&self, body: &mut Body) -> Result<Bytes, Failure> {
         let limit = self.limits.body;
-        // Before anything is read: a client that asks whether to send a body (100-continue) is told no.
+        // Checked before anything is read: a client that asks first (100-continue) is refused at once.
         if is_longer(body, limit) {
             return Err(Failure::body_too_large(limit));
         }
@@ -177,13 +177,13 @@ impl Gateway {
     }
 }
 
-/// Whether a body is longer than `limit` by its own word.
+/// Whether a body is longer than `limit` by its announced length.
 pub(crate) fn is_longer(body: &Body, limit: usize) -> bool {
     let least = usize::try_from(body.size_hint().lower());
     least.map_or(true, |least| least > limit)
 }
 
-/// The server's own reasons (late, too much in all) are statuses; the rest is the client's fault.
+/// The server's own reasons (deadline, memory limit) arrive as statuses; any other error is the client's fault.
 fn unreadable(error: BoxError) -> Failure {
     let text = error.to_string();
     let status = Status::from_error(error);
@@ -193,13 +193,12 @@ fn unreadable(error: BoxError) -> Failure {
     }
 }
 
-/// The response of a path that only GET reads.
+/// The response to a method other than GET on a GET-only path.
 pub(crate) fn only_get(method: &Method) -> Response<Body> {
     response::respond(Err(Failure::method_not_allowed(method, &[Method::GET])))
 }
 
-/// The response to a request that the server does not let through; `http` is its status where that is
-/// not the one of the code.
+/// The response to a request that the server refuses; `http` overrides the HTTP status of the gRPC code.
 pub(crate) fn refuse(status: Status, http: Option<StatusCode>) -> Response<Body> {
     let mut response = response::respond(Err(status.into()));
     if let Some(http) = http {
@@ -208,22 +207,22 @@ pub(crate) fn refuse(status: Status, http: Option<StatusCode>) -> Response<Body>
     response
 }
 
-/// What is wrong with the value of a field.
+/// The fault of a field's value, if any.
 pub(crate) fn fault_of(field: &FieldDescriptor, json: &Json) -> Option<String> {
     explain::of_field(field, json).map(|fault| fault.what)
 }
 
-/// The first value in `json` that is none of `message`: its path, and what is wrong with it.
+/// The first value in `json` that does not fit `message`: its path, and what is wrong.
 pub(crate) fn fault_in(message: &MessageDescriptor, json: &Json) -> Option<(String, String)> {
     explain::of_message(message, json).map(|fault| (fault.path, fault.what))
 }
 
-/// The fields of `message` that `json` names, for a mask; as a PATCH without one has them.
+/// The fields of `message` named by `json`, as the mask of a PATCH without one.
 pub(crate) fn paths_in(message: &MessageDescriptor, json: &Json) -> Vec<String> {
     mask::named(message, json)
 }
 
-/// The query parameters, decoded, in their order.
+/// The decoded query parameters, in order.
 fn query(head: &Parts) -> Vec<(String, String)> {
     let text = head.uri.query().unwrap_or_default();
     form_urlencoded::parse(text.as_bytes())

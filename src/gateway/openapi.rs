@@ -1,5 +1,5 @@
-//! The OpenAPI 3.0 description of the gateway, from the descriptors: paths from the routes, schemas
-//! from the messages, words from the comments in `proto/`.
+//! The OpenAPI 3.0 description of the gateway, from the descriptors: paths from the routes, schemas from the messages,
+//! descriptions from the comments in `proto/`.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,7 +15,7 @@ use super::route::{Body, Route, Rule, Table};
 use super::schema::{Schemas, reference};
 use super::template::{Segment, Template};
 
-/// What holds for all calls.
+/// Description of the whole API.
 const GENERAL: &str = "HTTP/JSON over the gRPC services, as grpc-gateway has it. Names of fields and \
     parameters are taken in lowerCamelCase and snake_case, 64-bit numbers as strings and numbers; \
     answers and the schemas here have the first of each, and `x-also` is the other name. A message \
@@ -28,7 +28,7 @@ const GENERAL: &str = "HTTP/JSON over the gRPC services, as grpc-gateway has it.
     501 UNIMPLEMENTED, 503 UNAVAILABLE, 504 DEADLINE_EXCEEDED; 405 for another method than those in \
     the header Allow.";
 
-/// How a field mask is written.
+/// Description of field masks.
 const MASK: &str = "\n\nPaths of fields between commas, such as `spec.hostnqn,spec.psk`, or `*` for \
     all of them. Without it the fields that the body names are meant, but for keys that are \
     empty beside others, as in answers: to take a key away, name it here.";
@@ -70,7 +70,7 @@ pub fn describe(pool: &DescriptorPool, table: &Table) -> Json {
 }
 
 struct Writer {
-    /// Names of the variables of a path, by its shape.
+    /// Names of path variables, by the shape of the resource name.
     variables: HashMap<String, Vec<String>>,
     schemas: Schemas,
 }
@@ -141,7 +141,7 @@ impl Writer {
         (path, operation)
     }
 
-    /// The schema of what a rule takes as the body, unless the path says all.
+    /// The schema of a rule's body; `None` if the path holds the whole request.
     fn body(&mut self, method: &Method, rule: &Rule) -> Option<Json> {
         match &rule.body {
             Body::None => None,
@@ -165,7 +165,7 @@ impl Writer {
         }
     }
 
-    /// The path in OpenAPI's form, and the names of its variables.
+    /// The path in OpenAPI syntax, and the names of its variables.
     fn path(&self, template: &Template) -> (String, Vec<String>) {
         let shape = template.shape();
         let named = self.variables.iter().find_map(|(collection, names)| {
@@ -194,7 +194,7 @@ impl Writer {
         (path, names)
     }
 
-    /// What a rule takes as query parameters: fields that neither path nor body hold.
+    /// The query parameters of a rule: fields in neither path nor body.
     fn query(&mut self, rule: &Rule) -> Vec<Json> {
         let mut parameters = Vec::new();
         for field in rule.rpc.input().fields() {
@@ -222,7 +222,7 @@ impl Writer {
                 "name": field.json_name(),
                 "in": "query",
                 "description": words,
-                // A list's parent is in the path where there are parents.
+                // A list's parent is in the path where the kind has parents.
                 "required": self.schemas.requires(&field) && field.name() != "parent",
                 "schema": schema,
             });
@@ -254,8 +254,7 @@ impl Writer {
     }
 }
 
-/// Names of the variables in resource names, by the shape of those: `nvmeSubsystems/*` has
-/// `subsystem`.
+/// Names of the variables in resource names, by the shape of the name: `nvmeSubsystems/*` has `subsystem`.
 fn variables(pool: &DescriptorPool) -> HashMap<String, Vec<String>> {
     let mut found = HashMap::new();
     let Some(extension) = pool.get_extension_by_name("google.api.resource") else {
@@ -309,7 +308,7 @@ mod tests {
             .map(|operation| operation["operationId"].as_str().unwrap())
             .collect();
         for service in api::pool().services() {
-            // Streams are served as server-sent events, beside the gateway.
+            // Streams are served as server-sent events, outside of the gateway.
             for rpc in service.methods().filter(|rpc| !rpc.is_server_streaming()) {
                 let id = format!("{}_{}", service.name(), rpc.name());
                 assert!(ids.contains(&id.as_str()), "{id}");

@@ -1,4 +1,4 @@
-//! Query parameters: fields of the request that neither the path nor the body holds.
+//! Query parameters: request fields in neither the path nor the body.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, ReflectMessage, Value};
 use serde_json::{Map, Value as Json};
@@ -9,7 +9,7 @@ use super::request::set;
 use super::route::{Body, Rule, resolve};
 use crate::error::Error;
 
-/// Adds one query parameter: `page_size=3`, `spec.nqn=...`, snake_case or camelCase.
+/// Sets one query parameter: `page_size=3`, `spec.nqn=...`, in snake_case or camelCase.
 pub fn add(message: &mut DynamicMessage, rule: &Rule, name: &str, text: &str) -> Result<(), Error> {
     let refuse = |why: String| Error::invalid(name, format!("query parameter: {why}"));
     let path = resolve(&message.descriptor(), name).map_err(|(part, inside)| {
@@ -30,7 +30,7 @@ pub fn add(message: &mut DynamicMessage, rule: &Rule, name: &str, text: &str) ->
         refuse(format!("there is no field {part:?}, only {known}"))
     })?;
     let full = dotted(&path);
-    // The path says it, and has the last word.
+    // The path sets this field and takes precedence.
     if rule.template.fields().any(|field| field == full) {
         return Ok(());
     }
@@ -88,14 +88,13 @@ fn current(
     }
 }
 
-/// The value that a query parameter's text means: what the field's JSON form would be, without
-/// quotes.
+/// Parses the text of a query parameter: the field's JSON form without quotes.
 fn parameter(field: &FieldDescriptor, text: &str) -> Result<Value, String> {
     let json = match field.kind() {
         Kind::Message(message) if message.full_name() == mask::KIND => {
             return Ok(Value::Message(mask::parse(&message, text)));
         }
-        // Also of a message that has a JSON form of its own, such as the paths of a field mask.
+        // Also for a list in a message with a JSON form of its own, such as the paths of a field mask.
         Kind::String if field.is_list() => {
             return Ok(Value::List(vec![Value::String(text.to_owned())]));
         }
@@ -125,7 +124,7 @@ fn parameter(field: &FieldDescriptor, text: &str) -> Result<Value, String> {
         )
 }
 
-/// As grpc-gateway takes it: Python's clients write `True`.
+/// Accepts grpc-gateway's spellings: Python clients write `True`.
 fn boolean(text: &str) -> Json {
     match text {
         "true" | "True" | "TRUE" | "t" | "T" | "1" => Json::Bool(true),

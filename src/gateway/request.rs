@@ -1,7 +1,7 @@
-//! From an HTTP request to the request message of an RPC.
+//! Builds the request message of an RPC from an HTTP request.
 //!
-//! The query fills fields first, then the body, then the path, whose word is last. A PATCH without a
-//! mask gets one: the fields that its body names.
+//! Fields are set by the query, then the body, then the path, which takes precedence. A PATCH without a mask gets the
+//! fields that its body names.
 
 use prost_reflect::{
     DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage,
@@ -17,7 +17,7 @@ use super::unique_keys::UniqueKeys;
 use super::{mask, query};
 use crate::error::Error;
 
-/// Makes the request message.
+/// Builds the request message.
 ///
 /// # Errors
 /// [`Error::Invalid`] with the field and, in the body, the line and column.
@@ -32,7 +32,7 @@ pub fn build(
         query::add(&mut message, rule, name, text)?;
     }
     let mut json = Json::Null;
-    // A body of nothing but white space is none.
+    // A body of only white space counts as absent.
     if !body.trim_ascii().is_empty() {
         match &rule.body {
             Body::None => {}
@@ -55,7 +55,7 @@ pub fn build(
     Ok(message)
 }
 
-/// Reads a message from JSON, and the JSON as it is. Unknown fields are refused.
+/// Parses JSON into a message; also returns the JSON. Unknown fields are refused.
 fn parse(
     rule: &Rule,
     message: &MessageDescriptor,
@@ -74,8 +74,8 @@ fn parse(
         let at = format!("line {line} column {column}");
         match serde_json::from_slice(json) {
             Ok(UniqueKeys(json)) => {
-                let fault =
-                    wrapped(rule, message, &json).or_else(|| explain::of_message(message, &json));
+                let fault = misplaced_field(rule, message, &json)
+                    .or_else(|| explain::of_message(message, &json));
                 if let Some(Fault { path, what }) = fault {
                     return Error::invalid(place(field, &path), format!("{what} ({at})"));
                 }
@@ -86,7 +86,7 @@ fn parse(
             Err(_) => {}
         }
         let inside = track.path().to_string();
-        // Where JSON breaks off there is no name for what would have come.
+        // Truncated JSON has no name for the missing part.
         let inside = inside.trim_end_matches(['.', '?']);
         Error::invalid(
             place(field, inside),
@@ -95,7 +95,7 @@ fn parse(
     })
 }
 
-/// What an error names: the field of the request that the body is, and the way into it.
+/// The path for an error: the request's field that the body fills, and the path within it.
 fn place(field: &str, inside: &str) -> String {
     match (field, inside) {
         ("", "") => "body".to_owned(),
@@ -105,8 +105,8 @@ fn place(field: &str, inside: &str) -> String {
     }
 }
 
-/// A body that has fields of the request which belong elsewhere.
-fn wrapped(rule: &Rule, message: &MessageDescriptor, json: &Json) -> Option<Fault> {
+/// Detects a body that contains request fields which belong to the path or the query.
+fn misplaced_field(rule: &Rule, message: &MessageDescriptor, json: &Json) -> Option<Fault> {
     let Body::Field(body) = &rule.body else {
         return None;
     };
@@ -138,7 +138,7 @@ fn wrapped(rule: &Rule, message: &MessageDescriptor, json: &Json) -> Option<Faul
     })
 }
 
-/// Sets the string field at a path; messages on the way are made.
+/// Sets the string field at a path, creating messages on the way.
 fn set_string(message: &mut DynamicMessage, path: &str, value: &str) -> Result<(), Error> {
     let fields = resolve(&message.descriptor(), path)
         .map_err(|(name, _)| Error::invalid(path, format!("there is no field {name:?}")))?;
@@ -146,7 +146,7 @@ fn set_string(message: &mut DynamicMessage, path: &str, value: &str) -> Result<(
     Ok(())
 }
 
-/// Sets the field at a path; messages on the way are made.
+/// Sets the field at a path, creating messages on the way.
 pub fn set(message: &mut DynamicMessage, path: &[FieldDescriptor], value: Value) {
     match path {
         [] => {}
@@ -248,7 +248,7 @@ mod tests {
         for alone in [r#"{"spec":{"psk":""}}"#, r#"{"spec":{"psk":null}}"#] {
             assert_eq!(update_mask(path, alone), ["spec.psk"]);
         }
-        // An empty message means all of it, as in grpc-gateway.
+        // An empty message means the whole message, as in grpc-gateway.
         assert_eq!(update_mask(path, r#"{"spec":{}}"#), ["spec"]);
         let with = |query: &str| update_mask(&format!("{path}?{query}"), body);
         assert_eq!(with("update_mask=*"), ["*"]);

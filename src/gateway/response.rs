@@ -1,5 +1,5 @@
-//! From the answer of an RPC to an HTTP response, as grpc-gateway makes it: every field is there,
-//! names are lowerCamelCase, 64-bit numbers are strings; an error is `{"code","message","details"}`.
+//! Builds HTTP responses in grpc-gateway's form: every field is present, names are lowerCamelCase, 64-bit integers are
+//! strings; an error is `{"code","message","details"}`.
 
 use std::sync::LazyLock;
 
@@ -21,12 +21,12 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub struct Failure {
     http: StatusCode,
     status: Status,
-    /// What the header Allow says: the methods that the path has; empty for no such header.
+    /// Value of the header Allow: the path's methods; empty for no header.
     allowed: String,
 }
 
 impl Failure {
-    /// The path has routes for these methods only.
+    /// The path has no route for this method, only for `routes`.
     pub fn method_not_allowed(method: &Method, routes: &[Method]) -> Failure {
         let mut names: Vec<&str> = routes.iter().map(Method::as_str).collect();
         if routes.contains(&Method::GET) {
@@ -40,7 +40,7 @@ impl Failure {
         }
     }
 
-    /// The body has more bytes than the limit.
+    /// The body is longer than the limit, in bytes.
     pub fn body_too_large(limit: usize) -> Failure {
         Failure {
             http: StatusCode::PAYLOAD_TOO_LARGE,
@@ -66,7 +66,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// HTTP status of a gRPC code (google.rpc.Code, and nginx's 499 for a client that went away).
+/// HTTP status of a gRPC code (google.rpc.Code; 499 is nginx's status for a client that closed the connection).
 fn http_status(code: Code) -> StatusCode {
     let status = match code {
         Code::Ok => 200,
@@ -96,7 +96,7 @@ pub fn respond(answer: Result<Json, Failure>) -> Response<Body> {
     };
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
-    // For the report of the call.
+    // For the call's log and metrics.
     if let Some(failed) = failed {
         response.extensions_mut().insert(failed);
     }
@@ -107,10 +107,10 @@ pub fn respond(answer: Result<Json, Failure>) -> Response<Body> {
     response
 }
 
-/// The JSON form of a message.
+/// Serializes a message as JSON.
 ///
 /// # Errors
-/// [`Error::Internal`] for a value that JSON has no form for, such as a time before year 1.
+/// [`Error::Internal`] for a value without a JSON form, such as a time before year 1.
 pub fn json(message: &DynamicMessage) -> Result<Json, Error> {
     let options = SerializeOptions::new()
         .skip_default_fields(false)
@@ -122,8 +122,8 @@ pub fn json(message: &DynamicMessage) -> Result<Json, Error> {
     Ok(json)
 }
 
-/// An unset message is `null`, as in grpc-gateway's answers; the JSON that prost-reflect makes does
-/// not have it. Members of a oneof stay away.
+/// Adds `null` for unset messages, as grpc-gateway does but prost-reflect does not. Unset members of a oneof stay
+/// absent.
 fn add_nulls(json: &mut Json, message: &DynamicMessage) {
     let Json::Object(object) = json else {
         return;
@@ -164,7 +164,7 @@ fn error_body(status: &Status) -> Json {
     })
 }
 
-/// The google.rpc details of an error; none if they cannot be read.
+/// The google.rpc details of an error; `None` if they cannot be decoded.
 fn details(encoded: &[u8]) -> Option<Vec<Json>> {
     static POOL: LazyLock<Option<DescriptorPool>> =
         LazyLock::new(|| DescriptorPool::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).ok());

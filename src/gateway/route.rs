@@ -1,4 +1,4 @@
-//! The table of routes, read off the google.api.http options of the descriptors.
+//! The route table, from the google.api.http options of the descriptors.
 
 use axum::http::Method;
 use axum::http::uri::PathAndQuery;
@@ -9,61 +9,61 @@ use prost_reflect::{
 
 use super::template::{Captures, Path, Template};
 
-/// All routes of an API; where two match a path, the first is meant.
+/// All routes of an API, in order of precedence.
 #[derive(Debug)]
 pub struct Table {
     routes: Vec<Route>,
 }
 
-/// One HTTP method on one shape of path.
+/// One HTTP method on one path shape.
 #[derive(Debug)]
 pub struct Route {
     /// The HTTP method.
     pub method: Method,
-    /// One for nearly all. Several lists may share a path: it then answers all of them.
+    /// The rules: usually one. Several lists may share a path, which then merges them.
     pub rules: Vec<Rule>,
 }
 
-/// How one RPC looks over HTTP.
+/// HTTP mapping of one RPC.
 #[derive(Debug, Clone)]
 pub struct Rule {
     /// The RPC.
     pub rpc: MethodDescriptor,
-    /// The RPC as gRPC's path: `/package.Service/Method`.
+    /// Path of the RPC in gRPC: `/package.Service/Method`.
     pub grpc_path: PathAndQuery,
-    /// The path.
+    /// Template of the HTTP path.
     pub template: Template,
-    /// What of the request the HTTP body holds.
+    /// The part of the request in the HTTP body.
     pub body: Body,
 }
 
-/// What of a request the HTTP body holds.
+/// The part of a request in the HTTP body.
 #[derive(Debug, Clone)]
 pub enum Body {
     /// Nothing.
     None,
-    /// All that the path does not hold.
+    /// Everything but the fields in the path.
     All,
     /// This field, a message.
     Field(FieldDescriptor),
 }
 
-/// What a method and a path lead to.
+/// The routes of a method and a path.
 #[derive(Debug)]
 pub enum Found<'a> {
     /// A route, with the captures of each of its rules.
     Route(Vec<(&'a Rule, Captures)>),
-    /// Routes of other methods only: these.
+    /// The path has routes for these other methods only.
     OtherMethods(Vec<Method>),
     /// No route.
     Nothing,
 }
 
 impl Table {
-    /// Reads the routes of all services that have HTTP options.
+    /// Builds the routes of all services that have HTTP options.
     ///
     /// # Errors
-    /// Says which RPC has an option that this gateway cannot serve.
+    /// The RPC with an option that the gateway does not support.
     pub fn new(pool: &DescriptorPool) -> Result<Table, String> {
         let Some(http) = pool.get_extension_by_name("google.api.http") else {
             return Err("the descriptors do not know google.api.http".to_owned());
@@ -93,7 +93,7 @@ impl Table {
         Ok(table)
     }
 
-    /// Finds what a request's method and path mean.
+    /// Finds the route of a request's method and path.
     pub fn find(&self, method: &Method, path: &str) -> Found<'_> {
         let Some(path) = Path::parse(path) else {
             return Found::Nothing;
@@ -110,7 +110,7 @@ impl Table {
                 let rules = route.rules.iter();
                 return Found::Route(rules.filter_map(|r| Some((r, captures(r)?))).collect());
             }
-            // A custom verb, which comes first, would do as the end of an ID too.
+            // A custom verb could also match as the end of an ID. Templates with a verb come first.
             if *shape.get_or_insert_with(|| template.shape()) == template.shape() {
                 others.push(route.method.clone());
             }
@@ -139,8 +139,7 @@ impl Table {
         }
     }
 
-    /// Lists that share a path are also served each on a path of its own, `/v1/` and the plural of
-    /// what it lists.
+    /// Also serves each list of a shared path on its own path: `/v1/` and the plural of its resource.
     fn add_own_paths_of_shared_lists(&mut self, pool: &DescriptorPool) -> Result<(), String> {
         let shared = self.routes.iter().filter(|route| route.rules.len() > 1);
         let rules: Vec<Rule> = shared.flat_map(|route| route.rules.clone()).collect();
@@ -167,7 +166,7 @@ impl Route {
     }
 }
 
-/// The rules of one RPC: its option's own, and the additional ones in it.
+/// The rules of one RPC: its option, and the option's additional bindings.
 fn rules(
     rpc: &MethodDescriptor,
     http: &ExtensionDescriptor,
@@ -247,8 +246,8 @@ fn rule(rpc: &MethodDescriptor, option: &DynamicMessage) -> Result<(Method, Rule
     ))
 }
 
-/// The fields along a path such as `nvme_subsystem.name`, each by its proto or its JSON name. The
-/// error is the part that is not known, and the message that does not have it.
+/// Resolves a path such as `nvme_subsystem.name` to its fields, each by its proto or JSON name. The error is the
+/// unknown part and the message that lacks it.
 pub fn resolve(
     message: &MessageDescriptor,
     path: &str,
@@ -272,7 +271,7 @@ pub fn resolve(
     Ok(fields)
 }
 
-/// The message that a list's answer holds many of.
+/// The message type of the objects in a list response.
 fn listed(answer: &MessageDescriptor) -> Option<MessageDescriptor> {
     let field = answer.fields().find(|field| field.is_list())?;
     field.kind().as_message().cloned()

@@ -1,4 +1,4 @@
-//! OpenAPI schemas of messages, with the comments in `proto/` as their words.
+//! OpenAPI schemas of messages, with descriptions from the comments in `proto/`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -8,30 +8,30 @@ use prost_reflect::{
 };
 use serde_json::{Map, Value as Json, json};
 
-/// A time as the JSON of protobuf has it (RFC 3339 with an offset): few readers check formats.
+/// A timestamp in protobuf's JSON form (RFC 3339 with an offset), as a pattern since few validators check formats.
 const TIME: &str = concat!(
     "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])",
     "T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?",
     "(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
 );
 
-/// google.api.FieldBehavior, the numbers that matter to a reader.
+/// Values of google.api.FieldBehavior that schemas express.
 const REQUIRED: i32 = 2;
 const OUTPUT_ONLY: i32 = 3;
 const IDENTIFIER: i32 = 8;
 
-/// The schemas that were asked for, and those that they need.
+/// The requested schemas and those they refer to.
 pub struct Schemas {
-    /// Comments, by file and path in it.
+    /// Comments, by file and path within the file.
     words: HashMap<(String, Vec<i32>), String>,
     behaviour: Option<ExtensionDescriptor>,
     written: BTreeMap<String, Json>,
-    /// The schemas of what may be unset, and is `null` then: messages that are fields.
+    /// Schemas of messages used as fields, which are `null` when unset.
     unset: BTreeSet<String>,
 }
 
 impl Schemas {
-    /// No schema yet but `Error`, what every failed call answers.
+    /// Starts with the schema `Error` of failed calls.
     pub fn new(pool: &DescriptorPool) -> Schemas {
         Schemas {
             words: words(pool),
@@ -43,7 +43,7 @@ impl Schemas {
 
     /// All schemas, by name.
     pub fn into_json(mut self) -> Json {
-        // OpenAPI 3.0 admits `null` only where a schema says so itself, beside its type.
+        // OpenAPI 3.0 allows `null` only if the schema itself is nullable and has a type.
         for name in self.unset {
             if let Some(schema) = self.written.get_mut(&name) {
                 schema["nullable"] = Json::from(true);
@@ -67,14 +67,14 @@ impl Schemas {
         })
     }
 
-    /// A reference to the schema of a message, which is written the first time.
+    /// A reference to a message's schema, which is written on first use.
     pub fn message(&mut self, message: &MessageDescriptor) -> Json {
         if message.package_name() == "google.protobuf" {
             return of_protobuf(message);
         }
         let name = schema_name(message.full_name(), message.package_name());
         if !self.written.contains_key(&name) {
-            // Holds the place, or a message that contains itself would be written for ever.
+            // Placeholder that ends the recursion of a message that contains itself.
             self.written.insert(name.clone(), Json::Null);
             let mut schema = self.object(message.fields());
             let words = self.words_of(&message.parent_file(), message.path());
@@ -84,8 +84,8 @@ impl Schemas {
         reference(&name)
     }
 
-    /// The schema of an object with these fields, also of several messages: not all of their schemas
-    /// at once, since each of them excludes what it does not know.
+    /// The schema of an object with these fields, possibly of several messages. `allOf` of their schemas would not do,
+    /// since each excludes unknown properties.
     pub fn object(&mut self, fields: impl IntoIterator<Item = FieldDescriptor>) -> Json {
         let mut properties = Map::new();
         for field in fields {
@@ -94,13 +94,13 @@ impl Schemas {
         json!({"type": "object", "properties": properties, "additionalProperties": false})
     }
 
-    /// Writes a schema; a reference to it.
+    /// Stores a schema and returns a reference to it.
     pub fn write(&mut self, name: &str, schema: Json) -> Json {
         self.written.insert(name.to_owned(), schema);
         reference(name)
     }
 
-    /// The schema of a field of an object, with its words.
+    /// The schema of a field, with its description.
     pub fn property(&mut self, field: &FieldDescriptor) -> Json {
         let words = self.words_of(&field.parent_message().parent_file(), field.path());
         let mut schema = self.of_kind(field);
@@ -108,7 +108,7 @@ impl Schemas {
         if let Some(to) = schema.get("$ref").and_then(Json::as_str) {
             let name = to.strip_prefix(SCHEMAS).map(str::to_owned);
             self.unset.extend(name.filter(|_| may_be_unset));
-            // What stands beside a reference counts for nothing.
+            // Siblings of `$ref` are ignored in OpenAPI 3.0, hence `allOf`.
             schema = json!({"allOf": [schema]});
         } else if may_be_unset {
             schema["nullable"] = Json::from(true);
@@ -120,7 +120,7 @@ impl Schemas {
         schema
     }
 
-    /// The schema of a field, without its words.
+    /// The schema of a field, without its description.
     pub fn of_kind(&mut self, field: &FieldDescriptor) -> Json {
         let one = match field.kind() {
             Kind::Message(message) => self.message(&message),
@@ -171,7 +171,7 @@ impl Schemas {
     }
 }
 
-/// Where the schemas are.
+/// Prefix of references to schemas.
 const SCHEMAS: &str = "#/components/schemas/";
 
 /// A reference to a schema by its name.
@@ -184,7 +184,7 @@ fn schema_name(full: &str, package: &str) -> String {
     short.trim_start_matches('.').to_owned()
 }
 
-/// JSON forms of protobuf's own messages.
+/// JSON forms of the well-known protobuf types.
 fn of_protobuf(message: &MessageDescriptor) -> Json {
     match message.name() {
         "Int32Value" => json!({"type": "integer", "format": "int32"}),
@@ -219,7 +219,7 @@ fn error() -> Json {
     })
 }
 
-/// Comments of all files.
+/// Collects the comments of all files.
 fn words(pool: &DescriptorPool) -> HashMap<(String, Vec<i32>), String> {
     let mut words = HashMap::new();
     for file in pool.files() {

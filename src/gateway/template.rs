@@ -5,11 +5,11 @@
 //! segments = segment { "/" segment }          variable = "{" field.path [ "=" segments ] "}"
 //! ```
 //!
-//! `**` is in the public grammar too; no route of the API uses it, and it is refused.
+//! The public grammar also has `**`, which is refused here: no route of the API uses it.
 
 use percent_encoding::percent_decode_str;
 
-/// One parsed template.
+/// A parsed template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     segments: Vec<Segment>,
@@ -17,28 +17,28 @@ pub struct Template {
     verb: Option<String>,
 }
 
-/// What one segment of a path must be.
+/// Pattern for one path segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Segment {
-    /// This text.
+    /// Exactly this text.
     Literal(String),
-    /// Any text but none.
+    /// Any non-empty text.
     Any,
 }
 
-/// A request field that holds a part of the path.
+/// A request field that is filled from the path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Variable {
     field: String,
-    /// Its segments: from the first to before the second.
+    /// Range of its segments, end exclusive.
     span: (usize, usize),
 }
 
-/// What a path gave to a template's variables: path of the request field, and its value.
+/// The values of a template's variables: path of the request field, and value.
 pub type Captures = Vec<(String, String)>;
 
 impl Template {
-    /// Parses a template; an error says what is wrong with it.
+    /// Parses a template. The error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Template, String> {
         let fail = |why: &str| Err(format!("path template {text:?}: {why}"));
         let Some(rest) = text.strip_prefix('/') else {
@@ -100,7 +100,7 @@ impl Template {
         if path.firsts.len() + 1 != self.segments.len() {
             return None;
         }
-        // The colon before a verb is one in the path as it was sent: `%3A` belongs to an ID.
+        // Only a literal colon separates the verb: `%3A` is part of an ID.
         let last = match &self.verb {
             Some(verb) => decode(path.last.strip_suffix(verb.as_str())?.strip_suffix(':')?)?,
             None => decode(&path.last)?,
@@ -123,12 +123,12 @@ impl Template {
         Some(self.variables.iter().map(capture).collect())
     }
 
-    /// The segments, variables taken apart.
+    /// The segments, with those of variables expanded.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// What follows the last segment after a colon.
+    /// The text after a colon that follows the last segment.
     pub fn verb(&self) -> Option<&str> {
         self.verb.as_deref()
     }
@@ -138,7 +138,7 @@ impl Template {
         self.variables.iter().map(|v| v.field.as_str())
     }
 
-    /// The same template for the same paths: variables have no names in it.
+    /// Canonical form without variable names: equal for templates that match the same paths.
     pub fn shape(&self) -> String {
         let segments = self.segments.iter().map(|segment| match segment {
             Segment::Literal(text) => text.as_str(),
@@ -149,7 +149,7 @@ impl Template {
         format!("/{}{}", path.join("/"), verb.unwrap_or_default())
     }
 
-    /// How closely it says what it matches: of two templates that match a path, the higher is meant.
+    /// Rank of the template: if two match a path, the higher one wins.
     pub fn precision(&self) -> (bool, usize) {
         let literal = |s: &&Segment| matches!(s, Segment::Literal(_));
         (
@@ -166,19 +166,19 @@ fn segment(text: &str) -> Segment {
     }
 }
 
-/// A request's path, cut into its segments before they are decoded: what is encoded is text, never a
-/// separator. A proxy in front that has rules for paths sees the same path.
+/// A request's path, split into segments before decoding so that an encoded slash is never a separator. A proxy with
+/// path rules in front sees the same segments.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Path {
     /// All segments but the last, decoded.
     firsts: Vec<String>,
-    /// The last as it was sent: it may end with a verb.
+    /// The last segment, not decoded: it may end with a verb.
     last: String,
 }
 
 impl Path {
-    /// `None` if it does not begin with a slash, is not UTF-8, or has an encoded slash, which no name can
-    /// have in it.
+    /// Splits a path. `None` if it does not start with a slash, is not UTF-8, or has an encoded slash, which no name
+    /// can contain.
     pub fn parse(path: &str) -> Option<Self> {
         let mut segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
         let last = segments.pop()?.to_owned();

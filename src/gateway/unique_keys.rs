@@ -1,4 +1,4 @@
-//! JSON objects that say one thing twice: which of the two is meant, nobody knows.
+//! Rejects JSON objects with duplicate members, whose meaning is ambiguous.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value as Json};
 
-/// Any JSON in which no object has a member twice; `block_size` and `blockSize` are the same one.
+/// Any JSON without duplicate members; `block_size` and `blockSize` are the same member.
 pub struct UniqueKeys(pub Json);
 
 impl<'de> Deserialize<'de> for UniqueKeys {
@@ -60,7 +60,7 @@ impl<'de> Visitor<'de> for Reader {
         let mut seen = HashSet::new();
         let mut object = Map::new();
         while let Some(name) = members.next_key::<String>()? {
-            if !seen.insert(plain(&name)) {
+            if !seen.insert(normalized(&name)) {
                 return Err(A::Error::custom(format!("{name:?} is given twice")));
             }
             let UniqueKeys(value) = members.next_value()?;
@@ -70,8 +70,8 @@ impl<'de> Visitor<'de> for Reader {
     }
 }
 
-/// What the two spellings of a name have in common.
-fn plain(name: &str) -> String {
+/// Normalizes the two spellings of a name.
+fn normalized(name: &str) -> String {
     let letters = name.chars().filter(|letter| *letter != '_');
     letters.map(|letter| letter.to_ascii_lowercase()).collect()
 }

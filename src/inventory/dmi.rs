@@ -1,5 +1,5 @@
-//! What the firmware tells through SMBIOS (DMTF DSP0134): its strings, as the kernel lists them in
-//! `class/dmi/id`, and the installed memory, from the table itself.
+//! Firmware data of SMBIOS (DMTF DSP0134): the strings in `class/dmi/id` of sysfs, and the installed memory from the
+//! raw table.
 
 use std::path::Path;
 
@@ -52,7 +52,7 @@ pub fn chassis(id: &Path) -> ChassisInfo {
     }
 }
 
-/// What a chassis type (DSP0134, table 17) means; empty if it has no meaning.
+/// Description of a chassis type (DSP0134, table 17); empty if unknown.
 fn chassis_kind(number: &str) -> &'static str {
     const KINDS: [&str; 37] = [
         "",
@@ -97,8 +97,8 @@ fn chassis_kind(number: &str) -> &'static str {
     KINDS.get(index).copied().unwrap_or("")
 }
 
-/// Bytes of memory in the machine's slots: the sum over the memory devices (type 17) of an SMBIOS
-/// table. `None` if the table names none.
+/// Installed memory in bytes: the sum over the memory devices (type 17) of an SMBIOS table. `None` if the table has
+/// none.
 pub fn installed_memory(table: &[u8]) -> Option<u64> {
     Structures(table)
         .filter(|structure| structure[0] == MEMORY_DEVICE)
@@ -106,15 +106,15 @@ pub fn installed_memory(table: &[u8]) -> Option<u64> {
         .reduce(u64::saturating_add)
 }
 
-/// Memory types (DSP0134, 7.18.2) of devices that are no memory of the system: video memory, ROM and flash,
-/// and views of persistent memory whose modules have devices of their own.
+/// Memory types (DSP0134, 7.18.2) that are not system memory: video memory, ROM, flash, and logical views of
+/// persistent memory whose modules are listed as devices themselves.
 const OTHER_MEMORY: [u8; 7] = [0x05, 0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x1f];
 
 const MEMORY_DEVICE: u8 = 17;
 const END_OF_TABLE: u8 = 127;
 
-/// Size of a memory device, in bytes (DSP0134, 7.18). `None` for an empty slot, an unknown size, and what
-/// is no memory of the system.
+/// Size of a memory device, in bytes (DSP0134, 7.18). `None` for an empty slot, an unknown size, and devices that are
+/// not system memory.
 fn memory_device(structure: &[u8]) -> Option<u64> {
     if structure
         .get(0x12)
@@ -134,8 +134,8 @@ fn memory_device(structure: &[u8]) -> Option<u64> {
     }
 }
 
-/// The structures of an SMBIOS table, each without its strings: type, length, and what follows up
-/// to that length. It ends at the end of the table or at the first structure that is not whole.
+/// Iterates over the structures of an SMBIOS table, without their strings: type, length, and the data up to that
+/// length. Ends at the end of the table or at the first truncated structure.
 struct Structures<'a>(&'a [u8]);
 
 impl<'a> Iterator for Structures<'a> {
@@ -147,7 +147,7 @@ impl<'a> Iterator for Structures<'a> {
             return None;
         }
         let structure = self.0.get(..length)?;
-        // The strings end with an empty one: two zero bytes, also where there are none.
+        // The strings end with an empty one, so with two zero bytes, even if there are none.
         let strings = &self.0[length..];
         let end = strings.windows(2).position(|pair| pair == [0, 0])?;
         self.0 = &strings[end + 2..];
@@ -193,8 +193,8 @@ mod tests {
         );
     }
 
-    /// As a server's firmware lays it out: structures of other kinds and lengths around the memory,
-    /// with strings that look like structures, and none.
+    /// A realistic layout: memory among structures of other types and lengths, with and without strings, some of which
+    /// look like structures.
     #[test]
     fn memory_is_found_among_all_that_a_table_has() {
         let structure = |kind: u8, length: u8, strings: &[&[u8]]| {

@@ -1,4 +1,4 @@
-//! Processors and memory, as the kernel counts them.
+//! Processors and memory, as counted by the kernel.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,8 +7,7 @@ use std::path::Path;
 use super::{Roots, dmi, entries, hex, text};
 use crate::api::inventory::{CpuInfo, MemoryInfo};
 
-/// Cores and threads that are online: from sysfs's topology, else the threads from
-/// `/proc/cpuinfo`.
+/// Online cores and threads: from sysfs's topology, else only threads from `/proc/cpuinfo`.
 pub fn processor(roots: &Roots) -> CpuInfo {
     let cpus = roots.sys.join("devices/system/cpu");
     let mut cores = BTreeSet::new();
@@ -18,7 +17,7 @@ pub fn processor(roots: &Roots) -> CpuInfo {
         if !matches!(number, Some(Ok(_))) {
             continue;
         }
-        // The threads of one core share this list; a thread that is offline has none.
+        // Threads of one core share this list; an offline thread has none.
         let siblings = text(&cpus.join(name).join("topology/thread_siblings_list"));
         if !siblings.is_empty() {
             threads += 1;
@@ -37,8 +36,7 @@ pub fn processor(roots: &Roots) -> CpuInfo {
     }
 }
 
-/// Memory in the slots (from the firmware, else the blocks that the kernel manages) and memory that
-/// the kernel can use.
+/// Installed memory (from the firmware, else the kernel's memory blocks) and usable memory.
 pub fn memory(roots: &Roots) -> MemoryInfo {
     let installed = fs::read(roots.sys.join("firmware/dmi/tables/DMI"))
         .ok()
@@ -56,7 +54,7 @@ pub fn memory(roots: &Roots) -> MemoryInfo {
     }
 }
 
-/// Bytes of the memory blocks that sysfs lists.
+/// Total size of the memory blocks in sysfs, in bytes.
 fn memory_blocks(folder: &Path) -> Option<u64> {
     let size = hex(&folder.join("block_size_bytes"))?;
     let number = |name: &str| name.strip_prefix("memory")?.parse::<u32>().ok();
@@ -110,7 +108,7 @@ mod tests {
         let found = memory(&machine.roots);
         assert_eq!(found.total_physical_bytes, 256 << 20);
         assert_eq!(found.total_usable_bytes, 262_000 * 1024);
-        // As machines with much memory have them: 4 GiB.
+        // The block size of machines with much memory: 4 GiB.
         machine.file("sys/devices/system/memory/block_size_bytes", "100000000\n");
         assert_eq!(memory(&machine.roots).total_physical_bytes, 8 << 30);
     }

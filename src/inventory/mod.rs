@@ -1,8 +1,8 @@
-//! What machine this is: firmware, boards, processors, memory and PCI devices, read from sysfs and
-//! procfs for each call.
+//! The inventory of the machine: firmware, boards, processors, memory and PCI devices, read from sysfs and procfs on
+//! each call.
 //!
-//! A machine tells what it tells: a file that is missing, unreadable or malformed leaves its field
-//! empty and is never an error. A virtual machine often has no firmware tables at all.
+//! A missing, unreadable or malformed file leaves its field empty and is never an error: virtual machines often have
+//! no firmware tables.
 
 mod dmi;
 mod host;
@@ -23,15 +23,14 @@ use crate::error::Error;
 use crate::resource::CallContext;
 use pci_ids::Names;
 
-/// Where a machine tells of itself.
+/// The locations to read from.
 #[derive(Debug, Clone)]
 pub struct Roots {
     /// Mount point of sysfs.
     pub sys: PathBuf,
     /// Mount point of procfs.
     pub proc: PathBuf,
-    /// Where the list of PCI vendors, devices and classes may be; the first that is there counts.
-    /// Without it numbers stand for names.
+    /// Possible paths of `pci.ids`; the first that exists is used. Without one, numbers take the place of names.
     pub pci_ids: Vec<PathBuf>,
 }
 
@@ -47,7 +46,7 @@ impl Default for Roots {
     }
 }
 
-/// Reads the inventory. It reads files, so it belongs on a thread that may block.
+/// Reads the inventory. Blocking.
 fn read(roots: &Roots, names: &mut Names) -> Inventory {
     let id = roots.sys.join("class/dmi/id");
     Inventory {
@@ -61,17 +60,16 @@ fn read(roots: &Roots, names: &mut Names) -> Inventory {
     }
 }
 
-/// The service `InventoryService`. The name in a request says nothing: there is one machine, and
-/// clients leave the name out.
+/// The service `InventoryService`. The name in a request is ignored: there is one machine, and clients omit it.
 #[derive(Debug, Clone, Default)]
 pub struct InventoryService {
     roots: Roots,
-    /// Held by the one call that reads: many at once would take the threads that others wait for.
+    /// Locked while reading: one call reads at a time, so that slow files cannot occupy all blocking threads.
     names: Arc<Mutex<Names>>,
 }
 
 impl InventoryService {
-    /// A service that tells what is found under `roots`.
+    /// Creates a service that reads from `roots`.
     pub fn new(roots: Roots) -> Self {
         InventoryService {
             roots,
@@ -88,7 +86,7 @@ impl inventory_service_server::InventoryService for InventoryService {
     ) -> Result<Response<Inventory>, Status> {
         let roots = self.roots.clone();
         let by = CallContext::of(request.metadata()).answer_by();
-        // A call that is given up while it waits is not read for; one that reads keeps its turn.
+        // A call abandoned while it waits reads nothing; a read that has started keeps the lock until it ends.
         let turn = timeout_at(by.into(), Arc::clone(&self.names).lock_owned()).await;
         let mut names = turn.map_err(|_| {
             Error::Unavailable("another call reads the inventory, and has not ended in time".into())
@@ -100,7 +98,7 @@ impl inventory_service_server::InventoryService for InventoryService {
     }
 }
 
-/// Content of a file of one line, without the spaces around it; empty if it cannot be read.
+/// The trimmed content of a single-line file; empty if it cannot be read.
 fn text(path: &Path) -> String {
     match fs::read(path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
@@ -108,13 +106,13 @@ fn text(path: &Path) -> String {
     }
 }
 
-/// Hexadecimal number in a file, with or without `0x`.
+/// The hexadecimal number in a file, with or without `0x`.
 fn hex(path: &Path) -> Option<u64> {
     let text = text(path);
     u64::from_str_radix(text.trim_start_matches("0x"), 16).ok()
 }
 
-/// Names of the entries of a directory, ordered; none if it cannot be read.
+/// Sorted names of a directory's entries; empty if it cannot be read.
 fn entries(path: &Path) -> Vec<String> {
     let Ok(found) = fs::read_dir(path) else {
         return Vec::new();
@@ -131,7 +129,7 @@ mod tests {
     use super::*;
     use crate::api::inventory as api;
 
-    /// A machine made of files in a directory of its own, which goes when it is dropped.
+    /// A machine of files in a temporary directory, removed on drop.
     pub(super) struct Machine {
         pub roots: Roots,
         dir: tempfile::TempDir,

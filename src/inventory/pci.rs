@@ -1,4 +1,4 @@
-//! PCI devices from sysfs, with names from the list `pci.ids`.
+//! PCI devices from sysfs, with names from `pci.ids`.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::pci_ids::{Key, Names};
 use super::{Roots, entries, hex, text};
 use crate::api::inventory::PcIeDeviceInfo;
 
-/// The machine's PCI devices, ordered by address.
+/// Lists the machine's PCI devices, ordered by address.
 pub fn devices(roots: &Roots, names: &mut Names) -> Vec<PcIeDeviceInfo> {
     let folder = roots.sys.join("bus/pci/devices");
     let found: Vec<Device> = entries(&folder)
@@ -18,7 +18,7 @@ pub fn devices(roots: &Roots, names: &mut Names) -> Vec<PcIeDeviceInfo> {
     found.iter().map(|device| device.info(names)).collect()
 }
 
-/// One device as sysfs shows it. A number that cannot be read is absent.
+/// A device in sysfs. Numbers that cannot be read are `None`.
 struct Device {
     address: String,
     driver: String,
@@ -84,8 +84,8 @@ impl Device {
         .flatten()
     }
 
-    /// The list's name for the subsystem; else the device's, if it has the same numbers (as lspci does
-    /// it), or its vendor's with its number.
+    /// The subsystem's name from `pci.ids`; else the device's name if both have the same numbers (like lspci), or its
+    /// vendor's name and number.
     fn subsystem_name(&self, names: &Names) -> String {
         let Some((vendor, device)) = self.subsystem else {
             return String::new();

@@ -1,11 +1,11 @@
-//! Names of PCI vendors, devices and classes, from the list `pci.ids` (pci.ids(5)).
+//! Names of PCI vendors, devices and classes, from `pci.ids` (pci.ids(5)).
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-/// What `pci.ids` has a name for.
+/// Entries of `pci.ids`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Key {
     /// A vendor.
@@ -20,16 +20,16 @@ pub enum Key {
     Subclass(u32, u32),
 }
 
-/// The names of what a machine has, kept from one look to the next: the list is long.
+/// Cache of the names of a machine's devices: `pci.ids` is long.
 #[derive(Debug, Default)]
 pub struct Names {
-    /// Which list they are from, if there is one.
+    /// The list that they are from, if there is one.
     list: Option<Edition>,
-    /// None for what the list has no name for.
+    /// `None` for an entry that the list does not have.
     known: HashMap<Key, Option<String>>,
 }
 
-/// A list as it was at some time.
+/// Identifies a version of a list.
 #[derive(Debug, PartialEq, Eq)]
 struct Edition {
     path: PathBuf,
@@ -38,7 +38,7 @@ struct Edition {
 }
 
 impl Edition {
-    /// The first of these that is a file.
+    /// The first of these paths that is a file.
     fn first(lists: &[PathBuf]) -> Option<Self> {
         lists.iter().find_map(|path| {
             let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
@@ -52,8 +52,8 @@ impl Edition {
 }
 
 impl Names {
-    /// Learns the names of these from the first of the lists that is there. It is read again only if it
-    /// has changed, or for what nobody has asked for yet.
+    /// Looks up the names of these entries, in the first list that exists. The list is read again only if it has
+    /// changed or a new entry is requested.
     pub fn learn(&mut self, lists: &[PathBuf], keys: impl Iterator<Item = Key>) {
         let list = Edition::first(lists);
         if self.list != list {
@@ -69,15 +69,15 @@ impl Names {
         };
         match fs::read(&list.path) {
             Ok(bytes) => self.read(&String::from_utf8_lossy(&bytes)),
-            // For the next time to try it again.
+            // Retried at the next call.
             Err(_) => self.list = None,
         }
     }
 
-    /// Takes the names that are asked for out of a list.
+    /// Picks the requested names from a list.
     ///
-    /// A line is a vendor, indented by a tab a device of it, by two a subsystem of that; or `C` and
-    /// a class, indented by a tab a subclass of it.
+    /// A line is a vendor; indented by one tab, a device of it; by two tabs, a subsystem of that. Or it is `C` and a
+    /// class; indented by one tab, a subclass of it.
     fn read(&mut self, list: &str) {
         let mut outer = None;
         let mut device = None;
@@ -120,7 +120,7 @@ impl Names {
         self.known.get(&key)?.as_deref()
     }
 
-    /// The name; where the list has none, the number.
+    /// The name, or the number if the list has none.
     pub fn of(&self, key: Option<Key>) -> String {
         let Some(key) = key else {
             return String::new();
@@ -136,7 +136,7 @@ impl Names {
     }
 }
 
-/// A line without indent: a vendor or a class.
+/// Parses an unindented line: a vendor or a class.
 fn top(line: &str) -> Option<(Key, &str)> {
     match line.strip_prefix("C ") {
         Some(class) => number(class).map(|(id, name)| (Key::Class(id), name)),
@@ -144,7 +144,7 @@ fn top(line: &str) -> Option<(Key, &str)> {
     }
 }
 
-/// A hexadecimal number and what follows it.
+/// Splits a line into a hexadecimal number and the rest.
 fn number(line: &str) -> Option<(u32, &str)> {
     let (digits, rest) = line.split_once(' ')?;
     let id = u32::from_str_radix(digits, 16).ok()?;

@@ -1,4 +1,4 @@
-//! Where QEMU's monitor is, and how to get there.
+//! Address of QEMU's monitor, and connecting to it.
 
 use std::fmt;
 use std::io;
@@ -8,12 +8,12 @@ use std::str::FromStr;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-/// A unix socket's path (anything with a slash), or `host:port`.
+/// A Unix socket's path (anything with a slash), or `host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// A unix socket.
+    /// A Unix socket.
     Unix(PathBuf),
-    /// A host's name or address, and a port, as the resolver takes them.
+    /// A host name or address with a port, for the resolver.
     Tcp(String),
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Bytes both ways, however they travel.
+/// A bidirectional byte stream.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 

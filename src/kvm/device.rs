@@ -1,4 +1,4 @@
-//! What is plugged: a PCI device whose other end is a socket of this process.
+//! A PCI device to plug, whose backend is a socket of this process.
 
 use std::path::{Path, PathBuf};
 
@@ -8,10 +8,10 @@ use super::fault::Fault;
 use super::protocol::Version;
 use crate::resource::Name;
 
-/// Slots of a PCI bus, and so physical functions to a bus.
+/// Slots of a PCI bus, which bounds the physical functions per bus.
 const SLOTS: u32 = 32;
 
-/// Where on the machine's buses.
+/// Location of a device: bus and slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     bus: String,
@@ -19,11 +19,10 @@ pub struct Place {
 }
 
 impl Place {
-    /// Physical function N goes to slot N % 32 of bus N / 32 in the order in which the buses were
-    /// given.
+    /// Maps physical function N to slot N % 32 of bus N / 32, in the configured order of buses.
     ///
     /// # Errors
-    /// Says what a function may be when there are not enough buses.
+    /// The valid functions, if there are not enough buses.
     pub(super) fn of(physical_function: i32, buses: &[String]) -> Result<Self, String> {
         let function = u32::try_from(physical_function).ok();
         let bus = function.and_then(|function| buses.get((function / SLOTS) as usize));
@@ -40,18 +39,17 @@ impl Place {
         }
     }
 
-    /// Whether a device is here, of which QEMU tells the path of its bus and, in one number, slot
-    /// and function.
+    /// Whether a device is at this place. QEMU reports the path of the bus, and slot and function as one number.
     pub(super) fn is(&self, bus: &Value, address: &Value) -> bool {
         let bus = bus.as_str().and_then(|path| path.rsplit('/').next());
         bus == Some(self.bus.as_str()) && address.as_u64() == Some(u64::from(self.slot) << 3)
     }
 }
 
-/// Which device the guest sees.
+/// The device model that the guest sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Model {
-    /// An NVMe controller, over vfio-user. Needs QEMU 10.1 or later.
+    /// An NVMe controller, over vfio-user. Requires QEMU 10.1.
     Nvme,
     /// A virtio-blk disk, over vhost-user.
     VirtioBlk,
@@ -60,7 +58,7 @@ pub enum Model {
 }
 
 impl Model {
-    /// QEMU's name of the device.
+    /// QEMU's driver name.
     fn driver(self) -> &'static str {
         match self {
             Self::Nvme => "vfio-user-pci",
@@ -69,8 +67,8 @@ impl Model {
         }
     }
 
-    /// Whether QEMU reaches the socket through a character device, which it connects again by
-    /// itself when this process is restarted. vfio-user has its own connection, once.
+    /// Whether QEMU uses a character device for the socket, which it reconnects after a restart of this process.
+    /// vfio-user has a connection of its own, made only once.
     pub(super) fn has_chardev(self) -> bool {
         self != Self::Nvme
     }
@@ -79,19 +77,19 @@ impl Model {
 /// A device to plug.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// What QEMU calls it.
+    /// ID of the device in QEMU.
     pub id: String,
-    /// What it is.
+    /// The device model.
     pub model: Model,
-    /// Where it goes.
+    /// The location.
     pub place: Place,
-    /// The socket that this process serves it on.
+    /// The socket on which this process serves it.
     pub socket: PathBuf,
 }
 
 impl Device {
-    /// What QEMU calls the device of this resource, and its character device if it has one: the
-    /// typed name, with dots, as QEMU's ids have no slashes.
+    /// ID in QEMU of a resource's device, and of its character device: the typed name with dots, since QEMU's IDs
+    /// cannot contain slashes.
     pub fn id_of(name: &Name) -> String {
         name.key().as_str().replace('/', ".")
     }
@@ -114,7 +112,7 @@ impl Device {
 
     /// The arguments of `chardev-add`.
     pub(super) fn add_chardev(&self, qemu: Version) -> Result<Value, Fault> {
-        // Milliseconds came with 9.2, and seconds are going.
+        // QEMU 9.2 added milliseconds; seconds are deprecated.
         let (reconnect, time) = match qemu >= (Version { major: 9, minor: 2 }) {
             true => ("reconnect-ms", 1000),
             false => ("reconnect", 1),

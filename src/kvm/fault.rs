@@ -1,4 +1,4 @@
-//! What can go wrong between this process and QEMU, and what that means for a caller of the API.
+//! Faults between this process and QEMU, and their API errors.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,69 +6,68 @@ use std::path::PathBuf;
 use super::protocol::Version;
 use crate::error::Error;
 
-/// Why an operation on the machine failed.
+/// Why an operation on QEMU failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
-    /// Nobody listens at the monitor's address: QEMU does not run, and what was plugged into it is
-    /// gone with it.
+    /// Nothing listens at the monitor's address: QEMU does not run, so no device is plugged.
     #[error("QEMU does not run: its monitor at {address} takes no connections ({source})")]
     Absent {
-        /// The monitor's.
+        /// Address of the monitor.
         address: String,
-        /// What connect(2) said.
+        /// The error of connect(2).
         source: io::Error,
     },
-    /// The connection ended, or what came over it is not QMP. QEMU may run or not.
+    /// The connection broke or carried something else than QMP. Whether QEMU runs is unknown.
     #[error("{0}")]
     Broken(String),
-    /// The time was up first.
+    /// The deadline passed.
     #[error("{0} in time")]
     Late(String),
     /// QEMU answered with an error.
     #[error("QEMU refused {command}: {description}")]
     Refused {
-        /// What was asked for.
+        /// The command.
         command: &'static str,
-        /// QEMU's class of the error, such as `DeviceNotFound`.
+        /// QEMU's error class, such as `DeviceNotFound`.
         class: String,
-        /// QEMU's words.
+        /// QEMU's description.
         description: String,
     },
-    /// The guest will not give the device up.
+    /// The guest refuses to release the device.
     #[error(
         "the guest refuses to give the device up: see its log, and stop what uses the device there"
     )]
     Kept,
-    /// The removal of a vfio-user device is known to end this QEMU, and its guest with it.
+    /// Unplugging a vfio-user device is known to crash this QEMU, and with it the guest.
     #[error(
         "QEMU {0} aborts when a vfio-user device is removed, and its guest with it: shut the guest down \
          first, or set kvm-force-unplug"
     )]
     WouldEnd(Version),
-    /// QEMU has taken the device and does not list it.
+    /// QEMU accepted the device but does not list it.
     #[error("the device is gone right after it was plugged: see QEMU's log")]
     Vanished,
-    /// A path that cannot be written in JSON.
+    /// A path that is not UTF-8, as JSON requires.
     #[error("QEMU takes paths in UTF-8 only, and {} is not: use another ctrlr-dir", .0.display())]
     Path(PathBuf),
-    /// An answer that no QEMU gives.
+    /// An unexpected answer of QEMU.
     #[error("QEMU's answer to {command}: {problem}")]
     Answer {
-        /// What was asked for.
+        /// The command.
         command: &'static str,
-        /// What it lacks.
+        /// What is wrong with the answer.
         problem: String,
     },
 }
 
 impl Fault {
-    /// Whether `device_del` was refused since the guest has been asked before and may still answer.
-    /// QEMU has no class for it.
+    /// Whether `device_del` was refused because an earlier request to the guest is still pending. QEMU has no error
+    /// class for it.
     pub(super) fn is_unplug_under_way(&self) -> bool {
         matches!(self, Self::Refused { description, .. } if description.contains("in the process of unplug"))
     }
 
-    /// The fault as a domain error; `action` is what was being done, such as `plug the device x`.
+    /// Converts the fault into an API error; `action` is the failed operation, such as `plug the device x`.
     pub(super) fn during(self, action: &str, device: &str) -> Error {
         let message = format!("cannot {action}: {self}");
         match self {

@@ -1,4 +1,4 @@
-//! KVM mode: controllers become PCI devices of a running QEMU, over its QMP monitor.
+//! KVM mode: plugs controllers as PCI devices into a running QEMU, over its QMP monitor.
 //!
 //! ```text
 //!          chardev-add *             device_add           a driver takes it
@@ -9,9 +9,9 @@
 //!   └── QEMU ends: from every state                      * vhost-user only
 //! ```
 //!
-//! QEMU may be started anew or die at any time, also of what it is asked to do. Nothing is held of it
-//! between operations: each asks what is there. The operations of one time share a connection, as the
-//! monitor serves one client at a time, and the last one closes it.
+//! QEMU may restart or crash at any time, also because of a command. No state of QEMU is cached between operations:
+//! each one queries it. Concurrent operations share a connection, since the monitor serves one client at a time, and
+//! the last one closes it.
 
 mod address;
 mod device;
@@ -35,32 +35,32 @@ pub use plugged::{Pluggable, Plugged, Slots};
 use crate::error::Error;
 use fault::Fault;
 use operation::Operation;
-use session::{Session, by};
+use session::{Session, with_deadline};
 use state::{Chardev, Presence};
 
-/// How long undoing a failed plug may take, also past the deadline.
+/// Timeout for the rollback of a failed plug, also past the deadline.
 const UNDO: Duration = Duration::from_secs(3);
 
-/// How often an unplug goes on after its connection broke, and how long after: a QEMU that dies closes
-/// the connection first and the listening socket a little later.
+/// Retries of an unplug after its connection broke, and the backoff between them: a crashing QEMU closes the
+/// connection first and the listening socket a little later.
 const RECONNECTS: u32 = 5;
 const RECONNECT: Duration = Duration::from_millis(200);
 
-/// The machine to plug into.
+/// The QEMU to plug into.
 #[derive(Clone)]
 pub struct Machine(Arc<Inner>);
 
 struct Inner {
     address: Address,
     buses: Vec<String>,
-    /// Whether a vfio-user device is unplugged from a QEMU that is known to end of it.
+    /// Whether vfio-user devices are unplugged also from a QEMU that is known to crash then.
     force_unplug: bool,
     session: tokio::sync::Mutex<Weak<Session>>,
 }
 
 impl Machine {
-    /// The machine whose monitor is at `address`, and the names of its buses that physical functions
-    /// are counted on. Nothing is connected yet.
+    /// Creates a client for the monitor at `address`; `buses` are the PCI buses that physical functions are mapped to.
+    /// Does not connect yet.
     pub fn new(address: Address, buses: Vec<String>, force_unplug: bool) -> Self {
         Self(Arc::new(Inner {
             address,
@@ -70,46 +70,43 @@ impl Machine {
         }))
     }
 
-    /// Where a physical function is.
+    /// The location of a physical function.
     ///
     /// # Errors
-    /// Says which functions have a place when this one has none.
+    /// The valid functions, if this one has no location.
     pub fn place(&self, physical_function: i32) -> Result<Place, String> {
         Place::of(physical_function, &self.0.buses)
     }
 
-    /// Plugs a device whose socket is being served. It returns when a driver of the guest has taken
-    /// the device, or when none has for a while, with a warning in the log: a guest that boots will.
-    /// A failure leaves nothing plugged.
+    /// Plugs a device whose socket is being served. Returns when a guest driver has taken the device, or after a
+    /// timeout with a logged warning: a guest that is booting takes it later. A failed plug is rolled back.
     ///
-    /// A device of the same id that QEMU has already is kept if it is in its place and has its
-    /// connection, or will have it: vhost-user (QEMU connects it again by itself). Else it is replaced,
-    /// unless QEMU would end of that.
+    /// Idempotent: a device of this ID that QEMU already has is kept if it is in its place and connected, or will be
+    /// (vhost-user, which QEMU reconnects). Otherwise it is replaced, unless unplugging it would crash QEMU.
     ///
     /// # Errors
-    /// UNAVAILABLE when QEMU does not run or ends meanwhile, DEADLINE_EXCEEDED, and
-    /// FAILED_PRECONDITION with QEMU's words when it refuses (no such bus, the slot is taken).
+    /// UNAVAILABLE if QEMU does not run or ends in the meantime, DEADLINE_EXCEEDED, and FAILED_PRECONDITION with
+    /// QEMU's description if QEMU refuses (no such bus, slot in use).
     pub async fn plug(&self, device: &Device, deadline: Instant) -> Result<(), Error> {
         let plugged = self.keep_or_plug(device, deadline).await;
         plugged.map_err(|fault| fault.during(&format!("plug the device {}", device.id), &device.id))
     }
 
-    /// Plugs a device again that the machine has lost, as a QEMU that was started anew has.
+    /// Plugs a device again that QEMU has lost, for example by a restart.
     ///
     /// # Errors
-    /// Those of [`plug`](Self::plug).
+    /// See [`plug`](Self::plug).
     pub async fn renew(&self, device: &Device, deadline: Instant) -> Result<(), Error> {
         let renewed = self.plug_if_absent(device, deadline).await;
         renewed.map_err(|fault| fault.during(&format!("plug the device {}", device.id), &device.id))
     }
 
-    /// Unplugs the device of this id and waits until the guest has given it up. A device that is not
-    /// there, or whose QEMU has ended, is a success.
+    /// Unplugs the device of this ID and waits until the guest has released it. Idempotent: succeeds if QEMU does not
+    /// have the device, or does not run.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION when the guest or QEMU refuses; DEADLINE_EXCEEDED when the guest does not
-    /// answer, which may give the device up later; UNAVAILABLE when it cannot be told whether QEMU
-    /// runs.
+    /// FAILED_PRECONDITION if the guest or QEMU refuses; DEADLINE_EXCEEDED if the guest does not answer, though it may
+    /// still release the device later; UNAVAILABLE if it is unknown whether QEMU runs.
     pub async fn unplug(&self, id: &str, model: Model, deadline: Instant) -> Result<(), Error> {
         let unplugged = self.remove(id, model, deadline).await;
         unplugged.map_err(|fault| fault.during(&format!("unplug the device {id}"), id))
@@ -124,7 +121,7 @@ impl Machine {
         if chardev.as_ref().is_some_and(leads_here) && operation.is_at(&device.place).await? {
             return operation.connected().await;
         }
-        // vfio-user: QEMU connects once, so that a device which is connected is served.
+        // vfio-user: QEMU connects only once, so a device with a connection is being served.
         let is_served = is_there && !device.model.has_chardev() && is_connected(device).await;
         if is_served && operation.is_at(&device.place).await? {
             return Ok(());
@@ -132,7 +129,7 @@ impl Machine {
         if is_there || chardev.is_some() {
             self.remove(&device.id, device.model, deadline).await?;
         }
-        // QEMU may have ended of the removal.
+        // The removal may have crashed QEMU, so this is a new operation.
         let plugged = self
             .operation(&device.id, deadline)
             .await?
@@ -172,16 +169,16 @@ impl Machine {
                 Err(Fault::Broken(_)) if reconnects < RECONNECTS => {
                     reconnects += 1;
                     let pause = tokio::time::sleep(RECONNECT);
-                    by(deadline, "QEMU's monitor did not come back", pause).await?;
+                    with_deadline(deadline, "QEMU's monitor did not come back", pause).await?;
                 }
                 other => return other,
             }
         }
     }
 
-    /// Takes the connection that others use, or makes one.
+    /// Joins the shared connection, or opens one.
     async fn operation<'a>(&self, id: &'a str, deadline: Instant) -> Result<Operation<'a>, Fault> {
-        let mut session = by(
+        let mut session = with_deadline(
             deadline,
             "QEMU's monitor did not answer",
             self.0.session.lock(),
@@ -199,7 +196,7 @@ impl Machine {
     }
 }
 
-/// Whether the device's socket has a client. One that cannot be told has none.
+/// Whether the device's socket has a client; `false` if unknown.
 async fn is_connected(device: &Device) -> bool {
     let connected = crate::connected::is_connected(&device.socket).await;
     connected.unwrap_or(false)

@@ -1,4 +1,4 @@
-//! The steps of plugging and unplugging one device, over one connection.
+//! The steps of plugging and unplugging a device, over one connection.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,17 +8,17 @@ use tokio::time::sleep;
 
 use super::device::{Device, Place};
 use super::fault::Fault;
-use super::session::{Session, by};
+use super::session::{Session, with_deadline};
 use super::state::{self, Chardev, Presence};
 
-/// How long a plugged device waits for a driver of the guest, at most. QEMU tells nothing of a guest
-/// that does not take it yet: it boots, or loads a driver later.
+/// Timeout for a guest driver to take a plugged device. QEMU does not report whether the guest is still booting or
+/// will load a driver later.
 const DRIVER: Duration = Duration::from_secs(3);
 
-/// Between two looks at what QEMU sends no event for.
+/// Poll interval for state changes without an event.
 const STEP: Duration = Duration::from_millis(50);
 
-/// An operation under way on the device of an id.
+/// An operation on the device of an ID.
 pub(super) struct Operation<'a> {
     pub(super) qemu: Arc<Session>,
     pub(super) id: &'a str,
@@ -26,12 +26,12 @@ pub(super) struct Operation<'a> {
 }
 
 impl Operation<'_> {
-    /// Plugs a device that is not there, and waits for a driver of the guest.
+    /// Plugs a device that QEMU does not have, and waits for a guest driver.
     pub(super) async fn plug(&self, device: &Device) -> Result<(), Fault> {
         if device.model.has_chardev() {
             self.execute("chardev-add", device.add_chardev(self.qemu.version())?)
                 .await?;
-            // With a chardev that is not connected `device_add` would stop the machine until it is.
+            // With a disconnected chardev, `device_add` would block the whole machine until it is connected.
             self.connected().await?;
         }
         self.execute("device_add", device.add()?).await?;
@@ -50,7 +50,7 @@ impl Operation<'_> {
             }
             Ok(())
         };
-        by(
+        with_deadline(
             self.deadline,
             "QEMU did not connect to the controller's socket",
             connected,
@@ -58,17 +58,17 @@ impl Operation<'_> {
         .await?
     }
 
-    /// Waits until a driver of the guest has taken the device.
+    /// Waits until a guest driver has taken the device.
     async fn taken(&self) -> Result<(), Fault> {
         let begin = Instant::now();
-        // Half of what is left at most: the reply shall be in time as well.
-        let patience = DRIVER.min(self.deadline.saturating_duration_since(begin) / 2);
+        // At most half of the remaining time, so that the answer also meets the deadline.
+        let timeout = DRIVER.min(self.deadline.saturating_duration_since(begin) / 2);
         loop {
             match self.presence().await? {
                 Presence::Taken => return Ok(()),
                 Presence::Absent => return Err(Fault::Vanished),
                 Presence::Plugged if !self.is_running().await? => return Ok(()),
-                Presence::Plugged if begin.elapsed() < patience => sleep(STEP).await,
+                Presence::Plugged if begin.elapsed() < timeout => sleep(STEP).await,
                 Presence::Plugged => {
                     let waited = begin.elapsed().as_secs_f32();
                     tracing::warn!(
@@ -82,13 +82,13 @@ impl Operation<'_> {
         }
     }
 
-    /// Unplugs the device, if it is there, and removes its character device, if it has one. Not from a QEMU
-    /// that is known to end of it, unless it `may_end`.
+    /// Unplugs the device and removes its character device, as far as they exist. Refused for a QEMU that is known to
+    /// crash then, unless `may_end`.
     pub(super) async fn unplug(&self, may_end: bool) -> Result<(), Fault> {
         if !may_end && self.ends_of_unplug().await? {
             return Err(Fault::WouldEnd(self.qemu.version()));
         }
-        // Before the command, or the event may come first.
+        // Subscribed before the command is sent, since the event may precede the answer.
         let mut events = self.qemu.watch();
         let deleted = async {
             loop {
@@ -105,7 +105,7 @@ impl Operation<'_> {
             Err(Fault::Refused { class, .. }) if class == "DeviceNotFound" => {}
             Err(fault) if !fault.is_unplug_under_way() => return Err(fault),
             _ => {
-                by(
+                with_deadline(
                     self.deadline,
                     "the guest did not give the device up",
                     deleted,
@@ -120,19 +120,19 @@ impl Operation<'_> {
         Ok(())
     }
 
-    /// Whether unplugging the device, a vfio-user one, is known to end this QEMU. A device that it does
-    /// not have ends nothing.
+    /// Whether unplugging the vfio-user device is known to crash this QEMU. Without the device in QEMU nothing can
+    /// happen.
     async fn ends_of_unplug(&self) -> Result<bool, Fault> {
         Ok(self.qemu.version().ends_of_vfio_user_unplug()
             && self.presence().await? != Presence::Absent)
     }
 
-    /// How far the device has come.
+    /// The plug state of the device.
     pub(super) async fn presence(&self) -> Result<Presence, Fault> {
         state::presence(self.execute("query-pci", Value::Null).await?, self.id)
     }
 
-    /// Whether the device, which QEMU has, is in its place.
+    /// Whether the plugged device is at this place.
     pub(super) async fn is_at(&self, place: &Place) -> Result<bool, Fault> {
         let path = format!("/machine/peripheral/{}", self.id);
         let property = |property| {
@@ -142,12 +142,12 @@ impl Operation<'_> {
         Ok(place.is(&property("parent_bus").await?, &property("addr").await?))
     }
 
-    /// The device's character device.
+    /// The device's character device, if there is one.
     pub(super) async fn chardev(&self) -> Result<Option<Chardev>, Fault> {
         state::chardev(self.execute("query-chardev", Value::Null).await?, self.id)
     }
 
-    /// Whether the guest's processors run: only then can it answer.
+    /// Whether the guest's CPUs run, without which the guest cannot answer.
     async fn is_running(&self) -> Result<bool, Fault> {
         state::is_running(&self.execute("query-status", Value::Null).await?)
     }

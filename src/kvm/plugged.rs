@@ -1,5 +1,5 @@
-//! A kind of controller that is also a device of the machine: made and then plugged, unplugged and then
-//! removed. The kind itself knows nothing of it but what its device is.
+//! Wraps a kind of controller whose objects are also PCI devices of QEMU: created, then plugged; unplugged, then
+//! removed. The inner kind only describes its device.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use crate::health::{Part, Parted};
 use crate::resource::{CallContext, Change, Key, Kind, Name, Object, Stage, Uses};
 use crate::socket_access::SocketAccess;
 
-/// How long undoing may take when the call's own time is up.
+/// Timeout for a rollback after the call's own deadline.
 const UNDO: Duration = Duration::from_secs(5);
 
 /// A kind whose controllers can be plugged.
 pub trait Pluggable: Kind {
-    /// What the guest sees.
+    /// The device model.
     const MODEL: Model;
-    /// Where the object has its endpoint.
+    /// The field of the object's endpoint.
     const FIELD: &'static str;
 
-    /// Where the guest sees it; `None` for a controller that is no PCI device.
+    /// The PCI endpoint; `None` for a controller that is no PCI device.
     fn endpoint(object: &Self::Object) -> Option<&PciEndpoint>;
 
-    /// The socket of the controller, under the directory of sockets.
+    /// Path of the controller's socket, relative to the directory of sockets.
     fn socket(name: &Name) -> PathBuf;
 }
 
-/// The machine that controllers are plugged into, if KVM mode is on, and where their sockets are.
+/// QEMU, if KVM mode is on, and the directory of the controllers' sockets.
 pub struct Slots {
     machine: Option<Machine>,
     sockets: PathBuf,
@@ -38,12 +38,12 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Those of the configuration.
+    /// From the configuration.
     pub fn new(config: &Config) -> Arc<Self> {
         let machine = |kvm: &crate::config::Kvm| {
             Machine::new(kvm.qmp_addr.clone(), kvm.buses.clone(), kvm.force_unplug)
         };
-        // QEMU may run in another directory.
+        // Absolute, since QEMU may run in another directory.
         let sockets = std::path::absolute(&config.ctrlr_dir);
         Arc::new(Self {
             machine: config.kvm.as_ref().map(machine),
@@ -52,7 +52,7 @@ impl Slots {
         })
     }
 
-    /// Gives a controller's socket, and a directory of its own, the group and the mode that are set.
+    /// Sets group and mode of a controller's socket, and of its own directory if it has one.
     fn open(&self, name: &Name, socket: &Path) -> Result<(), Error> {
         let path = self.sockets.join(socket);
         let own_dir = path.parent().filter(|dir| *dir != self.sockets);
@@ -63,15 +63,15 @@ impl Slots {
     }
 }
 
-/// The kind `K` with its controllers in the machine. Without KVM mode it is just `K`, and whoever
-/// wants a controller attaches to its socket.
+/// The kind `K` with its controllers plugged into QEMU. Without KVM mode it is just `K`, and clients attach to the
+/// socket themselves.
 pub struct Plugged<K> {
     kind: K,
     slots: Arc<Slots>,
 }
 
 impl<K: Pluggable> Plugged<K> {
-    /// `kind` and its place.
+    /// Wraps `kind`.
     pub fn new(kind: K, slots: &Arc<Slots>) -> Self {
         Self {
             kind,
@@ -79,15 +79,15 @@ impl<K: Pluggable> Plugged<K> {
         }
     }
 
-    /// The machine and the physical function in it, for a controller that is plugged.
+    /// QEMU and the physical function, for a controller to plug.
     fn slot<'a>(&'a self, object: &K::Object) -> Option<(&'a Machine, i32)> {
         let machine = self.slots.machine.as_ref()?;
-        // A function that is not given is function 0.
+        // The default is function 0.
         let function = K::endpoint(object)?.physical_function.unwrap_or_default();
         Some((machine, function))
     }
 
-    /// The machine and the device in it, for a controller that is plugged.
+    /// QEMU and the device, for a controller to plug.
     fn device(&self, name: &Name, object: &K::Object) -> Result<Option<(&Machine, Device)>, Error> {
         let Some((machine, function)) = self.slot(object) else {
             return Ok(None);
@@ -124,7 +124,7 @@ impl<K: Pluggable> Plugged<K> {
         }
     }
 
-    /// Lets those in who may open the socket. A controller without an endpoint on PCI has none.
+    /// Sets access to the socket. A controller without a PCI endpoint has none.
     fn admit(&self, name: &Name, object: &K::Object) -> Result<(), Error> {
         match K::endpoint(object) {
             Some(_) => self.slots.open(name, &K::socket(name)),
@@ -132,8 +132,7 @@ impl<K: Pluggable> Plugged<K> {
         }
     }
 
-    /// Lets those in who may open the socket, and plugs the device; one of a controller that is known only
-    /// where the machine has lost it.
+    /// Sets access to the socket and plugs the device; the device of a known controller only if QEMU has lost it.
     async fn offer(
         &self,
         call: &CallContext,
@@ -148,7 +147,7 @@ impl<K: Pluggable> Plugged<K> {
         }
     }
 
-    /// Plugs the device again that the machine has lost, if it has.
+    /// Plugs the device again if QEMU has lost it.
     async fn renew(
         &self,
         call: &CallContext,
@@ -188,7 +187,7 @@ impl<K: Pluggable> Kind for Plugged<K> {
         self.kind.volume_ref(object)
     }
 
-    /// A machine that was started anew does not have the device of the one before.
+    /// A restarted QEMU does not have the devices of its predecessor.
     async fn ensure(
         &self,
         call: &CallContext,
@@ -235,7 +234,7 @@ impl<K: Pluggable> Kind for Plugged<K> {
         self.kind.confirm(name, object).await
     }
 
-    /// A device stays in its slot.
+    /// A device cannot change its slot.
     async fn update(
         &self,
         call: &CallContext,

@@ -1,12 +1,12 @@
-//! The messages of QMP: one JSON object to a line.
+//! QMP messages: one JSON object per line.
 //!
-//! QEMU greets; commands are taken after `qmp_capabilities`. Each command carries an id that its
-//! answer repeats, and events come at any time between answers.
+//! QEMU sends a greeting, and accepts commands after `qmp_capabilities`. An answer repeats its command's ID. Events
+//! arrive at any time between answers.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// QEMU's first words, `{"QMP": {...}}`.
+/// QEMU's greeting, `{"QMP": {...}}`.
 #[derive(Debug, Deserialize)]
 pub(super) struct Greeting {
     #[serde(rename = "QMP")]
@@ -31,8 +31,8 @@ pub(super) struct Version {
 }
 
 impl Version {
-    /// Whether `device_del` of a vfio-user device ends it: stock QEMU 11.1 fails an assertion there, seen
-    /// three times out of three with 11.1.3.
+    /// Whether `device_del` of a vfio-user device crashes it: stock QEMU 11.1 fails an assertion then (3 of 3 tries
+    /// with 11.1.3).
     pub(super) fn ends_of_vfio_user_unplug(self) -> bool {
         (self.major, self.minor) == (11, 1)
     }
@@ -45,18 +45,18 @@ impl std::fmt::Display for Version {
 }
 
 impl Greeting {
-    /// Reads the first line; an error says what is wrong with it.
+    /// Parses the first line. The error says what is wrong with it.
     pub(super) fn parse(line: &str) -> Result<Self, String> {
         serde_json::from_str(line).map_err(|error| not_qmp(line, &error))
     }
 
-    /// Which QEMU greets.
+    /// The version of QEMU.
     pub(super) fn version(&self) -> Version {
         self.qmp.version.qemu
     }
 }
 
-/// An error as QEMU tells it.
+/// An error of QEMU.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct Refusal {
     pub(super) class: String,
@@ -64,7 +64,7 @@ pub(super) struct Refusal {
     pub(super) description: String,
 }
 
-/// What happened in the machine.
+/// An event of the machine.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Event {
     pub(super) name: String,
@@ -72,16 +72,16 @@ pub(super) struct Event {
 }
 
 impl Event {
-    /// The id of the device that it is about, if it is about one that was given an id.
+    /// ID of the device that the event is about, if it is about a device with an ID.
     pub(super) fn device(&self) -> Option<&str> {
         self.data["device"].as_str()
     }
 }
 
-/// A line from QEMU after its greeting.
+/// A line from QEMU after the greeting.
 #[derive(Debug, PartialEq)]
 pub(super) enum Message {
-    /// The answer to the command of this id.
+    /// The answer to the command of this ID.
     Answer(u64, Result<Value, Refusal>),
     /// An event.
     Event(Event),
@@ -98,13 +98,13 @@ struct Line {
     error: Option<Refusal>,
 }
 
-/// A `return` of null is an answer as well.
+/// Distinguishes a `return` of null, which is an answer, from an absent one.
 fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(value).map(Some)
 }
 
 impl Message {
-    /// Reads a line; an error says what is wrong with it.
+    /// Parses a line. The error says what is wrong with it.
     pub(super) fn parse(line: &str) -> Result<Self, String> {
         let line: Line = serde_json::from_str(line).map_err(|error| not_qmp(line, &error))?;
         match line {
@@ -132,13 +132,13 @@ impl Message {
     }
 }
 
-/// Shows the beginning of what was read instead.
+/// The error for a line that is not QMP, with its beginning.
 fn not_qmp(line: &str, error: &serde_json::Error) -> String {
     let begin: String = line.chars().take(60).collect();
     format!("it sent {begin:?}, which is not QMP: {error}")
 }
 
-/// A command as the line that QEMU reads, without its end.
+/// Serializes a command, without the line end.
 pub(super) fn command(id: u64, execute: &str, arguments: &Value) -> String {
     let mut command = json!({ "execute": execute, "id": id });
     if !arguments.is_null() {

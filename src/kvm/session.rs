@@ -1,12 +1,12 @@
-//! One connection to QEMU's monitor, used by any number of operations at once.
+//! A connection to QEMU's monitor, shared by concurrent operations.
 //!
 //! ```text
 //! connect ─► greeting ─► qmp_capabilities ─► open ─┬─ nobody uses it any more ─► closed
 //!                                                  └─ ends, garbage, stuck ────► broken (for good)
 //! ```
 //!
-//! The connection belongs to a task of its own. It sends the commands, hands each answer to the
-//! command that has its id, and each event to all that watch.
+//! A task owns the connection. It sends the commands, and routes each answer to its command by ID and each event to
+//! all watchers.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -23,19 +23,19 @@ use super::address::{Address, Stream};
 use super::fault::Fault;
 use super::protocol::{self, Event, Greeting, Message, Refusal, Version};
 
-/// The longest line that is read, bytes: a machine with thousands of devices answers less.
+/// Maximum length of a received line, in bytes: far above the answer of a machine with thousands of devices.
 const LINE_MAX: usize = 16 << 20;
 
-/// How long a command may take to be written; QEMU reads whenever it runs at all.
+/// Timeout for writing a command; a running QEMU always reads.
 const WRITE: Duration = Duration::from_secs(10);
 
-/// How many events may wait for a watcher.
+/// Events queued per watcher.
 const EVENTS_MAX: usize = 256;
 
 type Connection = Framed<Box<dyn Stream>, LinesCodec>;
 type Answer = Result<Value, Refusal>;
 
-/// An open connection. It is closed when it is dropped.
+/// An open connection, closed on drop.
 pub(super) struct Session {
     version: Version,
     commands: mpsc::Sender<Command>,
@@ -49,8 +49,8 @@ struct Command {
     answer: oneshot::Sender<Answer>,
 }
 
-/// Waits for `future`, and fails with what is late when the deadline passes first.
-pub(super) async fn by<T>(
+/// Waits for `future` until the deadline. `late` is the error after it.
+pub(super) async fn with_deadline<T>(
     deadline: Instant,
     late: &str,
     future: impl Future<Output = T>,
@@ -60,10 +60,10 @@ pub(super) async fn by<T>(
 }
 
 impl Session {
-    /// Connects and makes the monitor take commands.
+    /// Connects and negotiates capabilities.
     pub(super) async fn connect(address: &Address, deadline: Instant) -> Result<Self, Fault> {
         let late = format!("the monitor at {address} did not take the connection");
-        let stream = by(deadline, &late, address.connect()).await?;
+        let stream = with_deadline(deadline, &late, address.connect()).await?;
         let stream = stream.map_err(|source| match source.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => Fault::Absent {
                 address: address.to_string(),
@@ -78,7 +78,7 @@ impl Session {
         let late = format!(
             "the monitor at {address} did not greet (has it another client? It serves one at a time)"
         );
-        let line = by(deadline, &late, next_line(&mut connection)).await?;
+        let line = with_deadline(deadline, &late, next_line(&mut connection)).await?;
         let greeting = line.and_then(|line| Greeting::parse(&line));
         let greeting =
             greeting.map_err(|why| Fault::Broken(format!("no QMP at {address}: {why}")))?;
@@ -95,7 +95,7 @@ impl Session {
             events: sender,
         };
         tokio::spawn(async move {
-            // Whoever waits finds the note, as what they wait for goes with the carrier.
+            // Waiting commands find the reason, since their channels close when the task ends.
             if let Err(reason) = carrier.run().await {
                 let _ = note.set(format!(
                     "lost the connection to QEMU's monitor at {address}: {reason}"
@@ -114,17 +114,17 @@ impl Session {
         Ok(session)
     }
 
-    /// Which QEMU it is.
+    /// The version of QEMU.
     pub(super) fn version(&self) -> Version {
         self.version
     }
 
-    /// Whether commands can still be sent.
+    /// Whether commands can be sent.
     pub(super) fn is_open(&self) -> bool {
         !self.commands.is_closed()
     }
 
-    /// Sends a command (without arguments if they are null) and waits for its answer.
+    /// Sends a command (with null for no arguments) and waits for its answer.
     pub(super) async fn execute(
         &self,
         execute: &'static str,
@@ -138,7 +138,7 @@ impl Session {
             answer,
         };
         let late = format!("QEMU did not answer {execute}");
-        let result = by(deadline, &late, async {
+        let result = with_deadline(deadline, &late, async {
             self.commands.send(command).await.ok()?;
             answered.await.ok()
         });
@@ -153,7 +153,7 @@ impl Session {
         }
     }
 
-    /// Every event from now on.
+    /// Watches events from now on.
     pub(super) fn watch(&self) -> Watch<'_> {
         Watch {
             session: self,
@@ -197,8 +197,7 @@ struct Carrier {
 }
 
 impl Carrier {
-    /// Carries commands, answers and events until nobody sends commands any more; an error says why
-    /// it ends before.
+    /// Transports commands, answers and events until no session can send commands. The error says why it ended early.
     async fn run(&mut self) -> Result<(), String> {
         for id in 1.. {
             let command = loop {
@@ -221,7 +220,7 @@ impl Carrier {
                 let waiting = self.waiting.remove(&id);
                 let waiting = waiting
                     .ok_or_else(|| format!("it answered command {id}, which was not sent"))?;
-                // Nobody receives it when the command's time was up.
+                // Nobody receives the answer if the command's deadline has passed.
                 let _ = waiting.send(answer);
             }
             Message::Event(event) => {

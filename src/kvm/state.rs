@@ -1,4 +1,4 @@
-//! What QEMU says of its devices: the answers of its queries, read.
+//! Parses the answers of QEMU's queries.
 
 use std::path::Path;
 
@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use super::fault::Fault;
 
-/// How far a PCI device has come.
+/// Plug state of a PCI device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Presence {
-    /// QEMU has no device of this id.
+    /// QEMU has no device of this ID.
     Absent,
-    /// QEMU has it; no driver of the guest has taken it.
+    /// QEMU has it, but no guest driver has taken it.
     Plugged,
-    /// The guest has switched its memory on, as a driver does.
+    /// The guest has enabled its memory, as a driver does.
     Taken,
 }
 
@@ -32,7 +32,7 @@ struct Pci {
 
 #[derive(Deserialize)]
 struct Region {
-    /// -1 while the guest has it switched off.
+    /// -1 while the guest has it disabled.
     address: i64,
 }
 
@@ -59,7 +59,7 @@ fn unreadable(command: &'static str, problem: &dyn std::fmt::Display) -> Fault {
     }
 }
 
-/// Reads the answer to `query-pci`.
+/// Parses the answer to `query-pci`.
 pub(super) fn presence(answer: Value, id: &str) -> Result<Presence, Fault> {
     let buses: Vec<Bus> =
         serde_json::from_value(answer).map_err(|error| unreadable("query-pci", &error))?;
@@ -75,31 +75,31 @@ pub(super) fn presence(answer: Value, id: &str) -> Result<Presence, Fault> {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Chardev {
     label: String,
-    /// `disconnected:unix:PATH` and more until it is connected, then another form.
+    /// Starts with `disconnected:unix:PATH` until it is connected, then has another form.
     filename: String,
 }
 
 impl Chardev {
-    /// Whether it has a connection.
+    /// Whether it is connected.
     pub(super) fn is_connected(&self) -> bool {
         !self.filename.starts_with("disconnected:")
     }
 
-    /// Whether it has a connection (nothing tells where to) or tries to get one to this socket.
+    /// Whether it is connected (QEMU does not report to what) or tries to connect to this socket.
     pub(super) fn leads_to(&self, socket: &Path) -> bool {
         let target = self.filename.strip_prefix("disconnected:unix:");
         target.is_none_or(|target| target.split(',').next().map(Path::new) == Some(socket))
     }
 }
 
-/// Reads the answer to `query-chardev`.
+/// Parses the answer to `query-chardev`.
 pub(super) fn chardev(answer: Value, id: &str) -> Result<Option<Chardev>, Fault> {
     let all: Vec<Chardev> =
         serde_json::from_value(answer).map_err(|error| unreadable("query-chardev", &error))?;
     Ok(all.into_iter().find(|chardev| chardev.label == id))
 }
 
-/// Reads the answer to `query-status`: whether the guest's processors run.
+/// Parses the answer to `query-status`: whether the guest's CPUs run.
 pub(super) fn is_running(answer: &Value) -> Result<bool, Fault> {
     let running = answer["running"].as_bool();
     running.ok_or_else(|| unreadable("query-status", &"it does not tell whether the machine runs"))

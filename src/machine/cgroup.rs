@@ -1,4 +1,4 @@
-//! Limits of the control groups that this process is in, of version 1 and 2.
+//! Limits of this process's control groups, of version 1 and 2.
 
 use std::path::{Path, PathBuf};
 
@@ -6,31 +6,31 @@ use spdk::cores::CoreSet;
 
 use super::Machine;
 
-/// Where control groups are mounted.
+/// Mount point of control groups.
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// Version 1 has no word for "no limit": it answers the largest multiple of a page.
+/// Version 1 represents "no limit" by the largest multiple of a page.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// A limit and what is used of it, bytes.
+/// A limit and its usage, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limit {
-    /// What the group may have.
+    /// The limit.
     pub limit: u64,
-    /// What it has.
+    /// The usage.
     pub used: u64,
-    /// The file with the limit.
+    /// The file of the limit.
     pub file: PathBuf,
 }
 
 impl Limit {
-    /// What can still be had, MiB.
+    /// The remainder, in MiB.
     pub fn left_mib(&self) -> u64 {
         self.limit.saturating_sub(self.used) >> 20
     }
 }
 
-/// The limit of memory that leaves the least, if there is any.
+/// The memory limit with the smallest remainder, if there is one.
 pub fn memory(machine: &Machine) -> Option<Limit> {
     tightest(
         machine,
@@ -42,7 +42,7 @@ pub fn memory(machine: &Machine) -> Option<Limit> {
     )
 }
 
-/// The limit of hugepages of this size that leaves the least, if there is any.
+/// The limit of hugepages of this size with the smallest remainder, if there is one.
 pub fn hugetlb(machine: &Machine, kib: u64) -> Option<Limit> {
     let size = match kib {
         _ if kib >= 1 << 20 => format!("{}GB", kib >> 20),
@@ -68,7 +68,7 @@ pub fn hugetlb(machine: &Machine, kib: u64) -> Option<Limit> {
     tightest(machine, "hugetlb", &names)
 }
 
-/// The cores that the group may use, if it says so.
+/// The cores that the group may use, if restricted.
 pub fn cpuset(machine: &Machine) -> Option<CoreSet> {
     let files = [
         "cpuset.cpus.effective",
@@ -83,7 +83,7 @@ pub fn cpuset(machine: &Machine) -> Option<CoreSet> {
     texts.find_map(|text| text.parse().ok())
 }
 
-/// How much processor time the group may have, in cores, and the file that says so.
+/// The CPU quota of the group in cores, and its file.
 pub fn cpu_quota(machine: &Machine) -> Option<(f64, PathBuf)> {
     let quotas = groups(machine, "cpu").into_iter().filter_map(|group| {
         let file = group.join("cpu.max");
@@ -105,7 +105,7 @@ fn tightest(machine: &Machine, controller: &str, names: &[(&str, &str)]) -> Opti
     for group in groups(machine, controller) {
         for (limit, used) in names {
             let file = group.join(limit);
-            // "max" is no number.
+            // "max" does not parse as a number.
             let Some(limit) = machine.number(&file).filter(|limit| *limit < NO_LIMIT) else {
                 continue;
             };
@@ -118,8 +118,8 @@ fn tightest(machine: &Machine, controller: &str, names: &[(&str, &str)]) -> Opti
         .min_by_key(|limit| limit.limit.saturating_sub(limit.used))
 }
 
-/// The directories of the groups, innermost first, in which the process is for a controller. In a
-/// container the path may be one of the host's that is not mounted: its ancestors are.
+/// Directories of the process's groups for a controller, innermost first. In a container the path may be the host's
+/// and not mounted; then its ancestors are used.
 fn groups(machine: &Machine, controller: &str) -> Vec<PathBuf> {
     let text = machine.text("/proc/self/cgroup").unwrap_or_default();
     let mut directories = Vec::new();

@@ -1,4 +1,4 @@
-//! Processor cores: which are there, and how they are set apart.
+//! Processor cores and their isolation.
 
 use spdk::cores::CoreSet;
 
@@ -6,22 +6,22 @@ use super::Machine;
 
 const CPUS: &str = "/sys/devices/system/cpu";
 
-/// A list of cores in a file; `None` if it is empty or cannot be read.
+/// Reads a list of cores; `None` if it is empty or unreadable.
 pub fn list(machine: &Machine, file: &str) -> Option<CoreSet> {
     machine.text(file)?.parse().ok()
 }
 
-/// Cores that are on.
+/// Online cores.
 pub fn online(machine: &Machine) -> Option<CoreSet> {
     list(machine, &format!("{CPUS}/online"))
 }
 
-/// Cores that the kernel leaves alone.
+/// Cores isolated from the scheduler.
 pub fn isolated(machine: &Machine) -> Option<CoreSet> {
     list(machine, &format!("{CPUS}/isolated"))
 }
 
-/// The affinity mask that this process has inherited.
+/// The CPU affinity that this process has inherited.
 pub fn inherited(machine: &Machine) -> Option<CoreSet> {
     machine
         .field("/proc/self/status", "Cpus_allowed_list")?
@@ -29,18 +29,18 @@ pub fn inherited(machine: &Machine) -> Option<CoreSet> {
         .ok()
 }
 
-/// Hardware threads of one core, this one among them.
+/// The hardware threads of a core, including this one.
 pub fn siblings(machine: &Machine, core: usize) -> Option<CoreSet> {
     let file = format!("{CPUS}/cpu{core}/topology/thread_siblings_list");
     list(machine, &file)
 }
 
-/// The governor of a core's frequency, where there is any.
+/// The frequency governor of a core, if it has one.
 pub fn governor(machine: &Machine, core: usize) -> Option<String> {
     machine.text(format!("{CPUS}/cpu{core}/cpufreq/scaling_governor"))
 }
 
-/// NUMA nodes, lowest first.
+/// NUMA nodes, ascending.
 pub fn nodes(machine: &Machine) -> Vec<u32> {
     let names = machine.names("/sys/devices/system/node");
     let mut nodes: Vec<u32> = names
@@ -51,7 +51,7 @@ pub fn nodes(machine: &Machine) -> Vec<u32> {
     nodes
 }
 
-/// The nodes that some cores are on; node 0 where the machine does not say.
+/// The NUMA nodes of some cores; node 0 if the machine does not say.
 pub fn nodes_of(machine: &Machine, cores: &CoreSet) -> Vec<u32> {
     let has = |node: &u32| {
         let file = format!("/sys/devices/system/node/node{node}/cpulist");
@@ -64,7 +64,7 @@ pub fn nodes_of(machine: &Machine, cores: &CoreSet) -> Vec<u32> {
     }
 }
 
-/// Numbers of interrupts that go to one of these cores and to no other.
+/// Interrupts that are routed to these cores only.
 pub fn interrupts(machine: &Machine, cores: &CoreSet) -> Vec<u32> {
     let mut numbers: Vec<u32> = machine
         .names("/proc/irq")
@@ -72,7 +72,7 @@ pub fn interrupts(machine: &Machine, cores: &CoreSet) -> Vec<u32> {
         .filter_map(|name| name.parse().ok())
         .filter(|number| {
             let dir = format!("/proc/irq/{number}");
-            // Without a handler the number is only reserved.
+            // An interrupt number without a handler is only reserved.
             let handled = machine
                 .names(&dir)
                 .iter()

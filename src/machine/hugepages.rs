@@ -1,4 +1,4 @@
-//! Pools of hugepages, by NUMA node and size.
+//! Hugepage pools, per NUMA node and size.
 
 use std::collections::BTreeSet;
 
@@ -11,25 +11,25 @@ pub struct Pool {
     pub node: u32,
     /// Size of a page.
     pub kib: u64,
-    /// Pages that are reserved.
+    /// Reserved pages.
     pub total: u64,
-    /// Pages that nobody uses.
+    /// Free pages.
     pub free: u64,
 }
 
 impl Pool {
-    /// What is free, MiB.
+    /// Free memory, in MiB.
     pub fn free_mib(&self) -> u64 {
         self.free.saturating_mul(self.kib) / 1024
     }
 
-    /// The file that says, and sets, how many pages there are.
+    /// The sysfs file of the number of pages.
     pub fn file(&self) -> String {
         file(self.node, self.kib)
     }
 }
 
-/// The file that says, and sets, how many pages of a size a node has.
+/// The sysfs file of a node's number of pages of one size.
 pub fn file(node: u32, kib: u64) -> String {
     format!("{}/nr_hugepages", dir(node, kib))
 }
@@ -38,7 +38,7 @@ fn dir(node: u32, kib: u64) -> String {
     format!("/sys/devices/system/node/node{node}/hugepages/hugepages-{kib}kB")
 }
 
-/// All pools, also empty ones.
+/// Lists all pools, including empty ones.
 pub fn pools(machine: &Machine) -> Vec<Pool> {
     let mut pools = Vec::new();
     for node in cpus::nodes(machine) {
@@ -58,7 +58,7 @@ pub fn pools(machine: &Machine) -> Vec<Pool> {
     pools
 }
 
-/// Sizes that a hugetlbfs is mounted for, KiB: SPDK maps files there.
+/// Page sizes with a mounted hugetlbfs, in KiB: SPDK maps files there.
 pub fn mounted(machine: &Machine) -> BTreeSet<u64> {
     let mounts = mounts::mounts(machine);
     let huge = mounts.iter().filter(|mount| mount.kind == "hugetlbfs");
@@ -66,7 +66,7 @@ pub fn mounted(machine: &Machine) -> BTreeSet<u64> {
         .collect()
 }
 
-/// `2M` and `1G` as KiB.
+/// Parses `2M` or `1G` into KiB.
 pub fn kib(size: &str) -> Option<u64> {
     let (number, unit) = size.split_at_checked(size.len().checked_sub(1)?)?;
     let factor = match unit {
@@ -78,7 +78,7 @@ pub fn kib(size: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// A size in the words of mount options: `2M`, `1G`.
+/// Formats a size as in mount options: `2M`, `1G`.
 pub fn size(kib: u64) -> String {
     match kib {
         _ if kib >= 1 << 20 => format!("{}G", kib >> 20),

@@ -1,5 +1,5 @@
-//! The machine as its files describe it (`/proc`, `/sys`): what `doctor`, `setup` and the checks before
-//! SPDK's start look at. The root is a parameter, so that a tree of files can stand for a machine.
+//! The machine as described by `/proc` and `/sys`, for `doctor`, `setup` and the preflight checks. The root is a
+//! parameter, so that tests can use a tree of files.
 
 pub mod cgroup;
 pub mod cpus;
@@ -11,7 +11,7 @@ pub(crate) mod tree;
 
 use std::path::{Path, PathBuf};
 
-/// A machine, by the directory that its files are under.
+/// A machine, given by the root of its files.
 #[derive(Debug, Clone)]
 pub struct Machine {
     root: PathBuf,
@@ -28,35 +28,35 @@ impl Machine {
         Self { root: root.into() }
     }
 
-    /// Whether it is this machine, so that system calls tell of it too.
+    /// Whether this is the running machine, so that system calls apply to it too.
     pub fn is_here(&self) -> bool {
         self.root == Path::new("/")
     }
 
-    /// Where the file with this absolute path is.
+    /// Resolves an absolute path under the root.
     pub fn path(&self, absolute: impl AsRef<Path>) -> PathBuf {
         let absolute = absolute.as_ref();
         self.root
             .join(absolute.strip_prefix("/").unwrap_or(absolute))
     }
 
-    /// A file's text without white space at its ends; `None` if it cannot be read.
+    /// The trimmed text of a file; `None` if it cannot be read.
     pub fn text(&self, absolute: impl AsRef<Path>) -> Option<String> {
         let text = std::fs::read(self.path(absolute)).ok()?;
         Some(String::from_utf8_lossy(&text).trim().to_owned())
     }
 
-    /// A file that holds one number.
+    /// The number in a file.
     pub fn number(&self, absolute: impl AsRef<Path>) -> Option<u64> {
         self.text(absolute)?.parse().ok()
     }
 
-    /// Whether there is such a file or directory.
+    /// Whether a file or directory exists.
     pub fn has(&self, absolute: impl AsRef<Path>) -> bool {
         self.path(absolute).exists()
     }
 
-    /// Names in a directory, sorted; none if it cannot be read.
+    /// Sorted names of a directory's entries; empty if it cannot be read.
     pub fn names(&self, absolute: impl AsRef<Path>) -> Vec<String> {
         let entries = std::fs::read_dir(self.path(absolute));
         let mut names: Vec<_> = entries
@@ -68,13 +68,13 @@ impl Machine {
         names
     }
 
-    /// The last component of what a symbolic link points to.
+    /// The last component of a symbolic link's target.
     pub fn link_name(&self, absolute: impl AsRef<Path>) -> Option<String> {
         let target = std::fs::read_link(self.path(absolute)).ok()?;
         Some(target.file_name()?.to_str()?.to_owned())
     }
 
-    /// The value of a line `key: value` of a file such as `/proc/meminfo`.
+    /// The value of a line `key: value` in a file such as `/proc/meminfo`.
     pub fn field(&self, absolute: impl AsRef<Path>, key: &str) -> Option<String> {
         let text = self.text(absolute)?;
         text.lines().find_map(|line| {
@@ -83,7 +83,7 @@ impl Machine {
         })
     }
 
-    /// The same for a line that begins with a number, such as `MemAvailable: 12 kB`.
+    /// The leading number of such a value: `MemAvailable: 12 kB`.
     pub fn field_number(&self, absolute: impl AsRef<Path>, key: &str) -> Option<u64> {
         let value = self.field(absolute, key)?;
         value.split_whitespace().next()?.parse().ok()

@@ -1,4 +1,4 @@
-//! What is mounted, and what swaps.
+//! Mounts and swap devices.
 
 use super::Machine;
 
@@ -7,17 +7,17 @@ use super::Machine;
 pub struct Mount {
     /// `major:minor` of the device.
     pub device: String,
-    /// Where it is mounted.
+    /// The mount point.
     pub directory: String,
-    /// The file system.
+    /// The file system type.
     pub kind: String,
-    /// What is mounted, such as `/dev/sda1`.
+    /// The mount source, such as `/dev/sda1`.
     pub source: String,
     options: String,
 }
 
 impl Mount {
-    /// The value of an option, such as `pagesize=`.
+    /// The value of an option, given by its prefix such as `pagesize=`.
     pub fn option(&self, name: &str) -> Option<&str> {
         self.options
             .split(',')
@@ -25,13 +25,13 @@ impl Mount {
     }
 }
 
-/// All mounts that this process sees.
+/// Lists the mounts visible to this process.
 pub fn mounts(machine: &Machine) -> Vec<Mount> {
     let text = machine.text("/proc/self/mountinfo").unwrap_or_default();
     text.lines().filter_map(parse).collect()
 }
 
-/// See proc(5): a varying number of fields ends with a hyphen.
+/// Parses a line, see proc(5): a hyphen ends a variable number of fields.
 fn parse(line: &str) -> Option<Mount> {
     let (before, after) = line.split_once(" - ")?;
     let before: Vec<_> = before.split(' ').collect();
@@ -45,7 +45,7 @@ fn parse(line: &str) -> Option<Mount> {
     })
 }
 
-/// Names of block devices that are swapped to.
+/// Names of the block devices used for swap.
 pub fn swaps(machine: &Machine) -> Vec<String> {
     let text = machine.text("/proc/swaps").unwrap_or_default();
     let lines = text.lines().skip(1);

@@ -1,4 +1,4 @@
-//! PCI devices: their drivers, and whether the kernel or a process uses them.
+//! PCI devices: their drivers, and what uses them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,10 +15,10 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 /// Class and subclass of NVMe controllers.
 const NVME: u64 = 0x0108;
 
-/// Drivers that hand a device to a process.
+/// Drivers that give a device to a userspace process.
 pub const USER_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
 
-/// A device's address: domain, bus, device and function.
+/// Address of a device: domain, bus, device and function.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Address(String);
@@ -68,49 +68,49 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// A file of the device.
+    /// Path of a sysfs file of the device.
     pub fn file(&self, name: &str) -> String {
         format!("{DEVICES}/{self}/{name}")
     }
 
-    /// Whether there is such a device.
+    /// Whether the device exists.
     pub fn exists(&self, machine: &Machine) -> bool {
         machine.has(format!("{DEVICES}/{self}"))
     }
 
-    /// The driver that has it.
+    /// The bound driver.
     pub fn driver(&self, machine: &Machine) -> Option<String> {
         machine.link_name(self.file("driver"))
     }
 
-    /// The only driver that may take it, if one is set.
+    /// The driver override, if one is set: only that driver may bind the device.
     pub fn driver_override(&self, machine: &Machine) -> Option<String> {
         let text = machine.text(self.file("driver_override"))?;
         (!text.is_empty() && text != "(null)").then_some(text)
     }
 
-    /// Its IOMMU group.
+    /// The IOMMU group.
     pub fn group(&self, machine: &Machine) -> Option<String> {
         machine.link_name(self.file("iommu_group"))
     }
 
-    /// Its NUMA node, where it has one.
+    /// The NUMA node, if the device has one.
     pub fn node(&self, machine: &Machine) -> Option<u32> {
         machine.text(self.file("numa_node"))?.parse().ok()
     }
 
-    /// Whether it is an NVMe controller.
+    /// Whether the device is an NVMe controller.
     pub fn is_nvme(&self, machine: &Machine) -> bool {
         class(machine, self).is_some_and(|class| class >> 8 == NVME)
     }
 
-    /// Whether it is a controller of mass storage.
+    /// Whether the device is a mass storage controller.
     pub fn is_storage(&self, machine: &Machine) -> bool {
         class(machine, self).is_some_and(|class| class >> 16 == 0x01)
     }
 
-    /// Other devices of its IOMMU group that a driver of the kernel has: a process can have the group
-    /// only whole. Bridges do not count.
+    /// Other devices of the IOMMU group that are bound to a kernel driver: a process can only be given a whole group.
+    /// Bridges do not count.
     pub fn beside(&self, machine: &Machine) -> Vec<(Self, String)> {
         let names = machine.names(self.file("iommu_group/devices"));
         let others = names.iter().filter_map(|name| name.parse::<Self>().ok());
@@ -121,7 +121,7 @@ impl Address {
             .collect()
     }
 
-    /// What uses the device, so that it must not be taken from its driver.
+    /// The user of the device, which must not be unbound then.
     pub fn in_use(&self, machine: &Machine) -> Option<String> {
         match class(machine, self).map(|class| class >> 16) {
             Some(0x06) => return Some("it is a bridge".to_owned()),
@@ -143,7 +143,7 @@ impl Address {
         })
     }
 
-    /// Names of the class directory `kind` one level below, as virtio devices have them.
+    /// Names of the class directory `kind` one level down, where virtio devices have theirs.
     fn below(&self, machine: &Machine, kind: &str) -> Vec<String> {
         let children = machine.names(self.file(""));
         let virtio = children.iter().filter(|name| name.starts_with("virtio"));
@@ -152,7 +152,7 @@ impl Address {
             .collect()
     }
 
-    /// Block devices that are on it, also through NVMe multipath, and their partitions.
+    /// Block devices on the device, also through NVMe multipath, with their partitions.
     pub fn block_devices(&self, machine: &Machine) -> Vec<String> {
         let mut roots: Vec<PathBuf> = Vec::new();
         roots.extend(machine.path(self.file("")).canonicalize());
@@ -199,7 +199,7 @@ impl Address {
         })
     }
 
-    /// Whether a process has it through vfio: taking it away would wait for that process.
+    /// Whether a process has the device open through vfio: unbinding it would block until that process ends.
     fn opened(&self, machine: &Machine) -> Option<String> {
         if self.driver(machine)? != "vfio-pci" || !machine.is_here() {
             return None;
@@ -215,7 +215,7 @@ impl Address {
     }
 }
 
-/// A block device that is opened exclusively (a file system, a volume manager, RAID, a daemon).
+/// Whether a block device is opened exclusively (by a file system, volume manager, RAID or daemon).
 fn is_claimed(name: &str) -> bool {
     let path = format!("/dev/{name}");
     if std::fs::metadata(&path).is_err() {
@@ -230,13 +230,13 @@ fn class(machine: &Machine, address: &Address) -> Option<u64> {
     u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
-/// All devices.
+/// Lists all devices.
 pub fn devices(machine: &Machine) -> Vec<Address> {
     let names = machine.names(DEVICES);
     names.iter().filter_map(|name| name.parse().ok()).collect()
 }
 
-/// Whether DMA is translated: without it a process cannot be given a device safely.
+/// Whether there is an IOMMU: without DMA translation a process cannot safely be given a device.
 pub fn has_iommu(machine: &Machine) -> bool {
     !machine.names("/sys/kernel/iommu_groups").is_empty()
 }
@@ -263,7 +263,7 @@ mod tests {
         }
     }
 
-    /// A machine with one NVMe disk of one partition, on multipath if `subsystem`.
+    /// A machine with one NVMe disk of one partition, optionally on multipath.
     fn with_disk(multipath: bool) -> (Tree, Address) {
         let tree = Tree::new();
         let device = "/sys/devices/pci0000:00/0000:01:00.0";
@@ -309,7 +309,7 @@ mod tests {
             tree.write("/proc/self/mountinfo", &line("259:1", "/dev/root"));
             let expected = "nvme0n1p1 is mounted at /data";
             assert_eq!(address.in_use(&machine).as_deref(), Some(expected));
-            // As btrfs has it: a device number of its own.
+            // btrfs has a device number of its own.
             tree.write("/proc/self/mountinfo", &line("0:40", "/dev/nvme0n1p1"));
             assert_eq!(address.in_use(&machine).as_deref(), Some(expected));
             tree.write("/proc/self/mountinfo", "");

@@ -1,10 +1,10 @@
-//! A tree of files that stands for a machine, for tests.
+//! A tree of files that represents a machine, for tests.
 
 use std::path::PathBuf;
 
 use super::Machine;
 
-/// The tree, removed with it.
+/// The tree, removed on drop.
 pub struct Tree(tempfile::TempDir);
 
 impl Tree {
@@ -26,7 +26,7 @@ impl Tree {
         std::fs::create_dir_all(self.path(absolute)).expect("a directory");
     }
 
-    /// A link whose target is in the tree.
+    /// Creates a link whose target is in the tree.
     pub fn link(&self, absolute: &str, target: &str) {
         let path = self.path(absolute);
         std::fs::create_dir_all(path.parent().expect("absolute")).expect("a directory");

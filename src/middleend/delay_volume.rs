@@ -1,4 +1,4 @@
-//! DelayVolume: another volume that answers later, to see how hosts bear a slow device.
+//! DelayVolume: adds latency to another volume, to test how hosts handle a slow device.
 
 use spdk::bdev::delay::{self, Delays};
 use spdk::bdev::{self, Presence};
@@ -15,12 +15,12 @@ use crate::resource::{CallContext, Change, Key, Kind, Name, Stage, Uses};
 /// The kind.
 pub struct DelayVolumes {
     spdk: Handle,
-    /// The delay bdev of each, with the delays that it was given.
+    /// The delay bdev of each object, with its current delays.
     bdevs: Presences,
 }
 
 impl DelayVolumes {
-    /// Delays of this SPDK's volumes.
+    /// Creates the kind for volumes of this SPDK.
     pub fn new(spdk: Handle) -> Self {
         let bdevs = Presences::default();
         Self { spdk, bdevs }
@@ -32,7 +32,7 @@ impl Kind for DelayVolumes {
 
     const STAGE: Stage = Stage::Layer;
 
-    /// The latencies are bounded by `resource::bounds`.
+    /// Latencies are bounded by `resource::bounds`.
     fn check(&self, object: &DelayVolume, violations: &mut Violations) {
         if let Err(reason) = VolumeRef::parse(&object.volume_name_ref) {
             violations.add("volume_name_ref", reason);
@@ -70,13 +70,13 @@ impl Kind for DelayVolumes {
         Ok(object)
     }
 
-    /// When the base is back SPDK makes the bdev again, with the delays of its creation: those that were set
-    /// since are to be set again.
+    /// When its base returns, SPDK recreates the bdev with the delays of its creation, so later changes have to be
+    /// applied again.
     fn is_lost(&self, name: &Name, _: &DelayVolume) -> bool {
         !self.bdevs.is_there(name)
     }
 
-    /// Delays change while the volume is in use; another base needs it rebuilt.
+    /// Delays can change while the volume is in use; another base requires rebuilding the bdev.
     async fn update(
         &self,
         _: &CallContext,
@@ -95,7 +95,7 @@ impl Kind for DelayVolumes {
             if !is_rebuilt {
                 return delay::set(spdk, &new.name, new.delays).map(|()| None);
             }
-            // What is removed does not come back with its base.
+            // Checked before the old bdev is deleted, which could not be recreated without a base.
             if bdev::lookup(spdk, &new.base)?.is_none() {
                 let error = spdk::Error::new("delay volume", errno::ENODEV);
                 return Err(error.with_detail(format!("there is no bdev {:?}", new.base)));
@@ -128,7 +128,7 @@ impl Kind for DelayVolumes {
     }
 }
 
-/// How the bdev of a volume that has passed the checks is made.
+/// Parameters of a validated volume's bdev.
 struct Recipe {
     name: String,
     base: String,
@@ -148,14 +148,14 @@ impl Recipe {
     }
 
     async fn make(&self, spdk: Spdk) -> Result<Presence, spdk::Error> {
-        // SPDK goes by the base's own name when the base comes back.
+        // SPDK matches a returning base by its own name, so aliases are resolved.
         let base = bdev::lookup(spdk, &self.base)?;
         let base = base.map_or_else(|| self.base.clone(), |base| base.name);
         delay::create(spdk, &self.name, &base, self.delays).await?;
         self.watch(spdk)
     }
 
-    /// SPDK makes one whose base went and is back by itself.
+    /// Adopts a bdev that SPDK has recreated itself, after its base returned.
     async fn adopt_or_make(&self, spdk: Spdk) -> Result<Presence, spdk::Error> {
         match bdev::lookup(spdk, &self.name)? {
             Some(bdev) if bdev.product == delay::PRODUCT => {
@@ -181,7 +181,7 @@ impl Recipe {
     }
 }
 
-/// The delays of an object that has passed the checks: the hundredth I/O is never faster than the others.
+/// The delays of a validated object. The p99 latency is raised to the average where it is lower.
 fn delays(object: &DelayVolume) -> Delays {
     let us = |latency: i32| u32::try_from(latency).unwrap_or_default();
     let [avg_read_us, avg_write_us] =

@@ -1,5 +1,5 @@
-//! EncryptedVolume: AES-XTS between a volume and who uses it. What lies on the volume beneath is
-//! ciphertext. The key is in this process's memory only.
+//! EncryptedVolume: AES-XTS between a volume and its users, with ciphertext on the volume below. The bdev has the key
+//! in memory only.
 
 use spdk::bdev::{self, crypto};
 use spdk::{Handle, Spdk, errno};
@@ -16,7 +16,7 @@ pub struct EncryptedVolumes {
 }
 
 impl EncryptedVolumes {
-    /// Encryption of this SPDK's volumes.
+    /// Creates the kind for volumes of this SPDK.
     pub fn new(spdk: Handle) -> Self {
         Self { spdk }
     }
@@ -52,7 +52,7 @@ impl Kind for EncryptedVolumes {
         let is_known = !object.name.is_empty();
         let recipe = recipe(name, &object)?;
         let made = self.spdk.call(async move |spdk| {
-            // SPDK makes one whose base went and is back by itself.
+            // SPDK recreates a bdev itself after its base returned.
             if is_known && bdev::lookup(spdk, &recipe.name)?.is_some() {
                 return Ok(());
             }
@@ -63,7 +63,7 @@ impl Kind for EncryptedVolumes {
         Ok(object)
     }
 
-    /// Another key or cipher means another content: never under somebody who uses it.
+    /// Another key or cipher changes the content, so the volume must not be in use.
     async fn update(
         &self,
         _: &CallContext,
@@ -73,7 +73,7 @@ impl Kind for EncryptedVolumes {
         change.unused(name)?;
         let (old, new) = (recipe(name, &change.old)?, recipe(name, &change.wanted)?);
         let rebuilt = self.spdk.call(move |spdk| async move {
-            // What is removed does not come back with its base.
+            // Checked before the old bdev is deleted, which could not be recreated without a base.
             if bdev::lookup(spdk, &new.base)?.is_none() {
                 let error = spdk::Error::new("encrypt volume", errno::ENODEV);
                 return Err(error.with_detail(format!("there is no bdev {:?}", new.base)));
@@ -142,7 +142,7 @@ fn check(object: &EncryptedVolume, violations: &mut Violations) {
     }
 }
 
-/// How the bdev of a volume that has passed the checks is made.
+/// Parameters of a validated volume's bdev.
 fn recipe(name: &Name, object: &EncryptedVolume) -> Result<crypto::Options, Error> {
     let volume = VolumeRef::parse(&object.volume_name_ref)
         .map_err(|reason| Error::invalid("volume_name_ref", reason))?;
@@ -153,7 +153,7 @@ fn recipe(name: &Name, object: &EncryptedVolume) -> Result<crypto::Options, Erro
     })
 }
 
-/// SPDK goes by the bdev's own name when the bdev goes away, so that is what it is told.
+/// Creates the bdev with the base's own name, by which SPDK matches a returning base.
 async fn make(spdk: Spdk, mut recipe: crypto::Options) -> Result<(), spdk::Error> {
     if let Some(base) = bdev::lookup(spdk, &recipe.base)? {
         recipe.base = base.name;
@@ -161,13 +161,14 @@ async fn make(spdk: Spdk, mut recipe: crypto::Options) -> Result<(), spdk::Error
     crypto::create(spdk, &recipe).await
 }
 
-/// Whether a bdev that somebody has made by SPDK's own commands has the name by now.
+/// Whether a foreign bdev, created by SPDK's own commands, now has the name.
 fn is_replaced(spdk: Spdk, name: &str) -> Result<bool, spdk::Error> {
     let there = bdev::lookup(spdk, name)?;
     Ok(there.is_some_and(|bdev| bdev.product != crypto::PRODUCT))
 }
 
-/// One that went by itself (the volume beneath did) must not come back with that.
+/// Deletes the bdev. If it has disappeared with its base, SPDK's record of it is removed, so that it does not return
+/// with the base.
 async fn remove(spdk: Spdk, name: &str) -> Result<(), spdk::Error> {
     if is_replaced(spdk, name)? {
         let what =

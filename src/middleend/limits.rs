@@ -1,8 +1,8 @@
-//! Rate limits as the API has them, and what of them SPDK can enforce: I/Os a second of reads and
-//! writes together, in thousands, and bandwidth of both, of reads, and of writes, in MiB a second.
+//! Rate limits of the API, and the subset that SPDK can enforce: I/O per second of reads and writes together, in
+//! thousands, and bandwidth of both, of reads, and of writes, in MiB/s.
 //!
-//! One resource at a time may limit a bdev; it owns the [`key`] of its limits, under each name that the
-//! bdev has.
+//! Only one resource at a time may limit a bdev: it owns the [`key`] of the bdev's limits, which is the same under
+//! each of the bdev's names.
 
 use spdk::bdev::qos::{IOPS_STEP, Limits};
 
@@ -10,15 +10,15 @@ use crate::api::storage::QosLimit;
 use crate::error::Violations;
 use crate::resource::Key;
 
-/// More than any device moves, and little enough that SPDK's arithmetic on it stays in range.
+/// Above the throughput of any device, and small enough for SPDK's arithmetic not to overflow.
 const MAX: i64 = 1_000_000_000;
 
-/// What whoever limits this bdev owns.
+/// The key owned by the resource that limits this bdev.
 pub fn key(bdev: &str) -> Key {
     Key::from(format!("limits of volume/{bdev}"))
 }
 
-/// Refuses what SPDK cannot enforce, by the name of the field under `path`.
+/// Refuses limits that SPDK cannot enforce, naming the field under `path`.
 pub fn check(limit: &QosLimit, path: &str, violations: &mut Violations) {
     for (field, value) in fields(limit) {
         let field = format!("{path}.{field}");
@@ -37,7 +37,7 @@ pub fn check(limit: &QosLimit, path: &str, violations: &mut Violations) {
     }
 }
 
-/// Refuses guarantees, which SPDK cannot give.
+/// Refuses guaranteed rates, which SPDK cannot provide.
 pub fn check_no_minimum(limit: &QosLimit, path: &str, violations: &mut Violations) {
     refuse(
         limit,
@@ -47,19 +47,19 @@ pub fn check_no_minimum(limit: &QosLimit, path: &str, violations: &mut Violation
     );
 }
 
-/// Refuses each limit that is set, for this reason.
+/// Refuses each limit that is set, with this reason.
 pub fn refuse(limit: &QosLimit, path: &str, reason: &str, violations: &mut Violations) {
     for (field, value) in fields(limit).into_iter().filter(|(_, value)| *value != 0) {
         violations.add(format!("{path}.{field}"), format!("{value}: {reason}"));
     }
 }
 
-/// Whether nothing is limited.
+/// Whether no limit is set.
 pub fn is_none(limit: &QosLimit) -> bool {
     fields(limit).iter().all(|(_, value)| *value == 0)
 }
 
-/// Limits that have passed the check, as SPDK takes them.
+/// Converts validated limits for SPDK.
 pub fn of(limit: &QosLimit) -> Limits {
     let rate = |value: i64| u64::try_from(value).unwrap_or_default();
     Limits {

@@ -1,4 +1,4 @@
-//! What stands between a volume and who uses it: limits, encryption and delays.
+//! Layers between a volume and its users: limits, encryption and delays.
 
 mod delay_volume;
 mod encrypted_volume;

@@ -1,5 +1,5 @@
-//! QosVolume: limits of another volume. It holds no data; its name is a further name of the volume
-//! beneath, and the limits hold whichever of the names is used.
+//! QosVolume: limits another volume. It holds no data: its name is an alias of the volume below, and the limits apply
+//! to every name of that volume.
 
 use spdk::bdev::{self, alias, qos};
 use spdk::{Handle, Spdk, errno};
@@ -15,12 +15,12 @@ use crate::resource::{CallContext, Change, Key, Kind, Name, Stage, Uses};
 /// The kind.
 pub struct QosVolumes {
     spdk: Handle,
-    /// The volume of each, as it was limited.
+    /// The limited volume of each object.
     volumes: Presences,
 }
 
 impl QosVolumes {
-    /// Limits of this SPDK's volumes.
+    /// Creates the kind for volumes of this SPDK.
     pub fn new(spdk: Handle) -> Self {
         Self {
             spdk,
@@ -28,7 +28,7 @@ impl QosVolumes {
         }
     }
 
-    /// Limits a volume that is not limited.
+    /// Limits a volume that has no limits yet.
     async fn apply(&self, name: &Name, object: &QosVolume) -> Result<(), Error> {
         let (base, limits, alias) = (base(object), max(object), name.id().to_owned());
         let limited = self
@@ -80,7 +80,7 @@ impl Kind for QosVolumes {
         Ok(object)
     }
 
-    /// Limits and the further name go with the volume beneath.
+    /// The limits and the alias disappear with the volume below.
     fn is_lost(&self, name: &Name, _: &QosVolume) -> bool {
         !self.volumes.is_there(name)
     }
@@ -98,7 +98,7 @@ impl Kind for QosVolumes {
         }
         let alias = name.id().to_owned();
         if from == to && !self.volumes.is_there(name) {
-            // It is back, without its limits.
+            // The volume has returned, without its limits.
             self.apply(name, &change.wanted).await?;
             return Ok(change.wanted);
         }
@@ -127,7 +127,7 @@ impl Kind for QosVolumes {
         Ok(())
     }
 
-    /// What the volume beneath does, by whichever of its names.
+    /// The counters of the volume below, over all of its names.
     async fn stats(&self, _: &Name, object: &QosVolume) -> Result<VolumeStats, Error> {
         stats_of(&self.spdk, base(object)).await
     }
@@ -149,7 +149,7 @@ fn check(object: &QosVolume, violations: &mut Violations) {
     }
 }
 
-/// The bdev beneath an object that has passed the checks.
+/// The bdev below a validated object.
 fn base(object: &QosVolume) -> String {
     let volume = VolumeRef::parse(&object.volume_name_ref);
     volume
@@ -162,7 +162,7 @@ fn max(object: &QosVolume) -> qos::Limits {
     limits::of(&max.unwrap_or_default())
 }
 
-/// Limits a bdev and gives it the further name.
+/// Limits a bdev and adds the alias.
 async fn limit(
     spdk: Spdk,
     base: &str,
@@ -186,7 +186,7 @@ async fn limit(
     }
 }
 
-/// Takes limits and name away. A volume that went by itself has neither any more.
+/// Removes limits and alias. A volume that has disappeared has neither.
 async fn lift(spdk: Spdk, base: &str, alias: &str) -> Result<(), spdk::Error> {
     let gone = |error: &spdk::Error| [errno::ENODEV, errno::ENOENT].contains(&error.errno.0);
     match qos::set(spdk, base, qos::Limits::default()).await {

@@ -1,4 +1,4 @@
-//! Hosts that are connected to NVMe subsystems.
+//! Hosts connected to NVMe subsystems.
 
 use spdk::nvmf::{self, Connected, Queue, Which};
 
@@ -10,19 +10,19 @@ use crate::api::own::{
 use crate::error::{Error, Violations};
 use crate::resource::{Key, Name, Registry, paging};
 
-/// The name of the subsystem with this NQN; `None` for one that is none of the API's.
+/// The name of the subsystem with this NQN; `None` if the API has no such subsystem.
 pub(crate) fn subsystem_of(registry: &Registry, nqn: &str) -> Option<Name> {
     registry.owner(&Key::from(format!("nqn/{nqn}")))
 }
 
-/// The highest ID of a controller that the specification allows.
+/// Highest controller ID (CNTLID) of the NVMe specification.
 const CONTROLLER_MAX: u16 = 0xffef;
 
 impl Objects {
-    /// A page of the hosts.
+    /// Lists a page of hosts.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT, NOT_FOUND for a subsystem that is not there.
+    /// INVALID_ARGUMENT, or NOT_FOUND for an unknown subsystem.
     pub(super) async fn list_of_hosts(
         &self,
         request: &ListHostsRequest,
@@ -35,15 +35,15 @@ impl Objects {
         };
         let mut hosts = self.hosts().await?;
         hosts.retain(|(name, _)| parent.as_ref().is_none_or(|parent| parent == name));
-        let place = |(name, host): &(Name, Connected)| place(name, host);
-        hosts.sort_by_cached_key(place);
+        let position = |(name, host): &(Name, Connected)| position(name, host);
+        hosts.sort_by_cached_key(position);
         let from = after.map_or(0, |after| {
-            hosts.partition_point(|host| place(host) <= after)
+            hosts.partition_point(|host| position(host) <= after)
         });
         let rest = hosts.get(from..).unwrap_or_default();
         let page = rest.get(..size).unwrap_or(rest);
         let next_page_token = match page.last() {
-            Some(last) if page.len() < rest.len() => paging::token(&place(last)),
+            Some(last) if page.len() < rest.len() => paging::token(&position(last)),
             _ => String::new(),
         };
         Ok(ListHostsResponse {
@@ -55,8 +55,7 @@ impl Objects {
     /// Disconnects hosts.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT, NOT_FOUND for a subsystem or a host that is not there, FAILED_PRECONDITION for a
-    /// virtual machine.
+    /// INVALID_ARGUMENT, NOT_FOUND for an unknown subsystem or host, FAILED_PRECONDITION for a virtual machine.
     pub(super) async fn disconnect(
         &self,
         request: &DisconnectHostRequest,
@@ -64,8 +63,8 @@ impl Objects {
         let (name, nqn) = self.subsystem("name", &request.name)?;
         let which = which(request)?;
         let mut hosts = self.hosts().await?;
-        hosts.retain(|(of, host)| *of == name && is_meant(&which, host));
-        let absent = || Error::not_found(format!("{} of {name}", told(&which)));
+        hosts.retain(|(of, host)| *of == name && is_selected(&which, host));
+        let absent = || Error::not_found(format!("{} of {name}", describe(&which)));
         if hosts.is_empty() {
             return Err(absent());
         }
@@ -79,7 +78,7 @@ impl Objects {
             .call(async move |spdk| nvmf::disconnect(spdk, &nqn, &meant).await);
         match disconnected.await? {
             Ok(()) => {}
-            // Gone meanwhile.
+            // Race: the host disconnected in the meantime.
             Err(error) if error.errno.0 == spdk::errno::ENOENT => return Err(absent()),
             Err(error) => return Err(Error::internal("disconnecting a host", error)),
         }
@@ -89,7 +88,7 @@ impl Objects {
         })
     }
 
-    /// The hosts of subsystems of the API.
+    /// The hosts of the API's subsystems.
     async fn hosts(&self) -> Result<Vec<(Name, Connected)>, Error> {
         let found = self.spdk.call(nvmf::connections).await?;
         let found = found.map_err(|error| Error::internal("listing hosts", error))?;
@@ -100,7 +99,7 @@ impl Objects {
         Ok(named.collect())
     }
 
-    /// A subsystem of the API, and its NQN.
+    /// Resolves a subsystem of the API to its name and NQN.
     fn subsystem(&self, field: &str, name: &str) -> Result<(Name, String), Error> {
         let name = self.subsystems.meta().parse(field, name)?;
         let object = self.subsystems.object(name.key());
@@ -134,14 +133,14 @@ fn which(request: &DisconnectHostRequest) -> Result<Which, Error> {
     })
 }
 
-fn is_meant(which: &Which, host: &Connected) -> bool {
+fn is_selected(which: &Which, host: &Connected) -> bool {
     let by_host = which.host.as_ref().is_none_or(|nqn| *nqn == host.host);
     let id = which.controller_id;
     by_host && id.is_none_or(|id| id == host.controller_id)
 }
 
-/// In words.
-fn told(which: &Which) -> String {
+/// Describes the requested hosts, for an error.
+fn describe(which: &Which) -> String {
     match (&which.host, which.controller_id) {
         (Some(host), None) => format!("host {host}"),
         (Some(host), Some(id)) => format!("host {host} with controller {id}"),
@@ -150,8 +149,8 @@ fn told(which: &Which) -> String {
     }
 }
 
-/// Where it stands in the list.
-fn place(name: &Name, host: &Connected) -> String {
+/// The position in the list, as a page token.
+fn position(name: &Name, host: &Connected) -> String {
     format!("{}/{:05}", name.key(), host.controller_id)
 }
 

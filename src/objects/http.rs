@@ -31,13 +31,13 @@ use crate::error::Error;
 use crate::events::Event;
 use crate::gateway;
 
-/// What the revision is called in the query.
+/// Names of the revision in the query.
 const AFTER: [&str; 2] = ["afterRevision", "after_revision"];
 
-/// After so long without an event a comment shows that the connection is alive.
+/// Interval of keep-alive comments while there are no events.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// The route.
+/// Routes `GET /v1/events`.
 pub fn router(objects: Arc<Objects>) -> Router {
     let refuse = async |method: Method| gateway::only_get(&method);
     Router::new()
@@ -57,9 +57,9 @@ async fn events(
         Err(error) => return gateway::refuse(error.into(), None),
     };
     let body = match method {
-        // A stream would never end, and its parts go nowhere.
+        // No stream for a HEAD: it would never end, and its body would be discarded.
         Method::HEAD => Body::empty(),
-        _ => Body::from_stream(written(events).map(Ok::<_, Infallible>)),
+        _ => Body::from_stream(server_sent(events).map(Ok::<_, Infallible>)),
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -68,7 +68,7 @@ async fn events(
     response
 }
 
-/// The revision that the client asks for: a browser that connects again has it in a header.
+/// The requested revision: from the query, or from the header (Last-Event-ID) of a browser that reconnects.
 fn after(uri: &Uri, headers: &HeaderMap) -> Result<Option<i64>, Error> {
     let query = uri.query().unwrap_or_default();
     let mut given = None;
@@ -99,13 +99,13 @@ fn after(uri: &Uri, headers: &HeaderMap) -> Result<Option<i64>, Error> {
     given.map(number).transpose()
 }
 
-fn written(events: Events) -> Pin<Box<dyn futures_util::Stream<Item = String> + Send>> {
-    // The first line goes out at once, so that the client knows that it is connected.
+fn server_sent(events: Events) -> Pin<Box<dyn futures_util::Stream<Item = String> + Send>> {
+    // A first line is sent immediately, so that the client knows it is connected.
     let first = futures_util::stream::once(async { ":\n\n".to_owned() });
     let rest = unfold(events, |mut events| async {
         let text = match tokio::time::timeout(QUIET, events.next()).await {
             Err(_) => ":\n\n".to_owned(),
-            Ok(Some(Ok(event))) => told(&event),
+            Ok(Some(Ok(event))) => event_text(&event),
             Ok(Some(Err(status))) => end(&status),
             Ok(None) => return None,
         };
@@ -114,7 +114,7 @@ fn written(events: Events) -> Pin<Box<dyn futures_util::Stream<Item = String> + 
     Box::pin(first.chain(rest))
 }
 
-fn told(event: &Event) -> String {
+fn event_text(event: &Event) -> String {
     let json = gateway::json_of(&event.transcode_to_dynamic());
     match json {
         Ok(json) => format!("id: {}\ndata: {json}\n\n", event.revision),

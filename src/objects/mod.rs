@@ -1,4 +1,4 @@
-//! `opi_spdk.v1.ObjectService`: all objects, whatever their kinds, and what happens to them.
+//! `opi_spdk.v1.ObjectService`: objects of all kinds, and their events.
 
 pub(crate) mod hosts;
 mod http;
@@ -22,7 +22,7 @@ use crate::resource::{self, Collection, Name, Records, Shared, paging};
 
 pub use http::router;
 
-/// Watchers at a time, over gRPC and HTTP together.
+/// Concurrent watchers, over gRPC and HTTP together.
 const WATCHERS: usize = 256;
 
 /// The service.
@@ -36,7 +36,7 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Over the records of these kinds, and the hosts of these subsystems.
+    /// Serves the records of these kinds, and the hosts of these subsystems.
     pub(crate) fn new(
         shared: &Arc<Shared>,
         spdk: &Handle,
@@ -60,7 +60,8 @@ impl Objects {
     ) -> Result<ListObjectsResponse, crate::error::Error> {
         let size = paging::size(request.page_size)?;
         let after = paging::resume(&request.page_token, "")?;
-        // Before the objects: what changes meanwhile is told after it, and perhaps listed too.
+        // Read before the objects: a concurrent change has a later revision, so a watch from here reports it, even if
+        // it is also listed.
         let revision = self.shared.revision();
         let most = size.saturating_add(1);
         let mut found: Vec<(&str, Name, u64)> = Vec::new();

@@ -1,4 +1,4 @@
-//! One client that watches.
+//! The event stream of a watching client.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use super::{Objects, WATCHERS};
 use crate::error::Error;
 use crate::events::{Event, Gap};
 
-/// Events as they happen, and at last why there are no more.
+/// A stream of events, which ends with an error that says why.
 pub(super) type Events = Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
 
 impl Objects {
-    /// The events after the change of this revision, or from now on.
+    /// Watches the events after this revision, or from now on.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for what is no revision, OUT_OF_RANGE for one that cannot be gone on from,
-    /// RESOURCE_EXHAUSTED when there are as many watchers as may be.
+    /// INVALID_ARGUMENT for a negative revision, OUT_OF_RANGE for one that the log cannot continue from,
+    /// RESOURCE_EXHAUSTED at the limit of watchers.
     pub(super) fn events(&self, after: Option<i64>) -> Result<Events, Error> {
         let after = after.map(|revision| {
             u64::try_from(revision).map_err(|_| {
@@ -35,7 +35,7 @@ impl Objects {
                 Error::ResourceExhausted(what)
             })?;
         let watch = self.shared.events.watch(after).map_err(Error::from)?;
-        // The place is free again as soon as there is nothing more to tell, or the client goes.
+        // The permit is released when the stream ends or the client leaves.
         let state = Some((watch, permit));
         Ok(Box::pin(unfold(state, |state| async {
             let (mut watch, permit) = state?;

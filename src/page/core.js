@@ -1,8 +1,8 @@
-// What all parts of the page share: elements, units, time.
+// Shared by all parts of the page: elements, units, time.
 
 const byId = id => document.getElementById(id);
 
-// An element with properties and children; text is always text, never markup.
+// An element with properties and children. Text is always text, never markup.
 function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -44,7 +44,7 @@ const clock = text => {
   return Number.isNaN(time.getTime()) ? '' : time.toLocaleTimeString([], { hour12: false });
 };
 
-// The last part of a resource name, which is its ID.
+// The ID: the last part of a resource name.
 const idOf = name => name.split('/').at(-1);
 // "nvmeSubsystems/a/nvmeNamespaces/b" is a child of "nvmeSubsystems/a".
 const parentOf = name => name.split('/').slice(0, -2).join('/');

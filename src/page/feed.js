@@ -1,4 +1,4 @@
-// What the page reads: `/metrics` each second, the objects of the API, and its events. It changes nothing.
+// Data sources of the page: `/metrics` every second, the objects of the API, and its events. Read-only.
 
 async function read(path, kind) {
   let answer;
@@ -11,7 +11,7 @@ async function read(path, kind) {
   return kind === 'text' ? answer.text() : answer.json();
 }
 
-// Each page of a list, up to `limit` items.
+// Reads the pages of a list, up to `limit` items.
 async function list(path, field, limit) {
   const all = [];
   let token = '';
@@ -23,7 +23,7 @@ async function list(path, field, limit) {
   return all;
 }
 
-// Prometheus text: metric -> [{labels, value}].
+// Parses Prometheus text: metric -> [{labels, value}].
 function parseMetrics(text) {
   const found = new Map();
   for (const line of text.split('\n')) {
@@ -46,7 +46,7 @@ function parseLabels(text) {
   return labels;
 }
 
-// The difference of two scrapes: rates by volume and by reactor.
+// Difference between two scrapes: rates by volume and by reactor.
 class Rates {
   constructor() { this.before = null; }
 
@@ -81,7 +81,7 @@ class Rates {
     const found = new Map();
     for (const { labels, value } of after.get(metric) ?? []) {
       const known = old.get(labels[label]);
-      // A counter that is new, or began again, has no rate yet.
+      // A new or reset counter has no rate yet.
       found.set(labels[label], known === undefined || value < known ? 0 : value - known);
     }
     return found;
@@ -106,7 +106,7 @@ class Rates {
   }
 }
 
-// As PromQL's histogram_quantile: linear inside a bucket. Not a number where there was no I/O.
+// Like PromQL's histogram_quantile: linear within a bucket. NaN if there was no I/O.
 function quantile(buckets, q) {
   const all = buckets.at(-1)?.count ?? 0;
   if (all <= 0) return NaN;

@@ -10,7 +10,7 @@ function table(headings, rows, none) {
 const at = text => element('td', {}, element('time', { dateTime: text ?? '', title: text ?? '' }, clock(text)));
 const state = (text, good) => element('td', { className: good ? 'good' : 'bad' }, text);
 
-// A table shows no more than this; the picture's filter finds the rest.
+// Maximum number of rows of a table; the picture's filter finds the others.
 const ROWS = 100;
 const cut = rows => rows.slice(0, ROWS);
 

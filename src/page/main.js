@@ -1,5 +1,6 @@
-// One turn a second: read, show, plot; and say when the server is away. With very many objects turns are rarer, and
-// take a fifth of the time at most. Objects are listed again when an event says that something has changed.
+// Main loop, one turn per second: read, show, plot; and show when the server is unreachable. With very many objects
+// turns are less frequent, to use at most a fifth of the time. Objects are listed again when an event reports a
+// change.
 
 const page = {
   picture: new Picture(byId('picture'), byId('detail')),
@@ -9,28 +10,28 @@ const page = {
   load: null,
   events: [],
   hosts: [],
-  // What metrics and events said of connections when hosts were listed; null: list them.
+  // The connection metrics when hosts were last listed; null: list them again.
   connections: null,
   stale: true,
   listed: 0,
-  // The revision up to which events have been told; null: those from now on.
+  // Revision of the last event; null: only events from now on.
   told: null,
   away: null,
 };
 
 const EVENTS = 50;
-// Listing takes at most a tenth of the time.
+// Pause after a list, in multiples of its duration: listing takes at most a tenth of the time.
 const REST = 9;
 
 const words = text => text.replace(/^(CONDITION|EVENT_TYPE)_/, '').replaceAll('_', ' ').toLowerCase();
 
-// An object as the picture has it. Its key is its path in the API.
+// An object in the picture's form. The map's key is its path in the API.
 function node(of) {
   return {
     name: of.typedName,
     metric: of.name,
     kind: of.kind,
-    // What is as it was asked for, and stands on something that fails, has a reason.
+    // An applied object with a reason depends on something that fails.
     state: of.reason && (of.condition ?? 'CONDITION_APPLIED') === 'CONDITION_APPLIED' ? 'offline' : words(of.condition ?? 'CONDITION_APPLIED'),
     reason: of.reason ?? '',
     since: of.since ?? '',
@@ -53,7 +54,7 @@ async function listObjects() {
 }
 
 function listen() {
-  // The last ones first, if the server still has them; after that those that follow.
+  // Starts with the last events, if the server still keeps them.
   const since = page.told === null ? '' : `?afterRevision=${page.told}`;
   const source = new EventSource(`/v1/events${since}`);
   source.onopen = () => { page.stale = true; };
@@ -66,23 +67,23 @@ function listen() {
     page.events.length = Math.min(page.events.length, EVENTS);
     lists.events(page.events);
   };
-  // The server ends the stream with a reason: list again, and go on from there.
+  // The server ends the stream with a reason: list again, and continue from there.
   source.addEventListener('end', () => {
     source.close();
     page.stale = true;
-    // What it had to tell is gone, or it is another server.
+    // The events are no longer kept, or the server has restarted.
     page.told = null;
     setTimeout(listen, 1000);
   });
   source.onerror = () => {
-    // A browser connects again by itself, but not after an answer that is no stream.
+    // A browser reconnects by itself, except after a response that is not a stream.
     if (source.readyState !== EventSource.CLOSED) return;
     page.told = null;
     setTimeout(listen, 2000);
   };
 }
 
-// Events from before the page was opened come first, as far as the server has them.
+// Shows events from before the page was opened first, as far as the server keeps them.
 async function begin() {
   try {
     const { revision } = await read('/v1/objects?pageSize=1', 'json');
@@ -93,7 +94,8 @@ async function begin() {
   listen();
 }
 
-// Hosts are listed when an event has told something, or there are more or fewer connections: a list walks all queues.
+// Hosts are listed again only after an event or a change in the number of connections, since the list walks all
+// queues.
 async function listHosts(metrics) {
   const of = name => (metrics.get(name) ?? []).map(({ labels, value }) => `${Object.values(labels)} ${value}`);
   const connections = [...of('opi_spdk_subsystem_hosts_connected'), ...of('opi_spdk_connections')].join();
@@ -106,7 +108,7 @@ async function listHosts(metrics) {
   }
 }
 
-// Connected hosts, as a node before the controllers of their subsystem.
+// Connected hosts, as a node left of their subsystem's controllers.
 function hostsOf(metrics) {
   const hosts = [];
   for (const { labels, value } of metrics.get('opi_spdk_subsystem_hosts_connected') ?? []) {

@@ -1,8 +1,8 @@
-//! The page at `GET /` of the HTTP address: the way of the data, its load, conditions and events, in one
-//! document that loads nothing else but the API and `/metrics`.
+//! The page at `GET /` of the HTTP port: data path, load, conditions and events, in one document that loads nothing
+//! but the API and `/metrics`.
 //!
-//! Its Content-Security-Policy names its one style and its one script by their hashes: whatever an object
-//! is called, nothing else runs.
+//! Its Content-Security-Policy allows its one style and one script by hash, so that nothing injected through an
+//! object's name can run.
 
 use axum::Router;
 use axum::http::Method;
@@ -16,7 +16,7 @@ use crate::gateway;
 
 const DOCUMENT: &str = include_str!("index.html");
 const STYLE: &str = include_str!("style.css");
-/// In the order in which they build on each other.
+/// In order of dependency.
 const SCRIPTS: [&str; 6] = [
     include_str!("core.js"),
     include_str!("feed.js"),
@@ -26,7 +26,7 @@ const SCRIPTS: [&str; 6] = [
     include_str!("main.js"),
 ];
 
-/// `GET /`.
+/// Routes `GET /`.
 pub fn router() -> Router {
     let script = format!("'use strict';\n{}", SCRIPTS.concat());
     let policy = policy(STYLE, &script);
@@ -51,7 +51,7 @@ fn document(style: &str, script: &str) -> String {
         .replacen("/*SCRIPT*/", script, 1)
 }
 
-/// Nothing may be loaded, sent or framed besides what the page itself is.
+/// The Content-Security-Policy: nothing else may be loaded, sent or framed.
 fn policy(style: &str, script: &str) -> String {
     format!(
         "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; \
@@ -61,7 +61,7 @@ fn policy(style: &str, script: &str) -> String {
     )
 }
 
-/// A source of CSP that is known by what it says.
+/// A CSP source given by the content's hash.
 fn source(text: &str) -> String {
     let hash = digest(&SHA256, text.as_bytes());
     format!("'sha256-{}'", BASE64_STANDARD.encode(hash))

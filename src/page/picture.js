@@ -1,4 +1,4 @@
-// The way of the data: hosts on the left, devices on the right, one column for each stage.
+// The data path: hosts on the left, devices on the right, one column per stage.
 
 const STAGES = [
   { title: 'Hosts', kinds: ['Host', 'NvmeHost'] },
@@ -10,7 +10,7 @@ const STAGES = [
   { title: 'Remote', kinds: ['NvmeRemoteController', 'NvmePath', 'NvmeCredential', 'DiscoveryReferral'] },
 ];
 const OTHERS = 5;
-// More than this in one column help nobody: the rest is counted, and found by the filter.
+// Nodes drawn per column; others are only counted, and found by the filter.
 const SHOWN = 40;
 
 const byName = new Intl.Collator('en', { numeric: true }).compare;
@@ -48,7 +48,7 @@ class Picture {
     this.draw();
   }
 
-  // The chosen object and all on its way, towards hosts and towards devices.
+  // The chosen object and all objects on its data path, towards hosts and towards devices.
   way() {
     const on = new Set();
     if (!this.chosen) return on;
@@ -110,7 +110,7 @@ class Picture {
     return node;
   }
 
-  // Curves between what is drawn.
+  // Draws curves between the visible nodes.
   #lines() {
     const lines = this.place.querySelector('svg');
     if (!lines || getComputedStyle(lines).display === 'none') return;

@@ -13,13 +13,13 @@ class Plot {
     place.append(element('figure', {}, element('figcaption', {}, element('strong', {}, title), this.most), this.lines, this.legend));
   }
 
-  // One more second: name -> value. `first` are the names to draw, if any is chosen.
+  // Adds one second: name -> value. `first` are the names to draw, if any is chosen.
   add(values, first) {
     for (const name of values.keys()) if (!this.series.has(name)) this.series.set(name, []);
     for (const [name, line] of this.series) {
       line.push(values.get(name) ?? NaN);
       if (line.length > KEPT) line.shift();
-      // What is gone, or has done nothing for two minutes, is not kept.
+      // Drops series that are gone or have been idle for two minutes.
       if (!values.has(name) && line.every(value => !(value > 0))) this.series.delete(name);
     }
     const now = name => values.get(name) || 0;
@@ -33,7 +33,7 @@ class Plot {
     const drawn = [svg('line', { x1: 0, x2: KEPT - 1, y1: 99.5, y2: 99.5 })];
     names.forEach((name, at) => {
       const line = this.series.get(name);
-      // A gap where there is no value.
+      // Missing values leave a gap.
       let piece = [];
       const flush = () => { if (piece.length) drawn.push(svg('polyline', { points: piece.join(' '), class: `c${at}` })); piece = []; };
       line.forEach((value, i) => {

@@ -1,4 +1,4 @@
-//! The accept loop of one port, and the life of a connection.
+//! The accept loop of one port, and the lifetime of a connection.
 //!
 //! ```text
 //! accept ─► place ─► TLS handshake ─► requests ─┬─► closed by the client
@@ -37,13 +37,14 @@ use super::{Limits, limits};
 use crate::shutdown::Stopping;
 use crate::telemetry::{Telemetry, calls::observed};
 
-/// How often the age of a connection's unread answers, and its idle time, are checked.
+/// Interval of the checks for unread answers and idle connections.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// A request that takes as long as it may moves nothing in the meantime; then comes the answer.
-const AFTER_REQUEST: Duration = OPENING;
+/// Margin over the request limit before the stream's idle timeout: nothing moves while a request runs, and the answer
+/// still has to be written.
+const ANSWER_MARGIN: Duration = OPENING;
 
-/// What all ports share: the bounds are bounds of the process.
+/// State shared by all ports: the limits apply to the whole process.
 pub struct Shared {
     limits: Limits,
     admission: Arc<Admission>,
@@ -56,10 +57,10 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Nothing is served yet; calls are reported to `telemetry`.
+    /// Prepares the state; calls are reported to `telemetry`.
     ///
     /// # Errors
-    /// One line for the operator.
+    /// Threads for TLS handshakes cannot be started.
     pub fn new(
         limits: Limits,
         tls: Option<Tls>,
@@ -81,7 +82,7 @@ impl Shared {
         }))
     }
 
-    /// Whether connections are over TLS.
+    /// Whether TCP connections use TLS.
     pub fn has_tls(&self) -> bool {
         self.handshakes.is_some()
     }
@@ -95,7 +96,7 @@ pub struct Port {
 }
 
 impl Port {
-    /// Serves `service`, over HTTP/2 alone if it is gRPC, else over HTTP/1.1 too.
+    /// Serves `service`: gRPC over HTTP/2 only, anything else also over HTTP/1.1.
     pub fn new(shared: &Arc<Shared>, service: Service) -> Arc<Self> {
         Arc::new(Self {
             builder: builder(&shared.limits, service.protocol()),
@@ -104,8 +105,8 @@ impl Port {
         })
     }
 
-    /// Serves until `stopping`; then accepts no more, lets requests in flight finish, and returns.
-    /// How long that may take is for the caller to bound.
+    /// Serves until `stopping`, then stops accepting, drains requests in flight and returns. The caller bounds the
+    /// drain.
     pub async fn serve(self: Arc<Self>, listener: Listener, stopping: Stopping) {
         let mut stop = pin!(stopping.clone().wait());
         let (open, mut all_closed) = mpsc::channel::<()>(1);
@@ -124,8 +125,8 @@ impl Port {
                     continue;
                 }
             };
-            // Here, so that places are taken in the order of arrival: tasks run in another one, and the
-            // newest connection would be displaced by those before it.
+            // Admitted in the accept loop, in order of arrival: spawned tasks run in another order, and an older
+            // connection could then displace a newer one.
             let place = self.shared.admission.try_enter(address.ip().into());
             let (port, stopping, open) = (Arc::clone(&self), stopping.clone(), open.clone());
             tokio::spawn(async move {
@@ -159,14 +160,14 @@ impl Port {
         let _open = shared.telemetry.metrics.connection();
         let stream = match stream {
             Stream::Tcp(stream) => stream,
-            // Those whom the socket's mode admits are no strangers.
+            // The socket's file mode authenticates local clients.
             Stream::Local(stream) => {
-                place.is_known_now();
+                place.mark_known();
                 let caller = Caller::new(address, None);
                 return self.requests(stream, caller, place, stopping).await;
             }
         };
-        // Answers are small and written whole: waiting to fill a packet only delays them.
+        // Answers are small and written at once: Nagle's algorithm would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
@@ -182,7 +183,7 @@ impl Port {
         };
         match accepted {
             Ok(stream) => {
-                place.is_known_now();
+                place.mark_known();
                 let certificates = stream.get_ref().1.peer_certificates();
                 let certificate = certificates.and_then(<[CertificateDer]>::first);
                 let certificate = certificate.map(|own| own.clone().into_owned());
@@ -213,7 +214,7 @@ impl Port {
             move |mut request: Request<Incoming>| {
                 let (service, connection) = (service.clone(), Arc::clone(&connection));
                 let telemetry = Arc::clone(&telemetry);
-                caller.introduce(&mut request);
+                caller.attach_to(&mut request);
                 async move {
                     let answer = |request| service.answer(&connection, request);
                     let protocol = service.protocol();
@@ -221,7 +222,7 @@ impl Port {
                 }
             }
         });
-        let idle = self.shared.limits.request + AFTER_REQUEST;
+        let idle = self.shared.limits.request + ANSWER_MARGIN;
         let timed = match self.service.protocol() {
             Protocol::Grpc => IdleTimeout::http2,
             Protocol::Http | Protocol::Rpc => IdleTimeout::new,
@@ -246,7 +247,7 @@ impl Port {
                     stopped = true;
                     serving.as_mut().graceful_shutdown();
                 }
-                // A call may have begun since the choice fell on this connection: it ends as it would have.
+                // Race: a call may have begun since this connection was chosen to be displaced. It is drained.
                 () = connection.place.displaced(), if leaving.is_none() => {
                     if connection.place.idle().is_some() && !connection.place.is_known() {
                         return;
@@ -258,7 +259,7 @@ impl Port {
                     }
                 }
                 _ = check.tick() => match verdict(&connection, begun) {
-                    Verdict::Good | Verdict::Idle if self.has_left(&connection, leaving) => return,
+                    Verdict::Good | Verdict::Idle if self.is_drained(&connection, leaving) => return,
                     Verdict::Good => {}
                     Verdict::Idle if stopped => {}
                     Verdict::Idle => {
@@ -274,8 +275,8 @@ impl Port {
         }
     }
 
-    /// Whether a connection that leaves since then has had the time that calls on their way need.
-    fn has_left(&self, connection: &Connection, leaving: Option<Instant>) -> bool {
+    /// Whether a displaced connection has had enough time to drain its calls.
+    fn is_drained(&self, connection: &Connection, leaving: Option<Instant>) -> bool {
         let Some(left) = leaving.map(|since| since.elapsed()) else {
             return false;
         };
@@ -284,12 +285,12 @@ impl Port {
     }
 }
 
-/// What is to become of a connection.
+/// State of a connection at a periodic check.
 enum Verdict {
     Good,
-    /// It has done nothing for too long.
+    /// Idle beyond its timeout.
     Idle,
-    /// Its client does not read.
+    /// The client does not read its answers.
     Unread,
 }
 
@@ -319,8 +320,8 @@ fn builder(limits: &Limits, protocol: Protocol) -> Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::OPENING)
-        // A client that has sent all that it will send still waits for its answer. Not where calls
-        // hold few places: those are given back when the client leaves.
+        // A client that has shut down its sending side still waits for its answer. Not for the JSON-RPC proxy, which
+        // has few places and needs them back when a client leaves.
         .half_close(protocol == Protocol::Http)
         .max_buf_size(limits.headers);
     builder

@@ -1,5 +1,4 @@
-//! Who gets a place: bounds on connections, in all and by peer address, under which a newcomer is
-//! never kept out by connections that do nothing.
+//! Admission of connections: limits in total and per peer address. A new connection is never kept out by idle ones.
 //!
 //! ```text
 //!                      ┌─ a certificate or an answered request ─► known: idle or busy
@@ -7,8 +6,8 @@
 //!                      └─ displaced by a newer one, from the address with the most strangers
 //! ```
 //!
-//! When a bound is reached, a connection is closed in favor of the newcomer: the oldest stranger, then
-//! the known one that has been idle longest. Only when all are busy does the newcomer wait.
+//! At a limit, a connection is displaced by the new one: the oldest stranger, else the known connection that has been
+//! idle longest. The new connection waits only if all are busy.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -24,11 +23,11 @@ use super::limits::{
     PEER_SHARE, RECENTLY_USED, STRANGER_PEER_SHARE, STRANGER_SHARE, WAIT_FOR_PLACE, WAITING,
 };
 
-/// How often a newcomer that waits looks whether a busy connection has become idle.
+/// Interval at which a waiting connection retries: a busy one may have become idle.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// A peer as the bounds see it: an IPv4 address, or an IPv6 network of 64 bits, which one
-/// machine may fill with addresses.
+/// A peer for the per-peer limits: an IPv4 address, or an IPv6 /64 network, since one machine may use any address in
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Peer(IpAddr);
 
@@ -44,7 +43,7 @@ impl From<IpAddr> for Peer {
     }
 }
 
-/// The places of all ports.
+/// The places for connections, shared by all ports.
 pub struct Admission {
     total: usize,
     begun: Instant,
@@ -56,23 +55,23 @@ pub struct Admission {
 struct State {
     next: u64,
     entries: HashMap<u64, Arc<Entry>>,
-    /// Counters of `entries`: each accept compares them with the bounds.
+    /// Counters over `entries`, so that an accept need not count.
     counts: Counts,
     by_peer: HashMap<Peer, Counts>,
     waiting: usize,
 }
 
-/// Connections, and how many of them are strangers.
+/// Number of connections, and of strangers among them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Counts {
     all: usize,
     strangers: usize,
 }
 
-/// What a bound counts.
+/// The connections that a limit counts.
 #[derive(Debug, Clone, Copy)]
 struct Counted {
-    /// Connections of this peer alone.
+    /// Only those of this peer.
     of: Option<Peer>,
     strangers_only: bool,
 }
@@ -95,7 +94,7 @@ struct Entry {
     peer: Peer,
     known: AtomicBool,
     calls: AtomicU32,
-    /// Milliseconds since [`Admission::begun`] of the last call's end, or of the admission.
+    /// End of the last call, or admission: milliseconds since [`Admission::begun`].
     used: AtomicU64,
     displaced: Notify,
 }
@@ -106,7 +105,7 @@ impl Entry {
     }
 }
 
-/// One connection's place, given back on drop.
+/// A connection's place, released on drop.
 pub struct Place {
     admission: Arc<Admission>,
     id: u64,
@@ -114,7 +113,7 @@ pub struct Place {
 }
 
 impl Admission {
-    /// Places for `total` connections.
+    /// Creates places for `total` connections.
     pub fn new(total: usize) -> Arc<Self> {
         Arc::new(Self {
             total: total.max(1),
@@ -124,8 +123,8 @@ impl Admission {
         })
     }
 
-    /// Takes a place, displacing an idle connection if need be; waits while all are busy. `None` if
-    /// none became free in time, or too many wait.
+    /// Takes a place, displacing an idle connection if necessary, and waits while all are busy. `None` after the
+    /// timeout or if too many connections already wait.
     pub async fn enter(self: &Arc<Self>, peer: Peer) -> Option<Place> {
         if let Some(place) = self.try_enter(peer) {
             return Some(place);
@@ -158,7 +157,7 @@ impl Admission {
         Some(Waiting(self))
     }
 
-    /// Takes a place, displacing an idle connection if need be. `None` while all are busy.
+    /// Takes a place, displacing an idle connection if necessary. `None` while all are busy.
     pub fn try_enter(self: &Arc<Self>, peer: Peer) -> Option<Place> {
         let share = |of: usize, part: usize| (of / part).max(1);
         let strangers = share(self.total, STRANGER_SHARE);
@@ -222,7 +221,7 @@ impl State {
         Some(entry)
     }
 
-    /// The only place where a stranger becomes known: the counters follow.
+    /// Marks a stranger as known. Invariant: nothing else does, so that the counters match.
     fn become_known(&mut self, id: u64, entry: &Entry) {
         if entry.known.swap(true, Ordering::Relaxed) || !self.entries.contains_key(&id) {
             return;
@@ -233,8 +232,7 @@ impl State {
         }
     }
 
-    /// Makes the connections that are `counted` fewer than `bound`, by displacing one of them. `None`
-    /// if all of them are busy.
+    /// Displaces one of the `counted` connections if there are `bound` or more. `None` if all of them are busy.
     fn make_room(&mut self, bound: usize, now: u64, counted: Counted) -> Option<()> {
         let of_peer = |peer| self.by_peer.get(&peer).copied().unwrap_or_default();
         let counts = counted.of.map_or(self.counts, of_peer);
@@ -247,7 +245,7 @@ impl State {
                 && (!entry.is_known()
                     || now.saturating_sub(entry.used.load(Ordering::Relaxed)) >= recently)
         };
-        // Strangers first, then the peer that has most, then whoever has been there longest.
+        // Strangers first, then the peer with the most connections, then the one unused for longest.
         let victim = self
             .entries
             .iter()
@@ -265,38 +263,37 @@ impl State {
 }
 
 impl Place {
-    /// The connection has proved that it is a client: by its certificate, or by a request that was
-    /// answered.
-    pub fn is_known_now(&self) {
+    /// Marks the connection as known: its client has proved itself by a certificate or by a request that was answered.
+    pub fn mark_known(&self) {
         if !self.is_known() {
             let mut state = self.admission.state.lock();
             state.become_known(self.id, &self.entry);
         }
     }
 
-    /// Whether it has.
+    /// Whether the connection is known.
     pub fn is_known(&self) -> bool {
         self.entry.is_known()
     }
 
-    /// Returns once another connection has been given this place.
+    /// Waits until the connection is displaced by another.
     pub async fn displaced(&self) {
         self.entry.displaced.notified().await;
     }
 
-    /// A call begins.
+    /// Counts the start of a call.
     pub fn call_begins(&self) {
         self.entry.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A call has ended.
+    /// Counts the end of a call.
     pub fn call_ends(&self) {
         let now = self.admission.now();
         self.entry.used.store(now, Ordering::Relaxed);
         self.entry.calls.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How long no call has been under way; `None` while one is.
+    /// Time since the last call; `None` during a call.
     pub fn idle(&self) -> Option<Duration> {
         let used = self.entry.used.load(Ordering::Relaxed);
         let idle = Duration::from_millis(self.admission.now().saturating_sub(used));
@@ -330,7 +327,7 @@ mod tests {
         let first: Vec<Place> = (0..4)
             .map(|_| admission.try_enter(peer(2)).expect("a place"))
             .collect();
-        // Strangers have 16 of 64 places, one address 4 of those.
+        // Strangers have 16 of 64 places, and one address has 4 of those.
         let next = admission.try_enter(peer(2)).expect("a place");
         assert!(is_displaced(&first[0]) && !is_displaced(&first[1]));
         assert!(!is_displaced(&own) && !is_displaced(&next));
@@ -347,7 +344,7 @@ mod tests {
         let known: Vec<Place> = (0..4)
             .map(|_| {
                 let place = admission.try_enter(peer(1)).expect("a place");
-                place.is_known_now();
+                place.mark_known();
                 place
             })
             .collect();
@@ -362,12 +359,12 @@ mod tests {
 
     #[test]
     fn a_busy_connection_is_never_displaced() {
-        // Long ago, so that "used at 0" is not just now.
+        // Far in the past, so that "used at 0" is not recent.
         let begun = Instant::now() - 2 * RECENTLY_USED;
         let mut admission = Admission::new(4);
         Arc::get_mut(&mut admission).expect("not shared").begun = begun;
         let place = admission.try_enter(peer(1)).expect("a place");
-        place.is_known_now();
+        place.mark_known();
         place.call_begins();
         assert!(admission.try_enter(peer(1)).is_none(), "1 of 4 a peer");
         place.call_ends();
@@ -389,7 +386,7 @@ mod tests {
                 0 if !places.is_empty() => drop(places.swap_remove(number % places.len())),
                 1 if !places.is_empty() => {
                     let place: &Place = &places[number % places.len()];
-                    place.is_known_now();
+                    place.mark_known();
                 }
                 _ => {
                     let last = u8::try_from(number % 5).expect("it fits");

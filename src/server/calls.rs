@@ -1,5 +1,4 @@
-//! Calls under way: their number in all and by peer, and the bodies of their requests and answers,
-//! which are bounded in time and memory.
+//! Calls in flight: limits in total and per peer, and request and answer bodies with bounded time and memory.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,7 +20,7 @@ use super::limits::{CALLS, CALLS_PER_PEER};
 use crate::error::Error;
 use crate::telemetry::calls::Record;
 
-/// The number of calls under way, of all connections.
+/// Number of calls in flight, over all connections.
 #[derive(Default)]
 pub struct Calls(Mutex<Count>);
 
@@ -66,22 +65,22 @@ impl Calls {
 pub struct Connection {
     /// Its place.
     pub place: Place,
-    /// What it holds in memory.
+    /// Its memory accounting.
     pub held: Arc<Held>,
-    /// Whose it is.
+    /// Its peer.
     pub peer: Peer,
-    /// Calls of all connections.
+    /// The calls of all connections.
     pub calls: Arc<Calls>,
 }
 
-/// A call under way: until its answer has been written out in full, or given up.
+/// A call in flight, until its answer is written completely or abandoned.
 pub struct Call(Arc<Connection>);
 
 impl Call {
-    /// Begins one.
+    /// Begins a call.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED if there are too many.
+    /// RESOURCE_EXHAUSTED at the limit of calls.
     pub fn begin(connection: &Arc<Connection>) -> Result<Arc<Self>, Error> {
         connection.calls.begin(connection.peer)?;
         connection.place.call_begins();
@@ -96,8 +95,8 @@ impl Drop for Call {
     }
 }
 
-/// The body of a request: late or too much is an error, and while the client does not read its
-/// answers nothing is taken from it.
+/// A request body. Exceeding the deadline or the memory limit is an error. Backpressure: nothing is read while the
+/// client leaves too much of its answers unread.
 pub struct RequestBody {
     body: Incoming,
     call: Arc<Call>,
@@ -109,7 +108,7 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// `body`, which has `age` from now to arrive in full; whether it has is told to `record`.
+    /// Wraps `body`, which has to be complete within `age`. `record` is told whether it is.
     pub fn new(
         body: Incoming,
         call: &Arc<Call>,
@@ -199,14 +198,14 @@ impl Drop for RequestBody {
     }
 }
 
-/// The body of an answer. Its parts keep the call under way until they are written out.
+/// An answer body. Each part keeps the call in flight until it is written.
 pub struct AnswerBody {
     body: Body,
     call: Option<Arc<Call>>,
 }
 
 impl AnswerBody {
-    /// The answer to a call; `None` to one that was refused.
+    /// Wraps the answer to a call; `None` for a refused call.
     pub fn new(body: Body, call: Option<Arc<Call>>) -> Self {
         Self { body, call }
     }

@@ -1,7 +1,7 @@
-//! A request that has come in full before its service is asked.
+//! Buffers a request completely before the service is called.
 //!
-//! What decodes gRPC makes room for a message as soon as its length is announced, of which 4 MiB may be:
-//! half-sent calls would hold what they announce. Here they hold what they have sent, which is counted.
+//! tonic's decoder allocates a message as soon as its length is announced, up to 4 MiB, so half-sent calls would
+//! occupy what they announce. Here they occupy only the bytes sent, which are accounted for.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use tonic::Status;
 use super::calls::RequestBody;
 use super::limits::MESSAGE;
 
-/// A request's bytes, then what ended them, then what is left where they are more than may be.
+/// The buffered bytes, then the end of the request, then the unread rest if the request exceeds the limit.
 pub struct Gathered {
     bytes: Bytes,
     end: Option<Result<Frame<Bytes>, Status>>,
     rest: RequestBody,
 }
 
-/// Waits for the whole of a request, or for more than one message may have.
+/// Buffers a request until it is complete or larger than one message may be.
 pub async fn gather(mut rest: RequestBody) -> Gathered {
     let mut bytes = Vec::new();
     let mut end = None;
@@ -48,7 +48,7 @@ pub async fn gather(mut rest: RequestBody) -> Gathered {
     }
 }
 
-/// With a quarter more room than is needed: twice as much would double what a call holds.
+/// Grows by a quarter of the content at least: doubling would double the memory of a call.
 fn append(bytes: &mut Vec<u8>, data: &[u8]) {
     if bytes.capacity() - bytes.len() < data.len() {
         bytes.reserve_exact(data.len().max(bytes.len() / 4));

@@ -1,9 +1,8 @@
-//! What a connection holds in memory for its client: parts of requests that are not complete, and parts
-//! of answers that the client has not read.
+//! Memory accounting of a connection: parts of incomplete requests, and parts of answers that the client has not read.
 //!
-//! Unread answers hold up the connection's next calls (backpressure), and their age ends the
-//! connection. HTTP/2 buffers them where nobody can look; so each part carries a token, which goes
-//! when the part has been written out or dropped.
+//! Unread answers delay the connection's next calls (backpressure), and their age closes the connection. hyper's
+//! HTTP/2 buffers cannot be inspected, so each part carries a token that is dropped when the part has been written or
+//! discarded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::limits::{HELD, UNFINISHED_UNDER_PRESSURE, UNREAD, UNREAD_UNDER_PRESSURE};
 
-/// Bytes that all connections hold together.
+/// Bytes held by all connections together.
 #[derive(Default)]
 pub struct Total(AtomicUsize);
 
@@ -26,7 +25,7 @@ impl Total {
     }
 }
 
-/// Bytes that one connection holds.
+/// Bytes held by one connection.
 pub struct Held {
     total: Arc<Total>,
     unfinished: AtomicUsize,
@@ -38,12 +37,12 @@ struct Unread {
     bytes: usize,
     next: u64,
     parts: BTreeMap<u64, Instant>,
-    /// Calls that wait for their client to read.
+    /// Calls that wait for the client to read.
     waiting: Vec<Waker>,
 }
 
 impl Held {
-    /// Nothing yet.
+    /// Creates an account without bytes.
     pub fn new(total: &Arc<Total>) -> Arc<Self> {
         Arc::new(Self {
             total: Arc::clone(total),
@@ -52,7 +51,7 @@ impl Held {
         })
     }
 
-    /// Ready when the client has read enough of earlier answers for another call to go on.
+    /// Ready once the client has read enough of earlier answers for another call to proceed.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = if self.total.is_high() {
             UNREAD_UNDER_PRESSURE
@@ -69,7 +68,7 @@ impl Held {
         Poll::Pending
     }
 
-    /// Wraps a part of an answer; `with` is dropped with it.
+    /// Wraps a part of an answer; `with` is dropped together with it.
     pub fn part<T: Send + Sync + 'static>(self: &Arc<Self>, bytes: Bytes, with: T) -> Bytes {
         if bytes.is_empty() {
             return bytes;
@@ -99,31 +98,31 @@ impl Held {
             unread.parts.remove(&id);
             std::mem::take(&mut unread.waiting)
         };
-        // Outside of the lock: a waker may run or drop a task here.
+        // Wakers run outside of the lock, since a waker may run or drop a task.
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// How long the oldest unread part has been waiting for its client.
+    /// Age of the oldest unread part.
     pub fn oldest_unread(&self) -> Option<Duration> {
         let unread = self.unread.lock();
         Some(unread.parts.first_key_value()?.1.elapsed())
     }
 
-    /// Counts bytes of a request that is not complete. `false` if there is no room for them.
+    /// Counts bytes of an incomplete request. `false` if the limit is exceeded.
     pub fn receive(&self, bytes: usize) -> bool {
         let own = self.unfinished.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.total.0.fetch_add(bytes, Ordering::Relaxed);
         own <= UNFINISHED_UNDER_PRESSURE || !self.total.is_high()
     }
 
-    /// The request is complete, or given up: its bytes no longer count.
+    /// Stops counting the bytes of a request that is complete or abandoned.
     pub fn received(&self, bytes: usize) {
         self.unfinished.fetch_sub(bytes, Ordering::Relaxed);
         self.total.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-/// A part of an answer on its way out.
+/// A part of an answer that is being written.
 struct Part<T> {
     bytes: Bytes,
     id: u64,
@@ -160,7 +159,7 @@ mod tests {
         let part = answer();
         assert_eq!(part.len(), UNREAD);
         assert!(!has_room(&held));
-        // HTTP/2 cuts a part into frames: the last of them counts.
+        // HTTP/2 splits a part into frames: the part counts until the last one is written.
         let mut rest = part;
         let frame = rest.split_to(10);
         drop(rest);

@@ -1,9 +1,8 @@
-//! A stream that ends with an error when nothing moves on it: hyper bounds the time of a request's headers,
-//! but waits without limit for a first byte, for the rest of HTTP/2's preface, and for a client that
-//! does not read its answer.
+//! A stream that fails when it is idle for too long. hyper has a timeout for a request's headers, but waits forever
+//! for the first byte, for the rest of the HTTP/2 preface, and for a client that does not read its answer.
 //!
-//! While output is stuck nothing is read either (backpressure): else a client that sends requests and
-//! never reads would fill the memory with answers.
+//! Backpressure: nothing is read while output is stuck, or a client that sends requests without reading would fill the
+//! memory with answers.
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -16,30 +15,30 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::limits::STUCK_OUTPUT;
 
-/// Bytes by which HTTP/2 is told from HTTP/1 (RFC 9113, 3.4). A shorter request is answered at once.
+/// Length of the HTTP/2 preface (RFC 9113, 3.4), by which hyper tells HTTP/2 from HTTP/1.
 const PREFACE: usize = 24;
 
-/// The stream, and when it will have been idle for too long.
+/// A stream with its idle deadline.
 pub struct IdleTimeout<S> {
     stream: S,
-    /// Bytes that have yet to come.
+    /// Bytes of the preface still to be received.
     opening: usize,
-    /// Whether output ends the wait for them: an answer to an HTTP/1 request that is shorter. Over
-    /// HTTP/2 alone the server's own settings go out first, and say nothing of the client.
+    /// Whether output also ends the opening phase: an HTTP/1 request may be shorter than the preface, and its answer
+    /// shows that it was complete. Not for HTTP/2, where the server sends its settings unprompted.
     short_requests: bool,
-    /// How long nothing may move, once it is open.
+    /// Idle timeout after the opening phase.
     idle: Duration,
     deadline: Instant,
     timer: Pin<Box<Sleep>>,
-    /// Since when the peer takes no more output.
+    /// Since when the peer accepts no output.
     stuck: Option<Instant>,
-    /// Who wants to read meanwhile.
+    /// The reader that waits for output to be accepted.
     reader: Option<Waker>,
 }
 
 impl<S: Unpin> IdleTimeout<S> {
-    /// A stream whose first bytes come within `opening`, and that is never idle for longer than
-    /// `idle` from then on.
+    /// Wraps a stream whose first bytes have to arrive within `opening`, and which may then be idle for `idle` at
+    /// most.
     pub fn new(stream: S, opening: Duration, idle: Duration) -> Self {
         let deadline = Instant::now() + opening;
         Self {
@@ -54,7 +53,7 @@ impl<S: Unpin> IdleTimeout<S> {
         }
     }
 
-    /// The same where the whole of HTTP/2's preface must come in time.
+    /// Like [`new`](Self::new), for HTTP/2 only: the complete preface has to arrive within `opening`.
     pub fn http2(stream: S, opening: Duration, idle: Duration) -> Self {
         Self {
             short_requests: false,
@@ -62,7 +61,7 @@ impl<S: Unpin> IdleTimeout<S> {
         }
     }
 
-    /// What the stream answered, or an error in place of waiting for too long.
+    /// Passes a result on, or fails at the idle deadline.
     fn bound<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -78,7 +77,7 @@ impl<S: Unpin> IdleTimeout<S> {
         Poll::Ready(Err(ErrorKind::TimedOut.into()))
     }
 
-    /// The same for output, which tells whether the peer reads.
+    /// The same for output, which also shows whether the peer reads.
     fn bound_output<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -99,7 +98,7 @@ impl<S: Unpin> IdleTimeout<S> {
         self.bound(cx, result)
     }
 
-    /// Moves the timer only when it fires or is too late: bytes come far more often.
+    /// Resets the timer only when it fires or is too late: resetting it for all bytes would be costly.
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let stuck = self.stuck.map(|since| since + STUCK_OUTPUT);
@@ -159,7 +158,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for IdleTimeout<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_flush(cx);
         if result.is_ready() && self.stuck.is_none() {
-            // Flushing when nothing is stuck is no sign of life.
+            // A flush with nothing stuck is no activity of the peer.
             return result;
         }
         self.bound_output(cx, result)

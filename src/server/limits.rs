@@ -1,132 +1,129 @@
-//! The bounds of the management server. What an operator may want to change is a field of
-//! [`Limits`] or a setting; the rest are constants, listed here once.
+//! Limits of the management server. What an operator may want to change is a field of [`Limits`] or a setting; the
+//! others are constants here.
 
 use std::time::Duration;
 
-/// Most connections of all ports together, unless the operator sets another number.
+/// Default for the maximum number of connections over all ports.
 pub const CONNECTIONS: usize = 1024;
 
-/// The share of the connections that one peer address may have: one in so many.
+/// One peer address may have this fraction of the connections: 1/4.
 pub const PEER_SHARE: usize = 4;
 
-/// The share of the connections that strangers may have: one in so many. A stranger is a connection
-/// that has proved nothing yet: no client certificate, no answered request.
+/// Strangers may have this fraction of the connections: 1/4. A stranger is a connection that has proved nothing yet:
+/// no client certificate, no answered request.
 pub const STRANGER_SHARE: usize = 4;
 
-/// The share of the strangers' places that one peer address may have: one in so many.
+/// One peer address may have this fraction of the strangers' places: 1/4.
 pub const STRANGER_PEER_SHARE: usize = 4;
 
-/// Connections that wait for a place while all are busy, and for how long.
+/// Maximum number of connections that wait for a place while all are busy, and their timeout.
 pub const WAITING: usize = 64;
 /// See [`WAITING`].
 pub const WAIT_FOR_PLACE: Duration = Duration::from_secs(30);
 
-/// How long a connection that is closed in favor of another may take to end with GOAWAY where no call is under
-/// way: one may be about to come.
+/// Time for a displaced connection without calls to close with GOAWAY: a call may already be on its way.
 pub const LEAVE: Duration = Duration::from_secs(1);
 
-/// A connection without a call is not closed in favor of another within this time of its last one:
-/// its client may be about to send the next.
+/// A connection is not displaced within this time after its last call: its client may be about to send the next one.
 pub const RECENTLY_USED: Duration = Duration::from_secs(1);
 
-/// How long a TLS handshake may take.
+/// Timeout of a TLS handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// How long a client may take for its first bytes, and for the headers of an HTTP/1 request.
+/// Timeout for a client's first bytes, and for the headers of an HTTP/1 request.
 pub const OPENING: Duration = Duration::from_secs(10);
 
-/// How long an HTTP/2 connection without a client certificate may live without its first request.
+/// Timeout for the first request on an HTTP/2 connection without a client certificate.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(60);
 
-/// After so long without a call an HTTP/2 connection is closed with GOAWAY.
+/// Idle timeout of an HTTP/2 connection, which is then closed with GOAWAY.
 pub const IDLE: Duration = Duration::from_secs(600);
 
-/// How long output may be stuck because the client does not read.
+/// Timeout for output that the client does not read.
 pub const STUCK_OUTPUT: Duration = Duration::from_secs(20);
 
-/// Interval of HTTP/2 pings, and how long their answer may take.
+/// Interval of HTTP/2 pings, and the timeout of their answer.
 pub const KEEPALIVE: Duration = Duration::from_secs(20);
 /// See [`KEEPALIVE`].
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Calls that one HTTP/2 connection may have under way.
+/// Concurrent calls on one HTTP/2 connection.
 pub const STREAMS: u32 = 100;
 
-/// Calls under way in all, and of one peer address. Further ones are refused at once.
+/// Concurrent calls in total and per peer address. Further calls are refused immediately.
 pub const CALLS: usize = 1024;
 /// See [`CALLS`].
 pub const CALLS_PER_PEER: usize = 512;
 
-/// Bytes of a gRPC request: a message of 4 MiB, which is tonic's limit, with its head.
+/// Maximum size of a gRPC request, in bytes: a message of 4 MiB, tonic's limit, and its frame header.
 pub const MESSAGE: usize = (4 << 20) + 5;
 
-/// Bytes of a reflection request. Room for it is made as soon as it is announced.
+/// Maximum size of a reflection request, in bytes. tonic allocates it as soon as it is announced.
 pub const REFLECTION_MESSAGE: usize = 8 << 10;
 
-/// How long the body of a request may take to arrive in full.
+/// Deadline for a request body to be complete.
 pub const REQUEST_AGE: Duration = Duration::from_secs(20);
 
-/// The same for a stream of requests (reflection), which lives as long as its client wants more.
+/// The same for a stream of requests (reflection), which is open as long as its client wants.
 pub const REQUEST_STREAM_AGE: Duration = Duration::from_secs(600);
 
-/// How long a part of an answer may wait for its client to read it. Then the connection is closed.
+/// Timeout for the client to read a part of an answer, after which the connection is closed.
 pub const ANSWER_AGE: Duration = Duration::from_secs(20);
 
-/// Bytes of answers that a connection may leave unread before its next call begins.
+/// Backpressure: bytes of unread answers from which on a connection's next call has to wait.
 pub const UNREAD: usize = 256 << 10;
 
-/// The same once all connections together have [`HELD`] bytes of requests and answers in memory.
+/// The same once all connections together hold [`HELD`] bytes.
 pub const UNREAD_UNDER_PRESSURE: usize = 16 << 10;
 
-/// Bytes of half-sent requests that a connection may always have; those above fail while all together
-/// have [`HELD`].
+/// Bytes of incomplete requests that a connection may always hold. More fail while all connections together hold
+/// [`HELD`] bytes.
 pub const UNFINISHED_UNDER_PRESSURE: usize = 64 << 10;
 
-/// Bytes of half-sent requests and unread answers of all connections, above which each connection
-/// gets less.
+/// Bytes of incomplete requests and unread answers over all connections, above which the limits per connection are
+/// lower.
 pub const HELD: usize = 64 << 20;
 
-/// HTTP/2 flow control: bytes that a client may send ahead, on a stream and on a connection, where nobody
-/// counts them. HTTP/2 knows no smaller window of a connection.
+/// HTTP/2 flow control windows of a stream and of a connection: bytes in flight that are not accounted for. HTTP/2
+/// allows no smaller connection window.
 pub const STREAM_WINDOW: u32 = 64 << 10;
 /// See [`STREAM_WINDOW`].
 pub const CONNECTION_WINDOW: u32 = 64 << 10;
 
-/// Bytes that HTTP/2 buffers for a stream on the way out.
+/// HTTP/2 send buffer of a stream, in bytes.
 pub const SEND_BUFFER: usize = 64 << 10;
 
-/// Bytes of the headers of an HTTP/2 request.
+/// Maximum size of an HTTP/2 request's headers, in bytes.
 pub const HEADER_LIST: u32 = 16 << 10;
 
-/// Threads for TLS handshakes, which cost milliseconds: they never run on those that serve calls.
+/// Threads for TLS handshakes. A handshake takes milliseconds, so none runs on the threads that serve calls.
 pub const HANDSHAKE_THREADS: usize = 1;
 
-/// Niceness of those threads: serving goes before handshakes.
+/// Niceness of the handshake threads: serving has priority.
 pub const HANDSHAKE_NICE: i32 = 5;
 
-/// Certificates that a client may send above its own, and bytes of all of them. More are refused
-/// before any signature is verified.
+/// Maximum number of intermediate certificates in a client's chain, and bytes of the whole chain. Longer chains are
+/// refused before any signature is verified.
 pub const CHAIN: usize = 4;
 /// See [`CHAIN`].
 pub const CHAIN_BYTES: usize = 16 << 10;
 
-/// How long to wait when a connection cannot be accepted: the system is out of file descriptors or
-/// memory, and only time brings them back.
+/// Backoff after a failed accept: the system is out of file descriptors or memory, which only time can free.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// File descriptors that are not for connections of clients.
+/// File descriptors reserved for other uses than client connections.
 pub const OTHER_FILES: usize = 512;
 
-/// What the server takes at most, where tests and settings choose.
+/// Limits that tests and settings can change.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Bytes of a request's body over HTTP/JSON.
+    /// Maximum size of an HTTP/JSON request body, in bytes.
     pub body: usize,
-    /// Bytes of the headers of an HTTP/1 request; at least 8192.
+    /// Maximum size of an HTTP/1 request's headers, in bytes; 8192 or more.
     pub headers: usize,
-    /// From a request's headers to its answer, over HTTP/JSON.
+    /// Deadline of an HTTP/JSON call, from the headers to the answer.
     pub request: Duration,
-    /// Connections at a time.
+    /// Maximum number of connections.
     pub connections: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Where clients come in: a TCP port, or a socket in the file system for those of this machine.
+//! Listeners: a TCP port, or a Unix socket for clients on this machine.
 
 use std::fmt;
 use std::io::Result;
@@ -6,34 +6,34 @@ use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-/// What accepts connections.
+/// A listening socket.
 pub enum Listener {
-    /// A port, with TLS where that is on.
+    /// A TCP port, with TLS if it is configured.
     Tcp(TcpListener),
-    /// A socket, always in the clear. Its mode has the kernel admit its owner and root alone.
+    /// A Unix socket, without TLS. Its file mode admits only the owner and root.
     Local(UnixListener),
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 pub(super) enum Stream {
     Tcp(TcpStream),
     Local(UnixStream),
 }
 
-/// Where a client is.
+/// Address of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Address {
-    /// At the other end of a network.
+    /// A network address.
     Network(SocketAddr),
-    /// On this machine: the user that runs it, as the kernel tells.
+    /// A user of this machine, authenticated by the kernel (SO_PEERCRED).
     User(u32),
 }
 
 impl Listener {
-    /// The next connection.
+    /// Accepts the next connection.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub(super) async fn accept(&self) -> Result<(Stream, Address)> {
         match self {
             Self::Tcp(listener) => {
@@ -50,7 +50,7 @@ impl Listener {
 }
 
 impl Address {
-    /// The address of a client in a network.
+    /// The client's network address, if it has one.
     pub fn network(self) -> Option<SocketAddr> {
         match self {
             Self::Network(address) => Some(address),
@@ -58,7 +58,7 @@ impl Address {
         }
     }
 
-    /// The address that a client is held to; all of this machine's are one.
+    /// The address for per-peer limits; all local clients share one.
     pub fn ip(self) -> IpAddr {
         match self {
             Self::Network(address) => address.ip(),
@@ -67,7 +67,7 @@ impl Address {
     }
 }
 
-/// `192.0.2.1:50051`, or `uid:1000`.
+/// Formats as `192.0.2.1:50051` or `uid:1000`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,6 +1,5 @@
-//! The management server: gRPC with the API's services, reflection and health; the HTTP/JSON gateway to
-//! the same services; and the proxy to SPDK's JSON-RPC where it is on. One server for all ports, so that
-//! their bounds hold for the process.
+//! The management server: gRPC with the API, reflection and health; the HTTP/JSON gateway to the same services; and
+//! the optional proxy to SPDK's JSON-RPC. One server has all ports, so that its limits hold for the process.
 
 mod accept;
 mod admission;
@@ -48,7 +47,7 @@ pub use rate_limit::{LibraryLines, RateLimit};
 pub use service::{Caller, Protocol, Service};
 pub use tls::{Expiry, Stamps, Tls};
 
-/// Serves until `stopping`, then lets calls in flight finish. A server that fails ends the others.
+/// Serves until `stopping`, then drains calls in flight. The failure of one port ends the others.
 ///
 /// # Errors
 /// One line for the operator.
@@ -69,7 +68,7 @@ pub async fn serve(
         access,
     } = listeners;
     let limits = Limits {
-        connections: affordable(connections),
+        connections: within_file_limit(connections),
         ..Limits::default()
     };
     if let Some(tls) = &tls {
@@ -136,7 +135,7 @@ pub async fn serve(
     tokio::try_join!(grpc, local, http, rpc).map(|_| ())
 }
 
-/// The services as a router, which is what the server serves.
+/// Wraps the gRPC services as an axum router.
 fn grpc_router(services: Observe<Restricted<Routes>>) -> Router {
     use axum::body::Body;
     use axum::http::{Request, Response};
@@ -162,9 +161,9 @@ fn listen(protocol: Protocol, listener: TcpListener) -> Result<(SocketAddr, List
     Ok((address, Listener::Tcp(listener)))
 }
 
-/// As many connections as asked for, or as the system has file descriptors for: connections of clients
-/// must never take those of the data path.
-fn affordable(wanted: usize) -> usize {
+/// The wanted number of connections, or fewer if the limit of file descriptors is lower: client connections must not
+/// use up the data path's descriptors.
+fn within_file_limit(wanted: usize) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let needed = u64::try_from(wanted + limits::OTHER_FILES).unwrap_or(u64::MAX);
     let current = match current {
@@ -194,13 +193,13 @@ fn affordable(wanted: usize) -> usize {
     affordable
 }
 
-/// Reflection in both of its versions: clients in use speak either.
+/// Adds both versions of reflection, since clients of either exist.
 fn with_reflection(routes: Routes) -> Result<Routes, String> {
     let builder = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(api::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // The details of errors, for clients to print them.
+            // The types of error details, so that clients can print them.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let fail = |error: tonic_reflection::server::Error| format!("reflection: {error}");

@@ -1,11 +1,9 @@
-//! Keeps out web pages of other sites, whose requests a browser sends with its user's access: by POST
-//! with a simple content type, or with any method after DNS rebinding.
+//! Defends against web pages of other sites (CSRF, DNS rebinding), whose requests a browser sends with its user's
+//! access.
 //!
-//! - `Host` is an IP address, `localhost`, or a name that the operator gave. With TLS the certificate
-//!   settles that.
-//! - `Origin` and `Sec-Fetch-Site` name this server itself, or an origin that the operator allows
-//!   (CORS).
-//! - A body has a JSON content type, which no page may send without asking first.
+//! - `Host` is an IP address, `localhost`, or a configured name. With TLS, the certificate proves the host instead.
+//! - `Origin` and `Sec-Fetch-Site` name this server, or an origin that is allowed by the configuration (CORS).
+//! - A body has a JSON content type, which a page can only send after a CORS preflight.
 
 use std::net::IpAddr;
 
@@ -27,15 +25,15 @@ use crate::error::{DOMAIN, Error};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Why a request is not served.
+/// Why a request is refused.
 pub enum Refusal {
-    /// It needs no more than this answer.
+    /// This response is sent as it is.
     Answer(Box<Response<Body>>),
-    /// An error; `http` is its status where that is not the one of the code.
+    /// An error; `http` overrides the HTTP status of the gRPC code.
     Error {
         /// The error.
         status: Status,
-        /// The status of HTTP.
+        /// The HTTP status.
         http: Option<StatusCode>,
     },
 }
@@ -49,22 +47,22 @@ impl From<Error> for Refusal {
     }
 }
 
-/// Who may send requests.
+/// The origin policy.
 pub struct Guard {
     web: Web,
     tls: bool,
 }
 
 impl Guard {
-    /// Those of `web` besides the server itself.
+    /// Allows the origins of `web` and the server's own.
     pub fn new(web: Web, tls: bool) -> Self {
         Self { web, tls }
     }
 
-    /// Whether a request may be served; and the origin that may read the answer, if it is another.
+    /// Checks a request. Returns the foreign origin that may read the answer, if any.
     ///
     /// # Errors
-    /// The answer to what may not.
+    /// The response to a refused request.
     pub fn check(
         &self,
         protocol: Protocol,
@@ -88,7 +86,7 @@ impl Guard {
         Ok(allowed)
     }
 
-    /// Lets this origin read the answer.
+    /// Allows this origin to read the answer (CORS).
     pub fn admit<B>(&self, answer: &mut Response<B>, origin: HeaderValue) {
         let headers = answer.headers_mut();
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -98,7 +96,7 @@ impl Guard {
     }
 
     fn check_host(&self, host: Option<&str>) -> Result<(), Refusal> {
-        // Browsers always send one.
+        // Browsers always send `Host`.
         let Some(host) = host.filter(|_| !self.tls) else {
             return Ok(());
         };
@@ -152,7 +150,7 @@ impl Guard {
         }
     }
 
-    /// What a browser asks before a page of another origin may send a request.
+    /// The answer to a CORS preflight.
     fn preflight(&self, origin: Option<HeaderValue>) -> Response<Body> {
         let mut answer = Response::new(Body::empty());
         *answer.status_mut() = StatusCode::NO_CONTENT;
@@ -177,7 +175,7 @@ impl Guard {
     }
 }
 
-/// The host that the request is for: one at most.
+/// The host of the request; several are refused.
 fn host(head: &Parts) -> Result<Option<String>, Refusal> {
     if let Some(authority) = head.uri.authority() {
         return Ok(Some(authority.as_str().to_owned()));

@@ -1,4 +1,4 @@
-//! Log lines that strangers can cause are limited in rate, and what is left out is counted.
+//! Rate limits for log lines that strangers can cause. Suppressed lines are counted.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -8,13 +8,13 @@ use tracing::callsite::Identifier;
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 
-/// One line of a kind in this time.
+/// At most one line of a kind per window.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Lines of one place in a library, within [`WINDOW`].
+/// Lines from one call site of a library per [`WINDOW`].
 const LIBRARY_LINES: u32 = 3;
 
-/// A limit for one kind of line.
+/// Rate limit of one kind of line.
 #[derive(Default)]
 pub struct RateLimit(Mutex<Option<Last>>);
 
@@ -24,7 +24,7 @@ struct Last {
 }
 
 impl RateLimit {
-    /// Whether a line may be written now; and how many were left out since the last.
+    /// `Some` if a line may be written now, with the number of lines suppressed before it.
     pub fn allow(&self) -> Option<u64> {
         self.allow_at(Instant::now())
     }
@@ -47,8 +47,8 @@ impl RateLimit {
     }
 }
 
-/// Bounds the lines of the libraries beneath the server (HTTP/2, TLS): a client makes them write one
-/// for each of its faults. Those of this program and of SPDK pass.
+/// Limits the lines of the libraries under the server (HTTP/2, TLS), which log each fault of a client. Lines of this
+/// program and of SPDK pass.
 #[derive(Default)]
 pub struct LibraryLines(Mutex<HashMap<Identifier, Window>>);
 

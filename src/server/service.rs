@@ -1,5 +1,4 @@
-//! One request: who sent it, whether a page of another site did, whether there is room for it, and its
-//! time limit.
+//! Handling of one request: caller, origin check, admission and deadline.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -26,30 +25,30 @@ use crate::gateway;
 use crate::resource::{GRPC_TIMEOUT, grpc_timeout};
 use crate::telemetry::calls::Record;
 
-/// What a port speaks.
+/// Protocol of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// gRPC over HTTP/2.
     Grpc,
-    /// HTTP/JSON, the API.
+    /// HTTP/JSON, through the gateway.
     Http,
     /// SPDK's JSON-RPC over HTTP.
     Rpc,
 }
 
-/// Who sent a request, as far as the connection tells: an extension of the request.
+/// The sender of a request, known from the connection. An extension of the request.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// The other end.
+    /// Address of the client.
     pub address: Address,
-    /// The client's own certificate, which one of the authorities signed.
+    /// The client's certificate, signed by a configured authority.
     pub certificate: Option<Arc<CertificateDer<'static>>>,
     /// The subject of that certificate.
     pub subject: Option<Arc<str>>,
 }
 
 impl Caller {
-    /// Of a connection from `address`.
+    /// The caller of a connection from `address`.
     pub fn new(address: Address, certificate: Option<CertificateDer<'static>>) -> Self {
         Self {
             address,
@@ -58,8 +57,8 @@ impl Caller {
         }
     }
 
-    /// Makes services see who calls, also by tonic's own means.
-    pub fn introduce<B>(&self, request: &mut Request<B>) {
+    /// Adds the caller to a request's extensions, also in tonic's form.
+    pub fn attach_to<B>(&self, request: &mut Request<B>) {
         let info = TcpConnectInfo {
             local_addr: None,
             remote_addr: self.address.network(),
@@ -69,7 +68,7 @@ impl Caller {
     }
 }
 
-/// What a port serves.
+/// The services of a port.
 #[derive(Clone)]
 pub struct Service {
     protocol: Protocol,
@@ -78,7 +77,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// `router`, to those whom `guard` lets through.
+    /// Serves `router` to the requests that pass `guard`.
     pub fn new(protocol: Protocol, router: Router, guard: Guard) -> Self {
         Self {
             protocol,
@@ -87,12 +86,12 @@ impl Service {
         }
     }
 
-    /// What it speaks.
+    /// The protocol.
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// Answers one request.
+    /// Handles one request.
     pub async fn answer(
         &self,
         connection: &Arc<Connection>,
@@ -140,14 +139,14 @@ impl Service {
             },
         };
         let mut answer = answer.unwrap_or_else(never);
-        connection.place.is_known_now();
+        connection.place.mark_known();
         if let Some(origin) = allowed {
             self.guard.admit(&mut answer, origin);
         }
         answer.map(|body| AnswerBody::new(body, Some(call)))
     }
 
-    /// How long a client of gRPC waits, if it says so. The gateway looks for itself.
+    /// The timeout that a gRPC client gives. The gateway reads the header itself.
     fn limit(&self, headers: &HeaderMap) -> Option<std::time::Duration> {
         if self.protocol != Protocol::Grpc {
             return None;
@@ -168,12 +167,12 @@ impl Service {
     }
 }
 
-/// Whether the call's requests are a stream: reflection's alone.
+/// Whether the call has a stream of requests, as only reflection does.
 fn is_stream(head: &Parts) -> bool {
     head.uri.path().starts_with("/grpc.reflection.")
 }
 
-/// How long the request may take to arrive.
+/// Deadline for the request body to be complete.
 fn age(head: &Parts) -> std::time::Duration {
     if is_stream(head) {
         REQUEST_STREAM_AGE
@@ -182,7 +181,7 @@ fn age(head: &Parts) -> std::time::Duration {
     }
 }
 
-/// As RFC 4514 writes names, nearly.
+/// Formats the subject, approximately as in RFC 4514.
 fn subject(certificate: &[u8]) -> Option<String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     Some(certificate.subject().to_string())

@@ -1,4 +1,4 @@
-//! The way back, on disk before each step.
+//! The undo journal, written to disk before each step.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{JOURNAL, Step};
 use crate::machine::Machine;
 
-/// Steps that take back what was done, oldest first. One process at a time has it.
+/// Undo steps, oldest first. Locked against other processes.
 pub struct Journal {
     path: PathBuf,
     steps: Vec<Step>,
@@ -16,10 +16,10 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Reads it, if there is one.
+    /// Opens and locks the journal, and reads it if it exists.
     ///
     /// # Errors
-    /// Without the right to, while another setup runs, or when it is damaged.
+    /// Without permission, while another setup runs, or if the journal is damaged.
     pub fn open(machine: &Machine) -> Result<Self, String> {
         let path = machine.path(JOURNAL);
         let lock_path = path.with_extension("lock");
@@ -39,15 +39,15 @@ impl Journal {
         })
     }
 
-    /// What would take back all that was done.
+    /// The undo steps of everything that was done.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// Adds a step. Of a device only the first counts: it tells how the device was before all of them.
+    /// Adds an undo step. For a device only the first one is kept: it restores the original state.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// The journal cannot be written.
     pub fn note(&mut self, undo: Step) -> Result<(), String> {
         let device = undo.device();
         let is_known = device.is_some() && self.steps.iter().any(|step| step.device() == device);
@@ -57,19 +57,19 @@ impl Journal {
         self.write()
     }
 
-    /// The last one has been done.
+    /// Removes the last step, which has been undone.
     ///
     /// # Errors
-    /// If that cannot be written.
+    /// The journal cannot be written.
     pub fn forget_last(&mut self) -> Result<(), String> {
         self.steps.pop();
         self.write()
     }
 
-    /// Nothing is left to take back.
+    /// Removes the journal: nothing is left to undo.
     ///
     /// # Errors
-    /// If the file cannot be removed.
+    /// The file cannot be removed.
     pub fn remove(self) -> Result<(), String> {
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -79,7 +79,7 @@ impl Journal {
         }
     }
 
-    /// Whole or not at all.
+    /// Replaces the file atomically.
     fn write(&self) -> Result<(), String> {
         let new = self.path.with_extension("new");
         let text = serde_json::to_vec(&self.steps).map_err(|error| error.to_string())?;
@@ -90,10 +90,10 @@ impl Journal {
     }
 }
 
-/// The steps in it, without its lock.
+/// Reads the steps without locking the journal.
 ///
 /// # Errors
-/// When it cannot be read, or is damaged.
+/// The journal cannot be read, or is damaged.
 pub fn read(machine: &Machine) -> Result<Vec<Step>, String> {
     let path = machine.path(JOURNAL);
     match std::fs::read(&path) {
@@ -108,7 +108,7 @@ pub fn read(machine: &Machine) -> Result<Vec<Step>, String> {
     }
 }
 
-/// Why a file of it cannot be written, and what would be right.
+/// The error of a journal that cannot be written, with advice.
 fn refused(path: &Path, error: &std::io::Error) -> String {
     let path = path.display();
     match error.kind() {

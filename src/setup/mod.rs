@@ -1,8 +1,8 @@
-//! Makes a machine ready for opi-spdk, and as it was: hugepages, hugetlbfs, drivers, kernel limits.
+//! Prepares a machine for opi-spdk, and undoes it: hugepages, hugetlbfs, drivers, kernel limits.
 //!
-//! A plan is made from how the machine is, so that what is there already is no step, and a second run has
-//! none. Before each step the way back is written to a journal, so a run that is cut off can be undone. All
-//! of it, the journal too, is gone with a restart of the machine.
+//! The plan depends on the current state of the machine, which makes setup idempotent: a second run has no steps. The
+//! undo of each step is journaled before the step runs, so an interrupted run can be rolled back. A reboot clears
+//! everything, including the journal.
 
 mod journal;
 mod plan;
@@ -17,24 +17,24 @@ pub use step::Step;
 use crate::machine::Machine;
 use journal::Journal;
 
-/// Where the journal is.
+/// Path of the journal.
 pub const JOURNAL: &str = "/run/opi-spdk-setup.json";
 
-/// How long the kernel may take to give a device to a driver.
+/// Timeout for the kernel to bind a device to a driver.
 const BINDING: Duration = Duration::from_secs(10);
 
-/// What there is to do, in order.
+/// Plans the steps.
 ///
 /// # Errors
-/// What is asked for and must not, or cannot, be done.
+/// A request that is not allowed or not possible.
 pub fn plan(machine: &Machine, wanted: &Wanted) -> Result<Vec<Step>, String> {
     plan::make(machine, wanted)
 }
 
-/// Does it, and tells of each step before it is done.
+/// Runs the steps, and reports each one before it runs.
 ///
 /// # Errors
-/// The step that failed, and how to go back.
+/// The step that failed, and how to roll back.
 pub fn apply(machine: &Machine, steps: &[Step], mut tell: impl FnMut(&Step)) -> Result<(), String> {
     if steps.is_empty() {
         return Ok(());
@@ -52,10 +52,10 @@ pub fn apply(machine: &Machine, steps: &[Step], mut tell: impl FnMut(&Step)) -> 
     Ok(())
 }
 
-/// Takes back what runs of setup have done since the machine started, last first.
+/// Undoes what runs of setup have done since the machine booted, in reverse order.
 ///
 /// # Errors
-/// What cannot be taken back; the rest of the journal is kept.
+/// The step that cannot be undone; the journal keeps the remaining steps.
 pub fn undo(machine: &Machine, dry: bool, mut tell: impl FnMut(&Step)) -> Result<(), String> {
     if dry {
         let steps = journal::read(machine)?;
@@ -65,7 +65,7 @@ pub fn undo(machine: &Machine, dry: bool, mut tell: impl FnMut(&Step)) -> Result
     }
     let mut journal = Journal::open(machine)?;
     while let Some(step) = journal.steps().last().cloned() {
-        // The step may have been noted and not done, or its device have been released since.
+        // The step may have been journaled but not run, or its device may have been released since.
         if step.is_needed(machine) {
             if let Some(address) = step.device()
                 && let Some(user) = address.in_use(machine)
@@ -81,7 +81,7 @@ pub fn undo(machine: &Machine, dry: bool, mut tell: impl FnMut(&Step)) -> Result
     journal.remove()
 }
 
-/// Waits until the kernel has done what was written to it.
+/// Waits until the kernel has completed a step.
 fn confirm(machine: &Machine, step: &Step) -> Result<(), String> {
     let end = Instant::now() + BINDING;
     while step.is_pending(machine) {
@@ -93,7 +93,7 @@ fn confirm(machine: &Machine, step: &Step) -> Result<(), String> {
     Ok(())
 }
 
-/// The journal's file, for messages.
+/// Path of the journal's file, for messages.
 pub fn journal_file(machine: &Machine) -> PathBuf {
     machine.path(JOURNAL)
 }

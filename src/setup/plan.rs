@@ -1,4 +1,4 @@
-//! From what is asked for, and how the machine is, to steps.
+//! Plans the steps from the request and the state of the machine.
 
 use std::str::FromStr;
 
@@ -8,12 +8,12 @@ use crate::machine::pci::Address;
 use crate::machine::{Machine, cpus, hugepages, pci};
 use spdk::cores::CoreSet;
 
-/// How many hugepages, and where.
+/// Number and placement of hugepages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pages {
-    /// So many on the nodes of the reactors' cores together.
+    /// This many in total, on the nodes of the reactors' cores.
     Together(u64),
-    /// So many on each of these nodes.
+    /// This many on each of these nodes.
     OnNodes(Vec<(u32, u64)>),
 }
 
@@ -35,22 +35,22 @@ impl FromStr for Pages {
     }
 }
 
-/// What is asked for.
+/// The requested state.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// Hugepages that are to be reserved, at least.
+    /// Hugepages to reserve at least.
     pub pages: Option<Pages>,
-    /// Their size.
+    /// Page size, in KiB.
     pub page_kib: u64,
-    /// The cores whose nodes they are for.
+    /// The cores whose nodes get the pages.
     pub cores: CoreSet,
-    /// Devices that a process is to have.
+    /// Devices to bind to a userspace driver.
     pub bind: Vec<Address>,
-    /// The driver that gives it them.
+    /// The userspace driver.
     pub driver: String,
-    /// Devices that the kernel is to have back.
+    /// Devices to return to the kernel.
     pub release: Vec<Address>,
-    /// Contexts of asynchronous I/O that are to be possible, at least.
+    /// Minimum of asynchronous I/O contexts (fs.aio-max-nr).
     pub aio: Option<u64>,
 }
 
@@ -121,7 +121,7 @@ fn reserve(
         at_least(machine, &file, number, steps)?;
     }
     if !hugepages::mounted(machine).contains(&kib) {
-        // 2 MiB are the kernel's default on the machines that this is for.
+        // 2 MiB is the kernel's default size on the supported machines.
         let directory = match kib {
             2048 => "/dev/hugepages".to_owned(),
             _ => format!("/dev/hugepages-{}", hugepages::size(kib)),
@@ -134,13 +134,13 @@ fn reserve(
     Ok(())
 }
 
-/// Refuses what would leave programs without memory: the kernel gives pages as long as it has any.
+/// Refuses a number of pages that would leave programs without memory: the kernel itself sets no limit.
 fn enough_memory(machine: &Machine, node: u32, number: u64, kib: u64) -> Result<(), String> {
     let file = format!("/sys/devices/system/node/node{node}/meminfo");
     let Some(text) = machine.text(file) else {
         return Ok(());
     };
-    // What the kernel can give, the cache of files among it.
+    // Memory that the kernel can turn into hugepages, including the page cache.
     let kinds = [
         "MemFree:",
         "Active(file):",
@@ -195,7 +195,7 @@ fn bind(
         load(machine, driver, steps);
         return Ok(());
     }
-    // SPDK here uses no other kind, and of others it cannot be told whether they are in use.
+    // SPDK uses no other kind here, and for other kinds the usage check does not apply.
     if !address.is_storage(machine) {
         return Err(format!(
             "{address} is left alone: it is no storage controller"
@@ -227,8 +227,8 @@ fn bind(
     Ok(())
 }
 
-/// The modules of a driver for processes: to vfio-pci belongs the one that drives the IOMMU, which the kernel
-/// need not load with it, and without which no process can open a device.
+/// Loads the modules of a userspace driver. vfio-pci needs the IOMMU module, which the kernel may not load with it and
+/// without which no process can open a device.
 fn load(machine: &Machine, driver: &str, steps: &mut Vec<Step>) {
     let iommu = (driver == "vfio-pci").then_some("vfio_iommu_type1");
     for module in [driver].into_iter().chain(iommu) {

@@ -1,4 +1,4 @@
-//! One change of the machine. It is shown as the command that would do the same.
+//! One change of the machine, shown as the equivalent command.
 
 use std::fmt;
 use std::process::Command;
@@ -10,48 +10,48 @@ use serde::{Deserialize, Serialize};
 use crate::machine::pci::Address;
 use crate::machine::{Machine, hugepages, mounts, pci};
 
-/// How long the kernel may take for one write: it waits for a driver, or looks for free memory.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of one write to a kernel file: the kernel may wait for a driver or compact memory.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A change of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// A number in a file of the kernel's.
+    /// Writes a number to a kernel file.
     Set {
         /// The file.
         file: String,
-        /// What is to be in it.
+        /// The number.
         value: u64,
     },
-    /// A directory.
+    /// Creates a directory.
     MakeDir(String),
-    /// Away with it, if it is empty.
+    /// Removes an empty directory.
     RemoveDir(String),
-    /// A hugetlbfs.
+    /// Mounts a hugetlbfs.
     Mount {
-        /// Where.
+        /// The mount point.
         directory: String,
-        /// Size of its pages.
+        /// Its page size.
         kib: u64,
     },
-    /// Away with it.
+    /// Unmounts a directory.
     Unmount(String),
-    /// A module of the kernel.
+    /// Loads a kernel module.
     Load(String),
-    /// A device to a driver, away from the one that has it.
+    /// Unbinds a device from its driver and binds it to another.
     Take {
         /// The device.
         address: Address,
-        /// Its driver then.
+        /// The new driver.
         driver: String,
     },
-    /// A device back to whatever driver the kernel finds for it.
+    /// Returns a device to the kernel, which probes for a driver.
     Give {
         /// The device.
         address: Address,
     },
-    /// Nothing: of what needs no way back.
+    /// Nothing: the undo of a step that needs none.
     Nothing,
 }
 
@@ -88,11 +88,11 @@ impl fmt::Display for Step {
     }
 }
 
-/// Makes the kernel look for a device's driver.
+/// Triggers the kernel's probe for a device's driver.
 const PROBE: &str = "/sys/bus/pci/drivers_probe";
 
 impl Step {
-    /// Whether the machine is not yet as the step makes it.
+    /// Whether the machine is not yet in the step's state.
     pub fn is_needed(&self, machine: &Machine) -> bool {
         let is_mounted = |directory: &String| {
             let mounts = mounts::mounts(machine);
@@ -108,7 +108,7 @@ impl Step {
             Self::Unmount(directory) => is_mounted(directory),
             Self::Load(module) => !is_loaded(machine, module),
             Self::Take { address, driver } => address.driver(machine).as_ref() != Some(driver),
-            // Without a driver: what was cut off between the unbind and the probe.
+            // A device without a driver was left by an interruption between unbind and probe.
             Self::Give { address } => {
                 is_kept(machine, address) || address.driver(machine).is_none()
             }
@@ -116,8 +116,8 @@ impl Step {
         }
     }
 
-    /// Whether the kernel has yet to do what was written to it. A probe has ended when its write has: a
-    /// device without a driver then stays so.
+    /// Whether the kernel has yet to complete the step. A probe is complete when its write returns: a device that
+    /// still has no driver will not get one.
     pub fn is_pending(&self, machine: &Machine) -> bool {
         match self {
             Self::Give { address } => is_kept(machine, address),
@@ -125,7 +125,7 @@ impl Step {
         }
     }
 
-    /// What has to be said of it once it is done.
+    /// A remark to print once the step is done.
     pub fn remark(&self, machine: &Machine) -> Option<String> {
         match self {
             Self::Give { address } if address.driver(machine).is_none() => Some(format!(
@@ -135,7 +135,7 @@ impl Step {
         }
     }
 
-    /// The device that it changes.
+    /// The device that the step changes.
     pub fn device(&self) -> Option<&Address> {
         match self {
             Self::Take { address, .. } | Self::Give { address } => Some(address),
@@ -143,7 +143,7 @@ impl Step {
         }
     }
 
-    /// What brings back how it is now.
+    /// The step that restores the current state.
     pub fn undo(&self, machine: &Machine) -> Self {
         match self {
             Self::Set { file, .. } => match machine.number(file) {
@@ -171,15 +171,15 @@ impl Step {
                 },
                 None => Self::Nothing,
             },
-            // A module that stays harms nobody, and others may use it by then.
+            // A loaded module is harmless, and others may use it by the time of the undo.
             Self::Load(_) | Self::RemoveDir(_) | Self::Unmount(_) | Self::Nothing => Self::Nothing,
         }
     }
 
-    /// Does it.
+    /// Runs the step.
     ///
     /// # Errors
-    /// What the kernel or the command says.
+    /// The error of the kernel or the command.
     pub fn run(&self, machine: &Machine) -> Result<(), String> {
         let path = |file: &String| machine.path(file).display().to_string();
         match self {
@@ -206,7 +206,7 @@ impl Step {
         }
     }
 
-    /// What is said of a step after which the machine is not as it should be.
+    /// The error of a step that did not bring the machine into its state.
     pub fn unfinished(&self, machine: &Machine) -> String {
         match self {
             Self::Set { file, value } if file.ends_with("nr_hugepages") => format!(
@@ -227,14 +227,14 @@ impl Step {
     }
 }
 
-/// A driver that is built in has no module, but is there.
+/// Whether a module is loaded. A built-in driver has no module, but is present.
 pub fn is_loaded(machine: &Machine, module: &str) -> bool {
     let folder = module.replace('-', "_");
     machine.has(format!("/sys/module/{folder}"))
         || machine.has(format!("/sys/bus/pci/drivers/{module}"))
 }
 
-/// Whether a device is kept from the drivers of the kernel.
+/// Whether a device is withheld from the kernel's drivers.
 fn is_kept(machine: &Machine, address: &Address) -> bool {
     let driver = address.driver(machine);
     driver.is_some_and(|driver| pci::USER_DRIVERS.contains(&driver.as_str()))
@@ -253,16 +253,16 @@ fn rebind(machine: &Machine, address: &Address, driver: &str) -> Result<(), Stri
     write(machine, PROBE, &address.to_string())
 }
 
-/// Writes a line to a file of the kernel's, which may take its time; a thread that never comes back is left.
+/// Writes a line to a kernel file, with a timeout. A thread whose write never returns is abandoned.
 fn write(machine: &Machine, file: &str, value: &str) -> Result<(), String> {
     let path = machine.path(file);
     let line = format!("{value}\n");
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(std::fs::write(path, line)));
-    match receiver.recv_timeout(PATIENCE) {
+    match receiver.recv_timeout(TIMEOUT) {
         Ok(written) => written.map_err(|error| format!("{file}: {error}")),
         Err(_) => Err(format!(
-            "{file}: the kernel does not answer within {PATIENCE:?}"
+            "{file}: the kernel does not answer within {TIMEOUT:?}"
         )),
     }
 }

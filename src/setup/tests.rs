@@ -94,7 +94,7 @@ fn a_second_run_has_nothing_to_do_and_undo_brings_back_how_it_was() {
     assert!(!machine.has(JOURNAL));
 }
 
-/// As after a power cut, or a kill, between the note and the step.
+/// An interruption between journaling and running a step.
 #[test]
 fn a_run_that_was_cut_off_is_taken_back_too() {
     let tree = machine();
@@ -113,7 +113,7 @@ fn a_run_that_was_cut_off_is_taken_back_too() {
     assert_eq!(machine.number(aio), Some(65536));
 }
 
-/// Does what the kernel would: a probe gives a device to the driver that it is kept for, or to its own.
+/// Emulates the kernel: a probe binds a device to the driver of its override, or to its own.
 fn kernel(tree: &Tree, ended: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
     let [probe, over, link, drivers] = [
         "/sys/bus/pci/drivers_probe",
@@ -255,7 +255,7 @@ fn pages_beyond_the_free_memory_are_refused_and_a_part_of_them_is_given_back() {
         "{refused}"
     );
 
-    // A kernel that gives fewer than it is asked for: the file stays as it is.
+    // A kernel that grants fewer pages than requested: the file keeps its value.
     let file = crate::machine::hugepages::file(0, 2048);
     let step = Step::Set {
         file: file.clone(),
@@ -272,7 +272,7 @@ fn pages_beyond_the_free_memory_are_refused_and_a_part_of_them_is_given_back() {
     assert!(failed.contains("--undo takes it back"), "{failed}");
 }
 
-/// What SIGKILL leaves between the unbind and the probe: neither a driver nor an override.
+/// What SIGKILL leaves between unbind and probe: neither a driver nor an override.
 fn half_given() -> Tree {
     let tree = machine();
     std::fs::remove_file(tree.path(&format!("{DEVICE}/driver"))).unwrap();
@@ -289,7 +289,7 @@ fn a_device_that_was_given_back_half_way_is_released() {
     };
     let steps = plan(&machine, &release).unwrap();
     assert_eq!(steps.len(), 1);
-    // No driver of the kernel takes it: the probe has ended all the same.
+    // No kernel driver takes the device; the probe is complete nevertheless.
     let start = Instant::now();
     apply(&machine, &steps, |_| {}).unwrap();
     assert!(start.elapsed() < BINDING);
@@ -347,7 +347,7 @@ fn a_device_that_was_never_taken_does_not_keep_the_rest_from_being_undone() {
     let mut journal = Journal::open(&machine).unwrap();
     journal.note(aio.clone()).unwrap();
     journal.note(give()).unwrap();
-    // A look needs no lock.
+    // A dry run needs no lock.
     let mut shown = Vec::new();
     undo(&machine, true, |step| shown.push(step.clone())).unwrap();
     assert_eq!(shown, [aio]);
@@ -378,7 +378,7 @@ fn a_device_that_was_bound_and_released_is_left_alone_by_undo() {
     assert!(poll(|| address.driver(&machine).as_deref() == Some("nvme")));
     ended.store(true, Ordering::Release);
     thread.join().unwrap();
-    // In use again, as it may be by then.
+    // In use again.
     mount_the_disk(&tree);
     let mut told = Vec::new();
     undo(&machine, false, |step| told.push(step.clone())).unwrap();

@@ -1,5 +1,5 @@
-//! Wrong passwords: each is answered late, few of one peer are looked at in that time, and the log tells
-//! of them. So a password cannot be found by trying, and trying does not go unseen.
+//! Protection against guessing the password: each wrong password is answered with a delay, the number of delayed
+//! answers per peer and in total is limited, and attempts are logged.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,15 +11,14 @@ use tokio::time::sleep;
 
 use crate::server::{Peer, RateLimit};
 
-/// How long the refusal of a wrong password is held back.
+/// Delay of the refusal of a wrong password.
 const DELAY: Duration = Duration::from_millis(500);
 
-/// Refusals of one peer that may be held back at a time, and of all. Until one has gone out no further
-/// password is looked at.
+/// Delayed refusals in progress, per peer and in total. At the limit, no further password is checked.
 const OF_PEER: usize = 4;
 const IN_ALL: usize = 32;
 
-/// Refusals that are held back.
+/// Delayed refusals in progress.
 #[derive(Default)]
 pub struct Attempts {
     held: Arc<Mutex<Refusals>>,
@@ -33,15 +32,15 @@ struct Refusals {
 }
 
 impl Attempts {
-    /// Whether a password of this peer may not be looked at now.
+    /// Whether this peer is at the limit, so that its password may not be checked now.
     pub fn are_exhausted(&self, peer: IpAddr) -> bool {
         let held = self.held.lock();
         let of_peer = held.by_peer.get(&Peer::from(peer));
         held.total >= IN_ALL || of_peer.is_some_and(|of_peer| *of_peer >= OF_PEER)
     }
 
-    /// A password was wrong: returns when that may be said. It counts until then, also if the client
-    /// does not wait: else who leaves early could try the next at once.
+    /// Counts a wrong password and waits for the delay. The count is held for the full delay even if the client
+    /// disconnects, so that disconnecting early gains no further attempt.
     pub async fn fail(&self, address: IpAddr) {
         if let Some(more) = self.log.allow() {
             tracing::warn!(peer = %address, more, "wrong user or password at spdk-rpc-http");
@@ -52,7 +51,7 @@ impl Attempts {
             sleep(DELAY).await;
             held.lock().end(peer);
         });
-        // It does not panic.
+        // The task does not panic.
         let _ = over.await;
     }
 }

@@ -1,4 +1,4 @@
-//! Who may use the proxy: one user with a password (RFC 7617, basic authentication).
+//! Credentials of the proxy: one user with a password (RFC 7617, basic authentication).
 
 use std::io::Read;
 use std::path::Path;
@@ -11,23 +11,23 @@ use subtle::ConstantTimeEq;
 
 use crate::private_file;
 
-/// Bytes of a password at most.
+/// Maximum length of a password, in bytes.
 const PASSWORD_MAX: u64 = 1024;
 
-/// Permissions that a file with a password must not give: all of group and others.
+/// Permissions that a password file must not have: any of group and others.
 const OTHERS: u32 = 0o077;
 
-/// The user and the password, never shown.
+/// User and password. Not printable.
 pub struct Credentials {
-    /// As the client sends them: `user:password`.
+    /// In the client's form: `user:password`.
     pair: Vec<u8>,
 }
 
 impl Credentials {
-    /// Reads the password: the file's one line, without its end.
+    /// Reads the password: the single line of the file, without its end.
     ///
     /// # Errors
-    /// What is wrong with the file: who else may read it, or what is in it.
+    /// What is wrong with the file: its permissions or its content.
     pub fn read(user: &str, file: &Path) -> Result<Self, String> {
         let fail = |reason: String| format!("{}: {reason}", file.display());
         let opened = private_file::open(file, OTHERS, |mode| {
@@ -52,11 +52,11 @@ impl Credentials {
         })
     }
 
-    /// Whether a request carries them. How long that takes tells nothing of their bytes.
+    /// Whether a request has these credentials, compared in constant time.
     pub fn are_in(&self, headers: &HeaderMap) -> bool {
         let Some(sent) = headers
             .get(AUTHORIZATION)
-            .and_then(|value| sent(value.as_bytes()))
+            .and_then(|value| decode(value.as_bytes()))
         else {
             return false;
         };
@@ -64,7 +64,7 @@ impl Credentials {
     }
 }
 
-fn sent(header: &[u8]) -> Option<Vec<u8>> {
+fn decode(header: &[u8]) -> Option<Vec<u8>> {
     const SCHEME: &[u8] = b"basic ";
     let (scheme, rest) = header.split_at_checked(SCHEME.len())?;
     scheme

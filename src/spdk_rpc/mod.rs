@@ -1,12 +1,12 @@
-//! SPDK's own JSON-RPC, for diagnosis: what this program does for it beside SPDK.
+//! SPDK's own JSON-RPC, for diagnosis: the HTTP proxy to it.
 //!
 //! ```text
 //! rpc.py, spdk_top ─────────────────► unix socket ─► SPDK's server, on the app thread
 //! HTTP client ─► POST / (password) ──────┘
 //! ```
 //!
-//! What is made through it is in SPDK alone: clients of the API may refer to it by its raw
-//! name, and no list of the API has it.
+//! Objects created through it exist in SPDK only: clients of the API may refer to them by their raw names, but no list
+//! of the API contains them.
 
 mod attempts;
 mod credentials;
@@ -20,10 +20,10 @@ pub use proxy::router;
 
 /// The HTTP proxy to SPDK's JSON-RPC, before it is served.
 pub struct Proxy {
-    /// Bound, not yet served.
+    /// Bound, but not served yet.
     pub listener: std::net::TcpListener,
-    /// Who may use it.
+    /// Its credentials.
     pub credentials: Credentials,
-    /// SPDK's server.
+    /// Socket of SPDK's server.
     pub socket: PathBuf,
 }

@@ -1,6 +1,5 @@
-//! `POST /` with basic authentication, forwarded to SPDK's JSON-RPC socket, as SPDK's own HTTP proxy
-//! does it: one request object in, SPDK's answer out (200, also when it is an error), 204 for a
-//! notification.
+//! Forwards `POST /` with basic authentication to SPDK's JSON-RPC socket, like SPDK's own HTTP proxy: one request
+//! object in, SPDK's answer out (200 also for an error), 204 for a notification.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -25,16 +24,16 @@ use crate::gateway::{drain, is_longer};
 use crate::server::Caller;
 use crate::telemetry::Record;
 
-/// Connections to SPDK at a time. It takes 64; the rest is for those who connect to the socket.
+/// Concurrent connections to SPDK. It accepts 64; the others are left to direct users of the socket.
 const CALLS: usize = 16;
 
-/// How long a call waits for another to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout for a free connection.
+const SLOT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes of a request: what SPDK's server can hold.
+/// Maximum size of a request, in bytes: the buffer of SPDK's server.
 const REQUEST_MAX: usize = 32 << 10;
 
-/// What its server takes in one request (lib/jsonrpc, lib/json): values, and levels of nesting.
+/// Limits of SPDK's server for a request (lib/jsonrpc, lib/json): values, and levels of nesting.
 const VALUES: usize = 1024;
 const LEVELS: usize = 64;
 
@@ -43,7 +42,7 @@ const PARSE_ERROR: i32 = -32700;
 const INVALID_REQUEST: i32 = -32600;
 const INTERNAL_ERROR: i32 = -32603;
 
-/// From a request's headers to its answer. Some of SPDK's commands take long, and some never answer.
+/// Timeout from a request's headers to its answer. Some of SPDK's commands are slow, and some never answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 struct Proxy {
@@ -75,7 +74,7 @@ impl Refusal {
     }
 }
 
-/// A router that forwards requests with these credentials to SPDK's `socket`.
+/// Builds a router that forwards requests with these credentials to SPDK's `socket`.
 pub fn router(credentials: Credentials, socket: PathBuf) -> Router {
     let proxy = Proxy {
         credentials,
@@ -111,7 +110,7 @@ impl Proxy {
             return Err(Refusal::bad_request(INVALID_REQUEST, message));
         };
         let (values, levels) = size_of(request.values());
-        // SPDK would close the connection, without a word.
+        // SPDK would close the connection without an answer.
         if values > VALUES || levels > LEVELS {
             let message = format!(
                 "SPDK takes requests of {VALUES} values and {LEVELS} levels at most, as it counts them; \
@@ -122,7 +121,7 @@ impl Proxy {
         self.forward(&request, &body, head.extensions.get()).await
     }
 
-    /// Wrong passwords are slowed down before their refusal, and told of in the log.
+    /// Checks the password. Wrong passwords are delayed and logged.
     async fn authenticate(&self, head: &Parts) -> Result<(), Refusal> {
         let refuse = |http, message: &str| Err(Refusal::new(http, INVALID_REQUEST, message));
         let needed = "the user and the password are needed";
@@ -167,15 +166,15 @@ impl Proxy {
         body: &[u8],
         record: Option<&Arc<Record>>,
     ) -> Result<Vec<u8>, Refusal> {
-        // Never closed: no place is free in time, if it fails.
-        let place = tokio::time::timeout(PATIENCE, self.places.acquire()).await;
+        // The semaphore is never closed, so an error is always the timeout.
+        let place = tokio::time::timeout(SLOT_TIMEOUT, self.places.acquire()).await;
         let Ok(_place) = place else {
             let message =
-                format!("{CALLS} calls are under way, and none has ended in {PATIENCE:?}");
+                format!("{CALLS} calls are under way, and none has ended in {SLOT_TIMEOUT:?}");
             let http = StatusCode::SERVICE_UNAVAILABLE;
             return Err(Refusal::new(http, INTERNAL_ERROR, message));
         };
-        // SPDK takes an id of null for none, as the first JSON-RPC had it.
+        // SPDK treats an ID of null as absent, like JSON-RPC 1.0.
         let answered = request.get("id").is_some_and(|id| !id.is_null());
         let method = request
             .get("method")
@@ -193,8 +192,8 @@ impl Proxy {
     }
 }
 
-/// Values and levels in a JSON object with these members, as SPDK counts them (spdk/json.h): names are
-/// values, and so are the begin and the end of an object or array.
+/// Values and nesting levels of a JSON object with these members, as counted by SPDK (spdk/json.h): names are values,
+/// and so are the start and the end of each object or array.
 fn size_of<'a>(members: impl Iterator<Item = &'a Value>) -> (usize, usize) {
     let inside = members.map(|value| match value {
         Value::Object(object) => size_of(object.values()),
@@ -235,7 +234,7 @@ mod tests {
     use super::*;
     use tower::ServiceExt;
 
-    /// SPDK's server as it is when it takes a command and never answers.
+    /// An SPDK server that accepts a command and never answers.
     #[tokio::test(start_paused = true)]
     async fn a_command_that_is_never_answered_ends_at_the_limit_and_gives_its_place_back() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -261,7 +260,7 @@ mod tests {
             }
             let took = begun.elapsed();
             assert!(
-                took >= ANSWER_LIMIT && took < ANSWER_LIMIT + PATIENCE,
+                took >= ANSWER_LIMIT && took < ANSWER_LIMIT + SLOT_TIMEOUT,
                 "{took:?}"
             );
         }
@@ -275,7 +274,7 @@ mod tests {
         };
         assert_eq!(size("{}"), (2, 1));
         assert_eq!(size(r#"{"a": 1, "b": "x"}"#), (6, 1));
-        // Two of each pair of brackets, three names, four others.
+        // Two for each pair of brackets, three names, four others.
         assert_eq!(size(r#"{"a": [1, 2, 3], "b": {"c": null}}"#), (13, 2));
         assert_eq!(size(r#"{"a": [[[]]]}"#), (9, 4));
     }

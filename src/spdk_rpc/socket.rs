@@ -1,4 +1,4 @@
-//! SPDK's JSON-RPC socket, from this side: calls to it.
+//! Client of SPDK's JSON-RPC socket.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -6,11 +6,10 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-/// Bytes of an answer at most: SPDK's own limit, and a little.
+/// Maximum size of an answer, in bytes: slightly above SPDK's own limit.
 const ANSWER_MAX: usize = 33 << 20;
 
-/// Sends a request, and reads the answer if `answered`: a notification has none. The caller bounds
-/// the time that it takes.
+/// Sends a request, and reads the answer if `answered`: a notification has none. The caller bounds the time.
 ///
 /// # Errors
 /// Why there is no answer.

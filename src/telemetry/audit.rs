@@ -1,8 +1,8 @@
-//! The audit log: changes alone, one JSON object a line, in a file of the operator's.
+//! The audit log: changes only, one JSON object per line, in a file of the operator's choice.
 //!
-//! A call only drops its line into a bounded channel, which a thread of its own writes out: a disk that is
-//! slow or full costs lines, which are counted and told of, and nothing else. The thread makes the lines a chain
-//! ([`super::chain`]), which goes on over files and restarts.
+//! A call only puts its line into a bounded channel, and a writer thread empties it: a slow or full disk costs lines,
+//! which are counted and reported, and nothing else. The writer makes the lines a hash chain ([`super::chain`]) that
+//! continues across files and restarts.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -21,24 +21,24 @@ use super::chain::{Cut, CutNote, Hasher, Head, Tail};
 use super::one_line::{Escape, escaped};
 use crate::server::RateLimit;
 
-/// Lines that wait for the thread at most.
+/// Capacity of the channel, in lines.
 const CAPACITY: usize = 4096;
 
-/// How long the last lines may take when the process ends.
+/// Timeout for writing the last lines when the process ends.
 const FINISH: Duration = Duration::from_millis(500);
 
-/// Open files are not read by others.
+/// Mode of a new file: accessible to its owner only.
 const MODE: u32 = 0o600;
 
 enum Message {
     Line(String),
-    /// See whether the file is to be opened again.
-    Look,
-    /// Tell that everything before has been written.
+    /// Wakes the writer to check `reopen`.
+    Reopen,
+    /// Answered when everything sent before has been written.
     Finish(SyncSender<()>),
 }
 
-/// The way to the audit log.
+/// Handle to the writer of the audit log.
 pub struct Audit {
     sender: SyncSender<Message>,
     shared: Arc<Shared>,
@@ -47,15 +47,14 @@ pub struct Audit {
 struct Shared {
     path: PathBuf,
     reopen: AtomicBool,
-    /// Lines that had no place in the channel, since they were last told of.
+    /// Lines that found the channel full, not yet reported.
     lost: AtomicU64,
-    /// All lines that were not written, since start.
+    /// All lines lost since start.
     lost_ever: AtomicU64,
 }
 
 impl Audit {
-    /// Opens the file, for what is appended to it, and starts the thread that writes. The lines go on with the
-    /// chain of those that are there.
+    /// Opens the file for appending and starts the writer thread. The lines continue the chain that is in the file.
     ///
     /// # Errors
     /// One line for the operator.
@@ -85,7 +84,7 @@ impl Audit {
             cut: tail.cut,
             unwritten: 0,
             torn: tail.torn,
-            told: RateLimit::default(),
+            warnings: RateLimit::default(),
         };
         std::thread::Builder::new()
             .name("audit".to_owned())
@@ -94,7 +93,7 @@ impl Audit {
         Ok(Self { sender, shared })
     }
 
-    /// Opens the file again each time that SIGHUP comes: after it has been moved away.
+    /// Reopens the file at each SIGHUP, which follows its rotation.
     ///
     /// # Errors
     /// One line for the operator.
@@ -105,19 +104,19 @@ impl Audit {
         tokio::spawn(async move {
             while hangup.recv().await.is_some() {
                 shared.reopen.store(true, Ordering::Release);
-                // A full channel has messages that make the thread look, too.
-                let _ = sender.try_send(Message::Look);
+                // If the channel is full, its messages wake the writer too.
+                let _ = sender.try_send(Message::Reopen);
             }
         });
         Ok(())
     }
 
-    /// Sends an entry on its way.
+    /// Queues an entry.
     pub(super) fn write(&self, mut entry: Entry<'_>) {
         entry.time = now();
         match serde_json::to_string(&entry) {
             Ok(line) => self.send(escaped(&line, Escape::Json).into_owned()),
-            // Strings and numbers have a JSON form.
+            // Unreachable: strings and numbers always serialize.
             Err(_) => self.lose(),
         }
     }
@@ -133,12 +132,12 @@ impl Audit {
         self.shared.lost_ever.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Lines that were not written, since start.
+    /// Lines lost since start.
     pub(super) fn lost(&self) -> u64 {
         self.shared.lost_ever.load(Ordering::Relaxed)
     }
 
-    /// Waits until what has been sent is written, but not for long.
+    /// Waits until the queued lines are written, up to a timeout.
     pub(super) fn finish(&self) {
         let (done, finished) = sync_channel(1);
         if self.sender.try_send(Message::Finish(done)).is_ok() {
@@ -151,11 +150,11 @@ fn now() -> String {
     prost_types::Timestamp::from(SystemTime::now()).to_string()
 }
 
-/// Opens a file to append to it, which must not be one that can block a writer.
+/// Opens a file for appending. Refuses files that can block the writer.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.append(true).create(true).mode(MODE);
-    // A FIFO that nobody reads would hold up the start.
+    // Without NONBLOCK, opening a FIFO without a reader would block the start.
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
     options.custom_flags(flags.bits().cast_signed());
     let file = options.open(path)?;
@@ -173,17 +172,17 @@ struct Writer {
     hasher: Hasher,
     /// The last line that was written.
     head: Head,
-    /// What was written of lines since, in part.
+    /// What was written since then of incomplete lines.
     cut: Option<Cut>,
-    /// Lines that the file did not take, and that the log and the file have not been told of.
+    /// Lines that failed to be written, not yet noted in the file.
     unwritten: u64,
     /// The file does not end with a newline.
     torn: bool,
-    told: RateLimit,
+    warnings: RateLimit,
 }
 
-/// How often lines that are lost while nothing else comes are told of.
-const LOOK: Duration = Duration::from_secs(10);
+/// Interval of retries to note lost lines while no new line arrives.
+const RETRY: Duration = Duration::from_secs(10);
 
 impl Writer {
     fn run(&mut self, receiver: &Receiver<Message>) {
@@ -191,14 +190,14 @@ impl Writer {
         loop {
             let message = match self.unwritten {
                 0 => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                _ => receiver.recv_timeout(LOOK),
+                _ => receiver.recv_timeout(RETRY),
             };
             if self.shared.reopen.swap(false, Ordering::AcqRel) {
                 self.reopen();
             }
             match message {
                 Ok(Message::Line(line)) => self.line(line),
-                Ok(Message::Look) | Err(RecvTimeoutError::Timeout) => self.catch_up(),
+                Ok(Message::Reopen) | Err(RecvTimeoutError::Timeout) => self.catch_up(),
                 Ok(Message::Finish(done)) => {
                     self.catch_up();
                     let _ = done.try_send(());
@@ -228,7 +227,7 @@ impl Writer {
 
     fn line(&mut self, line: String) {
         self.catch_up();
-        // What follows a gap would hide it.
+        // Invariant: nothing is appended after a gap before the gap is noted.
         let failed = match self.unwritten {
             0 => self.append(&line).err(),
             _ => {
@@ -238,7 +237,7 @@ impl Writer {
         };
         if let Some(error) = failed {
             self.miss();
-            self.tell(&error);
+            self.warn(&error);
         }
     }
 
@@ -247,7 +246,7 @@ impl Writer {
         self.shared.lost_ever.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Writes how many lines are missing, and what is there of them, if any are.
+    /// Notes the number of lost lines and the incomplete ones in the file, if there are any.
     fn catch_up(&mut self) {
         self.unwritten += self.shared.lost.swap(0, Ordering::Relaxed);
         if self.unwritten == 0 && self.cut.is_none() {
@@ -270,18 +269,18 @@ impl Writer {
                 );
                 self.unwritten = 0;
             }
-            Err(error) => self.tell(&error),
+            Err(error) => self.warn(&error),
         }
     }
 
-    fn tell(&mut self, error: &io::Error) {
-        if let Some(more) = self.told.allow() {
+    fn warn(&mut self, error: &io::Error) {
+        if let Some(more) = self.warnings.allow() {
             let (file, lost) = (self.shared.path.display(), self.unwritten);
             tracing::warn!(%file, %error, lost, more, "audit log cannot be written");
         }
     }
 
-    /// Appends an object as the chain's next line.
+    /// Appends an object as the next line of the chain.
     fn append(&mut self, object: &str) -> io::Result<()> {
         let (mut line, head) = self.head.seal(&self.hasher, object);
         let length = line.len();
@@ -300,7 +299,7 @@ impl Writer {
                 }
                 return Err(error);
             }
-            // All but its newline is there, which the next line brings.
+            // Only the newline is missing, which precedes the next line.
             Err(_) | Ok(()) => {}
         }
         self.head = head;
@@ -308,7 +307,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes all; or tells how much was written.
+    /// Writes all bytes. The error has the number of bytes written.
     fn write(&mut self, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
         let mut written = 0;
         while let Some(rest @ [_, ..]) = bytes.get(written..) {
@@ -328,7 +327,7 @@ impl Writer {
     }
 }
 
-/// What the file does not have in full.
+/// A note of lost and incomplete lines.
 #[derive(Serialize)]
 struct Note {
     time: String,
@@ -357,7 +356,7 @@ mod tests {
         audit.send(format!("{{\"n\":{number}}}"));
     }
 
-    /// Lines of the chain, which must be whole.
+    /// The number of lines of the chain, which must verify.
     fn whole(files: &[&Path]) -> u64 {
         let mut verifier = Verifier::new(Hasher::Plain, None);
         for file in files {
@@ -423,14 +422,14 @@ mod tests {
             send(&audit, 4);
             audit.finish();
             drop(audit);
-            // A line that lacks its newline alone is whole.
+            // A line that lacks only its newline is complete.
             let of_third = match all.len() - length {
                 0 | 1 => 1,
                 _ => u64::from(length > end_of_two),
             };
             assert_eq!(whole(&[&path]), 3 + of_third, "{length}");
 
-            // Moved away in between.
+            // Rotated in between.
             std::fs::write(&moved, &all[..length]).expect("cut");
             std::fs::remove_file(&path).expect("removed");
             let audit = start(&path);
@@ -457,11 +456,11 @@ mod tests {
             cut: None,
             unwritten: 0,
             torn: false,
-            told: RateLimit::default(),
+            warnings: RateLimit::default(),
         };
         let mut writer = open_writer(open(&path).expect("opened"));
         writer.line("{\"n\":1}".to_owned());
-        // Twice in a row: a line, and the note of it.
+        // Two in a row: a line, and the note about it.
         for part in ["{\"n\":2,\"se", "{\"time\":"] {
             if writer.torn {
                 writer.write(b"\n").expect("written");
@@ -489,7 +488,7 @@ mod tests {
         let fifo = dir.path().join("fifo");
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).expect("a FIFO");
-        // Nobody reads it: it cannot even be opened.
+        // Without a reader it cannot even be opened.
         assert!(Audit::open(&fifo, Hasher::Plain).is_err());
         let _reader = File::options().read(true).write(true).open(&fifo);
         let error = Audit::open(&fifo, Hasher::Plain)

@@ -1,4 +1,4 @@
-//! One line for each call, once its answer has left.
+//! Reports each call once its answer is sent: log line, audit line, metrics and span.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -20,22 +20,22 @@ use super::{Telemetry, trace_context};
 use crate::error::code_name;
 use crate::server::{Caller, Protocol};
 
-/// Bytes of an object's name, or of a reason, that are reported.
+/// Maximum length of an object's name or a reason in a report, in bytes.
 const TEXT: usize = 1024;
 
-/// A call under way, as far as it is known: an extension of its request.
+/// What is known of a call in flight. An extension of its request.
 pub struct Record {
     begun: Instant,
     protocol: Protocol,
     caller: Option<Caller>,
     trace_id: Option<String>,
     span: Option<CallSpan>,
-    /// How it is asked for, where that is no method of the API.
+    /// Name in reports, for a request that is no method of the API.
     asked: Option<String>,
     method: OnceLock<&'static Method>,
     command: OnceLock<String>,
     object: Mutex<Option<String>>,
-    /// Whether some of its request is still to come.
+    /// Whether the request is still incomplete.
     incomplete: AtomicBool,
 }
 
@@ -71,37 +71,38 @@ impl Record {
         }
     }
 
-    /// What it calls.
+    /// Sets the method.
     pub(super) fn set_method(&self, method: &'static Method) {
-        // A list that several methods answer goes by the first of them.
+        // A merged list calls several methods: the first one counts.
         let _ = self.method.set(method);
     }
 
-    /// It calls the method that gRPC has at this path, even if it fails before it gets there.
+    /// Sets the method by its gRPC path. Called early, so that the method is reported even if the call fails before it
+    /// runs.
     pub fn routed_to(&self, path: &str) {
         if let Some(method) = methods::find(path) {
             self.set_method(method);
         }
     }
 
-    /// It is a command of SPDK's JSON-RPC.
+    /// Sets the command of SPDK's JSON-RPC.
     pub fn set_command(&self, command: &str) {
         let _ = self.command.set(format!("SPDK {}", cut(command)));
     }
 
-    /// What it is about. The last one counts: what was created has its name in the answer.
+    /// Sets the object. The last one counts: a created object's name is in the answer.
     pub(super) fn set_object(&self, name: String) {
         *self.object.lock() = Some(name);
     }
 
-    /// Some of its request is still to come, or nothing is. A call that ends without the whole of it, or is
-    /// one too many, has done nothing: such lines are limited in rate.
+    /// Marks the request as incomplete or complete. A call that ends incomplete, or is refused at a limit, has done
+    /// nothing: the rate of such lines is limited.
     pub fn set_incomplete(&self, incomplete: bool) {
         self.incomplete.store(incomplete, Ordering::Relaxed);
     }
 
     fn changes(&self) -> bool {
-        // SPDK's commands do not say whether they change something.
+        // Whether a command of SPDK changes anything is unknown.
         self.command.get().is_some() || self.method.get().is_some_and(|method| method.changes)
     }
 
@@ -115,7 +116,7 @@ impl Record {
     }
 }
 
-/// How a call ended.
+/// Result of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Outcome {
     code: Code,
@@ -153,7 +154,7 @@ impl Outcome {
         Self { code, reason: None }
     }
 
-    fn left() -> Self {
+    fn abandoned() -> Self {
         Self {
             code: Code::Cancelled,
             reason: Some("the client left before the answer".to_owned()),
@@ -161,7 +162,7 @@ impl Outcome {
     }
 }
 
-/// What is told of a call.
+/// The report of a call.
 #[derive(Serialize)]
 pub(super) struct Entry<'a> {
     pub(super) time: String,
@@ -180,7 +181,7 @@ pub(super) struct Entry<'a> {
     trace_id: &'a str,
 }
 
-/// Reports a call when it is dropped.
+/// Reports a call when dropped.
 struct Report {
     telemetry: Arc<Telemetry>,
     record: Arc<Record>,
@@ -188,8 +189,8 @@ struct Report {
 }
 
 impl Report {
-    /// A stream says in its trailers how it has ended.
-    fn seen<D>(&mut self, frame: &Frame<D>) {
+    /// Takes the final status of a stream from its trailers.
+    fn observe<D>(&mut self, frame: &Frame<D>) {
         let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) else {
             return;
         };
@@ -260,17 +261,17 @@ impl Drop for Report {
     fn drop(&mut self) {
         match self.answered.take() {
             Some((outcome, took)) => self.write(&outcome, took),
-            None => self.write(&Outcome::left(), self.record.begun.elapsed()),
+            None => self.write(&Outcome::abandoned(), self.record.begun.elapsed()),
         }
     }
 }
 
-/// The target of the lines, for `log-level`.
+/// Target of the log lines, for `log-level`.
 const TARGET: &str = "opi_spdk::calls";
 
 fn level(changes: bool, code: Code) -> tracing::Level {
     match code {
-        // The server's fault.
+        // Faults of the server.
         Code::Unknown | Code::Internal | Code::DataLoss | Code::Unavailable => tracing::Level::WARN,
         _ if changes => tracing::Level::INFO,
         _ => tracing::Level::DEBUG,
@@ -287,7 +288,7 @@ fn is_logged(level: tracing::Level) -> bool {
 }
 
 impl Entry<'_> {
-    /// `more` calls like it have no line.
+    /// Writes the log line; `more` is the number of similar calls whose lines were suppressed.
     fn log(&self, level: tracing::Level, more: Option<u64>) {
         macro_rules! event {
             ($event:ident) => {
@@ -323,12 +324,12 @@ fn protocol(protocol: Protocol) -> &'static str {
     }
 }
 
-/// The begin of a text that a client chose.
+/// Truncates a text that a client chose.
 fn cut(text: &str) -> &str {
     text.get(..text.floor_char_boundary(TEXT)).unwrap_or(text)
 }
 
-/// Has a request answered by `answer`, and reports it.
+/// Passes a request to `answer` and reports the call.
 pub async fn observed<B, A, F>(
     telemetry: &Arc<Telemetry>,
     protocol: Protocol,
@@ -357,7 +358,7 @@ where
     })
 }
 
-/// The body of an answer: the call is reported when it has been read out or given up.
+/// An answer body that reports the call when it has been read completely or dropped.
 pub struct Observed<A> {
     body: A,
     report: Option<Report>,
@@ -373,7 +374,7 @@ impl<A: HttpBody + Unpin> HttpBody for Observed<A> {
     ) -> Poll<Option<Result<Frame<A::Data>, A::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let (Some(Ok(frame)), Some(report)) = (&frame, &mut self.report) {
-            report.seen(frame);
+            report.observe(frame);
         }
         if frame.is_none() {
             self.report = None;
@@ -421,7 +422,7 @@ mod tests {
             record: Arc::new(Record::new(Protocol::Grpc, &request)),
             answered: Some((Outcome::of(&Response::new(())), Duration::ZERO)),
         };
-        report.seen(&Frame::data(&b"an event"[..]));
+        report.observe(&Frame::data(&b"an event"[..]));
         let end = |status: Status| {
             let mut trailers = axum::http::HeaderMap::new();
             status
@@ -430,9 +431,9 @@ mod tests {
             Frame::<&[u8]>::trailers(trailers)
         };
         let code = |report: &Report| report.answered.as_ref().map(|(outcome, _)| outcome.code);
-        report.seen(&end(Status::new(Code::Ok, "")));
+        report.observe(&end(Status::new(Code::Ok, "")));
         assert_eq!(code(&report), Some(Code::Ok));
-        report.seen(&end(Status::out_of_range("too slow")));
+        report.observe(&end(Status::out_of_range("too slow")));
         let (outcome, _) = report.answered.as_ref().expect("answered");
         assert_eq!(outcome.reason.as_deref(), Some("too slow"));
         assert_eq!(code(&report), Some(Code::OutOfRange));

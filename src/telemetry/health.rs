@@ -1,4 +1,4 @@
-//! Whether the process is ready: what grpc.health.v1 and `GET /readyz` both tell.
+//! Readiness of the process, for grpc.health.v1 and `GET /readyz`.
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use parking_lot::RwLock;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-/// The state of all services together.
+/// Readiness, common to all services.
 pub struct Health {
     reporter: HealthReporter,
     names: Vec<&'static str>,
     unready: RwLock<Unready>,
 }
 
-/// What keeps it from being ready.
+/// Reasons for not being ready.
 struct Unready {
-    /// Records of the last run have yet to be tried.
+    /// Records of the previous run are still being restored.
     restoring: bool,
-    /// A reactor that does not turn.
+    /// A reactor stalls.
     stalled: Option<String>,
-    /// The disk of the state does not answer.
+    /// The disk of the state hangs.
     is_hung: bool,
 }
 
-/// How often it is looked whether the state's disk answers.
+/// Interval of the checks of the state's disk.
 pub const LOOK: Duration = Duration::from_secs(1);
 
-/// With which time without an answer the state's disk hangs.
+/// The state's disk counts as hung after this time without an answer.
 const HUNG: Duration = Duration::from_secs(5);
 
 impl Unready {
@@ -41,7 +41,7 @@ impl Unready {
 }
 
 impl Health {
-    /// Of the services of these names, which do not serve yet.
+    /// Starts as not serving, for the services of these names.
     pub async fn new(reporter: HealthReporter, names: Vec<&'static str>) -> Self {
         let health = Self {
             reporter,
@@ -56,17 +56,17 @@ impl Health {
         health
     }
 
-    /// What there was before has been tried.
+    /// Restoring has finished: every record was tried once.
     pub async fn set_restored(&self) {
         self.change(|unready| unready.restoring = false).await;
     }
 
-    /// A reactor does not turn, for this reason; or all turn.
+    /// Sets the reason why a reactor stalls, or that none does.
     pub(super) async fn set_stalled(&self, reason: Option<String>) {
         self.change(|unready| unready.stalled = reason).await;
     }
 
-    /// The disk of the state has not answered for so long.
+    /// Sets for how long the state's disk has not answered.
     pub async fn set_waiting(&self, waiting: Option<Duration>) {
         let is_hung = waiting.is_some_and(|waiting| waiting >= HUNG);
         self.change(|unready| {
@@ -96,13 +96,13 @@ impl Health {
     }
 
     async fn report(&self, status: ServingStatus) {
-        // The empty name stands for the whole server.
+        // The empty name is the whole server's (grpc.health.v1).
         for name in self.names.iter().chain(&[""]) {
             self.reporter.set_service_status(*name, status).await;
         }
     }
 
-    /// Why it is not ready; `None` if it is.
+    /// Why the process is not ready; `None` if it is.
     pub(super) fn unready(&self) -> Option<String> {
         self.unready.read().reason()
     }

@@ -1,4 +1,4 @@
-//! The routes of the HTTP port that are for machines that look after the process.
+//! HTTP routes for monitoring.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::health::Health;
 use super::metrics::Scrapes;
 use crate::gateway;
 
-/// `GET /metrics`.
+/// Routes `GET /metrics`.
 pub fn metrics(scrapes: Scrapes) -> Router {
     let metrics = async |State(scrapes): State<Arc<Scrapes>>, headers: HeaderMap| {
         scrapes.answer(&headers).await
@@ -22,7 +22,7 @@ pub fn metrics(scrapes: Scrapes) -> Router {
         .with_state(Arc::new(scrapes))
 }
 
-/// `GET /healthz`: the process is alive; `GET /readyz`: it serves.
+/// Routes `GET /healthz` (liveness) and `GET /readyz` (readiness).
 pub fn health(health: Arc<Health>) -> Router {
     let ready = async |State(health): State<Arc<Health>>| match health.unready() {
         None => (StatusCode::OK, "ready\n".to_owned()),

@@ -1,7 +1,8 @@
 //! The log on stderr.
 //!
-//! A thread of its own writes the lines, so that nobody waits for whoever reads them: lines that find its queue full
-//! are counted and told of. Before the process has chosen its cores, and started threads, they are written in place.
+//! A dedicated thread writes the lines, so that a slow reader of stderr blocks nobody: lines that find the queue full
+//! are counted and reported. Before threads are started (the process has yet to choose its cores) lines are written
+//! directly.
 
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::sync::OnceLock;
@@ -20,24 +21,24 @@ use crate::config::{Config, LogFormat};
 use crate::reload::SetLogLevel;
 use crate::server::LibraryLines;
 
-/// Lines that wait for the thread at most.
+/// Capacity of the queue, in lines.
 const CAPACITY: usize = 8192;
 
-/// How often lines that were lost are told of.
-const TELL: Duration = Duration::from_secs(10);
+/// Interval of reports of lost lines.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Panics since the start.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// The way to the thread, once there is one.
+/// The queue of the log thread, once it runs.
 static THREAD: OnceLock<NonBlocking> = OnceLock::new();
 
-/// Dropped, it waits for the thread.
+/// Waits for the log thread when dropped.
 static GUARD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
-/// Where an event goes.
+/// Destination of an event.
 enum Out {
-    Straight(Stderr),
+    Direct(Stderr),
     Thread(NonBlocking),
 }
 
@@ -45,7 +46,7 @@ impl Out {
     fn now() -> Self {
         match THREAD.get() {
             Some(thread) => Self::Thread(thread.clone()),
-            None => Self::Straight(io::stderr()),
+            None => Self::Direct(io::stderr()),
         }
     }
 }
@@ -53,7 +54,7 @@ impl Out {
 impl Write for Out {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Straight(stderr) => stderr.write_all(event)?,
+            Self::Direct(stderr) => stderr.write_all(event)?,
             Self::Thread(thread) => thread.write_all(event)?,
         }
         Ok(event.len())
@@ -64,7 +65,7 @@ impl Write for Out {
     }
 }
 
-/// Has lines written by a thread from now on, which inherits the cores of the caller's. Once in a process.
+/// Starts the log thread, which inherits the CPU affinity of the calling thread. Call it once per process.
 pub fn written_by_a_thread() {
     let (lines, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(CAPACITY)
@@ -74,25 +75,25 @@ pub fn written_by_a_thread() {
     if THREAD.set(lines).is_ok() {
         *GUARD.lock() = Some(guard);
     }
-    // What panics must not wait for stderr either: it may be a reactor.
+    // A panic must not wait for stderr either: its thread may be a reactor.
     std::panic::set_hook(Box::new(|panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);
         tracing::error!("{panic}");
     }));
 }
 
-/// Waits for the last lines, a second at most. What is logged after it is lost.
+/// Flushes the last lines, for a second at most. Later lines are lost.
 pub fn finish() {
     let guard = GUARD.lock().take();
     drop(guard);
 }
 
-/// Panics of any thread since the start. Each is a bug that one call, one attempt or one monitor has paid for.
+/// Panics of any thread since the start. Each is a bug, whose damage one call, one attempt or one monitor contains.
 pub(super) fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-/// Lines that found no place, since the start.
+/// Lines lost since start.
 pub(super) fn lost() -> u64 {
     let lost = THREAD
         .get()
@@ -100,11 +101,11 @@ pub(super) fn lost() -> u64 {
     lost.unwrap_or_default().try_into().unwrap_or(u64::MAX)
 }
 
-/// Tells of lines that were lost, while the process runs.
+/// Reports lost lines, as long as the process runs.
 pub async fn tell_of_losses() {
     let mut told = 0;
     loop {
-        tokio::time::sleep(TELL).await;
+        tokio::time::sleep(REPORT_INTERVAL).await;
         let lost = lost();
         if lost > told {
             tracing::warn!(
@@ -116,7 +117,7 @@ pub async fn tell_of_losses() {
     }
 }
 
-/// Begins to log, as `config` says. What is returned sets the level anew.
+/// Sets up logging by `config`. The returned function changes the level.
 ///
 /// # Errors
 /// One line for the operator.

@@ -1,4 +1,4 @@
-//! The methods of the API, and where their messages have the name of the object, after the descriptors.
+//! The API's methods and the fields of their messages that name the object, from the descriptors.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -11,26 +11,26 @@ use crate::api;
 /// A method.
 #[derive(Debug)]
 pub(super) struct Method {
-    /// As in the path of gRPC, without the slash at its begin.
+    /// gRPC path without the leading slash.
     pub(super) name: String,
     /// Whether it may change something.
     pub(super) changes: bool,
-    /// Where the request has the name.
+    /// Location of the object's name in the request.
     request: Place,
-    /// Where the answer has it: that of what was created.
+    /// Field of the object's name in the response: for created objects.
     answer: Option<u32>,
 }
 
-/// Where a request names its object.
+/// Location of an object's name in a request.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
-    /// Nowhere.
+    /// The request names no object.
     Nowhere,
     /// In this field.
     Field(u32),
-    /// In a field of a message.
+    /// A field of a nested message.
     Inside { message: u32, name: u32 },
-    /// It does not exist yet: its parent and its id.
+    /// The object is being created: its parent and its ID.
     New {
         parent: Option<u32>,
         id: Option<u32>,
@@ -47,7 +47,7 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
         .collect()
 });
 
-/// The method that gRPC has at this path.
+/// Finds a method by its gRPC path.
 pub(super) fn find(path: &str) -> Option<&'static Method> {
     METHODS.get(path)
 }
@@ -98,7 +98,7 @@ impl Method {
         }
     }
 
-    /// Whether the request, or else the answer, has a name.
+    /// Whether the request or the response names an object.
     pub(super) fn names(&self, is_answer: bool) -> bool {
         match is_answer {
             true => self.answer.is_some(),
@@ -106,7 +106,7 @@ impl Method {
         }
     }
 
-    /// The name of the object in a request or an answer.
+    /// The name of the object in a request or a response.
     pub(super) fn object(&self, message: &[u8], is_answer: bool) -> Option<String> {
         if is_answer {
             return wire::text(message, self.answer?);

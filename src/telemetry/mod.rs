@@ -1,4 +1,4 @@
-//! What an operator sees of the process: a log line for each call, the audit log, metrics.
+//! Observability of the process: log lines of calls, audit log, metrics, traces.
 //!
 //! ```text
 //! request ─► calls::observed ─► server, gateway ─► Observe ─► service
@@ -36,18 +36,18 @@ use crate::server::RateLimit;
 pub use calls::Record;
 pub use observe::Observe;
 
-/// What calls are reported to. One to a process.
+/// The sinks of call reports. One per process.
 #[derive(Default)]
 pub struct Telemetry {
     audit: Option<Audit>,
-    /// Lines of calls whose requests did not come in full.
+    /// Rate limit for log lines of incomplete calls.
     incomplete: RateLimit,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
 impl Telemetry {
-    /// Reports to the log, and to `audit` where it is on.
+    /// Reports to the log, and to `audit` if it is on.
     pub fn new(audit: Option<Audit>) -> Arc<Self> {
         Arc::new(Self {
             audit,
@@ -56,12 +56,12 @@ impl Telemetry {
         })
     }
 
-    /// Lines that the audit log did not take since start.
+    /// Lines lost by the audit log since start.
     fn audit_lost(&self) -> u64 {
         self.audit.as_ref().map_or(0, Audit::lost)
     }
 
-    /// Writes out what waits for the audit log, as far as that is possible in a short time.
+    /// Flushes the audit log, up to a short timeout.
     pub fn finish(&self) {
         if let Some(audit) = &self.audit {
             audit.finish();

@@ -1,4 +1,4 @@
-//! What the API has, for metrics.
+//! The API's objects, for metrics.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -7,7 +7,7 @@ use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{Condition, Key, Meta, Name};
 use crate::services::Services;
 
-/// The objects of a kind in one condition.
+/// Number of objects of a kind in one condition.
 #[derive(Debug)]
 pub(super) struct Count {
     pub kind: String,
@@ -15,7 +15,7 @@ pub(super) struct Count {
     pub number: u64,
 }
 
-/// The number of objects of each kind in each condition.
+/// Counts the objects of each kind in each condition.
 pub(super) fn counts(services: &Services) -> Vec<Count> {
     let mut others: HashMap<String, [u64; 2]> = HashMap::new();
     for (key, condition) in services.conditions().all() {
@@ -76,13 +76,13 @@ pub(super) fn counts(services: &Services) -> Vec<Count> {
     ]
 }
 
-/// Objects that wait to be made, and have a metric of their own: the first so many, by name.
+/// Pending objects with a metric of their own: the first by name.
 const WAITING_MAX: usize = 64;
 
-/// Characters of a reason in a label.
+/// Maximum length of a reason in a label, in characters.
 const REASON_MAX: usize = 200;
 
-/// An object that cannot be made for now.
+/// An object that cannot be created at the moment.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub object: String,
@@ -90,7 +90,7 @@ pub(super) struct Waiting {
     pub since: SystemTime,
 }
 
-/// What is pending, and why.
+/// The pending objects with their reasons.
 pub(super) fn waiting(services: &Services) -> Vec<Waiting> {
     let all = services.conditions().all().into_iter();
     let waiting = all.filter_map(|(key, condition)| match condition {
@@ -104,7 +104,7 @@ pub(super) fn waiting(services: &Services) -> Vec<Waiting> {
     waiting.take(WAITING_MAX).collect()
 }
 
-/// How many of these are as they shall be, and cannot be used: a device that they stand on is in trouble.
+/// Counts the objects that are applied but unusable, because a device they depend on has failed.
 fn offline(services: &Services, names: impl FnOnce() -> Vec<Name>) -> u64 {
     let health = services.health();
     if health.is_fine() {
@@ -116,7 +116,7 @@ fn offline(services: &Services, names: impl FnOnce() -> Vec<Name>) -> u64 {
     u64::try_from(offline.count()).unwrap_or(u64::MAX)
 }
 
-/// Each subsystem: its name and its NQN.
+/// The subsystems: name and NQN.
 pub(super) fn subsystems(services: &Services) -> Vec<(String, String)> {
     let subsystems = services.nvme.nvme_subsystems.objects().into_iter();
     subsystems
@@ -127,7 +127,7 @@ pub(super) fn subsystems(services: &Services) -> Vec<(String, String)> {
         .collect()
 }
 
-/// A namespace, and the volume that it shows.
+/// A namespace and its volume.
 #[derive(Debug)]
 pub(super) struct Namespace {
     pub name: String,
@@ -137,7 +137,7 @@ pub(super) struct Namespace {
     pub bdev: String,
 }
 
-/// All namespaces.
+/// Lists all namespaces.
 pub(super) fn namespaces(services: &Services) -> Vec<Namespace> {
     let namespaces = services.nvme.nvme_namespaces.objects().into_iter();
     namespaces
@@ -157,7 +157,7 @@ pub(super) fn namespaces(services: &Services) -> Vec<Namespace> {
         .collect()
 }
 
-/// What the API calls the volume of this bdev; the bdev's own name if it is none of the API's.
+/// The API name of the volume with this bdev; the bdev's name if the API has no such volume.
 pub(super) fn volume_of(services: &Services, bdev: &str) -> String {
     let owner = services.registry().owner(&Key::bdev(bdev));
     owner.map_or_else(|| bdev.to_owned(), |name| name.to_string())

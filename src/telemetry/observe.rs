@@ -1,5 +1,5 @@
-//! A layer over the services that tells a call's [`Record`] its method and object. Calls of gRPC clients
-//! and of the HTTP gateway both pass it.
+//! A layer over the services that sets the method and object of a call's [`Record`]. Calls of gRPC clients and of the
+//! HTTP gateway both pass it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -38,11 +38,11 @@ where
             return Box::pin(self.0.call(request));
         };
         record.set_method(method);
-        let request = request.map(|body| Peek::over(body, &record, method, false));
+        let request = request.map(|body| Peek::wrap(body, &record, method, false));
         let answer = self.0.call(request);
         Box::pin(async move {
             let answer = answer.await?;
-            Ok(answer.map(|body| Peek::over(body, &record, method, true)))
+            Ok(answer.map(|body| Peek::wrap(body, &record, method, true)))
         })
     }
 }

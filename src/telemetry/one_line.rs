@@ -1,18 +1,18 @@
-//! One event, one line: control characters of texts that come from outside (names, reasons, lines of
-//! SPDK) are escaped where the log is written, so that nothing can forge a line or steer a terminal.
+//! One event per line: control characters in external text (names, reasons, SPDK's lines) are escaped when written, so
+//! that nothing can forge a log line or steer a terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-/// How lines are written.
+/// Escape form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Escape {
     /// Text: `\n`, `\u{1b}`.
     Text,
-    /// Text with the formatter's own colours, which escapes what is not its own.
+    /// Text with the formatter's colours: its escape sequences pass, and it escapes those in values itself.
     Coloured,
-    /// JSON, where only strings can have such characters: `\u0085`.
+    /// JSON, in which only strings can contain control characters: `\u0085`.
     Json,
 }
 
@@ -29,7 +29,7 @@ impl<W> OneLine<W> {
 }
 
 impl<W: Write> Write for OneLine<W> {
-    /// Takes a whole event, which ends with a newline: the formatter writes each in one piece.
+    /// Writes a whole event, which ends with a newline: the formatter writes each event in one call.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let (line, end) = match text.strip_suffix('\n') {
@@ -48,7 +48,7 @@ impl<W: Write> Write for OneLine<W> {
     }
 }
 
-/// The text without control characters.
+/// Escapes control characters.
 pub(super) fn escaped(text: &str, escape: Escape) -> Cow<'_, str> {
     let is_bad = |c: char| c.is_control() && !(escape == Escape::Coloured && c == '\x1b');
     if !text.contains(is_bad) {
@@ -59,7 +59,7 @@ pub(super) fn escaped(text: &str, escape: Escape) -> Cow<'_, str> {
         if !is_bad(c) {
             line.push(c);
         } else if escape == Escape::Json {
-            // Writing to a String does not fail.
+            // Writing to a String cannot fail.
             let _ = write!(line, "\\u{:04x}", u32::from(c));
         } else {
             line.extend(c.escape_default());

@@ -1,4 +1,4 @@
-//! A body of gRPC that is read along for the name of the object.
+//! Scans a gRPC body for the name of the object while it passes.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use tonic::body::Body;
 use super::Record;
 use super::methods::Method;
 
-/// So much of a message is looked at. Names come first, and what carries much comes last or not at all.
-const LOOKED_AT: usize = 4096;
+/// Bytes of a message that are scanned. Names come first; large fields come last, if any.
+const SCANNED: usize = 4096;
 
-/// Bytes before a message: whether it is compressed, and its length.
+/// Length of the gRPC frame header: compression flag and message length.
 const HEADER: usize = 5;
 
-/// The body, whose first message is looked at as it passes.
+/// A body whose first message is scanned as it passes.
 pub(super) struct Peek {
     body: Body,
-    look: Option<Look>,
+    look: Option<Scan>,
 }
 
-struct Look {
+struct Scan {
     record: Arc<Record>,
     method: &'static Method,
     is_answer: bool,
@@ -32,8 +32,8 @@ struct Look {
 }
 
 impl Peek {
-    /// The request, or else the answer, of a call.
-    pub(super) fn over(
+    /// Wraps the request or the response of a call.
+    pub(super) fn wrap(
         body: Body,
         record: &Arc<Record>,
         method: &'static Method,
@@ -44,7 +44,7 @@ impl Peek {
         }
         Body::new(Self {
             body,
-            look: Some(Look {
+            look: Some(Scan {
                 record: Arc::clone(record),
                 method,
                 is_answer,
@@ -54,13 +54,13 @@ impl Peek {
     }
 }
 
-impl Look {
-    /// Takes note of a further piece; whether the name has been found, or will not be.
+impl Scan {
+    /// Scans the next piece. Returns whether scanning is done: the name was found or cannot be.
     fn at(&mut self, piece: &[u8]) -> bool {
         let all = match self.seen.is_empty() {
             true => piece,
             false => {
-                let room = LOOKED_AT.saturating_sub(self.seen.len());
+                let room = SCANNED.saturating_sub(self.seen.len());
                 self.seen.extend(piece.iter().take(room));
                 &self.seen
             }
@@ -78,7 +78,7 @@ impl Look {
         let length = length
             .iter()
             .fold(0, |all, byte| all << 8 | usize::from(*byte));
-        if message.len() < length && all.len() < LOOKED_AT {
+        if message.len() < length && all.len() < SCANNED {
             self.keep(piece);
             return false;
         }
@@ -89,10 +89,10 @@ impl Look {
         true
     }
 
-    /// Keeps the first piece: the next is looked at together with it.
+    /// Keeps the first piece, to be scanned together with the next.
     fn keep(&mut self, piece: &[u8]) {
         if self.seen.is_empty() {
-            self.seen.extend(piece.iter().take(LOOKED_AT));
+            self.seen.extend(piece.iter().take(SCANNED));
         }
     }
 }

@@ -1,23 +1,22 @@
-//! The trace that a call belongs to: W3C Trace Context's header `traceparent`.
+//! The trace of a call: the header `traceparent` of W3C Trace Context.
 
 use axum::http::HeaderMap;
 
-/// The header.
+/// Name of the header.
 const TRACEPARENT: &str = "traceparent";
 
-/// What called, as the header has it: hexadecimal digits.
+/// The calling span, in the header's hexadecimal form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parent<'a> {
-    /// The trace id, 32 digits.
+    /// Trace ID, 32 digits.
     pub trace: &'a str,
-    /// The id of the caller's span, 16 digits.
+    /// ID of the caller's span, 16 digits.
     pub span: &'a str,
     /// Whether the caller records the trace.
     pub is_sampled: bool,
 }
 
-/// The parent in a request's headers. `None` where there is no valid one: an invalid header, or more than
-/// one, is as if it were not there, as W3C Trace Context 4.2 has it.
+/// The parent in a request's headers. An invalid or repeated header counts as absent (W3C Trace Context 4.2).
 pub(super) fn parent(headers: &HeaderMap) -> Option<Parent<'_>> {
     let mut all = headers.get_all(TRACEPARENT).iter();
     let (Some(value), None) = (all.next(), all.next()) else {
@@ -26,7 +25,7 @@ pub(super) fn parent(headers: &HeaderMap) -> Option<Parent<'_>> {
     parse(value.to_str().ok()?)
 }
 
-/// A trace id that is new.
+/// Makes a new trace ID.
 pub(super) fn new_trace_id() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }

@@ -1,5 +1,5 @@
-//! Sees whether the reactors turn. One that does not serves no I/O: it is told of with the step that it
-//! runs, and the process is not ready until it turns again.
+//! Detects stalled reactors. A stalled reactor serves no I/O: it is reported with the step that it runs, and the
+//! process is not ready until it turns again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::health::Health;
 use crate::events::{Event, EventType, Log};
 use crate::shutdown::Stopping;
 
-/// How long a reactor may take for a turn.
+/// A reactor counts as stalled after this time in one turn.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// How often it is looked at.
+/// Interval of the checks.
 const CHECK: Duration = Duration::from_millis(250);
 
 /// Watches the reactors until `stopping`.
@@ -41,7 +41,7 @@ pub async fn watch(
             match change {
                 Change::Stalled(reactor) => {
                     telemetry.metrics.stall(reactor.core);
-                    // Configuration runs on the first reactor alone.
+                    // Configuration steps run only on the first reactor.
                     let first = reactors.first().map(|first| first.core);
                     let step = spdk.current_step().filter(|_| first == Some(reactor.core));
                     let step = step.unwrap_or("none of configuration");
@@ -63,7 +63,7 @@ pub async fn watch(
     }
 }
 
-/// The reactors that do not turn.
+/// The stalled reactors.
 #[derive(Default)]
 struct Stalled(BTreeSet<u32>);
 

@@ -1,7 +1,7 @@
-//! Reads single fields of an encoded protobuf message without decoding the rest of it.
+//! Reads single fields of an encoded protobuf message without decoding the rest.
 
-/// The bytes of the first length-delimited field of this number: a string or a message. `None` if there
-/// is none in what is there of the message, or it is cut off.
+/// The bytes of the first length-delimited field (string or message) with this number. `None` if the available part of
+/// the message has none, or only a part of it.
 pub(super) fn field(mut message: &[u8], number: u32) -> Option<&[u8]> {
     while !message.is_empty() {
         let tag = varint(&mut message)?;
@@ -25,7 +25,7 @@ pub(super) fn field(mut message: &[u8], number: u32) -> Option<&[u8]> {
     None
 }
 
-/// The same as text; `None` if it is empty.
+/// The same as text; `None` if empty.
 pub(super) fn text(message: &[u8], number: u32) -> Option<String> {
     let value = field(message, number)?;
     (!value.is_empty()).then(|| String::from_utf8_lossy(value).into_owned())

@@ -13,17 +13,17 @@ use super::{Connect, Connection, Failure, KindParser, fields, file};
 use crate::cli::print;
 use crate::gateway::paths_in;
 
-/// Where the fields come from.
+/// Source of the objects' fields.
 #[derive(Debug, clap::Args)]
 struct Source {
     /// Fields: block_size=512 spec.nqn=nqn.2016-06.io.spdk:a trtype=tcp; key=@FILE reads a file, @- the standard input
     #[arg(value_name = "KEY=VALUE")]
     fields: Vec<String>,
-    /// JSON or YAML: an object, a list of them, or YAML documents; - is the standard input. Each says what it is by
-    /// its name (nullVolumes/ID) or by kind and name, unless KIND and ID do
+    /// JSON or YAML: an object, a list of objects, or several YAML documents; - is the standard input. Each object is
+    /// identified by its name (nullVolumes/ID) or by kind and name, unless KIND and ID are given
     #[arg(short, long, value_name = "FILE", conflicts_with = "fields")]
     file: Option<PathBuf>,
-    /// The form of the answer; without it the names of the objects
+    /// The form of the answer; default: only the names of the objects
     #[arg(short, long, value_enum)]
     output: Option<Form>,
 }
@@ -35,10 +35,10 @@ pub struct CreateArgs {
     /// The kind, such as null-volume or nvmeNamespaces
     #[arg(value_parser = KindParser, required_unless_present = "file")]
     kind: Option<String>,
-    /// The object's ID; of one within another ID/ID
+    /// The object's ID; ID/ID for an object within another
     #[arg(required_unless_present = "file")]
     id: Option<String>,
-    /// The object that it is within
+    /// The parent object
     #[arg(long, value_name = "NAME", requires = "kind")]
     parent: Option<String>,
     #[command(flatten)]
@@ -51,19 +51,19 @@ pub struct CreateArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub struct UpdateArgs {
-    /// The kind, or a whole name
+    /// The kind, or a full name
     #[arg(value_parser = KindParser, required_unless_present = "file")]
     kind: Option<String>,
-    /// The ID or the name of the object; of one within another ID/ID
+    /// The ID or the name of the object; ID/ID for an object within another
     #[arg(required_unless_present = "file")]
     name: Option<String>,
-    /// The object that it is within
+    /// The parent object
     #[arg(long, value_name = "NAME", requires = "kind")]
     parent: Option<String>,
-    /// The fields that change, where they are not those that are given
+    /// The fields to change, if not exactly the given ones
     #[arg(long, value_name = "FIELD,...")]
     mask: Option<String>,
-    /// Make what is not there
+    /// Create the object if it does not exist
     #[arg(long)]
     allow_missing: bool,
     #[command(flatten)]
@@ -76,34 +76,34 @@ pub struct UpdateArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub struct DeleteArgs {
-    /// The kind, or a whole name
+    /// The kind, or a full name
     #[arg(value_parser = KindParser)]
     kind: String,
-    /// The IDs or the names of the objects; of those within another ID/ID
+    /// The IDs or the names of the objects; ID/ID for objects within another
     names: Vec<String>,
-    /// The object that they are within
+    /// The parent of the objects
     #[arg(long, value_name = "NAME")]
     parent: Option<String>,
-    /// What is not there is deleted
+    /// Succeed also for objects that do not exist
     #[arg(long)]
     allow_missing: bool,
     #[command(flatten)]
     connect: Connect,
 }
 
-/// Objects that are sent at once.
+/// Creates in flight at most.
 const AT_ONCE: usize = 32;
 
-/// An object that is to be sent.
+/// An object to be created or updated.
 struct Wanted {
     kind: &'static Kind,
     name: String,
     object: DynamicMessage,
-    /// The fields that are given.
+    /// Paths of the fields that were given.
     paths: Vec<String>,
 }
 
-/// The objects of a command line.
+/// Parses the objects of a command line.
 fn wanted(
     source: &mut Source,
     verb: Verb,
@@ -111,7 +111,7 @@ fn wanted(
     name: Option<&str>,
     parent: Option<&str>,
 ) -> Result<Vec<Wanted>, Failure> {
-    // After a whole name comes the first field.
+    // After a full name the next argument is already the first field.
     let name = match (kind, name) {
         (Some(kind), Some(field)) if kind.contains('/') && field.contains('=') => {
             source.fields.insert(0, field.to_owned());
@@ -168,7 +168,7 @@ fn wanted(
     Ok(all)
 }
 
-/// A reference to one object. A create may leave the ID to the server where it says the rest.
+/// A reference to exactly one object. A create may omit the ID, which the server then assigns.
 fn named(reference: Reference, verb: Verb) -> Result<(&'static Kind, String), Failure> {
     reference.kind.needed(verb)?;
     match reference.name {
@@ -193,18 +193,18 @@ pub(super) async fn create(mut args: CreateArgs) -> Result<(), Failure> {
     let mut made = Vec::with_capacity(wanted.len());
     let mut rest = wanted.as_slice();
     while !rest.is_empty() {
-        let (now, after) = rest.split_at(together(rest));
-        let answers = join_all(now.iter().map(|one| made_of(&connection, one, is_one))).await;
+        let (now, after) = rest.split_at(concurrent_prefix(rest));
+        let answers = join_all(now.iter().map(|one| create_one(&connection, one, is_one))).await;
         for answer in answers {
             made.push(answer?);
         }
         rest = after;
     }
-    told(args.source.output, &made, is_one, "created")
+    print_names(args.source.output, &made, is_one, "created")
 }
 
-/// Creates one.
-async fn made_of(
+/// Creates one object.
+async fn create_one(
     connection: &Connection,
     one: &Wanted,
     is_one: bool,
@@ -220,34 +220,34 @@ async fn made_of(
     if kind.collections.len() > 1 {
         request.set_field_by_name("parent", Value::String(above.to_owned()));
     }
-    sent(connection, method, request, &field, name, is_one).await
+    send(connection, method, request, &field, name, is_one).await
 }
 
-/// How many of the first objects can be sent at once: those of one kind, of which none names one before it. What is
-/// of another kind may be within them, or stand on them.
-fn together(wanted: &[Wanted]) -> usize {
+/// How many leading objects can be created concurrently: a run of one kind in which no object refers to an earlier
+/// one. An object of another kind may depend on them, as a child or as a user.
+fn concurrent_prefix(wanted: &[Wanted]) -> usize {
     let mut ids = HashSet::new();
     let first = wanted.first().map(|one| one.kind.plural());
     let alike = wanted.iter().take(AT_ONCE).take_while(|one| {
         let (_, id) = split(one.kind, &one.name);
-        let names_none = !names_one(&Value::Message(one.object.clone()), &ids);
+        let names_none = !refers_to(&Value::Message(one.object.clone()), &ids);
         let is_alike = Some(one.kind.plural()) == first && names_none;
-        // An ID twice is for the server to refuse, in order.
+        // A duplicate ID is left to the server to refuse, in order.
         is_alike && ids.insert(id.to_owned())
     });
     alike.count().max(1)
 }
 
-/// Whether a text in the object ends with one of the IDs: its name, as others refer to it.
-fn names_one(value: &Value, ids: &HashSet<String>) -> bool {
+/// Whether a string in the object ends with one of the IDs, which makes it a reference to that object.
+fn refers_to(value: &Value, ids: &HashSet<String>) -> bool {
     match value {
         Value::String(text) => {
             let id = text.rsplit_once('/').map_or(text.as_str(), |(_, id)| id);
             ids.contains(id)
         }
-        Value::Message(message) => message.fields().any(|(_, value)| names_one(value, ids)),
-        Value::List(values) => values.iter().any(|value| names_one(value, ids)),
-        Value::Map(values) => values.values().any(|value| names_one(value, ids)),
+        Value::Message(message) => message.fields().any(|(_, value)| refers_to(value, ids)),
+        Value::List(values) => values.iter().any(|value| refers_to(value, ids)),
+        Value::Map(values) => values.values().any(|value| refers_to(value, ids)),
         _ => false,
     }
 }
@@ -288,12 +288,12 @@ pub(super) async fn update(mut args: UpdateArgs) -> Result<(), Failure> {
         if args.allow_missing {
             request.set_field_by_name("allow_missing", Value::Bool(true));
         }
-        changed.push(sent(&connection, method, request, &field, &name, is_one).await?);
+        changed.push(send(&connection, method, request, &field, &name, is_one).await?);
     }
-    told(args.source.output, &changed, is_one, "updated")
+    print_names(args.source.output, &changed, is_one, "updated")
 }
 
-/// Runs `delete`. What cannot be deleted keeps nothing else from it; the first reason is the status.
+/// Runs `delete`. A failed delete does not stop the following ones; the first failure is the exit status.
 pub(super) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     let parent = args.parent.as_deref();
     let parse = |name: Option<&str>| {
@@ -319,7 +319,7 @@ pub(super) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
             Ok(_) => print(&format!("{name} deleted\n")).map_err(Failure::Here)?,
             Err(status) => {
                 let failure = Failure::refused(status, None);
-                // The first is reported at the end, as the status of all.
+                // The first failure is returned at the end and sets the exit status.
                 match failed {
                     None => failed = Some(failure),
                     Some(_) => eprintln!("opi-spdk: {failure}"),
@@ -330,7 +330,7 @@ pub(super) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     failed.map_or(Ok(()), Err)
 }
 
-/// The parent's name and the ID.
+/// Splits a name into the parent's name and the ID.
 fn split<'a>(kind: &Kind, name: &'a str) -> (&'a str, &'a str) {
     let end = format!("/{}/", kind.plural());
     if let Some((parent, id)) = name.rsplit_once(end.as_str()) {
@@ -339,7 +339,7 @@ fn split<'a>(kind: &Kind, name: &'a str) -> (&'a str, &'a str) {
     ("", name.rsplit_once('/').map_or(name, |(_, id)| id))
 }
 
-/// Puts the object into its field of a request, whose name is answered.
+/// Sets the object in its field of a request. Returns the field's name.
 fn set_object(
     kind: &Kind,
     method: &MethodDescriptor,
@@ -364,8 +364,8 @@ fn set_mask(request: &mut DynamicMessage, paths: &[String]) {
     }
 }
 
-/// Sends a change. Of several the failure says which it was.
-async fn sent(
+/// Sends a change. With several objects, the failure names the object.
+async fn send(
     connection: &Connection,
     method: &MethodDescriptor,
     request: DynamicMessage,
@@ -382,7 +382,7 @@ async fn sent(
     })
 }
 
-fn told(
+fn print_names(
     form: Option<Form>,
     objects: &[DynamicMessage],
     is_one: bool,
@@ -424,19 +424,19 @@ mod tests {
             .iter()
             .map(|name| (name.as_str(), "uuid", ""))
             .collect();
-        assert_eq!(together(&of(&volumes)), AT_ONCE);
+        assert_eq!(concurrent_prefix(&of(&volumes)), AT_ONCE);
         let two_kinds = [
             ("nullVolumes/a", "uuid", ""),
             ("nullVolumes/b", "uuid", ""),
             ("qosVolumes/q", "volume_name_ref", "volumes/a"),
         ];
-        assert_eq!(together(&of(&two_kinds)), 2);
+        assert_eq!(concurrent_prefix(&of(&two_kinds)), 2);
         let stacked = [
             ("qosVolumes/q", "volume_name_ref", "volumes/a"),
             ("qosVolumes/r", "volume_name_ref", "volumes/q"),
         ];
-        assert_eq!(together(&of(&stacked)), 1);
+        assert_eq!(concurrent_prefix(&of(&stacked)), 1);
         let twice = [("nullVolumes/a", "uuid", ""), ("nullVolumes/a", "uuid", "")];
-        assert_eq!(together(&of(&twice)), 1);
+        assert_eq!(concurrent_prefix(&of(&twice)), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! The connection to the server, and calls whose messages are known by their descriptors alone.
+//! The connection to the server, and calls with messages known only through their descriptors.
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -18,13 +18,13 @@ use tonic::{Code, Request, Status};
 use super::Failure;
 use super::failure::plain;
 
-/// Where the server is, if nothing says so.
+/// Default address of the server's gRPC.
 const DEFAULT: &str = "127.0.0.1:50051";
 
-/// Most bytes of an answer: what is more is no answer of this API.
+/// Maximum size of an answer, in bytes: far above any answer of this API.
 const ANSWER_MAX: usize = 64 << 20;
 
-/// Where the server is, and how to reach it.
+/// Address of the server and credentials of the client.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Connect {
     /// Address and port of the server's gRPC, or unix:PATH for its socket [default: 127.0.0.1:50051]
@@ -33,10 +33,10 @@ pub(super) struct Connect {
     /// TLS: files of the client's certificate, its key and the authority of the server's certificate
     #[arg(long, value_name = "CERT:KEY:CA")]
     tls: Option<String>,
-    /// File with the token that the server knows this client by
+    /// File with the token that authenticates this client
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The name that the server's certificate is for [default: that of --addr]
+    /// The name in the server's certificate [default: the host of --addr]
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
     /// Seconds to wait for each answer
@@ -44,14 +44,14 @@ pub(super) struct Connect {
     timeout: u64,
 }
 
-/// What sends calls, with the token where there is one.
+/// The channel, with the token added to each call if there is one.
 pub(super) type Service = InterceptedService<Channel, Token>;
 
 /// The value of `authorization`, marked as secret.
 #[derive(Clone, Default)]
 pub(super) struct Token(Option<HeaderValue>);
 
-/// A connection.
+/// A connection to one server.
 #[derive(Clone)]
 pub(super) struct Connection {
     service: Service,
@@ -61,10 +61,10 @@ pub(super) struct Connection {
 }
 
 impl Connect {
-    /// Connects.
+    /// Connects to the server.
     ///
     /// # Errors
-    /// [`Failure::Here`] for settings that cannot be, [`Failure::Unreachable`].
+    /// [`Failure::Here`] for unusable settings, [`Failure::Unreachable`] if no connection is made.
     pub async fn connect(&self) -> Result<Connection, Failure> {
         let address = match &self.addr {
             Some(address) => address.clone(),
@@ -91,10 +91,10 @@ impl Connect {
         })
     }
 
-    /// The token of --token-file.
+    /// Reads the token of --token-file.
     ///
     /// # Errors
-    /// [`Failure::Here`] for a file that has none.
+    /// [`Failure::Here`] for a file without a usable token.
     pub fn token(&self) -> Result<Token, Failure> {
         let Some(file) = &self.token_file else {
             return Ok(Token::default());
@@ -108,10 +108,10 @@ impl Connect {
         Ok(Token(Some(value)))
     }
 
-    /// The files of --tls.
+    /// The three files of --tls.
     ///
     /// # Errors
-    /// [`Failure::Usage`] for what is not three files.
+    /// [`Failure::Usage`] if the value is not three paths.
     pub fn tls_files(&self) -> Result<Option<[PathBuf; 3]>, Failure> {
         let Some(files) = &self.tls else {
             return Ok(None);
@@ -124,7 +124,7 @@ impl Connect {
         }
     }
 
-    /// The name that the server's certificate is for, if it was given.
+    /// The name in the server's certificate, if given.
     pub fn server_name(&self) -> Option<&str> {
         self.server_name.as_deref()
     }
@@ -165,19 +165,19 @@ impl Connect {
     }
 }
 
-/// The server's socket on this machine.
+/// Endpoint of the server's Unix socket.
 fn local_endpoint(path: &str) -> Result<Endpoint, String> {
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     let endpoint = Endpoint::from_shared(format!("unix:{}", path.display()));
     endpoint.map_err(|error| error.to_string())
 }
 
-/// Where a server with this setting is reached from its own machine.
+/// The address at which a server with this setting is reached from its own machine.
 fn local(setting: Option<String>) -> String {
     reachable(setting, DEFAULT)
 }
 
-/// The same, with another default.
+/// Like [`local`], with another default.
 pub(super) fn reachable(setting: Option<String>, default: &str) -> String {
     let address = setting.filter(|text| !text.is_empty());
     let address = address.unwrap_or_else(|| default.to_owned());
@@ -189,7 +189,7 @@ pub(super) fn reachable(setting: Option<String>, default: &str) -> String {
 }
 
 impl Token {
-    /// For `authorization`, if there is one.
+    /// The value of `authorization`, if there is a token.
     pub fn header(&self) -> Option<HeaderValue> {
         self.0.clone()
     }
@@ -209,12 +209,12 @@ impl Interceptor for Token {
 }
 
 impl Connection {
-    /// For clients of single services.
+    /// The service for generated clients.
     pub fn service(&self) -> Service {
         self.service.clone()
     }
 
-    /// The status, in words that tell of a connection that broke.
+    /// Replaces the status of a broken connection by one that explains the cause.
     pub fn explained(&self, status: Status) -> Status {
         explained(status, self.has_tls)
     }
@@ -222,7 +222,7 @@ impl Connection {
     /// Calls a method.
     ///
     /// # Errors
-    /// The server's answer, or that there is none.
+    /// The server's status, or a status for a connection that broke or timed out.
     pub async fn call(
         &self,
         method: &MethodDescriptor,
@@ -252,8 +252,8 @@ impl Connection {
     }
 }
 
-/// A status that is none of the server's, but tells that the connection broke: with TLS 1.3 the server refuses
-/// a certificate only after the client is done. Only such have a source.
+/// Recognizes a status made locally by the transport, since only these have a source: the connection broke. With TLS
+/// 1.3 the server refuses a client certificate only after the client has finished the handshake.
 fn explained(status: Status, has_tls: bool) -> Status {
     let Some(source) = std::error::Error::source(&status) else {
         return status;
@@ -268,7 +268,7 @@ fn explained(status: Status, has_tls: bool) -> Status {
     }
 }
 
-/// The innermost of an error's reasons: the others say "transport error".
+/// The innermost source of an error: the outer ones say only "transport error".
 fn deepest(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(inner) = innermost.source() {
@@ -277,7 +277,7 @@ fn deepest(error: &dyn std::error::Error) -> String {
     plain(&innermost.to_string())
 }
 
-/// Messages of one descriptor.
+/// Codec for messages of one descriptor.
 struct Dynamic(MessageDescriptor);
 
 impl Codec for Dynamic {

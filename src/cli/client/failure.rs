@@ -1,4 +1,4 @@
-//! Why a command failed: what is printed of it, and its exit status.
+//! Why a command failed: the printed message and the exit status.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// What is added to the number of a gRPC code for the exit status.
+/// Offset of the exit status from the gRPC code.
 const OF_CODE: u8 = 10;
 
 /// The exit statuses, for the help.
@@ -18,28 +18,28 @@ pub(super) const EXIT_STATUS: &str = "Exit status: 0; 1 for what is wrong here (
 /// Why a command failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Something here: a file, a setting.
+    /// A local fault: a file, a setting.
     Here(String),
-    /// The command line.
+    /// A wrong command line.
     Usage(String),
-    /// Nobody answers there.
+    /// No server answers at the address.
     Unreachable {
-        /// Where.
+        /// The address.
         address: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The server's answer to a call.
+    /// The server refused a call.
     Refused {
-        /// The answer.
+        /// The status.
         status: Box<Status>,
-        /// The field of the request that the object is in, which the user has not written.
+        /// The request's field that holds the object. Removed from field paths, since the user did not write it.
         object: Option<String>,
     },
 }
 
 impl Failure {
-    /// The answer to a call.
+    /// A refused call.
     pub fn refused(status: Status, object: Option<&str>) -> Self {
         Self::Refused {
             status: Box::new(status),
@@ -47,7 +47,7 @@ impl Failure {
         }
     }
 
-    /// The status of the process.
+    /// The exit status of the process.
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Here(_) => 1,
@@ -57,7 +57,7 @@ impl Failure {
         }
     }
 
-    /// Prints it, and gives the status of the process.
+    /// Prints the failure and returns the exit status.
     pub fn report(&self) -> ExitCode {
         eprintln!("opi-spdk: {self}");
         ExitCode::from(self.exit_status())
@@ -93,14 +93,14 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A field as the user writes it: without the request's field for the object.
+/// A field path as the user writes it: without the request's field for the object.
 fn under<'a>(field: &'a str, object: &str) -> &'a str {
     let inside = field.strip_prefix(object);
     let inside = inside.and_then(|rest| rest.strip_prefix('.'));
     inside.unwrap_or(field)
 }
 
-/// What a server sent, without what would steer the terminal.
+/// Text from a server with control characters replaced, so that it cannot steer the terminal.
 pub(super) fn plain(text: &str) -> String {
     let shown = |letter: char| if letter.is_control() { ' ' } else { letter };
     text.chars().map(shown).collect()

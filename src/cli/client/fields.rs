@@ -1,4 +1,4 @@
-//! `key=value` on the command line: fields of an object, by the names that the descriptors give them.
+//! `key=value` arguments: fields of an object, by the names in its descriptor.
 //!
 //! ```text
 //! block_size=512  blockSize=512        snake and camel case
@@ -21,13 +21,13 @@ use serde_json::{Map, Value as Json};
 use super::Failure;
 use crate::gateway::{fault_of, field_path, set_field};
 
-/// Most bytes of a file whose content is the value of a field.
+/// Maximum size, in bytes, of a file that is the value of a field.
 const FILE_MAX: u64 = 1 << 20;
 
-/// Sets the fields that the arguments give. Answers their paths, for a mask.
+/// Sets the fields of the arguments. Returns their paths, for an update mask.
 ///
 /// # Errors
-/// [`Failure::Usage`] with the argument, what is wrong with it, and what would be right.
+/// [`Failure::Usage`] with the argument, what is wrong and what would be right.
 pub(super) fn apply(
     message: &mut DynamicMessage,
     descriptor: &MessageDescriptor,
@@ -56,8 +56,8 @@ pub(super) fn apply(
             return Err(Failure::Usage(format!("{key} is given twice")));
         }
         let mut value = value(field, text).map_err(|error| match error {
-            Wrong::Value(why) => Failure::Usage(format!("{key}: {why}")),
-            Wrong::File(why) => Failure::Here(format!("{key}: {why}")),
+            BadValue::Value(why) => Failure::Usage(format!("{key}: {why}")),
+            BadValue::File(why) => Failure::Here(format!("{key}: {why}")),
         })?;
         if let Some(other) = excluded(message, &fields) {
             let what = format!("{key}: only one can be set of it and {other}, which is given too");
@@ -70,7 +70,7 @@ pub(super) fn apply(
         }
         match value {
             Some(value) => set_field(message, &fields, value),
-            // Nothing: what it is in is there, and the mask tells the rest.
+            // An empty value clears the field: the enclosing message is set, and the mask names the field.
             None => {
                 if let [inside @ .., _] = fields.as_slice()
                     && !inside.is_empty()
@@ -87,15 +87,15 @@ pub(super) fn apply(
 }
 
 /// Why an argument has no value.
-enum Wrong {
+enum BadValue {
     Value(String),
     File(String),
 }
 
-/// The value of a text; `None` for an empty one, which means none but where texts are meant.
-fn value(field: &FieldDescriptor, text: &str) -> Result<Option<Value>, Wrong> {
+/// Parses a value. `None` for an empty text, which clears a field that is not a string.
+fn value(field: &FieldDescriptor, text: &str) -> Result<Option<Value>, BadValue> {
     let from_file = text.strip_prefix('@').map(read).transpose();
-    let content = from_file.map_err(Wrong::File)?;
+    let content = from_file.map_err(BadValue::File)?;
     if let (Some(bytes), FieldKind::Bytes) = (&content, field.kind()) {
         let value = Value::Bytes(bytes.clone().into());
         return Ok(Some(listed(field, value)));
@@ -103,7 +103,7 @@ fn value(field: &FieldDescriptor, text: &str) -> Result<Option<Value>, Wrong> {
     let text = match content {
         Some(bytes) => {
             let text = String::from_utf8(bytes);
-            let text = text.map_err(|_| Wrong::File("the file is no text".to_owned()))?;
+            let text = text.map_err(|_| BadValue::File("the file is no text".to_owned()))?;
             text.trim_end_matches('\n').to_owned()
         }
         None => text.to_owned(),
@@ -111,13 +111,13 @@ fn value(field: &FieldDescriptor, text: &str) -> Result<Option<Value>, Wrong> {
     if text.is_empty() && !(field.is_list() && field.kind() == FieldKind::String) {
         return Ok(None);
     }
-    let json = json(field, &text).map_err(Wrong::Value)?;
+    let json = json(field, &text).map_err(BadValue::Value)?;
     if let Some(what) = fault_of(field, &json) {
-        return Err(Wrong::Value(what));
+        return Err(BadValue::Value(what));
     }
     let object = Map::from_iter([(field.json_name().to_owned(), json)]);
     let message = DynamicMessage::deserialize(field.parent_message().clone(), Json::Object(object));
-    let message = message.map_err(|error| Wrong::Value(format!("{text:?}: {error}")))?;
+    let message = message.map_err(|error| BadValue::Value(format!("{text:?}: {error}")))?;
     Ok(Some(message.get_field(field).into_owned()))
 }
 
@@ -128,7 +128,7 @@ fn listed(field: &FieldDescriptor, value: Value) -> Value {
     }
 }
 
-/// The JSON that a text means for a field.
+/// The JSON value of a text, by the field's type.
 fn json(field: &FieldDescriptor, text: &str) -> Result<Json, String> {
     let is_json = match field.kind() {
         _ if field.is_map() => true,
@@ -155,7 +155,7 @@ fn json(field: &FieldDescriptor, text: &str) -> Result<Json, String> {
         }
         FieldKind::Enum(values) => of_enum(&values, text),
         FieldKind::Bytes if STANDARD.decode(text).is_err() => {
-            // It may be a key.
+            // The value is not shown: it may be a key.
             return Err("the value is not base64: give that, or @FILE".to_owned());
         }
         _ => Json::from(text),
@@ -174,7 +174,7 @@ fn boolean(text: &str) -> Json {
     }
 }
 
-/// The value of an enum, by its number, its name or the end of that: `tcp` is `NVME_TRANSPORT_TYPE_TCP`.
+/// The value of an enum, by number, full name or the name's end: `tcp` is `NVME_TRANSPORT_TYPE_TCP`.
 fn of_enum(values: &EnumDescriptor, text: &str) -> Json {
     if let Ok(number) = text.parse::<i32>() {
         return Json::from(number);
@@ -187,7 +187,7 @@ fn of_enum(values: &EnumDescriptor, text: &str) -> Json {
     named.map_or_else(|| Json::from(text), |value| Json::from(value.name()))
 }
 
-/// What the names of all values begin with, up to an underscore.
+/// The common prefix of the names of all values, up to an underscore.
 pub(super) fn common_prefix(values: &EnumDescriptor) -> String {
     let mut names = values.values().map(|value| value.name().to_owned());
     let Some(first) = names.next() else {
@@ -230,7 +230,7 @@ fn current(message: &DynamicMessage, path: &[FieldDescriptor]) -> Vec<Value> {
     }
 }
 
-/// A field that is set and excludes one along the path.
+/// The name of a set field that shares a oneof with a field on the path.
 fn excluded(message: &DynamicMessage, path: &[FieldDescriptor]) -> Option<String> {
     let [field, rest @ ..] = path else {
         return None;
@@ -246,7 +246,7 @@ fn excluded(message: &DynamicMessage, path: &[FieldDescriptor]) -> Option<String
     excluded(message.get_field(field).as_message()?, rest)
 }
 
-/// Has the messages along the path be there.
+/// Sets the messages along the path, leaving their fields as they are.
 fn touch(message: &mut DynamicMessage, path: &[FieldDescriptor]) {
     if let [field, rest @ ..] = path
         && let Value::Message(inside) = message.get_field_mut(field)

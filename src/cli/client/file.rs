@@ -1,4 +1,4 @@
-//! Objects of a file, in JSON or YAML: one, a list of them, or several YAML documents.
+//! Reads objects from JSON or YAML: a single object, a list, or several YAML documents.
 
 use std::io::Read;
 use std::path::Path;
@@ -11,19 +11,19 @@ use super::kinds;
 use super::reference::Reference;
 use crate::gateway::fault_in;
 
-/// Most bytes of a file.
+/// Maximum size of a file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
 
 /// An object of a file.
 #[derive(Debug)]
 pub(super) struct Given {
-    /// Of which kind it is, as `kind` or its name says; `None` if neither does.
+    /// The kind (and name) given by `kind` or by the object's name; `None` if neither gives one.
     pub reference: Option<Reference>,
     /// The object, without `kind`.
     pub json: Json,
 }
 
-/// A file, or the standard input for `-`.
+/// Opens a file, or the standard input for `-`.
 pub(super) fn open(file: &Path) -> std::io::Result<Box<dyn Read>> {
     Ok(match file == Path::new("-") {
         true => Box::new(std::io::stdin().lock()),
@@ -31,10 +31,10 @@ pub(super) fn open(file: &Path) -> std::io::Result<Box<dyn Read>> {
     })
 }
 
-/// Reads the objects. `-` is the standard input.
+/// Reads the objects of a file; `-` is the standard input.
 ///
 /// # Errors
-/// What cannot be read, with the place in the file.
+/// What is wrong, with the location in the file.
 pub(super) fn read(file: &Path) -> Result<Vec<Given>, Failure> {
     let shown = file.display();
     let fail = |error: std::io::Error| Failure::Here(format!("{shown}: {error}"));
@@ -58,7 +58,7 @@ fn objects(text: &str) -> Result<Vec<Given>, String> {
     } else {
         serde_saphyr::from_multiple(text).map_err(|error| {
             let error = error.to_string();
-            // The lines after it draw the place.
+            // The following lines only draw the location.
             let first = error.lines().next().unwrap_or_default();
             format!("it is not YAML: {first}")
         })?
@@ -101,16 +101,16 @@ fn given(mut json: Json) -> Result<Given, String> {
     Ok(Given { reference, json })
 }
 
-/// Whether a name tells the kind: `volumes/a` does not.
+/// Whether a name gives the kind: the one of `volumes/a` is not known.
 fn is_typed(name: &str) -> bool {
     let collections: Vec<&str> = name.split('/').step_by(2).collect();
     kinds::of_collections(&collections).is_some()
 }
 
-/// The message that the JSON is.
+/// Converts JSON into the message.
 ///
 /// # Errors
-/// The field that is at fault, and why.
+/// The field at fault, and the reason.
 pub(super) fn message(
     descriptor: &MessageDescriptor,
     json: &Json,

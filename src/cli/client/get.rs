@@ -7,20 +7,20 @@ use super::output::{Form, show};
 use super::reference::Reference;
 use super::{Connect, Connection, Failure, KindParser};
 
-/// Most objects of a kind that are asked for at once.
+/// Page size of list requests.
 const PAGE: i32 = 100;
 
 /// `opi-spdk get`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub struct Args {
-    /// The kind, or a name: nullVolumes, null-volume, nvmeSubsystems/ID/nvmeNamespaces; volumes of all kinds by
-    /// the word volumes; without it all objects
+    /// The kind, or a name: nullVolumes, null-volume, nvmeSubsystems/ID/nvmeNamespaces; the word volumes for volumes
+    /// of all kinds; default: all objects
     #[arg(value_parser = KindParser)]
     kind: Option<String>,
-    /// The ID or the name of one object; of one within another ID/ID
+    /// The ID or the name of one object; ID/ID for an object within another
     name: Option<String>,
-    /// Only what is within this object
+    /// Only objects within this one
     #[arg(long, value_name = "NAME", requires = "kind")]
     parent: Option<String>,
     /// The form of the answer
@@ -30,10 +30,10 @@ pub struct Args {
     connect: Connect,
 }
 
-/// The collection that the names of volumes have in answers, whatever their kinds.
+/// The collection in the names of volumes of every kind.
 const VOLUMES: &str = "volumes";
 
-/// Runs it.
+/// Runs the subcommand.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     if let Some(name) = volume_of(&args) {
         let connection = args.connect.connect().await?;
@@ -57,7 +57,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-/// Shows a list. A table of nothing would be nothing at all: a line beside it says so.
+/// Shows a list. An empty table would print nothing, so a message is printed instead.
 fn list_of(form: Form, objects: &[DynamicMessage]) -> Result<(), Failure> {
     if objects.is_empty() && form == Form::Table {
         eprintln!("opi-spdk: there are none");
@@ -65,8 +65,7 @@ fn list_of(form: Form, objects: &[DynamicMessage]) -> Result<(), Failure> {
     show(form, objects, false)
 }
 
-/// The name of the volume that is asked for without its kind; `Some(None)` for all volumes, `None` if the kind
-/// is said.
+/// The name of a volume that is requested without its kind: `Some(None)` for all volumes, `None` if the kind is given.
 fn volume_of(args: &Args) -> Option<Option<String>> {
     let kind = args.kind.as_deref()?;
     let id = match (kind.split_once('/'), args.name.as_deref()) {
@@ -80,7 +79,7 @@ fn volume_of(args: &Args) -> Option<Option<String>> {
     }))
 }
 
-/// Shows volumes of whatever kinds: all, or the one of this name.
+/// Shows volumes of all kinds: every one, or the one of this name.
 async fn volumes(connection: &Connection, form: Form, name: Option<&str>) -> Result<(), Failure> {
     let mut found = everything(connection).await?;
     let is_volume = |object: &DynamicMessage| match name {
@@ -98,7 +97,7 @@ async fn volumes(connection: &Connection, form: Form, name: Option<&str>) -> Res
     }
 }
 
-/// The answer to what is asked of one object by its name alone.
+/// Calls a method that takes only the name of an object.
 pub(super) async fn ask(
     connection: &Connection,
     kind: &Kind,
@@ -112,7 +111,7 @@ pub(super) async fn ask(
     answer.map_err(|status| Failure::refused(status, None))
 }
 
-/// All objects of all kinds.
+/// Lists all objects of all kinds.
 pub(super) async fn everything(connection: &Connection) -> Result<Vec<DynamicMessage>, Failure> {
     let mut found = Vec::new();
     for kind in kinds::all()
@@ -121,7 +120,7 @@ pub(super) async fn everything(connection: &Connection) -> Result<Vec<DynamicMes
     {
         match all_of(connection, kind, "").await {
             Ok(objects) => found.extend(objects),
-            // An older server has fewer kinds.
+            // An older server does not have all kinds.
             Err(Failure::Refused { status, .. }) if status.code() == tonic::Code::Unimplemented => {
             }
             Err(failure) => return Err(failure),
@@ -130,7 +129,7 @@ pub(super) async fn everything(connection: &Connection) -> Result<Vec<DynamicMes
     Ok(found)
 }
 
-/// All objects of a kind within one parent; without any, within all parents.
+/// Lists the objects of a kind within one parent, or within all parents if none is given.
 pub(super) async fn all_of(
     connection: &Connection,
     kind: &Kind,
@@ -156,7 +155,7 @@ pub(super) async fn all_of(
     for parent in Box::pin(all_of(connection, parents, "")).await? {
         match list(connection, kind, &name_of(&parent)).await {
             Ok(objects) => found.extend(objects),
-            // Deleted meanwhile.
+            // The parent was deleted in the meantime.
             Err(Failure::Refused { status, .. }) if status.code() == tonic::Code::NotFound => {}
             Err(failure) => return Err(failure),
         }
@@ -201,14 +200,14 @@ async fn list(
         token = next
             .and_then(|next| Some(next.as_str()?.to_owned()))
             .unwrap_or_default();
-        // A page without objects that promises more would never end.
+        // An empty page with a next-page token would loop forever.
         if token.is_empty() || found.len() == before {
             return Ok(found);
         }
     }
 }
 
-/// What an object is called.
+/// The name of an object.
 pub(super) fn name_of(object: &DynamicMessage) -> String {
     let name = object.get_field_by_name("name");
     name.and_then(|name| Some(name.as_str()?.to_owned()))

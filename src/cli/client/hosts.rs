@@ -6,17 +6,17 @@ use crate::api::own::object_service_client::ObjectServiceClient;
 use crate::api::own::{DisconnectHostRequest, Host, HostQueue, ListHostsRequest};
 use crate::cli::print;
 
-/// Hosts of a page.
+/// Page size of list requests.
 const PAGE: i32 = 250;
 
-/// Where subsystems are in names.
+/// Collection prefix of subsystem names.
 const COLLECTION: &str = "nvmeSubsystems/";
 
 /// `opi-spdk hosts`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub struct HostsArgs {
-    /// The ID or the name of an NVMe subsystem; without it those of all
+    /// The ID or the name of an NVMe subsystem; default: all subsystems
     subsystem: Option<String>,
     /// The form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
@@ -31,10 +31,10 @@ pub struct HostsArgs {
 pub struct DisconnectArgs {
     /// The ID or the name of the NVMe subsystem
     subsystem: String,
-    /// The NQN of the host, all of whose connections to the subsystem end
+    /// The NQN of the host whose connections to the subsystem end
     #[arg(required_unless_present = "controller")]
     host: Option<String>,
-    /// Only the connection with the controller of this ID
+    /// End only the connection with this controller ID
     #[arg(long, value_name = "ID")]
     controller: Option<i32>,
     #[command(flatten)]
@@ -78,7 +78,7 @@ pub(super) async fn disconnect(args: DisconnectArgs) -> Result<(), Failure> {
     print(&lines.collect::<String>()).map_err(Failure::Here)
 }
 
-/// All hosts of a subsystem, or of all.
+/// Lists the hosts of a subsystem, or of all subsystems.
 pub(super) async fn all(connection: &Connection, parent: &str) -> Result<Vec<Host>, Failure> {
     let mut client = ObjectServiceClient::new(connection.service());
     let mut request = ListHostsRequest {
@@ -120,7 +120,7 @@ fn table(hosts: &[Host]) -> String {
     ])
 }
 
-/// `0:32@0` is the admin queue with 32 places, served by core 0.
+/// Formats queues: `0:32@0` is the admin queue with 32 entries, on core 0.
 fn queues(queues: &[HostQueue]) -> String {
     let shown = queues
         .iter()

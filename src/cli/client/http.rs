@@ -1,4 +1,4 @@
-//! What the server tells over HTTP alone: its metrics.
+//! HTTP client for the server's metrics, which gRPC does not offer.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,16 +22,16 @@ use super::connection::{Token, reachable};
 use super::failure::plain;
 use super::{Connect, Failure};
 
-/// Where the server is, if nothing says so.
+/// Default address of the server's HTTP.
 const DEFAULT: &str = "127.0.0.1:8082";
 
-/// Most bytes of an answer: 10,240 volumes have 40 MiB of metrics.
+/// Maximum size of an answer, in bytes: 10,240 volumes have 40 MiB of metrics.
 const ANSWER_MAX: usize = 64 << 20;
 
-/// How long an answer may take.
+/// Timeout of a request.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Where the server's HTTP is.
+/// Address of the server's HTTP.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Http {
     /// Address and port of the server's HTTP [default: 127.0.0.1:8082]
@@ -39,7 +39,7 @@ pub(super) struct Http {
     http_addr: Option<String>,
 }
 
-/// Reads a server's metrics, with a connection for each time: the server may have gone in between.
+/// Reads a server's metrics. Each request has its own connection, since the server may restart in between.
 pub(super) struct Scraper {
     address: String,
     token: Token,
@@ -47,10 +47,10 @@ pub(super) struct Scraper {
 }
 
 impl Http {
-    /// Of this server; the identity for TLS is that of `connect`.
+    /// Builds the scraper; the TLS identity is that of `connect`.
     ///
     /// # Errors
-    /// What is wrong with the settings.
+    /// A setting that is wrong.
     pub fn scraper(&self, connect: &Connect) -> Result<Scraper, Failure> {
         let address = reachable(self.http_addr.clone(), DEFAULT);
         let bad = || Failure::Usage(format!("--http-addr {address:?} is no HOST:PORT"));
@@ -98,15 +98,15 @@ fn connector([certificate, key, ca]: &[PathBuf; 3]) -> Result<TlsConnector, Stri
 }
 
 impl Scraper {
-    /// Where it is.
+    /// The server's address.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// The metrics, in Prometheus' text.
+    /// Reads the metrics, in the Prometheus text format.
     ///
     /// # Errors
-    /// Why there are none, in words for the user.
+    /// The reason, for the user.
     pub async fn metrics(&self) -> Result<String, String> {
         let read = tokio::time::timeout(LIMIT, self.read());
         let read = read
@@ -146,7 +146,7 @@ impl Scraper {
             let answer = sender.send_request(request).await;
             body(answer.map_err(|error| text(&error))?).await
         };
-        // The connection moves the bytes, and ends with the answer.
+        // The connection has to be polled for the request to proceed.
         tokio::select! {
             answer = answered => answer,
             ended = connection => match ended {

@@ -1,5 +1,5 @@
-//! The kinds of objects that the descriptors know, and what each can be asked for. Nothing here names a
-//! kind: one that is new in `proto/` is here by itself.
+//! The kinds of objects in the descriptors, and the methods of each. No kind is named here, so a kind added to
+//! `proto/` needs no change.
 
 use std::sync::LazyLock;
 
@@ -10,31 +10,31 @@ use prost_reflect::{
 use super::Failure;
 use crate::api;
 
-/// One kind.
+/// A kind of object.
 #[derive(Debug)]
 pub(super) struct Kind {
-    /// The message.
+    /// The descriptor of its message.
     pub message: MessageDescriptor,
-    /// The collections in its names, the outermost first: `nvmeSubsystems`, `nvmeNamespaces`.
+    /// The collections in its names, outermost first: `nvmeSubsystems`, `nvmeNamespaces`.
     pub collections: Vec<String>,
     singular: String,
     methods: Vec<MethodDescriptor>,
 }
 
-/// What a kind can be asked for.
+/// What a method does with a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
-    /// One object.
+    /// Reads one object.
     Get,
-    /// All of them.
+    /// Lists the objects.
     List,
-    /// To make one.
+    /// Creates an object.
     Create,
-    /// To change one.
+    /// Changes an object.
     Update,
-    /// To remove one.
+    /// Removes an object.
     Delete,
-    /// The counters of one.
+    /// Reads the counters of an object.
     Stats,
 }
 
@@ -52,7 +52,7 @@ impl Verb {
 }
 
 impl Kind {
-    /// A message that is a resource and that a service of its package serves.
+    /// The kind of a message that is a resource and has a service in its package.
     fn of(message: &MessageDescriptor, services: &[ServiceDescriptor]) -> Option<Self> {
         let extension = message
             .parent_pool()
@@ -82,12 +82,12 @@ impl Kind {
         (is_of_pairs && is_served).then_some(kind)
     }
 
-    /// The last collection, which is what the kind is called on the command line: `nvmeNamespaces`.
+    /// The last collection, which names the kind on the command line: `nvmeNamespaces`.
     pub fn plural(&self) -> &str {
         self.collections.last().map_or("", String::as_str)
     }
 
-    /// The method that does this; `None` if the API has none.
+    /// The method for a verb; `None` if the API has none.
     pub fn method(&self, verb: Verb) -> Option<&MethodDescriptor> {
         let word = verb.word();
         self.methods
@@ -95,10 +95,10 @@ impl Kind {
             .find(|method| method.name().starts_with(word))
     }
 
-    /// The method that does this.
+    /// The method for a verb.
     ///
     /// # Errors
-    /// Says that objects of this kind have none.
+    /// [`Failure::Usage`] if the API has none for this kind.
     pub fn needed(&self, verb: Verb) -> Result<&MethodDescriptor, Failure> {
         self.method(verb).ok_or_else(|| {
             let word = verb.word().to_lowercase();
@@ -106,7 +106,7 @@ impl Kind {
         })
     }
 
-    /// The field of a request that is the object.
+    /// The field of a request that holds the object.
     pub fn object_field(&self, method: &MethodDescriptor) -> Option<FieldDescriptor> {
         let request = method.input();
         let mut fields = request.fields();
@@ -115,11 +115,13 @@ impl Kind {
 
     fn is_called(&self, word: &str) -> bool {
         let names = [self.plural(), self.singular.as_str(), self.message.name()];
-        names.iter().any(|name| plain(name) == plain(word))
+        names
+            .iter()
+            .any(|name| normalized(name) == normalized(word))
     }
 }
 
-/// Whether a method is about objects of this message: `CreateNullVolume`, `ListNullVolumes`.
+/// Whether a method handles objects of this message: `CreateNullVolume`, `ListNullVolumes`.
 fn concerns(method: &MethodDescriptor, message: &MessageDescriptor) -> bool {
     let verbs = [
         Verb::Get,
@@ -134,7 +136,7 @@ fn concerns(method: &MethodDescriptor, message: &MessageDescriptor) -> bool {
     is_one || (method.name().starts_with(Verb::List.word()) && listed(method, message).is_some())
 }
 
-/// The field of a list's answer that has the objects.
+/// The field of a list response that holds the objects.
 pub(super) fn listed(
     method: &MethodDescriptor,
     message: &MessageDescriptor,
@@ -144,7 +146,7 @@ pub(super) fn listed(
     fields.find(|field| field.is_list() && field.kind().as_message() == Some(message))
 }
 
-/// A text, or the first of several.
+/// A string option, or the first of a repeated one.
 fn text(message: &DynamicMessage, field: &str) -> Option<String> {
     let value = message.get_field_by_name(field)?;
     let first = match value.as_ref() {
@@ -154,13 +156,13 @@ fn text(message: &DynamicMessage, field: &str) -> Option<String> {
     first.map(str::to_owned)
 }
 
-/// A name whichever way it is written: `nullVolumes`, `null_volume`, `null-volumes`, `NullVolume`.
-fn plain(name: &str) -> String {
+/// Normalizes the spellings of a name: `nullVolumes`, `null_volume`, `null-volumes`, `NullVolume`.
+fn normalized(name: &str) -> String {
     let letters = name.chars().filter(|letter| !matches!(letter, '-' | '_'));
     letters.flat_map(char::to_lowercase).collect()
 }
 
-/// All kinds, in the order of their names.
+/// All kinds, ordered by name.
 pub(super) fn all() -> &'static [Kind] {
     static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
         let services: Vec<_> = api::pool().services().collect();
@@ -174,10 +176,10 @@ pub(super) fn all() -> &'static [Kind] {
     &KINDS
 }
 
-/// The kind that a word means.
+/// Finds the kind of a word.
 ///
 /// # Errors
-/// Lists the kinds that there are.
+/// [`Failure::Usage`] with the list of kinds.
 pub(super) fn find(word: &str) -> Result<&'static Kind, Failure> {
     let found = all().iter().find(|kind| kind.is_called(word));
     found.ok_or_else(|| {
@@ -186,7 +188,7 @@ pub(super) fn find(word: &str) -> Result<&'static Kind, Failure> {
     })
 }
 
-/// The kind whose names have these collections.
+/// Finds the kind whose names have these collections.
 pub(super) fn of_collections(collections: &[&str]) -> Option<&'static Kind> {
     all().iter().find(|kind| kind.collections == collections)
 }
@@ -217,7 +219,7 @@ mod tests {
     fn every_resource_of_the_api_is_a_kind_with_the_methods_that_it_has() {
         let kind = find("nvmeRemoteNamespaces").unwrap();
         assert!(kind.method(Verb::List).is_some() && kind.method(Verb::Create).is_none());
-        // One whose name begins like another's.
+        // Its name is the prefix of another kind's.
         let remote = find("nvmeRemoteControllers").unwrap();
         let method = |verb| remote.method(verb).unwrap().name().to_owned();
         assert_eq!(method(Verb::Stats), "StatsNvmeRemoteController");

@@ -1,7 +1,5 @@
-//! `opi-spdk get`, `create`, `update`, `delete`, `stats`, `watch`, `events`, `hosts`,
-//! `disconnect`, `top`, `bundle`: the shell's client of a running opi-spdk. It knows
-//! the API by its descriptors: which kinds there are, their methods, fields and values are all read off
-//! these.
+//! The command-line client of a running opi-spdk: `get`, `create`, `update`, `delete`, `stats`, `watch`, `events`,
+//! `hosts`, `disconnect`, `top`, `bundle`. Kinds, methods, fields and values come from the API's descriptors.
 
 mod bundle;
 mod change;
@@ -29,12 +27,12 @@ use failure::Failure;
 
 use failure::EXIT_STATUS;
 
-/// A subcommand that is a client.
+/// The client's subcommands.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Show objects of a running opi-spdk: all, those of a kind, or one
+    /// Show objects of a running opi-spdk: all, all of a kind, or one
     Get(get::Args),
-    /// Make objects, from fields or from a file
+    /// Create objects, from fields or from a file
     Create(change::CreateArgs),
     /// Change fields of an object
     Update(change::UpdateArgs),
@@ -42,21 +40,21 @@ pub(super) enum Command {
     Delete(change::DeleteArgs),
     /// Show the I/O counters of objects
     Stats(stats::Args),
-    /// Show all objects with their conditions, and then what happens to them
+    /// Show all objects with their conditions, then their changes
     Watch(watch::WatchArgs),
-    /// Show what happens to objects, paths and reactors, a line an event
+    /// Show events of objects, paths and reactors, one per line
     Events(watch::EventsArgs),
-    /// Show the hosts that are connected, with their queues
+    /// Show the connected hosts with their queues
     Hosts(hosts::HostsArgs),
-    /// End the connections of a host
+    /// Disconnect a host
     Disconnect(hosts::DisconnectArgs),
-    /// Show the load of volumes, hosts, paths and reactors on this terminal, each second
+    /// Show the load of volumes, hosts, paths and reactors on this terminal, every second
     Top(top::Args),
-    /// Write what a report of a fault needs to one file, without keys
+    /// Collect what a bug report needs into one file, without keys
     Bundle(bundle::Args),
 }
 
-/// Runs it.
+/// Runs the subcommand.
 pub(super) fn run(command: Command) -> ExitCode {
     let done = runtime().and_then(|runtime| {
         runtime.block_on(async {
@@ -88,7 +86,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| Failure::Here(format!("cannot start: {error}")))
 }
 
-/// A kind, or a name that says it: shells complete the kinds.
+/// Parses a kind or a name that contains it. Gives the kinds to shell completion.
 #[derive(Debug, Clone)]
 struct KindParser;
 

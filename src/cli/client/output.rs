@@ -1,4 +1,4 @@
-//! Objects as a table, JSON or YAML.
+//! Prints objects as a table, JSON or YAML.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +11,15 @@ use super::fields::common_prefix;
 use crate::cli::print;
 use crate::gateway::json_of;
 
-/// Messages within messages that have columns.
+/// Nesting of messages up to which fields have columns.
 const DEPTH: usize = 4;
 
-/// The form of an answer.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Form {
     /// Columns
     Table,
-    /// JSON, as over HTTP, and the kind
+    /// JSON, as over HTTP, with the kind
     Json,
     /// The same as YAML
     Yaml,
@@ -28,7 +28,7 @@ pub(super) enum Form {
 /// Prints one object, or several as a list.
 ///
 /// # Errors
-/// The standard output's.
+/// Writing to the standard output failed.
 pub(super) fn show(form: Form, messages: &[DynamicMessage], is_one: bool) -> Result<(), Failure> {
     let text = match form {
         Form::Table => tables(messages),
@@ -40,7 +40,7 @@ pub(super) fn show(form: Form, messages: &[DynamicMessage], is_one: bool) -> Res
     print(&text).map_err(Failure::Here)
 }
 
-/// JSON or YAML: of one object, or of a list.
+/// Serializes one object, or a list, as JSON or YAML.
 pub(super) fn structured(
     form: Form,
     mut objects: Vec<Json>,
@@ -60,7 +60,7 @@ pub(super) fn structured(
     }
 }
 
-/// The JSON of an object, with its kind, by which `create -f` knows it again.
+/// The JSON of an object, with its kind so that `create -f` can read it back.
 pub(super) fn object(message: &DynamicMessage) -> Result<Json, Failure> {
     use prost_reflect::ReflectMessage;
     let json = json_of(message).map_err(|error| Failure::Here(error.to_string()))?;
@@ -72,7 +72,7 @@ pub(super) fn object(message: &DynamicMessage) -> Result<Json, Failure> {
     Ok(Json::Object(all))
 }
 
-/// The JSON of a message that is no kind's.
+/// The JSON of a message that is not a kind's.
 pub(super) fn json_object(message: &impl prost_reflect::ReflectMessage) -> Result<Json, Failure> {
     let json = json_of(&message.transcode_to_dynamic());
     json.map_err(|error| Failure::Here(error.to_string()))
@@ -141,7 +141,7 @@ pub(super) fn grid(columns: Vec<(String, Vec<String>)>) -> String {
     lines.join("\n") + "\n"
 }
 
-/// A path's last name where no other column ends so.
+/// Headers: the last name of each path, or the whole path where the last name is ambiguous.
 fn headers(columns: &[(Vec<FieldDescriptor>, Vec<String>)]) -> Vec<String> {
     let last = |path: &[FieldDescriptor]| path.last().map_or("", FieldDescriptor::name).to_owned();
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
@@ -166,7 +166,7 @@ fn is_name(path: &[FieldDescriptor]) -> bool {
     matches!(path, [field] if field.name() == "name")
 }
 
-/// The fields that have a column: all but keys, and what is within lists.
+/// Collects the fields that have a column: all but keys and the contents of lists.
 fn add_columns(
     message: &MessageDescriptor,
     above: &[FieldDescriptor],
@@ -191,7 +191,7 @@ fn add_columns(
     }
 }
 
-/// The text of a field; empty for one that is not set.
+/// The text of a field; empty if the field is not set.
 fn cell(message: &DynamicMessage, path: &[FieldDescriptor]) -> String {
     match path {
         [] => String::new(),
@@ -245,7 +245,7 @@ fn text(field: &FieldDescriptor, value: &Value) -> String {
     }
 }
 
-/// The JSON of one of protobuf's own messages, such as a time.
+/// The JSON of a well-known protobuf type, such as a timestamp.
 fn json_of_known(message: &DynamicMessage) -> Option<Json> {
     serde_json::to_value(message).ok()
 }

@@ -1,4 +1,4 @@
-//! What `KIND [NAME]` on the command line means.
+//! Parses `KIND [NAME]` of the command line.
 //!
 //! ```text
 //! nullVolumes                          all of a kind
@@ -11,22 +11,22 @@
 use super::Failure;
 use super::kinds::{self, Kind};
 
-/// One object, or all of a kind (within a parent).
+/// One object, or all objects of a kind (optionally within a parent).
 #[derive(Debug)]
 pub(super) struct Reference {
-    /// Of which kind.
+    /// The kind.
     pub kind: &'static Kind,
-    /// Within which object; empty for any.
+    /// Name of the parent; empty for any.
     pub parent: String,
-    /// Its name; `None` for all.
+    /// Name of the object; `None` for all.
     pub name: Option<String>,
 }
 
 impl Reference {
-    /// Reads it. `parent` is what the flag says: a name, or the ID where the kind says the rest.
+    /// Parses a reference. `parent` is the flag's value: a name, or an ID if the kind determines the rest.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the reference.
     pub fn parse(kind: &str, name: Option<&str>, parent: Option<&str>) -> Result<Self, Failure> {
         if !kind.contains('/') {
             let kind = kinds::find(kind)?;
@@ -72,7 +72,7 @@ impl Reference {
     }
 }
 
-/// The parent's name, of a name or of IDs.
+/// The parent's name, from a name or from IDs.
 fn parent_of(kind: &Kind, text: &str) -> Result<String, Failure> {
     let above = &kind.collections[..kind.collections.len() - 1];
     if above.is_empty() {
@@ -90,7 +90,7 @@ fn parent_of(kind: &Kind, text: &str) -> Result<String, Failure> {
     })
 }
 
-/// The name of an object, of whatever form.
+/// The full name of an object, from any of its forms.
 fn full(kind: &Kind, parent: &str, text: &str) -> Result<String, Failure> {
     if !parent.is_empty() && !text.is_empty() && !text.contains('/') {
         return Ok(format!("{parent}/{}/{text}", kind.plural()));
@@ -98,7 +98,7 @@ fn full(kind: &Kind, parent: &str, text: &str) -> Result<String, Failure> {
     if let Some(name) = named(&kind.collections, text) {
         return Ok(name);
     }
-    // A flat kind may be answered in another collection, such as `volumes`: the server knows.
+    // The server may use another collection for a top-level kind, such as `volumes`.
     if kind.collections.len() == 1 && text.split('/').count() == 2 {
         return Ok(text.to_owned());
     }
@@ -109,7 +109,7 @@ fn full(kind: &Kind, parent: &str, text: &str) -> Result<String, Failure> {
     )))
 }
 
-/// The name of these collections; `text` is that, or the IDs of it.
+/// The full name of an object in these collections, from a full name or from IDs.
 fn named(collections: &[String], text: &str) -> Option<String> {
     let parts: Vec<&str> = text.split('/').collect();
     if parts.contains(&"") {
@@ -128,7 +128,7 @@ fn named(collections: &[String], text: &str) -> Option<String> {
     is_name.then(|| text.to_owned())
 }
 
-/// How IDs and a name look: `ID/ID`, `nvmeSubsystems/ID/nvmeNamespaces/ID`.
+/// The accepted forms, for error messages: `ID/ID` and `nvmeSubsystems/ID/nvmeNamespaces/ID`.
 fn forms(collections: &[String], between: &str) -> (String, String) {
     let ids = vec!["ID"; collections.len()].join(between);
     let pairs: Vec<String> = collections.iter().map(|one| format!("{one}/ID")).collect();

@@ -13,15 +13,15 @@ use crate::gateway::json_of;
 /// `opi-spdk stats`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
-/// Counters that the API has: of 32 bits, at the largest where a table has `>=`. GET /metrics has all of them, in 64 bits,
-/// and times in seconds.
+/// Show the API's counters. They have 32 bits and saturate, which a table shows as `>=`. GET /metrics has all counters
+/// in 64 bits, and times in seconds.
 pub struct Args {
-    /// The kind, or a whole name
+    /// The kind, or a full name
     #[arg(value_parser = KindParser)]
     kind: String,
-    /// The ID or the name of one object; without it all of the kind
+    /// The ID or the name of one object; default: all objects of the kind
     name: Option<String>,
-    /// Only what is within this object
+    /// Only objects within this one
     #[arg(long, value_name = "NAME")]
     parent: Option<String>,
     /// The form of the answer
@@ -31,7 +31,7 @@ pub struct Args {
     connect: Connect,
 }
 
-/// Runs it. Of several objects those that have no counters for now are told of, and left out.
+/// Runs the subcommand. With several objects, those without counters at the moment are reported and skipped.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let reference = Reference::parse(&args.kind, args.name.as_deref(), args.parent.as_deref())?;
     let kind = reference.kind;
@@ -74,7 +74,7 @@ fn shown(form: Form, all: &[(String, Json)], is_one: bool) -> Result<(), Failure
     print(&text).map_err(Failure::Here)
 }
 
-/// The counters that an answer has, of whatever depth, each with its name.
+/// Collects the counters of a response, at any depth, with their names.
 fn counters(json: &Json, found: &mut Vec<(String, String)>) {
     let Json::Object(object) = json else {
         return;
@@ -84,7 +84,7 @@ fn counters(json: &Json, found: &mut Vec<(String, String)>) {
             Json::Object(_) => counters(value, found),
             Json::String(text) => found.push((name.clone(), text.clone())),
             Json::Null | Json::Array(_) => {}
-            // The API counts in 32 bits, and stays at the largest.
+            // The API's counters saturate at 32 bits.
             Json::Number(number) if number.as_i64() == Some(i32::MAX.into()) => {
                 found.push((name.clone(), format!(">={number}")));
             }

@@ -12,17 +12,17 @@ use crate::api::own::{
 };
 use crate::cli::printed;
 
-/// Objects of a page.
+/// Page size of list requests.
 const PAGE: i32 = 250;
 
 /// `opi-spdk events`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub struct EventsArgs {
-    /// Those after the change of this revision; without it those from now on
+    /// Events after this revision; default: events from now on
     #[arg(long, value_name = "REVISION")]
     after: Option<i64>,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -33,18 +33,18 @@ pub struct EventsArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub struct WatchArgs {
-    /// Only objects whose typed names begin so: nullVolumes, nvmeSubsystems/disks
+    /// Only objects whose typed names start with this: nullVolumes, nvmeSubsystems/disks
     #[arg(default_value = "")]
     prefix: String,
     #[command(flatten)]
     connect: Connect,
 }
 
-/// How the following of events ended.
+/// Why following the events ended.
 enum Ended {
-    /// Nobody reads what is printed.
+    /// The reader of the standard output is gone.
     Unread,
-    /// The server says why.
+    /// The server ended the stream with this status.
     Refused(Failure),
 }
 
@@ -61,7 +61,7 @@ pub(super) async fn events(args: EventsArgs) -> Result<(), Failure> {
     }
 }
 
-/// Runs `watch`: what there is, then what happens to it, and all again when events were missed.
+/// Runs `watch`: prints the objects, then their events, and starts over after events were missed.
 pub(super) async fn watch(args: WatchArgs) -> Result<(), Failure> {
     let connection = args.connect.connect().await?;
     let concerns = |name: &str| name.starts_with(&args.prefix);
@@ -87,7 +87,7 @@ pub(super) async fn watch(args: WatchArgs) -> Result<(), Failure> {
     }
 }
 
-/// Prints what `show` makes of each event, until there are no more.
+/// Prints the text that `show` makes of each event, until the stream ends.
 async fn follow(
     connection: &Connection,
     after_revision: Option<i64>,
@@ -120,7 +120,7 @@ async fn follow(
     }
 }
 
-/// All objects, and the revision to watch from.
+/// Lists all objects. Also returns the revision to watch from.
 pub(super) async fn all(connection: &Connection) -> Result<(Vec<Object>, i64), Failure> {
     let mut client = ObjectServiceClient::new(connection.service());
     let mut request = ListObjectsRequest {
@@ -143,14 +143,15 @@ pub(super) async fn all(connection: &Connection) -> Result<(Vec<Object>, i64), F
     }
 }
 
-/// The events that the server remembers, up to a revision and what comes until it is quiet.
+/// Reads the events that the server still keeps, until none arrives for `quiet`.
 pub(super) async fn last(
     connection: &Connection,
     revision: i64,
     most: usize,
     quiet: Duration,
 ) -> Result<Vec<Event>, Failure> {
-    /// How far back: an event or more a revision, and so many are remembered.
+    /// Revisions to go back, tried in turn: the server refuses a revision older than its log, and a revision has one
+    /// event or more.
     const BACK: [i64; 8] = [i64::MAX, 4096, 2048, 1024, 256, 64, 8, 0];
     let refused = |status| Failure::refused(connection.explained(status), None);
     let mut client = ObjectServiceClient::new(connection.service());
@@ -207,7 +208,7 @@ fn short(name: &str, prefix: &str) -> String {
         .replace('_', " ")
 }
 
-/// One event on a line.
+/// Formats one event as a line.
 fn line(event: &Event) -> String {
     let time = event.time.map(|time| time.to_string()).unwrap_or_default();
     let what = short(event.r#type().as_str_name(), "EVENT_TYPE_");

@@ -1,5 +1,4 @@
-//! Plugging once more: what an earlier life of this process has left in the machine, and what the
-//! machine has lost.
+//! Plugging again: devices that a previous run of this process has left in QEMU, and devices that QEMU has lost.
 
 use serde_json::{Value, json};
 
@@ -8,7 +7,7 @@ use super::plug::{add_nvme, takes_vhost};
 use crate::error::Error;
 use crate::kvm::Model;
 
-/// A plug finds the device `v` in the machine, with these character devices.
+/// A plug finds the device `v` in QEMU, with these character devices.
 async fn has_it(qemu: &mut Monitor, of_devices: &[(&str, &str)]) {
     qemu.answers("query-pci", Value::Null, pci(&[("v", true)]))
         .await;
@@ -16,7 +15,7 @@ async fn has_it(qemu: &mut Monitor, of_devices: &[(&str, &str)]) {
         .await;
 }
 
-/// What QEMU tells of the place of the device `v`.
+/// Answers the queries for the location of the device `v`.
 async fn is_at(qemu: &mut Monitor, bus: &str, slot: u32) {
     for (property, value) in [
         (
@@ -48,7 +47,7 @@ async fn a_vhost_user_device_of_an_earlier_life_is_kept_since_qemu_connects_it_a
     assert_eq!(plugged, Ok(()));
 }
 
-/// A machine with the device `v` of an earlier life, until that is unplugged.
+/// Plays a QEMU that has the device `v` of a previous run, until it is unplugged.
 async fn gives_up_the_old(qemu: &mut Monitor, chardev: &[(&str, &str)]) {
     qemu.answers("device_del", json!({ "id": "v" }), json!({}))
         .await;

@@ -1,4 +1,4 @@
-//! The connection: who shares it, and what ends it.
+//! The connection: how it is shared, and what ends it.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ async fn operations_side_by_side_share_a_connection_and_each_gets_its_own_answer
         let mut qemu = peer.accept().await;
         let commands =
             [qemu.next().await, qemu.next().await].map(|command| command.expect("two commands"));
-        // The second first.
+        // Answers in reverse order.
         for command in commands.iter().rev() {
             let id = command["id"].as_u64();
             match &command["arguments"]["id"] {
@@ -92,7 +92,7 @@ async fn a_monitor_that_serves_another_client_is_waited_for_until_the_deadline()
     );
 }
 
-/// Plugs into a machine whose monitor says `greeting` and then, to the first query, `line`.
+/// Plugs into a QEMU whose monitor sends `greeting` and then, to the first query, `line`.
 async fn plug_into(greeting: Option<&str>, line: &str) -> String {
     let peer = Peer::new();
     let machine = peer.machine();
@@ -107,7 +107,7 @@ async fn plug_into(greeting: Option<&str>, line: &str) -> String {
             None => {
                 let mut qemu = peer.accept().await;
                 qemu.expects("query-pci", Value::Null).await;
-                // It may have read enough before the end.
+                // The client may have read enough and closed the connection.
                 let _ = qemu.tries_to_say(line).await;
                 qemu
             }

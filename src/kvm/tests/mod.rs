@@ -1,4 +1,4 @@
-//! The client against a monitor that the test plays, command by command.
+//! Tests of the client against a scripted monitor.
 
 mod again;
 mod connection;

@@ -1,4 +1,4 @@
-//! The other side: a test says which commands must come, word for word, and what is answered.
+//! A scripted QMP monitor: a test states the exact commands it expects and the answers.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
 use crate::kvm::address::Stream;
 use crate::kvm::{Address, Device, Machine, Model};
 
-/// Far more than any step takes.
+/// Timeout, far above the duration of any step.
 const BOUND: Duration = Duration::from_secs(10);
 
-/// Where a monitor listens, or does not any more.
+/// The listening socket of a monitor, which may be closed.
 pub(super) struct Peer {
     dir: TempDir,
     listener: Option<UnixListener>,
@@ -37,36 +37,36 @@ impl Peer {
         self.listener = Some(listener.expect("a socket"));
     }
 
-    /// QEMU ends: its socket stays in the file system, and nobody listens.
+    /// QEMU ends: its socket file stays, but nothing listens.
     pub(super) fn end(&mut self) {
         self.listener = None;
     }
 
-    /// Somebody tidies up after it.
+    /// Removes the socket file.
     pub(super) fn remove_socket(&self) {
         std::fs::remove_file(self.dir.path().join("qmp")).expect("a socket");
     }
 
-    /// QEMU ends and another one is started.
+    /// QEMU ends and another one starts.
     pub(super) fn restart(&mut self) {
         self.end();
         self.remove_socket();
         self.start();
     }
 
-    /// The machine that is behind it, with two buses.
+    /// A client with two buses.
     pub(super) fn machine(&self) -> Machine {
         self.machine_that(false)
     }
 
-    /// The same, which is unplugged from whatever becomes of it.
+    /// A client with or without forced unplug.
     pub(super) fn machine_that(&self, force_unplug: bool) -> Machine {
         let address = Address::Unix(self.dir.path().join("qmp"));
         let buses = vec!["pci.a".to_owned(), "pci.b".to_owned()];
         Machine::new(address, buses, force_unplug)
     }
 
-    /// A connection, before the greeting.
+    /// Accepts a connection, without a greeting.
     pub(super) async fn accept_silently(&self) -> Monitor {
         let accepted = self.listener.as_ref().expect("QEMU runs").accept();
         let (stream, _) = bounded("a connection", accepted)
@@ -75,20 +75,20 @@ impl Peer {
         Monitor::on(stream)
     }
 
-    /// A connection to the monitor of QEMU `major`.`minor`, ready for commands.
+    /// Accepts a connection as QEMU `major`.`minor`, ready for commands.
     pub(super) async fn accept_as(&self, major: u32, minor: u32) -> Monitor {
         let mut monitor = self.accept_silently().await;
         monitor.greets(major, minor).await;
         monitor
     }
 
-    /// The same with Debian 12's QEMU.
+    /// Accepts a connection as Debian 12's QEMU.
     pub(super) async fn accept(&self) -> Monitor {
         self.accept_as(7, 2).await
     }
 }
 
-/// One connection, from QEMU's side.
+/// QEMU's side of a connection.
 pub(super) struct Monitor {
     lines: Framed<Box<dyn Stream>, LinesCodec>,
     last_id: Option<u64>,
@@ -102,7 +102,7 @@ impl Monitor {
         }
     }
 
-    /// Greets, and gets the capabilities asked for.
+    /// Sends the greeting, and answers the negotiation of capabilities.
     pub(super) async fn greets(&mut self, major: u32, minor: u32) {
         let version =
             json!({ "qemu": { "major": major, "minor": minor, "micro": 1 }, "package": "test" });
@@ -117,12 +117,12 @@ impl Monitor {
         self.tries_to_say(line).await.expect("a client");
     }
 
-    /// The same to a client that may hang up in the middle.
+    /// Sends a line to a client that may disconnect before it has read it.
     pub(super) async fn tries_to_say(&mut self, line: &str) -> Result<(), LinesCodecError> {
         bounded("a client that reads", self.lines.send(line)).await
     }
 
-    /// Reads the next command, if the client has one.
+    /// Reads the next command; `None` if the client has disconnected.
     pub(super) async fn next(&mut self) -> Option<Value> {
         let line = bounded("a command", self.lines.next()).await?;
         let command: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
@@ -132,13 +132,13 @@ impl Monitor {
         Some(command)
     }
 
-    /// Reads the next command and gives its name; `None` when the client has left.
+    /// Reads the next command and returns its name; `None` if the client has disconnected.
     pub(super) async fn reads_next(&mut self) -> Option<String> {
         let command = self.next().await?;
         command["execute"].as_str().map(str::to_owned)
     }
 
-    /// Reads a command and checks all of it; null means no arguments.
+    /// Reads a command and compares all of it; null means no arguments.
     pub(super) async fn expects(&mut self, execute: &str, arguments: Value) {
         let command = self
             .next()
@@ -151,31 +151,31 @@ impl Monitor {
         assert_eq!(command, expected);
     }
 
-    /// Answers the command that was read last.
+    /// Answers the command read last.
     pub(super) async fn answers_last(&mut self, value: Value) {
         self.says(&json!({ "return": value, "id": self.last_id }).to_string())
             .await;
     }
 
-    /// Refuses the command of this id.
+    /// Refuses the command of this ID.
     pub(super) async fn refuses_id(&mut self, id: Option<u64>, class: &str, description: &str) {
         let error = json!({ "class": class, "desc": description });
         self.says(&json!({ "id": id, "error": error }).to_string())
             .await;
     }
 
-    /// Refuses the command that was read last.
+    /// Refuses the command read last.
     pub(super) async fn refuses_last(&mut self, class: &str, description: &str) {
         self.refuses_id(self.last_id, class, description).await;
     }
 
-    /// Reads exactly this command and answers it.
+    /// Expects exactly this command and answers it.
     pub(super) async fn answers(&mut self, execute: &str, arguments: Value, value: Value) {
         self.expects(execute, arguments).await;
         self.answers_last(value).await;
     }
 
-    /// Reads exactly this command and refuses it.
+    /// Expects exactly this command and refuses it.
     pub(super) async fn refuses(
         &mut self,
         execute: &str,
@@ -187,28 +187,28 @@ impl Monitor {
         self.refuses_last(class, description).await;
     }
 
-    /// Tells of something that happened.
+    /// Sends an event.
     pub(super) async fn tells(&mut self, event: &str, data: Value) {
         let timestamp = json!({ "seconds": 1_700_000_000, "microseconds": 1 });
         self.says(&json!({ "timestamp": timestamp, "event": event, "data": data }).to_string())
             .await;
     }
 
-    /// What a plug begins with, in a machine that has nothing of the device.
+    /// Answers the first queries of a plug as a QEMU that has nothing of the device.
     pub(super) async fn has_nothing(&mut self) {
         self.answers("query-pci", Value::Null, pci(&[])).await;
         self.answers("query-chardev", Value::Null, chardevs(&[]))
             .await;
     }
 
-    /// The client has no more commands.
+    /// Expects the client to disconnect.
     pub(super) async fn sees_the_end(mut self) {
         let line = bounded("the end of the connection", self.lines.next()).await;
         assert!(line.is_none(), "the client goes on with {line:?}");
     }
 }
 
-/// What `query-pci` answers of devices in slots of a bridge: their id, and whether a driver has them.
+/// An answer to `query-pci` with devices behind a bridge: their ID, and whether a driver has taken them.
 pub(super) fn pci(devices: &[(&str, bool)]) -> Value {
     let devices = devices.iter().map(|(id, taken)| {
         let address = if *taken { 0xfe00_0000_i64 } else { -1 };
@@ -226,7 +226,7 @@ pub(super) fn pci(devices: &[(&str, bool)]) -> Value {
     json!([{ "bus": 0, "devices": [bridge] }])
 }
 
-/// What `query-chardev` answers of these, and of the monitor's own.
+/// An answer to `query-chardev` with these devices and the monitor's own.
 pub(super) fn chardevs(devices: &[(&str, &str)]) -> Value {
     let own = [("compat_monitor0", "unix:/run/qmp,server=on")];
     let all = own.iter().chain(devices);
@@ -236,7 +236,7 @@ pub(super) fn chardevs(devices: &[(&str, &str)]) -> Value {
     .collect()
 }
 
-/// A device on the second bus, in slot 2.
+/// A device in slot 2 of the second bus.
 pub(super) fn device(machine: &Machine, model: Model, id: &str) -> Device {
     Device {
         id: id.to_owned(),
@@ -246,12 +246,12 @@ pub(super) fn device(machine: &Machine, model: Model, id: &str) -> Device {
     }
 }
 
-/// A deadline that is never reached.
+/// A deadline that is not reached.
 pub(super) fn in_time() -> Instant {
     Instant::now() + BOUND
 }
 
-/// Waits, with a bound.
+/// Waits with the timeout.
 pub(super) async fn bounded<T>(what: &str, future: impl Future<Output = T>) -> T {
     let waited = tokio::time::timeout(BOUND, future).await;
     waited.unwrap_or_else(|_| panic!("{what}: not within {BOUND:?}"))

@@ -1,4 +1,4 @@
-//! Plugging: each command, and what is left when one fails.
+//! Plugging: each command, and the rollback when one fails.
 
 use std::time::{Duration, Instant};
 
@@ -38,15 +38,15 @@ fn add_virtio(driver: &str, id: &str) -> Value {
     json!({ "driver": driver, "id": id, "bus": "pci.b", "addr": "0x2", "chardev": id })
 }
 
-/// `reconnect` is the setting that the version of QEMU has, and its value.
+/// `reconnect` is the setting of the QEMU version, and its value.
 fn add_chardev(id: &str, (reconnect, time): (&str, u32)) -> Value {
     let address = json!({ "type": "unix", "data": { "path": "/run/opi/s" } });
     let data = json!({ "addr": address, "server": false, reconnect: time });
     json!({ "id": id, "backend": { "type": "socket", "data": data } })
 }
 
-/// Takes a vhost-user device `v` whose chardev goes through these states, and a driver of the guest
-/// takes it at once.
+/// Accepts a vhost-user device `v` whose chardev goes through these states, and which a guest driver takes
+/// immediately.
 pub(super) async fn takes_vhost(
     qemu: &mut Monitor,
     driver: &str,
@@ -178,7 +178,7 @@ async fn a_chardev_that_does_not_connect_is_removed_at_the_deadline() {
         while qemu.reads_next().await.as_deref() == Some("query-chardev") {
             qemu.answers_last(trying.clone()).await;
         }
-        // That was device_del.
+        // The command was device_del.
         qemu.refuses_last("DeviceNotFound", "Device 'v' not found")
             .await;
         qemu.answers("query-chardev", Value::Null, trying).await;

@@ -1,4 +1,4 @@
-//! Unplugging: the guest's answer in all its forms, and a QEMU that ends before it.
+//! Unplugging: all answers of a guest, and a QEMU that ends before the answer.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::peer::{Monitor, Peer, chardevs, in_time, pci};
 use crate::error::Error;
 use crate::kvm::Model;
 
-/// Reads the removal and agrees to it; the guest has its say later.
+/// Accepts the unplug request; the guest's answer follows later.
 async fn agrees(qemu: &mut Monitor) {
     qemu.answers("device_del", json!({ "id": "d" }), json!({}))
         .await;
@@ -188,7 +188,7 @@ async fn a_qemu_that_is_started_anew_meanwhile_is_asked_again() {
         let mut qemu = peer.accept().await;
         agrees(&mut qemu).await;
         drop(qemu);
-        // The one that dies still takes connections for a moment.
+        // The crashing QEMU still accepts connections for a moment.
         drop(peer.accept_silently().await);
         peer.restart();
         let mut qemu = peer.accept().await;
@@ -250,7 +250,7 @@ async fn a_vfio_user_device_stays_in_a_qemu_that_would_end_of_its_removal() {
         let mut qemu = peer.accept_as(11, 1).await;
         qemu.answers("query-pci", Value::Null, pci(&[("d", true)]))
             .await;
-        // No device_del.
+        // No device_del is sent.
         qemu.sees_the_end().await;
     };
     let (unplugged, ()) = tokio::join!(machine.unplug("d", Model::Nvme, in_time()), qemu);

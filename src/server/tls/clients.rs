@@ -1,4 +1,4 @@
-//! Who signs clients' certificates, and how much of what a stranger sends is looked at.
+//! Verification of client certificates, with bounds on the work that a stranger can cause.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use tokio_rustls::rustls::{
 
 use crate::server::limits::{CHAIN, CHAIN_BYTES};
 
-/// Refuses long chains before path building, which tries every order of certificates with one name.
+/// Refuses long chains before path building, whose cost grows with the orders of certificates of the same name.
 #[derive(Debug)]
 pub(super) struct ShortChains(pub Arc<dyn ClientCertVerifier>);
 
-/// Whether a chain is short enough to be looked at.
+/// Checks the length of a chain.
 fn check_length(
     end_entity: &CertificateDer<'_>,
     above: &[CertificateDer<'_>],
@@ -35,8 +35,8 @@ fn check_length(
     Ok(())
 }
 
-/// Verification's own word for this fault is one that only its authors know.
-fn readable(error: Error) -> Error {
+/// Replaces an error of the verifier that only its authors understand.
+fn explained(error: Error) -> Error {
     match error {
         Error::InvalidCertificate(CertificateError::Other(other))
             if other.to_string().contains("UnsupportedCertVersion") =>
@@ -62,7 +62,7 @@ impl ClientCertVerifier for ShortChains {
     ) -> Result<ClientCertVerified, Error> {
         check_length(end_entity, intermediates).map_err(Error::General)?;
         let verified = self.0.verify_client_cert(end_entity, intermediates, now);
-        verified.map_err(readable)
+        verified.map_err(explained)
     }
 
     fn verify_tls12_signature(

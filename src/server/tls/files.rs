@@ -1,4 +1,4 @@
-//! The files of TLS: who else may read them, whether they have changed, and when what is in them ends.
+//! The TLS files: permissions, changes and expiry.
 
 use std::fs::{File, Metadata};
 use std::io::Read;
@@ -11,13 +11,13 @@ use zeroize::Zeroizing;
 
 use crate::config::TlsFiles;
 
-/// Bytes of a file at most.
+/// Maximum size of a file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
 
-/// Permissions that the file of a private key must not give. Its group may read it, such as ssl-cert.
+/// Permissions that a private key's file must not have. Its group (such as ssl-cert) may read it.
 const OTHERS: u32 = 0o007;
 
-/// What is in the files, PEM.
+/// Contents of the files, in PEM.
 pub(super) struct Texts {
     pub certificates: Vec<u8>,
     pub key: Zeroizing<Vec<u8>>,
@@ -29,7 +29,7 @@ impl Texts {
     /// Reads all files.
     ///
     /// # Errors
-    /// Which cannot be read, or which others may read.
+    /// The file that cannot be read, or that others may read.
     pub fn read(files: &TlsFiles) -> Result<Self, String> {
         Ok(Self {
             certificates: read("certificate", &files.certificate, 0)?,
@@ -65,12 +65,12 @@ fn read(what: &str, path: &Path, refused: u32) -> Result<Vec<u8>, String> {
     }
 }
 
-/// By which files are known to be other ones than before; a file that is not there has none.
+/// Identifies versions of the files; `None` for a file that does not exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stamps(Vec<Option<(u64, u64, i64, i64)>>);
 
 impl Stamps {
-    /// Of the files as they are now. May wait for the disk.
+    /// The stamps of the current files. May block on the disk.
     pub fn of(files: &TlsFiles) -> Self {
         let paths = [
             Some(&files.certificate),
@@ -87,18 +87,18 @@ impl Stamps {
     }
 }
 
-/// When the first of the certificates in a file ends.
+/// Expiry of the first certificate in a file to expire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expiry {
-    /// Which file: `certificate` or `client-ca`.
+    /// The file: `certificate` or `client-ca`.
     pub file: &'static str,
-    /// Whose certificate it is.
+    /// Subject of the certificate.
     pub subject: String,
-    /// Seconds since 1970.
+    /// End of its validity, in seconds since 1970.
     pub not_after: i64,
 }
 
-/// So long before its end a certificate is warned of.
+/// Warning period before the expiry.
 const NOTICE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 impl Expiry {
@@ -114,7 +114,7 @@ impl Expiry {
         ends.min_by_key(|expiry| expiry.not_after)
     }
 
-    /// Whole days that are left, where they are few; negative when it has ended.
+    /// Whole days left within the warning period; negative after the expiry.
     pub fn days_left(&self, now: SystemTime) -> Option<i64> {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         let left = self

@@ -1,4 +1,4 @@
-//! Handshakes, on threads of their own: verifying what a stranger sends costs milliseconds.
+//! TLS handshakes on their own threads: verifying a stranger's certificates takes milliseconds.
 
 use rustix::process::setpriority_process;
 use tokio::net::TcpStream;
@@ -11,21 +11,21 @@ use tokio_rustls::server::TlsStream;
 use super::Tls;
 use crate::server::limits::{HANDSHAKE, HANDSHAKE_NICE, HANDSHAKE_THREADS};
 
-/// Threads that do handshakes. A stream belongs to the runtime that accepted it, wherever it is polled.
+/// The handshake threads. A stream stays registered with the runtime that accepted it, wherever it is polled.
 pub struct Handshakes(Option<Runtime>);
 
 impl Handshakes {
-    /// Starts them.
+    /// Starts the threads.
     ///
     /// # Errors
-    /// The system has no more threads.
+    /// The system refuses a thread.
     pub fn start() -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(HANDSHAKE_THREADS)
             .max_blocking_threads(1)
             .thread_name("tls-handshake")
             .on_thread_start(|| {
-                // In Linux of the calling thread alone. Without it they are just not so polite.
+                // On Linux this affects the calling thread only. Failing is harmless: the thread keeps its priority.
                 if let Err(error) = setpriority_process(None, HANDSHAKE_NICE) {
                     tracing::debug!(%error, "niceness of a handshake thread");
                 }
@@ -35,10 +35,10 @@ impl Handshakes {
         Ok(Self(Some(runtime)))
     }
 
-    /// Does one.
+    /// Performs a handshake.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The handshake failed or timed out.
     pub async fn accept(
         &self,
         tls: &Tls,
@@ -49,7 +49,7 @@ impl Handshakes {
         };
         let accept = TlsAcceptor::from(tls.current()).accept(stream);
         let task = runtime.spawn(async move { timeout(HANDSHAKE, accept).await });
-        // A connection that is given up takes its handshake with it.
+        // Aborts the handshake if the connection is abandoned.
         let mut task = AbortOnDrop(task);
         match (&mut task.0).await {
             Ok(Ok(Ok(stream))) => Ok(stream),

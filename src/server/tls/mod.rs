@@ -1,4 +1,4 @@
-//! TLS of all ports: the server's identity, the authorities of clients, and what of both is about to end.
+//! TLS of all ports: the server's identity, the client authorities, and the expiry of both.
 
 mod clients;
 mod files;
@@ -23,8 +23,8 @@ use files::Texts;
 pub use files::{Expiry, Stamps};
 pub use handshakes::Handshakes;
 
-/// Who the server is, and who signs its clients' certificates. All ports use the same.
-/// Connections that are open keep the identity that they began with.
+/// The server's identity and its client authorities, shared by all ports. Open connections keep the identity they
+/// began with.
 #[derive(Clone)]
 pub struct Tls(Arc<RwLock<InForce>>);
 
@@ -35,12 +35,12 @@ struct InForce {
 }
 
 impl Tls {
-    /// Reads the files and checks that they can be used.
+    /// Reads and checks the files.
     ///
     /// # Errors
     /// One line for the operator.
     pub fn read(files: &TlsFiles) -> Result<Self, String> {
-        // What is written from here on is seen as a change.
+        // Stamped before reading, so that a later write is seen as a change.
         let stamps = Stamps::of(files);
         let texts = Texts::read(files).map_err(|reason| format!("tls: {reason}"))?;
         let read = Self::from_texts(&texts).map_err(|reason| {
@@ -55,7 +55,7 @@ impl Tls {
         Ok(read)
     }
 
-    /// Reads the files for the connections to come. If they cannot be used, all stays as it was.
+    /// Reloads the files, for new connections. On failure the previous ones stay in use.
     ///
     /// # Errors
     /// One line for the operator.
@@ -65,12 +65,12 @@ impl Tls {
         Ok(())
     }
 
-    /// By which the files that are in force are known.
+    /// The stamps of the files in use.
     pub fn stamps(&self) -> Stamps {
         self.0.read().stamps.clone()
     }
 
-    /// When the certificates in each file end.
+    /// The expiry of each file's certificates.
     pub fn expiries(&self) -> Vec<Expiry> {
         self.0.read().expiries.clone()
     }
@@ -79,11 +79,11 @@ impl Tls {
         Arc::clone(&self.0.read().config)
     }
 
-    /// The same from PEM: the server's certificates and key, and the authorities that clients'
-    /// certificates must come from. Clients without one are refused.
+    /// Builds the configuration from PEM: the server's certificates and key, and the client authorities. Clients
+    /// without a certificate are refused.
     ///
     /// # Errors
-    /// Says which of the three is bad.
+    /// Which of the three is bad.
     pub fn from_pem(certificates: &[u8], key: &[u8], client_ca: &[u8]) -> Result<Self, String> {
         Self::from_texts(&Texts {
             certificates: certificates.to_vec(),
@@ -130,7 +130,7 @@ impl Tls {
     }
 }
 
-/// The certificates in a PEM text; at least one.
+/// Parses the certificates of a PEM text; one or more.
 fn certificates_in(text: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(text)
         .collect::<Result<_, _>>()
@@ -145,7 +145,7 @@ fn certificates_in(text: &[u8], what: &str) -> Result<Vec<CertificateDer<'static
     Ok(found)
 }
 
-/// The lists of revoked certificates in a PEM text; at least one.
+/// Parses the revocation lists of a PEM text; one or more.
 fn revocations_in(text: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(text).collect();
     let found = found.map_err(|error| format!("CRL: {error}"))?;
@@ -155,7 +155,7 @@ fn revocations_in(text: &[u8]) -> Result<Vec<CertificateRevocationListDer<'stati
     }
 }
 
-/// The private key in a PEM text.
+/// Parses the private key of a PEM text.
 fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
         pem::Error::NoItemsFound => match CertificateDer::from_pem_slice(text) {

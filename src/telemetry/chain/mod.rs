@@ -1,11 +1,11 @@
-//! The chain of hashes through the audit log: each line has a number, the hash of the line before it and its own.
+//! The hash chain of the audit log: each line has a sequence number, the hash of the previous line and its own hash.
 //!
 //! ```text
 //! {"time":...,"seq":7,"prev":"HASH OF LINE 6","hash":"SHA-256 OF ALL BEFORE THIS FIELD"}
 //! ```
 //!
-//! With a key the last field is `mac`, and all hashes are HMAC-SHA256. What a line was cut to by a full disk or
-//! a loss of power stays in the file, and the next line has its length and hash (`cut`).
+//! With a key, the last field is `mac` and all hashes are HMAC-SHA256. A line that a full disk or a power loss has
+//! truncated stays in the file; the next line has the length and the hash of the fragment (`cut`).
 
 mod report;
 mod tail;
@@ -27,15 +27,15 @@ pub use verify::{Outcome, Verifier};
 
 const HASH_LEN: usize = 32;
 
-/// A hash of a line.
+/// Hash of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hash([u8; HASH_LEN]);
 
 impl Hash {
-    /// What the first line of a chain has for the line before it.
+    /// The previous hash in the first line of a chain.
     const NONE: Self = Self([0; HASH_LEN]);
 
-    /// Of 64 lower-case hex digits: each hash has one form.
+    /// Parses 64 lower-case hex digits. Upper case is refused, so that each hash has one form only.
     fn parse(text: &[u8]) -> Option<Self> {
         let mut hash = [0; HASH_LEN];
         if text.len() != 2 * HASH_LEN {
@@ -55,7 +55,7 @@ impl Hash {
 
     fn of(bytes: &[u8]) -> Self {
         let mut hash = [0; HASH_LEN];
-        // SHA-256 has these many.
+        // SHA-256 has exactly this length.
         hash.iter_mut()
             .zip(bytes)
             .for_each(|(to, from)| *to = *from);
@@ -75,16 +75,16 @@ impl Serialize for Hash {
     }
 }
 
-/// How lines are hashed.
+/// The hash function of a chain.
 pub enum Hasher {
-    /// SHA-256, which whoever writes the file can compute.
+    /// SHA-256, which anyone who can write the file can compute.
     Plain,
     /// HMAC-SHA256.
     Keyed(hmac::Key),
 }
 
 impl Hasher {
-    /// With a key, if there is one.
+    /// Keyed if there is a key.
     pub fn new(key: Option<&StateKey>) -> Self {
         match key {
             None => Self::Plain,
@@ -103,13 +103,13 @@ impl Hasher {
         }
     }
 
-    /// The field of a line that has its own hash.
+    /// Name of the field with a line's own hash.
     fn field(&self) -> &'static str {
         if self.is_keyed() { "mac" } else { "hash" }
     }
 }
 
-/// The number and the hash of a line: where a chain has come to.
+/// Sequence number and hash of a chain's last line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     seq: u64,
@@ -117,13 +117,13 @@ pub struct Head {
 }
 
 impl Head {
-    /// Of a chain that has no line yet.
+    /// The head of an empty chain.
     pub(super) const NONE: Self = Self {
         seq: 0,
         hash: Hash::NONE,
     };
 
-    /// The line that follows, made of a JSON object that has a field at least, and the head that it makes.
+    /// Makes the next line from a JSON object with one field or more. Returns the line and the new head.
     pub(super) fn seal(self, hasher: &Hasher, object: &str) -> (String, Self) {
         let seq = self.seq.saturating_add(1);
         let object = object.strip_suffix('}').unwrap_or(object);
@@ -155,9 +155,9 @@ impl FromStr for Head {
     }
 }
 
-/// A line that has the form of the chain's.
+/// A line in the chain's format.
 struct Line<'a> {
-    /// What its hash is of.
+    /// The bytes that its hash covers.
     hashed: &'a [u8],
     seq: u64,
     prev: Hash,
@@ -196,10 +196,10 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// The note of what was cut before it, if it has one.
+    /// The length and hash of the fragment before the line, if the line has such a note.
     fn cut(&self) -> Option<(u64, Hash)> {
         const FIELD: &[u8] = br#""cut":{"#;
-        // Quotes within texts are escaped, so that only the field looks like it.
+        // Quotes in strings are escaped, so only the field itself matches.
         if !self.hashed.windows(FIELD.len()).any(|part| part == FIELD) {
             return None;
         }
@@ -211,18 +211,18 @@ impl<'a> Line<'a> {
     }
 }
 
-/// What stands before a hash in quotes, and the hash.
+/// Splits off a quoted hash at the end.
 fn ending_with_hash(text: &[u8]) -> Option<(&[u8], Hash)> {
     let text = text.strip_suffix(b"\"")?;
     let (rest, hash) = text.split_at_checked(text.len().checked_sub(2 * HASH_LEN)?)?;
     Some((rest.strip_suffix(b"\"")?, Hash::parse(hash)?))
 }
 
-/// What stands between two lines of the chain and is none, without the newline at its end.
+/// Bytes between two lines of the chain, without the newline at their end.
 pub(super) struct Cut {
     context: Context,
     bytes: u64,
-    /// A newline that counts if something follows.
+    /// A newline that is counted only if more bytes follow.
     newline: bool,
 }
 
@@ -231,7 +231,7 @@ enum Context {
     Keyed(hmac::Context),
 }
 
-/// What a line tells of what was cut before it.
+/// The note of a fragment.
 #[derive(Serialize)]
 pub(super) struct CutNote {
     bytes: u64,

@@ -1,9 +1,9 @@
-//! Tells from the sections of a chain which lines were changed, taken out, added or moved.
+//! Derives from the sections of a chain which lines were changed, removed, added or moved.
 
 use super::Head;
 use super::verify::{Finding, Place, Section, Strange, Why};
 
-/// Adds what is wrong; the first number, and the last line.
+/// Adds the findings. Returns the first sequence number and the last line.
 pub(super) fn report(
     sections: &[Section],
     at_end: &[Strange],
@@ -49,17 +49,20 @@ pub(super) fn report(
         let [before, section] = pair else { continue };
         join(before, section, &mut find);
     }
-    // Lines before a section are told of with the hole that they stand in.
-    let told = |section: &&Section| kept.iter().skip(1).any(|it| std::ptr::eq(*it, *section));
-    let untold = sections.iter().filter(|section| !told(section));
-    for strange in untold.flat_map(|section| &section.strange).chain(at_end) {
-        find(strange.place, alone(strange.why).to_owned());
+    // Lines that are not of the chain are reported with the gap before their section.
+    let reported = |section: &&Section| kept.iter().skip(1).any(|it| std::ptr::eq(*it, *section));
+    let unreported = sections.iter().filter(|section| !reported(section));
+    for strange in unreported
+        .flat_map(|section| &section.strange)
+        .chain(at_end)
+    {
+        find(strange.place, describe(strange.why).to_owned());
     }
     let (first, last) = (kept.first()?, kept.last()?);
     Some((first.from, last.to))
 }
 
-/// What is wrong between two sections of which the second has the higher numbers.
+/// Reports what is wrong between two sections with ascending numbers.
 fn join(before: &Section, section: &Section, find: &mut impl FnMut(Place, String)) {
     let (from, to) = (before.to.seq.saturating_add(1), section.from - 1);
     let missing = section.from.saturating_sub(from);
@@ -69,7 +72,7 @@ fn join(before: &Section, section: &Section, find: &mut impl FnMut(Place, String
             left -= 1;
             find(strange.place, "was changed".to_owned());
         } else {
-            find(strange.place, alone(strange.why).to_owned());
+            find(strange.place, describe(strange.why).to_owned());
         }
     }
     if missing == 0 && section.prev != before.to.hash {
@@ -93,7 +96,7 @@ fn join(before: &Section, section: &Section, find: &mut impl FnMut(Place, String
     }
 }
 
-fn alone(why: Why) -> &'static str {
+fn describe(why: Why) -> &'static str {
     match why {
         Why::Form => "is no line of the chain: it was added, or changed",
         Why::Hash => "was changed, or written with another key: its hash is of something else",
@@ -109,10 +112,10 @@ pub(super) fn lines(from: u64, to: u64) -> String {
     }
 }
 
-/// The sections, in the order of the files, whose numbers go up and that have the most lines together: what is
-/// not among them was moved or added.
+/// Finds the sections, in file order, with ascending numbers and the most lines in total. Sections outside of this
+/// sequence were moved or added.
 fn heaviest(sections: &[Section]) -> Vec<usize> {
-    // For each: the weight of the best that ends with it, and the one before it.
+    // For each section: the weight of the best sequence that ends with it, and its predecessor.
     let mut best: Vec<(u64, Option<usize>)> = Vec::with_capacity(sections.len());
     for section in sections {
         let before = best.iter().zip(sections).enumerate();

@@ -1,4 +1,4 @@
-//! Where the chain of a file has come to, for a program that goes on with it.
+//! Finds the end of a file's chain, for the writer to continue it.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 
 use super::{Cut, Hasher, Head, Line};
 
-/// Bytes at the end of a file among which its last line is looked for: lines have a few KiB at most.
+/// Bytes at the end of a file that are searched for its last line: lines have a few KiB at most.
 const WINDOW: u64 = 1 << 20;
 
 /// The end of a file.
 pub(in super::super) struct Tail {
     pub(in super::super) head: Head,
-    /// What follows the last line of the chain.
+    /// The fragment after the last line of the chain.
     pub(in super::super) cut: Option<Cut>,
     /// The file does not end with a newline.
     pub(in super::super) torn: bool,
-    /// The file has something, but no line of a chain near its end.
+    /// The file is not empty, but no line of a chain is near its end.
     pub(in super::super) unchained: bool,
 }
 
@@ -29,10 +29,10 @@ impl Tail {
         unchained: false,
     };
 
-    /// Of this file, or, if it is empty, of the one that logrotate has moved away to `FILE.1`.
+    /// Reads the tail of this file, or, if it is empty, of `FILE.1`, to which logrotate moves it.
     ///
     /// # Errors
-    /// If a file cannot be read.
+    /// A file cannot be read.
     pub(in super::super) fn of(path: &Path, hasher: &Hasher) -> io::Result<Self> {
         if let Some(tail) = read(path, hasher)? {
             return Ok(tail);
@@ -50,10 +50,10 @@ impl Tail {
     }
 }
 
-/// Nothing, if the file is empty or none that can be read again.
+/// Reads the tail; `None` if the file is empty or not a regular file.
 fn read(path: &Path, hasher: &Hasher) -> io::Result<Option<Tail>> {
     let mut options = File::options();
-    // What stands there need not be a regular file.
+    // The path may be a FIFO or a device, which must not block the open.
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
     options.read(true).custom_flags(flags.bits().cast_signed());
     let mut file = options.open(path)?;
@@ -70,7 +70,7 @@ fn read(path: &Path, hasher: &Hasher) -> io::Result<Option<Tail>> {
 fn parse(end: &[u8], hasher: &Hasher) -> Tail {
     let torn = !end.ends_with(b"\n");
     let mut upto = end.len();
-    // From the last line backwards; `upto` is where what follows a line begins.
+    // Searches backwards; `upto` is the end of the line to try.
     while upto > 0 {
         let before = end.get(..upto).unwrap_or_default();
         let text = before.strip_suffix(b"\n").unwrap_or(before);

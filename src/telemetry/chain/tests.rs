@@ -50,7 +50,7 @@ fn a_chain_is_whole_over_files_with_and_without_a_key() {
             let (from, last) = outcome.range.expect("lines");
             assert_eq!((from, last.seq, outcome.lines), (1, 10, 10));
         }
-        // A later file alone.
+        // Only the later file.
         let outcome = verified(hasher(), &[&lines[4..]]);
         assert!(outcome.findings.is_empty(), "{:?}", outcome.findings);
         assert!(outcome.notes[0].contains("before 5"), "{:?}", outcome.notes);
@@ -68,7 +68,7 @@ fn a_changed_line_is_told_of() {
             found[0].starts_with(&format!("f0:{}: was changed", at + 1)),
             "{found:?}"
         );
-        // Beyond recognition.
+        // No longer in the chain's format.
         lines[at] = "nothing".to_owned();
         let found = findings(&lines);
         assert_eq!(found.len(), 1, "{found:?}");
@@ -115,7 +115,7 @@ fn lines_that_were_taken_out_are_told_of() {
 #[test]
 fn added_lines_are_told_of() {
     for at in 1..9 {
-        // A copy, and one that is none.
+        // A copy of a line, and lines that are not of the chain.
         for line in [
             ten()[8].clone(),
             ten()[0].clone(),
@@ -135,7 +135,7 @@ fn added_lines_are_told_of() {
                 "{found:?}"
             );
         }
-        // One that was made to follow the line before it.
+        // A forged line that continues the line before it.
         let mut lines = ten();
         let before = Line::parse(lines[at - 1].as_bytes())
             .expect("a line")
@@ -184,7 +184,7 @@ fn a_chain_that_begins_anew_is_told_of() {
 
 #[test]
 fn with_a_key_lines_of_others_are_told_of() {
-    // All rewritten without the key, or with another.
+    // Rewritten without the key, or with another.
     let others = [Hasher::Plain, Hasher::new(Some(&StateKey::from([8; 32])))];
     for other in others {
         let mut lines = chain(&keyed(), Head::NONE, 4);
@@ -230,14 +230,14 @@ fn what_is_no_log_is_refused_without_end() {
     let text = "x\n".repeat(5000);
     let error = Verifier::new(Hasher::Plain, None).read("f", text.as_bytes());
     assert!(error.unwrap_err().contains("faults"));
-    // A line without an end is one fault.
+    // An endless line is one fault.
     let mut verifier = Verifier::new(Hasher::Plain, None);
     verifier.read("f", &*vec![b'x'; 5 << 20]).expect("read");
     assert_eq!(verifier.finish().findings.len(), 1);
 }
 
 proptest! {
-    /// Whatever is done to the bytes, something is found, unless only the end is gone.
+    /// Any change of the bytes is found, except truncation at the end.
     #[test]
     fn no_change_goes_unseen(at in 0usize..3000, with in prop::collection::vec(any::<u8>(), 0..4), out in 0usize..300) {
         let mut whole = ten().join("\n").into_bytes();
@@ -249,7 +249,7 @@ proptest! {
         let mut verifier = Verifier::new(Hasher::Plain, None);
         verifier.read("f", &*text).expect("it can be judged");
         let outcome = verifier.finish();
-        // The begin may be gone, the end may be cut, and a newline may lack; each is told of.
+        // A missing start, a truncated end and a missing newline are all reported.
         let last = outcome.range.map(|it| it.1.seq);
         let told = !outcome.findings.is_empty() || !outcome.notes.is_empty();
         prop_assert!(told || last != Some(10), "{text:?}");

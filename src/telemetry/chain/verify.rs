@@ -1,31 +1,31 @@
-//! Reads the lines of an audit log and finds where its chain is broken.
+//! Verifies the hash chain of an audit log.
 
 use std::io::{self, BufRead, Read};
 
 use super::report::report;
 use super::{Cut, Hash, Hasher, Head, Line};
 
-/// Bytes that are read as one line at most; the program writes some KiB.
+/// Maximum length of a line, in bytes; the program writes a few KiB.
 const LINE_MAX: u64 = 1 << 20;
 
-/// Faults after which no more are looked for.
+/// Number of faults after which verification gives up.
 const FAULTS: usize = 1000;
 
-/// A line of a file.
+/// Position of a line: file and line number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) file: usize,
     pub(super) line: u64,
 }
 
-/// Lines that follow each other as they should.
+/// A run of consecutive lines of the chain.
 pub(super) struct Section {
     pub(super) first: Place,
     pub(super) last: Place,
     pub(super) from: u64,
     pub(super) prev: Hash,
     pub(super) to: Head,
-    /// Lines right before it that are none of the chain.
+    /// Lines right before the section that are not of the chain.
     pub(super) strange: Vec<Strange>,
     last_prev: Hash,
 }
@@ -43,7 +43,7 @@ impl Section {
         }
     }
 
-    /// Whether it may be the first of a chain.
+    /// Whether it can be the start of a chain.
     pub(super) fn begins(&self) -> bool {
         self.from == 1 && self.prev == Hash::NONE
     }
@@ -53,45 +53,45 @@ impl Section {
     }
 }
 
-/// Why a line is none of the chain.
+/// Why a line is not of the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Why {
-    /// It does not have the form.
+    /// It does not have the chain's format.
     Form,
-    /// Its hash is not that of what it says.
+    /// Its hash does not match its content.
     Hash,
-    /// It has a hash that needs no key, where there is one.
+    /// It has a hash without key, in a chain with a key.
     NoKey,
 }
 
-/// A line that is none of the chain.
+/// A line that is not of the chain.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Strange {
     pub(super) place: Place,
     pub(super) why: Why,
 }
 
-/// What is wrong with the lines, and where.
+/// A fault and its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub(super) place: Place,
     pub(super) text: String,
 }
 
-/// What has been found.
+/// Result of a verification.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// One a line: file, line and what is wrong.
+    /// One line per finding: file, line and fault.
     pub findings: Vec<String>,
-    /// What is told of a log without findings.
+    /// Remarks on a log without findings.
     pub notes: Vec<String>,
-    /// Lines of the chain.
+    /// Number of lines of the chain.
     pub lines: u64,
-    /// The first number, and the last number and hash.
+    /// First sequence number; last sequence number and hash.
     pub range: Option<(u64, Head)>,
 }
 
-/// Reads files in their order: the oldest first.
+/// Verifies files, which are read in order, oldest first.
 pub struct Verifier {
     hasher: Hasher,
     kept: Option<Head>,
@@ -108,7 +108,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// `kept` is the number and the hash of a line that must be there.
+    /// Creates a verifier. `kept` is a line that must be present.
     pub fn new(hasher: Hasher, kept: Option<Head>) -> Self {
         Self {
             between: Cut::new(&hasher),
@@ -127,7 +127,7 @@ impl Verifier {
     /// Reads a file.
     ///
     /// # Errors
-    /// If it cannot be read, or not be judged.
+    /// The file cannot be read, or has too many faults to judge.
     pub fn read(&mut self, name: &str, mut from: impl BufRead) -> Result<(), String> {
         let file = self.names.len();
         self.names.push(name.to_owned());
@@ -168,7 +168,7 @@ impl Verifier {
     fn strange(&mut self, place: Place, text: &[u8], why: Why) -> Result<(), String> {
         self.between.add(text);
         let known = self.strange.last().map(|strange| strange.place);
-        // The rest of a line that was too long.
+        // Another piece of an overlong line.
         if known != Some(place) {
             self.strange.push(Strange { place, why });
         }
@@ -212,7 +212,7 @@ impl Verifier {
                 }
             }
             Some(section) => {
-                // Two lines in the same place: which of them the others follow is seen later.
+                // Two lines with the same number and predecessor: the lines that follow decide between them.
                 if section.from < section.to.seq
                     && (line.seq, line.prev) == (section.to.seq, section.last_prev)
                 {
@@ -238,7 +238,7 @@ impl Verifier {
         self.bounded(0)
     }
 
-    /// What was cut must be as the line that follows says.
+    /// Checks the bytes before a line against its note of a fragment.
     fn cut_before(&mut self, place: Place, line: &Line<'_>) {
         let Some((bytes, hash)) = line.cut() else {
             return;
@@ -254,12 +254,12 @@ impl Verifier {
                      or taken out"
                 ),
             });
-            // Told of as a whole.
+            // Reported as a whole.
             self.strange.clear();
         }
     }
 
-    /// What all files together are.
+    /// Concludes over all files.
     pub fn finish(mut self) -> Outcome {
         let mut outcome = Outcome {
             lines: self.lines,
@@ -300,7 +300,7 @@ impl Verifier {
     }
 }
 
-/// The next line with its newline, or a part of one that is too long.
+/// Reads the next line with its newline, or a piece of an overlong line.
 fn next(from: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
     from.by_ref().take(LINE_MAX).read_until(b'\n', line)
 }

@@ -1,4 +1,4 @@
-//! Metrics of what goes in and out: hosts and their namespaces, connections, paths to remote controllers.
+//! Metrics of the data path's ends: hosts and their namespaces, connections, paths to remote controllers.
 
 use spdk::bdev::Stats;
 use spdk::bdev::nvme::PathState;

@@ -1,4 +1,4 @@
-//! A reading as text. Names are in base units.
+//! Encodes a reading as text. Metrics are in base units.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use super::reading::Reading;
 use super::text::{Form, prometheus};
 use crate::telemetry::traces::recipe;
 
-/// Bytes of the samples of one volume, and of those of its latencies; and of all else.
+/// Estimated bytes per volume, per volume with latencies, and for everything else.
 const ROOM_VOLUME: usize = 1_400;
 const ROOM_LATENCIES: usize = 3_200;
 const ROOM: usize = 64 << 10;
 
-/// The text of a reading, with what is counted as it happens.
+/// Encodes a reading and the live counters.
 pub(super) fn text(
     metrics: &Metrics,
     reading: &Reading,
@@ -131,7 +131,7 @@ impl Reading {
         );
         let long = self.long_steps.iter();
         let long = long.map(|(name, time)| (Labels::of([("step", recipe(name))]), *time));
-        // Of several recipes in one function the longest.
+        // A function may have several recipes: the longest step counts.
         let mut by_step: Vec<(Labels, Duration)> = Vec::new();
         for (labels, time) in long {
             match by_step.iter_mut().find(|(of, _)| *of == labels) {

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-/// Those of one size.
+/// Hugepages of one size.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Pool {
-    /// Bytes of a page.
+    /// Page size, in bytes.
     pub(super) page: u64,
     pub(super) bytes: u64,
     pub(super) free_bytes: u64,
 }
 
-/// The pools of all sizes.
+/// Reads the pools of all sizes.
 pub(super) fn read(pools: &Path) -> Vec<Pool> {
     let entries = std::fs::read_dir(pools).into_iter().flatten().flatten();
     let mut found: Vec<Pool> = entries

@@ -1,30 +1,30 @@
-//! Latencies of I/O as a histogram with the same bounds for all volumes, which can be added up.
+//! I/O latency histograms with the same bounds for all volumes, so that they can be aggregated.
 
 use std::time::Duration;
 
 use spdk::bdev::Latencies;
 
-/// The bounds, in microseconds: from a hit in memory to what is as good as lost.
+/// Bucket bounds in microseconds: from a memory access to a timeout.
 const BOUNDS: [u64; 20] = [
     5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000,
     500_000, 1_000_000, 2_000_000, 5_000_000, 10_000_000,
 ];
 
-/// A histogram of a volume's latencies.
+/// Latency histogram of a volume.
 #[derive(Debug, PartialEq)]
 pub(super) struct Histogram {
-    /// I/O by bucket; the last has no upper bound.
+    /// I/O per bucket; the last bucket has no upper bound.
     counts: [u64; BOUNDS.len() + 1],
     sum: f64,
 }
 
 impl Histogram {
-    /// Of what SPDK counted. Its buckets are finer, and lie across some bounds here: each counts with where
-    /// most of it lies, which is off by a tenth of the latency at most.
+    /// Converts SPDK's histogram. Its buckets are finer and may span one of our bounds: each bucket is counted where
+    /// its middle lies, an error of a tenth of the latency at most.
     pub(super) fn of(latencies: &Latencies) -> Self {
         let (mut counts, mut sum) = ([0; BOUNDS.len() + 1], 0.0);
         for &(end, count) in &latencies.0 {
-            // A bucket is a fifth to a quarter as wide as it begins.
+            // The width of a bucket is 1/5 to 1/4 of its lower bound.
             let middle = end.mul_f64(0.9);
             let at = BOUNDS.partition_point(|&bound| Duration::from_micros(bound) < middle);
             counts[at] += count;
@@ -33,18 +33,18 @@ impl Histogram {
         Self { counts, sum }
     }
 
-    /// How many lie in each bucket.
+    /// Number of I/O per bucket.
     pub(super) fn counts(&self) -> impl Iterator<Item = u64> {
         self.counts.iter().copied()
     }
 
-    /// All of them together, seconds.
+    /// Sum of the latencies, in seconds.
     pub(super) fn sum(&self) -> f64 {
         self.sum
     }
 }
 
-/// The upper bounds of the buckets in seconds, as they are written.
+/// The upper bounds in seconds, as text.
 pub(super) fn bounds() -> Vec<String> {
     let bounds = BOUNDS.iter().map(|&bound| (bound as f64 / 1e6).to_string());
     bounds.chain(["+Inf".to_owned()]).collect()

@@ -1,4 +1,4 @@
-//! Metrics of OpenMetrics and Prometheus, at `GET /metrics`.
+//! Metrics at `GET /metrics`, in OpenMetrics and Prometheus format.
 //!
 //! ```text
 //! scrape ─┬─ one at a time ─► Reading (SPDK in one pass, files of /proc) ─┬─► OpenMetrics
@@ -32,25 +32,25 @@ use crate::server::Tls;
 
 pub use scrape::Scrapes;
 
-/// Bounds of the durations of calls, seconds.
+/// Bounds of the call durations, in seconds.
 const BUCKETS: [f64; 11] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0,
 ];
 
-/// A method and how it ended: as many as the API has, whatever clients send.
+/// Labels of a call: bounded by the API's methods, whatever clients send.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Rpc {
     method: &'static str,
     code: &'static str,
 }
 
-/// A file with certificates.
+/// Label of a certificate file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Certificates {
     file: &'static str,
 }
 
-/// What is counted as it happens. The rest is read at each scrape.
+/// Live metrics. All others are read at each scrape.
 pub struct Metrics {
     rpcs: Family<Rpc, Histogram, fn() -> Histogram>,
     connections: AtomicU64,
@@ -79,7 +79,7 @@ impl Metrics {
         self.rpcs.get_or_create(&rpc).observe(took.as_secs_f64());
     }
 
-    /// Tells when the certificates of the server's TLS end.
+    /// Exports the expiry of the TLS certificates.
     pub fn show_certificates(&self, tls: &Tls) {
         let _ = self.tls.set(tls.clone());
     }
@@ -93,13 +93,13 @@ impl Metrics {
         family
     }
 
-    /// Counts a connection of a client for as long as the guard lives.
+    /// Counts a client connection until the guard is dropped.
     pub fn connection(self: &Arc<Self>) -> Connection {
         self.connections.fetch_add(1, Ordering::Relaxed);
         Connection(Arc::clone(self))
     }
 
-    /// Counts a reactor that has stopped to turn.
+    /// Counts a stall of a reactor.
     pub(super) fn stall(&self, core: u32) {
         *self.stalls.lock().entry(core).or_default() += 1;
     }
@@ -109,7 +109,7 @@ impl Metrics {
     }
 }
 
-/// A connection that is open.
+/// An open connection.
 pub struct Connection(Arc<Metrics>);
 
 impl Drop for Connection {

@@ -1,11 +1,11 @@
-//! Writes families of metrics as text, in either form.
+//! Writes metric families as text, in either format.
 
 use std::fmt::Write;
 
 use super::text::Form;
 use super::value::Value;
 
-/// What a family counts.
+/// Type of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Counter,
@@ -13,12 +13,12 @@ pub(super) enum Kind {
     Histogram,
 }
 
-/// The labels of a sample, written once for all families that have them: `a="b",c="d"`.
+/// Labels of a sample, formatted once for all families that share them: `a="b",c="d"`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Labels(String);
 
 impl Labels {
-    /// These names with these values.
+    /// Formats these names and values.
     pub(super) fn of<const N: usize>(pairs: [(&str, &str); N]) -> Self {
         let mut labels = Self::default();
         for (name, value) in pairs {
@@ -27,7 +27,7 @@ impl Labels {
         labels
     }
 
-    /// Clients chose the value: nothing in it ends it.
+    /// Appends a label, escaping its value, which clients may have chosen.
     fn add(&mut self, name: &str, value: &str) {
         if !self.0.is_empty() {
             self.0.push(',');
@@ -48,14 +48,14 @@ impl Labels {
     }
 }
 
-/// The text so far.
+/// The output so far.
 pub(super) struct Out {
     text: String,
     form: Form,
 }
 
 impl Out {
-    /// Nothing yet; room for so many bytes.
+    /// Empty output with this capacity, in bytes.
     pub(super) fn new(form: Form, room: usize) -> Self {
         Self {
             text: String::with_capacity(room),
@@ -63,7 +63,7 @@ impl Out {
         }
     }
 
-    /// The whole text, once nothing follows.
+    /// Completes the output.
     pub(super) fn end(mut self) -> String {
         if self.form == Form::OpenMetrics {
             self.text.push_str("# EOF\n");
@@ -71,12 +71,12 @@ impl Out {
         self.text
     }
 
-    /// Families that have been written already.
+    /// Appends families that are already encoded.
     pub(super) fn written(&mut self, text: &str) {
         self.text.push_str(text);
     }
 
-    /// Begins a family. In Prometheus' form counters are declared with the suffix of their samples.
+    /// Starts a family. In Prometheus format the declared name of a counter includes `_total`.
     pub(super) fn family(&mut self, name: &str, help: &str, kind: Kind) {
         let suffix = match (self.form, kind) {
             (Form::Prometheus, Kind::Counter) => "_total",
@@ -91,7 +91,7 @@ impl Out {
         self.line(format_args!("# TYPE {name}{suffix} {kind}"));
     }
 
-    /// A sample of the family: the suffix of its name, its labels and its value.
+    /// Writes a sample: name suffix, labels and value.
     pub(super) fn sample(&mut self, name: &str, suffix: &str, labels: &Labels, value: impl Value) {
         self.text.push_str(name);
         self.text.push_str(suffix);
@@ -103,7 +103,7 @@ impl Out {
         self.value(value);
     }
 
-    /// The same with one label more, whose value is ours and has nothing in it that ends it.
+    /// Writes a sample with one more label, whose value must not need escaping.
     pub(super) fn sample_of(
         &mut self,
         name: &str,
@@ -126,7 +126,7 @@ impl Out {
         self.value(value);
     }
 
-    /// A bucket of a histogram: its upper bound, as text, and how many lie below it.
+    /// Writes a histogram bucket: upper bound as text, and cumulative count.
     pub(super) fn bucket(&mut self, name: &str, labels: &Labels, bound: &str, count: u64) {
         self.sample_of(name, "_bucket", labels, ("le", bound), count);
     }
@@ -137,7 +137,7 @@ impl Out {
         self.text.push('\n');
     }
 
-    /// A family of counters.
+    /// Writes a family of counters.
     pub(super) fn counters<'v, V: Value>(
         &mut self,
         name: &str,
@@ -150,7 +150,7 @@ impl Out {
         }
     }
 
-    /// A family of gauges.
+    /// Writes a family of gauges.
     pub(super) fn gauges<'v, V: Value>(
         &mut self,
         name: &str,
@@ -163,18 +163,18 @@ impl Out {
         }
     }
 
-    /// A counter that there is one of.
+    /// Writes a single counter.
     pub(super) fn counter(&mut self, name: &str, help: &str, value: impl Value) {
         self.counters(name, help, [(&Labels::default(), value)]);
     }
 
-    /// A gauge that there is one of.
+    /// Writes a single gauge.
     pub(super) fn gauge(&mut self, name: &str, help: &str, value: impl Value) {
         self.gauges(name, help, [(&Labels::default(), value)]);
     }
 
     fn line(&mut self, text: std::fmt::Arguments<'_>) {
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = self.text.write_fmt(text);
         self.text.push('\n');
     }

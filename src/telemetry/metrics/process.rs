@@ -1,8 +1,8 @@
-//! What the kernel tells of this process.
+//! The kernel's figures for this process.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The process's figures; 0 where the kernel does not tell.
+/// Figures of the process; 0 where the kernel gives none.
 #[derive(Debug, Default)]
 pub(super) struct Process {
     pub(super) resident_bytes: u64,
@@ -10,14 +10,14 @@ pub(super) struct Process {
     pub(super) started: f64,
 }
 
-/// Reads them. Files of /proc: not for a control thread that others wait for.
+/// Reads the figures. Reads from /proc, so not for a control thread that others wait for.
 pub(super) fn read(started: SystemTime) -> Process {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let started = started.duration_since(UNIX_EPOCH).unwrap_or_default();
     Process {
         resident_bytes: resident_kib(&status).unwrap_or_default() * 1024,
-        // Without the one that lists them.
+        // Excludes the descriptor used for listing.
         open_files: u64::try_from(files).unwrap_or_default().saturating_sub(1),
         started: started.as_secs_f64(),
     }

@@ -1,4 +1,4 @@
-//! What one scrape tells: read once, in one pass over SPDK, and shared by all who ask meanwhile.
+//! The data of one scrape, read in one pass over SPDK and shared by concurrent scrapes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,19 +17,19 @@ use crate::services::Services;
 use crate::state;
 use crate::telemetry::{Telemetry, objects};
 
-/// Volumes that have metrics of their own. More would be too much for those who store them.
+/// Volumes with metrics of their own: a bound on cardinality.
 const VOLUMES: Most = Most {
     counters: 10_240,
     latencies: 1_024,
 };
 
-/// How long SPDK may take. Beyond that the rest is told without it.
+/// Timeout of the pass over SPDK, after which the reading lacks its part.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Hosts that have metrics of their own.
+/// Hosts with metrics of their own.
 const HOSTS: usize = 1_024;
 
-/// A subsystem's figures.
+/// A subsystem.
 #[derive(Debug)]
 pub(super) struct Subsystem {
     pub(super) name: String,
@@ -38,7 +38,7 @@ pub(super) struct Subsystem {
     pub(super) hosts: u64,
 }
 
-/// A host that is connected.
+/// A connected host.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) subsystem: String,
@@ -51,7 +51,7 @@ pub(super) struct Host {
 /// A path to a remote controller.
 #[derive(Debug)]
 pub(super) struct Path {
-    /// The API's name for it, or where it leads.
+    /// The path's API name, or its address if the API has none.
     pub(super) name: String,
     pub(super) controller: String,
     pub(super) state: PathState,
@@ -66,10 +66,10 @@ pub(super) struct Connections {
     pub(super) vhost_user: u64,
 }
 
-/// Everything that one scrape tells.
+/// The data of one scrape.
 #[derive(Debug)]
 pub(super) struct Reading {
-    /// Each with the name that the API has for it.
+    /// Counters of volumes, by API name.
     pub(super) volumes: Vec<(String, Counters)>,
     pub(super) volumes_left_out: u64,
     pub(super) subsystems: Vec<Subsystem>,
@@ -83,7 +83,7 @@ pub(super) struct Reading {
     pub(super) mailbox: MailboxStats,
     pub(super) store: state::Stats,
     pub(super) replay: Option<Duration>,
-    /// Small buffers, and large ones.
+    /// The pools of small and of large buffers.
     pub(super) iobuf: [IobufPool; 2],
     pub(super) memory: Memory,
     pub(super) objects: Vec<objects::Count>,
@@ -94,23 +94,23 @@ pub(super) struct Reading {
     pub(super) panics: u64,
     pub(super) hugepages: Vec<Pool>,
     pub(super) process: Process,
-    /// Whether SPDK told its part.
+    /// Whether SPDK's part is present.
     pub(super) complete: bool,
     pub(super) took: Duration,
 }
 
-/// Reads them.
+/// Makes readings.
 pub(super) struct Reader {
     services: Services,
     telemetry: Arc<Telemetry>,
-    /// SPDK still works on a pass: it gets no second one.
+    /// A pass over SPDK is running: no second one is started, even after a timeout.
     passing: Arc<AtomicBool>,
 }
 
-/// What SPDK tells.
+/// The result of a pass over SPDK.
 #[derive(Default)]
 struct Pass {
-    /// By the steps that read them.
+    /// Grouped by the app-thread steps that read them.
     volumes: Vec<Vec<Counters>>,
     left_out: u64,
     queues: spdk::nvmf::Connections,
@@ -136,9 +136,9 @@ impl Reader {
         let complete = pass.is_some();
         let pass = pass.unwrap_or_default();
         let (services, telemetry) = (self.services.clone(), Arc::clone(&self.telemetry));
-        // Files of /proc are read, and many volumes have many names.
-        let told = move || tell(&services, &telemetry, pass, complete, begun);
-        match tokio::task::spawn_blocking(told).await {
+        // Blocking: reads files of /proc, and formats the names of many volumes.
+        let assembled = move || assemble(&services, &telemetry, pass, complete, begun);
+        match tokio::task::spawn_blocking(assembled).await {
             Ok(reading) => Some(reading),
             Err(error) => {
                 tracing::warn!(%error, "metrics: the reading was cut off by a fault of the program");
@@ -147,7 +147,7 @@ impl Reader {
         }
     }
 
-    /// `None` if SPDK does not tell.
+    /// Runs a pass over SPDK; `None` at the timeout or while another one runs.
     async fn pass(&self) -> Option<Pass> {
         if self.passing.swap(true, Ordering::AcqRel) {
             return None;
@@ -177,8 +177,8 @@ impl Reader {
     }
 }
 
-/// A reading of what SPDK has told, and of all else. Takes its time.
-fn tell(
+/// Combines a pass over SPDK with everything else. Slow.
+fn assemble(
     services: &Services,
     telemetry: &Telemetry,
     pass: Pass,
@@ -245,7 +245,7 @@ fn tell(
     }
 }
 
-/// The subsystems by their NQNs, and the namespaces that have metrics of their own.
+/// The subsystems by NQN, and the namespaces with metrics of their own.
 fn subsystems(services: &Services) -> (BTreeMap<String, Subsystem>, Vec<objects::Namespace>) {
     let mut namespaces = objects::namespaces(services);
     let mut numbers: HashMap<String, u64> = HashMap::new();
@@ -266,7 +266,7 @@ fn subsystems(services: &Services) -> (BTreeMap<String, Subsystem>, Vec<objects:
     (named.collect(), namespaces)
 }
 
-/// The paths with the API's names.
+/// The paths with their API names.
 fn paths(services: &Services, paths: Vec<PathIo>) -> Vec<Path> {
     let named = paths.into_iter().map(|of| {
         let id = of.path.id();
@@ -286,7 +286,7 @@ fn paths(services: &Services, paths: Vec<PathIo>) -> Vec<Path> {
     named.collect()
 }
 
-/// A pass over SPDK, until it ends or is dropped without having begun.
+/// A pass over SPDK, until it ends or is dropped without having started.
 struct Passing(Arc<AtomicBool>);
 
 impl Drop for Passing {

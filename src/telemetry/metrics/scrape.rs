@@ -15,7 +15,7 @@ use super::{Metrics, encode};
 use crate::services::Services;
 use crate::telemetry::Telemetry;
 
-/// Answers scrapes: one reading at a time.
+/// Answers scrapes, with one reading at a time.
 pub struct Scrapes {
     reader: Reader,
     metrics: Arc<Metrics>,
@@ -25,7 +25,7 @@ pub struct Scrapes {
 struct Last {
     ended: Instant,
     reading: Arc<Reading>,
-    /// As far as it was asked for.
+    /// Encoded on demand.
     open_metrics: Option<Bytes>,
     prometheus: Option<Bytes>,
 }
@@ -40,7 +40,7 @@ impl Last {
 }
 
 impl Scrapes {
-    /// Of these services.
+    /// Scrapes of these services.
     pub fn new(services: Services, telemetry: &Arc<Telemetry>) -> Self {
         Self {
             reader: Reader::new(services, telemetry),
@@ -49,7 +49,7 @@ impl Scrapes {
         }
     }
 
-    /// The answer to a scrape.
+    /// Answers a scrape.
     pub async fn answer(&self, headers: &HeaderMap) -> Response<Body> {
         let accept = headers.get_all(ACCEPT).iter();
         let form = Form::of(accept.filter_map(|value| value.to_str().ok()));
@@ -64,7 +64,7 @@ impl Scrapes {
         response
     }
 
-    /// A reading that ended after this was asked for: one's own, or that of whoever came before.
+    /// The text of a reading that ended after this request arrived: a new one, or that of an earlier request.
     async fn text(&self, form: Form) -> Option<Bytes> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
@@ -84,7 +84,7 @@ impl Scrapes {
             return Some(text.clone());
         }
         let (metrics, reading) = (Arc::clone(&self.metrics), Arc::clone(&last.reading));
-        // Many volumes are many lines.
+        // Blocking: many volumes make long text.
         let written = tokio::task::spawn_blocking(move || encode::text(&metrics, &reading, form));
         let text = Bytes::from(written.await.ok()?.ok()?);
         *last.text(form) = Some(text.clone());

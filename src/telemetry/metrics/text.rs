@@ -1,6 +1,6 @@
-//! The older text form of Prometheus, made of OpenMetrics' text.
+//! The Prometheus text format, converted from OpenMetrics text.
 
-/// What a scraper can read.
+/// Text formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     OpenMetrics,
@@ -8,8 +8,8 @@ pub(super) enum Form {
 }
 
 impl Form {
-    /// What these values of Accept ask for: Prometheus' own form unless the other is named. Scrapers that
-    /// take both list OpenMetrics first.
+    /// Chooses the format by the values of Accept: Prometheus unless OpenMetrics is named. Scrapers that accept both
+    /// prefer OpenMetrics.
     pub(super) fn of<'a>(mut accept: impl Iterator<Item = &'a str>) -> Self {
         match accept.any(|value| value.contains("application/openmetrics-text")) {
             true => Self::OpenMetrics,
@@ -25,8 +25,8 @@ impl Form {
     }
 }
 
-/// The same metrics in Prometheus' form: counters are declared with the suffix of their samples, and
-/// neither units nor an end are told.
+/// Converts OpenMetrics text to Prometheus format: the declared name of a counter includes `_total`, and there are
+/// neither units nor an end marker.
 pub(super) fn prometheus(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len() + 1024);
     let mut help = None;

@@ -1,12 +1,11 @@
-//! Values of samples as text. A scrape has some ten of them a volume: they are written without the machinery
-//! that pads and aligns.
+//! Values of samples as text. A scrape has about ten per volume, so they bypass the costly formatting machinery.
 
 use std::fmt::Write;
 use std::time::Duration;
 
-/// A value of a sample.
+/// The value of a sample.
 pub(super) trait Value {
-    /// Appends it.
+    /// Appends the value.
     fn write(&self, text: &mut String);
 }
 
@@ -14,7 +13,7 @@ macro_rules! natural {
     ($($of:ty),*) => {$(
         impl Value for $of {
             fn write(&self, text: &mut String) {
-                // None of these types is wider.
+                // Lossless: none of these types is wider than u64.
                 digits(text, *self as u64);
             }
         }
@@ -28,13 +27,13 @@ impl Value for f64 {
         if *self == 0.0 {
             text.push('0');
         } else {
-            // Writing to a String does not fail.
+            // Writing to a String cannot fail.
             let _ = write!(text, "{self}");
         }
     }
 }
 
-/// Seconds, exactly.
+/// Exact seconds.
 impl Value for Duration {
     fn write(&self, text: &mut String) {
         digits(text, self.as_secs());
@@ -53,11 +52,11 @@ impl Value for Duration {
 }
 
 fn digits(text: &mut String, mut number: u64) {
-    // As many as the largest has.
+    // As many digits as u64::MAX has.
     let mut all = [b'0'; 20];
     let mut used = 0;
     for digit in all.iter_mut().rev() {
-        // Below 10.
+        // The remainder is below 10, so the cast is lossless.
         *digit += (number % 10) as u8;
         number /= 10;
         used += 1;

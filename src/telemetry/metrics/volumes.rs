@@ -73,7 +73,7 @@ const TIMES: [(&str, &str, Read<Duration>); 4] = [
 
 impl Reading {
     pub(super) fn write_volumes(&self, out: &mut Out) {
-        // Written once, used by some twenty samples.
+        // Formatted once for about twenty samples.
         let labels: Vec<Labels> = self
             .volumes
             .iter()

@@ -12,26 +12,26 @@ use tonic::Code;
 use super::export::tracer;
 use crate::telemetry::trace_context::Parent;
 
-/// A call that is traced.
+/// The span of a traced call.
 pub struct CallSpan(Context);
 
-/// What is known of a call at its end.
+/// Attributes of a call that are known at its end.
 pub struct Ended<'a> {
-    /// The method's name, or what was asked for.
+    /// Name of the method or of the request.
     pub method: &'a str,
-    /// The resource.
+    /// Name of the object.
     pub object: Option<&'a str>,
     /// `grpc`, `http` or `spdk-rpc`.
     pub protocol: &'static str,
     /// The client's address.
     pub peer: Option<std::net::SocketAddr>,
-    /// How it ended.
+    /// The result.
     pub code: (Code, &'static str),
 }
 
 impl CallSpan {
-    /// Begins one, as a child of `parent` where the client has sent it. `None` without a collector, and where
-    /// the client or the sampler does not want the trace.
+    /// Starts a span, as a child of `parent` if the client has sent one. `None` without a collector, or if the client
+    /// or the sampler excludes the trace.
     pub fn begin(parent: Option<&Parent<'_>>, headers: &HeaderMap) -> Option<Self> {
         let tracer = tracer()?;
         let root = Context::new();
@@ -45,17 +45,17 @@ impl CallSpan {
         context.span().is_recording().then_some(Self(context))
     }
 
-    /// What runs for the call.
+    /// Context for work that belongs to the call.
     pub fn context(&self) -> Context {
         self.0.clone()
     }
 
-    /// Its trace, as the log has it.
+    /// The trace ID, for the log.
     pub fn trace_id(&self) -> String {
         self.0.span().span_context().trace_id().to_string()
     }
 
-    /// Ends it now.
+    /// Ends the span.
     pub fn end(&self, ended: &Ended<'_>) {
         let span = self.0.span();
         span.update_name(ended.method.to_owned());
@@ -77,7 +77,7 @@ impl CallSpan {
             attributes.push(KeyValue::new("client.address", peer.ip().to_string()));
             attributes.push(KeyValue::new("client.port", i64::from(peer.port())));
         }
-        // A server's span is in error where the server is at fault.
+        // A server span is an error only if the fault is the server's.
         let fault = matches!(
             code,
             Code::Unknown

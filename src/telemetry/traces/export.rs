@@ -1,5 +1,4 @@
-//! Where spans go: to a collector over OTLP/gRPC, from a thread of its own, which drops what it cannot
-//! get rid of.
+//! Exports spans to a collector over OTLP/gRPC, from a dedicated thread that drops what it cannot send.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -12,27 +11,27 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
 use super::steps;
 
-/// Variables that name a collector; the second has precedence.
+/// Variables that name a collector; the second takes precedence.
 const ENDPOINTS: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
 ];
 
-/// How long the end of the process waits for a collector to take the last spans.
+/// Timeout for sending the last spans when the process ends.
 const LAST: Duration = Duration::from_secs(2);
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// What makes spans, if there is a collector.
+/// The tracer, if there is a collector.
 pub(super) fn tracer() -> Option<&'static SdkTracer> {
     TRACER.get()
 }
 
-/// The export of spans, while the process runs.
+/// The exporter, for the lifetime of the process.
 pub struct Traces(SdkTracerProvider);
 
-/// Begins to export, if the environment names a collector: the variables of OpenTelemetry's specification,
-/// SDK environment variables and OTLP exporter. Within a tokio runtime, once in a process.
+/// Starts exporting if the environment names a collector, by the variables of OpenTelemetry's specification (SDK and
+/// OTLP exporter). Call it once per process, in a tokio runtime.
 ///
 /// # Errors
 /// One line for the operator.
@@ -62,7 +61,7 @@ pub fn start() -> Result<Option<Traces>, String> {
 }
 
 impl Traces {
-    /// Sends what is left, as far as that is possible in a short time. Blocks for that time at most.
+    /// Sends the remaining spans. Blocks up to a short timeout.
     pub fn finish(self) {
         if let Err(error) = self.0.shutdown_with_timeout(LAST) {
             tracing::warn!(%error, "the last spans did not reach the collector");

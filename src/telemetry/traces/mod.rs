@@ -8,8 +8,8 @@
 //!  └─ store commit      until it is durable
 //! ```
 //!
-//! Spans are made on control threads alone: the app thread hands back the times of its steps. Without a
-//! collector a call has no span, and everything below it costs one look at a thread-local.
+//! Only control threads make spans: the app thread returns the timing of its steps. Without a collector a call has no
+//! span, and each trace point costs one read of a thread-local.
 
 mod call;
 mod export;
@@ -22,18 +22,18 @@ use opentelemetry::trace::{Span, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
 
 pub use export::{Traces, start};
-/// Has a future continue the trace of the call that starts it.
+/// Makes a future continue the trace of the call that starts it.
 pub use opentelemetry::context::FutureExt as InTrace;
 
 pub(super) use call::{CallSpan, Ended};
 pub(super) use steps::recipe;
 
-/// Whether the call that runs here is traced.
+/// Whether the current call is traced.
 pub fn is_traced() -> bool {
     Context::map_current(|context| context.has_active_span())
 }
 
-/// Awaits `future`, as a child of the call that is traced here, if one is.
+/// Awaits `future` in a child span of the current call, if the call is traced.
 pub async fn child<F: Future>(name: &'static str, future: F) -> F::Output {
     if !is_traced() {
         return future.await;
@@ -44,7 +44,7 @@ pub async fn child<F: Future>(name: &'static str, future: F) -> F::Output {
     output
 }
 
-/// Tells of what has ended already.
+/// Records a span that has already ended.
 fn record(
     name: Cow<'static, str>,
     begun: SystemTime,

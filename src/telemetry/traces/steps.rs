@@ -1,4 +1,4 @@
-//! What SPDK's app thread did for a call.
+//! Spans of what SPDK's app thread did for a call.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use spdk::Timeline;
 
 use super::{is_traced, record};
 
-/// Is told of each call of the data path.
+/// Receives the timeline of each call of the data path.
 pub(super) struct Steps;
 
 impl spdk::Observer for Steps {
@@ -43,7 +43,7 @@ impl spdk::Observer for Steps {
     }
 }
 
-/// `opi_spdk::backend::null_volume::<impl ...>::make::{{closure}}::{{closure}}` without what says nothing.
+/// Shortens `opi_spdk::backend::null_volume::<impl ...>::make::{{closure}}::{{closure}}` to its telling part.
 pub(in crate::telemetry) fn recipe(name: &str) -> &str {
     let mut name = name;
     while let Some(shorter) = name.strip_suffix("::{{closure}}") {

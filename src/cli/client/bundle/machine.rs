@@ -1,4 +1,4 @@
-//! What this machine tells: kernel, memory, hugepages, and the servers that run here with their threads.
+//! Machine part of the bundle: kernel, memory, hugepages, and the opi-spdk servers running here with their threads.
 
 use std::fmt::Write;
 use std::fs;
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use super::Bundle;
 
-/// Bytes of a file that are taken.
-const MOST: usize = 1 << 20;
+/// Bytes read from one file at most.
+const MAX_BYTES: usize = 1 << 20;
 
-/// Parts of names whose values are not told.
+/// Settings with one of these parts in their name have their values redacted.
 const SECRET: [&str; 5] = ["key", "password", "psk", "secret", "token"];
 
-/// Files of the system that say what it is.
+/// Files that describe the system.
 const FILES: [(&str, &str); 8] = [
     ("kernel.txt", "/proc/version"),
     ("kernel-command-line.txt", "/proc/cmdline"),
@@ -24,10 +24,10 @@ const FILES: [(&str, &str); 8] = [
     ("interrupts.txt", "/proc/interrupts"),
 ];
 
-/// Files of a server's process.
+/// Files under `/proc/PID` that are collected for each server.
 const OF_PROCESS: [&str; 4] = ["status", "limits", "cgroup", "schedstat"];
 
-/// Adds all of it.
+/// Adds the machine's files to the bundle.
 pub(super) fn collect(bundle: &mut Bundle) {
     for (name, file) in FILES {
         match read(Path::new(file)) {
@@ -59,7 +59,7 @@ pub(super) fn collect(bundle: &mut Bundle) {
 
 fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     let mut content = fs::read(file)?;
-    content.truncate(MOST);
+    content.truncate(MAX_BYTES);
     Ok(content)
 }
 
@@ -77,9 +77,9 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The hugepages of each size.
+/// Lists the hugepage counters of each page size.
 fn pools(directory: &Path) -> String {
-    let mut told = String::new();
+    let mut report = String::new();
     for pool in entries(directory) {
         let name = pool
             .file_name()
@@ -93,13 +93,13 @@ fn pools(directory: &Path) -> String {
             "surplus_hugepages",
         ] {
             // Writing to a String does not fail.
-            let _ = writeln!(told, "{name} {file} {}", text(&pool.join(file)));
+            let _ = writeln!(report, "{name} {file} {}", text(&pool.join(file)));
         }
     }
-    told
+    report
 }
 
-/// Processes of this program that serve: without a subcommand, whose arguments could be keys.
+/// Finds processes of this program that serve. Processes with a subcommand are skipped: their arguments may be keys.
 fn servers(processes: &Path) -> Vec<PathBuf> {
     let serves = |process: &PathBuf| {
         let is_process = process
@@ -121,7 +121,7 @@ fn arguments(process: &Path) -> Vec<String> {
     parts
 }
 
-/// All that a server takes are flags.
+/// Whether the arguments are a server's: a server takes flags only, a client starts with a subcommand.
 fn is_server(arguments: &[String]) -> bool {
     match arguments.get(1) {
         None => !arguments.is_empty(),
@@ -129,10 +129,10 @@ fn is_server(arguments: &[String]) -> bool {
     }
 }
 
-/// The settings that a process was given: flags and variables, and its configuration file.
+/// The settings a process was started with: flags, environment variables and its configuration file.
 fn settings(process: &Path) -> String {
     let arguments = arguments(process);
-    let mut told = String::from("# flags\n");
+    let mut report = String::from("# flags\n");
     let mut name = String::new();
     let mut file = None;
     for argument in arguments.iter().skip(1) {
@@ -146,15 +146,15 @@ fn settings(process: &Path) -> String {
         }
         match value {
             Some(value) => {
-                let _ = writeln!(told, "{flag} {}", guarded(&flag, &value));
+                let _ = writeln!(report, "{flag} {}", guarded(&flag, &value));
             }
             None => {
-                let _ = writeln!(told, "{flag}");
+                let _ = writeln!(report, "{flag}");
                 name = flag;
             }
         }
     }
-    told.push_str("# variables\n");
+    report.push_str("# variables\n");
     let environment = read(&process.join("environ")).unwrap_or_default();
     for variable in environment.split(|byte| *byte == 0) {
         let variable = String::from_utf8_lossy(variable);
@@ -164,18 +164,18 @@ fn settings(process: &Path) -> String {
             if name == "OPI_SPDK_CONFIG" {
                 file = file.or_else(|| Some(value.to_owned()));
             }
-            let _ = writeln!(told, "{name}={}", guarded(name, value));
+            let _ = writeln!(report, "{name}={}", guarded(name, value));
         }
     }
     if let Some(file) = file {
-        // As the process sees it, in a container too.
+        // Resolved through the process's root, which differs in a container.
         let path = process.join("root").join(file.trim_start_matches('/'));
-        let _ = writeln!(told, "# {file}\n{}", without_secrets(&text(&path)));
+        let _ = writeln!(report, "# {file}\n{}", without_secrets(&text(&path)));
     }
-    told
+    report
 }
 
-/// The value of a setting, unless it is a secret. Files are named, and not what is in them.
+/// The value of a setting, redacted if it is a secret. Settings that name files keep their value (a path).
 fn guarded<'a>(name: &str, value: &'a str) -> &'a str {
     let name = name.to_lowercase();
     let is_file = name.ends_with("file") || name.ends_with("dir");
@@ -193,9 +193,9 @@ fn without_secrets(settings: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Threads by name, with their state, processor, time and what they wait for in the kernel.
+/// Lists the threads by name, with state, processor, CPU time and the kernel function they wait in.
 fn threads(process: &Path) -> String {
-    let mut told = String::new();
+    let mut report = String::new();
     for task in entries(&process.join("task")) {
         let id = task
             .file_name()
@@ -203,13 +203,13 @@ fn threads(process: &Path) -> String {
             .to_string_lossy()
             .into_owned();
         let stat = text(&task.join("stat"));
-        // The name in brackets may have blanks; then the state is the first field, user and system time the
-        // 12th and 13th, the processor the 37th.
+        // The name in parentheses may contain blanks. After it the state is field 1, user and system time are fields
+        // 12 and 13, the processor is field 37.
         let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
         let fields: Vec<&str> = after.split_whitespace().collect();
         let field = |at: usize| fields.get(at).copied().unwrap_or("-");
         let _ = writeln!(
-            told,
+            report,
             "{id} {} state {} user {} system {} processor {} waits in {}",
             text(&task.join("comm")),
             field(0),
@@ -219,7 +219,7 @@ fn threads(process: &Path) -> String {
             text(&task.join("wchan")),
         );
     }
-    told
+    report
 }
 
 #[cfg(test)]
@@ -243,8 +243,8 @@ mod tests {
         process(dir.path(), "11", &["opi-spdk", "create", "x", "key=HUSH"]);
         let found = servers(dir.path());
         assert_eq!(found, [dir.path().join("10")]);
-        let told = threads(&found[0]);
-        assert!(told.starts_with("7 reactor_0 state R"), "{told}");
+        let report = threads(&found[0]);
+        assert!(report.starts_with("7 reactor_0 state R"), "{report}");
     }
 
     #[test]
@@ -268,8 +268,8 @@ mod tests {
         .unwrap();
         let variables = "OPI_SPDK_CONFIG=/c.toml\0OPI_SPDK_PSK=HUSH\0HOME=HUSH\0";
         fs::write(process.join("environ"), variables).unwrap();
-        let told = settings(&process);
-        assert!(!told.contains("HUSH"), "{told}");
+        let report = settings(&process);
+        assert!(!report.contains("HUSH"), "{report}");
         for line in [
             "--cores 0",
             "--state-key-file /etc/k",
@@ -277,7 +277,7 @@ mod tests {
             "cores = \"1\"",
             "OPI_SPDK_CONFIG=/c.toml",
         ] {
-            assert!(told.contains(line), "{line}:\n{told}");
+            assert!(report.contains(line), "{line}:\n{report}");
         }
     }
 }

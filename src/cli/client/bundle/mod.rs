@@ -1,4 +1,4 @@
-//! `opi-spdk bundle`: what a report of a fault needs, in one file.
+//! `opi-spdk bundle`: collects what a bug report needs into one file.
 
 mod machine;
 
@@ -16,10 +16,10 @@ use super::{Connect, Connection, Failure, failure::plain, get, hosts, output, wa
 use crate::cli::print;
 use crate::config::VERSION;
 
-/// Events that are collected at most: as many as a server remembers.
+/// Events collected at most: as many as a server keeps.
 const EVENTS: usize = 4096;
 
-/// After so long without an event all have come.
+/// The event backlog counts as fully received after this long without an event.
 const QUIET: Duration = Duration::from_millis(500);
 
 /// `opi-spdk bundle`.
@@ -29,7 +29,7 @@ const QUIET: Duration = Duration::from_millis(500);
                   What cannot be read is told in problems.txt there; a server that does not answer too."
 )]
 pub struct Args {
-    /// The file to write, such as opi-spdk.tar.zst; one that is there is not overwritten
+    /// The file to write, such as opi-spdk.tar.zst; an existing file is not overwritten
     file: PathBuf,
     #[command(flatten)]
     connect: Connect,
@@ -37,14 +37,14 @@ pub struct Args {
     http: Http,
 }
 
-/// What goes into the file.
+/// Contents of the archive under construction.
 struct Bundle {
     archive: tar::Builder<Vec<u8>>,
     made: u64,
     problems: String,
 }
 
-/// Runs it.
+/// Runs the subcommand.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let scraper = args.http.scraper(&args.connect)?;
     let output = create(&args.file).map_err(Failure::Here)?;
@@ -52,7 +52,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     bundle.add("version.txt", VERSION.as_bytes());
     match args.connect.connect().await {
         Ok(connection) => bundle.add_server(&connection).await,
-        // A wrong setting is the user's; a server that is away belongs to the report.
+        // Wrong settings are the user's error; an unreachable server is a finding for the bundle.
         Err(failure @ Failure::Unreachable { .. }) => bundle.problem("server", &failure),
         Err(failure) => {
             discard(&args.file);
@@ -78,7 +78,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     print(&done).map_err(Failure::Here)
 }
 
-/// The file, which must be new.
+/// Creates the output file, which must not exist.
 fn create(file: &Path) -> Result<File, String> {
     let created = OpenOptions::new()
         .write(true)
@@ -96,7 +96,7 @@ fn create(file: &Path) -> Result<File, String> {
     })
 }
 
-/// Removes what was begun.
+/// Removes the incomplete output file.
 fn discard(file: &Path) {
     let _ = std::fs::remove_file(file);
 }
@@ -136,7 +136,7 @@ impl Bundle {
         self.problems += &format!("{what}: {}\n", plain(&why.to_string()));
     }
 
-    /// What the server answers: records without keys, conditions, hosts and the last events.
+    /// Adds the server's answers: records without keys, conditions, hosts and the latest events.
     async fn add_server(&mut self, connection: &Connection) {
         let records = get::everything(connection).await;
         let records = records.and_then(|all| all.iter().map(output::object).collect());

@@ -1,4 +1,4 @@
-//! Prometheus' text, and what has changed between two of them.
+//! Parses the Prometheus text format and computes differences between two scrapes.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -25,7 +25,7 @@ impl Sample {
 }
 
 impl Scrape {
-    /// Reads it; a line that is none of this form is left out.
+    /// Parses a scrape; malformed lines are skipped.
     pub(super) fn parse(text: &str, at: Instant) -> Self {
         let mut samples: HashMap<String, Vec<Sample>> = HashMap::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -49,7 +49,7 @@ impl Scrape {
         self.samples.get(metric).map_or(&[], Vec::as_slice)
     }
 
-    /// The values of a metric by one of its labels, added up.
+    /// The values of a metric, summed by one label.
     pub(super) fn by(&self, metric: &str, label: &str) -> HashMap<&str, f64> {
         let mut found = HashMap::new();
         for sample in self.of(metric) {
@@ -58,8 +58,8 @@ impl Scrape {
         found
     }
 
-    /// How much the counters of a metric have grown a second since `before`, by a label. One that is new or
-    /// began again has no rate yet.
+    /// The increase per second of a metric's counters since `before`, by one label. A new or reset counter has no
+    /// rate.
     pub(super) fn rates(&self, before: &Self, metric: &str, label: &str) -> HashMap<&str, f64> {
         let seconds = self.at.saturating_duration_since(before.at).as_secs_f64();
         let old = before.by(metric, label);
@@ -71,7 +71,7 @@ impl Scrape {
         .collect()
     }
 
-    /// What a histogram has counted since `before`: by a label, upper bounds and counts up to each.
+    /// The increase of a histogram since `before`, by one label: upper bounds with cumulative counts.
     pub(super) fn grown(
         &self,
         before: &Self,
@@ -99,7 +99,7 @@ impl Scrape {
     }
 }
 
-/// As PromQL's `histogram_quantile`: linear inside a bucket. `None` where nothing was counted.
+/// Like PromQL's `histogram_quantile`: linear within a bucket. `None` if nothing was counted.
 pub(super) fn quantile(buckets: &[(f64, f64)], q: f64) -> Option<f64> {
     let all = buckets.last().map(|(_, count)| *count)?;
     if all <= 0.0 {
@@ -122,7 +122,7 @@ pub(super) fn quantile(buckets: &[(f64, f64)], q: f64) -> Option<f64> {
     Some(below)
 }
 
-/// `name="value",...`, with the escapes of the format.
+/// Parses `name="value",...` with the format's escapes.
 fn labels(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! `opi-spdk top`: load of volumes, hosts, paths and reactors, each second.
+//! `opi-spdk top`: load of volumes, hosts, paths and reactors, every second.
 
 mod metrics;
 mod screen;
@@ -21,10 +21,10 @@ use metrics::Scrape;
 use table::Row;
 use views::{HostIo, View};
 
-/// Between two looks at the server.
+/// Refresh interval.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a key is waited for before it is seen whether the program ends.
+/// Timeout of a poll for keys, after which the thread checks whether it has to end.
 const KEYS: Duration = Duration::from_millis(200);
 
 /// `opi-spdk top`.
@@ -40,42 +40,42 @@ pub struct Args {
     http: Http,
 }
 
-/// What is shown, and how.
+/// State of the screen.
 struct App {
     view: View,
-    /// The column to sort by, and whether the other way round, of each view.
+    /// Per view: the column to sort by, and whether reversed.
     sort: [(usize, bool); 4],
     filter: String,
-    /// A filter is being typed.
+    /// The filter is being edited.
     is_typing: bool,
-    /// Rows above the screen.
+    /// Rows scrolled off the top.
     above: usize,
     rows: Vec<Row>,
-    /// Of all volumes and reactors.
+    /// Sums over all volumes and reactors.
     totals: Totals,
-    /// Since when the server does not answer, and why.
+    /// Since when the server has not answered, and why.
     away: Option<(Instant, String)>,
     address: String,
 }
 
-/// What the whole server does.
+/// Load of the whole server.
 #[derive(Debug, Default)]
 struct Totals {
     volumes: usize,
     iops: f64,
     bytes: f64,
-    /// Of the reactor that is the busiest.
+    /// Utilization of the busiest reactor.
     busy: f64,
 }
 
-/// What was read of the server before.
+/// The previous readings.
 #[derive(Default)]
 struct Before {
     scrape: Option<Scrape>,
     hosts: Option<(Instant, HostIo)>,
 }
 
-/// Runs it.
+/// Runs the subcommand.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let here = |error: std::io::Error| Failure::Here(format!("terminal: {error}"));
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
@@ -110,7 +110,7 @@ async fn show(
     let mut before = Before::default();
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // A key cuts a look at the server off, which then begins again.
+    // A key cancels a refresh in flight, which is then started again.
     let mut is_due = false;
     loop {
         terminal.draw(|frame| screen::draw(&mut app, frame))?;
@@ -123,7 +123,7 @@ async fn show(
                         return Ok(());
                     }
                     if app.view != view {
-                        // Its rows are read at once.
+                        // The rows of the new view are read immediately.
                         is_due = true;
                     }
                 }
@@ -141,7 +141,7 @@ async fn show(
     }
 }
 
-/// Ends the thread that reads keys.
+/// Stops the thread that reads keys when dropped.
 struct Ended(Arc<AtomicBool>);
 
 impl Drop for Ended {
@@ -150,7 +150,7 @@ impl Drop for Ended {
     }
 }
 
-/// Keys and changes of the terminal's size; no more of them once it is gone.
+/// Keys and resizes of the terminal. The channel closes when the terminal is gone.
 fn keys() -> (mpsc::Receiver<Event>, Ended) {
     let (sender, receiver) = mpsc::channel(64);
     let ended = Arc::new(AtomicBool::new(false));
@@ -175,7 +175,7 @@ impl App {
     fn new(address: &str) -> Self {
         Self {
             view: View::Volumes,
-            // The load where there is one, else the name.
+            // Default order: by load where the view has one, else by name.
             sort: [(1, false), (0, false), (1, false), (0, false)],
             filter: String::new(),
             is_typing: false,
@@ -191,7 +191,7 @@ impl App {
         &mut self.sort[self.view as usize]
     }
 
-    /// A key; `false` for the end.
+    /// Handles a key; `false` means quit.
     fn press(&mut self, key: KeyEvent) -> bool {
         let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
         if is_control && key.code == KeyCode::Char('c') {
@@ -245,7 +245,7 @@ impl App {
         }
     }
 
-    /// Reads what is shown. What was shown stays if the server does not answer.
+    /// Refreshes the rows. The previous rows remain if the server does not answer.
     async fn read(&mut self, connection: &Connection, scraper: &Scraper, before: &mut Before) {
         match self.rows_of(connection, scraper, before).await {
             Ok(rows) => {

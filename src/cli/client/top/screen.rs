@@ -1,4 +1,4 @@
-//! The screen.
+//! Draws the screen.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -11,16 +11,16 @@ use super::App;
 use super::table::{Value, arranged, fitting};
 use super::views::View;
 
-/// What a screen needs to show rows.
-const LEAST: (u16, u16) = (40, 6);
+/// Minimum width and height of the terminal.
+const MIN_SIZE: (u16, u16) = (40, 6);
 
-/// Draws all of it.
+/// Draws the whole screen.
 pub(super) fn draw(app: &mut App, frame: &mut Frame) {
     let area = frame.area();
-    if area.width < LEAST.0 || area.height < LEAST.1 {
+    if area.width < MIN_SIZE.0 || area.height < MIN_SIZE.1 {
         let text = format!(
             "{}x{} is too small: {}x{} or more, please; q ends",
-            area.width, area.height, LEAST.0, LEAST.1
+            area.width, area.height, MIN_SIZE.0, MIN_SIZE.1
         );
         frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), area);
         return;
@@ -100,7 +100,7 @@ fn table(app: &mut App, frame: &mut Frame, area: Rect) {
             true => Style::new().add_modifier(Modifier::REVERSED),
             false => Style::new().add_modifier(Modifier::BOLD),
         };
-        // Over numbers, which end at the right.
+        // Headers of numbers are right-aligned like the numbers.
         let is_number = app.rows.first().and_then(|row| row.get(at));
         let is_number = is_number.is_some_and(|value| !matches!(value, Value::Text(_)));
         let text = match is_number {

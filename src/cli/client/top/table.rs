@@ -1,4 +1,4 @@
-//! Rows of values that are sorted and filtered alike, whatever they are of.
+//! Rows of values, sorted and filtered alike for every view.
 
 use std::cmp::Ordering;
 
@@ -8,22 +8,22 @@ use super::super::failure::plain;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Column {
     pub(super) header: &'static str,
-    /// Places that it takes; 0 for all that is left.
+    /// Width in characters; 0 for a share of the remaining width.
     pub(super) width: u16,
 }
 
-/// What a cell has.
+/// Content of a cell.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
-    /// Nothing is known, or nothing happened.
+    /// Unknown, or no activity.
     Absent,
     Text(String),
-    /// A number, or so many a second.
+    /// A number, or a rate per second.
     Count(f64),
-    /// Bytes a second.
+    /// Bytes per second.
     Bytes(f64),
     Seconds(f64),
-    /// A part of one.
+    /// A fraction of 1.
     Share(f64),
 }
 
@@ -43,7 +43,7 @@ impl Value {
         }
     }
 
-    /// As it is shown.
+    /// The displayed text.
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Absent => "-".to_owned(),
@@ -87,7 +87,7 @@ fn scaled(number: f64, step: f64, units: &[&str]) -> String {
 /// A row.
 pub(super) type Row = Vec<Value>;
 
-/// The rows that have this text in them, in the order of a column; numbers from the greatest.
+/// The rows that contain the filter text, sorted by a column; numbers in descending order.
 pub(super) fn arranged(rows: &[Row], filter: &str, column: usize, reverse: bool) -> Vec<Row> {
     let filter = filter.to_lowercase();
     let has = |row: &&Row| {
@@ -106,7 +106,7 @@ pub(super) fn arranged(rows: &[Row], filter: &str, column: usize, reverse: bool)
             Value::Text(_) => a.compare(b),
             _ => b.compare(a),
         };
-        // Equal ones stay in the order of their names.
+        // Ties keep the order of the names.
         let order = if reverse { order.reverse() } else { order };
         order.then_with(|| match (one.first(), other.first()) {
             (Some(one), Some(other)) => one.compare(other),
@@ -116,9 +116,9 @@ pub(super) fn arranged(rows: &[Row], filter: &str, column: usize, reverse: bool)
     found
 }
 
-/// The columns that there is room for, each with its width.
+/// The columns that fit, each with its width.
 pub(super) fn fitting(columns: &[Column], room: u16) -> Vec<(usize, u16)> {
-    /// Places that a name takes at least.
+    /// Minimum width of a name.
     const NAME: u16 = 14;
     let mut left = room;
     let mut found = Vec::new();

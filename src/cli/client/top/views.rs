@@ -1,4 +1,4 @@
-//! What is shown of a server: rows of volumes, hosts, paths and reactors.
+//! The views: rows of volumes, hosts, paths and reactors.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use super::super::{Connection, Failure, hosts};
 use super::metrics::{Scrape, quantile};
 use super::table::{Column, Row, Value};
 
-/// What is shown.
+/// A view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum View {
     Volumes,
@@ -76,7 +76,7 @@ impl View {
     }
 }
 
-/// The I/O of hosts: by subsystem and controller, which are one connection's.
+/// I/O counts of hosts, keyed by subsystem and controller ID, which identify a connection.
 pub(super) type HostIo = HashMap<(String, i32), i64>;
 
 /// Rows of volumes.
@@ -140,7 +140,7 @@ pub(super) fn reactors(before: &Scrape, now: &Scrape, queues: &HashMap<i32, usiz
     cores.into_iter().map(row).collect()
 }
 
-/// How many queues of hosts each core serves.
+/// The number of host queues on each core.
 pub(super) async fn queues(connection: &Connection) -> Result<HashMap<i32, usize>, Failure> {
     let mut found = HashMap::new();
     for queue in hosts::all(connection, "")
@@ -153,7 +153,7 @@ pub(super) async fn queues(connection: &Connection) -> Result<HashMap<i32, usize
     Ok(found)
 }
 
-/// Rows of hosts, and the counters for the next ones.
+/// Rows of hosts, and the counters to compare the next reading with.
 pub(super) async fn connected(
     connection: &Connection,
     before: Option<&(Instant, HostIo)>,
@@ -196,7 +196,7 @@ pub(super) async fn path_names(connection: &Connection) -> Result<Vec<String>, F
     Ok(paths.iter().map(name_of).collect())
 }
 
-/// Rows of paths: of those of the API, and of those that the server has besides.
+/// Rows of paths: the API's, and those of connections that the server has in addition.
 pub(super) fn paths(before: &Scrape, now: &Scrape, names: &[String]) -> Vec<Row> {
     let rates = |kinds: &[&str], what: &str| {
         let mut sum: HashMap<&str, f64> = HashMap::new();
