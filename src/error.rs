@@ -249,6 +249,23 @@ impl Error {
         }
     }
 
+    /// Fills in the resource that an error is about, where whoever found the fault did not know the API's name.
+    #[must_use]
+    pub fn about(mut self, resource: &crate::resource::Name) -> Self {
+        match &mut self {
+            Error::NotFound { name, .. } | Error::AlreadyExists { name, .. }
+                if name.name().is_empty() =>
+            {
+                *name = resource.into();
+            }
+            Error::FailedPrecondition { subject, .. } if subject.is_empty() => {
+                *subject = resource.to_string();
+            }
+            _ => {}
+        }
+        self
+    }
+
     fn code(&self) -> Code {
         match self {
             Error::NotFound { .. } => Code::NotFound,

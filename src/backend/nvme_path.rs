@@ -312,9 +312,8 @@ async fn replace(
 
 /// What SPDK found wrong, in the client's terms.
 fn at_fault(error: spdk::Error) -> Error {
-    let subject = error.operation;
     match error.errno.0 {
-        errno::EINVAL | errno::EEXIST => Error::failed_precondition(subject, error.to_string()),
+        errno::EINVAL | errno::EEXIST => Error::failed_precondition("", error.to_string()),
         _ => unreachable(error),
     }
 }

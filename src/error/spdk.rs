@@ -1,35 +1,35 @@
 //! Converts SPDK's errors: the one place where an errno gets its API meaning.
 //!
 //! A kind that knows more about a failure (such as the field with an address in use) converts it itself; this is the
-//! default for all others.
+//! default for all others. SPDK does not know the API's names: the resource is left open, for
+//! [`Error::about`] to fill in where the object of the call is known.
 
 use std::io::ErrorKind;
 
-use super::Error;
+use super::{Error, Subject};
 
 impl From<spdk::Error> for Error {
     fn from(error: spdk::Error) -> Self {
         let message = error.to_string();
-        let subject = error.detail.unwrap_or_else(|| error.operation.to_owned());
-        let not_found = |name: String| Error::NotFound {
-            name: name.into(),
+        let not_found = || Error::NotFound {
+            name: Subject::default(),
             message: message.clone(),
         };
         // std::io::ErrorKind has no variant for ENODEV.
         if error.errno.0 == spdk::errno::ENODEV {
-            return not_found(subject);
+            return not_found();
         }
         match std::io::Error::from_raw_os_error(error.errno.0).kind() {
-            ErrorKind::NotFound => not_found(subject),
+            ErrorKind::NotFound => not_found(),
             ErrorKind::AlreadyExists => Error::AlreadyExists {
-                name: subject.into(),
+                name: Subject::default(),
                 message,
             },
             ErrorKind::ResourceBusy
             | ErrorKind::PermissionDenied
             | ErrorKind::AddrInUse
             | ErrorKind::AddrNotAvailable
-            | ErrorKind::ReadOnlyFilesystem => Error::FailedPrecondition { subject, message },
+            | ErrorKind::ReadOnlyFilesystem => Error::failed_precondition("", message),
             ErrorKind::OutOfMemory | ErrorKind::StorageFull | ErrorKind::WouldBlock => {
                 Error::ResourceExhausted(message)
             }
@@ -76,5 +76,23 @@ mod tests {
         assert_eq!(of(98), tonic::Code::FailedPrecondition);
         assert_eq!(of(111), tonic::Code::Unavailable);
         assert_eq!(of(5), tonic::Code::Internal);
+    }
+
+    #[test]
+    fn the_resource_of_an_error_is_the_object_of_the_call_and_no_sentence() {
+        use tonic_types::StatusExt;
+        let name = crate::resource::Name::new("nullVolumes/a".into(), Some("volumes/a".into()));
+        for errno in [17, 19, 16] {
+            let error = spdk::Error::new("create bdev", -errno).with_detail("a sentence about it");
+            let status = tonic::Status::from(Error::from(error).about(&name));
+            let details = status.get_error_details();
+            let info = details.error_info().expect("each error has one");
+            let named = (info.metadata.get("name")).or_else(|| info.metadata.get("subject"));
+            assert_eq!(named.map(String::as_str), Some("volumes/a"), "{status:?}");
+            assert!(status.message().contains("a sentence"), "{status:?}");
+        }
+        // A kind's own word stays.
+        let other = Error::not_found(&crate::resource::Key::from("nvmeSubsystems/s")).about(&name);
+        assert!(other.to_string().contains("nvmeSubsystems/s"));
     }
 }

@@ -191,7 +191,7 @@ impl<K: Kind> Collection<K> {
                 &name,
                 format!("{error}; it is retried, and is not there because: {reason}"),
             )),
-            (stats, _) => stats,
+            (stats, _) => stats.map_err(|error| error.about(&name)),
         }
     }
 
@@ -320,7 +320,7 @@ impl<K: Kind> Collection<K> {
                 return Err(self.not_known(name));
             }
         };
-        ended.unwrap_or_else(|error| {
+        let ended = ended.unwrap_or_else(|error| {
             tracing::error!(object = %name.key(), %error, "a change did not come to its end");
             self.shared.queue.put(name.key());
             let operation = format!("change of a {}", self.meta.kind());
@@ -328,7 +328,8 @@ impl<K: Kind> Collection<K> {
                 operation,
                 "it was cut off by a fault of the server",
             ))
-        })
+        });
+        ended.map_err(|error| error.about(name))
     }
 
     /// A change is not answered for yet, since the disk of the store does not answer. It goes on.
