@@ -25,9 +25,9 @@ use serde::Deserialize;
 use spdk::Iobuf;
 use spdk::cores::CoreSet;
 
+pub use crate::kvm::Kvm;
 use crate::socket_access::SocketAccess;
 pub(crate) use file::one_line;
-pub use kvm::Kvm;
 pub use spdk_rpc::{RpcHttp, SpdkRpc};
 pub use telemetry::LogFormat;
 pub use tls::TlsFiles;

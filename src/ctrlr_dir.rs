@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::preflight::{dir_error, private_dir};
+use crate::private_dir::{dir_error, private_dir};
 
 /// Socket of a vfio-user controller.
 const SOCKET: &str = "cntrl";

@@ -31,6 +31,7 @@ pub mod notify;
 pub mod objects;
 pub mod page;
 pub mod preflight;
+mod private_dir;
 mod private_file;
 pub mod private_memory;
 pub mod program;

@@ -1,10 +1,8 @@
 //! Checks before SPDK starts, and acquisition of the resources it needs, so that a mistake is reported immediately in
 //! one clear line rather than in SPDK's log.
 
-use std::fs::{File, TryLockError};
-use std::io::{ErrorKind, Read, Write};
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +14,8 @@ use crate::ctrlr_dir;
 use crate::identity::Identity;
 use crate::local_socket::{self, Bound};
 use crate::machine::{Machine, cgroup, hugepages};
-use crate::server::Tls;
+use crate::private_dir::lock_state_dir;
+use crate::server::{Listeners, Tls};
 use crate::spdk_rpc::{Credentials, Proxy};
 use crate::state::{Disk, KeySource, StateKey};
 
@@ -34,22 +33,6 @@ pub struct Ready {
     pub control_cores: CoreSet,
     /// Resources of the servers.
     pub listeners: Listeners,
-}
-
-/// Resources of the servers.
-pub struct Listeners {
-    /// Bound, but not served yet.
-    pub grpc: TcpListener,
-    /// Bound, but not served yet.
-    pub http: TcpListener,
-    /// The Unix socket for gRPC, if enabled; bound, but not served yet.
-    pub local: Option<Bound>,
-    /// The proxy to SPDK's JSON-RPC, if enabled.
-    pub spdk_rpc: Option<Proxy>,
-    /// TLS of all ports, if enabled.
-    pub tls: Option<Tls>,
-    /// Access control of their clients.
-    pub access: Access,
 }
 
 /// Checks the configuration against the machine and acquires resources. An error is one line for the operator.
@@ -248,57 +231,6 @@ fn prepare_rpc(rpc: &SpdkRpc) -> Result<Option<Proxy>, String> {
     rpc.http.as_ref().map(proxy).transpose()
 }
 
-/// Creates a directory accessible only to its owner, unless it exists. `setting` names it in errors.
-pub(crate) fn private_dir(setting: &str, dir: &Path) -> Result<(), String> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder
-        .create(dir)
-        .map_err(|error| dir_error(setting, dir, &error))
-}
-
-/// The error of a directory, or a file in it, with advice.
-pub(crate) fn dir_error(setting: &str, path: &Path, error: &std::io::Error) -> String {
-    let right = match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            format!(": run as root, mount it writable, or name another directory with --{setting}")
-        }
-        _ => String::new(),
-    };
-    format!("{setting} {}: {error}{right}", path.display())
-}
-
-/// Locks a state directory for the lifetime of the returned file, creating it if necessary.
-pub(crate) fn lock_state_dir(dir: &Path) -> Result<File, String> {
-    private_dir("state-dir", dir)?;
-    let path = dir.join("lock");
-    let fail = |error: std::io::Error| dir_error("state-dir", &path, &error);
-    let mut options = File::options();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(fail)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
-            return Err(format!(
-                "another opi-spdk (process {}) runs with state-dir {}",
-                holder.trim(),
-                dir.display()
-            ));
-        }
-        Err(TryLockError::Error(error)) => return Err(fail(error)),
-    }
-    file.set_len(0).map_err(fail)?;
-    writeln!(file, "{}", std::process::id()).map_err(fail)?;
-    Ok(file)
-}
-
 fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, String> {
     let listener = TcpListener::bind(address).map_err(|error| {
         let hint = match error.kind() {
@@ -319,19 +251,6 @@ mod tests {
     use super::*;
     use crate::machine::tree::Tree;
     use clap::Parser;
-
-    #[test]
-    fn a_directory_that_must_not_be_written_to_comes_with_what_would_be_right() {
-        let dir = Path::new("/var/lib/opi-spdk");
-        let said = |number| dir_error("state-dir", dir, &std::io::Error::from_raw_os_error(number));
-        // EACCES, EROFS, ENOSPC
-        for number in [13, 30] {
-            let right =
-                ": run as root, mount it writable, or name another directory with --state-dir";
-            assert!(said(number).ends_with(right), "{}", said(number));
-        }
-        assert!(!said(28).contains("root"));
-    }
 
     #[test]
     fn memory_past_the_control_groups_limit_is_refused_before_the_start() {

@@ -217,7 +217,7 @@ impl Services {
     /// [`restore`](Self::restore) and what it answers are done.
     pub fn new(config: &Config, identity: Identity, spdk: Handle, store: Arc<dyn Store>) -> Self {
         let shared = Shared::over(spdk.clone(), store);
-        let slots = Slots::new(config);
+        let slots = Slots::new(config.kvm.as_ref(), &config.ctrlr_dir, config.socket_access);
         let health = Health::new(Arc::clone(&shared.registry));
         let nvme_subsystems = NvmeSubsystems::new(spdk.clone(), Arc::clone(&shared.registry));
         let nvme_subsystems = Collection::new(nvme_subsystems, &shared);

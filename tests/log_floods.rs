@@ -186,7 +186,7 @@ async fn a_lost_path_is_logged_once_with_the_reason() {
     let dropped = |log: &str| {
         let lines = log
             .lines()
-            .filter(|line| line.contains("health::paths: the path"));
+            .filter(|line| line.contains("backend::path_monitor: the path"));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
     let told = eventually(

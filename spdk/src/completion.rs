@@ -7,9 +7,9 @@ pub(crate) use spdk_control::completion::{Pending, Promise, completion};
 
 use spdk_control::completion::Abandoned;
 
+use crate::app_thread::Spdk;
 use crate::deadline::within;
 use crate::error::Error;
-use crate::runtime::Spdk;
 
 impl From<Abandoned> for Error {
     fn from(_: Abandoned) -> Self {

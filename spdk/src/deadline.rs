@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::runtime::Spdk;
+use crate::app_thread::Spdk;
 use crate::timer::sleep;
 
 /// Awaits `future` for at most `limit`. `None` on a timeout, which drops the future. A future that is ready at the

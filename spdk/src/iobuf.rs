@@ -5,10 +5,10 @@ use std::ffi::c_void;
 
 use spdk_sys as sys;
 
+use crate::app_thread::Spdk;
 use crate::completion::{Callback, Promise, call};
 use crate::cstr::string;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// A module's requests to one pool since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 
 use spdk_sys as sys;
 
+use crate::app_thread::Spdk;
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// Adds a key to SPDK's keyring, which copies it and wipes the copy on removal. A TLS key is in interchange format,
 /// without a newline.

@@ -51,6 +51,7 @@
 //! # }
 //! ```
 
+mod app_thread;
 pub mod bdev;
 mod completion;
 pub mod cores;
@@ -80,6 +81,7 @@ mod transport_id;
 pub mod vhost;
 mod wiping;
 
+pub use app_thread::Spdk;
 pub use error::{Errno, Error};
 pub use hugepages::hugepages_free_mib;
 pub use iobuf::{Gets as IobufGets, Iobuf, Pool as IobufPool, pools as iobuf_pools};
@@ -88,5 +90,5 @@ pub use mailbox::{CallError, ControlStats, Handle, MailboxStats};
 pub use mailbox::{Observer, Timeline, observe_calls};
 pub use memory::{Memory, memory};
 pub use reactors::Reactor;
-pub use runtime::{Options, Runtime, Spdk, StartError, exit_at_once, reactor_count, version};
+pub use runtime::{Options, Runtime, StartError, exit_at_once, reactor_count, version};
 pub use wiping::Wiping;

@@ -29,10 +29,10 @@ use spdk_control::executor::{self, RemoteWake};
 use spdk_control::gate::Gate;
 use spdk_control::missed::Missed;
 
+use crate::app_thread::Spdk;
 use crate::error::Error;
 use crate::reactors::{self, Reactor};
 use crate::ring::Ring;
-use crate::runtime::Spdk;
 use crate::step::{Current, Long};
 use observer::Asked;
 

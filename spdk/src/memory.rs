@@ -2,7 +2,7 @@
 
 use spdk_sys as sys;
 
-use crate::runtime::Spdk;
+use crate::app_thread::Spdk;
 
 /// Memory totals in bytes, over all NUMA nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use spdk_sys as sys;
 
+use crate::app_thread::Spdk;
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// umask that leaves permissions to the owner only.
 const OWNER_ONLY: libc::mode_t = 0o077;

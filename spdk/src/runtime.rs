@@ -7,7 +7,6 @@
 //! ```
 
 use std::ffi::{CString, c_int, c_void};
-use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use std::time::Duration;
 use spdk_sys as sys;
 use tokio::sync::oneshot;
 
+use crate::app_thread::Spdk;
 use crate::bdev::{self, nvme};
 use crate::cores::CoreSet;
 use crate::error::Error;
@@ -24,18 +24,6 @@ use crate::mailbox::{self, Handle, Shared};
 use crate::nvmf::reservation;
 use crate::rpc;
 use crate::vhost;
-
-/// Proof that code runs on SPDK's app thread, where bdevs are registered and NVMe-oF and vhost are configured.
-/// Neither `Send` nor `Sync`.
-///
-/// Invariant: the app thread is bound to the reactor that it starts on (`spdk_thread_bind`), so a single OS thread
-/// runs it for the lifetime of SPDK. The executor, the watches and other state live in thread-locals of that OS
-/// thread. Neither a scheduler nor `thread_set_cpumask` over SPDK's JSON-RPC moves a bound thread
-/// (`lib/event/reactor.c`).
-#[derive(Clone, Copy)]
-pub struct Spdk {
-    stays: PhantomData<*const ()>,
-}
 
 /// How to start SPDK.
 #[derive(Debug, Clone)]
@@ -269,10 +257,8 @@ pub fn exit_at_once(code: u8) -> ! {
 unsafe extern "C" fn begin(argument: *mut c_void) {
     // SAFETY: `argument` is the box that `host` passed; SPDK calls this once.
     let start = unsafe { Box::from_raw(argument.cast::<Start>()) };
-    // Before anything is stored in a thread-local: see the invariant of [`Spdk`].
-    // SAFETY: runs on the app thread, whose lifetime ends only when SPDK stops.
-    unsafe { sys::spdk_thread_bind(sys::spdk_get_thread(), true) };
-    let spdk = Spdk { stays: PhantomData };
+    // SAFETY: runs on the app thread, and nothing has been stored in a thread-local yet.
+    let spdk = unsafe { Spdk::bind() };
     // Before a controller can be attached, through SPDK's socket or the mailbox.
     let configured = nvme::configure(spdk, start.remote_io_timeout);
     let rpc = || match start.rpc_socket.as_deref() {

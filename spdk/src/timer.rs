@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use spdk_sys as sys;
 
-use crate::runtime::Spdk;
+use crate::app_thread::Spdk;
 
 /// What the poller accesses: on the heap, kept alive by [`Sleep`] while the poller is registered.
 struct Alarm {

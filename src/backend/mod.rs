@@ -6,6 +6,7 @@
 pub(crate) mod aio_contexts;
 mod aio_volume;
 mod file_claim;
+mod file_monitor;
 mod greeting;
 mod malloc_volume;
 mod null_volume;
@@ -14,6 +15,7 @@ mod nvme_path;
 mod nvme_remote_controller;
 mod nvme_remote_namespace;
 mod path_address;
+mod path_monitor;
 mod pcie;
 mod stats;
 
@@ -31,10 +33,13 @@ use crate::resource::{CallContext, Change, Key, Kind, Name, Object, Stage, Uses}
 
 pub(crate) use aio_volume::file_size;
 pub(crate) use file_claim::{Claim, FileId};
+pub(crate) use file_monitor::Files;
 pub use nvme_credential::NvmeCredentials;
 pub use nvme_path::NvmePaths;
 pub use nvme_remote_controller::NvmeRemoteControllers;
 pub use nvme_remote_namespace::NvmeRemoteNamespaces;
+pub(crate) use path_address::path_key;
+pub(crate) use path_monitor::Paths;
 pub(crate) use stats::{stats_if, stats_of, volume_at_fault, volume_gone, volume_stats};
 
 /// The largest block: beyond it NVMe/TCP could not move one in one piece.

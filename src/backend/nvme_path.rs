@@ -15,13 +15,13 @@ use spdk::bdev::nvme::{self, Address, Multipath};
 use spdk::{Handle, Spdk, errno};
 
 use super::nvme_remote_controller::{NvmeRemoteControllers, key_name, key_of, unreachable};
-use super::path_address::{address, check, path_id, source};
+use super::path_address::{address, check, path_id, path_key, source};
 use super::{greeting, pcie, volume_stats};
 use crate::api::storage::{
     NvmeMultipath, NvmePath, NvmeRemoteController, NvmeTransportType, VolumeStats,
 };
 use crate::error::{Error, Subject, Violations};
-use crate::health::{Health, path_key};
+use crate::health::Health;
 use crate::resource::volume_ref::remote_bdevs;
 use crate::resource::{
     CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Others, Stage, Uses,

@@ -9,6 +9,7 @@ use spdk::nvmf::nqn;
 use super::pcie;
 use crate::api::storage::{FabricsPath, NvmeAddressFamily, NvmePath, NvmeTransportType};
 use crate::error::Violations;
+use crate::resource::Key;
 
 /// Rules beyond those of the proto file.
 pub(super) fn check(path: &NvmePath, violations: &mut Violations) {
@@ -79,6 +80,14 @@ pub(crate) fn path_id(path: &NvmePath) -> Option<PathId> {
         source: source(&fabrics).ok()?.map(|source| source.ip()),
         subsystem: fabrics.subnqn,
     })
+}
+
+/// What the state of one path is noted under.
+pub(crate) fn path_key(id: &str, path: &PathId) -> Key {
+    let subsystem = &path.subsystem;
+    Key::from(format!(
+        "the path of nvmeRemoteControllers/{id} to {subsystem} at {path}"
+    ))
 }
 
 fn ip_and_port(

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use zeroize::Zeroizing;
 
-use crate::preflight::lock_state_dir;
+use crate::private_dir::lock_state_dir;
 use crate::private_memory::keep_out_of_dumps;
 use crate::state::{Disk, Entry, StateKey, Store, export};
 

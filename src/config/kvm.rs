@@ -1,18 +1,7 @@
 //! The settings of KVM mode.
 
 use super::ConfigError;
-use crate::kvm::Address;
-
-/// The QEMU that controllers are plugged into.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kvm {
-    /// Address of its monitor.
-    pub qmp_addr: Address,
-    /// Its PCI buses, in the order in which physical functions are numbered.
-    pub buses: Vec<String>,
-    /// Whether vfio-user devices are unplugged also from a QEMU that is known to crash then.
-    pub force_unplug: bool,
-}
+use crate::kvm::Kvm;
 
 /// An address or buses without `--kvm` would have no effect, so they are refused; with `kvm = false` they may be kept.
 pub(super) fn check(

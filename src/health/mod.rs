@@ -8,10 +8,8 @@
 
 mod exports;
 mod failures;
-mod files;
 mod hosts;
 mod parts;
-mod paths;
 mod presences;
 mod refusals;
 mod walk;
@@ -31,12 +29,11 @@ use crate::resource::{Key, Name, Registry, Shared};
 
 pub(crate) use exports::Exports;
 pub(crate) use failures::Failures;
-pub(crate) use files::Files;
 pub(crate) use hosts::Hosts;
 pub(crate) use parts::{Part, Parted, Parts, What};
-pub(crate) use paths::{Paths, path_key};
 pub(crate) use presences::{Presences, Replaced};
 pub(crate) use refusals::Refusals;
+pub(crate) use walk::Walk;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(500);

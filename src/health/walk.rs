@@ -16,7 +16,7 @@ const SLICE: usize = 256;
 
 /// Where the next look begins.
 #[derive(Debug, Default)]
-pub(super) struct Walk {
+pub(crate) struct Walk {
     after: Option<Key>,
     /// Watched bdevs that had gone at the last look.
     losses: u64,
@@ -24,12 +24,12 @@ pub(super) struct Walk {
 
 impl Walk {
     /// The slice of this look; all if a watched bdev has gone since the last.
-    pub(super) fn slice(&mut self) -> Slice {
+    pub(crate) fn slice(&mut self) -> Slice {
         self.slice_after(bdev::losses())
     }
 
     /// The slice of this look, also if bdevs have gone.
-    pub(super) fn next(&mut self) -> Slice {
+    pub(crate) fn next(&mut self) -> Slice {
         self.slice_after(self.losses)
     }
 
@@ -45,7 +45,7 @@ impl Walk {
     }
 
     /// Takes note after which key there is more.
-    pub(super) fn go_on(&mut self, after: Option<Key>) {
+    pub(crate) fn go_on(&mut self, after: Option<Key>) {
         self.after = after;
     }
 }

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 pub use address::Address;
 pub use device::{Device, Model, Place};
-pub use plugged::{Pluggable, Plugged, Slots};
+pub use plugged::{Kvm, Pluggable, Plugged, Slots};
 
 use crate::error::Error;
 use fault::Fault;

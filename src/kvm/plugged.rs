@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Device, Machine, Model};
+use super::{Address, Device, Machine, Model};
 use crate::api::storage::{PciEndpoint, VolumeStats};
-use crate::config::Config;
 use crate::error::{Error, Violations};
 use crate::health::{Part, Parted};
 use crate::resource::{CallContext, Change, Key, Kind, Name, Object, Stage, Uses};
@@ -30,6 +29,17 @@ pub trait Pluggable: Kind {
     fn socket(name: &Name) -> PathBuf;
 }
 
+/// The QEMU that controllers are plugged into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kvm {
+    /// Address of its monitor.
+    pub qmp_addr: Address,
+    /// Its PCI buses, in the order in which physical functions are numbered.
+    pub buses: Vec<String>,
+    /// Whether vfio-user devices are unplugged also from a QEMU that is known to crash then.
+    pub force_unplug: bool,
+}
+
 /// QEMU, if KVM mode is on, and the directory of the controllers' sockets.
 pub struct Slots {
     machine: Option<Machine>,
@@ -38,17 +48,16 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// From the configuration.
-    pub fn new(config: &Config) -> Arc<Self> {
-        let machine = |kvm: &crate::config::Kvm| {
-            Machine::new(kvm.qmp_addr.clone(), kvm.buses.clone(), kvm.force_unplug)
-        };
+    /// Slots of the QEMU of KVM mode, if that is on. `ctrlr_dir` has the controllers' sockets, which get this access.
+    pub fn new(kvm: Option<&Kvm>, ctrlr_dir: &Path, access: SocketAccess) -> Arc<Self> {
+        let machine =
+            |kvm: &Kvm| Machine::new(kvm.qmp_addr.clone(), kvm.buses.clone(), kvm.force_unplug);
         // Absolute, since QEMU may run in another directory.
-        let sockets = std::path::absolute(&config.ctrlr_dir);
+        let sockets = std::path::absolute(ctrlr_dir);
         Arc::new(Self {
-            machine: config.kvm.as_ref().map(machine),
-            sockets: sockets.unwrap_or_else(|_| config.ctrlr_dir.clone()),
-            access: config.socket_access,
+            machine: kvm.map(machine),
+            sockets: sockets.unwrap_or_else(|_| ctrlr_dir.to_owned()),
+            access,
         })
     }
 

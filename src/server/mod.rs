@@ -31,7 +31,6 @@ use crate::gateway;
 use crate::local_socket::Bound;
 use crate::objects;
 use crate::page;
-use crate::preflight::Listeners;
 use crate::services::Services;
 use crate::shutdown::Stopping;
 use crate::spdk_rpc::{self, Proxy};
@@ -46,6 +45,22 @@ pub use origin::Guard;
 pub use rate_limit::{LibraryLines, RateLimit};
 pub use service::{Caller, Protocol, Service};
 pub use tls::{Expiry, Stamps, Tls};
+
+/// Resources of the servers.
+pub struct Listeners {
+    /// Bound, but not served yet.
+    pub grpc: TcpListener,
+    /// Bound, but not served yet.
+    pub http: TcpListener,
+    /// The Unix socket for gRPC, if enabled; bound, but not served yet.
+    pub local: Option<Bound>,
+    /// The proxy to SPDK's JSON-RPC, if enabled.
+    pub spdk_rpc: Option<Proxy>,
+    /// TLS of all ports, if enabled.
+    pub tls: Option<Tls>,
+    /// Access control of their clients.
+    pub access: Access,
+}
 
 /// Serves until `stopping`, then drains calls in flight. The failure of one port ends the others.
 ///

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use super::Services;
+use crate::backend::{Files, Paths};
 use crate::frontend::EndOldKeys;
-use crate::health::{
-    Exports, Failures, Files, Hosts, Look, Parted, Parts, Paths, Refusals, look_after,
-};
+use crate::health::{Exports, Failures, Hosts, Look, Parted, Parts, Refusals, look_after};
 use crate::resource::{Collection, Kind};
 
 impl Services {

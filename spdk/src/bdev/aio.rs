@@ -3,9 +3,9 @@
 use spdk_sys as sys;
 
 use super::{check_name, delete, lookup, uuid};
+use crate::app_thread::Spdk;
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// How to create an AIO bdev.
 #[derive(Debug, Clone)]

@@ -3,9 +3,9 @@
 use spdk_sys as sys;
 
 use super::{check_name, existing};
+use crate::app_thread::Spdk;
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// Adds an alias to a bdev. ENODEV if there is no such bdev, EEXIST if the alias is in use. App thread.
 pub fn add(spdk: Spdk, bdev: &str, alias: &str) -> Result<(), Error> {

@@ -7,10 +7,10 @@ use spdk_sys as sys;
 
 use super::stand_in::forget as forget_bdev;
 use super::{REMOVAL_LIMIT, check_name, claimed, claimed_by, existing};
+use crate::app_thread::Spdk;
 use crate::completion::{Status, call_within};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// An AES-XTS key with both halves: 32 bytes for AES_XTS_128, 64 for AES_XTS_256. Wiped when dropped; never printed.
 #[derive(Clone, PartialEq, Eq)]

@@ -3,10 +3,10 @@
 use spdk_sys as sys;
 
 use super::{REMOVAL_LIMIT, check_name, claimed, claimed_by, existing, lookup, stand_in};
+use crate::app_thread::Spdk;
 use crate::completion::{Status, call_within};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// SPDK's product name of this kind (see [`Info::product`](super::Info)).
 pub const PRODUCT: &str = "delay";

@@ -5,8 +5,8 @@ use std::ptr::null_mut;
 
 use spdk_sys as sys;
 
+use crate::app_thread::Spdk;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// A bdev opened for inspection, without a claim; closed on drop. Stays on the app thread. Hold it only briefly: the
 /// removal of the bdev waits for it, and remove events are ignored.

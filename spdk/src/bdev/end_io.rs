@@ -6,9 +6,9 @@ use spdk_sys as sys;
 
 use super::descriptor::Descriptor;
 use super::existing;
+use crate::app_thread::Spdk;
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// Owned by the reset until it completes, however long after its caller.
 struct Resetting {

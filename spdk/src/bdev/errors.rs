@@ -4,7 +4,7 @@
 use spdk_sys as sys;
 
 use super::survey::Open;
-use crate::runtime::Spdk;
+use crate::app_thread::Spdk;
 use spdk_control::executor::yield_now;
 
 /// Number of bdevs read per step.

@@ -3,9 +3,9 @@
 use spdk_sys as sys;
 
 use super::{check_new, uuid};
+use crate::app_thread::Spdk;
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// How to create a RAM disk.
 #[derive(Debug, Clone)]

@@ -25,10 +25,10 @@ use std::time::Duration;
 
 use spdk_sys as sys;
 
+use crate::app_thread::Spdk;
 use crate::completion::{Status, call_within};
 use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 pub(crate) use end_io::end_io;
 pub use errors::{IoErrors, device_errors, failed};

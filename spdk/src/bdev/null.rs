@@ -3,9 +3,9 @@
 use spdk_sys as sys;
 
 use super::{check_new, existing, set_num_blocks, uuid};
+use crate::app_thread::Spdk;
 use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// How to create a null device.
 #[derive(Debug, Clone)]

@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use spdk_sys as sys;
 
+use crate::app_thread::Spdk;
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// Number of watched bdevs that were removed.
 static LOSSES: AtomicU64 = AtomicU64::new(0);

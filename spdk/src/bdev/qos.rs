@@ -5,10 +5,10 @@ use std::time::Duration;
 use spdk_sys as sys;
 
 use super::{existing, names};
+use crate::app_thread::Spdk;
 use crate::completion::{Status, call_within};
 use crate::error::{Error, check};
 use crate::log;
-use crate::runtime::Spdk;
 
 /// Rate limits; 0 is unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use std::time::Duration;
 use spdk_sys as sys;
 
 use super::lookup;
+use crate::app_thread::Spdk;
 use crate::cstr::cstr;
 use crate::deadline::within;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 use crate::timer::sleep;
 
 /// How long a bdev in removal may keep its name, and the interval between two lookups.

@@ -5,10 +5,10 @@ use std::ffi::{c_int, c_void};
 use spdk_sys as sys;
 
 use super::descriptor::Descriptor;
+use crate::app_thread::Spdk;
 use crate::completion::{Promise, completion};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// I/O since the bdev's creation. Latencies are sums over all operations, in ticks of 1/`ticks_per_second` seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use spdk_sys as sys;
 
+use crate::app_thread::Spdk;
 use crate::completion::{Pending, Promise, completion};
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 use super::descriptor::Descriptor;
 use super::errors::IoErrors;

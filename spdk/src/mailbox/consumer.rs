@@ -9,10 +9,10 @@ use spdk_control::executor;
 use spdk_sys as sys;
 
 use super::{Message, Rings, Shared};
+use crate::app_thread::Spdk;
 use crate::bdev::nvme;
 use crate::error::Error;
 use crate::log;
-use crate::runtime::Spdk;
 
 /// Idle poll period, in microseconds: trades reactor overhead for latency (mean: half).
 const LOOK_MICROS: u64 = 10;

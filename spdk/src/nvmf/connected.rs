@@ -6,11 +6,11 @@ use std::ffi::{c_int, c_void};
 use spdk_sys as sys;
 
 use super::{DISCONNECT_LIMIT, check_status, find, target};
+use crate::app_thread::Spdk;
 use crate::completion::{Promise, Status, call_within, completion};
 use crate::cstr::{cstr, read, string};
 use crate::error::{Error, check};
 use crate::locks::lock;
-use crate::runtime::Spdk;
 
 /// Bound of queues reported: as many connections as file descriptors allow.
 const MOST: usize = 1 << 16;

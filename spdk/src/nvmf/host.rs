@@ -11,12 +11,12 @@ use std::time::SystemTime;
 use spdk_sys as sys;
 
 use super::{DISCONNECT_LIMIT, View, Which, disconnect, find, nqn, view};
+use crate::app_thread::Spdk;
 use crate::completion::{Status, call_within};
 use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
 use crate::keyring;
 use crate::log;
-use crate::runtime::Spdk;
 
 /// The keys of a host, as it is given them; an empty one is none.
 #[derive(Clone, Default, PartialEq, Eq)]

@@ -14,10 +14,10 @@ use spdk_sys as sys;
 
 use super::pause::paused;
 use super::{Subsystem, Transport, check_status, find, lookup, target};
+use crate::app_thread::Spdk;
 use crate::completion::{Status, begin, call};
 use crate::cstr::{read, string};
 use crate::error::Error;
-use crate::runtime::Spdk;
 use crate::transport_id::{self, Kind};
 
 /// An address at which hosts reach a subsystem.

@@ -24,10 +24,10 @@ use std::time::Duration;
 
 use spdk_sys as sys;
 
+use crate::app_thread::Spdk;
 use crate::completion::{Callback, Promise, call};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 pub use comings::{Coming, Comings, comings};
 pub use connected::{Connected, Connections, Doors, Queue, Which, connections, disconnect};

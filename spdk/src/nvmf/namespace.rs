@@ -11,12 +11,12 @@ use spdk_sys as sys;
 use super::pause::paused;
 use super::reservation::{self, Kept};
 use super::{Subsystem, find, view};
+use crate::app_thread::Spdk;
 use crate::bdev::{self, Presence, Watch, qos};
 use crate::cstr::{cstr, string};
 use crate::error::Error;
 use crate::hooks::KEEPS_RESERVATIONS;
 use crate::log;
-use crate::runtime::Spdk;
 use crate::timer::sleep;
 use spdk_control::executor::spawn_local;
 

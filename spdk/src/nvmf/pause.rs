@@ -23,12 +23,12 @@ use spdk_sys as sys;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::{Subsystem, change_state, check_status, find};
+use crate::app_thread::Spdk;
 use crate::completion::{Promise, completion};
 use crate::deadline::within;
 use crate::error::Error;
 use crate::locks;
 use crate::log;
-use crate::runtime::Spdk;
 use spdk_control::executor::{caught, spawn_local};
 
 /// Timeout of a change for the subsystem to be paused, including the wait for its lock.

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use spdk_sys as sys;
 
 use super::{nqn, target};
+use crate::app_thread::Spdk;
 use crate::cstr::fill;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 use crate::transport_id::{self, Kind};
 
 /// Another discovery service.

@@ -12,11 +12,11 @@ use spdk_sys as sys;
 
 use super::pause::lock;
 use super::{Subsystem, change_state, find, host, listener, lookup, namespace, nqn, target, view};
+use crate::app_thread::Spdk;
 use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, string};
 use crate::deadline::within;
 use crate::error::Error;
-use crate::runtime::Spdk;
 use spdk_control::executor::spawn_local;
 
 /// Timeout of [`destroy`] for hosts to be disconnected.

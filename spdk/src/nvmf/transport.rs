@@ -5,10 +5,10 @@ use std::ffi::{CStr, c_void};
 use spdk_sys as sys;
 
 use super::{check_status, target};
+use crate::app_thread::Spdk;
 use crate::completion::{Callback, Promise, Status, call};
 use crate::error::Error;
 use crate::log;
-use crate::runtime::Spdk;
 use crate::transport_id::Kind;
 
 /// A transport of the target.

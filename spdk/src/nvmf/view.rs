@@ -13,10 +13,10 @@ use spdk_sys as sys;
 
 use super::pause::paused;
 use super::{Subsystem, check_status, host, namespace};
+use crate::app_thread::Spdk;
 use crate::cstr::cstr;
 use crate::error::Error;
 use crate::log;
-use crate::runtime::Spdk;
 
 /// Passed to a pause, stands for all namespaces: SPDK_NVME_GLOBAL_NS_TAG.
 const ALL: u32 = u32::MAX;

@@ -17,9 +17,9 @@ use spdk_sys as sys;
 
 use super::core::{self, Bdev, Device, Notifier, Opened, Owner};
 use super::{check_bdev, check_name};
+use crate::app_thread::Spdk;
 use crate::error::Error;
 use crate::log;
-use crate::runtime::Spdk;
 use spdk_control::executor::spawn_local;
 
 use self::io::BlkIo;

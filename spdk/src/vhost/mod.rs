@@ -10,9 +10,9 @@ pub mod scsi;
 use std::cell::RefCell;
 use std::time::Duration;
 
+use crate::app_thread::Spdk;
 use crate::bdev;
 use crate::error::Error;
-use crate::runtime::Spdk;
 
 pub(crate) use self::core::set_control_cores;
 pub use self::core::{Access, set_access};

@@ -22,10 +22,10 @@ use self::disk::{Disk, Opened};
 use self::io::ScsiIo;
 use super::core::{self, Device};
 use super::{CHANGE_LIMIT, check_name};
+use crate::app_thread::Spdk;
 use crate::deadline::within;
 use crate::error::Error;
 use crate::log;
-use crate::runtime::Spdk;
 use spdk_control::executor::spawn_local;
 
 /// The most targets of a controller.

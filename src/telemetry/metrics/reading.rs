@@ -12,7 +12,7 @@ use spdk::{ControlStats, IobufPool, MailboxStats, Memory, Reactor};
 
 use super::hugepages::{self, Pool};
 use super::process::{self, Process};
-use crate::health::path_key;
+use crate::backend::path_key;
 use crate::services::Services;
 use crate::state;
 use crate::telemetry::{Telemetry, objects};

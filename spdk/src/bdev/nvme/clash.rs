@@ -3,8 +3,8 @@
 
 use super::super::{lookup, of_uuid};
 use super::state::missing;
+use crate::app_thread::Spdk;
 use crate::error::Error;
-use crate::runtime::Spdk;
 
 /// EEXIST if a namespace of this controller has no bdev as another one is in its way.
 pub(super) fn check_no_clash(

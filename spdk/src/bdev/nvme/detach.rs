@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use spdk_sys as sys;
 
 use super::PathId;
+use crate::app_thread::Spdk;
 use crate::completion::{Status, call, completion};
 use crate::cstr::cstr;
 use crate::deadline::within;
 use crate::error::{Error, check};
 use crate::locks::lock;
-use crate::runtime::Spdk;
 use crate::timer::sleep;
 use spdk_control::executor::spawn_local;
 

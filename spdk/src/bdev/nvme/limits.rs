@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use spdk_sys as sys;
 
+use crate::app_thread::Spdk;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// How long connecting a controller may take in all its steps, also long after the call that made the
 /// path: no deadline of a call is much longer.

@@ -32,13 +32,13 @@ use std::time::Duration;
 
 use spdk_sys as sys;
 
+use crate::app_thread::Spdk;
 use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, fill};
 use crate::deadline::within;
 use crate::error::Error;
 use crate::locks::lock;
 use crate::log;
-use crate::runtime::Spdk;
 use crate::transport_id::{self, Kind};
 use spdk_control::executor::spawn_local;
 

@@ -7,10 +7,10 @@ use spdk_sys as sys;
 use super::super::Stats;
 use super::PathId;
 use super::state::{Path, address, controllers, namespaces, paths};
+use crate::app_thread::Spdk;
 use crate::completion::{Callback, Promise, call};
 use crate::cstr::{cstr, read};
 use crate::error::Error;
-use crate::runtime::Spdk;
 
 /// Paths of which a reading tells, and namespaces whose counters it takes for that.
 const MOST_PATHS: usize = 1024;

@@ -3,10 +3,10 @@
 use spdk_sys as sys;
 
 use super::namespaces;
+use crate::app_thread::Spdk;
 use crate::completion::{Status, call};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 
 /// Has I/O to a controller's namespaces go over all of its paths at once, to the one with the fewest
 /// commands outstanding; else it goes over one for as long as that works. For controllers with

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use spdk_sys as sys;
 
 use super::{Path, connection, paths};
+use crate::app_thread::Spdk;
 use crate::completion::{Promise, completion};
 use crate::deadline::within;
 use crate::error::{Error, check};
 use crate::locks::lock;
-use crate::runtime::Spdk;
 use crate::timer::sleep;
 use spdk_control::executor::spawn_local;
 

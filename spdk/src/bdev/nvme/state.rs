@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use spdk_sys as sys;
 
 use super::{Address, PathId, refusal};
+use crate::app_thread::Spdk;
 use crate::cstr::{cstr, read, string};
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 use crate::transport_id::{self, Kind};
 
 /// A path to a controller.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use spdk_sys as sys;
 
 use super::attempts;
-use crate::runtime::Spdk;
+use crate::app_thread::Spdk;
 
 /// How long attempts over PCIe may take to end, which they do by themselves.
 const ATTEMPTS: Duration = Duration::from_secs(1);

@@ -45,10 +45,10 @@ pub use socket::Access;
 
 use self::control::Control;
 use self::shared::Shared;
+use crate::app_thread::Spdk;
 use crate::cores::CoreSet;
 use crate::deadline::within;
 use crate::error::Error;
-use crate::runtime::Spdk;
 use crate::timer::sleep;
 
 /// How long a removal drains outstanding requests, before the rest is left to the device's own thread.

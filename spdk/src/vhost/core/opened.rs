@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use spdk_sys as sys;
 
+use crate::app_thread::Spdk;
 use crate::cstr::cstr;
 use crate::error::{Error, check};
-use crate::runtime::Spdk;
 use crate::timer::sleep;
 use spdk_control::executor::spawn_local;
 

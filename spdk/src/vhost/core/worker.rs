@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use spdk_sys as sys;
 
 use super::signal::{self, Signaller};
+use crate::app_thread::Spdk;
 use crate::error::Error;
 use crate::ring::Ring;
-use crate::runtime::Spdk;
 use spdk_control::gate::Gate;
 
 /// A job for a worker.

@@ -7,9 +7,9 @@ use spdk_gate::vhost_user::scsi::{Geometry, Identity};
 use spdk_sys as sys;
 
 use super::Controller;
+use crate::app_thread::Spdk;
 use crate::cstr::string;
 use crate::error::Error;
-use crate::runtime::Spdk;
 use crate::vhost::core::{self, Bdev, Owner};
 
 /// A bdev as a disk, shared by all threads.

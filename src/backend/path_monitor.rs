@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use spdk::bdev::nvme::{self, PathId, PathState};
+use spdk::bdev::nvme::{self, PathState};
 use spdk::{CallError, Handle, Spdk};
 
-use super::{Health, Look};
+use super::NvmeRemoteControllers;
+use super::path_address::path_key;
 use crate::api::storage::NvmeMultipath;
-use crate::backend::NvmeRemoteControllers;
 use crate::events::{Event, EventType, Log};
+use crate::health::{Health, Look};
 use crate::resource::volume_ref::remote_bdevs;
 use crate::resource::{Collection, Key};
 
@@ -170,14 +171,6 @@ async fn paths_of(spdk: Spdk, id: &str, over_all: bool) -> Vec<nvme::Path> {
     paths
 }
 
-/// What the state of one path is noted under.
-pub(crate) fn path_key(id: &str, path: &PathId) -> Key {
-    let subsystem = &path.subsystem;
-    Key::from(format!(
-        "the path of nvmeRemoteControllers/{id} to {subsystem} at {path}"
-    ))
-}
-
 /// How the paths are, given how they were. One that was not known worked when it was made, and one
 /// that is being connected is as it was for a moment: it does not work again before that has succeeded.
 /// One that stands by is as it was too: it is not tried again before the one in use drops.
@@ -214,6 +207,7 @@ fn seen(id: &str, before: &Seen, paths: &[nvme::Path]) -> Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spdk::bdev::nvme::PathId;
 
     #[test]
     fn a_path_that_is_tried_again_has_not_come_back_before_it_is_connected() {

@@ -11,10 +11,9 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
-use super::walk::Walk;
-use super::{Health, Look};
+use super::{Claim, FileId, Volumes, file_size};
 use crate::api::storage::AioVolume;
-use crate::backend::{Claim, FileId, Volumes, file_size};
+use crate::health::{Health, Look, Walk};
 use crate::resource::{Collection, Key, Name, Shared};
 
 /// How many volumes one step of the reactor looks up.

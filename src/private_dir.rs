@@ -1,0 +1,75 @@
+//! Directories of the server that only their owner may enter, and the lock of the state directory.
+
+use std::fs::{File, TryLockError};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+/// Creates a directory accessible only to its owner, unless it exists. `setting` names it in errors.
+pub(crate) fn private_dir(setting: &str, dir: &Path) -> Result<(), String> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder
+        .create(dir)
+        .map_err(|error| dir_error(setting, dir, &error))
+}
+
+/// The error of a directory, or a file in it, with advice.
+pub(crate) fn dir_error(setting: &str, path: &Path, error: &std::io::Error) -> String {
+    let right = match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            format!(": run as root, mount it writable, or name another directory with --{setting}")
+        }
+        _ => String::new(),
+    };
+    format!("{setting} {}: {error}{right}", path.display())
+}
+
+/// Locks a state directory for the lifetime of the returned file, creating it if necessary.
+pub(crate) fn lock_state_dir(dir: &Path) -> Result<File, String> {
+    private_dir("state-dir", dir)?;
+    let path = dir.join("lock");
+    let fail = |error: std::io::Error| dir_error("state-dir", &path, &error);
+    let mut options = File::options();
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            return Err(format!(
+                "another opi-spdk (process {}) runs with state-dir {}",
+                holder.trim(),
+                dir.display()
+            ));
+        }
+        Err(TryLockError::Error(error)) => return Err(fail(error)),
+    }
+    file.set_len(0).map_err(fail)?;
+    writeln!(file, "{}", std::process::id()).map_err(fail)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_must_not_be_written_to_comes_with_what_would_be_right() {
+        let dir = Path::new("/var/lib/opi-spdk");
+        let said = |number| dir_error("state-dir", dir, &std::io::Error::from_raw_os_error(number));
+        // EACCES, EROFS, ENOSPC
+        for number in [13, 30] {
+            let right =
+                ": run as root, mount it writable, or name another directory with --state-dir";
+            assert!(said(number).ends_with(right), "{}", said(number));
+        }
+        assert!(!said(28).contains("root"));
+    }
+}
