@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::engine::{Batch, CURRENT, Engine, Format};
 use super::fault::Fault;
 use super::seal::Sealer;
-use super::sim::{Dice, SimDisk};
+use super::sim::{Dice, SimDisk, cases};
 use super::tests::{entry, put, removal};
 use super::{Change, Entry, Error, StateKey};
 
@@ -110,7 +110,7 @@ fn until_power_is_lost(disk: &SimDisk, groups: &[Vec<Batch>]) -> (Records, Vec<R
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(2))]
 
     #[test]
     fn a_power_loss_at_any_step_and_twice_in_recovery_loses_nothing_that_was_answered(

@@ -172,6 +172,8 @@ mod disk_tests;
 #[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
+#[cfg(test)]
+pub(crate) mod sim_store;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use std::io::{Error, ErrorKind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use proptest::prelude::ProptestConfig;
 use redb::{Database, StorageBackend};
 
 use super::engine::{self, CURRENT, Opener};
@@ -11,7 +12,7 @@ use super::seal::Sealer;
 
 /// A disk, and who may use it.
 #[derive(Debug, Clone)]
-pub(super) struct SimDisk {
+pub(crate) struct SimDisk {
     disk: Arc<Mutex<Sim>>,
     /// Handles of before the last power loss are dead.
     generation: u64,
@@ -65,7 +66,7 @@ impl Write {
 
 /// Numbers that look random, and are the same for the same seed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Dice(pub u64);
+pub(crate) struct Dice(pub u64);
 
 impl Dice {
     pub fn below(&mut self, end: u64) -> u64 {
@@ -78,9 +79,20 @@ impl Dice {
     }
 }
 
+/// How many cases a property test runs: `PROPTEST_CASES`, and without it as many as a default run has time for.
+pub(crate) fn cases(by_default: u32) -> ProptestConfig {
+    let told = std::env::var("PROPTEST_CASES").ok();
+    let cases = told.map_or(by_default, |text| text.parse().expect("a number of cases"));
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 impl SimDisk {
     /// With an empty state on it.
-    pub fn new(sealer: &Sealer) -> Self {
+    pub(super) fn new(sealer: &Sealer) -> Self {
         let disk = Self {
             disk: Arc::default(),
             generation: 0,

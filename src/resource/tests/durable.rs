@@ -68,7 +68,7 @@ async fn stored(store: &Faulty) -> Vec<(String, bool)> {
     entries.collect()
 }
 
-fn reconciler(world: &World) -> Arc<Reconciler> {
+pub(super) fn reconciler(world: &World) -> Arc<Reconciler> {
     let kinds: Vec<Arc<dyn Records>> = vec![
         Arc::clone(&world.volumes) as _,
         Arc::clone(&world.subsystems) as _,

@@ -1,7 +1,10 @@
 //! Kinds whose objects live in the test, and a world of them: what every kind gets from its
 //! collection is tried on these in [`verbs`].
 
+mod deaths;
 mod durable;
+mod mask;
+mod model;
 mod ownership;
 mod slices;
 mod verbs;

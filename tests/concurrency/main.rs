@@ -1,7 +1,10 @@
 //! Many clients at once, clients that go away, a full ring, and what is no request at all: nothing is
 //! lost, leaked, stuck or brought down.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod history;
+mod orders;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -87,51 +90,6 @@ async fn names_of_their_own_end_as_their_clients_left_them() {
         mallocs
             .created("", name.trim_start_matches("volumes/"), volume(8))
             .await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_the_same_names_every_answer_is_one_that_some_order_gives() {
-    const NAMES: usize = 4;
-    let target = Target::start().await;
-    let balances = all(&target, |number, client| async move {
-        let volumes = Resource::new(&client, "NullVolume");
-        let mut made_less_deleted = 0_i64;
-        for round in 0..40 {
-            let id = format!("shared-{}", (number + round) % NAMES);
-            match round % 4 {
-                // Everybody asks for the same: it is made, or was there.
-                0 | 2 => {
-                    let object = volumes.created("", &id, volume(64)).await;
-                    assert_eq!(name_of(&object), format!("volumes/{id}"));
-                }
-                1 => match volumes.get(&id).await {
-                    Ok(object) => assert_eq!(object["blocks_count"], 64),
-                    Err(status) => assert_eq!(status.code(), Code::NotFound, "{status}"),
-                },
-                _ => match volumes.delete(&id).await {
-                    Ok(()) => made_less_deleted -= 1,
-                    Err(status) => assert_eq!(status.code(), Code::NotFound, "{status}"),
-                },
-            }
-        }
-        made_less_deleted
-    })
-    .await;
-    assert!(
-        balances.iter().sum::<i64>() < 0,
-        "nobody ever deleted anything"
-    );
-    let volumes = Resource::new(&target.client().await, "NullVolume");
-    for name in volumes.names("").await {
-        let listed = volumes.get(&name).await.expect("what is listed is there");
-        assert_eq!(listed["blocks_count"], 64);
-        volumes.stats(&name).await;
-        volumes.deleted(&name).await;
-    }
-    for n in 0..NAMES {
-        let mallocs = Resource::new(&volumes.client, "MallocVolume");
-        mallocs.created("", &format!("shared-{n}"), volume(8)).await;
     }
 }
 

@@ -1,0 +1,265 @@
+//! Histories of calls of one name, and whether some order of the calls explains all answers: linearizability of
+//! a register, decided by Wing and Gong's search with the states that were met remembered (Lowe, 2017).
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+/// The object of a name: its UUID and its blocks.
+pub type Object = Option<(String, i64)>;
+
+/// What was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// With so many blocks.
+    Create(i64),
+    /// To so many blocks.
+    Update(i64),
+    Get,
+    Delete,
+}
+
+/// What was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The object, by its UUID and blocks.
+    Is(String, i64),
+    /// It is gone now.
+    Deleted,
+    NotFound,
+    AlreadyExists,
+}
+
+/// A call that was answered.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub call: Call,
+    pub begin: Instant,
+    pub end: Instant,
+    pub answer: Answer,
+}
+
+impl Record {
+    /// The object after the call, if it could be answered so before; `None` if it could not.
+    fn step(&self, before: &Object) -> Option<Object> {
+        let is = |uuid: &String, blocks: i64| Some((uuid.clone(), blocks));
+        match (self.call, before, &self.answer) {
+            (Call::Create(asked), None, Answer::Is(uuid, blocks)) if asked == *blocks => {
+                Some(is(uuid, asked))
+            }
+            (Call::Create(asked), Some((_, blocks)), Answer::AlreadyExists) if asked != *blocks => {
+                Some(before.clone())
+            }
+            (Call::Update(asked), Some((found, _)), Answer::Is(uuid, blocks))
+                if found == uuid && asked == *blocks =>
+            {
+                Some(is(uuid, asked))
+            }
+            // A create that is repeated, and a read.
+            (Call::Create(_) | Call::Get, Some((found, held)), Answer::Is(uuid, blocks)) => {
+                let is_asked = !matches!(self.call, Call::Create(asked) if asked != *held);
+                (is_asked && found == uuid && held == blocks).then(|| before.clone())
+            }
+            (Call::Delete, Some(_), Answer::Deleted)
+            | (Call::Update(_) | Call::Get | Call::Delete, None, Answer::NotFound) => Some(None),
+            _ => None,
+        }
+    }
+}
+
+impl Record {
+    /// Whether it changes nothing in whichever order: a create that is answered with the object may have made it.
+    fn only_reads(&self) -> bool {
+        let is_refused = matches!(self.answer, Answer::NotFound | Answer::AlreadyExists);
+        is_refused || self.call == Call::Get
+    }
+}
+
+/// Calls that have their place in the order, one bit each.
+type Placed = Vec<u64>;
+
+fn has(placed: &[u64], at: usize) -> bool {
+    placed[at / 64] & (1 << (at % 64)) != 0
+}
+
+fn place(placed: &mut Placed, at: usize) {
+    placed[at / 64] |= 1 << (at % 64);
+}
+
+struct Search<'a> {
+    records: &'a [Record],
+    met: HashSet<(Placed, Object)>,
+    /// The longest order that was found.
+    longest: Vec<usize>,
+}
+
+impl Search<'_> {
+    /// The calls that can come next, in the order of their ends: whatever began after another has ended comes
+    /// after that.
+    fn next(&self, placed: &[u64]) -> Vec<usize> {
+        let rest = || (0..self.records.len()).filter(|at| !has(placed, *at));
+        let Some(first_end) = rest().map(|at| self.records[at].end).min() else {
+            return Vec::new();
+        };
+        let mut next: Vec<_> = rest()
+            .filter(|at| self.records[*at].begin <= first_end)
+            .collect();
+        next.sort_by_key(|at| self.records[*at].end);
+        next
+    }
+
+    /// Whether the rest can be placed after `order`, which leads to `object`.
+    fn goes_on(&mut self, mut placed: Placed, mut order: Vec<usize>, object: &Object) -> bool {
+        let mut next = self.next(&placed);
+        // What only reads, and can be here, need not be tried elsewhere.
+        let is_read = |at: &usize| {
+            let record = &self.records[*at];
+            record.only_reads() && record.step(object).is_some()
+        };
+        while let Some(at) = next.iter().copied().find(is_read) {
+            place(&mut placed, at);
+            order.push(at);
+            next = self.next(&placed);
+        }
+        if order.len() > self.longest.len() {
+            self.longest.clone_from(&order);
+        }
+        if order.len() == self.records.len() {
+            return true;
+        }
+        for at in next {
+            let Some(after) = self.records[at].step(object) else {
+                continue;
+            };
+            let mut placed = placed.clone();
+            place(&mut placed, at);
+            if self.met.insert((placed.clone(), after.clone())) {
+                let mut order = order.clone();
+                order.push(at);
+                if self.goes_on(placed, order, &after) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+}
+
+/// Whether some order of these calls of one name, which was free before, explains every answer.
+///
+/// # Errors
+/// The calls after which no order goes on.
+pub fn explain(records: &[Record]) -> Result<(), String> {
+    let mut search = Search {
+        records,
+        met: HashSet::new(),
+        longest: Vec::new(),
+    };
+    let placed = vec![0; records.len().div_ceil(64)];
+    if search.goes_on(placed, Vec::new(), &None) {
+        return Ok(());
+    }
+    let longest = &search.longest;
+    let last = longest.iter().rev().take(5).rev().map(|at| &records[*at]);
+    let mut rest: Vec<_> = (0..records.len())
+        .filter(|at| !longest.contains(at))
+        .collect();
+    rest.sort_by_key(|at| records[*at].end);
+    let rest = rest.into_iter().take(20).map(|at| &records[at]);
+    Err(format!(
+        "no order explains more than {} of {} answers; after\n{:#?}\nnone of these can follow:\n{:#?}",
+        longest.len(),
+        records.len(),
+        last.collect::<Vec<_>>(),
+        rest.collect::<Vec<_>>()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Records of calls that began and ended so many milliseconds after a moment.
+    fn records(calls: &[(u64, u64, Call, Answer)]) -> Vec<Record> {
+        let zero = Instant::now();
+        let at = |ms: &u64| zero + Duration::from_millis(*ms);
+        let record = |(begin, end, call, answer): &(u64, u64, Call, Answer)| Record {
+            call: *call,
+            begin: at(begin),
+            end: at(end),
+            answer: answer.clone(),
+        };
+        calls.iter().map(record).collect()
+    }
+
+    fn is(uuid: &str, blocks: i64) -> Answer {
+        Answer::Is(uuid.to_owned(), blocks)
+    }
+
+    #[test]
+    fn what_some_order_gives_is_explained() {
+        use Call::{Create, Delete, Get, Update};
+        for good in [
+            vec![],
+            vec![
+                (0, 1, Get, Answer::NotFound),
+                (2, 3, Create(64), is("a", 64)),
+            ],
+            // The later of two that overlap comes first.
+            vec![(0, 9, Create(64), is("a", 64)), (1, 2, Get, is("a", 64))],
+            vec![
+                (0, 1, Create(64), is("a", 64)),
+                (2, 9, Delete, Answer::Deleted),
+                (3, 8, Delete, Answer::NotFound),
+                (4, 7, Create(64), is("b", 64)),
+                (5, 6, Get, is("a", 64)),
+            ],
+            vec![
+                (0, 1, Create(64), is("a", 64)),
+                (2, 5, Update(128), is("a", 128)),
+                (3, 4, Create(64), Answer::AlreadyExists),
+                (6, 7, Create(128), is("a", 128)),
+            ],
+        ] {
+            assert_eq!(explain(&records(&good)), Ok(()), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_order_gives_is_told() {
+        use Call::{Create, Delete, Get, Update};
+        for bad in [
+            // A change that is lost, and one that is answered too soon.
+            vec![
+                (0, 1, Create(64), is("a", 64)),
+                (2, 3, Get, Answer::NotFound),
+            ],
+            vec![(0, 1, Get, is("a", 64)), (2, 3, Create(64), is("a", 64))],
+            // Two deletes of one object, and a stale read.
+            vec![
+                (0, 1, Create(64), is("a", 64)),
+                (2, 9, Delete, Answer::Deleted),
+                (3, 8, Delete, Answer::Deleted),
+            ],
+            vec![
+                (0, 1, Create(64), is("a", 64)),
+                (2, 3, Update(128), is("a", 128)),
+                (4, 5, Get, is("a", 64)),
+            ],
+            // Two clients that each made it, and one object that comes back.
+            vec![
+                (0, 9, Create(64), is("a", 64)),
+                (1, 8, Create(64), is("b", 64)),
+            ],
+            vec![
+                (0, 1, Create(64), is("a", 64)),
+                (2, 3, Delete, Answer::Deleted),
+                (4, 5, Create(64), is("b", 64)),
+                (6, 7, Get, is("a", 64)),
+            ],
+        ] {
+            assert!(explain(&records(&bad)).is_err(), "{bad:?}");
+        }
+    }
+}
