@@ -127,7 +127,7 @@ impl Port {
             };
             // Admitted in the accept loop, in order of arrival: spawned tasks run in another order, and an older
             // connection could then displace a newer one.
-            let place = self.shared.admission.try_enter(address.ip().into());
+            let place = self.shared.admission.enter_gently(address.ip().into());
             let (port, stopping, open) = (Arc::clone(&self), stopping.clone(), open.clone());
             tokio::spawn(async move {
                 port.connection(stream, address, place, stopping).await;

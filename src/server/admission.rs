@@ -7,7 +7,8 @@
 //! ```
 //!
 //! At a limit, a connection is displaced by the new one: the oldest stranger, else the known connection that has been
-//! idle longest. The new connection waits only if all are busy.
+//! idle longest. The new connection waits a moment if all strangers are fresh, so that their requests can arrive, and
+//! longer only if all are busy.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -20,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::limits::{
-    PEER_SHARE, RECENTLY_USED, STRANGER_PEER_SHARE, STRANGER_SHARE, WAIT_FOR_PLACE, WAITING,
+    FRESH, PEER_SHARE, RECENTLY_USED, STRANGER_PEER_SHARE, STRANGER_SHARE, WAIT_FOR_PLACE, WAITING,
 };
 
 /// Interval at which a waiting connection retries: a busy one may have become idle.
@@ -126,20 +127,30 @@ impl Admission {
     /// Takes a place, displacing an idle connection if necessary, and waits while all are busy. `None` after the
     /// timeout or if too many connections already wait.
     pub async fn enter(self: &Arc<Self>, peer: Peer) -> Option<Place> {
+        let waiting = self.wait_in_line();
+        if waiting.is_some() {
+            let gentle = self.retry(|| self.enter_gently(peer));
+            if let Ok(place) = timeout(FRESH, gentle).await {
+                return Some(place);
+            }
+        }
         if let Some(place) = self.try_enter(peer) {
             return Some(place);
         }
-        let _waiting = self.wait_in_line()?;
-        let free = async {
-            loop {
-                let freed = self.freed.notified();
-                if let Some(place) = self.try_enter(peer) {
-                    return place;
-                }
-                let _ = timeout(RETRY, freed).await;
-            }
-        };
+        let _waiting = waiting?;
+        let free = self.retry(|| self.try_enter(peer));
         timeout(WAIT_FOR_PLACE, free).await.ok()
+    }
+
+    /// Tries to enter whenever a place has become free.
+    async fn retry(&self, enter: impl Fn() -> Option<Place>) -> Place {
+        loop {
+            let freed = self.freed.notified();
+            if let Some(place) = enter() {
+                return place;
+            }
+            let _ = timeout(RETRY, freed).await;
+        }
     }
 
     fn wait_in_line(&self) -> Option<impl Drop + use<'_>> {
@@ -159,6 +170,15 @@ impl Admission {
 
     /// Takes a place, displacing an idle connection if necessary. `None` while all are busy.
     pub fn try_enter(self: &Arc<Self>, peer: Peer) -> Option<Place> {
+        self.place(peer, Duration::ZERO)
+    }
+
+    /// The same, but displaces no stranger that is fresh ([`FRESH`]). `None` if there is no other.
+    pub fn enter_gently(self: &Arc<Self>, peer: Peer) -> Option<Place> {
+        self.place(peer, FRESH)
+    }
+
+    fn place(self: &Arc<Self>, peer: Peer, fresh: Duration) -> Option<Place> {
         let share = |of: usize, part: usize| (of / part).max(1);
         let strangers = share(self.total, STRANGER_SHARE);
         let now = self.now();
@@ -170,7 +190,7 @@ impl Admission {
             (self.total, None, false),
         ] {
             let counted = Counted { of, strangers_only };
-            state.make_room(bound, now, counted)?;
+            state.make_room(bound, now, counted, fresh)?;
         }
         let entry = Arc::new(Entry {
             peer,
@@ -232,18 +252,28 @@ impl State {
         }
     }
 
-    /// Displaces one of the `counted` connections if there are `bound` or more. `None` if all of them are busy.
-    fn make_room(&mut self, bound: usize, now: u64, counted: Counted) -> Option<()> {
+    /// Displaces one of the `counted` connections if there are `bound` or more. `None` if all of them are busy, or
+    /// strangers that came less than `fresh` ago.
+    fn make_room(
+        &mut self,
+        bound: usize,
+        now: u64,
+        counted: Counted,
+        fresh: Duration,
+    ) -> Option<()> {
         let of_peer = |peer| self.by_peer.get(&peer).copied().unwrap_or_default();
         let counts = counted.of.map_or(self.counts, of_peer);
         if counted.number(counts) < bound {
             return Some(());
         }
-        let recently = u64::try_from(RECENTLY_USED.as_millis()).unwrap_or(0);
         let is_idle = |entry: &Entry| {
-            entry.calls.load(Ordering::Relaxed) == 0
-                && (!entry.is_known()
-                    || now.saturating_sub(entry.used.load(Ordering::Relaxed)) >= recently)
+            let kept = if entry.is_known() {
+                RECENTLY_USED
+            } else {
+                fresh
+            };
+            let unused = now.saturating_sub(entry.used.load(Ordering::Relaxed));
+            entry.calls.load(Ordering::Relaxed) == 0 && u128::from(unused) >= kept.as_millis()
         };
         // Strangers first, then the peer with the most connections, then the one unused for longest.
         let victim = self
@@ -268,6 +298,9 @@ impl Place {
         if !self.is_known() {
             let mut state = self.admission.state.lock();
             state.become_known(self.id, &self.entry);
+            drop(state);
+            // A stranger's place is free.
+            self.admission.freed.notify_one();
         }
     }
 
@@ -372,6 +405,30 @@ mod tests {
         place.entry.used.store(0, Ordering::Relaxed);
         assert!(admission.try_enter(peer(1)).is_some());
         assert!(is_displaced(&place));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_behind_one_address_waits_for_the_requests_of_those_before() {
+        let admission = Admission::new(64);
+        let first: Vec<Place> = (0..4)
+            .map(|_| admission.enter_gently(peer(1)).expect("a place"))
+            .collect();
+        assert!(
+            admission.enter_gently(peer(1)).is_none(),
+            "4 of 64 an address"
+        );
+        let next = {
+            let admission = Arc::clone(&admission);
+            tokio::spawn(async move { admission.enter(peer(1)).await })
+        };
+        tokio::task::yield_now().await;
+        // An answered request makes room: nobody was displaced for it.
+        first[0].mark_known();
+        let next = next.await.expect("no panic").expect("a place");
+        assert!(first.iter().all(|place| !is_displaced(place)));
+        // Those that stay silent keep nobody out for longer than that.
+        assert!(admission.enter(peer(1)).await.is_some());
+        assert!(is_displaced(&first[1]) && !is_displaced(&next));
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub const LEAVE: Duration = Duration::from_secs(1);
 /// A connection is not displaced within this time after its last call: its client may be about to send the next one.
 pub const RECENTLY_USED: Duration = Duration::from_secs(1);
 
+/// A stranger is not displaced within this time, if the newcomer can wait that long: its first request may be on its
+/// way, as where a hundred clients behind one address connect at once.
+pub const FRESH: Duration = Duration::from_millis(100);
+
 /// Timeout of a TLS handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 

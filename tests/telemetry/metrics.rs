@@ -201,11 +201,8 @@ async fn metrics_match_the_api_and_cover_dashboard_and_alerts() {
     assert!(!text.contains("# EOF") && !text.contains("# UNIT"));
     Scrape::parse(&text, false);
 
-    // Concurrent scrapes share a reading, and all are answered.
-    let scrapes = (0..100_u8).map(|n| {
-        let from = Ipv4Addr::new(127, 0, 0, 1 + n % 4);
-        get_from(from, &target, "/metrics", OPEN_METRICS)
-    });
+    // Concurrent scrapes share a reading, and all are answered, though strangers behind one address have 64 places.
+    let scrapes = (0..100).map(|_| get(&target, "/metrics", OPEN_METRICS));
     let answers = join_all(scrapes).await;
     assert!(answers.iter().all(|(status, _)| *status == 200));
     let readings: BTreeSet<&str> = answers.iter().map(|(_, text)| text.as_str()).collect();
