@@ -17,7 +17,7 @@
 #   ARGUMENT...  instead of all tests: one `cargo test --workspace ARGUMENT...`, such as
 #                `scripts/test.sh --test nvme_tcp -- digest`
 #
-# PROPTEST_CASES=500 has each property test run so many cases; those of the state run 2 by default.
+# PROPTEST_CASES=500 has each property test run so many cases; those of the state run a few by default.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 source "$SCRIPTS/sanitizers.sh"

@@ -1,13 +1,12 @@
 //! `GET /metrics`: the values equal those of the API, with any number of scrapers.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::Value;
 
-use super::scrape::{OPEN_METRICS, Scrape, get, get_from};
+use super::scrape::{OPEN_METRICS, Scrape, get};
 use crate::common::nvme_tcp::{Command, Digests, Identity};
 use crate::common::{Fixture, Options, Target, eventually};
 

@@ -1,10 +1,9 @@
 //! Scrapes a target, and parses the response as strictly as Prometheus does.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpSocket;
+use tokio::net::TcpStream;
 
 use crate::common::Target;
 
@@ -13,14 +12,7 @@ pub const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/
 
 /// Sends a GET; returns status and body.
 pub async fn get(target: &Target, path: &str, accept: &str) -> (u16, String) {
-    get_from(Ipv4Addr::LOCALHOST, target, path, accept).await
-}
-
-/// Sends a GET from another loopback address: connections are limited per address.
-pub async fn get_from(from: Ipv4Addr, target: &Target, path: &str, accept: &str) -> (u16, String) {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind(SocketAddr::from((from, 0))).expect("bound");
-    let mut stream = socket.connect(target.http).await.expect("connected");
+    let mut stream = TcpStream::connect(target.http).await.expect("connected");
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\nconnection: close\r\n\r\n"
     );

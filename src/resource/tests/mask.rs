@@ -9,6 +9,7 @@ use crate::api::storage::{
     FabricsEndpoint, NvmeController, NvmeControllerSpec, PciEndpoint,
     nvme_controller_spec::Endpoint,
 };
+use crate::state::sim::cases;
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![Just(String::new()), "[ab]"]
@@ -101,6 +102,8 @@ fn member(path: &str) -> Option<usize> {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn an_update_changes_what_its_mask_names_and_nothing_else(
         old in controller(), new in controller(), mask in mask()

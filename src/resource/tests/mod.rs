@@ -6,6 +6,7 @@ mod durable;
 mod mask;
 mod model;
 mod ownership;
+mod replay;
 mod slices;
 mod verbs;
 
