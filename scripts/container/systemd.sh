@@ -100,14 +100,17 @@ watchdog_restarts() {
         [[ $(property NRestarts) == 1 ]]
 }
 
-# An upgrade leaves the process as it is and says so; what the operator has changed stays.
+# An upgrade leaves the process as it is and says so; what the operator has changed stays, also when tmpfiles are made
+# again, as at a start of the machine.
 upgrades() {
     local pid said
     pid=$(property MainPID)
+    in_m 'chmod 0750 /etc/opi-spdk/tls && chgrp opi-spdk /etc/opi-spdk/tls'
     said=$(m dpkg -i --force-confdef --force-confold /package/newer/opi-spdk.deb 2>&1) && echo "$said" &&
         [[ $said == *"systemctl restart opi-spdk"* ]] &&
         in_m 'grep "reload=debug" /etc/opi-spdk/opi-spdk.toml && grep "next version" /etc/opi-spdk/opi-spdk.toml.dpkg-dist
-            [[ $(dpkg-query -W -f "\${Version}" opi-spdk) == 99.0-1 ]]' &&
+            [[ $(dpkg-query -W -f "\${Version}" opi-spdk) == 99.0-1 ]]
+            systemd-tmpfiles --create opi-spdk.conf && [[ $(stat -c "%a %G" /etc/opi-spdk/tls) == "750 opi-spdk" ]]' &&
         [[ $(property MainPID) == "$pid" && $(property ActiveState) == active ]] &&
         m opi-spdk health && in_m "readlink /proc/$pid/exe | grep deleted; opi-spdk doctor --config /etc/opi-spdk/opi-spdk.toml | grep 'systemctl restart opi-spdk'"
 }
