@@ -33,7 +33,8 @@ machine_image() {
 PAGES=/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages
 
 m() { docker exec opi-spdk-test-systemd "$@"; }
-# A command that is negated by ! does not end a script, by not it does.
+# A command that is negated by ! does not end a script, by not it does. No grep -q behind a pipe: it ends before the one that
+# writes, whose signal is then the status of both.
 in_m() { m env PAGES=$PAGES bash -euo pipefail -c "not() { ! \"\$@\"; }; $1"; }
 property() { m systemctl show -P "$1" opi-spdk.service; }
 
@@ -78,7 +79,7 @@ reloads() {
     local pid
     pid=$(property MainPID)
     in_m 'echo "log-level = \"info,opi_spdk::reload=debug\"" >>/etc/opi-spdk/opi-spdk.toml && systemctl reload opi-spdk' &&
-        eventually 10 in_m 'journalctl -u opi-spdk | grep -q "level of the log is now info,opi_spdk::reload=debug"' &&
+        eventually 10 in_m 'journalctl -u opi-spdk | grep "level of the log is now info,opi_spdk::reload=debug"' &&
         [[ $(property MainPID) == "$pid" ]]
 }
 
@@ -131,7 +132,7 @@ stops() {
 is_removed() {
     in_m 'systemctl start opi-spdk && dpkg -r opi-spdk
         not pgrep -x opi-spdk && not systemctl is-active opi-spdk && not command -v opi-spdk
-        journalctl -u opi-spdk | grep -q "opi-spdk.service: Deactivated successfully"
+        journalctl -u opi-spdk | grep "opi-spdk.service: Deactivated successfully"
         test -f /etc/opi-spdk/opi-spdk.toml && test -f /var/lib/opi-spdk/identity'
 }
 
