@@ -13,6 +13,17 @@ use rustix::process::umask;
 /// # Errors
 /// What occupies the path.
 pub fn clear(path: &Path) -> Result<(), String> {
+    if is_stale(path)? {
+        std::fs::remove_file(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Whether a socket that nobody listens on any more is at the path; if none is, a socket can be made there.
+///
+/// # Errors
+/// What is in the way at the path.
+pub fn is_stale(path: &Path) -> Result<bool, String> {
     let fail = |reason: String| format!("{}: {reason}", path.display());
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
@@ -22,7 +33,7 @@ pub fn clear(path: &Path) -> Result<(), String> {
         return Err(fail(format!("there is no directory {}", dir.display())));
     }
     match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(fail(error.to_string())),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(fail("it is there already, and is not a socket".to_owned()));
@@ -30,9 +41,7 @@ pub fn clear(path: &Path) -> Result<(), String> {
         Ok(_) => {}
     }
     match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(|error| fail(error.to_string()))
-        }
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
         Err(error) => Err(fail(format!("whether it is in use is not known: {error}"))),
         Ok(_) => Err(fail("another program listens there".to_owned())),
     }

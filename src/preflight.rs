@@ -85,7 +85,8 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
     })
 }
 
-fn read_access(config: &Config) -> Result<Access, String> {
+/// The grants that the configuration names, or all to everybody.
+pub(crate) fn read_access(config: &Config) -> Result<Access, String> {
     let Some(file) = &config.access_file else {
         return Ok(Access::default());
     };

@@ -142,12 +142,15 @@ impl Reload {
 
     fn apply(&mut self) -> Result<(), String> {
         let new = self.line.clone().resolve().map_err(|e| e.to_string())?;
-        if let (Some(tls), Some(files)) = (&self.tls, &new.tls) {
-            tls.reload(files)?;
-            self.running.tls = Some(files.clone());
+        // Whatever can be refused is read before the first of it is taken over.
+        let files = new.tls.as_ref().filter(|_| self.tls.is_some());
+        let tls = files.map(Tls::read).transpose()?;
+        self.access.reload()?;
+        if let (Some(in_force), Some(tls)) = (&self.tls, tls) {
+            in_force.replace(&tls);
+            self.running.tls = new.tls.clone();
             self.warned = None;
         }
-        self.access.reload()?;
         if self.running.log_level != new.log_level {
             (self.set_log_level)(&new.log_level)?;
             tracing::debug!("the level of the log is now {}", new.log_level);
@@ -157,5 +160,70 @@ impl Reload {
             tracing::warn!(setting, "changed, and takes effect at the next start");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use clap::Parser;
+
+    use super::*;
+
+    /// Files of TLS, each time other ones.
+    fn issue(dir: &Path) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names = vec!["localhost".to_owned()];
+        let certificate = rcgen::CertificateParams::new(names).unwrap();
+        let certificate = certificate.self_signed(&key).unwrap().pem();
+        for (name, text) in [
+            ("crt", &certificate),
+            ("key", &key.serialize_pem()),
+            ("ca", &certificate),
+        ] {
+            std::fs::write(dir.join(name), text).unwrap();
+            let private = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(dir.join(name), private).unwrap();
+        }
+    }
+
+    #[test]
+    fn grants_that_cannot_be_used_leave_the_certificate_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("access.toml");
+        let grants = "[[grant]]\nrole = \"admin\"\nuid = 0\n";
+        std::fs::write(&file, grants).unwrap();
+        issue(dir.path());
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let files = format!("{}:{}:{}", at("crt"), at("key"), at("ca"));
+        let flags = [
+            "opi-spdk",
+            "--tls",
+            &files,
+            "--access-file",
+            &at("access.toml"),
+        ];
+        let line = CommandLine::try_parse_from(flags).unwrap();
+        let config = line.clone().resolve().unwrap();
+        let tls = Tls::read(config.tls.as_ref().unwrap()).unwrap();
+        let access = Access::read(&file).unwrap();
+        let before = tls.stamps();
+        let mut reload = Reload::new(
+            line,
+            config,
+            Some(tls.clone()),
+            access,
+            Box::new(|_| Ok(())),
+        );
+
+        issue(dir.path());
+        std::fs::write(&file, "[[grant]]\nrole = \"root\"\nuid = 0\n").unwrap();
+        assert!(reload.apply().unwrap_err().contains("access-file"));
+        assert!(tls.stamps() == before, "the new certificate was taken over");
+        std::fs::write(&file, grants).unwrap();
+        reload.apply().unwrap();
+        assert!(tls.stamps() != before, "it was not taken over");
     }
 }

@@ -34,6 +34,7 @@ fn the_doctor_checks_the_machine_without_spdk() {
         "IOMMU",
         "state-dir",
         "ports",
+        "versions",
         "kernel",
     ] {
         assert!(checks.contains(&check), "{check}: {checks:?}");
@@ -59,6 +60,28 @@ fn the_doctor_names_the_process_on_a_port_and_exits_with_1() {
 }
 
 #[test]
+fn the_doctor_names_what_is_in_the_way_of_a_socket() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let [taken, file, free] = ["taken", "file", "free"].map(|name| dir.path().join(name));
+    let _listener = std::os::unix::net::UnixListener::bind(&taken).expect("a socket");
+    std::fs::write(&file, "").expect("written");
+    let found = |path: &Path| {
+        let path = path.to_str().expect("text");
+        let out = program(&["doctor", "--listen-uds", path], &[]);
+        text(&out.stdout).to_owned()
+    };
+    let in_use = found(&taken);
+    assert!(in_use.contains("another program listens there"), "{in_use}");
+    assert!(in_use.contains("with --listen-uds"), "{in_use}");
+    assert!(found(&file).contains("is not a socket"));
+    let free = found(&free);
+    assert!(
+        free.contains("sockets") && free.contains("free is free"),
+        "{free}"
+    );
+}
+
+#[test]
 fn a_configuration_is_checked_without_starting_anything() {
     let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/lab.toml");
     let out = program(&["config", "check", lab.to_str().expect("text")], &[]);
@@ -76,6 +99,10 @@ fn a_configuration_is_checked_without_starting_anything() {
         (
             "tls = \"/none/a:/none/b:/none/c\"",
             "certificate file /none/a: No such file",
+        ),
+        (
+            "access-file = \"/none/access\"",
+            "access-file /none/access: No such file",
         ),
     ] {
         std::fs::write(&file, content).expect("written");

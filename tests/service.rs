@@ -149,7 +149,7 @@ fn a_service_notifies_its_manager_answers_probes_and_reloads() {
     configure(service.dir.path(), &service.grpc, more);
     service.signal(Signal::HUP);
     service.logs("configuration reloaded");
-    service.logs("setting=\"max_calls\"");
+    service.logs("setting=\"max-calls\"");
     service.logs("level of the log is now warn,opi_spdk::reload=debug");
     let old = health(&other.path().join("probe.toml"));
     assert_eq!(old.status.code(), Some(1));

@@ -92,6 +92,58 @@ played() {
     check "$name: setup is taken back" on "$name" "${UNDO:-opi-spdk setup --undo} && systemctl stop opi-spdk"
 }
 
+# of_disk ARGUMENT...: what the API in the container says of the volume on the block device.
+of_disk() {
+    on container "cd /etc/opi-spdk/tls; curl -sSf --cacert ca.crt --cert server.crt --key server.key $*"
+}
+
+# A container that was given a block device by its unit, not by the role's settings, as an earlier role gave all: with a
+# volume on it that the API made.
+has_device() {
+    on container "mknod $1 b 7 ${1#/dev/loop}
+        sed -i 's|--cap-drop ALL|--device $1 --cap-drop ALL|' /etc/systemd/system/opi-spdk.service
+        systemctl daemon-reload && systemctl restart opi-spdk"
+    of_disk -H "'Content-Type: application/json'" -d "'{\"filename\": \"$1\", \"block_size\": 512}'" "'https://localhost:8082/v1/aioVolumes?aio_volume_id=disk'"
+}
+
+# It is not taken away unasked: the role names it, and leaves all as it is.
+keeps_device() {
+    local device=$1 began
+    shift
+    began=$(started_at container)
+    if play container 'changed=' "$@"; then return 1; fi
+    grep -e "has $device open" "$WORK/play.log" && grep -e "--device $device" "$WORK/play.log"
+    [[ $(started_at container) == "$began" ]]
+    on container "grep -e '--device $device --cap-drop' /etc/systemd/system/opi-spdk.service"
+    play container 'changed=[1-9]' "$@" -e "{opi_spdk_container_options: '--device $device'}"
+    on container "not() { ! \"\$@\"; }; not grep -e '--device $device --cap-drop' /etc/systemd/system/opi-spdk.service"
+    of_disk https://localhost:8082/v1/aioVolumes/disk
+    play container 'changed=0' "$@" -e "{opi_spdk_container_options: '--device $device'}"
+}
+
+# One of the settings is given without being named.
+is_given_device() {
+    local device=$1
+    shift
+    of_disk -X DELETE https://localhost:8082/v1/aioVolumes/disk
+    settings opi_spdk_volumes="[{\"kind\": \"aio\", \"name\": \"Disk0\", \"filename\": \"$device\"}]"
+    play container 'changed=[1-9]' "$@"
+    of_disk https://localhost:8082/v1/aioVolumes/Disk0
+}
+
+devices() {
+    local device
+    truncate --size=16M "$WORK/disk"
+    SCRATCH+=("$WORK/disk")
+    device=$(losetup --find --show "$WORK/disk")
+    settings
+    check "container: one of an earlier role has a block device" has_device "$device"
+    check "container: the role does not take it away, and has it kept by name" keeps_device "$device" "$@"
+    check "container: a block device of the settings is given" is_given_device "$device" "$@"
+    on container 'systemctl stop opi-spdk'
+    losetup --detach "$device"
+}
+
 ansible_tests() {
     machine_image
     local image=$WORK/image.tar
@@ -103,9 +155,11 @@ ansible_tests() {
     SCRATCH+=("$image")
     # An engine's data cannot be in a layer of another engine's.
     check "container: a machine" start_machine container -v /var/lib/docker
-    UNDO='docker run --rm --network none --pid host --cap-add SYS_ADMIN --security-opt apparmor=unconfined
+    local container=(-e opi_spdk_install=container -e opi_spdk_open_files="$(ulimit -Hn)" -e opi_spdk_image_archive="$image")
+    UNDO='docker run --rm --network none --pid host --cap-add SYS_ADMIN --security-opt apparmor=unconfined \
         --security-opt systempaths=unconfined --volume /sys:/sys --volume /run:/run --volume /dev:/dev opi-spdk setup --undo' \
-        played container -e opi_spdk_install=container -e opi_spdk_open_files="$(ulimit -Hn)" -e opi_spdk_image_archive="$image"
+        played container "${container[@]}"
+    devices "${container[@]}"
     docker rm -fv opi-spdk-test-container >/dev/null
 
     # As for the image of a machine: nothing runs in it.

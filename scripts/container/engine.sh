@@ -32,6 +32,8 @@ eventually() {
 
 finish() {
     local status=$?
+    # A status that is not 0 would end this function below, and leave behind what on_exit removes.
+    set +e
     end_machines
     "${COMPOSE[@]}" logs --no-color >"$WORK/compose.log" 2>&1 || true
     "${COMPOSE[@]}" down -v --timeout 10 &>/dev/null || true

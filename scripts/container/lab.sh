@@ -17,12 +17,21 @@ attach() {
     api -X POST "http://127.0.0.1:8082/v1/nvmeRemoteControllers/$name/nvmePaths?nvme_path_id=path" -H 'Content-Type: application/json' \
         -d "{\"trtype\": \"NVME_TRANSPORT_TYPE_TCP\", \"traddr\": \"$SPDK\", \"fabrics\": {\"trsvcid\": \"$1\", \"subnqn\": \"nqn.2016-06.io.spdk:cnode1\",
             \"adrfam\": \"NVME_ADDRESS_FAMILY_IPV4\", \"hostnqn\": \"nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c\"}}"
-    api "http://127.0.0.1:8082/v1/nvmeRemoteControllers/$name/nvmeRemoteNamespaces" | grep -q uuid
+    api "http://127.0.0.1:8082/v1/nvmeRemoteControllers/$name/nvmeRemoteNamespaces" | grep uuid
     api -X DELETE "http://127.0.0.1:8082/v1/nvmeRemoteControllers/$name/nvmePaths/path"
     api -X DELETE "http://127.0.0.1:8082/v1/nvmeRemoteControllers/$name"
 }
 
+# grpcurl: the one that is installed, or of Go's proxy into target/grpcurl, where there is Go.
+GRPCURL=github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
+get_grpcurl() {
+    PATH=$PATH:$ROOT/target/grpcurl:/usr/local/go/bin
+    command -v grpcurl >/dev/null || ! command -v go >/dev/null ||
+        step "getting $GRPCURL" env GOBIN="$ROOT/target/grpcurl" go install "$GRPCURL"
+}
+
 lab_tests() {
+    get_grpcurl
     step "image that exports" docker build --network host -t opi-spdk-exports -f deploy/compose/exports.Dockerfile deploy/compose
     check "the lab comes up" "${COMPOSE[@]}" up -d
     check "the target is healthy by its own check" eventually 120 healthy opi-spdk-server
@@ -36,8 +45,10 @@ lab_tests() {
     check "the peer at 5555 is attached with TLS" attach 5555 NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:
     if command -v grpcurl >/dev/null; then
         check "grpcurl lists the services" eval 'grpcurl -plaintext 127.0.0.1:50051 list | grep opi_api.storage.v1.FrontendNvmeService'
+        check "grpcurl makes an object" grpcurl -plaintext -d '{"null_volume_id": "one", "null_volume": {"block_size": 512, "blocks_count": 64}}' \
+            127.0.0.1:50051 opi_api.storage.v1.NullVolumeService/CreateNullVolume
     else
-        echo "skipped grpcurl lists the services: it is not installed"
+        echo "skipped grpcurl lists the services: neither it nor Go is installed"
     fi
     local target began=$SECONDS
     target=$("${COMPOSE[@]}" ps -q opi-spdk-server)

@@ -24,6 +24,7 @@ has_labels() {
 }
 
 package_tests() {
+    newer_package >/dev/null
     check "the image's bill of materials has the versions and licences of all that is linked" has_bill
     check "the image names its version, revision and base" has_labels
     check "the package is lintian clean" lintian --allow-root --fail-on error,warning target/package/opi-spdk_*.deb
@@ -33,8 +34,12 @@ package_tests() {
         grep -q opi-spdk /usr/share/opi-spdk/sbom.json /usr/lib/sysusers.d/opi-spdk.conf && getent group opi-spdk
         echo "# of the operator" >>/etc/opi-spdk/opi-spdk.toml
         mkdir -p /var/lib/opi-spdk && echo kept >/var/lib/opi-spdk/identity
-        apt-get -q install -y --reinstall --no-install-recommends /package/opi-spdk_*.deb
-        grep "of the operator" /etc/opi-spdk/opi-spdk.toml
+        test "$(stat -c "%a %G" /etc/opi-spdk/tls)" = "700 root"
+        chmod 0750 /etc/opi-spdk/tls && chgrp opi-spdk /etc/opi-spdk/tls
+        apt-get -q install -y --no-install-recommends -o Dpkg::Options::=--force-confold /package/newer/opi-spdk.deb
+        test "$(dpkg-query -W -f "\${Version}" opi-spdk)" = 99.0-1
+        grep "of the operator" /etc/opi-spdk/opi-spdk.toml && grep "next version" /etc/opi-spdk/opi-spdk.toml.dpkg-dist
+        test "$(stat -c "%a %G" /etc/opi-spdk/tls)" = "750 opi-spdk"
         apt-get -q remove -y opi-spdk && test -f /etc/opi-spdk/opi-spdk.toml && test ! -e /usr/bin/opi-spdk
         apt-get -q purge -y opi-spdk && test ! -e /etc/opi-spdk && test -f /var/lib/opi-spdk/identity
         apt-get -q install -y --no-install-recommends /package/opi-spdk_*.deb

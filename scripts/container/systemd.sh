@@ -33,7 +33,8 @@ machine_image() {
 PAGES=/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages
 
 m() { docker exec opi-spdk-test-systemd "$@"; }
-# A command that is negated by ! does not end a script, by not it does.
+# A command that is negated by ! does not end a script, by not it does. No grep -q behind a pipe: it ends before the one that
+# writes, whose signal is then the status of both.
 in_m() { m env PAGES=$PAGES bash -euo pipefail -c "not() { ! \"\$@\"; }; $1"; }
 property() { m systemctl show -P "$1" opi-spdk.service; }
 
@@ -78,7 +79,7 @@ reloads() {
     local pid
     pid=$(property MainPID)
     in_m 'echo "log-level = \"info,opi_spdk::reload=debug\"" >>/etc/opi-spdk/opi-spdk.toml && systemctl reload opi-spdk' &&
-        eventually 10 in_m 'journalctl -u opi-spdk | grep -q "level of the log is now info,opi_spdk::reload=debug"' &&
+        eventually 10 in_m 'journalctl -u opi-spdk | grep "level of the log is now info,opi_spdk::reload=debug"' &&
         [[ $(property MainPID) == "$pid" ]]
 }
 
@@ -100,14 +101,17 @@ watchdog_restarts() {
         [[ $(property NRestarts) == 1 ]]
 }
 
-# An upgrade leaves the process as it is and says so; what the operator has changed stays.
+# An upgrade leaves the process as it is and says so; what the operator has changed stays, also when tmpfiles are made
+# again, as at a start of the machine.
 upgrades() {
     local pid said
     pid=$(property MainPID)
+    in_m 'chmod 0750 /etc/opi-spdk/tls && chgrp opi-spdk /etc/opi-spdk/tls'
     said=$(m dpkg -i --force-confdef --force-confold /package/newer/opi-spdk.deb 2>&1) && echo "$said" &&
         [[ $said == *"systemctl restart opi-spdk"* ]] &&
         in_m 'grep "reload=debug" /etc/opi-spdk/opi-spdk.toml && grep "next version" /etc/opi-spdk/opi-spdk.toml.dpkg-dist
-            [[ $(dpkg-query -W -f "\${Version}" opi-spdk) == 99.0-1 ]]' &&
+            [[ $(dpkg-query -W -f "\${Version}" opi-spdk) == 99.0-1 ]]
+            systemd-tmpfiles --create opi-spdk.conf && [[ $(stat -c "%a %G" /etc/opi-spdk/tls) == "750 opi-spdk" ]]' &&
         [[ $(property MainPID) == "$pid" && $(property ActiveState) == active ]] &&
         m opi-spdk health && in_m "readlink /proc/$pid/exe | grep deleted; opi-spdk doctor --config /etc/opi-spdk/opi-spdk.toml | grep 'systemctl restart opi-spdk'"
 }
@@ -128,7 +132,7 @@ stops() {
 is_removed() {
     in_m 'systemctl start opi-spdk && dpkg -r opi-spdk
         not pgrep -x opi-spdk && not systemctl is-active opi-spdk && not command -v opi-spdk
-        journalctl -u opi-spdk | grep -q "opi-spdk.service: Deactivated successfully"
+        journalctl -u opi-spdk | grep "opi-spdk.service: Deactivated successfully"
         test -f /etc/opi-spdk/opi-spdk.toml && test -f /var/lib/opi-spdk/identity'
 }
 

@@ -34,6 +34,7 @@ pub fn run(args: Args) -> Result<ExitCode, String> {
     if let Some(files) = &config.tls {
         crate::server::Tls::read(files)?;
     }
+    crate::preflight::read_access(&config)?;
     if let Some(http) = config.spdk_rpc.as_ref().and_then(|rpc| rpc.http.as_ref()) {
         crate::spdk_rpc::Credentials::read(&http.user, &http.password_file)
             .map_err(|reason| format!("spdk-rpc-user {reason}"))?;

@@ -2,16 +2,18 @@
 
 use super::Config;
 
-/// Names of the fields whose values differ. The destructuring makes a field that is in neither list a compile error.
+/// The settings behind the fields whose values differ. The destructuring makes a field that is in neither list a compile
+/// error.
 macro_rules! differing {
-    ($one:expr, $other:expr, without $($left_out:ident),+; $($field:ident),+) => {{
+    ($one:expr, $other:expr, without $($left_out:ident),+; $($field:ident: $settings:literal),+) => {{
         let Config { $($left_out: _,)+ $($field: _),+ } = $one;
-        [$((stringify!($field), format!("{:?}", $one.$field) != format!("{:?}", $other.$field))),+]
+        [$(($settings, format!("{:?}", $one.$field) != format!("{:?}", $other.$field))),+]
     }};
 }
 
 impl Config {
-    /// Settings that differ in `new` and need a restart: all but log-level and the TLS files.
+    /// Settings that differ in `new` and need a restart, by the names that an operator gives them: all but log-level
+    /// and the TLS files.
     pub fn restart_settings(&self, new: &Self) -> Vec<&'static str> {
         let mut found = Vec::new();
         if self.tls.is_some() != new.tls.is_some() {
@@ -21,31 +23,31 @@ impl Config {
             self,
             new,
             without tls, log_level;
-            grpc_addr,
-            http_addr,
-            listen_uds,
-            discovery_addr,
-            discovery_mdns,
-            web,
-            max_connections,
-            access_file,
-            cores,
-            mem_mib,
-            iobuf,
-            no_huge,
-            state_dir,
-            state_key_file,
-            core_dump,
-            ctrlr_dir,
-            socket_access,
-            kvm,
-            log_format,
-            audit_log,
-            audit_key_file,
-            max_calls,
-            remote_io_timeout,
-            spdk_rpc,
-            volumes
+            grpc_addr: "grpc-addr",
+            http_addr: "http-addr",
+            listen_uds: "listen-uds",
+            discovery_addr: "discovery-addr",
+            discovery_mdns: "discovery-mdns",
+            web: "http-hosts, http-origins",
+            max_connections: "max-connections",
+            access_file: "access-file",
+            cores: "cores",
+            mem_mib: "mem-mib",
+            iobuf: "iobuf-small, iobuf-large",
+            no_huge: "no-huge",
+            state_dir: "state-dir",
+            state_key_file: "state-key-file",
+            core_dump: "core-dump",
+            ctrlr_dir: "ctrlr-dir",
+            socket_access: "socket-group, socket-mode",
+            kvm: "kvm, qmp-addr, buses, kvm-force-unplug",
+            log_format: "log-format",
+            audit_log: "audit-log",
+            audit_key_file: "audit-key-file",
+            max_calls: "max-calls",
+            remote_io_timeout: "remote-io-timeout",
+            spdk_rpc: "spdk-rpc-socket, spdk-rpc-http, spdk-rpc-user",
+            volumes: "[[volume]]"
         );
         found.extend(
             fields
@@ -78,7 +80,36 @@ mod tests {
             "--log-level",
             "debug",
         ]);
-        assert_eq!(running.restart_settings(&new), ["state_key_file"]);
+        assert_eq!(running.restart_settings(&new), ["state-key-file"]);
         assert!(running.restart_settings(&config(&[])).is_empty());
+    }
+
+    /// A name that is no setting could not be looked up in a file or in the manual.
+    #[test]
+    fn changes_are_told_by_names_of_settings() {
+        let new = config(&[
+            "--http-hosts",
+            "target",
+            "--socket-mode",
+            "0660",
+            "--spdk-rpc-socket",
+            "/run/rpc.sock",
+            "--iobuf-small",
+            "9000",
+        ]);
+        let told = config(&[]).restart_settings(&new).join(", ");
+        let command = <CommandLine as clap::CommandFactory>::command();
+        for name in told.split(", ") {
+            let mut flags = command.get_arguments().filter_map(clap::Arg::get_long);
+            assert!(flags.any(|flag| flag == name), "{name}");
+        }
+        for name in [
+            "http-hosts",
+            "socket-mode",
+            "spdk-rpc-socket",
+            "iobuf-small",
+        ] {
+            assert!(told.contains(name), "{told}");
+        }
     }
 }

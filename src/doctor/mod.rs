@@ -8,6 +8,7 @@ mod limits;
 mod memory;
 mod ports;
 mod running;
+mod sockets;
 mod system;
 
 use serde::Serialize;
@@ -98,6 +99,7 @@ pub fn examine(machine: &Machine, config: &Config) -> Vec<Finding> {
     devices::examine(machine, config, &mut report);
     directories::examine(machine, config, &mut report);
     ports::examine(machine, config, running, &mut report);
+    sockets::examine(machine, config, running, &mut report);
     system::examine(machine, &mut report);
     report.0
 }

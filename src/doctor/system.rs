@@ -1,4 +1,4 @@
-//! Checks the kernel and its clock source.
+//! Checks the versions of the program and the kernel, and the kernel's clock source.
 
 use super::Level::Warning;
 use super::Report;
@@ -11,6 +11,11 @@ const KERNEL: (u32, u32) = (5, 10);
 const FAST_CLOCKS: [&str; 3] = ["tsc", "arch_sys_counter", "kvm-clock"];
 
 pub(super) fn examine(machine: &Machine, report: &mut Report) {
+    let program = env!("CARGO_PKG_VERSION");
+    report.ok(
+        "versions",
+        format!("opi-spdk {program} with {}", spdk::version()),
+    );
     if let Some(release) = machine.text("/proc/sys/kernel/osrelease") {
         match version(&release).is_some_and(|version| version < KERNEL) {
             true => report.add(

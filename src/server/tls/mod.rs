@@ -60,9 +60,13 @@ impl Tls {
     /// # Errors
     /// One line for the operator.
     pub fn reload(&self, files: &TlsFiles) -> Result<(), String> {
-        let new = Self::read(files)?;
-        std::mem::swap(&mut *self.0.write(), &mut *new.0.write());
+        self.replace(&Self::read(files)?);
         Ok(())
+    }
+
+    /// Replaces the certificates and keys by those of `new`, for new connections.
+    pub fn replace(&self, new: &Self) {
+        std::mem::swap(&mut *self.0.write(), &mut *new.0.write());
     }
 
     /// The stamps of the files in use.

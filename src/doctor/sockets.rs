@@ -1,0 +1,38 @@
+//! Sockets in the file system for clients of this machine, and what is in their way.
+
+use super::Level::Error;
+use super::{Report, Running};
+use crate::config::Config;
+use crate::local_socket;
+use crate::machine::Machine;
+
+pub(super) fn examine(
+    machine: &Machine,
+    config: &Config,
+    running: Option<&Running>,
+    report: &mut Report,
+) {
+    // The sockets of the process that runs are in use by right.
+    if running.is_some() {
+        return;
+    }
+    let rpc = config.spdk_rpc.as_ref().map(|rpc| &rpc.socket);
+    for (setting, path) in [
+        ("listen-uds", config.listen_uds.as_ref()),
+        ("spdk-rpc-socket", rpc),
+    ] {
+        let Some(path) = path.map(|path| machine.path(path)) else {
+            continue;
+        };
+        match local_socket::is_stale(&path) {
+            Ok(_) => report.ok("sockets", format!("{setting} {} is free", path.display())),
+            Err(reason) => report.add(
+                Error,
+                "sockets",
+                format!("{setting} {reason}"),
+                "opi-spdk does not start without its sockets",
+                format!("take it away, or choose another path with --{setting}"),
+            ),
+        }
+    }
+}
