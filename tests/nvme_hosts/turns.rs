@@ -15,7 +15,7 @@ use crate::common::{Options, Psk, Target, dhchap_key, eventually, malloc, namesp
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
 /// Who connects, with this name, from there; it has yet to authenticate.
-async fn comes(from: Ipv4Addr, identity: &Identity) -> Host {
+pub async fn comes(from: Ipv4Addr, identity: &Identity) -> Host {
     let mut host = dial(from, identity.address.port()).await;
     host.send(&Pdu::ic_req(Digests::OFF)).expect("sent");
     host.receive_within(SOON).expect("ICResp");

@@ -32,6 +32,7 @@ enum opi_nvme_tcp_phase {
 	OPI_NVME_TCP_UNADMITTED = 1,
 	OPI_NVME_TCP_CONNECTED = 2,
 	OPI_NVME_TCP_CLOSED = 3,
+	OPI_NVME_TCP_AUTHENTICATING = 4,
 };
 
 struct opi_nvme_tcp_connection {
