@@ -235,9 +235,10 @@ struct nvme_ctrlr *opi_nvme_connection(const char *name, const struct spdk_nvme_
 /* Gives the connection of the path these keys of the keyring, for when it authenticates next; NULL for none. */
 int opi_nvme_set_keys(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 		      const char *key, const char *ctrlr_key);
-/* Has the connection of the path authenticate anew, queue by queue; it ends if that fails. Unless it is refused, `done`
- * is called, on this thread. -EBUSY while it is being connected anyway, -ENOTCONN while it is down, -EALREADY while it
- * authenticates, -EOPNOTSUPP where neither the peer demands it nor has a key to prove itself with. */
+/* Has the connection of the path authenticate anew, queue by queue; it ends if that fails. Unless it is refused at once,
+ * `done` is called, on this thread. At once or by `done`: -EBUSY while it or a queue of it is being connected anyway,
+ * -ENOTCONN while it is down, -EALREADY while it authenticates, -EOPNOTSUPP where neither the peer demands it nor has a
+ * key to prove itself with. By `done`: -ECANCELED where it has ended meanwhile. */
 int opi_nvme_authenticate(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 			  void (*done)(void *arg, int status), void *arg);
 
