@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use spdk::Handle;
 use spdk::bdev::nvme::{self, Keys};
 use spdk::nvmf::nqn;
-use spdk::{Handle, Spdk};
 
 use super::nvme_remote_controller::{NvmeRemoteControllers, unreachable};
 use crate::api::own::NvmeCredential;
@@ -28,7 +28,7 @@ impl NvmeCredentials {
         Self { spdk, controllers }
     }
 
-    /// Gives the host of `new` its keys, after taking those of `old` away where that is another host.
+    /// Gives the host of `new` its keys, and takes those of `old` away where that is another host: both or neither.
     async fn exchange(
         &self,
         call: &CallContext,
@@ -37,33 +37,21 @@ impl NvmeCredentials {
         new: Option<&NvmeCredential>,
     ) -> Result<(), Error> {
         let controller = name.parent_id().unwrap_or_default().to_owned();
-        let of = |object: &NvmeCredential| (object.hostnqn.clone(), keys(object));
-        let (old, new) = (old.map(of), new.map(of));
+        let old = old.map(|old| old.hostnqn.clone());
+        let (host, keys, old) = match new {
+            Some(new) => {
+                let old = old.filter(|old| *old != new.hostnqn);
+                (new.hostnqn.clone(), keys(new), old)
+            }
+            None => (old.unwrap_or_default(), Keys::default(), None),
+        };
         let give_up = call.answer_by();
         let exchanged = self.spdk.call(async move |spdk| {
-            if let Some((host, keys)) = &new {
-                set(spdk, &controller, host, keys, give_up).await?;
-            }
-            match &old {
-                Some((host, _)) if new.as_ref().is_none_or(|(new, _)| new != host) => {
-                    set(spdk, &controller, host, &Keys::default(), give_up).await
-                }
-                _ => Ok(()),
-            }
+            let left = give_up.saturating_duration_since(Instant::now());
+            nvme::set_keys(spdk, &controller, &host, &keys, old.as_deref(), left).await
         });
         exchanged.await?.map_err(unreachable)
     }
-}
-
-async fn set(
-    spdk: Spdk,
-    controller: &str,
-    host: &str,
-    keys: &Keys,
-    give_up: Instant,
-) -> Result<(), spdk::Error> {
-    let left = give_up.saturating_duration_since(Instant::now());
-    nvme::set_keys(spdk, controller, host, keys, left).await
 }
 
 fn keys(object: &NvmeCredential) -> Keys {

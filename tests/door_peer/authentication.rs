@@ -18,22 +18,22 @@ use crate::common::{
 };
 
 /// Fabrics commands (NVMe over Fabrics, figure of command types).
-const CONNECT: u8 = 1;
-const AUTH_SEND: u8 = 5;
-const AUTH_RECV: u8 = 6;
+pub const CONNECT: u8 = 1;
+pub const AUTH_SEND: u8 = 5;
+pub const AUTH_RECV: u8 = 6;
 
 /// Bits of Connect's result: authentication is demanded, and a secure channel with it.
-const ATR: u32 = 1 << 17;
+pub const ATR: u32 = 1 << 17;
 const ASCR: u32 = 1 << 18;
 
 /// What Authentication Receive asks for.
 const DATA: usize = 4096;
 
 /// A message that the peer has for the host, by its transaction.
-type Message = Box<dyn Fn(u16) -> Vec<u8> + Send>;
+pub type Message = Box<dyn Fn(u16) -> Vec<u8> + Send>;
 
 /// A challenge as it should be: SHA-256, no group; then with these bytes in other places.
-fn challenge(changes: &'static [(usize, &'static [u8])]) -> Message {
+pub fn challenge(changes: &'static [(usize, &'static [u8])]) -> Message {
     Box::new(move |transaction| {
         let mut message = vec![0; DATA];
         message[..2].copy_from_slice(&[1, 1]);
@@ -60,7 +60,7 @@ fn with_public_key(byte: u8, length: u16) -> Message {
 }
 
 /// The end of an exchange: with an answer of the peer's own that is all zeroes, where it has one.
-fn success(proof: Option<u8>) -> Message {
+pub fn success(proof: Option<u8>) -> Message {
     Box::new(move |transaction| {
         let mut message = vec![0; DATA];
         message[..2].copy_from_slice(&[1, 3]);
@@ -75,7 +75,7 @@ fn success(proof: Option<u8>) -> Message {
 }
 
 /// A message that begins so, whatever the transaction.
-fn other(bytes: &'static [u8]) -> Message {
+pub fn other(bytes: &'static [u8]) -> Message {
     Box::new(move |_| {
         let mut message = bytes.to_vec();
         message.resize(DATA, 0);
@@ -108,7 +108,7 @@ fn demand(peer: &Peer, bits: u32, messages: Vec<Message>, then: Turn) {
     });
 }
 
-fn answer(ask: &Ask, message: &[u8]) -> Turn {
+pub fn answer(ask: &Ask, message: &[u8]) -> Turn {
     let data = c2h_data(ask.cid(), 0, message, flag::LAST, None);
     Turn::Send(vec![data, Resp::of(ask.cid()).bytes()])
 }
@@ -119,7 +119,7 @@ fn keys(mutual: bool) -> Value {
 }
 
 /// A controller with keys, and a path to the peer, or why there is none.
-async fn attach(session: &Session, peer: &Peer, mutual: bool) -> Result<Attached, Status> {
+pub async fn attach(session: &Session, peer: &Peer, mutual: bool) -> Result<Attached, Status> {
     let id = unique("peer");
     let controller = remote_controller(&session.client, &id, "DISABLE").await;
     let credentials = session.of("NvmeCredential");
@@ -143,7 +143,7 @@ async fn attach(session: &Session, peer: &Peer, mutual: bool) -> Result<Attached
     }
 }
 
-async fn detach(session: &Session, attached: Attached) {
+pub async fn detach(session: &Session, attached: Attached) {
     let credentials = session.of("NvmeCredential");
     for credential in credentials.names(&attached.controller).await {
         session.ends("NvmeCredential", &credential).await;

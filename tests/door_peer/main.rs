@@ -12,5 +12,6 @@ mod minutes;
 mod notice;
 mod pdus;
 mod reasons;
+mod rotation;
 mod session;
 mod silence;

@@ -72,10 +72,7 @@ async fn a_key_that_the_peer_refuses_is_not_taken_and_io_goes_on_with_the_one_be
     is_not_taken(bad, "the peer refuses this host, authentication failed").await;
 }
 
-/// Where an I/O queue finds it first, its connection ends before the reason is told, and the key is taken: the path then
-/// says why it is down.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "known fault: a key that the peer does not have can be taken (docs/security.md, What remains)"]
 async fn a_key_that_the_peer_does_not_have_is_not_taken() {
     let bad = keys(&dhchap_key(1), &dhchap_key(102));
     is_not_taken(bad, "the peer does not have the controller's key").await;

@@ -11,6 +11,7 @@ mod refusals;
 mod rotation;
 mod rules;
 mod turns;
+mod unproved;
 mod views;
 
 use std::os::unix::fs::PermissionsExt;

@@ -127,6 +127,10 @@ bool __attribute__((weak)) opi_tls_hello_has_key(const char *identity, const cha
 /* lib/nvmf/auth.c: the host ends the connection, maybe before it has proved who it is. */
 void nvmf_qpair_auth_given_up(struct spdk_nvmf_qpair *qpair);
 
+/* lib/nvmf/auth.c: the connection gives way to another one. It counts as a failure once the exchange has cost its
+ * challenge. */
+void nvmf_qpair_auth_displaced(struct spdk_nvmf_qpair *qpair);
+
 /* lib/nvmf/auth.c: completes a command that waits for its turn. The queue may be gone after it. */
 void nvmf_qpair_auth_end_wait(struct spdk_nvmf_qpair *qpair);
 

@@ -10,6 +10,9 @@
 /* How often that is looked at. */
 #define OPI_NVME_TCP_ADMISSION_PERIOD_US 500000
 
+/* While a connection waits for its turn: how often that is looked at. Turns are 100 ms apart, or more. */
+#define OPI_NVME_TCP_TURNS_PERIOD_US 20000
+
 /* Connections for which no Connect has succeeded, of all poll groups (one a reactor): in all, and from one
  * address. The next takes the place of the oldest of its group. A host of 128 cores opens 128 before its first
  * Connect. Addresses are counted by a hash, in so many slots.
@@ -32,6 +35,7 @@ enum opi_nvme_tcp_phase {
 	OPI_NVME_TCP_UNADMITTED = 1,
 	OPI_NVME_TCP_CONNECTED = 2,
 	OPI_NVME_TCP_CLOSED = 3,
+	OPI_NVME_TCP_AUTHENTICATING = 4,
 };
 
 struct opi_nvme_tcp_connection {

@@ -32,6 +32,7 @@ impl RawConnection {
                 0 => Phase::New,
                 1 => Phase::Unadmitted,
                 2 => Phase::Connected,
+                4 => Phase::Authenticating,
                 _ => Phase::Closed,
             },
             is_admin: self.is_admin,

@@ -75,10 +75,42 @@ end(struct opi_nvme_authenticating *authenticating, int status)
 	free(authenticating);
 }
 
+/* What an exchange came to: a queue that could not send has ended. */
+static int
+outcome(int status)
+{
+	return status == -ENXIO || status == -ENOTCONN ? -ECANCELED : status;
+}
+
 static void
 on_queue(void *ctx, int status)
 {
-	nvme_ctrlr_for_each_channel_continue(ctx, status);
+	nvme_ctrlr_for_each_channel_continue(ctx, outcome(status));
+}
+
+/* Whether a queue may just have shown that it has the keys of before. It does not always tell of its end. */
+static bool
+is_connecting(struct nvme_ctrlr_channel *channel)
+{
+	struct spdk_nvme_qpair *qpair = channel->qpair->qpair;
+
+	return channel->reset_iter != NULL || (qpair != NULL && !spdk_nvme_qpair_is_connected(qpair));
+}
+
+/* 0 if a controller is connected. */
+static int
+check_connected(struct nvme_ctrlr *ctrlr)
+{
+	if (ctrlr->destruct) {
+		return -ENXIO;
+	}
+	if (ctrlr->resetting) {
+		return -EBUSY;
+	}
+	if (ctrlr->reconnect_is_delayed || ctrlr->disabled || spdk_nvme_ctrlr_is_failed(ctrlr->ctrlr)) {
+		return -ENOTCONN;
+	}
+	return 0;
 }
 
 static void
@@ -88,12 +120,14 @@ authenticate_queue(struct nvme_ctrlr_channel_iter *i, struct nvme_ctrlr *ctrlr,
 	struct spdk_nvme_qpair *qpair = channel->qpair->qpair;
 	int rc = 0;
 
-	/* A queue that is connecting authenticates with the current keys anyway, and does not always call back. */
-	if (qpair != NULL && channel->reset_iter == NULL && spdk_nvme_qpair_is_connected(qpair)) {
+	if (is_connecting(channel)) {
+		rc = -EBUSY;
+	} else if (qpair != NULL) {
 		rc = spdk_nvme_qpair_authenticate(qpair, on_queue, i);
 		if (rc == 0) {
 			return;
 		}
+		rc = outcome(rc);
 	}
 	nvme_ctrlr_for_each_channel_continue(i, rc);
 }
@@ -101,6 +135,10 @@ authenticate_queue(struct nvme_ctrlr_channel_iter *i, struct nvme_ctrlr *ctrlr,
 static void
 on_queues(struct nvme_ctrlr *ctrlr, void *ctx, int status)
 {
+	/* A queue that has ended meanwhile is there no more, and has proved nothing. */
+	if (status == 0 && check_connected(ctrlr) != 0) {
+		status = -ECANCELED;
+	}
 	end(ctx, status);
 }
 
@@ -111,10 +149,32 @@ on_admin_queue(void *ctx, int status)
 	struct opi_nvme_authenticating *authenticating = ctx;
 
 	if (status != 0 || authenticating->ctrlr->destruct) {
-		end(authenticating, status);
+		end(authenticating, outcome(status));
 		return;
 	}
 	nvme_ctrlr_for_each_channel(authenticating->ctrlr, authenticate_queue, authenticating, on_queues);
+}
+
+static void
+check_queue(struct nvme_ctrlr_channel_iter *i, struct nvme_ctrlr *ctrlr, struct nvme_ctrlr_channel *channel,
+	    void *ctx)
+{
+	nvme_ctrlr_for_each_channel_continue(i, is_connecting(channel) ? -EBUSY : 0);
+}
+
+/* No exchange begins that would have to begin anew. */
+static void
+on_checked(struct nvme_ctrlr *ctrlr, void *ctx, int status)
+{
+	if (status == 0) {
+		status = check_connected(ctrlr);
+	}
+	if (status == 0) {
+		status = spdk_nvme_ctrlr_authenticate(ctrlr->ctrlr, on_admin_queue, ctx);
+	}
+	if (status != 0) {
+		end(ctx, status);
+	}
 }
 
 int
@@ -125,14 +185,9 @@ opi_nvme_authenticate(const char *name, const struct spdk_nvme_transport_id *id,
 	struct opi_nvme_authenticating *authenticating;
 	int rc;
 
-	if (ctrlr == NULL || ctrlr->destruct) {
-		return -ENXIO;
-	}
-	if (ctrlr->resetting) {
-		return -EBUSY;
-	}
-	if (ctrlr->reconnect_is_delayed || ctrlr->disabled || spdk_nvme_ctrlr_is_failed(ctrlr->ctrlr)) {
-		return -ENOTCONN;
+	rc = ctrlr != NULL ? check_connected(ctrlr) : -ENXIO;
+	if (rc != 0) {
+		return rc;
 	}
 	if (!opi_nvme_ctrlr_is_authenticated(ctrlr->ctrlr)) {
 		return -EOPNOTSUPP;
@@ -144,11 +199,8 @@ opi_nvme_authenticate(const char *name, const struct spdk_nvme_transport_id *id,
 	authenticating->ctrlr = ctrlr;
 	authenticating->done = done;
 	authenticating->arg = arg;
-	rc = spdk_nvme_ctrlr_authenticate(ctrlr->ctrlr, on_admin_queue, authenticating);
-	if (rc != 0) {
-		free(authenticating);
-	}
-	return rc;
+	nvme_ctrlr_for_each_channel(ctrlr, check_queue, authenticating, on_checked);
+	return 0;
 }
 
 #else

@@ -236,9 +236,10 @@ struct nvme_ctrlr *opi_nvme_connection(const char *name, const struct spdk_nvme_
 int opi_nvme_set_keys(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 		      const char *key, const char *ctrlr_key);
 /* Reauthenticates the connection of the path, queue by queue; the connection ends if that fails. `done` is called
- * on the calling thread unless an error is returned: -EBUSY during a reset or reconnect, -ENOTCONN while the
- * connection is down, -EALREADY while it authenticates, -EOPNOTSUPP if the peer does not demand authentication
- * and has no key to prove itself with. */
+ * on the calling thread unless an error is returned. Returned, or passed to `done`: -EBUSY while the connection or one of
+ * its queues is being connected, -ENOTCONN while the connection is down, -EALREADY while it authenticates, -EOPNOTSUPP
+ * if the peer does not demand authentication and has no key to prove itself with. Passed to `done`: -ECANCELED if the
+ * connection has ended meanwhile. */
 int opi_nvme_authenticate(const char *name, const struct spdk_nvme_transport_id *id, const char *source,
 			  void (*done)(void *arg, int status), void *arg);
 

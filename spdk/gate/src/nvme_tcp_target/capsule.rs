@@ -1,6 +1,6 @@
 //! Validates a command capsule: its place in the session, and that its data is transferred as its SGL says.
 
-use super::{CONNECT_DATA, CONTROL_DATA_MAX, Connection, Fatal, Phase, Refusal, Verdict};
+use super::{CONNECT_DATA, Connection, Fatal, Phase, Refusal, Verdict};
 use crate::nvme::fabrics::CONNECT;
 use crate::nvme::{FABRICS, sgl};
 
@@ -33,9 +33,12 @@ enum Direction {
 pub fn capsule(connection: &Connection, command: &[u8; 64], inside: u32) -> Verdict {
     let command = Command::of(command);
     let is_connect = command.opcode == FABRICS && command.fctype == CONNECT;
-    if connection.phase != Phase::Connected
-        && (connection.phase != Phase::Unadmitted || !is_connect)
-    {
+    let is_in_order = match connection.phase {
+        Phase::Connected | Phase::Authenticating => true,
+        Phase::Unadmitted => is_connect,
+        Phase::New | Phase::Closed => false,
+    };
+    if !is_in_order {
         return Err(Refusal::new(Fatal::Sequence, at::OPCODE));
     }
     let is_control = connection.is_admin || command.opcode == FABRICS;
@@ -61,19 +64,14 @@ pub fn capsule(connection: &Connection, command: &[u8; 64], inside: u32) -> Verd
             if command.length != inside {
                 return Err(Refusal::new(Fatal::InvalidField, at::PLEN));
             }
-            let limit = if is_control {
-                connection.in_capsule_max.max(CONTROL_DATA_MAX)
-            } else {
-                connection.in_capsule_max
-            };
-            if inside > limit {
+            if inside > connection.in_capsule_limit(is_control) {
                 return Err(Refusal::new(Fatal::LimitExceeded, at::SGL_LENGTH));
             }
             Ok(())
         }
         sgl::TRANSPORT => {
             nothing_inside(inside)?;
-            if command.length > connection.transfer_max {
+            if command.length > connection.transfer_limit() {
                 return Err(Refusal::new(Fatal::LimitExceeded, at::SGL_LENGTH));
             }
             Ok(())

@@ -38,7 +38,11 @@ pub fn h2c_data(connection: &Connection, expected: &Expected, header: &[u8; 24])
     let cccid = u16::from_le_bytes([c0, c1]);
     let offset = u32::from_le_bytes([o0, o1, o2, o3]);
     let length = u32::from_le_bytes([l0, l1, l2, l3]);
-    if !expected.asked || !matches!(connection.phase, Phase::Unadmitted | Phase::Connected) {
+    let is_in_order = match connection.phase {
+        Phase::Unadmitted | Phase::Authenticating | Phase::Connected => true,
+        Phase::New | Phase::Closed => false,
+    };
+    if !expected.asked || !is_in_order {
         return Err(Refusal::new(Fatal::Sequence, place::TTAG));
     }
     if cccid != expected.cid {

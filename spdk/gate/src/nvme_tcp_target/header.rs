@@ -1,8 +1,8 @@
 //! Validates the common header: the PDU's place in the sequence, and its lengths against its type.
 
 use super::{
-    CAPSULE_HEADER, COMMON_HEADER, CONNECT_DATA, CONTROL_DATA_MAX, Connection, DATA_HEADER,
-    DATA_OFFSET_MAX, Fatal, IC_REQ, Phase, Refusal, TERM_REQ_MAX, Verdict, at, flag, kind,
+    CAPSULE_HEADER, COMMON_HEADER, Connection, DATA_HEADER, DATA_OFFSET_MAX, Fatal, IC_REQ, Phase,
+    Refusal, TERM_REQ_MAX, Verdict, at, flag, kind,
 };
 
 /// Validates the first 8 bytes of a PDU. Header, padding, data and digests are consistent after that.
@@ -42,7 +42,9 @@ impl Header {
     fn is_in_order(&self, phase: Phase) -> Verdict {
         let right = match phase {
             Phase::New => self.kind == kind::IC_REQ,
-            Phase::Unadmitted | Phase::Connected => self.kind != kind::IC_REQ,
+            Phase::Unadmitted | Phase::Authenticating | Phase::Connected => {
+                self.kind != kind::IC_REQ
+            }
             Phase::Closed => false,
         };
         if right {
@@ -69,22 +71,14 @@ impl Header {
         if self.plen == end {
             return Ok(());
         }
-        let limit = match connection.phase {
-            Phase::Connected => connection.in_capsule_max.max(CONTROL_DATA_MAX),
-            _ => CONNECT_DATA,
-        };
-        self.has_data(connection, end, limit)
+        self.has_data(connection, end, connection.in_capsule_limit(true))
     }
 
     fn is_data(&self, connection: &Connection) -> Verdict {
         self.has_lengths(DATA_HEADER, DATA_HEADER, u32::MAX)?;
         self.has_header_digest(connection)?;
         let end = connection.header_end(DATA_HEADER);
-        let limit = match connection.phase {
-            Phase::Connected => connection.transfer_max,
-            _ => CONNECT_DATA,
-        };
-        self.has_data(connection, end, limit)
+        self.has_data(connection, end, connection.transfer_limit())
     }
 
     fn has_header_digest(&self, connection: &Connection) -> Verdict {

@@ -3,6 +3,8 @@
 //! ```text
 //! accept ─► New ─ICReq─► Unadmitted ─Connect succeeds─► Connected
 //!            └ ICReq alone   └ one Connect of 1 KiB         └ commands, H2CData
+//!                                     └─► Authenticating ──────┘
+//!                                          └ commands of up to 4 KiB, one at a time
 //! ```
 //!
 //! A PDU passes two checks: [`common_header`] once its first 8 bytes are received, which bounds every length that is
@@ -43,6 +45,10 @@ pub const TERM_REQ_MAX: u32 = 152;
 /// Bytes of Connect data, the only data that a connection may send before it is admitted.
 pub const CONNECT_DATA: u32 = 1024;
 
+/// Bytes of data of one command until the host has authenticated: one small buffer. Messages of DH-HMAC-CHAP with
+/// groups of up to 8,192 bits fit.
+pub const AUTHENTICATION_DATA_MAX: u32 = 4096;
+
 /// In-capsule bytes of an admin or Fabrics command that every target must accept.
 pub const CONTROL_DATA_MAX: u32 = 8192;
 
@@ -53,7 +59,9 @@ pub enum Phase {
     New,
     /// ICResp was sent; no Connect has succeeded.
     Unadmitted,
-    /// Connect has succeeded.
+    /// Connect has succeeded, and the host has yet to authenticate.
+    Authenticating,
+    /// Connect has succeeded, and the host has authenticated where it has to.
     Connected,
     /// ICResp is being sent, or the connection is in teardown: no PDU may be received.
     Closed,
@@ -79,6 +87,26 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Bytes of data that a command may have at most.
+    fn transfer_limit(&self) -> u32 {
+        match self.phase {
+            Phase::Connected => self.transfer_max,
+            Phase::Authenticating => self.transfer_max.min(AUTHENTICATION_DATA_MAX),
+            _ => CONNECT_DATA,
+        }
+    }
+
+    /// Bytes of data that may be inside the capsule of a command, and of an admin or fabrics command.
+    fn in_capsule_limit(&self, is_control: bool) -> u32 {
+        let control = self.in_capsule_max.max(CONTROL_DATA_MAX);
+        match self.phase {
+            Phase::Connected if is_control => control,
+            Phase::Connected => self.in_capsule_max,
+            Phase::Authenticating => control.min(AUTHENTICATION_DATA_MAX),
+            _ => CONNECT_DATA,
+        }
+    }
+
     /// End of a header of `length` bytes including its digest.
     fn header_end(&self, length: u32) -> u32 {
         length.saturating_add(if self.header_digest { DIGEST } else { 0 })

@@ -6,9 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-const PHASES: [Phase; 4] = [
+const PHASES: [Phase; 5] = [
     Phase::New,
     Phase::Unadmitted,
+    Phase::Authenticating,
     Phase::Connected,
     Phase::Closed,
 ];
@@ -81,7 +82,7 @@ fn each_phase_takes_its_own_pdus() {
                     (phase, kind),
                     (Phase::New, kind::IC_REQ)
                         | (
-                            Phase::Unadmitted | Phase::Connected,
+                            Phase::Unadmitted | Phase::Authenticating | Phase::Connected,
                             kind::H2C_TERM_REQ | kind::CAPSULE_CMD | kind::H2C_DATA,
                         )
                 );
@@ -185,6 +186,25 @@ fn before_admission_there_is_one_connect_of_1_kib() {
 }
 
 #[test]
+fn until_the_host_has_authenticated_a_command_moves_one_small_buffer_at_most() {
+    let connection = connection(Phase::Authenticating, 0);
+    for (fctype, opcode) in [(5, 0x7f), (6, 0x7f), (0, 1), (0, 2)] {
+        for length in [0, 1, 4095, 4096, 4097, 8192, 131_072, u32::MAX] {
+            let sent = capsule(&connection, &command(opcode, fctype, 0x5a, length), 0);
+            assert_eq!(sent.is_ok(), length <= 4096, "{opcode} {fctype} {length}");
+        }
+    }
+    for length in [1, 4096, 4097, 8192] {
+        let sent = capsule(&connection, &command(0x7f, 5, 0x01, length), length);
+        assert_eq!(sent.is_ok(), length <= 4096, "{length}");
+        for kind in [kind::CAPSULE_CMD, kind::H2C_DATA] {
+            let verdict = common_header(&connection, right(&connection, kind, length));
+            assert_eq!(verdict.is_ok(), length <= 4096, "{kind} {length}");
+        }
+    }
+}
+
+#[test]
 fn fused_bits_are_for_io_commands() {
     let mut connection = connection(Phase::Connected, 0);
     for is_admin in [false, true] {
@@ -270,7 +290,11 @@ proptest! {
                     let pdo = u64::from(bytes[3]);
                     prop_assert!(pdo >= end && pdo <= 128);
                     let data = plen.checked_sub(pdo + u64::from(connection.data_digest_length()));
-                    let most = if phase == Phase::Unadmitted { 1024 } else { 131_072 };
+                    let most = match phase {
+                        Phase::Unadmitted => 1024,
+                        Phase::Authenticating => 4096,
+                        _ => 131_072,
+                    };
                     prop_assert!((1..=most).contains(&data.unwrap()));
                 }
             }

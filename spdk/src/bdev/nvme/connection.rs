@@ -18,11 +18,25 @@ type Begin = unsafe extern "C" fn(
     *mut c_void,
 ) -> c_int;
 
+/// Forgets why the connection of the path has failed before.
+pub(super) fn forget(path: &Path) {
+    if let Some(Ok((id, _))) = path.id().map(|id| id.to_c()) {
+        refusal::forget(&id, Some(&path.hostnqn));
+    }
+}
+
+/// Why the connection of the path has failed since that was forgotten, as an error: EPERM where the peer refuses, does
+/// not prove itself or makes no sense, EHOSTUNREACH else. `None` where it has not failed.
+pub(super) fn failure(operation: &'static str, path: &Path) -> Option<Error> {
+    let (id, _) = path.id()?.to_c().ok()?;
+    refusal::noted(operation, &id, &path.hostnqn)
+}
+
 /// How it has ended.
 pub(super) struct Ended {
     /// 0, or an errno, negative.
     pub(super) status: c_int,
-    /// What the peer gave as the reason since it was begun.
+    /// What the peer gave as the reason since that was forgotten.
     pub(super) reason: Option<String>,
 }
 
@@ -43,7 +57,6 @@ pub(super) async unsafe fn done(
     };
     let name = cstr("controller name", name)?;
     let (id, source) = path.to_c()?;
-    refusal::forget(&id, Some(hostnqn));
     let status = call::<Status>(operation, |callback, argument| {
         // SAFETY: the caller's contract; id and strings outlive the call.
         unsafe { begin(name.as_ptr(), &id, source.as_ptr(), callback, argument) }

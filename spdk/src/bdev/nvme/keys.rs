@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! set_keys ─► each connection has them ─► those that work authenticate, queue by queue ─► the keys of before go
-//!                                                     └─ refused ─► each has those of before, refused ones reconnect
+//!                                           │  └─ ended ─► connected again ─► once more
+//!                                           └─ refused, or not connected again ─► each has those of before
 //! ```
 
 use std::cell::{Cell, RefCell};
@@ -29,7 +30,7 @@ use spdk_control::executor::spawn_local;
 
 const OPERATION: &str = "set keys of NVMe controller";
 
-/// Between two looks at a path that is being connected.
+/// Poll period of a path that is being connected, or is down and has yet to be tried again.
 const RETRY: Duration = Duration::from_millis(20);
 
 /// The keys that a host has for a controller; an empty one is none.
@@ -137,17 +138,20 @@ fn hold(controller: &str, host: &str, names: Rc<Names>) -> Rc<Names> {
 }
 
 /// Gives a host these keys for a controller in place of those that it had: for the paths by which it will connect, and
-/// for those that are there. Connections that work authenticate anew, where the peer demands that or has a key of its own; they stay, and
-/// I/O waits meanwhile. Those that are down use the keys when they are connected next. Without keys nothing
-/// authenticates, and what is connected stays.
+/// for those that are there. Connections that work authenticate anew, where the peer demands that or has a key of its own;
+/// they stay, and I/O waits meanwhile. One that ends meanwhile is connected again with the new keys, which counts. Those
+/// that were down before use the keys when they are connected next. Without keys nothing authenticates, and what is
+/// connected stays. With `instead_of` the keys of that host go, once the new ones are taken.
 ///
-/// EPERM, with the reason, if a peer refuses the keys or does not prove itself, ETIMEDOUT if one has not answered within
-/// `limit`: then the host has the keys of before, and connections that have ended so are connected anew.
+/// EPERM, with the reason, if a peer refuses the keys or does not prove itself; EHOSTUNREACH, with the reason, if one whose
+/// connection has ended cannot be connected again, ETIMEDOUT if one has not answered within `limit`: then the host has the
+/// keys of before, and connections that have ended so are connected anew with them.
 pub async fn set_keys(
     spdk: Spdk,
     name: &str,
     host: &str,
     keys: &Keys,
+    instead_of: Option<&str>,
     limit: Duration,
 ) -> Result<(), Error> {
     let give_up = Instant::now() + limit;
@@ -155,6 +159,28 @@ pub async fn set_keys(
         let detail = format!("another change of the keys of {name:?} has not ended in time");
         return Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(detail));
     };
+    exchange(spdk, name, host, keys, give_up).await?;
+    let Some(host_before) = instead_of else {
+        return Ok(());
+    };
+    let none = Keys::default();
+    match exchange(spdk, name, host_before, &none, give_up).await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let back = exchange(spdk, name, host, &none, give_up).await;
+            Err(error.after_undo(back))
+        }
+    }
+}
+
+/// The same under the lock.
+async fn exchange(
+    spdk: Spdk,
+    name: &str,
+    host: &str,
+    keys: &Keys,
+    give_up: Instant,
+) -> Result<(), Error> {
     let connections = connections(spdk, name, host);
     let new = Rc::new(Names::put(spdk, name, keys)?);
     let old = hold(name, host, Rc::clone(&new));
@@ -204,7 +230,7 @@ fn give_all(name: &str, connections: &[Path], names: &Names) -> Result<(), Error
     Ok(())
 }
 
-/// Has the connections authenticate side by side. One that is down, or goes down, is no failure.
+/// Has the connections authenticate side by side. One that was down before is no failure.
 async fn authenticate_all(
     spdk: Spdk,
     name: &str,
@@ -214,71 +240,152 @@ async fn authenticate_all(
     let mut waiting = Vec::new();
     for path in connections {
         let (done, is_done) = completion();
-        let (name, path) = (name.to_owned(), path);
-        waiting.push((of(&path), is_done));
-        spawn_local(authenticate(spdk, name, path, give_up, done));
+        let exchange = Rc::new(Exchange {
+            name: name.to_owned(),
+            path,
+            has_begun: Cell::new(false),
+        });
+        waiting.push((Rc::clone(&exchange), is_done));
+        spawn_local(exchange.run(spdk, give_up, done));
     }
     let mut failed = None;
-    for (path, is_done) in waiting {
+    for (exchange, is_done) in waiting {
         let left = give_up.saturating_duration_since(Instant::now());
         let outcome = match within(spdk, left, is_done).await {
             Some(outcome) => outcome?,
-            None => Err(Error::new(OPERATION, libc::ETIMEDOUT)
-                .with_detail("it has not authenticated in time".to_owned())),
+            None => exchange.is_late(),
         };
         if let Err(error) = outcome {
             let what = error.detail.clone().unwrap_or_else(|| error.to_string());
-            failed.get_or_insert(error.with_detail(format!("{path}: {what}")));
+            let what = format!("{}: {what}", of(&exchange.path));
+            failed.get_or_insert(error.with_detail(what));
         }
     }
     failed.map_or(Ok(()), Err)
 }
 
-async fn authenticate(
-    spdk: Spdk,
-    name: String,
-    path: Path,
-    give_up: Instant,
-    done: Promise<Result<(), Error>>,
-) {
-    let outcome = loop {
-        let outcome = authenticate_once(&name, &path).await;
-        let errno = outcome.as_ref().err().map_or(0, |error| error.errno.0);
-        match errno {
-            // An attempt is under way, maybe with the keys of before. What it comes to is as good as connected.
-            libc::EBUSY | libc::EALREADY if Instant::now() < give_up => {
-                sleep(spdk, RETRY).await;
-            }
-            libc::EBUSY | libc::EALREADY | libc::ENXIO | libc::ENOTCONN | libc::EOPNOTSUPP => {
-                break Ok(());
-            }
-            // Its connection has ended, or was not answered: it is connected anew by itself.
-            libc::ECANCELED | libc::ETIMEDOUT => break Ok(()),
-            _ => break outcome,
-        }
-    };
-    done.complete(outcome);
+/// Outcome of one attempt to have a connection authenticate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Each of its queues has proved the keys.
+    Proved,
+    /// The connection, or a queue of it, is being connected or authenticates, maybe with the old keys.
+    Connecting,
+    /// The connection is down.
+    Down,
+    /// The path has been detached, or neither side asks for authentication.
+    Unasked,
+    /// The connection has ended meanwhile, or the peer did not answer.
+    Ended,
 }
 
-async fn authenticate_once(name: &str, path: &Path) -> Result<(), Error> {
-    // SAFETY: on the app thread; the shim's function, which calls back as it has to.
-    let done = unsafe { connection::done(OPERATION, name, path, sys::opi_nvme_authenticate) };
-    let Some(ended) = done.await? else {
-        return Ok(());
-    };
-    match -ended.status {
-        libc::EACCES | libc::EIO => {
-            let unknown = || "one of its I/O queues could not be authenticated".to_owned();
-            let what = ended.reason.unwrap_or_else(unknown);
-            Err(Error::new(OPERATION, libc::EPERM).with_detail(what))
+/// The authentication of one connection with new keys.
+struct Exchange {
+    name: String,
+    path: Path,
+    /// The connection worked when the exchange began: the keys are taken only if it, or the one after it, proves them.
+    has_begun: Cell<bool>,
+}
+
+impl Exchange {
+    async fn run(self: Rc<Self>, spdk: Spdk, give_up: Instant, done: Promise<Result<(), Error>>) {
+        connection::forget(&self.path);
+        let outcome = loop {
+            match self.attempt().await {
+                Ok(Step::Proved | Step::Unasked) => break Ok(()),
+                Ok(Step::Down) if !self.has_begun.get() => break Ok(()),
+                Ok(Step::Down) => {
+                    // Without a failure the reconnect has yet to be tried.
+                    if let Some(error) = connection::failure(OPERATION, &self.path) {
+                        break Err(error);
+                    }
+                }
+                Ok(Step::Connecting | Step::Ended) => {}
+                Err(error) => break Err(error),
+            }
+            if Instant::now() >= give_up {
+                break self.is_late();
+            }
+            sleep(spdk, RETRY).await;
+        };
+        done.complete(outcome);
+    }
+
+    /// The outcome at the deadline: success for a path that was down before and still is, since nothing can be proved.
+    fn is_late(&self) -> Result<(), Error> {
+        if !self.has_begun.get() {
+            return Ok(());
         }
-        _ => check(OPERATION, ended.status),
+        let late = || {
+            let detail = "the connection has not authenticated in time".to_owned();
+            Error::new(OPERATION, libc::ETIMEDOUT).with_detail(detail)
+        };
+        Err(connection::failure(OPERATION, &self.path).unwrap_or_else(late))
+    }
+
+    async fn attempt(&self) -> Result<Step, Error> {
+        // Set before the answer, which may come after the deadline.
+        let had_begun = self.has_begun.replace(true);
+        // SAFETY: on the app thread; the shim's function, which calls back as it has to.
+        let done = unsafe {
+            connection::done(
+                OPERATION,
+                &self.name,
+                &self.path,
+                sys::opi_nvme_authenticate,
+            )
+        };
+        let (status, reason) = match done.await {
+            Ok(None) => (-libc::ENXIO, None),
+            Ok(Some(ended)) => (ended.status, ended.reason),
+            Err(error) if step(-error.errno.0).is_none() => return Err(error),
+            Err(error) => {
+                self.has_begun.set(had_begun);
+                (-error.errno.0, None)
+            }
+        };
+        step(status).ok_or_else(|| {
+            let unknown = || "one of its queues could not be authenticated".to_owned();
+            Error::new(OPERATION, libc::EPERM).with_detail(reason.unwrap_or_else(unknown))
+        })
+    }
+}
+
+/// The step that a status of the shim stands for; `None` where the peer has refused the keys or has not proved itself.
+fn step(status: i32) -> Option<Step> {
+    match -status {
+        0 => Some(Step::Proved),
+        libc::EBUSY | libc::EALREADY => Some(Step::Connecting),
+        libc::ENOTCONN => Some(Step::Down),
+        libc::ENXIO | libc::EOPNOTSUPP => Some(Step::Unasked),
+        libc::ECANCELED | libc::ETIMEDOUT => Some(Step::Ended),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_proof_or_a_connection_that_is_not_there_is_good() {
+        for (errno, expected) in [
+            (0, Some(Step::Proved)),
+            (libc::EBUSY, Some(Step::Connecting)),
+            (libc::EALREADY, Some(Step::Connecting)),
+            (libc::ENOTCONN, Some(Step::Down)),
+            (libc::ENXIO, Some(Step::Unasked)),
+            (libc::EOPNOTSUPP, Some(Step::Unasked)),
+            (libc::ECANCELED, Some(Step::Ended)),
+            (libc::ETIMEDOUT, Some(Step::Ended)),
+            (libc::EACCES, None),
+            (libc::EIO, None),
+            (libc::EINVAL, None),
+            (libc::ENOKEY, None),
+        ] {
+            assert_eq!(step(-errno), expected, "{errno}");
+        }
+    }
 
     #[test]
     fn keys_are_not_shown() {

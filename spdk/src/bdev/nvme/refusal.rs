@@ -35,24 +35,33 @@ pub(super) fn error(
     at: &str,
 ) -> Error {
     let failure = take_failure(id, hostnqn);
-    let errno = match failure {
-        None
-        | Some(
-            Failure::Unreachable(_)
-            | Failure::Stuck(_)
-            | Failure::Ended
-            | Failure::Refused(COMMAND_SPECIFIC, CONTROLLER_BUSY),
-        ) => libc::EHOSTUNREACH,
-        Some(
-            Failure::Refused(..)
-            | Failure::Nonsense(_)
-            | Failure::Unauthenticated(_)
-            | Failure::Rejected(_),
-        ) => libc::EPERM,
-    };
+    let errno = failure.map_or(libc::EHOSTUNREACH, errno);
     let unknown = || "it could not be connected: SPDK's log at level debug says more".to_owned();
     let what = failure.map_or_else(unknown, text);
     Error::new(operation, errno).with_detail(format!("{at}: {what}"))
+}
+
+/// The same for this host, without forgetting it; `None` where there was no failure.
+pub(super) fn noted(
+    operation: &'static str,
+    id: &sys::spdk_nvme_transport_id,
+    hostnqn: &str,
+) -> Option<Error> {
+    let failure = failure(id, hostnqn)?;
+    Some(Error::new(operation, errno(failure)).with_detail(text(failure)))
+}
+
+fn errno(failure: Failure) -> i32 {
+    match failure {
+        Failure::Unreachable(_)
+        | Failure::Stuck(_)
+        | Failure::Ended
+        | Failure::Refused(COMMAND_SPECIFIC, CONTROLLER_BUSY) => libc::EHOSTUNREACH,
+        Failure::Refused(..)
+        | Failure::Nonsense(_)
+        | Failure::Unauthenticated(_)
+        | Failure::Rejected(_) => libc::EPERM,
+    }
 }
 
 fn text(failure: Failure) -> String {

@@ -117,6 +117,7 @@ async fn connect_anew(
 }
 
 async fn connect_once(name: &str, path: &Path) -> Outcome {
+    connection::forget(path);
     // SAFETY: on the app thread; the shim's function, which calls back as it has to.
     let done = unsafe { connection::done(OPERATION, name, path, sys::opi_nvme_reset) };
     let Some(ended) = done.await? else {

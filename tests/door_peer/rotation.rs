@@ -1,0 +1,140 @@
+//! Keys that change while a path is connected, and a peer that ends the exchange for it, or leaves it waiting.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde_json::json;
+use tonic::Code;
+
+use super::authentication::{ATR, AUTH_RECV, AUTH_SEND, CONNECT, answer, attach, challenge};
+use super::authentication::{detach, other, success};
+use super::session::{Attached, Session};
+use crate::common::nvme_tcp_peer::{Ask, Peer, Resp, Turn};
+use crate::common::{HOST, base64, dhchap_key, eventually};
+
+/// A path is tried again after 2 to 8 s.
+const SOON: Duration = Duration::from_secs(30);
+
+/// What the peer does when it is asked for its challenge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Right,
+    /// Closes the connection, and is right from then on; the queue.
+    ClosesOnce(u16),
+    Closes,
+    Silent,
+    /// Refuses the host.
+    Refuses,
+}
+
+/// Demands authentication on each queue, whenever the host begins it.
+fn demand(peer: &Peer, mood: &Arc<Mutex<Mood>>) {
+    let mood = Arc::clone(mood);
+    let mut exchanges: HashMap<usize, (u16, u8)> = HashMap::new();
+    let mut transactions = 0;
+    peer.script(move |ask: &Ask| {
+        if ask.is_fabrics(CONNECT) {
+            return Turn::Send(vec![Resp::of(ask.cid()).with_cdw0(1 | ATR).bytes()]);
+        }
+        let exchange = exchanges.entry(ask.connection).or_default();
+        if ask.is_fabrics(AUTH_SEND) {
+            if exchange.1 == 0 {
+                exchange.0 = transactions;
+                transactions += 1;
+            }
+            return Turn::Send(vec![Resp::of(ask.cid()).bytes()]);
+        }
+        if !ask.is_fabrics(AUTH_RECV) {
+            return Turn::Right;
+        }
+        let (transaction, step) = *exchange;
+        exchange.1 = 1 - step;
+        if step == 1 {
+            return answer(ask, &success(None)(transaction));
+        }
+        let mut mood = mood.lock();
+        match *mood {
+            Mood::ClosesOnce(queue) if queue == ask.queue => {
+                *mood = Mood::Right;
+                Turn::Close
+            }
+            Mood::Right | Mood::ClosesOnce(_) => answer(ask, &challenge(&[])(transaction)),
+            Mood::Closes => Turn::Close,
+            Mood::Silent => Turn::Silent,
+            Mood::Refuses => answer(ask, &other(&[0, 0xf1, 0, 0, 0, 0, 1, 1])(transaction)),
+        }
+    });
+}
+
+async fn is_up(session: &Session, attached: &Attached) {
+    let path = json!({ "name": attached.path });
+    eventually("the path works", SOON, async || {
+        let stats = session.client.call("StatsNvmePath", path.clone());
+        stats.await.ok()
+    })
+    .await;
+}
+
+/// Only an exchange that succeeds is good for a key: also one on the next connection, where the first has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_taken_only_once_each_queue_has_authenticated_with_it() {
+    let mut session = Session::start().await;
+    let peer = Peer::start();
+    let mood = Arc::new(Mutex::new(Mood::Right));
+    demand(&peer, &mood);
+    let attached = attach(&session, &peer, false).await.expect("it is right");
+    let export = session.export(&attached).await;
+    let name = format!("{}/nvmeCredentials/keys", attached.controller);
+    let credentials = session.of("NvmeCredential");
+    for (n, next, expected) in [
+        (3, Mood::ClosesOnce(0), Ok(())),
+        (4, Mood::ClosesOnce(1), Ok(())),
+        (5, Mood::Closes, Err(Code::Unavailable)),
+        (6, Mood::Silent, Err(Code::Unavailable)),
+        (7, Mood::Refuses, Err(Code::FailedPrecondition)),
+        (8, Mood::Right, Ok(())),
+    ] {
+        is_up(&session, &attached).await;
+        *mood.lock() = next;
+        let begun = Instant::now();
+        let keys = json!({ "hostnqn": HOST, "dhchap_key": base64(dhchap_key(n)) });
+        let request = credentials.update_request(&name, keys, None);
+        let updated = session.client.call("UpdateNvmeCredential", request).await;
+        assert_eq!(
+            updated.as_ref().map(|_| ()).map_err(tonic::Status::code),
+            expected,
+            "{next:?}: {updated:?}"
+        );
+        assert!(
+            begun.elapsed() < Duration::from_secs(12),
+            "{next:?}: in time"
+        );
+        if next == Mood::Refuses {
+            let status = updated.expect_err("it is refused");
+            assert!(status.message().contains("refuses this host"), "{status}");
+        }
+        *mood.lock() = Mood::Right;
+    }
+
+    // A path that is down shows nothing: the key is taken for when it comes back.
+    *mood.lock() = Mood::Closes;
+    peer.close_all();
+    let path = json!({ "name": attached.path });
+    eventually("the path is down", SOON, async || {
+        let stats = session.client.call("StatsNvmePath", path.clone());
+        stats.await.err()
+    })
+    .await;
+    let keys = json!({ "dhchap_key": base64(dhchap_key(9)) });
+    credentials
+        .updated(&name, keys, Some(&["dhchap_key"]))
+        .await;
+    *mood.lock() = Mood::Right;
+    is_up(&session, &attached).await;
+    session.withdraw(export).await;
+    detach(&session, attached).await;
+    session.unharmed("keys that change").await;
+    session.target.stop();
+}

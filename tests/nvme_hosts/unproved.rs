@@ -1,0 +1,147 @@
+//! Connections in the name of a host that have yet to prove its key: what they may take, and which give way.
+
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
+
+use super::refusals::{challenge, count, dial, fields};
+use super::turns::comes;
+use super::{ALICE, Export, SOON, host, key_file, reads};
+use crate::common::nvme_tcp::{Digests, Host, Identity, Pdu, Sgl, kind};
+use crate::common::{Options, Target, dhchap_key, eventually};
+
+/// `OPI_NVME_TCP_UNADMITTED_PER_ADDRESS`.
+const PER_ADDRESS: usize = 256;
+
+/// An address of connections that are not alice's.
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+
+/// A subsystem that admits alice by a key, and her name without it.
+async fn export(target: &Target) -> (Export, Identity) {
+    let hosts = [("alice", host(ALICE, "", &dhchap_key(1), ""))];
+    let export = Export::new(target, "s", &hosts).await;
+    let alice = Identity {
+        hostnqn: ALICE.to_owned(),
+        ..Identity::new(export.port, &export.nqn)
+    };
+    (export, alice)
+}
+
+/// Announces an authentication message of so many bytes, and waits for the answer.
+fn announces(host: &mut Host, length: u32) -> u8 {
+    let cid = host.cid();
+    let send = fields(5, cid, length).sgl(Sgl::Transport(length));
+    host.send(&Pdu::capsule(send, &[])).expect("it goes");
+    host.receive_within(SOON).expect("an answer").kind
+}
+
+/// Whether the connection is open; what it has to say stays unread.
+fn is_open(host: &Host) -> bool {
+    let stream = host.stream();
+    stream.set_nonblocking(true).expect("it is ours");
+    let open = match stream.peek(&mut [0]) {
+        Ok(bytes) => bytes > 0,
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
+    };
+    stream.set_nonblocking(false).expect("it is ours");
+    open
+}
+
+fn open(hosts: &[Host]) -> usize {
+    hosts.iter().filter(|host| is_open(host)).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_yet_to_authenticate_moves_4_kib_at_most() {
+    let target = Target::start().await;
+    let (_export, alice) = export(&target).await;
+    for (length, answer) in [
+        (4096, kind::R2T),
+        (4097, kind::C2H_TERM_REQ),
+        (131_072, kind::C2H_TERM_REQ),
+    ] {
+        let mut host = comes(Ipv4Addr::LOCALHOST, &alice).await;
+        assert_eq!(announces(&mut host, length), answer, "{length}");
+    }
+    target.stop();
+}
+
+/// More buffers than alice's half of the small ones; they are taken back after 5 s at the latest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_by_a_hosts_name_without_its_key_takes_none_of_its_share() {
+    let target = Target::start_with(Options::default().args(["--iobuf-small", "1536"])).await;
+    let (export, alice) = export(&target).await;
+    let mut strangers = Vec::new();
+    for address in 3..7 {
+        for _ in 0..200 {
+            strangers.push(comes(Ipv4Addr::new(127, 0, 0, address), &alice).await);
+        }
+    }
+    for stranger in &mut strangers {
+        assert_eq!(announces(stranger, 4096), kind::R2T);
+    }
+    let key = key_file(&target, "key", &dhchap_key(1));
+    let proved = export.host(ALICE).with_dhchap(&key);
+    reads(&target, &proved).await.expect("who has the key");
+    assert_eq!(
+        open(&strangers),
+        strangers.len(),
+        "alice waits for none of them"
+    );
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_that_say_nothing_displace_nobody_who_authenticates() {
+    let target = Target::start().await;
+    let (_export, alice) = export(&target).await;
+    let mut authenticate = Vec::new();
+    for _ in 0..8 {
+        authenticate.push(comes(ELSEWHERE, &alice).await);
+    }
+    let mut silent = Vec::new();
+    for _ in 0..PER_ADDRESS + 44 {
+        silent.push(dial(ELSEWHERE, alice.address.port()).await);
+    }
+    eventually("strangers give way", SOON, async || {
+        (open(&silent) <= PER_ADDRESS).then_some(())
+    })
+    .await;
+    for host in &mut authenticate {
+        challenge(host);
+    }
+    target.stop();
+}
+
+/// As after a restart, when hosts come all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_too_many_authenticate_the_oldest_gives_way_and_has_not_failed() {
+    let target = Target::start().await;
+    let (_export, alice) = export(&target).await;
+    // These have taken the reactor's time already, and have failed.
+    let mut challenged = Vec::new();
+    for _ in 0..3 {
+        let mut host = comes(ELSEWHERE, &alice).await;
+        challenge(&mut host);
+        challenged.push(host);
+    }
+    let mut authenticate = Vec::new();
+    for _ in 0..PER_ADDRESS + 40 {
+        authenticate.push(comes(ELSEWHERE, &alice).await);
+    }
+    eventually("the oldest give way", SOON, async || {
+        let displaced = open(&challenged) == 0 && !is_open(&authenticate[0]);
+        (displaced && open(&authenticate) <= PER_ADDRESS).then_some(())
+    })
+    .await;
+    assert_eq!(count(&target, "dhchap"), 3);
+    let last = authenticate.last_mut().expect("many");
+    challenge(last);
+
+    // One by one they make room for hosts that have not connected yet.
+    let mut host = dial(ELSEWHERE, alice.address.port()).await;
+    host.send(&Pdu::ic_req(Digests::OFF)).expect("sent");
+    host.receive_within(SOON).expect("ICResp");
+    host.connect(&alice, 0, 0xffff).expect("it may try");
+    assert_eq!(count(&target, "dhchap"), 3);
+    target.stop();
+}
