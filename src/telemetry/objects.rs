@@ -90,7 +90,7 @@ pub(super) struct Waiting {
     pub since: SystemTime,
 }
 
-/// What is pending, and why.
+/// What is pending, and stored records that cannot be used, and why.
 pub(super) fn waiting(services: &Services) -> Vec<Waiting> {
     let all = services.conditions().all().into_iter();
     let waiting = all.filter_map(|(key, condition)| match condition {
@@ -101,7 +101,14 @@ pub(super) fn waiting(services: &Services) -> Vec<Waiting> {
         }),
         Condition::Applied | Condition::Deleting { .. } => None,
     });
-    waiting.take(WAITING_MAX).collect()
+    let unusable = services.unusable().into_iter();
+    let unusable = unusable.map(|(key, record)| Waiting {
+        object: key.as_str().to_owned(),
+        reason: record.reason.chars().take(REASON_MAX).collect(),
+        since: record.since,
+    });
+    // Those do not come by themselves.
+    unusable.chain(waiting).take(WAITING_MAX).collect()
 }
 
 /// How many of these are as they shall be, and cannot be used: a device that they stand on is in trouble.
