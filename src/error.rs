@@ -208,19 +208,39 @@ impl Error {
         Error::failed_precondition(name, what)
     }
 
-    /// The store refused a change, which was rolled back.
+    /// The store of records refused a change, which is then rolled back.
     pub fn not_stored(name: &crate::resource::Name, error: &crate::state::Error) -> Self {
-        use crate::state::Error as Store;
-        let what = |remedy: &str| {
-            format!("{name}: the change could not be stored, and was not made: {error}{remedy}")
+        let came_of_it = match error {
+            crate::state::Error::Unknown(_) => {
+                "whether the change is made is not known yet: it is undone once state-dir can be written, \
+                 and a restart before that may find it made"
+            }
+            _ => "the change could not be stored, and was not made",
         };
+        Self::of_store(name, came_of_it, error)
+    }
+
+    /// SPDK has removed an object, and the store of records did not take the end of the delete.
+    pub fn delete_not_stored(name: &crate::resource::Name, error: &crate::state::Error) -> Self {
+        let came_of_it = "it is being deleted: it is removed, and the end of the delete could not be \
+                          stored yet, which is retried";
+        Self::of_store(name, came_of_it, error)
+    }
+
+    fn of_store(
+        name: &crate::resource::Name,
+        came_of_it: &str,
+        error: &crate::state::Error,
+    ) -> Self {
+        use crate::state::Error as Store;
+        let what = |remedy: &str| format!("{name}: {came_of_it}: {error}{remedy}");
         match error {
             Store::Full(_) => Error::ResourceExhausted(what(": make room in state-dir")),
             Store::TooLarge(_) => Error::ResourceExhausted(what("")),
             Store::Conflict { .. } | Store::TooOld(_) => {
                 Error::internal("storing a record", what(""))
             }
-            Store::Io(_) | Store::Damaged(_) => {
+            Store::Io(_) | Store::Damaged(_) | Store::Unknown(_) => {
                 Error::Unavailable(what(": look at the disk of state-dir"))
             }
             Store::Closed => Error::Unavailable(what("")),

@@ -30,7 +30,9 @@ use crate::middleend::{DelayVolumes, EncryptedVolumes, QosVolumes};
 use crate::objects::Objects;
 use crate::reconcile::Reconciler;
 use crate::resource::service::service;
-use crate::resource::{CallContext, Collection, Conditions, List, Records, Registry, Shared};
+use crate::resource::{
+    CallContext, Collection, Conditions, Key, List, Records, Registry, Shared, UnusableRecord,
+};
 use crate::state::{Stats, Store};
 
 service! {
@@ -399,6 +401,11 @@ impl Services {
     /// Which objects are not as their records say.
     pub fn conditions(&self) -> &Conditions {
         &self.shared.conditions
+    }
+
+    /// The stored records that cannot be used.
+    pub fn unusable(&self) -> Vec<(Key, UnusableRecord)> {
+        self.shared.unusable.all()
     }
 
     /// Who has what.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use common::vhost_user::{Command, Kind, RESPONSE, Session};
 use common::{
-    Client, Fixture, HOST, Initiator, JsonRpc, Options, Resource, Target, blk_spec, dhchap_key,
-    encrypted_spec, eventually, lun_spec, malloc, metrics, name_of, namespace, nqn_of, pattern,
-    pcie_spec, remote_controller, scsi_spec, subsystem, tcp_controller, tcp_path,
+    Client, Fixture, HOST, Initiator, JsonRpc, Options, Resource, Target, Tool, blk_spec,
+    dhchap_key, encrypted_spec, eventually, lun_spec, malloc, metrics, name_of, namespace, nqn_of,
+    pattern, pcie_spec, remote_controller, scsi_spec, subsystem, tcp_controller, tcp_path,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -361,4 +361,95 @@ async fn volumes_of_the_configuration_are_read_only_objects() {
         }
     }
     target.stop();
+}
+
+/// The UUID of a bdev that SPDK's own command makes.
+const RAW: &str = "4b4e28ba-2fa1-11d2-883f-b9a761bde3fb";
+
+/// The SCSI targets of a controller: their numbers, and the volumes that they say they are.
+fn scsi_volumes(socket: &Path) -> Vec<(u8, &'static str)> {
+    let names = ["lun-zero", "lun-one", "lun-two", "lun-raw"];
+    let named = |answer: &[u8]| {
+        let mut names = names.iter();
+        let in_it = |name: &&&str| {
+            answer
+                .windows(name.len())
+                .any(|part| part == name.as_bytes())
+        };
+        names.find(in_it).copied().expect("its name is in it")
+    };
+    let disks = scsi_disks(socket).into_iter();
+    disks
+        .map(|(target, answer)| (target, named(&answer)))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lun_keeps_its_number_through_updates_and_its_volume_through_a_restart() {
+    let place = tempfile::tempdir().expect("a directory");
+    let (options, socket) = rpc_options(place.path());
+    let mut target = Target::start_with(options.clone()).await;
+    let client = target.client().await;
+    let luns = Resource::new(&client, "VirtioScsiLun");
+    let malloc_volumes = Resource::new(&client, "MallocVolume");
+    let mut uuids = Vec::new();
+    for id in ["lun-zero", "lun-one", "lun-two"] {
+        let volume = malloc(&client, id, 4).await;
+        let object = malloc_volumes.get(&volume).await.expect("it is there");
+        uuids.push(object["uuid"].as_str().expect("a text").to_owned());
+    }
+    let raw = async || {
+        let args = ["bdev_malloc_create", "-b", "lun-raw", "-u", RAW, "4", "512"];
+        Tool::rpc(&socket).args(args).run().await.expect("made");
+    };
+    raw().await;
+    let controllers = Resource::new(&client, "VirtioScsiController");
+    controllers.created("", "scsi", scsi_spec()).await;
+    controllers.created("", "other", scsi_spec()).await;
+    for (id, volume) in [
+        ("a", "volumes/lun-zero"),
+        ("b", uuids[1].as_str()),
+        ("c", RAW),
+    ] {
+        luns.created("", id, lun_spec("volumes/scsi", volume)).await;
+    }
+    luns.deleted("volumes/a").await;
+    let is = |one| vec![(1, one), (2, "lun-raw")];
+    let [scsi, other] = ["scsi", "other"].map(|id| target.ctrlr_dir().join(id));
+    assert_eq!(scsi_volumes(&scsi), is("lun-one"));
+
+    // 0 is free, and stays so.
+    let volume = |name: &str| json!({ "volume_name_ref": name });
+    let missing = luns.update("volumes/b", volume("volumes/none"), None).await;
+    let missing = missing.expect_err("there is none");
+    assert_eq!(missing.code(), Code::NotFound, "{missing}");
+    assert_eq!(scsi_volumes(&scsi), is("lun-one"));
+    luns.updated("volumes/b", volume("volumes/lun-two"), None)
+        .await;
+    assert_eq!(scsi_volumes(&scsi), is("lun-two"));
+    luns.updated("volumes/b", volume(&uuids[1]), None).await;
+    let elsewhere = json!({ "target_name_ref": "volumes/other" });
+    luns.updated("volumes/b", elsewhere, None).await;
+    assert_eq!(scsi_volumes(&other), [(0, "lun-one")]);
+    let back = json!({ "target_name_ref": "volumes/scsi" });
+    luns.updated("volumes/b", back, None).await;
+    assert_eq!(scsi_volumes(&scsi), is("lun-one"));
+    assert_eq!(scsi_volumes(&other), []);
+    target.kill();
+
+    // By its UUID a volume is known only once it is there.
+    let again = Target::start_with(options.after(&target)).await;
+    let scsi = again.ctrlr_dir().join("scsi");
+    assert_eq!(scsi_volumes(&scsi), [(1, "lun-one")]);
+    raw().await;
+    eventually("the other LUN is back", SOON, async || {
+        (scsi_volumes(&scsi) == is("lun-one")).then_some(())
+    })
+    .await;
+    let client = again.client().await;
+    let luns = Resource::new(&client, "VirtioScsiLun");
+    for name in ["volumes/b", "volumes/c"] {
+        luns.stats(name).await;
+    }
+    again.stop();
 }

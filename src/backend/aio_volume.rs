@@ -11,7 +11,9 @@ use rustix::fs::{AtFlags, StatxFlags, ioctl_blksszget, statx};
 use spdk::bdev::aio;
 use spdk::{Handle, Spdk, bdev, errno};
 
-use super::{Claim, Recipe, Volume, check_size, check_uuid, info, parse_uuid, uuid_text};
+use super::{
+    Claim, Recipe, Volume, check_size, check_uuid, file_work, info, parse_uuid, uuid_text,
+};
 use crate::api::storage::AioVolume;
 use crate::error::{Error, Violations};
 use crate::resource::{Change, Name};
@@ -45,7 +47,7 @@ impl Volume for AioVolume {
 
     async fn hold(&self, id: &str) -> Result<Arc<Claim>, Error> {
         let (volume, id) = (self.clone(), id.to_owned());
-        blocking(move || {
+        file_work::run(&self.filename, move || {
             look(&volume)?;
             Claim::take(&id, &volume.filename)
         })
@@ -54,7 +56,7 @@ impl Volume for AioVolume {
 
     async fn recipe(&self, name: String, uuid: [u8; 16]) -> Result<aio::Options, Error> {
         let volume = self.clone();
-        let block_size = blocking(move || look(&volume)).await?;
+        let block_size = file_work::run(&self.filename, move || look(&volume)).await?;
         Ok(aio::Options {
             name,
             uuid: Some(uuid),
@@ -84,7 +86,7 @@ impl Volume for AioVolume {
 
     async fn confirm(&self) -> Result<(), Error> {
         let volume = self.clone();
-        let size = blocking(move || {
+        let size = file_work::run(&self.filename, move || {
             let size = file_size(&volume.filename);
             size.map_err(|error| Error::failed_precondition(&volume.filename, error.to_string()))
         });
@@ -125,14 +127,6 @@ impl Volume for AioVolume {
         });
         Ok(rescanned.await??)
     }
-}
-
-/// Asks the file system, where waiting is allowed.
-async fn blocking<T: Send + 'static>(
-    ask: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let asked = tokio::task::spawn_blocking(ask).await;
-    asked.map_err(|error| Error::internal("looking at a file", error))?
 }
 
 impl Recipe for aio::Options {

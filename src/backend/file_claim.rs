@@ -48,35 +48,75 @@ pub struct Claim {
     file: File,
 }
 
-/// All claims of the process: locks and descriptors are the process's, too.
-static CLAIMS: LazyLock<Mutex<HashMap<FileId, Weak<Claim>>>> = LazyLock::new(Mutex::default);
+/// All claims of the process: locks and descriptors are the process's, too. Never locked while the file
+/// system is asked: one that does not answer would hold up all others.
+static CLAIMS: LazyLock<Mutex<HashMap<FileId, Slot>>> = LazyLock::new(Mutex::default);
+
+enum Slot {
+    /// A volume opens it.
+    Opening {
+        owner: String,
+        path: String,
+    },
+    Claimed(Weak<Claim>),
+}
+
+/// A file that is being opened. Dropped, it is free again.
+struct Opening(Option<FileId>);
+
+impl Opening {
+    fn claimed(mut self, claim: &Arc<Claim>) {
+        self.0 = None;
+        let slot = Slot::Claimed(Arc::downgrade(claim));
+        let before = CLAIMS.lock().insert(claim.id, slot);
+        drop(before);
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(id) = self.0 {
+            let before = CLAIMS.lock().remove(&id);
+            drop(before);
+        }
+    }
+}
+
+/// Who has a file already.
+enum Found {
+    Claim(Arc<Claim>),
+    Opening { owner: String, path: String },
+}
 
 impl Claim {
     /// Claims the file for the volume `owner`; once more for the same owner is the same claim. May
     /// wait for the file system.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for what cannot be opened, FAILED_PRECONDITION that names who has it.
+    /// INVALID_ARGUMENT for what cannot be opened, FAILED_PRECONDITION that names who has it, UNAVAILABLE
+    /// while an earlier call of the same owner still waits for the file system.
     pub(crate) fn take(owner: &str, path: &str) -> Result<Arc<Self>, Error> {
+        Self::take_by(owner, path, open)
+    }
+
+    fn take_by(
+        owner: &str,
+        path: &str,
+        open: impl FnOnce(&str, FileId) -> Result<File, Refused>,
+    ) -> Result<Arc<Self>, Error> {
         let bad_file =
             |error: std::io::Error| Error::invalid("filename", format!("{path:?}: {error}"));
         let id = FileId::of(&std::fs::metadata(path).map_err(bad_file)?);
-        let mut claims = CLAIMS.lock();
-        if let Some(claim) = claims.get(&id).and_then(Weak::upgrade) {
-            // Dropping the last reference takes the lock.
-            drop(claims);
-            if claim.owner == owner {
-                return Ok(claim);
+        let opening = match Self::reserve(owner, path, id) {
+            Ok(opening) => opening,
+            Err(Found::Claim(claim)) if claim.owner == owner => return Ok(claim),
+            Err(Found::Claim(claim)) => return Err(had_by(path, &claim.owner, &claim.path)),
+            Err(Found::Opening { owner: other, .. }) if other == owner => {
+                let what = format!("filename: {path:?} is still being opened: try again");
+                return Err(Error::Unavailable(what));
             }
-            let same = match claim.path == path {
-                true => String::new(),
-                false => format!(", where it is called {:?}", claim.path),
-            };
-            return Err(in_use(
-                path,
-                &format!("the AioVolume {:?}{same}", claim.owner),
-            ));
-        }
+            Err(Found::Opening { owner, path: known }) => return Err(had_by(path, &owner, &known)),
+        };
         let file = open(path, id).map_err(|refused| match refused {
             Refused::Error(error) => bad_file(error),
             Refused::Held => in_use(path, &holder(id)),
@@ -95,13 +135,37 @@ impl Claim {
             id,
             file,
         });
-        claims.insert(id, Arc::downgrade(&claim));
+        opening.claimed(&claim);
         Ok(claim)
+    }
+
+    /// Notes that the volume opens the file, or finds who has it.
+    fn reserve(owner: &str, path: &str, id: FileId) -> Result<Opening, Found> {
+        let mut claims = CLAIMS.lock();
+        match claims.get(&id) {
+            Some(Slot::Opening { owner, path }) => {
+                let (owner, path) = (owner.clone(), path.clone());
+                return Err(Found::Opening { owner, path });
+            }
+            // Dropping the last reference takes the lock: the caller does.
+            Some(Slot::Claimed(claim)) => {
+                if let Some(claim) = claim.upgrade() {
+                    return Err(Found::Claim(claim));
+                }
+            }
+            None => {}
+        }
+        let (owner, path) = (owner.to_owned(), path.to_owned());
+        claims.insert(id, Slot::Opening { owner, path });
+        Ok(Opening(Some(id)))
     }
 
     /// Whether this volume has claimed this file.
     pub(crate) fn is_held(owner: &str, id: FileId) -> bool {
-        let claim = CLAIMS.lock().get(&id).and_then(Weak::upgrade);
+        let claim = match CLAIMS.lock().get(&id) {
+            Some(Slot::Claimed(claim)) => claim.upgrade(),
+            _ => None,
+        };
         claim.is_some_and(|claim| claim.owner == owner)
     }
 }
@@ -115,13 +179,20 @@ impl Drop for Claim {
         }
         let mut claims = CLAIMS.lock();
         // Another one may have come since the last user of this one went.
-        if claims
-            .get(&self.id)
-            .is_some_and(|claim| claim.strong_count() == 0)
+        if let Some(Slot::Claimed(claim)) = claims.get(&self.id)
+            && claim.strong_count() == 0
         {
             claims.remove(&self.id);
         }
     }
+}
+
+fn had_by(path: &str, owner: &str, known_as: &str) -> Error {
+    let same = match known_as == path {
+        true => String::new(),
+        false => format!(", where it is called {known_as:?}"),
+    };
+    in_use(path, &format!("the AioVolume {owner:?}{same}"))
 }
 
 fn in_use(path: &str, user: &str) -> Error {
@@ -280,6 +351,39 @@ mod tests {
         }
         drop((claim, again));
         Claim::take("b", &path("hard")).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_does_not_open_holds_up_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        for name in ["dead", "alive"] {
+            std::fs::write(path(name), [0; 512]).unwrap();
+        }
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (free, waits) = std::sync::mpsc::channel::<()>();
+        let dead = path("dead");
+        let stuck = std::thread::spawn(move || {
+            Claim::take_by("a", &dead, |path, id| {
+                begun.send(()).unwrap();
+                let _ = waits.recv();
+                open(path, id)
+            })
+        });
+        has_begun.recv().unwrap();
+        drop(Claim::take("b", &path("alive")).unwrap());
+        let again = Claim::take("a", &path("dead")).unwrap_err();
+        assert!(matches!(again, Error::Unavailable(_)), "{again}");
+        let other = Claim::take("b", &path("dead")).unwrap_err().to_string();
+        assert!(other.contains("in use by the AioVolume \"a\""), "{other}");
+        drop(free);
+        let claim = stuck.join().unwrap().unwrap();
+        assert!(Claim::is_held("a", claim.id));
+        drop(claim);
+        drop(Claim::take("b", &path("dead")).unwrap());
+        let refused = |_: &str, _| Err(Refused::Held);
+        Claim::take_by("b", &path("dead"), refused).unwrap_err();
+        Claim::take("a", &path("dead")).expect("a failed claim is none");
     }
 
     #[test]

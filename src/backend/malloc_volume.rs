@@ -11,6 +11,8 @@ impl Volume for MallocVolume {
     type Recipe = malloc::Options;
     type Held = ();
 
+    const IN_MEMORY: bool = true;
+
     fn check(&self, violations: &mut Violations) {
         check_size(self.block_size, self.blocks_count, violations);
         check_uuid("uuid", &self.uuid, violations);

@@ -7,6 +7,7 @@ pub(crate) mod aio_contexts;
 mod aio_volume;
 mod file_claim;
 mod file_monitor;
+mod file_work;
 mod greeting;
 mod malloc_volume;
 mod null_volume;
@@ -21,9 +22,10 @@ mod stats;
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use spdk::{Handle, Spdk, bdev, errno};
+use spdk::{CallError, Handle, Spdk, bdev, errno};
 use uuid::Uuid;
 
 use crate::api::storage::VolumeStats;
@@ -45,10 +47,16 @@ pub(crate) use stats::{stats_if, stats_of, volume_at_fault, volume_gone, volume_
 /// The largest block: beyond it NVMe/TCP could not move one in one piece.
 pub(crate) const MAX_BLOCK_SIZE: i64 = 64 * 1024;
 
+/// How long giving back what a volume had of the system is waited for.
+const RELEASE: Duration = Duration::from_secs(5);
+
 /// A message that describes a bdev.
 pub trait Volume: Object {
     /// How its bdev is made.
     type Recipe: Recipe;
+
+    /// Whether its data goes with its bdev, so that a rebuild cannot be undone.
+    const IN_MEMORY: bool = false;
 
     /// What the volume has for itself of the system while its bdev lives.
     type Held: Send + Sync + 'static;
@@ -107,7 +115,7 @@ pub trait Recipe: Clone + Send + 'static {
     fn make(&self, spdk: Spdk) -> impl Future<Output = Result<(), spdk::Error>>;
 
     /// A like bdev of another name, to try with whether the making can succeed while the old one is
-    /// still there; `None` where nothing but the arguments decides that.
+    /// still there; `None` where nothing but the arguments decides that. For volumes in memory.
     fn trial(&self) -> Option<Self> {
         None
     }
@@ -141,9 +149,20 @@ impl<V: Volume> Volumes<V> {
         object.recipe(name.id().to_owned(), uuid).await
     }
 
-    fn keep(&self, name: &Name, held: V::Held) {
-        let before = self.held.lock().insert(name.key().clone(), held);
-        drop(before);
+    /// Keeps what a volume has of the system for a bdev that was made, in the place of what it had before.
+    async fn keep(
+        &self,
+        name: &Name,
+        held: V::Held,
+        made: Result<Result<bdev::Info, spdk::Error>, CallError>,
+    ) -> Result<bdev::Info, Error> {
+        let made = made.map_err(Error::from).and_then(|made| Ok(made?));
+        let unneeded = match &made {
+            Ok(_) => self.held.lock().insert(name.key().clone(), held),
+            Err(_) => Some(held),
+        };
+        release(name, unneeded).await;
+        made
     }
 }
 
@@ -173,13 +192,12 @@ impl<V: Volume> Kind for Volumes<V> {
             object.confirm().await?;
             return Ok(object);
         }
-        let held = object.hold(name.id()).await?;
         let recipe = self.recipe(name, &object).await?;
-        let info = self
+        let held = object.hold(name.id()).await?;
+        let made = self
             .spdk
             .call(move |spdk| async move { make(spdk, &recipe).await });
-        object.complete(&info.await??);
-        self.keep(name, held);
+        object.complete(&self.keep(name, held, made.await).await?);
         Ok(object)
     }
 
@@ -199,22 +217,50 @@ impl<V: Volume> Kind for Volumes<V> {
         change.unused(name)?;
         let old = self.recipe(name, &change.old).await;
         let mut object = change.wanted;
-        let held = object.hold(name.id()).await?;
         let new = self.recipe(name, &object).await?;
-        let info = self
+        let held = object.hold(name.id()).await?;
+        let made = self
             .spdk
             .call(move |spdk| async move { rebuild(spdk, old.ok().as_ref(), &new).await });
-        object.complete(&info.await??);
-        self.keep(name, held);
+        object.complete(&self.keep(name, held, made.await).await?);
         Ok(object)
+    }
+
+    /// A rebuild of a bdev whose data goes with it.
+    async fn foresee(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        change: &Change<V>,
+    ) -> Result<Option<V>, Error> {
+        if !V::IN_MEMORY {
+            return Ok(None);
+        }
+        change.unused(name)?;
+        // Somebody else's bdev may have its name.
+        self.is_there(name, &change.old).await?;
+        let mut object = change.wanted.clone();
+        object.reconsider(&change.asked);
+        let uuid = self.uuid_of(name, &object);
+        let recipe = object.recipe(name.id().to_owned(), uuid).await?;
+        if let Some(trial) = recipe.trial() {
+            let tried = self
+                .spdk
+                .call(async move |spdk| try_out(spdk, &recipe, &trial).await);
+            let mut info = tried.await??;
+            info.uuid = uuid;
+            object.complete(&info);
+        }
+        Ok(Some(object))
     }
 
     async fn confirm(&self, _: &Name, object: &V) -> Result<(), Error> {
         object.confirm().await
     }
 
+    /// A bdev of the volume's name that has another UUID is another's, and stays.
     async fn remove(&self, _: &CallContext, name: &Name, object: &V) -> Result<(), Error> {
-        let (id, uuid) = (name.id().to_owned(), parse_uuid(object.uuid()));
+        let (id, uuid) = (name.id().to_owned(), Some(self.uuid_of(name, object)));
         let deleted = self
             .spdk
             .call(async move |spdk| match own(spdk, &id, uuid)? {
@@ -223,7 +269,7 @@ impl<V: Volume> Kind for Volumes<V> {
             });
         deleted.await??;
         let held = self.held.lock().remove(name.key());
-        drop(held);
+        release(name, held).await;
         Ok(())
     }
 
@@ -266,6 +312,18 @@ impl<V: Volume> Volumes<V> {
     }
 }
 
+/// Gives back what a volume had of the system, which may wait for a file system; one that does not answer
+/// is not waited for.
+async fn release<T: Send + 'static>(name: &Name, held: Option<T>) {
+    if !std::mem::needs_drop::<T>() || held.is_none() {
+        return;
+    }
+    let released = tokio::task::spawn_blocking(move || drop(held));
+    if tokio::time::timeout(RELEASE, released).await.is_err() {
+        tracing::warn!(object = %name.key(), timeout = ?RELEASE, "the volume's file is not closed yet: its file system does not answer");
+    }
+}
+
 /// What has a volume's name.
 enum Own {
     /// Its bdev.
@@ -302,21 +360,25 @@ async fn remove(spdk: Spdk, name: &str) -> Result<(), spdk::Error> {
     }
 }
 
-/// Puts another bdev in the place of one that nobody uses; if that fails, the old one is there again,
-/// unless it cannot be made any more: the record then stays, for another change or a delete.
+/// Makes a bdev like the one to be, and removes it again: what it was.
+async fn try_out<R: Recipe>(spdk: Spdk, new: &R, trial: &R) -> Result<bdev::Info, spdk::Error> {
+    let made = make(spdk, trial).await.map_err(|mut error| {
+        let named = |detail: String| detail.replace(trial.name(), new.name());
+        error.detail = error.detail.map(named);
+        error
+    })?;
+    remove(spdk, trial.name()).await?;
+    Ok(made)
+}
+
+/// Puts another bdev in the place of one that nobody uses. If that fails the old bdev is made again
+/// (an empty one where its data was in memory), unless it cannot be made any more: the record then stays,
+/// for another change or a delete.
 async fn rebuild<R: Recipe>(
     spdk: Spdk,
     old: Option<&R>,
     new: &R,
 ) -> Result<bdev::Info, spdk::Error> {
-    if let Some(trial) = new.trial() {
-        trial.make(spdk).await.map_err(|mut error| {
-            let named = |detail: String| detail.replace(trial.name(), new.name());
-            error.detail = error.detail.map(named);
-            error
-        })?;
-        remove(spdk, trial.name()).await?;
-    }
     remove(spdk, new.name()).await?;
     match make(spdk, new).await {
         Ok(made) => Ok(made),

@@ -145,7 +145,7 @@ impl Kind for NvmeNamespaces {
         if !is_known {
             self.reservations.forget(name).await?;
         }
-        options.kept = Some(self.reservations.of(name));
+        options.kept = Some(self.reservations.of(name)?);
         let added = self.spdk.call(move |spdk| async move {
             if is_known {
                 // Adding holds up the I/O of the whole subsystem.
@@ -190,7 +190,7 @@ impl Kind for NvmeNamespaces {
         if after.nsid != before.nsid {
             change.unused(name)?;
         }
-        before.kept = Some(self.reservations.of(name));
+        before.kept = Some(self.reservations.of(name)?);
         after.kept.clone_from(&before.kept);
         let replaced = self
             .spdk

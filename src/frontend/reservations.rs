@@ -37,6 +37,36 @@ struct Stored {
     /// Of the record; `None` without one.
     revision: Option<u64>,
     reservation: Option<Reservation>,
+    /// The record cannot be read: hosts may have been told that they hold a reservation.
+    is_unusable: bool,
+}
+
+impl Stored {
+    fn of(entry: &Entry) -> Self {
+        let message = NvmeReservation::decode(entry.object.as_slice()).ok();
+        let reservation = message.and_then(from_message);
+        Self {
+            is_shown: false,
+            revision: Some(entry.revision),
+            is_unusable: reservation.is_none(),
+            reservation,
+        }
+    }
+
+    fn kept(&mut self, name: &Name) -> Result<Kept, Error> {
+        if self.is_unusable {
+            let what = format!(
+                "the stored reservations of {name} cannot be read, so hosts that it would have to keep out are \
+                 not known: delete it and create it again, without reservations"
+            );
+            return Err(Error::failed_precondition(name, what));
+        }
+        self.is_shown = true;
+        Ok(Kept {
+            name: name.key().as_str().to_owned(),
+            reservation: self.reservation.clone(),
+        })
+    }
 }
 
 impl Reservations {
@@ -55,30 +85,25 @@ impl Reservations {
         let Some(namespace) = entry.key.strip_prefix(PREFIX) else {
             return false;
         };
-        let message = NvmeReservation::decode(entry.object.as_slice()).ok();
-        let reservation = message.and_then(from_message);
-        if reservation.is_none() {
-            tracing::error!(object = entry.key, "stored reservations cannot be used");
+        let stored = Stored::of(entry);
+        if stored.is_unusable {
+            tracing::error!(
+                object = entry.key,
+                "stored reservations cannot be read: their namespace is not shown"
+            );
         }
-        let stored = Stored {
-            is_shown: false,
-            revision: Some(entry.revision),
-            reservation,
-        };
         self.stored.lock().insert(Key::from(namespace), stored);
         true
     }
 
     /// Under which name SPDK keeps those of a namespace, and what there is. For a namespace that is about to be
     /// shown.
-    pub fn of(&self, name: &Name) -> Kept {
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION where what is stored cannot be read.
+    pub fn of(&self, name: &Name) -> Result<Kept, Error> {
         let mut stored = self.stored.lock();
-        let stored = stored.entry(name.key().clone()).or_default();
-        stored.is_shown = true;
-        Kept {
-            name: name.key().as_str().to_owned(),
-            reservation: stored.reservation.clone(),
-        }
+        stored.entry(name.key().clone()).or_default().kept(name)
     }
 
     /// Removes those of a namespace that is gone, or of one of the same name that was there before.
@@ -241,6 +266,8 @@ fn from_message(message: NvmeReservation) -> Option<Reservation> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::storage::NvmeNamespace;
+    use crate::resource::Meta;
 
     #[test]
     fn what_is_stored_comes_back() {
@@ -258,5 +285,22 @@ mod tests {
         let message = NvmeReservation::decode(stored.object.as_slice()).unwrap();
         assert_eq!(from_message(message), Some(reservation));
         assert_eq!(stored.kind, "opi_spdk.v1.NvmeReservation");
+    }
+
+    #[test]
+    fn a_namespace_whose_stored_reservations_cannot_be_read_is_not_shown() {
+        let meta = Meta::of(&NvmeNamespace::default().descriptor());
+        let name = meta
+            .parse("name", "nvmeSubsystems/s/nvmeNamespaces/n")
+            .unwrap();
+        let none = from_message(NvmeReservation::default()).unwrap();
+        let mut stored = entry("key".into(), 1, &none);
+        assert!(Stored::of(&stored).kept(&name).is_ok());
+        assert!(Stored::default().kept(&name).is_ok(), "there are none");
+        stored.object = vec![0xff];
+        let mut unusable = Stored::of(&stored);
+        let error = unusable.kept(&name).unwrap_err();
+        assert!(error.to_string().contains("cannot be read"), "{error}");
+        assert!(!unusable.is_shown);
     }
 }

@@ -14,6 +14,8 @@
 //! Changes of one ID's LUNs hold its locks shared: they run side by side, and each has a number of
 //! its own. Its target and its controller change alone.
 
+mod replace;
+
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
@@ -50,13 +52,18 @@ struct Lun {
     number: u8,
     /// The volume as it was shown, if there is a controller.
     volume: Option<Presence>,
+    /// The ID that it was under before, and its number there: what it gets again when its move is undone.
+    before: Option<(String, u8)>,
 }
 
 impl Group {
-    /// Takes the lowest free number.
-    fn take(&mut self, id: &str, bdev: &str, most: usize) -> Option<Lun> {
+    /// Takes the preferred number if it is free, and else the lowest that is.
+    fn take(&mut self, id: &str, bdev: &str, most: usize, preferred: Option<u8>) -> Option<Lun> {
         let free = |number: &u8| self.luns.values().all(|lun| lun.number != *number);
-        let number = (0..scsi::MAX_TARGETS).find(free)?;
+        let number = preferred
+            .into_iter()
+            .chain(0..scsi::MAX_TARGETS)
+            .find(free)?;
         if self.luns.len() >= most {
             return None;
         }
@@ -64,6 +71,7 @@ impl Group {
             bdev: bdev.to_owned(),
             number,
             volume: None,
+            before: None,
         };
         self.luns.insert(id.to_owned(), lun.clone());
         Some(lun)
@@ -101,13 +109,9 @@ impl Luns {
         let (lun, shown) = {
             let mut groups = self.groups.lock();
             let entry = groups.entry(group.to_owned()).or_default();
-            (entry.take(id, bdev, most), entry.shown)
+            (entry.take(id, bdev, most, None), entry.shown)
         };
-        let lun = lun.ok_or_else(|| {
-            Error::ResourceExhausted(format!(
-                "target_name_ref: {group:?} has {most} LUNs, which is the most that it takes"
-            ))
-        })?;
+        let lun = lun.ok_or_else(|| full(group, most))?;
         let controller = shown.then(|| group.to_owned());
         let shown = self
             .spdk
@@ -167,32 +171,40 @@ impl Luns {
             Some(number) => {
                 let volume = None;
                 let bdev = bdev.to_owned();
+                let before = None;
                 let lun = Lun {
                     bdev,
                     number,
                     volume,
+                    before,
                 };
                 group.luns.insert(id.to_owned(), lun);
             }
             None => {
-                group.take(id, bdev, MAX_LUNS);
+                group.take(id, bdev, MAX_LUNS, None);
             }
         }
     }
 
-    /// Shows a volume that is not shown, or whose bdev had gone and is back.
+    /// Shows a volume that is not shown, or whose bdev had gone and is back. `bdev` is its name as it is known
+    /// now: after a start nobody knew yet what a UUID or an alias means.
     ///
     /// # Errors
     /// NOT_FOUND while it is not back.
-    pub(super) async fn show_again(&self, group: &str, id: &str) -> Result<(), Error> {
+    pub(super) async fn show_again(&self, group: &str, id: &str, bdev: &str) -> Result<(), Error> {
         if self.is_there(group, id) && self.is_shown(group) {
             return Ok(());
         }
         let (lun, shown) = {
-            let groups = self.groups.lock();
-            let group = groups.get(group);
-            let lun = group.and_then(|group| group.luns.get(id).cloned());
-            (lun, group.is_some_and(|group| group.shown))
+            let mut groups = self.groups.lock();
+            let group = groups.get_mut(group);
+            let shown = group.as_ref().is_some_and(|group| group.shown);
+            let lun = group.and_then(|group| group.luns.get_mut(id));
+            let lun = lun.map(|lun| {
+                bdev.clone_into(&mut lun.bdev);
+                lun.clone()
+            });
+            (lun, shown)
         };
         let Some(lun) = lun else { return Ok(()) };
         let controller = shown.then(|| group.to_owned());
@@ -309,6 +321,12 @@ impl Luns {
     }
 }
 
+fn full(group: &str, most: usize) -> Error {
+    Error::ResourceExhausted(format!(
+        "target_name_ref: {group:?} has {most} LUNs, which is the most that it takes"
+    ))
+}
+
 /// Shows a LUN through a controller, and looks after its volume; where there is none, only looks
 /// whether it could.
 async fn show(
@@ -366,25 +384,44 @@ mod tests {
     #[test]
     fn each_lun_has_the_lowest_number_that_is_free() {
         let mut group = Group::default();
-        let mut take = |id: &str| group.take(id, "volume", MAX_LUNS).map(|lun| lun.number);
+        let mut take = |id: &str| {
+            group
+                .take(id, "volume", MAX_LUNS, None)
+                .map(|lun| lun.number)
+        };
         assert_eq!(
             [take("a"), take("b"), take("c")],
             [Some(0), Some(1), Some(2)]
         );
         group.luns.remove("b");
-        let mut take = |id: &str| group.take(id, "volume", MAX_LUNS).map(|lun| lun.number);
+        let preferred = |group: &mut Group, id: &str, number| {
+            let lun = group.take(id, "volume", MAX_LUNS, Some(number));
+            lun.map(|lun| lun.number)
+        };
+        assert_eq!(preferred(&mut group, "far", 7), Some(7));
+        assert_eq!(preferred(&mut group, "b", 7), Some(1), "7 is taken");
+        group.luns.remove("b");
+        let mut take = |id: &str| {
+            group
+                .take(id, "volume", MAX_LUNS, None)
+                .map(|lun| lun.number)
+        };
         assert_eq!([take("d"), take("e")], [Some(1), Some(3)]);
     }
 
     #[test]
     fn no_more_luns_are_taken_than_there_may_be() {
         let mut group = Group::default();
-        assert!(group.take("a", "volume", 1).is_some());
-        assert!(group.take("b", "volume", 1).is_none());
+        assert!(group.take("a", "volume", 1, None).is_some());
+        assert!(group.take("b", "volume", 1, None).is_none());
         for n in 1..MAX_LUNS {
-            assert!(group.take(&n.to_string(), "volume", MAX_LUNS).is_some());
+            assert!(
+                group
+                    .take(&n.to_string(), "volume", MAX_LUNS, None)
+                    .is_some()
+            );
         }
-        assert!(group.take("z", "volume", MAX_LUNS).is_none());
+        assert!(group.take("z", "volume", MAX_LUNS, None).is_none());
         assert_eq!(group.luns.len(), MAX_LUNS);
     }
 }

@@ -37,11 +37,10 @@ impl VirtioScsiLuns {
         }
     }
 
-    async fn add(&self, name: &Name, lun: &Lun<'_>, object: &VirtioScsiLun) -> Result<(), Error> {
-        let target = self.targets.object(&key(TARGETS, lun.group));
-        let most = target.as_ref().map_or(MAX_LUNS, most);
-        let added = self.luns.add(lun.group, name.id(), &lun.bdev, most).await;
-        added.map_err(|error| no_volume(object, error))
+    /// The most LUNs that the target or controller with this ID takes.
+    fn most(&self, group: &str) -> usize {
+        let target = self.targets.object(&key(TARGETS, group));
+        target.as_ref().map_or(MAX_LUNS, most)
     }
 }
 
@@ -94,14 +93,15 @@ impl Kind for VirtioScsiLuns {
         name: &Name,
         object: VirtioScsiLun,
     ) -> Result<VirtioScsiLun, Error> {
-        let lun = Lun::of(&object);
-        match object.name.is_empty() || !self.luns.has(lun.group, name.id()) {
-            true => self.add(name, &lun, &object).await?,
-            false => {
-                let shown = self.luns.show_again(lun.group, name.id()).await;
-                shown.map_err(|error| no_volume(&object, error))?;
+        let Lun { group, bdev } = Lun::of(&object);
+        let shown = match object.name.is_empty() || !self.luns.has(group, name.id()) {
+            true => {
+                let most = self.most(group);
+                self.luns.add(group, name.id(), &bdev, most).await
             }
-        }
+            false => self.luns.show_again(group, name.id(), &bdev).await,
+        };
+        shown.map_err(|error| no_volume(&object, error))?;
         Ok(object)
     }
 
@@ -123,8 +123,8 @@ impl Kind for VirtioScsiLuns {
         self.luns.restore(group, name.id(), &bdev, number);
     }
 
-    /// A machine sees the old disk go and the new one come. If the new one cannot, the old one does
-    /// again.
+    /// A machine sees the old disk go and the new one come, under the same SCSI target number at the same
+    /// controller. If the new one cannot, the old one comes again.
     async fn update(
         &self,
         _: &CallContext,
@@ -135,13 +135,10 @@ impl Kind for VirtioScsiLuns {
         if old == new {
             return Ok(change.wanted);
         }
-        self.luns.remove(old.group, name.id()).await?;
-        if let Err(error) = self.add(name, &new, &change.wanted).await {
-            if let Err(left) = self.add(name, &old, &change.old).await {
-                tracing::error!(%name, %left, "could not show the old volume again; it is tried again");
-            }
-            return Err(error);
-        }
+        let groups = [old.group, new.group];
+        let most = self.most(new.group);
+        let replaced = self.luns.replace(groups, name.id(), &new.bdev, most).await;
+        replaced.map_err(|error| no_volume(&change.wanted, error))?;
         Ok(change.wanted)
     }
 

@@ -259,6 +259,15 @@ impl<K: Pluggable> Kind for Plugged<K> {
         Ok(updated)
     }
 
+    async fn foresee(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        change: &Change<K::Object>,
+    ) -> Result<Option<K::Object>, Error> {
+        self.kind.foresee(call, name, change).await
+    }
+
     async fn remove(
         &self,
         call: &CallContext,

@@ -69,11 +69,8 @@ impl Reconciler {
                 continue;
             }
             let Some(kind) = self.kind(&entry.key) else {
-                tracing::error!(
-                    object = entry.key,
-                    kind = entry.kind,
-                    "a stored record is of an unknown kind; it is kept, and not made"
-                );
+                let reason = format!("its kind {} is unknown", entry.kind);
+                self.shared.unusable.note(&entry, &reason);
                 continue;
             };
             staged.push((kind.stage(), Arc::clone(kind), entry));
@@ -84,13 +81,7 @@ impl Reconciler {
         for (_, kind, entry) in staged {
             match kind.restore(&entry) {
                 Ok(name) => names.push(name),
-                Err(reason) => {
-                    tracing::error!(
-                        object = entry.key,
-                        reason,
-                        "a stored record cannot be used; it is kept, and not made"
-                    );
-                }
+                Err(reason) => self.shared.unusable.note(&entry, &reason),
             }
         }
         Ok(names)
@@ -153,7 +144,7 @@ impl Reconciler {
             self.shared.queue.done(&key, true);
             return;
         };
-        let attempt = tokio::spawn(kind.reconcile(key.clone()));
+        let attempt = tokio::spawn(Arc::clone(&kind).reconcile(key.clone()));
         let succeeded = match attempt.await {
             Ok(result) => result.is_ok(),
             Err(error) => {
@@ -163,7 +154,9 @@ impl Reconciler {
                     .saturating_add(1);
                 tracing::error!(object = %key, %error, panics, "an attempt was cut off by a fault of the server; it is retried");
                 let reason = "an attempt was cut off by a fault of the server";
-                self.shared.conditions.set_pending(&key, reason);
+                if kind.has(&key) {
+                    self.shared.conditions.set_pending(&key, reason);
+                }
                 false
             }
         };

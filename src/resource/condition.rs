@@ -154,8 +154,12 @@ impl Conditions {
     }
 
     /// The record could not be applied. Whether it was not known to be pending, or for another reason.
+    /// A delete that has begun stays one.
     pub(crate) fn set_pending(&self, key: &Key, reason: &str) -> bool {
         let mut conditions = self.others.write();
+        if let Some(Condition::Deleting { .. }) = conditions.get(key) {
+            return false;
+        }
         if let Some(Condition::Pending(known)) = conditions.get_mut(key) {
             let is_news = known.reason != reason;
             reason.clone_into(&mut known.reason);

@@ -127,6 +127,21 @@ pub trait Kind: Send + Sync + 'static {
         change: Change<Self::Object>,
     ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
 
+    /// For a change that destroys content, so that no rollback brings it back: checks what can be checked
+    /// without destroying any, and answers the object as it will be, with every choice of the server. The
+    /// store commits that object before [`update`](Kind::update) is called. `None` for all other changes.
+    ///
+    /// # Errors
+    /// As [`update`](Kind::update), with which nothing has changed.
+    fn foresee(
+        &self,
+        _call: &CallContext,
+        _name: &Name,
+        _change: &Change<Self::Object>,
+    ) -> impl Future<Output = Result<Option<Self::Object>, Error>> + Send {
+        std::future::ready(Ok(None))
+    }
+
     /// Removes it from SPDK. Nobody uses it. Idempotent: what is not there is removed.
     fn remove(
         &self,

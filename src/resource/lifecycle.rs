@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::record::Record;
-use super::{CallContext, Collection, Kind, Name, Object};
+use super::registry::Reserved;
+use super::{CallContext, Collection, Kind, Name, Object, Uses};
 use crate::error::Error;
 
 /// How long undoing a change that could not be stored may take.
@@ -24,38 +25,69 @@ impl<K: Kind> Collection<K> {
         name: &Name,
         wanted: K::Object,
     ) -> Result<Made<K::Object>, Error> {
-        if self.record(name).is_none() || self.shared.conditions.is_pending(name.key()) {
+        let is_new = self.record(name).is_none_or(|record| record.is_leftover());
+        if is_new || self.shared.conditions.is_pending(name.key()) {
             self.learn(&wanted).await?;
             self.prepare(call, name, &wanted).await?;
         }
         let uses = self.uses(name, &wanted);
-        let (changed, used) = (uses.changed(), uses.used());
-        let _held = self.lock(call, name, changed, used).await?;
-        if let Some(mut record) = self.record(name) {
+        let found = self.record(name);
+        if found.is_none() {
+            self.check_usable(name)?;
+        }
+        let found_uses = found.as_deref().map(|record| self.uses_of(name, record));
+        let found_uses = found_uses.unwrap_or_default();
+        let owned = uses.changed().chain(found_uses.changed());
+        let used = uses.used().chain(found_uses.used());
+        let _held = self.lock(call, name, owned, used).await?;
+        let mut existing = self.record(name);
+        // What has come since is as another create has just made it.
+        let is_locked = |record: &Arc<Record<K::Object>>| {
+            let found = found.as_ref();
+            found.is_some_and(|found| Arc::ptr_eq(found, record))
+        };
+        if let Some(record) = &mut existing
+            && is_locked(record)
+            && record.is_leftover()
+        {
+            self.settle(call, name, record).await?;
+            existing = None;
+        }
+        if let Some(mut record) = existing {
             check_stays(name, &record)?;
-            if self.same(name, &record, &wanted).is_ok() {
-                self.agree(call, name, &mut record).await?;
+            if is_locked(&record) && self.same(name, &record, &wanted).is_ok() {
+                self.settle(call, name, &mut record).await?;
                 self.applied(name);
             }
             return Ok(Made::Existing(record));
         }
         let reserved = self.shared.registry.reserve(name, &uses)?;
+        let unfinished = Unfinished::new(self, name, &wanted, reserved);
         let created = self.kind.ensure(call, name, wanted.clone()).await;
-        let mut object = created.map_err(|error| error.under(self.meta.field()))?;
+        let mut object = match created {
+            Ok(object) => object,
+            Err(error) => {
+                unfinished.failed();
+                return Err(error.under(self.meta.field()));
+            }
+        };
         object.set_name(name.to_string());
         let uses = self.uses(name, &object);
         let record = Record::new(wanted, object);
         match self.save(name, record.clone()).await {
             Ok(record) => {
-                reserved.settle(uses);
+                unfinished.made(uses);
                 Ok(Made::New(self.answer(name, record.object.clone())))
             }
             Err(error) => {
                 let call = CallContext::within(UNDO);
-                if let Err(left) = self.kind.remove(&call, name, &record.object).await {
-                    tracing::error!(object = %name.key(), %left, "what could not be stored could not be removed either; it is retried");
-                    reserved.settle(uses);
-                    self.remove_later(name, record);
+                match self.kind.remove(&call, name, &record.object).await {
+                    Ok(()) => unfinished.failed(),
+                    Err(left) => {
+                        tracing::error!(object = %name.key(), %left, "what could not be stored could not be removed either; it is retried");
+                        unfinished.made(uses);
+                        self.remove_later(name, record);
+                    }
                 }
                 Err(error)
             }
@@ -72,11 +104,13 @@ impl<K: Kind> Collection<K> {
 
     pub(super) async fn remove(&self, call: &CallContext, name: &Name) -> Result<(), Error> {
         loop {
-            let record = self.record(name).ok_or_else(|| self.missing(name))?;
+            let Some(record) = self.record(name) else {
+                return self.remove_unusable(call, name).await;
+            };
             if record.configured {
                 return Err(Error::configured(name));
             }
-            let uses = self.uses(name, &record.object);
+            let uses = self.uses_of(name, &record);
             let (changed, used) = (uses.changed(), uses.used());
             let _held = self.lock(call, name, changed, used).await?;
             if !self.is_current(name, &record) {
@@ -110,10 +144,10 @@ impl<K: Kind> Collection<K> {
             let condition = self.shared.conditions.replace_by_deleting(name.key());
             before = Some((std::mem::replace(&mut marked, saved), condition));
         }
-        if let Err(error) = self.kind.remove(call, name, &marked.object).await {
+        if let Err(error) = self.remove_from_spdk(call, name, &marked).await {
             if let Some((was, condition)) = before {
                 self.shared.conditions.restore(name.key(), condition);
-                self.put_back(name, &was, &marked).await;
+                self.put_back(name, &was, &marked, &error).await?;
             }
             return Err(error);
         }
@@ -124,14 +158,75 @@ impl<K: Kind> Collection<K> {
         forgotten
     }
 
-    /// A delete has failed: the record is as it was before.
-    async fn put_back(&self, name: &Name, was: &Record<K::Object>, marked: &Record<K::Object>) {
+    /// A change that the store has, and SPDK refused: the record is as it was before.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if the store does not take that yet, with why the change `failed`: it is retried, and a
+    /// start before that finds the record as it is stored.
+    pub(super) async fn put_back(
+        &self,
+        name: &Name,
+        was: &Record<K::Object>,
+        stored: &Record<K::Object>,
+        failed: &Error,
+    ) -> Result<(), Error> {
         let mut back = was.clone();
-        back.stored = marked.stored;
-        if let Err(error) = self.save(name, back.clone()).await {
-            tracing::error!(object = %name.key(), %error, "a delete that failed could not be taken back in the store; it is retried");
-            self.insert(name, back);
-            self.shared.queue.put(name.key());
+        back.stored = stored.stored;
+        let Err(error) = self.save(name, back.clone()).await else {
+            return Ok(());
+        };
+        tracing::error!(object = %name.key(), %error, "a change that failed could not be taken back in the store; it is retried");
+        self.insert(name, back);
+        self.shared.queue.put(name.key());
+        Err(Error::Unavailable(format!(
+            "{name}: the change failed ({failed}), and could not be taken back in the store yet ({error}): that is \
+             retried, and a restart before that makes the change"
+        )))
+    }
+}
+
+/// A create under way. If a panic cuts it off, nobody knows whether SPDK has the object: it is removed.
+struct Unfinished<'a, K: Kind> {
+    collection: &'a Collection<K>,
+    name: &'a Name,
+    begun: Option<(K::Object, Reserved)>,
+}
+
+impl<'a, K: Kind> Unfinished<'a, K> {
+    fn new(
+        collection: &'a Collection<K>,
+        name: &'a Name,
+        wanted: &K::Object,
+        reserved: Reserved,
+    ) -> Self {
+        let mut object = wanted.clone();
+        object.set_name(name.to_string());
+        Self {
+            collection,
+            name,
+            begun: Some((object, reserved)),
+        }
+    }
+
+    /// SPDK has nothing of it: what was reserved is given back.
+    fn failed(mut self) {
+        self.begun = None;
+    }
+
+    /// SPDK has the object, which holds exactly this.
+    fn made(mut self, uses: Uses) {
+        if let Some((_, reserved)) = self.begun.take() {
+            reserved.settle(uses);
+        }
+    }
+}
+
+impl<K: Kind> Drop for Unfinished<'_, K> {
+    fn drop(&mut self) {
+        if let Some((object, reserved)) = self.begun.take() {
+            reserved.settle(self.collection.uses(self.name, &object));
+            let record = Record::new(object.clone(), object);
+            self.collection.remove_later(self.name, record);
         }
     }
 }

@@ -22,6 +22,7 @@ pub(crate) mod rules;
 pub mod service;
 mod slice;
 pub mod stats;
+mod unusable;
 mod update;
 mod uses;
 mod volume_names;
@@ -50,6 +51,7 @@ pub use registry::Registry;
 pub use request::{CallContext, Create, DEFAULT_TIMEOUT, Delete, List, Page, Update};
 pub use request::{GRPC_TIMEOUT, grpc_timeout};
 pub(crate) use slice::Slice;
+pub use unusable::{Unusable, UnusableRecord};
 pub use uses::Uses;
 
 use crate::error::Error;
@@ -71,6 +73,8 @@ pub struct Shared {
     pub conditions: Conditions,
     /// The records that SPDK is to be made to agree with.
     pub queue: Arc<Queue>,
+    /// The stored records that cannot be used.
+    pub unusable: Unusable,
     /// What has happened, and the revisions of changes.
     pub events: Arc<Log>,
     store: Arc<dyn Store>,
@@ -107,6 +111,7 @@ impl Shared {
             locks: Arc::default(),
             conditions: Conditions::told_to(&events),
             queue: Queue::new(),
+            unusable: Unusable::default(),
             events,
             store,
             spdk: OnceLock::new(),
@@ -157,6 +162,13 @@ impl Shared {
         ) {
             (Some(spdk), Some(name)) => volume_names::learn(spdk, &self.registry, name).await,
             _ => Ok(()),
+        }
+    }
+
+    /// The same from the records alone, before anything is made after a start.
+    fn recall(&self, volume_name_ref: &str) {
+        if let Some(name) = volume_ref::VolumeRef::unknown(volume_name_ref) {
+            volume_names::recall(&self.registry, name);
         }
     }
 

@@ -28,7 +28,8 @@ pub(super) struct Record<T> {
     pub stored: Option<u64>,
     /// A delete has begun, and is brought to its end whatever happens.
     pub deleting: bool,
-    /// What SPDK has where that is not `object`: a change that could not be stored, nor undone.
+    /// What SPDK has where that is not `object`: a change that could not be stored, nor undone, or one
+    /// that is stored and not made yet.
     pub actual: Option<T>,
     /// The configuration file made it: it is read-only, and not stored.
     pub configured: bool,
@@ -47,6 +48,11 @@ impl<T: Clone> Record<T> {
             actual: None,
             configured: false,
         }
+    }
+
+    /// Whether it is what a create has left that was neither answered nor stored.
+    pub fn is_leftover(&self) -> bool {
+        self.deleting && self.stored.is_none()
     }
 
     /// Whether the store does not have it as it is here.
@@ -88,7 +94,8 @@ impl<K: Kind> Collection<K> {
             record.created = record.revision;
         }
         let put = Change::Put(self.entry(name, &record));
-        self.commit(name, put, record.stored).await?;
+        let stored = self.commit(name, put, record.stored).await;
+        stored.map_err(|error| Error::not_stored(name, &error))?;
         let is_new = record.stored.replace(record.revision).is_none();
         let before = self.record(name);
         let record = self.insert(name, record);
@@ -111,7 +118,8 @@ impl<K: Kind> Collection<K> {
             let begun = self.shared.events.begin();
             let revision = begun.revision();
             let remove = Change::Remove { key, revision };
-            self.commit(name, remove, record.stored).await?;
+            let removed = self.commit(name, remove, record.stored).await;
+            removed.map_err(|error| Error::delete_not_stored(name, &error))?;
             ticket = Some(begun);
         }
         self.records.write().remove(name.key());
@@ -171,16 +179,15 @@ impl<K: Kind> Collection<K> {
         current.is_some_and(|current| Arc::ptr_eq(current, record))
     }
 
-    async fn commit(
+    pub(super) async fn commit(
         &self,
         name: &Name,
         change: Change,
         expected: Option<u64>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), crate::state::Error> {
         let expected = vec![(name.key().as_str().to_owned(), expected)];
         let commit = self.shared.store.commit(vec![change], expected);
-        let committed = traces::child("store commit", commit).await;
-        committed.map_err(|error| Error::not_stored(name, &error))
+        traces::child("store commit", commit).await
     }
 
     fn entry(&self, name: &Name, record: &Record<K::Object>) -> Entry {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::record::Record;
-use super::{CallContext, Collection, Key, Kind, Name, Object, Stage};
+use super::{CallContext, Collection, Key, Kind, Name, Object, Stage, Uses};
 use crate::error::Error;
 use crate::state::Entry;
 
@@ -31,6 +31,9 @@ pub(crate) trait Records: Send + Sync + 'static {
     /// # Errors
     /// Why the entry is no record of this kind.
     fn restore(&self, entry: &Entry) -> Result<Name, String>;
+
+    /// Whether there is a record of this key.
+    fn has(&self, key: &Key) -> bool;
 
     /// Names and revisions of the records whose keys come after this one, in their order.
     fn after(&self, last: Option<&str>, most: usize) -> Vec<(Name, u64)>;
@@ -55,6 +58,10 @@ impl<K: Kind> Records for Collection<K> {
         K::STAGE
     }
 
+    fn has(&self, key: &Key) -> bool {
+        self.records.read().contains_key(key)
+    }
+
     fn after(&self, last: Option<&str>, most: usize) -> Vec<(Name, u64)> {
         let from = last.map_or(Bound::Unbounded, Bound::Excluded);
         let records = self.records.read();
@@ -70,6 +77,9 @@ impl<K: Kind> Records for Collection<K> {
         let (name, record) = self.decode(entry)?;
         if self.record(&name).is_some() {
             return Err("the configuration has a volume of this name".to_owned());
+        }
+        if let Some(volume) = self.kind.volume_ref(&record.object) {
+            self.shared.recall(volume);
         }
         self.kind.restore(&name, &record.object, &entry.object);
         let uses = self.uses(&name, &record.object);
@@ -90,7 +100,12 @@ impl<K: Kind> Records for Collection<K> {
             };
             let reconciled = self.attempt(&name).await;
             match &reconciled {
-                Ok(Outcome::Nothing) => return Ok(()),
+                Ok(Outcome::Nothing) => {
+                    // A fault may have noted a condition of a record that was gone by then.
+                    if self.record(&name).is_none() {
+                        self.shared.conditions.forget(name.key());
+                    }
+                }
                 Ok(Outcome::Applied) => self.applied(&name),
                 Err(error) => self.failed(&name, error),
             }
@@ -100,7 +115,7 @@ impl<K: Kind> Records for Collection<K> {
 }
 
 /// What an attempt came to.
-enum Outcome {
+pub(super) enum Outcome {
     /// There was nothing to do.
     Nothing,
     /// SPDK agrees with the record.
@@ -133,51 +148,82 @@ impl<K: Kind> Collection<K> {
                 return Ok(Outcome::Nothing);
             };
             let is_pending = self.shared.conditions.is_pending(name.key());
-            if is_pending {
+            // A delete waits for nothing that the object needs.
+            if is_pending && !record.deleting {
                 self.learn(&record.object).await?;
                 self.prepare(&call, name, &record.object).await?;
             }
-            let uses = self.uses(name, &record.object);
+            let uses = self.uses_of(name, &record);
             let (changed, used) = (uses.changed(), uses.used());
             let _held = self.lock(&call, name, changed, used).await?;
             if !self.is_current(name, &record) {
                 continue;
             }
-            return self.settle(&call, name, record).await;
+            return self.settle(&call, name, &mut { record }).await;
         }
     }
 
-    /// Brings to its end what is open of a record that is locked.
-    async fn settle(
+    /// What a record owns and uses, as it is and as SPDK has it.
+    pub(super) fn uses_of(&self, name: &Name, record: &Record<K::Object>) -> Uses {
+        let uses = self.uses(name, &record.object);
+        match &record.actual {
+            Some(actual) => uses.union(&self.uses(name, actual)),
+            None => uses,
+        }
+    }
+
+    /// Brings to its end what is open of a record that is locked: a delete, the rollback of a change or one
+    /// that is stored and not made, what SPDK has lost, what the store does not have.
+    ///
+    /// # Errors
+    /// What is in the way: it is still open.
+    pub(super) async fn settle(
         &self,
         call: &CallContext,
         name: &Name,
-        mut record: Arc<Record<K::Object>>,
+        record: &mut Arc<Record<K::Object>>,
     ) -> Result<Outcome, Error> {
         if record.deleting {
-            self.kind.remove(call, name, &record.object).await?;
-            self.forget(name, &record).await?;
+            self.remove_from_spdk(call, name, record).await?;
+            self.forget(name, record).await?;
             tracing::info!(object = %name.key(), "a delete that had begun is complete");
             return Ok(Outcome::Nothing);
         }
         if let Some(actual) = &record.actual {
+            let uses = self.uses(name, &record.object);
+            let reserved = self.shared.registry.reserve(name, &uses)?;
             let fields = self.between(actual, &record.object);
-            let back = self.change_to(name, &record, actual.clone(), fields);
-            self.kind.update(call, name, back).await?;
-            let mut agreed = Record::clone(&record);
+            let back = self.change_to(name, record, actual.clone(), fields);
+            let updated = self.kind.update(call, name, back).await;
+            updated.map_err(|error| error.under(self.meta.field()))?;
+            reserved.settle(uses);
+            let mut agreed = Record::clone(record);
             agreed.actual = None;
-            record = self.insert(name, agreed);
+            *record = self.insert(name, agreed);
         } else {
-            self.agree(call, name, &mut record).await?;
+            self.agree(call, name, record).await?;
         }
         if record.is_unsaved() {
-            self.save(name, Record::clone(&record)).await?;
+            *record = self.save(name, Record::clone(record)).await?;
         }
         Ok(Outcome::Applied)
     }
 
+    /// Removes what SPDK has of a record, which a failed rollback may have left in two forms.
+    pub(super) async fn remove_from_spdk(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        record: &Record<K::Object>,
+    ) -> Result<(), Error> {
+        if let Some(actual) = &record.actual {
+            self.kind.remove(call, name, actual).await?;
+        }
+        self.kind.remove(call, name, &record.object).await
+    }
+
     /// Has SPDK agree with a record that is locked.
-    pub(super) async fn agree(
+    async fn agree(
         &self,
         call: &CallContext,
         name: &Name,

@@ -8,6 +8,7 @@ use prost_reflect::{DynamicMessage, ReflectMessage};
 use super::collection::{Collection, typed};
 use super::lifecycle::{Made, UNDO, check_stays};
 use super::record::Record;
+use super::registry::Reserved;
 use super::request::{CallContext, Update};
 use super::{Change, Changes, Kind, Name, Object, id};
 use crate::error::Error;
@@ -88,7 +89,7 @@ impl<K: Kind> Collection<K> {
                 self.learn(&target).await?;
                 self.prepare(call, name, &target).await?;
             }
-            let before = self.uses(name, &record.object);
+            let before = self.uses_of(name, &record);
             let after = self.uses(name, &target);
             let owned = before.changed().chain(after.changed());
             let used = before.used().chain(after.used());
@@ -98,9 +99,15 @@ impl<K: Kind> Collection<K> {
             }
             // Before the lock it could be one whose delete is about to end.
             check_stays(name, &record)?;
+            if record.actual.is_some() {
+                // An earlier change is open: this one begins from what the record says.
+                self.settle(call, name, &mut { record }).await?;
+                self.applied(name);
+                continue;
+            }
             if fields.is_empty() && self.shared.conditions.is_pending(name.key()) {
                 let mut record = record;
-                self.agree(call, name, &mut record).await?;
+                self.settle(call, name, &mut record).await?;
                 self.applied(name);
                 return Ok(self.answer(name, record.object.clone()));
             }
@@ -119,28 +126,94 @@ impl<K: Kind> Collection<K> {
                 is_undo: false,
                 users: self.shared.registry.users_of(name),
             };
-            let fields = change.fields.clone();
-            let updated = self.kind.update(call, name, change).await;
-            let mut object = updated.map_err(|error| error.under(self.meta.field()))?;
-            object.set_name(name.to_string());
+            let foreseen = self.kind.foresee(call, name, &change).await;
+            let foreseen = foreseen.map_err(|error| error.under(self.meta.field()))?;
             let mut changed = Record::clone(&record);
             changed.wanted = recorded;
-            changed.object = object;
-            changed.actual = None;
-            let uses = self.uses(name, &changed.object);
-            return match self.save(name, changed.clone()).await {
-                Ok(changed) => {
-                    reserved.settle(uses);
-                    self.applied(name);
-                    Ok(self.answer(name, changed.object.clone()))
+            let changed = match foreseen {
+                None => {
+                    self.make_then_store(call, name, &record, changed, change, reserved)
+                        .await?
                 }
-                Err(error) => {
-                    self.change_back(name, &record, changed.object, fields)
-                        .await;
-                    Err(error)
+                Some(object) => {
+                    changed.object = object;
+                    self.store_then_make(call, name, &record, changed, change, reserved)
+                        .await?
                 }
             };
+            return Ok(self.answer(name, changed.object.clone()));
         }
+    }
+
+    /// A change that can be undone: SPDK, then the store. A change that the store refuses is undone in
+    /// SPDK.
+    async fn make_then_store(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        before: &Record<K::Object>,
+        mut changed: Record<K::Object>,
+        change: Change<K::Object>,
+        reserved: Reserved,
+    ) -> Result<Arc<Record<K::Object>>, Error> {
+        let fields = change.fields.clone();
+        let updated = self.kind.update(call, name, change).await;
+        changed.object = updated.map_err(|error| error.under(self.meta.field()))?;
+        changed.object.set_name(name.to_string());
+        let uses = self.uses(name, &changed.object);
+        match self.save(name, changed.clone()).await {
+            Ok(changed) => {
+                reserved.settle(uses);
+                self.applied(name);
+                Ok(changed)
+            }
+            Err(error) => {
+                let object = changed.object;
+                self.change_back(name, before, object, fields, reserved)
+                    .await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A change that destroys content, so that SPDK cannot undo it: the store, then SPDK. A change that
+    /// SPDK refuses is undone in the store, and one that is cut off is made by the queue.
+    async fn store_then_make(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        before: &Record<K::Object>,
+        mut changed: Record<K::Object>,
+        change: Change<K::Object>,
+        reserved: Reserved,
+    ) -> Result<Arc<Record<K::Object>>, Error> {
+        changed.object.set_name(name.to_string());
+        changed.actual = Some(before.object.clone());
+        let stored = self.save(name, changed).await?;
+        let mut object = match self.kind.update(call, name, change).await {
+            Ok(object) => object,
+            Err(error) => {
+                let error = error.under(self.meta.field());
+                self.put_back(name, before, &stored, &error).await?;
+                return Err(error);
+            }
+        };
+        object.set_name(name.to_string());
+        reserved.settle(self.uses(name, &object));
+        let mut made = Record::clone(&stored);
+        made.actual = None;
+        let as_foreseen = object == made.object;
+        made.object = object;
+        let saved = match as_foreseen {
+            true => None,
+            false => self.save(name, made.clone()).await.map_err(|error| {
+                // All that was asked for is stored; what the server chose it chooses again.
+                tracing::warn!(object = %name.key(), %error, "a choice of the server was not stored");
+            }).ok(),
+        };
+        let made = saved.unwrap_or_else(|| self.insert(name, made));
+        self.applied(name);
+        Ok(made)
     }
 
     /// The change that makes of what SPDK has what the record says.
@@ -169,6 +242,7 @@ impl<K: Kind> Collection<K> {
         record: &Record<K::Object>,
         actual: K::Object,
         fields: Changes,
+        reserved: Reserved,
     ) {
         let back = self.change_to(name, record, actual.clone(), fields);
         let call = CallContext::within(UNDO);
@@ -176,6 +250,8 @@ impl<K: Kind> Collection<K> {
             tracing::error!(object = %name.key(), %left, "a change that could not be stored could not be undone; it is retried");
             let mut differs = record.clone();
             differs.actual = Some(actual);
+            // Until it is undone it has both.
+            reserved.settle(self.uses_of(name, &differs));
             self.insert(name, differs);
             let reason = format!("a change that could not be stored could not be undone: {left}");
             self.shared.conditions.set_pending(name.key(), &reason);

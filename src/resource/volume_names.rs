@@ -43,6 +43,21 @@ pub(super) async fn learn(spdk: &Handle, registry: &Registry, name: &str) -> Res
     Ok(())
 }
 
+/// Notes which of the records' volumes has this UUID, if one has: after a start, before SPDK has any.
+pub(super) fn recall(registry: &Registry, name: &str) {
+    let key = normal(name);
+    let Some(volume) = registry.owner(&Key::from(format!("uuid/{key}"))) else {
+        return;
+    };
+    let owned = registry.owned(&volume);
+    let bdev = owned
+        .iter()
+        .find_map(|key| key.as_str().strip_prefix("bdev/"));
+    if let Some(bdev) = bdev {
+        MEANT.write().insert(key, bdev.to_owned());
+    }
+}
+
 /// A UUID in the form that SPDK has; anything else as it is.
 fn normal(name: &str) -> String {
     match name.len() {
@@ -55,4 +70,29 @@ fn normal(name: &str) -> String {
 #[cfg(test)]
 pub(super) fn note(name: &str, own: &str) {
     MEANT.write().insert(normal(name), own.to_owned());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use prost_reflect::ReflectMessage;
+
+    use super::*;
+    use crate::api::storage::NullVolume;
+    use crate::resource::{Meta, Uses};
+
+    #[test]
+    fn the_uuid_of_a_records_volume_is_known_before_spdk_is_asked() {
+        const UUID: &str = "7b4e28ba-2fa1-11d2-883f-b9a761bde3fb";
+        let registry = Arc::new(Registry::default());
+        recall(&registry, UUID);
+        assert_eq!(meant_by(UUID), None);
+        let meta = Meta::of(&NullVolume::default().descriptor());
+        let name = meta.parse("name", "nullVolumes/recalled").unwrap();
+        let uses = Uses::new().owns(Key::bdev("recalled"));
+        registry.restore(&name, uses.owns(format!("uuid/{UUID}")));
+        recall(&registry, &UUID.replace('-', "").to_uppercase());
+        assert_eq!(meant_by(UUID).as_deref(), Some("recalled"));
+    }
 }

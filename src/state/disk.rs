@@ -24,6 +24,9 @@ const GROUP_MAX: usize = 1024;
 /// How long nothing must follow a commit for it to be confirmed.
 const QUIET: Duration = Duration::from_millis(20);
 
+/// How long after a failure the writer tries again to undo a commit that is in doubt, and to confirm the last.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Records in the file `state.redb` of a state directory.
 pub struct Disk {
     requests: Sender<Request>,
@@ -115,6 +118,7 @@ impl Disk {
         });
         let writer = Writer {
             engine,
+            is_failing: false,
             busy: Arc::clone(&busy),
             counters: Arc::clone(&counters),
             revision: Arc::clone(&revision),
@@ -189,6 +193,8 @@ impl Store for Disk {
 
 struct Writer<O> {
     engine: Engine<O>,
+    /// The last attempt to tidy up has failed.
+    is_failing: bool,
     busy: Arc<Busy>,
     counters: Arc<Counters>,
     revision: Arc<AtomicU64>,
@@ -224,7 +230,7 @@ impl<O: Opener> Writer<O> {
                     let _ = answer.send(self.engine.scan(&prefix));
                 }
                 Request::Close(closed) => {
-                    self.confirm();
+                    self.tidy();
                     drop(self);
                     let _ = closed.send(());
                     return;
@@ -237,23 +243,30 @@ impl<O: Opener> Writer<O> {
         }
     }
 
-    /// Waits for a request. When none comes for a while, the last commit is confirmed.
+    /// Waits for a request. When none comes for a while, the last commit is confirmed, and one that is in
+    /// doubt is undone.
     fn next(&mut self, requests: &Receiver<Request>) -> Option<Request> {
-        if self.engine.is_unconfirmed() {
-            match requests.recv_timeout(QUIET) {
-                Err(RecvTimeoutError::Timeout) => self.confirm(),
+        let mut wait = QUIET;
+        while self.engine.is_untidy() {
+            match requests.recv_timeout(wait) {
+                Err(RecvTimeoutError::Timeout) => self.tidy(),
                 other => return other.ok(),
             }
+            wait = RETRY;
         }
         requests.recv().ok()
     }
 
-    fn confirm(&mut self) {
+    fn tidy(&mut self) {
         self.busy.begin();
-        if let Err(error) = self.engine.confirm() {
-            tracing::error!(%error, "the last change is stored, and could not be confirmed");
-        }
+        let tidied = self.engine.tidy();
         self.busy.end();
+        if let Err(error) = &tidied
+            && !self.is_failing
+        {
+            tracing::error!(%error, retry = ?RETRY, "the last change could not be confirmed or undone; it is retried");
+        }
+        self.is_failing = tidied.is_err();
     }
 
     fn commit(&mut self, group: Vec<Batch>, answers: Vec<oneshot::Sender<Result<(), Error>>>) {
@@ -266,10 +279,17 @@ impl<O: Opener> Writer<O> {
         self.revision
             .store(self.engine.revision(), Ordering::Release);
         for (answer, result) in answers.into_iter().zip(results) {
-            if let Err(error @ (Error::Full(_) | Error::Io(_) | Error::Damaged(_))) = &result {
+            if let Err(
+                error @ (Error::Full(_) | Error::Io(_) | Error::Damaged(_) | Error::Unknown(_)),
+            ) = &result
+            {
                 tracing::error!(%error, "a change was not stored");
             }
             let _ = answer.send(result);
         }
     }
 }
+
+#[cfg(test)]
+#[path = "doubt_tests.rs"]
+mod doubt_tests;

@@ -6,8 +6,9 @@
 //! ```text
 //!            write fails             opens: commit is there ──────────────► it has succeeded
 //!   open ───────────────► closed ──► opens: commit is not there ──────────► it has failed
-//!     ▲                     └──────► does not open: the call fails, and the next one tries again;
-//!     └── a commit that is found then is undone first: its caller knows it as failed
+//!     ▲                     └──────► does not open: a copy tells that it is not there: it has failed;
+//!     │                              else nobody knows, and a timer or the next call tries again:
+//!     └── a commit that is found then is undone first
 //! ```
 //!
 //! A commit waits for one sync: a start tells one that was torn by redb's checksums and goes back to the one
@@ -21,6 +22,7 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 use super::fault::{Fault, storage_error};
 use super::format::{self, FORMAT, HEAD, Head, META, Migration, RECORDS};
 use super::seal::Sealer;
+use super::transaction::{Phases, Staged, open, write};
 use super::{Change, Entry, Error, Expected};
 
 /// Memory for pages of the database.
@@ -34,6 +36,11 @@ const FALLS_BACK: std::ops::Range<f64> = 0.1..0.5;
 pub(super) trait Opener {
     /// The database as it is now; nothing is made.
     fn open(&self) -> Result<Database, redb::Error>;
+
+    /// The same to be read alone: where there is no room to open it, a copy.
+    fn peek(&self) -> Result<Database, redb::Error> {
+        self.open()
+    }
 }
 
 /// Versions of the format, and what leads from one to the next.
@@ -69,31 +76,16 @@ pub(super) struct Engine<O> {
     is_unconfirmed: bool,
 }
 
-/// A commit that was answered as failed, and may have come through.
+/// A commit that was answered as [`Error::Unknown`], and may have come through.
 struct Doubt {
     commits: u64,
     before: Vec<(String, Option<Vec<u8>>)>,
-}
-
-/// A change, ready to be written: `None` removes.
-struct Staged {
-    key: String,
-    sealed: Option<Vec<u8>>,
 }
 
 /// What the database has.
 pub(super) struct Loaded {
     pub head: Head,
     pub revisions: HashMap<String, u64>,
-}
-
-/// How a transaction is made durable.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phases {
-    /// One sync.
-    One,
-    /// A sync of the pages, and one of what makes them the state.
-    Two,
 }
 
 /// How all databases are opened: the checksum of every page is compared, and an older state is taken for the
@@ -260,14 +252,36 @@ impl<O: Opener> Engine<O> {
         lost.map_or(Ok(found), |lost| Err(Error::Damaged(lost)))
     }
 
-    /// Whether [`confirm`](Self::confirm) has something to do.
-    pub fn is_unconfirmed(&self) -> bool {
+    /// Whether [`tidy`](Self::tidy) has something to do.
+    pub fn is_untidy(&self) -> bool {
+        self.doubt.is_some() || self.is_unconfirmed()
+    }
+
+    /// Undoes what is in doubt, and confirms the last commit.
+    pub fn tidy(&mut self) -> Result<(), Error> {
+        if self.doubt.is_some() {
+            self.reopen()?;
+        }
+        self.confirm()
+    }
+
+    fn reopen(&mut self) -> Result<(), Error> {
+        Self::settle(
+            &self.opener,
+            &mut self.database,
+            &mut self.doubt,
+            &mut self.head,
+            &self.sealer,
+        )
+    }
+
+    fn is_unconfirmed(&self) -> bool {
         self.is_unconfirmed && self.database.is_some()
     }
 
     /// Has a start tell damage of the last commit from a commit that was cut off. What fails here has no
     /// effect on the records; the next commit opens the database again.
-    pub fn confirm(&mut self) -> Result<(), Error> {
+    pub(super) fn confirm(&mut self) -> Result<(), Error> {
         if !self.is_unconfirmed() {
             return Ok(());
         }
@@ -284,24 +298,23 @@ impl<O: Opener> Engine<O> {
         match self.apply_together(group) {
             Ok(results) => results,
             Err(error) if group.len() < 2 => vec![Err(error)],
-            Err(_) => group
+            Err(error) => group
                 .iter()
                 .map(|batch| {
-                    let mut results = self.apply_together(std::slice::from_ref(batch))?;
-                    results.pop().unwrap_or(Err(Error::Closed))
+                    let alone = self.apply_together(std::slice::from_ref(batch));
+                    match (alone, &error) {
+                        (Ok(mut results), _) => results.pop().unwrap_or(Err(Error::Closed)),
+                        // All of the group may be there.
+                        (Err(_), Error::Unknown(_)) if self.doubt.is_some() => Err(error.clone()),
+                        (Err(alone), _) => Err(alone),
+                    }
                 })
                 .collect(),
         }
     }
 
     fn apply_together(&mut self, group: &[Batch]) -> Result<Vec<Result<(), Error>>, Error> {
-        Self::settle(
-            &self.opener,
-            &mut self.database,
-            &mut self.doubt,
-            &mut self.head,
-            &self.sealer,
-        )?;
+        self.reopen()?;
         let mut after: HashMap<String, Option<u64>> = HashMap::new();
         let mut staged = Vec::new();
         let mut head = self.head;
@@ -383,16 +396,19 @@ impl<O: Opener> Engine<O> {
         };
         self.database = None;
         let commits = head.commits;
-        if let Ok((database, found)) = open(&self.opener, &self.sealer) {
+        if let Ok((database, found)) = open(self.opener.open(), &self.sealer) {
             self.database = Some(database);
             if found.commits == commits {
                 self.is_unconfirmed = true;
                 return Ok(());
             }
-        } else {
-            self.doubt = Some(Doubt { commits, before });
+            return Err(storage_error(&error));
         }
-        Err(storage_error(&error))
+        if open(self.opener.peek(), &self.sealer).is_ok_and(|(_, found)| found.commits != commits) {
+            return Err(storage_error(&error));
+        }
+        self.doubt = Some(Doubt { commits, before });
+        Err(Error::Unknown(storage_error(&error).to_string()))
     }
 
     /// Opens the database if it is closed, and undoes what was answered as failed.
@@ -406,7 +422,7 @@ impl<O: Opener> Engine<O> {
         if database.is_some() {
             return Ok(());
         }
-        let (opened, found) = open(opener, sealer)?;
+        let (opened, found) = open(opener.open(), sealer)?;
         if let Some(doubted) = doubt.as_ref()
             && found.commits == doubted.commits
         {
@@ -432,44 +448,6 @@ impl<O: Opener> Engine<O> {
         *database = Some(opened);
         Ok(())
     }
-}
-
-fn open<O: Opener>(opener: &O, sealer: &Sealer) -> Result<(Database, Head), Error> {
-    let opened = || -> Result<_, redb::Error> {
-        let database = opener.open()?;
-        let meta = database.begin_read()?.open_table(META)?;
-        let head = meta.get(HEAD)?;
-        let head = head.and_then(|head| Head::open(sealer, head.value()));
-        Ok((database, head))
-    };
-    let (database, head) = opened().map_err(|error| storage_error(&error))?;
-    let head = head.ok_or_else(|| Error::Damaged("the head is not what was sealed".to_owned()))?;
-    Ok((database, head))
-}
-
-/// One transaction. `before` gets what each change replaces.
-fn write(
-    database: &Database,
-    staged: &[Staged],
-    head: &[u8],
-    phases: Phases,
-    before: &mut Vec<(String, Option<Vec<u8>>)>,
-) -> Result<(), redb::Error> {
-    let mut txn = database.begin_write()?;
-    txn.set_two_phase_commit(phases == Phases::Two);
-    {
-        let mut records = txn.open_table(RECORDS)?;
-        for Staged { key, sealed } in staged {
-            let replaced = match sealed {
-                Some(sealed) => records.insert(key.as_str(), sealed.as_slice())?,
-                None => records.remove(key.as_str())?,
-            };
-            before.push((key.clone(), replaced.map(|old| old.value().to_vec())));
-        }
-        txn.open_table(META)?.insert(HEAD, head)?;
-    }
-    txn.commit()?;
-    Ok(())
 }
 
 fn other(error: Error) -> redb::Error {

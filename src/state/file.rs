@@ -180,6 +180,12 @@ impl Opener for StateFile {
         }
         self.database(file)
     }
+
+    /// Opening it after a failure may take room, which a full disk does not have.
+    fn peek(&self) -> Result<Database, redb::Error> {
+        let copy = Copy(RwLock::new(std::fs::read(&self.path)?));
+        Ok(engine::builder().create_with_backend(copy)?)
+    }
 }
 
 /// After a sync that failed, Linux takes what it could not write for written: it is read as if it were there,

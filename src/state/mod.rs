@@ -14,6 +14,7 @@ mod history;
 mod key;
 mod memory;
 mod seal;
+mod transaction;
 
 use std::time::Duration;
 
@@ -93,8 +94,8 @@ impl Change {
 /// What the store must hold for a commit to happen: of each key the revision, `None` for no record.
 pub type Expected = Vec<(String, Option<u64>)>;
 
-/// Why a store did not do what it was asked for. After every error but [`Closed`](Error::Closed) the
-/// store holds what it held before, and goes on.
+/// Why a store did not do what it was asked for. After every error but [`Closed`](Error::Closed) and
+/// [`Unknown`](Error::Unknown) the store holds what it held before, and goes on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A record has another revision than was expected.
@@ -113,6 +114,10 @@ pub enum Error {
     /// The storage below failed.
     #[error("{0}")]
     Io(String),
+    /// The storage below failed, and does not tell whether the commit is there. One that is there is undone
+    /// before anything else is written; a start before that finds it.
+    #[error("{0}")]
+    Unknown(String),
     /// What the store has is not what was written.
     #[error("{0}")]
     Damaged(String),

@@ -90,7 +90,7 @@ pub(super) struct Waiting {
     pub since: SystemTime,
 }
 
-/// The pending objects with their reasons.
+/// The pending objects, and stored records that cannot be used, with their reasons.
 pub(super) fn waiting(services: &Services) -> Vec<Waiting> {
     let all = services.conditions().all().into_iter();
     let waiting = all.filter_map(|(key, condition)| match condition {
@@ -101,7 +101,14 @@ pub(super) fn waiting(services: &Services) -> Vec<Waiting> {
         }),
         Condition::Applied | Condition::Deleting { .. } => None,
     });
-    waiting.take(WAITING_MAX).collect()
+    let unusable = services.unusable().into_iter();
+    let unusable = unusable.map(|(key, record)| Waiting {
+        object: key.as_str().to_owned(),
+        reason: record.reason.chars().take(REASON_MAX).collect(),
+        since: record.since,
+    });
+    // Those do not come by themselves.
+    unusable.chain(waiting).take(WAITING_MAX).collect()
 }
 
 /// Counts the objects that are applied but unusable, because a device they depend on has failed.

@@ -12,7 +12,7 @@ use crate::state::{self, Change, Entry, Expected, Watch};
 
 /// A store whose commits fail from a given one on, for a number of them.
 #[derive(Default)]
-struct Faulty {
+pub(super) struct Faulty {
     memory: Memory,
     commits: AtomicUsize,
     fails_from: AtomicUsize,
@@ -21,7 +21,7 @@ struct Faulty {
 
 impl Faulty {
     /// The next `succeed` commits succeed, and the `fail` after them fail.
-    fn fail_after(&self, succeed: usize, fail: usize) {
+    pub(super) fn fail_after(&self, succeed: usize, fail: usize) {
         let from = self.commits.load(Ordering::Relaxed) + succeed;
         self.fails_from.store(from, Ordering::Relaxed);
         self.fails_to.store(from + fail, Ordering::Relaxed);

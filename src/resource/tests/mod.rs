@@ -1,6 +1,7 @@
 //! Kinds whose objects live in the test, and a world of them: what every kind gets from its
 //! collection is tried on these in [`verbs`].
 
+mod agreement;
 mod deaths;
 mod durable;
 mod mask;

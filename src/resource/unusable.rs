@@ -1,0 +1,101 @@
+//! Stored records that this program cannot use: of an unknown kind, undecodable, or with the name of a volume
+//! of the configuration. They are kept as they are, told of, and keep their names.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use parking_lot::RwLock;
+
+use super::{CallContext, Collection, Key, Kind, Name};
+use crate::error::Error;
+use crate::state::{Change, Entry};
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnusableRecord {
+    /// Why it cannot be used.
+    pub reason: String,
+    /// The revision that the store has.
+    pub revision: u64,
+    /// When that was found.
+    pub since: SystemTime,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Unusable(RwLock<BTreeMap<Key, UnusableRecord>>);
+
+impl Unusable {
+    /// A record that was read cannot be used.
+    pub(crate) fn note(&self, entry: &Entry, reason: &str) {
+        tracing::error!(
+            object = entry.key,
+            kind = entry.kind,
+            reason,
+            "a stored record cannot be used; it is kept, and not made"
+        );
+        let record = UnusableRecord {
+            reason: format!("its stored record cannot be used: {reason}"),
+            revision: entry.revision,
+            since: SystemTime::now(),
+        };
+        let key = Key::from(entry.key.as_str());
+        self.0.write().insert(key, record);
+    }
+
+    /// All of them, in the order of their keys.
+    pub fn all(&self) -> Vec<(Key, UnusableRecord)> {
+        let records = self.0.read();
+        let records = records.iter();
+        records.map(|(key, it)| (key.clone(), it.clone())).collect()
+    }
+
+    fn of(&self, key: &Key) -> Option<UnusableRecord> {
+        self.0.read().get(key).cloned()
+    }
+
+    fn remove(&self, key: &Key) {
+        self.0.write().remove(key);
+    }
+}
+
+impl<K: Kind> Collection<K> {
+    /// Fails for a name that the store has a record of which cannot be used.
+    pub(super) fn check_usable(&self, name: &Name) -> Result<(), Error> {
+        let Some(record) = self.shared.unusable.of(name.key()) else {
+            return Ok(());
+        };
+        Err(Error::AlreadyExists {
+            name: name.into(),
+            message: format!(
+                "{name} exists, and {}: delete it to have the name again",
+                record.reason
+            ),
+        })
+    }
+
+    /// Removes a stored record that cannot be used, and that nothing was made of.
+    ///
+    /// # Errors
+    /// NOT_FOUND where there is none, and the store's, with which it stays.
+    pub(super) async fn remove_unusable(
+        &self,
+        call: &CallContext,
+        name: &Name,
+    ) -> Result<(), Error> {
+        let unusable = &self.shared.unusable;
+        if unusable.of(name.key()).is_none() {
+            return Err(self.missing(name));
+        }
+        let _held = self.lock(call, name, [name.key().clone()], []).await?;
+        let record = unusable.of(name.key()).ok_or_else(|| self.missing(name))?;
+        let ticket = self.shared.events.begin();
+        let (key, revision) = (name.key().as_str().to_owned(), ticket.revision());
+        let remove = Change::Remove { key, revision };
+        let removed = self.commit(name, remove, Some(record.revision)).await;
+        removed.map_err(|error| Error::not_stored(name, &error))?;
+        unusable.remove(name.key());
+        ticket.committed([]);
+        Ok(())
+    }
+}

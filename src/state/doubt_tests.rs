@@ -1,0 +1,137 @@
+//! A commit whose sync failed, on a disk that cannot be opened again: nobody knows whether it is there, and
+//! nobody who was told so finds it there later.
+
+use std::io::ErrorKind;
+use std::sync::atomic::AtomicBool;
+
+use redb::Database;
+
+use super::*;
+use crate::state::engine::CURRENT;
+use crate::state::sim::SimDisk;
+use crate::state::tests::put;
+
+fn sealer() -> Sealer {
+    Sealer::new(&StateKey::from([7; 32]))
+}
+
+/// A disk that can be opened, or not.
+#[derive(Clone)]
+struct Door {
+    disk: SimDisk,
+    is_open: Arc<AtomicBool>,
+}
+
+impl Opener for Door {
+    fn open(&self) -> Result<Database, redb::Error> {
+        if self.is_open.load(Ordering::Acquire) {
+            return self.disk.open();
+        }
+        Err(std::io::Error::from(ErrorKind::ReadOnlyFilesystem).into())
+    }
+
+    fn peek(&self) -> Result<Database, redb::Error> {
+        self.disk.fork().open()
+    }
+}
+
+fn batch(id: &str, revision: u64) -> Batch {
+    Batch {
+        changes: vec![put(id, revision)],
+        expected: Vec::new(),
+    }
+}
+
+/// The keys that a start finds.
+fn found(disk: &SimDisk) -> Vec<String> {
+    let mut engine = Engine::start(disk.fork(), sealer(), CURRENT).unwrap();
+    let entries = engine.scan("").unwrap().into_iter();
+    entries.map(|entry| entry.key).collect()
+}
+
+/// A state with the record a, whose next commit is written but for the sync, and then cannot be opened.
+fn doubtful(group: &[Batch]) -> (Door, Engine<Door>) {
+    failing(group, |steps| steps - 1, ErrorKind::Other)
+}
+
+/// The same where the commit fails at another of its steps.
+fn failing(group: &[Batch], at: impl FnOnce(u64) -> u64, kind: ErrorKind) -> (Door, Engine<Door>) {
+    let disk = SimDisk::new(&sealer());
+    let is_open = Arc::new(AtomicBool::new(true));
+    let door = Door { disk, is_open };
+    let mut engine = Engine::start(door.clone(), sealer(), CURRENT).unwrap();
+    assert_eq!(engine.apply(&[batch("nullVolumes/a", 1)]), [Ok(())]);
+    engine.tidy().unwrap();
+    let calm = door.disk.fork();
+    let mut other = Engine::start(calm.clone(), sealer(), CURRENT).unwrap();
+    let before = calm.steps();
+    assert!(other.apply(group).iter().all(Result::is_ok));
+    let steps = calm.steps() - before;
+    door.disk.fail_after(at(steps), kind);
+    door.is_open.store(false, Ordering::Release);
+    (door, engine)
+}
+
+#[test]
+fn a_commit_in_doubt_is_answered_so_and_undone_without_another_commit() {
+    for group in [
+        vec![batch("nullVolumes/b", 2)],
+        vec![batch("nullVolumes/b", 2), batch("nullVolumes/c", 3)],
+    ] {
+        let (door, mut engine) = doubtful(&group);
+        let results = engine.apply(&group);
+        let unknown = |result: &Result<(), Error>| matches!(result, Err(Error::Unknown(_)));
+        assert!(results.iter().all(unknown), "{results:?}");
+        // What a crash now would leave: hence the answer.
+        assert_eq!(found(&door.disk).len(), 1 + group.len());
+        assert!(engine.is_untidy() && engine.tidy().is_err());
+        let later = engine.apply(&[batch("nullVolumes/d", 4)]);
+        assert!(matches!(later.as_slice(), [Err(Error::Io(_))]), "{later:?}");
+        door.is_open.store(true, Ordering::Release);
+        assert_eq!((engine.tidy(), engine.is_untidy()), (Ok(()), false));
+        assert_eq!(found(&door.disk), ["nullVolumes/a"]);
+        assert!(engine.apply(&group).iter().all(Result::is_ok));
+        assert_eq!(found(&door.disk).len(), 1 + group.len());
+    }
+}
+
+#[tokio::test]
+async fn a_commit_in_doubt_is_undone_by_itself_and_by_the_end() {
+    for by_the_end in [false, true] {
+        let changes = || vec![put("nullVolumes/b", 2)];
+        let (door, engine) = doubtful(&[batch("nullVolumes/b", 2)]);
+        let store = Disk::run(engine, Arc::default()).unwrap();
+        let answer = store.commit(changes(), Vec::new()).await;
+        assert!(matches!(answer, Err(Error::Unknown(_))), "{answer:?}");
+        assert_eq!(found(&door.disk), ["nullVolumes/a", "nullVolumes/b"]);
+        door.is_open.store(true, Ordering::Release);
+        if by_the_end {
+            store.close().await;
+            assert_eq!(found(&door.disk), ["nullVolumes/a"]);
+            continue;
+        }
+        let undone = async {
+            while found(&door.disk).len() > 1 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let undone = tokio::time::timeout(Duration::from_secs(30), undone).await;
+        undone.expect("it is undone without a further request");
+        store.close().await;
+    }
+}
+
+#[test]
+fn a_commit_that_is_not_there_has_failed_even_if_nothing_can_be_opened() {
+    let group = [batch("nullVolumes/b", 2)];
+    let (door, mut engine) = failing(&group, |_| 0, ErrorKind::StorageFull);
+    let results = engine.apply(&group);
+    assert!(
+        matches!(results.as_slice(), [Err(Error::Full(_))]),
+        "{results:?}"
+    );
+    assert_eq!(found(&door.disk), ["nullVolumes/a"]);
+    door.is_open.store(true, Ordering::Release);
+    assert_eq!(engine.apply(&group), [Ok(())]);
+    assert_eq!(found(&door.disk).len(), 2);
+}
