@@ -281,7 +281,7 @@ impl<O: Opener> Engine<O> {
 
     /// Has a start tell damage of the last commit from a commit that was cut off. What fails here has no
     /// effect on the records; the next commit opens the database again.
-    pub(super) fn confirm(&mut self) -> Result<(), Error> {
+    fn confirm(&mut self) -> Result<(), Error> {
         if !self.is_unconfirmed() {
             return Ok(());
         }

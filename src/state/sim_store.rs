@@ -104,7 +104,7 @@ impl SimStore {
         // Every other commit has been followed by silence, in which the store confirms it.
         let confirmed = match number % 2 {
             0 => Ok(()),
-            _ => writer.engine.confirm(),
+            _ => writer.engine.tidy(),
         };
         let group = [batch];
         let result = confirmed.and_then(|()| writer.engine.apply(&group).remove(0));
