@@ -11,7 +11,7 @@ const CRC_LEN: usize = 4;
 
 /// Maximum length of a host's and a subsystem's NQN together if they have a pre-shared key. `NVMe0R01 HOST SUBSYSTEM`
 /// is the key's identity, which TLS 1.3 uses as a derivation context with a one-byte length (RFC 8446, 7.1).
-const IDENTITY_NQNS_MAX: usize = 255 - "NVMe0R01  ".len();
+pub const IDENTITY_NQNS_MAX: usize = 255 - "NVMe0R01  ".len();
 
 /// Length of generated keys, in bytes.
 const NEW_LEN: usize = 32;

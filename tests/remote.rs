@@ -297,6 +297,44 @@ async fn an_unresponsive_peer_fails_its_call_in_time_and_delays_no_other() {
 }
 
 #[tokio::test]
+async fn names_too_long_for_the_identity_of_a_pre_shared_key_are_refused_with_their_lengths() {
+    let lab = Lab::new().await;
+    let made = async |id: &str, psk: &str| {
+        let object =
+            json!({ "multipath": "NVME_MULTIPATH_DISABLE", "tcp": { "psk": base64(psk) } });
+        let controllers = lab.resource("NvmeRemoteController");
+        name_of(&controllers.created("", id, object).await)
+    };
+    let [keyed, plain] = [made("keyed", PSK).await, made("plain", "").await];
+    let nqn = |length: usize| format!("nqn.2022-09.io.spdk:{}", "x".repeat(length - 20));
+    let path = |subnqn: usize, hostnqn: &str| {
+        let mut path = tcp_path(1, &nqn(subnqn));
+        path["fabrics"]["hostnqn"] = hostnqn.into();
+        path
+    };
+    let host = nqn(120);
+    let paths = lab.resource("NvmePath");
+    for (controller, path, told) in [
+        (&keyed, path(126, &host), Some("126 bytes, beside 120")),
+        (&keyed, path(178, ""), Some("178 bytes, beside 68")),
+        (&keyed, path(125, &host), None),
+        (&plain, path(126, &host), None),
+    ] {
+        let status = paths.create(controller, "p", path).await;
+        let status = status.expect_err("nobody listens at port 1");
+        match told {
+            Some(told) => {
+                assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+                assert!(status.message().contains(told), "{status}");
+                assert!(status.message().contains("245 together fit"), "{status}");
+            }
+            None => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+        }
+    }
+    lab.stop();
+}
+
+#[tokio::test]
 async fn a_subsystem_with_a_psk_accepts_only_its_host_over_tls() {
     let lab = Lab::new().await;
     let elsewhere = lab.peer.client().await;

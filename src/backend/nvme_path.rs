@@ -22,6 +22,7 @@ use crate::api::storage::{
 };
 use crate::error::{Error, Subject, Violations};
 use crate::health::Health;
+use crate::interchange;
 use crate::resource::volume_ref::remote_bdevs;
 use crate::resource::{
     CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Others, Stage, Uses,
@@ -167,6 +168,7 @@ impl Kind for NvmePaths {
     ) -> Result<(), Error> {
         check_device(wanted).await?;
         let options = self.options(name, wanted, Duration::ZERO)?;
+        check_identity(&options)?;
         greeting::heard(&options, call.answer_by()).await
     }
 
@@ -242,6 +244,27 @@ fn is_there(spdk: Spdk, path: &nvme::Options) -> bool {
     let mine = path.path();
     let there = nvme::paths(spdk, &path.name).unwrap_or_default();
     there.iter().any(|path| path.id().as_ref() == Some(&mine))
+}
+
+/// A longer name of the host or the subsystem has no place in the identity of a pre-shared key: the path would never
+/// connect.
+fn check_identity(path: &nvme::Options) -> Result<(), Error> {
+    // SPDK makes a name of a random UUID.
+    const UNNAMED: &str = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-0000-0000-000000000000";
+    if path.psk.is_none() {
+        return Ok(());
+    }
+    let host = path.hostnqn.as_deref().unwrap_or(UNNAMED);
+    interchange::check_identity(host, &path.subsystem).map_err(|_| {
+        let what = format!(
+            "{} bytes, beside {} of the host's NQN, are too long for the identity of the controller's pre-shared key: {} \
+             together fit",
+            path.subsystem.len(),
+            host.len(),
+            interchange::IDENTITY_NQNS_MAX
+        );
+        Error::invalid("fabrics.subnqn", what)
+    })
 }
 
 /// How long the peer may take.
