@@ -366,21 +366,17 @@ async fn volumes_of_the_configuration_are_read_only_objects() {
 /// The UUID of a bdev that SPDK's own command makes.
 const RAW: &str = "4b4e28ba-2fa1-11d2-883f-b9a761bde3fb";
 
-/// The SCSI targets of a controller: their numbers, and the volumes that they say they are.
-fn scsi_volumes(socket: &Path) -> Vec<(u8, &'static str)> {
-    let names = ["lun-zero", "lun-one", "lun-two", "lun-raw"];
-    let named = |answer: &[u8]| {
-        let mut names = names.iter();
-        let in_it = |name: &&&str| {
-            answer
-                .windows(name.len())
-                .any(|part| part == name.as_bytes())
-        };
-        names.find(in_it).copied().expect("its name is in it")
+/// The SCSI targets of a controller: their numbers, and which of these volumes (UUIDs) is behind each.
+fn scsi_volumes(socket: &Path, uuids: &[String]) -> Vec<(u8, usize)> {
+    let volume = |answer: Vec<u8>| {
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        let is_named = |uuid: &String| text.contains(&uuid.replace('-', ""));
+        let found = uuids.iter().position(is_named);
+        found.unwrap_or_else(|| panic!("none of {uuids:?} is in {text:?}"))
     };
     let disks = scsi_disks(socket).into_iter();
     disks
-        .map(|(target, answer)| (target, named(&answer)))
+        .map(|(target, answer)| (target, volume(answer)))
         .collect()
 }
 
@@ -398,6 +394,9 @@ async fn a_lun_keeps_its_number_through_updates_and_its_volume_through_a_restart
         let object = malloc_volumes.get(&volume).await.expect("it is there");
         uuids.push(object["uuid"].as_str().expect("a text").to_owned());
     }
+    uuids.push(RAW.to_owned());
+    let [one, two, raw_disk] = [1, 2, 3];
+    let disks = |socket: &Path| scsi_volumes(socket, &uuids);
     let raw = async || {
         let args = ["bdev_malloc_create", "-b", "lun-raw", "-u", RAW, "4", "512"];
         Tool::rpc(&socket).args(args).run().await.expect("made");
@@ -414,36 +413,36 @@ async fn a_lun_keeps_its_number_through_updates_and_its_volume_through_a_restart
         luns.created("", id, lun_spec("volumes/scsi", volume)).await;
     }
     luns.deleted("volumes/a").await;
-    let is = |one| vec![(1, one), (2, "lun-raw")];
+    let is = |volume| vec![(1, volume), (2, raw_disk)];
     let [scsi, other] = ["scsi", "other"].map(|id| target.ctrlr_dir().join(id));
-    assert_eq!(scsi_volumes(&scsi), is("lun-one"));
+    assert_eq!(disks(&scsi), is(one));
 
     // 0 is free, and stays so.
     let volume = |name: &str| json!({ "volume_name_ref": name });
     let missing = luns.update("volumes/b", volume("volumes/none"), None).await;
     let missing = missing.expect_err("there is none");
     assert_eq!(missing.code(), Code::NotFound, "{missing}");
-    assert_eq!(scsi_volumes(&scsi), is("lun-one"));
+    assert_eq!(disks(&scsi), is(one));
     luns.updated("volumes/b", volume("volumes/lun-two"), None)
         .await;
-    assert_eq!(scsi_volumes(&scsi), is("lun-two"));
+    assert_eq!(disks(&scsi), is(two));
     luns.updated("volumes/b", volume(&uuids[1]), None).await;
     let elsewhere = json!({ "target_name_ref": "volumes/other" });
     luns.updated("volumes/b", elsewhere, None).await;
-    assert_eq!(scsi_volumes(&other), [(0, "lun-one")]);
+    assert_eq!(disks(&other), [(0, one)]);
     let back = json!({ "target_name_ref": "volumes/scsi" });
     luns.updated("volumes/b", back, None).await;
-    assert_eq!(scsi_volumes(&scsi), is("lun-one"));
-    assert_eq!(scsi_volumes(&other), []);
+    assert_eq!(disks(&scsi), is(one));
+    assert_eq!(disks(&other), []);
     target.kill();
 
     // By its UUID a volume is known only once it is there.
     let again = Target::start_with(options.after(&target)).await;
     let scsi = again.ctrlr_dir().join("scsi");
-    assert_eq!(scsi_volumes(&scsi), [(1, "lun-one")]);
+    assert_eq!(disks(&scsi), [(1, one)]);
     raw().await;
     eventually("the other LUN is back", SOON, async || {
-        (scsi_volumes(&scsi) == is("lun-one")).then_some(())
+        (disks(&scsi) == is(one)).then_some(())
     })
     .await;
     let client = again.client().await;

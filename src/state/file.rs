@@ -227,9 +227,15 @@ impl StorageBackend for Reserving {
     fn set_len(&self, len: u64) -> std::io::Result<()> {
         let now = self.inner.len()?;
         if len > now {
-            match fallocate(&self.file, FallocateFlags::empty(), now, len - now) {
+            // The length changes at once below or not at all: ext4 leaves a file longer by as much as there was
+            // room for, and redb opens no file of such a length.
+            match fallocate(&self.file, FallocateFlags::KEEP_SIZE, now, len - now) {
                 Ok(()) | Err(Errno::OPNOTSUPP) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    // Gives back what was reserved; the call's error is the first one.
+                    let _ = self.inner.set_len(now);
+                    return Err(error.into());
+                }
             }
         }
         self.inner.set_len(len)?;
