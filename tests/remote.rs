@@ -494,7 +494,7 @@ async fn a_dropped_path_reconnects() {
         };
         let told = tokio::time::timeout(Duration::from_secs(10), told).await;
         let event = told.unwrap_or_else(|_| panic!("no {what:?} event"));
-        assert_eq!(event.object, "nvmeRemoteControllers/steady");
+        assert_eq!(event.object, path);
         assert!(event.reason.contains(&port.to_string()), "{event:?}");
     }
     drop(watching);

@@ -18,6 +18,7 @@ mod nvme_remote_namespace;
 mod path_address;
 mod path_monitor;
 mod pcie;
+mod rebuild;
 mod stats;
 
 use std::collections::HashMap;
@@ -42,6 +43,7 @@ pub use nvme_remote_controller::NvmeRemoteControllers;
 pub use nvme_remote_namespace::NvmeRemoteNamespaces;
 pub(crate) use path_address::path_key;
 pub(crate) use path_monitor::Paths;
+use rebuild::{gone, rebuild, try_out};
 pub(crate) use stats::{stats_if, stats_of, volume_at_fault, volume_gone, volume_stats};
 
 /// The largest block: beyond it NVMe/TCP could not move one in one piece.
@@ -358,39 +360,6 @@ async fn remove(spdk: Spdk, name: &str) -> Result<(), spdk::Error> {
         Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
         result => result,
     }
-}
-
-/// Makes a bdev like the one to be, and removes it again: what it was.
-async fn try_out<R: Recipe>(spdk: Spdk, new: &R, trial: &R) -> Result<bdev::Info, spdk::Error> {
-    let made = make(spdk, trial).await.map_err(|mut error| {
-        let named = |detail: String| detail.replace(trial.name(), new.name());
-        error.detail = error.detail.map(named);
-        error
-    })?;
-    remove(spdk, trial.name()).await?;
-    Ok(made)
-}
-
-/// Puts another bdev in the place of one that nobody uses. If that fails the old bdev is made again
-/// (an empty one where its data was in memory), unless it cannot be made any more: the record then stays,
-/// for another change or a delete.
-async fn rebuild<R: Recipe>(
-    spdk: Spdk,
-    old: Option<&R>,
-    new: &R,
-) -> Result<bdev::Info, spdk::Error> {
-    remove(spdk, new.name()).await?;
-    match make(spdk, new).await {
-        Ok(made) => Ok(made),
-        Err(error) => Err(error.after_undo(match old {
-            Some(old) => old.make(spdk).await,
-            None => Err(gone(new.name())),
-        })),
-    }
-}
-
-fn gone(name: &str) -> spdk::Error {
-    spdk::Error::new("look up bdev", errno::ENODEV).with_detail(format!("bdev {name:?} has gone"))
 }
 
 /// Whether blocks of a bdev can have so many bytes.

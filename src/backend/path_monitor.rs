@@ -94,7 +94,9 @@ impl Paths {
             };
             let news = self.health.note(key, (!works).then(&what));
             let tell = |what, reason: &str| {
-                let object = format!("nvmeRemoteControllers/{id}");
+                // SPDK's own commands attach paths that are no objects of the API.
+                let path = self.health.object(key).map(|path| path.key().to_string());
+                let object = path.unwrap_or_else(|| format!("nvmeRemoteControllers/{id}"));
                 self.events.tell(Event::now(what, &object).because(reason));
             };
             match (news, works) {

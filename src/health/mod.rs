@@ -25,7 +25,8 @@ use parking_lot::RwLock;
 use spdk::CallError;
 use tokio::time::MissedTickBehavior;
 
-use crate::resource::{Key, Name, Registry, Shared};
+use crate::events::{Event, Log};
+use crate::resource::{Condition, Key, Name, Registry, Shared};
 
 pub(crate) use exports::Exports;
 pub(crate) use failures::Failures;
@@ -57,16 +58,18 @@ type Troubles = HashMap<Key, Trouble>;
 #[derive(Debug)]
 pub struct Health {
     registry: Arc<Registry>,
+    events: Arc<Log>,
     troubles: RwLock<Troubles>,
     /// Bdevs whose devices answer I/O with errors.
     failing: RwLock<Troubles>,
 }
 
 impl Health {
-    /// None yet. `registry` knows what stands on what.
-    pub fn new(registry: Arc<Registry>) -> Arc<Self> {
+    /// No faults yet. `registry` knows which object a key belongs to; changes are events of that object.
+    pub fn new(registry: Arc<Registry>, events: Arc<Log>) -> Arc<Self> {
         Arc::new(Self {
             registry,
+            events,
             troubles: RwLock::default(),
             failing: RwLock::default(),
         })
@@ -110,8 +113,29 @@ impl Health {
         };
     }
 
-    /// Notes what a look has found; whether that is news.
+    /// The object that has this key for itself.
+    pub(crate) fn object(&self, key: &Key) -> Option<Name> {
+        self.registry.owner(key)
+    }
+
+    /// The known faults and their keys.
+    pub(crate) fn troubles(&self) -> Vec<(Key, Trouble)> {
+        let all = [self.troubles.read().clone(), self.failing.read().clone()];
+        all.into_iter().flatten().collect()
+    }
+
+    /// Notes what a look has found; whether that is news, which is then an event of the object too.
     pub(crate) fn note(&self, key: &Key, trouble: Option<String>) -> bool {
+        let reason = trouble.clone().unwrap_or_default();
+        let is_news = self.enter(key, trouble);
+        if is_news && let Some(object) = self.object(key) {
+            let event = Event::of_condition(object.key().as_str(), &Condition::Applied);
+            self.events.tell(event.because(&reason));
+        }
+        is_news
+    }
+
+    fn enter(&self, key: &Key, trouble: Option<String>) -> bool {
         match trouble {
             Some(what) => enter(&mut self.troubles.write(), key, what),
             // The common case takes no exclusive lock.
@@ -169,7 +193,7 @@ mod tests {
     #[test]
     fn a_trouble_is_one_of_all_that_stands_on_it() {
         let registry = Arc::new(Registry::default());
-        let health = Health::new(Arc::clone(&registry));
+        let health = Health::new(Arc::clone(&registry), Log::new(0));
         let hold = |key: &str, uses: Uses| {
             let name = Name::new(key.into(), None);
             let uses = uses.owns(key);

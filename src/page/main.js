@@ -102,7 +102,7 @@ async function listHosts(metrics) {
   if (connections === page.connections) return;
   page.connections = connections;
   try {
-    page.hosts = (await read('/v1/hosts', 'json')).hosts ?? [];
+    page.hosts = await list('/v1/hosts', 'hosts', ROWS + 1);
   } catch {
     page.connections = null;
   }

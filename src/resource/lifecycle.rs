@@ -116,14 +116,23 @@ impl<K: Kind> Collection<K> {
             if !self.is_current(name, &record) {
                 continue;
             }
-            if let Some(user) = self.shared.registry.users_of(name).first() {
-                return Err(Error::InUse {
-                    name: name.into(),
-                    user: user.into(),
-                    remedy: "delete that first".into(),
-                });
-            }
+            self.unused(name)?;
             return self.remove_locked(call, name, record).await;
+        }
+    }
+
+    /// Whether nobody uses what the object has: then it can be removed.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION with one who uses it.
+    pub(super) fn unused(&self, name: &Name) -> Result<(), Error> {
+        match self.shared.registry.users_of(name).first() {
+            None => Ok(()),
+            Some(user) => Err(Error::InUse {
+                name: name.into(),
+                user: user.into(),
+                remedy: "delete that first".into(),
+            }),
         }
     }
 
@@ -172,12 +181,13 @@ impl<K: Kind> Collection<K> {
     ) -> Result<(), Error> {
         let mut back = was.clone();
         back.stored = stored.stored;
+        // The kind's own undo may have failed too.
+        self.shared.queue.put(name.key());
         let Err(error) = self.save(name, back.clone()).await else {
             return Ok(());
         };
         tracing::error!(object = %name.key(), %error, "a change that failed could not be taken back in the store; it is retried");
         self.insert(name, back);
-        self.shared.queue.put(name.key());
         Err(Error::Unavailable(format!(
             "{name}: the change failed ({failed}), and could not be taken back in the store yet ({error}): that is \
              retried, and a restart before that makes the change"

@@ -184,6 +184,7 @@ impl<K: Kind> Collection<K> {
         record: &mut Arc<Record<K::Object>>,
     ) -> Result<Outcome, Error> {
         if record.deleting {
+            self.unused(name)?;
             self.remove_from_spdk(call, name, record).await?;
             self.forget(name, record).await?;
             tracing::info!(object = %name.key(), "a delete that had begun is complete");

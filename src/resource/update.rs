@@ -158,7 +158,11 @@ impl<K: Kind> Collection<K> {
     ) -> Result<Arc<Record<K::Object>>, Error> {
         let fields = change.fields.clone();
         let updated = self.kind.update(call, name, change).await;
-        changed.object = updated.map_err(|error| error.under(self.meta.field()))?;
+        changed.object = updated.map_err(|error| {
+            // The kind's own undo may have failed too: SPDK is made to agree with the record again.
+            self.shared.queue.put(name.key());
+            error.under(self.meta.field())
+        })?;
         changed.object.set_name(name.to_string());
         let uses = self.uses(name, &changed.object);
         match self.save(name, changed.clone()).await {

@@ -129,7 +129,7 @@ impl Admission {
     pub async fn enter(self: &Arc<Self>, peer: Peer) -> Option<Place> {
         let waiting = self.wait_in_line();
         if waiting.is_some() {
-            let gentle = self.retry(|| self.enter_gently(peer));
+            let gentle = self.retry(FRESH / 5, || self.enter_gently(peer));
             if let Ok(place) = timeout(FRESH, gentle).await {
                 return Some(place);
             }
@@ -138,18 +138,19 @@ impl Admission {
             return Some(place);
         }
         let _waiting = waiting?;
-        let free = self.retry(|| self.try_enter(peer));
+        let free = self.retry(RETRY, || self.try_enter(peer));
         timeout(WAIT_FOR_PLACE, free).await.ok()
     }
 
-    /// Tries to enter whenever a place has become free.
-    async fn retry(&self, enter: impl Fn() -> Option<Place>) -> Place {
+    /// Tries to enter whenever a place has become free, and after each `period`: the place may be of use to another
+    /// peer alone.
+    async fn retry(&self, period: Duration, enter: impl Fn() -> Option<Place>) -> Place {
         loop {
             let freed = self.freed.notified();
             if let Some(place) = enter() {
                 return place;
             }
-            let _ = timeout(RETRY, freed).await;
+            let _ = timeout(period, freed).await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! The API's objects, for metrics.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
 use crate::resource::volume_ref::VolumeRef;
@@ -76,13 +76,13 @@ pub(super) fn counts(services: &Services) -> Vec<Count> {
     ]
 }
 
-/// Pending objects with a metric of their own: the first by name.
+/// Pending objects, and offline ones, with a metric of their own: the first by name of each.
 const WAITING_MAX: usize = 64;
 
 /// Maximum length of a reason in a label, in characters.
 const REASON_MAX: usize = 200;
 
-/// An object that cannot be created at the moment.
+/// An object that cannot be created, or used, at the moment.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub object: String,
@@ -109,6 +109,24 @@ pub(super) fn waiting(services: &Services) -> Vec<Waiting> {
     });
     // Those do not come by themselves.
     unusable.chain(waiting).take(WAITING_MAX).collect()
+}
+
+/// The objects whose own device has failed, with the reasons.
+pub(super) fn out_of_order(services: &Services) -> Vec<Waiting> {
+    let health = services.health();
+    let troubles = health.troubles().into_iter();
+    let named = troubles.filter_map(|(key, trouble)| {
+        let object = health.object(&key)?.key().as_str().to_owned();
+        let one = Waiting {
+            object: object.clone(),
+            reason: trouble.what.chars().take(REASON_MAX).collect(),
+            since: trouble.since,
+        };
+        Some((object, one))
+    });
+    // One reason for each object.
+    let by_name: BTreeMap<String, Waiting> = named.collect();
+    by_name.into_values().take(WAITING_MAX).collect()
 }
 
 /// Counts the objects that are applied but unusable, because a device they depend on has failed.

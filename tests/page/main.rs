@@ -52,6 +52,9 @@ async fn a_failed_volume_is_shown_offline(target: &Target, browser: &mut Browser
     common::Resource::new(&client, "AioVolume")
         .created("", "gone", json!({ "filename": file, "block_size": 512 }))
         .await;
+    let state = "document.querySelector('.node[data-name=\"aioVolumes/gone\"]').dataset.state";
+    // The page lists objects after an event: that of the creation is over, and the loss has its own.
+    shows(browser, "the volume", &format!("{state} === 'applied'")).await;
     std::fs::remove_file(&file).expect("removed");
     shows(
         browser,
@@ -62,9 +65,16 @@ async fn a_failed_volume_is_shown_offline(target: &Target, browser: &mut Browser
     shows(
         browser,
         "the offline volume in the graph",
-        "document.querySelector('.node[data-name=\"aioVolumes/gone\"]').dataset.state === 'offline'",
+        &format!("{state} === 'offline'"),
     )
     .await;
+    let mut scraper = TcpStream::connect(target.http).await.expect("connected");
+    let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    scraper.write_all(request).await.expect("sent");
+    let mut metrics = String::new();
+    scraper.read_to_string(&mut metrics).await.expect("UTF-8");
+    let told = "opi_spdk_object_offline_seconds{object=\"aioVolumes/gone\",reason=";
+    assert!(metrics.contains(told), "no {told} in {metrics}");
 }
 
 /// A lost path is shown down, with the reason, and its remote controller offline.

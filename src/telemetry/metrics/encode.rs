@@ -67,19 +67,32 @@ impl Reading {
             "Objects of the API, by kind and condition",
             objects.iter().map(|(labels, number)| (labels, *number)),
         );
-        let waiting = self.waiting.iter().map(|of| {
-            let labels = [
-                ("object", of.object.as_str()),
-                ("reason", of.reason.as_str()),
-            ];
-            (Labels::of(labels), of.since.elapsed().unwrap_or_default())
-        });
-        let waiting: Vec<_> = waiting.collect();
-        out.gauges(
-            "opi_spdk_object_pending_seconds",
-            "For how long an object cannot be made, and why: of the first 64",
-            waiting.iter().map(|(labels, time)| (labels, *time)),
-        );
+        for (name, help, objects) in [
+            (
+                "opi_spdk_object_pending_seconds",
+                "For how long an object cannot be made, and why: of the first 64",
+                &self.waiting,
+            ),
+            (
+                "opi_spdk_object_offline_seconds",
+                "For how long the device of an object is gone or fails, and why: of the first 64",
+                &self.out_of_order,
+            ),
+        ] {
+            let objects = objects.iter().map(|of| {
+                let labels = [
+                    ("object", of.object.as_str()),
+                    ("reason", of.reason.as_str()),
+                ];
+                (Labels::of(labels), of.since.elapsed().unwrap_or_default())
+            });
+            let objects: Vec<_> = objects.collect();
+            out.gauges(
+                name,
+                help,
+                objects.iter().map(|(labels, time)| (labels, *time)),
+            );
+        }
     }
 
     fn write_reactors(&self, out: &mut Out) {

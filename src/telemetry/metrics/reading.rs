@@ -88,6 +88,7 @@ pub(super) struct Reading {
     pub(super) memory: Memory,
     pub(super) objects: Vec<objects::Count>,
     pub(super) waiting: Vec<objects::Waiting>,
+    pub(super) out_of_order: Vec<objects::Waiting>,
     pub(super) connections: Connections,
     pub(super) audit_lost: u64,
     pub(super) log_lost: u64,
@@ -230,6 +231,7 @@ fn assemble(
         memory: pass.memory,
         objects: objects::counts(services),
         waiting: objects::waiting(services),
+        out_of_order: objects::out_of_order(services),
         connections: Connections {
             management: metrics.connections.load(Ordering::Relaxed),
             queues,

@@ -33,6 +33,10 @@ const OPERATION: &str = "set keys of NVMe controller";
 /// Poll period of a path that is being connected, or is down and has yet to be tried again.
 const RETRY: Duration = Duration::from_millis(20);
 
+/// How long a connection whose keys were refused counts as one that works: it is connected again meanwhile, after at most
+/// 8 s. A change that comes within that time is not taken unless the new keys are proved.
+const REFUSED: Duration = Duration::from_secs(15);
+
 /// The keys that a host has for a controller; an empty one is none.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Keys {
@@ -240,10 +244,11 @@ async fn authenticate_all(
     let mut waiting = Vec::new();
     for path in connections {
         let (done, is_done) = completion();
+        let has_begun = Cell::new(refusals::is_recent(name, &path));
         let exchange = Rc::new(Exchange {
             name: name.to_owned(),
             path,
-            has_begun: Cell::new(false),
+            has_begun,
         });
         waiting.push((Rc::clone(&exchange), is_done));
         spawn_local(exchange.run(spdk, give_up, done));
@@ -255,6 +260,7 @@ async fn authenticate_all(
             Some(outcome) => outcome?,
             None => exchange.is_late(),
         };
+        refusals::note(&exchange.name, &exchange.path, &outcome);
         if let Err(error) = outcome {
             let what = error.detail.clone().unwrap_or_else(|| error.to_string());
             let what = format!("{}: {what}", of(&exchange.path));
@@ -293,14 +299,23 @@ impl Exchange {
         let outcome = loop {
             match self.attempt().await {
                 Ok(Step::Proved | Step::Unasked) => break Ok(()),
-                Ok(Step::Down) if !self.has_begun.get() => break Ok(()),
+                Ok(Step::Down) if !self.has_begun.get() => match self.refused() {
+                    // It was about to be connected, perhaps with the old keys still: the next attempt has the new ones.
+                    Some(_) => {
+                        connection::forget(&self.path);
+                        self.has_begun.set(true);
+                    }
+                    None => break Ok(()),
+                },
                 Ok(Step::Down) => {
                     // Without a failure the reconnect has yet to be tried.
                     if let Some(error) = connection::failure(OPERATION, &self.path) {
                         break Err(error);
                     }
                 }
-                Ok(Step::Connecting | Step::Ended) => {}
+                Ok(Step::Connecting) => {}
+                // What failed before has nothing to do with the connection to come.
+                Ok(Step::Ended) => connection::forget(&self.path),
                 Err(error) => break Err(error),
             }
             if Instant::now() >= give_up {
@@ -311,10 +326,16 @@ impl Exchange {
         done.complete(outcome);
     }
 
+    /// Why the peer has refused the connection since the exchange began.
+    fn refused(&self) -> Option<Error> {
+        let failure = connection::failure(OPERATION, &self.path);
+        failure.filter(|error| error.errno.0 == libc::EPERM)
+    }
+
     /// The outcome at the deadline: success for a path that was down before and still is, since nothing can be proved.
     fn is_late(&self) -> Result<(), Error> {
         if !self.has_begun.get() {
-            return Ok(());
+            return self.refused().map_or(Ok(()), Err);
         }
         let late = || {
             let detail = "the connection has not authenticated in time".to_owned();
@@ -347,6 +368,43 @@ impl Exchange {
         step(status).ok_or_else(|| {
             let unknown = || "one of its queues could not be authenticated".to_owned();
             Error::new(OPERATION, libc::EPERM).with_detail(reason.unwrap_or_else(unknown))
+        })
+    }
+}
+
+/// Connections whose keys were refused a moment ago.
+mod refusals {
+    use super::{Error, HashMap, Instant, Path, REFUSED, RefCell, of};
+
+    /// Controller, path and host.
+    type Connection = (String, String, String);
+
+    thread_local! {
+        /// On the app thread. As many as there are connections at most: each goes with its next proof, or its time.
+        static NOTED: RefCell<HashMap<Connection, Instant>> = RefCell::default();
+    }
+
+    fn key(name: &str, path: &Path) -> Connection {
+        (name.to_owned(), of(path), path.hostnqn.clone())
+    }
+
+    /// Takes note of how the exchange of a connection ended.
+    pub(super) fn note(name: &str, path: &Path, outcome: &Result<(), Error>) {
+        let refused = matches!(outcome, Err(error) if error.errno.0 == libc::EPERM);
+        NOTED.with_borrow_mut(|noted| {
+            noted.retain(|_, at| at.elapsed() < REFUSED);
+            match refused {
+                true => noted.insert(key(name, path), Instant::now()),
+                false => noted.remove(&key(name, path)),
+            }
+        });
+    }
+
+    /// Whether the keys of a connection were refused within [`REFUSED`].
+    pub(super) fn is_recent(name: &str, path: &Path) -> bool {
+        NOTED.with_borrow(|noted| {
+            let at = noted.get(&key(name, path));
+            at.is_some_and(|at| at.elapsed() < REFUSED)
         })
     }
 }
