@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::{Claim, FileId, Volumes, file_size};
 use crate::api::storage::AioVolume;
-use crate::health::{Health, Look, Walk};
+use crate::health::{Health, Monitor, Walk};
 use crate::resource::{Collection, Key, Name, Shared};
 
 /// How many volumes one step of the reactor looks up.
@@ -57,7 +57,7 @@ impl Files {
     /// Compares a file with its volume, as these are now.
     fn compare(&mut self, name: &Name, volume: &AioVolume, found: Option<bdev::Info>, seen: &Seen) {
         let file = &volume.filename;
-        let trouble = match (found, seen) {
+        let fault = match (found, seen) {
             (Some(bdev), Seen::Own(size)) => {
                 let bytes = bdev.num_blocks.saturating_mul(bdev.block_size.into());
                 (*size < bytes).then(|| format!("{file:?} has {size} of its {bytes} bytes"))
@@ -76,16 +76,16 @@ impl Files {
                 Some(reason.unwrap_or_else(|| format!("the volume of {file:?} has gone")))
             }
         };
-        if trouble.is_some() && !self.is_current(name, volume) {
+        if fault.is_some() && !self.is_current(name, volume) {
             return;
         }
-        if trouble.is_some() {
+        if fault.is_some() {
             self.troubled.insert(name.clone());
         } else {
             self.troubled.remove(name);
         }
-        let what = trouble.clone();
-        match (self.health.note(&Key::bdev(name.id()), trouble), what) {
+        let what = fault.clone();
+        match (self.health.note(&Key::bdev(name.id()), fault), what) {
             (true, Some(what)) => tracing::warn!(volume = %name, "{what}"),
             (true, None) => tracing::info!(volume = %name, "{file:?} is whole again"),
             (false, _) => {}
@@ -174,8 +174,8 @@ impl Seen {
     }
 }
 
-impl Look for Files {
-    async fn look(&mut self) -> Result<(), CallError> {
+impl Monitor for Files {
+    async fn check(&mut self) -> Result<(), CallError> {
         let troubled = self.troubled.iter();
         let deleted = troubled.filter(|name| self.volumes.object(name.key()).is_none());
         for name in deleted.cloned().collect::<Vec<_>>() {

@@ -8,7 +8,6 @@ mod aio_volume;
 mod file_claim;
 mod file_monitor;
 mod file_work;
-mod greeting;
 mod malloc_volume;
 mod null_volume;
 mod nvme_credential;
@@ -18,6 +17,7 @@ mod nvme_remote_namespace;
 mod path_address;
 mod path_monitor;
 mod pcie;
+mod probe;
 mod rebuild;
 mod stats;
 
@@ -32,7 +32,7 @@ use uuid::Uuid;
 use crate::api::storage::VolumeStats;
 use crate::error::{Error, Violations};
 use crate::identity::Identity;
-use crate::resource::{CallContext, Change, Key, Kind, Name, Object, Stage, Uses};
+use crate::resource::{CallContext, Change, Claims, Key, Kind, Name, Object, Stage};
 
 pub(crate) use aio_volume::file_size;
 pub(crate) use file_claim::{Claim, FileId};
@@ -177,13 +177,13 @@ impl<V: Volume> Kind for Volumes<V> {
         object.check(violations);
     }
 
-    fn uses(&self, name: &Name, object: &V) -> Uses {
-        let uses = Uses::new().owns(Key::bdev(name.id()));
+    fn claims(&self, name: &Name, object: &V) -> Claims {
+        let claims = Claims::new().owns(Key::bdev(name.id()));
         // What is derived from a file meets no other before that is claimed, which says more.
         let is_known = !object.uuid().is_empty() || object.origin(name) == name.key().as_str();
         match is_known {
-            true => uses.owns(uuid_key(self.uuid_of(name, object))),
-            false => uses,
+            true => claims.owns(uuid_key(self.uuid_of(name, object))),
+            false => claims,
         }
     }
 

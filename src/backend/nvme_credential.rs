@@ -14,7 +14,7 @@ use crate::api::own::NvmeCredential;
 use crate::api::storage::VolumeStats;
 use crate::error::{Error, Violations};
 use crate::interchange;
-use crate::resource::{CallContext, Change, Collection, Kind, Name, Stage, Uses};
+use crate::resource::{CallContext, Change, Claims, Collection, Kind, Name, Stage};
 
 /// The kind.
 pub struct NvmeCredentials {
@@ -83,16 +83,16 @@ impl Kind for NvmeCredentials {
         }
     }
 
-    fn uses(&self, name: &Name, object: &NvmeCredential) -> Uses {
+    fn claims(&self, name: &Name, object: &NvmeCredential) -> Claims {
         let controller = name.parent_id().unwrap_or_default();
-        let uses = Uses::new().owns(format!(
+        let claims = Claims::new().owns(format!(
             "keys of {} for nvmeRemoteControllers/{controller}",
             object.hostnqn
         ));
         // None of its paths comes or goes meanwhile.
         match name.parent() {
-            Some(parent) => uses.alters(parent),
-            None => uses,
+            Some(parent) => claims.alters(parent),
+            None => claims,
         }
     }
 

@@ -16,7 +16,7 @@ use spdk::{Handle, Spdk, errno};
 
 use super::nvme_remote_controller::{NvmeRemoteControllers, key_name, key_of, unreachable};
 use super::path_address::{address, check, path_id, path_key, source};
-use super::{greeting, pcie, volume_stats};
+use super::{pcie, probe, volume_stats};
 use crate::api::storage::{
     NvmeMultipath, NvmePath, NvmeRemoteController, NvmeTransportType, VolumeStats,
 };
@@ -25,7 +25,7 @@ use crate::health::Health;
 use crate::interchange;
 use crate::resource::volume_ref::remote_bdevs;
 use crate::resource::{
-    CallContext, Change, Collection, DEFAULT_TIMEOUT, Kind, Name, Others, Stage, Uses,
+    CallContext, Change, Claims, Collection, DEFAULT_TIMEOUT, Kind, Name, Others, Stage,
 };
 
 /// Where the kernel shows its RDMA devices.
@@ -39,7 +39,7 @@ pub struct NvmePaths {
 }
 
 /// What a change that may take bdevs away came to.
-enum Left {
+enum DetachOutcome {
     Done,
     /// It would have taken away what somebody uses.
     Needed,
@@ -139,24 +139,24 @@ impl Kind for NvmePaths {
         check(object, violations);
     }
 
-    fn uses(&self, name: &Name, object: &NvmePath) -> Uses {
-        let mut uses = Uses::new();
+    fn claims(&self, name: &Name, object: &NvmePath) -> Claims {
+        let mut claims = Claims::new();
         if let Ok(address) = address(object) {
             let fabrics = object.fabrics.clone().unwrap_or_default();
             let (subnqn, hostnqn) = (fabrics.subnqn, fabrics.hostnqn);
-            uses = uses.owns(format!("path/{address} {subnqn} as {hostnqn}"));
+            claims = claims.owns(format!("path/{address} {subnqn} as {hostnqn}"));
         }
         if let Some(parent) = name.parent() {
-            uses = uses.joins(parent);
+            claims = claims.joins(parent);
         }
         // What befalls it is noted under this.
         if let (Some(id), Some(path)) = (name.parent_id(), path_id(object)) {
-            uses = uses.owns(path_key(id, &path));
+            claims = claims.owns(path_key(id, &path));
         }
         // One that is there (it has a name) is about to change or go, and bdevs may go with it.
         match name.parent_id() {
-            Some(id) if !object.name.is_empty() => uses.alters(remote_bdevs(id)),
-            _ => uses,
+            Some(id) if !object.name.is_empty() => claims.alters(remote_bdevs(id)),
+            _ => claims,
         }
     }
 
@@ -169,7 +169,7 @@ impl Kind for NvmePaths {
         check_device(wanted).await?;
         let options = self.options(name, wanted, Duration::ZERO)?;
         check_identity(&options)?;
-        greeting::heard(&options, call.answer_by()).await
+        probe::reachable(&options, call.answer_by()).await
     }
 
     async fn ensure(
@@ -206,8 +206,8 @@ impl Kind for NvmePaths {
             .spdk
             .call(async move |spdk| replace(spdk, &old, &new, free).await);
         match replaced.await?.map_err(at_fault)? {
-            Left::Done => Ok(change.wanted),
-            Left::Needed => Err(Self::in_use(name, user)),
+            DetachOutcome::Done => Ok(change.wanted),
+            DetachOutcome::Needed => Err(Self::in_use(name, user)),
         }
     }
 
@@ -219,8 +219,8 @@ impl Kind for NvmePaths {
             .spdk
             .call(async move |spdk| leave(spdk, &options, free).await);
         match left.await?.map_err(at_fault)? {
-            Left::Done => Ok(()),
-            Left::Needed => Err(Self::in_use(name, user)),
+            DetachOutcome::Done => Ok(()),
+            DetachOutcome::Needed => Err(Self::in_use(name, user)),
         }
     }
 
@@ -229,8 +229,8 @@ impl Kind for NvmePaths {
     async fn stats(&self, name: &Name, object: &NvmePath) -> Result<VolumeStats, Error> {
         let options = self.options(name, object, DEFAULT_TIMEOUT)?;
         let key = path_key(&options.name, &options.path());
-        if let Some(trouble) = self.health.trouble(&key) {
-            return Err(Error::Unavailable(trouble.what));
+        if let Some(fault) = self.health.fault(&key) {
+            return Err(Error::Unavailable(fault.what));
         }
         let stats = self
             .spdk
@@ -287,17 +287,17 @@ async fn join(spdk: Spdk, path: &nvme::Options) -> Result<(), spdk::Error> {
 
 /// Takes the path away; one that is gone already is. Where somebody needs the bdevs it stays if it is
 /// the last.
-async fn leave(spdk: Spdk, path: &nvme::Options, free: bool) -> Result<Left, spdk::Error> {
+async fn leave(spdk: Spdk, path: &nvme::Options, free: bool) -> Result<DetachOutcome, spdk::Error> {
     let mine = path.path();
     let is_mine = |there: &nvme::Path| there.id().as_ref() == Some(&mine);
     let there = nvme::paths(spdk, &path.name).unwrap_or_default();
     let (me, others): (Vec<_>, Vec<_>) = there.into_iter().partition(is_mine);
     if !free && !me.is_empty() && others.is_empty() {
-        return Ok(Left::Needed);
+        return Ok(DetachOutcome::Needed);
     }
     match nvme::detach(spdk, &path.name, Some(&mine)).await {
         Err(error) if ![errno::ENODEV, errno::ENXIO].contains(&error.errno.0) => Err(error),
-        _ => Ok(Left::Done),
+        _ => Ok(DetachOutcome::Done),
     }
 }
 
@@ -308,7 +308,7 @@ async fn replace(
     old: &nvme::Options,
     new: &nvme::Options,
     free: bool,
-) -> Result<Left, spdk::Error> {
+) -> Result<DetachOutcome, spdk::Error> {
     // All paths of a failover controller are connected alike.
     let joins = match new.multipath {
         Multipath::Disabled => false,
@@ -324,12 +324,12 @@ async fn replace(
         };
     }
     nvme::may_replace(spdk, new, &old.path())?;
-    if let Left::Needed = leave(spdk, old, free).await? {
-        return Ok(Left::Needed);
+    if let DetachOutcome::Needed = leave(spdk, old, free).await? {
+        return Ok(DetachOutcome::Needed);
     }
     match join(spdk, new).await {
         Err(error) => Err(error.after_undo(join(spdk, old).await)),
-        Ok(()) => Ok(Left::Done),
+        Ok(()) => Ok(DetachOutcome::Done),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::api::storage::{NvmeMultipath, NvmeRemoteController, TcpController, Vo
 use crate::error::{Error, Violations};
 use crate::interchange;
 use crate::resource::volume_ref::remote_bdevs;
-use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Shared, Stage, Uses};
+use crate::resource::{CallContext, Change, Claims, Collection, Key, Kind, Name, Shared, Stage};
 
 /// NVMe base specification: queue counts and sizes are 16 bits, and a queue has two entries at least.
 const MAX_QUEUES: i64 = 65_535;
@@ -99,12 +99,12 @@ impl Kind for NvmeRemoteControllers {
         check(object, violations);
     }
 
-    fn uses(&self, name: &Name, object: &NvmeRemoteController) -> Uses {
-        let uses = Uses::new().owns(remote_bdevs(name.id()));
+    fn claims(&self, name: &Name, object: &NvmeRemoteController) -> Claims {
+        let claims = Claims::new().owns(remote_bdevs(name.id()));
         match object.multipath() {
             // It has one path.
-            NvmeMultipath::Disable => uses.admits_one(name.key().clone()),
-            _ => uses,
+            NvmeMultipath::Disable => claims.admits_one(name.key().clone()),
+            _ => claims,
         }
     }
 

@@ -10,7 +10,7 @@ use super::NvmeRemoteControllers;
 use super::path_address::path_key;
 use crate::api::storage::NvmeMultipath;
 use crate::events::{Event, EventType, Log};
-use crate::health::{Health, Look};
+use crate::health::{Health, Monitor};
 use crate::resource::volume_ref::remote_bdevs;
 use crate::resource::{Collection, Key};
 
@@ -128,8 +128,8 @@ impl Paths {
     }
 }
 
-impl Look for Paths {
-    async fn look(&mut self) -> Result<(), CallError> {
+impl Monitor for Paths {
+    async fn check(&mut self) -> Result<(), CallError> {
         let controllers = self.controllers.objects();
         for some in controllers.chunks(AT_ONCE) {
             let asked = some.iter().map(|(name, controller)| {

@@ -13,11 +13,12 @@
 
 use super::nvme_subsystem::Parent;
 use crate::error::Error;
-use crate::resource::{Key, Name, Registry, Uses};
+use crate::resource::{Claims, Key, Name, Registry};
 
 /// With what a host of the subsystem with this ID has and tells.
-pub(super) fn admitted(uses: Uses, subsystem: &str, hostnqn: &str, has_psk: bool) -> Uses {
-    uses.owns(format!("host NQN of {subsystem}/{hostnqn}"))
+pub(super) fn admitted(claims: Claims, subsystem: &str, hostnqn: &str, has_psk: bool) -> Claims {
+    claims
+        .owns(format!("host NQN of {subsystem}/{hostnqn}"))
         .shares(kind_of_hosts(subsystem, has_psk))
 }
 
@@ -122,9 +123,9 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let name = |id: &str| Name::new(format!("nvmeSubsystems/s/nvmeHosts/{id}"), None);
         let hold = |id: &str, hostnqn: &str, has_psk| {
-            let uses = admitted(Uses::new(), "s", hostnqn, has_psk);
-            let reserved = registry.reserve(&name(id), &uses)?;
-            reserved.settle(uses);
+            let claims = admitted(Claims::new(), "s", hostnqn, has_psk);
+            let reserved = registry.reserve(&name(id), &claims)?;
+            reserved.settle(claims);
             Ok::<_, Error>(())
         };
         assert!(Hosts::of(&registry, "s").is_empty());

@@ -8,7 +8,7 @@ use spdk::{Handle, errno};
 use crate::api::own::DiscoveryReferral;
 use crate::api::storage::{NvmeTransportType, VolumeStats};
 use crate::error::{Error, Violations};
-use crate::resource::{CallContext, Change, Kind, Name, Stage, Uses};
+use crate::resource::{CallContext, Change, Claims, Kind, Name, Stage};
 
 /// The kind.
 pub struct DiscoveryReferrals {
@@ -31,12 +31,12 @@ impl Kind for DiscoveryReferrals {
     /// All fields are bounded by `resource::bounds`.
     fn check(&self, _: &DiscoveryReferral, _: &mut Violations) {}
 
-    fn uses(&self, _: &Name, object: &DiscoveryReferral) -> Uses {
+    fn claims(&self, _: &Name, object: &DiscoveryReferral) -> Claims {
         let Some(to) = to(object) else {
-            return Uses::new();
+            return Claims::new();
         };
         let how = object.trtype().as_str_name();
-        Uses::new().owns(format!(
+        Claims::new().owns(format!(
             "referral to {how} {}:{} {}",
             to.ip, to.port, to.nqn
         ))

@@ -28,7 +28,7 @@ use crate::error::{Error, Violations};
 use crate::health::{Health, Part, Parted, What};
 use crate::kvm::{Model, Pluggable};
 use crate::resource::{
-    CallContext, Change, Collection, Key, Kind, Name, Others, Shared, Stage, Uses,
+    CallContext, Change, Claims, Collection, Key, Kind, Name, Others, Shared, Stage,
 };
 
 /// How long a client that has been told to leave may take.
@@ -159,19 +159,19 @@ impl Kind for NvmeControllers {
         }
     }
 
-    fn uses(&self, name: &Name, object: &NvmeController) -> Uses {
+    fn claims(&self, name: &Name, object: &NvmeController) -> Claims {
         let spec = spec_of(object);
-        let mut uses = Uses::new();
+        let mut claims = Claims::new();
         if let Ok(address) = self.address(name, &spec) {
             let subsystem = name.parent_id().unwrap_or_default();
-            uses = uses.owns(format!("address/{subsystem} at {address}"));
+            claims = claims.owns(format!("address/{subsystem} at {address}"));
             if matches!(address, Address::VfioUser { .. }) {
-                uses = uses.owns(socket_key(subsystem));
+                claims = claims.owns(socket_key(subsystem));
             }
         }
         match spec.nvme_controller_id {
-            Some(id) => uses.owns(id_key(name, id)),
-            None => uses,
+            Some(id) => claims.owns(id_key(name, id)),
+            None => claims,
         }
     }
 
@@ -244,7 +244,7 @@ impl Kind for NvmeControllers {
     }
 
     fn refresh(&self, name: &Name, object: &mut NvmeController) {
-        let active = self.health.trouble(name.key()).is_none()
+        let active = self.health.fault(name.key()).is_none()
             && !self.shared.conditions.is_pending(name.key());
         object.status = Some(NvmeControllerStatus { active });
     }

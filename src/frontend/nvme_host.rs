@@ -19,7 +19,7 @@ use crate::error::{Error, Violations};
 use crate::health::{Part, Parted, What};
 use crate::interchange;
 use crate::resource::{
-    CallContext, Change, Collection, Key, Kind, Name, Others, Shared, Stage, Uses,
+    CallContext, Change, Claims, Collection, Key, Kind, Name, Others, Shared, Stage,
 };
 
 /// The kind.
@@ -139,19 +139,19 @@ impl Kind for NvmeHosts {
         }
     }
 
-    fn uses(&self, name: &Name, object: &NvmeHost) -> Uses {
+    fn claims(&self, name: &Name, object: &NvmeHost) -> Claims {
         let has_psk = !object.psk.is_empty();
         let subsystem = name.parent_id().unwrap_or_default();
-        let uses = admitted(Uses::new(), subsystem, &object.hostnqn, has_psk);
+        let claims = admitted(Claims::new(), subsystem, &object.hostnqn, has_psk);
         // What it sees stays; the namespaces that it names are typed names already.
-        let uses = (object.namespaces.iter())
+        let claims = (object.namespaces.iter())
             .filter(|of| check_name(of).is_ok())
             .map(|of| Key::from(of.as_str()))
-            .fold(uses, Uses::needs);
+            .fold(claims, Claims::needs);
         // Who may connect decides how its controllers listen: none comes or goes meanwhile.
         match name.parent() {
-            Some(parent) => uses.alters(parent),
-            None => uses,
+            Some(parent) => claims.alters(parent),
+            None => claims,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::error::{Error, Violations};
 use crate::health::{Health, Part, Parted, Presences, Replaced, What};
 use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{
-    CallContext, Change, Collection, Key, Kind, Name, Others, Shared, Stage, Uses,
+    CallContext, Change, Claims, Collection, Key, Kind, Name, Others, Shared, Stage,
 };
 
 /// The kind.
@@ -108,16 +108,16 @@ impl Kind for NvmeNamespaces {
         }
     }
 
-    fn uses(&self, name: &Name, object: &NvmeNamespace) -> Uses {
+    fn claims(&self, name: &Name, object: &NvmeNamespace) -> Claims {
         let spec = spec_of(object);
-        let uses = match VolumeRef::parse(&spec.volume_name_ref) {
-            Ok(volume) => volume.taken_in(Uses::new()),
-            Err(_) => Uses::new(),
+        let claims = match VolumeRef::parse(&spec.volume_name_ref) {
+            Ok(volume) => volume.taken_in(Claims::new()),
+            Err(_) => Claims::new(),
         };
-        let uses = identifiers(name, &options(&spec)).fold(uses, Uses::owns);
+        let claims = identifiers(name, &options(&spec)).fold(claims, Claims::owns);
         match (spec.host_nsid, name.parent_id()) {
-            (1.., Some(_)) => uses.owns(nsid_key(name, spec.host_nsid)),
-            _ => uses,
+            (1.., Some(_)) => claims.owns(nsid_key(name, spec.host_nsid)),
+            _ => claims,
         }
     }
 
@@ -235,8 +235,8 @@ impl Kind for NvmeNamespaces {
 
     fn refresh(&self, name: &Name, object: &mut NvmeNamespace) {
         let works = self.volumes.is_there(name)
-            && self.health.trouble(name.key()).is_none()
-            && self.health.trouble_beneath(name).is_none();
+            && self.health.fault(name.key()).is_none()
+            && self.health.fault_of_dependencies(name).is_none();
         object.status = Some(NvmeNamespaceStatus {
             state: State::Enabled.into(),
             oper_state: if works {

@@ -12,7 +12,7 @@ use super::subsystem_stats;
 use crate::api::storage::{NvmeSubsystem, NvmeSubsystemSpec, NvmeSubsystemStatus, VolumeStats};
 use crate::error::{Error, Violations};
 use crate::interchange;
-use crate::resource::{CallContext, Change, Kind, Name, Others, Registry, Stage, Uses};
+use crate::resource::{CallContext, Change, Claims, Kind, Name, Others, Registry, Stage};
 
 /// NVMe base specification, Identify Controller: bytes of the two texts.
 const SERIAL_LEN: usize = 20;
@@ -89,14 +89,14 @@ impl Kind for NvmeSubsystems {
         }
     }
 
-    fn uses(&self, name: &Name, object: &NvmeSubsystem) -> Uses {
-        let uses = Uses::new().owns(format!("nqn/{}", nqn_of(object)));
+    fn claims(&self, name: &Name, object: &NvmeSubsystem) -> Claims {
+        let claims = Claims::new().owns(format!("nqn/{}", nqn_of(object)));
         let hostnqn = object.spec.as_ref().map(|spec| spec.hostnqn.as_str());
         match hostnqn {
             Some(hostnqn) if !hostnqn.is_empty() => {
-                admitted(uses, name.id(), hostnqn, has_psk(object))
+                admitted(claims, name.id(), hostnqn, has_psk(object))
             }
-            _ => uses,
+            _ => claims,
         }
     }
 

@@ -20,7 +20,7 @@ use spdk::{CallError, Handle};
 use super::NvmeHosts;
 use crate::api::own::NvmeHost;
 use crate::error::Error;
-use crate::health::Look;
+use crate::health::Monitor;
 use crate::resource::{CallContext, Collection, Key, Update};
 
 /// Longest time for which old keys hold.
@@ -250,8 +250,8 @@ impl EndOldKeys {
     }
 }
 
-impl Look for EndOldKeys {
-    async fn look(&mut self) -> Result<(), CallError> {
+impl Monitor for EndOldKeys {
+    async fn check(&mut self) -> Result<(), CallError> {
         let now = SystemTime::now();
         if host::has_old_keys() {
             let ended = self

@@ -18,7 +18,7 @@ use crate::health::{Presences, Replaced};
 use crate::kvm::{Model, Pluggable};
 use crate::middleend::limits;
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Kind, Name, Stage, Uses};
+use crate::resource::{CallContext, Change, Claims, Kind, Name, Stage};
 
 /// The kind.
 pub struct VirtioBlks {
@@ -67,15 +67,15 @@ impl Kind for VirtioBlks {
         }
     }
 
-    fn uses(&self, name: &Name, object: &VirtioBlk) -> Uses {
-        let uses = Uses::new().owns(socket_key(name.id()));
+    fn claims(&self, name: &Name, object: &VirtioBlk) -> Claims {
+        let claims = Claims::new().owns(socket_key(name.id()));
         let Ok(volume) = VolumeRef::parse(&object.volume_name_ref) else {
-            return uses;
+            return claims;
         };
-        let uses = volume.taken_in(uses);
+        let claims = volume.taken_in(claims);
         match &object.max_limit {
-            Some(limit) if !limits::is_none(limit) => uses.owns(limits::key(volume.bdev())),
-            _ => uses,
+            Some(limit) if !limits::is_none(limit) => claims.owns(limits::key(volume.bdev())),
+            _ => claims,
         }
     }
 

@@ -13,7 +13,7 @@ use crate::api::storage::{PciEndpoint, VirtioScsiController, VolumeStats};
 use crate::error::{Error, Violations};
 use crate::kvm::{Model, Pluggable};
 use crate::middleend::limits;
-use crate::resource::{CallContext, Change, Kind, Name, Stage, Uses};
+use crate::resource::{CallContext, Change, Claims, Kind, Name, Stage};
 
 /// Why a controller has no limits.
 const NO_LIMITS: &str =
@@ -49,8 +49,8 @@ impl Kind for VirtioScsiControllers {
         }
     }
 
-    fn uses(&self, name: &Name, _: &VirtioScsiController) -> Uses {
-        Uses::new().owns(socket_key(name.id()))
+    fn claims(&self, name: &Name, _: &VirtioScsiController) -> Claims {
+        Claims::new().owns(socket_key(name.id()))
     }
 
     async fn ensure(

@@ -11,7 +11,7 @@ use crate::api::storage::{VirtioScsiLun, VolumeStats};
 use crate::backend::{stats_if, volume_at_fault};
 use crate::error::{Error, Violations};
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Collection, Key, Kind, Name, Others, Stage, Uses};
+use crate::resource::{CallContext, Change, Claims, Collection, Key, Kind, Name, Others, Stage};
 
 const TARGETS: &str = "virtioScsiTargets";
 const CONTROLLERS: &str = "virtioScsiControllers";
@@ -65,22 +65,22 @@ impl Kind for VirtioScsiLuns {
         }
     }
 
-    fn uses(&self, _: &Name, object: &VirtioScsiLun) -> Uses {
-        let uses = match VolumeRef::parse(&object.volume_name_ref) {
-            Ok(volume) => volume.taken_in(Uses::new()),
-            Err(_) => Uses::new(),
+    fn claims(&self, _: &Name, object: &VirtioScsiLun) -> Claims {
+        let claims = match VolumeRef::parse(&object.volume_name_ref) {
+            Ok(volume) => volume.taken_in(Claims::new()),
+            Err(_) => Claims::new(),
         };
         let text = object.target_name_ref.as_str();
         let Some(group) = group_of(text) else {
-            return uses;
+            return claims;
         };
         let (target, controller) = (key(TARGETS, group), key(CONTROLLERS, group));
-        let uses = match text.split_once('/') {
-            Some((TARGETS, _)) => uses.needs(target.clone()),
-            Some((CONTROLLERS, _)) => uses.needs(controller.clone()),
-            _ => uses.needs_either(target.clone(), controller.clone()),
+        let claims = match text.split_once('/') {
+            Some((TARGETS, _)) => claims.needs(target.clone()),
+            Some((CONTROLLERS, _)) => claims.needs(controller.clone()),
+            _ => claims.needs_either(target.clone(), controller.clone()),
         };
-        uses.shares(target).shares(controller)
+        claims.shares(target).shares(controller)
     }
 
     fn volume_ref<'a>(&self, object: &'a VirtioScsiLun) -> Option<&'a str> {

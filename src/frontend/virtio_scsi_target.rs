@@ -8,7 +8,7 @@ use spdk::{Handle, vhost};
 use super::virtio_scsi::{Luns, MAX_LUNS};
 use crate::api::storage::{VirtioScsiTarget, VolumeStats};
 use crate::error::{Error, Violations};
-use crate::resource::{CallContext, Change, Kind, Name, Stage, Uses};
+use crate::resource::{CallContext, Change, Claims, Kind, Name, Stage};
 
 /// The kind.
 pub struct VirtioScsiTargets {
@@ -50,8 +50,8 @@ impl Kind for VirtioScsiTargets {
         );
     }
 
-    fn uses(&self, _: &Name, _: &VirtioScsiTarget) -> Uses {
-        Uses::new()
+    fn claims(&self, _: &Name, _: &VirtioScsiTarget) -> Claims {
+        Claims::new()
     }
 
     async fn ensure(

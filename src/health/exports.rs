@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use spdk::CallError;
 
-use super::Look;
+use super::Monitor;
 use super::walk::Walk;
 use crate::resource::{Collection, Kind, Shared};
 
@@ -27,8 +27,8 @@ impl<K: Kind> Exports<K> {
     }
 }
 
-impl<K: Kind> Look for Exports<K> {
-    async fn look(&mut self) -> Result<(), CallError> {
+impl<K: Kind> Monitor for Exports<K> {
+    async fn check(&mut self) -> Result<(), CallError> {
         let (lost, after) = self.objects.lost(&self.walk.slice());
         self.walk.go_on(after);
         for key in lost {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use spdk::bdev::{self, IoErrors};
 use spdk::{CallError, Handle};
 
-use super::{Health, Look};
+use super::{Health, Monitor};
 use crate::events::{Event, EventType};
 use crate::resource::{Key, Shared};
 
@@ -182,8 +182,8 @@ impl Failures {
     }
 }
 
-impl Look for Failures {
-    async fn look(&mut self) -> Result<(), CallError> {
+impl Monitor for Failures {
+    async fn check(&mut self) -> Result<(), CallError> {
         let total = bdev::device_errors();
         if total != self.total {
             let found = self.spdk.call(async move |spdk| bdev::failed(spdk).await);

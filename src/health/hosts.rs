@@ -6,7 +6,7 @@ use std::sync::Arc;
 use spdk::nvmf::{self, Coming, Connected};
 use spdk::{CallError, Handle};
 
-use super::Look;
+use super::Monitor;
 use crate::events::{Event, EventType};
 use crate::objects::hosts::subsystem_of;
 use crate::resource::Shared;
@@ -112,8 +112,8 @@ impl Hosts {
     }
 }
 
-impl Look for Hosts {
-    async fn look(&mut self) -> Result<(), CallError> {
+impl Monitor for Hosts {
+    async fn check(&mut self) -> Result<(), CallError> {
         self.room = MOST;
         let comings = nvmf::comings();
         for coming in comings.all {

@@ -44,7 +44,7 @@ const AFTER_PANIC: Duration = Duration::from_secs(5);
 
 /// What is wrong with something.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub struct Fault {
     /// In words.
     pub what: String,
     /// When it was found; it may have got another word since.
@@ -52,16 +52,16 @@ pub struct Trouble {
 }
 
 /// By the keys of what they befell.
-type Troubles = HashMap<Key, Trouble>;
+type Faults = HashMap<Key, Fault>;
 
 /// The troubles that are known.
 #[derive(Debug)]
 pub struct Health {
     registry: Arc<Registry>,
     events: Arc<Log>,
-    troubles: RwLock<Troubles>,
+    faults: RwLock<Faults>,
     /// Bdevs whose devices answer I/O with errors.
-    failing: RwLock<Troubles>,
+    failing: RwLock<Faults>,
 }
 
 impl Health {
@@ -70,44 +70,44 @@ impl Health {
         Arc::new(Self {
             registry,
             events,
-            troubles: RwLock::default(),
+            faults: RwLock::default(),
             failing: RwLock::default(),
         })
     }
 
     /// What is wrong with what this key stands for.
-    pub fn trouble(&self, key: &Key) -> Option<Trouble> {
-        let trouble = self.troubles.read().get(key).cloned();
-        trouble.or_else(|| self.failing.read().get(key).cloned())
+    pub fn fault(&self, key: &Key) -> Option<Fault> {
+        let fault = self.faults.read().get(key).cloned();
+        fault.or_else(|| self.failing.read().get(key).cloned())
     }
 
     /// What is wrong with what `name` has for itself, or with something that it stands on.
-    pub(crate) fn trouble_of(&self, name: &Name) -> Option<Trouble> {
+    pub(crate) fn fault_of(&self, name: &Name) -> Option<Fault> {
         if self.is_fine() {
             return None;
         }
         let own = self.registry.owned(name);
-        (own.iter().find_map(|key| self.trouble(key))).or_else(|| self.trouble_beneath(name))
+        (own.iter().find_map(|key| self.fault(key))).or_else(|| self.fault_of_dependencies(name))
     }
 
     /// Whether nothing is wrong with anything.
     pub(crate) fn is_fine(&self) -> bool {
-        self.troubles.read().is_empty() && self.failing.read().is_empty()
+        self.faults.read().is_empty() && self.failing.read().is_empty()
     }
 
     /// What is wrong with something that `name` stands on, down to the device.
-    pub fn trouble_beneath(&self, name: &Name) -> Option<Trouble> {
+    pub fn fault_of_dependencies(&self, name: &Name) -> Option<Fault> {
         if self.is_fine() {
             return None;
         }
         let beneath = self.registry.beneath(name);
-        beneath.iter().find_map(|key| self.trouble(key))
+        beneath.iter().find_map(|key| self.fault(key))
     }
 
     /// Notes that the device of a bdev fails I/O, or no longer does.
-    pub(crate) fn note_failing(&self, bdev: &Key, trouble: Option<String>) {
+    pub(crate) fn note_failing(&self, bdev: &Key, fault: Option<String>) {
         let mut failing = self.failing.write();
-        match trouble {
+        match fault {
             Some(what) => enter(&mut failing, bdev, what),
             None => failing.remove(bdev).is_some(),
         };
@@ -119,15 +119,15 @@ impl Health {
     }
 
     /// The known faults and their keys.
-    pub(crate) fn troubles(&self) -> Vec<(Key, Trouble)> {
-        let all = [self.troubles.read().clone(), self.failing.read().clone()];
+    pub(crate) fn faults(&self) -> Vec<(Key, Fault)> {
+        let all = [self.faults.read().clone(), self.failing.read().clone()];
         all.into_iter().flatten().collect()
     }
 
     /// Notes what a look has found; whether that is news, which is then an event of the object too.
-    pub(crate) fn note(&self, key: &Key, trouble: Option<String>) -> bool {
-        let reason = trouble.clone().unwrap_or_default();
-        let is_news = self.enter(key, trouble);
+    pub(crate) fn note(&self, key: &Key, fault: Option<String>) -> bool {
+        let reason = fault.clone().unwrap_or_default();
+        let is_news = self.enter(key, fault);
         if is_news && let Some(object) = self.object(key) {
             let event = Event::of_condition(object.key().as_str(), &Condition::Applied);
             self.events.tell(event.because(&reason));
@@ -135,36 +135,36 @@ impl Health {
         is_news
     }
 
-    fn enter(&self, key: &Key, trouble: Option<String>) -> bool {
-        match trouble {
-            Some(what) => enter(&mut self.troubles.write(), key, what),
+    fn enter(&self, key: &Key, fault: Option<String>) -> bool {
+        match fault {
+            Some(what) => enter(&mut self.faults.write(), key, what),
             // The common case takes no exclusive lock.
-            None if !self.troubles.read().contains_key(key) => false,
-            None => self.troubles.write().remove(key).is_some(),
+            None if !self.faults.read().contains_key(key) => false,
+            None => self.faults.write().remove(key).is_some(),
         }
     }
 }
 
 /// Enters a trouble, or the word that one has now; whether it is new.
-fn enter(troubles: &mut Troubles, key: &Key, what: String) -> bool {
-    if let Some(known) = troubles.get_mut(key) {
+fn enter(faults: &mut Faults, key: &Key, what: String) -> bool {
+    if let Some(known) = faults.get_mut(key) {
         known.what = what;
         return false;
     }
     let since = SystemTime::now();
-    troubles.insert(key.clone(), Trouble { what, since });
+    faults.insert(key.clone(), Fault { what, since });
     true
 }
 
 /// Something that is looked after.
-pub(crate) trait Look: Send + 'static {
+pub(crate) trait Monitor: Send + 'static {
     /// Looks once. Holds no reactor for longer than a step of configuration.
-    fn look(&mut self) -> impl Future<Output = Result<(), CallError>> + Send;
+    fn check(&mut self) -> impl Future<Output = Result<(), CallError>> + Send;
 }
 
 /// Checks again and again, until the server stops: what is lost then is no news. A check that panics is logged with the
 /// monitor's type, and the next one follows after a pause.
-pub(crate) async fn look_after<L: Look>(mut monitor: L, shared: Arc<Shared>) {
+pub(crate) async fn monitor<L: Monitor>(mut monitor: L, shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -173,7 +173,7 @@ pub(crate) async fn look_after<L: Look>(mut monitor: L, shared: Arc<Shared>) {
             return;
         }
         // What the monitor remembers are observations, which the next check corrects.
-        match AssertUnwindSafe(monitor.look()).catch_unwind().await {
+        match AssertUnwindSafe(monitor.check()).catch_unwind().await {
             Ok(Err(CallError::Stopped)) => return,
             Ok(_) => {}
             Err(_) => {
@@ -188,31 +188,31 @@ pub(crate) async fn look_after<L: Look>(mut monitor: L, shared: Arc<Shared>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::Uses;
+    use crate::resource::Claims;
 
     #[test]
     fn a_trouble_is_one_of_all_that_stands_on_it() {
         let registry = Arc::new(Registry::default());
         let health = Health::new(Arc::clone(&registry), Log::new(0));
-        let hold = |key: &str, uses: Uses| {
+        let hold = |key: &str, claims: Claims| {
             let name = Name::new(key.into(), None);
-            let uses = uses.owns(key);
-            registry.reserve(&name, &uses).unwrap().settle(uses);
+            let claims = claims.owns(key);
+            registry.reserve(&name, &claims).unwrap().settle(claims);
             name
         };
         let base = Key::bdev("base");
-        let volume = hold("aioVolumes/base", Uses::new().owns(base.clone()));
-        let upper = Uses::new().owns(Key::bdev("upper")).takes(base.clone());
+        let volume = hold("aioVolumes/base", Claims::new().owns(base.clone()));
+        let upper = Claims::new().owns(Key::bdev("upper")).takes(base.clone());
         hold("encryptedVolumes/upper", upper);
-        let taken = hold("namespaces/n", Uses::new().takes(Key::bdev("upper")));
-        let other = hold("namespaces/o", Uses::new().takes(Key::bdev("other")));
+        let taken = hold("namespaces/n", Claims::new().takes(Key::bdev("upper")));
+        let other = hold("namespaces/o", Claims::new().takes(Key::bdev("other")));
 
-        let beneath = |name: &Name| health.trouble_beneath(name).map(|trouble| trouble.what);
-        let of = |name: &Name| health.trouble_of(name).map(|trouble| trouble.what);
+        let beneath = |name: &Name| health.fault_of_dependencies(name).map(|fault| fault.what);
+        let of = |name: &Name| health.fault_of(name).map(|fault| fault.what);
         assert!(health.note(&base, Some("cut off".into())));
-        let since = health.trouble(&base).unwrap().since;
+        let since = health.fault(&base).unwrap().since;
         assert!(!health.note(&base, Some("cut off still".into())), "no news");
-        assert_eq!(health.trouble(&base).unwrap().since, since);
+        assert_eq!(health.fault(&base).unwrap().since, since);
         assert_eq!(beneath(&taken), Some("cut off still".into()));
         assert_eq!(beneath(&other), None);
         assert!(health.note(&base, None));
@@ -227,7 +227,7 @@ mod tests {
         health.note_failing(&base, None);
         assert_eq!(of(&volume), None);
 
-        let path = hold("paths/p", Uses::new().owns("the path to there"));
+        let path = hold("paths/p", Claims::new().owns("the path to there"));
         health.note(&Key::from("the path to there"), Some("dropped".into()));
         assert_eq!(of(&path), Some("dropped".into()), "whatever it owns");
     }
@@ -235,8 +235,8 @@ mod tests {
     /// Panics at its first check, and stops at its third.
     struct Panics(Arc<std::sync::atomic::AtomicU32>);
 
-    impl Look for Panics {
-        async fn look(&mut self) -> Result<(), CallError> {
+    impl Monitor for Panics {
+        async fn check(&mut self) -> Result<(), CallError> {
             match self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
                 0 => panic!("expected by this test"),
                 1 => Ok(()),
@@ -248,7 +248,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_monitor_outlives_a_check_that_panics() {
         let checks = Arc::new(std::sync::atomic::AtomicU32::new(0));
-        look_after(Panics(Arc::clone(&checks)), Shared::new()).await;
+        monitor(Panics(Arc::clone(&checks)), Shared::new()).await;
         assert_eq!(checks.load(std::sync::atomic::Ordering::Relaxed), 3);
     }
 }

@@ -8,7 +8,7 @@ use spdk::nvmf::{Address, host, listener, namespace};
 use spdk::{CallError, Handle, Spdk};
 
 use super::walk::Walk;
-use super::{Health, Look};
+use super::{Health, Monitor};
 use crate::resource::{Collection, Kind, Name};
 
 /// How many parts one step of the reactor looks up.
@@ -109,15 +109,15 @@ impl<K: Parted> Parts<K> {
         }
         let looks = self.missing.entry(name.clone()).or_default();
         *looks = looks.saturating_add(1);
-        let trouble = "SPDK has it no longer: it was removed by SPDK's own commands";
-        if *looks >= PATIENCE && self.health.note(key, Some(trouble.to_owned())) {
-            tracing::warn!(object = %key, "{trouble}; delete it, or make it again");
+        let fault = "SPDK has it no longer: it was removed by SPDK's own commands";
+        if *looks >= PATIENCE && self.health.note(key, Some(fault.to_owned())) {
+            tracing::warn!(object = %key, "{fault}; delete it, or make it again");
         }
     }
 }
 
-impl<K: Parted> Look for Parts<K> {
-    async fn look(&mut self) -> Result<(), CallError> {
+impl<K: Parted> Monitor for Parts<K> {
+    async fn check(&mut self) -> Result<(), CallError> {
         // Deleted, or on a volume that has gone.
         let missing = self.missing.keys();
         let gone = missing.filter(|name| self.now(name).is_none());

@@ -3,7 +3,7 @@
 use spdk::CallError;
 use spdk::nvmf::{self, Refusal};
 
-use super::Look;
+use super::Monitor;
 
 /// Lines of one look. The rest of a flood is one line more.
 const LINES: usize = 5;
@@ -11,8 +11,8 @@ const LINES: usize = 5;
 /// Looks after the hosts that do not get in.
 pub(crate) struct Refusals;
 
-impl Look for Refusals {
-    async fn look(&mut self) -> Result<(), CallError> {
+impl Monitor for Refusals {
+    async fn check(&mut self) -> Result<(), CallError> {
         let refusals = nvmf::refusals();
         let (told, rest) = refusals
             .all

@@ -9,7 +9,7 @@ use super::{Address, Device, Machine, Model};
 use crate::api::storage::{PciEndpoint, VolumeStats};
 use crate::error::{Error, Violations};
 use crate::health::{Part, Parted};
-use crate::resource::{CallContext, Change, Key, Kind, Name, Object, Stage, Uses};
+use crate::resource::{CallContext, Change, Claims, Key, Kind, Name, Object, Stage};
 use crate::socket_access::SocketAccess;
 
 /// Timeout for a rollback after the call's own deadline.
@@ -184,11 +184,11 @@ impl<K: Pluggable> Kind for Plugged<K> {
         }
     }
 
-    fn uses(&self, name: &Name, object: &K::Object) -> Uses {
-        let uses = self.kind.uses(name, object);
+    fn claims(&self, name: &Name, object: &K::Object) -> Claims {
+        let claims = self.kind.claims(name, object);
         match self.slot(object) {
-            Some((_, function)) => uses.owns(Key::from(format!("physical function/{function}"))),
-            None => uses,
+            Some((_, function)) => claims.owns(Key::from(format!("physical function/{function}"))),
+            None => claims,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::backend::{stats_if, volume_at_fault};
 use crate::error::{Error, Violations};
 use crate::health::{Presences, Replaced};
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Key, Kind, Name, Stage, Uses};
+use crate::resource::{CallContext, Change, Claims, Key, Kind, Name, Stage};
 
 /// The kind.
 pub struct DelayVolumes {
@@ -39,11 +39,11 @@ impl Kind for DelayVolumes {
         }
     }
 
-    fn uses(&self, name: &Name, object: &DelayVolume) -> Uses {
-        let uses = Uses::new().owns(Key::bdev(name.id()));
+    fn claims(&self, name: &Name, object: &DelayVolume) -> Claims {
+        let claims = Claims::new().owns(Key::bdev(name.id()));
         match VolumeRef::parse(&object.volume_name_ref) {
-            Ok(volume) => volume.taken_in(uses),
-            Err(_) => uses,
+            Ok(volume) => volume.taken_in(claims),
+            Err(_) => claims,
         }
     }
 

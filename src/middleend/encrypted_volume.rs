@@ -8,7 +8,7 @@ use crate::api::storage::{EncryptedVolume, EncryptionType, VolumeStats};
 use crate::backend::{stats_if, volume_at_fault};
 use crate::error::{Error, Violations};
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Key, Kind, Name, Stage, Uses};
+use crate::resource::{CallContext, Change, Claims, Key, Kind, Name, Stage};
 
 /// The kind.
 pub struct EncryptedVolumes {
@@ -31,11 +31,11 @@ impl Kind for EncryptedVolumes {
         check(object, violations);
     }
 
-    fn uses(&self, name: &Name, object: &EncryptedVolume) -> Uses {
-        let uses = Uses::new().owns(Key::bdev(name.id()));
+    fn claims(&self, name: &Name, object: &EncryptedVolume) -> Claims {
+        let claims = Claims::new().owns(Key::bdev(name.id()));
         match VolumeRef::parse(&object.volume_name_ref) {
-            Ok(volume) => volume.taken_in(uses),
-            Err(_) => uses,
+            Ok(volume) => volume.taken_in(claims),
+            Err(_) => claims,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::backend::{stats_of, volume_at_fault};
 use crate::error::{Error, Violations};
 use crate::health::{Presences, Replaced};
 use crate::resource::volume_ref::VolumeRef;
-use crate::resource::{CallContext, Change, Key, Kind, Name, Stage, Uses};
+use crate::resource::{CallContext, Change, Claims, Key, Kind, Name, Stage};
 
 /// The kind.
 pub struct QosVolumes {
@@ -51,15 +51,15 @@ impl Kind for QosVolumes {
         check(object, violations);
     }
 
-    fn uses(&self, name: &Name, object: &QosVolume) -> Uses {
+    fn claims(&self, name: &Name, object: &QosVolume) -> Claims {
         let own = Key::bdev(name.id());
         match VolumeRef::parse(&object.volume_name_ref) {
             Ok(volume) => volume
-                .shared_in(Uses::new())
+                .shared_in(Claims::new())
                 .owns(limits::key(volume.bdev()))
                 .owns(limits::key(name.id()))
                 .owns_alias(own, Key::bdev(volume.bdev())),
-            Err(_) => Uses::new().owns(own),
+            Err(_) => Claims::new().owns(own),
         }
     }
 

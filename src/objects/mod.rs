@@ -90,14 +90,14 @@ impl Objects {
         let condition = self.shared.conditions.of(name.key());
         let typed = |name: &Name| name.key().to_string();
         let registry = &self.shared.registry;
-        let trouble = match condition {
-            resource::Condition::Applied => self.health.trouble_of(name),
+        let fault = match condition {
+            resource::Condition::Applied => self.health.fault_of(name),
             _ => None,
         };
         let since = match &condition {
             resource::Condition::Pending(pending) => Some(pending.since),
             resource::Condition::Deleting { since } => Some(*since),
-            resource::Condition::Applied => trouble.as_ref().map(|trouble| trouble.since),
+            resource::Condition::Applied => fault.as_ref().map(|fault| fault.since),
         };
         let (condition, reason) = described(&condition);
         Object {
@@ -106,7 +106,7 @@ impl Objects {
             kind: kind.to_owned(),
             revision: i64::try_from(revision).unwrap_or(i64::MAX),
             condition: condition.into(),
-            reason: trouble.map_or_else(|| reason.to_owned(), |trouble| trouble.what),
+            reason: fault.map_or_else(|| reason.to_owned(), |fault| fault.what),
             since: since.map(Into::into),
             uses: registry.owners_beneath(name).iter().map(typed).collect(),
             used_by: registry.users_of(name).iter().map(typed).collect(),

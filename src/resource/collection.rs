@@ -21,11 +21,11 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use prost_reflect::{DynamicMessage, ReflectMessage};
 
-use super::lifecycle::Made;
+use super::lifecycle::CreateOutcome;
 use super::locks::{Busy, Held};
 use super::record::Record;
 use super::request::{CallContext, Create, Delete, List, Page};
-use super::{Changes, Key, Kind, Meta, Name, Object, Shared, Uses, id, paging};
+use super::{Changes, Claims, Key, Kind, Meta, Name, Object, Shared, id, paging};
 use crate::api::storage::VolumeStats;
 use crate::error::{Error, Subject, Violations};
 use crate::telemetry::traces::InTrace;
@@ -90,8 +90,8 @@ impl<K: Kind> Collection<K> {
         let this = Arc::clone(self);
         self.run(&call, &name.clone(), async move {
             match this.make(&call, &name, wanted.clone()).await? {
-                Made::New(object) => Ok(object),
-                Made::Existing(record) => this.same(&name, &record, &wanted),
+                CreateOutcome::New(object) => Ok(object),
+                CreateOutcome::Existing(record) => this.same(&name, &record, &wanted),
             }
         })
         .await
@@ -254,13 +254,13 @@ impl<K: Kind> Collection<K> {
         name: &Name,
         wanted: &K::Object,
     ) -> Result<(), Error> {
-        let uses = self.uses(name, wanted);
+        let claims = self.claims(name, wanted);
         let registry = &self.shared.registry;
-        if registry.check(name, &uses).is_err() {
+        if registry.check(name, &claims).is_err() {
             // What is in the way may be a change under way that does not come to its end, or a delete.
-            let (changed, used) = (uses.changed(), uses.used());
+            let (changed, used) = (claims.changed(), claims.used());
             let _held = self.lock(call, name, changed, used).await?;
-            registry.check(name, &uses)?;
+            registry.check(name, &claims)?;
         }
         let ready = self.kind.prepare(call, name, wanted).await;
         ready.map_err(|error| error.under(self.meta.field()))
@@ -343,11 +343,11 @@ impl<K: Kind> Collection<K> {
     }
 
     /// All that an object owns and uses: its name, its parent, and what the kind says.
-    pub(super) fn uses(&self, name: &Name, object: &K::Object) -> Uses {
-        let uses = self.kind.uses(name, object).owns(name.key().clone());
+    pub(super) fn claims(&self, name: &Name, object: &K::Object) -> Claims {
+        let claims = self.kind.claims(name, object).owns(name.key().clone());
         match name.parent() {
-            Some(parent) => uses.shares(parent.clone()).needs(parent),
-            None => uses,
+            Some(parent) => claims.shares(parent.clone()).needs(parent),
+            None => claims,
         }
     }
 

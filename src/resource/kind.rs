@@ -5,7 +5,7 @@ use std::future::Future;
 
 use prost_reflect::ReflectMessage;
 
-use super::{CallContext, Changes, Name, Uses};
+use super::{CallContext, Changes, Claims, Name};
 use crate::api::storage::VolumeStats;
 use crate::error::{Error, Violations};
 
@@ -38,7 +38,7 @@ pub enum Stage {
 /// One kind of resource.
 ///
 /// Before a kind is asked to do anything the object has passed the rules of the proto files and
-/// [`check`](Kind::check), what it [`uses`](Kind::uses) is reserved, and its name and all that it
+/// [`check`](Kind::check), what it [`claims`](Kind::claims) is reserved, and its name and all that it
 /// uses are locked. A kind reads the records of others through [`Others`](super::Others), and changes none. A change that fails must leave SPDK as it was. Field paths in errors start at
 /// the object: `spec.nqn`.
 pub trait Kind: Send + Sync + 'static {
@@ -56,7 +56,7 @@ pub trait Kind: Send + Sync + 'static {
     /// another is looked at.
     /// Called with an object as it is asked for and as it has become: what the server chose may add
     /// to it.
-    fn uses(&self, name: &Name, object: &Self::Object) -> Uses;
+    fn claims(&self, name: &Name, object: &Self::Object) -> Claims;
 
     /// The volume that the object stands on, as the client calls it.
     fn volume_ref<'a>(&self, _object: &'a Self::Object) -> Option<&'a str> {

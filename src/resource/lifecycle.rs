@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use super::record::Record;
 use super::registry::Reserved;
-use super::{CallContext, Collection, Kind, Name, Object, Uses};
+use super::{CallContext, Claims, Collection, Kind, Name, Object};
 use crate::error::Error;
 
 /// How long undoing a change that could not be stored may take.
 pub(super) const UNDO: Duration = Duration::from_secs(5);
 
 /// What an attempt to make an object came to.
-pub(super) enum Made<T> {
+pub(super) enum CreateOutcome<T> {
     New(T),
     Existing(Arc<Record<T>>),
 }
@@ -24,21 +24,21 @@ impl<K: Kind> Collection<K> {
         call: &CallContext,
         name: &Name,
         wanted: K::Object,
-    ) -> Result<Made<K::Object>, Error> {
+    ) -> Result<CreateOutcome<K::Object>, Error> {
         let is_new = self.record(name).is_none_or(|record| record.is_leftover());
         if is_new || self.shared.conditions.is_pending(name.key()) {
             self.learn(&wanted).await?;
             self.prepare(call, name, &wanted).await?;
         }
-        let uses = self.uses(name, &wanted);
+        let claims = self.claims(name, &wanted);
         let found = self.record(name);
         if found.is_none() {
             self.check_usable(name)?;
         }
-        let found_uses = found.as_deref().map(|record| self.uses_of(name, record));
-        let found_uses = found_uses.unwrap_or_default();
-        let owned = uses.changed().chain(found_uses.changed());
-        let used = uses.used().chain(found_uses.used());
+        let found_claims = found.as_deref().map(|record| self.claims_of(name, record));
+        let found_claims = found_claims.unwrap_or_default();
+        let owned = claims.changed().chain(found_claims.changed());
+        let used = claims.used().chain(found_claims.used());
         let _held = self.lock(call, name, owned, used).await?;
         let mut existing = self.record(name);
         // What has come since is as another create has just made it.
@@ -59,9 +59,9 @@ impl<K: Kind> Collection<K> {
                 self.settle(call, name, &mut record).await?;
                 self.applied(name);
             }
-            return Ok(Made::Existing(record));
+            return Ok(CreateOutcome::Existing(record));
         }
-        let reserved = self.shared.registry.reserve(name, &uses)?;
+        let reserved = self.shared.registry.reserve(name, &claims)?;
         let unfinished = Unfinished::new(self, name, &wanted, reserved);
         let created = self.kind.ensure(call, name, wanted.clone()).await;
         let mut object = match created {
@@ -72,12 +72,12 @@ impl<K: Kind> Collection<K> {
             }
         };
         object.set_name(name.to_string());
-        let uses = self.uses(name, &object);
+        let claims = self.claims(name, &object);
         let record = Record::new(wanted, object);
         match self.save(name, record.clone()).await {
             Ok(record) => {
-                unfinished.made(uses);
-                Ok(Made::New(self.answer(name, record.object.clone())))
+                unfinished.made(claims);
+                Ok(CreateOutcome::New(self.answer(name, record.object.clone())))
             }
             Err(error) => {
                 let call = CallContext::within(UNDO);
@@ -85,7 +85,7 @@ impl<K: Kind> Collection<K> {
                     Ok(()) => unfinished.failed(),
                     Err(left) => {
                         tracing::error!(object = %name.key(), %left, "what could not be stored could not be removed either; it is retried");
-                        unfinished.made(uses);
+                        unfinished.made(claims);
                         self.remove_later(name, record);
                     }
                 }
@@ -110,8 +110,8 @@ impl<K: Kind> Collection<K> {
             if record.configured {
                 return Err(Error::configured(name));
             }
-            let uses = self.uses_of(name, &record);
-            let (changed, used) = (uses.changed(), uses.used());
+            let claims = self.claims_of(name, &record);
+            let (changed, used) = (claims.changed(), claims.used());
             let _held = self.lock(call, name, changed, used).await?;
             if !self.is_current(name, &record) {
                 continue;
@@ -224,9 +224,9 @@ impl<'a, K: Kind> Unfinished<'a, K> {
     }
 
     /// SPDK has the object, which holds exactly this.
-    fn made(mut self, uses: Uses) {
+    fn made(mut self, claims: Claims) {
         if let Some((_, reserved)) = self.begun.take() {
-            reserved.settle(uses);
+            reserved.settle(claims);
         }
     }
 }
@@ -234,7 +234,7 @@ impl<'a, K: Kind> Unfinished<'a, K> {
 impl<K: Kind> Drop for Unfinished<'_, K> {
     fn drop(&mut self) {
         if let Some((object, reserved)) = self.begun.take() {
-            reserved.settle(self.collection.uses(self.name, &object));
+            reserved.settle(self.collection.claims(self.name, &object));
             let record = Record::new(object.clone(), object);
             self.collection.remove_later(self.name, record);
         }

@@ -2,6 +2,7 @@
 //! locks, references. A kind implements [`Kind`] in one file and is listed in `services.rs`.
 
 pub(crate) mod bounds;
+mod claims;
 mod collection;
 mod condition;
 mod forms;
@@ -24,7 +25,6 @@ mod slice;
 pub mod stats;
 mod unusable;
 mod update;
-mod uses;
 mod volume_names;
 pub mod volume_ref;
 
@@ -38,6 +38,7 @@ use std::time::Duration;
 use spdk::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+pub use claims::Claims;
 pub use collection::Collection;
 pub use condition::{Condition, Conditions, Pending};
 pub use kind::{Change, Kind, Object, Stage};
@@ -52,7 +53,6 @@ pub use request::{CallContext, Create, DEFAULT_TIMEOUT, Delete, List, Page, Upda
 pub use request::{GRPC_TIMEOUT, grpc_timeout};
 pub(crate) use slice::Slice;
 pub use unusable::{Unusable, UnusableRecord};
-pub use uses::Uses;
 
 use crate::error::Error;
 use crate::events::Log;

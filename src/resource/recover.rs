@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::record::Record;
-use super::{CallContext, Collection, Key, Kind, Name, Object, Stage, Uses};
+use super::{CallContext, Claims, Collection, Key, Kind, Name, Object, Stage};
 use crate::error::Error;
 use crate::state::Entry;
 
@@ -82,8 +82,8 @@ impl<K: Kind> Records for Collection<K> {
             self.shared.recall(volume);
         }
         self.kind.restore(&name, &record.object, &entry.object);
-        let uses = self.uses(&name, &record.object);
-        self.shared.registry.restore(&name, uses);
+        let claims = self.claims(&name, &record.object);
+        self.shared.registry.restore(&name, claims);
         let conditions = &self.shared.conditions;
         match record.deleting {
             true => conditions.set_deleting(name.key()),
@@ -132,8 +132,8 @@ impl<K: Kind> Collection<K> {
         let call = CallContext::default();
         let mut object = self.kind.ensure(&call, &name, object).await?;
         object.set_name(name.to_string());
-        let uses = self.uses(&name, &object);
-        self.shared.registry.restore(&name, uses);
+        let claims = self.claims(&name, &object);
+        self.shared.registry.restore(&name, claims);
         let mut record = Record::new(object.clone(), object);
         record.configured = true;
         record.revision = self.shared.revision();
@@ -153,8 +153,8 @@ impl<K: Kind> Collection<K> {
                 self.learn(&record.object).await?;
                 self.prepare(&call, name, &record.object).await?;
             }
-            let uses = self.uses_of(name, &record);
-            let (changed, used) = (uses.changed(), uses.used());
+            let claims = self.claims_of(name, &record);
+            let (changed, used) = (claims.changed(), claims.used());
             let _held = self.lock(&call, name, changed, used).await?;
             if !self.is_current(name, &record) {
                 continue;
@@ -164,11 +164,11 @@ impl<K: Kind> Collection<K> {
     }
 
     /// What a record owns and uses, as it is and as SPDK has it.
-    pub(super) fn uses_of(&self, name: &Name, record: &Record<K::Object>) -> Uses {
-        let uses = self.uses(name, &record.object);
+    pub(super) fn claims_of(&self, name: &Name, record: &Record<K::Object>) -> Claims {
+        let claims = self.claims(name, &record.object);
         match &record.actual {
-            Some(actual) => uses.union(&self.uses(name, actual)),
-            None => uses,
+            Some(actual) => claims.union(&self.claims(name, actual)),
+            None => claims,
         }
     }
 
@@ -191,13 +191,13 @@ impl<K: Kind> Collection<K> {
             return Ok(Outcome::Nothing);
         }
         if let Some(actual) = &record.actual {
-            let uses = self.uses(name, &record.object);
-            let reserved = self.shared.registry.reserve(name, &uses)?;
+            let claims = self.claims(name, &record.object);
+            let reserved = self.shared.registry.reserve(name, &claims)?;
             let fields = self.between(actual, &record.object);
             let back = self.change_to(name, record, actual.clone(), fields);
             let updated = self.kind.update(call, name, back).await;
             updated.map_err(|error| error.under(self.meta.field()))?;
-            reserved.settle(uses);
+            reserved.settle(claims);
             let mut agreed = Record::clone(record);
             agreed.actual = None;
             *record = self.insert(name, agreed);
@@ -230,12 +230,12 @@ impl<K: Kind> Collection<K> {
         name: &Name,
         record: &mut Arc<Record<K::Object>>,
     ) -> Result<(), Error> {
-        let uses = self.uses(name, &record.object);
-        let reserved = self.shared.registry.reserve(name, &uses)?;
+        let claims = self.claims(name, &record.object);
+        let reserved = self.shared.registry.reserve(name, &claims)?;
         let ensured = self.kind.ensure(call, name, record.object.clone()).await;
         let mut object = ensured.map_err(|error| error.under(self.meta.field()))?;
         object.set_name(name.to_string());
-        reserved.settle(self.uses(name, &object));
+        reserved.settle(self.claims(name, &object));
         if object != record.object {
             let mut changed = Record::clone(record);
             changed.object = object;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prost_reflect::{DynamicMessage, ReflectMessage};
 
 use super::collection::{Collection, typed};
-use super::lifecycle::{Made, UNDO, check_stays};
+use super::lifecycle::{CreateOutcome, UNDO, check_stays};
 use super::record::Record;
 use super::registry::Reserved;
 use super::request::{CallContext, Update};
@@ -63,8 +63,8 @@ impl<K: Kind> Collection<K> {
         loop {
             let Some(record) = self.record(name) else {
                 match self.make_missing(call, name, wish).await? {
-                    Made::New(object) => return Ok(object),
-                    Made::Existing(_) => continue,
+                    CreateOutcome::New(object) => return Ok(object),
+                    CreateOutcome::Existing(_) => continue,
                 }
             };
             if record.configured {
@@ -89,8 +89,8 @@ impl<K: Kind> Collection<K> {
                 self.learn(&target).await?;
                 self.prepare(call, name, &target).await?;
             }
-            let before = self.uses_of(name, &record);
-            let after = self.uses(name, &target);
+            let before = self.claims_of(name, &record);
+            let after = self.claims(name, &target);
             let owned = before.changed().chain(after.changed());
             let used = before.used().chain(after.used());
             let _held = self.lock(call, name, owned, used).await?;
@@ -164,10 +164,10 @@ impl<K: Kind> Collection<K> {
             error.under(self.meta.field())
         })?;
         changed.object.set_name(name.to_string());
-        let uses = self.uses(name, &changed.object);
+        let claims = self.claims(name, &changed.object);
         match self.save(name, changed.clone()).await {
             Ok(changed) => {
-                reserved.settle(uses);
+                reserved.settle(claims);
                 self.applied(name);
                 Ok(changed)
             }
@@ -203,7 +203,7 @@ impl<K: Kind> Collection<K> {
             }
         };
         object.set_name(name.to_string());
-        reserved.settle(self.uses(name, &object));
+        reserved.settle(self.claims(name, &object));
         let mut made = Record::clone(&stored);
         made.actual = None;
         let as_foreseen = object == made.object;
@@ -255,7 +255,7 @@ impl<K: Kind> Collection<K> {
             let mut differs = record.clone();
             differs.actual = Some(actual);
             // Until it is undone it has both.
-            reserved.settle(self.uses_of(name, &differs));
+            reserved.settle(self.claims_of(name, &differs));
             self.insert(name, differs);
             let reason = format!("a change that could not be stored could not be undone: {left}");
             self.shared.conditions.set_pending(name.key(), &reason);
@@ -269,7 +269,7 @@ impl<K: Kind> Collection<K> {
         call: &CallContext,
         name: &Name,
         wish: &Wish,
-    ) -> Result<Made<K::Object>, Error> {
+    ) -> Result<CreateOutcome<K::Object>, Error> {
         if !wish.allow_missing {
             return Err(self.missing(name));
         }

@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
     use crate::api::storage::NullVolume;
-    use crate::resource::{Meta, Uses};
+    use crate::resource::{Claims, Meta};
 
     #[test]
     fn the_uuid_of_a_records_volume_is_known_before_spdk_is_asked() {
@@ -90,8 +90,8 @@ mod tests {
         assert_eq!(meant_by(UUID), None);
         let meta = Meta::of(&NullVolume::default().descriptor());
         let name = meta.parse("name", "nullVolumes/recalled").unwrap();
-        let uses = Uses::new().owns(Key::bdev("recalled"));
-        registry.restore(&name, uses.owns(format!("uuid/{UUID}")));
+        let claims = Claims::new().owns(Key::bdev("recalled"));
+        registry.restore(&name, claims.owns(format!("uuid/{UUID}")));
         recall(&registry, &UUID.replace('-', "").to_uppercase());
         assert_eq!(meant_by(UUID).as_deref(), Some("recalled"));
     }

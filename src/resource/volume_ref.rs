@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Key, Uses, volume_names};
+use super::{Claims, Key, volume_names};
 
 /// A volume that somebody refers to. Whether its bdev exists is for SPDK to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,23 +67,23 @@ impl<'a> VolumeRef<'a> {
     }
 
     /// Adds that the volume is taken for data.
-    pub fn taken_in(&self, uses: Uses) -> Uses {
-        self.needed_in(uses.takes(Key::bdev(&self.bdev)))
+    pub fn taken_in(&self, claims: Claims) -> Claims {
+        self.needed_in(claims.takes(Key::bdev(&self.bdev)))
     }
 
     /// Adds that the volume is referred to, beside others.
-    pub fn shared_in(&self, uses: Uses) -> Uses {
-        self.needed_in(uses.shares(Key::bdev(&self.bdev)))
+    pub fn shared_in(&self, claims: Claims) -> Claims {
+        self.needed_in(claims.shares(Key::bdev(&self.bdev)))
     }
 
-    fn needed_in(&self, uses: Uses) -> Uses {
-        let uses = match &self.resource {
-            Some(resource) => uses.needs(resource.as_str()),
-            None => uses,
+    fn needed_in(&self, claims: Claims) -> Claims {
+        let claims = match &self.resource {
+            Some(resource) => claims.needs(resource.as_str()),
+            None => claims,
         };
         match remote_controller(&self.bdev) {
-            Some(controller) => uses.shares(remote_bdevs(controller)),
-            None => uses,
+            Some(controller) => claims.shares(remote_bdevs(controller)),
+            None => claims,
         }
     }
 }
@@ -178,14 +178,16 @@ mod tests {
 
     #[test]
     fn a_remote_namespace_is_used_together_with_its_controller() {
-        let plain = VolumeRef::parse("nvme-12n1").unwrap().taken_in(Uses::new());
-        let uses = Uses::new()
+        let plain = VolumeRef::parse("nvme-12n1")
+            .unwrap()
+            .taken_in(Claims::new());
+        let claims = Claims::new()
             .takes(Key::bdev("nvme-12n1"))
             .shares(remote_bdevs("nvme-12"));
-        assert_eq!(plain, uses);
+        assert_eq!(plain, claims);
         let name = "nvmeRemoteControllers/nvme-12/nvmeRemoteNamespaces/nvme-12n1";
-        let named = VolumeRef::parse(name).unwrap().taken_in(Uses::new());
-        assert_eq!(named, uses.needs("nvmeRemoteControllers/nvme-12"));
+        let named = VolumeRef::parse(name).unwrap().taken_in(Claims::new());
+        assert_eq!(named, claims.needs("nvmeRemoteControllers/nvme-12"));
         let other = "nvmeRemoteControllers/other/nvmeRemoteNamespaces/nvme-12n1";
         assert!(VolumeRef::parse(other).is_err());
         for none in ["Malloc0", "n1", "nvme12n", "volume"] {
@@ -195,16 +197,16 @@ mod tests {
 
     #[test]
     fn a_typed_name_needs_the_resource() {
-        let uses = VolumeRef::parse("nullVolumes/a")
+        let claims = VolumeRef::parse("nullVolumes/a")
             .unwrap()
-            .taken_in(Uses::new());
+            .taken_in(Claims::new());
         assert_eq!(
-            uses,
-            Uses::new().takes(Key::bdev("a")).needs("nullVolumes/a")
+            claims,
+            Claims::new().takes(Key::bdev("a")).needs("nullVolumes/a")
         );
-        let uses = VolumeRef::parse("volumes/a")
+        let claims = VolumeRef::parse("volumes/a")
             .unwrap()
-            .shared_in(Uses::new());
-        assert_eq!(uses, Uses::new().shares(Key::bdev("a")));
+            .shared_in(Claims::new());
+        assert_eq!(claims, Claims::new().shares(Key::bdev("a")));
     }
 }

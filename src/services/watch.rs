@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Services;
 use crate::backend::{Files, Paths};
 use crate::frontend::EndOldKeys;
-use crate::health::{Exports, Failures, Hosts, Look, Parted, Parts, Refusals, look_after};
+use crate::health::{Exports, Failures, Hosts, Monitor, Parted, Parts, Refusals, monitor};
 use crate::resource::{Collection, Kind};
 
 impl Services {
@@ -14,13 +14,13 @@ impl Services {
     pub(super) fn watch(&self, takes_commands: bool) {
         let (spdk, health, shared) = (&self.spdk, &self.health, &self.shared);
         let hosts = Hosts::new(spdk.clone(), Arc::clone(shared));
-        self.look_after(hosts);
-        self.look_after(Refusals);
+        self.monitor(hosts);
+        self.monitor(Refusals);
         let admitted = Arc::clone(&self.hosts.nvme_hosts);
-        self.look_after(EndOldKeys::new(spdk.clone(), admitted));
+        self.monitor(EndOldKeys::new(spdk.clone(), admitted));
         let controllers = Arc::clone(&self.nvme_remote.nvme_remote_controllers);
         let events = Arc::clone(self.events());
-        self.look_after(Paths::new(
+        self.monitor(Paths::new(
             spdk.clone(),
             controllers,
             Arc::clone(health),
@@ -33,9 +33,9 @@ impl Services {
             Arc::clone(shared),
             Arc::clone(health),
         );
-        self.look_after(files);
+        self.monitor(files);
         let failures = Failures::new(spdk.clone(), Arc::clone(shared), Arc::clone(health));
-        self.look_after(failures);
+        self.monitor(failures);
         self.exports(&self.qos.qos_volumes);
         self.exports(&self.delay.delay_volumes);
         self.exports(&self.nvme.nvme_namespaces);
@@ -49,15 +49,15 @@ impl Services {
     }
 
     fn exports<K: Kind>(&self, objects: &Arc<Collection<K>>) {
-        self.look_after(Exports::new(Arc::clone(objects), &self.shared));
+        self.monitor(Exports::new(Arc::clone(objects), &self.shared));
     }
 
     fn parts<K: Parted>(&self, objects: &Arc<Collection<K>>) {
         let (objects, health) = (Arc::clone(objects), Arc::clone(&self.health));
-        self.look_after(Parts::new(self.spdk.clone(), objects, health));
+        self.monitor(Parts::new(self.spdk.clone(), objects, health));
     }
 
-    fn look_after(&self, what: impl Look) {
-        tokio::spawn(look_after(what, Arc::clone(&self.shared)));
+    fn monitor(&self, what: impl Monitor) {
+        tokio::spawn(monitor(what, Arc::clone(&self.shared)));
     }
 }

@@ -114,13 +114,13 @@ pub(super) fn waiting(services: &Services) -> Vec<Waiting> {
 /// The objects whose own device has failed, with the reasons.
 pub(super) fn out_of_order(services: &Services) -> Vec<Waiting> {
     let health = services.health();
-    let troubles = health.troubles().into_iter();
-    let named = troubles.filter_map(|(key, trouble)| {
+    let faults = health.faults().into_iter();
+    let named = faults.filter_map(|(key, fault)| {
         let object = health.object(&key)?.key().as_str().to_owned();
         let one = Waiting {
             object: object.clone(),
-            reason: trouble.what.chars().take(REASON_MAX).collect(),
-            since: trouble.since,
+            reason: fault.what.chars().take(REASON_MAX).collect(),
+            since: fault.since,
         };
         Some((object, one))
     });
@@ -137,7 +137,7 @@ fn offline(services: &Services, names: impl FnOnce() -> Vec<Name>) -> u64 {
     }
     let is_applied = |name: &Name| services.conditions().of(name.key()) == Condition::Applied;
     let names = names().into_iter();
-    let offline = names.filter(|name| is_applied(name) && health.trouble_of(name).is_some());
+    let offline = names.filter(|name| is_applied(name) && health.fault_of(name).is_some());
     u64::try_from(offline.count()).unwrap_or(u64::MAX)
 }
 

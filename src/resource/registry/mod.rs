@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Key, Name, Uses};
+use super::{Claims, Key, Name};
 use crate::error::{Error, Subject};
 use tables::Tables;
 
@@ -34,13 +34,13 @@ impl Registry {
     /// # Errors
     /// ALREADY_EXISTS when another owns one of its keys, FAILED_PRECONDITION when another takes what
     /// it wants to take, NOT_FOUND when nobody owns what it needs. Nothing is reserved then.
-    pub fn reserve(self: &Arc<Self>, name: &Name, uses: &Uses) -> Result<Reserved, Error> {
+    pub fn reserve(self: &Arc<Self>, name: &Name, claims: &Claims) -> Result<Reserved, Error> {
         let mut tables = self.tables.lock();
-        admit(&tables, name, uses)?;
+        admit(&tables, name, claims)?;
         let before = tables.held(name).cloned();
         let both = before
             .as_ref()
-            .map_or_else(|| uses.clone(), |b| b.union(uses));
+            .map_or_else(|| claims.clone(), |b| b.union(claims));
         tables.set(name, Some(both));
         Ok(Reserved {
             registry: Arc::clone(self),
@@ -52,16 +52,16 @@ impl Registry {
 
     /// Takes over what a record held before a restart. Nothing is refused: a key that another has by
     /// now stays with that one, and the record's own reservation fails when it is made again.
-    pub fn restore(&self, name: &Name, uses: Uses) {
-        self.tables.lock().set(name, Some(uses));
+    pub fn restore(&self, name: &Name, claims: Claims) {
+        self.tables.lock().set(name, Some(claims));
     }
 
     /// Whether `uses` could be reserved for `name` now.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).
-    pub fn check(&self, name: &Name, uses: &Uses) -> Result<(), Error> {
-        admit(&self.tables.lock(), name, uses)
+    pub fn check(&self, name: &Name, claims: &Claims) -> Result<(), Error> {
+        admit(&self.tables.lock(), name, claims)
     }
 
     /// The first of these numbers whose key nobody has: `name` has reserved it, inside a reservation
@@ -77,7 +77,7 @@ impl Registry {
             // Most are in use: that is seen without a refusal in words.
             let owner = self.owner_of(&key);
             let is_free = owner.is_none_or(|owner| owner == *name);
-            let reserve = || self.reserve(name, &Uses::new().owns(key));
+            let reserve = || self.reserve(name, &Claims::new().owns(key));
             is_free && reserve().map(Reserved::keep).is_ok()
         })
     }
@@ -95,7 +95,7 @@ impl Registry {
     /// What `name` has for itself.
     pub fn owned(&self, name: &Name) -> BTreeSet<Key> {
         let tables = self.tables.lock();
-        (tables.held(name)).map_or_else(BTreeSet::new, |uses| uses.owned.clone())
+        (tables.held(name)).map_or_else(BTreeSet::new, |claims| claims.owned.clone())
     }
 
     /// Who owns the key, or what it is a part of.
@@ -114,7 +114,7 @@ impl Registry {
         let mut found = BTreeSet::new();
         let mut users = vec![name];
         while let Some(name) = users.pop() {
-            for key in tables.held(name).into_iter().flat_map(Uses::used) {
+            for key in tables.held(name).into_iter().flat_map(Claims::used) {
                 if found.insert(key.clone()) {
                     users.extend(tables.owner(&key));
                 }
@@ -135,7 +135,7 @@ impl Registry {
     /// Those that own what `name` uses, beside itself.
     pub fn owners_beneath(&self, name: &Name) -> BTreeSet<Name> {
         let tables = self.tables.lock();
-        let used = tables.held(name).into_iter().flat_map(Uses::used);
+        let used = tables.held(name).into_iter().flat_map(Claims::used);
         let owners = used.filter_map(|key| tables.owner(&key));
         owners.filter(|owner| *owner != name).cloned().collect()
     }
@@ -150,10 +150,10 @@ impl Registry {
     /// Others that use what `name` owns, in the order of their names.
     pub fn users_of(&self, name: &Name) -> Vec<Name> {
         let tables = self.tables.lock();
-        let Some(uses) = tables.held(name) else {
+        let Some(claims) = tables.held(name) else {
             return Vec::new();
         };
-        let users: BTreeSet<&Name> = (uses.owned.iter())
+        let users: BTreeSet<&Name> = (claims.owned.iter())
             .flat_map(|key| tables.users(key))
             .filter(|user| *user != name)
             .collect();
@@ -162,18 +162,18 @@ impl Registry {
 }
 
 /// Whether `uses` could be reserved for `name` now.
-fn admit(tables: &Tables, name: &Name, uses: &Uses) -> Result<(), Error> {
-    for key in &uses.needed {
+fn admit(tables: &Tables, name: &Name, claims: &Claims) -> Result<(), Error> {
+    for key in &claims.needed {
         if tables.owner(key).is_none() {
             return Err(Error::not_found(key));
         }
     }
-    for [one, other] in &uses.either {
+    for [one, other] in &claims.either {
         if tables.owner(one).or(tables.owner(other)).is_none() {
             return Err(Error::not_found(other));
         }
     }
-    for key in &uses.owned {
+    for key in &claims.owned {
         if let Some(owner) = tables.owner_of(key).filter(|owner| *owner != name) {
             let (space, value) = key
                 .as_str()
@@ -186,12 +186,12 @@ fn admit(tables: &Tables, name: &Name, uses: &Uses) -> Result<(), Error> {
             });
         }
     }
-    for key in &uses.exclusive {
+    for key in &claims.exclusive {
         if let Some(user) = tables.other_taker(name, key) {
             return Err(in_use(tables, key, user));
         }
     }
-    for key in uses.joined.iter().filter(|key| tables.admits_one(key)) {
+    for key in claims.joined.iter().filter(|key| tables.admits_one(key)) {
         if let Some(user) = tables.other_joiner(name, key) {
             return Err(in_use(tables, key, user));
         }
@@ -214,7 +214,7 @@ fn in_use(tables: &Tables, key: &Key, user: &Name) -> Error {
 pub struct Reserved {
     registry: Arc<Registry>,
     name: Name,
-    before: Option<Uses>,
+    before: Option<Claims>,
     settled: bool,
 }
 
@@ -225,9 +225,9 @@ impl Reserved {
     }
 
     /// The change is done, and the object now holds exactly this.
-    pub fn settle(mut self, uses: Uses) {
+    pub fn settle(mut self, claims: Claims) {
         self.settled = true;
-        self.registry.tables.lock().set(&self.name, Some(uses));
+        self.registry.tables.lock().set(&self.name, Some(claims));
     }
 }
 

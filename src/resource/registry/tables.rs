@@ -5,13 +5,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use super::super::{Key, Name, Uses, volume_ref};
+use super::super::{Claims, Key, Name, volume_ref};
 
 /// What each object holds, and who owns what. Both change in [`set`](Tables::set) alone, and the indexes
 /// over them with them.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    held: HashMap<Name, Uses>,
+    held: HashMap<Name, Claims>,
     owners: HashMap<Key, Name>,
     indexes: Indexes,
 }
@@ -34,7 +34,7 @@ struct Indexes {
 }
 
 impl Tables {
-    pub(super) fn held(&self, name: &Name) -> Option<&Uses> {
+    pub(super) fn held(&self, name: &Name) -> Option<&Claims> {
         self.held.get(name)
     }
 
@@ -77,8 +77,8 @@ impl Tables {
 
     /// Whether the owner of the key lets one alone join it.
     pub(super) fn admits_one(&self, key: &Key) -> bool {
-        let uses = self.owner(key).and_then(|owner| self.held(owner));
-        uses.is_some_and(|uses| uses.single.contains(key))
+        let claims = self.owner(key).and_then(|owner| self.held(owner));
+        claims.is_some_and(|claims| claims.single.contains(key))
     }
 
     /// Who is shown by the same name, and is of another kind.
@@ -88,7 +88,7 @@ impl Tables {
     }
 
     /// `name` holds this from now on, in place of what it held.
-    pub(super) fn set(&mut self, name: &Name, uses: Option<Uses>) {
+    pub(super) fn set(&mut self, name: &Name, claims: Option<Claims>) {
         if let Some(old) = self.held.remove(name) {
             self.indexes.hold(name, &old, Sets::remove);
             self.indexes.shown.remove(name.shown(), name);
@@ -100,22 +100,22 @@ impl Tables {
                 }
             }
         }
-        let Some(uses) = uses else { return };
-        self.indexes.hold(name, &uses, Sets::add);
+        let Some(claims) = claims else { return };
+        self.indexes.hold(name, &claims, Sets::add);
         self.indexes.shown.add(name.shown(), name);
-        for key in &uses.owned {
+        for key in &claims.owned {
             // A key that SPDK chose may meet a reservation that is about to fail: the first keeps it.
             if self.owners.contains_key(key) {
                 continue;
             }
             self.owners.insert(key.clone(), name.clone());
-            let alias_of = uses.aliases.get(key);
+            let alias_of = claims.aliases.get(key);
             self.indexes.own(key, alias_of, Sets::add);
             if let Some(other) = alias_of {
                 self.indexes.meant.insert(key.clone(), other.clone());
             }
         }
-        self.held.insert(name.clone(), uses);
+        self.held.insert(name.clone(), claims);
     }
 
     /// How many objects hold something, and how many keys have owners.
@@ -130,11 +130,11 @@ type Edit<K, V> = fn(&mut Sets<K, V>, &K, &V);
 
 impl Indexes {
     /// What follows from an object that holds something.
-    fn hold(&mut self, name: &Name, uses: &Uses, edit: Edit<Key, Name>) {
-        for key in uses.used() {
+    fn hold(&mut self, name: &Name, claims: &Claims, edit: Edit<Key, Name>) {
+        for key in claims.used() {
             edit(&mut self.users, &key, name);
         }
-        for key in &uses.exclusive {
+        for key in &claims.exclusive {
             edit(&mut self.takers, key, name);
         }
     }

@@ -24,17 +24,17 @@ fn key(number: u8) -> Key {
     }
 }
 
-fn uses() -> impl Strategy<Value = Uses> {
+fn claims() -> impl Strategy<Value = Claims> {
     let use_of = (0..8_u8, 0..6_u8, 0..6_u8);
     proptest::collection::vec(use_of, 0..5).prop_map(|list| {
-        (list.into_iter()).fold(Uses::new(), |uses, (how, one, other)| match how {
-            0 | 1 => uses.owns(key(one)),
-            2 => uses.takes(key(one)),
-            3 => uses.shares(key(one)),
-            4 => uses.needs(key(one)),
-            5 => uses.joins(key(one)),
-            6 => uses.needs_either(key(one), key(other)),
-            _ => uses.owns_alias(key(one), key(other)),
+        (list.into_iter()).fold(Claims::new(), |claims, (how, one, other)| match how {
+            0 | 1 => claims.owns(key(one)),
+            2 => claims.takes(key(one)),
+            3 => claims.shares(key(one)),
+            4 => claims.needs(key(one)),
+            5 => claims.joins(key(one)),
+            6 => claims.needs_either(key(one), key(other)),
+            _ => claims.owns_alias(key(one), key(other)),
         })
     })
 }
@@ -54,19 +54,19 @@ fn owners_of<'t>(tables: &'t Tables, key: &Key) -> Vec<&'t Name> {
 
 /// What a key means, by a search.
 fn meant(tables: &Tables, key: &Key) -> Key {
-    let uses = tables.owners.get(key).and_then(|by| tables.held.get(by));
-    let other = uses.and_then(|uses| uses.aliases.get(key));
+    let claims = tables.owners.get(key).and_then(|by| tables.held.get(by));
+    let other = claims.and_then(|claims| claims.aliases.get(key));
     other.unwrap_or(key).clone()
 }
 
 /// All that take what `key` means, by a search.
 fn takers<'t>(tables: &'t Tables, key: &Key) -> BTreeSet<&'t Name> {
     let wanted = meant(tables, key);
-    let takes = |uses: &Uses| {
-        let mut keys = uses.exclusive.iter();
+    let takes = |claims: &Claims| {
+        let mut keys = claims.exclusive.iter();
         keys.any(|taken| *taken == wanted || meant(tables, taken) == wanted)
     };
-    let taking = tables.held.iter().filter(|(_, uses)| takes(uses));
+    let taking = tables.held.iter().filter(|(_, claims)| takes(claims));
     taking.map(|(name, _)| name).collect()
 }
 
@@ -79,7 +79,7 @@ fn check(tables: &Tables) -> Result<(), TestCaseError> {
         }
         let users: Vec<&Name> = tables.users(&key).collect();
         let truth = tables.held.iter();
-        let truth = truth.filter(|(_, uses)| uses.used().any(|used| used == key));
+        let truth = truth.filter(|(_, claims)| claims.used().any(|used| used == key));
         let truth: BTreeSet<&Name> = truth.map(|(name, _)| name).collect();
         prop_assert_eq!(users, truth.into_iter().collect::<Vec<_>>());
         for by in (0..9).map(name) {
@@ -103,11 +103,11 @@ fn check(tables: &Tables) -> Result<(), TestCaseError> {
 proptest! {
     #[test]
     fn an_index_finds_what_a_search_through_everything_does(
-        changes in proptest::collection::vec((0..9_u8, proptest::option::of(uses())), 1..40),
+        changes in proptest::collection::vec((0..9_u8, proptest::option::of(claims())), 1..40),
     ) {
         let mut tables = Tables::default();
-        for (of, uses) in changes {
-            tables.set(&name(of), uses);
+        for (of, claims) in changes {
+            tables.set(&name(of), claims);
             check(&tables)?;
         }
         for of in 0..9 {
@@ -126,14 +126,14 @@ fn asked_among(objects: u32) -> std::time::Duration {
             format!("nullVolumes/v{number}"),
             Some(format!("volumes/v{number}")),
         );
-        let uses = Uses::new().owns(name.key().clone());
-        let uses = uses.owns_alias(Key::bdev(name.id()), Key::bdev(&format!("b{number}")));
-        tables.set(&name, Some(uses.takes(Key::bdev(&format!("b{number}")))));
+        let claims = Claims::new().owns(name.key().clone());
+        let claims = claims.owns_alias(Key::bdev(name.id()), Key::bdev(&format!("b{number}")));
+        tables.set(&name, Some(claims.takes(Key::bdev(&format!("b{number}")))));
     }
     let other = Name::new("aioVolumes/none".into(), Some("volumes/none".into()));
     let begun = std::time::Instant::now();
     for number in 0..200 {
-        let owned = Uses::new().owns(volume_ref::remote_bdevs(&format!("r{number}")));
+        let owned = Claims::new().owns(volume_ref::remote_bdevs(&format!("r{number}")));
         assert_eq!(
             tables.owner_of(&volume_ref::remote_bdevs(&format!("r{number}"))),
             None

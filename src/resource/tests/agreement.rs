@@ -70,9 +70,9 @@ impl Kind for Arc<Memories> {
     fn check(&self, _: &MallocVolume, _: &mut Violations) {}
 
     /// Each size is something of its own, as a volume beneath is.
-    fn uses(&self, name: &Name, object: &MallocVolume) -> Uses {
+    fn claims(&self, name: &Name, object: &MallocVolume) -> Claims {
         let size = Key::from(format!("size/{}", object.blocks_count));
-        Uses::new().owns(Key::bdev(name.id())).owns(size)
+        Claims::new().owns(Key::bdev(name.id())).owns(size)
     }
 
     async fn prepare(&self, _: &CallContext, _: &Name, _: &MallocVolume) -> Result<(), Error> {

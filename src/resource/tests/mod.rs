@@ -76,11 +76,11 @@ impl Kind for Arc<Volumes> {
         }
     }
 
-    fn uses(&self, name: &Name, object: &NullVolume) -> Uses {
-        let uses = Uses::new().owns(Key::bdev(name.id()));
+    fn claims(&self, name: &Name, object: &NullVolume) -> Claims {
+        let claims = Claims::new().owns(Key::bdev(name.id()));
         match object.uuid.as_str() {
-            "" | CHOSEN => uses,
-            uuid => uses.owns(format!("uuid/{uuid}")),
+            "" | CHOSEN => claims,
+            uuid => claims.owns(format!("uuid/{uuid}")),
         }
     }
 
@@ -148,9 +148,9 @@ impl Kind for Subsystems {
 
     fn check(&self, _: &NvmeSubsystem, _: &mut Violations) {}
 
-    fn uses(&self, _: &Name, object: &NvmeSubsystem) -> Uses {
+    fn claims(&self, _: &Name, object: &NvmeSubsystem) -> Claims {
         let spec = object.spec.clone().unwrap_or_default();
-        Uses::new().owns(format!("nqn/{}", spec.nqn))
+        Claims::new().owns(format!("nqn/{}", spec.nqn))
     }
 
     async fn ensure(
@@ -195,11 +195,11 @@ impl Kind for Namespaces {
 
     fn check(&self, _: &NvmeNamespace, _: &mut Violations) {}
 
-    fn uses(&self, _: &Name, object: &NvmeNamespace) -> Uses {
+    fn claims(&self, _: &Name, object: &NvmeNamespace) -> Claims {
         let spec = object.spec.clone().unwrap_or_default();
         VolumeRef::parse(&spec.volume_name_ref)
             .unwrap()
-            .taken_in(Uses::new())
+            .taken_in(Claims::new())
     }
 
     async fn ensure(

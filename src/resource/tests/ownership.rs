@@ -36,9 +36,11 @@ fn name(n: u8) -> Name {
     Name::new(format!("holders/{n}"), None)
 }
 
-fn uses((owned, taken): &Holding) -> Uses {
-    let uses = owned.iter().fold(Uses::new(), |uses, n| uses.owns(key(*n)));
-    taken.iter().fold(uses, |uses, n| uses.takes(key(*n)))
+fn claims((owned, taken): &Holding) -> Claims {
+    let claims = owned
+        .iter()
+        .fold(Claims::new(), |claims, n| claims.owns(key(*n)));
+    taken.iter().fold(claims, |claims, n| claims.takes(key(*n)))
 }
 
 /// Whether nobody else has what is to be had, or takes what is to be taken.
@@ -59,12 +61,12 @@ proptest! {
         for step in steps {
             match step {
                 Step::Reserve(who, holding, settles) => {
-                    let reserved = registry.reserve(&name(who), &uses(&holding));
+                    let reserved = registry.reserve(&name(who), &claims(&holding));
                     prop_assert_eq!(reserved.is_ok(), is_free(&model, who, &holding));
                     if let Ok(reserved) = reserved {
                         match settles {
                             true => {
-                                reserved.settle(uses(&holding));
+                                reserved.settle(claims(&holding));
                                 model.insert(who, holding);
                             }
                             false => drop(reserved),
@@ -82,10 +84,10 @@ proptest! {
                 prop_assert_eq!(registry.owner(&key(n)), owner);
             }
             for (who, (owned, _)) in &model {
-                let uses = |(other, (_, taken)): &(&u8, &Holding)| {
+                let claims = |(other, (_, taken)): &(&u8, &Holding)| {
                     *other != who && !taken.is_disjoint(owned)
                 };
-                let users = model.iter().filter(uses).map(|(other, _)| name(*other));
+                let users = model.iter().filter(claims).map(|(other, _)| name(*other));
                 prop_assert_eq!(registry.users_of(&name(*who)), users.collect::<Vec<_>>());
             }
         }

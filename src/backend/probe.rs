@@ -40,7 +40,7 @@ const DATA_DIGEST: u8 = 1 << 1;
 /// # Errors
 /// [`Error::Unavailable`] if it cannot be connected, or has not answered `by` then;
 /// [`Error::FailedPrecondition`] if what it answers is not NVMe/TCP.
-pub(super) async fn heard(path: &Options, by: Instant) -> Result<(), Error> {
+pub(super) async fn reachable(path: &Options, by: Instant) -> Result<(), Error> {
     let Address::Tcp { ip, port } = path.address else {
         return Ok(());
     };
@@ -170,7 +170,7 @@ mod tests {
         });
         let mut path = path(address);
         path.source = Some("127.0.0.7:9".parse().unwrap());
-        heard(&path, soon()).await.expect("it answers");
+        reachable(&path, soon()).await.expect("it answers");
         let (pdu, from) = answering.await.unwrap();
         assert_eq!(from.ip().to_string(), "127.0.0.7");
         assert_ne!(from.port(), 9);
@@ -198,7 +198,7 @@ mod tests {
             [no_nvme, "\"no\""],
             ["takes TLS", "psk"],
         ] {
-            match heard(&path(address), soon()).await {
+            match reachable(&path(address), soon()).await {
                 Err(Error::FailedPrecondition { message, .. }) => {
                     assert!(said.iter().all(|part| message.contains(part)), "{message}");
                 }
@@ -211,7 +211,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_is_unavailable_if_it_is_silent_or_closes_or_is_not_there() {
         let (listener, address) = peer().await;
-        let told = async |path: &Options, by| match heard(path, by).await {
+        let told = async |path: &Options, by| match reachable(path, by).await {
             Err(Error::Unavailable(what)) => what,
             other => panic!("{other:?}"),
         };
@@ -219,7 +219,7 @@ mod tests {
         assert!(silent.contains("has not answered within"), "{silent}");
         let mut over_tls = path(address);
         over_tls.psk = Some("key".into());
-        heard(&over_tls, soon()).await.expect("it is connected");
+        reachable(&over_tls, soon()).await.expect("it is connected");
 
         let closing = tokio::spawn(async move {
             for _ in 0..3 {

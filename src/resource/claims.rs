@@ -6,7 +6,7 @@ use super::Key;
 
 /// What an object has for itself and what it needs of others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Uses {
+pub struct Claims {
     pub(super) owned: BTreeSet<Key>,
     pub(super) exclusive: BTreeSet<Key>,
     pub(super) joined: BTreeSet<Key>,
@@ -20,7 +20,7 @@ pub struct Uses {
     pub(super) aliases: BTreeMap<Key, Key>,
 }
 
-impl Uses {
+impl Claims {
     /// Nothing.
     pub fn new() -> Self {
         Self::default()
@@ -86,9 +86,9 @@ impl Uses {
     #[must_use]
     pub fn owns_alias(self, key: impl Into<Key>, other: impl Into<Key>) -> Self {
         let key = key.into();
-        let mut uses = self.owns(key.clone());
-        uses.aliases.insert(key, other.into());
-        uses
+        let mut claims = self.owns(key.clone());
+        claims.aliases.insert(key, other.into());
+        claims
     }
 
     /// What a change of the object locks exclusively.
@@ -106,8 +106,8 @@ impl Uses {
             .cloned()
     }
 
-    pub(super) fn union(&self, other: &Uses) -> Uses {
-        Uses {
+    pub(super) fn union(&self, other: &Claims) -> Claims {
+        Claims {
             owned: &self.owned | &other.owned,
             exclusive: &self.exclusive | &other.exclusive,
             joined: &self.joined | &other.joined,
