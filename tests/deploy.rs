@@ -135,7 +135,7 @@ fn manual_pages_and_completions_are_generated() {
     );
     for (file, content) in [
         ("opi-spdk.1", "mem\\-mib"),
-        ("opi-spdk-doctor.1", "mends"),
+        ("opi-spdk-doctor.1", "fixes"),
         ("opi-spdk-setup.1", "hugepages"),
         ("opi-spdk.bash", "doctor"),
         ("_opi-spdk", "doctor"),
