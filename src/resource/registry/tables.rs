@@ -1,4 +1,5 @@
-//! What is held, and the indexes that find it. A call costs what it touches, however many objects there are.
+//! The held claims and their indexes. The cost of a call depends on the keys it touches, not on the number of
+//! objects.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
@@ -7,8 +8,8 @@ use std::sync::Arc;
 
 use super::super::{Claims, Key, Name, volume_ref};
 
-/// What each object holds, and who owns what. Both change in [`set`](Tables::set) alone, and the indexes
-/// over them with them.
+/// Claims by object and owners by key. [`set`](Tables::set) alone modifies both, and keeps the indexes
+/// consistent.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     held: HashMap<Name, Claims>,
@@ -16,18 +17,18 @@ pub(super) struct Tables {
     indexes: Indexes,
 }
 
-/// Everything here follows from `held` and `owners`.
+/// Indexes derived from `held` and `owners`.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Indexes {
-    /// The users of a key, in whichever way.
+    /// All users of a key.
     users: Sets<Key, Name>,
-    /// Those of them that move data through it.
+    /// Users of a key that take it exclusively.
     takers: Sets<Key, Name>,
-    /// The bdevs that have owners, by the space of remote bdevs that each would be in.
+    /// Owned bdev keys, by the space of remote bdevs that each would belong to.
     spaces: Sets<Key, Key>,
-    /// What a key means that is an alias of its owner's.
+    /// Alias to the key that it stands for.
     meant: HashMap<Key, Key>,
-    /// The same from the other side.
+    /// Key to its aliases.
     aliases: Sets<Key, Key>,
     /// The objects by the names that clients see: one of each kind at most.
     shown: Sets<Arc<str>, Name>,
