@@ -1,10 +1,10 @@
-//! What makes SPDK agree with the records, again and again until it does.
+//! Reconciler: makes SPDK agree with the records, with retries until it does.
 //!
 //! ```text
-//! start: stored records ─► memory ─► each tried once, stage by stage ─► changes are taken
+//! start: stored records ─► memory ─► each tried once, stage by stage ─► changes are admitted
 //!                                        │ fails
 //! a watcher sees a loss ──► queue ◄──────┘ ◄─ a change was cut off, or could not be stored
-//!                             └─► one attempt of a key at a time ── fails ─► queue, later
+//!                             └─► one attempt of a key at a time ── fails ─► queue, with backoff
 //! ```
 
 mod queue;
@@ -22,24 +22,24 @@ pub use queue::Queue;
 use crate::resource::{Key, Name, Records, Shared, Stage};
 use crate::state::Entry;
 
-/// How many attempts run at once. An attempt that takes longer than [`LIMIT`] is not counted.
+/// Maximum number of concurrent attempts. An attempt that exceeds [`LIMIT`] no longer counts.
 const AT_ONCE: usize = 64;
 
-/// How long one attempt may hold up others.
+/// Time after which an attempt gives its permit to others.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The kinds of records, and what was found at start.
+/// The record kinds, and what the start found.
 pub struct Reconciler {
     shared: Arc<Shared>,
     kinds: HashMap<String, Arc<dyn Records>>,
     panics: AtomicU64,
 }
 
-/// Records of one stage that can be tried at the same time.
+/// Records of one stage that can be attempted concurrently.
 type Level = Vec<Key>;
 
 impl Reconciler {
-    /// Over these kinds.
+    /// Creates a reconciler of these kinds.
     pub(crate) fn new(shared: &Arc<Shared>, kinds: Vec<Arc<dyn Records>>) -> Arc<Self> {
         let named = kinds.into_iter();
         let named = named.map(|kind| (kind.collection().to_owned(), kind));
@@ -50,16 +50,16 @@ impl Reconciler {
         })
     }
 
-    /// How many attempts have panicked.
+    /// Number of attempts that have panicked.
     pub fn panics(&self) -> u64 {
         self.panics.load(Ordering::Relaxed)
     }
 
-    /// Places all stored records in memory, where they can be read from now on, but for those that `aside`
-    /// takes.
+    /// Loads all stored records into memory, where they can be read from then on, except those that `aside`
+    /// takes. Notes the records that cannot be used in [`Unusable`](crate::resource::Unusable).
     ///
     /// # Errors
-    /// One line for the operator: the store cannot be read, or holds what is no record.
+    /// One line for the operator: why the store cannot be read.
     pub async fn load(&self, aside: impl Fn(&Entry) -> bool) -> Result<Vec<Name>, String> {
         let entries = self.shared.store().scan("").await;
         let entries = entries.map_err(|error| format!("state-dir: {error}"))?;
@@ -75,7 +75,7 @@ impl Reconciler {
             };
             staged.push((kind.stage(), Arc::clone(kind), entry));
         }
-        // What a kind uses may be read off its parents.
+        // Parents first: the claims of a kind may depend on its parents' records.
         staged.sort_by_key(|(stage, _, entry)| (*stage, entry.created));
         let mut names = Vec::with_capacity(staged.len());
         for (_, kind, entry) in staged {
@@ -87,8 +87,8 @@ impl Reconciler {
         Ok(names)
     }
 
-    /// Tries each of these records once: what others stand on first, and side by side where none
-    /// stands on another. What fails is retried by [`run`](Self::run).
+    /// Replay at start: attempts each of these records once, dependencies first, and concurrently where there
+    /// are none. [`run`](Self::run) retries those that fail.
     pub async fn replay(self: &Arc<Self>, names: &[Name]) {
         let begun = Instant::now();
         let running = Arc::new(Semaphore::new(AT_ONCE));
@@ -111,7 +111,7 @@ impl Reconciler {
         self.warn_of_empty_volumes(names);
     }
 
-    /// Makes SPDK agree with whatever record is put into the queue, until the server stops.
+    /// Reconciles every record put into the queue, until the server stops.
     pub async fn run(self: Arc<Self>) {
         let running = Arc::new(Semaphore::new(AT_ONCE));
         loop {
@@ -126,8 +126,9 @@ impl Reconciler {
         }
     }
 
-    /// One attempt. Returns when it has ended or its time is up; it then goes on by itself, so that
-    /// no second one of the same record begins, and others may begin.
+    /// One attempt of a key. Returns at its end or at [`LIMIT`]. After the limit the attempt goes on detached,
+    /// without a permit: the queue still lists its key as running, so a second attempt of the same record cannot
+    /// begin.
     async fn attempt(self: Arc<Self>, key: Key, permit: OwnedSemaphorePermit) {
         let attempt = tokio::spawn(Arc::clone(&self).attempt_to_its_end(key.clone()));
         let ended = tokio::time::timeout(LIMIT, attempt).await;
@@ -165,7 +166,7 @@ impl Reconciler {
         }
     }
 
-    /// The records in the order in which they are tried.
+    /// Groups the records into levels, in the order of replay.
     fn levels(&self, names: &[Name]) -> Vec<Level> {
         let mut levels: BTreeMap<(Stage, usize), Level> = BTreeMap::new();
         let staged = names.iter().filter_map(|name| {
@@ -183,9 +184,9 @@ impl Reconciler {
         levels.into_values().collect()
     }
 
-    /// How many records of the same stage this one stands on, one on the other.
+    /// Length of the longest chain of dependencies of a record within its stage.
     fn depth(&self, name: &Name, stages: &HashMap<&Name, Stage>, above: usize) -> usize {
-        /// More than bdevs stand on each other; and references of bad records may go in a circle.
+        /// Deeper than bdevs are layered; bounds the recursion if references of bad records form a cycle.
         const DEEPEST: usize = 32;
         if above >= DEEPEST {
             return 0;
@@ -202,7 +203,7 @@ impl Reconciler {
         self.kinds.get(key.rsplit('/').nth(1)?)
     }
 
-    /// Memory does not outlive the process.
+    /// The data of malloc volumes is in memory and is lost with the process.
     fn warn_of_empty_volumes(&self, names: &[Name]) {
         let in_memory = |name: &&Name| name.key().as_str().starts_with("mallocVolumes/");
         let count = names.iter().filter(in_memory).count();

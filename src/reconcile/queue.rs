@@ -1,4 +1,4 @@
-//! Keys of records that SPDK is to be made to agree with.
+//! Queue of the keys of records to reconcile.
 //!
 //! ```text
 //!          put                 next              done(Ok)
@@ -7,8 +7,7 @@
 //!                  └──── due later ◄─────┘ backoff with jitter
 //! ```
 //!
-//! A key is there once, and one attempt of it runs at a time. Whoever watches something puts keys and
-//! does nothing else.
+//! Keys are deduplicated, and at most one attempt of a key runs at a time. Watchers only put keys.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -21,17 +20,17 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::resource::Key;
 
-/// Before the first retry.
+/// Backoff before the first retry.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 
-/// Before each later one, at most.
+/// Maximum backoff, before jitter.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// The queue.
+/// The reconcile queue.
 #[derive(Debug, Default)]
 pub struct Queue {
     state: Mutex<State>,
-    /// What is due has changed.
+    /// Notified when the due keys change.
     changed: Notify,
     jitter: RandomState,
 }
@@ -39,15 +38,15 @@ pub struct Queue {
 #[derive(Debug, Default)]
 struct State {
     slots: HashMap<Key, Slot>,
-    /// The keys that wait, by when they are due.
+    /// Waiting keys, ordered by due time.
     due: BTreeSet<(Instant, Key)>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Slot {
-    /// An attempt is due then.
+    /// Waits for an attempt that is due at this time.
     Waiting { at: Instant, failures: u32 },
-    /// An attempt runs; `again`: it was put meanwhile.
+    /// An attempt is running; `again`: the key was put meanwhile.
     Running { failures: u32, again: bool },
 }
 
@@ -62,12 +61,12 @@ impl State {
 }
 
 impl Queue {
-    /// An empty one.
+    /// Creates an empty queue.
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    /// Something has happened to this record: an attempt is due at once, or after the one that runs.
+    /// Requests an attempt because of an event: due at once, or after the attempt that is running.
     pub fn put(&self, key: &Key) {
         let mut state = self.state.lock();
         match state.slots.get_mut(key) {
@@ -82,7 +81,8 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// This record is known not to be right: an attempt is due at once unless one is due already.
+    /// Requests an attempt of a record known to disagree: due at once, unless the key is waiting or running
+    /// already.
     pub fn offer(&self, key: &Key) {
         let mut state = self.state.lock();
         if !state.slots.contains_key(key) {
@@ -92,12 +92,12 @@ impl Queue {
         }
     }
 
-    /// How many keys there are, those that run too.
+    /// Number of keys, running ones included.
     pub fn len(&self) -> usize {
         self.state.lock().slots.len()
     }
 
-    /// Whether there is none.
+    /// Whether the queue has no keys.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -129,8 +129,7 @@ impl Queue {
         }
     }
 
-    /// Takes a key out of turn, for an attempt that does not wait for [`next`](Self::next); `false`
-    /// if one runs already.
+    /// Starts an attempt of a key out of turn, without [`next`](Self::next); `false` if one is running already.
     pub(super) fn begin(&self, key: &Key) -> bool {
         let mut state = self.state.lock();
         match state.slots.get(key).copied() {
@@ -144,7 +143,7 @@ impl Queue {
         true
     }
 
-    /// An attempt has ended. After a failure another one is due after the answered time.
+    /// Ends an attempt. After a failure, returns the time until the retry.
     pub(super) fn done(&self, key: &Key, succeeded: bool) -> Option<Duration> {
         let mut state = self.state.lock();
         let (failures, again) = match state.slots.remove(key) {
@@ -168,7 +167,7 @@ impl Queue {
         (!succeeded).then_some(after)
     }
 
-    /// Doubles with each failure, and is up to a quarter longer: what failed together is not retried
+    /// Exponential backoff with up to 25 % jitter, so that records that failed together are not retried
     /// together.
     fn backoff(&self, key: &Key, failures: u32) -> Duration {
         let doubled = BACKOFF_MIN.saturating_mul(1 << failures.min(10));
@@ -263,8 +262,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: one attempt of a key at a time, none that was put is lost, and the two
-        /// tables agree.
+        /// Property test: at most one attempt of a key at a time, no put key is lost, and the two tables stay
+        /// consistent.
         #[test]
         fn no_key_is_lost_and_none_runs_twice(steps in prop::collection::vec(step(), 0..200)) {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -275,7 +274,7 @@ mod tests {
             runtime.block_on(async {
                 let queue = Queue::new();
                 let name = |n: u8| key(&n.to_string());
-                // The keys that an attempt is owed, and those of which one runs.
+                // Keys that are owed an attempt, and keys with a running one.
                 let (mut owed, mut running) = (HashSet::new(), HashSet::new());
                 for step in steps {
                     match step {

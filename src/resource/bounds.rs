@@ -1,8 +1,8 @@
-//! What the fields of resources may hold beyond what their types say: the one list that requests are
-//! checked with and that `openapi.json` is written from.
+//! Bounds of field values beyond their types: the single list from which requests are validated and
+//! `openapi.json` is generated.
 //!
-//! A bound holds for a value that is set. In a field that may be left out, the value that means "not
-//! set" (0, an empty text) is good, too.
+//! A bound applies to a set value. In an optional field the value that means "not set" (0, an empty text) is
+//! valid too.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind as FieldKind, Value};
 use spdk::bdev::delay::MAX_US;
@@ -16,37 +16,37 @@ use super::forms::{
 pub use super::forms::{CONTROL, Form, ID, IPV4, IPV6};
 use crate::backend::MAX_BLOCK_SIZE;
 
-/// What a field may hold.
+/// Permitted values of a field.
 #[derive(Debug, Clone, Copy)]
 pub enum Bound {
-    /// A whole number, from the first to the second.
+    /// Integer in this inclusive range.
     Within(i64, i64),
-    /// One of these whole numbers.
+    /// One of these integers.
     Among(&'static [i64]),
-    /// Nothing but 0, since the server cannot do what other values mean; says why.
+    /// Only 0, because the server does not support other values; says why.
     Unserved(&'static str),
     /// One of these values of its enum.
     Values(&'static [&'static str]),
-    /// A text of this form.
+    /// Text of this format.
     Text(&'static Form),
 }
 
 /// Powers of two.
 const BLOCK_SIZES: [i64; 8] = [512, 1024, 2048, 4096, 8192, 16_384, 32_768, MAX_BLOCK_SIZE];
 
-/// Blocks of the smallest size in 2^63 - 1 bytes.
+/// Number of blocks of the smallest size in 2^63 - 1 bytes.
 const BLOCKS: i64 = i64::MAX / BLOCK_SIZES[0];
 
 /// NVMe base specification: controller IDs from FFF0h on are reserved.
 const MAX_CONTROLLER_ID: i64 = 0xffef;
 
-/// NVMe base specification, Controller Configuration: queue entry sizes are exponents of 4 bits.
+/// NVMe base specification, Controller Configuration: queue entry sizes are 4-bit exponents.
 const MAX_ENTRY_SIZE: i64 = 15;
 
-/// NVMe base specification, Number of Queues: a number of 16 bits.
+/// NVMe base specification, Number of Queues: a 16-bit number.
 const MAX_QUEUES: i64 = 65_535;
 
-/// More than any device moves, and little enough that SPDK's arithmetic on it stays in range.
+/// Above the rate of any device, and small enough for SPDK's arithmetic on it not to overflow.
 const MAX_RATE: i64 = 1_000_000_000;
 
 const MAX_NAMESPACES: i64 = subsystem::MAX_NAMESPACES as i64;
@@ -73,7 +73,7 @@ const ONE_DEVICE: Bound = Bound::Unserved("only 0 is there");
 const BOTH_WAYS: Bound =
     Bound::Unserved("SPDK limits the I/Os of reads and writes together only, rw_iops_kiops");
 
-/// What a field of a kind's resources may hold, by the field's path from the resource.
+/// Returns the bound of a field of a kind, by the field's path from the resource.
 pub fn of(kind: &str, path: &str) -> Option<Bound> {
     use Bound::{Among, Text, Values, Within};
     let bound = match (kind, path) {
@@ -129,7 +129,7 @@ pub fn of(kind: &str, path: &str) -> Option<Bound> {
     Some(bound)
 }
 
-/// The same for the parts that several kinds have: rates and PCI functions.
+/// Returns the bound of a field in a part shared by several kinds: rates and PCI functions.
 fn of_parts(kind: &str, path: &str) -> Option<Bound> {
     use Bound::Within;
     let (part, field) = path.rsplit_once('.')?;
@@ -147,7 +147,7 @@ fn of_parts(kind: &str, path: &str) -> Option<Bound> {
 }
 
 impl Bound {
-    /// What is wrong with a value of a field, which is set.
+    /// Checks a set value of a field; the error says what is wrong.
     pub fn check(&self, field: &FieldDescriptor, value: &Value) -> Result<(), String> {
         match (self, value) {
             (Bound::Text(form), Value::String(text)) => form.check(text),
@@ -156,7 +156,7 @@ impl Bound {
                     return Ok(());
                 };
                 let name = kind.get_value(*number).map(|value| value.name().to_owned());
-                // One without a name is told by itself.
+                // An enum number without a name is reported by another rule.
                 match name {
                     Some(name) if !good.contains(&name.as_str()) => {
                         Err(format!("{name} is not served: {}", good.join(" or ")))
@@ -186,7 +186,7 @@ impl Bound {
     }
 }
 
-/// A whole number, also in a wrapper such as Int32Value.
+/// Returns an integer, also from a wrapper such as Int32Value.
 fn number(value: &Value) -> Option<i64> {
     match value {
         Value::I32(number) => Some(i64::from(*number)),
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
     use crate::api;
 
-    /// All fields of all kinds that clients make, with their paths.
+    /// Returns the bounds of all fields of all kinds that clients create, with their paths.
     fn bounds() -> Vec<(String, Bound)> {
         fn walk(kind: &str, prefix: &str, rules: &Rules, found: &mut Vec<(String, Bound)>) {
             for field in rules.fields().iter().filter(|field| !field.server_side) {

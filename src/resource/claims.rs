@@ -1,53 +1,53 @@
-//! What objects have and need, by the keys that the registry and the locks go by.
+//! The keys that objects own and use; the registry and the locks are indexed by them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Key;
 
-/// What an object has for itself and what it needs of others.
+/// The keys that an object owns, and the keys of other objects that it uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Claims {
     pub(super) owned: BTreeSet<Key>,
     pub(super) exclusive: BTreeSet<Key>,
     pub(super) joined: BTreeSet<Key>,
-    /// Keys of its own that one alone may join.
+    /// Owned keys that admit a single joiner.
     pub(super) single: BTreeSet<Key>,
     shared: BTreeSet<Key>,
     pub(super) needed: BTreeSet<Key>,
     pub(super) either: BTreeSet<[Key; 2]>,
     altered: BTreeSet<Key>,
-    /// Keys of its own that mean another's: whoever takes the one takes the other.
+    /// Owned keys that are aliases of another owner's key: taking either one takes both.
     pub(super) aliases: BTreeMap<Key, Key>,
 }
 
 impl Claims {
-    /// Nothing.
+    /// Creates an empty set of claims.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Has this key: a second owner is refused.
+    /// Owns this key: a second owner is refused.
     #[must_use]
     pub fn owns(mut self, key: impl Into<Key>) -> Self {
         self.owned.insert(key.into());
         self
     }
 
-    /// Moves data through this key: a second such user is refused.
+    /// Uses this key exclusively for I/O: a second taker is refused.
     #[must_use]
     pub fn takes(mut self, key: impl Into<Key>) -> Self {
         self.exclusive.insert(key.into());
         self
     }
 
-    /// Moves data through this key beside others, if its owner does not [let one alone](Self::admits_one).
+    /// Uses this key for I/O beside others, unless its owner [admits a single joiner](Self::admits_one).
     #[must_use]
     pub fn joins(mut self, key: impl Into<Key>) -> Self {
         self.joined.insert(key.into());
         self
     }
 
-    /// Lets one alone join this key of its own. To be said of a key that nobody has joined yet.
+    /// Admits a single joiner of this owned key. Must be set before anything joins the key.
     #[must_use]
     pub fn admits_one(mut self, key: impl Into<Key>) -> Self {
         self.single.insert(key.into());
@@ -61,28 +61,29 @@ impl Claims {
         self
     }
 
-    /// Fails with NOT_FOUND unless somebody owns this key (a resource owns its typed name).
+    /// Requires that this key has an owner (a resource owns its typed name); fails with NOT_FOUND.
     #[must_use]
     pub fn needs(mut self, key: impl Into<Key>) -> Self {
         self.needed.insert(key.into());
         self
     }
 
-    /// Fails with NOT_FOUND unless somebody owns one of these keys. Refers to both.
+    /// Requires that one of these keys has an owner; fails with NOT_FOUND. Refers to both.
     #[must_use]
     pub fn needs_either(mut self, one: impl Into<Key>, other: impl Into<Key>) -> Self {
         self.either.insert([one.into(), other.into()]);
         self
     }
 
-    /// Changes what another's key stands for: nobody who uses that key changes meanwhile.
+    /// Changes what another owner's key means: locks it exclusively, so that no user of that key changes at the
+    /// same time.
     #[must_use]
     pub fn alters(mut self, key: impl Into<Key>) -> Self {
         self.altered.insert(key.into());
         self
     }
 
-    /// Has this key, which means `other`: one at a time may take either of them.
+    /// Owns this key as an alias of `other`: only one object may take either of them.
     #[must_use]
     pub fn owns_alias(self, key: impl Into<Key>, other: impl Into<Key>) -> Self {
         let key = key.into();
@@ -91,12 +92,12 @@ impl Claims {
         claims
     }
 
-    /// What a change of the object locks exclusively.
+    /// Keys that a change of the object locks exclusively.
     pub(super) fn changed(&self) -> impl Iterator<Item = Key> {
         self.owned.iter().chain(&self.altered).cloned()
     }
 
-    /// What a change of the object locks shared.
+    /// Keys that a change of the object locks shared.
     pub(super) fn used(&self) -> impl Iterator<Item = Key> {
         (self.exclusive.iter())
             .chain(&self.shared)

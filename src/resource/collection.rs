@@ -1,4 +1,4 @@
-//! All resources of one kind, and what every call does to them whatever the kind.
+//! All resources of one kind, and the verbs that are the same for every kind.
 //!
 //! ```text
 //!   absent --create--> present --update--> present --delete--> absent
@@ -6,11 +6,11 @@
 //!                         +-- (a failed change alters nothing) --+
 //! ```
 //!
-//! Get and List read the records and touch nothing else. A change runs in a task of its own, under
-//! the locks of its name and of what it refers to, so a client that goes away cuts nothing off, and
-//! changes of different names run side by side. A change is made in SPDK, then in the store, then in
-//! memory, and then answered. Creates and deletes are in [`lifecycle`](super::lifecycle), updates in
-//! [`update`](super::update), what follows a start or a loss in [`recover`](super::recover).
+//! Get and List read the records only. A change runs in a task of its own and holds the locks of its name and of
+//! the keys it uses: a client that disconnects does not cancel it, and changes of different names run
+//! concurrently. A change is made in SPDK, committed to the store, applied in memory, and then answered, in this
+//! order. Create and delete are in [`lifecycle`](super::lifecycle), update in [`update`](super::update),
+//! reconciling after a start or a loss in [`recover`](super::recover).
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -30,10 +30,10 @@ use crate::api::storage::VolumeStats;
 use crate::error::{Error, Subject, Violations};
 use crate::telemetry::traces::InTrace;
 
-/// How often a change that is under way looks whether it waits for the disk of the store.
+/// Poll period in which a change in flight checks whether it waits for the disk of the store.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// A disk that takes longer is what a change waits for.
+/// Disk latency from which a delay is attributed to the store.
 const SLOW: Duration = Duration::from_millis(400);
 
 /// The resources of one kind.
@@ -45,7 +45,7 @@ pub struct Collection<K: Kind> {
 }
 
 impl<K: Kind> Collection<K> {
-    /// An empty collection.
+    /// Creates an empty collection.
     pub fn new(kind: K, shared: &Arc<Shared>) -> Arc<Self> {
         Arc::new(Self {
             kind,
@@ -55,21 +55,21 @@ impl<K: Kind> Collection<K> {
         })
     }
 
-    /// How many there are.
+    /// Number of objects.
     pub fn count(&self) -> usize {
         self.records.read().len()
     }
 
-    /// What its kind and its names are called.
+    /// Returns how the kind and its names are spelled.
     pub fn meta(&self) -> &Meta {
         &self.meta
     }
 
-    /// Makes an object. The same request again answers the object that it made.
+    /// Creates an object. Idempotent: the same request again returns the existing object.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT, ALREADY_EXISTS for an ID that has another content, NOT_FOUND for a parent
-    /// that is not there, and what the kind says.
+    /// INVALID_ARGUMENT, ALREADY_EXISTS for an ID in use with other values, NOT_FOUND for a missing parent, and
+    /// the errors of the kind.
     pub async fn create(
         self: &Arc<Self>,
         call: CallContext,
@@ -97,20 +97,20 @@ impl<K: Kind> Collection<K> {
         .await
     }
 
-    /// The object of this name.
+    /// Returns the object of this name.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for what is no name, NOT_FOUND.
+    /// INVALID_ARGUMENT for a malformed name, NOT_FOUND.
     pub fn get(&self, name: &str) -> Result<K::Object, Error> {
         let name = self.meta.parse("name", name)?;
         let record = self.record(&name).ok_or_else(|| self.missing(&name))?;
         Ok(self.answer(&name, record.object.clone()))
     }
 
-    /// One page of the objects, in the order of their names.
+    /// Returns one page of the objects, ordered by name.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for a bad size, token or parent, NOT_FOUND for a parent that is not there.
+    /// INVALID_ARGUMENT for a bad size, token or parent, NOT_FOUND for a missing parent.
     pub fn list(&self, request: &List) -> Result<Page<K::Object>, Error> {
         let parent = request.parent.as_deref().unwrap_or_default();
         if parent.is_empty() && self.meta.list_needs_parent() {
@@ -178,10 +178,10 @@ impl<K: Kind> Collection<K> {
         .await
     }
 
-    /// SPDK's counters of an object.
+    /// Reads SPDK's counters of an object.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT, NOT_FOUND, and what the kind says.
+    /// INVALID_ARGUMENT, NOT_FOUND, and the errors of the kind.
     pub async fn stats(&self, name: &str) -> Result<VolumeStats, Error> {
         let name = self.meta.parse("name", name)?;
         let record = self.record(&name).ok_or_else(|| self.missing(&name))?;
@@ -195,11 +195,11 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// Does something to an object that leaves its record as it is, while it is not changed itself.
-    /// Runs to its end, whether or not the client still waits for it.
+    /// Runs an action that leaves the record of an object unchanged, under a shared lock that keeps out changes
+    /// of the object. Not cancelled when the client disconnects.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE while it is changed, and what `action` says.
+    /// INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE while the object is being changed, and the errors of `action`.
     pub async fn with<T: Send + 'static, F: Future<Output = Result<T, Error>> + Send>(
         self: &Arc<Self>,
         call: CallContext,
@@ -217,19 +217,18 @@ impl<K: Kind> Collection<K> {
         .await
     }
 
-    /// The kind.
+    /// Returns the kind.
     pub fn kind(&self) -> &K {
         &self.kind
     }
 
-    /// The object under this typed name with all that is in it, keys too: for other kinds, not for
-    /// answers.
+    /// Returns the object with this typed name, secrets included: for other kinds, never for responses.
     pub fn object(&self, key: &Key) -> Option<K::Object> {
         let records = self.records.read();
         records.get(key).map(|record| record.object.clone())
     }
 
-    /// All objects with all that is in them, as [`object`](Self::object) gives one.
+    /// Returns all objects, secrets included, as [`object`](Self::object) does.
     pub fn objects(&self) -> Vec<(Name, K::Object)> {
         let records = self.records.read();
         let named = |(key, record): (&Key, &Arc<Record<K::Object>>)| {
@@ -239,7 +238,7 @@ impl<K: Kind> Collection<K> {
         records.iter().filter_map(named).collect()
     }
 
-    /// Finds out which volume the object stands on.
+    /// Resolves the object's reference to its backing volume.
     pub(super) async fn learn(&self, wanted: &K::Object) -> Result<(), Error> {
         match self.kind.volume_ref(wanted) {
             Some(volume) => self.shared.learn(volume).await,
@@ -247,7 +246,7 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// Has the kind wait for what an object needs, unless it is known already that it cannot be.
+    /// Runs [`Kind::prepare`], unless the registry already shows that the claims would be refused.
     pub(super) async fn prepare(
         &self,
         call: &CallContext,
@@ -257,7 +256,8 @@ impl<K: Kind> Collection<K> {
         let claims = self.claims(name, wanted);
         let registry = &self.shared.registry;
         if registry.check(name, &claims).is_err() {
-            // What is in the way may be a change under way that does not come to its end, or a delete.
+            // The conflict may be a change in flight that fails, or a delete: wait for its locks and check
+            // again.
             let (changed, used) = (claims.changed(), claims.used());
             let _held = self.lock(call, name, changed, used).await?;
             registry.check(name, &claims)?;
@@ -266,10 +266,11 @@ impl<K: Kind> Collection<K> {
         ready.map_err(|error| error.under(self.meta.field()))
     }
 
-    /// Waits for the locks of a change of `name`, so long that the client still hears what is in the way.
+    /// Acquires the locks for a change of `name`. The wait ends early enough for the client to receive the
+    /// reason before its deadline.
     ///
     /// # Errors
-    /// UNAVAILABLE that names what is locked, and whose change has it.
+    /// UNAVAILABLE with the busy key and the holder of its lock.
     pub(super) async fn lock(
         &self,
         call: &CallContext,
@@ -294,9 +295,8 @@ impl<K: Kind> Collection<K> {
         })
     }
 
-    /// Runs a change to its end, whether or not somebody still waits for it. A panic is this
-    /// change's failure and nobody else's: its locks and reservations are freed on the way out, and
-    /// what it has left in SPDK is brought in line with the record.
+    /// Runs a change to completion, whether or not the client still waits. A panic fails this change alone: its
+    /// locks and reservations are released by unwinding, and the queue reconciles what it left in SPDK.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         call: &CallContext,
@@ -332,7 +332,8 @@ impl<K: Kind> Collection<K> {
         ended.map_err(|error| error.about(name))
     }
 
-    /// A change is not answered for yet, since the disk of the store does not answer. It goes on.
+    /// Error for a change whose outcome is unknown at the deadline because the disk of the store has not
+    /// answered. The change goes on.
     fn not_known(&self, name: &Name) -> Error {
         let waits = self.shared.store().waiting().unwrap_or_default();
         Error::Unavailable(format!(
@@ -342,7 +343,7 @@ impl<K: Kind> Collection<K> {
         ))
     }
 
-    /// All that an object owns and uses: its name, its parent, and what the kind says.
+    /// Returns all claims of an object: its name, its parent, and the claims of the kind.
     pub(super) fn claims(&self, name: &Name, object: &K::Object) -> Claims {
         let claims = self.kind.claims(name, object).owns(name.key().clone());
         match name.parent() {
@@ -351,7 +352,7 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// There is no object of this name; one of another kind may be called so.
+    /// Error for a missing object; names an object of another kind that is shown by the same name.
     pub(super) fn missing(&self, name: &Name) -> Error {
         let Some(other) = self.shared.registry.namesake(name) else {
             return Error::not_found(name);
@@ -366,19 +367,19 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// What goes out to a client.
+    /// Prepares an object for a response: refreshes its state and hides its secrets.
     pub(super) fn answer(&self, name: &Name, mut object: K::Object) -> K::Object {
         self.kind.refresh(name, &mut object);
         K::hide_secrets(&mut object);
         object
     }
 
-    /// The object of a request.
+    /// Returns the object of a request, which is a required field.
     pub(super) fn given(&self, object: Option<K::Object>) -> Result<K::Object, Error> {
         object.ok_or_else(|| Error::invalid(self.meta.field(), "is required"))
     }
 
-    /// An object as a client sent it, without what only the server fills in, if it is good.
+    /// Validates an object sent by a client, and clears its output-only fields.
     fn accept(&self, object: K::Object) -> Result<K::Object, Error> {
         let mut dynamic = object.transcode_to_dynamic();
         let object = if self.meta.rules().scrub(&mut dynamic) {
@@ -390,7 +391,7 @@ impl<K: Kind> Collection<K> {
         Ok(object)
     }
 
-    /// The rules of the proto files, then the kind's own for the fields that pass.
+    /// Applies the rules of the proto files, then the rules of the kind to the fields that pass.
     pub(super) fn check(&self, dynamic: &DynamicMessage, object: &K::Object) -> Result<(), Error> {
         let mut violations = Violations::default();
         self.meta.rules().check(dynamic, &mut violations);
@@ -401,7 +402,7 @@ impl<K: Kind> Collection<K> {
         result.map_err(|error| error.under(self.meta.field()))
     }
 
-    /// What a repeated create is answered: the object, if each field is as it was asked for, or as it is.
+    /// Idempotent create: succeeds if every field equals the requested or the current value.
     pub(super) fn same(
         &self,
         name: &Name,
@@ -429,7 +430,7 @@ impl<K: Kind> Collection<K> {
         })
     }
 
-    /// What is asked for anew of an object, given what was asked for before, and is not so already.
+    /// Returns the fields whose requested value is new and differs from the current value too.
     pub(super) fn differing(
         &self,
         record: &Record<K::Object>,
@@ -441,14 +442,14 @@ impl<K: Kind> Collection<K> {
         Changes::between(rules, before, asked).and(&Changes::between(rules, &is, asked))
     }
 
-    /// Which fields two objects differ in.
+    /// Returns the fields in which two objects differ.
     pub(super) fn between(&self, old: &K::Object, new: &K::Object) -> Changes {
         let (old, new) = (old.transcode_to_dynamic(), new.transcode_to_dynamic());
         Changes::between(self.meta.rules(), &old, &new)
     }
 }
 
-/// A message of the API, back from its dynamic form.
+/// Converts a dynamic message back to its API type.
 pub(super) fn typed<T: Object>(dynamic: &DynamicMessage) -> Result<T, Error> {
     dynamic
         .transcode_to()

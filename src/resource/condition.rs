@@ -1,4 +1,4 @@
-//! How far SPDK agrees with each record.
+//! Conditions: whether SPDK agrees with each record.
 //!
 //! ```text
 //!            ensure ok                    delete begins
@@ -16,35 +16,35 @@ use parking_lot::RwLock;
 use super::Key;
 use crate::events::{Event, Log};
 
-/// Whether SPDK has what a record says.
+/// Whether SPDK agrees with a record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Condition {
-    /// SPDK has it, as far as is known.
+    /// SPDK has the object, as far as is known.
     #[default]
     Applied,
-    /// SPDK does not have it yet, or no longer; it is retried.
+    /// SPDK does not have the object yet, or has lost it; creating it is retried.
     Pending(Pending),
-    /// A delete has begun and is brought to its end.
+    /// A delete has begun and is retried until it completes.
     Deleting {
-        /// When it began.
+        /// When the delete began.
         since: SystemTime,
     },
 }
 
-/// Why, and for how long, a record is pending.
+/// Why and since when a record is pending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pending {
-    /// What is in the way.
+    /// Error of the last attempt.
     pub reason: String,
-    /// When it became pending.
+    /// When the record became pending.
     pub since: SystemTime,
-    /// When the next attempt is due; `None` while one is under way or not planned yet.
+    /// When the next retry is due; `None` while an attempt runs or none is scheduled yet.
     pub next_attempt: Option<Instant>,
-    /// Attempts that failed.
+    /// Number of failed attempts.
     pub failures: u32,
 }
 
-/// The conditions of all records; those that are not listed are applied.
+/// Conditions of all records; a record without an entry is applied.
 #[derive(Debug)]
 pub struct Conditions {
     others: RwLock<BTreeMap<Key, Condition>>,
@@ -52,7 +52,7 @@ pub struct Conditions {
 }
 
 impl Conditions {
-    /// All are applied; changes are told to this log.
+    /// Creates conditions, all applied, that publish their changes to this event log.
     pub(super) fn told_to(events: &Arc<Log>) -> Self {
         Self {
             others: RwLock::default(),
@@ -65,19 +65,19 @@ impl Conditions {
             .tell(Event::of_condition(key.as_str(), condition));
     }
 
-    /// The condition of the record with this key.
+    /// Returns the condition of the record with this key.
     pub fn of(&self, key: &Key) -> Condition {
         self.others.read().get(key).cloned().unwrap_or_default()
     }
 
-    /// All records that are not applied, in the order of their keys.
+    /// Returns all records that are not applied, ordered by key.
     pub fn all(&self) -> Vec<(Key, Condition)> {
         let conditions = self.others.read();
         let listed = conditions.iter();
         listed.map(|(key, c)| (key.clone(), c.clone())).collect()
     }
 
-    /// Why the record is pending; `None` if it is not.
+    /// Returns why the record is pending; `None` if it is not.
     pub fn reason(&self, key: &Key) -> Option<String> {
         match self.others.read().get(key) {
             Some(Condition::Pending(pending)) => Some(pending.reason.clone()),
@@ -90,15 +90,15 @@ impl Conditions {
         matches!(self.others.read().get(key), Some(Condition::Pending(_)))
     }
 
-    /// The record is applied, or gone; how many attempts had failed since it was pending.
+    /// Marks a record as applied. Returns the number of failed attempts while it was pending.
     pub(crate) fn clear(&self, key: &Key) -> u32 {
-        // The common case takes no exclusive lock.
+        // Fast path: the common case takes no exclusive lock.
         if !self.others.read().contains_key(key) {
             return 0;
         }
         let mut others = self.others.write();
         let before = others.remove(key);
-        // Under the lock: what is told last is what is.
+        // Published under the lock, so that the last event matches the current condition.
         if before.is_some() {
             self.tell(key, &Condition::Applied);
         }
@@ -109,12 +109,12 @@ impl Conditions {
         }
     }
 
-    /// The record is gone.
+    /// Drops the condition of a deleted record.
     pub(crate) fn forget(&self, key: &Key) {
         self.others.write().remove(key);
     }
 
-    /// The record is to be applied for the first time since the start.
+    /// Marks a restored record as pending until its first attempt after the start.
     pub(crate) fn set_restored(&self, key: &Key) {
         let pending = Pending {
             reason: "it has not been made since the start yet".to_owned(),
@@ -128,12 +128,12 @@ impl Conditions {
         others.insert(key.clone(), condition);
     }
 
-    /// A delete of the record has begun.
+    /// Marks a record as being deleted.
     pub(crate) fn set_deleting(&self, key: &Key) {
         self.replace_by_deleting(key);
     }
 
-    /// A delete of the record has begun; its condition before that.
+    /// Marks a record as being deleted, and returns its previous condition for a rollback.
     pub(crate) fn replace_by_deleting(&self, key: &Key) -> Condition {
         let since = SystemTime::now();
         let mut others = self.others.write();
@@ -143,7 +143,7 @@ impl Conditions {
         before.unwrap_or_default()
     }
 
-    /// The record has this condition again.
+    /// Rolls the condition of a record back.
     pub(crate) fn restore(&self, key: &Key, condition: Condition) {
         let mut conditions = self.others.write();
         self.tell(key, &condition);
@@ -153,8 +153,8 @@ impl Conditions {
         };
     }
 
-    /// The record could not be applied. Whether it was not known to be pending, or for another reason.
-    /// A delete that has begun stays one.
+    /// Marks a record as pending after a failed attempt. Returns whether this is news: the record was not
+    /// pending, or for another reason. Leaves a record that is being deleted unchanged.
     pub(crate) fn set_pending(&self, key: &Key, reason: &str) -> bool {
         let mut conditions = self.others.write();
         if let Some(Condition::Deleting { .. }) = conditions.get(key) {
@@ -183,7 +183,7 @@ impl Conditions {
         true
     }
 
-    /// The next attempt is due after this time.
+    /// Sets when the next retry is due, relative to now.
     pub(crate) fn set_next_attempt(&self, key: &Key, after: Duration) {
         if let Some(Condition::Pending(pending)) = self.others.write().get_mut(key) {
             pending.next_attempt = Instant::now().checked_add(after);

@@ -1,4 +1,4 @@
-//! Forms of texts in fields: what [`bounds`](super::bounds) are made of.
+//! Formats of text fields, used by [`bounds`](super::bounds).
 
 use std::net::IpAddr;
 
@@ -7,25 +7,24 @@ use spdk::nvmf::nqn;
 use super::id;
 use super::volume_ref::VolumeRef;
 
-/// A form of texts.
+/// A text format.
 #[derive(Debug)]
 pub struct Form {
-    /// A regular expression (ECMA-262) for all of the text.
+    /// ECMA-262 regular expression that matches the whole text.
     pub pattern: &'static str,
-    /// A regular expression, found in none of the texts.
+    /// ECMA-262 regular expression that must match nowhere in the text.
     pub never: Option<&'static str>,
-    /// Most bytes.
+    /// Maximum length in bytes.
     pub most: usize,
-    /// Says what is wrong with a text that does not have it. Where texts beyond ASCII have it, the
-    /// expressions may leave them out.
+    /// Exact check; returns what is wrong with a text. The expressions may be stricter about texts beyond ASCII.
     pub check: fn(&str) -> Result<(), String>,
 }
 
-/// A character that no text may have in it, since it would reach C, a log or a path, as a class of
-/// regular expressions.
+/// Character class of the control characters, forbidden in every text because it may reach C code, a log or a
+/// path.
 pub const CONTROL: &str = r"[\u0000-\u001f\u007f-\u009f]";
 
-/// An ID that a client gives.
+/// ID given by a client.
 pub static ID: Form = Form {
     pattern: "[a-z](?:[a-z0-9-]*[a-z0-9])?",
     never: Some("^(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{32})$"),
@@ -50,10 +49,10 @@ macro_rules! nqn_pattern {
     };
 }
 
-/// What begins as the NQN of a UUID goes on with one.
+/// Matches the NQN prefix of a UUID that is not followed by a UUID.
 const NO_UUID: &str = "^nqn\\.2014-08\\.org\\.nvmexpress:uuid:(?![0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}$)";
 
-/// Of a discovery service, which has the well-known one or its own.
+/// NQN of a discovery service: the well-known one or its own.
 pub(super) static SERVICE_NQN: Form = Form {
     pattern: concat!(
         nqn_pattern!(),
@@ -88,7 +87,7 @@ pub(super) static MODEL: Form = Form {
     check: |text| form(text, is_ascii(text), "printable ASCII characters"),
 };
 
-/// PATH_MAX, less its terminator.
+/// PATH_MAX without its terminator.
 const PATH_LEN: usize = 4095;
 
 pub(super) static PATH: Form = Form {
@@ -98,7 +97,7 @@ pub(super) static PATH: Form = Form {
     check: |text| form(text, text.starts_with('/'), "an absolute path"),
 };
 
-/// An IPv4 address, but for those of groups.
+/// IPv4 address other than multicast.
 macro_rules! ipv4 {
     () => {
         "(?:[0-9]|[1-9][0-9]|1[0-9]{2}|2[01][0-9]|22[0-3])\
@@ -106,7 +105,7 @@ macro_rules! ipv4 {
     };
 }
 
-/// An IPv6 address, without the form that ends in an IPv4 address.
+/// IPv6 address, without the form that ends in an IPv4 address.
 macro_rules! ipv6 {
     () => {
         "(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|(?:[0-9A-Fa-f]{1,4}:){1,7}:|\
@@ -119,9 +118,9 @@ macro_rules! ipv6 {
     };
 }
 
-/// An address of its family, for what is narrower than [`Bound`]s: the family stands beside it.
+/// IPv4 address, for fields narrower than a [`Bound`]: a second field holds the address family.
 pub const IPV4: &str = ipv4!();
-/// See [`IPV4`].
+/// IPv6 address; see [`IPV4`].
 pub const IPV6: &str = ipv6!();
 
 pub(super) static IP: Form = Form {
@@ -138,7 +137,7 @@ pub(super) static IP: Form = Form {
     },
 };
 
-/// Of one peer: what others connect to.
+/// Address of one peer to connect to: neither multicast nor unspecified.
 pub(super) static PEER_IP: Form = Form {
     pattern: concat!(ipv4!(), "|", ipv6!()),
     never: Some(
@@ -186,7 +185,7 @@ pub(super) static VOLUME: Form = Form {
 };
 
 impl Form {
-    /// What is wrong with a text.
+    /// Checks a text; the error says what is wrong.
     pub(super) fn check(&self, text: &str) -> Result<(), String> {
         let (length, most) = (text.len(), self.most);
         if length > most {

@@ -1,19 +1,22 @@
-//! The last part of a name: given by the client or made here.
+//! Resource IDs, the last segment of a name: given by the client or generated.
 
 use uuid::Uuid;
 
-/// The longest ID that a client may give.
+/// Maximum length of an ID given by a client.
 pub const MAX_LEN: usize = 63;
 
 const RULE: &str = "lower-case letters, digits and hyphens, beginning with a letter and not ending \
                     with a hyphen, at most 63 characters, and not a UUID";
 
-/// An ID of the server's choice.
+/// Generates an ID.
 pub fn generate() -> String {
     Uuid::new_v4().to_string()
 }
 
-/// Whether a client may give this ID (AIP-122, AIP-133); says what is wrong when it may not.
+/// Checks whether a client may give this ID (AIP-122, AIP-133).
+///
+/// # Errors
+/// What is wrong with the ID.
 pub fn check(id: &str) -> Result<(), String> {
     let first_is_letter = id.starts_with(|c: char| c.is_ascii_lowercase());
     let all_allowed = id
@@ -27,8 +30,8 @@ pub fn check(id: &str) -> Result<(), String> {
     }
 }
 
-/// The longest ID of a resource that requests call `field`: SPDK has room for fewer characters in the names
-/// of remote controllers, after which it names bdevs.
+/// Returns the maximum ID length of a resource by its request field: SPDK limits the names of remote controllers
+/// further, because it derives bdev names from them.
 pub fn longest(field: &str) -> usize {
     match field {
         "nvme_remote_controller" => spdk::bdev::nvme::MAX_NAME_LEN,
@@ -36,7 +39,7 @@ pub fn longest(field: &str) -> usize {
     }
 }
 
-/// Whether a client may give this ID to a resource that requests call `field`.
+/// Checks whether a client may give this ID to a resource with this request field.
 pub fn check_for(field: &str, id: &str) -> Result<(), String> {
     check(id)?;
     let (most, length) = (longest(field), id.len());

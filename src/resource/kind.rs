@@ -1,5 +1,5 @@
-//! What a kind says of itself. Every verb is written once, in [`Collection`](super::Collection);
-//! a kind adds its own rules and what happens in SPDK.
+//! The interface that a resource kind implements. [`Collection`](super::Collection) implements every verb once
+//! for all kinds; a kind adds its validation rules, its [`Claims`] and the operations in SPDK.
 
 use std::future::Future;
 
@@ -9,65 +9,64 @@ use super::{CallContext, Changes, Claims, Name};
 use crate::api::storage::VolumeStats;
 use crate::error::{Error, Violations};
 
-/// A message that is a resource: it has a name. Implemented by the list of services.
+/// Protobuf message of a resource, which has a name. The list of services implements it for every kind.
 pub trait Object: ReflectMessage + Default + Clone + PartialEq + Send + Sync + 'static {
-    /// What the resource is called; empty in most requests.
+    /// Resource name; empty in most create requests.
     fn name(&self) -> &str;
-    /// Calls it so.
+    /// Sets the resource name.
     fn set_name(&mut self, name: String);
 }
 
-/// When the objects of a kind are made at start: each stage is tried as a whole before the next one
-/// begins. Hosts and machines come in by the last, when all that stands behind it has been tried.
+/// Order in which objects are recreated at start. Every object of a stage has had one attempt before the next
+/// stage begins. Objects that let hosts and guests connect come last, when their dependencies have been tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Volumes of their own, and remote controllers.
+    /// Volumes without a volume below them, and remote controllers.
     Base,
-    /// Ways to remote controllers, which bring volumes.
+    /// Paths to remote controllers; connecting one adds its volumes.
     Path,
-    /// Volumes over other volumes.
+    /// Volumes layered over other volumes.
     Layer,
-    /// What holds exported volumes together: subsystems, SCSI targets.
+    /// Containers of exported volumes: subsystems, SCSI targets.
     Export,
     /// Exported volumes: namespaces, LUNs.
     Part,
-    /// Listeners and sockets.
+    /// Endpoints that hosts connect to: listeners and sockets.
     Door,
 }
 
 /// One kind of resource.
 ///
-/// Before a kind is asked to do anything the object has passed the rules of the proto files and
-/// [`check`](Kind::check), what it [`claims`](Kind::claims) is reserved, and its name and all that it
-/// uses are locked. A kind reads the records of others through [`Others`](super::Others), and changes none. A change that fails must leave SPDK as it was. Field paths in errors start at
-/// the object: `spec.nqn`.
+/// Preconditions of every operation in SPDK: the object has passed the rules of the proto files and
+/// [`check`](Kind::check), its [`claims`](Kind::claims) are reserved, and its name and all keys it uses are
+/// locked. A kind reads the records of other kinds through [`Others`](super::Others) and modifies none. A failed
+/// change must roll SPDK back to its previous state. Field paths in errors start at the object: `spec.nqn`.
 pub trait Kind: Send + Sync + 'static {
-    /// The message.
+    /// Protobuf message of the resource.
     type Object: Object;
 
-    /// When its objects are made at start.
+    /// Stage in which objects of this kind are recreated at start.
     const STAGE: Stage;
 
-    /// Rules beyond those of the proto files: ranges, forms, what SPDK cannot do. Pure. Also called
-    /// when a required field is missing; what is said of such a field is left out then.
+    /// Validates what the rules of the proto files cannot express: ranges, formats, limits of SPDK. Pure. Also
+    /// called when a required field is missing; violations reported for that field are dropped then.
     fn check(&self, object: &Self::Object, violations: &mut Violations);
 
-    /// What the object has for itself (beside its name) and needs of others (beside its parent). Pure: no record of
-    /// another is looked at.
-    /// Called with an object as it is asked for and as it has become: what the server chose may add
-    /// to it.
+    /// Returns the keys that the object owns (beside its name) and uses (beside its parent). Pure: reads no
+    /// record of another object. Called with the requested object and with the created one, where choices of the
+    /// server may add claims.
     fn claims(&self, name: &Name, object: &Self::Object) -> Claims;
 
-    /// The volume that the object stands on, as the client calls it.
+    /// Returns the reference to the object's backing volume, as the client wrote it.
     fn volume_ref<'a>(&self, _object: &'a Self::Object) -> Option<&'a str> {
         None
     }
 
-    /// Makes SPDK agree with the object: makes what is not there, adopts what is there and right,
-    /// repairs what has lost a part. Idempotent. A new object has no name yet and is as it was asked
-    /// for: what SPDK has of that name is another's then. One with a name is as it was answered, with
-    /// every choice of the server in it: hosts must find it the same. Answers the object as it is now;
-    /// all that was set stays as it was set.
+    /// Makes SPDK agree with the object: creates what is missing, adopts what exists and matches, repairs what
+    /// has lost a part. Idempotent. A new object has no name yet and holds the requested values only: an SPDK
+    /// object of that name then belongs to another owner. An object with a name holds the values last returned
+    /// to clients, with every choice of the server, and must be recreated with them so that hosts find it
+    /// unchanged. Returns the object as created; fields that were set keep their values.
     fn ensure(
         &self,
         call: &CallContext,
@@ -75,11 +74,11 @@ pub trait Kind: Send + Sync + 'static {
         object: Self::Object,
     ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
 
-    /// Waits for what a new or changed object needs of the world outside, such as a peer that answers.
-    /// Before anything is reserved or locked for it, so that nobody else waits too.
+    /// Waits for what a new or changed object needs from outside the process, such as a reachable peer. Called
+    /// before its claims are reserved or locked, so that no other change waits too.
     ///
     /// # Errors
-    /// What is in the way.
+    /// Why the dependency is not available.
     fn prepare(
         &self,
         _call: &CallContext,
@@ -89,24 +88,24 @@ pub trait Kind: Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
-    /// Whether SPDK has lost what it had of the object. Must not cross into SPDK.
+    /// Whether SPDK has lost the object. Must not cross into SPDK.
     fn is_lost(&self, _name: &Name, _object: &Self::Object) -> bool {
         false
     }
 
-    /// Choices of the server that the message has no field for, as they are kept behind it: protobuf
-    /// fields with numbers from 1000.
+    /// Encodes choices of the server that have no field in the message; they are stored appended to it, as
+    /// protobuf fields with numbers from 1000.
     fn kept(&self, _name: &Name, _object: &Self::Object) -> Vec<u8> {
         Vec::new()
     }
 
-    /// Takes back what [`kept`](Kind::kept) gave, before anything is made after a start.
+    /// Restores what [`kept`](Kind::kept) returned, before any object is recreated after a start.
     fn restore(&self, _name: &Name, _object: &Self::Object, _kept: &[u8]) {}
 
-    /// Whether it is still as its fields say: asked by an update that changes nothing.
+    /// Checks that SPDK still has the object as its fields say. Called by an update that changes nothing.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION that says what has changed by itself.
+    /// FAILED_PRECONDITION that says what has changed without a request.
     fn confirm(
         &self,
         _name: &Name,
@@ -115,11 +114,11 @@ pub trait Kind: Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
-    /// Changes it in SPDK, never for nothing: some field of `change.wanted` differs.
+    /// Changes the object in SPDK. At least one field of `change.wanted` differs.
     ///
     /// # Errors
-    /// [`Error::immutable`] for a field that cannot change; [`Change::unused`] gives the one for an
-    /// object that has to be rebuilt while it is in use.
+    /// [`Error::immutable`] for a field that cannot change; [`Change::unused`] returns the error for an object
+    /// that would have to be rebuilt while in use.
     fn update(
         &self,
         call: &CallContext,
@@ -127,12 +126,12 @@ pub trait Kind: Send + Sync + 'static {
         change: Change<Self::Object>,
     ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
 
-    /// For a change that destroys content, so that no rollback brings it back: checks what can be checked
-    /// without destroying any, and answers the object as it will be, with every choice of the server. The
-    /// store commits that object before [`update`](Kind::update) is called. `None` for all other changes.
+    /// Prepares a change that destroys content and so cannot be rolled back: runs every check that destroys
+    /// nothing, and returns the object as it will be, with every choice of the server. The store commits that
+    /// object before [`update`](Kind::update) is called. `None` for all other changes.
     ///
     /// # Errors
-    /// As [`update`](Kind::update), with which nothing has changed.
+    /// As [`update`](Kind::update); nothing has changed then.
     fn foresee(
         &self,
         _call: &CallContext,
@@ -142,7 +141,7 @@ pub trait Kind: Send + Sync + 'static {
         std::future::ready(Ok(None))
     }
 
-    /// Removes it from SPDK. Nobody uses it. Idempotent: what is not there is removed.
+    /// Removes the object, which has no users, from SPDK. Idempotent: succeeds if SPDK has no such object.
     fn remove(
         &self,
         call: &CallContext,
@@ -150,54 +149,53 @@ pub trait Kind: Send + Sync + 'static {
         object: &Self::Object,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// SPDK's counters of it. Runs beside changes.
+    /// Reads SPDK's counters of the object. Runs concurrently with changes.
     fn stats(
         &self,
         name: &Name,
         object: &Self::Object,
     ) -> impl Future<Output = Result<VolumeStats, Error>> + Send;
 
-    /// Brings what may change by itself (a state) up to date in an answer. Must not cross into SPDK.
+    /// Updates output fields that change without a request (a state) before the object is returned. Must not
+    /// cross into SPDK.
     fn refresh(&self, _name: &Name, _object: &mut Self::Object) {}
 
-    /// Clears keys: they come in and never go out.
+    /// Clears secret keys, which are write-only: they are never returned to a client.
     fn hide_secrets(_object: &mut Self::Object) {}
 }
 
-/// What an update asks of a kind.
+/// An update as a kind sees it.
 #[derive(Debug)]
 pub struct Change<T> {
-    /// The object as it is.
+    /// Current object.
     pub old: T,
-    /// The object as it shall be: the old one with the changed fields in it, so what the server
-    /// chose once is kept unless the client changes it. A changed field that is not set is the
-    /// server's to choose again.
+    /// Target object: the current one with the changed fields applied, so that choices of the server are kept
+    /// unless the client changes them. An unset changed field is to be chosen by the server again.
     pub wanted: T,
-    /// The object as the client asks for it now: what is not set is the server's to choose, where
-    /// `wanted` has what it chose for the object as it was.
+    /// Object as requested: unset fields are the server's to choose, where `wanted` has the values chosen
+    /// before.
     pub asked: T,
-    /// Which fields differ.
+    /// Fields that differ.
     pub fields: Changes,
-    /// The fields of the object that the client names, whether or not they differ; none where it undoes.
+    /// Fields that the client names, whether or not they differ; empty for an undo.
     pub(super) named: Vec<String>,
-    /// It brings back the object as it was before a change that could not be stored.
+    /// Whether this change is the rollback of a change that could not be stored.
     pub is_undo: bool,
     pub(super) users: Vec<Name>,
 }
 
 impl<T> Change<T> {
-    /// Whether the client names this field of the object, as it is or otherwise.
+    /// Whether the client names this field, with the current value or another.
     pub fn names(&self, field: &str) -> bool {
         self.named.iter().any(|named| named == field)
     }
 
-    /// Whether anybody uses the object.
+    /// Whether another object uses this one.
     pub fn in_use(&self) -> bool {
         !self.users.is_empty()
     }
 
-    /// Fails when somebody uses the object: what has to be rebuilt for the change would go away
-    /// under its user.
+    /// Fails while the object is in use: a rebuild would remove it from under its users.
     ///
     /// # Errors
     /// FAILED_PRECONDITION that names the user.
@@ -205,7 +203,7 @@ impl<T> Change<T> {
         self.unused_but(name, |_| false)
     }
 
-    /// The same, where some users do not mind.
+    /// As [`unused`](Self::unused), but ignores the users that tolerate a rebuild.
     ///
     /// # Errors
     /// FAILED_PRECONDITION that names the user.

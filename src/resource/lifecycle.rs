@@ -1,4 +1,4 @@
-//! How objects come and go: create and delete, and what follows when the store or SPDK fails half-way.
+//! Create and delete, and their rollback when the store or SPDK fails half-way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use super::registry::Reserved;
 use super::{CallContext, Claims, Collection, Kind, Name, Object};
 use crate::error::Error;
 
-/// How long undoing a change that could not be stored may take.
+/// Time limit of the rollback of a change that could not be stored.
 pub(super) const UNDO: Duration = Duration::from_secs(5);
 
-/// What an attempt to make an object came to.
+/// Outcome of a create that did not fail.
 pub(super) enum CreateOutcome<T> {
     New(T),
     Existing(Arc<Record<T>>),
 }
 
 impl<K: Kind> Collection<K> {
-    /// Makes the object unless there is one of that name, which is answered then. Takes the locks.
+    /// Creates the object, or returns the existing record of that name. Acquires the locks.
     pub(super) async fn make(
         &self,
         call: &CallContext,
@@ -41,7 +41,8 @@ impl<K: Kind> Collection<K> {
         let used = claims.used().chain(found_claims.used());
         let _held = self.lock(call, name, owned, used).await?;
         let mut existing = self.record(name);
-        // What has come since is as another create has just made it.
+        // A record that appeared during the wait for the locks was just created by a concurrent create and needs
+        // no reconciling.
         let is_locked = |record: &Arc<Record<K::Object>>| {
             let found = found.as_ref();
             found.is_some_and(|found| Arc::ptr_eq(found, record))
@@ -94,7 +95,7 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// Has SPDK's object of a record that nobody was told of removed once that is possible.
+    /// Schedules the removal of an SPDK object that was never answered or stored; retried until it succeeds.
     fn remove_later(&self, name: &Name, mut record: Record<K::Object>) {
         record.deleting = true;
         self.insert(name, record);
@@ -121,10 +122,10 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// Whether nobody uses what the object has: then it can be removed.
+    /// Checks that no other object uses this one, which can then be removed.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION with one who uses it.
+    /// FAILED_PRECONDITION that names one user.
     pub(super) fn unused(&self, name: &Name) -> Result<(), Error> {
         match self.shared.registry.users_of(name).first() {
             None => Ok(()),
@@ -136,8 +137,8 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// The store knows that a delete has begun before SPDK does, so that one that is cut off is
-    /// brought to its end.
+    /// Deletes an object whose locks are held. The intent is stored before SPDK removes anything, so that a
+    /// delete cut off by a crash is completed after the restart.
     async fn remove_locked(
         &self,
         call: &CallContext,
@@ -167,11 +168,11 @@ impl<K: Kind> Collection<K> {
         forgotten
     }
 
-    /// A change that the store has, and SPDK refused: the record is as it was before.
+    /// Rolls the store back after SPDK refused a change that was committed already.
     ///
     /// # Errors
-    /// UNAVAILABLE if the store does not take that yet, with why the change `failed`: it is retried, and a
-    /// start before that finds the record as it is stored.
+    /// UNAVAILABLE, with why the change `failed`, if the store refuses the rollback too: it is retried, and a
+    /// restart before it succeeds makes the stored change.
     pub(super) async fn put_back(
         &self,
         name: &Name,
@@ -181,7 +182,7 @@ impl<K: Kind> Collection<K> {
     ) -> Result<(), Error> {
         let mut back = was.clone();
         back.stored = stored.stored;
-        // The kind's own undo may have failed too.
+        // The kind's own rollback may have failed: have SPDK reconciled with the record.
         self.shared.queue.put(name.key());
         let Err(error) = self.save(name, back.clone()).await else {
             return Ok(());
@@ -195,7 +196,8 @@ impl<K: Kind> Collection<K> {
     }
 }
 
-/// A create under way. If a panic cuts it off, nobody knows whether SPDK has the object: it is removed.
+/// A create in flight. A panic leaves unknown whether SPDK has the object, so dropping this schedules its
+/// removal.
 struct Unfinished<'a, K: Kind> {
     collection: &'a Collection<K>,
     name: &'a Name,
@@ -218,12 +220,12 @@ impl<'a, K: Kind> Unfinished<'a, K> {
         }
     }
 
-    /// SPDK has nothing of it: what was reserved is given back.
+    /// The create failed and SPDK has nothing of the object: drops the reservation.
     fn failed(mut self) {
         self.begun = None;
     }
 
-    /// SPDK has the object, which holds exactly this.
+    /// The object exists in SPDK: replaces the reservation by its final claims.
     fn made(mut self, claims: Claims) {
         if let Some((_, reserved)) = self.begun.take() {
             reserved.settle(claims);
@@ -241,7 +243,7 @@ impl<K: Kind> Drop for Unfinished<'_, K> {
     }
 }
 
-/// Fails for a record that is about to go.
+/// Fails for a record that is being deleted.
 pub(super) fn check_stays<T>(name: &Name, record: &Record<T>) -> Result<(), Error> {
     if !record.deleting {
         return Ok(());

@@ -1,9 +1,9 @@
-//! One lock for each name, for as long as somebody wants it.
+//! Reader-writer locks by key; a lock exists while it is held or waited for.
 //!
-//! A change locks what it touches exclusively and what it refers to shared, all at once and in the
-//! order of the keys, so that two changes cannot wait for each other in a circle. Changes of
-//! different names share nothing here but a short look into the table. A wait has a deadline: a
-//! change that hangs fails those behind it by name instead of piling them up.
+//! A change locks the keys it changes exclusively and the keys it refers to shared, all in one call and in the
+//! order of the keys, so that a deadlock is impossible. Changes of different keys contend only for a short
+//! access to the table. Waiting has a deadline: changes behind one that hangs fail with the name of the holder
+//! instead of piling up.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::telemetry::traces;
 
 type Lock = Arc<RwLock<()>>;
 
-/// The table of the locks that are held or waited for.
+/// Table of the locks that are held or waited for.
 #[derive(Debug, Default)]
 pub struct Locks {
     table: Mutex<HashMap<Key, Slot>>,
@@ -26,7 +26,7 @@ pub struct Locks {
 #[derive(Debug, Default)]
 struct Slot {
     lock: Lock,
-    /// Whose change got the lock last, while it has it.
+    /// Change that acquired the lock last, while it holds it.
     holder: Option<Key>,
 }
 
@@ -37,16 +37,16 @@ enum Guard {
     Exclusive(OwnedRwLockWriteGuard<()>),
 }
 
-/// A lock that was not free before the deadline.
+/// Error: a lock was not free before the deadline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Busy {
-    /// What is locked.
+    /// Key of the busy lock.
     pub key: Key,
-    /// Whose change has it, if known: of several that share a lock only the last is.
+    /// Change that holds the lock, if known: of several shared holders only the last one is.
     pub holder: Option<Key>,
 }
 
-/// Locks that are held; dropping it frees them.
+/// Guard of the acquired locks; dropping it releases them.
 #[derive(Debug)]
 pub struct Held {
     locks: Arc<Locks>,
@@ -55,11 +55,11 @@ pub struct Held {
 }
 
 impl Locks {
-    /// Waits for all of them, until `by`, for a change of `owner`. A key in both lists is taken
-    /// exclusively.
+    /// Acquires all of these locks for a change of `owner`, or none. `by` is the deadline. A key in both lists
+    /// is locked exclusively.
     ///
     /// # Errors
-    /// The first lock that was not free in time; none is held then.
+    /// The first lock that was not free by the deadline.
     pub async fn acquire(
         self: &Arc<Self>,
         owner: &Key,
@@ -116,7 +116,7 @@ impl Drop for Held {
                 slot.holder = None;
             }
             drop(guard);
-            // The table's reference and ours: nobody else holds it or waits for it.
+            // Two references, the table's and this one: there is no other holder or waiter.
             if Arc::strong_count(&lock) == 2 {
                 table.remove(&key);
             }
@@ -215,13 +215,13 @@ mod tests {
             assert_eq!(late.expect_err("it is held"), busy);
             assert_eq!(before.elapsed(), Duration::from_secs(2));
         }
-        // What it had got meanwhile is free, and the one that has the lock is still known.
+        // The timed-out acquire released the locks it had got, and the holder of the busy lock is still known.
         let a = locks.acquire(&third, soon(), keys(&["a"]), []).await;
         drop(a.expect("it is free"));
         let late = locks.acquire(&third, soon(), keys(&["b"]), []).await;
         assert_eq!(late.expect_err("it is held").holder, Some(first));
         drop(held);
-        // Also when the time is up: what is free needs no wait.
+        // A free lock is acquired even after the deadline.
         let past = Instant::now();
         let free = locks.acquire(&third, past, keys(&["b"]), []).await;
         drop(free.expect("it is free"));
@@ -250,8 +250,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever is asked for in whatever order: nobody who changes a key is beside another who has
-        /// it, all come to their turn, and no lock is left.
+        /// Property test, for any locks acquired in any order: an exclusive holder excludes all others, every
+        /// waiter gets its turn, and no lock is leaked.
         #[test]
         fn changes_exclude_each_other_and_all_come_to_their_turn(
             wishes in proptest::collection::vec(
@@ -265,7 +265,7 @@ mod tests {
                 .expect("a runtime");
             runtime.block_on(async {
                 let locks = Arc::new(Locks::default());
-                // Of each key: how many have it, and whether one changes it.
+                // By key: number of holders, and whether one of them is exclusive.
                 let held = Arc::new(Mutex::new([(0_u32, false); 5]));
                 let tasks = wishes.into_iter().map(|wish| {
                     let (locks, held) = (Arc::clone(&locks), Arc::clone(&held));

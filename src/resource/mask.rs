@@ -1,32 +1,32 @@
-//! Field masks (AIP-134, AIP-161): which fields of an update count, and what it changes.
+//! Field masks (AIP-134, AIP-161): the fields that an update selects, and those that it changes.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, ReflectMessage};
 
 use super::rules::Rules;
 use crate::error::{Error, Violations};
 
-/// Where the mask stands in a request.
+/// Field of the request that holds the mask.
 const FIELD: &str = "update_mask";
 
-/// The fields of an update that count.
+/// Fields that an update selects.
 #[derive(Debug)]
 pub enum Mask {
-    /// No mask: the fields that are set, down to the leaves.
+    /// No mask: the leaf fields that are set.
     WhatIsSet,
-    /// `*`: all of them; what is not set is cleared.
+    /// `*`: all fields; unset ones are cleared.
     All,
-    /// These; a message among them is replaced as a whole.
+    /// These paths; a message among them is replaced as a whole.
     Paths(Vec<Path>),
 }
 
-/// The fields on the way from the object to one of its fields.
+/// Fields on the path from the object to one of its fields.
 pub type Path = Vec<FieldDescriptor>;
 
 impl Mask {
-    /// Reads a mask. Fields that only the server fills in may be named, and are ignored (AIP-203).
+    /// Parses a mask. Fields that the server alone sets may be named, and are ignored (AIP-203).
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for each path that does not exist, and for `*` beside others.
+    /// INVALID_ARGUMENT for each path that does not exist, and for `*` beside other paths.
     pub fn parse(paths: Option<&[String]>, rules: &Rules) -> Result<Self, Error> {
         let paths = paths.unwrap_or_default();
         if paths.is_empty() {
@@ -57,7 +57,7 @@ impl Mask {
         Ok(Mask::Paths(found))
     }
 
-    /// The fields of an object that it names, when `source` is sent with it.
+    /// Returns the fields that an update with this mask and the object `source` names.
     pub fn named(&self, rules: &Rules, source: &DynamicMessage) -> Vec<String> {
         let fields = rules.fields().iter().filter(|field| !field.server_side);
         let is_named = |field: &FieldDescriptor| match self {
@@ -71,7 +71,7 @@ impl Mask {
             .collect()
     }
 
-    /// Puts the fields of `source` that count into `target`.
+    /// Copies the selected fields of `source` to `target`.
     pub fn apply(&self, rules: &Rules, target: &mut DynamicMessage, source: &DynamicMessage) {
         match self {
             Mask::WhatIsSet => merge(rules, target, source),
@@ -89,7 +89,7 @@ impl Mask {
     }
 }
 
-/// `Ok(None)` for what only the server fills in.
+/// Resolves a path; `Ok(None)` for a field that the server alone sets.
 fn resolve(path: &str, rules: &Rules) -> Result<Option<Path>, String> {
     let mut found = Vec::new();
     let mut inside = Some(rules);
@@ -133,7 +133,7 @@ fn merge(rules: &Rules, target: &mut DynamicMessage, source: &DynamicMessage) {
     }
 }
 
-/// Makes the field at `path` in `target` what it is in `source`, set or not.
+/// Sets the field at `path` in `target` to its value in `source`, or clears it if `source` has none.
 fn replace(target: &mut DynamicMessage, source: &DynamicMessage, path: &[FieldDescriptor]) {
     let Some((field, rest)) = path.split_first() else {
         return;
@@ -147,7 +147,7 @@ fn replace(target: &mut DynamicMessage, source: &DynamicMessage, path: &[FieldDe
         return;
     }
     let inner_source = in_source.as_ref().and_then(|value| value.as_message());
-    // Only a value to set makes the way to it; one to clear is clear where there is no way.
+    // Only setting a value creates missing parent messages; clearing under a missing parent is a no-op.
     if !target.has_field(field) && inner_source.is_none_or(|inner| !reaches(inner, rest)) {
         return;
     }
@@ -170,20 +170,20 @@ fn reaches(message: &DynamicMessage, path: &[FieldDescriptor]) -> bool {
     }
 }
 
-/// The fields that an update changes, as paths down to the leaves; a message that comes or goes is
-/// itself among them.
+/// Fields that an update changes, as paths of leaf fields; a message that is added or removed is listed itself
+/// too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes(Vec<String>);
 
 impl Changes {
-    /// What differs between two objects, leaving out what only the server fills in.
+    /// Compares two objects, ignoring fields that the server alone sets.
     pub fn between(rules: &Rules, old: &DynamicMessage, new: &DynamicMessage) -> Self {
         let mut paths = Vec::new();
         differ(rules, "", Some(old), Some(new), &mut paths);
         Self(paths)
     }
 
-    /// What is in both.
+    /// Returns the intersection.
     #[must_use]
     pub fn and(mut self, other: &Changes) -> Self {
         self.0.retain(|path| other.0.contains(path));
@@ -195,22 +195,22 @@ impl Changes {
         self.0.is_empty()
     }
 
-    /// Whether `path`, or a part of the message there, changes.
+    /// Whether `path`, or a field of the message at `path`, changes.
     pub fn has(&self, path: &str) -> bool {
         self.0.iter().any(|changed| lies_in(changed, path))
     }
 
-    /// Whether nothing changes but `paths` and their parts.
+    /// Whether nothing changes outside `paths` and the fields below them.
     pub fn only(&self, paths: &[&str]) -> bool {
         (self.0.iter()).all(|changed| paths.iter().any(|path| lies_in(changed, path)))
     }
 
-    /// The paths, in the order of the fields.
+    /// Returns the paths in the order of the fields.
     pub fn paths(&self) -> &[String] {
         &self.0
     }
 
-    /// Makes the changed fields of `target` what they are in `source`.
+    /// Copies the changed fields of `source` to `target`.
     pub fn apply(&self, rules: &Rules, target: &mut DynamicMessage, source: &DynamicMessage) {
         for path in self
             .0

@@ -1,5 +1,5 @@
-//! What the proto files say of a kind beyond its fields: what its resources and its requests' fields
-//! are called. Computed once for each kind.
+//! Names of a kind in the API: of its resources, collections and request fields. Derived from the proto
+//! descriptors once for each kind.
 
 use prost_reflect::{DynamicMessage, Kind as FieldKind, MessageDescriptor, Value};
 
@@ -7,10 +7,10 @@ use super::rules::Rules;
 use super::{Key, Name};
 use crate::error::Error;
 
-/// The collection that volumes of all kinds, and what is exported like one, are answered in.
+/// Collection in which the API shows volumes of all kinds, and resources exported like volumes.
 const VOLUMES: &str = "volumes";
 
-/// The names and the rules of one kind.
+/// Names and field rules of one kind.
 #[derive(Debug)]
 pub struct Meta {
     kind: String,
@@ -23,11 +23,11 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Reads them off the descriptors that were compiled in.
+    /// Reads the names and rules from the compiled-in descriptors.
     ///
     /// # Panics
-    /// When the proto files do not describe the message as a resource: at the start of the program,
-    /// whatever its input.
+    /// When the descriptors do not describe the message as a resource: at the start of the program, whatever its
+    /// input.
     pub fn of(message: &MessageDescriptor) -> Self {
         let kind = message.name().to_owned();
         let resource = option(message, "google.api.resource")
@@ -41,7 +41,7 @@ impl Meta {
             }
             _ => panic!("{kind} has the pattern {pattern:?}, which is neither flat nor nested"),
         };
-        // A pattern that calls its ID a volume is answered as one.
+        // A resource pattern with the variable `{volume}` is shown in the collection `volumes`.
         let shown = if variable == "{volume}" {
             VOLUMES
         } else {
@@ -58,38 +58,38 @@ impl Meta {
         }
     }
 
-    /// What the kind is called: `NullVolume`.
+    /// Returns the name of the kind: `NullVolume`.
     pub fn kind(&self) -> &str {
         &self.kind
     }
 
-    /// What the object is called in requests: `null_volume`.
+    /// Returns the field name of the object in requests: `null_volume`.
     pub fn field(&self) -> &str {
         &self.field
     }
 
-    /// The collection in the typed names of its resources: `nullVolumes`.
+    /// Returns the collection in the typed names of its resources: `nullVolumes`.
     pub fn collection(&self) -> &str {
         &self.collection
     }
 
-    /// The rules of its fields.
+    /// Returns the rules of its fields.
     pub fn rules(&self) -> &Rules {
         &self.rules
     }
 
-    /// Whether resources of this kind are parts of others.
+    /// Whether resources of this kind have a parent resource.
     pub fn is_nested(&self) -> bool {
         self.parent.is_some()
     }
 
-    /// Whether the List request has a `parent` that must be set. Some flat kinds have one, too, which
-    /// means nothing: HTTP has no place for it.
+    /// Whether the List request requires `parent`. Some flat kinds have the field too, where it is ignored: HTTP
+    /// paths cannot carry it.
     pub fn list_needs_parent(&self) -> bool {
         self.list_needs_parent
     }
 
-    /// The name of the resource with this ID; nested kinds under `parent`.
+    /// Returns the name of the resource with this ID; nested kinds under `parent`.
     pub fn name(&self, parent: Option<&Key>, id: &str) -> Name {
         match parent {
             Some(parent) => Name::new(format!("{parent}/{}/{id}", self.collection), None),
@@ -103,7 +103,7 @@ impl Meta {
         }
     }
 
-    /// The key that all names under `parent` (all names, for flat kinds) begin with.
+    /// Returns the common key prefix of all names under `parent`, or of all names of a flat kind.
     pub fn prefix(&self, parent: Option<&Key>) -> String {
         match parent {
             Some(parent) => format!("{parent}/{}/", self.collection),
@@ -111,10 +111,10 @@ impl Meta {
         }
     }
 
-    /// Reads a name that the request has in `field`, in any form that is accepted.
+    /// Parses a name from the request's `field`, in any accepted form.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when it is empty or no name of this kind.
+    /// INVALID_ARGUMENT when it is empty or not a name of this kind.
     pub fn parse(&self, field: &str, text: &str) -> Result<Name, Error> {
         if text.is_empty() {
             return Err(Error::invalid(
@@ -157,7 +157,7 @@ impl Meta {
         }
     }
 
-    /// Reads the parent's name of a nested kind; `None` for flat kinds, whatever the text.
+    /// Parses the parent's name of a nested kind; `None` for flat kinds, whatever the text.
     ///
     /// # Errors
     /// INVALID_ARGUMENT when it is empty or not the name of such a parent.
@@ -192,7 +192,7 @@ impl Meta {
     }
 }
 
-/// A message-typed option of a message.
+/// Returns a message-typed option of a message.
 fn option(message: &MessageDescriptor, name: &str) -> Option<DynamicMessage> {
     let extension = message.parent_pool().get_extension_by_name(name)?;
     let options = message.options();
@@ -202,7 +202,7 @@ fn option(message: &MessageDescriptor, name: &str) -> Option<DynamicMessage> {
     options.get_extension(&extension).as_message().cloned()
 }
 
-/// A string field, or the first of a repeated one.
+/// Returns a string field, or the first item of a repeated one.
 fn text_of(message: &DynamicMessage, field: &str) -> String {
     let value = message.get_field_by_name(field);
     let first = match value.as_deref() {
@@ -212,7 +212,7 @@ fn text_of(message: &DynamicMessage, field: &str) -> String {
     first.and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// What the Create (or, where there is none, no) request calls the object.
+/// Returns the field name of the object in the Create request; `None` if the kind has no Create request.
 fn request_field(message: &MessageDescriptor) -> Option<String> {
     let request = format!("{}.Create{}Request", message.package_name(), message.name());
     let request = message.parent_pool().get_message_by_name(&request)?;
@@ -250,7 +250,7 @@ mod tests {
             "volumes",
         ] {
             let result = meta.parse("name", other);
-            // A bare word is an ID, whatever the word.
+            // A single segment is always an ID.
             assert_eq!(result.is_ok(), other == "volumes", "{other}");
         }
         assert_eq!((meta.kind(), meta.field()), ("NullVolume", "null_volume"));

@@ -1,5 +1,5 @@
-//! What all kinds of resources share: names, collections and their verbs, field masks, paging,
-//! locks, references. A kind implements [`Kind`] in one file and is listed in `services.rs`.
+//! Shared implementation of all resource kinds: names, collections and their verbs, field masks, paging, locks,
+//! references. A kind implements [`Kind`] in one file and is listed in `services.rs`.
 
 pub(crate) mod bounds;
 mod claims;
@@ -59,51 +59,51 @@ use crate::events::Log;
 use crate::reconcile::Queue;
 use crate::state::{Memory, Store};
 
-/// How many changes may be under way at once. SPDK's request ring is shorter; this only has to be
-/// finite, so that all permits can be waited for.
+/// Limit on concurrent changes. SPDK's request ring is shorter; this limit only has to be finite, so that a
+/// shutdown can drain the changes by acquiring every permit.
 const MAX_CHANGES: u32 = 1 << 16;
 
-/// What the collections of all kinds share.
+/// State shared by the collections of all kinds.
 pub struct Shared {
-    /// Who has what and who uses whom.
+    /// Ownership and use of keys.
     pub registry: Arc<Registry>,
-    /// The locks of all names.
+    /// Locks of all keys.
     pub locks: Arc<Locks>,
-    /// How far SPDK agrees with the records.
+    /// Condition of each record: whether SPDK agrees with it.
     pub conditions: Conditions,
-    /// The records that SPDK is to be made to agree with.
+    /// Queue of the records to reconcile.
     pub queue: Arc<Queue>,
-    /// The stored records that cannot be used.
+    /// Stored records that cannot be used.
     pub unusable: Unusable,
-    /// What has happened, and the revisions of changes.
+    /// Event log, which also assigns revisions.
     pub events: Arc<Log>,
     store: Arc<dyn Store>,
-    /// Who knows volumes by other names; not there in tests without SPDK.
+    /// Resolves UUIDs and aliases of volumes; unset in tests without SPDK.
     spdk: OnceLock<Handle>,
     changes: Arc<Semaphore>,
     stopping: AtomicBool,
-    /// Whether all records of the last run have been tried.
+    /// Whether every record restored at start has had one attempt.
     restored: watch::Sender<bool>,
-    /// How long that took.
+    /// Duration of the replay at start.
     replay: OnceLock<Duration>,
 }
 
 impl Shared {
-    /// Nothing exists yet, and nothing outlives the process.
+    /// Creates an empty state over a store in memory.
     pub fn new() -> Arc<Self> {
         let shared = Self::with(Arc::new(Memory::default()));
         shared.set_restored();
         shared
     }
 
-    /// The same over an SPDK that runs and a store of records, which are to be restored first.
+    /// Creates the state over a running SPDK and a store, whose records are to be restored first.
     pub fn over(spdk: Handle, store: Arc<dyn Store>) -> Arc<Self> {
         let shared = Self::with(store);
         let _ = shared.spdk.set(spdk);
         shared
     }
 
-    /// Over a store of records.
+    /// Creates the state over a store, without SPDK.
     pub fn with(store: Arc<dyn Store>) -> Arc<Self> {
         let events = Log::new(store.revision());
         Arc::new(Self {
@@ -122,39 +122,39 @@ impl Shared {
         })
     }
 
-    /// The store of the records.
+    /// Returns the store of the records.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    /// The revision of the last change, before which all have come to their ends.
+    /// Returns the highest revision up to which all changes have completed.
     pub fn revision(&self) -> u64 {
         self.events.revision()
     }
 
-    /// All records have been tried once: changes are taken from now on.
+    /// Ends the replay at start: changes are admitted from now on.
     pub fn set_restored(&self) {
         self.restored.send_replace(true);
     }
 
-    /// Takes note how long it took to read all records and to try each once.
+    /// Records how long the replay at start took: reading all records and one attempt of each.
     pub fn set_replay(&self, took: Duration) {
         let _ = self.replay.set(took);
     }
 
-    /// How long that took; `None` until it is done.
+    /// Returns the duration of the replay at start; `None` until it is complete.
     pub fn replay(&self) -> Option<Duration> {
         self.replay.get().copied()
     }
 
-    /// Waits until all records have been tried once.
+    /// Waits for the end of the replay at start.
     pub async fn restored(&self) {
         let mut restored = self.restored.subscribe();
-        // The sender lives as long as this.
+        // The error case cannot happen: `self` owns the sender.
         let _ = restored.wait_for(|restored| *restored).await;
     }
 
-    /// Has [`VolumeRef`](volume_ref::VolumeRef) know what `volume_name_ref` means.
+    /// Resolves `volume_name_ref` for [`VolumeRef`](volume_ref::VolumeRef).
     async fn learn(&self, volume_name_ref: &str) -> Result<(), Error> {
         match (
             self.spdk.get(),
@@ -165,17 +165,18 @@ impl Shared {
         }
     }
 
-    /// The same from the records alone, before anything is made after a start.
+    /// Resolves `volume_name_ref` from the records alone, before any object is recreated after a start.
     fn recall(&self, volume_name_ref: &str) {
         if let Some(name) = volume_ref::VolumeRef::unknown(volume_name_ref) {
             volume_names::recall(&self.registry, name);
         }
     }
 
-    /// Waits for the changes that are under way, also those whose clients have gone, and refuses
-    /// further ones. For the end of the program, before SPDK stops.
+    /// Shuts down: drains the changes in flight, also those whose clients have disconnected, and refuses new
+    /// ones. Must complete before SPDK stops.
     pub async fn stop(&self) {
-        // Also where this wait is given up: what queues behind it must not begin then.
+        // Set before the drain: if the caller gives up the drain, changes waiting for a permit must still be
+        // refused.
         self.stopping.store(true, Ordering::Release);
         self.events.close();
         if let Ok(all) = self.changes.acquire_many(MAX_CHANGES).await {
@@ -184,12 +185,12 @@ impl Shared {
         }
     }
 
-    /// Whether changes are refused by now.
+    /// Whether new changes are refused.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Lets a change begin, once all records have been tried.
+    /// Admission of a change: waits for the replay at start, and for a permit.
     async fn begin(&self, call: &CallContext) -> Result<OwnedSemaphorePermit, Error> {
         let by = tokio::time::Instant::from_std(call.answer_by());
         if tokio::time::timeout_at(by, self.restored()).await.is_err() {

@@ -1,20 +1,20 @@
-//! What a resource is called, and the keys that locks and references go by.
+//! Names of resources, and the keys that locks and the registry use.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Something that one resource has and others may refer to: a resource's own name in its typed form
-/// (`nullVolumes/a`), or a thing in a name space of its own (`bdev/a`, `nqn/nqn.2022-09.io.spdk:a`).
+/// Key of something that one resource owns and others may refer to: a resource's own typed name
+/// (`nullVolumes/a`), or an entry in a separate name space (`bdev/a`, `nqn/nqn.2022-09.io.spdk:a`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
 
 impl Key {
-    /// The bdev of this name: volumes of all kinds share one space of them.
+    /// Creates the key of a bdev; volumes of all kinds share this name space.
     pub fn bdev(name: &str) -> Self {
         Self::from(format!("bdev/{name}"))
     }
 
-    /// The key's text.
+    /// Returns the text of the key.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -44,7 +44,7 @@ impl std::borrow::Borrow<str> for Key {
     }
 }
 
-/// The name of one resource. It displays as the API answers it.
+/// Name of one resource. Displays in the form shown to clients.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
     key: Key,
@@ -52,35 +52,35 @@ pub struct Name {
 }
 
 impl Name {
-    /// `key` is the typed form, unique among all kinds; `shown` is the form that is answered.
+    /// Creates a name. `key` is the typed form, unique among all kinds; `shown` is the form shown to clients.
     pub(crate) fn new(key: String, shown: Option<String>) -> Self {
         let key = Key::from(key);
         let shown = shown.map_or_else(|| Arc::clone(&key.0), Arc::from);
         Self { key, shown }
     }
 
-    /// The typed form: `nullVolumes/a`, `nvmeSubsystems/s/nvmeNamespaces/n`.
+    /// Returns the typed form: `nullVolumes/a`, `nvmeSubsystems/s/nvmeNamespaces/n`.
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// The form that is answered.
+    /// Returns the form shown to clients.
     pub(super) fn shown(&self) -> &Arc<str> {
         &self.shown
     }
 
-    /// The last part.
+    /// Returns the ID, the last segment.
     pub fn id(&self) -> &str {
         last_of(&self.key.0)
     }
 
-    /// The resource that this one is a part of.
+    /// Returns the key of the parent resource.
     pub fn parent(&self) -> Option<Key> {
         let end = self.key.0.rmatch_indices('/').nth(1)?.0;
         Some(Key::from(&self.key.0[..end]))
     }
 
-    /// The last part of the parent's name.
+    /// Returns the ID of the parent.
     pub fn parent_id(&self) -> Option<&str> {
         let end = self.key.0.rmatch_indices('/').nth(1)?.0;
         Some(last_of(&self.key.0[..end]))

@@ -1,34 +1,34 @@
-//! The records of another kind, as a kind may see them: to be read alone.
+//! Read-only access of a kind to the records of another kind.
 
 use std::sync::Arc;
 
 use super::{Collection, Key, Kind, Meta, Name};
 
-/// All records of a kind. Nothing is made, changed or removed through it.
+/// The records of another kind, read-only.
 pub struct Others<K: Kind>(Arc<Collection<K>>);
 
 impl<K: Kind> Others<K> {
-    /// Those of this collection.
+    /// Creates a read-only view of this collection.
     pub fn of(collection: Arc<Collection<K>>) -> Self {
         Self(collection)
     }
 
-    /// The object under this typed name with all that is in it, keys too: not for answers.
+    /// Returns the object with this typed name, secrets included: never for responses.
     pub fn object(&self, key: &Key) -> Option<K::Object> {
         self.0.object(key)
     }
 
-    /// All objects, as [`object`](Self::object) gives one.
+    /// Returns all objects, secrets included, as [`object`](Self::object) does.
     pub fn objects(&self) -> Vec<(Name, K::Object)> {
         self.0.objects()
     }
 
-    /// How they are named.
+    /// Returns how the kind and its names are spelled.
     pub fn meta(&self) -> &Meta {
         self.0.meta()
     }
 
-    /// What the kind knows of them beyond their records.
+    /// Returns the kind, for its state beyond the records.
     pub fn kind(&self) -> &K {
         self.0.kind()
     }

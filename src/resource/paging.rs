@@ -1,7 +1,7 @@
-//! Pages (AIP-158): how many, and the token that says where the next one begins.
+//! Pagination (AIP-158): page sizes and page tokens.
 //!
-//! A token holds the name after which to go on, so it survives inserts and deletes, and a checksum,
-//! so that one that was mangled or made up is refused. It is opaque to clients.
+//! A token holds the name after which the next page starts, so that it stays valid across creates and deletes,
+//! and a checksum, so that a corrupt token is refused. Opaque to clients.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,7 +12,7 @@ const DEFAULT_SIZE: usize = 50;
 const MAX_SIZE: usize = 250;
 const CHECKSUM_LEN: usize = 8;
 
-/// How many items a page has.
+/// Returns the page size.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for a negative size.
@@ -27,18 +27,18 @@ pub fn size(requested: i32) -> Result<usize, Error> {
     }
 }
 
-/// The token of a page that ends with the name `last`.
+/// Encodes the token of a page whose last item has this name.
 pub fn token(last: &str) -> String {
     let mut bytes = checksum(last.as_bytes()).to_vec();
     bytes.extend_from_slice(last.as_bytes());
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The name after which the page begins; `None` for the first page. `prefix` is what all names of
-/// the list begin with.
+/// Decodes a token to the name after which the page starts; `None` for the first page. `prefix` is the common
+/// prefix of all names of the list.
 ///
 /// # Errors
-/// INVALID_ARGUMENT for a token that no such list gave.
+/// INVALID_ARGUMENT for a token that was not issued for such a list.
 pub fn resume(token: &str, prefix: &str) -> Result<Option<String>, Error> {
     if token.is_empty() {
         return Ok(None);
@@ -56,7 +56,7 @@ pub fn resume(token: &str, prefix: &str) -> Result<Option<String>, Error> {
     }
 }
 
-/// FNV-1a, 64 bits: against mistakes, not against malice; a forged token only skips items.
+/// FNV-1a, 64 bits: detects corruption, not forgery; a forged token only skips items.
 fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_LEN] {
     let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
         (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -1,6 +1,5 @@
-//! A record: what was asked for, what that came to, and which revision of it is durable. All changes
-//! of records are here: each is in the store before it is in memory, and in memory before it is
-//! answered.
+//! A record: the requested object, the current object, and the revision that is durable. All changes of records
+//! are made here, each in this order: committed to the store, applied in memory, answered.
 
 use std::sync::Arc;
 
@@ -13,30 +12,30 @@ use crate::events::{Event, EventType, Ticket};
 use crate::state::{Change, Entry};
 use crate::telemetry::traces;
 
-/// One resource.
+/// Record of one resource.
 #[derive(Debug, Clone)]
 pub(super) struct Record<T> {
-    /// As it was asked for: what a repeated create is compared with, and an update starts from.
+    /// Requested object: a repeated create is compared with it, and an update starts from it.
     pub wanted: T,
-    /// As it is, with every choice of the server.
+    /// Current object, with every choice of the server.
     pub object: T,
-    /// The revision at which it was created.
+    /// Revision of its creation.
     pub created: u64,
-    /// The revision of its last change.
+    /// Revision of its last change.
     pub revision: u64,
-    /// The revision that the store has; `None` where it has none.
+    /// Revision in the store; `None` if the store does not have the record.
     pub stored: Option<u64>,
-    /// A delete has begun, and is brought to its end whatever happens.
+    /// A delete has begun; it is retried until it completes.
     pub deleting: bool,
-    /// What SPDK has where that is not `object`: a change that could not be stored, nor undone, or one
-    /// that is stored and not made yet.
+    /// Object that SPDK has where it differs from `object`: after a change that could neither be stored nor
+    /// rolled back, or while one is stored but not made yet.
     pub actual: Option<T>,
-    /// The configuration file made it: it is read-only, and not stored.
+    /// Created by the configuration file: read-only, and not stored.
     pub configured: bool,
 }
 
 impl<T: Clone> Record<T> {
-    /// A record that is not stored yet, and so has no revision.
+    /// Creates a record that is not stored yet and has no revision.
     pub fn new(wanted: T, object: T) -> Self {
         Self {
             wanted,
@@ -50,18 +49,18 @@ impl<T: Clone> Record<T> {
         }
     }
 
-    /// Whether it is what a create has left that was neither answered nor stored.
+    /// Whether this is the leftover of a failed create, neither answered nor stored.
     pub fn is_leftover(&self) -> bool {
         self.deleting && self.stored.is_none()
     }
 
-    /// Whether the store does not have it as it is here.
+    /// Whether the store lacks this version of the record.
     pub fn is_unsaved(&self) -> bool {
         !self.configured && self.stored != Some(self.revision)
     }
 }
 
-/// The size of a volume, by the fields that those which have one of their own share.
+/// Size of a volume in bytes, from the size fields that all volume messages share.
 fn bytes(object: &impl ReflectMessage) -> Option<i64> {
     let descriptor = object.descriptor();
     let (size, count) = (
@@ -74,10 +73,10 @@ fn bytes(object: &impl ReflectMessage) -> Option<i64> {
 }
 
 impl<K: Kind> Collection<K> {
-    /// Makes a record durable, and then visible, and then told of, at a revision of its own.
+    /// Makes a record durable, then visible, then publishes its events, at a new revision.
     ///
     /// # Errors
-    /// The store's, with which nothing has changed.
+    /// The store's error; nothing has changed then.
     pub(super) async fn save(
         &self,
         name: &Name,
@@ -86,8 +85,8 @@ impl<K: Kind> Collection<K> {
         if record.configured {
             return Ok(self.insert(name, record));
         }
-        // Before the commit: what is on disk bears it. It is given last of all, so that the events of
-        // others wait no longer than for a commit.
+        // The revision must precede the commit, which stores it. It is taken as late as possible: events of
+        // later revisions wait for this ticket, and so for no longer than one commit.
         let ticket = self.shared.events.begin();
         record.revision = ticket.revision();
         if record.stored.is_none() {
@@ -103,10 +102,10 @@ impl<K: Kind> Collection<K> {
         Ok(record)
     }
 
-    /// Removes a record for good. Its name is free afterwards.
+    /// Removes a record from the store and from memory, and releases its name.
     ///
     /// # Errors
-    /// The store's, with which the record stays.
+    /// The store's error; the record stays then.
     pub(super) async fn forget(
         &self,
         name: &Name,
@@ -131,7 +130,7 @@ impl<K: Kind> Collection<K> {
         Ok(())
     }
 
-    /// Tells what a change of a record has come to.
+    /// Publishes the events of a committed change.
     fn tell(
         &self,
         ticket: Ticket,
@@ -141,7 +140,7 @@ impl<K: Kind> Collection<K> {
     ) {
         let key = name.key().as_str();
         let mut events = Vec::with_capacity(2);
-        // Of a delete that has begun its condition tells.
+        // The condition of the record reports a delete that has begun.
         if !after.deleting {
             let what = match before {
                 None => EventType::Created,
@@ -160,7 +159,7 @@ impl<K: Kind> Collection<K> {
         ticket.committed(events);
     }
 
-    /// Shows a record as it is, stored or not.
+    /// Publishes a record in memory, stored or not.
     pub(super) fn insert(&self, name: &Name, record: Record<K::Object>) -> Arc<Record<K::Object>> {
         let record = Arc::new(record);
         let mut records = self.records.write();
@@ -172,7 +171,7 @@ impl<K: Kind> Collection<K> {
         self.records.read().get(name.key()).cloned()
     }
 
-    /// Whether `record` is still what is known of `name`, now that it is locked.
+    /// Whether `record` is still the current record of `name`; checked after its lock was acquired.
     pub(super) fn is_current(&self, name: &Name, record: &Arc<Record<K::Object>>) -> bool {
         let records = self.records.read();
         let current = records.get(name.key());
@@ -204,10 +203,10 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// The record that was stored as this.
+    /// Decodes a stored record.
     ///
     /// # Errors
-    /// Why it is none of this kind.
+    /// Why the entry is not a record of this kind.
     pub(super) fn decode(&self, entry: &Entry) -> Result<(Name, Record<K::Object>), String> {
         let name = self.meta.parse("key", &entry.key);
         let name = name.map_err(|error| error.to_string())?;

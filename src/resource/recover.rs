@@ -1,5 +1,5 @@
-//! What makes SPDK agree with a record that is there already: after a start, after a loss, and after
-//! a change that could not be stored or was cut off.
+//! Reconciles SPDK with an existing record: after a start, after a loss, and after a change that was cut off or
+//! could not be stored.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -12,36 +12,36 @@ use super::{CallContext, Claims, Collection, Key, Kind, Name, Object, Stage};
 use crate::error::Error;
 use crate::state::Entry;
 
-/// How long an attempt waits for peers and for others who change the same.
+/// Deadline of one attempt's waits for peers and locks.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
-/// Records of one kind, whichever that is.
+/// The records of one kind, with the kind's type erased.
 pub(crate) trait Records: Send + Sync + 'static {
-    /// The last collection in its resources' names: `nvmeNamespaces`.
+    /// Last collection segment of the names: `nvmeNamespaces`.
     fn collection(&self) -> &str;
 
-    /// What the kind is called.
+    /// Name of the kind.
     fn kind(&self) -> &str;
 
-    /// When its objects are made at start.
+    /// Stage in which its objects are recreated at start.
     fn stage(&self) -> Stage;
 
-    /// Places a stored record in memory; SPDK is not asked.
+    /// Restores a stored record in memory; does not call SPDK.
     ///
     /// # Errors
-    /// Why the entry is no record of this kind.
+    /// Why the entry is not a record of this kind.
     fn restore(&self, entry: &Entry) -> Result<Name, String>;
 
-    /// Whether there is a record of this key.
+    /// Whether a record with this key exists.
     fn has(&self, key: &Key) -> bool;
 
-    /// Names and revisions of the records whose keys come after this one, in their order.
+    /// Returns up to `most` names and revisions of the records whose keys follow `last`, ordered by key.
     fn after(&self, last: Option<&str>, most: usize) -> Vec<(Name, u64)>;
 
-    /// Makes SPDK agree with the record of this key.
+    /// Makes SPDK agree with the record of this key. Idempotent.
     ///
     /// # Errors
-    /// What is in the way: it is to be tried again.
+    /// Why it failed; to be retried.
     fn reconcile(self: Arc<Self>, key: Key) -> BoxFuture<'static, Result<(), Error>>;
 }
 
@@ -101,7 +101,7 @@ impl<K: Kind> Records for Collection<K> {
             let reconciled = self.attempt(&name).await;
             match &reconciled {
                 Ok(Outcome::Nothing) => {
-                    // A fault may have noted a condition of a record that was gone by then.
+                    // The record may have been removed before a fault set its condition.
                     if self.record(&name).is_none() {
                         self.shared.conditions.forget(name.key());
                     }
@@ -114,19 +114,19 @@ impl<K: Kind> Records for Collection<K> {
     }
 }
 
-/// What an attempt came to.
+/// Outcome of an attempt that did not fail.
 pub(super) enum Outcome {
-    /// There was nothing to do.
+    /// No record, or a delete that is complete now.
     Nothing,
     /// SPDK agrees with the record.
     Applied,
 }
 
 impl<K: Kind> Collection<K> {
-    /// Makes an object of the configuration, and places it among the records: read-only, and not stored.
+    /// Creates an object of the configuration file, with a record that is read-only and not stored.
     ///
     /// # Errors
-    /// What the kind says.
+    /// The errors of the kind.
     pub(crate) async fn make_configured(&self, id: &str, object: K::Object) -> Result<(), Error> {
         let name = self.meta.name(None, id);
         let call = CallContext::default();
@@ -148,7 +148,7 @@ impl<K: Kind> Collection<K> {
                 return Ok(Outcome::Nothing);
             };
             let is_pending = self.shared.conditions.is_pending(name.key());
-            // A delete waits for nothing that the object needs.
+            // A delete does not wait for the object's dependencies.
             if is_pending && !record.deleting {
                 self.learn(&record.object).await?;
                 self.prepare(&call, name, &record.object).await?;
@@ -163,7 +163,7 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// What a record owns and uses, as it is and as SPDK has it.
+    /// Claims of a record: those of its object, and of what SPDK has where that differs.
     pub(super) fn claims_of(&self, name: &Name, record: &Record<K::Object>) -> Claims {
         let claims = self.claims(name, &record.object);
         match &record.actual {
@@ -172,11 +172,11 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// Brings to its end what is open of a record that is locked: a delete, the rollback of a change or one
-    /// that is stored and not made, what SPDK has lost, what the store does not have.
+    /// Completes the unfinished work of a locked record: a delete, a rollback, a change that is stored but not
+    /// made, objects that SPDK has lost, a record that is not stored.
     ///
     /// # Errors
-    /// What is in the way: it is still open.
+    /// Why it failed; the work is still unfinished.
     pub(super) async fn settle(
         &self,
         call: &CallContext,
@@ -210,7 +210,7 @@ impl<K: Kind> Collection<K> {
         Ok(Outcome::Applied)
     }
 
-    /// Removes what SPDK has of a record, which a failed rollback may have left in two forms.
+    /// Removes a record's object from SPDK, in both versions if a failed rollback left two.
     pub(super) async fn remove_from_spdk(
         &self,
         call: &CallContext,
@@ -223,7 +223,7 @@ impl<K: Kind> Collection<K> {
         self.kind.remove(call, name, &record.object).await
     }
 
-    /// Has SPDK agree with a record that is locked.
+    /// Makes SPDK agree with a locked record, and stores what the server chose anew.
     async fn agree(
         &self,
         call: &CallContext,
@@ -244,7 +244,7 @@ impl<K: Kind> Collection<K> {
         Ok(())
     }
 
-    /// SPDK has what the record says: what waits for that is tried now.
+    /// Marks a record as applied, and queues pending records that depend on it or share its parent.
     pub(super) fn applied(&self, name: &Name) {
         let shared = &self.shared;
         let failures = shared.conditions.clear(name.key());

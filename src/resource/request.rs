@@ -1,84 +1,84 @@
-//! The shapes of the calls, one a verb, whatever the kind: what the generated request types are
-//! turned into before a [`Collection`](super::Collection) looks at them.
+//! Request types by verb, independent of the kind: the generated request types are converted to these before a
+//! [`Collection`](super::Collection) handles them.
 
 use std::time::{Duration, Instant};
 
 use tonic::metadata::MetadataMap;
 
-/// How long a change that waits for others (a peer, a guest) may take when the client does not say.
+/// Default deadline of a change that waits for a peer, a guest or a lock, when the client sets none.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The header in which a client says how long it waits.
+/// Header with the client's timeout.
 pub const GRPC_TIMEOUT: &str = "grpc-timeout";
 
-/// Make an object.
+/// Create request.
 #[derive(Debug, Clone, Default)]
 pub struct Create<T> {
-    /// The name of the parent; empty for kinds that have none.
+    /// Name of the parent; empty for flat kinds.
     pub parent: String,
-    /// The last part of the name; empty lets the server choose.
+    /// Last segment of the name; empty lets the server generate one.
     pub id: String,
-    /// What to make.
+    /// Object to create.
     pub object: Option<T>,
 }
 
-/// Change an object.
+/// Update request.
 #[derive(Debug, Clone, Default)]
 pub struct Update<T> {
-    /// The new values; its name says which object is meant.
+    /// New values, with the name of the object to update.
     pub object: Option<T>,
-    /// Which fields count; absent or empty means those that are set.
+    /// Field mask; absent or empty selects the fields that are set.
     pub mask: Option<Vec<String>>,
-    /// Make the object when it is not there.
+    /// Create the object if it is missing.
     pub allow_missing: bool,
 }
 
-/// Remove an object.
+/// Delete request.
 #[derive(Debug, Clone, Default)]
 pub struct Delete {
-    /// Its name.
+    /// Name of the object to delete.
     pub name: String,
-    /// An object that is not there is a success.
+    /// Succeed if the object is missing.
     pub allow_missing: bool,
 }
 
-/// One page of the objects of a kind.
+/// List request.
 #[derive(Debug, Clone, Default)]
 pub struct List {
-    /// Whose children; `None` where the request has no such field.
+    /// Parent whose children are listed; `None` where the request has no such field.
     pub parent: Option<String>,
-    /// How many; 0 leaves it to the server.
+    /// Maximum number of items; 0 leaves the number to the server.
     pub page_size: i32,
-    /// Where the page before it ended; empty for the first.
+    /// Token from the page before; empty for the first page.
     pub page_token: String,
 }
 
-/// One page, and the way to the next.
+/// One page of a list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page<T> {
-    /// In the order of their names.
+    /// Items ordered by name.
     pub items: Vec<T>,
-    /// Empty on the last page.
+    /// Token of the next page; empty on the last one.
     pub next_page_token: String,
 }
 
-/// What a change knows of the call that asked for it.
+/// What a change needs to know of the call that requested it.
 #[derive(Debug, Clone, Copy)]
 pub struct CallContext {
-    /// When the client stops waiting. A change is not cut off then (half-made is worse than late),
-    /// but one that waits for a peer gives up.
+    /// When the client stops waiting. Work in SPDK is not cancelled then (a late change is better than a
+    /// half-made one), but waits for a peer are.
     pub deadline: Instant,
 }
 
 impl CallContext {
-    /// A call that may take `timeout` from now.
+    /// Creates a call with a deadline `timeout` from now.
     pub fn within(timeout: Duration) -> Self {
         Self {
             deadline: Instant::now() + timeout,
         }
     }
 
-    /// Reads the client's deadline off its header.
+    /// Reads the client's deadline from the gRPC metadata.
     pub fn of(metadata: &MetadataMap) -> Self {
         let timeout = metadata
             .get(GRPC_TIMEOUT)
@@ -87,7 +87,7 @@ impl CallContext {
         Self::within(timeout.unwrap_or(DEFAULT_TIMEOUT))
     }
 
-    /// When to give up on a peer, so that the client hears why before it stops listening.
+    /// Deadline of waits: early enough before the client's deadline for the client to receive the reason.
     pub fn answer_by(&self) -> Instant {
         let now = Instant::now();
         now + self.deadline.saturating_duration_since(now).mul_f64(0.9)
@@ -100,7 +100,8 @@ impl Default for CallContext {
     }
 }
 
-/// gRPC over HTTP/2: at most eight digits and a unit. A day is as good as for ever.
+/// Parses a `grpc-timeout` value (gRPC over HTTP/2): at most eight digits and a unit. Longer timeouts are capped
+/// to a day.
 pub fn grpc_timeout(value: &str) -> Option<Duration> {
     let (unit_at, unit) = value.char_indices().next_back()?;
     let digits = &value[..unit_at];

@@ -1,41 +1,41 @@
-//! The rules that the proto files state with their options: what is REQUIRED, OUTPUT_ONLY and the
-//! IDENTIFIER. Read once for each kind; a kind's own code never repeats them.
+//! Rules that the proto files state as options: REQUIRED, OUTPUT_ONLY and IDENTIFIER. Read once for each kind,
+//! so that no kind repeats them in code.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind as FieldKind, MessageDescriptor, Value};
 
 use super::bounds::{self, Bound};
 use crate::error::Violations;
 
-/// google.api.FieldBehavior, by number.
+/// Numbers of google.api.FieldBehavior.
 const REQUIRED: i32 = 2;
 const OUTPUT_ONLY: i32 = 3;
 const IDENTIFIER: i32 = 8;
 
-/// The rules of one message and of those in it.
+/// Rules of one message and its nested messages.
 #[derive(Debug)]
 pub struct Rules {
     message: MessageDescriptor,
     fields: Vec<Field>,
 }
 
-/// One field of a message.
+/// Rules of one field.
 #[derive(Debug)]
 pub struct Field {
-    /// What it is.
+    /// Descriptor of the field.
     pub descriptor: FieldDescriptor,
-    /// A client must set it.
+    /// REQUIRED: a client must set the field.
     pub required: bool,
-    /// What it may hold.
+    /// Permitted values.
     pub bound: Option<Bound>,
-    /// Filled in by the server: what a client sends here is ignored.
+    /// Set by the server alone: a value sent by a client is ignored.
     pub server_side: bool,
-    /// The rules of the message that it holds; `None` for a scalar, a list, or a wrapper such as
-    /// Int32Value, which counts as the scalar in it.
+    /// Rules of a nested message; `None` for a scalar, a list, or a wrapper such as Int32Value, which counts as
+    /// a scalar.
     pub nested: Option<Rules>,
 }
 
 impl Rules {
-    /// Reads the rules of a message that does not contain itself.
+    /// Reads the rules of a message, which must not be recursive.
     pub fn of(message: &MessageDescriptor) -> Self {
         Self {
             message: message.clone(),
@@ -43,7 +43,7 @@ impl Rules {
         }
     }
 
-    /// Those of the fields that exclude each other.
+    /// Returns the fields of the message's first oneof, which exclude each other.
     pub fn exclusive(&self) -> Vec<FieldDescriptor> {
         let mut oneofs = self.message.oneofs().filter(|oneof| !oneof.is_synthetic());
         oneofs
@@ -51,7 +51,7 @@ impl Rules {
             .map_or(Vec::new(), |oneof| oneof.fields().collect())
     }
 
-    /// The fields, in the order of the proto files.
+    /// Returns the fields in the order of the proto files.
     pub fn fields(&self) -> &[Field] {
         &self.fields
     }
@@ -62,12 +62,12 @@ impl Rules {
             .find(|field| field.descriptor.name() == name)
     }
 
-    /// The message's name without its package.
+    /// Returns the message's name without its package.
     pub(super) fn message_name(&self) -> &str {
         self.message.name()
     }
 
-    /// Clears what only the server fills in. Says whether there was any of it.
+    /// Clears the fields that the server alone sets. Returns whether any was set.
     pub fn scrub(&self, message: &mut DynamicMessage) -> bool {
         let mut any = false;
         for field in &self.fields {
@@ -86,8 +86,8 @@ impl Rules {
         any
     }
 
-    /// Checks what holds for every kind: what is required is there, an enum's number has a name, a
-    /// string has no control characters (they would reach C, a log or a path).
+    /// Validates the rules of every kind: required fields are set, enum numbers have names, strings contain no
+    /// control characters (they may reach C code, a log or a path).
     pub fn check(&self, message: &DynamicMessage, violations: &mut Violations) {
         self.check_under("", message, violations);
     }
@@ -139,7 +139,7 @@ impl Rules {
     }
 }
 
-/// The fields of a message at a path of a kind's resources: the path ends with a dot, or is empty.
+/// Reads the fields of a message at a path of a kind's resources. The path is empty or ends with a dot.
 fn fields_of(message: &MessageDescriptor, kind: &str, prefix: &str) -> Vec<Field> {
     let field = |descriptor| Field::of(descriptor, kind, prefix);
     message.fields().map(field).collect()
@@ -181,7 +181,7 @@ fn behaviors(field: &FieldDescriptor) -> Vec<i32> {
     list.iter().filter_map(Value::as_enum_number).collect()
 }
 
-/// The rules of a message type.
+/// Reads the rules of a message type, for tests.
 #[cfg(test)]
 pub fn rules_of<M: prost_reflect::ReflectMessage + Default>() -> Rules {
     Rules::of(&M::default().descriptor())

@@ -1,5 +1,4 @@
-//! From the generated gRPC services to the collections: each method is one line, and all of them
-//! are written here once.
+//! Glue from the generated gRPC services to the collections: a macro implements every method of a service.
 //!
 //! ```text
 //! service! {
@@ -11,12 +10,12 @@
 //! }
 //! ```
 //!
-//! `storage` is the module of the package in [`api`](crate::api). `serves` lists the kinds that work, each with the [`Kind`](super::Kind) that implements it and
-//! the shape of its requests: `flat` (no `parent` anywhere), `listed` (only List has one) or
-//! `nested` (Create and List have one). `holds` (where there is any) lists what else the service has, and `beside` methods that are none of
-//! the six verbs, as they stand in the generated trait.
+//! `storage` is the module of the package in [`api`](crate::api). `serves` lists the kinds that are implemented,
+//! each with its [`Kind`](super::Kind) and the shape of its requests: `flat` (no `parent`), `listed` (only List
+//! has `parent`) or `nested` (Create and List have `parent`). `holds` (optional) lists further members of the
+//! service, and `beside` the methods other than the six verbs, as in the generated trait.
 
-/// The part of a Create request that depends on its shape.
+/// Reads the fields of a Create request that depend on its shape.
 macro_rules! create_request {
     (nested, $request:ident, $id:ident, $object:ident) => {
         $crate::resource::Create {
@@ -34,7 +33,7 @@ macro_rules! create_request {
     };
 }
 
-/// The part of a List request that depends on its shape.
+/// Reads the fields of a List request that depend on its shape.
 macro_rules! list_request {
     (flat, $request:ident) => {
         $crate::resource::List {
@@ -52,7 +51,7 @@ macro_rules! list_request {
     };
 }
 
-/// Implements one generated service; see the head of this file.
+/// Implements one generated service; see the module documentation.
 macro_rules! service {
     (
         $(#[$doc:meta])*
@@ -77,7 +76,7 @@ macro_rules! service {
             }
 
             impl $Service {
-                /// The tower service that serves it.
+                /// Creates the tower service that serves it.
                 pub fn server(
                     self,
                 ) -> $crate::api::$api::[<$Service:snake _server>]::[<$Service Server>]<Self> {
@@ -171,7 +170,7 @@ macro_rules! service {
     };
 }
 
-/// Makes a message of the API a resource.
+/// Implements `Object` for a message of the API.
 macro_rules! object {
     ($api:ident, $Kind:ident) => {
         impl $crate::resource::Object for $crate::api::$api::$Kind {

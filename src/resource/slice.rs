@@ -1,21 +1,21 @@
-//! Some of the objects of a kind: what watches all of them goes through them a slice at a time, so that its cost
+//! Slices of a collection: a monitor checks a bounded number of objects at a time, so that the cost of a check
 //! does not grow with their number.
 
 use std::ops::Bound;
 
 use super::{Collection, Key, Kind, Name};
 
-/// Which objects, in the order of their keys.
+/// A range of objects, ordered by key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Slice {
-    /// Those after this key; from the first on if there is none.
+    /// Start after this key; `None` starts at the first.
     pub after: Option<Key>,
-    /// How many at most.
+    /// Maximum number of objects.
     pub most: usize,
 }
 
 impl Slice {
-    /// All there are.
+    /// All objects.
     pub(crate) const ALL: Self = Self {
         after: None,
         most: usize::MAX,
@@ -23,12 +23,13 @@ impl Slice {
 }
 
 impl<K: Kind> Collection<K> {
-    /// The objects of a slice, and after which key there are more, if there are.
+    /// Returns the objects of a slice, and the key to continue after; `None` at the end.
     pub(crate) fn slice(&self, slice: &Slice) -> (Vec<(Name, K::Object)>, Option<Key>) {
         self.pick(slice, |name, object| Some((name, object.clone())))
     }
 
-    /// The keys of those of a slice that SPDK has lost, and after which key there are more objects, if there are.
+    /// Returns the keys of the objects in a slice that SPDK has lost, and the key to continue after; `None` at
+    /// the end.
     pub(crate) fn lost(&self, slice: &Slice) -> (Vec<Key>, Option<Key>) {
         self.pick(slice, |name, object| {
             let is_lost = self.kind.is_lost(&name, object);
@@ -36,7 +37,7 @@ impl<K: Kind> Collection<K> {
         })
     }
 
-    /// `pick` runs under the lock of the records, and must not take it again.
+    /// `pick` runs under the lock of the records and must not acquire it again.
     fn pick<T>(
         &self,
         slice: &Slice,

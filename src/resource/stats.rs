@@ -1,6 +1,6 @@
-//! SPDK counts in u64, the API answers int32: the one place where the two meet.
+//! Conversion of SPDK's u64 counters to the API's int32.
 
-/// The counter, or the largest number that fits: never wrapped, never negative.
+/// Converts a counter, saturating at the maximum: never wraps, never negative.
 pub fn saturate(counter: u64) -> i32 {
     i32::try_from(counter).unwrap_or(i32::MAX)
 }

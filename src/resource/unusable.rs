@@ -1,5 +1,5 @@
-//! Stored records that this program cannot use: of an unknown kind, undecodable, or with the name of a volume
-//! of the configuration. They are kept as they are, told of, and keep their names.
+//! Stored records that this program cannot use: of an unknown kind, undecodable, or with the name of a volume in
+//! the configuration. They stay in the store unchanged, are reported, and keep their names reserved.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -10,23 +10,23 @@ use super::{CallContext, Collection, Key, Kind, Name};
 use crate::error::Error;
 use crate::state::{Change, Entry};
 
-/// One of them.
+/// A stored record that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnusableRecord {
     /// Why it cannot be used.
     pub reason: String,
-    /// The revision that the store has.
+    /// Revision in the store.
     pub revision: u64,
-    /// When that was found.
+    /// When this was detected.
     pub since: SystemTime,
 }
 
-/// All of them.
+/// All stored records that cannot be used.
 #[derive(Debug, Default)]
 pub struct Unusable(RwLock<BTreeMap<Key, UnusableRecord>>);
 
 impl Unusable {
-    /// A record that was read cannot be used.
+    /// Adds a record that was read and cannot be used.
     pub(crate) fn note(&self, entry: &Entry, reason: &str) {
         tracing::error!(
             object = entry.key,
@@ -43,7 +43,7 @@ impl Unusable {
         self.0.write().insert(key, record);
     }
 
-    /// All of them, in the order of their keys.
+    /// Returns all of them, ordered by key.
     pub fn all(&self) -> Vec<(Key, UnusableRecord)> {
         let records = self.0.read();
         let records = records.iter();
@@ -60,7 +60,7 @@ impl Unusable {
 }
 
 impl<K: Kind> Collection<K> {
-    /// Fails for a name that the store has a record of which cannot be used.
+    /// Fails for a name that belongs to a stored record that cannot be used.
     pub(super) fn check_usable(&self, name: &Name) -> Result<(), Error> {
         let Some(record) = self.shared.unusable.of(name.key()) else {
             return Ok(());
@@ -74,10 +74,10 @@ impl<K: Kind> Collection<K> {
         })
     }
 
-    /// Removes a stored record that cannot be used, and that nothing was made of.
+    /// Deletes a stored record that cannot be used; SPDK has no object of it.
     ///
     /// # Errors
-    /// NOT_FOUND where there is none, and the store's, with which it stays.
+    /// NOT_FOUND for a missing record; the store's error, with which the record stays.
     pub(super) async fn remove_unusable(
         &self,
         call: &CallContext,

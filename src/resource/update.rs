@@ -1,5 +1,5 @@
-//! The update of an object (AIP-134): the mask says which fields count, the kind is asked only for
-//! what differs, and `allow_missing` makes what is not there.
+//! Update of an object (AIP-134): the mask selects the fields, the kind is called for those that differ, and
+//! `allow_missing` creates a missing object.
 
 use std::sync::Arc;
 
@@ -14,20 +14,20 @@ use super::{Change, Changes, Kind, Name, Object, id};
 use crate::error::Error;
 use crate::resource::mask::Mask;
 
-/// What the client sent, read.
+/// A parsed update request.
 struct Wish {
-    /// The values, without what only the server fills in.
+    /// Requested values, without output-only fields.
     values: DynamicMessage,
     mask: Mask,
     allow_missing: bool,
 }
 
 impl<K: Kind> Collection<K> {
-    /// Changes an object. Where nothing differs it is answered as it is.
+    /// Updates an object. Returns it as it is where no field differs.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT, NOT_FOUND unless `allow_missing`, FAILED_PRECONDITION for a change that
-    /// cannot be made while the object is in use, and what the kind says.
+    /// INVALID_ARGUMENT, NOT_FOUND unless `allow_missing`, FAILED_PRECONDITION for a change that cannot be made
+    /// while the object is in use, and the errors of the kind.
     pub async fn update(
         self: &Arc<Self>,
         call: CallContext,
@@ -51,8 +51,8 @@ impl<K: Kind> Collection<K> {
         .await
     }
 
-    /// Works out the change from what is known, takes the locks that it needs, and begins again if
-    /// the object is no longer the same by then.
+    /// Optimistic concurrency: computes the change from the current record, acquires the locks it needs, and
+    /// retries if the record has changed meanwhile.
     async fn change(
         &self,
         call: &CallContext,
@@ -80,7 +80,7 @@ impl<K: Kind> Collection<K> {
             let mut target = record.object.transcode_to_dynamic();
             fields.apply(rules, &mut target, &asked);
             let target: K::Object = typed(&target)?;
-            // What the server chose, and the client only repeats, stays the server's choice.
+            // Echoing a server-assigned value does not pin it.
             let mut recorded = asked_before;
             fields.apply(rules, &mut recorded, &asked);
             let recorded: K::Object = typed(&recorded)?;
@@ -97,10 +97,10 @@ impl<K: Kind> Collection<K> {
             if !self.is_current(name, &record) {
                 continue;
             }
-            // Before the lock it could be one whose delete is about to end.
+            // Checked under the lock: the record may have been marked as deleting before.
             check_stays(name, &record)?;
             if record.actual.is_some() {
-                // An earlier change is open: this one begins from what the record says.
+                // An earlier change is still to be reconciled: finish it, then retry from the record.
                 self.settle(call, name, &mut { record }).await?;
                 self.applied(name);
                 continue;
@@ -145,8 +145,8 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// A change that can be undone: SPDK, then the store. A change that the store refuses is undone in
-    /// SPDK.
+    /// Order for a change that can be rolled back: SPDK, then the store. SPDK is rolled back if the store
+    /// refuses the change.
     async fn make_then_store(
         &self,
         call: &CallContext,
@@ -159,7 +159,7 @@ impl<K: Kind> Collection<K> {
         let fields = change.fields.clone();
         let updated = self.kind.update(call, name, change).await;
         changed.object = updated.map_err(|error| {
-            // The kind's own undo may have failed too: SPDK is made to agree with the record again.
+            // The kind's own rollback may have failed: have SPDK reconciled with the record.
             self.shared.queue.put(name.key());
             error.under(self.meta.field())
         })?;
@@ -180,8 +180,8 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// A change that destroys content, so that SPDK cannot undo it: the store, then SPDK. A change that
-    /// SPDK refuses is undone in the store, and one that is cut off is made by the queue.
+    /// Order for a change that destroys content, which SPDK cannot roll back: the store, then SPDK. The store is
+    /// rolled back if SPDK refuses the change; the queue completes a change that was cut off.
     async fn store_then_make(
         &self,
         call: &CallContext,
@@ -211,7 +211,8 @@ impl<K: Kind> Collection<K> {
         let saved = match as_foreseen {
             true => None,
             false => self.save(name, made.clone()).await.map_err(|error| {
-                // All that was asked for is stored; what the server chose it chooses again.
+                // Every requested value is stored; only the server's choice is lost, and is made again after a
+                // restart.
                 tracing::warn!(object = %name.key(), %error, "a choice of the server was not stored");
             }).ok(),
         };
@@ -220,7 +221,7 @@ impl<K: Kind> Collection<K> {
         Ok(made)
     }
 
-    /// The change that makes of what SPDK has what the record says.
+    /// Builds the change that turns what SPDK has (`actual`) into what the record says.
     pub(super) fn change_to(
         &self,
         name: &Name,
@@ -239,7 +240,7 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// The store did not take a change: SPDK gets the object back as it was, now or later.
+    /// Rolls SPDK back after the store refused a change; queues the rollback for retry if it fails.
     async fn change_back(
         &self,
         name: &Name,
@@ -254,7 +255,7 @@ impl<K: Kind> Collection<K> {
             tracing::error!(object = %name.key(), %left, "a change that could not be stored could not be undone; it is retried");
             let mut differs = record.clone();
             differs.actual = Some(actual);
-            // Until it is undone it has both.
+            // Until the rollback succeeds the record holds the claims of both versions.
             reserved.settle(self.claims_of(name, &differs));
             self.insert(name, differs);
             let reason = format!("a change that could not be stored could not be undone: {left}");
@@ -263,7 +264,7 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// `allow_missing`: the mask does not count, the object is made with all that was sent.
+    /// Creates a missing object for `allow_missing`, with all values that were sent: the mask is ignored.
     async fn make_missing(
         &self,
         call: &CallContext,

@@ -1,6 +1,6 @@
-//! The other names of volumes. SPDK finds a bdev by its UUID and by aliases, too, and clients use those:
-//! what such a name means is asked before anything is reserved, so that references, protection in use
-//! and counters go by one name, the bdev's own.
+//! Aliases of volumes. SPDK finds a bdev by UUID and alias too, and clients use those. An alias is resolved
+//! before anything is reserved, so that references, protection in use and counters use one name, that of the
+//! bdev.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -12,19 +12,18 @@ use uuid::Uuid;
 use super::{Key, Registry};
 use crate::error::Error;
 
-/// The bdevs that these names meant when they were last asked for. One table for the process, like
-/// SPDK's own.
+/// Cache of resolved aliases, by alias. One table for the process, as in SPDK.
 static MEANT: LazyLock<RwLock<HashMap<String, String>>> = LazyLock::new(RwLock::default);
 
-/// The bdev that is meant by a name that is not the name of a bdev itself, as far as was learnt.
+/// Returns the bdev name that this alias resolved to when it was last looked up.
 pub(super) fn meant_by(name: &str) -> Option<String> {
     MEANT.read().get(&normal(name)).cloned()
 }
 
-/// Asks SPDK what this name means, unless a resource is called so: our own names come first.
+/// Resolves a name in SPDK, unless a resource has this name: names of resources take precedence.
 ///
 /// # Errors
-/// SPDK takes no more calls.
+/// SPDK accepts no more calls.
 pub(super) async fn learn(spdk: &Handle, registry: &Registry, name: &str) -> Result<(), Error> {
     let key = normal(name);
     if registry.owner(&Key::bdev(name)).is_some() {
@@ -43,7 +42,7 @@ pub(super) async fn learn(spdk: &Handle, registry: &Registry, name: &str) -> Res
     Ok(())
 }
 
-/// Notes which of the records' volumes has this UUID, if one has: after a start, before SPDK has any.
+/// Resolves a UUID from the registry alone, and caches the result: after a start, before SPDK has any bdev.
 pub(super) fn recall(registry: &Registry, name: &str) {
     let key = normal(name);
     let Some(volume) = registry.owner(&Key::from(format!("uuid/{key}"))) else {
@@ -58,7 +57,7 @@ pub(super) fn recall(registry: &Registry, name: &str) {
     }
 }
 
-/// A UUID in the form that SPDK has; anything else as it is.
+/// Normalizes a UUID to SPDK's form; returns anything else unchanged.
 fn normal(name: &str) -> String {
     match name.len() {
         32 | 36 => Uuid::try_parse(name).map_or_else(|_| name.to_owned(), |uuid| uuid.to_string()),
@@ -66,7 +65,7 @@ fn normal(name: &str) -> String {
     }
 }
 
-/// For tests of what goes by these names.
+/// Adds an alias without SPDK, for tests.
 #[cfg(test)]
 pub(super) fn note(name: &str, own: &str) {
     MEANT.write().insert(normal(name), own.to_owned());

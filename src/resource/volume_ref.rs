@@ -1,21 +1,21 @@
-//! `volume_name_ref`: how one resource names the volume that it stands on.
+//! `volume_name_ref`: reference of a resource to its backing volume.
 
 use std::borrow::Cow;
 
 use super::{Claims, Key, volume_names};
 
-/// A volume that somebody refers to. Whether its bdev exists is for SPDK to say.
+/// A reference to a volume. Does not say whether the bdev exists; only SPDK knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeRef<'a> {
     bdev: Cow<'a, str>,
-    /// The resource that must exist, where its kind was named.
+    /// Typed name of the resource that must exist, where the reference is typed.
     resource: Option<String>,
 }
 
 impl<'a> VolumeRef<'a> {
-    /// Reads `volumes/ID`, a name in its typed form (`nullVolumes/ID`, a remote namespace's name),
-    /// or the raw name of a bdev, its UUID or an alias, which may have slashes in it (`lvs/lvol`), in
-    /// place of an ID. What is no volume is none, although its ID may be one's.
+    /// Parses `volumes/ID`, a typed name (`nullVolumes/ID`, the name of a remote namespace), or, in place of an
+    /// ID, the raw name of a bdev, its UUID or an alias, which may contain slashes (`lvs/lvol`). The name of a
+    /// resource of another kind is refused, even if its ID is also the ID of a volume.
     ///
     /// # Errors
     /// What is wrong with the text.
@@ -38,7 +38,7 @@ impl<'a> VolumeRef<'a> {
         if parts.iter().any(|part| part.is_empty()) {
             return Err(wrong(text));
         }
-        // A typed name is one of the API's.
+        // A typed name is a resource's and is never resolved as an alias.
         let bdev = match (&resource, Self::unknown(text)) {
             (None, Some(name)) => match volume_names::meant_by(name) {
                 Some(own) => Cow::Owned(own),
@@ -49,7 +49,7 @@ impl<'a> VolumeRef<'a> {
         Ok(Self { bdev, resource })
     }
 
-    /// The name in `volume_name_ref` of which only SPDK may know what it means.
+    /// Returns the name in a `volume_name_ref` that may be an alias known to SPDK alone.
     pub(super) fn unknown(text: &str) -> Option<&str> {
         let name = text.strip_prefix("volumes/").unwrap_or(text);
         let is_ours = match name.split_once('/') {
@@ -61,17 +61,17 @@ impl<'a> VolumeRef<'a> {
         (!is_ours && name.split('/').all(|part| !part.is_empty())).then_some(name)
     }
 
-    /// The bdev's name.
+    /// Returns the name of the bdev.
     pub fn bdev(&self) -> &str {
         &self.bdev
     }
 
-    /// Adds that the volume is taken for data.
+    /// Adds the claim to use the volume exclusively for I/O.
     pub fn taken_in(&self, claims: Claims) -> Claims {
         self.needed_in(claims.takes(Key::bdev(&self.bdev)))
     }
 
-    /// Adds that the volume is referred to, beside others.
+    /// Adds the claim to share the volume with other users.
     pub fn shared_in(&self, claims: Claims) -> Claims {
         self.needed_in(claims.shares(Key::bdev(&self.bdev)))
     }
@@ -88,7 +88,7 @@ impl<'a> VolumeRef<'a> {
     }
 }
 
-/// What names of resources that are no volumes begin with, and keys of other name spaces.
+/// Collections of resources that are not volumes, and prefixes of other key spaces.
 const OTHERS: [&str; 9] = [
     "volumes",
     "nvmeSubsystems",
@@ -101,23 +101,23 @@ const OTHERS: [&str; 9] = [
     "uuid",
 ];
 
-/// What the keys of remote bdevs begin with.
+/// Prefix of the keys of remote bdevs.
 const SPACE: &str = "remote bdevs/";
 
-/// What stands for all bdevs that a remote controller brings: it owns this, and who uses one of
-/// them uses this. Nobody else can own a bdev with such a name: SPDK would leave the controller's out,
-/// and who refers to it would get another's data.
+/// Returns the key that represents all bdevs of a remote controller. The controller owns this key, and every
+/// user of one of its bdevs uses it. No other object can own a bdev with such a name: SPDK would leave out the
+/// controller's bdev, and its users would get the data of the other one.
 pub fn remote_bdevs(controller: &str) -> Key {
     Key::from(format!("{SPACE}{controller}"))
 }
 
-/// The remote bdevs that the bdev of this key would be one of.
+/// Returns the key of the remote bdevs to which the bdev with this key would belong.
 pub(super) fn remote_space(key: &Key) -> Option<Key> {
     let bdev = key.as_str().strip_prefix("bdev/")?;
     remote_controller(bdev).map(remote_bdevs)
 }
 
-/// The remote controller that a bdev of this name would be of: namespace 1 of `x` is `xn1`.
+/// Returns the remote controller to which a bdev of this name would belong: `xn1` is namespace 1 of `x`.
 fn remote_controller(bdev: &str) -> Option<&str> {
     let controller = bdev.trim_end_matches(|c: char| c.is_ascii_digit());
     let controller = controller.strip_suffix('n').filter(|id| !id.is_empty())?;

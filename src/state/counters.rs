@@ -1,22 +1,22 @@
-//! What is counted of a store.
+//! Counters of a store.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What a store has done since the start.
+/// Counters of a store since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Commits that are durable.
+    /// Durable commits.
     pub commits: u64,
-    /// Syncs of its file, those that failed too.
+    /// Syncs of the file, failed ones included.
     pub syncs: u64,
-    /// Time that these took.
+    /// Total duration of the syncs.
     pub sync_time: Duration,
-    /// Size of its file.
+    /// Size of the file in bytes.
     pub bytes: u64,
 }
 
-/// The same while it goes on. For any thread.
+/// Live counters, updated from any thread.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     commits: AtomicU64,

@@ -1,5 +1,5 @@
-//! The store that a start with a state directory has: a thread of its own writes, and callers who come
-//! while it waits for the disk share the next write.
+//! Store of a server with a state directory: a writer thread owns the file, and commits that arrive while it
+//! waits for the disk are grouped into the next transaction.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -18,13 +18,13 @@ use super::history::History;
 use super::seal::Sealer;
 use super::{Change, Entry, Error, Expected, StateKey, Stats, Store, Watch};
 
-/// Most commits that are written together.
+/// Maximum number of commits in a group.
 const GROUP_MAX: usize = 1024;
 
-/// How long nothing must follow a commit for it to be confirmed.
+/// Idle time after which the last commit is confirmed.
 const QUIET: Duration = Duration::from_millis(20);
 
-/// How long after a failure the writer tries again to undo a commit that is in doubt, and to confirm the last.
+/// Retry period after a failure to roll back a commit in doubt or to confirm the last commit.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Records in the file `state.redb` of a state directory.
@@ -36,10 +36,10 @@ pub struct Disk {
     counters: Arc<Counters>,
 }
 
-/// Since when the writer has been at the file.
+/// Since when the writer thread has been in a file operation.
 struct Busy {
     epoch: Instant,
-    /// Milliseconds after `epoch`; [`IDLE`] while it is not.
+    /// Milliseconds since `epoch`; [`IDLE`] between operations.
     since: AtomicU64,
 }
 
@@ -71,7 +71,7 @@ enum Request {
 }
 
 impl Disk {
-    /// Whether a state directory has a state: if so, its key must not be made anew.
+    /// Whether a state directory has a state. If it has, its key must not be regenerated.
     ///
     /// # Errors
     /// One line for the operator.
@@ -79,12 +79,11 @@ impl Disk {
         StateFile::in_dir(dir).exists()
     }
 
-    /// Opens the state of a directory, which is locked by the caller; the first start makes it. All of
-    /// it is checked, and a state that is damaged, foreign, newer or sealed with another key is left as it
-    /// is.
+    /// Opens the state of a directory whose lock the caller holds; creates it at the first start. Verifies all
+    /// of it; a state that is damaged, foreign, newer or sealed with another key is left unchanged.
     ///
     /// # Errors
-    /// One line for the operator: what is wrong, and how to go on.
+    /// One line for the operator: what is wrong, and the remedy.
     pub fn open(dir: &Path, key: &StateKey) -> Result<Self, String> {
         let file = StateFile::in_dir(dir);
         let sealer = Sealer::new(key);
@@ -97,10 +96,10 @@ impl Disk {
         Self::run(file.start(sealer)?, counters)
     }
 
-    /// Reads all of a state without a change to it, hands each record on, and answers the highest revision.
+    /// Verifies a whole state read-only, passes each record to `each`, and returns the highest revision.
     ///
     /// # Errors
-    /// One line for the operator: what is damaged, place by place, or why it cannot be read.
+    /// One line for the operator: each damaged place, or why the state cannot be read.
     pub fn check(dir: &Path, key: &StateKey, each: impl FnMut(Entry)) -> Result<u64, String> {
         StateFile::in_dir(dir).check(&Sealer::new(key), each)
     }
@@ -144,11 +143,11 @@ impl Disk {
         })
     }
 
-    /// Ends the store: what was asked for before is done, and the file is closed.
+    /// Drains the requests made before, and closes the file.
     pub async fn close(&self) {
         let (closed, wait) = oneshot::channel();
         if self.requests.send(Request::Close(closed)).is_ok() {
-            // The other end goes with the thread.
+            // The writer thread drops the sender when it ends; the error is expected.
             let _ = wait.await;
         }
     }
@@ -193,7 +192,7 @@ impl Store for Disk {
 
 struct Writer<O> {
     engine: Engine<O>,
-    /// The last attempt to tidy up has failed.
+    /// The last attempt to tidy up failed.
     is_failing: bool,
     busy: Arc<Busy>,
     counters: Arc<Counters>,
@@ -226,7 +225,7 @@ impl<O: Opener> Writer<O> {
                     self.commit(group, answers);
                 }
                 Request::Scan(prefix, answer) => {
-                    // Nobody may wait any more.
+                    // The caller may have gone.
                     let _ = answer.send(self.engine.scan(&prefix));
                 }
                 Request::Close(closed) => {
@@ -243,8 +242,7 @@ impl<O: Opener> Writer<O> {
         }
     }
 
-    /// Waits for a request. When none comes for a while, the last commit is confirmed, and one that is in
-    /// doubt is undone.
+    /// Receives the next request. While idle, confirms the last commit, and rolls back one in doubt.
     fn next(&mut self, requests: &Receiver<Request>) -> Option<Request> {
         let mut wait = QUIET;
         while self.engine.is_untidy() {

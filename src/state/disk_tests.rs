@@ -1,4 +1,4 @@
-//! The store on files: what a start says of a state that it cannot use, and that it changes none.
+//! Tests of the store on files: errors for a state that cannot be used, which is left unchanged.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ fn key() -> StateKey {
     StateKey::from([5; 32])
 }
 
-/// A directory with the state of 40 records, closed as it should be.
+/// Creates a directory with a state of 40 records that was closed cleanly.
 async fn state() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let store = Disk::open(dir.path(), &key()).unwrap();
@@ -136,13 +136,13 @@ async fn a_file_that_is_cut_empty_or_foreign_is_refused_and_left_as_it_is() {
     );
 }
 
-/// Pages that no record is in may change unnoticed; a record never.
+/// Damage of a page without records may go unnoticed; a record is never returned damaged.
 #[tokio::test]
 async fn a_flipped_byte_is_told_of_or_without_effect() {
     let (dir, file) = state().await;
     let whole = std::fs::read(&file).unwrap();
     let mut told = 0;
-    // Every byte of the header, and some of each page.
+    // Every byte of the header, and a sample of each page.
     let places = (0..512).chain((512..whole.len()).step_by(1021));
     for place in places {
         let mut changed = whole.clone();

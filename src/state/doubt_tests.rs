@@ -1,5 +1,5 @@
-//! A commit whose sync failed, on a disk that cannot be opened again: nobody knows whether it is there, and
-//! nobody who was told so finds it there later.
+//! Tests of a commit in doubt: its sync failed and the disk cannot be reopened. Its outcome is unknown, and once
+//! answered so it must be rolled back.
 
 use std::io::ErrorKind;
 use std::sync::atomic::AtomicBool;
@@ -15,7 +15,7 @@ fn sealer() -> Sealer {
     Sealer::new(&StateKey::from([7; 32]))
 }
 
-/// A disk that can be opened, or not.
+/// A disk whose opening can be made to fail.
 #[derive(Clone)]
 struct Door {
     disk: SimDisk,
@@ -42,19 +42,19 @@ fn batch(id: &str, revision: u64) -> Batch {
     }
 }
 
-/// The keys that a start finds.
+/// Returns the keys that a start finds.
 fn found(disk: &SimDisk) -> Vec<String> {
     let mut engine = Engine::start(disk.fork(), sealer(), CURRENT).unwrap();
     let entries = engine.scan("").unwrap().into_iter();
     entries.map(|entry| entry.key).collect()
 }
 
-/// A state with the record a, whose next commit is written but for the sync, and then cannot be opened.
+/// Creates a state with the record `a`; the sync of its next commit fails, and then it cannot be reopened.
 fn doubtful(group: &[Batch]) -> (Door, Engine<Door>) {
     failing(group, |steps| steps - 1, ErrorKind::Other)
 }
 
-/// The same where the commit fails at another of its steps.
+/// As [`doubtful`], with a failure at another step of the commit.
 fn failing(group: &[Batch], at: impl FnOnce(u64) -> u64, kind: ErrorKind) -> (Door, Engine<Door>) {
     let disk = SimDisk::new(&sealer());
     let is_open = Arc::new(AtomicBool::new(true));
@@ -82,7 +82,7 @@ fn a_commit_in_doubt_is_answered_so_and_undone_without_another_commit() {
         let results = engine.apply(&group);
         let unknown = |result: &Result<(), Error>| matches!(result, Err(Error::Unknown(_)));
         assert!(results.iter().all(unknown), "{results:?}");
-        // What a crash now would leave: hence the answer.
+        // A crash now would keep the commit, hence the answer `Unknown`.
         assert_eq!(found(&door.disk).len(), 1 + group.len());
         assert!(engine.is_untidy() && engine.tidy().is_err());
         let later = engine.apply(&[batch("nullVolumes/d", 4)]);

@@ -1,19 +1,20 @@
-//! The records in a redb database, and what happens to it when its storage fails.
+//! Storage engine: records in a redb database, and recovery from I/O errors.
 //!
-//! redb refuses everything after one I/O error, so the database is opened again then, which also tells
-//! whether the commit that failed has come through all the same:
+//! After one I/O error redb refuses every further operation, so the database is reopened, which also tells
+//! whether the failed commit is durable:
 //!
 //! ```text
-//!            write fails             opens: commit is there ──────────────► it has succeeded
+//!           write fails             opens: commit is there ──────────────► it has succeeded
 //!   open ───────────────► closed ──► opens: commit is not there ──────────► it has failed
-//!     ▲                     └──────► does not open: a copy tells that it is not there: it has failed;
-//!     │                              else nobody knows, and a timer or the next call tries again:
-//!     └── a commit that is found then is undone first
+//!    ▲                     └──────► does not open: a copy tells that it is not there: it has failed;
+//!    │                              else its outcome is unknown; a timer or the next call retries:
+//!    └── a commit that is found then is rolled back first
 //! ```
 //!
-//! A commit waits for one sync: a start tells one that was torn by redb's checksums and goes back to the one
-//! before, whose pages redb leaves alone. It could not tell a torn commit from a durable one that was damaged
-//! later, so the last one is confirmed, by an empty commit in two phases, as soon as nothing follows it.
+//! A commit costs one sync (redb's one-phase commit): the checksums of redb identify a commit torn by a crash,
+//! and opening falls back to the commit before it, whose pages redb has not overwritten. That cannot tell a torn
+//! commit from a durable one that was damaged later, so the last commit is confirmed, by an empty two-phase
+//! commit, as soon as the store is idle.
 
 use std::collections::HashMap;
 
@@ -25,71 +26,71 @@ use super::seal::Sealer;
 use super::transaction::{Phases, Staged, open, write};
 use super::{Change, Entry, Error, Expected};
 
-/// Memory for pages of the database.
+/// Bytes of redb's page cache.
 const CACHE: usize = 16 << 20;
 
-/// redb tells its repair callback this much progress before it goes back to the commit before the last, which
-/// it does after a commit in one phase only, and less or more at every other step.
+/// Progress that redb reports to its repair callback only when it falls back to the commit before the last one,
+/// which it does after one-phase commits alone; every other repair step reports less or more.
 const FALLS_BACK: std::ops::Range<f64> = 0.1..0.5;
 
-/// Opens the database, and opens it again after a failure.
+/// Opens the database, and reopens it after a failure.
 pub(super) trait Opener {
-    /// The database as it is now; nothing is made.
+    /// Opens the existing database; never creates one.
     fn open(&self) -> Result<Database, redb::Error>;
 
-    /// The same to be read alone: where there is no room to open it, a copy.
+    /// Opens the database for reading only: a copy of it where opening it needs space that may be missing.
     fn peek(&self) -> Result<Database, redb::Error> {
         self.open()
     }
 }
 
-/// Versions of the format, and what leads from one to the next.
+/// Format versions, and the migrations between them.
 #[derive(Clone, Copy)]
 pub(super) struct Format {
     pub version: u32,
     pub migrations: &'static [Migration],
 }
 
-/// The one that this program writes.
+/// Format that this program writes.
 pub(super) const CURRENT: Format = Format {
     version: format::VERSION,
     migrations: &format::MIGRATIONS,
 };
 
-/// Changes that belong together.
+/// Changes of one commit, with its precondition.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub changes: Vec<Change>,
     pub expected: Expected,
 }
 
-/// The records.
+/// The storage engine.
 pub(super) struct Engine<O> {
     opener: O,
     sealer: Sealer,
     database: Option<Database>,
-    /// The revision of each record, as callers know it.
+    /// Revision of each record in the database.
     revisions: HashMap<String, u64>,
     head: Head,
     doubt: Option<Doubt>,
-    /// The last commit waits to be confirmed.
+    /// The last commit is durable but not confirmed yet.
     is_unconfirmed: bool,
 }
 
-/// A commit that was answered as [`Error::Unknown`], and may have come through.
+/// A commit answered with [`Error::Unknown`], which may be durable, and the values it replaced.
 struct Doubt {
     commits: u64,
     before: Vec<(String, Option<Vec<u8>>)>,
 }
 
-/// What the database has.
+/// Content of a database that is kept in memory.
 pub(super) struct Loaded {
     pub head: Head,
     pub revisions: HashMap<String, u64>,
 }
 
-/// How all databases are opened: the checksum of every page is compared, and an older state is taken for the
-/// last one only where the last commit was not confirmed.
+/// Builder of every database: verifies the checksum of every page on opening. redb falls back to an older commit
+/// only where the last one was not confirmed.
 pub(super) fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     builder
@@ -105,7 +106,7 @@ pub(super) fn builder() -> redb::Builder {
     builder
 }
 
-/// Makes an empty state in an empty database.
+/// Initializes an empty database.
 pub(super) fn initialize(
     database: &Database,
     sealer: &Sealer,
@@ -124,7 +125,7 @@ pub(super) fn initialize(
     Ok(())
 }
 
-/// Brings a database to the current format.
+/// Migrates a database to the current format.
 pub(super) fn migrate(database: &Database, sealer: &Sealer, format: Format) -> Result<(), Fault> {
     let found = version_of(database, format)?;
     if found == format.version {
@@ -155,7 +156,7 @@ fn version_of(database: &Database, format: Format) -> Result<u32, Fault> {
     format::check_version(&version, format.version).map_err(Fault::Format)
 }
 
-/// Reads and unseals everything.
+/// Reads and unseals all records.
 pub(super) fn load(
     database: &Database,
     sealer: &Sealer,
@@ -196,7 +197,7 @@ pub(super) fn load(
 }
 
 impl<O: Opener> Engine<O> {
-    /// Opens a database and reads what it has.
+    /// Opens a database and loads its records.
     pub fn start(opener: O, sealer: Sealer, format: Format) -> Result<Self, Fault> {
         let database = opener.open()?;
         migrate(&database, &sealer, format)?;
@@ -212,12 +213,12 @@ impl<O: Opener> Engine<O> {
         })
     }
 
-    /// The highest revision ever.
+    /// Returns the highest revision ever committed.
     pub fn revision(&self) -> u64 {
         self.head.revision
     }
 
-    /// The records whose keys begin with `prefix`.
+    /// Returns the records whose keys begin with `prefix`.
     pub fn scan(&mut self, prefix: &str) -> Result<Vec<Entry>, Error> {
         let sealer = &self.sealer;
         let mut found = Vec::new();
@@ -252,12 +253,12 @@ impl<O: Opener> Engine<O> {
         lost.map_or(Ok(found), |lost| Err(Error::Damaged(lost)))
     }
 
-    /// Whether [`tidy`](Self::tidy) has something to do.
+    /// Whether [`tidy`](Self::tidy) has work to do.
     pub fn is_untidy(&self) -> bool {
         self.doubt.is_some() || self.is_unconfirmed()
     }
 
-    /// Undoes what is in doubt, and confirms the last commit.
+    /// Rolls back a commit in doubt, and confirms the last commit.
     pub fn tidy(&mut self) -> Result<(), Error> {
         if self.doubt.is_some() {
             self.reopen()?;
@@ -279,8 +280,8 @@ impl<O: Opener> Engine<O> {
         self.is_unconfirmed && self.database.is_some()
     }
 
-    /// Has a start tell damage of the last commit from a commit that was cut off. What fails here has no
-    /// effect on the records; the next commit opens the database again.
+    /// Confirms the last commit, so that a start can tell its damage from a torn commit. A failure leaves the
+    /// records unchanged; the next commit reopens the database.
     fn confirm(&mut self) -> Result<(), Error> {
         if !self.is_unconfirmed() {
             return Ok(());
@@ -292,8 +293,8 @@ impl<O: Opener> Engine<O> {
         Ok(())
     }
 
-    /// Applies batches, together if it can be: they share what makes them durable. One that cannot be
-    /// written takes no other with it.
+    /// Group commit: applies batches in one transaction with one sync where possible. A batch that cannot be
+    /// written does not fail the others.
     pub fn apply(&mut self, group: &[Batch]) -> Vec<Result<(), Error>> {
         match self.apply_together(group) {
             Ok(results) => results,
@@ -304,7 +305,7 @@ impl<O: Opener> Engine<O> {
                     let alone = self.apply_together(std::slice::from_ref(batch));
                     match (alone, &error) {
                         (Ok(mut results), _) => results.pop().unwrap_or(Err(Error::Closed)),
-                        // All of the group may be there.
+                        // The whole group is still in doubt: this batch may be durable.
                         (Err(_), Error::Unknown(_)) if self.doubt.is_some() => Err(error.clone()),
                         (Err(alone), _) => Err(alone),
                     }
@@ -384,8 +385,8 @@ impl<O: Opener> Engine<O> {
         })
     }
 
-    /// Writes and makes durable. After an error nothing of it is there, or [`settle`](Self::settle) will
-    /// undo it.
+    /// Writes one transaction and syncs it. After an error none of it is durable, or [`settle`](Self::settle)
+    /// rolls it back.
     fn write(&mut self, staged: &[Staged], head: Head, phases: Phases) -> Result<(), Error> {
         let database = self.database.as_ref().ok_or(Error::Closed)?;
         let mut before = Vec::new();
@@ -411,7 +412,7 @@ impl<O: Opener> Engine<O> {
         Err(Error::Unknown(storage_error(&error).to_string()))
     }
 
-    /// Opens the database if it is closed, and undoes what was answered as failed.
+    /// Reopens the database if it is closed, and rolls back a commit in doubt.
     fn settle(
         opener: &O,
         database: &mut Option<Database>,
@@ -430,7 +431,7 @@ impl<O: Opener> Engine<O> {
                 commits: found.commits + 1,
                 ..*head
             };
-            // The oldest value of a key that changed twice is the last to be written.
+            // In reverse order, so that a key that changed twice gets its oldest value.
             let staged: Vec<Staged> = (doubted.before.iter().rev())
                 .map(|(key, sealed)| Staged {
                     key: key.clone(),

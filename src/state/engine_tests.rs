@@ -1,5 +1,5 @@
-//! The engine on a disk that loses power, fails and is full: what was answered stays, what was not is there
-//! wholly or not at all.
+//! Tests of the engine on a disk that loses power, fails or is full. Invariant: an answered commit is durable,
+//! an unanswered one is there completely or not at all.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -44,7 +44,7 @@ fn apply(records: &mut Records, batch: &Batch) {
     }
 }
 
-/// Groups of batches of changes: of each change the key, whether it removes, and its size.
+/// Groups of batches of changes; a change is its key, whether it removes, and its size.
 type Script = Vec<Vec<Vec<(u8, bool, u16)>>>;
 
 fn scripts() -> impl Strategy<Value = Script> {
@@ -72,8 +72,8 @@ fn groups(script: &Script) -> Vec<Vec<Batch>> {
     script.iter().map(&mut batches).collect()
 }
 
-/// Runs the script until power is lost. Answers what must be there afterwards, and the groups under way then,
-/// of which each may be there.
+/// Runs the script until power is lost. Returns the records of all answered commits, and every set of records
+/// that is valid after a restart.
 fn until_power_is_lost(disk: &SimDisk, groups: &[Vec<Batch>]) -> (Records, Vec<Records>) {
     let mut sure = Records::new();
     let Ok(mut engine) = start(disk) else {
@@ -83,7 +83,7 @@ fn until_power_is_lost(disk: &SimDisk, groups: &[Vec<Batch>]) -> (Records, Vec<R
         let results = engine.apply(group);
         let mut possible = vec![sure.clone()];
         if disk.has_lost_power() {
-            // All of the group, or what of it was written alone.
+            // The group is durable as a whole, or, if its batches were retried alone, in part.
             for (batch, result) in group.iter().zip(&results) {
                 let mut next: Vec<Records> = possible.clone();
                 next.iter_mut().for_each(|records| apply(records, batch));
@@ -140,7 +140,7 @@ proptest! {
                 "power lost at step {}: {:?} are there, {:?} were answered",
                 step, found.keys(), answered.keys()
             );
-            // And the state goes on.
+            // The state is still writable.
             for group in &groups {
                 prop_assert!(engine.apply(group).iter().all(Result::is_ok));
             }

@@ -1,5 +1,5 @@
-//! The state as readable JSON, and back. Each record has a checksum, and the end has one of all of them: an
-//! export that was cut or edited is refused at the place.
+//! Export of the state to readable JSON, and import. Each record has a checksum and the end has one of the
+//! whole: a truncated or edited export is refused with the place of the error.
 
 use std::io::Write;
 
@@ -12,28 +12,28 @@ use serde_json::{Map, Value, json};
 use super::{Change, Entry};
 use crate::api;
 
-/// Version of the form.
+/// Version of the export format.
 const VERSION: u64 = 1;
 
-/// Bytes fields of this name hold keys, in whichever message.
+/// Names of bytes fields that hold secrets, in any message.
 const SECRETS: [&str; 4] = ["psk", "key", "dhchap_key", "dhchap_ctrlr_key"];
 
-/// Kinds that keep keys behind their messages.
+/// Kinds that store secrets in the fields appended to their messages.
 const KEEP_SECRETS: [&str; 1] = ["opi_spdk.v1.NvmeHost"];
 
-/// What an export holds.
+/// A parsed export.
 #[derive(Debug)]
 pub struct Import {
-    /// The records.
+    /// Records.
     pub entries: Vec<Entry>,
-    /// The highest revision that the exported state ever had.
+    /// Highest revision that the exported state ever had.
     pub revision: u64,
 }
 
 impl Import {
-    /// As one commit, into an empty store.
+    /// Returns the changes that import everything into an empty store in one commit.
     pub fn changes(self) -> Vec<Change> {
-        // Of no record: the revision alone is kept.
+        // Removes no record: only carries the highest revision.
         let highest = Change::Remove {
             key: String::new(),
             revision: self.revision,
@@ -43,10 +43,10 @@ impl Import {
     }
 }
 
-/// Writes an export. Without `secrets` keys are left out of it, and where a record has one it cannot be imported.
+/// Writes an export. Without `secrets` keys are left out, and records that had one cannot be imported.
 ///
 /// # Errors
-/// One line for the operator: a record that is none of this program's kinds, or the writer's error.
+/// One line for the operator: a record of an unknown kind, or the writer's error.
 pub fn export(
     entries: &[Entry],
     revision: u64,
@@ -103,13 +103,13 @@ fn record(entry: &Entry, secrets: bool) -> Result<Map<String, Value>, String> {
     record.insert("deleting".to_owned(), json!(entry.deleting));
     record.insert("wanted".to_owned(), wanted);
     record.insert("object".to_owned(), object);
-    // Choices of the server that the message has no field for.
+    // Choices of the server that have no field in the message.
     record.insert("kept".to_owned(), json!(STANDARD.encode(kept)));
     record.insert("hidden".to_owned(), json!(hidden));
     Ok(record)
 }
 
-/// Clears the keys of a message and of those in it; whether there was one.
+/// Clears the secrets of a message, also in nested messages. Returns whether there were any.
 fn hide(message: &mut DynamicMessage) -> bool {
     let mut hidden = false;
     let fields: Vec<_> = message.descriptor().fields().collect();
@@ -137,7 +137,7 @@ fn hide(message: &mut DynamicMessage) -> bool {
     hidden
 }
 
-/// Reads an export, all of it before anything comes of it.
+/// Parses a whole export before any of it is used.
 ///
 /// # Errors
 /// One line for the operator: the place, and what is wrong there.
@@ -241,7 +241,7 @@ fn end(head: &Map<String, Value>, checks: &str, records: usize) -> Result<Value,
     Ok(json!({ "records": records, "check": check }))
 }
 
-/// Against mistakes, not against forgery.
+/// Detects accidental damage, not forgery.
 fn checksum(value: &Value) -> Result<String, String> {
     let text = serde_json::to_vec(value).map_err(|error| error.to_string())?;
     Ok(format!("{:08x}", crc32fast::hash(&text)))
@@ -289,7 +289,7 @@ mod tests {
             entry("nullVolumes/n", "NullVolume", 3, &null),
             entry("nvmeSubsystems/s", "NvmeSubsystem", 4, &subsystem),
         ];
-        // Field 1000, as kinds keep what has no field: 7.
+        // Field 1000 with the value 7, as kinds append what has no field.
         entries[1].object.extend([0xC0, 0x3E, 7]);
         entries
     }
@@ -328,7 +328,7 @@ mod tests {
     fn keys_of_before_are_in_an_export_with_secrets_alone() {
         let mut host = entry("nvmeHosts/a", "", 2, &crate::api::own::NvmeHost::default());
         host.kind = "opi_spdk.v1.NvmeHost".to_owned();
-        // Field 1000, of six bytes.
+        // Field 1000, six bytes long.
         host.object.extend(b"\xC2\x3E\x06SECRET");
         let exported = |secrets| {
             let mut text = Vec::new();
@@ -371,7 +371,7 @@ mod tests {
         }
     }
 
-    /// A new field of bytes is either a secret, and named so, or told here.
+    /// A new bytes field must be listed as a secret or, here, as none.
     #[test]
     fn every_field_of_bytes_is_known() {
         let messages = api::pool().all_messages();

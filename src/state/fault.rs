@@ -1,17 +1,17 @@
-//! What is wrong with a state, and what an error of redb means.
+//! Errors that keep a state from being opened, and the mapping of redb's errors.
 
 use super::Error;
 
-/// Why a state is not used.
+/// Why a state cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It was sealed with another key.
+    /// Sealed with another key.
     WrongKey,
-    /// It has another format: what would be right.
+    /// Another format; says which would be accepted.
     Format(String),
-    /// What is damaged, place by place.
+    /// Damaged; lists each damaged place.
     Damaged(Vec<String>),
-    /// It cannot be read or written.
+    /// I/O error.
     Storage(Error),
 }
 
@@ -24,7 +24,7 @@ impl From<redb::Error> for Fault {
     }
 }
 
-/// What an error of redb means for a caller.
+/// Maps an error of redb to a store error.
 pub(super) fn storage_error(error: &redb::Error) -> Error {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match error {

@@ -1,5 +1,4 @@
-//! The file of the state: made whole, checked before it is opened, and grown with room that is really
-//! there.
+//! The state file: created atomically, verified before it is opened, and grown with allocated blocks only.
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read};
@@ -21,16 +20,16 @@ use super::engine::{self, CURRENT, Engine, Opener};
 use super::fault::{Fault, storage_error};
 use super::seal::Sealer;
 
-/// The file in the state directory.
+/// Name of the file in the state directory.
 pub(super) const FILE: &str = "state.redb";
 
-/// How every database begins.
+/// Magic number of a redb database.
 const MAGIC: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";
 
 /// A database file.
 pub(super) struct StateFile {
     path: PathBuf,
-    /// A sync has failed since the file was last known to be durable.
+    /// A sync failed, and the file has not been rewritten and synced since.
     is_unsynced: Arc<AtomicBool>,
     counters: Arc<Counters>,
 }
@@ -48,19 +47,19 @@ impl StateFile {
         }
     }
 
-    /// What is counted of it.
+    /// Returns the counters of the file.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
     }
 
-    /// Whether there is one. A start without one makes it.
+    /// Whether the file exists. The first start creates it.
     pub fn exists(&self) -> Result<bool, String> {
         self.path
             .try_exists()
             .map_err(|error| self.line(&error.to_string()))
     }
 
-    /// Makes an empty state: whole or not at all.
+    /// Creates an empty state, atomically.
     pub fn create(&self, sealer: &Sealer) -> Result<(), String> {
         let unfinished = Self::at(self.path.with_extension("new"));
         let make = || -> Result<(), redb::Error> {
@@ -82,10 +81,10 @@ impl StateFile {
         make().map_err(|error| self.line(&storage_error(&error).to_string()))
     }
 
-    /// Checks all of it without a change to it.
+    /// Verifies the whole file without modifying it.
     pub fn check(&self, sealer: &Sealer, each: impl FnMut(Entry)) -> Result<u64, String> {
         let copy = self.copy()?;
-        // redb's promise to panic for no file holds for what its checksums cover.
+        // redb promises not to panic on a file only as far as its checksums cover it.
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let opened = engine::builder().create_with_backend(copy);
             let database = opened.map_err(redb::Error::from)?;
@@ -102,7 +101,7 @@ impl StateFile {
             .map_err(|fault| self.fault(&fault))
     }
 
-    /// Opens it for changes.
+    /// Opens the file for changes.
     pub fn start(self, sealer: Sealer) -> Result<Engine<Self>, String> {
         let path = self.path.clone();
         let line = |fault: &Fault| Self::at(path.clone()).fault(fault);
@@ -181,15 +180,16 @@ impl Opener for StateFile {
         self.database(file)
     }
 
-    /// Opening it after a failure may take room, which a full disk does not have.
+    /// Reads a copy: reopening after a failure may need space, which a full disk does not have.
     fn peek(&self) -> Result<Database, redb::Error> {
         let copy = Copy(RwLock::new(std::fs::read(&self.path)?));
         Ok(engine::builder().create_with_backend(copy)?)
     }
 }
 
-/// After a sync that failed, Linux takes what it could not write for written: it is read as if it were there,
-/// and no later sync brings it to the disk. Once all that is read was written anew, it is what is durable.
+/// Rewrites and syncs the whole file. After a failed fsync Linux marks the dirty pages clean: reads still return
+/// them, and no later fsync writes them. Rewriting all that reads return makes every page dirty again, so that
+/// the sync makes it durable.
 fn write_again(file: &File) -> std::io::Result<()> {
     let mut part = vec![0; 1 << 20];
     let mut at = 0;
@@ -203,8 +203,8 @@ fn write_again(file: &File) -> std::io::Result<()> {
     }
 }
 
-/// A file that grows by room that it has: a full disk is met where the file grows, not by a later write
-/// into a hole of it.
+/// File backend that allocates blocks as it grows, so that a full disk is reported by the growth, not by a later
+/// write into a hole.
 #[derive(Debug)]
 struct Reserving {
     file: File,
@@ -227,12 +227,12 @@ impl StorageBackend for Reserving {
     fn set_len(&self, len: u64) -> std::io::Result<()> {
         let now = self.inner.len()?;
         if len > now {
-            // The length changes at once below or not at all: ext4 leaves a file longer by as much as there was
-            // room for, and redb opens no file of such a length.
+            // KEEP_SIZE makes the growth atomic: without it, ext4 leaves a file longer by the blocks it could
+            // allocate, and redb does not open a file of such a length.
             match fallocate(&self.file, FallocateFlags::KEEP_SIZE, now, len - now) {
                 Ok(()) | Err(Errno::OPNOTSUPP) => {}
                 Err(error) => {
-                    // Gives back what was reserved; the call's error is the first one.
+                    // Releases the allocated blocks. The error to report is that of the allocation.
                     let _ = self.inner.set_len(now);
                     return Err(error.into());
                 }
@@ -286,7 +286,7 @@ impl StorageBackend for Reserving {
     }
 }
 
-/// What a file had: a check of it changes nothing but this.
+/// Copy of a file in memory, for checks that must not modify the file.
 struct Copy(RwLock<Vec<u8>>);
 
 impl std::fmt::Debug for Copy {

@@ -1,5 +1,5 @@
-//! What follows a sync that fails: Linux takes what it could not write for written, so all of the file is
-//! written anew before it is used again.
+//! Tests of failed syncs: Linux marks dirty pages clean after a failed fsync, so the whole file must be
+//! rewritten before it is used again.
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -13,14 +13,14 @@ fn sealer() -> Sealer {
     Sealer::new(&StateKey::from([5; 32]))
 }
 
-/// A state in a directory, and the part of its file that the file system has no blocks for: as good as what
-/// was not written.
+/// Creates a state file with a hole, a range without allocated blocks, which stands for data that was never
+/// written.
 fn with_a_hole() -> (tempfile::TempDir, StateFile) {
     let dir = tempfile::tempdir().unwrap();
     let file = StateFile::in_dir(dir.path());
     file.create(&sealer()).unwrap();
     let whole = std::fs::read(&file.path).unwrap();
-    // Pages of zeroes are left out where it is copied.
+    // A sparse copy that leaves out pages of zeroes.
     let sparse = File::create(&file.path).unwrap();
     for (at, page) in (0..).step_by(4096).zip(whole.chunks(4096)) {
         if page.iter().any(|byte| *byte != 0) {
@@ -32,7 +32,7 @@ fn with_a_hole() -> (tempfile::TempDir, StateFile) {
     (dir, file)
 }
 
-/// Whether the file system has blocks for all of the file.
+/// Whether the file has no holes.
 fn is_written(file: &StateFile) -> bool {
     let metadata = std::fs::metadata(&file.path).unwrap();
     metadata.blocks() * 512 >= metadata.len()
@@ -58,7 +58,7 @@ fn after_a_failed_sync_all_of_the_file_is_written_before_it_is_used() {
 #[test]
 fn a_sync_that_fails_is_remembered_until_the_file_is_written_anew() {
     let (_dir, file) = with_a_hole();
-    // A pipe cannot be synced.
+    // fsync fails on a pipe.
     let (_reader, writer) = pipe().unwrap();
     let unsynced = File::from(writer.as_fd().try_clone_to_owned().unwrap());
     let backend = Reserving {

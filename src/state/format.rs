@@ -1,4 +1,4 @@
-//! What is in the file: two tables, of which all but the format version is sealed.
+//! File format: two tables, in which every value but the format version is sealed.
 //!
 //! | table | key | value |
 //! |---|---|---|
@@ -12,13 +12,13 @@ use redb::TableDefinition;
 use super::seal::Sealer;
 use super::{Entry, Error};
 
-/// Version of the format that is written.
+/// Format version that is written.
 pub(super) const VERSION: u32 = 1;
 
-/// What the whole state is known by.
+/// Table of the metadata of the whole state.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
-/// The records.
+/// Table of the records.
 pub(super) const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 
 /// Key of the version in [`META`].
@@ -27,19 +27,19 @@ pub(super) const FORMAT: &str = "format";
 /// Key of the head in [`META`].
 pub(super) const HEAD: &str = "head";
 
-/// Most bytes of one record's key and messages together.
+/// Maximum size in bytes of one record: its key and its messages together.
 pub(super) const RECORD_MAX: usize = 16 << 20;
 
-/// What is known of the whole; it is rewritten by each commit.
+/// Metadata of the whole state, rewritten by each commit.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub(super) struct Head {
-    /// The highest revision ever.
+    /// Highest revision ever committed.
     #[prost(uint64, tag = "1")]
     pub revision: u64,
-    /// How many records there are.
+    /// Number of records.
     #[prost(uint64, tag = "2")]
     pub records: u64,
-    /// How many commits there have been: tells whether a commit that failed has come through.
+    /// Number of commits ever: tells after a failure whether the commit is durable.
     #[prost(uint64, tag = "3")]
     pub commits: u64,
 }
@@ -49,13 +49,13 @@ impl Head {
         sealer.seal(&place(META_PLACE, HEAD), &self.encode_to_vec())
     }
 
-    /// `None` when the key is another one.
+    /// Decrypts a head; `None` when the key is another one.
     pub fn open(sealer: &Sealer, sealed: &[u8]) -> Option<Self> {
         Self::decode(sealer.open(&place(META_PLACE, HEAD), sealed)?.as_slice()).ok()
     }
 }
 
-/// An entry without its key.
+/// An entry without its key, as it is stored.
 #[derive(Message)]
 struct Kept {
     #[prost(string, tag = "1")]
@@ -75,12 +75,12 @@ struct Kept {
 const META_PLACE: &str = "meta";
 const RECORD_PLACE: &str = "record";
 
-/// Where in the file a sealed value belongs.
+/// Associated data that binds a sealed value to its table and key.
 fn place(table: &str, key: &str) -> String {
     format!("opi-spdk state {table} {key}")
 }
 
-/// A record, sealed for its key.
+/// Encodes and seals a record for its key.
 pub(super) fn seal(sealer: &Sealer, entry: &Entry) -> Result<Vec<u8>, Error> {
     let size = [&entry.wanted, &entry.object].map(Vec::len);
     let size = (size.iter()).fold(entry.key.len(), |sum, size| sum.saturating_add(*size));
@@ -103,7 +103,7 @@ pub(super) fn seal(sealer: &Sealer, entry: &Entry) -> Result<Vec<u8>, Error> {
     sealer.seal(&place(RECORD_PLACE, &entry.key), &plain)
 }
 
-/// The record that was sealed for this key; `None` for anything else.
+/// Opens a record sealed for this key; `None` for anything else.
 pub(super) fn open(sealer: &Sealer, key: &str, sealed: &[u8]) -> Option<Entry> {
     let plain = sealer.open(&place(RECORD_PLACE, key), sealed)?;
     let kept = Kept::decode(plain.as_slice()).ok()?;
@@ -123,10 +123,10 @@ fn wipe(mut kept: Kept) {
     zeroize::Zeroize::zeroize(&mut kept.object);
 }
 
-/// Whether records of this version can be read, after migration if need be.
+/// Checks that this version can be read, after a migration if necessary. Returns it.
 ///
 /// # Errors
-/// What would be right.
+/// Which versions would be accepted.
 pub(super) fn check_version(version: &[u8], known: u32) -> Result<u32, String> {
     let version: Result<[u8; 4], _> = version.try_into();
     match version.map(u32::from_le_bytes) {
@@ -139,10 +139,10 @@ pub(super) fn check_version(version: &[u8], known: u32) -> Result<u32, String> {
     }
 }
 
-/// One step from a version to the next, in the write transaction that also writes the new version.
+/// Migration from one version to the next, in the write transaction that also writes the new version.
 pub(super) type Migration = fn(&redb::WriteTransaction, &Sealer) -> Result<(), redb::Error>;
 
-/// The steps: the first one leads from version 1 to version 2.
+/// All migrations: the first one leads from version 1 to version 2.
 pub(super) const MIGRATIONS: [Migration; VERSION as usize - 1] = [];
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The last changes that a store has committed, for those who watch it. Of each record the last change
-//! alone is kept: an earlier one has secrets of which the record may be rid by now.
+//! Bounded history of committed changes, for watchers. Keeps only the last change of each record: an earlier one
+//! may contain secrets that the record no longer has.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,31 +9,31 @@ use tokio::sync::watch;
 
 use super::{Change, Error};
 
-/// Changes that are remembered.
+/// Number of changes kept.
 const LENGTH: usize = 4096;
 
-/// The changes in the order of their commits.
+/// Ring of changes in commit order.
 #[derive(Debug)]
 pub(super) struct History {
     ring: Mutex<Ring>,
-    /// How many changes there have been.
+    /// Number of changes ever added.
     count: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Ring {
     changes: VecDeque<Slot>,
-    /// How many changes have left it.
+    /// Number of changes dropped from the ring.
     gone: u64,
-    /// The number of the last change of each record.
+    /// Number of the last change of each record.
     last: HashMap<String, u64>,
 }
 
-/// A place in the order of changes.
+/// Slot of one change in the ring.
 #[derive(Debug)]
 struct Slot {
     revision: u64,
-    /// `None` once the record has changed again.
+    /// `None` once a later change of the same record has replaced it.
     change: Option<Change>,
 }
 
@@ -42,7 +42,7 @@ impl Ring {
         self.gone + self.changes.len() as u64
     }
 
-    /// The place of this number, `None` when it has left or is yet to come.
+    /// Returns the slot of this number; `None` if it was dropped or is not added yet.
     fn at(&mut self, number: u64) -> Option<&mut Slot> {
         let index = number.checked_sub(self.gone)?;
         self.changes.get_mut(usize::try_from(index).ok()?)
@@ -89,7 +89,7 @@ impl History {
         self.count.send_replace(ring.end());
     }
 
-    /// Those after the change of this revision, or from now on.
+    /// Watches the changes after this revision, or from now on.
     ///
     /// # Errors
     /// [`Error::TooOld`].
@@ -113,7 +113,8 @@ impl History {
     }
 }
 
-/// The changes of a store, one after the other; of several changes of one record perhaps only the last.
+/// Stream of the changes of a store in commit order. Of several changes of one record perhaps only the last is
+/// seen.
 #[derive(Debug)]
 pub struct Watch {
     history: Arc<History>,
@@ -123,13 +124,13 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// The next change, once there is one.
+    /// Waits for the next change.
     ///
     /// # Errors
     /// [`Error::TooOld`] for a watcher that fell behind.
     pub async fn next(&mut self) -> Result<Change, Error> {
         loop {
-            // Before the look at the ring, so that a change after that is seen.
+            // Before reading the ring, so that a concurrent change still wakes the wait below.
             self.count.mark_unchanged();
             {
                 let mut ring = self.history.ring.lock();
@@ -144,7 +145,7 @@ impl Watch {
                     }
                 }
             }
-            // The sender lives as long as the history that is held here.
+            // The error case cannot happen: the history held here owns the sender.
             self.count.changed().await.map_err(|_| Error::Closed)?;
         }
     }
@@ -154,7 +155,7 @@ impl Watch {
 mod tests {
     use super::*;
 
-    /// Each of another record.
+    /// Each revision is of another record.
     fn removal(revision: u64) -> Change {
         removal_of(&format!("nullVolumes/{revision}"), revision)
     }

@@ -1,4 +1,4 @@
-//! The key that the state is sealed with, and where it comes from.
+//! The encryption key of the state, and the places where it is looked up.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -10,18 +10,18 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::private_file;
 
-/// The key's file in the state directory, and its name among systemd's credentials.
+/// Name of the key file in the state directory, and of the systemd credential.
 const FILE: &str = "state-key";
 
-/// Bytes of a key.
+/// Key length in bytes.
 const LEN: usize = 32;
 
-/// Most bytes of a key file: 64 hex digits and a line end.
+/// Maximum size of a key file in bytes: 64 hex digits and a line end.
 const FILE_MAX: u64 = 66;
 
 const FORMS: &str = "32 bytes, or 64 hex digits and nothing else, are needed";
 
-/// A key. Wiped when it goes, and never shown.
+/// Encryption key. Zeroized on drop, and never printed.
 pub struct StateKey(Zeroizing<[u8; LEN]>);
 
 impl StateKey {
@@ -44,19 +44,19 @@ impl std::fmt::Debug for StateKey {
     }
 }
 
-/// Where a key was found.
+/// Source of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
-    /// The setting `state-key-file` names it.
+    /// File named by the setting `state-key-file`.
     Setting(PathBuf),
-    /// systemd passes it as a credential.
+    /// Credential passed by systemd.
     Credential(PathBuf),
-    /// It lies beside the state that it seals.
+    /// File beside the state that it seals.
     StateDir(PathBuf),
 }
 
 impl KeySource {
-    /// The file.
+    /// Returns the path of the key file.
     pub fn path(&self) -> &Path {
         match self {
             Self::Setting(path) | Self::Credential(path) | Self::StateDir(path) => path,
@@ -65,7 +65,7 @@ impl KeySource {
 }
 
 impl StateKey {
-    /// A key of another's, in one of the forms of the state's.
+    /// Reads a key that is not the state's own, in the file formats of state keys.
     ///
     /// # Errors
     /// What is wrong with the file.
@@ -73,9 +73,9 @@ impl StateKey {
         read(path)
     }
 
-    /// The key of a state directory: of the file that is set, else systemd's credential `state-key`
-    /// (`credentials` is its directory), else a file in the state directory. The last one is made when
-    /// there is none and `may_make`.
+    /// Finds the key of a state directory: the configured file, else systemd's credential `state-key` (in the
+    /// directory `credentials`), else a file in the state directory, which is created if it is missing and
+    /// `may_make` is set.
     ///
     /// # Errors
     /// One line for the operator.
@@ -153,7 +153,7 @@ fn parse(content: &[u8]) -> Option<StateKey> {
     Some(StateKey(key))
 }
 
-/// Makes a key: whole or not at all, and the owner's alone from the first moment.
+/// Generates a key file, atomically, readable by its owner alone from the start.
 fn make(dir: &Path, path: &Path) -> std::io::Result<StateKey> {
     let key = StateKey::from(<[u8; LEN]>::generate());
     let unfinished = dir.join(format!("{FILE}.new"));
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(find(None, None), Ok(KeySource::StateDir(own.clone())));
         assert_eq!(std::fs::metadata(&own).unwrap().mode() & 0o777, 0o600);
         let first = std::fs::read(&own).unwrap();
-        // A directory of credentials without this one.
+        // A credentials directory without this credential.
         let with = Some(credentials.path());
         assert_eq!(find(None, with), Ok(KeySource::StateDir(own.clone())));
         assert_eq!(std::fs::read(&own).unwrap(), first, "it was made once");

@@ -1,4 +1,4 @@
-//! A store that ends with the process: for tests, and for a start without a state directory.
+//! Store in memory, lost with the process: for tests, and for a server without a state directory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl Memory {
                 Change::Remove { key, .. } => entries.remove(key),
             };
         }
-        // Under the lock: watchers meet the changes in their order.
+        // Under the lock, so that watchers see the changes in commit order.
         self.history.add(changes);
         Ok(())
     }

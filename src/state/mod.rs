@@ -1,7 +1,7 @@
-//! Records that outlive the process: what a record is, and what a store of them promises.
+//! Durable records: the record type, and the interface of a store.
 //!
-//! A commit is all or nothing, and durable when it returns. Every engine keeps the records ordered by
-//! key, compares revisions before it changes anything, and hands its commits on to those who watch.
+//! A commit is atomic, and durable when it returns. Every engine orders the records by key, compares the
+//! expected revisions before it changes anything, and publishes its commits to watchers.
 
 mod counters;
 mod disk;
@@ -26,27 +26,27 @@ pub use history::Watch;
 pub use key::{KeySource, StateKey};
 pub use memory::Memory;
 
-/// One record as a store keeps it.
+/// One record in the store.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The typed name, as [`Name::key`](crate::resource::Name::key) has it: `nullVolumes/a`,
+    /// Typed name, as returned by [`Name::key`](crate::resource::Name::key): `nullVolumes/a`,
     /// `nvmeSubsystems/s/nvmeNamespaces/n`.
     pub key: String,
-    /// Full name of the message: `opi_api.storage.v1.NullVolume`.
+    /// Full name of the protobuf message: `opi_api.storage.v1.NullVolume`.
     pub kind: String,
-    /// Revision at which it was created: the order of replay among records of one level.
+    /// Revision of the record's creation: the replay order among records of one level.
     pub created: u64,
-    /// Revision of its last change: unique in the whole process, and growing.
+    /// Revision of the last change: unique in the process, and monotonically increasing.
     pub revision: u64,
-    /// A delete has begun: replay finishes the delete instead of making the object.
+    /// A delete has begun: replay completes the delete instead of recreating the object.
     pub deleting: bool,
-    /// Protobuf of the object as it was asked for, secrets included.
+    /// Protobuf of the requested object, secrets included.
     pub wanted: Vec<u8>,
-    /// Protobuf of the object as it is, with every choice of the server, secrets included.
+    /// Protobuf of the current object with every choice of the server, secrets included.
     pub object: Vec<u8>,
 }
 
-/// Without the messages: they hold secrets.
+/// Leaves out the messages, which contain secrets.
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Entry")
@@ -62,11 +62,11 @@ impl std::fmt::Debug for Entry {
 /// One change of one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The record is this from now on.
+    /// Inserts or replaces the record.
     Put(Entry),
-    /// The record is gone.
+    /// Removes the record.
     Remove {
-        /// Its key.
+        /// Key of the record.
         key: String,
         /// Revision of the removal.
         revision: u64,
@@ -74,7 +74,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// The key of the record.
+    /// Returns the key of the record.
     pub fn key(&self) -> &str {
         match self {
             Self::Put(entry) => &entry.key,
@@ -82,7 +82,7 @@ impl Change {
         }
     }
 
-    /// The revision of the change.
+    /// Returns the revision of the change.
     pub fn revision(&self) -> u64 {
         match self {
             Self::Put(entry) => entry.revision,
@@ -91,43 +91,43 @@ impl Change {
     }
 }
 
-/// What the store must hold for a commit to happen: of each key the revision, `None` for no record.
+/// Precondition of a commit (compare and swap): the revision of each key, `None` for no record.
 pub type Expected = Vec<(String, Option<u64>)>;
 
-/// Why a store did not do what it was asked for. After every error but [`Closed`](Error::Closed) and
-/// [`Unknown`](Error::Unknown) the store holds what it held before, and goes on.
+/// Error of a store. After every error but [`Closed`](Error::Closed) and [`Unknown`](Error::Unknown) the store
+/// is unchanged and usable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A record has another revision than was expected.
+    /// A record has another revision than expected.
     #[error("{key} is at revision {}, not at {}", shown(*found), shown(*expected))]
     Conflict {
-        /// The record.
+        /// Key of the record.
         key: String,
-        /// The revision that the caller knew.
+        /// Revision that the caller expected.
         expected: Option<u64>,
-        /// The revision that the store has.
+        /// Revision in the store.
         found: Option<u64>,
     },
-    /// There is no room.
+    /// No space left.
     #[error("{0}")]
     Full(String),
-    /// The storage below failed.
+    /// I/O error of the storage.
     #[error("{0}")]
     Io(String),
-    /// The storage below failed, and does not tell whether the commit is there. One that is there is undone
-    /// before anything else is written; a start before that finds it.
+    /// I/O error that leaves unknown whether the commit is durable. A durable one is rolled back before the next
+    /// write; a start before that finds it.
     #[error("{0}")]
     Unknown(String),
-    /// What the store has is not what was written.
+    /// Stored data is corrupt.
     #[error("{0}")]
     Damaged(String),
-    /// The change can be kept by no store: a record is too large.
+    /// No store can take the change: a record is too large.
     #[error("{0}")]
     TooLarge(String),
-    /// The changes after that revision are no longer known: scan, and watch from there.
+    /// The history no longer has the changes after that revision: scan, and watch from there.
     #[error("changes after revision {0} are no longer known: scan again")]
     TooOld(u64),
-    /// The store has ended.
+    /// The store is closed.
     #[error("the state store is closed")]
     Closed,
 }
@@ -138,35 +138,35 @@ fn shown(revision: Option<u64>) -> String {
 
 /// A store of records.
 pub trait Store: Send + Sync + 'static {
-    /// Applies all changes or none. They are durable when it returns, also when the caller no longer
-    /// waits: a commit that has begun is not cut off.
+    /// Commits all changes or none. They are durable on return. Not cancelled when the caller drops the future:
+    /// a commit that has begun completes.
     ///
     /// # Errors
     /// [`Error::Conflict`] when a key of `expected` has another revision; others as the engine says.
     fn commit(&self, changes: Vec<Change>, expected: Expected) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// The records whose keys begin with `prefix`, in the order of their keys.
+    /// Returns the records whose keys begin with `prefix`, ordered by key.
     ///
     /// # Errors
-    /// What keeps the engine from reading them.
+    /// Why the engine cannot read them.
     fn scan<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Entry>, Error>>;
 
-    /// What is committed after the change of this revision, in the order of the commits, and from now on
-    /// with `None`: of each record at least the last change. Watch first and scan then: a change may be met twice, none is missed.
+    /// Watches the changes committed after this revision, or from now on with `None`, in commit order: at least
+    /// the last change of each record. To miss none, watch first and scan then; a change may be seen twice.
     ///
     /// # Errors
-    /// [`Error::TooOld`] when that change is not, or no longer, among the last ones.
+    /// [`Error::TooOld`] when the history does not have that revision, or no longer has it.
     fn watch(&self, after: Option<u64>) -> Result<Watch, Error>;
 
-    /// The highest revision that a commit ever had, removals and former processes included.
+    /// Returns the highest revision ever committed, by removals and earlier processes too.
     fn revision(&self) -> u64;
 
-    /// For how long the store has waited for its disk by now; `None` if it does not.
+    /// Returns how long the store has been waiting for its disk; `None` if it is not.
     fn waiting(&self) -> Option<Duration> {
         None
     }
 
-    /// What it has done since the start; nothing where it has no file.
+    /// Returns counters since the start; zero for a store without a file.
     fn stats(&self) -> Stats {
         Stats::default()
     }

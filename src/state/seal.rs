@@ -1,5 +1,5 @@
-//! Sealing of what is stored: AES-256-GCM-SIV (RFC 8452), with the record's key as associated data, so
-//! that a record can be neither read nor put in another's place without the key of the state.
+//! Authenticated encryption of stored values: AES-256-GCM-SIV (RFC 8452) with the record's key as associated
+//! data, so that without the state's key a value can neither be read nor moved to another record.
 
 use aes_gcm_siv::aead::{Aead, Generate, KeyInit, Payload};
 use aes_gcm_siv::{Aes256GcmSiv, Nonce};
@@ -9,16 +9,17 @@ use super::{Error, StateKey};
 
 const NONCE_LEN: usize = 12;
 
-/// Seals and opens. The key's schedule is wiped when it goes.
+/// Encrypts and decrypts. The key schedule is zeroized on drop.
 pub(super) struct Sealer(Aes256GcmSiv);
 
 impl Sealer {
-    /// With this key.
+    /// Creates a sealer with this key.
     pub fn new(key: &StateKey) -> Self {
         Self(Aes256GcmSiv::new(key.bytes().into()))
     }
 
-    /// The nonce, and what only [`open`](Self::open) with the same `place` reads.
+    /// Encrypts a value for this place; returns the nonce and the ciphertext, which only [`open`](Self::open)
+    /// with the same `place` decrypts.
     ///
     /// # Errors
     /// [`Error::TooLarge`].
@@ -40,7 +41,7 @@ impl Sealer {
         Ok(sealed)
     }
 
-    /// What was sealed for this place with this key; `None` for anything else.
+    /// Decrypts a value that was sealed for this place with this key; `None` for anything else.
     pub fn open(&self, place: &str, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
         let payload = Payload {

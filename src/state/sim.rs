@@ -1,4 +1,4 @@
-//! A disk in memory that loses power, fails or is full where a test says so, for the tests of the engine.
+//! Simulated disk in memory with injected power losses, I/O errors and a full disk, for tests of the engine.
 
 use std::io::{Error, ErrorKind};
 use std::sync::Arc;
@@ -10,28 +10,28 @@ use redb::{Database, StorageBackend};
 use super::engine::{self, CURRENT, Opener};
 use super::seal::Sealer;
 
-/// A disk, and who may use it.
+/// Handle to a simulated disk.
 #[derive(Debug, Clone)]
 pub(crate) struct SimDisk {
     disk: Arc<Mutex<Sim>>,
-    /// Handles of before the last power loss are dead.
+    /// Incremented by each power loss, which invalidates older handles.
     generation: u64,
 }
 
 #[derive(Default)]
 struct Sim {
-    /// What a power loss leaves for sure.
+    /// Content that is durable: it survives a power loss.
     durable: Vec<u8>,
-    /// What is read.
+    /// Content that reads return.
     view: Vec<u8>,
-    /// What was written since the last sync.
+    /// Writes since the last sync.
     pending: Vec<Write>,
     generation: u64,
-    /// Writes and syncs so far.
+    /// Number of writes and syncs so far.
     steps: u64,
-    /// The step at which power is lost.
+    /// Step at which power is lost.
     power_ends: Option<u64>,
-    /// The step that fails, and how.
+    /// Step that fails, and its error.
     fails: Option<(u64, ErrorKind)>,
     capacity: Option<u64>,
 }
@@ -64,7 +64,7 @@ impl Write {
     }
 }
 
-/// Numbers that look random, and are the same for the same seed.
+/// Deterministic pseudo-random numbers from a seed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dice(pub u64);
 
@@ -79,7 +79,7 @@ impl Dice {
     }
 }
 
-/// How many cases a property test runs: `PROPTEST_CASES`, and without it as many as a default run has time for.
+/// Number of cases of a property test: `PROPTEST_CASES`, or a number that suits a default test run.
 pub(crate) fn cases(by_default: u32) -> ProptestConfig {
     let told = std::env::var("PROPTEST_CASES").ok();
     let cases = told.map_or(by_default, |text| text.parse().expect("a number of cases"));
@@ -91,7 +91,7 @@ pub(crate) fn cases(by_default: u32) -> ProptestConfig {
 }
 
 impl SimDisk {
-    /// With an empty state on it.
+    /// Creates a disk with an empty state.
     pub(super) fn new(sealer: &Sealer) -> Self {
         let disk = Self {
             disk: Arc::default(),
@@ -103,7 +103,7 @@ impl SimDisk {
         disk
     }
 
-    /// One with the same content, and nothing pending.
+    /// Creates an independent disk with the same content and no pending writes.
     pub fn fork(&self) -> Self {
         let disk = self.disk.lock();
         let copy = Sim {
@@ -117,29 +117,29 @@ impl SimDisk {
         }
     }
 
-    /// Writes and syncs so far.
+    /// Number of writes and syncs so far.
     pub fn steps(&self) -> u64 {
         self.disk.lock().steps
     }
 
-    /// After this many more steps power is lost.
+    /// Schedules a power loss after this many more steps.
     pub fn lose_power_after(&self, steps: u64) {
         let mut disk = self.disk.lock();
         disk.power_ends = Some(disk.steps + steps);
     }
 
-    /// After this many more steps one fails.
+    /// Schedules one I/O error after this many more steps.
     pub fn fail_after(&self, steps: u64, kind: ErrorKind) {
         let mut disk = self.disk.lock();
         disk.fails = Some((disk.steps + steps, kind));
     }
 
-    /// Nothing fails any more.
+    /// Removes the injected faults.
     pub fn heal(&self) {
         self.disk.lock().fails = None;
     }
 
-    /// The file may have this many bytes.
+    /// Limits the size of the file in bytes.
     pub fn limit(&self, capacity: Option<u64>) {
         self.disk.lock().capacity = capacity;
     }
@@ -153,8 +153,8 @@ impl SimDisk {
         disk.power_ends.is_some_and(|end| disk.steps >= end)
     }
 
-    /// The disk after a power loss and a restart: of each write that was not synced the dice say whether it
-    /// was lost, torn or kept.
+    /// Returns the disk after a power loss and a restart: the dice choose for each unsynced write whether it was
+    /// lost, torn or kept.
     pub fn restart(&self, dice: &mut Dice) -> Self {
         let mut disk = self.disk.lock();
         let mut content = std::mem::take(&mut disk.durable);
@@ -187,7 +187,7 @@ impl SimDisk {
         }
         let step = disk.steps;
         if disk.power_ends.is_some_and(|end| step >= end) {
-            // What was being written when power went may be there or not.
+            // The write in flight at the power loss may be durable or not.
             if disk.power_ends == Some(step) {
                 disk.pending.extend(writes);
                 disk.steps += 1;
@@ -198,7 +198,7 @@ impl SimDisk {
         if let Some((at, kind)) = disk.fails
             && at == step
         {
-            // A write that failed has come through by half.
+            // A failed write has written half of its data.
             if let Some(Write::Data(offset, mut data)) = writes {
                 data.truncate(data.len() / 2);
                 let half = Write::Data(offset, data);

@@ -1,5 +1,5 @@
-//! The store engine over a simulated disk, as a store of records: the process that uses it dies where the disk
-//! loses power, or before or after a given commit.
+//! The storage engine over a simulated disk, as a store. The process that uses it dies where the disk loses
+//! power, or before or after a given commit.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use super::seal::Sealer;
 use super::sim::SimDisk;
 use super::{Change, Entry, Error, Expected, StateKey, Store, Watch};
 
-/// The process dies at this commit of it, counted from 0.
+/// Simulated crash of the process at a commit, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Death {
-    /// Nothing of the commit is on the disk.
+    /// Crash before the commit: nothing of it is durable.
     Before(u64),
-    /// The commit is durable, and its caller is not told.
+    /// Crash after the commit: it is durable, and its caller gets no answer.
     After(u64),
 }
 
-/// A store whose caller is told nothing once the process has died.
+/// Store that answers no caller once the process has died.
 pub(crate) struct SimStore {
     disk: SimDisk,
     writer: Mutex<Writer>,
@@ -41,13 +41,13 @@ fn sealer() -> Sealer {
     Sealer::new(&StateKey::from([3; 32]))
 }
 
-/// A disk with an empty state.
+/// Creates a disk with an empty state.
 pub(crate) fn empty_disk() -> SimDisk {
     SimDisk::new(&sealer())
 }
 
 impl SimStore {
-    /// Opens the state of the disk; `None` if its power is lost meanwhile.
+    /// Opens the state of the disk; `None` if power is lost meanwhile.
     pub fn start(disk: &SimDisk) -> Option<Arc<Self>> {
         let engine = match Engine::start(disk.clone(), sealer(), CURRENT) {
             Ok(engine) => engine,
@@ -68,7 +68,7 @@ impl SimStore {
         }))
     }
 
-    /// Has the process die at that commit, counted from the next one.
+    /// Schedules a crash at a commit, counted from the next one.
     pub fn die(&self, at: Death) {
         let mut writer = self.writer.lock();
         let (Death::Before(number) | Death::After(number)) = at;
@@ -79,7 +79,7 @@ impl SimStore {
         });
     }
 
-    /// Runs `life` until it ends or the process dies, which `None` tells.
+    /// Runs `life` until it ends or the process dies, which returns `None`.
     pub async fn live<T>(&self, life: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -88,7 +88,7 @@ impl SimStore {
         }
     }
 
-    /// How many commits there were since the start.
+    /// Number of commits since the start.
     pub fn commits(&self) -> u64 {
         self.writer.lock().commits
     }
@@ -101,7 +101,7 @@ impl SimStore {
             return None;
         }
         writer.commits += 1;
-        // Every other commit has been followed by silence, in which the store confirms it.
+        // Every other commit is followed by an idle time, in which the store confirms it.
         let confirmed = match number % 2 {
             0 => Ok(()),
             _ => writer.engine.tidy(),
@@ -123,7 +123,7 @@ impl SimStore {
         Some(result)
     }
 
-    /// The dead wait for ever.
+    /// Never returns once the process has died.
     async fn or_die<T>(&self, result: Option<T>) -> T {
         match result {
             Some(result) => result,

@@ -1,4 +1,4 @@
-//! What every engine promises, run against each.
+//! Conformance tests of the store interface, run against each engine.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn expecting(key: &str, revision: Option<u64>) -> Expected {
     vec![(key.to_owned(), revision)]
 }
 
-/// The promises that need no second process.
+/// Checks the guarantees that a single process can observe.
 pub(super) async fn keeps_its_promises(store: &dyn Store) {
     let mut watch = store.watch(None).unwrap();
     let new = expecting("nullVolumes/b", None);
@@ -46,7 +46,7 @@ pub(super) async fn keeps_its_promises(store: &dyn Store) {
             found: Some(1)
         })
     );
-    // One that conflicts leaves nothing of its other changes.
+    // Atomicity: a commit with one conflict applies none of its changes.
     let both = vec![put("nullVolumes/a", 3), put("nullVolumes/b", 4)];
     let stale = expecting("nullVolumes/b", Some(9));
     assert!(store.commit(both.clone(), stale).await.is_err());
@@ -85,7 +85,7 @@ pub(super) async fn keeps_its_promises(store: &dyn Store) {
         .unwrap();
     assert_eq!(store.scan("aio").await, Ok(Vec::new()));
     assert_eq!(store.revision(), 7);
-    // Those of 1 and 6 are not their records' last ones.
+    // The history keeps only the last change of each record: 1 and 6 were superseded.
     for revision in [3, 4, 5, 7] {
         assert_eq!(watch.next().await.unwrap().revision(), revision);
     }

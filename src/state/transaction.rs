@@ -1,4 +1,4 @@
-//! One transaction of the database, and what a database says of the last one.
+//! Transactions of the database, and reading the head of its last one.
 
 use redb::{Database, ReadableDatabase};
 
@@ -7,22 +7,22 @@ use super::fault::storage_error;
 use super::format::{HEAD, Head, META, RECORDS};
 use super::seal::Sealer;
 
-/// A change, ready to be written: `None` removes.
+/// A sealed change to write; `None` removes the record.
 pub(super) struct Staged {
     pub key: String,
     pub sealed: Option<Vec<u8>>,
 }
 
-/// How a transaction is made durable.
+/// Commit protocol of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phases {
-    /// One sync.
+    /// One phase: one sync.
     One,
-    /// A sync of the pages, and one of what makes them the state.
+    /// Two phases: a sync of the pages, then a sync of the header that makes them current.
     Two,
 }
 
-/// The database, and its head.
+/// Opens the database and reads its head.
 pub(super) fn open(
     database: Result<Database, redb::Error>,
     sealer: &Sealer,
@@ -39,7 +39,7 @@ pub(super) fn open(
     Ok((database, head))
 }
 
-/// One transaction. `before` gets what each change replaces.
+/// Writes one transaction. `before` collects the value that each change replaces, for a rollback.
 pub(super) fn write(
     database: &Database,
     staged: &[Staged],

@@ -1,8 +1,7 @@
-//! Who has what, and who uses whom.
+//! Ownership and use of keys by resources.
 //!
-//! A resource *owns* keys that nobody else may own (its name, its bdev's name, its NQN) and *uses*
-//! keys of others. The registry is asked before SPDK is touched, and what a change has reserved is
-//! given back when the change fails:
+//! A resource *owns* keys exclusively (its name, its bdev's name, its NQN) and *uses* keys of other owners. A
+//! change reserves its claims before SPDK is called; a change that fails rolls its reservation back:
 //!
 //! ```text
 //!            reserve            settle
@@ -22,18 +21,18 @@ use super::{Claims, Key, Name};
 use crate::error::{Error, Subject};
 use tables::Tables;
 
-/// The registry. Never locked across an await or a call into SPDK.
+/// The registry. Its lock is never held across an await or a call into SPDK.
 #[derive(Debug, Default)]
 pub struct Registry {
     tables: Mutex<Tables>,
 }
 
 impl Registry {
-    /// Reserves `uses` for `name`, on top of what it holds already.
+    /// Reserves `claims` for `name`, in addition to the claims it holds.
     ///
     /// # Errors
-    /// ALREADY_EXISTS when another owns one of its keys, FAILED_PRECONDITION when another takes what
-    /// it wants to take, NOT_FOUND when nobody owns what it needs. Nothing is reserved then.
+    /// ALREADY_EXISTS when another object owns one of the keys, FAILED_PRECONDITION when another object has
+    /// taken a key to be taken, NOT_FOUND when a needed key has no owner. Nothing is reserved then.
     pub fn reserve(self: &Arc<Self>, name: &Name, claims: &Claims) -> Result<Reserved, Error> {
         let mut tables = self.tables.lock();
         admit(&tables, name, claims)?;
@@ -50,13 +49,13 @@ impl Registry {
         })
     }
 
-    /// Takes over what a record held before a restart. Nothing is refused: a key that another has by
-    /// now stays with that one, and the record's own reservation fails when it is made again.
+    /// Restores the claims of a stored record after a restart. Refuses nothing: a key that has another owner by
+    /// now stays with that owner, and the record's own reservation fails when it is reconciled.
     pub fn restore(&self, name: &Name, claims: Claims) {
         self.tables.lock().set(name, Some(claims));
     }
 
-    /// Whether `uses` could be reserved for `name` now.
+    /// Whether `claims` could be reserved for `name` now.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).
@@ -64,8 +63,8 @@ impl Registry {
         admit(&self.tables.lock(), name, claims)
     }
 
-    /// The first of these numbers whose key nobody has: `name` has reserved it, inside a reservation
-    /// that is settled or given back.
+    /// Reserves the first of these numbers whose key is free for `name`, and returns it. Must run inside a
+    /// [`Reserved`] of `name`, which settles or drops this reservation too.
     pub fn choose(
         self: &Arc<Self>,
         name: &Name,
@@ -74,7 +73,7 @@ impl Registry {
     ) -> Option<i32> {
         numbers.into_iter().find(|number| {
             let key = key(*number);
-            // Most are in use: that is seen without a refusal in words.
+            // Skips used numbers cheaply: most are in use, and a refusal formats an error message.
             let owner = self.owner_of(&key);
             let is_free = owner.is_none_or(|owner| owner == *name);
             let reserve = || self.reserve(name, &Claims::new().owns(key));
@@ -82,33 +81,33 @@ impl Registry {
         })
     }
 
-    /// Forgets all that `name` holds.
+    /// Releases all claims of `name`.
     pub fn release(&self, name: &Name) {
         self.tables.lock().set(name, None);
     }
 
-    /// Who owns the key.
+    /// Returns the owner of the key.
     pub fn owner(&self, key: &Key) -> Option<Name> {
         self.tables.lock().owner(key).cloned()
     }
 
-    /// What `name` has for itself.
+    /// Returns the keys that `name` owns.
     pub fn owned(&self, name: &Name) -> BTreeSet<Key> {
         let tables = self.tables.lock();
         (tables.held(name)).map_or_else(BTreeSet::new, |claims| claims.owned.clone())
     }
 
-    /// Who owns the key, or what it is a part of.
+    /// Returns the owner of the key or of the key space that contains it.
     fn owner_of(&self, key: &Key) -> Option<Name> {
         self.tables.lock().owner_of(key).cloned()
     }
 
-    /// Who is shown by the same name, and is of another kind.
+    /// Returns the object of another kind that is shown by the same name.
     pub fn namesake(&self, name: &Name) -> Option<Name> {
         self.tables.lock().namesake(name).cloned()
     }
 
-    /// What `name` uses, and what the owners of that use, down to the devices.
+    /// Returns the transitive dependencies of `name`: the keys it uses, and those that their owners use.
     pub fn beneath(&self, name: &Name) -> BTreeSet<Key> {
         let tables = self.tables.lock();
         let mut found = BTreeSet::new();
@@ -123,8 +122,7 @@ impl Registry {
         found
     }
 
-    /// Whether something that `name` stands on, down to the device, is an object whose typed name
-    /// begins so.
+    /// Whether a transitive dependency of `name` is owned by an object whose typed name has this prefix.
     pub fn stands_on(&self, name: &Name, prefix: &str) -> bool {
         let beneath = self.beneath(name);
         let tables = self.tables.lock();
@@ -132,7 +130,7 @@ impl Registry {
         owners.any(|owner| owner.key().as_str().starts_with(prefix))
     }
 
-    /// Those that own what `name` uses, beside itself.
+    /// Returns the owners of the keys that `name` uses, without itself.
     pub fn owners_beneath(&self, name: &Name) -> BTreeSet<Name> {
         let tables = self.tables.lock();
         let used = tables.held(name).into_iter().flat_map(Claims::used);
@@ -140,14 +138,14 @@ impl Registry {
         owners.filter(|owner| *owner != name).cloned().collect()
     }
 
-    /// Those that use this key, in the order of their names.
+    /// Returns the users of this key, ordered by name.
     pub fn users_of_key(&self, key: &Key) -> Vec<Name> {
         let tables = self.tables.lock();
         let users = tables.users(key);
         users.cloned().collect()
     }
 
-    /// Others that use what `name` owns, in the order of their names.
+    /// Returns the other objects that use a key owned by `name`, ordered by name.
     pub fn users_of(&self, name: &Name) -> Vec<Name> {
         let tables = self.tables.lock();
         let Some(claims) = tables.held(name) else {
@@ -161,7 +159,7 @@ impl Registry {
     }
 }
 
-/// Whether `uses` could be reserved for `name` now.
+/// Checks whether `claims` could be reserved for `name` now.
 fn admit(tables: &Tables, name: &Name, claims: &Claims) -> Result<(), Error> {
     for key in &claims.needed {
         if tables.owner(key).is_none() {
@@ -199,7 +197,7 @@ fn admit(tables: &Tables, name: &Name, claims: &Claims) -> Result<(), Error> {
     Ok(())
 }
 
-/// The answer to one who may not use a key beside this user.
+/// Error for a key that may not be used beside this user.
 fn in_use(tables: &Tables, key: &Key, user: &Name) -> Error {
     let owner = tables.owner(key);
     Error::InUse {
@@ -209,7 +207,7 @@ fn in_use(tables: &Tables, key: &Key, user: &Name) -> Error {
     }
 }
 
-/// What a change has reserved. Dropped unsettled, it goes back to what was held before.
+/// A reservation. Dropped before it is settled, it is rolled back to the claims held before.
 #[derive(Debug)]
 pub struct Reserved {
     registry: Arc<Registry>,
@@ -219,12 +217,12 @@ pub struct Reserved {
 }
 
 impl Reserved {
-    /// Leaves it reserved, for a settlement around this one to settle or to give back.
+    /// Keeps the reservation, for an enclosing one to settle or roll back.
     pub fn keep(mut self) {
         self.settled = true;
     }
 
-    /// The change is done, and the object now holds exactly this.
+    /// Commits the change: the object now holds exactly `claims`.
     pub fn settle(mut self, claims: Claims) {
         self.settled = true;
         self.registry.tables.lock().set(&self.name, Some(claims));

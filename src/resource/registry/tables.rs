@@ -1,4 +1,5 @@
-//! What is held, and the indexes that find it. A call costs what it touches, however many objects there are.
+//! The held claims and their indexes. The cost of a call depends on the keys it touches, not on the number of
+//! objects.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
@@ -7,8 +8,8 @@ use std::sync::Arc;
 
 use super::super::{Claims, Key, Name, volume_ref};
 
-/// What each object holds, and who owns what. Both change in [`set`](Tables::set) alone, and the indexes
-/// over them with them.
+/// Claims by object and owners by key. [`set`](Tables::set) alone modifies both, and keeps the indexes
+/// consistent.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     held: HashMap<Name, Claims>,
@@ -16,20 +17,20 @@ pub(super) struct Tables {
     indexes: Indexes,
 }
 
-/// Everything here follows from `held` and `owners`.
+/// Indexes derived from `held` and `owners`.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Indexes {
-    /// The users of a key, in whichever way.
+    /// All users of a key.
     users: Sets<Key, Name>,
-    /// Those of them that move data through it.
+    /// Users of a key that take it exclusively.
     takers: Sets<Key, Name>,
-    /// The bdevs that have owners, by the space of remote bdevs that each would be in.
+    /// Owned bdev keys, by the space of remote bdevs that each would belong to.
     spaces: Sets<Key, Key>,
-    /// What a key means that is an alias of its owner's.
+    /// Alias to the key that it stands for.
     meant: HashMap<Key, Key>,
-    /// The same from the other side.
+    /// Key to its aliases.
     aliases: Sets<Key, Key>,
-    /// The objects by the names that clients see: one of each kind at most.
+    /// Objects by the names shown to clients: at most one of each kind.
     shown: Sets<Arc<str>, Name>,
 }
 
@@ -38,17 +39,18 @@ impl Tables {
         self.held.get(name)
     }
 
-    /// Who owns the very key.
+    /// Returns the owner of exactly this key.
     pub(super) fn owner(&self, key: &Key) -> Option<&Name> {
         self.owners.get(key)
     }
 
-    /// Those that use the key, in the order of their names.
+    /// Returns the users of the key, ordered by name.
     pub(super) fn users(&self, key: &Key) -> impl Iterator<Item = &Name> {
         self.indexes.users.of(key)
     }
 
-    /// Who has the key, or the remote bdevs of which it would be one, or one of those that it means.
+    /// Returns an owner that conflicts with owning `key`: the owner of the key, of the space of remote bdevs
+    /// that contains it, or of a bdev within the space that it stands for.
     pub(super) fn owner_of(&self, key: &Key) -> Option<&Name> {
         if let Some(owner) = self.owners.get(key) {
             return Some(owner);
@@ -60,14 +62,14 @@ impl Tables {
         bdevs.find_map(|bdev| self.owners.get(bdev))
     }
 
-    /// Who beside `name` takes the key, under whichever of its names.
+    /// Returns an object other than `name` that takes the key exclusively, directly or through an alias.
     pub(super) fn other_taker(&self, name: &Name, key: &Key) -> Option<&Name> {
         let meant = self.indexes.meant.get(key).unwrap_or(key);
         let mut names = self.indexes.aliases.of(meant).chain([meant]);
         names.find_map(|key| self.indexes.takers.of(key).find(|taker| *taker != name))
     }
 
-    /// Who beside `name` has joined the key, or takes it.
+    /// Returns an object other than `name` that has joined the key or takes it exclusively.
     pub(super) fn other_joiner(&self, name: &Name, key: &Key) -> Option<&Name> {
         let mut users = self.users(key).filter(|user| *user != name);
         users
@@ -75,19 +77,19 @@ impl Tables {
             .or_else(|| self.other_taker(name, key))
     }
 
-    /// Whether the owner of the key lets one alone join it.
+    /// Whether the owner of the key admits a single joiner.
     pub(super) fn admits_one(&self, key: &Key) -> bool {
         let claims = self.owner(key).and_then(|owner| self.held(owner));
         claims.is_some_and(|claims| claims.single.contains(key))
     }
 
-    /// Who is shown by the same name, and is of another kind.
+    /// Returns the object of another kind that is shown by the same name.
     pub(super) fn namesake(&self, name: &Name) -> Option<&Name> {
         let mut shown = self.indexes.shown.of(&**name.shown());
         shown.find(|other| other.key() != name.key())
     }
 
-    /// `name` holds this from now on, in place of what it held.
+    /// Replaces the claims of `name`; `None` releases them.
     pub(super) fn set(&mut self, name: &Name, claims: Option<Claims>) {
         if let Some(old) = self.held.remove(name) {
             self.indexes.hold(name, &old, Sets::remove);
@@ -104,7 +106,7 @@ impl Tables {
         self.indexes.hold(name, &claims, Sets::add);
         self.indexes.shown.add(name.shown(), name);
         for key in &claims.owned {
-            // A key that SPDK chose may meet a reservation that is about to fail: the first keeps it.
+            // If a generated key collides with a reservation in flight, the earlier holder keeps it.
             if self.owners.contains_key(key) {
                 continue;
             }
@@ -118,18 +120,19 @@ impl Tables {
         self.held.insert(name.clone(), claims);
     }
 
-    /// How many objects hold something, and how many keys have owners.
+    /// Number of objects with claims, and of keys with owners.
     #[cfg(test)]
     pub(super) fn len(&self) -> (usize, usize) {
         (self.held.len(), self.owners.len())
     }
 }
 
-/// [`Sets::add`] or [`Sets::remove`]: what a change enters is what its end takes out.
+/// [`Sets::add`] or [`Sets::remove`]: adding and removing claims run the same code, so that the indexes cannot
+/// drift.
 type Edit<K, V> = fn(&mut Sets<K, V>, &K, &V);
 
 impl Indexes {
-    /// What follows from an object that holds something.
+    /// Indexes the claims of an object.
     fn hold(&mut self, name: &Name, claims: &Claims, edit: Edit<Key, Name>) {
         for key in claims.used() {
             edit(&mut self.users, &key, name);
@@ -139,7 +142,7 @@ impl Indexes {
         }
     }
 
-    /// What follows from a key that has an owner.
+    /// Indexes a key that has an owner.
     fn own(&mut self, key: &Key, alias_of: Option<&Key>, edit: Edit<Key, Key>) {
         if let Some(space) = volume_ref::remote_space(key) {
             edit(&mut self.spaces, &space, key);
@@ -150,7 +153,7 @@ impl Indexes {
     }
 }
 
-/// Sets by keys; none of them is empty.
+/// Ordered sets by key. Invariant: no set is empty.
 #[derive(Debug, PartialEq, Eq)]
 struct Sets<K: Eq + Hash, V: Ord>(HashMap<K, BTreeSet<V>>);
 
@@ -161,7 +164,7 @@ impl<K: Eq + Hash, V: Ord> Default for Sets<K, V> {
 }
 
 impl<K: Eq + Hash + Clone, V: Ord + Clone> Sets<K, V> {
-    /// The members of this set, in their order.
+    /// Returns the members of a set in order.
     fn of<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &V>
     where
         K: Borrow<Q>,

@@ -1,11 +1,12 @@
-//! The indexes beside a search through everything, after any changes.
+//! Property test: after random changes the indexes give the same results as a linear search. A second test
+//! checks that a query's cost does not grow with the number of objects.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// A few names and keys, so that they meet: two kinds with one shown name, bdevs of a remote controller and
-/// others, aliases of both.
+/// A small set of names and keys, so that they collide: two kinds with a shared shown name, bdevs of a remote
+/// controller and others, and aliases of both.
 fn name(number: u8) -> Name {
     let kind = ["nullVolumes", "aioVolumes", "nvmeSubsystems"][usize::from(number % 3)];
     let id = number / 3;
@@ -39,7 +40,7 @@ fn claims() -> impl Strategy<Value = Claims> {
     })
 }
 
-/// All that `key` could mean to be owned, by a search.
+/// Reference implementation of [`Tables::owner_of`]: linear search.
 fn owners_of<'t>(tables: &'t Tables, key: &Key) -> Vec<&'t Name> {
     if let Some(owner) = tables.owners.get(key) {
         return vec![owner];
@@ -52,14 +53,14 @@ fn owners_of<'t>(tables: &'t Tables, key: &Key) -> Vec<&'t Name> {
     met.map(|(_, owner)| owner).collect()
 }
 
-/// What a key means, by a search.
+/// Reference implementation: resolves an alias by linear search.
 fn meant(tables: &Tables, key: &Key) -> Key {
     let claims = tables.owners.get(key).and_then(|by| tables.held.get(by));
     let other = claims.and_then(|claims| claims.aliases.get(key));
     other.unwrap_or(key).clone()
 }
 
-/// All that take what `key` means, by a search.
+/// Reference implementation: all takers of the key that `key` stands for, by linear search.
 fn takers<'t>(tables: &'t Tables, key: &Key) -> BTreeSet<&'t Name> {
     let wanted = meant(tables, key);
     let takes = |claims: &Claims| {
@@ -118,7 +119,7 @@ proptest! {
     }
 }
 
-/// How long a few calls of each kind of question take among so many objects.
+/// Measures a few calls of each query among this many objects.
 fn asked_among(objects: u32) -> std::time::Duration {
     let mut tables = Tables::default();
     for number in 0..objects {
@@ -152,6 +153,6 @@ fn a_call_among_many_objects_costs_what_one_among_few_does() {
     let few = (0..5).map(|_| asked_among(100)).min();
     let many = (0..5).map(|_| asked_among(20_000)).min();
     let (few, many) = (few.unwrap_or_default(), many.unwrap_or_default());
-    // A search would take two hundred times as long; caches alone may cost a few times.
+    // A linear search would be 200 times slower; cache misses alone cost a small factor.
     assert!(many < few * 20, "{many:?} among many, {few:?} among few");
 }

@@ -1,4 +1,4 @@
-//! What the registry promises.
+//! Tests of the registry's guarantees.
 
 use super::super::volume_ref;
 use super::*;
@@ -160,7 +160,7 @@ fn what_lets_one_alone_join_it_is_joined_by_one() {
     let error = hold(&registry, "paths/2", path()).unwrap_err().to_string();
     let wanted = "controllers/a is in use by paths/1";
     assert!(error.starts_with(wanted), "{error}");
-    // Others refer to it all the same.
+    // The single-joiner limit does not apply to objects that only refer to the key.
     let keys = Claims::new().shares("controllers/a").needs("controllers/a");
     hold(&registry, "keys/1", keys).unwrap();
 }

@@ -1,5 +1,5 @@
-//! How SPDK and the store come to agree again after a change that one of them refuses, or that a panic cuts
-//! off. SPDK is a map here of what it has; each step compares what it is told with that.
+//! Tests of reconciling SPDK and the store after one of them refused a change or a panic cut it off. SPDK is
+//! simulated by a map; each operation checks its arguments against it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::api::storage::MallocVolume;
 use crate::reconcile::Reconciler;
 use crate::state::{self, Entry};
 
-/// The step of the kind that goes wrong, once.
+/// Operation of the kind that fails once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Ensure,
@@ -21,16 +21,16 @@ enum Step {
     Remove,
 }
 
-/// Volumes of which each update destroys the content, or none.
+/// Test volumes of which every update destroys the content, or none.
 #[derive(Default)]
 struct Memories {
     has: Mutex<BTreeMap<String, MallocVolume>>,
-    /// How often content was destroyed.
+    /// Number of updates, each of which destroys content.
     destroyed: AtomicUsize,
     can_be_undone: bool,
     panics: Mutex<Vec<Step>>,
     fails: Mutex<Vec<Step>>,
-    /// What fails after the next update.
+    /// Operations that fail after the next update.
     then_fails: Mutex<Vec<Step>>,
     prepared: AtomicUsize,
 }
@@ -69,7 +69,7 @@ impl Kind for Arc<Memories> {
 
     fn check(&self, _: &MallocVolume, _: &mut Violations) {}
 
-    /// Each size is something of its own, as a volume beneath is.
+    /// Each size is an owned key, so that a change of the size changes the claims.
     fn claims(&self, name: &Name, object: &MallocVolume) -> Claims {
         let size = Key::from(format!("size/{}", object.blocks_count));
         Claims::new().owns(Key::bdev(name.id())).owns(size)
@@ -121,7 +121,7 @@ impl Kind for Arc<Memories> {
         Ok(change.wanted)
     }
 
-    /// What is not as it is said to be is another's.
+    /// An object that differs from the one to remove belongs to another owner.
     async fn remove(
         &self,
         _: &CallContext,
@@ -199,7 +199,7 @@ impl Place {
             .await
     }
 
-    /// The sizes that the store, memory and SPDK have.
+    /// Returns the sizes in the store, in memory and in SPDK.
     async fn sizes(&self, id: &str) -> [Option<i64>; 3] {
         let entries = self.store.scan("").await.unwrap();
         let entry = entries
@@ -217,7 +217,7 @@ impl Place {
         Key::from(format!("mallocVolumes/{id}"))
     }
 
-    /// Lets the queue run until it is empty.
+    /// Runs the queue until it is empty.
     async fn settle(&self) {
         let kinds: Vec<Arc<dyn Records>> = vec![Arc::clone(&self.volumes) as _];
         let running = tokio::spawn(Reconciler::new(&self.shared, kinds).run());
@@ -257,7 +257,7 @@ async fn a_stored_change_that_spdk_refuses_is_taken_back_in_the_store() {
     assert!(error.to_string().contains("asked to fail"), "{error}");
     assert_eq!(place.sizes("a").await, [Some(64); 3]);
 
-    // The store does not take that either: what a restart may find is told.
+    // The rollback in the store fails too: the error says what a restart may find.
     place.spdk.fails_in(Step::Update);
     place.store.fail_after(1, 1);
     let error = place.update("a", 128).await.unwrap_err();
@@ -282,12 +282,12 @@ async fn a_stored_change_that_is_cut_off_is_made() {
     assert_eq!(place.sizes("a").await, [Some(128); 3]);
 }
 
-/// A place where SPDK has 128 blocks, and the store and memory have 64.
+/// Creates a pending rollback: SPDK has 128 blocks, the store and memory have 64.
 async fn with_an_open_rollback() -> Place {
     let place = Place::new(true);
     place.create("a", 64).await.unwrap();
     place.store.fail_after(0, 1);
-    // The change succeeds, its rollback does not.
+    // The update succeeds, its rollback fails.
     place.spdk.then_fails.lock().push(Step::Update);
     let error = place.update("a", 128).await.unwrap_err();
     assert!(error.to_string().contains("no space left"), "{error}");
@@ -298,7 +298,7 @@ async fn with_an_open_rollback() -> Place {
 #[tokio::test(start_paused = true)]
 async fn an_update_over_an_open_rollback_begins_after_it() {
     let place = with_an_open_rollback().await;
-    // What SPDK still has is not free.
+    // Claims of the version in SPDK are still held.
     let taken = place.create("b", 128).await.unwrap_err();
     assert!(matches!(taken, Error::AlreadyExists { .. }), "{taken}");
     place.spdk.fails_in(Step::Update);
@@ -372,7 +372,7 @@ async fn a_create_that_is_cut_off_leaves_nothing() {
     assert_eq!(place.sizes("a").await, [None; 3]);
     assert_eq!(place.shared.conditions.all(), []);
 
-    // A repeated create does not wait for the queue.
+    // A repeated create reconciles at once, without waiting for the queue.
     place.spdk.panics_in(Step::Ensure);
     place.create("a", 64).await.unwrap_err();
     place.create("a", 128).await.unwrap();
@@ -387,7 +387,7 @@ async fn a_delete_that_is_cut_off_stays_one_and_waits_for_nothing() {
     let place = Place::new(true);
     place.create("a", 64).await.unwrap();
     let prepared = place.spdk.prepared.load(Ordering::Relaxed);
-    // Once in the call, and once in an attempt.
+    // The first panic hits the call, the second one a retry.
     place.spdk.panics_in(Step::Remove);
     place.spdk.panics_in(Step::Remove);
     place.delete("a").await.unwrap_err();

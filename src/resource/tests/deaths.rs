@@ -1,5 +1,5 @@
-//! What there is after the process has died between two steps of a change: one test for each entry of the table
-//! in docs/design.md, named there.
+//! Crash tests: state after the process died between two steps of a change. One test for each entry of the table
+//! in docs/design.md, which names the tests.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,16 +12,16 @@ use crate::error::Error;
 use crate::state::sim::SimDisk;
 use crate::state::sim_store::{Death, SimStore, empty_disk};
 
-/// A process: its memory, its SPDK and its store.
+/// A simulated process: its memory, its SPDK and its store.
 struct Process {
     store: Arc<SimStore>,
     world: World,
-    /// Attempts of the start that left something pending.
+    /// Number of records still pending after the replay at start.
     pending: usize,
 }
 
 impl Process {
-    /// Starts one: all that is stored is read and tried once.
+    /// Starts a process: loads the stored records and attempts each once.
     async fn start(disk: &SimDisk) -> Self {
         let store = SimStore::start(disk).expect("the disk has power");
         let shared = Shared::with(Arc::clone(&store) as Arc<dyn Store>);
@@ -43,15 +43,15 @@ impl Process {
     }
 }
 
-/// What a change is after the process has died in it.
+/// State after a crash during a change.
 struct After {
-    /// What the SPDK that died had.
+    /// Objects in SPDK at the crash.
     in_dead_spdk: Vec<String>,
-    /// The next process, on what the disk kept.
+    /// The restarted process, on the surviving disk.
     process: Process,
 }
 
-/// With a volume `a` of 64 blocks, if `is_there`, the process dies in `change`.
+/// Crashes the process during `change`. If `is_there`, a volume `a` of 64 blocks exists before.
 async fn dies<T>(
     is_there: bool,
     at: Death,
@@ -149,7 +149,7 @@ async fn of_a_delete_that_died_before_the_store_nothing_has_begun() {
     assert!(process.in_spdk().is_empty());
 }
 
-/// Nothing of the volume is there, and its name is free.
+/// Checks that nothing of the volume is left and that its name is free.
 async fn is_gone(process: &Process) {
     assert!(process.world.volumes.get("a").is_err() && process.in_spdk().is_empty());
     let again = text(delete(&process.world).await);
@@ -159,7 +159,7 @@ async fn is_gone(process: &Process) {
 
 #[tokio::test(start_paused = true)]
 async fn a_delete_that_died_once_begun_is_finished_by_the_start() {
-    // Before SPDK is asked, and after.
+    // Crash before SPDK is called, and after.
     for (at, in_dead_spdk) in [
         (Death::After(0), vec!["a".to_owned()]),
         (Death::Before(1), Vec::new()),

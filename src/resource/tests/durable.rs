@@ -1,4 +1,4 @@
-//! What the store knows at each step of a change, and what a store that fails leaves.
+//! Tests of the store's content at each step of a change, and of changes over a store that fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use super::{Volumes, World, called, named, of};
 use crate::reconcile::Reconciler;
 use crate::state::{self, Change, Entry, Expected, Watch};
 
-/// A store whose commits fail from a given one on, for a number of them.
+/// Store whose commits fail for a given range.
 #[derive(Default)]
 pub(super) struct Faulty {
     memory: Memory,
@@ -20,7 +20,7 @@ pub(super) struct Faulty {
 }
 
 impl Faulty {
-    /// The next `succeed` commits succeed, and the `fail` after them fail.
+    /// Lets the next `succeed` commits succeed and the `fail` commits after them fail.
     pub(super) fn fail_after(&self, succeed: usize, fail: usize) {
         let from = self.commits.load(Ordering::Relaxed) + succeed;
         self.fails_from.store(from, Ordering::Relaxed);
@@ -55,7 +55,7 @@ impl Store for Faulty {
     }
 }
 
-/// A world over a store.
+/// Creates a world over a store.
 fn world(store: &Arc<Faulty>) -> World {
     let shared = Shared::with(Arc::clone(store) as Arc<dyn Store>);
     shared.set_restored();
@@ -77,7 +77,7 @@ pub(super) fn reconciler(world: &World) -> Arc<Reconciler> {
     Reconciler::new(&world.shared, kinds)
 }
 
-/// Lets the queue run until it is empty.
+/// Runs the queue until it is empty.
 async fn settle(world: &World) {
     let running = tokio::spawn(reconciler(world).run());
     while !world.shared.queue.is_empty() {
@@ -142,7 +142,7 @@ async fn what_cannot_be_undone_either_is_retried_until_it_is() {
     let store = Arc::new(Faulty::default());
     let world = world(&store);
     let made = world.volume("a", of(512, 64)).await.unwrap();
-    // The update is made; neither stored nor, at first, undone.
+    // The update is made in SPDK, its commit fails, and the first attempt of its rollback fails.
     store.fail_after(0, 1);
     world.engine.fails_after_one_update();
     world
@@ -168,7 +168,7 @@ async fn a_delete_that_has_begun_is_brought_to_its_end() {
     let store = Arc::new(Faulty::default());
     let world = world(&store);
     world.volume("a", of(512, 64)).await.unwrap();
-    // It is gone from SPDK, and the store does not take that.
+    // SPDK has removed the object, but the commit that removes the record fails.
     store.fail_after(1, 1);
     world.delete("a").await.unwrap_err();
     assert_eq!(stored(&store).await, [("nullVolumes/a".to_owned(), true)]);

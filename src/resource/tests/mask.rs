@@ -1,4 +1,4 @@
-//! The update mask against the rules of AIP-134, with random objects, masks and changes.
+//! Property tests of update masks against AIP-134, with random objects, masks and changes.
 
 use proptest::prelude::*;
 use prost_reflect::{DynamicMessage, ReflectMessage};
@@ -34,7 +34,7 @@ fn endpoint() -> impl Strategy<Value = Option<Endpoint>> {
     prop_oneof![1 => Just(None), 2 => pcie.prop_map(Some), 2 => fabrics.prop_map(Some)]
 }
 
-/// A message with nested ones, a oneof of them, wrappers and what only the server fills in.
+/// A message with nested messages, a oneof, wrappers and output-only fields.
 fn controller() -> impl Strategy<Value = NvmeController> {
     let spec = (prop::option::of(0..2_i32), 0..2_i32, endpoint());
     let spec = spec.prop_map(
@@ -52,7 +52,7 @@ fn controller() -> impl Strategy<Value = NvmeController> {
     })
 }
 
-/// Every path that there is, those that only the server fills in too.
+/// Collects all paths, output-only fields included.
 fn paths_of(rules: &Rules, prefix: &str, into: &mut Vec<String>) {
     for field in rules.fields() {
         let path = format!("{prefix}{}", field.descriptor.name());
@@ -70,7 +70,7 @@ fn mask() -> impl Strategy<Value = Vec<String>> {
     prop_oneof![1 => Just(Vec::new()), 1 => Just(vec!["*".to_owned()]), 4 => some]
 }
 
-/// What is at a path, unless a message on the way is not there.
+/// Returns the value at a path, unless a parent message is missing.
 fn at(message: &DynamicMessage, path: &str) -> Option<prost_reflect::Value> {
     let (first, rest) = path.split_once('.').unwrap_or((path, ""));
     let field = message.descriptor().get_field_by_name(first)?;
@@ -83,13 +83,13 @@ fn at(message: &DynamicMessage, path: &str) -> Option<prost_reflect::Value> {
     }
 }
 
-/// Whether a leaf at `path` lies in what the mask names, or is a part of it.
+/// Whether the mask covers the leaf at `path`.
 fn names(mask: &[String], path: &str) -> bool {
     let inside = |outer: &str| path == outer || path.starts_with(&format!("{outer}."));
     mask.iter().any(|named| named == "*" || inside(named))
 }
 
-/// Whether only the server fills it in.
+/// Whether the server alone sets the field.
 fn is_server_side(path: &str) -> bool {
     path == "name" || path == "status" || path.starts_with("status.")
 }
@@ -123,7 +123,7 @@ proptest! {
                 [] => told.is_some(),
                 named => names(named, path),
             };
-            // Another member of the oneof may have taken its place.
+            // Setting another member of the oneof clears this one.
             let displaced = member(path).is_some_and(|own| at(&after, MEMBERS[1 - own]).is_some());
             let expected = if is_server_side(path) {
                 was
@@ -137,12 +137,12 @@ proptest! {
             prop_assert_eq!(is, expected, "{} of {:?}", path, mask);
         }
 
-        // The same update once more changes nothing.
+        // Updates are idempotent.
         let mut again = after.clone();
         parsed.apply(&rules, &mut again, &sent);
         prop_assert_eq!(&again, &after);
 
-        // What changed is told by its paths, all named by the mask, and these alone lead from one to the other.
+        // The changed paths alone transform the old object into the new one.
         let changes = Changes::between(&rules, &before, &after);
         prop_assert_eq!(changes.is_empty(), before == after);
         let mut rebuilt = before.clone();

@@ -1,5 +1,5 @@
-//! Kinds whose objects live in the test, and a world of them: what every kind gets from its
-//! collection is tried on these in [`verbs`].
+//! Test kinds whose objects are kept in the test, and a world of them. [`verbs`] tests with them what every kind
+//! gets from its collection.
 
 mod agreement;
 mod deaths;
@@ -25,21 +25,21 @@ use crate::api::storage::{
 };
 use crate::error::Violations;
 
-/// Volumes that grow at any time, are rebuilt for another block size, and keep their uuid.
+/// Test volumes that can be resized at any time, are rebuilt for another block size, and have an immutable UUID.
 #[derive(Default)]
 struct Volumes {
     made: Mutex<BTreeSet<String>>,
     updates: AtomicUsize,
-    /// Those of them that bring back what was.
+    /// Number of updates that were rollbacks.
     undone: AtomicUsize,
     fails: AtomicBool,
     fails_after_update: AtomicBool,
     panics: AtomicBool,
-    /// When set, a create waits for a permit after it has begun.
+    /// If set, a create in progress waits for a permit.
     gate: Option<Arc<Gate>>,
 }
 
-/// What the server makes of no uuid.
+/// UUID that the server assigns when the client gives none.
 const CHOSEN: &str = "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb";
 
 struct Gate {
@@ -48,7 +48,7 @@ struct Gate {
 }
 
 impl Volumes {
-    /// The next update succeeds, and what comes after it fails.
+    /// Lets the next update succeed and every later operation fail.
     fn fails_after_one_update(&self) {
         self.fails_after_update.store(true, Ordering::Relaxed);
     }
@@ -257,7 +257,7 @@ impl World {
         }
     }
 
-    /// One whose creates wait at a gate.
+    /// Creates a world whose creates wait at a gate.
     fn gated() -> (Self, Arc<Gate>) {
         let gate = Arc::new(Gate {
             entered: Semaphore::new(0),

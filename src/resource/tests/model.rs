@@ -1,4 +1,4 @@
-//! A model of what calls do to volumes, subsystems and namespaces, and random calls that change it.
+//! Model of the effects of calls on volumes, subsystems and namespaces, and random calls.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::error::Error;
 
-/// Some of them break a rule.
+/// Includes an invalid size.
 pub(super) const BLOCK_SIZES: [i64; 3] = [512, 4096, 513];
 pub(super) const BLOCKS: [i64; 3] = [64, 128, 0];
 
@@ -18,7 +18,7 @@ pub(super) enum Verb {
     Get,
 }
 
-/// What a call is about, by the numbers of names and values.
+/// Resource that a call addresses, with its values, by number.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Target {
     Volume { id: u8, size: usize, blocks: usize },
@@ -30,18 +30,18 @@ pub(super) enum Target {
 pub(super) struct Call {
     pub verb: Verb,
     pub target: Target,
-    /// SPDK refuses whatever it is asked for meanwhile.
+    /// SPDK refuses every operation during the call.
     pub is_refused: bool,
 }
 
-/// What there is.
+/// Existing resources.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Model {
-    /// Block size and blocks.
+    /// Block size and number of blocks.
     pub volumes: BTreeMap<u8, (i64, i64)>,
     /// NQN and serial number.
     pub subsystems: BTreeMap<u8, (u8, u8)>,
-    /// The volume of each.
+    /// Volume of each namespace.
     pub namespaces: BTreeMap<(u8, u8), u8>,
 }
 
@@ -65,7 +65,7 @@ impl Refusal {
     }
 }
 
-/// What there is after a call; if it is refused, every reason to.
+/// State after a call, or every valid reason to refuse it.
 pub(super) type Outcome = Result<Model, Vec<Refusal>>;
 
 impl Model {
@@ -171,11 +171,11 @@ impl Model {
         }
     }
 
-    /// All that may be there if the process died in a call.
+    /// Returns all states that are valid if the process died during the call.
     pub fn possible(&self, call: Call) -> Vec<Self> {
         let mut possible = vec![self.clone()];
         possible.extend(self.after(call));
-        // SPDK refuses a delete that has begun: the next start does not.
+        // A delete that SPDK refused may have been stored: the replay at the next start completes it.
         let unhindered = Call {
             is_refused: false,
             ..call
@@ -187,7 +187,7 @@ impl Model {
     }
 }
 
-/// All that a call may be about.
+/// Returns all targets of a call.
 fn targets() -> Vec<Target> {
     let mut targets = Vec::new();
     for id in 0..2 {
@@ -204,8 +204,8 @@ fn targets() -> Vec<Target> {
     targets
 }
 
-/// The call about the first target, from the `first` one on, that it changes something of; if there is none, about
-/// that one all the same.
+/// Returns the call with the first target, from `first` on, for which it changes the state, or with `first` if
+/// there is none.
 fn apt(model: &Model, call: Call, first: usize) -> Call {
     let targets = targets();
     let about = |n: usize| Call {
@@ -217,7 +217,7 @@ fn apt(model: &Model, call: Call, first: usize) -> Call {
     all.find(changes).unwrap_or(about(first))
 }
 
-/// Some calls, one after the other.
+/// Generates sequences of calls.
 pub(super) fn calls() -> impl Strategy<Value = Vec<Call>> {
     let verb = prop_oneof![
         5 => Just(Verb::Create),
@@ -243,7 +243,7 @@ pub(super) fn calls() -> impl Strategy<Value = Vec<Call>> {
             if is_apt {
                 call = apt(&model, call, target);
             }
-            // Of the other kinds no test is needed that makes or forgives what is missing.
+            // `allow_missing` is tested on volumes only.
             if !matches!(call.target, Target::Volume { .. }) {
                 call.verb = match call.verb {
                     Verb::Update { .. } => Verb::Update {

@@ -1,4 +1,4 @@
-//! The registry against a model of it: whatever is reserved, given back, settled and released.
+//! Property test of the registry against a model: random reserves, rollbacks, settlements and releases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use proptest::prelude::*;
 
 use super::super::*;
 
-/// What a holder has and takes, by number.
+/// Keys that a holder owns and takes, by number.
 type Holding = (BTreeSet<u8>, BTreeSet<u8>);
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Reserves, and settles for it or gives it back.
+    /// Reserves, then settles (`true`) or rolls back.
     Reserve(u8, Holding, bool),
     Release(u8),
 }
@@ -43,7 +43,7 @@ fn claims((owned, taken): &Holding) -> Claims {
     taken.iter().fold(claims, |claims, n| claims.takes(key(*n)))
 }
 
-/// Whether nobody else has what is to be had, or takes what is to be taken.
+/// Whether no other holder owns one of the keys to own or takes one of the keys to take.
 fn is_free(model: &BTreeMap<u8, Holding>, who: u8, (owned, taken): &Holding) -> bool {
     let others = || model.iter().filter(|(other, _)| **other != who);
     let has = |n: &u8| others().any(|(_, (owned, _))| owned.contains(n));

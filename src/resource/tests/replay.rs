@@ -1,6 +1,6 @@
-//! Random calls over the store engine on a simulated disk, against a model of them. The process is stopped at
-//! every step of the store, with each write lost, torn or kept, and twice more in the recovery. What is replayed
-//! equals the model: what was answered is there, what was not is there wholly or not at all.
+//! Crash test: random calls over the storage engine on a simulated disk, compared with a model. Power is lost at
+//! every step of the disk, where each unsynced write is lost, torn or kept, and twice more during recovery.
+//! Invariant: an answered change is durable, an unanswered one is there completely or not at all.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ fn namespace(volume: u8) -> NvmeNamespace {
     }
 }
 
-/// One call of any kind, as a client makes it.
+/// Makes one call of any kind, as a client does.
 async fn send<K: Kind>(
     objects: &Arc<Collection<K>>,
     verb: Verb,
@@ -112,7 +112,7 @@ async fn make(world: &World, call: Call) -> Result<(), Error> {
     answered
 }
 
-/// What a world has, and that its records, its SPDK and its store agree on it.
+/// Returns the state of a world, after checking that its records, its SPDK and its store agree.
 async fn found(world: &World) -> Model {
     let number = |name: &Name| name.id()[1..].parse::<u8>().unwrap();
     let mut model = Model::default();
@@ -155,7 +155,7 @@ async fn found(world: &World) -> Model {
     model
 }
 
-/// Starts a process on what the store has.
+/// Starts a process over the store.
 async fn started(store: &Arc<SimStore>) -> World {
     let shared = Shared::with(Arc::clone(store) as Arc<dyn Store>);
     let world = World::over(shared, Volumes::default());
@@ -166,17 +166,17 @@ async fn started(store: &Arc<SimStore>) -> World {
     world
 }
 
-/// How far a process came.
+/// Progress of a process before its crash.
 #[derive(Debug, Clone, Default)]
 struct Progress {
-    /// What was answered.
+    /// State confirmed by answers.
     sure: Model,
     answered: usize,
-    /// The revision of the last change that was answered.
+    /// Revision of the last answered change.
     revision: u64,
 }
 
-/// Runs `life` on what is on the disk, in a process of its own; `None` if that died.
+/// Runs `life` in a new process on this disk; `None` if the process died.
 fn process<T>(disk: &SimDisk, life: impl AsyncFnOnce(&World) -> T) -> Option<T> {
     let store = SimStore::start(disk)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -184,11 +184,11 @@ fn process<T>(disk: &SimDisk, life: impl AsyncFnOnce(&World) -> T) -> Option<T> 
         .start_paused(true)
         .build()
         .unwrap();
-    // What is under way goes with the runtime.
+    // Dropping the runtime cancels the work in flight.
     runtime.block_on(store.live(async { life(&started(&store).await).await }))
 }
 
-/// Makes the calls, and compares each answer, and what is there after it, with the model.
+/// Makes the calls, and compares each answer and the state after it with the model.
 async fn run(world: &World, calls: &[Call], progress: &mut Progress) {
     for call in calls {
         let answer = make(world, *call).await;
@@ -240,7 +240,7 @@ proptest! {
                     "power lost at step {step}, after {told} answers of {calls:?}: {found:?}, possible: {possible:?}"
                 );
                 assert!(world.shared.revision() >= progress.revision, "step {step}: revisions went back");
-                // And it goes on, the call that was not answered first.
+                // The restarted process accepts calls; the unanswered call is retried first.
                 let rest = &rest[..rest.len().min(2)];
                 run(world, rest, &mut Progress { sure: found, ..Progress::default() }).await;
             });

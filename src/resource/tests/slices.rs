@@ -1,4 +1,4 @@
-//! Objects a slice at a time.
+//! Tests of slices of a collection.
 
 use super::super::*;
 use super::{World, of};
@@ -25,7 +25,7 @@ async fn slices_one_after_the_other_have_each_object_once_and_end() {
             Some(_) => slice.after = after,
             None => break,
         }
-        // The one that the next begins after may go meanwhile.
+        // The key to continue after may be deleted between two slices.
         if sizes.len() == 1 {
             world.delete("volumes/c").await.unwrap();
         }

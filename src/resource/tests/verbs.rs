@@ -1,4 +1,4 @@
-//! The verbs, on kinds whose objects live in the test.
+//! Tests of the verbs, on kinds whose objects are kept in the test.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -97,7 +97,7 @@ async fn a_client_that_goes_away_cuts_nothing_off() {
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
     gate.may_go_on.add_permits(1);
-    // Waits for the change that nobody waits for.
+    // Drains the change whose caller was cancelled.
     world.shared.stop().await;
     assert_eq!(world.volumes.get("a").unwrap().name, "volumes/a");
     let error = text(world.volume("b", of(512, 64)).await);
@@ -163,7 +163,7 @@ async fn a_call_that_waits_for_a_change_that_hangs_fails_in_its_time_and_names_w
     gate.may_go_on.add_permits(1);
     hanging.await.unwrap().unwrap();
 
-    // One that is there, held by whoever changes it.
+    // An existing object whose lock is held by another change.
     let name = volumes.meta().parse("name", "volumes/a").unwrap();
     let holder = CallContext::default();
     let held = volumes.lock(&holder, &name, [name.key().clone()], []);
@@ -194,7 +194,7 @@ async fn an_update_asks_the_kind_for_what_differs_only() {
             (64, "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb")
         );
     }
-    // What the server chose, sent back as it was answered, is no change either.
+    // Echoing server-assigned values with the mask `*` is not a change either.
     let object = world.volumes.get("a").unwrap();
     assert_eq!(world.change(object.clone(), &["*"]).await, Ok(object));
     assert_eq!(world.engine.updates.load(Ordering::Relaxed), 0);
@@ -404,7 +404,7 @@ async fn a_list_of_parts_is_of_one_parent() {
     assert_eq!(text(list("")), "parent: is required");
 }
 
-/// Another client may have been first; nothing else may go wrong.
+/// In a race with other clients a call may lose; any other error is a fault.
 fn may_lose<T>(result: Result<T, Error>) {
     if let Err(error) = result {
         let lost = matches!(error, Error::NotFound { .. } | Error::AlreadyExists { .. });
