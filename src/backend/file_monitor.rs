@@ -63,7 +63,7 @@ impl Files {
                 let bytes = bdev.num_blocks.saturating_mul(bdev.block_size.into());
                 (*size < bytes).then(|| format!("{file:?} has {size} of its {bytes} bytes"))
             }
-            // SPDK still has the old file open, although it has no name any more.
+            // SPDK still has the old file open, which nobody else finds under this path.
             (Some(_), Seen::Another) => Some(format!(
                 "another file is in the place of {file:?}: writes go to the old one, which nobody else finds"
             )),

@@ -176,8 +176,8 @@ impl<V: Volume> Kind for Volumes<V> {
 
     fn claims(&self, name: &Name, object: &V) -> Claims {
         let claims = Claims::new().owns(Key::bdev(name.id()));
-        // A UUID derived from a file is not claimed: a conflict shows when the file is claimed, with a better error
-        // message.
+        // A UUID still to be derived from a file is not claimed yet: a conflict shows first when the file itself is
+        // claimed, with a better error message.
         let is_known = !object.uuid().is_empty() || object.origin(name) == name.key().as_str();
         match is_known {
             true => claims.owns(uuid_key(self.uuid_of(name, object))),
