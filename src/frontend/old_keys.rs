@@ -1,9 +1,9 @@
 //! Previous keys of a host, accepted beside its current ones until a deadline.
 //!
 //! ```text
-//! update ──► after() ──► SPDK has both ──► state: kept behind the host's record, sealed as it is
-//!                            │                └ start: restore() ──► ensure() gives SPDK both again
-//!                            └ EndOldKeys, twice a second: SPDK has the new ones alone
+//! update ──► after() ──► SPDK accepts both ──► state: stored with the host's record, sealed like it
+//!                            │                    └ restart: restore() ──► ensure() sets both in SPDK again
+//!                            └ EndOldKeys, twice a second, after the deadline: SPDK accepts the new keys alone
 //! ```
 
 use std::collections::HashMap;
