@@ -185,7 +185,7 @@ impl<V: Volume> Kind for Volumes<V> {
         }
     }
 
-    /// An existing bdev is adopted, never recreated: it holds data of its own.
+    /// The existing bdev of a known volume is kept, never recreated: it holds data of its own.
     async fn ensure(&self, _: &CallContext, name: &Name, mut object: V) -> Result<V, Error> {
         let is_known = !object.name().is_empty();
         if is_known && self.is_there(name, &object).await? {

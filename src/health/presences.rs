@@ -39,7 +39,7 @@ impl Presences {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Drops the object's bdev.
+    /// Forgets the object's bdev, which it no longer has.
     pub(crate) fn forget(&self, name: &Name) {
         self.0.write().remove(name.key());
     }
