@@ -1,5 +1,5 @@
-//! The list of services and of the kinds that they serve. A new kind is one line here, in its
-//! service's `serves`, and its construction in [`Services::new`].
+//! All services and the kinds that they serve. A new kind is one line here, in its service's `serves`, and its
+//! construction in [`Services::new`].
 
 mod routes;
 mod watch;
@@ -36,7 +36,7 @@ use crate::resource::{
 use crate::state::{Stats, Store};
 
 service! {
-    /// Volumes that forget what is written.
+    /// Volumes that discard writes.
     storage::NullVolumeService {
         serves { null_volumes: NullVolume[flat] as Volumes<NullVolume> }
         beside {}
@@ -52,7 +52,7 @@ service! {
 }
 
 service! {
-    /// Volumes in files and kernel block devices.
+    /// Volumes on files and kernel block devices.
     storage::AioVolumeService {
         serves { aio_volumes: AioVolume[flat] as Volumes<AioVolume> }
         beside {}
@@ -60,7 +60,7 @@ service! {
 }
 
 service! {
-    /// NVMe subsystems, and what hosts reach through them.
+    /// NVMe subsystems, with their controllers and namespaces.
     storage::FrontendNvmeService {
         serves {
             nvme_subsystems: NvmeSubsystem[flat] as NvmeSubsystems,
@@ -72,7 +72,7 @@ service! {
 }
 
 service! {
-    /// NVMe devices of others.
+    /// Remote NVMe controllers, with their paths and namespaces.
     storage::NvmeRemoteControllerService {
         serves {
             nvme_remote_controllers: NvmeRemoteController[flat] as NvmeRemoteControllers,
@@ -119,7 +119,7 @@ service! {
 }
 
 service! {
-    /// Keys for NVMe devices of others.
+    /// Keys for remote NVMe controllers.
     own::NvmeCredentialService {
         serves { nvme_credentials: NvmeCredential[nested] as NvmeCredentials }
         beside {}
@@ -127,7 +127,7 @@ service! {
 }
 
 service! {
-    /// Volumes that encrypt what another one stores.
+    /// Volumes that encrypt another volume.
     storage::MiddleendEncryptionService {
         serves { encrypted_volumes: EncryptedVolume[listed] as EncryptedVolumes }
         beside {}
@@ -135,7 +135,7 @@ service! {
 }
 
 service! {
-    /// Limits of volumes.
+    /// QoS limits of volumes.
     storage::MiddleendQosVolumeService {
         serves { qos_volumes: QosVolume[listed] as QosVolumes }
         beside {}
@@ -143,7 +143,7 @@ service! {
 }
 
 service! {
-    /// Volumes that are slower than what they stand on.
+    /// Volumes that add latency to another volume.
     own::DelayVolumeService {
         serves { delay_volumes: DelayVolume[flat] as DelayVolumes }
         beside {}
@@ -151,7 +151,7 @@ service! {
 }
 
 service! {
-    /// Other discovery services that hosts are told of.
+    /// Referrals of hosts to other discovery services.
     own::DiscoveryReferralService {
         serves { discovery_referrals: DiscoveryReferral[flat] as DiscoveryReferrals }
         beside {}
@@ -215,8 +215,8 @@ pub struct Services {
 }
 
 impl Services {
-    /// The services over an SPDK that runs. Nothing exists yet, and no change is taken before
-    /// [`restore`](Self::restore) and what it answers are done.
+    /// Creates the services over a running SPDK. Nothing exists yet, and no change is admitted before
+    /// [`restore`](Self::restore) and the future that it returns have restored the records.
     pub fn new(config: &Config, identity: Identity, spdk: Handle, store: Arc<dyn Store>) -> Self {
         let shared = Shared::over(spdk.clone(), store);
         let slots = Slots::new(config.kvm.as_ref(), &config.ctrlr_dir, config.socket_access);
@@ -300,9 +300,9 @@ impl Services {
         }
     }
 
-    /// Makes the volumes of the configuration, and places all stored records in memory, where they can be
-    /// read from then on. The answered task makes these in SPDK, and then keeps SPDK in line with all
-    /// as long as the server runs.
+    /// Creates the volumes of the configuration, and loads all stored records into memory, from which they can be read
+    /// at once. The returned future replays the records into SPDK, and then reconciles SPDK with all records until the
+    /// server stops.
     ///
     /// # Errors
     /// One line for the operator.
@@ -342,7 +342,7 @@ impl Services {
         })
     }
 
-    /// The records of all kinds.
+    /// Returns the collections of all kinds.
     fn records(&self) -> Vec<Arc<dyn Records>> {
         vec![
             Arc::clone(&self.null.null_volumes) as _,
@@ -366,23 +366,23 @@ impl Services {
         ]
     }
 
-    /// What the store of the records has done, and how long the records of the last run took; `None` until all are
-    /// tried.
+    /// Returns the statistics of the store, and the duration of the replay of the last run's records; `None` until the
+    /// replay is complete.
     pub fn store(&self) -> (Stats, Option<Duration>) {
         (self.shared.store().stats(), self.shared.replay())
     }
 
-    /// The way to SPDK.
+    /// Returns the handle to SPDK.
     pub fn spdk(&self) -> &Handle {
         &self.spdk
     }
 
-    /// What has happened.
+    /// Returns the event log.
     pub fn events(&self) -> &Arc<Log> {
         &self.shared.events
     }
 
-    /// A service of all objects, whatever their kinds.
+    /// Returns the service of all objects, independent of their kinds.
     pub fn objects(&self) -> Arc<Objects> {
         Objects::new(
             &self.shared,
@@ -393,27 +393,27 @@ impl Services {
         )
     }
 
-    /// What has befallen the devices under volumes.
+    /// Returns the faults of devices and objects.
     pub(crate) fn health(&self) -> &Health {
         &self.health
     }
 
-    /// Which objects are not as their records say.
+    /// Returns the conditions of objects that differ from their records.
     pub fn conditions(&self) -> &Conditions {
         &self.shared.conditions
     }
 
-    /// The stored records that cannot be used.
+    /// Returns the stored records that cannot be used.
     pub fn unusable(&self) -> Vec<(Key, UnusableRecord)> {
         self.shared.unusable.all()
     }
 
-    /// Who has what.
+    /// Returns the registry of claims.
     pub fn registry(&self) -> &Registry {
         &self.shared.registry
     }
 
-    /// Waits for the changes that are under way and refuses further ones. Before SPDK stops.
+    /// Drains the changes in flight and refuses further ones. Call before SPDK stops.
     pub async fn stop(&self) {
         let announcement = Arc::clone(&self.announcement);
         let withdrawn = tokio::task::spawn_blocking(move || announcement.withdraw());
@@ -421,7 +421,7 @@ impl Services {
         let _ = withdrawn.await;
     }
 
-    /// What SPDK may wait for: the files and the peers that data is on.
+    /// Returns the backends that the shutdown of SPDK may wait for: files and paths.
     pub fn backends(&self) -> Vec<String> {
         let paths = self.nvme_remote.nvme_paths.objects().into_iter();
         let files = self.aio.aio_volumes.objects().into_iter();
@@ -432,7 +432,7 @@ impl Services {
     }
 }
 
-/// Remote controllers with their paths and namespaces.
+/// Builds the service of remote controllers, with their paths and namespaces.
 fn nvme_remote(
     spdk: &Handle,
     shared: &Arc<Shared>,
@@ -448,7 +448,7 @@ fn nvme_remote(
     }
 }
 
-/// The three kinds of virtio-scsi, over one table of LUNs.
+/// Builds the service of the three virtio-scsi kinds, over one LUN table.
 fn virtio_scsi(
     spdk: &Handle,
     shared: &Arc<Shared>,

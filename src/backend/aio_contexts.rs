@@ -1,23 +1,23 @@
-//! What the system has for asynchronous I/O. SPDK makes a context for each aio volume on each reactor once the
-//! volume is in use, for a fixed number of I/Os; Linux counts these against fs.aio-max-nr.
+//! Admission check for kernel asynchronous I/O contexts. Once an aio volume is in use, SPDK creates one context per
+//! reactor with a fixed queue depth; Linux counts the depth against fs.aio-max-nr.
 
 use crate::error::Error;
 use crate::resource::{Name, Registry};
 
-/// I/Os that SPDK's contexts are for (bdev_aio.c, SPDK_AIO_QUEUE_DEPTH).
+/// Queue depth of each SPDK aio context (bdev_aio.c, SPDK_AIO_QUEUE_DEPTH).
 const DEPTH: u64 = 128;
 
 const USED: &str = "/proc/sys/fs/aio-nr";
 const MOST: &str = "/proc/sys/fs/aio-max-nr";
 
-/// Whether one more volume can be used, as far as the system's contexts go: SPDK finds out when it can no
-/// longer go back. `name` is what uses it.
+/// Checks that the kernel can supply the contexts for one more aio volume in use by `name`. Checked in advance because
+/// SPDK finds the shortage only when it can no longer roll back.
 ///
 /// # Errors
 /// RESOURCE_EXHAUSTED that names the limit.
 pub(crate) fn check(registry: &Registry, name: &Name) -> Result<(), Error> {
     let number = |path| std::fs::read_to_string(path).ok()?.trim().parse().ok();
-    // Where the system does not tell, SPDK will.
+    // If the limits cannot be read, SPDK reports the shortage itself.
     let (Some(used), Some(most)) = (number(USED), number(MOST)) else {
         return Ok(());
     };

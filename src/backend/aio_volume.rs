@@ -1,5 +1,5 @@
-//! AioVolume: a file or a kernel block device. The volume spans all of it; `blocks_count` is how
-//! much of it must be there.
+//! AioVolume: a bdev on a file or a kernel block device. The bdev spans the whole file; `blocks_count` is the minimum
+//! size that the file must have.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -18,7 +18,7 @@ use crate::api::storage::AioVolume;
 use crate::error::{Error, Violations};
 use crate::resource::{Change, Name};
 
-/// The block size of a file where none is asked for. A block device has its own.
+/// Default block size of a regular file, in bytes. A block device has a block size of its own.
 const FILE_BLOCK_SIZE: u32 = 512;
 
 impl Volume for AioVolume {
@@ -40,7 +40,7 @@ impl Volume for AioVolume {
         &self.uuid
     }
 
-    /// The data is the file's, whatever the volume is called.
+    /// Derived from the file: the data belongs to the file, whatever the volume is named.
     fn origin(&self, _: &Name) -> String {
         format!("file/{}", self.filename)
     }
@@ -80,7 +80,7 @@ impl Volume for AioVolume {
 
     fn reconsider(&mut self, asked: &Self) {
         self.blocks_count = asked.blocks_count;
-        // Of another file, where it was derived.
+        // A UUID that was derived from the old file name must be derived again.
         self.uuid.clone_from(&asked.uuid);
     }
 
@@ -104,9 +104,9 @@ impl Volume for AioVolume {
         Err(Error::failed_precondition(&self.filename, what))
     }
 
-    /// What the file has gained is taken over at any time. So is a block size that is left to the
-    /// server, if it would choose the one that the volume has. A volume whose file has become shorter,
-    /// or that has gone, is rebuilt: SPDK does not shrink it.
+    /// Growth of the file is taken over while the bdev is in use. So is a block size left to the server, if the server
+    /// would choose the current one. A volume whose file has shrunk, or whose bdev is gone, is rebuilt: SPDK cannot
+    /// shrink an aio bdev.
     async fn adjust(
         spdk: &Handle,
         name: &Name,
@@ -139,7 +139,7 @@ impl Recipe for aio::Options {
     }
 }
 
-/// Bytes of a regular file or a block device. May wait for it.
+/// Returns the size of a regular file or a block device in bytes. Blocks on the file system.
 pub(crate) fn file_size(path: &str) -> std::io::Result<u64> {
     let metadata = std::fs::metadata(path)?;
     if metadata.file_type().is_block_device() {
@@ -148,20 +148,19 @@ pub(crate) fn file_size(path: &str) -> std::io::Result<u64> {
     Ok(metadata.len())
 }
 
-/// The smallest piece in which a block device, or a file past the page cache, is read and written;
-/// none where the system does not tell.
+/// Returns the smallest unit of direct I/O on the file, in bytes; `None` if the system does not report it.
 fn least_block(file: &File) -> Option<u32> {
     if let Ok(logical) = ioctl_blksszget(file) {
         return Some(logical);
     }
     let known = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
     let tells = known.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
-    // 0 is for files that are only read through the page cache.
+    // An alignment of 0 means that the file does not support direct I/O (statx(2), STATX_DIOALIGN).
     (tells && known.stx_dio_offset_align != 0).then_some(known.stx_dio_offset_align)
 }
 
-/// Looks at the file as SPDK will, but where waiting is allowed, and answers its block size (0: the
-/// block device's own). What it finds wrong is told of the field that is to blame.
+/// Validates the file as SPDK would, on a thread that may block. Returns the block size in bytes; 0 means the block
+/// device's own. Errors name the field at fault.
 fn look(volume: &AioVolume) -> Result<u32, Error> {
     let path = &volume.filename;
     let bad_file = |what: String| Error::invalid("filename", format!("{path:?}: {what}"));

@@ -1,10 +1,10 @@
-//! A file or block device belongs to one volume: whoever else writes to it destroys data.
+//! Exclusive ownership of a file or block device by one volume: a second writer would corrupt its data.
 //!
-//! A claim holds the file open while its volume lives. What it keeps out:
-//! - other volumes of this process, by whichever name they know the file (device and inode are
-//!   compared, and the device number of a block device);
-//! - other processes: a regular file is locked by flock(2) and by an open-file-description lock
-//!   (QEMU takes those); a block device is opened exclusively, which mount, LVM, md and swap respect.
+//! A claim holds the file open for the lifetime of its volume. It excludes:
+//! - other volumes of this process, under any name of the file: device and inode are compared, and the device number
+//!   of a block device;
+//! - other processes: a regular file is locked by flock(2) and by an open-file-description lock, which QEMU takes; a
+//!   block device is opened with O_EXCL, which mount, LVM, md and swap respect.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata, TryLockError};
@@ -18,17 +18,17 @@ use rustix::fs::{OFlags, major, minor};
 
 use crate::error::Error;
 
-/// What makes two names one file.
+/// Identity of a file, independent of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum FileId {
-    /// A regular file: the device and the inode.
+    /// A regular file: device and inode.
     Inode(u64, u64),
-    /// A block device, whichever node leads to it.
+    /// A block device by its device number, independent of the device node.
     Device(u64),
 }
 
 impl FileId {
-    /// Of what this was asked of.
+    /// Returns the identity of the file that the metadata is of.
     pub(crate) fn of(metadata: &Metadata) -> Self {
         if metadata.file_type().is_block_device() {
             Self::Device(metadata.rdev())
@@ -38,22 +38,22 @@ impl FileId {
     }
 }
 
-/// A file that a volume has for itself, until this is dropped.
+/// Exclusive claim of a volume on a file; released on drop.
 #[derive(Debug)]
 pub struct Claim {
     owner: String,
     path: String,
     id: FileId,
-    /// Open, and locked, until the claim goes.
+    /// Held open and locked for the lifetime of the claim.
     file: File,
 }
 
-/// All claims of the process: locks and descriptors are the process's, too. Never locked while the file
-/// system is asked: one that does not answer would hold up all others.
+/// All claims of the process, since locks and descriptors belong to the process. The mutex is never held during a file
+/// system call: one unresponsive file system would block every other claim.
 static CLAIMS: LazyLock<Mutex<HashMap<FileId, Slot>>> = LazyLock::new(Mutex::default);
 
 enum Slot {
-    /// A volume opens it.
+    /// An owner's open is in flight.
     Opening {
         owner: String,
         path: String,
@@ -61,7 +61,7 @@ enum Slot {
     Claimed(Weak<Claim>),
 }
 
-/// A file that is being opened. Dropped, it is free again.
+/// Reservation of a file while it is being opened; dropping it frees the file.
 struct Opening(Option<FileId>);
 
 impl Opening {
@@ -82,18 +82,18 @@ impl Drop for Opening {
     }
 }
 
-/// Who has a file already.
+/// The conflicting holder of a file.
 enum Found {
     Claim(Arc<Claim>),
     Opening { owner: String, path: String },
 }
 
 impl Claim {
-    /// Claims the file for the volume `owner`; once more for the same owner is the same claim. May
-    /// wait for the file system.
+    /// Claims the file for the volume `owner`. Idempotent: a second claim by the same owner returns the first. Blocks
+    /// on the file system.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for what cannot be opened, FAILED_PRECONDITION that names who has it, UNAVAILABLE
+    /// INVALID_ARGUMENT if the file cannot be opened, FAILED_PRECONDITION that names the current owner, UNAVAILABLE
     /// while an earlier call of the same owner still waits for the file system.
     pub(crate) fn take(owner: &str, path: &str) -> Result<Arc<Self>, Error> {
         Self::take_by(owner, path, open)
@@ -121,7 +121,7 @@ impl Claim {
             Refused::Error(error) => bad_file(error),
             Refused::Held => in_use(path, &holder(id)),
         })?;
-        // What was opened may be another one by now.
+        // Race: the path may have been replaced between stat and open.
         let metadata = file.metadata().map_err(bad_file)?;
         if FileId::of(&metadata) != id {
             return Err(in_use(path, "somebody who is replacing it"));
@@ -139,7 +139,7 @@ impl Claim {
         Ok(claim)
     }
 
-    /// Notes that the volume opens the file, or finds who has it.
+    /// Reserves the file for the volume, or returns the conflicting holder.
     fn reserve(owner: &str, path: &str, id: FileId) -> Result<Opening, Found> {
         let mut claims = CLAIMS.lock();
         match claims.get(&id) {
@@ -147,7 +147,8 @@ impl Claim {
                 let (owner, path) = (owner.clone(), path.clone());
                 return Err(Found::Opening { owner, path });
             }
-            // Dropping the last reference takes the lock: the caller does.
+            // Dropping the last reference locks `CLAIMS`, so the reference is returned to the caller instead of being
+            // dropped here.
             Some(Slot::Claimed(claim)) => {
                 if let Some(claim) = claim.upgrade() {
                     return Err(Found::Claim(claim));
@@ -160,7 +161,7 @@ impl Claim {
         Ok(Opening(Some(id)))
     }
 
-    /// Whether this volume has claimed this file.
+    /// Returns whether this volume holds the claim on this file.
     pub(crate) fn is_held(owner: &str, id: FileId) -> bool {
         let claim = match CLAIMS.lock().get(&id) {
             Some(Slot::Claimed(claim)) => claim.upgrade(),
@@ -172,13 +173,13 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // A child that was forked meanwhile may have the file open a moment longer.
+        // Unlocked explicitly: a child process that was just forked may keep the descriptor open for a moment.
         if let FileId::Inode(..) = self.id {
             let _ = self.file.unlock();
             let _ = spdk::file_lock::unlock(&self.file);
         }
         let mut claims = CLAIMS.lock();
-        // Another one may have come since the last user of this one went.
+        // Race: a new claim may have been registered since the last reference to this one was dropped.
         if let Some(Slot::Claimed(claim)) = claims.get(&self.id)
             && claim.strong_count() == 0
         {
@@ -201,12 +202,12 @@ fn in_use(path: &str, user: &str) -> Error {
 }
 
 enum Refused {
-    /// Somebody has it for himself.
+    /// Locked or opened exclusively by another process.
     Held,
     Error(std::io::Error),
 }
 
-/// Opens the file and locks it against others.
+/// Opens the file and locks it against other processes.
 fn open(path: &str, id: FileId) -> Result<File, Refused> {
     let mut options = File::options();
     options.read(true).write(true);
@@ -220,7 +221,7 @@ fn open(path: &str, id: FileId) -> Result<File, Refused> {
     if let FileId::Device(_) = id {
         return Ok(file);
     }
-    // A file system without locks cannot tell: then nobody is kept out by them.
+    // A file system without lock support excludes nobody: continue without the lock.
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => return Err(Refused::Held),
         Err(TryLockError::Error(error)) => tracing::debug!(path, %error, "no flock"),
@@ -241,7 +242,7 @@ fn open(path: &str, id: FileId) -> Result<File, Refused> {
     Ok(file)
 }
 
-/// Who has a file or device that could not be had, as far as the system tells.
+/// Describes the holder of a file or device that could not be claimed, as far as the system reports it.
 fn holder(id: FileId) -> String {
     let device = match id {
         FileId::Device(device) => mount_of(device)
@@ -255,7 +256,7 @@ fn holder(id: FileId) -> String {
         .unwrap_or_else(|| "another process".to_owned())
 }
 
-/// Where a device, or a partition of it, is mounted.
+/// Returns the mount point of a device or of one of its partitions.
 fn mount_of(device: u64) -> Option<String> {
     let mut numbers = vec![numbers(device)];
     let partitions = entries(&Path::new("/sys/dev/block").join(&numbers[0]));
@@ -274,7 +275,7 @@ fn mount_of(device: u64) -> Option<String> {
     })
 }
 
-/// The device that the kernel has put over this one: LVM, RAID, multipath.
+/// Returns the device that the kernel has stacked on this one: LVM, RAID or multipath.
 fn kernel_holder(device: u64) -> Option<String> {
     let holders = Path::new("/sys/dev/block")
         .join(numbers(device))
@@ -295,7 +296,7 @@ fn swap_on(id: FileId) -> bool {
     paths.any(|path| is(Path::new(path), id))
 }
 
-/// A loop device would write to the file behind the volume's back.
+/// Returns the loop device backed by the file, which would write to it concurrently.
 fn loop_device_on(id: FileId) -> Option<String> {
     entries(Path::new("/sys/block")).find_map(|device| {
         let backing = std::fs::read_to_string(device.join("loop/backing_file")).ok()?;
@@ -304,7 +305,7 @@ fn loop_device_on(id: FileId) -> Option<String> {
     })
 }
 
-/// A process beside this one that has the file open.
+/// Returns another process that has the file open.
 fn process_with(id: FileId) -> Option<String> {
     let own = std::process::id().to_string();
     entries(Path::new("/proc")).find_map(|process| {

@@ -1,5 +1,6 @@
-//! Files under volumes: they are cut off, removed, replaced, and grow again, behind SPDK's back. A volume whose file was
-//! emptied is taken away by SPDK as soon as there is I/O to it; it is made again once its file is whole.
+//! Monitors the files of aio volumes, which can be truncated, removed, replaced or extended without SPDK's knowledge.
+//! SPDK removes a bdev whose file was emptied on the next I/O to it; the bdev is recreated once the file has its full
+//! size.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Error, ErrorKind};
@@ -16,27 +17,27 @@ use crate::api::storage::AioVolume;
 use crate::health::{Health, Monitor, Walk};
 use crate::resource::{Collection, Key, Name, Shared};
 
-/// How many volumes one step of the reactor looks up.
+/// Volumes looked up in one step on the reactor.
 const AT_ONCE: usize = 64;
 
-/// How long a file system may take to tell about one file.
+/// Timeout for a file system to report on one file.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Looks after the files of all aio volumes.
+/// Monitor of the files of all aio volumes.
 pub(crate) struct Files {
     spdk: Handle,
     volumes: Arc<Collection<Volumes<AioVolume>>>,
     shared: Arc<Shared>,
     health: Arc<Health>,
-    /// The volumes with troubles.
+    /// Volumes with a fault.
     troubled: HashSet<Name>,
-    /// The volumes whose file systems have not answered yet, and who waits for them.
+    /// Volumes whose file system has not answered yet, and the task that waits for it.
     silent: HashMap<Name, JoinHandle<()>>,
     walk: Walk,
 }
 
 impl Files {
-    /// Files of these volumes.
+    /// Creates the monitor for the files of these volumes.
     pub(crate) fn new(
         spdk: Handle,
         volumes: Arc<Collection<Volumes<AioVolume>>>,
@@ -54,7 +55,7 @@ impl Files {
         }
     }
 
-    /// Compares a file with its volume, as these are now.
+    /// Compares a file with its volume's bdev, and notes or clears the fault.
     fn compare(&mut self, name: &Name, volume: &AioVolume, found: Option<bdev::Info>, seen: &Seen) {
         let file = &volume.filename;
         let fault = match (found, seen) {
@@ -62,7 +63,7 @@ impl Files {
                 let bytes = bdev.num_blocks.saturating_mul(bdev.block_size.into());
                 (*size < bytes).then(|| format!("{file:?} has {size} of its {bytes} bytes"))
             }
-            // The old file is there still, for the volume alone.
+            // SPDK still has the old file open, which nobody else finds under this path.
             (Some(_), Seen::Another) => Some(format!(
                 "another file is in the place of {file:?}: writes go to the old one, which nobody else finds"
             )),
@@ -92,8 +93,8 @@ impl Files {
         }
     }
 
-    /// Looks at all files. One whose file system does not answer holds up none of the others, and is
-    /// asked again only once it has answered.
+    /// Checks all files. An unresponsive file system delays none of the others, and is not probed again until the
+    /// pending probe has returned.
     async fn see(&mut self, files: &[(Name, String)]) -> Vec<Seen> {
         self.silent.retain(|_, waiting| !waiting.is_finished());
         let mut seen = Vec::with_capacity(files.len());
@@ -118,7 +119,7 @@ impl Files {
                 match timeout(SILENCE, receiver.recv()).await {
                     Ok(Some(found)) => seen.push(found),
                     Ok(None) if seen.len() > before => break,
-                    // The walk was cut off.
+                    // The blocking task ended without a result.
                     Ok(None) => {
                         seen.push(Seen::silent());
                         break;
@@ -136,22 +137,23 @@ impl Files {
         seen
     }
 
-    /// Whether the volume still has this file: it may have been changed or deleted meanwhile.
+    /// Returns whether the volume still has this file. Race: it may have been updated or deleted since the check
+    /// began.
     fn is_current(&self, name: &Name, volume: &AioVolume) -> bool {
         let current = self.volumes.object(name.key());
         current.is_some_and(|current| current.filename == volume.filename)
     }
 }
 
-/// What is found where a volume's file should be.
+/// Result of checking the file name of a volume.
 enum Seen {
-    /// The volume's file, of this size.
+    /// The volume's file, with its size in bytes.
     Own(u64),
-    /// Another file.
+    /// Another file has the name.
     Another,
-    /// Nothing.
+    /// No file has the name.
     Gone,
-    /// The file system does not tell.
+    /// The file system failed or did not answer in time.
     Error(Error),
 }
 

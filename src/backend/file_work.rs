@@ -1,5 +1,5 @@
-//! Work on files of volumes, where waiting is allowed: bounded in time, and in threads, so that a file
-//! system that does not answer holds up its own volumes alone.
+//! Blocking work on the files of volumes, bounded by a timeout and by the number of threads, so that an unresponsive
+//! file system blocks only its own volumes.
 //!
 //! ```text
 //!   open, lock, size ──► a permit of the file's directory ──► a blocking thread ──► answer
@@ -18,22 +18,22 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::error::Error;
 
-/// How long one question may take, with the wait for a permit: a call asks few, and ends with the first that
-/// is not answered.
+/// Timeout of one operation, including the wait for a permit. A call runs few operations and ends at the first that
+/// times out.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Threads for the files of one directory. A file system is not known before it answers.
+/// Thread limit for the files of one directory: which file system a file is on is unknown until it answers.
 const PER_DIRECTORY: usize = 8;
 
-/// Threads for all files: half of those that the runtime has for blocking work.
+/// Thread limit for all files: half of the runtime's blocking threads.
 const IN_ALL: usize = 256;
 
 static ALL: LazyLock<FileWork> = LazyLock::new(|| FileWork::new(TIMEOUT, PER_DIRECTORY, IN_ALL));
 
-/// Does something with the file `path` that may wait for its file system.
+/// Runs `work` on the file `path` on a blocking thread.
 ///
 /// # Errors
-/// UNAVAILABLE if that takes too long: it then goes on by itself, and its result is dropped.
+/// UNAVAILABLE on timeout: the work continues in the background and its result is dropped.
 pub(super) async fn run<T: Send + 'static>(
     path: &str,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
@@ -58,12 +58,12 @@ impl FileWork {
         }
     }
 
-    /// The permits of the directory. Those that nobody uses are forgotten.
+    /// Returns the semaphore of the directory. Unused semaphores are evicted.
     fn directory(&self, path: &str) -> Arc<Semaphore> {
         let directory = Path::new(path).parent().unwrap_or(Path::new("/"));
         let mut directories = self.directories.lock();
         if directories.len() >= 64 {
-            // A permit that is out, or waited for, has a reference too.
+            // A permit that is held, or waited for, has a reference of its own.
             directories.retain(|_, permits| Arc::strong_count(permits) > 1);
         }
         let permits = directories.entry(directory.to_owned());
@@ -79,7 +79,7 @@ impl FileWork {
         let deadline = Instant::now() + self.timeout;
         let directory = self.directory(path);
         let permits = async {
-            // Those of the directory first: who waits for them takes none of the others'.
+            // Directory permit first: a task that waits for it must not hold a global one.
             let own = directory.acquire_owned().await?;
             let of_all = Arc::clone(&self.in_all).acquire_owned().await?;
             Ok::<_, tokio::sync::AcquireError>((own, of_all))
@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// Work that ends when the sender goes.
+    /// Work that blocks until the sender is dropped.
     fn stuck() -> (
         Sender<()>,
         impl FnOnce() -> Result<(), Error> + Send + 'static,

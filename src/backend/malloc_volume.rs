@@ -1,4 +1,4 @@
-//! MallocVolume: memory of this process, lost when it ends.
+//! MallocVolume: a bdev in this process's memory. Its data is lost when the process ends.
 
 use spdk::bdev::malloc;
 use spdk::{Spdk, bdev};
@@ -63,7 +63,7 @@ impl Recipe for malloc::Options {
         malloc::create(spdk, self).await
     }
 
-    /// Whether there is memory for it is only known when it is there. No ID has a dot in it.
+    /// Only an allocation shows whether there is enough memory. The trial's name cannot collide: no ID contains a dot.
     fn trial(&self) -> Option<Self> {
         Some(Self {
             name: format!("{}.trial", self.name),

@@ -1,7 +1,5 @@
-//! Where data is: devices of others, and volumes that are made here: memory, nothing, files. Each of
-//! those becomes a bdev that is called by the
-//! volume's ID; what they have in common is written once, and a kind says in its own file how its
-//! bdev is made.
+//! Backend volumes: remote and local NVMe devices, and volumes made here (memory, null, files). Each of the latter is
+//! a bdev named by the volume's ID. The shared part is here; a kind says in its own file how its bdev is made.
 
 pub(crate) mod aio_contexts;
 mod aio_volume;
@@ -46,59 +44,57 @@ pub(crate) use path_monitor::Paths;
 use rebuild::{gone, rebuild, try_out};
 pub(crate) use stats::{stats_if, stats_of, volume_at_fault, volume_gone, volume_stats};
 
-/// The largest block: beyond it NVMe/TCP could not move one in one piece.
+/// Largest block size in bytes: NVMe/TCP could not transfer a larger block in one piece.
 pub(crate) const MAX_BLOCK_SIZE: i64 = 64 * 1024;
 
-/// How long giving back what a volume had of the system is waited for.
+/// Timeout for releasing a volume's system resources.
 const RELEASE: Duration = Duration::from_secs(5);
 
-/// A message that describes a bdev.
+/// A resource that describes a bdev.
 pub trait Volume: Object {
-    /// How its bdev is made.
+    /// How the bdev is made.
     type Recipe: Recipe;
 
-    /// Whether its data goes with its bdev, so that a rebuild cannot be undone.
+    /// Whether the data is lost with the bdev, so that a rebuild has no rollback.
     const IN_MEMORY: bool = false;
 
-    /// What the volume has for itself of the system while its bdev lives.
+    /// System resources that the volume owns for the lifetime of its bdev.
     type Held: Send + Sync + 'static;
 
-    /// Rules beyond those of the proto files.
+    /// Checks rules beyond those of the proto files.
     fn check(&self, violations: &mut Violations);
 
-    /// Its UUID in the form that the client or the server wrote; empty while there is none.
+    /// Returns the UUID as the client or the server wrote it; empty if there is none yet.
     fn uuid(&self) -> &str;
 
-    /// What the UUID is derived from where none is given: what tells the data apart from other data
-    /// of this instance, and is the same when the volume is made once more.
+    /// Returns the input from which the UUID is derived if none is given: unique to the data within this instance, and
+    /// the same when the volume is recreated.
     fn origin(&self, name: &Name) -> String {
         name.key().as_str().to_owned()
     }
 
-    /// Takes what the volume needs for itself, or fails with who has it.
+    /// Acquires the system resources of the volume, or fails with an error that names their owner.
     fn hold(&self, id: &str) -> impl Future<Output = Result<Self::Held, Error>> + Send;
 
-    /// How the bdev of this volume is made. May look at the system, not at SPDK.
+    /// Returns how the bdev of this volume is made. May query the system, but not SPDK.
     fn recipe(
         &self,
         name: String,
         uuid: [u8; 16],
     ) -> impl Future<Output = Result<Self::Recipe, Error>> + Send;
 
-    /// Fills in what was left to the server.
+    /// Fills in the fields left to the server.
     fn complete(&mut self, bdev: &bdev::Info);
 
-    /// Takes out what the server worked out from other fields and has to work out again, given what
-    /// the client asks for.
+    /// Resets fields that the server derived from others and has to derive again, given what the client asks for.
     fn reconsider(&mut self, _asked: &Self) {}
 
-    /// Whether what the volume is made of still has what the volume promises.
+    /// Checks that the backing storage still has what the volume promises.
     fn confirm(&self) -> impl Future<Output = Result<(), Error>> + Send {
         std::future::ready(Ok(()))
     }
 
-    /// Changes the bdev as it is, under those who use it; `None` when it has to be rebuilt for this
-    /// change.
+    /// Changes the bdev in place, while it is in use; `None` if this change needs a rebuild.
     fn adjust(
         _spdk: &Handle,
         _name: &Name,
@@ -108,16 +104,16 @@ pub trait Volume: Object {
     }
 }
 
-/// All that it takes to make one bdev.
+/// Parameters to make one bdev.
 pub trait Recipe: Clone + Send + 'static {
-    /// The bdev's name.
+    /// Returns the bdev's name.
     fn name(&self) -> &str;
 
-    /// Makes it.
+    /// Creates the bdev. Runs on SPDK's app thread.
     fn make(&self, spdk: Spdk) -> impl Future<Output = Result<(), spdk::Error>>;
 
-    /// A like bdev of another name, to try with whether the making can succeed while the old one is
-    /// still there; `None` where nothing but the arguments decides that. For volumes in memory.
+    /// Returns a recipe of the same bdev under another name, to test whether creation can succeed while the old bdev
+    /// still exists; `None` if only the arguments decide that. For volumes in memory.
     fn trial(&self) -> Option<Self> {
         None
     }
@@ -127,12 +123,12 @@ pub trait Recipe: Clone + Send + 'static {
 pub struct Volumes<V: Volume> {
     spdk: Handle,
     identity: Identity,
-    /// What the volumes have of the system.
+    /// System resources that the volumes own.
     held: Mutex<HashMap<Key, V::Held>>,
 }
 
 impl<V: Volume> Volumes<V> {
-    /// A kind whose volumes live in this SPDK, of this instance.
+    /// Creates the kind for volumes in this SPDK, with UUIDs derived from this identity.
     pub fn new(spdk: Handle, identity: Identity) -> Self {
         Self {
             spdk,
@@ -141,7 +137,7 @@ impl<V: Volume> Volumes<V> {
         }
     }
 
-    /// The UUID that the volume has or will get.
+    /// Returns the UUID that the volume has or will get.
     fn uuid_of(&self, name: &Name, object: &V) -> [u8; 16] {
         parse_uuid(object.uuid()).unwrap_or_else(|| self.identity.derive(&object.origin(name)))
     }
@@ -151,7 +147,8 @@ impl<V: Volume> Volumes<V> {
         object.recipe(name.id().to_owned(), uuid).await
     }
 
-    /// Keeps what a volume has of the system for a bdev that was made, in the place of what it had before.
+    /// Stores the system resources of a bdev that was made, and releases those they replace, or the new ones if
+    /// creation failed.
     async fn keep(
         &self,
         name: &Name,
@@ -179,7 +176,8 @@ impl<V: Volume> Kind for Volumes<V> {
 
     fn claims(&self, name: &Name, object: &V) -> Claims {
         let claims = Claims::new().owns(Key::bdev(name.id()));
-        // What is derived from a file meets no other before that is claimed, which says more.
+        // A UUID still to be derived from a file is not claimed yet: a conflict shows first when the file itself is
+        // claimed, with a better error message.
         let is_known = !object.uuid().is_empty() || object.origin(name) == name.key().as_str();
         match is_known {
             true => claims.owns(uuid_key(self.uuid_of(name, object))),
@@ -187,7 +185,7 @@ impl<V: Volume> Kind for Volumes<V> {
         }
     }
 
-    /// A bdev that is there stays: it holds data of its own.
+    /// The existing bdev of a known volume is kept, never recreated: it holds data of its own.
     async fn ensure(&self, _: &CallContext, name: &Name, mut object: V) -> Result<V, Error> {
         let is_known = !object.name().is_empty();
         if is_known && self.is_there(name, &object).await? {
@@ -228,7 +226,7 @@ impl<V: Volume> Kind for Volumes<V> {
         Ok(object)
     }
 
-    /// A rebuild of a bdev whose data goes with it.
+    /// Foresees the rebuild of a bdev whose data is lost with it.
     async fn foresee(
         &self,
         _: &CallContext,
@@ -239,7 +237,7 @@ impl<V: Volume> Kind for Volumes<V> {
             return Ok(None);
         }
         change.unused(name)?;
-        // Somebody else's bdev may have its name.
+        // Fails if a foreign bdev has the volume's name.
         self.is_there(name, &change.old).await?;
         let mut object = change.wanted.clone();
         object.reconsider(&change.asked);
@@ -260,7 +258,7 @@ impl<V: Volume> Kind for Volumes<V> {
         object.confirm().await
     }
 
-    /// A bdev of the volume's name that has another UUID is another's, and stays.
+    /// A bdev with the volume's name but another UUID is foreign and is left alone.
     async fn remove(&self, _: &CallContext, name: &Name, object: &V) -> Result<(), Error> {
         let (id, uuid) = (name.id().to_owned(), Some(self.uuid_of(name, object)));
         let deleted = self
@@ -291,10 +289,10 @@ impl<V: Volume> Kind for Volumes<V> {
 }
 
 impl<V: Volume> Volumes<V> {
-    /// Whether a volume has not gone by itself.
+    /// Returns whether the volume's bdev still exists.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION where somebody else's bdev has its name: that is not ours to change.
+    /// FAILED_PRECONDITION if a foreign bdev has the volume's name: this process must not change it.
     async fn is_there(&self, name: &Name, object: &V) -> Result<bool, Error> {
         let (id, uuid) = (name.id().to_owned(), parse_uuid(object.uuid()));
         let own = self
@@ -314,8 +312,8 @@ impl<V: Volume> Volumes<V> {
     }
 }
 
-/// Gives back what a volume had of the system, which may wait for a file system; one that does not answer
-/// is not waited for.
+/// Releases a volume's system resources on a blocking thread, with a timeout: closing a file may block on its file
+/// system.
 async fn release<T: Send + 'static>(name: &Name, held: Option<T>) {
     if !std::mem::needs_drop::<T>() || held.is_none() {
         return;
@@ -326,17 +324,17 @@ async fn release<T: Send + 'static>(name: &Name, held: Option<T>) {
     }
 }
 
-/// What has a volume's name.
+/// State of the bdev name of a volume.
 enum Own {
-    /// Its bdev.
+    /// The volume's own bdev.
     There,
-    /// Nothing: it went by itself.
+    /// No bdev: SPDK removed it.
     Gone,
-    /// Another bdev, that somebody has made by SPDK's own commands.
+    /// A foreign bdev, created through SPDK's own commands.
     Replaced,
 }
 
-/// A volume is known by its UUID, which no other bdev has.
+/// Identifies a volume's bdev by its UUID, which is unique among bdevs.
 fn own(spdk: Spdk, name: &str, uuid: Option<[u8; 16]>) -> Result<Own, spdk::Error> {
     Ok(match bdev::lookup(spdk, name)? {
         None => Own::Gone,
@@ -354,7 +352,7 @@ fn info(spdk: Spdk, name: &str) -> Result<bdev::Info, spdk::Error> {
     bdev::lookup(spdk, name)?.ok_or_else(|| gone(name))
 }
 
-/// A bdev that went by itself (its file did) is as gone as one that is removed.
+/// Deletes a bdev. Idempotent: one that SPDK has already removed, as when its file vanished, counts as deleted.
 async fn remove(spdk: Spdk, name: &str) -> Result<(), spdk::Error> {
     match bdev::delete(spdk, name).await {
         Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
@@ -362,13 +360,13 @@ async fn remove(spdk: Spdk, name: &str) -> Result<(), spdk::Error> {
     }
 }
 
-/// Whether blocks of a bdev can have so many bytes.
+/// Returns whether a bdev can have blocks of this many bytes.
 pub(crate) fn is_block_size(bytes: i64) -> bool {
     (512..=MAX_BLOCK_SIZE).contains(&bytes) && bytes.count_ones() == 1
 }
 
-/// A size that a bdev can have. A block size of 0 is the server's to choose where `block_size` is
-/// not required.
+/// Checks that a bdev can have this size. A block size of 0 leaves the choice to the server, where the proto does not
+/// require `block_size`.
 fn check_size(block_size: i64, blocks_count: i64, violations: &mut Violations) {
     let block_is_good = block_size == 0 || is_block_size(block_size);
     if !block_is_good {
@@ -387,7 +385,7 @@ fn check_size(block_size: i64, blocks_count: i64, violations: &mut Violations) {
     }
 }
 
-/// A UUID in one of its two forms, or none.
+/// Checks that the text is empty or a UUID in one of its two forms.
 pub(crate) fn check_uuid(field: &str, text: &str, violations: &mut Violations) {
     if !text.is_empty() && parse_uuid(text).is_none() {
         violations.add(
@@ -397,19 +395,19 @@ pub(crate) fn check_uuid(field: &str, text: &str, violations: &mut Violations) {
     }
 }
 
-/// The UUID that the text is; `None` for none.
+/// Parses a UUID; `None` for the empty text, the nil UUID and everything else.
 pub(crate) fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    // The crate knows more forms (URN, braces) than the API means.
+    // The uuid crate accepts more forms (URN, braces) than the API does.
     let uuid = matches!(text.len(), 32 | 36).then(|| Uuid::try_parse(text).ok())??;
     (!uuid.is_nil()).then(|| uuid.into_bytes())
 }
 
-/// Who has this UUID owns this.
+/// Returns the key that the owner of a UUID claims.
 pub(crate) fn uuid_key(uuid: [u8; 16]) -> Key {
     Key::from(format!("uuid/{}", uuid_text(uuid)))
 }
 
-/// The text of a UUID as it is answered where the server chose it.
+/// Formats a UUID as the server writes it: lower case, with hyphens.
 fn uuid_text(uuid: [u8; 16]) -> String {
     Uuid::from_bytes(uuid).to_string()
 }

@@ -1,4 +1,4 @@
-//! NullVolume: takes what is written and forgets it, answers reads at once.
+//! NullVolume: a bdev that discards writes and completes reads at once, without data.
 
 use spdk::bdev::null;
 use spdk::{Handle, Spdk, bdev};
@@ -40,7 +40,7 @@ impl Volume for NullVolume {
         }
     }
 
-    /// Grows at any time; hosts are told. Shrinks while nobody uses it.
+    /// Grows while in use, and hosts are notified. Shrinks only while unused.
     async fn adjust(
         spdk: &Handle,
         name: &Name,

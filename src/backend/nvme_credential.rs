@@ -1,6 +1,6 @@
-//! NvmeCredential: keys of DH-HMAC-CHAP for a remote controller, by the host NQN of its paths. The counterpart of
-//! NvmeHost, with the same fields, so that the two sides of a connection are set up alike. A key is of a host and a
-//! subsystem: a path says who connects, its controller what to.
+//! NvmeCredential: DH-HMAC-CHAP keys of a remote controller, one set per host NQN of its paths. The initiator's
+//! counterpart of NvmeHost, with the same fields, so that both ends are configured alike. A key belongs to a host and
+//! a subsystem: the path gives the host NQN, its controller the subsystem.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,19 +16,19 @@ use crate::error::{Error, Violations};
 use crate::interchange;
 use crate::resource::{CallContext, Change, Claims, Collection, Kind, Name, Stage};
 
-/// The kind.
+/// The kind of NvmeCredential.
 pub struct NvmeCredentials {
     spdk: Handle,
     controllers: Arc<Collection<NvmeRemoteControllers>>,
 }
 
 impl NvmeCredentials {
-    /// Keys for these controllers.
+    /// Creates the kind for credentials of these controllers.
     pub fn new(spdk: Handle, controllers: Arc<Collection<NvmeRemoteControllers>>) -> Self {
         Self { spdk, controllers }
     }
 
-    /// Gives the host of `new` its keys, and takes those of `old` away where that is another host: both or neither.
+    /// Installs the keys of `new` and removes those of `old` if its host differs. Atomic: both or neither.
     async fn exchange(
         &self,
         call: &CallContext,
@@ -64,7 +64,7 @@ fn keys(object: &NvmeCredential) -> Keys {
 impl Kind for NvmeCredentials {
     type Object = NvmeCredential;
 
-    /// Before paths connect.
+    /// Reconciled before paths connect.
     const STAGE: Stage = Stage::Base;
 
     fn check(&self, object: &NvmeCredential, violations: &mut Violations) {
@@ -89,7 +89,7 @@ impl Kind for NvmeCredentials {
             "keys of {} for nvmeRemoteControllers/{controller}",
             object.hostnqn
         ));
-        // None of its paths comes or goes meanwhile.
+        // Exclusive: no path of the controller is created or deleted during the change.
         match name.parent() {
             Some(parent) => claims.alters(parent),
             None => claims,
@@ -126,7 +126,7 @@ impl Kind for NvmeCredentials {
         self.exchange(call, name, Some(object), None).await
     }
 
-    /// Those of its controller: a key counts no I/O.
+    /// Returns the stats of the controller: a key has no I/O of its own.
     async fn stats(&self, name: &Name, _: &NvmeCredential) -> Result<VolumeStats, Error> {
         let parent = name.parent().ok_or_else(|| Error::not_found(name))?;
         let controller = self.controllers.object(&parent);

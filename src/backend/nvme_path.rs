@@ -1,5 +1,5 @@
-//! NvmePath: one way to a remote controller. The first brings the controller's namespaces as bdevs,
-//! further ones join as its multipath mode says.
+//! NvmePath: a connection to a remote controller. The first path brings the controller's namespaces as bdevs; further
+//! paths join according to the controller's multipath mode.
 //!
 //! ```text
 //!   no path --create--> bdevs --create--> bdevs, two paths
@@ -28,25 +28,25 @@ use crate::resource::{
     CallContext, Change, Claims, Collection, DEFAULT_TIMEOUT, Kind, Name, Others, Stage,
 };
 
-/// Where the kernel shows its RDMA devices.
+/// Directory in which the kernel lists its RDMA devices.
 const RDMA_DEVICES: &str = "/sys/class/infiniband";
 
-/// The kind.
+/// The kind of NvmePath.
 pub struct NvmePaths {
     spdk: Handle,
     controllers: Others<NvmeRemoteControllers>,
     health: Arc<Health>,
 }
 
-/// What a change that may take bdevs away came to.
+/// Outcome of a change that may remove bdevs.
 enum DetachOutcome {
     Done,
-    /// It would have taken away what somebody uses.
+    /// Refused: it would have removed bdevs in use.
     Needed,
 }
 
 impl NvmePaths {
-    /// Paths to these controllers.
+    /// Creates the kind for paths to these controllers.
     pub fn new(
         spdk: Handle,
         controllers: Arc<Collection<NvmeRemoteControllers>>,
@@ -65,7 +65,7 @@ impl NvmePaths {
         controller.ok_or_else(|| Error::not_found(&parent))
     }
 
-    /// How SPDK attaches a path that has passed the checks.
+    /// Returns SPDK's options to attach a path that has passed the checks.
     fn options(
         &self,
         name: &Name,
@@ -110,13 +110,13 @@ impl NvmePaths {
         })
     }
 
-    /// The controller that the path is of.
+    /// Returns the name of the path's controller.
     fn parent(&self, name: &Name) -> Name {
         let id = name.parent_id().unwrap_or_default();
         self.controllers.meta().name(None, id)
     }
 
-    /// Who uses a bdev of the controller that the path is of.
+    /// Returns a user of any bdev of the path's controller.
     fn user_of_bdevs(&self, name: &Name) -> Option<Name> {
         self.controllers.kind().user_of_bdevs(&self.parent(name))
     }
@@ -149,11 +149,11 @@ impl Kind for NvmePaths {
         if let Some(parent) = name.parent() {
             claims = claims.joins(parent);
         }
-        // What befalls it is noted under this.
+        // The path's fault is noted under this key.
         if let (Some(id), Some(path)) = (name.parent_id(), path_id(object)) {
             claims = claims.owns(path_key(id, &path));
         }
-        // One that is there (it has a name) is about to change or go, and bdevs may go with it.
+        // An existing path (it has a name) is being updated or deleted, which may remove bdevs: lock them.
         match name.parent_id() {
             Some(id) if !object.name.is_empty() => claims.alters(remote_bdevs(id)),
             _ => claims,
@@ -224,8 +224,8 @@ impl Kind for NvmePaths {
         }
     }
 
-    /// What went over it. The API has no field that says whether a path works, so one that has dropped
-    /// answers that.
+    /// Returns the I/O counters of the path. The API has no field for a path's state, so a path that is down returns
+    /// UNAVAILABLE.
     async fn stats(&self, name: &Name, object: &NvmePath) -> Result<VolumeStats, Error> {
         let options = self.options(name, object, DEFAULT_TIMEOUT)?;
         let key = path_key(&options.name, &options.path());
@@ -239,17 +239,17 @@ impl Kind for NvmePaths {
     }
 }
 
-/// Whether SPDK has the path. It connects one that has dropped again by itself.
+/// Returns whether SPDK has the path, connected or not: SPDK reconnects a dropped path itself.
 fn is_there(spdk: Spdk, path: &nvme::Options) -> bool {
     let mine = path.path();
     let there = nvme::paths(spdk, &path.name).unwrap_or_default();
     there.iter().any(|path| path.id().as_ref() == Some(&mine))
 }
 
-/// A longer name of the host or the subsystem has no place in the identity of a pre-shared key: the path would never
+/// Checks that the NQNs of host and subsystem fit into the TLS PSK identity: with longer ones the path would never
 /// connect.
 fn check_identity(path: &nvme::Options) -> Result<(), Error> {
-    // SPDK makes a name of a random UUID.
+    // Without a host NQN, SPDK generates one of this form from a random UUID.
     const UNNAMED: &str = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-0000-0000-000000000000";
     if path.psk.is_none() {
         return Ok(());
@@ -267,12 +267,12 @@ fn check_identity(path: &nvme::Options) -> Result<(), Error> {
     })
 }
 
-/// How long the peer may take.
+/// Returns the time left until the deadline of the call.
 fn left(call: &CallContext) -> Duration {
     call.answer_by().saturating_duration_since(Instant::now())
 }
 
-/// Connects a path. I/O goes over all that are there at once where the controller says so.
+/// Connects a path. With multipath, spreads I/O over all paths; if that fails, the path is disconnected again.
 async fn join(spdk: Spdk, path: &nvme::Options) -> Result<(), spdk::Error> {
     nvme::attach(spdk, path).await?;
     if path.multipath != Multipath::Multipath {
@@ -285,8 +285,7 @@ async fn join(spdk: Spdk, path: &nvme::Options) -> Result<(), spdk::Error> {
     spread
 }
 
-/// Takes the path away; one that is gone already is. Where somebody needs the bdevs it stays if it is
-/// the last.
+/// Disconnects the path. Idempotent. The last path stays if the bdevs are in use (`free` is false).
 async fn leave(spdk: Spdk, path: &nvme::Options, free: bool) -> Result<DetachOutcome, spdk::Error> {
     let mine = path.path();
     let is_mine = |there: &nvme::Path| there.id().as_ref() == Some(&mine);
@@ -301,15 +300,15 @@ async fn leave(spdk: Spdk, path: &nvme::Options, free: bool) -> Result<DetachOut
     }
 }
 
-/// Puts one path in the place of another. Where both can be there at once the new one comes first, so
-/// that I/O goes on; else the old one goes first, and comes back if the new one cannot.
+/// Replaces a path. Where both can coexist, the new one is connected first, so that I/O continues. Otherwise the old
+/// one is disconnected first, and reconnected if the new one fails (rollback).
 async fn replace(
     spdk: Spdk,
     old: &nvme::Options,
     new: &nvme::Options,
     free: bool,
 ) -> Result<DetachOutcome, spdk::Error> {
-    // All paths of a failover controller are connected alike.
+    // All paths of a failover controller must connect from the same source and host NQN.
     let joins = match new.multipath {
         Multipath::Disabled => false,
         Multipath::Failover => (new.source, &new.hostnqn) == (old.source, &old.hostnqn),
@@ -333,7 +332,7 @@ async fn replace(
     }
 }
 
-/// What SPDK found wrong, in the client's terms.
+/// Translates SPDK's error for the client.
 fn at_fault(error: spdk::Error) -> Error {
     match error.errno.0 {
         errno::EINVAL | errno::EEXIST => Error::failed_precondition("", error.to_string()),
@@ -341,7 +340,7 @@ fn at_fault(error: spdk::Error) -> Error {
     }
 }
 
-/// Whether this machine has what the transport needs.
+/// Checks that this machine has the device that the transport needs.
 async fn check_device(path: &NvmePath) -> Result<(), Error> {
     match address(path) {
         Ok(Address::Pcie { address }) => {

@@ -1,5 +1,5 @@
-//! NvmeRemoteController: an NVMe controller of another machine, or of this one's PCI bus. It says how
-//! to connect; its paths connect, and bring its namespaces as bdevs `<id>n<nsid>`.
+//! NvmeRemoteController: an NVMe controller on another machine or on the local PCI bus. It holds the connection
+//! settings; its paths connect, and bring its namespaces as bdevs `<id>n<nsid>`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,43 +18,43 @@ use crate::resource::{CallContext, Change, Claims, Collection, Key, Kind, Name, 
 const MAX_QUEUES: i64 = 65_535;
 const QUEUE_SIZES: std::ops::RangeInclusive<i64> = 2..=65_535;
 
-/// How much longer than a path the answer about it may take.
+/// Grace period after the deadline of the paths, so that their own error is returned rather than a plain timeout.
 const LAST_WORD: Duration = Duration::from_millis(20);
 
-/// The kind.
+/// The kind of NvmeRemoteController.
 pub struct NvmeRemoteControllers {
     spdk: Handle,
     shared: Arc<Shared>,
 }
 
 impl NvmeRemoteControllers {
-    /// Controllers that this SPDK attaches.
+    /// Creates the kind for controllers that this SPDK attaches.
     pub fn new(spdk: Handle, shared: Arc<Shared>) -> Self {
         Self { spdk, shared }
     }
 
-    /// Whether a controller has paths that were made here. One that SPDK has without them is another's.
+    /// Returns whether a controller has paths that were made here. A controller that SPDK has without any is foreign.
     pub(super) fn is_attached(&self, controller: &Name) -> bool {
         self.paths(controller).next().is_some()
     }
 
-    /// The paths of a controller, those that are being made too.
+    /// Returns the paths of a controller, including those being created.
     pub(super) fn paths(&self, controller: &Name) -> impl Iterator<Item = Name> + use<> {
         let users = self.shared.registry.users_of(controller).into_iter();
         let name = controller.key().clone();
         users.filter(move |user| is_path(&name, user))
     }
 
-    /// Who uses one of a controller's bdevs.
+    /// Returns a user of any of the controller's bdevs.
     pub(super) fn user_of_bdevs(&self, controller: &Name) -> Option<Name> {
         let mut users = self.shared.registry.users_of(controller).into_iter();
         users.find(|user| !is_path(controller.key(), user) && !is_credential(user))
     }
 
-    /// Disconnects and reconnects a controller, path by path; done at once where it has none.
+    /// Disconnects and reconnects a controller, path by path. Returns at once if it has no path.
     ///
     /// # Errors
-    /// NOT_FOUND, UNAVAILABLE when a path does not come back in time, with the names of those.
+    /// NOT_FOUND, UNAVAILABLE that names the paths that have not reconnected before the deadline.
     pub async fn reset(
         all: &Arc<Collection<Self>>,
         call: CallContext,
@@ -64,7 +64,7 @@ impl NvmeRemoteControllers {
         if all.object(controller.key()).is_none() {
             return Err(Error::not_found(&controller));
         }
-        // Where there is nothing to do there is nothing to wait for.
+        // Without a path there is nothing to reset, so do not queue behind other changes.
         if !all.kind().is_attached(&controller) {
             return Ok(());
         }
@@ -78,7 +78,7 @@ impl NvmeRemoteControllers {
                 result => result.map_err(unreachable),
             }
         });
-        // The paths' own outcome, which names those that failed, comes first.
+        // The deadline is extended so that the paths' own error, which names those that failed, wins the race.
         let deadline = tokio::time::Instant::from_std(give_up) + LAST_WORD;
         tokio::time::timeout_at(deadline, done)
             .await
@@ -102,7 +102,7 @@ impl Kind for NvmeRemoteControllers {
     fn claims(&self, name: &Name, object: &NvmeRemoteController) -> Claims {
         let claims = Claims::new().owns(remote_bdevs(name.id()));
         match object.multipath() {
-            // It has one path.
+            // Multipath disabled: admits one path only.
             NvmeMultipath::Disable => claims.admits_one(name.key().clone()),
             _ => claims,
         }
@@ -132,7 +132,7 @@ impl Kind for NvmeRemoteControllers {
         }
     }
 
-    /// All of it is about how to connect: only while there is no path.
+    /// All fields are connection settings, so they can change only while there is no path.
     async fn update(
         &self,
         _: &CallContext,
@@ -163,7 +163,7 @@ impl Kind for NvmeRemoteControllers {
             let mut all = Vec::new();
             for namespace in namespaces(spdk, &id)? {
                 match bdev::stats(spdk, &namespace.bdev).await {
-                    // It went while the others were asked.
+                    // Race: the namespace was removed while the others were queried.
                     Err(error) if error.errno.0 == errno::ENODEV => {}
                     stats => all.push(stats?),
                 }
@@ -181,7 +181,7 @@ impl Kind for NvmeRemoteControllers {
 }
 
 impl NvmeRemoteControllers {
-    /// Puts another key in the place of the one that SPDK holds for a controller; an empty one is none.
+    /// Replaces the key that SPDK's keyring holds for a controller; an empty key means none.
     async fn exchange_key(&self, name: &Name, old: Vec<u8>, new: Vec<u8>) -> Result<(), Error> {
         if old == new {
             return Ok(());
@@ -209,7 +209,7 @@ fn is_path(controller: &Key, user: &Name) -> bool {
     inside.is_some_and(|rest| rest.starts_with("/nvmePaths/"))
 }
 
-/// Keys for paths to come do not mind how those connect.
+/// Credentials do not depend on how the controller's paths connect.
 fn is_credential(user: &Name) -> bool {
     user.key().as_str().contains("/nvmeCredentials/")
 }
@@ -235,18 +235,18 @@ fn check(object: &NvmeRemoteController, violations: &mut Violations) {
     }
 }
 
-/// What SPDK's keyring calls the key of the controller with this ID.
+/// Returns the name of the controller's key in SPDK's keyring.
 pub(super) fn key_name(id: &str) -> String {
     format!("nvmeRemoteControllers/{id}")
 }
 
-/// The key to connect with; empty for none.
+/// Returns the TLS pre-shared key of the controller; empty for none.
 pub(super) fn key_of(object: &NvmeRemoteController) -> Vec<u8> {
     let tcp = object.tcp.as_ref();
     tcp.map(|tcp| tcp.psk.clone()).unwrap_or_default()
 }
 
-/// The namespaces of the controller with this ID: none where it has no path.
+/// Returns the namespaces of the controller with this ID; none if it has no path.
 pub(super) fn namespaces(spdk: spdk::Spdk, id: &str) -> Result<Vec<nvme::Namespace>, spdk::Error> {
     match nvme::namespaces(spdk, id) {
         Err(error) if error.errno.0 == errno::ENODEV => Ok(Vec::new()),
@@ -254,7 +254,7 @@ pub(super) fn namespaces(spdk: spdk::Spdk, id: &str) -> Result<Vec<nvme::Namespa
     }
 }
 
-/// A peer that does not answer, as the client sees it.
+/// Translates the errors of an unreachable peer into UNAVAILABLE.
 pub(super) fn unreachable(error: spdk::Error) -> Error {
     match error.errno.0 {
         errno::ETIMEDOUT | errno::EHOSTUNREACH | errno::EIO | errno::ENODEV => {

@@ -1,5 +1,5 @@
-//! NvmeRemoteNamespace: what a remote controller brought. They come and go as the peer says, so there
-//! is no record of them: each call asks SPDK.
+//! NvmeRemoteNamespace: a namespace of a remote controller. The peer adds and removes namespaces, so there are no
+//! records of them: each call queries SPDK.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub struct NvmeRemoteNamespaces {
 }
 
 impl NvmeRemoteNamespaces {
-    /// Namespaces of these controllers.
+    /// Creates the view of the namespaces of these controllers.
     pub fn new(spdk: Handle, controllers: Arc<Collection<NvmeRemoteControllers>>) -> Arc<Self> {
         Arc::new(Self {
             spdk,
@@ -30,10 +30,10 @@ impl NvmeRemoteNamespaces {
         })
     }
 
-    /// The namespace of this name.
+    /// Returns the namespace of this name.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for what is no name, NOT_FOUND.
+    /// INVALID_ARGUMENT for a malformed name, NOT_FOUND.
     pub async fn get(&self, name: &str) -> Result<NvmeRemoteNamespace, Error> {
         let name = self.meta.parse("name", name)?;
         let parent = name.parent().ok_or_else(|| Error::not_found(&name))?;
@@ -44,10 +44,10 @@ impl NvmeRemoteNamespaces {
         found.ok_or_else(|| Error::not_found(&name))
     }
 
-    /// One page of the namespaces of a controller, in the order of their names.
+    /// Returns one page of the namespaces of a controller, ordered by name.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for a bad size, token or parent, NOT_FOUND for a parent that is not there.
+    /// INVALID_ARGUMENT for a bad page size, token or parent, NOT_FOUND if the parent does not exist.
     pub async fn list(&self, request: &List) -> Result<Page<NvmeRemoteNamespace>, Error> {
         let parent = self
             .meta
@@ -69,7 +69,7 @@ impl NvmeRemoteNamespaces {
         })
     }
 
-    /// All of a controller's, in the order of their names.
+    /// Returns all namespaces of a controller, ordered by name.
     async fn of(&self, parent: &Key) -> Result<Vec<NvmeRemoteNamespace>, Error> {
         if self.controllers.object(parent).is_none() {
             return Err(Error::not_found(parent));

@@ -1,5 +1,4 @@
-//! Where a path leads and where it comes from: the fields of an NvmePath as addresses, and what is wrong
-//! with them.
+//! Translates the address fields of an NvmePath (target and source) and validates them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -11,7 +10,7 @@ use crate::api::storage::{FabricsPath, NvmeAddressFamily, NvmePath, NvmeTranspor
 use crate::error::Violations;
 use crate::resource::Key;
 
-/// Rules beyond those of the proto file.
+/// Checks rules beyond those of the proto file.
 pub(super) fn check(path: &NvmePath, violations: &mut Violations) {
     if let Err((field, what)) = address(path) {
         violations.add(field, what);
@@ -42,7 +41,7 @@ pub(super) fn check(path: &NvmePath, violations: &mut Violations) {
     }
 }
 
-/// Where the path leads, or the field that is at fault and why.
+/// Returns the target address of the path, or the field at fault and why.
 pub(super) fn address(path: &NvmePath) -> Result<Address, (&'static str, String)> {
     let trtype = path.trtype();
     match (trtype, &path.fabrics) {
@@ -72,7 +71,7 @@ pub(super) fn address(path: &NvmePath) -> Result<Address, (&'static str, String)
     }
 }
 
-/// What tells the path from the others of its controller; `None` for one that cannot be.
+/// Returns what identifies the path among those of its controller; `None` if its address is invalid.
 pub(crate) fn path_id(path: &NvmePath) -> Option<PathId> {
     let fabrics = path.fabrics.clone().unwrap_or_default();
     Some(PathId {
@@ -82,7 +81,7 @@ pub(crate) fn path_id(path: &NvmePath) -> Option<PathId> {
     })
 }
 
-/// What the state of one path is noted under.
+/// Returns the key under which a path's fault is noted.
 pub(crate) fn path_key(id: &str, path: &PathId) -> Key {
     let subsystem = &path.subsystem;
     Key::from(format!(
@@ -110,7 +109,7 @@ fn ip_and_port(
     }
 }
 
-/// The address to connect from, if one is asked for, or the field that is at fault and why.
+/// Returns the source address, if one is requested, or the field at fault and why.
 pub(super) fn source(fabrics: &FabricsPath) -> Result<Option<SocketAddr>, (&'static str, String)> {
     let port = u16::try_from(fabrics.source_trsvcid).map_err(|_| {
         let what = format!(

@@ -1,4 +1,4 @@
-//! Paths to remote controllers: SPDK connects one that has dropped again by itself, and says nothing.
+//! Monitors the paths to remote controllers: SPDK reconnects a dropped path itself, without any notification.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,35 +14,35 @@ use crate::health::{Health, Monitor};
 use crate::resource::volume_ref::remote_bdevs;
 use crate::resource::{Collection, Key};
 
-/// How many controllers one step of the reactor looks up.
+/// Controllers looked up in one step on the reactor.
 const AT_ONCE: usize = 16;
 
-/// Looks after the paths of all remote controllers.
+/// Monitor of the paths of all remote controllers.
 pub(crate) struct Paths {
     spdk: Handle,
     controllers: Arc<Collection<NvmeRemoteControllers>>,
     health: Arc<Health>,
     events: Arc<Log>,
-    /// Of each controller by its ID.
+    /// Paths seen at the last check, by the controller's ID.
     seen: BTreeMap<String, Seen>,
 }
 
-/// Which paths a controller has, and how each is.
+/// The paths of one controller and their state.
 type Seen = BTreeMap<Key, Seeing>;
 
-/// How a path is.
+/// State of one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seeing {
     works: bool,
-    /// For how many looks it has been being connected.
+    /// Number of consecutive checks at which the path was connecting.
     connecting: u32,
-    /// Why it could not be connected, as far as is known.
+    /// Reason of the last failed connect, if known.
     failure: Option<String>,
-    /// The reasons that have been told since it worked.
+    /// Reasons logged since the path last worked, to deduplicate the log.
     told: Vec<String>,
 }
 
-/// So many reasons are told of a path that is down, should its peer come up with ever new ones.
+/// Limit of logged reasons for one outage, in case a peer produces ever new ones.
 const REASONS: usize = 4;
 
 impl Seeing {
@@ -51,7 +51,7 @@ impl Seeing {
         self.failure.as_ref().is_some_and(is_new)
     }
 
-    /// Takes note that its reason has been told.
+    /// Records that the current reason has been logged; a path that works starts afresh.
     fn tell_reason(&mut self) {
         match &self.failure {
             _ if self.works => self.told.clear(),
@@ -61,11 +61,11 @@ impl Seeing {
     }
 }
 
-/// So many looks a path that worked may take to be connected again, as at a reset; then it has dropped.
+/// Checks that a path that worked may spend reconnecting, as during a reset, before it counts as dropped.
 const PATIENCE: u32 = 2;
 
 impl Paths {
-    /// Paths of these controllers.
+    /// Creates the monitor for the paths of these controllers.
     pub(crate) fn new(
         spdk: Handle,
         controllers: Arc<Collection<NvmeRemoteControllers>>,
@@ -81,7 +81,7 @@ impl Paths {
         }
     }
 
-    /// Takes note of how the paths of a controller are now. One without any has nothing to lose.
+    /// Records the state of a controller's paths, and logs changes. A controller without paths has no fault.
     fn take(&mut self, id: &str, paths: &[nvme::Path]) {
         let before = self.seen.remove(id).unwrap_or_default();
         let mut now = seen(id, &before, paths);
@@ -94,7 +94,7 @@ impl Paths {
             };
             let news = self.health.note(key, (!works).then(&what));
             let tell = |what, reason: &str| {
-                // SPDK's own commands attach paths that are no objects of the API.
+                // A path attached through SPDK's own commands is no object of the API: report its controller.
                 let path = self.health.object(key).map(|path| path.key().to_string());
                 let object = path.unwrap_or_else(|| format!("nvmeRemoteControllers/{id}"));
                 self.events.tell(Event::now(what, &object).because(reason));
@@ -108,7 +108,7 @@ impl Paths {
                     tracing::info!("{key} is back");
                     tell(EventType::PathUp, &format!("{key} is back"));
                 }
-                // It is down for another reason than before.
+                // Still down, but for a new reason.
                 (false, false) if path.has_new_reason() => tracing::warn!("{}", what()),
                 (false, _) => {}
             }
@@ -160,10 +160,10 @@ impl Monitor for Paths {
     }
 }
 
-/// The paths of a controller, once I/O goes over all of them if it is to.
+/// Returns the paths of a controller, after spreading I/O over all of them if `over_all` is set.
 async fn paths_of(spdk: Spdk, id: &str, over_all: bool) -> Vec<nvme::Path> {
     let paths = nvme::paths(spdk, id).unwrap_or_default();
-    // Namespaces that have come since use one path until they are told.
+    // Namespaces that have appeared since use one path only until the policy is set again.
     if over_all
         && !paths.is_empty()
         && let Err(error) = nvme::use_all_paths(spdk, id).await
@@ -173,14 +173,14 @@ async fn paths_of(spdk: Spdk, id: &str, over_all: bool) -> Vec<nvme::Path> {
     paths
 }
 
-/// How the paths are, given how they were. One that was not known worked when it was made, and one
-/// that is being connected is as it was for a moment: it does not work again before that has succeeded.
-/// One that stands by is as it was too: it is not tried again before the one in use drops.
+/// Derives the state of the paths from their previous state. A path seen for the first time worked when it was
+/// created. A path that is connecting keeps its state for `PATIENCE` checks, and is not up again before the connect
+/// has succeeded. A standby path keeps its state too: SPDK does not retry it before the active one drops.
 fn seen(id: &str, before: &Seen, paths: &[nvme::Path]) -> Seen {
     let kept = paths
         .iter()
         .filter(|path| path.state != PathState::Deleting);
-    // SPDK would have gone on to another if it did not.
+    // SPDK would have failed over if the connected path did not work.
     let in_use_works = paths.iter().any(|path| path.state == PathState::Connected);
     kept.filter_map(|path| {
         let key = path_key(id, &path.id()?);

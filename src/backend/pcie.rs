@@ -1,22 +1,22 @@
-//! NVMe devices on this machine's PCI bus: whether SPDK can take one over.
+//! Checks whether SPDK can take over an NVMe device on the local PCI bus.
 
 use std::path::Path;
 
 use crate::error::Error;
 
-/// Where the kernel shows its PCI devices.
+/// Directory in which the kernel lists its PCI devices.
 pub const DEVICES: &str = "/sys/bus/pci/devices";
 
-/// The drivers through which a program can use a device.
+/// Kernel drivers for userspace access to a device.
 const USABLE: [&str; 2] = ["vfio-pci", "uio_pci_generic"];
 
-/// PCI Code and ID Assignment: mass storage, non-volatile memory, NVMe.
+/// PCI Code and ID Assignment: class code of mass storage, non-volatile memory, NVMe.
 const NVME_CLASS: &str = "0x010802";
 
-/// The address in the form of the kernel, `0000:01:00.0`.
+/// Normalizes a PCI address to the kernel's form, `0000:01:00.0`.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// Says what is wrong with the text.
 pub fn address(text: &str) -> Result<String, String> {
     let digits = |text: &str, count| {
         text.len() == count && text.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -42,11 +42,10 @@ pub fn address(text: &str) -> Result<String, String> {
     }
 }
 
-/// Whether the device at this address, in the kernel's form, is one that SPDK can drive. Looks at the
-/// system: for control threads.
+/// Checks that SPDK can drive the device at this address, in the kernel's form. Reads sysfs: for control threads only.
 ///
 /// # Errors
-/// FAILED_PRECONDITION that says how to bind it, INVALID_ARGUMENT for what is no NVMe device.
+/// FAILED_PRECONDITION that says how to bind the device, INVALID_ARGUMENT if it is no NVMe device.
 pub fn check_usable(devices: &Path, address: &str) -> Result<(), Error> {
     let device = devices.join(address);
     let Ok(class) = std::fs::read_to_string(device.join("class")) else {
@@ -97,8 +96,8 @@ pub fn check_usable(devices: &Path, address: &str) -> Result<(), Error> {
     }
 }
 
-/// The kernel need not load it with vfio-pci (Documentation/driver-api/vfio.rst). Without an IOMMU, in vfio's unsafe
-/// mode, there is none.
+/// Returns whether VFIO's IOMMU driver is loaded: the kernel need not load it with vfio-pci
+/// (Documentation/driver-api/vfio.rst). In VFIO's unsafe no-IOMMU mode it is not needed.
 fn has_iommu_module(devices: &Path) -> bool {
     let modules = devices.join("../../../module");
     let unsafe_mode = modules.join("vfio/parameters/enable_unsafe_noiommu_mode");

@@ -1,8 +1,8 @@
-//! Whether a peer of a path answers at all, found out on a control thread before SPDK connects.
+//! Probes the peer of a path from a control thread before SPDK connects.
 //!
-//! SPDK changes one path of a controller at a time and ends no attempt before its time is up. So a
-//! peer that is silent would keep the controller's other paths waiting, and the end of the process; a
-//! connection of our own can be dropped at any time.
+//! SPDK changes one path of a controller at a time and cannot cancel an attempt before its timeout. A silent peer
+//! would block the controller's other paths and the shutdown of the process; a connection of our own can be dropped at
+//! any time.
 //!
 //! ```text
 //! connect ─► ICReq ─► header of an ICResp ─► closed; SPDK connects
@@ -21,25 +21,25 @@ use tokio::time::timeout_at;
 
 use crate::error::Error;
 
-/// Length of the PDUs that open an NVMe/TCP connection (NVMe/TCP transport specification, ICReq).
+/// Length in bytes of ICReq and ICResp, the handshake PDUs of NVMe/TCP (NVMe/TCP transport specification, ICReq).
 const IC_LEN: u8 = 128;
 
-/// How an ICResp begins: type 1, no flags, both lengths.
+/// Common header of an ICResp: type 1, no flags, both lengths.
 const IC_RESP: [u8; 8] = [1, 0, IC_LEN, 0, IC_LEN, 0, 0, 0];
 
-/// How a TLS alert begins: what a port that takes TLS answers to anything else (RFC 8446, 5.1 and 6).
+/// Start of a TLS alert record, a TLS port's reply to anything but TLS (RFC 8446, sections 5.1 and 6).
 const TLS_ALERT: [u8; 2] = [21, 3];
 
-/// Bits of ICReq's DGST.
+/// Bits of the DGST field of ICReq.
 const HEADER_DIGEST: u8 = 1;
 const DATA_DIGEST: u8 = 1 << 1;
 
-/// Waits until the peer of a path over TCP answers. Of one that takes TLS only the connection is
-/// waited for: it has nothing to say to who does not speak that. Other transports are for SPDK alone.
+/// Waits until the peer of a TCP path answers the NVMe/TCP handshake. With TLS only the TCP connect is probed: such a
+/// peer does not answer in plain text. Other transports are not probed.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if it cannot be connected, or has not answered `by` then;
-/// [`Error::FailedPrecondition`] if what it answers is not NVMe/TCP.
+/// [`Error::Unavailable`] if the peer cannot be connected or has not answered before the deadline `by`;
+/// [`Error::FailedPrecondition`] if its answer is not NVMe/TCP.
 pub(super) async fn reachable(path: &Options, by: Instant) -> Result<(), Error> {
     let Address::Tcp { ip, port } = path.address else {
         return Ok(());
@@ -69,7 +69,7 @@ pub(super) async fn reachable(path: &Options, by: Instant) -> Result<(), Error> 
     }
 }
 
-/// The first bytes of the answer; `None` where none can be had.
+/// Connects and returns the first bytes of the answer; `None` for a path with TLS.
 async fn greet(peer: SocketAddr, path: &Options) -> io::Result<Option<Vec<u8>>> {
     let mut stream = connect(peer, path.source).await?;
     if path.psk.is_some() {
@@ -88,11 +88,11 @@ async fn greet(peer: SocketAddr, path: &Options) -> io::Result<Option<Vec<u8>>> 
             more => read += more,
         }
     }
-    // Whether SPDK can do with what follows is for SPDK to find out.
+    // Only the common header is checked: SPDK validates the rest of the handshake.
     Ok(Some(answer[..read].to_vec()))
 }
 
-/// Connects, from the address that the path comes from. Its port is left to SPDK's own connection.
+/// Connects from the path's source address. The source port is left free for SPDK's own connection.
 async fn connect(peer: SocketAddr, source: Option<SocketAddr>) -> io::Result<TcpStream> {
     let socket = match peer {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
@@ -106,10 +106,10 @@ async fn connect(peer: SocketAddr, source: Option<SocketAddr>) -> io::Result<Tcp
     socket.connect(peer).await
 }
 
-/// A request to open a connection, with the digests that SPDK will ask for.
+/// Builds an ICReq with the digests that SPDK will request.
 fn icreq(path: &Options) -> [u8; IC_LEN as usize] {
     let mut pdu = [0; IC_LEN as usize];
-    // Common header: type 0, flags, header length, data offset, and the whole length in four bytes.
+    // Common header: type 0, flags, header length, data offset, and the PDU length in four bytes.
     (pdu[2], pdu[4]) = (IC_LEN, IC_LEN);
     if path.header_digest {
         pdu[11] |= HEADER_DIGEST;

@@ -1,10 +1,10 @@
-//! Replaces bdevs, with a trial where the data of the old one cannot be brought back.
+//! Replaces bdevs, with a trial creation where the old bdev's data cannot be restored.
 
 use spdk::{Spdk, bdev, errno};
 
 use super::{Recipe, make, remove};
 
-/// Makes a bdev like the one to be, and removes it again: what it was.
+/// Creates a bdev like the new one under the trial name, removes it again, and returns its description.
 pub(super) async fn try_out<R: Recipe>(
     spdk: Spdk,
     new: &R,
@@ -19,10 +19,10 @@ pub(super) async fn try_out<R: Recipe>(
     Ok(made)
 }
 
-/// Replaces a bdev that nobody uses by another one. Memory may have gone to others since the change was foreseen, so
-/// it is tried once more before the old bdev is removed. If the new one cannot be created all the same, the old bdev
-/// is recreated (an empty one where its data was in memory, which the error says), unless that fails too: the record
-/// then stays, for another change or a delete.
+/// Replaces an unused bdev. Memory may have been allocated elsewhere since the change was foreseen, so the trial is
+/// repeated before the old bdev is removed. If the new bdev still cannot be created, the old one is recreated
+/// (rollback); its data is lost if it was in memory, which the error says. If the rollback fails too, the record stays
+/// for another update or a delete.
 pub(super) async fn rebuild<R: Recipe>(
     spdk: Spdk,
     old: Option<&R>,

@@ -1,4 +1,4 @@
-//! SPDK's counters of volumes, as the API has them.
+//! Translates SPDK's I/O counters into the API's volume stats.
 
 use spdk::{Handle, bdev, errno};
 
@@ -6,10 +6,10 @@ use crate::api::storage::VolumeStats;
 use crate::error::Error;
 use crate::resource::stats::saturate;
 
-/// The counters of one volume's bdev.
+/// Returns the counters of one volume's bdev.
 ///
 /// # Errors
-/// FAILED_PRECONDITION where it has gone by itself.
+/// FAILED_PRECONDITION if the bdev is gone.
 pub(crate) async fn stats_of(spdk: &Handle, bdev: String) -> Result<VolumeStats, Error> {
     let name = bdev.clone();
     let stats = spdk.call(move |spdk| async move { bdev::stats(spdk, &name).await });
@@ -19,7 +19,8 @@ pub(crate) async fn stats_of(spdk: &Handle, bdev: String) -> Result<VolumeStats,
     }
 }
 
-/// The same of what stands on a bdev, and may have lost it although one of that name is there again.
+/// Returns the counters of a bdev if `is_there`: a dependent object may have lost its bdev although one of the same
+/// name exists again.
 pub(crate) async fn stats_if(
     is_there: bool,
     spdk: &Handle,
@@ -31,8 +32,7 @@ pub(crate) async fn stats_if(
     }
 }
 
-/// What SPDK found wrong with a volume that `field` names: one that it does not have is that field's
-/// fault.
+/// Translates SPDK's error about the volume that `field` names: a missing bdev becomes NOT_FOUND on that field.
 pub(crate) fn volume_at_fault(field: &str, volume_name_ref: &str, error: spdk::Error) -> Error {
     match error.errno.0 {
         errno::ENODEV => Error::NotFound {
@@ -43,13 +43,13 @@ pub(crate) fn volume_at_fault(field: &str, volume_name_ref: &str, error: spdk::E
     }
 }
 
-/// A bdev has gone by itself.
+/// Returns the error for a bdev that SPDK has removed.
 pub(crate) fn volume_gone(bdev: &str) -> Error {
     let what = format!("the volume {bdev:?} has gone: what it was made of is not there any more");
     Error::failed_precondition(bdev, what)
 }
 
-/// The counters of these bdevs together, as the API has them.
+/// Sums the counters of these bdevs, saturated to the API's integers.
 pub(crate) fn volume_stats(all: impl IntoIterator<Item = bdev::Stats>) -> VolumeStats {
     let mut sum = bdev::Stats::default();
     for stats in all {

@@ -1,4 +1,4 @@
-//! Who may connect to a subsystem: the host of its `hostnqn`, and its NvmeHosts.
+//! Admission: which hosts may connect to a subsystem. These are the host of its `hostnqn` and its NvmeHosts.
 //!
 //! ```text
 //!   hostnqn   NvmeHosts   who may connect
@@ -7,35 +7,35 @@
 //!   a host    any number  that one and these
 //! ```
 //!
-//! The registry knows them from when they are reserved until they are gone, so a host whose record waits for
-//! SPDK keeps the subsystem closed too. At one address all hosts speak TLS or none does, and which is settled when
-//! the address is bound.
+//! The registry holds these hosts from reservation to removal, so a host whose record is not yet applied in SPDK keeps
+//! the subsystem closed too. At one address either all hosts use TLS or none does, which is fixed when the address is
+//! bound.
 
 use super::nvme_subsystem::Parent;
 use crate::error::Error;
 use crate::resource::{Claims, Key, Name, Registry};
 
-/// With what a host of the subsystem with this ID has and tells.
+/// Adds the claims of an admitted host of the subsystem with this ID.
 pub(super) fn admitted(claims: Claims, subsystem: &str, hostnqn: &str, has_psk: bool) -> Claims {
     claims
         .owns(format!("host NQN of {subsystem}/{hostnqn}"))
         .shares(kind_of_hosts(subsystem, has_psk))
 }
 
-/// What hosts share that have a pre-shared key, or that have none.
+/// Returns the key shared by all hosts of the subsystem that have a pre-shared key, or by all that have none.
 fn kind_of_hosts(subsystem: &str, has_psk: bool) -> Key {
     let how = if has_psk { "with" } else { "without" };
     Key::from(format!("hosts {how} TLS/{subsystem}"))
 }
 
-/// The hosts that a subsystem admits by name.
+/// The hosts that a subsystem admits by NQN.
 pub(super) struct Hosts {
     with_psk: Vec<Name>,
     without: Vec<Name>,
 }
 
 impl Hosts {
-    /// Of the subsystem with this ID, but for those of `name`.
+    /// Returns the admitted hosts of the subsystem with this ID, except that of `name`.
     pub(super) fn beside(registry: &Registry, subsystem: &str, name: Option<&Name>) -> Self {
         let of = |has_psk| {
             let mut hosts = registry.users_of_key(&kind_of_hosts(subsystem, has_psk));
@@ -48,22 +48,22 @@ impl Hosts {
         }
     }
 
-    /// All of the subsystem with this ID.
+    /// Returns all admitted hosts of the subsystem with this ID.
     pub(super) fn of(registry: &Registry, subsystem: &str) -> Self {
         Self::beside(registry, subsystem, None)
     }
 
-    /// Whether any host may connect.
+    /// Returns whether the subsystem is open to any host.
     pub(super) fn is_empty(&self) -> bool {
         self.with_psk.is_empty() && self.without.is_empty()
     }
 
-    /// Whether TCP controllers of the subsystem speak TLS.
+    /// Returns whether TCP controllers of the subsystem use TLS.
     pub(super) fn speak_tls(&self) -> bool {
         !self.with_psk.is_empty()
     }
 
-    /// Whether a host of `name` could connect to where these do.
+    /// Checks that a host of `name` agrees with the others on the use of TLS.
     pub(super) fn check_psk(&self, name: &Name, has_psk: bool) -> Result<(), Error> {
         let others = if has_psk {
             &self.without
@@ -88,8 +88,8 @@ impl Hosts {
 }
 
 impl Parent {
-    /// Whether `what` may be done to its only host: that opens it to any host or closes it to all others, and
-    /// decides how its controllers speak.
+    /// Fails if the subsystem has controllers, as `what` concerns its only host: the change would open the subsystem
+    /// to any host or close it to all others, and decides whether controllers use TLS.
     pub(super) fn check_no_controllers(
         &self,
         registry: &Registry,

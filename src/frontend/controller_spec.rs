@@ -1,4 +1,4 @@
-//! What the spec of an NvmeController may say, whatever SPDK has.
+//! Validates the spec of an NvmeController, independent of the state of SPDK.
 
 use std::net::IpAddr;
 
@@ -12,13 +12,13 @@ use crate::api::storage::{
 use crate::error::Violations;
 use crate::middleend::limits;
 
-/// NVMe base specification: controller IDs from FFF0h on are reserved.
+/// NVMe base specification: controller IDs FFF0h and above are reserved.
 pub(super) const MAX_CONTROLLER_ID: i32 = 0xffef;
 
-/// NVMe base specification, Controller Configuration: queue entry sizes are exponents of 4 bits.
+/// NVMe base specification, Controller Configuration: IOSQES and IOCQES are 4-bit exponents.
 const MAX_ENTRY_SIZE: i32 = 15;
 
-/// Namespaces are reached through every controller of the subsystem: SPDK has no limits of one.
+/// Rejects QoS limits: every controller of a subsystem reaches its namespaces, and SPDK cannot limit one controller.
 pub(super) fn refuse_limits(spec: &NvmeControllerSpec, violations: &mut Violations) {
     const WHY: &str =
         "SPDK limits volumes, not controllers: put a QosVolume on the namespace's volume";
@@ -77,7 +77,7 @@ pub(super) fn check_endpoint(spec: &NvmeControllerSpec, violations: &mut Violati
     }
 }
 
-/// The address, or the field that is at fault and why.
+/// Returns the listen address, or the field at fault and why.
 pub(super) fn tcp_address(endpoint: &FabricsEndpoint) -> Result<Address, (&'static str, String)> {
     let FabricsEndpoint {
         traddr, trsvcid, ..

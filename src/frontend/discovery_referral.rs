@@ -1,4 +1,4 @@
-//! DiscoveryReferral: another discovery service that hosts are told of.
+//! DiscoveryReferral: an entry of the discovery log page that refers hosts to another discovery service.
 
 use std::net::IpAddr;
 
@@ -10,13 +10,13 @@ use crate::api::storage::{NvmeTransportType, VolumeStats};
 use crate::error::{Error, Violations};
 use crate::resource::{CallContext, Change, Claims, Kind, Name, Stage};
 
-/// The kind.
+/// The kind of DiscoveryReferral.
 pub struct DiscoveryReferrals {
     spdk: Handle,
 }
 
 impl DiscoveryReferrals {
-    /// Referrals in the discovery log of this SPDK.
+    /// Creates the kind for referrals in this SPDK's discovery log.
     pub fn new(spdk: Handle) -> Self {
         Self { spdk }
     }
@@ -25,10 +25,10 @@ impl DiscoveryReferrals {
 impl Kind for DiscoveryReferrals {
     type Object = DiscoveryReferral;
 
-    /// Before hosts come.
+    /// Reconciled before hosts can connect.
     const STAGE: Stage = Stage::Export;
 
-    /// All fields are bounded by `resource::bounds`.
+    /// `resource::bounds` validates all fields.
     fn check(&self, _: &DiscoveryReferral, _: &mut Violations) {}
 
     fn claims(&self, _: &Name, object: &DiscoveryReferral) -> Claims {
@@ -89,13 +89,13 @@ impl Kind for DiscoveryReferrals {
         Ok(())
     }
 
-    /// No I/O goes through it.
+    /// Returns zeros: a referral has no I/O.
     async fn stats(&self, _: &Name, _: &DiscoveryReferral) -> Result<VolumeStats, Error> {
         Ok(VolumeStats::default())
     }
 }
 
-/// One that was removed by SPDK's own commands is gone too.
+/// Makes removal idempotent: a referral already removed through SPDK's own commands counts as removed.
 fn gone(removed: Result<(), spdk::Error>) -> Result<(), spdk::Error> {
     match removed {
         Err(error) if error.errno.0 == errno::ENOENT => Ok(()),
@@ -103,7 +103,7 @@ fn gone(removed: Result<(), spdk::Error>) -> Result<(), spdk::Error> {
     }
 }
 
-/// The service that an object that has passed the checks names; `None` for another.
+/// Returns the referral of an object that has passed the checks; `None` for any other.
 fn to(object: &DiscoveryReferral) -> Option<Referral> {
     let subnqn = object.subnqn.as_str();
     Some(Referral {

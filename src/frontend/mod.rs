@@ -1,5 +1,5 @@
-//! What hosts and virtual machines see: NVMe subsystems with their namespaces, controllers and hosts,
-//! virtio-blk devices, and virtio-scsi controllers with their LUNs.
+//! What hosts and virtual machines see: NVMe subsystems with their namespaces, controllers and hosts, virtio-blk
+//! devices, and virtio-scsi controllers with their LUNs.
 
 mod admission;
 mod controller_spec;
@@ -40,14 +40,14 @@ pub use virtio_scsi_lun::VirtioScsiLuns;
 pub(crate) use virtio_scsi_lun::is_target_name;
 pub use virtio_scsi_target::VirtioScsiTargets;
 
-/// What hosts moved through all namespaces of a subsystem. Each has its bdev for itself, so the
-/// bdevs' counters are it; SPDK counts no finer.
+/// Sums the I/O counters of a subsystem's namespaces. Each namespace has exclusive use of its bdev, so the bdevs'
+/// counters are used: SPDK has no finer ones.
 async fn subsystem_stats(spdk: &Handle, nqn: String) -> Result<VolumeStats, Error> {
     let all = spdk.call(move |spdk| async move {
         let mut all = Vec::new();
         for namespace in nvmf::namespace::list(spdk, &nqn)? {
             match bdev::stats(spdk, &namespace.bdev).await {
-                // It went while the others were asked.
+                // Race: the bdev was removed while the others were queried.
                 Err(error) if error.errno.0 == errno::ENODEV => {}
                 stats => all.push(stats?),
             }
@@ -57,13 +57,13 @@ async fn subsystem_stats(spdk: &Handle, nqn: String) -> Result<VolumeStats, Erro
     Ok(volume_stats(all.await??))
 }
 
-/// Whether SPDK no longer has a part of a subsystem, or the subsystem: somebody may have removed it by
+/// Returns whether the error means that SPDK no longer has the subsystem or its part, as after a removal through
 /// SPDK's own commands.
 fn is_gone(error: &spdk::Error) -> bool {
     matches!(error.errno.0, errno::ENOENT | errno::ENODEV)
 }
 
-/// Who has this name in the directory of sockets owns this.
+/// Returns the key that the owner of this name in the socket directory claims.
 fn socket_key(name: &str) -> Key {
     Key::from(format!("socket/{name}"))
 }

@@ -1,8 +1,8 @@
-//! NvmeController: a way into a subsystem. Over TCP it is an address that the target listens at;
-//! over PCIe it is the socket of a vfio-user controller, for a virtual machine or another process.
+//! NvmeController: an endpoint of a subsystem. Over TCP it is a listen address of the target; over PCIe it is the
+//! socket of a vfio-user controller, for a virtual machine or another process.
 //!
-//! SPDK has no queue sizes and counts of its own for one controller: they are kept and answered, and
-//! what a host negotiates stays within the transport's.
+//! SPDK cannot set queue sizes and counts per controller: the fields are stored and returned, and what a host
+//! negotiates is limited by the transport alone.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,10 +31,10 @@ use crate::resource::{
     CallContext, Change, Claims, Collection, Key, Kind, Name, Others, Shared, Stage,
 };
 
-/// How long a client that has been told to leave may take.
+/// Grace period for a client that has been asked to disconnect.
 const LEAVING: Duration = Duration::from_secs(1);
 
-/// The kind.
+/// The kind of NvmeController.
 pub struct NvmeControllers {
     spdk: Handle,
     subsystems: Others<NvmeSubsystems>,
@@ -44,7 +44,7 @@ pub struct NvmeControllers {
 }
 
 impl NvmeControllers {
-    /// Controllers of these subsystems; those over PCIe have their sockets under `ctrlr_dir`.
+    /// Creates the kind for controllers of these subsystems. PCIe controllers have their sockets under `ctrlr_dir`.
     pub fn new(
         spdk: Handle,
         subsystems: Arc<Collection<NvmeSubsystems>>,
@@ -66,7 +66,7 @@ impl NvmeControllers {
         parent.ok_or_else(|| Error::not_found(name))
     }
 
-    /// Where hosts reach a controller that has passed the checks.
+    /// Returns the listen address of a controller that has passed the checks.
     fn address(&self, name: &Name, spec: &NvmeControllerSpec) -> Result<Address, Error> {
         match &spec.endpoint {
             Some(Endpoint::FabricsId(endpoint)) => tcp_address(endpoint)
@@ -84,7 +84,7 @@ impl NvmeControllers {
         }
     }
 
-    /// Keeps the asked-for controller ID, or takes one that no other controller of the subsystem has.
+    /// Keeps the requested controller ID, or chooses one that is free in the subsystem.
     fn choose_id(&self, name: &Name, spec: &mut NvmeControllerSpec) -> Result<(), Error> {
         if spec.nvme_controller_id.is_some() {
             return Ok(());
@@ -97,7 +97,7 @@ impl NvmeControllers {
         Ok(())
     }
 
-    /// Whether the subsystem listens at the address.
+    /// Returns whether the subsystem has a listener at the address.
     async fn listens(&self, name: &Name, address: &Address) -> Result<bool, Error> {
         let nqn = nqn_of(&self.subsystem(name)?);
         let listed = self.spdk.call(async move |spdk| listener::list(spdk, &nqn));
@@ -133,7 +133,7 @@ impl NvmeControllers {
         let at = address.clone();
         let removed = self.spdk.call(move |spdk| async move {
             match listener::remove(spdk, &nqn, &at).await {
-                // What others removed in SPDK is as gone as what is removed here.
+                // Idempotent: a listener already removed through SPDK's own commands counts as removed.
                 Err(error) if is_gone(&error) => Ok(()),
                 result => result,
             }
@@ -208,7 +208,7 @@ impl Kind for NvmeControllers {
         let before = self.address(name, &old)?;
         let after = self.address(name, &spec)?;
         if before != after && before.overlaps(&after) {
-            // The target cannot have both at once: the controller is away for a moment.
+            // The addresses overlap, so both cannot be bound at once: the controller is unreachable for a moment.
             self.stop(name, before.clone()).await?;
             if let Err(error) = self.listen(name, after).await {
                 if let Err(left) = self.listen(name, before).await {
@@ -238,7 +238,7 @@ impl Kind for NvmeControllers {
         self.stop(name, address).await
     }
 
-    /// SPDK does not count by controller: what came through any controller of the subsystem.
+    /// Returns the stats of the whole subsystem: SPDK does not count per controller.
     async fn stats(&self, name: &Name, _: &NvmeController) -> Result<VolumeStats, Error> {
         subsystem_stats(&self.spdk, nqn_of(&self.subsystem(name)?)).await
     }
@@ -274,8 +274,8 @@ impl Pluggable for NvmeControllers {
     }
 }
 
-/// A controller that a machine has is not taken away: its disk would be dead for good, since QEMU connects a
-/// vfio-user device once. One that has just been unplugged leaves within a moment.
+/// Refuses to remove a controller while a virtual machine is connected. QEMU connects a vfio-user device only once, so
+/// its disk would be lost for good. A device that has just been unplugged gets `LEAVING` to disconnect.
 async fn check_unused(name: &Name, dir: &str) -> Result<(), Error> {
     let socket = ctrlr_dir::socket(dir);
     let end = Instant::now() + LEAVING;
@@ -292,7 +292,7 @@ async fn check_unused(name: &Name, dir: &str) -> Result<(), Error> {
     }
 }
 
-/// A host over PCIe tells no NQN, and SPDK keeps it out where hosts are admitted by theirs.
+/// Refuses a PCIe controller where hosts are admitted by NQN: hosts over PCIe have none, so SPDK would reject them.
 fn check_admitted(name: &Name, subsystem: &NvmeSubsystem, hosts: &Hosts) -> Result<(), Error> {
     if hosts.is_empty() {
         return Ok(());
@@ -316,7 +316,7 @@ fn id_key(name: &Name, id: i32) -> Key {
     ))
 }
 
-/// The object of a controller that hosts can reach.
+/// Returns the object with its final spec and status `active`.
 fn there(mut object: NvmeController, spec: NvmeControllerSpec) -> NvmeController {
     object.spec = Some(spec);
     object.status = Some(NvmeControllerStatus { active: true });
@@ -333,7 +333,7 @@ async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Result<(
     listener::add(spdk, nqn, address, secure).await
 }
 
-/// What SPDK found wrong, told of the field that is to blame.
+/// Translates SPDK's error, and names the field at fault.
 fn at_fault(error: spdk::Error) -> Error {
     match error.errno.0 {
         errno::EINVAL => Error::invalid("spec", error.to_string()),

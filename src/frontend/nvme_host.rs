@@ -1,4 +1,4 @@
-//! NvmeHost: a host that a subsystem admits, with the keys that it has for it. See [`admission`](super::admission).
+//! NvmeHost: a host that a subsystem admits, with its keys. See [`admission`](super::admission).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::resource::{
     CallContext, Change, Claims, Collection, Key, Kind, Name, Others, Shared, Stage,
 };
 
-/// The kind.
+/// The kind of NvmeHost.
 pub struct NvmeHosts {
     spdk: Handle,
     subsystems: Others<NvmeSubsystems>,
@@ -32,7 +32,7 @@ pub struct NvmeHosts {
 }
 
 impl NvmeHosts {
-    /// Hosts of these subsystems, which see these namespaces.
+    /// Creates the kind for hosts of these subsystems, which see these namespaces.
     pub fn new(
         spdk: Handle,
         subsystems: Arc<Collection<NvmeSubsystems>>,
@@ -48,7 +48,7 @@ impl NvmeHosts {
         }
     }
 
-    /// Keys of before that hold for now.
+    /// Returns the previous keys that are still accepted.
     pub(super) fn old_keys(&self) -> &HeldKeys {
         &self.old_keys
     }
@@ -57,7 +57,7 @@ impl NvmeHosts {
         Parent::of(&self.subsystems, &self.shared.registry, name)
     }
 
-    /// What the host is to see.
+    /// Returns the namespaces that the host may see.
     fn view(&self, name: &Name, object: &NvmeHost) -> Result<View, Error> {
         if object.namespaces.is_empty() {
             return Ok(View::All);
@@ -94,7 +94,7 @@ impl NvmeHosts {
         })
     }
 
-    /// The other hosts of its subsystem.
+    /// Returns the other admitted hosts of the subsystem.
     fn others(&self, name: &Name) -> Hosts {
         let subsystem = name.parent_id().unwrap_or_default();
         Hosts::beside(&self.shared.registry, subsystem, Some(name))
@@ -104,7 +104,7 @@ impl NvmeHosts {
 impl Kind for NvmeHosts {
     type Object = NvmeHost;
 
-    /// Before the subsystem's controllers listen.
+    /// Reconciled before the subsystem's controllers listen.
     const STAGE: Stage = Stage::Part;
 
     fn check(&self, object: &NvmeHost, violations: &mut Violations) {
@@ -143,12 +143,13 @@ impl Kind for NvmeHosts {
         let has_psk = !object.psk.is_empty();
         let subsystem = name.parent_id().unwrap_or_default();
         let claims = admitted(Claims::new(), subsystem, &object.hostnqn, has_psk);
-        // What it sees stays; the namespaces that it names are typed names already.
+        // A namespace that a host sees cannot be deleted. The list holds typed names, which are keys.
         let claims = (object.namespaces.iter())
             .filter(|of| check_name(of).is_ok())
             .map(|of| Key::from(of.as_str()))
             .fold(claims, Claims::needs);
-        // Who may connect decides how its controllers listen: none comes or goes meanwhile.
+        // Exclusive: admission decides whether controllers listen with TLS, so none may be created or deleted
+        // meanwhile.
         match name.parent() {
             Some(parent) => claims.alters(parent),
             None => claims,
@@ -193,7 +194,7 @@ impl Kind for NvmeHosts {
         self.old_keys.restore(name.key(), object, kept);
     }
 
-    /// Other keys leave the host connected. Another NQN is another host.
+    /// Changed keys leave the host connected. A changed NQN admits another host instead.
     async fn update(
         &self,
         _: &CallContext,
@@ -250,7 +251,7 @@ impl Kind for NvmeHosts {
         Ok(())
     }
 
-    /// SPDK counts by volume, not by host: what came through the subsystem.
+    /// Returns the stats of the whole subsystem: SPDK counts per volume, not per host.
     async fn stats(&self, name: &Name, _: &NvmeHost) -> Result<VolumeStats, Error> {
         subsystem_stats(&self.spdk, self.parent(name)?.nqn).await
     }
@@ -270,7 +271,7 @@ impl Parted for NvmeHosts {
     }
 }
 
-/// Whether a host can have its pre-shared key, if it has one, for a subsystem.
+/// Checks that the NQNs fit into the TLS PSK identity, if the host has a pre-shared key.
 fn check_identity(object: &NvmeHost, subsystem: &Parent) -> Result<(), Error> {
     if object.psk.is_empty() {
         return Ok(());
@@ -279,7 +280,7 @@ fn check_identity(object: &NvmeHost, subsystem: &Parent) -> Result<(), Error> {
     checked.map_err(|reason| Error::invalid("psk", reason))
 }
 
-/// Whether it could be the name of a namespace.
+/// Checks that the text has the form of a namespace's name.
 fn check_name(name: &str) -> Result<(), String> {
     let parts: Vec<&str> = name.split('/').collect();
     match parts.as_slice() {
@@ -294,7 +295,7 @@ fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// What SPDK is told of a host that has passed the checks.
+/// SPDK's settings of a host that has passed the checks.
 struct Recipe {
     host: String,
     keys: Keys,
@@ -313,7 +314,7 @@ impl Recipe {
         } else {
             self.allow(spdk, nqn).await?;
         }
-        // From the first on these alone.
+        // The first admitted host closes the subsystem to all others.
         let is_open = subsystem::info(spdk, nqn)?.is_some_and(|info| info.allow_any_host);
         if !is_open {
             return Ok(());
@@ -326,7 +327,7 @@ impl Recipe {
 
     async fn replace(&self, spdk: Spdk, nqn: &str, old: &Self) -> Result<(), spdk::Error> {
         if !host::is_allowed(spdk, nqn, &old.host)? {
-            // Removed by SPDK's own commands.
+            // The old host was removed through SPDK's own commands.
             return self.allow(spdk, nqn).await;
         }
         if self.host == old.host {
@@ -351,7 +352,8 @@ impl Recipe {
     }
 }
 
-/// One that went with its subsystem, or by SPDK's own commands, is as gone.
+/// Removes the host. Idempotent: one that went with its subsystem, or through SPDK's own commands, counts as removed.
+/// Without the last host, the subsystem is opened to any host again.
 async fn remove(spdk: Spdk, nqn: &str, host: &str, is_last: bool) -> Result<(), spdk::Error> {
     match host::disallow(spdk, nqn, host).await {
         Err(error) if super::is_gone(&error) => {}

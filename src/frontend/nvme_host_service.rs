@@ -1,4 +1,4 @@
-//! The service of NvmeHosts, and the keys that it makes: told in one answer, and never again.
+//! The gRPC service of NvmeHosts, and the generation of their keys, which are returned in one response only.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::resource::service::service;
 use crate::resource::{CallContext, Collection, Update};
 
 service! {
-    /// Hosts that subsystems admit, with their keys.
+    /// Admitted hosts of subsystems, with their keys.
     own::NvmeHostService {
         serves { nvme_hosts: NvmeHost[nested] as NvmeHosts }
         beside {
@@ -26,10 +26,10 @@ service! {
     }
 }
 
-/// Makes the keys that are asked for, or those that the host has, and gives them to it.
+/// Generates the requested keys, or new ones of each kind that the host has, and installs them by an update.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, NOT_FOUND, and what an update says.
+/// INVALID_ARGUMENT, NOT_FOUND, and the errors of the update.
 async fn rekey(
     hosts: &Arc<Collection<NvmeHosts>>,
     call: CallContext,

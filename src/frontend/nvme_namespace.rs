@@ -1,5 +1,5 @@
-//! NvmeNamespace: a volume as hosts of a subsystem see it. It is online while they can do I/O to it:
-//! when its volume goes, SPDK takes it away from them, and it is there again when the volume is back.
+//! NvmeNamespace: a volume as a namespace of a subsystem. It is online while hosts can do I/O. SPDK removes the
+//! namespace when its bdev goes away; it is added again once the volume is back.
 
 use std::sync::Arc;
 
@@ -21,19 +21,19 @@ use crate::resource::{
     CallContext, Change, Claims, Collection, Key, Kind, Name, Others, Shared, Stage,
 };
 
-/// The kind.
+/// The kind of NvmeNamespace.
 pub struct NvmeNamespaces {
     spdk: Handle,
     subsystems: Others<NvmeSubsystems>,
     shared: Arc<Shared>,
     health: Arc<Health>,
     reservations: Arc<Reservations>,
-    /// The volume of each, as it was shown.
+    /// The bdev of each namespace at the time it was added.
     volumes: Presences,
 }
 
 impl NvmeNamespaces {
-    /// Namespaces of these subsystems.
+    /// Creates the kind for namespaces of these subsystems.
     pub fn new(
         spdk: Handle,
         subsystems: Arc<Collection<NvmeSubsystems>>,
@@ -51,7 +51,7 @@ impl NvmeNamespaces {
         }
     }
 
-    /// Takes note of a namespace that hosts see now; its ID.
+    /// Records that a namespace has been added to SPDK; returns its NSID.
     fn shown(&self, name: &Name, added: Added) -> u32 {
         if added.metadata_size != 0 {
             tracing::warn!(
@@ -65,8 +65,8 @@ impl NvmeNamespaces {
         added.nsid
     }
 
-    /// An ID that no other namespace of the subsystem has. SPDK would also give that of one whose
-    /// volume has gone for now.
+    /// Chooses an NSID that is free in the subsystem. SPDK's own choice could reuse the NSID of a namespace whose
+    /// volume is gone for now.
     fn choose_nsid(&self, name: &Name) -> Result<u32, Error> {
         let numbers = 1..=MAX_NAMESPACES.cast_signed();
         let registry = &self.shared.registry;
@@ -148,14 +148,14 @@ impl Kind for NvmeNamespaces {
         options.kept = Some(self.reservations.of(name)?);
         let added = self.spdk.call(move |spdk| async move {
             if is_known {
-                // Adding holds up the I/O of the whole subsystem.
+                // Checked first because adding a namespace pauses the I/O of the whole subsystem.
                 check_free(spdk, &options.bdev)?;
             }
             namespace::add(spdk, &nqn, &options).await
         });
         let added = added.await?.map_err(|error| {
             let stays_paused = |what: &str| what.contains("could not be resumed");
-            // Others may have taken the last contexts meanwhile: no reactor can take the namespace up.
+            // Race: others may have used up the aio contexts since the check, so a reactor failed to open the bdev.
             if error.detail.as_deref().is_some_and(stays_paused)
                 && let Err(exhausted) = aio_contexts::check(&self.shared.registry, name)
             {
@@ -166,7 +166,7 @@ impl Kind for NvmeNamespaces {
         Ok(with_nsid(object, self.shown(name, added)))
     }
 
-    /// Hosts do not see one whose volume has gone.
+    /// A namespace whose bdev is gone is not visible to hosts.
     fn is_lost(&self, name: &Name, _: &NvmeNamespace) -> bool {
         !self.volumes.is_there(name)
     }
@@ -186,7 +186,7 @@ impl Kind for NvmeNamespaces {
         if after.nsid == 0 {
             after.nsid = before.nsid;
         }
-        // Hosts that do not see all namespaces see this one by its ID.
+        // Hosts with a restricted view are granted this namespace by its NSID, so the NSID is fixed while in use.
         if after.nsid != before.nsid {
             change.unused(name)?;
         }
@@ -264,8 +264,8 @@ fn nsid_key(name: &Name, nsid: i32) -> Key {
     ))
 }
 
-/// What no other namespace of the subsystem may have, of what the client gave: two disks of one
-/// identifier are one to hosts. What SPDK derives from the volume it compares itself.
+/// Returns the claims on identifiers given by the client, unique in the subsystem: hosts take two namespaces with the
+/// same identifier for one disk. SPDK itself compares those that it derives from the volume.
 fn identifiers(name: &Name, options: &namespace::Options) -> impl Iterator<Item = Key> + use<> {
     let subsystem = name.parent_id().unwrap_or_default().to_owned();
     let uuid = options.uuid.map(|uuid| ("uuid", hex(&uuid)));
@@ -283,12 +283,12 @@ fn spec_of(object: &NvmeNamespace) -> NvmeNamespaceSpec {
     object.spec.clone().unwrap_or_default()
 }
 
-/// By which ID hosts see a namespace.
+/// Returns the NSID of a namespace.
 pub(super) fn nsid_of(object: &NvmeNamespace) -> u32 {
     options(&spec_of(object)).nsid
 }
 
-/// A spec that has passed the checks, as SPDK wants it.
+/// Translates a spec that has passed the checks into SPDK's options.
 fn options(spec: &NvmeNamespaceSpec) -> namespace::Options {
     let volume = VolumeRef::parse(&spec.volume_name_ref);
     let (uuid, nguid) = (parse_uuid(&spec.uuid), parse_uuid(&spec.nguid));
@@ -297,7 +297,8 @@ fn options(spec: &NvmeNamespaceSpec) -> namespace::Options {
             .map(|volume| volume.bdev().to_owned())
             .unwrap_or_default(),
         nsid: u32::try_from(spec.host_nsid).unwrap_or_default(),
-        // Hosts go by all of them: one alone would leave the other to the volume.
+        // Hosts use both identifiers: if only one is given, the other is set too instead of being derived from the
+        // volume.
         uuid: uuid.or(nguid),
         nguid: nguid.or(uuid),
         eui64: (spec.eui64 != 0).then(|| spec.eui64.to_be_bytes()),
@@ -305,14 +306,14 @@ fn options(spec: &NvmeNamespaceSpec) -> namespace::Options {
     }
 }
 
-/// Whether a host would see no difference: two forms of one name, or any id where there is one.
+/// Returns whether hosts would see no difference: another form of the volume's name, or a free choice of the NSID.
 fn same(old: &namespace::Options, new: &namespace::Options) -> bool {
     (new.nsid == 0 || new.nsid == old.nsid)
         && (&new.bdev, new.uuid, new.nguid, new.eui64)
             == (&old.bdev, old.uuid, old.nguid, old.eui64)
 }
 
-/// The object of a namespace that has this ID.
+/// Returns the object with this NSID.
 fn with_nsid(mut object: NvmeNamespace, nsid: u32) -> NvmeNamespace {
     if let Some(spec) = &mut object.spec {
         spec.host_nsid = i32::try_from(nsid).unwrap_or(i32::MAX);
@@ -320,7 +321,7 @@ fn with_nsid(mut object: NvmeNamespace, nsid: u32) -> NvmeNamespace {
     object
 }
 
-/// Whether the volume is there and nobody has it.
+/// Checks that the bdev exists and is unclaimed.
 fn check_free(spdk: Spdk, bdev: &str) -> Result<(), spdk::Error> {
     const OPERATION: &str = "add namespace";
     match bdev::lookup(spdk, bdev)? {
@@ -335,7 +336,7 @@ fn check_free(spdk: Spdk, bdev: &str) -> Result<(), spdk::Error> {
     }
 }
 
-/// One that went by itself (its volume did), or with its subsystem, is as gone as one that is removed.
+/// Removes the namespace. Idempotent: one that went with its bdev or its subsystem counts as removed.
 async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), spdk::Error> {
     match namespace::remove(spdk, nqn, nsid).await {
         Err(error) if is_gone(&error) => Ok(()),
@@ -343,8 +344,8 @@ async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), spdk::Error> {
     }
 }
 
-/// A namespace has no part that can be changed: hosts see it go and another come. If the other
-/// cannot come, the old one does again; where it cannot either, it is like one whose volume has gone.
+/// Replaces a namespace: it cannot be changed in place, so hosts see a removal and an addition. If the addition fails,
+/// the old namespace is added again (rollback); if that fails too, the namespace is lost as if its volume were gone.
 async fn replace(
     spdk: Spdk,
     nqn: &str,
@@ -356,10 +357,10 @@ async fn replace(
     Ok(Replaced::by(added, namespace::add(spdk, nqn, old)).await)
 }
 
-/// What SPDK found wrong, told of the field that is to blame.
+/// Translates SPDK's error, and names the field at fault.
 fn at_fault(spec: &NvmeNamespaceSpec, error: spdk::Error) -> Error {
     match error.errno.0 {
-        // The first that was free.
+        // The NSID was the server's choice, so the subsystem is full.
         errno::ERANGE if spec.host_nsid == 0 => Error::ResourceExhausted(
             "the subsystem has as many namespaces as it can: spec.max_namespaces".into(),
         ),

@@ -1,4 +1,4 @@
-//! NvmeSubsystem: what a host connects to, with the namespaces and controllers that are its parts.
+//! NvmeSubsystem: what a host connects to. Namespaces, controllers and hosts are its parts.
 
 use std::sync::Arc;
 
@@ -14,31 +14,31 @@ use crate::error::{Error, Violations};
 use crate::interchange;
 use crate::resource::{CallContext, Change, Claims, Kind, Name, Others, Registry, Stage};
 
-/// NVMe base specification, Identify Controller: bytes of the two texts.
+/// NVMe base specification, Identify Controller: sizes of SN and MN in bytes.
 const SERIAL_LEN: usize = 20;
 const MODEL_LEN: usize = 40;
 
-/// What hosts see where the client says nothing.
+/// Default model number.
 const DEFAULT_MODEL: &str = "SPDK bdev Controller";
 
-/// The kind.
+/// The kind of NvmeSubsystem.
 pub struct NvmeSubsystems {
     spdk: Handle,
     registry: Arc<Registry>,
 }
 
 impl NvmeSubsystems {
-    /// Subsystems of this SPDK's target.
+    /// Creates the kind for subsystems of this SPDK's target.
     pub fn new(spdk: Handle, registry: Arc<Registry>) -> Self {
         Self { spdk, registry }
     }
 
-    /// The NvmeHosts of a subsystem.
+    /// Returns the NvmeHosts of a subsystem.
     fn hosts(&self, name: &Name) -> Hosts {
         Hosts::beside(&self.registry, name.id(), Some(name))
     }
 
-    /// A subsystem that admits one host keeps out all that come over PCIe.
+    /// Fails if the subsystem has a PCIe controller: admission by NQN would reject every host over PCIe.
     async fn check_no_pcie(&self, name: &Name, nqn: String) -> Result<(), Error> {
         let listening = self
             .spdk
@@ -142,14 +142,14 @@ impl Kind for NvmeSubsystems {
             Recipe::new(&change.old, &hosts),
             Recipe::new(&change.wanted, &hosts),
         );
-        // Whether it speaks TLS is settled when an address is bound, and by its other hosts, if it has any.
+        // The use of TLS is fixed when an address is bound; NvmeHosts, if there are any, decide it for the subsystem.
         let rebuild = change.fields.has("spec.max_namespaces")
             || (hosts.is_empty() && has_psk(&change.old) != has_psk(&change.wanted));
         if rebuild {
             change.unused(name)?;
         }
         let changed = self.spdk.call(move |spdk| async move {
-            // One that an earlier change has lost.
+            // SPDK lost the subsystem in the failed rollback of an earlier rebuild.
             let lost = subsystem::info(spdk, &old.options.nqn)?.is_none();
             if rebuild || lost {
                 self::rebuild(spdk, &old, &new).await
@@ -184,7 +184,7 @@ fn spec_of(object: &NvmeSubsystem) -> NvmeSubsystemSpec {
     object.spec.clone().unwrap_or_default()
 }
 
-/// The NQN of a subsystem.
+/// Returns the NQN of a subsystem.
 pub(super) fn nqn_of(object: &NvmeSubsystem) -> String {
     object
         .spec
@@ -193,7 +193,7 @@ pub(super) fn nqn_of(object: &NvmeSubsystem) -> String {
         .unwrap_or_default()
 }
 
-/// Whether it admits a host by its NQN.
+/// Returns whether the subsystem admits a host by `spec.hostnqn`.
 fn has_host(object: &NvmeSubsystem) -> bool {
     object
         .spec
@@ -201,7 +201,7 @@ fn has_host(object: &NvmeSubsystem) -> bool {
         .is_some_and(|spec| !spec.hostnqn.is_empty())
 }
 
-/// Whether its first host has a pre-shared key.
+/// Returns whether the host of `spec.hostnqn` has a pre-shared key.
 fn has_psk(object: &NvmeSubsystem) -> bool {
     object
         .spec
@@ -209,14 +209,14 @@ fn has_psk(object: &NvmeSubsystem) -> bool {
         .is_some_and(|spec| !spec.psk.is_empty())
 }
 
-/// The subsystem of one of its parts.
+/// The subsystem that a part belongs to.
 pub(super) struct Parent {
     pub(super) name: Name,
     pub(super) nqn: String,
 }
 
 impl Parent {
-    /// Of the part with this name.
+    /// Looks up the subsystem of the part with this name.
     pub(super) fn of(
         subsystems: &Others<NvmeSubsystems>,
         registry: &Registry,
@@ -230,18 +230,18 @@ impl Parent {
     }
 }
 
-/// All that it takes to make one in SPDK.
+/// Parameters to create a subsystem in SPDK.
 #[derive(Clone)]
 struct Recipe {
     options: subsystem::Options,
-    /// The first host that may connect; empty for none by name.
+    /// Host NQN of the spec; empty for none.
     hostnqn: String,
-    /// What it connects with.
+    /// Keys of that host.
     keys: Keys,
 }
 
 impl Recipe {
-    /// Of a subsystem that has passed the checks, and has these NvmeHosts.
+    /// Builds the recipe of a subsystem that has passed the checks and has these NvmeHosts.
     fn new(object: &NvmeSubsystem, hosts: &Hosts) -> Self {
         let spec = spec_of(object);
         let mut options = options(&spec);
@@ -267,8 +267,8 @@ fn options(spec: &NvmeSubsystemSpec) -> subsystem::Options {
     }
 }
 
-/// The serial number of a subsystem that is given none: the same at each start, and another for each
-/// NQN, since hosts and udev know a controller by it.
+/// Derives the default serial number from the NQN: stable across restarts, and different for each NQN, since hosts and
+/// udev identify a controller by it.
 fn serial_of(nqn: &str) -> String {
     let mut text = Uuid::new_v5(&Uuid::NAMESPACE_OID, nqn.as_bytes())
         .simple()
@@ -292,14 +292,13 @@ async fn make(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
 
 async fn unmake(spdk: Spdk, nqn: &str) -> Result<(), spdk::Error> {
     match subsystem::destroy(spdk, nqn).await {
-        // An earlier delete that was given up has gone on by itself.
+        // Idempotent: an earlier delete that timed out may have completed in the background.
         Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
         destroyed => destroyed,
     }
 }
 
-/// Puts another subsystem in the place of one that has no parts; if that fails, the old one is there
-/// again.
+/// Replaces a subsystem that has no parts. If the new one cannot be created, the old one is recreated (rollback).
 async fn rebuild(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
     unmake(spdk, &old.options.nqn).await?;
     match make(spdk, new).await {
@@ -308,7 +307,7 @@ async fn rebuild(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Err
     }
 }
 
-/// Changes who may connect and what hosts read of the subsystem, while they are connected.
+/// Changes admission, serial and model number while hosts are connected.
 async fn adjust(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
     let (before, after) = (&old.options, &new.options);
     if (&after.serial, &after.model) != (&before.serial, &before.model) {
@@ -324,7 +323,7 @@ async fn admit(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error
     if (&old.hostnqn, &old.keys) == (&new.hostnqn, &new.keys) {
         return Ok(());
     }
-    // Whoever connected with the key before is out.
+    // The key has changed: hosts that connected with the old key are disconnected.
     if old.hostnqn == new.hostnqn {
         close(spdk, old, new).await?;
         return match open(spdk, new).await {
@@ -342,7 +341,7 @@ async fn admit(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error
     }
 }
 
-/// Lets the host in that may connect. Any host is let in when the other one is kept out.
+/// Admits the host of the spec. Without one, `close` opens the subsystem to any host.
 async fn open(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
     if recipe.hostnqn.is_empty() {
         return Ok(());
@@ -351,7 +350,7 @@ async fn open(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
     host::allow(spdk, nqn, &recipe.hostnqn, &recipe.keys, &View::All).await
 }
 
-/// Keeps out whom `old` lets in and `new` does not.
+/// Revokes the admission that `old` has and `new` has not.
 async fn close(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
     let (before, after) = (&old.options, &new.options);
     if before.allow_any_host != after.allow_any_host {
@@ -372,7 +371,7 @@ async fn close(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error
     }
 }
 
-/// TLS is between hosts that are known by name.
+/// Checks the pre-shared key: TLS requires a host known by its NQN.
 fn check_psk(spec: &NvmeSubsystemSpec, violations: &mut Violations) {
     if spec.psk.is_empty() {
         return;
@@ -391,7 +390,7 @@ fn check_psk(spec: &NvmeSubsystemSpec, violations: &mut Violations) {
     }
 }
 
-/// An NQN that a host or a subsystem of ours can have.
+/// Checks that the text is an NQN that a host or a subsystem of ours may have.
 pub(super) fn check_nqn(field: &str, text: &str, violations: &mut Violations) {
     if let Err(reason) = nqn::check(text) {
         violations.add(field, reason);
@@ -403,7 +402,7 @@ pub(super) fn check_nqn(field: &str, text: &str, violations: &mut Violations) {
     }
 }
 
-/// A text of Identify Controller: printable ASCII that fits.
+/// Checks a text field of Identify Controller: printable ASCII of at most `max` bytes.
 fn check_text(field: &str, text: &str, max: usize, violations: &mut Violations) {
     let printable = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if text.len() > max || !printable {

@@ -1,9 +1,9 @@
-//! Keys that a host had before, which admit it beside its own until a given time.
+//! Previous keys of a host, accepted beside its current ones until a deadline.
 //!
 //! ```text
-//! update ──► after() ──► SPDK has both ──► state: kept behind the host's record, sealed as it is
-//!                            │                └ start: restore() ──► ensure() gives SPDK both again
-//!                            └ EndOldKeys, twice a second: SPDK has the new ones alone
+//! update ──► after() ──► SPDK accepts both ──► state: stored with the host's record, sealed like it
+//!                            │                    └ restart: restore() ──► ensure() sets both in SPDK again
+//!                            └ EndOldKeys, twice a second, after the deadline: SPDK accepts the new keys alone
 //! ```
 
 use std::collections::HashMap;
@@ -23,16 +23,16 @@ use crate::error::Error;
 use crate::health::Monitor;
 use crate::resource::{CallContext, Collection, Key, Update};
 
-/// Longest time for which old keys hold.
+/// Longest period for which previous keys are accepted.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// How long the record of a host may take to be changed.
+/// Timeout for updating the record of a host.
 const RECORD: Duration = Duration::from_secs(5);
 
-/// The last second of the year 9999, as JSON can tell it.
+/// Unix time of the last second of the year 9999, the limit of JSON timestamps.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// A time of the API, if it is one.
+/// Converts a timestamp of the API; `None` if it is out of range.
 pub(super) fn time_of(time: &Timestamp) -> Option<SystemTime> {
     let seconds = u64::try_from(time.seconds).ok()?;
     let nanos = u32::try_from(time.nanos).ok()?;
@@ -42,12 +42,12 @@ pub(super) fn time_of(time: &Timestamp) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
 }
 
-/// What an update makes of old keys: those that hold after it. `set` is the time that it names, whether or not
-/// that is another one than before; `None` where it names none: keys that it replaces end, those of before stay.
+/// Returns the previous keys accepted after an update. `set` is the deadline that the update names, even if unchanged;
+/// with `None` the keys replaced by this update end at once, and earlier ones stay.
 ///
 /// # Errors
-/// INVALID_ARGUMENT where a time is set that is too late, or that no key could use; FAILED_PRECONDITION where
-/// keys are to become old while older ones hold.
+/// INVALID_ARGUMENT if the deadline is too late or applies to no key; FAILED_PRECONDITION if keys are replaced while
+/// older ones are still accepted.
 pub(super) fn after(
     old: &NvmeHost,
     wanted: &NvmeHost,
@@ -116,8 +116,8 @@ pub(super) fn after(
     }))
 }
 
-/// What of old keys can hold beside those that a host gets: not those that it gets again, nor of a kind of which it
-/// has none any more.
+/// Returns the previous keys that stay accepted beside the new ones: a key that becomes current again is dropped, and
+/// so is a kind of key that the host no longer has.
 fn beside(held: &OldKeys, wanted: &NvmeHost) -> Option<OldKeys> {
     let mut held = held.clone();
     if wanted.psk.is_empty() || wanted.psk == held.psk {
@@ -130,7 +130,7 @@ fn beside(held: &OldKeys, wanted: &NvmeHost) -> Option<OldKeys> {
     (!held.psk.is_empty() || !held.dhchap.is_empty()).then_some(held)
 }
 
-/// Old keys, as they are kept behind the record of their host.
+/// Previous keys, as stored with the record of their host.
 #[derive(Clone, PartialEq, Message)]
 #[prost(skip_debug)]
 struct Kept {
@@ -148,31 +148,31 @@ impl fmt::Debug for Kept {
     }
 }
 
-/// Those of a host: of now, and of before the change that set them.
+/// Previous keys of one host: the accepted ones, and those before the last change, for its rollback.
 #[derive(Clone, Default)]
 struct Held {
     now: Option<OldKeys>,
     before: Option<OldKeys>,
 }
 
-/// The old keys of all hosts.
+/// The previous keys of all hosts.
 #[derive(Default)]
 pub(super) struct HeldKeys(Mutex<HashMap<Key, Held>>);
 
 impl HeldKeys {
-    /// Those that hold for a host.
+    /// Returns the previous keys accepted for a host.
     pub(super) fn of(&self, host: &Key, now: SystemTime) -> Option<OldKeys> {
         let held = self.0.lock().get(host)?.now.clone();
         held.filter(|keys| keys.until > now)
     }
 
-    /// Those that held before the last change of them.
+    /// Returns the keys that were accepted before the last change, to roll it back.
     pub(super) fn before(&self, host: &Key, now: SystemTime) -> Option<OldKeys> {
         let held = self.0.lock().get(host)?.before.clone();
         held.filter(|keys| keys.until > now)
     }
 
-    /// From now on these hold.
+    /// Replaces the accepted previous keys, and remembers the old set for a rollback.
     pub(super) fn set(&self, host: &Key, keys: Option<OldKeys>) {
         let mut all = self.0.lock();
         let before = all.remove(host).and_then(|held| held.now);
@@ -181,12 +181,12 @@ impl HeldKeys {
         }
     }
 
-    /// The host is gone.
+    /// Drops the keys of a host that is deleted.
     pub(super) fn forget(&self, host: &Key) {
         self.0.lock().remove(host);
     }
 
-    /// As they are stored.
+    /// Encodes the previous keys for the store.
     pub(super) fn kept(&self, host: &Key, now: SystemTime) -> Vec<u8> {
         let kept = self.of(host, now).map(|keys| Kept {
             psk: keys.psk,
@@ -196,7 +196,7 @@ impl HeldKeys {
         kept.unwrap_or_default().encode_to_vec()
     }
 
-    /// As they were stored.
+    /// Restores the previous keys from the store.
     pub(super) fn restore(&self, host: &Key, object: &NvmeHost, kept: &[u8]) {
         let kept = Kept::decode(kept).unwrap_or_default();
         let until = object.old_keys_until.as_ref().and_then(time_of);
@@ -213,7 +213,7 @@ impl HeldKeys {
         }
     }
 
-    /// The hosts whose old keys are over.
+    /// Returns the hosts whose previous keys have expired.
     fn over(&self, now: SystemTime) -> Vec<Key> {
         let all = self.0.lock();
         let is_over = |held: &Held| held.now.as_ref().is_some_and(|keys| keys.until <= now);
@@ -222,20 +222,20 @@ impl HeldKeys {
     }
 }
 
-/// Ends old keys when their time is over: in SPDK, which cannot fail, and then in the records, so that they are in
-/// no state file any more, and no clock that is wrong after a start brings them back.
+/// Monitor that ends expired keys: first in SPDK, which cannot fail, then in the records. Removed from the state file,
+/// they cannot be reactivated by a wrong clock after a restart.
 pub(crate) struct EndOldKeys {
     spdk: Handle,
     hosts: Arc<Collection<NvmeHosts>>,
 }
 
 impl EndOldKeys {
-    /// Of these hosts.
+    /// Creates the monitor for these hosts.
     pub(crate) fn new(spdk: Handle, hosts: Arc<Collection<NvmeHosts>>) -> Self {
         Self { spdk, hosts }
     }
 
-    /// Brings the record of a host up to date.
+    /// Updates the record of a host, which drops its expired keys.
     async fn record(&self, host: &Key) -> Result<(), Error> {
         let update = Update {
             object: Some(NvmeHost {
@@ -261,7 +261,7 @@ impl Monitor for EndOldKeys {
         }
         let held = self.hosts.kind().old_keys();
         for host in held.over(now) {
-            // A host that is gone has none; whatever else it is goes on to be tried.
+            // A host deleted meanwhile needs no update; any other failure is retried at the next check.
             if let Err(error) = self.record(&host).await {
                 tracing::debug!(%host, %error, "the record of old keys that have ended is not changed yet");
             }
@@ -303,7 +303,7 @@ mod tests {
 
     const NOW: u64 = 1000;
 
-    /// After an update that names the time that `wanted` has.
+    /// Result of an update that names the deadline that `wanted` has.
     fn try_named(
         old: &NvmeHost,
         wanted: &NvmeHost,

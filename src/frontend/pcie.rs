@@ -1,9 +1,9 @@
-//! Where on PCIe a guest sees a device.
+//! Validates the PCIe location at which a guest sees a device.
 
 use crate::api::storage::PciEndpoint;
 use crate::error::Violations;
 
-/// A device that another process emulates has one port and no virtual functions.
+/// Checks the location of a device that another process emulates: one port, no virtual functions.
 pub fn check_emulated(field: &str, endpoint: &PciEndpoint, violations: &mut Violations) {
     for (part, value) in [
         ("port_id", endpoint.port_id),
@@ -19,7 +19,7 @@ pub fn check_emulated(field: &str, endpoint: &PciEndpoint, violations: &mut Viol
     check_numbers(field, endpoint, violations);
 }
 
-/// Numbers as they are counted, from 0.
+/// Checks that the numbers are not negative.
 pub fn check_numbers(field: &str, endpoint: &PciEndpoint, violations: &mut Violations) {
     for (part, value) in [
         ("port_id", endpoint.port_id),

@@ -1,7 +1,7 @@
-//! Reservations of namespaces in the store: a record of its own beside each namespace that has some.
+//! Persistent reservations of namespaces in the store: a separate record beside each namespace that has any.
 //!
-//! A host's command waits for its record, and a namespace whose subsystem is to be paused waits for the command:
-//! so they are stored without the lock of the namespace, one commit after the other.
+//! A host's reservation command waits for its record, and pausing a subsystem waits for the command. To avoid a
+//! deadlock, reservations are stored without the lock of the namespace, one commit after the other.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::resource::{Key, Name, Shared};
 use crate::state::{Change, Entry, Expected};
 
-/// What the keys of the records begin with; the key of the namespace follows.
+/// Key prefix of the records; the key of the namespace follows.
 const PREFIX: &str = "nvmeReservations/";
 
 /// The reservations of all namespaces.
@@ -25,19 +25,19 @@ pub struct Reservations {
     spdk: Handle,
     shared: Arc<Shared>,
     stored: Mutex<HashMap<Key, Stored>>,
-    /// Commits follow each other: each expects the revision of the one before.
+    /// Serializes commits: each expects the revision of the one before.
     commits: tokio::sync::Mutex<()>,
 }
 
-/// Of one namespace.
+/// The stored reservation of one namespace.
 #[derive(Debug, Clone, Default)]
 struct Stored {
-    /// The namespace is there: changes are taken.
+    /// The namespace is in SPDK, so changes are accepted.
     is_shown: bool,
-    /// Of the record; `None` without one.
+    /// Revision of the record; `None` without one.
     revision: Option<u64>,
     reservation: Option<Reservation>,
-    /// The record cannot be read: hosts may have been told that they hold a reservation.
+    /// The record cannot be decoded, although hosts may have been told that they hold a reservation.
     is_unusable: bool,
 }
 
@@ -70,7 +70,7 @@ impl Stored {
 }
 
 impl Reservations {
-    /// None yet.
+    /// Creates an empty set.
     pub fn new(spdk: Handle, shared: Arc<Shared>) -> Arc<Self> {
         Arc::new(Self {
             spdk,
@@ -80,7 +80,7 @@ impl Reservations {
         })
     }
 
-    /// Takes back a record of the store; `false` if it is of another kind.
+    /// Restores a record from the store; returns `false` if it is of another kind.
     pub fn restore(&self, entry: &Entry) -> bool {
         let Some(namespace) = entry.key.strip_prefix(PREFIX) else {
             return false;
@@ -96,20 +96,20 @@ impl Reservations {
         true
     }
 
-    /// Under which name SPDK keeps those of a namespace, and what there is. For a namespace that is about to be
-    /// shown.
+    /// Returns the stored reservation of a namespace, and the name under which SPDK reports its changes. Call before
+    /// the namespace is added to SPDK: changes are accepted from then on.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION where what is stored cannot be read.
+    /// FAILED_PRECONDITION if the stored record cannot be decoded.
     pub fn of(&self, name: &Name) -> Result<Kept, Error> {
         let mut stored = self.stored.lock();
         stored.entry(name.key().clone()).or_default().kept(name)
     }
 
-    /// Removes those of a namespace that is gone, or of one of the same name that was there before.
+    /// Deletes the reservation of a removed namespace, or of an earlier one of the same name.
     ///
     /// # Errors
-    /// The store's, with which they stay.
+    /// Those of the store; the record then stays.
     pub async fn forget(&self, name: &Name) -> Result<(), Error> {
         let _turn = self.commits.lock().await;
         let revision = (self.stored.lock().get(name.key())).and_then(|stored| stored.revision);
@@ -122,7 +122,7 @@ impl Reservations {
         Ok(())
     }
 
-    /// Stores what hosts change, and has them answered, for as long as SPDK runs.
+    /// Stores the changes by hosts and completes their commands, until SPDK stops.
     pub async fn keep(self: Arc<Self>) {
         let mut changes = match reservation::changes(&self.spdk).await {
             Ok(changes) => changes,
@@ -175,7 +175,7 @@ impl Reservations {
         }
     }
 
-    /// Commits, all or none, what these namespaces have now. The caller has the turn.
+    /// Commits the current reservations of these namespaces atomically. The caller holds `commits`.
     async fn commit(
         &self,
         now: HashMap<Key, Option<Reservation>>,
@@ -246,7 +246,7 @@ fn to_message(reservation: &Reservation) -> NvmeReservation {
     }
 }
 
-/// What does not fit together is found when it is given to SPDK.
+/// Decodes a record. SPDK validates its consistency when the namespace is added.
 fn from_message(message: NvmeReservation) -> Option<Reservation> {
     let registrants = message.registrants.into_iter();
     Some(Reservation {

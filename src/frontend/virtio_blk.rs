@@ -1,8 +1,8 @@
-//! VirtioBlk: a volume as a virtio-blk device of a virtual machine, which finds it at a vhost-user
-//! socket. Its limits are those of the volume, which nobody else moves data through.
+//! VirtioBlk: a volume as a virtio-blk device of a virtual machine, served at a vhost-user socket. Its limits are the
+//! QoS limits of the volume, to which the device has exclusive access.
 //!
-//! With vhost-user it is the machine that decides how many queues there are: `max_io_qps` is kept
-//! and answered, for whoever makes the machine's device.
+//! With vhost-user, the virtual machine decides the number of queues: `max_io_qps` is stored and returned, for whoever
+//! configures the device in the machine.
 
 use std::path::PathBuf;
 
@@ -20,15 +20,15 @@ use crate::middleend::limits;
 use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{CallContext, Change, Claims, Kind, Name, Stage};
 
-/// The kind.
+/// The kind of VirtioBlk.
 pub struct VirtioBlks {
     spdk: Handle,
-    /// The volume of each, as it was shown.
+    /// The bdev of each device at the time it was created.
     volumes: Presences,
 }
 
 impl VirtioBlks {
-    /// Devices of this SPDK.
+    /// Creates the kind for devices of this SPDK.
     pub fn new(spdk: Handle) -> Self {
         Self {
             spdk,
@@ -83,8 +83,8 @@ impl Kind for VirtioBlks {
         Some(&object.volume_name_ref)
     }
 
-    /// A device whose volume went has none, also when that is back: SPDK gives another one only to a
-    /// new device, and a machine that is connected keeps the old one until it disconnects.
+    /// A device whose bdev was removed is recreated once the volume is back: SPDK never attaches another bdev to an
+    /// existing device, and a connected virtual machine keeps the old one until it disconnects.
     async fn ensure(
         &self,
         _: &CallContext,
@@ -114,7 +114,7 @@ impl Kind for VirtioBlks {
         Ok(object)
     }
 
-    /// A machine sees its disk shrink to nothing with the volume.
+    /// Without its bdev, the virtual machine sees a disk of size 0.
     fn is_lost(&self, name: &Name, _: &VirtioBlk) -> bool {
         !self.volumes.is_there(name)
     }
@@ -167,7 +167,7 @@ impl Pluggable for VirtioBlks {
     }
 }
 
-/// All that it takes to make one device.
+/// Parameters to create one device.
 struct Device {
     name: String,
     bdev: String,
@@ -175,7 +175,7 @@ struct Device {
 }
 
 impl Device {
-    /// The device of an object that has passed the checks.
+    /// Returns the device of an object that has passed the checks.
     fn of(name: &Name, object: &VirtioBlk) -> Self {
         let volume = VolumeRef::parse(&object.volume_name_ref);
         Self {
@@ -192,7 +192,7 @@ impl Device {
     }
 }
 
-/// Limits the volume, and then shows it.
+/// Sets the volume's limits, then creates the device.
 async fn make(spdk: Spdk, device: &Device) -> Result<Presence, spdk::Error> {
     let Device { name, bdev, limits } = device;
     limit(spdk, bdev, qos::Limits::default(), *limits).await?;
@@ -201,17 +201,17 @@ async fn make(spdk: Spdk, device: &Device) -> Result<Presence, spdk::Error> {
         Err(error) => Err(error),
     };
     if made.is_err() {
-        // Where that fails too the volume has gone, and its limits with it.
+        // If this rollback fails, the bdev is gone, and its limits with it.
         let _ = limit(spdk, bdev, *limits, qos::Limits::default()).await;
     }
     made
 }
 
-/// A device that is not there is as gone as one that is removed.
+/// Removes the device and the limits. Idempotent.
 async fn remove(spdk: Spdk, device: &Device) -> Result<(), spdk::Error> {
     let (bdev, none) = (&device.bdev, qos::Limits::default());
     match limit(spdk, bdev, device.limits, none).await {
-        // The volume has gone, and its limits with it.
+        // The bdev is gone, and its limits with it.
         Err(error) if error.errno.0 != errno::ENODEV => return Err(error),
         _ => {}
     }
@@ -230,8 +230,8 @@ fn watcher(name: &str) -> String {
     format!("vhost-user-blk/{name}")
 }
 
-/// Limits the same volume otherwise, under a machine that is connected; or puts another one in its
-/// place, where none is.
+/// Changes the limits in place, under a connected virtual machine; for another volume, recreates the device, which
+/// SPDK refuses while a machine is connected.
 async fn change(
     spdk: Spdk,
     old: &Device,

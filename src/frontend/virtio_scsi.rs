@@ -1,4 +1,4 @@
-//! What the three kinds of virtio-scsi share: which volume is which LUN of whom.
+//! The LUN table shared by the three kinds of virtio-scsi: which volume is which LUN of which controller.
 //!
 //! ```text
 //!   target_name_ref ID ─┬─ virtioScsiTargets/ID      how many LUNs there may be
@@ -7,12 +7,12 @@
 //!                            └─ SCSI target 1: LUN 0 = a volume ...
 //! ```
 //!
-//! The API says of no target which controller shows it, and clients name a controller where a target
-//! is asked for: the two go together by their ID, and each may come first. SPDK serves one LUN to a
-//! SCSI target number, so each LUN gets the next free number of the controller.
+//! The API does not say which controller shows a target, and clients name a controller where a target is expected. So
+//! the two are matched by ID, and either may be created first. Each LUN becomes LUN 0 of a SCSI target of its own,
+//! with the next free target number of the controller.
 //!
-//! Changes of one ID's LUNs hold its locks shared: they run side by side, and each has a number of
-//! its own. Its target and its controller change alone.
+//! Changes to the LUNs of one ID hold its locks shared: they run concurrently, each with its own number. Its target
+//! and its controller are changed exclusively.
 
 mod replace;
 
@@ -27,37 +27,37 @@ use crate::api::storage::VolumeStats;
 use crate::backend::volume_stats;
 use crate::error::Error;
 
-/// The most LUNs under one ID.
+/// Maximum number of LUNs of one ID.
 pub(super) const MAX_LUNS: usize = scsi::MAX_TARGETS as usize;
 
-/// All LUNs.
+/// The LUNs of all IDs.
 pub struct Luns {
     spdk: Handle,
     groups: Mutex<BTreeMap<String, Group>>,
 }
 
-/// What is under one ID.
+/// The LUNs of one ID.
 #[derive(Debug, Default)]
 struct Group {
-    /// Whether there is a controller.
+    /// Whether a controller exists.
     shown: bool,
-    /// By their IDs.
+    /// By LUN ID.
     luns: BTreeMap<String, Lun>,
 }
 
 #[derive(Debug, Clone)]
 struct Lun {
     bdev: String,
-    /// The SCSI target that it is LUN 0 of.
+    /// The SCSI target number.
     number: u8,
-    /// The volume as it was shown, if there is a controller.
+    /// The bdev as it was shown, if a controller exists.
     volume: Option<Presence>,
-    /// The ID that it was under before, and its number there: what it gets again when its move is undone.
+    /// The previous ID and number of a moved LUN, restored if the move is rolled back.
     before: Option<(String, u8)>,
 }
 
 impl Group {
-    /// Takes the preferred number if it is free, and else the lowest that is.
+    /// Takes the preferred number if it is free, else the lowest free one; `None` if the group is full.
     fn take(&mut self, id: &str, bdev: &str, most: usize, preferred: Option<u8>) -> Option<Lun> {
         let free = |number: &u8| self.luns.values().all(|lun| lun.number != *number);
         let number = preferred
@@ -79,7 +79,7 @@ impl Group {
 }
 
 impl Luns {
-    /// None yet.
+    /// Creates an empty table.
     pub fn new(spdk: Handle) -> Self {
         Self {
             spdk,
@@ -87,7 +87,7 @@ impl Luns {
         }
     }
 
-    /// How many there are under an ID.
+    /// Returns the number of LUNs of an ID.
     pub(super) fn count(&self, group: &str) -> usize {
         self.groups
             .lock()
@@ -95,10 +95,10 @@ impl Luns {
             .map_or(0, |group| group.luns.len())
     }
 
-    /// Puts a volume under an ID that takes `most`, and shows it if there is a controller.
+    /// Adds a volume to an ID that takes `most` LUNs, and shows it if a controller exists.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED where there are as many already, and SPDK's: ENODEV for an unknown volume.
+    /// RESOURCE_EXHAUSTED if the ID is full, and SPDK's: ENODEV for an unknown volume.
     pub(super) async fn add(
         &self,
         group: &str,
@@ -130,7 +130,7 @@ impl Luns {
         Ok(())
     }
 
-    /// Whether it is as it should be: where there is a controller its volume has not gone.
+    /// Returns whether the LUN is as recorded: if a controller exists, the LUN is shown and its bdev is not gone.
     pub(super) fn is_there(&self, group: &str, id: &str) -> bool {
         let groups = self.groups.lock();
         let Some(group) = groups.get(group) else {
@@ -143,18 +143,18 @@ impl Luns {
         })
     }
 
-    /// Whether the ID is taken under this one.
+    /// Returns whether the ID has a LUN of this ID.
     pub(super) fn has(&self, group: &str, id: &str) -> bool {
         self.number(group, id).is_some()
     }
 
-    /// The SCSI target number of a LUN.
+    /// Returns the SCSI target number of a LUN.
     pub(super) fn number(&self, group: &str, id: &str) -> Option<u8> {
         let groups = self.groups.lock();
         groups.get(group)?.luns.get(id).map(|lun| lun.number)
     }
 
-    /// Whether the ID has a controller.
+    /// Returns whether the ID has a controller.
     pub(super) fn is_shown(&self, group: &str) -> bool {
         self.groups
             .lock()
@@ -162,7 +162,7 @@ impl Luns {
             .is_some_and(|group| group.shown)
     }
 
-    /// Keeps a LUN's number for it, or gives it one, before it is made after a start.
+    /// Restores a LUN from the store before SPDK has it, with its stored number, or with a free one.
     pub(super) fn restore(&self, group: &str, id: &str, bdev: &str, number: Option<u8>) {
         let mut groups = self.groups.lock();
         let group = groups.entry(group.to_owned()).or_default();
@@ -186,11 +186,11 @@ impl Luns {
         }
     }
 
-    /// Shows a volume that is not shown, or whose bdev had gone and is back. `bdev` is its name as it is known
-    /// now: after a start nobody knew yet what a UUID or an alias means.
+    /// Shows a LUN that is not shown, or whose bdev is back. `bdev` is the resolved name: at the restore of the
+    /// records, a UUID or an alias could not be resolved yet.
     ///
     /// # Errors
-    /// NOT_FOUND while it is not back.
+    /// NOT_FOUND while the bdev is missing.
     pub(super) async fn show_again(&self, group: &str, id: &str, bdev: &str) -> Result<(), Error> {
         if self.is_there(group, id) && self.is_shown(group) {
             return Ok(());
@@ -217,7 +217,7 @@ impl Luns {
         Ok(())
     }
 
-    /// One that is shown.
+    /// Returns a LUN whose controller exists.
     fn lun(&self, group: &str, id: &str) -> Option<Lun> {
         let groups = self.groups.lock();
         let shown = groups.get(group).filter(|group| group.shown);
@@ -232,7 +232,7 @@ impl Luns {
         });
     }
 
-    /// Takes a volume away; machines see it go. One that has gone by itself is a success.
+    /// Removes a LUN; virtual machines see its disk removed. Idempotent.
     pub(super) async fn remove(&self, group: &str, id: &str) -> Result<(), Error> {
         if let Some(lun) = self.lun(group, id) {
             let controller = group.to_owned();
@@ -251,7 +251,7 @@ impl Luns {
         });
     }
 
-    /// Changes what is under an ID. Where nothing is any more, nothing is kept.
+    /// Changes the group of an ID, and drops the group if it is empty afterwards.
     fn change(&self, id: &str, change: impl FnOnce(&mut Group)) {
         let mut groups = self.groups.lock();
         let group = groups.entry(id.to_owned()).or_default();
@@ -261,8 +261,8 @@ impl Luns {
         }
     }
 
-    /// A controller is there: shows the LUNs that are under its ID through it, or none of them.
-    /// `tolerant`: those whose volume is missing come later.
+    /// Shows all LUNs of a new controller, or none of them. If `tolerant`, LUNs whose volume is missing are shown
+    /// later.
     pub(super) async fn attach(&self, controller: &str, tolerant: bool) -> Result<(), Error> {
         let luns: Vec<(String, Lun)> = {
             let groups = self.groups.lock();
@@ -276,7 +276,7 @@ impl Luns {
             .call(move |spdk| async move { show_all(spdk, &name, &luns, tolerant).await });
         let volumes = shown.await??;
         self.change(controller, |group| {
-            // A LUN counts as shown from here on, and has its volume in the same step.
+            // Set together with the bdevs: from here on a LUN without its bdev counts as lost.
             group.shown = true;
             for (id, volume) in volumes {
                 if let Some(lun) = group.luns.get_mut(&id) {
@@ -287,7 +287,7 @@ impl Luns {
         Ok(())
     }
 
-    /// A controller is no longer there, and had no LUNs.
+    /// Records that a controller has been removed, which had no LUNs.
     pub(super) fn detach(&self, controller: &str) {
         self.set_shown(controller, false);
     }
@@ -296,7 +296,7 @@ impl Luns {
         self.change(controller, |group| group.shown = shown);
     }
 
-    /// What machines moved through all LUNs under an ID.
+    /// Sums the I/O counters of all LUNs of an ID.
     pub(super) async fn stats(&self, group: &str) -> Result<VolumeStats, Error> {
         let bdevs: Vec<String> = {
             let groups = self.groups.lock();
@@ -310,7 +310,7 @@ impl Luns {
             let mut all = Vec::new();
             for bdev in &bdevs {
                 match bdev::stats(spdk, bdev).await {
-                    // It went by itself.
+                    // SPDK has removed the bdev.
                     Err(error) if error.errno.0 == errno::ENODEV => {}
                     stats => all.push(stats?),
                 }
@@ -327,8 +327,7 @@ fn full(group: &str, most: usize) -> Error {
     ))
 }
 
-/// Shows a LUN through a controller, and looks after its volume; where there is none, only looks
-/// whether it could.
+/// Shows a LUN through a controller and watches its bdev; without a controller, only checks that the bdev is usable.
 async fn show(
     spdk: Spdk,
     controller: Option<&str>,
@@ -350,7 +349,7 @@ async fn hide(spdk: Spdk, controller: &str, lun: &Lun) -> Result<(), spdk::Error
     Ok(())
 }
 
-/// All or none of them, unless it is `tolerant`.
+/// Shows all LUNs or none (rollback); if `tolerant`, skips those that fail.
 async fn show_all(
     spdk: Spdk,
     controller: &str,

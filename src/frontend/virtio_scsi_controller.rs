@@ -1,5 +1,5 @@
-//! VirtioScsiController: the vhost-user socket at which a virtual machine finds a virtio-scsi device,
-//! and on it the LUNs that are put under the controller's ID; see [`virtio_scsi`](super::virtio_scsi).
+//! VirtioScsiController: the vhost-user socket of a virtio-scsi device of a virtual machine, with the LUNs of the
+//! controller's ID; see [`virtio_scsi`](super::virtio_scsi).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use crate::kvm::{Model, Pluggable};
 use crate::middleend::limits;
 use crate::resource::{CallContext, Change, Claims, Kind, Name, Stage};
 
-/// Why a controller has no limits.
+/// Error message: why a controller has no limits.
 const NO_LIMITS: &str =
     "SPDK limits volumes, not controllers: make a QosVolume of each volume instead";
 
-/// The kind.
+/// The kind of VirtioScsiController.
 pub struct VirtioScsiControllers {
     spdk: Handle,
     luns: Arc<Luns>,
 }
 
 impl VirtioScsiControllers {
-    /// Controllers of this SPDK, which show these LUNs.
+    /// Creates the kind for controllers of this SPDK, which show these LUNs.
     pub fn new(spdk: Handle, luns: Arc<Luns>) -> Self {
         Self { spdk, luns }
     }
@@ -67,7 +67,7 @@ impl Kind for VirtioScsiControllers {
         self.spdk
             .call(move |spdk| async move { scsi::create(spdk, &id).await })
             .await??;
-        // A LUN that a restart brings back without its volume comes when that does.
+        // After a restart, a LUN whose volume is missing is shown once the volume is back.
         if let Err(error) = self.luns.attach(name.id(), is_known).await {
             self.remove_from_spdk(name).await?;
             return Err(error);
@@ -75,8 +75,8 @@ impl Kind for VirtioScsiControllers {
         Ok(object)
     }
 
-    /// Without KVM mode the numbers are for clients to read: the machine puts the device where it wants
-    /// it. With it they do not change.
+    /// Only stores the fields. Without KVM mode the PCIe numbers are informative, since the virtual machine places the
+    /// device; in KVM mode they cannot change.
     async fn update(
         &self,
         _: &CallContext,
@@ -125,7 +125,7 @@ impl VirtioScsiControllers {
     }
 }
 
-/// One that is not there is as gone as one that is removed.
+/// Deletes the controller. Idempotent.
 async fn remove(spdk: Spdk, id: &str) -> Result<(), spdk::Error> {
     match scsi::delete(spdk, id).await {
         Err(error) if error.errno.0 == errno::ENODEV => Ok(()),

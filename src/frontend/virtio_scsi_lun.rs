@@ -1,5 +1,5 @@
-//! VirtioScsiLun: a volume as a disk of the virtual machine that is connected to a virtio-scsi
-//! controller; see [`virtio_scsi`](super::virtio_scsi).
+//! VirtioScsiLun: a volume as a disk of the virtual machine connected to a virtio-scsi controller; see
+//! [`virtio_scsi`](super::virtio_scsi).
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::resource::{CallContext, Change, Claims, Collection, Key, Kind, Name, 
 const TARGETS: &str = "virtioScsiTargets";
 const CONTROLLERS: &str = "virtioScsiControllers";
 
-/// The kind.
+/// The kind of VirtioScsiLun.
 pub struct VirtioScsiLuns {
     spdk: spdk::Handle,
     luns: Arc<Luns>,
@@ -24,7 +24,7 @@ pub struct VirtioScsiLuns {
 }
 
 impl VirtioScsiLuns {
-    /// LUNs of these targets, and of controllers.
+    /// Creates the kind for LUNs of these targets, and of controllers.
     pub fn new(
         spdk: spdk::Handle,
         luns: Arc<Luns>,
@@ -37,7 +37,7 @@ impl VirtioScsiLuns {
         }
     }
 
-    /// The most LUNs that the target or controller with this ID takes.
+    /// Returns the maximum number of LUNs of the target or controller with this ID.
     fn most(&self, group: &str) -> usize {
         let target = self.targets.object(&key(TARGETS, group));
         target.as_ref().map_or(MAX_LUNS, most)
@@ -105,7 +105,7 @@ impl Kind for VirtioScsiLuns {
         Ok(object)
     }
 
-    /// Machines see a disk go with its volume.
+    /// Virtual machines see the disk removed together with its bdev.
     fn is_lost(&self, name: &Name, object: &VirtioScsiLun) -> bool {
         !self.luns.is_there(Lun::of(object).group, name.id())
     }
@@ -123,8 +123,8 @@ impl Kind for VirtioScsiLuns {
         self.luns.restore(group, name.id(), &bdev, number);
     }
 
-    /// A machine sees the old disk go and the new one come, under the same SCSI target number at the same
-    /// controller. If the new one cannot, the old one comes again.
+    /// Virtual machines see the old disk removed and the new one added, under the same SCSI target number at the same
+    /// controller. If the new disk fails, the old one is added again (rollback).
     async fn update(
         &self,
         _: &CallContext,
@@ -158,7 +158,7 @@ impl Kind for VirtioScsiLuns {
     }
 }
 
-/// What a machine knows a LUN by, and the message has no field for.
+/// Stored state beyond the message: the number by which virtual machines identify the LUN.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Kept {
     /// The SCSI target number.
@@ -176,7 +176,7 @@ fn no_volume(object: &VirtioScsiLun, error: Error) -> Error {
     }
 }
 
-/// What an object that has passed the checks asks for.
+/// The settings of an object that has passed the checks.
 #[derive(PartialEq, Eq)]
 struct Lun<'a> {
     /// The ID of its target or controller.
@@ -194,7 +194,7 @@ impl<'a> Lun<'a> {
     }
 }
 
-/// The ID in a `target_name_ref`.
+/// Returns the ID in a `target_name_ref`.
 fn group_of(text: &str) -> Option<&str> {
     let id = match text.split_once('/') {
         None => text,
@@ -204,7 +204,7 @@ fn group_of(text: &str) -> Option<&str> {
     (!id.is_empty() && !id.contains('/')).then_some(id)
 }
 
-/// Whether a text names a target or a controller.
+/// Returns whether the text names a target or a controller.
 pub(crate) fn is_target_name(text: &str) -> bool {
     group_of(text).is_some()
 }

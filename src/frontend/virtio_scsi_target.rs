@@ -1,4 +1,4 @@
-//! VirtioScsiTarget: what LUNs are put on. The controller of the same ID shows them; see
+//! VirtioScsiTarget: a group of LUNs. The controller of the same ID shows them; see
 //! [`virtio_scsi`](super::virtio_scsi).
 
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use crate::api::storage::{VirtioScsiTarget, VolumeStats};
 use crate::error::{Error, Violations};
 use crate::resource::{CallContext, Change, Claims, Kind, Name, Stage};
 
-/// The kind.
+/// The kind of VirtioScsiTarget.
 pub struct VirtioScsiTargets {
     spdk: Handle,
     luns: Arc<Luns>,
 }
 
 impl VirtioScsiTargets {
-    /// Targets of these LUNs.
+    /// Creates the kind for targets of these LUNs.
     pub fn new(spdk: Handle, luns: Arc<Luns>) -> Self {
         Self { spdk, luns }
     }
 
-    /// The LUNs that are there may not be more than the target takes.
+    /// Checks that the target is not given fewer LUNs than it has.
     fn check_room(&self, name: &Name, target: &VirtioScsiTarget) -> Result<(), Error> {
         let (there, most) = (self.luns.count(name.id()), most(target));
         if there <= most {
@@ -61,7 +61,7 @@ impl Kind for VirtioScsiTargets {
         wanted: VirtioScsiTarget,
     ) -> Result<VirtioScsiTarget, Error> {
         self.check_room(name, &wanted)?;
-        // Nobody could ever see what is put on it.
+        // Fails without vhost: no virtual machine could ever see the LUNs.
         self.spdk
             .call(|spdk| async move { vhost::check_available(spdk) })
             .await??;
@@ -87,7 +87,7 @@ impl Kind for VirtioScsiTargets {
     }
 }
 
-/// The most LUNs that a target takes.
+/// Returns the maximum number of LUNs of a target.
 pub(super) fn most(target: &VirtioScsiTarget) -> usize {
     let asked = usize::try_from(target.max_luns)
         .ok()

@@ -1,4 +1,4 @@
-//! What stands on a volume and goes with it: it is made again once the volume is back.
+//! Monitors exports: objects that lose their bdev together with a volume, and are recreated once the volume is back.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::Monitor;
 use super::walk::Walk;
 use crate::resource::{Collection, Kind, Shared};
 
-/// Looks after all objects of a kind.
+/// Monitor of all objects of a kind.
 pub(crate) struct Exports<K: Kind> {
     objects: Arc<Collection<K>>,
     shared: Arc<Shared>,
@@ -16,7 +16,7 @@ pub(crate) struct Exports<K: Kind> {
 }
 
 impl<K: Kind> Exports<K> {
-    /// These objects.
+    /// Creates the monitor for these objects.
     pub(crate) fn new(objects: Arc<Collection<K>>, shared: &Arc<Shared>) -> Self {
         let shared = Arc::clone(shared);
         Self {

@@ -1,8 +1,8 @@
-//! I/O that devices answer with errors. A counter over all bdevs tells whether a look at each is worth while:
-//! as long as nothing fails, nobody crosses into SPDK.
+//! Monitors I/O that devices complete with errors. One counter over all bdevs gates the check of each bdev: while
+//! nothing fails, no call crosses into SPDK.
 //!
 //! ```text
-//!   fine --an I/O fails--> failing: a warning, an event --none fails for a while--> fine: a line, an event
+//!   fine --an I/O fails--> failing: log, event --no error for QUIET--> fine: log, event
 //! ```
 
 use std::collections::HashMap;
@@ -17,44 +17,44 @@ use super::{Health, Monitor};
 use crate::events::{Event, EventType};
 use crate::resource::{Key, Shared};
 
-/// How long after its last error a device still counts as one that fails.
+/// Time without errors after which a device counts as recovered.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Looks after the errors of all bdevs.
+/// Monitor of the I/O errors of all bdevs.
 pub(crate) struct Failures {
     spdk: Handle,
     shared: Arc<Shared>,
     health: Arc<Health>,
-    /// Errors of all bdevs at the last look.
+    /// Errors of all bdevs at the last check.
     total: u64,
-    /// The bdevs that have had errors.
+    /// Bdevs that have had errors.
     devices: HashMap<String, Device>,
 }
 
-/// What is known of a bdev that has had errors.
+/// State of a bdev that has had errors.
 #[derive(Debug, Default)]
 struct Device {
-    /// At the last look.
+    /// Error counts at the last check.
     counted: IoErrors,
-    /// Those of now, while it fails.
+    /// The current spell, while the device fails.
     spell: Option<Spell>,
 }
 
-/// A time in which a device fails.
+/// A period in which a device fails, up to `QUIET` after its last error.
 #[derive(Debug)]
 struct Spell {
     errors: IoErrors,
     last: Instant,
 }
 
-/// What a look has found.
+/// Result of a check of one device.
 #[derive(Debug, PartialEq, Eq)]
 enum News {
-    /// The first errors of a spell.
+    /// First errors of a spell.
     Fails,
-    /// More of them.
+    /// Further errors of a spell.
     FailsStill,
-    /// Nothing.
+    /// No new errors.
     None,
 }
 
@@ -81,7 +81,7 @@ impl Device {
         }
     }
 
-    /// The errors of the spell that has ended by now.
+    /// Ends a spell that is over, and returns its errors.
     fn end(&mut self, at: Instant) -> Option<IoErrors> {
         let is_over = |spell: &mut Spell| at.saturating_duration_since(spell.last) >= QUIET;
         self.spell.take_if(is_over).map(|spell| spell.errors)
@@ -97,7 +97,7 @@ fn sum(one: &IoErrors, other: &IoErrors) -> IoErrors {
     }
 }
 
-/// Errors in words.
+/// Formats error counts by type.
 struct Words<'a>(&'a IoErrors);
 
 impl fmt::Display for Words<'_> {
@@ -124,7 +124,7 @@ impl fmt::Display for Words<'_> {
 }
 
 impl Failures {
-    /// Of all bdevs.
+    /// Creates the monitor for all bdevs.
     pub(crate) fn new(spdk: Handle, shared: Arc<Shared>, health: Arc<Health>) -> Self {
         Self {
             spdk,
@@ -136,7 +136,7 @@ impl Failures {
     }
 
     fn take(&mut self, found: Vec<(String, IoErrors)>, at: Instant) {
-        // One that has no errors any more is gone, or another one has its name.
+        // A bdev that no longer reports errors was removed, or replaced by another of the same name.
         self.devices.retain(|name, device| {
             device.spell.is_some() || found.iter().any(|(it, _)| it == name)
         });
@@ -172,7 +172,8 @@ impl Failures {
         }
     }
 
-    /// Tells it of the volume whose bdev this is; its typed name, or the bdev's where it is none of the API's.
+    /// Emits an event of the volume that owns the bdev. Returns the volume's typed name, or the bdev's name if it
+    /// belongs to no object of the API.
     fn tell(&self, what: EventType, bdev: &str, reason: &str) -> String {
         let owner = self.shared.registry.owner(&Key::bdev(bdev));
         let object = owner.map_or_else(|| bdev.to_owned(), |name| name.key().to_string());

@@ -1,4 +1,4 @@
-//! Hosts that connect and go: told to those who watch.
+//! Monitors hosts that connect and disconnect, and emits events to watchers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,28 +11,28 @@ use crate::events::{Event, EventType};
 use crate::objects::hosts::subsystem_of;
 use crate::resource::Shared;
 
-/// Events of one look. A host that comes and goes without end must not drive all others out of the log.
+/// Event limit of one check: a host that reconnects endlessly must not evict all other events from the log.
 const MOST: usize = 32;
 
-/// Looks after the hosts of all subsystems.
+/// Monitor of the hosts of all subsystems.
 pub(crate) struct Hosts {
     spdk: Handle,
     shared: Arc<Shared>,
-    /// Those that are connected, by the numbers of their controllers.
+    /// Connected hosts, by the numbers of their controllers.
     known: HashMap<usize, Known>,
-    /// Events that this look may still tell.
+    /// Events that this check may still emit.
     room: usize,
     left_out: usize,
 }
 
-/// A host, and the typed name of its subsystem.
+/// A connected host, and the typed name of its subsystem.
 struct Known {
     object: String,
     host: Connected,
 }
 
 impl Hosts {
-    /// Of this SPDK.
+    /// Creates the monitor for this SPDK.
     pub(crate) fn new(spdk: Handle, shared: Arc<Shared>) -> Self {
         Self {
             spdk,
@@ -44,7 +44,7 @@ impl Hosts {
     }
 
     fn connected(&mut self, host: Connected) {
-        // Discovery, and what was made over SPDK's own commands, is none of the API's.
+        // Discovery, and subsystems created through SPDK's own commands, are not part of the API.
         let Some(subsystem) = subsystem_of(&self.shared.registry, &host.subsystem) else {
             return;
         };
@@ -92,7 +92,7 @@ impl Hosts {
         });
     }
 
-    /// Compares with what there is, after some have not been told.
+    /// Reconciles the known hosts with SPDK, after notifications have been lost.
     async fn list(&mut self) -> Result<(), CallError> {
         let Ok(found) = self.spdk.call(nvmf::connections).await? else {
             return Ok(());

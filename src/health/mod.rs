@@ -1,9 +1,8 @@
-//! What has befallen the devices under volumes. A device fails without anybody having asked for
-//! anything: paths, files and exported volumes are looked after, and what cannot be used for now is
-//! noted here. Whoever answers a state reads it from here, without crossing into SPDK.
+//! Monitors, and the faults that they have found. Devices fail on their own: paths, files and exported volumes are
+//! checked periodically, and what is unusable is noted here. State is answered from here, without crossing into SPDK.
 //!
 //! ```text
-//!   fine --a look finds a trouble--> noted, a warning --a look finds none--> fine again, a line
+//!   fine --a check finds a fault--> fault noted, logged --a check finds none--> fault cleared, logged
 //! ```
 
 mod exports;
@@ -36,36 +35,36 @@ pub(crate) use presences::{Presences, Replaced};
 pub(crate) use refusals::Refusals;
 pub(crate) use walk::Walk;
 
-/// Between two looks.
+/// Interval of the checks.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long a monitor pauses whose check has panicked.
+/// Pause of a monitor whose check has panicked.
 const AFTER_PANIC: Duration = Duration::from_secs(5);
 
-/// What is wrong with something.
+/// A fault of a device or object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// In words.
+    /// Description.
     pub what: String,
-    /// When it was found; it may have got another word since.
+    /// When the fault was found. The description may have been updated since.
     pub since: SystemTime,
 }
 
-/// By the keys of what they befell.
+/// Faults by the key of what is faulty.
 type Faults = HashMap<Key, Fault>;
 
-/// The troubles that are known.
+/// The known faults.
 #[derive(Debug)]
 pub struct Health {
     registry: Arc<Registry>,
     events: Arc<Log>,
     faults: RwLock<Faults>,
-    /// Bdevs whose devices answer I/O with errors.
+    /// Bdevs whose devices complete I/O with errors.
     failing: RwLock<Faults>,
 }
 
 impl Health {
-    /// No faults yet. `registry` knows which object a key belongs to; changes are events of that object.
+    /// Creates an empty set. `registry` maps a key to its owner; a change of a fault is an event of that object.
     pub fn new(registry: Arc<Registry>, events: Arc<Log>) -> Arc<Self> {
         Arc::new(Self {
             registry,
@@ -75,13 +74,13 @@ impl Health {
         })
     }
 
-    /// What is wrong with what this key stands for.
+    /// Returns the fault noted under this key.
     pub fn fault(&self, key: &Key) -> Option<Fault> {
         let fault = self.faults.read().get(key).cloned();
         fault.or_else(|| self.failing.read().get(key).cloned())
     }
 
-    /// What is wrong with what `name` has for itself, or with something that it stands on.
+    /// Returns a fault of anything that `name` owns or depends on.
     pub(crate) fn fault_of(&self, name: &Name) -> Option<Fault> {
         if self.is_fine() {
             return None;
@@ -90,12 +89,12 @@ impl Health {
         (own.iter().find_map(|key| self.fault(key))).or_else(|| self.fault_of_dependencies(name))
     }
 
-    /// Whether nothing is wrong with anything.
+    /// Returns whether there is no fault at all.
     pub(crate) fn is_fine(&self) -> bool {
         self.faults.read().is_empty() && self.failing.read().is_empty()
     }
 
-    /// What is wrong with something that `name` stands on, down to the device.
+    /// Returns a fault of anything that `name` depends on, down to the device.
     pub fn fault_of_dependencies(&self, name: &Name) -> Option<Fault> {
         if self.is_fine() {
             return None;
@@ -104,7 +103,7 @@ impl Health {
         beneath.iter().find_map(|key| self.fault(key))
     }
 
-    /// Notes that the device of a bdev fails I/O, or no longer does.
+    /// Notes that the device of a bdev fails I/O, or has recovered.
     pub(crate) fn note_failing(&self, bdev: &Key, fault: Option<String>) {
         let mut failing = self.failing.write();
         match fault {
@@ -113,18 +112,18 @@ impl Health {
         };
     }
 
-    /// The object that has this key for itself.
+    /// Returns the object that owns this key.
     pub(crate) fn object(&self, key: &Key) -> Option<Name> {
         self.registry.owner(key)
     }
 
-    /// The known faults and their keys.
+    /// Returns the known faults and their keys.
     pub(crate) fn faults(&self) -> Vec<(Key, Fault)> {
         let all = [self.faults.read().clone(), self.failing.read().clone()];
         all.into_iter().flatten().collect()
     }
 
-    /// Notes what a look has found; whether that is news, which is then an event of the object too.
+    /// Notes the result of a check. Returns whether the state has changed; a change is an event of the owner too.
     pub(crate) fn note(&self, key: &Key, fault: Option<String>) -> bool {
         let reason = fault.clone().unwrap_or_default();
         let is_news = self.enter(key, fault);
@@ -138,14 +137,14 @@ impl Health {
     fn enter(&self, key: &Key, fault: Option<String>) -> bool {
         match fault {
             Some(what) => enter(&mut self.faults.write(), key, what),
-            // The common case takes no exclusive lock.
+            // The common case, no fault before or after, takes no exclusive lock.
             None if !self.faults.read().contains_key(key) => false,
             None => self.faults.write().remove(key).is_some(),
         }
     }
 }
 
-/// Enters a trouble, or the word that one has now; whether it is new.
+/// Adds a fault, or updates the description of a known one. Returns whether the fault is new.
 fn enter(faults: &mut Faults, key: &Key, what: String) -> bool {
     if let Some(known) = faults.get_mut(key) {
         known.what = what;
@@ -156,14 +155,14 @@ fn enter(faults: &mut Faults, key: &Key, what: String) -> bool {
     true
 }
 
-/// Something that is looked after.
+/// A periodic check of something that changes on its own.
 pub(crate) trait Monitor: Send + 'static {
-    /// Looks once. Holds no reactor for longer than a step of configuration.
+    /// Checks once. Must not occupy a reactor for longer than one configuration step.
     fn check(&mut self) -> impl Future<Output = Result<(), CallError>> + Send;
 }
 
-/// Checks again and again, until the server stops: what is lost then is no news. A check that panics is logged with the
-/// monitor's type, and the next one follows after a pause.
+/// Runs the checks of a monitor until the server stops: what is lost during shutdown is not reported. A check that
+/// panics is logged with the monitor's type, and retried after a pause.
 pub(crate) async fn monitor<L: Monitor>(mut monitor: L, shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -172,7 +171,7 @@ pub(crate) async fn monitor<L: Monitor>(mut monitor: L, shared: Arc<Shared>) {
         if shared.is_stopping() {
             return;
         }
-        // What the monitor remembers are observations, which the next check corrects.
+        // Unwind safety: a monitor's state is only observations, which the next check corrects.
         match AssertUnwindSafe(monitor.check()).catch_unwind().await {
             Ok(Err(CallError::Stopped)) => return,
             Ok(_) => {}
@@ -232,7 +231,7 @@ mod tests {
         assert_eq!(of(&path), Some("dropped".into()), "whatever it owns");
     }
 
-    /// Panics at its first check, and stops at its third.
+    /// Monitor that panics at its first check, and stops at its third.
     struct Panics(Arc<std::sync::atomic::AtomicU32>);
 
     impl Monitor for Panics {

@@ -1,5 +1,5 @@
-//! Parts of subsystems (namespaces, listeners, hosts) that somebody has removed by SPDK's own commands, behind the
-//! API's back: hosts no longer have them, and their objects say so.
+//! Monitors the parts of subsystems (namespaces, listeners, hosts) for removal through SPDK's own commands: the object
+//! is then marked with a fault.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,29 +11,29 @@ use super::walk::Walk;
 use super::{Health, Monitor};
 use crate::resource::{Collection, Kind, Name};
 
-/// How many parts one step of the reactor looks up.
+/// Parts looked up in one step on the reactor.
 const AT_ONCE: usize = 64;
 
-/// So many looks in a row must miss a part: a change takes one out for a moment.
+/// Consecutive checks that must miss a part before it is reported: an update removes a part for a moment.
 const PATIENCE: u32 = 2;
 
 /// What SPDK should have for an object.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Part {
-    /// The subsystem.
+    /// NQN of the subsystem.
     pub nqn: String,
-    /// The part of it.
+    /// The part of the subsystem.
     pub what: What,
 }
 
-/// See [`Part`].
+/// Identity of a [`Part`].
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum What {
-    /// By its ID.
+    /// A namespace, by its NSID.
     Namespace(u32),
-    /// By where it listens.
+    /// A listener, by its address.
     Listener(Address),
-    /// By its NQN.
+    /// A host, by its NQN.
     Host(String),
 }
 
@@ -51,22 +51,22 @@ impl Part {
 
 /// A kind whose objects are parts of subsystems.
 pub(crate) trait Parted: Kind {
-    /// The part that SPDK should have; `None` while it is known to have none.
+    /// Returns the part that SPDK should have; `None` while the object is known to have none.
     fn part(&self, name: &Name, object: &Self::Object) -> Option<Part>;
 }
 
-/// Looks after the parts of all objects of a kind.
+/// Monitor of the parts of all objects of a kind.
 pub(crate) struct Parts<K: Parted> {
     spdk: Handle,
     objects: Arc<Collection<K>>,
     health: Arc<Health>,
-    /// For how many looks each has been missing.
+    /// Number of consecutive checks that have missed the part.
     missing: HashMap<Name, u32>,
     walk: Walk,
 }
 
 impl<K: Parted> Parts<K> {
-    /// Parts of these objects.
+    /// Creates the monitor for the parts of these objects.
     pub(crate) fn new(spdk: Handle, objects: Arc<Collection<K>>, health: Arc<Health>) -> Self {
         Self {
             spdk,
@@ -77,7 +77,7 @@ impl<K: Parted> Parts<K> {
         }
     }
 
-    /// Those that are missing, and the next ones.
+    /// Returns the missing parts, and the next slice of the others.
     fn parts(&mut self) -> Vec<(Name, Part)> {
         let (some, after) = self.objects.slice(&self.walk.next());
         self.walk.go_on(after);
@@ -92,7 +92,7 @@ impl<K: Parted> Parts<K> {
         missing.chain(others).collect()
     }
 
-    /// The part that SPDK should have of this name now.
+    /// Returns the part that SPDK should have now for this name.
     fn now(&self, name: &Name) -> Option<Part> {
         let object = self.objects.object(name.key())?;
         self.objects.kind().part(name, &object)
@@ -118,7 +118,7 @@ impl<K: Parted> Parts<K> {
 
 impl<K: Parted> Monitor for Parts<K> {
     async fn check(&mut self) -> Result<(), CallError> {
-        // Deleted, or on a volume that has gone.
+        // The object was deleted, or its volume is gone.
         let missing = self.missing.keys();
         let gone = missing.filter(|name| self.now(name).is_none());
         for name in gone.cloned().collect::<Vec<_>>() {
@@ -142,7 +142,7 @@ impl<K: Parted> Monitor for Parts<K> {
             }
         }
         for (name, part) in absent {
-            // It may have been changed or deleted meanwhile.
+            // Race: the object may have been updated or deleted since the lookup.
             if self.now(name).as_ref() == Some(part) {
                 self.found(name, false);
             }

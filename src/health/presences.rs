@@ -1,4 +1,4 @@
-//! Which objects of a kind still have the volume that they were made on.
+//! Tracks which objects of a kind still have the bdev on which they were created.
 
 use std::collections::HashMap;
 
@@ -7,23 +7,23 @@ use spdk::bdev::Presence;
 
 use crate::resource::{Key, Name};
 
-/// The volumes of all objects of a kind.
+/// The bdevs of all objects of a kind.
 #[derive(Debug, Default)]
 pub(crate) struct Presences(RwLock<HashMap<Key, Presence>>);
 
 impl Presences {
-    /// Whether the volume is still the one that was noted.
+    /// Returns whether the object still has the bdev that was noted.
     pub(crate) fn is_there(&self, name: &Name) -> bool {
         let volumes = self.0.read();
         volumes.get(name.key()).is_some_and(Presence::is_there)
     }
 
-    /// Notes what the object stands on now.
+    /// Notes the bdev that the object uses now.
     pub(crate) fn note(&self, name: &Name, volume: Presence) {
         self.0.write().insert(name.key().clone(), volume);
     }
 
-    /// Notes what came of a change, which may have put it on another volume; fails if the change did.
+    /// Notes the outcome of an update, which may have changed the bdev. Fails if the update did.
     pub(crate) fn settle(
         &self,
         name: &Name,
@@ -39,22 +39,22 @@ impl Presences {
         failed.map_or(Ok(()), Err)
     }
 
-    /// It stands on nothing any more.
+    /// Forgets the object's bdev, which it no longer has.
     pub(crate) fn forget(&self, name: &Name) {
         self.0.write().remove(name.key());
     }
 }
 
-/// What came of putting something in the place of another.
+/// Outcome of replacing an object, with a rollback on failure.
 pub(crate) struct Replaced<T> {
-    /// What is there now: the new one, or the old one again, or nothing.
+    /// What exists now: the new object, the old one after a rollback, or neither.
     pub now: Option<T>,
-    /// Why it is not the new one.
+    /// Why the new object could not be created.
     pub failed: Option<spdk::Error>,
 }
 
 impl<T> Replaced<T> {
-    /// The new one, if it could be made; otherwise `undo` puts the old one back.
+    /// Returns the new object if it was made; otherwise runs `undo`, the rollback to the old one.
     pub(crate) async fn by(
         made: Result<T, spdk::Error>,
         undo: impl Future<Output = Result<T, spdk::Error>>,

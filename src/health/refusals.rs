@@ -1,14 +1,14 @@
-//! Hosts that are refused: told in the log, a flood of them by its number.
+//! Monitors hosts that were refused: logs them, with a rate limit.
 
 use spdk::CallError;
 use spdk::nvmf::{self, Refusal};
 
 use super::Monitor;
 
-/// Lines of one look. The rest of a flood is one line more.
+/// Log lines per check. The rest is summarized in one more line.
 const LINES: usize = 5;
 
-/// Looks after the hosts that do not get in.
+/// Monitor of refused hosts.
 pub(crate) struct Refusals;
 
 impl Monitor for Refusals {

@@ -1,34 +1,34 @@
-//! How a look goes through the objects of a kind: a slice each time, so that a look costs the same however many
-//! there are; all at once when SPDK has told that a bdev has gone.
+//! Slices of the objects of a kind for periodic checks: one slice per check, so that its cost does not grow with the
+//! number of objects; all objects after SPDK has removed a watched bdev.
 //!
 //! ```text
-//!   look     1         2         3         4
+//!   check    1         2         3         4
 //!   objects  0..256    256..512  512..600  0..256
-//!                                   a bdev goes: look 4 has 0..600
+//!                                   a bdev is removed: check 4 has 0..600
 //! ```
 
 use spdk::bdev;
 
 use crate::resource::{Key, Slice};
 
-/// How many objects a look has, unless a bdev has gone.
+/// Objects per check, unless a bdev was removed.
 const SLICE: usize = 256;
 
-/// Where the next look begins.
+/// Where the next check begins.
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
     after: Option<Key>,
-    /// Watched bdevs that had gone at the last look.
+    /// Count of removed watched bdevs at the last check.
     losses: u64,
 }
 
 impl Walk {
-    /// The slice of this look; all if a watched bdev has gone since the last.
+    /// Returns the slice of this check; all objects if a watched bdev was removed since the last one.
     pub(crate) fn slice(&mut self) -> Slice {
         self.slice_after(bdev::losses())
     }
 
-    /// The slice of this look, also if bdevs have gone.
+    /// Returns the slice of this check, regardless of removed bdevs.
     pub(crate) fn next(&mut self) -> Slice {
         self.slice_after(self.losses)
     }
@@ -44,7 +44,7 @@ impl Walk {
         }
     }
 
-    /// Takes note after which key there is more.
+    /// Sets the key after which the next slice begins; `None` starts over.
     pub(crate) fn go_on(&mut self, after: Option<Key>) {
         self.after = after;
     }

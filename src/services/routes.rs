@@ -1,4 +1,4 @@
-//! Which services a gRPC server has.
+//! The routes of a gRPC server.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::objects::Objects;
 use crate::telemetry::health;
 
 impl Services {
-    /// All of them, and grpc.health.v1 that knows each by its name; what it tells is up to [`health::Health`].
-    /// They are not serving before what there was at the last run has been tried.
+    /// Returns all services, and grpc.health.v1, which knows each by its name; [`health::Health`] decides the status.
+    /// The status is not serving until the replay of the records of the last run has been attempted.
     pub async fn routes(self, objects: Arc<Objects>) -> (Routes, Arc<health::Health>) {
         let mut names = Vec::new();
         let (health, health_service) = tonic_health::server::health_reporter();

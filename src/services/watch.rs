@@ -1,4 +1,4 @@
-//! Who looks after what changes by itself, or by SPDK's own commands.
+//! Starts the monitors of what changes on its own or through SPDK's own commands.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use crate::health::{Exports, Failures, Hosts, Monitor, Parted, Parts, Refusals, 
 use crate::resource::{Collection, Kind};
 
 impl Services {
-    /// Has looked after what changes by itself, for as long as SPDK runs; if SPDK `takes_commands` of its own, after
-    /// what these can remove too.
+    /// Starts the monitors, which run until the server stops. If SPDK `takes_commands` of its own, monitors parts of
+    /// subsystems too, which those commands can remove.
     pub(super) fn watch(&self, takes_commands: bool) {
         let (spdk, health, shared) = (&self.spdk, &self.health, &self.shared);
         let hosts = Hosts::new(spdk.clone(), Arc::clone(shared));

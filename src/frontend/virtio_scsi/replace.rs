@@ -1,4 +1,4 @@
-//! The change of a LUN, under which it keeps its SCSI target number.
+//! Updates of a LUN that keep its SCSI target number.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::{Group, Lun, Luns, full, hide, show};
 use crate::error::Error;
 use crate::health::Replaced;
 
-/// A LUN before and after a change, and the controllers that show the one and the other.
+/// A LUN before and after an update, and the controllers that show each.
 struct Replacement {
     old: Lun,
     new: Lun,
@@ -14,11 +14,11 @@ struct Replacement {
 }
 
 impl Luns {
-    /// Puts another volume in the place of a LUN's, or the LUN under another ID. Under the same ID it keeps
-    /// its SCSI target number. If it cannot, the old volume is shown again under its number.
+    /// Replaces the volume of a LUN, or moves the LUN to another ID. Under the same ID it keeps its SCSI target
+    /// number. If the update fails, the old volume is shown again under its number (rollback).
     ///
     /// # Errors
-    /// As [`add`](Self::add), with which the LUN is as it was.
+    /// Those of [`add`](Self::add); the LUN is then unchanged.
     pub(in crate::frontend) async fn replace(
         &self,
         [from, to]: [&str; 2],
@@ -44,7 +44,7 @@ impl Luns {
         let replaced = replaced.await.map_err(Error::from);
         let (volume, failed) = match replaced.and_then(|replaced| Ok(replaced?)) {
             Ok(Replaced { now, failed }) => (now.flatten(), failed.map(Error::from)),
-            // The old volume could not be hidden.
+            // The old LUN could not be hidden, so it still has its volume.
             Err(error) => (old.volume.clone(), Some(error)),
         };
         let (stays, goes, lun) = match failed {
@@ -60,7 +60,7 @@ impl Luns {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Reserves the number of the LUN as it will be; `None` for a LUN that is not there.
+    /// Reserves the number of the new LUN; `None` for an unknown LUN.
     #[allow(
         clippy::type_complexity,
         reason = "it is taken apart where it is called"
