@@ -135,7 +135,7 @@ authenticate_queue(struct nvme_ctrlr_channel_iter *i, struct nvme_ctrlr *ctrlr,
 static void
 on_queues(struct nvme_ctrlr *ctrlr, void *ctx, int status)
 {
-		/* A queue lost meanwhile is missing from the walk and has proved nothing: report the exchange as lost. */
+	/* A queue lost meanwhile is missing from the walk and has proved nothing: report the exchange as lost. */
 	if (status == 0 && check_connected(ctrlr) != 0) {
 		status = -ECANCELED;
 	}
