@@ -109,7 +109,7 @@ async fn a_fused_first_whose_second_is_refused_is_given_back() {
         let command = Command::io(opcode, cid, nsid, 0, 1).fuse(fuse);
         Pdu::capsule(command.sgl(Sgl::InCapsule(512)), &block)
     };
-    // Namespace unknown, a write that is not fused, another first half, a plain write.
+    // Namespace unknown, a second half that is not a write, another first half, a write that is not fused.
     for (qid, second) in [
         capsule(1, 2, 99, 2),
         capsule(5, 2, 1, 2),
@@ -280,7 +280,7 @@ async fn a_vendor_command_is_refused() {
     let path = tcp_path(export.port, &export.nqn);
     paths.created(&controller, "path", path).await;
 
-    // Namespace 1 of the far subsystem becomes namespace 2 here, beside a neighbour.
+    // Namespace 1 of subsystem `front` is the peer's namespace 2; namespace 2 of `front` is another volume.
     let subsystem = crate::common::subsystem(&own.client, "front", json!({})).await;
     let remote = eventually("the remote namespace", ANSWER, async || {
         let spec = json!({ "spec": { "volume_name_ref": "volumes/farn2" } });
