@@ -59,7 +59,7 @@ fn with_public_key(byte: u8, length: u16) -> Message {
     })
 }
 
-/// Builds a Success1 message; `proof`, if given, announces a response of the peer that is all zeroes.
+/// Builds a Success1 message; `proof`, if given, is the length of the peer's response, which is all zeroes.
 pub fn success(proof: Option<u8>) -> Message {
     Box::new(move |transaction| {
         let mut message = vec![0; DATA];

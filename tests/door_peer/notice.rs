@@ -179,7 +179,7 @@ async fn lists_without_an_end_and_identify_that_fails_change_nothing_after_notic
 async fn a_path_to_a_subsystem_of_ones_own_takes_new_namespaces() {
     let mut session = Session::start().await;
     let client = session.client.clone();
-    // Without namespaces: SPDK makes no second bdev of a UUID, and says so at once.
+    // No namespaces yet: their UUIDs exist here, so SPDK would create no second bdev, and fail the attach at once.
     let own = unique("own");
     let subsystem = subsystem(&client, &own, json!({})).await;
     let (listens, port) = tcp_controller(&client, &subsystem).await;

@@ -178,7 +178,7 @@ pub struct Export {
     pub io: Host,
 }
 
-/// Reads with a timeout that leaves SPDK time to reconnect the peer.
+/// Reads as a patient host: SPDK may reconnect the peer meanwhile.
 pub fn read(export: &mut Export, lba: u64, blocks: u16) -> std::io::Result<Vec<u8>> {
     export.io.read(1, lba, blocks)
 }
