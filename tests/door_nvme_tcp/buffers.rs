@@ -48,7 +48,7 @@ async fn large_control_commands_that_never_end_give_their_buffers_back_at_close(
     }
 }
 
-/// The reset of a controller races with a command of its I/O queue that waits for such a buffer.
+/// The controller is reset while a command of its I/O queue waits for such a buffer.
 #[tokio::test]
 async fn a_reset_while_a_command_waits_for_its_buffer_takes_none_away() {
     let mut world = World::new().await;

@@ -37,7 +37,7 @@ async fn an_abort_ends_with_the_queue_of_its_command() {
     world.unharmed("Aborts of a closed queue").await;
 }
 
-/// Resets race with the computation of data digests, in both directions.
+/// Resets while data digests are being computed, in both directions.
 #[tokio::test]
 async fn a_reset_waits_for_digests() {
     let mut world = World::new().await;

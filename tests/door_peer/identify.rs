@@ -166,7 +166,7 @@ async fn a_block_size_that_changes_takes_the_volume_away() {
 async fn a_peer_cannot_have_the_reactor_wait_for_it_at_attach() {
     let mut session = Session::start().await;
     let mut data = Data::new(&[1]);
-    // Security Send and Receive supported: SPDK queries the security protocols during the attach.
+    // Security Send and Receive supported: unpatched SPDK reads a security protocol synchronously during the attach.
     data.put(256, &[1]);
     let peer = Peer::with(data);
     peer.script(|ask| match ask.is_admin(0x82) {
