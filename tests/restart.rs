@@ -105,7 +105,7 @@ async fn seen(host: &Initiator) -> Vec<String> {
 
 /// Returns the SCSI targets that a machine finds at a controller, each with its identification data.
 fn scsi_disks(socket: &Path) -> Vec<(u8, Vec<u8>)> {
-    /// Offset of the response's status byte; 0 is success.
+    /// Offset of the byte `response` in a virtio-scsi response; 0 is VIRTIO_SCSI_S_OK.
     const TAKEN: usize = 11;
     let kind = Kind::Scsi;
     let mut session = Session::start(socket, &kind.options()).expect("it connects");

@@ -26,7 +26,7 @@ impl From<Abandoned> for Error {
 pub(crate) unsafe trait Callback {
     /// The value that the operation reports.
     type Report: 'static;
-    /// The C type of the callback, as bindgen writes it.
+    /// The callback's C type, as bindgen generates it.
     type Function;
     /// The callback.
     const FUNCTION: Self::Function;

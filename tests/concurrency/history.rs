@@ -10,9 +10,9 @@ pub type Object = Option<(String, i64)>;
 /// A call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
-    /// With so many blocks.
+    /// With this number of blocks.
     Create(i64),
-    /// To so many blocks.
+    /// To this number of blocks.
     Update(i64),
     Get,
     Delete,
@@ -21,7 +21,7 @@ pub enum Call {
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// The object, by its UUID and blocks.
+    /// The object, by UUID and number of blocks.
     Is(String, i64),
     /// The object has been deleted.
     Deleted,

@@ -30,7 +30,7 @@ use spdk_control::executor::spawn_local;
 
 const OPERATION: &str = "set keys of NVMe controller";
 
-/// Poll period of a path that is being connected, or is down and has yet to be tried again.
+/// Poll period of a path that is being connected, or is down until its next reconnect.
 const RETRY: Duration = Duration::from_millis(20);
 
 /// How long a connection whose keys were refused counts as working, since SPDK reconnects it after at most 8 s. A
@@ -270,7 +270,7 @@ async fn authenticate_all(
     failed.map_or(Ok(()), Err)
 }
 
-/// Outcome of one attempt to have a connection authenticate.
+/// Outcome of one attempt to reauthenticate a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     /// The keys were proved on each queue.

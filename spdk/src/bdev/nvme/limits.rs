@@ -35,7 +35,7 @@ pub(crate) fn configure(_: Spdk, io_timeout: Duration) -> Result<(), Error> {
         io_us: micros(io_timeout),
         admin_us: micros(ADMIN_TIMEOUT),
     };
-    // SAFETY: on the app thread, plain values.
+    // SAFETY: on the app thread; `limits` is valid for reads during the call.
     check("configure NVMe", unsafe {
         sys::opi_nvme_configure(&limits)
     })

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! attach ─► waiting for the controller's lock ─► connecting ─► a path, bdevs
-//!                        deadline passed: ETIMEDOUT └─► detached again, if it connects after all
+//!                        deadline passed: ETIMEDOUT └─► rollback: detached, if it connects after all
 //! ```
 
 mod attempts;

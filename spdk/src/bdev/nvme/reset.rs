@@ -1,8 +1,8 @@
 //! Resets (reconnects) the paths of a controller.
 //!
 //! ```text
-//! path 1 ─► reset ─► back          a path that does not come back within its share of the time is
-//!             └─ late ─► path 2 ─► reset ─► back ─► path 1, until the time is up   left to itself
+//! path 1 ─► reset ─► connected
+//!             └─ share of the time exceeded ─► path 2 ─► reset ─► connected ─► path 1 awaited until the deadline
 //! ```
 
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! Teardown of NVMe controllers when SPDK stops.
 //!
 //! ```text
-//! attempts over PCIe end ─► other attempts are dropped, SPDK stops ─► controllers go ─► done
-//!          └─ a second ───────────┘                       a second: given up ─┘
+//! attempts over PCIe end ─► other attempts dropped, SPDK stops ─► controllers destroyed ─► done
+//!          └─ timeout: 1 s ────────┘             timeout: 1 s, connections given up ─┘
 //! ```
 
 use std::ffi::{c_int, c_void};
@@ -32,8 +32,9 @@ struct Farewell {
 
 impl Farewell {
     /// Stops SPDK unless an attempt over PCIe is in flight (until its deadline): the device would go on using its
-    /// queues. Other attempts are dropped: their callers can no longer be answered, and a controller attached after
-    /// SPDK's module has ended would never be detached. SPDK drops all attempts alike, whatever their transport.
+    /// queues. Other attempts are dropped: their callers cannot be answered any more, and a controller attached after
+    /// the end of SPDK's module would never be detached. Attempts are found by their pollers' name, which does not tell
+    /// transports apart.
     fn stop(&mut self) {
         let over_pcie = attempts::over_pcie() > 0;
         if over_pcie && Instant::now() < self.give_up {
