@@ -55,7 +55,7 @@ async fn what_a_host_receives_is_what_its_command_asked_for() {
     let mut admin = identity.admin(Digests::OFF);
     let mut io = identity.io(&admin, 1);
 
-    // Lengths above, equal to and below that of the blocks.
+    // SGL lengths above and below that of the blocks are refused, the exact length is served.
     for length in [1024, 4096, 16 << 10, WHOLE, 511, 0] {
         mark(&mut owner);
         let cid = io.cid();

@@ -1,5 +1,5 @@
-//! A peer that reconnects without a namespace while I/O to it is queued, and paths whose failover never succeeds:
-//! queued I/O ends with an error.
+//! A peer that reconnects without a namespace while I/O to it is queued, and failover between paths that never connect:
+//! pending I/O and resets end with an error.
 
 use std::time::{Duration, Instant};
 

@@ -42,7 +42,7 @@ async fn each_host_gets_in_over_tls_with_its_own_key_and_a_revoked_one_is_discon
     load_a.stop().await.expect("all of hers is verified");
     reads(&target, &bob).await.expect_err("he does not get in");
 
-    // The revoked host is replaced by one with another NQN and a key that has the same identity.
+    // The revoked NQN is admitted again, with another key under the same TLS identity.
     export.admit("again", host(BOB, &a, "", "")).await;
     let bob = export.host(BOB).with_psk(&key_a);
     reads(&target, &bob).await.expect("he gets in with his key");
