@@ -1,6 +1,6 @@
-//! A state directory on a file system that fills up: the change that does not fit is refused with a clear status
-//! and leaves nothing in SPDK, what was there before and all other calls go on, and changes are taken again once
-//! there is room.
+//! A state directory on a file system that fills up: a change that does not fit is refused with a clear status and
+//! rolled back in SPDK, existing objects and all other calls continue, and changes are accepted again once there is
+//! room.
 
 mod common;
 
@@ -16,13 +16,13 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-/// Creates side by side: the file is full sooner.
+/// Number of concurrent creates, which fill the file faster.
 const AT_ONCE: usize = 32;
 
-/// More creates than the file takes without growing.
+/// More creates than fit into the file without growing it.
 const MOST: usize = 40_000;
 
-/// A small tmpfs, until the end of the test. Needs root.
+/// A small tmpfs, unmounted when dropped. Needs root.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -35,7 +35,7 @@ impl SmallDisk {
         Self(at)
     }
 
-    /// Takes all the room that is left.
+    /// Allocates all remaining room.
     fn fill(&self) -> PathBuf {
         let filler = self.0.join("filler");
         let room = rustix::fs::statvfs(&self.0).expect("it is mounted");
@@ -55,7 +55,7 @@ fn volume(blocks: usize) -> Value {
     json!({ "block_size": 512, "blocks_count": blocks })
 }
 
-/// The call was refused for want of room, and says what to do.
+/// Asserts that the call was refused for want of room, with advice.
 fn is_full(status: &Status) {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     let text = status.message();
@@ -65,7 +65,7 @@ fn is_full(status: &Status) {
     );
 }
 
-/// Creates volumes until some are refused: the names of those that were made, and of those that were not.
+/// Creates volumes until some are refused; returns the names of created and refused volumes.
 async fn fill_state(volumes: &Resource) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut made, mut refused) = (BTreeSet::new(), BTreeSet::new());
     for first in (0..MOST).step_by(AT_ONCE) {
@@ -89,7 +89,7 @@ async fn fill_state(volumes: &Resource) -> (BTreeSet<String>, BTreeSet<String>) 
     panic!("the disk was never full")
 }
 
-/// The bdevs that SPDK has.
+/// Returns the names of SPDK's bdevs.
 async fn bdevs(socket: &Path) -> BTreeSet<String> {
     let mut rpc = JsonRpc::connect(socket).await.expect("SPDK listens");
     let bdevs = rpc.call("bdev_get_bdevs", Value::Null).await;
@@ -99,7 +99,7 @@ async fn bdevs(socket: &Path) -> BTreeSet<String> {
     names.map(|name| format!("volumes/{name}")).collect()
 }
 
-/// All volumes that are listed.
+/// Returns the names of all listed volumes.
 async fn listed(client: &Client) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for message in ["NullVolume", "MallocVolume"] {
@@ -123,7 +123,7 @@ async fn a_full_state_disk_fails_the_change_alone_until_there_is_room() {
 
     let filler = disk.fill();
     let (mut made, refused) = fill_state(&volumes).await;
-    // What was refused is nowhere, what was made is, and so is what was there before.
+    // Refused volumes exist nowhere; earlier and created ones exist everywhere.
     let mut all: BTreeSet<_> = before.union(&made).cloned().collect();
     assert_eq!(listed(&export.client).await, all);
     assert_eq!(bdevs(&socket).await, all);
@@ -131,7 +131,7 @@ async fn a_full_state_disk_fails_the_change_alone_until_there_is_room() {
         let status = volumes.get(name).await.expect_err("it was refused");
         assert_eq!(status.code(), Code::NotFound, "{status}");
     }
-    // An update is made or refused like a create.
+    // An update is either committed or refused as a whole, like a create.
     let mut updates = 0;
     for name in made.iter().take(50) {
         let grown = volumes
@@ -154,7 +154,7 @@ async fn a_full_state_disk_fails_the_change_alone_until_there_is_room() {
         made.len(),
         refused.len()
     );
-    // I/O and reads go on, and so does the process.
+    // I/O and reads continue, and the process keeps running.
     let verified = export.initiator().verify(target.scratch(), 1).await;
     verified.expect("hosts notice nothing");
     assert!(target.exited().is_none(), "{}", target.log());

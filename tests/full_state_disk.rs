@@ -1,4 +1,4 @@
-//! A state disk without room: a change that is refused has changed nothing, not even what cannot be undone.
+//! A full state disk: a refused change has had no effect, even if its effect could not be rolled back.
 
 #[path = "common/mod.rs"]
 mod common;
@@ -13,7 +13,7 @@ use common::{Initiator, Options, Resource, Target, malloc, namespace, nqn_of, pa
 use serde_json::json;
 use tonic::Code;
 
-/// Takes all room that there is.
+/// Allocates all remaining room.
 fn fill(path: &Path) {
     let mut file = std::fs::File::create(path).expect("a file");
     for size in [1 << 20, 4096, 1] {
@@ -43,7 +43,7 @@ async fn a_memory_volume_keeps_its_data_when_its_update_cannot_be_stored() {
     namespaces.deleted(&seen).await;
     let before = volumes.get(&memory).await.expect("it is there");
 
-    // Until the file of the state has no free page, and cannot grow.
+    // Fill up until the state file has no free page and cannot grow.
     let filler = disk.join("filler");
     fill(&filler);
     let spec = json!({ "block_size": 512, "blocks_count": 64 });

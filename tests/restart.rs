@@ -1,5 +1,4 @@
-//! What there was is there again after the process was killed: the same objects, the same disks to
-//! hosts, and what cannot be there yet comes by itself.
+//! Recovery after a kill: the same objects, the same disks to hosts, and retries of what cannot be restored yet.
 
 mod common;
 
@@ -16,7 +15,7 @@ use common::{
 use serde_json::{Value, json};
 use tonic::Code;
 
-/// All kinds that have records.
+/// All kinds that are persisted.
 const KINDS: [&str; 18] = [
     "NullVolume",
     "MallocVolume",
@@ -38,7 +37,7 @@ const KINDS: [&str; 18] = [
     "VirtioScsiLun",
 ];
 
-/// How long what comes by itself may take.
+/// Timeout of events that happen without a call.
 const SOON: Duration = Duration::from_secs(20);
 
 const MIB: u64 = 1 << 20;
@@ -48,7 +47,7 @@ fn file(path: &Path, bytes: u64) {
     file.set_len(bytes).expect("there is room");
 }
 
-/// Everything that Get and List answer, in their order.
+/// Returns everything that Get and List answer, in order.
 async fn all(client: &Client) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     for kind in KINDS {
@@ -63,7 +62,7 @@ async fn all(client: &Client) -> Vec<(String, Value)> {
     found
 }
 
-/// What hosts and machines know disks by, as SPDK has it.
+/// Returns the identities by which hosts and machines know disks, as SPDK has them.
 async fn identities(socket: &Path) -> Value {
     let mut rpc = JsonRpc::connect(socket).await.expect("SPDK listens");
     let mut ask = async |method| rpc.call(method, Value::Null).await.expect("it answers");
@@ -95,7 +94,7 @@ async fn identities(socket: &Path) -> Value {
     json!({ "subsystems": subsystems, "bdevs": bdevs })
 }
 
-/// What a host reads of a subsystem's identity.
+/// Returns a subsystem's identity as a host sees it.
 async fn seen(host: &Initiator) -> Vec<String> {
     let report = host.identify().await.expect("it connects");
     let identifiers = ["Serial Number", "Namespace ID:", "NGUID", "UUID", "EUI64"];
@@ -104,9 +103,9 @@ async fn seen(host: &Initiator) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// The SCSI targets that a machine finds at a controller, each with what it says of its identity.
+/// Returns the SCSI targets that a machine finds at a controller, each with its identification data.
 fn scsi_disks(socket: &Path) -> Vec<(u8, Vec<u8>)> {
-    /// Where a response says how the device took the command; 0 is well.
+    /// Offset of the byte `response` in a virtio-scsi response; 0 is VIRTIO_SCSI_S_OK.
     const TAKEN: usize = 11;
     let kind = Kind::Scsi;
     let mut session = Session::start(socket, &kind.options()).expect("it connects");
@@ -126,7 +125,7 @@ fn rpc_options(dir: &Path) -> (Options, PathBuf) {
     (Options::hugepages().args(args), socket)
 }
 
-/// One of each kind, and the NQN and port of the subsystem.
+/// Creates objects of every kind; returns a host of subsystem `s`.
 async fn make(target: &Target, peer: &Fixture) -> Initiator {
     let client = target.client().await;
     let of = |kind| Resource::new(&client, kind);
@@ -167,7 +166,7 @@ async fn make(target: &Target, peer: &Fixture) -> Initiator {
 
     let shown = subsystem(&client, "s", json!({})).await;
     namespace(&client, &shown, &aio, json!({})).await;
-    // One in the middle is gone again: the others keep their IDs.
+    // Deleting a namespace in the middle must not renumber the others.
     let gone = namespace(&client, &shown, "volumes/gone", json!({})).await;
     namespace(&client, &shown, &memory, json!({ "eui64": 7 })).await;
     of("NvmeNamespace").deleted(&gone).await;
@@ -193,7 +192,7 @@ async fn make(target: &Target, peer: &Fixture) -> Initiator {
         .await;
     luns.created("", "b", lun_spec("volumes/scsi", "volumes/lun-b"))
         .await;
-    // The one that is left has number 1, and keeps it.
+    // The remaining LUN has number 1 and keeps it.
     luns.deleted("volumes/a").await;
     of("NullVolume").deleted("volumes/gone").await;
     Initiator::tcp(port, &nqn_of("s"))
@@ -241,7 +240,7 @@ async fn one_of_each_kind_is_there_again_after_a_kill_and_is_the_same_to_hosts()
     let log = again.log();
     assert!(log.contains("malloc volumes are back, and empty"), "{log}");
 
-    // What is there is as good as new: it is changed, deleted, and what was deleted stays deleted.
+    // Restored objects can be updated and deleted, and deleted ones stay deleted.
     let nulls = Resource::new(&client, "NullVolume");
     let grown = json!({ "blocks_count": 4096 });
     nulls.updated("volumes/null", grown, None).await;
@@ -363,10 +362,10 @@ async fn volumes_of_the_configuration_are_read_only_objects() {
     target.stop();
 }
 
-/// The UUID of a bdev that SPDK's own command makes.
+/// UUID of a bdev created by SPDK's own command.
 const RAW: &str = "4b4e28ba-2fa1-11d2-883f-b9a761bde3fb";
 
-/// The SCSI targets of a controller: their numbers, and which of these volumes (UUIDs) is behind each.
+/// Returns the SCSI targets of a controller: their numbers, and the index in `uuids` of the volume behind each.
 fn scsi_volumes(socket: &Path, uuids: &[String]) -> Vec<(u8, usize)> {
     let volume = |answer: Vec<u8>| {
         let text = String::from_utf8_lossy(&answer).into_owned();
@@ -417,7 +416,7 @@ async fn a_lun_keeps_its_number_through_updates_and_its_volume_through_a_restart
     let [scsi, other] = ["scsi", "other"].map(|id| target.ctrlr_dir().join(id));
     assert_eq!(disks(&scsi), is(one));
 
-    // 0 is free, and stays so.
+    // Number 0 is free and stays free.
     let volume = |name: &str| json!({ "volume_name_ref": name });
     let missing = luns.update("volumes/b", volume("volumes/none"), None).await;
     let missing = missing.expect_err("there is none");
@@ -436,7 +435,7 @@ async fn a_lun_keeps_its_number_through_updates_and_its_volume_through_a_restart
     assert_eq!(disks(&other), []);
     target.kill();
 
-    // By its UUID a volume is known only once it is there.
+    // A volume referred to by UUID can be found only once its bdev exists.
     let again = Target::start_with(options.after(&target)).await;
     let scsi = again.ctrlr_dir().join("scsi");
     assert_eq!(disks(&scsi), [(1, one)]);

@@ -1,5 +1,5 @@
-//! The state directory as an operator meets it: exports and imports, and what is said of a state that cannot
-//! be used. Nothing here starts SPDK.
+//! The state directory from the operator's view: export, import, and the errors for an unusable state. No test here
+//! starts SPDK.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -41,7 +41,7 @@ fn open(dir: &Path) -> Disk {
     Disk::open(dir, &key).expect("a state")
 }
 
-/// A directory with a state of five records, of which one has a key.
+/// Creates a state of five records, one of which has a key.
 async fn state() -> TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let store = open(dir.path());
@@ -76,7 +76,7 @@ fn done(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
-/// The one line of a program that refused.
+/// Returns the single error line of a program that refused to run.
 fn refused(output: &Output) -> String {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{error}");
@@ -84,7 +84,7 @@ fn refused(output: &Output) -> String {
     error
 }
 
-/// What a start with this directory says.
+/// Returns the error of a start with this directory.
 fn start_refused(dir: &Path, args: &[&str]) -> String {
     let sockets = tempfile::tempdir().expect("a directory");
     let output = Command::new(PROGRAM)
@@ -259,7 +259,7 @@ async fn a_start_names_a_key_that_does_not_fit() {
     );
 }
 
-/// A file system of this size, until the end of the test.
+/// A file system of this size, unmounted when dropped.
 struct Mount(TempDir);
 
 impl Mount {

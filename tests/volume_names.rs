@@ -1,4 +1,4 @@
-//! A volume is one volume by whichever name it is referred to: our own IDs, and what SPDK knows beside.
+//! Every name of a volume, our own ID or any name in SPDK, refers to the same volume.
 
 mod common;
 
@@ -50,7 +50,7 @@ async fn a_volume_that_is_referred_to_by_its_uuid_is_protected_counted_and_had_o
                 let [of_both, own] = [namespaces.stats(&shown).await, volumes.stats(name).await];
                 assert_eq!(of_both, own);
             }
-            // Another form of the same is no other volume.
+            // Updating to another name of the same volume changes nothing.
             let same = json!({ "spec": { "volume_name_ref": name } });
             namespaces
                 .updated(&shown, same, Some(&["spec.volume_name_ref"]))
@@ -59,7 +59,7 @@ async fn a_volume_that_is_referred_to_by_its_uuid_is_protected_counted_and_had_o
         }
     }
 
-    // Over the others: limits, and encryption of what is limited.
+    // Layered volumes: a limit over the volume, and encryption over the limit.
     let limits = json!({ "volume_name_ref": uuid, "limits": { "max": { "rw_iops_kiops": 1 } } });
     let limited = Resource::new(&client, "QosVolume");
     let limited_name = name_of(&limited.created("", "limited", limits).await);
@@ -85,7 +85,7 @@ async fn a_volume_that_is_referred_to_by_its_uuid_is_protected_counted_and_had_o
     let object: Value = json!({ "spec": { "volume_name_ref": uuid } });
     namespaces.refused(&over, "", object, Code::NotFound).await;
 
-    // A name may have slashes in it, as those of logical volumes have.
+    // Names may contain slashes, as those of logical volumes do.
     let args = ["bdev_malloc_create", "-b", "lvs/lvol", "4", "512"];
     Tool::rpc(&socket).args(args).run().await.expect("made");
     let shown = namespace(&client, &over, "lvs/lvol", json!({})).await;

@@ -18,15 +18,15 @@ impl From<Abandoned> for Error {
     }
 }
 
-/// A C callback and what it reports: tied together, so that an operation cannot get the argument of another
-/// callback than its own.
+/// A C callback and the type that it reports, tied together so that an operation cannot be given the argument of
+/// another callback.
 ///
 /// # Safety
-/// `FUNCTION` takes back the argument that it is called with as a `Promise` of `Report`, exactly once.
+/// `FUNCTION` must reclaim the argument it is called with, as a `Promise` of `Report`, exactly once.
 pub(crate) unsafe trait Callback {
-    /// What the operation reports.
+    /// The value that the operation reports.
     type Report: 'static;
-    /// The C type of the callback, as bindgen writes it.
+    /// The callback's C type, as bindgen generates it.
     type Function;
     /// The callback.
     const FUNCTION: Self::Function;
@@ -34,8 +34,8 @@ pub(crate) unsafe trait Callback {
 
 /// Starts a C operation that reports through the callback `C`.
 ///
-/// `start` gets the callback and its argument, and passes both to C, which calls back exactly once on the app thread. If
-/// `start` returns non-zero the operation has not begun, no callback will come, and that errno is the result.
+/// `start` passes the callback and its argument to C, which calls back exactly once on the app thread. If `start`
+/// returns non-zero, the operation has not begun, the callback is never called, and that errno is the result.
 pub(crate) fn begin<C: Callback>(
     operation: &'static str,
     start: impl FnOnce(C::Function, *mut c_void) -> c_int,
@@ -44,14 +44,14 @@ pub(crate) fn begin<C: Callback>(
     let raw = promise.into_raw();
     let rc = start(C::FUNCTION, raw);
     if rc != 0 {
-        // SAFETY: `raw` was made above, and C, having refused, forgot it.
+        // SAFETY: `raw` was made above, and C refused the call, so it holds no copy and never calls back.
         drop(unsafe { Promise::<C::Report>::from_raw(raw) });
         return Err(Error::new(operation, rc));
     }
     Ok(pending)
 }
 
-/// [`begin`], and awaits the report.
+/// Runs [`begin`] and awaits the report.
 pub(crate) async fn call<C: Callback>(
     operation: &'static str,
     start: impl FnOnce(C::Function, *mut c_void) -> c_int,
@@ -59,7 +59,7 @@ pub(crate) async fn call<C: Callback>(
     Ok(begin::<C>(operation, start)?.await?)
 }
 
-/// [`call`] with a time limit. ETIMEDOUT when it expires; the operation then goes on by itself.
+/// Runs [`call`] with a timeout. ETIMEDOUT when it expires; the operation then continues in the background.
 pub(crate) async fn call_within<C: Callback>(
     spdk: Spdk,
     limit: Duration,
@@ -75,10 +75,10 @@ pub(crate) async fn call_within<C: Callback>(
     })
 }
 
-/// The callback of operations that report a bare status: zero, or a negative errno.
+/// The callback of operations that report only a status: zero or a negative errno.
 pub(crate) struct Status;
 
-// SAFETY: `on_status` takes the argument back once.
+// SAFETY: `on_status` reclaims the argument exactly once.
 unsafe impl Callback for Status {
     type Report = c_int;
     type Function = Option<unsafe extern "C" fn(*mut c_void, c_int)>;
@@ -86,7 +86,7 @@ unsafe impl Callback for Status {
 }
 
 unsafe extern "C" fn on_status(argument: *mut c_void, status: c_int) {
-    // SAFETY: the argument of a `call::<Status>`; C calls once, on the app thread.
+    // SAFETY: the argument of a `call::<Status>`; C calls back exactly once, on the app thread.
     unsafe { Promise::<c_int>::from_raw(argument) }.complete(status);
 }
 
@@ -121,14 +121,14 @@ mod tests {
             }));
             assert!(poll(future).is_pending());
         }
-        // SAFETY: the argument that `call` passed to `start`, taken back here for the first time.
+        // SAFETY: the argument that `call` passed to `start`, reclaimed here for the first and only time.
         unsafe { on_status(kept.get(), 0) };
     }
 
     #[test]
     fn a_callback_before_the_first_poll_is_not_lost() {
         let future = std::pin::pin!(call::<Status>("at once", |callback, raw| {
-            // SAFETY: the argument that `call` handed out, used once.
+            // SAFETY: the argument that `call` passed to `start`, used exactly once.
             unsafe { callback.expect("a function")(raw, 7) };
             0
         }));

@@ -1,35 +1,35 @@
-//! Histories of calls of one name, and whether some order of the calls explains all answers: linearizability of
-//! a register, decided by Wing and Gong's search with the states that were met remembered (Lowe, 2017).
+//! Linearizability checker for the calls on one name, modelled as a register: Wing and Gong's search with memoized
+//! states (Lowe, 2017).
 
 use std::collections::HashSet;
 use std::time::Instant;
 
-/// The object of a name: its UUID and its blocks.
+/// The state of a name: the object's UUID and number of blocks, or none.
 pub type Object = Option<(String, i64)>;
 
-/// What was asked.
+/// A call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
-    /// With so many blocks.
+    /// With this number of blocks.
     Create(i64),
-    /// To so many blocks.
+    /// To this number of blocks.
     Update(i64),
     Get,
     Delete,
 }
 
-/// What was answered.
+/// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// The object, by its UUID and blocks.
+    /// The object, by UUID and number of blocks.
     Is(String, i64),
-    /// It is gone now.
+    /// The object has been deleted.
     Deleted,
     NotFound,
     AlreadyExists,
 }
 
-/// A call that was answered.
+/// A completed call.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub call: Call,
@@ -39,7 +39,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The object after the call, if it could be answered so before; `None` if it could not.
+    /// Returns the state after the call if this answer is possible in state `before`, else `None`.
     fn step(&self, before: &Object) -> Option<Object> {
         let is = |uuid: &String, blocks: i64| Some((uuid.clone(), blocks));
         match (self.call, before, &self.answer) {
@@ -54,7 +54,7 @@ impl Record {
             {
                 Some(is(uuid, asked))
             }
-            // A create that is repeated, and a read.
+            // An idempotent (repeated) create, or a read.
             (Call::Create(_) | Call::Get, Some((found, held)), Answer::Is(uuid, blocks)) => {
                 let is_asked = !matches!(self.call, Call::Create(asked) if asked != *held);
                 (is_asked && found == uuid && held == blocks).then(|| before.clone())
@@ -67,14 +67,14 @@ impl Record {
 }
 
 impl Record {
-    /// Whether it changes nothing in whichever order: a create that is answered with the object may have made it.
+    /// Returns whether the call never changes the state. A create answered with the object may have created it.
     fn only_reads(&self) -> bool {
         let is_refused = matches!(self.answer, Answer::NotFound | Answer::AlreadyExists);
         is_refused || self.call == Call::Get
     }
 }
 
-/// Calls that have their place in the order, one bit each.
+/// Bit set of the calls that have been placed in the order.
 type Placed = Vec<u64>;
 
 fn has(placed: &[u64], at: usize) -> bool {
@@ -88,13 +88,12 @@ fn place(placed: &mut Placed, at: usize) {
 struct Search<'a> {
     records: &'a [Record],
     met: HashSet<(Placed, Object)>,
-    /// The longest order that was found.
+    /// The longest order found so far.
     longest: Vec<usize>,
 }
 
 impl Search<'_> {
-    /// The calls that can come next, in the order of their ends: whatever began after another has ended comes
-    /// after that.
+    /// Returns the calls that can come next, by end time: a call that began after another one's end must come after it.
     fn next(&self, placed: &[u64]) -> Vec<usize> {
         let rest = || (0..self.records.len()).filter(|at| !has(placed, *at));
         let Some(first_end) = rest().map(|at| self.records[at].end).min() else {
@@ -107,10 +106,10 @@ impl Search<'_> {
         next
     }
 
-    /// Whether the rest can be placed after `order`, which leads to `object`.
+    /// Searches for an order of the remaining calls after `order`, which leads to state `object`.
     fn goes_on(&mut self, mut placed: Placed, mut order: Vec<usize>, object: &Object) -> bool {
         let mut next = self.next(&placed);
-        // What only reads, and can be here, need not be tried elsewhere.
+        // A read that is possible here can be placed at once: no backtracking over it is needed.
         let is_read = |at: &usize| {
             let record = &self.records[*at];
             record.only_reads() && record.step(object).is_some()
@@ -144,10 +143,10 @@ impl Search<'_> {
     }
 }
 
-/// Whether some order of these calls of one name, which was free before, explains every answer.
+/// Checks that some order of these calls on one name, which did not exist before, explains every answer.
 ///
 /// # Errors
-/// The calls after which no order goes on.
+/// Describes the calls after which no order continues.
 pub fn explain(records: &[Record]) -> Result<(), String> {
     let mut search = Search {
         records,
@@ -180,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    /// Records of calls that began and ended so many milliseconds after a moment.
+    /// Builds records from begin and end times in milliseconds.
     fn records(calls: &[(u64, u64, Call, Answer)]) -> Vec<Record> {
         let zero = Instant::now();
         let at = |ms: &u64| zero + Duration::from_millis(*ms);
@@ -206,7 +205,7 @@ mod tests {
                 (0, 1, Get, Answer::NotFound),
                 (2, 3, Create(64), is("a", 64)),
             ],
-            // The later of two that overlap comes first.
+            // Of two overlapping calls the one that ends later takes effect first.
             vec![(0, 9, Create(64), is("a", 64)), (1, 2, Get, is("a", 64))],
             vec![
                 (0, 1, Create(64), is("a", 64)),
@@ -230,13 +229,13 @@ mod tests {
     fn what_no_order_gives_is_told() {
         use Call::{Create, Delete, Get, Update};
         for bad in [
-            // A change that is lost, and one that is answered too soon.
+            // A lost update, and a read of the future.
             vec![
                 (0, 1, Create(64), is("a", 64)),
                 (2, 3, Get, Answer::NotFound),
             ],
             vec![(0, 1, Get, is("a", 64)), (2, 3, Create(64), is("a", 64))],
-            // Two deletes of one object, and a stale read.
+            // Two successful deletes of one object, and a stale read.
             vec![
                 (0, 1, Create(64), is("a", 64)),
                 (2, 9, Delete, Answer::Deleted),
@@ -247,7 +246,7 @@ mod tests {
                 (2, 3, Update(128), is("a", 128)),
                 (4, 5, Get, is("a", 64)),
             ],
-            // Two clients that each made it, and one object that comes back.
+            // Two clients that each created the object, and a deleted object that reappears.
             vec![
                 (0, 9, Create(64), is("a", 64)),
                 (1, 8, Create(64), is("b", 64)),

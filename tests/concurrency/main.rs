@@ -1,5 +1,5 @@
-//! Many clients at once, clients that go away, a full ring, and what is no request at all: nothing is
-//! lost, leaked, stuck or brought down.
+//! Concurrency: many clients, cancelled calls, a full ring (backpressure), and malformed requests. No change is lost,
+//! nothing leaks, hangs or crashes.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -29,7 +29,7 @@ fn volume(blocks: usize) -> Value {
     json!({ "block_size": 512, "blocks_count": blocks })
 }
 
-/// Runs `client` of each number on a connection of its own, all at once.
+/// Runs `run` for each client number on a connection of its own, all concurrently.
 async fn all<T: Send + 'static, F>(target: &Target, run: impl Fn(usize, Client) -> F) -> Vec<T>
 where
     F: Future<Output = T> + Send + 'static,
@@ -84,7 +84,7 @@ async fn names_of_their_own_end_as_their_clients_left_them() {
         volumes.deleted(name).await;
     }
     assert!(volumes.names("").await.is_empty());
-    // SPDK has forgotten them too: the names of their bdevs are free for another kind.
+    // SPDK has no bdevs of them left: their names are free for another kind.
     let mallocs = Resource::new(&target.client().await, "MallocVolume");
     for name in found.iter().step_by(50) {
         mallocs
@@ -93,7 +93,7 @@ async fn names_of_their_own_end_as_their_clients_left_them() {
     }
 }
 
-/// Each namespace pauses the one subsystem that all have, and each controller too.
+/// Each change of a namespace or controller pauses the one subsystem that all clients share.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parts_of_one_subsystem_come_and_go_at_once() {
     let target = Target::start().await;
@@ -110,7 +110,7 @@ async fn parts_of_one_subsystem_come_and_go_at_once() {
                     .created("", &format!("of-{number}"), volume(64))
                     .await,
             );
-            // SPDK takes 16 of them.
+            // SPDK takes 16 controllers in a subsystem.
             let controller = match number {
                 0..16 => Some(tcp_controller(&client, &parent).await.0),
                 _ => None,
@@ -155,7 +155,7 @@ async fn parts_of_one_subsystem_come_and_go_at_once() {
     }
 }
 
-/// Of all who want one thing, one gets it; the others are told who has it.
+/// Of the clients that compete for one resource, one gets it; the others' errors name its holder.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_only_one_can_have_goes_to_one() {
     let target = Target::start().await;
@@ -189,7 +189,7 @@ async fn what_only_one_can_have_goes_to_one() {
     assert_eq!(won.iter().filter(|(_, named)| *named).count(), 1, "{won:?}");
 }
 
-/// The request is on its way, has arrived, or is being carried out when its client goes.
+/// The client disconnects while its request is in transit, queued or being executed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_client_that_goes_away_leaves_a_change_whole_or_undone() {
     let target = Target::start().await;
@@ -208,10 +208,10 @@ async fn a_client_that_goes_away_leaves_a_change_whole_or_undone() {
                 .await
                 .ok();
         });
-        // Everywhere from the connection's first byte to the reply.
+        // Covers every moment from the connection's first byte to the reply.
         tokio::time::sleep(Duration::from_micros(delay * 40)).await;
         started.abort();
-        // It takes its turn after the change, if there is one.
+        // The delete is serialized after the change, if that has begun.
         let name = format!("{}/nvmeNamespaces/gone", export.subsystem);
         let request = json!({ "name": name, "allow_missing": true });
         export.client.ok("DeleteNvmeNamespace", request).await;
@@ -228,7 +228,7 @@ async fn a_client_that_goes_away_leaves_a_change_whole_or_undone() {
         },
     )
     .await;
-    // Nothing of them is left, and the subsystem takes changes and I/O.
+    // The cancelled changes have left nothing behind, and the subsystem takes changes and I/O.
     let made = namespaces.created(&export.subsystem, "gone", object).await;
     namespaces.deleted(&name_of(&made)).await;
     export
@@ -257,8 +257,8 @@ async fn a_full_ring_refuses_at_once_and_recovers() {
         );
         mallocs.created("", "large", volume(512 * 2048)).await;
         let freed = AtomicBool::new(false);
-        // Memory is zeroed as it is freed, which holds the reactor: what comes meanwhile has to
-        // wait in the ring. (It may itself meet a full one.)
+        // SPDK zeroes memory as it frees it, which blocks the reactor: calls meanwhile queue up in the ring. The
+        // delete itself may find the ring full.
         let freeing = async {
             while let Err(status) = mallocs.delete("large").await {
                 assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
@@ -288,7 +288,7 @@ async fn a_full_ring_refuses_at_once_and_recovers() {
         };
         join(freeing, meanwhile).await;
     }
-    // What was refused is not half there, and what was acknowledged is.
+    // Refused changes have no effect, acknowledged ones are complete.
     let listed: BTreeSet<_> = nulls.names("").await.into_iter().collect();
     assert_eq!(listed, made);
     for n in 0..CLIENTS {
@@ -304,7 +304,7 @@ async fn malformed_messages_are_errors_of_the_call_alone() {
     let nested: Vec<u8> = (0..200).flat_map(|n| [0x0a, 200 - n]).collect();
     let malformed: [&[u8]; 7] = [
         &[0xff; 16],
-        // A length beyond the end, a field number of 0, groups that never end, no UTF-8 in a name.
+        // A length beyond the end, field number 0, groups that never end, a name that is not UTF-8.
         &[0x0a, 0x7f, 0x00],
         &[0x00, 0x01],
         &[0x0b, 0x13, 0x1b],
@@ -323,7 +323,7 @@ async fn malformed_messages_are_errors_of_the_call_alone() {
                 .call_raw(&path_of(&method), Bytes::copy_from_slice(bytes))
                 .await;
             if DynamicMessage::decode(method.input(), bytes).is_ok() {
-                // Fields that it does not know, whatever is in them.
+                // Valid: unknown fields with any content.
                 continue;
             }
             let status = answer.expect_err(method.full_name());
@@ -369,10 +369,10 @@ async fn oversized_messages_are_refused_and_the_connection_lives_on() {
 async fn what_is_no_http2_harms_nobody() {
     let target = Target::start().await;
     let client = target.client().await;
-    // Of those that have said nothing yet the oldest make room for newer ones.
+    // Of the connections that have sent nothing yet, the oldest are displaced by newer ones.
     assert!(client.is_serving().await);
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    // A frame of 16 MiB that is announced, and one of a length that its type cannot have.
+    // A frame announced with 16 MiB, and a frame whose length is invalid for its type.
     let huge_frame = [
         preface.as_slice(),
         &[0xff, 0xff, 0xff, 0x00, 0x00, 0, 0, 0, 1],
@@ -401,13 +401,13 @@ async fn what_is_no_http2_harms_nobody() {
             let mut stream = TcpStream::connect(address)
                 .await
                 .expect("it takes connections");
-            // The other side may have closed before all was sent.
+            // The target may close before everything is sent.
             stream.write_all(bytes).await.ok();
             stream.flush().await.ok();
             open.push(stream);
         }
     }
-    // Open connections that say nothing.
+    // Idle connections.
     for _ in 0..200 {
         open.push(
             TcpStream::connect(target.grpc)
@@ -422,7 +422,7 @@ async fn what_is_no_http2_harms_nobody() {
     Resource::new(&client, "NullVolume")
         .created("", "one", volume(8))
         .await;
-    // What is certainly wrong is closed by the target.
+    // The target closes a connection with a definite protocol error.
     let mut bytes = Vec::new();
     let closed =
         tokio::time::timeout(Duration::from_secs(5), open[5].read_to_end(&mut bytes)).await;
@@ -432,7 +432,7 @@ async fn what_is_no_http2_harms_nobody() {
     );
 }
 
-/// Retries after a lost reply: the same request from everybody makes one object.
+/// Retries after a lost reply: the create is idempotent, so all clients together make one object.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_create_from_all_is_one_object() {
     let target = Target::start().await;

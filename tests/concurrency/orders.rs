@@ -1,5 +1,4 @@
-//! Many clients over few names: their answers, with the times of the calls, are what some order of the calls
-//! gives.
+//! Linearizability: many clients use few names, and some order of the calls must explain all answers.
 
 use std::time::Instant;
 
@@ -12,7 +11,7 @@ use super::{all, volume};
 
 const NAMES: usize = 8;
 
-/// Calls of each client.
+/// Number of calls of each client.
 const ROUNDS: usize = 40;
 
 fn object(answer: &Value) -> Answer {
@@ -65,7 +64,7 @@ async fn over_the_same_names_some_order_explains_every_answer() {
         let mut random = Random(0x9E37_79B9 * (1 + number as u64));
         for round in 0..ROUNDS {
             let name = random.below(NAMES);
-            // Of no other update: a read tells whose it is.
+            // Unique to this update, so that a read identifies the update it saw.
             let unique = 100 + number * ROUNDS + round;
             let call = match random.below(8) {
                 0..=2 => Call::Create(64),
@@ -91,7 +90,7 @@ async fn over_the_same_names_some_order_explains_every_answer() {
     let volumes = Resource::new(&target.client().await, "NullVolume");
     let left = volumes.names("").await;
     for (name, mut history) in histories.into_iter().enumerate() {
-        // What is left is the end of every history.
+        // A final read completes every history.
         let id = format!("shared-{name}");
         history.push(record(&volumes, &id, Call::Get).await);
         let is_listed = left.contains(&format!("volumes/{id}"));
@@ -103,7 +102,7 @@ async fn over_the_same_names_some_order_explains_every_answer() {
         volumes.stats(&name).await;
         volumes.deleted(&name).await;
     }
-    // SPDK has forgotten them too.
+    // SPDK has no bdevs of them left either.
     for name in 0..NAMES {
         let mallocs = Resource::new(&volumes.client, "MallocVolume");
         mallocs

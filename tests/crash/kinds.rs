@@ -1,4 +1,4 @@
-//! The objects that the storm changes: of each kind what one is made of, and what of it a model has to know.
+//! The kinds of objects that the clients of the crash test change: how to build them, and their models.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -8,30 +8,30 @@ use serde_json::{Value, json};
 use super::common::{free_port, nqn_of, tcp_spec};
 use super::{CLIENTS, number};
 
-/// The subsystem of all namespaces and controllers.
+/// Parent of all namespaces and controllers.
 pub const SHARED: &str = "nvmeSubsystems/shared";
 
-/// The subsystem that lists the hosts it lets in.
+/// A subsystem that admits only the hosts it lists.
 pub const GUARDED: &str = "nvmeSubsystems/guarded";
 
-/// A host that subsystems are changed to let in.
+/// ID of a host that updates admit to subsystems.
 pub const GUEST: &str = "guest";
 
-/// One kind of object of the storm.
+/// One kind of object that clients change.
 pub struct Kind {
-    /// What the IDs of its objects begin with.
+    /// First letter of the IDs.
     pub letter: char,
     pub message: &'static str,
-    /// What their names begin with.
+    /// Prefix of the names.
     pub collection: &'static str,
     pub parent: &'static str,
-    /// Objects of each client.
+    /// Number of objects of each client.
     pub each: u64,
-    /// What a create may ask for, and what an update, if there is one.
+    /// Number of different values for a create and for an update; 0 if there is no update.
     pub values: (u64, u64),
-    /// Path of what is asked for.
+    /// Path of the field that the model tracks.
     pub path: &'static str,
-    /// Needs a volume of its own.
+    /// Each object needs a volume of its own.
     pub over_volume: bool,
 }
 
@@ -46,7 +46,7 @@ const FLAT: Kind = Kind {
     over_volume: false,
 };
 
-/// All kinds of the storm.
+/// All kinds that clients change.
 pub static KINDS: [Kind; 9] = [
     Kind {
         letter: 'v',
@@ -119,13 +119,13 @@ pub static KINDS: [Kind; 9] = [
 ];
 
 impl Kind {
-    /// The kind of the object with this ID.
+    /// Returns the kind of the object with this ID.
     pub fn of(id: &str) -> &'static Self {
         let found = KINDS.iter().find(|kind| id.starts_with(kind.letter));
         found.expect("IDs begin with their kind")
     }
 
-    /// Whether this is an ID of the storm: `v7-0`, which no ID that a server chooses looks like.
+    /// Returns whether this is an ID of a client, such as `v7-0`, and not one that the server generated.
     pub fn has(&self, id: &str) -> bool {
         let numbers = id
             .strip_prefix(self.letter)
@@ -134,7 +134,7 @@ impl Kind {
         numbers.is_some_and(|(client, at)| is_number(client) && is_number(at))
     }
 
-    /// The smallest value that a create of it asks for.
+    /// Returns the smallest value that a create requests.
     fn base(&self) -> i64 {
         match self.message {
             "NullVolume" | "MallocVolume" => 64,
@@ -144,10 +144,10 @@ impl Kind {
         }
     }
 
-    /// One of the values of a create, by its number; of an update if the object is there.
+    /// Returns the value with this number for a create, or for an update if the object exists.
     pub fn value(&self, is_there: bool, number: u64) -> i64 {
         let (creates, _) = self.values;
-        // A volume grows; what else changes may become what it was.
+        // A volume can only grow; other fields may return to an earlier value.
         let first = match self.path {
             "blocks_count" if is_there => self.base() + i64::try_from(creates).expect("small"),
             _ => self.base(),
@@ -155,7 +155,7 @@ impl Kind {
         first + i64::try_from(number).expect("small")
     }
 
-    /// What an answered object has of what was asked for.
+    /// Returns the tracked field's value in an answered object.
     pub fn value_of(&self, object: &Value) -> i64 {
         match self.path {
             "" => 0,
@@ -168,13 +168,13 @@ impl Kind {
     }
 }
 
-/// Blocks of each file.
+/// Blocks of each AIO volume's file.
 const AIO_BLOCKS: i64 = 256;
 
-/// What the objects need of the world outside.
+/// Outside resources of the objects: files, sockets and ports.
 pub struct Place {
     dir: PathBuf,
-    /// Of each client's controller.
+    /// Port of each client's controller.
     pub ports: Vec<u16>,
 }
 
@@ -195,12 +195,12 @@ impl Place {
         }
     }
 
-    /// Where machines reach a device.
+    /// Returns the path of a device's socket.
     pub fn socket(&self, id: &str) -> PathBuf {
         self.dir.join("ctrlr").join(id)
     }
 
-    /// The object with this ID, as a create or an update asks for it.
+    /// Builds the request object for this ID with this value.
     pub fn object(&self, id: &str, value: i64) -> Value {
         let over = format!("volumes/base-{id}");
         let client = || -> usize {

@@ -1,4 +1,4 @@
-//! SPDK's own lists, compared with what the target lists.
+//! Compares SPDK's own lists with what the target lists.
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
@@ -10,12 +10,12 @@ use super::common::{Client, JsonRpc, Resource, nqn_of};
 use super::kinds::{GUEST, KINDS, Place};
 use super::{CLIENTS, Known, number};
 
-/// The UUID and the bytes of each volume that is a bdev, by its ID.
+/// UUID and size in bytes of each volume that is a bdev, by ID.
 type Volumes = BTreeMap<String, (String, i64)>;
 
-/// What the target says that it has.
+/// A snapshot of what the target lists.
 pub struct Listed {
-    /// What the model has of each object of the clients.
+    /// The model's value of each object of the clients.
     pub found: Known,
     volumes: Volumes,
 }
@@ -52,7 +52,7 @@ impl Listed {
         found.map(|(id, value)| (id, *value))
     }
 
-    /// SPDK's own lists agree with what is listed.
+    /// Asserts that SPDK's own lists agree with this snapshot.
     pub async fn check_spdk(&self, socket: &Path, place: &Place, port: u16) {
         let mut rpc = JsonRpc::connect(socket).await.expect("SPDK listens");
         let mut list = async |method: &str| -> Vec<Value> {
@@ -65,7 +65,7 @@ impl Listed {
         self.check_devices(place);
     }
 
-    /// SPDK serves the sockets of the devices that there are, and no others.
+    /// Asserts that SPDK serves the sockets of existing devices, and no others.
     fn check_devices(&self, place: &Place) {
         let devices = (0..CLIENTS).map(|number| format!("b{number}-0"));
         let is_served = |id: &String| UnixStream::connect(place.socket(id)).is_ok();
@@ -74,7 +74,7 @@ impl Listed {
         assert_eq!(sorted(served), sorted(wanted), "virtio-blk");
     }
 
-    /// Volumes with their UUIDs and sizes, and the limits on them.
+    /// Compares volumes by UUID, size and limits.
     fn check_bdevs(&self, bdevs: &[Value]) {
         let text = |bdev: &Value, field: &str| bdev[field].as_str().expect("a text").to_owned();
         let bdev = |bdev: &Value| {
@@ -95,7 +95,7 @@ impl Listed {
         assert_eq!(limits, wanted, "limits");
     }
 
-    /// Subsystems with their hosts, namespaces and listeners.
+    /// Compares subsystems by hosts, namespaces and listeners.
     fn check_subsystems(&self, subsystems: &[Value], place: &Place, port: u16) {
         let of = |nqn: &str, field: &str, text: &str| {
             let found = subsystems.iter().find(|one| one["nqn"] == nqn);

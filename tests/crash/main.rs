@@ -1,8 +1,8 @@
-//! A storm of calls, kill -9 at a random moment, a restart: everything that was answered is there, what was
-//! not is there wholly or not at all, SPDK has what the records say, and hosts read what they wrote: one whose
-//! I/O goes on over all of that, and those that come before and after.
+//! Crash consistency: clients change objects, the target is killed (SIGKILL) at a random moment and restarted.
+//! Invariants: acknowledged changes are durable, an unacknowledged change is atomic, SPDK agrees with the records, and
+//! hosts read what they wrote, both a host whose I/O spans the restarts and hosts that connect for one round.
 //!
-//! `CRASH_ROUNDS` says how often; `scripts/test.sh --crash` sets it to 200.
+//! `CRASH_ROUNDS` sets the number of rounds; `scripts/test.sh --crash` sets it to 200.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -27,16 +27,16 @@ use tonic::{Code, Status};
 
 const CLIENTS: usize = 8;
 
-/// Rounds that one host stays for: what it writes of lost connections waits in a pipe until its end.
+/// Rounds that one host stays for: its messages about lost connections are buffered in a pipe until it ends.
 const LOAD_ROUNDS: usize = 5;
 
-/// What hosts write in each round.
+/// KiB that hosts write in each round.
 const DISK_KIB: u32 = 1024;
 
-/// What a client knows of its objects: of each what a model of its kind has.
+/// A client's model of its objects: the tracked value by ID.
 type Known = BTreeMap<String, i64>;
 
-/// SplitMix64: the same numbers for the same seed.
+/// SplitMix64 generator: reproducible for the same seed.
 struct Dice(u64);
 
 impl Dice {
@@ -49,24 +49,24 @@ impl Dice {
     }
 }
 
-/// A change of one object: what it is afterwards, `None` for gone.
+/// A change of one object to this value, or its deletion (`None`).
 #[derive(Debug, Clone)]
 struct Step {
     id: String,
     to: Option<i64>,
 }
 
-/// What a client saw until the target was gone.
+/// What a client observed until the target was killed.
 struct Seen {
     known: Known,
-    /// The change that was not answered.
+    /// The unacknowledged change in flight.
     open: Option<Step>,
     answered: usize,
-    /// What came instead of an answer, and when.
+    /// The error that ended the client, and when.
     end: (Instant, Status),
 }
 
-/// A number of an answer, which may be a text there; 0 for none.
+/// Converts a number of an answer, which may be encoded as text; 0 if absent.
 fn number(value: &Value) -> i64 {
     match value {
         Value::String(text) => text.parse().expect("a number"),
@@ -89,7 +89,7 @@ async fn change(client: &Client, place: &Place, known: &Known, step: &Step) -> R
     changed.map(drop)
 }
 
-/// A disk that hosts reach over NVMe/TCP, on a file.
+/// A file-backed disk exported over NVMe/TCP.
 struct Disk {
     volume: &'static str,
     port: u16,
@@ -97,7 +97,7 @@ struct Disk {
 }
 
 impl Disk {
-    /// The volume `volume` in a new subsystem `over`.
+    /// Creates `volume` and exports it in a new subsystem `over`.
     async fn new(client: &Client, dir: &Path, volume: &'static str, over: &str) -> Self {
         let path = dir.join(volume);
         let file = File::create(&path).expect("a file");
@@ -112,8 +112,8 @@ impl Disk {
         Self { volume, port, host }
     }
 
-    /// A host that stays: it writes, reads and compares until it is told to end. As Linux does, it sends again
-    /// what was under way once its controller is back.
+    /// Starts a host that writes, reads and verifies until it is stopped. As Linux does, it retries I/O in flight once
+    /// its controller has reconnected.
     async fn load(&self, dir: &Path) -> Running {
         let patient = json!({
             "ctrlr_loss_timeout_sec": -1, "reconnect_delay_sec": 1, "bdev_retry_count": -1
@@ -122,7 +122,7 @@ impl Disk {
         driver.load(dir, 7200).await
     }
 
-    /// Waits until hosts have written to it since the start of the target.
+    /// Waits until hosts have written to the disk since the start of the target.
     async fn is_written_to(&self, client: &Client) {
         let volumes = Resource::new(client, "AioVolume");
         let name = format!("volumes/{}", self.volume);
@@ -134,7 +134,7 @@ impl Disk {
         .await;
     }
 
-    /// A host writes bytes of this round, and is answered.
+    /// Writes this round's data as a host, and awaits its completion.
     async fn write(&self, dir: &Path, round: usize) {
         let file = dir.join("in");
         std::fs::write(&file, bytes_of(round)).expect("there is room");
@@ -142,7 +142,7 @@ impl Disk {
         copied.expect("it can be written");
     }
 
-    /// A host that connects anew reads what was written before the end of the target.
+    /// Connects a new host, and verifies the data acknowledged before the kill.
     async fn check(&self, dir: &Path, round: usize) {
         let file = dir.join("out");
         let copied = self.host.copy_out(dir, 1, DISK_KIB, &file).await;
@@ -159,7 +159,7 @@ fn bytes_of(round: usize) -> Vec<u8> {
     bytes
 }
 
-/// What all objects of the storm stand on: their volumes, and the subsystem that lists hosts.
+/// Creates the objects that all others depend on: base volumes, and the subsystem that lists hosts.
 async fn prepare(client: &Client) {
     assert_eq!(subsystem(client, "guarded", json!({})).await, GUARDED);
     let nulls = Resource::new(client, "NullVolume");
@@ -174,7 +174,7 @@ async fn prepare(client: &Client) {
     }
 }
 
-/// Changes objects of its own, one call after the other, until the target is gone.
+/// Changes the client's own objects one after the other until the target is killed.
 async fn storm(
     client: Client,
     place: Arc<Place>,
@@ -205,7 +205,7 @@ async fn storm(
                     None => known.remove(&step.id),
                 };
             }
-            // The connection has ended, with the call under way or before it.
+            // The connection was lost, during the call or before it.
             Err(status)
                 if [
                     Code::Unavailable,
@@ -247,7 +247,7 @@ fn check(number: usize, seen: &Seen, found: &Known, round: usize) {
     }
 }
 
-/// Ends the load of a host that stays.
+/// Stops the host that stays.
 async fn ended(load: Option<Running>) {
     if let Some(load) = load {
         let said = load.stop().await;
@@ -263,7 +263,7 @@ async fn what_was_answered_is_there_after_kill_9_and_nothing_is_half_there() {
     let dir: Arc<TempDir> = Arc::new(dir.expect("a directory"));
     let socket = dir.path().join("rpc.sock");
     let args = ["--spdk-rpc-socket", socket.to_str().expect("UTF-8")];
-    // Devices of virtual machines need them.
+    // The devices of virtual machines need hugepages.
     let options = Options::hugepages().in_dir(Arc::clone(&dir)).args(args);
     let mut target = Target::start_with(options.clone()).await;
     let client = target.client().await;
@@ -295,7 +295,7 @@ async fn what_was_answered_is_there_after_kill_9_and_nothing_is_half_there() {
                 dice.below(u64::MAX),
             )));
         }
-        // The moment is what is random here; nothing is waited for.
+        // Not a wait for a condition: the moment of the kill is meant to be random.
         tokio::time::sleep(Duration::from_millis(20 + dice.below(400))).await;
         let killed = Instant::now();
         target.kill();

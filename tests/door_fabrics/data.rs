@@ -1,21 +1,21 @@
-//! What a command moves: as much as it asked for, and nothing that another host has left in a buffer.
+//! Data transfers: exactly the requested length, and no data that another host left in a buffer.
 
 use serde_json::json;
 
 use crate::common::nvme_tcp::{Bystander, Command, Digests, Host, Identity, Pdu, Sgl};
 use crate::common::{Fixture, Resource, Target, name_of, namespace};
 
-/// The data of the bystander: 8 bytes that come again and again, and are nowhere else.
+/// Marker of the bystander's data: 8 bytes, repeated, that occur nowhere else.
 const MARK: [u8; 8] = *b"\xf3SECRET\xf1";
 
-/// The largest transfer, and all blocks of it.
+/// Length of the largest transfer in bytes and in blocks.
 const WHOLE: u32 = 128 << 10;
 const BLOCKS: u16 = 256;
 
 /// Data SGL Length Invalid, without Do Not Retry.
 const LENGTH_INVALID: u16 = 0x0f;
 
-/// Sends a command that returns data; its status and the data.
+/// Sends a command that returns data; returns its status and the data.
 fn returned(host: &mut Host, command: Command) -> (u16, Vec<u8>) {
     host.send(&Pdu::capsule(command, &[])).expect("it goes");
     let answer = host.completion(command.cid(), &[]);
@@ -27,7 +27,7 @@ fn returned(host: &mut Host, command: Command) -> (u16, Vec<u8>) {
     (answer.status() & 0x7ff, data)
 }
 
-/// Another host of the bystander's subsystem: its admin and I/O queue.
+/// Connects another host of the bystander's subsystem; returns its admin and I/O queues.
 fn owner(bystander: &Bystander) -> (Host, Host) {
     let owner = Identity::new(bystander.fixture.port, &bystander.fixture.nqn);
     let admin = owner.admin(Digests::OFF);
@@ -35,7 +35,7 @@ fn owner(bystander: &Bystander) -> (Host, Host) {
     (admin, io)
 }
 
-/// Fills the buffers that hosts share with marks, as the bystander's writes.
+/// Fills the shared buffers with the marker through the bystander's writes.
 fn mark(owner: &mut Host) {
     let marks = MARK.repeat(WHOLE as usize / MARK.len());
     for _ in 0..4 {
@@ -55,7 +55,7 @@ async fn what_a_host_receives_is_what_its_command_asked_for() {
     let mut admin = identity.admin(Digests::OFF);
     let mut io = identity.io(&admin, 1);
 
-    // Longer than the blocks, as long as them, shorter.
+    // SGL lengths above and below that of the blocks are refused, the exact length is served.
     for length in [1024, 4096, 16 << 10, WHOLE, 511, 0] {
         mark(&mut owner);
         let cid = io.cid();
@@ -68,7 +68,7 @@ async fn what_a_host_receives_is_what_its_command_asked_for() {
         WHOLE as usize
     );
 
-    // Reservation Report: 64 bytes and their registrants, in a buffer of zeroes.
+    // Reservation Report: 64 bytes plus registrants; the rest of the buffer must be zero.
     for (dwords, length) in [(15, WHOLE), (15, 60), (u32::MAX, 64), (u32::MAX, WHOLE)] {
         mark(&mut owner);
         let cid = io.cid();

@@ -1,4 +1,4 @@
-//! Who a host is: its names in Connect, its key, and whose controller an I/O queue belongs to.
+//! Identity of hosts: the NQNs in Connect, the TLS key, and the ownership of I/O queues.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ use crate::common::{
 /// A key of another host.
 const OTHER_PSK: &str = "NVMeTLSkey-1:01:QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkK9MX0g:";
 
-/// Bytes of a TLS record that is none.
+/// Length of data that is not a TLS record.
 const NOT_TLS: usize = 145;
 
 /// Sends a Connect of the admin queue with this data.
@@ -102,7 +102,7 @@ async fn an_io_queue_of_another_host_is_refused() {
         .await;
 }
 
-/// A subsystem that admits this host with this key; its NQN and where it listens.
+/// Creates a subsystem that admits this host with this key; returns the host's identity.
 pub async fn secure(target: &Target, id: &str, hostnqn: &str, psk: &str) -> Identity {
     let client = target.client().await;
     let volume = malloc(&client, &format!("{id}-volume"), 4).await;
@@ -131,7 +131,7 @@ async fn a_key_is_good_for_its_own_host_and_subsystem_alone() {
     assert_eq!(io.write(1, 0, &marks).expect("an answer").status(), 0);
     assert!(io.read(1, 0, 8).expect("its data") == marks);
 
-    // With its own key to the other's subsystem, as the other or as itself.
+    // The host uses its own key at the other's subsystem, under the other's NQN or its own.
     let itself = Identity {
         hostnqn: alice.hostnqn.clone(),
         ..bob.clone()
@@ -145,7 +145,7 @@ async fn a_key_is_good_for_its_own_host_and_subsystem_alone() {
             admitted.expect_err(&format!("as {who} to bob's subsystem"));
         }
     }
-    // In the clear, or with a key under the other's identity.
+    // Without TLS, or with the wrong key under the other's identity.
     for address in [bob.address, alice.address] {
         let Ok(mut host) = Host::dial(address) else {
             continue;

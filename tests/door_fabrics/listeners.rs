@@ -1,5 +1,4 @@
-//! Where hosts come in: addresses that overlap, keys that a listener does not ask for, and what discovery
-//! tells of both.
+//! Listeners: overlapping addresses, keys that a listener does not require, and what discovery reports of both.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
@@ -32,7 +31,7 @@ fn at(ip: &str, port: u16, id: &str) -> Identity {
     }
 }
 
-/// Nobody listens there any more.
+/// Waits until nothing listens on the port any more.
 async fn is_free(ip: &str, port: u16) {
     eventually("the port is free", ANSWER, async || {
         TcpListener::bind((ip, port)).ok()
@@ -77,7 +76,7 @@ async fn overlapping_addresses_are_refused_with_both_names() {
             );
             assert!(text.contains(&nqn_of(&one)), "{text}");
         }
-        // One may take the other's place.
+        // A listener may move to the address with which it overlapped.
         let name = name_of(&made);
         controllers.updated(&name, controller(b, port), None).await;
         let to = if b.contains(':') { "::1" } else { "127.0.0.1" };
@@ -85,7 +84,7 @@ async fn overlapping_addresses_are_refused_with_both_names() {
         controllers.deleted(&name).await;
         is_free(b, port).await;
     }
-    // The wildcards of both families are sockets of their own.
+    // The wildcard addresses of IPv4 and IPv6 do not overlap.
     let port = free_port();
     let v4 = controllers
         .created(&first, "", controller("0.0.0.0", port))
@@ -132,7 +131,7 @@ async fn an_address_with_tls_and_one_without_are_not_one_and_the_other_is_named(
     target.stop();
 }
 
-/// Listeners through SPDK's own command, without what our program looks at.
+/// Parameters of a listener added by SPDK's own command, which bypasses this program's checks.
 fn listener(nqn: &str, ip: &str, port: u16) -> Value {
     let address = json!({
         "trtype": "tcp", "adrfam": "ipv4", "traddr": ip, "trsvcid": port.to_string(),

@@ -1,5 +1,5 @@
-//! The door NVMe over Fabrics behind the transport: Connect, identities, what a command moves, the order of
-//! commands, discovery.
+//! Adversarial tests of NVMe over Fabrics above the transport: Connect, identities, data lengths, command order,
+//! discovery.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -14,7 +14,7 @@ mod tls;
 
 use common::nvme_tcp::{Answer, Host, kind};
 
-/// Whether what was sent is refused: by a status, a TermReq, or the end of the connection.
+/// Returns whether a PDU was refused: by a status, a TermReq or the end of the connection.
 fn refused(host: &mut Host) -> bool {
     match host.receive() {
         Ok(answer) if answer.kind == kind::CAPSULE_RESP => answer.status() != 0,
@@ -23,7 +23,7 @@ fn refused(host: &mut Host) -> bool {
     }
 }
 
-/// The completion of a command among what comes, its data aside.
+/// Receives until the completion of a command, skipping its data.
 fn completion_of(host: &mut Host, cid: u16) -> Answer {
     loop {
         let answer = host.receive().expect("a completion");

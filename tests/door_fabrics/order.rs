@@ -1,5 +1,4 @@
-//! Commands that are right in themselves and come in the wrong state, twice, or without what belongs
-//! to them.
+//! Commands that are valid by themselves but come in the wrong state, twice, or without the commands they depend on.
 
 use std::time::Duration;
 
@@ -12,10 +11,10 @@ use crate::common::{
     tcp_path, unique,
 };
 
-/// Lines that one connection may leave in the log.
+/// Bound of log lines that one connection may cause.
 const LINES: usize = 20;
 
-/// A subsystem that can be paused: a namespace comes and goes.
+/// Checks that the subsystem can be paused, by adding and removing a namespace.
 async fn can_be_paused(fixture: &Fixture) {
     let volume = malloc(&fixture.client, &unique("more"), 1).await;
     let namespace = namespace(&fixture.client, &fixture.subsystem, &volume, json!({})).await;
@@ -46,7 +45,7 @@ async fn a_second_connect_is_refused() {
             };
             let both = [connect(1, 1, &identity), connect(2, qid, second)];
             host.send_all(&both).expect("it goes");
-            // Whichever comes first, one of the two is refused, or the connection ends.
+            // Race: in either order one of the two is refused, or the connection ends.
             let answers = [host.receive(), host.receive()];
             let good = answers
                 .iter()
@@ -55,7 +54,7 @@ async fn a_second_connect_is_refused() {
             assert!(good.count() <= 1, "both succeed");
         }
     }
-    // Admin queues, and a queue ID that is taken, which is tried again after a while.
+    // Admin queues, and a queue ID in use, which the target retries after a delay.
     let mut host = identity.negotiated(Digests::OFF);
     let connect = |cid| {
         let command = Command::connect(cid, 0, 31, Sgl::InCapsule(1024));
@@ -110,7 +109,7 @@ async fn a_fused_first_whose_second_is_refused_is_given_back() {
         let command = Command::io(opcode, cid, nsid, 0, 1).fuse(fuse);
         Pdu::capsule(command.sgl(Sgl::InCapsule(512)), &block)
     };
-    // A namespace that is not there, a write that is none, another fused first, a plain write.
+    // Namespace unknown, a second half that is not a write, another first half, a write that is not fused.
     for (qid, second) in [
         capsule(1, 2, 99, 2),
         capsule(5, 2, 1, 2),
@@ -127,7 +126,7 @@ async fn a_fused_first_whose_second_is_refused_is_given_back() {
         let first = completion_of(&mut io, 1);
         assert_ne!(first.status(), 0, "queue {qid}");
     }
-    // And none at all.
+    // No second half at all.
     let mut io = identity.io(&admin, 9);
     io.send(&capsule(5, 1, 1, 1)).expect("it goes");
     drop((io, admin));
@@ -157,7 +156,7 @@ async fn a_refused_preempt_and_abort_is_answered() {
         let data = &keys[..length as usize];
         io.call(command.sgl(sgl), data).expect("an answer").status()
     };
-    // Preempt and abort without keys, with keys of nobody, with a field that must not be set.
+    // Preempt and Abort: without keys, with an unregistered key, with a reserved field set.
     for (cdw10, length) in [(2, 0), (2, 8), (2, 16), (2 | 1 << 3, 16), (2 | 7 << 8, 16)] {
         assert_ne!(acquire(cdw10, length), 0, "{cdw10:#x}, {length} bytes");
     }
@@ -182,7 +181,7 @@ async fn a_controller_that_is_reset_and_left_goes_quietly() {
     bystander
         .unharmed(&mut target, "a reset, and nobody there")
         .await;
-    // The timer of the reset has run by then.
+    // The reset's timer has expired by then.
     let mut newcomer = identity.admin(Digests::OFF);
     newcomer
         .receive_within(Duration::from_millis(300))
@@ -203,7 +202,7 @@ async fn io_cancel_is_refused() {
     let identity = Identity::new(own.port, &own.nqn);
     let admin = identity.admin(Digests::OFF);
     let mut io = identity.io(&admin, 1);
-    // The first word names queue 1 and a command; the second one or all commands.
+    // CDW10 names queue 1 and a command; the action selects one command or all.
     for (nsid, action) in [(1, 0), (1, 1), (2, 1), (u32::MAX, 0), (u32::MAX, 1)] {
         for cid in [0, 1, 0xffff] {
             let reads: Vec<_> = (100..104)
@@ -243,7 +242,7 @@ async fn authentication_without_a_key_is_refused() {
     let mut bystander = Bystander::new(&target).await;
     let identity = Identity::new(bystander.fixture.port, &bystander.fixture.nqn);
     let mut admin = identity.admin(Digests::OFF);
-    // Negotiate: one protocol (DH-HMAC-CHAP) with SHA-256 and the group of 8,192 bits.
+    // Negotiate: one protocol (DH-HMAC-CHAP) with SHA-256 and the 8,192-bit group.
     let mut message = vec![0; 72];
     (message[4], message[7], message[8]) = (1, 1, 1);
     (message[10], message[11], message[12], message[42]) = (1, 1, 1, 5);
@@ -281,7 +280,7 @@ async fn a_vendor_command_is_refused() {
     let path = tcp_path(export.port, &export.nqn);
     paths.created(&controller, "path", path).await;
 
-    // Namespace 1 of another subsystem is namespace 2 of the peer, and has a neighbour 2.
+    // Namespace 1 of subsystem `front` is the peer's namespace 2; namespace 2 of `front` is another volume.
     let subsystem = crate::common::subsystem(&own.client, "front", json!({})).await;
     let remote = eventually("the remote namespace", ANSWER, async || {
         let spec = json!({ "spec": { "volume_name_ref": "volumes/farn2" } });

@@ -1,4 +1,4 @@
-//! What is slow, and what does not wait for it.
+//! Slow operations, and operations that must not wait for them.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,23 +12,22 @@ use crate::common::{
     tcp_path, tcp_spec,
 };
 
-/// What TLS may cost large I/O, at the most, in times: several hundred where each record waits for an
-/// acknowledgement.
+/// Maximum slowdown of large I/O by TLS. Where each record waits for an acknowledgement it is several hundred.
 const DEAREST: f64 = 15.0;
 
-/// Bytes of large I/Os, several TLS records each, and how many are under way: none beside, and some.
+/// Sizes of large I/Os (several TLS records each) and queue depths: alone, and with others in flight.
 const LARGE: [(u64, u32); 2] = [(64 << 10, 1), (128 << 10, 8)];
 
-/// What a host waits for its controller beside slow I/O.
+/// Timeout of connecting a controller beside slow I/O.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Reads of 128 KiB under a limit of 1 MB a second.
+/// Number of 128 KiB reads, under a limit of 1 MB/s.
 const READS: u16 = 28;
 
-/// The names of two subsystems, of which the first speaks TLS.
+/// IDs of the two subsystems; the first uses TLS.
 const BOTH: [&str; 2] = ["tls", "plain"];
 
-/// Makes both, with a volume each; their ports.
+/// Exports both subsystems with a volume each; returns their ports.
 async fn exported(target: &Target) -> [u16; 2] {
     let client = target.client().await;
     let mut ports = [0; 2];
@@ -45,7 +44,7 @@ async fn exported(target: &Target) -> [u16; 2] {
     ports
 }
 
-/// Large I/Os, one kind and size after the other: how many a second.
+/// Runs each kind and size of large I/O in turn; returns I/Os per second.
 async fn rates(host: &Initiator, dir: &Path) -> Vec<f64> {
     let mut rates = Vec::new();
     for kind in ["read", "write"] {
@@ -65,7 +64,7 @@ async fn rates(host: &Initiator, dir: &Path) -> Vec<f64> {
     rates
 }
 
-/// Beside plain TCP, so that a machine with other things to do slows down both.
+/// Compares TLS with plain TCP, since a busy machine slows down both.
 async fn is_not_slow(secure: &Initiator, plain: &Initiator, dir: &Path) {
     let (secure, plain) = (rates(secure, dir).await, rates(plain, dir).await);
     println!(
@@ -127,7 +126,7 @@ async fn large_io_over_tls_is_not_slow_from_our_own_initiator() {
     peer.stop();
 }
 
-/// Sends reads of 128 KiB without waiting for them.
+/// Sends reads of 128 KiB without awaiting them.
 fn read_slowly(io: &mut Host) {
     for cid in 0..READS {
         let read = Command::io(2, 1000 + cid, 1, 0, 256).sgl(Sgl::Transport(128 << 10));
@@ -135,7 +134,7 @@ fn read_slowly(io: &mut Host) {
     }
 }
 
-/// Waits for all of them, in whatever order they come.
+/// Waits for the completions of these reads, in any order.
 fn reads_end(io: &mut Host) {
     let mut left = READS;
     while left > 0 {
@@ -151,7 +150,7 @@ fn reads_end(io: &mut Host) {
     }
 }
 
-/// A subsystem with a namespace under a limit and one without.
+/// A subsystem with a namespace under a bandwidth limit and one without.
 struct Slow {
     identity: Identity,
     subsystem: String,
@@ -165,7 +164,7 @@ impl Slow {
         Self::of(&client, &volume, json!({})).await
     }
 
-    /// Over this volume, in a subsystem of this specification.
+    /// Exports this volume in a subsystem of this specification.
     async fn of(client: &Client, volume: &str, spec: Value) -> Self {
         let max = json!({ "rw_bandwidth_mbs": 1 });
         let limit = json!({ "volume_name_ref": volume, "limits": { "max": max } });
@@ -194,12 +193,12 @@ async fn hosts_connect_while_a_namespace_with_slow_io_is_removed() {
     let (mut io, mut other) = (identity.io(&admin, 1), identity.io(&admin, 2));
     read_slowly(&mut io);
 
-    // SPDK's own command leaves the limit where it is.
+    // SPDK's own command leaves the limit in place.
     let mut rpc = JsonRpc::connect(&socket).await.expect("SPDK's socket");
     let params = json!({ "nqn": identity.subnqn, "nsid": 1 });
     let removal = async move { rpc.call("nvmf_subsystem_remove_ns", params).await };
     let (begin, removal) = (Instant::now(), tokio::spawn(removal));
-    // Round and round until it is done: with its I/O it takes seconds.
+    // Repeat until the removal is done: draining its I/O takes seconds.
     while !removal.is_finished() {
         let begin = Instant::now();
         let newcomer = identity.clone().named("newcomer").admin(Digests::OFF);
@@ -238,7 +237,7 @@ async fn a_limit_does_not_hold_up_the_removal_of_its_namespace() {
     bystander.unharmed(&mut target, "slow I/O").await;
 }
 
-/// What may be done to a subsystem with slow I/O, there and back: each pauses it, or a namespace of it.
+/// Operations, each with its inverse, that pause a subsystem or a namespace with slow I/O.
 #[derive(Clone, Copy, Debug)]
 enum Verb {
     GrowVolume,
@@ -267,7 +266,7 @@ impl Verb {
         Self::ChangeLimit,
     ];
 
-    /// Does it; the file is that of the volume under the limit.
+    /// Performs the operation; `file` belongs to the limited volume.
     async fn perform(self, client: &Client, slow: &Slow, file: &Path) {
         let of = |message| Resource::new(client, message);
         let subsystem = slow.subsystem.as_str();
@@ -322,7 +321,7 @@ impl Verb {
     }
 }
 
-/// Sets the limit, MB a second.
+/// Sets the bandwidth limit in MB/s.
 async fn limit(client: &Client, mbs: i64) {
     let change = json!({ "limits": { "max": { "rw_bandwidth_mbs": mbs } } });
     Resource::new(client, "QosVolume")
@@ -342,7 +341,7 @@ async fn hosts_connect_and_calls_end_beside_slow_io_whatever_is_changed() {
     let volume = name_of(&volumes.created("", "slow", object).await);
     let slow = Slow::of(&client, &volume, json!({ "hostnqn": nqn_of("first") })).await;
     let slow = std::sync::Arc::new(slow);
-    // The host that is connected stays admitted throughout.
+    // Keeps the connected host admitted throughout.
     let host = json!({ "hostnqn": slow.identity.hostnqn });
     Resource::new(&client, "NvmeHost")
         .created(&slow.subsystem, "mine", host)
@@ -351,7 +350,7 @@ async fn hosts_connect_and_calls_end_beside_slow_io_whatever_is_changed() {
     let mut admin = identity.admin(Digests::OFF);
     let (mut io, mut other) = (identity.io(&admin, 1), identity.io(&admin, 2));
     for verb in Verb::ALL {
-        // Over three seconds of I/O at the limit.
+        // Takes over three seconds at the limit.
         read_slowly(&mut io);
         let done = {
             let (client, slow, file) = (client.clone(), slow.clone(), file.clone());
@@ -374,7 +373,7 @@ async fn hosts_connect_and_calls_end_beside_slow_io_whatever_is_changed() {
         }
         println!("{verb:?}: {:?}", begin.elapsed());
         done.await.expect("it is done");
-        // What is under way ends, without the limit soon.
+        // Raise the limit, so that the I/O in flight drains soon.
         limit(&client, 1000).await;
         reads_end(&mut io);
         limit(&client, 1).await;
@@ -388,7 +387,7 @@ async fn a_limit_does_not_hold_up_the_stop_of_the_program() {
     let target = Target::start().await;
     let slow = Slow::new(&target).await;
     let admin = slow.identity.admin(Digests::OFF);
-    // Ten seconds of I/O at the limit.
+    // Takes ten seconds at the limit.
     let mut queues: Vec<Host> = (1..4).map(|qid| slow.identity.io(&admin, qid)).collect();
     for io in &mut queues {
         read_slowly(io);

@@ -1,5 +1,5 @@
-//! TLS records: whole ones of many PDUs, those that the kernel does not take, and those that OpenSSL has
-//! read before anybody asked.
+//! TLS records: records of many PDUs, records that the kernel cannot take at once (backpressure), and records that
+//! OpenSSL has buffered before they are asked for.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Result};
@@ -13,36 +13,36 @@ use crate::common::nvme_tcp::{
 };
 use crate::common::{Bdevperf, HOST, Initiator, Job, PSK, Psk, Target, poll_blocking};
 
-/// Blocks of a large read: 128 KiB.
+/// Blocks of a large read (128 KiB).
 const BLOCKS: u16 = 256;
 
 /// Bytes of a block.
 const BLOCK: usize = 512;
 
-/// Reads that are on their way at once: 12 MiB, more than both kernels take.
+/// Concurrent reads: 12 MiB, more than both kernels buffer.
 const READS: u16 = 96;
 
-/// What the target's kernel holds at the least once it takes no more.
+/// Least number of bytes in the target's send buffer once it is full.
 const FULL: u64 = 1 << 20;
 
-/// What a narrow host's kernel takes.
+/// Receive buffer of a slow host.
 const NARROW: usize = 32 << 10;
 
-/// Large reads of a volume of 4 MiB.
+/// Number of large reads that cover the 4 MiB volume.
 const PARTS: u16 = 32;
 
 fn lba(part: u16) -> u64 {
     u64::from(part % PARTS) * u64::from(BLOCKS)
 }
 
-/// What is written to a part of the volume: no two parts of it are the same.
+/// Returns the data of a part of the volume; the parts differ.
 fn pattern(part: u16) -> Vec<u8> {
     let seed = u32::from(part % PARTS + 1).wrapping_mul(0x9e37_79b9);
     let words = (0..u32::from(BLOCKS) * 128).map(|n| (n.wrapping_mul(seed) ^ seed).to_le_bytes());
     words.flatten().collect()
 }
 
-/// An I/O queue with room for `depth` commands.
+/// Connects an I/O queue of this depth.
 fn deep(identity: &Identity, admin: &Host, depth: u16) -> Host {
     let mut io = identity.negotiated(admin.digests);
     let cid = io.cid();
@@ -52,7 +52,7 @@ fn deep(identity: &Identity, admin: &Host, depth: u16) -> Host {
     io
 }
 
-/// All data of this many reads, by their command IDs.
+/// Receives the data of this many reads, by command ID.
 fn read_all(io: &mut Host, count: u16) -> Result<HashMap<u16, Vec<u8>>> {
     let mut data: HashMap<u16, Vec<u8>> = HashMap::new();
     let mut left = count;
@@ -90,7 +90,7 @@ async fn records_that_the_kernel_does_not_take_at_once_arrive_whole() {
             let written = io.write(1, lba(part), &pattern(part)).expect("it writes");
             assert_eq!(written.status(), 0);
         }
-        // More comes while a part of a record waits.
+        // Further reads are sent while a part of a record waits to be sent.
         let mut ask = |cids: std::ops::Range<u16>| {
             for cid in cids {
                 let read = Command::io(2, 1000 + cid, 1, lba(cid), BLOCKS);
@@ -154,7 +154,7 @@ async fn what_comes_with_the_greeting_is_read_without_more_to_come() {
     let connect = Pdu::capsule(connect, &identity.connect_data(0xffff));
     host.send_all(&[Pdu::ic_req(Digests::OFF), connect])
         .expect("it goes");
-    // That it comes too early may be told, by whatever means; not by silence.
+    // The target may refuse the early Connect in any way, but not by silence.
     let answered = host.receive().expect("an answer");
     assert!(matches!(answered.kind, kind::IC_RESP | kind::C2H_TERM_REQ));
     if let Err(error) = host.receive() {

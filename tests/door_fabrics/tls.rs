@@ -13,30 +13,30 @@ use rustix::net::sockopt::set_socket_recv_buffer_size;
 use crate::common::nvme_tcp::Identity;
 use crate::common::{Psk, poll_blocking};
 
-/// Between two looks at both ends, of which one thread takes care.
+/// Poll period: one thread serves both ends.
 const STEP: Duration = Duration::from_millis(1);
 
-/// How long the target may take to read what is there for it.
+/// Timeout for the target to read what was sent to it.
 const READ: Duration = Duration::from_secs(5);
 
-/// A handshake that has succeeded.
+/// A tunnel whose TLS handshake has succeeded.
 pub struct Tunnel {
-    /// Where a plain host comes in.
+    /// Address at which the plain host connects.
     pub near: SocketAddr,
-    /// Its port towards the target.
+    /// The tunnel's local port towards the target.
     port: u16,
-    /// Records that came with data of the target.
+    /// Number of records received from the target.
     records: Arc<AtomicU64>,
     pump: Option<JoinHandle<()>>,
 }
 
 impl Tunnel {
-    /// Opens TLS to an address; the error is the handshake's.
+    /// Opens a TLS connection; the error is that of the handshake.
     pub fn open(far: SocketAddr, psk: &Psk) -> std::result::Result<Self, String> {
         Self::open_over(far, psk, false, None)
     }
 
-    /// The same, and the kernel takes no more than so many bytes that have not been read.
+    /// As [`Tunnel::open`], with the kernel's receive buffer bounded to this many bytes.
     pub fn open_narrow(
         far: SocketAddr,
         psk: &Psk,
@@ -45,8 +45,7 @@ impl Tunnel {
         Self::open_over(far, psk, false, Some(bytes))
     }
 
-    /// The same, and each record goes out in two parts, of which the target has read the first before
-    /// the second is sent.
+    /// As [`Tunnel::open`], with each record sent in two parts; the second is sent once the target has read the first.
     pub fn open_in_parts(far: SocketAddr, psk: &Psk) -> std::result::Result<Self, String> {
         Self::open_over(far, psk, true, None)
     }
@@ -96,12 +95,12 @@ impl Tunnel {
         })
     }
 
-    /// Records in which the target's data came so far.
+    /// Returns the number of records received from the target.
     pub fn records(&self) -> u64 {
         self.records.load(Ordering::Relaxed)
     }
 
-    /// Bytes for this host that the target's kernel holds.
+    /// Returns the bytes for this host in the send buffer of the target's kernel.
     pub fn queued(&self) -> u64 {
         connections()
             .filter(|row| row.to == self.port)
@@ -109,7 +108,7 @@ impl Tunnel {
             .sum()
     }
 
-    /// This host, by way of the tunnel.
+    /// Returns this identity with the tunnel's near end as its address.
     pub fn carries(&self, identity: &Identity) -> Identity {
         Identity {
             address: self.near,
@@ -120,7 +119,7 @@ impl Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        // Nobody may have come: the pump waits for one.
+        // The pump may still wait for a host to connect.
         drop(TcpStream::connect(self.near));
         if let Some(pump) = self.pump.take() {
             let _ = pump.join();
@@ -128,7 +127,7 @@ impl Drop for Tunnel {
     }
 }
 
-/// Carries bytes both ways until one end closes.
+/// Relays bytes in both directions until one end closes.
 fn pump(mut plain: TcpStream, mut tls: SslStream<Parts>, records: &AtomicU64) -> Result<()> {
     plain.set_nodelay(true)?;
     plain.set_read_timeout(Some(STEP))?;
@@ -144,7 +143,7 @@ fn pump(mut plain: TcpStream, mut tls: SslStream<Parts>, records: &AtomicU64) ->
         match tls.read(&mut bytes) {
             Ok(0) => break,
             Ok(read) => {
-                // OpenSSL gives one record at a time, and the buffer holds any.
+                // OpenSSL returns one record at a time; the buffer holds the largest.
                 records.fetch_add(1, Ordering::Relaxed);
                 plain.write_all(&bytes[..read])?;
             }
@@ -164,7 +163,7 @@ fn is_quiet(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-/// A TCP connection whose writes may go out in two parts.
+/// A TCP stream that may split each write in two.
 #[derive(Debug)]
 struct Parts {
     stream: TcpStream,
@@ -196,7 +195,7 @@ impl Write for Parts {
     }
 }
 
-/// How many bytes from this port of loopback its peer has not read, or has not received yet.
+/// Returns how many bytes from this loopback port its peer has not received or not read.
 fn unread(port: u16) -> u64 {
     let waiting = connections().map(|row| match row {
         Row { from, sent, .. } if from == port => sent,
@@ -206,17 +205,17 @@ fn unread(port: u16) -> u64 {
     waiting.sum()
 }
 
-/// One end of a connection: its ports, and what its kernel holds.
+/// One end of a connection: its ports, and the bytes in its kernel's buffers.
 struct Row {
     from: u16,
     to: u16,
     /// Bytes that the peer has not acknowledged.
     sent: u64,
-    /// Bytes that nobody has read.
+    /// Bytes received but not read.
     received: u64,
 }
 
-/// The kernel's table of IPv4 connections.
+/// Returns the kernel's table of IPv4 connections.
 fn connections() -> impl Iterator<Item = Row> {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
     let port = |end: &str| u16::from_str_radix(end.rsplit(':').next()?, 16).ok();

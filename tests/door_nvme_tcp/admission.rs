@@ -1,4 +1,4 @@
-//! Connections before their Connect: little memory, a time limit, bounds, and room for known hosts.
+//! Connections before Connect: bounded memory, a deadline, bounds on their number, and admission of known hosts.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use crate::common::eventually;
 use crate::common::nvme_tcp::{Command, Digests, Host, Identity, Pdu, Sgl, connections};
 use crate::world::World;
 
-/// From accept to Connect, and how late the target may look.
+/// Deadline from accept to Connect, and the tolerance for the target's poll period.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 const LATE: Duration = Duration::from_secs(2);
 
-/// Bounds of the process (`OPI_NVME_TCP_UNADMITTED_...`).
+/// Bounds of unadmitted connections (`OPI_NVME_TCP_UNADMITTED_...`): per address and in total.
 const PER_ADDRESS: usize = 256;
 const IN_ALL: usize = 1024;
 
-/// How long a known host may need to get in: hosts try again when their connection is displaced, as
-/// it may be where strangers of the same address come faster than it connects.
+/// Timeout for a known host to connect: hosts retry when their connection is displaced, which may happen while
+/// strangers of the same address connect faster than the host does.
 const GETS_IN: Duration = Duration::from_secs(5);
 
-/// Connects both queues and writes a block.
+/// Connects an admin and an I/O queue and writes a block.
 fn connect(identity: &Identity) -> std::io::Result<u16> {
     let mut admin = identity.dial()?;
     admin.negotiate(Digests::OFF)?;
@@ -33,7 +33,7 @@ fn connect(identity: &Identity) -> std::io::Result<u16> {
     Ok(io.write(1, 0, &[1; 512])?.status())
 }
 
-/// Known hosts are let in beside these.
+/// Asserts that known hosts can connect beside these strangers.
 fn known_hosts_get_in(identity: &Identity, what: &str) {
     for n in 0..4 {
         let begin = Instant::now();
@@ -53,7 +53,7 @@ fn known_hosts_get_in(identity: &Identity, what: &str) {
     }
 }
 
-/// Ends a stranger's thread, also when its test fails: it would take the core from those that follow.
+/// Stops a stranger's thread, also when its test fails: otherwise it would starve later tests of the core.
 struct StopOnDrop(Arc<AtomicBool>);
 
 impl Drop for StopOnDrop {
@@ -77,7 +77,7 @@ async fn silent_strangers_keep_no_host_out() {
     world.unharmed("silent connections").await;
 }
 
-/// Connects, negotiates, and begins anew, as fast as one thread can.
+/// One thread connects, negotiates and reconnects as fast as it can.
 #[tokio::test]
 async fn busy_strangers_keep_no_host_out() {
     let mut world = World::new().await;
@@ -107,7 +107,7 @@ async fn busy_strangers_keep_no_host_out() {
     world.unharmed("a busy stranger").await;
 }
 
-/// From many addresses the bound in all holds, and a known host still gets in.
+/// From many addresses the total bound applies, and a known host can still connect.
 #[tokio::test]
 async fn strangers_of_many_addresses_keep_no_host_out() {
     let mut world = World::of_two_reactors().await;
@@ -131,7 +131,7 @@ async fn strangers_of_many_addresses_keep_no_host_out() {
     world.unharmed("strangers of many addresses").await;
 }
 
-/// Every way to be slow ends after the same time.
+/// The same deadline applies to every way of being slow.
 #[tokio::test]
 async fn whoever_has_not_connected_in_time_is_closed() {
     let mut world = World::new().await;

@@ -1,4 +1,5 @@
-//! Buffers of large control commands (8 KiB inside the capsule): taken and given back once.
+//! Ownership of the buffers of large control commands (8 KiB inside the capsule): each is taken and returned exactly
+//! once.
 
 use crate::common::nvme_tcp::{CC, Command, Digests, Host, Pdu, Sgl};
 use crate::world::World;
@@ -6,7 +7,7 @@ use crate::world::World;
 /// A poll group has 32 of these buffers.
 const MORE_THAN_ALL: usize = 36;
 
-/// Firmware Image Download of 8 KiB: an admin command that takes data and is answered at once.
+/// Builds Firmware Image Download of 8 KiB: an admin command that takes data and completes at once.
 fn large(cid: u16) -> Pdu {
     let command = Command::new(0x11, cid)
         .cdw(10, 2047)
@@ -14,7 +15,7 @@ fn large(cid: u16) -> Pdu {
     Pdu::capsule(command, &[1; 8192])
 }
 
-/// It is answered: with which status does not matter here.
+/// Asserts that the command completes, with whatever status.
 fn answered(admin: &mut Host, what: &str) {
     let cid = admin.cid();
     admin.send(&large(cid)).expect("a capsule");
@@ -22,7 +23,7 @@ fn answered(admin: &mut Host, what: &str) {
     assert!(answer.is_ok(), "{what}: {answer:?}");
 }
 
-/// Hosts that hold all of the buffers: each has sent the half of such a command.
+/// Connects hosts that hold all of the buffers, each by having sent half of such a command.
 fn holders(world: &World) -> Vec<Host> {
     let hosts = (0..MORE_THAN_ALL).map(|n| {
         let identity = world.identity.clone().named(&format!("holder-{n}"));
@@ -47,7 +48,7 @@ async fn large_control_commands_that_never_end_give_their_buffers_back_at_close(
     }
 }
 
-/// A controller is reset while a command of its I/O queue waits for such a buffer.
+/// The controller is reset while a command of its I/O queue waits for such a buffer.
 #[tokio::test]
 async fn a_reset_while_a_command_waits_for_its_buffer_takes_none_away() {
     let mut world = World::new().await;

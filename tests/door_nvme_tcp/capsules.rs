@@ -1,4 +1,4 @@
-//! Commands: data where the SGL says, and before Connect nothing but Connect.
+//! Command capsules: data only as the SGL describes, and no command before Connect.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::common::nvme_tcp::{Command, Digests, Pdu, Sgl, kind};
 use crate::world::{World, ends};
 
-/// One packet after ICReq ended the process.
+/// Regression: one packet after ICReq crashed the process.
 #[tokio::test]
 async fn connect_without_its_1_kib_ends_the_connection() {
     let mut world = World::new().await;
@@ -33,7 +33,7 @@ async fn connect_without_its_1_kib_ends_the_connection() {
     world.unharmed("lengths of Connect").await;
 }
 
-/// The SGL asks for 128 KiB by R2T while 4 bytes are in the capsule: all large buffers were taken.
+/// Regression: the SGL asks for 128 KiB by R2T while 4 bytes are in the capsule, which leaked all large buffers.
 #[tokio::test]
 async fn a_capsule_with_data_that_its_sgl_does_not_name_takes_no_buffer() {
     let mut world = World::new().await;
@@ -53,7 +53,7 @@ async fn a_capsule_with_data_that_its_sgl_does_not_name_takes_no_buffer() {
     world.unharmed("Connect with 4 bytes inside").await;
 }
 
-/// Each byte beyond the header was taken for the next PDU, or the command was answered without end.
+/// Regression: each byte beyond the header was taken for the next PDU, or the command was answered without end.
 #[tokio::test]
 async fn a_command_that_takes_no_data_has_none_in_its_capsule() {
     let mut world = World::new().await;
@@ -107,8 +107,7 @@ async fn before_connect_any_other_command_ends_the_connection() {
     world.unharmed("commands before Connect").await;
 }
 
-/// A second command while the first Connect is being executed: the connection ends, and the target keeps
-/// nothing of it.
+/// A second command races with the execution of the first Connect: the connection ends, and nothing of it leaks.
 #[tokio::test]
 async fn a_command_beside_connect_ends_the_connection() {
     let mut world = World::new().await;
@@ -123,7 +122,7 @@ async fn a_command_beside_connect_ends_the_connection() {
     ] {
         let mut host = world.stranger(Digests::OFF);
         host.send_all(&[connect(1), second]).expect("one send");
-        // Connect may be answered first.
+        // The Connect may complete first.
         let end = loop {
             match host.receive() {
                 Ok(answer) if answer.kind == kind::CAPSULE_RESP => assert_eq!(answer.cid(), 1),
@@ -135,7 +134,7 @@ async fn a_command_beside_connect_ends_the_connection() {
             Err(e) => assert_ne!(e.kind(), ErrorKind::TimedOut, "the connection goes on"),
         }
     }
-    // Nothing holds the subsystem: it can be paused, which a change of its namespaces needs.
+    // Deleting a namespace pauses the subsystem, which would hang if a request of the attacker were left over.
     let namespaces = world.fixture.resource("NvmeNamespace");
     namespaces.deleted(&world.fixture.namespace).await;
     world.unharmed("commands beside Connect").await;

@@ -1,4 +1,4 @@
-//! PDUs cut at any byte, and the connection closed: nothing of it stays.
+//! PDUs truncated at any byte by a close of the connection: nothing of them leaks.
 
 use crate::common::nvme_tcp::{Command, Digests, Pdu, Sgl, kind};
 use crate::world::World;

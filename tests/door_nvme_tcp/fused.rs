@@ -1,12 +1,12 @@
-//! Fused commands: halves that wait are given back with their buffers.
+//! Fused commands: a half that waits for the other is completed, and its buffers are returned.
 
 use crate::common::nvme_tcp::{Command, Digests, Pdu, Sgl};
 use crate::world::{World, ends};
 
-/// More than there are large buffers in the process (1,023).
+/// More than the 1,023 large buffers of the process.
 const LARGE_BUFFERS: usize = 1_100;
 
-/// Each kept one large buffer for ever: the 1,024th hung all hosts.
+/// Regression: each connection leaked one large buffer; the 1,024th hung all hosts.
 #[tokio::test]
 async fn a_first_whose_second_never_comes_gives_its_buffer_back_at_close() {
     let mut world = World::new().await;
@@ -16,7 +16,7 @@ async fn a_first_whose_second_never_comes_gives_its_buffer_back_at_close() {
         .sgl(Sgl::Transport(131_072));
     let mut held = std::collections::VecDeque::new();
     for n in 0..LARGE_BUFFERS {
-        // The queue of the same ID is being closed: the target asks for a free one.
+        // Connecting a queue ID that is still being closed is refused, so use the next one.
         let qid = u16::try_from(n % 120 + 1).expect("a queue ID");
         let mut io = world.identity.io(&admin, qid);
         io.send(&Pdu::capsule(read, &[])).expect("a capsule");
@@ -55,7 +55,7 @@ async fn a_reserved_fuse_value_ends_the_connection() {
     world.unharmed("FUSE 3").await;
 }
 
-/// The first fails by itself (a wrong digest): its second is refused, and no later command is taken for it.
+/// The first half fails by itself (a wrong digest): its second half is refused, and no later command is fused with it.
 #[tokio::test]
 async fn a_second_whose_first_has_failed_is_refused() {
     let mut world = World::new().await;

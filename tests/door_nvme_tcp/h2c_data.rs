@@ -1,12 +1,12 @@
-//! H2CData: what an R2T asked for, in order, each part once.
+//! H2CData: accepted only as an R2T asked for it, in order, and each range once.
 
 use crate::common::nvme_tcp::{Answer, Command, Digests, Host, Pdu, Sgl, kind};
 use crate::world::{World, ends, terminated};
 
-/// What is wrong, and the PDU of a transfer tag and a block.
+/// A description of the violation, and how to build its PDU from a transfer tag and a block.
 type Variation = (&'static str, fn(u16, &[u8]) -> Pdu);
 
-/// Sends a command whose data comes by R2T, and gives the R2T.
+/// Sends a command whose data is transferred by R2T; returns the R2T.
 fn asked(host: &mut Host, command: Command) -> Answer {
     host.send(&Pdu::capsule(command, &[])).expect("a capsule");
     let answer = host.receive().expect("an R2T");
@@ -14,7 +14,7 @@ fn asked(host: &mut Host, command: Command) -> Answer {
     answer
 }
 
-/// Offset and length whose sum wraps in 32 bits: the payload was written behind the buffer.
+/// Regression: offset and length whose sum overflows 32 bits wrote the payload beyond the buffer.
 #[tokio::test]
 async fn a_length_that_wraps_ends_the_connection() {
     let mut world = World::new().await;
@@ -50,7 +50,7 @@ async fn connect_by_r2t_in_parts_succeeds() {
     world.unharmed("Connect by R2T").await;
 }
 
-/// Everything about one H2CData that can be wrong while its request waits for it.
+/// Every field of an H2CData that can be wrong while its request waits for data.
 #[tokio::test]
 async fn data_that_was_not_asked_for_ends_the_connection() {
     let mut world = World::new().await;
@@ -101,7 +101,7 @@ async fn data_that_was_not_asked_for_ends_the_connection() {
     world.unharmed("H2CData that was not asked for").await;
 }
 
-/// One range twice in one send, its payload later: the second landed in a buffer that was given back.
+/// Regression: the same range twice in one send, the second payload later, was written to a buffer already returned.
 #[tokio::test]
 async fn the_same_range_is_taken_once() {
     let mut world = World::new().await;
@@ -139,13 +139,13 @@ async fn the_same_range_is_taken_once() {
     world.unharmed("a range twice").await;
 }
 
-/// A write with its data in the capsule, whose tag an H2CData names before the digest is computed.
+/// A write with in-capsule data, whose tag an H2CData names before the digest is verified.
 #[tokio::test]
 async fn a_write_with_its_data_inside_takes_no_other() {
     let mut world = World::new().await;
     let (mut admin, mut io) = world.admitted(Digests::DATA);
     let write = Command::io(1, 1, 1, 0, 8).sgl(Sgl::InCapsule(4096));
-    // Tags are given in order: one of the first is that of the write.
+    // Tags are allocated in order, so one of the first belongs to the write.
     for ttag in 1..=4 {
         let mut bytes = Pdu::capsule(write, &[5; 4096]).bytes(io.digests);
         bytes.extend(Pdu::h2c_data(1, ttag, 0, &[6; 4096]).bytes(io.digests));
@@ -180,7 +180,7 @@ async fn a_write_with_its_data_inside_takes_no_other() {
     world.unharmed("H2CData for data inside").await;
 }
 
-/// A wrong digest fails its command alone, and its data is not written.
+/// A wrong data digest fails only its command, and the data is not written.
 #[tokio::test]
 async fn data_with_a_wrong_digest_is_not_written() {
     let mut world = World::new().await;
@@ -199,7 +199,7 @@ async fn data_with_a_wrong_digest_is_not_written() {
     world.unharmed("a wrong data digest").await;
 }
 
-/// Not before Connect either, with any tag.
+/// Before Connect no tag is valid.
 #[tokio::test]
 async fn strangers_cannot_send_data() {
     let mut world = World::new().await;

@@ -1,10 +1,10 @@
-//! Common headers: lengths and offsets of each type, and their order.
+//! Common headers: the lengths and offsets of each PDU type, and the order of PDUs.
 
 use crate::common::nvme_tcp::{Command, Digests, Identity, Pdu, Sgl, kind};
 use crate::world::{World, ends};
 
-/// Two writes whose data would begin behind the receive buffer of a header: the management PDU was used
-/// twice, and the reactor never came back.
+/// Regression: two writes with a data offset beyond the receive buffer of a header used the management PDU twice, and
+/// the reactor never returned.
 #[tokio::test]
 async fn a_data_offset_beyond_128_ends_the_connection_once() {
     let mut world = World::new().await;
@@ -34,7 +34,7 @@ async fn a_data_offset_inside_the_header_ends_the_connection() {
     world.unharmed("data offsets").await;
 }
 
-/// Padding up to the largest offset is right.
+/// Padding up to the largest data offset is valid.
 #[tokio::test]
 async fn a_data_offset_of_128_is_served() {
     let mut world = World::new().await;
@@ -103,7 +103,7 @@ async fn a_pdu_that_must_not_come_ends_the_connection() {
     world.unharmed("PDUs out of order").await;
 }
 
-/// Flags that do not say what was negotiated: header and data could be read differently.
+/// Digest flags other than negotiated would make header and data ambiguous.
 #[tokio::test]
 async fn digests_other_than_negotiated_end_the_connection() {
     let mut world = World::new().await;

@@ -1,14 +1,14 @@
-//! Commands and connections that end while something still looks at them.
+//! Lifetimes: commands and connections that end while something still refers to them.
 
 use std::time::{Duration, Instant};
 
 use crate::common::nvme_tcp::{CC, Command, Digests, Pdu, Sgl, kind};
 use crate::world::World;
 
-/// The target tries an Abort again for 1 s.
+/// How long the target retries an Abort.
 const ABORT_RETRIES: Duration = Duration::from_secs(1);
 
-/// The Abort's poller looked at the command after its queue was free.
+/// Regression: the Abort's poller used the command after its queue had been freed.
 #[tokio::test]
 async fn an_abort_ends_with_the_queue_of_its_command() {
     let mut world = World::new().await;
@@ -37,7 +37,7 @@ async fn an_abort_ends_with_the_queue_of_its_command() {
     world.unharmed("Aborts of a closed queue").await;
 }
 
-/// Resets with digests of data being computed, in both directions.
+/// Resets while data digests are being computed, in both directions.
 #[tokio::test]
 async fn a_reset_waits_for_digests() {
     let mut world = World::new().await;

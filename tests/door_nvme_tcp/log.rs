@@ -1,4 +1,4 @@
-//! What strangers can make the target write.
+//! Rate limits on the log lines that strangers can cause.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::common::eventually;
 use crate::common::nvme_tcp::{Command, Digests, Pdu};
 use crate::world::World;
 
-/// Lines of the log that a flood may add: one a second from a few places.
+/// Bound of log lines that a flood may add: one a second from each of a few log sites.
 const LINES: usize = 60;
 
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn a_flood_of_wrong_pdus_is_counted_not_written() {
         .flat_map(|_| Pdu::capsule(Command::new(0x18, 1), &[]).bytes(Digests::OFF))
         .collect();
     let mut host = world.stranger(Digests::OFF);
-    // It is cut off in the middle.
+    // The target closes the connection in the middle of the flood.
     let _ = host.send_bytes(&flood);
     drop(host);
     for n in 0..300_u16 {
@@ -30,7 +30,7 @@ async fn a_flood_of_wrong_pdus_is_counted_not_written() {
         let _ = host.send(&wrong);
     }
     world.unharmed("a flood").await;
-    // The next line of a place comes a second later, and tells how many were left out.
+    // A log site's next line comes a second later, with the number of suppressed lines.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let mut host = world.identity.dial().expect("a connection");
     let _ = host.send(&Pdu::capsule(Command::new(0x18, 1), &[]));

@@ -1,5 +1,5 @@
-//! The door NVMe/TCP as target: what strangers and admitted hosts send to it, and what it must not do
-//! to anybody else.
+//! Adversarial tests of the NVMe/TCP target: what strangers and admitted hosts may send, and that nobody else is
+//! harmed.
 
 #[path = "../common/mod.rs"]
 mod common;

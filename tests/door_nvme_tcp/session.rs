@@ -1,10 +1,10 @@
-//! Right sessions stay right: the gate refuses nothing that a host may do.
+//! Valid sessions: the checks refuse nothing that a host may do.
 
 use crate::common::Fixture;
 use crate::common::Target;
 use crate::common::nvme_tcp::{Bystander, Digests, Identity};
 
-/// Writes and reads through every way that data can take, with each choice of digests.
+/// Writes and reads by every kind of data transfer, with each choice of digests.
 #[tokio::test]
 async fn a_right_host_writes_and_reads_with_any_digests() {
     let mut target = Target::start().await;

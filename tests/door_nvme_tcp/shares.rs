@@ -1,4 +1,4 @@
-//! What one host may have of the buffers that all share.
+//! Each host's share of the buffers that all hosts use.
 
 use std::time::{Duration, Instant};
 
@@ -9,16 +9,16 @@ use crate::world::World;
 const QUEUES: u16 = 9;
 const COMMANDS: u16 = 120;
 
-/// These have their buffers within the host's half.
+/// Number of queues whose commands have buffers within the host's half.
 const AT_ONCE: usize = 4;
 
-/// Another host's write and read of 128 KiB take some ms; without shares they wait for 5 s.
+/// Latency bound of another host's write and read of 128 KiB: some ms; without shares they would wait for 5 s.
 const PROMPT: Duration = Duration::from_secs(2);
 
-/// `OPI_NVME_TCP_STALL_SHORT_SECONDS` and two periods, and a busy machine.
+/// `OPI_NVME_TCP_STALL_SHORT_SECONDS`, two poll periods and a margin for a busy machine.
 const SHORT_LIMIT: Duration = Duration::from_secs(12);
 
-/// Until all commands of a host that takes its answers are done.
+/// Timeout for all commands of a host that receives its answers.
 const DONE: Duration = Duration::from_secs(20);
 
 /// Sends commands of 128 KiB on each of the host's queues.
@@ -33,7 +33,7 @@ fn send(queues: &mut [Host], opcode: u8) {
     }
 }
 
-/// The attacker's queues, behind their admin queue.
+/// Connects the attacker's admin queue and I/O queues.
 fn queues(world: &World) -> (Host, Vec<Host>) {
     let admin = world.identity.admin(Digests::OFF);
     let queues = (1..=QUEUES).map(|qid| world.identity.io(&admin, qid));
@@ -41,13 +41,13 @@ fn queues(world: &World) -> (Host, Vec<Host>) {
     (admin, queues)
 }
 
-/// Writes whose data never comes.
+/// Writes whose data never arrives.
 #[tokio::test]
 async fn a_host_that_leaves_all_its_commands_waiting_holds_up_no_other() {
     let mut world = World::new().await;
     let (admin, mut queues) = queues(&world);
     send(&mut queues, 1);
-    // Its share is taken: each of these has a buffer.
+    // The host's share is used up: each of these queues has a buffer.
     for io in &mut queues[..AT_ONCE] {
         let begun = io.receive().expect("an R2T");
         assert_eq!(begun.kind, kind::R2T);
@@ -65,7 +65,7 @@ async fn a_host_that_leaves_all_its_commands_waiting_holds_up_no_other() {
     world.unharmed("a host that stalls").await;
 }
 
-/// The host that waits for itself is ended after 5 s, another that is as slow has its 30 s.
+/// A host that waits for its own share is disconnected after 5 s, while another slow host has its full 30 s.
 #[tokio::test]
 async fn who_waits_for_its_own_share_shortens_no_others_time() {
     let mut world = World::new().await;
@@ -92,7 +92,7 @@ async fn who_waits_for_its_own_share_shortens_no_others_time() {
     world.unharmed("a host that waits for itself").await;
 }
 
-/// More reads than the host's share has buffers for, and all of them are answered.
+/// More reads than the host's share has buffers for; all of them complete.
 #[tokio::test]
 async fn what_waits_for_its_hosts_share_is_done_when_there_is_room() {
     let mut world = World::new().await;
@@ -117,7 +117,7 @@ async fn what_waits_for_its_hosts_share_is_done_when_there_is_room() {
             });
         }
     });
-    // Closed while most of its commands wait: they have to be found where they wait.
+    // Closed while most commands wait for buffers: the teardown must find them in the wait queue.
     send(&mut queues, 1);
     let begun = queues[0].receive().expect("an R2T");
     assert_eq!(begun.kind, kind::R2T);

@@ -1,19 +1,19 @@
-//! Admitted hosts that take buffers and then do nothing.
+//! Admitted hosts that hold buffers and then stall.
 
 use std::time::{Duration, Instant};
 
 use crate::common::nvme_tcp::{Command, Digests, Pdu, Sgl, kind};
 use crate::world::World;
 
-/// Two hosts, each with so many queues of 120 commands, hold the 1,023 large buffers of the process: one has
-/// half of them at most.
+/// Two hosts, each with this many queues of 120 commands, hold the 1,023 large buffers of the process: one host's share
+/// is half of them at most.
 const QUEUES: u16 = 5;
 const COMMANDS: u16 = 120;
 
-/// `OPI_NVME_TCP_STALL_SHORT_SECONDS` and two periods.
+/// `OPI_NVME_TCP_STALL_SHORT_SECONDS` and two poll periods.
 const SHORT_LIMIT: Duration = Duration::from_secs(7);
 
-/// Writes of 128 KiB whose R2Ts are never answered: all hosts' large commands waited for ever.
+/// Regression: writes of 128 KiB whose R2Ts are never answered blocked all hosts' large commands for ever.
 #[tokio::test]
 async fn hosts_that_answer_no_r2t_give_way_to_others() {
     let mut world = World::new().await;
@@ -30,7 +30,7 @@ async fn hosts_that_answer_no_r2t_give_way_to_others() {
             };
             let writes: Vec<_> = (0..COMMANDS).map(write).collect();
             io.send_all(&writes).expect("writes");
-            // The last one's wait for buffers and not for their host.
+            // The last queue's commands wait for buffers, not for their host.
             if qid == QUEUES {
                 rest.push(io);
                 continue;

@@ -1,4 +1,4 @@
-//! TermReqs of hosts: any status, and the connection is gone.
+//! TermReqs of hosts: any status ends the connection.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ async fn a_termination_with_any_status_ends_the_connection_and_is_named_right() 
         drop(host);
     }
     world.unharmed("TermReqs").await;
-    // Lines are limited to one a second from each place.
+    // Each log site is limited to one line a second.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let mut host = world.stranger(Digests::OFF);
     host.send(&Pdu::h2c_term_req(6, &[0; 72]))

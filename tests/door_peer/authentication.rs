@@ -1,5 +1,5 @@
-//! What a peer may send while a path authenticates (DH-HMAC-CHAP): each message is checked before anything is computed
-//! from it, and why it failed is told.
+//! DH-HMAC-CHAP with hostile peers: each message is validated before anything is computed from it, and the reason of a
+//! failure is reported.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,17 +22,17 @@ pub const CONNECT: u8 = 1;
 pub const AUTH_SEND: u8 = 5;
 pub const AUTH_RECV: u8 = 6;
 
-/// Bits of Connect's result: authentication is demanded, and a secure channel with it.
+/// Bits of Connect's result: authentication required, and authentication with secure channel required.
 pub const ATR: u32 = 1 << 17;
 const ASCR: u32 = 1 << 18;
 
-/// What Authentication Receive asks for.
+/// Bytes that the host's Authentication Receive asks for.
 const DATA: usize = 4096;
 
-/// A message that the peer has for the host, by its transaction.
+/// Builds a message of the peer for a transaction ID.
 pub type Message = Box<dyn Fn(u16) -> Vec<u8> + Send>;
 
-/// A challenge as it should be: SHA-256, no group; then with these bytes in other places.
+/// Builds a valid challenge (SHA-256, no group) with these bytes replaced at these offsets.
 pub fn challenge(changes: &'static [(usize, &'static [u8])]) -> Message {
     Box::new(move |transaction| {
         let mut message = vec![0; DATA];
@@ -49,7 +49,7 @@ pub fn challenge(changes: &'static [(usize, &'static [u8])]) -> Message {
     })
 }
 
-/// One with a group of 2,048 bits, and a public key that is this byte over and over, so many bytes.
+/// Builds a challenge of the 2,048-bit group whose public key repeats this byte to this length.
 fn with_public_key(byte: u8, length: u16) -> Message {
     Box::new(move |transaction| {
         let mut message = challenge(&[(9, &[1])])(transaction);
@@ -59,7 +59,7 @@ fn with_public_key(byte: u8, length: u16) -> Message {
     })
 }
 
-/// The end of an exchange: with an answer of the peer's own that is all zeroes, where it has one.
+/// Builds a Success1 message; `proof`, if given, is the length of the peer's response, which is all zeroes.
 pub fn success(proof: Option<u8>) -> Message {
     Box::new(move |transaction| {
         let mut message = vec![0; DATA];
@@ -74,7 +74,7 @@ pub fn success(proof: Option<u8>) -> Message {
     })
 }
 
-/// A message that begins so, whatever the transaction.
+/// Builds a message that begins with these bytes, whatever the transaction.
 pub fn other(bytes: &'static [u8]) -> Message {
     Box::new(move |_| {
         let mut message = bytes.to_vec();
@@ -83,7 +83,7 @@ pub fn other(bytes: &'static [u8]) -> Message {
     })
 }
 
-/// Demands authentication, and has these messages for each connection in turn. Without one it is `then`.
+/// Scripts the peer to demand authentication and send these messages on each connection, then to do `then`.
 fn demand(peer: &Peer, bits: u32, messages: Vec<Message>, then: Turn) {
     let mut exchanges: HashMap<usize, (u16, usize)> = HashMap::new();
     let mut next = 0;
@@ -118,7 +118,7 @@ fn keys(mutual: bool) -> Value {
     json!({ "hostnqn": HOST, "dhchap_key": base64(dhchap_key(1)), "dhchap_ctrlr_key": base64(ctrlr) })
 }
 
-/// A controller with keys, and a path to the peer, or why there is none.
+/// Creates a controller with keys and a path to the peer.
 pub async fn attach(session: &Session, peer: &Peer, mutual: bool) -> Result<Attached, Status> {
     let id = unique("peer");
     let controller = remote_controller(&session.client, &id, "DISABLE").await;
@@ -151,7 +151,7 @@ pub async fn detach(session: &Session, attached: Attached) {
     session.detach(attached).await;
 }
 
-/// One that fails so, with the reason.
+/// Expects the attach to fail with this reason.
 async fn fails(session: &Session, peer: &Peer, mutual: bool, what: &str, reason: &str) {
     let Err(status) = attach(session, peer, mutual).await else {
         panic!("{what}: it is attached");
@@ -265,7 +265,7 @@ async fn a_peer_that_does_not_prove_itself_is_refused_where_that_is_asked_for() 
     ] {
         demand(&peer, ATR, messages(end), Turn::Close);
         fails(&session, &peer, true, what, reason).await;
-        // It does not get by without being asked for authentication either.
+        // Not demanding authentication does not spare the peer its proof.
         if what == "no proof" {
             demand(&peer, 0, messages(success(None)), Turn::Close);
             fails(&session, &peer, true, what, reason).await;
@@ -279,7 +279,7 @@ async fn a_peer_that_does_not_prove_itself_is_refused_where_that_is_asked_for() 
     session.target.stop();
 }
 
-/// Each message may take its time, but not all of them together.
+/// The deadline covers the whole exchange, not each message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_falls_silent_while_it_authenticates_holds_nothing_up() {
     let mut session = Session::start().await;
@@ -297,7 +297,7 @@ async fn a_peer_that_falls_silent_while_it_authenticates_holds_nothing_up() {
     session.target.stop();
 }
 
-/// Keys go while the peer takes its time: the answer to its challenge would be made from none.
+/// Race: the keys are deleted while the host waits for a challenge, so no response may be computed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_challenge_that_comes_when_the_keys_have_gone_is_not_answered() {
     let mut session = Session::start().await;
@@ -309,7 +309,7 @@ async fn a_challenge_that_comes_when_the_keys_have_gone_is_not_answered() {
         move |transaction| {
             if holds.swap(false, Ordering::Relaxed) {
                 asked.store(true, Ordering::Relaxed);
-                // An error: the test has let it go.
+                // The error means that the test has dropped the sender, which releases the message.
                 let _ = released.recv();
             }
             challenge(&[])(transaction)
@@ -318,7 +318,7 @@ async fn a_challenge_that_comes_when_the_keys_have_gone_is_not_answered() {
     demand(&peer, ATR, vec![late, success(None)], Turn::Close);
     let attached = attach(&session, &peer, false).await.expect("it is right");
 
-    // Its next connection waits for the challenge until the keys are gone.
+    // The next connection waits for its challenge until the keys are deleted.
     holds.store(true, Ordering::Relaxed);
     peer.close_all();
     eventually(

@@ -1,4 +1,4 @@
-//! Peers that make work and noise.
+//! Peers that cause floods of work and of log lines.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::session::{Session, read};
 use crate::common::eventually;
 use crate::common::nvme_tcp_peer::{Peer, Turn};
 
-/// For how long a peer may do what it likes.
+/// Duration of an attack.
 const WHILE: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -20,12 +20,12 @@ async fn a_peer_that_refuses_event_requests_is_asked_less_and_less() {
     let attached = session.attach(&peer).await.expect("it is attached");
     let before = session.target.log().lines().count();
     tokio::time::sleep(WHILE).await;
-    // Four requests, again after 1 and 2 more seconds.
+    // Four requests at once, retried with backoff after 1 and 2 more seconds.
     let asked = peer.asked(true, 0x0c);
     assert!((8..=16).contains(&asked), "{asked} requests");
     let lines = session.target.log().lines().count() - before;
     assert!(lines <= 40, "{lines} lines:\n{}", session.target.log());
-    // It is asked again when it does right, and notices come.
+    // Once the peer answers again, the requests are retried and notices arrive.
     peer.do_right();
     peer.change(|data| data.add(2));
     eventually(
@@ -49,7 +49,7 @@ async fn a_peer_that_closes_after_each_good_connection_is_connected_less_and_les
     let end = std::time::Instant::now() + WHILE;
     let mut closed = 0;
     while std::time::Instant::now() < end {
-        // When the I/O queue is connected, the reconnect was good.
+        // A connected I/O queue means that the reconnect succeeded.
         if peer.connections() >= before.0 + closed * 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
             peer.close_all();

@@ -1,4 +1,4 @@
-//! What a peer says of itself, out of all bounds.
+//! Identify data and log pages of a peer with values out of all bounds.
 
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,7 @@ async fn an_ana_log_page_is_read_no_further_than_it_is_long() {
     data.put(344, &32_u32.to_le_bytes());
     data.put(348, &32_u32.to_le_bytes());
     data.put(540, &32_u32.to_le_bytes());
-    // 65,535 descriptors, of which each says that it has 2^30 namespaces.
+    // 65,535 descriptors, each of which claims 2^30 namespaces.
     data.ana = vec![0; 16];
     data.ana[8..10].copy_from_slice(&[0xff; 2]);
     for _ in 0..64 {
@@ -145,7 +145,7 @@ async fn a_block_size_that_changes_takes_the_volume_away() {
             assert_eq!(peer.tell_of_namespaces(), 1, "{what}");
         }
         eventually("the namespace goes with its volume", END, async || {
-            // Whoever looks at all volumes meanwhile leaves out one that is on its way out.
+            // A concurrent listing of all volumes skips a volume that is being deleted.
             let scraped = metrics(session.target.http);
             assert!(scraped.starts_with("HTTP/1.1 200"), "{scraped}");
             let answer = read(&mut export, 0, 1);
@@ -166,7 +166,7 @@ async fn a_block_size_that_changes_takes_the_volume_away() {
 async fn a_peer_cannot_have_the_reactor_wait_for_it_at_attach() {
     let mut session = Session::start().await;
     let mut data = Data::new(&[1]);
-    // Security send and receive: SPDK asks for its features in place.
+    // Security Send and Receive supported: unpatched SPDK reads a security protocol synchronously during the attach.
     data.put(256, &[1]);
     let peer = Peer::with(data);
     peer.script(|ask| match ask.is_admin(0x82) {

@@ -1,5 +1,5 @@
-//! A peer that comes back without a namespace while I/O to it waits, and paths that take turns in vain:
-//! what waits for them ends.
+//! A peer that reconnects without a namespace while I/O to it is queued, and failover between paths that never connect:
+//! pending I/O and resets end with an error.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::session::{END, Export, Session, read};
 use crate::common::nvme_tcp_peer::{NQN, Peer, Turn};
 use crate::common::{JsonRpc, Options, eventually, name_of, remote_controller, tcp_path, unique};
 
-/// The peer comes back without its namespace, and tells nobody.
+/// Makes the peer reconnect without its namespace, and without a notice.
 async fn come_back_without(peer: &Peer) {
     let before = peer.connections();
     peer.change(|data| data.list = Some(|_| Vec::new()));
@@ -20,7 +20,7 @@ async fn come_back_without(peer: &Peer) {
     .await;
 }
 
-/// A read on a thread of its own, which gives the host back with its answer.
+/// Reads on a thread of its own, which returns the export with the result.
 fn reading(mut export: Export) -> std::thread::JoinHandle<(Export, std::io::Result<Vec<u8>>)> {
     std::thread::spawn(move || {
         let answer = read(&mut export, 0, 8);
@@ -55,7 +55,7 @@ async fn a_namespace_whose_io_waits_for_a_path_can_be_deleted() {
     come_back_without(&peer).await;
     let shown = export.namespace.clone();
     let reading = reading(export);
-    // The read has come once SPDK knows of it; before that the pause would not wait for it.
+    // The pause waits for the read only once SPDK has received it.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(!reading.is_finished(), "nothing waits");
     session.ends("NvmeNamespace", &shown).await;
@@ -117,7 +117,7 @@ async fn a_reset_of_paths_that_take_turns_in_vain_is_answered() {
         let path = tcp_path(peer.port, NQN);
         paths.created(&controller, &format!("p{at}"), path).await;
     }
-    // An attempt at each of them takes the 10 s that it has.
+    // An attempt at each peer takes the connect timeout of 10 s.
     for peer in &peers {
         peer.mute(true);
     }

@@ -1,5 +1,4 @@
-//! The door NVMe/TCP as initiator: peers that paths lead to, what they send, and what it must not do to
-//! anybody.
+//! Adversarial tests of the NVMe/TCP initiator: what the peers of paths may send, and that nobody else is harmed.
 
 #[path = "../common/mod.rs"]
 mod common;

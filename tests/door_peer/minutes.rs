@@ -1,6 +1,5 @@
-//! A minute of each way by which a peer's notices come, beside a minute of as many changes that nobody is told of: on a
-//! machine with other things to do I/O and calls take over 5 ms now and then in all of them, and no more often
-//! with notices.
+//! Compares a minute of each way in which notices arrive with a minute of as many changes without notices. On a busy
+//! machine I/O and calls take over 5 ms now and then in all of them, and must not do so more often with notices.
 
 use std::time::{Duration, Instant};
 
@@ -14,15 +13,15 @@ use crate::common::{
     remote_controller, subsystem, tcp_controller, tcp_path, unique,
 };
 
-/// What nothing may take longer than.
+/// Latency above which an operation counts as slow.
 const LONG: Duration = Duration::from_millis(5);
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Between two changes.
+/// Delay between two changes.
 const PACE: Duration = Duration::from_millis(250);
 
-/// Makes namespaces and takes them away for a minute.
+/// Creates and deletes namespaces for a minute.
 async fn changes(client: &Client, subsystem: &str) {
     let end = Instant::now() + MINUTE;
     let volume = malloc(client, &unique("minute"), 1).await;
@@ -39,7 +38,7 @@ async fn changes(client: &Client, subsystem: &str) {
     assert!(made > 20, "{made} namespaces in a minute");
 }
 
-/// Attaches a controller of this ID to a subsystem at a port.
+/// Attaches a controller with this ID to a subsystem on this port.
 async fn attach(client: &Client, id: &str, port: u16, nqn: &str) -> Attached {
     let controller = remote_controller(client, id, "DISABLE").await;
     Resource::new(client, "NvmePath")
@@ -52,7 +51,7 @@ async fn attach(client: &Client, id: &str, port: u16, nqn: &str) -> Attached {
     }
 }
 
-/// Judges a minute with notices by one without.
+/// Compares a minute with notices to one without.
 fn judge(way: &str, calm: &[Times; 2], told: &[Times; 2]) {
     for (what, calm, told) in [("I/O", &calm[0], &told[0]), ("calls", &calm[1], &told[1])] {
         let [before, during] = [calm, told].map(|times| times.beyond(LONG));
@@ -144,7 +143,7 @@ async fn minutes_of_notices_make_no_io_and_no_call_wait() {
     session.target.stop();
 }
 
-/// Notices of a peer that answers nothing after each, and is connected anew.
+/// Sends notices, after each of which the peer stops answering and is reconnected.
 async fn silent_after_each(peer: &Peer) {
     let silent = |ask: &Ask| match ask.is_admin(0x02) || ask.is_identify(2) {
         true => Turn::Silent,
@@ -165,6 +164,6 @@ async fn silent_after_each(peer: &Peer) {
             tokio::time::sleep(3 * PACE).await;
         }
     }
-    // Reconnects take longer each time, for a peer that ends its connections.
+    // The reconnect backoff grows for a peer that closes its connections.
     assert!(notices >= 5, "{notices}");
 }

@@ -1,4 +1,4 @@
-//! A peer's notice that its namespaces have changed, and what it does when it is asked for more.
+//! Notices of changed namespaces, and peers that misbehave when they are asked for the changes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,33 +14,32 @@ use crate::common::{
     remote_controller, subsystem, tcp_controller, tcp_path, unique,
 };
 
-/// What the longest I/O and call beside a notice may take. SPDK as it is stops for 19 s; the rest is for a
-/// machine with other things to do.
+/// Longest latency of I/O and calls beside a notice. Unpatched SPDK blocks for 19 s; the margin is for a busy machine.
 pub const UNDISTURBED: Duration = Duration::from_millis(200);
 
-/// How long each of many took.
+/// Latencies of a series of operations.
 #[derive(Default)]
 pub struct Times(Vec<Duration>);
 
 impl Times {
-    /// How many there are.
+    /// Returns the number of operations.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The one that took longest.
+    /// Returns the longest latency.
     pub fn longest(&self) -> Duration {
         self.0.iter().copied().max().unwrap_or_default()
     }
 
-    /// How many of a million took longer than that.
+    /// Returns how many operations in a million took longer than `limit`.
     pub fn beyond(&self, limit: Duration) -> usize {
         let beyond = self.0.iter().filter(|took| **took > limit).count();
         beyond * 1_000_000 / self.0.len().max(1)
     }
 }
 
-/// Reads of a host, one after the other, until it is told to end.
+/// Reads continuously as a host until told to end.
 fn watch(fixture: &Fixture) -> (Arc<AtomicBool>, std::thread::JoinHandle<Times>) {
     let ends = Arc::new(AtomicBool::new(false));
     let identity = Identity::new(fixture.port, &fixture.nqn).named("watcher");
@@ -59,7 +58,7 @@ fn watch(fixture: &Fixture) -> (Arc<AtomicBool>, std::thread::JoinHandle<Times>)
     (ends, watching)
 }
 
-/// Makes calls and I/O for as long as `meanwhile` takes: how long the I/O and the calls took.
+/// Measures the latencies of I/O and of calls for as long as `meanwhile` runs.
 pub async fn timed(session: &Session, meanwhile: impl Future<Output = ()>) -> [Times; 2] {
     let (ends, watching) = watch(&session.bystander.fixture);
     let mut times = Times::default();
@@ -80,7 +79,7 @@ pub async fn timed(session: &Session, meanwhile: impl Future<Output = ()>) -> [T
     [watching.join().expect("the watcher's I/O is right"), times]
 }
 
-/// The same, of which none may take long.
+/// As [`timed`], and asserts that no operation took long.
 async fn undisturbed(session: &Session, what: &str, meanwhile: impl Future<Output = ()>) {
     let [io, calls] = timed(session, meanwhile).await.map(|times| times.longest());
     eprintln!("{what}: the longest I/O of another host took {io:?}, a call {calls:?}");
@@ -108,7 +107,7 @@ async fn a_notice_of_a_peer_that_falls_silent_disturbs_nobody() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         })
         .await;
-        // The answer that did not come is given up with its connection; the next one brings the namespace.
+        // The unanswered command is aborted with its connection; the next connection finds the namespace.
         peer.do_right();
         peer.close_all();
         session.namespaces(&attached, 1).await;
@@ -129,7 +128,7 @@ async fn a_new_namespace_comes_whenever_its_peer_answers() {
         session.namespaces(&attached, nsid as usize).await;
         read(&mut export, 0, 1).expect("the first goes on");
     }
-    // One that goes and comes back at once.
+    // A namespace that is removed and added again at once.
     peer.change(|data| {
         data.namespaces.remove(&5);
     });
@@ -180,7 +179,7 @@ async fn lists_without_an_end_and_identify_that_fails_change_nothing_after_notic
 async fn a_path_to_a_subsystem_of_ones_own_takes_new_namespaces() {
     let mut session = Session::start().await;
     let client = session.client.clone();
-    // Without namespaces: SPDK makes no second bdev of a UUID, and says so at once.
+    // No namespaces yet: their UUIDs exist here, so SPDK would create no second bdev, and fail the attach at once.
     let own = unique("own");
     let subsystem = subsystem(&client, &own, json!({})).await;
     let (listens, port) = tcp_controller(&client, &subsystem).await;
@@ -271,7 +270,7 @@ async fn a_peer_behind_a_network_that_takes_no_requests_makes_namespaces() {
             relay.hold_requests(true);
             let volume = malloc(&far.client, &unique("relayed-volume"), 4).await;
             namespace(&far.client, &far.subsystem, &volume, json!({})).await;
-            // The notice has passed, and what is asked of it has not: its answer comes late.
+            // The notice has arrived while the requests that it causes are held back: the answers come late.
             tokio::time::sleep(Duration::from_secs(1)).await;
             relay.hold_requests(false);
             session.namespaces(&attached, count).await;

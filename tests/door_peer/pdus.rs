@@ -1,4 +1,4 @@
-//! PDUs that do not belong to their command, or not now.
+//! PDUs that do not belong to their command, or come at the wrong time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,13 +6,13 @@ use super::session::{Session, read};
 use crate::common::nvme_tcp::{Command, flag};
 use crate::common::nvme_tcp_peer::{Ask, Peer, Resp, Turn, c2h_data, r2t, term_req};
 
-/// What a peer answers in place of the right answer, if anything.
+/// What the peer does instead of answering correctly; None to answer correctly.
 type Misstep = fn(&Ask) -> Option<Turn>;
 
-/// What a peer sends, once, for a command of an I/O queue with this opcode.
+/// What the peer sends, once, for an I/O command of the attacked opcode.
 type Attack = fn(&Ask) -> Turn;
 
-/// Does right but for the first such command.
+/// Answers correctly except for the first command with this opcode.
 fn once(opcode: u8, attack: Attack) -> impl FnMut(&Ask) -> Turn + Send {
     let done = AtomicBool::new(false);
     move |ask| match ask.is_io(opcode) && !done.swap(true, Ordering::Relaxed) {
@@ -21,7 +21,7 @@ fn once(opcode: u8, attack: Attack) -> impl FnMut(&Ask) -> Turn + Send {
     }
 }
 
-/// With a byte of the common header changed.
+/// Replaces one byte of the common header.
 fn with_byte(mut pdu: Vec<u8>, at: usize, byte: u8) -> Vec<u8> {
     pdu[at] = byte;
     pdu
@@ -141,7 +141,7 @@ async fn zeroes_stay_zeroes_when_a_peer_answers_a_write_with_data() {
     let mut session = Session::start().await;
     let peer = Peer::start();
     let (attached, mut export) = session.attach_and_export(&peer).await;
-    // The peer has no write zeroes: they are written from one buffer that the whole process shares.
+    // Without Write Zeroes at the peer, SPDK writes zeroes from one buffer that the whole process shares.
     let zeroes = |io: &mut crate::common::nvme_tcp::Host| {
         let cid = io.cid();
         io.call(Command::io(8, cid, 1, 0, 8), &[])

@@ -1,4 +1,4 @@
-//! Why a path is refused.
+//! Reasons for which a path is refused.
 
 use tonic::Code;
 

@@ -1,4 +1,4 @@
-//! Keys that change while a path is connected, and a peer that ends the exchange for it, or leaves it waiting.
+//! Key changes while a path is connected, with a peer that drops or stalls the exchange.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use super::session::{Attached, Session};
 use crate::common::nvme_tcp_peer::{Ask, Peer, Resp, Turn};
 use crate::common::{HOST, base64, dhchap_key, eventually};
 
-/// A path is tried again after 2 to 8 s.
+/// Timeout of a reconnect: a path reconnects after 2 to 8 s.
 const SOON: Duration = Duration::from_secs(30);
 
 /// What the peer does when it is asked for its challenge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mood {
     Right,
-    /// Closes the connection, and is right from then on; the queue.
+    /// Closes the connection of this queue once, then behaves.
     ClosesOnce(u16),
     Closes,
     Silent,
@@ -29,7 +29,7 @@ enum Mood {
     Refuses,
 }
 
-/// Demands authentication on each queue, whenever the host begins it.
+/// Scripts the peer to demand authentication on each queue, whenever the host starts it.
 fn demand(peer: &Peer, mood: &Arc<Mutex<Mood>>) {
     let mood = Arc::clone(mood);
     let mut exchanges: HashMap<usize, (u16, u8)> = HashMap::new();
@@ -77,7 +77,7 @@ async fn is_up(session: &Session, attached: &Attached) {
     .await;
 }
 
-/// Only an exchange that succeeds is good for a key: also one on the next connection, where the first has ended.
+/// Only a successful exchange proves a key, be it on the reconnect after the first connection was lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_taken_only_once_each_queue_has_authenticated_with_it() {
     let mut session = Session::start().await;
@@ -118,7 +118,7 @@ async fn a_key_is_taken_only_once_each_queue_has_authenticated_with_it() {
         *mood.lock() = Mood::Right;
     }
 
-    // A path that is down shows nothing: the key is taken for when it comes back.
+    // A path that is down can prove nothing: the key is accepted, and used at the next reconnect.
     *mood.lock() = Mood::Closes;
     peer.close_all();
     let path = json!({ "name": attached.path });

@@ -1,4 +1,4 @@
-//! A target with a bystander, and what it has of a peer.
+//! The fixture: a target with a bystander, and controllers and exports of a peer.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use crate::common::{
     tcp_controller, tcp_path, unique,
 };
 
-/// What is promised of the end of anything whose peer is silent.
+/// Promised deadline of ending anything whose peer is silent.
 pub const END: Duration = Duration::from_secs(5);
 
-/// A target, and a host of it that has nothing to do with any peer.
+/// A target, and a host of it (the bystander) that has nothing to do with any peer.
 pub struct Session {
     pub target: Target,
     pub client: Client,
@@ -23,12 +23,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// With these flags.
+    /// Starts the target with these flags.
     pub async fn with(args: &[&str]) -> Self {
         Self::of_target(Options::default().args(args.iter().copied())).await
     }
 
-    /// A target that is started so.
+    /// Starts a target with these options.
     pub async fn of_target(options: Options) -> Self {
         let target = Target::start_with(options).await;
         let client = target.client().await;
@@ -48,7 +48,7 @@ impl Session {
         Resource::new(&self.client, message)
     }
 
-    /// Makes a controller with a path to the peer.
+    /// Creates a controller with a path to the peer.
     pub async fn attach(&self, peer: &Peer) -> Result<Attached, Status> {
         let id = unique("peer");
         let controller = remote_controller(&self.client, &id, "DISABLE").await;
@@ -66,19 +66,19 @@ impl Session {
         }
     }
 
-    /// The same, and shows namespace 1 to a host.
+    /// Attaches the peer and exports its namespace 1 to a host.
     pub async fn attach_and_export(&self, peer: &Peer) -> (Attached, Export) {
         let attached = self.attach(peer).await.expect("the peer does right");
         let export = self.export(&attached).await;
         (attached, export)
     }
 
-    /// Shows namespace 1 to a host.
+    /// Exports namespace 1 to a host.
     pub async fn export(&self, attached: &Attached) -> Export {
         self.export_volume(&format!("{}n1", attached.id)).await
     }
 
-    /// Shows a volume to a host.
+    /// Exports a volume to a host.
     pub async fn export_volume(&self, volume: &str) -> Export {
         let id = unique("over-peer");
         let over = subsystem(&self.client, &id, json!({})).await;
@@ -96,7 +96,7 @@ impl Session {
         }
     }
 
-    /// Takes an export away, each part of it in time.
+    /// Deletes an export, each object before its deadline.
     pub async fn withdraw(&self, export: Export) {
         let Export {
             subsystem,
@@ -111,14 +111,14 @@ impl Session {
         self.ends("NvmeSubsystem", &subsystem).await;
     }
 
-    /// Takes a controller away, its path first, each in time.
+    /// Deletes a controller, its path first, each before its deadline.
     pub async fn detach(&self, attached: Attached) {
         self.ends("NvmePath", &attached.path).await;
         self.ends("NvmeRemoteController", &attached.controller)
             .await;
     }
 
-    /// Deletes an object within the time that is promised.
+    /// Deletes an object before the promised deadline.
     pub async fn ends(&self, message: &'static str, name: &str) {
         let begin = Instant::now();
         let deleted = self.of(message).delete(name).await;
@@ -131,18 +131,18 @@ impl Session {
         assert!(took < END, "{name} took {took:?}\n{}", self.target.log());
     }
 
-    /// All that holds after an attack, `what`, when everything of the peer is gone.
+    /// Checks all invariants after an attack, when everything of the peer is gone.
     pub async fn unharmed(&mut self, what: &str) {
         self.bystander.unharmed(&mut self.target, what).await;
     }
 
-    /// Waits until a controller has so many namespaces.
+    /// Waits until a controller has this many namespaces.
     pub async fn namespaces(&self, attached: &Attached, count: usize) {
         namespaces_of(&self.client, attached, count).await;
     }
 }
 
-/// Waits until a controller of this client's target has so many namespaces.
+/// Waits until a controller of this client's target has this many namespaces.
 pub async fn namespaces_of(client: &Client, attached: &Attached, count: usize) {
     let request = json!({ "parent": attached.controller });
     let mut found = 0;
@@ -169,7 +169,7 @@ pub struct Attached {
     pub path: String,
 }
 
-/// Its first namespace, as a host sees it.
+/// An export of the controller's first namespace to a host.
 pub struct Export {
     pub subsystem: String,
     pub namespace: String,
@@ -178,7 +178,7 @@ pub struct Export {
     pub io: Host,
 }
 
-/// A host that is patient: SPDK connects the peer again meanwhile.
+/// Reads as a patient host: SPDK may reconnect the peer meanwhile.
 pub fn read(export: &mut Export, lba: u64, blocks: u16) -> std::io::Result<Vec<u8>> {
     export.io.read(1, lba, blocks)
 }

@@ -1,4 +1,4 @@
-//! Peers that stop answering: I/O ends, the path is told from a good one, and everything can be deleted.
+//! Peers that stop answering: I/O ends by its timeout, the path is reported as down, and everything can be deleted.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::common::{eventually, name_of, remote_controller, tcp_path, unique};
 async fn a_path_whose_peer_swallows_a_read_can_be_deleted() {
     let mut session = Session::start().await;
     let peer = Peer::start();
-    // Whoever looks at the new volume first is not answered.
+    // The first read of the new volume, by whichever reader, is not answered.
     let swallowed = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&swallowed);
     let (attached, mut export) = session.attach_and_export(&peer).await;
@@ -67,7 +67,7 @@ async fn io_that_is_not_answered_ends_and_the_path_is_connected_anew() {
     .await;
     let data = eventually("I/O goes on", END, async || read(&mut export, 0, 8).ok()).await;
     assert!(data.iter().all(|byte| *byte == 0));
-    // Lines are written by a thread that is not waited for.
+    // The log is written by a thread of its own, so wait for its lines.
     let told = |session: &Session| {
         let log = session.target.log();
         log.matches("was not answered in time").count()
@@ -84,8 +84,7 @@ async fn io_that_is_not_answered_ends_and_the_path_is_connected_anew() {
     session.target.stop();
 }
 
-/// A remote controller with a path to each of two peers; what is attached has the second path, the name of
-/// the first one stands beside it.
+/// Attaches a remote controller with a path to each of two peers; returns the second path and the name of the first.
 async fn attach_both(session: &Session, multipath: &str, peers: &[Peer; 2]) -> (Attached, String) {
     let id = unique("two");
     let controller = remote_controller(&session.client, &id, multipath).await;
@@ -114,8 +113,7 @@ async fn io_that_one_path_does_not_answer_goes_to_the_other() {
         false => Turn::Right,
     });
     let first = read(&mut export, 0, 8);
-    // With one connection at a time the I/O itself has nowhere to go while that is moved: it is answered
-    // in time, with an error or not.
+    // With one connection at a time, I/O has no path during the failover: it is answered in time, with an error or not.
     let answered = first.as_ref().map_or_else(
         |error| error.to_string().contains("status"),
         |data| data.len() == 4096,
@@ -138,7 +136,7 @@ async fn io_that_one_path_does_not_answer_goes_to_the_other() {
 async fn io_that_one_of_two_connected_paths_does_not_answer_succeeds_by_the_other() {
     let mut session = Session::with(&["--remote-io-timeout", "2"]).await;
     let peers = [Peer::start(), Peer::start()];
-    // Two controllers of one subsystem have IDs of their own.
+    // Controllers of one subsystem have different controller IDs.
     for (id, peer) in (1..).zip(&peers) {
         peer.change(|data| data.put(78, &[id, 0]));
     }
@@ -146,7 +144,7 @@ async fn io_that_one_of_two_connected_paths_does_not_answer_succeeds_by_the_othe
     let mut export = session.export(&attached).await;
     let swallowed = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&swallowed);
-    // Whichever path takes the read first does not answer it.
+    // The path that gets the first read does not answer it.
     for peer in &peers {
         let seen = Arc::clone(&seen);
         peer.script(move |ask| {
@@ -177,7 +175,7 @@ async fn a_peer_that_is_silent_on_its_admin_queue_is_noticed_and_can_be_deleted(
     let attached = session.attach(&peer).await.expect("the peer does right");
     peer.mute(true);
     let before = peer.connections();
-    // The Keep Alive's 5 s, and half of that until one is sent.
+    // The Keep Alive timeout of 5 s, plus up to half of that until the next Keep Alive.
     eventually(
         "the path is given up",
         Duration::from_secs(12),
@@ -254,7 +252,7 @@ async fn an_attempt_that_goes_nowhere_holds_up_no_end_of_another_path() {
             .created(&controller, "good", tcp_path(good.port, NQN))
             .await,
     );
-    // It greets, so that SPDK connects, and answers no Connect.
+    // The peer answers ICReq, so that SPDK connects, but no Connect command.
     let slow = Peer::start();
     slow.script(|_| Turn::Silent);
     let making = paths.create(&controller, "slow", tcp_path(slow.port, NQN));
@@ -291,7 +289,7 @@ async fn a_second_path_that_answers_no_goodbye_stops_nobody() {
             .created(&controller, "one", tcp_path(first.port, NQN))
             .await,
     );
-    // A path that stands by is connected once, to look, and let go, which CC.SHN tells it.
+    // A standby path is connected once to be checked, and disconnected with a shutdown (CC.SHN).
     let goodbyes = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&goodbyes);
     second.script(move |ask| {
@@ -309,7 +307,7 @@ async fn a_second_path_that_answers_no_goodbye_stops_nobody() {
             .await,
     );
     let made = begin.elapsed();
-    // In place of the 10 s that the peer is given for its shutdown.
+    // Without waiting the 10 s that the peer is granted for its shutdown.
     assert!(made < END, "the path took {made:?}");
     eventually("it is told goodbye", END, async || {
         (goodbyes.load(Ordering::Relaxed) > 0).then_some(())
@@ -327,7 +325,7 @@ async fn a_second_path_that_answers_no_goodbye_stops_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_says_that_it_needs_two_minutes_is_given_up_in_time() {
     let mut session = Session::start().await;
-    // A listener that accepts nobody, and one that is never ready: CAP.TO is 127.5 s, CSTS.RDY stays 0.
+    // A listener that accepts nobody, and a controller that never gets ready: CAP.TO is 127.5 s, CSTS.RDY stays 0.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let nobody = listener.local_addr().expect("an address").port();
     let never = Peer::start();
@@ -342,12 +340,12 @@ async fn a_peer_that_says_that_it_needs_two_minutes_is_given_up_in_time() {
         let controller = remote_controller(&session.client, &unique("late"), "DISABLE").await;
         let request = json!({ "parent": controller, "nvme_path_id": "path", "nvme_path": tcp_path(port, NQN) });
         let begin = Instant::now();
-        // The call itself has 15 s.
+        // The deadline of the call itself is 15 s.
         let made = session.client.call("CreateNvmePath", request).await;
         assert!(made.is_err(), "{made:?}");
         let took = begin.elapsed();
         assert!(took < Duration::from_secs(14), "{took:?}");
-        // The attempt has been given up, and not only the call.
+        // The attempt has ended, and not only the call.
         session.ends("NvmeRemoteController", &controller).await;
     }
     let before = never.connections();

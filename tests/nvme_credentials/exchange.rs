@@ -1,4 +1,4 @@
-//! One way and mutual, each form of key, each hash and group that both sides know.
+//! DH-HMAC-CHAP one-way and mutual: each form of key, and each hash and group that both sides support.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::common::{
     nqn_of, remote_controller, tcp_path,
 };
 
-/// A key of this hash.
+/// Builds a `DHHC-1` key of this hash and length.
 fn key_of(hash: &str, length: usize, byte: u8) -> String {
     let mut key = vec![byte; length];
     let crc = crc32fast::hash(&key).to_le_bytes();
@@ -44,7 +44,7 @@ async fn each_side_proves_itself_with_each_form_of_key_and_io_goes_through() {
     }
 }
 
-/// SPDK's own target with a subsystem that admits the host with these keys.
+/// Configuration of SPDK's own target, with a subsystem that admits the host with these keys.
 fn configuration(dir: &Path, hash: &str, group: &str, port: u16) -> Value {
     let step = |method: &str, params: Value| json!({ "method": method, "params": params });
     let file = |name: &str, byte: u8| {

@@ -1,4 +1,4 @@
-//! NvmeCredential: keys by which paths to remote controllers authenticate, with real peers.
+//! NvmeCredential: keys by which paths authenticate to remote controllers, tested with real peers.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -16,27 +16,27 @@ use common::{
 };
 use serde_json::{Value, json};
 
-/// How long what comes by itself may take: a path is tried again after 2 to 8 s.
+/// Timeout of events that happen without a call: a path reconnects after 2 to 8 s.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// A target that attaches what its peer exports to a host with keys.
+/// A target, and a peer whose subsystem the target attaches as a host with keys.
 pub struct Lab {
-    /// The one under test.
+    /// The target under test.
     pub target: Target,
-    /// What it attaches.
+    /// The peer.
     pub peer: Target,
-    /// A connection to the first.
+    /// Client of the target under test.
     pub client: Client,
-    /// The host at the peer: `nvmeSubsystems/s/nvmeHosts/h`.
+    /// NvmeHost at the peer: `nvmeSubsystems/s/nvmeHosts/h`.
     pub host: String,
     /// `nvmeRemoteControllers/remote`
     pub controller: String,
-    /// Where the peer listens.
+    /// Port of the peer's listener.
     pub port: u16,
 }
 
 impl Lab {
-    /// The peer has these keys for the host; the controller is as told, and has no path yet.
+    /// Starts both, with these keys for the host at the peer and this controller at the target, without a path.
     pub async fn new(options: Options, keys: Value, controller: Value) -> Self {
         let target = Target::start_with(options).await;
         let peer = Target::start_with(Options::default().beside(&target)).await;
@@ -64,12 +64,12 @@ impl Lab {
         }
     }
 
-    /// One of the kinds of the target.
+    /// Returns a resource of the target.
     pub fn of(&self, message: &'static str) -> Resource {
         Resource::new(&self.client, message)
     }
 
-    /// Gives the target its keys.
+    /// Creates the target's NvmeCredential with these keys; returns its name.
     pub async fn credential(&self, keys: Value) -> String {
         let credentials = self.of("NvmeCredential");
         let mut object = keys;
@@ -77,14 +77,14 @@ impl Lab {
         name_of(&credentials.created(&self.controller, "keys", object).await)
     }
 
-    /// Makes the path.
+    /// Creates the path to the peer.
     pub async fn attach(&self) -> Result<Value, tonic::Status> {
         let path = tcp_path(self.port, &nqn_of("s"));
         let paths = self.of("NvmePath");
         paths.create(&self.controller, "path", path).await
     }
 
-    /// Shows the remote namespace to hosts of the target.
+    /// Exports the remote namespace to hosts of the target.
     pub async fn export(&self) -> Initiator {
         let over = subsystem(&self.client, "over", json!({})).await;
         namespace(&self.client, &over, "remoten1", json!({})).await;
@@ -92,7 +92,7 @@ impl Lab {
         Initiator::tcp(port, &nqn_of("over"))
     }
 
-    /// The IDs of the controllers that the target has at its peer.
+    /// Returns the IDs of the controllers through which the target is connected to the peer.
     pub async fn connected(&self) -> Vec<i64> {
         let at_peer = self.peer.client().await;
         let request = json!({ "parent": "nvmeSubsystems/s" });
@@ -103,13 +103,13 @@ impl Lab {
             .collect()
     }
 
-    /// Gives the host other keys at the peer.
+    /// Replaces the host's keys at the peer.
     pub async fn at_peer(&self, keys: Value) {
         let hosts = Resource::new(&self.peer.client().await, "NvmeHost");
         hosts.updated(&self.host, keys, None).await;
     }
 
-    /// Ends the target's connections at the peer.
+    /// Ends the target's connections from the peer's side.
     pub async fn cut(&self) {
         let at_peer = self.peer.client().await;
         for id in self.connected().await {
@@ -119,7 +119,7 @@ impl Lab {
         }
     }
 
-    /// Waits until the path is said not to work, for this reason.
+    /// Waits until the path is reported as down for this reason.
     pub async fn is_down(&self, reason: &str) {
         let path = format!("{}/nvmePaths/path", self.controller);
         let mut said = String::new();
@@ -131,7 +131,7 @@ impl Lab {
         eventually(reason, SOON, told).await;
     }
 
-    /// Waits until the path works.
+    /// Waits until the path is connected.
     pub async fn is_up(&self) {
         let path = format!("{}/nvmePaths/path", self.controller);
         eventually("the path works", SOON, async || {
@@ -141,14 +141,14 @@ impl Lab {
         .await;
     }
 
-    /// Ends both.
+    /// Stops target and peer.
     pub fn stop(self) {
         self.target.stop();
         self.peer.stop();
     }
 }
 
-/// Keys as both sides take them; an empty one is none.
+/// Returns the key fields common to NvmeHost and NvmeCredential; an empty key means none.
 pub fn keys(dhchap: &str, ctrlr: &str) -> Value {
     json!({ "dhchap_key": base64(dhchap), "dhchap_ctrlr_key": base64(ctrlr) })
 }

@@ -1,4 +1,4 @@
-//! Keys that do not fit: why a path is refused, and that it comes back once they do.
+//! Mismatched keys: the reason for which a path is refused, and its recovery once the keys match.
 
 use serde_json::json;
 use tonic::Code;
@@ -31,13 +31,13 @@ async fn a_key_that_does_not_fit_is_told_from_others_and_the_right_one_is_taken_
         "the peer does not have the controller's key",
     )
     .await;
-    // The peer has no key to prove itself with.
+    // The peer has no controller key, so it cannot prove itself.
     let hosts = Resource::new(&lab.peer.client().await, "NvmeHost");
     hosts
         .updated(&lab.host, keys(&right, ""), Some(&["dhchap_ctrlr_key"]))
         .await;
     refused("a peer without a key of its own", "DH-HMAC-CHAP has failed").await;
-    // It has none for this host either, and does not ask for one.
+    // The peer has no key for this host at all, and does not demand authentication.
     hosts
         .updated(
             &lab.host,

@@ -1,4 +1,4 @@
-//! Keys that change while paths are connected and I/O goes over them.
+//! Key rotation while paths are connected and serve I/O.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,14 +8,14 @@ use tonic::Code;
 use super::{Lab, SOON, keys};
 use crate::common::{Options, dhchap_key, eventually};
 
-/// For an hour from now.
+/// Keeps the old keys valid for an hour.
 fn with_old_keys(mut keys: Value) -> Value {
     let time = SystemTime::now() + Duration::from_secs(3600);
     keys["old_keys_until"] = json!(prost_types::Timestamp::from(time).to_string());
     keys
 }
 
-/// The n-th keys.
+/// Returns the n-th pair of keys.
 fn some(n: u8) -> Value {
     keys(&dhchap_key(n), &dhchap_key(n + 100))
 }
@@ -33,7 +33,7 @@ async fn writes(lab: &Lab) {
     .await;
 }
 
-/// Two entries a queue, and sixteen I/Os at once: the queue is full, and more waits, whenever keys change.
+/// With 2 entries a queue and 16 I/Os at once, the queue is full and I/O is queued whenever the keys change.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_rotate_under_verified_io_and_the_path_stays_connected() {
     let controller = json!({ "queue_size": 2 });
@@ -50,7 +50,7 @@ async fn keys_rotate_under_verified_io_and_the_path_stays_connected() {
     for n in 1..=50 {
         lab.at_peer(with_old_keys(some(n))).await;
         credentials.updated(&credential, some(n), None).await;
-        // The old ones end, so that the next change finds none.
+        // End the old keys, so that the next change starts without any.
         lab.at_peer(json!({ "old_keys_until": "2020-01-01T00:00:00Z" }))
             .await;
     }
@@ -78,7 +78,7 @@ async fn a_key_that_the_peer_does_not_have_is_not_taken() {
     is_not_taken(bad, "the peer does not have the controller's key").await;
 }
 
-/// It is refused for this reason, and what is connected goes on with the keys of before.
+/// Expects these keys to be refused for this reason, and the connection to be restored with the previous keys.
 async fn is_not_taken(bad: Value, reason: &str) {
     let lab = Lab::new(Options::default(), some(1), json!({})).await;
     let credential = lab.credential(some(1)).await;
@@ -89,7 +89,7 @@ async fn is_not_taken(bad: Value, reason: &str) {
 
     let credentials = lab.of("NvmeCredential");
     let before = lab.connected().await;
-    // Once more at once: the connection that was refused is being connected again meanwhile.
+    // Retries at once: the refused connection is reconnecting meanwhile.
     for _ in 0..3 {
         let request = credentials.update_request(&credential, bad.clone(), None);
         let method = "UpdateNvmeCredential";
@@ -97,7 +97,7 @@ async fn is_not_taken(bad: Value, reason: &str) {
         let status = refused.await;
         assert!(status.message().contains(reason), "{status}");
     }
-    // With the keys of before, by itself.
+    // SPDK reconnects by itself with the previous keys.
     eventually("it is connected anew", SOON, async || {
         let now = lab.connected().await;
         (now.len() == 1 && now != before).then_some(())
@@ -110,7 +110,7 @@ async fn is_not_taken(bad: Value, reason: &str) {
     lab.stop();
 }
 
-/// First the host, then the target, or the other way round: no order takes the path away.
+/// The order in which host and target change their keys does not matter: the path survives either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_come_to_a_path_that_had_none_and_go_from_it_while_it_is_connected() {
     let lab = Lab::new(Options::default(), json!({}), json!({})).await;

@@ -1,4 +1,4 @@
-//! What is refused, what is never told, and what a restart brings back.
+//! Validation of credentials, confidentiality of keys, and persistence over a restart.
 
 use serde_json::json;
 use tonic::Code;
@@ -6,10 +6,10 @@ use tonic::Code;
 use super::{Lab, keys};
 use crate::common::{HOST, Options, base64, dhchap_key};
 
-/// Is in each of the keys, in whichever form they are.
+/// Marker contained in each key: in clear text and in base64.
 const MARK: [&str; 2] = ["HUSH", "SFVTS"];
 
-/// Four times eight bytes, "HUSHHUSH".
+/// Returns a key of `HUSH` repeated, told apart by its last byte.
 fn marked(last: u8) -> String {
     let mut key = b"HUSHHUSHHUSHHUSHHUSHHUSHHUSHHUSH".to_vec();
     key[31] = last;
@@ -58,7 +58,7 @@ async fn keys_that_cannot_be_and_second_ones_for_a_host_are_refused() {
         .refused(&lab.controller, "second", object, Code::AlreadyExists)
         .await;
     assert!(status.message().contains(HOST), "{status}");
-    // The controller stays while it has keys, and may change.
+    // The controller cannot be deleted while it has a credential, but can be updated.
     let controllers = lab.of("NvmeRemoteController");
     let deleted = controllers.delete(&lab.controller).await;
     let status = deleted.expect_err("it has keys");
@@ -100,7 +100,7 @@ async fn a_path_is_back_with_its_keys_after_a_kill_and_they_are_nowhere_to_be_re
     for dir in [lab.target.scratch(), again.scratch()] {
         let files = std::fs::read_dir(dir.join("state")).expect("a state directory");
         for file in files.map(|file| file.expect("it is there").path()) {
-            // The key that seals is here too; nobody else may read it.
+            // The sealing key's file lies here too, readable by its owner only.
             let bytes = std::fs::read(&file).unwrap_or_default();
             told.push(String::from_utf8_lossy(&bytes).into_owned());
         }

@@ -1,4 +1,4 @@
-//! Several hosts, each with its keys: who gets in, who is revoked, who comes back after a restart.
+//! Admission of several hosts with their own keys: connecting, revocation, and persistence over a restart.
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -28,7 +28,7 @@ async fn each_host_gets_in_over_tls_with_its_own_key_and_a_revoked_one_is_discon
     ] {
         reads(&target, &host).await.expect_err(who);
     }
-    // Both at once, until one is revoked.
+    // Both hosts are connected until one is revoked.
     let [at_alice, at_bob] = ["alice", "bob"].map(|name| place(&target, name));
     let load_a = alice.driver().load(&at_alice, STAY).await;
     let load_b = bob.driver().load(&at_bob, STAY).await;
@@ -42,14 +42,14 @@ async fn each_host_gets_in_over_tls_with_its_own_key_and_a_revoked_one_is_discon
     load_a.stop().await.expect("all of hers is verified");
     reads(&target, &bob).await.expect_err("he does not get in");
 
-    // Another host in place of one that is revoked, with the key under the same identity.
+    // The revoked NQN is admitted again, with another key under the same TLS identity.
     export.admit("again", host(BOB, &a, "", "")).await;
     let bob = export.host(BOB).with_psk(&key_a);
     reads(&target, &bob).await.expect("he gets in with his key");
     target.stop();
 }
 
-/// Marks of keys, which nothing but the sealed state may have.
+/// Marker bytes of the keys; only the sealed state may contain them.
 const MARKS: [u8; 3] = [0xa1, 0xb2, 0xc3];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

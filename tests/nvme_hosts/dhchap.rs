@@ -47,7 +47,7 @@ async fn a_host_with_a_key_proves_that_it_has_it_and_the_controller_does_so_too(
     target.stop();
 }
 
-/// An exchange of 8,192 bits would hold up all that its reactor serves.
+/// The 8,192-bit group is refused: its computation would block the reactor, and with it everything the reactor serves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_hash_and_each_group_is_taken_but_the_group_of_8192_bits() {
     let target = Target::start().await;

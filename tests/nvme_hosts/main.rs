@@ -1,4 +1,4 @@
-//! NvmeHost: who may connect to a subsystem, with SPDK's own initiator.
+//! NvmeHost: admission of hosts to a subsystem, tested with SPDK's own initiator.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -24,31 +24,31 @@ use common::{
 };
 use serde_json::{Value, json};
 
-/// A host.
+/// NQN of a host.
 pub const ALICE: &str = "nqn.2022-09.io.spdk:alice";
-/// Another host.
+/// NQN of another host.
 pub const BOB: &str = "nqn.2022-09.io.spdk:bob";
 
-/// How long what comes by itself may take.
+/// Timeout of events that happen without a call.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// How long a host has I/O, unless it is stopped: longer than what happens to it takes.
+/// Seconds of I/O of a host unless it is stopped: longer than any test needs.
 pub const STAY: u32 = 120;
 
-/// A subsystem with one namespace that admits whom it is told, and where it listens.
+/// A subsystem with one namespace and a listener, which admits the configured hosts.
 pub struct Export {
-    /// A connection to the target.
+    /// Client of the target.
     pub client: Client,
     /// The subsystem's name.
     pub subsystem: String,
     /// Its NQN.
     pub nqn: String,
-    /// Where it listens.
+    /// Port of its listener.
     pub port: u16,
 }
 
 impl Export {
-    /// Admits these hosts, by their IDs.
+    /// Creates a subsystem that admits these hosts, given by ID.
     pub async fn new(target: &Target, id: &str, hosts: &[(&str, Value)]) -> Self {
         let client = target.client().await;
         let volume = malloc(&client, &format!("{id}-volume"), 16).await;
@@ -68,18 +68,18 @@ impl Export {
         }
     }
 
-    /// A host of this NQN.
+    /// Returns a host with this NQN.
     pub fn host(&self, hostnqn: &str) -> Initiator {
         Initiator::tcp(self.port, &self.nqn).with_host(hostnqn)
     }
 
-    /// Admits one more.
+    /// Admits one more host; returns its name.
     pub async fn admit(&self, id: &str, host: Value) -> String {
         let hosts = hosts_of(&self.client);
         name_of(&hosts.created(&self.subsystem, id, host).await)
     }
 
-    /// The controller IDs of a host that is connected.
+    /// Returns the controller IDs of a connected host.
     pub async fn connected(&self, hostnqn: &str) -> Vec<i64> {
         let request = json!({ "parent": self.subsystem });
         let listed = self.client.ok("ListHosts", request).await;
@@ -89,8 +89,7 @@ impl Export {
             .collect()
     }
 
-    /// Waits until a host is connected and, once its queues have authenticated, something is written; its
-    /// controller's ID.
+    /// Waits until a host is connected and, once its queues have authenticated, has written; returns its controller ID.
     pub async fn comes(&self, hostnqn: &str) -> i64 {
         let subsystems = Resource::new(&self.client, "NvmeSubsystem");
         eventually("the host is connected and writes", SOON, async || {
@@ -103,12 +102,12 @@ impl Export {
     }
 }
 
-/// The kind.
+/// Returns the resource of NvmeHosts.
 pub fn hosts_of(client: &Client) -> Resource {
     Resource::new(client, "NvmeHost")
 }
 
-/// A host with keys, as the API takes it; an empty one is none.
+/// Returns an NvmeHost as the API takes it; an empty key means none.
 pub fn host(hostnqn: &str, psk: &str, dhchap: &str, ctrlr: &str) -> Value {
     json!({
         "hostnqn": hostnqn,
@@ -118,7 +117,7 @@ pub fn host(hostnqn: &str, psk: &str, dhchap: &str, ctrlr: &str) -> Value {
     })
 }
 
-/// A file with a key, which SPDK's keyring takes.
+/// Writes a key file in the form that SPDK's keyring accepts.
 pub fn key_file(target: &Target, name: &str, key: &str) -> PathBuf {
     let path = target.scratch().join(name);
     std::fs::write(&path, key).expect("there is room");
@@ -127,14 +126,14 @@ pub fn key_file(target: &Target, name: &str, key: &str) -> PathBuf {
     path
 }
 
-/// A place of its own for the files of a tool.
+/// Creates a scratch directory for a tool.
 pub fn place(target: &Target, name: &str) -> PathBuf {
     let dir = target.scratch().join(name);
     std::fs::create_dir_all(&dir).expect("the directory is writable");
     dir
 }
 
-/// Whether a host gets in and reads.
+/// Checks that a host can connect and read.
 pub async fn reads(target: &Target, host: &Initiator) -> Result<String, String> {
     let dir = place(target, "read");
     host.copy_out(&dir, 1, 64, &dir.join("copy")).await

@@ -1,4 +1,4 @@
-//! Hosts that do not get in: logged, counted, and waiting for their turn, while a host that is known does not.
+//! Refused hosts are logged, counted and delayed, while a known host is not delayed.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::{ALICE, BOB, Export, SOON, host, hosts_of, key_file, reads};
 use crate::common::nvme_tcp::{Command, Digests, Host, Identity, Pdu, Sgl};
 use crate::common::{Options, Target, dhchap_key, eventually, metrics, psk_of};
 
-/// The count of a reason.
+/// Returns the counter of refusals for a reason.
 pub fn count(target: &Target, reason: &str) -> u64 {
     let text = metrics(target.http);
     let name = format!("opi_spdk_hosts_refused_total{{reason=\"{reason}\"}} ");
@@ -18,7 +18,7 @@ pub fn count(target: &Target, reason: &str) -> u64 {
     line.expect("it is there").parse().expect("a number")
 }
 
-/// Lines of hosts that were refused for this reason.
+/// Returns the log lines of hosts refused for this reason.
 pub fn lines(target: &Target, reason: &str) -> Vec<Value> {
     let log = target.log();
     let lines = log.lines().filter(|line| line.contains("host refused"));
@@ -26,7 +26,7 @@ pub fn lines(target: &Target, reason: &str) -> Vec<Value> {
     lines.filter(|line| line["reason"] == reason).collect()
 }
 
-/// That it is counted and told that a host was refused.
+/// Waits until the refusal of a host has been counted and logged.
 pub async fn told(target: &Target, reason: &str, host: &str, address: &str) {
     eventually(&format!("{reason} is told"), SOON, async || {
         let lines = lines(target, reason);
@@ -38,7 +38,7 @@ pub async fn told(target: &Target, reason: &str, host: &str, address: &str) {
     .await;
 }
 
-/// A connection from an address of this machine.
+/// Connects from a loopback address.
 pub async fn dial(from: Ipv4Addr, port: u16) -> Host {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(SocketAddr::from((from, 0))).expect("bound");
@@ -49,7 +49,7 @@ pub async fn dial(from: Ipv4Addr, port: u16) -> Host {
     Host::over(stream).expect("a stream")
 }
 
-/// A host that nobody admits comes and is refused.
+/// Connects as a host that is not admitted, and expects a refusal.
 pub async fn refused(from: Ipv4Addr, identity: &Identity) {
     let mut host = dial(from, identity.address.port()).await;
     host.send(&Pdu::ic_req(Digests::OFF)).expect("sent");
@@ -94,7 +94,7 @@ async fn a_host_that_is_refused_is_logged_with_its_name_and_address_and_counted_
         assert!(!log.contains(key.trim()), "a key in the log");
     }
 
-    // A flood is counted to the last one, and the log has a part of it and how many more there were.
+    // All connections of a flood are counted; the log holds some of them and the number of suppressed lines.
     let admitted = clear.host(ALICE).with_dhchap(&key);
     reads(&target, &admitted).await.expect("known from now on");
     let before = count(&target, "not_admitted");
@@ -163,7 +163,7 @@ async fn who_gives_up_or_falls_silent_while_it_authenticates_was_refused_and_is_
     };
     let mut silent = connected();
 
-    // Gone before it has said anything, and gone with its challenge.
+    // The connection is closed before the first authentication message, or after the challenge.
     drop(connected());
     told(&target, "dhchap", ALICE, "127.0.0.1").await;
     assert_eq!(count(&target, "dhchap"), 1);
@@ -175,13 +175,13 @@ async fn who_gives_up_or_falls_silent_while_it_authenticates_was_refused_and_is_
     })
     .await;
 
-    // One that has failed is refused once, whatever else it sends.
+    // A host that has failed is counted once, whatever else it sends.
     let mut failed = connected();
     for _ in 0..5 {
         send(&mut failed, &[0; 72]);
     }
 
-    // One that the target sends away has given nothing up.
+    // A host that the target disconnects has not failed authentication.
     let mut revoked = Identity {
         hostnqn: BOB.to_owned(),
         ..alice.clone()
@@ -211,20 +211,20 @@ async fn who_gives_up_or_falls_silent_while_it_authenticates_was_refused_and_is_
     target.stop();
 }
 
-/// The parts of an authentication command, for so many bytes.
+/// Builds the fields of an authentication command of this length.
 pub fn fields(fctype: u8, cid: u16, length: u32) -> Command {
     let command = Command::fabrics(fctype, cid).put(41, &[1, 1, 0xe9]);
     command.put(44, &length.to_le_bytes())
 }
 
-/// Sends a message of authentication, which is taken whatever is in it.
+/// Sends an authentication message, which the target accepts whatever its content.
 pub fn send(host: &mut Host, message: &[u8; 72]) {
     let cid = host.cid();
     let send = fields(5, cid, 72).sgl(Sgl::InCapsule(72));
     assert_eq!(host.call(send, message).expect("an answer").status(), 0);
 }
 
-/// Says that it authenticates with SHA-256 and the group of 2,048 bits.
+/// Negotiates authentication with SHA-256 and the 2,048-bit group.
 pub fn negotiate(host: &mut Host) {
     let mut message = [0; 72];
     (message[4], message[7], message[8]) = (1, 1, 1);
@@ -232,7 +232,7 @@ pub fn negotiate(host: &mut Host) {
     send(host, &message);
 }
 
-/// Asks for a challenge; the command's ID.
+/// Asks for a challenge; returns the command's ID.
 pub fn ask(host: &mut Host) -> u16 {
     negotiate(host);
     let cid = host.cid();
@@ -241,7 +241,7 @@ pub fn ask(host: &mut Host) -> u16 {
     cid
 }
 
-/// Asks for a challenge and gets it.
+/// Asks for a challenge and receives it.
 pub fn challenge(host: &mut Host) {
     let cid = ask(host);
     let (answer, challenge) = host.completion(cid, &[]).expect("an answer");

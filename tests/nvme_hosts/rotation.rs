@@ -1,4 +1,4 @@
-//! Keys that change while their host is connected.
+//! Key rotation while the host is connected.
 
 use serde_json::json;
 
@@ -18,11 +18,11 @@ async fn keys_rotate_a_thousand_times_under_verified_io_and_the_host_stays_conne
     rotate(1000, 10 * STAY).await;
 }
 
-/// Changes keys so often, while the host has I/O for so many seconds at most.
+/// Rotates the keys this many times, under I/O of the host for up to this many seconds.
 async fn rotate(times: u32, seconds: u32) {
     let target = Target::start().await;
     let keys = |n: u32| {
-        // No two in a row are the same, nor are the first and the last.
+        // Neighbours differ, and so do the first and the last.
         let n = u8::try_from(n % 251).expect("it fits");
         [psk_of(n), dhchap_key(n), dhchap_key(n.wrapping_add(128))]
     };
@@ -67,8 +67,8 @@ async fn keys_that_the_server_makes_rotate_a_thousand_times_with_an_overlap_unde
     rotate_with_overlap(1000, 20 * STAY).await;
 }
 
-/// Has the server make keys so often, each time with those of before beside them until these are ended, while the
-/// host has I/O for so many seconds at most. Now and then, and at the end, it is seen who gets in.
+/// Rotates server-generated keys this many times, with the old keys valid until they are ended, under I/O of the host
+/// for up to this many seconds. Checks every tenth of the rounds, and at the end, which keys are admitted.
 async fn rotate_with_overlap(times: u32, seconds: u32) {
     const NAME: &str = "nvmeSubsystems/s/nvmeHosts/a";
     let look = (times / 10).max(1);

@@ -1,4 +1,4 @@
-//! What a subsystem's hosts can be, and what is refused with a reason.
+//! Validation of a subsystem's hosts: which are accepted, and which are refused with a reason.
 
 use serde_json::{Value, json};
 use tonic::Code;
@@ -31,7 +31,7 @@ async fn a_subsystem_is_opened_and_closed_by_its_hosts_only_while_nobody_can_be_
         .await
         .expect("still any host");
 
-    // By the host of `hostnqn` it is closed and opened at any time, as it always was.
+    // A subsystem with `hostnqn` can be restricted and opened at any time, as before NvmeHosts existed.
     let only = |hostnqn: &str| json!({ "spec": { "hostnqn": hostnqn } });
     let mask = Some(["spec.hostnqn"].as_slice());
     subsystems.updated(open, only(BOB), mask).await;
@@ -52,7 +52,7 @@ async fn a_subsystem_is_opened_and_closed_by_its_hosts_only_while_nobody_can_be_
     subsystems
         .update_refused(open, only(ALICE), mask, Code::AlreadyExists)
         .await;
-    // Without `hostnqn` the others are still the only ones.
+    // Without `hostnqn` the NvmeHosts remain the only admitted hosts.
     subsystems.updated(open, only(""), mask).await;
     reads(&target, &export.host(ALICE))
         .await
@@ -97,7 +97,7 @@ async fn all_hosts_of_a_subsystem_have_a_pre_shared_key_or_none_has() {
     let mask = Some(["spec.hostnqn"].as_slice());
     let status = subsystems.update_refused(&secure, only, mask, state).await;
     assert!(status.message().contains(&first), "{status}");
-    // While there is no controller its only host may change that.
+    // While the subsystem has no controller, its only host may drop its TLS key.
     let none = Some(["psk"].as_slice());
     hosts.updated(&first, json!({}), none).await;
     hosts.created(&secure, "b", plain(BOB)).await;
@@ -167,7 +167,7 @@ async fn a_key_or_an_nqn_that_no_host_could_use_is_refused_with_the_reason() {
         expect_invalid(&status, &format!("nvme_host.{field}"));
         assert!(status.message().contains(why), "{why}: {status}");
     }
-    // All of them without a key of TLS, and those for whose names its identity has room with one.
+    // Without a TLS key all NQNs are accepted, with one only NQNs that fit into the identity of the key.
     let upper = format!("{uuid}1B4E28BA-2FA1-11D2-883F-B9A761BDE3FB");
     let ctrlr = dhchap_key(2);
     let named = [("long", &longest), ("upper", &upper)];

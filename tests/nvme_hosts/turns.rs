@@ -1,4 +1,4 @@
-//! Hosts that fail to prove who they are wait for their turn; others, and a host that is known, do not.
+//! Hosts that fail authentication are delayed (backoff); other hosts and known hosts are not.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -11,10 +11,10 @@ use super::{ALICE, BOB, Export, SOON, host, key_file, reads};
 use crate::common::nvme_tcp::{Digests, Host, Identity, Pdu, Sgl};
 use crate::common::{Options, Psk, Target, dhchap_key, eventually, malloc, namespace, psk_of};
 
-/// An address of strangers, and of hosts beside them.
+/// Loopback address of strangers and of hosts that share it with them.
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
-/// Who connects, with this name, from there; it has yet to authenticate.
+/// Connects under this identity from this address, up to the point where it must authenticate.
 pub async fn comes(from: Ipv4Addr, identity: &Identity) -> Host {
     let mut host = dial(from, identity.address.port()).await;
     host.send(&Pdu::ic_req(Digests::OFF)).expect("sent");
@@ -23,7 +23,7 @@ pub async fn comes(from: Ipv4Addr, identity: &Identity) -> Host {
     host
 }
 
-/// Attempts that fail.
+/// Makes this many attempts that fail to authenticate.
 async fn fails(from: Ipv4Addr, identity: &Identity, times: usize) {
     for _ in 0..times {
         send(&mut comes(from, identity).await, &[0; 72]);
@@ -46,7 +46,7 @@ async fn who_fails_to_authenticate_waits_for_its_turn_and_others_at_its_address_
     let [alice, bob] = [ALICE, BOB].map(named);
     fails(ELSEWHERE, &bob, 14).await;
 
-    // Of some at once each has its turn, and the last one waits for all.
+    // Concurrent attempts are served one after the other; the last one waits for all.
     let begun = Instant::now();
     let mut waiting = Vec::new();
     for _ in 0..4 {
@@ -57,7 +57,7 @@ async fn who_fails_to_authenticate_waits_for_its_turn_and_others_at_its_address_
     let mut last = waiting.pop().expect("four");
     let mut first = waiting.swap_remove(0);
 
-    // Neither a host that was never here before, behind the same address, nor a change of the subsystem waits.
+    // Neither a new host behind the same address nor a change of the subsystem is delayed.
     for _ in 0..20 {
         refused(ELSEWHERE, &named("nqn.2022-09.io.spdk:stranger")).await;
     }
@@ -83,7 +83,7 @@ async fn who_fails_to_authenticate_waits_for_its_turn_and_others_at_its_address_
         begun.elapsed()
     );
 
-    // Too many: who has no turn is closed, and who goes before its turn has cost nothing.
+    // Over the limit of waiting attempts, the rest are closed; closing while waiting is not counted as a failure.
     let before = count(&target, "dhchap");
     let mut many = Vec::new();
     for _ in 0..8 {
@@ -100,7 +100,7 @@ async fn who_fails_to_authenticate_waits_for_its_turn_and_others_at_its_address_
     let after = count(&target, "dhchap");
     assert!(after <= before + 9, "{before} {after}");
 
-    // The host itself, elsewhere; from then on nobody makes it wait there.
+    // The host itself connects from the other address; from then on strangers there do not delay it.
     let key = key_file(&target, "b", &b);
     let host = export.host(BOB).with_dhchap(&key);
     reads(&target, &host).await.expect("who has the key");
@@ -133,7 +133,7 @@ async fn a_challenge_that_finds_no_room_has_failed_and_asking_again_keeps_nothin
         }
         asked += 1;
         assert!(begun.elapsed() < SOON, "it is still open");
-        // Sooner than it is closed after a failure.
+        // Sooner than the target closes it after a failure.
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
     assert!(asked > 0, "it is told that it has failed");
@@ -141,7 +141,7 @@ async fn a_challenge_that_finds_no_room_has_failed_and_asking_again_keeps_nothin
     target.stop();
 }
 
-/// Whether a TLS handshake succeeds with this key.
+/// Returns whether a TLS handshake succeeds with this key.
 fn shakes_hands(stream: TcpStream, key: &Psk) -> bool {
     let setup = key.setup().expect("a setup");
     setup.connect("target", stream).is_ok()
@@ -161,7 +161,7 @@ async fn over_tls_an_address_with_wrong_keys_waits_for_its_turn_until_one_is_rig
     for _ in 0..5 {
         assert!(!shakes_hands(dial(), &wrong));
     }
-    // 0.1 s, doubled each time; and each in its turn, not all at the next look of a slow one.
+    // The delay starts at 0.1 s and doubles; each attempt is served when due, not at the next tick of a slow poller.
     let waited = begun.elapsed();
     assert!(waited >= Duration::from_millis(1300), "{waited:?}");
     assert!(waited < Duration::from_millis(2050), "{waited:?}");
@@ -177,13 +177,13 @@ async fn over_tls_an_address_with_wrong_keys_waits_for_its_turn_until_one_is_rig
     target.stop();
 }
 
-/// A number, and a text behind its length, of so many bytes.
+/// Encodes a length of `length` bytes followed by the data.
 fn part(length: usize, bytes: &[u8]) -> Vec<u8> {
     let number = u32::try_from(bytes.len()).expect("short").to_be_bytes();
     [&number[4 - length..], bytes].concat()
 }
 
-/// A record with a ClientHello of TLS 1.3 that offers an identity so many times, for a cipher of SHA-384.
+/// Encodes a TLS 1.3 ClientHello that offers an identity this many times, for a SHA-384 cipher.
 fn hello(identity: &str, times: usize) -> Vec<u8> {
     let extension = |kind: u8, bytes: &[u8]| [&[0, kind][..], &part(2, bytes)].concat();
     let offered = [part(2, identity.as_bytes()), vec![0; 4]]
@@ -219,7 +219,7 @@ async fn few_identities_of_a_hello_are_looked_up() {
         stream.set_read_timeout(Some(SOON)).expect("it is ours");
         stream.write_all(&hello(&identity, times)).expect("sent");
         let mut answer = Vec::new();
-        // Closed, or reset with what was not read.
+        // The connection is closed, or reset because of unread data.
         let _ = stream.read_to_end(&mut answer);
         assert_eq!(answer.first(), Some(&21), "an alert");
         let is_there = || target.log().contains("A TLS hello names over 4 identities");

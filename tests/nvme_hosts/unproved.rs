@@ -1,4 +1,4 @@
-//! Connections in the name of a host that have yet to prove its key: what they may take, and which give way.
+//! Connections under a host's NQN that have not proved its key: limits on their buffers, and which are displaced.
 
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
@@ -12,10 +12,10 @@ use crate::common::{Options, Target, dhchap_key, eventually};
 /// `OPI_NVME_TCP_UNADMITTED_PER_ADDRESS`.
 const PER_ADDRESS: usize = 256;
 
-/// An address of connections that are not alice's.
+/// Loopback address of connections that are not alice's.
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
-/// A subsystem that admits alice by a key, and her name without it.
+/// Creates a subsystem that admits alice with a key, and returns her identity without the key.
 async fn export(target: &Target) -> (Export, Identity) {
     let hosts = [("alice", host(ALICE, "", &dhchap_key(1), ""))];
     let export = Export::new(target, "s", &hosts).await;
@@ -26,7 +26,7 @@ async fn export(target: &Target) -> (Export, Identity) {
     (export, alice)
 }
 
-/// Announces an authentication message of so many bytes, and waits for the answer.
+/// Announces an authentication message of this length; returns the status.
 fn announces(host: &mut Host, length: u32) -> u8 {
     let cid = host.cid();
     let send = fields(5, cid, length).sgl(Sgl::Transport(length));
@@ -34,7 +34,7 @@ fn announces(host: &mut Host, length: u32) -> u8 {
     host.receive_within(SOON).expect("an answer").kind
 }
 
-/// Whether the connection is open; what it has to say stays unread.
+/// Returns whether the connection is open, without reading from it.
 fn is_open(host: &Host) -> bool {
     let stream = host.stream();
     stream.set_nonblocking(true).expect("it is ours");
@@ -65,7 +65,7 @@ async fn who_has_yet_to_authenticate_moves_4_kib_at_most() {
     target.stop();
 }
 
-/// More buffers than alice's half of the small ones; they are taken back after 5 s at the latest.
+/// The attack asks for more small buffers than alice's half; they are reclaimed within 5 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_goes_by_a_hosts_name_without_its_key_takes_none_of_its_share() {
     let target = Target::start_with(Options::default().args(["--iobuf-small", "1536"])).await;
@@ -112,12 +112,12 @@ async fn strangers_that_say_nothing_displace_nobody_who_authenticates() {
     target.stop();
 }
 
-/// As after a restart, when hosts come all at once.
+/// As after a restart, when all hosts reconnect at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_too_many_authenticate_the_oldest_gives_way_and_has_not_failed() {
     let target = Target::start().await;
     let (_export, alice) = export(&target).await;
-    // These have taken the reactor's time already, and have failed.
+    // These have used reactor time for their challenge: displacing them counts as their failure.
     let mut challenged = Vec::new();
     for _ in 0..3 {
         let mut host = comes(ELSEWHERE, &alice).await;
@@ -137,7 +137,7 @@ async fn where_too_many_authenticate_the_oldest_gives_way_and_has_not_failed() {
     let last = authenticate.last_mut().expect("many");
     challenge(last);
 
-    // One by one they make room for hosts that have not connected yet.
+    // The waiting connections are displaced one by one by hosts that connect later.
     let mut host = dial(ELSEWHERE, alice.address.port()).await;
     host.send(&Pdu::ic_req(Digests::OFF)).expect("sent");
     host.receive_within(SOON).expect("ICResp");

@@ -1,4 +1,4 @@
-//! Which namespaces each host of a subsystem sees.
+//! Views: which namespaces of a subsystem each host sees.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ fn seeing(hostnqn: &str, namespaces: &[&str]) -> Value {
     json!({ "hostnqn": hostnqn, "namespaces": namespaces })
 }
 
-/// A subsystem whose namespaces are 1 and 2, without hosts and controllers.
+/// Creates a subsystem with namespaces 1 and 2, without hosts and controllers.
 async fn two(target: &Target) -> Export {
     let client = target.client().await;
     let subsystem = subsystem(&client, "s", json!({})).await;
@@ -45,7 +45,7 @@ impl Export {
     }
 }
 
-/// What Identify says of a namespace, and of which IDs are there.
+/// Returns the Identify data of a namespace, or of a list of namespace IDs.
 fn identify(admin: &mut Host, cns: u8, nsid: u32) -> Vec<u8> {
     let cid = admin.cid();
     let command = Command::new(6, cid).nsid(nsid).put(40, &[cns]);
@@ -152,7 +152,7 @@ async fn what_a_host_sees_changes_while_it_is_connected_and_others_do_not_notice
     running.stop().await.expect("it ends");
     load.stop().await.expect("all of his is verified");
 
-    // What is seen by name is in use, and keeps its ID.
+    // A namespace named in a view is in use and keeps its ID.
     let namespaces = Resource::new(&export.client, "NvmeNamespace");
     let status = namespaces.delete(FIRST).await.expect_err("in use");
     assert!(status.message().contains(&alices), "{status}");
@@ -174,7 +174,7 @@ async fn what_a_host_sees_changes_while_it_is_connected_and_others_do_not_notice
     let copy = at_alice.join("copy");
     let second = alice.copy_out(&at_alice, 2, 64, &copy).await;
     second.expect_err("not the second");
-    // The host that is left sees all as before.
+    // The remaining host's view is unchanged.
     hosts.deleted(&alices).await;
     let bob = export.host(BOB).copy_out(&at_bob, 2, 64, &copy).await;
     bob.expect("he sees both");

@@ -23,7 +23,7 @@ pub(crate) enum Failure {
     Unauthenticated(&'static CStr),
     /// The peer ended DH-HMAC-CHAP, for this reason if it gave one.
     Rejected(Option<&'static CStr>),
-    /// The initialization state of SPDK's driver when a timeout expired or a command failed.
+    /// Initialization of the controller timed out or a command of it failed, in this state of SPDK's driver.
     Stuck(&'static CStr),
     /// The connection was lost, or the peer did not answer on it.
     Ended,
@@ -32,17 +32,16 @@ pub(crate) enum Failure {
 /// Identifies a controller and its host: address, port, subsystem NQN and host NQN.
 type Place = [String; 4];
 
-/// Bound of recorded controllers: more than the paths that fail at once. When it is reached, all records are
-/// dropped.
+/// Bound of the table: more than the paths that fail at once. When it is reached, all records are dropped.
 const KEPT: usize = 1024;
 
-/// One attempt reports several failures at once, the first of which is the cause. A report later than this after the
-/// previous one belongs to a new attempt.
+/// One attempt may report several failures in quick succession, of which the first is the cause. A report later than
+/// this after the previous one belongs to a new attempt.
 const ONE_ATTEMPT: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// The last failure of each controller, and its time. Controllers are connected on the app thread; other threads
-    /// record failures of I/O queues in their own copy, which nobody reads.
+    /// The last failure of each controller, and when it was last reported. Controllers are connected on the app thread;
+    /// I/O queues of other threads record their failures in those threads' tables, which nobody reads.
     static FAILURES: RefCell<BTreeMap<Place, (Failure, Instant)>> =
         const { RefCell::new(BTreeMap::new()) };
 }
@@ -56,7 +55,7 @@ fn place(id: &sys::spdk_nvme_transport_id, hostnqn: &str) -> Place {
     ]
 }
 
-/// Records a failure: of the latest attempt, the first one.
+/// Records a failure; only the first failure of an attempt is kept.
 fn note(place: Place, failure: Failure, now: Instant) {
     FAILURES.with_borrow_mut(|failures| {
         if failures.len() >= KEPT {
@@ -66,7 +65,7 @@ fn note(place: Place, failure: Failure, now: Instant) {
         if now.saturating_duration_since(*when) > ONE_ATTEMPT {
             *noted = failure;
         }
-        // Reports in quick succession extend the same attempt.
+        // Reports in quick succession belong to the same attempt.
         *when = now;
     });
 }
@@ -79,7 +78,7 @@ pub(crate) fn failure(id: &sys::spdk_nvme_transport_id, hostnqn: &str) -> Option
     })
 }
 
-/// As [`failure`], and forgets it. Without a host NQN (SPDK chooses it) any host's failure matches.
+/// Returns what [`failure`] does and forgets it. Without a host NQN (SPDK generates it) any host's failure matches.
 pub(crate) fn take_failure(
     id: &sys::spdk_nvme_transport_id,
     hostnqn: Option<&str>,
@@ -106,7 +105,7 @@ unsafe fn note_of(
     hostnqn: *const c_char,
     failure: Failure,
 ) {
-    // SAFETY: by the caller's contract `id` is valid for reads and `hostnqn` NUL-terminated, both during this call.
+    // SAFETY: by the caller's contract `id` is valid for reads and `hostnqn` is NUL-terminated, both during this call.
     let place = unsafe { place(&*id, &string(hostnqn)) };
     note(place, failure, Instant::now());
 }
@@ -150,11 +149,11 @@ pub unsafe extern "C" fn opi_initiator_connect_failed(
     hostnqn: *const c_char,
     reason: *const c_char,
 ) {
-    // SAFETY: passes on the caller's contract; `reason` has static lifetime by it.
+    // SAFETY: passes on the caller's contract; `reason` is a NUL-terminated string of static lifetime by it.
     unsafe { note_of(id, hostnqn, Failure::Nonsense(CStr::from_ptr(reason))) };
 }
 
-/// Records why DH-HMAC-CHAP failed: `by_peer`, or on this side.
+/// Records why DH-HMAC-CHAP failed: on the peer's side (`by_peer`) or on this side.
 ///
 /// # Safety
 /// `id` is valid for reads, `hostnqn` is a NUL-terminated string, `reason` one of SPDK's static strings or NULL.

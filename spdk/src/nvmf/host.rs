@@ -1,4 +1,4 @@
-//! Which hosts may connect to a subsystem, and the keys that they have for it.
+//! Admission of hosts to a subsystem, and their keys for it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -18,29 +18,29 @@ use crate::error::{Error, check};
 use crate::keyring;
 use crate::log;
 
-/// The keys of a host, as it is given them; an empty one is none.
+/// The configured keys of a host; an empty key means none.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Keys {
-    /// Pre-shared key of TLS, in interchange form: it connects over TLS with that key alone.
+    /// TLS pre-shared key in interchange format: the host must connect over TLS with it.
     pub psk: Vec<u8>,
-    /// Key of DH-HMAC-CHAP, `DHHC-1:...`: it authenticates with it.
+    /// DH-HMAC-CHAP key, `DHHC-1:...`: the host must authenticate with it.
     pub dhchap: Vec<u8>,
-    /// By which it knows the controller, of the same form; not without the other.
+    /// Key by which the controller proves itself to the host, same format; requires `dhchap`.
     pub dhchap_ctrlr: Vec<u8>,
-    /// Those of before, which hold beside these for a while.
+    /// Previous keys, valid beside the new ones until they expire.
     pub old: Option<OldKeys>,
 }
 
-/// Keys that a host had before, as [`Keys`] has them.
+/// Previous keys of a host, with the fields of [`Keys`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct OldKeys {
-    /// Until then the host gets in with them: [`end_old_keys`] ends them.
+    /// Expiry: the host may use these keys until [`end_old_keys`] removes them at this time.
     pub until: SystemTime,
-    /// Of TLS.
+    /// TLS pre-shared key.
     pub psk: Vec<u8>,
-    /// Of DH-HMAC-CHAP.
+    /// DH-HMAC-CHAP key.
     pub dhchap: Vec<u8>,
-    /// By which the host knows the controller while it uses the one above.
+    /// Key by which the controller proves itself while the host uses the old `dhchap`.
     pub dhchap_ctrlr: Vec<u8>,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Debug for Keys {
     }
 }
 
-/// What the keyring calls the keys of a host.
+/// Names of a host's keys in SPDK's keyring.
 #[derive(Default)]
 struct Names {
     psk: Option<CString>,
@@ -59,7 +59,7 @@ struct Names {
     old_psk: Option<CString>,
     old_dhchap: Option<CString>,
     old_dhchap_ctrlr: Option<CString>,
-    /// When the old ones end.
+    /// Expiry of the old keys.
     until: Option<SystemTime>,
 }
 
@@ -76,7 +76,7 @@ impl Names {
         }
     }
 
-    /// Takes the old ones away.
+    /// Moves the old keys out.
     fn split_old(&mut self) -> Self {
         self.until = None;
         Self {
@@ -87,8 +87,8 @@ impl Names {
         }
     }
 
-    /// Puts the keys into the keyring, under names that no key had before: SPDK keeps those of DH-HMAC-CHAP by
-    /// their names, and has old and new ones at once while they are changed.
+    /// Adds the keys to the keyring under unique names: SPDK holds DH-HMAC-CHAP keys by name, and old and new keys
+    /// coexist during a change.
     fn put(spdk: Spdk, host: &str, keys: &Keys) -> Result<Self, Error> {
         let number = PUT.get();
         PUT.set(number.wrapping_add(1));
@@ -134,7 +134,7 @@ impl Names {
         }
     }
 
-    /// Takes the keys out of the keyring; one that somebody has removed by SPDK's own commands is gone already.
+    /// Removes the keys from the keyring; a key that SPDK's own commands have removed is no error.
     fn take(self, spdk: Spdk) {
         let names = [
             self.psk,
@@ -158,17 +158,17 @@ impl Names {
     }
 }
 
-/// Hosts with old keys.
+/// Number of hosts with old keys.
 static OLD: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// The keys of the hosts that were let in here, by the NQNs of the subsystem and of the host.
+    /// Keys of the hosts that this module admitted, by subsystem NQN and host NQN.
     static HELD: RefCell<HashMap<(String, String), Names>> = RefCell::default();
-    /// How often keys were put into the keyring.
+    /// Number of times that keys were added to the keyring; makes their names unique.
     static PUT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Forgets what keys a host of a subsystem has had.
+/// Drops the keys of a host of a subsystem, also from the keyring.
 fn forget(spdk: Spdk, nqn: &str, host: &str) {
     let key = (nqn.to_owned(), host.to_owned());
     if let Some(names) = HELD.with_borrow_mut(|held| held.remove(&key)) {
@@ -177,7 +177,7 @@ fn forget(spdk: Spdk, nqn: &str, host: &str) {
     count_old();
 }
 
-/// Forgets the keys of all hosts of a subsystem that is gone.
+/// Drops the keys of all hosts of a deleted subsystem.
 pub(super) fn forget_all(spdk: Spdk, nqn: &str) {
     let names: Vec<Names> = HELD.with_borrow_mut(|held| {
         let gone = held.extract_if(|(of, _), _| of == nqn);
@@ -189,10 +189,9 @@ pub(super) fn forget_all(spdk: Spdk, nqn: &str) {
     count_old();
 }
 
-/// Lets a host in, with these keys, to see these namespaces.
+/// Admits a host to a subsystem with these keys and this view of its namespaces.
 ///
-/// ENODEV for an unknown subsystem, EINVAL for a bad NQN or key, EEXIST for a host
-/// that is let in already.
+/// ENODEV for an unknown subsystem, EINVAL for an invalid NQN or key, EEXIST for a host that is already admitted.
 pub async fn allow(
     spdk: Spdk,
     nqn: &str,
@@ -207,7 +206,7 @@ pub async fn allow(
         return Err(Error::new(OPERATION, libc::EEXIST)
             .with_detail(format!("host {host:?} is allowed already")));
     }
-    // Before it can connect.
+    // Set before the host can connect.
     view::show(spdk, nqn, host, shown.clone()).await?;
     match add(spdk, nqn, host, keys) {
         Err(error) => {
@@ -222,23 +221,23 @@ fn add(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Error> {
     const OPERATION: &str = "allow host";
     let subsystem = find(spdk, OPERATION, nqn)?;
     let c_host = cstr("host NQN", host)?;
-    // Of one that was kept out by SPDK's own commands.
+    // Keys left by a host that SPDK's own commands have removed.
     forget(spdk, nqn, host);
     let names = Names::put(spdk, host, keys)?;
     let for_c = names.for_c();
-    // SAFETY: on the app thread, the subsystem found without an await since; the
-    // strings outlive the call.
+    // SAFETY: on the app thread; no await since the subsystem was found, so the pointer is valid; the strings outlive
+    // the call.
     let rc =
         unsafe { sys::opi_nvmf_add_host(subsystem.as_ptr(), c_host.as_ptr(), &raw const for_c) };
     let added = check(OPERATION, rc).map_err(|error| error.with_detail(format!("host {host:?}")));
     settle(spdk, nqn, host, names, added)
 }
 
-/// Gives a host that is let in by name other keys. It stays connected, and connects anew with these, or their
-/// old ones until those end.
+/// Replaces the keys of a host admitted by name. It stays connected; its next connections need the new keys, or the old
+/// ones until these expire.
 ///
-/// ENODEV for an unknown subsystem, ENOENT for a host that is not let in by name, EINVAL for a bad key. After
-/// an error it has the keys that it had.
+/// ENODEV for an unknown subsystem, ENOENT for a host that is not admitted by name, EINVAL for an invalid key. After an
+/// error the host keeps its previous keys.
 pub fn set_keys(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Error> {
     const OPERATION: &str = "change keys of host";
     let subsystem = find(spdk, OPERATION, nqn)?;
@@ -252,7 +251,7 @@ pub fn set_keys(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Er
     let none = Names::default();
     let rc = HELD.with_borrow(|held| {
         let (now, before) = (names.for_c(), held.get(&key).unwrap_or(&none).for_c());
-        // SAFETY: as in `allow`; the names of the keys outlive the call too.
+        // SAFETY: as in `add`; the names of the previous keys outlive the call too.
         unsafe {
             sys::opi_nvmf_set_host_keys(
                 subsystem.as_ptr(),
@@ -266,12 +265,12 @@ pub fn set_keys(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Er
     settle(spdk, nqn, host, names, set)
 }
 
-/// Whether any host has old keys; any thread.
+/// Whether any host has old keys; callable from any thread.
 pub fn has_old_keys() -> bool {
     OLD.load(Ordering::Relaxed) > 0
 }
 
-/// Ends the old keys of all hosts whose time is over at `now`.
+/// Removes the old keys of all hosts whose expiry is at or before `now`.
 pub fn end_old_keys(spdk: Spdk, now: SystemTime) {
     let over: Vec<_> = HELD.with_borrow(|held| {
         let over = (held.iter()).filter(|(_, names)| names.until.is_some_and(|until| until <= now));
@@ -288,9 +287,10 @@ pub fn end_old_keys(spdk: Spdk, now: SystemTime) {
 
 fn end(spdk: Spdk, nqn: &str, host: &str) {
     const OPERATION: &str = "end old keys of host";
-    // What somebody has removed by SPDK's own commands has no keys.
+    // A subsystem that SPDK's own commands have removed has no keys left.
     if let (Ok(subsystem), Ok(c_host)) = (find(spdk, OPERATION, nqn), cstr("host NQN", host)) {
-        // SAFETY: on the app thread, the subsystem found without an await since; the string outlives the call.
+        // SAFETY: on the app thread; no await since the subsystem was found, so the pointer is valid; the string
+        // outlives the call.
         unsafe { sys::opi_nvmf_end_old_keys(subsystem.as_ptr(), c_host.as_ptr()) };
     }
     let key = (nqn.to_owned(), host.to_owned());
@@ -301,14 +301,14 @@ fn end(spdk: Spdk, nqn: &str, host: &str) {
     }
 }
 
-/// To be called after each change of `HELD`.
+/// Updates [`OLD`]; must be called after each change of `HELD`.
 fn count_old() {
     let has_old = |names: &&Names| names.until.is_some();
     let number = HELD.with_borrow(|held| held.values().filter(has_old).count());
     OLD.store(number, Ordering::Relaxed);
 }
 
-/// The host has these keys in place of those before, unless that failed.
+/// Commits the new keys as the host's current ones, or on failure keeps the previous ones; drops the others.
 fn settle(
     spdk: Spdk,
     nqn: &str,
@@ -328,10 +328,10 @@ fn settle(
     result
 }
 
-/// Has a host that is let in by name see these namespaces from now on, and tells it if it is connected.
+/// Replaces the view of a host admitted by name, and notifies the host if it is connected.
 ///
-/// ENODEV for an unknown subsystem, ENOENT for a host that is not let in by name, ETIMEDOUT if I/O of the
-/// subsystem does not complete. After an error it sees what it saw.
+/// ENODEV for an unknown subsystem, ENOENT for a host that is not admitted by name, ETIMEDOUT if the subsystem's I/O
+/// does not drain. After an error the host keeps its previous view.
 pub async fn show(spdk: Spdk, nqn: &str, host: &str, shown: &View) -> Result<(), Error> {
     if !is_allowed(spdk, nqn, host)? {
         return Err(Error::new("show namespaces", libc::ENOENT)
@@ -340,25 +340,24 @@ pub async fn show(spdk: Spdk, nqn: &str, host: &str, shown: &View) -> Result<(),
     view::show(spdk, nqn, host, shown.clone()).await
 }
 
-/// Keeps a host out from now on and disconnects it. I/O that does not end may hold up the end of a connection: it is
-/// not waited for longer than 5 s. ENODEV for an unknown
-/// subsystem, ENOENT for a host that was not let in by name.
+/// Revokes a host's admission and disconnects it. I/O that does not complete may delay the disconnect, which is awaited
+/// for 5 s at most. ENODEV for an unknown subsystem, ENOENT for a host that is not admitted by name.
 pub async fn disallow(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
     const OPERATION: &str = "disallow host";
     let subsystem = find(spdk, OPERATION, nqn)?.as_ptr();
     let c_host = cstr("host NQN", host)?;
-    // SAFETY: on the app thread, the subsystem just found; the string outlives
+    // SAFETY: on the app thread; no await since the subsystem was found, so the pointer is valid; the string outlives
     // the call.
     let rc = unsafe { sys::spdk_nvmf_subsystem_remove_host(subsystem, c_host.as_ptr()) };
     forget(spdk, nqn, host);
     if let Err(error) = check(OPERATION, rc) {
-        // What it saw may be left of an attempt before.
+        // A view may be left over from an earlier attempt.
         view::hide(spdk, nqn, host).await;
         return Err(error.with_detail(format!("host {host:?}")));
     }
     let ended = call_within::<Status>(spdk, DISCONNECT_LIMIT, OPERATION, |callback, argument| {
-        // SAFETY: as above, still without an await; SPDK copies the string, and
-        // the callback takes the argument back, once, unless the call is refused.
+        // SAFETY: as above, still without an await; SPDK copies the string, and the callback reclaims the argument
+        // exactly once, unless the call is refused.
         unsafe {
             sys::spdk_nvmf_subsystem_disconnect_host(subsystem, c_host.as_ptr(), callback, argument)
         }
@@ -377,16 +376,15 @@ pub async fn disallow(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
     }
 }
 
-/// Lets any host in, or from now on only those allowed by name. Then those that are
-/// connected over a network are disconnected: SPDK does not say who they are, and who
-/// may still connects again by itself.
+/// Admits any host, or from now on only hosts admitted by name. In the latter case all hosts connected over a network
+/// are disconnected, since SPDK does not tell which hosts they are; those still admitted reconnect by themselves.
 pub async fn allow_any(spdk: Spdk, nqn: &str, any: bool) -> Result<(), Error> {
     const OPERATION: &str = "allow any host";
     if any {
         view::open(spdk, nqn).await?;
     }
     let subsystem = find(spdk, OPERATION, nqn)?.as_ptr();
-    // SAFETY: on the app thread, the subsystem just found.
+    // SAFETY: on the app thread; no await since the subsystem was found, so the pointer is valid.
     check(OPERATION, unsafe {
         sys::spdk_nvmf_subsystem_set_allow_any_host(subsystem, any)
     })?;
@@ -399,17 +397,16 @@ pub async fn allow_any(spdk: Spdk, nqn: &str, any: bool) -> Result<(), Error> {
     }
 }
 
-/// Whether the host is let in by name.
+/// Returns whether the host is admitted by name.
 pub fn is_allowed(spdk: Spdk, nqn: &str, host: &str) -> Result<bool, Error> {
     Ok(list(spdk, nqn)?.iter().any(|allowed| allowed == host))
 }
 
-/// The hosts that are let in by name.
+/// Returns the hosts admitted by name.
 pub fn list(spdk: Spdk, nqn: &str) -> Result<Vec<String>, Error> {
     let subsystem = find(spdk, "list hosts", nqn)?.as_ptr();
     let mut hosts = Vec::new();
-    // SAFETY: on the app thread, where alone hosts are changed, and without an
-    // await in between.
+    // SAFETY: on the app thread, the only thread that changes the list of hosts; the walk has no await.
     unsafe {
         let mut host = sys::spdk_nvmf_subsystem_get_first_host(subsystem);
         while !host.is_null() {

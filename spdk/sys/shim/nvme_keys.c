@@ -75,7 +75,7 @@ end(struct opi_nvme_authenticating *authenticating, int status)
 	free(authenticating);
 }
 
-/* What an exchange came to: a queue that could not send has ended. */
+/* Maps the status of an exchange: a queue that could not send has lost its connection. */
 static int
 outcome(int status)
 {
@@ -88,7 +88,7 @@ on_queue(void *ctx, int status)
 	nvme_ctrlr_for_each_channel_continue(ctx, outcome(status));
 }
 
-/* Whether a queue may just have shown that it has the keys of before. It does not always tell of its end. */
+/* Whether a queue may just have been authenticated with the old keys. SPDK does not always report its end. */
 static bool
 is_connecting(struct nvme_ctrlr_channel *channel)
 {
@@ -97,7 +97,7 @@ is_connecting(struct nvme_ctrlr_channel *channel)
 	return channel->reset_iter != NULL || (qpair != NULL && !spdk_nvme_qpair_is_connected(qpair));
 }
 
-/* 0 if a controller is connected. */
+/* Returns 0 if the controller is connected, else -ENXIO (detached), -EBUSY (resetting) or -ENOTCONN (down). */
 static int
 check_connected(struct nvme_ctrlr *ctrlr)
 {
@@ -135,7 +135,7 @@ authenticate_queue(struct nvme_ctrlr_channel_iter *i, struct nvme_ctrlr *ctrlr,
 static void
 on_queues(struct nvme_ctrlr *ctrlr, void *ctx, int status)
 {
-	/* A queue that has ended meanwhile is there no more, and has proved nothing. */
+	/* A queue lost meanwhile is missing from the walk and has proved nothing: report the exchange as lost. */
 	if (status == 0 && check_connected(ctrlr) != 0) {
 		status = -ECANCELED;
 	}
@@ -162,7 +162,7 @@ check_queue(struct nvme_ctrlr_channel_iter *i, struct nvme_ctrlr *ctrlr, struct 
 	nvme_ctrlr_for_each_channel_continue(i, is_connecting(channel) ? -EBUSY : 0);
 }
 
-/* No exchange begins that would have to begin anew. */
+/* Starts the exchange only if no queue is connecting: otherwise it would have to be repeated. */
 static void
 on_checked(struct nvme_ctrlr *ctrlr, void *ctx, int status)
 {

@@ -1,4 +1,4 @@
-//! How many attempts to attach a controller over PCIe are under way. On the app thread alone.
+//! Counts attempts in flight to attach a controller over PCIe. App thread only.
 
 use std::cell::Cell;
 
@@ -8,18 +8,18 @@ thread_local! {
     static OVER_PCIE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Such attempts that are under way.
+/// Returns the number of attempts over PCIe in flight.
 pub(super) fn over_pcie() -> usize {
     OVER_PCIE.get()
 }
 
-/// One attempt, for as long as it is kept: by what SPDK holds of it.
+/// Counts one attempt for its own lifetime: owned by the context that SPDK holds while it connects.
 pub(super) struct Attempt {
     counts: usize,
 }
 
 impl Attempt {
-    /// To this address.
+    /// Starts counting an attempt to attach this address; only PCIe counts.
     pub(super) fn to(address: &Address) -> Self {
         let counts = usize::from(matches!(address, Address::Pcie { .. }));
         OVER_PCIE.set(OVER_PCIE.get() + counts);

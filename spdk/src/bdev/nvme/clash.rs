@@ -1,12 +1,12 @@
-//! Namespaces that SPDK could not make a bdev of, because another bdev has its name or its uuid. It
-//! attaches the controller without them, and says so in its log alone.
+//! Namespaces for which SPDK could not create a bdev because another bdev has the name or the UUID. SPDK attaches the
+//! controller without them, and reports that only in its log.
 
 use super::super::{lookup, of_uuid};
 use super::state::missing;
 use crate::app_thread::Spdk;
 use crate::error::Error;
 
-/// EEXIST if a namespace of this controller has no bdev as another one is in its way.
+/// Fails with EEXIST if another bdev's name or UUID kept a namespace of this controller from becoming a bdev.
 pub(super) fn check_no_clash(
     spdk: Spdk,
     operation: &'static str,
@@ -14,7 +14,7 @@ pub(super) fn check_no_clash(
 ) -> Result<(), Error> {
     for namespace in missing(spdk, controller)? {
         let name = &namespace.bdev;
-        // SPDK's module takes the one where there is one, else the other.
+        // SPDK's module uses the NGUID as the bdev's UUID if there is one, else the namespace's UUID.
         let uuid = namespace.nguid.or(namespace.uuid);
         let by_uuid = uuid.map(|uuid| of_uuid(spdk, &uuid)).transpose()?;
         let clash = match (by_uuid.flatten(), lookup(spdk, name)?) {

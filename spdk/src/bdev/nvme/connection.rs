@@ -1,4 +1,4 @@
-//! What SPDK does with the connection of a path, from its begin to its end.
+//! Operations of the shim on the connection of a path, and why connections fail.
 
 use std::ffi::{c_char, c_int, c_void};
 
@@ -9,7 +9,7 @@ use crate::completion::{Status, call};
 use crate::cstr::cstr;
 use crate::error::Error;
 
-/// A function of the shim that begins it.
+/// A function of the shim that starts an operation on a connection.
 type Begin = unsafe extern "C" fn(
     *const c_char,
     *const sys::spdk_nvme_transport_id,
@@ -18,33 +18,32 @@ type Begin = unsafe extern "C" fn(
     *mut c_void,
 ) -> c_int;
 
-/// Forgets why the connection of the path has failed before.
+/// Forgets why the path's connection failed earlier.
 pub(super) fn forget(path: &Path) {
     if let Some(Ok((id, _))) = path.id().map(|id| id.to_c()) {
         refusal::forget(&id, Some(&path.hostnqn));
     }
 }
 
-/// Why the connection of the path has failed since that was forgotten, as an error: EPERM where the peer refuses, does
-/// not prove itself or makes no sense, EHOSTUNREACH else. `None` where it has not failed.
+/// Returns why the path's connection has failed since the last [`forget`]: EPERM if the peer refuses the host, does not
+/// prove itself or breaks the protocol, else EHOSTUNREACH. `None` if it has not failed.
 pub(super) fn failure(operation: &'static str, path: &Path) -> Option<Error> {
     let (id, _) = path.id()?.to_c().ok()?;
     refusal::noted(operation, &id, &path.hostnqn)
 }
 
-/// How it has ended.
+/// Outcome of an operation on a connection.
 pub(super) struct Ended {
-    /// 0, or an errno, negative.
+    /// 0 or a negative errno.
     pub(super) status: c_int,
-    /// What the peer gave as the reason since that was forgotten.
+    /// Why the connection has failed since the last [`forget`], if known.
     pub(super) reason: Option<String>,
 }
 
-/// Has it done to the connection of controller `name` that has the path. `None`: the path cannot be named.
+/// Runs an operation on the connection of controller `name` that has the path. `None`: the path has no identity.
 ///
-/// # Safety
-/// On the app thread. `begin` uses the texts while it runs alone, and hands its last argument to the callback, once and on
-/// the app thread, unless it answers with an error.
+/// # Safety Must be called on the app thread. `begin` borrows the strings only while it runs, and passes its last
+/// argument to the callback exactly once on the app thread, unless it returns an error.
 pub(super) async unsafe fn done(
     operation: &'static str,
     name: &str,
@@ -58,7 +57,7 @@ pub(super) async unsafe fn done(
     let name = cstr("controller name", name)?;
     let (id, source) = path.to_c()?;
     let status = call::<Status>(operation, |callback, argument| {
-        // SAFETY: the caller's contract; id and strings outlive the call.
+        // SAFETY: the caller's contract; the ID and the strings outlive the call.
         unsafe { begin(name.as_ptr(), &id, source.as_ptr(), callback, argument) }
     })
     .await?;

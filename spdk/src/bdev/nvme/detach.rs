@@ -1,5 +1,5 @@
-//! The end of paths. It does not wait for attempts to attach others to the same controller, which take
-//! as long as their peers like, within their limits.
+//! Detaches paths. A detach does not wait for attempts to attach other paths to the same controller: how long these
+//! take depends on their peers, within the connect timeout.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -16,16 +16,16 @@ use crate::locks::lock;
 use crate::timer::sleep;
 use spdk_control::executor::spawn_local;
 
-/// How long [`detach`] is waited for. What SPDK waits for in it is over within two seconds.
+/// Timeout of [`detach`]. SPDK's own waits in it end within two seconds.
 const DETACH_LIMIT: Duration = Duration::from_secs(5);
 
-/// Between two tries to take a path away that is being connected.
+/// Delay between retries of removing a path that is being connected.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// Detaches one path of a controller, or with None all of them. With the last path go the bdevs.
+/// Detaches one path of a controller, or with None all of them. Removing the last path removes the bdevs.
 ///
-/// ENODEV for an unknown controller, ENXIO for an unknown path, ETIMEDOUT if it has
-/// not gone in time; that goes on by itself.
+/// ENODEV for an unknown controller, ENXIO for an unknown path, ETIMEDOUT if the path has not been removed by the
+/// deadline; the removal then continues in the background.
 pub async fn detach(spdk: Spdk, name: &str, path: Option<&PathId>) -> Result<(), Error> {
     const OPERATION: &str = "detach NVMe controller";
     let path = path.cloned();
@@ -33,7 +33,7 @@ pub async fn detach(spdk: Spdk, name: &str, path: Option<&PathId>) -> Result<(),
     alone(spdk, OPERATION, name, move |name| async move {
         loop {
             match remove(OPERATION, &name, path.as_ref()).await {
-                // It is being connected, and has others to take its place. The attempt ends first.
+                // The path is being connected while the controller has others: end the attempt, then retry.
                 Err(error) if is_busy(&error) && Instant::now() < give_up => {
                     end_attempt(&name, path.as_ref())?;
                     sleep(spdk, RETRY).await;
@@ -49,7 +49,7 @@ fn is_busy(error: &Error) -> bool {
     matches!(error.errno.0, libc::EBUSY | libc::EINPROGRESS)
 }
 
-/// Runs a change alone, in a task of its own, and waits for it no longer than [`DETACH_LIMIT`].
+/// Runs a change under the controller's detach lock in its own task, and waits for it up to [`DETACH_LIMIT`].
 async fn alone<F: Future<Output = Result<(), Error>> + 'static>(
     spdk: Spdk,
     operation: &'static str,
@@ -71,12 +71,12 @@ async fn alone<F: Future<Output = Result<(), Error>> + 'static>(
     }
 }
 
-/// Ends the attempt to connect a path, if there is one.
+/// Ends a connection attempt of the path, if one is in flight.
 fn end_attempt(name: &str, path: Option<&PathId>) -> Result<(), Error> {
     let Some(path) = path else { return Ok(()) };
     let name = cstr("controller name", name)?;
     let (id, source) = path.to_c()?;
-    // SAFETY: on the app thread (the caller has proof); id and strings outlive the call.
+    // SAFETY: on the app thread (the caller has proof); the ID and the strings outlive the call.
     unsafe { sys::opi_nvme_end_attempt(name.as_ptr(), &id, source.as_ptr()) };
     Ok(())
 }
@@ -93,8 +93,8 @@ pub(super) async fn remove(
         None => (std::ptr::null(), std::ptr::null()),
     };
     let status = call::<Status>(operation, |callback, argument| {
-        // SAFETY: on the app thread; id and strings outlive the call, which copies
-        // them; the callback takes the argument back, once, unless it is refused.
+        // SAFETY: on the app thread; the ID and the strings outlive the call, which copies them; the callback
+        // reclaims the argument exactly once, unless the call is refused.
         unsafe { sys::opi_nvme_detach(c_name.as_ptr(), id, source, callback, argument) }
     })
     .await

@@ -1,10 +1,10 @@
-//! Keys of DH-HMAC-CHAP: of a controller and a host NQN, for all paths that connect so. Connections that are there
-//! authenticate anew.
+//! DH-HMAC-CHAP keys, held for a controller and a host NQN, and shared by all paths that connect as that host. Existing
+//! connections reauthenticate when the keys change.
 //!
 //! ```text
-//! set_keys ─► each connection has them ─► those that work authenticate, queue by queue ─► the keys of before go
-//!                                           │  └─ ended ─► connected again ─► once more
-//!                                           └─ refused, or not connected again ─► each has those of before
+//! set_keys ─► keys set on each connection ─► working ones reauthenticate, queue by queue ─► old keys removed
+//!                                              │  └─ connection lost ─► reconnected ─► retry
+//!                                              └─ refused, or reconnect failed ─► rollback to the old keys
 //! ```
 
 use std::cell::{Cell, RefCell};
@@ -30,19 +30,19 @@ use spdk_control::executor::spawn_local;
 
 const OPERATION: &str = "set keys of NVMe controller";
 
-/// Poll period of a path that is being connected, or is down and has yet to be tried again.
+/// Poll period of a path that is being connected, or is down until its next reconnect.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// How long a connection whose keys were refused counts as one that works: it is connected again meanwhile, after at most
-/// 8 s. A change that comes within that time is not taken unless the new keys are proved.
+/// How long a connection whose keys were refused counts as working, since SPDK reconnects it after at most 8 s. A
+/// change of keys within that time is accepted only if the new keys are proved.
 const REFUSED: Duration = Duration::from_secs(15);
 
-/// The keys that a host has for a controller; an empty one is none.
+/// A host's keys for a controller; an empty key means none.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Keys {
-    /// By which this host proves itself, `DHHC-1:...`.
+    /// Key of this host, `DHHC-1:...`.
     pub dhchap: Vec<u8>,
-    /// By which the controller is to prove itself, of the same form; not without the other.
+    /// Key of the controller (mutual authentication), same format; requires `dhchap`.
     pub dhchap_ctrlr: Vec<u8>,
 }
 
@@ -52,7 +52,7 @@ impl fmt::Debug for Keys {
     }
 }
 
-/// What the keyring calls the keys.
+/// Names of the keys in SPDK's keyring.
 #[derive(Default)]
 pub(super) struct Names {
     dhchap: Option<CString>,
@@ -60,9 +60,9 @@ pub(super) struct Names {
 }
 
 thread_local! {
-    /// The keys of controllers, by the controllers' names and the hosts' NQNs.
+    /// Current keys, by controller name and host NQN.
     static HELD: RefCell<HashMap<(String, String), Rc<Names>>> = RefCell::default();
-    /// How often keys were put into the keyring.
+    /// Number of times that keys were added to the keyring; makes their names unique.
     static PUT: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -80,7 +80,7 @@ impl Names {
         self.dhchap.is_none()
     }
 
-    /// Puts the keys into the keyring, under names that no key had before: old and new ones are there at once.
+    /// Adds the keys to the keyring under unique names: old and new keys coexist during a change.
     fn put(spdk: Spdk, controller: &str, keys: &Keys) -> Result<Self, Error> {
         let number = PUT.get();
         PUT.set(number.wrapping_add(1));
@@ -109,7 +109,7 @@ impl Names {
         }
     }
 
-    /// Takes the keys out of the keyring. Connections that are authenticating with them hold on to them.
+    /// Removes the keys from the keyring. Connections that are authenticating hold references to them.
     fn take(&self, spdk: Spdk) {
         for name in [&self.dhchap, &self.dhchap_ctrlr].into_iter().flatten() {
             let removed = name.to_str().map(|name| keyring::remove(spdk, name));
@@ -122,13 +122,13 @@ impl Names {
     }
 }
 
-/// The keys that a host has for a controller, whether or not that is attached.
+/// Returns a host's keys for a controller, whether or not the controller is attached.
 pub(super) fn held(controller: &str, host: &str) -> Rc<Names> {
     let key = (controller.to_owned(), host.to_owned());
     HELD.with_borrow(|held| held.get(&key).cloned().unwrap_or_default())
 }
 
-/// Answers those before.
+/// Replaces the keys and returns the previous ones.
 fn hold(controller: &str, host: &str, names: Rc<Names>) -> Rc<Names> {
     let key = (controller.to_owned(), host.to_owned());
     let before = HELD.with_borrow_mut(|held| {
@@ -141,15 +141,15 @@ fn hold(controller: &str, host: &str, names: Rc<Names>) -> Rc<Names> {
     before.unwrap_or_default()
 }
 
-/// Gives a host these keys for a controller in place of those that it had: for the paths by which it will connect, and
-/// for those that are there. Connections that work authenticate anew, where the peer demands that or has a key of its own;
-/// they stay, and I/O waits meanwhile. One that ends meanwhile is connected again with the new keys, which counts. Those
-/// that were down before use the keys when they are connected next. Without keys nothing authenticates, and what is
-/// connected stays. With `instead_of` the keys of that host go, once the new ones are taken.
+/// Replaces a host's keys for a controller, for future and existing connections. A working connection reauthenticates
+/// if the peer demands authentication or has a key of its own; it stays connected, and I/O waits meanwhile. If it is
+/// lost meanwhile, a reconnect with the new keys counts as proof. A connection that was down before uses the new keys
+/// at its next reconnect. Empty keys turn authentication off for later connections; existing ones stay. With
+/// `instead_of` the keys of that host are removed once the new keys are accepted.
 ///
-/// EPERM, with the reason, if a peer refuses the keys or does not prove itself; EHOSTUNREACH, with the reason, if one whose
-/// connection has ended cannot be connected again, ETIMEDOUT if one has not answered within `limit`: then the host has the
-/// keys of before, and connections that have ended so are connected anew with them.
+/// EPERM, with the reason, if a peer refuses the keys or does not prove itself; EHOSTUNREACH, with the reason, if a
+/// lost connection cannot be reconnected; ETIMEDOUT if a peer has not answered within `limit`. After an error the
+/// previous keys are restored (rollback), and connections lost on the way reconnect with them.
 pub async fn set_keys(
     spdk: Spdk,
     name: &str,
@@ -177,7 +177,7 @@ pub async fn set_keys(
     }
 }
 
-/// The same under the lock.
+/// One exchange of keys, under the lock of [`set_keys`].
 async fn exchange(
     spdk: Spdk,
     name: &str,
@@ -202,8 +202,8 @@ async fn exchange(
     set.map_err(|error| error.after_undo(back))
 }
 
-/// The connections of a host to a controller: one for all paths that stand by for one another. None before the controller
-/// is attached.
+/// Returns the connections of a host to a controller; a failover controller has one for all its paths. Empty before the
+/// controller is attached.
 fn connections(spdk: Spdk, name: &str, host: &str) -> Vec<Path> {
     let mut connections = paths(spdk, name).unwrap_or_default();
     connections.retain(|path| path.active && path.hostnqn == host);
@@ -220,13 +220,13 @@ fn give_all(name: &str, connections: &[Path], names: &Names) -> Result<(), Error
     for path in connections {
         let Some(id) = path.id() else { continue };
         let (id, source) = id.to_c()?;
-        // SAFETY: on the app thread (the caller has proof); id, names and strings outlive the call.
+        // SAFETY: on the app thread (the caller has proof); the ID, the key names and the strings outlive the call.
         let rc = unsafe {
             let (dhchap, dhchap_ctrlr) = (names.dhchap(), names.dhchap_ctrlr());
             sys::opi_nvme_set_keys(c_name.as_ptr(), &id, source.as_ptr(), dhchap, dhchap_ctrlr)
         };
         match -rc {
-            // It has gone meanwhile.
+            // The connection has been detached meanwhile.
             libc::ENXIO => {}
             _ => check(OPERATION, rc).map_err(|error| error.with_detail(of(path)))?,
         }
@@ -234,7 +234,7 @@ fn give_all(name: &str, connections: &[Path], names: &Names) -> Result<(), Error
     Ok(())
 }
 
-/// Has the connections authenticate side by side. One that was down before is no failure.
+/// Reauthenticates the connections concurrently. A connection that was down before is not a failure.
 async fn authenticate_all(
     spdk: Spdk,
     name: &str,
@@ -270,26 +270,26 @@ async fn authenticate_all(
     failed.map_or(Ok(()), Err)
 }
 
-/// Outcome of one attempt to have a connection authenticate.
+/// Outcome of one attempt to reauthenticate a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// Each of its queues has proved the keys.
+    /// The keys were proved on each queue.
     Proved,
-    /// The connection, or a queue of it, is being connected or authenticates, maybe with the old keys.
+    /// The connection or one of its queues is connecting or authenticating, perhaps still with the old keys.
     Connecting,
     /// The connection is down.
     Down,
-    /// The path has been detached, or neither side asks for authentication.
+    /// The path has been detached, or neither side demands authentication.
     Unasked,
-    /// The connection has ended meanwhile, or the peer did not answer.
+    /// The connection was lost meanwhile, or the peer did not answer.
     Ended,
 }
 
-/// The authentication of one connection with new keys.
+/// Reauthentication of one connection with new keys.
 struct Exchange {
     name: String,
     path: Path,
-    /// The connection worked when the exchange began: the keys are taken only if it, or the one after it, proves them.
+    /// The connection worked when the exchange began: the keys must be proved on it or on its successor.
     has_begun: Cell<bool>,
 }
 
@@ -300,7 +300,7 @@ impl Exchange {
             match self.attempt().await {
                 Ok(Step::Proved | Step::Unasked) => break Ok(()),
                 Ok(Step::Down) if !self.has_begun.get() => match self.refused() {
-                    // It was about to be connected, perhaps with the old keys still: the next attempt has the new ones.
+                    // A reconnect was due, perhaps still with the old keys; the next attempt uses the new ones.
                     Some(_) => {
                         connection::forget(&self.path);
                         self.has_begun.set(true);
@@ -308,13 +308,13 @@ impl Exchange {
                     None => break Ok(()),
                 },
                 Ok(Step::Down) => {
-                    // Without a failure the reconnect has yet to be tried.
+                    // No failure recorded: the reconnect has not been attempted yet.
                     if let Some(error) = connection::failure(OPERATION, &self.path) {
                         break Err(error);
                     }
                 }
                 Ok(Step::Connecting) => {}
-                // What failed before has nothing to do with the connection to come.
+                // Earlier failures say nothing about the next connection.
                 Ok(Step::Ended) => connection::forget(&self.path),
                 Err(error) => break Err(error),
             }
@@ -326,13 +326,13 @@ impl Exchange {
         done.complete(outcome);
     }
 
-    /// Why the peer has refused the connection since the exchange began.
+    /// Returns why the peer has refused the connection since the exchange began.
     fn refused(&self) -> Option<Error> {
         let failure = connection::failure(OPERATION, &self.path);
         failure.filter(|error| error.errno.0 == libc::EPERM)
     }
 
-    /// The outcome at the deadline: success for a path that was down before and still is, since nothing can be proved.
+    /// The outcome at the deadline: success for a path that was down before and still is, since it can prove nothing.
     fn is_late(&self) -> Result<(), Error> {
         if !self.has_begun.get() {
             return self.refused().map_or(Ok(()), Err);
@@ -345,9 +345,9 @@ impl Exchange {
     }
 
     async fn attempt(&self) -> Result<Step, Error> {
-        // Set before the answer, which may come after the deadline.
+        // Set before awaiting the status, which may arrive after the deadline.
         let had_begun = self.has_begun.replace(true);
-        // SAFETY: on the app thread; the shim's function, which calls back as it has to.
+        // SAFETY: on the app thread; `opi_nvme_authenticate` of the shim fulfils the contract of `done`.
         let done = unsafe {
             connection::done(
                 OPERATION,
@@ -372,15 +372,15 @@ impl Exchange {
     }
 }
 
-/// Connections whose keys were refused a moment ago.
+/// Connections whose keys were refused recently.
 mod refusals {
     use super::{Error, HashMap, Instant, Path, REFUSED, RefCell, of};
 
-    /// Controller, path and host.
+    /// Controller name, path and host NQN.
     type Connection = (String, String, String);
 
     thread_local! {
-        /// On the app thread. As many as there are connections at most: each goes with its next proof, or its time.
+        /// App thread. Bounded by the number of connections: an entry is removed by the next proof, or when it expires.
         static NOTED: RefCell<HashMap<Connection, Instant>> = RefCell::default();
     }
 
@@ -388,7 +388,7 @@ mod refusals {
         (name.to_owned(), of(path), path.hostnqn.clone())
     }
 
-    /// Takes note of how the exchange of a connection ended.
+    /// Records how the exchange of a connection ended.
     pub(super) fn note(name: &str, path: &Path, outcome: &Result<(), Error>) {
         let refused = matches!(outcome, Err(error) if error.errno.0 == libc::EPERM);
         NOTED.with_borrow_mut(|noted| {
@@ -400,7 +400,7 @@ mod refusals {
         });
     }
 
-    /// Whether the keys of a connection were refused within [`REFUSED`].
+    /// Returns whether the keys of a connection were refused within [`REFUSED`].
     pub(super) fn is_recent(name: &str, path: &Path) -> bool {
         NOTED.with_borrow(|noted| {
             let at = noted.get(&key(name, path));
@@ -409,7 +409,7 @@ mod refusals {
     }
 }
 
-/// The step that a status of the shim stands for; `None` where the peer has refused the keys or has not proved itself.
+/// Maps a status of the shim to a step; `None` if the peer refused the keys or did not prove itself.
 fn step(status: i32) -> Option<Step> {
     match -status {
         0 => Some(Step::Proved),

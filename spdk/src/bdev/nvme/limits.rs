@@ -1,4 +1,4 @@
-//! Time limits of everything that waits for a peer. SPDK takes them for all controllers, before the first.
+//! Timeouts of all waits for NVMe peers. SPDK applies them to all controllers, and takes them only before the first.
 //!
 //! ```text
 //! attempt to connect ──── 10 s ─► given up      I/O ──────────── the operator's ─► path given up
@@ -12,20 +12,20 @@ use spdk_sys as sys;
 use crate::app_thread::Spdk;
 use crate::error::{Error, check};
 
-/// How long connecting a controller may take in all its steps, also long after the call that made the
-/// path: no deadline of a call is much longer.
+/// Deadline of connecting a controller, all steps together; also of reconnects long after the call that created the
+/// path. No deadline of a call is much longer.
 pub(super) const CONNECT_TIMEOUT_MS: u32 = 10_000;
 
-/// How long a command on the admin queue may stay unanswered.
+/// Timeout of commands on the admin queue.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a Keep Alive may stay unanswered; one is sent twice in that time.
+/// Keep Alive timeout; two Keep Alives are sent in that time.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// How long I/O may stay unanswered unless the operator says otherwise: as long as Linux waits.
+/// Default I/O timeout, the same as Linux's; the operator can set another.
 pub const DEFAULT_IO_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Sets the limits. SPDK wants no Keep Alive to have more time than I/O.
+/// Sets the timeouts. SPDK requires that the Keep Alive timeout does not exceed the I/O timeout.
 pub(crate) fn configure(_: Spdk, io_timeout: Duration) -> Result<(), Error> {
     let micros = |limit: Duration| u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
     let keep_alive = KEEP_ALIVE.min(io_timeout);
@@ -35,7 +35,7 @@ pub(crate) fn configure(_: Spdk, io_timeout: Duration) -> Result<(), Error> {
         io_us: micros(io_timeout),
         admin_us: micros(ADMIN_TIMEOUT),
     };
-    // SAFETY: on the app thread, plain values.
+    // SAFETY: on the app thread; `limits` is valid for reads during the call.
     check("configure NVMe", unsafe {
         sys::opi_nvme_configure(&limits)
     })

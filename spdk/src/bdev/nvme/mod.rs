@@ -1,12 +1,11 @@
 //! NVMe controllers, remote and PCIe, and the bdevs of their namespaces.
 //!
-//! A controller has a name and one or more paths; namespace `n` of controller `x`
-//! is the bdev `xn<n>`. A path that drops is tried again for as long as it is not
-//! detached. They authenticate with the [`Keys`] of their host, where it has some.
+//! A controller has a name and one or more paths; namespace `n` of controller `x` is the bdev `xn<n>`. A lost path is
+//! reconnected until it is detached. Paths authenticate with the [`Keys`] of their host, if it has any.
 //!
 //! ```text
 //! attach ─► waiting for the controller's lock ─► connecting ─► a path, bdevs
-//!                        deadline passed: ETIMEDOUT └─► detached again, if it connects after all
+//!                        deadline passed: ETIMEDOUT └─► rollback: detached, if it connects after all
 //! ```
 
 mod attempts;
@@ -56,7 +55,7 @@ pub use reset::reset;
 pub use state::{Namespace, Path, PathState, controllers, namespaces, paths};
 pub(crate) use stop::stop;
 
-/// Where a controller is.
+/// Address of a controller.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each name says it")]
 pub enum Address {
@@ -68,7 +67,7 @@ pub enum Address {
         ip: IpAddr,
         port: u16,
     },
-    /// `dddd:bb:dd.f`; the device is bound to a driver that SPDK can use.
+    /// `dddd:bb:dd.f`; the device must be bound to a driver that SPDK supports.
     Pcie {
         address: String,
     },
@@ -105,14 +104,14 @@ impl Address {
     }
 }
 
-/// How further paths join a controller. The same for all paths of one.
+/// How further paths join a controller. All paths of a controller have the same mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Multipath {
-    /// They do not.
+    /// The controller takes one path only.
     Disabled,
-    /// They stand by until the one in use fails.
+    /// On standby until the active path fails.
     Failover,
-    /// They are connected side by side.
+    /// Connected concurrently.
     Multipath,
 }
 
@@ -121,34 +120,34 @@ pub enum Multipath {
 pub struct Options {
     /// The controller's name, at most 49 bytes.
     pub name: String,
-    /// Where it is.
+    /// Address of the controller.
     pub address: Address,
     /// The NQN of its subsystem; empty for PCIe.
     pub subsystem: String,
-    /// The host's NQN; None takes one that SPDK made for this process.
+    /// The host's NQN; None uses the NQN that SPDK generated for this process.
     pub hostnqn: Option<String>,
-    /// The address and port to connect from; port 0 is any.
+    /// Source address and port; port 0 is any.
     pub source: Option<SocketAddr>,
-    /// How further paths join.
+    /// How further paths join the controller.
     pub multipath: Multipath,
-    /// There is no path yet, as far as the caller knows: it joins none that others have made.
+    /// The caller knows of no path yet: the attach fails if SPDK has paths of this controller.
     pub first: bool,
-    /// Checksums over headers (TCP).
+    /// PDU header digest (TCP).
     pub header_digest: bool,
-    /// Checksums over data (TCP).
+    /// PDU data digest (TCP).
     pub data_digest: bool,
-    /// 0 takes SPDK's default.
+    /// Number of I/O queues; 0 uses SPDK's default.
     pub num_io_queues: u32,
-    /// 0 takes SPDK's default.
+    /// Entries of an I/O queue; 0 uses SPDK's default.
     pub io_queue_size: u32,
-    /// TLS with this key of SPDK's keyring (TCP).
+    /// Name in SPDK's keyring of the TLS pre-shared key (TCP).
     pub psk: Option<String>,
-    /// How long to wait for the controller.
+    /// How long [`attach`] waits for the controller.
     pub deadline: Duration,
 }
 
 impl Options {
-    /// Which path this becomes.
+    /// Returns the identity of the path to attach.
     pub fn path(&self) -> PathId {
         PathId {
             address: self.address.clone(),
@@ -158,26 +157,24 @@ impl Options {
     }
 }
 
-/// What a path that has dropped does: it is tried again every so often, for ever,
-/// and I/O that it held fails after a while, so that nothing hangs for good.
+/// Reconnect policy of a lost remote path: a retry at this interval, without end. I/O queued for it fails after
+/// `FAST_IO_FAIL_SEC`, so that no I/O hangs for ever.
 const RECONNECT_DELAY_SEC: u32 = 2;
 const FAST_IO_FAIL_SEC: u32 = 10;
 
-/// SPDK names at most so many new bdevs; [`namespaces`] lists them all.
+/// Size of the array for the names of new bdevs; [`namespaces`] lists all of them.
 const MAX_NAMES: usize = 1024;
 
-/// The longest name of a controller that SPDK takes, in bytes.
+/// Maximum length of a controller name in SPDK, in bytes.
 pub const MAX_NAME_LEN: usize = 49;
 
-/// Attaches a controller by its first path, or a further path to one that is
-/// attached, and returns when its namespaces are bdevs.
+/// Attaches a controller by its first path, or adds a path to an attached controller, and returns when its namespaces
+/// are bdevs.
 ///
-/// ETIMEDOUT if it has not answered within the deadline, EHOSTUNREACH if connecting
-/// failed, EPERM with the reason if the peer refuses it or makes no sense, EEXIST if the path is there already, or a controller that takes no second or of which the
-/// caller does not know,
-/// EINVAL for values that cannot be or another multipath mode or subsystem than the
-/// controller's, ENOTSUP for a transport that this build lacks, ENOKEY for an
-/// unknown key.
+/// ETIMEDOUT if the peer has not answered by the deadline, EHOSTUNREACH if connecting failed, EPERM with the reason if
+/// the peer refuses the host or breaks the protocol, EEXIST if the path exists, or the controller takes no second path
+/// or is unknown to the caller, EINVAL for invalid values or another multipath mode or subsystem than the controller's,
+/// ENOTSUP for a transport that this build lacks, ENOKEY for an unknown key.
 pub async fn attach(spdk: Spdk, options: &Options) -> Result<(), Error> {
     const OPERATION: &str = "attach NVMe controller";
     check_options(OPERATION, options)?;
@@ -230,7 +227,7 @@ fn check_options(operation: &'static str, options: &Options) -> Result<(), Error
     if !tcp && (options.psk.is_some() || options.header_digest || options.data_digest) {
         return invalid(format!("TLS and digests are for TCP, not for {address}"));
     }
-    // SAFETY: a look into a list that is fixed once SPDK runs; the name is static.
+    // SAFETY: reads a list that is constant once SPDK is initialized; the name is static.
     if !unsafe { sys::spdk_nvme_transport_available_by_name(address.kind().name().as_ptr()) } {
         return Err(Error::new(operation, libc::ENOTSUP).with_detail(format!(
             "this SPDK is built without the transport of {address}"
@@ -239,11 +236,11 @@ fn check_options(operation: &'static str, options: &Options) -> Result<(), Error
     Ok(())
 }
 
-/// What C holds while it connects.
+/// Context of `on_attached`, owned by C while it connects.
 struct Connecting {
     names: Vec<*const c_char>,
     promise: Promise<c_int>,
-    /// Until SPDK has ended it, whoever waits.
+    /// Counts the attempt until SPDK has ended it, even if the caller has stopped waiting.
     _under_way: Attempt,
 }
 
@@ -282,7 +279,7 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
         data_digest: options.data_digest,
         multipath: options.multipath == Multipath::Multipath,
     };
-    // What is left of earlier attempts.
+    // Reasons left by earlier attempts.
     let for_host = options.hostnqn.as_deref();
     refusal::forget(&id, for_host);
     let (promise, pending) = completion();
@@ -291,9 +288,8 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
         promise,
         _under_way: Attempt::to(&options.address),
     }));
-    // SAFETY: on the app thread; what `attach` points to outlives the call, which
-    // copies it; the names live in the box, which `on_attached` takes, unless the
-    // call is refused.
+    // SAFETY: on the app thread; everything that `attach` points to outlives the call, which copies it; the names live
+    // in the box, which `on_attached` reclaims, unless the call is refused.
     let rc = unsafe {
         sys::opi_nvme_attach(
             &attach,
@@ -305,7 +301,7 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
     };
     let at = || format!("{} of {:?}", options.address, options.name);
     if rc != 0 {
-        // SAFETY: SPDK did not take it.
+        // SAFETY: SPDK refused the call, so it holds no pointer to the box.
         drop(unsafe { Box::from_raw(connecting) });
         return Err(Error::new(operation, rc).with_detail(at()));
     }
@@ -322,14 +318,14 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
     }
 }
 
-/// Whether a path may be attached once `gone` is detached: says beforehand what [`attach`] would.
+/// Checks whether a path could be attached once `gone` is detached; fails as [`attach`] would.
 pub fn may_replace(spdk: Spdk, options: &Options, gone: &PathId) -> Result<(), Error> {
     let mut others = paths(spdk, &options.name).unwrap_or_default();
     others.retain(|path| path.id().as_ref() != Some(gone));
     check_joins("replace NVMe path", options, &others)
 }
 
-/// Whether the path may join these, the controller's.
+/// Checks whether the new path may join `paths`, those of its controller.
 fn check_joins(operation: &'static str, options: &Options, paths: &[Path]) -> Result<(), Error> {
     if paths.is_empty() {
         return Ok(());
@@ -380,8 +376,8 @@ fn check_joins(operation: &'static str, options: &Options, paths: &[Path]) -> Re
     }
 }
 
-/// What SPDK would not do for a path that stands by: it connects all of a failover controller's as the
-/// host, and from the address and port, of the first.
+/// Describes what SPDK would ignore of a standby path: it connects all paths of a failover controller with the first
+/// path's host NQN, source address and source port.
 fn differs(first: &Path, options: &Options) -> Option<String> {
     let name = &options.name;
     let all = format!("all paths of the failover controller {name:?} are connected");
@@ -427,7 +423,7 @@ fn source(source: Option<SocketAddr>) -> Result<(Option<CString>, Option<CString
 }
 
 unsafe extern "C" fn on_attached(argument: *mut c_void, _count: usize, status: c_int) {
-    // SAFETY: what `connect` passed; SPDK calls once, on this thread.
+    // SAFETY: the box that `connect` passed; SPDK calls back exactly once, on this thread.
     let connecting = unsafe { Box::from_raw(argument.cast::<Connecting>()) };
     connecting.promise.complete(status);
 }

@@ -1,4 +1,4 @@
-//! Which of a controller's paths is meant.
+//! The identity of one path of a controller.
 
 use std::ffi::CString;
 use std::fmt;
@@ -10,14 +10,14 @@ use super::Address;
 use crate::cstr::cstr;
 use crate::error::Error;
 
-/// What tells a path of a controller from its others.
+/// Identifies a path among the paths of its controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathId {
-    /// Where it leads.
+    /// The address that the path connects to.
     pub address: Address,
     /// The subsystem's NQN; empty for PCIe.
     pub subsystem: String,
-    /// The address that it was told to come from; None if it was told none.
+    /// The configured source address; None if none was configured.
     pub source: Option<IpAddr>,
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for PathId {
 }
 
 impl PathId {
-    /// What the shim takes for it: where it leads, and the address that it comes from.
+    /// Converts to the shim's form: transport ID and source address.
     pub(super) fn to_c(&self) -> Result<(sys::spdk_nvme_transport_id, CString), Error> {
         let source = self.source.map(|source| source.to_string());
         Ok((

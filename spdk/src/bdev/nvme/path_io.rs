@@ -1,4 +1,4 @@
-//! I/O by the paths of NVMe controllers.
+//! I/O statistics of NVMe controllers by path.
 
 use std::ffi::c_void;
 
@@ -12,30 +12,30 @@ use crate::completion::{Callback, Promise, call};
 use crate::cstr::{cstr, read};
 use crate::error::Error;
 
-/// Paths of which a reading tells, and namespaces whose counters it takes for that.
+/// Bounds of one reading: paths reported, and namespaces whose counters are read.
 const MOST_PATHS: usize = 1024;
 const MOST_NAMESPACES: usize = 8192;
 
-/// A path, and what went over it.
+/// A path and its I/O statistics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathIo {
     /// The controller's name.
     pub controller: String,
     /// The path.
     pub path: Path,
-    /// I/O of all namespaces since the path is there. `None` for a path that stands by: what its connection did is told
-    /// of the one in use. `None` too for one of a controller that is one too many.
+    /// I/O of all namespaces since the path was attached. `None` for a standby path, whose connection is counted under
+    /// the active path, and for the paths of controllers beyond the bound of namespaces.
     pub stats: Option<Stats>,
 }
 
-/// I/O over each path of all controllers, one namespace a step.
+/// Returns the I/O over each path of all controllers. Yields to the executor after each namespace.
 ///
 /// # Errors
-/// SPDK has no memory for it.
+/// ENOMEM if SPDK has no memory for the reading.
 pub async fn io_by_path(spdk: Spdk) -> Result<Vec<PathIo>, Error> {
     let (mut all, mut namespaces_read) = (Vec::new(), 0_usize);
     for controller in controllers(spdk) {
-        // It may have gone since it was listed.
+        // The controller may have been detached since it was listed.
         let Ok(mut paths) = paths(spdk, &controller) else {
             continue;
         };
@@ -70,8 +70,8 @@ pub async fn io_by_path(spdk: Spdk) -> Result<Vec<PathIo>, Error> {
     Ok(all)
 }
 
-/// I/O over one path, summed over the controller's namespaces. All zero for a path
-/// that stands by. ENODEV if no controller of that name is attached.
+/// Returns the I/O over one path, summed over the controller's namespaces; all zero for a standby path. ENODEV if no
+/// controller of that name is attached.
 pub async fn path_stats(spdk: Spdk, name: &str, path: &PathId) -> Result<Stats, Error> {
     let mut total = zero();
     for namespace in namespaces(spdk, name)? {
@@ -85,19 +85,19 @@ pub async fn path_stats(spdk: Spdk, name: &str, path: &PathId) -> Result<Stats, 
 
 fn zero() -> Stats {
     Stats {
-        // SAFETY: reads a value that is fixed once SPDK runs.
+        // SAFETY: reads a value that is constant once SPDK is initialized.
         ticks_per_second: unsafe { sys::spdk_get_ticks_hz() },
         ..Stats::default()
     }
 }
 
-/// I/O of a bdev over each path that it has now; over none if the bdev has gone since it was listed.
+/// I/O of a bdev over each of its current paths; empty if the bdev has been removed since it was listed.
 async fn of_bdev(bdev: &str) -> Result<Vec<(PathId, Stats)>, Error> {
     const OPERATION: &str = "read NVMe path statistics";
     let name = cstr("bdev name", bdev)?;
     let read = call::<PathsRead>(OPERATION, |callback, argument| {
-        // SAFETY: on the app thread (the callers have proof); the name outlives the call; the callback takes the
-        // argument back, once, unless the call is refused.
+        // SAFETY: on the app thread (the callers have proof); the name outlives the call; the callback reclaims the
+        // argument exactly once, unless the call is refused.
         unsafe { sys::opi_nvme_read_paths(name.as_ptr(), callback, argument) }
     });
     match read.await {
@@ -109,7 +109,7 @@ async fn of_bdev(bdev: &str) -> Result<Vec<(PathId, Stats)>, Error> {
 /// The callback that reports the I/O of a bdev over each of its paths.
 struct PathsRead;
 
-// SAFETY: `on_paths` takes the argument back once.
+// SAFETY: `on_paths` reclaims the argument exactly once.
 unsafe impl Callback for PathsRead {
     type Report = Vec<(PathId, Stats)>;
     type Function = Option<unsafe extern "C" fn(*mut c_void, *const sys::opi_nvme_path_io, usize)>;
@@ -121,11 +121,11 @@ unsafe extern "C" fn on_paths(
     paths: *const sys::opi_nvme_path_io,
     number: usize,
 ) {
-    // SAFETY: the argument of a `call::<PathsRead>`; the shim calls once, on this thread.
+    // SAFETY: the argument of a `call::<PathsRead>`; the shim calls back exactly once, on this thread.
     let promise = unsafe { Promise::<Vec<(PathId, Stats)>>::from_raw(argument) };
     let mut found = Vec::with_capacity(number);
     for at in 0..number {
-        // SAFETY: so many are there, for the call.
+        // SAFETY: the shim passes an array of `number` elements, valid for the duration of this call.
         let path = unsafe { &*paths.add(at) };
         if let Some(address) = address(&path.id) {
             let id = PathId {

@@ -1,4 +1,4 @@
-//! How I/O is spread over the paths that a controller has at once.
+//! Multipath policy: how I/O is spread over a controller's paths.
 
 use spdk_sys as sys;
 
@@ -8,9 +8,9 @@ use crate::completion::{Status, call};
 use crate::cstr::cstr;
 use crate::error::{Error, check};
 
-/// Has I/O to a controller's namespaces go over all of its paths at once, to the one with the fewest
-/// commands outstanding; else it goes over one for as long as that works. For controllers with
-/// [`Multipath::Multipath`](super::Multipath); to be called again for namespaces that come later.
+/// Switches the controller's namespaces to active-active multipath: I/O goes to the path with the fewest outstanding
+/// commands. The default is active-passive. For controllers with [`Multipath::Multipath`](super::Multipath); must be
+/// called again for namespaces that appear later.
 ///
 /// ENODEV for an unknown controller.
 pub async fn use_all_paths(spdk: Spdk, name: &str) -> Result<(), Error> {
@@ -19,8 +19,8 @@ pub async fn use_all_paths(spdk: Spdk, name: &str) -> Result<(), Error> {
     for namespace in namespaces.filter(|namespace| !namespace.over_all_paths) {
         let bdev = cstr("bdev name", &namespace.bdev)?;
         let status = call::<Status>(OPERATION, |callback, argument| {
-            // SAFETY: on the app thread; the name outlives the call; the callback takes the argument
-            // back, once, whatever the outcome.
+            // SAFETY: on the app thread; the name outlives the call; the callback reclaims the argument exactly once,
+            // whatever the outcome.
             unsafe {
                 sys::spdk_bdev_nvme_set_multipath_policy(
                     bdev.as_ptr(),
@@ -35,7 +35,7 @@ pub async fn use_all_paths(spdk: Spdk, name: &str) -> Result<(), Error> {
         })
         .await?;
         match check(OPERATION, status) {
-            // It has gone since it was listed.
+            // The namespace's bdev was removed since it was listed.
             Err(error) if error.errno.0 == libc::ENODEV => {}
             result => result.map_err(|error| error.with_detail(format!("{:?}", namespace.bdev)))?,
         }

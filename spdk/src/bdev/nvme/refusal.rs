@@ -1,5 +1,5 @@
-//! Why a peer could not be connected, as far as it gave a reason: a status of Connect, or something that
-//! cannot be.
+//! Why connecting a peer failed, as far as known: its Connect status, invalid data, a failed authentication or a
+//! timeout.
 
 use std::ffi::CStr;
 
@@ -17,17 +17,17 @@ const INVALID_PARAMETERS: u8 = 0x82;
 const INVALID_HOST: u8 = 0x84;
 const AUTHENTICATION_REQUIRED: u8 = 0x91;
 
-/// Forgets what earlier attempts to connect the controller for this host, or any, came to.
+/// Forgets the recorded failure of the controller for this host, or with None for any host.
 pub(super) fn forget(id: &sys::spdk_nvme_transport_id, hostnqn: Option<&str>) {
     take_failure(id, hostnqn);
 }
 
-/// Why the controller could not be connected since then, as far as is known.
+/// Returns why connecting the controller has failed since the last [`forget`], if known.
 pub(super) fn reason(id: &sys::spdk_nvme_transport_id, hostnqn: &str) -> Option<String> {
     failure(id, hostnqn).map(text)
 }
 
-/// The error of an attempt that failed: EPERM with the reason where the peer gave one, EHOSTUNREACH else.
+/// Takes the recorded failure as an error: EPERM if the peer refused or broke the protocol, else EHOSTUNREACH.
 pub(super) fn error(
     operation: &'static str,
     id: &sys::spdk_nvme_transport_id,
@@ -41,7 +41,7 @@ pub(super) fn error(
     Error::new(operation, errno).with_detail(format!("{at}: {what}"))
 }
 
-/// The same for this host, without forgetting it; `None` where there was no failure.
+/// As [`error`] for this host, without forgetting the failure; `None` if none is recorded.
 pub(super) fn noted(
     operation: &'static str,
     id: &sys::spdk_nvme_transport_id,

@@ -1,8 +1,8 @@
-//! Connecting the paths of a controller anew.
+//! Resets (reconnects) the paths of a controller.
 //!
 //! ```text
-//! path 1 ─► reset ─► back          a path that does not come back within its share of the time is
-//!             └─ late ─► path 2 ─► reset ─► back ─► path 1, until the time is up   left to itself
+//! path 1 ─► reset ─► connected
+//!             └─ share of the time exceeded ─► path 2 ─► reset ─► connected ─► path 1 awaited until the deadline
 //! ```
 
 use std::time::{Duration, Instant};
@@ -20,18 +20,17 @@ use spdk_control::executor::spawn_local;
 
 const OPERATION: &str = "reset NVMe controller";
 
-/// Between two looks at a path that is being connected anyway.
+/// Delay between retries while another reset or reconnect of the path is in flight.
 const RETRY: Duration = Duration::from_millis(20);
 
 type Outcome = Result<(), Error>;
 
-/// Disconnects a controller's paths and connects them again, one after the other, so that I/O goes on
-/// over those that work; I/O in flight on a path is aborted. One that does not come back soon keeps
-/// none of the others waiting for longer than its share of the time.
+/// Disconnects and reconnects a controller's paths one after the other, so that I/O continues over the others; I/O in
+/// flight on a path is aborted. A slow path delays the next one by no more than its share of `limit`.
 ///
-/// ENODEV for an unknown controller. EIO where a path could not be connected, ETIMEDOUT where one has
-/// not come back within `limit`; the detail names them all, and they are tried on. ETIMEDOUT also if
-/// another reset of the controller has not ended by then.
+/// ENODEV for an unknown controller. EIO if a path could not be reconnected, ETIMEDOUT if one has not reconnected
+/// within `limit`; the detail names all such paths, and SPDK goes on reconnecting them. ETIMEDOUT also if another reset
+/// of the controller has not ended by then.
 pub async fn reset(spdk: Spdk, name: &str, limit: Duration) -> Result<(), Error> {
     let give_up = Instant::now() + limit;
     let alone = match limit {
@@ -91,7 +90,7 @@ fn said(path: &Path, error: &Error) -> String {
     format!("{} {what}", id.unwrap_or_else(|| path.subsystem.clone()))
 }
 
-/// Connects one path anew, after waiting for the end of an attempt that is under way.
+/// Reconnects one path, after waiting for the end of an attempt in flight.
 async fn connect_anew(
     spdk: Spdk,
     name: String,
@@ -108,7 +107,7 @@ async fn connect_anew(
                 }
                 sleep(spdk, RETRY).await;
             }
-            // It was detached meanwhile.
+            // The path was detached meanwhile.
             Err(error) if error.errno.0 == libc::ENXIO => break Ok(()),
             outcome => break outcome,
         }
@@ -118,15 +117,15 @@ async fn connect_anew(
 
 async fn connect_once(name: &str, path: &Path) -> Outcome {
     connection::forget(path);
-    // SAFETY: on the app thread; the shim's function, which calls back as it has to.
+    // SAFETY: on the app thread; `opi_nvme_reset` of the shim fulfils the contract of `done`.
     let done = unsafe { connection::done(OPERATION, name, path, sys::opi_nvme_reset) };
     let Some(ended) = done.await? else {
         return Ok(());
     };
     match -ended.status {
-        // It has begun to be connected anyway, or to be detached, since that was looked at.
+        // A reconnect or a detach began between the check and the reset.
         libc::EBUSY | libc::ENXIO => check(OPERATION, ended.status),
-        // SPDK's module tells no more of a failure than that.
+        // SPDK's module reports only that the reset failed; the reason comes from the hooks.
         _ => check(OPERATION, ended.status).map_err(|_| {
             let unknown =
                 || "it could not be connected: SPDK's log at level debug says more".to_owned();

@@ -1,4 +1,4 @@
-//! What NVMe controllers are: paths, namespaces.
+//! Reads the state of NVMe controllers: paths and namespaces.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::net::IpAddr;
@@ -14,28 +14,28 @@ use crate::transport_id::{self, Kind};
 /// A path to a controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path {
-    /// Where it leads; None for a kind of transport that is not attached here.
+    /// The address that the path connects to; None for a transport that this module does not attach.
     pub address: Option<Address>,
     /// The subsystem's NQN.
     pub subsystem: String,
-    /// The address that it was told to connect from, if it was.
+    /// The configured source address, if any.
     pub source: Option<IpAddr>,
-    /// The port that it was told to connect from; 0 for any.
+    /// The configured source port; 0 for any.
     pub source_port: u16,
     /// The host's NQN.
     pub hostnqn: String,
     /// The controller's id in the subsystem.
     pub cntlid: u16,
-    /// Whether it works.
+    /// State of the path.
     pub state: PathState,
-    /// Whether its connection uses it: others of a failover controller stand by.
+    /// Whether the controller's connection uses this path; the other paths of a failover controller are on standby.
     pub active: bool,
-    /// Why it could not be connected since it was connected last, as far as is known.
+    /// Why connecting failed since the path was last connected, if known.
     pub failure: Option<String>,
 }
 
 impl Path {
-    /// Which path it is; None for a kind of transport that is not attached here.
+    /// Returns the path's identity; None for a transport that this module does not attach.
     pub fn id(&self) -> Option<PathId> {
         Some(PathId {
             address: self.address.clone()?,
@@ -45,22 +45,22 @@ impl Path {
     }
 }
 
-/// Whether a path works.
+/// State of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathState {
-    /// It takes I/O.
+    /// Serves I/O.
     Connected,
-    /// It waits for the one in use to fail.
+    /// On standby until the active path fails.
     Standby,
-    /// It is being connected anew.
+    /// The connection is being reset.
     Resetting,
-    /// It has dropped and is tried again soon.
+    /// The connection was lost; a reconnect is scheduled.
     Reconnecting,
-    /// It has dropped.
+    /// The connection was lost.
     Failed,
-    /// It is switched off.
+    /// Disabled.
     Disabled,
-    /// It is being detached.
+    /// Being detached.
     Deleting,
 }
 
@@ -78,43 +78,41 @@ impl PathState {
     }
 }
 
-/// A namespace of a controller, which is a bdev.
+/// A namespace of a controller, exposed as a bdev.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
     /// The bdev's name.
     pub bdev: String,
     /// The namespace's id.
     pub nsid: u32,
-    /// None where the device tells none; so for the next two.
+    /// None if the device reports none; likewise `nguid` and `eui64`.
     pub uuid: Option<[u8; 16]>,
     #[expect(missing_docs, reason = "as above")]
     pub nguid: Option<[u8; 16]>,
     #[expect(missing_docs, reason = "as above")]
     pub eui64: Option<[u8; 8]>,
-    /// Whether I/O goes over all paths at once.
+    /// Whether I/O is spread over all paths (active-active).
     pub over_all_paths: bool,
 }
 
-/// The names of the controllers that are attached.
+/// Returns the names of the attached controllers.
 pub fn controllers(_: Spdk) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    // SAFETY: on the app thread; `collect_name` gets what it expects, during the
-    // call only.
+    // SAFETY: on the app thread; `collect_name` gets the vector that it expects, during this call only.
     unsafe { sys::opi_nvme_for_each_controller(Some(collect_name), (&raw mut names).cast()) };
     names
 }
 
 unsafe extern "C" fn collect_name(argument: *mut c_void, name: *const c_char) {
-    // SAFETY: the vector and name that the walk passes on, valid during the call.
+    // SAFETY: the walk passes the vector of `controllers` and a C string, both valid during the call.
     unsafe { (*argument.cast::<Vec<String>>()).push(string(name)) };
 }
 
-/// The paths of a controller. ENODEV if none of that name is attached.
+/// Returns the paths of a controller. ENODEV if no controller of that name is attached.
 pub fn paths(_: Spdk, name: &str) -> Result<Vec<Path>, Error> {
     let mut paths: Vec<Path> = Vec::new();
     let c_name = cstr("controller name", name)?;
-    // SAFETY: on the app thread; `collect_path` gets what it expects, during the
-    // call only.
+    // SAFETY: on the app thread; `collect_path` gets the vector that it expects, during this call only.
     let rc = unsafe {
         sys::opi_nvme_for_each_path(c_name.as_ptr(), Some(collect_path), (&raw mut paths).cast())
     };
@@ -123,7 +121,7 @@ pub fn paths(_: Spdk, name: &str) -> Result<Vec<Path>, Error> {
 }
 
 unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_nvme_path) {
-    // SAFETY: the vector and path that the walk passes on, valid during the call.
+    // SAFETY: the walk passes the vector of `paths` and a path, both valid during the call.
     unsafe {
         let (paths, path) = (&mut *argument.cast::<Vec<Path>>(), &*path);
         let state = PathState::of(path.state);
@@ -155,13 +153,13 @@ pub(super) fn address(id: &sys::spdk_nvme_transport_id) -> Option<Address> {
     }
 }
 
-/// The namespaces of a controller. ENODEV if none of that name is attached.
+/// Returns the namespaces of a controller. ENODEV if no controller of that name is attached.
 pub fn namespaces(_: Spdk, name: &str) -> Result<Vec<Namespace>, Error> {
     walk(name, sys::opi_nvme_for_each_namespace)
 }
 
-/// The namespaces that a controller has and SPDK made no bdevs of, with what these would have been
-/// called. ENODEV if none of that name is attached.
+/// Returns the controller's namespaces for which SPDK could not create a bdev, with the bdev names that SPDK would have
+/// used. ENODEV if no controller of that name is attached.
 pub(super) fn missing(_: Spdk, name: &str) -> Result<Vec<Namespace>, Error> {
     walk(name, sys::opi_nvme_for_each_missing)
 }
@@ -171,8 +169,8 @@ type Walk = unsafe extern "C" fn(*const c_char, sys::opi_nvme_namespace_fn, *mut
 fn walk(name: &str, each: Walk) -> Result<Vec<Namespace>, Error> {
     let mut namespaces: Vec<Namespace> = Vec::new();
     let c_name = cstr("controller name", name)?;
-    // SAFETY: one of the shim's two walks, on the app thread (the callers have proof);
-    // `collect_namespace` gets what it expects, during the call only.
+    // SAFETY: `each` is one of the shim's two walks, called on the app thread (the callers have proof);
+    // `collect_namespace` gets the vector that it expects, during this call only.
     let rc = unsafe {
         each(
             c_name.as_ptr(),
@@ -192,8 +190,7 @@ unsafe extern "C" fn collect_namespace(
     fn told<const N: usize>(id: [u8; N]) -> Option<[u8; N]> {
         (id != [0; N]).then_some(id)
     }
-    // SAFETY: the vector and namespace that the walk passes on, valid during the
-    // call.
+    // SAFETY: the walk passes the vector of `walk` and a namespace, both valid during the call.
     unsafe {
         let namespaces = &mut *argument.cast::<Vec<Namespace>>();
         let namespace = &*namespace;

@@ -1,8 +1,8 @@
-//! The end of controllers when SPDK stops.
+//! Teardown of NVMe controllers when SPDK stops.
 //!
 //! ```text
-//! attempts over PCIe end ─► other attempts are dropped, SPDK stops ─► controllers go ─► done
-//!          └─ a second ───────────┘                       a second: given up ─┘
+//! attempts over PCIe end ─► other attempts dropped, SPDK stops ─► controllers destroyed ─► done
+//!          └─ timeout: 1 s ────────┘             timeout: 1 s, connections given up ─┘
 //! ```
 
 use std::ffi::{c_int, c_void};
@@ -13,27 +13,28 @@ use spdk_sys as sys;
 use super::attempts;
 use crate::app_thread::Spdk;
 
-/// How long attempts over PCIe may take to end, which they do by themselves.
+/// How long the stop waits for attempts over PCIe to end by themselves.
 const ATTEMPTS: Duration = Duration::from_secs(1);
 
-/// How long controllers may take to say goodbye to their peers. One that is silent never answers.
+/// How long the stop waits for controllers to shut down; a silent peer never answers.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Between two looks.
+/// Poll period.
 const INTERVAL_MICROS: u64 = 10_000;
 
 struct Farewell {
-    /// Stops SPDK, once.
+    /// Stops SPDK; taken when called.
     stop: Option<fn()>,
-    /// When what is waited for is waited for no longer.
+    /// Deadline of the current phase: first of attempts over PCIe, then of the controllers' shutdown.
     give_up: Instant,
     poller: *mut sys::spdk_poller,
 }
 
 impl Farewell {
-    /// Stops SPDK unless there is an attempt over PCIe, whose device would go on using its queues. Others
-    /// are dropped: nobody can be answered any more, and one that succeeded after SPDK's module has
-    /// ended would never be detached. They cannot be told apart.
+    /// Stops SPDK unless an attempt over PCIe is in flight (until its deadline): the device would go on using its
+    /// queues. Other attempts are dropped: their callers cannot be answered any more, and a controller attached after
+    /// the end of SPDK's module would never be detached. Attempts are found by their pollers' name, which does not tell
+    /// transports apart.
     fn stop(&mut self) {
         let over_pcie = attempts::over_pcie() > 0;
         if over_pcie && Instant::now() < self.give_up {
@@ -41,23 +42,23 @@ impl Farewell {
         }
         let Some(stop) = self.stop.take() else { return };
         if !over_pcie {
-            // SAFETY: on the app thread (both callers are), on which alone attempts are made.
+            // SAFETY: on the app thread (both callers are), the only thread that starts attempts.
             unsafe { sys::opi_nvme_end_attempts() };
         }
         self.give_up = Instant::now() + GOODBYE;
         stop();
     }
 
-    /// Whether SPDK is told to stop, and has no controller any more.
+    /// Whether SPDK has been told to stop and has no controller left.
     fn is_over(&self) -> bool {
-        // SAFETY: on the app thread, which alone makes and frees controllers.
+        // SAFETY: on the app thread, the only thread that creates and frees controllers.
         self.stop.is_none() && unsafe { sys::opi_nvme_count() } == 0
     }
 }
 
-/// Stops SPDK by `stop`, as soon as no attempt to attach a controller is in the way. From then on has the
-/// connections of remote controllers that are still there in a second be given up, so that SPDK does
-/// not wait for their peers. SPDK ends no thread that has pollers: this one goes with the last controller.
+/// Stops SPDK by calling `stop` as soon as no attempt over PCIe is in flight. One second later gives up the remaining
+/// remote connections, so that SPDK does not wait for their peers. SPDK ends no thread that has pollers: this poller
+/// unregisters itself once the last controller is gone.
 pub(crate) fn stop(_: Spdk, stop: fn()) {
     let mut farewell = Farewell {
         stop: Some(stop),
@@ -69,8 +70,8 @@ pub(crate) fn stop(_: Spdk, stop: fn()) {
         return;
     }
     let farewell = Box::into_raw(Box::new(farewell));
-    // SAFETY: on an SPDK thread; `farewell` stays until `on_look` frees it together with the
-    // poller; the name is a C string literal.
+    // SAFETY: on an SPDK thread; `farewell` stays allocated until `on_look` frees it together with the poller; the name
+    // is a static C string.
     let poller = unsafe {
         sys::spdk_poller_register_named(
             Some(on_look),
@@ -80,7 +81,7 @@ pub(crate) fn stop(_: Spdk, stop: fn()) {
         )
     };
     if poller.is_null() {
-        // SAFETY: SPDK did not take it.
+        // SAFETY: registration failed, so SPDK holds no pointer to the box.
         let mut farewell = unsafe { Box::from_raw(farewell) };
         if let Some(stop) = farewell.stop.take() {
             stop();
@@ -93,13 +94,13 @@ pub(crate) fn stop(_: Spdk, stop: fn()) {
 
 unsafe extern "C" fn on_look(argument: *mut c_void) -> c_int {
     let farewell: *mut Farewell = argument.cast();
-    // SAFETY: what was registered; nobody else has it.
+    // SAFETY: the registered pointer; only this poller accesses it.
     let now = unsafe { &mut *farewell };
     now.stop();
     if now.is_over() {
-        // SAFETY: what was registered, freed once: the poller ends here, and is our own.
+        // SAFETY: the registered pointer, freed once: the poller is unregistered here and never runs again.
         let mut farewell = unsafe { Box::from_raw(farewell) };
-        // SAFETY: unregistering from within is allowed (spdk/thread.h).
+        // SAFETY: a poller may unregister itself while it runs (spdk/thread.h).
         unsafe { sys::spdk_poller_unregister(&mut farewell.poller) };
         return 1;
     }
