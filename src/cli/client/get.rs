@@ -81,12 +81,8 @@ fn volume_of(args: &Args) -> Option<Option<String>> {
 
 /// Shows volumes of all kinds: every one, or the one of this name.
 async fn volumes(connection: &Connection, form: Form, name: Option<&str>) -> Result<(), Failure> {
-    let mut found = everything(connection).await?;
-    let is_volume = |object: &DynamicMessage| match name {
-        Some(name) => name_of(object) == name,
-        None => name_of(object).starts_with("volumes/"),
-    };
-    found.retain(is_volume);
+    let mut found = all_of_kinds(connection, Kind::is_volume).await?;
+    found.retain(|object| name.is_none_or(|name| name_of(object) == name));
     match name {
         None => list_of(form, &found),
         Some(name) if found.is_empty() => {
@@ -113,10 +109,18 @@ pub(super) async fn ask(
 
 /// Lists all objects of all kinds.
 pub(super) async fn everything(connection: &Connection) -> Result<Vec<DynamicMessage>, Failure> {
+    all_of_kinds(connection, |_| true).await
+}
+
+/// Lists all objects of these kinds.
+async fn all_of_kinds(
+    connection: &Connection,
+    is_wanted: impl Fn(&Kind) -> bool,
+) -> Result<Vec<DynamicMessage>, Failure> {
     let mut found = Vec::new();
     for kind in kinds::all()
         .iter()
-        .filter(|kind| kind.method(Verb::List).is_some())
+        .filter(|kind| kind.method(Verb::List).is_some() && is_wanted(kind))
     {
         match all_of(connection, kind, "").await {
             Ok(objects) => found.extend(objects),

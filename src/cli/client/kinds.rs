@@ -87,6 +87,12 @@ impl Kind {
         self.collections.last().map_or("", String::as_str)
     }
 
+    /// Whether its objects are volumes, which the API names `volumes/ID` whatever their kind. SCSI targets and the like
+    /// have such names too.
+    pub fn is_volume(&self) -> bool {
+        self.plural().ends_with("Volumes")
+    }
+
     /// The method for a verb; `None` if the API has none.
     pub fn method(&self, verb: Verb) -> Option<&MethodDescriptor> {
         let word = verb.word();
@@ -196,6 +202,14 @@ pub(super) fn of_collections(collections: &[&str]) -> Option<&'static Kind> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn volumes_are_the_kinds_of_volumes_and_not_all_that_is_named_so() {
+        let volumes = all().iter().filter(|kind| kind.is_volume());
+        let volumes: Vec<&str> = volumes.map(Kind::plural).collect();
+        let expected = ["aio", "delay", "encrypted", "malloc", "null", "qos"];
+        assert_eq!(volumes, expected.map(|kind| format!("{kind}Volumes")));
+    }
 
     #[test]
     fn a_kind_is_known_by_each_way_to_write_its_name() {
