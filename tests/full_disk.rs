@@ -5,12 +5,11 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Client, Fixture, JsonRpc, Options, Resource, Target, eventually, name_of};
+use common::{Client, Fixture, JsonRpc, Options, Resource, SmallDisk, Target, eventually, name_of};
 use futures_util::future::join_all;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -21,35 +20,6 @@ const AT_ONCE: usize = 32;
 
 /// More creates than fit into the file without growing it.
 const MOST: usize = 40_000;
-
-/// A small tmpfs, unmounted when dropped. Needs root.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn new(at: PathBuf) -> Self {
-        std::fs::create_dir(&at).expect("a directory");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=12m,mode=0700", "tmpfs"]);
-        let status = mount.arg(&at).status().expect("mount(8)");
-        assert!(status.success(), "mount of a tmpfs: the tests need root");
-        Self(at)
-    }
-
-    /// Allocates all remaining room.
-    fn fill(&self) -> PathBuf {
-        let filler = self.0.join("filler");
-        let room = rustix::fs::statvfs(&self.0).expect("it is mounted");
-        let rest = usize::try_from(room.f_bavail * room.f_frsize).expect("little");
-        std::fs::write(&filler, vec![1; rest]).expect("there is room");
-        filler
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
 
 fn volume(blocks: usize) -> Value {
     json!({ "block_size": 512, "blocks_count": blocks })
@@ -112,7 +82,7 @@ async fn listed(client: &Client) -> BTreeSet<String> {
 async fn a_full_state_disk_fails_the_change_alone_until_there_is_room() {
     let dir = tempfile::Builder::new().prefix("opi-").tempdir();
     let dir = Arc::new(dir.expect("a directory"));
-    let disk = SmallDisk::new(dir.path().join("state"));
+    let disk = SmallDisk::new(dir.path().join("state"), 12);
     let socket = dir.path().join("rpc.sock");
     let args = ["--spdk-rpc-socket", socket.to_str().expect("UTF-8")];
     let options = Options::default().in_dir(Arc::clone(&dir)).args(args);

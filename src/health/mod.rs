@@ -126,21 +126,17 @@ impl Health {
     /// Notes the result of a check. Returns whether the state has changed; a change is an event of the owner too.
     pub(crate) fn note(&self, key: &Key, fault: Option<String>) -> bool {
         let reason = fault.clone().unwrap_or_default();
-        let is_news = self.enter(key, fault);
+        let is_news = match fault {
+            Some(what) => enter(&mut self.faults.write(), key, what),
+            // The common case, no fault before or after, takes no exclusive lock.
+            None if !self.faults.read().contains_key(key) => false,
+            None => self.faults.write().remove(key).is_some(),
+        };
         if is_news && let Some(object) = self.object(key) {
             let event = Event::of_condition(object.key().as_str(), &Condition::Applied);
             self.events.tell(event.because(&reason));
         }
         is_news
-    }
-
-    fn enter(&self, key: &Key, fault: Option<String>) -> bool {
-        match fault {
-            Some(what) => enter(&mut self.faults.write(), key, what),
-            // The common case, no fault before or after, takes no exclusive lock.
-            None if !self.faults.read().contains_key(key) => false,
-            None => self.faults.write().remove(key).is_some(),
-        }
     }
 }
 

@@ -90,23 +90,25 @@ pub(super) struct Waiting {
     pub since: SystemTime,
 }
 
+impl Waiting {
+    fn new(object: &Key, reason: &str, since: SystemTime) -> Self {
+        Self {
+            object: object.as_str().to_owned(),
+            reason: reason.chars().take(REASON_MAX).collect(),
+            since,
+        }
+    }
+}
+
 /// The pending objects, and stored records that cannot be used, with their reasons.
 pub(super) fn waiting(services: &Services) -> Vec<Waiting> {
     let all = services.conditions().all().into_iter();
     let waiting = all.filter_map(|(key, condition)| match condition {
-        Condition::Pending(pending) => Some(Waiting {
-            object: key.as_str().to_owned(),
-            reason: pending.reason.chars().take(REASON_MAX).collect(),
-            since: pending.since,
-        }),
+        Condition::Pending(pending) => Some(Waiting::new(&key, &pending.reason, pending.since)),
         Condition::Applied | Condition::Deleting { .. } => None,
     });
     let unusable = services.unusable().into_iter();
-    let unusable = unusable.map(|(key, record)| Waiting {
-        object: key.as_str().to_owned(),
-        reason: record.reason.chars().take(REASON_MAX).collect(),
-        since: record.since,
-    });
+    let unusable = unusable.map(|(key, record)| Waiting::new(&key, &record.reason, record.since));
     // Those do not come by themselves.
     unusable.chain(waiting).take(WAITING_MAX).collect()
 }
@@ -116,16 +118,12 @@ pub(super) fn out_of_order(services: &Services) -> Vec<Waiting> {
     let health = services.health();
     let faults = health.faults().into_iter();
     let named = faults.filter_map(|(key, fault)| {
-        let object = health.object(&key)?.key().as_str().to_owned();
-        let one = Waiting {
-            object: object.clone(),
-            reason: fault.what.chars().take(REASON_MAX).collect(),
-            since: fault.since,
-        };
+        let object = health.object(&key)?;
+        let one = Waiting::new(object.key(), &fault.what, fault.since);
         Some((object, one))
     });
     // One reason for each object.
-    let by_name: BTreeMap<String, Waiting> = named.collect();
+    let by_name: BTreeMap<Name, Waiting> = named.collect();
     by_name.into_values().take(WAITING_MAX).collect()
 }
 

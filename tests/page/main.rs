@@ -68,11 +68,7 @@ async fn a_failed_volume_is_shown_offline(target: &Target, browser: &mut Browser
         &format!("{state} === 'offline'"),
     )
     .await;
-    let mut scraper = TcpStream::connect(target.http).await.expect("connected");
-    let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    scraper.write_all(request).await.expect("sent");
-    let mut metrics = String::new();
-    scraper.read_to_string(&mut metrics).await.expect("UTF-8");
+    let metrics = common::metrics(target.http);
     let told = "opi_spdk_object_offline_seconds{object=\"aioVolumes/gone\",reason=";
     assert!(metrics.contains(told), "no {told} in {metrics}");
 }

@@ -1,7 +1,7 @@
 //! Reservations that cannot be made durable: the command fails in time, the reservation is effective in
 //! the running process, and the next command makes it durable.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use super::*;
+use crate::common::SmallDisk;
 use crate::common::hung_disk::{self, Frozen};
 
 /// Status: Internal Error.
@@ -59,37 +60,6 @@ async fn a_reservation_fails_after_three_seconds_on_a_hung_disk() {
     target.stop();
 }
 
-/// A small tmpfs; unmounted on drop.
-struct Small(PathBuf);
-
-impl Small {
-    fn new(at: PathBuf) -> Self {
-        std::fs::create_dir(&at).expect("a directory");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs"]);
-        let status = mount.arg(&at).status().expect("mount(8)");
-        assert!(status.success(), "{status}: the tests need root");
-        Self(at)
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.0.join("filler")
-    }
-
-    /// Fills the file system, so that the state's file cannot grow.
-    fn fill(&self) {
-        let room = rustix::fs::statvfs(self.0.as_path()).expect("the file system is mounted");
-        let rest = usize::try_from(room.f_bavail * room.f_frsize).expect("little");
-        std::fs::write(self.filler(), vec![1; rest]).expect("the file fits");
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
 /// Creates volumes until the state's file is full.
 async fn use_up(target: &Target, round: u32) {
     let mut running = JoinSet::new();
@@ -123,14 +93,14 @@ fn is_checked(dir: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reservation_fails_on_a_full_disk_and_the_next_command_stores_it() {
     let dir = directory();
-    let state = Small::new(dir.path().join("state"));
+    let state = SmallDisk::new(dir.path().join("state"), 8);
     let options = Options::default().in_dir(Arc::clone(&dir));
     let target = Target::start_with(options.clone()).await;
     let disk = Disk::new(&target).await;
     let (admin, mut holder) = connected(&disk.holder);
     assert_eq!(command(&mut holder, REGISTER, PERSIST, [0, KEY]), 0);
 
-    state.fill();
+    let filler = state.fill();
     let mut is_full = false;
     // The remaining space may suffice for one more small record: then release the reservation, and use
     // up the space.
@@ -147,14 +117,14 @@ async fn a_reservation_fails_on_a_full_disk_and_the_next_command_stores_it() {
     }
     assert!(is_full, "every command found room");
     holds(&disk);
-    std::fs::remove_file(state.filler()).expect("the filler can be removed");
+    std::fs::remove_file(filler).expect("the filler can be removed");
 
     // The command does not change the reservation, but is not completed before the reservation is
     // durable.
     assert_eq!(command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]), 0);
     let options = killed(target, options);
     drop((admin, holder));
-    is_checked(&state.0);
+    is_checked(state.path());
     let target = Target::start_with(options).await;
     is_held(&disk);
     target.stop();
