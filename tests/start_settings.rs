@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::process::Command;
+
 use common::{Fixture, JsonRpc, Options, Target};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn reactors_may_use_cores_outside_the_initial_affinity() {
@@ -52,4 +54,35 @@ async fn buffer_pools_have_the_configured_sizes() {
         "{config}"
     );
     target.stop();
+}
+
+/// An address space that DPDK cannot reserve its memory in, KiB.
+const SMALL_SPACE: u32 = 2_000_000;
+
+#[test]
+fn why_dpdk_does_not_start_is_in_the_log_with_its_level_and_in_the_error() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let run = format!("ulimit -v {SMALL_SPACE}; exec \"$@\"");
+    let program = env!("CARGO_BIN_EXE_opi-spdk");
+    let settings = "--no-huge --mem-mib 4096 --log-format json --grpc-addr 127.0.0.1:0 --http-addr 127.0.0.1:0";
+    let output = Command::new("sh")
+        .args(["-c", &run, "sh", program, "--state-dir"])
+        .arg(dir.path())
+        .args(settings.split(' '))
+        .output();
+    let output = output.expect("a shell");
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).expect("UTF-8");
+    let (lines, last): (Vec<&str>, Vec<&str>) =
+        error.lines().partition(|line| line.starts_with('{'));
+    let lines: Vec<Value> = (lines.iter())
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let of_dpdk: Vec<_> = (lines.iter())
+        .filter(|line| line["target"] == "dpdk")
+        .map(|line| (line["level"].as_str(), line["message"].as_str()))
+        .collect();
+    let reason = "EAL: Cannot init memory";
+    assert!(of_dpdk.contains(&(Some("ERROR"), Some(reason))), "{error}");
+    assert!(last.len() == 1 && last[0].contains(reason), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Forwards SPDK's log lines to `tracing`.
+//! Forwards the log lines of SPDK and DPDK to `tracing`.
 //!
 //! A reactor only formats a line and puts it into a bounded channel; a separate thread empties the channel every few
 //! milliseconds, less often while it is idle. That thread polls instead of blocking in `recv`, because waking a
@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use limit::{Counts, Place, Windows, place};
 use spdk_sys as sys;
+use tracing::Level;
 
 /// Capacity of the channel to the logging thread, in lines.
 const CAPACITY: usize = 4096;
@@ -36,6 +37,8 @@ const QUIET_INTERVAL: Duration = Duration::from_millis(50);
 const QUIET: u32 = 100;
 /// How many of the last errors are kept, to explain a failed start.
 const ERRORS_KEPT: usize = 4;
+/// The file of DPDK's lines (`OPI_LOG_DPDK` in `spdk/sys/shim/shim.h`).
+const DPDK: &str = "dpdk";
 
 #[derive(Clone)]
 struct Line {
@@ -72,7 +75,7 @@ fn channel() -> &'static Channel {
     })
 }
 
-/// Routes SPDK's log here at the level that `tracing` enables, and starts the logging thread. Before SPDK starts.
+/// Routes the log of SPDK and DPDK here at the level that `tracing` enables, and starts the logging thread. Before SPDK starts.
 /// `takes_commands`: SPDK's JSON-RPC is served; why its commands fail is reported in the log only.
 pub(crate) fn install(takes_commands: bool) -> std::io::Result<()> {
     if takes_commands {
@@ -95,12 +98,14 @@ pub(crate) fn install(takes_commands: bool) -> std::io::Result<()> {
                 });
             }
         })?;
-    // SAFETY: both callbacks have the signature that C expects and live as long as the program. SPDK has not
-    // started, so no other thread logs yet.
-    unsafe {
-        sys::opi_log_configure(Some(on_line), Some(on_place), threshold());
-        sys::spdk_log_open(Some(sys::opi_log_sink));
+    // SAFETY: both callbacks have the signature that C expects and live as long as the program. Neither SPDK nor
+    // DPDK has started, so no other thread logs yet.
+    let rc = unsafe { sys::opi_log_configure(Some(on_line), Some(on_place), threshold()) };
+    if rc != 0 {
+        return Err(std::io::Error::from_raw_os_error(-rc));
     }
+    // SAFETY: the sink is configured, and is a function of the program.
+    unsafe { sys::spdk_log_open(Some(sys::opi_log_sink)) };
     Ok(())
 }
 
@@ -183,25 +188,29 @@ pub(crate) fn last_errors() -> Vec<String> {
 }
 
 fn write(line: &Line, text: &str) {
-    let Line {
-        file,
-        line: number,
-        level,
-        ..
-    } = line;
-    match *level {
-        sys::spdk_log_level_SPDK_LOG_ERROR => {
-            tracing::error!(target: "spdk", file, number, "{text}")
-        }
-        sys::spdk_log_level_SPDK_LOG_WARN => tracing::warn!(target: "spdk", file, number, "{text}"),
-        sys::spdk_log_level_SPDK_LOG_NOTICE => {
-            tracing::info!(target: "spdk", file, number, "{text}")
-        }
-        sys::spdk_log_level_SPDK_LOG_INFO => {
-            tracing::debug!(target: "spdk", file, number, "{text}")
-        }
-        _ => tracing::trace!(target: "spdk", file, number, "{text}"),
+    let level = match line.level {
+        sys::spdk_log_level_SPDK_LOG_ERROR => Level::ERROR,
+        sys::spdk_log_level_SPDK_LOG_WARN => Level::WARN,
+        sys::spdk_log_level_SPDK_LOG_NOTICE => Level::INFO,
+        sys::spdk_log_level_SPDK_LOG_INFO => Level::DEBUG,
+        _ => Level::TRACE,
+    };
+    /// An event's target and level must be constants.
+    macro_rules! write_at {
+        ($($level:ident)*) => {
+            match level {
+                $(Level::$level if line.file == DPDK => {
+                    tracing::event!(target: "dpdk", Level::$level, "{text}")
+                }
+                Level::$level => {
+                    let known = !line.file.is_empty();
+                    let (file, number) = (known.then_some(line.file), known.then_some(line.line));
+                    tracing::event!(target: "spdk", Level::$level, file, number, "{text}")
+                })*
+            }
+        };
     }
+    write_at!(ERROR WARN INFO DEBUG TRACE);
 }
 
 /// Returns the level at which a line is logged, or INT_MAX if it is suppressed. Any thread; never blocks.

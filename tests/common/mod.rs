@@ -54,7 +54,7 @@ pub use json::*;
 pub use jsonrpc::JsonRpc;
 pub use loop_device::Loop;
 pub use port::free_port;
-pub use psk::{Psk, dhchap_key, psk_of};
+pub use psk::{Psk, dhchap_key, dhchap_of, psk_of};
 pub use random::Random;
 pub use relay::Relay;
 pub use resource::{Resource, kind_of, name_of};

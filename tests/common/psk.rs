@@ -79,17 +79,20 @@ fn expand(key: &[u8], label: &str, context: &str) -> Vec<u8> {
 
 /// Returns a DH-HMAC-CHAP key in interchange format: 32 bytes of value `byte`, no hash.
 pub fn dhchap_key(byte: u8) -> String {
-    format!("DHHC-1:00:{}:", with_checksum(byte))
+    dhchap_of([byte; 32])
+}
+
+/// Returns the DH-HMAC-CHAP key of these bytes in interchange format, no hash.
+pub fn dhchap_of(key: [u8; 32]) -> String {
+    format!("DHHC-1:00:{}:", with_checksum(key))
 }
 
 /// Returns a TLS pre-shared key in interchange format: 32 bytes of value `byte`, SHA-256.
 pub fn psk_of(byte: u8) -> String {
-    format!("NVMeTLSkey-1:01:{}:", with_checksum(byte))
+    format!("NVMeTLSkey-1:01:{}:", with_checksum([byte; 32]))
 }
 
-fn with_checksum(byte: u8) -> String {
-    let mut key = vec![byte; 32];
+fn with_checksum(key: [u8; 32]) -> String {
     let crc = crc32fast::hash(&key).to_le_bytes();
-    key.extend(crc);
-    base64::engine::general_purpose::STANDARD.encode(key)
+    base64::engine::general_purpose::STANDARD.encode([&key[..], &crc].concat())
 }

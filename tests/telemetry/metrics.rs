@@ -11,6 +11,7 @@ use crate::common::nvme_tcp::{Command, Digests, Identity};
 use crate::common::{Fixture, Options, Target, eventually};
 
 const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
+const DOCS: &str = include_str!("../../docs/observability.md");
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
 const RATES: &str = include_str!("../../deploy/prometheus/rates.yml");
 const OTHER_NAMES: &str = include_str!("../../deploy/prometheus/ceph-nvmeof.yml");
@@ -27,6 +28,58 @@ fn names_in(text: &str) -> BTreeSet<String> {
             || word.starts_with("process_")
     };
     words.filter(is_name).map(str::to_owned).collect()
+}
+
+/// Returns the names of metrics that docs/observability.md has, as patterns: a name that begins with `_` continues the
+/// one before it from some `_` on.
+fn documented() -> Vec<(String, String)> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for row in DOCS.lines().filter(|line| line.starts_with("| `")) {
+        let mut whole = String::new();
+        for name in row.split('`').skip(1).step_by(2) {
+            let is_name = ["opi_spdk_", "process_", "_"]
+                .iter()
+                .any(|of| name.starts_with(of));
+            for name in expand(name).into_iter().filter(|_| is_name) {
+                if !name.starts_with('_') {
+                    whole.clone_from(&name);
+                }
+                found.push((whole.clone(), name));
+            }
+        }
+    }
+    found
+}
+
+/// Expands `a{b,c}d` to `abd` and `acd`, for each pair of braces.
+fn expand(name: &str) -> Vec<String> {
+    let Some((before, rest)) = name.split_once('{') else {
+        return vec![name.to_owned()];
+    };
+    let (choices, after) = rest.split_once('}').expect("the brace is closed");
+    let all = choices
+        .split(',')
+        .flat_map(|of| expand(&format!("{before}{of}{after}")));
+    all.collect()
+}
+
+/// Each family of a scrape is in docs/observability.md.
+fn every_family_is_documented(scrape: &Scrape) {
+    let documented = documented();
+    for (family, kind) in &scrape.families {
+        let name = match &**kind {
+            "counter" => format!("{family}_total"),
+            _ => family.clone(),
+        };
+        let is_it = |(whole, of): &(String, String)| {
+            let before = name.strip_suffix(&**of).filter(|_| of.starts_with('_'));
+            *of == name || before.is_some_and(|before| whole.starts_with(&format!("{before}_")))
+        };
+        assert!(
+            documented.iter().any(is_it),
+            "{name} is not in docs/observability.md"
+        );
+    }
 }
 
 /// While a host does I/O, its operations are counted by name, and so are its connections.
@@ -193,6 +246,8 @@ async fn metrics_match_the_api_and_cover_dashboard_and_alerts() {
         assert!(absent.is_empty(), "{what} uses missing metrics: {absent:?}");
     }
     serde_json::from_str::<Value>(DASHBOARD).expect("JSON");
+
+    every_family_is_documented(&scrape);
 
     // The older text format.
     let (status, text) = get(&target, "/metrics", "text/plain").await;

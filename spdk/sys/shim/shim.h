@@ -17,9 +17,12 @@ typedef void (*opi_log_line)(int level, const char *file, int line, const char *
 /* Returns the level at which a line from this place is logged; INT_MAX suppresses it before it is formatted. */
 typedef int (*opi_log_admit)(int level, const char *file, int line, const char *func);
 
-/* Configures the sink before SPDK starts. Lines with a level above `threshold`, or not admitted, are not
- * formatted. */
-void opi_log_configure(opi_log_line sink, opi_log_admit admit, int threshold);
+/* The file of DPDK's lines; their line number only tells them apart. */
+#define OPI_LOG_DPDK "dpdk"
+
+/* Configures the sink of SPDK's and DPDK's lines before SPDK starts, once. Lines with a level above `threshold`, or
+ * not admitted, are not formatted. 0, or a negative errno. */
+int opi_log_configure(opi_log_line sink, opi_log_admit admit, int threshold);
 
 /* Changes the threshold. Any thread. */
 void opi_log_set_threshold(int threshold);

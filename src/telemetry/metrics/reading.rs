@@ -216,7 +216,7 @@ fn assemble(
     Reading {
         volumes: volumes.collect(),
         volumes_left_out: pass.left_out,
-        subsystems: subsystems.into_values().collect(),
+        subsystems: subsystems.into_values().take(VOLUMES.counters).collect(),
         hosts,
         namespaces,
         paths: paths(services, pass.paths),
