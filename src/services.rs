@@ -220,7 +220,7 @@ impl Services {
     pub fn new(config: &Config, identity: Identity, spdk: Handle, store: Arc<dyn Store>) -> Self {
         let shared = Shared::over(spdk.clone(), store);
         let slots = Slots::new(config.kvm.as_ref(), &config.ctrlr_dir, config.socket_access);
-        let health = Health::new(Arc::clone(&shared.registry), Arc::clone(&shared.events));
+        let health = Health::new(Arc::clone(&shared));
         let nvme_subsystems = NvmeSubsystems::new(spdk.clone(), Arc::clone(&shared.registry));
         let nvme_subsystems = Collection::new(nvme_subsystems, &shared);
         let nvme_controllers = NvmeControllers::new(

@@ -153,3 +153,36 @@ fn an_unknown_settings_variable_fails_the_start() {
         "{error}"
     );
 }
+
+#[test]
+fn each_subcommand_of_the_help_has_a_manual_page_and_is_completed_in_each_shell() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().display().to_string();
+    let made = program(&["generate", &path], &[]);
+    assert!(made.status.success(), "{made:?}");
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(dir.path().join(name));
+        text.unwrap_or_else(|error| panic!("{name}: {error}"))
+    };
+    let help = String::from_utf8(program(&["--help"], &[]).stdout).expect("UTF-8");
+    let commands = help.split_once("Commands:").expect("commands").1;
+    let commands: Vec<&str> = commands
+        .lines()
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help")
+        .collect();
+    assert!(
+        commands.len() > 10 && commands.contains(&"top"),
+        "{commands:?}"
+    );
+    let shells = ["opi-spdk.bash", "_opi-spdk", "opi-spdk.fish"].map(read);
+    for command in commands {
+        let page = read(&format!("opi-spdk-{command}.1"));
+        assert!(page.contains(".SH SYNOPSIS"), "{command}: {page}");
+        for shell in &shells {
+            assert!(shell.contains(command), "{command} is not completed");
+        }
+    }
+}

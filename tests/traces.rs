@@ -16,6 +16,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use opi_spdk::api::storage::null_volume_service_client::NullVolumeServiceClient;
+use opi_spdk::api::storage::{CreateNullVolumeRequest, NullVolume};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status};
@@ -24,6 +26,16 @@ use common::{Http, Options, Target, eventually};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
+
+/// Returns a request with this trace context in its metadata.
+fn traced<T>(message: T, parent: &str, state: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    let metadata = request.metadata_mut();
+    for (key, value) in [("traceparent", parent), ("tracestate", state)] {
+        metadata.insert(key, value.parse().expect("ASCII"));
+    }
+    request
+}
 
 /// A collector that stores the received spans.
 #[derive(Clone, Default)]
@@ -178,6 +190,28 @@ async fn a_call_is_a_span_of_its_clients_trace_with_its_waits() {
     );
     let id = hex(&alone.trace_id);
     assert!(target.log().contains(&id), "{id}");
+
+    // Over gRPC with the client's trace context in the metadata.
+    let mut service = NullVolumeServiceClient::new(client.channel());
+    let volume = NullVolume {
+        block_size: 512,
+        blocks_count: 64,
+        ..NullVolume::default()
+    };
+    let request = CreateNullVolumeRequest {
+        null_volume: Some(volume),
+        null_volume_id: "told".to_owned(),
+    };
+    let context = parent("01").expect("a header");
+    let request = traced(request, &context, "vendor=opaque,other=1");
+    service.create_null_volume(request).await.expect("created");
+    let (told, children) = collector.call("volumes/told").await;
+    assert_eq!(
+        (hex(&told.trace_id), hex(&told.parent_span_id)),
+        (TRACE.to_owned(), PARENT.to_owned())
+    );
+    assert_eq!(told.trace_state, "vendor=opaque,other=1");
+    assert!(children.iter().all(|of| hex(&of.trace_id) == TRACE) && !children.is_empty());
 
     // An unsampled trace context, and an invalid one.
     assert_eq!(create(&target, "unsampled", parent("00")).await, 200);

@@ -1,10 +1,13 @@
 //! The configuration call that the app thread's reactor is running: what a watchdog reports about a stalled reactor.
 
+use std::cell::OnceCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::ptr::null_mut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use spdk_control::executor;
 
 /// A function that returns the name.
 type Name = fn() -> &'static str;
@@ -21,17 +24,57 @@ struct Names {
     last: AtomicPtr<()>,
 }
 
+thread_local! {
+    /// Where the steps of this thread are told.
+    static HERE: OnceCell<Current> = const { OnceCell::new() };
+}
+
+/// Starts a task on the current thread, as [`executor::spawn_local`] does. If a step starts it, its steps carry the
+/// name of the recipe of that one.
+pub(crate) fn spawn_local(task: impl Future<Output = ()> + 'static) {
+    match Named::here() {
+        Named(Some((current, name))) => executor::spawn_local(current.steps(name, task)),
+        Named(None) => executor::spawn_local(task),
+    }
+}
+
+/// The recipe of a step, for what C calls back on its behalf.
+pub(crate) struct Named(Option<(Current, Name)>);
+
+impl Named {
+    /// Returns the recipe of the running step, if any.
+    pub(crate) fn here() -> Self {
+        let current = HERE.with(|here| here.get().cloned());
+        let name = (current.as_ref()).and_then(|it| function(it.0.running.load(Ordering::Relaxed)));
+        Self(current.zip(name))
+    }
+
+    /// Runs a function under the name of the recipe.
+    pub(crate) fn run<T>(&self, step: impl FnOnce() -> T) -> T {
+        let _running = self.0.as_ref().map(|(current, name)| current.begin(*name));
+        step()
+    }
+}
+
 impl Current {
     /// Wraps the future so that its steps carry the name of the recipe `F` that created it.
     pub(crate) fn named<F, Fut: Future>(
         &self,
         future: Fut,
     ) -> impl Future<Output = Fut::Output> + use<F, Fut> {
+        self.steps(std::any::type_name::<F>, future)
+    }
+
+    fn steps<Fut: Future>(
+        &self,
+        name: Name,
+        future: Fut,
+    ) -> impl Future<Output = Fut::Output> + use<Fut> {
         let current = self.clone();
         async move {
             let mut future = pin!(future);
             poll_fn(move |context| {
-                let _running = current.begin(std::any::type_name::<F>);
+                let _running = current.begin(name);
                 future.as_mut().poll(context)
             })
             .await
@@ -51,20 +94,30 @@ impl Current {
     }
 
     fn begin(&self, name: Name) -> Running<'_> {
+        HERE.with(|here| {
+            here.get_or_init(|| self.clone());
+        });
+        let outer = self.0.running.load(Ordering::Relaxed);
         self.0.running.store(name as *mut (), Ordering::Relaxed);
         self.0.last.store(name as *mut (), Ordering::Relaxed);
-        Running(self)
+        Running {
+            current: self,
+            outer,
+        }
     }
 }
 
 /// Returns the name that a pointer stands for.
 fn named(name: *mut ()) -> Option<&'static str> {
+    function(name).map(|name| name())
+}
+
+fn function(name: *mut ()) -> Option<Name> {
     if name.is_null() {
         return None;
     }
     // SAFETY: invariant of `Names`: a non-null pointer is a function of type `Name`, stored by `begin`.
-    let name = unsafe { std::mem::transmute::<*mut (), Name>(name) };
-    Some(name())
+    Some(unsafe { std::mem::transmute::<*mut (), Name>(name) })
 }
 
 /// The recipe of an ended step: a [`Name`], or null if the step has none.
@@ -122,11 +175,15 @@ impl Long {
 }
 
 /// Marks the step as ended when dropped, also on a panic.
-struct Running<'a>(&'a Current);
+struct Running<'a> {
+    current: &'a Current,
+    /// The step in which this one runs: a task is polled where it is started.
+    outer: *mut (),
+}
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.0.running.store(null_mut(), Ordering::Relaxed);
+        self.current.0.running.store(self.outer, Ordering::Relaxed);
     }
 }
 
@@ -158,6 +215,16 @@ mod tests {
             "{first:?}"
         );
         assert_eq!(first, second);
+        assert_eq!(current.name(), None);
+    }
+
+    #[test]
+    fn a_step_within_another_gives_its_name_back() {
+        let current = Current::default();
+        let outer = current.begin(std::any::type_name::<Recipe>);
+        drop(current.begin(std::any::type_name::<u8>));
+        assert_eq!(current.name(), Some(std::any::type_name::<Recipe>()));
+        drop(outer);
         assert_eq!(current.name(), None);
     }
 

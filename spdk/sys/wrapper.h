@@ -7,6 +7,7 @@
 #include <spdk/event.h>
 #include <spdk/init.h>
 #include <spdk/log.h>
+#include <spdk/notify.h>
 #include <spdk/nvme.h>
 #include <spdk/nvmf.h>
 #include <spdk/thread.h>

@@ -45,6 +45,10 @@ impl Volume for AioVolume {
         format!("file/{}", self.filename)
     }
 
+    fn file(&self) -> Option<&str> {
+        Some(&self.filename)
+    }
+
     async fn hold(&self, id: &str) -> Result<Arc<Claim>, Error> {
         let (volume, id) = (self.clone(), id.to_owned());
         file_work::run(&self.filename, move || {

@@ -17,6 +17,7 @@ mod path_monitor;
 mod pcie;
 mod probe;
 mod rebuild;
+mod size_monitor;
 mod stats;
 
 use std::collections::HashMap;
@@ -42,6 +43,7 @@ pub use nvme_remote_namespace::NvmeRemoteNamespaces;
 pub(crate) use path_address::path_key;
 pub(crate) use path_monitor::Paths;
 use rebuild::{gone, rebuild, try_out};
+pub(crate) use size_monitor::Sizes;
 pub(crate) use stats::{stats_if, stats_of, volume_at_fault, volume_gone, volume_stats};
 
 /// Largest block size in bytes: NVMe/TCP could not transfer a larger block in one piece.
@@ -71,6 +73,11 @@ pub trait Volume: Object {
     /// the same when the volume is recreated.
     fn origin(&self, name: &Name) -> String {
         name.key().as_str().to_owned()
+    }
+
+    /// Returns the file that has the data.
+    fn file(&self) -> Option<&str> {
+        None
     }
 
     /// Acquires the system resources of the volume, or fails with an error that names their owner.
@@ -172,6 +179,10 @@ impl<V: Volume> Kind for Volumes<V> {
 
     fn check(&self, object: &V, violations: &mut Violations) {
         object.check(violations);
+    }
+
+    fn device(&self, object: &V) -> Option<String> {
+        object.file().map(str::to_owned)
     }
 
     fn claims(&self, name: &Name, object: &V) -> Claims {

@@ -139,6 +139,10 @@ impl Kind for NvmePaths {
         check(object, violations);
     }
 
+    fn device(&self, object: &NvmePath) -> Option<String> {
+        address(object).ok().map(|address| address.to_string())
+    }
+
     fn claims(&self, name: &Name, object: &NvmePath) -> Claims {
         let mut claims = Claims::new();
         if let Ok(address) = address(object) {

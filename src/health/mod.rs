@@ -24,8 +24,8 @@ use parking_lot::RwLock;
 use spdk::CallError;
 use tokio::time::MissedTickBehavior;
 
-use crate::events::{Event, Log};
-use crate::resource::{Condition, Key, Name, Registry, Shared};
+use crate::events::Event;
+use crate::resource::{Condition, Key, Name, Shared};
 
 pub(crate) use exports::Exports;
 pub(crate) use failures::Failures;
@@ -54,21 +54,18 @@ pub struct Fault {
 type Faults = HashMap<Key, Fault>;
 
 /// The known faults.
-#[derive(Debug)]
 pub struct Health {
-    registry: Arc<Registry>,
-    events: Arc<Log>,
+    shared: Arc<Shared>,
     faults: RwLock<Faults>,
     /// Bdevs whose devices complete I/O with errors.
     failing: RwLock<Faults>,
 }
 
 impl Health {
-    /// Creates an empty set. `registry` maps a key to its owner; a change of a fault is an event of that object.
-    pub fn new(registry: Arc<Registry>, events: Arc<Log>) -> Arc<Self> {
+    /// Creates an empty set for these objects. A change of a fault is an event of the object that owns the key.
+    pub fn new(shared: Arc<Shared>) -> Arc<Self> {
         Arc::new(Self {
-            registry,
-            events,
+            shared,
             faults: RwLock::default(),
             failing: RwLock::default(),
         })
@@ -85,7 +82,7 @@ impl Health {
         if self.is_fine() {
             return None;
         }
-        let own = self.registry.owned(name);
+        let own = self.shared.registry.owned(name);
         (own.iter().find_map(|key| self.fault(key))).or_else(|| self.fault_of_dependencies(name))
     }
 
@@ -99,7 +96,7 @@ impl Health {
         if self.is_fine() {
             return None;
         }
-        let beneath = self.registry.beneath(name);
+        let beneath = self.shared.registry.beneath(name);
         beneath.iter().find_map(|key| self.fault(key))
     }
 
@@ -114,7 +111,7 @@ impl Health {
 
     /// Returns the object that owns this key.
     pub(crate) fn object(&self, key: &Key) -> Option<Name> {
-        self.registry.owner(key)
+        self.shared.registry.owner(key)
     }
 
     /// Returns the known faults and their keys.
@@ -133,10 +130,19 @@ impl Health {
             None => self.faults.write().remove(key).is_some(),
         };
         if is_news && let Some(object) = self.object(key) {
-            let event = Event::of_condition(object.key().as_str(), &Condition::Applied);
-            self.events.tell(event.because(&reason));
+            self.tell(object.key(), &reason);
         }
         is_news
+    }
+
+    /// Emits the event of an applied object whose fault has changed. One that is pending has its own reason, and its own
+    /// event once it is applied.
+    fn tell(&self, object: &Key, reason: &str) {
+        let condition = self.shared.conditions.of(object);
+        if matches!(condition, Condition::Applied) {
+            let event = Event::of_condition(object.as_str(), &condition);
+            self.shared.events.tell(event.because(reason));
+        }
     }
 }
 
@@ -187,8 +193,8 @@ mod tests {
 
     #[test]
     fn a_trouble_is_one_of_all_that_stands_on_it() {
-        let registry = Arc::new(Registry::default());
-        let health = Health::new(Arc::clone(&registry), Log::new(0));
+        let shared = Shared::new();
+        let (health, registry) = (Health::new(Arc::clone(&shared)), &shared.registry);
         let hold = |key: &str, claims: Claims| {
             let name = Name::new(key.into(), None);
             let claims = claims.owns(key);

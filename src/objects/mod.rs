@@ -64,10 +64,10 @@ impl Objects {
         // it is also listed.
         let revision = self.shared.revision();
         let most = size.saturating_add(1);
-        let mut found: Vec<(&str, Name, u64)> = Vec::new();
+        let mut found: Vec<(&dyn Records, Name, u64)> = Vec::new();
         for kind in &self.kinds {
             let named = kind.after(after.as_deref(), most).into_iter();
-            found.extend(named.map(|(name, revision)| (kind.kind(), name, revision)));
+            found.extend(named.map(|(name, revision)| (&**kind, name, revision)));
         }
         found.sort_by(|(_, one, _), (_, other, _)| one.key().cmp(other.key()));
         let more = found.len() > size;
@@ -86,7 +86,7 @@ impl Objects {
         })
     }
 
-    fn object(&self, kind: &str, name: &Name, revision: u64) -> Object {
+    fn object(&self, kind: &dyn Records, name: &Name, revision: u64) -> Object {
         let condition = self.shared.conditions.of(name.key());
         let typed = |name: &Name| name.key().to_string();
         let registry = &self.shared.registry;
@@ -103,13 +103,14 @@ impl Objects {
         Object {
             name: name.to_string(),
             typed_name: typed(name),
-            kind: kind.to_owned(),
+            kind: kind.kind().to_owned(),
             revision: i64::try_from(revision).unwrap_or(i64::MAX),
             condition: condition.into(),
             reason: fault.map_or_else(|| reason.to_owned(), |fault| fault.what),
             since: since.map(Into::into),
             uses: registry.owners_beneath(name).iter().map(typed).collect(),
             used_by: registry.users_of(name).iter().map(typed).collect(),
+            device: kind.device(name.key()).unwrap_or_default(),
         }
     }
 }

@@ -37,6 +37,7 @@ function node(of) {
     since: of.since ?? '',
     revision: of.revision ?? '',
     uses: of.uses ?? [],
+    device: of.device ?? '',
   };
 }
 
@@ -139,7 +140,14 @@ function show(metrics, load) {
     const controllers = [...page.objects.keys()].filter(name => parentOf(name) === subsystem && page.objects.get(name).kind === 'NvmeController');
     const name = `hosts of ${subsystem}`;
     const title = connections === 1 ? '1 connection' : `${connections} connections`;
-    drawn.set(name, { name, title, kind: 'Host', label: idOf(subsystem), state: 'host', reason: '', uses: controllers });
+    drawn.set(name, { name, title, kind: 'Host', label: idOf(subsystem), state: 'outside', outside: true, reason: '', uses: controllers });
+  }
+  for (const of of page.objects.values()) {
+    if (!of.device) continue;
+    const name = `device ${of.device}`;
+    drawn.set(of.name, { ...of, uses: [...of.uses, name] });
+    const [state, reason] = of.state === 'offline' ? [of.state, of.reason] : ['outside', ''];
+    drawn.set(name, { name, title: of.device.split('/').pop(), kind: 'Device', label: of.device, state, outside: true, reason, uses: [] });
   }
   page.picture.load = new Map([...page.objects.values()].map(of => [of.name, load.volumes.get(of.metric)]).filter(([, of]) => of));
   page.picture.show(drawn);

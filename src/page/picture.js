@@ -8,6 +8,7 @@ const STAGES = [
   { title: 'Layers', kinds: ['EncryptedVolume', 'QosVolume', 'DelayVolume'] },
   { title: 'Volumes', kinds: [] },
   { title: 'Remote', kinds: ['NvmeRemoteController', 'NvmePath', 'NvmeCredential', 'DiscoveryReferral'] },
+  { title: 'Devices', kinds: ['Device'] },
 ];
 const OTHERS = 5;
 // Nodes drawn per column; others are only counted, and found by the filter.
@@ -19,6 +20,8 @@ const stageOf = kind => {
   const found = STAGES.findIndex(stage => stage.kinds.includes(kind));
   return found < 0 ? OTHERS : found;
 };
+
+const isWell = of => of.state === 'applied' || of.state === 'outside';
 
 class Picture {
   constructor(place, detail) {
@@ -33,7 +36,7 @@ class Picture {
     new ResizeObserver(() => this.#lines()).observe(place);
   }
 
-  // Objects by name: {name, kind, state, reason, uses}.
+  // Objects by name: {name, kind, state, reason, uses}; hosts and devices, which are no objects, also {title, label, outside}.
   show(objects) {
     this.objects = objects;
     this.links = new Map([...objects.keys()].map(name => [name, new Set()]));
@@ -90,7 +93,7 @@ class Picture {
 
   #column(title, all, on) {
     if (!all.length) return null;
-    const weight = of => (on.has(of.name) ? 4e12 : 0) + (of.state === 'applied' || of.state === 'host' ? 0 : 2e12) + (this.load.get(of.name)?.iops ?? 0);
+    const weight = of => (on.has(of.name) ? 4e12 : 0) + (isWell(of) ? 0 : 2e12) + (this.load.get(of.name)?.iops ?? 0);
     all.sort((a, b) => weight(b) - weight(a) || byName(a.name, b.name));
     const column = element('div', { className: 'column' }, element('h3', {}, `${title} (${all.length})`));
     column.append(...all.slice(0, SHOWN).map(of => this.#node(of, on)));
@@ -100,7 +103,7 @@ class Picture {
 
   #node(of, on) {
     const load = this.load.get(of.name);
-    const state = of.state === 'applied' || of.state === 'host' ? '' : of.state;
+    const state = isWell(of) ? '' : of.state;
     const says = [of.label ?? of.kind, state, load?.iops ? units.rate(load.iops) : ''].filter(Boolean).join(' · ');
     const node = element('button', { type: 'button', className: on.has(of.name) ? 'node on' : 'node', title: of.reason ?? of.name },
       element('b', {}, of.title ?? idOf(of.name)), element('span', {}, says));
@@ -151,7 +154,7 @@ class Picture {
       element('p', {}, of.uses.length ? `uses ${of.uses.join(', ')}` : 'uses nothing else'),
       element('p', {}, users.length ? `used by ${users.slice(0, 20).join(', ')}${users.length > 20 ? ` and ${users.length - 20} more` : ''}` : 'used by nobody'),
       text);
-    if (of.state === 'host') return;
+    if (of.outside) return;
     try {
       text.textContent = JSON.stringify(await read(`/v1/${of.name.split('/').map(encodeURIComponent).join('/')}`), null, 2);
     } catch (error) {

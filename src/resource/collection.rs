@@ -228,6 +228,11 @@ impl<K: Kind> Collection<K> {
         records.get(key).map(|record| record.object.clone())
     }
 
+    /// Returns whether there are no records.
+    pub fn is_empty(&self) -> bool {
+        self.records.read().is_empty()
+    }
+
     /// Returns all objects, secrets included, as [`object`](Self::object) does.
     pub fn objects(&self) -> Vec<(Name, K::Object)> {
         let records = self.records.read();

@@ -62,6 +62,11 @@ pub trait Kind: Send + Sync + 'static {
         None
     }
 
+    /// Returns what the object stands on outside of this process, for people: a file, a PCI address, a peer.
+    fn device(&self, _object: &Self::Object) -> Option<String> {
+        None
+    }
+
     /// Makes SPDK agree with the object: creates what is missing, adopts what exists and matches, repairs what
     /// has lost a part. Idempotent. A new object has no name yet and holds the requested values only: an SPDK
     /// object of that name then belongs to another owner. An object with a name holds the values last returned

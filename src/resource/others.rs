@@ -23,6 +23,11 @@ impl<K: Kind> Others<K> {
         self.0.objects()
     }
 
+    /// Returns whether there are no objects.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns how the kind and its names are spelled.
     pub fn meta(&self) -> &Meta {
         self.0.meta()

@@ -38,6 +38,9 @@ pub(crate) trait Records: Send + Sync + 'static {
     /// Returns up to `most` names and revisions of the records whose keys follow `last`, ordered by key.
     fn after(&self, last: Option<&str>, most: usize) -> Vec<(Name, u64)>;
 
+    /// Returns what the object of this key stands on outside of this process.
+    fn device(&self, key: &Key) -> Option<String>;
+
     /// Makes SPDK agree with the record of this key. Idempotent.
     ///
     /// # Errors
@@ -60,6 +63,13 @@ impl<K: Kind> Records for Collection<K> {
 
     fn has(&self, key: &Key) -> bool {
         self.records.read().contains_key(key)
+    }
+
+    fn device(&self, key: &Key) -> Option<String> {
+        let records = self.records.read();
+        records
+            .get(key)
+            .and_then(|record| self.kind.device(&record.object))
     }
 
     fn after(&self, last: Option<&str>, most: usize) -> Vec<(Name, u64)> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Services;
-use crate::backend::{Files, Paths};
+use crate::backend::{Files, Paths, Sizes};
 use crate::frontend::EndOldKeys;
 use crate::health::{Exports, Failures, Hosts, Monitor, Parted, Parts, Refusals, monitor};
 use crate::resource::{Collection, Kind};
@@ -36,6 +36,8 @@ impl Services {
         self.monitor(files);
         let failures = Failures::new(spdk.clone(), Arc::clone(shared), Arc::clone(health));
         self.monitor(failures);
+        let controllers = Arc::clone(&self.nvme_remote.nvme_remote_controllers);
+        self.monitor(Sizes::new(spdk.clone(), controllers, Arc::clone(shared)));
         self.exports(&self.qos.qos_volumes);
         self.exports(&self.delay.delay_volumes);
         self.exports(&self.nvme.nvme_namespaces);

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod conditions;
 mod hosts;
 mod http;
 mod list;

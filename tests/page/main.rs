@@ -55,6 +55,11 @@ async fn a_failed_volume_is_shown_offline(target: &Target, browser: &mut Browser
     let state = "document.querySelector('.node[data-name=\"aioVolumes/gone\"]').dataset.state";
     // The page lists objects after an event: that of the creation is over, and the loss has its own.
     shows(browser, "the volume", &format!("{state} === 'applied'")).await;
+    let device = format!(
+        "document.querySelector('.node[data-name=\"device {}\"]').dataset.state",
+        file.display()
+    );
+    shows(browser, "its file", &format!("{device} === 'outside'")).await;
     std::fs::remove_file(&file).expect("removed");
     shows(
         browser,
@@ -65,7 +70,7 @@ async fn a_failed_volume_is_shown_offline(target: &Target, browser: &mut Browser
     shows(
         browser,
         "the offline volume in the graph",
-        &format!("{state} === 'offline'"),
+        &format!("{state} === 'offline' && {device} === 'offline'"),
     )
     .await;
     let metrics = common::metrics(target.http);

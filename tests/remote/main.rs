@@ -5,6 +5,7 @@
 mod common;
 
 mod psk;
+mod resize;
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! A stalled reactor: its thread is stopped with ptrace, as by a debugger.
 
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -9,9 +9,10 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use opi_spdk::api::own::object_service_client::ObjectServiceClient;
 use opi_spdk::api::own::{EventType, WatchEventsRequest};
+use serde_json::json;
 
 use super::scrape::{Scrape, get};
-use crate::common::{Options, Target, eventually};
+use crate::common::{Options, Target, eventually, subsystem, tcp_controller};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -22,28 +23,62 @@ struct Stopped {
 }
 
 impl Stopped {
-    /// Stops a thread. All ptrace calls for it must be made by one tracer thread.
+    /// Stops a thread.
     fn new(thread: i32) -> Self {
+        let (it, is_stopped) = Self::begin(thread, None);
+        is_stopped.recv().expect("the thread is stopped");
+        it
+    }
+
+    /// Stops a thread at its next system call of this number.
+    fn at(thread: i32, call: i64) -> Self {
+        Self::begin(thread, u64::try_from(call).ok()).0
+    }
+
+    /// All ptrace calls for a thread must be made by one tracer thread.
+    fn begin(thread: i32, call: Option<u64>) -> (Self, Receiver<()>) {
         let (go_on, wait) = channel::<()>();
         let (stopped, is_stopped) = channel();
         let tracer = std::thread::spawn(move || {
             let thread = Pid::from_raw(thread);
-            ptrace::seize(thread, ptrace::Options::empty()).expect("seized");
+            let stops = || {
+                let all = Some(WaitPidFlag::__WALL);
+                waitpid(thread, all).expect("the thread stops");
+            };
+            ptrace::seize(thread, ptrace::Options::PTRACE_O_TRACESYSGOOD).expect("seized");
             ptrace::interrupt(thread).expect("interrupted");
-            waitpid(thread, Some(WaitPidFlag::__WALL)).expect("the thread stops");
-            stopped.send(()).expect("the test waits");
+            stops();
+            while call.is_some_and(|call| call != call_of(thread)) {
+                ptrace::syscall(thread, None).expect("the thread continues");
+                stops();
+            }
+            // Fails if the test does not wait for it.
+            let _ = stopped.send(());
             // Also returns if the test panics and drops the sender.
             let _ = wait.recv();
             ptrace::detach(thread, None).expect("the thread continues");
         });
-        is_stopped.recv().expect("the thread is stopped");
-        Self { go_on, tracer }
+        (Self { go_on, tracer }, is_stopped)
     }
 
     fn go_on(self) {
         drop(self.go_on);
         self.tracer.join().expect("no panic");
     }
+}
+
+/// Returns the number of the system call that a stopped thread makes.
+#[cfg(target_arch = "x86_64")]
+fn call_of(thread: Pid) -> u64 {
+    ptrace::getregs(thread)
+        .expect("the thread is stopped")
+        .orig_rax
+}
+
+/// Returns the number of the system call that a stopped thread makes.
+#[cfg(target_arch = "aarch64")]
+fn call_of(thread: Pid) -> u64 {
+    ptrace::getregs(thread).expect("the thread is stopped").regs[8]
 }
 
 /// Returns the thread ID of the target's only reactor.
@@ -104,5 +139,30 @@ async fn a_stalled_reactor_is_reported_until_it_resumes() {
     for line in ["reactor does not turn", "reactor turns again"] {
         assert_eq!(log.matches(line).count(), 1, "{line}:\n{log}");
     }
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reactor_that_stalls_within_a_step_is_reported_with_the_step() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let mut watching = ObjectServiceClient::new(client.channel());
+    let subsystem = subsystem(&client, "s", json!({})).await;
+    let events = watching.watch_events(WatchEventsRequest::default()).await;
+    let mut events = events.expect("a watch").into_inner();
+    // Of all that this process does next, creating a controller alone listens.
+    let stopped = Stopped::at(reactor(&target), nix::libc::SYS_listen);
+    let creating = tokio::spawn(async move { tcp_controller(&client, &subsystem).await });
+    let told = events.message().await.expect("no error").expect("an event");
+    assert_eq!(told.r#type(), EventType::ReactorStalled, "{told:?}");
+    let step = "NvmeController";
+    assert!(told.reason.contains(step), "{told:?}");
+    stopped.go_on();
+    creating.await.expect("the controller is created");
+    let log = target.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("reactor does not turn"));
+    assert!(line.is_some_and(|line| line.contains(step)), "{log}");
     target.stop();
 }

@@ -16,6 +16,7 @@ pub mod null;
 pub mod nvme;
 mod presence;
 pub mod qos;
+mod resized;
 mod stand_in;
 mod stats;
 mod survey;
@@ -35,6 +36,7 @@ pub use errors::{IoErrors, device_errors, failed};
 pub use histogram::Latencies;
 pub use presence::{Presence, leave, look_after, losses};
 pub(crate) use presence::{Watch, watch};
+pub use resized::{Resized, resized};
 pub use stats::{Stats, stats};
 pub use survey::{Counters, Most, survey};
 

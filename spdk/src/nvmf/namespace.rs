@@ -17,8 +17,8 @@ use crate::cstr::{cstr, string};
 use crate::error::Error;
 use crate::hooks::KEEPS_RESERVATIONS;
 use crate::log;
+use crate::step::spawn_local;
 use crate::timer::sleep;
-use spdk_control::executor::spawn_local;
 
 /// How to add a namespace.
 #[derive(Debug, Clone, Default)]

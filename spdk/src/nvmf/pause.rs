@@ -29,7 +29,8 @@ use crate::deadline::within;
 use crate::error::Error;
 use crate::locks;
 use crate::log;
-use spdk_control::executor::{caught, spawn_local};
+use crate::step::{Named, spawn_local};
+use spdk_control::executor::caught;
 
 /// Timeout of a change for the subsystem to be paused, including the wait for its lock.
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
@@ -101,6 +102,7 @@ where
 struct Pausing<R, C> {
     change: C,
     promise: Promise<Result<Option<R>, c_int>>,
+    step: Named,
 }
 
 /// Pauses the subsystem and starts `change`; `None` if that panicked.
@@ -113,7 +115,12 @@ async fn pause<R: 'static, C: FnOnce(Subsystem) -> R + 'static>(
 ) -> Result<Option<R>, Error> {
     let subsystem = find(spdk, operation, nqn)?;
     let (promise, pending) = completion();
-    let pausing = Box::into_raw(Box::new(Pausing { change, promise }));
+    let step = Named::here();
+    let pausing = Box::into_raw(Box::new(Pausing {
+        change,
+        promise,
+        step,
+    }));
     // SAFETY: runs on the app thread; the subsystem was found without an await since; `on_paused` takes ownership
     // of the box, unless SPDK refuses.
     let rc = unsafe {
@@ -144,11 +151,16 @@ unsafe extern "C" fn on_paused<R, C: FnOnce(Subsystem) -> R>(
     status: c_int,
 ) {
     // SAFETY: `argument` is the box that `pause` passed; SPDK calls back once, on this thread.
-    let Pausing { change, promise } = *unsafe { Box::from_raw(argument.cast::<Pausing<R, C>>()) };
+    let Pausing {
+        change,
+        promise,
+        step,
+    } = *unsafe { Box::from_raw(argument.cast::<Pausing<R, C>>()) };
     let result = match Subsystem::new(subsystem) {
         Some(subsystem) if status == 0 => {
             // A panic must not unwind into C, and must not leave the subsystem paused.
-            Ok(catch_unwind(AssertUnwindSafe(|| change(subsystem))).ok())
+            let change = AssertUnwindSafe(|| step.run(|| change(subsystem)));
+            Ok(catch_unwind(change).ok())
         }
         _ => Err(status),
     };
@@ -180,7 +192,12 @@ mod tests {
         }
         let (promise, pending) = completion::<Result<Option<()>, c_int>>();
         let change: fn(Subsystem) = panics;
-        let pausing = Box::into_raw(Box::new(Pausing { change, promise }));
+        let step = Named::here();
+        let pausing = Box::into_raw(Box::new(Pausing {
+            change,
+            promise,
+            step,
+        }));
         // SAFETY: called as SPDK does, once; the change does not dereference the subsystem.
         unsafe {
             on_paused::<(), fn(Subsystem)>(Subsystem::dangling().as_ptr(), pausing.cast(), 0);

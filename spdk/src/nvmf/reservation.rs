@@ -21,13 +21,13 @@ use tokio::io::unix::AsyncFd;
 
 use spdk_control::bell::Bell;
 use spdk_control::event_fd::EventFd;
-use spdk_control::executor::spawn_local;
 
 use crate::app_thread::Spdk;
 use crate::cstr::{fill, read};
 use crate::error::Error;
 use crate::log;
 use crate::mailbox::Handle;
+use crate::step::spawn_local;
 use crate::timer::sleep;
 
 /// Must match `OPI_RESERVATION_KEPT`: the prefix of names that SPDK is given in place of file names.

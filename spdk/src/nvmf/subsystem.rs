@@ -17,7 +17,7 @@ use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, string};
 use crate::deadline::within;
 use crate::error::Error;
-use spdk_control::executor::spawn_local;
+use crate::step::spawn_local;
 
 /// Timeout of [`destroy`] for hosts to be disconnected.
 const DESTROY_LIMIT: Duration = Duration::from_secs(10);

@@ -20,7 +20,7 @@ use super::{check_bdev, check_name};
 use crate::app_thread::Spdk;
 use crate::error::Error;
 use crate::log;
-use spdk_control::executor::spawn_local;
+use crate::step::spawn_local;
 
 use self::io::BlkIo;
 

@@ -26,7 +26,7 @@ use crate::app_thread::Spdk;
 use crate::deadline::within;
 use crate::error::Error;
 use crate::log;
-use spdk_control::executor::spawn_local;
+use crate::step::spawn_local;
 
 /// The most targets of a controller.
 pub const MAX_TARGETS: u8 = TARGETS;

@@ -106,6 +106,7 @@ pub const FUNCTIONS: &[&str] = &[
     "spdk_log_open",
     "spdk_mem_register",
     "spdk_mem_unregister",
+    "spdk_notify_foreach_event",
     "spdk_nvme_transport_available_by_name",
     "spdk_nvmf_get_first_tgt",
     "spdk_nvmf_host_get_nqn",

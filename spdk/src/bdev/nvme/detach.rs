@@ -13,8 +13,8 @@ use crate::cstr::cstr;
 use crate::deadline::within;
 use crate::error::{Error, check};
 use crate::locks::lock;
+use crate::step::spawn_local;
 use crate::timer::sleep;
-use spdk_control::executor::spawn_local;
 
 /// Timeout of [`detach`]. SPDK's own waits in it end within two seconds.
 const DETACH_LIMIT: Duration = Duration::from_secs(5);

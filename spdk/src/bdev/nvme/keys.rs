@@ -25,8 +25,8 @@ use crate::deadline::within;
 use crate::error::{Error, check};
 use crate::keyring;
 use crate::locks::lock;
+use crate::step::spawn_local;
 use crate::timer::sleep;
-use spdk_control::executor::spawn_local;
 
 const OPERATION: &str = "set keys of NVMe controller";
 

@@ -38,8 +38,8 @@ use crate::deadline::within;
 use crate::error::Error;
 use crate::locks::lock;
 use crate::log;
+use crate::step::spawn_local;
 use crate::transport_id::{self, Kind};
-use spdk_control::executor::spawn_local;
 
 use attempts::Attempt;
 pub use detach::detach;

@@ -15,8 +15,8 @@ use crate::completion::{Promise, completion};
 use crate::deadline::within;
 use crate::error::{Error, check};
 use crate::locks::lock;
+use crate::step::spawn_local;
 use crate::timer::sleep;
-use spdk_control::executor::spawn_local;
 
 const OPERATION: &str = "reset NVMe controller";
 

@@ -12,8 +12,8 @@ use spdk_sys as sys;
 use crate::app_thread::Spdk;
 use crate::cstr::cstr;
 use crate::error::{Error, check};
+use crate::step::spawn_local;
 use crate::timer::sleep;
-use spdk_control::executor::spawn_local;
 
 /// Interval of polling for the release of leases.
 const PAUSE: Duration = Duration::from_millis(1);
