@@ -1,3 +1,5 @@
+mod socket_access;
+
 use super::*;
 use crate::config::CommandLine;
 use crate::machine::tree::Tree;
