@@ -1,3 +1,4 @@
+mod devices;
 mod socket_access;
 
 use super::*;
