@@ -21,5 +21,10 @@ if [[ -z $program ]]; then
     stage "building opi-spdk" cargo build --locked
     program=target/debug/opi-spdk
 fi
-stage "package" bash "$SCRIPTS/package.sh" "$program"
+# A warning of cargo-deb is a fault too, such as a file that two assets install.
+warnings=$(mktemp "${TMPDIR:-/tmp}/opi-spdk-package.XXXXXX")
+SCRATCH+=("$warnings")
+package() { bash "$SCRIPTS/package.sh" "$program" 2>&1 | tee "$warnings"; }
+stage "package" package
+! grep '^warning' "$warnings" || die "cargo-deb has warnings"
 stage "lintian" lintian --allow-root --fail-on error,warning target/package/opi-spdk_*.deb
