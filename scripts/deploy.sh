@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # deploy.sh [PROGRAM]: checks deploy/ as far as possible without a container engine: compose files, manifests, alert
-# rules and Prometheus' configuration, and the package of PROGRAM (default: a debug build) with lintian.
+# rules and Prometheus' configuration, the dashboard, and the package of PROGRAM (default: a debug build) with lintian.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -15,6 +15,7 @@ for profile in observe lean; do
 done
 stage "manifests of Kubernetes" bash "$SCRIPTS/kubernetes.sh"
 stage "alert rules" bash "$SCRIPTS/alerts.sh"
+stage "dashboard" bash "$SCRIPTS/dashboard.sh"
 program=${1:-}
 if [[ -z $program ]]; then
     load_env
