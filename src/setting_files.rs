@@ -20,10 +20,18 @@ pub fn check(config: &Config) -> Vec<String> {
     faults
 }
 
-/// Checks the files alone: TLS, roles, keys, passwords, the audit log, and the files of volumes.
-pub fn check_files(config: &Config) -> Vec<String> {
+/// Checks the files that a reload reads again: TLS and roles.
+pub fn check_reloaded(config: &Config) -> Vec<String> {
     let tls = config.tls.as_ref().map(|files| Tls::read(files).map(drop));
     let access = read_access(config).map(drop);
+    tls.into_iter()
+        .chain([access])
+        .filter_map(Result::err)
+        .collect()
+}
+
+/// Checks the files alone: TLS, roles, keys, passwords, the audit log, and the files of volumes.
+pub fn check_files(config: &Config) -> Vec<String> {
     let http = config.spdk_rpc.as_ref().and_then(|rpc| rpc.http.as_ref());
     let password = http.map(|http| {
         let read = Credentials::read(&http.user, &http.password_file).map(drop);
@@ -40,19 +48,12 @@ pub fn check_files(config: &Config) -> Vec<String> {
         read.map_err(|reason| format!("audit-key-file {}: {reason}", path.display()))
     });
     let audit_log = config.audit_log.as_deref().map(check_audit_log);
-    [
-        tls,
-        Some(access),
-        password,
-        Some(state_key),
-        audit_key,
-        audit_log,
-    ]
-    .into_iter()
-    .flatten()
-    .chain(config.volumes.iter().map(volume))
-    .filter_map(Result::err)
-    .collect()
+    let others = [password, Some(state_key), audit_key, audit_log];
+    let volumes = config.volumes.iter().map(volume);
+    let others = others.into_iter().flatten().chain(volumes);
+    let mut faults = check_reloaded(config);
+    faults.extend(others.filter_map(Result::err));
+    faults
 }
 
 fn volume(volume: &Volume) -> Result<(), String> {

@@ -239,6 +239,18 @@ fn what_the_settings_of_a_configuration_name_is_checked_and_left_as_it_is() {
         assert!(error.contains(&reason), "{content} gave: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
+    // A reload does not read what has been lost since the start.
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_str().expect("text");
+    std::fs::write(path, one("state-key-file", "none") + &aio("none")).expect("written");
+    assert!(
+        program(&["config", "check", "--reload", path], &[])
+            .status
+            .success()
+    );
+    std::fs::write(path, "tls = \"/none/a:/none/b:/none/c\"").expect("written");
+    let out = program(&["config", "check", "--reload", path], &[]);
+    assert!(text(&out.stderr).contains("/none/a"), "{:?}", out);
     // Each fault has its line.
     let (_, error) = check(&(one("state-key-file", "short") + &one("audit-log", "none/log")));
     assert_eq!(error.lines().count(), 2, "{error}");

@@ -20,6 +20,9 @@ enum Action {
     /// started or changed. Only the file is checked, without the flags and OPI_SPDK_ variables that take precedence
     /// over it
     Check {
+        /// Check only what a running opi-spdk takes over at SIGHUP: the settings, TLS files and roles
+        #[arg(long)]
+        reload: bool,
         /// The TOML file
         file: PathBuf,
     },
@@ -30,10 +33,14 @@ enum Action {
 /// # Errors
 /// What is wrong with the configuration, or with the files that it names: a line for each.
 pub fn run(args: Args) -> Result<ExitCode, String> {
-    let Action::Check { file } = args.action;
+    let Action::Check { reload, file } = args.action;
     let line = CommandLine::of_file(file.clone());
     let config = line.resolve().map_err(|error| error.to_string())?;
-    let faults = setting_files::check(&config);
+    let faults = match reload {
+        // A key that only the start reads, or a disk that was lost since, must not keep new certificates out.
+        true => setting_files::check_reloaded(&config),
+        false => setting_files::check(&config),
+    };
     if !faults.is_empty() {
         return Err(faults.join("\nopi-spdk: "));
     }
