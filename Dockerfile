@@ -2,7 +2,8 @@
 #
 # The image holds the program, the libraries that it links, and sbom.json of what is in it. Which capabilities
 # and devices it needs for what: docs/operations.md. For NVMe/TCP alone:
-#   docker run --network host -v opi-spdk:/var/lib/opi-spdk opi-spdk --no-huge
+#   docker run --network host -e OPI_SPDK_GRPC_ADDR= -e OPI_SPDK_HTTP_ADDR= -v opi-spdk:/var/lib/opi-spdk opi-spdk --no-huge
+# The empty variables keep the API on 127.0.0.1: with the host's network those below would open it to all, without TLS.
 
 # A tag can come to name another image, a digest cannot; none is given here, as each registry or mirror has its own and it
 # would have to follow every security update. Where builds are to be repeatable: --build-arg BASE=debian@sha256:..., RUST too.

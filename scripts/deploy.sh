@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # deploy.sh [PROGRAM]: checks deploy/ as far as possible without a container engine: compose files, manifests, alert
-# rules and Prometheus' configuration, and the package of PROGRAM (default: a debug build) with lintian.
+# rules and Prometheus' configuration, the dashboard, and the package of PROGRAM (default: a debug build) with lintian.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -15,11 +15,17 @@ for profile in observe lean; do
 done
 stage "manifests of Kubernetes" bash "$SCRIPTS/kubernetes.sh"
 stage "alert rules" bash "$SCRIPTS/alerts.sh"
+stage "dashboard" bash "$SCRIPTS/dashboard.sh"
 program=${1:-}
 if [[ -z $program ]]; then
     load_env
     stage "building opi-spdk" cargo build --locked
     program=target/debug/opi-spdk
 fi
-stage "package" bash "$SCRIPTS/package.sh" "$program"
+# A warning of cargo-deb is a fault too, such as a file that two assets install.
+warnings=$(mktemp "${TMPDIR:-/tmp}/opi-spdk-package.XXXXXX")
+SCRATCH+=("$warnings")
+package() { bash "$SCRIPTS/package.sh" "$program" 2>&1 | tee "$warnings"; }
+stage "package" package
+! grep '^warning' "$warnings" || die "cargo-deb has warnings"
 stage "lintian" lintian --allow-root --fail-on error,warning target/package/opi-spdk_*.deb

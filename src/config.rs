@@ -10,6 +10,7 @@ mod iobuf;
 mod kvm;
 mod log_level;
 mod remote;
+mod socket_path;
 mod spdk_rpc;
 mod telemetry;
 mod tls;
@@ -18,7 +19,7 @@ mod volume;
 mod web;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -34,6 +35,12 @@ pub use tls::TlsFiles;
 pub use version::TEXT as VERSION;
 pub use volume::Volume;
 pub use web::Web;
+
+/// Default of state-dir.
+pub(crate) const STATE_DIR: &str = "/var/lib/opi-spdk";
+
+/// Default of ctrlr-dir.
+pub(crate) const CTRLR_DIR: &str = "/run/opi-spdk";
 
 /// Flags for settings.
 #[derive(Debug, Clone, Default, clap::Parser)]
@@ -249,6 +256,15 @@ pub enum ConfigError {
     },
 }
 
+impl Config {
+    /// Whether the start creates this directory if it is missing.
+    pub fn creates(&self, dir: &Path) -> bool {
+        [&self.state_dir, &self.ctrlr_dir]
+            .iter()
+            .any(|created| created.starts_with(dir))
+    }
+}
+
 impl CommandLine {
     /// A command line that only names a file.
     pub fn of_file(file: PathBuf) -> Self {
@@ -342,10 +358,11 @@ impl Settings {
             let reason = "needs discovery-addr: it tells of the service there".to_owned();
             return Err(value("discovery-mdns", reason));
         }
+        let spdk_rpc = spdk_rpc::check(self.spdk_rpc_socket, spdk_rpc_http, self.spdk_rpc_user)?;
         Ok(Config {
             grpc_addr,
             http_addr,
-            listen_uds: self.listen_uds,
+            listen_uds: socket_path::listen_uds(self.listen_uds, spdk_rpc.as_ref())?,
             discovery_addr,
             discovery_mdns,
             web: web::check(self.http_hosts, self.http_origins)?,
@@ -356,10 +373,10 @@ impl Settings {
             mem_mib,
             iobuf: iobuf::check(self.iobuf_small, self.iobuf_large, reactors, mem_mib)?,
             no_huge: self.no_huge.unwrap_or(false),
-            state_dir: self.state_dir.unwrap_or("/var/lib/opi-spdk".into()),
+            state_dir: self.state_dir.unwrap_or(STATE_DIR.into()),
             state_key_file: self.state_key_file,
             core_dump: self.core_dump.unwrap_or(false),
-            ctrlr_dir: self.ctrlr_dir.unwrap_or("/run/opi-spdk".into()),
+            ctrlr_dir: self.ctrlr_dir.unwrap_or(CTRLR_DIR.into()),
             socket_access: SocketAccess::parse(
                 self.socket_group.as_deref(),
                 self.socket_mode.as_deref(),
@@ -375,7 +392,7 @@ impl Settings {
             audit_log: telemetry::audit_log(self.audit_log)?,
             max_calls,
             remote_io_timeout: remote::io_timeout(self.remote_io_timeout)?,
-            spdk_rpc: spdk_rpc::check(self.spdk_rpc_socket, spdk_rpc_http, self.spdk_rpc_user)?,
+            spdk_rpc,
             volumes: volume::check(self.volumes)?,
         })
     }

@@ -40,6 +40,7 @@ pub mod reload;
 pub mod resource;
 pub mod server;
 pub mod services;
+mod setting_files;
 pub mod setup;
 pub mod shutdown;
 pub mod socket_access;

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 use rustix::process::umask;
 
+use crate::private_dir;
+
 /// Removes a stale socket, on which nothing listens.
 ///
 /// # Errors
@@ -24,16 +26,33 @@ pub fn clear(path: &Path) -> Result<(), String> {
 /// # Errors
 /// What is in the way at the path.
 pub fn is_stale(path: &Path) -> Result<bool, String> {
-    let fail = |reason: String| format!("{}: {reason}", path.display());
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    if !dir.is_dir() {
-        return Err(fail(format!("there is no directory {}", dir.display())));
+    match occupant(path)? {
+        Occupant::Nothing => Ok(false),
+        Occupant::Stale => Ok(true),
+        Occupant::Listener => Err(format!("{}: another program listens there", path.display())),
     }
+}
+
+/// What is at the path of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occupant {
+    /// Nothing.
+    Nothing,
+    /// A socket on which nobody listens.
+    Stale,
+    /// A socket on which a program listens.
+    Listener,
+}
+
+/// Looks at the path of a socket.
+///
+/// # Errors
+/// What keeps every program from making a socket there.
+pub fn occupant(path: &Path) -> Result<Occupant, String> {
+    let fail = |reason: String| format!("{}: {reason}", path.display());
+    private_dir::check_writable(path.parent().unwrap_or(Path::new("/"))).map_err(fail)?;
     match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Occupant::Nothing),
         Err(error) => return Err(fail(error.to_string())),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(fail("it is there already, and is not a socket".to_owned()));
@@ -41,9 +60,9 @@ pub fn is_stale(path: &Path) -> Result<bool, String> {
         Ok(_) => {}
     }
     match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Occupant::Stale),
         Err(error) => Err(fail(format!("whether it is in use is not known: {error}"))),
-        Ok(_) => Err(fail("another program listens there".to_owned())),
+        Ok(_) => Ok(Occupant::Listener),
     }
 }
 

@@ -1,9 +1,12 @@
-//! Directories of the server that only their owner may enter, and the lock of the state directory.
+//! Directories of the server that only their owner may enter, and the lock of the state directory; checks of directories
+//! that change nothing.
 
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+
+use rustix::fs::{Access, access};
 
 /// Creates a directory accessible only to its owner, unless it exists. `setting` names it in errors.
 pub(crate) fn private_dir(setting: &str, dir: &Path) -> Result<(), String> {
@@ -12,6 +15,53 @@ pub(crate) fn private_dir(setting: &str, dir: &Path) -> Result<(), String> {
     builder
         .create(dir)
         .map_err(|error| dir_error(setting, dir, &error))
+}
+
+/// Checks whether [`private_dir`] would succeed and files could be created in the directory, without creating it.
+///
+/// # Errors
+/// One line for the operator.
+pub(crate) fn check(setting: &str, dir: &Path) -> Result<(), String> {
+    let fail = |error: std::io::Error| dir_error(setting, dir, &error);
+    for there in dir.ancestors() {
+        let there = or_current(there);
+        match there.metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(fail(error)),
+            Ok(metadata) if !metadata.is_dir() => {
+                let (dir, there) = (dir.display(), there.display());
+                return Err(format!(
+                    "{setting} {dir}: {there} is not a directory: name another with --{setting}"
+                ));
+            }
+            Ok(_) => return may_write(there).map_err(fail),
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a directory exists and that files can be created in it.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check_writable(dir: &Path) -> Result<(), String> {
+    let dir = or_current(dir);
+    if !dir.is_dir() {
+        return Err(format!("there is no directory {}", dir.display()));
+    }
+    may_write(dir).map_err(|error| format!("directory {}: {error}", dir.display()))
+}
+
+fn may_write(dir: &Path) -> std::io::Result<()> {
+    Ok(access(dir, Access::WRITE_OK | Access::EXEC_OK)?)
+}
+
+/// The directory that a path names; the parent of a bare file name is empty, and is the working directory.
+fn or_current(dir: &Path) -> &Path {
+    match dir.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => dir,
+    }
 }
 
 /// The error of a directory, or a file in it, with advice.
@@ -59,6 +109,24 @@ pub(crate) fn lock_state_dir(dir: &Path) -> Result<File, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_that_could_be_made_is_told_from_others_and_none_is_made() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("a/b");
+        assert_eq!(check("state-dir", &dir), Ok(()));
+        assert!(!root.path().join("a").exists());
+        std::fs::write(root.path().join("a"), "").unwrap();
+        let error = check("state-dir", &dir).unwrap_err();
+        assert!(
+            error.starts_with("state-dir ") && error.contains("Not a directory"),
+            "{error}"
+        );
+        let error = check("state-dir", &root.path().join("a")).unwrap_err();
+        assert!(error.contains("a is not a directory"), "{error}");
+        assert_eq!(check("state-dir", root.path()), Ok(()));
+        assert_eq!(check("state-dir", Path::new("none")), Ok(()));
+    }
 
     #[test]
     fn a_directory_that_must_not_be_written_to_comes_with_what_would_be_right() {

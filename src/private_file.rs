@@ -1,6 +1,7 @@
 //! Files with secrets or policies, which must not be accessible to others.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -13,7 +14,12 @@ pub fn open(
     refused: u32,
     open_to_others: impl FnOnce(u32) -> String,
 ) -> Result<File, String> {
-    let text = |error: std::io::Error| error.to_string();
+    let text = |error: std::io::Error| match error.kind() {
+        ErrorKind::PermissionDenied => {
+            format!("{error}: run as its owner, or give the file to this user (chown)")
+        }
+        _ => error.to_string(),
+    };
     let file = File::open(path).map_err(text)?;
     let metadata = file.metadata().map_err(text)?;
     if !metadata.is_file() {

@@ -38,6 +38,16 @@ impl SocketAccess {
         })
     }
 
+    /// The group, if one is set.
+    pub fn group(&self) -> Option<u32> {
+        self.group
+    }
+
+    /// The mode, if one is set.
+    pub fn mode(&self) -> Option<u32> {
+        self.mode
+    }
+
     /// Sets the group and mode of a socket.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The program's subcommands that need no running server.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -114,6 +116,189 @@ fn a_configuration_is_checked_without_starting_anything() {
             "{error}"
         );
     }
+}
+
+/// Every path of the file, and every entry below the directory with its mode and size.
+fn listing(dir: &Path) -> Vec<(std::path::PathBuf, u32, u64)> {
+    let mut entries: Vec<_> = dir
+        .read_dir()
+        .expect("a directory")
+        .map(|entry| {
+            let entry = entry.expect("an entry");
+            let metadata = entry.metadata().expect("it is there");
+            (entry.path(), metadata.mode(), metadata.len())
+        })
+        .collect();
+    entries.sort();
+    entries
+}
+
+#[test]
+fn what_the_settings_of_a_configuration_name_is_checked_and_left_as_it_is() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let write = |name: &str, content: &[u8], mode| {
+        std::fs::write(at(name), content).expect("written");
+        std::fs::set_permissions(at(name), Permissions::from_mode(mode)).expect("ours");
+    };
+    write("open", &[7; 32], 0o640);
+    write("short", &[7; 31], 0o600);
+    write("key", &[7; 32], 0o600);
+    write("state-key", &[7; 9], 0o600);
+    write("odd-disk", &[0; 700], 0o600);
+    write("disk", &[0; 4096], 0o600);
+    let listener = std::os::unix::net::UnixListener::bind(at("used")).expect("a socket");
+    let check = |content: &str| {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), content).expect("written");
+        let before = listing(dir.path());
+        let out = program(
+            &["config", "check", file.path().to_str().expect("text")],
+            &[],
+        );
+        assert_eq!(listing(dir.path()), before, "{content}");
+        (out.status.code(), text(&out.stderr).to_owned())
+    };
+    let one = |setting: &str, name: &str| format!("{setting} = \"{}\"\n", at(name));
+    let audit = |name: &str| one("audit-log", "log") + &one("audit-key-file", name);
+    let aio = |name: &str| {
+        "[[volume]]\nkind = \"aio\"\nname = \"Aio0\"\n".to_owned() + &one("filename", name)
+    };
+    for (content, reason) in [
+        (
+            one("state-key-file", "none"),
+            format!("state-key-file {}: No such file", at("none")),
+        ),
+        (
+            one("state-key-file", "open"),
+            format!(
+                "state-key-file {}: others than its owner may use it (mode 0640): chmod 0600",
+                at("open")
+            ),
+        ),
+        (
+            one("state-key-file", "short"),
+            format!(
+                "state-key-file {}: has 31 bytes that are no key: 32 bytes",
+                at("short")
+            ),
+        ),
+        (
+            one("state-dir", "."),
+            format!(
+                "state-dir {}: has 9 bytes that are no key",
+                at("./state-key")
+            ),
+        ),
+        (
+            one("state-dir", "key/state"),
+            format!("state-dir {}: Not a directory", at("key/state")),
+        ),
+        (
+            one("ctrlr-dir", "key"),
+            format!("ctrlr-dir {0}: {0} is not a directory", at("key")),
+        ),
+        (
+            one("audit-log", "none/log"),
+            format!(
+                "audit-log {}: there is no directory {}",
+                at("none/log"),
+                at("none")
+            ),
+        ),
+        (
+            audit("short"),
+            format!("audit-key-file {}: has 31 bytes", at("short")),
+        ),
+        (
+            one("listen-uds", "none/api"),
+            format!("listen-uds {}: there is no directory", at("none/api")),
+        ),
+        (
+            one("listen-uds", "key"),
+            format!(
+                "listen-uds {}: it is there already, and is not a socket",
+                at("key")
+            ),
+        ),
+        (
+            one("spdk-rpc-socket", "key"),
+            format!("spdk-rpc-socket {}: it is there already", at("key")),
+        ),
+        (
+            aio("none"),
+            format!("volume \"Aio0\": filename: {:?}: No such file", at("none")),
+        ),
+        (
+            aio("odd-disk"),
+            "its 700 bytes are no multiple of blocks of 512".to_owned(),
+        ),
+    ] {
+        let (code, error) = check(&content);
+        assert_eq!(code, Some(1), "{content}");
+        assert!(error.contains(&reason), "{content} gave: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    // A reload does not read what has been lost since the start.
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_str().expect("text");
+    std::fs::write(path, one("state-key-file", "none") + &aio("none")).expect("written");
+    assert!(
+        program(&["config", "check", "--reload", path], &[])
+            .status
+            .success()
+    );
+    std::fs::write(path, "tls = \"/none/a:/none/b:/none/c\"").expect("written");
+    let out = program(&["config", "check", "--reload", path], &[]);
+    assert!(text(&out.stderr).contains("/none/a"), "{:?}", out);
+    // Each fault has its line.
+    let (_, error) = check(&(one("state-key-file", "short") + &one("audit-log", "none/log")));
+    assert_eq!(error.lines().count(), 2, "{error}");
+    assert!(
+        error.lines().all(|line| line.starts_with("opi-spdk: ")),
+        "{error}"
+    );
+    // The program that runs may listen on its socket, and has created its directories.
+    let good = [
+        one("state-key-file", "key"),
+        one("state-dir", "new/state"),
+        one("ctrlr-dir", "new/sockets"),
+        one("spdk-rpc-socket", "new/sockets/rpc"),
+        one("listen-uds", "used"),
+        audit("key"),
+        aio("disk"),
+    ];
+    assert_eq!(check(&good.concat()), (Some(0), String::new()));
+    drop(listener);
+}
+
+#[test]
+fn the_doctor_names_files_of_settings_that_the_start_would_refuse() {
+    let key = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(key.path(), [7; 31]).expect("written");
+    let key = key.path().to_str().expect("text");
+    let out = program(&["doctor", "--state-key-file", key], &[]);
+    let found = text(&out.stdout);
+    let line = format!("error    files        state-key-file {key}: has 31 bytes");
+    assert!(found.contains(&line), "{found}");
+    assert_eq!(out.status.code(), Some(1));
+}
+
+/// The start creates the directory that the socket is in.
+#[test]
+fn the_doctor_takes_no_offence_at_a_socket_in_a_directory_that_is_made_at_the_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let made = dir.path().join("run");
+    let socket = made.join("api");
+    let [made, socket] = [&made, &socket].map(|path| path.to_str().expect("text"));
+    let found = |flags: &[&str]| {
+        let out = program(&[&["doctor", "--listen-uds", socket], flags].concat(), &[]);
+        text(&out.stdout).to_owned()
+    };
+    let said = found(&["--ctrlr-dir", made]);
+    assert!(said.contains(&format!("{socket} is free")), "{said}");
+    let said = found(&[]);
+    assert!(said.contains("there is no directory"), "{said}");
 }
 
 #[test]

@@ -60,6 +60,17 @@ is_refused() {
     serves "$1"
 }
 
+# A device that is not there fails the run before the options of setup change.
+misses_device() {
+    local machine=$1 before
+    shift
+    before=$(on "$machine" 'cat /etc/default/opi-spdk-setup')
+    if play "$machine" 'changed=' "$@" -e '{"opi_spdk_devices": ["/dev/disk/by-id/nvme-none"]}'; then return 1; fi
+    grep 'there is no device /dev/disk/by-id/nvme-none' "$WORK/play.log"
+    [[ $(on "$machine" 'cat /etc/default/opi-spdk-setup') == "$before" ]]
+    serves "$machine"
+}
+
 # played NAME ARGUMENT...: what holds for both ways to install it.
 played() {
     local name=$1 began pages
@@ -89,6 +100,8 @@ played() {
     check "$name: it is taken over by a restart" eval "serves $name && [[ \$(started_at $name) != $began ]]"
     settings opi_spdk_settings='{"mem-mib": "nonsense"}'
     check "$name: a configuration that is not good is not put in place" is_refused "$name" "$@"
+    settings
+    check "$name: a device that is not there is named, and nothing is set up" misses_device "$name" "$@"
     check "$name: setup is taken back" on "$name" "${UNDO:-opi-spdk setup --undo} && systemctl stop opi-spdk"
 }
 
@@ -131,6 +144,17 @@ is_given_device() {
     of_disk https://localhost:8082/v1/aioVolumes/Disk0
 }
 
+# The same one under the name that stays.
+is_given_by_id() {
+    local device=$1 id=/dev/disk/by-id/nvme-eui.0011223344556677
+    shift
+    on container "mkdir -p ${id%/*} && ln -s $device $id"
+    settings opi_spdk_volumes="[{\"kind\": \"aio\", \"name\": \"Disk0\", \"filename\": \"$id\"}]"
+    play container 'changed=[1-9]' "$@"
+    of_disk https://localhost:8082/v1/aioVolumes/Disk0 | grep "$id"
+    play container 'changed=0' "$@"
+}
+
 devices() {
     local device
     truncate --size=16M "$WORK/disk"
@@ -140,6 +164,7 @@ devices() {
     check "container: one of an earlier role has a block device" has_device "$device"
     check "container: the role does not take it away, and has it kept by name" keeps_device "$device" "$@"
     check "container: a block device of the settings is given" is_given_device "$device" "$@"
+    check "container: a block device is given by its name of /dev/disk/by-id" is_given_by_id "$device" "$@"
     on container 'systemctl stop opi-spdk'
     losetup --detach "$device"
 }
@@ -164,9 +189,11 @@ ansible_tests() {
 
     # As for the image of a machine: nothing runs in it.
     docker run -d --name opi-spdk-test-offline --network host opi-spdk-machine sleep 1800 >/dev/null
-    settings
+    settings opi_spdk_devices='["0000:01:00.0", "/dev/disk/by-id/nvme-eui.1"]'
     check "offline: the role changes a machine that does not run" play offline 'changed=[1-9]' -e opi_spdk_start=false \
         -e opi_spdk_package="$(echo "$ROOT"/target/package/*.deb)"
+    check "offline: devices are given to setup by address and by name" docker exec opi-spdk-test-offline \
+        grep -Fx 'SETUP_OPTIONS="--limits --bind 0000:01:00.0,/dev/disk/by-id/nvme-eui.1"' /etc/default/opi-spdk-setup
     check "offline: what it wrote is good" docker exec opi-spdk-test-offline opi-spdk config check /etc/opi-spdk/opi-spdk.toml
     docker rm -fv opi-spdk-test-offline >/dev/null
 }

@@ -163,6 +163,19 @@ fn least_block(file: &File) -> Option<u32> {
     (tells && known.stx_dio_offset_align != 0).then_some(known.stx_dio_offset_align)
 }
 
+/// Checks the file of a volume of the configuration. Blocks on the file system.
+///
+/// # Errors
+/// See [`look`].
+pub(crate) fn check_aio_file(filename: &str, block_size: u32) -> Result<(), Error> {
+    let volume = AioVolume {
+        filename: filename.to_owned(),
+        block_size: block_size.into(),
+        ..Default::default()
+    };
+    look(&volume).map(drop)
+}
+
 /// Validates the file as SPDK would, on a thread that may block. Returns the block size in bytes; 0 means the block
 /// device's own. Errors name the field at fault.
 fn look(volume: &AioVolume) -> Result<u32, Error> {

@@ -33,7 +33,7 @@ use crate::error::{Error, Violations};
 use crate::identity::Identity;
 use crate::resource::{CallContext, Change, Claims, Key, Kind, Name, Object, Stage};
 
-pub(crate) use aio_volume::file_size;
+pub(crate) use aio_volume::{check_aio_file, file_size};
 pub(crate) use file_claim::{Claim, FileId};
 pub(crate) use file_monitor::Files;
 pub use nvme_credential::NvmeCredentials;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::print;
 use crate::config::CommandLine;
+use crate::setting_files;
 
 /// `opi-spdk config`.
 #[derive(Debug, clap::Args)]
@@ -15,9 +16,13 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Check a file as the program would when it starts; nothing is started or changed. Only the file is checked,
-    /// without the flags and OPI_SPDK_ variables that take precedence over it
+    /// Check a file as the program would when it starts, and the files and directories that it names; nothing is
+    /// started or changed. Only the file is checked, without the flags and OPI_SPDK_ variables that take precedence
+    /// over it
     Check {
+        /// Check only what a running opi-spdk takes over at SIGHUP: the settings, TLS files and roles
+        #[arg(long)]
+        reload: bool,
         /// The TOML file
         file: PathBuf,
     },
@@ -26,18 +31,18 @@ enum Action {
 /// Runs the subcommand.
 ///
 /// # Errors
-/// What is wrong with the configuration, on one line.
+/// What is wrong with the configuration, or with the files that it names: a line for each.
 pub fn run(args: Args) -> Result<ExitCode, String> {
-    let Action::Check { file } = args.action;
+    let Action::Check { reload, file } = args.action;
     let line = CommandLine::of_file(file.clone());
     let config = line.resolve().map_err(|error| error.to_string())?;
-    if let Some(files) = &config.tls {
-        crate::server::Tls::read(files)?;
-    }
-    crate::preflight::read_access(&config)?;
-    if let Some(http) = config.spdk_rpc.as_ref().and_then(|rpc| rpc.http.as_ref()) {
-        crate::spdk_rpc::Credentials::read(&http.user, &http.password_file)
-            .map_err(|reason| format!("spdk-rpc-user {reason}"))?;
+    let faults = match reload {
+        // A key that only the start reads, or a disk that was lost since, must not keep new certificates out.
+        true => setting_files::check_reloaded(&config),
+        false => setting_files::check(&config),
+    };
+    if !faults.is_empty() {
+        return Err(faults.join("\nopi-spdk: "));
     }
     print(&format!(
         "{}: good; cores {}, {} MiB of {}, {} volumes (of the file alone: flags and OPI_SPDK_ variables win over it)\n",

@@ -8,7 +8,7 @@ use spdk::cores::CoreSet;
 use super::print;
 use crate::machine::pci::Address;
 use crate::machine::{Machine, hugepages};
-use crate::setup::{self, Pages, Step, Wanted};
+use crate::setup::{self, DeviceName, Pages, Step, Wanted};
 
 /// Value for fs.aio-max-nr: room for about 8,000 queues of aio volumes.
 const AIO: u64 = 1 << 20;
@@ -37,15 +37,15 @@ pub struct Args {
         hide_env = true
     )]
     cores: CoreSet,
-    /// PCI devices to bind to a userspace driver
-    #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',')]
-    bind: Vec<Address>,
+    /// Devices to bind to a userspace driver: PCI addresses, or paths of NVMe disks (/dev/disk/by-id/nvme-...)
+    #[arg(long, value_name = "DEVICE,...", value_delimiter = ',')]
+    bind: Vec<DeviceName>,
     /// The userspace driver
     #[arg(long, value_name = "DRIVER", default_value = "vfio-pci", value_parser = ["vfio-pci", "uio_pci_generic"])]
     driver: String,
-    /// PCI devices to return to the kernel's driver
-    #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',')]
-    release: Vec<Address>,
+    /// Devices to return to the kernel's driver
+    #[arg(long, value_name = "DEVICE,...", value_delimiter = ',')]
+    release: Vec<DeviceName>,
     /// Raise the kernel's limit fs.aio-max-nr
     #[arg(long)]
     limits: bool,
@@ -77,20 +77,31 @@ pub fn run(args: Args) -> Result<ExitCode, String> {
         let say = |line: &str| drop(print(&format!("{line}\n")));
         return undo(&machine, args.dry_run, say).map(|()| ExitCode::SUCCESS);
     }
+    let resolve = |names: Vec<DeviceName>| -> Result<Vec<(DeviceName, Address)>, String> {
+        let resolved = names.into_iter().map(|name| {
+            let address = name.resolve(&machine)?;
+            Ok((name, address))
+        });
+        resolved.collect()
+    };
+    let (bind, release) = (resolve(args.bind)?, resolve(args.release)?);
+    let addresses = |named: &[(DeviceName, Address)]| {
+        named.iter().map(|(_, address)| address.clone()).collect()
+    };
     let wanted = Wanted {
         pages: args.hugepages,
         page_kib: args.page_size,
         cores: args.cores,
-        bind: args.bind,
+        bind: addresses(&bind),
         driver: args.driver,
-        release: args.release,
+        release: addresses(&release),
         aio: args.limits.then_some(AIO),
     };
     let steps = setup::plan(&machine, &wanted)?;
     match args.dry_run {
         true => steps.iter().for_each(tell),
         false => {
-            setup::apply(&machine, &steps, tell)?;
+            setup::apply(&machine, &bind, &steps, tell)?;
             for remark in steps.iter().filter_map(|step| step.remark(&machine)) {
                 print(&format!("# {remark}\n"))?;
             }
@@ -135,7 +146,7 @@ mod tests {
         tree.write(file, "1");
         let value = 2;
         let file = file.to_owned();
-        setup::apply(&tree.machine(), &[Step::Set { file, value }], |_| {}).unwrap();
+        setup::apply(&tree.machine(), &[], &[Step::Set { file, value }], |_| {}).unwrap();
         assert_eq!(said(false), ["echo 1 > /proc/sys/fs/aio-max-nr"]);
     }
 }

@@ -3,10 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::ConfigError;
-
-/// Maximum length of a Unix socket's path, in bytes (unix(7), without the terminator).
-const SOCKET_PATH_MAX: usize = 107;
+use super::{ConfigError, socket_path};
 
 /// SPDK's JSON-RPC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,13 +59,7 @@ pub(super) fn check(
             )),
         };
     };
-    let length = socket.as_os_str().len();
-    if !(1..=SOCKET_PATH_MAX).contains(&length) {
-        let reason = format!(
-            "{socket:?} has {length} bytes; the path of a socket has 1 to {SOCKET_PATH_MAX}"
-        );
-        return Err(value("spdk-rpc-socket", reason));
-    }
+    socket_path::check("spdk-rpc-socket", &socket)?;
     let http = http
         .map(|(address, user)| proxy(address, &user))
         .transpose()?;

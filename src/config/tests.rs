@@ -124,6 +124,11 @@ fn what_is_wrong_in_the_file_is_named_with_its_line() {
             "spdk-rpc-socket = \"\"",
             "spdk-rpc-socket: \"\" has 0 bytes",
         ),
+        ("listen-uds = \"\"", "listen-uds: \"\" has 0 bytes"),
+        (
+            "listen-uds = \"/s\"\nspdk-rpc-socket = \"/s\"",
+            "listen-uds: /s is spdk-rpc-socket too",
+        ),
         ("[[volume]]\nkind = \"floppy\"\nname = \"a\"", "floppy"),
         (
             "[[volume]]\nkind=\"null\"\nname=\"odd\"\nsize-mib=1\nblock-size=513",

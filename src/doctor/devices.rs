@@ -53,13 +53,20 @@ pub(super) fn examine(machine: &Machine, config: &Config, report: &mut Report) {
         }
     }
     for (device, driver) in &given {
-        if let Some((other, kernel)) = device.beside(machine).first() {
+        let beside = match driver.as_str() {
+            "vfio-pci" => device.beside(machine),
+            _ => Vec::new(),
+        };
+        if let Some((other, kernel)) = beside.first() {
             report.add(
                 Error,
                 "devices",
                 format!("{other} has the driver {kernel} and is in the IOMMU group of {device}"),
                 "a process gets an IOMMU group only whole",
-                format!("opi-spdk setup --bind {other}"),
+                format!(
+                    "{}, or opi-spdk setup --release {device}",
+                    device.free_group(machine, other)
+                ),
             );
         } else if config.no_huge {
             report.add(

@@ -4,10 +4,12 @@
 mod cores;
 mod devices;
 mod directories;
+mod files;
 mod limits;
 mod memory;
 mod ports;
 mod running;
+mod socket_access;
 mod sockets;
 mod system;
 
@@ -97,7 +99,9 @@ pub fn examine(machine: &Machine, config: &Config) -> Vec<Finding> {
     cores::examine(machine, config, running, &mut report);
     limits::examine(machine, config, &mut report);
     devices::examine(machine, config, &mut report);
+    files::examine(machine, config, &mut report);
     directories::examine(machine, config, &mut report);
+    socket_access::examine(machine, config, &mut report);
     ports::examine(machine, config, running, &mut report);
     sockets::examine(machine, config, running, &mut report);
     system::examine(machine, &mut report);

@@ -5,6 +5,7 @@ use super::{Report, Running};
 use crate::config::Config;
 use crate::local_socket;
 use crate::machine::Machine;
+use crate::setting_files;
 
 pub(super) fn examine(
     machine: &Machine,
@@ -21,9 +22,12 @@ pub(super) fn examine(
         ("listen-uds", config.listen_uds.as_ref()),
         ("spdk-rpc-socket", rpc),
     ] {
-        let Some(path) = path.map(|path| machine.path(path)) else {
+        let Some(path) = path else { continue };
+        if setting_files::will_be_created(config, path) {
+            report.ok("sockets", format!("{setting} {} is free", path.display()));
             continue;
-        };
+        }
+        let path = machine.path(path);
         match local_socket::is_stale(&path) {
             Ok(_) => report.ok("sockets", format!("{setting} {} is free", path.display())),
             Err(reason) => report.add(

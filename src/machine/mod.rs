@@ -33,9 +33,13 @@ impl Machine {
         self.root == Path::new("/")
     }
 
-    /// Resolves an absolute path under the root.
+    /// Resolves a path under the root.
     pub fn path(&self, absolute: impl AsRef<Path>) -> PathBuf {
         let absolute = absolute.as_ref();
+        // A relative path of a setting is relative to the working directory.
+        if self.is_here() {
+            return absolute.to_owned();
+        }
         self.root
             .join(absolute.strip_prefix("/").unwrap_or(absolute))
     }

@@ -109,16 +109,29 @@ impl Address {
         class(machine, self).is_some_and(|class| class >> 16 == 0x01)
     }
 
-    /// Other devices of the IOMMU group that are bound to a kernel driver: a process can only be given a whole group.
-    /// Bridges do not count.
+    /// Other devices of the IOMMU group whose drivers use it: vfio gives a process only a whole group. Drivers that
+    /// leave the group to vfio (`driver_managed_dma` in the kernel) do not count, such as those of bridges.
     pub fn beside(&self, machine: &Machine) -> Vec<(Self, String)> {
         let names = machine.names(self.file("iommu_group/devices"));
         let others = names.iter().filter_map(|name| name.parse::<Self>().ok());
         others
             .filter(|other| other != self)
             .filter_map(|other| Some((other.clone(), other.driver(machine)?)))
-            .filter(|(_, driver)| driver != "pcieport" && !USER_DRIVERS.contains(&driver.as_str()))
+            .filter(|(_, driver)| !["pcieport", "pci-stub"].contains(&driver.as_str()))
+            .filter(|(_, driver)| !driver.contains("vfio"))
             .collect()
+    }
+
+    /// The commands that take `other` out of the way of vfio, as it is in this device's IOMMU group.
+    pub fn free_group(&self, machine: &Machine, other: &Self) -> String {
+        match other.is_storage(machine) {
+            true => format!("opi-spdk setup --bind {self},{other}"),
+            // Setup takes no other kind, as it cannot tell whether one is in use.
+            false => format!(
+                "echo {other} > {} once nothing uses it",
+                other.file("driver/unbind")
+            ),
+        }
     }
 
     /// The user of the device, which must not be unbound then.

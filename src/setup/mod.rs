@@ -5,16 +5,19 @@
 //! everything, including the journal.
 
 mod journal;
+mod names;
 mod plan;
 mod step;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+pub use names::DeviceName;
 pub use plan::{Pages, Wanted};
 pub use step::Step;
 
 use crate::machine::Machine;
+use crate::machine::pci::Address;
 use journal::Journal;
 
 /// Path of the journal.
@@ -31,15 +34,21 @@ pub fn plan(machine: &Machine, wanted: &Wanted) -> Result<Vec<Step>, String> {
     plan::make(machine, wanted)
 }
 
-/// Runs the steps, and reports each one before it runs.
+/// Runs the steps, and reports each one before it runs. The names of the devices are recorded before they are taken.
 ///
 /// # Errors
 /// The step that failed, and how to roll back.
-pub fn apply(machine: &Machine, steps: &[Step], mut tell: impl FnMut(&Step)) -> Result<(), String> {
+pub fn apply(
+    machine: &Machine,
+    names: &[(DeviceName, Address)],
+    steps: &[Step],
+    mut tell: impl FnMut(&Step),
+) -> Result<(), String> {
     if steps.is_empty() {
         return Ok(());
     }
     let mut journal = Journal::open(machine)?;
+    names::record(machine, names)?;
     for step in steps {
         journal.note(step.undo(machine))?;
         tell(step);

@@ -210,13 +210,17 @@ fn bind(
              (and the firmware's setting), or use --driver uio_pci_generic, with which the device reaches all memory"
         ));
     }
-    let others = address.beside(machine);
+    let others = match driver.as_str() {
+        "vfio-pci" => address.beside(machine),
+        _ => Vec::new(),
+    };
     if let Some((other, has)) = others
         .iter()
         .find(|(other, _)| !wanted.bind.contains(other))
     {
         return Err(format!(
-            "{address}: {other} (driver {has}) is in its IOMMU group, which a process gets only whole: --bind it too"
+            "{address}: {other} (driver {has}) is in its IOMMU group, which a process gets only whole: {}",
+            address.free_group(machine, other)
         ));
     }
     load(machine, driver, steps);

@@ -235,7 +235,7 @@ pub fn is_loaded(machine: &Machine, module: &str) -> bool {
 }
 
 /// Whether a device is withheld from the kernel's drivers.
-fn is_kept(machine: &Machine, address: &Address) -> bool {
+pub(super) fn is_kept(machine: &Machine, address: &Address) -> bool {
     let driver = address.driver(machine);
     driver.is_some_and(|driver| pci::USER_DRIVERS.contains(&driver.as_str()))
         || address.driver_override(machine).is_some()

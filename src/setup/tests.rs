@@ -1,5 +1,4 @@
 use super::*;
-use crate::machine::pci::Address;
 use crate::machine::tree::Tree;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,7 +80,7 @@ fn a_second_run_has_nothing_to_do_and_undo_brings_back_how_it_was() {
     };
     let steps = plan(&machine, &wanted).unwrap();
     let mut told = 0;
-    apply(&machine, &steps, |_| told += 1).unwrap();
+    apply(&machine, &[], &steps, |_| told += 1).unwrap();
     assert_eq!(told, 2);
     assert_eq!(machine.number("/proc/sys/fs/aio-max-nr"), Some(1 << 20));
     assert!(plan(&machine, &wanted).unwrap().is_empty());
@@ -104,7 +103,7 @@ fn a_run_that_was_cut_off_is_taken_back_too() {
         file: aio.to_owned(),
         value,
     };
-    apply(&machine, &[set(100_000)], |_| {}).unwrap();
+    apply(&machine, &[], &[set(100_000)], |_| {}).unwrap();
     let mut journal = Journal::open(&machine).unwrap();
     journal.note(set(200_000).undo(&machine)).unwrap();
     assert!(Journal::open(&machine).is_err_and(|reason| reason.contains("under way")));
@@ -150,7 +149,7 @@ fn a_device_is_bound_and_given_back() {
         ..wanted()
     };
     let address = &bind.bind[0];
-    apply(&machine, &plan(&machine, &bind).unwrap(), |_| {}).unwrap();
+    apply(&machine, &[], &plan(&machine, &bind).unwrap(), |_| {}).unwrap();
     assert_eq!(address.driver(&machine).as_deref(), Some("vfio-pci"));
     assert_eq!(
         tree.read("/sys/bus/pci/drivers/nvme/unbind"),
@@ -161,7 +160,7 @@ fn a_device_is_bound_and_given_back() {
         release: bind.bind.clone(),
         ..wanted()
     };
-    apply(&machine, &plan(&machine, &release).unwrap(), |_| {}).unwrap();
+    apply(&machine, &[], &plan(&machine, &release).unwrap(), |_| {}).unwrap();
     let back = poll(|| address.driver(&machine).as_deref() == Some("nvme"));
     assert!(back && plan(&machine, &release).unwrap().is_empty());
     ended.store(true, Ordering::Release);
@@ -230,7 +229,43 @@ fn a_device_that_is_used_unknown_or_not_alone_in_its_group_is_left_alone() {
     let other = "/sys/bus/pci/devices/0000:02:00.0";
     tree.write(&format!("{other}/class"), "0x020000");
     tree.link(&format!("{other}/driver"), "/sys/bus/pci/drivers/e1000e");
-    assert!(why(&bind("01:00.0")).contains("0000:02:00.0 (driver e1000e) is in its IOMMU group"));
+    let reason = why(&bind("01:00.0"));
+    assert!(
+        reason.contains("0000:02:00.0 (driver e1000e) is in its IOMMU group"),
+        "{reason}"
+    );
+    // Setup itself takes no network interface.
+    assert!(
+        reason.ends_with(&format!(
+            "echo 0000:02:00.0 > {other}/driver/unbind once nothing uses it"
+        )),
+        "{reason}"
+    );
+    tree.write(&format!("{other}/class"), "0x010802");
+    let reason = why(&bind("01:00.0"));
+    assert!(
+        reason.ends_with("opi-spdk setup --bind 0000:01:00.0,0000:02:00.0"),
+        "{reason}"
+    );
+    // Without an IOMMU's groups no other device matters, and vfio shares none with uio.
+    let uio = Wanted {
+        driver: "uio_pci_generic".to_owned(),
+        ..bind("01:00.0")
+    };
+    assert!(plan(&machine, &uio).is_ok());
+    let driver = |name: &str| {
+        tree.link(
+            &format!("{other}/driver"),
+            &format!("/sys/bus/pci/drivers/{name}"),
+        );
+    };
+    driver("uio_pci_generic");
+    assert!(why(&bind("01:00.0")).contains("(driver uio_pci_generic)"));
+    for good in ["vfio-pci", "pci-stub", "pcieport"] {
+        driver(good);
+        assert!(plan(&machine, &bind("01:00.0")).is_ok(), "{good}");
+    }
+    driver("nvme");
 
     std::fs::remove_dir_all(tree.path("/sys/kernel/iommu_groups")).unwrap();
     assert!(why(&bind("01:00.0")).contains("vfio-pci needs an IOMMU"));
@@ -268,7 +303,7 @@ fn pages_beyond_the_free_memory_are_refused_and_a_part_of_them_is_given_back() {
     );
     std::fs::remove_file(tree.path(&file)).unwrap();
     tree.dir(&file);
-    let failed = apply(&tree.machine(), &[step], |_| {}).unwrap_err();
+    let failed = apply(&tree.machine(), &[], &[step], |_| {}).unwrap_err();
     assert!(failed.contains("--undo takes it back"), "{failed}");
 }
 
@@ -291,7 +326,7 @@ fn a_device_that_was_given_back_half_way_is_released() {
     assert_eq!(steps.len(), 1);
     // No kernel driver takes the device; the probe is complete nevertheless.
     let start = Instant::now();
-    apply(&machine, &steps, |_| {}).unwrap();
+    apply(&machine, &[], &steps, |_| {}).unwrap();
     assert!(start.elapsed() < BINDING);
     assert_eq!(tree.read("/sys/bus/pci/drivers_probe"), "0000:01:00.0\n");
     let remark = steps[0].remark(&machine).unwrap();
@@ -373,8 +408,8 @@ fn a_device_that_was_bound_and_released_is_left_alone_by_undo() {
         release: vec![address.clone()],
         ..wanted()
     };
-    apply(&machine, &plan(&machine, &bind).unwrap(), |_| {}).unwrap();
-    apply(&machine, &plan(&machine, &release).unwrap(), |_| {}).unwrap();
+    apply(&machine, &[], &plan(&machine, &bind).unwrap(), |_| {}).unwrap();
+    apply(&machine, &[], &plan(&machine, &release).unwrap(), |_| {}).unwrap();
     assert!(poll(|| address.driver(&machine).as_deref() == Some("nvme")));
     ended.store(true, Ordering::Release);
     thread.join().unwrap();

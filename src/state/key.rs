@@ -116,6 +116,23 @@ impl StateKey {
         };
         Ok((key, KeySource::StateDir(path)))
     }
+
+    /// Checks the key that [`find`](Self::find) would find, without creating one. None is no error: the first start
+    /// makes a key, and a credential is there only for the service.
+    ///
+    /// # Errors
+    /// One line for the operator.
+    pub fn check(
+        state_dir: &Path,
+        setting: Option<&Path>,
+        credentials: Option<&Path>,
+    ) -> Result<(), String> {
+        let named = credentials.is_some_and(|dir| dir.join(FILE).exists());
+        match setting.is_some() || named || state_dir.join(FILE).exists() {
+            true => Self::find(state_dir, setting, credentials, false).map(|_| ()),
+            false => Ok(()),
+        }
+    }
 }
 
 fn read(path: &Path) -> Result<StateKey, String> {

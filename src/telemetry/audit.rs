@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::audit_file::open;
 use super::calls::Entry;
 use super::chain::{Cut, CutNote, Hasher, Head, Tail};
 use super::one_line::{Escape, escaped};
@@ -26,9 +26,6 @@ const CAPACITY: usize = 4096;
 
 /// Timeout for writing the last lines when the process ends.
 const FINISH: Duration = Duration::from_millis(500);
-
-/// Mode of a new file: accessible to its owner only.
-const MODE: u32 = 0o600;
 
 enum Message {
     Line(String),
@@ -148,22 +145,6 @@ impl Audit {
 
 fn now() -> String {
     prost_types::Timestamp::from(SystemTime::now()).to_string()
-}
-
-/// Opens a file for appending. Refuses files that can block the writer.
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.append(true).create(true).mode(MODE);
-    // Without NONBLOCK, opening a FIFO without a reader would block the start.
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-    options.custom_flags(flags.bits().cast_signed());
-    let file = options.open(path)?;
-    let kind = file.metadata()?.file_type();
-    if !kind.is_file() && !kind.is_char_device() {
-        let message = "it is neither a regular file nor a character device";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
-    Ok(file)
 }
 
 struct Writer {
@@ -340,6 +321,7 @@ struct Note {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::audit_file::MODE;
     use crate::telemetry::chain::Verifier;
     use std::os::unix::fs::PermissionsExt;
 

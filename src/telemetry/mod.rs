@@ -10,6 +10,7 @@
 //! ```
 
 pub mod audit;
+mod audit_file;
 pub mod calls;
 pub mod chain;
 pub mod health;
@@ -33,6 +34,7 @@ use metrics::Metrics;
 
 use crate::server::RateLimit;
 
+pub(crate) use audit_file::check as check_audit_log;
 pub use calls::Record;
 pub use observe::Observe;
 

@@ -1,3 +1,6 @@
+mod devices;
+mod socket_access;
+
 use super::*;
 use crate::config::CommandLine;
 use crate::machine::tree::Tree;
