@@ -235,7 +235,8 @@ impl EndOldKeys {
         Self { spdk, hosts }
     }
 
-    /// Updates the record of a host, which drops its expired keys.
+    /// Updates the record of a host, which drops its expired keys, unless they have been replaced meanwhile by keys that
+    /// are still accepted.
     async fn record(&self, host: &Key) -> Result<(), Error> {
         let update = Update {
             object: Some(NvmeHost {
@@ -246,8 +247,17 @@ impl EndOldKeys {
             allow_missing: false,
         };
         let call = CallContext::within(RECORD);
-        self.hosts.update(call, update).await.map(drop)
+        self.hosts
+            .update_if(call, update, has_expired)
+            .await
+            .map(drop)
     }
+}
+
+/// Whether the previous keys of the host have expired, by its record.
+fn has_expired(host: &NvmeHost) -> bool {
+    let until = host.old_keys_until.as_ref().and_then(time_of);
+    until.is_some_and(|until| until <= SystemTime::now())
 }
 
 impl Monitor for EndOldKeys {
@@ -436,6 +446,16 @@ mod tests {
         assert!(again.of(&name, at(NOW)) == Some(keys("p1", "d1", "c1", 2000)));
         assert!(again.over(at(1999)).is_empty());
         assert_eq!(again.over(at(2000)), [name]);
+    }
+
+    #[test]
+    fn keys_that_came_in_place_of_expired_ones_are_not_ended() {
+        let of = |until| has_expired(&host("p2", "d2", "", until));
+        let now = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970");
+        let later = now.as_secs().cast_signed() + 60;
+        assert!(of(1));
+        assert!(!of(later), "a rekey since");
+        assert!(!of(0), "ended since");
     }
 
     #[test]

@@ -15,11 +15,13 @@ use crate::error::Error;
 use crate::resource::mask::Mask;
 
 /// A parsed update request.
-struct Wish {
+struct Wish<T> {
     /// Requested values, without output-only fields.
     values: DynamicMessage,
     mask: Mask,
     allow_missing: bool,
+    /// Precondition on the current object.
+    applies: fn(&T) -> bool,
 }
 
 impl<K: Kind> Collection<K> {
@@ -33,6 +35,20 @@ impl<K: Kind> Collection<K> {
         call: CallContext,
         request: Update<K::Object>,
     ) -> Result<K::Object, Error> {
+        self.update_if(call, request, |_| true).await
+    }
+
+    /// As [`update`](Self::update), but only if `applies` holds for the object, else returns it as it is. The object
+    /// cannot change between the test and the update.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update).
+    pub async fn update_if(
+        self: &Arc<Self>,
+        call: CallContext,
+        request: Update<K::Object>,
+        applies: fn(&K::Object) -> bool,
+    ) -> Result<K::Object, Error> {
         let object = self.given(request.object)?;
         let name_field = format!("{}.name", self.meta.field());
         let name = self.meta.parse(&name_field, object.name())?;
@@ -43,6 +59,7 @@ impl<K: Kind> Collection<K> {
             values,
             mask,
             allow_missing: request.allow_missing,
+            applies,
         };
         let this = Arc::clone(self);
         self.run(&call, &name.clone(), async move {
@@ -57,7 +74,7 @@ impl<K: Kind> Collection<K> {
         &self,
         call: &CallContext,
         name: &Name,
-        wish: &Wish,
+        wish: &Wish<K::Object>,
     ) -> Result<K::Object, Error> {
         let rules = self.meta.rules();
         loop {
@@ -67,6 +84,10 @@ impl<K: Kind> Collection<K> {
                     CreateOutcome::Existing(_) => continue,
                 }
             };
+            // A record that changes from here on is not current below, and is tested again.
+            if !(wish.applies)(&record.object) {
+                return Ok(self.answer(name, record.object.clone()));
+            }
             if record.configured {
                 return Err(Error::configured(name));
             }
@@ -269,7 +290,7 @@ impl<K: Kind> Collection<K> {
         &self,
         call: &CallContext,
         name: &Name,
-        wish: &Wish,
+        wish: &Wish<K::Object>,
     ) -> Result<CreateOutcome<K::Object>, Error> {
         if !wish.allow_missing {
             return Err(self.missing(name));

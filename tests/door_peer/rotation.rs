@@ -12,7 +12,7 @@ use super::authentication::{ATR, AUTH_RECV, AUTH_SEND, CONNECT, answer, attach, 
 use super::authentication::{detach, other, success};
 use super::session::{Attached, Session};
 use crate::common::nvme_tcp_peer::{Ask, Peer, Resp, Turn};
-use crate::common::{HOST, base64, dhchap_key, eventually};
+use crate::common::{HOST, Options, base64, dhchap_key, eventually};
 
 /// Timeout of a reconnect: a path reconnects after 2 to 8 s.
 const SOON: Duration = Duration::from_secs(30);
@@ -27,6 +27,8 @@ enum Mood {
     Silent,
     /// Refuses the host.
     Refuses,
+    /// Refuses the host on this queue alone.
+    RefusesOn(u16),
 }
 
 /// Scripts the peer to demand authentication on each queue, whenever the host starts it.
@@ -54,16 +56,21 @@ fn demand(peer: &Peer, mood: &Arc<Mutex<Mood>>) {
         if step == 1 {
             return answer(ask, &success(None)(transaction));
         }
+        let right = || answer(ask, &challenge(&[])(transaction));
         let mut mood = mood.lock();
         match *mood {
+            Mood::Right => right(),
             Mood::ClosesOnce(queue) if queue == ask.queue => {
                 *mood = Mood::Right;
                 Turn::Close
             }
-            Mood::Right | Mood::ClosesOnce(_) => answer(ask, &challenge(&[])(transaction)),
+            Mood::ClosesOnce(_) => right(),
             Mood::Closes => Turn::Close,
             Mood::Silent => Turn::Silent,
-            Mood::Refuses => answer(ask, &other(&[0, 0xf1, 0, 0, 0, 0, 1, 1])(transaction)),
+            Mood::RefusesOn(queue) if queue != ask.queue => right(),
+            Mood::Refuses | Mood::RefusesOn(_) => {
+                answer(ask, &other(&[0, 0xf1, 0, 0, 0, 0, 1, 1])(transaction))
+            }
         }
     });
 }
@@ -136,5 +143,39 @@ async fn a_key_is_taken_only_once_each_queue_has_authenticated_with_it() {
     session.withdraw(export).await;
     detach(&session, attached).await;
     session.unharmed("keys that change").await;
+    session.target.stop();
+}
+
+/// A namespace that is exported has a queue on each reactor: one of them is not on the app thread, which reports the
+/// reason.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_is_refused_says_why_on_each_reactor() {
+    let mut options = Options::default();
+    options.cores = Some("0,1");
+    let mut session = Session::of_target(options).await;
+    let peer = Peer::start();
+    let mood = Arc::new(Mutex::new(Mood::Right));
+    demand(&peer, &mood);
+    let attached = attach(&session, &peer, false).await.expect("it is right");
+    let export = session.export(&attached).await;
+    let name = format!("{}/nvmeCredentials/keys", attached.controller);
+    let credentials = session.of("NvmeCredential");
+    for queue in [0, 1, 2] {
+        is_up(&session, &attached).await;
+        *mood.lock() = Mood::RefusesOn(queue);
+        let keys = json!({ "hostnqn": HOST, "dhchap_key": base64(dhchap_key(3)) });
+        let request = credentials.update_request(&name, keys, None);
+        let updated = session.client.call("UpdateNvmeCredential", request).await;
+        let Err(status) = updated else {
+            panic!("queue {queue} is not refused\n{}", session.target.log());
+        };
+        let reason = "the peer refuses this host, authentication failed";
+        assert_eq!(status.code(), Code::FailedPrecondition, "{queue}: {status}");
+        assert!(status.message().contains(reason), "{queue}: {status}");
+        *mood.lock() = Mood::Right;
+    }
+    session.withdraw(export).await;
+    detach(&session, attached).await;
+    session.unharmed("a queue that is refused").await;
     session.target.stop();
 }

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
-use super::refusals::{challenge, count, dial, fields};
+use super::refusals::{challenge, count, dial, fields, negotiate};
 use super::turns::comes;
 use super::{ALICE, Export, SOON, host, key_file, reads};
 use crate::common::nvme_tcp::{Digests, Host, Identity, Pdu, Sgl, kind};
@@ -61,6 +61,36 @@ async fn who_has_yet_to_authenticate_moves_4_kib_at_most() {
     ] {
         let mut host = comes(Ipv4Addr::LOCALHOST, &alice).await;
         assert_eq!(announces(&mut host, length), answer, "{length}");
+    }
+    target.stop();
+}
+
+/// The allocation length is the host's choice: the answer is as long as its message.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_may_allocate_any_length_for_an_answer() {
+    let target = Target::start().await;
+    let (_export, alice) = export(&target).await;
+    for length in [4096, 4097, 8192, 131_072, 1 << 20, u32::MAX] {
+        let mut host = comes(Ipv4Addr::LOCALHOST, &alice).await;
+        negotiate(&mut host);
+        let cid = host.cid();
+        let receive = fields(6, cid, length).sgl(Sgl::Transport(length));
+        host.send(&Pdu::capsule(receive, &[])).expect("it goes");
+        let (answer, challenge) = host.completion(cid, &[]).expect("an answer");
+        assert_eq!((answer.status(), challenge[1]), (0, 1), "{length}");
+        // The 2,048-bit group and SHA-256.
+        assert_eq!(challenge.len(), 16 + 32 + 256, "{length}");
+    }
+
+    // A length that differs from that of the SGL is refused with a status.
+    for (allocated, sgl) in [(4097, 8192), (8192, 4096), (8192, 4097), (0, 8192)] {
+        let mut host = comes(Ipv4Addr::LOCALHOST, &alice).await;
+        negotiate(&mut host);
+        let cid = host.cid();
+        let receive = fields(6, cid, allocated).sgl(Sgl::Transport(sgl));
+        host.send(&Pdu::capsule(receive, &[])).expect("it goes");
+        let (answer, _) = host.completion(cid, &[]).expect("an answer");
+        assert_eq!(answer.status() & 0x7ff, 2, "{allocated} {sgl}");
     }
     target.stop();
 }

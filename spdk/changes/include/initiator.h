@@ -46,19 +46,21 @@ const char *__attribute__((weak)) opi_initiator_smallest_page(uint32_t mpsmin);
 /* The keep alive time to use, in ms. */
 uint32_t __attribute__((weak)) opi_initiator_keep_alive(uint32_t answered_ms, uint32_t wanted_ms);
 
-/* Why a controller could not be connected: errno of its socket, a status of Connect, or what SPDK found. */
+/* Why a queue of a controller could not be connected: errno of its socket, a status of Connect, or what SPDK
+ * found. Called on the queue's thread; source is the address to connect from, empty for any.
+ */
 void __attribute__((weak)) opi_initiator_unreachable(const struct spdk_nvme_transport_id *trid,
-		const char *hostnqn, int error);
+		const char *source, const char *hostnqn, int error);
 void __attribute__((weak)) opi_initiator_connect_refused(const struct spdk_nvme_transport_id *trid,
-		const char *hostnqn, uint8_t sct, uint8_t sc);
+		const char *source, const char *hostnqn, uint8_t sct, uint8_t sc);
 void __attribute__((weak)) opi_initiator_connect_failed(const struct spdk_nvme_transport_id *trid,
-		const char *hostnqn, const char *reason);
+		const char *source, const char *hostnqn, const char *reason);
 /* Why DH-HMAC-CHAP has failed: a reason of the peer's (NULL for one that there is not), or what SPDK found. */
 void __attribute__((weak)) opi_initiator_auth_failed(const struct spdk_nvme_transport_id *trid,
-		const char *hostnqn, bool by_peer, const char *reason);
+		const char *source, const char *hostnqn, bool by_peer, const char *reason);
 /* In which state it was then; NULL where its connection has ended. */
 void __attribute__((weak)) opi_initiator_stuck(const struct spdk_nvme_transport_id *trid,
-		const char *hostnqn, const char *state);
+		const char *source, const char *hostnqn, const char *state);
 
 struct spdk_nvme_ctrlr;
 

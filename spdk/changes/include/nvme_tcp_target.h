@@ -30,6 +30,9 @@
 #define OPI_NVME_TCP_STALL_SHORT_SECONDS 5
 #define OPI_NVME_TCP_STALL_PERIOD_US 500000
 
+/* Bytes of an authentication message: the most that AUTH_RECV gets, whatever length it allocates. */
+#define OPI_NVME_TCP_AUTH_MESSAGE_MAX 4096u
+
 enum opi_nvme_tcp_phase {
 	OPI_NVME_TCP_NEW = 0,
 	OPI_NVME_TCP_UNADMITTED = 1,

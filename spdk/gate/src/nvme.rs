@@ -30,6 +30,8 @@ pub mod io {
 pub mod fabrics {
     /// Connect: associates a queue with a controller.
     pub const CONNECT: u8 = 0x01;
+    /// Authentication Receive: asks for the next message of an authentication.
+    pub const AUTH_RECEIVE: u8 = 0x06;
 }
 
 /// SGL descriptor types and subtypes.

@@ -110,6 +110,10 @@ check_connected(struct nvme_ctrlr *ctrlr)
 	if (ctrlr->reconnect_is_delayed || ctrlr->disabled || spdk_nvme_ctrlr_is_failed(ctrlr->ctrlr)) {
 		return -ENOTCONN;
 	}
+	/* The admin queue may have lost its connection, and its next poll is yet to start the reset. */
+	if (spdk_nvme_ctrlr_get_admin_qp_failure_reason(ctrlr->ctrlr) != SPDK_NVME_QPAIR_FAILURE_NONE) {
+		return -ENOTCONN;
+	}
 	return 0;
 }
 
@@ -170,7 +174,7 @@ on_checked(struct nvme_ctrlr *ctrlr, void *ctx, int status)
 		status = check_connected(ctrlr);
 	}
 	if (status == 0) {
-		status = spdk_nvme_ctrlr_authenticate(ctrlr->ctrlr, on_admin_queue, ctx);
+		status = outcome(spdk_nvme_ctrlr_authenticate(ctrlr->ctrlr, on_admin_queue, ctx));
 	}
 	if (status != 0) {
 		end(ctx, status);

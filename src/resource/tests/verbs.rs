@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::super::*;
 use super::{World, called, create, named, of, text};
-use crate::api::storage::NvmeSubsystem;
+use crate::api::storage::{NullVolume, NvmeSubsystem};
 use crate::error::Error;
 
 #[tokio::test]
@@ -130,6 +132,55 @@ async fn what_a_change_under_way_has_is_free_again_when_that_fails() {
     world.engine.fails.store(false, Ordering::Relaxed);
     gate.may_go_on.add_permits(1);
     assert_eq!(second.await.unwrap().unwrap().name, "volumes/b");
+}
+
+/// The race: the object is as the precondition wants when the update begins, and changes before it has the lock.
+#[tokio::test]
+async fn an_update_with_a_precondition_leaves_an_object_that_has_changed_meanwhile() {
+    let world = World::new();
+    world.volume("a", of(512, 64)).await.unwrap();
+    let update = |blocks: i64, applies: fn(&NullVolume) -> bool| {
+        let volumes = Arc::clone(&world.volumes);
+        let request = Update {
+            object: Some(called("volumes/a", of(0, blocks))),
+            mask: Some(vec!["blocks_count".into()]),
+            allow_missing: false,
+        };
+        tokio::spawn(async move {
+            let call = CallContext::default();
+            volumes.update_if(call, request, applies).await
+        })
+    };
+    let (entered, may_go_on) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let reading = {
+        let volumes = Arc::clone(&world.volumes);
+        let (entered, may_go_on) = (Arc::clone(&entered), Arc::clone(&may_go_on));
+        let action = async move |_, _| {
+            entered.add_permits(1);
+            may_go_on.acquire().await.unwrap().forget();
+            Ok(())
+        };
+        tokio::spawn(async move {
+            volumes
+                .with(CallContext::default(), "volumes/a", action)
+                .await
+        })
+    };
+    entered.acquire().await.unwrap().forget();
+    let waiting = [
+        update(128, |_| true),
+        update(256, |volume| volume.blocks_count == 64),
+    ];
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    may_go_on.add_permits(1);
+    reading.await.unwrap().unwrap();
+    for update in waiting {
+        assert_eq!(update.await.unwrap().unwrap().blocks_count, 128);
+    }
+    let changed = update(256, |volume| volume.blocks_count == 128).await;
+    assert_eq!(changed.unwrap().unwrap().blocks_count, 256);
 }
 
 #[tokio::test]

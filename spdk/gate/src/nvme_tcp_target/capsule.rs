@@ -1,7 +1,7 @@
 //! Validates a command capsule: its place in the session, and that its data is transferred as its SGL says.
 
 use super::{CONNECT_DATA, Connection, Fatal, Phase, Refusal, Verdict};
-use crate::nvme::fabrics::CONNECT;
+use crate::nvme::fabrics::{AUTH_RECEIVE, CONNECT};
 use crate::nvme::{FABRICS, sgl};
 
 /// The reserved value of the FUSE field.
@@ -71,7 +71,9 @@ pub fn capsule(connection: &Connection, command: &[u8; 64], inside: u32) -> Verd
         }
         sgl::TRANSPORT => {
             nothing_inside(inside)?;
-            if command.length > connection.transfer_limit() {
+            // The target sends one message of at most 4 KiB, whatever length the host allocates for it.
+            let is_bounded = command.opcode == FABRICS && command.fctype == AUTH_RECEIVE;
+            if !is_bounded && command.length > connection.transfer_limit() {
                 return Err(Refusal::new(Fatal::LimitExceeded, at::SGL_LENGTH));
             }
             Ok(())

@@ -4,7 +4,7 @@
 //! accept ─► New ─ICReq─► Unadmitted ─Connect succeeds─► Connected
 //!            └ ICReq alone   └ one Connect of 1 KiB         └ commands, H2CData
 //!                                     └─► Authenticating ──────┘
-//!                                          └ commands of up to 4 KiB, one at a time
+//!                                          └ commands of up to 4 KiB, one at a time, and AUTH_RECV of any length
 //! ```
 //!
 //! A PDU passes two checks: [`common_header`] once its first 8 bytes are received, which bounds every length that is
@@ -46,7 +46,7 @@ pub const TERM_REQ_MAX: u32 = 152;
 pub const CONNECT_DATA: u32 = 1024;
 
 /// Bytes of data of one command until the host has authenticated: one small buffer. Messages of DH-HMAC-CHAP with
-/// groups of up to 8,192 bits fit.
+/// groups of up to 8,192 bits fit, so an Authentication Receive gets no more, whatever length it allocates.
 pub const AUTHENTICATION_DATA_MAX: u32 = 4096;
 
 /// In-capsule bytes of an admin or Fabrics command that every target must accept.

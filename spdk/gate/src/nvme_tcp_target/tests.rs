@@ -188,7 +188,7 @@ fn before_admission_there_is_one_connect_of_1_kib() {
 #[test]
 fn until_the_host_has_authenticated_a_command_moves_one_small_buffer_at_most() {
     let connection = connection(Phase::Authenticating, 0);
-    for (fctype, opcode) in [(5, 0x7f), (6, 0x7f), (0, 1), (0, 2)] {
+    for (fctype, opcode) in [(5, 0x7f), (2, 0x7f), (6, 6), (0, 1), (0, 2)] {
         for length in [0, 1, 4095, 4096, 4097, 8192, 131_072, u32::MAX] {
             let sent = capsule(&connection, &command(opcode, fctype, 0x5a, length), 0);
             assert_eq!(sent.is_ok(), length <= 4096, "{opcode} {fctype} {length}");
@@ -200,6 +200,25 @@ fn until_the_host_has_authenticated_a_command_moves_one_small_buffer_at_most() {
         for kind in [kind::CAPSULE_CMD, kind::H2C_DATA] {
             let verdict = common_header(&connection, right(&connection, kind, length));
             assert_eq!(verdict.is_ok(), length <= 4096, "{kind} {length}");
+        }
+    }
+}
+
+#[test]
+fn a_host_may_allocate_any_length_for_an_authentication_message() {
+    for (phase, is_admitted) in [
+        (Phase::New, false),
+        (Phase::Unadmitted, false),
+        (Phase::Authenticating, true),
+        (Phase::Connected, true),
+        (Phase::Closed, false),
+    ] {
+        let connection = connection(phase, 0);
+        for length in [1, 4096, 4097, 131_072, 131_073, u32::MAX] {
+            let asked = capsule(&connection, &command(0x7f, 6, 0x5a, length), 0);
+            assert_eq!(asked.is_ok(), is_admitted, "{phase:?} {length}");
+            let inside = capsule(&connection, &command(0x7f, 6, 0x01, length), 0);
+            assert!(inside.is_err(), "{phase:?} {length}");
         }
     }
 }
@@ -317,7 +336,8 @@ proptest! {
             prop_assert!(inside == 0 || (bits == 1 && sgl == 0x01 && length == inside));
             if length > 0 && (bits == 1 || bits == 2) {
                 prop_assert!(sgl == 0x5a || (sgl == 0x01 && inside > 0));
-                prop_assert!(length <= 131_072);
+                let is_auth_receive = command[0] == 0x7f && command[4] == 6;
+                prop_assert!(length <= 131_072 || is_auth_receive);
             }
         }
     }

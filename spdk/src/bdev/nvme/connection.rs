@@ -20,16 +20,16 @@ type Begin = unsafe extern "C" fn(
 
 /// Forgets why the path's connection failed earlier.
 pub(super) fn forget(path: &Path) {
-    if let Some(Ok((id, _))) = path.id().map(|id| id.to_c()) {
-        refusal::forget(&id, Some(&path.hostnqn));
+    if let Some(Ok((id, source))) = path.id().map(|id| id.to_c()) {
+        refusal::forget(&id, &source, Some(&path.hostnqn));
     }
 }
 
 /// Returns why the path's connection has failed since the last [`forget`]: EPERM if the peer refuses the host, does not
 /// prove itself or breaks the protocol, else EHOSTUNREACH. `None` if it has not failed.
 pub(super) fn failure(operation: &'static str, path: &Path) -> Option<Error> {
-    let (id, _) = path.id()?.to_c().ok()?;
-    refusal::noted(operation, &id, &path.hostnqn)
+    let (id, source) = path.id()?.to_c().ok()?;
+    refusal::noted(operation, &id, &source, &path.hostnqn)
 }
 
 /// Outcome of an operation on a connection.
@@ -63,6 +63,6 @@ pub(super) async unsafe fn done(
     .await?;
     Ok(Some(Ended {
         status,
-        reason: refusal::reason(&id, hostnqn),
+        reason: refusal::reason(&id, &source, hostnqn),
     }))
 }

@@ -281,7 +281,8 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
     };
     // Reasons left by earlier attempts.
     let for_host = options.hostnqn.as_deref();
-    refusal::forget(&id, for_host);
+    let from = source_address.as_deref().unwrap_or_default();
+    refusal::forget(&id, from, for_host);
     let (promise, pending) = completion();
     let connecting = Box::into_raw(Box::new(Connecting {
         names: vec![std::ptr::null(); MAX_NAMES],
@@ -313,7 +314,9 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
                 Err(error.after_undo(undone))
             }
         },
-        status if status == -libc::EIO => Err(refusal::error(operation, &id, for_host, &at())),
+        status if status == -libc::EIO => {
+            Err(refusal::error(operation, &id, from, for_host, &at()))
+        }
         status => Err(Error::new(operation, status).with_detail(at())),
     }
 }

@@ -17,24 +17,30 @@ const INVALID_PARAMETERS: u8 = 0x82;
 const INVALID_HOST: u8 = 0x84;
 const AUTHENTICATION_REQUIRED: u8 = 0x91;
 
-/// Forgets the recorded failure of the controller for this host, or with None for any host.
-pub(super) fn forget(id: &sys::spdk_nvme_transport_id, hostnqn: Option<&str>) {
-    take_failure(id, hostnqn);
+/// Forgets the recorded failure of the controller from this source address (empty for any) for this host, or with None
+/// for any host.
+pub(super) fn forget(id: &sys::spdk_nvme_transport_id, source: &CStr, hostnqn: Option<&str>) {
+    take_failure(id, source, hostnqn);
 }
 
 /// Returns why connecting the controller has failed since the last [`forget`], if known.
-pub(super) fn reason(id: &sys::spdk_nvme_transport_id, hostnqn: &str) -> Option<String> {
-    failure(id, hostnqn).map(text)
+pub(super) fn reason(
+    id: &sys::spdk_nvme_transport_id,
+    source: &CStr,
+    hostnqn: &str,
+) -> Option<String> {
+    failure(id, source, hostnqn).map(text)
 }
 
 /// Takes the recorded failure as an error: EPERM if the peer refused or broke the protocol, else EHOSTUNREACH.
 pub(super) fn error(
     operation: &'static str,
     id: &sys::spdk_nvme_transport_id,
+    source: &CStr,
     hostnqn: Option<&str>,
     at: &str,
 ) -> Error {
-    let failure = take_failure(id, hostnqn);
+    let failure = take_failure(id, source, hostnqn);
     let errno = failure.map_or(libc::EHOSTUNREACH, errno);
     let unknown = || "it could not be connected: SPDK's log at level debug says more".to_owned();
     let what = failure.map_or_else(unknown, text);
@@ -45,9 +51,10 @@ pub(super) fn error(
 pub(super) fn noted(
     operation: &'static str,
     id: &sys::spdk_nvme_transport_id,
+    source: &CStr,
     hostnqn: &str,
 ) -> Option<Error> {
-    let failure = failure(id, hostnqn)?;
+    let failure = failure(id, source, hostnqn)?;
     Some(Error::new(operation, errno(failure)).with_detail(text(failure)))
 }
 

@@ -1,6 +1,6 @@
 //! Reads the state of NVMe controllers: paths and namespaces.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::net::IpAddr;
 
 use spdk_sys as sys;
@@ -125,19 +125,20 @@ unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_n
     unsafe {
         let (paths, path) = (&mut *argument.cast::<Vec<Path>>(), &*path);
         let state = PathState::of(path.state);
+        let (source, hostnqn) = (CStr::from_ptr(path.source_address), string(path.hostnqn));
         if state == PathState::Connected {
-            refusal::forget(&*path.id, Some(&string(path.hostnqn)));
+            refusal::forget(&*path.id, source, Some(&hostnqn));
         }
         paths.push(Path {
             address: address(&*path.id),
             subsystem: read(&(*path.id).subnqn),
-            source: string(path.source_address).parse().ok(),
+            source: source.to_str().ok().and_then(|source| source.parse().ok()),
             source_port: string(path.source_port).parse().unwrap_or(0),
-            hostnqn: string(path.hostnqn),
             cntlid: path.cntlid,
             state,
             active: path.active,
-            failure: refusal::reason(&*path.id, &string(path.hostnqn)),
+            failure: refusal::reason(&*path.id, source, &hostnqn),
+            hostnqn,
         });
     }
 }
