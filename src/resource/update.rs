@@ -169,6 +169,7 @@ impl<K: Kind> Collection<K> {
         match self.save(name, changed.clone()).await {
             Ok(changed) => {
                 reserved.settle(claims);
+                self.kind.settled(name);
                 self.applied(name);
                 Ok(changed)
             }
@@ -262,6 +263,8 @@ impl<K: Kind> Collection<K> {
             let reason = format!("a change that could not be stored could not be undone: {left}");
             self.shared.conditions.set_pending(name.key(), &reason);
             self.shared.queue.put(name.key());
+        } else {
+            self.kind.settled(name);
         }
     }
 

@@ -34,6 +34,7 @@ struct Memories {
     /// Operations that fail after the next update.
     then_fails: Mutex<Vec<Step>>,
     prepared: AtomicUsize,
+    settled: AtomicUsize,
 }
 
 impl Memories {
@@ -99,6 +100,10 @@ impl Kind for Arc<Memories> {
         drop(has);
         self.step(Step::Ensure)?;
         Ok(object)
+    }
+
+    fn settled(&self, _: &Name) {
+        self.settled.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn foresee(
@@ -284,6 +289,20 @@ async fn a_stored_change_that_is_cut_off_is_made() {
     assert_eq!(place.sizes("a").await, [Some(128), Some(128), Some(64)]);
     place.settle().await;
     assert_eq!(place.sizes("a").await, [Some(128); 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_is_told_when_no_rollback_can_follow() {
+    let place = with_an_open_rollback().await;
+    let settled = || place.spdk.settled.load(Ordering::Relaxed);
+    assert_eq!(settled(), 0, "the rollback is still open");
+    place.settle().await;
+    assert_eq!(settled(), 1);
+    place.store.fail_after(0, 1);
+    place.update("a", 128).await.unwrap_err();
+    assert_eq!(settled(), 2, "it is rolled back");
+    place.update("a", 128).await.unwrap();
+    assert_eq!(settled(), 3, "it is durable");
 }
 
 /// Creates a pending rollback: SPDK has 128 blocks, the store and memory have 64.
