@@ -255,7 +255,7 @@ impl<K: Kind> Collection<K> {
     ) -> Result<(), Error> {
         let claims = self.claims(name, wanted);
         let registry = &self.shared.registry;
-        self.check_dependencies_stay(&claims)?;
+        self.check_dependencies_stay(name, &claims)?;
         if registry.check(name, &claims).is_err() {
             // The conflict may be a change in flight that fails, or a delete: wait for its locks and check
             // again.
@@ -272,14 +272,19 @@ impl<K: Kind> Collection<K> {
     ///
     /// # Errors
     /// FAILED_PRECONDITION with the object that is being deleted.
-    pub(super) fn check_dependencies_stay(&self, claims: &Claims) -> Result<(), Error> {
+    pub(super) fn check_dependencies_stay(
+        &self,
+        name: &Name,
+        claims: &Claims,
+    ) -> Result<(), Error> {
         let Shared {
             registry,
             conditions,
             ..
         } = &*self.shared;
         let owners = claims.used().filter_map(|key| registry.owner(&key));
-        match { owners }.find(|owner| conditions.is_deleting(owner.key())) {
+        let mut others = owners.filter(|owner| owner != name);
+        match others.find(|owner| conditions.is_deleting(owner.key())) {
             None => Ok(()),
             Some(owner) => Err(Error::failed_precondition(
                 &owner,

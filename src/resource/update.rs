@@ -116,7 +116,7 @@ impl<K: Kind> Collection<K> {
                 confirmed.map_err(|error| error.under(self.meta.field()))?;
                 return Ok(self.answer(name, record.object.clone()));
             }
-            self.check_dependencies_stay(&after)?;
+            self.check_dependencies_stay(name, &after)?;
             let reserved = self.shared.registry.reserve(name, &after)?;
             let change = Change {
                 old: record.object.clone(),
