@@ -88,6 +88,12 @@ pub enum Error {
         /// Its error.
         message: String,
     },
+    /// A fault of the server in the middle of an operation, whose effects are unknown.
+    #[error("{operation} failed: it was cut off by a fault of the server")]
+    CutOff {
+        /// The operation.
+        operation: String,
+    },
 }
 
 /// A field and the rule that it violates.
@@ -299,7 +305,7 @@ impl Error {
             Error::Unauthenticated(_) => Code::Unauthenticated,
             Error::PermissionDenied(_) => Code::PermissionDenied,
             Error::OutOfRange(_) => Code::OutOfRange,
-            Error::Internal { .. } => Code::Internal,
+            Error::Internal { .. } | Error::CutOff { .. } => Code::Internal,
         }
     }
 
@@ -317,7 +323,7 @@ impl Error {
             Error::Unauthenticated(_) => "NOT_KNOWN",
             Error::PermissionDenied(_) => "NOT_ALLOWED",
             Error::OutOfRange(_) => "OUT_OF_RANGE",
-            Error::Internal { .. } => "INTERNAL",
+            Error::Internal { .. } | Error::CutOff { .. } => "INTERNAL",
         }
     }
 
@@ -357,7 +363,9 @@ impl Error {
                 note("subject", subject);
                 details.add_precondition_failure_violation("STATE", short(subject), short(message));
             }
-            Error::Internal { operation, .. } => note("operation", operation),
+            Error::Internal { operation, .. } | Error::CutOff { operation } => {
+                note("operation", operation);
+            }
             Error::Unimplemented(_)
             | Error::ResourceExhausted(_)
             | Error::Unavailable(_)

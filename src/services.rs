@@ -29,9 +29,9 @@ use crate::mdns::Announcement;
 use crate::middleend::{DelayVolumes, EncryptedVolumes, QosVolumes};
 use crate::objects::Objects;
 use crate::reconcile::Reconciler;
-use crate::resource::service::service;
+use crate::resource::service::{service, services};
 use crate::resource::{
-    CallContext, Collection, Conditions, Key, List, Records, Registry, Shared, UnusableRecord,
+    CallContext, Collection, Conditions, Key, List, Registry, Shared, UnusableRecord,
 };
 use crate::state::{Stats, Store};
 
@@ -178,40 +178,32 @@ service! {
     }
 }
 
-/// All services of the API.
-#[derive(Clone)]
-pub struct Services {
-    shared: Arc<Shared>,
-    spdk: Handle,
-    health: Arc<Health>,
-    reservations: Arc<Reservations>,
-    announcement: Arc<Announcement>,
-    /// See [`NullVolumeService`].
-    pub null: NullVolumeService,
-    /// See [`MallocVolumeService`].
-    pub malloc: MallocVolumeService,
-    /// See [`AioVolumeService`].
-    pub aio: AioVolumeService,
-    /// See [`FrontendNvmeService`].
-    pub nvme: FrontendNvmeService,
-    /// See [`NvmeHostService`].
-    pub hosts: NvmeHostService,
-    /// See [`NvmeRemoteControllerService`].
-    pub nvme_remote: NvmeRemoteControllerService,
-    /// See [`NvmeCredentialService`].
-    pub credentials: NvmeCredentialService,
-    /// See [`MiddleendEncryptionService`].
-    pub encryption: MiddleendEncryptionService,
-    /// See [`MiddleendQosVolumeService`].
-    pub qos: MiddleendQosVolumeService,
-    /// See [`DelayVolumeService`].
-    pub delay: DelayVolumeService,
-    /// See [`DiscoveryReferralService`].
-    pub referrals: DiscoveryReferralService,
-    /// See [`FrontendVirtioBlkService`].
-    pub virtio_blk: FrontendVirtioBlkService,
-    /// See [`FrontendVirtioScsiService`].
-    pub virtio_scsi: FrontendVirtioScsiService,
+services! {
+    /// All services of the API.
+    Services {
+        serves {
+            null: NullVolumeService,
+            malloc: MallocVolumeService,
+            aio: AioVolumeService,
+            nvme: FrontendNvmeService,
+            hosts: NvmeHostService,
+            nvme_remote: NvmeRemoteControllerService,
+            credentials: NvmeCredentialService,
+            encryption: MiddleendEncryptionService,
+            qos: MiddleendQosVolumeService,
+            delay: DelayVolumeService,
+            referrals: DiscoveryReferralService,
+            virtio_blk: FrontendVirtioBlkService,
+            virtio_scsi: FrontendVirtioScsiService,
+        }
+        holds {
+            shared: Arc<Shared>,
+            spdk: Handle,
+            health: Arc<Health>,
+            reservations: Arc<Reservations>,
+            announcement: Arc<Announcement>,
+        }
+    }
 }
 
 impl Services {
@@ -340,30 +332,6 @@ impl Services {
             services.watch(takes_commands);
             reconciler.run().await;
         })
-    }
-
-    /// Returns the collections of all kinds.
-    fn records(&self) -> Vec<Arc<dyn Records>> {
-        vec![
-            Arc::clone(&self.null.null_volumes) as _,
-            Arc::clone(&self.malloc.malloc_volumes) as _,
-            Arc::clone(&self.aio.aio_volumes) as _,
-            Arc::clone(&self.nvme.nvme_subsystems) as _,
-            Arc::clone(&self.nvme.nvme_controllers) as _,
-            Arc::clone(&self.nvme.nvme_namespaces) as _,
-            Arc::clone(&self.hosts.nvme_hosts) as _,
-            Arc::clone(&self.nvme_remote.nvme_remote_controllers) as _,
-            Arc::clone(&self.nvme_remote.nvme_paths) as _,
-            Arc::clone(&self.credentials.nvme_credentials) as _,
-            Arc::clone(&self.encryption.encrypted_volumes) as _,
-            Arc::clone(&self.qos.qos_volumes) as _,
-            Arc::clone(&self.delay.delay_volumes) as _,
-            Arc::clone(&self.referrals.discovery_referrals) as _,
-            Arc::clone(&self.virtio_blk.virtio_blks) as _,
-            Arc::clone(&self.virtio_scsi.virtio_scsi_targets) as _,
-            Arc::clone(&self.virtio_scsi.virtio_scsi_controllers) as _,
-            Arc::clone(&self.virtio_scsi.virtio_scsi_luns) as _,
-        ]
     }
 
     /// Returns the statistics of the store, and the duration of the replay of the last run's records; `None` until the

@@ -187,10 +187,13 @@ async fn a_start_names_a_state_that_it_cannot_use_and_leaves_it() {
     let record = b"nullVolumes/n3";
     let at = whole.windows(record.len()).rposition(|part| part == record);
     let mut flipped = whole.clone();
-    flipped[at.expect("keys are not sealed") + 40] ^= 1;
+    let at = at.expect("keys are not sealed") + 40;
+    flipped[at] ^= 1;
+    let page = at / 4096 * 4096;
+    let place = format!("at bytes {page} to {} of {}", page + 4095, whole.len());
     for (content, says) in [
         (whole[..whole.len() / 2].to_vec(), "is damaged"),
-        (flipped, "is damaged"),
+        (flipped, place.as_str()),
         (Vec::new(), "is damaged (it is empty)"),
         (b"colour = \"red\"\n".to_vec(), "is no state of opi-spdk"),
     ] {

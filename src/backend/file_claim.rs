@@ -171,6 +171,12 @@ impl Claim {
     }
 }
 
+impl super::Held for Arc<Claim> {
+    fn path(&self) -> Option<&str> {
+        Some(&self.path)
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         // Unlocked explicitly: a child process that was just forked may keep the descriptor open for a moment.

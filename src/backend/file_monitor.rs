@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Error, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
+use super::file_work::directory;
 use super::{Claim, FileId, Volumes, file_size};
 use crate::api::storage::AioVolume;
 use crate::health::{Health, Monitor, Walk};
@@ -23,6 +25,12 @@ const AT_ONCE: usize = 64;
 /// Timeout for a file system to report on one file.
 const SILENCE: Duration = Duration::from_secs(1);
 
+/// Maximum number of probes that may hang in one directory: the other files of that directory are taken for silent too.
+const PER_DIRECTORY: usize = 4;
+
+/// Maximum number of probes that may hang: no other file is probed then. A quarter of the runtime's blocking threads.
+const IN_ALL: usize = 128;
+
 /// Monitor of the files of all aio volumes.
 pub(crate) struct Files {
     spdk: Handle,
@@ -31,8 +39,7 @@ pub(crate) struct Files {
     health: Arc<Health>,
     /// Volumes with a fault.
     troubled: HashSet<Name>,
-    /// Volumes whose file system has not answered yet, and the task that waits for it.
-    silent: HashMap<Name, JoinHandle<()>>,
+    silent: Silent,
     walk: Walk,
 }
 
@@ -50,7 +57,7 @@ impl Files {
             shared,
             health,
             troubled: HashSet::new(),
-            silent: HashMap::new(),
+            silent: Silent::default(),
             walk: Walk::default(),
         }
     }
@@ -59,6 +66,7 @@ impl Files {
     fn compare(&mut self, name: &Name, volume: &AioVolume, found: Option<bdev::Info>, seen: &Seen) {
         let file = &volume.filename;
         let fault = match (found, seen) {
+            (_, Seen::Unknown) => return,
             (Some(bdev), Seen::Own(size)) => {
                 let bytes = bdev.num_blocks.saturating_mul(bdev.block_size.into());
                 (*size < bytes).then(|| format!("{file:?} has {size} of its {bytes} bytes"))
@@ -96,14 +104,15 @@ impl Files {
     /// Checks all files. An unresponsive file system delays none of the others, and is not probed again until the
     /// pending probe has returned.
     async fn see(&mut self, files: &[(Name, String)]) -> Vec<Seen> {
-        self.silent.retain(|_, waiting| !waiting.is_finished());
+        self.silent.forget_finished();
         let mut seen = Vec::with_capacity(files.len());
-        while let Some((first, _)) = files.get(seen.len()) {
-            if self.silent.contains_key(first) {
-                seen.push(Seen::silent());
+        while let Some((first, file)) = files.get(seen.len()) {
+            if let Some(known) = self.silent.instead_of_probe(first, file) {
+                seen.push(known);
                 continue;
             }
-            let answers = |(name, _): &&(Name, String)| !self.silent.contains_key(name);
+            let answers =
+                |(name, file): &&(Name, String)| self.silent.instead_of_probe(name, file).is_none();
             let rest = files.iter().skip(seen.len()).take_while(answers).cloned();
             let rest: Vec<_> = rest.collect();
             let (sender, mut receiver) = unbounded_channel();
@@ -125,8 +134,8 @@ impl Files {
                         break;
                     }
                     Err(_) => {
-                        if let Some((name, _)) = files.get(seen.len()) {
-                            self.silent.insert(name.clone(), walk);
+                        if let Some((name, file)) = files.get(seen.len()) {
+                            self.silent.insert(name, file, walk);
                         }
                         seen.push(Seen::silent());
                         break;
@@ -155,6 +164,39 @@ enum Seen {
     Gone,
     /// The file system failed or did not answer in time.
     Error(Error),
+    /// Not probed: too many probes hang.
+    Unknown,
+}
+
+/// Volumes whose file system has not answered yet: each has a probe that hangs, on a thread of its own.
+#[derive(Default)]
+struct Silent {
+    probes: HashMap<Name, (Option<PathBuf>, JoinHandle<()>)>,
+}
+
+impl Silent {
+    fn insert(&mut self, name: &Name, file: &str, probe: JoinHandle<()>) {
+        let directory = directory(file).map(Path::to_owned);
+        self.probes.insert(name.clone(), (directory, probe));
+    }
+
+    fn forget_finished(&mut self) {
+        self.probes.retain(|_, (_, probe)| !probe.is_finished());
+    }
+
+    /// Returns what is known of a file that is not to be probed now; `None` for one to be probed.
+    fn instead_of_probe(&self, name: &Name, file: &str) -> Option<Seen> {
+        if self.probes.contains_key(name) {
+            return Some(Seen::silent());
+        }
+        let place = directory(file);
+        let beside = self.probes.values();
+        let beside = beside.filter(|(of, _)| of.is_some() && of.as_deref() == place);
+        if beside.count() >= PER_DIRECTORY {
+            return Some(Seen::silent());
+        }
+        (self.probes.len() >= IN_ALL).then_some(Seen::Unknown)
+    }
 }
 
 impl Seen {
@@ -200,5 +242,52 @@ impl Monitor for Files {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_monitor_has_few_threads_hang_in_a_directory_and_a_bounded_number_in_all() {
+        let name = |id: &str| Name::new(format!("aioVolumes/{id}"), None);
+        let mut silent = Silent::default();
+        let hang = |silent: &mut Silent, file: &str| {
+            silent.insert(&name(file), file, tokio::spawn(std::future::pending()));
+        };
+        let probed = |silent: &Silent, file: &str| {
+            let known = silent.instead_of_probe(&name(file), file);
+            match known {
+                None => "probed",
+                Some(Seen::Error(_)) => "silent",
+                Some(_) => "unknown",
+            }
+        };
+        for at in 0..PER_DIRECTORY {
+            assert_eq!(probed(&silent, "/dead/x"), "probed");
+            hang(&mut silent, &format!("/dead/{at}"));
+        }
+        assert_eq!(probed(&silent, "/dead/0"), "silent");
+        assert_eq!(probed(&silent, "/dead/x"), "silent");
+        assert_eq!(probed(&silent, "/alive/x"), "probed");
+        for at in PER_DIRECTORY..IN_ALL {
+            assert_eq!(probed(&silent, "/dev/x"), "probed");
+            hang(&mut silent, &format!("/dev/{at}"));
+        }
+        assert_eq!(probed(&silent, "/dev/x"), "unknown");
+        assert_eq!(probed(&silent, "/dead/x"), "silent");
+        for (_, probe) in silent.probes.values() {
+            probe.abort();
+        }
+        while silent
+            .probes
+            .values()
+            .any(|(_, probe)| !probe.is_finished())
+        {
+            tokio::task::yield_now().await;
+        }
+        silent.forget_finished();
+        assert_eq!(probed(&silent, "/dead/0"), "probed");
     }
 }

@@ -61,7 +61,7 @@ pub trait Volume: Object {
     const IN_MEMORY: bool = false;
 
     /// System resources that the volume owns for the lifetime of its bdev.
-    type Held: Send + Sync + 'static;
+    type Held: Held;
 
     /// Checks rules beyond those of the proto files.
     fn check(&self, violations: &mut Violations);
@@ -111,6 +111,18 @@ pub trait Volume: Object {
     }
 }
 
+/// System resources of a volume.
+pub trait Held: Send + Sync + 'static {
+    /// Returns the file whose close may block; `None` where nothing is held.
+    fn path(&self) -> Option<&str>;
+}
+
+impl Held for () {
+    fn path(&self) -> Option<&str> {
+        None
+    }
+}
+
 /// Parameters to make one bdev.
 pub trait Recipe: Clone + Send + 'static {
     /// Returns the bdev's name.
@@ -155,7 +167,7 @@ impl<V: Volume> Volumes<V> {
     }
 
     /// Stores the system resources of a bdev that was made, and releases those they replace, or the new ones if
-    /// creation failed.
+    /// creation failed. A creation that was cut off may have left a bdev, which keeps them until it is removed.
     async fn keep(
         &self,
         name: &Name,
@@ -163,9 +175,13 @@ impl<V: Volume> Volumes<V> {
         made: Result<Result<bdev::Info, spdk::Error>, CallError>,
     ) -> Result<bdev::Info, Error> {
         let made = made.map_err(Error::from).and_then(|made| Ok(made?));
-        let unneeded = match &made {
-            Ok(_) => self.held.lock().insert(name.key().clone(), held),
-            Err(_) => Some(held),
+        let unneeded = {
+            let mut all = self.held.lock();
+            match &made {
+                Err(Error::CutOff { .. }) if all.contains_key(name.key()) => Some(held),
+                Ok(_) | Err(Error::CutOff { .. }) => all.insert(name.key().clone(), held),
+                Err(_) => Some(held),
+            }
         };
         release(name, unneeded).await;
         made
@@ -323,13 +339,12 @@ impl<V: Volume> Volumes<V> {
     }
 }
 
-/// Releases a volume's system resources on a blocking thread, with a timeout: closing a file may block on its file
-/// system.
-async fn release<T: Send + 'static>(name: &Name, held: Option<T>) {
-    if !std::mem::needs_drop::<T>() || held.is_none() {
-        return;
-    }
-    let released = tokio::task::spawn_blocking(move || drop(held));
+/// Releases a volume's system resources on a blocking thread: closing a file may block on its file system. Waits for the
+/// end with a timeout; the release goes on after it.
+async fn release<T: Held>(name: &Name, held: Option<T>) {
+    let path = held.as_ref().and_then(T::path).map(str::to_owned);
+    let Some(path) = path else { return };
+    let released = tokio::spawn(file_work::end(path, move || drop(held)));
     if tokio::time::timeout(RELEASE, released).await.is_err() {
         tracing::warn!(object = %name.key(), timeout = ?RELEASE, "the volume's file is not closed yet: its file system does not answer");
     }

@@ -55,9 +55,9 @@ impl From<spdk::CallError> for Error {
             spdk::CallError::Stopped => {
                 Error::Unavailable("SPDK is stopping and takes no more requests".into())
             }
-            spdk::CallError::Panicked => {
-                Error::internal("a step in SPDK", "it was cut off by a fault of the server")
-            }
+            spdk::CallError::Panicked => Error::CutOff {
+                operation: "a step in SPDK".to_owned(),
+            },
         }
     }
 }

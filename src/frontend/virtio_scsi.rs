@@ -33,8 +33,11 @@ pub(super) const MAX_LUNS: usize = scsi::MAX_TARGETS as usize;
 /// The LUNs of all IDs.
 pub struct Luns {
     spdk: Handle,
-    groups: Mutex<BTreeMap<String, Group>>,
+    groups: Mutex<Groups>,
 }
+
+/// The LUNs by the ID of their target and controller.
+type Groups = BTreeMap<String, Group>;
 
 /// The LUNs of one ID.
 #[derive(Debug, Default)]
@@ -43,6 +46,9 @@ struct Group {
     shown: bool,
     /// By LUN ID.
     luns: BTreeMap<String, Lun>,
+    /// Numbers of LUNs that have moved to another ID, by LUN ID, until the move is durable: no other LUN may get such a
+    /// number, since a rollback needs it.
+    moving: BTreeMap<String, u8>,
 }
 
 #[derive(Debug, Clone)]
@@ -57,14 +63,24 @@ struct Lun {
 }
 
 impl Group {
-    /// Takes the preferred number if it is free, else the lowest free one; `None` if the group is full.
+    fn is_unused(&self) -> bool {
+        !self.shown && self.luns.is_empty() && self.moving.is_empty()
+    }
+
+    /// Takes the number that this LUN had before a move, else the preferred number if it is free, else the lowest free
+    /// one; `None` if the group is full.
     fn take(&mut self, id: &str, bdev: &str, most: usize, preferred: Option<u8>) -> Option<Lun> {
-        let free = |number: &u8| self.luns.values().all(|lun| lun.number != *number);
-        let number = preferred
-            .into_iter()
+        let moving: Vec<u8> = (self.moving.iter())
+            .filter(|(other, _)| *other != id)
+            .map(|(_, number)| *number)
+            .collect();
+        let shown = self.luns.values().map(|lun| lun.number);
+        let used: Vec<u8> = shown.chain(moving).collect();
+        let earlier = self.moving.get(id).copied();
+        let number = (earlier.into_iter().chain(preferred))
             .chain(0..scsi::MAX_TARGETS)
-            .find(free)?;
-        if self.luns.len() >= most {
+            .find(|number| !used.contains(number))?;
+        if used.len() >= most {
             return None;
         }
         let lun = Lun {
@@ -87,12 +103,11 @@ impl Luns {
         }
     }
 
-    /// Returns the number of LUNs of an ID.
+    /// Returns the number of LUNs of an ID, with those that a rollback may bring back.
     pub(super) fn count(&self, group: &str) -> usize {
-        self.groups
-            .lock()
-            .get(group)
-            .map_or(0, |group| group.luns.len())
+        let groups = self.groups.lock();
+        let group = groups.get(group);
+        group.map_or(0, |group| group.luns.len() + group.moving.len())
     }
 
     /// Adds a volume to an ID that takes `most` LUNs, and shows it if a controller exists.
@@ -123,7 +138,10 @@ impl Luns {
         match result {
             Ok(volume) => self.set_volume(group, id, volume),
             Err(error) => {
-                self.forget(group, id);
+                // A LUN that is being moved keeps its number for the next attempt.
+                self.change(group, |group| {
+                    group.luns.remove(id);
+                });
                 return Err(error);
             }
         }
@@ -248,17 +266,13 @@ impl Luns {
     fn forget(&self, group: &str, id: &str) {
         self.change(group, |group| {
             group.luns.remove(id);
+            group.moving.remove(id);
         });
     }
 
     /// Changes the group of an ID, and drops the group if it is empty afterwards.
     fn change(&self, id: &str, change: impl FnOnce(&mut Group)) {
-        let mut groups = self.groups.lock();
-        let group = groups.entry(id.to_owned()).or_default();
-        change(group);
-        if !group.shown && group.luns.is_empty() {
-            groups.remove(id);
-        }
+        change_in(&mut self.groups.lock(), id, change);
     }
 
     /// Shows all LUNs of a new controller, or none of them. If `tolerant`, LUNs whose volume is missing are shown
@@ -318,6 +332,14 @@ impl Luns {
             Ok::<_, spdk::Error>(all)
         });
         Ok(volume_stats(all.await??))
+    }
+}
+
+fn change_in(groups: &mut Groups, id: &str, change: impl FnOnce(&mut Group)) {
+    let group = groups.entry(id.to_owned()).or_default();
+    change(group);
+    if group.is_unused() {
+        groups.remove(id);
     }
 }
 

@@ -142,6 +142,10 @@ impl Kind for VirtioScsiLuns {
         Ok(change.wanted)
     }
 
+    fn settled(&self, name: &Name) {
+        self.luns.settled(name.id());
+    }
+
     async fn remove(
         &self,
         _: &CallContext,

@@ -260,6 +260,7 @@ impl<K: Kind> Collection<K> {
     ) -> Result<(), Error> {
         let claims = self.claims(name, wanted);
         let registry = &self.shared.registry;
+        self.check_dependencies_stay(name, &claims)?;
         if registry.check(name, &claims).is_err() {
             // The conflict may be a change in flight that fails, or a delete: wait for its locks and check
             // again.
@@ -269,6 +270,34 @@ impl<K: Kind> Collection<K> {
         }
         let ready = self.kind.prepare(call, name, wanted).await;
         ready.map_err(|error| error.under(self.meta.field()))
+    }
+
+    /// Admission: fails while the owner of a key that the claims use is being deleted, whether that delete is in flight
+    /// or is retried. Checked before the locks, since the delete may hold them for long, and again under them.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION with the object that is being deleted.
+    pub(super) fn check_dependencies_stay(
+        &self,
+        name: &Name,
+        claims: &Claims,
+    ) -> Result<(), Error> {
+        let Shared {
+            registry,
+            conditions,
+            ..
+        } = &*self.shared;
+        let owners = claims.used().filter_map(|key| registry.owner(&key));
+        let mut others = owners.filter(|owner| owner != name);
+        match others.find(|owner| conditions.is_deleting(owner.key())) {
+            None => Ok(()),
+            Some(owner) => Err(Error::failed_precondition(
+                &owner,
+                format!(
+                    "{owner} is being deleted: use another one, or create it anew once the delete is complete"
+                ),
+            )),
+        }
     }
 
     /// Acquires the locks for a change of `name`. The wait ends early enough for the client to receive the

@@ -90,6 +90,14 @@ impl Conditions {
         matches!(self.others.read().get(key), Some(Condition::Pending(_)))
     }
 
+    /// Whether the record is being deleted.
+    pub fn is_deleting(&self, key: &Key) -> bool {
+        matches!(
+            self.others.read().get(key),
+            Some(Condition::Deleting { .. })
+        )
+    }
+
     /// Marks a record as applied. Returns the number of failed attempts while it was pending.
     pub(crate) fn clear(&self, key: &Key) -> u32 {
         // Fast path: the common case takes no exclusive lock.

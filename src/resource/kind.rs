@@ -131,6 +131,9 @@ pub trait Kind: Send + Sync + 'static {
         change: Change<Self::Object>,
     ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
 
+    /// Called once an update is durable or rolled back: what only a rollback would need can be released.
+    fn settled(&self, _name: &Name) {}
+
     /// Prepares a change that destroys content and so cannot be rolled back: runs every check that destroys
     /// nothing, and returns the object as it will be, with every choice of the server. The store commits that
     /// object before [`update`](Kind::update) is called. `None` for all other changes.

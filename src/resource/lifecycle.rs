@@ -62,11 +62,14 @@ impl<K: Kind> Collection<K> {
             }
             return Ok(CreateOutcome::Existing(record));
         }
+        self.check_dependencies_stay(name, &claims)?;
         let reserved = self.shared.registry.reserve(name, &claims)?;
         let unfinished = Unfinished::new(self, name, &wanted, reserved);
         let created = self.kind.ensure(call, name, wanted.clone()).await;
         let mut object = match created {
             Ok(object) => object,
+            // Dropping `unfinished` schedules the removal of what the step had made by then.
+            Err(error @ Error::CutOff { .. }) => return Err(error),
             Err(error) => {
                 unfinished.failed();
                 return Err(error.under(self.meta.field()));
@@ -196,8 +199,8 @@ impl<K: Kind> Collection<K> {
     }
 }
 
-/// A create in flight. A panic leaves unknown whether SPDK has the object, so dropping this schedules its
-/// removal.
+/// A create in flight. A panic, of the change or of its step in SPDK, leaves unknown whether SPDK has the object, so
+/// dropping this schedules its removal.
 struct Unfinished<'a, K: Kind> {
     collection: &'a Collection<K>,
     name: &'a Name,

@@ -214,6 +214,7 @@ impl<K: Kind> Collection<K> {
         } else {
             self.agree(call, name, record).await?;
         }
+        self.kind.settled(name);
         if record.is_unsaved() {
             *record = self.save(name, Record::clone(record)).await?;
         }

@@ -82,6 +82,13 @@ macro_rules! service {
                 ) -> $crate::api::$api::[<$Service:snake _server>]::[<$Service Server>]<Self> {
                     $crate::api::$api::[<$Service:snake _server>]::[<$Service Server>]::new(self)
                 }
+
+                /// Returns the collections of its kinds.
+                pub(crate) fn records(
+                    &self,
+                ) -> Vec<std::sync::Arc<dyn $crate::resource::Records>> {
+                    vec![$(std::sync::Arc::clone(&self.$field) as _),*]
+                }
             }
 
             $($crate::resource::service::object!($api, $Kind);)*
@@ -170,6 +177,53 @@ macro_rules! service {
     };
 }
 
+/// Declares the services of the API, from which all lists of kinds and of services follow.
+macro_rules! services {
+    (
+        $(#[$doc:meta])*
+        $Services:ident {
+            serves { $($field:ident: $Service:ident),* $(,)? }
+            holds { $($held:ident: $Held:ty),* $(,)? }
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub struct $Services {
+            $(
+                #[doc = concat!("See [`", stringify!($Service), "`].")]
+                pub $field: $Service,
+            )*
+            $($held: $Held,)*
+        }
+
+        impl $Services {
+            /// Returns the collections of all kinds.
+            fn records(&self) -> Vec<std::sync::Arc<dyn $crate::resource::Records>> {
+                [$(self.$field.records()),*].into_iter().flatten().collect()
+            }
+
+            /// Adds every service to the routes, and its name to the names.
+            fn add_to(
+                &self,
+                mut routes: tonic::service::Routes,
+                names: &mut Vec<&'static str>,
+            ) -> tonic::service::Routes {
+                $(
+                    let service = self.$field.clone().server();
+                    names.push($crate::resource::service::name_of(&service));
+                    routes = routes.add_service(service);
+                )*
+                routes
+            }
+        }
+    };
+}
+
+/// Returns the name of a service in its package.
+pub(crate) fn name_of<S: tonic::server::NamedService>(_: &S) -> &'static str {
+    S::NAME
+}
+
 /// Implements `Object` for a message of the API.
 macro_rules! object {
     ($api:ident, $Kind:ident) => {
@@ -185,4 +239,4 @@ macro_rules! object {
     };
 }
 
-pub(crate) use {create_request, list_request, object, service};
+pub(crate) use {create_request, list_request, object, service, services};

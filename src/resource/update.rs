@@ -137,6 +137,7 @@ impl<K: Kind> Collection<K> {
                 confirmed.map_err(|error| error.under(self.meta.field()))?;
                 return Ok(self.answer(name, record.object.clone()));
             }
+            self.check_dependencies_stay(name, &after)?;
             let reserved = self.shared.registry.reserve(name, &after)?;
             let change = Change {
                 old: record.object.clone(),
@@ -189,6 +190,7 @@ impl<K: Kind> Collection<K> {
         match self.save(name, changed.clone()).await {
             Ok(changed) => {
                 reserved.settle(claims);
+                self.kind.settled(name);
                 self.applied(name);
                 Ok(changed)
             }
@@ -282,6 +284,8 @@ impl<K: Kind> Collection<K> {
             let reason = format!("a change that could not be stored could not be undone: {left}");
             self.shared.conditions.set_pending(name.key(), &reason);
             self.shared.queue.put(name.key());
+        } else {
+            self.kind.settled(name);
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tonic::server::NamedService;
 use tonic::service::Routes;
 
 use super::Services;
@@ -10,6 +9,7 @@ use crate::api::inventory::inventory_service_server::InventoryServiceServer;
 use crate::api::own::object_service_server::ObjectServiceServer;
 use crate::inventory::{InventoryService, Roots};
 use crate::objects::Objects;
+use crate::resource::service::name_of;
 use crate::telemetry::health;
 
 impl Services {
@@ -18,31 +18,11 @@ impl Services {
     pub async fn routes(self, objects: Arc<Objects>) -> (Routes, Arc<health::Health>) {
         let mut names = Vec::new();
         let (health, health_service) = tonic_health::server::health_reporter();
-        let mut routes = Routes::new(health_service);
-        macro_rules! serve {
-            ($($service:expr),* $(,)?) => {$(
-                let service = $service;
-                names.push(name_of(&service));
-                routes = routes.add_service(service);
-            )*};
-        }
-        serve![
-            self.null.server(),
-            self.malloc.server(),
-            self.aio.server(),
-            self.nvme.server(),
-            self.hosts.server(),
-            self.nvme_remote.server(),
-            self.credentials.server(),
-            self.encryption.server(),
-            self.qos.server(),
-            self.delay.server(),
-            self.referrals.server(),
-            self.virtio_blk.server(),
-            self.virtio_scsi.server(),
-            InventoryServiceServer::new(InventoryService::new(Roots::default())),
-            ObjectServiceServer::from_arc(objects),
-        ];
+        let routes = self.add_to(Routes::new(health_service), &mut names);
+        let inventory = InventoryServiceServer::new(InventoryService::new(Roots::default()));
+        let objects = ObjectServiceServer::from_arc(objects);
+        names.extend([name_of(&inventory), name_of(&objects)]);
+        let routes = routes.add_service(inventory).add_service(objects);
         let health = Arc::new(health::Health::new(health, names).await);
         let (shared, restored) = (self.shared, Arc::clone(&health));
         tokio::spawn(async move {
@@ -55,8 +35,4 @@ impl Services {
         });
         (routes, health)
     }
-}
-
-fn name_of<S: NamedService>(_: &S) -> &'static str {
-    S::NAME
 }

@@ -244,13 +244,16 @@ impl<O: Opener> Writer<O> {
 
     /// Receives the next request. While idle, confirms the last commit, and rolls back one in doubt.
     fn next(&mut self, requests: &Receiver<Request>) -> Option<Request> {
-        let mut wait = QUIET;
         while self.engine.is_untidy() {
+            // A failing disk is not asked after each request, but at most once in a period.
+            let wait = match self.is_failing {
+                false => QUIET.max(self.engine.retry_after()),
+                true => RETRY,
+            };
             match requests.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => self.tidy(),
                 other => return other.ok(),
             }
-            wait = RETRY;
         }
         requests.recv().ok()
     }

@@ -17,9 +17,11 @@
 //! commit, as soon as the store is idle.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable};
 
+use super::backoff::Backoff;
 use super::fault::{Fault, storage_error};
 use super::format::{self, FORMAT, HEAD, Head, META, Migration, RECORDS};
 use super::seal::Sealer;
@@ -75,6 +77,7 @@ pub(super) struct Engine<O> {
     doubt: Option<Doubt>,
     /// The last commit is durable but not confirmed yet.
     is_unconfirmed: bool,
+    backoff: Backoff,
 }
 
 /// A commit answered with [`Error::Unknown`], which may be durable, and the values it replaced.
@@ -103,6 +106,16 @@ pub(super) fn builder() -> redb::Builder {
                 );
             }
         });
+    builder
+}
+
+/// Builder of a database whose damage is known and that is searched for what it damaged: verifies no checksum, and repairs
+/// nothing.
+pub(super) fn unchecked_builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder
+        .set_cache_size(CACHE)
+        .set_repair_callback(redb::RepairSession::abort);
     builder
 }
 
@@ -210,6 +223,7 @@ impl<O: Opener> Engine<O> {
             head,
             doubt: None,
             is_unconfirmed: false,
+            backoff: Backoff::default(),
         })
     }
 
@@ -220,6 +234,7 @@ impl<O: Opener> Engine<O> {
 
     /// Returns the records whose keys begin with `prefix`.
     pub fn scan(&mut self, prefix: &str) -> Result<Vec<Entry>, Error> {
+        self.reopen()?;
         let sealer = &self.sealer;
         let mut found = Vec::new();
         let mut lost = None;
@@ -238,52 +253,55 @@ impl<O: Opener> Engine<O> {
             }
             Ok(())
         };
-        Self::settle(
-            &self.opener,
-            &mut self.database,
-            &mut self.doubt,
-            &mut self.head,
-            sealer,
-        )?;
         let database = self.database.as_ref().ok_or(Error::Closed)?;
         if let Err(error) = scan(database) {
             self.database = None;
-            return Err(storage_error(&error));
+            let error = storage_error(&error);
+            self.backoff.failed(&error);
+            return Err(error);
         }
         lost.map_or(Ok(found), |lost| Err(Error::Damaged(lost)))
     }
 
     /// Whether [`tidy`](Self::tidy) has work to do.
     pub fn is_untidy(&self) -> bool {
-        self.doubt.is_some() || self.is_unconfirmed()
+        self.doubt.is_some() || self.is_unconfirmed
     }
 
-    /// Rolls back a commit in doubt, and confirms the last commit.
+    /// Time until an attempt to write or to reopen the database is due.
+    pub fn retry_after(&self) -> Duration {
+        self.backoff.remaining()
+    }
+
+    /// Rolls back a commit in doubt, and confirms the last commit. Attempts it whether or not that is
+    /// [due](Self::retry_after).
     pub fn tidy(&mut self) -> Result<(), Error> {
-        if self.doubt.is_some() {
-            self.reopen()?;
+        if self.is_untidy() {
+            self.reopen_now()?;
         }
         self.confirm()
     }
 
     fn reopen(&mut self) -> Result<(), Error> {
-        Self::settle(
-            &self.opener,
-            &mut self.database,
-            &mut self.doubt,
-            &mut self.head,
-            &self.sealer,
-        )
+        if self.database.is_none() {
+            self.backoff.check()?;
+        }
+        self.reopen_now()
     }
 
-    fn is_unconfirmed(&self) -> bool {
-        self.is_unconfirmed && self.database.is_some()
+    /// Reopens the database if it is closed, and rolls back a commit in doubt.
+    fn reopen_now(&mut self) -> Result<(), Error> {
+        let settled = self.settle();
+        if let Err(error) = &settled {
+            self.backoff.failed(error);
+        }
+        settled
     }
 
     /// Confirms the last commit, so that a start can tell its damage from a torn commit. A failure leaves the
     /// records unchanged; the next commit reopens the database.
     fn confirm(&mut self) -> Result<(), Error> {
-        if !self.is_unconfirmed() {
+        if !self.is_unconfirmed {
             return Ok(());
         }
         let mut head = self.head;
@@ -344,6 +362,7 @@ impl<O: Opener> Engine<O> {
             return Ok(results);
         }
         head.commits += 1;
+        self.backoff.check()?;
         self.write(&staged, head, Phases::One)?;
         self.head = head;
         for (key, revision) in after {
@@ -393,8 +412,10 @@ impl<O: Opener> Engine<O> {
         let sealed = head.seal(&self.sealer)?;
         let Err(error) = write(database, staged, &sealed, phases, &mut before) else {
             self.is_unconfirmed = phases == Phases::One;
+            self.backoff.succeeded();
             return Ok(());
         };
+        let error = storage_error(&error);
         self.database = None;
         let commits = head.commits;
         if let Ok((database, found)) = open(self.opener.open(), &self.sealer) {
@@ -403,33 +424,29 @@ impl<O: Opener> Engine<O> {
                 self.is_unconfirmed = true;
                 return Ok(());
             }
-            return Err(storage_error(&error));
+            self.backoff.failed(&error);
+            return Err(error);
         }
+        self.backoff.failed(&error);
         if open(self.opener.peek(), &self.sealer).is_ok_and(|(_, found)| found.commits != commits) {
-            return Err(storage_error(&error));
+            return Err(error);
         }
         self.doubt = Some(Doubt { commits, before });
-        Err(Error::Unknown(storage_error(&error).to_string()))
+        Err(Error::Unknown(error.to_string()))
     }
 
     /// Reopens the database if it is closed, and rolls back a commit in doubt.
-    fn settle(
-        opener: &O,
-        database: &mut Option<Database>,
-        doubt: &mut Option<Doubt>,
-        head: &mut Head,
-        sealer: &Sealer,
-    ) -> Result<(), Error> {
-        if database.is_some() {
+    fn settle(&mut self) -> Result<(), Error> {
+        if self.database.is_some() {
             return Ok(());
         }
-        let (opened, found) = open(opener.open(), sealer)?;
-        if let Some(doubted) = doubt.as_ref()
+        let (opened, found) = open(self.opener.open(), &self.sealer)?;
+        if let Some(doubted) = &self.doubt
             && found.commits == doubted.commits
         {
             let undone = Head {
                 commits: found.commits + 1,
-                ..*head
+                ..self.head
             };
             // In reverse order, so that a key that changed twice gets its oldest value.
             let staged: Vec<Staged> = (doubted.before.iter().rev())
@@ -438,15 +455,16 @@ impl<O: Opener> Engine<O> {
                     sealed: sealed.clone(),
                 })
                 .collect();
-            let sealed = undone.seal(sealer)?;
+            let sealed = undone.seal(&self.sealer)?;
             let written = write(&opened, &staged, &sealed, Phases::Two, &mut Vec::new());
             written.map_err(|error| storage_error(&error))?;
-            *head = undone;
+            self.backoff.succeeded();
+            self.head = undone;
         } else {
-            head.commits = found.commits;
+            self.head.commits = found.commits;
         }
-        *doubt = None;
-        *database = Some(opened);
+        self.doubt = None;
+        self.database = Some(opened);
         Ok(())
     }
 }

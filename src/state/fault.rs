@@ -11,6 +11,8 @@ pub(super) enum Fault {
     Format(String),
     /// Damaged; lists each damaged place.
     Damaged(Vec<String>),
+    /// Damaged, as redb says, which names no place.
+    Corrupt(String),
     /// I/O error.
     Storage(Error),
 }
@@ -18,7 +20,7 @@ pub(super) enum Fault {
 impl From<redb::Error> for Fault {
     fn from(error: redb::Error) -> Self {
         match storage_error(&error) {
-            Error::Damaged(what) => Self::Damaged(vec![what]),
+            Error::Damaged(what) => Self::Corrupt(what),
             other => Self::Storage(other),
         }
     }

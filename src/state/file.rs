@@ -2,13 +2,14 @@
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use redb::backends::FileBackend;
 use redb::{BackendError, Database, StorageBackend};
 use rustix::fs::{FallocateFlags, fallocate};
@@ -84,6 +85,7 @@ impl StateFile {
     /// Verifies the whole file without modifying it.
     pub fn check(&self, sealer: &Sealer, each: impl FnMut(Entry)) -> Result<u64, String> {
         let copy = self.copy()?;
+        let last_read = Arc::clone(&copy.last_read);
         // redb promises not to panic on a file only as far as its checksums cover it.
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let opened = engine::builder().create_with_backend(copy);
@@ -91,14 +93,40 @@ impl StateFile {
             engine::migrate(&database, sealer, CURRENT)?;
             engine::load(&database, sealer, each).map(|loaded| loaded.head.revision)
         }));
-        let panicked = |_| {
-            Err(Fault::Damaged(vec![
-                "its pages contradict each other".into(),
-            ]))
+        let panicked = |_| Err(Fault::Corrupt("its pages contradict each other".to_owned()));
+        checked.unwrap_or_else(panicked).map_err(|fault| {
+            let last_read = last_read.lock().clone();
+            self.fault(&self.located(fault, sealer, last_read))
+        })
+    }
+
+    /// Adds the places of a damage: what was read last when redb found it, since redb ends at the first page that is not
+    /// what its checksum says, and the records that a search without checksums finds damaged.
+    fn located(&self, fault: Fault, sealer: &Sealer, last_read: Range<u64>) -> Fault {
+        let Fault::Corrupt(what) = fault else {
+            return fault;
         };
-        checked
-            .unwrap_or_else(panicked)
-            .map_err(|fault| self.fault(&fault))
+        let Ok(copy) = self.copy() else {
+            return Fault::Corrupt(what);
+        };
+        let length = copy.content.read().len();
+        let mut places = vec![match last_read.is_empty() {
+            true => format!("{what}, of {length} bytes"),
+            false => format!(
+                "{what}, at bytes {} to {} of {length}",
+                last_read.start,
+                last_read.end - 1
+            ),
+        }];
+        let searched = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let database = engine::unchecked_builder().create_with_backend(copy);
+            let database = database.map_err(redb::Error::from)?;
+            engine::load(&database, sealer, drop).map(drop)
+        }));
+        if let Ok(Err(Fault::Damaged(records))) = searched {
+            places.extend(records);
+        }
+        Fault::Damaged(places)
     }
 
     /// Opens the file for changes.
@@ -140,7 +168,7 @@ impl StateFile {
                 self.line("is no state of opi-spdk: move it away, or choose another --state-dir")
             );
         }
-        Ok(Copy(RwLock::new(content)))
+        Ok(Copy::of(content))
     }
 
     fn fault(&self, fault: &Fault) -> String {
@@ -151,6 +179,7 @@ impl StateFile {
             ),
             Fault::Format(what) => self.line(what),
             Fault::Damaged(places) => self.damaged(&places.join(", ")),
+            Fault::Corrupt(what) => self.damaged(what),
             Fault::Storage(error) => self.line(&error.to_string()),
         }
     }
@@ -182,7 +211,7 @@ impl Opener for StateFile {
 
     /// Reads a copy: reopening after a failure may need space, which a full disk does not have.
     fn peek(&self) -> Result<Database, redb::Error> {
-        let copy = Copy(RwLock::new(std::fs::read(&self.path)?));
+        let copy = Copy::of(std::fs::read(&self.path)?);
         Ok(engine::builder().create_with_backend(copy)?)
     }
 }
@@ -287,7 +316,20 @@ impl StorageBackend for Reserving {
 }
 
 /// Copy of a file in memory, for checks that must not modify the file.
-struct Copy(RwLock<Vec<u8>>);
+struct Copy {
+    content: RwLock<Vec<u8>>,
+    /// Bytes that were read last.
+    last_read: Arc<Mutex<Range<u64>>>,
+}
+
+impl Copy {
+    fn of(content: Vec<u8>) -> Self {
+        Self {
+            content: RwLock::new(content),
+            last_read: Arc::default(),
+        }
+    }
+}
 
 impl std::fmt::Debug for Copy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -299,18 +341,19 @@ fn ends_too_soon() -> std::io::Error {
     std::io::Error::new(ErrorKind::InvalidData, "it ends too soon")
 }
 
-fn range(offset: u64, length: usize) -> Option<std::ops::Range<usize>> {
+fn range(offset: u64, length: usize) -> Option<Range<usize>> {
     let start = usize::try_from(offset).ok()?;
     Some(start..start.checked_add(length)?)
 }
 
 impl StorageBackend for Copy {
     fn len(&self) -> std::io::Result<u64> {
-        Ok(self.0.read().len() as u64)
+        Ok(self.content.read().len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
-        let content = self.0.read();
+        *self.last_read.lock() = offset..offset.saturating_add(out.len() as u64);
+        let content = self.content.read();
         let part = range(offset, out.len()).and_then(|range| content.get(range));
         out.copy_from_slice(part.ok_or_else(ends_too_soon)?);
         Ok(())
@@ -318,7 +361,7 @@ impl StorageBackend for Copy {
 
     fn set_len(&self, len: u64) -> std::io::Result<()> {
         let len = usize::try_from(len).map_err(|_| ErrorKind::FileTooLarge)?;
-        self.0.write().resize(len, 0);
+        self.content.write().resize(len, 0);
         Ok(())
     }
 
@@ -327,7 +370,7 @@ impl StorageBackend for Copy {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        let mut content = self.0.write();
+        let mut content = self.content.write();
         let part = range(offset, data.len()).and_then(|range| content.get_mut(range));
         part.ok_or_else(ends_too_soon)?.copy_from_slice(data);
         Ok(())

@@ -8,6 +8,8 @@ use rustix::pipe::pipe;
 
 use super::*;
 use crate::state::StateKey;
+use crate::state::engine::Batch;
+use crate::state::tests::put;
 
 fn sealer() -> Sealer {
     Sealer::new(&StateKey::from([5; 32]))
@@ -78,4 +80,49 @@ fn a_sync_that_fails_is_remembered_until_the_file_is_written_anew() {
 fn a_file_that_cannot_be_written_anew_is_not_used() {
     let full = File::options().read(true).write(true).open("/dev/full");
     assert!(write_again(&full.unwrap()).is_err(), "no room");
+}
+
+#[test]
+fn a_damaged_page_is_named_by_its_bytes_and_its_records_by_their_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = || StateFile::in_dir(dir.path());
+    of().create(&sealer()).unwrap();
+    let mut engine = of().start(sealer()).unwrap();
+    let changes = (1..=300).map(|at| put(&format!("nullVolumes/n{at:03}"), at));
+    let batch = Batch {
+        changes: changes.collect(),
+        expected: Vec::new(),
+    };
+    assert_eq!(engine.apply(&[batch]), [Ok(())]);
+    engine.tidy().unwrap();
+    drop(engine);
+    let path = dir.path().join(FILE);
+    let whole = std::fs::read(&path).unwrap();
+    of().check(&sealer(), drop).unwrap();
+
+    // A page of records has its keys first, then its sealed values. Older copies of it may be left in the file.
+    let key = b"nullVolumes/n150";
+    let found = whole.windows(key.len()).enumerate();
+    let found = found.filter(|(_, part)| part == key);
+    let mut pages: Vec<usize> = found.map(|(at, _)| at / 4096 * 4096).collect();
+    pages.dedup();
+    let check_with = |at: usize| {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x10;
+        std::fs::write(&path, &damaged).unwrap();
+        of().check(&sealer(), drop)
+    };
+    pages.retain(|page| check_with(page + 1500).is_err());
+    let [page] = pages[..] else {
+        panic!("{pages:?} are current");
+    };
+    let bytes = format!("at bytes {page} to {} of {}", page + 4095, whole.len());
+    let told = check_with(page + 1500).unwrap_err();
+    assert!(told.contains(&bytes) && told.contains(FILE), "{told}");
+    let named =
+        [": it is not what was sealed", "nullVolumes/n"].map(|part| told.matches(part).count());
+    assert_eq!(named, [1, 1], "{told}");
+    // Damage of the page's header: its records cannot be told apart.
+    let told = check_with(page + 2).unwrap_err();
+    assert!(told.contains(&bytes), "{told}");
 }

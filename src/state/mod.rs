@@ -3,6 +3,7 @@
 //! A commit is atomic, and durable when it returns. Every engine orders the records by key, compares the
 //! expected revisions before it changes anything, and publishes its commits to watchers.
 
+mod backoff;
 mod counters;
 mod disk;
 mod engine;

@@ -33,6 +33,8 @@ struct Sim {
     power_ends: Option<u64>,
     /// Step that fails, and its error.
     fails: Option<(u64, ErrorKind)>,
+    /// Every step fails.
+    is_broken: bool,
     capacity: Option<u64>,
 }
 
@@ -134,9 +136,16 @@ impl SimDisk {
         disk.fails = Some((disk.steps + steps, kind));
     }
 
+    /// Lets every write and sync fail until [`heal`](Self::heal).
+    pub fn fail_from_now_on(&self) {
+        self.disk.lock().is_broken = true;
+    }
+
     /// Removes the injected faults.
     pub fn heal(&self) {
-        self.disk.lock().fails = None;
+        let mut disk = self.disk.lock();
+        disk.fails = None;
+        disk.is_broken = false;
     }
 
     /// Limits the size of the file in bytes.
@@ -195,6 +204,9 @@ impl SimDisk {
             return Err(Error::other("no power"));
         }
         disk.steps += 1;
+        if disk.is_broken {
+            return Err(Error::other("broken"));
+        }
         if let Some((at, kind)) = disk.fails
             && at == step
         {

@@ -12,6 +12,9 @@ use tokio::process::{Child, Command};
 /// Timeout for a tool's next line of output and for its exit: a hang is an error.
 const BOUND: Duration = Duration::from_secs(40);
 
+/// Bytes of a tool's output that are buffered until they are read.
+const PIPE: usize = 1 << 20;
+
 /// A command line.
 pub struct Tool {
     program: PathBuf,
@@ -60,6 +63,8 @@ impl Tool {
     /// Starts the tool; it is killed on drop.
     pub fn spawn(self) -> Running {
         let (reader, writer) = std::io::pipe().expect("a pipe");
+        // A tool that runs for long is read at its end: a full pipe would stop it. The limit is the system's.
+        let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE);
         let child = Command::new(&self.program)
             .args(&self.args)
             .stdin(Stdio::null())

@@ -1,8 +1,6 @@
 //! Updates of a LUN that keep its SCSI target number.
 
-use std::collections::BTreeMap;
-
-use super::{Group, Lun, Luns, full, hide, show};
+use super::{Groups, Lun, Luns, change_in, full, hide, show};
 use crate::error::Error;
 use crate::health::Replaced;
 
@@ -15,7 +13,8 @@ struct Replacement {
 
 impl Luns {
     /// Replaces the volume of a LUN, or moves the LUN to another ID. Under the same ID it keeps its SCSI target
-    /// number. If the update fails, the old volume is shown again under its number (rollback).
+    /// number. If the update fails, the old volume is shown again under its number (rollback). Until the move is
+    /// [durable](Self::settled) no other LUN gets the number, so that a rollback that follows later has it too.
     ///
     /// # Errors
     /// Those of [`add`](Self::add); the LUN is then unchanged.
@@ -27,12 +26,12 @@ impl Luns {
         most: usize,
     ) -> Result<(), Error> {
         let Some(Replacement { old, new, shown }) =
-            self.begin_replace([from, to], id, bdev, most)?
+            begin(&mut self.groups.lock(), [from, to], id, bdev, most)?
         else {
             return self.add(to, id, bdev, most).await;
         };
         let [hidden, shown] = shown;
-        let (now, then) = (new.clone(), old.clone());
+        let (now, then, before) = (new.clone(), old.clone(), old.volume.clone());
         let replaced = self.spdk.call(async move |spdk| {
             if let Some(controller) = &hidden {
                 hide(spdk, controller, &then).await?;
@@ -45,59 +44,121 @@ impl Luns {
         let (volume, failed) = match replaced.and_then(|replaced| Ok(replaced?)) {
             Ok(Replaced { now, failed }) => (now.flatten(), failed.map(Error::from)),
             // The old LUN could not be hidden, so it still has its volume.
-            Err(error) => (old.volume.clone(), Some(error)),
+            Err(error) => (before, Some(error)),
         };
-        let (stays, goes, lun) = match failed {
-            None => (to, from, new),
-            Some(_) => (from, to, old),
-        };
-        self.change(stays, |group| {
-            group.luns.insert(id.to_owned(), Lun { volume, ..lun });
+        let is_done = failed.is_none();
+        let pair = [old, new].map(|lun| Lun {
+            volume: volume.clone(),
+            ..lun
         });
-        if from != to {
-            self.forget(goes, id);
-        }
+        end(&mut self.groups.lock(), [from, to], id, pair, is_done);
         failed.map_or(Ok(()), Err)
     }
 
-    /// Reserves the number of the new LUN; `None` for an unknown LUN.
-    #[allow(
-        clippy::type_complexity,
-        reason = "it is taken apart where it is called"
-    )]
-    fn begin_replace(
-        &self,
-        [from, to]: [&str; 2],
-        id: &str,
-        bdev: &str,
-        most: usize,
-    ) -> Result<Option<Replacement>, Error> {
-        let mut groups = self.groups.lock();
-        let shows = |groups: &BTreeMap<String, Group>, id: &str| {
-            let is_shown = groups.get(id).is_some_and(|group| group.shown);
-            is_shown.then(|| id.to_owned())
+    /// Releases the number that a LUN had before its last move: the move is durable.
+    pub(in crate::frontend) fn settled(&self, id: &str) {
+        self.groups.lock().retain(|_, group| {
+            group.moving.remove(id);
+            !group.is_unused()
+        });
+    }
+}
+
+/// Reserves the number of the new LUN; `None` for an unknown LUN.
+fn begin(
+    groups: &mut Groups,
+    [from, to]: [&str; 2],
+    id: &str,
+    bdev: &str,
+    most: usize,
+) -> Result<Option<Replacement>, Error> {
+    let shows = |groups: &Groups, id: &str| {
+        let is_shown = groups.get(id).is_some_and(|group| group.shown);
+        is_shown.then(|| id.to_owned())
+    };
+    let shown = [shows(groups, from), shows(groups, to)];
+    let old = groups.get(from).and_then(|group| group.luns.get(id));
+    let Some(old) = old.cloned() else {
+        return Ok(None);
+    };
+    if from == to {
+        let new = Lun {
+            bdev: bdev.to_owned(),
+            ..old.clone()
         };
-        let shown = [shows(&groups, from), shows(&groups, to)];
-        let Some(old) = groups
-            .get(from)
-            .and_then(|group| group.luns.get(id))
-            .cloned()
-        else {
-            return Ok(None);
-        };
-        if from == to {
-            let new = Lun {
-                bdev: bdev.to_owned(),
-                ..old.clone()
-            };
-            return Ok(Some(Replacement { old, new, shown }));
+        return Ok(Some(Replacement { old, new, shown }));
+    }
+    let earlier = old.before.as_ref().filter(|(group, _)| group == to);
+    let preferred = earlier.map(|(_, number)| *number);
+    let group = groups.entry(to.to_owned()).or_default();
+    let taken = group.take(id, bdev, most, preferred);
+    let mut new = taken.ok_or_else(|| full(to, most))?;
+    new.before = Some((from.to_owned(), old.number));
+    Ok(Some(Replacement { old, new, shown }))
+}
+
+/// Enters what has become of a replacement: the new LUN, or the old one if it failed.
+fn end(groups: &mut Groups, [from, to]: [&str; 2], id: &str, [old, new]: [Lun; 2], is_done: bool) {
+    let (stays, goes) = if is_done { (to, from) } else { (from, to) };
+    let number = old.number;
+    let lun = if is_done { new } else { old };
+    change_in(groups, stays, |group| {
+        if is_done {
+            // It is back where a rollback would have brought it.
+            group.moving.remove(id);
         }
-        let earlier = old.before.as_ref().filter(|(group, _)| group == to);
-        let preferred = earlier.map(|(_, number)| *number);
-        let group = groups.entry(to.to_owned()).or_default();
-        let taken = group.take(id, bdev, most, preferred);
-        let mut new = taken.ok_or_else(|| full(to, most))?;
-        new.before = Some((from.to_owned(), old.number));
-        Ok(Some(Replacement { old, new, shown }))
+        group.luns.insert(id.to_owned(), lun);
+    });
+    if from == to {
+        return;
+    }
+    change_in(groups, goes, |group| {
+        group.luns.remove(id);
+        if is_done {
+            group.moving.insert(id.to_owned(), number);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Group, MAX_LUNS};
+    use super::*;
+
+    fn number(groups: &Groups, group: &str, id: &str) -> Option<u8> {
+        Some(groups.get(group)?.luns.get(id)?.number)
+    }
+
+    fn moves(groups: &mut Groups, between: [&str; 2], id: &str, is_done: bool) {
+        let begun = begin(groups, between, id, "volume", MAX_LUNS).unwrap();
+        let Replacement { old, new, .. } = begun.expect("the LUN is known");
+        end(groups, between, id, [old, new], is_done);
+    }
+
+    #[test]
+    fn a_move_that_is_rolled_back_has_its_number_whatever_is_added_meanwhile() {
+        let mut groups = Groups::new();
+        let take = |groups: &mut Groups, group: &str, id: &str, most| {
+            let group: &mut Group = groups.entry(group.to_owned()).or_default();
+            group.take(id, "volume", most, None).map(|lun| lun.number)
+        };
+        assert_eq!(take(&mut groups, "a", "0", MAX_LUNS), Some(0));
+        assert_eq!(take(&mut groups, "a", "1", MAX_LUNS), Some(1));
+        moves(&mut groups, ["a", "b"], "0", true);
+        assert_eq!(number(&groups, "b", "0"), Some(0));
+        // The move is not durable yet.
+        assert_eq!(take(&mut groups, "a", "2", MAX_LUNS), Some(2));
+        assert_eq!(
+            take(&mut groups, "a", "3", 3),
+            None,
+            "room for the rollback"
+        );
+        // Its rollback fails at first, and succeeds when it is retried.
+        moves(&mut groups, ["b", "a"], "0", false);
+        assert_eq!(number(&groups, "b", "0"), Some(0));
+        assert_eq!(take(&mut groups, "a", "3", MAX_LUNS), Some(3));
+        moves(&mut groups, ["b", "a"], "0", true);
+        assert_eq!(number(&groups, "a", "0"), Some(0));
+        assert!(groups["a"].moving.is_empty());
     }
 }

@@ -29,10 +29,12 @@ struct Memories {
     destroyed: AtomicUsize,
     can_be_undone: bool,
     panics: Mutex<Vec<Step>>,
+    panics_in_spdk: Mutex<Vec<Step>>,
     fails: Mutex<Vec<Step>>,
     /// Operations that fail after the next update.
     then_fails: Mutex<Vec<Step>>,
     prepared: AtomicUsize,
+    settled: AtomicUsize,
 }
 
 impl Memories {
@@ -43,6 +45,9 @@ impl Memories {
             at.map(|at| steps.swap_remove(at)).is_some()
         };
         assert!(!take(&self.panics), "asked to panic");
+        if take(&self.panics_in_spdk) {
+            return Err(spdk::CallError::Panicked.into());
+        }
         match take(&self.fails) {
             true => Err(Error::Unavailable("SPDK is asked to fail".into())),
             false => Ok(()),
@@ -95,6 +100,10 @@ impl Kind for Arc<Memories> {
         drop(has);
         self.step(Step::Ensure)?;
         Ok(object)
+    }
+
+    fn settled(&self, _: &Name) {
+        self.settled.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn foresee(
@@ -282,6 +291,20 @@ async fn a_stored_change_that_is_cut_off_is_made() {
     assert_eq!(place.sizes("a").await, [Some(128); 3]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_kind_is_told_when_no_rollback_can_follow() {
+    let place = with_an_open_rollback().await;
+    let settled = || place.spdk.settled.load(Ordering::Relaxed);
+    assert_eq!(settled(), 0, "the rollback is still open");
+    place.settle().await;
+    assert_eq!(settled(), 1);
+    place.store.fail_after(0, 1);
+    place.update("a", 128).await.unwrap_err();
+    assert_eq!(settled(), 2, "it is rolled back");
+    place.update("a", 128).await.unwrap();
+    assert_eq!(settled(), 3, "it is durable");
+}
+
 /// Creates a pending rollback: SPDK has 128 blocks, the store and memory have 64.
 async fn with_an_open_rollback() -> Place {
     let place = Place::new(true);
@@ -361,25 +384,31 @@ async fn a_failed_delete_that_the_store_cannot_take_back_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn a_create_that_is_cut_off_leaves_nothing() {
-    let place = Place::new(true);
-    place.spdk.panics_in(Step::Ensure);
-    let error = place.create("a", 64).await.unwrap_err();
-    assert!(matches!(error, Error::Internal { .. }), "{error}");
-    assert_eq!(place.spdk.count("a"), Some(64), "SPDK had it by then");
-    let condition = place.shared.conditions.of(&Place::key("a"));
-    assert!(matches!(condition, Condition::Deleting { .. }));
-    place.settle().await;
-    assert_eq!(place.sizes("a").await, [None; 3]);
-    assert_eq!(place.shared.conditions.all(), []);
+    let of_the_change = |spdk: &Memories| spdk.panics_in(Step::Ensure);
+    let of_a_step = |spdk: &Memories| spdk.panics_in_spdk.lock().push(Step::Ensure);
+    for panics in [of_the_change, of_a_step] {
+        let place = Place::new(true);
+        panics(&place.spdk);
+        let error = place.create("a", 64).await.unwrap_err();
+        let status = tonic::Status::from(error);
+        assert_eq!(status.code(), tonic::Code::Internal, "{status}");
+        assert!(status.message().contains("fault of the server"), "{status}");
+        assert_eq!(place.spdk.count("a"), Some(64), "SPDK had it by then");
+        let condition = place.shared.conditions.of(&Place::key("a"));
+        assert!(matches!(condition, Condition::Deleting { .. }));
+        place.settle().await;
+        assert_eq!(place.sizes("a").await, [None; 3]);
+        assert_eq!(place.shared.conditions.all(), []);
 
-    // A repeated create reconciles at once, without waiting for the queue.
-    place.spdk.panics_in(Step::Ensure);
-    place.create("a", 64).await.unwrap_err();
-    place.create("a", 128).await.unwrap();
-    assert_eq!(place.sizes("a").await, [Some(128); 3]);
-    place.settle().await;
-    assert_eq!(place.sizes("a").await, [Some(128); 3]);
-    assert_eq!(place.shared.conditions.all(), []);
+        // A repeated create reconciles at once, without waiting for the queue.
+        panics(&place.spdk);
+        place.create("a", 64).await.unwrap_err();
+        place.create("a", 128).await.unwrap();
+        assert_eq!(place.sizes("a").await, [Some(128); 3]);
+        place.settle().await;
+        assert_eq!(place.sizes("a").await, [Some(128); 3]);
+        assert_eq!(place.shared.conditions.all(), []);
+    }
 }
 
 #[tokio::test(start_paused = true)]

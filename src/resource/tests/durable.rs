@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
 use super::super::*;
 use super::{Volumes, World, called, named, of};
+use crate::error::Error;
 use crate::reconcile::Reconciler;
 use crate::state::{self, Change, Entry, Expected, Watch};
 
@@ -177,6 +179,75 @@ async fn a_delete_that_has_begun_is_brought_to_its_end() {
     settle(&world).await;
     assert!(stored(&store).await.is_empty() && world.volumes.get("a").is_err());
     world.volume("a", of(512, 64)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_deleted_takes_no_new_user() {
+    let store = Arc::new(Faulty::default());
+    let world = world(&store);
+    for id in ["a", "b"] {
+        world.volume(id, of(512, 64)).await.unwrap();
+        let nqn = format!("nqn.2014-08.org:{id}");
+        world.subsystem(id, &nqn).await.unwrap();
+    }
+    let used = world.namespace("nvmeSubsystems/b", "n", "volumes/b").await;
+    let mut used = used.unwrap();
+    // The ends of both deletes are not stored.
+    store.fail_after(1, 1);
+    world.delete("a").await.unwrap_err();
+    store.fail_after(1, 1);
+    let subsystems = &world.subsystems;
+    let request = named("nvmeSubsystems/a");
+    let deleted = subsystems.delete(CallContext::default(), &request).await;
+    deleted.unwrap_err();
+    // An attempt of the queue holds the lock of the volume.
+    let (by, volume) = (
+        tokio::time::Instant::now() + DEFAULT_TIMEOUT,
+        Key::from("nullVolumes/a"),
+    );
+    let held = world
+        .shared
+        .locks
+        .acquire(&volume, by, [volume.clone()], []);
+    let held = held.await.map_err(|_| "busy").unwrap();
+    let begun = tokio::time::Instant::now();
+    used.spec.as_mut().unwrap().volume_name_ref = "volumes/a".into();
+    let update = Update {
+        object: Some(used),
+        mask: None,
+        allow_missing: false,
+    };
+    let namespaces = &world.namespaces;
+    for (refused, subject) in [
+        (
+            (world.namespace("nvmeSubsystems/b", "m", "volumes/a")).await,
+            "volumes/a",
+        ),
+        (
+            (world.namespace("nvmeSubsystems/a", "m", "volumes/b")).await,
+            "nvmeSubsystems/a",
+        ),
+        (
+            (namespaces.update(CallContext::default(), update)).await,
+            "volumes/a",
+        ),
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(
+            matches!(&refused, Error::FailedPrecondition { subject: of, .. } if of == subject),
+            "{refused}"
+        );
+        assert!(
+            refused.to_string().contains("is being deleted"),
+            "{refused}"
+        );
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO, "they waited for no lock");
+    drop(held);
+    settle(&world).await;
+    let missing = world.namespace("nvmeSubsystems/a", "m", "volumes/b").await;
+    let missing = missing.unwrap_err();
+    assert!(matches!(missing, Error::NotFound { .. }), "{missing}");
 }
 
 #[tokio::test(start_paused = true)]
