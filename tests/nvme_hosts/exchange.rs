@@ -1,18 +1,31 @@
 //! The exchange of DH-HMAC-CHAP, message by message: when it is refused, and what it leaves behind.
 
 use std::net::Ipv4Addr;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use openssl::sha::sha256;
+use serde_json::json;
+
+use super::old_keys::later;
 use super::refusals::{challenge, count, dial, fields, negotiate_of, send};
 use super::turns::comes;
-use super::{ALICE, Export, SOON, host};
+use super::{ALICE, Export, SOON, host, hosts_of};
 use crate::common::nvme_tcp::{Command, Digests, Host, Identity, Pdu, Sgl};
-use crate::common::{Target, dhchap_key, eventually, hmac};
+use crate::common::{Options, Target, base64, dhchap_key, eventually, hmac};
 
 /// Bytes of alice's key, of the controller's, and of a challenge to the controller.
 const KEY: [u8; 32] = [1; 32];
 const CTRLR_KEY: [u8; 32] = [2; 32];
 const CHALLENGE: [u8; 32] = [9; 32];
+
+/// Numbers of DH groups: none, and the one whose computation takes longest.
+const NO_GROUP: u8 = 0;
+const LARGE_GROUP: u8 = 4;
+
+/// Rotations of the keys while hosts authenticate.
+const ROTATIONS: u8 = 60;
 
 /// Length of each message's header.
 const HEADER: usize = 16;
@@ -26,7 +39,11 @@ struct Lab {
 
 impl Lab {
     async fn new() -> Self {
-        let target = Target::start().await;
+        Self::with(Options::default()).await
+    }
+
+    async fn with(options: Options) -> Self {
+        let target = Target::start_with(options).await;
         let hosts = [("alice", host(ALICE, "", &dhchap_key(1), &dhchap_key(2)))];
         let export = Export::new(&target, "s", &hosts).await;
         let alice = Identity {
@@ -44,31 +61,47 @@ impl Lab {
         comes(Ipv4Addr::LOCALHOST, &self.alice).await
     }
 
-    /// The response to a challenge (NVMe Base Specification, DH-HMAC-CHAP), without a DH group.
-    fn response(&self, of_host: bool, challenge: &[u8], sequence: &[u8]) -> Vec<u8> {
+    /// The response to a challenge (NVMe Base Specification, DH-HMAC-CHAP).
+    fn response(&self, key: &[u8], of_host: bool, challenge: &[u8], sequence: &[u8]) -> Vec<u8> {
         let [host, subsystem] = [&self.alice.hostnqn, &self.alice.subnqn].map(|nqn| nqn.as_bytes());
-        let (key, kind, first, second) = if of_host {
-            (KEY, b"HostHost".as_slice(), host, subsystem)
+        let (kind, first, second) = if of_host {
+            (b"HostHost".as_slice(), host, subsystem)
         } else {
-            (CTRLR_KEY, b"Controller".as_slice(), subsystem, host)
+            (b"Controller".as_slice(), subsystem, host)
         };
         let parts = [challenge, sequence, &[1, 0, 0], kind, first, &[0], second];
-        hmac(&key, &parts)
+        hmac(key, &parts)
     }
 
     /// Proves alice's key, and has the controller prove its own if `mutual`; returns the target's last message.
     fn proves(&self, host: &mut Host, mutual: bool) -> Vec<u8> {
-        negotiate_of(host, 0);
-        let challenge = receives(host);
-        let (sequence, value) = (&challenge[12..16], &challenge[HEADER..HEADER + 32]);
-        let mut reply = vec![1, 2, 0, 0, 1, 0, 32, 0, mutual.into(), 0, 0, 0];
-        reply.extend(if mutual { [5, 0, 0, 0] } else { [0; 4] });
-        reply.extend(self.response(true, value, sequence));
-        reply.extend(CHALLENGE);
-        sends(host, &reply);
-        let success = receives(host);
+        let success = self.proves_with(host, &KEY, NO_GROUP, mutual);
         assert_eq!(success[..2], [1, 3], "AUTH_Success1: {success:?}");
         success
+    }
+
+    /// Proves a key, with a DH group; returns the target's last message.
+    fn proves_with(&self, host: &mut Host, key: &[u8], group: u8, mutual: bool) -> Vec<u8> {
+        negotiate_of(host, group);
+        let challenge = receives(host);
+        let (sequence, value) = (&challenge[12..16], &challenge[HEADER..HEADER + 32]);
+        // The host's exponent is 1: its public value is the generator, and the secret the target's public value.
+        let length = u16::from_le_bytes([challenge[10], challenge[11]]);
+        let secret = &challenge[HEADER + 32..][..length.into()];
+        let mut public = vec![0; secret.len()];
+        let mut value = value.to_vec();
+        if let Some(last) = public.last_mut() {
+            *last = 2;
+            value = hmac(&sha256(secret), &[&value]);
+        }
+        let mut reply = vec![1, 2, 0, 0, 1, 0, 32, 0, mutual.into(), 0];
+        reply.extend(length.to_le_bytes());
+        reply.extend(if mutual { [5, 0, 0, 0] } else { [0; 4] });
+        reply.extend(self.response(key, true, &value, sequence));
+        reply.extend(CHALLENGE);
+        reply.extend(public);
+        sends(host, &reply);
+        receives(host)
     }
 }
 
@@ -96,7 +129,7 @@ async fn a_host_that_no_longer_asks_the_controller_to_prove_itself_gets_no_answe
     let mut host = lab.comes().await;
     let success = lab.proves(&mut host, true);
     assert_eq!(success[8], 1, "the controller answers");
-    let answer = lab.response(false, &CHALLENGE, &[5, 0, 0, 0]);
+    let answer = lab.response(&CTRLR_KEY, false, &CHALLENGE, &[5, 0, 0, 0]);
     assert_eq!(success[HEADER..HEADER + 32], answer);
     sends(&mut host, &[1, 4, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     host.enable().expect("it is let in");
@@ -172,5 +205,58 @@ async fn who_falls_silent_once_its_key_is_proved_was_not_refused() {
     })
     .await;
     assert_eq!(count(&lab.target, "dhchap"), 1);
+    lab.target.stop();
+}
+
+/// The keys are replaced by the app thread while a reactor derives a secret.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_refuses_nobody_whose_key_stays_valid() {
+    const NAME: &str = "nvmeSubsystems/s/nvmeHosts/alice";
+    let options = Options {
+        cores: Some("0,1"),
+        ..Options::default()
+    };
+    let lab = Lab::with(options).await;
+    let hosts = hosts_of(&lab.export.client);
+    // The key that hosts use. It changes while none of them is authenticating.
+    let current = RwLock::new(1);
+    let ended = AtomicBool::new(false);
+    let authenticate = || {
+        let mut times = 0;
+        while !ended.load(Ordering::Relaxed) {
+            let key = current.read().expect("no panic");
+            let mut host = lab.alice.negotiated(Digests::OFF);
+            host.connect(&lab.alice, 0, 0xffff).expect("it may try");
+            let end = lab.proves_with(&mut host, &[*key; 32], LARGE_GROUP, false);
+            if end[..2] != [1, 3] {
+                return Err(format!("key {key}: {:?}", &end[..HEADER]));
+            }
+            times += 1;
+        }
+        Ok(times)
+    };
+    std::thread::scope(|scope| {
+        let hosts_of_keys = [(); 2].map(|()| scope.spawn(authenticate));
+        let rotate = async {
+            for n in 2..ROTATIONS + 2 {
+                let object = json!({
+                    "dhchap_key": base64(dhchap_key(n)),
+                    "dhchap_ctrlr_key": base64(dhchap_key(n + 100)),
+                    "old_keys_until": later(3600),
+                });
+                hosts.updated(NAME, object, None).await;
+                *current.write().expect("no panic") = n;
+                let over = json!({ "old_keys_until": later(0) });
+                hosts.updated(NAME, over, Some(&["old_keys_until"])).await;
+            }
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(rotate));
+        ended.store(true, Ordering::Relaxed);
+        for host in hosts_of_keys {
+            let times = host.join().expect("no panic").expect("its key is valid");
+            assert!(times > 0, "it has tried");
+        }
+    });
+    assert_eq!(count(&lab.target, "dhchap"), 0);
     lab.target.stop();
 }
