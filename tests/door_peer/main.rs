@@ -14,3 +14,4 @@ mod reasons;
 mod rotation;
 mod session;
 mod silence;
+mod tls_messages;
