@@ -61,48 +61,54 @@ impl Lab {
         comes(Ipv4Addr::LOCALHOST, &self.alice).await
     }
 
-    /// The response to a challenge (NVMe Base Specification, DH-HMAC-CHAP).
-    fn response(&self, key: &[u8], of_host: bool, challenge: &[u8], sequence: &[u8]) -> Vec<u8> {
-        let [host, subsystem] = [&self.alice.hostnqn, &self.alice.subnqn].map(|nqn| nqn.as_bytes());
-        let (kind, first, second) = if of_host {
-            (b"HostHost".as_slice(), host, subsystem)
-        } else {
-            (b"Controller".as_slice(), subsystem, host)
-        };
-        let parts = [challenge, sequence, &[1, 0, 0], kind, first, &[0], second];
-        hmac(key, &parts)
-    }
-
     /// Proves alice's key, and has the controller prove its own if `mutual`; returns the target's last message.
     fn proves(&self, host: &mut Host, mutual: bool) -> Vec<u8> {
-        let success = self.proves_with(host, &KEY, NO_GROUP, mutual);
+        let success = proves_with(&self.alice, host, &KEY, NO_GROUP, mutual);
         assert_eq!(success[..2], [1, 3], "AUTH_Success1: {success:?}");
         success
     }
+}
 
-    /// Proves a key, with a DH group; returns the target's last message.
-    fn proves_with(&self, host: &mut Host, key: &[u8], group: u8, mutual: bool) -> Vec<u8> {
-        negotiate_of(host, group);
-        let challenge = receives(host);
-        let (sequence, value) = (&challenge[12..16], &challenge[HEADER..HEADER + 32]);
-        // The host's exponent is 1: its public value is the generator, and the secret the target's public value.
-        let length = u16::from_le_bytes([challenge[10], challenge[11]]);
-        let secret = &challenge[HEADER + 32..][..length.into()];
-        let mut public = vec![0; secret.len()];
-        let mut value = value.to_vec();
-        if let Some(last) = public.last_mut() {
-            *last = 2;
-            value = hmac(&sha256(secret), &[&value]);
-        }
-        let mut reply = vec![1, 2, 0, 0, 1, 0, 32, 0, mutual.into(), 0];
-        reply.extend(length.to_le_bytes());
-        reply.extend(if mutual { [5, 0, 0, 0] } else { [0; 4] });
-        reply.extend(self.response(key, true, &value, sequence));
-        reply.extend(CHALLENGE);
-        reply.extend(public);
-        sends(host, &reply);
-        receives(host)
+/// The response to a challenge (NVMe Base Specification, DH-HMAC-CHAP).
+fn response(
+    alice: &Identity,
+    key: &[u8],
+    of_host: bool,
+    challenge: &[u8],
+    sequence: &[u8],
+) -> Vec<u8> {
+    let [host, subsystem] = [&alice.hostnqn, &alice.subnqn].map(|nqn| nqn.as_bytes());
+    let (kind, first, second) = if of_host {
+        (b"HostHost".as_slice(), host, subsystem)
+    } else {
+        (b"Controller".as_slice(), subsystem, host)
+    };
+    let parts = [challenge, sequence, &[1, 0, 0], kind, first, &[0], second];
+    hmac(key, &parts)
+}
+
+/// Proves a key, with a DH group; returns the target's last message.
+fn proves_with(alice: &Identity, host: &mut Host, key: &[u8], group: u8, mutual: bool) -> Vec<u8> {
+    negotiate_of(host, group);
+    let challenge = receives(host);
+    let (sequence, value) = (&challenge[12..16], &challenge[HEADER..HEADER + 32]);
+    // The host's exponent is 1: its public value is the generator, and the secret the target's public value.
+    let length = u16::from_le_bytes([challenge[10], challenge[11]]);
+    let secret = &challenge[HEADER + 32..][..length.into()];
+    let mut public = vec![0; secret.len()];
+    let mut value = value.to_vec();
+    if let Some(last) = public.last_mut() {
+        *last = 2;
+        value = hmac(&sha256(secret), &[&value]);
     }
+    let mut reply = vec![1, 2, 0, 0, 1, 0, 32, 0, mutual.into(), 0];
+    reply.extend(length.to_le_bytes());
+    reply.extend(if mutual { [5, 0, 0, 0] } else { [0; 4] });
+    reply.extend(response(alice, key, true, &value, sequence));
+    reply.extend(CHALLENGE);
+    reply.extend(public);
+    sends(host, &reply);
+    receives(host)
 }
 
 /// Sends a message inside a capsule.
@@ -129,7 +135,7 @@ async fn a_host_that_no_longer_asks_the_controller_to_prove_itself_gets_no_answe
     let mut host = lab.comes().await;
     let success = lab.proves(&mut host, true);
     assert_eq!(success[8], 1, "the controller answers");
-    let answer = lab.response(&CTRLR_KEY, false, &CHALLENGE, &[5, 0, 0, 0]);
+    let answer = response(&lab.alice, &CTRLR_KEY, false, &CHALLENGE, &[5, 0, 0, 0]);
     assert_eq!(success[HEADER..HEADER + 32], answer);
     sends(&mut host, &[1, 4, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     host.enable().expect("it is let in");
@@ -212,12 +218,11 @@ async fn who_falls_silent_once_its_key_is_proved_was_not_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotation_refuses_nobody_whose_key_stays_valid() {
     const NAME: &str = "nvmeSubsystems/s/nvmeHosts/alice";
-    let options = Options {
-        cores: Some("0,1"),
-        ..Options::default()
-    };
+    let mut options = Options::default();
+    options.cores = Some("0,1");
     let lab = Lab::with(options).await;
     let hosts = hosts_of(&lab.export.client);
+    let alice = &lab.alice;
     // The key that hosts use. It changes while none of them is authenticating.
     let current = RwLock::new(1);
     let ended = AtomicBool::new(false);
@@ -225,9 +230,9 @@ async fn a_rotation_refuses_nobody_whose_key_stays_valid() {
         let mut times = 0;
         while !ended.load(Ordering::Relaxed) {
             let key = current.read().expect("no panic");
-            let mut host = lab.alice.negotiated(Digests::OFF);
-            host.connect(&lab.alice, 0, 0xffff).expect("it may try");
-            let end = lab.proves_with(&mut host, &[*key; 32], LARGE_GROUP, false);
+            let mut host = alice.negotiated(Digests::OFF);
+            host.connect(alice, 0, 0xffff).expect("it may try");
+            let end = proves_with(alice, &mut host, &[*key; 32], LARGE_GROUP, false);
             if end[..2] != [1, 3] {
                 return Err(format!("key {key}: {:?}", &end[..HEADER]));
             }
