@@ -3,9 +3,11 @@
 
 use base64::Engine;
 use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
 use openssl::md::Md;
-use openssl::pkey::Id;
+use openssl::pkey::{Id, PKey};
 use openssl::pkey_ctx::{HkdfMode, PkeyCtx};
+use openssl::sign::Signer;
 use openssl::ssl::{
     ConnectConfiguration, SslConnector, SslMethod, SslOptions, SslVerifyMode, SslVersion,
 };
@@ -40,6 +42,14 @@ impl Psk {
     /// Returns an OpenSSL configuration for a connection with this PSK: TLS 1.3 only, as NVMe hosts use
     /// it.
     pub fn setup(&self) -> Result<ConnectConfiguration, ErrorStack> {
+        self.setup_with(|_| {})
+    }
+
+    /// As [`Psk::setup`], with lines of OpenSSL's key log passed to `log`.
+    pub fn setup_with(
+        &self,
+        log: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Result<ConnectConfiguration, ErrorStack> {
         let mut builder = SslConnector::builder(SslMethod::tls_client())?;
         builder.set_verify(SslVerifyMode::NONE);
         builder.set_min_proto_version(Some(SslVersion::TLS1_3))?;
@@ -52,6 +62,7 @@ impl Psk {
             secret[..key.len()].copy_from_slice(&key);
             Ok(key.len())
         });
+        builder.set_keylog_callback(move |_, line| log(line));
         let setup = builder.build().configure()?;
         let setup = setup.use_server_name_indication(false);
         Ok(setup.verify_hostname(false))
@@ -75,6 +86,34 @@ fn expand(key: &[u8], label: &str, context: &str) -> Vec<u8> {
     let mut derived = vec![0; 32];
     hkdf.derive(Some(&mut derived)).expect("HKDF");
     derived
+}
+
+/// Computes HMAC-SHA256 of the concatenated parts.
+pub fn hmac(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    let key = PKey::hmac(key).expect("a key");
+    let mut signer = Signer::new(MessageDigest::sha256(), &key).expect("HMAC");
+    for part in parts {
+        signer.update(part).expect("HMAC");
+    }
+    signer.sign_to_vec().expect("HMAC")
+}
+
+/// TLS 1.3's HKDF-Expand-Label with SHA-256, for at most 32 bytes (RFC 8446, 7.1).
+pub fn expand_label(secret: &[u8], label: &str, context: &[u8], length: u8) -> Vec<u8> {
+    let label = format!("tls13 {label}");
+    let byte = |length: usize| [u8::try_from(length).expect("short")];
+    let (label_length, context_length) = (byte(label.len()), byte(context.len()));
+    let info: [&[u8]; 6] = [
+        &[0, length],
+        &label_length,
+        label.as_bytes(),
+        &context_length,
+        context,
+        &[1],
+    ];
+    let mut expanded = hmac(secret, &info);
+    expanded.truncate(length.into());
+    expanded
 }
 
 /// Returns a DH-HMAC-CHAP key in interchange format: 32 bytes of value `byte`, no hash.

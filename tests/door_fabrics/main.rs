@@ -5,6 +5,7 @@
 mod common;
 
 mod data;
+mod flood;
 mod identity;
 mod listeners;
 mod order;

@@ -1,10 +1,10 @@
 //! Peers that cause floods of work and of log lines.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::session::{Session, read};
-use crate::common::eventually;
-use crate::common::nvme_tcp_peer::{Peer, Turn};
+use super::session::{Attached, END, Session, read};
+use crate::common::nvme_tcp_peer::{NQN, Peer, Turn};
+use crate::common::{eventually, name_of, remote_controller, tcp_path};
 
 /// Duration of an attack.
 const WHILE: Duration = Duration::from_secs(4);
@@ -46,9 +46,9 @@ async fn a_peer_that_closes_after_each_good_connection_is_connected_less_and_les
     let peer = Peer::start();
     let (attached, mut export) = session.attach_and_export(&peer).await;
     let before = (peer.connections(), session.target.log().lines().count());
-    let end = std::time::Instant::now() + WHILE;
+    let end = Instant::now() + WHILE;
     let mut closed = 0;
-    while std::time::Instant::now() < end {
+    while Instant::now() < end {
         // A connected I/O queue means that the reconnect succeeded.
         if peer.connections() >= before.0 + closed * 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -70,5 +70,50 @@ async fn a_peer_that_closes_after_each_good_connection_is_connected_less_and_les
     session.withdraw(export).await;
     session.detach(attached).await;
     session.unharmed("P16").await;
+    session.target.stop();
+}
+
+/// Attaches a controller with three paths, of which one at a time is connected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_is_well_is_tried_at_once_after_short_connections_of_others() {
+    let mut session = Session::start().await;
+    let peers = [Peer::start(), Peer::start(), Peer::start()];
+    let controller = remote_controller(&session.client, "three", "FAILOVER").await;
+    let mut paths = Vec::new();
+    for (number, peer) in peers.iter().enumerate() {
+        let path = tcp_path(peer.port, NQN);
+        let created = session.of("NvmePath");
+        let id = format!("p{number}");
+        paths.push(name_of(&created.created(&controller, &id, path).await));
+    }
+    let attached = Attached {
+        id: "three".to_owned(),
+        controller,
+        path: paths.remove(0),
+    };
+    let mut export = session.export(&attached).await;
+    let mut took = Duration::MAX;
+    for number in 0..2 {
+        let before = peers[number + 1].connections();
+        let begun = Instant::now();
+        peers[number].close_all();
+        eventually("the next path is connected", END, async || {
+            // The admin queue and an I/O queue.
+            (peers[number + 1].connections() >= before + 2).then_some(())
+        })
+        .await;
+        took = begun.elapsed();
+        eventually("it takes I/O", END, async || {
+            read(&mut export, 0, 1).ok().map(|_| ())
+        })
+        .await;
+    }
+    assert!(took < Duration::from_millis(1500), "{took:?}");
+    session.withdraw(export).await;
+    for path in &paths {
+        session.ends("NvmePath", path).await;
+    }
+    session.detach(attached).await;
+    session.unharmed("short connections").await;
     session.target.stop();
 }

@@ -15,3 +15,4 @@ mod rotation;
 mod session;
 mod silence;
 mod tls;
+mod tls_messages;

@@ -50,6 +50,12 @@ pub fn output_of(args: &[&str]) -> Vec<u8> {
 
 /// Returns all events so far as text.
 async fn events_of(target: &Target) -> String {
+    // The event stream never ends; once the host's last change has arrived, all earlier events have too.
+    events_until(target, "nvmeHosts/alice", CHANGES).await
+}
+
+/// Returns all events as text, until a word has come this many times.
+pub async fn events_until(target: &Target, word: &str, times: usize) -> String {
     let address = format!("http://{}", target.grpc);
     let service = ObjectServiceClient::connect(address).await;
     let all = WatchEventsRequest {
@@ -58,8 +64,7 @@ async fn events_of(target: &Target) -> String {
     let watch = service.expect("it serves").watch_events(all).await;
     let mut stream = watch.expect("it watches").into_inner();
     let mut told = String::new();
-    // The event stream never ends; once the host's last change has arrived, all earlier events have too.
-    while told.matches("nvmeHosts/alice").count() < CHANGES {
+    while told.matches(word).count() < times {
         let next = tokio::time::timeout(super::SOON, stream.message()).await;
         let event = next.expect("in time").expect("it goes on");
         write!(told, "{:?}", event.expect("no end")).expect("a string");

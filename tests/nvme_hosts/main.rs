@@ -5,11 +5,14 @@ mod common;
 
 mod access;
 mod dhchap;
+mod exchange;
+mod hello;
 mod made;
 mod old_keys;
 mod refusals;
 mod rotation;
 mod rules;
+mod tls;
 mod turns;
 mod unproved;
 mod views;

@@ -226,9 +226,14 @@ pub fn send(host: &mut Host, message: &[u8; 72]) {
 
 /// Negotiates authentication with SHA-256 and the 2,048-bit group.
 pub fn negotiate(host: &mut Host) {
+    negotiate_of(host, 1);
+}
+
+/// Negotiates authentication with SHA-256 and this group, by its number.
+pub fn negotiate_of(host: &mut Host, group: u8) {
     let mut message = [0; 72];
     (message[4], message[7], message[8]) = (1, 1, 1);
-    (message[10], message[11], message[12], message[42]) = (1, 1, 1, 1);
+    (message[10], message[11], message[12], message[42]) = (1, 1, 1, group);
     send(host, &message);
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::hello::{SHA384, hello};
 use super::refusals::{ask, challenge, count, dial, fields, negotiate, refused, send};
 use super::{ALICE, BOB, Export, SOON, host, key_file, reads};
 use crate::common::nvme_tcp::{Digests, Host, Identity, Pdu, Sgl};
@@ -177,38 +178,6 @@ async fn over_tls_an_address_with_wrong_keys_waits_for_its_turn_until_one_is_rig
     target.stop();
 }
 
-/// Encodes a length of `length` bytes followed by the data.
-fn part(length: usize, bytes: &[u8]) -> Vec<u8> {
-    let number = u32::try_from(bytes.len()).expect("short").to_be_bytes();
-    [&number[4 - length..], bytes].concat()
-}
-
-/// Encodes a TLS 1.3 ClientHello that offers an identity this many times, for a SHA-384 cipher.
-fn hello(identity: &str, times: usize) -> Vec<u8> {
-    let extension = |kind: u8, bytes: &[u8]| [&[0, kind][..], &part(2, bytes)].concat();
-    let offered = [part(2, identity.as_bytes()), vec![0; 4]]
-        .concat()
-        .repeat(times);
-    let binders = part(1, &[7; 48]).repeat(times);
-    let share = [&[0, 29][..], &part(2, &[9; 32])].concat();
-    let extensions = [
-        extension(43, &[2, 3, 4]),
-        extension(10, &part(2, &[0, 29])),
-        extension(51, &part(2, &share)),
-        extension(45, &part(1, &[1])),
-        extension(41, &[part(2, &offered), part(2, &binders)].concat()),
-    ];
-    let body = [
-        [&[3, 3][..], &[7; 32]].concat(),
-        part(1, &[1; 32]),
-        part(2, &[0x13, 2]),
-        part(1, &[0]),
-        part(2, &extensions.concat()),
-    ];
-    let message = [vec![1], part(3, &body.concat())].concat();
-    [vec![22, 3, 1], part(2, &message)].concat()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn few_identities_of_a_hello_are_looked_up() {
     let target = Target::start_with(Options::default().args(["--log-format", "json"])).await;
@@ -217,7 +186,8 @@ async fn few_identities_of_a_hello_are_looked_up() {
     for (times, is_told) in [(1, false), (4, false), (5, true), (60, true)] {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, export.port)).expect("connected");
         stream.set_read_timeout(Some(SOON)).expect("it is ours");
-        stream.write_all(&hello(&identity, times)).expect("sent");
+        let hello = hello(SHA384, &vec![identity.as_str(); times]);
+        stream.write_all(&hello).expect("sent");
         let mut answer = Vec::new();
         // The connection is closed, or reset because of unread data.
         let _ = stream.read_to_end(&mut answer);

@@ -3,9 +3,10 @@
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
+use super::made::events_until;
 use super::refusals::{challenge, count, dial, fields, negotiate};
 use super::turns::comes;
-use super::{ALICE, Export, SOON, host, key_file, reads};
+use super::{ALICE, Export, SOON, STAY, host, key_file, place, reads};
 use crate::common::nvme_tcp::{Digests, Host, Identity, Pdu, Sgl, kind};
 use crate::common::{Options, Target, dhchap_key, eventually};
 
@@ -92,6 +93,26 @@ async fn a_host_may_allocate_any_length_for_an_answer() {
         let (answer, _) = host.completion(cid, &[]).expect("an answer");
         assert_eq!(answer.status() & 0x7ff, 2, "{allocated} {sgl}");
     }
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_yet_to_authenticate_is_no_connected_host() {
+    let target = Target::start().await;
+    let (export, alice) = export(&target).await;
+    let mut stranger = comes(ELSEWHERE, &alice).await;
+    challenge(&mut stranger);
+    assert_eq!(export.connected(ALICE).await, [] as [i64; 0]);
+    let key = key_file(&target, "key", &dhchap_key(1));
+    let proved = export.host(ALICE).with_dhchap(&key);
+    let load = proved.driver().load(&place(&target, "alice"), STAY).await;
+    export.comes(ALICE).await;
+    assert_eq!(export.connected(ALICE).await.len(), 1, "who has the key");
+    load.stop().await.expect("all of it is verified");
+    let told = events_until(&target, "HostDisconnected", 1).await;
+    let told = told.matches("HostConnected").count();
+    assert_eq!(told, 1, "not of the stranger: {told}");
+    drop(stranger);
     target.stop();
 }
 

@@ -44,7 +44,7 @@ bool __attribute__((weak)) opi_gate_psk_names(const char *identity, const char *
 bool __attribute__((weak)) opi_gate_data_length(const void *cmd, bool admin, uint32_t block_size,
 		uint32_t length);
 
-/* A host's admin queue has connected, on its thread. */
+/* A host's admin queue has connected, and has authenticated where it has to; on its thread. */
 void __attribute__((weak)) opi_host_connected(struct spdk_nvmf_ctrlr *ctrlr,
 		struct spdk_nvmf_qpair *qpair);
 
@@ -118,6 +118,9 @@ bool __attribute__((weak)) opi_gate_tls_binder(const void *hello, size_t length,
 bool __attribute__((weak)) opi_tls_hello_has_key(const char *identity, const char *cipher,
 		const uint8_t *key, size_t length);
 
+/* How many messages of TLS itself a connection takes in without data between them: a handshake has up to 8. */
+#define OPI_TLS_MESSAGES_MAX 16
+
 /* How many identities of pre-shared keys are looked up for one hello. A host has one for each hash. */
 #define OPI_TLS_IDENTITIES_MAX 4
 
@@ -130,6 +133,9 @@ void nvmf_qpair_auth_given_up(struct spdk_nvmf_qpair *qpair);
 /* lib/nvmf/auth.c: the connection gives way to another one. It counts as a failure once the exchange has cost its
  * challenge. */
 void nvmf_qpair_auth_displaced(struct spdk_nvmf_qpair *qpair);
+
+/* lib/nvmf/auth.c: whether a command of the queue waits for its turn. */
+bool nvmf_qpair_auth_waits(struct spdk_nvmf_qpair *qpair);
 
 /* lib/nvmf/auth.c: completes a command that waits for its turn. The queue may be gone after it. */
 void nvmf_qpair_auth_end_wait(struct spdk_nvmf_qpair *qpair);

@@ -25,9 +25,11 @@ use crate::cstr::read;
 
 /// Capacity of the channel, in notices.
 const CAPACITY: usize = 512;
-/// Number of history words; sources whose hashes collide are delayed together. The hash has a random seed, so that
-/// collisions cannot be provoked.
-const WORDS: usize = 16_384;
+/// Number of buckets of history words, and of words in each. A source is found by a tag in its word, so that it is
+/// delayed for no other one, and a new source takes the word in its bucket that is worth least. The hash has a random
+/// seed, so that collisions cannot be provoked.
+const BUCKETS: usize = 4_096;
+const WAYS: usize = 4;
 /// Used in place of a host NQN for TLS, where the host is not known yet.
 pub(crate) const TLS: &[u8] = b"";
 /// Size of an address as text, with its terminator.
@@ -121,7 +123,8 @@ struct Channel {
 
 static CHANNEL: OnceLock<Channel> = OnceLock::new();
 static COUNTS: [AtomicU64; Reason::ALL.len()] = [const { AtomicU64::new(0) }; Reason::ALL.len()];
-static STRANGERS: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+static STRANGERS: [[AtomicU64; WAYS]; BUCKETS] =
+    [const { [const { AtomicU64::new(0) }; WAYS] }; BUCKETS];
 
 /// Enables the hooks. Must be called before the first transport is created.
 pub(crate) fn open() {
@@ -133,14 +136,46 @@ pub(crate) fn open() {
 }
 
 impl Channel {
-    /// Returns the history of a host NQN at an address, or of all TLS connections from there.
-    fn word(&self, address: &[u8], host: &[u8]) -> Option<&'static AtomicU64> {
-        let hash = self.hasher.hash_one((who(address), host)) % WORDS as u64;
-        STRANGERS.get(usize::try_from(hash).ok()?)
+    /// Returns where the history is of a host NQN at an address, or of all TLS connections from there.
+    fn source(&self, address: &[u8], host: &[u8]) -> Option<Source> {
+        let hash = self.hasher.hash_one((who(address), host));
+        let bucket = STRANGERS.get(usize::try_from(hash % BUCKETS as u64).ok()?)?;
+        let tag = u16::try_from(hash >> 48).ok()?;
+        Some(Source { bucket, tag })
     }
 
     fn now(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Where the history of a source is.
+struct Source {
+    bucket: &'static [AtomicU64; WAYS],
+    tag: u16,
+}
+
+impl Source {
+    fn words(&self) -> [u64; WAYS] {
+        self.bucket
+            .each_ref()
+            .map(|word| word.load(Ordering::Relaxed))
+    }
+
+    /// Updates the history, which takes a word if it has none yet.
+    fn record(&self, now: u64, with: impl Fn(Stranger) -> Stranger) {
+        let words = self.words();
+        let place = Stranger::find(&words, self.tag).or_else(|| Stranger::least(&words, now));
+        if let Some(word) = place.and_then(|place| self.bucket.get(place)) {
+            change(word, self.tag, |it| (with(it), ()));
+        }
+    }
+
+    /// Schedules a connection.
+    fn comes(&self, now: u64) -> Turn {
+        let place = Stranger::find(&self.words(), self.tag);
+        let word = place.and_then(|place| self.bucket.get(place));
+        word.map_or(Turn::Now, |word| change(word, self.tag, |it| it.comes(now)))
     }
 }
 
@@ -187,14 +222,14 @@ pub(crate) fn tell(reason: Reason, address: &[u8], host: &[u8], subsystem: &[u8]
         count.fetch_add(1, Ordering::Relaxed);
     }
     let Some(channel) = CHANNEL.get() else { return };
-    let word = match reason {
-        Reason::Dhchap => channel.word(address, host),
-        Reason::TlsKey => channel.word(address, TLS),
+    let source = match reason {
+        Reason::Dhchap => channel.source(address, host),
+        Reason::TlsKey => channel.source(address, TLS),
         _ => None,
     };
-    if let Some(word) = word {
+    if let Some(source) = source {
         let now = channel.now();
-        change(word, |it| (it.refused(now), ()));
+        source.record(now, |it| it.refused(now));
     }
     channel.notices.send(Notice {
         reason,
@@ -207,9 +242,9 @@ pub(crate) fn tell(reason: Reason, address: &[u8], host: &[u8], subsystem: &[u8]
 /// Records that a host at an address, or [`TLS`], has authenticated successfully. Runs on a reactor.
 pub(crate) fn known(address: &[u8], host: &[u8]) {
     let Some(channel) = CHANNEL.get() else { return };
-    if let Some(word) = channel.word(address, host) {
+    if let Some(source) = channel.source(address, host) {
         let now = channel.now();
-        change(word, |it| (it.known(now), ()));
+        source.record(now, |it| it.known(now));
     }
 }
 
@@ -218,19 +253,18 @@ pub(crate) fn turn(address: &[u8], host: &[u8]) -> Turn {
     let Some(channel) = CHANNEL.get() else {
         return Turn::Now;
     };
-    let now = channel.now();
-    let word = channel.word(address, host);
-    word.map_or(Turn::Now, |word| change(word, |it| it.comes(now)))
+    let source = channel.source(address, host);
+    source.map_or(Turn::Now, |source| source.comes(channel.now()))
 }
 
 /// Updates a history by compare-and-swap, with bounded retries so that it never waits for another reactor. If the
 /// retries are exhausted the update is skipped, and the result is returned as if it had been made.
-fn change<T>(word: &AtomicU64, with: impl Fn(Stranger) -> (Stranger, T)) -> T {
+fn change<T>(word: &AtomicU64, tag: u16, with: impl Fn(Stranger) -> (Stranger, T)) -> T {
     const ATTEMPTS: u32 = 16;
     let mut before = word.load(Ordering::Relaxed);
     let mut left = ATTEMPTS;
     loop {
-        let (after, result) = with(Stranger::unpack(before));
+        let (after, result) = with(Stranger::of(before, tag));
         let after = after.pack();
         left -= 1;
         if after == before || left == 0 {

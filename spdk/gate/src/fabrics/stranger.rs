@@ -22,13 +22,16 @@ pub const KNOWN_MS: u64 = 3_600_000;
 const KNOWN: u64 = 1 << 63;
 const COUNT_SHIFT: u32 = 56;
 const COUNT_MAX: u8 = 0x7f;
-const TIME: u64 = (1 << COUNT_SHIFT) - 1;
+const TAG_SHIFT: u32 = 40;
+const TIME: u64 = (1 << TAG_SHIFT) - 1;
 
 /// The history of one source, which fits a word so that it can be updated atomically.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stranger {
     known: bool,
     refusals: u8,
+    /// Part of the source's hash that is not in the word's place.
+    tag: u16,
     /// If known: the time of the last success. Else the latest slot given, or the last failure if later; ms.
     last: u64,
 }
@@ -46,12 +49,43 @@ pub enum Turn {
 }
 
 impl Stranger {
+    /// Returns the history of a source of which nothing is recorded.
+    pub fn new(tag: u16) -> Self {
+        Self {
+            tag,
+            ..Self::default()
+        }
+    }
+
+    /// Unpacks the history of the source with this tag; a word with another tag has none.
+    pub fn of(word: u64, tag: u16) -> Self {
+        let it = Self::unpack(word);
+        if it.tag == tag { it } else { Self::new(tag) }
+    }
+
+    /// Returns which of these words has the history of the source with this tag.
+    pub fn find(words: &[u64], tag: u16) -> Option<usize> {
+        words.iter().position(|word| Self::unpack(*word).tag == tag)
+    }
+
+    /// Returns which of these words a new source takes over: one that is forgotten, else that of the oldest failure,
+    /// else that of the oldest success.
+    pub fn least(words: &[u64], now: u64) -> Option<usize> {
+        let worth = |word: u64| {
+            let it = Self::unpack(word).at(now);
+            (it.known, it.refusals > 0, it.last)
+        };
+        (0..words.len()).min_by_key(|place| words.get(*place).map(|word| worth(*word)))
+    }
+
     /// Unpacks a history from a word.
     pub fn unpack(word: u64) -> Self {
         let refusals = word >> COUNT_SHIFT & u64::from(COUNT_MAX);
+        let tag = word >> TAG_SHIFT & u64::from(u16::MAX);
         Self {
             known: word & KNOWN != 0,
             refusals: u8::try_from(refusals).unwrap_or(COUNT_MAX),
+            tag: u16::try_from(tag).unwrap_or(u16::MAX),
             last: word & TIME,
         }
     }
@@ -59,7 +93,9 @@ impl Stranger {
     /// Packs the history into a word.
     pub fn pack(self) -> u64 {
         let known = if self.known { KNOWN } else { 0 };
-        known | u64::from(self.refusals.min(COUNT_MAX)) << COUNT_SHIFT | self.last.min(TIME)
+        let tag = u64::from(self.tag) << TAG_SHIFT;
+        let refusals = u64::from(self.refusals.min(COUNT_MAX)) << COUNT_SHIFT;
+        known | refusals | tag | self.last.min(TIME)
     }
 
     fn at(self, now: u64) -> Self {
@@ -70,7 +106,7 @@ impl Stranger {
         Self {
             known: false,
             refusals: 0,
-            last: self.last,
+            ..self
         }
     }
 
@@ -95,6 +131,7 @@ impl Stranger {
             known: true,
             refusals: 0,
             last: now,
+            ..self
         }
     }
 
@@ -174,6 +211,25 @@ mod tests {
         assert_ne!(it.comes(1000 + FORGET_MS - 1).1, Turn::Now);
         assert_eq!(it.comes(1000 + FORGET_MS).1, Turn::Now);
         assert_eq!(it.refused(1000 + FORGET_MS).refusals, 1);
+    }
+
+    #[test]
+    fn another_source_takes_over_what_is_worth_least() {
+        let of = |tag: u16| Stranger::new(tag);
+        let forgotten = of(1).refused(0).pack();
+        let old = of(2).refused(FORGET_MS).pack();
+        let new = of(3).refused(FORGET_MS + 1).pack();
+        let known = of(4).known(0).pack();
+        let later = of(5).known(1).pack();
+        let least = |words: &[u64]| Stranger::least(words, FORGET_MS + 2);
+        assert_eq!(least(&[known, new, old, forgotten]), Some(3));
+        assert_eq!(least(&[known, new, old, later]), Some(2));
+        assert_eq!(least(&[later, known, new]), Some(2));
+        assert_eq!(least(&[later, known]), Some(1));
+        assert_eq!(Stranger::find(&[known, old], 2), Some(1));
+        assert_eq!(Stranger::find(&[known, old], 3), None);
+        assert_eq!(Stranger::of(old, 3), Stranger::new(3));
+        assert_eq!(Stranger::of(old, 2).refusals, 1);
     }
 
     proptest! {
