@@ -16,8 +16,8 @@ pub(crate) struct Sizes {
     spdk: Handle,
     controllers: Others<NvmeRemoteControllers>,
     shared: Arc<Shared>,
-    /// Number of the event of SPDK to read next.
-    next: u64,
+    /// Number of the event of SPDK to read next; `None` while there is no controller.
+    next: Option<u64>,
 }
 
 impl Sizes {
@@ -31,7 +31,7 @@ impl Sizes {
             spdk,
             controllers: Others::of(controllers),
             shared,
-            next: 0,
+            next: None,
         }
     }
 
@@ -50,12 +50,17 @@ impl Sizes {
 impl Monitor for Sizes {
     async fn check(&mut self) -> Result<(), CallError> {
         if self.controllers.is_empty() {
+            self.next = None;
             return Ok(());
         }
-        let next = self.next;
+        let next = self.next.unwrap_or_default();
         let found = self.spdk.call(async move |spdk| bdev::resized(spdk, next));
         let bdev::Resized { bdevs, next } = found.await?;
-        self.next = next;
+        // What came while there was no controller is not about those of now.
+        let is_first = self.next.replace(next).is_none();
+        if is_first {
+            return Ok(());
+        }
         for (bdev, size) in bdevs {
             let Some(object) = self.namespace(&bdev) else {
                 continue;
@@ -63,7 +68,7 @@ impl Monitor for Sizes {
             tracing::info!(
                 volume = object,
                 size_bytes = size,
-                "the peer has resized it"
+                "remote namespace resized by its peer"
             );
             let mut event = Event::now(EventType::VolumeResized, &object);
             event.size_bytes = i64::try_from(size).unwrap_or(i64::MAX);

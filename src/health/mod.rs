@@ -13,19 +13,18 @@ mod presences;
 mod refusals;
 mod walk;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use spdk::CallError;
 use tokio::time::MissedTickBehavior;
 
-use crate::events::Event;
-use crate::resource::{Condition, Key, Name, Shared};
+use crate::resource::{Key, Name, Shared};
 
 pub(crate) use exports::Exports;
 pub(crate) use failures::Failures;
@@ -59,6 +58,8 @@ pub struct Health {
     faults: RwLock<Faults>,
     /// Bdevs whose devices complete I/O with errors.
     failing: RwLock<Faults>,
+    /// Keys of faults whose objects were not applied when they were noted: told once they are.
+    untold: Mutex<HashSet<Key>>,
 }
 
 impl Health {
@@ -68,6 +69,7 @@ impl Health {
             shared,
             faults: RwLock::default(),
             failing: RwLock::default(),
+            untold: Mutex::default(),
         })
     }
 
@@ -129,20 +131,17 @@ impl Health {
             None if !self.faults.read().contains_key(key) => false,
             None => self.faults.write().remove(key).is_some(),
         };
-        if is_news && let Some(object) = self.object(key) {
-            self.tell(object.key(), &reason);
+        // Taken for faults alone: the common case has none.
+        let was_untold = (is_news || !reason.is_empty()) && self.untold.lock().remove(key);
+        if (is_news || was_untold)
+            && let Some(object) = self.object(key)
+        {
+            let is_told = self.shared.conditions.tell_fault(object.key(), &reason);
+            if !is_told && !reason.is_empty() {
+                self.untold.lock().insert(key.clone());
+            }
         }
         is_news
-    }
-
-    /// Emits the event of an applied object whose fault has changed. One that is pending has its own reason, and its own
-    /// event once it is applied.
-    fn tell(&self, object: &Key, reason: &str) {
-        let condition = self.shared.conditions.of(object);
-        if matches!(condition, Condition::Applied) {
-            let event = Event::of_condition(object.as_str(), &condition);
-            self.shared.events.tell(event.because(reason));
-        }
     }
 }
 

@@ -146,6 +146,7 @@ function show(metrics, load) {
     if (!of.device) continue;
     const name = `device ${of.device}`;
     drawn.set(of.name, { ...of, uses: [...of.uses, name] });
+    if (drawn.get(name)?.state === 'offline') continue;
     const [state, reason] = of.state === 'offline' ? [of.state, of.reason] : ['outside', ''];
     drawn.set(name, { name, title: of.device.split('/').pop(), kind: 'Device', label: of.device, state, outside: true, reason, uses: [] });
   }

@@ -117,6 +117,20 @@ impl Conditions {
         }
     }
 
+    /// Publishes that the device of an applied record fails, or with an empty reason works again. Returns whether the
+    /// record is applied; of another one nothing is published.
+    pub(crate) fn tell_fault(&self, key: &Key, reason: &str) -> bool {
+        // Published under the lock, as by the others.
+        let others = self.others.read();
+        let is_applied = !others.contains_key(key);
+        if is_applied {
+            let event = Event::of_condition(key.as_str(), &Condition::Applied);
+            self.events.tell(event.because(reason));
+        }
+        drop(others);
+        is_applied
+    }
+
     /// Drops the condition of a deleted record.
     pub(crate) fn forget(&self, key: &Key) {
         self.others.write().remove(key);

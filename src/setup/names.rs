@@ -131,6 +131,8 @@ pub fn record(machine: &Machine, names: &[(DeviceName, Address)]) -> Result<(), 
     let before = record.clone();
     for (name, address) in names {
         if let DeviceName::Path(path) = name {
+            // A name of a device that had the address before is not of this one.
+            record.retain(|_, known| known != address);
             record.insert(path.clone(), address.clone());
         }
     }

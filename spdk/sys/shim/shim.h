@@ -21,7 +21,7 @@ typedef int (*opi_log_admit)(int level, const char *file, int line, const char *
 #define OPI_LOG_DPDK "dpdk"
 
 /* Configures the sink of SPDK's and DPDK's lines before SPDK starts, once. Lines with a level above `threshold`, or
- * not admitted, are not formatted. 0, or a negative errno. */
+ * not admitted, are not passed on, and SPDK's not even formatted. 0, or a negative errno. */
 int opi_log_configure(opi_log_line sink, opi_log_admit admit, int threshold);
 
 /* Changes the threshold. Any thread. */
