@@ -234,7 +234,7 @@ async fn a_rotation_refuses_nobody_whose_key_stays_valid() {
             host.connect(alice, 0, 0xffff).expect("it may try");
             let end = proves_with(alice, &mut host, &[*key; 32], LARGE_GROUP, false);
             if end[..2] != [1, 3] {
-                return Err(format!("key {key}: {:?}", &end[..HEADER]));
+                return Err(format!("key {key}: {end:?}"));
             }
             times += 1;
         }
