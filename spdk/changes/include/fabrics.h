@@ -120,6 +120,8 @@ bool __attribute__((weak)) opi_tls_hello_has_key(const char *identity, const cha
 
 /* How many messages of TLS itself a connection takes in without data between them: a handshake has up to 8. */
 #define OPI_TLS_MESSAGES_MAX 16
+/* In how many records these may come. */
+#define OPI_TLS_RECORDS_MAX 64
 
 /* How many identities of pre-shared keys are looked up for one hello. A host has one for each hash. */
 #define OPI_TLS_IDENTITIES_MAX 4

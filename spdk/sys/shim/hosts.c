@@ -74,8 +74,8 @@ opi_nvmf_tell_queue(const struct opi_nvmf_queues *walk, struct spdk_nvmf_qpair *
 {
 	struct opi_nvmf_queue queue = {};
 
-	/* A queue that has yet to authenticate may be anybody's. */
-	if (qpair->ctrlr != NULL && qpair->state != SPDK_NVMF_QPAIR_AUTHENTICATING) {
+	/* A queue that is not let in yet, or no longer, may be anybody's. */
+	if (qpair->ctrlr != NULL && qpair->state == SPDK_NVMF_QPAIR_ENABLED) {
 		opi_nvmf_describe_queue(qpair, &queue);
 	} else {
 		queue.is_guest = opi_nvmf_is_guest(qpair);
