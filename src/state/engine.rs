@@ -422,6 +422,7 @@ impl<O: Opener> Engine<O> {
             self.database = Some(database);
             if found.commits == commits {
                 self.is_unconfirmed = true;
+                self.backoff.succeeded();
                 return Ok(());
             }
             self.backoff.failed(&error);
