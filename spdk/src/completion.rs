@@ -13,8 +13,7 @@ use crate::error::Error;
 
 impl From<Abandoned> for Error {
     fn from(_: Abandoned) -> Self {
-        Self::new("wait for SPDK", libc::ECANCELED)
-            .with_detail("what was waited for was cut off by a fault of the program")
+        Self::cut_off("wait for SPDK", libc::ECANCELED)
     }
 }
 
@@ -109,6 +108,16 @@ mod tests {
             panic!("a refusal is immediate")
         };
         assert_eq!(result, Err(Error::new("refuse", libc::EINVAL)));
+    }
+
+    #[test]
+    fn an_operation_whose_task_panicked_is_cut_off() {
+        let (promise, pending) = completion::<()>();
+        drop(promise);
+        let Poll::Ready(Err(abandoned)) = poll(std::pin::pin!(pending)) else {
+            panic!("no value follows")
+        };
+        assert!(Error::from(abandoned).is_cut_off);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Error {
     pub errno: Errno,
     /// Further details where known: the invalid value, the step that failed.
     pub detail: Option<String>,
+    /// Whether a panic cut the operation off, so that its effects are unknown.
+    pub is_cut_off: bool,
 }
 
 impl Error {
@@ -48,6 +50,15 @@ impl Error {
             operation,
             errno: Errno(errno),
             detail: None,
+            is_cut_off: false,
+        }
+    }
+
+    /// Creates the error of an operation that a panic cut off.
+    pub(crate) fn cut_off(operation: &'static str, errno: i32) -> Self {
+        Self {
+            is_cut_off: true,
+            ..Self::new(operation, errno).with_detail("it was cut off by a fault of the program")
         }
     }
 
@@ -58,8 +69,9 @@ impl Error {
     }
 
     /// Adds a failed rollback to the error of a change; unchanged if the rollback succeeded.
-    pub fn after_undo<T>(self, undo: Result<T, Error>) -> Self {
+    pub fn after_undo<T>(mut self, undo: Result<T, Error>) -> Self {
         let Err(left) = undo else { return self };
+        self.is_cut_off |= left.is_cut_off;
         let detail = self.detail.as_deref().unwrap_or("it was to be undone");
         let detail = format!(
             "{detail}; what was there before could not be put back either, and is not there any \
@@ -108,6 +120,15 @@ mod tests {
             text.ends_with("(create null bdev: Cannot allocate memory)"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn an_undo_that_is_cut_off_leaves_unknown_effects() {
+        let error = Error::new("create null bdev", libc::EEXIST);
+        assert!(!error.is_cut_off);
+        let undo = Error::cut_off("create null bdev", libc::EIO);
+        assert!(error.after_undo(Err::<(), _>(undo.clone())).is_cut_off);
+        assert!(undo.after_undo(Ok(())).with_detail("more").is_cut_off);
     }
 
     #[test]

@@ -144,6 +144,8 @@ pub struct Volumes<V: Volume> {
     identity: Identity,
     /// System resources that the volumes own.
     held: Mutex<HashMap<Key, V::Held>>,
+    /// System resources of bdevs that a cut-off may have left in place of the recorded ones.
+    cut_off: Mutex<HashMap<Key, V::Held>>,
 }
 
 impl<V: Volume> Volumes<V> {
@@ -153,6 +155,7 @@ impl<V: Volume> Volumes<V> {
             spdk,
             identity,
             held: Mutex::default(),
+            cut_off: Mutex::default(),
         }
     }
 
@@ -167,7 +170,8 @@ impl<V: Volume> Volumes<V> {
     }
 
     /// Stores the system resources of a bdev that was made, and releases those they replace, or the new ones if
-    /// creation failed. A creation that was cut off may have left a bdev, which keeps them until it is removed.
+    /// creation failed. A creation that was cut off may have left a bdev, which keeps them until it is removed. If it
+    /// was to replace another with its data in a file, either may be there, and both keep theirs.
     async fn keep(
         &self,
         name: &Name,
@@ -178,7 +182,12 @@ impl<V: Volume> Volumes<V> {
         let unneeded = {
             let mut all = self.held.lock();
             match &made {
-                Err(Error::CutOff { .. }) if all.contains_key(name.key()) => Some(held),
+                Err(Error::CutOff { .. }) if all.contains_key(name.key()) => {
+                    match held.path().is_some() {
+                        true => self.cut_off.lock().insert(name.key().clone(), held),
+                        false => Some(held),
+                    }
+                }
                 Ok(_) | Err(Error::CutOff { .. }) => all.insert(name.key().clone(), held),
                 Err(_) => Some(held),
             }
@@ -214,6 +223,7 @@ impl<V: Volume> Kind for Volumes<V> {
 
     /// The existing bdev of a known volume is kept, never recreated: it holds data of its own.
     async fn ensure(&self, _: &CallContext, name: &Name, mut object: V) -> Result<V, Error> {
+        self.remove_cut_off(name).await?;
         let is_known = !object.name().is_empty();
         if is_known && self.is_there(name, &object).await? {
             object.confirm().await?;
@@ -234,6 +244,7 @@ impl<V: Volume> Kind for Volumes<V> {
         name: &Name,
         mut change: Change<V>,
     ) -> Result<V, Error> {
+        self.remove_cut_off(name).await?;
         change.wanted.reconsider(&change.asked);
         let is_there = self.is_there(name, &change.old).await?;
         if is_there && let Some(info) = V::adjust(&self.spdk, name, &change).await? {
@@ -287,6 +298,7 @@ impl<V: Volume> Kind for Volumes<V> {
 
     /// A bdev with the volume's name but another UUID is foreign and is left alone.
     async fn remove(&self, _: &CallContext, name: &Name, object: &V) -> Result<(), Error> {
+        self.remove_cut_off(name).await?;
         let (id, uuid) = (name.id().to_owned(), Some(self.uuid_of(name, object)));
         let deleted = self
             .spdk

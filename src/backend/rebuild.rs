@@ -2,7 +2,25 @@
 
 use spdk::{Spdk, bdev, errno};
 
-use super::{Recipe, make, remove};
+use super::{Recipe, Volume, Volumes, make, release, remove};
+use crate::error::Error;
+use crate::resource::Name;
+
+impl<V: Volume> Volumes<V> {
+    /// Deletes whichever bdev a rebuild that was cut off has left, by its name: its UUID may be the old or the new one.
+    /// Its data is in its file.
+    pub(super) async fn remove_cut_off(&self, name: &Name) -> Result<(), Error> {
+        if !self.cut_off.lock().contains_key(name.key()) {
+            return Ok(());
+        }
+        let id = name.id().to_owned();
+        let removed = (self.spdk).call(async move |spdk| remove(spdk, &id).await);
+        removed.await??;
+        let held = self.cut_off.lock().remove(name.key());
+        release(name, held).await;
+        Ok(())
+    }
+}
 
 /// Creates a bdev like the new one under the trial name, removes it again, and returns its description.
 pub(super) async fn try_out<R: Recipe>(

@@ -10,6 +10,11 @@ use super::{Error, Subject};
 
 impl From<spdk::Error> for Error {
     fn from(error: spdk::Error) -> Self {
+        if error.is_cut_off {
+            return Error::CutOff {
+                operation: error.operation.to_owned(),
+            };
+        }
         let message = error.to_string();
         let not_found = || Error::NotFound {
             name: Subject::default(),
@@ -76,6 +81,17 @@ mod tests {
         assert_eq!(of(98), tonic::Code::FailedPrecondition);
         assert_eq!(of(111), tonic::Code::Unavailable);
         assert_eq!(of(5), tonic::Code::Internal);
+    }
+
+    #[test]
+    fn an_operation_that_a_panic_cut_off_has_unknown_effects() {
+        for errno in [5, 17, 19, 125] {
+            let mut error = spdk::Error::new("create bdev", -errno);
+            error.is_cut_off = true;
+            let error = Error::from(error);
+            assert!(matches!(error, Error::CutOff { .. }), "{error:?}");
+            assert_eq!(error.code(), tonic::Code::Internal);
+        }
     }
 
     #[test]

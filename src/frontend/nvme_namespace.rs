@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use spdk::nvmf::namespace::{self, Added};
+use spdk::nvmf::namespace::{self, Added, Namespace};
 use spdk::nvmf::reservation;
 use spdk::nvmf::subsystem::MAX_NAMESPACES;
 use spdk::{Handle, Spdk, bdev, errno};
@@ -216,10 +216,13 @@ impl Kind for NvmeNamespaces {
         object: &NvmeNamespace,
     ) -> Result<(), Error> {
         let nqn = self.nqn(name)?;
-        let nsid = options(&spec_of(object)).nsid;
+        let shown = options(&spec_of(object));
         let key = name.key().as_str().to_owned();
         let removed = self.spdk.call(move |spdk| async move {
-            remove(spdk, &nqn, nsid).await?;
+            match shown.nsid {
+                0 => remove_by_bdev(spdk, &nqn, &shown.bdev).await?,
+                nsid => remove(spdk, &nqn, nsid).await?,
+            }
             reservation::forget(spdk, &key);
             Ok::<_, spdk::Error>(())
         });
@@ -344,6 +347,28 @@ async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), spdk::Error> {
     }
 }
 
+/// Removes the namespace of a bdev, if there is one: a create that was cut off has not told the NSID that the server
+/// chose. The subsystem claims the bdev, so that no other namespace has it.
+async fn remove_by_bdev(spdk: Spdk, nqn: &str, bdev: &str) -> Result<(), spdk::Error> {
+    let namespaces = match namespace::list(spdk, nqn) {
+        Err(error) if is_gone(&error) => return Ok(()),
+        listed => listed?,
+    };
+    // A namespace keeps its bdev open. The volume may be named by an alias or a UUID.
+    let Some(found) = bdev::lookup(spdk, bdev)? else {
+        return Ok(());
+    };
+    match nsid_with(&namespaces, &found.name) {
+        Some(nsid) => remove(spdk, nqn, nsid).await,
+        None => Ok(()),
+    }
+}
+
+fn nsid_with(namespaces: &[Namespace], bdev: &str) -> Option<u32> {
+    let found = namespaces.iter().find(|namespace| namespace.bdev == bdev);
+    found.map(|namespace| namespace.nsid)
+}
+
 /// Replaces a namespace: it cannot be changed in place, so hosts see a removal and an addition. If the addition fails,
 /// the old namespace is added again (rollback); if that fails too, the namespace is lost as if its volume were gone.
 async fn replace(
@@ -387,6 +412,16 @@ mod tests {
         assert_eq!(options.uuid, options.nguid);
         assert_eq!(options.uuid.unwrap()[..4], [0x1b, 0x4e, 0x28, 0xba]);
         assert_eq!(options.eui64, Some(0x1b4e_28ba_2fa1_11d2_u64.to_be_bytes()));
+    }
+
+    #[test]
+    fn a_namespace_without_a_known_nsid_is_found_by_its_bdev() {
+        let namespaces = [(1, "a"), (7, "b")].map(|(nsid, bdev)| Namespace {
+            nsid,
+            bdev: bdev.to_owned(),
+        });
+        assert_eq!(nsid_with(&namespaces, "b"), Some(7));
+        assert_eq!(nsid_with(&namespaces, "c"), None);
     }
 
     #[test]

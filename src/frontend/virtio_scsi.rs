@@ -92,6 +92,14 @@ impl Group {
         self.luns.insert(id.to_owned(), lun.clone());
         Some(lun)
     }
+
+    /// Drops a LUN that could not be shown; one that is being moved keeps its number for the next attempt. After a
+    /// cut-off the LUN stays, since SPDK may show it: its removal has to hide it.
+    fn not_shown(&mut self, id: &str, error: &Error) {
+        if !matches!(error, Error::CutOff { .. }) {
+            self.luns.remove(id);
+        }
+    }
 }
 
 impl Luns {
@@ -138,10 +146,7 @@ impl Luns {
         match result {
             Ok(volume) => self.set_volume(group, id, volume),
             Err(error) => {
-                // A LUN that is being moved keeps its number for the next attempt.
-                self.change(group, |group| {
-                    group.luns.remove(id);
-                });
+                self.change(group, |group| group.not_shown(id, &error));
                 return Err(error);
             }
         }
@@ -350,6 +355,7 @@ fn full(group: &str, most: usize) -> Error {
 }
 
 /// Shows a LUN through a controller and watches its bdev; without a controller, only checks that the bdev is usable.
+/// The table owns the numbers: a target that has this one is left from a change that was cut off, and is replaced.
 async fn show(
     spdk: Spdk,
     controller: Option<&str>,
@@ -358,6 +364,7 @@ async fn show(
     let Some(name) = controller else {
         return scsi::check_bdev(spdk, &lun.bdev).map(|()| None);
     };
+    hide(spdk, name, lun).await?;
     scsi::add_target(spdk, name, Some(lun.number), &lun.bdev).await?;
     bdev::look_after(spdk, &watcher(name, lun), &lun.bdev).map(Some)
 }
@@ -428,6 +435,16 @@ mod tests {
                 .map(|lun| lun.number)
         };
         assert_eq!([take("d"), take("e")], [Some(1), Some(3)]);
+    }
+
+    #[test]
+    fn a_lun_that_spdk_may_show_is_kept_for_its_removal() {
+        let mut group = Group::default();
+        assert!(group.take("a", "volume", MAX_LUNS, None).is_some());
+        group.not_shown("a", &spdk::CallError::Panicked.into());
+        assert!(group.luns.contains_key("a"));
+        group.not_shown("a", &Error::internal("show LUN", "no memory"));
+        assert!(group.is_unused());
     }
 
     #[test]

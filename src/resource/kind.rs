@@ -131,7 +131,8 @@ pub trait Kind: Send + Sync + 'static {
         change: Change<Self::Object>,
     ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
 
-    /// Called once an update is durable or rolled back: what only a rollback would need can be released.
+    /// Called once an update is durable or rolled back, or SPDK is reconciled with the record after an update that
+    /// failed: what only a rollback would need can be released.
     fn settled(&self, _name: &Name) {}
 
     /// Prepares a change that destroys content and so cannot be rolled back: runs every check that destroys

@@ -240,6 +240,7 @@ impl<K: Kind> Collection<K> {
             }).ok(),
         };
         let made = saved.unwrap_or_else(|| self.insert(name, made));
+        self.kind.settled(name);
         self.applied(name);
         Ok(made)
     }

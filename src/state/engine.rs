@@ -109,16 +109,6 @@ pub(super) fn builder() -> redb::Builder {
     builder
 }
 
-/// Builder of a database whose damage is known and that is searched for what it damaged: verifies no checksum, and repairs
-/// nothing.
-pub(super) fn unchecked_builder() -> redb::Builder {
-    let mut builder = Database::builder();
-    builder
-        .set_cache_size(CACHE)
-        .set_repair_callback(redb::RepairSession::abort);
-    builder
-}
-
 /// Initializes an empty database.
 pub(super) fn initialize(
     database: &Database,
@@ -422,6 +412,7 @@ impl<O: Opener> Engine<O> {
             self.database = Some(database);
             if found.commits == commits {
                 self.is_unconfirmed = true;
+                self.backoff.succeeded();
                 return Ok(());
             }
             self.backoff.failed(&error);

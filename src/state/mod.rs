@@ -13,6 +13,7 @@ mod file;
 mod format;
 mod history;
 mod key;
+mod leaf;
 mod memory;
 mod seal;
 mod transaction;

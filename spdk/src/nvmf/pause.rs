@@ -79,10 +79,7 @@ where
                 Ok(None) => None,
                 Err(error) => return done.complete(Err(error)),
             };
-            let result = result.unwrap_or_else(|| {
-                let detail = "it was cut off by a fault of the program";
-                Err(Error::new(operation, libc::EIO).with_detail(detail))
-            });
+            let result = result.unwrap_or_else(|| Err(Error::cut_off(operation, libc::EIO)));
             let resumed = resume(spdk, operation, &nqn).await;
             done.complete(result.and_then(|value| resumed.map(|()| value)));
         }

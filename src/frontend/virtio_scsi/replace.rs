@@ -31,6 +31,8 @@ impl Luns {
             return self.add(to, id, bdev, most).await;
         };
         let [hidden, shown] = shown;
+        // Under the same ID the old LUN takes the place of what a cut-off may leave.
+        let leftover = shown.clone().filter(|_| from != to);
         let (now, then, before) = (new.clone(), old.clone(), old.volume.clone());
         let replaced = self.spdk.call(async move |spdk| {
             if let Some(controller) = &hidden {
@@ -41,11 +43,15 @@ impl Luns {
             Ok::<_, spdk::Error>(Replaced::by(made, undo).await)
         });
         let replaced = replaced.await.map_err(Error::from);
-        let (volume, failed) = match replaced.and_then(|replaced| Ok(replaced?)) {
-            Ok(Replaced { now, failed }) => (now.flatten(), failed.map(Error::from)),
-            // The old LUN could not be hidden, so it still has its volume.
-            Err(error) => (before, Some(error)),
-        };
+        let (volume, failed) = outcome(replaced.and_then(|replaced| Ok(replaced?)), before);
+        if let (Some(Error::CutOff { .. }), Some(controller)) = (&failed, leftover) {
+            let new = new.clone();
+            let hidden = (self.spdk).call(async move |spdk| hide(spdk, &controller, &new).await);
+            let hidden = hidden.await.map_err(Error::from);
+            if let Err(error) = hidden.and_then(|hidden| Ok(hidden?)) {
+                tracing::warn!(lun = id, controller = to, %error, "what a move that was cut off left is still shown");
+            }
+        }
         let is_done = failed.is_none();
         let pair = [old, new].map(|lun| Lun {
             volume: volume.clone(),
@@ -61,6 +67,20 @@ impl Luns {
             group.moving.remove(id);
             !group.is_unused()
         });
+    }
+}
+
+/// Returns the volume that is shown after a replacement, and why that failed.
+fn outcome<T>(
+    replaced: Result<Replaced<Option<T>>, Error>,
+    before: Option<T>,
+) -> (Option<T>, Option<Error>) {
+    match replaced {
+        Ok(Replaced { now, failed }) => (now.flatten(), failed.map(Error::from)),
+        // The old LUN may be hidden, the new one shown: without a volume the old one is repaired.
+        Err(error @ Error::CutOff { .. }) => (None, Some(error)),
+        // The old LUN could not be hidden, so it still has its volume.
+        Err(error) => (before, Some(error)),
     }
 }
 
@@ -124,6 +144,13 @@ fn end(groups: &mut Groups, [from, to]: [&str; 2], id: &str, [old, new]: [Lun; 2
 mod tests {
     use super::super::{Group, MAX_LUNS};
     use super::*;
+
+    #[test]
+    fn after_a_cut_off_the_old_lun_is_to_be_repaired() {
+        let volume = |error| outcome::<u8>(Err(error), Some(1)).0;
+        assert_eq!(volume(Error::internal("hide LUN", "timeout")), Some(1));
+        assert_eq!(volume(spdk::CallError::Panicked.into()), None);
+    }
 
     fn number(groups: &Groups, group: &str, id: &str) -> Option<u8> {
         Some(groups.get(group)?.luns.get(id)?.number)

@@ -303,6 +303,10 @@ async fn a_kind_is_told_when_no_rollback_can_follow() {
     assert_eq!(settled(), 2, "it is rolled back");
     place.update("a", 128).await.unwrap();
     assert_eq!(settled(), 3, "it is durable");
+    let place = Place::new(false);
+    place.create("a", 64).await.unwrap();
+    place.update("a", 128).await.unwrap();
+    assert_eq!(place.spdk.settled.load(Ordering::Relaxed), 1, "foreseen");
 }
 
 /// Creates a pending rollback: SPDK has 128 blocks, the store and memory have 64.
