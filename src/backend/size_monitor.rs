@@ -16,8 +16,8 @@ pub(crate) struct Sizes {
     spdk: Handle,
     controllers: Others<NvmeRemoteControllers>,
     shared: Arc<Shared>,
-    /// Number of the event of SPDK to read next; `None` while there is no controller.
-    next: Option<u64>,
+    /// Number of the event of SPDK to read next.
+    next: u64,
 }
 
 impl Sizes {
@@ -31,7 +31,7 @@ impl Sizes {
             spdk,
             controllers: Others::of(controllers),
             shared,
-            next: None,
+            next: 0,
         }
     }
 
@@ -50,17 +50,12 @@ impl Sizes {
 impl Monitor for Sizes {
     async fn check(&mut self) -> Result<(), CallError> {
         if self.controllers.is_empty() {
-            self.next = None;
             return Ok(());
         }
-        let next = self.next.unwrap_or_default();
+        let next = self.next;
         let found = self.spdk.call(async move |spdk| bdev::resized(spdk, next));
         let bdev::Resized { bdevs, next } = found.await?;
-        // What came while there was no controller is not about those of now.
-        let is_first = self.next.replace(next).is_none();
-        if is_first {
-            return Ok(());
-        }
+        self.next = next;
         for (bdev, size) in bdevs {
             let Some(object) = self.namespace(&bdev) else {
                 continue;

@@ -1,6 +1,6 @@
 //! Changes of the sizes of bdevs, from the events that SPDK keeps (`spdk/notify.h`).
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use spdk_sys as sys;
 
@@ -9,6 +9,9 @@ use crate::app_thread::Spdk;
 
 /// The type of SPDK's event of a changed size; its context is the name of the bdev.
 const RESIZE: &CStr = c"bdev_resize";
+
+/// The type of its event of a new bdev.
+const REGISTER: &CStr = c"bdev_register";
 
 /// Events read at a time: as many as SPDK keeps.
 const MOST: u64 = 1024;
@@ -22,7 +25,8 @@ pub struct Resized {
     pub next: u64,
 }
 
-/// Reads the events from number `next` on; of more than 1,024 the last ones.
+/// Reads the events from number `next` on; of more than 1,024 the last ones. Those of a bdev that has gone are not of
+/// one that has its name now.
 pub fn resized(spdk: Spdk, next: u64) -> Resized {
     let mut found = Resized {
         bdevs: Vec::new(),
@@ -55,17 +59,45 @@ unsafe extern "C" fn on_event(
     // SAFETY: by the caller's contract.
     let (event, found) = unsafe { (&*event, &mut *found.cast::<Resized>()) };
     found.next = number.saturating_add(1);
-    if text(&event.type_).as_deref() == RESIZE.to_str().ok()
-        && let Some(name) = text(&event.ctx)
-    {
-        found.bdevs.push((name, 0));
-    }
+    found.note(&text(&event.type_), text(&event.ctx));
     0
 }
 
-/// Returns the text of an array up to its NUL.
-fn text(array: &[c_char]) -> Option<String> {
+impl Resized {
+    fn note(&mut self, of: &CStr, bdev: CString) {
+        let Ok(bdev) = bdev.into_string() else { return };
+        if of == RESIZE {
+            self.bdevs.push((bdev, 0));
+        } else if of == REGISTER {
+            self.bdevs.retain(|(name, _)| *name != bdev);
+        }
+    }
+}
+
+/// Returns the text of an array up to its NUL; empty if it has none.
+fn text(array: &[c_char]) -> CString {
     let bytes: Vec<u8> = array.iter().map(|byte| byte.cast_unsigned()).collect();
-    let text = CStr::from_bytes_until_nul(&bytes).ok()?;
-    text.to_str().ok().map(str::to_owned)
+    CStr::from_bytes_until_nul(&bytes)
+        .unwrap_or_default()
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resize_is_of_the_bdev_that_has_the_name_since() {
+        let mut found = Resized::default();
+        let events = [
+            (RESIZE, "a"),
+            (RESIZE, "b"),
+            (REGISTER, "a"),
+            (c"bdev_unregister", "b"),
+        ];
+        for (of, bdev) in events {
+            found.note(of, CString::new(bdev).expect("no NUL"));
+        }
+        assert_eq!(found.bdevs, [("b".to_owned(), 0)]);
+    }
 }
