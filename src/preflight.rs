@@ -13,6 +13,7 @@ use crate::config::{Config, RpcHttp, SpdkRpc};
 use crate::ctrlr_dir;
 use crate::identity::Identity;
 use crate::local_socket::{self, Bound};
+use crate::machine::cgroup::BESIDE_MIB;
 use crate::machine::{Machine, cgroup, hugepages};
 use crate::private_dir::lock_state_dir;
 use crate::server::{Listeners, Tls};
@@ -163,27 +164,31 @@ fn check_memory(config: &Config) -> Result<(), String> {
 /// Checks the control group's limits. Exceeding one later would be fatal: SIGBUS for a hugepage, the OOM killer for
 /// ordinary memory.
 fn check_cgroup(config: &Config, machine: &Machine) -> Result<(), String> {
-    let needed = u64::from(config.mem_mib);
+    let asked = u64::from(config.mem_mib);
+    let ordinary = BESIDE_MIB + if config.no_huge { asked } else { 0 };
+    if let Some(limit) = cgroup::memory(machine).filter(|limit| limit.left_mib() < ordinary) {
+        return Err(format!(
+            "the control group leaves {} MiB of memory ({}), and {ordinary} MiB are needed, {BESIDE_MIB} of them beside \
+             SPDK's: raise the limit, or lower --mem-mib",
+            limit.left_mib(),
+            limit.file.display()
+        ));
+    }
+    if config.no_huge {
+        return Ok(());
+    }
     let sizes = hugepages::mounted(machine);
-    let (what, limits): (_, Vec<_>) = match config.no_huge {
-        true => ("memory", cgroup::memory(machine).into_iter().collect()),
-        false => (
-            "hugepages",
-            sizes
-                .iter()
-                .map_while(|kib| cgroup::hugetlb(machine, *kib))
-                .collect(),
-        ),
-    };
+    let limits = sizes.iter().map_while(|kib| cgroup::hugetlb(machine, *kib));
+    let limits: Vec<_> = limits.collect();
     // A mounted page size without a limit may suffice.
-    if !config.no_huge && limits.len() < sizes.len() {
+    if limits.len() < sizes.len() {
         return Ok(());
     }
     let left: u64 = limits.iter().map(cgroup::Limit::left_mib).sum();
     match limits.first() {
-        Some(limit) if left < needed => Err(format!(
-            "the control group leaves {left} MiB of {what} ({}), and {needed} MiB are asked for: raise the \
-             limit, or lower --mem-mib",
+        Some(limit) if left < asked => Err(format!(
+            "the control group leaves {left} MiB of hugepages ({}), and {asked} MiB are asked for: raise the limit, or \
+             lower --mem-mib",
             limit.file.display()
         )),
         _ => Ok(()),
@@ -272,9 +277,10 @@ mod tests {
         assert!(refused.contains("leaves 512 MiB of hugepages"), "{refused}");
         assert!(refused.contains("hugetlb.2MB.max"), "{refused}");
         assert_eq!(check(&["--mem-mib", "512"]), Ok(()));
-        let refused = check(&["--mem-mib", "1024", "--no-huge"]).unwrap_err();
+        let refused = check(&["--mem-mib", "896", "--no-huge"]).unwrap_err();
         assert!(refused.contains("leaves 1023 MiB of memory"), "{refused}");
-        assert_eq!(check(&["--mem-mib", "1023", "--no-huge"]), Ok(()));
+        assert!(refused.contains("1024 MiB are needed"), "{refused}");
+        assert_eq!(check(&["--mem-mib", "895", "--no-huge"]), Ok(()));
         let both = mount.to_owned() + "31 1 0:31 / /huge rw - hugetlbfs none rw,pagesize=1024M\n";
         tree.write("/proc/self/mountinfo", &both);
         assert_eq!(check(&["--mem-mib", "1024"]), Ok(()));

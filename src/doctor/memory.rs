@@ -3,11 +3,9 @@
 use super::Level::{Error, Warning};
 use super::{Report, Running};
 use crate::config::Config;
+use crate::machine::cgroup::BESIDE_MIB;
 use crate::machine::hugepages::{self, Pool};
 use crate::machine::{Machine, cgroup, cpus};
-
-/// Memory that the process needs besides SPDK's, in MiB.
-const OVERHEAD: u64 = 256;
 
 pub(super) fn examine(
     machine: &Machine,
@@ -25,9 +23,9 @@ pub(super) fn examine(
         false => huge(machine, config, needed, report),
     }
     let beside = if config.no_huge {
-        needed + OVERHEAD
+        needed + BESIDE_MIB
     } else {
-        OVERHEAD
+        BESIDE_MIB
     };
     match cgroup::memory(machine) {
         Some(limit) if limit.left_mib() < beside => report.add(
@@ -74,7 +72,7 @@ fn ordinary(machine: &Machine, needed: u64, report: &mut Report) {
         .field_number("/proc/meminfo", "MemAvailable")
         .unwrap_or(0)
         / 1024;
-    if free < needed + OVERHEAD {
+    if free < needed + BESIDE_MIB {
         report.add(
             Error,
             "memory",

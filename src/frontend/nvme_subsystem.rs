@@ -353,22 +353,26 @@ async fn open(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
 /// Revokes the admission that `old` has and `new` has not.
 async fn close(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
     let (before, after) = (&old.options, &new.options);
-    if before.allow_any_host != after.allow_any_host {
-        host::allow_any(spdk, &after.nqn, after.allow_any_host).await?;
-    }
-    if old.hostnqn.is_empty() {
-        return Ok(());
-    }
-    match host::disallow(spdk, &before.nqn, &old.hostnqn).await {
-        Err(error) if error.errno.0 != errno::ENOENT => {
-            let undone = async {
-                host::allow_any(spdk, &before.nqn, before.allow_any_host).await?;
-                open(spdk, old).await
-            };
-            Err(error.after_undo(undone.await))
+    let closed = async {
+        if before.allow_any_host != after.allow_any_host {
+            host::allow_any(spdk, &after.nqn, after.allow_any_host).await?;
         }
-        _ => Ok(()),
-    }
+        if old.hostnqn.is_empty() {
+            return Ok(());
+        }
+        match host::disallow(spdk, &before.nqn, &old.hostnqn).await {
+            Err(error) if error.errno.0 != errno::ENOENT => Err(error),
+            _ => Ok(()),
+        }
+    };
+    let Err(error) = closed.await else {
+        return Ok(());
+    };
+    let undone = async {
+        host::allow_any(spdk, &before.nqn, before.allow_any_host).await?;
+        open(spdk, old).await
+    };
+    Err(error.after_undo(undone.await))
 }
 
 /// Checks the pre-shared key: TLS requires a host known by its NQN.

@@ -30,6 +30,9 @@ impl Limit {
     }
 }
 
+/// Memory that the process needs beside SPDK's at its start, in MiB (docs/operations.md, Capacity: 105).
+pub const BESIDE_MIB: u64 = 128;
+
 /// The memory limit with the smallest remainder, if there is one.
 pub fn memory(machine: &Machine) -> Option<Limit> {
     tightest(

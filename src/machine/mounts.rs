@@ -31,6 +31,14 @@ pub fn mounts(machine: &Machine) -> Vec<Mount> {
     text.lines().filter_map(parse).collect()
 }
 
+/// Lists the mounts of this process and of process 1, which has others where this one is in a container.
+pub fn mounts_of_all(machine: &Machine) -> Vec<Mount> {
+    let of_first = machine.text("/proc/1/mountinfo").unwrap_or_default();
+    let mut all = mounts(machine);
+    all.extend(of_first.lines().filter_map(parse));
+    all
+}
+
 /// Parses a line, see proc(5): a hyphen ends a variable number of fields.
 fn parse(line: &str) -> Option<Mount> {
     let (before, after) = line.split_once(" - ")?;

@@ -189,7 +189,7 @@ impl Address {
 
     fn storage_in_use(&self, machine: &Machine) -> Option<String> {
         let blocks = self.block_devices(machine);
-        let mounts = mounts::mounts(machine);
+        let mounts = mounts::mounts_of_all(machine);
         let swaps = mounts::swaps(machine);
         blocks.iter().find_map(|name| {
             let number = machine.text(format!("/sys/class/block/{name}/dev"));
@@ -207,8 +207,7 @@ impl Address {
             if let Some(holder) = holders.first() {
                 return Some(format!("{name} is part of {holder}"));
             }
-            (machine.is_here() && is_claimed(name))
-                .then(|| format!("{name} is claimed by the kernel or a process"))
+            machine.is_here().then(|| claimed(name)).flatten()
         })
     }
 
@@ -222,20 +221,31 @@ impl Address {
             .map(|prefix| PathBuf::from(format!("/dev/vfio/{prefix}{group}")))
             .into_iter()
             .find(|path| path.exists())?;
-        let opened = rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-        (opened.err() == Some(Errno::BUSY))
-            .then(|| format!("a process has {} open", path.display()))
+        let path = path.display().to_string();
+        match open_result(&path, OFlags::RDWR) {
+            Ok(()) => None,
+            Err(Errno::BUSY) => Some(format!("a process has {path} open")),
+            Err(error) => Some(untold(&path, error)),
+        }
     }
 }
 
-/// Whether a block device is opened exclusively (by a file system, volume manager, RAID or daemon).
-fn is_claimed(name: &str) -> bool {
-    let path = format!("/dev/{name}");
-    if std::fs::metadata(&path).is_err() {
-        return false;
+/// Returns who has a block device opened exclusively (a file system, volume manager, RAID or daemon). A device that this
+/// process may not open, as in a container, counts as in use.
+fn claimed(name: &str) -> Option<String> {
+    match open_result(&format!("/dev/{name}"), OFlags::RDONLY | OFlags::EXCL) {
+        Ok(()) | Err(Errno::NXIO | Errno::NODEV | Errno::NOMEDIUM) => None,
+        Err(Errno::BUSY) => Some(format!("{name} is claimed by the kernel or a process")),
+        Err(error) => Some(untold(&format!("/dev/{name}"), error)),
     }
-    let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
-    rustix::fs::open(&path, flags, Mode::empty()).err() == Some(Errno::BUSY)
+}
+
+fn open_result(path: &str, flags: OFlags) -> Result<(), Errno> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map(drop)
+}
+
+fn untold(path: &str, error: Errno) -> String {
+    format!("whether {path} is in use cannot be told: {error}")
 }
 
 fn class(machine: &Machine, address: &Address) -> Option<u64> {
@@ -325,7 +335,11 @@ mod tests {
             // btrfs has a device number of its own.
             tree.write("/proc/self/mountinfo", &line("0:40", "/dev/nvme0n1p1"));
             assert_eq!(address.in_use(&machine).as_deref(), Some(expected));
+            // In a container the mounts of the machine are those of process 1.
             tree.write("/proc/self/mountinfo", "");
+            tree.write("/proc/1/mountinfo", &line("259:1", "/dev/root"));
+            assert_eq!(address.in_use(&machine).as_deref(), Some(expected));
+            tree.write("/proc/1/mountinfo", "");
             tree.write(
                 "/proc/swaps",
                 "Filename Type\n/dev/nvme0n1p1 partition 1 0 -2\n",

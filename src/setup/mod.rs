@@ -50,6 +50,10 @@ pub fn apply(
     let mut journal = Journal::open(machine)?;
     names::record(machine, names)?;
     for step in steps {
+        // Steps before it may have taken a minute.
+        if let Some(user) = step.device().and_then(|address| address.in_use(machine)) {
+            return Err(format!("{step}: {user}"));
+        }
         journal.note(step.undo(machine))?;
         tell(step);
         step.run(machine)
