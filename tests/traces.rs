@@ -19,7 +19,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opi_spdk::api::storage::null_volume_service_client::NullVolumeServiceClient;
 use opi_spdk::api::storage::{CreateNullVolumeRequest, NullVolume};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tonic::{Request, Response, Status};
 
 use common::{Http, Options, Target, eventually};
@@ -268,7 +268,18 @@ async fn a_call_is_a_span_of_its_clients_trace_with_its_waits() {
 async fn an_unresponsive_collector_blocks_no_call() {
     // The collector accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let mut target = Target::start_with(exporting_to(silent.local_addr().expect("bound"))).await;
+    blocks_no_call(silent.local_addr().expect("bound")).await;
+
+    // Nothing listens: the port is taken, and connections are refused.
+    let refusing = TcpSocket::new_v4().expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    refusing.bind(any).expect("a port");
+    blocks_no_call(refusing.local_addr().expect("bound")).await;
+}
+
+/// Calls and the end of a target that exports to this address.
+async fn blocks_no_call(collector: SocketAddr) {
+    let mut target = Target::start_with(exporting_to(collector)).await;
     let begun = Instant::now();
     for n in 0..200 {
         assert_eq!(create(&target, &format!("v{n}"), None).await, 200);
@@ -281,5 +292,4 @@ async fn an_unresponsive_collector_blocks_no_call() {
     target.signal(rustix::process::Signal::TERM);
     let status = target.wait(Duration::from_secs(5));
     assert!(status.success(), "{status}\n{}", target.log());
-    drop(silent);
 }

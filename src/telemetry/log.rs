@@ -1,12 +1,12 @@
 //! The log on stderr.
 //!
 //! A dedicated thread writes the lines, so that a slow reader of stderr blocks nobody: lines that find the queue full
-//! are counted and reported. Before threads are started (the process has yet to choose its cores) lines are written
-//! directly.
+//! are counted and reported, and so are lines whose write fails (a full disk). Before threads are started (the process
+//! has yet to choose its cores) lines are written directly.
 
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -30,15 +30,38 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Panics since the start.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
+/// Lines whose write failed. The log thread of tracing-appender ignores write errors.
+static FAILED: AtomicU64 = AtomicU64::new(0);
+
+/// OS error number of the last failed write since the last report; 0 if there was none.
+static ERROR: AtomicI32 = AtomicI32::new(0);
+
 /// The queue of the log thread, once it runs.
 static THREAD: OnceLock<NonBlocking> = OnceLock::new();
 
 /// Waits for the log thread when dropped.
 static GUARD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
+/// Writes lines, one in each call, and counts those whose write fails.
+struct Counted<W>(W);
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Err(error) = self.0.write_all(line) {
+            FAILED.fetch_add(1, Ordering::Relaxed);
+            ERROR.store(error.raw_os_error().unwrap_or_default(), Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// Destination of an event.
 enum Out {
-    Direct(Stderr),
+    Direct(Counted<Stderr>),
     Thread(NonBlocking),
 }
 
@@ -46,7 +69,7 @@ impl Out {
     fn now() -> Self {
         match THREAD.get() {
             Some(thread) => Self::Thread(thread.clone()),
-            None => Self::Direct(io::stderr()),
+            None => Self::Direct(Counted(io::stderr())),
         }
     }
 }
@@ -71,7 +94,7 @@ pub fn written_by_a_thread() {
         .buffered_lines_limit(CAPACITY)
         .lossy(true)
         .thread_name("log")
-        .finish(io::stderr());
+        .finish(Counted(io::stderr()));
     if THREAD.set(lines).is_ok() {
         *GUARD.lock() = Some(guard);
     }
@@ -93,24 +116,34 @@ pub(super) fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-/// Lines lost since start.
+/// Lines lost since start: the queue was full, or the write failed.
 pub(super) fn lost() -> u64 {
-    let lost = THREAD
+    let dropped = THREAD
         .get()
         .map(|lines| lines.error_counter().dropped_lines());
-    lost.unwrap_or_default().try_into().unwrap_or(u64::MAX)
+    let dropped = dropped.unwrap_or_default().try_into().unwrap_or(u64::MAX);
+    FAILED.load(Ordering::Relaxed).saturating_add(dropped)
 }
 
 /// Reports lost lines, as long as the process runs.
+///
+/// On a full disk the report is lost, too, and counted: one line per interval, until a report can be written. Its total
+/// includes the lost reports.
 pub async fn tell_of_losses() {
     let mut told = 0;
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
         let lost = lost();
         if lost > told {
+            let error = match ERROR.swap(0, Ordering::Relaxed) {
+                0 => None,
+                number => Some(io::Error::from_raw_os_error(number)),
+            };
             tracing::warn!(
                 lines = lost - told,
-                "the log has lost lines: what reads stderr is too slow"
+                total = lost,
+                error = error.map(tracing::field::display),
+                "the log has lost lines: stderr cannot be written, or what reads it is too slow"
             );
             told = lost;
         }
@@ -153,4 +186,22 @@ pub fn init(config: &Config) -> Result<SetLogLevel, String> {
         spdk::log_level_has_changed();
         Ok(())
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_whose_write_fails_are_counted_with_the_error() {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut log = Counted(full.expect("/dev/full opens"));
+        let before = lost();
+        for _ in 0..2 {
+            log.write_all(b"a line\n").expect("counted instead");
+        }
+        assert_eq!(lost() - before, 2);
+        let error = io::Error::from_raw_os_error(ERROR.load(Ordering::Relaxed));
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
 }

@@ -138,6 +138,15 @@ async fn each_change_is_logged_with_peer_object_and_outcome() {
     assert!(lines(&target.log()).len() > 10);
 }
 
+/// Returns the lost log lines that the metrics count.
+fn lines_lost(target: &Target) -> f64 {
+    let text = metrics(target.http);
+    let lost = text
+        .lines()
+        .find_map(|line| line.strip_prefix("opi_spdk_log_lines_lost_total "));
+    lost.expect("counted").parse().expect("a number")
+}
+
 #[tokio::test]
 async fn a_full_log_disk_harms_nothing_else() {
     let target = Target::start_with(Options::default().log_to("/dev/full")).await;
@@ -153,6 +162,7 @@ async fn a_full_log_disk_harms_nothing_else() {
         );
     }
     assert!(client.is_serving().await);
+    assert!(lines_lost(&target) > 0.0);
     target.stop();
 }
 
@@ -186,12 +196,7 @@ async fn an_unread_log_blocks_nothing_and_counts_lost_lines() {
         "{:?}",
         begun.elapsed()
     );
-    let text = metrics(target.http);
-    let lost = text
-        .lines()
-        .find_map(|line| line.strip_prefix("opi_spdk_log_lines_lost_total "));
-    let lost: f64 = lost.expect("counted").parse().expect("a number");
-    assert!(lost > 0.0);
+    assert!(lines_lost(&target) > 0.0);
 
     // Once it is read again, the log reports the lost lines and continues.
     let reader = tokio::task::spawn_blocking(move || {

@@ -179,7 +179,7 @@ impl Reading {
         );
         out.counter(
             "opi_spdk_log_lines_lost",
-            "Lines of the log that what reads stderr was too slow for",
+            "Lines of the log that stderr, or what reads it, did not take",
             self.log_lost,
         );
         out.counter(

@@ -37,13 +37,10 @@ pub(super) fn collect(bundle: &mut Bundle) {
     }
     let pools = pools(Path::new("/sys/kernel/mm/hugepages"));
     bundle.add("machine/hugepages.txt", pools.as_bytes());
-    for process in servers(Path::new("/proc")) {
-        let number = process.file_name().unwrap_or_default().to_string_lossy();
-        let place = format!("process-{number}");
-        bundle.add(
-            &format!("{place}/settings.txt"),
-            settings(&process).as_bytes(),
-        );
+    for (process, arguments) in servers(Path::new("/proc"), bundle) {
+        let place = place(&process);
+        let settings = settings(&process, &arguments, bundle);
+        bundle.add(&format!("{place}/settings.txt"), settings.as_bytes());
         bundle.add(
             &format!("{place}/threads.txt"),
             threads(&process).as_bytes(),
@@ -99,26 +96,40 @@ fn pools(directory: &Path) -> String {
     report
 }
 
-/// Finds processes of this program that serve. Processes with a subcommand are skipped: their arguments may be keys.
-fn servers(processes: &Path) -> Vec<PathBuf> {
-    let serves = |process: &PathBuf| {
+/// Directory of a process in the bundle.
+fn place(process: &Path) -> String {
+    let number = process.file_name().unwrap_or_default().to_string_lossy();
+    format!("process-{number}")
+}
+
+/// Finds processes of this program that serve, with their arguments. Processes with a subcommand are skipped: their
+/// arguments may be keys.
+fn servers(processes: &Path, bundle: &mut Bundle) -> Vec<(PathBuf, Vec<String>)> {
+    let mut found = Vec::new();
+    for process in entries(processes) {
         let is_process = process
             .file_name()
             .is_some_and(|name| name.to_string_lossy().bytes().all(|b| b.is_ascii_digit()));
-        let name = text(&process.join("comm"));
-        is_process && name == "opi-spdk" && is_server(&arguments(process))
-    };
-    entries(processes).into_iter().filter(serves).collect()
+        if !is_process || text(&process.join("comm")) != "opi-spdk" {
+            continue;
+        }
+        match arguments(&process) {
+            Ok(arguments) if is_server(&arguments) => found.push((process, arguments)),
+            Ok(_) => {}
+            Err(error) => bundle.problem(&format!("{} cmdline", place(&process)), &error),
+        }
+    }
+    found
 }
 
-fn arguments(process: &Path) -> Vec<String> {
-    let line = read(&process.join("cmdline")).unwrap_or_default();
+fn arguments(process: &Path) -> std::io::Result<Vec<String>> {
+    let line = read(&process.join("cmdline"))?;
     let parts = line.split(|byte| *byte == 0);
     let mut parts: Vec<String> = parts
         .map(|part| String::from_utf8_lossy(part).into_owned())
         .collect();
     parts.pop();
-    parts
+    Ok(parts)
 }
 
 /// Whether the arguments are a server's: a server takes flags only, a client starts with a subcommand.
@@ -130,8 +141,7 @@ fn is_server(arguments: &[String]) -> bool {
 }
 
 /// The settings a process was started with: flags, environment variables and its configuration file.
-fn settings(process: &Path) -> String {
-    let arguments = arguments(process);
+fn settings(process: &Path, arguments: &[String], bundle: &mut Bundle) -> String {
     let mut report = String::from("# flags\n");
     let mut name = String::new();
     let mut file = None;
@@ -155,7 +165,10 @@ fn settings(process: &Path) -> String {
         }
     }
     report.push_str("# variables\n");
-    let environment = read(&process.join("environ")).unwrap_or_default();
+    let environment = read(&process.join("environ")).unwrap_or_else(|error| {
+        bundle.problem(&format!("{} environ", place(process)), &error);
+        Vec::new()
+    });
     for variable in environment.split(|byte| *byte == 0) {
         let variable = String::from_utf8_lossy(variable);
         if let Some((name, value)) = variable.split_once('=')
@@ -168,9 +181,16 @@ fn settings(process: &Path) -> String {
         }
     }
     if let Some(file) = file {
-        // Resolved through the process's root, which differs in a container.
-        let path = process.join("root").join(file.trim_start_matches('/'));
-        let _ = writeln!(report, "# {file}\n{}", without_secrets(&text(&path)));
+        // Resolved through the process's root and working directory: a container has its own.
+        let base = if file.starts_with('/') { "root" } else { "cwd" };
+        let path = process.join(base).join(file.trim_start_matches('/'));
+        match read(&path) {
+            Ok(content) => {
+                let content = String::from_utf8_lossy(&content);
+                let _ = writeln!(report, "# {file}\n{}", without_secrets(content.trim()));
+            }
+            Err(error) => bundle.problem(&format!("{} {file}", place(process)), &error),
+        }
     }
     report
 }
@@ -241,9 +261,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         process(dir.path(), "10", &["opi-spdk", "--cores", "0"]);
         process(dir.path(), "11", &["opi-spdk", "create", "x", "key=HUSH"]);
-        let found = servers(dir.path());
-        assert_eq!(found, [dir.path().join("10")]);
-        let report = threads(&found[0]);
+        let found = servers(dir.path(), &mut Bundle::new());
+        assert_eq!(found.len(), 1);
+        let (server, arguments) = &found[0];
+        assert_eq!(*server, dir.path().join("10"));
+        assert_eq!(*arguments, ["opi-spdk", "--cores", "0"]);
+        let report = threads(server);
         assert!(report.starts_with("7 reactor_0 state R"), "{report}");
     }
 
@@ -268,7 +291,9 @@ mod tests {
         .unwrap();
         let variables = "OPI_SPDK_CONFIG=/c.toml\0OPI_SPDK_PSK=HUSH\0HOME=HUSH\0";
         fs::write(process.join("environ"), variables).unwrap();
-        let report = settings(&process);
+        let mut bundle = Bundle::new();
+        let report = settings(&process, &arguments.map(str::to_owned), &mut bundle);
+        assert_eq!(bundle.problems, "");
         assert!(!report.contains("HUSH"), "{report}");
         for line in [
             "--cores 0",
@@ -278,6 +303,27 @@ mod tests {
             "OPI_SPDK_CONFIG=/c.toml",
         ] {
             assert!(report.contains(line), "{line}:\n{report}");
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_be_read_are_problems() {
+        let dir = tempfile::tempdir().unwrap();
+        process(dir.path(), "10", &["opi-spdk", "--config", "/none.toml"]);
+        fs::remove_file(process(dir.path(), "11", &["opi-spdk"]).join("cmdline")).unwrap();
+        let mut bundle = Bundle::new();
+        let found = servers(dir.path(), &mut bundle);
+        let (server, arguments) = &found[0];
+        settings(server, arguments, &mut bundle);
+        let problems: Vec<_> = bundle.problems.lines().collect();
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        for what in [
+            "process-11 cmdline: ",
+            "process-10 environ: ",
+            "process-10 /none.toml: ",
+        ] {
+            let is_told = problems.iter().any(|problem| problem.starts_with(what));
+            assert!(is_told, "{what}: {problems:?}");
         }
     }
 }
