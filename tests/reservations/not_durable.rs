@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use super::*;
-use crate::common::SmallDisk;
 use crate::common::hung_disk::{self, Frozen};
+use crate::common::{SmallDisk, eventually};
 
 /// Status: Internal Error.
 const INTERNAL: u16 = 0x06;
@@ -120,8 +120,19 @@ async fn a_reservation_fails_on_a_full_disk_and_the_next_command_stores_it() {
     std::fs::remove_file(filler).expect("the filler can be removed");
 
     // The command does not change the reservation, but is not completed before the reservation is
-    // durable.
-    assert_eq!(command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]), 0);
+    // durable. After failures in a row the disk is tried again within a second.
+    eventually(
+        "there is room",
+        Duration::from_secs(10),
+        async || match command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]) {
+            0 => Some(()),
+            status => {
+                assert_eq!(status, INTERNAL);
+                None
+            }
+        },
+    )
+    .await;
     let options = killed(target, options);
     drop((admin, holder));
     is_checked(state.path());
