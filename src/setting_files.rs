@@ -85,21 +85,25 @@ fn directories(config: &Config) -> Vec<String> {
 
 /// What is in the way of sockets; a program that listens on one may be the opi-spdk that runs.
 fn sockets(config: &Config) -> Vec<String> {
-    let rpc = config.spdk_rpc.as_ref().map(|rpc| &rpc.socket);
-    let sockets = [
-        ("listen-uds", config.listen_uds.as_ref()),
-        ("spdk-rpc-socket", rpc),
-    ];
-    let named = sockets
-        .into_iter()
-        .filter_map(|(setting, path)| Some((setting, path?)));
-    named
+    named_sockets(config)
         .filter(|(_, path)| !will_be_created(config, path))
         .filter_map(|(setting, path)| {
             let reason = local_socket::occupant(path).err()?;
             Some(format!("{setting} {reason}"))
         })
         .collect()
+}
+
+/// The sockets for clients of this machine that settings name, with the settings.
+pub fn named_sockets(config: &Config) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+    let rpc = config.spdk_rpc.as_ref().map(|rpc| &rpc.socket);
+    let sockets = [
+        ("listen-uds", config.listen_uds.as_ref()),
+        ("spdk-rpc-socket", rpc),
+    ];
+    sockets
+        .into_iter()
+        .filter_map(|(setting, path)| Some((setting, path?)))
 }
 
 /// Whether the start creates the directory of a socket, which does not exist yet.

@@ -17,12 +17,7 @@ pub(super) fn examine(
     if running.is_some() {
         return;
     }
-    let rpc = config.spdk_rpc.as_ref().map(|rpc| &rpc.socket);
-    for (setting, path) in [
-        ("listen-uds", config.listen_uds.as_ref()),
-        ("spdk-rpc-socket", rpc),
-    ] {
-        let Some(path) = path else { continue };
+    for (setting, path) in setting_files::named_sockets(config) {
         if setting_files::will_be_created(config, path) {
             report.ok("sockets", format!("{setting} {} is free", path.display()));
             continue;

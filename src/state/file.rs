@@ -334,7 +334,8 @@ impl std::fmt::Debug for Copy {
     }
 }
 
-/// Whether redb found a page that is not what its checksum says. Its error is a text; `file_tests` has both.
+/// Whether redb found a page that is not what its checksum says. Its error is one of two texts; `file_tests` notices a
+/// change of the one that a flipped byte gives.
 fn is_checksum_fault(what: &str) -> bool {
     matches!(
         what,

@@ -10,7 +10,7 @@ use tonic::Code;
 
 use super::authentication::{ATR, AUTH_RECV, AUTH_SEND, CONNECT, answer, attach, challenge};
 use super::authentication::{detach, other, success};
-use super::session::{Attached, Session};
+use super::session::{Attached, Export, Session};
 use crate::common::nvme_tcp_peer::{Ask, Peer, Resp, Turn};
 use crate::common::{HOST, Options, base64, dhchap_key, eventually};
 
@@ -75,6 +75,16 @@ fn demand(peer: &Peer, mood: &Arc<Mutex<Mood>>) {
     });
 }
 
+/// Attaches a peer that demands authentication, and exports its namespace.
+async fn moody(session: &Session) -> (Peer, Arc<Mutex<Mood>>, Attached, Export) {
+    let peer = Peer::start();
+    let mood = Arc::new(Mutex::new(Mood::Right));
+    demand(&peer, &mood);
+    let attached = attach(session, &peer, false).await.expect("it is right");
+    let export = session.export(&attached).await;
+    (peer, mood, attached, export)
+}
+
 async fn is_up(session: &Session, attached: &Attached) {
     let path = json!({ "name": attached.path });
     eventually("the path works", SOON, async || {
@@ -88,11 +98,7 @@ async fn is_up(session: &Session, attached: &Attached) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_taken_only_once_each_queue_has_authenticated_with_it() {
     let mut session = Session::start().await;
-    let peer = Peer::start();
-    let mood = Arc::new(Mutex::new(Mood::Right));
-    demand(&peer, &mood);
-    let attached = attach(&session, &peer, false).await.expect("it is right");
-    let export = session.export(&attached).await;
+    let (peer, mood, attached, export) = moody(&session).await;
     let name = format!("{}/nvmeCredentials/keys", attached.controller);
     let credentials = session.of("NvmeCredential");
     for (n, next, expected) in [
@@ -153,11 +159,7 @@ async fn a_queue_that_is_refused_says_why_on_each_reactor() {
     let mut options = Options::default();
     options.cores = Some("0,1");
     let mut session = Session::of_target(options).await;
-    let peer = Peer::start();
-    let mood = Arc::new(Mutex::new(Mood::Right));
-    demand(&peer, &mood);
-    let attached = attach(&session, &peer, false).await.expect("it is right");
-    let export = session.export(&attached).await;
+    let (_peer, mood, attached, export) = moody(&session).await;
     let name = format!("{}/nvmeCredentials/keys", attached.controller);
     let credentials = session.of("NvmeCredential");
     for queue in [0, 1, 2] {
