@@ -58,7 +58,8 @@ pub(crate) async fn call<C: Callback>(
     Ok(begin::<C>(operation, start)?.await?)
 }
 
-/// Runs [`call`] with a timeout. ETIMEDOUT when it expires; the operation then continues in the background.
+/// Runs [`call`] with a timeout. ETIMEDOUT when it expires; the operation then continues in the background, so that
+/// the error is unsettled.
 pub(crate) async fn call_within<C: Callback>(
     spdk: Spdk,
     limit: Duration,
@@ -68,7 +69,7 @@ pub(crate) async fn call_within<C: Callback>(
     let report = call::<C>(operation, start);
     within(spdk, limit, report).await.unwrap_or_else(|| {
         let seconds = limit.as_secs();
-        Err(Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
+        Err(Error::unfinished(operation).with_detail(format!(
             "it has not ended within {seconds} s and goes on by itself"
         )))
     })

@@ -34,8 +34,11 @@ pub struct Error {
     pub errno: Errno,
     /// Further details where known: the invalid value, the step that failed.
     pub detail: Option<String>,
-    /// Whether a panic cut the operation off, so that its effects are unknown.
+    /// Whether a panic cut the operation off.
     pub is_cut_off: bool,
+    /// Whether its effects are unknown: it was cut off, goes on after a timeout, or could not be rolled back. The
+    /// caller has to have SPDK agree with its records again.
+    pub is_unsettled: bool,
 }
 
 impl Error {
@@ -51,6 +54,7 @@ impl Error {
             errno: Errno(errno),
             detail: None,
             is_cut_off: false,
+            is_unsettled: false,
         }
     }
 
@@ -58,7 +62,16 @@ impl Error {
     pub(crate) fn cut_off(operation: &'static str, errno: i32) -> Self {
         Self {
             is_cut_off: true,
+            is_unsettled: true,
             ..Self::new(operation, errno).with_detail("it was cut off by a fault of the program")
+        }
+    }
+
+    /// Creates the error of an operation that has not ended in time and goes on by itself.
+    pub(crate) fn unfinished(operation: &'static str) -> Self {
+        Self {
+            is_unsettled: true,
+            ..Self::new(operation, libc::ETIMEDOUT)
         }
     }
 
@@ -72,10 +85,10 @@ impl Error {
     pub fn after_undo<T>(mut self, undo: Result<T, Error>) -> Self {
         let Err(left) = undo else { return self };
         self.is_cut_off |= left.is_cut_off;
+        self.is_unsettled = true;
         let detail = self.detail.as_deref().unwrap_or("it was to be undone");
         let detail = format!(
-            "{detail}; what was there before could not be put back either, and is not there any \
-             more: change it once more, or delete it ({left})"
+            "{detail}; what was there before could not be put back either, which is tried again ({left})"
         );
         self.with_detail(detail)
     }
@@ -114,6 +127,7 @@ mod tests {
         assert_eq!(error.clone().after_undo(Ok(())), error);
         let lost = error.after_undo(Err::<(), _>(Error::new("create null bdev", libc::ENOMEM)));
         assert_eq!(lost.errno, Errno(libc::EEXIST));
+        assert!(lost.is_unsettled && !lost.is_cut_off);
         let text = lost.to_string();
         assert!(text.contains("\"a\" exists; what was there before could not be put back"));
         assert!(
@@ -128,7 +142,8 @@ mod tests {
         assert!(!error.is_cut_off);
         let undo = Error::cut_off("create null bdev", libc::EIO);
         assert!(error.after_undo(Err::<(), _>(undo.clone())).is_cut_off);
-        assert!(undo.after_undo(Ok(())).with_detail("more").is_cut_off);
+        let error = undo.after_undo(Ok(())).with_detail("more");
+        assert!(error.is_cut_off && error.is_unsettled);
     }
 
     #[test]

@@ -182,14 +182,14 @@ impl<V: Volume> Volumes<V> {
         let unneeded = {
             let mut all = self.held.lock();
             match &made {
-                Err(Error::CutOff { .. }) if all.contains_key(name.key()) => {
+                Err(error) if error.is_unsettled() && all.contains_key(name.key()) => {
                     match held.path().is_some() {
                         true => self.cut_off.lock().insert(name.key().clone(), held),
                         false => Some(held),
                     }
                 }
-                Ok(_) | Err(Error::CutOff { .. }) => all.insert(name.key().clone(), held),
-                Err(_) => Some(held),
+                Err(error) if !error.is_unsettled() => Some(held),
+                _ => all.insert(name.key().clone(), held),
             }
         };
         release(name, unneeded).await;

@@ -215,6 +215,34 @@ impl Kind for NvmePaths {
         }
     }
 
+    /// The other path. The object's own is attached first where it is the last, and the bdevs are in use.
+    async fn withdraw(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        tried: &NvmePath,
+        object: &NvmePath,
+    ) -> Result<(), Error> {
+        let other = self.options(name, tried, DEFAULT_TIMEOUT)?;
+        let own = self.options(name, object, left(call))?;
+        if other.path() == own.path() {
+            return Ok(());
+        }
+        let user = self.user_of_bdevs(name);
+        let free = user.is_none();
+        let left = self.spdk.call(async move |spdk| {
+            if let DetachOutcome::Done = leave(spdk, &other, free).await? {
+                return Ok(DetachOutcome::Done);
+            }
+            join(spdk, &own).await?;
+            leave(spdk, &other, free).await
+        });
+        match left.await?.map_err(at_fault)? {
+            DetachOutcome::Done => Ok(()),
+            DetachOutcome::Needed => Err(Self::in_use(name, user)),
+        }
+    }
+
     async fn remove(&self, _: &CallContext, name: &Name, object: &NvmePath) -> Result<(), Error> {
         let options = self.options(name, object, DEFAULT_TIMEOUT)?;
         let user = self.user_of_bdevs(name);
@@ -338,10 +366,10 @@ async fn replace(
 
 /// Translates SPDK's error for the client.
 fn at_fault(error: spdk::Error) -> Error {
-    match error.errno.0 {
+    Error::of(error, |error| match error.errno.0 {
         errno::EINVAL | errno::EEXIST => Error::failed_precondition("", error.to_string()),
         _ => unreachable(error),
-    }
+    })
 }
 
 /// Checks that this machine has the device that the transport needs.

@@ -145,6 +145,18 @@ impl Kind for NvmeRemoteControllers {
         Ok(change.wanted)
     }
 
+    /// The key, whichever it is: no path uses it, and it is added again.
+    async fn withdraw(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        tried: &NvmeRemoteController,
+        object: &NvmeRemoteController,
+    ) -> Result<(), Error> {
+        self.remove(call, name, tried).await?;
+        self.remove(call, name, object).await
+    }
+
     async fn remove(
         &self,
         _: &CallContext,
@@ -195,10 +207,13 @@ impl NvmeRemoteControllers {
                 }
             }
             if new.is_empty() {
-                Ok(())
-            } else {
-                keyring::add(spdk, &name, &new)
+                return Ok(());
             }
+            let added = keyring::add(spdk, &name, &new);
+            added.map_err(|error| match old.is_empty() {
+                true => error,
+                false => error.after_undo(keyring::add(spdk, &name, &old)),
+            })
         });
         Ok(exchanged.await??)
     }
@@ -256,12 +271,12 @@ pub(super) fn namespaces(spdk: spdk::Spdk, id: &str) -> Result<Vec<nvme::Namespa
 
 /// Translates the errors of an unreachable peer into UNAVAILABLE.
 pub(super) fn unreachable(error: spdk::Error) -> Error {
-    match error.errno.0 {
+    Error::of(error, |error| match error.errno.0 {
         errno::ETIMEDOUT | errno::EHOSTUNREACH | errno::EIO | errno::ENODEV => {
             Error::Unavailable(error.to_string())
         }
         _ => error.into(),
-    }
+    })
 }
 
 #[cfg(test)]

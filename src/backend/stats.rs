@@ -34,13 +34,13 @@ pub(crate) async fn stats_if(
 
 /// Translates SPDK's error about the volume that `field` names: a missing bdev becomes NOT_FOUND on that field.
 pub(crate) fn volume_at_fault(field: &str, volume_name_ref: &str, error: spdk::Error) -> Error {
-    match error.errno.0 {
+    Error::of(error, |error| match error.errno.0 {
         errno::ENODEV => Error::NotFound {
             name: volume_name_ref.into(),
             message: format!("{field}: there is no volume {volume_name_ref:?}"),
         },
         _ => error.into(),
-    }
+    })
 }
 
 /// Returns the error for a bdev that SPDK has removed.

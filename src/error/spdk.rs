@@ -8,46 +8,60 @@ use std::io::ErrorKind;
 
 use super::{Error, Subject};
 
-impl From<spdk::Error> for Error {
-    fn from(error: spdk::Error) -> Self {
+impl Error {
+    /// Converts an error as `into` says, which knows more about it; whether its effects are known stays.
+    pub(crate) fn of(error: spdk::Error, into: impl FnOnce(spdk::Error) -> Self) -> Self {
         if error.is_cut_off {
             return Error::CutOff {
                 operation: error.operation.to_owned(),
             };
         }
-        let message = error.to_string();
-        let not_found = || Error::NotFound {
+        match error.is_unsettled {
+            true => into(error).unsettled(),
+            false => into(error),
+        }
+    }
+}
+
+impl From<spdk::Error> for Error {
+    fn from(error: spdk::Error) -> Self {
+        Self::of(error, by_errno)
+    }
+}
+
+fn by_errno(error: spdk::Error) -> Error {
+    let message = error.to_string();
+    let not_found = || Error::NotFound {
+        name: Subject::default(),
+        message: message.clone(),
+    };
+    // std::io::ErrorKind has no variant for ENODEV.
+    if error.errno.0 == spdk::errno::ENODEV {
+        return not_found();
+    }
+    match std::io::Error::from_raw_os_error(error.errno.0).kind() {
+        ErrorKind::NotFound => not_found(),
+        ErrorKind::AlreadyExists => Error::AlreadyExists {
             name: Subject::default(),
-            message: message.clone(),
-        };
-        // std::io::ErrorKind has no variant for ENODEV.
-        if error.errno.0 == spdk::errno::ENODEV {
-            return not_found();
+            message,
+        },
+        ErrorKind::ResourceBusy
+        | ErrorKind::PermissionDenied
+        | ErrorKind::AddrInUse
+        | ErrorKind::AddrNotAvailable
+        | ErrorKind::ReadOnlyFilesystem => Error::failed_precondition("", message),
+        ErrorKind::OutOfMemory | ErrorKind::StorageFull | ErrorKind::WouldBlock => {
+            Error::ResourceExhausted(message)
         }
-        match std::io::Error::from_raw_os_error(error.errno.0).kind() {
-            ErrorKind::NotFound => not_found(),
-            ErrorKind::AlreadyExists => Error::AlreadyExists {
-                name: Subject::default(),
-                message,
-            },
-            ErrorKind::ResourceBusy
-            | ErrorKind::PermissionDenied
-            | ErrorKind::AddrInUse
-            | ErrorKind::AddrNotAvailable
-            | ErrorKind::ReadOnlyFilesystem => Error::failed_precondition("", message),
-            ErrorKind::OutOfMemory | ErrorKind::StorageFull | ErrorKind::WouldBlock => {
-                Error::ResourceExhausted(message)
-            }
-            ErrorKind::Unsupported => Error::Unimplemented(message),
-            ErrorKind::TimedOut => Error::DeadlineExceeded(message),
-            ErrorKind::ConnectionRefused
-            | ErrorKind::ConnectionReset
-            | ErrorKind::ConnectionAborted
-            | ErrorKind::NotConnected
-            | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkUnreachable => Error::Unavailable(message),
-            _ => Error::internal(error.operation, message),
-        }
+        ErrorKind::Unsupported => Error::Unimplemented(message),
+        ErrorKind::TimedOut => Error::DeadlineExceeded(message),
+        ErrorKind::ConnectionRefused
+        | ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::NotConnected
+        | ErrorKind::HostUnreachable
+        | ErrorKind::NetworkUnreachable => Error::Unavailable(message),
+        _ => Error::internal(error.operation, message),
     }
 }
 

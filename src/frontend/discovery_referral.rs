@@ -67,11 +67,25 @@ impl Kind for DiscoveryReferrals {
         {
             let replaced = self.spdk.call(async move |spdk| {
                 referral::add(spdk, &new)?;
-                gone(referral::remove(spdk, &old))
+                let removed = gone(referral::remove(spdk, &old));
+                removed.map_err(|error| error.after_undo(gone(referral::remove(spdk, &new))))
             });
             replaced.await??;
         }
         Ok(change.wanted)
+    }
+
+    async fn withdraw(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        tried: &DiscoveryReferral,
+        object: &DiscoveryReferral,
+    ) -> Result<(), Error> {
+        match to(tried) == to(object) {
+            true => Ok(()),
+            false => self.remove(call, name, tried).await,
+        }
     }
 
     async fn remove(

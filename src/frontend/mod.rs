@@ -12,6 +12,7 @@ mod nvme_subsystem;
 mod old_keys;
 mod pcie;
 mod reservations;
+mod subsystem_recipe;
 mod virtio_blk;
 mod virtio_scsi;
 mod virtio_scsi_controller;

@@ -211,21 +211,41 @@ impl Kind for NvmeControllers {
             // The addresses overlap, so both cannot be bound at once: the controller is unreachable for a moment.
             self.stop(name, before.clone()).await?;
             if let Err(error) = self.listen(name, after).await {
-                if let Err(left) = self.listen(name, before).await {
-                    tracing::error!(%name, %left, "hosts reach the subsystem at neither address");
-                }
-                return Err(error);
+                let Err(left) = self.listen(name, before).await else {
+                    return Err(error);
+                };
+                tracing::error!(%name, %left, "hosts reach the subsystem at neither address; it is tried again");
+                return Err(error.unsettled());
             }
         } else if before != after {
-            self.listen(name, after.clone()).await?;
+            // A rollback that is retried may have bound the address before.
+            if !change.is_undo || !self.listens(name, &after).await? {
+                self.listen(name, after.clone()).await?;
+            }
             if let Err(error) = self.stop(name, before).await {
-                if let Err(left) = self.stop(name, after).await {
-                    tracing::error!(%name, %left, "hosts reach the subsystem at the new address too");
-                }
-                return Err(error);
+                let Err(left) = self.stop(name, after).await else {
+                    return Err(error);
+                };
+                tracing::error!(%name, %left, "hosts reach the subsystem at the new address too; that is undone later");
+                return Err(error.unsettled());
             }
         }
         Ok(there(change.wanted, spec))
+    }
+
+    async fn withdraw(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        tried: &NvmeController,
+        object: &NvmeController,
+    ) -> Result<(), Error> {
+        let address = |object| self.address(name, &spec_of(object));
+        let (tried, now) = (address(tried)?, address(object)?);
+        match tried == now {
+            true => Ok(()),
+            false => self.stop(name, tried).await,
+        }
     }
 
     async fn remove(
@@ -335,8 +355,8 @@ async fn add(spdk: Spdk, nqn: &str, address: &Address, secure: bool) -> Result<(
 
 /// Translates SPDK's error, and names the field at fault.
 fn at_fault(error: spdk::Error) -> Error {
-    match error.errno.0 {
+    Error::of(error, |error| match error.errno.0 {
         errno::EINVAL => Error::invalid("spec", error.to_string()),
         _ => error.into(),
-    }
+    })
 }

@@ -235,6 +235,24 @@ impl Kind for NvmeHosts {
         Ok(change.wanted)
     }
 
+    /// The other host, if the update was to admit another. Keys and view are ensured.
+    async fn withdraw(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        tried: &NvmeHost,
+        object: &NvmeHost,
+    ) -> Result<(), Error> {
+        if tried.hostnqn == object.hostnqn {
+            return Ok(());
+        }
+        let (nqn, host) = (self.parent(name)?.nqn, tried.hostnqn.clone());
+        let removed = self
+            .spdk
+            .call(async move |spdk| remove(spdk, &nqn, &host, false).await);
+        Ok(removed.await??)
+    }
+
     async fn remove(&self, _: &CallContext, name: &Name, object: &NvmeHost) -> Result<(), Error> {
         let parent = self.parent(name)?;
         let is_last = self.others(name).is_empty();

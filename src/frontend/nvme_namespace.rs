@@ -209,6 +209,27 @@ impl Kind for NvmeNamespaces {
         }
     }
 
+    /// Whatever has the NSID of either, unless it is the object's own.
+    async fn withdraw(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        tried: &NvmeNamespace,
+        object: &NvmeNamespace,
+    ) -> Result<(), Error> {
+        if self.volumes.is_there(name) {
+            return Ok(());
+        }
+        let (nqn, nsids) = (self.nqn(name)?, [tried, object].map(nsid_of));
+        let removed = self.spdk.call(async move |spdk| {
+            for nsid in nsids.into_iter().filter(|nsid| *nsid != 0) {
+                remove(spdk, &nqn, nsid).await?;
+            }
+            Ok::<_, spdk::Error>(())
+        });
+        Ok(removed.await??)
+    }
+
     async fn remove(
         &self,
         _: &CallContext,
@@ -384,14 +405,14 @@ async fn replace(
 
 /// Translates SPDK's error, and names the field at fault.
 fn at_fault(spec: &NvmeNamespaceSpec, error: spdk::Error) -> Error {
-    match error.errno.0 {
+    Error::of(error, |error| match error.errno.0 {
         // The NSID was the server's choice, so the subsystem is full.
         errno::ERANGE if spec.host_nsid == 0 => Error::ResourceExhausted(
             "the subsystem has as many namespaces as it can: spec.max_namespaces".into(),
         ),
         errno::ERANGE => Error::invalid("spec.host_nsid", error.detail.unwrap_or_default()),
         _ => volume_at_fault("spec.volume_name_ref", &spec.volume_name_ref, error),
-    }
+    })
 }
 
 #[cfg(test)]

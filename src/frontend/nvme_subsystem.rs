@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use spdk::nvmf::host::Keys;
-use spdk::nvmf::{Address, View, host, listener, nqn, subsystem};
-use spdk::{Handle, Spdk, errno};
-use uuid::Uuid;
+use spdk::Handle;
+use spdk::nvmf::{Address, host, listener, nqn, subsystem};
 
 use super::admission::{Hosts, admitted};
+use super::subsystem_recipe::{Recipe, adjust, make, rebuild, repair, unmake};
 use super::subsystem_stats;
 use crate::api::storage::{NvmeSubsystem, NvmeSubsystemSpec, NvmeSubsystemStatus, VolumeStats};
 use crate::error::{Error, Violations};
@@ -15,11 +14,8 @@ use crate::interchange;
 use crate::resource::{CallContext, Change, Claims, Kind, Name, Others, Registry, Stage};
 
 /// NVMe base specification, Identify Controller: sizes of SN and MN in bytes.
-const SERIAL_LEN: usize = 20;
+pub(super) const SERIAL_LEN: usize = 20;
 const MODEL_LEN: usize = 40;
-
-/// Default model number.
-const DEFAULT_MODEL: &str = "SPDK bdev Controller";
 
 /// The kind of NvmeSubsystem.
 pub struct NvmeSubsystems {
@@ -109,10 +105,10 @@ impl Kind for NvmeSubsystems {
         let is_known = !object.name.is_empty();
         let recipe = Recipe::new(&object, &self.hosts(name));
         let made = self.spdk.call(move |spdk| async move {
-            if is_known && subsystem::info(spdk, &recipe.options.nqn)?.is_some() {
-                return Ok(());
+            match subsystem::info(spdk, &recipe.options.nqn)? {
+                Some(found) if is_known => repair(spdk, &recipe, &found).await,
+                _ => make(spdk, &recipe).await,
             }
-            make(spdk, &recipe).await
         });
         made.await??;
         object.status = Some(NvmeSubsystemStatus {
@@ -142,23 +138,45 @@ impl Kind for NvmeSubsystems {
             Recipe::new(&change.old, &hosts),
             Recipe::new(&change.wanted, &hosts),
         );
-        // The use of TLS is fixed when an address is bound; NvmeHosts, if there are any, decide it for the subsystem.
-        let rebuild = change.fields.has("spec.max_namespaces")
-            || (hosts.is_empty() && has_psk(&change.old) != has_psk(&change.wanted));
-        if rebuild {
+        let must_rebuild = is_rebuilt(&hosts, &change.old, &change.wanted);
+        if must_rebuild {
             change.unused(name)?;
         }
         let changed = self.spdk.call(move |spdk| async move {
             // SPDK lost the subsystem in the failed rollback of an earlier rebuild.
             let lost = subsystem::info(spdk, &old.options.nqn)?.is_none();
-            if rebuild || lost {
-                self::rebuild(spdk, &old, &new).await
+            if must_rebuild || lost {
+                rebuild(spdk, &old, &new).await
             } else {
                 adjust(spdk, &old, &new).await
             }
         });
         changed.await??;
         Ok(change.wanted)
+    }
+
+    /// The whole subsystem, where the update was to rebuild it and so nobody uses it; else the other host.
+    async fn withdraw(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        tried: &NvmeSubsystem,
+        object: &NvmeSubsystem,
+    ) -> Result<(), Error> {
+        let (other, own) = (spec_of(tried), spec_of(object));
+        if is_rebuilt(&self.hosts(name), tried, object) {
+            return self.remove(call, name, tried).await;
+        }
+        if other.hostnqn.is_empty() || other.hostnqn == own.hostnqn {
+            return Ok(());
+        }
+        let shut = self
+            .spdk
+            .call(async move |spdk| host::disallow(spdk, &other.nqn, &other.hostnqn).await);
+        match shut.await? {
+            Err(error) if !super::is_gone(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     async fn remove(&self, _: &CallContext, _: &Name, object: &NvmeSubsystem) -> Result<(), Error> {
@@ -180,7 +198,15 @@ impl Kind for NvmeSubsystems {
     }
 }
 
-fn spec_of(object: &NvmeSubsystem) -> NvmeSubsystemSpec {
+/// Whether a change needs the subsystem rebuilt. The use of TLS is fixed when an address is bound; NvmeHosts, if there
+/// are any, decide it for the subsystem.
+fn is_rebuilt(hosts: &Hosts, old: &NvmeSubsystem, new: &NvmeSubsystem) -> bool {
+    spec_of(old).max_namespaces != spec_of(new).max_namespaces
+        || (hosts.is_empty() && has_psk(old) != has_psk(new))
+}
+
+/// Returns the spec of a subsystem.
+pub(super) fn spec_of(object: &NvmeSubsystem) -> NvmeSubsystemSpec {
     object.spec.clone().unwrap_or_default()
 }
 
@@ -228,151 +254,6 @@ impl Parent {
         let nqn = nqn_of(&object);
         Ok(Self { name, nqn })
     }
-}
-
-/// Parameters to create a subsystem in SPDK.
-#[derive(Clone)]
-struct Recipe {
-    options: subsystem::Options,
-    /// Host NQN of the spec; empty for none.
-    hostnqn: String,
-    /// Keys of that host.
-    keys: Keys,
-}
-
-impl Recipe {
-    /// Builds the recipe of a subsystem that has passed the checks and has these NvmeHosts.
-    fn new(object: &NvmeSubsystem, hosts: &Hosts) -> Self {
-        let spec = spec_of(object);
-        let mut options = options(&spec);
-        options.allow_any_host &= hosts.is_empty();
-        Self {
-            options,
-            keys: Keys {
-                psk: spec.psk,
-                ..Keys::default()
-            },
-            hostnqn: spec.hostnqn,
-        }
-    }
-}
-
-fn options(spec: &NvmeSubsystemSpec) -> subsystem::Options {
-    subsystem::Options {
-        nqn: spec.nqn.clone(),
-        serial: or(&spec.serial_number, &serial_of(&spec.nqn)),
-        model: or(&spec.model_number, DEFAULT_MODEL),
-        max_namespaces: u32::try_from(spec.max_namespaces).unwrap_or_default(),
-        allow_any_host: spec.hostnqn.is_empty(),
-    }
-}
-
-/// Derives the default serial number from the NQN: stable across restarts, and different for each NQN, since hosts and
-/// udev identify a controller by it.
-fn serial_of(nqn: &str) -> String {
-    let mut text = Uuid::new_v5(&Uuid::NAMESPACE_OID, nqn.as_bytes())
-        .simple()
-        .to_string();
-    text.truncate(SERIAL_LEN);
-    text
-}
-
-fn or(text: &str, default: &str) -> String {
-    if text.is_empty() { default } else { text }.to_owned()
-}
-
-async fn make(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
-    subsystem::create(spdk, &recipe.options).await?;
-    let open = open(spdk, recipe).await;
-    if open.is_err() {
-        subsystem::destroy(spdk, &recipe.options.nqn).await?;
-    }
-    open
-}
-
-async fn unmake(spdk: Spdk, nqn: &str) -> Result<(), spdk::Error> {
-    match subsystem::destroy(spdk, nqn).await {
-        // Idempotent: an earlier delete that timed out may have completed in the background.
-        Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
-        destroyed => destroyed,
-    }
-}
-
-/// Replaces a subsystem that has no parts. If the new one cannot be created, the old one is recreated (rollback).
-async fn rebuild(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
-    unmake(spdk, &old.options.nqn).await?;
-    match make(spdk, new).await {
-        Err(error) => Err(error.after_undo(make(spdk, old).await)),
-        made => made,
-    }
-}
-
-/// Changes admission, serial and model number while hosts are connected.
-async fn adjust(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
-    let (before, after) = (&old.options, &new.options);
-    if (&after.serial, &after.model) != (&before.serial, &before.model) {
-        subsystem::set_identity(spdk, &after.nqn, &after.serial, &after.model).await?;
-    }
-    let admitted = admit(spdk, old, new).await;
-    let Err(error) = admitted else { return Ok(()) };
-    let undone = subsystem::set_identity(spdk, &before.nqn, &before.serial, &before.model);
-    Err(error.after_undo(undone.await))
-}
-
-async fn admit(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
-    if (&old.hostnqn, &old.keys) == (&new.hostnqn, &new.keys) {
-        return Ok(());
-    }
-    // The key has changed: hosts that connected with the old key are disconnected.
-    if old.hostnqn == new.hostnqn {
-        close(spdk, old, new).await?;
-        return match open(spdk, new).await {
-            Err(error) => Err(error.after_undo(open(spdk, old).await)),
-            opened => opened,
-        };
-    }
-    open(spdk, new).await?;
-    match close(spdk, old, new).await {
-        Err(error) if !new.hostnqn.is_empty() => {
-            let shut = host::disallow(spdk, &new.options.nqn, &new.hostnqn).await;
-            Err(error.after_undo(shut))
-        }
-        closed => closed,
-    }
-}
-
-/// Admits the host of the spec. Without one, `close` opens the subsystem to any host.
-async fn open(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
-    if recipe.hostnqn.is_empty() {
-        return Ok(());
-    }
-    let nqn = &recipe.options.nqn;
-    host::allow(spdk, nqn, &recipe.hostnqn, &recipe.keys, &View::All).await
-}
-
-/// Revokes the admission that `old` has and `new` has not.
-async fn close(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error> {
-    let (before, after) = (&old.options, &new.options);
-    let closed = async {
-        if before.allow_any_host != after.allow_any_host {
-            host::allow_any(spdk, &after.nqn, after.allow_any_host).await?;
-        }
-        if old.hostnqn.is_empty() {
-            return Ok(());
-        }
-        match host::disallow(spdk, &before.nqn, &old.hostnqn).await {
-            Err(error) if error.errno.0 != errno::ENOENT => Err(error),
-            _ => Ok(()),
-        }
-    };
-    let Err(error) = closed.await else {
-        return Ok(());
-    };
-    let undone = async {
-        host::allow_any(spdk, &before.nqn, before.allow_any_host).await?;
-        open(spdk, old).await
-    };
-    Err(error.after_undo(undone.await))
 }
 
 /// Checks the pre-shared key: TLS requires a host known by its NQN.
@@ -451,22 +332,5 @@ mod tests {
             broken(|v| check_text("f", &"x".repeat(21), SERIAL_LEN, v)).contains("has 21 bytes")
         );
         assert!(broken(|v| check_text("f", "ü", SERIAL_LEN, v)).contains("printable ASCII"));
-    }
-
-    #[test]
-    fn a_serial_number_is_derived_from_the_nqn_and_fills_its_field() {
-        let [one, other] = ["a", "b"].map(|id| serial_of(&format!("nqn.2022-09.io.spdk:{id}")));
-        assert_ne!(one, other);
-        assert_eq!(one, serial_of("nqn.2022-09.io.spdk:a"));
-        assert_eq!(one.len(), SERIAL_LEN);
-        assert_eq!(broken(|v| check_text("f", &one, SERIAL_LEN, v)), "");
-    }
-
-    #[test]
-    fn what_a_client_leaves_out_has_a_default_that_an_update_can_go_back_to() {
-        let options = options(&NvmeSubsystemSpec::default());
-        assert_eq!(options.serial, serial_of(""));
-        assert_eq!(options.model, DEFAULT_MODEL);
-        assert!(options.allow_any_host);
     }
 }

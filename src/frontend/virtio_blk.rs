@@ -92,10 +92,17 @@ impl Kind for VirtioBlks {
         object: VirtioBlk,
     ) -> Result<VirtioBlk, Error> {
         let is_known = !object.name.is_empty();
+        let device = Device::of(name, &object);
         if is_known && !self.is_lost(name, &object) {
+            // Without limits of its own the volume may have those of a QosVolume.
+            if device.limits != qos::Limits::default() {
+                let repaired = self
+                    .spdk
+                    .call(async move |spdk| qos::ensure(spdk, &device.bdev, device.limits).await);
+                repaired.await??;
+            }
             return Ok(object);
         }
-        let device = Device::of(name, &object);
         let bdev = device.bdev.clone();
         let made = self.spdk.call(move |spdk| async move {
             if is_known {
@@ -136,6 +143,28 @@ impl Kind for VirtioBlks {
         let volume = &change.wanted.volume_name_ref;
         changed.map_err(|error| volume_at_fault("volume_name_ref", volume, error))?;
         Ok(change.wanted)
+    }
+
+    /// The limits of a volume that has none now. A device with a wrong volume counts as lost, and is replaced.
+    async fn withdraw(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        tried: &VirtioBlk,
+        object: &VirtioBlk,
+    ) -> Result<(), Error> {
+        let (tried, now) = (Device::of(name, tried), Device::of(name, object));
+        let none = qos::Limits::default();
+        if tried.limits == none || (tried.bdev == now.bdev && now.limits != none) {
+            return Ok(());
+        }
+        let lifted = self
+            .spdk
+            .call(async move |spdk| qos::set(spdk, &tried.bdev, none).await);
+        match lifted.await? {
+            Err(error) if error.errno.0 != errno::ENODEV => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     async fn remove(&self, _: &CallContext, name: &Name, object: &VirtioBlk) -> Result<(), Error> {

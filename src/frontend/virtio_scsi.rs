@@ -94,9 +94,9 @@ impl Group {
     }
 
     /// Drops a LUN that could not be shown; one that is being moved keeps its number for the next attempt. After a
-    /// cut-off the LUN stays, since SPDK may show it: its removal has to hide it.
+    /// unsettled error the LUN stays, since SPDK may show it: its removal has to hide it.
     fn not_shown(&mut self, id: &str, error: &Error) {
-        if !matches!(error, Error::CutOff { .. }) {
+        if !error.is_unsettled() {
             self.luns.remove(id);
         }
     }
@@ -262,7 +262,14 @@ impl Luns {
             let removed = self
                 .spdk
                 .call(move |spdk| async move { hide(spdk, &controller, &lun).await });
-            removed.await??;
+            let removed = removed.await.map_err(Error::from);
+            if let Err(error) = removed.and_then(|removed| Ok(removed?)) {
+                if error.is_unsettled() {
+                    // It is hidden, or will be: without a volume it is repaired if it stays.
+                    self.set_volume(group, id, None);
+                }
+                return Err(error);
+            }
         }
         self.forget(group, id);
         Ok(())

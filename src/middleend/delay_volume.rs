@@ -110,6 +110,20 @@ impl Kind for DelayVolumes {
         Ok(change.wanted)
     }
 
+    /// The bdev over another base, which nobody uses; it is made again.
+    async fn withdraw(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        tried: &DelayVolume,
+        object: &DelayVolume,
+    ) -> Result<(), Error> {
+        match Recipe::of(name, tried).base == Recipe::of(name, object).base {
+            true => Ok(()),
+            false => self.remove(call, name, tried).await,
+        }
+    }
+
     async fn remove(
         &self,
         _: &CallContext,

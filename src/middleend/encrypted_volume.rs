@@ -90,6 +90,17 @@ impl Kind for EncryptedVolumes {
         Ok(change.wanted)
     }
 
+    /// The bdev, which nobody uses: it may have the other key, and is made again.
+    async fn withdraw(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        tried: &EncryptedVolume,
+        _: &EncryptedVolume,
+    ) -> Result<(), Error> {
+        self.remove(call, name, tried).await
+    }
+
     async fn remove(&self, _: &CallContext, name: &Name, _: &EncryptedVolume) -> Result<(), Error> {
         let name = name.id().to_owned();
         let removed = self

@@ -76,8 +76,30 @@ impl Kind for QosVolumes {
         let is_known = !object.name.is_empty();
         if !is_known || self.is_lost(name, &object) {
             self.apply(name, &object).await?;
+            return Ok(object);
         }
+        let (base, limits) = (base(&object), max(&object));
+        let repaired = self
+            .spdk
+            .call(async move |spdk| qos::ensure(spdk, &base, limits).await);
+        let volume = &object.volume_name_ref;
+        let repaired = repaired.await?;
+        repaired.map_err(|error| volume_at_fault("volume_name_ref", volume, error))?;
         Ok(object)
+    }
+
+    /// Limits and alias of the other volume; nobody uses the alias then.
+    async fn withdraw(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        tried: &QosVolume,
+        object: &QosVolume,
+    ) -> Result<(), Error> {
+        match base(tried) == base(object) {
+            true => Ok(()),
+            false => self.remove(call, name, tried).await,
+        }
     }
 
     /// The limits and the alias disappear with the volume below.

@@ -40,7 +40,8 @@ pub enum Stage {
 /// Preconditions of every operation in SPDK: the object has passed the rules of the proto files and
 /// [`check`](Kind::check), its [`claims`](Kind::claims) are reserved, and its name and all keys it uses are
 /// locked. A kind reads the records of other kinds through [`Others`](super::Others) and modifies none. A failed
-/// change must roll SPDK back to its previous state. Field paths in errors start at the object: `spec.nqn`.
+/// change must roll SPDK back to its previous state, or return an [unsettled](Error::is_unsettled) error: then a new
+/// object is removed, and a changed one is [withdrawn](Kind::withdraw) and ensured. Field paths in errors start at the object: `spec.nqn`.
 pub trait Kind: Send + Sync + 'static {
     /// Protobuf message of the resource.
     type Object: Object;
@@ -130,6 +131,19 @@ pub trait Kind: Send + Sync + 'static {
         name: &Name,
         change: Change<Self::Object>,
     ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
+
+    /// Removes from SPDK what a failed update to `tried` may have left there beside `object`, the current one, which
+    /// [`ensure`](Kind::ensure) repairs afterwards. Idempotent: any part of either object may be missing. Users of the
+    /// object must not notice where it is complete.
+    fn withdraw(
+        &self,
+        _call: &CallContext,
+        _name: &Name,
+        _tried: &Self::Object,
+        _object: &Self::Object,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// Called once an update is durable or rolled back, or SPDK is reconciled with the record after an update that
     /// failed: what only a rollback would need can be released.

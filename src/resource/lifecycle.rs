@@ -69,7 +69,7 @@ impl<K: Kind> Collection<K> {
         let mut object = match created {
             Ok(object) => object,
             // Dropping `unfinished` schedules the removal of what the step had made by then.
-            Err(error @ Error::CutOff { .. }) => return Err(error),
+            Err(error) if error.is_unsettled() => return Err(error.under(self.meta.field())),
             Err(error) => {
                 unfinished.failed();
                 return Err(error.under(self.meta.field()));
@@ -199,8 +199,8 @@ impl<K: Kind> Collection<K> {
     }
 }
 
-/// A create in flight. A panic, of the change or of its step in SPDK, leaves unknown whether SPDK has the object, so
-/// dropping this schedules its removal.
+/// A create in flight. A panic and an unsettled error leave unknown whether SPDK has the object, so dropping this
+/// schedules its removal.
 struct Unfinished<'a, K: Kind> {
     collection: &'a Collection<K>,
     name: &'a Name,

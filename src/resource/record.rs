@@ -30,6 +30,8 @@ pub(super) struct Record<T> {
     /// Object that SPDK has where it differs from `object`: after a change that could neither be stored nor
     /// rolled back, or while one is stored but not made yet.
     pub actual: Option<T>,
+    /// Target of a failed update whose effects are unknown: SPDK may have parts of it beside or in place of `object`.
+    pub tried: Option<T>,
     /// Created by the configuration file: read-only, and not stored.
     pub configured: bool,
 }
@@ -45,6 +47,7 @@ impl<T: Clone> Record<T> {
             stored: None,
             deleting: false,
             actual: None,
+            tried: None,
             configured: false,
         }
     }
@@ -221,6 +224,7 @@ impl<K: Kind> Collection<K> {
             stored: Some(entry.revision),
             deleting: entry.deleting,
             actual: None,
+            tried: None,
             configured: false,
         };
         Ok((name, record))

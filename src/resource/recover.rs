@@ -173,13 +173,13 @@ impl<K: Kind> Collection<K> {
         }
     }
 
-    /// Claims of a record: those of its object, and of what SPDK has where that differs.
+    /// Claims of a record: those of its object, and of what SPDK has or may have where that differs.
     pub(super) fn claims_of(&self, name: &Name, record: &Record<K::Object>) -> Claims {
         let claims = self.claims(name, &record.object);
-        match &record.actual {
-            Some(actual) => claims.union(&self.claims(name, actual)),
-            None => claims,
-        }
+        let others = record.actual.iter().chain(&record.tried);
+        others.fold(claims, |claims, other| {
+            claims.union(&self.claims(name, other))
+        })
     }
 
     /// Completes the unfinished work of a locked record: a delete, a rollback, a change that is stored but not
@@ -200,6 +200,7 @@ impl<K: Kind> Collection<K> {
             tracing::info!(object = %name.key(), "a delete that had begun is complete");
             return Ok(Outcome::Nothing);
         }
+        self.withdraw(call, name, record).await?;
         if let Some(actual) = &record.actual {
             let claims = self.claims(name, &record.object);
             let reserved = self.shared.registry.reserve(name, &claims)?;
@@ -221,13 +222,41 @@ impl<K: Kind> Collection<K> {
         Ok(Outcome::Applied)
     }
 
-    /// Removes a record's object from SPDK, in both versions if a failed rollback left two.
+    /// Removes what a failed update of a locked record may have left in SPDK, which the record then no longer has.
+    ///
+    /// # Errors
+    /// Why it could not be removed; to be retried.
+    pub(super) async fn withdraw(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        record: &mut Arc<Record<K::Object>>,
+    ) -> Result<(), Error> {
+        let Some(tried) = &record.tried else {
+            return Ok(());
+        };
+        let withdrawn = self.kind.withdraw(call, name, tried, &record.object).await;
+        withdrawn.map_err(|error| error.under(self.meta.field()))?;
+        let mut rest = Record::clone(record);
+        rest.tried = None;
+        let claims = self.claims_of(name, &rest);
+        self.shared.registry.reserve(name, &claims)?.settle(claims);
+        *record = self.insert(name, rest);
+        Ok(())
+    }
+
+    /// Removes a record's object from SPDK, in each version that SPDK may have.
     pub(super) async fn remove_from_spdk(
         &self,
         call: &CallContext,
         name: &Name,
         record: &Record<K::Object>,
     ) -> Result<(), Error> {
+        if let Some(tried) = &record.tried {
+            self.kind
+                .withdraw(call, name, tried, &record.object)
+                .await?;
+        }
         if let Some(actual) = &record.actual {
             self.kind.remove(call, name, actual).await?;
         }

@@ -10,7 +10,7 @@ use super::lifecycle::{CreateOutcome, UNDO, check_stays};
 use super::record::Record;
 use super::registry::Reserved;
 use super::request::{CallContext, Update};
-use super::{Change, Changes, Kind, Name, Object, id};
+use super::{Change, Changes, Claims, Kind, Name, Object, id};
 use crate::error::Error;
 use crate::resource::mask::Mask;
 
@@ -120,6 +120,11 @@ impl<K: Kind> Collection<K> {
             }
             // Checked under the lock: the record may have been marked as deleting before.
             check_stays(name, &record)?;
+            if record.tried.is_some() {
+                // The object itself need not be as recorded: this change may be the remedy.
+                self.withdraw(call, name, &mut { record }).await?;
+                continue;
+            }
             if record.actual.is_some() {
                 // An earlier change is still to be reconciled: finish it, then retry from the record.
                 self.settle(call, name, &mut { record }).await?;
@@ -179,25 +184,30 @@ impl<K: Kind> Collection<K> {
         reserved: Reserved,
     ) -> Result<Arc<Record<K::Object>>, Error> {
         let fields = change.fields.clone();
-        let updated = self.kind.update(call, name, change).await;
-        changed.object = updated.map_err(|error| {
-            // The kind's own rollback may have failed: have SPDK reconciled with the record.
-            self.shared.queue.put(name.key());
-            error.under(self.meta.field())
-        })?;
+        let trying = Trying::new(self, name, before, change.wanted.clone(), reserved);
+        changed.object = match self.kind.update(call, name, change).await {
+            Ok(object) => object,
+            Err(error) => {
+                if !error.is_unsettled() {
+                    trying.failed();
+                }
+                // A part may have been lost in the rollback.
+                self.shared.queue.put(name.key());
+                return Err(error.under(self.meta.field()));
+            }
+        };
         changed.object.set_name(name.to_string());
         let claims = self.claims(name, &changed.object);
         match self.save(name, changed.clone()).await {
             Ok(changed) => {
-                reserved.settle(claims);
+                trying.made(claims);
                 self.kind.settled(name);
                 self.applied(name);
                 Ok(changed)
             }
             Err(error) => {
                 let object = changed.object;
-                self.change_back(name, before, object, fields, reserved)
-                    .await;
+                self.change_back(name, before, object, fields, trying).await;
                 Err(error)
             }
         }
@@ -221,7 +231,12 @@ impl<K: Kind> Collection<K> {
             Ok(object) => object,
             Err(error) => {
                 let error = error.under(self.meta.field());
-                self.put_back(name, before, &stored, &error).await?;
+                let mut was = before.clone();
+                if error.is_unsettled() {
+                    was.tried = Some(stored.object.clone());
+                    reserved.keep();
+                }
+                self.put_back(name, &was, &stored, &error).await?;
                 return Err(error);
             }
         };
@@ -271,7 +286,7 @@ impl<K: Kind> Collection<K> {
         record: &Record<K::Object>,
         actual: K::Object,
         fields: Changes,
-        reserved: Reserved,
+        trying: Trying<'_, K>,
     ) {
         let back = self.change_to(name, record, actual.clone(), fields);
         let call = CallContext::within(UNDO);
@@ -280,12 +295,13 @@ impl<K: Kind> Collection<K> {
             let mut differs = record.clone();
             differs.actual = Some(actual);
             // Until the rollback succeeds the record holds the claims of both versions.
-            reserved.settle(self.claims_of(name, &differs));
+            trying.made(self.claims_of(name, &differs));
             self.insert(name, differs);
             let reason = format!("a change that could not be stored could not be undone: {left}");
             self.shared.conditions.set_pending(name.key(), &reason);
             self.shared.queue.put(name.key());
         } else {
+            trying.failed();
             self.kind.settled(name);
         }
     }
@@ -306,5 +322,56 @@ impl<K: Kind> Collection<K> {
         let wanted: K::Object = typed(&wish.values)?;
         self.check(&wish.values, &wanted)?;
         self.make(call, name, wanted).await
+    }
+}
+
+/// An update in flight. A panic and an unsettled error leave unknown what SPDK has of its target, so dropping this
+/// notes the target in the record, for what it left to be withdrawn; the record keeps the claims of both until then.
+struct Trying<'a, K: Kind> {
+    collection: &'a Collection<K>,
+    name: &'a Name,
+    begun: Option<(Record<K::Object>, Reserved)>,
+}
+
+impl<'a, K: Kind> Trying<'a, K> {
+    fn new(
+        collection: &'a Collection<K>,
+        name: &'a Name,
+        before: &Record<K::Object>,
+        target: K::Object,
+        reserved: Reserved,
+    ) -> Self {
+        let mut record = before.clone();
+        record.tried = Some(target);
+        Self {
+            collection,
+            name,
+            begun: Some((record, reserved)),
+        }
+    }
+
+    /// The update was rolled back: rolls back its reservation too.
+    fn failed(mut self) {
+        self.begun = None;
+    }
+
+    /// The update was made, or its rollback is left to the queue: replaces the reservation by these claims.
+    fn made(mut self, claims: Claims) {
+        if let Some((_, reserved)) = self.begun.take() {
+            reserved.settle(claims);
+        }
+    }
+}
+
+impl<K: Kind> Drop for Trying<'_, K> {
+    fn drop(&mut self) {
+        if let Some((record, reserved)) = self.begun.take() {
+            reserved.keep();
+            self.collection.insert(self.name, record);
+            let shared = &self.collection.shared;
+            let reason = "what a failed update left in SPDK is still to be removed";
+            shared.conditions.set_pending(self.name.key(), reason);
+            shared.queue.put(self.name.key());
+        }
     }
 }

@@ -87,6 +87,16 @@ pub async fn set(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
     check(OPERATION, status).map_err(|error| error.with_detail(format!("{name:?}")))
 }
 
+/// Sets the rate limits of a bdev, unless it has them.
+///
+/// ENODEV if there is no bdev of that name, and the errors of [`set`].
+pub async fn ensure(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
+    match get(spdk, name)? == limits {
+        true => Ok(()),
+        false => set(spdk, name, limits).await,
+    }
+}
+
 /// Returns the rate limits of a bdev. ENODEV if there is no bdev of that name.
 pub fn get(spdk: Spdk, name: &str) -> Result<Limits, Error> {
     let bdev = existing(spdk, "look up rate limits", name)?;

@@ -5,7 +5,9 @@
 //!               └── a step fails: destroyed ──┘
 //! ```
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
+use std::rc::Rc;
 use std::time::Duration;
 
 use spdk_sys as sys;
@@ -17,6 +19,7 @@ use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, string};
 use crate::deadline::within;
 use crate::error::Error;
+use crate::log;
 use crate::step::spawn_local;
 
 /// Timeout of [`destroy`] for hosts to be disconnected.
@@ -90,15 +93,14 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
         change_state(OPERATION, subsystem, sys::spdk_nvmf_subsystem_start).await
     };
     if let Err(error) = set_up.await {
-        destroy_inactive(OPERATION, subsystem).await?;
-        return Err(error);
+        return Err(error.after_undo(destroy_inactive(OPERATION, subsystem).await));
     }
     Ok(())
 }
 
 /// Stops a subsystem, which disconnects its hosts, and destroys it with all that it contains. ENODEV if there is
-/// none with that NQN. ETIMEDOUT if hosts' I/O does not complete in time; the teardown then continues in the
-/// background.
+/// none with that NQN. ETIMEDOUT if hosts' I/O does not complete in time; the subsystem then stays, and is started
+/// again once that I/O has completed.
 pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
     const OPERATION: &str = "delete subsystem";
     if nqn == nqn::DISCOVERY {
@@ -112,12 +114,20 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
         view::forget_all(nqn);
     })?;
     let (done, is_done) = completion::<Result<(), Error>>();
-    let name = nqn.to_owned();
+    let given_up = Rc::new(Cell::new(false));
+    let (name, is_given_up) = (nqn.to_owned(), given_up.clone());
     spawn_local(async move {
         let _alone = lock(&name).await;
+        if is_given_up.get() {
+            return;
+        }
         let result = async {
             let subsystem = find(spdk, OPERATION, &name)?;
             change_state(OPERATION, subsystem, sys::spdk_nvmf_subsystem_stop).await?;
+            // The caller was told that the subsystem stays.
+            if is_given_up.get() {
+                return start_again(OPERATION, subsystem, &name).await;
+            }
             listener::stop_all(spdk, OPERATION, find(spdk, OPERATION, &name)?)?;
             namespace::forget(&name, |_| true);
             host::forget_all(spdk, &name);
@@ -126,13 +136,37 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
         };
         done.complete(result.await);
     });
-    match within(spdk, DESTROY_LIMIT, is_done).await {
-        Some(result) => result?,
-        None => Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
-            "subsystem {nqn:?} has not stopped within {} s: I/O to it does not complete",
-            DESTROY_LIMIT.as_secs()
-        ))),
+    if let Some(result) = within(spdk, DESTROY_LIMIT, is_done).await {
+        return result?;
     }
+    given_up.set(true);
+    Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
+        "subsystem {nqn:?} has not stopped within {} s: I/O to it does not complete",
+        DESTROY_LIMIT.as_secs()
+    )))
+}
+
+/// Starts a subsystem whose stop was given up before it had ended.
+async fn start_again(
+    operation: &'static str,
+    subsystem: Subsystem,
+    nqn: &str,
+) -> Result<(), Error> {
+    let started = change_state(operation, subsystem, sys::spdk_nvmf_subsystem_start).await;
+    let (level, came_of_it) = match &started {
+        Ok(()) => (
+            sys::spdk_log_level_SPDK_LOG_NOTICE,
+            "it serves its hosts again".to_owned(),
+        ),
+        Err(error) => (
+            sys::spdk_log_level_SPDK_LOG_ERROR,
+            format!("it stays stopped: {error}"),
+        ),
+    };
+    let what =
+        format!("subsystem {nqn:?} has stopped after its deletion was given up: {came_of_it}");
+    log::note(level, what);
+    started
 }
 
 async fn destroy_inactive(operation: &'static str, subsystem: Subsystem) -> Result<(), Error> {

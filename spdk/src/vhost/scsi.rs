@@ -262,8 +262,9 @@ pub async fn remove_target(spdk: Spdk, name: &str, number: u8) -> Result<(), Err
     });
     match within(spdk, CHANGE_LIMIT, closed).await {
         Some(_) => Ok(()),
-        None => Err(Error::new(OPERATION, libc::ETIMEDOUT)
-            .with_detail(format!("target {number} of {name:?}"))),
+        None => {
+            Err(Error::unfinished(OPERATION).with_detail(format!("target {number} of {name:?}")))
+        }
     }
 }
 

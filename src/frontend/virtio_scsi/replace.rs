@@ -31,7 +31,7 @@ impl Luns {
             return self.add(to, id, bdev, most).await;
         };
         let [hidden, shown] = shown;
-        // Under the same ID the old LUN takes the place of what a cut-off may leave.
+        // Under the same ID the old LUN takes the place of what a failed update may leave.
         let leftover = shown.clone().filter(|_| from != to);
         let (now, then, before) = (new.clone(), old.clone(), old.volume.clone());
         let replaced = self.spdk.call(async move |spdk| {
@@ -44,12 +44,13 @@ impl Luns {
         });
         let replaced = replaced.await.map_err(Error::from);
         let (volume, failed) = outcome(replaced.and_then(|replaced| Ok(replaced?)), before);
-        if let (Some(Error::CutOff { .. }), Some(controller)) = (&failed, leftover) {
+        let is_unsettled = failed.as_ref().is_some_and(Error::is_unsettled);
+        if is_unsettled && let Some(controller) = leftover {
             let new = new.clone();
             let hidden = (self.spdk).call(async move |spdk| hide(spdk, &controller, &new).await);
             let hidden = hidden.await.map_err(Error::from);
             if let Err(error) = hidden.and_then(|hidden| Ok(hidden?)) {
-                tracing::warn!(lun = id, controller = to, %error, "what a move that was cut off left is still shown");
+                tracing::warn!(lun = id, controller = to, %error, "what a failed move left is still shown");
             }
         }
         let is_done = failed.is_none();
@@ -78,7 +79,7 @@ fn outcome<T>(
     match replaced {
         Ok(Replaced { now, failed }) => (now.flatten(), failed.map(Error::from)),
         // The old LUN may be hidden, the new one shown: without a volume the old one is repaired.
-        Err(error @ Error::CutOff { .. }) => (None, Some(error)),
+        Err(error) if error.is_unsettled() => (None, Some(error)),
         // The old LUN could not be hidden, so it still has its volume.
         Err(error) => (before, Some(error)),
     }
@@ -146,10 +147,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_a_cut_off_the_old_lun_is_to_be_repaired() {
+    fn after_an_unsettled_error_the_old_lun_is_to_be_repaired() {
         let volume = |error| outcome::<u8>(Err(error), Some(1)).0;
         assert_eq!(volume(Error::internal("hide LUN", "timeout")), Some(1));
         assert_eq!(volume(spdk::CallError::Panicked.into()), None);
+        assert_eq!(
+            volume(Error::internal("hide LUN", "timeout").unsettled()),
+            None
+        );
     }
 
     fn number(groups: &Groups, group: &str, id: &str) -> Option<u8> {

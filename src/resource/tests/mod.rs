@@ -5,10 +5,12 @@ mod agreement;
 mod deaths;
 mod durable;
 mod mask;
+mod memories;
 mod model;
 mod ownership;
 mod replay;
 mod slices;
+mod unsettled;
 mod verbs;
 
 use std::collections::BTreeSet;

@@ -1,8 +1,10 @@
 //! Detaches paths. A detach does not wait for attempts to attach other paths to the same controller: how long these
 //! take depends on their peers, within the connect timeout.
 
+use std::cell::Cell;
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Duration;
 
 use spdk_sys as sys;
 
@@ -25,16 +27,15 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Detaches one path of a controller, or with None all of them. Removing the last path removes the bdevs.
 ///
 /// ENODEV for an unknown controller, ENXIO for an unknown path, ETIMEDOUT if the path has not been removed by the
-/// deadline; the removal then continues in the background.
+/// deadline. A removal that SPDK has begun by then ends by itself; one that waits for others does not begin.
 pub async fn detach(spdk: Spdk, name: &str, path: Option<&PathId>) -> Result<(), Error> {
     const OPERATION: &str = "detach NVMe controller";
     let path = path.cloned();
-    let give_up = Instant::now() + DETACH_LIMIT;
-    alone(spdk, OPERATION, name, move |name| async move {
+    alone(spdk, OPERATION, name, move |name, given_up| async move {
         loop {
             match remove(OPERATION, &name, path.as_ref()).await {
                 // The path is being connected while the controller has others: end the attempt, then retry.
-                Err(error) if is_busy(&error) && Instant::now() < give_up => {
+                Err(error) if is_busy(&error) && !given_up.get() => {
                     end_attempt(&name, path.as_ref())?;
                     sleep(spdk, RETRY).await;
                 }
@@ -49,26 +50,31 @@ fn is_busy(error: &Error) -> bool {
     matches!(error.errno.0, libc::EBUSY | libc::EINPROGRESS)
 }
 
-/// Runs a change under the controller's detach lock in its own task, and waits for it up to [`DETACH_LIMIT`].
+/// Runs a change under the controller's detach lock in its own task, and waits for it up to [`DETACH_LIMIT`]. The change
+/// is told whether it was given up by then, and does not begin if it was.
 async fn alone<F: Future<Output = Result<(), Error>> + 'static>(
     spdk: Spdk,
     operation: &'static str,
     name: &str,
-    change: impl FnOnce(String) -> F + 'static,
+    change: impl FnOnce(String, Rc<Cell<bool>>) -> F + 'static,
 ) -> Result<(), Error> {
     let (done, is_done) = completion::<Result<(), Error>>();
-    let owned = name.to_owned();
+    let given_up = Rc::new(Cell::new(false));
+    let (owned, is_given_up) = (name.to_owned(), given_up.clone());
     spawn_local(async move {
         let _alone = lock("NVMe detach", &owned).await;
-        done.complete(change(owned).await);
+        if !is_given_up.get() {
+            done.complete(change(owned, is_given_up).await);
+        }
     });
-    match within(spdk, DETACH_LIMIT, is_done).await {
-        Some(result) => result?,
-        None => Err(Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
-            "{name:?} has not finished within {} s",
-            DETACH_LIMIT.as_secs()
-        ))),
+    if let Some(result) = within(spdk, DETACH_LIMIT, is_done).await {
+        return result?;
     }
+    given_up.set(true);
+    Err(Error::unfinished(operation).with_detail(format!(
+        "{name:?} has not finished within {} s",
+        DETACH_LIMIT.as_secs()
+    )))
 }
 
 /// Ends a connection attempt of the path, if one is in flight.
