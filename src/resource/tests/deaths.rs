@@ -47,6 +47,8 @@ impl Process {
 struct After {
     /// Objects in SPDK at the crash.
     in_dead_spdk: Vec<String>,
+    /// Updates that SPDK had made by then.
+    updates_of_dead_spdk: usize,
     /// The restarted process, on the surviving disk.
     process: Process,
 }
@@ -69,6 +71,7 @@ async fn dies<T>(
     assert_eq!(next.pending, 0);
     After {
         in_dead_spdk: process.in_spdk(),
+        updates_of_dead_spdk: process.world.engine.updates.load(Ordering::Relaxed),
         process: next,
     }
 }
@@ -79,6 +82,11 @@ async fn create(world: &World) -> Result<NullVolume, Error> {
 
 async fn update(world: &World) -> Result<NullVolume, Error> {
     world.change(called("a", of(0, 128)), &[]).await
+}
+
+async fn update_that_destroys(world: &World) -> Result<NullVolume, Error> {
+    world.engine.destroys.store(true, Ordering::Relaxed);
+    update(world).await
 }
 
 async fn delete(world: &World) -> Result<(), Error> {
@@ -132,6 +140,30 @@ async fn an_update_that_died_after_the_store_is_there_and_repeated_changes_nothi
     let process = after.process;
     assert_eq!(blocks(&process), 128);
     assert_eq!(update(&process.world).await.unwrap().blocks_count, 128);
+    let updates = process.world.engine.updates.load(Ordering::Relaxed);
+    assert_eq!((updates, process.store.commits()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_an_update_that_destroys_and_died_before_the_store_nothing_is_destroyed() {
+    let after = dies(true, Death::Before(0), update_that_destroys).await;
+    assert_eq!(after.updates_of_dead_spdk, 0, "the store comes first");
+    let process = after.process;
+    assert_eq!(blocks(&process), 64);
+    let made = update_that_destroys(&process.world).await.unwrap();
+    assert_eq!((made.blocks_count, process.store.commits()), (128, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_destroys_and_died_after_the_store_is_made_by_the_start() {
+    let after = dies(true, Death::After(0), update_that_destroys).await;
+    assert_eq!(after.updates_of_dead_spdk, 0, "SPDK comes second");
+    let process = after.process;
+    assert_eq!(
+        (blocks(&process), process.in_spdk()),
+        (128, vec!["a".into()])
+    );
+    update_that_destroys(&process.world).await.unwrap();
     let updates = process.world.engine.updates.load(Ordering::Relaxed);
     assert_eq!((updates, process.store.commits()), (0, 0));
 }

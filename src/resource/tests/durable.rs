@@ -71,11 +71,20 @@ async fn stored(store: &Faulty) -> Vec<(String, bool)> {
 }
 
 pub(super) fn reconciler(world: &World) -> Arc<Reconciler> {
-    let kinds: Vec<Arc<dyn Records>> = vec![
+    reconciler_with(world, [])
+}
+
+/// A reconciler of the world's kinds, and of others.
+pub(super) fn reconciler_with<const OTHERS: usize>(
+    world: &World,
+    others: [Arc<dyn Records>; OTHERS],
+) -> Arc<Reconciler> {
+    let mut kinds: Vec<Arc<dyn Records>> = vec![
         Arc::clone(&world.volumes) as _,
         Arc::clone(&world.subsystems) as _,
         Arc::clone(&world.namespaces) as _,
     ];
+    kinds.extend(others);
     Reconciler::new(&world.shared, kinds)
 }
 

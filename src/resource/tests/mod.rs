@@ -10,6 +10,7 @@ mod model;
 mod ownership;
 mod replay;
 mod slices;
+mod start;
 mod unsettled;
 mod verbs;
 
@@ -37,6 +38,8 @@ struct Volumes {
     fails: AtomicBool,
     fails_after_update: AtomicBool,
     panics: AtomicBool,
+    /// Whether each update destroys content, and so is stored first.
+    destroys: AtomicBool,
     /// If set, a create in progress waits for a permit.
     gate: Option<Arc<Gate>>,
 }
@@ -128,6 +131,16 @@ impl Kind for Arc<Volumes> {
             self.fails.store(true, Ordering::Relaxed);
         }
         Ok(change.wanted)
+    }
+
+    async fn foresee(
+        &self,
+        _: &CallContext,
+        _: &Name,
+        change: &Change<NullVolume>,
+    ) -> Result<Option<NullVolume>, Error> {
+        let destroys = self.destroys.load(Ordering::Relaxed);
+        Ok(destroys.then(|| change.wanted.clone()))
     }
 
     async fn remove(&self, _: &CallContext, name: &Name, _: &NullVolume) -> Result<(), Error> {
