@@ -31,6 +31,7 @@ mod resource;
 mod route;
 mod small_disk;
 mod sockets;
+pub mod stopped;
 mod target;
 mod tls_records;
 mod tools;

@@ -1,97 +1,16 @@
-//! A stalled reactor: its thread is stopped with ptrace, as by a debugger.
+//! A stalled reactor: its thread is stopped, as by a debugger.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nix::sys::ptrace;
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 use opi_spdk::api::own::object_service_client::ObjectServiceClient;
 use opi_spdk::api::own::{EventType, WatchEventsRequest};
 use serde_json::json;
 
 use super::scrape::{Scrape, get};
+use crate::common::stopped::{Stopped, reactor};
 use crate::common::{Options, Target, eventually, subsystem, tcp_controller};
 
 const SOON: Duration = Duration::from_secs(20);
-
-/// A stopped thread of another process; it continues when this is dropped.
-struct Stopped {
-    go_on: Sender<()>,
-    tracer: JoinHandle<()>,
-}
-
-impl Stopped {
-    /// Stops a thread.
-    fn new(thread: i32) -> Self {
-        let (it, is_stopped) = Self::begin(thread, None);
-        is_stopped.recv().expect("the thread is stopped");
-        it
-    }
-
-    /// Stops a thread at its next system call of this number.
-    fn at(thread: i32, call: i64) -> Self {
-        Self::begin(thread, u64::try_from(call).ok()).0
-    }
-
-    /// All ptrace calls for a thread must be made by one tracer thread.
-    fn begin(thread: i32, call: Option<u64>) -> (Self, Receiver<()>) {
-        let (go_on, wait) = channel::<()>();
-        let (stopped, is_stopped) = channel();
-        let tracer = std::thread::spawn(move || {
-            let thread = Pid::from_raw(thread);
-            let stops = || {
-                let all = Some(WaitPidFlag::__WALL);
-                waitpid(thread, all).expect("the thread stops");
-            };
-            ptrace::seize(thread, ptrace::Options::PTRACE_O_TRACESYSGOOD).expect("seized");
-            ptrace::interrupt(thread).expect("interrupted");
-            stops();
-            while call.is_some_and(|call| call != call_of(thread)) {
-                ptrace::syscall(thread, None).expect("the thread continues");
-                stops();
-            }
-            // Fails if the test does not wait for it.
-            let _ = stopped.send(());
-            // Also returns if the test panics and drops the sender.
-            let _ = wait.recv();
-            ptrace::detach(thread, None).expect("the thread continues");
-        });
-        (Self { go_on, tracer }, is_stopped)
-    }
-
-    fn go_on(self) {
-        drop(self.go_on);
-        self.tracer.join().expect("no panic");
-    }
-}
-
-/// Returns the number of the system call that a stopped thread makes.
-#[cfg(target_arch = "x86_64")]
-fn call_of(thread: Pid) -> u64 {
-    ptrace::getregs(thread)
-        .expect("the thread is stopped")
-        .orig_rax
-}
-
-/// Returns the number of the system call that a stopped thread makes.
-#[cfg(target_arch = "aarch64")]
-fn call_of(thread: Pid) -> u64 {
-    ptrace::getregs(thread).expect("the thread is stopped").regs[8]
-}
-
-/// Returns the thread ID of the target's only reactor.
-fn reactor(target: &Target) -> i32 {
-    let tasks = format!("/proc/{}/task", target.pid().as_raw_nonzero());
-    let tasks = std::fs::read_dir(tasks).expect("the target runs").flatten();
-    let mut threads = tasks.filter_map(|task| {
-        let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
-        let id = task.file_name().to_str()?.parse().ok()?;
-        name.starts_with("reactor_").then_some(id)
-    });
-    threads.next().expect("a reactor")
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_stalled_reactor_is_reported_until_it_resumes() {
@@ -102,7 +21,7 @@ async fn a_stalled_reactor_is_reported_until_it_resumes() {
     let request = WatchEventsRequest::default();
     let events = watching.watch_events(request).await.expect("a watch");
     let mut events = events.into_inner();
-    let stopped = Stopped::new(reactor(&target));
+    let stopped = Stopped::new(reactor(&target, 0));
     eventually("the target reports NOT_SERVING", SOON, async || {
         (!client.is_serving().await).then_some(())
     })
@@ -151,7 +70,7 @@ async fn a_reactor_that_stalls_within_a_step_is_reported_with_the_step() {
     let events = watching.watch_events(WatchEventsRequest::default()).await;
     let mut events = events.expect("a watch").into_inner();
     // Of all that this process does next, creating a controller alone listens.
-    let stopped = Stopped::at(reactor(&target), nix::libc::SYS_listen);
+    let stopped = Stopped::at(reactor(&target, 0), nix::libc::SYS_listen);
     let creating = tokio::spawn(async move { tcp_controller(&client, &subsystem).await });
     let told = events.message().await.expect("no error").expect("an event");
     assert_eq!(told.r#type(), EventType::ReactorStalled, "{told:?}");
