@@ -15,6 +15,7 @@ mod client;
 mod control;
 mod cost;
 mod data_path;
+mod durable;
 mod floor;
 mod http;
 mod initiator;

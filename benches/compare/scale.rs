@@ -21,6 +21,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinSet;
 
 use crate::client::{Address, Client, Verb};
+use crate::durable::Durable;
 use crate::http::Http;
 use crate::opi::{Counters, Opi, Start, connect};
 use crate::report::line;
@@ -58,6 +59,7 @@ const IDLE: Duration = Duration::from_secs(20);
 pub struct Scale {
     pub few: u32,
     pub many: u32,
+    pub durable: Durable,
     pub creates_among_few: Rounds,
     pub creates_among_many: Rounds,
     pub creates_ratio: Rounds,
@@ -88,6 +90,7 @@ impl Scale {
         let [before, after] = self.longest_step_us;
         line(out, format_args!("### Many objects\n"));
         line(out, format_args!("| | measured |\n|---|---:|"));
+        self.durable.rows(out);
         for (what, rates) in [
             (few, &self.creates_among_few),
             (many, &self.creates_among_many),
@@ -173,6 +176,10 @@ pub async fn run(settings: &Settings) -> Result<Option<Scale>> {
     };
     let opi = Opi::start_so(settings, &start).await?;
     let mut population = Population::new(&opi).await?;
+    population.grow_to(FEW).await?;
+    eprintln!("many objects: creates and fsyncs");
+    let client = population.clients.first_mut().context("no client")?;
+    let durable = Durable::of(client, &start.directory.join("state")).await?;
     let (mut among_few, mut among_many) = (Vec::new(), Vec::new());
     for round in 0..settings.line.rounds {
         eprintln!("many objects: creates, round {}", round + 1);
@@ -207,6 +214,7 @@ pub async fn run(settings: &Settings) -> Result<Option<Scale>> {
         return Ok(Some(Scale {
             few: FEW,
             many,
+            durable,
             creates_ratio: Rounds::ratio(&many_rate, &few_rate).context("no rounds")?,
             creates_among_few: few_rate,
             creates_among_many: many_rate,

@@ -43,6 +43,11 @@ pub struct Verdict {
 /// Minimum ratio of creates per second among many objects to those among few.
 const CREATES_RATIO: f64 = 0.9;
 
+/// How much longer than an fsync a Create of one client may take at p50, in microseconds, and the minimum ratio of the
+/// creates per second of many clients to the fsyncs per second.
+const DURABLE_EXTRA_US: f64 = 100.0;
+const CREATES_TO_FSYNCS: f64 = 5.0;
+
 /// Maximum time of a start with all objects after SPDK is up, in milliseconds.
 const RESTART_MS: f64 = 3_000.0;
 
@@ -113,11 +118,27 @@ fn seen(sight: &Sight) -> [Verdict; 4] {
     ]
 }
 
-fn many_objects(scale: &Scale) -> [Verdict; 3] {
-    let Scale { few, many, .. } = scale;
+fn many_objects(scale: &Scale) -> [Verdict; 5] {
+    let Scale {
+        few, many, durable, ..
+    } = scale;
+    let extra = durable.extra_us();
+    let shared = scale.creates_among_few.median / durable.fsyncs_per_second();
     let (ratio, ready) = (scale.creates_ratio.median, scale.ready_ms.median);
     let scrape_ms = scale.scrape.p50_us / 1e3;
     [
+        Verdict {
+            target: format!("a Create at p50: an fsync and {DURABLE_EXTRA_US} µs at most"),
+            reached: format!("an fsync and {extra:.0} µs"),
+            met: extra <= DURABLE_EXTRA_US,
+        },
+        Verdict {
+            target: format!(
+                "creates a second of many clients at least {CREATES_TO_FSYNCS} times the fsyncs a second"
+            ),
+            reached: format!("{shared:.2} times"),
+            met: shared >= CREATES_TO_FSYNCS,
+        },
         Verdict {
             target: format!(
                 "creates a second among {many} at least {CREATES_RATIO} of those among {few}"
