@@ -75,6 +75,18 @@ impl Error {
         }
     }
 
+    /// Marks the effects as unknown.
+    pub(crate) fn unsettled(mut self) -> Self {
+        self.is_unsettled = true;
+        self
+    }
+
+    /// Marks the operation as rolled back completely, unless a panic cut it off.
+    pub(crate) fn undone(mut self) -> Self {
+        self.is_unsettled = self.is_cut_off;
+        self
+    }
+
     /// Replaces the detail.
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());

@@ -76,6 +76,7 @@ mod rpc;
 mod runtime;
 mod sigbus;
 mod step;
+mod stopping;
 mod timer;
 mod transport_id;
 pub mod vhost;

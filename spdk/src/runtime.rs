@@ -23,6 +23,7 @@ use crate::log;
 use crate::mailbox::{self, Handle, Shared};
 use crate::nvmf::reservation;
 use crate::rpc;
+use crate::stopping;
 use crate::vhost;
 
 /// How to start SPDK.
@@ -169,6 +170,7 @@ impl Runtime {
 /// Ends what SPDK's teardown would wait for: I/O held back by rate limits, virtual machines, which stay connected
 /// until they are disconnected, and reservations being saved.
 async fn wait_for_nobody(spdk: Spdk) {
+    stopping::begin(spdk);
     bdev::qos::lift_all(spdk).await;
     vhost::stop(spdk).await;
     reservation::stop(spdk).await;

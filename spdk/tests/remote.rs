@@ -98,13 +98,13 @@ async fn a_remote_controller_is_attached_used_and_detached_whole() {
     on_top(&handle).await;
     tls(&handle, secure).await;
 
-    run!(handle, s => nvme::detach(s, "r1", None).await).expect("detached");
+    run!(handle, s => nvme::detach(s, "r1", None, false).await).expect("detached");
     assert_eq!(
         run!(handle, s => nvme::controllers(s)),
         Vec::<String>::new()
     );
     assert_eq!(
-        errno(run!(handle, s => nvme::detach(s, "r1", None).await)),
+        errno(run!(handle, s => nvme::detach(s, "r1", None, false).await)),
         libc::ENODEV
     );
     assert_eq!(run!(handle, s => bdev::names(s)), ["disk1", "disk2"]);
@@ -167,11 +167,11 @@ async fn paths(handle: &Handle, one: SocketAddr, two: SocketAddr) {
     );
 
     let id = path("r1", two).path();
-    run!(handle, s => nvme::detach(s, "r1", Some(&id)).await).expect("one path");
+    run!(handle, s => nvme::detach(s, "r1", Some(&id), false).await).expect("one path");
     let paths = run!(handle, s => nvme::paths(s, "r1")).expect("attached");
     assert_eq!(paths.len(), 1);
     let id = path("r1", two).path();
-    let gone = run!(handle, s => nvme::detach(s, "r1", Some(&id)).await);
+    let gone = run!(handle, s => nvme::detach(s, "r1", Some(&id), false).await);
     assert_eq!(errno(gone), libc::ENXIO);
 }
 
@@ -358,7 +358,7 @@ async fn tls(handle: &Handle, at: SocketAddr) {
     run!(handle, s => nvme::attach(s, &with_key).await).expect("attached over TLS");
     let namespaces = run!(handle, s => nvme::namespaces(s, "t1")).expect("attached");
     assert_eq!(namespaces[0].bdev, "t1n2");
-    run!(handle, s => nvme::detach(s, "t1", None).await).expect("detached");
+    run!(handle, s => nvme::detach(s, "t1", None, false).await).expect("detached");
     run!(handle, s => host::disallow(s, SECURE, HOST).await).expect("disallowed");
     run!(handle, s => keyring::remove(s, "psk1")).expect("removed");
     assert_eq!(

@@ -12,6 +12,7 @@ mod nvme_credential;
 mod nvme_path;
 mod nvme_remote_controller;
 mod nvme_remote_namespace;
+mod own;
 mod path_address;
 mod path_monitor;
 mod pcie;
@@ -40,6 +41,8 @@ pub use nvme_credential::NvmeCredentials;
 pub use nvme_path::NvmePaths;
 pub use nvme_remote_controller::NvmeRemoteControllers;
 pub use nvme_remote_namespace::NvmeRemoteNamespaces;
+pub(crate) use own::check_stays;
+use own::{Own, own};
 pub(crate) use path_address::path_key;
 pub(crate) use path_monitor::Paths;
 use rebuild::{gone, rebuild, try_out};
@@ -264,6 +267,11 @@ impl<V: Volume> Kind for Volumes<V> {
         Ok(object)
     }
 
+    /// Whichever bdev a rebuild has left where there may be two; it is made again.
+    async fn withdraw(&self, _: &CallContext, name: &Name, _: &Change<V>) -> Result<(), Error> {
+        self.remove_cut_off(name).await
+    }
+
     /// Foresees the rebuild of a bdev whose data is lost with it.
     async fn foresee(
         &self,
@@ -327,30 +335,6 @@ impl<V: Volume> Kind for Volumes<V> {
     }
 }
 
-impl<V: Volume> Volumes<V> {
-    /// Returns whether the volume's bdev still exists.
-    ///
-    /// # Errors
-    /// FAILED_PRECONDITION if a foreign bdev has the volume's name: this process must not change it.
-    async fn is_there(&self, name: &Name, object: &V) -> Result<bool, Error> {
-        let (id, uuid) = (name.id().to_owned(), parse_uuid(object.uuid()));
-        let own = self
-            .spdk
-            .call(move |spdk| async move { own(spdk, &id, uuid) });
-        match own.await?? {
-            Own::There => Ok(true),
-            Own::Gone => Ok(false),
-            Own::Replaced => Err(Error::failed_precondition(
-                name.id(),
-                format!(
-                    "{name} has gone, and another bdev that was not made here has its name: delete \
-                     one of them"
-                ),
-            )),
-        }
-    }
-}
-
 /// Releases a volume's system resources on a blocking thread: closing a file may block on its file system. Waits for the
 /// end with a timeout; the release goes on after it.
 async fn release<T: Held>(name: &Name, held: Option<T>) {
@@ -360,25 +344,6 @@ async fn release<T: Held>(name: &Name, held: Option<T>) {
     if tokio::time::timeout(RELEASE, released).await.is_err() {
         tracing::warn!(object = %name.key(), timeout = ?RELEASE, "the volume's file is not closed yet: its file system does not answer");
     }
-}
-
-/// State of the bdev name of a volume.
-enum Own {
-    /// The volume's own bdev.
-    There,
-    /// No bdev: SPDK removed it.
-    Gone,
-    /// A foreign bdev, created through SPDK's own commands.
-    Replaced,
-}
-
-/// Identifies a volume's bdev by its UUID, which is unique among bdevs.
-fn own(spdk: Spdk, name: &str, uuid: Option<[u8; 16]>) -> Result<Own, spdk::Error> {
-    Ok(match bdev::lookup(spdk, name)? {
-        None => Own::Gone,
-        Some(found) if uuid.is_none_or(|uuid| uuid == found.uuid) => Own::There,
-        Some(_) => Own::Replaced,
-    })
 }
 
 async fn make(spdk: Spdk, recipe: &impl Recipe) -> Result<bdev::Info, spdk::Error> {

@@ -117,6 +117,19 @@ impl Kind for NvmeCredentials {
         Ok(change.wanted)
     }
 
+    /// The keys of the other host, if the update was to serve another. Those of the object's are set again.
+    async fn withdraw(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        back: &Change<NvmeCredential>,
+    ) -> Result<(), Error> {
+        match back.old.hostnqn == back.wanted.hostnqn {
+            true => Ok(()),
+            false => self.remove(call, name, &back.old).await,
+        }
+    }
+
     async fn remove(
         &self,
         call: &CallContext,

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use spdk::bdev::nvme::{self, Address, Multipath};
+use spdk::bdev::nvme::{self, Address, Detached, Multipath, PathState};
 use spdk::{Handle, Spdk, errno};
 
 use super::nvme_remote_controller::{NvmeRemoteControllers, key_name, key_of, unreachable};
@@ -36,13 +36,6 @@ pub struct NvmePaths {
     spdk: Handle,
     controllers: Others<NvmeRemoteControllers>,
     health: Arc<Health>,
-}
-
-/// Outcome of a change that may remove bdevs.
-enum DetachOutcome {
-    Done,
-    /// Refused: it would have removed bdevs in use.
-    Needed,
 }
 
 impl NvmePaths {
@@ -210,8 +203,8 @@ impl Kind for NvmePaths {
             .spdk
             .call(async move |spdk| replace(spdk, &old, &new, free).await);
         match replaced.await?.map_err(at_fault)? {
-            DetachOutcome::Done => Ok(change.wanted),
-            DetachOutcome::Needed => Err(Self::in_use(name, user)),
+            Detached::Done => Ok(change.wanted),
+            Detached::Needed => Err(Self::in_use(name, user)),
         }
     }
 
@@ -220,26 +213,25 @@ impl Kind for NvmePaths {
         &self,
         call: &CallContext,
         name: &Name,
-        tried: &NvmePath,
-        object: &NvmePath,
+        back: &Change<NvmePath>,
     ) -> Result<(), Error> {
-        let other = self.options(name, tried, DEFAULT_TIMEOUT)?;
-        let own = self.options(name, object, left(call))?;
+        let other = self.options(name, &back.old, DEFAULT_TIMEOUT)?;
+        let own = self.options(name, &back.wanted, left(call))?;
         if other.path() == own.path() {
             return Ok(());
         }
         let user = self.user_of_bdevs(name);
         let free = user.is_none();
         let left = self.spdk.call(async move |spdk| {
-            if let DetachOutcome::Done = leave(spdk, &other, free).await? {
-                return Ok(DetachOutcome::Done);
+            if let Detached::Done = leave(spdk, &other, free).await? {
+                return Ok(Detached::Done);
             }
             join(spdk, &own).await?;
             leave(spdk, &other, free).await
         });
         match left.await?.map_err(at_fault)? {
-            DetachOutcome::Done => Ok(()),
-            DetachOutcome::Needed => Err(Self::in_use(name, user)),
+            Detached::Done => Ok(()),
+            Detached::Needed => Err(Self::in_use(name, user)),
         }
     }
 
@@ -251,8 +243,8 @@ impl Kind for NvmePaths {
             .spdk
             .call(async move |spdk| leave(spdk, &options, free).await);
         match left.await?.map_err(at_fault)? {
-            DetachOutcome::Done => Ok(()),
-            DetachOutcome::Needed => Err(Self::in_use(name, user)),
+            Detached::Done => Ok(()),
+            Detached::Needed => Err(Self::in_use(name, user)),
         }
     }
 
@@ -275,7 +267,9 @@ impl Kind for NvmePaths {
 fn is_there(spdk: Spdk, path: &nvme::Options) -> bool {
     let mine = path.path();
     let there = nvme::paths(spdk, &path.name).unwrap_or_default();
-    there.iter().any(|path| path.id().as_ref() == Some(&mine))
+    // One that is being detached is gone in a moment.
+    let stays = |path: &nvme::Path| path.state != PathState::Deleting;
+    (there.iter()).any(|path| path.id().as_ref() == Some(&mine) && stays(path))
 }
 
 /// Checks that the NQNs of host and subsystem fit into the TLS PSK identity: with longer ones the path would never
@@ -310,25 +304,18 @@ async fn join(spdk: Spdk, path: &nvme::Options) -> Result<(), spdk::Error> {
     if path.multipath != Multipath::Multipath {
         return Ok(());
     }
-    let spread = nvme::use_all_paths(spdk, &path.name).await;
-    if spread.is_err() {
-        leave(spdk, path, true).await?;
+    match nvme::use_all_paths(spdk, &path.name).await {
+        Err(error) => Err(error.after_undo(leave(spdk, path, true).await)),
+        spread => spread,
     }
-    spread
 }
 
 /// Disconnects the path. Idempotent. The last path stays if the bdevs are in use (`free` is false).
-async fn leave(spdk: Spdk, path: &nvme::Options, free: bool) -> Result<DetachOutcome, spdk::Error> {
+async fn leave(spdk: Spdk, path: &nvme::Options, free: bool) -> Result<Detached, spdk::Error> {
     let mine = path.path();
-    let is_mine = |there: &nvme::Path| there.id().as_ref() == Some(&mine);
-    let there = nvme::paths(spdk, &path.name).unwrap_or_default();
-    let (me, others): (Vec<_>, Vec<_>) = there.into_iter().partition(is_mine);
-    if !free && !me.is_empty() && others.is_empty() {
-        return Ok(DetachOutcome::Needed);
-    }
-    match nvme::detach(spdk, &path.name, Some(&mine)).await {
-        Err(error) if ![errno::ENODEV, errno::ENXIO].contains(&error.errno.0) => Err(error),
-        _ => Ok(DetachOutcome::Done),
+    match nvme::detach(spdk, &path.name, Some(&mine), !free).await {
+        Err(error) if [errno::ENODEV, errno::ENXIO].contains(&error.errno.0) => Ok(Detached::Done),
+        detached => detached,
     }
 }
 
@@ -339,7 +326,7 @@ async fn replace(
     old: &nvme::Options,
     new: &nvme::Options,
     free: bool,
-) -> Result<DetachOutcome, spdk::Error> {
+) -> Result<Detached, spdk::Error> {
     // All paths of a failover controller must connect from the same source and host NQN.
     let joins = match new.multipath {
         Multipath::Disabled => false,
@@ -348,19 +335,25 @@ async fn replace(
     };
     let both = joins && new.address != old.address && new.subsystem == old.subsystem;
     if both {
-        join(spdk, new).await?;
+        // An earlier update may have attached it.
+        if !is_there(spdk, new) {
+            join(spdk, new).await?;
+        }
         return match leave(spdk, old, true).await {
-            Ok(left) => Ok(left),
-            Err(error) => Err(error.after_undo(leave(spdk, new, true).await)),
+            // The old path may go yet, so the new one is not to go.
+            Err(error) if !error.is_unsettled => {
+                Err(error.after_undo(leave(spdk, new, true).await))
+            }
+            left => left,
         };
     }
     nvme::may_replace(spdk, new, &old.path())?;
-    if let DetachOutcome::Needed = leave(spdk, old, free).await? {
-        return Ok(DetachOutcome::Needed);
+    if let Detached::Needed = leave(spdk, old, free).await? {
+        return Ok(Detached::Needed);
     }
     match join(spdk, new).await {
         Err(error) => Err(error.after_undo(join(spdk, old).await)),
-        Ok(()) => Ok(DetachOutcome::Done),
+        Ok(()) => Ok(Detached::Done),
     }
 }
 

@@ -145,16 +145,16 @@ impl Kind for NvmeRemoteControllers {
         Ok(change.wanted)
     }
 
-    /// The key, whichever it is: no path uses it, and it is added again.
+    /// The key, whichever it is; it is added again.
     async fn withdraw(
         &self,
         call: &CallContext,
         name: &Name,
-        tried: &NvmeRemoteController,
-        object: &NvmeRemoteController,
+        back: &Change<NvmeRemoteController>,
     ) -> Result<(), Error> {
-        self.remove(call, name, tried).await?;
-        self.remove(call, name, object).await
+        back.unused_but(name, is_credential)?;
+        self.remove(call, name, &back.old).await?;
+        self.remove(call, name, &back.wanted).await
     }
 
     async fn remove(

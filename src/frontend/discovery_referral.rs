@@ -79,12 +79,11 @@ impl Kind for DiscoveryReferrals {
         &self,
         call: &CallContext,
         name: &Name,
-        tried: &DiscoveryReferral,
-        object: &DiscoveryReferral,
+        back: &Change<DiscoveryReferral>,
     ) -> Result<(), Error> {
-        match to(tried) == to(object) {
+        match to(&back.old) == to(&back.wanted) {
             true => Ok(()),
-            false => self.remove(call, name, tried).await,
+            false => self.remove(call, name, &back.old).await,
         }
     }
 

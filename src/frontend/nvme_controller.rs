@@ -237,11 +237,10 @@ impl Kind for NvmeControllers {
         &self,
         _: &CallContext,
         name: &Name,
-        tried: &NvmeController,
-        object: &NvmeController,
+        back: &Change<NvmeController>,
     ) -> Result<(), Error> {
         let address = |object| self.address(name, &spec_of(object));
-        let (tried, now) = (address(tried)?, address(object)?);
+        let (tried, now) = (address(&back.old)?, address(&back.wanted)?);
         match tried == now {
             true => Ok(()),
             false => self.stop(name, tried).await,

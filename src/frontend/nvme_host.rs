@@ -240,13 +240,12 @@ impl Kind for NvmeHosts {
         &self,
         _: &CallContext,
         name: &Name,
-        tried: &NvmeHost,
-        object: &NvmeHost,
+        back: &Change<NvmeHost>,
     ) -> Result<(), Error> {
-        if tried.hostnqn == object.hostnqn {
+        if back.old.hostnqn == back.wanted.hostnqn {
             return Ok(());
         }
-        let (nqn, host) = (self.parent(name)?.nqn, tried.hostnqn.clone());
+        let (nqn, host) = (self.parent(name)?.nqn, back.old.hostnqn.clone());
         let removed = self
             .spdk
             .call(async move |spdk| remove(spdk, &nqn, &host, false).await);

@@ -195,7 +195,14 @@ impl Kind for NvmeNamespaces {
         let replaced = self
             .spdk
             .call(move |spdk| async move { replace(spdk, &nqn, &before, &after).await });
-        let Replaced { now, failed } = replaced.await??;
+        let replaced = replaced.await.map_err(Error::from);
+        let replaced = replaced.and_then(|replaced| Ok(replaced?));
+        let Replaced { now, failed } = replaced.inspect_err(|error| {
+            if error.is_unsettled() {
+                // Hosts may see either volume, or none.
+                self.volumes.forget(name);
+            }
+        })?;
         let nsid = match now {
             Some(added) => self.shown(name, added),
             None => {
@@ -214,13 +221,12 @@ impl Kind for NvmeNamespaces {
         &self,
         _: &CallContext,
         name: &Name,
-        tried: &NvmeNamespace,
-        object: &NvmeNamespace,
+        back: &Change<NvmeNamespace>,
     ) -> Result<(), Error> {
         if self.volumes.is_there(name) {
             return Ok(());
         }
-        let (nqn, nsids) = (self.nqn(name)?, [tried, object].map(nsid_of));
+        let (nqn, nsids) = (self.nqn(name)?, [&back.old, &back.wanted].map(nsid_of));
         let removed = self.spdk.call(async move |spdk| {
             for nsid in nsids.into_iter().filter(|nsid| *nsid != 0) {
                 remove(spdk, &nqn, nsid).await?;

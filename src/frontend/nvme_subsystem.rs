@@ -155,17 +155,16 @@ impl Kind for NvmeSubsystems {
         Ok(change.wanted)
     }
 
-    /// The whole subsystem, where the update was to rebuild it and so nobody uses it; else the other host.
+    /// The whole subsystem, where the update was to rebuild it and nobody uses it; else the other host.
     async fn withdraw(
         &self,
         call: &CallContext,
         name: &Name,
-        tried: &NvmeSubsystem,
-        object: &NvmeSubsystem,
+        back: &Change<NvmeSubsystem>,
     ) -> Result<(), Error> {
-        let (other, own) = (spec_of(tried), spec_of(object));
-        if is_rebuilt(&self.hosts(name), tried, object) {
-            return self.remove(call, name, tried).await;
+        let (other, own) = (spec_of(&back.old), spec_of(&back.wanted));
+        if is_rebuilt(&self.hosts(name), &back.old, &back.wanted) && !back.in_use() {
+            return self.remove(call, name, &back.old).await;
         }
         if other.hostnqn.is_empty() || other.hostnqn == own.hostnqn {
             return Ok(());

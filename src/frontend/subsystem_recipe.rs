@@ -173,8 +173,13 @@ async fn close(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error
         return Ok(());
     };
     let undone = async {
-        host::allow_any(spdk, &before.nqn, before.allow_any_host).await?;
-        open(spdk, old).await
+        if before.allow_any_host != after.allow_any_host {
+            host::allow_any(spdk, &before.nqn, before.allow_any_host).await?;
+        }
+        match host::is_allowed(spdk, &before.nqn, &old.hostnqn)? {
+            true => Ok(()),
+            false => open(spdk, old).await,
+        }
     };
     Err(error.after_undo(undone.await))
 }

@@ -136,12 +136,21 @@ impl Kind for VirtioBlks {
             Device::of(name, &change.old),
             Device::of(name, &change.wanted),
         );
+        let is_replaced = old.bdev != new.bdev;
         let changed = self
             .spdk
             .call(move |spdk| async move { self::change(spdk, &old, &new).await });
-        let changed = self.volumes.settle(name, changed.await?);
         let volume = &change.wanted.volume_name_ref;
-        changed.map_err(|error| volume_at_fault("volume_name_ref", volume, error))?;
+        let settled = changed.await.map_err(Error::from).and_then(|changed| {
+            let settled = self.volumes.settle(name, changed);
+            settled.map_err(|error| volume_at_fault("volume_name_ref", volume, error))
+        });
+        settled.inspect_err(|error| {
+            if is_replaced && error.is_unsettled() {
+                // The machine may have either volume, or none.
+                self.volumes.forget(name);
+            }
+        })?;
         Ok(change.wanted)
     }
 
@@ -150,10 +159,9 @@ impl Kind for VirtioBlks {
         &self,
         _: &CallContext,
         name: &Name,
-        tried: &VirtioBlk,
-        object: &VirtioBlk,
+        back: &Change<VirtioBlk>,
     ) -> Result<(), Error> {
-        let (tried, now) = (Device::of(name, tried), Device::of(name, object));
+        let (tried, now) = (Device::of(name, &back.old), Device::of(name, &back.wanted));
         let none = qos::Limits::default();
         if tried.limits == none || (tried.bdev == now.bdev && now.limits != none) {
             return Ok(());
@@ -230,8 +238,12 @@ async fn make(spdk: Spdk, device: &Device) -> Result<Presence, spdk::Error> {
         Err(error) => Err(error),
     };
     if made.is_err() {
-        // If this rollback fails, the bdev is gone, and its limits with it.
-        let _ = limit(spdk, bdev, *limits, qos::Limits::default()).await;
+        let lifted = limit(spdk, bdev, *limits, qos::Limits::default()).await;
+        return made.map_err(|error| match &lifted {
+            // The bdev is gone, and its limits with it.
+            Err(left) if left.errno.0 == errno::ENODEV => error,
+            _ => error.after_undo(lifted),
+        });
     }
     made
 }

@@ -397,9 +397,9 @@ async fn show_all(
         match show(spdk, Some(controller), lun).await {
             Ok(volume) => volumes.push((id.clone(), volume)),
             Err(_) if tolerant => volumes.push((id.clone(), None)),
-            Err(error) => {
+            Err(mut error) => {
                 for (_, lun) in &luns[..shown] {
-                    hide(spdk, controller, lun).await?;
+                    error = error.after_undo(hide(spdk, controller, lun).await);
                 }
                 return Err(error);
             }

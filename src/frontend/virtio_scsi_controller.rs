@@ -69,8 +69,10 @@ impl Kind for VirtioScsiControllers {
             .await??;
         // After a restart, a LUN whose volume is missing is shown once the volume is back.
         if let Err(error) = self.luns.attach(name.id(), is_known).await {
-            self.remove_from_spdk(name).await?;
-            return Err(error);
+            return match self.remove_from_spdk(name).await {
+                Ok(()) => Err(error),
+                Err(_) => Err(error.unsettled()),
+            };
         }
         Ok(object)
     }

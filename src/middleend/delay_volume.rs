@@ -110,18 +110,18 @@ impl Kind for DelayVolumes {
         Ok(change.wanted)
     }
 
-    /// The bdev over another base, which nobody uses; it is made again.
+    /// The bdev over another base; it is made again.
     async fn withdraw(
         &self,
         call: &CallContext,
         name: &Name,
-        tried: &DelayVolume,
-        object: &DelayVolume,
+        back: &Change<DelayVolume>,
     ) -> Result<(), Error> {
-        match Recipe::of(name, tried).base == Recipe::of(name, object).base {
-            true => Ok(()),
-            false => self.remove(call, name, tried).await,
+        if Recipe::of(name, &back.old).base == Recipe::of(name, &back.wanted).base {
+            return Ok(());
         }
+        back.unused(name)?;
+        self.remove(call, name, &back.old).await
     }
 
     async fn remove(

@@ -5,7 +5,7 @@ use spdk::bdev::{self, crypto};
 use spdk::{Handle, Spdk, errno};
 
 use crate::api::storage::{EncryptedVolume, EncryptionType, VolumeStats};
-use crate::backend::{stats_if, volume_at_fault};
+use crate::backend::{check_stays, stats_if, volume_at_fault};
 use crate::error::{Error, Violations};
 use crate::resource::volume_ref::VolumeRef;
 use crate::resource::{CallContext, Change, Claims, Key, Kind, Name, Stage};
@@ -54,7 +54,7 @@ impl Kind for EncryptedVolumes {
         let made = self.spdk.call(async move |spdk| {
             // SPDK recreates a bdev itself after its base returned.
             if is_known && bdev::lookup(spdk, &recipe.name)?.is_some() {
-                return Ok(());
+                return check_stays(spdk, &recipe.name);
             }
             make(spdk, recipe).await
         });
@@ -90,15 +90,15 @@ impl Kind for EncryptedVolumes {
         Ok(change.wanted)
     }
 
-    /// The bdev, which nobody uses: it may have the other key, and is made again.
+    /// The bdev: it may have the other key, and is made again.
     async fn withdraw(
         &self,
         call: &CallContext,
         name: &Name,
-        tried: &EncryptedVolume,
-        _: &EncryptedVolume,
+        back: &Change<EncryptedVolume>,
     ) -> Result<(), Error> {
-        self.remove(call, name, tried).await
+        back.unused(name)?;
+        self.remove(call, name, &back.old).await
     }
 
     async fn remove(&self, _: &CallContext, name: &Name, _: &EncryptedVolume) -> Result<(), Error> {

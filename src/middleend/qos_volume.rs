@@ -93,12 +93,11 @@ impl Kind for QosVolumes {
         &self,
         call: &CallContext,
         name: &Name,
-        tried: &QosVolume,
-        object: &QosVolume,
+        back: &Change<QosVolume>,
     ) -> Result<(), Error> {
-        match base(tried) == base(object) {
+        match base(&back.old) == base(&back.wanted) {
             true => Ok(()),
-            false => self.remove(call, name, tried).await,
+            false => self.remove(call, name, &back.old).await,
         }
     }
 

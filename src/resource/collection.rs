@@ -289,15 +289,21 @@ impl<K: Kind> Collection<K> {
         } = &*self.shared;
         let owners = claims.used().filter_map(|key| registry.owner(&key));
         let mut others = owners.filter(|owner| owner != name);
-        match others.find(|owner| conditions.is_deleting(owner.key())) {
-            None => Ok(()),
-            Some(owner) => Err(Error::failed_precondition(
-                &owner,
-                format!(
-                    "{owner} is being deleted: use another one, or create it anew once the delete is complete"
-                ),
-            )),
-        }
+        let unusable = others.find_map(|owner| {
+            let (is, remedy) = if conditions.is_deleting(owner.key()) {
+                (
+                    "being deleted",
+                    "create it anew once the delete is complete",
+                )
+            } else if conditions.is_unsettled(owner.key()) {
+                ("being put right after an update that failed", "try again")
+            } else {
+                return None;
+            };
+            let what = format!("{owner} is {is}: use another one, or {remedy}");
+            Some(Error::failed_precondition(&owner, what))
+        });
+        unusable.map_or(Ok(()), Err)
     }
 
     /// Acquires the locks for a change of `name`. The wait ends early enough for the client to receive the

@@ -7,7 +7,7 @@
 //!      └─ device lost ◄─────┘ ◄──────────────────────────────┘ remove fails
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -48,6 +48,8 @@ pub struct Pending {
 #[derive(Debug)]
 pub struct Conditions {
     others: RwLock<BTreeMap<Key, Condition>>,
+    /// Records of which SPDK may have the target of a failed update.
+    unsettled: RwLock<BTreeSet<Key>>,
     events: Arc<Log>,
 }
 
@@ -56,6 +58,7 @@ impl Conditions {
     pub(super) fn told_to(events: &Arc<Log>) -> Self {
         Self {
             others: RwLock::default(),
+            unsettled: RwLock::default(),
             events: Arc::clone(events),
         }
     }
@@ -98,6 +101,20 @@ impl Conditions {
         )
     }
 
+    /// Notes whether SPDK may have the target of a failed update of this record.
+    pub(super) fn set_unsettled(&self, key: &Key, is_so: bool) {
+        let mut unsettled = self.unsettled.write();
+        match is_so {
+            true => unsettled.insert(key.clone()),
+            false => unsettled.remove(key),
+        };
+    }
+
+    /// Whether SPDK may have the target of a failed update of this record.
+    pub(super) fn is_unsettled(&self, key: &Key) -> bool {
+        self.unsettled.read().contains(key)
+    }
+
     /// Marks a record as applied. Returns the number of failed attempts while it was pending.
     pub(crate) fn clear(&self, key: &Key) -> u32 {
         // Fast path: the common case takes no exclusive lock.
@@ -134,6 +151,7 @@ impl Conditions {
     /// Drops the condition of a deleted record.
     pub(crate) fn forget(&self, key: &Key) {
         self.others.write().remove(key);
+        self.unsettled.write().remove(key);
     }
 
     /// Marks a restored record as pending until its first attempt after the start.

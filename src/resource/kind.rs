@@ -132,15 +132,14 @@ pub trait Kind: Send + Sync + 'static {
         change: Change<Self::Object>,
     ) -> impl Future<Output = Result<Self::Object, Error>> + Send;
 
-    /// Removes from SPDK what a failed update to `tried` may have left there beside `object`, the current one, which
-    /// [`ensure`](Kind::ensure) repairs afterwards. Idempotent: any part of either object may be missing. Users of the
-    /// object must not notice where it is complete.
+    /// Removes from SPDK what a failed update to `back.old` may have left there beside the current object,
+    /// `back.wanted`, which [`ensure`](Kind::ensure) repairs afterwards. Idempotent: any part of either may be missing.
+    /// Users of the object, which gets no new ones until this succeeds, must not notice where it is complete.
     fn withdraw(
         &self,
         _call: &CallContext,
         _name: &Name,
-        _tried: &Self::Object,
-        _object: &Self::Object,
+        _back: &Change<Self::Object>,
     ) -> impl Future<Output = Result<(), Error>> + Send {
         std::future::ready(Ok(()))
     }

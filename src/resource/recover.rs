@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::record::Record;
-use super::{CallContext, Claims, Collection, Key, Kind, Name, Object, Stage};
+use super::{CallContext, Change, Claims, Collection, Key, Kind, Name, Object, Stage};
 use crate::error::Error;
 use crate::state::Entry;
 
@@ -204,8 +204,7 @@ impl<K: Kind> Collection<K> {
         if let Some(actual) = &record.actual {
             let claims = self.claims(name, &record.object);
             let reserved = self.shared.registry.reserve(name, &claims)?;
-            let fields = self.between(actual, &record.object);
-            let back = self.change_to(name, record, actual.clone(), fields);
+            let back = self.back_from(name, record, actual);
             let updated = self.kind.update(call, name, back).await;
             updated.map_err(|error| error.under(self.meta.field()))?;
             reserved.settle(claims);
@@ -235,14 +234,27 @@ impl<K: Kind> Collection<K> {
         let Some(tried) = &record.tried else {
             return Ok(());
         };
-        let withdrawn = self.kind.withdraw(call, name, tried, &record.object).await;
+        let back = self.back_from(name, record, tried);
+        let withdrawn = self.kind.withdraw(call, name, &back).await;
         withdrawn.map_err(|error| error.under(self.meta.field()))?;
+        self.shared.conditions.set_unsettled(name.key(), false);
         let mut rest = Record::clone(record);
         rest.tried = None;
         let claims = self.claims_of(name, &rest);
         self.shared.registry.reserve(name, &claims)?.settle(claims);
         *record = self.insert(name, rest);
         Ok(())
+    }
+
+    /// The change from another version of a record's object to the current one.
+    fn back_from(
+        &self,
+        name: &Name,
+        record: &Record<K::Object>,
+        other: &K::Object,
+    ) -> Change<K::Object> {
+        let fields = self.between(other, &record.object);
+        self.change_to(name, record, other.clone(), fields)
     }
 
     /// Removes a record's object from SPDK, in each version that SPDK may have.
@@ -253,9 +265,8 @@ impl<K: Kind> Collection<K> {
         record: &Record<K::Object>,
     ) -> Result<(), Error> {
         if let Some(tried) = &record.tried {
-            self.kind
-                .withdraw(call, name, tried, &record.object)
-                .await?;
+            let back = self.back_from(name, record, tried);
+            self.kind.withdraw(call, name, &back).await?;
         }
         if let Some(actual) = &record.actual {
             self.kind.remove(call, name, actual).await?;

@@ -122,8 +122,13 @@ impl<K: Kind> Collection<K> {
             check_stays(name, &record)?;
             if record.tried.is_some() {
                 // The object itself need not be as recorded: this change may be the remedy.
-                self.withdraw(call, name, &mut { record }).await?;
-                continue;
+                let is_repeated = record.tried.as_ref() == Some(&target);
+                match self.withdraw(call, name, &mut Arc::clone(&record)).await {
+                    Ok(()) => continue,
+                    // What is there is what is asked for: the kind may be able to complete it.
+                    Err(_) if is_repeated => {}
+                    Err(error) => return Err(error),
+                }
             }
             if record.actual.is_some() {
                 // An earlier change is still to be reconciled: finish it, then retry from the record.
@@ -157,6 +162,7 @@ impl<K: Kind> Collection<K> {
             let foreseen = foreseen.map_err(|error| error.under(self.meta.field()))?;
             let mut changed = Record::clone(&record);
             changed.wanted = recorded;
+            changed.tried = None;
             let changed = match foreseen {
                 None => {
                     self.make_then_store(call, name, &record, changed, change, reserved)
@@ -201,6 +207,7 @@ impl<K: Kind> Collection<K> {
         match self.save(name, changed.clone()).await {
             Ok(changed) => {
                 trying.made(claims);
+                self.shared.conditions.set_unsettled(name.key(), false);
                 self.kind.settled(name);
                 self.applied(name);
                 Ok(changed)
@@ -234,6 +241,7 @@ impl<K: Kind> Collection<K> {
                 let mut was = before.clone();
                 if error.is_unsettled() {
                     was.tried = Some(stored.object.clone());
+                    self.shared.conditions.set_unsettled(name.key(), true);
                     reserved.keep();
                 }
                 self.put_back(name, &was, &stored, &error).await?;
@@ -255,6 +263,7 @@ impl<K: Kind> Collection<K> {
             }).ok(),
         };
         let made = saved.unwrap_or_else(|| self.insert(name, made));
+        self.shared.conditions.set_unsettled(name.key(), false);
         self.kind.settled(name);
         self.applied(name);
         Ok(made)
@@ -369,6 +378,7 @@ impl<K: Kind> Drop for Trying<'_, K> {
             reserved.keep();
             self.collection.insert(self.name, record);
             let shared = &self.collection.shared;
+            shared.conditions.set_unsettled(self.name.key(), true);
             let reason = "what a failed update left in SPDK is still to be removed";
             shared.conditions.set_pending(self.name.key(), reason);
             shared.queue.put(self.name.key());

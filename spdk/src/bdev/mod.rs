@@ -30,6 +30,7 @@ use crate::app_thread::Spdk;
 use crate::completion::{Status, call_within};
 use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
+use descriptor::Descriptor;
 
 pub(crate) use end_io::end_io;
 pub use errors::{IoErrors, device_errors, failed};
@@ -106,6 +107,19 @@ pub fn lookup(spdk: Spdk, name: &str) -> Result<Option<Info>, Error> {
         }
     };
     Ok(Some(info))
+}
+
+/// Whether SPDK is removing the bdev of this name: it is listed until all who use it have closed it. App thread.
+pub fn is_going(spdk: Spdk, name: &str) -> Result<bool, Error> {
+    const OPERATION: &str = "open bdev";
+    if find(spdk, name)?.is_none() {
+        return Ok(false);
+    }
+    match Descriptor::open(spdk, OPERATION, &cstr("bdev name", name)?) {
+        Err(error) if error.errno.0 == libc::ENODEV => Ok(true),
+        Err(error) => Err(error),
+        Ok(_) => Ok(false),
+    }
 }
 
 /// Returns the names of all bdevs, in the order of registration.

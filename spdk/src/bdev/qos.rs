@@ -1,5 +1,7 @@
 //! Rate limits (QoS) of a bdev, which may be changed while I/O runs.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use spdk_sys as sys;
@@ -9,6 +11,7 @@ use crate::app_thread::Spdk;
 use crate::completion::{Status, call_within};
 use crate::error::{Error, check};
 use crate::log;
+use crate::stopping;
 
 /// Rate limits; 0 is unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,13 +90,53 @@ pub async fn set(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
     check(OPERATION, status).map_err(|error| error.with_detail(format!("{name:?}")))
 }
 
-/// Sets the rate limits of a bdev, unless it has them.
+thread_local! {
+    /// Bdevs without limits for a moment, and how many changes need that; see [`Lifted`].
+    static LIFTED: RefCell<HashMap<String, u32>> = RefCell::default();
+}
+
+/// Sets the rate limits of a bdev, unless it has them, or is without limits for a moment or for the stop.
 ///
 /// ENODEV if there is no bdev of that name, and the errors of [`set`].
 pub async fn ensure(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error> {
-    match get(spdk, name)? == limits {
-        true => Ok(()),
-        false => set(spdk, name, limits).await,
+    let has = get(spdk, name)?;
+    let none = Limits::default();
+    let is_lifted = LIFTED.with_borrow(|lifted| lifted.contains_key(&own_name(spdk, name)));
+    if has == limits || (has == none && (is_lifted || stopping::has_begun(spdk))) {
+        return Ok(());
+    }
+    set(spdk, name, limits).await
+}
+
+/// The name of a bdev that is given by one of its names.
+fn own_name(spdk: Spdk, name: &str) -> String {
+    let found = super::lookup(spdk, name).ok().flatten();
+    found.map_or_else(|| name.to_owned(), |info| info.name)
+}
+
+/// While this exists, [`ensure`] sets no limits of the bdev: I/O that they hold back is being drained.
+pub(crate) struct Lifted(String);
+
+impl Lifted {
+    /// Notes that a bdev is without limits for a moment.
+    pub(crate) fn note(spdk: Spdk, name: &str) -> Self {
+        let name = own_name(spdk, name);
+        LIFTED.with_borrow_mut(|lifted| {
+            let changes = lifted.entry(name.clone()).or_default();
+            *changes = changes.saturating_add(1);
+        });
+        Self(name)
+    }
+}
+
+impl Drop for Lifted {
+    fn drop(&mut self) {
+        LIFTED.with_borrow_mut(|lifted| {
+            if let Some(changes) = lifted.get_mut(&self.0) {
+                *changes = changes.saturating_sub(1);
+            }
+            lifted.retain(|_, changes| *changes > 0);
+        });
     }
 }
 

@@ -121,11 +121,14 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Erro
         }
     })
     .await;
-    if result.is_err() && added.get() != 0 {
+    match result {
         // Rollback: the poll groups failed to take up the namespace, and can resume without it.
-        remove(spdk, nqn, added.get()).await?;
+        Err(error) if added.get() != 0 => match remove(spdk, nqn, added.get()).await {
+            Ok(()) => Err(error.undone()),
+            left => Err(error.after_undo(left)),
+        },
+        result => result,
     }
-    result
 }
 
 fn check_bdev(spdk: Spdk, operation: &'static str, name: &str) -> Result<(), Error> {
@@ -267,6 +270,7 @@ async fn unlimited<F: Future<Output = Result<(), Error>>>(
 ) -> Result<(), Error> {
     let none = qos::Limits::default();
     let limits = qos::get(spdk, bdev).unwrap_or_default();
+    let _lifted = qos::Lifted::note(spdk, bdev);
     if limits == none || qos::set(spdk, bdev, none).await.is_err() {
         return change().await;
     }

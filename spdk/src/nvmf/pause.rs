@@ -81,7 +81,11 @@ where
             };
             let result = result.unwrap_or_else(|| Err(Error::cut_off(operation, libc::EIO)));
             let resumed = resume(spdk, operation, &nqn).await;
-            done.complete(result.and_then(|value| resumed.map(|()| value)));
+            done.complete(match (result, resumed) {
+                // The change was made.
+                (Ok(_), Err(error)) => Err(error.unsettled()),
+                (result, _) => result,
+            });
         }
     });
     // A failed pause drops the change, and `begun` with it.

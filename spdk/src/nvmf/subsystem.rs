@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use spdk_sys as sys;
+use tokio::sync::oneshot;
 
 use super::pause::lock;
 use super::{Subsystem, change_state, find, host, listener, lookup, namespace, nqn, target, view};
@@ -21,6 +22,7 @@ use crate::deadline::within;
 use crate::error::Error;
 use crate::log;
 use crate::step::spawn_local;
+use crate::stopping;
 
 /// Timeout of [`destroy`] for hosts to be disconnected.
 const DESTROY_LIMIT: Duration = Duration::from_secs(10);
@@ -114,6 +116,7 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
         view::forget_all(nqn);
     })?;
     let (done, is_done) = completion::<Result<(), Error>>();
+    let (begun, has_begun) = oneshot::channel::<()>();
     let given_up = Rc::new(Cell::new(false));
     let (name, is_given_up) = (nqn.to_owned(), given_up.clone());
     spawn_local(async move {
@@ -124,11 +127,15 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
         let result = async {
             let subsystem = find(spdk, OPERATION, &name)?;
             change_state(OPERATION, subsystem, sys::spdk_nvmf_subsystem_stop).await?;
-            // The caller was told that the subsystem stays.
+            // Others may have changed it since it stopped.
+            let subsystem = find(spdk, OPERATION, &name)?;
             if is_given_up.get() {
-                return start_again(OPERATION, subsystem, &name).await;
+                // The caller was told that the subsystem stays.
+                return start_again(spdk, OPERATION, subsystem, &name).await;
             }
-            listener::stop_all(spdk, OPERATION, find(spdk, OPERATION, &name)?)?;
+            // From here on nothing waits for hosts.
+            let _ = begun.send(());
+            listener::stop_all(spdk, OPERATION, subsystem)?;
             namespace::forget(&name, |_| true);
             host::forget_all(spdk, &name);
             view::forget_all(&name);
@@ -136,8 +143,9 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
         };
         done.complete(result.await);
     });
-    if let Some(result) = within(spdk, DESTROY_LIMIT, is_done).await {
-        return result?;
+    // A failed stop drops `begun`.
+    if within(spdk, DESTROY_LIMIT, has_begun).await.is_some() {
+        return is_done.await?;
     }
     given_up.set(true);
     Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
@@ -148,10 +156,14 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
 
 /// Starts a subsystem whose stop was given up before it had ended.
 async fn start_again(
+    spdk: Spdk,
     operation: &'static str,
     subsystem: Subsystem,
     nqn: &str,
 ) -> Result<(), Error> {
+    if stopping::has_begun(spdk) {
+        return Ok(());
+    }
     let started = change_state(operation, subsystem, sys::spdk_nvmf_subsystem_start).await;
     let (level, came_of_it) = match &started {
         Ok(()) => (

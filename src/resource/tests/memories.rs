@@ -150,12 +150,11 @@ impl Kind for Arc<Memories> {
         &self,
         _: &CallContext,
         name: &Name,
-        tried: &MallocVolume,
-        object: &MallocVolume,
+        back: &Change<MallocVolume>,
     ) -> Result<(), Error> {
         self.step(Step::Withdraw)?;
-        if self.count(name.id()) == Some(tried.blocks_count) {
-            let object = called_memory(name.id(), object.blocks_count);
+        if self.count(name.id()) == Some(back.old.blocks_count) {
+            let object = called_memory(name.id(), back.wanted.blocks_count);
             self.has.lock().insert(name.id().to_owned(), object);
         }
         Ok(())

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use spdk_sys as sys;
 
-use super::PathId;
+use super::{Path, PathId, PathState, paths};
 use crate::app_thread::Spdk;
 use crate::completion::{Status, call, completion};
 use crate::cstr::cstr;
@@ -24,14 +24,36 @@ const DETACH_LIMIT: Duration = Duration::from_secs(5);
 /// Delay between retries of removing a path that is being connected.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// Detaches one path of a controller, or with None all of them. Removing the last path removes the bdevs.
+/// Outcome of a detach that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detached {
+    /// The path is gone, or was not there.
+    Done,
+    /// The path is the last one, and was to stay then.
+    Needed,
+}
+
+/// Detaches one path of a controller, or with None all of them. Removing the last path removes the bdevs; with
+/// `keep_last` it stays instead.
 ///
 /// ENODEV for an unknown controller, ENXIO for an unknown path, ETIMEDOUT if the path has not been removed by the
 /// deadline. A removal that SPDK has begun by then ends by itself; one that waits for others does not begin.
-pub async fn detach(spdk: Spdk, name: &str, path: Option<&PathId>) -> Result<(), Error> {
+pub async fn detach(
+    spdk: Spdk,
+    name: &str,
+    path: Option<&PathId>,
+    keep_last: bool,
+) -> Result<Detached, Error> {
     const OPERATION: &str = "detach NVMe controller";
     let path = path.cloned();
     alone(spdk, OPERATION, name, move |name, given_up| async move {
+        // Under the lock, so that no other detach that is under way takes the others.
+        if let Some(path) = &path
+            && keep_last
+            && is_last(spdk, &name, path)
+        {
+            return Ok(Detached::Needed);
+        }
         loop {
             match remove(OPERATION, &name, path.as_ref()).await {
                 // The path is being connected while the controller has others: end the attempt, then retry.
@@ -39,11 +61,19 @@ pub async fn detach(spdk: Spdk, name: &str, path: Option<&PathId>) -> Result<(),
                     end_attempt(&name, path.as_ref())?;
                     sleep(spdk, RETRY).await;
                 }
-                outcome => break outcome,
+                outcome => break outcome.map(|()| Detached::Done),
             }
         }
     })
     .await
+}
+
+/// Whether the controller has this path and no other that stays.
+fn is_last(spdk: Spdk, name: &str, path: &PathId) -> bool {
+    let mut there = paths(spdk, name).unwrap_or_default();
+    there.retain(|path| path.state != PathState::Deleting);
+    let is_it = |there: &Path| there.id().as_ref() == Some(path);
+    there.iter().any(is_it) && there.iter().all(is_it)
 }
 
 fn is_busy(error: &Error) -> bool {
@@ -52,13 +82,13 @@ fn is_busy(error: &Error) -> bool {
 
 /// Runs a change under the controller's detach lock in its own task, and waits for it up to [`DETACH_LIMIT`]. The change
 /// is told whether it was given up by then, and does not begin if it was.
-async fn alone<F: Future<Output = Result<(), Error>> + 'static>(
+async fn alone<T: 'static, F: Future<Output = Result<T, Error>> + 'static>(
     spdk: Spdk,
     operation: &'static str,
     name: &str,
     change: impl FnOnce(String, Rc<Cell<bool>>) -> F + 'static,
-) -> Result<(), Error> {
-    let (done, is_done) = completion::<Result<(), Error>>();
+) -> Result<T, Error> {
+    let (done, is_done) = completion::<Result<T, Error>>();
     let given_up = Rc::new(Cell::new(false));
     let (owned, is_given_up) = (name.to_owned(), given_up.clone());
     spawn_local(async move {

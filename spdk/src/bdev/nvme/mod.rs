@@ -42,8 +42,8 @@ use crate::step::spawn_local;
 use crate::transport_id::{self, Kind};
 
 use attempts::Attempt;
-pub use detach::detach;
 use detach::remove;
+pub use detach::{Detached, detach};
 pub use keys::{Keys, set_keys};
 use limits::CONNECT_TIMEOUT_MS;
 pub use limits::DEFAULT_IO_TIMEOUT;
