@@ -201,7 +201,23 @@ impl Kind for Subsystems {
     }
 }
 
-struct Namespaces;
+/// Test namespaces of the volumes that this SPDK has.
+struct Namespaces(Arc<Volumes>);
+
+impl Namespaces {
+    /// Fails as SPDK does for a volume that it does not have.
+    fn find(&self, object: &NvmeNamespace) -> Result<(), Error> {
+        let text = object
+            .spec
+            .as_ref()
+            .map(|spec| spec.volume_name_ref.as_str());
+        let volume = VolumeRef::parse(text.unwrap_or_default()).unwrap();
+        match self.0.made.lock().contains(volume.bdev()) {
+            true => Ok(()),
+            false => Err(Error::not_found(&Key::bdev(volume.bdev()))),
+        }
+    }
+}
 
 impl Kind for Namespaces {
     type Object = NvmeNamespace;
@@ -223,6 +239,7 @@ impl Kind for Namespaces {
         _: &Name,
         wanted: NvmeNamespace,
     ) -> Result<NvmeNamespace, Error> {
+        self.find(&wanted)?;
         Ok(wanted)
     }
 
@@ -232,6 +249,7 @@ impl Kind for Namespaces {
         _: &Name,
         change: Change<NvmeNamespace>,
     ) -> Result<NvmeNamespace, Error> {
+        self.find(&change.wanted)?;
         Ok(change.wanted)
     }
 
@@ -266,7 +284,7 @@ impl World {
         Self {
             volumes: Collection::new(Arc::clone(&engine), &shared),
             subsystems: Collection::new(Subsystems, &shared),
-            namespaces: Collection::new(Namespaces, &shared),
+            namespaces: Collection::new(Namespaces(Arc::clone(&engine)), &shared),
             shared,
             engine,
         }

@@ -430,10 +430,11 @@ async fn pages_go_on_after_inserts_and_deletes() {
 async fn a_list_of_parts_is_of_one_parent() {
     let world = World::new();
     world.subsystem("s", "nqn.2022-09.io.spdk:n").await.unwrap();
-    world
-        .subsystem("s-2", "nqn.2022-09.io.spdk:m")
-        .await
-        .unwrap();
+    let other = "nqn.2022-09.io.spdk:m";
+    world.subsystem("s-2", other).await.unwrap();
+    for id in ["a", "b"] {
+        world.volume(id, of(512, 64)).await.unwrap();
+    }
     world.namespace("nvmeSubsystems/s", "a", "a").await.unwrap();
     world
         .namespace("nvmeSubsystems/s-2", "b", "b")
