@@ -1,16 +1,24 @@
 //! The rates that the page shows, compared with rates calculated here from the same two readings of the metrics, under
-//! I/O of a fixed rate.
+//! I/O of a fixed rate and a fixed latency.
 
 use serde_json::{Value, json};
 
 use super::browser::Browser;
 use super::shows;
 use crate::common::{
-    Initiator, Resource, Scrape, Target, malloc, namespace, nqn_of, subsystem, tcp_controller,
+    Initiator, Resource, Scrape, Target, malloc, name_of, namespace, nqn_of, subsystem,
+    tcp_controller,
 };
 
-/// Thousand I/Os per second to which each volume is limited.
-const LIMITS: [(&str, u32); 2] = [("slow", 1), ("fast", 4)];
+/// The volumes: one that is limited to a rate, one whose I/O is delayed, and the one below it.
+const VOLUMES: [&str; 3] = ["limited", "late", "late-base"];
+
+/// Thousand I/Os per second of the limited volume.
+const LIMIT: u32 = 1;
+
+/// Delay of the late volume, in microseconds: no I/O is in the buckets below 2 ms, which is then the lower bound of the
+/// quantiles' bucket.
+const LATE: u32 = 2_500;
 
 /// Size of an I/O of the load.
 const BYTES: f64 = 4096.0;
@@ -21,10 +29,10 @@ const TURNS: usize = 6;
 /// Delay of a list of objects, which must not count as time between two readings, ms.
 const DELAY: u32 = 400;
 
-/// Upper bounds of a histogram's buckets, in seconds.
-const BOUNDS: [&str; 20] = [
-    "0.000005", "0.00001", "0.00002", "0.00005", "0.0001", "0.0002", "0.0005", "0.001", "0.002",
-    "0.005", "0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5", "10",
+/// Bounds of a histogram's buckets, in seconds.
+const BOUNDS: [&str; 21] = [
+    "0", "0.000005", "0.00001", "0.00002", "0.00005", "0.0001", "0.0002", "0.0005", "0.001",
+    "0.002", "0.005", "0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5", "10",
 ];
 
 /// Relative difference that floating-point arithmetic explains.
@@ -79,18 +87,17 @@ fn quantile(before: &Scrape, after: &Scrape, volume: &str, q: f64) -> f64 {
         let labels = [("volume", volume), ("le", le)];
         of.value("opi_spdk_volume_latency_seconds_bucket", &labels)
     };
-    let grown = |le: &str| bucket(after, le) - bucket(before, le);
+    let grown = |le: &str| match le {
+        "0" => 0.0,
+        _ => bucket(after, le) - bucket(before, le),
+    };
     let rank = q * grown("+Inf");
     let number = |le: &str| le.parse::<f64>().expect("a number");
     let around = BOUNDS.windows(2).find(|of| grown(of[1]) >= rank);
-    let [low, high] = around.expect("an I/O of a limited volume takes 5 us to 10 s") else {
+    let [low, high] = around.expect("no I/O takes more than 10 s") else {
         unreachable!("two bounds");
     };
     let (below, up_to) = (grown(low), grown(high));
-    assert!(
-        below < rank,
-        "{volume}: an I/O of a limited volume takes more than 5 us"
-    );
     number(low) + (number(high) - number(low)) * (rank - below) / (up_to - below)
 }
 
@@ -164,7 +171,7 @@ fn check(turn: &Value) -> Vec<f64> {
     let mut seconds = None;
     let mut rates = Vec::new();
     let (mut operations, mut bytes, mut busy) = (0.0, 0.0, 0.0);
-    for (id, _) in LIMITS {
+    for id in VOLUMES {
         let name = format!("volumes/{id}");
         let of = &load["volumes"][&name];
         let wanted = expected(&before, &after, &name);
@@ -244,18 +251,30 @@ async fn the_rates_shown_are_those_of_the_metrics() {
     let client = target.client().await;
     let exported = subsystem(&client, "rates", json!({})).await;
     let (_, port) = tcp_controller(&client, &exported).await;
-    for (id, limit) in LIMITS {
-        let volume = malloc(&client, id, 16).await;
-        let limits = json!({ "max": { "rw_iops_kiops": limit } });
-        let object = json!({ "volume_name_ref": volume, "limits": limits });
-        let limited = Resource::new(&client, "QosVolume");
-        limited.created("", &format!("{id}-limit"), object).await;
+    let limited = malloc(&client, "limited", 16).await;
+    let limits = json!({ "max": { "rw_iops_kiops": LIMIT } });
+    let object = json!({ "volume_name_ref": limited, "limits": limits });
+    let limits = Resource::new(&client, "QosVolume");
+    limits.created("", "limits", object).await;
+    let base = malloc(&client, "late-base", 16).await;
+    let delays = ["avg_read", "p99_read", "avg_write", "p99_write"];
+    let delays = delays.map(|of| (format!("{of}_latency_us"), json!(LATE)));
+    let mut object: Value = delays.into_iter().collect();
+    object["volume_name_ref"] = base.into();
+    let late = Resource::new(&client, "DelayVolume");
+    let late = name_of(&late.created("", "late", object).await);
+    for volume in [limited, late] {
         namespace(&client, &exported, &volume, json!({})).await;
     }
     let load = Initiator::tcp(port, &nqn_of("rates")).load(60).await;
     let mut browser = Browser::start(1280, 900).await;
     browser.open(&format!("http://{}/", target.http)).await;
-    shows(&mut browser, "load", "page.load.volumes.size === 2").await;
+    shows(
+        &mut browser,
+        "load",
+        &format!("page.load.volumes.size === {}", VOLUMES.len()),
+    )
+    .await;
     browser.value(&format!("{RECORD}({DELAY})")).await;
     let volumes = Resource::new(&client, "NullVolume");
     for turn in 1..=TURNS {
@@ -273,15 +292,13 @@ async fn the_rates_shown_are_those_of_the_metrics() {
     let turns = browser.value("window.turns").await;
     let turns = turns.as_array().expect("a list");
     let rates: Vec<Vec<f64>> = turns.iter().map(check).collect();
-    for (n, (id, limit)) in LIMITS.into_iter().enumerate() {
-        let mean = rates.iter().map(|of| of[n]).sum::<f64>() / rates.len() as f64;
-        let part = mean / (1e3 * f64::from(limit));
-        // A host that has to share its core may stay below the limit.
-        assert!(
-            (0.5..1.05).contains(&part),
-            "{id}: {mean} I/Os per second of {limit},000"
-        );
-    }
+    let mean = rates.iter().map(|of| of[0]).sum::<f64>() / rates.len() as f64;
+    let part = mean / (1e3 * f64::from(LIMIT));
+    // A host that has to share its core may stay below the limit.
+    assert!(
+        (0.5..1.05).contains(&part),
+        "{mean} I/Os per second of {LIMIT},000"
+    );
     assert_eq!(browser.problems, Vec::<String>::new());
     drop(load);
     browser.close().await;
