@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket};
 use tonic::Request;
 
-use common::{Collector, Http, Target, attribute, exporting_to};
+use common::{Collector, Http, Target, attribute, eventually, exporting_to};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -139,6 +139,14 @@ async fn a_call_is_a_span_of_its_clients_trace_with_its_waits() {
     );
     let (broken, _) = collector.call("volumes/broken").await;
     assert!(broken.parent_span_id.is_empty() && hex(&broken.trace_id) != TRACE);
+    let line = eventually("the call's line", Duration::from_secs(10), async || {
+        let log = target.log();
+        let line = log.lines().find(|line| line.contains("volumes/broken"))?;
+        Some(line.to_owned())
+    })
+    .await;
+    assert!(line.contains("traceparent=\"malformed\""), "{line}");
+    assert_eq!(target.log().matches("traceparent=").count(), 1);
     let spans = collector.spans();
     let is_unsampled =
         |span: &&Span| attribute(span, "opi_spdk.object").as_deref() == Some("volumes/unsampled");
