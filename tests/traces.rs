@@ -5,24 +5,16 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
-    TraceService, TraceServiceServer,
-};
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
-use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opi_spdk::api::storage::null_volume_service_client::NullVolumeServiceClient;
 use opi_spdk::api::storage::{CreateNullVolumeRequest, NullVolume};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket};
-use tonic::{Request, Response, Status};
+use tonic::Request;
 
-use common::{Http, Options, Target, eventually};
+use common::{Collector, Http, Target, attribute, eventually, exporting_to};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -37,82 +29,8 @@ fn traced<T>(message: T, parent: &str, state: &str) -> Request<T> {
     request
 }
 
-/// A collector that stores the received spans.
-#[derive(Clone, Default)]
-struct Collector {
-    spans: Arc<Mutex<Vec<Span>>>,
-    /// The service names of the resources.
-    services: Arc<Mutex<BTreeSet<String>>>,
-}
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        for resource in request.into_inner().resource_spans {
-            let attributes = resource.resource.unwrap_or_default().attributes;
-            let services = attributes
-                .into_iter()
-                .filter(|of| of.key == "service.name")
-                .filter_map(|of| text(of.value?.value?));
-            self.services.lock().expect("not poisoned").extend(services);
-            let spans = resource.scope_spans.into_iter().flat_map(|of| of.spans);
-            self.spans.lock().expect("not poisoned").extend(spans);
-        }
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-impl Collector {
-    async fn start() -> (Self, SocketAddr) {
-        let collector = Self::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound");
-        let incoming = tonic::transport::server::TcpIncoming::from(listener);
-        let server = tonic::transport::Server::builder()
-            .add_service(TraceServiceServer::new(collector.clone()))
-            .serve_with_incoming(incoming);
-        tokio::spawn(server);
-        (collector, address)
-    }
-
-    /// Waits for the span of the call on this object; returns it with its children.
-    async fn call(&self, object: &str) -> (Span, Vec<Span>) {
-        eventually("the span of a call", Duration::from_secs(10), async || {
-            let spans = self.spans.lock().expect("not poisoned").clone();
-            let call = spans
-                .iter()
-                .find(|span| attribute(span, "opi_spdk.object").as_deref() == Some(object))?;
-            let children = spans.iter().filter(|of| of.parent_span_id == call.span_id);
-            Some((call.clone(), children.cloned().collect()))
-        })
-        .await
-    }
-}
-
-fn text(value: Any) -> Option<String> {
-    match value {
-        Any::StringValue(text) => Some(text),
-        _ => None,
-    }
-}
-
-fn attribute(span: &Span, key: &str) -> Option<String> {
-    let found = span.attributes.iter().find(|of| of.key == key)?;
-    text(found.value.clone()?.value?)
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn exporting_to(address: SocketAddr) -> Options {
-    let endpoint = format!("http://{address}");
-    Options::default()
-        .variable("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
-        .variable("OTEL_BSP_SCHEDULE_DELAY", "100")
 }
 
 async fn create(target: &Target, id: &str, trace: Option<String>) -> u16 {
@@ -170,7 +88,7 @@ async fn a_call_is_a_span_of_its_clients_trace_with_its_waits() {
             "{wanted}"
         );
     }
-    let services = collector.services.lock().expect("not poisoned").clone();
+    let services = collector.services();
     assert_eq!(services, BTreeSet::from(["opi-spdk".to_owned()]));
 
     // Over gRPC, in a new trace whose ID is in the log.
@@ -221,7 +139,15 @@ async fn a_call_is_a_span_of_its_clients_trace_with_its_waits() {
     );
     let (broken, _) = collector.call("volumes/broken").await;
     assert!(broken.parent_span_id.is_empty() && hex(&broken.trace_id) != TRACE);
-    let spans = collector.spans.lock().expect("not poisoned").clone();
+    let line = eventually("the call's line", Duration::from_secs(10), async || {
+        let log = target.log();
+        let line = log.lines().find(|line| line.contains("volumes/broken"))?;
+        Some(line.to_owned())
+    })
+    .await;
+    assert!(line.contains("traceparent=\"malformed\""), "{line}");
+    assert_eq!(target.log().matches("traceparent=").count(), 1);
+    let spans = collector.spans();
     let is_unsampled =
         |span: &&Span| attribute(span, "opi_spdk.object").as_deref() == Some("volumes/unsampled");
     assert!(!spans.iter().any(|span| is_unsampled(&span)));
@@ -256,7 +182,7 @@ async fn a_call_is_a_span_of_its_clients_trace_with_its_waits() {
         assert_eq!(answer.status == 200, id == "good", "{}", answer.body);
         collector.call(object).await;
     }
-    let spans = collector.spans.lock().expect("not poisoned").clone();
+    let spans = collector.spans();
     let spans = format!("{spans:?}");
     for secret in ["HUSH", "SFVTSE", &common::base64(psk)] {
         assert!(!spans.contains(secret), "{secret}: {spans}");

@@ -1,6 +1,7 @@
 // Data sources of the page: `/metrics` every second, the objects of the API, and its events. Read-only.
 
-async function read(path, kind) {
+// The successful answer to a GET, once its head has arrived.
+async function answerOf(path) {
   let answer;
   try {
     answer = await fetch(path, { cache: 'no-store', signal: AbortSignal.timeout(5000) });
@@ -8,7 +9,17 @@ async function read(path, kind) {
     throw new Error(error.name === 'TimeoutError' ? 'no answer within 5 s' : 'no connection');
   }
   if (!answer.ok) throw new Error(`${path.split('?')[0]}: ${answer.status}`);
-  return kind === 'text' ? answer.text() : answer.json();
+  return answer;
+}
+
+const read = async path => (await answerOf(path)).json();
+
+// Reads the metrics. `now` is when the server had read its counters, in milliseconds: neither a long text nor what the
+// page does with it counts as time between two readings.
+async function readMetrics() {
+  const answer = await answerOf('/metrics');
+  const now = performance.now();
+  return { metrics: parseMetrics(await answer.text()), now };
 }
 
 // Reads the pages of a list, up to `limit` items.
@@ -94,7 +105,8 @@ class Rates {
     for (const sample of after.get(metric) ?? []) {
       const volume = volumes.get(sample.labels.volume);
       const grown = sample.value - (old.get(key(sample)) ?? sample.value);
-      if (!volume || grown <= 0) continue;
+      // A bucket that has not grown is the lower bound of the next one.
+      if (!volume || grown < 0) continue;
       const le = sample.labels.le === '+Inf' ? Infinity : Number(sample.labels.le);
       volume.buckets.push({ le, count: grown });
     }

@@ -87,7 +87,7 @@ function listen() {
 // Shows events from before the page was opened first, as far as the server keeps them.
 async function begin() {
   try {
-    const { revision } = await read('/v1/objects?pageSize=1', 'json');
+    const { revision } = await read('/v1/objects?pageSize=1');
     page.told = Math.max(0, Number(revision) - EVENTS);
   } catch {
     page.told = null;
@@ -178,9 +178,9 @@ async function turn() {
 
 async function look() {
   try {
-    const metrics = parseMetrics(await read('/metrics', 'text'));
+    const { metrics, now } = await readMetrics();
     if (page.stale && performance.now() >= page.listed) await listObjects();
-    const load = page.rates.take(metrics, performance.now());
+    const load = page.rates.take(metrics, now);
     const [version] = metrics.get('opi_spdk_build_info') ?? [];
     byId('version').textContent = version ? `${version.labels.version} · ${version.labels.spdk}` : '';
     page.load = load;

@@ -29,6 +29,8 @@ pub struct Record {
     protocol: Protocol,
     caller: Option<Caller>,
     trace_id: Option<String>,
+    /// The client's trace context is malformed, and not continued.
+    is_trace_malformed: bool,
     span: Option<CallSpan>,
     /// Name in reports, for a request that is no method of the API.
     asked: Option<String>,
@@ -62,6 +64,7 @@ impl Record {
             protocol,
             caller: request.extensions().get::<Caller>().cloned(),
             trace_id,
+            is_trace_malformed: trace_context::is_malformed(request.headers()),
             span,
             asked,
             method: known.map(OnceLock::from).unwrap_or_default(),
@@ -179,6 +182,8 @@ pub(super) struct Entry<'a> {
     reason: Option<&'a str>,
     duration_us: u64,
     trace_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'static str>,
 }
 
 /// Reports a call when dropped.
@@ -249,6 +254,7 @@ impl Report {
             reason: outcome.reason.as_deref(),
             duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             trace_id: &trace_id,
+            traceparent: record.is_trace_malformed.then_some("malformed"),
         };
         entry.log(level, more);
         if let Some(audit) = audit {
@@ -303,6 +309,7 @@ impl Entry<'_> {
                     reason = self.reason,
                     duration_us = self.duration_us,
                     trace_id = %self.trace_id,
+                    traceparent = self.traceparent,
                     more,
                     "call"
                 )

@@ -25,6 +25,11 @@ pub(super) fn parent(headers: &HeaderMap) -> Option<Parent<'_>> {
     parse(value.to_str().ok()?)
 }
 
+/// Whether a request has a header that counts as absent.
+pub(super) fn is_malformed(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRACEPARENT) && parent(headers).is_none()
+}
+
 /// Makes a new trace ID.
 pub(super) fn new_trace_id() -> String {
     uuid::Uuid::new_v4().simple().to_string()

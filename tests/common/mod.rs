@@ -11,6 +11,7 @@ mod attempt;
 mod authority;
 mod bdevperf;
 mod client;
+mod collector;
 mod driver;
 mod fixture;
 mod http;
@@ -29,6 +30,7 @@ mod random;
 mod relay;
 mod resource;
 mod route;
+mod scrape;
 mod small_disk;
 mod sockets;
 pub mod stopped;
@@ -48,6 +50,7 @@ pub use client::{
     Client, check_details, encode, expect_invalid, find_method, has_behaviour, message_of, path_of,
     to_json, violations,
 };
+pub use collector::{Collector, attribute, exporting_to};
 pub use driver::Driver;
 pub use fixture::*;
 pub use http::{Answer, Http, metrics};
@@ -61,6 +64,7 @@ pub use random::Random;
 pub use relay::Relay;
 pub use resource::{Resource, kind_of, name_of};
 pub use route::route;
+pub use scrape::{OPEN_METRICS, Scrape, get_text};
 pub use small_disk::SmallDisk;
 pub use sockets::devices_beside;
 pub use target::{Options, Target, lock_machine};

@@ -6,6 +6,7 @@ mod common;
 mod browser;
 mod colours;
 mod many;
+mod rates;
 
 use std::time::Duration;
 

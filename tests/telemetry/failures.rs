@@ -10,11 +10,10 @@ use serde_json::json;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use super::scrape::Scrape;
 use crate::common::nvme_tcp::{Command, Digests, Identity, Pdu, Sgl};
 use crate::common::{
-    Initiator, Loop, Resource, Target, eventually, malloc, name_of, namespace, nqn_of, subsystem,
-    tcp_controller,
+    Initiator, Loop, Resource, Scrape, Target, eventually, malloc, name_of, namespace, nqn_of,
+    subsystem, tcp_controller,
 };
 
 const SOON: Duration = Duration::from_secs(30);

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::scrape::Scrape;
 use crate::common::{
-    Initiator, Options, Resource, Target, malloc, namespace, nqn_of, subsystem, tcp_controller,
+    Initiator, Options, Resource, Scrape, Target, malloc, namespace, nqn_of, subsystem,
+    tcp_controller,
 };
 
 const METRIC: &str = "opi_spdk_volume_latency_seconds";

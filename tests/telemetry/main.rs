@@ -9,7 +9,6 @@ mod latency;
 mod log;
 mod metrics;
 mod paths;
-mod scrape;
 mod secrets;
 mod stall;
 mod tls;

@@ -6,9 +6,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::Value;
 
-use super::scrape::{OPEN_METRICS, Scrape, get};
 use crate::common::nvme_tcp::{Command, Digests, Identity};
-use crate::common::{Fixture, Options, Target, eventually};
+use crate::common::{Fixture, OPEN_METRICS, Options, Scrape, Target, eventually, get_text};
 
 const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
 const DOCS: &str = include_str!("../../docs/observability.md");
@@ -250,20 +249,20 @@ async fn metrics_match_the_api_and_cover_dashboard_and_alerts() {
     every_family_is_documented(&scrape);
 
     // The older text format.
-    let (status, text) = get(&target, "/metrics", "text/plain").await;
+    let (status, text) = get_text(&target, "/metrics", "text/plain").await;
     assert_eq!(status, 200);
     assert!(!text.contains("# EOF") && !text.contains("# UNIT"));
     Scrape::parse(&text, false);
 
     // Concurrent scrapes share a reading, and all are answered, though strangers behind one address have 64 places.
-    let scrapes = (0..100).map(|_| get(&target, "/metrics", OPEN_METRICS));
+    let scrapes = (0..100).map(|_| get_text(&target, "/metrics", OPEN_METRICS));
     let answers = join_all(scrapes).await;
     assert!(answers.iter().all(|(status, _)| *status == 200));
     let readings: BTreeSet<&str> = answers.iter().map(|(_, text)| text.as_str()).collect();
     assert!(readings.len() < 100, "no two scrapes shared a reading");
 
     for path in ["/healthz", "/readyz"] {
-        assert_eq!(get(&target, path, "*/*").await.0, 200, "{path}");
+        assert_eq!(get_text(&target, path, "*/*").await.0, 200, "{path}");
     }
     target.stop();
 }

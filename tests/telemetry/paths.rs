@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::scrape::Scrape;
 use crate::common::{
-    Fixture, Initiator, Options, Relay, Resource, Target, eventually, name_of, namespace, nqn_of,
-    remote_controller, subsystem, tcp_controller, tcp_path,
+    Fixture, Initiator, Options, Relay, Resource, Scrape, Target, eventually, name_of, namespace,
+    nqn_of, remote_controller, subsystem, tcp_controller, tcp_path,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,17 +3,17 @@
 
 use std::time::Duration;
 
+use opentelemetry_proto::tonic::trace::v1::Span;
 use opi_spdk::api::own::WatchEventsRequest;
 use opi_spdk::api::own::object_service_client::ObjectServiceClient;
 use prost_reflect::{Kind, MessageDescriptor};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::scrape::get;
 use crate::common::kinds::{IMPLEMENTED, Lab, Place};
 use crate::common::{
-    Client, Http, Options, Target, base64, dhchap_key, dhchap_of, free_port, has_behaviour,
-    kind_of, name_of, tcp_path,
+    Client, Collector, Http, Target, base64, dhchap_key, dhchap_of, exporting_to, free_port,
+    get_text, has_behaviour, kind_of, name_of, tcp_path,
 };
 
 /// Part of every secret.
@@ -34,7 +34,7 @@ fn dhchap() -> String {
 }
 
 /// Returns the strings that must not appear: the mark, and the secrets in other encodings.
-fn traces() -> Vec<String> {
+fn forms() -> Vec<String> {
     let hex = |text: &str| text.bytes().map(|b| format!("{b:02x}")).collect::<String>();
     // SFVTSE is the base64 of "HUSH", as in the interchange format of a key.
     let mut all = vec![MARK.to_owned(), "SFVTSE".to_owned()];
@@ -49,8 +49,8 @@ fn traces() -> Vec<String> {
 }
 
 fn check(what: &str, text: &str) {
-    for trace in traces() {
-        assert!(!text.contains(&trace), "{what} has {trace:?}:\n{text}");
+    for form in forms() {
+        assert!(!text.contains(&form), "{what} has {form:?}:\n{text}");
     }
 }
 
@@ -185,7 +185,7 @@ async fn events_of(client: &Client) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn secrets_are_in_no_log_answer_event_or_error() {
+async fn secrets_are_in_no_log_answer_event_trace_or_error() {
     for format in ["text", "json"] {
         secrets_are_hidden(format).await;
     }
@@ -203,7 +203,10 @@ async fn secrets_are_hidden(format: &str) {
         "--audit-log",
         &file,
     ];
-    let mut target = Target::start_with(Options::default().args(args)).await;
+    let (collector, address) = Collector::start().await;
+    // Room for the spans of all calls, so that none is missing from the search.
+    let options = exporting_to(address).variable("OTEL_BSP_MAX_QUEUE_SIZE", "100000");
+    let mut target = Target::start_with(options.args(args)).await;
     let client = target.client().await.with_token("HUSH-token");
     let http = Http(target.http);
 
@@ -241,16 +244,21 @@ async fn secrets_are_hidden(format: &str) {
 
     check("the events", &events_of(&client).await);
     for path in ["/metrics", "/", "/v1/objects", "/v1/hosts"] {
-        let (status, text) = get(&target, path, "*/*").await;
+        let (status, text) = get_text(&target, path, "*/*").await;
         assert_eq!(status, 200, "{path}");
         check(path, &text);
     }
+    collector.call("volumes/last").await;
     target.stop_with(Signal::TERM);
+    let spans = collector.spans();
     let audit = std::fs::read_to_string(&audit).expect("the audit log");
     for method in ["CreateEncryptedVolume", "UpdateNvmeHost", "RekeyNvmeHost"] {
         assert!(audit.contains(method), "{method}: {audit}");
+        let is_span = |span: &Span| span.name.ends_with(&format!("/{method}"));
+        assert!(spans.iter().any(is_span), "no span of {method}");
     }
     assert!(target.log().contains("opi_spdk::calls"), "{}", target.log());
     check("the audit log", &audit);
+    check("the traces", &format!("{:?}", collector.received()));
     check("the log", &target.log());
 }

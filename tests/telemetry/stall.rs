@@ -6,9 +6,8 @@ use opi_spdk::api::own::object_service_client::ObjectServiceClient;
 use opi_spdk::api::own::{EventType, WatchEventsRequest};
 use serde_json::json;
 
-use super::scrape::{Scrape, get};
 use crate::common::stopped::{Stopped, reactor};
-use crate::common::{Options, Target, eventually, subsystem, tcp_controller};
+use crate::common::{Options, Scrape, Target, eventually, get_text, subsystem, tcp_controller};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -26,12 +25,12 @@ async fn a_stalled_reactor_is_reported_until_it_resumes() {
         (!client.is_serving().await).then_some(())
     })
     .await;
-    let (status, text) = get(&target, "/readyz", "*/*").await;
+    let (status, text) = get_text(&target, "/readyz", "*/*").await;
     assert_eq!(
         (status, text.as_str()),
         (503, "not ready: the reactor of core 0 does not turn\n")
     );
-    assert_eq!(get(&target, "/healthz", "*/*").await.0, 200);
+    assert_eq!(get_text(&target, "/healthz", "*/*").await.0, 200);
     // Metrics are served without SPDK's part.
     let scrape = Scrape::of(&target).await;
     let core = [("core", "0")];
@@ -48,7 +47,7 @@ async fn a_stalled_reactor_is_reported_until_it_resumes() {
         client.is_serving().await.then_some(())
     })
     .await;
-    assert_eq!(get(&target, "/readyz", "*/*").await.0, 200);
+    assert_eq!(get_text(&target, "/readyz", "*/*").await.0, 200);
     eventually("metrics are complete again", SOON, async || {
         let scrape = Scrape::of(&target).await;
         (scrape.value("opi_spdk_scrape_complete", &[]) == 1.0).then_some(())

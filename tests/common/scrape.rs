@@ -1,17 +1,17 @@
-//! Scrapes a target, and parses the response as strictly as Prometheus does.
+//! Scrapes a target, and parses the metrics as strictly as Prometheus does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::common::Target;
+use super::Target;
 
 /// The Accept header of a scraper that supports OpenMetrics.
 pub const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
 
 /// Sends a GET; returns status and body.
-pub async fn get(target: &Target, path: &str, accept: &str) -> (u16, String) {
+pub async fn get_text(target: &Target, path: &str, accept: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(target.http).await.expect("connected");
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\nconnection: close\r\n\r\n"
@@ -35,7 +35,7 @@ pub struct Scrape {
 impl Scrape {
     /// Scrapes a target's metrics.
     pub async fn of(target: &Target) -> Self {
-        let (status, text) = get(target, "/metrics", OPEN_METRICS).await;
+        let (status, text) = get_text(target, "/metrics", OPEN_METRICS).await;
         assert_eq!(status, 200, "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
         Self::parse(&text, true)
