@@ -4,7 +4,8 @@
 #
 #   package      installs, upgrades and removes the package in a container without a service manager
 #   systemd      the same with systemd as process 1: start, reload, watchdog, upgrade, stop
-#   setup        kills `opi-spdk setup` at each of its steps, then continues it or rolls it back
+#   setup        kills `opi-spdk setup` at each of its steps, then continues it or rolls it back; has it leave alone the
+#                disk that this machine runs from
 #   ansible      runs the role on such machines, with the package and with the image
 #   kubernetes   checks the manifests against Kubernetes' schema
 #   privileges   starts the image with the least privileges for each use, and with less

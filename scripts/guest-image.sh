@@ -13,7 +13,7 @@ RELEASE=trixie   # of the kernel and the tools; QEMU is from its backports
 NEWER=forky      # of nvme-cli, for libnvme 1.16: TLS keys of older ones were not accepted
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 PROGRAMS=(usr/bin/fio usr/bin/keyctl usr/bin/kmod usr/sbin/nvme usr/sbin/tlshd)
-MODULES=(nvme nvme-tcp sd_mod tls uio_pci_generic vfio_iommu_type1 vfio-pci virtio_blk virtio_net virtio_scsi)
+MODULES=(ext4 nvme nvme-tcp sd_mod tls uio_pci_generic vfio_iommu_type1 vfio-pci virtio_blk virtio_net virtio_scsi)
 MODULE_DIRS=(arch/x86/crypto crypto lib/crypto)
 
 image_dir() {

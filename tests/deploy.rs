@@ -100,6 +100,13 @@ fn systemd_units_are_valid_and_hardened() {
         std::fs::write(&path, text).expect("written");
         path
     });
+    // With the drop-ins that the package ships as examples.
+    let drop_ins = dir.path().join("opi-spdk.service.d");
+    std::fs::create_dir(&drop_ins).expect("a directory");
+    for name in ["tls.conf", "state-key.conf"] {
+        let from = root().join("deploy/systemd").join(name);
+        std::fs::copy(from, drop_ins.join(name)).expect("copied");
+    }
     let analyze = |args: &[&str], units: &[PathBuf]| {
         let mut command = Command::new("systemd-analyze");
         let out = command.args(args).args(units).output();

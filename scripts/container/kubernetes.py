@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """kubernetes.py check FILE: whether what kustomize has rendered holds what it has to.
 kubernetes.py run FILE DIRECTORY: prints the arguments of `docker run`, one a line, that give a container what the DaemonSet
-gives its own: user, capabilities, settings, mounts. What comes from the node or from a secret is in DIRECTORY, by the name
+gives its own: user, capabilities, settings, mounts. kubernetes.py init FILE DIRECTORY: the same of its first container. What comes from the node or from a secret is in DIRECTORY, by the name
 of the volume; the hugepages are the machine's, and the network is the container's own."""
 
 import sys
@@ -56,6 +56,10 @@ def check(file):
             expect(not secret or secret["defaultMode"] == 0o400, f"{name}: others can read {path}")
     for mount in container["volumeMounts"]:
         expect(mount["name"] in volumes, f"there is no volume {mount['name']}")
+    (setup,) = pod["initContainers"]
+    kept = {volumes[one["name"]].get("hostPath", {}).get("path") for one in setup["volumeMounts"] if one["mountPath"] == "/run"}
+    expect(kept == {"/run"}, "setup writes its way back into the container: it goes with the pod")
+    expect(pod.get("hostPID", False) == has_devices, "setup sees processes of the node without devices, or does not with them")
     cores = settings(objects, container)["OPI_SPDK_CORES"]
     count = sum(int(part.split("-")[-1]) - int(part.split("-")[0]) + 1 for part in cores.split(","))
     expect(count < int(container["resources"]["limits"]["cpu"]), f"cores {cores}: none is left beside the reactors")
@@ -77,6 +81,28 @@ def run(file, directory):
             arguments += [f"--cap-{what}", capability]
     for name, value in settings(objects, container).items():
         arguments += ["--env", f"{name}={value}"]
+    arguments += mounts(pod, container, directory)
+    print("\n".join(arguments))
+    return True
+
+
+def init(file, directory):
+    objects = read(file)
+    (pod,) = [one["spec"]["template"]["spec"] for one in of_kind(objects, "DaemonSet")]
+    (container,) = pod["initContainers"]
+    # What --privileged gives, as far as an engine in a container can give it.
+    arguments = ["--network", "none", "--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE"]
+    for what in ("seccomp", "apparmor", "systempaths"):
+        arguments += ["--security-opt", f"{what}=unconfined"]
+    arguments += mounts(pod, container, directory)
+    entry, *command = container["command"]
+    print("\n".join([*arguments, "--entrypoint", entry, "opi-spdk", *command]))
+    return True
+
+
+def mounts(pod, container, directory):
+    """The options of the container's mounts."""
+    arguments = []
     volumes = {one["name"]: one for one in pod["volumes"]}
     for mount in container["volumeMounts"]:
         path, volume = mount["mountPath"], volumes[mount["name"]]
@@ -86,9 +112,8 @@ def run(file, directory):
         else:
             source = path if medium else f"{directory}/{mount['name']}"
             arguments += ["--volume", f"{source}:{path}{':ro' * mount.get('readOnly', False)}"]
-    print("\n".join(arguments))
-    return True
+    return arguments
 
 
 if __name__ == "__main__":
-    sys.exit(0 if {"check": check, "run": run}[sys.argv[1]](*sys.argv[2:]) else 1)
+    sys.exit(0 if {"check": check, "run": run, "init": init}[sys.argv[1]](*sys.argv[2:]) else 1)

@@ -62,7 +62,28 @@ as_pod() {
     docker rm "$id"
 }
 
+# The first container raises the node's limits. Its way back stays on the node, and the command of docs/operations.md finds
+# it there after the pod has gone.
+sets_node_up() {
+    local dir=$WORK/pod aio=/proc/sys/fs/aio-max-nr before arguments status=0
+    before=$(<$aio)
+    mkdir -p "$dir/run" "$dir/modules"
+    mapfile -t arguments < <("$ROOT/target/kubernetes/bin/python" "$SCRIPTS/container/kubernetes.py" init "$dir/rendered.yaml" "$dir")
+    echo 65536 >$aio
+    docker run --rm "${arguments[@]}" || status=1
+    [[ $(<$aio) == 1048576 && -s $dir/run/opi-spdk-setup.json ]] || status=1
+    # kubectl debug has the node's files at /host.
+    mkdir -p "$dir/host" && mv "$dir/run" "$dir/host/run"
+    docker run --rm --network none --cap-add ALL --cap-drop SYS_RESOURCE --security-opt seccomp=unconfined \
+        --security-opt apparmor=unconfined --security-opt systempaths=unconfined --volume "$dir/host:/host" --entrypoint sh opi-spdk \
+        -c "$(sed -n "s/^ *-- sh -c '\(.*\)'$/\1/p" docs/operations.md)" || status=1
+    [[ $(<$aio) == 65536 && ! -e $dir/host/run/opi-spdk-setup.json ]] || status=1
+    echo "$before" >$aio
+    return "$status"
+}
+
 kubernetes_tests() {
     check "Kubernetes' schema has nothing against the manifests" bash "$SCRIPTS/kubernetes.sh"
     check "what the DaemonSet gives its container is enough, with TLS, roles and the key of the state" as_pod
+    check "limits are raised by the DaemonSet, and taken back when its pod is gone" sets_node_up
 }

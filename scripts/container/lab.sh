@@ -30,7 +30,41 @@ get_grpcurl() {
         step "getting $GRPCURL" env GOBIN="$ROOT/target/grpcurl" go install "$GRPCURL"
 }
 
+# suite PART: a part of the tests of OPI's own client, from within the lab's network, whose names it resolves. Where it is
+# installed as a static program (GODPU names another one).
+suite() {
+    local out status=0
+    out=$(docker run --rm --network "${COMPOSE_PROJECT_NAME}_default" -v "$GODPU:/godpu:ro" debian:bookworm-slim \
+        /godpu storage test "$1" --addr opi-spdk-server:50051 2>&1) || status=$?
+    echo "$out"
+    # It logs errors that it goes on after, too. One is its own: an update of a VirtioBlk without the required fields.
+    ((status == 0)) && ! grep -v 'could not update VirtioBlk: .* is required' <<<"$out" | grep -i -e 'rpc error' -e fatal -e panic
+}
+
+# The lab with hugepages, on a fresh state: what lacks them, virtual machines' disks, is there, in /run/opi-spdk of this machine.
+lab_with_hugepages() {
+    local huge=("${COMPOSE[@]}" -f deploy/compose/hugepages.yaml) part
+    export OPI_SPDK_MEM_MIB=768
+    "${COMPOSE[@]}" down -v --timeout 10 &>/dev/null || true
+    check "with hugepages the lab comes up" "${huge[@]}" up -d
+    check "with hugepages the target is healthy, and the peers have exported" eval 'eventually 120 healthy opi-spdk-server && eventually 120 exported'
+    check "with hugepages a disk for a virtual machine has its socket on this machine" eval '
+        api -X POST "http://127.0.0.1:8082/v1/virtioBlks?virtio_blk_id=disk" -H "Content-Type: application/json" \
+            -d "{\"volume_name_ref\": \"Malloc0\", \"pcie_id\": {\"port_id\": 0, \"physical_function\": 0, \"virtual_function\": 0}}"
+        test -S /run/opi-spdk/disk
+        api -X DELETE "http://127.0.0.1:8082/v1/virtioBlks/disk"'
+    if [[ -n $GODPU ]]; then
+        for part in frontend backend middleend; do
+            check "OPI's own client: storage test $part" suite "$part"
+        done
+    else
+        echo "skipped OPI's own client: there is no godpu"
+    fi
+    "${huge[@]}" down -v --timeout 10 &>/dev/null || true
+}
+
 lab_tests() {
+    GODPU=${GODPU:-$(command -v godpu || true)}
     get_grpcurl
     step "image that exports" docker build --network host -t opi-spdk-exports -f deploy/compose/exports.Dockerfile deploy/compose
     check "the lab comes up" "${COMPOSE[@]}" up -d
@@ -54,5 +88,9 @@ lab_tests() {
     target=$("${COMPOSE[@]}" ps -q opi-spdk-server)
     check "as process 1 it stops on SIGTERM" docker stop --time 30 "$target"
     check "its status is 0, within 10 s" eval "((SECONDS - began < 10)) && [[ \$(docker inspect -f '{{.State.ExitCode}}' $target) == 0 ]]"
+    if (($(awk '/^HugePages_Free/ {print $2}' /proc/meminfo) >= 400)); then
+        lab_with_hugepages
+    else
+        echo "skipped the lab with hugepages: 400 of 2 MiB must be free"
+    fi
 }
-

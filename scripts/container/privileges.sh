@@ -1,9 +1,11 @@
 # Sourced. The privileges that the program needs for each use, and its errors without them.
 
-# With hugepages and one capability: a disk of each kind for virtual machines.
+# disks ACCESS OPTIONS COMMAND...: with hugepages and what the command gives: a disk of each kind for virtual machines, whose
+# sockets have this mode, owner and group. OPTIONS are settings, words in one string.
 disks() {
-    local id status=0
-    id=$("$@" --cap-add SYS_NICE -d --read-only --tmpfs /run --tmpfs /tmp --tmpfs /var/tmp -v /dev/hugepages:/dev/hugepages opi-spdk --mem-mib 640)
+    local access=$1 options=$2 id status=0 socket
+    shift 2
+    id=$("$@" -d --read-only --tmpfs /run --tmpfs /tmp --tmpfs /var/tmp -v /dev/hugepages:/dev/hugepages opi-spdk --mem-mib 640 $options)
     client() { docker exec "$id" opi-spdk "$@"; }
     local place=(pcie_id.port_id=0 pcie_id.physical_function=0 pcie_id.virtual_function=0)
     eventually 60 client health &&
@@ -12,6 +14,9 @@ disks() {
         client create NvmeSubsystem one spec.nqn=nqn.2016-06.io.spdk:one &&
         client create NvmeController one/pcie spec.trtype=NVME_TRANSPORT_TYPE_PCIE "${place[@]/#/spec.}" &&
         docker exec "$id" test -S /run/opi-spdk/disk -a -S /run/opi-spdk/one/cntrl || status=1
+    for socket in disk one/cntrl; do
+        docker exec "$id" stat -c '%a %u %g' "/run/opi-spdk/$socket" | grep -x "$access" || status=1
+    done
     docker logs "$id"
     docker stop "$id"
     return "$status"
@@ -42,7 +47,11 @@ second_instance() {
 privileges_tests() {
     local run=(docker run --rm --cap-drop ALL --security-opt no-new-privileges)
     if (($(awk '/^HugePages_Free/ {print $2}' /proc/meminfo) >= 400)); then
-        check "with hugepages one capability is enough, sockets for virtual machines too" disks "${run[@]}"
+        check "with hugepages one capability is enough, sockets for virtual machines too" disks '[0-9]* 0 0' '' "${run[@]}" --cap-add SYS_NICE
+        check "with two more sockets have a group of their own" disks '660 0 4242' '--socket-group 4242' "${run[@]}" \
+            --cap-add SYS_NICE --cap-add CHOWN --cap-add FOWNER
+        check "without these two the group is refused in one clear line" refused "socket-group: " --cap-drop ALL --cap-add SYS_NICE \
+            -v /dev/hugepages:/dev/hugepages opi-spdk --mem-mib 640 --socket-group 4242
     else
         echo "skipped with hugepages one capability is enough: 400 of 2 MiB must be free"
     fi

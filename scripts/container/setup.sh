@@ -64,7 +64,35 @@ without_root() {
         [[ $out == *"setup needs root"* ]] && opi-spdk setup --limits --dry-run'
 }
 
+# The disk that this machine runs from, as a container sees it: with the privileges that docs/operations.md has for setup, and
+# with less. Only a dry run: it makes the same checks.
+spares_disk_of_machine() {
+    local less out
+    for less in no yes; do
+        local run=(docker run --rm --network none --cap-drop ALL --cap-add SYS_ADMIN --cap-add SYS_MODULE --cap-add SYS_PTRACE
+            --security-opt apparmor=unconfined --security-opt systempaths=unconfined --volume /sys:/sys --volume /run:/run --volume /dev:/dev)
+        [[ $less == yes ]] || run+=(--pid host --device-cgroup-rule 'b *:* r' --device-cgroup-rule 'c *:* rw')
+        if out=$("${run[@]}" opi-spdk setup --dry-run --bind "$DISK" 2>&1); then return 1; fi
+        echo "$out"
+        [[ $out == *"$DISK is left alone: "*" is mounted at /"* ]]
+    done
+}
+
+# The PCI address of the disk with the root of this machine, if it is on one.
+disk_of_machine() {
+    local device path
+    device=$(findmnt -n -o SOURCE /)
+    path=$(readlink -f "/sys/class/block/${device##*/}") || return 0
+    grep -oE '[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]' <<<"$path" | tail -n 1 || true
+}
+
 setup_tests() {
+    DISK=$(disk_of_machine)
+    if [[ -n $DISK ]]; then
+        check "setup: in a container it leaves the disk alone that the machine runs from" spares_disk_of_machine
+    else
+        echo "skipped setup: in a container it leaves the disk alone that the machine runs from: it is on no PCI device"
+    fi
     machine_image
     check "setup: a machine" start_machine setup --network none
     check "setup: the package is installed" docker exec opi-spdk-test-setup bash -c 'dpkg -i /package/opi-spdk_*.deb && systemctl stop dev-hugepages.mount'

@@ -91,6 +91,41 @@ refuses_bad_reload() {
         [[ $(property MainPID) == "$pid" && $(property ActiveState) == active ]]
 }
 
+# The shipped drop-ins as they are: TLS files and the key of the state as credentials that systemd gives the unit.
+loads_credentials() {
+    rm -rf "$WORK/tls"
+    (issue 4711) &>/dev/null
+    for file in server.crt server.key ca.crt; do
+        docker exec -i opi-spdk-test-systemd sh -c "umask 077; cat >/etc/opi-spdk/tls/$file" <"$WORK/tls/$file"
+    done
+    in_m 'mkdir -p /etc/systemd/system/opi-spdk.service.d
+        cp /usr/share/doc/opi-spdk/examples/{tls,state-key}.conf /etc/systemd/system/opi-spdk.service.d/
+        install -m 0600 /var/lib/opi-spdk/state-key /etc/opi-spdk/state-key
+        rm /var/lib/opi-spdk/state-key
+        systemctl daemon-reload && systemctl restart opi-spdk
+        # What was sealed with the key is there, and no new key was made.
+        cd /etc/opi-spdk/tls
+        curl -sSf --cacert ca.crt --cert server.crt --key server.key https://localhost:8082/v1/nullVolumes | grep kept
+        test ! -e /var/lib/opi-spdk/state-key
+        not curl -sf --cacert ca.crt https://localhost:8082/v1/nullVolumes
+        not curl -sf http://localhost:8082/v1/nullVolumes
+        pid=$(systemctl show -P MainPID opi-spdk)
+        at=$(tr "\\0" "\\n" </proc/$pid/environ | sed -n s/^CREDENTIALS_DIRECTORY=//p)
+        [[ $(nsenter -t $pid -m ls $at | sort | xargs) == "ca.crt server.crt server.key state-key" ]]
+        # With another key the state is not opened, and the way back is the key.
+        cp -p /etc/opi-spdk/state-key /root/state-key && head -c 32 /dev/urandom >/etc/opi-spdk/state-key
+        not timeout 20 systemctl restart opi-spdk
+        systemctl stop opi-spdk && journalctl -u opi-spdk | grep -i "state" | tail -n 3
+        cp -p /root/state-key /etc/opi-spdk/state-key
+        systemctl reset-failed opi-spdk && systemctl restart opi-spdk'
+}
+
+# Without them the key is beside the state again.
+drops_credentials() {
+    in_m 'rm -r /etc/systemd/system/opi-spdk.service.d && mv /etc/opi-spdk/state-key /var/lib/opi-spdk/state-key
+        systemctl daemon-reload && systemctl restart opi-spdk && opi-spdk get NullVolume kept'
+}
+
 # A process that is stopped feeds no watchdog: it is ended and started anew, and has what was made before.
 watchdog_restarts() {
     local pid
@@ -155,6 +190,8 @@ systemd_tests() {
     check "systemctl reload takes over the level of the log" reloads
     check "systemctl reload refuses a configuration that is not good" refuses_bad_reload
     check "the watchdog restarts a process that is stopped" watchdog_restarts
+    check "the drop-ins of TLS and of the state's key are loaded as credentials" loads_credentials
+    check "without them all is as before" drops_credentials
     check "an upgrade keeps what was configured, and says what is to be done" upgrades
     check "a restart brings the new program" has_new_program
     check "systemctl stop ends it with 0 in time" stops

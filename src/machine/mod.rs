@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod cpus;
 pub mod hugepages;
 pub mod mounts;
+pub mod openers;
 pub mod pci;
 #[cfg(test)]
 pub(crate) mod tree;

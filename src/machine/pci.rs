@@ -3,17 +3,25 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::openers::{self, Node};
 use super::{Machine, mounts};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
 /// Class and subclass of NVMe controllers.
 const NVME: u64 = 0x0108;
+
+/// Classes of the device nodes through which processes use a storage controller and its disks.
+const NODE_CLASSES: [&str; 4] = ["block", "nvme", "nvme-generic", "scsi_generic"];
+
+/// How long a process may have a node open without being a user of the device: udev probes it so.
+const PROBED: Duration = Duration::from_secs(1);
 
 /// Drivers that give a device to a userspace process.
 pub const USER_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
@@ -144,6 +152,33 @@ impl Address {
         self.interface_in_use(machine)
             .or_else(|| self.storage_in_use(machine))
             .or_else(|| self.opened(machine))
+            .or_else(|| self.held(machine))
+    }
+
+    /// The process that has one of the device's nodes open, or why that cannot be told.
+    fn held(&self, machine: &Machine) -> Option<String> {
+        let nodes: Vec<_> = NODE_CLASSES
+            .iter()
+            .flat_map(|class| {
+                let names = self.nodes_of(machine, class).into_iter();
+                names.filter_map(move |name| {
+                    let number = machine.text(format!("/sys/class/{class}/{name}/dev"))?;
+                    let is_block = *class == "block";
+                    Some(Node {
+                        name,
+                        number,
+                        is_block,
+                    })
+                })
+            })
+            .collect();
+        let end = Instant::now() + PROBED;
+        loop {
+            match openers::opener(machine, &nodes) {
+                Ok(Some(_)) if Instant::now() < end => std::thread::sleep(PROBED / 20),
+                found => return found.unwrap_or_else(Some),
+            }
+        }
     }
 
     fn interface_in_use(&self, machine: &Machine) -> Option<String> {
@@ -167,6 +202,12 @@ impl Address {
 
     /// Block devices on the device, also through NVMe multipath, with their partitions.
     pub fn block_devices(&self, machine: &Machine) -> Vec<String> {
+        self.nodes_of(machine, "block")
+    }
+
+    /// Names of the nodes of a class that are on the device, also through NVMe multipath.
+    fn nodes_of(&self, machine: &Machine, class: &str) -> Vec<String> {
+        let class = format!("/sys/class/{class}");
         let mut roots: Vec<PathBuf> = Vec::new();
         roots.extend(machine.path(self.file("")).canonicalize());
         let controllers = machine.names(self.file("nvme"));
@@ -178,12 +219,12 @@ impl Address {
             }
         }
         let on_it = |name: &String| {
-            let device = machine.path(format!("/sys/class/block/{name}"));
+            let device = machine.path(format!("{class}/{name}"));
             device
                 .canonicalize()
                 .is_ok_and(|device| roots.iter().any(|root| device.starts_with(root)))
         };
-        let names = machine.names("/sys/class/block");
+        let names = machine.names(&class);
         names.into_iter().filter(on_it).collect()
     }
 
@@ -350,6 +391,21 @@ mod tests {
             tree.write("/sys/class/block/nvme0n1/holders/dm-0", "");
             assert_eq!(address.in_use(&machine).unwrap(), "nvme0n1 is part of dm-0");
         }
+    }
+
+    #[test]
+    fn a_device_whose_node_a_process_has_open_is_in_use() {
+        let (tree, address) = with_disk(false);
+        let machine = tree.machine();
+        let controller = "/sys/devices/pci0000:00/0000:01:00.0/nvme/nvme0";
+        tree.link("/sys/class/nvme/nvme0", controller);
+        tree.dir("/proc/7/fd");
+        std::os::unix::fs::symlink("/dev/null", tree.path("/proc/7/fd/3")).expect("a link");
+        assert_eq!(address.in_use(&machine), None);
+        // /dev/null stands for the controller's node.
+        tree.write(&format!("{controller}/dev"), "1:3\n");
+        let user = address.in_use(&machine).unwrap();
+        assert_eq!(user, "process 7 () has nvme0 open");
     }
 
     #[test]

@@ -29,6 +29,11 @@ const SETUP: &str = "/opi/run setup --hugepages 320 --limits --bind 0000:00:05.0
 const CONTAINED: &str = "unshare -m sh -c 'mount -o remount,bind,ro /sys && ulimit -l unlimited && exec \
     /opi/setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,+sys_nice \"$@\"' --";
 
+/// Runs a command with the privileges that docs/operations.md has for setup in a container with the machine's PID
+/// namespace: these capabilities, and a mount namespace that shares the machine's /dev.
+const SETUP_CONTAINED: &str = "unshare -m --propagation unchanged /opi/setpriv --no-new-privs --inh-caps=-all \
+    --bounding-set=-all,+sys_admin,+sys_module,+sys_ptrace";
+
 /// A VM with two NVMe devices, backed by files on the host, and two forwarded ports.
 struct Dpu {
     vm: Vm,
@@ -128,6 +133,17 @@ async fn setup_prepares_and_restores_a_machine() {
     dpu.is_as_it_was().await;
     dpu.vm.ok(&format!("swapoff {swap}")).await;
 
+    // So is a device that a process has open without a claim.
+    let raw = format!("(sleep 1000 <{swap} >/dev/null 2>&1 & echo $! >/tmp/user)");
+    dpu.vm.ok(&raw).await;
+    let refused = dpu.vm.run(&both).await.expect_err("one is open");
+    assert!(
+        refused.contains("is left alone: process") && refused.contains(") has nvme"),
+        "{refused}"
+    );
+    dpu.is_as_it_was().await;
+    dpu.vm.ok("kill $(cat /tmp/user)").await;
+
     // setup killed before its first step, and while it takes over the device: --undo restores the
     // initial state.
     for step in ["hugepages", "give"] {
@@ -153,6 +169,70 @@ async fn setup_prepares_and_restores_a_machine() {
     assert!(doctor.contains("vfio"), "{doctor}");
 
     dpu.vm.ok("/opi/run setup --undo").await;
+    dpu.is_as_it_was().await;
+}
+
+#[tokio::test]
+#[ignore = "needs QEMU: scripts/test.sh --guest"]
+async fn setup_in_a_container_takes_a_device_and_spares_one_that_its_surroundings_use() {
+    let _machine = lock_machine();
+    let mut dpu = Dpu::boot().await;
+    let contained = SETUP.replace("/opi/run", &format!("{SETUP_CONTAINED} /opi/run"));
+
+    dpu.vm.ok("mount --make-rshared /dev").await;
+
+    // The machine mounts the disk, and the container has that mount no more.
+    let disk = block(DEVICE);
+    let mount = format!(
+        "mkfs.ext2 {disk} >/dev/null && mkdir -p /tmp/data && mount -t ext2 {disk} /tmp/data"
+    );
+    dpu.vm.ok(&mount).await;
+    let inside = |setup: &str| {
+        format!(
+            "unshare -m sh -c 'mount --make-rprivate / && umount /tmp/data && ! grep /tmp/data /proc/self/mountinfo && {setup}'"
+        )
+    };
+    for setup in [SETUP, &contained] {
+        let refused = dpu.vm.run(&inside(setup)).await.expect_err("it is mounted");
+        assert!(refused.contains("is left alone: nvme"), "{refused}");
+    }
+    // As in a PID namespace of its own: process 1 is not the machine's, and only the kernel knows of the mount.
+    let alone = inside(&format!(
+        "unshare -p -f sh -c \"mount -t proc proc /proc && {SETUP}\""
+    ));
+    let refused = dpu.vm.run(&alone).await.expect_err("it is mounted");
+    assert!(
+        refused.contains("is claimed by the kernel or a process"),
+        "{refused}"
+    );
+    dpu.vm.ok("umount /tmp/data").await;
+    // Nobody uses the disk, which cannot be told from there.
+    let alone = format!("unshare -m -p -f sh -c 'mount -t proc proc /proc && {SETUP}'");
+    let refused = dpu
+        .vm
+        .run(&alone)
+        .await
+        .expect_err("processes are not seen");
+    assert!(refused.contains("--pid host"), "{refused}");
+    dpu.is_as_it_was().await;
+
+    // Without one of the capabilities the message names what is missing; with them the device is taken and given back.
+    for (capability, word) in [
+        ("ptrace", "CAP_SYS_PTRACE"),
+        ("admin", "mount"),
+        ("module", "modprobe"),
+    ] {
+        let less = contained.replace(&format!(",+sys_{capability}"), "");
+        let refused = dpu.vm.run(&less).await.expect_err(capability);
+        assert!(refused.contains(word), "{capability}: {refused}");
+        dpu.vm.ok("/opi/run setup --undo").await;
+        dpu.is_as_it_was().await;
+    }
+    dpu.vm.ok(&contained).await;
+    assert_eq!(dpu.driver(DEVICE).await, "vfio-pci");
+    assert_eq!(dpu.vm.ok(&contained).await.trim(), "nothing to do");
+    let undo = format!("{SETUP_CONTAINED} /opi/run setup --undo");
+    dpu.vm.ok(&undo).await;
     dpu.is_as_it_was().await;
 }
 
