@@ -390,7 +390,7 @@ async fn restart(settings: &Settings, opi: &mut Opi) -> Result<(f64, f64)> {
         OffsetDateTime::parse(stamp, &Rfc3339).with_context(|| line.to_owned())
     };
     let up = at("data path is up")?;
-    let restored = at("what was there before is there again")?;
+    let restored = at("records restored")?;
     let ms = |until: OffsetDateTime| (until - up).as_seconds_f64() * 1e3;
     Ok((ms(restored), ms(ready)))
 }

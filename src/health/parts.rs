@@ -103,7 +103,7 @@ impl<K: Parted> Parts<K> {
         if is_there {
             self.missing.remove(name);
             if self.health.note(key, None) {
-                tracing::info!(object = %key, "SPDK has it again");
+                tracing::info!(object = %key, "object is back in SPDK");
             }
             return;
         }

@@ -106,7 +106,7 @@ impl Reconciler {
         }
         let pending = self.shared.conditions.all().len();
         if !names.is_empty() {
-            tracing::info!(records = names.len(), pending, took = ?begun.elapsed(), "what was there before is there again");
+            tracing::info!(records = names.len(), pending, took = ?begun.elapsed(), "records restored");
         }
         self.warn_of_empty_volumes(names);
     }
@@ -135,7 +135,7 @@ impl Reconciler {
         if ended.is_err() && self.shared.conditions.is_pending(&key) {
             let reason = format!("an attempt to make it has not ended within {LIMIT:?}");
             self.shared.conditions.set_pending(&key, &reason);
-            tracing::warn!(object = %key, reason, "it is waited for no longer");
+            tracing::warn!(object = %key, reason, "attempt over its time limit: it goes on, and leaves its place to others");
         }
         drop(permit);
     }
@@ -153,7 +153,7 @@ impl Reconciler {
                     .panics
                     .fetch_add(1, Ordering::Relaxed)
                     .saturating_add(1);
-                tracing::error!(object = %key, %error, panics, "an attempt was cut off by a fault of the server; it is retried");
+                tracing::error!(object = %key, %error, panics, "attempt panicked; it is retried");
                 let reason = "an attempt was cut off by a fault of the server";
                 if kind.has(&key) {
                     self.shared.conditions.set_pending(&key, reason);
@@ -210,7 +210,7 @@ impl Reconciler {
         if count > 0 {
             tracing::warn!(
                 volumes = count,
-                "malloc volumes are back, and empty: their data was in memory"
+                "malloc volumes restored empty: their data was in memory"
             );
         }
     }

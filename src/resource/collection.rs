@@ -361,7 +361,7 @@ impl<K: Kind> Collection<K> {
             }
         };
         let ended = ended.unwrap_or_else(|error| {
-            tracing::error!(object = %name.key(), %error, "a change did not come to its end");
+            tracing::error!(object = %name.key(), %error, "change panicked");
             self.shared.queue.put(name.key());
             let operation = format!("change of a {}", self.meta.kind());
             Err(Error::internal(

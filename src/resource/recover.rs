@@ -197,7 +197,7 @@ impl<K: Kind> Collection<K> {
             self.unused(name)?;
             self.remove_from_spdk(call, name, record).await?;
             self.forget(name, record).await?;
-            tracing::info!(object = %name.key(), "a delete that had begun is complete");
+            tracing::info!(object = %name.key(), "interrupted delete complete");
             return Ok(Outcome::Nothing);
         }
         self.withdraw(call, name, record).await?;
@@ -302,7 +302,7 @@ impl<K: Kind> Collection<K> {
         if failures == 0 {
             return;
         }
-        tracing::info!(object = %name.key(), failures, "it is as its record says again");
+        tracing::info!(object = %name.key(), failures, "object applied again");
         let parent = name.parent().and_then(|key| shared.registry.owner(&key));
         let waiting = shared.registry.users_of(name).into_iter();
         let beside = parent.map(|parent| shared.registry.users_of(&parent));
@@ -315,7 +315,7 @@ impl<K: Kind> Collection<K> {
 
     fn failed(&self, name: &Name, error: &Error) {
         if self.record(name).is_some_and(|record| record.deleting) {
-            tracing::warn!(object = %name.key(), %error, "a delete that has begun is not complete yet; it is retried");
+            tracing::warn!(object = %name.key(), %error, "delete incomplete; it is retried");
             return;
         }
         let is_news = self
@@ -323,7 +323,7 @@ impl<K: Kind> Collection<K> {
             .conditions
             .set_pending(name.key(), &error.to_string());
         if is_news {
-            tracing::warn!(object = %name.key(), %error, "it is not as its record says; it is retried");
+            tracing::warn!(object = %name.key(), %error, "object pending; it is retried");
         }
     }
 }
