@@ -23,12 +23,15 @@ impl Stopped {
         it
     }
 
-    /// Stops a thread at its next system call of this number.
+    /// Stops a thread at its next system call of this number. Returns once each of its calls is looked at.
     pub fn at(thread: i32, call: i64) -> Self {
-        Self::begin(thread, u64::try_from(call).ok()).0
+        let (it, is_traced) = Self::begin(thread, u64::try_from(call).ok());
+        is_traced.recv().expect("the thread is traced");
+        it
     }
 
-    /// All ptrace calls for a thread must be made by one tracer thread.
+    /// All ptrace calls for a thread must be made by one tracer thread, which tells that it has stopped the thread for
+    /// the first time.
     fn begin(thread: i32, call: Option<u64>) -> (Self, Receiver<()>) {
         let (go_on, wait) = channel::<()>();
         let (stopped, is_stopped) = channel();
@@ -41,12 +44,11 @@ impl Stopped {
             ptrace::seize(thread, ptrace::Options::PTRACE_O_TRACESYSGOOD).expect("seized");
             ptrace::interrupt(thread).expect("interrupted");
             stops();
+            stopped.send(()).expect("the test waits for it");
             while call.is_some_and(|call| call != call_of(thread)) {
                 ptrace::syscall(thread, None).expect("the thread continues");
                 stops();
             }
-            // Fails if the test does not wait for it.
-            let _ = stopped.send(());
             // Also returns if the test panics and drops the sender.
             let _ = wait.recv();
             ptrace::detach(thread, None).expect("the thread continues");
