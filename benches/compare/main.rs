@@ -4,8 +4,8 @@
 //! ```text
 //! scenario ─ the table of data-path rows     client ─ the calls of the control rows
 //!     │                                          │
-//! data_path  control  cost  scale  sight ──► verdict ──► report (bench.md, bench.json)
-//!     └─────────┼──────┴──────┴──────┘
+//! data_path  control  cost  scale  sight  creates  slices  idle ──► verdict ──► report (bench.md, bench.json)
+//!     └─────────┼──────┴──────┴──────┴───────┴────────┴───────┘
 //!    target: opi | spdk_tgt     initiator: spdk_nvme_perf | fio | bdevperf     floor
 //! ```
 
@@ -14,10 +14,12 @@
 mod client;
 mod control;
 mod cost;
+mod creates;
 mod data_path;
 mod durable;
 mod floor;
 mod http;
+mod idle;
 mod initiator;
 #[path = "../../tests/common/jsonrpc.rs"]
 mod jsonrpc;
@@ -114,6 +116,18 @@ async fn measure(settings: &Settings) -> Result<Report> {
         true => or_failed(sight::run(settings).await, "everything seen", &mut failures),
         false => None,
     };
+    let creates = match settings.runs(Part::Creates) {
+        true => or_failed(creates::run(settings).await, "creates", &mut failures),
+        false => Vec::new(),
+    };
+    let slices = match settings.runs(Part::Slices) {
+        true => or_failed(slices::run(settings).await, "slices", &mut failures),
+        false => Vec::new(),
+    };
+    let idle = match settings.runs(Part::Idle) {
+        true => or_failed(idle::run(settings).await, "without calls", &mut failures),
+        false => Vec::new(),
+    };
     let conditions = Conditions {
         rounds: settings.line.rounds,
         seconds: settings.line.seconds,
@@ -127,7 +141,18 @@ async fn measure(settings: &Settings) -> Result<Report> {
         took_seconds: begun.elapsed().as_secs_f64(),
     };
     Ok(Report {
-        verdicts: verdict::all(&data_path, &control, &cost, scale.as_ref(), sight.as_ref()),
+        verdicts: verdict::all(
+            &data_path,
+            &control,
+            &cost,
+            scale.as_ref(),
+            &verdict::Seen {
+                sight: sight.as_ref(),
+                creates: &creates,
+                slices: &slices,
+                idle: &idle,
+            },
+        ),
         machine,
         conditions,
         data_path,
@@ -135,6 +160,9 @@ async fn measure(settings: &Settings) -> Result<Report> {
         cost,
         scale,
         sight,
+        creates,
+        slices,
+        idle,
         failures,
     })
 }

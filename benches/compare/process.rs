@@ -19,9 +19,6 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// Time after a start before idle CPU usage is measured.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Unit of processor time in /proc.
-const TICK: Duration = Duration::from_millis(10);
-
 /// A running program with its output in a file.
 pub struct Process {
     child: Child,
@@ -151,24 +148,21 @@ impl Process {
         Ok(spent.as_secs_f64() / window.as_secs_f64() * 100.0)
     }
 
-    /// Processor time of all threads but `name`.
+    /// Processor time of all threads but `name`, to the nanosecond: /proc/PID/task/TID/stat counts in units of 10 ms.
     fn time_beside(&self, name: &str) -> Result<Duration> {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
-        let mut ticks: u64 = 0;
+        let mut time = Duration::ZERO;
         for task in fs::read_dir(&tasks).with_context(|| tasks.display().to_string())? {
             let task = task?.path();
             if fs::read_to_string(task.join("comm"))?.trim() == name {
                 continue;
             }
-            let stat = fs::read_to_string(task.join("stat"))?;
-            // After the name, which may contain blanks, fields 12 and 13 are user and system time.
-            let (_, fields) = stat.rsplit_once(')').context("a stat without a name")?;
-            let fields = fields.split_whitespace().skip(11).take(2);
-            for field in fields {
-                ticks += field.parse::<u64>()?;
-            }
+            let statistics = fs::read_to_string(task.join("schedstat"))?;
+            let on_core = statistics.split_whitespace().next();
+            let on_core = on_core.context("an empty schedstat")?.parse()?;
+            time += Duration::from_nanos(on_core);
         }
-        Ok(TICK * ticks.try_into()?)
+        Ok(time)
     }
 
     /// Involuntary context switches of the thread `name`.

@@ -7,10 +7,13 @@ use serde::Serialize;
 use crate::client::{Subject, Verb};
 use crate::control::{self, Control, Load};
 use crate::cost::{Cost, Longest, RATE};
+use crate::creates::{self, Creates};
 use crate::data_path::{self, DataPath};
+use crate::idle::{self, Idle};
 use crate::machine::Machine;
 use crate::scale::Scale;
 use crate::sight::Sight;
+use crate::slices::{self, Slices};
 use crate::stats::Rounds;
 use crate::verdict::Verdict;
 
@@ -27,6 +30,9 @@ pub struct Report {
     pub cost: Vec<Cost>,
     pub scale: Option<Scale>,
     pub sight: Option<Sight>,
+    pub creates: Vec<Creates>,
+    pub slices: Vec<Slices>,
+    pub idle: Vec<Idle>,
     pub verdicts: Vec<Verdict>,
     /// Failures, by part.
     pub failures: Vec<String>,
@@ -68,6 +74,15 @@ impl Report {
         }
         if let Some(sight) = &self.sight {
             sight.table(&mut out);
+        }
+        if !self.creates.is_empty() {
+            creates::table(&self.creates, &mut out);
+        }
+        if !self.slices.is_empty() {
+            slices::table(&self.slices, &mut out);
+        }
+        if !self.idle.is_empty() {
+            idle::table(&self.idle, &mut out);
         }
         self.verdict_table(&mut out);
         out

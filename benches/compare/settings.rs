@@ -87,8 +87,14 @@ pub enum Part {
     Cost,
     /// Calls, a restart and scrapes with few and with many objects
     Scale,
-    /// Cost of logging, tracing, watching and scraping
+    /// Cost of logging, tracing, watching and scraping for I/O
     Sight,
+    /// The same for a Create
+    Creates,
+    /// Cost of scrapes and of latencies by volume for I/O, more precisely
+    Slices,
+    /// Idle load while it is logged, traced, watched and scraped
+    Idle,
 }
 
 /// The command line, and what follows from it.

@@ -1,4 +1,4 @@
-//! Cost of observability: opi-spdk with audit log, JSON log lines of all changes, traces to a collector, an event
+//! Cost of observability for I/O: opi-spdk with audit log, JSON log lines of all changes, traces to a collector, an event
 //! watcher and a scrape every second, compared with one that only logs warnings. Both would poll the same core, so
 //! they alternate: off, on, on, off, and so on.
 
@@ -32,17 +32,13 @@ use crate::reactor::ReactorTime;
 use crate::report::line;
 use crate::scenario::{Attach, Export, Load, Volume, Workload};
 use crate::settings::Settings;
-use crate::slices::{self, Slices};
 use crate::stats::{Latency, Rounds};
 
 /// Turns per side and round.
-const TURNS: u32 = 4;
+pub const TURNS: u32 = 4;
 
 /// Creates per turn.
 const CREATES: u32 = 1500;
-
-/// Duration of measuring a process without calls, per turn.
-const IDLE: Duration = Duration::from_secs(4);
 
 /// Interval of scrapes.
 const SCRAPES: Duration = Duration::from_secs(1);
@@ -52,7 +48,7 @@ const MEMORY: &str = "/dev/shm";
 
 /// Observability features that can be enabled.
 #[derive(Debug, Clone, Copy, Default)]
-struct Parts {
+pub struct Parts {
     audit: bool,
     /// A JSON line per change, otherwise only warnings.
     lines: bool,
@@ -64,7 +60,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn all(collector: u16) -> Self {
+    pub fn all(collector: u16) -> Self {
         Self {
             audit: true,
             lines: true,
@@ -74,8 +70,15 @@ impl Parts {
         }
     }
 
+    pub fn without_scrapes(self) -> Self {
+        Self {
+            scrapes: false,
+            ..self
+        }
+    }
+
     /// Each feature alone.
-    fn each(collector: u16) -> [(&'static str, Self); 5] {
+    pub fn each(collector: u16) -> [(&'static str, Self); 5] {
         let none = Self::default();
         [
             (
@@ -117,22 +120,12 @@ impl Parts {
     }
 }
 
-/// Additional time of a create with a single feature, per turn.
-#[derive(Debug, Clone, Serialize)]
-pub struct Added {
-    pub part: &'static str,
-    pub create_extra_us: Rounds,
-}
-
 /// Results of one side, a value per turn.
 #[derive(Debug, Clone, Serialize)]
 pub struct Side {
     pub iops: Rounds,
     /// Busy time of the reactor per I/O, in nanoseconds.
     pub reactor_ns: Rounds,
-    pub create_p50_us: Rounds,
-    /// CPU usage of all threads but the reactor's, in percent of a core.
-    pub idle_percent: Rounds,
 }
 
 /// Results without and with all features.
@@ -142,11 +135,6 @@ pub struct Sight {
     pub on: Side,
     pub iops_ratio: Rounds,
     pub reactor_ratio: Rounds,
-    /// Per turn.
-    pub create_extra_us: Rounds,
-    pub added: Vec<Added>,
-    /// Each feature on one target, during a continuous run of I/O.
-    pub slices: Vec<Slices>,
 }
 
 impl Sight {
@@ -172,53 +160,10 @@ impl Sight {
             out,
             format_args!("| reactor time for one, ns | {one:.0} | {other:.0} | {reactor} |"),
         );
-        let (one, other) = (off.create_p50_us.median, on.create_p50_us.median);
-        let Rounds {
-            median, min, max, ..
-        } = self.create_extra_us;
         line(
             out,
             format_args!(
-                "| Create at p50, state in memory, µs | {one:.1} | {other:.1} | {median:+.1} ({min:+.1} to {max:+.1}) |"
-            ),
-        );
-        for Added {
-            part,
-            create_extra_us,
-        } in &self.added
-        {
-            let Rounds {
-                median, min, max, ..
-            } = create_extra_us;
-            line(
-                out,
-                format_args!(
-                    "| ... of it {part} alone | | | {median:+.1} ({min:+.1} to {max:+.1}) |"
-                ),
-            );
-        }
-        let (one, other) = (off.idle_percent.median, on.idle_percent.median);
-        line(
-            out,
-            format_args!(
-                "| control threads without calls, % of a core | {one:.2} | {other:.2} | |\n"
-            ),
-        );
-        for of in &self.slices {
-            let (iops, reactor) = (spread(&of.iops), spread(&of.reactor));
-            let (what, pairs, error) = (of.what, of.iops.rounds.len(), of.reactor_error);
-            line(
-                out,
-                format_args!(
-                    "Under one run of I/O, {pairs} pairs of slices of 1 s, {what}: IOPS {iops}, reactor time for an I/O \
-                     {reactor}, its standard error {error:.4}.\n"
-                ),
-            );
-        }
-        line(
-            out,
-            format_args!(
-                "On: audit log, JSON log lines, traces to a collector, a watcher of events, a scrape each second, and \
+                "\nOn: audit log, JSON log lines, traces to a collector, a watcher of events, a scrape each second, and \
                  with it latencies by volume. Off: warnings alone. Scraper, collector and initiator share the cores \
                  beside the reactor's, so the reactor's time tells the data path's cost, not the rate.\n"
             ),
@@ -230,8 +175,6 @@ impl Sight {
 struct Found {
     iops: Vec<f64>,
     reactor_ns: Vec<f64>,
-    create_p50_us: Vec<f64>,
-    idle_percent: Vec<f64>,
 }
 
 pub async fn run(settings: &Settings) -> Result<Option<Sight>> {
@@ -253,54 +196,14 @@ pub async fn run(settings: &Settings) -> Result<Option<Sight>> {
             measured.context(name)?;
         }
     }
-    let added = added(settings, collector, turns).await?;
-    let slices = slices::run(settings).await.context("slices")?;
     let [off, on] = found.map(Side::of);
     let (off, on) = (off.context("no turns")?, on.context("no turns")?);
-    let pairs = on
-        .create_p50_us
-        .rounds
-        .iter()
-        .zip(&off.create_p50_us.rounds);
-    let extra = pairs.map(|(on, off)| on - off).collect();
     Ok(Some(Sight {
         iops_ratio: Rounds::ratio(&on.iops, &off.iops).context("no turns")?,
         reactor_ratio: Rounds::ratio(&on.reactor_ns, &off.reactor_ns).context("no turns")?,
-        create_extra_us: Rounds::of(extra).context("no turns")?,
         off,
         on,
-        added,
-        slices,
     }))
-}
-
-/// Cost of creates with each feature alone, compared per turn with none.
-async fn added(settings: &Settings, collector: u16, turns: u32) -> Result<Vec<Added>> {
-    let parts = Parts::each(collector);
-    let mut extra = parts.map(|_| Vec::new());
-    for turn in 0..turns {
-        eprintln!("each part alone: turn {} of {turns}", turn + 1);
-        let none = creates(settings, Parts::default()).await?;
-        for ((name, parts), extra) in parts.iter().zip(&mut extra) {
-            extra.push(creates(settings, *parts).await.context(*name)? - none);
-        }
-    }
-    let added = parts.iter().zip(extra).map(|((part, _), extra)| {
-        let create_extra_us = Rounds::of(extra).context("no turns")?;
-        Ok(Added {
-            part,
-            create_extra_us,
-        })
-    });
-    added.collect()
-}
-
-/// Median time of creates on a separate target, in microseconds.
-async fn creates(settings: &Settings, parts: Parts) -> Result<f64> {
-    let mut side = Watched::start(settings, parts).await?;
-    let median = side.creates().await?;
-    side.stop().await?;
-    Ok(median)
 }
 
 impl Side {
@@ -308,30 +211,21 @@ impl Side {
         Some(Self {
             iops: Rounds::of(found.iops)?,
             reactor_ns: Rounds::of(found.reactor_ns)?,
-            create_p50_us: Rounds::of(found.create_p50_us)?,
-            idle_percent: Rounds::of(found.idle_percent)?,
         })
     }
 }
 
 /// One turn of a side.
 async fn measure(settings: &Settings, parts: Parts, found: &mut Found) -> Result<()> {
-    let quiet = Parts {
-        scrapes: false,
-        ..parts
-    };
-    let mut side = Watched::start(settings, quiet).await?;
-    found.idle_percent.push(side.idle(settings).await?);
-    side.scraped(parts);
+    let mut side = Watched::start(settings, parts).await?;
     let (iops, reactor_ns) = side.io(settings).await?;
     found.iops.push(iops);
     found.reactor_ns.push(reactor_ns);
-    found.create_p50_us.push(side.creates().await?);
     side.stop().await
 }
 
 /// A target with one exported volume.
-struct Watched {
+pub struct Watched {
     opi: Opi,
     attach: Attach,
     client: Client,
@@ -342,7 +236,7 @@ struct Watched {
 }
 
 impl Watched {
-    async fn start(settings: &Settings, parts: Parts) -> Result<Self> {
+    pub async fn start(settings: &Settings, parts: Parts) -> Result<Self> {
         let builder = tempfile::Builder::new()
             .prefix("opi-spdk-bench-")
             .tempdir_in(MEMORY);
@@ -388,7 +282,7 @@ impl Watched {
     }
 
     /// Starts scraping, if enabled in `parts`.
-    fn scraped(&mut self, parts: Parts) {
+    pub fn scraped(&mut self, parts: Parts) {
         let port = self.opi.http_port;
         self.scrapes = parts.scrapes.then(|| tokio::spawn(scrapes(port)));
     }
@@ -411,7 +305,7 @@ impl Watched {
     }
 
     /// Median time of creates, in microseconds.
-    async fn creates(&mut self) -> Result<f64> {
+    pub async fn creates(&mut self) -> Result<f64> {
         let mut times = Vec::new();
         for number in 0..CREATES {
             let id = format!("v{number}");
@@ -422,13 +316,21 @@ impl Watched {
         Ok(Latency::of(times).context("no creates")?.p50_us)
     }
 
-    /// CPU usage of the threads without calls, in percent of a core: with a watcher if enabled, without scrapes.
-    async fn idle(&mut self, settings: &Settings) -> Result<f64> {
+    /// CPU usage of the control threads without calls, in percent of a core.
+    pub async fn idle(&self, settings: &Settings, window: Duration) -> Result<f64> {
         let process = &self.opi.process;
-        process.idles_at(&settings.reactor(), IDLE).await
+        process.idles_at(&settings.reactor(), window).await
     }
 
-    async fn stop(self) -> Result<()> {
+    pub fn grpc_port(&self) -> u16 {
+        self.opi.port
+    }
+
+    pub fn http_port(&self) -> u16 {
+        self.opi.http_port
+    }
+
+    pub async fn stop(self) -> Result<()> {
         if let Some(watcher) = self.watcher {
             watcher.abort();
         }
@@ -457,7 +359,7 @@ async fn scrapes(port: u16) -> Result<()> {
 }
 
 /// Starts a collector of spans. Returns its port.
-async fn collector() -> Result<u16> {
+pub async fn collector() -> Result<u16> {
     struct Collector;
 
     #[tonic::async_trait]

@@ -69,6 +69,17 @@ impl Rounds {
         })
     }
 
+    /// Standard error of the median, for a distribution that is normal in its middle, whatever its tails are like.
+    pub fn error_of_median(&self) -> f64 {
+        // Of a normal distribution, the standard deviation as a multiple of the median deviation, and the standard
+        // error of the median as a multiple of that of the mean.
+        const DEVIATION: f64 = 1.4826;
+        const MEDIAN: f64 = 1.2533;
+        let off = self.rounds.iter().map(|of| (of - self.median).abs());
+        let off = Self::of(off.collect()).map_or(0.0, |of| of.median);
+        MEDIAN * DEVIATION * off / (self.rounds.len() as f64).sqrt()
+    }
+
     /// Range of the rounds, as a fraction of their median.
     pub fn spread(&self) -> f64 {
         (self.max - self.min) / self.median

@@ -5,9 +5,12 @@ use serde::Serialize;
 use crate::client::{Subject, Verb};
 use crate::control::{Control, Load};
 use crate::cost::Cost;
+use crate::creates::{self, Creates};
 use crate::data_path::DataPath;
+use crate::idle::Idle;
 use crate::scale::Scale;
 use crate::sight::Sight;
+use crate::slices::{self, Slices};
 use crate::target::Side;
 
 /// Minimum ratio of IOPS to those of spdk_tgt, at every point.
@@ -54,11 +57,19 @@ const RESTART_MS: f64 = 3_000.0;
 /// Maximum time of a scrape of all volumes, in milliseconds.
 const SCRAPE_MS: f64 = 100.0;
 
-/// See [`seen`].
+/// See [`everything`] and [`switched`].
 const SEEN_IOPS: f64 = 0.99;
 const SEEN_REACTOR: f64 = 1.01;
 const SEEN_CREATE_US: f64 = 5.0;
 const IDLE_PERCENT: f64 = 0.5;
+
+/// What was measured of observability.
+pub struct Seen<'a> {
+    pub sight: Option<&'a Sight>,
+    pub creates: &'a [Creates],
+    pub slices: &'a [Slices],
+    pub idle: &'a [Idle],
+}
 
 /// All goals that this run measures.
 pub fn all(
@@ -66,7 +77,7 @@ pub fn all(
     control: &Control,
     cost: &[Cost],
     scale: Option<&Scale>,
-    sight: Option<&Sight>,
+    seen: &Seen<'_>,
 ) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     verdicts.extend(data_path(data));
@@ -84,14 +95,22 @@ pub fn all(
     }
     verdicts.extend(reactor(cost));
     verdicts.extend(scale.into_iter().flat_map(many_objects));
-    verdicts.extend(sight.into_iter().flat_map(seen));
+    verdicts.extend(seen.sight.into_iter().flat_map(everything));
+    let everything_on = |of: &&Creates| of.with == creates::ALL;
+    verdicts.extend(seen.creates.iter().find(everything_on).map(seen_create));
+    let of_exports = || seen.slices.iter().filter(|of| of.over != slices::BDEVPERF);
+    verdicts.extend(of_exports().map(switched));
+    let shortest = of_exports().map(|of| of.reactor_ns_without);
+    let shortest = shortest.min_by(f64::total_cmp);
+    let alone = seen.slices.iter().find(|of| of.over == slices::BDEVPERF);
+    verdicts.extend(alone.zip(shortest).map(|(of, io_ns)| latencies(of, io_ns)));
+    verdicts.extend(seen.idle.last().map(without_calls));
     verdicts
 }
 
 /// Goals for all observability enabled, compared with none.
-fn seen(sight: &Sight) -> [Verdict; 4] {
+fn everything(sight: &Sight) -> [Verdict; 2] {
     let (iops, reactor) = (sight.iops_ratio.median, sight.reactor_ratio.median);
-    let (create, idle) = (sight.create_extra_us.median, sight.on.idle_percent.median);
     [
         Verdict {
             target: format!("everything seen: IOPS at least {SEEN_IOPS} of those without"),
@@ -105,17 +124,54 @@ fn seen(sight: &Sight) -> [Verdict; 4] {
             reached: format!("{reactor:.4}"),
             met: reactor <= SEEN_REACTOR,
         },
-        Verdict {
-            target: format!("everything seen: a Create at p50 at most {SEEN_CREATE_US} µs longer"),
-            reached: format!("{create:+.1} µs"),
-            met: create <= SEEN_CREATE_US,
-        },
-        Verdict {
-            target: format!("control threads without calls: at most {IDLE_PERCENT} % of a core"),
-            reached: format!("{idle:.2} %"),
-            met: idle <= IDLE_PERCENT,
-        },
     ]
+}
+
+fn seen_create(creates: &Creates) -> Verdict {
+    let extra = creates.extra_us.median;
+    Verdict {
+        target: format!("everything seen: a Create at p50 at most {SEEN_CREATE_US} µs longer"),
+        reached: format!("{extra:+.1} µs"),
+        met: extra <= SEEN_CREATE_US,
+    }
+}
+
+/// The goal for a feature that is switched during a run of I/O: met if it is within two standard errors, too.
+fn switched(slices: &Slices) -> Verdict {
+    let (ratio, error) = (slices.reactor.median, slices.reactor_error);
+    Verdict {
+        target: format!(
+            "{} over {}: reactor time for an I/O at most {SEEN_REACTOR} of that without",
+            slices.what, slices.over
+        ),
+        reached: format!("{ratio:.4} ± {error:.4}"),
+        met: 2.0_f64.mul_add(error, ratio) <= SEEN_REACTOR,
+    }
+}
+
+/// The goal for latencies, by their cost in bdevperf and the shortest time of an I/O over an export.
+fn latencies(alone: &Slices, io_ns: f64) -> Verdict {
+    let (more, error) = (alone.more_ns(), alone.error_ns());
+    Verdict {
+        target: format!(
+            "{}: their time in bdevperf at most {:.0} % of the {io_ns:.0} ns of an I/O over an export",
+            alone.what,
+            (SEEN_REACTOR - 1.0) * 100.0
+        ),
+        reached: format!("{more:.1} ± {error:.1} ns"),
+        met: 2.0_f64.mul_add(error, more) <= (SEEN_REACTOR - 1.0) * io_ns,
+    }
+}
+
+fn without_calls(idle: &Idle) -> Verdict {
+    let percent = idle.percent.median;
+    Verdict {
+        target: format!(
+            "control threads without calls, everything on: at most {IDLE_PERCENT} % of a core"
+        ),
+        reached: format!("{percent:.2} %"),
+        met: percent <= IDLE_PERCENT,
+    }
 }
 
 fn many_objects(scale: &Scale) -> [Verdict; 5] {
