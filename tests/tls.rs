@@ -3,14 +3,23 @@
 
 mod common;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{Authority, Options, Target, Tool, eventually, free_port, keep_private};
+use common::{
+    Authority, Client, HOST, Initiator, Options, PSK, Resource, Target, Tool, base64, eventually,
+    free_port, keep_private, malloc, namespace, nqn_of, subsystem, tcp_controller,
+};
+use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslStream};
 use opi_spdk::api::inventory::GetInventoryRequest;
 use opi_spdk::api::inventory::inventory_service_client::InventoryServiceClient;
+use opi_spdk::api::own::object_service_client::ObjectServiceClient;
+use opi_spdk::api::own::{EventType, WatchEventsRequest};
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 /// A certificate and its key in files.
 struct Pair {
@@ -44,8 +53,8 @@ struct Caller<'a> {
 }
 
 impl Caller<'_> {
-    /// Reads the inventory over gRPC; returns the machine's number of threads.
-    async fn grpc(&self, target: &Target) -> Option<u32> {
+    /// Connects to the gRPC port.
+    async fn channel(&self, target: &Target) -> Option<Channel> {
         let read = |path: &Path| std::fs::read(path).expect("the file exists");
         let mut tls = ClientTlsConfig::new()
             .domain_name("localhost")
@@ -55,7 +64,28 @@ impl Caller<'_> {
         }
         let endpoint = Endpoint::from_shared(format!("https://{}", target.grpc));
         let endpoint = endpoint.expect("an address").tls_config(tls).expect("TLS");
-        let channel = endpoint.connect().await.ok()?;
+        endpoint.connect().await.ok()
+    }
+
+    /// Opens a connection with the client's certificate; the server's is verified.
+    fn open(&self, port: u16) -> SslStream<TcpStream> {
+        let Pair { certificate, key } = self.pair.expect("the caller has a certificate");
+        let mut tls = SslConnector::builder(SslMethod::tls_client()).expect("TLS");
+        tls.set_ca_file(self.ca).expect("the authority");
+        tls.set_certificate_file(certificate, SslFiletype::PEM)
+            .expect("the certificate");
+        tls.set_private_key_file(key, SslFiletype::PEM)
+            .expect("its key");
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the port is open");
+        let timeout = Some(Duration::from_secs(15));
+        stream.set_read_timeout(timeout).expect("a timeout");
+        let opened = tls.build().connect("localhost", stream);
+        opened.expect("the server's certificate is valid")
+    }
+
+    /// Reads the inventory over gRPC; returns the machine's number of threads.
+    async fn grpc(&self, target: &Target) -> Option<u32> {
+        let channel = self.channel(target).await?;
         let asked = InventoryServiceClient::new(channel)
             .get_inventory(GetInventoryRequest::default())
             .await;
@@ -242,5 +272,104 @@ async fn changed_tls_files_are_reloaded_and_revoked_clients_rejected() {
         (days > 99.0).then_some(())
     })
     .await;
+    target.stop();
+}
+
+/// Returns the serial number of the certificate that the server has shown on this connection.
+fn serial(stream: &SslStream<TcpStream>) -> String {
+    let certificate = stream.ssl().peer_certificate().expect("a certificate");
+    let number = certificate.serial_number().to_bn().expect("a number");
+    number.to_dec_str().expect("text").to_string()
+}
+
+/// Sends a request on an open HTTP/1.1 connection and reads its answer's head.
+fn is_answered(stream: &mut SslStream<TcpStream>) {
+    let request = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    stream
+        .write_all(request.as_bytes())
+        .expect("the connection is open");
+    let mut answer = vec![0; 4096];
+    let read = stream.read(&mut answer).expect("an answer");
+    let head = String::from_utf8_lossy(&answer[..read]);
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_changes_the_certificate_of_new_connections_and_keeps_the_open_ones() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new();
+    let ca = dir.path().join("ca.crt");
+    std::fs::write(&ca, authority.pem()).expect("the file can be written");
+    let pair = |of, number| {
+        let signed = authority.sign_numbered("localhost", number, 100);
+        Pair::of(dir.path(), of, signed)
+    };
+    let (server, client) = (pair("server", 4711), pair("client", 1));
+    let files = [&server.certificate, &server.key, &ca].map(|path| path.display().to_string());
+    let target = Target::spawn(&Options::default().args(["--tls", &files.join(":")]));
+    let caller = Caller {
+        ca: &ca,
+        pair: Some(&client),
+    };
+    let soon = Duration::from_secs(30);
+    let channel = eventually("a client is served", soon, async || {
+        caller.channel(&target).await
+    })
+    .await;
+
+    // What is under way at the reload: a stream of gRPC, a connection of HTTP, and I/O of a host over NVMe/TCP with TLS.
+    let api = Client::over(channel.clone());
+    let watch = ObjectServiceClient::new(channel)
+        .watch_events(WatchEventsRequest::default())
+        .await;
+    let mut events = watch.expect("a watch").into_inner();
+    let mut http = caller.open(target.http.port());
+    is_answered(&mut http);
+    assert_eq!(serial(&http), "4711");
+    let volume = malloc(&api, "v", 16).await;
+    let spec = json!({ "hostnqn": HOST, "psk": base64(PSK) });
+    let exported = subsystem(&api, "s", spec).await;
+    namespace(&api, &exported, &volume, json!({})).await;
+    let (_, port) = tcp_controller(&api, &exported).await;
+    let key = dir.path().join("psk");
+    std::fs::write(&key, PSK).expect("the file can be written");
+    keep_private(&key);
+    let host = Initiator::tcp(port, &nqn_of("s"))
+        .with_host(HOST)
+        .with_psk(&key);
+    let load = host.driver().load(dir.path(), 6).await;
+
+    pair("server", 4712);
+    target.signal(Signal::HUP);
+    let reloaded = async || {
+        let log = target.log();
+        log.contains("configuration reloaded").then_some(())
+    };
+    eventually("the configuration is reloaded", soon, reloaded).await;
+    for port in [target.grpc.port(), target.http.port()] {
+        assert_eq!(serial(&caller.open(port)), "4712");
+    }
+
+    Resource::new(&api, "NullVolume")
+        .created(
+            "",
+            "after",
+            json!({ "block_size": 512, "blocks_count": 64 }),
+        )
+        .await;
+    loop {
+        let next = tokio::time::timeout(soon, events.message()).await;
+        let event = next.expect("an event in time").expect("the stream goes on");
+        let event = event.expect("no end");
+        assert_ne!(event.r#type(), EventType::HostDisconnected, "{event:?}");
+        if event.object == "nullVolumes/after" {
+            break;
+        }
+    }
+    is_answered(&mut http);
+    assert_eq!(serial(&http), "4711");
+    load.ended()
+        .await
+        .expect("all data is right, and no I/O has failed");
     target.stop();
 }

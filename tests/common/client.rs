@@ -34,10 +34,15 @@ impl Client {
     pub async fn connect(address: SocketAddr) -> Option<Self> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
         let channel = endpoint.connect_timeout(BOUND).connect().await.ok()?;
-        Some(Self {
+        Some(Self::over(channel))
+    }
+
+    /// Returns a client on a connection that is open already, such as one with TLS.
+    pub fn over(channel: Channel) -> Self {
+        Self {
             channel,
             token: None,
-        })
+        }
     }
 
     /// Returns a client on the same connection whose calls carry this bearer token.
