@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # package.sh [PROGRAM]: builds target/package/opi-spdk_VERSION_ARCH.deb from the program, or from a release build.
-# Requires cargo-deb (cargo install cargo-deb).
+# Requires cargo-deb (cargo install cargo-deb). With SPDK_CROSS (scripts/cross.sh) the program is for another machine, and an
+# emulator runs it for the manual pages (qemu-user-static).
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -16,8 +17,13 @@ fi
 out=$ROOT/target/package
 rm -rf "$out"
 mkdir -p "$out/man"
-strip -o "$out/opi-spdk" "$program"
+options=()
+if [[ -n ${SPDK_CROSS:-} ]]; then
+    source "$SCRIPTS/cross.sh"
+    options=(--target "$(cross_rust)")
+fi
+"${SPDK_CROSS:+$SPDK_CROSS-}strip" -o "$out/opi-spdk" "$program"
 "$program" generate "$out/man"
 gzip -9n "$out"/man/*.1
 bash "$SCRIPTS/sbom.sh" >"$out/sbom.json"
-cargo deb --no-build --no-strip --output "$out/"
+cargo deb --no-build --no-strip "${options[@]}" --output "$out/"
