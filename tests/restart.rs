@@ -238,7 +238,7 @@ async fn one_of_each_kind_is_there_again_after_a_kill_and_is_the_same_to_hosts()
         "the data is another"
     );
     let log = again.log();
-    assert!(log.contains("malloc volumes are back, and empty"), "{log}");
+    assert!(log.contains("malloc volumes restored empty"), "{log}");
 
     // Restored objects can be updated and deleted, and deleted ones stay deleted.
     let nulls = Resource::new(&client, "NullVolume");
