@@ -146,8 +146,8 @@ impl Kind for VirtioBlks {
             settled.map_err(|error| volume_at_fault("volume_name_ref", volume, error))
         });
         settled.inspect_err(|error| {
-            if is_replaced && error.is_unsettled() {
-                // The machine may have either volume, or none.
+            // After a panic the machine may have either volume, or none. Otherwise the outcome of the replacement says it.
+            if is_replaced && matches!(error, Error::CutOff { .. }) {
                 self.volumes.forget(name);
             }
         })?;
