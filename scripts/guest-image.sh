@@ -12,7 +12,7 @@ source "$SCRIPTS/apt-source.sh"
 RELEASE=trixie   # of the kernel and the tools; QEMU is from its backports
 NEWER=forky      # of nvme-cli, for libnvme 1.16: TLS keys of older ones were not accepted
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
-PROGRAMS=(usr/bin/fio usr/bin/keyctl usr/bin/kmod usr/sbin/nvme usr/sbin/tlshd)
+PROGRAMS=(usr/bin/fio usr/bin/keyctl usr/bin/kmod usr/sbin/nvme usr/sbin/tlshd usr/sbin/mke2fs)
 MODULES=(ext4 nvme nvme-tcp sd_mod tls uio_pci_generic vfio_iommu_type1 vfio-pci virtio_blk virtio_net virtio_scsi)
 MODULE_DIRS=(arch/x86/crypto crypto lib/crypto)
 
@@ -28,7 +28,7 @@ in_root() { DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 chroot "$ROOTFS" "$@";
 make_root() {
     local site option
     site=$(need_debian_site)
-    debootstrap --variant=minbase --keyring=$KEYRING --include=busybox-static,fio,keyutils,kmod,ktls-utils $RELEASE "$ROOTFS" "$site"
+    debootstrap --variant=minbase --keyring=$KEYRING --include=busybox-static,e2fsprogs,fio,keyutils,kmod,ktls-utils $RELEASE "$ROOTFS" "$site"
     rm -rf "$ROOTFS"/etc/apt/sources.list*
     printf 'Package: *\nPin: release n=%s\nPin-Priority: 100\n' $NEWER >"$ROOTFS/etc/apt/preferences.d/newer"
     # Once more, with indices that may be past their time (their signatures are still checked).
