@@ -183,9 +183,7 @@ async fn setup_in_a_container_takes_a_device_and_spares_one_that_its_surrounding
 
     // The machine mounts the disk, and the container has that mount no more.
     let disk = block(DEVICE);
-    let mount = format!(
-        "mke2fs -q {disk} && mkdir -p /tmp/data && mount -t ext2 {disk} /tmp/data"
-    );
+    let mount = format!("mke2fs -q {disk} && mkdir -p /tmp/data && mount -t ext2 {disk} /tmp/data");
     dpu.vm.ok(&mount).await;
     let inside = |setup: &str| {
         format!(
