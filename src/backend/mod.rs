@@ -181,7 +181,7 @@ impl<V: Volume> Volumes<V> {
         held: V::Held,
         made: Result<Result<bdev::Info, spdk::Error>, CallError>,
     ) -> Result<bdev::Info, Error> {
-        let made = made.map_err(Error::from).and_then(|made| Ok(made?));
+        let made = Error::joined(made);
         let unneeded = {
             let mut all = self.held.lock();
             match &made {

@@ -9,6 +9,13 @@ use std::io::ErrorKind;
 use super::{Error, Subject};
 
 impl Error {
+    /// Joins both errors of a step in SPDK: of the call, and of the step.
+    pub(crate) fn joined<T>(
+        answer: Result<Result<T, spdk::Error>, spdk::CallError>,
+    ) -> Result<T, Self> {
+        Ok(answer??)
+    }
+
     /// Converts an error as `into` says, which knows more about it; whether its effects are known stays.
     pub(crate) fn of(error: spdk::Error, into: impl FnOnce(spdk::Error) -> Self) -> Self {
         if error.is_cut_off {

@@ -195,8 +195,7 @@ impl Kind for NvmeNamespaces {
         let replaced = self
             .spdk
             .call(move |spdk| async move { replace(spdk, &nqn, &before, &after).await });
-        let replaced = replaced.await.map_err(Error::from);
-        let replaced = replaced.and_then(|replaced| Ok(replaced?));
+        let replaced = Error::joined(replaced.await);
         let Replaced { now, failed } = replaced.inspect_err(|error| {
             if error.is_unsettled() {
                 // Hosts may see either volume, or none.

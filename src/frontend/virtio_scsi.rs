@@ -93,7 +93,7 @@ impl Group {
         Some(lun)
     }
 
-    /// Drops a LUN that could not be shown; one that is being moved keeps its number for the next attempt. After a
+    /// Drops a LUN that could not be shown; one that is being moved keeps its number for the next attempt. After an
     /// unsettled error the LUN stays, since SPDK may show it: its removal has to hide it.
     fn not_shown(&mut self, id: &str, error: &Error) {
         if !error.is_unsettled() {
@@ -139,11 +139,7 @@ impl Luns {
         let shown = self
             .spdk
             .call(move |spdk| async move { show(spdk, controller.as_deref(), &lun).await });
-        let result = shown
-            .await
-            .map_err(Error::from)
-            .and_then(|shown| Ok(shown?));
-        match result {
+        match Error::joined(shown.await) {
             Ok(volume) => self.set_volume(group, id, volume),
             Err(error) => {
                 self.change(group, |group| group.not_shown(id, &error));
@@ -262,8 +258,7 @@ impl Luns {
             let removed = self
                 .spdk
                 .call(move |spdk| async move { hide(spdk, &controller, &lun).await });
-            let removed = removed.await.map_err(Error::from);
-            if let Err(error) = removed.and_then(|removed| Ok(removed?)) {
+            if let Err(error) = Error::joined(removed.await) {
                 if error.is_unsettled() {
                     // It is hidden, or will be: without a volume it is repaired if it stays.
                     self.set_volume(group, id, None);

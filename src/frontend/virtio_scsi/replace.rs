@@ -42,14 +42,12 @@ impl Luns {
             let undo = show(spdk, hidden.as_deref(), &then);
             Ok::<_, spdk::Error>(Replaced::by(made, undo).await)
         });
-        let replaced = replaced.await.map_err(Error::from);
-        let (volume, failed) = outcome(replaced.and_then(|replaced| Ok(replaced?)), before);
+        let (volume, failed) = outcome(Error::joined(replaced.await), before);
         let is_unsettled = failed.as_ref().is_some_and(Error::is_unsettled);
         if is_unsettled && let Some(controller) = leftover {
             let new = new.clone();
             let hidden = (self.spdk).call(async move |spdk| hide(spdk, &controller, &new).await);
-            let hidden = hidden.await.map_err(Error::from);
-            if let Err(error) = hidden.and_then(|hidden| Ok(hidden?)) {
+            if let Err(error) = Error::joined(hidden.await) {
                 tracing::warn!(lun = id, controller = to, %error, "what a failed move left is still shown");
             }
         }
