@@ -273,10 +273,11 @@ impl<K: Kind> Collection<K> {
     }
 
     /// Admission: fails while the owner of a key that the claims use is being deleted, whether that delete is in flight
-    /// or is retried. Checked before the locks, since the delete may hold them for long, and again under them.
+    /// or is retried, and for a new user also while SPDK may have another version of the owner. Checked before the
+    /// locks, since the other change may hold them for long, and again under them.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION with the object that is being deleted.
+    /// FAILED_PRECONDITION with the object that is being deleted, UNAVAILABLE with the one that is being repaired.
     pub(super) fn check_dependencies_stay(
         &self,
         name: &Name,
@@ -290,18 +291,19 @@ impl<K: Kind> Collection<K> {
         let owners = claims.used().filter_map(|key| registry.owner(&key));
         let mut others = owners.filter(|owner| owner != name);
         let unusable = others.find_map(|owner| {
-            let (is, remedy) = if conditions.is_deleting(owner.key()) {
-                (
-                    "being deleted",
-                    "create it anew once the delete is complete",
-                )
-            } else if conditions.is_unsettled(owner.key()) {
-                ("being put right after an update that failed", "try again")
-            } else {
-                return None;
-            };
-            let what = format!("{owner} is {is}: use another one, or {remedy}");
-            Some(Error::failed_precondition(&owner, what))
+            if conditions.is_deleting(owner.key()) {
+                let what = format!(
+                    "{owner} is being deleted: use another one, or create it anew once the delete is complete"
+                );
+                return Some(Error::failed_precondition(&owner, what));
+            }
+            let is_refused = conditions.is_unsettled(owner.key())
+                && !registry.users_of(&owner).contains(name);
+            is_refused.then(|| {
+                Error::Unavailable(format!(
+                    "{owner} is being repaired after an update that failed: try again, or use another one"
+                ))
+            })
         });
         unusable.map_or(Ok(()), Err)
     }

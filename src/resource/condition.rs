@@ -48,7 +48,7 @@ pub struct Pending {
 #[derive(Debug)]
 pub struct Conditions {
     others: RwLock<BTreeMap<Key, Condition>>,
-    /// Records of which SPDK may have the target of a failed update.
+    /// Records of which SPDK has, or may have, another version.
     unsettled: RwLock<BTreeSet<Key>>,
     events: Arc<Log>,
 }
@@ -101,8 +101,12 @@ impl Conditions {
         )
     }
 
-    /// Notes whether SPDK may have the target of a failed update of this record.
+    /// Notes whether SPDK has, or may have, another version of this record.
     pub(super) fn set_unsettled(&self, key: &Key, is_so: bool) {
+        // Fast path: the common case takes no exclusive lock.
+        if self.is_unsettled(key) == is_so {
+            return;
+        }
         let mut unsettled = self.unsettled.write();
         match is_so {
             true => unsettled.insert(key.clone()),
@@ -110,7 +114,7 @@ impl Conditions {
         };
     }
 
-    /// Whether SPDK may have the target of a failed update of this record.
+    /// Whether SPDK has, or may have, another version of this record.
     pub(super) fn is_unsettled(&self, key: &Key) -> bool {
         self.unsettled.read().contains(key)
     }
