@@ -209,6 +209,13 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Returns the own name of the bdev that a device shows; `None` without such a device, and once SPDK is removing the
+/// bdev. App thread.
+pub fn volume_of(spdk: Spdk, name: &str) -> Option<String> {
+    let opened = OPEN.with_borrow(|open| open.get(name).cloned())?;
+    opened.volume().filter(|_| core::is_there(spdk, name))
+}
+
 /// Closes all bdevs during teardown; no device uses them any more.
 pub(super) fn close_all(_: Spdk) {
     for opened in OPEN.take().into_values() {
