@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::super::get::{all_of, name_of};
 use super::super::kinds;
+use super::super::metrics::{Scrape, quantile};
 use super::super::{Connection, Failure, hosts};
-use super::metrics::{Scrape, quantile};
 use super::table::{Column, Row, Value};
 
 /// A view.
