@@ -3,10 +3,9 @@
 
 use serde_json::{Value, json};
 
-use super::browser::Browser;
 use super::shows;
 use crate::common::{
-    Initiator, Resource, Scrape, Target, malloc, name_of, namespace, nqn_of, subsystem,
+    Browser, Initiator, Resource, Scrape, Target, malloc, name_of, namespace, nqn_of, subsystem,
     tcp_controller,
 };
 
