@@ -33,8 +33,8 @@ async fn completed(target: &Target) -> [u64; 2] {
 
 /// Returns the core that serves each I/O queue of the only host, by ID.
 async fn cores(target: &Target) -> Vec<(u16, u64)> {
-    let hosts = Http(target.http).send("GET", "/v1/hosts", &[], Vec::new());
-    let hosts = hosts.await.body;
+    let http = Http(target.http);
+    let hosts = http.send("GET", "/v1/hosts", &[], Vec::new()).await.body;
     let queues = hosts["hosts"][0]["queues"].as_array().expect("queues");
     let number = |of: &Value| of.as_u64().unwrap_or_default();
     let queues = queues
