@@ -272,42 +272,6 @@ impl<K: Kind> Collection<K> {
         ready.map_err(|error| error.under(self.meta.field()))
     }
 
-    /// Admission: fails while the owner of a key that the claims use is being deleted, whether that delete is in flight
-    /// or is retried, and for a new user also while SPDK may have another version of the owner. Checked before the
-    /// locks, since the other change may hold them for long, and again under them.
-    ///
-    /// # Errors
-    /// FAILED_PRECONDITION with the object that is being deleted, UNAVAILABLE with the one that is being repaired.
-    pub(super) fn check_dependencies_stay(
-        &self,
-        name: &Name,
-        claims: &Claims,
-    ) -> Result<(), Error> {
-        let Shared {
-            registry,
-            conditions,
-            ..
-        } = &*self.shared;
-        let owners = claims.used().filter_map(|key| registry.owner(&key));
-        let mut others = owners.filter(|owner| owner != name);
-        let unusable = others.find_map(|owner| {
-            if conditions.is_deleting(owner.key()) {
-                let what = format!(
-                    "{owner} is being deleted: use another one, or create it anew once the delete is complete"
-                );
-                return Some(Error::failed_precondition(&owner, what));
-            }
-            let is_refused = conditions.is_unsettled(owner.key())
-                && !registry.users_of(&owner).contains(name);
-            is_refused.then(|| {
-                Error::Unavailable(format!(
-                    "{owner} is being repaired after an update that failed: try again, or use another one"
-                ))
-            })
-        });
-        unusable.map_or(Ok(()), Err)
-    }
-
     /// Acquires the locks for a change of `name`. The wait ends early enough for the client to receive the
     /// reason before its deadline.
     ///

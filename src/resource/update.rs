@@ -148,6 +148,7 @@ impl<K: Kind> Collection<K> {
                 return Ok(self.answer(name, record.object.clone()));
             }
             self.check_dependencies_stay(name, &after)?;
+            self.check_dependencies_settled(name, &after)?;
             let reserved = self.shared.registry.reserve(name, &after)?;
             let change = Change {
                 old: record.object.clone(),
