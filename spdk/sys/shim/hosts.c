@@ -62,7 +62,7 @@ opi_nvmf_describe_queue(struct spdk_nvmf_qpair *qpair, struct opi_nvmf_queue *qu
 	}
 }
 
-/* The group's own thread counts: read there. */
+/* The counter is written by the group's thread, so it is read on that thread. */
 static void
 opi_nvmf_tell_group(const struct opi_nvmf_walk *walk, const struct spdk_nvmf_poll_group *group)
 {
