@@ -236,13 +236,6 @@ impl Luns {
         Ok(())
     }
 
-    /// Returns a LUN whose controller exists.
-    fn lun(&self, group: &str, id: &str) -> Option<Lun> {
-        let groups = self.groups.lock();
-        let shown = groups.get(group).filter(|group| group.shown);
-        shown.and_then(|group| group.luns.get(id).cloned())
-    }
-
     fn set_volume(&self, group: &str, id: &str, volume: Option<Presence>) {
         self.change(group, |group| {
             if let Some(lun) = group.luns.get_mut(id) {
@@ -253,21 +246,12 @@ impl Luns {
 
     /// Removes a LUN; virtual machines see its disk removed. Idempotent.
     pub(super) async fn remove(&self, group: &str, id: &str) -> Result<(), Error> {
-        if let Some(lun) = self.lun(group, id) {
-            let controller = group.to_owned();
-            let removed = self
-                .spdk
-                .call(move |spdk| async move { hide(spdk, &controller, lun.number).await });
-            if let Err(error) = Error::joined(removed.await) {
-                if error.is_unsettled() {
-                    // It is hidden, or will be: without a volume it is repaired if it stays.
-                    self.set_volume(group, id, None);
-                }
-                return Err(error);
+        self.withdraw(group, id).await.inspect_err(|error| {
+            if error.is_unsettled() {
+                // It is hidden, or will be: without a volume it is repaired if it stays.
+                self.set_volume(group, id, None);
             }
-        }
-        self.forget(group, id);
-        Ok(())
+        })
     }
 
     fn forget(&self, group: &str, id: &str) {

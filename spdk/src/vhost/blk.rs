@@ -173,7 +173,11 @@ pub async fn create(spdk: Spdk, name: &str, bdev: &str) -> Result<(), Error> {
     match served {
         Ok(notifier) => {
             opened.owner().0.replace(Some(notifier));
-            OPEN.with_borrow_mut(|open| open.insert(name.to_owned(), opened));
+            let left = OPEN.with_borrow_mut(|open| open.insert(name.to_owned(), opened));
+            // A deletion that was cut off has left it.
+            if let Some(left) = left {
+                spawn_local(left.close());
+            }
             Ok(())
         }
         Err(error) => {
