@@ -55,7 +55,7 @@ pub struct Conditions {
 
 impl Conditions {
     /// Creates conditions, all applied, that publish their changes to this event log.
-    pub(super) fn told_to(events: &Arc<Log>) -> Self {
+    pub(super) fn with_log(events: &Arc<Log>) -> Self {
         Self {
             others: RwLock::default(),
             unsettled: RwLock::default(),
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn a_record_is_pending_since_the_first_failure_and_for_the_last_reason() {
         let (conditions, key) = (
-            Conditions::told_to(&Log::new(0)),
+            Conditions::with_log(&Log::new(0)),
             Key::from("nullVolumes/a"),
         );
         assert_eq!(conditions.of(&key), Condition::Applied);

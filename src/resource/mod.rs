@@ -110,7 +110,7 @@ impl Shared {
         Arc::new(Self {
             registry: Arc::default(),
             locks: Arc::default(),
-            conditions: Conditions::told_to(&events),
+            conditions: Conditions::with_log(&events),
             queue: Queue::new(),
             unusable: Unusable::default(),
             events,
