@@ -348,6 +348,27 @@ fn without_hugepages_memory_is_held_against_the_cgroup_and_what_is_available() {
     );
     tree.write("/proc/meminfo", "MemAvailable:    1024 kB\n");
     assert_eq!(
+/// As in the preflight checks: the limits of all mounted sizes together count, and a size without a limit may suffice.
+#[test]
+fn a_limit_of_one_page_size_is_no_fault_where_another_size_suffices() {
+    let tree = good();
+    tree.write("/proc/self/cgroup", "0::/\n");
+    tree.write("/sys/fs/cgroup/cgroup.controllers", "hugetlb");
+    tree.write("/sys/fs/cgroup/hugetlb.2MB.max", "536870912");
+    let of = |found: Vec<Finding>| found.into_iter().map(|one| one.what).collect::<Vec<_>>();
+    let only =
+        "/sys/fs/cgroup/hugetlb.2MB.max leaves 512 MiB of hugepages, and 1024 MiB are asked for";
+    assert_eq!(of(bad(&tree, &REACTORS)), [only]);
+    let mounts = tree.read("/proc/self/mountinfo")
+        + "31 1 0:31 / /huge rw - hugetlbfs none rw,pagesize=1024M\n";
+    tree.write("/proc/self/mountinfo", &mounts);
+    assert_eq!(of(bad(&tree, &REACTORS)), [""; 0]);
+    tree.write("/sys/fs/cgroup/hugetlb.1GB.max", "0");
+    assert_eq!(of(bad(&tree, &REACTORS)), [only]);
+    tree.write("/sys/fs/cgroup/hugetlb.1GB.max", "1073741824");
+    assert_eq!(of(bad(&tree, &REACTORS)), [""; 0]);
+}
+
         bad(&tree, &flags)[0].what,
         "1 MiB are available, and 1024 MiB are asked for"
     );
