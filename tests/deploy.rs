@@ -88,6 +88,22 @@ fn images_name_the_version_of_the_program() {
     }
 }
 
+#[test]
+fn the_manual_installs_the_version_of_cargo_deb_that_the_tests_use() {
+    let script = read(&root().join("scripts/deploy.sh"));
+    let version = script
+        .lines()
+        .find_map(|line| line.strip_prefix("CARGO_DEB="));
+    let install = format!(
+        "`cargo install --locked cargo-deb --version {}`",
+        version.expect("a version")
+    );
+    assert!(
+        read(&root().join("docs/operations.md")).contains(&install),
+        "{install}"
+    );
+}
+
 /// Checked by `systemd-analyze verify`, and by its exposure score (10 is a plain unit of root).
 #[test]
 fn systemd_units_are_valid_and_hardened() {
