@@ -321,6 +321,22 @@ fn each_fault_is_found_alone_with_the_command_that_mends_it() {
     }
 }
 
+/// Of this machine the program has just been built for at least the baseline.
+#[test]
+fn a_processor_without_what_spdk_was_built_for_is_an_error() {
+    let tree = good();
+    let here = std::fs::read_to_string("/proc/cpuinfo").expect("a file");
+    tree.write("/proc/cpuinfo", &here);
+    let of_processor = |found: Vec<Finding>| {
+        let mut processor = found.into_iter().filter(|one| one.check == "processor");
+        processor.next().map(|one| (one.level, one.what))
+    };
+    assert_eq!(of_processor(bad(&tree, &REACTORS)), None);
+    tree.write("/proc/cpuinfo", "processor : 0\nflags : fpu sse2\n");
+    let (level, what) = of_processor(bad(&tree, &REACTORS)).expect("a finding");
+    assert!(level == Level::Error && what.contains("ssse3"), "{what}");
+}
+
 #[test]
 fn memlock_is_an_error_once_a_device_is_on_vfio() {
     let tree = good();
@@ -332,22 +348,6 @@ fn memlock_is_an_error_once_a_device_is_on_vfio() {
     assert_eq!((found[0].check, found[0].level), ("memlock", Level::Error));
 }
 
-#[test]
-fn without_hugepages_memory_is_held_against_the_cgroup_and_what_is_available() {
-    let tree = good();
-    tree.write(
-        "/proc/meminfo",
-        "MemTotal: 9 kB\nMemAvailable:    2097152 kB\n",
-    );
-    let flags = ["--cores", "1-2", "--no-huge"];
-    let found = bad(&tree, &flags);
-    assert_eq!(found.len(), 1);
-    assert_eq!(
-        (found[0].check, found[0].level),
-        ("hugepages", Level::Warning)
-    );
-    tree.write("/proc/meminfo", "MemAvailable:    1024 kB\n");
-    assert_eq!(
 /// As in the preflight checks: the limits of all mounted sizes together count, and a size without a limit may suffice.
 #[test]
 fn a_limit_of_one_page_size_is_no_fault_where_another_size_suffices() {
@@ -369,6 +369,22 @@ fn a_limit_of_one_page_size_is_no_fault_where_another_size_suffices() {
     assert_eq!(of(bad(&tree, &REACTORS)), [""; 0]);
 }
 
+#[test]
+fn without_hugepages_memory_is_held_against_the_cgroup_and_what_is_available() {
+    let tree = good();
+    tree.write(
+        "/proc/meminfo",
+        "MemTotal: 9 kB\nMemAvailable:    2097152 kB\n",
+    );
+    let flags = ["--cores", "1-2", "--no-huge"];
+    let found = bad(&tree, &flags);
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].check, found[0].level),
+        ("hugepages", Level::Warning)
+    );
+    tree.write("/proc/meminfo", "MemAvailable:    1024 kB\n");
+    assert_eq!(
         bad(&tree, &flags)[0].what,
         "1 MiB are available, and 1024 MiB are asked for"
     );
