@@ -11,19 +11,14 @@ ARG BASE=debian:bookworm-slim
 ARG RUST=rust:1.91-bookworm
 
 FROM ${RUST} AS build
-# The processors that the image is for, in gcc's words; without it x86-64-v3 (AVX2), or armv8.2-a on ARM (the cores
-# of BlueField-3 and newer). "native" would mean only those like the one that builds it.
+# The processors that the image is for, as gcc names them; without it those of scripts/release-arch.sh. "native" would mean
+# only those like the one that builds it.
 ARG SPDK_ARCH=
 ENV OPI_SPDK_CACHE=/opt/opi-spdk
 WORKDIR /src
 COPY scripts scripts
 COPY spdk/changes spdk/changes
-RUN case ${SPDK_ARCH:-$(dpkg --print-architecture)} in \
-        amd64) arch=x86-64-v3 ;; \
-        arm64) arch=armv8.2-a+crypto ;; \
-        *) arch=$SPDK_ARCH ;; \
-    esac \
-    && SPDK_ARCH=$arch scripts/setup.sh && echo "export SPDK_ARCH=$arch" >/opt/arch
+RUN arch=$(scripts/release-arch.sh) && SPDK_ARCH=$arch scripts/setup.sh && echo "export SPDK_ARCH=$arch" >/opt/arch
 COPY . .
 RUN . /opt/arch && eval "$(scripts/env.sh)" && cargo build --release --locked \
     && strip -o /opt/program target/release/opi-spdk && scripts/sbom.sh >/opt/sbom.json

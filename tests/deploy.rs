@@ -88,6 +88,48 @@ fn images_name_the_version_of_the_program() {
     }
 }
 
+/// What is built for other machines must not be for the processor of the build machine.
+#[test]
+fn images_and_packages_are_built_for_a_common_processor() {
+    let arch = |variables: &[(&str, &str)]| {
+        let mut command = Command::new("bash");
+        command.arg(root().join("scripts/release-arch.sh"));
+        command.env_remove("SPDK_ARCH").env_remove("SPDK_CROSS");
+        let out = command.envs(variables.iter().copied()).output();
+        String::from_utf8(out.expect("bash starts").stdout).expect("text")
+    };
+    let default = match cfg!(target_arch = "x86_64") {
+        true => "x86-64-v3\n",
+        false => "armv8.2-a+crypto\n",
+    };
+    assert_eq!(arch(&[]), default);
+    assert_eq!(arch(&[("SPDK_ARCH", "znver3")]), "znver3\n");
+    let cross = arch(&[("SPDK_CROSS", "aarch64-linux-gnu")]);
+    assert_eq!(cross, "armv8.2-a+crypto\n");
+    for file in ["Dockerfile", "scripts/package.sh"] {
+        assert!(
+            read(&root().join(file)).contains("release-arch.sh"),
+            "{file}"
+        );
+    }
+}
+
+#[test]
+fn the_manual_installs_the_version_of_cargo_deb_that_the_tests_use() {
+    let script = read(&root().join("scripts/deploy.sh"));
+    let version = script
+        .lines()
+        .find_map(|line| line.strip_prefix("CARGO_DEB="));
+    let install = format!(
+        "`cargo install --locked cargo-deb --version {}`",
+        version.expect("a version")
+    );
+    assert!(
+        read(&root().join("docs/operations.md")).contains(&install),
+        "{install}"
+    );
+}
+
 /// Checked by `systemd-analyze verify`, and by its exposure score (10 is a plain unit of root).
 #[test]
 fn systemd_units_are_valid_and_hardened() {

@@ -388,6 +388,10 @@ struct opi_bdev_flushes {
 };
 struct opi_bdev_flushes opi_bdev_flushes_of(const struct spdk_bdev_io_stat *stat);
 
+/* Whether the processor that this text of /proc/cpuinfo describes lacks features that SPDK was built with: their names,
+ * as many as fit. Any thread. */
+bool opi_cpu_missing(const char *cpuinfo, char *missing, size_t size);
+
 /* Both pointers are NULL if `status` is not 0. */
 typedef void (*opi_bdev_read)(void *arg, const struct spdk_bdev_io_stat *stat,
 			      const struct opi_bdev_errors *errors, int status);
