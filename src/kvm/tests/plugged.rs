@@ -94,7 +94,11 @@ async fn an_update_whose_socket_cannot_be_opened_to_others_is_withdrawn() {
     );
     let of = |max_io_qps| VirtioBlk {
         name: "volumes/d".into(),
-        pcie_id: Some(PciEndpoint::default()),
+        pcie_id: Some(PciEndpoint {
+            port_id: Some(0),
+            physical_function: Some(0),
+            virtual_function: Some(0),
+        }),
         volume_name_ref: "volumes/a".into(),
         max_io_qps,
         ..Default::default()
