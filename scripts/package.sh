@@ -14,13 +14,16 @@ if [[ -z $program ]]; then
     export SPDK_ARCH
     call bash "$SCRIPTS/setup.sh"
     load_env
+    source "$SCRIPTS/spdk-source.sh"
+    check_spdk_tree || [[ -n ${SPDK_SRC:-} ]] ||
+        die "a package for others needs the SPDK that was tested: SPDK_SRC names a tree of your own choice"
     stage "building opi-spdk" cargo build --release --locked
     program=$ROOT/target/release/opi-spdk
+    # Doctor's status is about this machine.
+    { "$program" doctor -o json || true; } | grep -F " for $SPDK_ARCH\"" >/dev/null || die "$program is not built for $SPDK_ARCH"
 fi
 out=$ROOT/target/package
 rm -rf "$out"
-    # Doctor's status is about this machine.
-    { "$program" doctor -o json || true; } | grep -F " for $SPDK_ARCH\"" >/dev/null || die "$program is not built for $SPDK_ARCH"
 mkdir -p "$out/man"
 options=()
 if [[ -n ${SPDK_CROSS:-} ]]; then
@@ -31,4 +34,5 @@ fi
 "$program" generate "$out/man"
 gzip -9n "$out"/man/*.1
 bash "$SCRIPTS/sbom.sh" >"$out/sbom.json"
+bash "$SCRIPTS/sbom.sh" --notices >"$out/THIRD-PARTY"
 cargo deb --no-build --no-strip "${options[@]}" --output "$out/"

@@ -1,6 +1,6 @@
 # Sourced. The container engine, the base images, and running checks.
 
-DOCKERD= PASSED=0 FAILED=0
+DOCKERD= PASSED=0 FAILED=0 SKIPPED=0
 
 # check WHAT COMMAND...: one test, in a subshell that ends at the first failing command.
 check() {
@@ -18,6 +18,12 @@ check() {
         echo "FAILED  $what"
         sed 's/^/    | /' "$WORK/check.log"
     fi
+}
+
+# skip WHAT WHY: counts a test that this machine cannot run.
+skip() {
+    SKIPPED=$((SKIPPED + 1))
+    echo "skipped $1: $2"
 }
 
 # eventually SECONDS COMMAND...: retries the command until it succeeds or the timeout passes.

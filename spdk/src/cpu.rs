@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 
 use spdk_sys as sys;
 
-/// The processor that SPDK was built for, as gcc names it; "native" is that of the build machine.
+/// The processor that SPDK was built for, as gcc names it, or in words: that of the build machine.
 pub fn name() -> &'static str {
     sys::SPDK_ARCH
 }

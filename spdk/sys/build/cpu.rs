@@ -51,11 +51,15 @@ pub fn generate(includes: &[PathBuf]) -> Result<String, Failure> {
         Some(arch) => features(includes, arch)?.join(" "),
         None => String::new(),
     };
-    let arch = arch.unwrap_or_else(|| "unknown".to_owned());
-    let text = format!("#define OPI_CPU_NAME {arch:?}\n#define OPI_CPU_FEATURES {features:?}\n");
+    let name = match arch.as_deref() {
+        Some("native") => "the processor of its build machine",
+        Some(arch) => arch,
+        None => "an unknown processor",
+    };
+    let text = format!("#define OPI_CPU_NAME {name:?}\n#define OPI_CPU_FEATURES {features:?}\n");
     let file = out_dir()?.join("opi_cpu.h");
     std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
-    Ok(arch)
+    Ok(name.to_owned())
 }
 
 /// The name for `-march` that SPDK was configured with; "native" is the processor of the build machine.
