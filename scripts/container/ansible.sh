@@ -54,20 +54,27 @@ serves() {
         if curl -sf --cacert ca.crt https://localhost:8082/v1/mallocVolumes; then exit 1; fi'
 }
 
+# What the role writes, as one text.
+written() { on "$1" 'systemctl cat opi-spdk opi-spdk-setup; cat /etc/default/opi-spdk-setup /etc/opi-spdk/opi-spdk.toml'; }
+
+# A run that fails at its checks leaves all that is written, so that a later restart is one with the old settings.
 is_refused() {
-    if play "$1" 'changed=' "${@:2}"; then return 1; fi
+    local machine=$1 before
+    shift
+    before=$(written "$machine")
+    if play "$machine" 'changed=' "$@"; then return 1; fi
     grep mem-mib "$WORK/play.log"
-    serves "$1"
+    diff <(echo "$before") <(written "$machine")
+    serves "$machine"
 }
 
-# A device that is not there fails the run before the options of setup change.
 misses_device() {
     local machine=$1 before
     shift
-    before=$(on "$machine" 'cat /etc/default/opi-spdk-setup')
+    before=$(written "$machine")
     if play "$machine" 'changed=' "$@" -e '{"opi_spdk_devices": ["/dev/disk/by-id/nvme-none"]}'; then return 1; fi
     grep 'there is no device /dev/disk/by-id/nvme-none' "$WORK/play.log"
-    [[ $(on "$machine" 'cat /etc/default/opi-spdk-setup') == "$before" ]]
+    diff <(echo "$before") <(written "$machine")
     serves "$machine"
 }
 

@@ -2,7 +2,8 @@
 
 DOCKERD= PASSED=0 FAILED=0 SKIPPED=0
 
-# check WHAT COMMAND...: one test, in a subshell that ends at the first failing command.
+# check WHAT COMMAND...: one test, in a subshell that ends at the first failing command. A failure shows the output and the
+# end of the machines' journals.
 check() {
     local what=$1 status
     shift
@@ -16,7 +17,7 @@ check() {
     else
         FAILED=$((FAILED + 1))
         echo "FAILED  $what"
-        sed 's/^/    | /' "$WORK/check.log"
+        { cat "$WORK/check.log" && machine_journals; } | sed 's/^/    | /'
     fi
 }
 
@@ -41,6 +42,7 @@ finish() {
     # A status that is not 0 would end this function below, and leave behind what on_exit removes.
     set +e
     end_machines
+    losetup --associated "$WORK/disk" --noheadings --output NAME 2>/dev/null | xargs -r losetup --detach
     "${COMPOSE[@]}" logs --no-color >"$WORK/compose.log" 2>&1 || true
     "${COMPOSE[@]}" down -v --timeout 10 &>/dev/null || true
     if [[ -n $DOCKERD ]]; then

@@ -16,6 +16,15 @@ start_machine() {
     }
 }
 
+# machine_journals: the newest lines of the service's journal on each machine that runs.
+machine_journals() {
+    local name
+    for name in $(docker ps --format '{{.Names}}' --filter name=opi-spdk-test- --filter ancestor=opi-spdk-machine 2>/dev/null); do
+        echo "--- journal of $name"
+        docker exec "$name" journalctl --no-pager --lines 40 --unit opi-spdk --unit opi-spdk-setup 2>&1 || true
+    done
+}
+
 end_machines() {
     local id
     for id in $(docker ps -q --filter ancestor=opi-spdk-machine 2>/dev/null); do
