@@ -64,9 +64,14 @@ impl Kind for VirtioScsiControllers {
             return Ok(object);
         }
         let id = name.id().to_owned();
-        self.spdk
-            .call(move |spdk| async move { scsi::create(spdk, &id).await })
-            .await??;
+        let created = self
+            .spdk
+            .call(move |spdk| async move { scsi::create(spdk, &id).await });
+        match created.await? {
+            // An earlier attempt could not remove it again, or its removal was cut off.
+            Err(error) if is_known && error.errno.0 == errno::EEXIST => {}
+            created => created?,
+        }
         // After a restart, a LUN whose volume is missing is shown once the volume is back.
         if let Err(error) = self.luns.attach(name.id(), is_known).await {
             return match self.remove_from_spdk(name).await {
@@ -104,9 +109,12 @@ impl Kind for VirtioScsiControllers {
         name: &Name,
         _: &VirtioScsiController,
     ) -> Result<(), Error> {
-        self.remove_from_spdk(name).await?;
-        self.luns.detach(name.id());
-        Ok(())
+        let removed = self.remove_from_spdk(name).await;
+        // After an unsettled error the controller may be gone: what stays of it is adopted.
+        if !matches!(&removed, Err(error) if !error.is_unsettled()) {
+            self.luns.detach(name.id());
+        }
+        removed
     }
 
     async fn stats(&self, name: &Name, _: &VirtioScsiController) -> Result<VolumeStats, Error> {

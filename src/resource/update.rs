@@ -234,21 +234,27 @@ impl<K: Kind> Collection<K> {
         changed.object.set_name(name.to_string());
         changed.actual = Some(before.object.clone());
         let stored = self.save(name, changed).await?;
-        let mut object = match self.kind.update(call, name, change).await {
+        let reserved = Kept(Some(reserved));
+        let updated = self.kind.update(call, name, change).await;
+        let mut object = match updated {
             Ok(object) => object,
             Err(error) => {
                 let error = error.under(self.meta.field());
                 let mut was = before.clone();
                 if error.is_unsettled() {
                     was.tried = Some(stored.object.clone());
-                    reserved.keep();
                 }
-                self.put_back(name, &was, &stored, &error).await?;
-                return Err(error);
+                let back = self.put_back(name, &was, &stored, &error).await;
+                if !error.is_unsettled() {
+                    drop(reserved.release());
+                }
+                return back.and(Err(error));
             }
         };
         object.set_name(name.to_string());
-        reserved.settle(self.claims(name, &object));
+        if let Some(reserved) = reserved.release() {
+            reserved.settle(self.claims(name, &object));
+        }
         let mut made = Record::clone(&stored);
         made.actual = None;
         let as_foreseen = object == made.object;
@@ -329,6 +335,23 @@ impl<K: Kind> Collection<K> {
         let wanted: K::Object = typed(&wish.values)?;
         self.check(&wish.values, &wanted)?;
         self.make(call, name, wanted).await
+    }
+}
+
+/// A reservation that is kept, unless it is released: after a panic or an unsettled error the record has both versions.
+struct Kept(Option<Reserved>);
+
+impl Kept {
+    fn release(mut self) -> Option<Reserved> {
+        self.0.take()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(reserved) = self.0.take() {
+            reserved.keep();
+        }
     }
 }
 

@@ -192,7 +192,12 @@ pub async fn create(spdk: Spdk, name: &str, bdev: &str) -> Result<(), Error> {
 /// the background, and keep the bdev open until they do.
 pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "delete vhost-user-blk controller";
-    let rest = core::withdraw(spdk, OPERATION, name).await?;
+    let is_open = || OPEN.with_borrow(|open| open.contains_key(name));
+    let rest = match core::withdraw(spdk, OPERATION, name).await {
+        // An earlier deletion was cut off.
+        Err(error) if error.errno.0 == libc::ENODEV && is_open() => None,
+        withdrawn => withdrawn?,
+    };
     let Some(opened) = OPEN.with_borrow_mut(|open| open.remove(name)) else {
         return Ok(());
     };

@@ -177,7 +177,11 @@ pub async fn create(spdk: Spdk, name: &str) -> Result<(), Error> {
 pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
     const OPERATION: &str = "delete vhost-user-scsi controller";
     existing(OPERATION, name)?;
-    let rest = core::withdraw(spdk, OPERATION, name).await?;
+    let rest = match core::withdraw(spdk, OPERATION, name).await {
+        // An earlier deletion was cut off.
+        Err(error) if error.errno.0 == libc::ENODEV => None,
+        withdrawn => withdrawn?,
+    };
     let removed = CONTROLLERS.with_borrow_mut(|controllers| controllers.remove(name));
     let Some(controller) = removed else {
         return Ok(());

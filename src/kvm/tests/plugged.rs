@@ -16,6 +16,8 @@ use crate::socket_access::SocketAccess;
 #[derive(Default)]
 struct Devices {
     withdrawn: Arc<AtomicUsize>,
+    /// Number of removals that fail.
+    stays: AtomicUsize,
 }
 
 impl Kind for Devices {
@@ -57,8 +59,12 @@ impl Kind for Devices {
         Ok(())
     }
 
-    async fn remove(&self, _: &CallContext, _: &Name, _: &VirtioBlk) -> Result<(), Error> {
-        Ok(())
+    async fn remove(&self, _: &CallContext, name: &Name, _: &VirtioBlk) -> Result<(), Error> {
+        let left = self.stays.load(Ordering::Relaxed).checked_sub(1);
+        left.map_or(Ok(()), |left| {
+            self.stays.store(left, Ordering::Relaxed);
+            Err(Error::failed_precondition(name, "a machine is connected"))
+        })
     }
 
     async fn stats(&self, _: &Name, _: &VirtioBlk) -> Result<VolumeStats, Error> {
@@ -79,20 +85,51 @@ impl Pluggable for Devices {
     }
 }
 
-#[tokio::test]
-async fn an_update_whose_socket_cannot_be_opened_to_others_is_withdrawn() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let socket = dir.path().join("d");
-    std::fs::write(&socket, "").expect("a file in place of the socket");
-    let access = SocketAccess::parse(None, Some("0660")).expect("a mode");
-    let devices = Devices::default();
-    let withdrawn = Arc::clone(&devices.withdrawn);
-    let shared = Shared::new();
-    let devices = Collection::new(
-        Plugged::new(devices, &Slots::new(None, dir.path(), access)),
-        &shared,
-    );
-    let of = |max_io_qps| VirtioBlk {
+/// The devices of a directory, and how many updates were withdrawn.
+struct Place {
+    dir: tempfile::TempDir,
+    shared: Arc<Shared>,
+    devices: Arc<Collection<Plugged<Devices>>>,
+    withdrawn: Arc<AtomicUsize>,
+}
+
+impl Place {
+    fn new(devices: Devices) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let access = SocketAccess::parse(None, Some("0660")).expect("a mode");
+        let withdrawn = Arc::clone(&devices.withdrawn);
+        let shared = Shared::new();
+        let plugged = Plugged::new(devices, &Slots::new(None, dir.path(), access));
+        Self {
+            devices: Collection::new(plugged, &shared),
+            dir,
+            shared,
+            withdrawn,
+        }
+    }
+
+    /// Makes a file in place of the socket, whose access can be set.
+    fn make_socket(&self) -> PathBuf {
+        let socket = self.dir.path().join("d");
+        std::fs::write(&socket, "").expect("a file");
+        socket
+    }
+
+    async fn create(&self) -> Result<VirtioBlk, Error> {
+        let request = Create {
+            parent: String::new(),
+            id: "d".into(),
+            object: Some(VirtioBlk {
+                name: String::new(),
+                ..device(1)
+            }),
+        };
+        self.devices.create(CallContext::default(), request).await
+    }
+}
+
+fn device(max_io_qps: i64) -> VirtioBlk {
+    VirtioBlk {
         name: "volumes/d".into(),
         pcie_id: Some(PciEndpoint {
             port_id: Some(0),
@@ -102,30 +139,44 @@ async fn an_update_whose_socket_cannot_be_opened_to_others_is_withdrawn() {
         volume_name_ref: "volumes/a".into(),
         max_io_qps,
         ..Default::default()
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_can_neither_be_offered_nor_removed_is_removed_later() {
+    let place = Place::new(Devices {
+        stays: AtomicUsize::new(1),
+        ..Devices::default()
+    });
+    let error = place.create().await.expect_err("there is no socket");
+    assert!(error.is_unsettled(), "{error}");
+    let (condition, name) = (&place.shared.conditions, "virtioBlks/d".into());
+    assert!(condition.is_deleting(&name), "{:?}", condition.all());
+    place.make_socket();
+    place
+        .create()
+        .await
+        .expect("what was left is removed first");
+}
+
+#[tokio::test]
+async fn an_update_whose_socket_cannot_be_opened_to_others_is_withdrawn() {
+    let place = Place::new(Devices::default());
+    let socket = place.make_socket();
+    place.create().await.expect("created");
     let update = async |max_io_qps| {
         let request = Update {
-            object: Some(of(max_io_qps)),
+            object: Some(device(max_io_qps)),
             mask: None,
             allow_missing: false,
         };
-        devices.update(CallContext::default(), request).await
+        place.devices.update(CallContext::default(), request).await
     };
-    let request = Create {
-        parent: String::new(),
-        id: "d".into(),
-        object: Some(VirtioBlk {
-            name: String::new(),
-            ..of(1)
-        }),
-    };
-    let created = devices.create(CallContext::default(), request).await;
-    created.expect("created");
     std::fs::remove_file(&socket).expect("removed");
     let error = update(2).await.expect_err("there is no socket");
     assert!(error.is_unsettled(), "{error}");
-    assert_eq!(withdrawn.load(Ordering::Relaxed), 0);
-    std::fs::write(&socket, "").expect("a file in place of the socket");
+    assert_eq!(place.withdrawn.load(Ordering::Relaxed), 0);
+    place.make_socket();
     update(3).await.expect("updated");
-    assert_eq!(withdrawn.load(Ordering::Relaxed), 1);
+    assert_eq!(place.withdrawn.load(Ordering::Relaxed), 1);
 }

@@ -53,8 +53,13 @@ async fn a_stored_change_that_is_cut_off_is_made() {
     place.spdk.panics_in(Step::Update);
     place.update("a", 128).await.unwrap_err();
     assert_eq!(place.sizes("a").await, [Some(128), Some(128), Some(64)]);
+    for size in [64, 128] {
+        let taken = place.create("b", size).await.unwrap_err();
+        assert!(matches!(taken, Error::AlreadyExists { .. }), "{taken}");
+    }
     place.settle().await;
     assert_eq!(place.sizes("a").await, [Some(128); 3]);
+    place.create("b", 64).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -102,15 +102,20 @@ impl<O: Owner> Opened<O> {
             closed: Cell::new(false),
             owner,
         });
-        let argument = Rc::as_ptr(&opened).cast_mut().cast();
+        let shared = Rc::into_raw(Rc::clone(&opened));
+        let argument = shared.cast_mut().cast();
         let mut descriptor = std::ptr::null_mut();
-        // SAFETY: runs on the app thread; the name and the output outlive the call; `opened` lives until it has
-        // closed the descriptor, and SPDK delivers no event to a closed descriptor.
+        // SAFETY: runs on the app thread; the name and the output outlive the call; the descriptor owns a reference to
+        // `opened` until it is closed, and SPDK delivers no event to a closed descriptor.
         let rc = unsafe {
             let on_event = Some(on_event::<O> as unsafe extern "C" fn(_, _, _));
             sys::spdk_bdev_open_ext(c_name.as_ptr(), true, on_event, argument, &mut descriptor)
         };
-        check(operation, rc).map_err(|error| error.with_detail(format!("bdev {name:?}")))?;
+        if let Err(error) = check(operation, rc) {
+            // SAFETY: the reference that no descriptor has taken.
+            drop(unsafe { Rc::from_raw(shared) });
+            return Err(error.with_detail(format!("bdev {name:?}")));
+        }
         // SAFETY: runs on the app thread; the descriptor was just opened, so its bdev is valid.
         let (bdev, blocks) = unsafe {
             let bdev = sys::spdk_bdev_desc_get_bdev(descriptor);
@@ -157,7 +162,11 @@ impl<O: Owner> Opened<O> {
         if !self.closed.replace(true) {
             // SAFETY: opened by `new` on this thread and closed once, guarded by `closed`; no lease is held, and
             // none is granted any more.
-            unsafe { sys::spdk_bdev_close(bdev.descriptor) };
+            // Then the reference of the descriptor, which no event follows, is released.
+            unsafe {
+                sys::spdk_bdev_close(bdev.descriptor);
+                Rc::decrement_strong_count(Rc::as_ptr(&self));
+            }
         }
     }
 }
@@ -169,8 +178,7 @@ unsafe extern "C" fn on_event<O: Owner>(
     argument: *mut c_void,
 ) {
     let opened: *const Opened<O> = argument.cast_const().cast();
-    // SAFETY: the pointer that `new` passed, from an `Rc` with at least one strong reference while the descriptor
-    // is open; the count is raised before the new `Rc` is made.
+    // SAFETY: the pointer that `new` passed, from an `Rc` of which the open descriptor owns a reference; the count is raised before the new `Rc` is made.
     let opened = unsafe {
         Rc::increment_strong_count(opened);
         Rc::from_raw(opened)
