@@ -1,32 +1,30 @@
 # docker build -t opi-spdk .
 #
-# The image holds the program, the libraries that it links, and sbom.json of what is in it. Which capabilities
+# The image holds the program, the libraries that it links, sbom.json of what is in it and THIRD-PARTY with their licences. Which capabilities
 # and devices it needs for what: docs/operations.md. For NVMe/TCP alone:
-#   docker run --network host -e OPI_SPDK_GRPC_ADDR= -e OPI_SPDK_HTTP_ADDR= -v opi-spdk:/var/lib/opi-spdk opi-spdk --no-huge
+#   docker run -d --name opi-spdk --network host --cap-drop ALL --security-opt no-new-privileges --read-only \
+#       --tmpfs /run --tmpfs /tmp -v /var/tmp:/var/tmp --log-opt max-size=10m --log-opt max-file=3 \
+#       -e OPI_SPDK_GRPC_ADDR= -e OPI_SPDK_HTTP_ADDR= -v opi-spdk:/var/lib/opi-spdk opi-spdk --no-huge
 # The empty variables keep the API on 127.0.0.1: with the host's network those below would open it to all, without TLS.
 
-# A tag can come to name another image, a digest cannot; none is given here, as each registry or mirror has its own and it
-# would have to follow every security update. Where builds are to be repeatable: --build-arg BASE=debian@sha256:..., RUST too.
+# A tag can come to name another image, a digest cannot; none is given here, as it would have to follow every security update.
+# Where builds are to be repeatable: --build-arg BASE=debian@sha256:..., RUST too.
 ARG BASE=debian:bookworm-slim
 ARG RUST=rust:1.91-bookworm
 
 FROM ${RUST} AS build
-# The processors that the image is for, in gcc's words; without it x86-64-v3 (AVX2), or armv8.2-a on ARM (the cores
-# of BlueField-3 and newer). "native" would mean only those like the one that builds it.
+# The processors that the image is for, as gcc names them; without it those of scripts/release-arch.sh. "native" would mean
+# only those like the one that builds it.
 ARG SPDK_ARCH=
 ENV OPI_SPDK_CACHE=/opt/opi-spdk
 WORKDIR /src
 COPY scripts scripts
 COPY spdk/changes spdk/changes
-RUN case ${SPDK_ARCH:-$(dpkg --print-architecture)} in \
-        amd64) arch=x86-64-v3 ;; \
-        arm64) arch=armv8.2-a+crypto ;; \
-        *) arch=$SPDK_ARCH ;; \
-    esac \
-    && SPDK_ARCH=$arch scripts/setup.sh && echo "export SPDK_ARCH=$arch" >/opt/arch
+RUN arch=$(scripts/release-arch.sh) && SPDK_ARCH=$arch scripts/setup.sh && echo "export SPDK_ARCH=$arch" >/opt/arch
 COPY . .
 RUN . /opt/arch && eval "$(scripts/env.sh)" && cargo build --release --locked \
-    && strip -o /opt/program target/release/opi-spdk && scripts/sbom.sh >/opt/sbom.json
+    && strip -o /opt/program target/release/opi-spdk && scripts/sbom.sh >/opt/sbom.json \
+    && scripts/sbom.sh --notices >/opt/THIRD-PARTY
 
 FROM ${BASE}
 RUN apt-get update \
@@ -35,7 +33,7 @@ RUN apt-get update \
         pci.ids \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=build /opt/program /usr/local/bin/opi-spdk
-COPY --from=build /opt/sbom.json /usr/share/opi-spdk/sbom.json
+COPY --from=build /opt/sbom.json /opt/THIRD-PARTY /usr/share/opi-spdk/
 # --build-arg REVISION="$(git rev-parse HEAD)": the build does not see the repository's history.
 ARG BASE
 ARG VERSION=0.1.0

@@ -4,7 +4,7 @@ ARG BASE=debian:bookworm-slim
 FROM ${BASE}
 COPY opi-spdk_*.deb /tmp/
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends /tmp/opi-spdk_*.deb kmod pci.ids \
+    && apt-get install -y --no-install-recommends /tmp/opi-spdk_*.deb pci.ids \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /tmp/*.deb
 # As in Dockerfile.
 ARG BASE

@@ -62,5 +62,5 @@ HUGEPAGES=${HUGEPAGES:-640} bash "$SCRIPTS/hugepages.sh" || true
 for part in "${PARTS[@]}"; do
     "${part}_tests"
 done
-echo "$PASSED passed, $FAILED failed"
+echo "$PASSED passed, $FAILED failed, $SKIPPED skipped"
 ((FAILED == 0))

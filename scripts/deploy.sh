@@ -28,4 +28,9 @@ SCRATCH+=("$warnings")
 package() { bash "$SCRIPTS/package.sh" "$program" 2>&1 | tee "$warnings"; }
 stage "package" package
 ! grep '^warning' "$warnings" || die "cargo-deb has warnings"
+installed=$(mktemp -d "${TMPDIR:-/tmp}/opi-spdk-package.XXXXXX")
+SCRATCH+=("$installed")
+dpkg-deb -x target/package/opi-spdk_*.deb "$installed"
+stage "notices of all that is linked" \
+    python3 "$SCRIPTS/notices.py" check "$installed"/usr/share/opi-spdk/{sbom.json,THIRD-PARTY}
 stage "lintian" lintian --allow-root --fail-on error,warning target/package/opi-spdk_*.deb

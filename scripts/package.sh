@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# package.sh [PROGRAM]: builds target/package/opi-spdk_VERSION_ARCH.deb from the program, or from a release build.
+# package.sh [PROGRAM]: builds target/package/opi-spdk_VERSION_ARCH.deb from the program, or from a release build for the
+# processors of scripts/release-arch.sh, which SPDK is built for first if the cache has only that of this machine.
 # Requires cargo-deb (cargo install cargo-deb). With SPDK_CROSS (scripts/cross.sh) the program is for another machine, and an
 # emulator runs it for the manual pages (qemu-user-static).
 
@@ -9,10 +10,17 @@ cargo deb --version &>/dev/null || die "cargo-deb is missing: cargo install carg
 program=${1:+$(realpath -- "$1")}
 cd "$ROOT"
 if [[ -z $program ]]; then
+    SPDK_ARCH=$(bash "$SCRIPTS/release-arch.sh")
+    export SPDK_ARCH
     call bash "$SCRIPTS/setup.sh"
     load_env
+    source "$SCRIPTS/spdk-source.sh"
+    check_spdk_tree || [[ -n ${SPDK_SRC:-} ]] ||
+        die "a package for others needs the SPDK that was tested: SPDK_SRC names a tree of your own choice"
     stage "building opi-spdk" cargo build --release --locked
     program=$ROOT/target/release/opi-spdk
+    # Doctor's status is about this machine.
+    { "$program" doctor -o json || true; } | grep -F " for $SPDK_ARCH\"" >/dev/null || die "$program is not built for $SPDK_ARCH"
 fi
 out=$ROOT/target/package
 rm -rf "$out"
@@ -26,4 +34,5 @@ fi
 "$program" generate "$out/man"
 gzip -9n "$out"/man/*.1
 bash "$SCRIPTS/sbom.sh" >"$out/sbom.json"
+bash "$SCRIPTS/sbom.sh" --notices >"$out/THIRD-PARTY"
 cargo deb --no-build --no-strip "${options[@]}" --output "$out/"

@@ -62,6 +62,8 @@ def main():
     reached = linked(metadata)
     version = os.environ["SPDK_VERSION"]
     parts = [component("spdk", version, "BSD-3-Clause")]
+    # spdk_tree_hash of scripts/spdk-source.sh.
+    parts[0]["properties"] = [{"name": "opi-spdk:source-tree-sha256", "value": os.environ.get("SPDK_TREE", "")}]
     for name, file in IN_SPDK:
         parts.append(component(name, tree_version(file), "BSD-3-Clause"))
     root = None

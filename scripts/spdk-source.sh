@@ -4,6 +4,8 @@
 source "$SCRIPTS/apt-source.sh"
 
 SPDK_VERSION=26.01
+# spdk_tree_hash of the tree that this was tested with. Debian's source package may come with another one of this version.
+SPDK_TREE_TESTED=f3c4befd45f37003e50170ea3c4cbf1d4be81afab5bc2a3b49437d0e6a0c962b
 SPDK_IN_CEPH=src/nvmeof/gateway/spdk
 [[ -z ${SPDK_SRC:-} ]] || SPDK_SRC=$(realpath -m -- "$SPDK_SRC")
 
@@ -13,6 +15,21 @@ check_spdk_version() {
     [[ ! -r $1/VERSION ]] || version=$(<"$1/VERSION")
     [[ $version == "$SPDK_VERSION"* ]] ||
         die "SPDK $SPDK_VERSION is needed, but $2 holds version '$version'; set SPDK_SRC to a source tree of it, or SPDK_PREFIX to where it is installed"
+}
+
+# spdk_tree_hash DIR: SHA-256 over the SHA-256 and the names of all files of a source tree.
+spdk_tree_hash() {
+    (cd -- "$1" && find . -type f ! -path './.git/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1)
+}
+
+# check_spdk_tree: whether SPDK_SRC, or Debian's source, is the tree that was tested.
+check_spdk_tree() {
+    local dir=${SPDK_SRC:-$CACHE/source/spdk-$SPDK_VERSION} found
+    found=$(spdk_tree_hash "$dir")
+    [[ $found == "$SPDK_TREE_TESTED" ]] || {
+        say "$dir is not the tree that was tested: its hash is $found, that of the tested one $SPDK_TREE_TESTED"
+        return 1
+    }
 }
 
 # spdk_source_id: an ID of the source's content. Debian's source is identified by its version alone.
@@ -47,6 +64,7 @@ fetch_spdk_source() {
     mkdir -p "$CACHE/source"
     mv -T "$work/spdk" "$dir"
     rm -rf "$work"
+    check_spdk_tree || true
 }
 
 # copy_spdk_source DIR: makes a tree to build in, from SPDK_SRC or from Debian, without artifacts of an earlier build

@@ -177,18 +177,11 @@ fn check_cgroup(config: &Config, machine: &Machine) -> Result<(), String> {
     if config.no_huge {
         return Ok(());
     }
-    let sizes = hugepages::mounted(machine);
-    let limits = sizes.iter().map_while(|kib| cgroup::hugetlb(machine, *kib));
-    let limits: Vec<_> = limits.collect();
-    // A mounted page size without a limit may suffice.
-    if limits.len() < sizes.len() {
-        return Ok(());
-    }
-    let left: u64 = limits.iter().map(cgroup::Limit::left_mib).sum();
-    match limits.first() {
-        Some(limit) if left < asked => Err(format!(
-            "the control group leaves {left} MiB of hugepages ({}), and {asked} MiB are asked for: raise the limit, or \
+    match cgroup::hugetlb_of_all(machine, &hugepages::mounted(machine)) {
+        Some(limit) if limit.left_mib() < asked => Err(format!(
+            "the control group leaves {} MiB of hugepages ({}), and {asked} MiB are asked for: raise the limit, or \
              lower --mem-mib",
+            limit.left_mib(),
             limit.file.display()
         )),
         _ => Ok(()),

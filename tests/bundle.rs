@@ -3,7 +3,8 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -99,7 +100,11 @@ async fn a_bundle_is_complete_and_has_no_secrets() {
     }
     has("events.json", "object", "encryptedVolumes/e");
     assert!(json("hosts.json").is_empty());
-    assert!(found["version.txt"].contains(env!("CARGO_PKG_VERSION")));
+    let own = env!("CARGO_PKG_VERSION");
+    let version = &found["version.txt"];
+    let is_labelled = version.starts_with(&format!("server: {own} with SPDK v"))
+        && version.contains(&format!("\nclient: {own}\n"));
+    assert!(is_labelled, "{version}");
     assert!(found["metrics.txt"].contains("opi_spdk_reactor_busy_seconds_total"));
     assert!(found["machine/kernel.txt"].contains("Linux"));
     assert!(found["machine/memory.txt"].contains("HugePages_Total"));
@@ -156,4 +161,35 @@ async fn a_bundle_is_complete_and_has_no_secrets() {
         "{problems}"
     );
     assert!(found.contains_key("machine/hugepages.txt"));
+    let version = &found["version.txt"];
+    assert!(version.starts_with("server: unknown: "), "{version}");
+
+    // A server of another version.
+    let other = other_version();
+    let file = dir.path().join("other.tar.zst");
+    let out = bundle(&grpc, &other, &file);
+    let error = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{error}");
+    let found = unpacked(&file);
+    let expected = format!("server: 99.0.1 with SPDK v98.05\nclient: {own}\n");
+    let version = &found["version.txt"];
+    assert!(version.starts_with(&expected), "{version}");
+}
+
+/// Serves the metrics of a server of another version once; returns the address.
+fn other_version() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        // A connection that is closed with bytes unread is reset, and its answer lost.
+        let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+        let request: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+        assert!(request[0].starts_with("GET /metrics"), "{request:?}");
+        let text = "opi_spdk_build_info{version=\"99.0.1\",spdk=\"SPDK v98.05\"} 1\n";
+        let length = text.len();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{text}");
+        stream.write_all(answer.as_bytes()).expect("an answer");
+    });
+    address
 }

@@ -17,6 +17,34 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("text")
 }
 
+/// Constructors of SPDK and DPDK, which run before `main`, have instructions of the processor that SPDK was built for.
+#[test]
+fn a_processor_that_lacks_a_feature_is_told_before_any_code_for_it_runs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("cpuinfo");
+    std::fs::write(&file, "processor : 0\nflags : fpu sse2 ssse3\n").expect("written");
+    let script = format!(
+        "mount --bind {} /proc/cpuinfo && exec {} --version",
+        file.display(),
+        env!("CARGO_BIN_EXE_opi-spdk")
+    );
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--map-root-user", "--mount", "sh", "-c", &script]);
+    let out = unshare.output().expect("unshare, of util-linux");
+    let said = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(
+        said.starts_with("opi-spdk: this processor lacks pni"),
+        "{said}"
+    );
+    assert!(said.contains("sse4_2") && !said.contains("ssse3"), "{said}");
+    assert!(
+        said.contains("SPDK_ARCH") && said.lines().count() == 1,
+        "{said}"
+    );
+    assert!(program(&["--version"], &[]).status.success());
+}
+
 #[test]
 fn the_doctor_checks_the_machine_without_spdk() {
     // The report is complete whatever the machine lacks, and the exit status matches it.

@@ -88,6 +88,102 @@ fn images_name_the_version_of_the_program() {
     }
 }
 
+/// A change of a file or of its name is another tree, and only the tested tree is taken for a release.
+#[test]
+fn a_source_of_spdk_that_was_not_tested_is_noticed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let run = |command: &str| {
+        let script = format!("source scripts/common.sh; source scripts/spdk-source.sh; {command}");
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &script]).current_dir(root());
+        let out = bash
+            .env("SPDK_SRC", dir.path())
+            .output()
+            .expect("bash starts");
+        let said = [out.stdout, out.stderr].concat();
+        (out.status.success(), String::from_utf8(said).expect("text"))
+    };
+    let mut hashes = BTreeSet::new();
+    for (file, text) in [("a", "1"), ("a", "2"), ("b", "2")] {
+        std::fs::write(dir.path().join(file), text).expect("written");
+        let (good, hash) = run("spdk_tree_hash \"$SPDK_SRC\"");
+        assert!(good && hash.trim().len() == 64, "{hash}");
+        hashes.insert(hash);
+    }
+    assert_eq!(hashes.len(), 3);
+    let (good, said) = run("check_spdk_tree");
+    assert!(
+        !good && said.contains("is not the tree that was tested"),
+        "{said}"
+    );
+}
+
+/// What is built for other machines must not be for the processor of the build machine.
+#[test]
+fn images_and_packages_are_built_for_a_common_processor() {
+    let arch = |variables: &[(&str, &str)]| {
+        let mut command = Command::new("bash");
+        command.arg(root().join("scripts/release-arch.sh"));
+        command.env_remove("SPDK_ARCH").env_remove("SPDK_CROSS");
+        let out = command.envs(variables.iter().copied()).output();
+        String::from_utf8(out.expect("bash starts").stdout).expect("text")
+    };
+    let default = match cfg!(target_arch = "x86_64") {
+        true => "x86-64-v3\n",
+        false => "armv8.2-a+crypto\n",
+    };
+    assert_eq!(arch(&[]), default);
+    assert_eq!(arch(&[("SPDK_ARCH", "znver3")]), "znver3\n");
+    let cross = arch(&[("SPDK_CROSS", "aarch64-linux-gnu")]);
+    assert_eq!(cross, "armv8.2-a+crypto\n");
+    for file in ["Dockerfile", "scripts/package.sh"] {
+        assert!(
+            read(&root().join(file)).contains("release-arch.sh"),
+            "{file}"
+        );
+    }
+}
+
+/// The smallest container is started by the same command in the manual, which a container test runs, and in the Dockerfile.
+#[test]
+fn the_manual_and_the_dockerfile_start_the_image_alike() {
+    let command = |file: &str| {
+        let text = read(&root().join(file));
+        let (_, rest) = text
+            .split_once("docker run -d --name opi-spdk ")
+            .unwrap_or_else(|| panic!("{file}: no docker run"));
+        let mut words = Vec::new();
+        for line in rest.lines() {
+            let continued = line.strip_suffix('\\');
+            let line = continued.unwrap_or(line).trim_start_matches('#');
+            words.extend(line.split_whitespace().map(str::to_owned));
+            if continued.is_none() {
+                break;
+            }
+        }
+        words
+    };
+    let of_manual = command("docs/operations.md");
+    assert_eq!(of_manual.last().map(String::as_str), Some("--no-huge"));
+    assert_eq!(of_manual, command("Dockerfile"));
+}
+
+#[test]
+fn the_manual_installs_the_version_of_cargo_deb_that_the_tests_use() {
+    let script = read(&root().join("scripts/deploy.sh"));
+    let version = script
+        .lines()
+        .find_map(|line| line.strip_prefix("CARGO_DEB="));
+    let install = format!(
+        "`cargo install --locked cargo-deb --version {}`",
+        version.expect("a version")
+    );
+    assert!(
+        read(&root().join("docs/operations.md")).contains(&install),
+        "{install}"
+    );
+}
+
 /// Checked by `systemd-analyze verify`, and by its exposure score (10 is a plain unit of root).
 #[test]
 fn systemd_units_are_valid_and_hardened() {

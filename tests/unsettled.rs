@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::stopped::{Stopped, reactor};
+use common::vhost_user::{Disk, Kind, blk_header};
 use common::{
-    Client, Initiator, Options, Resource, Target, Tool, eventually, malloc, name_of, namespace,
-    nqn_of, subsystem, tcp_controller,
+    Client, Initiator, Options, Resource, Target, Tool, blk_spec, eventually, malloc, name_of,
+    namespace, nqn_of, subsystem, tcp_controller,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -93,6 +94,65 @@ async fn limits_that_were_to_move_to_another_volume_are_back_at_theirs() {
     limits.updated(&name, limited("b", 30), None).await;
     assert_eq!(limit_of(&socket, "a").await.0, 0);
     assert_eq!(limit_of(&socket, "b").await.0, 30);
+    target.stop();
+}
+
+/// A virtio-blk device over a volume, with or without a limit.
+fn disk(volume: &str, mib: Option<u64>) -> Value {
+    let mut spec = blk_spec(&format!("volumes/{volume}"));
+    if let Some(mib) = mib {
+        spec["max_limit"] = json!({ "rw_bandwidth_mbs": mib });
+    }
+    spec
+}
+
+/// Returns the ID of the volume that a device shows (VIRTIO_BLK_T_GET_ID).
+fn id_of(disk: &mut Disk) -> Vec<u8> {
+    let answer = disk.session.transfer(0, &[&blk_header(8, 0)], &[20, 1]);
+    answer.expect("an answer").parts.swap_remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_device_whose_volume_was_to_change_serves_its_machine_with_its_own() {
+    let (mut options, rpc) = Options::hugepages().with_rpc();
+    options.cores = Some("0,1");
+    let target = Target::start_with(options).await;
+    let client = target.client().await;
+    let devices = Resource::new(&client, "VirtioBlk");
+    // One of the two is served by the reactor that is stopped.
+    let mut disks = Vec::new();
+    for (device, volume, other) in [("d0", "a", "b"), ("d1", "c", "d")] {
+        malloc(&client, volume, 16).await;
+        malloc(&client, other, 16).await;
+        devices.created("", device, disk(volume, Some(20))).await;
+        let socket = target.ctrlr_dir().join(device);
+        let mut disk = Disk::open(Kind::Blk, &socket).expect("a machine connects");
+        let id = id_of(&mut disk);
+        disks.push((device, volume, other, disk, id));
+    }
+    let stopped = Stopped::new(reactor(&target, 1));
+    let mut codes = Vec::new();
+    for (device, _, other, ..) in &disks {
+        let name = format!("volumes/{device}");
+        let update = devices.update(&name, disk(other, Some(30)), None).await;
+        codes.push(update.expect_err("a machine uses it").code());
+    }
+    assert!(codes.contains(&Code::DeadlineExceeded), "{codes:?}");
+    stopped.go_on();
+    eventually("the device is as recorded again", SOON, async || {
+        target.log().contains("object applied again").then_some(())
+    })
+    .await;
+    for (device, volume, other, disk, id) in &mut disks {
+        assert_eq!(
+            id_of(disk),
+            *id,
+            "{device}: the same machine, the same volume"
+        );
+        assert_eq!(limit_of(&rpc, volume).await.0, 20);
+        assert_eq!(limit_of(&rpc, other).await.0, 0);
+    }
+    drop(disks);
     target.stop();
 }
 

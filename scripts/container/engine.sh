@@ -1,6 +1,6 @@
 # Sourced. The container engine, the base images, and running checks.
 
-DOCKERD= PASSED=0 FAILED=0
+DOCKERD= PASSED=0 FAILED=0 SKIPPED=0
 
 # check WHAT COMMAND...: one test, in a subshell that ends at the first failing command. A failure shows the output and the
 # end of the machines' journals.
@@ -19,6 +19,12 @@ check() {
         echo "FAILED  $what"
         { cat "$WORK/check.log" && machine_journals; } | sed 's/^/    | /'
     fi
+}
+
+# skip WHAT WHY: counts a test that this machine cannot run.
+skip() {
+    SKIPPED=$((SKIPPED + 1))
+    echo "skipped $1: $2"
 }
 
 # eventually SECONDS COMMAND...: retries the command until it succeeds or the timeout passes.

@@ -60,6 +60,17 @@ def check(file):
     kept = {volumes[one["name"]].get("hostPath", {}).get("path") for one in setup["volumeMounts"] if one["mountPath"] == "/run"}
     expect(kept == {"/run"}, "setup writes its way back into the container: it goes with the pod")
     expect(pod.get("hostPID", False) == has_devices, "setup sees processes of the node without devices, or does not with them")
+    # Quality of service is Guaranteed if in each container, init containers included, CPU and memory have limits that equal
+    # the requests. Only then does the kubelet's static CPU manager give exclusive cores.
+    for one in [*pod["initContainers"], *pod["containers"]]:
+        resources = one.get("resources", {})
+        limits = resources.get("limits", {})
+        requests = limits | resources.get("requests", {})
+        for kind in ("cpu", "memory"):
+            expect(
+                kind in limits and requests[kind] == limits[kind],
+                f"{one['name']}: {kind} has limit {limits.get(kind)} and request {requests.get(kind)}: the pod is not Guaranteed",
+            )
     cores = settings(objects, container)["OPI_SPDK_CORES"]
     count = sum(int(part.split("-")[-1]) - int(part.split("-")[0]) + 1 for part in cores.split(","))
     expect(count < int(container["resources"]["limits"]["cpu"]), f"cores {cores}: none is left beside the reactors")

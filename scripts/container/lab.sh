@@ -22,6 +22,39 @@ attach() {
     api -X DELETE "http://127.0.0.1:8082/v1/nvmeRemoteControllers/$name"
 }
 
+# is_confined SERVICE: its container has no capability, can gain none, cannot write to its root, and keeps a limited log.
+is_confined() {
+    local id
+    id=$("${COMPOSE[@]}" ps -q "$1")
+    docker exec "$id" sh -c 'grep -E "^(CapBnd|NoNewPrivs)" /proc/1/status | tr -d "[:space:]"; ! touch /usr/one' |
+        grep -x 'CapBnd:0000000000000000NoNewPrivs:1'
+    [[ $(docker inspect -f '{{index .HostConfig.LogConfig.Config "max-size"}}' "$id") == 10m ]]
+}
+
+are_confined() {
+    local service
+    for service in opi-spdk-server spdk spdk-tls; do is_confined "$service"; done
+}
+
+# named_spans: the name under which spans are sent is that which OPI's scripts ask for.
+named_spans() {
+    [[ $(docker exec "$("${COMPOSE[@]}" ps -q opi-spdk-server)" printenv OTEL_SERVICE_NAME) == opi-spdk-bridge ]]
+}
+
+# keeps_state: objects survive `down` and `up`, which make new containers.
+keeps_state() {
+    local before
+    before=$("${COMPOSE[@]}" ps -q opi-spdk-server)
+    api -X POST 'http://127.0.0.1:8082/v1/nullVolumes?null_volume_id=kept' -H 'Content-Type: application/json' \
+        -d '{"block_size": 512, "blocks_count": 64, "uuid": "7f3f5b1e-6d0c-4f0e-9c1f-5a1b2c3d4e5f"}'
+    "${COMPOSE[@]}" down --timeout 10
+    "${COMPOSE[@]}" up -d
+    eventually 120 healthy opi-spdk-server
+    eventually 120 exported
+    [[ $("${COMPOSE[@]}" ps -q opi-spdk-server) != "$before" ]]
+    api http://127.0.0.1:8082/v1/nullVolumes/kept | grep 7f3f5b1e-6d0c-4f0e-9c1f-5a1b2c3d4e5f
+}
+
 # grpcurl: the one that is installed, or of Go's proxy into target/grpcurl, where there is Go.
 GRPCURL=github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
 get_grpcurl() {
@@ -58,7 +91,7 @@ lab_with_hugepages() {
             check "OPI's own client: storage test $part" suite "$part"
         done
     else
-        echo "skipped OPI's own client: there is no godpu"
+        skip "OPI's own client" "godpu is not installed"
     fi
     "${huge[@]}" down -v --timeout 10 &>/dev/null || true
 }
@@ -82,8 +115,16 @@ lab_tests() {
         check "grpcurl makes an object" grpcurl -plaintext -d '{"null_volume_id": "one", "null_volume": {"block_size": 512, "blocks_count": 64}}' \
             127.0.0.1:50051 opi_api.storage.v1.NullVolumeService/CreateNullVolume
     else
-        echo "skipped grpcurl lists the services: neither it nor Go is installed"
+        skip "grpcurl lists the services" "neither it nor Go is installed"
     fi
+    check "the inventory answers under the target's name in the lab" docker run --rm --network "${COMPOSE_PROJECT_NAME}_default" \
+        --entrypoint curl opi-spdk-exports -sSf --max-time 10 http://opi-spdk-server:8082/v1/inventory/1/inventory/2
+    check "JSON-RPC at 9009 answers a call without a version of JSON-RPC" eval '
+        api -u spdkuser:spdkpass -H "Content-Type: application/json" http://127.0.0.1:9009/ -d "{\"id\": 1, \"method\": \"spdk_get_version\"}" |
+            grep "SPDK v"'
+    check "the containers have no capability, a read-only root and a limited log" are_confined
+    check "spans have the name that OPI's scripts ask for" named_spans
+    check "objects survive docker-compose down and up" keeps_state
     local target began=$SECONDS
     target=$("${COMPOSE[@]}" ps -q opi-spdk-server)
     check "as process 1 it stops on SIGTERM" docker stop --time 30 "$target"
@@ -91,6 +132,6 @@ lab_tests() {
     if (($(awk '/^HugePages_Free/ {print $2}' /proc/meminfo) >= 400)); then
         lab_with_hugepages
     else
-        echo "skipped the lab with hugepages: 400 of 2 MiB must be free"
+        skip "the lab with hugepages" "400 of 2 MiB must be free"
     fi
 }

@@ -16,6 +16,14 @@ print(f"{len(parts)} parts; without version or licence: {bare}; missing: {missin
 sys.exit(bool(bare or missing))'
 }
 
+has_notices() {
+    local part
+    for part in sbom.json THIRD-PARTY; do
+        docker run --rm --entrypoint cat opi-spdk "/usr/share/opi-spdk/$part" >"$WORK/$part"
+    done
+    python3 "$SCRIPTS/notices.py" check "$WORK/sbom.json" "$WORK/THIRD-PARTY"
+}
+
 has_labels() {
     local label
     label() { docker image inspect -f "{{index .Config.Labels \"org.opencontainers.image.$1\"}}" opi-spdk; }
@@ -26,10 +34,13 @@ has_labels() {
 package_tests() {
     newer_package >/dev/null
     check "the image's bill of materials has the versions and licences of all that is linked" has_bill
+    check "the image has the copyrights and licences of all that is linked" has_notices
     check "the image names its version, revision and base" has_labels
     check "the package is lintian clean" lintian --allow-root --fail-on error,warning target/package/opi-spdk_*.deb
     check "the package is installed, upgraded, removed and purged, and leaves the state" in_base '
         apt-get -q update && apt-get -q install -y --no-install-recommends /package/opi-spdk_*.deb
+        # Recommended packages are not installed: what setup runs comes with dependencies.
+        command -v modprobe
         opi-spdk --version && opi-spdk config check /etc/opi-spdk/opi-spdk.toml
         grep -q opi-spdk /usr/share/opi-spdk/sbom.json /usr/lib/sysusers.d/opi-spdk.conf && getent group opi-spdk
         echo "# of the operator" >>/etc/opi-spdk/opi-spdk.toml

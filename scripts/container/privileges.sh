@@ -43,6 +43,18 @@ second_instance() {
     docker rm -fv "$id"
 }
 
+# manual_starts: the command of docs/operations.md as it is, and the one after it.
+manual_starts() {
+    local command status=0
+    command=$(sed -n '/^docker run -d --name opi-spdk /,/^```/p' docs/operations.md | grep -v '^```')
+    echo "$command"
+    timeout 90 bash -ec "$command" || status=$?
+    docker logs opi-spdk
+    docker rm -f opi-spdk
+    docker volume rm opi-spdk
+    return "$status"
+}
+
 # Least privileges: NVMe/TCP with --no-huge needs none, runs on a read-only root and as nobody.
 privileges_tests() {
     local run=(docker run --rm --cap-drop ALL --security-opt no-new-privileges)
@@ -53,13 +65,14 @@ privileges_tests() {
         check "without these two the group is refused in one clear line" refused "socket-group: " --cap-drop ALL --cap-add SYS_NICE \
             -v /dev/hugepages:/dev/hugepages opi-spdk --mem-mib 640 --socket-group 4242
     else
-        echo "skipped with hugepages one capability is enough: 400 of 2 MiB must be free"
+        skip "with hugepages one capability is enough" "400 of 2 MiB must be free"
     fi
     check "without a capability, as another user, on a read-only root" eval "
         id=\$(${run[*]} -d --user 65534:65534 --read-only --tmpfs /run/opi-spdk:mode=0700,uid=65534 --tmpfs /tmp --tmpfs /var/tmp:mode=1777 \
             --tmpfs /var/lib/opi-spdk:mode=0700,uid=65534 opi-spdk --no-huge --mem-mib 512 --ctrlr-dir /run/opi-spdk)
         status=0; eventually 60 eval '[[ \$(docker inspect -f {{.State.Health.Status}} '\$id') == healthy ]]' || status=1
         docker logs \$id; docker stop \$id; ((status == 0))"
+    check "the command of the manual starts it" manual_starts
     check "no hugepages in the container are one clear line" eval "
         ! out=\$(${run[*]} --entrypoint opi-spdk opi-spdk --mem-mib 900000 2>&1) && echo \"\$out\" && [[ \$out == *--mem-mib* && \$out != *$'\n'*$'\n'* ]]"
     check "a limit of memory is told before the start" eval "

@@ -91,7 +91,7 @@ setup_tests() {
     if [[ -n $DISK ]]; then
         check "setup: in a container it leaves the disk alone that the machine runs from" spares_disk_of_machine
     else
-        echo "skipped setup: in a container it leaves the disk alone that the machine runs from: it is on no PCI device"
+        skip "setup: in a container it leaves the disk alone that the machine runs from" "it is on no PCI device"
     fi
     machine_image
     check "setup: a machine" start_machine setup --network none

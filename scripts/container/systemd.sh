@@ -172,9 +172,11 @@ stops() {
         [[ "$(property Result) $(property ExecMainStatus) $(property ActiveState)" == "success 0 inactive" ]]
 }
 
-# A service that runs ends with its package; configuration and state stay.
+# A service that runs ends with its package, and setup is undone; configuration and state stay.
 is_removed() {
-    in_m 'systemctl start opi-spdk && dpkg -r opi-spdk
+    in_m 'systemctl restart opi-spdk-setup && systemctl start opi-spdk && test -s /run/opi-spdk-setup.json && dpkg -r opi-spdk
+        test ! -e /run/opi-spdk-setup.json
+        (($(<$PAGES) == $(</root/pages) && $(</proc/sys/fs/aio-max-nr) == 65536))
         not pgrep -x opi-spdk && not systemctl is-active opi-spdk && not command -v opi-spdk
         journalctl -u opi-spdk | grep "opi-spdk.service: Deactivated successfully"
         test -f /etc/opi-spdk/opi-spdk.toml && test -f /var/lib/opi-spdk/identity'
@@ -205,7 +207,7 @@ systemd_tests() {
     check "a restart brings the new program" has_new_program
     check "systemctl stop ends it with 0 in time" stops
     check "setup is taken back" is_as_it_was
-    check "a package that is removed ends its service, and leaves configuration and state" is_removed
+    check "a package that is removed ends its service, undoes setup, and leaves configuration and state" is_removed
     check "a purge leaves the state unless it is asked for" is_purged
     m journalctl --no-pager >"$WORK/systemd.log" 2>&1 || true
     end_machines

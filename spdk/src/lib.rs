@@ -55,6 +55,7 @@ mod app_thread;
 pub mod bdev;
 mod completion;
 pub mod cores;
+pub mod cpu;
 mod cstr;
 mod deadline;
 pub mod errno;

@@ -9,6 +9,8 @@ use std::process::Command;
 
 #[path = "build/allowlist.rs"]
 mod allowlist;
+#[path = "build/cpu.rs"]
+mod cpu;
 #[path = "build/link.rs"]
 mod link;
 
@@ -24,9 +26,10 @@ const MODULE_HEADERS: [&str; 6] = [
     "nvme/bdev_nvme.h",
 ];
 
-const SHIMS: [&str; 11] = [
+const SHIMS: [&str; 12] = [
     "bdev.c",
     "bdev_errors.c",
+    "cpu.c",
     "hosts.c",
     "keyring.c",
     "log.c",
@@ -64,9 +67,10 @@ fn build() -> Result<(), Failure> {
     includes.extend(module_headers(&includes)?);
 
     let defines = probe(&includes)?;
-    compile_shim(&includes, &defines);
+    let arch = cpu::generate(&includes)?;
+    compile_shim(&includes, &defines)?;
     link::emit(&pkg_config.libraries()?)?;
-    generate(&includes, &version)
+    generate(&includes, &version, &arch)
 }
 
 /// Runs pkg-config with SPDK's prefix first in the search path.
@@ -223,21 +227,23 @@ fn compiler(includes: &[PathBuf]) -> cc::Build {
     build
 }
 
-fn compile_shim(includes: &[PathBuf], defines: &[&str]) {
+fn compile_shim(includes: &[PathBuf], defines: &[&str]) -> Result<(), Failure> {
     let mut build = compiler(includes);
     for define in defines {
         build.define(define, None);
     }
     build
         .include("shim")
+        .include(out_dir()?)
         .files(SHIMS.map(|file| Path::new("shim").join(file)))
         .flag("-Wno-unused-parameter")
         .flag("-Wno-missing-field-initializers")
         .flag("-Wno-sign-compare")
         .compile("opi_spdk_shim");
+    Ok(())
 }
 
-fn generate(includes: &[PathBuf], version: &str) -> Result<(), Failure> {
+fn generate(includes: &[PathBuf], version: &str, arch: &str) -> Result<(), Failure> {
     let mut builder = bindgen::Builder::default()
         .header("wrapper.h")
         .clang_args(includes.iter().map(|dir| format!("-I{}", dir.display())))
@@ -262,6 +268,7 @@ fn generate(includes: &[PathBuf], version: &str) -> Result<(), Failure> {
     let mut text = bindings.to_string();
     allowlist::check(&text)?;
     text += &format!("pub const SPDK_VERSION_STRING: &::std::ffi::CStr = c{version:?};\n");
+    text += &format!("pub const SPDK_ARCH: &str = {arch:?};\n");
     let applied = applied_changes(includes)?;
     let missing: Vec<String> = changes()?
         .into_iter()

@@ -12,7 +12,7 @@ use common::{errno, run};
 async fn controllers_and_targets_come_and_go_whole() {
     let runtime = common::start(64).await;
     let handle = runtime.handle();
-    for name in ["n0", "m0"] {
+    for name in ["n0", "n1", "m0"] {
         let options = bdev::null::Options {
             name: name.to_owned(),
             uuid: None,
@@ -85,7 +85,17 @@ async fn controllers_and_targets_come_and_go_whole() {
     let mut names = run!(handle, s => vhost::names(s));
     names.sort();
     assert_eq!(names, ["b0", "s0"]);
+    let volume_of = async |name| run!(handle, s => vhost::blk::volume_of(s, name));
+    assert_eq!(volume_of("b0").await.as_deref(), Some("n0"));
+    assert_eq!(volume_of("s0").await, None);
+    run!(handle, s => bdev::alias::add(s, "n1", "alias")).expect("an alias");
+    run!(handle, s => vhost::blk::create(s, "b1", "alias").await).expect("a controller");
+    assert_eq!(volume_of("b1").await.as_deref(), Some("n1"), "its own name");
+    run!(handle, s => bdev::delete(s, "n1").await).expect("deleted");
+    assert_eq!(volume_of("b1").await, None, "its bdev is gone");
+    run!(handle, s => vhost::blk::delete(s, "b1").await).expect("deleted");
     run!(handle, s => vhost::blk::delete(s, "b0").await).expect("deleted");
+    assert_eq!(volume_of("b0").await, None);
     run!(handle, s => vhost::scsi::delete(s, "s0").await).expect("deleted, with its target");
     assert_eq!(
         errno(run!(handle, s => vhost::scsi::delete(s, "s0").await)),

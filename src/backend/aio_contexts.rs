@@ -23,7 +23,7 @@ pub(crate) fn check(registry: &Registry, name: &Name) -> Result<(), Error> {
     };
     let needed = DEPTH * u64::from(spdk::reactor_count());
     match shortage(used, most, needed) {
-        Some(what) if registry.stands_on(name, "aioVolumes/") => {
+        Some(what) if registry.depends_on(name, "aioVolumes/") => {
             Err(Error::ResourceExhausted(what))
         }
         _ => Ok(()),

@@ -14,18 +14,21 @@ use crate::api::own::NvmeCredential;
 use crate::api::storage::VolumeStats;
 use crate::error::{Error, Violations};
 use crate::interchange;
-use crate::resource::{CallContext, Change, Claims, Collection, Kind, Name, Stage};
+use crate::resource::{CallContext, Change, Claims, Collection, Kind, Name, Others, Stage};
 
 /// The kind of NvmeCredential.
 pub struct NvmeCredentials {
     spdk: Handle,
-    controllers: Arc<Collection<NvmeRemoteControllers>>,
+    controllers: Others<NvmeRemoteControllers>,
 }
 
 impl NvmeCredentials {
     /// Creates the kind for credentials of these controllers.
     pub fn new(spdk: Handle, controllers: Arc<Collection<NvmeRemoteControllers>>) -> Self {
-        Self { spdk, controllers }
+        Self {
+            spdk,
+            controllers: Others::of(controllers),
+        }
     }
 
     /// Installs the keys of `new` and removes those of `old` if its host differs. Atomic: both or neither.

@@ -60,27 +60,41 @@ fn settings() -> Vec<String> {
 /// # Errors
 /// Names the variable.
 pub fn check() -> Result<(), String> {
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    unknown(names).map_or(Ok(()), |name| {
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        Some((name, value.to_string_lossy().into_owned()))
+    });
+    unknown(variables).map_or(Ok(()), |name| {
         Err(format!(
             "environment variable {name}: there is no such setting; --help lists them"
         ))
     })
 }
 
-fn unknown(mut names: impl Iterator<Item = String>) -> Option<String> {
+fn unknown(variables: impl Iterator<Item = (String, String)>) -> Option<String> {
     let settings = settings();
     let of_client = OF_CLIENT.iter().copied();
     let known = settings.iter().map(String::as_str).chain(of_client);
     let known: Vec<String> = known.map(variable).collect();
-    // Kubernetes adds variables of its own for a service named opi-spdk.
-    let foreign = |name: &str| name.contains("_PORT") || name.contains("_SERVICE_");
-    names.find(|name| {
+    let mut unknown = variables.filter(|(name, value)| {
         name.starts_with(PREFIX)
             && !known.contains(name)
             && !OTHERS.contains(&name.as_str())
-            && !foreign(name)
-    })
+            && !of_kubernetes(name, value)
+    });
+    unknown.next().map(|(name, _)| name)
+}
+
+/// Whether Kubernetes has added the variable for a service named `opi-spdk` or `opi-spdk-...`: `..._SERVICE_HOST`,
+/// `..._SERVICE_PORT`, `..._PORT_50051_TCP_ADDR`, and `..._PORT`, whose value is a URL (`tcp://10.0.0.1:50051`) where that
+/// of a misspelled setting is a number.
+fn of_kubernetes(name: &str, value: &str) -> bool {
+    let has = |part| name.contains(part);
+    let protocol = ["_TCP", "_UDP", "_SCTP"].into_iter().any(has);
+    has("_SERVICE_HOST")
+        || has("_SERVICE_PORT")
+        || has("_PORT_") && protocol
+        || name.ends_with("_PORT") && value.contains("://")
 }
 
 #[cfg(test)]
@@ -89,7 +103,9 @@ mod tests {
 
     #[test]
     fn a_variable_that_is_no_setting_is_found() {
-        let of = |name: &str| unknown([name.to_owned()].into_iter());
+        let with =
+            |name: &str, value: &str| unknown([(name.to_owned(), value.to_owned())].into_iter());
+        let of = |name: &str| with(name, "1");
         assert_eq!(of("OPI_SPDK_CORES"), None);
         assert_eq!(of("OPI_SPDK_CONFIG"), None);
         assert_eq!(of("OPI_SPDK_NO_HUGE"), None);
@@ -98,6 +114,16 @@ mod tests {
         assert_eq!(of("HOME"), None);
         assert_eq!(of("OPI_SPDK_PORT_50051_TCP_ADDR"), None);
         assert_eq!(of("OPI_SPDK_SERVICE_HOST"), None);
-        assert_eq!(of("OPI_SPDK_CORE").as_deref(), Some("OPI_SPDK_CORE"));
+        assert_eq!(of("OPI_SPDK_SERVICE_PORT_GRPC"), None);
+        assert_eq!(with("OPI_SPDK_PORT", "tcp://10.0.0.1:50051"), None);
+        assert_eq!(with("OPI_SPDK_GRPC_PORT", "tcp://10.0.0.1:50051"), None);
+        for wrong in [
+            "OPI_SPDK_CORE",
+            "OPI_SPDK_GRPC_PORT",
+            "OPI_SPDK_HTTP_PORTS",
+            "OPI_SPDK_SERVICE_NAME",
+        ] {
+            assert_eq!(of(wrong).as_deref(), Some(wrong));
+        }
     }
 }

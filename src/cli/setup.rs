@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use spdk::cores::CoreSet;
 
@@ -46,6 +47,14 @@ pub struct Args {
     /// Devices to return to the kernel's driver
     #[arg(long, value_name = "DEVICE,...", value_delimiter = ',')]
     release: Vec<DeviceName>,
+    /// Time to wait for named devices that do not exist yet, as at boot
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 0,
+        overrides_with = "wait"
+    )]
+    wait: u16,
     /// Raise the kernel's limit fs.aio-max-nr
     #[arg(long)]
     limits: bool,
@@ -77,9 +86,10 @@ pub fn run(args: Args) -> Result<ExitCode, String> {
         let say = |line: &str| drop(print(&format!("{line}\n")));
         return undo(&machine, args.dry_run, say).map(|()| ExitCode::SUCCESS);
     }
+    let wait = Duration::from_secs(args.wait.into());
     let resolve = |names: Vec<DeviceName>| -> Result<Vec<(DeviceName, Address)>, String> {
         let resolved = names.into_iter().map(|name| {
-            let address = name.resolve(&machine)?;
+            let address = name.resolve_within(&machine, wait)?;
             Ok((name, address))
         });
         resolved.collect()

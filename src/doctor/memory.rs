@@ -170,22 +170,18 @@ fn huge(machine: &Machine, config: &Config, needed: u64, report: &mut Report) {
             );
         }
     }
-    for kib in &mounted {
-        let Some(limit) = cgroup::hugetlb(machine, *kib) else {
-            continue;
-        };
-        if limit.left_mib() < needed {
-            report.add(
-                Error,
-                "cgroup",
-                format!(
-                    "{} leaves {} MiB of hugepages, and {needed} MiB are asked for",
-                    limit.file.display(),
-                    limit.left_mib()
-                ),
-                "past the limit a hugepage is no error but a SIGBUS, which ends the process",
-                "raise the limit (resources.limits.hugepages-2Mi of the pod), or lower --mem-mib",
-            );
-        }
+    let limit = cgroup::hugetlb_of_all(machine, &mounted);
+    if let Some(limit) = limit.filter(|limit| limit.left_mib() < needed) {
+        report.add(
+            Error,
+            "cgroup",
+            format!(
+                "{} leaves {} MiB of hugepages, and {needed} MiB are asked for",
+                limit.file.display(),
+                limit.left_mib()
+            ),
+            "past the limit a hugepage is no error but a SIGBUS, which ends the process",
+            "raise the limit (resources.limits.hugepages-2Mi of the pod), or lower --mem-mib",
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Checks the versions of the program and the kernel, and the kernel's clock source.
 
-use super::Level::Warning;
+use super::Level::{Error, Warning};
 use super::Report;
 use crate::machine::Machine;
 
@@ -14,8 +14,23 @@ pub(super) fn examine(machine: &Machine, report: &mut Report) {
     let program = env!("CARGO_PKG_VERSION");
     report.ok(
         "versions",
-        format!("opi-spdk {program} with {}", spdk::version()),
+        format!(
+            "opi-spdk {program} with {}, built for {}",
+            spdk::version(),
+            spdk::cpu::name()
+        ),
     );
+    let cpuinfo = machine.text("/proc/cpuinfo").unwrap_or_default();
+    let missing = spdk::cpu::missing_features(&cpuinfo);
+    if !missing.is_empty() {
+        report.add(
+            Error,
+            "processor",
+            format!("it lacks {}", missing.join(", ")),
+            "SPDK was built with these features, and does not start without them",
+            "SPDK_ARCH=x86-64-v2 scripts/package.sh, or another processor that gcc knows (docs/operations.md)",
+        );
+    }
     if let Some(release) = machine.text("/proc/sys/kernel/osrelease") {
         match version(&release).is_some_and(|version| version < KERNEL) {
             true => report.add(

@@ -185,11 +185,11 @@ impl Kind for NvmeControllers {
         let mut spec = spec_of(&object);
         let address = self.address(name, &spec)?;
         if is_known && self.listens(name, &address).await? {
-            return Ok(there(object, spec));
+            return Ok(active(object, spec));
         }
         self.choose_id(name, &mut spec)?;
         self.listen(name, address).await?;
-        Ok(there(object, spec))
+        Ok(active(object, spec))
     }
 
     async fn update(
@@ -230,7 +230,7 @@ impl Kind for NvmeControllers {
                 return Err(error.unsettled());
             }
         }
-        Ok(there(change.wanted, spec))
+        Ok(active(change.wanted, spec))
     }
 
     async fn withdraw(
@@ -336,7 +336,7 @@ fn id_key(name: &Name, id: i32) -> Key {
 }
 
 /// Returns the object with its final spec and status `active`.
-fn there(mut object: NvmeController, spec: NvmeControllerSpec) -> NvmeController {
+fn active(mut object: NvmeController, spec: NvmeControllerSpec) -> NvmeController {
     object.spec = Some(spec);
     object.status = Some(NvmeControllerStatus { active: true });
     object

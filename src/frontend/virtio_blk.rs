@@ -93,25 +93,10 @@ impl Kind for VirtioBlks {
     ) -> Result<VirtioBlk, Error> {
         let is_known = !object.name.is_empty();
         let device = Device::of(name, &object);
-        if is_known && !self.is_lost(name, &object) {
-            // Without limits of its own the volume may have those of a QosVolume.
-            if device.limits != qos::Limits::default() {
-                let repaired = self
-                    .spdk
-                    .call(async move |spdk| qos::ensure(spdk, &device.bdev, device.limits).await);
-                repaired.await??;
-            }
-            return Ok(object);
-        }
         let bdev = device.bdev.clone();
-        let made = self.spdk.call(move |spdk| async move {
-            if is_known {
-                if bdev::lookup(spdk, &device.bdev)?.is_none() {
-                    return Ok(None);
-                }
-                remove(spdk, &device).await?;
-            }
-            make(spdk, &device).await.map(Some)
+        let made = self.spdk.call(async move |spdk| match is_known {
+            true => repair(spdk, &device).await,
+            false => make(spdk, &device).await.map(Some),
         });
         let volume = &object.volume_name_ref;
         let made = made.await?;
@@ -136,25 +121,16 @@ impl Kind for VirtioBlks {
             Device::of(name, &change.old),
             Device::of(name, &change.wanted),
         );
-        let is_replaced = old.bdev != new.bdev;
         let changed = self
             .spdk
             .call(move |spdk| async move { self::change(spdk, &old, &new).await });
         let volume = &change.wanted.volume_name_ref;
-        let settled = changed.await.map_err(Error::from).and_then(|changed| {
-            let settled = self.volumes.settle(name, changed);
-            settled.map_err(|error| volume_at_fault("volume_name_ref", volume, error))
-        });
-        settled.inspect_err(|error| {
-            // After a panic the machine may have either volume, or none. Otherwise the outcome of the replacement says it.
-            if is_replaced && matches!(error, Error::CutOff { .. }) {
-                self.volumes.forget(name);
-            }
-        })?;
+        let settled = self.volumes.settle(name, changed.await?);
+        settled.map_err(|error| volume_at_fault("volume_name_ref", volume, error))?;
         Ok(change.wanted)
     }
 
-    /// The limits of a volume that has none now. A device with a wrong volume counts as lost, and is replaced.
+    /// A device of the other volume, and the limits of a volume that has none now.
     async fn withdraw(
         &self,
         _: &CallContext,
@@ -162,17 +138,10 @@ impl Kind for VirtioBlks {
         back: &Change<VirtioBlk>,
     ) -> Result<(), Error> {
         let (tried, now) = (Device::of(name, &back.old), Device::of(name, &back.wanted));
-        let none = qos::Limits::default();
-        if tried.limits == none || (tried.bdev == now.bdev && now.limits != none) {
-            return Ok(());
-        }
-        let lifted = self
+        let withdrawn = self
             .spdk
-            .call(async move |spdk| qos::set(spdk, &tried.bdev, none).await);
-        match lifted.await? {
-            Err(error) if error.errno.0 != errno::ENODEV => Err(error.into()),
-            _ => Ok(()),
-        }
+            .call(async move |spdk| withdraw(spdk, &tried, &now).await);
+        Error::joined(withdrawn.await)
     }
 
     async fn remove(&self, _: &CallContext, name: &Name, object: &VirtioBlk) -> Result<(), Error> {
@@ -233,19 +202,54 @@ impl Device {
 async fn make(spdk: Spdk, device: &Device) -> Result<Presence, spdk::Error> {
     let Device { name, bdev, limits } = device;
     limit(spdk, bdev, qos::Limits::default(), *limits).await?;
-    let made = match blk::create(spdk, name, bdev).await {
-        Ok(()) => bdev::look_after(spdk, &watcher(name), bdev),
+    let made = match bdev::look_after(spdk, &watcher(name), bdev) {
+        Ok(presence) => blk::create(spdk, name, bdev).await.map(|()| presence),
         Err(error) => Err(error),
     };
-    if made.is_err() {
-        let lifted = limit(spdk, bdev, *limits, qos::Limits::default()).await;
-        return made.map_err(|error| match &lifted {
-            // The bdev is gone, and its limits with it.
-            Err(left) if left.errno.0 == errno::ENODEV => error,
-            _ => error.after_undo(lifted),
-        });
+    let error = match made {
+        Ok(presence) => return Ok(presence),
+        Err(error) => error,
+    };
+    bdev::leave(spdk, &watcher(name));
+    match limit(spdk, bdev, *limits, qos::Limits::default()).await {
+        // The bdev is gone, and its limits with it.
+        Err(left) if left.errno.0 == errno::ENODEV => Err(error),
+        lifted => Err(error.after_undo(lifted)),
     }
-    made
+}
+
+/// Keeps the device if it has its volume, under a connected machine too; else recreates it. `None` without the volume.
+async fn repair(spdk: Spdk, device: &Device) -> Result<Option<Presence>, spdk::Error> {
+    let Some(volume) = bdev::own_name(spdk, &device.bdev)? else {
+        return Ok(None);
+    };
+    if blk::volume_of(spdk, &device.name) != Some(volume) {
+        remove(spdk, device).await?;
+        return make(spdk, device).await.map(Some);
+    }
+    // Without limits of its own the volume may have those of a QosVolume.
+    if device.limits != qos::Limits::default() {
+        qos::ensure(spdk, &device.bdev, device.limits).await?;
+    }
+    bdev::look_after(spdk, &watcher(&device.name), &device.bdev).map(Some)
+}
+
+/// Removes what an update to `tried` left beside `now`: the device, if it has the volume that was tried, and limits.
+/// Idempotent. EBUSY while a machine uses the wrong volume.
+async fn withdraw(spdk: Spdk, tried: &Device, now: &Device) -> Result<(), spdk::Error> {
+    let other = bdev::own_name(spdk, &tried.bdev)?;
+    if other.is_none() {
+        return Ok(());
+    }
+    let is_same = other == bdev::own_name(spdk, &now.bdev)?;
+    if !is_same && blk::volume_of(spdk, &tried.name) == other {
+        return remove(spdk, tried).await;
+    }
+    let none = qos::Limits::default();
+    match is_same && now.limits != none {
+        true => Ok(()),
+        false => limit(spdk, &tried.bdev, tried.limits, none).await,
+    }
 }
 
 /// Removes the device and the limits. Idempotent.

@@ -236,13 +236,6 @@ impl Luns {
         Ok(())
     }
 
-    /// Returns a LUN whose controller exists.
-    fn lun(&self, group: &str, id: &str) -> Option<Lun> {
-        let groups = self.groups.lock();
-        let shown = groups.get(group).filter(|group| group.shown);
-        shown.and_then(|group| group.luns.get(id).cloned())
-    }
-
     fn set_volume(&self, group: &str, id: &str, volume: Option<Presence>) {
         self.change(group, |group| {
             if let Some(lun) = group.luns.get_mut(id) {
@@ -253,21 +246,12 @@ impl Luns {
 
     /// Removes a LUN; virtual machines see its disk removed. Idempotent.
     pub(super) async fn remove(&self, group: &str, id: &str) -> Result<(), Error> {
-        if let Some(lun) = self.lun(group, id) {
-            let controller = group.to_owned();
-            let removed = self
-                .spdk
-                .call(move |spdk| async move { hide(spdk, &controller, &lun).await });
-            if let Err(error) = Error::joined(removed.await) {
-                if error.is_unsettled() {
-                    // It is hidden, or will be: without a volume it is repaired if it stays.
-                    self.set_volume(group, id, None);
-                }
-                return Err(error);
+        self.withdraw(group, id).await.inspect_err(|error| {
+            if error.is_unsettled() {
+                // It is hidden, or will be: without a volume it is repaired if it stays.
+                self.set_volume(group, id, None);
             }
-        }
-        self.forget(group, id);
-        Ok(())
+        })
     }
 
     fn forget(&self, group: &str, id: &str) {
@@ -366,17 +350,17 @@ async fn show(
     let Some(name) = controller else {
         return scsi::check_bdev(spdk, &lun.bdev).map(|()| None);
     };
-    hide(spdk, name, lun).await?;
+    hide(spdk, name, lun.number).await?;
     scsi::add_target(spdk, name, Some(lun.number), &lun.bdev).await?;
-    bdev::look_after(spdk, &watcher(name, lun), &lun.bdev).map(Some)
+    bdev::look_after(spdk, &watcher(name, lun.number), &lun.bdev).map(Some)
 }
 
-async fn hide(spdk: Spdk, controller: &str, lun: &Lun) -> Result<(), spdk::Error> {
-    match scsi::remove_target(spdk, controller, lun.number).await {
+async fn hide(spdk: Spdk, controller: &str, number: u8) -> Result<(), spdk::Error> {
+    match scsi::remove_target(spdk, controller, number).await {
         Err(error) if error.errno.0 != errno::ENOENT => return Err(error),
         _ => {}
     }
-    bdev::leave(spdk, &watcher(controller, lun));
+    bdev::leave(spdk, &watcher(controller, number));
     Ok(())
 }
 
@@ -394,7 +378,7 @@ async fn show_all(
             Err(_) if tolerant => volumes.push((id.clone(), None)),
             Err(mut error) => {
                 for (_, lun) in &luns[..shown] {
-                    error = error.after_undo(hide(spdk, controller, lun).await);
+                    error = error.after_undo(hide(spdk, controller, lun.number).await);
                 }
                 return Err(error);
             }
@@ -403,8 +387,8 @@ async fn show_all(
     Ok(volumes)
 }
 
-fn watcher(controller: &str, lun: &Lun) -> String {
-    format!("vhost-user-scsi/{controller}/{}", lun.number)
+fn watcher(controller: &str, number: u8) -> String {
+    format!("vhost-user-scsi/{controller}/{number}")
 }
 
 #[cfg(test)]

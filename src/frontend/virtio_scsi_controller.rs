@@ -88,6 +88,16 @@ impl Kind for VirtioScsiControllers {
         Ok(change.wanted)
     }
 
+    /// An update changes nothing in SPDK.
+    async fn withdraw(
+        &self,
+        _: &CallContext,
+        _: &Name,
+        _: &Change<VirtioScsiController>,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn remove(
         &self,
         _: &CallContext,

@@ -142,6 +142,20 @@ impl Kind for VirtioScsiLuns {
         Ok(change.wanted)
     }
 
+    /// The disk at the other controller. At the same one the LUN takes its place.
+    async fn withdraw(
+        &self,
+        _: &CallContext,
+        name: &Name,
+        back: &Change<VirtioScsiLun>,
+    ) -> Result<(), Error> {
+        let (tried, now) = (Lun::of(&back.old), Lun::of(&back.wanted));
+        match tried.group == now.group {
+            true => Ok(()),
+            false => self.luns.withdraw(tried.group, name.id()).await,
+        }
+    }
+
     fn settled(&self, name: &Name) {
         self.luns.settled(name.id());
     }

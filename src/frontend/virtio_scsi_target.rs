@@ -78,6 +78,16 @@ impl Kind for VirtioScsiTargets {
         Ok(change.wanted)
     }
 
+    /// SPDK has nothing of a target.
+    async fn withdraw(
+        &self,
+        _: &CallContext,
+        _: &Name,
+        _: &Change<VirtioScsiTarget>,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn remove(&self, _: &CallContext, _: &Name, _: &VirtioScsiTarget) -> Result<(), Error> {
         Ok(())
     }

@@ -98,8 +98,8 @@ impl Health {
         if self.is_fine() {
             return None;
         }
-        let beneath = self.shared.registry.beneath(name);
-        beneath.iter().find_map(|key| self.fault(key))
+        let keys = self.shared.registry.transitive_keys(name);
+        keys.iter().find_map(|key| self.fault(key))
     }
 
     /// Notes that the device of a bdev fails I/O, or has recovered.
@@ -191,7 +191,7 @@ mod tests {
     use crate::resource::Claims;
 
     #[test]
-    fn a_trouble_is_one_of_all_that_stands_on_it() {
+    fn a_fault_is_one_of_all_dependents() {
         let shared = Shared::new();
         let (health, registry) = (Health::new(Arc::clone(&shared)), &shared.registry);
         let hold = |key: &str, claims: Claims| {
@@ -207,16 +207,16 @@ mod tests {
         let taken = hold("namespaces/n", Claims::new().takes(Key::bdev("upper")));
         let other = hold("namespaces/o", Claims::new().takes(Key::bdev("other")));
 
-        let beneath = |name: &Name| health.fault_of_dependencies(name).map(|fault| fault.what);
+        let fault_of = |name: &Name| health.fault_of_dependencies(name).map(|fault| fault.what);
         let of = |name: &Name| health.fault_of(name).map(|fault| fault.what);
         assert!(health.note(&base, Some("cut off".into())));
         let since = health.fault(&base).unwrap().since;
         assert!(!health.note(&base, Some("cut off still".into())), "no news");
         assert_eq!(health.fault(&base).unwrap().since, since);
-        assert_eq!(beneath(&taken), Some("cut off still".into()));
-        assert_eq!(beneath(&other), None);
+        assert_eq!(fault_of(&taken), Some("cut off still".into()));
+        assert_eq!(fault_of(&other), None);
         assert!(health.note(&base, None));
-        assert_eq!(beneath(&taken), None);
+        assert_eq!(fault_of(&taken), None);
 
         health.note_failing(&base, Some("I/O fails".into()));
         assert!(!health.note(&base, None), "another look finds nothing");

@@ -97,7 +97,11 @@ impl<K: Pluggable> Plugged<K> {
     }
 
     /// QEMU and the device, for a controller to plug.
-    fn device(&self, name: &Name, object: &K::Object) -> Result<Option<(&Machine, Device)>, Error> {
+    fn pci_device(
+        &self,
+        name: &Name,
+        object: &K::Object,
+    ) -> Result<Option<(&Machine, Device)>, Error> {
         let Some((machine, function)) = self.slot(object) else {
             return Ok(None);
         };
@@ -112,7 +116,7 @@ impl<K: Pluggable> Plugged<K> {
     }
 
     async fn plug(&self, call: &CallContext, name: &Name, object: &K::Object) -> Result<(), Error> {
-        match self.device(name, object)? {
+        match self.pci_device(name, object)? {
             Some((machine, device)) => machine.plug(&device, call.answer_by()).await,
             None => Ok(()),
         }
@@ -163,7 +167,7 @@ impl<K: Pluggable> Plugged<K> {
         name: &Name,
         object: &K::Object,
     ) -> Result<(), Error> {
-        match self.device(name, object)? {
+        match self.pci_device(name, object)? {
             Some((machine, device)) => machine.renew(&device, call.answer_by()).await,
             None => Ok(()),
         }
@@ -192,6 +196,10 @@ impl<K: Pluggable> Kind for Plugged<K> {
         }
     }
 
+    fn device(&self, object: &K::Object) -> Option<String> {
+        self.kind.device(object)
+    }
+
     fn volume_ref<'a>(&self, object: &'a K::Object) -> Option<&'a str> {
         self.kind.volume_ref(object)
     }
@@ -213,7 +221,8 @@ impl<K: Pluggable> Kind for Plugged<K> {
         };
         let undo = CallContext::within(UNDO);
         if let Err(left) = self.kind.remove(&undo, name, &object).await {
-            tracing::error!(%name, %left, "could not remove what could not be plugged");
+            tracing::error!(%name, %left, "could not remove what could not be plugged; it is retried");
+            return Err(error.unsettled());
         }
         Err(error)
     }
@@ -255,8 +264,22 @@ impl<K: Pluggable> Kind for Plugged<K> {
             return Err(Error::immutable(K::FIELD));
         }
         let updated = self.kind.update(call, name, change).await?;
-        self.admit(name, &updated)?;
+        // SPDK has the new version, to be withdrawn.
+        self.admit(name, &updated).map_err(Error::unsettled)?;
         Ok(updated)
+    }
+
+    async fn withdraw(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        back: &Change<K::Object>,
+    ) -> Result<(), Error> {
+        self.kind.withdraw(call, name, back).await
+    }
+
+    fn settled(&self, name: &Name) {
+        self.kind.settled(name);
     }
 
     async fn foresee(

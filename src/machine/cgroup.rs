@@ -1,5 +1,6 @@
 //! Limits of this process's control groups, of version 1 and 2.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use spdk::cores::CoreSet;
@@ -69,6 +70,17 @@ pub fn hugetlb(machine: &Machine, kib: u64) -> Option<Limit> {
         .map(|(a, b)| (a.as_str(), b.as_str()))
         .collect();
     tightest(machine, "hugetlb", &names)
+}
+
+/// The limit of hugepages over all of these sizes: the sum, if each size has one, with the file of the first. A size without
+/// a limit may suffice alone.
+pub fn hugetlb_of_all(machine: &Machine, sizes: &BTreeSet<u64>) -> Option<Limit> {
+    let limits: Option<Vec<_>> = sizes.iter().map(|kib| hugetlb(machine, *kib)).collect();
+    limits?.into_iter().reduce(|sum, one| Limit {
+        limit: sum.limit.saturating_add(one.limit),
+        used: sum.used.saturating_add(one.used.min(one.limit)),
+        file: sum.file,
+    })
 }
 
 /// The cores that the group may use, if restricted.

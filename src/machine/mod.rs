@@ -4,6 +4,7 @@
 pub mod cgroup;
 pub mod cpus;
 pub mod hugepages;
+pub mod kernel_users;
 pub mod mounts;
 pub mod openers;
 pub mod pci;

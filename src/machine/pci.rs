@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::openers::{self, Node};
-use super::{Machine, mounts};
+use super::{Machine, kernel_users, mounts};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
@@ -151,6 +151,10 @@ impl Address {
         }
         self.interface_in_use(machine)
             .or_else(|| self.storage_in_use(machine))
+            .or_else(|| {
+                let nodes = ["block", "nvme"].map(|class| self.nodes_of(machine, class));
+                kernel_users::user(machine, &nodes.concat())
+            })
             .or_else(|| self.opened(machine))
             .or_else(|| self.held(machine))
     }
@@ -390,6 +394,13 @@ mod tests {
             tree.write("/proc/swaps", "");
             tree.write("/sys/class/block/nvme0n1/holders/dm-0", "");
             assert_eq!(address.in_use(&machine).unwrap(), "nvme0n1 is part of dm-0");
+            tree.link("/sys/class/block/nvme0n1", "/sys/devices/other");
+            tree.write("/sys/block/loop3/loop/backing_file", "/dev/nvme0n1p1");
+            let loops = address.in_use(&machine).unwrap();
+            assert!(
+                loops.starts_with("nvme0n1p1 is the backing device of loop3"),
+                "{loops}"
+            );
         }
     }
 

@@ -108,7 +108,7 @@ impl Objects {
             condition: condition.into(),
             reason: fault.map_or_else(|| reason.to_owned(), |fault| fault.what),
             since: since.map(Into::into),
-            uses: registry.owners_beneath(name).iter().map(typed).collect(),
+            uses: registry.dependencies_of(name).iter().map(typed).collect(),
             used_by: registry.users_of(name).iter().map(typed).collect(),
             device: kind.device(name.key()).unwrap_or_default(),
         }

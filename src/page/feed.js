@@ -84,7 +84,8 @@ class Rates {
       const all = busy + (idle.get(core) ?? 0);
       reactors.set(core, all > 0 ? busy / all : 0);
     }
-    return { volumes, reactors };
+    const commands = new Map([...of('opi_spdk_reactor_nvme_operations_total', 'core')].map(([core, number]) => [core, number / seconds]));
+    return { volumes, reactors, commands };
   }
 
   #differences(before, after, metric, label) {

@@ -55,14 +55,17 @@ class Plots {
     this.p50 = new Plot(place, 'Latency, p50', units.seconds);
     this.p99 = new Plot(place, 'Latency, p99', units.seconds);
     this.reactors = new Plot(place, 'Reactors, busy', value => units.percent(value || 0));
+    this.commands = new Plot(place, 'Reactors, NVMe IOPS', value => units.rate(value || 0));
   }
 
-  add({ volumes, reactors }, chosen) {
+  add({ volumes, reactors, commands }, chosen) {
     const of = field => new Map([...volumes].map(([name, load]) => [name, load[field]]).filter(([, value]) => Number.isFinite(value) && (value > 0 || field !== 'p50' && field !== 'p99')));
     this.iops.add(of('iops'), chosen);
     this.bytes.add(of('bytes'), chosen);
     this.p50.add(of('p50'), chosen);
     this.p99.add(of('p99'), chosen);
-    this.reactors.add(new Map([...reactors].map(([core, busy]) => [`core ${core}`, busy])), []);
+    const byCore = values => new Map([...values].map(([core, value]) => [`core ${core}`, value]));
+    this.reactors.add(byCore(reactors), []);
+    this.commands.add(byCore(commands), []);
   }
 }

@@ -191,7 +191,7 @@ impl Reconciler {
         if above >= DEEPEST {
             return 0;
         }
-        let owners = self.shared.registry.owners_beneath(name);
+        let owners = self.shared.registry.dependencies_of(name);
         let same_stage = owners
             .iter()
             .filter(|owner| stages.get(owner) == stages.get(name));

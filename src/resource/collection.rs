@@ -272,40 +272,6 @@ impl<K: Kind> Collection<K> {
         ready.map_err(|error| error.under(self.meta.field()))
     }
 
-    /// Admission: fails while the owner of a key that the claims use is being deleted, whether that delete is in flight
-    /// or is retried. Checked before the locks, since the delete may hold them for long, and again under them.
-    ///
-    /// # Errors
-    /// FAILED_PRECONDITION with the object that is being deleted.
-    pub(super) fn check_dependencies_stay(
-        &self,
-        name: &Name,
-        claims: &Claims,
-    ) -> Result<(), Error> {
-        let Shared {
-            registry,
-            conditions,
-            ..
-        } = &*self.shared;
-        let owners = claims.used().filter_map(|key| registry.owner(&key));
-        let mut others = owners.filter(|owner| owner != name);
-        let unusable = others.find_map(|owner| {
-            let (is, remedy) = if conditions.is_deleting(owner.key()) {
-                (
-                    "being deleted",
-                    "create it anew once the delete is complete",
-                )
-            } else if conditions.is_unsettled(owner.key()) {
-                ("being put right after an update that failed", "try again")
-            } else {
-                return None;
-            };
-            let what = format!("{owner} is {is}: use another one, or {remedy}");
-            Some(Error::failed_precondition(&owner, what))
-        });
-        unusable.map_or(Ok(()), Err)
-    }
-
     /// Acquires the locks for a change of `name`. The wait ends early enough for the client to receive the
     /// reason before its deadline.
     ///

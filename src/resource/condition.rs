@@ -48,14 +48,14 @@ pub struct Pending {
 #[derive(Debug)]
 pub struct Conditions {
     others: RwLock<BTreeMap<Key, Condition>>,
-    /// Records of which SPDK may have the target of a failed update.
+    /// Records of which SPDK has, or may have, another version.
     unsettled: RwLock<BTreeSet<Key>>,
     events: Arc<Log>,
 }
 
 impl Conditions {
     /// Creates conditions, all applied, that publish their changes to this event log.
-    pub(super) fn told_to(events: &Arc<Log>) -> Self {
+    pub(super) fn with_log(events: &Arc<Log>) -> Self {
         Self {
             others: RwLock::default(),
             unsettled: RwLock::default(),
@@ -101,8 +101,12 @@ impl Conditions {
         )
     }
 
-    /// Notes whether SPDK may have the target of a failed update of this record.
+    /// Notes whether SPDK has, or may have, another version of this record.
     pub(super) fn set_unsettled(&self, key: &Key, is_so: bool) {
+        // Fast path: the common case takes no exclusive lock.
+        if self.is_unsettled(key) == is_so {
+            return;
+        }
         let mut unsettled = self.unsettled.write();
         match is_so {
             true => unsettled.insert(key.clone()),
@@ -110,7 +114,7 @@ impl Conditions {
         };
     }
 
-    /// Whether SPDK may have the target of a failed update of this record.
+    /// Whether SPDK has, or may have, another version of this record.
     pub(super) fn is_unsettled(&self, key: &Key) -> bool {
         self.unsettled.read().contains(key)
     }
@@ -238,7 +242,7 @@ mod tests {
     #[test]
     fn a_record_is_pending_since_the_first_failure_and_for_the_last_reason() {
         let (conditions, key) = (
-            Conditions::told_to(&Log::new(0)),
+            Conditions::with_log(&Log::new(0)),
             Key::from("nullVolumes/a"),
         );
         assert_eq!(conditions.of(&key), Condition::Applied);

@@ -137,12 +137,10 @@ pub trait Kind: Send + Sync + 'static {
     /// Users of the object, which gets no new ones until this succeeds, must not notice where it is complete.
     fn withdraw(
         &self,
-        _call: &CallContext,
-        _name: &Name,
-        _back: &Change<Self::Object>,
-    ) -> impl Future<Output = Result<(), Error>> + Send {
-        std::future::ready(Ok(()))
-    }
+        call: &CallContext,
+        name: &Name,
+        back: &Change<Self::Object>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Called once an update is durable or rolled back, or SPDK is reconciled with the record after an update that
     /// failed: what only a rollback would need can be released.

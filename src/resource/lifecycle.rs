@@ -63,6 +63,7 @@ impl<K: Kind> Collection<K> {
             return Ok(CreateOutcome::Existing(record));
         }
         self.check_dependencies_stay(name, &claims)?;
+        self.check_dependencies_settled(name, &claims)?;
         let reserved = self.shared.registry.reserve(name, &claims)?;
         let unfinished = Unfinished::new(self, name, &wanted, reserved);
         let created = self.kind.ensure(call, name, wanted.clone()).await;

@@ -1,6 +1,7 @@
 //! Shared implementation of all resource kinds: names, collections and their verbs, field masks, paging, locks,
 //! references. A kind implements [`Kind`] in one file and is listed in `services.rs`.
 
+mod admission;
 pub(crate) mod bounds;
 mod claims;
 mod collection;
@@ -109,7 +110,7 @@ impl Shared {
         Arc::new(Self {
             registry: Arc::default(),
             locks: Arc::default(),
-            conditions: Conditions::told_to(&events),
+            conditions: Conditions::with_log(&events),
             queue: Queue::new(),
             unusable: Unusable::default(),
             events,

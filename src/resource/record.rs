@@ -162,8 +162,10 @@ impl<K: Kind> Collection<K> {
         ticket.committed(events);
     }
 
-    /// Publishes a record in memory, stored or not.
+    /// Publishes a record in memory, stored or not. One of which SPDK may have another version gets no new users.
     pub(super) fn insert(&self, name: &Name, record: Record<K::Object>) -> Arc<Record<K::Object>> {
+        let differs = record.actual.is_some() || record.tried.is_some();
+        self.shared.conditions.set_unsettled(name.key(), differs);
         let record = Arc::new(record);
         let mut records = self.records.write();
         records.insert(name.key().clone(), Arc::clone(&record));

@@ -237,7 +237,6 @@ impl<K: Kind> Collection<K> {
         let back = self.back_from(name, record, tried);
         let withdrawn = self.kind.withdraw(call, name, &back).await;
         withdrawn.map_err(|error| error.under(self.meta.field()))?;
-        self.shared.conditions.set_unsettled(name.key(), false);
         let mut rest = Record::clone(record);
         rest.tried = None;
         let claims = self.claims_of(name, &rest);

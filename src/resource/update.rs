@@ -148,6 +148,7 @@ impl<K: Kind> Collection<K> {
                 return Ok(self.answer(name, record.object.clone()));
             }
             self.check_dependencies_stay(name, &after)?;
+            self.check_dependencies_settled(name, &after)?;
             let reserved = self.shared.registry.reserve(name, &after)?;
             let change = Change {
                 old: record.object.clone(),
@@ -207,7 +208,6 @@ impl<K: Kind> Collection<K> {
         match self.save(name, changed.clone()).await {
             Ok(changed) => {
                 trying.made(claims);
-                self.shared.conditions.set_unsettled(name.key(), false);
                 self.kind.settled(name);
                 self.applied(name);
                 Ok(changed)
@@ -241,7 +241,6 @@ impl<K: Kind> Collection<K> {
                 let mut was = before.clone();
                 if error.is_unsettled() {
                     was.tried = Some(stored.object.clone());
-                    self.shared.conditions.set_unsettled(name.key(), true);
                     reserved.keep();
                 }
                 self.put_back(name, &was, &stored, &error).await?;
@@ -263,7 +262,6 @@ impl<K: Kind> Collection<K> {
             }).ok(),
         };
         let made = saved.unwrap_or_else(|| self.insert(name, made));
-        self.shared.conditions.set_unsettled(name.key(), false);
         self.kind.settled(name);
         self.applied(name);
         Ok(made)
@@ -378,7 +376,6 @@ impl<K: Kind> Drop for Trying<'_, K> {
             reserved.keep();
             self.collection.insert(self.name, record);
             let shared = &self.collection.shared;
-            shared.conditions.set_unsettled(self.name.key(), true);
             let reason = "what a failed update left in SPDK is still to be removed";
             shared.conditions.set_pending(self.name.key(), reason);
             shared.queue.put(self.name.key());

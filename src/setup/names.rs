@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use super::step::is_kept;
 use crate::machine::Machine;
@@ -55,6 +56,27 @@ impl fmt::Display for DeviceName {
 }
 
 impl DeviceName {
+    /// Resolves the name, and polls for the time `wait` while there is no such device: at boot, drivers find devices
+    /// and udev creates their paths asynchronously.
+    ///
+    /// # Errors
+    /// Those of [`Self::resolve`].
+    pub fn resolve_within(&self, machine: &Machine, wait: Duration) -> Result<Address, String> {
+        let deadline = Instant::now() + wait;
+        loop {
+            let resolved = self.resolve(machine);
+            let is_missing = match (self, &resolved) {
+                (Self::Address(address), _) => !address.exists(machine),
+                (Self::Path(path), Err(_)) => !machine.has(path),
+                (Self::Path(_), Ok(_)) => false,
+            };
+            if !is_missing || Instant::now() >= deadline {
+                return resolved;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// The device's address.
     ///
     /// # Errors
@@ -236,6 +258,30 @@ mod tests {
             ahci.contains("is on 0000:01:00.0, which is no NVMe device"),
             "{ahci}"
         );
+    }
+
+    #[test]
+    fn a_device_that_appears_late_is_waited_for_and_one_that_does_not_is_told() {
+        let tree = machine();
+        let machine = tree.machine();
+        let wait = Duration::from_millis(300);
+        std::fs::remove_file(tree.path(EUI)).unwrap();
+        let start = Instant::now();
+        let missing = name(EUI).resolve_within(&machine, wait).unwrap_err();
+        assert!(missing.contains("there is no device"), "{missing}");
+        assert!(start.elapsed() >= wait);
+        let found = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(wait);
+                tree.link(EUI, "/dev/nvme0n1");
+            });
+            name(EUI).resolve_within(&machine, Duration::from_secs(30))
+        });
+        assert_eq!(found, "01:00.0".parse());
+        // What no wait changes is told at once.
+        let start = Instant::now();
+        let partition = name("/dev/nvme0n1p1").resolve_within(&machine, Duration::from_secs(30));
+        assert!(partition.is_err() && start.elapsed() < Duration::from_secs(10));
     }
 
     /// The path of a device goes with the kernel's driver.

@@ -10,6 +10,7 @@
 mod attempt;
 mod authority;
 mod bdevperf;
+mod browser;
 mod client;
 mod collector;
 mod driver;
@@ -46,6 +47,7 @@ use std::time::{Duration, Instant};
 pub use attempt::Attempt;
 pub use authority::{Authority, keep_private};
 pub use bdevperf::{Bdevperf, Done, Job};
+pub use browser::Browser;
 pub use client::{
     Client, check_details, encode, expect_invalid, find_method, has_behaviour, message_of, path_of,
     to_json, violations,

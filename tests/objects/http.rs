@@ -1,12 +1,35 @@
 //! Events over HTTP, as server-sent events (SSE).
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::net::{
+    AddressFamily, SocketType, connect, socket, sockopt::set_socket_recv_buffer_size,
+};
 use serde_json::{Value, json};
+use tonic::Code;
 
+use super::watch::many_events;
 use super::{SOON, Service, make};
-use crate::common::{Http, Target};
+use crate::common::{Http, Scrape, Target, eventually};
+
+/// Clients that never read.
+const SILENT: usize = 40;
+
+/// Documented time for which the buffers of a watcher that does not read may be full.
+const FULL: Duration = Duration::from_secs(20);
+
+/// Receive buffer and segment size of a client that reads little: with segments of this size the kernel grants the
+/// server's side of the connection some 40 KB too, a hundred events, instead of megabytes.
+const BUFFER: usize = 4096;
+const SEGMENT: u32 = 536;
+
+/// Most bytes of events that the buffers of one connection may hold.
+const BUFFERED: usize = 256 << 10;
 
 /// A client like a browser's EventSource.
 struct Source(BufReader<TcpStream>);
@@ -14,7 +37,21 @@ struct Source(BufReader<TcpStream>);
 impl Source {
     /// Connects and waits until the stream has started.
     fn open(address: SocketAddr, query: &str, headers: &str) -> Self {
-        let mut stream = TcpStream::connect(address).expect("the server accepts connections");
+        let stream = TcpStream::connect(address).expect("the server accepts connections");
+        Self::over(stream, query, headers)
+    }
+
+    /// Connects with small buffers on both sides.
+    fn open_small(address: SocketAddr) -> Self {
+        let stream = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        // Before the connection is made: both sides choose their buffers then.
+        set_socket_recv_buffer_size(&stream, BUFFER).expect("a buffer");
+        setsockopt(&stream, sockopt::TcpMaxSeg, &SEGMENT).expect("a segment size");
+        connect(&stream, &address).expect("the server accepts connections");
+        Self::over(stream.into(), "", "Connection: close\r\n")
+    }
+
+    fn over(mut stream: TcpStream, query: &str, headers: &str) -> Self {
         stream.set_read_timeout(Some(SOON)).expect("a limit");
         let request = format!("GET /v1/events{query} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
         stream
@@ -32,6 +69,15 @@ impl Source {
         let read = self.0.read_line(&mut line).expect("in time");
         assert!(read > 0, "the stream has ended");
         line.trim_end().to_owned()
+    }
+
+    /// Returns all that comes until the server closes the connection.
+    fn rest(mut self) -> String {
+        let mut rest = Vec::new();
+        match self.0.read_to_end(&mut rest) {
+            Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{error}"),
+            _ => String::from_utf8_lossy(&rest).into_owned(),
+        }
     }
 
     /// Returns the next event's ID and data.
@@ -96,5 +142,78 @@ async fn server_sent_events_resume_after_the_last_event_id() {
         "the server still answers"
     );
     // An open stream does not delay the stop.
+    target.stop();
+}
+
+/// Reads a line now and then until `done`, and then all that is left.
+fn read_slowly(mut source: Source, done: &AtomicBool) -> String {
+    while !done.load(Ordering::Relaxed) {
+        source.line();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    source.rest()
+}
+
+/// Returns the number of open connections of clients, with that of the scrape itself, and the resident memory.
+async fn connections_and_memory(target: &Target) -> (usize, f64) {
+    let scrape = Scrape::of(target).await;
+    let connections = scrape.value("opi_spdk_connections", &[("door", "management")]);
+    let memory = scrape.value("process_resident_memory_bytes", &[]);
+    (connections as usize, memory)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_that_never_read_cost_little_and_are_closed() {
+    /// More than the kept events and the buffers of all connections need: a queue of all events for each connection
+    /// would be some 80 MB.
+    const MEMORY: f64 = (32 << 20) as f64;
+    /// A call that waited for a watcher would take 20 s.
+    const CALL: Duration = Duration::from_secs(5);
+    let target = Target::start().await;
+    let client = target.client().await;
+    let mut good = Service::of(&client).watch(None).await.expect("a watch");
+    let slow = Source::open_small(target.http);
+    let (before, memory) = connections_and_memory(&target).await;
+    let silent: Vec<Source> = (0..SILENT)
+        .map(|_| Source::open_small(target.http))
+        .collect();
+    eventually("all are connected", SOON, async || {
+        let (open, _) = connections_and_memory(&target).await;
+        (open == before + SILENT).then_some(())
+    })
+    .await;
+
+    let done = Arc::new(AtomicBool::new(false));
+    let is_done = Arc::clone(&done);
+    let slow = tokio::task::spawn_blocking(move || read_slowly(slow, &is_done));
+    let begun = Instant::now();
+    let longest = many_events(&client, &mut good).await;
+    assert!(longest < CALL, "a call took {longest:?}");
+    let (_, now) = connections_and_memory(&target).await;
+    assert!(now - memory < MEMORY, "{memory} bytes became {now}");
+
+    // Who reads slowly, but reads, stays connected and is told that it has missed events.
+    done.store(true, Ordering::Relaxed);
+    let slow = slow.await.expect("no panic");
+    let (_, end) = slow.split_once("event: end").expect("the end is told");
+    let end = end.lines().find_map(|line| line.strip_prefix("data: "));
+    let end: Value = serde_json::from_str(end.expect("a reason")).expect("JSON");
+    assert_eq!(end["code"], Code::OutOfRange as i32, "{end}");
+    let message = end["message"].as_str().expect("a message");
+    assert!(message.contains("read too slowly"), "{message}");
+
+    // Who never reads is closed.
+    eventually("the connections are closed", FULL * 2, async || {
+        let (open, _) = connections_and_memory(&target).await;
+        (open < before).then_some(())
+    })
+    .await;
+    assert!(begun.elapsed() >= FULL, "after {:?}", begun.elapsed());
+    for source in silent {
+        let told = tokio::task::block_in_place(|| source.rest());
+        assert!(told.len() < BUFFERED, "{} bytes were sent", told.len());
+        assert!(told.contains("data: ") && !told.contains("event: end"));
+    }
+    make(&client, "afterwards").await;
     target.stop();
 }

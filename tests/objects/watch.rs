@@ -1,14 +1,14 @@
 //! Events over gRPC, and misbehaving watchers.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opi_spdk::api::own::object_service_client::ObjectServiceClient;
-use opi_spdk::api::own::{Condition, EventType};
+use opi_spdk::api::own::{Condition, Event, EventType};
 use serde_json::json;
 use tokio::task::JoinSet;
-use tonic::Code;
 use tonic::transport::Endpoint;
+use tonic::{Code, Streaming};
 
 use super::{Service, make, next};
 use crate::common::{Client, Options, Target, check_details, eventually, unique};
@@ -178,10 +178,40 @@ async fn watches_are_limited(target: &Target, client: &Client) {
     .await;
 }
 
+/// Volumes of [`many_events`], and how often each is resized.
+const VOLUMES: usize = 32;
+const ROUNDS: u32 = 90;
+
+/// Changes volumes until the server has told of more events than it keeps, which `good` reads. Returns the longest time
+/// that a change took.
+pub async fn many_events(client: &Client, good: &mut Streaming<Event>) -> Duration {
+    let mut changing = JoinSet::new();
+    for _ in 0..VOLUMES {
+        let client = client.clone();
+        changing.spawn(async move {
+            let id = unique("busy");
+            make(&client, &id).await;
+            let mut longest = Duration::ZERO;
+            for round in 0..ROUNDS {
+                let begun = Instant::now();
+                resize(&client, &id, 128 + round).await;
+                longest = longest.max(begun.elapsed());
+            }
+            delete(&client, &id).await;
+            longest
+        });
+    }
+    let mut gone = 0;
+    while gone < VOLUMES {
+        let event = next(good).await;
+        gone += usize::from(event.r#type() == EventType::Deleted);
+    }
+    let all = changing.join_all().await;
+    all.into_iter().max().unwrap_or_default()
+}
+
 /// A watcher with a flow control window of a few events that reads none must not block others.
 async fn a_watcher_that_does_not_read_is_disconnected(target: &Target, client: &Client) {
-    const VOLUMES: usize = 32;
-    const ROUNDS: u32 = 90;
     let endpoint = Endpoint::from_shared(format!("http://{}", target.grpc)).expect("an address");
     let endpoint = endpoint
         .initial_stream_window_size(1024)
@@ -196,25 +226,8 @@ async fn a_watcher_that_does_not_read_is_disconnected(target: &Target, client: &
     let (_, revision) = service.list(0).await;
     let mut good = service.watch(Some(revision)).await.expect("a watch");
 
-    let mut changing = JoinSet::new();
-    for _ in 0..VOLUMES {
-        let client = client.clone();
-        changing.spawn(async move {
-            let id = unique("busy");
-            make(&client, &id).await;
-            for round in 0..ROUNDS {
-                resize(&client, &id, 128 + round).await;
-            }
-            delete(&client, &id).await;
-        });
-    }
     // A reading watcher gets every event although another does not read.
-    let mut gone = 0;
-    while gone < VOLUMES {
-        let event = next(&mut good).await;
-        gone += usize::from(event.r#type() == EventType::Deleted);
-    }
-    changing.join_all().await;
+    many_events(client, &mut good).await;
     let ended = tokio::time::timeout(Duration::from_secs(20), async {
         loop {
             match slow.message().await {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::browser::Browser;
+use crate::common::Browser;
 
 /// Returns the texts whose contrast with their background is below 4.5:1, the minimum of WCAG 2.2
 /// (1.4.3, AA) for normal text; and the luminance of the page's background.

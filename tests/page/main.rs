@@ -3,7 +3,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod browser;
 mod colours;
 mod many;
 mod rates;
@@ -14,8 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use browser::Browser;
-use common::{Fixture, Http, Options, Target};
+use common::{Browser, Fixture, Http, Options, Target};
 
 const SOON: Duration = Duration::from_secs(30);
 

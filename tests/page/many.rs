@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::browser::Browser;
 use super::shows;
-use crate::common::{Http, Target};
+use crate::common::{Browser, Http, Target};
 
 /// Upper bound for the reaction to a key, a click or a scroll; an idle machine needs a fraction of it.
 const ANSWER: Duration = Duration::from_secs(5);

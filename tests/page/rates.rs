@@ -3,10 +3,9 @@
 
 use serde_json::{Value, json};
 
-use super::browser::Browser;
 use super::shows;
 use crate::common::{
-    Initiator, Resource, Scrape, Target, malloc, name_of, namespace, nqn_of, subsystem,
+    Browser, Initiator, Resource, Scrape, Target, malloc, name_of, namespace, nqn_of, subsystem,
     tcp_controller,
 };
 
@@ -35,6 +34,9 @@ const BOUNDS: [&str; 21] = [
     "0.002", "0.005", "0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5", "10",
 ];
 
+/// Part of a turn's I/O that may end between two readings of one pass over SPDK.
+const IN_BETWEEN: f64 = 0.1;
+
 /// Relative difference that floating-point arithmetic explains.
 const ROUNDING: f64 = 1e-9;
 
@@ -55,8 +57,9 @@ const RECORD: &str = r"(delay => {
   });
   window.fetch = async (path, options) => {
     if (path === '/readyz' && readings.length > 1 && page.load) {
-      const { volumes, reactors } = page.load;
-      const load = { volumes: Object.fromEntries(volumes), reactors: Object.fromEntries(reactors) };
+      const { volumes, reactors, commands } = page.load;
+      const load = Object.fromEntries(Object.entries({ volumes, reactors, commands })
+        .map(([name, of]) => [name, Object.fromEntries(of)]));
       window.turns.push({ readings: readings.slice(-2), load: structuredClone(load), shown: shown() });
     }
     if (path.startsWith('/v1/objects')) window.lists += 1, await new Promise(after => setTimeout(after, delay));
@@ -230,17 +233,33 @@ fn check(turn: &Value) -> Vec<f64> {
         is_written(&format!("total {title}"), &shown["totals"][title], value);
     }
 
-    let grown = |kind: &str| {
-        let name = format!("opi_spdk_reactor_{kind}_seconds_total");
-        let labels = [("core", "0")];
-        after.value(&name, &labels) - before.value(&name, &labels)
-    };
-    let share = grown("busy") / (grown("busy") + grown("idle"));
-    is_near("the reactor's load", number(&load["reactors"]["0"]), share);
-    is_written(
-        "the reactor's load",
-        &shown["plots"]["Reactors, busy"]["core 0"],
-        share,
+    let mut commands = 0.0;
+    for core in load["commands"].as_object().expect("cores").keys() {
+        let grown = |counter: &str| {
+            let name = format!("opi_spdk_reactor_{counter}_total");
+            let labels = [("core", core.as_str())];
+            after.value(&name, &labels) - before.value(&name, &labels)
+        };
+        let (plot, plots) = (format!("core {core}"), &shown["plots"]);
+        let (busy, idle) = (grown("busy_seconds"), grown("idle_seconds"));
+        let share = busy / (busy + idle);
+        is_near("a reactor's load", number(&load["reactors"][core]), share);
+        let drawn = &plots["Reactors, busy"][&plot];
+        is_written("a reactor's load", drawn, share);
+        let own = grown("nvme_operations");
+        let rate = own / taken;
+        is_near("a reactor's IOPS", number(&load["commands"][core]), rate);
+        let drawn = &plots["Reactors, NVMe IOPS"][&plot];
+        is_written("a reactor's IOPS", drawn, rate);
+        commands += own;
+    }
+    // Each command of the host is one I/O of a volume, and the late volume's are also those of the volume below it.
+    // The server reads volumes first and reactors a moment later.
+    let host_io = expected(&before, &after, "volumes/limited").operations
+        + expected(&before, &after, "volumes/late").operations;
+    assert!(
+        (commands - host_io).abs() <= IN_BETWEEN * host_io,
+        "{commands} commands, {host_io} I/Os"
     );
     rates
 }

@@ -9,6 +9,7 @@ mod latency;
 mod log;
 mod metrics;
 mod paths;
+mod reactors;
 mod secrets;
 mod stall;
 mod tls;

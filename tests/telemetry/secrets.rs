@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::common::kinds::{IMPLEMENTED, Lab, Place};
 use crate::common::{
-    Client, Collector, Http, Target, base64, dhchap_key, dhchap_of, exporting_to, free_port,
-    get_text, has_behaviour, kind_of, name_of, tcp_path,
+    Browser, Client, Collector, Http, Target, base64, dhchap_key, dhchap_of, eventually,
+    exporting_to, free_port, get_text, has_behaviour, kind_of, name_of, tcp_path,
 };
 
 /// Part of every secret.
@@ -23,6 +23,8 @@ const KEY: &str = "HUSH-0123456789abcdef-0123456789";
 const BEARER: &str = "Bearer HUSH-token";
 /// Deadline for the last event.
 const SOON: Duration = Duration::from_secs(10);
+/// Deadline for the page on a busy machine.
+const PAGE: Duration = Duration::from_secs(30);
 
 /// Returns a valid DH-HMAC-CHAP key.
 fn dhchap() -> String {
@@ -184,6 +186,30 @@ async fn events_of(client: &Client) -> String {
     told
 }
 
+/// Returns the text of the page once it shows the last object that this test creates and the events.
+async fn page_of(target: &Target) -> String {
+    let mut browser = Browser::start(1280, 900).await;
+    browser.open(&format!("http://{}/", target.http)).await;
+    let text = eventually("the page shows all", PAGE, async || {
+        let text = browser.value("document.body?.innerText ?? ''").await;
+        let text = text.as_str().unwrap_or_default().to_owned();
+        let has = |part: &str| text.contains(part);
+        (has("nullVolumes/last") && has("nvmeRemoteControllers/away")).then_some(text)
+    });
+    let text = text.await;
+    // Also what is not shown but in the page, such as titles.
+    let markup = browser.value("document.documentElement.outerHTML").await;
+    browser.close().await;
+    text + markup.as_str().expect("a text")
+}
+
+/// Whether the log has the line of this call at the level `debug`, in either format.
+fn is_read_logged(log: &str, method: &str, object: &str) -> bool {
+    let parts = ["DEBUG", "opi_spdk::calls", method, object];
+    log.lines()
+        .any(|line| parts.iter().all(|part| line.contains(part)))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn secrets_are_in_no_log_answer_event_trace_or_error() {
     for format in ["text", "json"] {
@@ -248,6 +274,7 @@ async fn secrets_are_hidden(format: &str) {
         assert_eq!(status, 200, "{path}");
         check(path, &text);
     }
+    check("the page", &page_of(&target).await);
     collector.call("volumes/last").await;
     target.stop_with(Signal::TERM);
     let spans = collector.spans();
@@ -257,8 +284,16 @@ async fn secrets_are_hidden(format: &str) {
         let is_span = |span: &Span| span.name.ends_with(&format!("/{method}"));
         assert!(spans.iter().any(is_span), "no span of {method}");
     }
-    assert!(target.log().contains("opi_spdk::calls"), "{}", target.log());
+    // The search below is of a log that has the reads too.
+    let log = target.log();
+    for (method, object) in [
+        ("/GetEncryptedVolume", "volumes/encryptedvolume-"),
+        ("/GetNvmeHost", "/nvmeHosts/nvmehost-"),
+    ] {
+        let is_logged = is_read_logged(&log, method, object);
+        assert!(is_logged, "no line of {method} {object}:\n{log}");
+    }
     check("the audit log", &audit);
     check("the traces", &format!("{:?}", collector.received()));
-    check("the log", &target.log());
+    check("the log", &log);
 }

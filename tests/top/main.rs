@@ -114,7 +114,21 @@ async fn top_shows_what_the_api_reports_on_a_terminal_of_any_size() {
     })
     .await;
     terminal.press("4");
-    shows(&terminal, &["LAST TURN", "%", "STALLS"]).await;
+    shows(&terminal, &["LAST TURN", "%", "IOPS", "STALLS"]).await;
+    eventually("the reactors have IOPS", SOON, async || {
+        let screen = terminal.screen();
+        let rows = screen.lines().map(str::split_whitespace);
+        let rows = rows.map(|cells| cells.collect::<Vec<&str>>());
+        let mut shown = 0.0;
+        let is_core = |cells: &Vec<&str>| cells.get(1).is_some_and(|cell| cell.ends_with('%'));
+        for cells in rows.filter(is_core) {
+            assert_eq!(cells.len(), 6, "{cells:?}");
+            shown += number(Some(cells[2]).filter(|cell| *cell != "-")?);
+        }
+        // The volume's I/O is the host's: between two turns of the screen the rates are alike.
+        (shown > rate / 3.0 && shown < rate * 3.0).then_some(())
+    })
+    .await;
     terminal.press("3");
     shows(&terminal, &["PATH", "LATENCY", "STATE"]).await;
     terminal.press("\t\t/none\r");

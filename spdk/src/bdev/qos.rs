@@ -110,8 +110,8 @@ pub async fn ensure(spdk: Spdk, name: &str, limits: Limits) -> Result<(), Error>
 
 /// The name of a bdev that is given by one of its names.
 fn own_name(spdk: Spdk, name: &str) -> String {
-    let found = super::lookup(spdk, name).ok().flatten();
-    found.map_or_else(|| name.to_owned(), |info| info.name)
+    let found = super::own_name(spdk, name).ok().flatten();
+    found.unwrap_or_else(|| name.to_owned())
 }
 
 /// While this exists, [`ensure`] sets no limits of the bdev: I/O that they hold back is being drained.

@@ -33,7 +33,7 @@ pub trait Observer: Sync {
     /// Returns whether the call that begins now is to be traced.
     fn wants(&self) -> bool;
     /// Reports an answered call.
-    fn told(&self, timeline: &Timeline);
+    fn answered(&self, timeline: &Timeline);
 }
 
 static OBSERVER: OnceLock<&'static dyn Observer> = OnceLock::new();
@@ -72,7 +72,7 @@ impl Asked {
     /// Reports the answered call of recipe `F` to the observer.
     pub(super) fn tell<F>(&self, steps: &Steps) {
         let since = |ticks: u64| duration(ticks.saturating_sub(self.ticks));
-        self.observer.told(&Timeline {
+        self.observer.answered(&Timeline {
             recipe: std::any::type_name::<F>(),
             asked: self.at,
             steps: steps

@@ -1,10 +1,11 @@
 //! Connected hosts and their queues.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{c_int, c_void};
 
 use spdk_sys as sys;
 
+use super::operations::{self, Group};
 use super::{DISCONNECT_LIMIT, check_status, find, target};
 use crate::app_thread::Spdk;
 use crate::completion::{Promise, Status, call_within, completion};
@@ -62,6 +63,8 @@ pub struct Connections {
     hosts: Vec<Connected>,
     queues: Vec<(usize, Queue)>,
     doors: Doors,
+    groups: Vec<Group>,
+    operations: BTreeMap<u32, u64>,
 }
 
 impl Connections {
@@ -82,6 +85,12 @@ impl Connections {
     /// Returns the number of queues by transport.
     pub fn doors(&self) -> Doors {
         self.doors
+    }
+
+    /// Returns the I/O commands that each reactor's poll groups have completed since the start, by core. These are the
+    /// commands of all I/O queues over any transport, with Connect and with those that failed.
+    pub fn operations(&self) -> &BTreeMap<u32, u64> {
+        &self.operations
     }
 
     fn add(&mut self, queue: &sys::opi_nvmf_queue) {
@@ -139,10 +148,18 @@ pub async fn connections(spdk: Spdk) -> Result<Connections, Error> {
         found: Connections::default(),
         promise,
     }));
-    // SAFETY: runs on the app thread; `walk` lives until `on_done`, which is always called, last.
-    unsafe { sys::opi_nvmf_for_each_queue(target, Some(on_queue), Some(on_done), walk.cast()) };
-    let (found, status) = pending.await?;
+    let walk = sys::opi_nvmf_walk {
+        group: Some(on_group),
+        queue: Some(on_queue),
+        done: Some(on_done),
+        arg: walk.cast(),
+    };
+    // SAFETY: runs on the app thread; `walk` is copied, and its argument lives until `on_done`, which is always called,
+    // last.
+    unsafe { sys::opi_nvmf_for_each_queue(target, &raw const walk) };
+    let (mut found, status) = pending.await?;
     check_status(OPERATION, status)?;
+    found.operations = operations::add(&found.groups);
     Ok(found)
 }
 
@@ -150,6 +167,16 @@ pub async fn connections(spdk: Spdk) -> Result<Connections, Error> {
 struct Walk {
     found: Connections,
     promise: Promise<(Connections, c_int)>,
+}
+
+unsafe extern "C" fn on_group(argument: *mut c_void, group: *const sys::opi_nvmf_group) {
+    // SAFETY: as in `on_queue`.
+    let (walk, group) = unsafe { (&mut *argument.cast::<Walk>(), &*group) };
+    walk.found.groups.push(Group {
+        id: group.group.addr(),
+        core: group.core,
+        completed: group.completed_io,
+    });
 }
 
 unsafe extern "C" fn on_queue(argument: *mut c_void, queue: *const sys::opi_nvmf_queue) {

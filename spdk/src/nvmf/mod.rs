@@ -10,6 +10,7 @@ pub mod listener;
 pub mod namespace;
 mod notices;
 pub mod nqn;
+mod operations;
 mod pause;
 pub mod referral;
 pub(crate) mod refusals;

@@ -173,7 +173,11 @@ pub async fn create(spdk: Spdk, name: &str, bdev: &str) -> Result<(), Error> {
     match served {
         Ok(notifier) => {
             opened.owner().0.replace(Some(notifier));
-            OPEN.with_borrow_mut(|open| open.insert(name.to_owned(), opened));
+            let left = OPEN.with_borrow_mut(|open| open.insert(name.to_owned(), opened));
+            // A deletion that was cut off has left it.
+            if let Some(left) = left {
+                spawn_local(left.close());
+            }
             Ok(())
         }
         Err(error) => {
@@ -207,6 +211,13 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Returns the own name of the bdev that a device shows; `None` without such a device, and once SPDK is removing the
+/// bdev. App thread.
+pub fn volume_of(spdk: Spdk, name: &str) -> Option<String> {
+    let opened = OPEN.with_borrow(|open| open.get(name).cloned())?;
+    opened.volume().filter(|_| core::is_there(spdk, name))
 }
 
 /// Closes all bdevs during teardown; no device uses them any more.

@@ -22,6 +22,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_bdev_set_qos_limits",
     "opi_bdev_stand_in",
     "opi_bdev_unregister",
+    "opi_cpu_missing",
     "opi_iobuf_state",
     "opi_keyring_add",
     "opi_keyring_remove",

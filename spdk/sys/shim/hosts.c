@@ -62,15 +62,21 @@ opi_nvmf_describe_queue(struct spdk_nvmf_qpair *qpair, struct opi_nvmf_queue *qu
 	}
 }
 
-/* Context of a walk over the target's poll groups, each on its own thread. */
-struct opi_nvmf_queues {
-	void	(*queue)(void *arg, const struct opi_nvmf_queue *queue);
-	void	(*done)(void *arg, int status);
-	void	*arg;
-};
+/* The counter is written by the group's thread, so it is read on that thread. */
+static void
+opi_nvmf_tell_group(const struct opi_nvmf_walk *walk, const struct spdk_nvmf_poll_group *group)
+{
+	struct opi_nvmf_group told = {
+		.group = group,
+		.completed_io = group->stat.completed_nvme_io,
+		.core = spdk_env_get_current_core(),
+	};
+
+	walk->group(walk->arg, &told);
+}
 
 static void
-opi_nvmf_tell_queue(const struct opi_nvmf_queues *walk, struct spdk_nvmf_qpair *qpair)
+opi_nvmf_tell_queue(const struct opi_nvmf_walk *walk, struct spdk_nvmf_qpair *qpair)
 {
 	struct opi_nvmf_queue queue = {};
 
@@ -88,7 +94,7 @@ static void
 opi_nvmf_queues_go_on(void *ctx)
 {
 	struct spdk_io_channel_iter *i = ctx;
-	const struct opi_nvmf_queues *walk = spdk_io_channel_iter_get_ctx(i);
+	const struct opi_nvmf_walk *walk = spdk_io_channel_iter_get_ctx(i);
 	struct spdk_io_channel *channel = spdk_io_channel_iter_get_channel(i);
 	struct spdk_nvmf_poll_group *group = spdk_io_channel_get_ctx(channel);
 	struct spdk_nvmf_qpair *qpair = group->walk_next;
@@ -118,6 +124,7 @@ opi_nvmf_queues_of_group(struct spdk_io_channel_iter *i)
 		spdk_for_each_channel_continue(i, -ENOMEM);
 		return;
 	}
+	opi_nvmf_tell_group(spdk_io_channel_iter_get_ctx(i), group);
 	group->walk_next = TAILQ_FIRST(&group->qpairs);
 	opi_nvmf_queues_go_on(i);
 }
@@ -129,6 +136,7 @@ opi_nvmf_queues_of_group(struct spdk_io_channel_iter *i)
 	struct spdk_nvmf_poll_group *group = spdk_io_channel_get_ctx(channel);
 	struct spdk_nvmf_qpair *qpair;
 
+	opi_nvmf_tell_group(spdk_io_channel_iter_get_ctx(i), group);
 	TAILQ_FOREACH(qpair, &group->qpairs, link) {
 		opi_nvmf_tell_queue(spdk_io_channel_iter_get_ctx(i), qpair);
 	}
@@ -139,27 +147,23 @@ opi_nvmf_queues_of_group(struct spdk_io_channel_iter *i)
 static void
 opi_nvmf_queues_done(struct spdk_io_channel_iter *i, int status)
 {
-	struct opi_nvmf_queues *walk = spdk_io_channel_iter_get_ctx(i);
+	struct opi_nvmf_walk *walk = spdk_io_channel_iter_get_ctx(i);
 
 	walk->done(walk->arg, status);
 	free(walk);
 }
 
 void
-opi_nvmf_for_each_queue(struct spdk_nvmf_tgt *tgt,
-			void (*queue)(void *arg, const struct opi_nvmf_queue *queue),
-			void (*done)(void *arg, int status), void *arg)
+opi_nvmf_for_each_queue(struct spdk_nvmf_tgt *tgt, const struct opi_nvmf_walk *walk)
 {
-	struct opi_nvmf_queues *walk = calloc(1, sizeof(*walk));
+	struct opi_nvmf_walk *copy = calloc(1, sizeof(*copy));
 
-	if (walk == NULL) {
-		done(arg, -ENOMEM);
+	if (copy == NULL) {
+		walk->done(walk->arg, -ENOMEM);
 		return;
 	}
-	*walk = (struct opi_nvmf_queues) {
-		.queue = queue, .done = done, .arg = arg,
-	};
-	spdk_for_each_channel(tgt, opi_nvmf_queues_of_group, walk, opi_nvmf_queues_done);
+	*copy = *walk;
+	spdk_for_each_channel(tgt, opi_nvmf_queues_of_group, copy, opi_nvmf_queues_done);
 }
 
 struct opi_nvmf_disconnect {

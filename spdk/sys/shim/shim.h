@@ -161,12 +161,27 @@ struct opi_nvmf_queue {
 /* Runs on the queue's thread. The queue must have a controller. */
 void opi_nvmf_describe_queue(struct spdk_nvmf_qpair *qpair, struct opi_nvmf_queue *queue);
 
-/* Walks all queues. `queue` is called on the threads of the target's poll groups, one after another; the strings
- * are valid during the call. `done` is called last, on the calling thread. Each step is bounded to some number of
- * queues. Two concurrent walks would miss queues: they share the poll group's cursor. */
-void opi_nvmf_for_each_queue(struct spdk_nvmf_tgt *tgt,
-			     void (*queue)(void *arg, const struct opi_nvmf_queue *queue),
-			     void (*done)(void *arg, int status), void *arg);
+/* A poll group of the target: the queues that one SPDK thread serves. */
+struct opi_nvmf_group {
+	/* Identifies the group; never dereferenced. */
+	const void	*group;
+	/* Completed commands of its I/O queues, past ones included: Connect and failed commands count too. */
+	uint64_t	completed_io;
+	/* Core that runs its thread. */
+	uint32_t	core;
+};
+
+struct opi_nvmf_walk {
+	void	(*group)(void *arg, const struct opi_nvmf_group *group);
+	void	(*queue)(void *arg, const struct opi_nvmf_queue *queue);
+	void	(*done)(void *arg, int status);
+	void	*arg;
+};
+
+/* Walks all poll groups and their queues. `group` and `queue` are called on the threads of the poll groups, one after
+ * another; the strings are valid during the call. `done` is called last, on the calling thread. Each step is bounded to
+ * some number of queues. Two concurrent walks would miss queues: they share the poll group's cursor. */
+void opi_nvmf_for_each_queue(struct spdk_nvmf_tgt *tgt, const struct opi_nvmf_walk *walk);
 
 /* Disconnects hosts that are connected to the subsystem over a network: those with `hostnqn` unless it is NULL,
  * and with `cntlid` unless it is negative. -ENOENT if there is none. */
@@ -372,6 +387,10 @@ struct opi_bdev_flushes {
 	uint64_t	ticks;
 };
 struct opi_bdev_flushes opi_bdev_flushes_of(const struct spdk_bdev_io_stat *stat);
+
+/* Whether the processor that this text of /proc/cpuinfo describes lacks features that SPDK was built with: their names,
+ * as many as fit. Any thread. */
+bool opi_cpu_missing(const char *cpuinfo, char *missing, size_t size);
 
 /* Both pointers are NULL if `status` is not 0. */
 typedef void (*opi_bdev_read)(void *arg, const struct spdk_bdev_io_stat *stat,

@@ -146,13 +146,17 @@ impl Scraper {
             let answer = sender.send_request(request).await;
             body(answer.map_err(|error| text(&error))?).await
         };
-        // The connection has to be polled for the request to proceed.
+        // The connection has to be polled for the request to proceed. A server that closes it after its answer ends it
+        // before the answer is read here.
+        let broken = async {
+            match connection.await {
+                Err(error) => text(&error),
+                Ok(()) => std::future::pending().await,
+            }
+        };
         tokio::select! {
             answer = answered => answer,
-            ended = connection => match ended {
-                Ok(()) => Err("the connection ended before the answer".to_owned()),
-                Err(error) => Err(text(&error)),
-            },
+            error = broken => Err(error),
         }
     }
 }

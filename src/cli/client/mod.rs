@@ -11,6 +11,7 @@ mod get;
 mod hosts;
 mod http;
 mod kinds;
+mod metrics;
 mod output;
 mod reference;
 mod stats;

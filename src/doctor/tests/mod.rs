@@ -321,6 +321,22 @@ fn each_fault_is_found_alone_with_the_command_that_mends_it() {
     }
 }
 
+/// Of this machine the program has just been built for at least the baseline.
+#[test]
+fn a_processor_without_what_spdk_was_built_for_is_an_error() {
+    let tree = good();
+    let here = std::fs::read_to_string("/proc/cpuinfo").expect("a file");
+    tree.write("/proc/cpuinfo", &here);
+    let of_processor = |found: Vec<Finding>| {
+        let mut processor = found.into_iter().filter(|one| one.check == "processor");
+        processor.next().map(|one| (one.level, one.what))
+    };
+    assert_eq!(of_processor(bad(&tree, &REACTORS)), None);
+    tree.write("/proc/cpuinfo", "processor : 0\nflags : fpu sse2\n");
+    let (level, what) = of_processor(bad(&tree, &REACTORS)).expect("a finding");
+    assert!(level == Level::Error && what.contains("ssse3"), "{what}");
+}
+
 #[test]
 fn memlock_is_an_error_once_a_device_is_on_vfio() {
     let tree = good();
@@ -330,6 +346,27 @@ fn memlock_is_an_error_once_a_device_is_on_vfio() {
     tree.link(&format!("{device}/driver"), "/sys/bus/pci/drivers/vfio-pci");
     let found = bad(&tree, &REACTORS);
     assert_eq!((found[0].check, found[0].level), ("memlock", Level::Error));
+}
+
+/// As in the preflight checks: the limits of all mounted sizes together count, and a size without a limit may suffice.
+#[test]
+fn a_limit_of_one_page_size_is_no_fault_where_another_size_suffices() {
+    let tree = good();
+    tree.write("/proc/self/cgroup", "0::/\n");
+    tree.write("/sys/fs/cgroup/cgroup.controllers", "hugetlb");
+    tree.write("/sys/fs/cgroup/hugetlb.2MB.max", "536870912");
+    let of = |found: Vec<Finding>| found.into_iter().map(|one| one.what).collect::<Vec<_>>();
+    let only =
+        "/sys/fs/cgroup/hugetlb.2MB.max leaves 512 MiB of hugepages, and 1024 MiB are asked for";
+    assert_eq!(of(bad(&tree, &REACTORS)), [only]);
+    let mounts = tree.read("/proc/self/mountinfo")
+        + "31 1 0:31 / /huge rw - hugetlbfs none rw,pagesize=1024M\n";
+    tree.write("/proc/self/mountinfo", &mounts);
+    assert_eq!(of(bad(&tree, &REACTORS)), [""; 0]);
+    tree.write("/sys/fs/cgroup/hugetlb.1GB.max", "0");
+    assert_eq!(of(bad(&tree, &REACTORS)), [only]);
+    tree.write("/sys/fs/cgroup/hugetlb.1GB.max", "1073741824");
+    assert_eq!(of(bad(&tree, &REACTORS)), [""; 0]);
 }
 
 #[test]

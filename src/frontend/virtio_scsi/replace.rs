@@ -4,6 +4,15 @@ use super::{Groups, Lun, Luns, change_in, full, hide, show};
 use crate::error::Error;
 use crate::health::Replaced;
 
+/// How a replacement ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Done,
+    RolledBack,
+    /// SPDK may show the old LUN, the new one, or both.
+    Unknown,
+}
+
 /// A LUN before and after an update, and the controllers that show each.
 struct Replacement {
     old: Lun,
@@ -31,33 +40,40 @@ impl Luns {
             return self.add(to, id, bdev, most).await;
         };
         let [hidden, shown] = shown;
-        // Under the same ID the old LUN takes the place of what a failed update may leave.
-        let leftover = shown.clone().filter(|_| from != to);
         let (now, then, before) = (new.clone(), old.clone(), old.volume.clone());
         let replaced = self.spdk.call(async move |spdk| {
             if let Some(controller) = &hidden {
-                hide(spdk, controller, &then).await?;
+                hide(spdk, controller, then.number).await?;
             }
             let made = show(spdk, shown.as_deref(), &now).await;
             let undo = show(spdk, hidden.as_deref(), &then);
             Ok::<_, spdk::Error>(Replaced::by(made, undo).await)
         });
         let (volume, failed) = outcome(Error::joined(replaced.await), before);
-        let is_unsettled = failed.as_ref().is_some_and(Error::is_unsettled);
-        if is_unsettled && let Some(controller) = leftover {
-            let new = new.clone();
-            let hidden = (self.spdk).call(async move |spdk| hide(spdk, &controller, &new).await);
-            if let Err(error) = Error::joined(hidden.await) {
-                tracing::warn!(lun = id, controller = to, %error, "what a failed move left is still shown");
-            }
-        }
-        let is_done = failed.is_none();
+        let end = match &failed {
+            None => End::Done,
+            Some(error) if error.is_unsettled() => End::Unknown,
+            Some(_) => End::RolledBack,
+        };
         let pair = [old, new].map(|lun| Lun {
             volume: volume.clone(),
             ..lun
         });
-        end(&mut self.groups.lock(), [from, to], id, pair, is_done);
+        enter(&mut self.groups.lock(), [from, to], id, pair, end);
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Hides what a failed move of a LUN to this ID may have left there, and releases its number. Idempotent.
+    pub(in crate::frontend) async fn withdraw(&self, to: &str, id: &str) -> Result<(), Error> {
+        let left = left_by(&self.groups.lock(), to, id);
+        if let Some((number, controller)) = left
+            && let Some(controller) = controller
+        {
+            let hidden = (self.spdk).call(async move |spdk| hide(spdk, &controller, number).await);
+            Error::joined(hidden.await)?;
+        }
+        self.forget(to, id);
+        Ok(())
     }
 
     /// Releases the number that a LUN had before its last move: the move is durable.
@@ -116,13 +132,23 @@ fn begin(
     Ok(Some(Replacement { old, new, shown }))
 }
 
-/// Enters what has become of a replacement: the new LUN, or the old one if it failed.
-fn end(groups: &mut Groups, [from, to]: [&str; 2], id: &str, [old, new]: [Lun; 2], is_done: bool) {
-    let (stays, goes) = if is_done { (to, from) } else { (from, to) };
-    let number = old.number;
-    let lun = if is_done { new } else { old };
+/// Returns the number of what a failed move may have left under an ID, and the controller that may show it.
+fn left_by(groups: &Groups, to: &str, id: &str) -> Option<(u8, Option<String>)> {
+    let group = groups.get(to)?;
+    let lun = group.luns.get(id).map(|lun| lun.number);
+    let number = lun.or_else(|| group.moving.get(id).copied())?;
+    Some((number, group.shown.then(|| to.to_owned())))
+}
+
+/// Enters what has become of a replacement: the new LUN, or the old one if it failed. Unless the move was rolled back
+/// for certain, the other number stays taken: by a rollback that may follow, or by what SPDK may show.
+fn enter(groups: &mut Groups, [from, to]: [&str; 2], id: &str, [old, new]: [Lun; 2], end: End) {
+    let (stays, goes, lun, number) = match end {
+        End::Done => (to, from, new, old.number),
+        _ => (from, to, old, new.number),
+    };
     change_in(groups, stays, |group| {
-        if is_done {
+        if end == End::Done {
             // It is back where a rollback would have brought it.
             group.moving.remove(id);
         }
@@ -133,7 +159,7 @@ fn end(groups: &mut Groups, [from, to]: [&str; 2], id: &str, [old, new]: [Lun; 2
     }
     change_in(groups, goes, |group| {
         group.luns.remove(id);
-        if is_done {
+        if end != End::RolledBack {
             group.moving.insert(id.to_owned(), number);
         }
     });
@@ -159,10 +185,34 @@ mod tests {
         Some(groups.get(group)?.luns.get(id)?.number)
     }
 
-    fn moves(groups: &mut Groups, between: [&str; 2], id: &str, is_done: bool) {
+    fn moves(groups: &mut Groups, between: [&str; 2], id: &str, end: End) {
         let begun = begin(groups, between, id, "volume", MAX_LUNS).unwrap();
         let Replacement { old, new, .. } = begun.expect("the LUN is known");
-        end(groups, between, id, [old, new], is_done);
+        enter(groups, between, id, [old, new], end);
+    }
+
+    #[test]
+    fn what_a_failed_move_may_have_left_keeps_its_number_and_is_found() {
+        let mut groups = Groups::new();
+        for (group, id) in [("a", "0"), ("b", "1")] {
+            let group = groups.entry(group.to_owned()).or_default();
+            group.take(id, "volume", MAX_LUNS, None).unwrap();
+            group.shown = true;
+        }
+        moves(&mut groups, ["a", "b"], "0", End::RolledBack);
+        assert_eq!(left_by(&groups, "b", "0"), None);
+        moves(&mut groups, ["a", "b"], "0", End::Unknown);
+        assert_eq!(number(&groups, "a", "0"), Some(0));
+        assert_eq!(
+            number(&groups, "b", "0"),
+            None,
+            "no controller shows it anew"
+        );
+        let left = Some((1, Some("b".to_owned())));
+        assert_eq!(left_by(&groups, "b", "0"), left);
+        let group = groups.get_mut("b").unwrap();
+        let other = group.take("2", "volume", MAX_LUNS, None).unwrap();
+        assert_eq!(other.number, 2);
     }
 
     #[test]
@@ -174,7 +224,7 @@ mod tests {
         };
         assert_eq!(take(&mut groups, "a", "0", MAX_LUNS), Some(0));
         assert_eq!(take(&mut groups, "a", "1", MAX_LUNS), Some(1));
-        moves(&mut groups, ["a", "b"], "0", true);
+        moves(&mut groups, ["a", "b"], "0", End::Done);
         assert_eq!(number(&groups, "b", "0"), Some(0));
         // The move is not durable yet.
         assert_eq!(take(&mut groups, "a", "2", MAX_LUNS), Some(2));
@@ -184,10 +234,10 @@ mod tests {
             "room for the rollback"
         );
         // Its rollback fails at first, and succeeds when it is retried.
-        moves(&mut groups, ["b", "a"], "0", false);
+        moves(&mut groups, ["b", "a"], "0", End::RolledBack);
         assert_eq!(number(&groups, "b", "0"), Some(0));
         assert_eq!(take(&mut groups, "a", "3", MAX_LUNS), Some(3));
-        moves(&mut groups, ["b", "a"], "0", true);
+        moves(&mut groups, ["b", "a"], "0", End::Done);
         assert_eq!(number(&groups, "a", "0"), Some(0));
         assert!(groups["a"].moving.is_empty());
     }

@@ -4,4 +4,5 @@ mod again;
 mod connection;
 mod peer;
 mod plug;
+mod plugged;
 mod unplug;

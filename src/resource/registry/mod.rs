@@ -108,7 +108,7 @@ impl Registry {
     }
 
     /// Returns the transitive dependencies of `name`: the keys it uses, and those that their owners use.
-    pub fn beneath(&self, name: &Name) -> BTreeSet<Key> {
+    pub fn transitive_keys(&self, name: &Name) -> BTreeSet<Key> {
         let tables = self.tables.lock();
         let mut found = BTreeSet::new();
         let mut users = vec![name];
@@ -123,15 +123,15 @@ impl Registry {
     }
 
     /// Whether a transitive dependency of `name` is owned by an object whose typed name has this prefix.
-    pub fn stands_on(&self, name: &Name, prefix: &str) -> bool {
-        let beneath = self.beneath(name);
+    pub fn depends_on(&self, name: &Name, prefix: &str) -> bool {
+        let keys = self.transitive_keys(name);
         let tables = self.tables.lock();
-        let mut owners = beneath.iter().filter_map(|key| tables.owner(key));
+        let mut owners = keys.iter().filter_map(|key| tables.owner(key));
         owners.any(|owner| owner.key().as_str().starts_with(prefix))
     }
 
     /// Returns the owners of the keys that `name` uses, without itself.
-    pub fn owners_beneath(&self, name: &Name) -> BTreeSet<Name> {
+    pub fn dependencies_of(&self, name: &Name) -> BTreeSet<Name> {
         let tables = self.tables.lock();
         let used = tables.held(name).into_iter().flat_map(Claims::used);
         let owners = used.filter_map(|key| tables.owner(&key));

@@ -175,6 +175,43 @@ async fn what_cannot_be_undone_either_is_retried_until_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_volume_that_spdk_has_in_another_version_takes_no_new_user() {
+    let store = Arc::new(Faulty::default());
+    let world = world(&store);
+    world.subsystem("s", "nqn.2014-08.org:s").await.unwrap();
+    for id in ["used", "free"] {
+        world.volume(id, of(512, 64)).await.unwrap();
+    }
+    let user = world.namespace("nvmeSubsystems/s", "n", "volumes/used");
+    let mut user = user.await.unwrap();
+    for id in ["used", "free"] {
+        store.fail_after(0, 1);
+        world.engine.fails_after_one_update();
+        let changed = world.change(called(id, of(0, 128)), &[]).await;
+        changed.unwrap_err();
+        world.engine.fails.store(false, Ordering::Relaxed);
+    }
+    let refused = world.namespace("nvmeSubsystems/s", "m", "volumes/free");
+    let refused = refused.await.unwrap_err();
+    assert!(matches!(refused, Error::Unavailable(_)), "{refused}");
+    assert!(
+        refused.to_string().contains("volumes/free is being"),
+        "{refused}"
+    );
+    user.spec.as_mut().unwrap().host_nsid = 7;
+    let update = Update {
+        object: Some(user),
+        mask: None,
+        allow_missing: false,
+    };
+    let updated = world.namespaces.update(CallContext::default(), update);
+    updated.await.expect("it is a user already");
+    settle(&world).await;
+    let taken = world.namespace("nvmeSubsystems/s", "m", "volumes/free");
+    taken.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_delete_that_has_begun_is_brought_to_its_end() {
     let store = Arc::new(Faulty::default());
     let world = world(&store);

@@ -143,6 +143,15 @@ impl Kind for Arc<Volumes> {
         Ok(destroys.then(|| change.wanted.clone()))
     }
 
+    async fn withdraw(
+        &self,
+        _: &CallContext,
+        _: &Name,
+        _: &Change<NullVolume>,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn remove(&self, _: &CallContext, name: &Name, _: &NullVolume) -> Result<(), Error> {
         self.fault()?;
         self.made.lock().remove(name.id());
@@ -184,6 +193,15 @@ impl Kind for Subsystems {
         change: Change<NvmeSubsystem>,
     ) -> Result<NvmeSubsystem, Error> {
         Ok(change.wanted)
+    }
+
+    async fn withdraw(
+        &self,
+        _: &CallContext,
+        _: &Name,
+        _: &Change<NvmeSubsystem>,
+    ) -> Result<(), Error> {
+        Ok(())
     }
 
     async fn remove(&self, _: &CallContext, _: &Name, _: &NvmeSubsystem) -> Result<(), Error> {
@@ -251,6 +269,15 @@ impl Kind for Namespaces {
     ) -> Result<NvmeNamespace, Error> {
         self.find(&change.wanted)?;
         Ok(change.wanted)
+    }
+
+    async fn withdraw(
+        &self,
+        _: &CallContext,
+        _: &Name,
+        _: &Change<NvmeNamespace>,
+    ) -> Result<(), Error> {
+        Ok(())
     }
 
     async fn remove(&self, _: &CallContext, _: &Name, _: &NvmeNamespace) -> Result<(), Error> {

@@ -45,6 +45,15 @@ impl Kind for Arc<Doors> {
         Ok(change.wanted)
     }
 
+    async fn withdraw(
+        &self,
+        _: &CallContext,
+        _: &Name,
+        _: &Change<NvmeController>,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn remove(&self, _: &CallContext, _: &Name, _: &NvmeController) -> Result<(), Error> {
         Ok(())
     }

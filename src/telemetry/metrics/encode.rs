@@ -112,6 +112,15 @@ impl Reading {
             "Time of a reactor's turns that had none",
             cores().map(|(labels, of)| (labels, of.idle)),
         );
+        let operations = cores().filter_map(|(labels, of)| {
+            let number = self.operations.get(&of.core)?;
+            Some((labels, *number))
+        });
+        out.counters(
+            "opi_spdk_reactor_nvme_operations",
+            "I/O commands of hosts over NVMe-oF, vfio-user included, that a reactor has completed",
+            operations,
+        );
         out.gauges(
             "opi_spdk_reactor_last_turn_seconds",
             "Time since a reactor ended its last turn",

@@ -78,6 +78,8 @@ pub(super) struct Reading {
     pub(super) paths: Vec<Path>,
     pub(super) reactors: Vec<Reactor>,
     pub(super) stalls: HashMap<u32, u64>,
+    /// I/O commands of NVMe-oF hosts, by core.
+    pub(super) operations: BTreeMap<u32, u64>,
     pub(super) control: ControlStats,
     pub(super) long_steps: Vec<(&'static str, Duration)>,
     pub(super) mailbox: MailboxStats,
@@ -191,6 +193,7 @@ fn assemble(
     let reactors = spdk.reactors();
     let stalls = reactors.iter().map(|of| (of.core, metrics.stalls(of.core)));
     let queues = pass.queues.doors();
+    let operations = pass.queues.operations().clone();
     let (store, replay) = services.store();
     let (mut subsystems, namespaces) = subsystems(services);
     let mut hosts = Vec::new();
@@ -222,6 +225,7 @@ fn assemble(
         paths: paths(services, pass.paths),
         stalls: stalls.collect(),
         reactors,
+        operations,
         control: spdk.control_stats(),
         long_steps: spdk.long_steps(),
         mailbox: spdk.mailbox_stats(),

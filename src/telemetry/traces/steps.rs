@@ -15,7 +15,7 @@ impl spdk::Observer for Steps {
         is_traced()
     }
 
-    fn told(&self, timeline: &Timeline) {
+    fn answered(&self, timeline: &Timeline) {
         let at = |since: Duration| timeline.asked + since;
         let steps = &timeline.steps;
         let (Some((first, _)), Some((_, last))) = (steps.first(), steps.last()) else {

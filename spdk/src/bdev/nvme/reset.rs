@@ -74,7 +74,7 @@ pub async fn reset(spdk: Spdk, name: &str, limit: Duration) -> Result<(), Error>
     };
     let all: Vec<String> = failed
         .iter()
-        .map(|(path, error)| said(path, error))
+        .map(|(path, error)| described(path, error))
         .collect();
     Err(Error::new(OPERATION, errno.0).with_detail(all.join("; ")))
 }
@@ -84,7 +84,7 @@ fn not_back(limit: Duration) -> Error {
     Error::new(OPERATION, libc::ETIMEDOUT).with_detail(detail)
 }
 
-fn said(path: &Path, error: &Error) -> String {
+fn described(path: &Path, error: &Error) -> String {
     let id = path.id().map(|id| id.to_string());
     let what = error.detail.clone().unwrap_or_else(|| error.to_string());
     format!("{} {what}", id.unwrap_or_else(|| path.subsystem.clone()))

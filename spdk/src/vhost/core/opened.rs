@@ -10,7 +10,7 @@ use std::time::Duration;
 use spdk_sys as sys;
 
 use crate::app_thread::Spdk;
-use crate::cstr::cstr;
+use crate::cstr::{cstr, string};
 use crate::error::{Error, check};
 use crate::step::spawn_local;
 use crate::timer::sleep;
@@ -126,6 +126,17 @@ impl<O: Owner> Opened<O> {
         });
         let described = describe(bdev, Arc::clone(shared));
         Ok((opened, described))
+    }
+
+    /// Returns the bdev's own name; `None` once SPDK is removing the bdev.
+    pub(crate) fn volume(&self) -> Option<String> {
+        let bdev = self.bdev.get().filter(|bdev| !bdev.is_removed())?;
+        // SAFETY: runs on the app thread, to which an `Rc` of this is bound; the descriptor is closed only once
+        // `removed` is set, and keeps its bdev valid until then.
+        unsafe {
+            let bdev = sys::spdk_bdev_desc_get_bdev(bdev.descriptor);
+            Some(string(sys::spdk_bdev_get_name(bdev)))
+        }
     }
 
     /// Returns the owner.

@@ -6,18 +6,22 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ruzstd::encoding::{CompressionLevel, compress};
 use serde_json::Value as Json;
 
 use super::http::Http;
+use super::metrics::Scrape;
 use super::{Connect, Connection, Failure, failure::plain, get, hosts, output, watch};
 use crate::cli::print;
 use crate::config::VERSION;
 
 /// Events collected at most: as many as a server keeps.
 const EVENTS: usize = 4096;
+
+/// The metric with the server's version.
+const BUILD_INFO: &str = "opi_spdk_build_info";
 
 /// The event backlog counts as fully received after this long without an event.
 const QUIET: Duration = Duration::from_millis(500);
@@ -49,7 +53,6 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let scraper = args.http.scraper(&args.connect)?;
     let output = create(&args.file).map_err(Failure::Here)?;
     let mut bundle = Bundle::new();
-    bundle.add("version.txt", VERSION.as_bytes());
     match args.connect.connect().await {
         Ok(connection) => bundle.add_server(&connection).await,
         // Wrong settings are the user's error; an unreachable server is a finding for the bundle.
@@ -59,7 +62,9 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             return Err(failure);
         }
     }
-    match scraper.metrics().await {
+    let metrics = scraper.metrics().await;
+    bundle.add("version.txt", versions(&metrics).as_bytes());
+    match metrics {
         Ok(text) => bundle.add("metrics.txt", text.as_bytes()),
         Err(reason) => bundle.problem("metrics", &reason),
     }
@@ -94,6 +99,24 @@ fn create(file: &Path) -> Result<File, String> {
         }
         _ => format!("{}: {error}", file.display()),
     })
+}
+
+/// The versions of the server, which its metrics have, and of this client: they may differ.
+fn versions(metrics: &Result<String, String>) -> String {
+    let server = match metrics {
+        Err(reason) => format!("unknown: {}", plain(reason)),
+        Ok(text) => {
+            let scrape = Scrape::parse(text, Instant::now());
+            match scrape.of(BUILD_INFO) {
+                [build, ..] => {
+                    let [version, spdk] = ["version", "spdk"].map(|name| build.label(name));
+                    format!("{} with {}", plain(version), plain(spdk))
+                }
+                [] => format!("unknown: its metrics have no {BUILD_INFO}"),
+            }
+        }
+    };
+    format!("server: {server}\nclient: {}\n", VERSION.as_str())
 }
 
 /// Removes the incomplete output file.
@@ -182,6 +205,18 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         assert!(create(&file).unwrap_err().ends_with("is not overwritten"));
         assert!(create(&dir.path().join("none/a")).is_err());
+    }
+
+    #[test]
+    fn the_version_is_that_of_the_server_beside_that_of_the_client() {
+        let text = "opi_spdk_build_info{version=\"9.8\",spdk=\"SPDK v7\"} 1\n".to_owned();
+        let client = format!("\nclient: {}\n", VERSION.as_str());
+        let told = versions(&Ok(text));
+        assert_eq!(told, format!("server: 9.8 with SPDK v7{client}"));
+        let told = versions(&Err("no answer".to_owned()));
+        assert_eq!(told, format!("server: unknown: no answer{client}"));
+        let told = versions(&Ok("up 1\n".to_owned()));
+        assert!(told.starts_with("server: unknown: its metrics have no opi_spdk_build_info\n"));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! `opi-spdk top`: load of volumes, hosts, paths and reactors, every second.
 
-mod metrics;
 mod screen;
 mod table;
 mod views;
@@ -16,8 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::http::{Http, Scraper};
+use super::metrics::Scrape;
 use super::{Connect, Connection, Failure};
-use metrics::Scrape;
 use table::Row;
 use views::{HostIo, View};
 

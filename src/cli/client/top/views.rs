@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::super::get::{all_of, name_of};
 use super::super::kinds;
+use super::super::metrics::{Scrape, quantile};
 use super::super::{Connection, Failure, hosts};
-use super::metrics::{Scrape, quantile};
 use super::table::{Column, Row, Value};
 
 /// A view.
@@ -63,6 +63,7 @@ impl View {
         const REACTORS: &[Column] = &[
             of("CORE", 14),
             of("BUSY", 7),
+            of("IOPS", 7),
             of("LAST TURN", 10),
             of("STALLS", 7),
             of("QUEUES", 7),
@@ -119,6 +120,7 @@ pub(super) fn reactors(before: &Scrape, now: &Scrape, queues: &HashMap<i32, usiz
         now.rates(before, &metric, "core")
     };
     let (busy, idle) = (rates("busy"), rates("idle"));
+    let iops = now.rates(before, "opi_spdk_reactor_nvme_operations_total", "core");
     let stalls = now.by("opi_spdk_reactor_stalls_total", "core");
     let turns = now.by("opi_spdk_reactor_last_turn_seconds", "core");
     let mut cores: Vec<&str> = turns.keys().copied().collect();
@@ -132,6 +134,7 @@ pub(super) fn reactors(before: &Scrape, now: &Scrape, queues: &HashMap<i32, usiz
         vec![
             Value::text(core),
             Value::of(share, Value::Share),
+            Value::of(iops.get(core).copied(), Value::Count),
             Value::of(turns.get(core).copied(), Value::Seconds),
             Value::of(stalls.get(core).copied(), Value::Count),
             Value::Count(served.map_or(0.0, |number| *number as f64)),
@@ -253,9 +256,11 @@ mod tests {
                  opi_spdk_volume_size_bytes{label} 1\n\
                  opi_spdk_reactor_busy_seconds_total{{core=\"0\"}} {busy}\n\
                  opi_spdk_reactor_idle_seconds_total{{core=\"0\"}} {}\n\
+                 opi_spdk_reactor_nvme_operations_total{{core=\"0\"}} {}\n\
                  opi_spdk_reactor_last_turn_seconds{{core=\"0\"}} 0.1\n",
                 ops * 512,
                 10.0 - busy,
+                ops * 3,
             )
         };
         let begin = Instant::now();
@@ -282,8 +287,8 @@ mod tests {
         let queues = HashMap::from([(0, 3)]);
         let row = &reactors(&before, &now, &queues)[0];
         assert_eq!(
-            (&row[1], &row[4]),
-            (&Value::Share(0.25), &Value::Count(3.0))
+            (&row[1], &row[2], &row[5]),
+            (&Value::Share(0.25), &Value::Count(30.0), &Value::Count(3.0))
         );
     }
 
