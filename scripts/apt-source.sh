@@ -1,5 +1,5 @@
-# Sourced. Gets source packages of Debian, verified by apt, with a separate apt configuration so that the machine's
-# stays unchanged. The archive is the one that the machine already uses.
+# Sourced. Gets source packages of Debian, and packages of other releases, verified by apt, with a separate apt configuration so
+# that the machine's stays unchanged. The archive is the one that the machine already uses.
 
 # Prints the URL of Debian's main archive, as configured on this machine.
 debian_site() {
@@ -20,9 +20,15 @@ need_debian_site() {
 }
 
 # apt_source DIR SUITE ARGUMENT...: runs `apt-get source ARGUMENT...` for SUITE, into the directory DIR.
-apt_source() {
-    local dir=$1 suite=$2 site list
-    shift 2
+apt_source() { apt_of deb-src "$1" "$2" source "${@:3}"; }
+
+# apt_download DIR SUITE PACKAGE...: downloads packages of SUITE into the directory DIR.
+apt_download() { apt_of deb "$1" "$2" download "${@:3}"; }
+
+# apt_of TYPE DIR SUITE COMMAND...: an apt-get command with an index of that type.
+apt_of() {
+    local type=$1 dir=$2 suite=$3 site list
+    shift 3
     site=$(need_debian_site)
     list=$dir/.apt/sources.list
     mkdir -p "$dir"/.apt/{lists,cache/archives}/partial
@@ -33,12 +39,12 @@ apt_source() {
         -oAPT::Sandbox::User=root -oAPT::Update::Error-Mode=any
     )
     local options=signed-by=/usr/share/keyrings/debian-archive-keyring.gpg
-    echo "deb-src [$options] $site $suite main" >"$list"
+    echo "$type [$options] $site $suite main" >"$list"
     "${apt[@]}" update || {
         echo "once more, with an index that may be past its time (its signature is still checked)"
-        echo "deb-src [$options check-valid-until=no] $site $suite main" >"$list"
+        echo "$type [$options check-valid-until=no] $site $suite main" >"$list"
         "${apt[@]}" update
     }
-    (cd "$dir" && "${apt[@]}" source "$@")
+    (cd "$dir" && "${apt[@]}" "$@")
     rm -rf "$dir/.apt"
 }

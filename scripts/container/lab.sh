@@ -96,6 +96,31 @@ lab_with_hugepages() {
     "${huge[@]}" down -v --timeout 10 &>/dev/null || true
 }
 
+# Compose v2 is in later releases of Debian, as a static program.
+COMPOSE_V2=$WORK/compose-v2
+get_compose_v2() {
+    [[ ! -x $COMPOSE_V2 ]] || return 0
+    local dir
+    dir=$(mktemp -d "$WORK/compose-XXXXXX")
+    apt_download "$dir" sid docker-compose
+    dpkg-deb -x "$dir"/docker-compose_*.deb "$dir/root"
+    mv "$(find "$dir/root" -type f -path '*/cli-plugins/docker-compose')" "$COMPOSE_V2"
+    rm -rf "$dir"
+}
+
+# The same files with Compose v2, which takes other ways with images, profiles and dependencies.
+lab_with_v2() {
+    local COMPOSE=("$COMPOSE_V2" -f deploy/compose/compose.yaml)
+    "${COMPOSE[@]}" version
+    check "Compose v2 finds no fault in the files" eval '
+        for profile in observe lean; do
+            COMPOSE_PROFILES=$profile "${COMPOSE[@]}" -f deploy/compose/hugepages.yaml config --quiet 2>&1
+        done | tee "$WORK/config.log"; [[ ! -s $WORK/config.log ]]'
+    check "Compose v2 brings the lab up" "${COMPOSE[@]}" up -d
+    check "with Compose v2 the target is healthy, and the peers have exported" eval 'eventually 120 healthy opi-spdk-server && eventually 120 exported'
+    check "Compose v2 takes the lab down" "${COMPOSE[@]}" down -v --timeout 10
+}
+
 lab_tests() {
     GODPU=${GODPU:-$(command -v godpu || true)}
     get_grpcurl
@@ -129,6 +154,9 @@ lab_tests() {
     target=$("${COMPOSE[@]}" ps -q opi-spdk-server)
     check "as process 1 it stops on SIGTERM" docker stop --time 30 "$target"
     check "its status is 0, within 10 s" eval "((SECONDS - began < 10)) && [[ \$(docker inspect -f '{{.State.ExitCode}}' $target) == 0 ]]"
+    "${COMPOSE[@]}" down -v --timeout 10 &>/dev/null || true
+    step "getting Compose v2" get_compose_v2
+    lab_with_v2
     if (($(awk '/^HugePages_Free/ {print $2}' /proc/meminfo) >= 400)); then
         lab_with_hugepages
     else

@@ -71,6 +71,7 @@ configure_service() {
 
 starts() {
     in_m 'systemctl start opi-spdk && opi-spdk health && [[ $(systemctl show -P StatusText opi-spdk) == serving ]]
+        not grep "EAL: Error" <(journalctl -u opi-spdk)
         opi-spdk create NullVolume kept blocks_count=2048 block_size=512'
 }
 

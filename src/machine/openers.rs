@@ -83,8 +83,16 @@ fn open_node<'a>(
     nodes: &'a [Node],
 ) -> io::Result<Option<&'a Node>> {
     for entry in std::fs::read_dir(machine.path(format!("/proc/{process}/fd")))? {
+        let path = entry?.path();
+        // Root may list the descriptors of any process, but without CAP_SYS_PTRACE not follow one of a process with more
+        // capabilities. (That a file's own file system denies access, such as FUSE, is no error: it is no device node.)
+        if let Err(error) = std::fs::read_link(&path)
+            && error.kind() == ErrorKind::PermissionDenied
+        {
+            return Err(error);
+        }
         // Follows the link to the open file; one that has been closed since does not matter.
-        let Ok(file) = std::fs::metadata(entry?.path()) else {
+        let Ok(file) = std::fs::metadata(path) else {
             continue;
         };
         if let Some(node) = nodes.iter().find(|node| node.is(&file)) {

@@ -31,7 +31,7 @@ const CONTAINED: &str = "unshare -m sh -c 'mount -o remount,bind,ro /sys && ulim
 
 /// Runs a command with the privileges that docs/operations.md has for setup in a container with the machine's PID
 /// namespace: these capabilities, and a mount namespace that shares the machine's /dev.
-const SETUP_CONTAINED: &str = "unshare -m --propagation unchanged /opi/setpriv --no-new-privs --inh-caps=-all \
+const SETUP_CONTAINED: &str = "/opi/unshare -m --propagation unchanged /opi/setpriv --no-new-privs --inh-caps=-all \
     --bounding-set=-all,+sys_admin,+sys_module,+sys_ptrace";
 
 /// A VM with two NVMe devices, backed by files on the host, and two forwarded ports.
