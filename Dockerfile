@@ -1,7 +1,7 @@
 # docker build -t opi-spdk .
 #
-# The image holds the program, the libraries that it links, sbom.json of what is in it and THIRD-PARTY with their licences. Which capabilities
-# and devices it needs for what: docs/operations.md. For NVMe/TCP alone:
+# The image holds the program, the libraries that it links, sbom.json of what is in it and THIRD-PARTY with their licences.
+# Which capabilities and devices it needs for what: docs/operations.md. For NVMe/TCP alone:
 #   docker run -d --name opi-spdk --network host --cap-drop ALL --security-opt no-new-privileges --read-only \
 #       --tmpfs /run --tmpfs /tmp -v /var/tmp:/var/tmp --log-opt max-size=10m --log-opt max-file=3 \
 #       -e OPI_SPDK_GRPC_ADDR= -e OPI_SPDK_HTTP_ADDR= -v opi-spdk:/var/lib/opi-spdk opi-spdk --no-huge

@@ -199,7 +199,7 @@ fn systemd_units_are_valid_and_hardened() {
     // With the drop-ins that the package ships as examples.
     let drop_ins = dir.path().join("opi-spdk.service.d");
     std::fs::create_dir(&drop_ins).expect("a directory");
-    for name in ["tls.conf", "state-key.conf"] {
+    for name in ["tls.conf", "state-key.conf", "uio.conf"] {
         let from = root().join("deploy/systemd").join(name);
         std::fs::copy(from, drop_ins.join(name)).expect("copied");
     }
@@ -215,8 +215,10 @@ fn systemd_units_are_valid_and_hardened() {
     };
     let (good, said) = analyze(&["verify", "--man=no"], &units);
     assert!(good && !said.contains("opi-spdk"), "{said}");
+    // Its wider privileges do not count.
+    std::fs::remove_file(drop_ins.join("uio.conf")).expect("removed");
     let (good, said) = analyze(
-        &["security", "--offline=true", "--threshold=40"],
+        &["security", "--offline=true", "--threshold=35"],
         &units[..1],
     );
     assert!(good, "{said}");

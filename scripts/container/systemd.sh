@@ -62,6 +62,45 @@ newer_package() {
     dpkg-deb --root-owner-group -b "$tree" target/package/newer/opi-spdk.deb
 }
 
+# The unit and the setup unit as they are shipped, with hugepages; of the configuration only the size of memory and the audit
+# log differ. What needs most of the sandbox: a disk for virtual machines, and a volume on a block device.
+starts_as_shipped() {
+    in_m 'cp -p /etc/opi-spdk/opi-spdk.toml /etc/default/opi-spdk-setup /root/
+        sed -i "s/^mem-mib = .*/mem-mib = 512/" /etc/opi-spdk/opi-spdk.toml
+        echo "audit-log = \"/var/log/opi-spdk/audit.log\"" >>/etc/opi-spdk/opi-spdk.toml
+        free=$(awk "/^HugePages_Free/ {print \$2}" /proc/meminfo)
+        echo SETUP_OPTIONS=\"--hugepages node0=$(($(<$PAGES) + (free < 320 ? 320 - free : 0))) --limits\" >/etc/default/opi-spdk-setup
+        systemctl start opi-spdk
+        opi-spdk health
+        not eval "journalctl --no-pager --unit opi-spdk | grep ERROR"
+        pid=$(systemctl show -P MainPID opi-spdk)
+        # CHOWN, DAC_OVERRIDE, FOWNER, NET_BIND_SERVICE, SYS_NICE.
+        grep -x "CapBnd:[[:space:]]*000000000080040b" /proc/$pid/status
+        not nsenter -t $pid -m sh -c "echo 1 >/proc/sys/fs/aio-max-nr"
+        # The program has hugepages mapped.
+        grep --max-count 1 /dev/hugepages /proc/$pid/maps
+        mknod /dev/loop-control c 10 237 && loop=$(losetup --find) && echo "$loop" >/root/loop
+        test -e "$loop" || mknod "$loop" b 7 "${loop#/dev/loop}"
+        truncate -s 64M /root/disk && losetup "$loop" /root/disk
+        place=(pcie_id.port_id=0 pcie_id.physical_function=0 pcie_id.virtual_function=0)
+        opi-spdk create AioVolume device filename="$loop"
+        opi-spdk create VirtioBlk disk "${place[@]}" volume_name_ref=device
+        opi-spdk create NvmeSubsystem one spec.nqn=nqn.2016-06.io.spdk:one
+        opi-spdk create NvmeController one/pcie spec.trtype=NVME_TRANSPORT_TYPE_PCIE "${place[@]/#/spec.}"
+        test -S /run/opi-spdk/disk -a -S /run/opi-spdk/one/cntrl
+        [[ $(stat -c "%a" /var/log/opi-spdk /var/log/opi-spdk/audit.log | xargs) == "750 600" ]]
+        grep VirtioBlk /var/log/opi-spdk/audit.log'
+}
+
+# Also after a failure of starts_as_shipped.
+stops_as_shipped() {
+    in_m 'systemctl stop opi-spdk opi-spdk-setup
+        test ! -e /root/loop || losetup --detach "$(</root/loop)" || true
+        opi-spdk setup --undo && test ! -e /run/opi-spdk-setup.json
+        rm -rf /root/disk /var/lib/opi-spdk/*
+        cp -p /root/opi-spdk.toml /etc/opi-spdk/ && cp -p /root/opi-spdk-setup /etc/default/'
+}
+
 configure_service() {
     in_m 'sed -i "s/^mem-mib = .*/mem-mib = 512\nno-huge = true/" /etc/opi-spdk/opi-spdk.toml
         cat $PAGES >/root/pages
@@ -196,6 +235,8 @@ systemd_tests() {
     check "a machine with systemd runs" start_machine systemd --network none
     check "the package is installed, and starts nothing" in_m 'dpkg -i /package/opi-spdk_*.deb
         [[ $(systemctl is-enabled opi-spdk) == disabled ]] && not systemctl is-active opi-spdk'
+    check "the service starts as it is shipped, with hugepages, a disk for virtual machines and a block device" starts_as_shipped
+    check "it stops, and setup is undone" stops_as_shipped
     check "the service is configured" configure_service
     check "systemctl start returns when the API serves" starts
     check "hugepages and limits were set up before it" is_set_up

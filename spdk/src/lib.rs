@@ -71,6 +71,7 @@ mod log;
 mod mailbox;
 mod memory;
 pub mod nvmf;
+mod physical;
 mod reactors;
 mod ring;
 mod rpc;

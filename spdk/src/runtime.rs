@@ -22,6 +22,7 @@ use crate::iobuf::Iobuf;
 use crate::log;
 use crate::mailbox::{self, Handle, Shared};
 use crate::nvmf::reservation;
+use crate::physical;
 use crate::rpc;
 use crate::stopping;
 use crate::vhost;
@@ -200,6 +201,11 @@ fn host(options: &Options, control: &CoreSet, opened: oneshot::Sender<Opened>) -
     app.rpc_addr = std::ptr::null();
     app.mem_size = c_int::try_from(options.mem_mib).unwrap_or(c_int::MAX);
     app.no_huge = options.no_huge;
+    // Without an IOMMU of 48 bits on an Intel processor SPDK demands physical addresses, which DPDK refuses to a process
+    // that the kernel does not tell them. Only PCIe devices need them.
+    if !options.no_huge && !physical::is_told() {
+        app.iova_mode = c"va".as_ptr();
+    }
     app.disable_signal_handlers = true;
     app.enable_coredump = false;
     app.log = Some(sys::opi_log_sink);
