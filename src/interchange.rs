@@ -5,6 +5,7 @@
 use aes_gcm_siv::aead::Generate;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ring::hkdf::{HKDF_SHA256, Salt};
 use zeroize::Zeroizing;
 
 const CRC_LEN: usize = 4;
@@ -46,9 +47,42 @@ const DHCHAP: Form = Form {
             bytes, each followed by its CRC-32, is needed",
 };
 
-/// Generates a TLS pre-shared key.
-pub fn new_psk() -> Vec<u8> {
-    PSK.make()
+/// Generates a TLS pre-shared key for a host and a subsystem with these NQNs. SPDK's initiator takes a derived key that
+/// begins with a zero byte, one of 256, for no key, and connects without TLS: such a key is not made.
+pub fn new_psk(hostnqn: &str, subnqn: &str) -> Vec<u8> {
+    loop {
+        let secret = Zeroizing::new(<[u8; NEW_LEN]>::generate());
+        if derived_psk(&*secret, hostnqn, subnqn).is_none_or(|derived| derived[0] != 0) {
+            return PSK.form(&secret);
+        }
+    }
+}
+
+/// Derives the TLS PSK of a key for SHA-256 (NVMe/TCP transport specification 1.0, 3.6.1.3); `None` for NQNs that no
+/// [identity](check_identity) has room for.
+fn derived_psk(key: &[u8], hostnqn: &str, subnqn: &str) -> Option<Zeroizing<[u8; NEW_LEN]>> {
+    let retained = expand_label(key, "tls13 HostNQN", hostnqn)?;
+    let identity = format!("NVMe0R01 {hostnqn} {subnqn}");
+    expand_label(&*retained, "tls13 nvme-tls-psk", &identity)
+}
+
+/// HKDF-Extract without salt, then HKDF-Expand-Label (RFC 8446, 7.1), with SHA-256.
+fn expand_label(key: &[u8], label: &str, context: &str) -> Option<Zeroizing<[u8; NEW_LEN]>> {
+    let byte = |length: usize| Some([u8::try_from(length).ok()?]);
+    let (label_length, context_length) = (byte(label.len())?, byte(context.len())?);
+    let info: [&[u8]; 6] = [
+        &[0],
+        &byte(NEW_LEN)?,
+        &label_length,
+        label.as_bytes(),
+        &context_length,
+        context.as_bytes(),
+    ];
+    let extracted = Salt::new(HKDF_SHA256, &[]).extract(key);
+    let mut expanded = Zeroizing::new([0; NEW_LEN]);
+    let filled = extracted.expand(&info, HKDF_SHA256).ok()?;
+    filled.fill(&mut *expanded).ok()?;
+    Some(expanded)
 }
 
 /// Generates a DH-HMAC-CHAP key.
@@ -90,10 +124,14 @@ pub fn check_dhchap(key: &[u8]) -> Result<(), String> {
 impl Form {
     /// Generates a random key for SHA-256.
     fn make(&self) -> Vec<u8> {
-        let secret = Zeroizing::new(<[u8; NEW_LEN]>::generate());
-        let crc = crc32fast::hash(&*secret).to_le_bytes();
+        self.form(&Zeroizing::new(<[u8; NEW_LEN]>::generate()))
+    }
+
+    /// Encodes a key for SHA-256.
+    fn form(&self, secret: &[u8; NEW_LEN]) -> Vec<u8> {
+        let crc = crc32fast::hash(secret).to_le_bytes();
         let mut bytes = Zeroizing::new(Vec::with_capacity(NEW_LEN + CRC_LEN));
-        bytes.extend_from_slice(&*secret);
+        bytes.extend_from_slice(secret);
         bytes.extend_from_slice(&crc);
         let encoded = Zeroizing::new(STANDARD.encode(&*bytes));
         format!("{}:01:{}:", self.prefix, encoded.as_str()).into_bytes()
@@ -142,6 +180,8 @@ impl Form {
 mod tests {
     use super::*;
 
+    const HOST: &str = "nqn.2014-08.org.nvmexpress:host";
+    const SUBSYSTEM: &str = "nqn.2014-08.org.nvmexpress:sub";
     const KEY: &str = "NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:";
 
     fn dhchap(hash: &str, length: u8) -> String {
@@ -180,7 +220,7 @@ mod tests {
     fn keys_that_are_made_are_right_and_never_the_same() {
         for (make, check) in [
             (
-                new_psk as fn() -> Vec<u8>,
+                (|| new_psk(HOST, SUBSYSTEM)) as fn() -> Vec<u8>,
                 check_psk as fn(&[u8]) -> Result<(), String>,
             ),
             (new_dhchap, check_dhchap),
@@ -189,6 +229,22 @@ mod tests {
             assert_eq!(made.len(), 100);
             assert!(made.iter().all(|key| check(key) == Ok(())));
         }
+    }
+
+    #[test]
+    fn no_key_is_made_that_spdks_initiator_takes_for_none() {
+        let derived = |key: &[u8]| {
+            let encoded = std::str::from_utf8(key).unwrap().split(':').nth(2).unwrap();
+            let key = STANDARD.decode(encoded).unwrap();
+            derived_psk(&key[..NEW_LEN], HOST, SUBSYSTEM).unwrap()
+        };
+        // Computed with another implementation of HKDF.
+        let known = "058efc23a92a509cf479ec54e022cf0124388a9ce5e847d65cc1430452ce0455";
+        let hex = derived(KEY.as_bytes());
+        let hex: Vec<String> = hex.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex.concat(), known);
+        // Of so many random keys one begins with zero, but for one case of 100,000.
+        assert!((0..3000).all(|_| derived(&new_psk(HOST, SUBSYSTEM))[0] != 0));
     }
 
     #[test]

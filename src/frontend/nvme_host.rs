@@ -53,7 +53,8 @@ impl NvmeHosts {
         &self.old_keys
     }
 
-    fn parent(&self, name: &Name) -> Result<Parent, Error> {
+    /// Returns the subsystem that admits the host.
+    pub(super) fn parent(&self, name: &Name) -> Result<Parent, Error> {
         Parent::of(&self.subsystems, &self.shared.registry, name)
     }
 

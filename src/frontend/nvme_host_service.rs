@@ -53,11 +53,14 @@ async fn rekey(
         let what = "is required with dhchap_ctrlr_key, since the host has none: the host authenticates first";
         return Err(Error::invalid("dhchap_key", what));
     }
-    let key = |wanted: bool, make: fn() -> Vec<u8>| if wanted { make() } else { Vec::new() };
+    let subnqn = hosts.kind().parent(&name)?.nqn;
+    let dhchap = |wanted: bool| wanted.then(interchange::new_dhchap).unwrap_or_default();
     let made = RekeyNvmeHostResponse {
-        psk: key(psk, interchange::new_psk),
-        dhchap_key: key(dhchap_key, interchange::new_dhchap),
-        dhchap_ctrlr_key: key(dhchap_ctrlr_key, interchange::new_dhchap),
+        psk: psk
+            .then(|| interchange::new_psk(&host.hostnqn, &subnqn))
+            .unwrap_or_default(),
+        dhchap_key: dhchap(dhchap_key),
+        dhchap_ctrlr_key: dhchap(dhchap_ctrlr_key),
     };
     let paths = [
         ("psk", psk),
