@@ -54,14 +54,16 @@ async fn rekey(
         return Err(Error::invalid("dhchap_key", what));
     }
     let subnqn = hosts.kind().parent(&name)?.nqn;
-    let dhchap = |wanted: bool| wanted.then(interchange::new_dhchap).unwrap_or_default();
-    let made = RekeyNvmeHostResponse {
-        psk: psk
-            .then(|| interchange::new_psk(&host.hostnqn, &subnqn))
-            .unwrap_or_default(),
-        dhchap_key: dhchap(dhchap_key),
-        dhchap_ctrlr_key: dhchap(dhchap_ctrlr_key),
-    };
+    let mut made = RekeyNvmeHostResponse::default();
+    if psk {
+        made.psk = interchange::new_psk(&host.hostnqn, &subnqn);
+    }
+    if dhchap_key {
+        made.dhchap_key = interchange::new_dhchap();
+    }
+    if dhchap_ctrlr_key {
+        made.dhchap_ctrlr_key = interchange::new_dhchap();
+    }
     let paths = [
         ("psk", psk),
         ("dhchap_key", dhchap_key),
