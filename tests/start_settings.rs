@@ -56,6 +56,32 @@ async fn buffer_pools_have_the_configured_sizes() {
     target.stop();
 }
 
+#[tokio::test]
+async fn memory_without_hugepages_has_transparent_hugepages() {
+    if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+        eprintln!("skipped: this kernel has no transparent hugepages");
+        return;
+    }
+    let target = Target::start().await;
+    let smaps = format!("/proc/{}/smaps", target.pid().as_raw_nonzero());
+    let smaps = std::fs::read_to_string(smaps).expect("the target runs");
+    // DPDK's memory is where SPDK asks it to reserve it (--base-virtaddr=0x200000000000).
+    let mut flags = Vec::new();
+    let mut is_of_dpdk = false;
+    for line in smaps.lines() {
+        match line.split_once(' ') {
+            Some((range, _)) if range.contains('-') => {
+                is_of_dpdk = range.len() == 25 && range.starts_with("20000");
+            }
+            Some(("VmFlags:", of)) if is_of_dpdk => flags.push(of),
+            _ => {}
+        }
+    }
+    let are_huge = |flags: &&str| flags.split(' ').any(|flag| flag == "hg");
+    assert!(flags.iter().any(are_huge), "{flags:?}");
+    target.stop();
+}
+
 /// An address space that DPDK cannot reserve its memory in, KiB.
 const SMALL_SPACE: u32 = 2_000_000;
 
