@@ -97,6 +97,24 @@ async fn limits_that_were_to_move_to_another_volume_are_back_at_theirs() {
     target.stop();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_deletion_that_was_not_done_in_time_is_completed() {
+    let (target, client, socket) = with_volumes(["a"]).await;
+    let limits = Resource::new(&client, "QosVolume");
+    let name = name_of(&limits.created("", "q", limited("a", 20)).await);
+    let stopped = Stopped::new(reactor(&target, 1));
+    let delete = limits.delete(&name).await;
+    let status = delete.expect_err("it is not done in time");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    stopped.go_on();
+    eventually("the limit and its record are gone", SOON, async || {
+        let is_free = limit_of(&socket, "a").await.0 == 0;
+        (is_free && limits.names("").await.is_empty()).then_some(())
+    })
+    .await;
+    target.stop();
+}
+
 /// A virtio-blk device over a volume, with or without a limit.
 fn disk(volume: &str, mib: Option<u64>) -> Value {
     let mut spec = blk_spec(&format!("volumes/{volume}"));
@@ -113,7 +131,7 @@ fn id_of(disk: &mut Disk) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_device_whose_volume_was_to_change_serves_its_machine_with_its_own() {
+async fn a_device_whose_limits_were_to_change_serves_its_machine_with_its_own() {
     let (mut options, rpc) = Options::hugepages().with_rpc();
     options.cores = Some("0,1");
     let target = Target::start_with(options).await;
@@ -132,10 +150,14 @@ async fn a_device_whose_volume_was_to_change_serves_its_machine_with_its_own() {
     }
     let stopped = Stopped::new(reactor(&target, 1));
     let mut codes = Vec::new();
-    for (device, _, other, ..) in &disks {
+    for (device, volume, other, ..) in &disks {
         let name = format!("volumes/{device}");
+        // Refused before anything is changed.
         let update = devices.update(&name, disk(other, Some(30)), None).await;
-        codes.push(update.expect_err("a machine uses it").code());
+        let refused = update.expect_err("a machine uses it");
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        let update = devices.update(&name, disk(volume, Some(30)), None).await;
+        codes.extend(update.err().map(|status| status.code()));
     }
     assert!(codes.contains(&Code::DeadlineExceeded), "{codes:?}");
     stopped.go_on();
@@ -149,7 +171,10 @@ async fn a_device_whose_volume_was_to_change_serves_its_machine_with_its_own() {
             *id,
             "{device}: the same machine, the same volume"
         );
-        assert_eq!(limit_of(&rpc, volume).await.0, 20);
+        let found = devices.get(&format!("volumes/{device}")).await;
+        let found = found.expect("it is there");
+        let limit = json!(limit_of(&rpc, volume).await.0);
+        assert_eq!(limit, found["max_limit"]["rw_bandwidth_mbs"], "{device}");
         assert_eq!(limit_of(&rpc, other).await.0, 0);
     }
     drop(disks);

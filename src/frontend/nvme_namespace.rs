@@ -148,6 +148,7 @@ impl Kind for NvmeNamespaces {
         options.kept = Some(self.reservations.of(name)?);
         let added = self.spdk.call(move |spdk| async move {
             if is_known {
+                remove_left(spdk, &nqn, &options).await?;
                 // Checked first because adding a namespace pauses the I/O of the whole subsystem.
                 check_free(spdk, &options.bdev)?;
             }
@@ -192,9 +193,13 @@ impl Kind for NvmeNamespaces {
         }
         before.kept = Some(self.reservations.of(name)?);
         after.kept.clone_from(&before.kept);
-        let replaced = self
-            .spdk
-            .call(move |spdk| async move { replace(spdk, &nqn, &before, &after).await });
+        let is_undo = change.is_undo;
+        let replaced = self.spdk.call(async move |spdk| {
+            if is_undo {
+                remove_left(spdk, &nqn, &after).await?;
+            }
+            replace(spdk, &nqn, &before, &after).await
+        });
         let replaced = Error::joined(replaced.await);
         let Replaced { now, failed } = replaced.inspect_err(|error| {
             if error.is_unsettled() {
@@ -222,12 +227,11 @@ impl Kind for NvmeNamespaces {
         name: &Name,
         back: &Change<NvmeNamespace>,
     ) -> Result<(), Error> {
-        if self.volumes.is_there(name) {
-            return Ok(());
-        }
         let (nqn, nsids) = (self.nqn(name)?, [&back.old, &back.wanted].map(nsid_of));
+        let own = self.volumes.is_there(name).then_some(nsids[1]);
+        let others = move |nsid: &u32| *nsid != 0 && Some(*nsid) != own;
         let removed = self.spdk.call(async move |spdk| {
-            for nsid in nsids.into_iter().filter(|nsid| *nsid != 0) {
+            for nsid in nsids.into_iter().filter(others) {
                 remove(spdk, &nqn, nsid).await?;
             }
             Ok::<_, spdk::Error>(())
@@ -370,6 +374,26 @@ async fn remove(spdk: Spdk, nqn: &str, nsid: u32) -> Result<(), spdk::Error> {
     match namespace::remove(spdk, nqn, nsid).await {
         Err(error) if is_gone(&error) => Ok(()),
         result => result,
+    }
+}
+
+/// Removes what an earlier attempt has added of a namespace and could not take back, which would be the volume's user.
+async fn remove_left(
+    spdk: Spdk,
+    nqn: &str,
+    options: &namespace::Options,
+) -> Result<(), spdk::Error> {
+    if !namespace::exists(spdk, nqn, options.nsid) {
+        return Ok(());
+    }
+    let own = bdev::own_name(spdk, &options.bdev)?;
+    let namespaces = namespace::list(spdk, nqn)?;
+    let is_own = |namespace: &Namespace| {
+        namespace.nsid == options.nsid && Some(&namespace.bdev) == own.as_ref()
+    };
+    match namespaces.iter().any(is_own) {
+        true => remove(spdk, nqn, options.nsid).await,
+        false => Ok(()),
     }
 }
 

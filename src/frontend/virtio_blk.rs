@@ -252,22 +252,16 @@ async fn withdraw(spdk: Spdk, tried: &Device, now: &Device) -> Result<(), spdk::
     }
 }
 
-/// Removes the device and the limits. Idempotent.
+/// Removes the device, then the limits: a device that stays, under a connected machine, keeps them. Idempotent.
 async fn remove(spdk: Spdk, device: &Device) -> Result<(), spdk::Error> {
-    let (bdev, none) = (&device.bdev, qos::Limits::default());
-    match limit(spdk, bdev, device.limits, none).await {
-        // The bdev is gone, and its limits with it.
-        Err(error) if error.errno.0 != errno::ENODEV => return Err(error),
-        _ => {}
-    }
     match blk::delete(spdk, &device.name).await {
-        Err(error) if error.errno.0 != errno::ENODEV => {
-            Err(error.after_undo(limit(spdk, bdev, none, device.limits).await))
-        }
-        _ => {
-            bdev::leave(spdk, &watcher(&device.name));
-            Ok(())
-        }
+        Err(error) if error.errno.0 != errno::ENODEV => return Err(error),
+        _ => bdev::leave(spdk, &watcher(&device.name)),
+    }
+    match limit(spdk, &device.bdev, device.limits, qos::Limits::default()).await {
+        // The bdev is gone, and its limits with it.
+        Err(error) if error.errno.0 == errno::ENODEV => Ok(()),
+        lifted => lifted,
     }
 }
 

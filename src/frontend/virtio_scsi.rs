@@ -244,14 +244,21 @@ impl Luns {
         });
     }
 
-    /// Removes a LUN; virtual machines see its disk removed. Idempotent.
+    /// Removes a LUN, or what a failed move of it to this ID may have left there; virtual machines see its disk removed.
+    /// Idempotent.
     pub(super) async fn remove(&self, group: &str, id: &str) -> Result<(), Error> {
-        self.withdraw(group, id).await.inspect_err(|error| {
-            if error.is_unsettled() {
-                // It is hidden, or will be: without a volume it is repaired if it stays.
-                self.set_volume(group, id, None);
-            }
-        })
+        let found = replace::found(&self.groups.lock(), group, id);
+        if let Some((number, Some(controller))) = found {
+            let hidden = (self.spdk).call(async move |spdk| hide(spdk, &controller, number).await);
+            Error::joined(hidden.await).inspect_err(|error| {
+                if error.is_unsettled() {
+                    // It is hidden, or will be: without a volume it is repaired if it stays.
+                    self.set_volume(group, id, None);
+                }
+            })?;
+        }
+        self.forget(group, id);
+        Ok(())
     }
 
     fn forget(&self, group: &str, id: &str) {
@@ -364,13 +371,18 @@ async fn hide(spdk: Spdk, controller: &str, number: u8) -> Result<(), spdk::Erro
     Ok(())
 }
 
-/// Shows all LUNs or none (rollback); if `tolerant`, skips those that fail.
+/// Shows these LUNs alone, or none (rollback); if `tolerant`, skips those that fail.
 async fn show_all(
     spdk: Spdk,
     controller: &str,
     luns: &[(String, Lun)],
     tolerant: bool,
 ) -> Result<Vec<(String, Option<Presence>)>, spdk::Error> {
+    let is_left = |number: &u8| luns.iter().all(|(_, lun)| lun.number != *number);
+    for number in (0..scsi::MAX_TARGETS).filter(is_left) {
+        // The controller may be an earlier one, whose removal failed.
+        hide(spdk, controller, number).await?;
+    }
     let mut volumes = Vec::new();
     for (shown, (id, lun)) in luns.iter().enumerate() {
         match show(spdk, Some(controller), lun).await {

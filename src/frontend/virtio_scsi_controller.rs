@@ -111,7 +111,7 @@ impl Kind for VirtioScsiControllers {
     ) -> Result<(), Error> {
         let removed = self.remove_from_spdk(name).await;
         // After an unsettled error the controller may be gone: what stays of it is adopted.
-        if !matches!(&removed, Err(error) if !error.is_unsettled()) {
+        if removed.as_ref().err().is_none_or(Error::is_unsettled) {
             self.luns.detach(name.id());
         }
         removed

@@ -152,7 +152,7 @@ impl Kind for VirtioScsiLuns {
         let (tried, now) = (Lun::of(&back.old), Lun::of(&back.wanted));
         match tried.group == now.group {
             true => Ok(()),
-            false => self.luns.withdraw(tried.group, name.id()).await,
+            false => self.luns.remove(tried.group, name.id()).await,
         }
     }
 

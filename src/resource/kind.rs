@@ -162,6 +162,8 @@ pub trait Kind: Send + Sync + 'static {
     }
 
     /// Removes the object, which has no users, from SPDK. Idempotent: succeeds if SPDK has no such object.
+    /// What may refuse it (a connected machine) comes first: after an unsettled error the removal is only completed, never
+    /// taken back.
     fn remove(
         &self,
         call: &CallContext,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::in_flight::InFlight;
 use super::record::Record;
-use super::registry::Reserved;
-use super::{CallContext, Claims, Collection, Kind, Name, Object};
+use super::{CallContext, Collection, Kind, Name, Object};
 use crate::error::Error;
 
 /// Time limit of the rollback of a change that could not be stored.
@@ -65,14 +65,16 @@ impl<K: Kind> Collection<K> {
         self.check_dependencies_stay(name, &claims)?;
         self.check_dependencies_settled(name, &claims)?;
         let reserved = self.shared.registry.reserve(name, &claims)?;
-        let unfinished = Unfinished::new(self, name, &wanted, reserved);
+        let mut asked = wanted.clone();
+        asked.set_name(name.to_string());
+        let in_flight = InFlight::new(self, name, deleting(asked.clone(), asked), reserved);
         let created = self.kind.ensure(call, name, wanted.clone()).await;
         let mut object = match created {
             Ok(object) => object,
-            // Dropping `unfinished` schedules the removal of what the step had made by then.
+            // Dropping `in_flight` has what the step made by then removed.
             Err(error) if error.is_unsettled() => return Err(error.under(self.meta.field())),
             Err(error) => {
-                unfinished.failed();
+                in_flight.failed();
                 return Err(error.under(self.meta.field()));
             }
         };
@@ -81,30 +83,22 @@ impl<K: Kind> Collection<K> {
         let record = Record::new(wanted, object);
         match self.save(name, record.clone()).await {
             Ok(record) => {
-                unfinished.made(claims);
+                in_flight.made(claims);
                 Ok(CreateOutcome::New(self.answer(name, record.object.clone())))
             }
             Err(error) => {
                 let call = CallContext::within(UNDO);
                 match self.kind.remove(&call, name, &record.object).await {
-                    Ok(()) => unfinished.failed(),
+                    Ok(()) => in_flight.failed(),
                     Err(left) => {
                         tracing::error!(object = %name.key(), %left, "what could not be stored could not be removed either; it is retried");
-                        unfinished.made(claims);
-                        self.remove_later(name, record);
+                        in_flight.made(claims);
+                        self.clean_up_later(name, deleting(record.wanted, record.object));
                     }
                 }
                 Err(error)
             }
         }
-    }
-
-    /// Schedules the removal of an SPDK object that was never answered or stored; retried until it succeeds.
-    fn remove_later(&self, name: &Name, mut record: Record<K::Object>) {
-        record.deleting = true;
-        self.insert(name, record);
-        self.shared.conditions.set_deleting(name.key());
-        self.shared.queue.put(name.key());
     }
 
     pub(super) async fn remove(&self, call: &CallContext, name: &Name) -> Result<(), Error> {
@@ -142,7 +136,7 @@ impl<K: Kind> Collection<K> {
     }
 
     /// Deletes an object whose locks are held. The intent is stored before SPDK removes anything, so that a
-    /// delete cut off by a crash is completed after the restart.
+    /// delete cut off by a crash is completed after the restart, and one whose effects are unknown by the queue.
     async fn remove_locked(
         &self,
         call: &CallContext,
@@ -152,6 +146,8 @@ impl<K: Kind> Collection<K> {
         let mut marked = record;
         let mut before = None;
         if !marked.deleting {
+            // Before the delete has begun, which may not be taken back.
+            self.withdraw(call, name, &mut marked).await?;
             let mut next = Record::clone(&marked);
             next.deleting = true;
             let saved = self.save(name, next).await?;
@@ -159,7 +155,10 @@ impl<K: Kind> Collection<K> {
             before = Some((std::mem::replace(&mut marked, saved), condition));
         }
         if let Err(error) = self.remove_from_spdk(call, name, &marked).await {
-            if let Some((was, condition)) = before {
+            if error.is_unsettled() {
+                // SPDK goes on or has removed a part: to make the object anew would replace its content by nothing.
+                self.shared.queue.put(name.key());
+            } else if let Some((was, condition)) = before {
                 self.shared.conditions.restore(name.key(), condition);
                 self.put_back(name, &was, &marked, &error).await?;
             }
@@ -200,51 +199,11 @@ impl<K: Kind> Collection<K> {
     }
 }
 
-/// A create in flight. A panic and an unsettled error leave unknown whether SPDK has the object, so dropping this
-/// schedules its removal.
-struct Unfinished<'a, K: Kind> {
-    collection: &'a Collection<K>,
-    name: &'a Name,
-    begun: Option<(K::Object, Reserved)>,
-}
-
-impl<'a, K: Kind> Unfinished<'a, K> {
-    fn new(
-        collection: &'a Collection<K>,
-        name: &'a Name,
-        wanted: &K::Object,
-        reserved: Reserved,
-    ) -> Self {
-        let mut object = wanted.clone();
-        object.set_name(name.to_string());
-        Self {
-            collection,
-            name,
-            begun: Some((object, reserved)),
-        }
-    }
-
-    /// The create failed and SPDK has nothing of the object: drops the reservation.
-    fn failed(mut self) {
-        self.begun = None;
-    }
-
-    /// The object exists in SPDK: replaces the reservation by its final claims.
-    fn made(mut self, claims: Claims) {
-        if let Some((_, reserved)) = self.begun.take() {
-            reserved.settle(claims);
-        }
-    }
-}
-
-impl<K: Kind> Drop for Unfinished<'_, K> {
-    fn drop(&mut self) {
-        if let Some((object, reserved)) = self.begun.take() {
-            reserved.settle(self.collection.claims(self.name, &object));
-            let record = Record::new(object.clone(), object);
-            self.collection.remove_later(self.name, record);
-        }
-    }
+/// The record of an object that is to be removed from SPDK.
+fn deleting<T: Clone>(wanted: T, object: T) -> Record<T> {
+    let mut record = Record::new(wanted, object);
+    record.deleting = true;
+    record
 }
 
 /// Fails for a record that is being deleted.

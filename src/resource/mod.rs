@@ -8,6 +8,7 @@ mod collection;
 mod condition;
 mod forms;
 pub(crate) mod id;
+mod in_flight;
 mod kind;
 mod lifecycle;
 mod locks;

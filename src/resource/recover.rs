@@ -201,6 +201,25 @@ impl<K: Kind> Collection<K> {
             return Ok(Outcome::Nothing);
         }
         self.withdraw(call, name, record).await?;
+        self.change_back_again(call, name, record).await?;
+        self.agree(call, name, record).await?;
+        if record.is_unsaved() {
+            *record = self.save(name, Record::clone(record)).await?;
+        }
+        Ok(Outcome::Applied)
+    }
+
+    /// Has SPDK take over a locked record where it has another version: a rollback that failed, a change that was stored
+    /// first.
+    ///
+    /// # Errors
+    /// Why it failed; to be retried.
+    pub(super) async fn change_back_again(
+        &self,
+        call: &CallContext,
+        name: &Name,
+        record: &mut Arc<Record<K::Object>>,
+    ) -> Result<(), Error> {
         if let Some(actual) = &record.actual {
             let claims = self.claims(name, &record.object);
             let reserved = self.shared.registry.reserve(name, &claims)?;
@@ -211,14 +230,9 @@ impl<K: Kind> Collection<K> {
             let mut agreed = Record::clone(record);
             agreed.actual = None;
             *record = self.insert(name, agreed);
-        } else {
-            self.agree(call, name, record).await?;
         }
         self.kind.settled(name);
-        if record.is_unsaved() {
-            *record = self.save(name, Record::clone(record)).await?;
-        }
-        Ok(Outcome::Applied)
+        Ok(())
     }
 
     /// Removes what a failed update of a locked record may have left in SPDK, which the record then no longer has.

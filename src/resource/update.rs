@@ -6,11 +6,12 @@ use std::sync::Arc;
 use prost_reflect::{DynamicMessage, ReflectMessage};
 
 use super::collection::{Collection, typed};
+use super::in_flight::InFlight;
 use super::lifecycle::{CreateOutcome, UNDO, check_stays};
 use super::record::Record;
 use super::registry::Reserved;
 use super::request::{CallContext, Update};
-use super::{Change, Changes, Claims, Kind, Name, Object, id};
+use super::{Change, Changes, Kind, Name, Object, id};
 use crate::error::Error;
 use crate::resource::mask::Mask;
 
@@ -132,8 +133,7 @@ impl<K: Kind> Collection<K> {
             }
             if record.actual.is_some() {
                 // An earlier change is still to be reconciled: finish it, then retry from the record.
-                self.settle(call, name, &mut { record }).await?;
-                self.applied(name);
+                self.change_back_again(call, name, &mut { record }).await?;
                 continue;
             }
             if fields.is_empty() && self.shared.conditions.is_pending(name.key()) {
@@ -191,12 +191,14 @@ impl<K: Kind> Collection<K> {
         reserved: Reserved,
     ) -> Result<Arc<Record<K::Object>>, Error> {
         let fields = change.fields.clone();
-        let trying = Trying::new(self, name, before, change.wanted.clone(), reserved);
+        let mut left = before.clone();
+        left.tried = Some(change.wanted.clone());
+        let in_flight = InFlight::new(self, name, left, reserved);
         changed.object = match self.kind.update(call, name, change).await {
             Ok(object) => object,
             Err(error) => {
                 if !error.is_unsettled() {
-                    trying.failed();
+                    in_flight.failed();
                 }
                 // A part may have been lost in the rollback.
                 self.shared.queue.put(name.key());
@@ -207,14 +209,15 @@ impl<K: Kind> Collection<K> {
         let claims = self.claims(name, &changed.object);
         match self.save(name, changed.clone()).await {
             Ok(changed) => {
-                trying.made(claims);
+                in_flight.made(claims);
                 self.kind.settled(name);
                 self.applied(name);
                 Ok(changed)
             }
             Err(error) => {
                 let object = changed.object;
-                self.change_back(name, before, object, fields, trying).await;
+                self.change_back(name, before, object, fields, in_flight)
+                    .await;
                 Err(error)
             }
         }
@@ -234,7 +237,8 @@ impl<K: Kind> Collection<K> {
         changed.object.set_name(name.to_string());
         changed.actual = Some(before.object.clone());
         let stored = self.save(name, changed).await?;
-        let reserved = Kept(Some(reserved));
+        // After a panic and an unsettled error the record has both versions.
+        let reserved = reserved.kept_when_dropped();
         let updated = self.kind.update(call, name, change).await;
         let mut object = match updated {
             Ok(object) => object,
@@ -246,15 +250,13 @@ impl<K: Kind> Collection<K> {
                 }
                 let back = self.put_back(name, &was, &stored, &error).await;
                 if !error.is_unsettled() {
-                    drop(reserved.release());
+                    reserved.roll_back();
                 }
                 return back.and(Err(error));
             }
         };
         object.set_name(name.to_string());
-        if let Some(reserved) = reserved.release() {
-            reserved.settle(self.claims(name, &object));
-        }
+        reserved.settle(self.claims(name, &object));
         let mut made = Record::clone(&stored);
         made.actual = None;
         let as_foreseen = object == made.object;
@@ -299,7 +301,7 @@ impl<K: Kind> Collection<K> {
         record: &Record<K::Object>,
         actual: K::Object,
         fields: Changes,
-        trying: Trying<'_, K>,
+        in_flight: InFlight<'_, K>,
     ) {
         let back = self.change_to(name, record, actual.clone(), fields);
         let call = CallContext::within(UNDO);
@@ -308,14 +310,16 @@ impl<K: Kind> Collection<K> {
             let mut differs = record.clone();
             differs.actual = Some(actual);
             // Until the rollback succeeds the record holds the claims of both versions.
-            trying.made(self.claims_of(name, &differs));
+            in_flight.made(self.claims_of(name, &differs));
             self.insert(name, differs);
             let reason = format!("a change that could not be stored could not be undone: {left}");
             self.shared.conditions.set_pending(name.key(), &reason);
             self.shared.queue.put(name.key());
         } else {
-            trying.failed();
+            in_flight.failed();
             self.kind.settled(name);
+            // What the kind could not bring back is retried.
+            self.shared.queue.put(name.key());
         }
     }
 
@@ -335,73 +339,5 @@ impl<K: Kind> Collection<K> {
         let wanted: K::Object = typed(&wish.values)?;
         self.check(&wish.values, &wanted)?;
         self.make(call, name, wanted).await
-    }
-}
-
-/// A reservation that is kept, unless it is released: after a panic or an unsettled error the record has both versions.
-struct Kept(Option<Reserved>);
-
-impl Kept {
-    fn release(mut self) -> Option<Reserved> {
-        self.0.take()
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        if let Some(reserved) = self.0.take() {
-            reserved.keep();
-        }
-    }
-}
-
-/// An update in flight. A panic and an unsettled error leave unknown what SPDK has of its target, so dropping this
-/// notes the target in the record, for what it left to be withdrawn; the record keeps the claims of both until then.
-struct Trying<'a, K: Kind> {
-    collection: &'a Collection<K>,
-    name: &'a Name,
-    begun: Option<(Record<K::Object>, Reserved)>,
-}
-
-impl<'a, K: Kind> Trying<'a, K> {
-    fn new(
-        collection: &'a Collection<K>,
-        name: &'a Name,
-        before: &Record<K::Object>,
-        target: K::Object,
-        reserved: Reserved,
-    ) -> Self {
-        let mut record = before.clone();
-        record.tried = Some(target);
-        Self {
-            collection,
-            name,
-            begun: Some((record, reserved)),
-        }
-    }
-
-    /// The update was rolled back: rolls back its reservation too.
-    fn failed(mut self) {
-        self.begun = None;
-    }
-
-    /// The update was made, or its rollback is left to the queue: replaces the reservation by these claims.
-    fn made(mut self, claims: Claims) {
-        if let Some((_, reserved)) = self.begun.take() {
-            reserved.settle(claims);
-        }
-    }
-}
-
-impl<K: Kind> Drop for Trying<'_, K> {
-    fn drop(&mut self) {
-        if let Some((record, reserved)) = self.begun.take() {
-            reserved.keep();
-            self.collection.insert(self.name, record);
-            let shared = &self.collection.shared;
-            let reason = "what a failed update left in SPDK is still to be removed";
-            shared.conditions.set_pending(self.name.key(), reason);
-            shared.queue.put(self.name.key());
-        }
     }
 }

@@ -74,6 +74,9 @@ async fn callers_at_once_are_all_answered_and_all_kept() {
         caller.await.unwrap();
     }
     assert_eq!(store.scan("").await.unwrap().len(), 256);
+    let stats = store.stats();
+    assert_eq!(stats.commits, 256);
+    assert!(stats.syncs < 256, "they share syncs: {stats:?}");
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use spdk_gate::vhost_user::message::CONFIG_SPACE;
 use spdk_gate::vhost_user::scsi::{FIXED_QUEUES, TARGETS, configure, feature};
 use spdk_sys as sys;
+use tokio::sync::watch;
 
 use self::disk::{Disk, Opened};
 use self::io::ScsiIo;
@@ -94,6 +95,8 @@ impl Device for Scsi {
 struct Controller {
     device: Arc<Scsi>,
     opened: RefCell<[Option<Rc<Opened>>; TARGETS as usize]>,
+    /// By target: closed when the disk that was removed last has no I/O any more.
+    closing: RefCell<HashMap<u8, watch::Receiver<()>>>,
 }
 
 impl Controller {
@@ -119,6 +122,13 @@ impl Controller {
         };
         if is_it {
             self.take(target);
+        }
+    }
+
+    /// Removes all disks, and closes their bdevs in the background.
+    fn close(&self) {
+        for disk in (0..MAX_TARGETS).filter_map(|target| self.take(target)) {
+            spawn_local(disk.close());
         }
     }
 
@@ -166,8 +176,14 @@ pub async fn create(spdk: Spdk, name: &str) -> Result<(), Error> {
     let controller = Rc::new(Controller {
         device,
         opened: RefCell::default(),
+        closing: RefCell::default(),
     });
-    CONTROLLERS.with_borrow_mut(|controllers| controllers.insert(name.to_owned(), controller));
+    let left =
+        CONTROLLERS.with_borrow_mut(|controllers| controllers.insert(name.to_owned(), controller));
+    if let Some(left) = left {
+        // Its deletion was cut off.
+        left.close();
+    }
     Ok(())
 }
 
@@ -250,22 +266,30 @@ pub fn check_bdev(spdk: Spdk, bdev: &str) -> Result<(), Error> {
 }
 
 /// Removes a target once its I/O has drained. ENODEV for an unknown controller, ENOENT for an unknown target,
-/// ETIMEDOUT if its I/O does not complete in time; the removal then continues in the background.
+/// ETIMEDOUT if its I/O does not complete in time; the removal then continues in the background, and a repeated one waits
+/// for it again.
 pub async fn remove_target(spdk: Spdk, name: &str, number: u8) -> Result<(), Error> {
     const OPERATION: &str = "remove SCSI target";
     let controller = existing(OPERATION, name)?;
-    let Some(disk) = controller.take(number) else {
+    if let Some(disk) = controller.take(number) {
+        let (sender, closed) = watch::channel(());
+        controller.closing.borrow_mut().insert(number, closed);
+        spawn_local(async move {
+            disk.close().await;
+            drop(sender);
+        });
+    }
+    let closing = controller.closing.borrow().get(&number).cloned();
+    let Some(mut closing) = closing else {
         return Err(Error::new(OPERATION, libc::ENOENT)
             .with_detail(format!("{name:?} has no target {number}")));
     };
-    let (sender, closed) = tokio::sync::oneshot::channel();
-    spawn_local(async move {
-        disk.close().await;
-        // The caller may have timed out.
-        let _ = sender.send(());
-    });
-    match within(spdk, CHANGE_LIMIT, closed).await {
-        Some(_) => Ok(()),
+    // Nothing is sent: the sender's drop ends the wait.
+    match within(spdk, CHANGE_LIMIT, closing.changed()).await {
+        Some(_) => {
+            controller.closing.borrow_mut().remove(&number);
+            Ok(())
+        }
         None => {
             Err(Error::unfinished(OPERATION).with_detail(format!("target {number} of {name:?}")))
         }
@@ -275,10 +299,6 @@ pub async fn remove_target(spdk: Spdk, name: &str, number: u8) -> Result<(), Err
 /// Closes all bdevs during teardown; no device uses them any more.
 pub(super) fn close_all(_: Spdk) {
     for controller in CONTROLLERS.take().into_values() {
-        for target in 0..MAX_TARGETS {
-            if let Some(disk) = controller.take(target) {
-                spawn_local(disk.close());
-            }
-        }
+        controller.close();
     }
 }

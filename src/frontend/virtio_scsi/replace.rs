@@ -63,19 +63,6 @@ impl Luns {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Hides what a failed move of a LUN to this ID may have left there, and releases its number. Idempotent.
-    pub(in crate::frontend) async fn withdraw(&self, to: &str, id: &str) -> Result<(), Error> {
-        let left = left_by(&self.groups.lock(), to, id);
-        if let Some((number, controller)) = left
-            && let Some(controller) = controller
-        {
-            let hidden = (self.spdk).call(async move |spdk| hide(spdk, &controller, number).await);
-            Error::joined(hidden.await)?;
-        }
-        self.forget(to, id);
-        Ok(())
-    }
-
     /// Releases the number that a LUN had before its last move: the move is durable.
     pub(in crate::frontend) fn settled(&self, id: &str) {
         self.groups.lock().retain(|_, group| {
@@ -132,8 +119,9 @@ fn begin(
     Ok(Some(Replacement { old, new, shown }))
 }
 
-/// Returns the number of what a failed move may have left under an ID, and the controller that may show it.
-fn left_by(groups: &Groups, to: &str, id: &str) -> Option<(u8, Option<String>)> {
+/// Returns the number of a LUN, or of what a failed move may have left of it, under an ID, and the controller that may show
+/// it.
+pub(super) fn found(groups: &Groups, to: &str, id: &str) -> Option<(u8, Option<String>)> {
     let group = groups.get(to)?;
     let lun = group.luns.get(id).map(|lun| lun.number);
     let number = lun.or_else(|| group.moving.get(id).copied())?;
@@ -200,7 +188,7 @@ mod tests {
             group.shown = true;
         }
         moves(&mut groups, ["a", "b"], "0", End::RolledBack);
-        assert_eq!(left_by(&groups, "b", "0"), None);
+        assert_eq!(found(&groups, "b", "0"), None);
         moves(&mut groups, ["a", "b"], "0", End::Unknown);
         assert_eq!(number(&groups, "a", "0"), Some(0));
         assert_eq!(
@@ -209,7 +197,7 @@ mod tests {
             "no controller shows it anew"
         );
         let left = Some((1, Some("b".to_owned())));
-        assert_eq!(left_by(&groups, "b", "0"), left);
+        assert_eq!(found(&groups, "b", "0"), left);
         let group = groups.get_mut("b").unwrap();
         let other = group.take("2", "volume", MAX_LUNS, None).unwrap();
         assert_eq!(other.number, 2);

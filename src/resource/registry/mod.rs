@@ -45,7 +45,7 @@ impl Registry {
             registry: Arc::clone(self),
             name: name.clone(),
             before,
-            settled: false,
+            stays: false,
         })
     }
 
@@ -207,31 +207,44 @@ fn in_use(tables: &Tables, key: &Key, user: &Name) -> Error {
     }
 }
 
-/// A reservation. Dropped before it is settled, it is rolled back to the claims held before.
+/// A reservation. Dropped before it is settled, it is rolled back to the claims held before, unless it is to be kept.
 #[derive(Debug)]
 pub struct Reserved {
     registry: Arc<Registry>,
     name: Name,
     before: Option<Claims>,
-    settled: bool,
+    /// Whether a drop keeps what is held.
+    stays: bool,
 }
 
 impl Reserved {
     /// Keeps the reservation, for an enclosing one to settle or roll back.
     pub fn keep(mut self) {
-        self.settled = true;
+        self.stays = true;
+    }
+
+    /// From here on only [`roll_back`](Self::roll_back) takes the reservation back.
+    #[must_use]
+    pub fn kept_when_dropped(mut self) -> Self {
+        self.stays = true;
+        self
+    }
+
+    /// Takes the reservation back to the claims held before.
+    pub fn roll_back(mut self) {
+        self.stays = false;
     }
 
     /// Commits the change: the object now holds exactly `claims`.
     pub fn settle(mut self, claims: Claims) {
-        self.settled = true;
+        self.stays = true;
         self.registry.tables.lock().set(&self.name, Some(claims));
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        if !self.settled {
+        if !self.stays {
             let before = self.before.take();
             self.registry.tables.lock().set(&self.name, before);
         }

@@ -171,7 +171,7 @@ impl Kind for Arc<Memories> {
         if self.count(name.id()) == Some(object.blocks_count) {
             self.has.lock().remove(name.id());
         }
-        Ok(())
+        self.end(Step::Remove)
     }
 
     async fn stats(&self, _: &Name, _: &MallocVolume) -> Result<VolumeStats, Error> {

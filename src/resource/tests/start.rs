@@ -157,3 +157,23 @@ async fn a_door_does_not_wait_for_what_cannot_be_there() {
     assert_eq!(after.opened(), [BTreeSet::new()]);
     assert_eq!(after.world.shared.conditions.all().len(), 1);
 }
+
+#[tokio::test]
+async fn a_change_waits_for_the_replay_or_is_told_of_it() {
+    let store = Arc::new(Faulty::default());
+    let house = House::over(&store, Volumes::default());
+    let volumes = &house.world.volumes;
+    let call = CallContext::within(Duration::from_millis(50));
+    let early = volumes
+        .create(call, create("", "a", of(512, 64)))
+        .await
+        .unwrap_err();
+    assert!(early.to_string().contains("has just started"), "{early}");
+    let status = tonic::Status::from(early);
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    let waiting = volumes.create(CallContext::default(), create("", "a", of(512, 64)));
+    tokio::pin!(waiting);
+    assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+    house.world.shared.set_restored();
+    waiting.await.unwrap();
+}

@@ -1,6 +1,6 @@
 //! Tests of changes whose effects are unknown: SPDK went on after a timeout, or did not take a change back.
 
-use super::memories::{Place, Step};
+use super::memories::{Memories, Place, Step};
 use super::*;
 
 /// An update of `a` from 64 to 128 blocks that SPDK has made, and that was answered as failed.
@@ -108,4 +108,25 @@ async fn a_create_that_is_unsettled_leaves_nothing() {
     place.settle().await;
     assert_eq!(place.sizes("a").await, [None; 3]);
     assert_eq!(place.shared.conditions.all(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_that_is_unsettled_goes_on_and_nothing_is_made_anew() {
+    let unsettles = |spdk: &Memories| spdk.unsettles_in(Step::Remove);
+    let panics = |spdk: &Memories| spdk.panics_in_spdk.lock().push(Step::Remove);
+    for fails in [unsettles, panics] {
+        let place = Place::new(true);
+        place.create("a", 64).await.unwrap();
+        fails(&place.spdk);
+        let error = place.delete("a").await.unwrap_err();
+        assert!(error.is_unsettled(), "{error}");
+        let condition = place.shared.conditions.of(&Place::key("a"));
+        assert!(matches!(condition, Condition::Deleting { .. }));
+        let error = place.update("a", 128).await.unwrap_err();
+        assert!(error.to_string().contains("being deleted"), "{error}");
+        place.settle().await;
+        assert_eq!(place.sizes("a").await, [None; 3]);
+        assert_eq!(place.shared.conditions.all(), []);
+        place.create("a", 128).await.unwrap();
+    }
 }

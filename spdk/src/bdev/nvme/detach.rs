@@ -89,11 +89,12 @@ async fn alone<T: 'static, F: Future<Output = Result<T, Error>> + 'static>(
     change: impl FnOnce(String, Rc<Cell<bool>>) -> F + 'static,
 ) -> Result<T, Error> {
     let (done, is_done) = completion::<Result<T, Error>>();
-    let given_up = Rc::new(Cell::new(false));
-    let (owned, is_given_up) = (name.to_owned(), given_up.clone());
+    let [given_up, begun] = [(); 2].map(|()| Rc::new(Cell::new(false)));
+    let (owned, is_given_up, has_begun) = (name.to_owned(), given_up.clone(), begun.clone());
     spawn_local(async move {
         let _alone = lock("NVMe detach", &owned).await;
         if !is_given_up.get() {
+            has_begun.set(true);
             done.complete(change(owned, is_given_up).await);
         }
     });
@@ -101,10 +102,14 @@ async fn alone<T: 'static, F: Future<Output = Result<T, Error>> + 'static>(
         return result?;
     }
     given_up.set(true);
-    Err(Error::unfinished(operation).with_detail(format!(
-        "{name:?} has not finished within {} s",
-        DETACH_LIMIT.as_secs()
-    )))
+    let limit = DETACH_LIMIT.as_secs();
+    Err(match begun.get() {
+        true => Error::unfinished(operation)
+            .with_detail(format!("{name:?} has not finished within {limit} s")),
+        false => Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
+            "an earlier change of {name:?} has not finished within {limit} s, and this one did not begin"
+        )),
+    })
 }
 
 /// Ends a connection attempt of the path, if one is in flight.
