@@ -47,6 +47,9 @@ pub(super) enum Fault {
     /// QEMU accepted the device but does not list it.
     #[error("the device is gone right after it was plugged: see QEMU's log")]
     Vanished,
+    /// A plug failed, and so did its undo.
+    #[error("{0}, and QEMU may still have the device")]
+    Left(Box<Self>),
     /// A path that is not UTF-8, as JSON requires.
     #[error("QEMU takes paths in UTF-8 only, and {} is not: use another ctrlr-dir", .0.display())]
     Path(PathBuf),
@@ -71,6 +74,7 @@ impl Fault {
     pub(super) fn during(self, action: &str, device: &str) -> Error {
         let message = format!("cannot {action}: {self}");
         match self {
+            Self::Left(fault) => fault.during(action, device).unsettled(),
             Self::Absent { .. } | Self::Broken(_) => Error::Unavailable(message),
             Self::Late(_) => Error::DeadlineExceeded(message),
             Self::Refused { .. }

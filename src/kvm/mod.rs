@@ -79,7 +79,8 @@ impl Machine {
     }
 
     /// Plugs a device whose socket is being served. Returns when a guest driver has taken the device, or after a
-    /// timeout with a logged warning: a guest that is booting takes it later. A failed plug is rolled back.
+    /// timeout with a logged warning: a guest that is booting takes it later. A failed plug is rolled back; where that fails
+    /// too, the error is unsettled.
     ///
     /// Idempotent: a device of this ID that QEMU already has is kept if it is in its place and connected, or will be
     /// (vhost-user, which QEMU reconnects). Otherwise it is replaced, unless unplugging it would crash QEMU.
@@ -135,14 +136,15 @@ impl Machine {
             .await?
             .plug(device)
             .await;
-        if plugged.is_err()
-            && let Err(left) = self
-                .remove(&device.id, device.model, Instant::now() + UNDO)
-                .await
-        {
-            tracing::error!(device = device.id, %left, "could not undo a plug that failed: QEMU may still have the device");
+        let Err(fault) = plugged else { return Ok(()) };
+        let undo = Instant::now() + UNDO;
+        match self.remove(&device.id, device.model, undo).await {
+            Ok(()) => Err(fault),
+            Err(left) => {
+                tracing::error!(device = device.id, %left, "could not undo a plug that failed: QEMU may still have the device");
+                Err(Fault::Left(Box::new(fault)))
+            }
         }
-        plugged
     }
 
     async fn plug_if_absent(&self, device: &Device, deadline: Instant) -> Result<(), Fault> {

@@ -263,10 +263,15 @@ impl<K: Pluggable> Kind for Plugged<K> {
         if slot(&change.old) != slot(&change.wanted) {
             return Err(Error::immutable(K::FIELD));
         }
+        let is_undo = change.is_undo;
         let updated = self.kind.update(call, name, change).await?;
-        // SPDK has the new version, to be withdrawn.
-        self.admit(name, &updated).map_err(Error::unsettled)?;
-        Ok(updated)
+        match self.admit(name, &updated) {
+            // The object is as recorded again: `ensure` follows, which tells the fault and repairs it.
+            Err(_) if is_undo => Ok(updated),
+            // SPDK has the new version, to be withdrawn.
+            Err(error) => Err(error.unsettled()),
+            Ok(()) => Ok(updated),
+        }
     }
 
     async fn withdraw(
@@ -291,6 +296,7 @@ impl<K: Pluggable> Kind for Plugged<K> {
         self.kind.foresee(call, name, change).await
     }
 
+    /// A device whose controller stays is plugged again when that is ensured.
     async fn remove(
         &self,
         call: &CallContext,
@@ -298,13 +304,7 @@ impl<K: Pluggable> Kind for Plugged<K> {
         object: &K::Object,
     ) -> Result<(), Error> {
         self.unplug(call, name, object).await?;
-        let deleted = self.kind.remove(call, name, object).await;
-        if deleted.is_err()
-            && let Err(left) = self.plug(&CallContext::within(UNDO), name, object).await
-        {
-            tracing::error!(%name, %left, "could not plug again what could not be removed");
-        }
-        deleted
+        self.kind.remove(call, name, object).await
     }
 
     async fn stats(&self, name: &Name, object: &K::Object) -> Result<VolumeStats, Error> {

@@ -59,9 +59,14 @@ impl Peer {
         self.machine_that(false)
     }
 
+    /// The monitor's address.
+    pub(super) fn address(&self) -> Address {
+        Address::Unix(self.dir.path().join("qmp"))
+    }
+
     /// A client with or without forced unplug.
     pub(super) fn machine_that(&self, force_unplug: bool) -> Machine {
-        let address = Address::Unix(self.dir.path().join("qmp"));
+        let address = self.address();
         let buses = vec!["pci.a".to_owned(), "pci.b".to_owned()];
         Machine::new(address, buses, force_unplug)
     }

@@ -1,12 +1,15 @@
-//! The wrapper around a kind: what a failed update left is withdrawn by the kind.
+//! The wrapper around a kind: what a failed change left is withdrawn by the kind, and what fails is not plugged anew.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use serde_json::{Value, json};
+
+use super::peer::{Peer, chardevs};
 use crate::api::storage::{PciEndpoint, VirtioBlk, VolumeStats};
 use crate::error::{Error, Violations};
-use crate::kvm::{Model, Pluggable, Plugged, Slots};
+use crate::kvm::{Kvm, Model, Pluggable, Plugged, Slots};
 use crate::resource::{
     CallContext, Change, Claims, Collection, Create, Kind, Name, Shared, Stage, Update,
 };
@@ -95,11 +98,16 @@ struct Place {
 
 impl Place {
     fn new(devices: Devices) -> Self {
+        Self::with(devices, None)
+    }
+
+    /// With the QEMU of KVM mode, if any.
+    fn with(devices: Devices, kvm: Option<&Kvm>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let access = SocketAccess::parse(None, Some("0660")).expect("a mode");
         let withdrawn = Arc::clone(&devices.withdrawn);
         let shared = Shared::new();
-        let plugged = Plugged::new(devices, &Slots::new(None, dir.path(), access));
+        let plugged = Plugged::new(devices, &Slots::new(kvm, dir.path(), access));
         Self {
             devices: Collection::new(plugged, &shared),
             dir,
@@ -157,6 +165,35 @@ async fn a_device_that_can_neither_be_offered_nor_removed_is_removed_later() {
         .create()
         .await
         .expect("what was left is removed first");
+}
+
+#[tokio::test]
+async fn a_removal_that_fails_again_plugs_no_device_that_was_not_there() {
+    let peer = Peer::new();
+    let kvm = Kvm {
+        qmp_addr: peer.address(),
+        buses: vec!["pci.a".to_owned()],
+        force_unplug: false,
+    };
+    let devices = Devices {
+        stays: AtomicUsize::new(2),
+        ..Devices::default()
+    };
+    let place = Place::with(devices, Some(&kvm));
+    let error = place.create().await.expect_err("there is no socket");
+    assert!(error.is_unsettled(), "{error}");
+    place.make_socket();
+    let qemu = async {
+        let mut qemu = peer.accept().await;
+        let id = json!({ "id": "virtioBlks.d" });
+        qemu.refuses("device_del", id, "DeviceNotFound", "no").await;
+        qemu.answers("query-chardev", Value::Null, chardevs(&[]))
+            .await;
+        qemu.sees_the_end().await;
+    };
+    let (again, ()) = tokio::join!(place.create(), qemu);
+    let error = again.expect_err("a machine is connected");
+    assert!(error.to_string().contains("connected"), "{error}");
 }
 
 #[tokio::test]
