@@ -146,6 +146,15 @@ async fn a_device_whose_limits_were_to_change_serves_its_machine_with_its_own() 
         let socket = target.ctrlr_dir().join(device);
         let mut disk = Disk::open(Kind::Blk, &socket).expect("a machine connects");
         let id = id_of(&mut disk);
+        // SPDK ends such a change on the reactor that serves the device.
+        let name = format!("volumes/{device}");
+        devices
+            .updated(&name, self::disk(volume, Some(25)), None)
+            .await;
+        devices.updated(&name, self::disk(volume, None), None).await;
+        devices
+            .updated(&name, self::disk(volume, Some(20)), None)
+            .await;
         disks.push((device, volume, other, disk, id));
     }
     let stopped = Stopped::new(reactor(&target, 1));

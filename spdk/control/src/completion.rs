@@ -7,7 +7,8 @@
 //!
 //! Lifetime: C sees the heap cell alone, never part of a future. If the future is dropped while C still holds the
 //! cell, the callback frees the cell. If the promise is dropped without a value (its task panicked), the wait ends
-//! with an error. Both halves stay on SPDK's app thread, which `Rc` enforces at compile time.
+//! with an error. Both halves stay on SPDK's app thread: `Rc` enforces that of Rust's code at compile time, and a build
+//! with debug assertions checks it where C gives a promise back.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
@@ -21,6 +22,8 @@ struct Slot<T> {
     /// The promise is gone: no value will follow.
     ended: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    #[cfg(debug_assertions)]
+    thread: std::thread::ThreadId,
 }
 
 /// The sending half, which C holds as its callback argument.
@@ -39,6 +42,8 @@ pub fn completion<T: 'static>() -> (Promise<T>, Pending<T>) {
         value: Cell::new(None),
         ended: Cell::new(false),
         waker: RefCell::new(None),
+        #[cfg(debug_assertions)]
+        thread: std::thread::current().id(),
     });
     (Promise(slot.clone()), Pending(slot))
 }
@@ -62,7 +67,14 @@ impl<T> Promise<T> {
     pub unsafe fn from_raw(raw: *mut c_void) -> Self {
         // SAFETY: by the caller's contract `raw` is the `Rc`'s own pointer of the same `T`, with the one reference
         // count that `into_raw` left in it.
-        Self(unsafe { Rc::from_raw(raw.cast_const().cast()) })
+        let slot: Rc<Slot<T>> = unsafe { Rc::from_raw(raw.cast_const().cast()) };
+        #[cfg(debug_assertions)]
+        assert_eq!(
+            slot.thread,
+            std::thread::current().id(),
+            "C called back on another thread"
+        );
+        Self(slot)
     }
 
     /// Delivers the value. That the receiver has been dropped is not an error.

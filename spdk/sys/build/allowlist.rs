@@ -163,6 +163,7 @@ pub const FUNCTIONS: &[&str] = &[
     "spdk_rpc_initialize",
     "spdk_thread_bind",
     "spdk_thread_exit",
+    "spdk_thread_get_app_thread",
     "spdk_thread_send_msg",
 ];
 
