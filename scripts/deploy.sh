@@ -19,7 +19,8 @@ stage "dashboard" bash "$SCRIPTS/dashboard.sh"
 program=${1:-}
 if [[ -z $program ]]; then
     load_env
-    stage "building opi-spdk" cargo build --locked
+    # With a test among the targets dependencies have the features that they have for the tests, whose build is used again.
+    stage "building opi-spdk" cargo build --locked --bin opi-spdk --test deploy
     program=target/debug/opi-spdk
 fi
 # A warning of cargo-deb is a fault too, such as a file that two assets install.
