@@ -270,17 +270,13 @@ impl<K: Kind> Collection<K> {
         self.change_to(name, record, other.clone(), fields)
     }
 
-    /// Removes a record's object from SPDK, in each version that SPDK may have.
+    /// Removes a record's object from SPDK, in each version that SPDK may have. What was tried has been withdrawn before.
     pub(super) async fn remove_from_spdk(
         &self,
         call: &CallContext,
         name: &Name,
         record: &Record<K::Object>,
     ) -> Result<(), Error> {
-        if let Some(tried) = &record.tried {
-            let back = self.back_from(name, record, tried);
-            self.kind.withdraw(call, name, &back).await?;
-        }
         if let Some(actual) = &record.actual {
             self.kind.remove(call, name, actual).await?;
         }
