@@ -61,6 +61,9 @@ void __attribute__((weak)) opi_initiator_auth_failed(const struct spdk_nvme_tran
 /* In which state it was then; NULL where its connection has ended. */
 void __attribute__((weak)) opi_initiator_stuck(const struct spdk_nvme_transport_id *trid,
 		const char *source, const char *hostnqn, const char *state);
+/* It is ready: what failed before is past. Called on the thread of its admin queue. */
+void __attribute__((weak)) opi_initiator_ready(const struct spdk_nvme_transport_id *trid,
+		const char *source, const char *hostnqn);
 
 struct spdk_nvme_ctrlr;
 

@@ -33,8 +33,8 @@ pub(crate) enum Failure {
 /// Identifies a controller and its host: address, port, subsystem NQN, source address (empty for any) and host NQN.
 type Place = [String; 5];
 
-/// A failure as a hook reports it.
-type Report = (Place, Failure, Instant);
+/// What a hook reports of a controller: a failure, or `None` when it is ready, which makes earlier failures void.
+type Report = (Place, Option<Failure>, Instant);
 
 /// Bound of the table: more than the paths that fail at once. When it is reached, all records are dropped.
 const KEPT: usize = 1024;
@@ -71,8 +71,8 @@ impl Failures {
         Self { reports, table }
     }
 
-    /// Reports a failure; callable on any thread, never waits for another one.
-    fn report(&self, place: Place, failure: Failure, now: Instant) {
+    /// Reports a failure, or that the controller is ready; callable on any thread, never waits for another one.
+    fn report(&self, place: Place, failure: Option<Failure>, now: Instant) {
         // A full queue means that nobody has asked for a reason for a long time.
         let _ = self.reports.try_send(Box::new((place, failure, now)));
     }
@@ -82,8 +82,10 @@ impl Failures {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let Table { reports, last } = &mut *table;
         for report in reports.try_iter() {
-            let (place, failure, now) = *report;
-            note(last, place, failure, now);
+            match *report {
+                (place, Some(failure), now) => note(last, place, failure, now),
+                (place, None, _) => drop(last.remove(&place)),
+            }
         }
         read(last)
     }
@@ -164,7 +166,7 @@ pub(crate) fn take_failure(
     FAILURES.take(place(id, source, ""), hostnqn)
 }
 
-/// Records a failure from the arguments that SPDK passes to each hook.
+/// Records a failure, or that the controller is ready, from the arguments that SPDK passes to each hook.
 ///
 /// # Safety
 /// `id` is valid for reads, and `source` and `hostnqn` are NUL-terminated strings.
@@ -172,12 +174,12 @@ unsafe fn report(
     id: *const sys::spdk_nvme_transport_id,
     source: *const c_char,
     hostnqn: *const c_char,
-    failure: Failure,
+    failure: impl Into<Option<Failure>>,
 ) {
     // SAFETY: by the caller's contract `id` is valid for reads and the strings are NUL-terminated, all during this
     // call.
     let place = unsafe { place(&*id, CStr::from_ptr(source), &string(hostnqn)) };
-    FAILURES.report(place, failure, Instant::now());
+    FAILURES.report(place, failure.into(), Instant::now());
 }
 
 /// Records that a socket could not be connected.
@@ -277,6 +279,20 @@ pub unsafe extern "C" fn opi_initiator_stuck(
     unsafe { report(id, source, hostnqn, failure) };
 }
 
+/// Forgets the failures of a controller that is ready now.
+///
+/// # Safety
+/// `id` is valid for reads, `source` and `hostnqn` are NUL-terminated strings.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_initiator_ready(
+    id: *const sys::spdk_nvme_transport_id,
+    source: *const c_char,
+    hostnqn: *const c_char,
+) {
+    // SAFETY: passes on the caller's contract.
+    unsafe { report(id, source, hostnqn, None) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,7 +302,7 @@ mod tests {
     const REFUSED: Failure = Failure::Unreachable(libc::ECONNREFUSED);
 
     #[test]
-    fn the_first_failure_of_an_attempt_is_told_once_and_of_each_host_its_own() {
+    fn the_first_failure_of_an_attempt_is_told_until_it_is_ready_and_of_each_host_its_own() {
         let id = |port| ip(Kind::Tcp, [127, 0, 0, 1].into(), port).expect("an id");
         let host = NQN.to_str().expect("UTF-8");
         let (one, other) = (id(4420), id(4421));
@@ -305,6 +321,12 @@ mod tests {
         let refused = Some(Failure::Refused(1, 0x84));
         assert_eq!(take_failure(&one, c"", Some(host)), refused);
         assert_eq!(take_failure(&one, c"", Some(host)), None);
+        // SAFETY: as above.
+        unsafe {
+            opi_initiator_unreachable(&other, any, nqn, libc::ECONNREFUSED);
+            opi_initiator_ready(&other, any, nqn);
+        }
+        assert_eq!(failure(&other, c"", host), None);
         // SAFETY: as above.
         unsafe { opi_initiator_stuck(&other, any, nqn, c"enable".as_ptr()) };
         let stuck = Some(Failure::Stuck(c"enable"));
@@ -336,7 +358,7 @@ mod tests {
         let failures = Failures::new();
         let begun = Instant::now();
         let at = |millis| begun + Duration::from_millis(millis);
-        let of = |failure, now| failures.report(place(&id, c"", "h"), failure, now);
+        let of = |failure, now| failures.report(place(&id, c"", "h"), Some(failure), now);
         let taken = || failures.take(place(&id, c"", ""), None);
         of(REFUSED, at(0));
         of(Failure::Ended, at(10));
@@ -353,11 +375,11 @@ mod tests {
         let failures = Failures::new();
         let of = |host: usize| place(&id, c"", &host.to_string());
         for host in 0..WAITING + 10 {
-            failures.report(of(host), Failure::Ended, Instant::now());
+            failures.report(of(host), Some(Failure::Ended), Instant::now());
         }
         assert_eq!(failures.get(&of(0)), Some(Failure::Ended));
         assert_eq!(failures.get(&of(WAITING)), None);
-        failures.report(of(WAITING), Failure::Ended, Instant::now());
+        failures.report(of(WAITING), Some(Failure::Ended), Instant::now());
         assert_eq!(failures.get(&of(WAITING)), Some(Failure::Ended));
         assert_eq!(failures.get(&of(0)), None);
     }

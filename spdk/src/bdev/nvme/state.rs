@@ -126,9 +126,9 @@ unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_n
         let (paths, path) = (&mut *argument.cast::<Vec<Path>>(), &*path);
         let state = PathState::of(path.state);
         let (source, hostnqn) = (CStr::from_ptr(path.source_address), string(path.hostnqn));
-        if state == PathState::Connected {
-            refusal::forget(&*path.id, source, Some(&hostnqn));
-        }
+        // A failure of a path that works is of an exchange that is under way.
+        let failure =
+            (state != PathState::Connected).then(|| refusal::reason(&*path.id, source, &hostnqn));
         paths.push(Path {
             address: address(&*path.id),
             subsystem: read(&(*path.id).subnqn),
@@ -137,7 +137,7 @@ unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_n
             cntlid: path.cntlid,
             state,
             active: path.active,
-            failure: refusal::reason(&*path.id, source, &hostnqn),
+            failure: failure.flatten(),
             hostnqn,
         });
     }
