@@ -35,8 +35,7 @@ opi_nvme_configure(const struct opi_nvme_limits *limits)
 }
 
 int
-opi_nvme_attach(const struct opi_nvme_attach *attach, const char **names, uint32_t max_names,
-		spdk_bdev_nvme_create_cb done, void *arg)
+opi_nvme_attach(const struct opi_nvme_attach *attach, spdk_bdev_nvme_create_cb done, void *arg)
 {
 	struct spdk_nvme_transport_id id = *attach->id;
 	struct spdk_nvme_ctrlr_opts driver;
@@ -75,7 +74,7 @@ opi_nvme_attach(const struct opi_nvme_attach *attach, const char **names, uint32
 	bdev.dhchap_key = attach->dhchap_name;
 	bdev.dhchap_ctrlr_key = attach->dhchap_ctrlr_name;
 	bdev.multipath = attach->multipath;
-	return spdk_bdev_nvme_create(&id, attach->name, names, max_names, done, arg, &driver, &bdev);
+	return spdk_bdev_nvme_create(&id, attach->name, NULL, 0, done, arg, &driver, &bdev);
 }
 
 /* SPDK stores the source address of a connection's first path only, and uses it for all paths of that connection. */

@@ -231,9 +231,8 @@ struct opi_nvme_attach {
 	bool					multipath;
 };
 
-/* `names` must stay valid until `done`; the rest is copied. */
-int opi_nvme_attach(const struct opi_nvme_attach *attach, const char **names, uint32_t max_names,
-		    spdk_bdev_nvme_create_cb done, void *arg);
+/* Everything is copied. `done` is told of no bdevs: SPDK reads the names of some that are being removed. */
+int opi_nvme_attach(const struct opi_nvme_attach *attach, spdk_bdev_nvme_create_cb done, void *arg);
 /* A path is identified by its transport ID and its source address (empty if none was configured). opi_nvme_detach
  * and opi_nvme_reset return -ENXIO if there is no such path. */
 

@@ -23,7 +23,7 @@ mod state;
 mod stop;
 
 use std::cell::Cell;
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CString, c_int, c_void};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -162,9 +162,6 @@ impl Options {
 const RECONNECT_DELAY_SEC: u32 = 2;
 const FAST_IO_FAIL_SEC: u32 = 10;
 
-/// Size of the array for the names of new bdevs; [`namespaces`] lists all of them.
-const MAX_NAMES: usize = 1024;
-
 /// Maximum length of a controller name in SPDK, in bytes.
 pub const MAX_NAME_LEN: usize = 49;
 
@@ -238,7 +235,6 @@ fn check_options(operation: &'static str, options: &Options) -> Result<(), Error
 
 /// Context of `on_attached`, owned by C while it connects.
 struct Connecting {
-    names: Vec<*const c_char>,
     promise: Promise<c_int>,
     /// Counts the attempt until SPDK has ended it, even if the caller has stopped waiting.
     _under_way: Attempt,
@@ -285,21 +281,12 @@ async fn connect(spdk: Spdk, operation: &'static str, options: &Options) -> Resu
     refusal::forget(&id, from, for_host);
     let (promise, pending) = completion();
     let connecting = Box::into_raw(Box::new(Connecting {
-        names: vec![std::ptr::null(); MAX_NAMES],
         promise,
         _under_way: Attempt::to(&options.address),
     }));
-    // SAFETY: on the app thread; everything that `attach` points to outlives the call, which copies it; the names live
-    // in the box, which `on_attached` reclaims, unless the call is refused.
-    let rc = unsafe {
-        sys::opi_nvme_attach(
-            &attach,
-            (*connecting).names.as_mut_ptr(),
-            MAX_NAMES as u32,
-            Some(on_attached),
-            connecting.cast(),
-        )
-    };
+    // SAFETY: on the app thread; everything that `attach` points to outlives the call, which copies it; `on_attached`
+    // reclaims the box, unless the call is refused.
+    let rc = unsafe { sys::opi_nvme_attach(&attach, Some(on_attached), connecting.cast()) };
     let at = || format!("{} of {:?}", options.address, options.name);
     if rc != 0 {
         // SAFETY: SPDK refused the call, so it holds no pointer to the box.
