@@ -46,7 +46,7 @@ pub async fn detach(
 ) -> Result<Detached, Error> {
     const OPERATION: &str = "detach NVMe controller";
     let path = path.cloned();
-    alone(spdk, OPERATION, name, move |name, given_up| async move {
+    alone(spdk, OPERATION, name, move |name, progress| async move {
         // Under the lock, so that no other detach that is under way takes the others.
         if let Some(path) = &path
             && keep_last
@@ -54,16 +54,18 @@ pub async fn detach(
         {
             return Ok(Detached::Needed);
         }
-        loop {
+        while progress.replace(Progress::UnderWay) != Progress::GivenUp {
             match remove(OPERATION, &name, path.as_ref()).await {
                 // The path is being connected while the controller has others: end the attempt, then retry.
-                Err(error) if is_busy(&error) && !given_up.get() => {
+                Err(error) if is_busy(&error) && progress.get() != Progress::GivenUp => {
+                    progress.set(Progress::Waiting);
                     end_attempt(&name, path.as_ref())?;
                     sleep(spdk, RETRY).await;
                 }
-                outcome => break outcome.map(|()| Detached::Done),
+                outcome => return outcome.map(|()| Detached::Done),
             }
         }
+        Err(Error::new(OPERATION, libc::ETIMEDOUT))
     })
     .await
 }
@@ -80,33 +82,42 @@ fn is_busy(error: &Error) -> bool {
     matches!(error.errno.0, libc::EBUSY | libc::EINPROGRESS)
 }
 
+/// How far a change is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// It waits for others, and has changed nothing.
+    Waiting,
+    /// SPDK has it.
+    UnderWay,
+    /// Nobody waits for it any more: what has not begun does not begin.
+    GivenUp,
+}
+
 /// Runs a change under the controller's detach lock in its own task, and waits for it up to [`DETACH_LIMIT`]. The change
-/// is told whether it was given up by then, and does not begin if it was.
+/// keeps its progress up to date, and finds there whether it was given up.
 async fn alone<T: 'static, F: Future<Output = Result<T, Error>> + 'static>(
     spdk: Spdk,
     operation: &'static str,
     name: &str,
-    change: impl FnOnce(String, Rc<Cell<bool>>) -> F + 'static,
+    change: impl FnOnce(String, Rc<Cell<Progress>>) -> F + 'static,
 ) -> Result<T, Error> {
     let (done, is_done) = completion::<Result<T, Error>>();
-    let [given_up, begun] = [(); 2].map(|()| Rc::new(Cell::new(false)));
-    let (owned, is_given_up, has_begun) = (name.to_owned(), given_up.clone(), begun.clone());
+    let progress = Rc::new(Cell::new(Progress::Waiting));
+    let (owned, its_progress) = (name.to_owned(), progress.clone());
     spawn_local(async move {
         let _alone = lock("NVMe detach", &owned).await;
-        if !is_given_up.get() {
-            has_begun.set(true);
-            done.complete(change(owned, is_given_up).await);
+        if its_progress.get() != Progress::GivenUp {
+            done.complete(change(owned, its_progress).await);
         }
     });
     if let Some(result) = within(spdk, DETACH_LIMIT, is_done).await {
         return result?;
     }
-    given_up.set(true);
     let limit = DETACH_LIMIT.as_secs();
-    Err(match begun.get() {
-        true => Error::unfinished(operation)
+    Err(match progress.replace(Progress::GivenUp) {
+        Progress::UnderWay => Error::unfinished(operation)
             .with_detail(format!("{name:?} has not finished within {limit} s")),
-        false => Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
+        _ => Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
             "an earlier change of {name:?} has not finished within {limit} s, and this one did not begin"
         )),
     })
