@@ -22,7 +22,10 @@ spdk_build_dir() {
     [[ -z ${SPDK_SRC:-} ]] || version=$(<"$SPDK_SRC/VERSION")
     hash=$({
         sed 's/^ *#.*//' "$SCRIPTS/spdk-build.sh" "$SCRIPTS/spdk-changes.py"
-        find "$ROOT/spdk/changes" -name '*.change' -o -name '*.h' | sort | xargs -r cat
+        # Of a change its name and what it changes, not what it says of itself.
+        find "$ROOT/spdk/changes" -name '*.change' -printf '%f\n' | sort
+        find "$ROOT/spdk/changes" -name '*.change' | sort | xargs -r sed -s -n -e '/^optional:/p' -e '/^---$/,$p'
+        find "$ROOT/spdk/changes" -name '*.h' | sort | xargs -r cat
         fio_version
         spdk_source_id
         [[ -z ${SPDK_SANITIZE:-} ]] || echo "sanitize=$SPDK_SANITIZE"
