@@ -6,6 +6,7 @@
 mod address;
 mod changed;
 mod file;
+mod idle;
 mod iobuf;
 mod kvm;
 mod log_level;
@@ -29,6 +30,7 @@ use spdk::cores::CoreSet;
 pub use crate::kvm::Kvm;
 use crate::socket_access::SocketAccess;
 pub(crate) use file::one_line;
+pub use idle::Idle;
 pub use spdk_rpc::{RpcHttp, SpdkRpc};
 pub use telemetry::LogFormat;
 pub use tls::TlsFiles;
@@ -92,6 +94,9 @@ struct Settings {
     /// Cores for SPDK's reactors, one pinned thread each: a list (0-3,5) or a mask (0x2f) [default: 0]
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
+    /// What a reactor does while it has no work: sleep, or poll, which takes its whole core [default: nap]
+    #[arg(long, value_name = "HOW", hide_possible_values = true)]
+    idle: Option<Idle>,
     /// Memory that SPDK reserves at start, MiB; malloc volumes are in it [default: 1024]
     #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
     mem_mib: Option<u32>,
@@ -191,6 +196,8 @@ pub struct Config {
     pub access_file: Option<PathBuf>,
     /// The reactors' cores.
     pub cores: CoreSet,
+    /// What reactors without work do.
+    pub idle: Idle,
     /// SPDK's memory, MiB.
     pub mem_mib: u32,
     /// SPDK's pools of I/O buffers.
@@ -300,6 +307,7 @@ impl Settings {
             tls_crl: self.tls_crl.or(below.tls_crl),
             access_file: self.access_file.or(below.access_file),
             cores: self.cores.or(below.cores),
+            idle: self.idle.or(below.idle),
             mem_mib: self.mem_mib.or(below.mem_mib),
             iobuf_small: self.iobuf_small.or(below.iobuf_small),
             iobuf_large: self.iobuf_large.or(below.iobuf_large),
@@ -370,6 +378,7 @@ impl Settings {
             tls: tls::check(self.tls.as_deref(), self.tls_crl)?,
             access_file: self.access_file,
             cores,
+            idle: self.idle.unwrap_or_default(),
             mem_mib,
             iobuf: iobuf::check(self.iobuf_small, self.iobuf_large, reactors, mem_mib)?,
             no_huge: self.no_huge.unwrap_or(false),

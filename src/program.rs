@@ -13,7 +13,7 @@ use spdk::Runtime;
 use tokio::time::timeout;
 
 use crate::access::Access;
-use crate::config::Config;
+use crate::config::{Config, Idle};
 use crate::identity::Identity;
 use crate::notify::Manager;
 use crate::preflight::Ready;
@@ -48,6 +48,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     warn_of_state_key(&state_key);
     let starting = Runtime::start(spdk::Options {
         cores: config.cores.clone(),
+        may_sleep: config.idle == Idle::Nap,
         mem_mib: config.mem_mib,
         no_huge: config.no_huge,
         iobuf: config.iobuf,

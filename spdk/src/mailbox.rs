@@ -28,9 +28,11 @@ use spdk_control::event_fd::EventFd;
 use spdk_control::executor::{self, RemoteWake};
 use spdk_control::gate::Gate;
 use spdk_control::missed::Missed;
+use spdk_sys as sys;
 
 use crate::app_thread::Spdk;
 use crate::error::Error;
+use crate::hooks::idle;
 use crate::reactors::{self, Reactor};
 use crate::ring::Ring;
 use crate::step::{Current, Long};
@@ -111,6 +113,8 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     missed: Missed,
     bell: Bell<EventFd>,
+    /// The app thread's core.
+    core: u32,
     steps: AtomicU64,
     busy_ticks: AtomicU64,
     longest_ticks: AtomicU64,
@@ -134,6 +138,8 @@ impl Shared {
             closing: AtomicBool::new(false),
             missed: Missed::default(),
             bell: Bell::new(event, may_watch),
+            // SAFETY: reads the number of the calling thread's core.
+            core: unsafe { sys::spdk_env_get_current_core() },
             steps: AtomicU64::new(0),
             busy_ticks: AtomicU64::new(0),
             longest_ticks: AtomicU64::new(0),
@@ -152,7 +158,9 @@ impl Shared {
     fn send(&self, message: Message) -> Result<(), CallError> {
         let rings = self.gate.enter().ok_or(CallError::Stopped)?;
         let sent = rings.requests.push(Box::new(message));
-        sent.map_err(|_| CallError::Full)
+        sent.map_err(|_| CallError::Full)?;
+        idle::wake(self.core);
+        Ok(())
     }
 
     /// Queues a reply and signals the control side. App thread.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use spdk_sys as sys;
 
+use crate::hooks::idle;
+
 /// A reactor's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reactor {
@@ -11,8 +13,10 @@ pub struct Reactor {
     pub core: u32,
     /// Time in turns with work.
     pub busy: Duration,
-    /// Time in turns without work.
+    /// Time in turns without work, asleep included.
     pub idle: Duration,
+    /// Time asleep between turns.
+    pub asleep: Duration,
     /// Time since its last turn ended.
     pub last_turn: Duration,
 }
@@ -36,6 +40,7 @@ pub(crate) fn read() -> Vec<Reactor> {
                 core,
                 busy: duration(time.busy_ticks),
                 idle: duration(time.idle_ticks),
+                asleep: duration(idle::asleep_ticks(core)),
                 last_turn: duration(now.saturating_sub(time.last_turn)),
             });
         }

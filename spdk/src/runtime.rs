@@ -18,6 +18,7 @@ use crate::app_thread::Spdk;
 use crate::bdev::{self, nvme};
 use crate::cores::CoreSet;
 use crate::error::Error;
+use crate::hooks::idle;
 use crate::iobuf::Iobuf;
 use crate::log;
 use crate::mailbox::{self, Handle, Shared};
@@ -32,6 +33,8 @@ use crate::vhost;
 pub struct Options {
     /// The cores of the reactors, one pinned reactor each.
     pub cores: CoreSet,
+    /// Whether reactors without work sleep. Without effect where SPDK lacks the changes for it.
+    pub may_sleep: bool,
     /// Memory to reserve at the start, MiB.
     pub mem_mib: u32,
     /// Use ordinary memory instead of hugepages. Excludes vhost-user, vfio-user and PCIe devices.
@@ -106,6 +109,9 @@ impl Runtime {
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let fail = |error: std::io::Error| StartError::new(error.to_string());
         log::install(options.rpc_socket.is_some()).map_err(fail)?;
+        if options.may_sleep {
+            idle::allow();
+        }
         let pools = options.iobuf.set();
         pools.map_err(|error| StartError::new(error.to_string()))?;
         let (opened_tx, opened) = oneshot::channel();

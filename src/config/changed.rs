@@ -32,6 +32,7 @@ impl Config {
             max_connections: "max-connections",
             access_file: "access-file",
             cores: "cores",
+            idle: "idle",
             mem_mib: "mem-mib",
             iobuf: "iobuf-small, iobuf-large",
             no_huge: "no-huge",

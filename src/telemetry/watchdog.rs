@@ -104,6 +104,7 @@ mod tests {
             core,
             busy: Duration::ZERO,
             idle: Duration::ZERO,
+            asleep: Duration::ZERO,
             last_turn: Duration::from_millis(millis),
         };
         let mut stalled = Stalled::default();

@@ -1,7 +1,7 @@
 //! An eventfd as the event of a bell; see eventfd(2).
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -26,6 +26,12 @@ impl EventFd {
     /// The process or the system is out of file descriptors.
     pub fn descriptor(&self) -> io::Result<OwnedFd> {
         self.0.try_clone()
+    }
+}
+
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod connect_failures;
 mod fabrics;
+pub(crate) mod idle;
 pub(crate) mod initiator;
 mod nvme_tcp_target;
 mod reservations;

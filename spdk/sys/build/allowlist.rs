@@ -96,6 +96,7 @@ pub const FUNCTIONS: &[&str] = &[
     "spdk_bdev_writev",
     "spdk_env_get_core_count",
     "spdk_bdev_nvme_set_multipath_policy",
+    "spdk_env_get_current_core",
     "spdk_env_get_first_core",
     "spdk_env_get_next_core",
     "spdk_get_thread",

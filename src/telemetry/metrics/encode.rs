@@ -109,8 +109,13 @@ impl Reading {
         );
         out.counters(
             "opi_spdk_reactor_idle_seconds",
-            "Time of a reactor's turns that had none",
+            "Time of a reactor's turns that had none, asleep included",
             cores().map(|(labels, of)| (labels, of.idle)),
+        );
+        out.counters(
+            "opi_spdk_reactor_asleep_seconds",
+            "Time that a reactor without work has slept",
+            cores().map(|(labels, of)| (labels, of.asleep)),
         );
         let operations = cores().filter_map(|(labels, of)| {
             let number = self.operations.get(&of.core)?;
