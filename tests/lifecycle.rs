@@ -154,7 +154,7 @@ async fn an_unresponsive_client_does_not_block_the_stop() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_second_instance_is_rejected_and_the_first_keeps_running() {
-    let first = Target::start().await;
+    let first = Target::start_with(Options::default().alone()).await;
     let state = first.scratch().join("state").display().to_string();
     let pid = first.pid().as_raw_nonzero().to_string();
     let dir = tempfile::tempdir().expect("a directory");

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use common::{Authority, free_port, keep_private, lock_machine, poll_blocking};
+use common::{Authority, Machine, free_port, keep_private, poll_blocking};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Timeout of every step, on a busy machine too.
@@ -19,13 +19,13 @@ struct Service {
     dir: tempfile::TempDir,
     manager: UnixDatagram,
     grpc: String,
-    _machine: std::sync::Arc<std::fs::File>,
+    _machine: Machine,
 }
 
 impl Service {
     /// Starts the program as a service manager would, with TLS.
     fn start() -> Self {
-        let machine = lock_machine();
+        let machine = Machine::alone();
         let dir = tempfile::tempdir().expect("a directory");
         let grpc = format!("127.0.0.1:{}", free_port());
         issue(dir.path(), &Authority::new());

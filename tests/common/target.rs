@@ -5,8 +5,8 @@
 //!   └ exits: panic with the log  └ timeout: SIGKILL and panic
 //! ```
 //!
-//! A reactor polls a whole core, so only one target runs on a machine at a time: it holds a file lock. A
-//! second target next to it (an initiator of the first) shares the lock and uses another core.
+//! Targets share the machine by file locks ([`Machine`]). A second target of a test (an initiator of the first) shares
+//! the first one's and uses another core.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::machine::Machine;
 use super::port::free_port;
 use super::{Client, eventually, hugepages_or_fail, poll_blocking};
 
@@ -51,7 +52,9 @@ pub struct Options {
     stderr: Option<PathBuf>,
     /// Directory for state, sockets and log: a new one unless the target succeeds another.
     dir: Option<Arc<TempDir>>,
-    machine: Option<Arc<File>>,
+    machine: Option<Arc<Machine>>,
+    /// No target of another test runs meanwhile.
+    alone: bool,
 }
 
 impl Default for Options {
@@ -67,6 +70,7 @@ impl Default for Options {
             stderr: None,
             dir: None,
             machine: None,
+            alone: false,
         }
     }
 }
@@ -78,6 +82,12 @@ impl Options {
             hugepages: true,
             ..Self::default()
         }
+    }
+
+    /// Has the machine for this test alone, for what is measured.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
     }
 
     /// Sets SPDK's memory, MiB.
@@ -128,6 +138,16 @@ impl Options {
         }
     }
 
+    /// Waits for its part of the machine: all of it unless the target is small. Only root can hide SPDK's locks of cores.
+    fn wait_for_machine(&self) -> Machine {
+        let chooses = self.core != 0 || self.cores.is_some() || self.pinned_to.is_some();
+        let is_small = !self.hugepages && !chooses && !two_reactors();
+        match is_small && !self.alone && rustix::process::geteuid().is_root() {
+            true => Machine::shared(),
+            false => Machine::alone(),
+        }
+    }
+
     /// Succeeds a stopped target: same directory, and the machine lock is handed over.
     pub fn after(mut self, ended: &Target) -> Self {
         self.dir = Some(Arc::clone(&ended.dir));
@@ -151,7 +171,7 @@ pub struct Target {
     pub grpc: SocketAddr,
     /// HTTP address.
     pub http: SocketAddr,
-    machine: Arc<File>,
+    machine: Arc<Machine>,
     begun: SystemTime,
     hugepages_before: Option<u64>,
 }
@@ -185,7 +205,8 @@ impl Target {
 
     /// Starts a target without waiting for it.
     pub fn spawn(options: &Options) -> Self {
-        let machine = options.machine.clone().unwrap_or_else(lock_machine);
+        let machine = options.machine.clone();
+        let machine = machine.unwrap_or_else(|| Arc::new(options.wait_for_machine()));
         let hugepages_before = options.hugepages.then(|| {
             hugepages_or_fail(options.mem_mib);
             hugepages_free()
@@ -203,9 +224,10 @@ impl Target {
             .expect("a log file");
         let begun = SystemTime::now();
         let cores = options.reactors();
+        let is_second = two_reactors() && options.core != 0;
         let mut command = match options.pinned_to {
-            // The first target uses this core too: a private /var/tmp hides SPDK's core lock files.
-            None if two_reactors() && options.core != 0 => {
+            // Another target uses this core too: a private /var/tmp hides SPDK's core lock files.
+            None if is_second || machine.is_shared => {
                 let mut command = Command::new("unshare");
                 let apart = r#"mount -t tmpfs none /var/tmp && exec "$0" "$@""#;
                 command.args(["--mount", "sh", "-c", apart, PROGRAM]);
@@ -413,15 +435,6 @@ impl Drop for Target {
         }
         eprintln!("--- log of the target ---\n{}", self.log());
     }
-}
-
-/// Takes the machine-wide lock: one target at a time over all test processes.
-pub fn lock_machine() -> Arc<File> {
-    let path = std::env::temp_dir().join("opi-spdk-tests.lock");
-    let file = File::create(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    file.lock()
-        .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    Arc::new(file)
 }
 
 fn hugepages_free() -> u64 {

@@ -9,7 +9,7 @@ use serde_json::json;
 use tonic::Code;
 
 use crate::common::{
-    Client, Initiator, Resource, eventually, free_port, lock_machine, namespace, nqn_of, pattern,
+    Client, Initiator, Machine, Resource, eventually, free_port, namespace, nqn_of, pattern,
     subsystem,
 };
 use crate::vm::{self, Hardware, Qemu, Vm};
@@ -113,7 +113,7 @@ fn block(device: &str) -> String {
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
 async fn setup_prepares_and_restores_a_machine() {
-    let _machine = lock_machine();
+    let _machine = Machine::alone();
     let mut dpu = Dpu::boot().await;
 
     // A dry run shows the steps and does nothing.
@@ -175,7 +175,7 @@ async fn setup_prepares_and_restores_a_machine() {
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
 async fn setup_in_a_container_takes_a_device_and_spares_one_that_its_surroundings_use() {
-    let _machine = lock_machine();
+    let _machine = Machine::alone();
     let mut dpu = Dpu::boot().await;
     let contained = SETUP.replace("/opi/run", &format!("{SETUP_CONTAINED} /opi/run"));
 
@@ -237,7 +237,7 @@ async fn setup_in_a_container_takes_a_device_and_spares_one_that_its_surrounding
 #[tokio::test]
 #[ignore = "needs QEMU: scripts/test.sh --guest"]
 async fn an_nvme_device_is_exported_through_vfio_with_one_capability() {
-    let _machine = lock_machine();
+    let _machine = Machine::alone();
     let mut dpu = Dpu::boot().await;
     // Everything but the device, which is still bound to Linux's driver.
     dpu.vm.ok("/opi/run setup --hugepages 320").await;
