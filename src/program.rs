@@ -48,7 +48,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     warn_of_state_key(&state_key);
     let starting = Runtime::start(spdk::Options {
         cores: config.cores.clone(),
-        may_sleep: config.idle == Idle::Nap,
+        longest_sleep: (config.idle == Idle::Nap).then_some(spdk::LONGEST_SLEEP),
         mem_mib: config.mem_mib,
         no_huge: config.no_huge,
         iobuf: config.iobuf,

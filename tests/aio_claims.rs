@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Loop, Resource, Target, eventually, metrics, name_of, namespace, subsystem};
+use common::{Loop, Options, Resource, Target, eventually, metrics, name_of, namespace, subsystem};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -59,7 +59,8 @@ async fn a_file_backs_one_volume_by_any_path_and_is_released_on_delete() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_file_or_device_in_use_is_rejected_naming_its_user() {
-    let target = Target::start().await;
+    // A target that is not alone sees no mounts that come later.
+    let target = Target::start_with(Options::default().alone()).await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "AioVolume");
     let path = target.scratch().join("disk");

@@ -5,7 +5,9 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use common::{Initiator, Resource, Target, name_of, namespace, nqn_of, subsystem, tcp_controller};
+use common::{
+    Initiator, Options, Resource, Target, name_of, namespace, nqn_of, subsystem, tcp_controller,
+};
 use serde_json::json;
 use tonic::Code;
 
@@ -59,7 +61,7 @@ impl Drop for Hog {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_namespace_beyond_aio_max_nr_is_rejected_without_leftovers() {
     const ROOM: u64 = 3;
-    let target = Target::start().await;
+    let target = Target::start_with(Options::default().alone()).await;
     let client = target.client().await;
     let volumes = Resource::new(&client, "AioVolume");
     let namespaces = Resource::new(&client, "NvmeNamespace");

@@ -74,7 +74,7 @@ async fn reactors_sleep_while_hosts_are_idle_and_serve_them_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_volume_with_a_limit_lets_its_reactor_sleep() {
-    let target = Target::start().await;
+    let target = Target::start_with(Options::default().alone()).await;
     let client = target.client().await;
     let base = malloc(&client, &unique("base"), 1).await;
     let limits = json!({
@@ -93,7 +93,7 @@ async fn a_volume_with_a_limit_lets_its_reactor_sleep() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_reactor_that_is_to_poll_does_not_sleep() {
-    let target = Target::start_with(Options::default().args(["--idle", "busy"])).await;
+    let target = Target::start_with(Options::default().alone().args(["--idle", "busy"])).await;
     assert_eq!(asleep(&target, "0").await, 0.0);
     target.stop();
 }

@@ -92,7 +92,7 @@ async fn it_starts_and_stops_twenty_times() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn signals_stop_it_in_time_with_hosts_connected_and_calls_in_flight() {
     for signal in [Signal::TERM, Signal::INT] {
-        let mut target = Target::start().await;
+        let mut target = Target::start_with(Options::default().alone()).await;
         let export = Fixture::tcp(&target, 16).await;
         let load = export.load(30).await;
         let calls: Vec<_> = (0..16)

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{
-    Client, Fixture, Initiator, Resource, Target, encrypted_spec, eventually, malloc, name_of,
-    namespace, nqn_of, subsystem, tcp_controller, unique,
+    Client, Fixture, Initiator, Options, Resource, Target, encrypted_spec, eventually, malloc,
+    name_of, namespace, nqn_of, subsystem, tcp_controller, unique,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -151,7 +151,7 @@ async fn rate(export: &Fixture) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn limits_apply_under_io_change_live_and_end_with_the_qos_volume() {
     const MIB: f64 = 1024.0 * 1024.0;
-    let target = Target::start().await;
+    let target = Target::start_with(Options::default().alone()).await;
     let export = Fixture::tcp(&target, 16).await;
     let volumes = export.resource("QosVolume");
     let limit = |max: Value| json!({ "volume_name_ref": export.volume, "limits": { "max": max } });

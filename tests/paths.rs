@@ -24,7 +24,7 @@ async fn start(options: Options) -> (Target, Target, Fixture) {
 
 #[tokio::test]
 async fn a_reset_reconnects_working_paths_and_names_the_silent_one() {
-    let (target, peer, export) = start(Options::default()).await;
+    let (target, peer, export) = start(Options::default().alone()).await;
     let relay = Relay::to(export.port).await;
     let client = target.client().await;
     let of = |message| Resource::new(&client, message);

@@ -4,8 +4,8 @@
 //! ```text
 //! scenario ─ the table of data-path rows     client ─ the calls of the control rows
 //!     │                                          │
-//! data_path  control  cost  scale  sight  creates  slices  idle ──► verdict ──► report (bench.md, bench.json)
-//!     └─────────┼──────┴──────┴──────┴───────┴────────┴───────┘
+//! data_path  control  cost  scale  sight  creates  slices  idle  naps ──► verdict ──► report (bench.md, bench.json)
+//!     └─────────┼──────┴──────┴──────┴───────┴────────┴──────┴─────┘
 //!    target: opi | spdk_tgt     initiator: spdk_nvme_perf | fio | bdevperf     floor
 //! ```
 
@@ -18,13 +18,20 @@ mod creates;
 mod data_path;
 mod durable;
 mod floor;
+#[expect(dead_code, reason = "of the tests, more than is used here")]
+#[path = "../../tests/common/nvme_tcp/host.rs"]
+mod host;
 mod http;
 mod idle;
 mod initiator;
 #[path = "../../tests/common/jsonrpc.rs"]
 mod jsonrpc;
 mod machine;
+mod naps;
 mod opi;
+#[expect(dead_code, reason = "of the tests, more than is used here")]
+#[path = "../../tests/common/nvme_tcp/pdu.rs"]
+mod pdu;
 mod process;
 mod reactor;
 mod report;
@@ -128,6 +135,14 @@ async fn measure(settings: &Settings) -> Result<Report> {
         true => or_failed(idle::run(settings).await, "without calls", &mut failures),
         false => Vec::new(),
     };
+    let naps = match settings.runs(Part::Naps) {
+        true => or_failed(
+            naps::run(settings).await,
+            "reactors that sleep",
+            &mut failures,
+        ),
+        false => Vec::new(),
+    };
     let conditions = Conditions {
         rounds: settings.line.rounds,
         seconds: settings.line.seconds,
@@ -163,6 +178,7 @@ async fn measure(settings: &Settings) -> Result<Report> {
         creates,
         slices,
         idle,
+        naps,
         failures,
     })
 }

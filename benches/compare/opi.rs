@@ -185,21 +185,7 @@ impl Opi {
             .context("CreateNvmeSubsystem")?
             .into_inner()
             .name;
-        let namespace = NvmeNamespace {
-            spec: Some(NvmeNamespaceSpec {
-                volume_name_ref,
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        frontend
-            .create_nvme_namespace(CreateNvmeNamespaceRequest {
-                parent: parent.clone(),
-                nvme_namespace: Some(namespace),
-                nvme_namespace_id: String::new(),
-            })
-            .await
-            .context("CreateNvmeNamespace")?;
+        self.add_namespace(&volume_name_ref).await?;
         frontend
             .create_nvme_controller(CreateNvmeControllerRequest {
                 parent,
@@ -212,6 +198,26 @@ impl Opi {
             .await
             .context("CreateNvmeController")?;
         Ok(attach)
+    }
+
+    /// Adds a volume to the subsystem of [`Self::export`].
+    pub async fn add_namespace(&self, volume: &str) -> Result<()> {
+        let namespace = NvmeNamespace {
+            spec: Some(NvmeNamespaceSpec {
+                volume_name_ref: volume.to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        FrontendNvmeServiceClient::new(connect(self.port).await?)
+            .create_nvme_namespace(CreateNvmeNamespaceRequest {
+                parent: format!("nvmeSubsystems/{SUBSYSTEM_ID}"),
+                nvme_namespace: Some(namespace),
+                nvme_namespace_id: String::new(),
+            })
+            .await
+            .context("CreateNvmeNamespace")?;
+        Ok(())
     }
 
     /// Stops the process and returns the cost of configuration since its start.

@@ -141,20 +141,29 @@ impl Process {
 
     /// CPU usage of all threads but `name` over a period, in percent of a core, after a pause for the start to settle.
     pub async fn idles_at(&self, name: &str, window: Duration) -> Result<f64> {
+        self.uses(window, |thread| thread != name).await
+    }
+
+    /// As [`Self::idles_at`], of the thread `name` alone.
+    pub async fn works_at(&self, name: &str, window: Duration) -> Result<f64> {
+        self.uses(window, |thread| thread == name).await
+    }
+
+    async fn uses(&self, window: Duration, counts: impl Fn(&str) -> bool) -> Result<f64> {
         tokio::time::sleep(SETTLE).await;
-        let before = self.time_beside(name)?;
+        let before = self.time(&counts)?;
         tokio::time::sleep(window).await;
-        let spent = self.time_beside(name)? - before;
+        let spent = self.time(&counts)? - before;
         Ok(spent.as_secs_f64() / window.as_secs_f64() * 100.0)
     }
 
-    /// Processor time of all threads but `name`, to the nanosecond: /proc/PID/task/TID/stat counts in units of 10 ms.
-    fn time_beside(&self, name: &str) -> Result<Duration> {
+    /// Processor time of the threads that count, to the nanosecond: /proc/PID/task/TID/stat counts in units of 10 ms.
+    fn time(&self, counts: impl Fn(&str) -> bool) -> Result<Duration> {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
         let mut time = Duration::ZERO;
         for task in fs::read_dir(&tasks).with_context(|| tasks.display().to_string())? {
             let task = task?.path();
-            if fs::read_to_string(task.join("comm"))?.trim() == name {
+            if !counts(fs::read_to_string(task.join("comm"))?.trim()) {
                 continue;
             }
             let statistics = fs::read_to_string(task.join("schedstat"))?;

@@ -11,6 +11,7 @@ use crate::creates::{self, Creates};
 use crate::data_path::{self, DataPath};
 use crate::idle::{self, Idle};
 use crate::machine::Machine;
+use crate::naps::{self, Naps};
 use crate::scale::Scale;
 use crate::sight::Sight;
 use crate::slices::{self, Slices};
@@ -33,6 +34,7 @@ pub struct Report {
     pub creates: Vec<Creates>,
     pub slices: Vec<Slices>,
     pub idle: Vec<Idle>,
+    pub naps: Vec<Naps>,
     pub verdicts: Vec<Verdict>,
     /// Failures, by part.
     pub failures: Vec<String>,
@@ -84,6 +86,7 @@ impl Report {
         if !self.idle.is_empty() {
             idle::table(&self.idle, &mut out);
         }
+        naps::table(&self.naps, &mut out);
         self.verdict_table(&mut out);
         out
     }

@@ -95,6 +95,8 @@ pub enum Part {
     Slices,
     /// Idle load while it is logged, traced, watched and scraped
     Idle,
+    /// Reactors that sleep while they have no work, beside reactors that poll
+    Naps,
 }
 
 /// The command line, and what follows from it.

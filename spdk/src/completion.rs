@@ -36,8 +36,8 @@ pub(crate) unsafe trait Callback {
 /// Starts a C operation that reports through the callback `C`.
 ///
 /// `start` passes the callback and its argument to C, which calls back exactly once, on the app thread unless the callback
-/// is one that may be called on any ([`Status`]). If `start`
-/// returns non-zero, the operation has not begun, the callback is never called, and that errno is the result.
+/// is one that may be called on any ([`Status`]). If `start` returns non-zero, the operation has not begun, the callback is
+/// never called, and that errno is the result.
 pub(crate) fn begin<C: Callback>(
     operation: &'static str,
     start: impl FnOnce(C::Function, *mut c_void) -> c_int,
@@ -89,39 +89,31 @@ unsafe impl Callback for Status {
     const FUNCTION: Self::Function = Some(on_status);
 }
 
-unsafe extern "C" fn on_status(argument: *mut c_void, status: c_int) {
-    // SAFETY: the argument of a `call::<Status>`; C calls back exactly once.
-    unsafe { deliver(argument, status) };
-}
-
-/// A report on its way to the app thread.
-struct Late<T> {
+/// A status on its way to the app thread.
+struct Late {
     argument: *mut c_void,
-    report: T,
+    status: c_int,
 }
 
-/// Completes a promise on the app thread: at once if this runs there, else by a message.
-///
-/// # Safety
-/// `argument` is of a [`begin`] of a callback that reports `T`, and is reclaimed here. Runs on an SPDK thread.
-unsafe fn deliver<T: Send + 'static>(argument: *mut c_void, report: T) {
+/// Completes the promise on the app thread: at once if this runs there, else by a message.
+unsafe extern "C" fn on_status(argument: *mut c_void, status: c_int) {
     // SAFETY: both may be called on any thread; they compare equal, null, while SPDK does not run, as in tests.
     let (here, app) = unsafe { (sys::spdk_get_thread(), sys::spdk_thread_get_app_thread()) };
     if here == app {
-        // SAFETY: by the caller's contract, and this is the app thread.
-        unsafe { Promise::<T>::from_raw(argument) }.complete(report);
+        // SAFETY: the argument of a `call::<Status>`; C calls back exactly once, and this is the app thread.
+        unsafe { Promise::<c_int>::from_raw(argument) }.complete(status);
         return;
     }
-    let late = Box::into_raw(Box::new(Late { argument, report }));
+    let late = Box::into_raw(Box::new(Late { argument, status }));
     // SAFETY: the app thread exits last; `on_app_thread` takes the box back, once.
-    unsafe { sys::spdk_thread_send_msg(app, Some(on_app_thread::<T>), late.cast()) };
+    unsafe { sys::spdk_thread_send_msg(app, Some(on_app_thread), late.cast()) };
 }
 
-unsafe extern "C" fn on_app_thread<T: 'static>(late: *mut c_void) {
-    // SAFETY: the box of `deliver`, which this message alone has.
-    let Late { argument, report } = *unsafe { Box::from_raw(late.cast::<Late<T>>()) };
-    // SAFETY: by the contract of `deliver`; messages to the app thread run on it.
-    unsafe { Promise::<T>::from_raw(argument) }.complete(report);
+unsafe extern "C" fn on_app_thread(late: *mut c_void) {
+    // SAFETY: the box of `on_status`, which this message alone has.
+    let Late { argument, status } = *unsafe { Box::from_raw(late.cast::<Late>()) };
+    // SAFETY: as in `on_status`; messages to the app thread run on it.
+    unsafe { Promise::<c_int>::from_raw(argument) }.complete(status);
 }
 
 #[cfg(test)]

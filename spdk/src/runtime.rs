@@ -33,8 +33,8 @@ use crate::vhost;
 pub struct Options {
     /// The cores of the reactors, one pinned reactor each.
     pub cores: CoreSet,
-    /// Whether reactors without work sleep. Without effect where SPDK lacks the changes for it.
-    pub may_sleep: bool,
+    /// For how long reactors without work sleep at most; `None`: they poll. They also do where SPDK lacks the change for it.
+    pub longest_sleep: Option<Duration>,
     /// Memory to reserve at the start, MiB.
     pub mem_mib: u32,
     /// Use ordinary memory instead of hugepages. Excludes vhost-user, vfio-user and PCIe devices.
@@ -109,8 +109,8 @@ impl Runtime {
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let fail = |error: std::io::Error| StartError::new(error.to_string());
         log::install(options.rpc_socket.is_some()).map_err(fail)?;
-        if options.may_sleep {
-            idle::allow();
+        if let Some(longest) = options.longest_sleep {
+            idle::allow(longest);
         }
         let pools = options.iobuf.set();
         pools.map_err(|error| StartError::new(error.to_string()))?;

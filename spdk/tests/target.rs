@@ -20,7 +20,7 @@ async fn what_is_made_is_there_and_what_is_wrong_is_refused_whole() {
     let huge = spdk::hugepages_free_mib() >= 600;
     let runtime = Runtime::start(Options {
         cores: common::free_core(),
-        may_sleep: true,
+        longest_sleep: Some(spdk::LONGEST_SLEEP),
         mem_mib: 512,
         no_huge: !huge,
         iobuf: spdk::Iobuf::for_reactors(1),

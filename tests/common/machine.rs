@@ -1,6 +1,8 @@
 //! How targets share the machine: two small ones at a time, or one alone.
 
 use std::fs::{File, TryLockError};
+use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// Number of small targets at a time.
@@ -16,7 +18,27 @@ pub struct Machine {
     _slots: Vec<File>,
 }
 
+/// Whether this process may make a mount namespace.
+static CAN_BE_SHARED: LazyLock<bool> = LazyLock::new(|| {
+    let made = Machine::apart("true").output();
+    made.is_ok_and(|made| made.status.success())
+});
+
 impl Machine {
+    /// Whether targets can use one core: SPDK's locks of cores have to be hidden.
+    pub fn can_be_shared() -> bool {
+        *CAN_BE_SHARED
+    }
+
+    /// A program with a /var/tmp of its own, where SPDK's locks of cores are. It sees later mounts of others only where
+    /// mounts are shared with them.
+    pub fn apart(program: &str) -> Command {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "slave", "sh", "-c"]);
+        command.args([r#"mount -t tmpfs none /var/tmp && exec "$0" "$@""#, program]);
+        command
+    }
+
     /// Waits until no other target runs.
     pub fn alone() -> Self {
         let lock = |slot| {

@@ -84,7 +84,7 @@ impl Options {
         }
     }
 
-    /// Has the machine for this test alone, for what is measured.
+    /// Has the machine for this test alone: for what is measured, and for mounts that come after the start.
     pub fn alone(mut self) -> Self {
         self.alone = true;
         self
@@ -138,11 +138,11 @@ impl Options {
         }
     }
 
-    /// Waits for its part of the machine: all of it unless the target is small. Only root can hide SPDK's locks of cores.
+    /// Waits for its part of the machine: all of it unless the target is small.
     fn wait_for_machine(&self) -> Machine {
         let chooses = self.core != 0 || self.cores.is_some() || self.pinned_to.is_some();
-        let is_small = !self.hugepages && !chooses && !two_reactors();
-        match is_small && !self.alone && rustix::process::geteuid().is_root() {
+        let is_small = self.mem_mib <= 512 && !self.hugepages && !chooses && !two_reactors();
+        match is_small && !self.alone && Machine::can_be_shared() {
             true => Machine::shared(),
             false => Machine::alone(),
         }
@@ -227,12 +227,7 @@ impl Target {
         let is_second = two_reactors() && options.core != 0;
         let mut command = match options.pinned_to {
             // Another target uses this core too: a private /var/tmp hides SPDK's core lock files.
-            None if is_second || machine.is_shared => {
-                let mut command = Command::new("unshare");
-                let apart = r#"mount -t tmpfs none /var/tmp && exec "$0" "$@""#;
-                command.args(["--mount", "sh", "-c", apart, PROGRAM]);
-                command
-            }
+            None if is_second || machine.is_shared => Machine::apart(PROGRAM),
             None => Command::new(PROGRAM),
             Some(core) => {
                 let mut command = Command::new("taskset");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::identity::secure;
 use crate::common::nvme_tcp::{Bystander, Digests, Pdu, kind};
-use crate::common::{HOST, KeyLog, PSK, Psk, Target};
+use crate::common::{HOST, KeyLog, Options, PSK, Psk, Target};
 
 /// Timeout of what the target does at once.
 const SOON: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ const MANY: usize = 2_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn updates_of_a_key_come_with_data_or_end_the_connection() {
-    let mut target = Target::start().await;
+    let mut target = Target::start_with(Options::default().alone()).await;
     let mut bystander = Bystander::new(&target).await;
     let identity = secure(&target, "flood", HOST, PSK).await;
     let key = Psk::new(PSK, &identity.hostnqn, &identity.subnqn);

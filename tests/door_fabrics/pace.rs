@@ -80,7 +80,7 @@ async fn is_not_slow(secure: &Initiator, plain: &Initiator, dir: &Path) {
 
 #[tokio::test]
 async fn large_io_over_tls_is_not_slow_for_a_stock_host() {
-    let target = Target::start().await;
+    let target = Target::start_with(Options::default().alone()).await;
     let [secure, plain] = exported(&target).await;
     let dir: &Path = target.scratch();
     let key = dir.join("key");
@@ -95,7 +95,7 @@ async fn large_io_over_tls_is_not_slow_for_a_stock_host() {
 
 #[tokio::test]
 async fn large_io_over_tls_is_not_slow_from_our_own_initiator() {
-    let target = Target::start().await;
+    let target = Target::start_with(Options::default().alone()).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
     let ports = exported(&peer).await;
     let client = target.client().await;
@@ -221,7 +221,7 @@ async fn hosts_connect_while_a_namespace_with_slow_io_is_removed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_does_not_hold_up_the_removal_of_its_namespace() {
-    let mut target = Target::start().await;
+    let mut target = Target::start_with(Options::default().alone()).await;
     let mut bystander = Bystander::new(&target).await;
     let slow = Slow::new(&target).await;
     let admin = slow.identity.admin(Digests::OFF);
@@ -331,7 +331,7 @@ async fn limit(client: &Client, mbs: i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_connect_and_calls_end_beside_slow_io_whatever_is_changed() {
-    let mut target = Target::start().await;
+    let mut target = Target::start_with(Options::default().alone()).await;
     let mut bystander = Bystander::new(&target).await;
     let client = target.client().await;
     let file = target.scratch().join("slow");
@@ -384,7 +384,7 @@ async fn hosts_connect_and_calls_end_beside_slow_io_whatever_is_changed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_does_not_hold_up_the_stop_of_the_program() {
-    let target = Target::start().await;
+    let target = Target::start_with(Options::default().alone()).await;
     let slow = Slow::new(&target).await;
     let admin = slow.identity.admin(Digests::OFF);
     // Takes ten seconds at the limit.

@@ -76,7 +76,7 @@ async fn a_peer_that_closes_after_each_good_connection_is_connected_less_and_les
 /// Attaches a controller with three paths, of which one at a time is connected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_path_that_is_well_is_tried_at_once_after_short_connections_of_others() {
-    let mut session = Session::start().await;
+    let mut session = Session::alone().await;
     let peers = [Peer::start(), Peer::start(), Peer::start()];
     let controller = remote_controller(&session.client, "three", "FAILOVER").await;
     let mut paths = Vec::new();

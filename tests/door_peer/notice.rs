@@ -89,7 +89,7 @@ async fn undisturbed(session: &Session, what: &str, meanwhile: impl Future<Outpu
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notice_of_a_peer_that_falls_silent_disturbs_nobody() {
-    let mut session = Session::start().await;
+    let mut session = Session::alone().await;
     for what in ["the changed list", "the active list", "a namespace"] {
         let peer = Peer::start();
         let attached = session.attach(&peer).await.expect("the peer does right");
@@ -119,7 +119,7 @@ async fn a_notice_of_a_peer_that_falls_silent_disturbs_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_namespace_comes_whenever_its_peer_answers() {
-    let mut session = Session::start().await;
+    let mut session = Session::alone().await;
     let peer = Peer::start();
     let (attached, mut export) = session.attach_and_export(&peer).await;
     for nsid in 2..6 {
@@ -145,7 +145,7 @@ async fn a_new_namespace_comes_whenever_its_peer_answers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_without_an_end_and_identify_that_fails_change_nothing_after_notices() {
-    let mut session = Session::start().await;
+    let mut session = Session::alone().await;
     let peer = Peer::start();
     let (attached, mut export) = session.attach_and_export(&peer).await;
     for what in ["P8", "P11"] {
@@ -177,7 +177,7 @@ async fn lists_without_an_end_and_identify_that_fails_change_nothing_after_notic
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_path_to_a_subsystem_of_ones_own_takes_new_namespaces() {
-    let mut session = Session::start().await;
+    let mut session = Session::alone().await;
     let client = session.client.clone();
     // No namespaces yet: their UUIDs exist here, so SPDK would create no second bdev, and fail the attach at once.
     let own = unique("own");
@@ -210,7 +210,7 @@ async fn a_path_to_a_subsystem_of_ones_own_takes_new_namespaces() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_targets_that_serve_each_other_make_namespaces_at_once() {
-    let mut session = Session::start().await;
+    let mut session = Session::alone().await;
     let second = Target::start_with(Options::default().beside(&session.target)).await;
     let (one, other) = (
         Fixture::tcp(&session.target, 4).await,
@@ -253,7 +253,7 @@ async fn two_targets_that_serve_each_other_make_namespaces_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_behind_a_network_that_takes_no_requests_makes_namespaces() {
-    let mut session = Session::start().await;
+    let mut session = Session::alone().await;
     let second = Target::start_with(Options::default().beside(&session.target)).await;
     let far = Fixture::tcp(&second, 4).await;
     let relay = Relay::to(far.port).await;

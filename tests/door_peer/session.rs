@@ -44,6 +44,11 @@ impl Session {
         Self::with(&[]).await
     }
 
+    /// Starts a target that has the machine for itself, for what is measured.
+    pub async fn alone() -> Self {
+        Self::of_target(Options::default().alone()).await
+    }
+
     pub fn of(&self, message: &'static str) -> Resource {
         Resource::new(&self.client, message)
     }

@@ -149,7 +149,7 @@ async fn a_host_that_no_longer_asks_the_controller_to_prove_itself_gets_no_answe
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_is_let_in_authenticates_again_once_a_second() {
-    let lab = Lab::new().await;
+    let lab = Lab::with(Options::default().alone()).await;
     let mut host = lab.comes().await;
     lab.proves(&mut host, false);
     let begun = Instant::now();

@@ -150,7 +150,7 @@ fn shakes_hands(stream: TcpStream, key: &Psk) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_tls_an_address_with_wrong_keys_waits_for_its_turn_until_one_is_right() {
-    let target = Target::start().await;
+    let target = Target::start_with(Options::default().alone()).await;
     let [right, wrong] = [psk_of(1), psk_of(2)];
     let export = Export::new(&target, "s", &[("alice", host(ALICE, &right, "", ""))]).await;
     let [right, wrong] = [right, wrong].map(|key| Psk::new(&key, ALICE, &export.nqn));

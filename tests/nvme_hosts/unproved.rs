@@ -123,7 +123,8 @@ async fn who_has_yet_to_authenticate_is_no_connected_host() {
 /// The attack asks for more small buffers than alice's half; they are reclaimed within 5 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_goes_by_a_hosts_name_without_its_key_takes_none_of_its_share() {
-    let target = Target::start_with(Options::default().args(["--iobuf-small", "1536"])).await;
+    let target =
+        Target::start_with(Options::default().alone().args(["--iobuf-small", "1536"])).await;
     let (export, alice) = export(&target).await;
     let mut strangers = Vec::new();
     for address in 3..7 {

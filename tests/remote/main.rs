@@ -32,7 +32,7 @@ struct Lab {
 
 impl Lab {
     async fn new() -> Self {
-        let target = Target::start().await;
+        let target = Target::start_with(Options::default().alone()).await;
         let peer = Target::start_with(Options::default().beside(&target)).await;
         let client = target.client().await;
         Self {

@@ -11,13 +11,14 @@ struct spdk_thread;
  * busy_tsc and now are the reactor's. */
 uint64_t __attribute__((weak)) opi_idle_turn(uint32_t core, uint64_t busy_tsc, uint64_t now);
 
-/* What this descriptor is readable for ends the sleep of the reactor that calls this, until the descriptor is closed. */
-void __attribute__((weak)) opi_idle_watch(int fd);
+/* What this descriptor is readable for ends sleeps of the reactor of this core, until it is to be closed. */
+void __attribute__((weak)) opi_idle_watch(uint32_t core, int fd);
+void __attribute__((weak)) opi_idle_unwatch(int fd);
 
 /* There is something for the reactor of this core: on any thread, after it has been queued. */
 void __attribute__((weak)) opi_idle_wake(uint32_t core);
 
-/* As opi_idle_wake, for the reactor of this thread; of SPDK's event library. */
-void __attribute__((weak)) opi_idle_wake_thread(const struct spdk_thread *thread);
+/* The core whose reactor polls this thread, UINT32_MAX for none; of SPDK's event library. */
+uint32_t __attribute__((weak)) opi_idle_core(const struct spdk_thread *thread);
 
 #endif

@@ -3,12 +3,14 @@
 //! ```text
 //!            no work for a while           a whole turn more, no work
 //!  polling ────────────────────► listening ─────────────────────────► asleep ─┐
-//!     ▲  └───────────────────────────┘ work                                   │ event, descriptor, or time over
+//!     ▲  └───────────────────────────┘ work, or noted                         │ event, descriptor, or time over
 //!     └───────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! No work is missed: others queue their work and then look whether the reactor listens, while it first listens and then
-//! looks for work in a whole turn. With a SeqCst fence in between on both sides at least one sees the other's write.
+//! looks for work in a whole turn. With a SeqCst fence in between on both sides at least one sees the other's write. A
+//! poller that looks only now and then may leave work behind in that turn: who queues something leaves a note as well, and
+//! the reactor goes on polling for a while after each note and each event.
 
 use crate::bell::Event;
 use crate::sync::{AtomicBool, Ordering, fence};
@@ -18,18 +20,18 @@ use crate::sync::{AtomicBool, Ordering, fence};
 pub struct Pace {
     /// Time without work before the first sleep.
     pub patience: u64,
+    /// Time without work after which a sleep has its maximum duration; before, it is shorter in proportion.
+    pub full: u64,
     /// Maximum duration of one sleep.
     pub longest: u64,
 }
 
-/// A sleep lasts at most this part of the time without work before it: what completes without an event, such as I/O of
-/// a disk, is found late by this part of its own duration at most.
-const SHARE: u64 = 16;
-
 impl Pace {
     /// Returns for how long a reactor may sleep that has had no work for `idle` ticks. `None`: it must poll.
     pub fn nap(&self, idle: u64) -> Option<u64> {
-        (idle >= self.patience).then(|| (idle / SHARE).clamp(1, self.longest))
+        let part = u128::from(idle) * u128::from(self.longest) / u128::from(self.full.max(1));
+        let nap = u64::try_from(part).unwrap_or(u64::MAX).min(self.longest);
+        (idle >= self.patience).then_some(nap.max(1))
     }
 }
 
@@ -37,6 +39,7 @@ impl Pace {
 pub struct Sleeper<E> {
     event: E,
     listens: AtomicBool,
+    noted: AtomicBool,
 }
 
 impl<E: Event> Sleeper<E> {
@@ -45,6 +48,7 @@ impl<E: Event> Sleeper<E> {
         Self {
             event,
             listens: AtomicBool::new(false),
+            noted: AtomicBool::new(false),
         }
     }
 
@@ -53,10 +57,17 @@ impl<E: Event> Sleeper<E> {
         &self.event
     }
 
-    /// Others set the event from now on. The reactor looks for work once more before it sleeps.
-    pub fn listen(&self) {
+    /// Others set the event from now on, and the reactor looks for work once more before it sleeps. False if there was a
+    /// note, which is taken: the reactor polls on instead.
+    pub fn listen(&self) -> bool {
         self.listens.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
+        let is_noted = self.noted.load(Ordering::Relaxed);
+        if is_noted {
+            self.noted.swap(false, Ordering::AcqRel);
+            self.rise(false);
+        }
+        !is_noted
     }
 
     /// The reactor polls again. `is_woken`: it has found an event, or a descriptor that is ready.
@@ -69,7 +80,11 @@ impl<E: Event> Sleeper<E> {
 
     /// Wakes the reactor if it sleeps or is about to. Called on any thread after its work has been queued.
     pub fn wake(&self) {
-        // Orders the work before the load of `listens`: see the module's documentation.
+        // Read first: many may write at a high rate.
+        if !self.noted.load(Ordering::Relaxed) {
+            self.noted.store(true, Ordering::Relaxed);
+        }
+        // Orders the work and the note before the load: see the module's documentation.
         fence(Ordering::SeqCst);
         if self.listens.load(Ordering::Relaxed) && self.listens.swap(false, Ordering::AcqRel) {
             self.event.set();
@@ -83,9 +98,10 @@ mod tests {
     use crate::event_fd::EventFd;
 
     #[test]
-    fn a_sleep_is_a_part_of_the_time_without_work() {
+    fn a_sleep_is_in_proportion_to_the_time_without_work() {
         let pace = Pace {
             patience: 1000,
+            full: 80_000,
             longest: 5000,
         };
         for (idle, nap) in [
@@ -101,20 +117,20 @@ mod tests {
     }
 
     #[test]
-    fn only_one_that_listens_is_woken_and_once() {
+    fn one_that_listens_is_woken_once_and_one_that_does_not_finds_a_note() {
         let sleeper = Sleeper::new(EventFd::new().expect("there are descriptors"));
         sleeper.wake();
         assert!(!sleeper.event().is_set());
-        sleeper.listen();
+        assert!(!sleeper.listen());
+        assert!(sleeper.listen());
         sleeper.wake();
         assert!(sleeper.event().is_set());
         sleeper.rise(true);
         assert!(!sleeper.event().is_set());
-        sleeper.wake();
-        assert!(!sleeper.event().is_set());
+        assert!(!sleeper.listen());
         // A waker that was slower than the end of the sleep leaves the event for the next one, which ends it.
         sleeper.event().set();
-        sleeper.listen();
+        assert!(sleeper.listen());
         sleeper.rise(true);
         assert!(!sleeper.event().is_set());
     }
@@ -138,24 +154,36 @@ mod model {
         }
     }
 
+    /// The reactor listens twice, with the end of a sleep in between: it polls, has an event, or has seen the work.
     #[test]
     fn work_that_the_last_turn_has_not_seen_ends_the_sleep() {
         loom::model(|| {
             let sleeper = Arc::new(Sleeper::new(Flag(AtomicBool::new(false))));
-            let work = [0, 1].map(|_| Arc::new(AtomicBool::new(false)));
-            let others = work.clone().map(|work| {
-                let sleeper = sleeper.clone();
-                thread::spawn(move || {
+            let work = Arc::new(AtomicBool::new(false));
+            let other = thread::spawn({
+                let (sleeper, work) = (sleeper.clone(), work.clone());
+                move || {
                     work.store(true, Ordering::Relaxed);
                     sleeper.wake();
-                })
+                }
             });
-            sleeper.listen();
-            let seen = work.each_ref().map(|work| work.load(Ordering::Relaxed));
-            for other in others {
-                other.join().expect("it does not panic");
+            let (mut sleeps, mut seen) = (true, false);
+            for is_last in [false, true] {
+                sleeps = sleeper.listen();
+                seen = work.load(Ordering::Relaxed);
+                if !sleeps || seen || is_last {
+                    break;
+                }
+                // The sleep ends: after an event the reactor polls for a while.
+                let is_woken = sleeper.event().0.load(Ordering::SeqCst);
+                sleeper.rise(is_woken);
+                sleeps = !is_woken;
+                if is_woken {
+                    break;
+                }
             }
-            assert!(seen == [true; 2] || sleeper.event().0.load(Ordering::SeqCst));
+            other.join().expect("it does not panic");
+            assert!(!sleeps || seen || sleeper.event().0.load(Ordering::SeqCst));
         });
     }
 }

@@ -1,12 +1,12 @@
 //! Hooks by which reactors without work sleep (`spdk/changes/include/idle.h`).
 //!
-//! Each reactor waits on a set of its own: an event that other threads set, and its groups of sockets. What only polling
-//! can tell, such as a doorbell in a guest's memory, is found after the longest sleep.
+//! A reactor waits for an event that other threads set, and for its groups of sockets. What only polling can tell, such as a
+//! doorbell in a guest's memory, is found after the longest sleep.
 
 use std::cell::{Cell, OnceCell};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use spdk_control::event_fd::EventFd;
@@ -18,27 +18,39 @@ use crate::reactors;
 /// Time without work before the first sleep: longer than the gaps within a sequence of calls.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// Maximum duration of a sleep. Timed pollers run late by this at most.
-const LONGEST: Duration = Duration::from_millis(1);
+/// Time without work after which a sleep has its maximum duration.
+const FULL: Duration = Duration::from_millis(16);
+
+/// Maximum duration of a sleep unless set otherwise. Timed pollers run late by this at most.
+pub const LONGEST: Duration = Duration::from_millis(1);
 
 /// Maximum number of a core in DPDK (`RTE_MAX_LCORE`), plus one.
 const CORES: usize = 1024;
 
-/// Whether reactors may sleep.
-static MAY_SLEEP: AtomicBool = AtomicBool::new(false);
+/// Groups of sockets that a reactor is woken for: SPDK has one of each socket implementation in each poll group. What
+/// more groups have is found after the sleep.
+const GROUPS: usize = 16;
 
-static BEDS: [OnceLock<Bed>; CORES] = [const { OnceLock::new() }; CORES];
+/// No descriptor.
+const NONE: RawFd = -1;
 
-/// What others know of a reactor that can sleep.
+/// Maximum duration of a sleep, in nanoseconds; 0: reactors poll.
+static LONGEST_NANOS: AtomicU64 = AtomicU64::new(0);
+
+static BEDS: [Bed; CORES] = [const { Bed::new() }; CORES];
+
+/// What other threads know of a reactor.
 struct Bed {
-    sleeper: Sleeper<EventFd>,
+    /// Set once the reactor can sleep.
+    sleeper: OnceLock<Sleeper<EventFd>>,
+    groups: [AtomicI32; GROUPS],
     asleep_ticks: AtomicU64,
 }
 
 /// What a reactor itself knows.
 struct Reactor {
     bed: &'static Bed,
-    set: OwnedFd,
+    sleeper: &'static Sleeper<EventFd>,
     pace: Pace,
     busy: Cell<u64>,
     since: Cell<u64>,
@@ -46,23 +58,29 @@ struct Reactor {
 }
 
 thread_local! {
-    /// None if the reactor cannot sleep: the process was out of descriptors.
+    /// None if the reactor cannot sleep.
     static REACTOR: OnceCell<Option<Reactor>> = const { OnceCell::new() };
 }
 
-/// Lets reactors sleep that have no work. Must be called before SPDK starts.
-pub(crate) fn allow() {
-    MAY_SLEEP.store(true, Ordering::Relaxed);
+/// Lets reactors without work sleep, so long at most. Must be called before SPDK starts.
+pub(crate) fn allow(longest: Duration) {
+    let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+    LONGEST_NANOS.store(nanos, Ordering::Relaxed);
+}
+
+fn longest() -> Option<Duration> {
+    let nanos = LONGEST_NANOS.load(Ordering::Relaxed);
+    (nanos > 0).then(|| Duration::from_nanos(nanos))
 }
 
 fn bed(core: u32) -> Option<&'static Bed> {
-    BEDS.get(usize::try_from(core).ok()?)?.get()
+    BEDS.get(usize::try_from(core).ok()?)
 }
 
 /// Wakes the reactor of a core; see [`Sleeper::wake`]. Any thread.
 pub(crate) fn wake(core: u32) {
-    if let Some(bed) = bed(core) {
-        bed.sleeper.wake();
+    if let Some(sleeper) = bed(core).and_then(|bed| bed.sleeper.get()) {
+        sleeper.wake();
     }
 }
 
@@ -71,50 +89,47 @@ pub(crate) fn asleep_ticks(core: u32) -> u64 {
     bed(core).map_or(0, |bed| bed.asleep_ticks.load(Ordering::Relaxed))
 }
 
-impl Reactor {
-    /// Prepares the calling thread, the reactor of this core.
-    fn new(core: u32) -> Option<Self> {
-        let slot = BEDS.get(usize::try_from(core).ok()?)?;
-        let sleeper = Sleeper::new(EventFd::new().ok()?);
-        // SAFETY: creates a descriptor; the result is checked.
-        let set = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        if set < 0 {
-            return None;
-        }
-        // SAFETY: a descriptor that was just created, and that nobody else has.
-        let set = unsafe { OwnedFd::from_raw_fd(set) };
-        let bed = slot.get_or_init(|| Bed {
-            sleeper,
+impl Bed {
+    const fn new() -> Self {
+        Self {
+            sleeper: OnceLock::new(),
+            groups: [const { AtomicI32::new(NONE) }; GROUPS],
             asleep_ticks: AtomicU64::new(0),
-        });
+        }
+    }
+
+    /// Replaces the first group that is `before`. False if there is none.
+    fn replace(&self, before: RawFd, after: RawFd) -> bool {
+        let of = |group: &AtomicI32| {
+            let replaced =
+                group.compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed);
+            replaced.is_ok()
+        };
+        self.groups.iter().any(of)
+    }
+}
+
+impl Reactor {
+    /// Prepares the calling thread, the reactor of this core. `None`: it is to poll, or out of descriptors.
+    fn new(core: u32) -> Option<Self> {
+        let longest = longest()?;
+        let bed = bed(core)?;
+        let event = EventFd::new().ok()?;
         // A sleep that ends on time ends within microseconds, not within the default of 50.
         // SAFETY: sets a number of the calling thread.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
-        let reactor = Self {
+        Some(Self {
             bed,
-            set,
+            sleeper: bed.sleeper.get_or_init(|| Sleeper::new(event)),
             pace: Pace {
                 patience: reactors::ticks(PATIENCE),
-                longest: reactors::ticks(LONGEST),
+                full: reactors::ticks(FULL),
+                longest: reactors::ticks(longest),
             },
             busy: Cell::new(0),
             since: Cell::new(0),
             listens: Cell::new(false),
-        };
-        let event = bed.sleeper.event().as_fd();
-        reactor.watch(event).then_some(reactor)
-    }
-
-    /// Adds a descriptor to the set, from which the kernel removes it when it is closed. False if the system is out of
-    /// memory or of watches.
-    fn watch(&self, fd: BorrowedFd<'_>) -> bool {
-        let mut event = libc::epoll_event {
-            events: libc::EPOLLIN as u32,
-            u64: 0,
-        };
-        let (set, fd) = (self.set.as_raw_fd(), fd.as_raw_fd());
-        // SAFETY: both descriptors are open, and `event` is valid during the call.
-        unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &mut event) == 0 }
+        })
     }
 
     /// Takes note of a turn, and may sleep after it. Returns the ticks asleep.
@@ -122,54 +137,53 @@ impl Reactor {
         if busy != self.busy.replace(busy) {
             self.since.set(now);
             if self.listens.replace(false) {
-                self.bed.sleeper.rise(false);
+                self.sleeper.rise(false);
             }
             return 0;
         }
         let Some(nap) = self.pace.nap(now.saturating_sub(self.since.get())) else {
             return 0;
         };
-        if !self.listens.replace(true) {
-            self.bed.sleeper.listen();
+        if !self.listens.get() {
+            match self.sleeper.listen() {
+                true => self.listens.set(true),
+                false => self.since.set(now),
+            }
             return 0;
         }
         let is_woken = self.wait(reactors::duration(nap));
-        self.bed.sleeper.rise(is_woken);
+        self.sleeper.rise(is_woken);
         self.listens.set(false);
         // SAFETY: reads a counter; the environment is initialized while reactors run.
         let slept = unsafe { sys::spdk_get_ticks() }.saturating_sub(now);
         self.bed.asleep_ticks.fetch_add(slept, Ordering::Relaxed);
+        if is_woken {
+            self.since.set(now + slept);
+        }
         slept
     }
 
-    /// Waits until a descriptor of the set is readable, or for this long. Returns whether one is.
+    /// Waits until a descriptor is readable, or for this long. Returns whether one is.
     fn wait(&self, limit: Duration) -> bool {
-        let mut fds = libc::pollfd {
-            fd: self.set.as_raw_fd(),
+        let mut fds = [libc::pollfd {
+            fd: self.sleeper.event().as_fd().as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
-        };
+        }; GROUPS + 1];
+        let [_, groups @ ..] = &mut fds;
+        for (entry, group) in groups.iter_mut().zip(&self.bed.groups) {
+            // poll(2) ignores a negative descriptor.
+            entry.fd = group.load(Ordering::Acquire);
+        }
         let limit = libc::timespec {
-            tv_sec: 0,
-            // Below a second by `LONGEST`.
+            tv_sec: libc::time_t::try_from(limit.as_secs()).unwrap_or(libc::time_t::MAX),
             tv_nsec: limit.subsec_nanos().into(),
         };
-        // SAFETY: one descriptor, and a time that outlives the call; no signal mask.
-        unsafe { libc::ppoll(&mut fds, 1, &limit, std::ptr::null()) > 0 }
+        let number = fds.len() as libc::nfds_t;
+        // SAFETY: as many entries as said, and a time, which outlive the call; no signal mask. A descriptor that is closed
+        // meanwhile is an error of its entry.
+        unsafe { libc::ppoll(fds.as_mut_ptr(), number, &limit, std::ptr::null()) > 0 }
     }
-}
-
-/// Runs `use_it` with the reactor of the calling thread. `None` if it cannot sleep.
-fn with_reactor<T>(core: u32, use_it: impl FnOnce(&Reactor) -> T) -> Option<T> {
-    if !MAY_SLEEP.load(Ordering::Relaxed) {
-        return None;
-    }
-    // Fails only while the thread ends.
-    let reactor = |reactor: &OnceCell<Option<Reactor>>| {
-        let reactor = reactor.get_or_init(|| Reactor::new(core)).as_ref();
-        reactor.map(use_it)
-    };
-    REACTOR.try_with(reactor).ok().flatten()
 }
 
 /// A turn of this core's reactor has ended. May sleep; returns for how many ticks it did.
@@ -178,24 +192,34 @@ fn with_reactor<T>(core: u32, use_it: impl FnOnce(&Reactor) -> T) -> Option<T> {
 /// Called on that reactor's thread, between its turns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_idle_turn(core: u32, busy_tsc: u64, now: u64) -> u64 {
-    with_reactor(core, |reactor| reactor.turn(busy_tsc, now)).unwrap_or(0)
+    // Fails only while the thread ends.
+    let slept = REACTOR.try_with(|reactor| {
+        let reactor = reactor.get_or_init(|| Reactor::new(core)).as_ref();
+        reactor.map(|reactor| reactor.turn(busy_tsc, now))
+    });
+    slept.ok().flatten().unwrap_or(0)
 }
 
-/// The descriptor ends sleeps of the calling reactor while it is readable.
+/// The descriptor ends sleeps of the reactor of this core while it is readable.
 ///
 /// # Safety
-/// `fd` is open.
+/// None: callable on any thread.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn opi_idle_watch(fd: i32) {
-    // SAFETY: reads the number of the calling thread's core.
-    let core = unsafe { sys::spdk_env_get_current_core() };
-    if core == u32::MAX {
-        return;
+pub unsafe extern "C" fn opi_idle_watch(core: u32, fd: i32) {
+    if let Some(bed) = bed(core) {
+        bed.replace(NONE, fd);
     }
-    // SAFETY: open by the caller's contract.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    // Without a watch the end of the sleep finds what it is readable for.
-    with_reactor(core, |reactor| reactor.watch(fd));
+}
+
+/// Ends [`opi_idle_watch`], on whatever core it was.
+///
+/// # Safety
+/// None: callable on any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_idle_unwatch(fd: i32) {
+    for bed in &BEDS {
+        bed.replace(fd, NONE);
+    }
 }
 
 /// Wakes the reactor of a core.
@@ -205,4 +229,21 @@ pub unsafe extern "C" fn opi_idle_watch(fd: i32) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_idle_wake(core: u32) {
     wake(core);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_come_and_go_and_more_than_there_is_room_for_are_left_out() {
+        let bed = Bed::new();
+        for fd in 10..26 {
+            assert!(bed.replace(NONE, fd), "{fd}");
+        }
+        assert!(!bed.replace(NONE, 26));
+        assert!(bed.replace(12, NONE));
+        assert!(!bed.replace(12, NONE));
+        assert!(bed.replace(NONE, 26));
+    }
 }

@@ -14,7 +14,7 @@ use spdk::{Error, Options, Runtime};
 pub async fn start(mailbox_capacity: usize) -> Runtime {
     Runtime::start(Options {
         cores: free_core(),
-        may_sleep: true,
+        longest_sleep: Some(spdk::LONGEST_SLEEP),
         mem_mib: 512,
         no_huge: true,
         iobuf: spdk::Iobuf::for_reactors(1),

@@ -5,7 +5,7 @@ use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::pdu::{Command, Digests, Pdu, Sgl, connect_data, crc32c, kind};
+use super::pdu::{Command, Digests, Pdu, Sgl, connect_data, crc32c, flag, kind};
 
 /// Default timeout of an answer.
 pub const ANSWER: Duration = Duration::from_secs(5);
@@ -219,7 +219,7 @@ impl Host {
         let mut data = rest.split_off(hlen.saturating_sub(8).min(rest.len()));
         header.append(&mut rest);
         let mut begin = 0;
-        if flags & super::flag::HDGST != 0 {
+        if flags & flag::HDGST != 0 {
             check(&header, data.get(..4).unwrap_or(&[]))?;
             begin = 4;
         }
@@ -227,7 +227,7 @@ impl Host {
             begin = usize::from(header[3]).saturating_sub(hlen);
         }
         data.drain(..begin.min(data.len()));
-        if kind == kind::C2H_DATA && flags & super::flag::DDGST != 0 {
+        if kind == kind::C2H_DATA && flags & flag::DDGST != 0 {
             let digest = data.split_off(data.len().saturating_sub(4));
             let mut padded = data.clone();
             padded.resize(data.len().next_multiple_of(4), 0);
@@ -318,7 +318,7 @@ impl Host {
                 }
                 kind::C2H_DATA => {
                     received.append(&mut answer.data);
-                    if answer.flags & super::flag::SUCCESS != 0 {
+                    if answer.flags & flag::SUCCESS != 0 {
                         answer.kind = kind::CAPSULE_RESP;
                         answer.header = vec![0; 24];
                         answer.header[20..22].copy_from_slice(&cid.to_le_bytes());

@@ -118,7 +118,7 @@ async fn alone<T: 'static, F: Future<Output = Result<T, Error>> + 'static>(
         Progress::UnderWay => Error::unfinished(operation)
             .with_detail(format!("{name:?} has not finished within {limit} s")),
         _ => Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
-            "an earlier change of {name:?} has not finished within {limit} s, and this one did not begin"
+            "another change of {name:?}, or an attempt to connect, has not ended within {limit} s, and this one did not begin"
         )),
     })
 }

@@ -128,7 +128,7 @@ unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_n
         let (source, hostnqn) = (CStr::from_ptr(path.source_address), string(path.hostnqn));
         // A failure of a path that works is of an exchange that is under way.
         let failure =
-            (state != PathState::Connected).then(|| refusal::reason(&*path.id, source, &hostnqn));
+            refusal::reason(&*path.id, source, &hostnqn).filter(|_| state != PathState::Connected);
         paths.push(Path {
             address: address(&*path.id),
             subsystem: read(&(*path.id).subnqn),
@@ -137,7 +137,7 @@ unsafe extern "C" fn collect_path(argument: *mut c_void, path: *const sys::opi_n
             cntlid: path.cntlid,
             state,
             active: path.active,
-            failure: failure.flatten(),
+            failure,
             hostnqn,
         });
     }

@@ -11,6 +11,7 @@ use spdk_sys as sys;
 use super::signal::{self, Signaller};
 use crate::app_thread::Spdk;
 use crate::error::Error;
+use crate::hooks::idle;
 use crate::ring::Ring;
 use spdk_control::gate::Gate;
 
@@ -28,6 +29,8 @@ pub(super) struct Worker {
     inbox: Gate<Arc<Ring<Job>>>,
     /// Number of devices assigned.
     devices: AtomicUsize,
+    /// The core of its thread.
+    core: u32,
 }
 
 thread_local! {
@@ -106,6 +109,7 @@ fn start(_: Spdk, core: u32) -> Result<Arc<Worker>, Error> {
     Ok(Arc::new(Worker {
         inbox: Gate::new(ring),
         devices: AtomicUsize::new(0),
+        core,
     }))
 }
 
@@ -113,9 +117,11 @@ impl Worker {
     /// Submits a job. Returns it if the queue is full (backpressure), or the worker has ended.
     pub(super) fn run(&self, job: Job) -> Result<(), Job> {
         match self.inbox.enter() {
-            Some(ring) => ring.push(Box::new(job)).map_err(|job| *job),
-            None => Err(job),
+            Some(ring) => ring.push(Box::new(job)).map_err(|job| *job)?,
+            None => return Err(job),
         }
+        idle::wake(self.core);
+        Ok(())
     }
 }
 
