@@ -64,13 +64,14 @@ impl DeviceName {
     pub fn resolve_within(&self, machine: &Machine, wait: Duration) -> Result<Address, String> {
         let deadline = Instant::now() + wait;
         loop {
-            let resolved = self.resolve(machine);
-            let is_missing = match (self, &resolved) {
-                (Self::Address(address), _) => !address.exists(machine),
-                (Self::Path(path), Err(_)) => !machine.has(path),
-                (Self::Path(_), Ok(_)) => false,
+            // Before the resolution: what appears meanwhile is resolved once more.
+            let is_there = match self {
+                Self::Address(address) => address.exists(machine),
+                Self::Path(path) => machine.has(path),
             };
-            if !is_missing || Instant::now() >= deadline {
+            let resolved = self.resolve(machine);
+            let is_recorded = matches!((self, &resolved), (Self::Path(_), Ok(_)));
+            if is_there || is_recorded || Instant::now() >= deadline {
                 return resolved;
             }
             std::thread::sleep(Duration::from_millis(50));
