@@ -166,6 +166,7 @@ impl Opi {
         let mut spec = NvmeSubsystemSpec {
             nqn: NQN.to_owned(),
             serial_number: "BENCH".to_owned(),
+            max_namespaces: 256,
             ..Default::default()
         };
         if export == Export::NvmeTcpTls {
