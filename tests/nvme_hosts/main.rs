@@ -7,6 +7,7 @@ mod access;
 mod dhchap;
 mod exchange;
 mod hello;
+mod lost_namespace;
 mod made;
 mod old_keys;
 mod refusals;
