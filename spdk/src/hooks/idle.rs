@@ -100,10 +100,12 @@ impl Bed {
 
     /// Replaces the first group that is `before`. False if there is none.
     fn replace(&self, before: RawFd, after: RawFd) -> bool {
+        // Read first: a search of all cores takes no line of another one.
         let of = |group: &AtomicI32| {
-            let replaced =
-                group.compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed);
-            replaced.is_ok()
+            group.load(Ordering::Relaxed) == before
+                && group
+                    .compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
         };
         self.groups.iter().any(of)
     }
