@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::nvme_tcp::{Digests, Host, Identity};
+use common::nvme_tcp::Identity;
 use common::{
     Client, Options, Resource, Scrape, Target, malloc, name_of, namespace, nqn_of, subsystem,
     tcp_controller, unique,
@@ -37,17 +37,6 @@ async fn export(client: &Client, volumes: &[String]) -> Identity {
     Identity::new(port, &nqn_of(&id))
 }
 
-/// Connects this many hosts, with an I/O queue each.
-fn connect(identity: &Identity, number: u16) -> Vec<(Host, Host)> {
-    let host = |n| {
-        let identity = identity.clone().named(&format!("host-{n}"));
-        let admin = identity.admin(Digests::OFF);
-        let io = identity.io(&admin, 1);
-        (admin, io)
-    };
-    (0..number).map(host).collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn reactors_sleep_while_hosts_are_idle_and_serve_them_at_once() {
     let mut options = Options::default();
@@ -59,7 +48,7 @@ async fn reactors_sleep_while_hosts_are_idle_and_serve_them_at_once() {
         volumes.push(malloc(&client, &unique("volume"), 1).await);
     }
     let identity = export(&client, &volumes).await;
-    let mut hosts = connect(&identity, 10);
+    let mut hosts = identity.hosts(10);
     for core in ["0", "1"] {
         let part = asleep(&target, core).await;
         assert!(part > 0.5, "core {core}: {part}");
@@ -84,7 +73,7 @@ async fn a_volume_with_a_limit_lets_its_reactor_sleep() {
     let volumes = Resource::new(&client, "QosVolume");
     let limited = name_of(&volumes.created("", &unique("limited"), limits).await);
     let identity = export(&client, &[limited]).await;
-    let mut hosts = connect(&identity, 1);
+    let mut hosts = identity.hosts(1);
     hosts[0].1.read(1, 0, 1).expect("data");
     let part = asleep(&target, "0").await;
     assert!(part > 0.5, "{part}");

@@ -13,7 +13,6 @@ use crate::client::{Address, Client, Verb};
 use crate::host::{Host, Identity};
 use crate::initiator::Initiator;
 use crate::opi::{Counters, Opi, Start};
-use crate::pdu::Digests;
 use crate::report::line;
 use crate::scenario::{Attach, Export, Load, NQN, Volume, Workload};
 use crate::settings::Settings;
@@ -103,7 +102,7 @@ async fn measure(settings: &Settings, mode: &str) -> Result<Vec<(&'static str, f
         opi.add_namespace(&format!("volumes/{id}")).await?;
     }
     let identity = Identity::new(port(&attach)?, NQN);
-    let connected = tokio::task::spawn_blocking(move || connect(&identity));
+    let connected = tokio::task::spawn_blocking(move || identity.hosts(HOSTS));
     let mut hosts = connected.await?;
     let reactor = settings.reactor();
     let idle = opi.process.works_at(&reactor, WINDOW).await?;
@@ -149,17 +148,6 @@ fn port(attach: &Attach) -> Result<u16> {
     };
     let port = keys.iter().find(|(key, _)| *key == "trsvcid");
     Ok(port.context("no port")?.1.parse()?)
-}
-
-/// Connects the hosts, each with an admin and an I/O queue.
-fn connect(identity: &Identity) -> Vec<(Host, Host)> {
-    let host = |number| {
-        let identity = identity.clone().named(&format!("host-{number}"));
-        let admin = identity.admin(Digests::OFF);
-        let io = identity.io(&admin, 1);
-        (admin, io)
-    };
-    (0..HOSTS).map(host).collect()
 }
 
 /// Times reads that come one by one after a pause.

@@ -84,6 +84,17 @@ impl Identity {
             .expect("Connect of an I/O queue");
         host
     }
+
+    /// Connects so many hosts, `host-0` and on, each with an admin and an I/O queue.
+    pub fn hosts(&self, number: u16) -> Vec<(Host, Host)> {
+        let connect = |number| {
+            let identity = self.clone().named(&format!("host-{number}"));
+            let admin = identity.admin(Digests::OFF);
+            let io = identity.io(&admin, 1);
+            (admin, io)
+        };
+        (0..number).map(connect).collect()
+    }
 }
 
 /// A received PDU: complete header, data without digest and padding.
