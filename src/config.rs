@@ -5,6 +5,7 @@
 
 mod address;
 mod changed;
+pub(crate) mod cores;
 mod file;
 mod idle;
 mod iobuf;
@@ -91,7 +92,8 @@ struct Settings {
     /// TOML file with the roles of clients; without it every client of a port may use the whole API
     #[arg(long, value_name = "FILE")]
     access_file: Option<PathBuf>,
-    /// Cores for SPDK's reactors, one pinned thread each: a list (0-3,5) or a mask (0x2f) [default: 0]
+    /// Cores for SPDK's reactors, one pinned thread each: a list (0-3,5), a mask (0x2f), or the last
+    /// so many of its cpuset (last:2) [default: 0]
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
     /// What a reactor does while it has no work: sleep, or poll, which takes its whole core [default: nap]
@@ -348,7 +350,7 @@ impl Settings {
             let reason = format!("{mem_mib} is outside of 64 to 1048576 MiB");
             return Err(value("mem-mib", reason));
         }
-        let cores: CoreSet = cores.parse().map_err(|e| value("cores", format!("{e}")))?;
+        let cores = cores::parse(cores).map_err(|reason| value("cores", reason))?;
         let reactors = cores.iter().count();
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let grpc_addr = address::check("grpc-addr", self.grpc_addr)?.unwrap_or(loopback(50051));

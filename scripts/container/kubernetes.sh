@@ -25,7 +25,6 @@ configMapGenerator:
   - name: opi-spdk-settings
     behavior: merge
     literals:
-      - OPI_SPDK_CORES=0
       - OPI_SPDK_GRPC_ADDR=127.0.0.1:50051
       - OPI_SPDK_HTTP_ADDR=127.0.0.1:8082
       - OPI_SPDK_MEM_MIB=512

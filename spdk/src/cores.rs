@@ -86,6 +86,13 @@ impl CoreSet {
         (!rest.is_empty()).then_some(Self(rest))
     }
 
+    /// Returns the `count` highest of these cores; `None` for none or more than there are.
+    pub fn last(&self, count: usize) -> Option<Self> {
+        let first = self.0.len().checked_sub(count)?;
+        let last: BTreeSet<_> = self.0.iter().skip(first).copied().collect();
+        (!last.is_empty()).then_some(Self(last))
+    }
+
     /// Returns whether the sets share a core.
     pub fn intersects(&self, other: &Self) -> bool {
         !self.0.is_disjoint(&other.0)

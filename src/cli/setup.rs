@@ -35,7 +35,8 @@ pub struct Args {
         value_name = "LIST",
         default_value = "0",
         env = "OPI_SPDK_CORES",
-        hide_env = true
+        hide_env = true,
+        value_parser = crate::config::cores::parse
     )]
     cores: CoreSet,
     /// Devices to bind to a userspace driver: PCI addresses, or paths of NVMe disks (/dev/disk/by-id/nvme-...)
