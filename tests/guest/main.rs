@@ -4,6 +4,9 @@
 //! The tests are slow and need many packages: `scripts/test.sh --guest` prepares everything and runs
 //! them.
 
+mod auth;
+mod auth_relay;
+mod auth_rotation;
 #[path = "../common/mod.rs"]
 mod common;
 mod dpu;

@@ -11,7 +11,8 @@ use crate::common::{
 use crate::target;
 use crate::vm::{self, Hardware, Qemu, Vm};
 
-const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c";
+/// NQN of the guest's host.
+pub const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:feb98abe-d51f-40c8-b348-2753f3571d3c";
 
 /// A pre-shared key in interchange format, and its bytes in base64.
 const PSK: &str = "NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:";
@@ -90,12 +91,7 @@ async fn linux_connects_to_all_discovered_subsystems() {
     ];
     let dir = vm::directory();
     let mut vm = Vm::boot(dir.path(), &Hardware::pluggable(Qemu::Installed)).await;
-    // The target listens on the host's loopback: remove the guest's own loopback address, and route it
-    // to the host.
-    vm.ok("ip address del 127.0.0.1/8 dev lo").await;
-    vm.ok("echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet")
-        .await;
-    vm.ok("ip route add 127.0.0.1/32 via 10.0.2.2").await;
+    reach_loopback(&mut vm).await;
     let found = vm
         .ok(&format!("nvme discover -t tcp -a 127.0.0.1 -s {port}"))
         .await;
@@ -172,6 +168,14 @@ async fn linux_does_verified_io_over_tls_only_with_the_right_key() {
         .deleted(&controller)
         .await;
     target.stop();
+}
+
+/// Routes 127.0.0.1 to the host, where the target listens, in place of the guest's own loopback.
+pub async fn reach_loopback(vm: &mut Vm) {
+    vm.ok("ip address del 127.0.0.1/8 dev lo").await;
+    vm.ok("echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet")
+        .await;
+    vm.ok("ip route add 127.0.0.1/32 via 10.0.2.2").await;
 }
 
 /// Inserts this host's key for the subsystem into the guest's keyring; replaces an existing one.
