@@ -99,6 +99,9 @@ struct Settings {
     idle: Option<Idle>,
     /// Memory that SPDK reserves at start, MiB; malloc volumes are in it [default: 1024]
     #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
+    /// Measure how long each poll of a thread holds a reactor, for --http-addr's /metrics; takes a system call a poll
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    measure_polls: Option<bool>,
     mem_mib: Option<u32>,
     /// Number of 8 KiB I/O buffers, in SPDK's memory [default: 8192, and 512 for each reactor after the first]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -212,6 +215,8 @@ pub struct Config {
     pub core_dump: bool,
     /// Directory for sockets of vfio-user and vhost-user controllers.
     pub ctrlr_dir: PathBuf,
+    /// Whether it is measured how long each poll holds a reactor.
+    pub measure_polls: bool,
     /// Group and mode of the sockets.
     pub socket_access: SocketAccess,
     /// KVM mode, if it is on.
@@ -324,6 +329,7 @@ impl Settings {
             kvm_force_unplug: self.kvm_force_unplug.or(below.kvm_force_unplug),
             log_level: self.log_level.or(below.log_level),
             log_format: self.log_format.or(below.log_format),
+            measure_polls: self.measure_polls.or(below.measure_polls),
             audit_log: self.audit_log.or(below.audit_log),
             audit_key_file: self.audit_key_file.or(below.audit_key_file),
             max_calls: self.max_calls.or(below.max_calls),
@@ -399,6 +405,7 @@ impl Settings {
                 self.audit_log.as_ref(),
             )?,
             audit_log: telemetry::audit_log(self.audit_log)?,
+            measure_polls: self.measure_polls.unwrap_or(false),
             max_calls,
             remote_io_timeout: remote::io_timeout(self.remote_io_timeout)?,
             spdk_rpc,

@@ -49,6 +49,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     let starting = Runtime::start(spdk::Options {
         cores: config.cores.clone(),
         longest_sleep: (config.idle == Idle::Nap).then_some(spdk::LONGEST_SLEEP),
+        measure_polls: config.measure_polls,
         mem_mib: config.mem_mib,
         no_huge: config.no_huge,
         iobuf: config.iobuf,

@@ -18,7 +18,7 @@ use crate::app_thread::Spdk;
 use crate::bdev::{self, nvme};
 use crate::cores::CoreSet;
 use crate::error::Error;
-use crate::hooks::idle;
+use crate::hooks::{idle, polls};
 use crate::iobuf::Iobuf;
 use crate::log;
 use crate::mailbox::{self, Handle, Shared};
@@ -35,6 +35,8 @@ pub struct Options {
     pub cores: CoreSet,
     /// For how long reactors without work sleep at most; `None`: they poll. They also do where SPDK lacks the change for it.
     pub longest_sleep: Option<Duration>,
+    /// Measure how long each poll of an SPDK thread holds its reactor. Not measured where SPDK lacks the change for it.
+    pub measure_polls: bool,
     /// Memory to reserve at the start, MiB.
     pub mem_mib: u32,
     /// Use ordinary memory instead of hugepages. Excludes vhost-user, vfio-user and PCIe devices.
@@ -111,6 +113,9 @@ impl Runtime {
         log::install(options.rpc_socket.is_some()).map_err(fail)?;
         if let Some(longest) = options.longest_sleep {
             idle::allow(longest);
+        }
+        if options.measure_polls && !polls::measure() {
+            tracing::warn!("polls are not measured: this SPDK lacks the change observe-polls");
         }
         let pools = options.iobuf.set();
         pools.map_err(|error| StartError::new(error.to_string()))?;

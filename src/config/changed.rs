@@ -33,6 +33,7 @@ impl Config {
             access_file: "access-file",
             cores: "cores",
             idle: "idle",
+            measure_polls: "measure-polls",
             mem_mib: "mem-mib",
             iobuf: "iobuf-small, iobuf-large",
             no_huge: "no-huge",

@@ -26,6 +26,17 @@ opi_reactor_read(uint32_t core, struct opi_reactor_time *time)
 }
 
 struct opi_bdev_reading {
+bool
+opi_watch_polls(void (*polled)(const struct spdk_thread *thread))
+{
+#if __has_include(<opi/observe.h>)
+	opi_thread_polled = polled;
+	return true;
+#else
+	return false;
+#endif
+}
+
 	struct spdk_bdev_io_stat	stat;
 	opi_bdev_read			done;
 	void				*arg;

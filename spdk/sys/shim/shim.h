@@ -365,6 +365,9 @@ struct opi_iobuf_state {
 void opi_iobuf_state(struct opi_iobuf_state *small, struct opi_iobuf_state *large);
 
 /* bdev_errors.c */
+/* Has SPDK call this after each poll of a thread, where it ran. Returns false if it cannot. Before the reactors run. */
+bool opi_watch_polls(void (*polled)(const struct spdk_thread *thread));
+
 
 /* I/Os that a device completed with an error; aborts by hosts and miscompares are not counted. */
 struct opi_bdev_errors {
