@@ -117,7 +117,7 @@ impl Runtime {
         if options.measure_polls && !polls::measure() {
             tracing::warn!("polls are not measured: this SPDK lacks the change observe-polls");
         }
-        let pools = options.iobuf.set();
+        let pools = options.iobuf.set(options.cores.iter().count());
         pools.map_err(|error| StartError::new(error.to_string()))?;
         let (opened_tx, opened) = oneshot::channel();
         let (ended_tx, ended) = oneshot::channel();

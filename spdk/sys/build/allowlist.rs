@@ -23,6 +23,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_bdev_stand_in",
     "opi_bdev_unregister",
     "opi_cpu_missing",
+    "opi_iobuf_keep",
     "opi_iobuf_state",
     "opi_keyring_add",
     "opi_keyring_remove",

@@ -364,9 +364,9 @@ struct opi_iobuf_state {
 /* The counts of thread caches are those of the last spdk_iobuf_get_stats. App thread. */
 void opi_iobuf_state(struct opi_iobuf_state *small, struct opi_iobuf_state *large);
 
-/* bdev_errors.c */
-/* Has SPDK call this after each poll of a thread, where it ran. Returns false if it cannot. Before the reactors run. */
-bool opi_watch_polls(void (*polled)(const struct spdk_thread *thread));
+/* Sets how many small and large I/O buffers a thread keeps for bdev, and as many for accel. Returns 0 or a negative errno.
+ * Before SPDK starts. */
+int opi_iobuf_keep(uint32_t small, uint32_t large);
 
 
 /* I/Os that a device completed with an error; aborts by hosts and miscompares are not counted. */
