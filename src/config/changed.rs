@@ -36,6 +36,7 @@ impl Config {
             measure_polls: "measure-polls",
             mem_mib: "mem-mib",
             iobuf: "iobuf-small, iobuf-large",
+            tcp: "tcp-queue-depth, tcp-in-capsule, tcp-io-unit, tcp-buffers",
             no_huge: "no-huge",
             state_dir: "state-dir",
             state_key_file: "state-key-file",

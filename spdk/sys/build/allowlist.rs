@@ -62,8 +62,8 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_reactor_read",
     "opi_sock_disable_ssl_tickets",
     "opi_thread_create",
-    "spdk_app_fini",
     "opi_watch_polls",
+    "spdk_app_fini",
     "spdk_app_opts_init",
     "spdk_app_start",
     "spdk_app_stop",
@@ -167,8 +167,8 @@ pub const FUNCTIONS: &[&str] = &[
     "spdk_thread_bind",
     "spdk_thread_exit",
     "spdk_thread_get_app_thread",
-    "spdk_thread_send_msg",
     "spdk_thread_get_name",
+    "spdk_thread_send_msg",
 ];
 
 #[rustfmt::skip]

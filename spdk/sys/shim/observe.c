@@ -26,7 +26,6 @@ opi_reactor_read(uint32_t core, struct opi_reactor_time *time)
 	return true;
 }
 
-struct opi_bdev_reading {
 bool
 opi_watch_polls(void (*polled)(const struct spdk_thread *thread))
 {
@@ -38,6 +37,7 @@ opi_watch_polls(void (*polled)(const struct spdk_thread *thread))
 #endif
 }
 
+struct opi_bdev_reading {
 	struct spdk_bdev_io_stat	stat;
 	opi_bdev_read			done;
 	void				*arg;
