@@ -14,6 +14,7 @@ mod log_level;
 mod remote;
 mod socket_path;
 mod spdk_rpc;
+mod tcp;
 mod telemetry;
 mod tls;
 mod version;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use spdk::Iobuf;
 use spdk::cores::CoreSet;
+use spdk::nvmf::TcpSizes;
 
 pub use crate::kvm::Kvm;
 use crate::socket_access::SocketAccess;
@@ -99,6 +101,9 @@ struct Settings {
     /// What a reactor does while it has no work: sleep, or poll, which takes its whole core [default: nap]
     #[arg(long, value_name = "HOW", hide_possible_values = true)]
     idle: Option<Idle>,
+    /// Measure how long each poll of a thread holds a reactor, for --http-addr's /metrics; takes a system call a poll
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    measure_polls: Option<bool>,
     /// Memory that SPDK reserves at start, MiB; malloc volumes are in it [default: 1024]
     #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
     mem_mib: Option<u32>,
@@ -108,6 +113,18 @@ struct Settings {
     /// Number of 132 KiB I/O buffers, in SPDK's memory [default: 1024, and 64 for each reactor after the first]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     iobuf_large: Option<u64>,
+    /// Commands that an NVMe/TCP host may have outstanding in an I/O queue, plus one [default: 128]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    tcp_queue_depth: Option<u64>,
+    /// Data that a command over NVMe/TCP may carry, bytes; all other data is asked for first [default: 4096]
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
+    tcp_in_capsule: Option<u64>,
+    /// Size of the buffers that data over NVMe/TCP is split into, bytes, a power of two [default: 131072]
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
+    tcp_io_unit: Option<u64>,
+    /// I/O buffers for NVMe/TCP, of which the reactors keep three quarters for themselves [default: 511]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    tcp_buffers: Option<u64>,
     /// Use ordinary memory instead of hugepages; excludes vfio-user, vhost-user and PCIe
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     no_huge: Option<bool>,
@@ -200,10 +217,14 @@ pub struct Config {
     pub cores: CoreSet,
     /// What reactors without work do.
     pub idle: Idle,
+    /// Whether it is measured how long each poll holds a reactor.
+    pub measure_polls: bool,
     /// SPDK's memory, MiB.
     pub mem_mib: u32,
     /// SPDK's pools of I/O buffers.
     pub iobuf: Iobuf,
+    /// Sizes of the NVMe/TCP transport.
+    pub tcp: TcpSizes,
     /// Whether SPDK runs without hugepages.
     pub no_huge: bool,
     /// Directory for persistent state.
@@ -310,9 +331,14 @@ impl Settings {
             access_file: self.access_file.or(below.access_file),
             cores: self.cores.or(below.cores),
             idle: self.idle.or(below.idle),
+            measure_polls: self.measure_polls.or(below.measure_polls),
             mem_mib: self.mem_mib.or(below.mem_mib),
             iobuf_small: self.iobuf_small.or(below.iobuf_small),
             iobuf_large: self.iobuf_large.or(below.iobuf_large),
+            tcp_queue_depth: self.tcp_queue_depth.or(below.tcp_queue_depth),
+            tcp_in_capsule: self.tcp_in_capsule.or(below.tcp_in_capsule),
+            tcp_io_unit: self.tcp_io_unit.or(below.tcp_io_unit),
+            tcp_buffers: self.tcp_buffers.or(below.tcp_buffers),
             no_huge: self.no_huge.or(below.no_huge),
             state_dir: self.state_dir.or(below.state_dir),
             state_key_file: self.state_key_file.or(below.state_key_file),
@@ -381,8 +407,15 @@ impl Settings {
             access_file: self.access_file,
             cores,
             idle: self.idle.unwrap_or_default(),
+            measure_polls: self.measure_polls.unwrap_or(false),
             mem_mib,
             iobuf: iobuf::check(self.iobuf_small, self.iobuf_large, reactors, mem_mib)?,
+            tcp: tcp::check(
+                self.tcp_queue_depth,
+                self.tcp_in_capsule,
+                self.tcp_io_unit,
+                self.tcp_buffers,
+            )?,
             no_huge: self.no_huge.unwrap_or(false),
             state_dir: self.state_dir.unwrap_or(STATE_DIR.into()),
             state_key_file: self.state_key_file,

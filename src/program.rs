@@ -49,6 +49,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
     let starting = Runtime::start(spdk::Options {
         cores: config.cores.clone(),
         longest_sleep: (config.idle == Idle::Nap).then_some(spdk::LONGEST_SLEEP),
+        measure_polls: config.measure_polls,
         mem_mib: config.mem_mib,
         no_huge: config.no_huge,
         iobuf: config.iobuf,
@@ -213,15 +214,17 @@ fn describe_backends(backends: &[String]) -> String {
 /// Creates what the API requires: transports and socket directories.
 async fn set_up(config: &Config, handle: &spdk::Handle) -> Result<(), String> {
     use spdk::nvmf::{Transport, transport};
-    let create = |kind| move |spdk| transport::create(spdk, kind);
-    let tcp = in_spdk(handle, "NVMe/TCP transport", create(Transport::Tcp)).await;
+    let sizes = config.tcp;
+    let create = move |spdk| transport::create_tcp(spdk, sizes);
+    let tcp = in_spdk(handle, "NVMe/TCP transport", create).await;
     tcp.map_err(|error| error + hint(config))?;
     if config.no_huge {
         tracing::warn!(
             "running without hugepages: no PCIE controllers (vfio-user) and no vhost-user"
         );
     } else {
-        in_spdk(handle, "vfio-user transport", create(Transport::VfioUser)).await?;
+        let create = |spdk| transport::create(spdk, Transport::VfioUser);
+        in_spdk(handle, "vfio-user transport", create).await?;
         let sockets = config.ctrlr_dir.display().to_string();
         in_spdk(handle, "ctrlr-dir", move |spdk| async move {
             spdk::vhost::set_directory(spdk, &sockets)

@@ -57,6 +57,31 @@ async fn buffer_pools_have_the_configured_sizes() {
 }
 
 #[tokio::test]
+async fn the_tcp_transport_has_the_configured_sizes() {
+    let (options, socket) = Options::default().memory(1024).with_rpc();
+    let options = options.args(["--tcp-queue-depth", "64", "--tcp-in-capsule", "8192"]);
+    let options = options.args(["--tcp-io-unit", "16384", "--tcp-buffers", "1000"]);
+    let target = Target::start_with(options).await;
+    let mut rpc = JsonRpc::connect(&socket).await.expect("SPDK listens");
+    let transports = rpc.call("nvmf_get_transports", Value::Null).await;
+    let transports = transports.expect("SPDK answers");
+    let tcp = &transports[0];
+    assert_eq!(tcp["trtype"], "TCP", "{transports}");
+    for (option, value) in [
+        ("max_queue_depth", 64),
+        ("in_capsule_data_size", 8192),
+        ("io_unit_size", 16384),
+        ("num_shared_buffers", 1000),
+    ] {
+        assert_eq!(tcp[option], value, "{transports}");
+    }
+    let export = Fixture::tcp(&target, 8).await;
+    let verified = export.initiator().verify(target.scratch(), 1).await;
+    verified.expect("all I/O is verified");
+    target.stop();
+}
+
+#[tokio::test]
 async fn memory_without_hugepages_has_transparent_hugepages() {
     if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
         eprintln!("skipped: this kernel has no transparent hugepages");

@@ -130,7 +130,8 @@ impl Iobuf {
         small: 8192,
         large: 1024,
     };
-    /// The caches of each further reactor: bdev and accel 128 small and 16 large each, the rest for NVMe/TCP.
+    /// The caches of each further reactor: its two threads may keep 128 small and 16 large buffers for bdev, and as many for
+    /// accel; see [`kept`](Self::kept).
     const PER_REACTOR: Self = Self {
         small: 512,
         large: 64,
@@ -155,8 +156,31 @@ impl Iobuf {
         kib.div_ceil(1024)
     }
 
-    /// Sets the sizes of SPDK's pools. Only before SPDK starts.
-    pub(crate) fn set(self) -> Result<(), Error> {
+    /// Returns how many buffers of each pool a thread keeps for each module, so that the threads of all reactors leave a
+    /// quarter of the pools to those that need more: a thread that does not get its part serves no device.
+    fn kept(self, reactors: usize) -> [u32; 2] {
+        /// The defaults of SPDK.
+        const DEFAULT: [u32; 2] = [128, 16];
+        /// bdev and accel.
+        const MODULES: u64 = 2;
+        // Of each reactor the poll group of NVMe-oF and the worker of vhost-user, and the app thread.
+        let threads = (reactors as u64).saturating_mul(2).saturating_add(1);
+        let shares = threads.saturating_mul(MODULES);
+        let part = |pool: u64, default: u32| {
+            let part = (pool - pool / 4) / shares;
+            u32::try_from(part).unwrap_or(default).min(default)
+        };
+        let [small, large] = DEFAULT;
+        [part(self.small, small), part(self.large, large)]
+    }
+
+    /// Sets the sizes of SPDK's pools, and of the caches of the threads of so many reactors. Only before SPDK starts.
+    pub(crate) fn set(self, reactors: usize) -> Result<(), Error> {
+        let [small, large] = self.kept(reactors);
+        // SAFETY: SPDK has not started: no thread has a cache yet.
+        check("size the threads' caches of buffers", unsafe {
+            sys::opi_iobuf_keep(small, large)
+        })?;
         // SAFETY: a C struct of integers, for which all zero is valid; SPDK fills in the fields within the size
         // passed.
         let mut options: sys::spdk_iobuf_opts = unsafe { std::mem::zeroed() };
@@ -169,5 +193,29 @@ impl Iobuf {
         check("size the pools of buffers", unsafe {
             sys::spdk_iobuf_set_opts(&options)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_keep_a_part_of_the_pools_at_most() {
+        assert_eq!(Iobuf::for_reactors(1).kept(1), [128, 16]);
+        assert_eq!(Iobuf::for_reactors(8).kept(8), [128, 16]);
+        let least = Iobuf {
+            small: *Iobuf::SMALL.start(),
+            large: *Iobuf::LARGE.start(),
+        };
+        assert_eq!(least.kept(1), [8, 1]);
+        for reactors in 1..1024 {
+            let pools = Iobuf::for_reactors(reactors);
+            let [small, large] = pools.kept(reactors).map(u64::from);
+            let shares = 2 * (2 * reactors as u64 + 1);
+            assert!(small * shares <= pools.small * 3 / 4, "{reactors}");
+            assert!(large * shares <= pools.large * 3 / 4, "{reactors}");
+            assert!(small >= 64 && large >= 8, "{reactors}: {small} {large}");
+        }
     }
 }

@@ -87,6 +87,7 @@ mod wiping;
 pub use app_thread::Spdk;
 pub use error::{Errno, Error};
 pub use hooks::idle::LONGEST as LONGEST_SLEEP;
+pub use hooks::polls::{POLL_BOUNDS, Polls};
 pub use hugepages::hugepages_free_mib;
 pub use iobuf::{Gets as IobufGets, Iobuf, Pool as IobufPool, pools as iobuf_pools};
 pub use log::level_has_changed as log_level_has_changed;

@@ -33,6 +33,7 @@ use spdk_sys as sys;
 use crate::app_thread::Spdk;
 use crate::error::Error;
 use crate::hooks::idle;
+use crate::hooks::polls::{self, Polls};
 use crate::reactors::{self, Reactor};
 use crate::ring::Ring;
 use crate::step::{Current, Long};
@@ -298,6 +299,11 @@ impl Handle {
         // The guard keeps SPDK from freeing the reactors meanwhile.
         let open = self.0.gate.enter();
         open.map(|_open| reactors::read()).unwrap_or_default()
+    }
+
+    /// Returns the polls of each reactor; empty unless they are measured.
+    pub fn polls(&self) -> Vec<Polls> {
+        polls::read()
     }
 
     /// Returns the recipe whose step the app thread's reactor is running, by its type name.

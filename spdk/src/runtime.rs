@@ -18,7 +18,7 @@ use crate::app_thread::Spdk;
 use crate::bdev::{self, nvme};
 use crate::cores::CoreSet;
 use crate::error::Error;
-use crate::hooks::idle;
+use crate::hooks::{idle, polls};
 use crate::iobuf::Iobuf;
 use crate::log;
 use crate::mailbox::{self, Handle, Shared};
@@ -35,6 +35,8 @@ pub struct Options {
     pub cores: CoreSet,
     /// For how long reactors without work sleep at most; `None`: they poll. They also do where SPDK lacks the change for it.
     pub longest_sleep: Option<Duration>,
+    /// Measure how long each poll of an SPDK thread holds its reactor. Not measured where SPDK lacks the change for it.
+    pub measure_polls: bool,
     /// Memory to reserve at the start, MiB.
     pub mem_mib: u32,
     /// Use ordinary memory instead of hugepages. Excludes vhost-user, vfio-user and PCIe devices.
@@ -112,7 +114,10 @@ impl Runtime {
         if let Some(longest) = options.longest_sleep {
             idle::allow(longest);
         }
-        let pools = options.iobuf.set();
+        if options.measure_polls && !polls::measure() {
+            tracing::warn!("polls are not measured: this SPDK lacks the change observe-polls");
+        }
+        let pools = options.iobuf.set(options.cores.iter().count());
         pools.map_err(|error| StartError::new(error.to_string()))?;
         let (opened_tx, opened) = oneshot::channel();
         let (ended_tx, ended) = oneshot::channel();

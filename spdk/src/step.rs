@@ -1,6 +1,6 @@
 //! The configuration call that the app thread's reactor is running: what a watchdog reports about a stalled reactor.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::ptr::null_mut;
@@ -27,6 +27,13 @@ struct Names {
 thread_local! {
     /// Where the steps of this thread are told.
     static HERE: OnceCell<Current> = const { OnceCell::new() };
+    /// The step that has begun last on this thread: a [`Name`], or null.
+    static LATEST: Cell<*mut ()> = const { Cell::new(null_mut()) };
+}
+
+/// Takes the name of the recipe whose step has begun last on this thread, if one has since the last time.
+pub(crate) fn take_latest() -> Option<&'static str> {
+    named(LATEST.replace(null_mut()))
 }
 
 /// Starts a task on the current thread, as [`executor::spawn_local`] does. If a step starts it, its steps carry the
@@ -97,6 +104,7 @@ impl Current {
         HERE.with(|here| {
             here.get_or_init(|| self.clone());
         });
+        LATEST.set(name as *mut ());
         let outer = self.0.running.load(Ordering::Relaxed);
         self.0.running.store(name as *mut (), Ordering::Relaxed);
         self.0.last.store(name as *mut (), Ordering::Relaxed);

@@ -102,6 +102,7 @@ async fn calls_messages_and_sockets_wake_reactors() {
     let runtime = Runtime::start(Options {
         cores,
         longest_sleep: Some(LONGEST),
+        measure_polls: false,
         mem_mib: 512,
         no_huge: true,
         iobuf: spdk::Iobuf::for_reactors(2),

@@ -21,6 +21,7 @@ async fn what_is_made_is_there_and_what_is_wrong_is_refused_whole() {
     let runtime = Runtime::start(Options {
         cores: common::free_core(),
         longest_sleep: Some(spdk::LONGEST_SLEEP),
+        measure_polls: false,
         mem_mib: 512,
         no_huge: !huge,
         iobuf: spdk::Iobuf::for_reactors(1),

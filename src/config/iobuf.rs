@@ -38,7 +38,8 @@ pub(super) fn check(
     Ok(pools)
 }
 
-fn in_range(
+/// Applies a default; the value must be in the range.
+pub(super) fn in_range(
     setting: &'static str,
     asked: Option<u64>,
     default: u64,

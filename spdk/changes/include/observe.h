@@ -17,6 +17,11 @@ struct opi_iobuf_pool {
 	uint64_t	kept;
 };
 
+struct spdk_thread;
+
+/* Called after each poll of a thread, where it ran. Set before the reactors run, or NULL. */
+extern void (*opi_thread_polled)(const struct spdk_thread *thread);
+
 /* On the app thread. */
 void opi_iobuf_read(struct opi_iobuf_pool *small, struct opi_iobuf_pool *large);
 

@@ -9,6 +9,7 @@ mod fabrics;
 pub(crate) mod idle;
 pub(crate) mod initiator;
 mod nvme_tcp_target;
+pub(crate) mod polls;
 mod reservations;
 mod vfio_user;
 

@@ -12,6 +12,7 @@ use super::{Message, Rings, Shared};
 use crate::app_thread::Spdk;
 use crate::bdev::nvme;
 use crate::error::Error;
+use crate::hooks::polls;
 use crate::log;
 
 /// Idle poll period, in microseconds: trades reactor overhead for latency (mean: half).
@@ -174,12 +175,9 @@ impl Consumer {
     }
 
     fn timed(&self, step: impl FnOnce() -> bool) {
-        // SAFETY: reads a counter; SPDK's environment is initialized while its pollers run.
-        let begun = unsafe { sys::spdk_get_ticks() };
+        let begun = polls::clock();
         step();
-        // SAFETY: as above.
-        let ended = unsafe { sys::spdk_get_ticks() };
-        self.shared.record(ended.saturating_sub(begun));
+        self.shared.record(polls::clock().saturating_sub(begun));
     }
 }
 

@@ -35,7 +35,7 @@ pub use connected::{Connected, Connections, Doors, Queue, Which, connections, di
 pub use listener::Address;
 pub use referral::Referral;
 pub use refusals::{Reason, Refusal, Refusals, refusals, refused};
-pub use transport::Transport;
+pub use transport::{TcpSizes, Transport};
 pub use view::View;
 
 type Subsystem = NonNull<sys::spdk_nvmf_subsystem>;

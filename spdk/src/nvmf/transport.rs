@@ -29,6 +29,42 @@ impl Transport {
     }
 }
 
+/// Sizes of the NVMe/TCP transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpSizes {
+    /// Commands that a host may have outstanding in an I/O queue, plus one.
+    pub queue_depth: u16,
+    /// Data that a command may carry, in bytes; all other data is asked for first.
+    pub in_capsule: u32,
+    /// Size of the pieces that the data of a command is split into, in bytes, a power of two: each takes a buffer of the pools.
+    pub io_unit: u32,
+    /// Buffers of the pools that the poll groups of all reactors may keep, of which three quarters are kept.
+    pub buffers: u32,
+}
+
+impl TcpSizes {
+    /// The allowed range for `queue_depth`.
+    pub const QUEUE_DEPTH: std::ops::RangeInclusive<u64> = 16..=1024;
+    /// The allowed range for `in_capsule`: hosts send the data of Connect so.
+    pub const IN_CAPSULE: std::ops::RangeInclusive<u64> = 1024..=131_072;
+    /// The allowed range for `io_unit`: up to the largest I/O, in 16 pieces at most.
+    pub const IO_UNIT: std::ops::RangeInclusive<u64> = 8192..=131_072;
+    /// The allowed range for `buffers`.
+    pub const BUFFERS: std::ops::RangeInclusive<u64> = 16..=65_535;
+}
+
+/// SPDK's defaults.
+impl Default for TcpSizes {
+    fn default() -> Self {
+        Self {
+            queue_depth: 128,
+            in_capsule: 4096,
+            io_unit: 131_072,
+            buffers: 511,
+        }
+    }
+}
+
 /// Returns whether the target has the transport.
 pub fn exists(spdk: Spdk, transport: Transport) -> Result<bool, Error> {
     let target = target(spdk, "look up transport")?;
@@ -40,6 +76,15 @@ pub fn exists(spdk: Spdk, transport: Transport) -> Result<bool, Error> {
 
 /// Adds a transport to the target, with SPDK's default options. EEXIST if the target has it.
 pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
+    add(spdk, transport, None).await
+}
+
+/// Adds the NVMe/TCP transport to the target. EEXIST if the target has it.
+pub async fn create_tcp(spdk: Spdk, sizes: TcpSizes) -> Result<(), Error> {
+    add(spdk, Transport::Tcp, Some(sizes)).await
+}
+
+async fn add(spdk: Spdk, transport: Transport, sizes: Option<TcpSizes>) -> Result<(), Error> {
     const OPERATION: &str = "create transport";
     if exists(spdk, transport)? {
         return Err(Error::new(OPERATION, libc::EEXIST).with_detail(format!("{transport:?}")));
@@ -60,10 +105,17 @@ pub async fn create(spdk: Spdk, transport: Transport) -> Result<(), Error> {
         }
     }
     let made = call::<Creation>(OPERATION, |callback, argument| {
-        // SAFETY: on the app thread; the name is static; the callback takes the
-        // argument back, once, unless the call is refused.
+        let sizes = sizes.map(|of| sys::opi_nvmf_sizes {
+            queue_depth: of.queue_depth,
+            in_capsule: of.in_capsule,
+            io_unit: of.io_unit,
+            buffers: of.buffers,
+        });
+        let sizes = sizes.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: on the app thread; the name is static; SPDK copies the sizes; the callback takes the argument back,
+        // once, unless the call is refused.
         let rc = unsafe {
-            sys::opi_nvmf_transport_create(transport.name().as_ptr(), callback, argument)
+            sys::opi_nvmf_transport_create(transport.name().as_ptr(), sizes, callback, argument)
         };
         if rc == -1 { -libc::EIO } else { rc }
     })

@@ -23,6 +23,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_bdev_stand_in",
     "opi_bdev_unregister",
     "opi_cpu_missing",
+    "opi_iobuf_keep",
     "opi_iobuf_state",
     "opi_keyring_add",
     "opi_keyring_remove",
@@ -61,6 +62,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_reactor_read",
     "opi_sock_disable_ssl_tickets",
     "opi_thread_create",
+    "opi_watch_polls",
     "spdk_app_fini",
     "spdk_app_opts_init",
     "spdk_app_start",
@@ -165,6 +167,7 @@ pub const FUNCTIONS: &[&str] = &[
     "spdk_thread_bind",
     "spdk_thread_exit",
     "spdk_thread_get_app_thread",
+    "spdk_thread_get_name",
     "spdk_thread_send_msg",
 ];
 

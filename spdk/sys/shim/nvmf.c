@@ -20,7 +20,8 @@ void __attribute__((weak)) opi_nvmf_refer(struct spdk_nvmf_tgt *tgt,
 		const struct spdk_nvme_transport_id *trid);
 
 int
-opi_nvmf_transport_create(const char *name, spdk_nvmf_transport_create_done_cb done, void *arg)
+opi_nvmf_transport_create(const char *name, const struct opi_nvmf_sizes *sizes,
+			  spdk_nvmf_transport_create_done_cb done, void *arg)
 {
 	struct spdk_nvmf_transport_opts opts;
 
@@ -29,6 +30,12 @@ opi_nvmf_transport_create(const char *name, spdk_nvmf_transport_create_done_cb d
 	}
 	/* Neither the data that a vendor-specific command transfers nor its response can be validated. */
 	opts.disable_command_passthru = true;
+	if (sizes != NULL) {
+		opts.max_queue_depth = sizes->queue_depth;
+		opts.in_capsule_data_size = sizes->in_capsule;
+		opts.io_unit_size = sizes->io_unit;
+		opts.num_shared_buffers = sizes->buffers;
+	}
 	return spdk_nvmf_transport_create_async(name, &opts, done, arg);
 }
 

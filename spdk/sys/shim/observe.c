@@ -1,6 +1,7 @@
-/* Reads SPDK's state for metrics and for the detection of stalled reactors. */
+/* Reads SPDK's state for metrics and for the detection of stalled reactors, and sizes threads' caches of buffers. */
 
 #include <spdk/stdinc.h>
+#include <spdk/accel.h>
 #include <spdk/bdev.h>
 #include <spdk/bdev_module.h>
 #include <spdk_internal/event.h>
@@ -23,6 +24,17 @@ opi_reactor_read(uint32_t core, struct opi_reactor_time *time)
 	time->idle_ticks = __atomic_load_n(&reactor->idle_tsc, __ATOMIC_RELAXED);
 	time->last_turn = __atomic_load_n(&reactor->tsc_last, __ATOMIC_RELAXED);
 	return true;
+}
+
+bool
+opi_watch_polls(void (*polled)(const struct spdk_thread *thread))
+{
+#if __has_include(<opi/observe.h>)
+	opi_thread_polled = polled;
+	return true;
+#else
+	return false;
+#endif
 }
 
 struct opi_bdev_reading {
@@ -161,4 +173,22 @@ opi_iobuf_state(struct opi_iobuf_state *small, struct opi_iobuf_state *large)
 #else
 	*small = *large = (struct opi_iobuf_state) {};
 #endif
+}
+
+int
+opi_iobuf_keep(uint32_t small, uint32_t large)
+{
+	struct spdk_bdev_opts bdev;
+	struct spdk_accel_opts accel;
+
+	spdk_bdev_get_opts(&bdev, sizeof(bdev));
+	bdev.iobuf_small_cache_size = small;
+	bdev.iobuf_large_cache_size = large;
+	if (spdk_bdev_set_opts(&bdev) != 0) {
+		return -EINVAL;
+	}
+	spdk_accel_get_opts(&accel, sizeof(accel));
+	accel.small_cache_size = small;
+	accel.large_cache_size = large;
+	return spdk_accel_set_opts(&accel);
 }

@@ -86,8 +86,21 @@ int opi_bdev_stand_in(const char *module, const char *name);
 
 /* nvmf.c */
 
-/* Creates a transport with SPDK's default options, but without passthrough of vendor-specific commands. */
-int opi_nvmf_transport_create(const char *name, spdk_nvmf_transport_create_done_cb done, void *arg);
+struct opi_nvmf_sizes {
+	/* Commands that a host may have outstanding in a queue, plus one. */
+	uint16_t	queue_depth;
+	/* Bytes of data in a command. */
+	uint32_t	in_capsule;
+	/* Bytes in each of the buffers that the data of a command is split into. */
+	uint32_t	io_unit;
+	/* Buffers of the pool for the transport's own caches. */
+	uint32_t	buffers;
+};
+
+/* Creates a transport with SPDK's default options, but without passthrough of vendor-specific commands, and with these
+ * sizes unless NULL. */
+int opi_nvmf_transport_create(const char *name, const struct opi_nvmf_sizes *sizes,
+			      spdk_nvmf_transport_create_done_cb done, void *arg);
 /* Disables TLS session tickets on listeners: Linux hosts reject that record. -ENOTSUP if this build has no such
  * option. */
 int opi_sock_disable_ssl_tickets(void);
@@ -352,6 +365,9 @@ struct opi_reactor_time {
 /* Any thread, while SPDK runs. Returns false if the core has no reactor. */
 bool opi_reactor_read(uint32_t core, struct opi_reactor_time *time);
 
+/* Has SPDK call this after each poll of a thread, where it ran. Returns false if it cannot. Before the reactors run. */
+bool opi_watch_polls(void (*polled)(const struct spdk_thread *thread));
+
 /* An I/O buffer pool: buffers in total, free in the pool, and free ones cached by threads. All 0 if SPDK does not
  * expose them. */
 struct opi_iobuf_state {
@@ -363,6 +379,10 @@ struct opi_iobuf_state {
 
 /* The counts of thread caches are those of the last spdk_iobuf_get_stats. App thread. */
 void opi_iobuf_state(struct opi_iobuf_state *small, struct opi_iobuf_state *large);
+
+/* Sets how many small and large I/O buffers a thread keeps for bdev, and as many for accel. Returns 0 or a negative errno.
+ * Before SPDK starts. */
+int opi_iobuf_keep(uint32_t small, uint32_t large);
 
 /* bdev_errors.c */
 

@@ -15,6 +15,7 @@ pub async fn start(mailbox_capacity: usize) -> Runtime {
     Runtime::start(Options {
         cores: free_core(),
         longest_sleep: Some(spdk::LONGEST_SLEEP),
+        measure_polls: false,
         mem_mib: 512,
         no_huge: true,
         iobuf: spdk::Iobuf::for_reactors(1),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 
 use super::Metrics;
-use super::out::{Labels, Out};
+use super::out::{Kind, Labels, Out};
 use super::reading::Reading;
 use super::text::{Form, prometheus};
 use crate::telemetry::traces::recipe;
@@ -48,6 +48,7 @@ pub(super) fn text(
     reading.write_doors(&mut out);
     reading.write_objects(&mut out);
     reading.write_reactors(&mut out);
+    reading.write_polls(&mut out);
     reading.write_control(&mut out);
     reading.write_store(&mut out);
     reading.write_memory(&mut out);
@@ -137,6 +138,33 @@ impl Reading {
             "Times that a reactor did not turn for a second or more",
             cores().map(|(labels, of)| (labels, stalls(of.core))),
         );
+    }
+
+    /// Only where they are measured: a family without samples would promise them.
+    fn write_polls(&self, out: &mut Out) {
+        let name = "opi_spdk_reactor_poll_cpu_seconds";
+        if self.polls.is_empty() {
+            return;
+        }
+        out.family(
+            name,
+            "CPU time for which a poll of a thread has held a reactor",
+            Kind::Histogram,
+        );
+        let bounds = spdk::POLL_BOUNDS
+            .iter()
+            .map(|of| of.as_secs_f64().to_string());
+        let bounds: Vec<_> = bounds.chain(["+Inf".to_owned()]).collect();
+        for of in &self.polls {
+            let labels = Labels::of([("core", &of.core.to_string())]);
+            out.sample(name, "_sum", &labels, of.total);
+            let mut all = 0;
+            for (bound, count) in bounds.iter().zip(of.counts) {
+                all += count;
+                out.bucket(name, &labels, bound, all);
+            }
+            out.sample(name, "_count", &labels, all);
+        }
     }
 
     fn write_control(&self, out: &mut Out) {

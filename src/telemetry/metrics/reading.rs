@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use spdk::bdev::nvme::{PathIo, PathState};
 use spdk::bdev::{Counters, Most, Stats};
 use spdk::nvmf::Doors;
-use spdk::{ControlStats, IobufPool, MailboxStats, Memory, Reactor};
+use spdk::{ControlStats, IobufPool, MailboxStats, Memory, Polls, Reactor};
 
 use super::hugepages::{self, Pool};
 use super::process::{self, Process};
@@ -80,6 +80,8 @@ pub(super) struct Reading {
     pub(super) stalls: HashMap<u32, u64>,
     /// I/O commands of NVMe-oF hosts, by core.
     pub(super) operations: BTreeMap<u32, u64>,
+    /// The polls of each reactor, if they are measured.
+    pub(super) polls: Vec<Polls>,
     pub(super) control: ControlStats,
     pub(super) long_steps: Vec<(&'static str, Duration)>,
     pub(super) mailbox: MailboxStats,
@@ -226,6 +228,7 @@ fn assemble(
         stalls: stalls.collect(),
         reactors,
         operations,
+        polls: spdk.polls(),
         control: spdk.control_stats(),
         long_steps: spdk.long_steps(),
         mailbox: spdk.mailbox_stats(),
