@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bench.sh [OPTION...]: sets everything up, builds, and compares opi-spdk with SPDK's own target and with a gRPC server
-# that does nothing. `bench.sh --help` lists the options; without any it takes about twenty minutes, and requires an
-# otherwise idle machine. Results: target/bench/bench.md and bench.json.
+# that does nothing. `bench.sh --help` lists the options; without any it takes about half an hour, and requires an
+# otherwise idle machine. Results: target/bench/bench.md, bench.json and a chart, bench.svg.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 

@@ -168,7 +168,7 @@ fn window(settings: &Settings) -> Duration {
 
 /// Creates, gets, reads and deletes volumes at [`RATE`] calls per second in total. Returns the number of calls and the
 /// time taken.
-async fn calls(address: &Address, window: Duration) -> Result<(u64, Duration)> {
+pub async fn calls(address: &Address, window: Duration) -> Result<(u64, Duration)> {
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         clients.push(Client::connect(address).await?);

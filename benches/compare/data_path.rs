@@ -3,21 +3,19 @@
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::attach::Attach;
 use crate::initiator::{Initiator, Measured};
 use crate::jsonrpc::JsonRpc;
 use crate::opi::Counters;
 use crate::reactor::ReactorTime;
-use crate::scenario::{Attach, Extent, Load, SCENARIOS, Scenario, Workload};
+use crate::remote::Remote;
+use crate::scenario::{Extent, Load, SCENARIOS, Scenario, Volume, Workload};
 use crate::settings::Settings;
 use crate::stats::Rounds;
 use crate::target::{Target, Turn};
 
 /// Writes the volume and warms caches and connections before measuring.
-const WARM_UP: Load = Load {
-    workload: Workload::RandWrite,
-    bytes: 4096,
-    queue_depth: 32,
-};
+const WARM_UP: Load = Load::random(Workload::RandWrite, 32);
 
 /// One point of the comparison.
 #[derive(Debug, Clone, Serialize)]
@@ -76,27 +74,30 @@ type Io = (Initiator, Load);
 
 pub async fn run(settings: &Settings) -> DataPath {
     let mut all = DataPath::default();
-    for scenario in SCENARIOS
-        .iter()
-        .filter(|scenario| settings.wants(scenario.name))
-    {
-        if settings.no_huge() && scenario.export.needs_hugepages() {
+    let wanted = |scenario: &&Scenario| {
+        let usual = settings.line.all || !scenario.only_all;
+        settings.wants(scenario.name) && usual || settings.names(scenario.name)
+    };
+    for scenario in SCENARIOS.iter().filter(wanted) {
+        let initiators = || scenario.initiators.iter();
+        let by_any = initiators().any(|initiator| !initiator.needs_hugepages());
+        if settings.no_huge() && (scenario.export.needs_hugepages() || !by_any) {
             all.leave_out(scenario.name, "it needs hugepages".to_owned(), false);
             continue;
         }
-        if settings.no_huge()
-            && scenario
-                .initiators
-                .iter()
-                .any(|initiator| initiator.needs_hugepages())
-        {
+        if scenario.reactors > 1 && settings.cores.two.is_none() {
+            let reason = "the second reactor needs a third core, or --second-core";
+            all.leave_out(scenario.name, reason.to_owned(), false);
+            continue;
+        }
+        if settings.no_huge() && initiators().any(|initiator| initiator.needs_hugepages()) {
             all.leave_out(
                 &format!("{} by fio", scenario.name),
                 "SPDK's plugin for fio needs hugepages".to_owned(),
                 false,
             );
         }
-        match compare(settings, scenario).await {
+        match with_remote(settings, scenario).await {
             Ok(points) => all.points.extend(points),
             Err(error) => {
                 eprintln!("{}: {error:#}", scenario.name);
@@ -115,6 +116,22 @@ impl DataPath {
             failed,
         });
     }
+}
+
+/// Runs the scenario, with a remote target if its volume is there.
+async fn with_remote(settings: &Settings, scenario: &Scenario) -> Result<Vec<Point>> {
+    let Volume::Remote { paths, .. } = scenario.volume else {
+        return compare(settings, scenario).await;
+    };
+    let remote = Remote::start(settings).await?;
+    let port = remote.port;
+    let scenario = Scenario {
+        volume: Volume::Remote { paths, port },
+        ..*scenario
+    };
+    let points = compare(settings, &scenario).await?;
+    remote.stop().await?;
+    Ok(points)
 }
 
 /// Runs all rounds of one scenario. Both targets are up during a round, and their runs alternate, since the speed of a
@@ -172,10 +189,18 @@ struct Exported {
 
 impl Exported {
     async fn start(settings: &Settings, scenario: &Scenario, turn: Turn) -> Result<Self> {
-        let mut target = Target::start(settings, turn, Counters::Wanted).await?;
+        let cores = match (scenario.reactors, &settings.cores.two) {
+            (2, Some(two)) => two,
+            _ => &settings.cores.target,
+        };
+        let mut target = Target::start_on(settings, turn, Counters::Wanted, cores).await?;
         let attach = target
             .export(settings, scenario.volume, scenario.export)
             .await?;
+        for number in 1..scenario.namespaces {
+            let id = format!("small-{number}");
+            target.add_small_namespace(&id).await?;
+        }
         let first = scenario
             .initiators
             .first()

@@ -9,8 +9,9 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::attach::{Attach, fio_filename, transport_id};
 use crate::process::Process;
-use crate::scenario::{Attach, Load, READS_OF_MIXED, Workload, fio_filename, transport_id};
+use crate::scenario::{Load, READS_OF_MIXED, Workload};
 use crate::settings::Settings;
 
 /// An I/O program.
@@ -41,6 +42,8 @@ pub struct Measured {
     pub mean_us: f64,
     pub p50_us: Option<f64>,
     pub p99_us: Option<f64>,
+    pub p999_us: Option<f64>,
+    pub max_us: Option<f64>,
 }
 
 impl Initiator {
@@ -71,10 +74,8 @@ impl Initiator {
         let timeout = Duration::from_secs(seconds.into()) + OVERHEAD;
         match self {
             Self::Perf => {
-                let output = perf(settings, "perf", attach, load, seconds)?
-                    .finish(timeout)
-                    .await?;
-                perf_total(&output)
+                let output = perf(settings, "perf", attach, load, seconds, &[])?;
+                perf_total(&output.finish(timeout).await?)
             }
             Self::Fio => fio(settings, attach, load, seconds, timeout).await,
             Self::Bdevperf => {
@@ -89,19 +90,33 @@ impl Initiator {
 /// Maximum duration of background I/O, in seconds.
 const LONG: u32 = 600;
 
+/// Name of background I/O in the logs.
+const BACKGROUND: &str = "perf-background";
+
 /// I/O in the background, until it is stopped.
 pub struct Background(Process);
 
 impl Background {
     /// Starts the program. Returns once it does I/O.
     pub async fn start(settings: &Settings, attach: &Attach) -> Result<Self> {
-        let load = Load {
-            workload: Workload::RandRead,
-            bytes: 4096,
-            queue_depth: 32,
-        };
-        let mut process = perf(settings, "perf-background", attach, load, LONG)?;
-        let log = settings.log_dir().join("perf-background.log");
+        let load = Load::random(Workload::RandRead, 32);
+        let process = perf(settings, BACKGROUND, attach, load, LONG, &[])?;
+        Self::begun(settings, process).await
+    }
+
+    /// Starts the program for this many seconds of I/O whose latencies it counts. Returns once it does I/O.
+    pub async fn timed(
+        settings: &Settings,
+        attach: &Attach,
+        load: Load,
+        seconds: u32,
+    ) -> Result<Self> {
+        let process = perf(settings, BACKGROUND, attach, load, seconds, &["-L"])?;
+        Self::begun(settings, process).await
+    }
+
+    async fn begun(settings: &Settings, mut process: Process) -> Result<Self> {
+        let log = settings.log_dir().join(format!("{BACKGROUND}.log"));
         process
             .poll_until("start of its I/O", OVERHEAD, async || {
                 let begun = fs::read_to_string(&log)?.contains("Launching workers");
@@ -113,6 +128,12 @@ impl Background {
             })
             .await?;
         Ok(Self(process))
+    }
+
+    /// Waits until the time is over, and returns the result.
+    pub async fn finish(self, seconds: u32) -> Result<Measured> {
+        let timeout = Duration::from_secs(seconds.into()) + OVERHEAD;
+        perf_total(&self.0.finish(timeout).await?)
     }
 
     /// Stops the program and returns its result.
@@ -127,6 +148,7 @@ fn perf(
     attach: &Attach,
     load: Load,
     seconds: u32,
+    options: &[&str],
 ) -> Result<Process> {
     let Attach::Nvme {
         keys,
@@ -155,7 +177,10 @@ fn perf(
         transport_id(keys),
         "-s".to_owned(),
         MEMORY_MIB.to_string(),
+        "-P".to_owned(),
+        load.connections.to_string(),
     ];
+    arguments.extend(options.iter().map(|&option| option.to_owned()));
     if load.workload == Workload::RandRw {
         arguments.extend(["-M".to_owned(), READS_OF_MIXED.to_string()]);
     }
@@ -181,14 +206,23 @@ fn perf(
 /// Parses the total line: IOPS, MiB/s, then average, minimum and maximum latency in microseconds.
 fn perf_total(output: &str) -> Result<Measured> {
     match total(output)[..] {
-        [iops, _, mean_us, ..] => Ok(Measured {
+        [iops, _, mean_us, _, max_us, ..] => Ok(Measured {
             iops,
             mean_us,
-            p50_us: None,
-            p99_us: None,
+            p50_us: perf_percentile(output, "50.00000"),
+            p99_us: perf_percentile(output, "99.00000"),
+            p999_us: perf_percentile(output, "99.90000"),
+            max_us: Some(max_us),
         }),
         _ => bail!("spdk_nvme_perf printed no total:\n{output}"),
     }
+}
+
+/// A line such as ` 99.00000% :   123.456us` of the latency summary, in microseconds.
+fn perf_percentile(output: &str, percent: &str) -> Option<f64> {
+    let mut lines = output.lines().filter_map(|line| line.split_once("% :"));
+    let (_, latency) = lines.find(|(of, _)| of.trim() == percent)?;
+    latency.trim().strip_suffix("us")?.parse().ok()
 }
 
 /// The numbers of the total line.
@@ -199,18 +233,18 @@ fn total(output: &str) -> Vec<f64> {
         .unwrap_or_default()
 }
 
-/// Queues of a virtio-blk device and descriptors of each, enough for the deepest load.
+/// Queues of a virtio device for I/O and descriptors of each, enough for the deepest load.
 const VIRTIO_QUEUES: (u32, u32) = (1, 512);
 
 fn bdevperf(settings: &Settings, attach: &Attach, load: Load, seconds: u32) -> Result<Process> {
-    let Attach::VhostUserBlk(socket) = attach else {
-        bail!("bdevperf is for vhost-user-blk only");
+    let Attach::VhostUser { device, socket } = attach else {
+        bail!("bdevperf is for vhost-user only");
     };
     let (vq_count, vq_size) = VIRTIO_QUEUES;
     let attach = json!({"subsystems": [{"subsystem": "bdev", "config": [{
         "method": "bdev_virtio_attach_controller",
         "params": {
-            "name": "Virtio0", "dev_type": "blk", "trtype": "user", "traddr": socket,
+            "name": "Virtio0", "dev_type": device.word(), "trtype": "user", "traddr": socket,
             "vq_count": vq_count, "vq_size": vq_size,
         },
     }]}]});
@@ -260,6 +294,8 @@ fn bdevperf_total(output: &str) -> Result<Measured> {
             mean_us,
             p50_us: None,
             p99_us: None,
+            p999_us: None,
+            max_us: None,
         }),
         _ => bail!("bdevperf printed no total without failures:\n{output}"),
     }
@@ -291,6 +327,7 @@ async fn fio(
          iodepth={depth}\n\
          iodepth_batch={batch}\n\
          iodepth_batch_complete_max={depth}\n\
+         {rate}\
          time_based=1\n\
          runtime={seconds}\n\
          norandommap=1\n\
@@ -299,7 +336,15 @@ async fn fio(
         filename = fio_filename(keys),
         workload = load.workload.word(),
         depth = load.queue_depth,
-        batch = (load.queue_depth / 2).max(1),
+        // A rate is kept by waiting after each I/O.
+        batch = match load.rate {
+            Some(_) => 1,
+            None => (load.queue_depth / 2).max(1),
+        },
+        rate = match load.rate {
+            Some(rate) => format!("rate_iops={rate}\n"),
+            None => String::new(),
+        },
         bytes = load.bytes,
         core = settings.cores.load,
     );
@@ -339,6 +384,7 @@ struct FioDirection {
 #[derive(Deserialize)]
 struct FioLatency {
     mean: f64,
+    max: f64,
     #[serde(default)]
     percentile: std::collections::BTreeMap<String, f64>,
 }
@@ -362,5 +408,7 @@ fn fio_result(text: &str, workload: Workload) -> Result<Measured> {
         mean_us: direction.clat_ns.mean / 1000.0,
         p50_us: percentile("50.000000"),
         p99_us: percentile("99.000000"),
+        p999_us: percentile("99.900000"),
+        max_us: Some(direction.clat_ns.max / 1000.0),
     })
 }

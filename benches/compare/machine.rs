@@ -13,8 +13,12 @@ use spdk::cores::CoreSet;
 pub struct Cores {
     /// Reactor of the target under test.
     pub target: CoreSet,
+    /// Both reactors of a target with two, if there is a core for the second.
+    pub two: Option<CoreSet>,
     /// fio, spdk_nvme_perf.
     pub load: CoreSet,
+    /// The remote target.
+    pub remote: CoreSet,
     /// Control threads of opi-spdk, the floor, and the clients of both and of JSON-RPC.
     pub control: CoreSet,
     /// `target` and `control`: the affinity of a target process, which divides it among its threads.
@@ -22,11 +26,13 @@ pub struct Cores {
 }
 
 impl Cores {
-    /// Assigns the first core to the target, the second to the load and the rest to control, unless given.
+    /// Assigns the first core to the target, the second to the load and the rest to control, unless given. The last
+    /// control core also has the remote target, and, if it is not the load's, the second reactor of a target with two.
     pub fn divide(
         target: Option<CoreSet>,
         load: Option<CoreSet>,
         control: Option<CoreSet>,
+        second: Option<CoreSet>,
     ) -> Result<Self> {
         let allowed = CoreSet::allowed().context("cores of this process")?;
         let one = |from: Option<CoreSet>| from.and_then(|set| set.iter().next());
@@ -45,13 +51,27 @@ impl Cores {
         };
         let rest = beside.and_then(|set| set.without(&load));
         let control = control.or(rest).unwrap_or_else(|| load.clone());
+        let last = single(control.iter().last().context("no control core")?)?;
+        let second = second.or_else(|| (last != load).then(|| last.clone()));
+        let two = second.map(|second| format!("{target},{second}").parse::<CoreSet>());
         let process = format!("{target},{control}").parse()?;
         Ok(Self {
             target,
+            two: two.transpose()?,
             load,
+            remote: last,
             control,
             process,
         })
+    }
+
+    /// The affinity of a target process with these reactors.
+    pub fn of_target(&self, reactors: &CoreSet) -> CoreSet {
+        let with = reactors.iter().chain(self.process.iter());
+        let list: Vec<_> = with.map(|core| core.to_string()).collect();
+        list.join(",")
+            .parse()
+            .unwrap_or_else(|_| self.process.clone())
     }
 }
 

@@ -4,13 +4,15 @@
 //! ```text
 //! scenario ─ the table of data-path rows     client ─ the calls of the control rows
 //!     │                                          │
-//! data_path  control  cost  scale  sight  creates  slices  idle  naps ──► verdict ──► report (bench.md, bench.json)
-//!     └─────────┼──────┴──────┴──────┴───────┴────────┴──────┴─────┘
-//!    target: opi | spdk_tgt     initiator: spdk_nvme_perf | fio | bdevperf     floor
+//! data_path  control  cost  scale  sight  creates  slices  idle  naps  latency ──► verdict ──► report (bench.md,
+//!     └─────────┼──────┴──────┴──────┴───────┴────────┴──────┴─────┴──────┘                      bench.json), chart
+//!    target: opi | spdk_tgt, remote     initiator: spdk_nvme_perf | fio | bdevperf     floor       (bench.svg)
 //! ```
 
 #![forbid(unsafe_code)]
 
+mod attach;
+mod chart;
 mod client;
 mod control;
 mod cost;
@@ -26,6 +28,7 @@ mod idle;
 mod initiator;
 #[path = "../../tests/common/jsonrpc.rs"]
 mod jsonrpc;
+mod latency;
 mod machine;
 mod naps;
 mod opi;
@@ -34,6 +37,7 @@ mod opi;
 mod pdu;
 mod process;
 mod reactor;
+mod remote;
 mod report;
 mod scale;
 mod scenario;
@@ -45,11 +49,13 @@ mod stats;
 mod target;
 mod verdict;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser};
+use serde_json::Value;
 
 use crate::control::Control;
 use crate::data_path::DataPath;
@@ -79,6 +85,11 @@ fn start(line: CommandLine) -> Result<ExitCode> {
     if !line.bench {
         // `cargo test --all-targets` also runs benches; a full run would take ten minutes.
         println!("{}", CommandLine::command().render_help());
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !line.chart.is_empty() {
+        let reports: Result<Vec<_>> = line.chart.iter().map(read).collect();
+        draw(&line.output, reports?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let settings = Settings::new(line)?;
@@ -143,6 +154,10 @@ async fn measure(settings: &Settings) -> Result<Report> {
         ),
         false => Vec::new(),
     };
+    let latency = match settings.runs(Part::Latency) {
+        true => or_failed(latency::run(settings).await, "latency", &mut failures),
+        false => Vec::new(),
+    };
     let conditions = Conditions {
         rounds: settings.line.rounds,
         seconds: settings.line.seconds,
@@ -167,6 +182,7 @@ async fn measure(settings: &Settings) -> Result<Report> {
                 slices: &slices,
                 idle: &idle,
             },
+            &latency,
         ),
         machine,
         conditions,
@@ -179,6 +195,7 @@ async fn measure(settings: &Settings) -> Result<Report> {
         slices,
         idle,
         naps,
+        latency,
         failures,
     })
 }
@@ -192,6 +209,21 @@ fn or_failed<T: Default>(result: Result<T>, part: &str, failures: &mut Vec<Strin
     })
 }
 
+/// Writes a chart of the reports into this directory, if they have a data path.
+fn draw(output: &Path, reports: Vec<Value>) -> Result<()> {
+    if let Some(chart) = chart::svg(reports)? {
+        let drawing = output.join("bench.svg");
+        std::fs::write(&drawing, chart).with_context(|| drawing.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// Reads a bench.json.
+fn read(path: &PathBuf) -> Result<Value> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
 fn write(settings: &Settings, report: &Report) -> Result<ExitCode> {
     let (table, raw) = (
         settings.line.output.join("bench.md"),
@@ -201,6 +233,7 @@ fn write(settings: &Settings, report: &Report) -> Result<ExitCode> {
     std::fs::write(&table, &markdown).with_context(|| table.display().to_string())?;
     let json = serde_json::to_string_pretty(report)?;
     std::fs::write(&raw, json).with_context(|| raw.display().to_string())?;
+    draw(&settings.line.output, vec![serde_json::to_value(report)?])?;
     println!("{markdown}");
     eprintln!("written to {} and {}", table.display(), raw.display());
     if report.failures.is_empty() {

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::attach::Attach;
 use crate::client::{Address, Client, Verb};
 use crate::host::{Host, Identity};
 use crate::initiator::Initiator;
 use crate::opi::{Counters, Opi, Start};
 use crate::report::line;
-use crate::scenario::{Attach, Export, Load, NQN, Volume, Workload};
+use crate::scenario::{Export, Load, NQN, Volume, Workload};
 use crate::settings::Settings;
 use crate::stats::{Latency, Rounds};
 
@@ -117,11 +118,7 @@ async fn measure(settings: &Settings, mode: &str) -> Result<Vec<(&'static str, f
         ("4 KiB reads, depth 1, IOPS", 1),
         ("4 KiB reads, depth 32, IOPS", 32),
     ] {
-        let load = Load {
-            workload: Workload::RandRead,
-            bytes: 4096,
-            queue_depth,
-        };
+        let load = Load::random(Workload::RandRead, queue_depth);
         let seconds = settings.line.seconds;
         let measured = Initiator::Perf
             .run(settings, &attach, load, seconds)

@@ -1,30 +1,20 @@
-//! opi-spdk as a subprocess, configured over gRPC.
+//! opi-spdk as a subprocess, configured over gRPC, and over HTTP where that takes fewer words.
+
+mod setup;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use opi_spdk::api::storage::{
-    CreateEncryptedVolumeRequest, CreateMallocVolumeRequest, CreateNullVolumeRequest,
-    CreateNvmeControllerRequest, CreateNvmeNamespaceRequest, CreateNvmeSubsystemRequest,
-    CreateVirtioBlkRequest, EncryptedVolume, EncryptionType, FabricsEndpoint,
-    ListNullVolumesRequest, MallocVolume, NullVolume, NvmeAddressFamily, NvmeController,
-    NvmeControllerSpec, NvmeNamespace, NvmeNamespaceSpec, NvmeSubsystem, NvmeSubsystemSpec,
-    NvmeTransportType, PciEndpoint, VirtioBlk,
-    frontend_nvme_service_client::FrontendNvmeServiceClient,
-    frontend_virtio_blk_service_client::FrontendVirtioBlkServiceClient,
-    malloc_volume_service_client::MallocVolumeServiceClient,
-    middleend_encryption_service_client::MiddleendEncryptionServiceClient as EncryptedVolumeServiceClient,
-    null_volume_service_client::NullVolumeServiceClient, nvme_controller_spec::Endpoint,
+    ListNullVolumesRequest, null_volume_service_client::NullVolumeServiceClient,
 };
 use rustix::process::Signal;
 use serde::Serialize;
+use spdk::cores::CoreSet;
 use tonic::transport::Channel;
 
 use crate::process::Process;
-use crate::scenario::{
-    Attach, BLOCK_SIZE, Export, HOST_NQN, NQN, PSK, SUBSYSTEM_ID, VOLUME_KEY, Volume,
-};
 use crate::settings::{Settings, fresh_directory};
 use crate::target::free_port;
 
@@ -68,6 +58,8 @@ pub enum Counters {
 /// Parameters of a start.
 #[derive(Debug, Clone)]
 pub struct Start {
+    /// Cores of the reactors.
+    pub cores: CoreSet,
     /// Whether SPDK's counters are read.
     pub counters: Counters,
     /// SPDK's memory, in MiB.
@@ -88,6 +80,7 @@ impl Start {
     /// The parameters for most parts.
     pub fn new(settings: &Settings, counters: Counters) -> Self {
         Self {
+            cores: settings.cores.target.clone(),
             counters,
             memory_mib: MEMORY_MIB + settings.line.volume_mib,
             no_huge: settings.no_huge(),
@@ -112,7 +105,7 @@ impl Opi {
         let mut arguments = vec![
             format!("--grpc-addr=127.0.0.1:{port}"),
             format!("--http-addr=127.0.0.1:{http}"),
-            format!("--cores={}", settings.cores.target),
+            format!("--cores={}", start.cores),
             format!("--mem-mib={}", start.memory_mib),
             format!("--state-dir={}", directory("state").display()),
             format!("--ctrlr-dir={}", directory("ctrlr").display()),
@@ -134,7 +127,7 @@ impl Opi {
         let mut process = Process::start_in(
             "opi-spdk",
             &settings.log_dir(),
-            &settings.cores.process,
+            &settings.cores.of_target(&start.cores),
             &settings.line.program,
             &arguments,
             &start.environment,
@@ -148,77 +141,6 @@ impl Opi {
             http_port: http,
             rpc_socket,
         })
-    }
-
-    /// Creates a volume and exports it to initiators.
-    pub async fn export(
-        &mut self,
-        settings: &Settings,
-        volume: Volume,
-        export: Export,
-    ) -> Result<Attach> {
-        let channel = connect(self.port).await?;
-        let volume_name_ref = create_volume(&channel, settings, volume).await?;
-        if export == Export::VhostUserBlk {
-            return virtio_blk(channel, settings, volume_name_ref).await;
-        }
-        let (controller, attach) = controller(settings, export)?;
-        let mut spec = NvmeSubsystemSpec {
-            nqn: NQN.to_owned(),
-            serial_number: "BENCH".to_owned(),
-            max_namespaces: 256,
-            ..Default::default()
-        };
-        if export == Export::NvmeTcpTls {
-            spec.hostnqn = HOST_NQN.to_owned();
-            spec.psk = PSK.into();
-        }
-        let mut frontend = FrontendNvmeServiceClient::new(channel);
-        let parent = frontend
-            .create_nvme_subsystem(CreateNvmeSubsystemRequest {
-                nvme_subsystem: Some(NvmeSubsystem {
-                    spec: Some(spec),
-                    ..Default::default()
-                }),
-                nvme_subsystem_id: SUBSYSTEM_ID.to_owned(),
-            })
-            .await
-            .context("CreateNvmeSubsystem")?
-            .into_inner()
-            .name;
-        self.add_namespace(&volume_name_ref).await?;
-        frontend
-            .create_nvme_controller(CreateNvmeControllerRequest {
-                parent,
-                nvme_controller: Some(NvmeController {
-                    spec: Some(controller),
-                    ..Default::default()
-                }),
-                nvme_controller_id: String::new(),
-            })
-            .await
-            .context("CreateNvmeController")?;
-        Ok(attach)
-    }
-
-    /// Adds a volume to the subsystem of [`Self::export`].
-    pub async fn add_namespace(&self, volume: &str) -> Result<()> {
-        let namespace = NvmeNamespace {
-            spec: Some(NvmeNamespaceSpec {
-                volume_name_ref: volume.to_owned(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        FrontendNvmeServiceClient::new(connect(self.port).await?)
-            .create_nvme_namespace(CreateNvmeNamespaceRequest {
-                parent: format!("nvmeSubsystems/{SUBSYSTEM_ID}"),
-                nvme_namespace: Some(namespace),
-                nvme_namespace_id: String::new(),
-            })
-            .await
-            .context("CreateNvmeNamespace")?;
-        Ok(())
     }
 
     /// Stops the process and returns the cost of configuration since its start.
@@ -242,117 +164,6 @@ pub async fn answers(port: u16) -> Result<()> {
         .list_null_volumes(ListNullVolumesRequest::default())
         .await?;
     Ok(())
-}
-
-async fn create_volume(channel: &Channel, settings: &Settings, volume: Volume) -> Result<String> {
-    let block_size = i64::try_from(BLOCK_SIZE)?;
-    let blocks_count = i64::try_from(settings.volume_blocks())?;
-    let malloc = async |id: &str| -> Result<String> {
-        let request = CreateMallocVolumeRequest {
-            malloc_volume: Some(MallocVolume {
-                block_size,
-                blocks_count,
-                ..Default::default()
-            }),
-            malloc_volume_id: id.to_owned(),
-        };
-        let mut client = MallocVolumeServiceClient::new(channel.clone());
-        let made = client.create_malloc_volume(request).await;
-        Ok(made.context("CreateMallocVolume")?.into_inner().name)
-    };
-    match volume {
-        Volume::Malloc => malloc("bench").await,
-        Volume::Encrypted => {
-            let request = CreateEncryptedVolumeRequest {
-                encrypted_volume: Some(EncryptedVolume {
-                    volume_name_ref: malloc("base").await?,
-                    key: VOLUME_KEY.concat(),
-                    cipher: EncryptionType::AesXts128.into(),
-                    ..Default::default()
-                }),
-                encrypted_volume_id: "bench".to_owned(),
-            };
-            let mut client = EncryptedVolumeServiceClient::new(channel.clone());
-            let made = client.create_encrypted_volume(request).await;
-            Ok(made.context("CreateEncryptedVolume")?.into_inner().name)
-        }
-        Volume::Null => {
-            let request = CreateNullVolumeRequest {
-                null_volume: Some(NullVolume {
-                    block_size,
-                    blocks_count,
-                    ..Default::default()
-                }),
-                null_volume_id: "bench".to_owned(),
-            };
-            let mut client = NullVolumeServiceClient::new(channel.clone());
-            let made = client.create_null_volume(request).await;
-            Ok(made.context("CreateNullVolume")?.into_inner().name)
-        }
-    }
-}
-
-/// The first emulated function.
-fn function() -> PciEndpoint {
-    PciEndpoint {
-        port_id: Some(0),
-        physical_function: Some(0),
-        virtual_function: Some(0),
-    }
-}
-
-async fn virtio_blk(
-    channel: Channel,
-    settings: &Settings,
-    volume_name_ref: String,
-) -> Result<Attach> {
-    let request = CreateVirtioBlkRequest {
-        virtio_blk: Some(VirtioBlk {
-            pcie_id: Some(function()),
-            volume_name_ref,
-            ..Default::default()
-        }),
-        virtio_blk_id: "bench-blk".to_owned(),
-    };
-    let mut client = FrontendVirtioBlkServiceClient::new(channel);
-    client
-        .create_virtio_blk(request)
-        .await
-        .context("CreateVirtioBlk")?;
-    let socket = settings.scratch().join("ctrlr").join("bench-blk");
-    Ok(Attach::VhostUserBlk(socket))
-}
-
-fn controller(settings: &Settings, export: Export) -> Result<(NvmeControllerSpec, Attach)> {
-    let (trtype, endpoint, attach) = match export {
-        Export::NvmeTcp | Export::NvmeTcpTls => {
-            let port = free_port()?;
-            let endpoint = Endpoint::FabricsId(FabricsEndpoint {
-                traddr: "127.0.0.1".to_owned(),
-                trsvcid: port.to_string(),
-                adrfam: NvmeAddressFamily::Ipv4.into(),
-            });
-            let tls = export == Export::NvmeTcpTls;
-            let psk = tls.then(|| settings.psk_file()).transpose()?;
-            (NvmeTransportType::Tcp, endpoint, Attach::tcp(port, psk))
-        }
-        Export::VfioUser => {
-            let directory = settings.scratch().join("ctrlr").join(SUBSYSTEM_ID);
-            let endpoint = Endpoint::PcieId(function());
-            (
-                NvmeTransportType::Pcie,
-                endpoint,
-                Attach::vfio_user(&directory),
-            )
-        }
-        Export::VhostUserBlk => bail!("vhost-user-blk is no NVMe controller"),
-    };
-    let spec = NvmeControllerSpec {
-        trtype: trtype.into(),
-        endpoint: Some(endpoint),
-        ..Default::default()
-    };
-    Ok((spec, attach))
 }
 
 /// Parses `steps=1 busy_us=2 longest_us=3` of the cost line.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::jsonrpc::JsonRpc;
 
-/// Ticks of a program's single reactor; busy means that a poller or message had work.
+/// Ticks of a program's reactors together; busy means that a poller or message had work.
 #[derive(Debug, Clone, Copy)]
 pub struct ReactorTime {
     busy: u64,
@@ -17,10 +17,11 @@ pub struct ReactorTime {
 impl ReactorTime {
     pub async fn read(rpc: &mut JsonRpc) -> Result<Self> {
         let answer = rpc.call("framework_get_reactors", Value::Null).await?;
-        let reactor = &answer["reactors"][0];
+        let reactors = answer["reactors"].as_array();
+        let reactors = reactors.context("framework_get_reactors: no reactors")?;
         let ticks = |key: &str| {
-            let value = reactor[key].as_u64();
-            value.with_context(|| format!("framework_get_reactors: no {key} in {answer}"))
+            let sum: Option<u64> = reactors.iter().map(|one| one[key].as_u64()).sum();
+            sum.with_context(|| format!("framework_get_reactors: no {key} in {answer}"))
         };
         let rate = answer["tick_rate"].as_u64();
         Ok(Self {

@@ -10,6 +10,7 @@ use crate::cost::{Cost, Longest, RATE};
 use crate::creates::{self, Creates};
 use crate::data_path::{self, DataPath};
 use crate::idle::{self, Idle};
+use crate::latency;
 use crate::machine::Machine;
 use crate::naps::{self, Naps};
 use crate::scale::Scale;
@@ -35,6 +36,7 @@ pub struct Report {
     pub slices: Vec<Slices>,
     pub idle: Vec<Idle>,
     pub naps: Vec<Naps>,
+    pub latency: Vec<latency::Point>,
     pub verdicts: Vec<Verdict>,
     /// Failures, by part.
     pub failures: Vec<String>,
@@ -87,6 +89,9 @@ impl Report {
             idle::table(&self.idle, &mut out);
         }
         naps::table(&self.naps, &mut out);
+        if !self.latency.is_empty() {
+            latency::table(&self.latency, &mut out);
+        }
         self.verdict_table(&mut out);
         out
     }
@@ -186,7 +191,7 @@ impl Report {
                 format_args!(
                     "| {scenario} | {} | {} | {} | {} | {} | {} | {ratio} | {each} | {} | {} | {} |",
                     initiator.name(),
-                    load.workload.word(),
+                    load.name(),
                     load.bytes >> 10,
                     load.queue_depth,
                     kiops(point.opi_spdk.iops.as_ref()),
@@ -203,7 +208,7 @@ impl Report {
             format_args!(
                 "IOPS: median of the rounds ± half of their spread. Ratio: median of those of the rounds, in each of \
                  which both sides had their run right after one another. Reactor: the time in which it was busy, by SPDK's \
-                 own count, for an I/O.\n"
+                 own count, for an I/O. Depth: for each namespace, on all its connections.\n"
             ),
         );
         let runs = self

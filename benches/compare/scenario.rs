@@ -1,8 +1,6 @@
 //! The table of data-path measurements. Another row is an entry in [`SCENARIOS`]; a new kind of export or volume is a
 //! variant here and its arm in both targets.
 
-use std::path::{Path, PathBuf};
-
 use serde::Serialize;
 
 use crate::initiator::Initiator;
@@ -18,6 +16,16 @@ pub struct Scenario {
     pub export: Export,
     /// The initiators, run one after the other.
     pub initiators: &'static [Initiator],
+    /// What the initiators do.
+    pub loads: Loads,
+    /// Connections for I/O to each namespace.
+    pub connections: u32,
+    /// Exported namespaces, each with I/O: the first on the volume, the others on small malloc volumes.
+    pub namespaces: u32,
+    /// Reactors of the target.
+    pub reactors: u32,
+    /// Whether it runs only with `--all`, or by name.
+    pub only_all: bool,
 }
 
 /// An exported volume.
@@ -29,6 +37,23 @@ pub enum Volume {
     Encrypted,
     /// Without data, for measurements of configuration.
     Null,
+    /// A file in the directory of the results, through the kernel's asynchronous I/O.
+    Aio,
+    /// A namespace of [`crate::remote::Remote`], over NVMe/TCP on this many paths; the port is known when it runs.
+    Remote { paths: u8, port: u16 },
+}
+
+/// The I/O of a scenario, beside the extent of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loads {
+    /// 4 KiB at three depths; larger, sequential and mixed I/O with `--all`.
+    Usual,
+    /// Large I/O in any run.
+    Sizes,
+    /// 4 KiB at these depths; 64 KiB too with `--all`.
+    At(&'static [u32]),
+    /// 4 KiB, at most this many per second.
+    Rate(u32),
 }
 
 /// An export to initiators.
@@ -42,6 +67,8 @@ pub enum Export {
     VfioUser,
     /// A virtio-blk device, over vhost-user.
     VhostUserBlk,
+    /// A virtio-scsi controller with one LUN, over vhost-user.
+    VhostUserScsi,
 }
 
 impl Export {
@@ -49,46 +76,117 @@ impl Export {
     pub fn needs_hugepages(self) -> bool {
         match self {
             Self::NvmeTcp | Self::NvmeTcpTls => false,
-            Self::VfioUser | Self::VhostUserBlk => true,
+            Self::VfioUser | Self::VhostUserBlk | Self::VhostUserScsi => true,
         }
     }
 }
 
+/// What most scenarios have in common.
+const PLAIN: Scenario = Scenario {
+    name: "",
+    volume: Volume::Malloc,
+    export: Export::NvmeTcp,
+    initiators: &[Initiator::Perf],
+    loads: Loads::Usual,
+    connections: 1,
+    namespaces: 1,
+    reactors: 1,
+    only_all: false,
+};
+
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "nvme-tcp",
-        volume: Volume::Malloc,
-        export: Export::NvmeTcp,
         initiators: &[Initiator::Perf, Initiator::Fio],
+        ..PLAIN
     },
     Scenario {
         name: "vfio-user",
-        volume: Volume::Malloc,
         export: Export::VfioUser,
-        initiators: &[Initiator::Perf],
+        ..PLAIN
     },
     Scenario {
         name: "vhost-user-blk",
-        volume: Volume::Malloc,
         export: Export::VhostUserBlk,
         initiators: &[Initiator::Bdevperf],
+        ..PLAIN
+    },
+    Scenario {
+        name: "vhost-user-scsi",
+        export: Export::VhostUserScsi,
+        initiators: &[Initiator::Bdevperf],
+        loads: Loads::At(&[1, 32]),
+        ..PLAIN
     },
     Scenario {
         name: "nvme-tcp-tls",
-        volume: Volume::Malloc,
         export: Export::NvmeTcpTls,
-        initiators: &[Initiator::Perf],
+        loads: Loads::Sizes,
+        ..PLAIN
     },
     Scenario {
         name: "nvme-tcp-encrypted",
         volume: Volume::Encrypted,
-        export: Export::NvmeTcp,
-        initiators: &[Initiator::Perf],
+        ..PLAIN
+    },
+    Scenario {
+        name: "remote-1-path",
+        volume: Volume::Remote { paths: 1, port: 0 },
+        loads: Loads::At(&[1, 32]),
+        ..PLAIN
+    },
+    Scenario {
+        name: "remote-2-paths",
+        volume: Volume::Remote { paths: 2, port: 0 },
+        loads: Loads::At(&[1, 32]),
+        ..PLAIN
+    },
+    Scenario {
+        name: "aio-file",
+        volume: Volume::Aio,
+        loads: Loads::At(&[1, 32]),
+        ..PLAIN
+    },
+    Scenario {
+        name: "connections-8",
+        loads: Loads::At(&[128]),
+        connections: 8,
+        only_all: true,
+        ..PLAIN
+    },
+    Scenario {
+        name: "connections-64",
+        loads: Loads::At(&[128]),
+        connections: 64,
+        ..PLAIN
+    },
+    Scenario {
+        name: "namespaces-100",
+        loads: Loads::At(&[1]),
+        namespaces: 100,
+        ..PLAIN
+    },
+    Scenario {
+        name: "fixed-rate",
+        initiators: &[Initiator::Fio],
+        loads: Loads::Rate(50_000),
+        ..PLAIN
+    },
+    Scenario {
+        name: "two-reactors",
+        loads: Loads::At(&[128]),
+        connections: 8,
+        reactors: 2,
+        only_all: true,
+        ..PLAIN
     },
 ];
 
 /// Block size of both targets' volumes, in bytes.
 pub const BLOCK_SIZE: u64 = 512;
+
+/// Blocks of the volumes of further namespaces: 1 MiB.
+pub const SMALL_BLOCKS: u64 = (1 << 20) / BLOCK_SIZE;
 
 /// NQN of both targets' subsystem.
 pub const NQN: &str = "nqn.2016-06.io.spdk:bench";
@@ -140,8 +238,33 @@ pub struct Load {
     pub workload: Workload,
     /// I/O size, in bytes.
     pub bytes: u32,
-    /// I/O in flight.
+    /// I/O in flight to each namespace, on all connections together.
     pub queue_depth: u32,
+    /// Connections for I/O to each namespace.
+    pub connections: u32,
+    /// Maximum I/O per second, for fio.
+    pub rate: Option<u32>,
+}
+
+impl Load {
+    /// Random I/O of 4 KiB on one connection, as fast as it can be.
+    pub const fn random(workload: Workload, queue_depth: u32) -> Self {
+        Self {
+            workload,
+            bytes: 4096,
+            queue_depth,
+            connections: 1,
+            rate: None,
+        }
+    }
+
+    /// Pattern and rate.
+    pub fn name(&self) -> String {
+        match self.rate {
+            Some(rate) => format!("{}, {rate}/s", self.workload.word()),
+            None => self.workload.word().to_owned(),
+        }
+    }
 }
 
 /// Extent of the measurements.
@@ -149,7 +272,7 @@ pub struct Load {
 pub enum Extent {
     /// One load per direction, as a smoke test.
     Quick,
-    /// 4 KiB random I/O at three depths; with TLS also large I/O.
+    /// What [`Loads`] says for each run.
     Usual,
     /// All sizes and patterns.
     All,
@@ -159,98 +282,46 @@ impl Scenario {
     /// The loads of the scenario.
     pub fn loads(&self, extent: Extent) -> Vec<Load> {
         use Workload::{RandRead, RandRw, RandWrite, Read, Write};
-        let depths: &[u32] = match extent {
-            Extent::Quick => &[32],
-            Extent::Usual | Extent::All => &[1, 32, 128],
-        };
         let mut loads = Vec::new();
         let mut add = |workloads: &[Workload], kib: u32, depths: &[u32]| {
             for &workload in workloads {
                 loads.extend(depths.iter().map(|&queue_depth| Load {
-                    workload,
                     bytes: kib << 10,
-                    queue_depth,
+                    connections: self.connections,
+                    rate: match self.loads {
+                        Loads::Rate(rate) => Some(rate),
+                        _ => None,
+                    },
+                    ..Load::random(workload, queue_depth)
                 }));
             }
         };
-        add(&[RandRead, RandWrite], 4, depths);
-        let tls = self.export == Export::NvmeTcpTls;
-        if extent == Extent::All || extent == Extent::Usual && tls {
-            add(&[RandRead, RandWrite], 64, &[1, 32]);
-        }
-        if extent == Extent::All {
-            add(&[RandRead, RandWrite], if tls { 16 } else { 8 }, &[32]);
-            add(&[Read, Write], 128, &[32]);
-            add(&[RandRw], 4, &[32]);
+        let (random, all) = (&[RandRead, RandWrite], extent == Extent::All);
+        match self.loads {
+            Loads::Rate(_) => add(random, 4, &[32]),
+            Loads::At(depths) => {
+                add(random, 4, depths);
+                if all {
+                    add(random, 64, depths);
+                }
+            }
+            Loads::Usual | Loads::Sizes if extent == Extent::Quick => add(random, 4, &[32]),
+            Loads::Usual | Loads::Sizes => {
+                add(random, 4, &[1, 32, 128]);
+                let sizes = self.loads == Loads::Sizes;
+                if all || sizes {
+                    add(random, if sizes { 16 } else { 8 }, &[32]);
+                    add(random, 64, &[1, 32]);
+                }
+                if sizes {
+                    add(random, 128, &[32]);
+                }
+                if all {
+                    add(&[Read, Write], 128, &[32]);
+                    add(&[RandRw], 4, &[32]);
+                }
+            }
         }
         loads
     }
-}
-
-/// Address of an export for an initiator.
-#[derive(Debug, Clone)]
-pub enum Attach {
-    /// Keys and values of SPDK's transport ID.
-    Nvme {
-        keys: Vec<(&'static str, String)>,
-        /// Whether the initiator's memory has to be a single segment, to be shared with the target.
-        single_segment: bool,
-        /// File with the pre-shared key for TLS.
-        psk: Option<PathBuf>,
-    },
-    /// Socket of a vhost-user-blk device.
-    VhostUserBlk(PathBuf),
-}
-
-impl Attach {
-    /// NVMe/TCP on `port` of the loopback, with TLS if there is a key file `psk`.
-    pub fn tcp(port: u16, psk: Option<PathBuf>) -> Self {
-        let mut keys = vec![
-            ("trtype", "TCP".to_owned()),
-            ("adrfam", "IPv4".to_owned()),
-            ("traddr", "127.0.0.1".to_owned()),
-            ("trsvcid", port.to_string()),
-            ("subnqn", NQN.to_owned()),
-        ];
-        if psk.is_some() {
-            keys.push(("hostnqn", HOST_NQN.to_owned()));
-        }
-        Self::Nvme {
-            keys,
-            single_segment: false,
-            psk,
-        }
-    }
-
-    /// A vfio-user controller with its socket in `directory`.
-    pub fn vfio_user(directory: &Path) -> Self {
-        let keys = [
-            ("trtype", "VFIOUSER".to_owned()),
-            ("traddr", directory.display().to_string()),
-            ("subnqn", NQN.to_owned()),
-        ];
-        Self::Nvme {
-            keys: keys.into(),
-            single_segment: true,
-            psk: None,
-        }
-    }
-}
-
-/// The form of spdk_nvme_perf.
-pub fn transport_id(keys: &[(&str, String)]) -> String {
-    let pairs: Vec<_> = keys
-        .iter()
-        .map(|(key, value)| format!("{key}:{value}"))
-        .collect();
-    pairs.join(" ")
-}
-
-/// The form of fio's file name, in which a colon separates files.
-pub fn fio_filename(keys: &[(&str, String)]) -> String {
-    let pairs: Vec<_> = keys
-        .iter()
-        .map(|(key, value)| format!("{key}={}", value.replace(':', "\\:")))
-        .collect();
-    format!("{} ns=1", pairs.join(" "))
 }

@@ -16,7 +16,7 @@ use crate::target::{Side, Turn};
 ///
 /// Both targets get the same core and the same volume, and run alternately with the other one halted; clients and
 /// initiators get the other cores. Run it with scripts/bench.sh, on an otherwise idle machine. It writes bench.md
-/// (tables), bench.json (all rounds) and the programs' logs.
+/// (tables), bench.json (all rounds), bench.svg (the data path as a chart) and the programs' logs.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "scripts/bench.sh")]
 pub struct CommandLine {
@@ -29,7 +29,7 @@ pub struct CommandLine {
     /// One round, one queue depth, one second per run: a smoke test, not for figures
     #[arg(long)]
     pub quick: bool,
-    /// All sizes and patterns of I/O, not only 4 KiB
+    /// All sizes and patterns of I/O, and all scenarios
     #[arg(long, conflicts_with = "quick")]
     pub all: bool,
     /// Which parts to run
@@ -53,12 +53,18 @@ pub struct CommandLine {
     /// Cores of control threads and clients [default: the others, or the initiator's if there are none]
     #[arg(long, value_name = "LIST")]
     pub control_cores: Option<CoreSet>,
-    /// Run without hugepages on all sides, which excludes vfio-user and fio
+    /// Core of the second reactor in the scenario two-reactors [default: the last, if it is not the initiator's]
+    #[arg(long, value_name = "CORE")]
+    pub second_core: Option<CoreSet>,
+    /// Run without hugepages on all sides, which excludes vfio-user, vhost-user and fio
     #[arg(long)]
     pub no_huge: bool,
     /// Directory for results and logs
     #[arg(long, default_value = "target/bench", value_name = "DIR")]
     pub output: PathBuf,
+    /// Draw bench.svg of these bench.json, of runs one after the other on one machine, and measure nothing
+    #[arg(long, value_delimiter = ',', value_name = "FILES")]
+    pub chart: Vec<PathBuf>,
     /// The opi-spdk to measure
     #[arg(long, default_value = env!("CARGO_BIN_EXE_opi-spdk"), value_name = "FILE")]
     pub program: PathBuf,
@@ -97,6 +103,8 @@ pub enum Part {
     Idle,
     /// Reactors that sleep while they have no work, beside reactors that poll
     Naps,
+    /// Latencies while calls, scrapes and changes of the subsystem go on
+    Latency,
 }
 
 /// The command line, and what follows from it.
@@ -105,6 +113,7 @@ pub struct Settings {
     pub cores: Cores,
     tools: PathBuf,
     scratch: TempDir,
+    volumes: TempDir,
     without_hugepages: Option<String>,
 }
 
@@ -131,6 +140,7 @@ impl Settings {
             line.target_core.clone(),
             line.load_core.clone(),
             line.control_cores.clone(),
+            line.second_core.clone(),
         )?;
         let (free, wanted) = (
             spdk::hugepages_free_mib(),
@@ -145,18 +155,21 @@ impl Settings {
         } else {
             None
         };
-        let settings = Self {
+        let logs = log_dir(&line.output);
+        std::fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
+        let directory = |parent: &Path| {
+            let mut builder = tempfile::Builder::new();
+            builder.prefix("opi-spdk-bench-").tempdir_in(parent)
+        };
+        Ok(Self {
             cores,
             tools,
-            scratch: tempfile::Builder::new()
-                .prefix("opi-spdk-bench-")
-                .tempdir()?,
+            scratch: directory(&std::env::temp_dir())?,
+            // Not in the system's directory for temporary files, which may be in memory.
+            volumes: directory(&std::path::absolute(&line.output)?)?,
             without_hugepages,
             line,
-        };
-        let logs = settings.log_dir();
-        std::fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
-        Ok(settings)
+        })
     }
 
     /// Whether all sides run without hugepages.
@@ -192,23 +205,40 @@ impl Settings {
         Ok(path)
     }
 
+    /// Creates a file for a volume under this name, with all its blocks written: the first write to a block of a file
+    /// takes longer than the following.
+    pub fn volume_file(&self, name: &str) -> Result<PathBuf> {
+        let path = self.volumes.path().join(name);
+        let mut file = std::fs::File::create(&path).with_context(|| path.display().to_string())?;
+        let mebibyte = vec![0x5a; 1 << 20];
+        for _ in 0..self.line.volume_mib {
+            file.write_all(&mebibyte)?;
+        }
+        file.sync_all()?;
+        Ok(path)
+    }
+
     /// Name of the reactor's thread in SPDK.
     pub fn reactor(&self) -> String {
         format!("reactor_{}", self.cores.target)
     }
 
     pub fn log_dir(&self) -> PathBuf {
-        self.line.output.join("log")
+        log_dir(&self.line.output)
     }
 
     pub fn runs(&self, part: Part) -> bool {
         self.line.parts.contains(&part)
     }
 
-    /// Whether the scenario of this name is selected.
+    /// Whether the scenario of this name is selected, or none.
     pub fn wants(&self, scenario: &str) -> bool {
-        let names = &self.line.scenarios;
-        names.is_empty() || names.iter().any(|name| name == scenario)
+        self.line.scenarios.is_empty() || self.names(scenario)
+    }
+
+    /// Whether the scenario of this name is selected.
+    pub fn names(&self, scenario: &str) -> bool {
+        self.line.scenarios.iter().any(|name| name == scenario)
     }
 
     /// Both sides in the order of this round: A B, then B A.
@@ -228,6 +258,10 @@ impl Settings {
     pub fn volume_blocks(&self) -> u64 {
         self.line.volume_mib * 1024 * 1024 / crate::scenario::BLOCK_SIZE
     }
+}
+
+fn log_dir(output: &Path) -> PathBuf {
+    output.join("log")
 }
 
 /// Creates an empty directory, replacing an existing one.

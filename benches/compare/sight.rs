@@ -23,6 +23,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
+use crate::attach::Attach;
 use crate::client::{Address, Client, Verb};
 use crate::http::Http;
 use crate::initiator::Initiator;
@@ -30,7 +31,7 @@ use crate::jsonrpc::JsonRpc;
 use crate::opi::{Counters, Opi, Start, connect};
 use crate::reactor::ReactorTime;
 use crate::report::line;
-use crate::scenario::{Attach, Export, Load, Volume, Workload};
+use crate::scenario::{Export, Load, Volume, Workload};
 use crate::settings::Settings;
 use crate::stats::{Latency, Rounds};
 
@@ -289,11 +290,7 @@ impl Watched {
 
     /// I/O per second, and reactor time per I/O in nanoseconds.
     async fn io(&mut self, settings: &Settings) -> Result<(f64, f64)> {
-        let load = Load {
-            workload: Workload::RandRead,
-            bytes: 4096,
-            queue_depth: 32,
-        };
+        let load = Load::random(Workload::RandRead, 32);
         let seconds = settings.line.seconds;
         let socket = self.opi.rpc_socket.as_deref();
         let mut rpc = JsonRpc::connect(socket.context("no JSON-RPC")?).await?;

@@ -7,11 +7,13 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use serde::Serialize;
+use spdk::cores::CoreSet;
 
+use crate::attach::Attach;
 use crate::client::Address;
-use crate::opi::{Counters, Opi};
+use crate::opi::{Counters, Opi, Start};
 use crate::process::Process;
-use crate::scenario::{Attach, Export, Volume};
+use crate::scenario::{Export, Volume};
 use crate::settings::Settings;
 use crate::spdk_tgt::SpdkTgt;
 
@@ -50,10 +52,28 @@ pub enum Target {
 }
 
 impl Target {
+    /// Starts a target with one reactor.
     pub async fn start(settings: &Settings, turn: Turn, counters: Counters) -> Result<Self> {
+        Self::start_on(settings, turn, counters, &settings.cores.target).await
+    }
+
+    /// Starts a target with reactors on these cores.
+    pub async fn start_on(
+        settings: &Settings,
+        turn: Turn,
+        counters: Counters,
+        cores: &CoreSet,
+    ) -> Result<Self> {
         Ok(match turn.side {
-            Side::Opi => Self::Opi(Opi::start(settings, counters).await?),
-            Side::SpdkTgt => Self::SpdkTgt(SpdkTgt::start(settings, turn.name).await?),
+            Side::Opi => {
+                let cores = cores.clone();
+                let start = Start {
+                    cores,
+                    ..Start::new(settings, counters)
+                };
+                Self::Opi(Opi::start_so(settings, &start).await?)
+            }
+            Side::SpdkTgt => Self::SpdkTgt(SpdkTgt::start_on(settings, turn.name, cores).await?),
         })
     }
 
@@ -77,6 +97,14 @@ impl Target {
         match self {
             Self::Opi(opi) => opi.export(settings, volume, export).await,
             Self::SpdkTgt(tgt) => tgt.export(settings, volume, export).await,
+        }
+    }
+
+    /// Adds a small volume to the subsystem of [`Self::export`].
+    pub async fn add_small_namespace(&mut self, id: &str) -> Result<()> {
+        match self {
+            Self::Opi(opi) => opi.add_small_namespace(id).await,
+            Self::SpdkTgt(tgt) => tgt.add_small_namespace(id).await,
         }
     }
 

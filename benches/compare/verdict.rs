@@ -8,13 +8,14 @@ use crate::cost::Cost;
 use crate::creates::{self, Creates};
 use crate::data_path::DataPath;
 use crate::idle::Idle;
+use crate::latency;
 use crate::scale::Scale;
 use crate::sight::Sight;
 use crate::slices::{self, Slices};
 use crate::target::Side;
 
 /// Minimum ratio of IOPS to those of spdk_tgt, at every point.
-const DATA_RATIO: f64 = 0.98;
+pub const DATA_RATIO: f64 = 0.98;
 
 /// Maximum p50 of Get, as a multiple of the floor's.
 const GET_FLOORS: f64 = 1.2;
@@ -63,6 +64,9 @@ const SEEN_REACTOR: f64 = 1.01;
 const SEEN_CREATE_US: f64 = 5.0;
 const IDLE_PERCENT: f64 = 0.5;
 
+/// Maximum p99 and p99.9 while the target is configured, as multiples of the undisturbed ones.
+const DISTURBED: f64 = 1.1;
+
 /// What was measured of observability.
 pub struct Seen<'a> {
     pub sight: Option<&'a Sight>,
@@ -78,6 +82,7 @@ pub fn all(
     cost: &[Cost],
     scale: Option<&Scale>,
     seen: &Seen<'_>,
+    latency: &[latency::Point],
 ) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     verdicts.extend(data_path(data));
@@ -105,7 +110,30 @@ pub fn all(
     let alone = seen.slices.iter().find(|of| of.over == slices::BDEVPERF);
     verdicts.extend(alone.zip(shortest).map(|(of, io_ns)| latencies(of, io_ns)));
     verdicts.extend(seen.idle.last().map(without_calls));
+    verdicts.extend(disturbed(latency));
     verdicts
+}
+
+/// The goal for latencies while the target has something else to do.
+fn disturbed(points: &[latency::Point]) -> Option<Verdict> {
+    let disturbed = points.iter().filter(|point| point.beside.disturbs_target());
+    let factors = disturbed.filter_map(|point| {
+        let alone = latency::undisturbed(points, point)?;
+        Some(latency::factors(&point.opi_spdk, &alone.opi_spdk))
+    });
+    let factors: Vec<_> = factors.flatten().collect();
+    let most = factors.iter().copied().max_by(f64::total_cmp)?;
+    let good = factors
+        .iter()
+        .filter(|factor| **factor <= DISTURBED)
+        .count();
+    Some(Verdict {
+        target: format!(
+            "p99 and p99.9 beside calls, scrapes and changes: at most {DISTURBED} times the undisturbed"
+        ),
+        reached: format!("{good} of {}, most {most:.2}", factors.len()),
+        met: good == factors.len(),
+    })
 }
 
 /// Goals for all observability enabled, compared with none.
@@ -220,7 +248,8 @@ fn many_objects(scale: &Scale) -> [Verdict; 5] {
 
 fn data_path(data: &DataPath) -> Option<Verdict> {
     let ratio = |point: &crate::data_path::Point| point.ratio.as_ref().map(|ratio| ratio.median);
-    let ratios: Vec<_> = data.points.iter().filter_map(ratio).collect();
+    let free = data.points.iter().filter(|point| point.load.rate.is_none());
+    let ratios: Vec<_> = free.filter_map(ratio).collect();
     let least = ratios.iter().copied().min_by(f64::total_cmp)?;
     let good = ratios.iter().filter(|ratio| **ratio >= DATA_RATIO).count();
     Some(Verdict {
