@@ -110,7 +110,7 @@ impl Runtime {
         let fail = |error: std::io::Error| StartError::new(error.to_string());
         log::install(options.rpc_socket.is_some()).map_err(fail)?;
         if let Some(longest) = options.longest_sleep {
-            idle::allow(longest);
+            idle::allow(&options.cores, longest);
         }
         let pools = options.iobuf.set();
         pools.map_err(|error| StartError::new(error.to_string()))?;
