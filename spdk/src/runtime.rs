@@ -112,7 +112,7 @@ impl Runtime {
         let fail = |error: std::io::Error| StartError::new(error.to_string());
         log::install(options.rpc_socket.is_some()).map_err(fail)?;
         if let Some(longest) = options.longest_sleep {
-            idle::allow(longest);
+            idle::allow(&options.cores, longest);
         }
         if options.measure_polls && !polls::measure() {
             tracing::warn!("polls are not measured: this SPDK lacks the change observe-polls");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use spdk::cores::CoreSet;
 use spdk::nvmf::{Address, Transport, listener, namespace, subsystem, transport};
-use spdk::{Handle, Options, Runtime, bdev};
+use spdk::{Handle, Options, bdev};
 
 mod common;
 #[expect(dead_code, reason = "of the other tests, more than is used here")]
@@ -99,19 +99,13 @@ async fn is_quick(handle: &Handle, what: &str, work: impl AsyncFnOnce()) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_messages_and_sockets_wake_reactors() {
     let cores: CoreSet = "0,1".parse().expect("a list");
-    let runtime = Runtime::start(Options {
+    let runtime = common::start_with(Options {
         cores,
         longest_sleep: Some(LONGEST),
-        measure_polls: false,
-        mem_mib: 512,
-        no_huge: true,
         iobuf: spdk::Iobuf::for_reactors(2),
-        mailbox_capacity: 64,
-        rpc_socket: None,
-        remote_io_timeout: Duration::from_secs(30),
+        ..common::options()
     })
-    .await
-    .expect("SPDK starts");
+    .await;
     let handle = runtime.handle();
     let at = free_port();
     export(&handle, at).await;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 
 use spdk::nvmf::{Address, Transport, View, host, listener, namespace, subsystem, transport};
-use spdk::{Handle, Options, Runtime, bdev};
+use spdk::{Handle, Options, bdev};
 
 mod common;
 
@@ -18,19 +18,11 @@ const MIB: u64 = 1 << 20;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_made_is_there_and_what_is_wrong_is_refused_whole() {
     let huge = spdk::hugepages_free_mib() >= 600;
-    let runtime = Runtime::start(Options {
-        cores: common::free_core(),
-        longest_sleep: Some(spdk::LONGEST_SLEEP),
-        measure_polls: false,
-        mem_mib: 512,
+    let runtime = common::start_with(Options {
         no_huge: !huge,
-        iobuf: spdk::Iobuf::for_reactors(1),
-        mailbox_capacity: 64,
-        rpc_socket: None,
-        remote_io_timeout: std::time::Duration::from_secs(30),
+        ..common::options()
     })
-    .await
-    .expect("SPDK starts");
+    .await;
     let handle = runtime.handle();
 
     bdevs(&handle).await;

@@ -181,6 +181,39 @@ async fn what_a_host_sees_changes_while_it_is_connected_and_others_do_not_notice
     target.stop();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_that_go_on_seeing_all_notice_nothing_of_another_ones_first_list() {
+    let target = Target::start().await;
+    let export = two(&target).await;
+    let alices = export.admit("alice", seeing(ALICE, &[])).await;
+    let export = export.listens().await;
+    let alice = Identity {
+        hostnqn: ALICE.into(),
+        ..Identity::new(export.port, &export.nqn)
+    };
+    let mut admin = alice.admin(Digests::OFF);
+    let event = admin.cid();
+    let request = Command::new(0x0c, event);
+    admin.send(&Pdu::capsule(request, &[])).expect("it goes");
+
+    // The namespaces get lists of hosts, and no longer have them, with another host.
+    let bobs = export.admit("bob", seeing(BOB, &[FIRST])).await;
+    assert!(identify(&mut admin, 0, 2).iter().any(|byte| *byte != 0));
+    hosts_of(&export.client).deleted(&bobs).await;
+    // No event has been sent: Identify's would not be the next completion.
+    assert!(identify(&mut admin, 0, 2).iter().any(|byte| *byte != 0));
+
+    let object = json!({ "namespaces": [FIRST] });
+    let mask = Some(["namespaces"].as_slice());
+    hosts_of(&export.client)
+        .updated(&alices, object, mask)
+        .await;
+    let (answer, _) = admin.completion(event, &[]).expect("an event");
+    // Event type Notice (2), Namespace Attribute Changed (00h), log page 04h.
+    assert_eq!(answer.u32(8), 0x0004_0002);
+    target.stop();
+}
+
 #[tokio::test]
 async fn a_list_names_namespaces_of_the_hosts_own_subsystem() {
     let target = Target::start().await;

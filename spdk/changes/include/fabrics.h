@@ -168,6 +168,10 @@ opi_reservation_is_kept(const char *name)
 	       strncmp(name, OPI_RESERVATION_KEPT, sizeof(OPI_RESERVATION_KEPT) - 1) == 0;
 }
 
+/* Whether this host goes on seeing the namespace that gets its first list of hosts. On the thread of the subsystem,
+ * within spdk_nvmf_subsystem_set_ns_visibility. */
+bool __attribute__((weak)) opi_host_still_sees(const char *hostnqn);
+
 /* lib/nvmf/ctrlr.c: who the host of a controller says that it is. The controller has it until its end. */
 const char *nvmf_ctrlr_get_hostnqn(const struct spdk_nvmf_ctrlr *ctrlr);
 

@@ -3,9 +3,9 @@
 //! - [`executor`]: futures on the app thread; [`completion`]: what a C callback delivers to them.
 //! - [`gate`]: shared use of a value until it is closed. [`admission`]: backpressure, a bound on calls in flight.
 //! - [`bell`]: how the control side learns of results. [`missed`]: wakes that found the ring full.
-//! - [`nap`]: when a reactor without work sleeps, and how it is woken.
+//! - [`sleep`]: when a reactor without work sleeps, and how it is woken.
 //!
-//! What several threads share ([`gate`], [`admission`], [`bell`], [`missed`], [`nap`]) is model-checked by loom, in every
+//! What several threads share ([`gate`], [`admission`], [`bell`], [`missed`], [`sleep`]) is model-checked by loom, in every
 //! possible interleaving: `scripts/test.sh` runs the models.
 
 pub mod admission;
@@ -18,5 +18,5 @@ pub mod event_fd;
 pub mod executor;
 pub mod gate;
 pub mod missed;
-pub mod nap;
+pub mod sleep;
 mod sync;

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use spdk_gate::fabrics::{self, Command, Connect, Fault, Queue, Turn};
 use spdk_sys as sys;
 
-use crate::nvmf::{Reason, comings, refusals};
+use crate::nvmf::{Reason, comings, refusals, view};
 
 /// Values of `enum opi_connect_fault`.
 const RIGHT: c_int = 0;
@@ -226,6 +226,14 @@ pub unsafe extern "C" fn opi_host_wait(address: *const c_char, hostnqn: *const c
         Turn::In(wait) => wait,
         Turn::Never => NO_TURN,
     }
+}
+
+/// # Safety
+/// The string is null or NUL-terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opi_host_still_sees(hostnqn: *const c_char) -> bool {
+    // SAFETY: by the caller's contract; no reference outlives this call.
+    view::still_sees(unsafe { text(hostnqn) })
 }
 
 #[cfg(test)]

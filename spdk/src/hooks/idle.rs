@@ -10,22 +10,20 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use spdk_control::event_fd::EventFd;
-use spdk_control::nap::{Pace, Sleeper};
+use spdk_control::sleep::{Durations, Sleeper};
 use spdk_sys as sys;
 
+use crate::cores::CoreSet;
 use crate::reactors;
 
 /// Time without work before the first sleep: longer than the gaps within a sequence of calls.
-const PATIENCE: Duration = Duration::from_millis(1);
+const THRESHOLD: Duration = Duration::from_millis(1);
 
 /// Time without work after which a sleep has its maximum duration.
 const FULL: Duration = Duration::from_millis(16);
 
 /// Maximum duration of a sleep unless set otherwise. Timed pollers run late by this at most.
 pub const LONGEST: Duration = Duration::from_millis(1);
-
-/// Maximum number of a core in DPDK (`RTE_MAX_LCORE`), plus one.
-const CORES: usize = 1024;
 
 /// Groups of sockets that a reactor is woken for: SPDK has one of each socket implementation in each poll group. What
 /// more groups have is found after the sleep.
@@ -34,13 +32,18 @@ const GROUPS: usize = 16;
 /// No descriptor.
 const NONE: RawFd = -1;
 
-/// Maximum duration of a sleep, in nanoseconds; 0: reactors poll.
-static LONGEST_NANOS: AtomicU64 = AtomicU64::new(0);
+/// Set before SPDK starts, if its reactors may sleep.
+static SLEEPING: OnceLock<Sleeping> = OnceLock::new();
 
-static BEDS: [Bed; CORES] = [const { Bed::new() }; CORES];
+struct Sleeping {
+    /// Maximum duration of a sleep.
+    longest: Duration,
+    /// By core; `None` for one without a reactor.
+    reactors: Vec<Option<Shared>>,
+}
 
 /// What other threads know of a reactor.
-struct Bed {
+struct Shared {
     /// Set once the reactor can sleep.
     sleeper: OnceLock<Sleeper<EventFd>>,
     groups: [AtomicI32; GROUPS],
@@ -49,9 +52,9 @@ struct Bed {
 
 /// What a reactor itself knows.
 struct Reactor {
-    bed: &'static Bed,
+    shared: &'static Shared,
     sleeper: &'static Sleeper<EventFd>,
-    pace: Pace,
+    durations: Durations,
     busy: Cell<u64>,
     since: Cell<u64>,
     listens: Cell<bool>,
@@ -62,35 +65,37 @@ thread_local! {
     static REACTOR: OnceCell<Option<Reactor>> = const { OnceCell::new() };
 }
 
-/// Lets reactors without work sleep, so long at most. Must be called before SPDK starts.
-pub(crate) fn allow(longest: Duration) {
-    let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
-    LONGEST_NANOS.store(nanos, Ordering::Relaxed);
+/// Lets the reactors of these cores sleep without work, each time for `longest` at most. Must be called before SPDK
+/// starts, which it does once in a process; a later call has no effect.
+pub(crate) fn allow(cores: &CoreSet, longest: Duration) {
+    let mut reactors = Vec::new();
+    for core in cores.iter() {
+        reactors.resize_with(core, || None);
+        reactors.push(Some(Shared::new()));
+    }
+    let _ = SLEEPING.set(Sleeping { longest, reactors });
 }
 
-fn longest() -> Option<Duration> {
-    let nanos = LONGEST_NANOS.load(Ordering::Relaxed);
-    (nanos > 0).then(|| Duration::from_nanos(nanos))
-}
-
-fn bed(core: u32) -> Option<&'static Bed> {
-    BEDS.get(usize::try_from(core).ok()?)
+/// Returns the shared state of a core's reactor; `None` if it may not sleep.
+fn shared(core: u32) -> Option<&'static Shared> {
+    let reactors = &SLEEPING.get()?.reactors;
+    reactors.get(usize::try_from(core).ok()?)?.as_ref()
 }
 
 /// Wakes the reactor of a core; see [`Sleeper::wake`]. Any thread.
 pub(crate) fn wake(core: u32) {
-    if let Some(sleeper) = bed(core).and_then(|bed| bed.sleeper.get()) {
+    if let Some(sleeper) = shared(core).and_then(|shared| shared.sleeper.get()) {
         sleeper.wake();
     }
 }
 
 /// Returns the ticks for which the reactor of a core has slept. Any thread.
 pub(crate) fn asleep_ticks(core: u32) -> u64 {
-    bed(core).map_or(0, |bed| bed.asleep_ticks.load(Ordering::Relaxed))
+    shared(core).map_or(0, |shared| shared.asleep_ticks.load(Ordering::Relaxed))
 }
 
-impl Bed {
-    const fn new() -> Self {
+impl Shared {
+    fn new() -> Self {
         Self {
             sleeper: OnceLock::new(),
             groups: [const { AtomicI32::new(NONE) }; GROUPS],
@@ -114,17 +119,17 @@ impl Bed {
 impl Reactor {
     /// Prepares the calling thread, the reactor of this core. `None`: it is to poll, or out of descriptors.
     fn new(core: u32) -> Option<Self> {
-        let longest = longest()?;
-        let bed = bed(core)?;
+        let longest = SLEEPING.get()?.longest;
+        let shared = shared(core)?;
         let event = EventFd::new().ok()?;
         // A sleep that ends on time ends within microseconds, not within the default of 50.
         // SAFETY: sets a number of the calling thread.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
         Some(Self {
-            bed,
-            sleeper: bed.sleeper.get_or_init(|| Sleeper::new(event)),
-            pace: Pace {
-                patience: reactors::ticks(PATIENCE),
+            shared,
+            sleeper: shared.sleeper.get_or_init(|| Sleeper::new(event)),
+            durations: Durations {
+                threshold: reactors::ticks(THRESHOLD),
                 full: reactors::ticks(FULL),
                 longest: reactors::ticks(longest),
             },
@@ -139,11 +144,11 @@ impl Reactor {
         if busy != self.busy.replace(busy) {
             self.since.set(now);
             if self.listens.replace(false) {
-                self.sleeper.rise(false);
+                self.sleeper.resume_polling(false);
             }
             return 0;
         }
-        let Some(nap) = self.pace.nap(now.saturating_sub(self.since.get())) else {
+        let Some(sleep) = self.durations.after(now.saturating_sub(self.since.get())) else {
             return 0;
         };
         if !self.listens.get() {
@@ -153,12 +158,12 @@ impl Reactor {
             }
             return 0;
         }
-        let is_woken = self.wait(reactors::duration(nap));
-        self.sleeper.rise(is_woken);
+        let is_woken = self.wait(reactors::duration(sleep));
+        self.sleeper.resume_polling(is_woken);
         self.listens.set(false);
         // SAFETY: reads a counter; the environment is initialized while reactors run.
         let slept = unsafe { sys::spdk_get_ticks() }.saturating_sub(now);
-        self.bed.asleep_ticks.fetch_add(slept, Ordering::Relaxed);
+        self.shared.asleep_ticks.fetch_add(slept, Ordering::Relaxed);
         if is_woken {
             self.since.set(now + slept);
         }
@@ -173,7 +178,7 @@ impl Reactor {
             revents: 0,
         }; GROUPS + 1];
         let [_, groups @ ..] = &mut fds;
-        for (entry, group) in groups.iter_mut().zip(&self.bed.groups) {
+        for (entry, group) in groups.iter_mut().zip(&self.shared.groups) {
             // poll(2) ignores a negative descriptor.
             entry.fd = group.load(Ordering::Acquire);
         }
@@ -208,8 +213,8 @@ pub unsafe extern "C" fn opi_idle_turn(core: u32, busy_tsc: u64, now: u64) -> u6
 /// None: callable on any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_idle_watch(core: u32, fd: i32) {
-    if let Some(bed) = bed(core) {
-        bed.replace(NONE, fd);
+    if let Some(shared) = shared(core) {
+        shared.replace(NONE, fd);
     }
 }
 
@@ -219,8 +224,9 @@ pub unsafe extern "C" fn opi_idle_watch(core: u32, fd: i32) {
 /// None: callable on any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opi_idle_unwatch(fd: i32) {
-    for bed in &BEDS {
-        bed.replace(fd, NONE);
+    let reactors = SLEEPING.get().map(|sleeping| &sleeping.reactors);
+    for shared in reactors.into_iter().flatten().flatten() {
+        shared.replace(fd, NONE);
     }
 }
 
@@ -239,13 +245,13 @@ mod tests {
 
     #[test]
     fn groups_come_and_go_and_more_than_there_is_room_for_are_left_out() {
-        let bed = Bed::new();
+        let shared = Shared::new();
         for fd in 10..26 {
-            assert!(bed.replace(NONE, fd), "{fd}");
+            assert!(shared.replace(NONE, fd), "{fd}");
         }
-        assert!(!bed.replace(NONE, 26));
-        assert!(bed.replace(12, NONE));
-        assert!(!bed.replace(12, NONE));
-        assert!(bed.replace(NONE, 26));
+        assert!(!shared.replace(NONE, 26));
+        assert!(shared.replace(12, NONE));
+        assert!(!shared.replace(12, NONE));
+        assert!(shared.replace(NONE, 26));
     }
 }

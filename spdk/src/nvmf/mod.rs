@@ -17,7 +17,7 @@ pub(crate) mod refusals;
 pub mod reservation;
 pub mod subsystem;
 pub mod transport;
-mod view;
+pub(crate) mod view;
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;

@@ -12,32 +12,33 @@
 //! else (the removal of a namespace whose bdev has gone) can have resumed the subsystem yet. All of this is a task
 //! of its own, so that the subsystem does not stay paused if the caller is dropped.
 
-use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 use std::time::Duration;
 
 use spdk_sys as sys;
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::OwnedMutexGuard;
 
 use super::{Subsystem, change_state, check_status, find};
 use crate::app_thread::Spdk;
 use crate::completion::{Promise, completion};
-use crate::deadline::within;
+use crate::deadline::in_task;
 use crate::error::Error;
 use crate::locks;
 use crate::log;
-use crate::step::{Named, spawn_local};
+use crate::step::Named;
 use spdk_control::executor::caught;
 
 /// Timeout of a change for the subsystem to be paused, including the wait for its lock.
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 
+/// The kind of the locks of subsystems.
+pub(super) const KIND: &str = "subsystem";
+
 /// Acquires the exclusive right to change a subsystem.
 pub(super) async fn lock(nqn: &str) -> OwnedMutexGuard<()> {
-    locks::lock("subsystem", nqn).await
+    locks::lock(KIND, nqn).await
 }
 
 /// Pauses the subsystem, runs `change`, awaits the returned future, and resumes.
@@ -55,48 +56,29 @@ where
     T: 'static,
     F: Future<Output = Result<T, Error>> + 'static,
 {
-    let given_up = Rc::new(Cell::new(false));
-    let (begun, has_begun) = oneshot::channel::<()>();
-    let (done, is_done) = completion::<Result<T, Error>>();
-    spawn_local({
-        let (given_up, nqn) = (given_up.clone(), nqn.to_owned());
-        async move {
-            let _alone = lock(&nqn).await;
-            // The caller has timed out, and was told that nothing was done: do not pause, let the next change begin
-            // at once.
-            if given_up.get() {
-                return;
-            }
-            let change = move |subsystem| {
-                (!given_up.get()).then(|| {
-                    let _ = begun.send(());
-                    change(subsystem)
-                })
-            };
-            let result = match pause(spdk, operation, &nqn, nsid, change).await {
-                Ok(Some(Some(change))) => caught(change).await,
-                Ok(Some(None)) => Some(Err(Error::new(operation, libc::ECANCELED))),
-                Ok(None) => None,
-                Err(error) => return done.complete(Err(error)),
-            };
-            let result = result.unwrap_or_else(|| Err(Error::cut_off(operation, libc::EIO)));
-            let resumed = resume(spdk, operation, &nqn).await;
-            done.complete(match (result, resumed) {
-                // The change was made.
-                (Ok(_), Err(error)) => Err(error.unsettled()),
-                (result, _) => result,
-            });
+    let name = nqn.to_owned();
+    let object = (KIND, nqn);
+    let outcome = in_task(spdk, PAUSE_LIMIT, object, move |caller| async move {
+        // A caller that has timed out was told that nothing was done.
+        let change = move |subsystem| caller.commit().then(|| change(subsystem));
+        let result = match pause(spdk, operation, &name, nsid, change).await? {
+            Some(Some(change)) => caught(change).await,
+            Some(None) => Some(Err(Error::new(operation, libc::ECANCELED))),
+            None => None,
+        };
+        let result = result.unwrap_or_else(|| Err(Error::cut_off(operation, libc::EIO)));
+        match (result, resume(spdk, operation, &name).await) {
+            // The change was made.
+            (Ok(_), Err(error)) => Err(error.unsettled()),
+            (result, _) => result,
         }
     });
-    // A failed pause drops the change, and `begun` with it.
-    if within(spdk, PAUSE_LIMIT, has_begun).await.is_some() {
-        return is_done.await?;
-    }
-    given_up.set(true);
-    Err(Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
-        "subsystem {nqn:?} could not be paused within {} s: I/O to it does not complete",
-        PAUSE_LIMIT.as_secs()
-    )))
+    outcome.await.unwrap_or_else(|| {
+        Err(Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
+            "subsystem {nqn:?} could not be paused within {} s: I/O to it does not complete",
+            PAUSE_LIMIT.as_secs()
+        )))
+    })
 }
 
 /// Owned by C until the subsystem is paused.

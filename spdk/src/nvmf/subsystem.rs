@@ -5,23 +5,19 @@
 //!               └── a step fails: destroyed ──┘
 //! ```
 
-use std::cell::Cell;
 use std::ffi::{c_int, c_void};
-use std::rc::Rc;
 use std::time::Duration;
 
 use spdk_sys as sys;
-use tokio::sync::oneshot;
 
-use super::pause::lock;
+use super::pause::{KIND, lock};
 use super::{Subsystem, change_state, find, host, listener, lookup, namespace, nqn, target, view};
 use crate::app_thread::Spdk;
 use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, string};
-use crate::deadline::within;
+use crate::deadline::in_task;
 use crate::error::Error;
 use crate::log;
-use crate::step::spawn_local;
 use crate::stopping;
 
 /// Timeout of [`destroy`] for hosts to be disconnected.
@@ -115,43 +111,29 @@ pub async fn destroy(spdk: Spdk, nqn: &str) -> Result<(), Error> {
         host::forget_all(spdk, nqn);
         view::forget_all(nqn);
     })?;
-    let (done, is_done) = completion::<Result<(), Error>>();
-    let (begun, has_begun) = oneshot::channel::<()>();
-    let given_up = Rc::new(Cell::new(false));
-    let (name, is_given_up) = (nqn.to_owned(), given_up.clone());
-    spawn_local(async move {
-        let _alone = lock(&name).await;
-        if is_given_up.get() {
-            return;
+    let name = nqn.to_owned();
+    let outcome = in_task(spdk, DESTROY_LIMIT, (KIND, nqn), move |caller| async move {
+        let subsystem = find(spdk, OPERATION, &name)?;
+        change_state(OPERATION, subsystem, sys::spdk_nvmf_subsystem_stop).await?;
+        // Others may have changed it since it stopped.
+        let subsystem = find(spdk, OPERATION, &name)?;
+        // From here on nothing waits for hosts.
+        if !caller.commit() {
+            // The caller was told that the subsystem stays.
+            return start_again(spdk, OPERATION, subsystem, &name).await;
         }
-        let result = async {
-            let subsystem = find(spdk, OPERATION, &name)?;
-            change_state(OPERATION, subsystem, sys::spdk_nvmf_subsystem_stop).await?;
-            // Others may have changed it since it stopped.
-            let subsystem = find(spdk, OPERATION, &name)?;
-            if is_given_up.get() {
-                // The caller was told that the subsystem stays.
-                return start_again(spdk, OPERATION, subsystem, &name).await;
-            }
-            // From here on nothing waits for hosts.
-            let _ = begun.send(());
-            listener::stop_all(spdk, OPERATION, subsystem)?;
-            namespace::forget(&name, |_| true);
-            host::forget_all(spdk, &name);
-            view::forget_all(&name);
-            destroy_inactive(OPERATION, subsystem).await
-        };
-        done.complete(result.await);
+        listener::stop_all(spdk, OPERATION, subsystem)?;
+        namespace::forget(&name, |_| true);
+        host::forget_all(spdk, &name);
+        view::forget_all(&name);
+        destroy_inactive(OPERATION, subsystem).await
     });
-    // A failed stop drops `begun`.
-    if within(spdk, DESTROY_LIMIT, has_begun).await.is_some() {
-        return is_done.await?;
-    }
-    given_up.set(true);
-    Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
-        "subsystem {nqn:?} has not stopped within {} s: I/O to it does not complete",
-        DESTROY_LIMIT.as_secs()
-    )))
+    outcome.await.unwrap_or_else(|| {
+        Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
+            "subsystem {nqn:?} has not stopped within {} s: I/O to it does not complete",
+            DESTROY_LIMIT.as_secs()
+        )))
+    })
 }
 
 /// Starts a subsystem whose stop was given up before it had ended.

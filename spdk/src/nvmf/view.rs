@@ -18,9 +18,6 @@ use crate::cstr::cstr;
 use crate::error::Error;
 use crate::log;
 
-/// Passed to a pause, stands for all namespaces: SPDK_NVME_GLOBAL_NS_TAG.
-const ALL: u32 = u32::MAX;
-
 /// What a host sees.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum View {
@@ -45,6 +42,8 @@ thread_local! {
     static VIEWS: RefCell<HashMap<String, HashMap<String, BTreeSet<u32>>>> = RefCell::default();
     /// Subsystems whose namespaces have lists of hosts.
     static LISTED: RefCell<HashSet<String>> = RefCell::default();
+    /// Hosts that go on seeing the namespace whose visibility is being set.
+    static STILL_SEEING: RefCell<BTreeSet<String>> = RefCell::default();
 }
 
 /// Returns what a host sees.
@@ -128,31 +127,23 @@ async fn settle(spdk: Spdk, nqn: &str, host: &str, comes: bool) -> Result<(), Er
         return Ok(());
     }
     let (name, host) = (nqn.to_owned(), host.to_owned());
-    // A switch between lists and no lists hides namespaces for a moment. Their I/O is held meanwhile, so that hosts
-    // that see a namespace before and after notice nothing.
-    let held = if was == is { 0 } else { ALL };
-    paused(spdk, OPERATION, nqn, held, move |subsystem| {
+    paused(spdk, OPERATION, nqn, 0, move |subsystem| {
         let change = || {
             let mut hosts = host::list(spdk, &name)?;
             hosts.retain(|other| *other != host);
+            let hosts: Vec<_> = std::iter::once((host, comes))
+                .chain(hosts.into_iter().map(|other| (other, true)))
+                .collect();
             for namespace in namespace::list(spdk, &name)? {
                 let nsid = namespace.nsid;
-                // SAFETY: runs on the app thread, with the subsystem paused.
-                let rc = unsafe {
-                    sys::spdk_nvmf_subsystem_set_ns_visibility(subsystem.as_ptr(), nsid, !is)
-                };
-                check_status(OPERATION, rc)?;
-                if !is {
-                    continue;
-                }
-                tell(
-                    subsystem,
-                    nsid,
-                    &host,
-                    comes && view(&name, &host).has(nsid),
-                )?;
-                for host in &hosts {
-                    tell(subsystem, nsid, host, view(&name, host).has(nsid))?;
+                let sees = |(host, stays): &(String, bool)| *stays && view(&name, host).has(nsid);
+                let still_seeing = hosts.iter().filter(|host| !was && sees(host));
+                let still_seeing = still_seeing.map(|(host, _)| host.clone()).collect();
+                set_listed(subsystem, nsid, is, still_seeing)?;
+                if is {
+                    for host in &hosts {
+                        tell(subsystem, nsid, &host.0, sees(host))?;
+                    }
                 }
             }
             LISTED.with_borrow_mut(|listed| match is {
@@ -164,6 +155,30 @@ async fn settle(spdk: Spdk, nqn: &str, host: &str, comes: bool) -> Result<(), Er
         ready(change())
     })
     .await
+}
+
+/// Gives a namespace a list of hosts, or makes it visible to all. The subsystem must be paused.
+///
+/// With its list, which begins empty, SPDK hides the namespace from all hosts but those that go on seeing it; an SPDK
+/// without the changes of this project hides it from these as well, until they are on the list.
+fn set_listed(
+    subsystem: Subsystem,
+    nsid: u32,
+    listed: bool,
+    still_seeing: BTreeSet<String>,
+) -> Result<(), Error> {
+    STILL_SEEING.set(still_seeing);
+    // SAFETY: runs on the app thread, with the subsystem paused.
+    let rc =
+        unsafe { sys::spdk_nvmf_subsystem_set_ns_visibility(subsystem.as_ptr(), nsid, !listed) };
+    STILL_SEEING.take();
+    check_status("show namespaces", rc)
+}
+
+/// Returns whether a host goes on seeing the namespace whose visibility is being set. Called by SPDK's hook.
+pub(crate) fn still_sees(host: &[u8]) -> bool {
+    std::str::from_utf8(host)
+        .is_ok_and(|host| STILL_SEEING.with_borrow(|seeing| seeing.contains(host)))
 }
 
 /// Adds a host to a namespace's list, or removes it. The subsystem must be paused.

@@ -7,24 +7,52 @@
     reason = "each test uses its part"
 )]
 
+use std::io::Write;
+
 use spdk::cores::CoreSet;
 use spdk::{Error, Options, Runtime};
 
-/// Starts SPDK on a core that this process may use and no other SPDK claims.
+/// Status of a failed test program.
+const FAILED: u8 = 101;
+
+/// Starts SPDK on a core that this process may use and no other SPDK claims. See [`start_with`].
 pub async fn start(mailbox_capacity: usize) -> Runtime {
-    Runtime::start(Options {
+    start_with(Options {
+        mailbox_capacity,
+        ..options()
+    })
+    .await
+}
+
+/// Returns options for one reactor, without hugepages, on a core that this process may use and no other SPDK claims.
+pub fn options() -> Options {
+    Options {
         cores: free_core(),
         longest_sleep: Some(spdk::LONGEST_SLEEP),
         measure_polls: false,
         mem_mib: 512,
         no_huge: true,
         iobuf: spdk::Iobuf::for_reactors(1),
-        mailbox_capacity,
+        mailbox_capacity: 64,
         rpc_socket: None,
         remote_io_timeout: std::time::Duration::from_secs(30),
-    })
-    .await
-    .expect("SPDK starts")
+    }
+}
+
+/// Starts SPDK. From then on a panic of the calling thread, the test's, ends the process with a failure: SPDK's
+/// reactors, which nothing stops then, would keep it alive.
+pub async fn start_with(options: Options) -> Runtime {
+    let test = std::thread::current().id();
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().id() != test {
+            return report(panic);
+        }
+        // Not by a macro: the harness would keep back the output of those, and lose it.
+        let _ = writeln!(std::io::stderr(), "{panic}");
+        spdk::exit_at_once(FAILED);
+    }));
+    Runtime::start(options).await.expect("SPDK starts")
 }
 
 /// Returns a core that this process may use and no other SPDK claims.

@@ -2,7 +2,6 @@
 //! take depends on their peers, within the connect timeout.
 
 use std::cell::Cell;
-use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,12 +9,10 @@ use spdk_sys as sys;
 
 use super::{Path, PathId, PathState, paths};
 use crate::app_thread::Spdk;
-use crate::completion::{Status, call, completion};
+use crate::completion::{Status, call};
 use crate::cstr::cstr;
-use crate::deadline::within;
+use crate::deadline::in_task;
 use crate::error::{Error, check};
-use crate::locks::lock;
-use crate::step::spawn_local;
 use crate::timer::sleep;
 
 /// Timeout of [`detach`]. SPDK's own waits in it end within two seconds.
@@ -45,29 +42,45 @@ pub async fn detach(
     keep_last: bool,
 ) -> Result<Detached, Error> {
     const OPERATION: &str = "detach NVMe controller";
-    let path = path.cloned();
-    alone(spdk, OPERATION, name, move |name, progress| async move {
-        // Under the lock, so that no other detach that is under way takes the others.
-        if let Some(path) = &path
-            && keep_last
-            && is_last(spdk, &name, path)
-        {
-            return Ok(Detached::Needed);
-        }
-        while progress.replace(Progress::UnderWay) != Progress::GivenUp {
-            match remove(OPERATION, &name, path.as_ref()).await {
-                // The path is being connected while the controller has others: end the attempt, then retry.
-                Err(error) if is_busy(&error) && progress.get() != Progress::GivenUp => {
-                    progress.set(Progress::Waiting);
-                    end_attempt(&name, path.as_ref())?;
-                    sleep(spdk, RETRY).await;
-                }
-                outcome => return outcome.map(|()| Detached::Done),
+    let (path, owned) = (path.cloned(), name.to_owned());
+    let in_spdk = Rc::new(Cell::new(false));
+    let is_begun = in_spdk.clone();
+    let outcome = in_task(
+        spdk,
+        DETACH_LIMIT,
+        ("NVMe detach", name),
+        move |caller| async move {
+            // Under the lock, so that no other detach that is under way takes the others.
+            if let Some(path) = &path
+                && keep_last
+                && is_last(spdk, &owned, path)
+            {
+                return Ok(Detached::Needed);
             }
-        }
-        Err(Error::new(OPERATION, libc::ETIMEDOUT))
-    })
-    .await
+            while !caller.has_timed_out() {
+                in_spdk.set(true);
+                match remove(OPERATION, &owned, path.as_ref()).await {
+                    // The path is being connected while the controller has others: end the attempt, then retry.
+                    Err(error) if is_busy(&error) && !caller.has_timed_out() => {
+                        in_spdk.set(false);
+                        end_attempt(&owned, path.as_ref())?;
+                        sleep(spdk, RETRY).await;
+                    }
+                    outcome => return outcome.map(|()| Detached::Done),
+                }
+            }
+            Err(Error::new(OPERATION, libc::ETIMEDOUT))
+        },
+    );
+    let limit = DETACH_LIMIT.as_secs();
+    match outcome.await {
+        Some(result) => result,
+        None if is_begun.get() => Err(Error::unfinished(OPERATION)
+            .with_detail(format!("{name:?} has not finished within {limit} s"))),
+        None => Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
+            "another change of {name:?}, or an attempt to connect, has not ended within {limit} s, and this one did not begin"
+        ))),
+    }
 }
 
 /// Whether the controller has this path and no other that stays.
@@ -80,47 +93,6 @@ fn is_last(spdk: Spdk, name: &str, path: &PathId) -> bool {
 
 fn is_busy(error: &Error) -> bool {
     matches!(error.errno.0, libc::EBUSY | libc::EINPROGRESS)
-}
-
-/// How far a change is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    /// It waits for others, and has changed nothing.
-    Waiting,
-    /// SPDK has it.
-    UnderWay,
-    /// Nobody waits for it any more: what has not begun does not begin.
-    GivenUp,
-}
-
-/// Runs a change under the controller's detach lock in its own task, and waits for it up to [`DETACH_LIMIT`]. The change
-/// keeps its progress up to date, and finds there whether it was given up.
-async fn alone<T: 'static, F: Future<Output = Result<T, Error>> + 'static>(
-    spdk: Spdk,
-    operation: &'static str,
-    name: &str,
-    change: impl FnOnce(String, Rc<Cell<Progress>>) -> F + 'static,
-) -> Result<T, Error> {
-    let (done, is_done) = completion::<Result<T, Error>>();
-    let progress = Rc::new(Cell::new(Progress::Waiting));
-    let (owned, its_progress) = (name.to_owned(), progress.clone());
-    spawn_local(async move {
-        let _alone = lock("NVMe detach", &owned).await;
-        if its_progress.get() != Progress::GivenUp {
-            done.complete(change(owned, its_progress).await);
-        }
-    });
-    if let Some(result) = within(spdk, DETACH_LIMIT, is_done).await {
-        return result?;
-    }
-    let limit = DETACH_LIMIT.as_secs();
-    Err(match progress.replace(Progress::GivenUp) {
-        Progress::UnderWay => Error::unfinished(operation)
-            .with_detail(format!("{name:?} has not finished within {limit} s")),
-        _ => Error::new(operation, libc::ETIMEDOUT).with_detail(format!(
-            "another change of {name:?}, or an attempt to connect, has not ended within {limit} s, and this one did not begin"
-        )),
-    })
 }
 
 /// Ends a connection attempt of the path, if one is in flight.

@@ -22,11 +22,9 @@ mod reset;
 mod state;
 mod stop;
 
-use std::cell::Cell;
 use std::ffi::{CString, c_int, c_void};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
 use std::time::Duration;
 
 use spdk_sys as sys;
@@ -34,11 +32,9 @@ use spdk_sys as sys;
 use crate::app_thread::Spdk;
 use crate::completion::{Promise, completion};
 use crate::cstr::{cstr, fill};
-use crate::deadline::within;
+use crate::deadline::in_task;
 use crate::error::Error;
-use crate::locks::lock;
 use crate::log;
-use crate::step::spawn_local;
 use crate::transport_id::{self, Kind};
 
 use attempts::Attempt;
@@ -176,17 +172,15 @@ pub async fn attach(spdk: Spdk, options: &Options) -> Result<(), Error> {
     const OPERATION: &str = "attach NVMe controller";
     check_options(OPERATION, options)?;
     let deadline = options.deadline;
-    let given_up = Rc::new(Cell::new(false));
-    let (done, is_done) = completion::<Result<(), Error>>();
-    spawn_local({
-        let (options, given_up) = (options.clone(), given_up.clone());
-        async move {
-            let _alone = lock("NVMe controller", &options.name).await;
-            if given_up.get() {
-                return;
-            }
+    let options = options.clone();
+    let (name, address) = (options.name.clone(), options.address.clone());
+    let outcome = in_task(
+        spdk,
+        deadline,
+        ("NVMe controller", &name),
+        move |caller| async move {
             let result = connect(spdk, OPERATION, &options).await;
-            if given_up.get() && result.is_ok() {
+            if caller.has_timed_out() && result.is_ok() {
                 let (name, path) = (&options.name, options.path());
                 let late = remove(OPERATION, name, Some(&path)).await;
                 log::note(
@@ -194,18 +188,15 @@ pub async fn attach(spdk: Spdk, options: &Options) -> Result<(), Error> {
                     format!("{path} of {name:?} connected after its deadline: {late:?}"),
                 );
             }
-            done.complete(result);
-        }
-    });
-    if let Some(result) = within(spdk, deadline, is_done).await {
-        return result?;
-    }
-    given_up.set(true);
-    Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
-        "{} has not answered within {} ms",
-        options.address,
-        deadline.as_millis()
-    )))
+            result
+        },
+    );
+    outcome.await.unwrap_or_else(|| {
+        Err(Error::new(OPERATION, libc::ETIMEDOUT).with_detail(format!(
+            "{address} has not answered within {} ms",
+            deadline.as_millis()
+        )))
+    })
 }
 
 fn check_options(operation: &'static str, options: &Options) -> Result<(), Error> {

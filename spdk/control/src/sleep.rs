@@ -17,25 +17,25 @@ use crate::sync::{AtomicBool, Ordering, fence};
 
 /// How long a reactor sleeps, in ticks of its clock.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct Durations {
     /// Time without work before the first sleep.
-    pub patience: u64,
+    pub threshold: u64,
     /// Time without work after which a sleep has its maximum duration; before, it is shorter in proportion.
     pub full: u64,
     /// Maximum duration of one sleep.
     pub longest: u64,
 }
 
-impl Pace {
+impl Durations {
     /// Returns for how long a reactor may sleep that has had no work for `idle` ticks. `None`: it must poll.
-    pub fn nap(&self, idle: u64) -> Option<u64> {
+    pub fn after(&self, idle: u64) -> Option<u64> {
         let part = u128::from(idle) * u128::from(self.longest) / u128::from(self.full.max(1));
-        let nap = u64::try_from(part).unwrap_or(u64::MAX).min(self.longest);
-        (idle >= self.patience).then_some(nap.max(1))
+        let sleep = u64::try_from(part).unwrap_or(u64::MAX).min(self.longest);
+        (idle >= self.threshold).then_some(sleep.max(1))
     }
 }
 
-/// The way to wake a reactor.
+/// The state by which other threads wake a reactor.
 pub struct Sleeper<E> {
     event: E,
     listens: AtomicBool,
@@ -65,13 +65,13 @@ impl<E: Event> Sleeper<E> {
         let is_noted = self.noted.load(Ordering::Relaxed);
         if is_noted {
             self.noted.swap(false, Ordering::AcqRel);
-            self.rise(false);
+            self.resume_polling(false);
         }
         !is_noted
     }
 
     /// The reactor polls again. `is_woken`: it has found an event, or a descriptor that is ready.
-    pub fn rise(&self, is_woken: bool) {
+    pub fn resume_polling(&self, is_woken: bool) {
         self.listens.store(false, Ordering::SeqCst);
         if is_woken {
             self.event.clear();
@@ -99,12 +99,12 @@ mod tests {
 
     #[test]
     fn a_sleep_is_in_proportion_to_the_time_without_work() {
-        let pace = Pace {
-            patience: 1000,
+        let durations = Durations {
+            threshold: 1000,
             full: 80_000,
             longest: 5000,
         };
-        for (idle, nap) in [
+        for (idle, sleep) in [
             (0, None),
             (999, None),
             (1000, Some(62)),
@@ -112,7 +112,7 @@ mod tests {
             (80_000, Some(5000)),
             (u64::MAX, Some(5000)),
         ] {
-            assert_eq!(pace.nap(idle), nap, "{idle}");
+            assert_eq!(durations.after(idle), sleep, "{idle}");
         }
     }
 
@@ -125,13 +125,13 @@ mod tests {
         assert!(sleeper.listen());
         sleeper.wake();
         assert!(sleeper.event().is_set());
-        sleeper.rise(true);
+        sleeper.resume_polling(true);
         assert!(!sleeper.event().is_set());
         assert!(!sleeper.listen());
         // A waker that was slower than the end of the sleep leaves the event for the next one, which ends it.
         sleeper.event().set();
         assert!(sleeper.listen());
-        sleeper.rise(true);
+        sleeper.resume_polling(true);
         assert!(!sleeper.event().is_set());
     }
 }
@@ -176,7 +176,7 @@ mod model {
                 }
                 // The sleep ends: after an event the reactor polls for a while.
                 let is_woken = sleeper.event().0.load(Ordering::SeqCst);
-                sleeper.rise(is_woken);
+                sleeper.resume_polling(is_woken);
                 sleeps = !is_woken;
                 if is_woken {
                     break;
