@@ -16,13 +16,15 @@ FROM ${RUST} AS build
 # The processors that the image is for, as gcc names them; without it those of scripts/release-arch.sh. "native" would mean
 # only those like the one that builds it.
 ARG SPDK_ARCH=
+# lto: with link-time optimization of SPDK.
+ARG SPDK_OPTIMIZE=none
 ENV OPI_SPDK_CACHE=/opt/opi-spdk
 WORKDIR /src
 COPY scripts scripts
 COPY spdk/changes spdk/changes
 RUN arch=$(scripts/release-arch.sh) && SPDK_ARCH=$arch scripts/setup.sh && echo "export SPDK_ARCH=$arch" >/opt/arch
 COPY . .
-RUN . /opt/arch && eval "$(scripts/env.sh)" && cargo build --release --locked \
+RUN . /opt/arch && scripts/build-release.sh && eval "$(scripts/env.sh)" \
     && strip -o /opt/program target/release/opi-spdk && scripts/sbom.sh >/opt/sbom.json \
     && scripts/sbom.sh --notices >/opt/THIRD-PARTY
 

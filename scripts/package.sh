@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# package.sh [PROGRAM]: builds target/package/opi-spdk_VERSION_ARCH.deb from the program, or from a release build for the
-# processors of scripts/release-arch.sh, which SPDK is built for first if the cache has only that of this machine.
+# package.sh [PROGRAM]: builds target/package/opi-spdk_VERSION_ARCH.deb from the program, or from that of
+# scripts/build-release.sh, which first builds SPDK for the processors of scripts/release-arch.sh if the cache has none.
 # Requires cargo-deb (cargo install cargo-deb). With SPDK_CROSS (scripts/cross.sh) the program is for another machine, and an
 # emulator runs it for the manual pages (qemu-user-static).
 
@@ -11,14 +11,13 @@ program=${1:+$(realpath -- "$1")}
 cd "$ROOT"
 if [[ -z $program ]]; then
     SPDK_ARCH=$(bash "$SCRIPTS/release-arch.sh")
-    export SPDK_ARCH
-    call bash "$SCRIPTS/setup.sh"
+    export SPDK_ARCH SPDK_OPTIMIZE=${SPDK_OPTIMIZE:-none}
+    call bash "$SCRIPTS/build-release.sh"
     load_env
     source "$SCRIPTS/spdk-source.sh"
     check_spdk_tree || [[ -n ${SPDK_SRC:-} ]] ||
         die "a package for others needs the SPDK that was tested: SPDK_SRC names a tree of your own choice"
-    stage "building opi-spdk" cargo build --release --locked
-    program=$ROOT/target/release/opi-spdk
+    program=${CARGO_TARGET_DIR:-$ROOT/target}/release/opi-spdk
     # Doctor's status is about this machine.
     { "$program" doctor -o json || true; } | grep -F " for $SPDK_ARCH\"" >/dev/null || die "$program is not built for $SPDK_ARCH"
 fi

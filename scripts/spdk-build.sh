@@ -8,6 +8,7 @@
 # SPDK_SANITIZE=1 makes the prefix alone, built with AddressSanitizer and UndefinedBehaviorSanitizer (whose
 # findings trap, as its runtime is not linked); SPDK_SANITIZE=assert the same with SPDK's assertions.
 # SPDK_CROSS=aarch64-linux-gnu makes the prefix alone, for another machine (scripts/cross.sh).
+# SPDK_OPTIMIZE=lto makes the prefix alone, for link-time optimization (scripts/spdk-optimize.sh).
 # What is not a comment in this file is part of the cache's key: a change of it means a new build.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -138,6 +139,7 @@ if [[ -n ${SPDK_CROSS:-} ]]; then
     export PKG_CONFIG_LIBDIR=/usr/lib/$SPDK_CROSS/pkgconfig:/usr/share/pkgconfig
 fi
 
+[[ -z ${SPDK_OPTIMIZE:-} ]] || source "$SCRIPTS/spdk-optimize.sh"
 cd "$SOURCE"
 step "configuring SPDK" configure_spdk
 if [[ -z ${SPDK_SANITIZE:-}${SPDK_CROSS:-} ]]; then

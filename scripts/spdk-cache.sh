@@ -5,6 +5,7 @@ source "$SCRIPTS/cross.sh"
 
 # Variables printed by an earlier env.sh are no choice of the user: the matching build may have changed since.
 [[ ${SPDK_PREFIX:-} != "$CACHE"/* ]] || unset SPDK_PREFIX SPDK_TOOLS SPDK_RPC
+[[ ${SPDK_OPTIMIZE:-} != none ]] || unset SPDK_OPTIMIZE
 
 # The processor that the build is for: its code may not run on older processors.
 spdk_arch() {
@@ -21,7 +22,7 @@ spdk_build_dir() {
     local version=$SPDK_VERSION hash
     [[ -z ${SPDK_SRC:-} ]] || version=$(<"$SPDK_SRC/VERSION")
     hash=$({
-        sed 's/^ *#.*//' "$SCRIPTS/spdk-build.sh" "$SCRIPTS/spdk-changes.py"
+        sed -e '/SPDK_OPTIMIZE/d' -e 's/^ *#.*//' "$SCRIPTS/spdk-build.sh" "$SCRIPTS/spdk-changes.py"
         # Of a change its name and what it changes, not what it says of itself.
         find "$ROOT/spdk/changes" -name '*.change' -printf '%f\n' | sort
         find "$ROOT/spdk/changes" -name '*.change' | sort | xargs -r sed -s -n -e '/^optional:/p' -e '/^---$/,$p'
@@ -30,6 +31,7 @@ spdk_build_dir() {
         spdk_source_id
         [[ -z ${SPDK_SANITIZE:-} ]] || echo "sanitize=$SPDK_SANITIZE"
         [[ -z ${SPDK_CROSS:-} ]] || echo "cross=$SPDK_CROSS"
+        [[ -z ${SPDK_OPTIMIZE:-} ]] || { echo "optimize=$SPDK_OPTIMIZE" && sed 's/^ *#.*//' "$SCRIPTS/spdk-optimize.sh"; }
     } | sha256sum)
     echo "$CACHE/spdk-$version-$(spdk_arch)-${hash:0:12}"
 }

@@ -6,6 +6,7 @@
 #   SPDK_SRC      a source tree to build instead of Debian's (it is copied, not changed)
 #   SPDK_ARCH     the processor to build for, as gcc names it (default: this machine's)
 #   SPDK_CROSS    aarch64-linux-gnu: a prefix for another machine, without tools (scripts/cross.sh)
+#   SPDK_OPTIMIZE lto: a prefix for link-time optimization (scripts/spdk-optimize.sh), without tools; none
 #   SPDK_SANITIZE 1 or assert: a prefix with sanitizers (scripts/spdk-build.sh), without tools
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -24,7 +25,7 @@ build() {
     work=$(mktemp -d "$CACHE/building-XXXXXX")
     SCRATCH+=("$work")
     step "copying SPDK's source" copy_spdk_source "$work/spdk"
-    [[ -n ${SPDK_SANITIZE:-}${SPDK_CROSS:-} ]] || step "getting the source of the fio that is installed" \
+    [[ -n ${SPDK_SANITIZE:-}${SPDK_CROSS:-}${SPDK_OPTIMIZE:-} ]] || step "getting the source of the fio that is installed" \
         apt_source "$work/fio" "$(. /etc/os-release && echo "$VERSION_CODENAME")" "fio=$(fio_version)"
     call bash "$SCRIPTS/spdk-build.sh" "$work/spdk" "$(echo "$work"/fio/fio-*/)" "$work/out"
     mv -T "$work/out" "$dir"

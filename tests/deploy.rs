@@ -144,6 +144,29 @@ fn images_and_packages_are_built_for_a_common_processor() {
     }
 }
 
+/// Images and packages have one build, and an SPDK that is optimized at link time is another one in the cache: the quick
+/// set-up never takes it, as only that build links it.
+#[test]
+fn images_and_packages_share_a_build_and_an_optimized_spdk_is_another() {
+    for file in ["Dockerfile", "scripts/package.sh"] {
+        assert!(
+            read(&root().join(file)).contains("build-release.sh"),
+            "{file}"
+        );
+    }
+    let build_dir = |optimize: &str| {
+        let script = "source scripts/common.sh; source scripts/spdk-cache.sh; spdk_build_dir";
+        let mut bash = Command::new("bash");
+        bash.args(["-c", script]).current_dir(root());
+        bash.env_remove("SPDK_SRC").env("SPDK_OPTIMIZE", optimize);
+        let out = bash.output().expect("bash starts");
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8(out.stdout).expect("text")
+    };
+    assert_eq!(build_dir(""), build_dir("none"));
+    assert_ne!(build_dir(""), build_dir("lto"));
+}
+
 /// The smallest container is started by the same command in the manual, which a container test runs, and in the Dockerfile.
 #[test]
 fn the_manual_and_the_dockerfile_start_the_image_alike() {
