@@ -220,8 +220,10 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
         });
         return Ok(());
     }
-    for disk in disks {
-        disk.close().await;
+    // All before the first is waited for: where this task is dropped, each of them still ends.
+    let closed: Vec<_> = disks.into_iter().map(disk::Opened::close).collect();
+    for closed in closed {
+        closed.await;
     }
     Ok(())
 }
