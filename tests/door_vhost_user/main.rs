@@ -113,10 +113,10 @@ fn main() -> ExitCode {
             }));
         }
     }
-    let stops: [(&str, fn(Lab)); 2] = [
+    let stops = [
         (
             "stop::a_stop_does_not_wait_for_slow_io_or_disconnecting_clients",
-            lifecycle::a_stop_does_not_wait_for_slow_io_or_disconnecting_clients,
+            lifecycle::a_stop_does_not_wait_for_slow_io_or_disconnecting_clients as fn(Lab),
         ),
         (
             "stop::io_that_outlasts_the_deletion_of_its_device_does_not_block_the_stop",
