@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::json;
 use tonic::Code;
 
-use crate::common::{Resource, blk_spec, eventually, malloc, name_of};
+use crate::common::{Resource, blk_spec, eventually, malloc};
 use crate::lab::Lab;
 use crate::vhost_user::{Disk, Kind, Pages, Session};
 
@@ -63,29 +62,6 @@ fn reconnect(socket: &PathBuf, stop: &AtomicBool) {
         }
         std::thread::sleep(Duration::from_millis(u64::from(round % 4)));
     }
-}
-
-/// Latency of a read that outlasts the deletion of its device, which waits for 3 s, but not the stop after it.
-const OUTLASTS: Duration = Duration::from_millis(4500);
-
-pub fn io_that_outlasts_the_deletion_of_its_device_does_not_block_the_stop(lab: Lab) {
-    let client = lab.client.clone();
-    let blks = Resource::new(&client, "VirtioBlk");
-    lab.wait(async {
-        let base = malloc(&client, "delayed-base", 1).await;
-        let us = u64::try_from(OUTLASTS.as_micros()).expect("seconds");
-        let object = json!({ "volume_name_ref": base, "avg_read_latency_us": us });
-        let volumes = Resource::new(&client, "DelayVolume");
-        let volume = name_of(&volumes.created("", "delayed", object).await);
-        blks.created("", "delayed", blk_spec(&volume)).await;
-    });
-    // Hugepages of the client would count as leaked by the target.
-    let options = Kind::Blk.options().pages(Pages::Ordinary);
-    let mut disk = Disk::open_with(Kind::Blk, &lab.socket("delayed"), &options).expect("a disk");
-    disk.begin_read(0, 512);
-    drop(disk);
-    lab.wait(blks.deleted("volumes/delayed"));
-    lab.stop();
 }
 
 pub fn a_stop_does_not_wait_for_slow_io_or_disconnecting_clients(lab: Lab) {

@@ -208,11 +208,10 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
                 sys::spdk_log_level_SPDK_LOG_WARN,
                 format!("requests of the removed device {name:?} are still outstanding"),
             );
-            let closed = opened.close();
             spawn_local(async move {
                 // Resolves, with an error, when its control thread has ended.
                 let _ = rest.await;
-                closed.await;
+                opened.close().await;
             });
         }
     }

@@ -210,12 +210,11 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
             sys::spdk_log_level_SPDK_LOG_WARN,
             format!("requests of the removed device {name:?} are still outstanding"),
         );
-        let closed: Vec<_> = disks.into_iter().map(disk::Opened::close).collect();
         spawn_local(async move {
             // Resolves, with an error, when its control thread has ended.
             let _ = rest.await;
-            for closed in closed {
-                closed.await;
+            for disk in disks {
+                disk.close().await;
             }
         });
         return Ok(());

@@ -1,8 +1,7 @@
 //! Bdevs opened for devices. The app thread opens and closes them; workers hold a lease while they use them.
 
 use std::cell::{Cell, OnceCell};
-use std::ffi::{c_int, c_void};
-use std::future::Future;
+use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -84,8 +83,6 @@ pub(crate) struct Opened<O> {
     /// Set by `new`, before the `Opened` is shared.
     bdev: OnceCell<Arc<Bdev>>,
     closed: Cell<bool>,
-    /// Polls for the release of leases once nobody waits for it; null without.
-    poller: Cell<*mut sys::spdk_poller>,
     owner: O,
 }
 
@@ -103,7 +100,6 @@ impl<O: Owner> Opened<O> {
             spdk,
             bdev: OnceCell::new(),
             closed: Cell::new(false),
-            poller: Cell::new(std::ptr::null_mut()),
             owner,
         });
         let shared = Rc::into_raw(Rc::clone(&opened));
@@ -153,94 +149,26 @@ impl<O: Owner> Opened<O> {
         &self.owner
     }
 
-    /// Closes the bdev once all leases are released, also if the future is dropped before: tasks end with the executor,
-    /// while SPDK's stop waits for the bdev. Idempotent.
-    pub(crate) fn close(self: Rc<Self>) -> impl Future<Output = ()> {
-        if let Some(bdev) = self.bdev.get() {
-            bdev.removed.store(true, Ordering::SeqCst);
-            self.owner.retired();
-        }
-        let closing = Closing(self);
-        async move {
-            while closing.0.is_leased() {
-                sleep(closing.0.spdk, PAUSE).await;
-            }
-            drop(closing);
-        }
-    }
-
-    fn is_leased(&self) -> bool {
-        let bdev = self.bdev.get();
-        bdev.is_some_and(|bdev| bdev.leases.load(Ordering::SeqCst) > 0)
-    }
-
-    /// Closes the descriptor. No lease may be held, and none be granted any more.
-    fn close_now(self: &Rc<Self>) {
+    /// Closes the bdev once all leases are released. Idempotent.
+    pub(crate) async fn close(self: Rc<Self>) {
         let Some(bdev) = self.bdev.get() else {
             return;
         };
+        bdev.removed.store(true, Ordering::SeqCst);
+        self.owner.retired();
+        while bdev.leases.load(Ordering::SeqCst) > 0 {
+            sleep(self.spdk, PAUSE).await;
+        }
         if !self.closed.replace(true) {
             // SAFETY: opened by `new` on this thread and closed once, guarded by `closed`; no lease is held, and
             // none is granted any more.
             // Then the reference of the descriptor, which no event follows, is released.
             unsafe {
                 sys::spdk_bdev_close(bdev.descriptor);
-                Rc::decrement_strong_count(Rc::as_ptr(self));
+                Rc::decrement_strong_count(Rc::as_ptr(&self));
             }
         }
     }
-
-    /// Has a poller close the descriptor once all leases are released. If SPDK is out of memory for it, the descriptor
-    /// stays open.
-    fn close_later(self: &Rc<Self>) {
-        if !self.poller.get().is_null() {
-            return;
-        }
-        let argument = Rc::into_raw(Rc::clone(self));
-        let micros = u64::try_from(PAUSE.as_micros()).unwrap_or(1);
-        // SAFETY: runs on the app thread; the poller owns the reference until `try_close` takes it back; the name is a C
-        // literal.
-        let poller = unsafe {
-            sys::spdk_poller_register_named(
-                Some(try_close::<O>),
-                argument.cast_mut().cast(),
-                micros,
-                c"opi_vhost_close".as_ptr(),
-            )
-        };
-        self.poller.set(poller);
-        if poller.is_null() {
-            // SAFETY: the reference that no poller has taken.
-            drop(unsafe { Rc::from_raw(argument) });
-        }
-    }
-}
-
-/// A bdev that is to be closed; closes it when dropped, at once or once all leases are released.
-struct Closing<O: Owner>(Rc<Opened<O>>);
-
-impl<O: Owner> Drop for Closing<O> {
-    fn drop(&mut self) {
-        match self.0.is_leased() {
-            false => self.0.close_now(),
-            true => self.0.close_later(),
-        }
-    }
-}
-
-unsafe extern "C" fn try_close<O: Owner>(argument: *mut c_void) -> c_int {
-    let opened: *const Opened<O> = argument.cast_const().cast();
-    // SAFETY: the poller owns a reference while it is registered.
-    if unsafe { (*opened).is_leased() } {
-        return 0;
-    }
-    // SAFETY: the reference of the poller, taken back once: the poller is unregistered below.
-    let opened = unsafe { Rc::from_raw(opened) };
-    let mut poller = opened.poller.replace(std::ptr::null_mut());
-    // SAFETY: the poller that is running; it may unregister itself (spdk/thread.h).
-    unsafe { sys::spdk_poller_unregister(&mut poller) };
-    opened.close_now();
-    1
 }
 
 /// SPDK's event callback of an open bdev.
