@@ -219,10 +219,8 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
         });
         return Ok(());
     }
-    // All before the first is waited for: where this task is dropped, each of them still ends.
-    let closed: Vec<_> = disks.into_iter().map(disk::Opened::close).collect();
-    for closed in closed {
-        closed.await;
+    for disk in disks {
+        disk.close().await;
     }
     Ok(())
 }
