@@ -41,6 +41,9 @@ const TOO_LARGE: u8 = 5;
 /// The hash and the DH group that are used without a restriction: the strongest that both take.
 const STRONGEST: Choice = (3, 4);
 
+/// Keep-alive timeout, in seconds: Linux sends none while it authenticates, which may take an emulated guest over 10 s.
+pub const KEEP_ALIVE: u32 = 60;
+
 /// Linux's words for a controller that does not prove its key.
 const IMPOSTOR: &str = "controller authentication failed";
 
@@ -51,8 +54,9 @@ const SOON: Duration = Duration::from_secs(20);
 /// none.
 pub fn connect(port: u16, nqn: &str, host: &str, [key, ctrlr]: [&str; 2]) -> String {
     let id = host.rsplit(':').next().unwrap_or_default();
-    let mut command =
-        format!("nvme connect -t tcp -a 10.0.2.2 -s {port} -n {nqn} -q {host} -I {id} -i 1");
+    let mut command = format!(
+        "nvme connect -t tcp -a 10.0.2.2 -s {port} -n {nqn} -q {host} -I {id} -i 1 -k {KEEP_ALIVE}"
+    );
     for (option, key) in [("dhchap-secret", key), ("dhchap-ctrl-secret", ctrlr)] {
         if !key.is_empty() {
             command += &format!(" --{option} {key}");
@@ -138,10 +142,17 @@ impl Lab {
         line.expect("the metric exists").parse().expect("a number")
     }
 
+    /// Waits until so many hosts were refused for this reason.
+    async fn counts(&self, reason: &str, number: u64) {
+        let counted = async || (self.refused(reason) == number).then_some(());
+        eventually("the refusal is counted", SOON, counted).await;
+    }
+
     /// One way and mutual, with each hash and DH group, on the admin queue and the I/O queue.
     async fn each_hash_and_group(&mut self) {
         let [key, ctrlr] = self.keys.clone();
         let (_, recordings) = self.visits([&key, ""]).await;
+        assert_eq!(recordings.len(), 2, "an admin queue and an I/O queue");
         for recording in &recordings {
             let (hashes, groups) = recording.offered().expect("an offer");
             assert_eq!(hashes, [1, 2, 3]);
@@ -201,10 +212,7 @@ impl Lab {
         ] {
             let before = self.refused(reason);
             let said = self.is_refused(who, self.port, host, keys).await;
-            eventually(who, SOON, async || {
-                (self.refused(reason) == before + 1).then_some(())
-            })
-            .await;
+            self.counts(reason, before + 1).await;
             assert_eq!(
                 said.contains(IMPOSTOR),
                 reason == "controller",
@@ -227,7 +235,7 @@ impl Lab {
         let before = self.refused("dhchap");
         let answer = admin.replay(self.port).expect("an answer");
         assert_eq!(answer[..2], FAILURE1, "{answer:?}");
-        assert_eq!(self.refused("dhchap"), before + 1);
+        self.counts("dhchap", before + 1).await;
 
         let (port, impostor) = admin.impersonate().await;
         let said = self

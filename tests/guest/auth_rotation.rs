@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::auth::{STRANGER, host};
+use crate::auth::{KEEP_ALIVE, STRANGER, host};
 use crate::common::{
     Client, Options, Resource, Target, base64, dhchap_key, free_port, malloc, namespace, nqn_of,
     subsystem, tcp_controller,
@@ -43,7 +43,7 @@ async fn configure(vm: &mut Vm, discovery: u16, key: &str) {
         ("hostid", id.to_owned()),
         (
             "discovery.conf",
-            format!("-t tcp -a 127.0.0.1 -s {discovery}"),
+            format!("-t tcp -a 127.0.0.1 -s {discovery} -k {KEEP_ALIVE}"),
         ),
         ("config.json", keys.to_string()),
     ] {
@@ -139,7 +139,11 @@ async fn linux_connects_without_arguments_and_stays_while_its_key_is_rotated_und
     let (subsystem, nqn, port) = export(&client, "own", HOST, &keys[0]).await;
     let (_, others, _) = export(&client, "others", STRANGER, &keys[0]).await;
     let dir = vm::directory();
-    let mut vm = Vm::boot(dir.path(), &Hardware::pluggable(Qemu::Installed)).await;
+    let hardware = Hardware {
+        kernel: "loglevel=6",
+        ..Hardware::pluggable(Qemu::Installed)
+    };
+    let mut vm = Vm::boot(dir.path(), &hardware).await;
     reach_loopback(&mut vm).await;
 
     // The discovery log is for any host; it lists what this one may connect to.
