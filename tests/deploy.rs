@@ -1,6 +1,7 @@
 //! Files shipped with the program match it: settings, systemd units, configurations.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -144,8 +145,30 @@ fn images_and_packages_are_built_for_a_common_processor() {
     }
 }
 
-/// Images and packages have one build, and an SPDK that is optimized at link time is another one in the cache: the quick
-/// set-up never takes it, as only that build links it.
+/// An image is built from files as they are in the repository, modes included.
+#[test]
+fn what_the_dockerfile_and_the_manual_run_may_be_executed() {
+    let mut found = BTreeSet::new();
+    for file in ["Dockerfile", "README.md", "docs/operations.md"] {
+        let text = read(&root().join(file));
+        let is_command = |line: &&str| file == "Dockerfile" || line.starts_with("scripts/");
+        let commands = text.lines().filter(|line| !line.starts_with('#'));
+        let parts = commands
+            .filter(is_command)
+            .flat_map(|line| line.split([' ', '(', ')']));
+        let is_named = |part: &&str| part.starts_with("scripts/") && part.ends_with(".sh");
+        found.extend(parts.filter(is_named).map(str::to_owned));
+    }
+    assert!(found.len() > 5, "{found:?}");
+    let is_refused = |script: &&String| {
+        let metadata = std::fs::metadata(root().join(script)).expect("it is there");
+        metadata.permissions().mode() & 0o111 != 0o111
+    };
+    let refused: Vec<_> = found.iter().filter(is_refused).collect();
+    assert!(refused.is_empty(), "may not be executed: {refused:?}");
+}
+
+/// Images and packages have one build, and an SPDK that is optimized at link time is another one in the cache.
 #[test]
 fn images_and_packages_share_a_build_and_an_optimized_spdk_is_another() {
     for file in ["Dockerfile", "scripts/package.sh"] {

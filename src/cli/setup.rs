@@ -34,8 +34,6 @@ pub struct Args {
         long,
         value_name = "LIST",
         default_value = "0",
-        env = "OPI_SPDK_CORES",
-        hide_env = true,
         value_parser = crate::config::cores::parse
     )]
     cores: CoreSet,
