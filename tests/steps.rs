@@ -143,7 +143,7 @@ impl Load {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "some verbs take longer: names them, to be looked at one by one"]
+#[ignore = "by hand: names each verb with a poll over 100 us, and has failed beside other load"]
 async fn no_verb_of_any_kind_holds_a_reactor_with_io_for_long() {
     let target = Target::start_with(Options::hugepages().args(["--measure-polls"])).await;
     let peer = Target::start_with(Options::default().beside(&target)).await;
