@@ -4,8 +4,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use spdk::cores::CoreSet;
-use spdk::nvmf::{Address, Transport, listener, namespace, subsystem, transport};
-use spdk::{Handle, Options, bdev};
+use spdk::nvmf::{Address, listener};
+use spdk::{Handle, Options};
 
 mod common;
 #[expect(dead_code, reason = "of the other tests, more than is used here")]
@@ -44,32 +44,8 @@ async fn listen(handle: &Handle, at: SocketAddr) {
 }
 
 async fn export(handle: &Handle, at: SocketAddr) {
-    run!(handle, s => transport::create(s, Transport::Tcp).await).expect("a TCP transport");
-    let disk = bdev::malloc::Options {
-        name: "m0".to_owned(),
-        uuid: None,
-        num_blocks: 2048,
-        block_size: 512,
-        metadata_size: 0,
-    };
-    run!(handle, s => bdev::malloc::create(s, &disk).await).expect("a bdev");
-    run!(handle, s => subsystem::create(s, &subsystem::Options {
-        nqn: NQN.to_owned(),
-        serial: "SN1".to_owned(),
-        model: String::new(),
-        max_namespaces: 8,
-        allow_any_host: true,
-    }).await)
-    .expect("a subsystem");
-    run!(handle, s => namespace::add(s, NQN, &namespace::Options {
-        bdev: "m0".to_owned(),
-        nsid: 1,
-        uuid: None,
-        nguid: None,
-        eui64: None,
-        kept: None,
-    }).await)
-    .expect("a namespace");
+    common::disk_for_tcp(handle, "m0").await;
+    common::subsystem_of(handle, NQN, "m0").await;
     listen(handle, at).await;
 }
 

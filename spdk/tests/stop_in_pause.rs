@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use spdk::bdev::delay::{self, Delays};
-use spdk::nvmf::{Address, Transport, listener, namespace, subsystem, transport};
+use spdk::nvmf::{Address, listener, subsystem};
 use spdk::{Handle, Options, bdev};
 
 mod common;
@@ -31,38 +31,14 @@ const READ_US: u32 = 2_000_000;
 const BEGIN: Duration = Duration::from_millis(300);
 
 async fn export(handle: &Handle, at: SocketAddr) {
-    run!(handle, s => transport::create(s, Transport::Tcp).await).expect("a TCP transport");
-    let disk = bdev::malloc::Options {
-        name: "base".to_owned(),
-        uuid: None,
-        num_blocks: 2048,
-        block_size: 512,
-        metadata_size: 0,
-    };
-    run!(handle, s => bdev::malloc::create(s, &disk).await).expect("a bdev");
+    common::disk_for_tcp(handle, "base").await;
     let delays = Delays {
         avg_read_us: READ_US,
         p99_read_us: READ_US,
         ..Delays::default()
     };
     run!(handle, s => delay::create(s, "slow", "base", delays).await).expect("a slow bdev");
-    run!(handle, s => subsystem::create(s, &subsystem::Options {
-        nqn: NQN.to_owned(),
-        serial: "SN1".to_owned(),
-        model: String::new(),
-        max_namespaces: 8,
-        allow_any_host: true,
-    }).await)
-    .expect("a subsystem");
-    run!(handle, s => namespace::add(s, NQN, &namespace::Options {
-        bdev: "slow".to_owned(),
-        nsid: 1,
-        uuid: None,
-        nguid: None,
-        eui64: None,
-        kept: None,
-    }).await)
-    .expect("a namespace");
+    common::subsystem_of(handle, NQN, "slow").await;
     let address = Address::Tcp {
         ip: at.ip(),
         port: at.port(),

@@ -10,7 +10,8 @@
 use std::io::Write;
 
 use spdk::cores::CoreSet;
-use spdk::{Error, Options, Runtime};
+use spdk::nvmf::{Transport, namespace, subsystem, transport};
+use spdk::{Error, Handle, Options, Runtime, bdev};
 
 /// Status of a failed test program.
 const FAILED: u8 = 101;
@@ -75,6 +76,40 @@ macro_rules! run {
     };
 }
 pub(crate) use run;
+
+/// Creates the TCP transport, and a malloc bdev of 2048 blocks of 512 bytes.
+pub async fn disk_for_tcp(handle: &Handle, name: &str) {
+    run!(handle, s => transport::create(s, Transport::Tcp).await).expect("a TCP transport");
+    let disk = bdev::malloc::Options {
+        name: name.to_owned(),
+        uuid: None,
+        num_blocks: 2048,
+        block_size: 512,
+        metadata_size: 0,
+    };
+    run!(handle, s => bdev::malloc::create(s, &disk).await).expect("a bdev");
+}
+
+/// Creates a subsystem that any host may use, with the bdev as namespace 1.
+pub async fn subsystem_of(handle: &Handle, nqn: &'static str, bdev: &'static str) {
+    run!(handle, s => subsystem::create(s, &subsystem::Options {
+        nqn: nqn.to_owned(),
+        serial: "SN1".to_owned(),
+        model: String::new(),
+        max_namespaces: 8,
+        allow_any_host: true,
+    }).await)
+    .expect("a subsystem");
+    run!(handle, s => namespace::add(s, nqn, &namespace::Options {
+        bdev: bdev.to_owned(),
+        nsid: 1,
+        uuid: None,
+        nguid: None,
+        eui64: None,
+        kept: None,
+    }).await)
+    .expect("a namespace");
+}
 
 /// Returns the errno of a failure.
 pub fn errno<T: std::fmt::Debug>(result: Result<T, Error>) -> i32 {
