@@ -4,11 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::nvme_tcp::Identity;
-use common::{
-    Client, Options, Resource, Scrape, Target, malloc, name_of, namespace, nqn_of, subsystem,
-    tcp_controller, unique,
-};
+use common::{Options, Resource, Scrape, Target, malloc, name_of, tcp_export, unique};
 use serde_json::json;
 
 /// How long a reactor is watched.
@@ -26,17 +22,6 @@ async fn asleep(target: &Target, core: &str) -> f64 {
     (slept().await - before) / begun.elapsed().as_secs_f64()
 }
 
-/// Exports these volumes over TCP; returns the identity of a host of theirs.
-async fn export(client: &Client, volumes: &[String]) -> Identity {
-    let id = unique("idle");
-    let over = subsystem(client, &id, json!({})).await;
-    for volume in volumes {
-        namespace(client, &over, volume, json!({})).await;
-    }
-    let (_, port) = tcp_controller(client, &over).await;
-    Identity::new(port, &nqn_of(&id))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn reactors_sleep_while_hosts_are_idle_and_serve_them_at_once() {
     let mut options = Options::default();
@@ -47,7 +32,7 @@ async fn reactors_sleep_while_hosts_are_idle_and_serve_them_at_once() {
     for _ in 0..20 {
         volumes.push(malloc(&client, &unique("volume"), 1).await);
     }
-    let identity = export(&client, &volumes).await;
+    let identity = tcp_export(&client, &volumes).await;
     let mut hosts = identity.hosts(10);
     for core in ["0", "1"] {
         let part = asleep(&target, core).await;
@@ -72,7 +57,7 @@ async fn a_volume_with_a_limit_lets_its_reactor_sleep() {
     });
     let volumes = Resource::new(&client, "QosVolume");
     let limited = name_of(&volumes.created("", &unique("limited"), limits).await);
-    let identity = export(&client, &[limited]).await;
+    let identity = tcp_export(&client, &[limited]).await;
     let mut hosts = identity.hosts(1);
     hosts[0].1.read(1, 0, 1).expect("data");
     let part = asleep(&target, "0").await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use serde_json::{Value, json};
 
+use super::nvme_tcp::Identity;
 use super::{Client, Initiator, Resource, Running, Target, eventually, free_port};
 
 /// The host NQN of the tests' initiators.
@@ -153,6 +154,17 @@ pub async fn tcp_controller(client: &Client, subsystem: &str) -> (String, u16) {
         .created(subsystem, "", object)
         .await;
     (name(made), port)
+}
+
+/// Exports these volumes over TCP in a subsystem of their own; returns the identity of a host of theirs.
+pub async fn tcp_export(client: &Client, volumes: &[String]) -> Identity {
+    let id = unique("export");
+    let over = subsystem(client, &id, json!({})).await;
+    for volume in volumes {
+        namespace(client, &over, volume, json!({})).await;
+    }
+    let (_, port) = tcp_controller(client, &over).await;
+    Identity::new(port, &nqn_of(&id))
 }
 
 /// A TCP controller on a loopback port.
