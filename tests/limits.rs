@@ -64,7 +64,6 @@ async fn pollers(rpc: &mut JsonRpc, state: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-#[ignore = "known fault: after a late poll of the limits a burst is one time slice larger"]
 async fn a_burst_after_idle_time_is_that_of_one_time_slice() {
     let mut options = Options::default();
     options.cores = Some("0,1");

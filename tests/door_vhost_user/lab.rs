@@ -258,7 +258,7 @@ async fn make_devices(client: &Client) {
 }
 
 /// Retries while the previous session is being torn down.
-fn patiently<T>(mut open: impl FnMut() -> io::Result<T>) -> T {
+pub fn patiently<T>(mut open: impl FnMut() -> io::Result<T>) -> T {
     let mut last = None;
     let opened = poll_blocking(BACK, || open().map_err(|error| last = Some(error)).ok());
     opened.unwrap_or_else(|| panic!("the device does not serve a new client: {last:?}"))

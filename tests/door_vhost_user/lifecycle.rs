@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::json;
 use tonic::Code;
 
-use crate::common::{Resource, blk_spec, eventually, malloc};
-use crate::lab::Lab;
+use crate::common::{Resource, blk_spec, eventually, malloc, name_of};
+use crate::lab::{Lab, patiently};
 use crate::vhost_user::{Disk, Kind, Pages, Session};
 
 /// Without the fix, the process died after 2, 7 and 22 rounds.
@@ -62,6 +63,42 @@ fn reconnect(socket: &PathBuf, stop: &AtomicBool) {
         }
         std::thread::sleep(Duration::from_millis(u64::from(round % 4)));
     }
+}
+
+/// The reactor that serves a machine gets its channel to the volume when the machine connects.
+pub fn machines_come_while_limits_are_lifted(lab: &mut Lab, _: Kind) {
+    const MACHINES: usize = 200;
+    let socket = lab.socket("limited");
+    let client = lab.client.clone();
+    let [blks, limits] = ["VirtioBlk", "QosVolume"].map(|kind| Resource::new(&client, kind));
+    let volume = lab.wait(malloc(&client, "base", 1));
+    let device = lab.wait(blks.created("", "limited", blk_spec(&volume)));
+    let lifted = std::thread::scope(|scope| {
+        let machines = scope.spawn(|| {
+            for _ in 0..MACHINES {
+                let mut disk = patiently(|| Disk::open(Kind::Blk, &socket));
+                disk.read(0, 512).expect("data");
+            }
+        });
+        let mut lifted = 0;
+        while !machines.is_finished() {
+            let limited = json!({
+                "volume_name_ref": volume,
+                "limits": { "max": { "rw_iops_kiops": 1 } },
+            });
+            let limited = name_of(&lab.wait(limits.created("", "limit", limited)));
+            lab.wait(limits.deleted(&limited));
+            lifted += 1;
+        }
+        lifted
+    });
+    assert!(lifted > MACHINES / 10, "lifted {lifted} times only");
+    lab.wait(async {
+        blks.deleted(&name_of(&device)).await;
+        Resource::new(&client, "MallocVolume")
+            .deleted(&volume)
+            .await;
+    });
 }
 
 pub fn a_stop_does_not_wait_for_slow_io_or_disconnecting_clients(lab: Lab) {

@@ -93,6 +93,7 @@ const ATTACKS: &[Attack] = attacks![
     BOTH slow::a_ring_stopped_under_slow_io_delays_no_other_client,
     BOTH slow::a_new_memory_table_under_slow_io_is_safe,
     BLK lifecycle::a_device_is_deleted_while_its_client_reconnects,
+    BLK lifecycle::machines_come_while_limits_are_lifted,
 ];
 
 fn main() -> ExitCode {
