@@ -214,6 +214,55 @@ async fn hosts_that_go_on_seeing_all_notice_nothing_of_another_ones_first_list()
     target.stop();
 }
 
+/// Features of namespaces: Reservation Notification Mask and Reservation Persistence (Base specification 2.1, 5.1.25.2).
+const NOTIFICATION_MASK: u32 = 0x82;
+const PERSISTENCE: u32 = 0x83;
+
+/// Returns a feature's value at namespace `nsid`.
+fn feature(admin: &mut Host, feature: u32, nsid: u32) -> u32 {
+    let command = Command::new(0x0a, admin.cid()).nsid(nsid).cdw(10, feature);
+    let answer = admin.call(command, &[]).expect("an answer");
+    assert_eq!(answer.status(), 0, "feature {feature:#x} of {nsid}");
+    answer.u32(8)
+}
+
+/// Sets a feature for all namespaces. SPDK answers that it cannot be saved, also where it was set.
+fn set_for_all(admin: &mut Host, feature: u32, value: u32) {
+    let command = Command::new(0x09, admin.cid()).nsid(u32::MAX);
+    let command = command.cdw(10, feature).cdw(11, value);
+    admin.call(command, &[]).expect("an answer");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn features_of_all_namespaces_are_those_of_visible_ones() {
+    let target = Target::start().await;
+    let export = two(&target).await;
+    export.admit("alice", seeing(ALICE, &[FIRST])).await;
+    export.admit("bob", seeing(BOB, &[])).await;
+    let export = export.listens().await;
+    let alice = Identity {
+        hostnqn: ALICE.into(),
+        ..Identity::new(export.port, &export.nqn)
+    };
+    let bob = Identity {
+        hostnqn: BOB.into(),
+        hostid: [7; 16],
+        ..alice.clone()
+    };
+    let mut hers = alice.admin(Digests::OFF);
+    let mut his = bob.admin(Digests::OFF);
+    for (what, value) in [(NOTIFICATION_MASK, 0b1110), (PERSISTENCE, 1)] {
+        let before = feature(&mut his, what, 2);
+        assert_ne!(before, value, "{what:#x}");
+        set_for_all(&mut hers, what, value);
+        assert_eq!(feature(&mut his, what, 1), value, "{what:#x} of 1");
+        assert_eq!(feature(&mut his, what, 2), before, "{what:#x} of 2");
+        set_for_all(&mut his, what, value);
+        assert_eq!(feature(&mut his, what, 2), value, "{what:#x} of 2");
+    }
+    target.stop();
+}
+
 #[tokio::test]
 async fn a_list_names_namespaces_of_the_hosts_own_subsystem() {
     let target = Target::start().await;
