@@ -121,6 +121,18 @@ pub fn check_dhchap(key: &[u8]) -> Result<(), String> {
     DHCHAP.check(key)
 }
 
+/// Returns the contents of a file without the newline at its end, with which nvme-cli writes keys, if it is a key in one of
+/// the two formats; all other contents as they are.
+pub fn of_file(content: &[u8]) -> &[u8] {
+    let is_key = [&PSK, &DHCHAP]
+        .iter()
+        .any(|form| content.starts_with(form.prefix.as_bytes()));
+    match content {
+        [key @ .., b'\r', b'\n'] | [key @ .., b'\n'] if is_key => key,
+        all => all,
+    }
+}
+
 impl Form {
     /// Generates a random key for SHA-256.
     fn make(&self) -> Vec<u8> {
@@ -214,6 +226,23 @@ mod tests {
             );
         }
         assert!(check_psk(&[0xff, 0xfe]).is_err());
+    }
+
+    #[test]
+    fn only_the_newline_of_a_keys_file_is_left_out() {
+        let key = dhchap("01", 32);
+        for text in [KEY, &key] {
+            for end in ["", "\n", "\r\n"] {
+                assert_eq!(of_file(format!("{text}{end}").as_bytes()), text.as_bytes());
+            }
+            let twice = format!("{text}\n\n");
+            assert_eq!(
+                of_file(twice.as_bytes()),
+                &twice.as_bytes()[..twice.len() - 1]
+            );
+        }
+        // Another key may end with any byte.
+        assert_eq!(of_file(b"\x01\n"), b"\x01\n");
     }
 
     #[test]

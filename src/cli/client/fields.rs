@@ -20,6 +20,7 @@ use serde_json::{Map, Value as Json};
 
 use super::Failure;
 use crate::gateway::{fault_of, field_path, set_field};
+use crate::interchange;
 
 /// Maximum size, in bytes, of a file that is the value of a field.
 const FILE_MAX: u64 = 1 << 20;
@@ -97,7 +98,8 @@ fn value(field: &FieldDescriptor, text: &str) -> Result<Option<Value>, BadValue>
     let from_file = text.strip_prefix('@').map(read).transpose();
     let content = from_file.map_err(BadValue::File)?;
     if let (Some(bytes), FieldKind::Bytes) = (&content, field.kind()) {
-        let value = Value::Bytes(bytes.clone().into());
+        let bytes = interchange::of_file(bytes).to_vec();
+        let value = Value::Bytes(bytes.into());
         return Ok(Some(listed(field, value)));
     }
     let text = match content {
