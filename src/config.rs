@@ -6,6 +6,7 @@
 mod address;
 mod changed;
 pub(crate) mod cores;
+mod dhchap;
 mod file;
 mod idle;
 mod iobuf;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use spdk::Iobuf;
 use spdk::cores::CoreSet;
+use spdk::dhchap::Weakest;
 use spdk::nvmf::TcpSizes;
 
 pub use crate::kvm::Kvm;
@@ -177,6 +179,12 @@ struct Settings {
     /// Seconds that a peer may leave I/O unanswered before the path to it is given up [default: 30]
     #[arg(long, value_name = "SECONDS")]
     remote_io_timeout: Option<u64>,
+    /// Weakest hash of DH-HMAC-CHAP that hosts and peers may use: sha256, sha384 or sha512 [default: sha256]
+    #[arg(long, value_name = "HASH")]
+    dhchap_min_hash: Option<String>,
+    /// Weakest DH group of DH-HMAC-CHAP that hosts and peers may use: null, ffdhe2048, ... ffdhe6144 [default: null]
+    #[arg(long, value_name = "GROUP")]
+    dhchap_min_group: Option<String>,
     /// Serve SPDK's own JSON-RPC on this Unix socket, for rpc.py and other diagnostic tools
     #[arg(long, value_name = "PATH")]
     spdk_rpc_socket: Option<PathBuf>,
@@ -251,6 +259,8 @@ pub struct Config {
     pub max_calls: usize,
     /// Timeout of remote I/O.
     pub remote_io_timeout: Duration,
+    /// The weakest hash and DH group of DH-HMAC-CHAP.
+    pub dhchap: Weakest,
     /// SPDK's JSON-RPC, if it is on.
     pub spdk_rpc: Option<SpdkRpc>,
     /// Volumes to create at start.
@@ -356,6 +366,8 @@ impl Settings {
             audit_key_file: self.audit_key_file.or(below.audit_key_file),
             max_calls: self.max_calls.or(below.max_calls),
             remote_io_timeout: self.remote_io_timeout.or(below.remote_io_timeout),
+            dhchap_min_hash: self.dhchap_min_hash.or(below.dhchap_min_hash),
+            dhchap_min_group: self.dhchap_min_group.or(below.dhchap_min_group),
             spdk_rpc_socket: self.spdk_rpc_socket.or(below.spdk_rpc_socket),
             spdk_rpc_http: self.spdk_rpc_http.or(below.spdk_rpc_http),
             spdk_rpc_user: self.spdk_rpc_user.or(below.spdk_rpc_user),
@@ -436,6 +448,7 @@ impl Settings {
             audit_log: telemetry::audit_log(self.audit_log)?,
             max_calls,
             remote_io_timeout: remote::io_timeout(self.remote_io_timeout)?,
+            dhchap: dhchap::check(self.dhchap_min_hash, self.dhchap_min_group)?,
             spdk_rpc,
             volumes: volume::check(self.volumes)?,
         })

@@ -56,6 +56,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), String> {
         mailbox_capacity: config.max_calls,
         rpc_socket: config.spdk_rpc.as_ref().map(|rpc| rpc.socket.clone()),
         remote_io_timeout: config.remote_io_timeout,
+        dhchap: config.dhchap,
     });
     let runtime = tokio::select! {
         started = starting => started.map_err(|error| error.to_string() + hint(&config))?,

@@ -58,6 +58,7 @@ pub mod cores;
 pub mod cpu;
 mod cstr;
 mod deadline;
+pub mod dhchap;
 pub mod errno;
 mod error;
 pub mod file_lock;

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use crate::app_thread::Spdk;
 use crate::bdev::{self, nvme};
 use crate::cores::CoreSet;
+use crate::dhchap::Weakest;
 use crate::error::Error;
 use crate::hooks::{idle, polls};
 use crate::iobuf::Iobuf;
@@ -49,6 +50,8 @@ pub struct Options {
     pub rpc_socket: Option<PathBuf>,
     /// Timeout of I/O to a remote controller, after which its path is reset.
     pub remote_io_timeout: Duration,
+    /// The weakest hash and DH group of DH-HMAC-CHAP that hosts and peers may use.
+    pub dhchap: Weakest,
 }
 
 /// Why SPDK failed to start.
@@ -101,6 +104,7 @@ struct Start {
     may_watch: bool,
     rpc_socket: Option<PathBuf>,
     remote_io_timeout: Duration,
+    dhchap: Weakest,
     opened: oneshot::Sender<Opened>,
     shared: oneshot::Sender<Arc<Shared>>,
 }
@@ -197,6 +201,7 @@ fn host(options: &Options, control: &CoreSet, opened: oneshot::Sender<Opened>) -
         may_watch: !options.cores.intersects(control),
         rpc_socket: options.rpc_socket.clone(),
         remote_io_timeout: options.remote_io_timeout,
+        dhchap: options.dhchap,
         opened,
         shared: shared_tx,
     }));
@@ -226,8 +231,8 @@ fn host(options: &Options, control: &CoreSet, opened: oneshot::Sender<Opened>) -
         app.num_entries = 0;
     }
 
-    // SAFETY: SPDK is not running yet, so nobody else accesses this option; its target reads it at creation, below.
-    unsafe { sys::opi_nvmf_limit_dhgroups() };
+    // SAFETY: SPDK is not running yet, so nobody else accesses these options; its target reads it at creation, below.
+    unsafe { sys::opi_nvmf_accept_dhchap(&options.dhchap.accepted()) };
     // SAFETY: `app` and the strings that it points to outlive the call, which blocks until SPDK has stopped;
     // `begin`, if called, takes ownership of `start`.
     let code = unsafe { sys::spdk_app_start(&mut app, Some(begin), start.cast()) };
@@ -279,7 +284,7 @@ unsafe extern "C" fn begin(argument: *mut c_void) {
     // SAFETY: runs on the app thread, and nothing has been stored in a thread-local yet.
     let spdk = unsafe { Spdk::bind() };
     // Before a controller can be attached, through SPDK's socket or the mailbox.
-    let configured = nvme::configure(spdk, start.remote_io_timeout);
+    let configured = nvme::configure(spdk, start.remote_io_timeout, start.dhchap);
     let rpc = || match start.rpc_socket.as_deref() {
         Some(path) => rpc::open(spdk, path),
         None => Ok(()),

@@ -49,6 +49,7 @@ impl Config {
             audit_key_file: "audit-key-file",
             max_calls: "max-calls",
             remote_io_timeout: "remote-io-timeout",
+            dhchap: "dhchap-min-hash, dhchap-min-group",
             spdk_rpc: "spdk-rpc-socket, spdk-rpc-http, spdk-rpc-user",
             volumes: "[[volume]]"
         );

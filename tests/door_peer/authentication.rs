@@ -279,6 +279,35 @@ async fn a_peer_that_does_not_prove_itself_is_refused_where_that_is_asked_for() 
     session.target.stop();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_chooses_weaker_than_the_weakest_is_refused() {
+    let mut session = Session::with(&[
+        "--dhchap-min-hash",
+        "sha384",
+        "--dhchap-min-group",
+        "ffdhe2048",
+    ])
+    .await;
+    let peer = Peer::start();
+    for (what, message, reason) in [
+        (
+            "SHA-256",
+            with_public_key(1, 256),
+            "the peer chooses a hash that it was not offered",
+        ),
+        (
+            "no group",
+            challenge(&[(6, &[48]), (8, &[2])]),
+            "the peer chooses a group that it was not offered",
+        ),
+    ] {
+        demand(&peer, ATR, vec![message], Turn::Close);
+        fails(&session, &peer, false, what, reason).await;
+    }
+    session.unharmed("a weak choice").await;
+    session.target.stop();
+}
+
 /// The deadline covers the whole exchange, not each message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_falls_silent_while_it_authenticates_holds_nothing_up() {

@@ -120,7 +120,7 @@ fn sends(host: &mut Host, message: &[u8]) {
 }
 
 /// Receives the target's message.
-fn receives(host: &mut Host) -> Vec<u8> {
+pub fn receives(host: &mut Host) -> Vec<u8> {
     let cid = host.cid();
     let receive = fields(6, cid, 2048).sgl(Sgl::Transport(2048));
     host.send(&Pdu::capsule(receive, &[])).expect("it goes");

@@ -17,6 +17,7 @@ mod tls;
 mod turns;
 mod unproved;
 mod views;
+mod weakest;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

@@ -53,7 +53,7 @@ pub const FUNCTIONS: &[&str] = &[
     "opi_nvmf_describe_queue",
     "opi_nvmf_disconnect_hosts",
     "opi_nvmf_for_each_queue",
-    "opi_nvmf_limit_dhgroups",
+    "opi_nvmf_accept_dhchap",
     "opi_nvmf_listen",
     "opi_nvmf_remove_referral",
     "opi_nvmf_end_old_keys",

@@ -11,9 +11,6 @@
 
 #include "shim.h"
 
-/* The DH-HMAC-CHAP groups not offered: ffdhe8192 would cost a reactor 30 ms in each connection that uses it. */
-#define NO_GROUPS SPDK_BIT(SPDK_NVMF_DHCHAP_DHGROUP_8192)
-
 int
 opi_nvme_configure(const struct opi_nvme_limits *limits)
 {
@@ -21,7 +18,8 @@ opi_nvme_configure(const struct opi_nvme_limits *limits)
 
 	spdk_bdev_nvme_get_opts(&opts, sizeof(opts));
 	opts.io_path_stat = true;
-	opts.dhchap_dhgroups &= ~NO_GROUPS;
+	opts.dhchap_digests = limits->dhchap.hashes;
+	opts.dhchap_dhgroups = limits->dhchap.groups;
 	opts.tcp_connect_timeout_ms = limits->tcp_connect_ms;
 	opts.keep_alive_timeout_ms = limits->keep_alive_ms;
 	/* On a timeout, unpatched SPDK reads a register of the unresponsive peer and blocks the reactor until
@@ -40,7 +38,9 @@ opi_nvme_attach(const struct opi_nvme_attach *attach, spdk_bdev_nvme_create_cb d
 	struct spdk_nvme_transport_id id = *attach->id;
 	struct spdk_nvme_ctrlr_opts driver;
 	struct spdk_bdev_nvme_ctrlr_opts bdev = {};
+	struct spdk_bdev_nvme_opts all;
 
+	spdk_bdev_nvme_get_opts(&all, sizeof(all));
 	spdk_nvme_ctrlr_get_default_ctrlr_opts(&driver, sizeof(driver));
 	if (attach->hostnqn != NULL) {
 		snprintf(driver.hostnqn, sizeof(driver.hostnqn), "%s", attach->hostnqn);
@@ -58,7 +58,8 @@ opi_nvme_attach(const struct opi_nvme_attach *attach, spdk_bdev_nvme_create_cb d
 		driver.io_queue_size = attach->io_queue_size;
 	}
 	/* Applies also if keys are set later. */
-	driver.dhchap_dhgroups &= ~NO_GROUPS;
+	driver.dhchap_digests = all.dhchap_digests;
+	driver.dhchap_dhgroups = all.dhchap_dhgroups;
 	driver.header_digest = attach->header_digest;
 	driver.data_digest = attach->data_digest;
 	if (attach->timeout_ms != 0) {

@@ -133,9 +133,10 @@ struct spdk_nvmf_tgt_conf {
 extern struct spdk_nvmf_tgt_conf g_spdk_nvmf_tgt_conf;
 
 void
-opi_nvmf_limit_dhgroups(void)
+opi_nvmf_accept_dhchap(const struct opi_dhchap_accepted *accepted)
 {
-	g_spdk_nvmf_tgt_conf.opts.dhchap_dhgroups &= ~SPDK_BIT(SPDK_NVMF_DHCHAP_DHGROUP_8192);
+	g_spdk_nvmf_tgt_conf.opts.dhchap_digests = accepted->hashes;
+	g_spdk_nvmf_tgt_conf.opts.dhchap_dhgroups = accepted->groups;
 }
 
 /* A transport parses its part of a host's options from JSON values: {"psk": name}, plus "first": true if the host

@@ -122,8 +122,14 @@ uint32_t opi_nvmf_add_ns(struct spdk_nvmf_subsystem *subsystem, const char *bdev
 			 const uint8_t uuid[16], const uint8_t nguid[16], const uint8_t eui64[8],
 			 const char *kept, bool hidden);
 
-/* Excludes the DH group ffdhe8192 from what hosts may use. Call before SPDK creates its target. */
-void opi_nvmf_limit_dhgroups(void);
+/* DH-HMAC-CHAP: a bit for each hash and each DH group that is accepted, by their numbers in the exchange. */
+struct opi_dhchap_accepted {
+	uint32_t	hashes;
+	uint32_t	groups;
+};
+
+/* Sets what hosts may use. Call before SPDK creates its target. */
+void opi_nvmf_accept_dhchap(const struct opi_dhchap_accepted *accepted);
 
 /* Names of keys in SPDK's keyring; NULL for none. */
 struct opi_nvmf_host_keys {
@@ -217,6 +223,8 @@ struct opi_nvme_limits {
 	/* Timeouts of I/O and admin commands, in microseconds; ignored by an SPDK without our changes. */
 	uint64_t	io_us;
 	uint64_t	admin_us;
+	/* What peers may use. */
+	struct opi_dhchap_accepted dhchap;
 };
 
 /* Sets the options of all controllers. Call before the first is attached. */

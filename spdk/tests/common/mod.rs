@@ -37,6 +37,7 @@ pub fn options() -> Options {
         mailbox_capacity: 64,
         rpc_socket: None,
         remote_io_timeout: std::time::Duration::from_secs(30),
+        dhchap: spdk::dhchap::Weakest::default(),
     }
 }
 
