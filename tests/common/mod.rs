@@ -63,7 +63,7 @@ pub use jsonrpc::JsonRpc;
 pub use loop_device::Loop;
 pub use machine::Machine;
 pub use port::free_port;
-pub use psk::{Psk, dhchap_key, dhchap_of, expand_label, hmac, psk_of};
+pub use psk::{Psk, dhchap_key, dhchap_of, expand_label, hmac, psk_of, psk_with};
 pub use random::Random;
 pub use relay::Relay;
 pub use resource::{Resource, kind_of, name_of};

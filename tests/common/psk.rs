@@ -128,7 +128,12 @@ pub fn dhchap_of(key: [u8; 32]) -> String {
 
 /// Returns a TLS pre-shared key in interchange format: 32 bytes of value `byte`, SHA-256.
 pub fn psk_of(byte: u8) -> String {
-    format!("NVMeTLSkey-1:01:{}:", with_checksum([byte; 32]))
+    psk_with([byte; 32])
+}
+
+/// Returns the TLS pre-shared key of these bytes in interchange format, SHA-256.
+pub fn psk_with(key: [u8; 32]) -> String {
+    format!("NVMeTLSkey-1:01:{}:", with_checksum(key))
 }
 
 fn with_checksum(key: [u8; 32]) -> String {

@@ -294,6 +294,14 @@ impl Target {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Returns the resident memory of the process, in MiB, without hugepages; 0 once it has ended.
+    pub fn resident_mib(&self) -> u64 {
+        let path = format!("/proc/{}/statm", self.pid().as_raw_nonzero());
+        let pages = std::fs::read_to_string(path).unwrap_or_default();
+        let pages = pages.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok());
+        pages.unwrap_or(0) / 256
+    }
+
     /// Returns the process ID.
     pub fn pid(&self) -> Pid {
         Pid::from_child(

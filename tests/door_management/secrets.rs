@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufRead;
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::Pid;
 use serde_json::json;
 
-use crate::common::{HOST, Http, Resource, Target, base64, eventually};
+use crate::common::{
+    HOST, Http, Resource, Target, base64, dhchap_of, eventually, name_of, psk_with, subsystem,
+};
 
 const PAGE: u64 = 4096;
 /// Bytes per read.
@@ -206,6 +208,64 @@ async fn no_copy_of_a_key_remains_in_memory_after_its_objects_deletion() {
         wiped,
         "copies left after the deletes: {left:?}, while in use: {in_use:?}"
     );
+    target.stop();
+}
+
+/// A host's keys are replaced, with the old ones valid for a while, and revoked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_copy_of_a_hosts_keys_remains_in_memory_after_its_revocation() {
+    let target = Target::start().await;
+    let pid = target.pid();
+    let keys: [[u8; 32]; 6] =
+        [0x21, 0x32, 0x53, 0x64, 0x75, 0x86].map(|seed| key(seed).try_into().expect("32 bytes"));
+    let [psk, dhchap, ctrlr] = [psk_with(keys[0]), dhchap_of(keys[1]), dhchap_of(keys[2])];
+    let [new_psk, new_dhchap, new_ctrlr] =
+        [psk_with(keys[3]), dhchap_of(keys[4]), dhchap_of(keys[5])];
+    let marks: Marks = [
+        ("PSK", psk.clone().into_bytes()),
+        ("key", dhchap.clone().into_bytes()),
+        ("controller's key", ctrlr.clone().into_bytes()),
+        ("new PSK", new_psk.clone().into_bytes()),
+        ("new key", new_dhchap.clone().into_bytes()),
+        ("new controller's key", new_ctrlr.clone().into_bytes()),
+        ("PSK, bytes", keys[0].to_vec()),
+        ("key, bytes", keys[1].to_vec()),
+        ("controller's key, bytes", keys[2].to_vec()),
+        ("new PSK, bytes", keys[3].to_vec()),
+        ("new key, bytes", keys[4].to_vec()),
+        ("new controller's key, bytes", keys[5].to_vec()),
+    ]
+    .into();
+    let in_use = {
+        let client = target.client().await;
+        let subsystem = subsystem(&client, "s", json!({})).await;
+        let hosts = Resource::new(&client, "NvmeHost");
+        let object = json!({
+            "hostnqn": HOST, "psk": base64(&psk),
+            "dhchap_key": base64(&dhchap), "dhchap_ctrlr_key": base64(&ctrlr),
+        });
+        let host = name_of(&hosts.created(&subsystem, "h", object).await);
+        let until = SystemTime::now() + Duration::from_secs(3600);
+        let object = json!({
+            "psk": base64(&new_psk), "dhchap_key": base64(&new_dhchap),
+            "dhchap_ctrlr_key": base64(&new_ctrlr),
+            "old_keys_until": prost_types::Timestamp::from(until).to_string(),
+        });
+        hosts.updated(&host, object, None).await;
+        let in_use = copies(pid, &marks);
+        hosts.deleted(&host).await;
+        in_use
+    };
+    for mark in ["PSK", "new PSK", "key", "new key"] {
+        assert!(in_use[mark] > 0, "the search must find it: {in_use:?}");
+    }
+    let mut left = BTreeMap::new();
+    let wiped = eventually_or(Duration::from_secs(20), async || {
+        left = copies(pid, &marks);
+        left.values().all(|count| *count == 0)
+    })
+    .await;
+    assert!(wiped, "left: {left:?}, while in use: {in_use:?}");
     target.stop();
 }
 

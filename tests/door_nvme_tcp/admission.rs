@@ -65,10 +65,13 @@ impl Drop for StopOnDrop {
 #[tokio::test]
 async fn silent_strangers_keep_no_host_out() {
     let mut world = World::of_two_reactors().await;
-    let silent: Vec<_> = (0..600)
+    let before = world.target.resident_mib();
+    let silent: Vec<_> = (0..2_000)
         .map(|_| world.identity.dial().expect("a connection"))
         .collect();
-    known_hosts_get_in(&world.identity, "600 silent connections");
+    known_hosts_get_in(&world.identity, "2,000 silent connections");
+    let grown = world.target.resident_mib().saturating_sub(before);
+    assert!(grown <= 16, "{grown} MiB for 2,000 silent connections");
     eventually("their number is bounded", TIME_LIMIT / 2, async || {
         (connections(&world.target) <= PER_ADDRESS + 8).then_some(())
     })

@@ -195,17 +195,12 @@ impl Lab {
     fn usage(&self) -> Usage {
         let process = format!("/proc/{}", self.target.pid().as_raw_nonzero());
         let fds = std::fs::read_dir(format!("{process}/fd")).map_or(0, Iterator::count);
-        let pages = std::fs::read_to_string(format!("{process}/statm")).unwrap_or_default();
-        let resident = pages
-            .split(' ')
-            .nth(1)
-            .and_then(|pages| pages.parse::<u64>().ok());
         let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
         let free = std::fs::read_to_string(pool).unwrap_or_default();
         Usage {
             fds,
             hugepages_free: free.trim().parse().unwrap_or(0),
-            resident_mib: resident.unwrap_or(0) / 256,
+            resident_mib: self.target.resident_mib(),
         }
     }
 

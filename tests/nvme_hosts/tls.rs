@@ -1,6 +1,6 @@
 //! Hosts over TLS: which of them are refused for their key, and which are not.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use rustix::net::sockopt::set_socket_linger;
 use super::hello::{SHA256, hello, hello_with};
 use super::refusals::{count, lines, told};
 use super::{ALICE, Export, SOON, host, key_file, reads};
+use crate::common::nvme_tcp::connections;
 use crate::common::{Options, Psk, Target, eventually, psk_of};
 
 /// Content type of a record of the handshake, and the type of a ServerHello in it.
@@ -159,4 +160,42 @@ async fn who_waits_for_its_turn_has_its_time_from_then_on() {
     let alice = lab.export.host(ALICE).with_psk(&key);
     reads(&lab.target, &alice).await.expect("who has the key");
     lab.target.stop();
+}
+
+/// Connections that never send a ClientHello.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_silent_connections_take_no_memory_and_keep_no_host_with_a_key_out() {
+    const SILENT: usize = 2_000;
+    /// The bound of connections of one address that are not admitted, of both reactors, and what else is open.
+    const BOUNDED: usize = 300;
+    let lab = Lab::new().await;
+    let alice = lab.export.host(ALICE);
+    let key = key_file(&lab.target, "key", &psk_of(1));
+    let alice = alice.with_psk(&key);
+    reads(&lab.target, &alice).await.expect("she has the key");
+    let before = lab.target.resident_mib();
+    let silent: Vec<_> = (0..SILENT).map(|_| lab.dial()).collect();
+    reads(&lab.target, &alice).await.expect("also beside them");
+    let grown = lab.target.resident_mib().saturating_sub(before);
+    assert!(grown <= 32, "{grown} MiB for {SILENT} connections");
+    eventually("their number is bounded", SOON, async || {
+        (connections(&lab.target) <= BOUNDED).then_some(())
+    })
+    .await;
+    eventually("all are closed", SOON, async || {
+        silent.iter().all(is_closed).then_some(())
+    })
+    .await;
+    assert_eq!(
+        count(&lab.target, "tls_key"),
+        0,
+        "nobody has failed to prove it"
+    );
+    lab.target.stop();
+}
+
+/// Returns whether the target has closed this connection, on which it has sent nothing.
+fn is_closed(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("it is ours");
+    !matches!(stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
