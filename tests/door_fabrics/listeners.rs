@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::common::nvme_tcp::{ANSWER, DISCOVERY, Digests, Identity, Record, discovered};
+use crate::common::nvme_tcp::{
+    ANSWER, DISCOVERY, Digests, Identity, Record, discovered, discoverer, log,
+};
 use crate::common::{
     Client, JsonRpc, Options, PSK, Resource, Target, base64, eventually, free_port, malloc,
-    name_of, namespace, nqn_of, pcie_spec, subsystem, unique,
+    name_of, namespace, nqn_of, pcie_spec, subsystem, tcp_controller, unique,
 };
 
 fn controller(ip: &str, port: u16) -> Value {
@@ -255,5 +257,64 @@ async fn discovery_at_an_address_of_its_own_tells_of_itself_and_of_all_controlle
 
     controllers.deleted(&name_of(&made)).await;
     assert_eq!(discovered("127.0.0.1", own), [itself]);
+    target.stop();
+}
+
+#[tokio::test]
+async fn a_host_is_told_what_it_may_connect_to_and_how() {
+    const ALICE: &str = "nqn.2022-09.io.spdk:alice";
+    const BOB: &str = "nqn.2022-09.io.spdk:bob";
+    let own = free_port();
+    let address = format!("127.0.0.1:{own}");
+    let target = Target::start_with(Options::default().args(["--discovery-addr", &address])).await;
+    let client = target.client().await;
+    let hosts = Resource::new(&client, "NvmeHost");
+    let mut ports = Vec::new();
+    for (id, spec, others) in [
+        ("alices", json!({ "hostnqn": ALICE }), vec![]),
+        ("bobs", json!({}), vec![json!({ "hostnqn": BOB })]),
+        (
+            "keyed",
+            json!({}),
+            vec![json!({ "hostnqn": ALICE, "psk": base64(PSK) })],
+        ),
+        ("everybodys", json!({}), vec![]),
+    ] {
+        let name = subsystem(&client, id, spec).await;
+        for host in others {
+            hosts.created(&name, "", host).await;
+        }
+        ports.push(tcp_controller(&client, &name).await.1);
+    }
+    let [alices, bobs, keyed, everybodys] = ports.try_into().expect("four");
+    let record = |id, port| Record::tcp("127.0.0.1", port, &nqn_of(id));
+    let itself = Record::tcp("127.0.0.1", own, DISCOVERY);
+    let open = record("everybodys", everybodys);
+    let seen = async |hostnqn: &str| {
+        let host = Identity {
+            hostnqn: hostnqn.to_owned(),
+            ..discoverer("127.0.0.1", own)
+        };
+        let mut seen = log(&mut host.admin(Digests::OFF));
+        seen.sort_by(|a, b| a.subsystem.cmp(&b.subsystem));
+        seen
+    };
+    let secure = record("keyed", keyed).secure();
+    let hers = [&itself, &record("alices", alices), &open, &secure];
+    assert_eq!(seen(ALICE).await.iter().collect::<Vec<_>>(), hers);
+    let his = [&itself, &record("bobs", bobs), &open];
+    assert_eq!(seen(BOB).await.iter().collect::<Vec<_>>(), his);
+    let stranger = "nqn.2022-09.io.spdk:stranger";
+    assert_eq!(
+        seen(stranger).await.iter().collect::<Vec<_>>(),
+        [&itself, &open]
+    );
+
+    // Who is admitted later is told then.
+    let hers = hosts.created("nvmeSubsystems/bobs", "", json!({ "hostnqn": ALICE }));
+    let hers = name_of(&hers.await);
+    assert!(seen(ALICE).await.contains(&record("bobs", bobs)));
+    hosts.deleted(&hers).await;
+    assert!(!seen(ALICE).await.contains(&record("bobs", bobs)));
     target.stop();
 }

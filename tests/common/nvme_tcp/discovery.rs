@@ -25,6 +25,10 @@ pub struct Record {
     pub subtype: u8,
     /// Address family: 1 IPv4, 2 IPv6.
     pub family: u8,
+    /// Transport requirements, secure channel: 1 required, 2 not required.
+    pub channel: u8,
+    /// Security type over TCP: 0 none, 2 TLS 1.3.
+    pub security: u8,
 }
 
 impl Record {
@@ -37,6 +41,17 @@ impl Record {
             subsystem: subsystem.to_owned(),
             subtype: if subsystem == DISCOVERY { 3 } else { 2 },
             family: if address.contains(':') { 2 } else { 1 },
+            channel: 2,
+            security: 0,
+        }
+    }
+
+    /// The same entry with TLS.
+    pub fn secure(self) -> Self {
+        Self {
+            channel: 1,
+            security: 2,
+            ..self
         }
     }
 
@@ -86,6 +101,8 @@ pub fn log(admin: &mut Host) -> Vec<Record> {
             transport: r[0],
             family: r[1],
             subtype: r[2],
+            channel: r[3] & 3,
+            security: r[768],
             address: text(&r[512..768]),
             service: text(&r[32..64]),
             subsystem: text(&r[256..512]),
