@@ -8,7 +8,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 [[ -z ${SPDK_CROSS:-} ]] || die "SPDK_CROSS is set: this builds for machines like this one alone; see scripts/cross.sh"
 SPDK_ARCH=$(bash "$SCRIPTS/release-arch.sh")
 export SPDK_ARCH SPDK_OPTIMIZE=${SPDK_OPTIMIZE:-none}
-call bash "$SCRIPTS/setup.sh"
+call bash "$SCRIPTS/setup.sh" --release
 load_env
 cd "$ROOT"
 options=()

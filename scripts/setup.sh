@@ -1,7 +1,14 @@
 #!/usr/bin/env bash
-# setup.sh [--tools]: installs everything that a build needs. Idempotent: what is present takes no time.
+# setup.sh [--tools|--release]: installs everything that a build needs. Idempotent: what is present takes no time. --release
+# is build-release.sh's, the only script that links an SPDK built with SPDK_OPTIMIZE.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+if [[ ${1:-} == --release ]]; then
+    shift
+elif [[ ${SPDK_OPTIMIZE:-none} != none ]]; then
+    die "SPDK_OPTIMIZE=$SPDK_OPTIMIZE is for scripts/build-release.sh alone: unset it"
+fi
 
 [[ -x ${HOME:-}/.cargo/bin/cargo ]] || command -v cargo >/dev/null ||
     die "cargo was not found: install a Rust toolchain (the version in Cargo.toml's rust-version, or later), for instance by rustup"

@@ -34,6 +34,8 @@ build() {
 
 if [[ -n ${SPDK_PREFIX:-} ]]; then
     check_prefix
+    [[ -z ${SPDK_OPTIMIZE:-} ]] ||
+        die "SPDK_OPTIMIZE=$SPDK_OPTIMIZE has no effect on SPDK_PREFIX=$SPDK_PREFIX, which is built already: unset one of them"
     [[ ${1:-} == --tools && -z ${SPDK_TOOLS:-} && ! -x $SPDK_PREFIX/bin/spdk_nvme_perf ]] || exit 0
 fi
 [[ -z ${SPDK_SRC:-} ]] || check_spdk_version "$SPDK_SRC" "SPDK_SRC=$SPDK_SRC"

@@ -190,6 +190,44 @@ fn images_and_packages_share_a_build_and_an_optimized_spdk_is_another() {
     assert_ne!(build_dir(""), build_dir("lto"));
 }
 
+/// What other scripts would link with it fails, or is not optimized.
+#[test]
+fn an_optimized_spdk_is_refused_where_it_would_not_be_one() {
+    let refused = |script: &str, argument: &str, prefix: Option<&Path>| {
+        let mut bash = Command::new("bash");
+        bash.args([script, argument]).current_dir(root());
+        bash.env("SPDK_OPTIMIZE", "lto").env_remove("SPDK_PREFIX");
+        bash.envs(prefix.map(|prefix| ("SPDK_PREFIX", prefix)));
+        let out = bash.output().expect("bash starts");
+        assert!(!out.status.success(), "{script}: {out:?}");
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    };
+    let told = refused("scripts/setup.sh", "--tools", None);
+    assert!(
+        told.contains("SPDK_OPTIMIZE=lto is for scripts/build-release.sh alone"),
+        "{told}"
+    );
+    // An installed SPDK, as far as the script looks.
+    let prefix = tempfile::tempdir().expect("a directory");
+    let [header, pc] = ["include/spdk/version.h", "lib/pkgconfig/spdk_event.pc"];
+    for (file, text) in [
+        (
+            header,
+            "#define SPDK_VERSION_MAJOR 26\n#define SPDK_VERSION_MINOR 01\n",
+        ),
+        (pc, ""),
+    ] {
+        let file = prefix.path().join(file);
+        std::fs::create_dir_all(file.parent().expect("a directory")).expect("made");
+        std::fs::write(file, text).expect("written");
+    }
+    let told = refused("scripts/spdk.sh", "", Some(prefix.path()));
+    assert!(
+        told.contains("SPDK_OPTIMIZE=lto has no effect on SPDK_PREFIX="),
+        "{told}"
+    );
+}
+
 /// The smallest container is started by the same command in the manual, which a container test runs, and in the Dockerfile.
 #[test]
 fn the_manual_and_the_dockerfile_start_the_image_alike() {
