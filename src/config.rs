@@ -69,7 +69,7 @@ struct Settings {
     /// Address and port of the HTTP/JSON gateway [default: 127.0.0.1:8082]
     #[arg(long, value_name = "ADDR:PORT")]
     http_addr: Option<String>,
-    /// Also serve gRPC on this Unix socket, to programs of this machine that run as the same user or as root
+    /// Also serve gRPC on this Unix socket, to programs that run as the same user, as root or as a user of --access-file
     #[arg(long, value_name = "PATH")]
     listen_uds: Option<PathBuf>,
     /// Address of the NVMe/TCP discovery service, which tells hosts what they may connect to; its usual port is 8009

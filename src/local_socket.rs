@@ -1,7 +1,8 @@
 //! Unix sockets in the file system: removing stale ones, and binding our own.
 
+use std::fs::Permissions;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -66,6 +67,27 @@ pub fn occupant(path: &Path) -> Result<Occupant, String> {
     }
 }
 
+/// Lets all users connect to a socket, or only its owner and root. Whoever admits all must refuse those whose user ID
+/// (SO_PEERCRED) has no right.
+///
+/// # Errors
+/// One line, with the path.
+pub fn admit_users(path: &Path, all: bool) -> Result<(), String> {
+    let mode = if all { 0o666 } else { 0o600 };
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+        .map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// The topmost directory above a socket that not all users may traverse.
+pub fn closed_parent(socket: &Path) -> Option<&Path> {
+    let mut parents: Vec<_> = socket.ancestors().skip(1).collect();
+    parents.reverse();
+    parents.into_iter().find(|dir| {
+        let mode = dir.metadata().map(|about| about.permissions().mode());
+        mode.is_ok_and(|mode| mode & 0o001 == 0)
+    })
+}
+
 /// A socket that only its owner and root may open. Its file is removed on drop.
 pub struct Bound {
     /// Bound, and non-blocking.
@@ -117,7 +139,6 @@ impl Drop for File {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn only_a_socket_without_a_listener_is_removed() {
@@ -153,6 +174,13 @@ mod tests {
         let bound = Bound::new(&path).expect("a socket");
         let mode = std::fs::metadata(&path).expect("it is there").permissions();
         assert_eq!(mode.mode() & 0o777, 0o600);
+        admit_users(&path, true).expect("it is ours");
+        let mode = std::fs::metadata(&path).expect("it is there").permissions();
+        assert_eq!(mode.mode() & 0o777, 0o666);
+        for (mode, closed) in [(0o700, Some(dir.path())), (0o711, None)] {
+            std::fs::set_permissions(dir.path(), Permissions::from_mode(mode)).expect("it is ours");
+            assert_eq!(closed_parent(&path), closed);
+        }
         assert!(Bound::new(&path).is_err(), "it is in use");
         drop(bound);
         assert!(!path.exists());

@@ -55,6 +55,7 @@ pub fn prepare(config: &Config) -> Result<Ready, String> {
     }
     let local = config.listen_uds.as_deref().map(Bound::new).transpose();
     let local = local.map_err(|reason| format!("listen-uds {reason}"))?;
+    open_to_users(config, &access)?;
     let spdk_rpc = config
         .spdk_rpc
         .as_ref()
@@ -99,6 +100,28 @@ pub(crate) fn read_access(config: &Config) -> Result<Access, String> {
         ));
     }
     Ok(access)
+}
+
+/// Opens the Unix socket of the API to all users if there are grants for users: the kernel tells who connects, and whoever
+/// has no grant is refused. Without such grants only the owner and root may connect.
+///
+/// # Errors
+/// One line for the operator.
+pub(crate) fn open_to_users(config: &Config, access: &Access) -> Result<(), String> {
+    let Some(socket) = &config.listen_uds else {
+        return Ok(());
+    };
+    let has_users = access.has_users();
+    local_socket::admit_users(socket, has_users)
+        .map_err(|reason| format!("listen-uds {reason}"))?;
+    if let Some(dir) = local_socket::closed_parent(socket).filter(|_| has_users) {
+        tracing::warn!(
+            socket = %socket.display(),
+            closed = %dir.display(),
+            "access-file has grants for users, and not all users can pass a directory above listen-uds"
+        );
+    }
+    Ok(())
 }
 
 fn open_state(config: &Config) -> Result<(Disk, KeySource), String> {

@@ -8,6 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::access::Access;
 use crate::config::{CommandLine, Config};
+use crate::preflight::open_to_users;
 use crate::server::{Expiry, Stamps, Tls};
 
 /// Sets the log filter, or returns why it cannot.
@@ -146,6 +147,9 @@ impl Reload {
         let files = new.tls.as_ref().filter(|_| self.tls.is_some());
         let tls = files.map(Tls::read).transpose()?;
         self.access.reload()?;
+        if let Err(error) = open_to_users(&self.running, &self.access) {
+            tracing::warn!(%error, "the access of users to listen-uds stays as it was");
+        }
         if let (Some(in_force), Some(tls)) = (&self.tls, tls) {
             in_force.replace(&tls);
             self.running.tls = new.tls.clone();

@@ -73,6 +73,17 @@ impl Access {
             .is_some_and(|policy| policy.has_certificates())
     }
 
+    /// Whether a grant is for a user of this machine, who then has to reach the Unix socket of the API.
+    pub fn has_users(&self) -> bool {
+        self.policy().is_some_and(|policy| policy.has_users())
+    }
+
+    /// Whether a user of this machine may use the API by its user ID.
+    pub fn knows_user(&self, uid: u32) -> bool {
+        self.policy()
+            .is_none_or(|policy| who::is_owner(uid) || policy.of_uid(uid).next().is_some())
+    }
+
     fn policy(&self) -> Option<Arc<Policy>> {
         let in_force = self.0.as_ref()?;
         Some(Arc::clone(&in_force.policy.read()))

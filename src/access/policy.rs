@@ -112,6 +112,11 @@ impl Policy {
         all.any(|(who, _)| matches!(who, Who::Subject(_) | Who::San(_)))
     }
 
+    /// Whether a client is identified as a user of this machine.
+    pub fn has_users(&self) -> bool {
+        self.0.iter().any(|(who, _)| matches!(who, Who::Uid(_)))
+    }
+
     /// The grants of a certificate.
     pub fn of_certificate<'a>(
         &'a self,

@@ -32,8 +32,7 @@ pub(super) fn grants<B>(policy: &Policy, request: &Request<B>) -> Result<Vec<Gra
         }
         if let Address::User(uid) = caller.address {
             found.extend(policy.of_uid(uid).cloned());
-            // Root and the process's own user can read its memory and replace its files anyway.
-            if uid == 0 || uid == getuid().as_raw() {
+            if is_owner(uid) {
                 found.push(Grant {
                     role: Role::Admin,
                     prefix: None,
@@ -42,18 +41,27 @@ pub(super) fn grants<B>(policy: &Policy, request: &Request<B>) -> Result<Vec<Gra
         }
     }
     if found.is_empty() {
-        let who = caller.and_then(|caller| caller.subject.as_deref());
+        let who = caller.and_then(|caller| match (&caller.subject, caller.address) {
+            (Some(subject), _) => Some(subject.to_string()),
+            (None, user @ Address::User(_)) => Some(user.to_string()),
+            (None, Address::Network(_)) => None,
+        });
         return Err(Error::Unauthenticated(match (token, who) {
             (Some(_), _) => "no grant is for this token: send one of access-file as \
                              \"authorization: Bearer TOKEN\""
                 .to_owned(),
-            (None, Some(subject)) => format!("no grant of access-file is for {subject}"),
+            (None, Some(who)) => format!("no grant of access-file is for {who}"),
             (None, None) => "access-file has grants for known clients alone: send a token as \
                              \"authorization: Bearer TOKEN\", or a certificate"
                 .to_owned(),
         }));
     }
     Ok(found)
+}
+
+/// Whether a user has all rights: root and the process's own user can read its memory and replace its files anyway.
+pub(super) fn is_owner(uid: u32) -> bool {
+    uid == 0 || uid == getuid().as_raw()
 }
 
 /// The token of an `Authorization` header (RFC 6750).

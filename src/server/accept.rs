@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use super::admission::{Admission, Place};
+use super::admission::{Admission, Peer, Place};
 use super::calls::{Calls, Connection};
 use super::held::{Held, Total};
 use super::idle_timeout::IdleTimeout;
@@ -34,6 +34,7 @@ use super::rate_limit::RateLimit;
 use super::service::{Caller, Protocol, Service};
 use super::tls::{Handshakes, Tls};
 use super::{Limits, limits};
+use crate::access::Access;
 use crate::shutdown::Stopping;
 use crate::telemetry::{Telemetry, calls::observed};
 
@@ -53,17 +54,20 @@ pub struct Shared {
     handshakes: Option<(Tls, Handshakes)>,
     refused: RateLimit,
     failed_handshakes: RateLimit,
+    access: Access,
     telemetry: Arc<Telemetry>,
 }
 
 impl Shared {
-    /// Prepares the state; calls are reported to `telemetry`.
+    /// Prepares the state. Users of this machine without a grant of `access` count as one peer; calls are reported to
+    /// `telemetry`.
     ///
     /// # Errors
     /// Threads for TLS handshakes cannot be started.
     pub fn new(
         limits: Limits,
         tls: Option<Tls>,
+        access: Access,
         telemetry: Arc<Telemetry>,
     ) -> Result<Arc<Self>, String> {
         let start = |tls| match Handshakes::start() {
@@ -78,6 +82,7 @@ impl Shared {
             handshakes: tls.map(start).transpose()?,
             refused: RateLimit::default(),
             failed_handshakes: RateLimit::default(),
+            access,
             telemetry,
         }))
     }
@@ -85,6 +90,14 @@ impl Shared {
     /// Whether TCP connections use TLS.
     pub fn has_tls(&self) -> bool {
         self.handshakes.is_some()
+    }
+
+    fn peer(&self, address: Address) -> Peer {
+        match address {
+            Address::Network(address) => address.ip().into(),
+            Address::User(uid) if self.access.knows_user(uid) => Peer::User(uid),
+            Address::User(_) => Peer::OtherUsers,
+        }
     }
 }
 
@@ -127,10 +140,12 @@ impl Port {
             };
             // Admitted in the accept loop, in order of arrival: spawned tasks run in another order, and an older
             // connection could then displace a newer one.
-            let place = self.shared.admission.enter_gently(address.ip().into());
+            let peer = self.shared.peer(address);
+            let place = self.shared.admission.enter_gently(peer);
             let (port, stopping, open) = (Arc::clone(&self), stopping.clone(), open.clone());
             tokio::spawn(async move {
-                port.connection(stream, address, place, stopping).await;
+                port.connection(stream, (address, peer), place, stopping)
+                    .await;
                 drop(open);
             });
         }
@@ -141,14 +156,14 @@ impl Port {
     async fn connection(
         &self,
         stream: Stream,
-        address: Address,
+        (address, peer): (Address, Peer),
         place: Option<Place>,
         stopping: Stopping,
     ) {
         let shared = &self.shared;
         let place = match place {
             Some(place) => Some(place),
-            None => shared.admission.enter(address.ip().into()).await,
+            None => shared.admission.enter(peer).await,
         };
         let Some(place) = place else {
             if let Some(more) = shared.refused.allow() {
@@ -160,11 +175,13 @@ impl Port {
         let _open = shared.telemetry.metrics.connection();
         let stream = match stream {
             Stream::Tcp(stream) => stream,
-            // The socket's file mode authenticates local clients.
             Stream::Local(stream) => {
-                place.mark_known();
-                let caller = Caller::new(address, None);
-                return self.requests(stream, caller, place, stopping).await;
+                // The kernel authenticates local clients.
+                if matches!(peer, Peer::User(_)) {
+                    place.mark_known();
+                }
+                let client = (Caller::new(address, None), peer);
+                return self.requests(stream, client, place, stopping).await;
             }
         };
         // Answers are small and written at once: Nagle's algorithm would only delay them.
@@ -172,9 +189,8 @@ impl Port {
             tracing::debug!(%error, "TCP_NODELAY");
         }
         let Some((tls, handshakes)) = &shared.handshakes else {
-            return self
-                .requests(stream, Caller::new(address, None), place, stopping)
-                .await;
+            let client = (Caller::new(address, None), peer);
+            return self.requests(stream, client, place, stopping).await;
         };
         let accepted = tokio::select! {
             accepted = handshakes.accept(tls, stream) => accepted,
@@ -187,8 +203,8 @@ impl Port {
                 let certificates = stream.get_ref().1.peer_certificates();
                 let certificate = certificates.and_then(<[CertificateDer]>::first);
                 let certificate = certificate.map(|own| own.clone().into_owned());
-                let caller = Caller::new(address, certificate);
-                self.requests(stream, caller, place, stopping).await;
+                let client = (Caller::new(address, certificate), peer);
+                self.requests(stream, client, place, stopping).await;
             }
             Err(reason) => {
                 if let Some(more) = shared.failed_handshakes.allow() {
@@ -198,14 +214,19 @@ impl Port {
         }
     }
 
-    async fn requests<S>(&self, stream: S, caller: Caller, place: Place, stopping: Stopping)
-    where
+    async fn requests<S>(
+        &self,
+        stream: S,
+        (caller, peer): (Caller, Peer),
+        place: Place,
+        stopping: Stopping,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let connection = Arc::new(Connection {
             place,
             held: Held::new(&self.shared.held),
-            peer: caller.address.ip().into(),
+            peer,
             calls: Arc::clone(&self.shared.calls),
         });
         let service = service_fn({

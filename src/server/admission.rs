@@ -27,19 +27,25 @@ use super::limits::{
 /// Interval at which a waiting connection retries: a busy one may have become idle.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// A peer for the per-peer limits: an IPv4 address, or an IPv6 /64 network, since one machine may use any address in
-/// it.
+/// A peer for the per-peer limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Peer(IpAddr);
+pub enum Peer {
+    /// An IPv4 address, or an IPv6 /64 network, since one machine may use any address in it.
+    Network(IpAddr),
+    /// A user of this machine that may use the API.
+    User(u32),
+    /// All other users of this machine together, since one person can have many user IDs (user namespaces).
+    OtherUsers,
+}
 
 impl From<IpAddr> for Peer {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V6(v6) => {
                 let network = u128::from(v6) & !u128::from(u64::MAX);
-                Self(IpAddr::V6(Ipv6Addr::from(network)))
+                Self::Network(IpAddr::V6(Ipv6Addr::from(network)))
             }
-            v4 => Self(v4),
+            v4 => Self::Network(v4),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::Result;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 pub enum Listener {
     /// A TCP port, with TLS if it is configured.
     Tcp(TcpListener),
-    /// A Unix socket, without TLS. Its file mode admits only the owner and root.
+    /// A Unix socket, without TLS. The kernel tells which user a client is.
     Local(UnixListener),
 }
 
@@ -55,14 +55,6 @@ impl Address {
         match self {
             Self::Network(address) => Some(address),
             Self::User(_) => None,
-        }
-    }
-
-    /// The address for per-peer limits; all local clients share one.
-    pub fn ip(self) -> IpAddr {
-        match self {
-            Self::Network(address) => address.ip(),
-            Self::User(_) => IpAddr::from([127, 0, 0, 1]),
         }
     }
 }

@@ -89,7 +89,7 @@ pub async fn serve(
     if let Some(tls) = &tls {
         telemetry.metrics.show_certificates(tls);
     }
-    let shared = Shared::new(limits.clone(), tls, Arc::clone(&telemetry))?;
+    let shared = Shared::new(limits.clone(), tls, access.clone(), Arc::clone(&telemetry))?;
     let (spdk, scrapes) = (
         services.spdk().clone(),
         Scrapes::new(services.clone(), &telemetry),

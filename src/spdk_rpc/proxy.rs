@@ -128,8 +128,9 @@ impl Proxy {
         if !head.headers.contains_key(AUTHORIZATION) {
             return refuse(StatusCode::UNAUTHORIZED, needed);
         }
-        let caller = head.extensions.get::<Caller>().map(|caller| caller.address);
-        let peer = caller.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+        let caller = head.extensions.get::<Caller>();
+        let peer = caller.and_then(|caller| caller.address.network());
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
         if self.attempts.are_exhausted(peer) {
             let message = "too many wrong passwords: this one was not looked at, try again later";
             return refuse(StatusCode::TOO_MANY_REQUESTS, message);

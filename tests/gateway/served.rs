@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use opi_spdk::access::Access;
 use opi_spdk::api;
 use opi_spdk::api::inventory::inventory_service_server::InventoryServiceServer;
 use opi_spdk::config::Web;
@@ -37,7 +38,8 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopping) = shutdown::trigger();
-        let shared = Shared::new(limits.clone(), tls, Telemetry::new(None)).unwrap();
+        let shared =
+            Shared::new(limits.clone(), tls, Access::default(), Telemetry::new(None)).unwrap();
         let guard = Guard::new(Web::default(), shared.has_tls());
         let service = Service::new(Protocol::Http, router(limits), guard);
         let server =
