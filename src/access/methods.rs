@@ -19,6 +19,13 @@ const KEYS: [(&str, &str); 4] = [
     ("TcpController", "psk"),
 ];
 
+/// Methods that admit hosts or take them away whatever their fields are. A subsystem without `hostnqn` and NvmeHosts admits
+/// every host, so each creation admits hosts; a deletion removes hosts and keys, which a client could then replace.
+const OF_HOSTS: [&str; 2] = ["CreateNvmeSubsystem", "DeleteNvmeSubsystem"];
+
+/// Updates that create a missing object (`allow_missing`) of a kind in [`OF_HOSTS`].
+const CREATING_UPDATE: &str = "UpdateNvmeSubsystem";
+
 /// Kinds whose objects reach beyond the API: files of the machine, addresses in its network, hosts of all clients.
 const BEYOND: [&str; 3] = ["AioVolume", "NvmePath", "DiscoveryReferral"];
 
@@ -62,7 +69,8 @@ impl Method {
         let reads = api::is_read(method);
         let is_of_keys = ["Host", "Credential"]
             .iter()
-            .any(|kind| verb.ends_with(kind));
+            .any(|kind| verb.ends_with(kind))
+            || OF_HOSTS.contains(&verb);
         let needs = match (reads, is_of_keys) {
             (true, _) => Role::Viewer,
             (false, true) => Role::Admin,
@@ -89,7 +97,7 @@ impl Method {
         }
     }
 
-    /// Whether a request sets or removes a key or a host.
+    /// Whether a request sets or removes a key or a host, or may create an object that admits hosts.
     pub fn touches_keys(&self, request: &DynamicMessage) -> bool {
         let masked = request
             .get_field_by_name("update_mask")
@@ -104,7 +112,11 @@ impl Method {
                 let mut paths = paths.iter().filter_map(Value::as_str);
                 paths.any(|path| path == "*" || self.keys.iter().any(|key| overlap(path, key)))
             });
-        (masked && !self.keys.is_empty()) || has_keys(request)
+        let creates = self.name == CREATING_UPDATE
+            && request
+                .get_field_by_name("allow_missing")
+                .is_some_and(|allowed| allowed.as_bool() == Some(true));
+        (masked && !self.keys.is_empty()) || creates || has_keys(request)
     }
 }
 
@@ -190,6 +202,14 @@ mod tests {
             let mut all = api::pool().all_messages();
             let message = all.find(|known| known.name() == message).expect(message);
             assert!(message.get_field_by_name(field).is_some(), "{field}");
+        }
+    }
+
+    #[test]
+    fn methods_that_admit_hosts_exist() {
+        for name in OF_HOSTS.iter().chain([&CREATING_UPDATE]) {
+            let mut all = METHODS.values();
+            assert!(all.any(|method| method.name == *name), "{name}");
         }
     }
 
