@@ -6,7 +6,8 @@ use std::path::Path;
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams,
-    DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+    DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType,
+    SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -48,6 +49,24 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         (params.distinguished_name).push(DnType::CommonName, common_name);
+        let certificate = params.signed_by(&key, &self.issuer);
+        (certificate.expect("a certificate"), key)
+    }
+
+    /// Issues a certificate with this subject, in the order given, and these subject alternative names; returns it with
+    /// its key.
+    pub fn sign_names(
+        &self,
+        subject: &[(DnType, &str)],
+        names: Vec<SanType>,
+    ) -> (Certificate, KeyPair) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        for (part, text) in subject {
+            (params.distinguished_name).push(part.clone(), *text);
+        }
+        params.subject_alt_names = names;
         let certificate = params.signed_by(&key, &self.issuer);
         (certificate.expect("a certificate"), key)
     }

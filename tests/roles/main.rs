@@ -1,8 +1,9 @@
-//! Access control: each role with each method, over gRPC and HTTP; tenants; and the reload of grants.
+//! Access control: each role with each method, over gRPC and HTTP; tenants; certificates; and the reload of grants.
 
 #[path = "../common/mod.rs"]
 mod common;
 
+mod certificates;
 mod table;
 
 use std::fs::Permissions;
