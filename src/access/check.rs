@@ -6,10 +6,11 @@ use super::methods::{self, Method};
 use super::policy::{Grant, Role};
 use crate::error::Error;
 
-/// Whether a grant allows the method for any request, so that the request need not be decoded.
-pub(super) fn allows_any_request(method: &Method, grants: &[Grant]) -> bool {
-    let mut all = grants.iter().filter(|grant| grant.prefix.is_none());
-    all.any(|grant| grant.role == Role::Admin || method.needs == Role::Viewer)
+/// The grant that allows the method for any request, so that the request need not be decoded; the lowest of them.
+pub(super) fn allowing_any_request<'a>(method: &Method, grants: &'a [Grant]) -> Option<&'a Grant> {
+    let all = grants.iter().filter(|grant| grant.prefix.is_none());
+    let all = all.filter(|grant| grant.role == Role::Admin || method.needs == Role::Viewer);
+    all.min_by_key(|grant| grant.role)
 }
 
 /// Allows reading all objects.
@@ -26,22 +27,22 @@ pub(super) fn read_all(grants: &[Grant]) -> Result<(), Error> {
     }
 }
 
-/// Whether one of the grants allows a request.
+/// The grant that allows a request; the lowest of them.
 ///
 /// # Errors
 /// PERMISSION_DENIED, with what would be needed.
-pub(super) fn request(
+pub(super) fn request<'a>(
     method: &Method,
     message: &DynamicMessage,
-    grants: &[Grant],
-) -> Result<(), Error> {
+    grants: &'a [Grant],
+) -> Result<&'a Grant, Error> {
     let mut refused = String::new();
     // The refusal reported is that of the highest role.
     let mut grants: Vec<&Grant> = grants.iter().collect();
     grants.sort_by_key(|grant| grant.role);
     for grant in grants {
         match allowed_by(grant, method, message) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(grant),
             Err(reason) => refused = reason,
         }
     }
@@ -57,15 +58,12 @@ fn allowed_by(grant: &Grant, method: &Method, message: &DynamicMessage) -> Resul
             Role::Admin => "the role admin",
             _ => "the role operator or admin",
         };
-        return Err(format!(
-            "a {} may not: it takes {least}",
-            role_name(grant.role)
-        ));
+        return Err(format!("a {} may not: it takes {least}", grant.role.name()));
     }
     if grant.role < Role::Admin && method.touches_keys(message) {
         return Err(format!(
             "a {} may not set or take away hosts and keys: it takes the role admin",
-            role_name(grant.role)
+            grant.role.name()
         ));
     }
     match &grant.prefix {
@@ -162,14 +160,6 @@ pub(super) fn filter(method: &Method, answer: &mut DynamicMessage, grants: &[Gra
     };
     if let Value::List(objects) = answer.get_field_mut(field) {
         objects.retain(is_ours);
-    }
-}
-
-fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Viewer => "viewer",
-        Role::Operator => "operator",
-        Role::Admin => "admin",
     }
 }
 

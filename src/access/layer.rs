@@ -2,9 +2,10 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::http::{Request, Response};
+use axum::http::{Extensions, Request, Response};
 use http_body_util::{BodyExt, Full};
 use prost_reflect::DynamicMessage;
 use tonic::Status;
@@ -16,6 +17,7 @@ use super::policy::Grant;
 use super::{Access, check};
 use crate::error::Error;
 use crate::gateway::{frame, unframe};
+use crate::telemetry::calls::Record;
 
 /// Services open to everybody: health and reflection.
 const OPEN: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
@@ -60,14 +62,23 @@ where
             Ok(Some(grants)) => grants,
             Err(error) => return refused(error),
         };
-        match methods::find(path) {
-            Some(method) if !check::allows_any_request(method, &grants) => {
-                let services = self.services.clone();
-                Box::pin(checked(services, request, method, grants))
-            }
-            // An unknown method passes, to be answered UNIMPLEMENTED.
-            _ => Box::pin(self.services.call(request)),
+        // An unknown method passes, to be answered UNIMPLEMENTED.
+        let Some(method) = methods::find(path) else {
+            return Box::pin(self.services.call(request));
+        };
+        if let Some(grant) = check::allowing_any_request(method, &grants) {
+            report(request.extensions(), grant);
+            return Box::pin(self.services.call(request));
         }
+        let services = self.services.clone();
+        Box::pin(checked(services, request, method, grants))
+    }
+}
+
+/// Has the call's report name the grant.
+fn report(request: &Extensions, grant: &Grant) {
+    if let Some(record) = request.get::<Arc<Record>>() {
+        record.set_grant(grant.role.name(), &grant.by);
     }
 }
 
@@ -96,8 +107,15 @@ where
         let what = format!("the request is no {} in one message", method.input.name());
         return Ok(Status::from(Error::invalid("request", what)).into_http());
     };
-    if let Err(error) = check::request(method, &message, &grants) {
-        return Ok(Status::from(error).into_http());
+    match check::request(method, &message, &grants) {
+        Ok(grant) => report(&head.extensions, grant),
+        Err(error) => {
+            // The highest grant, which did not suffice.
+            if let Some(grant) = grants.iter().max_by_key(|grant| grant.role) {
+                report(&head.extensions, grant);
+            }
+            return Ok(Status::from(error).into_http());
+        }
     }
     let request = Request::from_parts(head, Body::new(Full::new(frame(&message))));
     let answer = services.oneshot(request).await?;

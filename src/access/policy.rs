@@ -9,6 +9,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ring::digest::{Digest, SHA256, digest};
 use serde::Deserialize;
@@ -30,6 +31,17 @@ pub enum Role {
     Admin,
 }
 
+impl Role {
+    /// Its name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
 /// A role, and the objects that it applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
@@ -37,6 +49,8 @@ pub struct Grant {
     pub role: Role,
     /// Prefix of the IDs of its objects; `None` for all objects.
     pub prefix: Option<String>,
+    /// How it knows its client, for the audit log: `uid 1001`, `subject CN=a`, `san a.example`, `token-file FILE`.
+    pub by: Arc<str>,
 }
 
 /// Identity of a client.
@@ -152,17 +166,26 @@ impl Policy {
 
 impl Line {
     fn read(self) -> Result<(Who, Grant), String> {
+        let by_file = |file: PathBuf| {
+            let by = format!("token-file {}", file.display());
+            token(&file).map(|token| (Who::Token(token), by))
+        };
+        let by_subject = |subject: String| {
+            let by = format!("subject {subject}");
+            (Who::Subject(subject), by)
+        };
+        let by_san = |san: String| {
+            let by = format!("san {san}");
+            (Who::San(san), by)
+        };
         let all = [
-            self.subject.map(Who::Subject),
-            self.san.map(Who::San),
-            self.token_file
-                .map(|file| token(&file))
-                .transpose()?
-                .map(Who::Token),
-            self.uid.map(Who::Uid),
+            self.subject.map(by_subject),
+            self.san.map(by_san),
+            self.token_file.map(by_file).transpose()?,
+            self.uid.map(|uid| (Who::Uid(uid), format!("uid {uid}"))),
         ];
         let mut all = all.into_iter().flatten();
-        let (Some(who), None) = (all.next(), all.next()) else {
+        let (Some((who, by)), None) = (all.next(), all.next()) else {
             return Err("who it is for is told by one of subject, san, token-file, uid".to_owned());
         };
         if let Some(prefix) = &self.prefix {
@@ -171,6 +194,7 @@ impl Line {
         let grant = Grant {
             role: self.role,
             prefix: self.prefix,
+            by: by.into(),
         };
         Ok((who, grant))
     }
@@ -259,6 +283,7 @@ mod tests {
         let mut tenant = policy.of_token(token.as_bytes());
         let tenant = tenant.next().expect("it is the token");
         assert_eq!(tenant.prefix.as_deref(), Some("t-"));
+        assert_eq!(*tenant.by, format!("token-file {}", of_token.display()));
         assert_eq!(policy.of_token(&token.as_bytes()[1..]).count(), 0);
         assert_eq!(policy.of_uid(7).count(), 1);
         assert_eq!(policy.of_uid(0).count(), 0);

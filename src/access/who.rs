@@ -36,6 +36,7 @@ pub(super) fn grants<B>(policy: &Policy, request: &Request<B>) -> Result<Vec<Gra
                 found.push(Grant {
                     role: Role::Admin,
                     prefix: None,
+                    by: format!("owner uid {uid}").into(),
                 });
             }
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::state::StateKey;
+use crate::telemetry::KeptHead;
 use crate::telemetry::chain::{Hasher, Head, Outcome, Verifier};
 
 /// Findings printed before the rest is only counted.
@@ -32,7 +33,7 @@ struct Verify {
     /// Number and hash of a line that must be present, as printed by an earlier run for its last line
     #[arg(long, value_name = "NUMBER:HASH")]
     kept: Option<Head>,
-    /// Log files, oldest first; - is the standard input
+    /// Log files, oldest first; - is the standard input. The last one has to reach the line that FILE.head has
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 }
@@ -79,6 +80,14 @@ impl Verify {
         });
         let key = key.transpose()?;
         let mut verifier = Verifier::new(Hasher::new(key.as_ref()), self.kept);
+        // Before the log is read, which may grow meanwhile.
+        let last = self.files.last().filter(|last| *last != Path::new("-"));
+        let beside = last.map(|last| KeptHead::of(last));
+        let known = beside.as_ref().map(KeptHead::read).transpose();
+        let known = known.map_err(|error| error.to_string())?.flatten();
+        if let (Some(beside), Some(known)) = (&beside, known) {
+            verifier.reaches(known, &beside.path().display().to_string());
+        }
         for path in &self.files {
             let name = path.display().to_string();
             if path == Path::new("-") {
@@ -88,6 +97,13 @@ impl Verify {
                 verifier.read(&name, BufReader::new(file))?;
             }
         }
-        Ok(verifier.finish())
+        let mut outcome = verifier.finish();
+        if known.is_none() {
+            let file = beside.map_or("FILE.head".into(), |it| it.path().display().to_string());
+            outcome.notes.push(format!(
+                "there is no {file}: lines that are missing at the end go unnoticed without --kept"
+            ));
+        }
+        Ok(outcome)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A call only puts its line into a bounded channel, and a writer thread empties it: a slow or full disk costs lines,
 //! which are counted and reported, and nothing else. The writer makes the lines a hash chain ([`super::chain`]) that
-//! continues across files and restarts.
+//! continues across files and restarts. What the last line is also stands in a file beside it ([`Kept`]), so that lines that
+//! are taken away at the end are missed.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::audit_file::open;
+use super::audit_file::{Kept, open};
 use super::calls::Entry;
 use super::chain::{Cut, CutNote, Hasher, Head, Tail};
 use super::one_line::{Escape, escaped};
@@ -48,6 +49,8 @@ struct Shared {
     lost: AtomicU64,
     /// All lines lost since start.
     lost_ever: AtomicU64,
+    /// Number of the last line that was written.
+    last: AtomicU64,
 }
 
 impl Audit {
@@ -65,19 +68,45 @@ impl Audit {
                 "audit log: its last lines are no chain: one begins after them"
             );
         }
-        tracing::info!(file = %path.display(), last = %tail.head, "audit log goes on");
+        let is_new = is_empty(&file);
+        let kept = Kept::beside(path, &file);
+        let known = kept.as_ref().and_then(|kept| {
+            kept.read().unwrap_or_else(|error| {
+                tracing::error!(%error, "audit log: what its last line was cannot be read");
+                None
+            })
+        });
+        let head = match known.filter(|known| known.is_missing_in(tail.head)) {
+            // Where the file was rotated away nothing is missing. Otherwise the gap stays visible in the chain.
+            Some(known) => {
+                if !is_new {
+                    tracing::error!(
+                        file = %path.display(), last = %tail.head, known = %known,
+                        "audit log: lines at its end are missing or were changed"
+                    );
+                }
+                known
+            }
+            None => tail.head,
+        };
+        tracing::info!(file = %path.display(), last = %head, "audit log goes on");
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             reopen: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             lost_ever: AtomicU64::new(0),
+            last: AtomicU64::new(head.seq()),
         });
         let (sender, receiver) = sync_channel(CAPACITY);
         let mut writer = Writer {
             file,
             shared: Arc::clone(&shared),
             hasher,
-            head: tail.head,
+            head,
+            begins: is_new && head != Head::NONE,
+            kept,
+            kept_head: None,
+            due: (head != Head::NONE).then(Instant::now),
             cut: tail.cut,
             unwritten: 0,
             torn: tail.torn,
@@ -134,6 +163,11 @@ impl Audit {
         self.shared.lost_ever.load(Ordering::Relaxed)
     }
 
+    /// Number of the last line that was written.
+    pub(super) fn last(&self) -> u64 {
+        self.shared.last.load(Ordering::Relaxed)
+    }
+
     /// Waits until the queued lines are written, up to a timeout.
     pub(super) fn finish(&self) {
         let (done, finished) = sync_channel(1);
@@ -141,6 +175,11 @@ impl Audit {
             let _ = finished.recv_timeout(FINISH);
         }
     }
+}
+
+fn is_empty(file: &File) -> bool {
+    file.metadata()
+        .is_ok_and(|about| about.is_file() && about.len() == 0)
 }
 
 fn now() -> String {
@@ -153,6 +192,13 @@ struct Writer {
     hasher: Hasher,
     /// The last line that was written.
     head: Head,
+    /// The file is a new one of an older chain: a note in it says so before anything else.
+    begins: bool,
+    kept: Option<Kept>,
+    /// The last line that `kept` has.
+    kept_head: Option<Head>,
+    /// When `kept` has to be written.
+    due: Option<Instant>,
     /// What was written since then of incomplete lines.
     cut: Option<Cut>,
     /// Lines that failed to be written, not yet noted in the file.
@@ -162,6 +208,9 @@ struct Writer {
     warnings: RateLimit,
 }
 
+/// For how long [`Kept`] may lack the last lines: those are synced first, which is too slow for each line.
+const KEPT_LAG: Duration = Duration::from_secs(1);
+
 /// Interval of retries to note lost lines while no new line arrives.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -169,9 +218,13 @@ impl Writer {
     fn run(&mut self, receiver: &Receiver<Message>) {
         self.catch_up();
         loop {
-            let message = match self.unwritten {
-                0 => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                _ => receiver.recv_timeout(RETRY),
+            let due = self
+                .due
+                .map(|due| due.saturating_duration_since(Instant::now()));
+            let retry = (self.unwritten > 0 || self.begins).then_some(RETRY);
+            let message = match due.into_iter().chain(retry).min() {
+                None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wait) => receiver.recv_timeout(wait),
             };
             if self.shared.reopen.swap(false, Ordering::AcqRel) {
                 self.reopen();
@@ -181,16 +234,46 @@ impl Writer {
                 Ok(Message::Reopen) | Err(RecvTimeoutError::Timeout) => self.catch_up(),
                 Ok(Message::Finish(done)) => {
                     self.catch_up();
+                    self.keep();
+                    tracing::info!(last = %self.head, "audit log is written");
                     let _ = done.try_send(());
                 }
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.keep();
+                    return;
+                }
+            }
+            if self.due.is_some_and(|due| due <= Instant::now()) {
+                self.keep();
+            }
+        }
+    }
+
+    /// Has the last line in [`Kept`], once it and all before it are on the disk.
+    fn keep(&mut self) {
+        self.due = None;
+        let Some(kept) = &self.kept else { return };
+        if self.kept_head == Some(self.head) {
+            return;
+        }
+        match self.file.sync_data().and_then(|()| kept.write(self.head)) {
+            Ok(()) => self.kept_head = Some(self.head),
+            Err(error) => {
+                self.due = Some(Instant::now() + RETRY);
+                if let Some(more) = self.warnings.allow() {
+                    let file = self.shared.path.display();
+                    tracing::warn!(%file, %error, more, "audit log: what its last line is cannot be kept");
+                }
             }
         }
     }
 
     fn reopen(&mut self) {
+        self.keep();
         match open(&self.shared.path) {
             Ok(file) => {
+                self.kept = Kept::beside(&self.shared.path, &file);
+                self.begins = is_empty(&file) && self.head != Head::NONE;
                 self.file = file;
                 self.torn = false;
                 tracing::info!(
@@ -210,7 +293,7 @@ impl Writer {
         self.catch_up();
         // Invariant: nothing is appended after a gap before the gap is noted.
         let failed = match self.unwritten {
-            0 => self.append(&line).err(),
+            0 if !self.begins => self.append(&line).err(),
             _ => {
                 self.miss();
                 return;
@@ -230,25 +313,29 @@ impl Writer {
     /// Notes the number of lost lines and the incomplete ones in the file, if there are any.
     fn catch_up(&mut self) {
         self.unwritten += self.shared.lost.swap(0, Ordering::Relaxed);
-        if self.unwritten == 0 && self.cut.is_none() {
+        if self.unwritten == 0 && self.cut.is_none() && !self.begins {
             return;
         }
         let lost = self.unwritten;
         let note = Note {
             time: now(),
+            begins: self.begins.then_some(true),
             lines_lost: (lost > 0).then_some(lost),
             cut: self.cut.as_ref().map(Cut::note),
         };
         let written = serde_json::to_string(&note)
             .map_err(io::Error::from)
-            .and_then(|note| self.append(&note));
+            .and_then(|line| self.append(&line));
         match written {
             Ok(()) => {
-                tracing::warn!(
-                    lost,
-                    "audit log: lines were lost or cut, which the file tells of"
-                );
+                if note.lines_lost.is_some() || note.cut.is_some() {
+                    tracing::warn!(
+                        lost,
+                        "audit log: lines were lost or cut, which the file tells of"
+                    );
+                }
                 self.unwritten = 0;
+                self.begins = false;
             }
             Err(error) => self.warn(&error),
         }
@@ -284,7 +371,9 @@ impl Writer {
             Err(_) | Ok(()) => {}
         }
         self.head = head;
+        self.shared.last.store(head.seq(), Ordering::Relaxed);
         self.cut = None;
+        self.due.get_or_insert_with(|| Instant::now() + KEPT_LAG);
         Ok(())
     }
 
@@ -308,10 +397,12 @@ impl Writer {
     }
 }
 
-/// A note of lost and incomplete lines.
+/// A note of the begin of a file, and of lost and incomplete lines.
 #[derive(Serialize)]
 struct Note {
     time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    begins: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lines_lost: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -319,163 +410,4 @@ struct Note {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::telemetry::audit_file::MODE;
-    use crate::telemetry::chain::Verifier;
-    use std::os::unix::fs::PermissionsExt;
-
-    fn lines(path: &Path) -> Vec<String> {
-        let text = std::fs::read_to_string(path).expect("the file");
-        text.lines().map(str::to_owned).collect()
-    }
-
-    fn start(path: &Path) -> Audit {
-        Audit::open(path, Hasher::Plain).expect("opened")
-    }
-
-    fn send(audit: &Audit, number: u32) {
-        audit.send(format!("{{\"n\":{number}}}"));
-    }
-
-    /// The number of lines of the chain, which must verify.
-    fn whole(files: &[&Path]) -> u64 {
-        let mut verifier = Verifier::new(Hasher::Plain, None);
-        for file in files {
-            let text = std::fs::read(file).expect("the file");
-            verifier.read("file", &*text).expect("it is read");
-        }
-        let outcome = verifier.finish();
-        assert!(outcome.findings.is_empty(), "{:?}", outcome.findings);
-        assert!(outcome.notes.is_empty(), "{:?}", outcome.notes);
-        outcome.lines
-    }
-
-    #[test]
-    fn lines_are_appended_to_a_file_of_the_owner_alone_as_one_chain() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("audit");
-        let audit = start(&path);
-        send(&audit, 1);
-        audit.finish();
-        assert!(lines(&path)[0].starts_with("{\"n\":1,\"seq\":1,\"prev\":\"0000"));
-        let mode = path.metadata().expect("it is there").permissions().mode();
-        assert_eq!(mode & 0o777, MODE);
-        let again = start(&path);
-        send(&again, 2);
-        again.finish();
-        assert!(lines(&path)[1].starts_with("{\"n\":2,\"seq\":2,"));
-        assert_eq!(whole(&[&path]), 2);
-    }
-
-    #[test]
-    fn lines_that_a_full_disk_does_not_take_are_counted_in_the_file_that_follows() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("audit");
-        std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
-        let audit = start(&path);
-        for n in 0..3 {
-            send(&audit, n);
-        }
-        audit.finish();
-        std::fs::remove_file(&path).expect("removed");
-        audit.shared.reopen.store(true, Ordering::Release);
-        send(&audit, 4);
-        audit.finish();
-        let lines = lines(&path);
-        assert!(lines[0].contains("\"lines_lost\":3"), "{lines:?}");
-        assert!(lines[1].starts_with("{\"n\":4,"), "{lines:?}");
-        assert_eq!(whole(&[&path]), 2);
-    }
-
-    #[test]
-    fn a_line_that_was_cut_is_told_of_in_the_next_one_wherever_the_cut_was() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (path, moved) = (dir.path().join("audit"), dir.path().join("audit.1"));
-        let audit = start(&path);
-        (1..=3).for_each(|n| send(&audit, n));
-        audit.finish();
-        drop(audit);
-        let all = std::fs::read(&path).expect("the file");
-        let end_of_two = lines(&path)[..2].iter().map(|it| it.len() + 1).sum();
-        for length in end_of_two..=all.len() {
-            std::fs::write(&path, &all[..length]).expect("cut");
-            let audit = start(&path);
-            send(&audit, 4);
-            audit.finish();
-            drop(audit);
-            // A line that lacks only its newline is complete.
-            let of_third = match all.len() - length {
-                0 | 1 => 1,
-                _ => u64::from(length > end_of_two),
-            };
-            assert_eq!(whole(&[&path]), 3 + of_third, "{length}");
-
-            // Rotated in between.
-            std::fs::write(&moved, &all[..length]).expect("cut");
-            std::fs::remove_file(&path).expect("removed");
-            let audit = start(&path);
-            send(&audit, 4);
-            audit.finish();
-            assert_eq!(whole(&[&moved, &path]), 3 + of_third, "{length}");
-        }
-    }
-
-    #[test]
-    fn parts_of_lines_that_a_full_disk_took_do_not_break_the_chain() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("audit");
-        let open_writer = |file| Writer {
-            file,
-            shared: Arc::new(Shared {
-                path: path.clone(),
-                reopen: AtomicBool::new(false),
-                lost: AtomicU64::new(0),
-                lost_ever: AtomicU64::new(0),
-            }),
-            hasher: Hasher::Plain,
-            head: Head::NONE,
-            cut: None,
-            unwritten: 0,
-            torn: false,
-            warnings: RateLimit::default(),
-        };
-        let mut writer = open_writer(open(&path).expect("opened"));
-        writer.line("{\"n\":1}".to_owned());
-        // Two in a row: a line, and the note about it.
-        for part in ["{\"n\":2,\"se", "{\"time\":"] {
-            if writer.torn {
-                writer.write(b"\n").expect("written");
-                writer.cut.as_mut().expect("cut").add(b"\n");
-            }
-            writer.write(part.as_bytes()).expect("written");
-            let cut = writer.cut.get_or_insert_with(|| Cut::new(&Hasher::Plain));
-            cut.add(part.as_bytes());
-            writer.miss();
-        }
-        writer.line("{\"n\":3}".to_owned());
-        let lines = lines(&path);
-        assert_eq!(lines.len(), 5, "{lines:?}");
-        assert!(lines[3].contains("\"cut\":{\"bytes\":19,"), "{lines:?}");
-        assert_eq!(whole(&[&path]), 3);
-    }
-
-    #[test]
-    fn what_could_block_is_refused() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let error = Audit::open(dir.path(), Hasher::Plain)
-            .err()
-            .expect("a directory is refused");
-        assert!(error.starts_with("audit-log "), "{error}");
-        let fifo = dir.path().join("fifo");
-        let mode = rustix::fs::Mode::from_raw_mode(0o600);
-        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).expect("a FIFO");
-        // Without a reader it cannot even be opened.
-        assert!(Audit::open(&fifo, Hasher::Plain).is_err());
-        let _reader = File::options().read(true).write(true).open(&fifo);
-        let error = Audit::open(&fifo, Hasher::Plain)
-            .err()
-            .expect("a FIFO is refused");
-        assert!(error.contains("neither a regular file"), "{error}");
-    }
-}
+mod tests;

@@ -1,12 +1,14 @@
-//! The file of the audit log: opening it, and checking whether it could be opened.
+//! The file of the audit log: opening it, checking whether it could be opened, and the file with its last line's hash.
 
+use std::ffi::OsString;
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
+use super::chain::Head;
 use crate::private_dir;
 
 /// Mode of a new file: accessible to its owner only.
@@ -43,6 +45,69 @@ pub(crate) fn check(path: &Path) -> Result<(), String> {
         }
         Err(error) => Err(fail(error)),
     }
+}
+
+/// The file `FILE.head` beside an audit log: number and hash of the log's last line, as of a second ago at most.
+///
+/// Invariant: the line is on the disk before it is named here, so a crash leaves this file behind the log and never ahead.
+pub(crate) struct Kept(PathBuf);
+
+impl Kept {
+    /// The file beside a log, if the log is a regular file.
+    pub(super) fn beside(log: &Path, file: &File) -> Option<Self> {
+        let regular = file.metadata().is_ok_and(|about| about.is_file());
+        regular.then(|| Self::of(log))
+    }
+
+    /// The file beside a log.
+    pub(crate) fn of(log: &Path) -> Self {
+        Self(with(log, ".head"))
+    }
+
+    /// Path of the file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Reads it; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// It cannot be read, or has another form.
+    pub(crate) fn read(&self) -> io::Result<Option<Head>> {
+        const MOST: u64 = 256;
+        let file = match File::open(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let mut text = String::new();
+        file.take(MOST).read_to_string(&mut text)?;
+        let wrong = |reason: String| {
+            let message = format!("{}: {reason}", self.0.display());
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        };
+        text.trim_ascii_end().parse().map(Some).map_err(wrong)
+    }
+
+    /// Replaces it.
+    pub(super) fn write(&self, head: Head) -> io::Result<()> {
+        let new = with(&self.0, ".new");
+        let mut options = File::options();
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(MODE)
+            .open(&new)?;
+        writeln!(file, "{head}")?;
+        file.sync_data()?;
+        std::fs::rename(new, &self.0)
+    }
+}
+
+fn with(path: &Path, end: &str) -> PathBuf {
+    let mut path = OsString::from(path);
+    path.push(end);
+    path.into()
 }
 
 fn check_kind(metadata: &Metadata) -> io::Result<()> {

@@ -37,6 +37,8 @@ pub struct Record {
     method: OnceLock<&'static Method>,
     command: OnceLock<String>,
     object: Mutex<Option<String>>,
+    /// The role of the grant that decided on the call, and how it knows the client.
+    grant: OnceLock<(&'static str, Arc<str>)>,
     /// Whether the request is still incomplete.
     incomplete: AtomicBool,
 }
@@ -70,6 +72,7 @@ impl Record {
             method: known.map(OnceLock::from).unwrap_or_default(),
             command: OnceLock::new(),
             object: Mutex::new(None),
+            grant: OnceLock::new(),
             incomplete: AtomicBool::new(false),
         }
     }
@@ -96,6 +99,11 @@ impl Record {
     /// Sets the object. The last one counts: a created object's name is in the answer.
     pub(super) fn set_object(&self, name: String) {
         *self.object.lock() = Some(name);
+    }
+
+    /// Sets the grant that allows the call, or that does not suffice for it: its role, and how it knows the client.
+    pub fn set_grant(&self, role: &'static str, by: &Arc<str>) {
+        let _ = self.grant.set((role, Arc::clone(by)));
     }
 
     /// Marks the request as incomplete or complete. A call that ends incomplete, or is refused at a limit, has done
@@ -176,6 +184,10 @@ pub(super) struct Entry<'a> {
     peer: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grant: Option<&'a str>,
     protocol: &'static str,
     code: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -249,6 +261,8 @@ impl Report {
             object: object.as_deref().map(cut),
             peer: caller.map(|caller| caller.address.to_string()),
             subject: caller.and_then(|caller| caller.subject.as_deref()),
+            role: record.grant.get().map(|(role, _)| *role),
+            grant: record.grant.get().map(|(_, by)| cut(by)),
             protocol: protocol(record.protocol),
             code,
             reason: outcome.reason.as_deref(),
@@ -304,6 +318,8 @@ impl Entry<'_> {
                     object = self.object.map(tracing::field::display),
                     peer = self.peer.as_deref().map(tracing::field::display),
                     subject = self.subject,
+                    role = self.role,
+                    grant = self.grant,
                     protocol = %self.protocol,
                     code = %self.code,
                     reason = self.reason,

@@ -34,7 +34,7 @@ use metrics::Metrics;
 
 use crate::server::RateLimit;
 
-pub(crate) use audit_file::check as check_audit_log;
+pub(crate) use audit_file::{Kept as KeptHead, check as check_audit_log};
 pub use calls::Record;
 pub use observe::Observe;
 
@@ -61,6 +61,11 @@ impl Telemetry {
     /// Lines lost by the audit log since start.
     fn audit_lost(&self) -> u64 {
         self.audit.as_ref().map_or(0, Audit::lost)
+    }
+
+    /// Number of the audit log's last line.
+    fn audit_last(&self) -> Option<u64> {
+        self.audit.as_ref().map(Audit::last)
     }
 
     /// Flushes the audit log, up to a short timeout.

@@ -101,7 +101,7 @@ async fn changed_removed_added_and_moved_audit_lines_are_detected() {
     // followed by an entry about it.
     let told = whole(&keyed, &[&old, &log]);
     assert!(
-        told.starts_with("whole: 6 lines from 1, the last is 6:"),
+        told.starts_with("whole: 7 lines from 1, the last is 7:"),
         "{told}"
     );
     let text = std::fs::read_to_string(&old).expect("the log");
@@ -126,7 +126,7 @@ async fn changed_removed_added_and_moved_audit_lines_are_detected() {
         &["--audit-key-file", other.to_str().expect("UTF-8")],
         &[&log],
     );
-    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(found.len(), 3, "{found:?}");
 
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let bad = dir.join("bad");
@@ -166,7 +166,7 @@ async fn changed_removed_added_and_moved_audit_lines_are_detected() {
     let told = found(&part);
     assert!(told[0].contains("tells of a cut line"), "{told:?}");
 
-    // Truncation at the end goes unnoticed unless the last line's hash was kept.
+    // Truncation at the end is noticed by the file beside the log, and elsewhere if the last line's hash was kept.
     let newer = std::fs::read_to_string(&log).expect("the log");
     let last = newer.lines().next_back().expect("a line").len() + 1;
     let shorter = dir.join("shorter");
@@ -174,8 +174,86 @@ async fn changed_removed_added_and_moved_audit_lines_are_detected() {
     whole(&keyed, &[&old, &shorter]);
     let told = faults(&[keyed[0], keyed[1], "--kept", &kept], &[&old, &shorter]);
     assert!(
-        told[0].contains("line 6 with the hash of --kept is nowhere"),
+        told[0].contains("line 7 with the hash of --kept is nowhere"),
         "{told:?}"
     );
     whole(&[keyed[0], keyed[1], "--kept", &kept], &[&old, &log]);
+    let head =
+        std::fs::read_to_string(dir.join("audit.log.head")).expect("the file beside the log");
+    assert_eq!(head.trim_end(), kept);
+    std::fs::copy(&shorter, &log).expect("written");
+    let told = faults(&keyed, &[&old, &log]);
+    assert!(
+        told[0].contains("line 7: missing at the end (1 in all)"),
+        "{told:?}"
+    );
+    // The head of a file: its first line says that the file begins.
+    let (_, rest) = newer.split_once('\n').expect("lines");
+    std::fs::write(&log, rest).expect("written");
+    let told = faults(&keyed, &[&log]);
+    assert!(
+        told[0].contains("a file does not begin with line 6"),
+        "{told:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_audit_line_names_the_client_and_the_grant_and_no_token() {
+    const TOKEN: &str = "operator-0123456789abcdef0123456789ab";
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path();
+    let at = |name: &str| dir.join(name).display().to_string();
+    private(&dir.join("token"), &format!("{TOKEN}\n"));
+    let grants = format!(
+        "[[grant]]\nrole = \"operator\"\ntoken-file = {:?}\n",
+        at("token")
+    );
+    private(&dir.join("access"), &grants);
+    let args = [
+        "--audit-log",
+        &at("audit.log"),
+        "--access-file",
+        &at("access"),
+        "--listen-uds",
+        &at("api.sock"),
+    ];
+    let target = Target::start_with(Options::default().args(args)).await;
+    let client = target.client().await.with_token(TOKEN);
+    let volume = json!({ "null_volume": { "block_size": 512, "blocks_count": 64 } });
+    client.ok("CreateNullVolume", volume).await;
+    let subsystem = json!({ "nvme_subsystem": { "spec": { "nqn": "nqn.2022-09.io.spdk:s" } } });
+    client
+        .fails(
+            "CreateNvmeSubsystem",
+            subsystem,
+            tonic::Code::PermissionDenied,
+        )
+        .await;
+    let mut shell = Command::new(env!("CARGO_BIN_EXE_opi-spdk"));
+    shell.args([
+        "create",
+        "null-volume",
+        "own",
+        "block_size=512",
+        "blocks_count=64",
+        "--addr",
+    ]);
+    let out = shell.arg(format!("unix:{}", at("api.sock"))).output();
+    assert!(out.expect("the program starts").status.success());
+    let lines = audited(&dir.join("audit.log"), "Create", 3).await;
+    let by_token = format!("token-file {}", at("token"));
+    let uid = rustix::process::geteuid().as_raw();
+    for (line, (role, grant, code)) in lines.iter().zip([
+        ("operator", &by_token, "OK"),
+        ("operator", &by_token, "PERMISSION_DENIED"),
+        ("admin", &format!("owner uid {uid}"), "OK"),
+    ]) {
+        assert_eq!(line["role"], role, "{line}");
+        assert_eq!(line["grant"], *grant, "{line}");
+        assert_eq!(line["code"], code, "{line}");
+        assert!(line["peer"].is_string(), "{line}");
+    }
+    target.stop();
+    let text = std::fs::read_to_string(dir.join("audit.log")).expect("the log");
+    assert!(!text.contains(TOKEN), "a token is in the audit log");
 }

@@ -123,6 +123,16 @@ impl Head {
         hash: Hash::NONE,
     };
 
+    /// Whether a chain that ends with `end` lacks this line: it is shorter, or its last line is another one.
+    pub(super) fn is_missing_in(self, end: Self) -> bool {
+        self.seq > end.seq || self.seq == end.seq && self.hash != end.hash
+    }
+
+    /// Number of the last line; 0 for an empty chain.
+    pub(super) fn seq(self) -> u64 {
+        self.seq
+    }
+
     /// Makes the next line from a JSON object with one field or more. Returns the line and the new head.
     pub(super) fn seal(self, hasher: &Hasher, object: &str) -> (String, Self) {
         let seq = self.seq.saturating_add(1);
@@ -194,6 +204,13 @@ impl<'a> Line<'a> {
             seq: self.seq,
             hash: self.hash,
         }
+    }
+
+    /// Whether a file may start with the line: it is the first of its chain, or says that its file begins (`begins`).
+    fn begins_file(&self) -> bool {
+        const FIELD: &[u8] = br#","begins":true"#;
+        // Quotes in strings are escaped, so only the field itself matches.
+        self.seq == 1 || self.hashed.windows(FIELD.len()).any(|part| part == FIELD)
     }
 
     /// The length and hash of the fragment before the line, if the line has such a note.

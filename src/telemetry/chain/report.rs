@@ -59,6 +59,15 @@ pub(super) fn report(
         find(strange.place, describe(strange.why).to_owned());
     }
     let (first, last) = (kept.first()?, kept.last()?);
+    if !first.begins_file && first.strange.is_empty() {
+        find(
+            first.first,
+            format!(
+                "a file does not begin with line {}: those before it were taken out, or the file before is not given",
+                first.from
+            ),
+        );
+    }
     Some((first.from, last.to))
 }
 

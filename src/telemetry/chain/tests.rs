@@ -52,8 +52,27 @@ fn a_chain_is_whole_over_files_with_and_without_a_key() {
         }
         // Only the later file.
         let outcome = verified(hasher(), &[&lines[4..]]);
-        assert!(outcome.findings.is_empty(), "{:?}", outcome.findings);
-        assert!(outcome.notes[0].contains("before 5"), "{:?}", outcome.notes);
+        assert_eq!(outcome.findings.len(), 1, "{:?}", outcome.findings);
+        assert!(
+            outcome.findings[0].starts_with("f0:1: a file does not begin with line 5"),
+            "{:?}",
+            outcome.findings
+        );
+        // The same, with its begin. A text that looks like one is none.
+        for (object, faults) in [
+            (r#"{"n":1,"begins":true}"#, 0),
+            (r#"{"n":",\"begins\":true"}"#, 1),
+        ] {
+            let head = Line::parse(lines[9].as_bytes()).expect("a line").head();
+            let (line, _) = head.seal(&hasher(), object);
+            let outcome = verified(hasher(), &[&[line]]);
+            assert_eq!(outcome.findings.len(), faults, "{:?}", outcome.findings);
+            assert!(
+                outcome.notes[0].contains("before 11"),
+                "{:?}",
+                outcome.notes
+            );
+        }
     }
 }
 

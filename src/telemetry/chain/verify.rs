@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::report::report;
+use super::report::{lines, report};
 use super::{Cut, Hash, Hasher, Head, Line};
 
 /// Maximum length of a line, in bytes; the program writes a few KiB.
@@ -27,6 +27,8 @@ pub(super) struct Section {
     pub(super) to: Head,
     /// Lines right before the section that are not of the chain.
     pub(super) strange: Vec<Strange>,
+    /// Whether a file may start with its first line.
+    pub(super) begins_file: bool,
     last_prev: Hash,
 }
 
@@ -39,6 +41,7 @@ impl Section {
             prev: line.prev,
             to: line.head(),
             strange,
+            begins_file: line.begins_file(),
             last_prev: line.prev,
         }
     }
@@ -91,11 +94,20 @@ pub struct Outcome {
     pub range: Option<(u64, Head)>,
 }
 
+/// A line that must be present.
+struct Wanted {
+    head: Head,
+    /// Where it is known from.
+    source: String,
+    /// Whether it was the last line of the log.
+    is_last: bool,
+    found: bool,
+}
+
 /// Verifies files, which are read in order, oldest first.
 pub struct Verifier {
     hasher: Hasher,
-    kept: Option<Head>,
-    kept_found: bool,
+    wanted: Vec<Wanted>,
     names: Vec<String>,
     sections: Vec<Section>,
     strange: Vec<Strange>,
@@ -110,11 +122,16 @@ pub struct Verifier {
 impl Verifier {
     /// Creates a verifier. `kept` is a line that must be present.
     pub fn new(hasher: Hasher, kept: Option<Head>) -> Self {
+        let kept = kept.map(|head| Wanted {
+            head,
+            source: "--kept".to_owned(),
+            is_last: false,
+            found: false,
+        });
         Self {
             between: Cut::new(&hasher),
             hasher,
-            kept,
-            kept_found: false,
+            wanted: kept.into_iter().collect(),
             names: Vec::new(),
             sections: Vec::new(),
             strange: Vec::new(),
@@ -122,6 +139,16 @@ impl Verifier {
             unfinished: false,
             lines: 0,
         }
+    }
+
+    /// Requires that the log reaches this line, which `source` has for its last one. Lines may follow it.
+    pub fn reaches(&mut self, head: Head, source: &str) {
+        self.wanted.push(Wanted {
+            head,
+            source: source.to_owned(),
+            is_last: true,
+            found: head == Head::NONE,
+        });
     }
 
     /// Reads a file.
@@ -189,8 +216,8 @@ impl Verifier {
         self.lines += 1;
         self.cut_before(place, line);
         self.between = Cut::new(&self.hasher);
-        if self.kept.is_some_and(|kept| kept == line.head()) {
-            self.kept_found = true;
+        for wanted in &mut self.wanted {
+            wanted.found |= wanted.head == line.head();
         }
         let strange = std::mem::take(&mut self.strange);
         match self.sections.last_mut() {
@@ -223,6 +250,7 @@ impl Verifier {
                         prev: line.prev,
                         to: section.to,
                         strange: Vec::new(),
+                        begins_file: false,
                         last_prev: line.prev,
                     };
                     section.to = Head {
@@ -272,20 +300,8 @@ impl Verifier {
                     .to_owned(),
             );
         }
-        if let Some(kept) = self.kept.filter(|_| !self.kept_found) {
-            let last = Place {
-                file: self.names.len().saturating_sub(1),
-                line: 0,
-            };
-            self.findings.push(Finding {
-                place: self.sections.last().map_or(last, |section| section.last),
-                text: format!(
-                    "line {} with the hash of --kept is nowhere: it was changed or taken out, or its file is missing",
-                    kept.seq
-                ),
-            });
-        }
         outcome.range = report(&self.sections, &self.strange, &mut self.findings);
+        self.report_wanted(outcome.range.map_or(0, |(_, last)| last.seq));
         if let Some((from @ 2.., _)) = outcome.range {
             outcome.notes.push(format!(
                 "lines before {from} are not in these files, and nothing is known of them"
@@ -297,6 +313,36 @@ impl Verifier {
             .map(|Finding { place, text }| format!("{}:{}: {text}", name(*place), place.line))
             .collect();
         outcome
+    }
+
+    /// Reports the lines that must be present and are not; `last` is the number of the last line.
+    fn report_wanted(&mut self, last: u64) {
+        let end = Place {
+            file: self.names.len().saturating_sub(1),
+            line: 0,
+        };
+        let place = self.sections.last().map_or(end, |section| section.last);
+        // Without any line of the chain, as with another key, its end is not known.
+        let is_other = self.sections.is_empty() && !self.strange.is_empty();
+        for wanted in self.wanted.iter().filter(|wanted| !wanted.found) {
+            if wanted.is_last && is_other {
+                continue;
+            }
+            let (seq, source) = (wanted.head.seq, &wanted.source);
+            let text = if wanted.is_last && seq > last {
+                format!(
+                    "{}: missing at the end ({} in all): {source} has a later line",
+                    lines(last + 1, seq),
+                    seq - last
+                )
+            } else {
+                format!(
+                    "line {seq} with the hash of {source} is nowhere: it was changed or taken out, or its file is \
+                     missing"
+                )
+            };
+            self.findings.push(Finding { place, text });
+        }
     }
 }
 

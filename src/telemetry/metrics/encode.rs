@@ -219,6 +219,13 @@ impl Reading {
             "Lines that the audit log did not take",
             self.audit_lost,
         );
+        if let Some(last) = self.audit_last {
+            out.gauge(
+                "opi_spdk_audit_last_line",
+                "Number of the last line of the audit log",
+                last,
+            );
+        }
         out.counter(
             "opi_spdk_log_lines_lost",
             "Lines of the log that stderr, or what reads it, did not take",
