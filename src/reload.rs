@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::access::Access;
 use crate::config::{CommandLine, Config};
 use crate::preflight::open_to_users;
-use crate::server::{Expiry, Stamps, Tls};
+use crate::server::{CRL, Expiry, Stamps, Tls};
 
 /// Sets the log filter, or returns why it cannot.
 pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -25,14 +25,14 @@ pub struct Reload {
     seen: Option<Stamps>,
     /// Stamps of the last attempt to apply them.
     tried: Option<Stamps>,
-    /// Time of the last warning about expiring certificates.
+    /// Time of the last warning about expiring certificates and lists.
     warned: Option<Instant>,
 }
 
 /// Interval of the checks of the TLS files.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Interval of warnings about expiring certificates.
+/// Interval of warnings about expiring certificates and lists.
 const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn expiring(tls: &Tls) -> impl Iterator<Item = Expiry> {
@@ -92,7 +92,7 @@ impl Reload {
     }
 
     /// Reloads changed TLS files once two checks see the same version, since certificate and key are rarely written at
-    /// the same time. Warns of expiring certificates.
+    /// the same time. Warns of expiring certificates and lists.
     fn check(mut self) -> Self {
         let (Some(tls), Some(files)) = (&self.tls, &self.running.tls) else {
             return self;
@@ -119,8 +119,18 @@ impl Reload {
                 file,
                 subject,
                 not_after,
+                ..
             } in expiring(tls)
             {
+                if file == CRL {
+                    tracing::warn!(
+                        file,
+                        issuer = subject,
+                        next_update = not_after,
+                        "a list of tls-crl is old, or its next update is overdue: it applies until it is replaced"
+                    );
+                    continue;
+                }
                 tracing::warn!(
                     file,
                     subject,

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{
-    Authority, Client, HOST, Initiator, Options, PSK, Resource, Target, Tool, base64, eventually,
-    free_port, keep_private, malloc, namespace, nqn_of, subsystem, tcp_controller,
+    Authority, Client, HOST, Initiator, OpensslAuthority, Options, PSK, Resource, Target, Tool,
+    base64, eventually, free_port, keep_private, malloc, namespace, nqn_of, subsystem,
+    tcp_controller,
 };
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslStream};
 use opi_spdk::api::inventory::GetInventoryRequest;
@@ -371,5 +372,75 @@ async fn a_reload_changes_the_certificate_of_new_connections_and_keeps_the_open_
     load.ended()
         .await
         .expect("all data is right, and no I/O has failed");
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_revocation_list_that_is_overdue_applies_and_is_warned_of() {
+    const METRIC: &str = "opi_spdk_tls_crl_next_update_timestamp_seconds{file=\"crl\"} ";
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = OpensslAuthority::new(dir.path()).await;
+    let ended = authority.list(-8, -1).await;
+    let show = |name: &str| dir.path().join(name).display().to_string();
+    let files = [show("server.crt"), show("server.key"), show("ca.crt")].join(":");
+    let target =
+        Target::spawn(&Options::default().args(["--tls", &files, "--tls-crl", &show("crl")]));
+    let made = |of: &str| Pair {
+        certificate: dir.path().join(format!("{of}.crt")),
+        key: dir.path().join(format!("{of}.key")),
+    };
+    let (ca, one, two) = (dir.path().join("ca.crt"), made("one"), made("two"));
+    let caller = |pair| Caller { ca: &ca, pair };
+    let soon = Duration::from_secs(30);
+    let served = async || caller(Some(&one)).grpc(&target).await;
+    eventually("a client that is not revoked is served", soon, served).await;
+    let refused = caller(Some(&two)).grpc(&target).await;
+    assert_eq!(
+        refused, None,
+        "the list applies although its next update is overdue"
+    );
+
+    let warnings = || {
+        let log = target.log();
+        let lines = log
+            .lines()
+            .filter(|line| line.contains("a list of tls-crl is old"));
+        lines.filter(|line| line.contains("CN=authority")).count()
+    };
+    let warned = async |number: usize| {
+        let warned = async || (warnings() == number).then_some(());
+        eventually("the list is warned of", soon, warned).await;
+    };
+    let next_update = async || {
+        let Pair { certificate, key } = &one;
+        let curl = Tool::at("curl".into()).args(["--silent", "--fail", "--cacert"]);
+        let curl = curl
+            .arg(&ca)
+            .arg("--cert")
+            .arg(certificate)
+            .arg("--key")
+            .arg(key);
+        let port = target.http.port();
+        let text = curl.arg(format!("https://localhost:{port}/metrics")).run();
+        let text = text.await.expect("metrics");
+        let value = text.lines().find_map(|line| line.strip_prefix(METRIC));
+        value
+            .expect("the metric exists")
+            .parse::<f64>()
+            .expect("a number")
+    };
+    warned(1).await;
+    assert!((next_update().await - ended).abs() < 2.0);
+
+    // With more than a third of its life left there is no warning, and with less there is.
+    let reloaded = async |end: f64| {
+        let reloaded = async || ((next_update().await - end).abs() < 2.0).then_some(());
+        eventually("the list is loaded", soon, reloaded).await;
+    };
+    reloaded(authority.list(-5, 4).await).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(warnings(), 1);
+    reloaded(authority.list(-8, 2).await).await;
+    warned(2).await;
     target.stop();
 }

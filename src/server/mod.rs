@@ -44,7 +44,7 @@ pub use listener::{Address, Listener};
 pub use origin::Guard;
 pub use rate_limit::{LibraryLines, RateLimit};
 pub use service::{Caller, Protocol, Service};
-pub use tls::{Expiry, Stamps, Tls};
+pub use tls::{CRL, Expiry, Stamps, Tls};
 
 /// Resources of the servers.
 pub struct Listeners {

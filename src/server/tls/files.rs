@@ -4,9 +4,9 @@ use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use zeroize::Zeroizing;
 
 use crate::config::TlsFiles;
@@ -87,19 +87,27 @@ impl Stamps {
     }
 }
 
-/// Expiry of the first certificate in a file to expire.
+/// Expiry of the first certificate in a file to expire, or of a list of revoked certificates (CRL).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expiry {
-    /// The file: `certificate` or `client-ca`.
+    /// The file: `certificate`, `client-ca` or [`CRL`].
     pub file: &'static str,
-    /// Subject of the certificate.
+    /// Subject of the certificate, or issuer of the list.
     pub subject: String,
-    /// End of its validity, in seconds since 1970.
+    /// End of its validity, or time of the list's next update, in seconds since 1970.
     pub not_after: i64,
+    /// Warning period before the expiry, in seconds.
+    notice: i64,
 }
 
-/// Warning period before the expiry.
-const NOTICE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Name of the file with lists of revoked certificates.
+pub const CRL: &str = "crl";
+
+/// Longest warning period before an expiry, in seconds.
+const NOTICE: i64 = 30 * 24 * 60 * 60;
+
+/// A list is warned of in this part of its life, the time between two updates: 1/3.
+const LIST_NOTICE: i64 = 3;
 
 impl Expiry {
     pub(super) fn of(file: &'static str, certificates: &[CertificateDer<'_>]) -> Option<Self> {
@@ -109,9 +117,23 @@ impl Expiry {
                 file,
                 subject: certificate.subject().to_string(),
                 not_after: certificate.validity().not_after.timestamp(),
+                notice: NOTICE,
             })
         });
         ends.min_by_key(|expiry| expiry.not_after)
+    }
+
+    /// The expiry of a list; `None` if it does not tell of its next update.
+    pub(super) fn of_list(list: &CertificateRevocationListDer<'_>) -> Option<Self> {
+        let (_, list) = x509_parser::parse_x509_crl(list).ok()?;
+        let next = list.next_update()?.timestamp();
+        let life = next.saturating_sub(list.last_update().timestamp());
+        Some(Self {
+            file: CRL,
+            subject: list.issuer().to_string(),
+            not_after: next,
+            notice: (life / LIST_NOTICE).clamp(0, NOTICE),
+        })
     }
 
     /// Whole days left within the warning period; negative after the expiry.
@@ -120,14 +142,14 @@ impl Expiry {
         let left = self
             .not_after
             .saturating_sub(i64::try_from(now.as_secs()).ok()?);
-        let notice = i64::try_from(NOTICE.as_secs()).unwrap_or(i64::MAX);
-        (left < notice).then(|| left.div_euclid(24 * 60 * 60))
+        (left < self.notice).then(|| left.div_euclid(24 * 60 * 60))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -140,6 +162,7 @@ mod tests {
             file: "certificate",
             subject: "CN=a".to_owned(),
             not_after: 100 * 24 * 60 * 60,
+            notice: NOTICE,
         };
         assert_eq!(expiry.days_left(at(70 * DAY)), None);
         assert_eq!(expiry.days_left(at(70 * DAY + 1)), Some(29));

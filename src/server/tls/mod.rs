@@ -20,7 +20,7 @@ use crate::config::TlsFiles;
 use clients::ShortChains;
 use files::Texts;
 
-pub use files::{Expiry, Stamps};
+pub use files::{CRL, Expiry, Stamps};
 pub use handshakes::Handshakes;
 
 /// The server's identity and its client authorities, shared by all ports. Open connections keep the identity they
@@ -106,6 +106,9 @@ impl Tls {
         let expiries = expiries
             .into_iter()
             .filter_map(|(file, all)| Expiry::of(file, all));
+        let revoked = texts.revoked.as_deref().map(revocations_in).transpose()?;
+        let revoked = revoked.unwrap_or_default();
+        let expiries = expiries.chain(revoked.iter().filter_map(Expiry::of_list));
         let expiries = expiries.collect();
         let mut roots = RootCertStore::empty();
         for certificate in authorities {
@@ -113,10 +116,11 @@ impl Tls {
                 .add(certificate)
                 .map_err(|error| format!("client CA: {error}"))?;
         }
-        let revoked = texts.revoked.as_deref().map(revocations_in).transpose()?;
+        // A list whose next update is overdue is still applied: refusing every client for it would also keep out those
+        // who could replace it.
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                .with_crls(revoked.unwrap_or_default())
+                .with_crls(revoked)
                 .build()
                 .map_err(|error| format!("client CA: {error}"))?;
         let mut config = ServerConfig::builder_with_provider(provider)

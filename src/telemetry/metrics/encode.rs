@@ -38,6 +38,11 @@ pub(super) fn text(
         "When the first of the certificates in a file of TLS ends, seconds since 1970",
         metrics.certificates(),
     );
+    registry.register(
+        "opi_spdk_tls_crl_next_update_timestamp_seconds",
+        "When the first of the lists of revoked certificates is to be replaced by its next update, seconds since 1970",
+        metrics.revocation_lists(),
+    );
     let mut rpcs = String::new();
     prometheus_client::encoding::text::encode_registry(&mut rpcs, &registry)?;
     match form {

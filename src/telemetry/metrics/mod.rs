@@ -28,7 +28,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::server::Tls;
+use crate::server::{CRL, Tls};
 
 pub use scrape::Scrapes;
 
@@ -44,7 +44,7 @@ struct Rpc {
     code: &'static str,
 }
 
-/// Label of a certificate file.
+/// Label of a file of certificates or lists.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Certificates {
     file: &'static str,
@@ -86,9 +86,21 @@ impl Metrics {
 
     fn certificates(&self) -> Family<Certificates, Gauge> {
         let family = Family::<Certificates, Gauge>::default();
-        for expiry in self.tls.get().map(Tls::expiries).unwrap_or_default() {
+        let all = self.tls.get().map(Tls::expiries).unwrap_or_default();
+        for expiry in all.iter().filter(|expiry| expiry.file != CRL) {
             let file = Certificates { file: expiry.file };
             family.get_or_create(&file).set(expiry.not_after);
+        }
+        family
+    }
+
+    /// The first of the next updates of the lists of revoked certificates. No series without such a list.
+    fn revocation_lists(&self) -> Family<Certificates, Gauge> {
+        let family = Family::<Certificates, Gauge>::default();
+        let all = self.tls.get().map(Tls::expiries).unwrap_or_default();
+        let lists = all.iter().filter(|expiry| expiry.file == CRL);
+        if let Some(next) = lists.map(|expiry| expiry.not_after).min() {
+            family.get_or_create(&Certificates { file: CRL }).set(next);
         }
         family
     }
