@@ -316,11 +316,28 @@ impl CommandLine {
 
     /// Reads the file, if given, and applies flags and defaults.
     pub fn resolve(self) -> Result<Config, ConfigError> {
+        self.merged()?.check()
+    }
+
+    /// As [`Self::resolve`], for an opi-spdk that runs already. A cpuset that has fewer cores by now than `last:N` asks for is
+    /// no error, since only a start uses the cores: they are those of the cpuset, and the reason is returned too.
+    pub fn resolve_running(self) -> Result<(Config, Option<String>), ConfigError> {
+        let mut settings = self.merged()?;
+        let available = settings.cores.as_deref().map(cores::available);
+        let mut shortage = None;
+        if let Some(Ok((cores, Some(reason)))) = available {
+            settings.cores = Some(cores.to_string());
+            shortage = Some(reason);
+        }
+        Ok((settings.check()?, shortage))
+    }
+
+    fn merged(self) -> Result<Settings, ConfigError> {
         let file = match &self.config {
             Some(path) => file::read(path)?,
             None => Settings::default(),
         };
-        self.settings.over(file).check()
+        Ok(self.settings.over(file))
     }
 }
 

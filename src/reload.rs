@@ -152,7 +152,8 @@ impl Reload {
     }
 
     fn apply(&mut self) -> Result<(), String> {
-        let new = self.line.clone().resolve().map_err(|e| e.to_string())?;
+        let new = self.line.clone().resolve_running();
+        let (new, shortage) = new.map_err(|error| error.to_string())?;
         // Whatever can be refused is read before the first of it is taken over.
         let files = new.tls.as_ref().filter(|_| self.tls.is_some());
         let tls = files.map(Tls::read).transpose()?;
@@ -169,6 +170,13 @@ impl Reload {
             (self.set_log_level)(&new.log_level)?;
             tracing::debug!("the level of the log is now {}", new.log_level);
             self.running.log_level = new.log_level.clone();
+        }
+        if let Some(reason) = shortage {
+            tracing::warn!(
+                setting = "cores",
+                reason,
+                "the next start would fail; the reactors stay as they are"
+            );
         }
         for setting in self.running.restart_settings(&new) {
             tracing::warn!(setting, "changed, and takes effect at the next start");
@@ -201,6 +209,33 @@ mod tests {
             let private = std::fs::Permissions::from_mode(0o600);
             std::fs::set_permissions(dir.join(name), private).unwrap();
         }
+    }
+
+    /// As after a cpuset has shrunk: the file asks for more cores than there are.
+    #[test]
+    fn cores_that_the_cpuset_lacks_keep_no_other_setting_from_being_reloaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("opi-spdk.toml");
+        let write = |text: &str| std::fs::write(&file, text).unwrap();
+        write("cores = \"last:1\"\n");
+        let flags = ["opi-spdk", "--config", &file.display().to_string()];
+        let line = CommandLine::try_parse_from(flags).unwrap();
+        let config = line.clone().resolve().unwrap();
+        let (sender, levels) = std::sync::mpsc::channel();
+        let set = Box::new(move |level: &str| {
+            sender.send(level.to_owned()).unwrap();
+            Ok(())
+        });
+        let access = Access::default();
+        let mut reload = Reload::new(line.clone(), config, None, access, set);
+
+        write("cores = \"last:1000\"\nlog-level = \"debug\"\n");
+        assert!(line.clone().resolve().is_err());
+        reload.apply().unwrap();
+        assert_eq!(levels.try_recv().as_deref(), Ok("debug"));
+        write("cores = \"last:none\"\nlog-level = \"info\"\n");
+        assert!(reload.apply().unwrap_err().contains("last:none"));
+        assert!(levels.try_recv().is_err());
     }
 
     #[test]

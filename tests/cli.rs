@@ -146,6 +146,32 @@ fn a_configuration_is_checked_without_starting_anything() {
     }
 }
 
+/// As in a cpuset that has shrunk: a start would fail, a reload takes over what else has changed, and the server stays healthy.
+#[test]
+fn cores_that_the_cpuset_lacks_are_refused_for_a_start_and_not_for_a_reload() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("a.toml");
+    std::fs::write(&file, "cores = \"last:1000\"\n").expect("written");
+    let file = file.to_str().expect("text");
+    let out = program(&["config", "check", file], &[]);
+    let error = text(&out.stderr);
+    assert!(
+        !out.status.success() && error.contains("cores: \"last:1000\" is not a number"),
+        "{error}"
+    );
+    let out = program(&["config", "check", "--reload", file], &[]);
+    let told = text(&out.stdout);
+    assert!(
+        out.status.success() && told.contains("the next start would fail"),
+        "{told}{}",
+        text(&out.stderr)
+    );
+    let health = ["health", "--config", file, "--grpc-addr", "127.0.0.1:1"];
+    let out = program(&health, &[]);
+    let error = text(&out.stderr);
+    assert!(error.contains("refused"), "{error}");
+}
+
 /// Every path of the file, and every entry below the directory with its mode and size.
 fn listing(dir: &Path) -> Vec<(std::path::PathBuf, u32, u64)> {
     let mut entries: Vec<_> = dir

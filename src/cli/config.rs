@@ -35,9 +35,14 @@ enum Action {
 pub fn run(args: Args) -> Result<ExitCode, String> {
     let Action::Check { reload, file } = args.action;
     let line = CommandLine::of_file(file.clone());
-    let config = line.resolve().map_err(|error| error.to_string())?;
+    // What only the start reads or uses, such as a key, a disk that was lost since, or cores of a cpuset that has shrunk, must
+    // not keep new certificates out.
+    let (config, shortage) = match reload {
+        true => line.resolve_running(),
+        false => line.resolve().map(|config| (config, None)),
+    }
+    .map_err(|error| error.to_string())?;
     let faults = match reload {
-        // A key that only the start reads, or a disk that was lost since, must not keep new certificates out.
         true => setting_files::check_reloaded(&config),
         false => setting_files::check(&config),
     };
@@ -55,5 +60,10 @@ pub fn run(args: Args) -> Result<ExitCode, String> {
         },
         config.volumes.len()
     ))?;
+    if let Some(reason) = shortage {
+        print(&format!(
+            "cores: a reload leaves them, and the next start would fail: {reason}\n"
+        ))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

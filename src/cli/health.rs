@@ -36,7 +36,11 @@ pub struct Args {
 /// # Errors
 /// Why the server does not serve or did not answer.
 pub fn run(args: Args) -> Result<ExitCode, String> {
-    let config = args.settings.resolve().map_err(|error| error.to_string())?;
+    // A server that runs is healthy also where its cpuset has shrunk since.
+    let (config, _) = args
+        .settings
+        .resolve_running()
+        .map_err(|error| error.to_string())?;
     let address = reachable(config.grpc_addr);
     let limit = Duration::from_secs(args.timeout);
     let endpoint = endpoint(address, config.tls.as_ref(), args.server_name)?;

@@ -5,17 +5,28 @@ use spdk::cores::CoreSet;
 /// Parses what `--cores` takes: a list, a mask, or `last:N`, the highest N cores of this process's cpuset. The error is for
 /// the operator.
 pub fn parse(text: &str) -> Result<CoreSet, String> {
+    match available(text)? {
+        (cores, None) => Ok(cores),
+        (_, Some(shortage)) => Err(shortage),
+    }
+}
+
+/// As [`parse`], but `last:N` of more cores than the cpuset has is all of the cpuset, with the reason why it cannot be more.
+pub fn available(text: &str) -> Result<(CoreSet, Option<String>), String> {
     let Some(count) = text.trim().strip_prefix("last:") else {
-        return text.parse().map_err(|error| format!("{error}"));
+        let listed = text.parse().map_err(|error| format!("{error}"));
+        return listed.map(|cores| (cores, None));
     };
     let permitted = CoreSet::permitted().map_err(|error| error.to_string())?;
-    let last = count.parse().ok().and_then(|count| permitted.last(count));
-    last.ok_or_else(|| {
-        format!(
-            "{text:?} is not a number of cores of the cpuset ({permitted}); write last:1 to last:{}",
-            permitted.iter().count()
-        )
-    })
+    let most = permitted.iter().count();
+    let reason = format!(
+        "{text:?} is not a number of cores of the cpuset ({permitted}); write last:1 to last:{most}"
+    );
+    match count.parse() {
+        Ok(count) if count > most => Ok((permitted, Some(reason))),
+        Ok(count) => permitted.last(count).map(|last| (last, None)).ok_or(reason),
+        Err(_) => Err(reason),
+    }
 }
 
 #[cfg(test)]
