@@ -10,7 +10,8 @@
 #   kubernetes   checks the manifests against Kubernetes' schema
 #   privileges   starts the image with the least privileges for each use, and with less
 #   lab          starts the lab of deploy/compose, makes the calls of OPI clients, and stops it
-#   observe      has Prometheus scrape a target and evaluate the rules, with the lab's configuration
+#   observe      has Prometheus scrape a target and evaluate the rules, and the trace viewer show its calls, with the lab's
+#                configuration
 #
 # PROGRAM is the program for the package (default: a debug build). The image is built from the package, in seconds;
 # with --image it is built by the Dockerfile, which builds SPDK and a release: half an hour on two cores. Requires
