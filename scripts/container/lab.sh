@@ -55,6 +55,19 @@ keeps_state() {
     api http://127.0.0.1:8082/v1/nullVolumes/kept | grep 7f3f5b1e-6d0c-4f0e-9c1f-5a1b2c3d4e5f
 }
 
+# is_upgraded: another image replaces the target's, and objects stay; and back.
+is_upgraded() {
+    local image
+    printf 'FROM opi-spdk\nLABEL next=yes\n' | docker build -q -t opi-spdk:next -
+    for image in opi-spdk:next opi-spdk; do
+        LAB_IMAGE=$image "${COMPOSE[@]}" up -d
+        eventually 120 healthy opi-spdk-server
+        eventually 120 exported
+        [[ $(docker inspect -f '{{.Config.Image}}' "$("${COMPOSE[@]}" ps -q opi-spdk-server)") == "$image" ]]
+        api http://127.0.0.1:8082/v1/nullVolumes/kept
+    done
+}
+
 # grpcurl: the one that is installed, or of Go's proxy into target/grpcurl, where there is Go.
 GRPCURL=github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
 get_grpcurl() {
@@ -150,6 +163,7 @@ lab_tests() {
     check "the containers have no capability, a read-only root and a limited log" are_confined
     check "spans have the name that OPI's scripts ask for" named_spans
     check "objects survive docker-compose down and up" keeps_state
+    check "another image takes the target over with its objects, and back" is_upgraded
     local target began=$SECONDS
     target=$("${COMPOSE[@]}" ps -q opi-spdk-server)
     check "as process 1 it stops on SIGTERM" docker stop --time 30 "$target"

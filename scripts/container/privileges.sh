@@ -43,14 +43,45 @@ second_instance() {
     docker rm -fv "$id"
 }
 
+# manual_commands FIRST: the block of commands of docs/operations.md whose first line begins so.
+manual_commands() {
+    awk -v first="$1" 'begins { on = index($0, first) == 1; begins = 0 } /^```/ { begins = /^```sh$/; on = 0 } on' docs/operations.md
+}
+
 # manual_starts: the command of docs/operations.md as it is, and the one after it.
 manual_starts() {
     local command status=0
-    command=$(sed -n '/^docker run -d --name opi-spdk /,/^```/p' docs/operations.md | grep -v '^```')
+    command=$(manual_commands 'docker run -d --name opi-spdk ')
     echo "$command"
     timeout 90 bash -ec "$command" || status=$?
     docker logs opi-spdk
     docker rm -f opi-spdk
+    docker volume rm opi-spdk
+    return "$status"
+}
+
+# manual_upgrades: with the commands of docs/operations.md an image replaces another one, with its objects, and the way back
+# has those of before.
+manual_upgrades() {
+    local status=0 dir=$WORK/upgrade
+    rm -rf "$dir" && mkdir -p "$dir"
+    printf 'FROM opi-spdk\nLABEL next=yes\n' | docker build -q -t opi-spdk:next -
+    client() { docker exec opi-spdk opi-spdk "$@"; }
+    commands() {
+        local text
+        text=$(manual_commands "$1")
+        [[ -n $text ]] && (cd "$dir" && timeout 90 bash -exc "$text")
+    }
+    image_is() { [[ $(docker inspect -f '{{.Config.Image}}' opi-spdk) == "$1" ]]; }
+    {
+        commands 'docker run -d --name opi-spdk ' &&
+            client create NullVolume before blocks_count=2048 block_size=512 &&
+            commands 'NEW=' && image_is opi-spdk:next && client get NullVolume before &&
+            client create NullVolume after blocks_count=2048 block_size=512 &&
+            commands 'docker stop opi-spdk' && image_is opi-spdk && client get NullVolume before && ! client get NullVolume after
+    } || status=1
+    docker logs opi-spdk || true
+    docker rm -f opi-spdk opi-spdk-old || true
     docker volume rm opi-spdk
     return "$status"
 }
@@ -73,6 +104,7 @@ privileges_tests() {
         status=0; eventually 60 eval '[[ \$(docker inspect -f {{.State.Health.Status}} '\$id') == healthy ]]' || status=1
         docker logs \$id; docker stop \$id; ((status == 0))"
     check "the command of the manual starts it" manual_starts
+    check "the commands of the manual upgrade it and take it back" manual_upgrades
     check "no hugepages in the container are one clear line" eval "
         ! out=\$(${run[*]} --entrypoint opi-spdk opi-spdk --mem-mib 900000 2>&1) && echo \"\$out\" && [[ \$out == *--mem-mib* && \$out != *$'\n'*$'\n'* ]]"
     check "a limit of memory is told before the start" eval "
