@@ -31,11 +31,23 @@ has_labels() {
     [[ $(label revision) == "$revision" && $(label base.name) == debian:bookworm-slim && -n $(label licenses) ]]
 }
 
+# is_small: the image adds the program and less than 10 MB to its base; the program of the Dockerfile is a release of 37 MB.
+is_small() {
+    local size base program
+    size=$(docker image inspect -f '{{.Size}}' opi-spdk)
+    base=$(docker image inspect -f '{{.Size}}' debian:bookworm-slim)
+    program=$(docker run --rm --entrypoint sh opi-spdk -c 'stat -L -c %s "$(command -v opi-spdk)"')
+    echo "size $size, base $base, program $program"
+    ((size - base - program < 10000000))
+    [[ -z $image ]] || ((size - base < 50000000))
+}
+
 package_tests() {
     newer_package >/dev/null
     check "the image's bill of materials has the versions and licences of all that is linked" has_bill
     check "the image has the copyrights and licences of all that is linked" has_notices
     check "the image names its version, revision and base" has_labels
+    check "the image has little but the program" is_small
     check "the package is lintian clean" lintian --allow-root --fail-on error,warning target/package/opi-spdk_*.deb
     check "the package is installed, upgraded, removed and purged, and leaves the state" in_base '
         apt-get -q update && apt-get -q install -y --no-install-recommends /package/opi-spdk_*.deb
