@@ -49,6 +49,10 @@ finish() {
         kill "$DOCKERD" 2>/dev/null || true
         wait "$DOCKERD" 2>/dev/null || true
     fi
+    if [[ $(findmnt -n -o SOURCE /sys/fs/cgroup/hugetlb) == opi-spdk-test ]]; then
+        rmdir /sys/fs/cgroup/hugetlb/docker &>/dev/null || true
+        umount /sys/fs/cgroup/hugetlb && rmdir /sys/fs/cgroup/hugetlb || true
+    fi
     (exit "$status")
     on_exit
 }

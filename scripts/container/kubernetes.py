@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """kubernetes.py check FILE: whether what kustomize has rendered holds what it has to.
 kubernetes.py run FILE DIRECTORY: prints the arguments of `docker run`, one a line, that give a container what the DaemonSet
-gives its own: user, capabilities, settings, mounts. kubernetes.py init FILE DIRECTORY: the same of its first container. What comes from the node or from a secret is in DIRECTORY, by the name
-of the volume; the hugepages are the machine's, and the network is the container's own."""
+gives its own: user, capabilities, settings, mounts, limits. kubernetes.py init FILE DIRECTORY: the same of its first
+container. What comes from the node or from a secret is in DIRECTORY, by the name of the volume; the hugepages are the
+machine's, and the network is the container's own.
+kubernetes.py hugepages FILE: prints how many bytes of hugepages the DaemonSet gives its container, for which `docker run` has
+no option."""
 
 import sys
 
@@ -91,10 +94,24 @@ def run(file, directory):
     for what in ("drop", "add"):
         for capability in context["capabilities"][what]:
             arguments += [f"--cap-{what}", capability]
+    limits = container["resources"]["limits"]
+    arguments += ["--cpus", limits["cpu"], "--memory", str(size(limits["memory"]))]
     for name, value in settings(objects, container).items():
         arguments += ["--env", f"{name}={value}"]
     arguments += mounts(pod, container, directory)
     print("\n".join(arguments))
+    return True
+
+
+def size(quantity):
+    """Kubernetes' quantity of memory, in bytes."""
+    return int(quantity[:-2]) << {"Mi": 20, "Gi": 30}[quantity[-2:]]
+
+
+def hugepages(file):
+    (pod,) = [one["spec"]["template"]["spec"] for one in of_kind(read(file), "DaemonSet")]
+    (container,) = pod["containers"]
+    print(size(container["resources"]["limits"]["hugepages-2Mi"]))
     return True
 
 
@@ -128,4 +145,4 @@ def mounts(pod, container, directory):
 
 
 if __name__ == "__main__":
-    sys.exit(0 if {"check": check, "run": run, "init": init}[sys.argv[1]](*sys.argv[2:]) else 1)
+    sys.exit(0 if {"check": check, "run": run, "init": init, "hugepages": hugepages}[sys.argv[1]](*sys.argv[2:]) else 1)
