@@ -12,6 +12,7 @@ STEP=       # the current step, for the failure report
 LOG=        # the log of its output
 CHILD=      # its process group
 HEARTBEAT=  # the process that shows progress meanwhile
+TIMEOUT=    # the process that ends the step at DEADLINE
 SCRATCH=()  # removed whenever and however the script ends
 
 say() { printf '==> %s\n' "$*" >&2; }
@@ -28,8 +29,36 @@ call() {
     "$@" &
     CHILD=$!
     set +m
+    if [[ -n ${DEADLINE:-} && -n $STEP ]]; then
+        end_at_deadline "$CHILD" &
+        TIMEOUT=$!
+        disown
+    fi
     wait "$CHILD"
+    stop_timeout
     CHILD=
+}
+
+# end_at_deadline GROUP: ends the process group of a step once DEADLINE, in seconds since 1970, has passed: a test that hangs
+# fails the run with the name of its step. `sleep` outlives its parent by some seconds, so it inherits neither lock nor pipe.
+end_at_deadline() {
+    trap - EXIT
+    while (($(date +%s) < DEADLINE)); do
+        sleep 5 &>/dev/null 9>&-
+        kill -0 $$ 2>/dev/null || return 0
+    done
+    say "'$STEP' still runs at the deadline of the whole run: it is ended"
+    # stop_timeout shall not keep it from ending what ignores SIGTERM.
+    trap '' TERM
+    exec &>/dev/null 9>&-
+    kill -- "-$1" || true
+    sleep 10
+    kill -KILL -- "-$1" || true
+}
+
+stop_timeout() {
+    [[ -z $TIMEOUT ]] || kill "$TIMEOUT" 2>/dev/null || true
+    TIMEOUT=
 }
 
 # step NAME COMMAND...: calls the command with its output in a log, and reports its result.
@@ -77,6 +106,7 @@ on_exit() {
     local status=$?
     trap - EXIT
     stop_heartbeat
+    stop_timeout
     if [[ -n $CHILD ]]; then
         kill -- "-$CHILD" 2>/dev/null || true
         wait "$CHILD" || true # it may still write to files that are removed below

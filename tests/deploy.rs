@@ -145,6 +145,27 @@ fn images_and_packages_are_built_for_a_common_processor() {
     }
 }
 
+/// A test that hangs fails the run with the name of its step, before the run itself is ended from outside.
+#[test]
+fn a_step_of_a_script_is_ended_at_the_deadline_of_the_run() {
+    for command in ["stage", "step"] {
+        let script = format!("source scripts/common.sh; {command} hangs sleep 60");
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &script]).current_dir(root());
+        let began = std::time::Instant::now();
+        let out = bash.env("DEADLINE", "1").output().expect("bash starts");
+        assert!(!out.status.success());
+        let told = String::from_utf8(out.stderr).expect("text");
+        assert!(
+            told.contains("'hangs' still runs at the deadline"),
+            "{told}"
+        );
+        assert!(began.elapsed().as_secs() < 30, "{told}");
+    }
+    let ci = read(&root().join(".ci/run"));
+    assert!(ci.contains("export DEADLINE="), "{ci}");
+}
+
 /// An image is built from files as they are in the repository, modes included.
 #[test]
 fn what_the_dockerfile_and_the_manual_run_may_be_executed() {
