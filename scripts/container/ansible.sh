@@ -106,10 +106,10 @@ played() {
     check "$name: another setting is written" play "$name" 'changed=[1-9]' "$@"
     check "$name: it is taken over by a restart" eval "serves $name && [[ \$(started_at $name) != $began ]]"
     settings opi_spdk_settings='{"mem-mib": "nonsense"}'
-    check "$name: a configuration that is not good is not put in place" is_refused "$name" "$@"
+    check "$name: an invalid configuration is not installed" is_refused "$name" "$@"
     settings
-    check "$name: a device that is not there is named, and nothing is set up" misses_device "$name" "$@"
-    check "$name: setup is taken back" on "$name" "${UNDO:-opi-spdk setup --undo} && systemctl stop opi-spdk"
+    check "$name: a missing device is named, and nothing is set up" misses_device "$name" "$@"
+    check "$name: setup is undone" on "$name" "${UNDO:-opi-spdk setup --undo} && systemctl stop opi-spdk"
 }
 
 # of_disk ARGUMENT...: what the API in the container says of the volume on the block device.

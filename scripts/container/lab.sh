@@ -142,9 +142,9 @@ lab_tests() {
     check "the target is healthy by its own check" eventually 120 healthy opi-spdk-server
     check "the peers have exported their volumes" eventually 120 exported
     check "the inventory answers as in OPI's scripts" api http://127.0.0.1:8082/v1/inventory/1/inventory/2
-    check "JSON-RPC at 9009 knows spdkuser" api -u spdkuser:spdkpass -H 'Content-Type: application/json' http://127.0.0.1:9009/ \
+    check "JSON-RPC at 9009 accepts spdkuser and its password" api -u spdkuser:spdkpass -H 'Content-Type: application/json' http://127.0.0.1:9009/ \
         -d '{"jsonrpc": "2.0", "id": 1, "method": "bdev_get_bdevs"}'
-    check "JSON-RPC at 9009 knows nobody else" eval '! api -u spdkuser:other -d "{}" http://127.0.0.1:9009/'
+    check "JSON-RPC at 9009 refuses another password" eval '! api -u spdkuser:other -d "{}" http://127.0.0.1:9009/'
     SPDK=$(docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$("${COMPOSE[@]}" ps -q spdk)")
     check "the peer at 4444 is attached" attach 4444
     check "the peer at 5555 is attached with TLS" attach 5555 NVMeTLSkey-1:01:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmZwJEiQ:

@@ -110,6 +110,6 @@ observe_tests() {
     skip "Grafana with the dashboard" "its image cannot be made here; scripts/deploy.sh checks the dashboard"
     check "Prometheus scrapes the target" scrapes
     check "the rules are loaded and evaluated" evaluates
-    check "a target that is down is told of" alerts
+    check "Prometheus alerts on a target that is down" alerts
     COMPOSE_PROFILES=observe "${COMPOSE[@]}" down -v --timeout 10 &>/dev/null || true
 }

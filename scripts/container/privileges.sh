@@ -91,9 +91,9 @@ privileges_tests() {
     local run=(docker run --rm --cap-drop ALL --security-opt no-new-privileges)
     if (($(awk '/^HugePages_Free/ {print $2}' /proc/meminfo) >= 400)); then
         check "with hugepages one capability is enough, sockets for virtual machines too" disks '[0-9]* 0 0' '' "${run[@]}" --cap-add SYS_NICE
-        check "with two more sockets have a group of their own" disks '660 0 4242' '--socket-group 4242' "${run[@]}" \
+        check "with CHOWN and FOWNER sockets have a group of their own" disks '660 0 4242' '--socket-group 4242' "${run[@]}" \
             --cap-add SYS_NICE --cap-add CHOWN --cap-add FOWNER
-        check "without these two the group is refused in one clear line" refused "socket-group: " --cap-drop ALL --cap-add SYS_NICE \
+        check "without CHOWN and FOWNER the group is refused with one line" refused "socket-group: " --cap-drop ALL --cap-add SYS_NICE \
             -v /dev/hugepages:/dev/hugepages opi-spdk --mem-mib 640 --socket-group 4242
     else
         skip "with hugepages one capability is enough" "400 of 2 MiB must be free"
@@ -105,14 +105,14 @@ privileges_tests() {
         docker logs \$id; docker stop \$id; ((status == 0))"
     check "the command of the manual starts it" manual_starts
     check "the commands of the manual upgrade it and take it back" manual_upgrades
-    check "no hugepages in the container are one clear line" eval "
+    check "without hugepages in the container the start fails with one line" eval "
         ! out=\$(${run[*]} --entrypoint opi-spdk opi-spdk --mem-mib 900000 2>&1) && echo \"\$out\" && [[ \$out == *--mem-mib* && \$out != *$'\n'*$'\n'* ]]"
-    check "a limit of memory is told before the start" eval "
+    check "a memory limit that is too low fails the start with one line" eval "
         ! out=\$(${run[*]} --memory 256m opi-spdk --no-huge --mem-mib 512 2>&1) && echo \"\$out\" && [[ \$out == *'the control group leaves'* ]]"
-    check "a root that cannot be written to is one clear line" refused "mount it writable" --read-only opi-spdk --no-huge
-    check "a user who may not write is one clear line" refused "run as root" --user 65534:65534 opi-spdk --no-huge
-    check "a second one that needs the same port or state is refused, and harms nobody" second_instance
-    check "doctor says the same beforehand" eval "
+    check "a read-only root fails the start with one line" refused "mount it writable" --read-only opi-spdk --no-huge
+    check "a user without write permission fails the start with one line" refused "run as root" --user 65534:65534 opi-spdk --no-huge
+    check "a second instance with the same port or state directory is refused, and the first one continues" second_instance
+    check "doctor reports missing hugepages and a read-only root" eval "
         ! out=\$(docker run --rm --read-only --entrypoint opi-spdk opi-spdk doctor --mem-mib 900000 2>&1) && echo \"\$out\" &&
         [[ \$out == *hugepages* && \$out == *'mount it writable'* ]]"
 }

@@ -96,7 +96,7 @@ setup_tests() {
     machine_image
     check "setup: a machine" start_machine setup --network none
     check "setup: the package is installed" docker exec opi-spdk-test-setup bash -c 'dpkg -i /package/opi-spdk_*.deb && systemctl stop dev-hugepages.mount'
-    check "setup: cut off at each step it goes on, and is taken back" docker exec --env PAGES="$PAGES" opi-spdk-test-setup bash -euo pipefail -c "$CUT_ROUNDS"
-    check "setup: who is not root is told so, and sees the steps" without_root
+    check "setup: interrupted at each step it continues, and can be undone" docker exec --env PAGES="$PAGES" opi-spdk-test-setup bash -euo pipefail -c "$CUT_ROUNDS"
+    check "setup: another user than root is refused, and --dry-run prints the steps" without_root
     docker rm -fv opi-spdk-test-setup >/dev/null
 }

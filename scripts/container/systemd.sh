@@ -244,11 +244,11 @@ systemd_tests() {
     check "systemctl reload refuses a configuration that is not good" refuses_bad_reload
     check "the watchdog restarts a process that is stopped" watchdog_restarts
     check "the drop-ins of TLS and of the state's key are loaded as credentials" loads_credentials
-    check "without them all is as before" drops_credentials
-    check "an upgrade keeps what was configured, and says what is to be done" upgrades
+    check "without the drop-ins the service starts with the key beside the state" drops_credentials
+    check "an upgrade keeps the configuration, and tells to restart the service" upgrades
     check "a restart brings the new program" has_new_program
     check "systemctl stop ends it with 0 in time" stops
-    check "setup is taken back" is_as_it_was
+    check "setup is undone" is_as_it_was
     check "a package that is removed ends its service, undoes setup, and leaves configuration and state" is_removed
     check "a purge leaves the state unless it is asked for" is_purged
     m journalctl --no-pager >"$WORK/systemd.log" 2>&1 || true
